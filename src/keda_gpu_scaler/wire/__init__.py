@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What travels: generated protobuf stubs, and the one codec of a snapshot."""
