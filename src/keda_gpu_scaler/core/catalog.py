@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which metrics and which profiles are there? The tables that parsing, serving and the reference share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from keda_gpu_scaler.core.model import Sample
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One value of ``metricType``.
+
+    ``read`` gives a sample's value in ``unit``, or None where the driver gave no reading. ``ceiling`` is
+    the value of a fully used device, None where the hardware sets it.
+    """
+
+    name: str
+    unit: str
+    meaning: str
+    read: Callable[[Sample], float | None]
+    ceiling: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A named set of trigger defaults. ``caveat`` says where its signal misleads, and what to use instead."""
+
+    name: str
+    metric: str
+    target: float
+    activation: float
+    meant_for: str
+    caveat: str = ""
+
+
+def _percent(ratio: float | None) -> float | None:
+    # Rounded, because 100 x 0.57 is 56.99999999999999 and 100 x 0.07 is 7.000000000000001: KEDA's integer
+    # field holds the ceiling, which would turn a driver's 7 into an 8.
+    return None if ratio is None else round(100 * ratio, 6)
+
+
+def _memory_used_percent(sample: Sample) -> float | None:
+    if sample.memory_used_bytes is None or not sample.memory_total_bytes:
+        return None
+    return _percent(sample.memory_used_bytes / sample.memory_total_bytes)
+
+
+def _memory_used_mib(sample: Sample) -> float | None:
+    return None if sample.memory_used_bytes is None else sample.memory_used_bytes / MIB
+
+
+METRICS: MappingProxyType[str, Metric] = MappingProxyType(
+    {
+        metric.name: metric
+        for metric in (
+            Metric(
+                "gpu_utilization",
+                "%",
+                "share of the last second in which at least one kernel ran",
+                lambda sample: _percent(sample.gpu_utilization_ratio),
+                ceiling=100.0,
+            ),
+            Metric(
+                "memory_utilization",
+                "%",
+                "share of the last second in which memory was being read or written (not how full it is)",
+                lambda sample: _percent(sample.memory_utilization_ratio),
+                ceiling=100.0,
+            ),
+            Metric("memory_used_mib", "MiB", "memory in use", _memory_used_mib),
+            Metric(
+                "memory_used_percent",
+                "%",
+                "memory in use, of the device's memory",
+                _memory_used_percent,
+                ceiling=100.0,
+            ),
+            Metric("temperature", "°C", "temperature of the GPU die", lambda sample: sample.temperature_celsius),
+            Metric("power_draw", "W", "power drawn by the board", lambda sample: sample.power_watts),
+        )
+    }
+)
+"""Every metric by its name."""
+
+_PREALLOCATES = (
+    "{engine} takes its memory when it starts and keeps it: this value hardly falls when the load does, so the "
+    "workload may never shrink. Prefer `metricType: gpu_utilization`."
+)
+
+PROFILES: MappingProxyType[str, Profile] = MappingProxyType(
+    {
+        profile.name: profile
+        for profile in (
+            Profile(
+                "vllm-inference",
+                "memory_used_percent",
+                80,
+                5,
+                "vLLM and other LLM servers",
+                _PREALLOCATES.format(engine="vLLM (`--gpu-memory-utilization`, 0.9 by default)"),
+            ),
+            Profile("triton-inference", "gpu_utilization", 75, 10, "NVIDIA Triton Inference Server"),
+            Profile(
+                "training",
+                "gpu_utilization",
+                90,
+                0,
+                "training jobs",
+                "Never asks for zero while a device shows any load at all.",
+            ),
+            Profile(
+                "batch",
+                "memory_used_percent",
+                70,
+                1,
+                "batch inference that frees its memory between jobs",
+                "Frameworks that cache freed memory (PyTorch's allocator, TensorFlow's default) hold the value up "
+                "between jobs. Prefer `metricType: gpu_utilization` there.",
+            ),
+            Profile(
+                "ollama",
+                "memory_used_percent",
+                70,
+                3,
+                "Ollama, which unloads idle models",
+                "Memory shows that a model is loaded, not how busy it is: it stays until `OLLAMA_KEEP_ALIVE` "
+                "(5 minutes) has passed. Use `metricType: gpu_utilization` to follow the load.",
+            ),
+            Profile(
+                "tgi-inference",
+                "memory_used_percent",
+                75,
+                5,
+                "Hugging Face Text Generation Inference",
+                _PREALLOCATES.format(engine="TGI"),
+            ),
+        )
+    }
+)
+"""Every profile by its name."""

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The protocols at which the siblings meet, on one page. ``agent`` introduces them to each other."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from keda_gpu_scaler.core.model import Sample
+
+
+class BackendError(Exception):
+    """The devices cannot be read now. The text is a sentence for a person: what is wrong, what to do."""
+
+
+class Backend(Protocol):
+    """Reads every device of one node. Called from one thread only, which it may keep waiting."""
+
+    @property
+    def source(self) -> str:
+        """Where the readings come from, as it stands in every snapshot and every output."""
+
+    @property
+    def deviceless(self) -> bool:
+        """Whether having no device is this backend's purpose rather than a fault."""
+
+    def read(self, now: float) -> tuple[Sample, ...]:
+        """Return one sample of every device, in the order of their indices.
+
+        Opens the driver when it is not open, and opens it anew after it was lost, no more often than
+        its back-off allows. A device that was seen before and does not answer stays listed, with every
+        reading unknown.
+
+        Args:
+            now: monotonic seconds, for back-off and for a recording's own clock.
+
+        Raises:
+            BackendError: no device can be read. Nothing else may be raised.
+        """
+
+    def close(self) -> None:
+        """Let go of the driver. Closing twice is harmless, and a closed backend can be read again."""
+
+
+COLLECTION_BUCKETS_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""Upper bounds of the collection duration's histogram: the Prometheus clients' usual ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionCounts:
+    """What the sampler has done since it started.
+
+    ``duration_buckets`` counts collections by duration, not cumulated; it has one entry for each of
+    ``COLLECTION_BUCKETS_SECONDS`` and a last one for everything above.
+    """
+
+    collections: int
+    errors: int
+    duration_seconds_sum: float
+    duration_buckets: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RequestCounts:
+    """What one method of the scaler has been asked since it started."""
+
+    requests: int = 0
+    errors: int = 0

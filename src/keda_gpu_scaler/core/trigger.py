@@ -1,0 +1,290 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What does a ScaledObject's metadata ask for? A Trigger, or every problem with it at once.
+
+The law of this module: whatever the metadata holds, the outcome is a ``Trigger`` or a ``TriggerError``.
+"""
+
+import difflib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from keda_gpu_scaler.core.aggregate import AGGREGATIONS
+from keda_gpu_scaler.core.catalog import METRICS, PROFILES, Metric, Profile
+
+DEFAULT_METRIC = "gpu_utilization"
+DEFAULT_TARGET = 80.0
+DEFAULT_ACTIVATION = 0.0
+DEFAULT_AGGREGATION = "max"
+DEFAULT_POLL_INTERVAL_SECONDS = 10.0
+DEFAULT_WINDOW_SECONDS = 10.0
+MAX_POLL_INTERVAL_SECONDS = 3600.0
+MAX_WINDOW_SECONDS = 300.0
+"""As long as the HPA's own default for scaling down; whoever samples keeps this much history."""
+MAX_NUMBER = 1e12
+"""Above any reading in any unit we know, and a thousandfold of it still fits the protocol's int64."""
+MIN_TARGET = 0.001
+"""KEDA keeps three decimals: a smaller target would reach the HPA as 0."""
+
+SHORTHANDS: MappingProxyType[str, str] = MappingProxyType(
+    {"targetGpuUtilization": "gpu_utilization", "targetMemoryUtilization": "memory_used_percent"}
+)
+"""Keys that say metric and target at once. ``targetMemoryUtilization`` means how full the memory is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One metadata key, as the reference page shows it."""
+
+    key: str
+    default: str
+    meaning: str
+
+
+PARAMETERS: tuple[Parameter, ...] = (
+    Parameter("profile", "none", "a named set of defaults; any key overrides it"),
+    Parameter("metricType", DEFAULT_METRIC, "the metric"),
+    Parameter(
+        "targetValue",
+        "80",
+        f"what the metric should be, in the metric's unit: {MIN_TARGET:g} to {MAX_NUMBER:g}",
+    ),
+    Parameter("targetGpuUtilization", "none", "shorthand for `metricType: gpu_utilization` and its `targetValue`"),
+    Parameter(
+        "targetMemoryUtilization",
+        "none",
+        "shorthand for `metricType: memory_used_percent` and its `targetValue`",
+    ),
+    Parameter(
+        "activationThreshold",
+        "0",
+        f"active means strictly above it, in the metric's unit: 0 to {MAX_NUMBER:g}",
+    ),
+    Parameter("gpuIndex", "-1", "the index of one device of the node, or -1 for all"),
+    Parameter("aggregation", DEFAULT_AGGREGATION, "how several devices become one value: " + ", ".join(AGGREGATIONS)),
+    Parameter(
+        "pollIntervalSeconds",
+        "10",
+        f"how often a stream re-evaluates at the latest: 1 to {MAX_POLL_INTERVAL_SECONDS:g}",
+    ),
+    Parameter(
+        "windowSeconds",
+        "10",
+        f"readings are averaged over this much history: 0 to {MAX_WINDOW_SECONDS:g}; 0 is the newest sample alone",
+    ),
+    Parameter("metricName", "the metric's", "the name handed to KEDA: lower-case letters, digits, `-` and `_`"),
+)
+"""Every key we read. KEDA sends others, and they are none of our business."""
+
+_OURS = frozenset(parameter.key for parameter in PARAMETERS)
+# Sent along by KEDA, or read by it beside us: never a misspelling of ours.
+_KEDAS = frozenset(
+    {"scalerAddress", "enableTLS", "unsafeSsl", "caCert", "tlsClientCert", "tlsClientKey", "tlsCertFile"}
+)
+
+_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?", re.ASCII)
+_INTEGER = re.compile(r"[+-]?\d{1,9}", re.ASCII)
+_UNSAFE_IN_NAME = re.compile(r"[^a-z0-9_-]+")
+_MAX_NAME_LENGTH = 60  # with KEDA's "s0-" before it still a legal label value
+_QUOTED_LENGTH = 40
+_MAX_METADATA_LENGTH = 16_384  # a dozen short values; parsed triggers are remembered, so their size is bounded
+_BEGUN_LENGTH = 4
+_HINTED_KEYS = 50  # near misses are looked for among so many unknown keys, and not in a flood of them
+
+
+class TriggerError(Exception):
+    """Metadata that cannot be served. ``problems`` holds one sentence for each thing that is wrong."""
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+@dataclass(frozen=True, slots=True)
+class Trigger:
+    """Parsed metadata.
+
+    ``target`` and ``activation`` are in the metric's unit; ``gpu_index`` is None for all devices.
+    ``hints`` are sentences about keys that look like ours misspelt, and about values that were changed.
+    """
+
+    metric: Metric
+    target: float
+    activation: float
+    gpu_index: int | None
+    aggregation: str
+    poll_interval_seconds: float
+    window_seconds: float
+    metric_name: str
+    profile: str | None = None
+    hints: tuple[str, ...] = ()
+
+
+def parse(metadata: Mapping[str, str]) -> Trigger:
+    """Read a trigger's metadata as KEDA sends it.
+
+    A key may arrive with KEDA's suffix ``FromEnv``, its value already resolved.
+
+    Raises:
+        TriggerError: with every problem there is, each naming the key, the value and what is allowed.
+    """
+    length = sum(len(key) + len(value) for key, value in metadata.items())
+    if length > _MAX_METADATA_LENGTH:
+        raise TriggerError([f"metadata: Too long: {length} characters: must have at most {_MAX_METADATA_LENGTH}"])
+    return _Parser(metadata).parse()
+
+
+class _Parser:
+    """Collects problems on the way, so that one round of mending is enough."""
+
+    def __init__(self, metadata: Mapping[str, str]) -> None:
+        self._metadata = metadata
+        self._problems: list[str] = []
+        self._hints: list[str] = []
+        self._given = {key: value for key in _OURS if (value := self._value(key)) is not None}
+
+    def parse(self) -> Trigger:
+        """Read every key, then either answer or complain about all of them."""
+        profile = self._profile()
+        metric = self._metric(profile)
+        target = self._target(profile)
+        activation = self._number(
+            "activationThreshold", profile.activation if profile else DEFAULT_ACTIVATION, at_least=0
+        )
+        gpu_index = self._gpu_index()
+        aggregation = self._choice("aggregation", DEFAULT_AGGREGATION, AGGREGATIONS)
+        poll = self._number(
+            "pollIntervalSeconds",
+            DEFAULT_POLL_INTERVAL_SECONDS,
+            at_least=1,
+            at_most=MAX_POLL_INTERVAL_SECONDS,
+        )
+        window = self._number("windowSeconds", DEFAULT_WINDOW_SECONDS, at_least=0, at_most=MAX_WINDOW_SECONDS)
+        name = self._metric_name(metric)
+        if self._problems:
+            raise TriggerError(self._problems)
+        self._suggest_keys()
+        return Trigger(
+            metric=METRICS[metric],
+            target=target,
+            activation=activation,
+            gpu_index=gpu_index,
+            aggregation=aggregation,
+            poll_interval_seconds=poll,
+            window_seconds=window,
+            metric_name=name,
+            profile=profile.name if profile else None,
+            hints=tuple(self._hints),
+        )
+
+    def _value(self, key: str) -> str | None:
+        """The key's value without surrounding blanks; None when it is not given."""
+        from_env = key + "FromEnv"
+        if key in self._metadata and from_env in self._metadata:
+            self._problems.append(f"metadata.{from_env}: Forbidden: {key} is given as well; keep one of the two")
+        raw = self._metadata.get(key, self._metadata.get(from_env))
+        if raw is None:
+            return None
+        value = raw.strip()
+        if not value:
+            self._problems.append(f"metadata.{key}: Required value: it is empty; give a value or remove the key")
+            return None
+        return value
+
+    def _invalid(self, key: str, must: str) -> None:
+        self._problems.append(f"metadata.{key}: Invalid value: {_quoted(self._given[key])}: {must}")
+
+    def _number(self, key: str, default: float, *, at_least: float, at_most: float = MAX_NUMBER) -> float:
+        if key not in self._given:
+            return default
+        text = self._given[key]
+        must = f"must be a plain number from {at_least:g} to {at_most:g}, without a unit"
+        # float() alone would accept "nan", "1_000" and digits of other scripts.
+        if not _NUMBER.fullmatch(text) or not at_least <= float(text) <= at_most:
+            self._invalid(key, must)
+            return default
+        return float(text)
+
+    def _choice(self, key: str, default: str, choices: Iterable[str]) -> str:
+        value = self._given.get(key, default)
+        if value in choices:
+            return value
+        near = _nearest(value, choices)
+        remedy = f'did you mean "{near}"?' if near else "supported values: " + ", ".join(choices)
+        self._problems.append(f"metadata.{key}: Unsupported value: {_quoted(value)}: {remedy}")
+        return default
+
+    def _profile(self) -> Profile | None:
+        if "profile" not in self._given:
+            return None
+        return PROFILES.get(self._choice("profile", "", PROFILES))
+
+    def _metric(self, profile: Profile | None) -> str:
+        default = profile.metric if profile else DEFAULT_METRIC
+        metric = self._choice("metricType", default, METRICS)
+        for key, implied in SHORTHANDS.items():
+            if key not in self._given:
+                continue
+            if "metricType" in self._given and metric != implied:
+                self._invalid(key, f"means metricType {implied}, but metricType is {metric}; keep one of the two")
+            metric = implied
+        return metric
+
+    def _target(self, profile: Profile | None) -> float:
+        keys = [key for key in ("targetValue", *SHORTHANDS) if key in self._given]
+        targets = [self._number(key, DEFAULT_TARGET, at_least=MIN_TARGET) for key in keys]
+        if len(keys) > 1:
+            self._problems.append(f"metadata.{keys[1]}: Forbidden: {keys[0]} is given as well; keep one of the two")
+        if targets:
+            return targets[0]
+        return profile.target if profile else DEFAULT_TARGET
+
+    def _gpu_index(self) -> int | None:
+        text = self._given.get("gpuIndex", "-1")
+        if not _INTEGER.fullmatch(text) or int(text) < -1:
+            self._invalid("gpuIndex", "must be -1 (all devices) or a device's index, a whole number from 0")
+            return None
+        return None if int(text) == -1 else int(text)
+
+    def _metric_name(self, metric: str) -> str:
+        if "metricName" not in self._given:
+            return metric
+        given = self._given["metricName"]
+        # KEDA lower-cases and replaces some characters itself, in some versions; what it sends back must match.
+        name = _UNSAFE_IN_NAME.sub("-", given.lower()).strip("-_")
+        if not name or len(name) > _MAX_NAME_LENGTH:
+            self._invalid(
+                "metricName",
+                f"must be 1 to {_MAX_NAME_LENGTH} letters, digits, '-' and '_', one letter or digit at least",
+            )
+        elif name != given:
+            self._hints.append(f"metadata.metricName: {_quoted(given)} is handed to KEDA as {_quoted(name)}")
+        return name
+
+    def _suggest_keys(self) -> None:
+        unknown = sorted(key for key in self._metadata if key.removesuffix("FromEnv") not in _OURS | _KEDAS)
+        ours = {key.lower(): key for key in _OURS}
+        for key in unknown[:_HINTED_KEYS]:
+            near = _nearest(key, ours)
+            if near:
+                meant = ours[near]
+                self._hints.append(
+                    f'metadata: {_quoted(key)} is no key of ours, nothing reads it: did you mean "{meant}"?'
+                )
+
+
+def _nearest(value: str, choices: Iterable[str]) -> str | None:
+    """Find what somebody meant: a name they began, or one with a letter or two amiss."""
+    begun = value[:_QUOTED_LENGTH].lower()
+    if len(begun) >= _BEGUN_LENGTH:
+        for choice in choices:
+            if choice.startswith(begun):
+                return choice
+    return next(iter(difflib.get_close_matches(begun, choices, n=1, cutoff=0.8)), None)
+
+
+def _quoted(value: str) -> str:
+    """Quote a stranger's text: escaped, and cut to a length that leaves room for the sentence around it."""
+    return json.dumps(value if len(value) <= _QUOTED_LENGTH else value[: _QUOTED_LENGTH - 1] + "…")

@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: Apache-2.0
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keda_gpu_scaler.core.aggregate import AGGREGATIONS
+from keda_gpu_scaler.core.catalog import METRICS
+from keda_gpu_scaler.core.fleet import Fleet
+from keda_gpu_scaler.core.model import Sample
+from keda_gpu_scaler.core.trigger import parse
+from keda_gpu_scaler.core.verdict import Lack, evaluate
+from tests.fakes import blind, fleet_of, sample
+
+NOW = 1000.0
+
+
+def moment(*utilizations: float | None) -> list[Sample]:
+    return [sample(index, None if value is None else value / 100) for index, value in enumerate(utilizations)]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "moments", "expected"),
+    [
+        pytest.param({}, [moment(10, 92, 40)], 92.0, id="the busiest device by default"),
+        pytest.param({"gpuIndex": "2"}, [moment(10, 92, 40)], 40.0, id="one device by its index"),
+        pytest.param({"aggregation": "avg"}, [moment(10, 20, 60)], 30.0, id="the mean over devices"),
+        pytest.param({"aggregation": "sum"}, [moment(10, 20, 60)], 90.0, id="the total over devices"),
+        pytest.param({}, [moment(0), moment(50), moment(100)], 50.0, id="each device averaged over the window"),
+        pytest.param({"windowSeconds": "0"}, [moment(0), moment(50), moment(100)], 100.0, id="window 0: newest sample"),
+        pytest.param({"windowSeconds": "2"}, [moment(0), moment(50), moment(100)], 75.0, id="window of two samples"),
+        pytest.param({}, [moment(100, 0), moment(0, 100)], 50.0, id="window first, then devices"),
+        pytest.param({"metricType": "power_draw"}, [moment(10)], 350.0, id="another metric"),
+        pytest.param({}, [moment(40), moment(None), moment(60)], 50.0, id="a gap in the window is left out, not 0"),
+    ],
+)
+def test_the_value_is_the_aggregate_of_the_devices_windows(
+    metadata: dict[str, str], moments: list[list[Sample]], expected: float
+) -> None:
+    verdict = evaluate(parse(metadata), fleet_of(*moments), NOW)
+    assert verdict.value == expected
+    assert verdict.lack is None
+
+
+@pytest.mark.parametrize(
+    ("utilization", "activation", "active"),
+    [(0, 0, False), (1, 0, True), (5, 5, False), (6, 5, True)],
+)
+def test_active_means_strictly_above_the_threshold(utilization: float, activation: float, active: bool) -> None:
+    trigger = parse({"activationThreshold": str(activation)})
+    assert evaluate(trigger, fleet_of(moment(utilization)), NOW).active is active
+
+
+@pytest.mark.parametrize(
+    ("fleet", "metadata", "lack", "reason"),
+    [
+        pytest.param(Fleet(None, 10.0), {}, Lack.UNSEEN, "no sample yet", id="nothing was sampled yet"),
+        pytest.param(
+            fleet_of(moment(50), last_at=900.0),
+            {},
+            Lack.UNSEEN,
+            "no fresh sample: node gpu-7 last answered 100 s ago (limit 10 s)",
+            id="the snapshot is stale",
+        ),
+        pytest.param(
+            replace(fleet_of(moment(50), last_at=900.0), failure="the driver is gone"),
+            {},
+            Lack.UNSEEN,
+            "no fresh sample: node gpu-7 last answered 100 s ago (limit 10 s): the driver is gone",
+            id="the snapshot is stale, and it is known why",
+        ),
+        pytest.param(
+            Fleet(None, 10.0, deviceless=True),
+            {},
+            Lack.ABSENT,
+            "this instance has no device by design (--backend none); ask one that runs on a GPU node",
+            id="no device by design",
+        ),
+        pytest.param(
+            fleet_of(moment(1, 2)),
+            {"gpuIndex": "5"},
+            Lack.ABSENT,
+            "metadata.gpuIndex: node gpu-7 has no device 5: it has 0, 1",
+            id="no device of that index",
+        ),
+        pytest.param(fleet_of([]), {}, Lack.ABSENT, "node gpu-7 has no device", id="a node without devices"),
+        pytest.param(
+            fleet_of([sample(0, 0.1), blind(1)]),
+            {},
+            Lack.UNSEEN,
+            "gpu_utilization is unknown for 1 of 2 devices: GPU 1 (GPU-0001); the others do not settle it. Repair "
+            "them, ask for another metricType or narrow with gpuIndex",
+            id="a lost card might be the busy one",
+        ),
+        pytest.param(
+            fleet_of([sample(0, power_watts=None)]),
+            {"metricType": "power_draw", "targetValue": "300"},
+            Lack.UNSEEN,
+            "power_draw is unknown for 1 of 1 devices: GPU 0 (GPU-0000); the others do not settle it. Repair "
+            "them, ask for another metricType or narrow with gpuIndex",
+            id="a device without that reading",
+        ),
+    ],
+)
+def test_law_1_what_is_unknown_has_no_value_keeps_the_workload_and_says_why(
+    fleet: Fleet, metadata: dict[str, str], lack: Lack, reason: str
+) -> None:
+    verdict = evaluate(parse(metadata), fleet, NOW)
+    assert (verdict.value, verdict.lack, verdict.reason) == (None, lack, reason)
+    assert verdict.active
+    assert reason in verdict.steps
+
+
+@pytest.mark.parametrize(
+    ("metadata", "utilizations", "expected"),
+    [
+        pytest.param({}, (95, None), 95.0, id="growing: the known busy one settles it, the unknown adds nothing"),
+        pytest.param({"aggregation": "avg"}, (10, 10, 10, None), 32.5, id="shrinking: the unknown is fully used"),
+        pytest.param({"aggregation": "min"}, (10, None), 10.0, id="the minimum is at most what the known one says"),
+        pytest.param({"aggregation": "avg"}, (95, 95, 95, None), None, id="71 or 96: it would turn the direction"),
+        pytest.param({"aggregation": "sum"}, (95, 95, None), None, id="190 or 290: three replicas or four"),
+        pytest.param({}, (None, None), None, id="nothing is known at all"),
+    ],
+)
+def test_an_unknown_device_counts_as_idle_when_growing_and_as_fully_used_when_shrinking(
+    metadata: dict[str, str], utilizations: tuple[float | None, ...], expected: float | None
+) -> None:
+    assert evaluate(parse(metadata), fleet_of(moment(*utilizations)), NOW).value == expected
+
+
+def test_a_reading_that_stopped_is_unknown_once_it_is_older_than_the_limit_however_long_the_window() -> None:
+    trigger = parse({"windowSeconds": "300"})
+    ten_ago = fleet_of(moment(50), *[moment(None)] * 10)
+    assert evaluate(trigger, ten_ago, NOW).value == 50.0
+    eleven_ago = fleet_of(moment(50), *[moment(None)] * 11)
+    assert evaluate(trigger, eleven_ago, NOW).value is None
+
+
+def test_the_steps_say_where_the_value_came_from() -> None:
+    verdict = evaluate(parse({"activationThreshold": "5"}), fleet_of(moment(10, 92)), NOW)
+    assert verdict.steps == (
+        "gpu_utilization of 2 device(s) of node gpu-7 (mean of the last 10 s; fake)",
+        "GPU 0 NVIDIA H100 (GPU-0000): 10 %",
+        "GPU 1 NVIDIA H100 (GPU-0001): 92 %",
+        "max: 92 %",
+        "active: 92 is above activationThreshold 5",
+    )
+
+
+metadata = st.fixed_dictionaries(
+    {
+        "metricType": st.sampled_from(sorted(METRICS)),
+        "aggregation": st.sampled_from(sorted(AGGREGATIONS)),
+        "targetValue": st.sampled_from(["1", "50", "80", "300"]),
+        "activationThreshold": st.sampled_from(["0", "5", "60"]),
+        "windowSeconds": st.sampled_from(["0", "3", "10"]),
+    }
+)
+ratio = st.floats(0, 1)
+known = st.builds(
+    lambda utilization, memory, temperature, power: sample(
+        0,
+        utilization,
+        memory_utilization_ratio=utilization,
+        memory_used_bytes=memory,
+        temperature_celsius=temperature,
+        power_watts=power,
+    ),
+    ratio,
+    st.integers(0, 80 << 30),
+    st.floats(0, 110),
+    st.floats(0, 1500),
+)
+
+
+def placed(samples: list[Sample], index_of_unknown: set[int] = frozenset()) -> list[Sample]:  # type: ignore[assignment]
+    return [
+        blind(index) if index in index_of_unknown else replace(one, device=blind(index).device)
+        for index, one in enumerate(samples)
+    ]
+
+
+@given(metadata, st.lists(known, min_size=1, max_size=6), st.data())
+def test_law_1_losing_readings_never_adds_replicas_and_never_removes_more_than_sight_would(
+    given_metadata: dict[str, str], samples: list[Sample], data: st.DataObject
+) -> None:
+    trigger = parse(given_metadata)
+    lost = data.draw(st.sets(st.integers(0, len(samples) - 1), min_size=1))
+    seen = evaluate(trigger, fleet_of(placed(samples)), NOW)
+    half_seen = evaluate(trigger, fleet_of(placed(samples, lost)), NOW)
+    assert seen.value is not None
+    if half_seen.value is None:
+        assert half_seen.active
+        return
+    # Under KEDA's default arithmetic a value asks for value/target replicas, of which the HPA keeps one at least.
+    asked, deserved = (
+        max(1, math.ceil(verdict.value / trigger.target)) for verdict in (half_seen, seen) if verdict.value is not None
+    )
+    assert asked == deserved
+    assert half_seen.active or not seen.active
+
+
+@given(metadata, st.lists(known, min_size=1, max_size=4), st.floats(0, 10))
+def test_law_3_asking_twice_gives_the_same_answer_while_the_snapshot_is_fresh(
+    given_metadata: dict[str, str], samples: list[Sample], later: float
+) -> None:
+    trigger, fleet = parse(given_metadata), fleet_of(placed(samples))
+    first = evaluate(trigger, fleet, NOW)
+    assert evaluate(trigger, fleet, NOW) == first
+    assert evaluate(trigger, fleet, NOW + later) == first
+
+
+@given(metadata, st.lists(known, min_size=1, max_size=4))
+def test_law_5_the_same_snapshots_give_the_same_answer_on_any_clock(
+    given_metadata: dict[str, str], samples: list[Sample]
+) -> None:
+    trigger = parse(given_metadata)
+    here = fleet_of(placed(samples), placed(samples[::-1]))
+    assert here.history is not None
+    elsewhere = replace(here, history=replace(here.history, received_at_seconds=5.0))
+    assert evaluate(trigger, elsewhere, 6.0) == evaluate(trigger, here, NOW)
+
+
+@given(metadata, st.lists(known, min_size=1, max_size=6))
+def test_no_value_is_ever_negative_or_not_a_number(given_metadata: dict[str, str], samples: list[Sample]) -> None:
+    value = evaluate(parse(given_metadata), fleet_of(placed(samples)), NOW).value
+    assert value is not None
+    assert math.isfinite(value)
+    assert value >= 0
