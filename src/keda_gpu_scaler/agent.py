@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who is there, and in which order do they start and stop? The only module that knows everybody.
+
+The law of this module: whatever fails at start ends the process with a sentence, and whatever fails later
+does not end it.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import gc
+import logging
+import os
+import time
+from collections.abc import Callable
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from keda_gpu_scaler import __version__
+from keda_gpu_scaler.config import Config
+from keda_gpu_scaler.core.fleet import Fleet
+from keda_gpu_scaler.core.ports import Backend, BackendError
+from keda_gpu_scaler.exporter import HttpServer, Pages, metrics_pages, probe_pages, render
+from keda_gpu_scaler.sampler import Sampler
+from keda_gpu_scaler.scaler import Scaler
+from keda_gpu_scaler.wire import externalscaler_pb2 as pb
+from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
+
+NVML_LIBRARY = "libnvidia-ml.so.1"
+_SERVICE = pb.DESCRIPTOR.services_by_name["ExternalScaler"].full_name
+_HEALTH_INTERVAL_SECONDS = 1.0
+_STOP_GRACE_SECONDS = 2.0
+_MAX_MESSAGE_BYTES = 1 << 20
+
+_log = logging.getLogger(__name__)
+
+
+class StartError(Exception):
+    """The process cannot start; the text is a sentence for a person."""
+
+
+def open_backend(config: Config) -> Backend:
+    """Return the backend that ``--backend`` names.
+
+    Raises:
+        BackendError: there is no such backend, its recording cannot be read, or ``auto`` finds no library.
+    """
+    kind, _, argument = config.backend.partition(":")
+    if kind == "auto" and not argument:
+        _require_nvml_library(config.nvml_library or NVML_LIBRARY)
+        kind = "nvml"
+    # Each is imported only where it is used: a replaying laptop needs no driver, a GPU node no reader of logs.
+    if kind == "nvml" and not argument:
+        from keda_gpu_scaler.backends.nvml import NvmlBackend
+
+        return NvmlBackend(config.nvml_library)
+    if kind == "replay" and argument:
+        from keda_gpu_scaler.backends.replay import ReplayBackend
+
+        return ReplayBackend(argument, config.replay_speed)
+    if kind == "synthetic" and not argument:
+        from keda_gpu_scaler.backends.synthetic import SyntheticBackend
+
+        return SyntheticBackend()
+    if config.backend == "none":
+        from keda_gpu_scaler.backends.none import NoneBackend
+
+        return NoneBackend()
+    raise BackendError(
+        f'--backend: Unsupported value: "{config.backend}": must be auto, nvml, replay:PATH, synthetic or none'
+    )
+
+
+def _require_nvml_library(path: str) -> None:
+    try:
+        ctypes.CDLL(path)
+    except OSError as error:
+        raise BackendError(
+            f"--backend auto: no NVIDIA driver library here ({error}); name one with --nvml-library PATH, wait for a "
+            "driver with --backend nvml, or choose replay:PATH, synthetic (a demonstration) or none"
+        ) from error
+
+
+class Agent:
+    """One running instance: samples its node's devices and answers KEDA.
+
+    ``port``, ``metrics_port`` and ``probe_port`` are the ports listened on once ``started`` is set.
+
+    Args:
+        config: the settings.
+        backend: where readings come from; the agent closes it.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, config: Config, backend: Backend, clock: Callable[[], float] = time.monotonic) -> None:
+        self._config = config
+        self._backend = backend
+        self._clock = clock
+        self._sampler = Sampler(
+            backend,
+            node=config.node_name,
+            interval_seconds=config.sample_interval,
+            clock=clock,
+            on_publish=self._published,
+        )
+        self._scaler = Scaler(self._fleet, clock)
+        self._health = health.aio.HealthServicer()
+        self._http_servers: list[HttpServer] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopping = False
+        self._news = asyncio.Event()
+        self.started = asyncio.Event()
+        self.port = config.port
+        self.metrics_port = config.metrics_port
+        self.probe_port = config.probe_port
+
+    async def run(self) -> None:
+        """Serve until ``stop``; then end streams with OK, and everything else in order.
+
+        Raises:
+            StartError: a port cannot be listened on.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._sampler.start()
+        server = self._grpc_server()
+        try:
+            await self._listen(server)
+            _log.info(
+                "keda-gpu-scaler %s serves ExternalScaler on port %d, reading %s",
+                __version__,
+                self.port,
+                self._backend.source,
+            )
+            self.started.set()
+            # What was imported lives as long as the process: not scanning it again keeps pauses short.
+            gc.collect()
+            gc.freeze()
+            await self._follow()
+            _log.info("stopping")
+        finally:
+            await self._health.enter_graceful_shutdown()
+            self._scaler.stop()
+            await server.stop(_STOP_GRACE_SECONDS)
+            for http_server in self._http_servers:
+                await http_server.close()
+            await self._loop.run_in_executor(None, self._sampler.stop)
+
+    def stop(self) -> None:
+        """Ask ``run`` to end; to be called in its event loop."""
+        self._stopping = True
+        self._news.set()
+
+    async def _listen(self, server: grpc.aio.Server) -> None:
+        host = f"[{self._config.host}]" if ":" in self._config.host else self._config.host
+        try:
+            self.port = server.add_insecure_port(f"{host}:{self._config.port}")
+        except RuntimeError as error:
+            raise StartError(_taken("--port", self._config.host, self._config.port)) from error
+        await server.start()
+        if self._config.probe_port:
+            pages = probe_pages(lambda: self._fleet().unready(self._clock()))
+            self.probe_port = await self._listen_http("--probe-port", self._config.probe_port, pages)
+        if self._config.metrics_port:
+            pages = metrics_pages(self._exposition)
+            self.metrics_port = await self._listen_http("--metrics-port", self._config.metrics_port, pages)
+
+    async def _listen_http(self, flag: str, port: int, pages: Pages) -> int:
+        server = HttpServer(pages)
+        try:
+            bound = await server.start(self._config.host, port)
+        except OSError as error:
+            raise StartError(f"{_taken(flag, self._config.host, port)} ({os.strerror(error.errno)})") from error
+        self._http_servers.append(server)
+        return bound
+
+    def _grpc_server(self) -> grpc.aio.Server:
+        server = grpc.aio.server(
+            options=(
+                ("grpc.so_reuseport", 0),  # or a second instance would share the port, and half the answers
+                ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
+            )
+        )
+        pb_grpc.add_ExternalScalerServicer_to_server(self._scaler, server)  # type: ignore[no-untyped-call]
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        reflection.enable_server_reflection(
+            (_SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME), server
+        )
+        return server
+
+    async def _follow(self) -> None:
+        """Hand on what the sampler publishes, and keep the health service true, until the stop."""
+        serving: bool | None = None
+        while not self._stopping:
+            self._news.clear()
+            self._scaler.published()
+            ready = self._fleet().unready(self._clock()) is None
+            if ready != serving:
+                serving = ready
+                status = health_pb2.HealthCheckResponse
+                for name in ("", _SERVICE):
+                    await self._health.set(name, status.SERVING if ready else status.NOT_SERVING)
+            # Without news too: a snapshot grows stale in silence.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_HEALTH_INTERVAL_SECONDS):
+                    await self._news.wait()
+
+    def _fleet(self) -> Fleet:
+        return Fleet(
+            history=self._sampler.history,
+            stale_after_seconds=self._config.stale_after,
+            deviceless=self._backend.deviceless,
+            failure=self._sampler.failure,
+        )
+
+    def _exposition(self) -> str:
+        return render(self._fleet(), self._clock(), self._sampler.counts, self._scaler.counts())
+
+    def _published(self) -> None:
+        """Carry the sampler's news into the event loop; called in the sampler's thread."""
+        # A driver call that hung may return after the loop has closed.
+        with contextlib.suppress(RuntimeError):
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self._news.set)
+
+
+def _taken(flag: str, host: str, port: int) -> str:
+    return f"{flag}: cannot listen on {host} port {port}: is another server there? Stop it, or choose another port"

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can be done from a shell? One command a module, imported only when it is called."""
+
+import importlib
+
+import click
+
+_COMMANDS = {
+    "probe": "ask an external scaler as KEDA does, and show what the HPA would decide",
+    "record": "write what the devices do to a file that replay:PATH can play",
+    "serve": "answer KEDA (the DaemonSet's command)",
+    "version": "print the version",
+}
+
+
+class _Commands(click.Group):
+    """Finds a command in the module of its name: serving must not pay for the screens of the others."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = getattr(importlib.import_module(f"{__name__}.{cmd_name}"), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(_COMMANDS.items()))
+
+
+@click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def main() -> None:
+    """Scale GPU workloads on what their GPUs do: a KEDA external scaler.
+
+    \b
+    keda-gpu-scaler serve                      read this machine's GPUs, answer KEDA on port 6000
+    keda-gpu-scaler probe --metadata profile=triton-inference --replicas 3
+                                               what would KEDA be told, and the HPA decide?
+    """

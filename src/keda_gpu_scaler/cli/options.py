@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which flags are there? Each is a setting of ``Config``, and also an environment variable."""
+
+import re
+from collections.abc import Callable
+from dataclasses import MISSING, fields
+from typing import Any
+
+import click
+
+from keda_gpu_scaler.config import HELP, Config
+
+PREFIX = "KEDA_GPU_SCALER_"
+BACKEND_FLAGS = ("backend", "nvml_library", "replay_speed", "node_name")
+
+_SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://", re.IGNORECASE)
+_DEFAULTS = {setting.name: setting.default for setting in fields(Config)}
+
+
+class _Port(click.ParamType):
+    """A TCP port, 0 to 65535."""
+
+    name = "port"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        return int(click.IntRange(0, 65535).convert(value, param, ctx))
+
+
+class _Flag(click.Option):
+    def value_from_envvar(self, ctx: click.Context) -> Any:
+        """Leave out what Kubernetes puts there by itself.
+
+        Beside a Service named keda-gpu-scaler every container gets KEDA_GPU_SCALER_PORT=tcp://… ("service
+        links"), which is nobody's wish.
+        """
+        value = super().value_from_envvar(ctx)
+        return None if isinstance(value, str) and _SERVICE_LINK.match(value) else value
+
+
+_TYPES: dict[str, click.ParamType] = {
+    "port": _Port(),
+    "metrics_port": _Port(),
+    "probe_port": _Port(),
+    "replay_speed": click.FLOAT,
+    "sample_interval": click.FLOAT,
+    "stale_after": click.FLOAT,
+    "log_level": click.Choice(["debug", "info", "warning", "warn", "error"], case_sensitive=False),
+    "log_format": click.Choice(["auto", "text", "json"]),
+}
+
+
+def flag(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return the decorator that gives a command the flag of the setting ``name``."""
+    default = _DEFAULTS[name]
+    return click.option(
+        f"--{name.replace('_', '-')}",
+        name,
+        cls=_Flag,
+        type=_TYPES.get(name, click.STRING),
+        default=None if default is MISSING else default,
+        show_default=default not in (MISSING, None),
+        envvar=PREFIX + name.upper(),
+        show_envvar=True,
+        help=HELP[name],
+    )
+
+
+def flags(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return the decorator that gives a command the flags of several settings, in this order."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for name in reversed(names):
+            command = flag(name)(command)
+        return command
+
+    return decorate
+
+
+def config_of(settings: dict[str, Any]) -> Config:
+    """Build the configuration from what was given; what was not given keeps its default.
+
+    Raises:
+        ConfigError: the settings contradict each other.
+    """
+    return Config(**{name: value for name, value in settings.items() if value is not None})

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How was this instance told to run? Every setting, checked together, each problem a sentence."""
+
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+
+MIN_SAMPLE_INTERVAL_SECONDS = 0.1
+
+
+class ConfigError(Exception):
+    """Settings that cannot work; the text names each flag, its value and what it must be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The settings of ``serve``; the defaults are the flags' defaults.
+
+    Raises:
+        ConfigError: with every problem, one a line.
+    """
+
+    host: str = field(default="::", metadata={"help": "Address to listen on; :: is every interface, IPv4 too."})
+    port: int = field(default=6000, metadata={"help": "gRPC port; 0 lets the system choose."})
+    metrics_port: int = field(default=9090, metadata={"help": "Port of /metrics; 0 switches it off."})
+    probe_port: int = field(default=8081, metadata={"help": "Port of /livez, /readyz and /healthz; 0 switches it off."})
+    backend: str = field(
+        default="auto",
+        metadata={"help": "Where readings come from: auto, nvml, replay:PATH, synthetic (a demonstration) or none."},
+    )
+    nvml_library: str | None = field(
+        default=None,
+        metadata={"help": "Path of the NVML library, where it is not libnvidia-ml.so.1 on the loader's path."},
+    )
+    replay_speed: float = field(
+        default=1.0, metadata={"help": "How many times faster than recorded replay:PATH plays."}
+    )
+    sample_interval: float = field(default=1.0, metadata={"help": "Seconds between two readings of the devices."})
+    stale_after: float = field(
+        default=10.0, metadata={"help": "Seconds after which a snapshot is unknown, not old truth."}
+    )
+    node_name: str = field(
+        default_factory=platform.node,
+        metadata={"help": "This node's name in answers and logs; the host's name by default."},
+    )
+    log_level: str = field(default="info", metadata={"help": "debug, info, warning or error."})
+    log_format: str = field(
+        default="auto", metadata={"help": "text, json, or auto: text on a terminal, json elsewhere."}
+    )
+
+    def __post_init__(self) -> None:
+        problems = "\n".join(self._problems())
+        if problems:
+            raise ConfigError(problems)
+
+    def _problems(self) -> Iterator[str]:
+        if not 0 < self.replay_speed <= 1e6:
+            yield f"--replay-speed: Invalid value: {self.replay_speed:g}: must be above 0 and at most 1000000"
+        if not MIN_SAMPLE_INTERVAL_SECONDS <= self.sample_interval <= 3600:
+            yield (
+                f"--sample-interval: Invalid value: {self.sample_interval:g}: must be "
+                f"{MIN_SAMPLE_INTERVAL_SECONDS:g} to 3600 seconds"
+            )
+        if not 2 * self.sample_interval <= self.stale_after <= 86400:
+            yield (
+                f"--stale-after: Invalid value: {self.stale_after:g}: must be at least twice --sample-interval "
+                f"({self.sample_interval:g} s), or every snapshot would be stale before the next one, and at most 86400"
+            )
+        if not self.node_name:
+            yield "--node-name: Required value: it is empty and the host has no name; set it"
+        ports = [port for port in (self.port, self.metrics_port, self.probe_port) if port]
+        if len(set(ports)) < len(ports):
+            yield (
+                f"--port, --metrics-port, --probe-port: Invalid value: {self.port}, {self.metrics_port}, "
+                f"{self.probe_port}: must differ from one another"
+            )
+
+
+HELP: dict[str, str] = {setting.name: setting.metadata["help"] for setting in fields(Config)}
+"""What each setting means, by its field's name; the flag's help and the reference page say the same."""

@@ -1,0 +1,290 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What do probes and Prometheus see? ``/livez``, ``/readyz``, ``/healthz`` and ``/metrics`` over HTTP.
+
+The law of this module: an unknown reading has no series. A gauge that fell to 0 because a driver went
+away would page somebody, or scale somebody down.
+"""
+
+import asyncio
+import contextlib
+import errno
+import math
+import socket
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import h11
+
+from keda_gpu_scaler.core.catalog import METRICS
+from keda_gpu_scaler.core.fleet import Fleet
+from keda_gpu_scaler.core.model import Sample
+from keda_gpu_scaler.core.ports import COLLECTION_BUCKETS_SECONDS, CollectionCounts, RequestCounts
+
+PREFIX = "keda_gpu_scaler_"
+_PLAIN = "text/plain; charset=utf-8"
+_EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
+_REQUEST_TIMEOUT_SECONDS = 10.0
+_MAX_REQUEST_BYTES = 16_384
+_MAX_CONNECTIONS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One metric family of the exposition; ``labels`` are the names its series carry."""
+
+    name: str
+    kind: str
+    help: str
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _DeviceGauge:
+    family: Family
+    read: Callable[[Sample], float | None]
+
+
+_DEVICE_LABELS = ("gpu_index", "gpu_uuid", "gpu_name")
+_DEVICE_GAUGES = (
+    _DeviceGauge(
+        Family("gpu_utilization_percent", "gauge", "Share of time in which a kernel ran.", _DEVICE_LABELS),
+        METRICS["gpu_utilization"].read,
+    ),
+    _DeviceGauge(
+        Family("gpu_memory_used_bytes", "gauge", "Memory in use.", _DEVICE_LABELS),
+        lambda sample: sample.memory_used_bytes,
+    ),
+    _DeviceGauge(
+        Family("gpu_memory_total_bytes", "gauge", "The device's memory.", _DEVICE_LABELS),
+        lambda sample: sample.memory_total_bytes,
+    ),
+    _DeviceGauge(
+        Family("gpu_temperature_celsius", "gauge", "Temperature of the GPU die.", _DEVICE_LABELS),
+        METRICS["temperature"].read,
+    ),
+    _DeviceGauge(
+        Family("gpu_power_draw_watts", "gauge", "Power drawn by the board.", _DEVICE_LABELS),
+        METRICS["power_draw"].read,
+    ),
+)
+_DEVICE_COUNT = Family("gpu_device_count", "gauge", "Devices this instance sees on its node.")
+_COLLECTIONS = Family("collections_total", "counter", "Times the devices were read.")
+_COLLECTION_ERRORS = Family("collection_errors_total", "counter", "Times the devices could not be read.")
+_COLLECTION_DURATION = Family("collection_duration_seconds", "histogram", "Time that reading every device took.")
+_REQUESTS = Family("scaler_requests_total", "counter", "Calls from KEDA.", ("method",))
+_REQUEST_ERRORS = Family("scaler_request_errors_total", "counter", "Calls answered with an error.", ("method",))
+
+FAMILIES = (
+    *(gauge.family for gauge in _DEVICE_GAUGES),
+    _DEVICE_COUNT,
+    _COLLECTIONS,
+    _COLLECTION_ERRORS,
+    _COLLECTION_DURATION,
+    _REQUESTS,
+    _REQUEST_ERRORS,
+)
+"""Every family of ``/metrics``, names without the prefix, in order of appearance."""
+
+
+def render(fleet: Fleet, now: float, collections: CollectionCounts, requests: Mapping[str, RequestCounts]) -> str:
+    """Return the exposition text (Prometheus text format 0.0.4).
+
+    Devices appear while their newest snapshot is fresh, each with the readings it gave; the newest
+    sample as it is, without a trigger's window.
+    """
+    samples: tuple[Sample, ...] | None = None
+    if fleet.history is not None and fleet.is_fresh(now):
+        samples = fleet.history.newest.samples
+    return "".join(f"{line}\n" for line in _lines(samples, collections, requests))
+
+
+def _lines(
+    samples: tuple[Sample, ...] | None, collections: CollectionCounts, requests: Mapping[str, RequestCounts]
+) -> Iterator[str]:
+    for gauge in _DEVICE_GAUGES:
+        yield from _family(gauge.family, _device_series(gauge, samples or ()))
+    yield from _family(_DEVICE_COUNT, [] if samples is None else [("", (), len(samples))])
+    yield from _family(_COLLECTIONS, [("", (), collections.collections)])
+    yield from _family(_COLLECTION_ERRORS, [("", (), collections.errors)])
+    yield from _family(_COLLECTION_DURATION, _histogram(collections))
+    yield from _family(_REQUESTS, [("", (method,), counts.requests) for method, counts in requests.items()])
+    yield from _family(_REQUEST_ERRORS, [("", (method,), counts.errors) for method, counts in requests.items()])
+
+
+_Series = tuple[str, tuple[str, ...], float]  # suffix of the name, label values, value
+
+
+def _device_series(gauge: _DeviceGauge, samples: Iterable[Sample]) -> Iterator[_Series]:
+    for sample in samples:
+        value = gauge.read(sample)
+        if value is not None:
+            yield "", (str(sample.device.index), sample.device.uuid, sample.device.model), value
+
+
+def _histogram(collections: CollectionCounts) -> Iterator[_Series]:
+    cumulated = 0
+    for bound, count in zip((*COLLECTION_BUCKETS_SECONDS, math.inf), collections.duration_buckets, strict=True):
+        cumulated += count
+        yield "_bucket", ("+Inf" if math.isinf(bound) else f"{bound:g}",), cumulated
+    yield "_sum", (), collections.duration_seconds_sum
+    yield "_count", (), cumulated
+
+
+def _family(family: Family, series: Iterable[_Series]) -> Iterator[str]:
+    yield f"# HELP {PREFIX}{family.name} {family.help}"
+    yield f"# TYPE {PREFIX}{family.name} {family.kind}"
+    for suffix, values, value in series:
+        names = ("le",) if suffix == "_bucket" else family.labels
+        labels = ",".join(f'{name}="{_escaped(text)}"' for name, text in zip(names, values, strict=bool(values)))
+        yield f"{PREFIX}{family.name}{suffix}{'{' + labels + '}' if values else ''} {_number(value)}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if float(value).is_integer() else repr(float(value))
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One answer of the HTTP server."""
+
+    body: str
+    status: int = 200
+    content_type: str = _PLAIN
+
+
+Pages = Mapping[str, Callable[[], Page]]
+"""Path to the function that makes its page."""
+
+
+def probe_pages(unready: Callable[[], str | None]) -> Pages:
+    """Return the probes' pages.
+
+    Alive means that the event loop answers: a driver that hangs is not mended by a restart of this pod.
+    Ready means that there is something to answer with; ``unready`` says why not.
+    """
+
+    def alive() -> Page:
+        return Page("ok\n")
+
+    def ready() -> Page:
+        why = unready()
+        return Page("ok\n") if why is None else Page(f"not ready: {why}\n", status=503)
+
+    return {"/livez": alive, "/healthz": alive, "/readyz": ready}
+
+
+def metrics_pages(text: Callable[[], str]) -> Pages:
+    """Return the page that Prometheus scrapes."""
+    return {"/metrics": lambda: Page(text(), content_type=_EXPOSITION)}
+
+
+class HttpServer:
+    """Serves pages to GET and HEAD on one port, until it is closed.
+
+    A client that is slow, wrong or one too many costs a bounded time and a bounded amount of memory.
+    """
+
+    def __init__(self, pages: Pages) -> None:
+        self._pages = pages
+        self._server: asyncio.Server | None = None
+        self._connections: set[asyncio.Task[None]] = set()
+
+    async def start(self, host: str, port: int) -> int:
+        """Listen, and return the port (chosen by the system where ``port`` is 0).
+
+        Raises:
+            OSError: the address cannot be listened on.
+        """
+        listener = _listener(host, port)
+        bound: int = listener.getsockname()[1]
+        self._server = await asyncio.start_server(self._serve, sock=listener, limit=_MAX_REQUEST_BYTES)
+        return bound
+
+    async def close(self) -> None:
+        """Stop listening and drop what is open."""
+        if self._server is None:
+            return
+        self._server.close()
+        for connection in self._connections:
+            connection.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+        await self._server.wait_closed()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        if task is None or len(self._connections) >= _MAX_CONNECTIONS:
+            writer.close()
+            return
+        self._connections.add(task)
+        try:
+            # The peer may leave at any moment, and the server may be closed: neither is worth a word.
+            with contextlib.suppress(TimeoutError, ConnectionError, asyncio.CancelledError):
+                await self._converse(reader, writer)
+        finally:
+            self._connections.discard(task)
+            writer.close()
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer one request, and close: scrapes and probes come seconds apart."""
+        connection = h11.Connection(h11.SERVER, max_incomplete_event_size=_MAX_REQUEST_BYTES)
+        async with asyncio.timeout(_REQUEST_TIMEOUT_SECONDS):
+            try:
+                request = await _receive(connection, reader)
+            except h11.RemoteProtocolError as error:
+                request, page = None, Page("not a request that can be served here\n", status=error.error_status_hint)
+            else:
+                if request is None:
+                    return
+                page = self._page(request)
+            writer.write(_answer(connection, page, headers_only=request is not None and request.method == b"HEAD"))
+            await writer.drain()
+
+    def _page(self, request: h11.Request) -> Page:
+        path = request.target.split(b"?", 1)[0].decode("ascii", "replace")
+        if request.method not in (b"GET", b"HEAD"):
+            return Page("only GET and HEAD are served here\n", status=405)
+        if path not in self._pages:
+            return Page(f"nothing is served at {path!a}; try {', '.join(sorted(self._pages))}\n", status=404)
+        return self._pages[path]()
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    # asyncio would make "::" an IPv6-only socket, which a kubelet on an IPv4 node cannot probe.
+    if host == "::":
+        if socket.has_dualstack_ipv6():
+            try:
+                return socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
+            except OSError as error:
+                if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+                    raise
+        host = "0.0.0.0"  # noqa: S104  every interface is what was asked for
+    return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+
+
+async def _receive(connection: h11.Connection, reader: asyncio.StreamReader) -> h11.Request | None:
+    """Read one request's head; None when the peer leaves before it is whole."""
+    while True:
+        event = connection.next_event()
+        if isinstance(event, h11.Request):
+            return event
+        if event is not h11.NEED_DATA:
+            return None
+        connection.receive_data(await reader.read(_MAX_REQUEST_BYTES))
+
+
+def _answer(connection: h11.Connection, page: Page, *, headers_only: bool) -> bytes:
+    body = page.body.encode()
+    headers = [
+        ("Content-Type", page.content_type),
+        ("Content-Length", str(len(body))),
+        ("Connection", "close"),
+    ]
+    parts = [connection.send(h11.Response(status_code=page.status, headers=headers))]
+    if not headers_only:
+        parts.append(connection.send(h11.Data(data=body)))
+    parts.append(connection.send(h11.EndOfMessage()))
+    return b"".join(part for part in parts if part)

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+
+from keda_gpu_scaler.config import HELP, Config, ConfigError
+
+
+def test_the_defaults_are_sound() -> None:
+    assert (Config().port, Config().metrics_port, Config().probe_port) == (6000, 9090, 8081)
+    assert (Config().sample_interval, Config().stale_after) == (1.0, 10.0)
+
+
+def test_every_setting_says_what_it_means() -> None:
+    assert all(text.endswith(".") for text in HELP.values())
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"replay_speed": 0.0}, "--replay-speed: Invalid value: 0: must be above 0 and at most 1000000"),
+        ({"replay_speed": float("nan")}, "--replay-speed: Invalid value: nan: must be above 0 and at most 1000000"),
+        ({"sample_interval": 0.01}, "--sample-interval: Invalid value: 0.01: must be 0.1 to 3600 seconds"),
+        (
+            {"stale_after": 1.5},
+            "--stale-after: Invalid value: 1.5: must be at least twice --sample-interval (1 s), or every snapshot "
+            "would be stale before the next one, and at most 86400",
+        ),
+        (
+            {"port": 9090},
+            "--port, --metrics-port, --probe-port: Invalid value: 9090, 9090, 8081: must differ from one another",
+        ),
+        ({"node_name": ""}, "--node-name: Required value: it is empty and the host has no name; set it"),
+    ],
+)
+def test_a_setting_that_cannot_work_is_named_with_its_value_and_its_limits(
+    settings: dict[str, float], problem: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Config(**settings)  # type: ignore[arg-type]
+    assert str(caught.value) == problem
+
+
+def test_all_problems_are_told_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Config(sample_interval=0, replay_speed=-1, stale_after=-1)
+    assert len(str(caught.value).splitlines()) == 3
+
+
+def test_switched_off_ports_do_not_collide() -> None:
+    assert Config(metrics_port=0, probe_port=0).probe_port == 0
