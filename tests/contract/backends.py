@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What must hold for every backend, whatever it reads?"""
+
+import pytest
+
+from keda_gpu_scaler.core.model import Sample
+from keda_gpu_scaler.core.ports import Backend
+
+
+class BackendContract:
+    """Subclass it as ``Test…`` and give it a ``backend`` that can be read."""
+
+    @pytest.fixture
+    def backend(self) -> Backend:
+        """A backend that was not read yet. Whoever makes it closes it."""
+        raise NotImplementedError("a contract needs somebody to keep it")
+
+    def test_its_source_has_a_name(self, backend: Backend) -> None:
+        assert backend.source.strip()
+
+    def test_a_read_gives_a_tuple_of_samples(self, backend: Backend) -> None:
+        samples = backend.read(0.0)
+        assert isinstance(samples, tuple)
+        assert all(isinstance(sample, Sample) for sample in samples)
+
+    def test_there_are_devices_unless_having_none_is_its_purpose(self, backend: Backend) -> None:
+        assert bool(backend.read(0.0)) is not backend.deviceless
+
+    def test_samples_come_in_the_order_of_their_indices(self, backend: Backend) -> None:
+        samples = backend.read(0.0)
+        assert list(samples) == sorted(samples, key=lambda sample: (sample.device.index, sample.device.uuid))
+
+    def test_no_two_devices_share_a_uuid(self, backend: Backend) -> None:
+        uuids = [sample.device.uuid for sample in backend.read(0.0)]
+        assert all(uuids)
+        assert len(uuids) == len(set(uuids))
+
+    def test_whole_devices_have_indices_of_their_own(self, backend: Backend) -> None:
+        indices = [sample.device.index for sample in backend.read(0.0) if sample.device.parent is None]
+        assert all(index >= 0 for index in indices)
+        assert len(indices) == len(set(indices))
+
+    def test_a_slice_stands_in_for_its_parent(self, backend: Backend) -> None:
+        devices = [sample.device for sample in backend.read(0.0)]
+        assert not {device.parent for device in devices} & {device.uuid for device in devices}
+
+    def test_every_reading_is_in_range_or_unknown(self, backend: Backend) -> None:
+        for now in (0.0, 0.5, 1.0, 61.0):
+            for sample in backend.read(now):
+                assert_plausible(sample)
+
+    def test_time_may_stand_still(self, backend: Backend) -> None:
+        first, second = backend.read(5.0), backend.read(5.0)
+        assert [sample.device for sample in first] == [sample.device for sample in second]
+
+    def test_a_device_keeps_its_identity_from_read_to_read(self, backend: Backend) -> None:
+        devices = [sample.device for sample in backend.read(0.0)]
+        assert [sample.device for sample in backend.read(1.0)] == devices
+        assert [sample.device for sample in backend.read(1000.0)] == devices
+
+    def test_it_can_be_closed_before_it_was_read(self, backend: Backend) -> None:
+        backend.close()
+
+    def test_closing_twice_is_harmless(self, backend: Backend) -> None:
+        backend.read(0.0)
+        backend.close()
+        backend.close()
+
+    def test_a_closed_backend_can_be_read_again(self, backend: Backend) -> None:
+        devices = [sample.device for sample in backend.read(0.0)]
+        backend.close()
+        assert [sample.device for sample in backend.read(0.0)] == devices
+
+
+def assert_plausible(sample: Sample) -> None:
+    """Every reading of this sample is unknown, or possible on this earth."""
+    for ratio in (sample.gpu_utilization_ratio, sample.memory_utilization_ratio):
+        assert ratio is None or 0 <= ratio <= 1
+    used, total = sample.memory_used_bytes, sample.memory_total_bytes
+    assert used is None or used >= 0
+    assert total is None or total > 0
+    assert used is None or total is None or used <= total
+    assert sample.temperature_celsius is None or 0 <= sample.temperature_celsius < 200
+    assert sample.power_watts is None or 0 <= sample.power_watts < 100_000

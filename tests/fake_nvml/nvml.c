@@ -1,0 +1,386 @@
+// SPDX-License-Identifier: Apache-2.0
+// A stand-in for the NVIDIA driver's libnvidia-ml.so.1, with the real binary interface.
+//
+// Everything it answers stands in one struct of fixed layout, mapped from the file that FAKE_NVML_STATE
+// names (private memory, and so no device, where it is unset): a test changes the node while the library
+// is in use, in its own process or in another. __init__.py mirrors the layout; keep the two in step.
+//
+// -DWITHOUT_INIT, -DWITHOUT_MEMORY_V2, -DWITHOUT_TEMPERATURE_V and -DWITHOUT_MIG leave symbols out, as
+// older drivers do.
+
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+enum { CARDS = 16, SLICES = 8 };
+
+// Every call with its own error, delay and counter; the order is that of CALLS in __init__.py.
+enum call {
+    INIT, SHUTDOWN, DRIVER_VERSION, COUNT, HANDLE, UUID, NAME, INDEX, PCI, UTILISATION, MEMORY, MEMORY_V2,
+    TEMPERATURE, TEMPERATURE_V, POWER, MIG_MODE, MIG_SLOTS, MIG_HANDLE, CALLS
+};
+
+enum { SUCCESS = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6,
+       INSUFFICIENT_SIZE = 7, ARGUMENT_VERSION_MISMATCH = 25 };
+
+enum { MIG_UNSUPPORTED = 0, MIG_DISABLED = 1, MIG_ENABLED = 2 };
+
+struct slice {
+    uint32_t present;
+    int32_t errors[CALLS];
+    uint64_t memory_total, memory_reserved, memory_used;
+    char uuid[96], name[96];
+};
+
+struct card {
+    int32_t lost;  // the code every call about the card answers with, looking it up included
+    int32_t errors[CALLS];
+    uint32_t gpu_percent, memory_percent;
+    int32_t temperature_celsius;
+    uint32_t power_milliwatts;
+    uint64_t memory_total, memory_reserved, memory_used;
+    uint32_t mig, slots;
+    char uuid[96], name[96], pci_bus_id[32];
+    struct slice slices[SLICES];
+};
+
+struct state {
+    uint32_t hang;      // calls block while it is set
+    uint32_t hanging;   // how many block now
+    int32_t driver;     // the code every call answers with, once the driver is gone
+    int32_t errors[CALLS];
+    uint32_t delays_us[CALLS];
+    uint64_t calls[CALLS];
+    uint32_t listed_count;        // what the next initialisation finds, in the order of indices
+    uint32_t listed[CARDS];
+    struct card cards[CARDS];
+};
+
+// For the mirror to compare itself with.
+const uint32_t fake_nvml_state_bytes = sizeof(struct state);
+const uint32_t fake_nvml_calls = CALLS;
+
+static struct state *state;
+static char hanging_path[4096];  // a FIFO that gets one byte when a call begins to hang
+
+static uint32_t references;
+// The driver looks for cards when it is initialised, and not again. Handles carry the number of the
+// initialisation they came from, so that one that outlived it is refused here and not only in production.
+static uint32_t generation;
+static uint32_t listed_count;
+static uint32_t listed[CARDS];
+
+__attribute__((constructor)) static void load(void)
+{
+    const char *path = getenv("FAKE_NVML_STATE");
+    int file = path ? open(path, O_RDWR | O_CLOEXEC) : -1;
+    int flags = file < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED;
+    state = mmap(NULL, sizeof *state, PROT_READ | PROT_WRITE, flags, file, 0);
+    if (state == MAP_FAILED)
+        abort();
+    if (file >= 0) {
+        close(file);
+        if (strlen(path) + sizeof ".hanging" > sizeof hanging_path)
+            abort();
+        strcpy(hanging_path, path);
+        strcat(hanging_path, ".hanging");
+    }
+}
+
+static uint32_t load32(uint32_t *word) { return __atomic_load_n(word, __ATOMIC_SEQ_CST); }
+
+static void hang(void)
+{
+    __atomic_add_fetch(&state->hanging, 1, __ATOMIC_SEQ_CST);
+    int fifo = open(hanging_path, O_WRONLY | O_NONBLOCK | O_CLOEXEC);
+    if (fifo >= 0) {
+        if (write(fifo, "h", 1) != 1)
+            abort();
+        close(fifo);
+    }
+    while (load32(&state->hang))
+        usleep(1000);
+    __atomic_sub_fetch(&state->hanging, 1, __ATOMIC_SEQ_CST);
+}
+
+static int enter(enum call call)
+{
+    __atomic_add_fetch(&state->calls[call], 1, __ATOMIC_SEQ_CST);
+    if (state->delays_us[call])
+        usleep(state->delays_us[call]);
+    if (load32(&state->hang))
+        hang();
+    if (call != INIT && !load32(&references))
+        return UNINITIALIZED;
+    return state->driver ? state->driver : state->errors[call];
+}
+
+static void *handle_of(uint32_t card, uint32_t slice)
+{
+    return (void *)(uintptr_t)((uint64_t)generation << 16 | (card + 1) << 8 | slice);
+}
+
+// The card behind a handle, and its slice where the handle is a slice's.
+static int enter_card(void *handle, enum call call, struct card **card, struct slice **slice)
+{
+    int error = enter(call);
+    if (error)
+        return error;
+    uint64_t bits = (uint64_t)(uintptr_t)handle;
+    uint32_t number = bits >> 8 & 0xff, part = bits & 0xff;
+    if (bits >> 16 != generation || !number || number > CARDS || part > SLICES)
+        return INVALID_ARGUMENT;
+    *card = &state->cards[number - 1];
+    *slice = part ? &(*card)->slices[part - 1] : NULL;
+    if ((*card)->lost)
+        return (*card)->lost;
+    if (!*slice)
+        return (*card)->errors[call];
+    return (*slice)->present ? (*slice)->errors[call] : INVALID_ARGUMENT;
+}
+
+static int copy_text(char *to, unsigned size, const char *text)
+{
+    if (strlen(text) >= size)
+        return INSUFFICIENT_SIZE;
+    strcpy(to, text);
+    return SUCCESS;
+}
+
+const char *nvmlErrorString(int code)
+{
+    return code == SUCCESS ? "Success" : "an error of the fake driver";
+}
+
+#ifndef WITHOUT_INIT
+int nvmlInitWithFlags(unsigned flags)
+{
+    (void)flags;
+    int error = enter(INIT);
+    if (error || __atomic_fetch_add(&references, 1, __ATOMIC_SEQ_CST))
+        return error;
+    generation++;
+    listed_count = state->listed_count;
+    memcpy(listed, state->listed, sizeof listed);
+    return SUCCESS;
+}
+
+int nvmlInit_v2(void) { return nvmlInitWithFlags(0); }
+#endif
+
+int nvmlShutdown(void)
+{
+    __atomic_add_fetch(&state->calls[SHUTDOWN], 1, __ATOMIC_SEQ_CST);
+    if (!load32(&references))
+        return UNINITIALIZED;
+    __atomic_sub_fetch(&references, 1, __ATOMIC_SEQ_CST);
+    return SUCCESS;
+}
+
+int nvmlSystemGetDriverVersion(char *version, unsigned size)
+{
+    int error = enter(DRIVER_VERSION);
+    return error ? error : copy_text(version, size, "999.99.99");
+}
+
+int nvmlDeviceGetCount_v2(unsigned *count)
+{
+    int error = enter(COUNT);
+    if (!error)
+        *count = listed_count;
+    return error;
+}
+
+int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **handle)
+{
+    int error = enter(HANDLE);
+    if (error)
+        return error;
+    if (index >= listed_count)
+        return INVALID_ARGUMENT;
+    struct card *card = &state->cards[listed[index]];
+    *handle = handle_of(listed[index], 0);
+    return card->lost ? card->lost : card->errors[HANDLE];
+}
+
+int nvmlDeviceGetUUID(void *handle, char *uuid, unsigned size)
+{
+    struct card *card;
+    struct slice *slice;
+    int error = enter_card(handle, UUID, &card, &slice);
+    return error ? error : copy_text(uuid, size, slice ? slice->uuid : card->uuid);
+}
+
+int nvmlDeviceGetName(void *handle, char *name, unsigned size)
+{
+    struct card *card;
+    struct slice *slice;
+    int error = enter_card(handle, NAME, &card, &slice);
+    return error ? error : copy_text(name, size, slice ? slice->name : card->name);
+}
+
+int nvmlDeviceGetIndex(void *handle, unsigned *index)
+{
+    struct card *card;
+    struct slice *slice;
+    int error = enter_card(handle, INDEX, &card, &slice);
+    for (*index = 0; !error && *index < listed_count; ++*index)
+        if (card == &state->cards[listed[*index]])
+            return SUCCESS;
+    return error ? error : NOT_FOUND;
+}
+
+struct pci_info {
+    char bus_id_legacy[16];
+    unsigned domain, bus, device, pci_device_id, pci_subsystem_id;
+    char bus_id[32];
+};
+
+int nvmlDeviceGetPciInfo_v3(void *handle, struct pci_info *info)
+{
+    struct card *card;
+    struct slice *slice;
+    int error = enter_card(handle, PCI, &card, &slice);
+    if (error)
+        return error;
+    memset(info, 0, sizeof *info);
+    return copy_text(info->bus_id, sizeof info->bus_id, card->pci_bus_id);
+}
+
+struct utilisation { unsigned gpu, memory; };
+
+int nvmlDeviceGetUtilizationRates(void *handle, struct utilisation *rates)
+{
+    struct card *card;
+    struct slice *slice;
+    int error = enter_card(handle, UTILISATION, &card, &slice);
+    if (error)
+        return error;
+    if (slice || card->mig == MIG_ENABLED)
+        return NOT_SUPPORTED;
+    *rates = (struct utilisation){card->gpu_percent, card->memory_percent};
+    return SUCCESS;
+}
+
+struct memory { unsigned long long total, free, used; };
+
+int nvmlDeviceGetMemoryInfo(void *handle, struct memory *memory)
+{
+    struct card *card;
+    struct slice *slice;
+    int error = enter_card(handle, MEMORY, &card, &slice);
+    if (error)
+        return error;
+    memory->total = slice ? slice->memory_total : card->memory_total;
+    // The old call counts what the driver reserves for itself as used.
+    memory->used = slice ? slice->memory_used + slice->memory_reserved : card->memory_used + card->memory_reserved;
+    memory->free = memory->total - memory->used;
+    return SUCCESS;
+}
+
+#ifndef WITHOUT_MEMORY_V2
+struct memory_v2 { unsigned version; unsigned long long total, reserved, free, used; };
+
+int nvmlDeviceGetMemoryInfo_v2(void *handle, struct memory_v2 *memory)
+{
+    struct card *card;
+    struct slice *slice;
+    int error = enter_card(handle, MEMORY_V2, &card, &slice);
+    if (error)
+        return error;
+    if (memory->version != (sizeof *memory | 2u << 24))
+        return ARGUMENT_VERSION_MISMATCH;
+    memory->total = slice ? slice->memory_total : card->memory_total;
+    memory->reserved = slice ? slice->memory_reserved : card->memory_reserved;
+    memory->used = slice ? slice->memory_used : card->memory_used;
+    memory->free = memory->total - memory->reserved - memory->used;
+    return SUCCESS;
+}
+#endif
+
+// Temperature and power are the board's, and a slice's handle answers with them: a reader that asks
+// slices for them counts the board once for each, and its test must see that.
+int nvmlDeviceGetTemperature(void *handle, int sensor, unsigned *celsius)
+{
+    struct card *card;
+    struct slice *slice;
+    int error = enter_card(handle, TEMPERATURE, &card, &slice);
+    if (error)
+        return error;
+    if (sensor != 0)
+        return INVALID_ARGUMENT;
+    *celsius = (unsigned)card->temperature_celsius;
+    return SUCCESS;
+}
+
+#ifndef WITHOUT_TEMPERATURE_V
+struct temperature { unsigned version; int sensor, celsius; };
+
+int nvmlDeviceGetTemperatureV(void *handle, struct temperature *temperature)
+{
+    struct card *card;
+    struct slice *slice;
+    int error = enter_card(handle, TEMPERATURE_V, &card, &slice);
+    if (error)
+        return error;
+    if (temperature->version != (sizeof *temperature | 1u << 24))
+        return ARGUMENT_VERSION_MISMATCH;
+    if (temperature->sensor != 0)
+        return INVALID_ARGUMENT;
+    temperature->celsius = card->temperature_celsius;
+    return SUCCESS;
+}
+#endif
+
+int nvmlDeviceGetPowerUsage(void *handle, unsigned *milliwatts)
+{
+    struct card *card;
+    struct slice *slice;
+    int error = enter_card(handle, POWER, &card, &slice);
+    if (!error)
+        *milliwatts = card->power_milliwatts;
+    return error;
+}
+
+#ifndef WITHOUT_MIG
+int nvmlDeviceGetMigMode(void *handle, unsigned *current, unsigned *pending)
+{
+    struct card *card;
+    struct slice *slice;
+    int error = enter_card(handle, MIG_MODE, &card, &slice);
+    if (error)
+        return error;
+    if (slice || card->mig == MIG_UNSUPPORTED)
+        return NOT_SUPPORTED;
+    *current = *pending = card->mig == MIG_ENABLED;
+    return SUCCESS;
+}
+
+int nvmlDeviceGetMaxMigDeviceCount(void *handle, unsigned *count)
+{
+    struct card *card;
+    struct slice *slice;
+    int error = enter_card(handle, MIG_SLOTS, &card, &slice);
+    if (!error)
+        *count = card->slots;
+    return error;
+}
+
+int nvmlDeviceGetMigDeviceHandleByIndex(void *handle, unsigned slot, void **out)
+{
+    struct card *card;
+    struct slice *slice;
+    int error = enter_card(handle, MIG_HANDLE, &card, &slice);
+    if (error)
+        return error;
+    if (slice || slot >= card->slots)
+        return INVALID_ARGUMENT;
+    if (!card->slices[slot].present)
+        return NOT_FOUND;
+    *out = handle_of((uint32_t)(card - state->cards), slot + 1);
+    return card->slices[slot].errors[MIG_HANDLE];
+}
+#endif
