@@ -171,7 +171,7 @@ class Agent:
         try:
             bound = await server.start(self._config.host, port)
         except OSError as error:
-            raise StartError(f"{_taken(flag, self._config.host, port)} ({os.strerror(error.errno)})") from error
+            raise StartError(f"{_taken(flag, self._config.host, port)} ({os.strerror(error.errno or 0)})") from error
         self._http_servers.append(server)
         return bound
 

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+# `make help` lists what there is.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+# What `make run` asks for: any trigger metadata, and the replicas the workload has.
+ADDRESS  ?= 127.0.0.1:6000
+METADATA ?= profile=triton-inference
+REPLICAS ?= 3
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run check test lint types fmt proto lock docs bench clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## Make .venv with the locked dependencies and the keda-gpu-scaler command
+
+$(STAMP): pyproject.toml requirements/dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "keda-gpu-scaler needs Python 3.11 or later, but $(PYTHON) is $$($(PYTHON) -V); name another: make PYTHON=python3.12 setup" >&2; exit 1; }
+	@echo "setting up $(VENV) (once, about half a minute)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --require-hashes -r requirements/dev.txt
+	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+run: setup ## Serve this machine's GPUs, or else a recording, and show what KEDA and the HPA make of it
+	@$(BIN)/python scripts/demo.py --address $(ADDRESS) --replicas $(REPLICAS) $(METADATA)
+
+check: lint types test ## Everything that CI runs
+
+test: setup ## Run the tests, the house's own laws among them
+	@$(BIN)/python -m pytest -q
+
+lint: setup
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: setup
+	@$(BIN)/mypy
+
+fmt: setup ## Format and mend what can be mended by itself
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+proto: setup ## Generate the protobuf stubs in src/keda_gpu_scaler/wire
+	@$(BIN)/python -m grpc_tools.protoc -Ikeda_gpu_scaler/wire=proto --python_out=src --pyi_out=src \
+		--grpc_python_out=src keda_gpu_scaler/wire/externalscaler.proto
+
+lock: setup ## Choose the newest dependencies that pyproject.toml allows, with their hashes
+	@$(BIN)/python scripts/lock.py
+
+docs: setup ## Generate docs/reference from the code
+	@$(BIN)/python scripts/reference.py
+
+bench: setup ## Measure, and print what benchmarks/RESULTS.md records
+	@$(BIN)/python -m benchmarks
+
+clean: ## Remove what was built
+	@rm -rf $(VENV) dist .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``make run``: a scaler on this machine's GPUs, or else on the shipped recording, and KEDA's view of it.
+
+Starts the very commands of the README as processes of their own, and ends them with Ctrl-C.
+"""
+
+import argparse
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HOME = Path(__file__).resolve().parent.parent
+RECORDING = HOME / "recordings" / "demo-synthetic.jsonl.gz"
+COMMAND = (sys.executable, "-m", "keda_gpu_scaler")
+START_SECONDS = 20.0
+
+
+def has_gpus() -> bool:
+    """Ask the scaler itself: one reading of this machine's devices tells more than a library's presence."""
+    with tempfile.TemporaryDirectory() as folder:
+        record = (*COMMAND, "record", "--backend", "auto", "--duration", "0", "--out", f"{folder}/once.jsonl")
+        return subprocess.run(record, capture_output=True, check=False).returncode == 0
+
+
+def wait_until_served(server: subprocess.Popen[bytes], address: str) -> bool:
+    """Whether the server answers before it gives up."""
+    probe = (*COMMAND, "probe", "--address", address, "--json")
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and server.poll() is None:
+        if subprocess.run(probe, capture_output=True, check=False).returncode == 0:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def main() -> int:
+    """Run the demonstration; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--address", default="127.0.0.1:6000")
+    parser.add_argument("--replicas", default="3")
+    parser.add_argument("--count", help="stop after so many rounds instead of at Ctrl-C")
+    parser.add_argument("metadata", nargs="*", help="trigger metadata, KEY=VALUE")
+    options = parser.parse_args()
+    host, _, port = options.address.rpartition(":")
+
+    backend = "auto" if has_gpus() else f"replay:{RECORDING}"
+    what = "this machine's GPUs" if backend == "auto" else f"no GPU here: a recording, {RECORDING.relative_to(HOME)}"
+    print(f"serving {what}, on {options.address}; Ctrl-C ends it", flush=True)
+    serve = (*COMMAND, "serve", "--host", host, "--port", port, "--backend", backend)
+    quiet = ("--metrics-port", "0", "--probe-port", "0", "--log-level", "warning")
+    # A session of its own: Ctrl-C reaches the probe, and the server is stopped when that has ended.
+    with subprocess.Popen([*serve, *quiet], start_new_session=True) as server:
+        try:
+            if not wait_until_served(server, options.address):
+                return server.poll() or 1
+            watch = [*COMMAND, "probe", "--address", options.address, "--watch", "--replicas", options.replicas]
+            for pair in options.metadata:
+                watch += ["--metadata", pair]
+            if options.count:
+                watch += ["--count", options.count]
+            print(f"keda-gpu-scaler {' '.join(watch[3:])}\n", flush=True)
+            with subprocess.Popen(watch) as probe:
+                # The probe ends cleanly by itself on Ctrl-C, which reaches this process too.
+                while probe.poll() is None:
+                    with contextlib.suppress(KeyboardInterrupt):
+                        probe.wait()
+            return probe.returncode
+        except KeyboardInterrupt:
+            return 0
+        finally:
+            if server.poll() is None:
+                os.kill(server.pid, signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

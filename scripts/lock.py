@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write requirements/run.txt and dev.txt: exact versions with hashes, for every platform and Python from 3.11.
+
+uv resolves for all of them at once; it is fetched into a throw-away environment, as nothing else needs it.
+"""
+
+import subprocess
+import sys
+import tempfile
+import venv
+from pathlib import Path
+
+COMPILE = ("pip", "compile", "--quiet", "--universal", "--python-version", "3.11", "--upgrade", "--generate-hashes")
+PLAIN = ("--no-emit-index-url", "--no-header", "--no-annotate")
+
+
+def main() -> None:
+    """Resolve what the image needs first, and then the tools, which must agree with it."""
+    with tempfile.TemporaryDirectory() as folder:
+        venv.create(folder, with_pip=True)
+        tools = Path(folder) / "bin"
+        subprocess.run([tools / "pip", "install", "--quiet", "uv"], check=True)
+        for target, options in (
+            ("requirements/run.txt", ()),
+            ("requirements/dev.txt", ("--group", "dev", "--constraints", "requirements/run.txt")),
+        ):
+            arguments = (*COMPILE, *PLAIN, *options, "--output-file", target, "pyproject.toml")
+            subprocess.run([tools / "uv", *arguments], check=True)
+            print(f"wrote {target}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
