@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real ``keda-gpu-scaler serve`` on loopback, in a process of its own."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from keda_gpu_scaler.wire import externalscaler_pb2 as pb
+from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
+
+WAIT_SECONDS = 30.0  # a bound for what happens at once, so that a defect fails instead of hanging
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+COMMAND = (sys.executable, "-m", "keda_gpu_scaler")
+_SERVES = re.compile(r"serves ExternalScaler on port (\d+)")
+
+
+def ref(**metadata: str) -> pb.ScaledObjectRef:
+    return pb.ScaledObjectRef(name="llama", namespace="ai", scalerMetadata=metadata)
+
+
+class Serving:
+    """Starts ``serve`` with these arguments and waits until it listens; ends it with SIGTERM.
+
+    ``log`` holds the log's lines so far, each an object.
+    """
+
+    def __init__(self, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
+        ports = ("--port", "0", "--metrics-port", "0", "--probe-port", "0")
+        self._command = (*COMMAND, "serve", "--host", "127.0.0.1", *ports, "--sample-interval", "0.1", *arguments)
+        self._environment = {**os.environ, **(environment or {})}
+        self.log: list[dict[str, Any]] = []
+
+    def __enter__(self) -> Self:
+        self.process = subprocess.Popen(self._command, env=self._environment, stderr=subprocess.PIPE, text=True)
+        self._watchdog = threading.Timer(2 * WAIT_SECONDS, self.process.kill)
+        self._watchdog.start()
+        self.port = int(self.wait_for_log(_SERVES).group(1))
+        self._channel = grpc.insecure_channel(f"127.0.0.1:{self.port}")
+        self.stub: Any = pb_grpc.ExternalScalerStub(self._channel)  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._channel.close()
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        assert self.process.stderr is not None
+        with self.process.stderr:
+            self.process.stderr.read()
+        self.process.wait(WAIT_SECONDS)
+        self._watchdog.cancel()
+
+    def wait_for_log(self, pattern: re.Pattern[str]) -> re.Match[str]:
+        """Read on until a line's message matches."""
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.log.append(json.loads(line))
+            if found := pattern.search(self.log[-1]["message"]):
+                return found
+        raise AssertionError(f"ended without {pattern.pattern!r}: {self.log}")
+
+    def wait_for_health(self, status: int) -> None:
+        """Follow the health service until it says so."""
+        watch = health_pb2_grpc.HealthStub(self._channel).Watch(health_pb2.HealthCheckRequest(), timeout=WAIT_SECONDS)
+        next(answer for answer in watch if answer.status == status)
+        watch.cancel()
+
+    def value(self, **metadata: str) -> float:
+        request = pb.GetMetricsRequest(scaledObjectRef=ref(**metadata))
+        answer: float = self.stub.GetMetrics(request, timeout=WAIT_SECONDS).metricValues[0].metricValueFloat
+        return answer
+
+    def refusal(self, **metadata: str) -> tuple[grpc.StatusCode, str]:
+        try:
+            value = self.value(**metadata)
+        except grpc.RpcError as error:
+            return error.code(), error.details()
+        raise AssertionError(f"answered {value}")
+
+    def refusal_in_the_end(self, **metadata: str) -> tuple[grpc.StatusCode, str]:
+        """Ask until the answer is an error; a server that never gives one is ended by the watchdog."""
+        while True:
+            try:
+                self.value(**metadata)
+            except grpc.RpcError as error:
+                return error.code(), error.details()
+
+    def is_active(self, **metadata: str) -> bool:
+        active: bool = self.stub.IsActive(ref(**metadata), timeout=WAIT_SECONDS).result
+        return active
+
+
+def refused_to_start(*arguments: str, environment: Mapping[str, str] | None = None) -> tuple[int, str]:
+    """Run ``serve`` that cannot start; return its exit status and what it said last on standard error."""
+    ports = ("--metrics-port", "0", "--probe-port", "0")
+    outcome = subprocess.run(
+        (*COMMAND, "serve", "--host", "127.0.0.1", *ports, *arguments),
+        env={**os.environ, **(environment or {})},
+        capture_output=True,
+        text=True,
+        timeout=WAIT_SECONDS,
+        check=False,
+    )
+    return outcome.returncode, outcome.stderr.rstrip("\n").rpartition("\n")[2]
+
+
+def recorded(folder: Path, *lines: str, name: str = "gpus.csv") -> str:
+    """Write a recording; return the backend that plays it."""
+    path = folder / name
+    path.write_text("\n".join(lines) + "\n")
+    return f"replay:{path}"
