@@ -5,10 +5,11 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
-# What `make run` asks for: any trigger metadata, and the replicas the workload has.
-ADDRESS  ?= 127.0.0.1:6000
-METADATA ?= profile=triton-inference
-REPLICAS ?= 3
+# What `make run` asks for: trigger metadata (KEY=VALUE …), the trigger's KEDA metricType, and the replicas there are.
+ADDRESS    ?= 127.0.0.1:6000
+METADATA   ?= profile=triton-inference
+VALUE_TYPE ?= Value
+REPLICAS   ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run check test lint types fmt proto lock docs bench clean
@@ -28,7 +29,7 @@ $(STAMP): pyproject.toml requirements/dev.txt
 	@touch $@
 
 run: setup ## Serve this machine's GPUs, or else a recording, and show what KEDA and the HPA make of it
-	@$(BIN)/python scripts/demo.py --address $(ADDRESS) --replicas $(REPLICAS) $(METADATA)
+	@$(BIN)/python scripts/demo.py --address $(ADDRESS) --replicas $(REPLICAS) --value-type $(VALUE_TYPE) $(METADATA)
 
 check: lint types test ## Everything that CI runs
 

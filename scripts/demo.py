@@ -43,6 +43,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--address", default="127.0.0.1:6000")
     parser.add_argument("--replicas", default="3")
+    parser.add_argument("--value-type", default="Value")
     parser.add_argument("--count", help="stop after so many rounds instead of at Ctrl-C")
     parser.add_argument("metadata", nargs="*", help="trigger metadata, KEY=VALUE")
     options = parser.parse_args()
@@ -58,7 +59,8 @@ def main() -> int:
         try:
             if not wait_until_served(server, options.address):
                 return server.poll() or 1
-            watch = [*COMMAND, "probe", "--address", options.address, "--watch", "--replicas", options.replicas]
+            watch = [*COMMAND, "probe", "--address", options.address, "--watch"]
+            watch += ["--replicas", options.replicas, "--value-type", options.value_type]
             for pair in options.metadata:
                 watch += ["--metadata", pair]
             if options.count:

@@ -17,7 +17,7 @@ _SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://", re.IGNORECASE)
 _DEFAULTS = {setting.name: setting.default for setting in fields(Config)}
 
 
-class _Port(click.ParamType):
+class _Port(click.ParamType[int]):
     """A TCP port, 0 to 65535."""
 
     name = "port"
@@ -37,7 +37,7 @@ class _Flag(click.Option):
         return None if isinstance(value, str) and _SERVICE_LINK.match(value) else value
 
 
-_TYPES: dict[str, click.ParamType] = {
+_TYPES: dict[str, click.ParamType[Any]] = {
     "port": _Port(),
     "metrics_port": _Port(),
     "probe_port": _Port(),
