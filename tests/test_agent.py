@@ -91,6 +91,21 @@ def test_what_the_backend_reads_is_what_keda_is_told() -> None:
     with_agent(talk, FakeBackend(sample(0, 0.92), sample(1, 0.10)))
 
 
+def test_law_2_an_rpc_touches_no_hardware() -> None:
+    backend = FakeBackend(sample(0, 0.92))
+
+    async def talk(node: Running) -> None:
+        await node.health_turns(SERVING)
+        for metric in ("gpu_utilization", "power_draw"):
+            await node.stub.GetMetricSpec(ref(metricType=metric))
+            await node.stub.GetMetrics(pb.GetMetricsRequest(scaledObjectRef=ref(metricType=metric)))
+            await node.stub.IsActive(ref(metricType=metric))
+            await node.stub.StreamIsActive(ref(metricType=metric)).read()
+        assert len(backend.reads) == 1
+
+    with_agent(talk, backend, config(sample_interval=3600, stale_after=7200))
+
+
 def test_a_stream_is_told_of_a_change_with_the_sample_that_shows_it() -> None:
     backend = FakeBackend(sample(0, 0.0))
 

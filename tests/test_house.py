@@ -129,6 +129,21 @@ def test_the_lock_files_cover_what_the_project_declares_and_hash_it() -> None:
         assert "--hash=sha256:" in locked
 
 
+def test_every_law_of_the_first_page_has_a_test_that_bears_its_name() -> None:
+    page = (HOME / "docs" / "architecture.md").read_text().partition("## Five laws")[2].partition("\n## ")[0]
+    laws = re.findall(r"^(\d)\. \*\*", page, re.MULTILINE)
+    assert laws == list("12345")
+    tests = "".join(path.read_text() for path in (HOME / "tests").rglob("test_*.py"))
+    for law in laws:
+        assert re.search(rf"def test_law_{law}_", tests), law
+
+
+def test_every_decision_record_is_listed() -> None:
+    folder = HOME / "docs" / "decisions"
+    listed = set(re.findall(r"\]\((.*?\.md)\)", (folder / "README.md").read_text()))
+    assert listed == {path.name for path in folder.glob("0*.md")}
+
+
 def test_the_changelog_knows_this_version() -> None:
     assert f"## {keda_gpu_scaler.__version__}" in (HOME / "CHANGELOG.md").read_text()
 

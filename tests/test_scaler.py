@@ -320,7 +320,7 @@ def test_streams_are_bounded_and_closed_ones_make_room(monkeypatch: pytest.Monke
     on(Bench(), talk)
 
 
-def test_law_2_and_3_many_questions_over_one_snapshot_are_one_judgement() -> None:
+def test_law_3_many_questions_over_one_snapshot_are_one_judgement() -> None:
     bench = Bench()
     judged = 0
 

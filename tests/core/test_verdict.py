@@ -212,6 +212,18 @@ def test_law_3_asking_twice_gives_the_same_answer_while_the_snapshot_is_fresh(
     assert evaluate(trigger, fleet, NOW + later) == first
 
 
+@given(metadata, st.lists(known, min_size=1, max_size=6))
+def test_law_4_the_total_handed_out_is_what_was_measured_device_by_device(
+    given_metadata: dict[str, str], samples: list[Sample]
+) -> None:
+    fleet = fleet_of(placed(samples))
+    parts = [
+        evaluate(parse({**given_metadata, "gpuIndex": str(index)}), fleet, NOW).value for index in range(len(samples))
+    ]
+    total = evaluate(parse({**given_metadata, "aggregation": "sum"}), fleet, NOW).value
+    assert total == math.fsum(part for part in parts if part is not None)
+
+
 @given(metadata, st.lists(known, min_size=1, max_size=4))
 def test_law_5_the_same_snapshots_give_the_same_answer_on_any_clock(
     given_metadata: dict[str, str], samples: list[Sample]
