@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``make run`` as a first-time user sees it, but for the set-up and the Ctrl-C."""
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.fake_nvml import FakeNvml
+from tests.serving import WAIT_SECONDS
+
+DEMO = Path(__file__).resolve().parent.parent / "scripts" / "demo.py"
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def demo(port: int) -> subprocess.CompletedProcess[str]:
+    arguments = ("--address", f"127.0.0.1:{port}", "--count", "1", "--replicas", "3", "targetValue=1")
+    return subprocess.run(
+        (sys.executable, DEMO, *arguments), capture_output=True, text=True, timeout=2 * WAIT_SECONDS, check=False
+    )
+
+
+def test_without_a_gpu_a_recording_is_played_and_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KEDA_GPU_SCALER_NVML_LIBRARY", "/nowhere/libnvidia-ml.so.1")
+    outcome = demo(free_port())
+    assert outcome.returncode == 0, outcome.stderr
+    assert "no GPU here: a recording, recordings/demo-synthetic.jsonl.gz" in outcome.stdout
+    assert "/ 1" in outcome.stdout.splitlines()[-1]  # value / target, and then the HPA's decision
+    assert "3 →" in outcome.stdout.splitlines()[-1]
+
+
+def test_this_machines_gpus_are_served_where_there_are_some(
+    fake_nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEDA_GPU_SCALER_NVML_LIBRARY", fake_nvml.library)
+    fake_nvml.device(0).utilisation = (92, 0)
+    outcome = demo(free_port())
+    assert outcome.returncode == 0, outcome.stderr
+    assert "this machine's GPUs" in outcome.stdout
+    assert "92 / 1" in outcome.stdout.splitlines()[-1]
+
+
+def test_a_port_in_use_ends_it_with_the_servers_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KEDA_GPU_SCALER_NVML_LIBRARY", "/nowhere/libnvidia-ml.so.1")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        outcome = demo(listener.getsockname()[1])
+    assert outcome.returncode == 1
+    assert "is another server there? Stop it, or choose another port" in outcome.stderr
