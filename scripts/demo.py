@@ -5,9 +5,9 @@ Starts the very commands of the README as processes of their own, and ends them 
 """
 
 import argparse
-import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +18,7 @@ HOME = Path(__file__).resolve().parent.parent
 RECORDING = HOME / "recordings" / "demo-synthetic.jsonl.gz"
 COMMAND = (sys.executable, "-m", "keda_gpu_scaler")
 START_SECONDS = 20.0
+GOODBYE_SECONDS = 2.0
 
 
 def has_gpus() -> bool:
@@ -25,6 +26,15 @@ def has_gpus() -> bool:
     with tempfile.TemporaryDirectory() as folder:
         record = (*COMMAND, "record", "--backend", "auto", "--duration", "0", "--out", f"{folder}/once.jsonl")
         return subprocess.run(record, capture_output=True, check=False).returncode == 0
+
+
+def is_taken(host: str, port: str) -> bool:
+    """Whether somebody serves there already: their numbers must not pass for ours."""
+    try:
+        socket.create_server((host, int(port))).close()
+    except OSError:
+        return True
+    return False
 
 
 def wait_until_served(server: subprocess.Popen[bytes], address: str) -> bool:
@@ -49,6 +59,12 @@ def main() -> int:
     options = parser.parse_args()
     host, _, port = options.address.rpartition(":")
 
+    for number in (signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
+    if is_taken(host, port):
+        sys.exit(
+            f"cannot listen on {options.address}: is another server there? Stop it, or: make run ADDRESS={host}:6001"
+        )
     backend = "auto" if has_gpus() else f"replay:{RECORDING}"
     what = "this machine's GPUs" if backend == "auto" else f"no GPU here: a recording, {RECORDING.relative_to(HOME)}"
     print(f"serving {what}, on {options.address}; Ctrl-C ends it", flush=True)
@@ -67,11 +83,15 @@ def main() -> int:
                 watch += ["--count", options.count]
             print(f"keda-gpu-scaler {' '.join(watch[3:])}\n", flush=True)
             with subprocess.Popen(watch) as probe:
-                # The probe ends cleanly by itself on Ctrl-C, which reaches this process too.
-                while probe.poll() is None:
-                    with contextlib.suppress(KeyboardInterrupt):
-                        probe.wait()
-            return probe.returncode
+                try:
+                    return probe.wait()
+                except KeyboardInterrupt:
+                    # Ctrl-C reached the probe too, which ends by itself; the end of this process alone did not.
+                    try:
+                        return probe.wait(GOODBYE_SECONDS)
+                    except subprocess.TimeoutExpired:
+                        probe.terminate()
+                        return 0
         except KeyboardInterrupt:
             return 0
         finally:

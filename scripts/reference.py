@@ -37,7 +37,8 @@ def trigger_page() -> Iterator[str]:
     yield (
         "Everything is set in the `metadata` of a trigger of type `external` (or `external-push`). Values are strings. "
         "A key may also be given as `<key>FromEnv`, KEDA's way to take it from the workload's environment. All "
-        "problems are reported together, in the error KEDA shows as an event of the ScaledObject."
+        "problems are reported together, with key, value and remedy: `keda-gpu-scaler probe` shows them at "
+        "once, the logs of KEDA's operator and of this program keep them."
     )
     yield ""
     yield from table(

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A real ``keda-gpu-scaler serve`` on loopback, in a process of its own."""
 
+import contextlib
 import json
 import os
 import re
@@ -97,6 +98,14 @@ class Serving:
                 self.value(**metadata)
             except grpc.RpcError as error:
                 return error.code(), error.details()
+            assert self.process.poll() is None, "the server has ended"
+
+    def value_in_the_end(self, **metadata: str) -> float:
+        """Ask until there is a value; a server that never gives one is ended by the watchdog."""
+        while True:
+            with contextlib.suppress(grpc.RpcError):
+                return self.value(**metadata)
+            assert self.process.poll() is None, "the server has ended"
 
     def is_active(self, **metadata: str) -> bool:
         active: bool = self.stub.IsActive(ref(**metadata), timeout=WAIT_SECONDS).result

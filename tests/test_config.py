@@ -28,6 +28,7 @@ def test_every_setting_says_what_it_means() -> None:
             {"port": 9090},
             "--port, --metrics-port, --probe-port: Invalid value: 9090, 9090, 8081: must differ from one another",
         ),
+        ({"node_name": "n\udcff"}, "--node-name: Invalid value: 'n\\udcff': must be at most 253 printable characters"),
         ({"node_name": ""}, "--node-name: Required value: it is empty and the host has no name; set it"),
     ],
 )

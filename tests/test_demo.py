@@ -47,9 +47,9 @@ def test_this_machines_gpus_are_served_where_there_are_some(
     assert "92 / 1" in outcome.stdout.splitlines()[-1]
 
 
-def test_a_port_in_use_ends_it_with_the_servers_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KEDA_GPU_SCALER_NVML_LIBRARY", "/nowhere/libnvidia-ml.so.1")
+def test_another_server_on_the_port_is_never_shown_as_ours() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         outcome = demo(listener.getsockname()[1])
     assert outcome.returncode == 1
-    assert "is another server there? Stop it, or choose another port" in outcome.stderr
+    assert "is another server there? Stop it, or: make run ADDRESS=" in outcome.stderr
+    assert "→" not in outcome.stdout

@@ -182,5 +182,5 @@ def test_ticks_keep_their_pace_and_missed_ones_are_skipped(took: float, next_rea
 
     sampler._stopping = Stopping()  # type: ignore[assignment]
     backend.before_read = lambda: clock.advance(took)
-    sampler._run()
+    sampler._sample_until_stopped()
     assert backend.reads == pytest.approx([0.0, next_read])

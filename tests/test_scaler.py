@@ -34,11 +34,11 @@ class Bench:
         self.stub: Any = None
         self.asked = 0
 
-    def see(self, utilization: float | None, *, after_seconds: float = 1.0) -> None:
+    async def see(self, utilization: float | None, *, after_seconds: float = 1.0) -> None:
         """Let time pass and a new snapshot be published."""
         self.clock.advance(after_seconds)
         self.fleet = fleet_of([sample(0, utilization)], last_at=self.clock.now)
-        self.scaler.published()
+        await self.scaler.published()
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator["Bench"]:
@@ -78,9 +78,9 @@ async def refusal(call: Coroutine[Any, Any, Any]) -> tuple[grpc.StatusCode, str]
 
 def test_the_spec_is_one_metric_with_its_target_in_both_fields() -> None:
     async def talk(bench: Bench) -> None:
-        answer = await bench.stub.GetMetricSpec(ref(targetValue="72.5"))
+        answer = await bench.stub.GetMetricSpec(ref(targetValue="72.34567"))
         assert answer == pb.GetMetricSpecResponse(
-            metricSpecs=[pb.MetricSpec(metricName="gpu_utilization", targetSize=73, targetSizeFloat=72.5)]
+            metricSpecs=[pb.MetricSpec(metricName="keda_gpu_metric", targetSize=73, targetSizeFloat=72.346)]
         )
 
     on(Bench(), talk)
@@ -112,10 +112,10 @@ def test_the_value_is_one_metric_in_both_fields(utilization: float, value_float:
     bench.fleet = fleet_of([sample(0, utilization)])
 
     async def talk(bench: Bench) -> None:
-        answer = await bench.stub.GetMetrics(metrics("gpu_utilization"))
+        answer = await bench.stub.GetMetrics(metrics("keda_gpu_metric"))
         [value] = answer.metricValues
         assert (value.metricName, value.metricValueFloat, value.metricValue) == (
-            "gpu_utilization",
+            "keda_gpu_metric",
             value_float,
             value_integer,
         )
@@ -123,10 +123,10 @@ def test_the_value_is_one_metric_in_both_fields(utilization: float, value_float:
     on(bench, talk)
 
 
-@pytest.mark.parametrize("name", ["gpu_utilization", "GPU_Utilization", ""])
+@pytest.mark.parametrize("name", ["keda_gpu_metric", "KEDA_gpu_Metric", ""])
 def test_the_metric_name_is_matched_without_regard_to_case(name: str) -> None:
     async def talk(bench: Bench) -> None:
-        assert (await bench.stub.GetMetrics(metrics(name))).metricValues[0].metricName == "gpu_utilization"
+        assert (await bench.stub.GetMetrics(metrics(name))).metricValues[0].metricName == "keda_gpu_metric"
 
     on(Bench(), talk)
 
@@ -137,7 +137,7 @@ def test_the_metric_name_is_matched_without_regard_to_case(name: str) -> None:
         pytest.param(
             metrics("power"),
             grpc.StatusCode.INVALID_ARGUMENT,
-            "metricName: 'power' is not this trigger's: it is 'gpu_utilization'",
+            "metricName: 'power' is not this trigger's: it is 'keda_gpu_metric'",
             id="a metric this trigger does not have",
         ),
         pytest.param(
@@ -150,7 +150,7 @@ def test_the_metric_name_is_matched_without_regard_to_case(name: str) -> None:
         pytest.param(
             metrics(gpuIndex="4"),
             grpc.StatusCode.FAILED_PRECONDITION,
-            "ai/llama: metadata.gpuIndex: node gpu-7 has no device 4: it has 0",
+            "ai/llama: metadata.gpuIndex: node gpu-7 has no device 4: it has 0; -1 means all",
             id="a device that is not there",
         ),
     ],
@@ -175,8 +175,8 @@ def test_what_cannot_be_answered_gets_a_status_and_a_sentence(
         ),
         pytest.param(
             fleet_of([blind()]),
-            "ai/llama: gpu_utilization is unknown for 1 of 1 devices: GPU 0 (GPU-0000); the others do not settle it. "
-            "Repair them, ask for another metricType or narrow with gpuIndex",
+            "ai/llama: gpu_utilization is unknown for 1 of 1 devices: GPU 0 (GPU-0000); nothing moves until they "
+            "answer. Repair them, ask for another metricType, or narrow the trigger with gpuIndex",
             id="lost card",
         ),
     ],
@@ -222,10 +222,10 @@ def test_a_stream_sends_at_once_and_then_on_change() -> None:
     async def talk(bench: Bench) -> None:
         stream = bench.stub.StreamIsActive(ref(activationThreshold="50"))
         assert (await stream.read()).result is True
-        bench.see(0.91)
-        bench.see(0.10)
+        await bench.see(0.91)
+        await bench.see(0.10)
         assert (await stream.read()).result is False
-        bench.see(0.80)
+        await bench.see(0.80)
         assert (await stream.read()).result is True
 
     on(Bench(), talk)
@@ -239,12 +239,12 @@ def test_law_1_a_stream_pushes_no_ignorance_and_tells_what_was_learnt() -> None:
         stream = bench.stub.StreamIsActive(ref(activationThreshold="50"))
         await stream.wait_for_connection()
         first = asyncio.ensure_future(stream.read())
-        bench.see(None)
-        bench.see(0.10)
+        await bench.see(None)
+        await bench.see(0.10)
         assert (await first).result is False
-        bench.see(None)
-        bench.see(0.10)
-        bench.see(0.90)
+        await bench.see(None)
+        await bench.see(0.10)
+        await bench.see(0.90)
         assert (await stream.read()).result is True
 
     on(bench, talk)
@@ -258,7 +258,7 @@ def test_a_stream_opened_in_the_dark_learns_the_state_even_when_others_know_it_a
         late = bench.stub.StreamIsActive(ref())
         await late.wait_for_connection()
         reading = asyncio.ensure_future(late.read())
-        bench.see(0.92)
+        await bench.see(0.92)
         assert (await reading).result is True
 
     on(Bench(), talk)
@@ -333,7 +333,7 @@ def test_law_3_many_questions_over_one_snapshot_are_one_judgement() -> None:
         answers = {(await bench.stub.GetMetrics(metrics())).SerializeToString() for _ in range(5)}
         assert len(answers) == 1
         assert judged == 1
-        bench.see(0.5)
+        await bench.see(0.5)
         value = (await bench.stub.GetMetrics(metrics())).metricValues[0].metricValueFloat
         assert value == 50.0
 
@@ -359,15 +359,15 @@ def test_a_trigger_is_logged_when_it_stops_and_starts_being_answerable(caplog: p
 
     async def talk(bench: Bench) -> None:
         for utilization in (None, None, 0.5, 0.5):
-            bench.see(utilization, after_seconds=20)
+            await bench.see(utilization, after_seconds=20)
             with contextlib.suppress(grpc.aio.AioRpcError):
                 await bench.stub.GetMetrics(metrics(metrictype="x"))
 
     on(Bench(), talk)
     assert [message.split(":")[0:2] for message in caplog.messages] == [
         ["ai/llama", " metadata"],
-        ["ai/llama", " gpu_utilization has no value"],
-        ["ai/llama", " gpu_utilization has a value again"],
+        ["ai/llama", " keda_gpu_metric has no value"],
+        ["ai/llama", " keda_gpu_metric has a value again"],
     ]
 
 

@@ -24,7 +24,7 @@ from keda_gpu_scaler.core.fleet import Fleet
 from keda_gpu_scaler.core.ports import Backend, BackendError
 from keda_gpu_scaler.exporter import HttpServer, Pages, metrics_pages, probe_pages, render
 from keda_gpu_scaler.sampler import Sampler
-from keda_gpu_scaler.scaler import Scaler
+from keda_gpu_scaler.scaler import MAX_STREAMS, Scaler
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
 
@@ -32,7 +32,12 @@ NVML_LIBRARY = "libnvidia-ml.so.1"
 _SERVICE = pb.DESCRIPTOR.services_by_name["ExternalScaler"].full_name
 _HEALTH_INTERVAL_SECONDS = 1.0
 _STOP_GRACE_SECONDS = 2.0
-_MAX_MESSAGE_BYTES = 1 << 20
+# A reference with as much metadata as is ever read fits several times over.
+_MAX_MESSAGE_BYTES = 128 << 10
+# Streams, and as many calls again as could ever be answered at the same time: what is idle costs memory too.
+_MAX_CONCURRENT_RPCS = MAX_STREAMS + 500
+# A peer that vanished without a word is noticed, and its streams are given up.
+_KEEPALIVE_MS, _KEEPALIVE_TIMEOUT_MS = 60_000, 20_000
 
 _log = logging.getLogger(__name__)
 
@@ -180,7 +185,10 @@ class Agent:
             options=(
                 ("grpc.so_reuseport", 0),  # or a second instance would share the port, and half the answers
                 ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
-            )
+                ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+                ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
+            ),
+            maximum_concurrent_rpcs=_MAX_CONCURRENT_RPCS,
         )
         pb_grpc.add_ExternalScalerServicer_to_server(self._scaler, server)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -194,7 +202,7 @@ class Agent:
         serving: bool | None = None
         while not self._stopping:
             self._news.clear()
-            self._scaler.published()
+            await self._scaler.published()
             ready = self._fleet().unready(self._clock()) is None
             if ready != serving:
                 serving = ready

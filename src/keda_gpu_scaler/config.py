@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 
 MIN_SAMPLE_INTERVAL_SECONDS = 0.1
+MAX_NODE_NAME_LENGTH = 253  # as in Kubernetes
 
 
 class ConfigError(Exception):
@@ -43,7 +44,7 @@ class Config:
         default_factory=platform.node,
         metadata={"help": "This node's name in answers and logs; the host's name by default."},
     )
-    log_level: str = field(default="info", metadata={"help": "debug, info, warning or error."})
+    log_level: str = field(default="info", metadata={"help": "debug, info, warning (or warn), error."})
     log_format: str = field(
         default="auto", metadata={"help": "text, json, or auto: text on a terminal, json elsewhere."}
     )
@@ -68,6 +69,11 @@ class Config:
             )
         if not self.node_name:
             yield "--node-name: Required value: it is empty and the host has no name; set it"
+        elif not self.node_name.isprintable() or len(self.node_name) > MAX_NODE_NAME_LENGTH:
+            yield (
+                f"--node-name: Invalid value: {self.node_name[:MAX_NODE_NAME_LENGTH]!a}: must be at most "
+                f"{MAX_NODE_NAME_LENGTH} printable characters"
+            )
         ports = [port for port in (self.port, self.metrics_port, self.probe_port) if port]
         if len(set(ports)) < len(ports):
             yield (

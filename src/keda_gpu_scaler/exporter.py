@@ -6,7 +6,6 @@ away would page somebody, or scale somebody down.
 """
 
 import asyncio
-import contextlib
 import errno
 import math
 import socket
@@ -23,9 +22,9 @@ from keda_gpu_scaler.core.ports import COLLECTION_BUCKETS_SECONDS, CollectionCou
 PREFIX = "keda_gpu_scaler_"
 _PLAIN = "text/plain; charset=utf-8"
 _EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
-_REQUEST_TIMEOUT_SECONDS = 10.0
+_REQUEST_TIMEOUT_SECONDS = 5.0
 _MAX_REQUEST_BYTES = 16_384
-_MAX_CONNECTIONS = 64
+_MAX_CONNECTIONS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +59,7 @@ _DEVICE_GAUGES = (
     ),
     _DeviceGauge(
         Family("gpu_temperature_celsius", "gauge", "Temperature of the GPU die.", _DEVICE_LABELS),
-        METRICS["temperature"].read,
+        lambda sample: sample.temperature_celsius,
     ),
     _DeviceGauge(
         Family("gpu_power_draw_watts", "gauge", "Power drawn by the board.", _DEVICE_LABELS),
@@ -191,7 +190,7 @@ class HttpServer:
     def __init__(self, pages: Pages) -> None:
         self._pages = pages
         self._server: asyncio.Server | None = None
-        self._connections: set[asyncio.Task[None]] = set()
+        self._connections: dict[asyncio.Task[None], None] = {}  # oldest first
 
     async def start(self, host: str, port: int) -> int:
         """Listen, and return the port (chosen by the system where ``port`` is 0).
@@ -209,24 +208,28 @@ class HttpServer:
         if self._server is None:
             return
         self._server.close()
-        for connection in self._connections:
+        connections = tuple(self._connections)
+        for connection in connections:
             connection.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
+        await asyncio.gather(*connections, return_exceptions=True)
         await self._server.wait_closed()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
-        if task is None or len(self._connections) >= _MAX_CONNECTIONS:
-            writer.close()
-            return
-        self._connections.add(task)
+        assert task is not None  # noqa: S101  asyncio runs this in a task of its own
+        if len(self._connections) >= _MAX_CONNECTIONS:
+            # The oldest is the likeliest never to finish; refusing the newest would let a few idle peers
+            # keep the kubelet out.
+            next(iter(self._connections)).cancel()
+        self._connections[task] = None
         try:
-            # The peer may leave at any moment, and the server may be closed: neither is worth a word.
-            with contextlib.suppress(TimeoutError, ConnectionError, asyncio.CancelledError):
-                await self._converse(reader, writer)
-        finally:
-            self._connections.discard(task)
+            await self._converse(reader, writer)
             writer.close()
+        except (TimeoutError, ConnectionError, asyncio.CancelledError):
+            # Whoever left, or does not read: not worth a word, nor a buffer that waits to be fetched.
+            writer.transport.abort()
+        finally:
+            del self._connections[task]
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one request, and close: scrapes and probes come seconds apart."""
@@ -277,7 +280,7 @@ async def _receive(connection: h11.Connection, reader: asyncio.StreamReader) -> 
 
 
 def _answer(connection: h11.Connection, page: Page, *, headers_only: bool) -> bytes:
-    body = page.body.encode()
+    body = page.body.encode(errors="backslashreplace")
     headers = [
         ("Content-Type", page.content_type),
         ("Content-Length", str(len(body))),

@@ -83,14 +83,16 @@ class Sampler:
     def stop(self, timeout_seconds: float = 1.0) -> None:
         """End sampling and close the backend; one whose call hangs is left behind with its daemon thread."""
         self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout_seconds)
+        self._thread.join(timeout_seconds)
         if self._thread.is_alive():
             _log.warning("a call of the %s backend has not returned; leaving it behind", self._backend.source)
-        else:
-            self._backend.close()
 
     def _run(self) -> None:
+        self._sample_until_stopped()
+        # Here, because closing may hang like any other call of a driver.
+        self._backend.close()
+
+    def _sample_until_stopped(self) -> None:
         due = self._clock()
         while not self._stopping.is_set():
             self.tick()
@@ -100,20 +102,22 @@ class Sampler:
             self._stopping.wait(max(0.0, due - now))
 
     def _publish(self, snapshot: Snapshot) -> None:
-        if self.failure is not None:
-            _log.info("devices can be read again", extra={"source": self._backend.source})
-        elif self.history is None and not self._backend.deviceless:
-            _log.info("first sample: %d device(s)", len(snapshot.samples), extra={"source": snapshot.source})
+        was_failing, is_first = self.failure is not None, self.history is None
         self._snapshots.append(snapshot)
         while snapshot.at_seconds - self._snapshots[0].at_seconds > MAX_WINDOW_SECONDS:
             self._snapshots.popleft()
         self.history = History(tuple(self._snapshots), snapshot.at_seconds)
         self.failure = None
+        # Published first: whoever reads the log and asks must not be told the old state.
+        if was_failing:
+            _log.info("devices can be read again", extra={"source": snapshot.source})
+        elif is_first and not self._backend.deviceless:
+            _log.info("first sample: %d device(s)", len(snapshot.samples), extra={"source": snapshot.source})
 
     def _note_failure(self, sentence: str) -> None:
-        if sentence != self.failure:
+        is_news, self.failure = sentence != self.failure, sentence
+        if is_news:
             _log.warning("%s", sentence)
-        self.failure = sentence
 
     def _count(self, duration: float) -> None:
         bucket = bisect.bisect_left(COLLECTION_BUCKETS_SECONDS, duration)

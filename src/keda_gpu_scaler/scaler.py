@@ -16,8 +16,7 @@ from typing import NoReturn
 import grpc
 from grpc.aio import ServicerContext
 
-from keda_gpu_scaler.core.fleet import Fleet
-from keda_gpu_scaler.core.model import Snapshot
+from keda_gpu_scaler.core.fleet import Fleet, History
 from keda_gpu_scaler.core.ports import RequestCounts
 from keda_gpu_scaler.core.trigger import Trigger, TriggerError, parse
 from keda_gpu_scaler.core.verdict import Lack, Verdict, evaluate
@@ -26,7 +25,7 @@ from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
 
 HEARTBEAT_SECONDS = 60.0
 """A stream repeats an unchanged state after so long; every ``true`` costs KEDA a status write."""
-MAX_STREAMS = 5000
+MAX_STREAMS = 2000
 """Above this a stream is refused: each costs memory, and a thousand ScaledObjects are a large cluster."""
 METHODS = ("IsActive", "StreamIsActive", "GetMetricSpec", "GetMetrics")
 
@@ -55,7 +54,7 @@ class Scaler(pb_grpc.ExternalScalerServicer):
     def __init__(self, fleet: Callable[[], Fleet], clock: Callable[[], float]) -> None:
         self._fleet = fleet
         self._clock = clock
-        self._verdicts: dict[Trigger, tuple[Snapshot, Verdict]] = {}
+        self._verdicts: OrderedDict[Trigger, tuple[History, Verdict]] = OrderedDict()
         self._streams: dict[Trigger, set[_Stream]] = defaultdict(set)
         self._stopping = False
         self._requests: Counter[str] = Counter()
@@ -117,18 +116,18 @@ class Scaler(pb_grpc.ExternalScalerServicer):
             if not self._streams[trigger]:
                 del self._streams[trigger]
 
-    def published(self) -> None:
-        """Wake the streams whose state changed; called in the event loop after every snapshot.
+    async def published(self) -> None:
+        """Wake the streams whose state changed; to be called in the event loop after every snapshot.
 
-        Each distinct trigger is judged once, however many streams share it.
+        Each distinct trigger is judged once, however many streams share it, and other calls are answered
+        in between.
         """
-        for trigger, streams in self._streams.items():
-            verdict = self._verdict(trigger)
-            if verdict.value is None:
-                continue
-            for stream in streams:
-                if stream.pushed != verdict.active:
+        for trigger in list(self._streams):
+            active = self._known_activity(trigger)
+            for stream in self._streams.get(trigger, ()):
+                if active is not None and stream.pushed != active:
                     stream.wake.set()
+            await asyncio.sleep(0)
 
     def stop(self) -> None:
         """End every stream with OK, at once and from now on; other calls are answered until the server stops."""
@@ -141,11 +140,11 @@ class Scaler(pb_grpc.ExternalScalerServicer):
         pushed_at = 0.0
         while not self._stopping:
             stream.wake.clear()
-            verdict = self._verdict(trigger)
+            active = self._known_activity(trigger)
             now = self._clock()
-            if verdict.value is not None and (verdict.active != stream.pushed or now - pushed_at >= HEARTBEAT_SECONDS):
-                stream.pushed, pushed_at = verdict.active, now
-                yield verdict.active
+            if active is not None and (active != stream.pushed or now - pushed_at >= HEARTBEAT_SECONDS):
+                stream.pushed, pushed_at = active, now
+                yield active
             try:
                 async with asyncio.timeout(trigger.poll_interval_seconds):
                     await stream.wake.wait()
@@ -167,19 +166,23 @@ class Scaler(pb_grpc.ExternalScalerServicer):
         await context.abort(code, sentence)
         raise AssertionError("abort always raises")
 
+    def _known_activity(self, trigger: Trigger) -> bool | None:
+        """Return what a stream may push: the state, or None while it is unknown."""
+        verdict = self._verdict(trigger)
+        return None if verdict.value is None else verdict.active
+
     def _verdict(self, trigger: Trigger) -> Verdict:
-        """Judge, at most once for each snapshot while that is fresh: the verdict would be the same."""
+        """Judge, at most once for each snapshot while the verdict holds."""
         fleet, now = self._fleet(), self._clock()
-        if fleet.history is None or not fleet.is_fresh(now):
-            return evaluate(trigger, fleet, now)
-        newest = fleet.history.newest
         remembered = self._verdicts.get(trigger)
-        if remembered is not None and remembered[0] is newest:
+        if remembered is not None and remembered[0] is fleet.history and now <= remembered[1].holds_until_seconds:
             return remembered[1]
         verdict = evaluate(trigger, fleet, now)
-        if len(self._verdicts) >= _REMEMBERED:
-            self._verdicts.clear()
-        self._verdicts[trigger] = (newest, verdict)
+        if fleet.history is not None and now <= verdict.holds_until_seconds:
+            self._verdicts[trigger] = (fleet.history, verdict)
+            self._verdicts.move_to_end(trigger)
+            while len(self._verdicts) > _REMEMBERED:
+                self._verdicts.popitem(last=False)
         return verdict
 
 

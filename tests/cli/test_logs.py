@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
+import contextlib
 import io
 import json
 import logging
+import os
 import sys
+import threading
 
 import pytest
+from google.protobuf.message import DecodeError
 
-from keda_gpu_scaler.cli.logs import JsonFormatter, set_up
+from keda_gpu_scaler.cli.logs import WAITING_LINES, JsonFormatter, ThreadedHandler, is_news, set_up
+from tests.serving import WAIT_SECONDS
 
 
 def entry(record: logging.LogRecord) -> dict[str, object]:
@@ -59,11 +64,67 @@ def test_auto_is_text_on_a_terminal_and_json_elsewhere(
     handlers, level = list(root.handlers), root.level
     root.handlers = []
     try:
-        set_up("warning", style)
+        handler = set_up("warning", style)
         logging.getLogger("here").info("too quiet to be heard")
         logging.getLogger("here").warning("attention")
+        assert handler is not None
+        assert handler.wait_until_written(WAIT_SECONDS)
     finally:
         root.handlers, root.level = handlers, level
     [line] = stream.getvalue().splitlines()
     assert "attention" in line
     assert line.startswith("{") is is_json
+
+
+def test_a_reader_who_does_not_read_holds_nobody_up_and_learns_what_was_dropped() -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb") as reader, os.fdopen(writing, "w") as stream:
+        handler = ThreadedHandler(stream)
+        for _ in range(2 * WAITING_LINES):
+            handler.emit(log_record("x" * 100))
+        assert not handler.wait_until_written(0.01)
+
+        def read_all() -> None:
+            while "dropped: nobody read them" not in reader.readline().decode():
+                handler.emit(log_record("the reader is back"))
+
+        thread = threading.Thread(target=read_all)
+        thread.start()
+        thread.join(WAIT_SECONDS)
+        assert not thread.is_alive()
+        # Let the writing thread through, whatever still waits, before the pipe is closed.
+        drain = threading.Thread(target=reader.read)
+        drain.start()
+        assert handler.wait_until_written(WAIT_SECONDS)
+        stream.close()
+        drain.join(WAIT_SECONDS)
+
+
+def test_a_reader_who_is_gone_is_no_error() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    stream = os.fdopen(writing, "w")
+    handler = ThreadedHandler(stream)
+    handler.emit(log_record("nobody hears this"))
+    assert handler.wait_until_written(WAIT_SECONDS)
+    with contextlib.suppress(BrokenPipeError):
+        stream.close()
+
+
+def test_a_strangers_nonsense_is_no_news_and_a_defect_is() -> None:
+    def record_of(error: Exception) -> logging.LogRecord:
+        record = log_record("Unexpected error")
+        record.exc_info = (type(error), error, None)
+        return record
+
+    assert not is_news(record_of(DecodeError("Error parsing message")))
+    assert is_news(record_of(ZeroDivisionError()))
+    assert is_news(log_record("plain"))
+
+
+def test_without_standard_error_nothing_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    try:
+        assert set_up("info", "auto") is None
+    finally:
+        logging.disable(logging.NOTSET)

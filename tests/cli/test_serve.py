@@ -6,6 +6,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import grpc
@@ -15,6 +16,7 @@ from click.testing import CliRunner
 from keda_gpu_scaler.cli import main
 from keda_gpu_scaler.cli.options import config_of
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
+from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
 from tests.fake_nvml import GIB, LIB_RM_VERSION_MISMATCH, FakeNvml, Memory
 from tests.serving import COMMAND, NOT_SERVING, SERVING, WAIT_SECONDS, Serving, recorded, ref, refused_to_start
 
@@ -55,7 +57,7 @@ def test_a_node_with_a_driver_is_served_with_every_metric(fake_nvml: FakeNvml) -
         assert node.value(aggregation="avg", **NOW) == 46
         assert node.refusal(gpuIndex="2") == (
             grpc.StatusCode.FAILED_PRECONDITION,
-            f"ai/llama: metadata.gpuIndex: node {socket.gethostname()} has no device 2: it has 0, 1",
+            f"ai/llama: metadata.gpuIndex: node {socket.gethostname()} has no device 2: it has 0, 1; -1 means all",
         )
 
 
@@ -114,7 +116,7 @@ def test_a_lost_card_is_unknown_until_it_is_back(fake_nvml: FakeNvml) -> None:
         assert node.value(gpuIndex="0", **NOW) == 10
         fake_nvml.find(1)
         node.wait_for_log(re.compile("is back"))
-        assert node.value(gpuIndex="1", **NOW) == 0
+        assert node.value_in_the_end(gpuIndex="1", **NOW) == 0  # the snapshot follows the log line
 
 
 def test_a_call_that_hangs_holds_up_no_answer_and_not_the_stop(fake_nvml: FakeNvml) -> None:
@@ -195,7 +197,6 @@ def test_a_malformed_log_ends_the_start_with_file_line_and_value(tmp_path: Path)
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--sample-interval", "0"], "--sample-interval: Invalid value: 0: must be 0.1 to 3600 seconds"),
         (["--port", "70000"], "70000 is not in the range 0<=x<=65535"),
         (["--log-format", "xml"], "'xml' is not one of 'auto', 'text', 'json'"),
     ],
@@ -204,6 +205,39 @@ def test_wrong_usage_is_told_with_exit_status_2(arguments: list[str], sentence: 
     outcome = CliRunner().invoke(main, ["serve", "--backend", "none", *arguments])
     assert outcome.exit_code == 2
     assert sentence in outcome.output
+
+
+def test_settings_that_cannot_work_are_told_with_exit_status_2() -> None:
+    status, sentence = refused_to_start("--backend", "none", "--sample-interval", "0")
+    assert (status, sentence) == (2, "Error: --sample-interval: Invalid value: 0: must be 0.1 to 3600 seconds")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_while_everything_is_still_being_loaded_is_a_clean_end(number: signal.Signals) -> None:
+    script = f"import signal; from keda_gpu_scaler.cli.serve import _Stop; _Stop(); signal.raise_signal({number.value})"
+    assert subprocess.run([sys.executable, "-c", f"{script}; raise AssertionError"], check=False).returncode == 0
+
+
+def test_log_lines_that_nobody_reads_hold_nobody_up(fake_nvml: FakeNvml) -> None:
+    with with_driver(fake_nvml) as node:
+        node.wait_for_health(SERVING)
+        for number in range(600):  # a pipe takes about three hundred lines
+            assert node.refusal(targetValue=f"x{number}{'y' * 100}")[0] is grpc.StatusCode.INVALID_ARGUMENT
+        node.process.send_signal(signal.SIGTERM)
+        assert node.process.wait(WAIT_SECONDS) == 0
+
+
+def test_a_closed_standard_error_is_no_reason_not_to_serve() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    serve = f"exec {sys.executable} -m keda_gpu_scaler serve --host 127.0.0.1 --port {port} --backend synthetic"
+    with subprocess.Popen(["sh", "-c", f"{serve} --metrics-port 0 --probe-port 0 2>&-"]) as process:  # noqa: S607
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            stub = pb_grpc.ExternalScalerStub(channel)  # type: ignore[no-untyped-call]
+            answer = stub.GetMetricSpec(ref(), wait_for_ready=True, timeout=WAIT_SECONDS)
+            assert answer.metricSpecs[0].targetSizeFloat == 80
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(WAIT_SECONDS) == 0
 
 
 def test_a_flag_is_also_an_environment_variable(tmp_path: Path) -> None:

@@ -44,6 +44,10 @@ def test_a_whole_per_cent_from_the_driver_stays_whole(percent: int) -> None:
     assert METRICS["gpu_utilization"].read(sample(utilization=percent / 100)) == percent
 
 
+def test_below_the_freezing_point_is_as_cold_as_the_hpa_can_be_told() -> None:
+    assert METRICS["temperature"].read(sample(temperature_celsius=-40.0)) == 0.0
+
+
 def test_every_profile_names_a_metric_that_exists() -> None:
     assert {profile.metric for profile in PROFILES.values()} <= METRICS.keys()
 

@@ -27,7 +27,7 @@ def test_empty_metadata_means_every_default() -> None:
         aggregation="max",
         poll_interval_seconds=10.0,
         window_seconds=10.0,
-        metric_name="gpu_utilization",
+        metric_name="keda_gpu_metric",
     )
 
 
@@ -64,7 +64,7 @@ def test_a_profile_is_what_the_original_had_under_that_name(
 ) -> None:
     trigger = parse({"profile": name})
     assert (trigger.metric.name, trigger.target, trigger.activation) == (metric, target, activation)
-    assert trigger.metric_name == metric
+    assert trigger.metric_name == "keda_gpu_" + name.replace("-", "_")
 
 
 def test_there_is_no_profile_and_no_metric_beyond_the_promised_ones() -> None:
@@ -158,11 +158,6 @@ TARGET = NUMBER.format("0.001", "1e+12")
             {"targetGpuUtilization": "60", "targetMemoryUtilization": "70"},
             ["metadata.targetMemoryUtilization: Forbidden: targetGpuUtilization is given as well; keep one of the two"],
             id="two shorthands",
-        ),
-        pytest.param(
-            {"targetValue": "60", "targetGpuUtilization": "70"},
-            ["metadata.targetGpuUtilization: Forbidden: targetValue is given as well; keep one of the two"],
-            id="target and shorthand",
         ),
         pytest.param(
             {"metricType": "power_draw", "targetGpuUtilization": "60"},
@@ -259,6 +254,37 @@ def test_a_near_miss_of_a_key_is_served_with_a_suggestion(given_key: str, meant:
     assert parse({given_key: "1"}).hints == (
         f'metadata: "{given_key}" is no key of ours, nothing reads it: did you mean "{meant}"?',
     )
+
+
+def test_a_shorthand_overrules_the_target_as_in_the_original_and_it_is_said() -> None:
+    trigger = parse({"targetValue": "60", "targetGpuUtilization": "70"})
+    assert trigger.target == 70
+    assert trigger.hints == ('metadata.targetValue: "60" is overruled by targetGpuUtilization "70"',)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "hint"),
+    [
+        (
+            {"metricType": "power_draw"},
+            "metadata.targetValue: not given, so the target is 80 W, a default meant for gpu_utilization; set what "
+            "suits power_draw",
+        ),
+        (
+            {"profile": "batch", "metricType": "temperature"},
+            "metadata.targetValue: not given, so the target is 70 °C, a default meant for memory_used_percent; set "
+            "what suits temperature",
+        ),
+    ],
+)
+def test_a_default_target_of_another_unit_is_served_and_warned_of(metadata: dict[str, str], hint: str) -> None:
+    assert parse(metadata).hints == (hint,)
+    assert parse({**metadata, "targetValue": "80"}).hints == ()
+
+
+def test_a_long_number_is_refused_without_being_weighed_digit_by_digit() -> None:
+    """A pattern that backtracks took minutes over this; whoever brings that back will wait."""
+    assert "must be a plain number" in problems({"targetValue": "1" * 16_000 + "x"})[0]
 
 
 def test_a_metric_name_is_made_safe_and_the_change_is_said() -> None:

@@ -37,6 +37,17 @@ class _Flag(click.Option):
         return None if isinstance(value, str) and _SERVICE_LINK.match(value) else value
 
 
+_PLACEHOLDERS = {
+    "host": "ADDRESS",
+    "backend": "NAME",
+    "nvml_library": "PATH",
+    "node_name": "NAME",
+    "replay_speed": "FACTOR",
+    "sample_interval": "SECONDS",
+    "stale_after": "SECONDS",
+    "log_level": "LEVEL",
+    "log_format": "FORMAT",
+}
 _TYPES: dict[str, click.ParamType[Any]] = {
     "port": _Port(),
     "metrics_port": _Port(),
@@ -57,6 +68,7 @@ def flag(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         name,
         cls=_Flag,
         type=_TYPES.get(name, click.STRING),
+        metavar=_PLACEHOLDERS.get(name, "PORT"),
         default=None if default is MISSING else default,
         show_default=default not in (MISSING, None),
         envvar=PREFIX + name.upper(),

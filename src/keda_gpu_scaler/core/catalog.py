@@ -14,15 +14,14 @@ MIB = 1 << 20
 class Metric:
     """One value of ``metricType``.
 
-    ``read`` gives a sample's value in ``unit``, or None where the driver gave no reading. ``ceiling`` is
-    the value of a fully used device, None where the hardware sets it.
+    ``read`` gives a sample's value in ``unit``, finite and not negative, or None where the driver gave no
+    reading.
     """
 
     name: str
     unit: str
     meaning: str
     read: Callable[[Sample], float | None]
-    ceiling: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +35,11 @@ class Profile:
     meant_for: str
     caveat: str = ""
 
+    @property
+    def metric_name(self) -> str:
+        """The name handed to KEDA, as in the original: an HPA made for that one still finds its metric."""
+        return "keda_gpu_" + self.name.replace("-", "_")
+
 
 def _percent(ratio: float | None) -> float | None:
     # Rounded, because 100 x 0.57 is 56.99999999999999 and 100 x 0.07 is 7.000000000000001: KEDA's integer
@@ -47,6 +51,11 @@ def _memory_used_percent(sample: Sample) -> float | None:
     if sample.memory_used_bytes is None or not sample.memory_total_bytes:
         return None
     return _percent(sample.memory_used_bytes / sample.memory_total_bytes)
+
+
+def _temperature(sample: Sample) -> float | None:
+    # A freezer's GPU is as cool as KEDA can be told: the HPA has no use for a number below 0.
+    return None if sample.temperature_celsius is None else max(0.0, sample.temperature_celsius)
 
 
 def _memory_used_mib(sample: Sample) -> float | None:
@@ -62,14 +71,12 @@ METRICS: MappingProxyType[str, Metric] = MappingProxyType(
                 "%",
                 "share of the last second in which at least one kernel ran",
                 lambda sample: _percent(sample.gpu_utilization_ratio),
-                ceiling=100.0,
             ),
             Metric(
                 "memory_utilization",
                 "%",
                 "share of the last second in which memory was being read or written (not how full it is)",
                 lambda sample: _percent(sample.memory_utilization_ratio),
-                ceiling=100.0,
             ),
             Metric("memory_used_mib", "MiB", "memory in use", _memory_used_mib),
             Metric(
@@ -77,9 +84,8 @@ METRICS: MappingProxyType[str, Metric] = MappingProxyType(
                 "%",
                 "memory in use, of the device's memory",
                 _memory_used_percent,
-                ceiling=100.0,
             ),
-            Metric("temperature", "°C", "temperature of the GPU die", lambda sample: sample.temperature_celsius),
+            Metric("temperature", "°C", "temperature of the GPU die", _temperature),
             Metric("power_draw", "W", "power drawn by the board", lambda sample: sample.power_watts),
         )
     }

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from keda_gpu_scaler.core.model import Snapshot
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class History:
-    """One node's recent snapshots, oldest first, at least one.
+    """One node's recent snapshots, oldest first, at least one. Two are equal when they are the same object.
 
     ``received_at_seconds`` is when the newest of them came, on the clock of whoever asks; for the node's
     own sampler that is when it was taken.

@@ -15,6 +15,8 @@ from keda_gpu_scaler.core.aggregate import AGGREGATIONS
 from keda_gpu_scaler.core.catalog import METRICS, PROFILES, Metric, Profile
 
 DEFAULT_METRIC = "gpu_utilization"
+DEFAULT_METRIC_NAME = "keda_gpu_metric"
+"""As in the original: an HPA made for that one still finds its metric."""
 DEFAULT_TARGET = 80.0
 DEFAULT_ACTIVATION = 0.0
 DEFAULT_AGGREGATION = "max"
@@ -51,7 +53,11 @@ PARAMETERS: tuple[Parameter, ...] = (
         "80",
         f"what the metric should be, in the metric's unit: {MIN_TARGET:g} to {MAX_NUMBER:g}",
     ),
-    Parameter("targetGpuUtilization", "none", "shorthand for `metricType: gpu_utilization` and its `targetValue`"),
+    Parameter(
+        "targetGpuUtilization",
+        "none",
+        "shorthand for `metricType: gpu_utilization` and its `targetValue`, which it overrules",
+    ),
     Parameter(
         "targetMemoryUtilization",
         "none",
@@ -74,7 +80,11 @@ PARAMETERS: tuple[Parameter, ...] = (
         "10",
         f"readings are averaged over this much history: 0 to {MAX_WINDOW_SECONDS:g}; 0 is the newest sample alone",
     ),
-    Parameter("metricName", "the metric's", "the name handed to KEDA: lower-case letters, digits, `-` and `_`"),
+    Parameter(
+        "metricName",
+        "keda_gpu_<profile>",
+        f"the name handed to KEDA: lower-case letters, digits, `-` and `_`; `{DEFAULT_METRIC_NAME}` without a profile",
+    ),
 )
 """Every key we read. KEDA sends others, and they are none of our business."""
 
@@ -84,11 +94,12 @@ _KEDAS = frozenset(
     {"scalerAddress", "enableTLS", "unsafeSsl", "caCert", "tlsClientCert", "tlsClientKey", "tlsCertFile"}
 )
 
-_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?", re.ASCII)
+_NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,3})?", re.ASCII)
 _INTEGER = re.compile(r"[+-]?\d{1,9}", re.ASCII)
 _UNSAFE_IN_NAME = re.compile(r"[^a-z0-9_-]+")
 _MAX_NAME_LENGTH = 60  # with KEDA's "s0-" before it still a legal label value
 _QUOTED_LENGTH = 40
+_MAX_DIGITS = 40
 _MAX_METADATA_LENGTH = 16_384  # a dozen short values; parsed triggers are remembered, so their size is bounded
 _BEGUN_LENGTH = 4
 _HINTED_KEYS = 50  # near misses are looked for among so many unknown keys, and not in a flood of them
@@ -149,7 +160,7 @@ class _Parser:
         """Read every key, then either answer or complain about all of them."""
         profile = self._profile()
         metric = self._metric(profile)
-        target = self._target(profile)
+        target = self._target(metric, profile)
         activation = self._number(
             "activationThreshold", profile.activation if profile else DEFAULT_ACTIVATION, at_least=0
         )
@@ -162,7 +173,7 @@ class _Parser:
             at_most=MAX_POLL_INTERVAL_SECONDS,
         )
         window = self._number("windowSeconds", DEFAULT_WINDOW_SECONDS, at_least=0, at_most=MAX_WINDOW_SECONDS)
-        name = self._metric_name(metric)
+        name = self._metric_name(profile.metric_name if profile else DEFAULT_METRIC_NAME)
         if self._problems:
             raise TriggerError(self._problems)
         self._suggest_keys()
@@ -202,7 +213,7 @@ class _Parser:
         text = self._given[key]
         must = f"must be a plain number from {at_least:g} to {at_most:g}, without a unit"
         # float() alone would accept "nan", "1_000" and digits of other scripts.
-        if not _NUMBER.fullmatch(text) or not at_least <= float(text) <= at_most:
+        if len(text) > _MAX_DIGITS or not _NUMBER.fullmatch(text) or not at_least <= float(text) <= at_most:
             self._invalid(key, must)
             return default
         return float(text)
@@ -232,14 +243,29 @@ class _Parser:
             metric = implied
         return metric
 
-    def _target(self, profile: Profile | None) -> float:
-        keys = [key for key in ("targetValue", *SHORTHANDS) if key in self._given]
-        targets = [self._number(key, DEFAULT_TARGET, at_least=MIN_TARGET) for key in keys]
-        if len(keys) > 1:
-            self._problems.append(f"metadata.{keys[1]}: Forbidden: {keys[0]} is given as well; keep one of the two")
-        if targets:
-            return targets[0]
-        return profile.target if profile else DEFAULT_TARGET
+    def _target(self, metric: str, profile: Profile | None) -> float:
+        shorthands = [key for key in SHORTHANDS if key in self._given]
+        if len(shorthands) > 1:
+            first, second = shorthands
+            self._problems.append(f"metadata.{second}: Forbidden: {first} is given as well; keep one of the two")
+        default = profile.target if profile else DEFAULT_TARGET
+        target = self._number("targetValue", default, at_least=MIN_TARGET)
+        for key in shorthands:
+            if "targetValue" in self._given:
+                given = _quoted(self._given["targetValue"])
+                self._hints.append(f"metadata.targetValue: {given} is overruled by {key} {_quoted(self._given[key])}")
+            target = self._number(key, default, at_least=MIN_TARGET)
+        if "targetValue" not in self._given and not shorthands:
+            self._warn_of_a_foreign_default(metric, profile.metric if profile else DEFAULT_METRIC, default)
+        return target
+
+    def _warn_of_a_foreign_default(self, metric: str, meant_for: str, target: float) -> None:
+        unit = METRICS[metric].unit
+        if unit != METRICS[meant_for].unit:
+            self._hints.append(
+                f"metadata.targetValue: not given, so the target is {target:g} {unit}, a default meant for "
+                f"{meant_for}; set what suits {metric}"
+            )
 
     def _gpu_index(self) -> int | None:
         text = self._given.get("gpuIndex", "-1")
@@ -248,9 +274,9 @@ class _Parser:
             return None
         return None if int(text) == -1 else int(text)
 
-    def _metric_name(self, metric: str) -> str:
+    def _metric_name(self, default: str) -> str:
         if "metricName" not in self._given:
-            return metric
+            return default
         given = self._given["metricName"]
         # KEDA lower-cases and replaces some characters itself, in some versions; what it sends back must match.
         name = _UNSAFE_IN_NAME.sub("-", given.lower()).strip("-_")
