@@ -87,6 +87,15 @@ def test_serving_imports_none_of_the_other_commands() -> None:
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
+def test_serving_loads_no_openssl_and_leaves_it_to_whoever_wants_it() -> None:
+    script = (
+        "import sys; from keda_gpu_scaler.cli import main; main.get_command(None, 'serve');"
+        "import keda_gpu_scaler.agent, keda_gpu_scaler.backends.nvml, pynvml;"
+        "assert 'asyncio' in sys.modules and 'ssl' not in sys.modules; import ssl; ssl.create_default_context()"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
 def test_the_generated_stubs_are_those_of_the_proto(tmp_path: Path) -> None:
     generate = (
         *("-m", "grpc_tools.protoc", "-Ikeda_gpu_scaler/wire=proto"),

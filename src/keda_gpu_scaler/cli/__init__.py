@@ -2,6 +2,7 @@
 """What can be done from a shell? One command a module, imported only when it is called."""
 
 import importlib
+import sys
 
 import click
 
@@ -22,12 +23,25 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
+        if cmd_name == "serve":
+            _import_asyncio_without_openssl()
         command: click.Command = getattr(importlib.import_module(f"{__name__}.{cmd_name}"), cmd_name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(sorted(_COMMANDS.items()))
+
+
+def _import_asyncio_without_openssl() -> None:
+    """Spare every node four MiB: asyncio does without OpenSSL where Python has none, and gRPC brings its own TLS.
+
+    Only asyncio is told so; whoever imports ``ssl`` later gets it (docs/decisions/0001-dependencies.md).
+    """
+    if "asyncio" not in sys.modules and "ssl" not in sys.modules:
+        sys.modules["ssl"] = None  # type: ignore[assignment]
+        importlib.import_module("asyncio")
+        del sys.modules["ssl"]
 
 
 @click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
