@@ -10,6 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
 from keda_gpu_scaler.backends import nvml
 from keda_gpu_scaler.backends.nvml import NvmlBackend
@@ -693,11 +696,127 @@ def test_a_model_without_mig_is_asked_about_it_once(fake_nvml: FakeNvml, backend
     assert fake_nvml.calls("mig mode") == 1
 
 
-def test_a_passing_error_about_mig_keeps_the_slices(fake_nvml: FakeNvml, backend: NvmlBackend) -> None:
+# What a slice or a card says nothing of, at one look, is not gone, and not a whole board either.
+SURPRISES = [codes.UNKNOWN, codes.NO_PERMISSION, 4711]
+NO_MIG = [codes.NOT_SUPPORTED, codes.FUNCTION_NOT_FOUND, codes.ARGUMENT_VERSION_MISMATCH]
+
+
+def blind(samples: tuple[Sample, ...]) -> list[bool]:
+    return [unknown(sample) == FIELDS for sample in samples]
+
+
+@pytest.mark.parametrize("code", [*SURPRISES, *NO_MIG])
+@pytest.mark.parametrize("call", ["mig handle", "uuid"])
+def test_a_slice_that_was_seen_stays_listed_as_unknown_while_its_slot_is_refused(
+    fake_nvml: FakeNvml, backend: NvmlBackend, call: str, code: int
+) -> None:
+    fake_nvml.devices = [SLICED]
+    before = backend.read(0.0)
+    fake_nvml.device(0).refuse_slice(0, call, code)
+    for now in (10.0, 11.0, 60.0):
+        assert backend.read(now) == (Sample(before[0].device), before[1])
+    fake_nvml.device(0).refuse_slice(0, call, 0)
+    assert backend.read(61.0) == before
+
+
+def test_a_slice_is_gone_only_when_every_slot_was_answered(fake_nvml: FakeNvml, backend: NvmlBackend) -> None:
     fake_nvml.devices = [SLICED]
     backend.read(0.0)
+    fake_nvml.device(0).slices = [None, Slice("MIG-3"), Slice("MIG-4")]
+    fake_nvml.device(0).refuse_slice(2, "uuid", codes.UNKNOWN)
+    samples = backend.read(10.0)
+    assert layout(samples) == [(0, "MIG-1"), (0, "MIG-2"), (0, "MIG-3")]
+    assert blind(samples) == [True, True, False]
+    fake_nvml.device(0).refuse_slice(2, "uuid", 0)
+    assert layout(backend.read(11.0)) == [(0, "MIG-3"), (0, "MIG-4")]
+
+
+def test_a_slice_that_does_not_answer_after_the_driver_was_opened_anew_stays_listed(
+    fake_nvml: FakeNvml, backend: NvmlBackend
+) -> None:
+    fake_nvml.devices = [SLICED]
+    before = backend.read(0.0)
+    fake_nvml.device(0).refuse_slice(2, "mig handle", codes.UNKNOWN)
+    assert reopen(backend, now=1.0) == (before[0], Sample(before[1].device))
+
+
+UNTOLD = pytest.mark.parametrize(
+    ("call", "code"),
+    [(call, code) for call in ("mig mode", "mig slots") for code in (*SURPRISES, codes.NOT_FOUND)],
+)
+
+
+@UNTOLD
+def test_a_card_that_does_not_tell_how_it_is_cut_is_unknown_until_it_does(
+    fake_nvml: FakeNvml, backend: NvmlBackend, call: str, code: int
+) -> None:
+    fake_nvml.devices = [SLICED, CARDS[1]]
+    fake_nvml.device(0).refuse(call, code)
+    for now in (0.0, 1.0, 60.0):
+        card, other = backend.read(now)
+        assert card == Sample(Device(A, 0, "NVIDIA A100", "0000:19:00.0"))
+        assert not unknown(other)
+    fake_nvml.device(0).allow(call)
+    assert layout(backend.read(61.0)) == [(0, "MIG-1"), (0, "MIG-2"), (1, B)]
+    assert fake_nvml.inits == 1
+
+
+@UNTOLD
+@pytest.mark.parametrize("opened_anew", [False, True], ids=["at a later look", "after the driver was opened anew"])
+def test_slices_that_were_seen_are_unknown_while_the_card_does_not_tell_of_them(
+    fake_nvml: FakeNvml, backend: NvmlBackend, call: str, code: int, opened_anew: bool
+) -> None:
+    fake_nvml.devices = [SLICED]
+    before = backend.read(0.0)
+    fake_nvml.device(0).refuse(call, code)
+    if opened_anew:
+        backend.close()
+    for now in (10.0, 11.0, 60.0):
+        assert backend.read(now) == tuple(Sample(sample.device) for sample in before)
+    fake_nvml.device(0).allow(call)
+    assert backend.read(61.0) == before
+
+
+def test_a_whole_card_is_unknown_while_it_does_not_tell_whether_it_still_is(
+    fake_nvml: FakeNvml, backend: NvmlBackend
+) -> None:
+    fake_nvml.devices = [Card(A, mig=False)]
+    before = backend.read(0.0)
     fake_nvml.device(0).refuse("mig mode", codes.UNKNOWN)
-    assert layout(backend.read(10.0)) == [(0, "MIG-1"), (0, "MIG-2")]
+    assert backend.read(9.9) == before
+    assert backend.read(10.0) == (Sample(before[0].device),)
+    fake_nvml.device(0).allow("mig mode")
+    assert backend.read(11.0) == before
+
+
+@pytest.mark.parametrize("code", NO_MIG)
+def test_a_card_that_has_no_mig_is_read_whole(fake_nvml: FakeNvml, backend: NvmlBackend, code: int) -> None:
+    fake_nvml.devices = CARDS
+    fake_nvml.device(0).refuse("mig mode", code)
+    assert not unknown(backend.read(0.0)[0])
+
+
+@pytest.mark.parametrize("code", NO_MIG)
+def test_a_card_that_was_seen_in_mig_mode_is_not_believed_to_have_none(
+    fake_nvml: FakeNvml, backend: NvmlBackend, code: int
+) -> None:
+    fake_nvml.devices = [SLICED]
+    before = backend.read(0.0)
+    fake_nvml.device(0).refuse("mig mode", code)
+    assert backend.read(10.0) == tuple(Sample(sample.device) for sample in before)
+    assert reopen(backend, now=11.0) == tuple(Sample(sample.device) for sample in before)
+
+
+@pytest.mark.parametrize("call", ["mig handle", "uuid"])
+def test_a_card_of_which_no_slice_was_found_but_one_refused_stays_listed_as_unknown(
+    fake_nvml: FakeNvml, backend: NvmlBackend, call: str
+) -> None:
+    fake_nvml.devices = [Card(A, mig=True, slices=[None, Slice("MIG-1")])]
+    fake_nvml.device(0).refuse_slice(1, call, codes.UNKNOWN)
+    samples = backend.read(0.0)
+    assert (layout(samples), blind(samples)) == ([(0, A)], [True])
+    fake_nvml.device(0).refuse_slice(1, call, 0)
+    assert layout(backend.read(1.0)) == [(0, "MIG-1")]
 
 
 @pytest.mark.parametrize("call", ["mig handle", "uuid"])
@@ -737,7 +856,181 @@ def test_the_slices_of_a_lost_card_stay_listed_as_unknown(fake_nvml: FakeNvml, b
     assert backend.read(60.0) == before
 
 
+class MigUnderFire(RuleBasedStateMachine):
+    """One card that may be cut and whose calls may err, next to one that is well; read at any time."""
+
+    LAYOUTS = (
+        [Slice("MIG-1", memory=Memory(1, 101)), None, Slice("MIG-2", memory=Memory(2, 102))],
+        [None, Slice("MIG-2", memory=Memory(2, 102)), Slice("MIG-3", memory=Memory(3, 103))],
+        [Slice("MIG-4", memory=Memory(4, 104)), None, None],
+        [None, None, None],
+    )
+    # What the card may answer instead. NOT_FOUND is an empty slot, and so an answer.
+    CODES = (*SURPRISES, codes.GPU_IS_LOST)
+    CARD_CALLS = ("handle", "uuid", "mig mode", "mig slots")
+    SLICE_CALLS = ("mig handle", "uuid", "memory v2")
+
+    fake: FakeNvml
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fake.driver_back()
+        self.fake.devices = [Card(A, pci_bus_id=PCI_A, mig=True, slices=self.LAYOUTS[0]), CARDS[1]]
+        self.card = self.fake.device(0)
+        self.backend = NvmlBackend(self.fake.library)
+        self.now = 0.0
+        self.card_refusals: set[str] = set()
+        self.slot_refusals: set[tuple[int, str]] = set()
+        self.driver_was_gone = self.layout_is_new = False
+        self.listed: set[str] = set()
+
+    def teardown(self) -> None:
+        try:
+            self.when_all_is_well_the_layout_is_the_drivers()
+        finally:
+            self.backend.close()
+
+    @rule(call=st.sampled_from(CARD_CALLS), code=st.sampled_from(CODES))
+    def refuse(self, call: str, code: int) -> None:
+        self.card.refuse(call, code)
+        self.card_refusals.add(call)
+
+    @rule(slot=st.integers(0, 2), call=st.sampled_from(SLICE_CALLS), code=st.sampled_from(CODES))
+    def refuse_slice(self, slot: int, call: str, code: int) -> None:
+        self.card.refuse_slice(slot, call, code)
+        self.slot_refusals.add((slot, call))
+
+    @rule(layout=st.sampled_from(LAYOUTS))
+    def cut(self, layout: list[Slice | None]) -> None:
+        self.card.slices = layout
+        self.slot_refusals.clear()
+        self.layout_is_new = True
+
+    @rule(enabled=st.booleans())
+    def switch(self, enabled: bool) -> None:
+        self.card.mig = enabled
+        self.layout_is_new = True
+
+    @rule()
+    def lose_driver(self) -> None:
+        self.fake.driver_gone()
+        self.driver_was_gone = True
+
+    @rule()
+    def heal(self) -> None:
+        for call in self.card_refusals:
+            self.card.allow(call)
+        for slot, call in self.slot_refusals:
+            self.card.refuse_slice(slot, call, 0)
+        self.card_refusals.clear()
+        self.slot_refusals.clear()
+        self.fake.driver_back()
+
+    @rule()
+    def close(self) -> None:
+        self.backend.close()
+
+    # Several rules, for Hypothesis to read as often as it does harm.
+
+    @rule()
+    def read_soon(self) -> None:
+        self.read(after=1.0)
+
+    @rule()
+    def read_at_the_next_look(self) -> None:
+        self.read(after=nvml.SLICES_SECONDS)
+
+    @rule()
+    def read_when_every_wait_is_over(self) -> None:
+        self.read(after=nvml.LONGEST_WAIT_SECONDS)
+
+    def read(self, after: float) -> None:
+        # A layout is believed for ten seconds, so a new one gets no reading before.
+        self.now += after + nvml.SLICES_SECONDS * self.layout_is_new
+        self.layout_is_new = False
+        try:
+            healthy, *others = self.backend.read(self.now)[::-1]
+        except BackendError:
+            # Nothing but the driver's loss costs the healthy card its readings.
+            assert self.driver_was_gone
+            return
+        self.driver_was_gone = self.driver_was_gone and not self.fake.driver_is_there
+        assert healthy.device.uuid == B
+        assert not unknown(healthy)
+        for sample in others:
+            self.check(sample)
+        listed = {sample.device.uuid for sample in others}
+        assert len(listed) == len(others)
+        if self.may_hide():
+            assert self.listed - {A} <= listed
+        self.listed = listed
+
+    def check(self, sample: Sample) -> None:
+        if sample.is_blind:
+            assert sample.memory_total_bytes is None
+        elif sample.device.parent is None:
+            assert not self.card.mig
+        else:
+            held = {each.uuid: each.memory for each in self.card.slices if each}
+            assert self.card.mig
+            assert (sample.memory_used_bytes, sample.memory_total_bytes) == held[sample.device.uuid][:2]
+            assert unknown(sample) == FIELDS - {"memory_used_bytes", "memory_total_bytes"}
+
+    def may_hide(self) -> bool:
+        """Whether a look at the card's layout is bound to meet a refusal."""
+        if "mig mode" in self.card_refusals:
+            return True
+        if not self.card.mig:
+            return False
+        present = {slot for slot, each in enumerate(self.card.slices) if each}
+        refused = {slot for slot, call in self.slot_refusals if call in ("mig handle", "uuid")}
+        return "mig slots" in self.card_refusals or bool(present & refused)
+
+    def when_all_is_well_the_layout_is_the_drivers(self) -> None:
+        self.heal()
+        if not self.listed:
+            self.backend.close()  # a card withheld by permission from the start is not looked for again
+        for _ in range(2):
+            self.now += nvml.LONGEST_WAIT_SECONDS
+            samples = self.backend.read(self.now)
+        expected = {each.uuid for each in self.card.slices if each} if self.card.mig else {A}
+        assert {sample.device.uuid for sample in samples} == expected | {B}
+        assert not any(sample.is_blind for sample in samples)
+
+
+def test_whatever_mig_refuses_no_slice_is_forgotten_and_no_value_is_anothers(
+    fake_nvml: FakeNvml, caplog: pytest.LogCaptureFixture
+) -> None:
+    class OnThisDriver(MigUnderFire):
+        fake = fake_nvml
+
+    caplog.set_level(logging.CRITICAL)
+    run_state_machine_as_test(OnThisDriver, settings=settings(derandomize=True, max_examples=100, deadline=None))
+
+
 # The log
+
+
+def test_a_card_that_does_not_tell_how_it_is_cut_and_tells_again_is_logged_once_each(
+    fake_nvml: FakeNvml, backend: NvmlBackend, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    fake_nvml.devices = [SLICED]
+    fake_nvml.device(0).refuse("mig slots", codes.UNKNOWN)
+    for now in range(20):
+        backend.read(float(now))
+    reopen(backend, 20.0)
+    fake_nvml.device(0).allow("mig slots")
+    backend.read(21.0)
+    name = f"GPU 0 (NVIDIA A100, {A})"
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        (
+            "WARNING",
+            f"{name} does not tell how it is cut into MIG slices: Unknown Error; "
+            "its readings are unknown until it does",
+        ),
+        ("INFO", f"{name} tells again how it is cut into MIG slices"),
+    ]
 
 
 def test_what_a_card_does_not_offer_is_logged_once(
@@ -792,3 +1085,17 @@ def test_a_wedged_call_keeps_its_thread_waiting_and_no_other(fake_nvml: FakeNvml
     assert not thread.is_alive()
     assert answers[0][0].gpu_utilization_ratio == 0.01
     assert fake_nvml.hanging == 0
+
+
+def test_a_shutdown_may_be_the_call_that_does_not_return(fake_nvml: FakeNvml, backend: NvmlBackend) -> None:
+    backend.read(0.0)
+    fake_nvml.hang("shutdown")
+    assert backend.read(1.0)
+    thread = threading.Thread(target=backend.close, daemon=True)
+    thread.start()
+    fake_nvml.wait_until_hanging()
+    assert fake_nvml.hanging == 1
+    fake_nvml.release()
+    thread.join(30)
+    assert not thread.is_alive()
+    assert fake_nvml.shutdowns == 1

@@ -133,6 +133,14 @@ def test_a_call_that_hangs_holds_up_no_answer_and_not_the_stop(fake_nvml: FakeNv
         assert node.process.wait(WAIT_SECONDS) == 0
 
 
+def test_a_driver_that_hangs_while_it_is_closed_does_not_hold_up_the_stop(fake_nvml: FakeNvml) -> None:
+    with with_driver(fake_nvml) as node:
+        node.wait_for_health(SERVING)
+        fake_nvml.hang("shutdown")
+        node.process.send_signal(signal.SIGTERM)
+        assert node.process.wait(WAIT_SECONDS) == 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_during_a_stream_ends_it_with_ok_and_the_process_with_zero(
     fake_nvml: FakeNvml, number: signal.Signals

@@ -54,7 +54,10 @@ CALLS = (
     "mig slots",
     "mig handle",
 )
-"""Every call that can be made to err, to dawdle, and is counted; the order is that of nvml.c."""
+"""Every call that can be made to err (but for "shutdown"), to dawdle or to hang, and is counted.
+
+The order is that of nvml.c.
+"""
 
 _CARDS = 16
 _SLICES = 8
@@ -265,15 +268,19 @@ class FakeNvml:
         """The driver answers again, to whoever initialises NVML."""
         self._state.driver = 0
 
+    @property
+    def driver_is_there(self) -> bool:
+        return not self._state.driver
+
     def delay(self, call: str, microseconds: int) -> None:
         """Every such call takes so long."""
         self._state.delays_us[CALLS.index(call)] = microseconds
 
     # A wedged driver
 
-    def hang(self) -> None:
-        """From now on calls do not return until ``release``."""
-        self._state.hang = 1
+    def hang(self, *calls: str) -> None:
+        """From now on these calls, or all without a name, do not return until ``release``; so "shutdown" may."""
+        self._state.hang = sum(1 << CALLS.index(call) for call in calls or CALLS)
 
     def release(self) -> None:
         """Hanging calls go on, with whatever holds by now."""

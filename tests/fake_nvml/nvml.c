@@ -48,7 +48,7 @@ struct card {
 };
 
 struct state {
-    uint32_t hang;      // calls block while it is set
+    uint32_t hang;      // a bit for each call that blocks while it is set
     uint32_t hanging;   // how many block now
     int32_t driver;     // the code every call answers with, once the driver is gone
     int32_t errors[CALLS];
@@ -92,7 +92,9 @@ __attribute__((constructor)) static void load(void)
 
 static uint32_t load32(uint32_t *word) { return __atomic_load_n(word, __ATOMIC_SEQ_CST); }
 
-static void hang(void)
+static int hangs(enum call call) { return load32(&state->hang) >> call & 1; }
+
+static void hang(enum call call)
 {
     __atomic_add_fetch(&state->hanging, 1, __ATOMIC_SEQ_CST);
     int fifo = open(hanging_path, O_WRONLY | O_NONBLOCK | O_CLOEXEC);
@@ -101,18 +103,23 @@ static void hang(void)
             abort();
         close(fifo);
     }
-    while (load32(&state->hang))
+    while (hangs(call))
         usleep(1000);
     __atomic_sub_fetch(&state->hanging, 1, __ATOMIC_SEQ_CST);
 }
 
-static int enter(enum call call)
+static void arrive(enum call call)
 {
     __atomic_add_fetch(&state->calls[call], 1, __ATOMIC_SEQ_CST);
     if (state->delays_us[call])
         usleep(state->delays_us[call]);
-    if (load32(&state->hang))
-        hang();
+    if (hangs(call))
+        hang(call);
+}
+
+static int enter(enum call call)
+{
+    arrive(call);
     if (call != INIT && !load32(&references))
         return UNINITIALIZED;
     return state->driver ? state->driver : state->errors[call];
@@ -173,7 +180,7 @@ int nvmlInit_v2(void) { return nvmlInitWithFlags(0); }
 
 int nvmlShutdown(void)
 {
-    __atomic_add_fetch(&state->calls[SHUTDOWN], 1, __ATOMIC_SEQ_CST);
+    arrive(SHUTDOWN);
     if (!load32(&references))
         return UNINITIALIZED;
     __atomic_sub_fetch(&references, 1, __ATOMIC_SEQ_CST);

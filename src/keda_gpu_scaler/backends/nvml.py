@@ -10,6 +10,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NoReturn
 
 from keda_gpu_scaler.core.model import Device, Sample
@@ -66,8 +67,9 @@ class NvmlBackend:
     """Every NVIDIA GPU of the node, and in place of a GPU in MIG mode its slices.
 
     A card keeps the index it was first seen with, whatever order the driver lists it in later; it stays
-    listed when it falls off the bus, until another card sits at its PCI address. ``pynvml`` keeps the
-    library in a variable of its module, so one process reads through one library at a time.
+    listed when it falls off the bus, until another card sits at its PCI address. A slice stays listed
+    until its card, asked for all it has, does not name it. ``pynvml`` keeps the library in a variable of
+    its module, so one process reads through one library at a time.
 
     Args:
         library: the path of NVML's library; by default the dynamic loader looks for ``LIBRARY``.
@@ -281,7 +283,7 @@ class NvmlBackend:
             return card.blind()
         try:
             if now >= card.slices_due_at:
-                self._look_for_slices(card, now)
+                self._look_at_layout(card, now)
             if card.slices is None:
                 samples = [self._read_board(card)]
             else:
@@ -325,8 +327,10 @@ class NvmlBackend:
     def _read_slice(self, each: "_Slice") -> Sample:
         # A slice's handle answers for its memory only. Temperature and power are the whole board's: they
         # are never divided, and to repeat them for every slice would count them several times.
+        if each.memory is None:
+            return Sample(each.device)
         try:
-            used, total = _memory_bytes(_ask(each.memory, each.handle))
+            used, total = _memory_bytes(_ask(each.memory))
         except _RefusedError as refusal:
             used, total = None, None
             self._tell_once(each.device, {"memory": refusal})
@@ -341,29 +345,68 @@ class NvmlBackend:
 
     # MIG
 
-    def _look_for_slices(self, card: "_Card", now: float) -> None:
-        card.slices_due_at = now + SLICES_SECONDS
+    def _look_at_layout(self, card: "_Card", now: float) -> None:
+        try:
+            is_cut = self._is_cut(card)
+            card.was_cut = bool(is_cut)
+            card.slices = self._slices(card) if is_cut else None
+        except _RefusedError as refusal:
+            # A card in MIG mode answers for its memory as a whole too. Read on the chance that it is whole, or
+            # through the handles of slices that may be others by now, it would give a number true of nothing.
+            # The next tick asks again.
+            card.hide()
+            if not card.is_hidden:
+                card.is_hidden = True
+                _logger.warning(
+                    "%s does not tell how it is cut into MIG slices: %s; its readings are unknown until it does",
+                    card,
+                    refusal,
+                )
+            return
+        if card.is_hidden:
+            card.is_hidden = False
+            _logger.info("%s tells again how it is cut into MIG slices", card)
+        if is_cut is None:
+            card.slices_due_at = math.inf  # a model without MIG; it will not grow it
+        elif card.slices is None or all(each.memory for each in card.slices):
+            card.slices_due_at = now + SLICES_SECONDS
+        # And where a slice is missed, the next tick looks again.
+
+    def _is_cut(self, card: "_Card") -> bool | None:
+        """Whether the card is in MIG mode; None where the model, or the driver, has no such thing."""
         try:
             mode, _ = _ask(self._nvml.nvmlDeviceGetMigMode, card.handle)
         except _RefusedError as refusal:
-            if refusal.code in _TRY_THE_OLDER_CALL:
-                card.slices_due_at = math.inf  # a model without MIG; it will not grow it
-            return
-        card.slices = self._slices(card) if mode == _MIG_ENABLED else None
+            # What was seen in MIG mode is no such model, whatever it says now.
+            if refusal.code in _TRY_THE_OLDER_CALL and not card.was_cut:
+                return None
+            raise
+        return bool(mode == _MIG_ENABLED)
 
     def _slices(self, card: "_Card") -> "list[_Slice]":
         slices: dict[str, _Slice] = {}
+        refusals = 0
         for slot in range(_ask(self._nvml.nvmlDeviceGetMaxMigDeviceCount, card.handle)):
             try:
-                handle = _ask(self._nvml.nvmlDeviceGetMigDeviceHandleByIndex, card.handle, slot)
-                uuid = _ask(self._nvml.nvmlDeviceGetUUID, handle)
+                each = self._slice(card, slot)
             except _RefusedError as refusal:
                 if refusal.code != _NOT_FOUND:  # which is an empty slot; there may be a slice behind it
+                    refusals += 1
                     self._tell_once(card.device, {"one of its slices": refusal})
-                continue
-            device = Device(uuid, card.device.index, self._model(handle), card.device.pci_address, card.device.uuid)
-            slices[uuid] = _Slice(device, handle, self._calls().memory)
-        return list(slices.values())
+            else:
+                slices[each.device.uuid] = each
+        if not refusals:
+            return list(slices.values())
+        # Any slice that was seen may sit in the slot that was refused, and so may all there are: then the
+        # card itself goes on standing for them.
+        kept = [device for device in card.listed if device.parent or not slices]
+        return [*slices.values(), *(_Slice(device) for device in kept if device.uuid not in slices)]
+
+    def _slice(self, card: "_Card", slot: int) -> "_Slice":
+        handle = _ask(self._nvml.nvmlDeviceGetMigDeviceHandleByIndex, card.handle, slot)
+        uuid = _ask(self._nvml.nvmlDeviceGetUUID, handle)
+        device = Device(uuid, card.device.index, self._model(handle), card.device.pci_address, card.device.uuid)
+        return _Slice(device, partial(self._calls().memory, handle))
 
 
 class _NvmlError(Exception):
@@ -436,23 +479,28 @@ class _Found:
 
 @dataclass(frozen=True, slots=True)
 class _Slice:
-    """A MIG slice as the driver lists it."""
+    """What is listed in a card's place: a MIG slice, or whatever was seen before and does not answer.
+
+    ``memory`` asks for it, and is None where there is nobody to ask.
+    """
 
     device: Device
-    handle: Any
-    memory: _NewestThatWorks
+    memory: Callable[[], Any] | None = None
 
 
 class _Card:
     """One card, known by its UUID for as long as the process lives.
 
-    ``handle`` is None while the card cannot be reached. ``slices`` is None unless it is in MIG mode.
-    ``listed`` is what the card was last seen to hand out, and what stays listed when it is lost.
+    ``handle`` is None while the card cannot be reached. ``slices`` is None only while the card is known to
+    be whole; ``was_cut`` is whether it last said that it is in MIG mode. ``listed`` is what the card was
+    last seen to hand out, and what stays listed when it is lost or does not tell.
     """
 
     def __init__(self, device: Device, calls: _Calls, handle: Any) -> None:
         self.listed: tuple[Device, ...] = (device,)
         self.is_lost = False
+        self.is_hidden = False
+        self.was_cut = False
         self.renew(device, calls, handle)
 
     def __str__(self) -> str:
@@ -463,8 +511,12 @@ class _Card:
         self.device = device
         self.calls = calls
         self.handle = handle
-        self.slices: list[_Slice] | None = None
         self.slices_due_at = -math.inf
+        self.hide()
+
+    def hide(self) -> None:
+        """Keep listed what was, with nobody to ask, until the card tells how it is cut."""
+        self.slices: list[_Slice] | None = [_Slice(device) for device in self.listed]
 
     def blind(self) -> list[Sample]:
         return [Sample(device) for device in self.listed]
