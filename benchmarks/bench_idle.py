@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What does it cost a node to have it there? ``python -m benchmarks.bench_idle``."""
+
+import itertools
+import os
+import statistics
+import tracemalloc
+from collections.abc import Iterator
+
+from benchmarks.lab import Figure, Resident, Serve, node, run_alone
+from keda_gpu_scaler.backends.nvml import NvmlBackend
+from keda_gpu_scaler.core.trigger import MAX_WINDOW_SECONDS
+from keda_gpu_scaler.sampler import Sampler
+from tests.fake_nvml import FakeNvml, forget_library
+
+TITLE = "`serve` at rest, 8 devices read once a second"
+ROUNDS = 3
+_SECONDS = 30.0
+_TRIGGERS = 1000
+
+
+def figures() -> Iterator[Figure]:
+    """CPU at rest, then memory at rest and after a thousand triggers asked, then the history's share."""
+    shares: list[float] = []
+    at_rest: list[Resident] = []
+    asked: list[Resident] = []
+    for _ in range(ROUNDS):
+        with node() as fake, Serve(fake) as serve:
+            serve.wait_until_it_answers()
+            shares.append(serve.cpu_share(_SECONDS))
+            at_rest.append(serve.memory())
+            serve.ask(_TRIGGERS)
+            asked.append(serve.memory())
+    yield Figure(f"CPU over {_SECONDS:.0f} s, of one core", {"median": f"{100 * statistics.median(shares):.2f} %"})
+    yield _memory(f"memory after {_SECONDS:.0f} s", at_rest)
+    yield _memory(f"memory after GetMetrics for {_TRIGGERS:,} triggers, no two alike", asked)
+    with node() as fake:
+        snapshots, size = _history(fake)
+    yield Figure(f"a history of {snapshots} snapshots", {"Python objects": f"{size / 1024:.0f} KiB"})
+
+
+def _memory(what: str, rounds: list[Resident]) -> Figure:
+    return Figure(
+        what,
+        {
+            "RSS": f"{statistics.median(each.rss for each in rounds):.1f} MiB",
+            "PSS": f"{statistics.median(each.pss for each in rounds):.1f} MiB",
+            "of it anonymous": f"{statistics.median(each.anonymous for each in rounds):.1f} MiB",
+        },
+    )
+
+
+def _history(fake: FakeNvml) -> tuple[int, int]:
+    """Fill a sampler's history in this process, on a clock that does not wait; return snapshots and bytes."""
+    os.environ.update(fake.environment)
+    forget_library()
+    backend = NvmlBackend(fake.library)
+    clock = itertools.count().__next__  # asked twice a tick, so that a tick takes one second of two
+    sampler = Sampler(backend, node="gpu-7", interval_seconds=1, clock=lambda: clock() / 2)
+    sampler.tick()  # what is loaded and remembered once is no part of the history
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    for _ in range(2 * int(MAX_WINDOW_SECONDS)):
+        sampler.tick()
+    after, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    backend.close()
+    return len(sampler.history.snapshots) if sampler.history else 0, after - before
+
+
+if __name__ == "__main__":
+    run_alone(TITLE, figures())

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How long does KEDA wait for GetMetrics while the driver is slow? ``python -m benchmarks.bench_latency``.
+
+1,000 triggers at KEDA's pace, 18 calls a minute each, are 300 calls a second. No two of them are alike,
+which is the worst case: no verdict is shared.
+"""
+
+import statistics
+import time
+from collections.abc import Iterator
+
+from benchmarks.lab import Figure, Serve, in_milliseconds, node, percentiles, run_alone, stolen_since_now
+from benchmarks.load import CALLERS, load
+
+TITLE = f"GetMetrics over one connection, 8 devices; medians of the rounds (lowest to highest), {CALLERS} callers"
+ROUNDS = 3
+_TRIGGERS = 1000
+_SETTLE_SECONDS = 15.0  # the default window of ten seconds is full, and the slow driver's opening long past
+_DELAYS = {"driver calls of 1 ms": 1_000, "driver calls of 100 ms": 100_000}
+_CASES: tuple[tuple[str, int, int, int | None], ...] = (
+    ("300 calls/s of 1,000 triggers", 3000, _TRIGGERS, 300),
+    ("1,000 calls/s of 1,000 triggers", 3000, _TRIGGERS, 1000),
+    ("1,000 calls/s of one trigger", 3000, 1, 1000),
+    (f"{CALLERS} callers without a pause, 1,000 triggers", 3000, _TRIGGERS, None),
+    (f"{CALLERS} callers without a pause, one trigger", 3000, 1, None),
+)
+
+
+def figures() -> Iterator[Figure]:
+    """Each pace in turn, with a fast and with a slow driver."""
+    for driver, delay in _DELAYS.items():
+        with node(delay) as fake, Serve(fake, "--sample-interval", "1") as serve:
+            serve.wait_until_it_answers()
+            time.sleep(_SETTLE_SECONDS)
+            serve.ask(_TRIGGERS)  # so that all of them are known, as they are after KEDA's first round
+            for name, calls, triggers, pace in _CASES:
+                stolen = stolen_since_now()
+                loads = [
+                    load(serve.address, calls=calls, triggers=triggers, calls_per_second=pace) for _ in range(ROUNDS)
+                ]
+                rounds = [percentiles(each.latencies_seconds) for each in loads]
+                rate = statistics.median(each.calls_per_second for each in loads)
+                yield Figure(
+                    f"{name}; {driver}",
+                    {
+                        **{key: in_milliseconds(each[key] for each in rounds) for key in rounds[0]},
+                        "answered": f"{rate:.0f}/s",
+                        "stolen by the host": stolen(),
+                        "client": loads[0].client,
+                    },
+                )
+
+
+if __name__ == "__main__":
+    run_alone(TITLE, figures())

@@ -1,0 +1,307 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is measured on, and how is it shown? A node with fake GPUs, ``serve`` on it, and tables of figures.
+
+The law of this module: what is measured is the command that ships, as a process of its own; whatever is
+started here is stopped here, by its pid.
+"""
+
+import functools
+import os
+import platform
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+
+from keda_gpu_scaler.core.aggregate import nearest_rank
+from keda_gpu_scaler.wire import externalscaler_pb2 as pb
+from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
+from tests.fake_nvml import CALLS, GIB, Card, FakeNvml, Memory, compile_library
+
+HOME = Path(__file__).resolve().parent.parent
+PYTHON = (sys.executable,)
+DEVICES = 8
+START_SECONDS = 20.0
+_STOP_SECONDS = 10.0
+_STEAL = 7
+_BYTECODE = tempfile.TemporaryDirectory(prefix="bytecode-")
+_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One row of a table: what was measured, and what came out, units included."""
+
+    what: str
+    values: Mapping[str, str]
+
+
+def heading() -> str:
+    """Say where and on what the figures below were measured."""
+    commit = _git("rev-parse", "--short", "HEAD") or "unknown"
+    dirty = " and uncommitted changes" if _git("status", "--porcelain") else ""
+    cores, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
+    machine = f"{cores} cores {platform.machine()} ({_processor()}), load {load:.1f} at start"
+    return f"{machine}; Linux {platform.release()}; Python {platform.python_version()}; commit {commit}{dirty}"
+
+
+def report(title: str, figures: Iterable[Figure]) -> None:
+    """Print figures as a table for people, each row as soon as it is known."""
+    print(f"\n{title}\n", flush=True)
+    columns: tuple[str, ...] = ()
+    for figure in figures:
+        if tuple(figure.values) != columns:
+            columns = tuple(figure.values)
+            print(_row("", columns), flush=True)
+        print(_row(figure.what, figure.values.values()), flush=True)
+
+
+def run_alone(title: str, figures: Iterable[Figure]) -> None:
+    """What ``python -m benchmarks.bench_x`` does."""
+    print(heading())
+    report(title, figures)
+
+
+def percentiles(seconds: Sequence[float]) -> dict[str, float]:
+    """The latencies people ask for, in seconds, by nearest rank: each was measured."""
+    return {
+        "p50": nearest_rank(seconds, 50),
+        "p90": nearest_rank(seconds, 90),
+        "p99": nearest_rank(seconds, 99),
+        "max": max(seconds),
+    }
+
+
+def in_milliseconds(seconds: Iterable[float]) -> str:
+    """The median of several rounds and their range, as "1.2 ms (1.1 to 1.9)"."""
+    values = [1e3 * each for each in seconds]
+    middle = statistics.median(values)
+    return f"{middle:.1f} ms" + (f" ({min(values):.1f} to {max(values):.1f})" if len(values) > 1 else "")
+
+
+def stolen_since_now() -> Callable[[], str]:
+    """Return what tells, later, which share of this machine's CPU time its host gave to others meanwhile."""
+    before = _cpu_ticks()
+
+    def share() -> str:
+        passed = [after - earlier for earlier, after in zip(before, _cpu_ticks(), strict=True)]
+        return f"{passed[_STEAL] / max(1, sum(passed)):.0%}"
+
+    return share
+
+
+def request(target: int | str = 80) -> pb.GetMetricsRequest:
+    """What KEDA asks for the trigger with this target; other targets are other triggers."""
+    return pb.GetMetricsRequest(scaledObjectRef=ref(target))
+
+
+def ref(target: int | str = 80, **metadata: str) -> pb.ScaledObjectRef:
+    """A ScaledObject with this target, and with whatever else its trigger says."""
+    trigger = {
+        "scalerAddress": "keda-gpu-scaler.keda.svc.cluster.local:6000",  # KEDA sends its own keys along
+        "metricType": "gpu_utilization",
+        "targetValue": str(target),
+        "activationThreshold": "50",
+        **metadata,
+    }
+    return pb.ScaledObjectRef(name=f"llama-{target}", namespace="ai", scalerMetadata=trigger)
+
+
+@contextmanager
+def node(delay_microseconds: int = 0) -> Iterator[FakeNvml]:
+    """A node with eight busy GPUs, each driver call of which takes so long."""
+    with tempfile.TemporaryDirectory() as folder:
+        compiled = Path(folder) / "compiled"
+        fresh = Path(folder) / "node"
+        compiled.mkdir()
+        fresh.mkdir()
+        fake = FakeNvml(fresh, compile_library(compiled))
+        try:
+            fake.devices = [
+                Card(
+                    f"GPU-00000000-0000-0000-0000-{index:012x}",
+                    pci_bus_id=f"00000000:{0x19 + index:02X}:00.0",
+                    utilisation=(40 + index, 20),
+                    memory=Memory(used=20 * GIB, total=80 * GIB),
+                )
+                for index in range(DEVICES)
+            ]
+            for call in CALLS:
+                fake.delay(call, delay_microseconds)
+            yield fake
+        finally:
+            fake.close()
+
+
+@functools.cache
+def compiled_environment(python: tuple[str, ...] = PYTHON) -> Mapping[str, str]:
+    """The environment of this process, with bytecode at hand for all that ``serve`` imports, as in an installed image.
+
+    Without it every start compiles our modules again, and the compiler's leavings count as resident memory.
+    """
+    environment = {**os.environ, "PYTHONPYCACHEPREFIX": _BYTECODE.name, "PYTHONDONTWRITEBYTECODE": ""}
+    imports = "import pynvml, keda_gpu_scaler.cli.serve, keda_gpu_scaler.agent, keda_gpu_scaler.backends.nvml"
+    subprocess.run([*python, "-c", imports], env=environment, cwd=HOME, check=True)
+    return environment
+
+
+class Serve:
+    """``keda-gpu-scaler serve`` on a fake node, as a process of its own, for as long as the ``with`` block.
+
+    Args:
+        fake: the node.
+        flags: more flags for ``serve``.
+        python: how the interpreter is called; by default this one, without options.
+        environment: more environment variables.
+    """
+
+    def __init__(
+        self,
+        fake: FakeNvml,
+        *flags: str,
+        python: tuple[str, ...] = PYTHON,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self._port = _free_port()
+        ports = ("--host", "127.0.0.1", "--port", str(self._port), "--metrics-port", "0", "--probe-port", "0")
+        backend = ("--backend", "nvml", "--nvml-library", fake.library, "--log-level", "error")
+        self._command = [*python, "-m", "keda_gpu_scaler", "serve", *ports, *backend, *flags]
+        self._environment = {**compiled_environment(python), **fake.environment, **(environment or {})}
+        self.address = f"127.0.0.1:{self._port}"
+
+    def __enter__(self) -> Self:
+        self.started = time.monotonic()
+        self._process = subprocess.Popen(self._command, env=self._environment, cwd=HOME)
+        self.pid = self._process.pid
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def wait_until_it_listens(self) -> None:
+        """Return with the first connection; a gRPC channel that came too early would wait out its back-off."""
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self._port), timeout=1).close()
+            except ConnectionRefusedError:
+                if self._process.poll() is not None or time.monotonic() - self.started > START_SECONDS:
+                    raise
+                time.sleep(0.001)
+            else:
+                return
+
+    @contextmanager
+    def stub(self) -> Iterator[Any]:
+        """A client of its own connection."""
+        with grpc.insecure_channel(self.address) as channel:
+            yield pb_grpc.ExternalScalerStub(channel)  # type: ignore[no-untyped-call]
+
+    def wait_until_it_answers(self) -> None:
+        """Return with the first value, that is after the first sample."""
+        self.wait_until_it_listens()
+        with self.stub() as stub:
+            until_answered(stub)
+
+    def ask(self, triggers: int) -> None:
+        """Ask once about each of so many triggers, no two alike: those with the targets from 1 on."""
+        with self.stub() as stub:
+            for target in range(1, 1 + triggers):
+                stub.GetMetrics(request(target), timeout=START_SECONDS)
+
+    def cpu_seconds(self) -> float:
+        """User and system time used so far."""
+        after_name = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(after_name[11]) + int(after_name[12])) / _TICKS_PER_SECOND
+
+    def cpu_share(self, seconds: float) -> float:
+        """CPU seconds per second over the next so many seconds."""
+        before, started = self.cpu_seconds(), time.monotonic()
+        time.sleep(seconds)
+        return (self.cpu_seconds() - before) / (time.monotonic() - started)
+
+    def memory(self) -> "Resident":
+        """What is resident now."""
+        return resident(str(self.pid))
+
+    def threads(self) -> int:
+        """How many threads there are now."""
+        return len(list(Path(f"/proc/{self.pid}/task").iterdir()))
+
+
+def until_answered(stub: Any) -> None:
+    """Ask for a value until there is one."""
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            stub.GetMetrics(request(), timeout=START_SECONDS)
+        except grpc.RpcError as error:
+            if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > deadline:
+                raise
+            time.sleep(0.001)
+        else:
+            return
+
+
+@dataclass(frozen=True, slots=True)
+class Resident:
+    """A process's resident memory in MiB.
+
+    ``anonymous`` is what it wrote and nobody shares; the rest of ``rss`` is files (code of libraries) that
+    the page cache can give up. ``pss`` counts a page that n processes share as one n-th.
+    """
+
+    rss: float
+    pss: float
+    anonymous: float
+
+
+def resident(pid: str) -> Resident:
+    """Read smaps_rollup of a process; "self" is this one."""
+    sizes = dict(
+        line.split()[:2] for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines() if line.endswith(" kB")
+    )
+    return Resident(*(int(sizes[f"{name}:"]) / 1024 for name in ("Rss", "Pss", "Anonymous")))
+
+
+def _row(what: str, cells: Iterable[str]) -> str:
+    return f"{what:<66}" + "".join(f"  {cell:>26}" for cell in cells)
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def _cpu_ticks() -> list[int]:
+    # user, nice, system, idle, iowait, irq, softirq, steal; guests' time is in user already.
+    return [int(each) for each in Path("/proc/stat").read_text().split()[1:9]]
+
+
+def _git(*arguments: str) -> str:
+    git = subprocess.run(["git", *arguments], cwd=HOME, capture_output=True, text=True, check=False)  # noqa: S607
+    return git.stdout.strip()
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return "unknown processor"
