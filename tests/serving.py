@@ -65,7 +65,10 @@ class Serving:
         self._watchdog.cancel()
 
     def wait_for_log(self, pattern: re.Pattern[str]) -> re.Match[str]:
-        """Read on until a line's message matches."""
+        """Find a line whose message matches, among those that came already or by reading on."""
+        for entry in self.log:
+            if found := pattern.search(entry["message"]):
+                return found
         assert self.process.stderr is not None
         for line in self.process.stderr:
             self.log.append(json.loads(line))
