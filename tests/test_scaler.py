@@ -137,7 +137,7 @@ def test_the_metric_name_is_matched_without_regard_to_case(name: str) -> None:
         pytest.param(
             metrics("power"),
             grpc.StatusCode.INVALID_ARGUMENT,
-            "metricName: 'power' is not this trigger's: it is 'keda_gpu_metric'",
+            'metricName: "power" is not this trigger\'s: it is "keda_gpu_metric"',
             id="a metric this trigger does not have",
         ),
         pytest.param(

@@ -22,6 +22,7 @@ from keda_gpu_scaler import __version__
 from keda_gpu_scaler.config import Config
 from keda_gpu_scaler.core.fleet import Fleet
 from keda_gpu_scaler.core.ports import Backend, BackendError
+from keda_gpu_scaler.core.wording import quoted
 from keda_gpu_scaler.exporter import HttpServer, Pages, metrics_pages, probe_pages, render
 from keda_gpu_scaler.sampler import Sampler
 from keda_gpu_scaler.scaler import MAX_STREAMS, Scaler
@@ -74,7 +75,7 @@ def open_backend(config: Config) -> Backend:
 
         return NoneBackend()
     raise BackendError(
-        f'--backend: Unsupported value: "{config.backend}": must be auto, nvml, replay:PATH, synthetic or none'
+        f"--backend: Unsupported value: {quoted(config.backend)}: must be auto, nvml, replay:PATH, synthetic or none"
     )
 
 

@@ -20,6 +20,7 @@ from keda_gpu_scaler.core.fleet import Fleet, History
 from keda_gpu_scaler.core.ports import RequestCounts
 from keda_gpu_scaler.core.trigger import Trigger, TriggerError, parse
 from keda_gpu_scaler.core.verdict import Lack, Verdict, evaluate
+from keda_gpu_scaler.core.wording import quoted
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
 
@@ -77,7 +78,9 @@ class Scaler(pb_grpc.ExternalScalerServicer):
         ref = request.scaledObjectRef
         trigger = await self._trigger("GetMetrics", ref, context)
         if request.metricName and request.metricName.lower() != trigger.metric_name:
-            sentence = f"metricName: {request.metricName[:80]!a} is not this trigger's: it is {trigger.metric_name!r}"
+            sentence = (
+                f"metricName: {quoted(request.metricName)} is not this trigger's: it is {quoted(trigger.metric_name)}"
+            )
             await self._refuse("GetMetrics", context, grpc.StatusCode.INVALID_ARGUMENT, sentence)
         verdict = self._verdict(trigger)
         self._log.answerable(_title(ref), trigger, verdict)

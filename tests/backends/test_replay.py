@@ -174,6 +174,25 @@ def test_no_reading_is_unknown_and_not_zero(path: Path, cell: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("cells", "memory"),
+    [
+        pytest.param("9000 MiB, 100 MiB", (None, None), id="more used than there is: neither is believed"),
+        pytest.param("0 MiB, 0 MiB", (None, None), id="nor is a memory of nothing"),
+        pytest.param("[N/A], 0 MiB", (None, None), id="nor a memory of nothing alone"),
+        pytest.param("100 MiB, 100 MiB", (100 * MIB, 100 * MIB), id="a full memory is full"),
+        pytest.param("100 MiB, [N/A]", (100 * MIB, None), id="half an answer is half an answer"),
+        pytest.param("[N/A], 100 MiB", (None, 100 * MIB), id="and so is the other half"),
+    ],
+)
+def test_memory_that_contradicts_itself_is_unknown(
+    path: Path, cells: str, memory: tuple[int | None, int | None]
+) -> None:
+    (sample,) = opened(path, f"index, utilization.gpu, memory.used, memory.total\n0, 7, {cells}\n").read(0.0)
+    assert (sample.memory_used_bytes, sample.memory_total_bytes) == memory
+    assert sample.gpu_utilization_ratio == 0.07
+
+
+@pytest.mark.parametrize(
     ("cells", "watts"),
     [
         ("10 W, 20 W, 30 W", 30.0),
@@ -491,6 +510,15 @@ def test_a_file_that_is_too_large_unpacked_is_refused(path: Path, monkeypatch: p
     assert len(packed) < 1 << 12
     with pytest.raises(BackendError, match="it is larger than 1 MiB unpacked; cut it into parts"):
         opened(path, packed)
+
+
+def test_blank_lines_without_end_are_refused_before_they_are_all_unpacked(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replay, "MAX_LINES", 1000)
+    monkeypatch.setattr(replay, "MAX_BYTES", 1 << 17)
+    with pytest.raises(BackendError, match="it has more than 1000 lines; cut it into parts"):
+        opened(path, gzip.compress(LOG.encode() + b"\n" * (1 << 20)))
 
 
 def test_a_line_without_an_end_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,18 +17,10 @@ import grpc
 import pytest
 from click.testing import CliRunner, Result
 
-from keda_gpu_scaler.cli.probe import (
-    HEADER_EVERY_ROUNDS,
-    SMALLEST_TARGET,
-    WIDTH,
-    Answer,
-    Pace,
-    Reading,
-    judge,
-    name_from_keda,
-    probe,
-    unreachable,
-)
+from keda_gpu_scaler.cli.asking import Answer, Pace, Reading, name_from_keda, unreachable
+from keda_gpu_scaler.cli.judging import SMALLEST_TARGET, judge
+from keda_gpu_scaler.cli.probe import HEADER_EVERY_ROUNDS, probe
+from keda_gpu_scaler.cli.screens import WIDTH
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
 
@@ -141,7 +133,7 @@ def codes(result: Result) -> list[str]:
     return [finding["code"] for finding in one(result)["findings"]]
 
 
-# --- what is asked
+# What is asked
 
 
 def test_it_asks_in_kedas_order(scaler: FakeScaler, address: str) -> None:
@@ -173,7 +165,7 @@ def test_each_sign_keda_replaces_becomes_a_dash(sign: str) -> None:
     assert name_from_keda(f"A{sign}b_c-9") == "a-b_c-9"
 
 
-# --- what is shown
+# What is shown
 
 
 def test_one_round_in_full(scaler: FakeScaler, address: str) -> None:
@@ -249,7 +241,7 @@ def test_json_has_these_keys(address: str) -> None:
     }
 
 
-# --- what is read, and what is wrong with it
+# What is read, and what is wrong with it
 
 
 def test_a_float_of_zero_falls_back_to_the_integer(scaler: FakeScaler, address: str) -> None:
@@ -361,7 +353,7 @@ def test_a_strangers_text_moves_no_cursor(scaler: FakeScaler, address: str) -> N
     assert "oh�[31m no" in result.stderr
 
 
-# --- errors
+# Errors
 
 
 @pytest.mark.parametrize("method", ["GetMetricSpec", "GetMetrics", "IsActive"])
@@ -496,10 +488,11 @@ def test_help_teaches() -> None:
     text = CliRunner().invoke(probe, ["--help"]).output
     assert "keda-gpu-scaler probe" in text
     assert "Exit status" in text
+    assert "--value-type [AverageValue|Value]" in text
     assert max(map(len, text.splitlines())) <= WIDTH
 
 
-# --- watching
+# Watching
 
 
 def test_watching_prints_a_line_a_round_and_stops_after_count(scaler: FakeScaler, address: str) -> None:
@@ -610,7 +603,7 @@ def test_a_scaler_that_cannot_be_reached_is_asked_again() -> None:
     assert result.exit_code == 3
 
 
-# --- layout
+# Layout
 
 
 def test_nothing_is_wider_than_a_terminal(scaler: FakeScaler, address: str) -> None:

@@ -1,7 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
+import contextlib
+import gzip
+import os
+import queue
 import re
 import signal
 import subprocess
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,9 +16,14 @@ from click.testing import CliRunner, Result
 from keda_gpu_scaler.backends.replay import ReplayBackend
 from keda_gpu_scaler.backends.synthetic import SyntheticBackend
 from keda_gpu_scaler.cli import main
+from keda_gpu_scaler.cli.record import Heard, due
+from keda_gpu_scaler.core.model import Snapshot
 from keda_gpu_scaler.wire.codec import decode
 from tests.fake_nvml import FakeNvml
 from tests.serving import COMMAND, WAIT_SECONDS
+
+SYNTHETIC = (*COMMAND, "record", "--backend", "synthetic", "--sample-interval", "0.1")
+STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 def record(*arguments: object) -> Result:
@@ -22,10 +33,8 @@ def record(*arguments: object) -> Result:
 @pytest.mark.parametrize("name", ["gpus.jsonl", "gpus.jsonl.gz"])
 def test_what_was_recorded_can_be_replayed(tmp_path: Path, name: str) -> None:
     outcome = record("--backend", "synthetic", "--out", tmp_path / name, "--duration", 0)
-    assert (outcome.exit_code, outcome.stderr.splitlines()[-1]) == (
-        0,
-        f"wrote 1 snapshot(s) of 8 device(s) to {tmp_path / name}",
-    )
+    assert outcome.exit_code == 0
+    assert f"wrote 1 snapshot(s) of 8 device(s) to {tmp_path / name}" in outcome.stderr.splitlines()
     replayed = ReplayBackend(tmp_path / name)
     assert replayed.read(0.0) == SyntheticBackend().read(0.0)
     assert replayed.source == f"replay of {name} (recorded from synthetic demonstration load, not a real GPU)"
@@ -50,7 +59,7 @@ def test_devices_of_a_driver_are_recorded(tmp_path: Path, fake_nvml: FakeNvml) -
 
 
 def test_a_recording_on_standard_output_is_nothing_but_the_recording() -> None:
-    outcome = record("--backend", "synthetic", "--out", "-", "--duration", 0)
+    outcome = subprocess.run((*SYNTHETIC, "--out", "-", "--duration", "0"), capture_output=True, text=True, check=True)
     header, snapshot = outcome.stdout.splitlines()
     assert header.startswith('{"recording":1,')
     assert len(decode(snapshot).samples) == 8
@@ -83,14 +92,15 @@ def test_where_there_is_nothing_to_record_there_is_a_sentence_and_no_file(
     file = tmp_path / "gpus.jsonl"
     outcome = record(*arguments, "--out", file, "--duration", 0)
     assert outcome.exit_code == 1
-    assert outcome.stderr.splitlines()[-1].startswith(f"keda-gpu-scaler: {sentence}")
+    assert f"\nkeda-gpu-scaler: {sentence}" in f"\n{outcome.stderr}"
     assert not file.exists()
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--duration", "-1"], "-1.0 is not in the range x>=0"),
+        (["--duration", "-1"], "-1.0 is not in the range 0<=x<=1000000000"),
+        (["--duration", "inf"], "inf is not in the range 0<=x<=1000000000"),
         (["--sample-interval", "0"], "--sample-interval: Invalid value: 0: must be 0.1 to 3600 seconds"),
     ],
 )
@@ -100,14 +110,137 @@ def test_wrong_usage_is_told_with_exit_status_2(tmp_path: Path, arguments: list[
     assert sentence in outcome.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", STOPS)
 def test_a_stop_ends_a_recording_that_can_be_played(tmp_path: Path, number: signal.Signals) -> None:
     file = tmp_path / "gpus.jsonl.gz"
-    command = (*COMMAND, "record", "--backend", "synthetic", "--out", file, "--sample-interval", "0.1")
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as recording:
+    with subprocess.Popen((*SYNTHETIC, "--out", file), stderr=subprocess.PIPE, text=True) as recording:
         assert recording.stderr is not None
         assert "first sample" in recording.stderr.readline()
         recording.send_signal(number)
         assert recording.wait(WAIT_SECONDS) == 0
         assert re.search(r"wrote \d+ snapshot\(s\) of 8 device\(s\)", recording.stderr.read())
     assert len(ReplayBackend(file).read(0.0)) == 8
+
+
+@pytest.fixture
+def full_pipe() -> Iterator[int]:
+    """The writing end of a pipe that nobody reads and that takes nothing more."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writing, b"x")
+    os.set_blocking(writing, True)
+    yield writing
+    os.close(reading)
+    os.close(writing)
+
+
+def stopped(recording: "subprocess.Popen[str]", number: int) -> tuple[int, str]:
+    """Stop it when it has read the devices; return its exit status and what it said since."""
+    assert recording.stderr is not None
+    assert "first sample" in recording.stderr.readline()
+    recording.send_signal(number)
+    return recording.wait(WAIT_SECONDS), recording.stderr.read()
+
+
+@pytest.mark.parametrize("number", STOPS)
+def test_a_stop_ends_a_recording_that_nobody_reads(full_pipe: int, number: signal.Signals) -> None:
+    with subprocess.Popen((*SYNTHETIC, "--out", "-"), stdout=full_pipe, stderr=subprocess.PIPE, text=True) as recording:
+        assert stopped(recording, number) == (
+            1,
+            "keda-gpu-scaler: stopped while standard output took no more: is it read? The end is missing\n",
+        )
+
+
+@pytest.mark.parametrize("name", ["fifo", "fifo.gz"])
+def test_a_stop_ends_a_recording_into_a_pipe_that_nobody_opens(tmp_path: Path, name: str) -> None:
+    fifo = tmp_path / name
+    os.mkfifo(fifo)
+    command = (*SYNTHETIC, "--out", fifo, "--overwrite")
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as recording:
+        assert stopped(recording, signal.SIGTERM) == (
+            1,
+            f"keda-gpu-scaler: stopped while {fifo} took no more: is it read? The end is missing\n",
+        )
+
+
+@pytest.mark.parametrize("number", STOPS)
+def test_a_stop_while_the_driver_hangs_leaves_a_whole_recording(
+    tmp_path: Path, fake_nvml: FakeNvml, number: signal.Signals
+) -> None:
+    file = tmp_path / "gpus.jsonl.gz"
+    command = (*COMMAND, "record", "--nvml-library", fake_nvml.library, "--sample-interval", "0.1", "--out", file)
+    environment = {**os.environ, **fake_nvml.environment}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as recording:
+        assert recording.stderr is not None
+        assert "first sample" in recording.stderr.readline()
+        fake_nvml.hang()
+        fake_nvml.wait_until_hanging()
+        recording.send_signal(number)
+        assert recording.wait(WAIT_SECONDS) == 0
+        assert re.search(r"wrote \d+ snapshot\(s\) of 2 device\(s\)", recording.stderr.read())
+    assert gzip.decompress(file.read_bytes()).startswith(b'{"recording"')
+    assert len(ReplayBackend(file).read(0.0)) == 2
+
+
+def test_a_stop_before_the_driver_ever_answered_is_a_sentence_and_no_file(tmp_path: Path, fake_nvml: FakeNvml) -> None:
+    file = tmp_path / "gpus.jsonl"
+    command = (*COMMAND, "record", "--nvml-library", fake_nvml.library, "--out", file)
+    environment = {**os.environ, **fake_nvml.environment}
+    fake_nvml.hang()
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as recording:
+        fake_nvml.wait_until_hanging()
+        recording.send_signal(signal.SIGTERM)
+        assert recording.wait(WAIT_SECONDS) == 1
+        assert recording.stderr is not None
+        sentence = "keda-gpu-scaler: stopped before the devices gave a reading: nothing is recorded"
+        assert sentence in recording.stderr.read()
+    assert not file.exists()
+
+
+def test_a_standard_output_that_is_closed_is_a_sentence() -> None:
+    shell = ("sh", "-c", 'exec "$@" >&-', "sh", *SYNTHETIC, "--out", "-", "--duration", "0")
+    outcome = subprocess.run(shell, stderr=subprocess.PIPE, text=True, timeout=WAIT_SECONDS, check=False)
+    assert outcome.returncode == 1
+    assert "keda-gpu-scaler: cannot write standard output: it is closed; name a file, or open it\n" in outcome.stderr
+    assert "Traceback" not in outcome.stderr
+
+
+def test_a_standard_output_that_broke_is_a_sentence() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as broken:
+        command = (*SYNTHETIC, "--out", "-")
+        outcome = subprocess.run(
+            command, stdout=broken, stderr=subprocess.PIPE, text=True, timeout=WAIT_SECONDS, check=False
+        )
+    assert outcome.returncode == 1
+    assert "keda-gpu-scaler: cannot write standard output: broken pipe\n" in outcome.stderr
+    assert "rror" not in outcome.stderr
+
+
+def taken(at_seconds: float) -> Snapshot:
+    return Snapshot("n", 1, at_seconds, 1.7e9, "fake", ())
+
+
+@pytest.mark.parametrize(
+    ("duration", "heard", "expected"),
+    [
+        pytest.param(None, [1.0, 2.0, None], [0.0, 1.0, 2.0], id="without a duration the stop is the end"),
+        pytest.param(2.5, [1.0, 2.0, 3.0], [0.0, 1.0, 2.0], id="the next after the last is not waited for"),
+        pytest.param(2.0, [1.1, 2.3, 3.0], [0.0, 1.1, 2.3], id="a little late is not too late"),
+        pytest.param(2.0, [1.0, "gone", 3.0, 4.0], [0.0, 1.0], id="a failure is no snapshot, nor is it waited for"),
+        pytest.param(3.0, ["gone", 2.0, None, 3.0], [0.0, 2.0], id="after a stop nothing counts"),
+        pytest.param(0.0, [], [0.0], id="no time at all is one snapshot"),
+    ],
+)
+def test_what_belongs_to_a_duration(
+    duration: float | None, heard: list[float | str | None], expected: list[float]
+) -> None:
+    news: queue.SimpleQueue[Heard] = queue.SimpleQueue()
+    began = time.monotonic() + 1000  # on the sampler's clock, which must not run out meanwhile
+    for item in heard:
+        news.put(taken(began + item) if isinstance(item, float) else item)
+    written = [one.at_seconds for one in due(news, taken(began), duration, 1.0)]
+    assert written == [pytest.approx(began + at) for at in expected]

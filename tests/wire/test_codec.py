@@ -15,20 +15,19 @@ from keda_gpu_scaler.wire.codec import MAX_LENGTH, MAX_SAMPLES, MAX_WHOLE, Codec
 _names = st.text(st.characters(codec="utf-8"), min_size=1, max_size=40).filter(str.isprintable)
 _maybe_empty = st.just("") | _names
 _ratios = st.none() | st.floats(0, 1)
-_bytes = st.none() | st.integers(0, MAX_WHOLE)
+_memory = (
+    st.tuples(st.integers(0, MAX_WHOLE), st.integers(1, MAX_WHOLE))
+    .map(sorted)
+    .flatmap(lambda pair: st.tuples(st.none() | st.just(pair[0]), st.none() | st.just(max(1, pair[1]))))
+)
 _clocks = st.floats(0, 1e12)
 _devices = st.builds(
     Device, _names, st.integers(0, 65535), _maybe_empty, pci_address=_maybe_empty, parent=st.none() | _names
 )
-_samples = st.builds(
-    Sample,
-    _devices,
-    gpu_utilization_ratio=_ratios,
-    memory_utilization_ratio=_ratios,
-    memory_used_bytes=_bytes,
-    memory_total_bytes=_bytes,
-    temperature_celsius=st.none() | st.floats(-300, 1e4),
-    power_watts=st.none() | st.floats(0, 1e6),
+_celsius = st.none() | st.floats(-300, 1e4)
+_watts = st.none() | st.floats(0, 1e6)
+_samples = st.tuples(_devices, _ratios, _ratios, _memory, _celsius, _watts).map(
+    lambda drawn: Sample(*drawn[:3], *drawn[3], *drawn[4:])
 )
 snapshots = st.builds(
     Snapshot,
@@ -142,7 +141,7 @@ REFUSED = {
         r'node: Invalid value: "a\u001b[2J": must be 1 to 256 printable characters',
     ),
     "a node that is half a surrogate pair": (plain(node="\ud800"), r'node: Invalid value: "\ud800": must be'),
-    "a node that is too long": (plain(node="n" * 257), 'node: Invalid value: "' + "n" * 38 + "…: must be"),
+    "a node that is too long": (plain(node="n" * 257), 'node: Invalid value: "' + "n" * 39 + '\\u2026": must be'),
     "a sequence that is true": (plain(sequence=True), "sequence: Invalid value: true: must be a whole number"),
     "a sequence with a fraction": (plain(sequence=1.0), "sequence: Invalid value: 1.0: must be a whole number"),
     "a sequence below zero": (plain(sequence=-1), "sequence: Invalid value: -1: must be a whole number from 0"),
@@ -171,7 +170,15 @@ REFUSED = {
     "a ratio that is true": (with_sample(gpu_utilization_ratio=True), "Invalid value: true: must be a number"),
     "a reading that is text": (with_sample(power_watts="70 W"), 'power_watts: Invalid value: "70 W": must be a number'),
     "memory with a fraction": (with_sample(memory_used_bytes=1.5), "memory_used_bytes: Invalid value: 1.5: must be"),
-    "memory beyond what is exact": (with_sample(memory_total_bytes=2**53), "must be a whole number from 0 to"),
+    "memory beyond what is exact": (with_sample(memory_total_bytes=2**53), "must be a whole number from 1 to"),
+    "more memory used than there is": (
+        with_sample(memory_used_bytes=9000, memory_total_bytes=100),
+        "samples[0].memory_used_bytes: Invalid value: 9000: must be a whole number from 0 to 100",
+    ),
+    "no memory at all": (
+        with_sample(memory_total_bytes=0),
+        "samples[0].memory_total_bytes: Invalid value: 0: must be a whole number from 1 to",
+    ),
     "a parent that is empty": (with_sample(parent=""), 'samples[0].parent: Invalid value: "": must be'),
 }
 
@@ -221,9 +228,17 @@ def test_any_value_in_any_field_is_read_exactly_or_refused(key: str, reading: st
         Snapshot("n", 0, 0.0, math.inf, "s", ()),
         Snapshot("n", 0, 0.0, 0.0, "s", (Sample(Device("", 0, "M")),)),
         Snapshot("n", 0, 0.0, 0.0, "s", (Sample(Device("a", 0, "M"), gpu_utilization_ratio=57.0),)),
+        Snapshot("n", 0, 0.0, 0.0, "s", (Sample(Device("a", 0, "M"), memory_used_bytes=2, memory_total_bytes=1),)),
         Snapshot("n", 0, 0.0, 0.0, "s", (Sample(Device("a", 0, "M")), Sample(Device("a", 1, "M")))),
     ],
-    ids=["no time", "no end of time", "a device without a name", "percent for a ratio", "a device twice"],
+    ids=[
+        "no time",
+        "no end of time",
+        "a device without a name",
+        "percent for a ratio",
+        "more used than there is",
+        "twice",
+    ],
 )
 def test_nothing_is_written_that_could_not_be_read_again(snapshot: Snapshot) -> None:
     with pytest.raises(CodecError):

@@ -88,14 +88,22 @@ def test_an_error_inside_the_with_block_comes_out_as_it_is(tmp_path: Path) -> No
         raise ZeroDivisionError
 
 
-def test_a_dash_is_standard_output_which_stays_open(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+def test_a_dash_is_standard_output_which_stays_open(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    sys.stdout.write("before\n")
     with RecordingWriter("-", "nvml") as writer:
         writer.write(snapshot(1))
     sys.stdout.write("still open")
-    header, line, after = capsysbinary.readouterr().out.splitlines()
+    before, header, line, after = capfdbinary.readouterr().out.splitlines()
+    assert before == b"before"
     assert decode_header(header).source == "nvml"
     assert decode(line) == snapshot(1)
     assert after == b"still open"
+
+
+def test_a_standard_output_that_is_closed_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)  # what Python makes of a closed one
+    with pytest.raises(RecordingError, match=r"^cannot write standard output: it is closed; name a file, or open it$"):
+        RecordingWriter("-", "nvml").__enter__()
 
 
 def test_nothing_is_written_outside_the_with_block(tmp_path: Path) -> None:

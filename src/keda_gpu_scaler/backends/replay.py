@@ -32,6 +32,8 @@ MAX_BYTES = 256 << 20
 """Of a recording, unpacked: more than a day of eight devices, once a second."""
 MAX_ROWS = 2_000_000
 """Of all devices together: almost three days of eight devices, once a second."""
+MAX_LINES = 2 * MAX_ROWS
+"""Headers and blank lines among them: what unpacks into nothing else is refused before it has unpacked."""
 MAX_SPEED = 1e6
 DEFAULT_GAP_SECONDS = 1.0
 """How long a moment lasts in a recording that does not tell."""
@@ -97,7 +99,9 @@ class ReplayBackend:
             text = _Text(file, str(path))
             parser: _Parser | None = None
             for number, line in enumerate(text.lines(), 1):
-                if not line.strip():
+                if number > MAX_LINES:
+                    raise BackendError(f"cannot replay {path}: it has more than {MAX_LINES} lines; cut it into parts")
+                if not line or line.isspace():
                     continue
                 if complaint:
                     raise BackendError(f"cannot replay {path}: {complaint}")
@@ -118,8 +122,9 @@ class ReplayBackend:
         return _RecordingLines(self._sources) if line.lstrip().startswith("{") else SmiLog()
 
     def _add(self, moment: Moment | None) -> None:
-        if moment:
-            self._timeline.add(moment)
+        if moment is None:
+            return
+        self._timeline.add(moment)
         for count, limit, what in (
             (self._timeline.device_count, MAX_SAMPLES, "devices"),
             (self._timeline.row_count, MAX_ROWS, "samples"),

@@ -7,28 +7,28 @@ order, among any others. The field names are those of ``nvidia-smi --help-query-
 tools is read where its columns are in the table of aliases.
 """
 
-import json
 import logging
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache, partial
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Any
 
 from keda_gpu_scaler.core.catalog import MIB
 from keda_gpu_scaler.core.model import Device, Sample
+from keda_gpu_scaler.core.wording import quoted
 from keda_gpu_scaler.wire.codec import MAX_SAMPLES, MAX_TEXT_LENGTH, MAX_WHOLE
 
 MAX_SPREAD_SECONDS = 1.0
 """Rows further apart than this were not printed in one go, though no device repeats."""
 
-_T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
 _MAX_INDEX = 65535
-_MAX_QUOTED = 40
 _MAX_LISTED = 12
+_REMEMBERED_CELLS = 4096
 
 EXAMPLE = (
     "nvidia-smi --query-gpu=timestamp,index,uuid,name,pci.bus_id,utilization.gpu,utilization.memory,"
@@ -99,11 +99,14 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class _Column:
-    """Where a field stands. ``unit`` is the header's, empty where it names none; ``title`` is for complaints."""
+    """Where a field stands, and how its cells are read; ``title`` is for complaints.
+
+    ``read`` returns None for a cell that has no reading, and raises LogError with what a cell must be.
+    """
 
     place: int
     title: str
-    unit: str
+    read: Callable[[str], Any]
 
 
 class SmiLog:
@@ -128,10 +131,11 @@ class SmiLog:
         Raises:
             LogError: the line is malformed. Nothing of it is kept, and the log can be read on behind it.
         """
-        cells = tuple(cell.strip() for cell in text.split(","))
+        cells = tuple(map(str.strip, text.split(",")))
         # A log that was started anew repeats its header, perhaps with other columns.
         if cells == self._titles or not self._titles or _split_title(cells[0])[0] in _KNOWN_TITLES:
-            self._start(cells)
+            if cells != self._titles:
+                self._start(cells)
             return self.end()
         if len(cells) != len(self._titles):
             raise LogError(f"has {len(cells)} columns: must have {len(self._titles)}, like the header")
@@ -152,10 +156,10 @@ class SmiLog:
         self._columns, self._titles = columns, header
 
     def _row(self, cells: tuple[str, ...]) -> Moment | None:
-        at = self._read(cells, "timestamp", _seconds)
+        at = self._read(cells, "timestamp")
         if at is None and "timestamp" in self._columns:
             raise _invalid(self._columns["timestamp"][0], cells, _MUST_BE_TIME)
-        readings = {name: self._reading(cells, name) for name in _QUANTITIES}
+        readings = {name: self._read(cells, name) for name in _QUANTITIES}
         device = self._device(cells, at)
         if len(self._devices) >= MAX_SAMPLES and device.uuid not in self._devices:
             raise LogError(f"holds one device more: must be at most {MAX_SAMPLES} in a log")
@@ -178,9 +182,9 @@ class SmiLog:
         return at is None or self._group_at is None or 0 <= at - self._group_at < MAX_SPREAD_SECONDS
 
     def _device(self, cells: tuple[str, ...], at: float | None) -> Device:
-        uuid = self._read(cells, "uuid", _name)
-        told_index = self._read(cells, "index", _whole)
-        pci_address = _pci_address(self._read(cells, "pci_address", _name) or "")
+        uuid = self._read(cells, "uuid")
+        told_index = self._read(cells, "index")
+        pci_address = self._read(cells, "pci_address") or ""
         index = self._order(uuid or pci_address, at) if told_index is None else told_index
         known = self._devices.get(uuid or "")
         if uuid in self._group and known and known.index != index and self._is_same_pass(at):
@@ -189,7 +193,7 @@ class SmiLog:
         return Device(
             uuid=uuid or self._uuid_by_index.get(index, f"replay-gpu-{index}"),
             index=index,
-            model=self._read(cells, "model", _name) or "unknown",
+            model=self._read(cells, "model") or "unknown",
             pci_address=pci_address,
         )
 
@@ -199,19 +203,15 @@ class SmiLog:
             return self._index_by_key.get(key, len(self._devices))
         return len(self._group) if at is not None and at == self._group_at else 0
 
-    def _reading(self, cells: tuple[str, ...], name: str) -> float | None:
+    def _read(self, cells: tuple[str, ...], name: str) -> Any:
+        """Return what the first column of this field says that says anything."""
         for column in self._columns.get(name, ()):
-            if not _has_no_reading(cells[column.place]):
-                return _measure(cells, column, _QUANTITIES[name])
-        return None
-
-    def _read(self, cells: tuple[str, ...], name: str, read: Callable[[str], _T]) -> _T | None:
-        for column in self._columns.get(name, ()):
-            if not _has_no_reading(cells[column.place]):
-                try:
-                    return read(cells[column.place])
-                except LogError as error:
-                    raise _invalid(column, cells, str(error)) from None
+            try:
+                value = column.read(cells[column.place])
+            except LogError as error:
+                raise _invalid(column, cells, str(error)) from None
+            if value is not None:
+                return value
         return None
 
 
@@ -221,24 +221,35 @@ def _columns(cells: tuple[str, ...]) -> dict[str, tuple[_Column, ...]]:
     Raises:
         LogError: there is no column with a reading, or one is in a unit that is not known.
     """
-    places: dict[str, _Column] = {}
+    titles: dict[str, tuple[int, str]] = {}
     for place, cell in enumerate(cells):
-        title, unit = _split_title(cell)
-        places.setdefault(title, _Column(place, cell, unit))
+        titles.setdefault(_split_title(cell)[0], (place, cell))
     columns = {
-        name: found
+        name: tuple(_Column(place, title, _reader(name, title)) for place, title in found)
         for name, aliases in _ALIASES.items()
-        if (found := tuple(places[alias] for alias in aliases if alias in places))
+        if (found := [titles[alias] for alias in aliases if alias in titles])
     }
     if not columns.keys() & _QUANTITIES.keys():
-        listed = ", ".join(_quoted(cell) for cell in cells[:_MAX_LISTED]) + (", …" if cells[_MAX_LISTED:] else "")
+        listed = ", ".join(quoted(cell) for cell in cells[:_MAX_LISTED]) + (", …" if cells[_MAX_LISTED:] else "")
         needed = ", ".join(_ALIASES[name][0] for name in _QUANTITIES)
         raise LogError(f"no known column among {listed}: must have one of {needed}; record with: {EXAMPLE}")
-    for name, quantity in _QUANTITIES.items():
-        for column in columns.get(name, ()):
-            if column.unit and column.unit not in quantity.units:
-                raise LogError(f"column {_quoted(column.title)}: must be in {' or '.join(quantity.units)}")
     return columns
+
+
+def _reader(name: str, title: str) -> Callable[[str], Any]:
+    """Return what reads the cells of one column, and remembers them: most cells repeat all day.
+
+    Raises:
+        LogError: the column is in a unit that is not known.
+    """
+    if name not in _QUANTITIES:
+        read: Callable[[str], Any] = _NAMES[name]
+    else:
+        quantity, unit = _QUANTITIES[name], _split_title(title)[1]
+        if unit and unit not in quantity.units:
+            raise LogError(f"column {quoted(title)}: must be in {' or '.join(quantity.units)}")
+        read = partial(_measure, quantity, unit or next(iter(quantity.units)))
+    return lru_cache(_REMEMBERED_CELLS)(lambda cell: None if _has_no_reading(cell) else read(cell))
 
 
 def _split_title(cell: str) -> tuple[str, str]:
@@ -247,22 +258,24 @@ def _split_title(cell: str) -> tuple[str, str]:
     return title.strip().lower(), unit.rstrip("] ")
 
 
-def _measure(cells: tuple[str, ...], column: _Column, quantity: _Quantity) -> float:
-    match = _VALUE.fullmatch(cells[column.place])
-    unit = (match and match[2]) or column.unit or next(iter(quantity.units))
+def _measure(quantity: _Quantity, usual_unit: str, cell: str) -> float:
+    match = _VALUE.fullmatch(cell)
+    unit = (match and match[2]) or usual_unit
     if not match or unit not in quantity.units:
-        raise _invalid(column, cells, f"must be a number of {' or '.join(quantity.units)}, or [N/A]")
+        raise LogError(f"must be a number of {' or '.join(quantity.units)}, or [N/A]")
     size = quantity.units[unit]
     # Divided where that is exact: 57 % is 57/100, but 57 x 0.01 is 0.5700000000000001.
     value = float(match[1]) / round(1 / size) if size < 1 else float(match[1]) * size
     if not quantity.at_least <= value <= quantity.at_most:
-        limits = f"{quantity.at_least / size:g} to {quantity.at_most / size:g}"
-        raise _invalid(column, cells, f"must be from {limits} {unit}, or [N/A]")
+        raise LogError(f"must be from {quantity.at_least / size:g} to {quantity.at_most / size:g} {unit}, or [N/A]")
     return value
 
 
 def _sample(device: Device, readings: Mapping[str, float | None]) -> Sample:
     used, total = readings["memory_used_bytes"], readings["memory_total_bytes"]
+    # Of an answer that contradicts itself no half is believed; it is the driver's, so the row is none the worse.
+    if total is not None and not (used or 0) <= total > 0:
+        used, total = None, None
     return Sample(
         device=device,
         gpu_utilization_ratio=readings["gpu_utilization_ratio"],
@@ -303,13 +316,13 @@ def _name(cell: str) -> str:
 def _pci_address(cell: str) -> str:
     """Write a PCI address as the kernel does: nvidia-smi gives the domain eight digits, and capitals."""
     match = _PCI_ADDRESS.fullmatch(cell.lower())
-    return match[1] if match else cell
+    return match[1] if match else _name(cell)
+
+
+_NAMES: MappingProxyType[str, Callable[[str], Any]] = MappingProxyType(
+    {"timestamp": _seconds, "index": _whole, "uuid": _name, "model": _name, "pci_address": _pci_address}
+)
 
 
 def _invalid(column: _Column, cells: tuple[str, ...], must: str) -> LogError:
-    return LogError(f"column {_quoted(column.title)}: Invalid value: {_quoted(cells[column.place])}: {must}")
-
-
-def _quoted(value: str) -> str:
-    """Quote a stranger's text: escaped, and cut to a length that leaves room for the sentence around it."""
-    return json.dumps(value if len(value) <= _MAX_QUOTED else value[: _MAX_QUOTED - 1] + "…", ensure_ascii=False)
+    return LogError(f"column {quoted(column.title)}: Invalid value: {quoted(cells[column.place])}: {must}")

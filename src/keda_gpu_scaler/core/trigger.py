@@ -5,7 +5,6 @@ The law of this module: whatever the metadata holds, the outcome is a ``Trigger`
 """
 
 import difflib
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from types import MappingProxyType
 
 from keda_gpu_scaler.core.aggregate import AGGREGATIONS
 from keda_gpu_scaler.core.catalog import METRICS, PROFILES, Metric, Profile
+from keda_gpu_scaler.core.wording import quoted
 
 DEFAULT_METRIC = "gpu_utilization"
 DEFAULT_METRIC_NAME = "keda_gpu_metric"
@@ -98,10 +98,10 @@ _NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,3})?", re.AS
 _INTEGER = re.compile(r"[+-]?\d{1,9}", re.ASCII)
 _UNSAFE_IN_NAME = re.compile(r"[^a-z0-9_-]+")
 _MAX_NAME_LENGTH = 60  # with KEDA's "s0-" before it still a legal label value
-_QUOTED_LENGTH = 40
 _MAX_DIGITS = 40
 _MAX_METADATA_LENGTH = 16_384  # a dozen short values; parsed triggers are remembered, so their size is bounded
 _BEGUN_LENGTH = 4
+_COMPARED_LENGTH = 40
 _HINTED_KEYS = 50  # near misses are looked for among so many unknown keys, and not in a flood of them
 
 
@@ -205,7 +205,7 @@ class _Parser:
         return value
 
     def _invalid(self, key: str, must: str) -> None:
-        self._problems.append(f"metadata.{key}: Invalid value: {_quoted(self._given[key])}: {must}")
+        self._problems.append(f"metadata.{key}: Invalid value: {quoted(self._given[key])}: {must}")
 
     def _number(self, key: str, default: float, *, at_least: float, at_most: float = MAX_NUMBER) -> float:
         if key not in self._given:
@@ -224,7 +224,7 @@ class _Parser:
             return value
         near = _nearest(value, choices)
         remedy = f'did you mean "{near}"?' if near else "supported values: " + ", ".join(choices)
-        self._problems.append(f"metadata.{key}: Unsupported value: {_quoted(value)}: {remedy}")
+        self._problems.append(f"metadata.{key}: Unsupported value: {quoted(value)}: {remedy}")
         return default
 
     def _profile(self) -> Profile | None:
@@ -252,8 +252,8 @@ class _Parser:
         target = self._number("targetValue", default, at_least=MIN_TARGET)
         for key in shorthands:
             if "targetValue" in self._given:
-                given = _quoted(self._given["targetValue"])
-                self._hints.append(f"metadata.targetValue: {given} is overruled by {key} {_quoted(self._given[key])}")
+                given = quoted(self._given["targetValue"])
+                self._hints.append(f"metadata.targetValue: {given} is overruled by {key} {quoted(self._given[key])}")
             target = self._number(key, default, at_least=MIN_TARGET)
         if "targetValue" not in self._given and not shorthands:
             self._warn_of_a_foreign_default(metric, profile.metric if profile else DEFAULT_METRIC, default)
@@ -286,7 +286,7 @@ class _Parser:
                 f"must be 1 to {_MAX_NAME_LENGTH} letters, digits, '-' and '_', one letter or digit at least",
             )
         elif name != given:
-            self._hints.append(f"metadata.metricName: {_quoted(given)} is handed to KEDA as {_quoted(name)}")
+            self._hints.append(f"metadata.metricName: {quoted(given)} is handed to KEDA as {quoted(name)}")
         return name
 
     def _suggest_keys(self) -> None:
@@ -297,20 +297,15 @@ class _Parser:
             if near:
                 meant = ours[near]
                 self._hints.append(
-                    f'metadata: {_quoted(key)} is no key of ours, nothing reads it: did you mean "{meant}"?'
+                    f'metadata: {quoted(key)} is no key of ours, nothing reads it: did you mean "{meant}"?'
                 )
 
 
 def _nearest(value: str, choices: Iterable[str]) -> str | None:
     """Find what somebody meant: a name they began, or one with a letter or two amiss."""
-    begun = value[:_QUOTED_LENGTH].lower()
+    begun = value[:_COMPARED_LENGTH].lower()
     if len(begun) >= _BEGUN_LENGTH:
         for choice in choices:
             if choice.startswith(begun):
                 return choice
     return next(iter(difflib.get_close_matches(begun, choices, n=1, cutoff=0.8)), None)
-
-
-def _quoted(value: str) -> str:
-    """Quote a stranger's text: escaped, and cut to a length that leaves room for the sentence around it."""
-    return json.dumps(value if len(value) <= _QUOTED_LENGTH else value[: _QUOTED_LENGTH - 1] + "…")

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import Any, Never
 
 from keda_gpu_scaler.core.model import Device, Sample, Snapshot
+from keda_gpu_scaler.core.wording import quoted
 
 VERSION = 1
 """Grows only when an older reader would misunderstand; a new key alone leaves it as it is."""
@@ -25,7 +26,6 @@ MAX_WHOLE = 2**53 - 1
 """The largest whole number that every reader of JSON keeps exactly: 8 PiB, in bytes."""
 MAX_NUMBER = 1e12
 
-_MAX_QUOTED = 40
 _READINGS = (
     "gpu_utilization_ratio",
     "memory_utilization_ratio",
@@ -90,7 +90,7 @@ def parse_object(text: str | bytes) -> "Fields":
     except ValueError as error:  # also an integer of thousands of digits
         raise CodecError(f"is not JSON: {error}") from None
     if not isinstance(value, dict):
-        raise CodecError(f"is {_quoted(value)}: must be a JSON object")
+        raise CodecError(f"is {quoted(value)}: must be a JSON object")
     return Fields(value)
 
 
@@ -119,11 +119,11 @@ class Fields:
             self._refuse(key, f"must be 1 to {at_most} printable characters")
         return value
 
-    def whole(self, key: str) -> int:
-        """Return a whole number from 0; neither 1.0 nor true is one."""
+    def whole(self, key: str, at_least: int = 0, at_most: int = MAX_WHOLE) -> int:
+        """Return a whole number within bounds; neither 1.0 nor true is one."""
         value = self._plain.get(key)
-        if type(value) is not int or not 0 <= value <= MAX_WHOLE:
-            self._refuse(key, f"must be a whole number from 0 to {MAX_WHOLE}")
+        if type(value) is not int or not at_least <= value <= at_most:
+            self._refuse(key, f"must be a whole number from {at_least} to {at_most}")
         return value
 
     def number(self, key: str, at_least: float, at_most: float) -> float:
@@ -142,7 +142,7 @@ class Fields:
         for position, item in enumerate(value):
             where = f"{self._where}{key}[{position}]"
             if not isinstance(item, dict):
-                raise CodecError(f"{where}: Invalid value: {_quoted(item)}: must be a JSON object")
+                raise CodecError(f"{where}: Invalid value: {quoted(item)}: must be a JSON object")
             yield Fields(item, where + ".")
 
     def is_unknown(self, key: str) -> bool:
@@ -157,7 +157,7 @@ class Fields:
     def _refuse(self, key: str, must: str) -> Never:
         if key not in self._plain:
             raise CodecError(f"{self._where}{key}: Required value: {must}")
-        raise CodecError(f"{self._where}{key}: Invalid value: {_quoted(self._plain[key])}: {must}")
+        raise CodecError(f"{self._where}{key}: Invalid value: {quoted(self._plain[key])}: {must}")
 
 
 def _plain_sample(sample: Sample) -> dict[str, object]:
@@ -188,12 +188,16 @@ def _snapshot(fields: Fields) -> Snapshot:
     for sample in snapshot.samples:
         uuid = sample.device.uuid
         if uuid in seen:
-            raise CodecError(f"samples: Duplicate value: {_quoted(uuid)}: a device must be listed once")
+            raise CodecError(f"samples: Duplicate value: {quoted(uuid)}: a device must be listed once")
         seen.add(uuid)
     return snapshot
 
 
 def _sample(fields: Fields) -> Sample:
+    # Refused rather than made unknown, like a ratio above 1: no backend of ours hands on memory that contradicts
+    # itself, so whoever wrote it would be wrong about the rest as well, and encoding stays the inverse of decoding.
+    total = None if fields.is_unknown("memory_total_bytes") else fields.whole("memory_total_bytes", at_least=1)
+    used_at_most = MAX_WHOLE if total is None else total
     return Sample(
         device=Device(
             uuid=fields.text("uuid"),
@@ -204,8 +208,8 @@ def _sample(fields: Fields) -> Sample:
         ),
         gpu_utilization_ratio=_number(fields, "gpu_utilization_ratio", 0, 1),
         memory_utilization_ratio=_number(fields, "memory_utilization_ratio", 0, 1),
-        memory_used_bytes=_whole(fields, "memory_used_bytes"),
-        memory_total_bytes=_whole(fields, "memory_total_bytes"),
+        memory_used_bytes=_whole(fields, "memory_used_bytes", used_at_most),
+        memory_total_bytes=total,
         temperature_celsius=_number(fields, "temperature_celsius", -MAX_NUMBER, MAX_NUMBER),
         power_watts=_number(fields, "power_watts", 0, MAX_NUMBER),
     )
@@ -215,17 +219,9 @@ def _number(fields: Fields, key: str, at_least: float, at_most: float) -> float 
     return None if fields.is_unknown(key) else fields.number(key, at_least, at_most)
 
 
-def _whole(fields: Fields, key: str) -> int | None:
-    return None if fields.is_unknown(key) else fields.whole(key)
+def _whole(fields: Fields, key: str, at_most: int) -> int | None:
+    return None if fields.is_unknown(key) else fields.whole(key, at_most=at_most)
 
 
 def _refuse_constant(name: str) -> Never:
     raise CodecError(f"holds {name}, which is no number: must leave an unknown reading out")
-
-
-def _quoted(value: object) -> str:
-    """Quote a stranger's value: escaped, and cut to a length that leaves room for the sentence around it."""
-    if isinstance(value, dict | list):
-        return "an object" if isinstance(value, dict) else f"a list of {len(value)}"
-    text = json.dumps(value[: _MAX_QUOTED + 1] if isinstance(value, str) else value)
-    return text if len(text) <= _MAX_QUOTED else text[: _MAX_QUOTED - 1] + "…"

@@ -63,7 +63,7 @@ class RecordingWriter:
     """Writes snapshots to a file, for as long as its ``with`` block lasts.
 
     The file is compressed when its name ends in ".gz"; equal snapshots give equal bytes. ``path`` may be "-"
-    for standard output. An existing file is replaced only when ``overwrite`` says so.
+    for standard output, which stays open. An existing file is replaced only when ``overwrite`` says so.
 
     Raises:
         RecordingError: on entering and on writing, when the file cannot be written.
@@ -106,11 +106,17 @@ class RecordingWriter:
     def _create(self) -> IO[bytes]:
         return open(self._path, "wb" if self._overwrite else "xb")
 
+    def _standard_output(self) -> IO[bytes]:
+        # Python gives a process that was started with a closed standard output none at all.
+        if sys.stdout is None:
+            raise RecordingError("cannot write standard output: it is closed; name a file, or open it")
+        sys.stdout.flush()
+        # Not sys.stdout's own buffer: what a broken pipe leaves in that one would be tried again at exit.
+        return open(sys.stdout.fileno(), "wb", closefd=False)
+
     def _open(self) -> IO[bytes] | gzip.GzipFile:
-        if self._path == "-":
-            return sys.stdout.buffer
         try:
-            plain = self._files.enter_context(self._create())
+            plain = self._files.enter_context(self._standard_output() if self._path == "-" else self._create())
         except FileExistsError:
             raise RecordingError(
                 f"{self._path} exists already: choose another name, or say that it may be overwritten"
