@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from keda_gpu_scaler import scaler as scaler_module
 from keda_gpu_scaler.core.fleet import Fleet
-from keda_gpu_scaler.core.trigger import PARAMETERS, parse
-from keda_gpu_scaler.core.verdict import evaluate
+from keda_gpu_scaler.core.trigger import PARAMETERS, Trigger, parse
+from keda_gpu_scaler.core.verdict import Verdict, evaluate
 from keda_gpu_scaler.scaler import HEARTBEAT_SECONDS, Scaler
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
@@ -340,6 +340,32 @@ def test_law_3_many_questions_over_one_snapshot_are_one_judgement() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("keda_gpu_scaler.scaler.evaluate", counting)
         on(bench, talk)
+
+
+def test_judging_many_dear_triggers_gives_other_calls_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench()
+    judging: list[str] = []
+
+    def dear(trigger: Trigger, fleet: Fleet, now: float) -> Verdict:
+        bench.clock.advance(0.004)
+        judging.append("a trigger")
+        return evaluate(trigger, replace(fleet, stale_after_seconds=1e9), now)
+
+    async def other_call() -> None:
+        judging.append("another call")
+
+    async def talk(bench: Bench) -> None:
+        for index in range(6):
+            stream = bench.stub.StreamIsActive(ref(windowSeconds=str(index)))
+            assert (await stream.read()).result is True
+        monkeypatch.setattr("keda_gpu_scaler.scaler.evaluate", dear)
+        bench.fleet = fleet_of([sample(0, 0.92)], last_at=bench.clock.now, stale_after=1e9)
+        other = asyncio.ensure_future(other_call())
+        await bench.scaler.published()
+        await other
+        assert judging == ["a trigger", "a trigger", "another call", *["a trigger"] * 4]
+
+    on(bench, talk)
 
 
 def test_requests_and_errors_are_counted_by_method() -> None:

@@ -31,6 +31,7 @@ MAX_STREAMS = 2000
 METHODS = ("IsActive", "StreamIsActive", "GetMetricSpec", "GetMetrics")
 
 _REMEMBERED = 1024
+_TURN_SECONDS = 0.005
 _STATUS_OF_LACK: Mapping[Lack | None, grpc.StatusCode] = {
     Lack.UNSEEN: grpc.StatusCode.UNAVAILABLE,
     Lack.ABSENT: grpc.StatusCode.FAILED_PRECONDITION,
@@ -122,15 +123,18 @@ class Scaler(pb_grpc.ExternalScalerServicer):
     async def published(self) -> None:
         """Wake the streams whose state changed; to be called in the event loop after every snapshot.
 
-        Each distinct trigger is judged once, however many streams share it, and other calls are answered
-        in between.
+        Each distinct trigger is judged once, however many streams share it, and other calls get their turn
+        every few milliseconds.
         """
+        turn_began = self._clock()
         for trigger in list(self._streams):
             active = self._known_activity(trigger)
             for stream in self._streams.get(trigger, ()):
                 if active is not None and stream.pushed != active:
                     stream.wake.set()
-            await asyncio.sleep(0)
+            if self._clock() - turn_began > _TURN_SECONDS:
+                await asyncio.sleep(0)
+                turn_began = self._clock()
 
     def stop(self) -> None:
         """End every stream with OK, at once and from now on; other calls are answered until the server stops."""
