@@ -61,7 +61,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "targetMemoryUtilization",
         "none",
-        "shorthand for `metricType: memory_used_percent` and its `targetValue`",
+        "shorthand for `metricType: memory_used_percent` and its `targetValue`, which it overrules",
     ),
     Parameter(
         "activationThreshold",
