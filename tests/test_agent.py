@@ -17,26 +17,16 @@ from keda_gpu_scaler.core.ports import BackendError
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
 from tests.fakes import FakeBackend, ManualClock, blind, sample
+from tests.serving import WAIT_SECONDS, free_port, ref
 
-WAIT_SECONDS = 20.0
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 SERVICE = "externalscaler.ExternalScaler"
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
 def config(**settings: Any) -> Config:
     base = {"host": "127.0.0.1", "port": 0, "metrics_port": 0, "probe_port": 0, "node_name": "gpu-7"}
     return Config(**{**base, **settings})
-
-
-def ref(**metadata: str) -> pb.ScaledObjectRef:
-    return pb.ScaledObjectRef(name="llama", namespace="ai", scalerMetadata=metadata)
 
 
 class Running:

@@ -9,15 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.fake_nvml import FakeNvml
-from tests.serving import WAIT_SECONDS
+from tests.serving import WAIT_SECONDS, free_port
 
 DEMO = Path(__file__).resolve().parent.parent / "scripts" / "demo.py"
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def demo(port: int) -> subprocess.CompletedProcess[str]:

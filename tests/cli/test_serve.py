@@ -18,7 +18,17 @@ from keda_gpu_scaler.cli.options import config_of
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
 from tests.fake_nvml import GIB, LIB_RM_VERSION_MISMATCH, FakeNvml, Memory
-from tests.serving import COMMAND, NOT_SERVING, SERVING, WAIT_SECONDS, Serving, recorded, ref, refused_to_start
+from tests.serving import (
+    COMMAND,
+    NOT_SERVING,
+    SERVING,
+    WAIT_SECONDS,
+    Serving,
+    free_port,
+    recorded,
+    ref,
+    refused_to_start,
+)
 
 HEADER = "timestamp, index, name, utilization.gpu [%], memory.used [MiB], memory.total [MiB]"
 NOW = {"windowSeconds": "0"}
@@ -236,8 +246,7 @@ def test_log_lines_that_nobody_reads_hold_nobody_up(fake_nvml: FakeNvml) -> None
 
 
 def test_a_closed_standard_error_is_no_reason_not_to_serve() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     serve = f"exec {sys.executable} -m keda_gpu_scaler serve --host 127.0.0.1 --port {port} --backend synthetic"
     with subprocess.Popen(["sh", "-c", f"{serve} --metrics-port 0 --probe-port 0 2>&-"]) as process:  # noqa: S607
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:

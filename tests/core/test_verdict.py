@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keda_gpu_scaler.core.aggregate import AGGREGATIONS
+from keda_gpu_scaler.core.aggregate import AGGREGATIONS, mean
 from keda_gpu_scaler.core.catalog import METRICS
 from keda_gpu_scaler.core.fleet import Fleet
 from keda_gpu_scaler.core.model import Sample
@@ -141,6 +141,30 @@ def test_a_reading_that_stopped_is_unknown_once_it_is_older_than_the_limit_howev
     assert evaluate(trigger, ten_ago, NOW).value == 50.0
     eleven_ago = fleet_of(moment(50), *[moment(None)] * 11)
     assert evaluate(trigger, eleven_ago, NOW).value is None
+
+
+@given(
+    st.lists(st.lists(st.one_of(st.none(), st.floats(0, 1)), min_size=2, max_size=2), min_size=1, max_size=40),
+    st.floats(0, 300),
+    st.sampled_from([0.1, 1.0, 9.0]),
+)
+def test_a_window_holds_exactly_the_known_readings_less_than_its_length_older_than_the_newest_snapshot(
+    moments: list[list[float | None]], window: float, interval: float
+) -> None:
+    fleet = fleet_of(
+        *[[sample(index, ratio) for index, ratio in enumerate(moment)] for moment in moments],
+        interval_seconds=interval,
+        stale_after=1e9,
+    )
+    assert fleet.history is not None
+    trigger = parse({"windowSeconds": f"{window:.6f}", "gpuIndex": "0"})
+    inside = [
+        value
+        for snapshot in fleet.history.within(trigger.window_seconds)
+        if (value := trigger.metric.read(snapshot.samples[0])) is not None
+    ]
+    value = evaluate(trigger, fleet, NOW).value
+    assert value == (mean(inside) if inside else None)
 
 
 def test_a_readings_age_is_its_snapshots_and_its_own_lag_together() -> None:

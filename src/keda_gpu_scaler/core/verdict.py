@@ -5,6 +5,7 @@ The law of this module: unknown is not zero. While the reading of any device in 
 value, only a sentence that says why, and a workload nobody can judge is active.
 """
 
+import bisect
 import enum
 import functools
 import math
@@ -14,9 +15,11 @@ from keda_gpu_scaler.core.aggregate import AGGREGATIONS, mean
 from keda_gpu_scaler.core.catalog import Metric
 from keda_gpu_scaler.core.fleet import Fleet, History
 from keda_gpu_scaler.core.model import Device
-from keda_gpu_scaler.core.trigger import Trigger
+from keda_gpu_scaler.core.trigger import MAX_WINDOW_SECONDS, Trigger
 
 _NAMED = 3  # so many unknown devices are named, and the others counted
+# Readings are collected for the next longer of these, once for all windows in between.
+_REACHES_SECONDS = (10.0, 30.0, 60.0, 120.0, MAX_WINDOW_SECONDS)
 
 
 class Lack(enum.Enum):
@@ -122,23 +125,46 @@ def _unknown_devices(trigger: Trigger, unknown: list[_Reading], in_scope: int) -
     )
 
 
-# Many triggers share a metric and a window, and a long window is dear. The key is the history's identity.
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """One device's known readings, newest first, and how much older than the newest snapshot each is."""
+
+    device: Device
+    lags_seconds: tuple[float, ...]
+    values: tuple[float, ...]
+
+
+# Both are asked again and again between two snapshots: by triggers that share a window, and by triggers whose
+# windows differ a little. The key is the history's identity.
 @functools.lru_cache(maxsize=64)
 def _windowed(history: History, metric: Metric, window_seconds: float) -> tuple[_Reading, ...]:
     """Average every device's known readings over the window, in the order of the newest snapshot."""
-    known: dict[str, list[float]] = {sample.device.uuid: [] for sample in history.newest.samples}
-    lags: dict[str, float] = {}
-    for snapshot in history.within(window_seconds):
+    reach = next(reach for reach in _REACHES_SECONDS if window_seconds <= reach)
+    return tuple(_mean_over(column, window_seconds) for column in _columns(history, metric, reach))
+
+
+def _mean_over(column: _Column, window_seconds: float) -> _Reading:
+    # The newest snapshot counts whatever the window; every other must be less than its length older.
+    count = max(bisect.bisect_left(column.lags_seconds, window_seconds), bisect.bisect_right(column.lags_seconds, 0.0))
+    if not count:
+        return _Reading(column.device, None, math.inf)
+    return _Reading(column.device, mean(column.values[:count]), column.lags_seconds[0])
+
+
+@functools.lru_cache(maxsize=32)
+def _columns(history: History, metric: Metric, reach_seconds: float) -> tuple[_Column, ...]:
+    """Collect every device's known readings as far back as ``reach_seconds``, in the order of the newest snapshot."""
+    known: dict[str, list[tuple[float, float]]] = {sample.device.uuid: [] for sample in history.newest.samples}
+    for snapshot in history.within(reach_seconds):
+        lag = history.newest.at_seconds - snapshot.at_seconds
         for sample in snapshot.samples:
             value = metric.read(sample)
             if value is not None and sample.device.uuid in known:
-                known[sample.device.uuid].append(value)
-                lags.setdefault(sample.device.uuid, history.newest.at_seconds - snapshot.at_seconds)
+                known[sample.device.uuid].append((lag, value))
     return tuple(
-        _Reading(sample.device, mean(values), lags[sample.device.uuid])
-        if (values := known[sample.device.uuid])
-        else _Reading(sample.device, None, math.inf)
+        _Column(sample.device, tuple(lag for lag, _ in readings), tuple(value for _, value in readings))
         for sample in history.newest.samples
+        for readings in (known[sample.device.uuid],)
     )
 
 
