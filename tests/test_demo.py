@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fake_nvml import FakeNvml
+from tests.fake_nvml import NOT_SUPPORTED, FakeNvml
 from tests.serving import WAIT_SECONDS, free_port
 
 DEMO = Path(__file__).resolve().parent.parent / "scripts" / "demo.py"
@@ -45,5 +45,16 @@ def test_another_server_on_the_port_is_never_shown_as_ours() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         outcome = demo(listener.getsockname()[1])
     assert outcome.returncode == 1
-    assert "is another server there? Stop it, or: make run ADDRESS=" in outcome.stderr
+    assert "another server is there; choose another: make run ADDRESS=" in outcome.stderr
     assert "→" not in outcome.stdout
+
+
+def test_a_gpu_without_that_reading_is_shown_with_the_reason(
+    fake_nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEDA_GPU_SCALER_NVML_LIBRARY", fake_nvml.library)
+    fake_nvml.refuse("utilisation", NOT_SUPPORTED)
+    outcome = demo(free_port())
+    assert "this machine's GPUs" in outcome.stdout
+    assert "UNAVAILABLE" in outcome.stdout
+    assert outcome.returncode == 1

@@ -8,9 +8,9 @@ does not end it.
 import asyncio
 import contextlib
 import ctypes
+import errno
 import gc
 import logging
-import os
 import time
 from collections.abc import Callable
 
@@ -23,7 +23,7 @@ from keda_gpu_scaler.config import Config
 from keda_gpu_scaler.core.fleet import Fleet
 from keda_gpu_scaler.core.ports import Backend, BackendError
 from keda_gpu_scaler.core.wording import quoted
-from keda_gpu_scaler.exporter import HttpServer, Pages, metrics_pages, probe_pages, render
+from keda_gpu_scaler.exporter import HttpServer, Pages, listener, metrics_pages, probe_pages, render
 from keda_gpu_scaler.sampler import Sampler
 from keda_gpu_scaler.scaler import MAX_STREAMS, Scaler
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
@@ -163,7 +163,7 @@ class Agent:
         try:
             self.port = server.add_insecure_port(f"{host}:{self._config.port}")
         except RuntimeError as error:
-            raise StartError(_taken("--port", self._config.host, self._config.port)) from error
+            raise StartError(_why_not("--port", self._config.host, self._config.port)) from error
         await server.start()
         if self._config.probe_port:
             pages = probe_pages(lambda: self._fleet().unready(self._clock()))
@@ -177,7 +177,7 @@ class Agent:
         try:
             bound = await server.start(self._config.host, port)
         except OSError as error:
-            raise StartError(f"{_taken(flag, self._config.host, port)} ({os.strerror(error.errno or 0)})") from error
+            raise StartError(_why_not(flag, self._config.host, port)) from error
         self._http_servers.append(server)
         return bound
 
@@ -234,5 +234,13 @@ class Agent:
                 self._loop.call_soon_threadsafe(self._news.set)
 
 
-def _taken(flag: str, host: str, port: int) -> str:
-    return f"{flag}: cannot listen on {host} port {port}: is another server there? Stop it, or choose another port"
+def _why_not(flag: str, host: str, port: int) -> str:
+    """Say why an address cannot be listened on, in the words of another try: gRPC keeps the reason to itself."""
+    cannot = f"cannot listen on {host} port {port}"
+    try:
+        listener(host, port).close()
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            reason = (error.strerror or str(error)).lower()
+            return f"--host, {flag}: {cannot}: {reason}; choose an address of this machine, and a port you may use"
+    return f"{flag}: {cannot}: is another server there? Stop it, or choose another port"

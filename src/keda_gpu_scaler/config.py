@@ -62,7 +62,7 @@ class Config:
                 f"--sample-interval: Invalid value: {self.sample_interval:g}: must be "
                 f"{MIN_SAMPLE_INTERVAL_SECONDS:g} to 3600 seconds"
             )
-        if not 2 * self.sample_interval <= self.stale_after <= 86400:
+        elif not 2 * self.sample_interval <= self.stale_after <= 86400:
             yield (
                 f"--stale-after: Invalid value: {self.stale_after:g}: must be at least twice --sample-interval "
                 f"({self.sample_interval:g} s), or every snapshot would be stale before the next one, and at most 86400"

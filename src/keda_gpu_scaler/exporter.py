@@ -198,9 +198,9 @@ class HttpServer:
         Raises:
             OSError: the address cannot be listened on.
         """
-        listener = _listener(host, port)
-        bound: int = listener.getsockname()[1]
-        self._server = await asyncio.start_server(self._serve, sock=listener, limit=_MAX_REQUEST_BYTES)
+        socket_ = listener(host, port)
+        bound: int = socket_.getsockname()[1]
+        self._server = await asyncio.start_server(self._serve, sock=socket_, limit=_MAX_REQUEST_BYTES)
         return bound
 
     async def close(self) -> None:
@@ -255,7 +255,12 @@ class HttpServer:
         return self._pages[path]()
 
 
-def _listener(host: str, port: int) -> socket.socket:
+def listener(host: str, port: int) -> socket.socket:
+    """Return a listening socket; "::" means every interface, by IPv4 too.
+
+    Raises:
+        OSError: the address cannot be listened on.
+    """
     # asyncio would make "::" an IPv6-only socket, which a kubelet on an IPv4 node cannot probe.
     if host == "::":
         if socket.has_dualstack_ipv6():

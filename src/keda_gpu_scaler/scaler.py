@@ -56,7 +56,8 @@ class Scaler(pb_grpc.ExternalScalerServicer):
     def __init__(self, fleet: Callable[[], Fleet], clock: Callable[[], float]) -> None:
         self._fleet = fleet
         self._clock = clock
-        self._verdicts: OrderedDict[Trigger, tuple[History, Verdict]] = OrderedDict()
+        self._judged: History | None = None
+        self._verdicts: dict[Trigger, Verdict] = {}
         self._streams: dict[Trigger, set[_Stream]] = defaultdict(set)
         self._stopping = False
         self._requests: Counter[str] = Counter()
@@ -109,10 +110,10 @@ class Scaler(pb_grpc.ExternalScalerServicer):
         if sum(map(len, self._streams.values())) >= MAX_STREAMS:
             sentence = f"{MAX_STREAMS} streams are open, the most there may be; is a client leaking them?"
             await self._refuse("StreamIsActive", context, grpc.StatusCode.UNAVAILABLE, sentence)
-        await context.send_initial_metadata(())  # the stream stands, also while there is nothing to push
         stream = _Stream()
         self._streams[trigger].add(stream)
         try:
+            await context.send_initial_metadata(())  # the stream stands, also while there is nothing to push
             async for active in self._states(trigger, stream):
                 yield pb.IsActiveResponse(result=active)
         finally:
@@ -179,17 +180,18 @@ class Scaler(pb_grpc.ExternalScalerServicer):
         return None if verdict.value is None else verdict.active
 
     def _verdict(self, trigger: Trigger) -> Verdict:
-        """Judge, at most once for each snapshot while the verdict holds."""
+        """Judge; a value at most once for each snapshot, while the verdict holds."""
         fleet, now = self._fleet(), self._clock()
+        if fleet.history is not self._judged:
+            # What was judged by an older history is of no use, and would keep that history in memory.
+            self._judged = fleet.history
+            self._verdicts.clear()
         remembered = self._verdicts.get(trigger)
-        if remembered is not None and remembered[0] is fleet.history and now <= remembered[1].holds_until_seconds:
-            return remembered[1]
+        if remembered is not None and now <= remembered.holds_until_seconds:
+            return remembered
         verdict = evaluate(trigger, fleet, now)
-        if fleet.history is not None and now <= verdict.holds_until_seconds:
-            self._verdicts[trigger] = (fleet.history, verdict)
-            self._verdicts.move_to_end(trigger)
-            while len(self._verdicts) > _REMEMBERED:
-                self._verdicts.popitem(last=False)
+        if now <= verdict.holds_until_seconds and len(self._verdicts) < _REMEMBERED:
+            self._verdicts[trigger] = verdict
         return verdict
 
 

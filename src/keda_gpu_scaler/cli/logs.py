@@ -56,7 +56,10 @@ class ThreadedHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Hand a line over, or count it as dropped."""
-        line = self.format(record)
+        try:
+            line = self.format(record)
+        except Exception as error:  # whoever logs is not to fail by it
+            line = f"a log line of {record.name} cannot be shown: {error!r}"
         if self._dropped:
             line = f"{line}\n{self.format(self._word_of_the_dropped(record))}"
         try:

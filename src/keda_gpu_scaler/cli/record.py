@@ -73,7 +73,7 @@ def record(out: str, duration: float | None, overwrite: bool, **settings: Any) -
 
     try:
         # Nothing grows stale in a recording: the limit only has to suit the interval.
-        config = config_of({**settings, "stale_after": 2 * settings["sample_interval"]})
+        config = config_of({**settings, "stale_after": max(10.0, 2 * settings["sample_interval"])})
     except ConfigError as error:
         raise click.UsageError(str(error)) from error
     set_up(config.log_level, "text")
@@ -162,7 +162,8 @@ def due(
     Snapshots are counted by their times, to the nearest interval: one that was read a little late belongs to
     the recording all the same, and the next after the last is not waited for.
     """
-    last = math.inf if duration is None else duration // interval_seconds
+    # A little more than the quotient, which falls short of whole numbers: 1 // 0.1 is 9.
+    last = math.inf if duration is None else math.floor(duration / interval_seconds + 1e-9)
     ends_at = first.at_seconds + (last + 1) * interval_seconds
     yield first
     place = 0

@@ -2,7 +2,8 @@
 """What can be seen now? The nodes' recent snapshots, and whether they are fresh enough to be believed."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from keda_gpu_scaler.core.model import Snapshot
 
@@ -12,11 +13,13 @@ class History:
     """One node's recent snapshots, oldest first, at least one. Two are equal when they are the same object.
 
     ``received_at_seconds`` is when the newest of them came, on the clock of whoever asks; for the node's
-    own sampler that is when it was taken.
+    own sampler that is when it was taken. ``memo`` holds what was worked out from these snapshots, by whoever
+    did, and goes when they go.
     """
 
     snapshots: tuple[Snapshot, ...]
     received_at_seconds: float
+    memo: dict[object, Any] = field(default_factory=dict, repr=False)
 
     @property
     def newest(self) -> Snapshot:

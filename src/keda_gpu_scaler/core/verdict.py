@@ -7,7 +7,6 @@ value, only a sentence that says why, and a workload nobody can judge is active.
 
 import bisect
 import enum
-import functools
 import math
 from dataclasses import dataclass, field
 
@@ -20,6 +19,7 @@ from keda_gpu_scaler.core.trigger import MAX_WINDOW_SECONDS, Trigger
 _NAMED = 3  # so many unknown devices are named, and the others counted
 # Readings are collected for the next longer of these, once for all windows in between.
 _REACHES_SECONDS = (10.0, 30.0, 60.0, 120.0, MAX_WINDOW_SECONDS)
+_MEMO_LENGTH = 256  # of a history: with a snapshot an hour, a stranger may ask for very many windows in between
 
 
 class Lack(enum.Enum):
@@ -134,13 +134,16 @@ class _Column:
     values: tuple[float, ...]
 
 
-# Both are asked again and again between two snapshots: by triggers that share a window, and by triggers whose
-# windows differ a little. The key is the history's identity.
-@functools.lru_cache(maxsize=64)
 def _windowed(history: History, metric: Metric, window_seconds: float) -> tuple[_Reading, ...]:
     """Average every device's known readings over the window, in the order of the newest snapshot."""
-    reach = next(reach for reach in _REACHES_SECONDS if window_seconds <= reach)
-    return tuple(_mean_over(column, window_seconds) for column in _columns(history, metric, reach))
+    key = ("window", metric.name, window_seconds)
+    if key in history.memo:
+        readings: tuple[_Reading, ...] = history.memo[key]
+        return readings
+    readings = tuple(_mean_over(column, window_seconds) for column in _columns(history, metric, window_seconds))
+    if len(history.memo) < _MEMO_LENGTH:
+        history.memo[key] = readings
+    return readings
 
 
 def _mean_over(column: _Column, window_seconds: float) -> _Reading:
@@ -151,9 +154,17 @@ def _mean_over(column: _Column, window_seconds: float) -> _Reading:
     return _Reading(column.device, mean(column.values[:count]), column.lags_seconds[0])
 
 
-@functools.lru_cache(maxsize=32)
-def _columns(history: History, metric: Metric, reach_seconds: float) -> tuple[_Column, ...]:
-    """Collect every device's known readings as far back as ``reach_seconds``, in the order of the newest snapshot."""
+def _columns(history: History, metric: Metric, window_seconds: float) -> tuple[_Column, ...]:
+    """Collect every device's known readings, as far back as the window and maybe farther, once for many windows."""
+    reach = next(reach for reach in _REACHES_SECONDS if window_seconds <= reach)
+    key = ("columns", metric.name, reach)
+    if key not in history.memo:
+        history.memo[key] = _collect(history, metric, reach)
+    columns: tuple[_Column, ...] = history.memo[key]
+    return columns
+
+
+def _collect(history: History, metric: Metric, reach_seconds: float) -> tuple[_Column, ...]:
     known: dict[str, list[tuple[float, float]]] = {sample.device.uuid: [] for sample in history.newest.samples}
     for snapshot in history.within(reach_seconds):
         lag = history.newest.at_seconds - snapshot.at_seconds
