@@ -102,7 +102,7 @@ def flags_page() -> Iterator[str]:
     """Yield the page of every command's flags."""
     yield "# Commands and flags"
     yield ""
-    yield "Flags of `serve` and `record` can be given as environment variables too; a flag wins."
+    yield "A flag that names an environment variable can be given by it too; the flag wins."
     context = click.Context(cli)
     for name in cli.list_commands(context):
         command: click.Command = getattr(importlib.import_module(f"keda_gpu_scaler.cli.{name}"), name)

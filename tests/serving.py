@@ -102,13 +102,14 @@ class Serving:
             return error.code(), error.details()
         raise AssertionError(f"answered {value}")
 
-    def refusal_in_the_end(self, **metadata: str) -> tuple[grpc.StatusCode, str]:
-        """Ask until the answer is an error; a server that never gives one is ended by the watchdog."""
+    def refusal_in_the_end(self, saying: str, **metadata: str) -> grpc.StatusCode:
+        """Ask until the answer is an error that says this; return its code."""
         while True:
             try:
                 self.value(**metadata)
             except grpc.RpcError as error:
-                return error.code(), error.details()
+                if saying in error.details():
+                    return error.code()
             assert self.process.poll() is None, "the server has ended"
 
     def value_in_the_end(self, **metadata: str) -> float:

@@ -111,7 +111,8 @@ def test_a_stream_is_told_of_a_change_with_the_sample_that_shows_it() -> None:
 
 def test_health_and_readiness_follow_the_devices() -> None:
     backend = FakeBackend(sample())
-    ports = {"probe_port": free_port(), "metrics_port": free_port()}
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        ports = {"probe_port": one.getsockname()[1], "metrics_port": other.getsockname()[1]}
 
     async def talk(node: Running) -> None:
         await node.health_turns(SERVING)
@@ -213,6 +214,16 @@ def test_a_port_in_use_is_a_sentence_and_everything_is_closed_again(flag: str) -
         with pytest.raises(StartError, match=f"^{named}: cannot listen on 127.0.0.1 port {taken}: is another server"):
             asyncio.run(run())
     assert backend.is_closed
+
+
+def test_an_address_of_another_machine_is_not_taken_for_a_port_in_use() -> None:
+    async def run() -> None:
+        await Agent(config(host="192.0.2.1", port=free_port()), FakeBackend(sample())).run()
+
+    with pytest.raises(
+        StartError, match=r"^--host, --port: cannot listen on 192\.0\.2\.1 port \d+: cannot assign requested"
+    ):
+        asyncio.run(run())
 
 
 def test_two_instances_never_share_a_port() -> None:

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 import asyncio
 import contextlib
+import gc
 import logging
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import replace
 from types import SimpleNamespace
@@ -340,6 +342,24 @@ def test_law_3_many_questions_over_one_snapshot_are_one_judgement() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("keda_gpu_scaler.scaler.evaluate", counting)
         on(bench, talk)
+
+
+def test_a_history_that_was_superseded_is_not_kept() -> None:
+    bench = Bench()
+
+    async def talk(bench: Bench) -> None:
+        await bench.stub.GetMetrics(metrics(gpuIndex="0"))
+        assert bench.fleet.history is not None
+        companion = ManualClock()  # anything that can be watched, and lives as long as the history's memo
+        bench.fleet.history.memo["companion"] = companion
+        old = weakref.ref(companion)
+        del companion
+        await bench.see(0.5)
+        await bench.stub.GetMetrics(metrics())
+        gc.collect()
+        assert old() is None
+
+    on(bench, talk)
 
 
 def test_judging_many_dear_triggers_gives_other_calls_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:

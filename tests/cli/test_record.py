@@ -40,12 +40,15 @@ def test_what_was_recorded_can_be_replayed(tmp_path: Path, name: str) -> None:
     assert replayed.source == f"replay of {name} (recorded from synthetic demonstration load, not a real GPU)"
 
 
-def test_a_duration_holds_one_snapshot_an_interval(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("duration", "expected"), [(0.25, [1, 2, 3]), (0.3, [1, 2, 3, 4])])
+def test_a_duration_holds_one_snapshot_an_interval_its_last_moment_too(
+    tmp_path: Path, duration: float, expected: list[int]
+) -> None:
     file = tmp_path / "gpus.jsonl"
-    outcome = record("--backend", "synthetic", "--out", file, "--duration", 0.25, "--sample-interval", 0.1)
+    outcome = record("--backend", "synthetic", "--out", file, "--duration", duration, "--sample-interval", 0.1)
     assert outcome.exit_code == 0
     sequences = [decode(line).sequence for line in file.read_text().splitlines()[1:]]
-    assert sequences == [1, 2, 3]
+    assert sequences == expected
 
 
 def test_devices_of_a_driver_are_recorded(tmp_path: Path, fake_nvml: FakeNvml) -> None:
