@@ -49,7 +49,7 @@ fmt: setup ## Format and mend what can be mended by itself
 
 proto: setup ## Generate the protobuf stubs in src/keda_gpu_scaler/wire
 	@$(BIN)/python -m grpc_tools.protoc -Ikeda_gpu_scaler/wire=proto --python_out=src --pyi_out=src \
-		--grpc_python_out=src keda_gpu_scaler/wire/externalscaler.proto
+		--grpc_python_out=src $(patsubst proto/%,keda_gpu_scaler/wire/%,$(wildcard proto/*.proto))
 
 lock: setup ## Choose the newest dependencies that pyproject.toml allows, with their hashes
 	@$(BIN)/python scripts/lock.py

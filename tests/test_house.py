@@ -96,15 +96,16 @@ def test_serving_loads_no_openssl_and_leaves_it_to_whoever_wants_it() -> None:
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
-def test_the_generated_stubs_are_those_of_the_proto(tmp_path: Path) -> None:
+def test_the_generated_stubs_are_those_of_the_protos(tmp_path: Path) -> None:
+    protos = sorted((HOME / "proto").glob("*.proto"))
     generate = (
         *("-m", "grpc_tools.protoc", "-Ikeda_gpu_scaler/wire=proto"),
         *(f"--python_out={tmp_path}", f"--pyi_out={tmp_path}", f"--grpc_python_out={tmp_path}"),
-        "keda_gpu_scaler/wire/externalscaler.proto",
+        *(f"keda_gpu_scaler/wire/{path.name}" for path in protos),
     )
     subprocess.run([sys.executable, *generate], cwd=HOME, check=True)
     made = {path.name: path.read_text() for path in (tmp_path / "keda_gpu_scaler" / "wire").iterdir()}
-    assert len(made) == 3
+    assert len(made) == 3 * len(protos)
     assert made == {name: (SOURCE / "wire" / name).read_text() for name in made}
 
 

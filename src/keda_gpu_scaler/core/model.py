@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What was seen: devices, their samples, and the snapshots that hold them.
+"""What was seen: devices, their samples, who holds them, and the workloads whose pods those are.
 
 The law of this module: a reading the driver did not give is ``None``. It is never 0, and nothing
 downstream may turn it into one.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -14,7 +15,9 @@ class Device:
 
     ``uuid`` is the identity ("GPU-…", "MIG-…"). ``index`` is the driver's ordinal, a convenience that
     may change at reboot; a slice has the index of the GPU it was cut from, whose UUID is ``parent``.
-    ``pci_address`` looks like "0000:19:00.0" and is empty where the source does not tell.
+    ``pci_address`` looks like "0000:19:00.0" and is empty where the source does not tell. ``minor`` is the number
+    of the device file (/dev/nvidia0), a slice's that of its GPU; ``gpu_instance`` and ``compute_instance`` say which
+    slice of it this is. Device plugins name devices by any of these.
     """
 
     uuid: str
@@ -22,6 +25,9 @@ class Device:
     model: str
     pci_address: str = ""
     parent: str | None = None
+    minor: int | None = None
+    gpu_instance: int | None = None
+    compute_instance: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +58,29 @@ class Sample:
         )
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Allocation:
+    """The kubelet's statement: this pod's container holds that device, or one share of it.
+
+    ``device_id`` is spelt as the device plugin spells it; of a resource claim it is the device's name, and
+    ``resource`` the driver's. A pod's name is unique within its namespace and node at any one time.
+    """
+
+    namespace: str
+    pod: str
+    container: str
+    resource: str
+    device_id: str
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One node's samples at one instant: immutable, numbered, dated.
+    """One node's samples at one instant, and who held its devices: immutable, numbered, dated.
 
     ``sequence`` grows by one with every snapshot of a run. ``at_seconds`` is the sampling node's monotonic
     clock, good for differences only; ``unix_seconds`` is the wall clock, for people. ``source`` says where
     the readings come from ("nvml", "replay of …", "synthetic …"), so that no demonstration passes for a
-    measurement.
+    measurement. ``allocations`` is sorted, and None while nobody can tell who holds what.
     """
 
     node: str
@@ -68,3 +89,68 @@ class Snapshot:
     unix_seconds: float
     source: str
     samples: tuple[Sample, ...]
+    allocations: tuple[Allocation, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class PodRef:
+    """A pod by its namespace and name."""
+
+    namespace: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """One pod of a workload, as the API server tells it.
+
+    ``node`` is None until it is scheduled. ``phase`` is Kubernetes' own word ("Pending", "Running", "Succeeded",
+    "Failed", "Unknown"); ``is_ready`` is the condition Ready; ``is_deleting`` says that it was told to end.
+    ``created_at_seconds`` is on the monotonic clock of whoever judges, and may lie before its zero.
+    """
+
+    ref: PodRef
+    node: str | None
+    phase: str
+    is_ready: bool
+    is_deleting: bool
+    created_at_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class DeclaredTrigger:
+    """One trigger of ours in a ScaledObject: its metadata, and KEDA's ``metricType`` ("AverageValue", "Value")."""
+
+    metadata: Mapping[str, str]
+    metric_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """The scale target behind a ScaledObject or ScaledJob: its pods and replicas at one instant.
+
+    ``kind`` is "ScaledObject" or "ScaledJob". ``target`` names the scale target for people ("Deployment llama").
+    ``spec_replicas`` is the size it was told to have, ``status_replicas`` the size it has. ``pods`` is sorted by
+    reference and holds every pod that matches the target's selector, whatever its state. ``triggers`` are the
+    external ones.
+    """
+
+    namespace: str
+    name: str
+    kind: str
+    target: str
+    spec_replicas: int
+    status_replicas: int
+    pods: tuple[Pod, ...]
+    triggers: tuple[DeclaredTrigger, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NoWorkload:
+    """Why nothing is known of a workload: a sentence for a person.
+
+    ``is_final`` says that it will not pass by itself: no such object, a right that is missing.
+    """
+
+    reason: str
+    is_final: bool

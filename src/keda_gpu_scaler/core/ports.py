@@ -1,14 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """The protocols at which the siblings meet, on one page. ``agent`` introduces them to each other."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from keda_gpu_scaler.core.model import Sample
+from keda_gpu_scaler.core.fleet import History
+from keda_gpu_scaler.core.model import Allocation, NoWorkload, Sample, Workload
 
 
 class BackendError(Exception):
     """The devices cannot be read now. The text is a sentence for a person: what is wrong, what to do."""
+
+
+class KubeError(Exception):
+    """The kubelet or the API server cannot be used as told. The text is a sentence: what is wrong, what to do."""
 
 
 class Backend(Protocol):
@@ -64,3 +70,47 @@ class RequestCounts:
 
     requests: int = 0
     errors: int = 0
+
+
+class Allocations(Protocol):
+    """Who holds this node's devices. May be asked from any thread; never waits."""
+
+    def held(self, now: float) -> tuple[Allocation, ...] | None:
+        """Return every allocation, sorted, or None while nobody can tell.
+
+        Args:
+            now: monotonic seconds; what was last told holds until it is stale.
+        """
+
+
+class Cluster(Protocol):
+    """What the API server knows. Asked in the event loop; the answers are what was last heard, and never wait."""
+
+    def workload(self, namespace: str, name: str) -> Workload | NoWorkload:
+        """Return what is known of the workload behind a ScaledObject or ScaledJob.
+
+        Asking begins to watch it; one that nobody asks for is let go after a while. The same knowledge is the
+        same object.
+        """
+
+    async def settled(self, namespace: str, name: str) -> None:
+        """Return once ``workload`` has an answer of substance, good or bad. The caller sets the deadline."""
+
+    def node_labels(self) -> Mapping[str, Mapping[str, str]] | NoWorkload:
+        """Return every node's labels by its name, or why they are unknown. Asking begins to watch them."""
+
+
+class Peers(Protocol):
+    """The other instances' snapshots. Asked in the event loop; the answers are what was last heard."""
+
+    def ask(self, window_seconds: float) -> None:
+        """Say that somebody needs the fleet, and so much history of it: follow every peer for a while."""
+
+    def histories(self) -> Mapping[str, History]:
+        """Return what peers told, by node; live, read it at once."""
+
+    def silent(self) -> Mapping[str, str]:
+        """Return peers that ought to be there and gave nothing yet, by node or else address: why."""
+
+    async def settled(self) -> None:
+        """Return once every peer was found, and has told something or failed to. The caller sets the deadline."""
