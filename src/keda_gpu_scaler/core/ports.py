@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The protocols at which the siblings meet, on one page. ``agent`` introduces them to each other."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -114,3 +114,16 @@ class Peers(Protocol):
 
     async def settled(self) -> None:
         """Return once every peer was found, and has told something or failed to. The caller sets the deadline."""
+
+
+class Directory(Protocol):
+    """Where the instances are to be found."""
+
+    def addresses(self) -> AsyncIterator[Mapping[str, str]]:
+        """Yield every instance's address ("10.0.0.7:6000") with its node's name, which is empty where unknown.
+
+        The first comes as soon as it is known, another on every change, until the iterator is closed.
+
+        Raises:
+            KubeError: it cannot be told; what was yielded before still stands. Whoever asks tries again later.
+        """
