@@ -1,11 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """Peers of the real things, made to be told what happens next."""
 
-from collections.abc import Callable, Iterable
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from keda_gpu_scaler.core.fleet import Fleet, History
-from keda_gpu_scaler.core.model import Device, Sample, Snapshot
+from keda_gpu_scaler.core.model import (
+    Allocation,
+    DeclaredTrigger,
+    Device,
+    NoWorkload,
+    Pod,
+    PodRef,
+    Sample,
+    Snapshot,
+    Workload,
+)
 from keda_gpu_scaler.core.ports import BackendError
 
 GIB = 1 << 30
@@ -71,6 +82,105 @@ def fleet_of(
     """A fleet view of one node that saw these moments, the last of them at ``last_at``."""
     taken = snapshots(*moments, interval_seconds=interval_seconds, last_at=last_at)
     return Fleet(History(taken, last_at) if taken else None, stale_after)
+
+
+def allocation(pod: str, device_id: str, namespace: str = "ai", container: str = "server") -> Allocation:
+    return Allocation(namespace, pod, container, "nvidia.com/gpu", device_id)
+
+
+def node_history(
+    node: str, *samples: Sample, held: Mapping[str, str] | None = None, at: float = 1000.0, seconds: int = 1
+) -> History:
+    """A node that told the same for so many seconds, the last time ``at``; ``held`` is pod by device UUID."""
+    holders = None if held is None else tuple(sorted(allocation(pod, uuid) for uuid, pod in held.items()))
+    return History(
+        tuple(
+            Snapshot(node, number, at - seconds + 1 + number, 1.7e9, "fake", samples, holders)
+            for number in range(seconds)
+        ),
+        at,
+    )
+
+
+def pod(name: str, node: str | None = "gpu-7", *, ready: bool = True, age: float = 3600.0, **changes: object) -> Pod:
+    """A pod of ``ai``, ``age`` seconds old at 1000; not ready means that it still starts."""
+    base = Pod(
+        ref=PodRef("ai", name),
+        node=node,
+        phase="Running" if node else "Pending",
+        is_ready=ready,
+        is_deleting=False,
+        created_at_seconds=1000.0 - age,
+    )
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
+def workload(*pods: Pod, replicas: int | None = None, metric_type: str = "AverageValue", **changes: object) -> Workload:
+    """The ScaledObject ai/llama over a Deployment with these pods, and as many replicas unless said otherwise."""
+    size = len(pods) if replicas is None else replicas
+    base = Workload(
+        namespace="ai",
+        name="llama",
+        kind="ScaledObject",
+        target="Deployment llama",
+        spec_replicas=size,
+        status_replicas=size,
+        pods=tuple(sorted(pods, key=lambda one: one.ref)),
+        triggers=(DeclaredTrigger({}, metric_type),),
+    )
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
+class FakeCluster:
+    """A cluster whose workloads a test sets; what was not set is still being looked up."""
+
+    def __init__(self, **workloads: Workload | NoWorkload) -> None:
+        self.workloads: dict[tuple[str, str], Workload | NoWorkload] = {
+            ("ai", name): known for name, known in workloads.items()
+        }
+        self.labels: Mapping[str, Mapping[str, str]] | NoWorkload = {}
+        self.asked: list[tuple[str, str]] = []
+        self.news = asyncio.Event()
+
+    def tell(self, known: Workload | NoWorkload, namespace: str = "ai", name: str = "llama") -> None:
+        self.workloads[namespace, name] = known
+        self.news.set()
+
+    def workload(self, namespace: str, name: str) -> Workload | NoWorkload:
+        self.asked.append((namespace, name))
+        return self.workloads.get((namespace, name), NoWorkload(f"{namespace}/{name}: not read yet", is_final=False))
+
+    async def settled(self, namespace: str, name: str) -> None:
+        while (namespace, name) not in self.workloads:
+            self.news.clear()
+            await self.news.wait()
+
+    def node_labels(self) -> Mapping[str, Mapping[str, str]] | NoWorkload:
+        return self.labels
+
+
+class FakePeers:
+    """Other instances, whose histories a test sets."""
+
+    def __init__(self, *histories: History, silent: Mapping[str, str] | None = None, is_settled: bool = True) -> None:
+        self.told = {history.newest.node: history for history in histories}
+        self.mute = dict(silent or {})
+        self.asked_windows: list[float] = []
+        self.is_settled = asyncio.Event()
+        if is_settled:
+            self.is_settled.set()
+
+    def ask(self, window_seconds: float) -> None:
+        self.asked_windows.append(window_seconds)
+
+    def histories(self) -> Mapping[str, History]:
+        return self.told
+
+    def silent(self) -> Mapping[str, str]:
+        return self.mute
+
+    async def settled(self) -> None:
+        await self.is_settled.wait()
 
 
 class FakeBackend:

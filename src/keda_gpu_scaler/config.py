@@ -44,6 +44,27 @@ class Config:
         default_factory=platform.node,
         metadata={"help": "This node's name in answers and logs; the host's name by default."},
     )
+    pod_resources: str = field(
+        default="auto",
+        metadata={
+            "help": "The kubelet's PodResources socket, which tells what pod holds which device: a path, off, or auto: "
+            "the usual place, if there is one."
+        },
+    )
+    peers: str = field(
+        default="auto",
+        metadata={
+            "help": "Where the other instances are: kubernetes or kubernetes:SERVICE (the EndpointSlices of a headless "
+            "service), dns:NAME:PORT, static:HOST:PORT,…, none, or auto: kubernetes within a cluster."
+        },
+    )
+    kubeconfig: str = field(
+        default="auto",
+        metadata={
+            "help": "How to reach the API server, which knows the workloads: a kubeconfig's path, off, or auto: the "
+            "pod's own service account, if it has one."
+        },
+    )
     log_level: str = field(default="info", metadata={"help": "debug, info, warning (or warn), error."})
     log_format: str = field(
         default="auto", metadata={"help": "text, json, or auto: text on a terminal, json elsewhere."}

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 
 from keda_gpu_scaler.core.fleet import History
-from keda_gpu_scaler.core.model import Snapshot
+from keda_gpu_scaler.core.model import Allocation, Snapshot
 from keda_gpu_scaler.core.ports import COLLECTION_BUCKETS_SECONDS, Backend, BackendError, CollectionCounts
 from keda_gpu_scaler.core.trigger import MAX_WINDOW_SECONDS
 
@@ -24,7 +24,8 @@ class Sampler:
     """Reads a backend every ``interval_seconds`` and keeps as much history as a trigger may ask for.
 
     ``history``, ``failure`` and ``counts`` may be read from any thread: each is one reference, replaced
-    as a whole. ``on_publish`` is called in the sampler's thread after every snapshot and every failure.
+    as a whole. ``allocations`` says who holds the devices now, or None while nobody can tell; it must not wait.
+    ``on_publish`` is called in the sampler's thread after every snapshot and every failure.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class Sampler:
         *,
         node: str,
         interval_seconds: float,
+        allocations: Callable[[float], tuple[Allocation, ...] | None] = lambda now: None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
         on_publish: Callable[[], None] = lambda: None,
@@ -40,6 +42,7 @@ class Sampler:
         self._backend = backend
         self._node = node
         self._interval = interval_seconds
+        self._allocations = allocations
         self._clock = clock
         self._wall_clock = wall_clock
         self._on_publish = on_publish
@@ -71,6 +74,7 @@ class Sampler:
                     unix_seconds=self._wall_clock(),
                     source=self._backend.source,
                     samples=samples,
+                    allocations=self._allocations(started),
                 )
             )
         self._count(self._clock() - started)

@@ -1,34 +1,45 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is KEDA told? Protobuf in, a verdict out: the only place that knows gRPC's status codes.
 
-The law of this module: a call touches no hardware and waits for nothing. KEDA sets no deadline, so a
-handler that hung would freeze a ScaledObject; what is answered here was published before it was asked.
+The law of this module: a call touches no hardware and waits for nothing without a deadline. KEDA sets none, so a
+handler that hung would freeze a ScaledObject; what is answered here was published before it was asked. Only who is
+the first to ask about a workload waits, for a second at most, until it was looked up.
 """
 
 import asyncio
+import contextlib
 import functools
 import logging
 import math
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 import grpc
 from grpc.aio import ServicerContext
 
 from keda_gpu_scaler.core.fleet import Fleet, History
-from keda_gpu_scaler.core.ports import RequestCounts
-from keda_gpu_scaler.core.trigger import Trigger, TriggerError, parse
+from keda_gpu_scaler.core.model import NoWorkload, Workload
+from keda_gpu_scaler.core.ports import Cluster, Peers, RequestCounts
+from keda_gpu_scaler.core.trigger import Scope, Trigger, TriggerError, parse
 from keda_gpu_scaler.core.verdict import Lack, Verdict, evaluate
 from keda_gpu_scaler.core.wording import quoted
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
+from keda_gpu_scaler.wire import verdict_pb2 as verdict_pb
+from keda_gpu_scaler.wire import verdict_pb2_grpc as verdict_pb_grpc
 
 HEARTBEAT_SECONDS = 60.0
 """A stream repeats an unchanged state after so long; every ``true`` costs KEDA a status write."""
 MAX_STREAMS = 2000
 """Above this a stream is refused: each costs memory, and a thousand ScaledObjects are a large cluster."""
+LOOK_UP_SECONDS = 1.0
+"""How long a call may wait for what nobody asked about before."""
 METHODS = ("IsActive", "StreamIsActive", "GetMetricSpec", "GetMetrics")
+
+MAX_STEPS = 2000
+"""So many sentences of a verdict are told; a fleet of thousands of devices has more, and a message its limits."""
 
 _REMEMBERED = 1024
 _TURN_SECONDS = 0.005
@@ -45,20 +56,53 @@ def _parse(metadata: tuple[tuple[str, str], ...]) -> Trigger:
     return parse(dict(metadata))
 
 
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """A trigger, and for which ScaledObject it is asked; without a cluster no two of those differ."""
+
+    trigger: Trigger
+    metadata: tuple[tuple[str, str], ...] = ()
+    namespace: str = ""
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """A verdict, and the knowledge of the cluster it rests on."""
+
+    verdict: Verdict
+    workload: Workload | NoWorkload | None
+    node_labels: object
+
+    def rests_on(self, workload: Workload | NoWorkload | None, fleet: Fleet) -> bool:
+        """Whether nothing else is known of the cluster by now."""
+        return self.workload is workload and self.node_labels is fleet.node_labels
+
+
 class Scaler(pb_grpc.ExternalScalerServicer):
     """KEDA's ExternalScaler over a fleet view.
 
     Args:
-        fleet: returns what is known now; called for every answer, so it must be cheap.
-        clock: monotonic seconds, the clock that dated the fleet's history.
+        fleet: returns what is known of devices now; called for every answer, so it must be cheap.
+        clock: monotonic seconds, the clock that dated the fleet's histories.
+        cluster: what knows the workloads; None without access to the API server.
+        peers: what follows the other instances; None where there are none.
     """
 
-    def __init__(self, fleet: Callable[[], Fleet], clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        fleet: Callable[[], Fleet],
+        clock: Callable[[], float],
+        cluster: Cluster | None = None,
+        peers: Peers | None = None,
+    ) -> None:
         self._fleet = fleet
         self._clock = clock
-        self._judged: History | None = None
-        self._verdicts: dict[Trigger, Verdict] = {}
-        self._streams: dict[Trigger, set[_Stream]] = defaultdict(set)
+        self._cluster = cluster
+        self._peers = peers
+        self._judged_by: History | None = None
+        self._verdicts: dict[_Question, _Judged] = {}
+        self._streams: dict[_Question, set[_Stream]] = defaultdict(set)
         self._stopping = False
         self._requests: Counter[str] = Counter()
         self._errors: Counter[str] = Counter()
@@ -70,7 +114,9 @@ class Scaler(pb_grpc.ExternalScalerServicer):
 
     async def GetMetricSpec(self, request: pb.ScaledObjectRef, context: ServicerContext) -> pb.GetMetricSpecResponse:  # noqa: N802
         """Answer with the trigger's name and target: configuration alone, so that KEDA's fallback can work."""
-        trigger = await self._trigger("GetMetricSpec", request, context)
+        question = await self._question("GetMetricSpec", request, context)
+        self._interest(question)  # what GetMetrics will need, while KEDA is on its way
+        trigger = question.trigger
         target = round(trigger.target, 3)
         spec = pb.MetricSpec(metricName=trigger.metric_name, targetSize=math.ceil(target), targetSizeFloat=target)
         return pb.GetMetricSpecResponse(metricSpecs=[spec])
@@ -78,13 +124,15 @@ class Scaler(pb_grpc.ExternalScalerServicer):
     async def GetMetrics(self, request: pb.GetMetricsRequest, context: ServicerContext) -> pb.GetMetricsResponse:  # noqa: N802
         """Answer with the value, or with UNAVAILABLE or FAILED_PRECONDITION and the reason for none."""
         ref = request.scaledObjectRef
-        trigger = await self._trigger("GetMetrics", ref, context)
+        question = await self._question("GetMetrics", ref, context)
+        trigger = question.trigger
         if request.metricName and request.metricName.lower() != trigger.metric_name:
             sentence = (
                 f"metricName: {quoted(request.metricName)} is not this trigger's: it is {quoted(trigger.metric_name)}"
             )
             await self._refuse("GetMetrics", context, grpc.StatusCode.INVALID_ARGUMENT, sentence)
-        verdict = self._verdict(trigger)
+        await self._looked_up(question)
+        verdict = self._verdict(question)
         self._log.answerable(_title(ref), trigger, verdict)
         if verdict.value is None:
             code = _STATUS_OF_LACK[verdict.lack]
@@ -95,8 +143,9 @@ class Scaler(pb_grpc.ExternalScalerServicer):
 
     async def IsActive(self, request: pb.ScaledObjectRef, context: ServicerContext) -> pb.IsActiveResponse:  # noqa: N802
         """Answer whether the workload should run; what cannot be judged is kept."""
-        trigger = await self._trigger("IsActive", request, context)
-        return pb.IsActiveResponse(result=self._verdict(trigger).active)
+        question = await self._question("IsActive", request, context)
+        await self._looked_up(question)
+        return pb.IsActiveResponse(result=self._verdict(question).active)
 
     async def StreamIsActive(  # noqa: N802
         self, request: pb.ScaledObjectRef, context: ServicerContext
@@ -106,31 +155,54 @@ class Scaler(pb_grpc.ExternalScalerServicer):
         What is unknown is not pushed: a stream can only wake a workload, and ignorance wakes nobody. The
         state pushed before stands until something is known again.
         """
-        trigger = await self._trigger("StreamIsActive", request, context)
+        question = await self._question("StreamIsActive", request, context)
         if sum(map(len, self._streams.values())) >= MAX_STREAMS:
             sentence = f"{MAX_STREAMS} streams are open, the most there may be; is a client leaking them?"
             await self._refuse("StreamIsActive", context, grpc.StatusCode.UNAVAILABLE, sentence)
         stream = _Stream()
-        self._streams[trigger].add(stream)
+        self._streams[question].add(stream)
         try:
             await context.send_initial_metadata(())  # the stream stands, also while there is nothing to push
-            async for active in self._states(trigger, stream):
+            await self._looked_up(question)
+            async for active in self._states(question, stream):
                 yield pb.IsActiveResponse(result=active)
         finally:
-            self._streams[trigger].discard(stream)
-            if not self._streams[trigger]:
-                del self._streams[trigger]
+            self._streams[question].discard(stream)
+            if not self._streams[question]:
+                del self._streams[question]
+
+    async def explain(self, request: pb.ScaledObjectRef, context: ServicerContext) -> verdict_pb.Verdict:
+        """Answer with the verdict that GetMetrics and IsActive give, and the steps that lead there."""
+        question = await self._question(None, request, context)
+        await self._looked_up(question)
+        verdict = self._verdict(question)
+        return verdict_pb.Verdict(
+            metric_name=question.trigger.metric_name,
+            target=round(question.trigger.target, 3),
+            scope=verdict.scope,
+            value=verdict.value,
+            lack=verdict.lack.value if verdict.lack else "",
+            reason=verdict.reason,
+            active=verdict.active,
+            seen=verdict.seen,
+            expected=verdict.expected,
+            steps=verdict.steps[:MAX_STEPS],
+        )
+
+    def heard(self) -> None:
+        """Note that a peer told something: what was judged before rests on older knowledge."""
+        self._verdicts.clear()
 
     async def published(self) -> None:
         """Wake the streams whose state changed; to be called in the event loop after every snapshot.
 
-        Each distinct trigger is judged once, however many streams share it, and other calls get their turn
+        Each distinct question is judged once, however many streams share it, and other calls get their turn
         every few milliseconds.
         """
         turn_began = self._clock()
-        for trigger in list(self._streams):
-            active = self._known_activity(trigger)
-            for stream in self._streams.get(trigger, ()):
+        for question in list(self._streams):
+            active = self._known_activity(question)
+            for stream in self._streams.get(question, ()):
                 if active is not None and stream.pushed != active:
                     stream.wake.set()
             if self._clock() - turn_began > _TURN_SECONDS:
@@ -144,55 +216,90 @@ class Scaler(pb_grpc.ExternalScalerServicer):
             for stream in streams:
                 stream.wake.set()
 
-    async def _states(self, trigger: Trigger, stream: "_Stream") -> AsyncGenerator[bool, None]:
+    async def _states(self, question: _Question, stream: "_Stream") -> AsyncGenerator[bool, None]:
         pushed_at = 0.0
         while not self._stopping:
             stream.wake.clear()
-            active = self._known_activity(trigger)
+            active = self._known_activity(question)
             now = self._clock()
             if active is not None and (active != stream.pushed or now - pushed_at >= HEARTBEAT_SECONDS):
                 stream.pushed, pushed_at = active, now
                 yield active
             try:
-                async with asyncio.timeout(trigger.poll_interval_seconds):
+                async with asyncio.timeout(question.trigger.poll_interval_seconds):
                     await stream.wake.wait()
             except TimeoutError:
                 continue
 
-    async def _trigger(self, method: str, ref: pb.ScaledObjectRef, context: ServicerContext) -> Trigger:
-        self._requests[method] += 1
+    async def _question(self, method: str | None, ref: pb.ScaledObjectRef, context: ServicerContext) -> _Question:
+        """Read what is asked; ``method`` is None where the question is not KEDA's, and not counted."""
+        self._requests[method or ""] += 1
+        metadata = tuple(sorted(ref.scalerMetadata.items()))
         try:
-            trigger = _parse(tuple(sorted(ref.scalerMetadata.items())))
+            trigger = _parse(metadata)
         except TriggerError as error:
             self._log.problems(_title(ref), error)
             await self._refuse(method, context, grpc.StatusCode.INVALID_ARGUMENT, "; ".join(error.problems))
         self._log.hints(_title(ref), trigger)
-        return trigger
+        if self._cluster is None:
+            return _Question(trigger)
+        return _Question(trigger, metadata, ref.namespace, ref.name)
 
-    async def _refuse(self, method: str, context: ServicerContext, code: grpc.StatusCode, sentence: str) -> NoReturn:
-        self._errors[method] += 1
+    def _interest(self, question: _Question) -> Workload | NoWorkload | None:
+        """Say to peers and cluster that this is asked for; return what is known of the workload."""
+        if self._peers is not None and question.trigger.scope is not Scope.NODE:
+            self._peers.ask(question.trigger.window_seconds)
+        return self._cluster.workload(question.namespace, question.name) if self._cluster is not None else None
+
+    async def _looked_up(self, question: _Question) -> None:
+        """Wait until peers and cluster had their first chance to tell something, but not for long."""
+        workload = self._interest(question)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_UP_SECONDS):
+                if self._cluster is not None and isinstance(workload, NoWorkload) and not workload.is_final:
+                    await self._cluster.settled(question.namespace, question.name)
+                if self._peers is not None and question.trigger.scope is not Scope.NODE:
+                    await self._peers.settled()
+
+    async def _refuse(
+        self, method: str | None, context: ServicerContext, code: grpc.StatusCode, sentence: str
+    ) -> NoReturn:
+        self._errors[method or ""] += 1
         await context.abort(code, sentence)
         raise AssertionError("abort always raises")
 
-    def _known_activity(self, trigger: Trigger) -> bool | None:
+    def _known_activity(self, question: _Question) -> bool | None:
         """Return what a stream may push: the state, or None while it is unknown."""
-        verdict = self._verdict(trigger)
-        return None if verdict.value is None else verdict.active
+        return self._verdict(question).known_activity
 
-    def _verdict(self, trigger: Trigger) -> Verdict:
-        """Judge; a value at most once for each snapshot, while the verdict holds."""
+    def _verdict(self, question: _Question) -> Verdict:
+        """Judge; at most once by the same knowledge, while the verdict holds."""
+        workload = self._interest(question)
         fleet, now = self._fleet(), self._clock()
-        if fleet.history is not self._judged:
+        if self._cluster is not None and question.trigger.node_selector is not None:
+            fleet = replace(fleet, node_labels=self._cluster.node_labels())
+        if fleet.history is not self._judged_by:
             # What was judged by an older history is of no use, and would keep that history in memory.
-            self._judged = fleet.history
+            self._judged_by = fleet.history
             self._verdicts.clear()
-        remembered = self._verdicts.get(trigger)
-        if remembered is not None and now <= remembered.holds_until_seconds:
-            return remembered
-        verdict = evaluate(trigger, fleet, now)
+        judged = self._verdicts.get(question)
+        if judged is not None and judged.rests_on(workload, fleet) and now <= judged.verdict.holds_until_seconds:
+            return judged.verdict
+        verdict = evaluate(question.trigger, fleet, now, workload, dict(question.metadata))
         if now <= verdict.holds_until_seconds and len(self._verdicts) < _REMEMBERED:
-            self._verdicts[trigger] = verdict
+            self._verdicts[question] = _Judged(verdict, workload, fleet.node_labels)
         return verdict
+
+
+class Verdicts(verdict_pb_grpc.VerdictsServicer):
+    """Explains the scaler's answers to people."""
+
+    def __init__(self, scaler: Scaler) -> None:
+        self._scaler = scaler
+
+    async def Explain(self, request: pb.ScaledObjectRef, context: ServicerContext) -> verdict_pb.Verdict:  # noqa: N802
+        """Judge as GetMetrics and IsActive do, and tell the steps."""
+        return await self._scaler.explain(request, context)
 
 
 class _Stream:

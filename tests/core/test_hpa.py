@@ -16,17 +16,19 @@ from keda_gpu_scaler.core.hpa import (
     PastRecommendation,
     Policy,
     PolicyType,
-    Recommendation,
     ScaleEvent,
     ScalingRules,
     SelectPolicy,
     State,
+    largest,
+    step,
+)
+from keda_gpu_scaler.core.replicas import (
+    Recommendation,
     Tolerances,
     ValueType,
     desired_replicas,
-    largest,
     milli,
-    step,
 )
 
 AVERAGE, VALUE = ValueType.AVERAGE_VALUE, ValueType.VALUE

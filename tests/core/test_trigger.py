@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from keda_gpu_scaler.core.aggregate import AGGREGATIONS
 from keda_gpu_scaler.core.catalog import METRICS, PROFILES
-from keda_gpu_scaler.core.trigger import PARAMETERS, Trigger, TriggerError, parse
+from keda_gpu_scaler.core.selector import parse_labels
+from keda_gpu_scaler.core.trigger import PARAMETERS, Scope, Trigger, TriggerError, parse
 
 KEYS = [parameter.key for parameter in PARAMETERS]
 
@@ -43,9 +44,31 @@ def test_every_key_is_read() -> None:
             "pollIntervalSeconds": "5",
             "windowSeconds": "0",
             "metricName": "board-power",
+            "scope": "fleet",
+            "report": "total",
+            "gpuModel": "*H100*",
+            "nodeSelector": "pool=gpu",
+            "startupGraceSeconds": "90",
+            "minCoverage": "0.8",
         }
     )
-    assert trigger == Trigger(METRICS["power_draw"], 450.5, 60.0, 3, "p95", 5.0, 0.0, "board-power", "training")
+    assert trigger == Trigger(
+        metric=METRICS["power_draw"],
+        target=450.5,
+        activation=60.0,
+        gpu_index=3,
+        aggregation="p95",
+        poll_interval_seconds=5.0,
+        window_seconds=0.0,
+        metric_name="board-power",
+        scope=Scope.FLEET,
+        report="total",
+        gpu_model="*H100*",
+        node_selector=parse_labels("pool=gpu"),
+        startup_grace_seconds=90.0,
+        min_coverage=0.8,
+        profile="training",
+    )
 
 
 @pytest.mark.parametrize(
@@ -129,6 +152,39 @@ TARGET = NUMBER.format("0.001", "1e+12")
         ]
     ]
     + [
+        pytest.param(
+            {"scope": "cluster"},
+            ['metadata.scope: Unsupported value: "cluster": supported values: workload, fleet, node'],
+            id="unknown scope",
+        ),
+        pytest.param(
+            {"report": "totals"},
+            ['metadata.report: Unsupported value: "totals": did you mean "total"?'],
+            id="misspelt report",
+        ),
+        pytest.param(
+            {"nodeSelector": "pool in (gpu)"},
+            [
+                'metadata.nodeSelector: Invalid value: "pool in (gpu)": must be label conditions joined by commas: '
+                "key=value, key!=value, key or !key"
+            ],
+            id="a label selector that is more than equality",
+        ),
+        pytest.param(
+            {"gpuModel": "*" * 257},
+            [f'metadata.gpuModel: Invalid value: "{"*" * 39}\\u2026": must have at most 256 characters'],
+            id="a pattern too long to be one",
+        ),
+        pytest.param(
+            {"minCoverage": "80%"},
+            [f'metadata.minCoverage: Invalid value: "80%": {NUMBER.format("0", "1")}'],
+            id="a share is no percentage",
+        ),
+        pytest.param(
+            {"startupGraceSeconds": "10m"},
+            [f'metadata.startupGraceSeconds: Invalid value: "10m": {NUMBER.format("0", "86400")}'],
+            id="seconds have no unit",
+        ),
         pytest.param(
             {"metricType": "gpu_util"},
             ['metadata.metricType: Unsupported value: "gpu_util": did you mean "gpu_utilization"?'],

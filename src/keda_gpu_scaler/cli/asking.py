@@ -18,6 +18,8 @@ import grpc
 
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
+from keda_gpu_scaler.wire import verdict_pb2 as verdict_pb
+from keda_gpu_scaler.wire import verdict_pb2_grpc as verdict_pb_grpc
 
 _KNOCK_SECONDS = 1.0
 _REPLACED_BY_KEDA = str.maketrans(dict.fromkeys("/.:%()", "-"))
@@ -97,6 +99,7 @@ class Link:
         # A scaler lives inside the cluster or on the machine: a web proxy is never on the way to it.
         self._channel = grpc.insecure_channel(question.address, options=(("grpc.enable_http_proxy", 0),))
         self._stub: Any = pb_grpc.ExternalScalerStub(self._channel)  # type: ignore[no-untyped-call]
+        self._verdicts: Any = verdict_pb_grpc.VerdictsStub(self._channel)  # type: ignore[no-untyped-call]
 
     def __repr__(self) -> str:
         return f"<Link to {self._question.address}>"
@@ -115,6 +118,16 @@ class Link:
             if answer.specs == ():
                 return answer  # KEDA asks for each metric of the spec: for none, nothing
         return answer
+
+    def explain(self) -> verdict_pb.Verdict | None:
+        """Ask how the answer came about, which KEDA never does; None where the scaler is not one of ours."""
+        try:
+            verdict: verdict_pb.Verdict = self._verdicts.Explain(
+                self._reference, timeout=self._question.timeout_seconds
+            )
+        except grpc.RpcError:
+            return None
+        return verdict
 
     def _explained(self, answer: Answer) -> Answer:
         """Tell a scaler that answers UNAVAILABLE from one that is not there: in gRPC both look the same."""

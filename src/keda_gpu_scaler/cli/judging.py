@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from keda_gpu_scaler.cli.asking import Answer, Reading, name_from_keda
-from keda_gpu_scaler.core.hpa import LARGEST_MILLI
+from keda_gpu_scaler.core.replicas import LARGEST_MILLI
 from keda_gpu_scaler.core.wording import quoted
 
 SMALLEST_TARGET = 0.0005

@@ -14,7 +14,8 @@ import click
 from keda_gpu_scaler.cli.asking import Link, Pace, Question
 from keda_gpu_scaler.cli.rehearsal import OK, Round, Scenario, Simulation
 from keda_gpu_scaler.cli.screens import as_json, block, error_text, header, notes, row
-from keda_gpu_scaler.core.hpa import DEFAULT_MAX_REPLICAS, DEFAULT_MIN_REPLICAS, State, ValueType
+from keda_gpu_scaler.core.hpa import DEFAULT_MAX_REPLICAS, DEFAULT_MIN_REPLICAS, State
+from keda_gpu_scaler.core.replicas import ValueType
 from keda_gpu_scaler.core.wording import quoted
 
 HEADER_EVERY_ROUNDS = 20
@@ -101,10 +102,12 @@ def probe(ctx: click.Context, /, **given: Any) -> None:
 
     Any external scaler will do, of this project or another: GetMetricSpec, GetMetrics and IsActive are called
     in KEDA's order, the numbers read as KEDA 2.17 and later read them, and whatever would hurt in a cluster
-    is pointed out.
+    is pointed out. A keda-gpu-scaler also says how it came to its answer: which scope, how much of it was
+    seen, and what each pod or device gave.
 
     \b
-    keda-gpu-scaler probe -m profile=triton-inference --replicas 3
+    keda-gpu-scaler probe -m profile=triton-inference -m report=average
+    keda-gpu-scaler probe --namespace ai --name llama --replicas 3
     keda-gpu-scaler probe --address scaler.gpu.svc:6000 --value-type Value
     keda-gpu-scaler probe --watch --follow --replicas 2 --max-replicas 12
     keda-gpu-scaler probe --json --count 60 > rounds.jsonl
@@ -159,11 +162,12 @@ def _once(link: Link, pace: Pace, question: Question, scenario: Scenario, json_l
     simulation = Simulation(scenario, State(started=True))
     answer = link.ask()
     shown = simulation.round(pace.utc(), pace.monotonic(), question.address, answer)
+    verdict = link.explain() if answer.specs else None
     if json_lines:
-        _say(as_json(shown))
+        _say(as_json(shown, verdict))
         return shown.exit_code
     if answer.specs is not None:
-        _say(block(shown, question))
+        _say(block(shown, question, verdict))
     if answer.error is not None:
         sys.stdout.flush()
         _say(click.style(f"keda-gpu-scaler: {error_text(shown)}", fg="red"), err=True)

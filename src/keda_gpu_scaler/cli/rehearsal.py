@@ -13,12 +13,14 @@ from keda_gpu_scaler.cli.judging import Finding, judge
 from keda_gpu_scaler.core.hpa import (
     SYNC_PERIOD_SECONDS,
     Decision,
-    Recommendation,
     State,
+    step,
+)
+from keda_gpu_scaler.core.replicas import (
+    Recommendation,
     ValueType,
     desired_replicas,
     milli,
-    step,
 )
 
 OK, ANSWERED_WITH_AN_ERROR, CANNOT_CONNECT = 0, 1, 3

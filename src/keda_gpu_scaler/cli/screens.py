@@ -17,6 +17,9 @@ With ``--json`` each round is one object on one line, whose keys stay as they ar
 ``findings``    a list of ``code``, ``unusable`` (whether KEDA can do nothing with it) and ``text``
 ``hpa``         null where nothing usable came, or ``value_type``, ``recommended`` (null without a metric),
                 ``replicas`` (the size it decides on), ``limit``, ``arithmetic`` and ``sentence``
+``verdict``     null where the scaler does not tell (or while watching), or ``scope``, ``seen`` and ``expected``
+                (of its ready pods, or devices), ``value`` (null without one), ``active``, ``lack`` and ``reason``
+                (empty with a value), and ``steps``, a list of sentences
 
 A number JSON has no sign for is a string: "nan", "inf", "-inf".
 """
@@ -32,8 +35,12 @@ from keda_gpu_scaler.cli.asking import Call, Question, Reading
 from keda_gpu_scaler.cli.judging import Finding
 from keda_gpu_scaler.cli.rehearsal import Round
 from keda_gpu_scaler.core.hpa import DOWN_STABILISATION_SECONDS, Limit
+from keda_gpu_scaler.wire import verdict_pb2 as verdict_pb
 
 WIDTH = 80
+
+MAX_STEPS = 24
+"""So many sentences of a verdict fit a screen; JSON has all of them."""
 
 _LABEL = 12
 _SHORT_LIMITS = {Limit.NONE: "", Limit.STABILISATION: "stabilised"}
@@ -59,7 +66,7 @@ def error_text(shown: Round) -> str:
     return "\n  ".join([f"{error.method}: {error.status}: {details[0]}", *details[1:]])
 
 
-def block(shown: Round, question: Question) -> str:
+def block(shown: Round, question: Question, verdict: verdict_pb.Verdict | None = None) -> str:
     """One round for a person, in full: a labelled block of at most 80 columns."""
     answer, scenario = shown.answer, shown.scenario
     lines = [click.style(f"{question.namespace}/{question.name} at {shown.address}", bold=True)]
@@ -79,7 +86,19 @@ def block(shown: Round, question: Question) -> str:
     lines += _decision(shown)
     for finding in shown.findings:
         lines += _entry("problem" if finding.unusable else "warning", finding.text, fg=_colour(finding))
+    if verdict is not None:
+        lines += _why(verdict)
     return "\n".join(lines)
+
+
+def _why(verdict: verdict_pb.Verdict) -> list[str]:
+    of = "ready pods" if verdict.scope == "workload" else "devices"
+    lines = _entry("coverage", f"{verdict.seen} of {verdict.expected} {of} seen, scope {printable(verdict.scope)}")
+    for number, step in enumerate(verdict.steps[:MAX_STEPS]):
+        lines += _entry("why" if number == 0 else "", printable(step))
+    if len(verdict.steps) > MAX_STEPS:
+        lines += _entry("", f"and {len(verdict.steps) - MAX_STEPS} more: --json shows all")
+    return lines
 
 
 def _decision(shown: Round) -> list[str]:
@@ -131,7 +150,7 @@ def notes(shown: Round) -> str:
     return "\n".join(lines)
 
 
-def as_json(shown: Round) -> str:
+def as_json(shown: Round, verdict: verdict_pb.Verdict | None = None) -> str:
     """One round as one line of JSON; the module's docstring has the keys."""
     answer, decision, hpa = shown.answer, shown.decision, None
     if decision is not None:
@@ -160,10 +179,24 @@ def as_json(shown: Round) -> str:
             "active": answer.active,
             "findings": [{"code": f.code, "unusable": f.unusable, "text": f.text} for f in shown.findings],
             "hpa": hpa,
+            "verdict": verdict and _told(verdict),
         },
         ensure_ascii=False,
         allow_nan=False,
     )
+
+
+def _told(verdict: verdict_pb.Verdict) -> dict[str, Any]:
+    return {
+        "scope": verdict.scope,
+        "seen": verdict.seen,
+        "expected": verdict.expected,
+        "value": _json_number(verdict.value) if verdict.HasField("value") else None,
+        "active": verdict.active,
+        "lack": verdict.lack,
+        "reason": verdict.reason,
+        "steps": list(verdict.steps),
+    }
 
 
 def _sent(reading: Reading, key: str, number: float) -> dict[str, Any]:

@@ -15,13 +15,15 @@ class Metric:
     """One value of ``metricType``.
 
     ``read`` gives a sample's value in ``unit``, finite and not negative, or None where the driver gave no
-    reading.
+    reading. ``is_divided`` says that pods which share a device share its value; a temperature, or the power of
+    the whole board, belongs to each of them as it is.
     """
 
     name: str
     unit: str
     meaning: str
     read: Callable[[Sample], float | None]
+    is_divided: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +87,8 @@ METRICS: MappingProxyType[str, Metric] = MappingProxyType(
                 "memory in use, of the device's memory",
                 _memory_used_percent,
             ),
-            Metric("temperature", "°C", "temperature of the GPU die", _temperature),
-            Metric("power_draw", "W", "power drawn by the board", lambda sample: sample.power_watts),
+            Metric("temperature", "°C", "temperature of the GPU die", _temperature, is_divided=False),
+            Metric("power_draw", "W", "power drawn by the board", lambda sample: sample.power_watts, is_divided=False),
         )
     }
 )

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What can be seen now? The nodes' recent snapshots, and whether they are fresh enough to be believed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from keda_gpu_scaler.core.model import Snapshot
+from keda_gpu_scaler.core.model import NoWorkload, Snapshot
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,31 +46,64 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """Everything an answer may be computed from.
+    """Everything the devices' side of an answer may be computed from.
 
-    ``history`` is None until the first snapshot. ``stale_after_seconds`` is the age from which a snapshot,
-    and within a snapshot a reading, is unknown. ``deviceless`` says that there is no device by design, and
-    ``failure`` holds the sentence that says why there is nothing newer to see.
+    ``history`` is this instance's own, None until the first snapshot. ``stale_after_seconds`` is the age from
+    which a snapshot, and within a snapshot a reading, is unknown. ``deviceless`` says that this instance has no
+    device by design, and ``failure`` holds the sentence that says why there is nothing newer to see here.
+    ``peers`` holds the other nodes' histories by name, and ``silent`` says of peers that gave nothing why.
+    ``node_labels`` are by node too; None where nobody can tell them, for want of access to the API server.
     """
 
     history: History | None
     stale_after_seconds: float
     deviceless: bool = False
     failure: str | None = None
+    peers: Mapping[str, History] = field(default_factory=dict)
+    silent: Mapping[str, str] = field(default_factory=dict)
+    node_labels: Mapping[str, Mapping[str, str]] | NoWorkload | None = None
+
+    def node(self, name: str) -> History | None:
+        """Return what is known of a node's devices, however old."""
+        if self.history is not None and not self.deviceless and self.history.newest.node == name:
+            return self.history
+        return self.peers.get(name)
+
+    def nodes(self) -> list[tuple[str, History]]:
+        """Every node of which something is known, and what, in the order of their names; this one among them."""
+        known = dict(self.peers)
+        if self.history is not None and not self.deviceless:
+            known[self.history.newest.node] = self.history
+        return sorted(known.items())
+
+    def sees(self, history: History, now: float) -> bool:
+        """Whether a history is young enough to be believed."""
+        return history.age_seconds(now) <= self.stale_after_seconds
+
+    def expires_at_seconds(self, history: History) -> float:
+        """Until when a history is believed, if nothing newer comes."""
+        return history.received_at_seconds + self.stale_after_seconds
+
+    def absence(self, node: str, now: float) -> str:
+        """Say why a node cannot be seen."""
+        history = self.node(node)
+        is_own = history is not None and history is self.history
+        cause = self.failure if is_own else self.silent.get(node)
+        because = f": {cause}" if cause else ""
+        if history is not None:
+            age = f"last answered {history.age_seconds(now):.0f} s ago (limit {self.stale_after_seconds:g} s)"
+            return f"node {node} {age}{because}"
+        return f"node {node} has told nothing{because or ': is an instance running there, and does discovery find it?'}"
 
     def is_fresh(self, now: float) -> bool:
-        """Whether there is a snapshot young enough to be believed."""
-        return self.history is not None and self.history.age_seconds(now) <= self.stale_after_seconds
+        """Whether this instance has a snapshot of its own that is young enough to be believed."""
+        return self.history is not None and self.sees(self.history, now)
 
     def blindness(self, now: float) -> str:
-        """Say why nothing fresh is to be seen; meant for when ``is_fresh`` is false."""
-        cause = f": {self.failure}" if self.failure else ""
-        if self.history is None:
-            return f"no sample yet{cause}"
-        return (
-            f"no fresh sample: node {self.history.newest.node} last answered {self.history.age_seconds(now):.0f} s ago "
-            f"(limit {self.stale_after_seconds:g} s){cause}"
-        )
+        """Say why this instance sees nothing fresh of its own; meant for when ``is_fresh`` is false."""
+        if self.history is not None:
+            return f"no fresh sample: {self.absence(self.history.newest.node, now)}"
+        return "no sample yet" + (f": {self.failure}" if self.failure else "")
 
     def unready(self, now: float) -> str | None:
         """Say why answers cannot be given, or None when they can.

@@ -1,44 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What will the HPA make of a value? Its own algorithm for external metrics, step by step.
+"""What will the HPA make of a recommendation? What it remembers, its rates and its limits, step by step.
 
 The law of this module: it decides as the HPA's controller does, rounding and oddities included, and it
 improves nothing. A step depends on its arguments alone: ``now`` is given, and the past travels in ``State``.
 
-Facts are from Kubernetes (pkg/controller/podautoscaler, 1.33 and later, where growing and shrinking have
-tolerances of their own): ``replica_calculator.go`` (GetExternalPerPodMetricReplicas,
-GetExternalMetricReplicas, getUsageRatioReplicaCount, Tolerances.isWithin) and ``horizontal.go``
-(reconcileAutoscaler, computeReplicasForMetrics, recordInitialRecommendation, stabilizeRecommendation and
+Facts are from Kubernetes (pkg/controller/podautoscaler, 1.33 and later): ``horizontal.go`` (reconcileAutoscaler,
+computeReplicasForMetrics, recordInitialRecommendation, stabilizeRecommendation and
 stabilizeRecommendationWithBehaviors, convertDesiredReplicasWithRules and …WithBehaviorRate,
-calculateScaleUpLimitWithScalingRules, calculateScaleDownLimitWithBehaviors); and from KEDA 2.20
-(pkg/scalers/scaler.go, quantityFromFloat64).
+calculateScaleUpLimitWithScalingRules, calculateScaleDownLimitWithBehaviors).
 """
 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from fractions import Fraction
+
+from keda_gpu_scaler.core.replicas import Recommendation
 
 SYNC_PERIOD_SECONDS = 15.0
 """How often the controller looks at each HPA (--horizontal-pod-autoscaler-sync-period)."""
-DEFAULT_TOLERANCE = 0.1
 DOWN_STABILISATION_SECONDS = 300.0
 """The controller's default for scaling down (--horizontal-pod-autoscaler-downscale-stabilization)."""
 DEFAULT_MIN_REPLICAS = 1
 """KEDA never gives an HPA less, also with a ``minReplicaCount`` of 0: the last step to zero is its own."""
 DEFAULT_MAX_REPLICAS = 100
 """KEDA's default for ``maxReplicaCount``."""
-LARGEST_MILLI = 2**63 - 1
-_LARGEST_REPLICAS = 2**31 - 1
 _LONGEST_WINDOW_SECONDS = 3600
 _LONGEST_PERIOD_SECONDS = 1800
-
-
-class ValueType(StrEnum):
-    """The trigger's KEDA ``metricType``: what the HPA does with the target."""
-
-    AVERAGE_VALUE = "AverageValue"
-    VALUE = "Value"
 
 
 class PolicyType(StrEnum):
@@ -68,29 +56,6 @@ class Limit(StrEnum):
     RATE_DOWN = "rate down"
     MIN = "min"
     MAX = "max"
-
-
-@dataclass(frozen=True, slots=True)
-class Tolerances:
-    """How far from 1 the ratio may be, either way, without any change. Both ends belong to it."""
-
-    up: float = DEFAULT_TOLERANCE
-    down: float = DEFAULT_TOLERANCE
-
-    def hold(self, ratio: float) -> bool:
-        """Whether the HPA leaves the size alone at this ratio."""
-        # Written as the controller writes it: |1 - ratio| <= 0.1 would be false for a ratio of 1.1.
-        return 1.0 - self.down <= ratio <= 1.0 + self.up
-
-
-@dataclass(frozen=True, slots=True)
-class Recommendation:
-    """The size one metric asks for, before any limit. ``ratio`` is the load against what is wanted."""
-
-    replicas: int
-    ratio: float
-    within_tolerance: bool
-    sentence: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,71 +158,6 @@ class Decision:
     replicas: int
     limit: Limit
     sentence: str
-
-
-def milli(value: float) -> int:
-    """The value as the HPA holds it, in whole thousandths: KEDA writes three decimals, half to even.
-
-    KEDA before 2.20 cuts the rest off instead, a difference of one thousandth at most.
-
-    Raises:
-        ValueError: the value is not finite, or too large to count in thousandths.
-    """
-    if not math.isfinite(value):
-        raise ValueError(f"value: Invalid value: {value:g}: must be a finite number")
-    thousandths = round(Fraction(value) * 1000)  # exact: value * 1000 in floating point is already rounded
-    if abs(thousandths) > LARGEST_MILLI:
-        raise ValueError(f"value: Invalid value: {value:g}: must be below {LARGEST_MILLI / 1000:g}")
-    return thousandths
-
-
-def desired_replicas(
-    value_type: ValueType,
-    value_milli: int,
-    target_milli: int,
-    *,
-    replicas: int,
-    ready_pods: int | None = None,
-    tolerances: Tolerances = Tolerances(),
-) -> Recommendation:
-    """The size one external metric asks for.
-
-    Args:
-        value_type: ``AverageValue`` divides the value among the replicas, ``Value`` takes it as it stands.
-        value_milli: the metric, in thousandths; several values of one metric are added up beforehand.
-        target_milli: the target, in thousandths.
-        replicas: the scale target's ``status.replicas`` under ``AverageValue``, its ``spec.replicas`` under
-            ``Value``. The two differ only while pods come and go.
-        ready_pods: how many pods run and are ready, read under ``Value`` only; all of them by default.
-        tolerances: how far off the target is near enough.
-
-    Raises:
-        ValueError: a target that is not above 0, or a negative count.
-    """
-    ready = replicas if ready_pods is None else ready_pods
-    if target_milli <= 0:
-        raise ValueError(f"target: Invalid value: {_plain(target_milli)}: must be above 0, to three decimals")
-    if replicas < 0 or ready < 0:
-        raise ValueError(f"replicas: Invalid value: {min(replicas, ready)}: must be 0 or more")
-    value, target = float(value_milli), float(target_milli)
-    quotient = f"{_plain(value_milli)} / {_plain(target_milli)}"
-    if replicas == 0:
-        # The controller divides by zero here under AverageValue and goes on with an infinite ratio: no tolerance.
-        size = _ceiling(value / target)
-        return Recommendation(size, value / target, False, f"from no replicas: ceil({quotient}) = {size}")
-    if value_type is ValueType.AVERAGE_VALUE:
-        wanted = f"{replicas} * {_plain(target_milli)}"
-        ratio = value / (target * float(replicas))
-        size, formula = _ceiling(value / target), f"ceil({quotient})"
-    else:
-        wanted = _plain(target_milli)
-        ratio = value / target
-        size, formula = _ceiling(ratio * float(ready)), f"ceil({quotient} * {ready} ready)"
-    measured = f"{_plain(value_milli)} is {ratio:.3f} of {wanted}"
-    if tolerances.hold(ratio):
-        near = f"{1 - tolerances.down:g} to {1 + tolerances.up:g}"
-        return Recommendation(replicas, ratio, True, f"{measured}, within tolerance ({near}): stays at {replicas}")
-    return Recommendation(size, ratio, False, f"{measured}, so {formula} = {size}")
 
 
 def largest(recommendations: Iterable[Recommendation | None], current_replicas: int) -> Recommendation | None:
@@ -449,15 +349,5 @@ def _at_period_start(events: Sequence[ScaleEvent], now: float, current: int, pol
     return current - sum(event.change for event in events if now - event.at_seconds < policy.period_seconds)
 
 
-def _ceiling(size: float) -> int:
-    return min(math.ceil(size), _LARGEST_REPLICAS)
-
-
 def _replicas(count: int) -> str:
     return f"{count} replica" if count == 1 else f"{count} replicas"
-
-
-def _plain(thousandths: int) -> str:
-    sign = "-" if thousandths < 0 else ""
-    whole, rest = divmod(abs(thousandths), 1000)
-    return f"{sign}{whole}.{rest:03}".rstrip("0").rstrip(".")

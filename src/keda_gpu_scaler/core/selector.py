@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Is this one meant? Globs over names, and Kubernetes' selectors over labels.
+
+The law of this module: no pattern takes longer than its length times that of what is matched.
+"""
+
+import functools
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+_KEY = re.compile(
+    r"(?:[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?", re.ASCII
+)
+_VALUE = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?", re.ASCII)
+
+
+@functools.lru_cache(maxsize=4096)  # a fleet of thousands of devices has few models
+def matches_glob(pattern: str, text: str) -> bool:
+    """Whether the whole text fits; ``*`` is any run of characters, ``?`` any one; upper and lower case are alike."""
+    pattern, text = pattern.lower(), text.lower()
+    at, read = 0, 0
+    star, resume = -1, 0  # where the last star stood, and from where its run may grow
+    while read < len(text):
+        if at < len(pattern) and pattern[at] == "*":
+            star, resume = at, read
+            at += 1
+        elif at < len(pattern) and pattern[at] in ("?", text[read]):
+            at += 1
+            read += 1
+        elif star >= 0:
+            resume += 1
+            at, read = star + 1, resume
+        else:
+            return False
+    return not pattern[at:].strip("*")
+
+
+class SelectorError(ValueError):
+    """Text that is no label selector; the message says what one looks like."""
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """One condition on one label: ``value`` None asks whether it is there, ``negated`` turns either round."""
+
+    key: str
+    value: str | None
+    negated: bool
+
+    def holds(self, labels: Mapping[str, str]) -> bool:
+        """Whether these labels satisfy it; as in Kubernetes, ``key!=value`` holds where there is no such key."""
+        found = self.key in labels if self.value is None else labels.get(self.key) == self.value
+        return found is not self.negated
+
+
+@dataclass(frozen=True, slots=True)
+class LabelSelector:
+    """Conditions that must all hold."""
+
+    requirements: tuple[Requirement, ...]
+
+    def matches(self, labels: Mapping[str, str]) -> bool:
+        """Whether an object with these labels is meant."""
+        return all(requirement.holds(labels) for requirement in self.requirements)
+
+
+def parse_labels(text: str) -> LabelSelector:
+    """Read "zone=a,gpu!=t4,accelerator,!spot": equality and existence, joined by commas.
+
+    Raises:
+        SelectorError: it is anything else.
+    """
+    return LabelSelector(tuple(_requirement(part.strip()) for part in text.split(",")))
+
+
+def _requirement(text: str) -> Requirement:
+    negated = text.startswith("!")
+    key, equals, value = text.removeprefix("!").partition("=")
+    if equals and not negated:
+        negated = key.endswith("!")
+        key, value = key.removesuffix("!"), value.removeprefix("=")
+    elif equals:
+        key = ""  # "!key=value" says two things at once
+    key, value = key.strip(), value.strip()
+    if not _KEY.fullmatch(key) or not _VALUE.fullmatch(value):
+        raise SelectorError("must be label conditions joined by commas: key=value, key!=value, key or !key")
+    return Requirement(key, value if equals else None, negated)

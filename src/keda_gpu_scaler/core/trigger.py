@@ -5,6 +5,7 @@ The law of this module: whatever the metadata holds, the outcome is a ``Trigger`
 """
 
 import difflib
+import enum
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from types import MappingProxyType
 
 from keda_gpu_scaler.core.aggregate import AGGREGATIONS
 from keda_gpu_scaler.core.catalog import METRICS, PROFILES, Metric, Profile
+from keda_gpu_scaler.core.selector import LabelSelector, SelectorError, parse_labels
 from keda_gpu_scaler.core.wording import quoted
 
 DEFAULT_METRIC = "gpu_utilization"
@@ -22,13 +24,30 @@ DEFAULT_ACTIVATION = 0.0
 DEFAULT_AGGREGATION = "max"
 DEFAULT_POLL_INTERVAL_SECONDS = 10.0
 DEFAULT_WINDOW_SECONDS = 10.0
+DEFAULT_STARTUP_GRACE_SECONDS = 600.0
+"""Loading a large model may take that long."""
+DEFAULT_MIN_COVERAGE = 0.5
 MAX_POLL_INTERVAL_SECONDS = 3600.0
+MAX_STARTUP_GRACE_SECONDS = 86400.0
 MAX_WINDOW_SECONDS = 300.0
 """As long as the HPA's own default for scaling down; whoever samples keeps this much history."""
 MAX_NUMBER = 1e12
 """Above any reading in any unit we know, and a thousandfold of it still fits the protocol's int64."""
 MIN_TARGET = 0.001
 """KEDA keeps three decimals: a smaller target would reach the HPA as 0."""
+
+
+class Scope(enum.StrEnum):
+    """Whose devices are meant."""
+
+    WORKLOAD = "workload"
+    FLEET = "fleet"
+    NODE = "node"
+
+
+SCOPES = tuple(Scope)
+REPORTS = ("auto", "total", "average")
+"""What is handed out: "auto" finds out from the ScaledObject which of the others its ``metricType`` needs."""
 
 SHORTHANDS: MappingProxyType[str, str] = MappingProxyType(
     {"targetGpuUtilization": "gpu_utilization", "targetMemoryUtilization": "memory_used_percent"}
@@ -68,8 +87,42 @@ PARAMETERS: tuple[Parameter, ...] = (
         "0",
         f"active means strictly above it, in the metric's unit: 0 to {MAX_NUMBER:g}",
     ),
-    Parameter("gpuIndex", "-1", "the index of one device of the node, or -1 for all"),
-    Parameter("aggregation", DEFAULT_AGGREGATION, "how several devices become one value: " + ", ".join(AGGREGATIONS)),
+    Parameter(
+        "scope",
+        "workload",
+        "whose devices: `workload`, those its pods hold; `fleet`, all there are; `node`, those of the instance asked. "
+        "Without access to the API server the default is `fleet`",
+    ),
+    Parameter("gpuModel", "all", "only devices whose model fits, `*` and `?` being wildcards: `*H100*`"),
+    Parameter(
+        "nodeSelector",
+        "all",
+        "only devices of nodes with these labels: `key=value`, `key!=value`, `key`, `!key`, with commas",
+    ),
+    Parameter("gpuIndex", "-1", "only devices with this index on their node; -1 for all"),
+    Parameter(
+        "aggregation",
+        DEFAULT_AGGREGATION,
+        "how several devices of one pod (or of the scope `fleet` or `node`) become one value: "
+        + ", ".join(AGGREGATIONS),
+    ),
+    Parameter(
+        "report",
+        "auto",
+        "what is handed out: the `total` over the replicas, for `metricType: AverageValue`, or their `average`, for "
+        "`metricType: Value`; `auto` reads the type from the ScaledObject, and assumes AverageValue where it cannot",
+    ),
+    Parameter(
+        "startupGraceSeconds",
+        "600",
+        f"a pod younger than this that is not ready yet is starting, and keeps its workload active: "
+        f"0 to {MAX_STARTUP_GRACE_SECONDS:g}",
+    ),
+    Parameter(
+        "minCoverage",
+        "0.5",
+        "the least share of the ready pods (or devices) in scope that must be seen for an answer: 0 to 1",
+    ),
     Parameter(
         "pollIntervalSeconds",
         "10",
@@ -99,6 +152,7 @@ _INTEGER = re.compile(r"[+-]?\d{1,9}", re.ASCII)
 _UNSAFE_IN_NAME = re.compile(r"[^a-z0-9_-]+")
 _MAX_NAME_LENGTH = 60  # with KEDA's "s0-" before it still a legal label value
 _MAX_DIGITS = 40
+_MAX_PATTERN_LENGTH = 256
 _MAX_METADATA_LENGTH = 16_384  # a dozen short values; parsed triggers are remembered, so their size is bounded
 _BEGUN_LENGTH = 4
 _COMPARED_LENGTH = 40
@@ -117,7 +171,8 @@ class TriggerError(Exception):
 class Trigger:
     """Parsed metadata.
 
-    ``target`` and ``activation`` are in the metric's unit; ``gpu_index`` is None for all devices.
+    ``target`` and ``activation`` are in the metric's unit. ``gpu_index``, ``gpu_model`` and ``node_selector`` are
+    None where they narrow nothing; ``scope`` is None where it was not said. ``min_coverage`` is a ratio.
     ``hints`` are sentences about keys that look like ours misspelt, and about values that were changed.
     """
 
@@ -129,6 +184,12 @@ class Trigger:
     poll_interval_seconds: float
     window_seconds: float
     metric_name: str
+    scope: Scope | None = None
+    report: str = "auto"
+    gpu_model: str | None = None
+    node_selector: LabelSelector | None = None
+    startup_grace_seconds: float = DEFAULT_STARTUP_GRACE_SECONDS
+    min_coverage: float = DEFAULT_MIN_COVERAGE
     profile: str | None = None
     hints: tuple[str, ...] = ()
 
@@ -174,6 +235,13 @@ class _Parser:
         )
         window = self._number("windowSeconds", DEFAULT_WINDOW_SECONDS, at_least=0, at_most=MAX_WINDOW_SECONDS)
         name = self._metric_name(profile.metric_name if profile else DEFAULT_METRIC_NAME)
+        scope = Scope(self._choice("scope", Scope.WORKLOAD, SCOPES)) if "scope" in self._given else None
+        report = self._choice("report", "auto", REPORTS)
+        model, selector = self._gpu_model(), self._node_selector()
+        grace = self._number(
+            "startupGraceSeconds", DEFAULT_STARTUP_GRACE_SECONDS, at_least=0, at_most=MAX_STARTUP_GRACE_SECONDS
+        )
+        coverage = self._number("minCoverage", DEFAULT_MIN_COVERAGE, at_least=0, at_most=1)
         if self._problems:
             raise TriggerError(self._problems)
         self._suggest_keys()
@@ -186,6 +254,12 @@ class _Parser:
             poll_interval_seconds=poll,
             window_seconds=window,
             metric_name=name,
+            scope=scope,
+            report=report,
+            gpu_model=model,
+            node_selector=selector,
+            startup_grace_seconds=grace,
+            min_coverage=coverage,
             profile=profile.name if profile else None,
             hints=tuple(self._hints),
         )
@@ -273,6 +347,21 @@ class _Parser:
             self._invalid("gpuIndex", "must be -1 (all devices) or a device's index, a whole number from 0")
             return None
         return None if int(text) == -1 else int(text)
+
+    def _gpu_model(self) -> str | None:
+        pattern = self._given.get("gpuModel")
+        if pattern is not None and len(pattern) > _MAX_PATTERN_LENGTH:
+            self._invalid("gpuModel", f"must have at most {_MAX_PATTERN_LENGTH} characters")
+        return pattern
+
+    def _node_selector(self) -> LabelSelector | None:
+        if "nodeSelector" not in self._given:
+            return None
+        try:
+            return parse_labels(self._given["nodeSelector"])
+        except SelectorError as error:
+            self._invalid("nodeSelector", str(error))
+            return None
 
     def _metric_name(self, default: str) -> str:
         if "metricName" not in self._given:

@@ -1,25 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How loaded are the devices this trigger asks about, and should the workload be running at all?
+"""How loaded is what this trigger asks about, and should the workload be running at all?
 
-The law of this module: unknown is not zero. While the reading of any device in scope is unknown there is no
-value, only a sentence that says why, and a workload nobody can judge is active.
+The law of this module: unknown is not zero. What cannot be seen moves nothing up and sends nothing to sleep; where
+too little is seen there is no value, only a sentence that says why, and a workload nobody can judge is active.
 """
 
-import bisect
 import enum
 import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
-from keda_gpu_scaler.core.aggregate import AGGREGATIONS, mean
-from keda_gpu_scaler.core.catalog import Metric
+from keda_gpu_scaler.core.aggregate import AGGREGATIONS
+from keda_gpu_scaler.core.declaration import declared_type
 from keda_gpu_scaler.core.fleet import Fleet, History
-from keda_gpu_scaler.core.model import Device
-from keda_gpu_scaler.core.trigger import MAX_WINDOW_SECONDS, Trigger
+from keda_gpu_scaler.core.model import NoWorkload, Pod, Workload
+from keda_gpu_scaler.core.pods import Pods
+from keda_gpu_scaler.core.report import Report, Reported, report_devices, report_pods
+from keda_gpu_scaler.core.sight import DeviceSight, PodSight, devices_sights, labels_lack, silent_sights, window_of
+from keda_gpu_scaler.core.trigger import Scope, Trigger
 
-_NAMED = 3  # so many unknown devices are named, and the others counted
-# Readings are collected for the next longer of these, once for all windows in between.
-_REACHES_SECONDS = (10.0, 30.0, 60.0, 120.0, MAX_WINDOW_SECONDS)
-_MEMO_LENGTH = 256  # of a history: with a snapshot an hour, a stranger may ask for very many windows in between
+_NAMED = 3  # so many unseen pods or devices are named, and the others counted
+_NOTHING_SENT: Mapping[str, str] = MappingProxyType({})
+_REPORT_OF_TYPE = {"AverageValue": Report.TOTAL, "Value": Report.AVERAGE}
 
 
 class Lack(enum.Enum):
@@ -29,164 +32,322 @@ class Lack(enum.Enum):
     """Nothing to go by at the moment; it may pass by itself."""
 
     ABSENT = "absent"
-    """The trigger asks for devices that are not there; somebody must change something."""
+    """The trigger asks for what is not there; somebody must change something."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """The answer to one trigger at one instant.
 
-    ``value`` is in the metric's unit, finite and not negative, or None where ``lack`` and ``reason`` say
-    why. ``steps`` are the sentences that lead there, in order. Until ``holds_until_seconds``, on the clock of
-    ``evaluate``'s ``now``, the same fleet view gives the same verdict.
+    ``value`` is what is handed out, in the metric's unit, finite and not negative, or None where ``lack`` and
+    ``reason`` say why. ``steps`` are the sentences that lead there, in order. ``seen`` of ``expected`` ready pods
+    (or devices) had a value. ``is_guarded`` says that it is active only because something could not be seen.
+    Until ``holds_until_seconds``, on the clock of ``evaluate``'s ``now``, the same view gives the same verdict.
     """
 
+    scope: Scope
     value: float | None
     active: bool
     steps: tuple[str, ...]
     lack: Lack | None = None
     reason: str = ""
+    seen: int = 0
+    expected: int = 0
+    is_guarded: bool = False
     holds_until_seconds: float = field(default=-math.inf, compare=False)
 
-
-@dataclass(frozen=True, slots=True)
-class _Reading:
-    """A device's mean over the window, and how much older than the newest snapshot its newest reading is."""
-
-    device: Device
-    value: float | None
-    lag_seconds: float
+    @property
+    def known_activity(self) -> bool | None:
+        """Whether the workload should run, by what was seen; None where ignorance would decide."""
+        return None if self.value is None or self.is_guarded else self.active
 
 
-def evaluate(trigger: Trigger, fleet: Fleet, now: float) -> Verdict:
-    """Judge one trigger by what the fleet view holds; the same arguments give the same verdict.
+def evaluate(
+    trigger: Trigger,
+    fleet: Fleet,
+    now: float,
+    workload: Workload | NoWorkload | None = None,
+    metadata: Mapping[str, str] = _NOTHING_SENT,
+) -> Verdict:
+    """Judge one trigger by what is known; the same arguments give the same verdict.
 
     Args:
         trigger: what is asked.
-        fleet: what was seen, and how old it may be.
-        now: monotonic seconds on the clock that dated the fleet's history.
+        fleet: what was seen of the devices, and how old it may be.
+        now: monotonic seconds on the clock that dated the fleet's histories and the workload's pods.
+        workload: what the API server knows, or why it knows nothing; None without access to it.
+        metadata: the trigger's metadata as KEDA sent it, by which its ``metricType`` is found.
     """
-    if fleet.deviceless:
-        return _without_value(
-            Lack.ABSENT, "this instance has no device by design (--backend none); ask one that runs on a GPU node"
-        )
-    if fleet.history is None or not fleet.is_fresh(now):
-        return _without_value(Lack.UNSEEN, fleet.blindness(now))
-    readings = [
-        reading
-        for reading in _windowed(fleet.history, trigger.metric, trigger.window_seconds)
-        if trigger.gpu_index is None or reading.device.index == trigger.gpu_index
-    ]
-    if not readings:
-        return _without_value(Lack.ABSENT, _no_such_device(trigger, fleet.history))
-    steps = _seen(trigger, fleet.history, readings)
-    # A reading's age is the snapshot's and its own lag together: however long the window, nothing older counts.
-    believed = fleet.stale_after_seconds - fleet.history.age_seconds(now)
-    unknown = [reading for reading in readings if reading.value is None or reading.lag_seconds > believed]
-    if unknown:
-        return _without_value(Lack.UNSEEN, _unknown_devices(trigger, unknown, len(readings)), steps)
-    value = AGGREGATIONS[trigger.aggregation]([reading.value for reading in readings if reading.value is not None])
-    active = value > trigger.activation
-    outcome = "active: {:.6g} is above" if active else "inactive: {:.6g} is not above"
-    return Verdict(
-        value=value,
-        active=active,
-        steps=(
-            *steps,
-            f"{trigger.aggregation}: {value:.6g} {trigger.metric.unit}",
-            f"{outcome.format(value)} activationThreshold {trigger.activation:g}",
-        ),
-        holds_until_seconds=fleet.history.received_at_seconds
-        + fleet.stale_after_seconds
-        - max(reading.lag_seconds for reading in readings),
-    )
-
-
-def _without_value(lack: Lack, reason: str, steps: tuple[str, ...] = ()) -> Verdict:
-    activity = "active: nobody can tell that it is idle"
-    return Verdict(value=None, active=True, steps=(*steps, reason, activity), lack=lack, reason=reason)
-
-
-def _no_such_device(trigger: Trigger, history: History) -> str:
-    node = history.newest.node
-    indices = sorted({sample.device.index for sample in history.newest.samples})
-    if trigger.gpu_index is None or not indices:
-        return f"node {node} has no device; run the scaler on GPU nodes only"
-    listed = ", ".join(map(str, indices))
-    return f"metadata.gpuIndex: node {node} has no device {trigger.gpu_index}: it has {listed}; -1 means all"
-
-
-def _unknown_devices(trigger: Trigger, unknown: list[_Reading], in_scope: int) -> str:
-    named = ", ".join(f"GPU {reading.device.index} ({reading.device.uuid})" for reading in unknown[:_NAMED])
-    more = f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else ""
-    return (
-        f"{trigger.metric.name} is unknown for {len(unknown)} of {in_scope} devices: {named}{more}; nothing moves "
-        "until they answer. Repair them, ask for another metricType, or narrow the trigger with gpuIndex"
-    )
+    scope = trigger.scope or (Scope.FLEET if workload is None else Scope.WORKLOAD)
+    question = _Question(trigger, fleet, now, workload, metadata, scope)
+    if lack := labels_lack(trigger, fleet):
+        return question.lacking(lack)
+    if scope is Scope.WORKLOAD:
+        return question.of_workload()
+    return question.of_devices()
 
 
 @dataclass(frozen=True, slots=True)
-class _Column:
-    """One device's known readings, newest first, and how much older than the newest snapshot each is."""
+class _Question:
+    """One trigger and everything it is judged by."""
 
-    device: Device
-    lags_seconds: tuple[float, ...]
-    values: tuple[float, ...]
+    trigger: Trigger
+    fleet: Fleet
+    now: float
+    workload: Workload | NoWorkload | None
+    metadata: Mapping[str, str]
+    scope: Scope
+
+    # ---- a workload's pods ----
+
+    def of_workload(self) -> Verdict:
+        """Judge the pods behind the ScaledObject, wherever they are."""
+        workload = self.workload
+        if workload is None:
+            return self.without_value(Lack.ABSENT, f"metadata.scope: {_NO_ACCESS}, or set scope: fleet or node")
+        if isinstance(workload, NoWorkload):
+            return self.lacking(workload)
+        pods = Pods(self.trigger, workload, self.fleet, self.now)
+        steps = pods.steps()
+        if pods.is_asleep:
+            return self._verdict(0.0, steps=(*steps, "0: it has no replica"), active=False, why="nothing runs")
+        if problem := pods.nothing_meant():
+            return self.without_value(Lack.ABSENT, problem, steps)
+        seen, expected = len(pods.values), len(pods.values) + len(pods.unseen)
+        if expected and (not seen or seen < self.trigger.min_coverage * expected):
+            reason = f"no fresh sample for {expected - seen} of {expected} ready pods: {_listed(pods.unseen)}"
+            return self.without_value(Lack.UNSEEN, reason, steps, seen=seen, expected=expected)
+        report = self._report()
+        if isinstance(report, NoWorkload):
+            return self.lacking(report, steps)
+        reported = report_pods(
+            report,
+            pods.values,
+            missing=len(pods.ready) - seen,
+            unready=len(pods.unready),
+            size=pods.size,
+            target=self.trigger.target,
+        )
+        busiest = max((sight.value for sight in pods.sights if sight.value is not None), default=0.0)
+        return self._judged(
+            reported,
+            steps,
+            pods.sights,
+            busiest=busiest,
+            starting=pods.starting,
+            blind=pods.blind,
+            counts=(seen, expected),
+        )
+
+    # ---- devices, whoever holds them ----
+
+    def of_devices(self) -> Verdict:
+        """Judge the devices of this node or of the whole fleet."""
+        if problem := self._no_devices():
+            return problem
+        sights = devices_sights(self.trigger, self._nodes(), self.fleet, self.now)
+        if self.scope is Scope.FLEET:
+            sights += silent_sights(self.trigger, self.fleet)
+        if not sights:
+            return self.without_value(Lack.ABSENT, self._no_such_device())
+        known = [sight.value for sight in sights if sight.value is not None]
+        unseen = [sight for sight in sights if sight.value is None]
+        steps = self._device_steps(sights)
+        if not known or len(known) < self.trigger.min_coverage * len(sights):
+            return self.without_value(
+                Lack.UNSEEN, self._unknown_devices(unseen, len(sights)), steps, seen=len(known), expected=len(sights)
+            )
+        report = self._report()
+        if isinstance(report, NoWorkload):
+            return self.lacking(report, steps)
+        pods = None
+        if isinstance(self.workload, Workload):
+            pods = Pods(self.trigger, self.workload, self.fleet, self.now)
+        elif report is Report.TOTAL and unseen:
+            return self.without_value(
+                Lack.UNSEEN, self._unknown_devices(unseen, len(sights)), steps, seen=len(known), expected=len(sights)
+            )
+        aggregation = self.trigger.aggregation
+        reported = report_devices(
+            report,
+            aggregation,
+            known,
+            unseen=len(unseen),
+            size=pods.size if pods else None,
+            target=self.trigger.target,
+        )
+        return self._judged(
+            reported,
+            steps,
+            sights,
+            busiest=AGGREGATIONS[aggregation](known),
+            starting=pods.starting if pods else (),
+            blind=[] if pods and pods.is_asleep else [sight.sentence for sight in unseen],
+            counts=(len(known), len(sights)),
+        )
+
+    def _nodes(self) -> list[tuple[str, History]]:
+        if self.scope is Scope.FLEET:
+            return self.fleet.nodes()
+        own = self.fleet.history
+        return [(own.newest.node, own)] if own is not None else []
+
+    def _no_devices(self) -> Verdict | None:
+        own_alone = self.scope is Scope.NODE or not (self.fleet.peers or self.fleet.silent)
+        if self.fleet.deviceless and own_alone:
+            what = "" if self.scope is Scope.NODE else ", and it knows no peer that has"
+            return self.without_value(
+                Lack.ABSENT,
+                f"this instance has no device by design (--backend none){what}; ask one that runs on a GPU node"
+                + ("" if self.scope is Scope.NODE else ", or tell it where they are with --peers"),
+            )
+        if own_alone and not self.fleet.is_fresh(self.now):
+            return self.without_value(Lack.UNSEEN, self.fleet.blindness(self.now))
+        return None
+
+    def _no_such_device(self) -> str:
+        nodes = self._nodes()
+        if len(nodes) == 1 and self.trigger.gpu_index is not None and self.trigger.gpu_model is None:
+            node, history = nodes[0]
+            indices = sorted({sample.device.index for sample in history.newest.samples})
+            if indices:
+                listed = ", ".join(map(str, indices))
+                return (
+                    f"metadata.gpuIndex: node {node} has no device {self.trigger.gpu_index}: it has {listed}; "
+                    "-1 means all"
+                )
+        if any(history.newest.samples for _, history in nodes):
+            models = sorted({sample.device.model for _, history in nodes for sample in history.newest.samples})
+            return "no device fits nodeSelector, gpuModel and gpuIndex together; the models there are: " + ", ".join(
+                models[:_NAMED]
+            )
+        if len(nodes) == 1:
+            return f"node {nodes[0][0]} has no device; run the scaler on GPU nodes only"
+        return "no node of the fleet has a device; run the scaler on GPU nodes"
+
+    def _unknown_devices(self, unseen: Sequence[DeviceSight], in_scope: int) -> str:
+        return (
+            f"{self.trigger.metric.name} is unknown for {len(unseen)} of {in_scope} devices: {_listed(unseen)}; "
+            "nothing moves until they answer. Repair them, ask for another metricType, or narrow the trigger"
+        )
+
+    def _device_steps(self, sights: Sequence[DeviceSight]) -> tuple[str, ...]:
+        nodes = sorted({sight.node for sight in sights})
+        where = f"node {nodes[0]}" if len(nodes) == 1 else f"{len(nodes)} nodes"
+        sources = sorted({history.newest.source for node, history in self._nodes() if node in nodes})
+        return (
+            f"scope {self.scope}: {self.trigger.metric.name} of {len(sights)} device(s) of {where} "
+            f"({window_of(self.trigger)}; {', '.join(sources)})",
+            *(sight.sentence for sight in sights),
+        )
+
+    # ---- what both come to ----
+
+    def _report(self) -> Report | NoWorkload:
+        """Find out which number the trigger's type needs, or say why that cannot be told."""
+        if self.trigger.report != "auto":
+            report = Report(self.trigger.report)
+        elif isinstance(self.workload, Workload):
+            declared = declared_type(self.workload, self.metadata)
+            if declared not in _REPORT_OF_TYPE:
+                return NoWorkload(
+                    "metadata.report: the ScaledObject's triggers have different metricTypes and none has just this "
+                    "metadata; set report: total (for AverageValue) or average (for Value)",
+                    is_final=True,
+                )
+            report = _REPORT_OF_TYPE[declared]
+        else:
+            report = Report.TOTAL  # KEDA's default type
+        if report is Report.TOTAL and not isinstance(self.workload, Workload) and self.trigger.aggregation != "sum":
+            return self.workload or NoWorkload(
+                f"metadata.report: under metricType AverageValue the total over the replicas is needed, and their "
+                f"number is not known: {_NO_ACCESS}, or set report: average here and metricType: Value on the trigger",
+                is_final=True,
+            )
+        return report
+
+    def _judged(
+        self,
+        reported: Reported,
+        steps: tuple[str, ...],
+        sights: Sequence[PodSight | DeviceSight],
+        *,
+        busiest: float,
+        starting: Sequence[Pod],
+        blind: Sequence[str],
+        counts: tuple[int, int],
+    ) -> Verdict:
+        threshold = f"activationThreshold {self.trigger.activation:g}"
+        is_busy = busiest > self.trigger.activation
+        if is_busy:
+            why = f"{busiest:.6g} is above {threshold}"
+        elif starting:
+            why = f"{starting[0].ref.name} is starting, {self.now - starting[0].created_at_seconds:.0f} s old"
+        elif blind:
+            why = f"nobody can tell that it is idle: {blind[0]}"
+        else:
+            why = f"{busiest:.6g} is not above {threshold}"
+        grace = self.trigger.startup_grace_seconds
+        until = [sight.until_seconds for sight in sights if sight.value is not None]
+        return self._verdict(
+            reported.value,
+            steps=(*steps, *reported.steps),
+            active=is_busy or bool(starting) or bool(blind),
+            why=why,
+            counts=counts,
+            is_guarded=bool(blind) and not is_busy and not starting,
+            until=min([*until, *(pod.created_at_seconds + grace for pod in starting)], default=-math.inf),
+        )
+
+    def _verdict(
+        self,
+        value: float,
+        *,
+        steps: tuple[str, ...],
+        active: bool,
+        why: str,
+        counts: tuple[int, int] = (0, 0),
+        is_guarded: bool = False,
+        until: float = math.inf,
+    ) -> Verdict:
+        return Verdict(
+            scope=self.scope,
+            value=value,
+            active=active,
+            steps=(*steps, f"{'active' if active else 'inactive'}: {why}"),
+            seen=counts[0],
+            expected=counts[1],
+            is_guarded=is_guarded,
+            holds_until_seconds=until,
+        )
+
+    def lacking(self, lack: NoWorkload, steps: tuple[str, ...] = ()) -> Verdict:
+        """Answer that something is not known of the cluster."""
+        return self.without_value(Lack.ABSENT if lack.is_final else Lack.UNSEEN, lack.reason, steps)
+
+    def without_value(
+        self, lack: Lack, reason: str, steps: tuple[str, ...] = (), *, seen: int = 0, expected: int = 0
+    ) -> Verdict:
+        """Answer that there is no value, and why."""
+        activity = "active: nobody can tell that it is idle"
+        return Verdict(
+            scope=self.scope,
+            value=None,
+            active=True,
+            steps=(*steps, reason, activity),
+            lack=lack,
+            reason=reason,
+            seen=seen,
+            expected=expected,
+            is_guarded=True,
+        )
 
 
-def _windowed(history: History, metric: Metric, window_seconds: float) -> tuple[_Reading, ...]:
-    """Average every device's known readings over the window, in the order of the newest snapshot."""
-    key = ("window", metric.name, window_seconds)
-    if key in history.memo:
-        readings: tuple[_Reading, ...] = history.memo[key]
-        return readings
-    readings = tuple(_mean_over(column, window_seconds) for column in _columns(history, metric, window_seconds))
-    if len(history.memo) < _MEMO_LENGTH:
-        history.memo[key] = readings
-    return readings
+_NO_ACCESS = "give this instance access to the API server (chart: rbac.create)"
 
 
-def _mean_over(column: _Column, window_seconds: float) -> _Reading:
-    # The newest snapshot counts whatever the window; every other must be less than its length older.
-    count = max(bisect.bisect_left(column.lags_seconds, window_seconds), bisect.bisect_right(column.lags_seconds, 0.0))
-    if not count:
-        return _Reading(column.device, None, math.inf)
-    return _Reading(column.device, mean(column.values[:count]), column.lags_seconds[0])
-
-
-def _columns(history: History, metric: Metric, window_seconds: float) -> tuple[_Column, ...]:
-    """Collect every device's known readings, as far back as the window and maybe farther, once for many windows."""
-    reach = next(reach for reach in _REACHES_SECONDS if window_seconds <= reach)
-    key = ("columns", metric.name, reach)
-    if key not in history.memo:
-        history.memo[key] = _collect(history, metric, reach)
-    columns: tuple[_Column, ...] = history.memo[key]
-    return columns
-
-
-def _collect(history: History, metric: Metric, reach_seconds: float) -> tuple[_Column, ...]:
-    known: dict[str, list[tuple[float, float]]] = {sample.device.uuid: [] for sample in history.newest.samples}
-    for snapshot in history.within(reach_seconds):
-        lag = history.newest.at_seconds - snapshot.at_seconds
-        for sample in snapshot.samples:
-            value = metric.read(sample)
-            if value is not None and sample.device.uuid in known:
-                known[sample.device.uuid].append((lag, value))
-    return tuple(
-        _Column(sample.device, tuple(lag for lag, _ in readings), tuple(value for _, value in readings))
-        for sample in history.newest.samples
-        for readings in (known[sample.device.uuid],)
-    )
-
-
-def _seen(trigger: Trigger, history: History, readings: list[_Reading]) -> tuple[str, ...]:
-    window = f"mean of the last {trigger.window_seconds:g} s" if trigger.window_seconds else "newest sample"
-    newest = history.newest
-    heading = f"{trigger.metric.name} of {len(readings)} device(s) of node {newest.node} ({window}; {newest.source})"
-    return (heading, *(_describe(trigger, reading) for reading in readings))
-
-
-def _describe(trigger: Trigger, reading: _Reading) -> str:
-    value = "unknown" if reading.value is None else f"{reading.value:.6g} {trigger.metric.unit}"
-    lag = f" ({reading.lag_seconds:.0f} s before the newest snapshot)" if 1 <= reading.lag_seconds < math.inf else ""
-    return f"GPU {reading.device.index} {reading.device.model} ({reading.device.uuid}): {value}{lag}"
+def _listed(sights: Iterable[PodSight | DeviceSight]) -> str:
+    """Name a few, each reason once, and count the rest."""
+    sentences = list(dict.fromkeys(sight.sentence for sight in sights))
+    more = f" and {len(sentences) - _NAMED} more" if len(sentences) > _NAMED else ""
+    return "; ".join(sentences[:_NAMED]) + more

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which ``metricType`` did the ScaledObject give this trigger? KEDA does not send it along.
+
+The law of this module: where several answers are possible none is given.
+"""
+
+from collections.abc import Mapping
+
+from keda_gpu_scaler.core.model import Workload
+
+ASSUMED = "AverageValue"
+"""KEDA's default."""
+
+
+def declared_type(workload: Workload, metadata: Mapping[str, str]) -> str | None:
+    """Return the trigger's KEDA ``metricType``, found by the metadata that KEDA sent; None while it is ambiguous.
+
+    Metadata that fits no trigger (an edit that KEDA has not seen, a person who tries something out) is taken for
+    one of those there are, if they agree.
+    """
+    if workload.kind == "ScaledJob":
+        return ASSUMED  # KEDA divides by the target itself, and knows no other way for jobs
+    fitting = {trigger.metric_type for trigger in workload.triggers if _fits(trigger.metadata, metadata)}
+    candidates = fitting or {trigger.metric_type for trigger in workload.triggers} or {ASSUMED}
+    return candidates.pop() if len(candidates) == 1 else None
+
+
+def _fits(declared: Mapping[str, str], sent: Mapping[str, str]) -> bool:
+    """Whether KEDA would send this for that: the same, but for values it took from the environment."""
+    return _said(declared) == _said(sent)
+
+
+def _said(metadata: Mapping[str, str]) -> dict[str, str]:
+    return {key: value for key, value in metadata.items() if not key.endswith("FromEnv")}
