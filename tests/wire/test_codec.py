@@ -106,7 +106,7 @@ def test_a_reading_that_is_not_finite_is_left_out(reading: float) -> None:
 
 def test_an_unknown_key_is_ignored_so_that_a_newer_version_can_add_some() -> None:
     samples = [{**item, "fan_ratio": 0.3} for item in plain()["samples"]]
-    assert decode(json.dumps(plain(version=1.4, allocations=[], samples=samples))) == SEEN
+    assert decode(json.dumps(plain(version=1.4, weather="fair", samples=samples))) == SEEN
 
 
 def test_null_says_unknown_as_well() -> None:

@@ -4,6 +4,9 @@
 The law of this module: ``decode(encode(snapshot)) == snapshot``, and any other text is a ``CodecError``. A
 reading that is unknown is left out; it is never written as 0 or NaN. The text is JSON; keys that are not
 known here are ignored, so that a newer version may add some.
+
+Between peers most of a snapshot is the same as a second ago: ``encode_change`` writes only what is not, and
+``apply_change(before, encode_change(before, after)) == after``.
 """
 
 import json
@@ -11,7 +14,7 @@ import math
 from collections.abc import Iterable
 from typing import Any, Never
 
-from keda_gpu_scaler.core.model import Device, Sample, Snapshot
+from keda_gpu_scaler.core.model import Allocation, Device, Sample, Snapshot
 from keda_gpu_scaler.core.wording import quoted
 
 VERSION = 1
@@ -19,6 +22,7 @@ VERSION = 1
 MAX_LENGTH = 4 << 20
 """Characters (or bytes) of one snapshot; 4096 samples fit with room to spare."""
 MAX_SAMPLES = 4096
+MAX_ALLOCATIONS = 16384
 MAX_TEXT_LENGTH = 256
 """Characters of a name: of a node, a device, a model."""
 MAX_SOURCE_LENGTH = 1024
@@ -34,6 +38,9 @@ _READINGS = (
     "temperature_celsius",
     "power_watts",
 )
+_NAMES = ("parent", "minor", "gpu_instance", "compute_instance")
+_ALLOCATION_FIELDS = 5
+_MAX_DIGITS = 10
 
 
 class CodecError(ValueError):
@@ -58,6 +65,8 @@ def encode(snapshot: Snapshot) -> str:
         "source": snapshot.source,
         "samples": [_plain_sample(sample) for sample in snapshot.samples],
     }
+    if snapshot.allocations is not None:
+        plain["allocations"] = [_plain_allocation(allocation) for allocation in snapshot.allocations]
     _snapshot(Fields(plain))
     return json.dumps(plain, separators=(",", ":"), allow_nan=False)
 
@@ -69,6 +78,59 @@ def decode(text: str | bytes) -> Snapshot:
         CodecError: naming the field, the value and what it must be. Nothing else, whatever the text.
     """
     return _snapshot(parse_object(text))
+
+
+def encode_change(before: Snapshot, after: Snapshot) -> str | None:
+    """Write what is different in a later snapshot, as one line of ASCII; None where the devices themselves are.
+
+    Changed readings are a list for each device, by its position: in the order of ``Sample``'s fields, null where
+    unknown.
+    """
+    if before.node != after.node or before.source != after.source or len(before.samples) != len(after.samples):
+        return None
+    changed: dict[str, list[float | None]] = {}
+    for position, (old, new) in enumerate(zip(before.samples, after.samples, strict=True)):
+        if old is new or old == new:
+            continue
+        if old.device != new.device:
+            return None
+        changed[str(position)] = [_finite(getattr(new, name)) for name in _READINGS]
+    plain: dict[str, object] = {
+        "version": VERSION,
+        "after": before.sequence,
+        "sequence": after.sequence,
+        "at_seconds": after.at_seconds,
+        "unix_seconds": after.unix_seconds,
+        "samples": changed,
+    }
+    if after.allocations is not before.allocations and after.allocations != before.allocations:
+        plain["allocations"] = (
+            None if after.allocations is None else [_plain_allocation(one) for one in after.allocations]
+        )
+    return json.dumps(plain, separators=(",", ":"), allow_nan=False)
+
+
+def apply_change(before: Snapshot, text: str | bytes) -> Snapshot:
+    """Read what ``encode_change`` wrote; what did not change stays the same object.
+
+    Raises:
+        CodecError: it is no change, or none of this snapshot.
+    """
+    fields = parse_object(text)
+    fields.check_version("version", VERSION)
+    fields.whole("after", before.sequence, before.sequence)
+    samples = list(before.samples)
+    for position, readings in fields.lists("samples", len(samples)):
+        samples[position] = _changed(samples[position].device, readings, position)
+    return Snapshot(
+        node=before.node,
+        sequence=fields.whole("sequence"),
+        at_seconds=fields.number("at_seconds", 0, MAX_NUMBER),
+        unix_seconds=fields.number("unix_seconds", 0, MAX_NUMBER),
+        source=before.source,
+        samples=tuple(samples),
+        allocations=_allocations(fields) if "allocations" in fields else before.allocations,
+    )
 
 
 def parse_object(text: str | bytes) -> "Fields":
@@ -145,6 +207,25 @@ class Fields:
                 raise CodecError(f"{where}: Invalid value: {quoted(item)}: must be a JSON object")
             yield Fields(item, where + ".")
 
+    def lists(self, key: str, below: int) -> Iterable[tuple[int, list[Any]]]:
+        """Return the lists of an object whose keys are positions below a bound."""
+        value = self._plain.get(key)
+        if not isinstance(value, dict):
+            self._refuse(key, "must be an object")
+        for name, item in value.items():
+            if not (name.isascii() and name.isdigit() and len(name) < _MAX_DIGITS and int(name) < below):
+                raise CodecError(f"{key}: Invalid value: {quoted(name)}: must be a position below {below}")
+            if not isinstance(item, list):
+                raise CodecError(f"{key}.{name}: Invalid value: {quoted(item)}: must be a list")
+            yield int(name), item
+
+    def items(self, key: str, at_most: int) -> list[Any]:
+        """Return a list of bounded length, whatever is in it."""
+        value = self._plain.get(key)
+        if not isinstance(value, list) or len(value) > at_most:
+            self._refuse(key, f"must be a list of at most {at_most}")
+        return value
+
     def is_unknown(self, key: str) -> bool:
         """Whether the field is left out, or null, which other writers may use to say the same."""
         return self._plain.get(key) is None
@@ -165,13 +246,21 @@ def _plain_sample(sample: Sample) -> dict[str, object]:
     plain: dict[str, object] = {"uuid": device.uuid, "index": device.index, "model": device.model}
     if device.pci_address:
         plain["pci_address"] = device.pci_address
-    if device.parent is not None:
-        plain["parent"] = device.parent
+    for name in _NAMES:
+        if (named := getattr(device, name)) is not None:
+            plain[name] = named
     for name in _READINGS:
-        value = getattr(sample, name)
-        if value is not None and math.isfinite(value):
+        if (value := _finite(getattr(sample, name))) is not None:
             plain[name] = value
     return plain
+
+
+def _plain_allocation(allocation: Allocation) -> list[str]:
+    return [allocation.namespace, allocation.pod, allocation.container, allocation.resource, allocation.device_id]
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _snapshot(fields: Fields) -> Snapshot:
@@ -183,6 +272,7 @@ def _snapshot(fields: Fields) -> Snapshot:
         unix_seconds=fields.number("unix_seconds", 0, MAX_NUMBER),
         source=fields.text("source", MAX_SOURCE_LENGTH, default=""),
         samples=tuple(_sample(item) for item in fields.objects("samples", MAX_SAMPLES)),
+        allocations=_allocations(fields),
     )
     seen: set[str] = set()
     for sample in snapshot.samples:
@@ -205,6 +295,9 @@ def _sample(fields: Fields) -> Sample:
             model=fields.text("model", default=""),
             pci_address=fields.text("pci_address", default=""),
             parent=None if fields.is_unknown("parent") else fields.text("parent"),
+            minor=_whole(fields, "minor", MAX_WHOLE),
+            gpu_instance=_whole(fields, "gpu_instance", MAX_WHOLE),
+            compute_instance=_whole(fields, "compute_instance", MAX_WHOLE),
         ),
         gpu_utilization_ratio=_number(fields, "gpu_utilization_ratio", 0, 1),
         memory_utilization_ratio=_number(fields, "memory_utilization_ratio", 0, 1),
@@ -221,6 +314,52 @@ def _number(fields: Fields, key: str, at_least: float, at_most: float) -> float 
 
 def _whole(fields: Fields, key: str, at_most: int) -> int | None:
     return None if fields.is_unknown(key) else fields.whole(key, at_most=at_most)
+
+
+def _changed(device: Device, readings: list[Any], position: int) -> Sample:
+    """Make a sample of the readings of a change: the same bounds as ``_sample``'s, checked without a detour."""
+    if len(readings) == len(_READINGS):
+        utilization, memory, used, total, temperature, power = readings
+        if (
+            _is_between(utilization, 0, 1)
+            and _is_between(memory, 0, 1)
+            and (total is None or (type(total) is int and 1 <= total <= MAX_WHOLE))
+            and (used is None or (type(used) is int and 0 <= used <= (MAX_WHOLE if total is None else total)))
+            and _is_between(temperature, -MAX_NUMBER, MAX_NUMBER)
+            and _is_between(power, 0, MAX_NUMBER)
+        ):
+            return Sample(device, _float(utilization), _float(memory), used, total, _float(temperature), _float(power))
+    raise CodecError(
+        f"samples.{position}: Invalid value: {quoted(readings)}: must be {len(_READINGS)} readings in range"
+    )
+
+
+def _is_between(value: object, at_least: float, at_most: float) -> bool:
+    # NaN compares false with everything.
+    return value is None or (type(value) in (int, float) and at_least <= value <= at_most)  # type: ignore[operator]
+
+
+def _float(value: float | None) -> float | None:
+    return None if value is None else float(value)
+
+
+def _allocations(fields: Fields) -> tuple[Allocation, ...] | None:
+    """Read who holds what; left out or null where nobody can tell."""
+    if fields.is_unknown("allocations"):
+        return None
+    return tuple(sorted(_allocation(item) for item in fields.items("allocations", MAX_ALLOCATIONS)))
+
+
+def _allocation(item: object) -> Allocation:
+    if (
+        isinstance(item, list)
+        and len(item) == _ALLOCATION_FIELDS
+        and all(isinstance(text, str) and 0 < len(text) <= MAX_TEXT_LENGTH and text.isprintable() for text in item)
+    ):
+        return Allocation(*item)
+    raise CodecError(
+        f"allocations: Invalid value: {quoted(item)}: must be a list of namespace, pod, container, resource, device id"
+    )
 
 
 def _refuse_constant(name: str) -> Never:

@@ -1,0 +1,310 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What do the other instances tell? Follows every one of them while somebody needs to know.
+
+The law of this module: peers that appear, vanish, restart, hang, or talk nonsense are normal life. None of them
+stops another, and what was told before holds until it is stale.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Callable, Mapping
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from keda_gpu_scaler.core.fleet import History
+from keda_gpu_scaler.core.model import Snapshot
+from keda_gpu_scaler.core.ports import Directory, KubeError
+from keda_gpu_scaler.core.trigger import DEFAULT_WINDOW_SECONDS
+from keda_gpu_scaler.peers.nodes import Nodes
+from keda_gpu_scaler.wire import fleet_pb2 as pb
+from keda_gpu_scaler.wire.codec import MAX_LENGTH, CodecError, apply_change, decode
+
+LET_GO_SECONDS = 600.0
+"""A fleet that nobody asked about for so long is not followed any longer."""
+FORGET_AFTER = 6
+"""A node that was silent for so many times the stale limit is forgotten."""
+PEERS_PER_SECOND = 1000
+"""The cadence slows with the fleet: so many snapshots a second are read, in all."""
+WATCH = "/keda_gpu_scaler.fleet.v1.Fleet/Watch"
+
+_HANGS_AFTER_SECONDS = 6.0  # three words that did not come
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 10.0
+_AT_ONCE = 50  # so many connections are being made at the same time, and no more: KEDA's calls come first
+_OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_LENGTH + 4096),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.enable_retries", 0),
+    ("grpc.use_local_subchannel_pool", 1),  # a peer that is asked again is connected again, without gRPC's back-off
+)
+_DIRECTORY = "(peers)"
+_LONGEST_SENTENCE = 500
+
+_log = logging.getLogger(__name__)
+
+
+class Following:
+    """Follows the instances that a directory lists. Everything happens in one event loop.
+
+    Args:
+        directory: where they are.
+        instance: this instance's own random name, by which it recognises itself among them.
+        clock: monotonic seconds.
+        sample_interval_seconds: how often snapshots are wanted; more seldom from a very large fleet.
+        stale_after_seconds: from which age on a snapshot is of no use.
+        on_news: called after every snapshot that came.
+    """
+
+    def __init__(
+        self,
+        directory: Directory,
+        *,
+        instance: str,
+        clock: Callable[[], float],
+        sample_interval_seconds: float = 1.0,
+        stale_after_seconds: float = 10.0,
+        on_news: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._directory = directory
+        self._instance = instance
+        self._clock = clock
+        self._interval = sample_interval_seconds
+        self._stale_after = stale_after_seconds
+        self._on_news = on_news
+        self._nodes = Nodes(stale_after_seconds)
+        self._silent: dict[str, str] = {}
+        self._titles: dict[str, str] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._asked_at = 0.0
+        self._window = (DEFAULT_WINDOW_SECONDS, 0.0)
+        self._unheard: set[str] = set()
+        self._settled = asyncio.Event()
+        self._connecting = asyncio.Semaphore(_AT_ONCE)
+
+    def ask(self, window_seconds: float) -> None:
+        """Say that somebody needs the fleet, and so much history of it."""
+        now = self._clock()
+        self._asked_at = now
+        longest, asked_at = self._window
+        if window_seconds >= longest or now - asked_at > LET_GO_SECONDS:
+            self._window = (max(window_seconds, DEFAULT_WINDOW_SECONDS), now)
+            self._nodes.window_seconds = self._window[0]
+        if self._task is None:
+            self._nodes.window_seconds = self._window[0]
+            self._task = asyncio.create_task(self._follow_directory(), name="peers")
+
+    def histories(self) -> Mapping[str, History]:
+        """Return what peers told, by node; live."""
+        return self._nodes.histories
+
+    def silent(self) -> Mapping[str, str]:
+        """Return peers that ought to be there and tell nothing, by node or else address: why."""
+        return self._silent
+
+    async def settled(self) -> None:
+        """Return once every peer was found, and has told something or could not."""
+        if self._task is not None:
+            await self._settled.wait()
+
+    def tidy(self) -> None:
+        """Let go of what nobody needs any more; to be called now and then."""
+        now = self._clock()
+        if self._task is not None and now - self._asked_at > LET_GO_SECONDS:
+            _log.info("nobody asked about the fleet for %.0f s: peers are not followed any longer", LET_GO_SECONDS)
+            self._let_go()
+        self._nodes.forget_since(now, FORGET_AFTER * self._stale_after)
+
+    async def close(self) -> None:
+        """Let go of everything, and wait until it is gone."""
+        tasks = [task for task in (self._task, *self._tasks.values()) if task is not None]
+        self._let_go()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _let_go(self) -> None:
+        for task in (self._task, *self._tasks.values()):
+            if task is not None:
+                task.cancel()
+        self._task = None
+        self._tasks.clear()
+        self._nodes.clear()
+        self._silent.clear()
+        self._titles.clear()
+        self._unheard.clear()
+        self._settled.clear()
+
+    # ---- who is there ----
+
+    async def _follow_directory(self) -> None:
+        pause = _FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                async with contextlib.aclosing(self._directory.addresses()) as listings:  # type: ignore[type-var]
+                    async for listing in listings:
+                        pause = _FIRST_PAUSE_SECONDS
+                        self._silent.pop(_DIRECTORY, None)
+                        self._turn_to(listing)
+            except KubeError as error:
+                self._say(_DIRECTORY, str(error))
+            self._settle()
+            await asyncio.sleep(_jittered(pause))
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+    def _turn_to(self, listing: Mapping[str, str]) -> None:
+        for address in self._tasks.keys() - listing.keys():
+            self._tasks.pop(address).cancel()
+            self._silent.pop(self._titles.pop(address), None)
+            self._unheard.discard(address)
+        interval = max(self._interval, len(listing) / PEERS_PER_SECOND)
+        for address, node in listing.items():
+            if address not in self._tasks:
+                self._titles[address] = node or address
+                self._unheard.add(address)
+                self._tasks[address] = asyncio.create_task(self._follow(address, interval), name=f"peer {address}")
+        self._settle()
+
+    def _heard(self, address: str) -> None:
+        self._unheard.discard(address)
+        self._settle()
+
+    def _settle(self) -> None:
+        if not self._unheard:
+            self._settled.set()
+
+    def _say(self, title: str, sentence: str) -> None:
+        """Note why a peer is silent; log it when it is news."""
+        if self._silent.get(title) != sentence:
+            _log.warning("%s: %s", title, sentence)
+        self._silent[title] = sentence
+
+    # ---- one of them ----
+
+    async def _follow(self, address: str, interval: float) -> None:
+        pause = _FIRST_PAUSE_SECONDS
+        while True:
+            stream = _Stream(address, interval)
+            try:
+                await self._listen(stream)
+                why = "it ended the connection"
+            except grpc.aio.AioRpcError as error:
+                why = _refusal(error)
+            except TimeoutError:
+                why = f"nothing came for {stream.patience_seconds:g} s"
+            except (CodecError, DecodeError) as error:
+                why = f"what it tells cannot be read: {str(error)[:200]}; is it another version?"
+            finally:
+                await stream.close()
+            if stream.told_something:
+                pause = _FIRST_PAUSE_SECONDS
+            if address in self._titles:
+                self._say(self._titles[address], why)
+            self._heard(address)
+            await asyncio.sleep(_jittered(pause))
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+    async def _listen(self, stream: "_Stream") -> None:
+        async with self._connecting:
+            await stream.open()
+            message = await stream.read()
+        while message is not None:
+            update = pb.Update.FromString(message)
+            if update.instance == self._instance:
+                await self._know_oneself(stream)
+            self._take(stream, update)
+            self._heard(stream.address)
+            message = await stream.read()
+
+    async def _know_oneself(self, stream: "_Stream") -> None:
+        """Listen no more to our own address, where nothing is told that is not known here, while it is listed."""
+        await stream.close()
+        self._silent.pop(self._titles.get(stream.address, ""), None)
+        self._heard(stream.address)
+        await asyncio.Event().wait()
+
+    def _take(self, stream: "_Stream", update: pb.Update) -> None:
+        snapshot = stream.snapshot_of(update)
+        if stream.address not in self._titles:
+            return
+        if snapshot is not None:
+            self._call_it(stream.address, snapshot.node)
+            now = self._clock()
+            age = min(max(update.age_seconds, 0.0), 86400.0)  # NaN becomes 86400: nobody believes that
+            if self._nodes.take(stream.address, snapshot, now - age, now):
+                self._on_news()
+        title = self._titles[stream.address]
+        if update.failure or (stream.last is None and not update.deviceless):
+            self._say(title, update.failure[:_LONGEST_SENTENCE] or "it has no snapshot yet")
+        else:
+            self._silent.pop(title, None)
+
+    def _call_it(self, address: str, node: str) -> None:
+        """From now on speak of this peer by its node's name."""
+        if self._titles[address] != node:
+            self._silent.pop(self._titles[address], None)
+            self._titles[address] = node
+
+
+class _Stream:
+    """One open Watch of one peer, and the snapshot it told last."""
+
+    def __init__(self, address: str, interval_seconds: float) -> None:
+        self.address = address
+        self.patience_seconds = max(3 * interval_seconds, _HANGS_AFTER_SECONDS)
+        self.last: Snapshot | None = None
+        self.told_something = False
+        self._interval = interval_seconds
+        self._channel: grpc.aio.Channel | None = None
+        self._call: grpc.aio.UnaryStreamCall | None = None
+
+    async def open(self) -> None:
+        self._channel = grpc.aio.insecure_channel(self.address, options=_OPTIONS)
+        # Bytes, because gRPC would turn what cannot be read into None, and log a traceback.
+        watch = self._channel.unary_stream(WATCH)
+        self._call = watch(pb.WatchRequest(interval_seconds=self._interval).SerializeToString())
+
+    async def read(self) -> bytes | None:
+        """Return the next message, None at the end of the stream.
+
+        Raises:
+            TimeoutError: nothing came for ``patience_seconds``.
+            AioRpcError: the call has failed.
+        """
+        assert self._call is not None  # noqa: S101 - it was opened
+        async with asyncio.timeout(self.patience_seconds):
+            message = await self._call.read()
+        return None if message is grpc.aio.EOF else message
+
+    def snapshot_of(self, update: pb.Update) -> Snapshot | None:
+        """Read the update's snapshot, None if there is none.
+
+        Raises:
+            CodecError: it cannot be read.
+        """
+        self.told_something = True
+        if update.snapshot:
+            self.last = decode(update.snapshot)
+        elif update.change:
+            if self.last is None:
+                raise CodecError("change: Invalid value: it came before any snapshot")
+            self.last = apply_change(self.last, update.change)
+        else:
+            return None
+        return self.last
+
+    async def close(self) -> None:
+        if self._channel is not None:
+            channel, self._channel = self._channel, None
+            await channel.close()
+
+
+def _refusal(error: grpc.aio.AioRpcError) -> str:
+    details = ascii(str(error.details() or "")[:200])
+    if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+        return "it does not share its snapshots: is it an older version?"
+    return f"{error.code().name}: {details}"
+
+
+def _jittered(seconds: float) -> float:
+    return seconds * random.uniform(0.5, 1.5)  # noqa: S311 - jitter, no secret

@@ -1,0 +1,471 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Instances that share and instances that follow, over real connections on loopback; strangers among them."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import grpc
+import pytest
+
+from keda_gpu_scaler.core.fleet import History
+from keda_gpu_scaler.core.model import Sample
+from keda_gpu_scaler.core.ports import KubeError
+from keda_gpu_scaler.peers import following as following_module
+from keda_gpu_scaler.peers import sharing as sharing_module
+from keda_gpu_scaler.peers.following import LET_GO_SECONDS, WATCH, Following
+from keda_gpu_scaler.peers.sharing import MAX_FOLLOWERS, Sharing
+from keda_gpu_scaler.wire import fleet_pb2 as pb
+from keda_gpu_scaler.wire import fleet_pb2_grpc as pb_grpc
+from keda_gpu_scaler.wire.codec import encode
+from tests.fakes import ManualClock, node_history, sample
+
+WAIT_SECONDS = 20.0
+
+
+class Instance:
+    """One peer: its history is what the test says."""
+
+    def __init__(self, node: str, *samples: Sample, clock: ManualClock, deviceless: bool = False) -> None:
+        self.node = node
+        self.clock = clock
+        self.history: History | None = node_history(node, *samples, at=clock.now) if samples else None
+        self.failure: str | None = None
+        self.sharing = Sharing(
+            lambda: self.history, lambda: self.failure, clock, f"instance of {node}", deviceless=deviceless
+        )
+        self.address = ""
+        self._server: grpc.aio.Server | None = None
+
+    async def start(self) -> None:
+        self._server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
+        pb_grpc.add_FleetServicer_to_server(self.sharing, self._server)  # type: ignore[no-untyped-call]
+        port = self._server.add_insecure_port(self.address or "127.0.0.1:0")
+        self.address = self.address or f"127.0.0.1:{port}"
+        await self._server.start()
+
+    async def stop(self) -> None:
+        self.sharing.stop()
+        if self._server is not None:
+            await self._server.stop(None)
+
+    def see(self, *samples: Sample, after_seconds: float = 1.0) -> None:
+        """Let time pass, and publish a newer snapshot."""
+        self.clock.advance(after_seconds)
+        before = self.history.newest if self.history else node_history(self.node, at=self.clock.now).newest
+        newest = replace(before, sequence=before.sequence + 1, at_seconds=self.clock.now, samples=samples)
+        self.history = History((newest,), self.clock.now)
+        self.sharing.published()
+
+
+class Stranger:
+    """Answers Watch with whatever bytes the test says, and then stays on the line or hangs up."""
+
+    def __init__(self, *messages: bytes, hangs_up: bool = False) -> None:
+        self.messages = messages
+        self.hangs_up = hangs_up
+        self.asked = 0
+        self.address = ""
+
+    async def start(self) -> None:
+        self._server = grpc.aio.server()
+        self._server.add_generic_rpc_handlers((self,))
+        self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        await self._server.start()
+
+    async def stop(self) -> None:
+        await self._server.stop(None)
+
+    def service(self, details: grpc.HandlerCallDetails) -> Any:
+        return grpc.unary_stream_rpc_method_handler(self._watch) if details.method == WATCH else None
+
+    async def _watch(self, request: bytes, context: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:
+        self.asked += 1
+        for message in self.messages:
+            yield message
+        if not self.hangs_up:
+            await asyncio.Event().wait()
+
+
+class Listing:
+    """A directory whose listing a test changes."""
+
+    def __init__(self, *addresses: str) -> None:
+        self.listing: Mapping[str, str] = dict.fromkeys(addresses, "")
+        self.failure: str | None = None
+        self.news = asyncio.Event()
+
+    def change(self, *addresses: str, **nodes: str) -> None:
+        self.listing = {**dict.fromkeys(addresses, ""), **{address: node for node, address in nodes.items()}}
+        self.news.set()
+
+    async def addresses(self) -> AsyncIterator[Mapping[str, str]]:
+        while True:
+            if self.failure is not None:
+                raise KubeError(self.failure)
+            self.news.clear()
+            yield self.listing
+            await self.news.wait()
+
+
+class Crowd:
+    """Started peers, and a follower of them whose news can be waited for."""
+
+    def __init__(self) -> None:
+        self.clock = ManualClock()
+        self.listing = Listing()
+        self.news = asyncio.Event()
+        self.following = Following(
+            self.listing, instance="instance of me", clock=self.clock, sample_interval_seconds=0.1,
+            on_news=self.news.set,
+        )  # fmt: skip
+        self._started: list[Any] = []
+
+    async def start(self, *peers: Any) -> None:
+        for peer in peers:
+            await peer.start()
+            self._started.append(peer)
+        self.listing.change(*self.listing.listing, *(peer.address for peer in peers))
+
+    def instance(self, node: str, *samples: Sample, **more: Any) -> Instance:
+        return Instance(node, *samples, clock=self.clock, **more)
+
+    async def until(self, condition: Callable[[], Any]) -> None:
+        while not condition():
+            await asyncio.sleep(0)
+
+    def newest(self, node: str) -> tuple[Sample, ...] | None:
+        history = self.following.histories().get(node)
+        return history.newest.samples if history else None
+
+    async def close(self) -> None:
+        await self.following.close()
+        for peer in self._started:
+            with contextlib.suppress(Exception):
+                await peer.stop()
+
+
+def among(talk: Callable[[Crowd], Awaitable[None]]) -> None:
+    async def run() -> None:
+        crowd = Crowd()
+        try:
+            async with asyncio.timeout(WAIT_SECONDS):
+                await talk(crowd)
+        finally:
+            await crowd.close()
+
+    asyncio.run(run())
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following_module, "_jittered", lambda seconds: 0.0)
+
+
+def test_what_every_peer_tells_is_there_once_the_fleet_has_settled() -> None:
+    async def talk(crowd: Crowd) -> None:
+        await crowd.start(crowd.instance("gpu-7", sample(0, 0.5)), crowd.instance("gpu-8", sample(0, 0.9)))
+        crowd.following.ask(10)
+        await crowd.following.settled()
+        assert {node: history.newest.samples for node, history in crowd.following.histories().items()} == {
+            "gpu-7": (sample(0, 0.5),),
+            "gpu-8": (sample(0, 0.9),),
+        }
+        assert crowd.following.silent() == {}
+
+    among(talk)
+
+
+def test_a_change_comes_by_itself_and_what_did_not_change_is_the_same_object() -> None:
+    async def talk(crowd: Crowd) -> None:
+        peer = crowd.instance("gpu-7", sample(0, 0.5), sample(1, 0.5))
+        await crowd.start(peer)
+        crowd.following.ask(10)
+        await crowd.following.settled()
+        before = crowd.newest("gpu-7")
+        crowd.news.clear()
+        peer.see(sample(0, 0.5), sample(1, 0.7))
+        await crowd.news.wait()
+        after = crowd.newest("gpu-7")
+        assert before is not None
+        assert after == (sample(0, 0.5), sample(1, 0.7))
+        assert after[0] is before[0]
+        assert len(crowd.following.histories()["gpu-7"].snapshots) == 2
+
+    among(talk)
+
+
+def test_nobody_is_followed_before_somebody_asks() -> None:
+    async def talk(crowd: Crowd) -> None:
+        stranger = Stranger()
+        await crowd.start(stranger)
+        crowd.following.tidy()
+        await crowd.following.settled()
+        assert stranger.asked == 0
+
+    among(talk)
+
+
+def test_a_fleet_that_nobody_asks_about_is_let_go_and_found_again() -> None:
+    async def talk(crowd: Crowd) -> None:
+        await crowd.start(crowd.instance("gpu-7", sample(0, 0.5)))
+        crowd.following.ask(10)
+        await crowd.following.settled()
+        crowd.clock.advance(LET_GO_SECONDS)
+        crowd.following.tidy()
+        assert crowd.following._tasks  # asked for the last time just then
+        crowd.clock.advance(1)
+        crowd.following.tidy()
+        assert (crowd.newest("gpu-7"), crowd.following._tasks) == (None, {})
+        crowd.following.ask(10)
+        await crowd.following.settled()
+        assert crowd.newest("gpu-7") == (sample(0, 0.5),)
+
+    among(talk)
+
+
+def test_an_instance_recognises_itself() -> None:
+    async def talk(crowd: Crowd) -> None:
+        me = crowd.instance("me", sample(0, 0.5))
+        await crowd.start(me)
+        crowd.following.ask(10)
+        await crowd.following.settled()
+        assert crowd.following.histories() == {}
+        assert crowd.following.silent() == {}
+
+    among(talk)
+
+
+def test_age_is_counted_by_the_receiver_from_what_the_sender_measured() -> None:
+    async def talk(crowd: Crowd) -> None:
+        peer = crowd.instance("gpu-7", sample(0, 0.5))
+        elsewhere = ManualClock(5.0)
+        peer.sharing = Sharing(lambda: peer.history, lambda: None, elsewhere, "another clock")
+        peer.history = node_history("gpu-7", sample(0, 0.5), at=2.0)
+        await crowd.start(peer)
+        crowd.following.ask(10)
+        await crowd.following.settled()
+        assert crowd.following.histories()["gpu-7"].age_seconds(crowd.clock.now) == 3.0
+
+    among(talk)
+
+
+def test_a_front_end_has_nothing_to_tell_and_is_not_missed() -> None:
+    async def talk(crowd: Crowd) -> None:
+        await crowd.start(crowd.instance("front", sample(0, 0.5), deviceless=True))
+        crowd.following.ask(10)
+        await crowd.following.settled()
+        assert (crowd.following.histories(), crowd.following.silent()) == ({}, {})
+
+    among(talk)
+
+
+def test_a_peer_without_a_snapshot_says_why() -> None:
+    async def talk(crowd: Crowd) -> None:
+        peer = crowd.instance("gpu-7")
+        peer.failure = "no NVIDIA driver library here"
+        await crowd.start(peer)
+        crowd.following.ask(10)
+        await crowd.following.settled()
+        assert crowd.following.silent() == {peer.address: "no NVIDIA driver library here"}
+        peer.failure = None
+        peer.see(sample(0, 0.5))
+        await crowd.until(lambda: crowd.newest("gpu-7"))
+        assert crowd.following.silent() == {}
+
+    among(talk)
+
+
+def test_a_peer_whose_driver_hangs_keeps_the_line_and_its_age_grows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharing_module, "WORD_SECONDS", 0.01)
+
+    async def talk(crowd: Crowd) -> None:
+        peer = crowd.instance("gpu-7", sample(0, 0.5))
+        await crowd.start(peer)
+        crowd.following.ask(10)
+        await crowd.following.settled()
+        peer.failure = "the driver does not answer"
+        await crowd.until(lambda: crowd.following.silent() == {"gpu-7": "the driver does not answer"})
+        crowd.clock.advance(30)
+        assert crowd.following.histories()["gpu-7"].age_seconds(crowd.clock.now) == 30
+
+    among(talk)
+
+
+@pytest.mark.parametrize(
+    ("messages", "sentence"),
+    [
+        pytest.param([b"\xff\xff\xff"], "what it tells cannot be read", id="no protobuf"),
+        pytest.param([pb.Update(snapshot=b"{").SerializeToString()], "is not JSON", id="no JSON"),
+        pytest.param(
+            [pb.Update(change=b'{"version":1}').SerializeToString()],
+            "it came before any snapshot",
+            id="a change of nothing",
+        ),
+        pytest.param(
+            [
+                pb.Update(
+                    snapshot=encode(node_history("gpu-9").newest).replace('"version":1', '"version":2').encode()
+                ).SerializeToString()
+            ],
+            "is of a later version than 1",
+            id="a later version",
+        ),
+        pytest.param([b"\0" * (5 << 20)], "RESOURCE_EXHAUSTED", id="megabytes"),
+    ],
+)
+def test_nonsense_is_named_and_does_not_disturb_the_others(messages: list[bytes], sentence: str) -> None:
+    async def talk(crowd: Crowd) -> None:
+        stranger = Stranger(*messages)
+        await crowd.start(crowd.instance("gpu-7", sample(0, 0.5)), stranger)
+        crowd.following.ask(10)
+        await crowd.following.settled()
+        assert sentence in crowd.following.silent()[stranger.address]
+        assert crowd.newest("gpu-7") == (sample(0, 0.5),)
+        await crowd.until(lambda: stranger.asked > 2)
+
+    among(talk)
+
+
+def test_a_peer_that_hangs_is_given_up_and_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following_module, "_HANGS_AFTER_SECONDS", 0.01)
+
+    async def talk(crowd: Crowd) -> None:
+        stranger = Stranger()
+        await crowd.start(stranger)
+        crowd.following.ask(10)
+        await crowd.following.settled()
+        assert crowd.following.silent() == {stranger.address: "nothing came for 0.3 s"}
+        await crowd.until(lambda: stranger.asked > 1)
+
+    among(talk)
+
+
+@pytest.mark.parametrize(
+    ("stranger", "sentence"),
+    [
+        pytest.param(Stranger(hangs_up=True), "it ended the connection", id="hangs up at once"),
+        pytest.param(None, "UNAVAILABLE", id="is not there"),
+    ],
+)
+def test_a_peer_that_is_not_there_is_silent_and_tried_again(stranger: Stranger | None, sentence: str) -> None:
+    async def talk(crowd: Crowd) -> None:
+        if stranger is not None:
+            await crowd.start(stranger)
+        else:
+            crowd.listing.change("127.0.0.1:9")
+        crowd.following.ask(10)
+        await crowd.following.settled()
+        [said] = crowd.following.silent().values()
+        assert sentence in said
+
+    among(talk)
+
+
+def test_a_peer_that_restarts_is_followed_again_and_its_history_goes_on() -> None:
+    async def talk(crowd: Crowd) -> None:
+        peer = crowd.instance("gpu-7", sample(0, 0.5))
+        await crowd.start(peer)
+        crowd.following.ask(10)
+        await crowd.following.settled()
+        await peer.stop()
+        await crowd.until(crowd.following.silent)
+        assert crowd.newest("gpu-7") == (sample(0, 0.5),)
+        crowd.clock.advance(3)
+        again = crowd.instance("gpu-7", sample(0, 0.8))
+        again.address = peer.address
+        await crowd.start(again)
+        await crowd.until(lambda: crowd.newest("gpu-7") == (sample(0, 0.8),))
+        assert [one.at_seconds for one in crowd.following.histories()["gpu-7"].snapshots] == [1000.0, 1003.0]
+        assert crowd.following.silent() == {}
+
+    among(talk)
+
+
+def test_peers_that_come_and_go_in_the_directory() -> None:
+    async def talk(crowd: Crowd) -> None:
+        first, second = crowd.instance("gpu-7", sample(0, 0.5)), crowd.instance("gpu-8", sample(0, 0.9))
+        await crowd.start(first)
+        crowd.following.ask(10)
+        await crowd.following.settled()
+        await second.start()
+        crowd.listing.change(second.address)
+        await crowd.until(lambda: crowd.newest("gpu-8"))
+        await second.stop()
+        assert crowd.newest("gpu-7")  # it may be a node that is cut off: it ages, and is forgotten later
+        crowd.clock.advance(61)
+        crowd.following.tidy()
+        assert crowd.newest("gpu-7") is None
+
+    among(talk)
+
+
+def test_a_directory_that_cannot_tell_is_named_and_what_it_told_stands() -> None:
+    async def talk(crowd: Crowd) -> None:
+        crowd.listing.failure = "--peers: agents cannot be resolved"
+        crowd.following.ask(10)
+        await crowd.following.settled()
+        assert list(crowd.following.silent().values()) == ["--peers: agents cannot be resolved"]
+        crowd.listing.failure = None
+        await crowd.start(crowd.instance("gpu-7", sample(0, 0.5)))
+        await crowd.until(lambda: crowd.newest("gpu-7"))
+        assert crowd.following.silent() == {}
+
+    among(talk)
+
+
+def test_history_is_kept_as_long_as_the_longest_window_that_is_asked_for() -> None:
+    async def talk(crowd: Crowd) -> None:
+        peer = crowd.instance("gpu-7", sample(0, 0.0))
+        await crowd.start(peer)
+
+        async def kept_after(seconds: int) -> int:
+            for number in range(seconds):
+                peer.see(sample(0, number / 1000))
+                await crowd.until(lambda: crowd.newest("gpu-7") == peer.history.newest.samples)  # type: ignore[union-attr]
+            return len(crowd.following.histories()["gpu-7"].snapshots)
+
+        crowd.following.ask(0)
+        await crowd.following.settled()
+        assert await kept_after(15) == 11
+        crowd.following.ask(20)
+        crowd.following.ask(5)
+        assert await kept_after(25) == 21
+
+    monkey = pytest.MonkeyPatch()
+    monkey.setattr(sharing_module, "_EARLY", 0.0)
+    try:
+        among(talk)
+    finally:
+        monkey.undo()
+
+
+def test_followers_are_bounded() -> None:
+    async def talk(crowd: Crowd) -> None:
+        peer = crowd.instance("gpu-7", sample(0, 0.5))
+        await crowd.start(peer)
+        async with grpc.aio.insecure_channel(peer.address) as channel:
+            watch = pb_grpc.FleetStub(channel).Watch  # type: ignore[no-untyped-call]
+            calls = [watch(pb.WatchRequest(interval_seconds=1)) for _ in range(MAX_FOLLOWERS)]
+            for call in calls:
+                await call.read()
+            with pytest.raises(grpc.aio.AioRpcError, match="64 instances follow this one, the most there may be"):
+                await watch(pb.WatchRequest()).read()
+
+    among(talk)
+
+
+def test_the_end_is_ok_and_at_once() -> None:
+    async def talk(crowd: Crowd) -> None:
+        peer = crowd.instance("gpu-7", sample(0, 0.5))
+        await crowd.start(peer)
+        async with grpc.aio.insecure_channel(peer.address) as channel:
+            call = pb_grpc.FleetStub(channel).Watch(pb.WatchRequest(interval_seconds=0.1))  # type: ignore[no-untyped-call]
+            await call.read()
+            peer.sharing.stop()
+            assert await call.read() is grpc.aio.EOF
+            assert await call.code() is grpc.StatusCode.OK
+
+    among(talk)
