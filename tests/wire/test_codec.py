@@ -3,14 +3,24 @@
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keda_gpu_scaler.core.model import Device, Sample, Snapshot
-from keda_gpu_scaler.wire.codec import MAX_LENGTH, MAX_SAMPLES, MAX_WHOLE, CodecError, decode, encode
+from keda_gpu_scaler.core.model import Allocation, Device, Sample, Snapshot
+from keda_gpu_scaler.wire.codec import (
+    MAX_LENGTH,
+    MAX_SAMPLES,
+    MAX_WHOLE,
+    CodecError,
+    apply_change,
+    decode,
+    encode,
+    encode_change,
+)
 
 _names = st.text(st.characters(codec="utf-8"), min_size=1, max_size=40).filter(str.isprintable)
 _maybe_empty = st.just("") | _names
@@ -22,7 +32,18 @@ _memory = (
 )
 _clocks = st.floats(0, 1e12)
 _devices = st.builds(
-    Device, _names, st.integers(0, 65535), _maybe_empty, pci_address=_maybe_empty, parent=st.none() | _names
+    Device,
+    _names,
+    st.integers(0, 65535),
+    _maybe_empty,
+    pci_address=_maybe_empty,
+    parent=st.none() | _names,
+    minor=st.none() | st.integers(0, 255),
+    gpu_instance=st.none() | st.integers(0, 20),
+    compute_instance=st.none() | st.integers(0, 7),
+)
+_allocations = st.none() | st.lists(st.builds(Allocation, *[_names] * 5), max_size=4).map(
+    lambda some: tuple(sorted(some))
 )
 _celsius = st.none() | st.floats(-300, 1e4)
 _watts = st.none() | st.floats(0, 1e6)
@@ -37,6 +58,7 @@ snapshots = st.builds(
     unix_seconds=_clocks,
     source=_maybe_empty,
     samples=st.lists(_samples, max_size=5, unique_by=lambda sample: sample.device.uuid).map(tuple),
+    allocations=_allocations,
 )
 
 SEEN = Snapshot(
@@ -243,3 +265,98 @@ def test_any_value_in_any_field_is_read_exactly_or_refused(key: str, reading: st
 def test_nothing_is_written_that_could_not_be_read_again(snapshot: Snapshot) -> None:
     with pytest.raises(CodecError):
         encode(snapshot)
+
+
+# ---- changes ----
+
+
+@st.composite
+def successions(draw: st.DrawFn) -> tuple[Snapshot, Snapshot]:
+    """A snapshot and a later one of the same devices."""
+    before = draw(snapshots)
+    samples = tuple(
+        draw(st.just(sample) | st.builds(replace, _samples, device=st.just(sample.device)))
+        for sample in before.samples
+    )
+    after = replace(
+        before,
+        sequence=draw(st.integers(0, MAX_WHOLE)),
+        at_seconds=draw(_clocks),
+        samples=samples,
+        allocations=draw(st.just(before.allocations) | _allocations),
+    )
+    return before, after
+
+
+@given(successions())
+def test_a_change_leads_from_one_snapshot_to_the_next_and_leaves_the_rest_as_it_is(
+    pair: tuple[Snapshot, Snapshot],
+) -> None:
+    before, after = pair
+    change = encode_change(before, after)
+    assert change is not None
+    applied = apply_change(before, change)
+    assert applied == after
+    for old, new in zip(before.samples, applied.samples, strict=True):
+        assert (old is new) is (old == new)
+    if before.allocations == after.allocations:
+        assert applied.allocations is before.allocations
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        pytest.param(replace(SEEN, samples=SEEN.samples[:1]), id="a device is gone"),
+        pytest.param(replace(SEEN, samples=SEEN.samples[::-1]), id="devices are in another order"),
+        pytest.param(replace(SEEN, source="replay"), id="another source"),
+        pytest.param(replace(SEEN, node="gpu-8"), id="another node"),
+    ],
+)
+def test_what_is_more_than_a_change_is_told_whole(after: Snapshot) -> None:
+    assert encode_change(SEEN, after) is None
+
+
+def test_a_change_without_anything_new_is_short() -> None:
+    change = encode_change(SEEN, replace(SEEN, sequence=13, at_seconds=42.5))
+    assert change is not None
+    assert len(change) < 100
+
+
+READINGS = [0.5, None, 1, 2, 41.0, None]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        pytest.param({"after": 11}, "after: Invalid value: 11: must be a whole number from 12 to 12", id="of another"),
+        pytest.param({"version": 2}, "is of a later version than 1", id="a later version"),
+        pytest.param({"samples": []}, "samples: Invalid value: a list of 0: must be an object", id="no positions"),
+        pytest.param(
+            {"samples": {"2": READINGS}}, 'samples: Invalid value: "2": must be a position below 2', id="beyond"
+        ),
+        pytest.param({"samples": {"-1": READINGS}}, "must be a position below 2", id="before the first"),
+        pytest.param({"samples": {"0": 5}}, "samples.0: Invalid value: 5: must be a list", id="no list"),
+        pytest.param({"samples": {"0": READINGS[:5]}}, "must be 6 readings in range", id="too few"),
+        pytest.param({"samples": {"0": [1.5, *READINGS[1:]]}}, "must be 6 readings in range", id="a ratio above 1"),
+        pytest.param({"samples": {"0": [True, *READINGS[1:]]}}, "must be 6 readings in range", id="true is no number"),
+        pytest.param(
+            {"samples": {"0": [0, 0, 3, 2, 0, 0]}}, "must be 6 readings in range", id="more used than there is"
+        ),
+        pytest.param({"samples": {"0": [0, 0, 1.0, 2, 0, 0]}}, "must be 6 readings in range", id="half a byte"),
+        pytest.param({"samples": {"0": [0, 0, 0, 0, 0, 0]}}, "must be 6 readings in range", id="no memory at all"),
+        pytest.param({"samples": {"0": [0, 0, 0, 1, 0, -1]}}, "must be 6 readings in range", id="power below nothing"),
+        pytest.param({"allocations": [["a"]]}, "must be a list of namespace, pod, container", id="half an allocation"),
+        pytest.param({"allocations": {}}, "allocations: Invalid value: an object", id="no list of allocations"),
+    ],
+)
+def test_what_is_no_change_is_refused(changes: dict[str, object], sentence: str) -> None:
+    change = json.loads(encode_change(SEEN, replace(SEEN, sequence=13)) or "")
+    with pytest.raises(CodecError) as caught:
+        apply_change(SEEN, json.dumps({**change, **changes}))
+    assert sentence in str(caught.value)
+
+
+@given(st.binary(max_size=200) | st.text(max_size=200) | _json.map(json.dumps))
+def test_any_text_is_a_change_or_a_codec_error(text: str | bytes) -> None:
+    with pytest.raises(CodecError):
+        apply_change(SEEN, text)
