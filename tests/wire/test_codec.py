@@ -275,8 +275,7 @@ def successions(draw: st.DrawFn) -> tuple[Snapshot, Snapshot]:
     """A snapshot and a later one of the same devices."""
     before = draw(snapshots)
     samples = tuple(
-        draw(st.just(sample) | st.builds(replace, _samples, device=st.just(sample.device)))
-        for sample in before.samples
+        draw(st.just(sample) | st.builds(replace, _samples, device=st.just(sample.device))) for sample in before.samples
     )
     after = replace(
         before,

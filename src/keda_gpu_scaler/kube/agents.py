@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where are the other instances? Where Kubernetes says that a headless service's endpoints are."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+
+from keda_gpu_scaler.core.ports import KubeError
+from keda_gpu_scaler.kube.api import ApiServer
+from keda_gpu_scaler.kube.collection import Collection, Place
+from keda_gpu_scaler.kube.objects import endpoints
+
+DEFAULT_SERVICE = "keda-gpu-scaler-agents"
+
+
+class EndpointSlices:
+    """A directory of the pods behind a service.
+
+    Args:
+        api: the API server.
+        namespace: the service's.
+        service: its name.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self, api: ApiServer, namespace: str, service: str, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._api = api
+        self._clock = clock
+        self._place = Place(
+            "endpointslices",
+            "discovery.k8s.io",
+            namespace=namespace,
+            labels=f"kubernetes.io/service-name={service}",
+        )
+
+    async def addresses(self) -> AsyncIterator[Mapping[str, str]]:
+        """Yield every endpoint's address with its node's name, at first and on every change.
+
+        Raises:
+            KubeError: they cannot be read now.
+        """
+        news = asyncio.Event()
+        collection = Collection(self._api, self._place, endpoints, self._clock, news.set)
+        task = asyncio.create_task(collection.run(), name=f"watch {self._place}")
+        try:
+            while True:
+                await news.wait()
+                news.clear()
+                if lack := collection.lack(self._clock()):
+                    raise KubeError(f"--peers: {lack.reason}")
+                # Sorted, so that who sees the same slices lists the same addresses.
+                slices = [collection.items[name] for name in sorted(collection.items)]
+                yield {address: node for one in slices for address, node in one.items()}
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)

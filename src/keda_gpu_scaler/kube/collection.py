@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What objects are there, of one kind, in one place? Listed once, and then watched.
+
+The law of this module: what it holds is what the API server said last, in order; where it may have missed something
+it lists again. A server that cannot be reached is believed for a minute, and then nothing is known.
+
+As client-go's reflector does it: list in pages, watch from the list's resource version, go on from the last version
+seen (a bookmark's, too) when a watch ends, and list again when that version is gone.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from keda_gpu_scaler.core.model import NoWorkload
+from keda_gpu_scaler.kube.api import METADATA_LIST_ONLY, METADATA_ONLY, ApiError, ApiServer
+
+BELIEVED_SECONDS = 60.0
+"""How long the last known state holds while the API server cannot be reached."""
+PAGE = 500
+_WATCH_SECONDS = (240, 480)
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 30.0
+_SHORT_SECONDS = 1.0
+_UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _GONE, _TOO_MANY, _SERVER_ERROR = 401, 403, 404, 410, 429, 500
+
+Kept = TypeVar("Kept")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which objects: "pods" of group "" in namespace "ai", by labels; ``namespace`` is empty for the whole cluster."""
+
+    resource: str
+    group: str = ""
+    version: str = "v1"
+    namespace: str = ""
+    labels: str = ""
+    metadata_only: bool = field(default=False, kw_only=True)
+
+    @property
+    def path(self) -> str:
+        """The collection's path on the API server."""
+        root = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
+        return f"{root}/namespaces/{self.namespace}/{self.resource}" if self.namespace else f"{root}/{self.resource}"
+
+    def __str__(self) -> str:
+        name = f"{self.resource}.{self.group}" if self.group else self.resource
+        return f'{name} in namespace "{self.namespace}"' if self.namespace else name
+
+
+class Collection(Generic[Kept]):
+    """The objects of one place, each reduced to what is kept of it.
+
+    ``items`` holds them by name. ``run`` keeps it true until cancelled, and calls ``on_change`` whenever an item or
+    what can be said about the whole has changed.
+
+    Args:
+        api: the API server.
+        place: which objects.
+        keep: makes of an object what is kept.
+        clock: monotonic seconds.
+        on_change: called in the event loop.
+    """
+
+    def __init__(
+        self,
+        api: ApiServer,
+        place: Place,
+        keep: Callable[[Mapping[str, Any]], Kept],
+        clock: Callable[[], float],
+        on_change: Callable[[], None],
+    ) -> None:
+        self._api = api
+        self._place = place
+        self._keep = keep
+        self._clock = clock
+        self._on_change = on_change
+        self._failure: ApiError | None = None
+        self._is_synced = False
+        self._is_watching = False
+        self._heard_at = clock()
+        self._version = ""
+        self.items: dict[str, Kept] = {}
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether nothing is known yet, neither good nor bad."""
+        return not self._is_synced and self._failure is None
+
+    def lack(self, now: float) -> NoWorkload | None:
+        """Say why the items cannot be relied on; None where they can."""
+        if self._is_synced:
+            silence = now - self._heard_at
+            if self._is_watching or silence <= BELIEVED_SECONDS:
+                return None
+            cause = f": {self._failure}" if self._failure else ""
+            limit = f"(limit {BELIEVED_SECONDS:g} s)"
+            return NoWorkload(
+                f"{self._place}: the API server last answered {silence:.0f} s ago {limit}{cause}",
+                is_final=self._failure is not None and self._failure.is_final,
+            )
+        if self._failure is None:
+            return NoWorkload(f"{self._place}: not read from the API server yet", is_final=False)
+        return NoWorkload(self._say(self._failure), self._failure.is_final)
+
+    async def run(self) -> None:
+        """List and watch, again and again, until cancelled."""
+        pause = _FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                if not self._version:
+                    await self._list()
+                if await self._watch():
+                    pause = _FIRST_PAUSE_SECONDS
+                    continue
+                wait = _jittered(pause)  # it ended as soon as it began: that must not become a habit
+            except ApiError as error:
+                if error.status and error.status != _TOO_MANY and error.status < _SERVER_ERROR:
+                    # Gone, or refused: there is nothing to go on from.
+                    was_watching, self._version = bool(self._version), ""
+                    if error.status == _GONE and was_watching:
+                        continue
+                self._note(error)
+                wait = max(_jittered(pause), error.retry_after_seconds)
+            await asyncio.sleep(wait)
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+    async def _list(self) -> None:
+        """Read everything, page by page, up to the version to watch from."""
+        found: dict[str, Kept] = {}
+        query = {"limit": str(PAGE), **self._selector()}
+        while True:
+            page = await self._api.get(self._place.path, query, METADATA_LIST_ONLY if self._place.metadata_only else "")
+            for item in page.get("items") or ():
+                self._put(found, item)
+            metadata = page.get("metadata") or {}
+            if not metadata.get("continue"):
+                break
+            query["continue"] = str(metadata["continue"])
+        before = self.items
+        # What did not change stays the same object, for whoever compares.
+        self.items = {name: before[name] if before.get(name) == kept else kept for name, kept in found.items()}
+        if self._is_synced and self.items != before:
+            self._on_change()
+        self._version = str(metadata.get("resourceVersion") or "")
+
+    async def _watch(self) -> bool:
+        """Follow what happens from our version on, until the server ends it; return whether it lasted."""
+        query = {
+            "allowWatchBookmarks": "true",
+            "resourceVersion": self._version,
+            "timeoutSeconds": str(random.randint(*_WATCH_SECONDS)),  # noqa: S311 - spreads load, no secret
+            **self._selector(),
+        }
+        accept = METADATA_ONLY if self._place.metadata_only else ""
+        began, count = self._clock(), 0
+        try:
+            async with self._api.watch(self._place.path, query, accept) as events:
+                self._hear()
+                async for event in events:
+                    self._heard_at = self._clock()
+                    self._version = self._take(event) or self._version
+                    count += 1
+        finally:
+            self._is_watching = False
+        return count > 0 or self._clock() - began >= _SHORT_SECONDS
+
+    def _take(self, event: Mapping[str, Any]) -> str:
+        """Apply one event; return the version it leads to, empty where it has none.
+
+        Raises:
+            ApiError: the server reports an error: that it cannot go on from our version, above all.
+        """
+        kind, item = event.get("type"), event["object"]
+        if kind == "ERROR":
+            code = item.get("code")
+            message = f"the API server ends the watch: {str(item.get('message'))[:200]!a}"
+            raise ApiError(message, code if isinstance(code, int) else 0)
+        metadata = item.get("metadata") or {}
+        name = str(metadata.get("name") or "")
+        if kind == "DELETED":
+            if name in self.items:
+                del self.items[name]
+                self._on_change()
+        elif kind in ("ADDED", "MODIFIED"):
+            before = self.items.get(name)
+            self._put(self.items, item)
+            if self.items.get(name) != before:
+                self._on_change()
+            elif before is not None:
+                self.items[name] = before
+        return str(metadata.get("resourceVersion") or "")
+
+    def _put(self, items: dict[str, Kept], item: Mapping[str, Any]) -> None:
+        name = (item.get("metadata") or {}).get("name")
+        if isinstance(name, str) and name:
+            items[name] = self._keep(item)
+
+    def _selector(self) -> dict[str, str]:
+        return {"labelSelector": self._place.labels} if self._place.labels else {}
+
+    def _hear(self) -> None:
+        """Begin to rely on the items: a list alone would be old in a moment, and may be all that is allowed."""
+        is_news = not self._is_synced or self._failure is not None
+        if self._failure is not None:
+            _log.info("%s: the API server answers again", self._place)
+        self._heard_at = self._clock()
+        self._is_watching, self._is_synced, self._failure = True, True, None
+        if is_news:
+            self._on_change()
+
+    def _note(self, error: ApiError) -> None:
+        if self._failure is None or str(self._failure) != str(error):
+            _log.warning("%s", self._say(error))
+            self._failure = error
+            self._on_change()
+
+    def _say(self, error: ApiError) -> str:
+        place = self._place
+        name = f"{place.resource}.{place.group}" if place.group else place.resource
+        if error.status == _FORBIDDEN:
+            rule = f"grant get, list and watch on {name}"
+            return f"the API server forbids to list and watch {place}: {rule} (chart: rbac.create)"
+        if error.status == _UNAUTHORIZED:
+            return f"the API server does not know who asks for {place}: is the service account's token valid?"
+        if error.status == _NOT_FOUND:
+            return (
+                f"the API server has no {name} of version {place.version}: is its CustomResourceDefinition installed?"
+            )
+        return f"{place}: {error}"
+
+
+def _jittered(seconds: float) -> float:
+    return seconds * random.uniform(0.5, 1.5)  # noqa: S311 - jitter, no secret

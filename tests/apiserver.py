@@ -1,0 +1,536 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An API server that is strict about lists and watches, and whose cluster a test changes.
+
+It refuses what the real one refuses: parameters and media types it does not know, versions it no longer has, tokens
+it never gave. It serves from a thread of its own, so that tests, and processes that they start, talk to it alike.
+"""
+
+import asyncio
+import copy
+import json
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from aiohttp import web
+
+TOKEN = "a-token-of-the-tests"  # noqa: S105 - of the tests indeed
+_LIST_PARAMETERS = {"limit", "continue", "labelSelector", "fieldSelector", "resourceVersion"}
+_WATCH_PARAMETERS = {
+    "watch", "allowWatchBookmarks", "resourceVersion", "timeoutSeconds", "labelSelector", "fieldSelector",
+}  # fmt: skip
+_PARTIAL = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+_PARTIAL_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+KINDS = {
+    "pods": ("", "v1", "Pod"),
+    "nodes": ("", "v1", "Node"),
+    "deployments": ("apps", "v1", "Deployment"),
+    "statefulsets": ("apps", "v1", "StatefulSet"),
+    "rollouts": ("argoproj.io", "v1alpha1", "Rollout"),
+    "scaledobjects": ("keda.sh", "v1alpha1", "ScaledObject"),
+    "scaledjobs": ("keda.sh", "v1alpha1", "ScaledJob"),
+    "endpointslices": ("discovery.k8s.io", "v1", "EndpointSlice"),
+}
+_SCALABLE = {"deployments", "statefulsets", "rollouts"}
+
+
+@dataclass
+class _Event:
+    version: int
+    resource: str
+    namespace: str
+    before: dict[str, Any] | None
+    after: dict[str, Any] | None
+
+
+class _StatusError(Exception):
+    def __init__(self, code: int, reason: str, message: str, headers: Mapping[str, str] | None = None) -> None:
+        self.code, self.headers = code, dict(headers or {})
+        self.body = {
+            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+            "message": message, "reason": reason, "code": code,
+        }  # fmt: skip
+
+
+class FakeApiServer:
+    """Serves while its ``with`` block lasts. Every method may be called from the test's thread.
+
+    ``requests`` counts what was asked ("list pods", "watch pods", "get scale", …), ``watches`` the watches that are
+    open.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._objects: dict[tuple[str, str, str], dict[str, Any]] = {}
+        self._log: list[_Event] = []
+        self._version = 100
+        self._oldest = 0
+        self._forbidden: set[tuple[str, str]] = set()
+        self._missing: set[str] = set()
+        self._refusals: list[_StatusError] = []
+        self._expired_tokens: set[str] = set()
+        self._changed: set[asyncio.Event] = set()
+        self._connections: dict[int, web.BaseRequest] = {}
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._runner: web.AppRunner | None = None
+        self._hangs = False
+        self.page_limit = 500
+        self.requests: Counter[str] = Counter()
+        self.watches: Counter[str] = Counter()
+        self.port = 0
+        self.tokens = {TOKEN}
+
+    # ---- its life ----
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Listen, on the port of before if there was one."""
+        self._await(self._start())
+
+    def stop(self) -> None:
+        """Stop listening and cut every connection; the cluster is kept."""
+        self._await(self._stop())
+
+    def cut(self) -> None:
+        """Break every connection in the middle of whatever it carries."""
+        self._loop.call_soon_threadsafe(self._cut)
+
+    def hang(self, hangs: bool = True) -> None:
+        """Answer no request any more, and send nothing on open watches."""
+        self._hangs = hangs
+        self._wake()
+
+    def kubeconfig(self, path: Path) -> Path:
+        """Write a kubeconfig for this server; return its path."""
+        path.write_text(
+            json.dumps(
+                {
+                    "current-context": "test",
+                    "contexts": [{"name": "test", "context": {"cluster": "c", "user": "u", "namespace": "gpu"}}],
+                    "clusters": [{"name": "c", "cluster": {"server": self.url}}],
+                    "users": [{"name": "u", "user": {"token": TOKEN}}],
+                }
+            )
+        )
+        return path
+
+    # ---- faults ----
+
+    def forbid(self, verb: str, resource: str) -> None:
+        with self._lock:
+            self._forbidden.add((verb, resource))
+
+    def allow(self, verb: str, resource: str) -> None:
+        with self._lock:
+            self._forbidden.discard((verb, resource))
+
+    def uninstall(self, resource: str) -> None:
+        with self._lock:
+            self._missing.add(resource)
+
+    def refuse_next(self, code: int, reason: str = "TooManyRequests", retry_after: str | None = None) -> None:
+        headers = {"Retry-After": retry_after} if retry_after is not None else {}
+        with self._lock:
+            self._refusals.append(_StatusError(code, reason, "as told", headers))
+
+    def compact(self) -> None:
+        """Forget the past: whoever wants to go on from it must list again."""
+        with self._lock:
+            self._version += 10
+            self._oldest = self._version
+
+    def bookmark(self) -> None:
+        """Send every watch that allows it a bookmark."""
+        with self._lock:
+            self._version += 1
+            self._log.append(_Event(self._version, "", "", None, None))
+        self._wake()
+
+    # ---- the cluster ----
+
+    def put(self, resource: str, name: str, namespace: str = "ai", **parts: Any) -> None:
+        """Create an object, or replace it; the parts are those of its document."""
+        group, version, kind = KINDS[resource]
+        with self._lock:
+            self._version += 1
+            before = self._objects.get((resource, namespace, name))
+            metadata = {
+                "name": name,
+                "namespace": namespace,
+                "uid": f"uid-{self._version}",
+                "creationTimestamp": _now(),
+                **((before or {}).get("metadata") or {}),
+                **parts.pop("metadata", {}),
+                "resourceVersion": str(self._version),
+            }
+            after = {
+                "apiVersion": f"{group}/{version}" if group else version,
+                "kind": kind,
+                **(before or {}),
+                **parts,
+                "metadata": metadata,
+            }
+            self._objects[resource, namespace, name] = after
+            self._log.append(_Event(self._version, resource, namespace, before, after))
+        self._wake()
+
+    def delete(self, resource: str, name: str, namespace: str = "ai") -> None:
+        with self._lock:
+            self._version += 1
+            before = self._objects.pop((resource, namespace, name))
+            self._log.append(_Event(self._version, resource, namespace, before, None))
+        self._wake()
+
+    def scaled_object(
+        self,
+        name: str,
+        *,
+        namespace: str = "ai",
+        kind: str = "Deployment",
+        api_version: str = "apps/v1",
+        target: str | None = None,
+        metric_type: str | None = None,
+        resolved: bool = True,
+        **metadata: str,
+    ) -> None:
+        group, _, version = api_version.rpartition("/")
+        trigger = {"type": "external", "metadata": metadata, **({"metricType": metric_type} if metric_type else {})}
+        reference = {"name": target or name}
+        if (kind, api_version) != ("Deployment", "apps/v1"):
+            reference |= {"kind": kind, "apiVersion": api_version}
+        resource = next(plural for plural, known in KINDS.items() if known == (group, version, kind))
+        gvkr = {"group": group, "version": version, "kind": kind, "resource": resource}
+        self.put(
+            "scaledobjects", name, namespace,
+            spec={"scaleTargetRef": reference, "triggers": [trigger]},
+            status={"scaleTargetGVKR": gvkr} if resolved else {},
+        )  # fmt: skip
+
+    def scale(
+        self,
+        name: str,
+        replicas: int,
+        actual: int | None = None,
+        *,
+        namespace: str = "ai",
+        resource: str = "deployments",
+    ) -> None:
+        """Create a scale target of this size, or make it this large."""
+        status = {"replicas": replicas if actual is None else actual}
+        self.put(
+            resource, name, namespace,
+            spec={"replicas": replicas, "selector": {"matchLabels": {"app": name}}}, status=status,
+        )  # fmt: skip
+
+    def pod(
+        self,
+        name: str,
+        node: str | None = None,
+        *,
+        app: str = "llama",
+        namespace: str = "ai",
+        ready: bool = True,
+        phase: str | None = None,
+        created: str | None = None,
+        deleting: bool = False,
+        labels: Mapping[str, str] | None = None,
+    ) -> None:
+        metadata: dict[str, Any] = {"labels": dict(labels) if labels is not None else {"app": app}}
+        if created is not None:
+            metadata["creationTimestamp"] = created
+        if deleting:
+            metadata["deletionTimestamp"] = _now()
+        conditions = [{"type": "PodScheduled", "status": "True"}, {"type": "Ready", "status": str(ready)}]
+        self.put(
+            "pods", name, namespace,
+            metadata=metadata,
+            spec={"nodeName": node} if node else {},
+            status={"phase": phase or ("Running" if node else "Pending"), "conditions": conditions},
+        )  # fmt: skip
+
+    # ---- serving ----
+
+    def _await(self, work: Any) -> None:
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(20)
+
+    def _wake(self) -> None:
+        def wake() -> None:
+            for event in self._changed:
+                event.set()
+
+        self._loop.call_soon_threadsafe(wake)
+
+    async def _start(self) -> None:
+        app = web.Application()
+        app.router.add_get("/{path:.*}", self._answer)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True)
+        await site.start()
+        assert self._runner.addresses
+        self.port = self._runner.addresses[0][1]
+
+    async def _stop(self) -> None:
+        self._cut()
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    def _cut(self) -> None:
+        for request in list(self._connections.values()):
+            if request.transport is not None:
+                request.transport.abort()
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        self._connections[id(request)] = request
+        try:
+            while self._hangs:
+                await self._change()
+            return await self._route(request)
+        except _StatusError as error:
+            return web.json_response(error.body, status=error.code, headers=error.headers)
+        finally:
+            del self._connections[id(request)]
+
+    async def _change(self) -> None:
+        changed = asyncio.Event()
+        self._changed.add(changed)
+        try:
+            await changed.wait()
+        finally:
+            self._changed.discard(changed)
+
+    async def _route(self, request: web.Request) -> web.StreamResponse:
+        token = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        if token not in self.tokens:
+            raise _StatusError(401, "Unauthorized", "Unauthorized")
+        with self._lock:
+            if self._refusals:
+                raise self._refusals.pop(0)
+        group, version, namespace, resource, name, subresource = _parse_path(request.path)
+        if not resource:
+            return web.json_response(self._discovery(group, version))
+        if KINDS.get(resource, ("", "", ""))[:2] != (group, version) or resource in self._missing:
+            raise _StatusError(404, "NotFound", "the server could not find the requested resource")
+        if name:
+            return self._get(request, namespace, resource, name, subresource)
+        is_watch = request.query.get("watch") == "true"
+        unknown = set(request.query) - (_WATCH_PARAMETERS if is_watch else _LIST_PARAMETERS)
+        if unknown:
+            raise _StatusError(400, "BadRequest", f"unknown query parameters {sorted(unknown)}")
+        verb = "watch" if is_watch else "list"
+        self._check(verb, resource, namespace)
+        self.requests[f"{verb} {resource}"] += 1
+        if is_watch:
+            return await self._watch(request, resource, namespace)
+        return web.json_response(self._list(request, resource, namespace))
+
+    def _check(self, verb: str, resource: str, namespace: str) -> None:
+        if (verb, resource) in self._forbidden:
+            group = KINDS[resource.partition("/")[0]][0]
+            raise _StatusError(
+                403,
+                "Forbidden",
+                f'{resource}.{group} is forbidden: User "test" cannot {verb} resource "{resource}" in API group '
+                f'"{group}" in the namespace "{namespace}"',
+            )
+
+    def _discovery(self, group: str, version: str) -> dict[str, Any]:
+        resources = [
+            {"name": plural, "kind": kind, "namespaced": plural != "nodes", "verbs": ["get", "list", "watch"]}
+            for plural, (its_group, its_version, kind) in KINDS.items()
+            if (its_group, its_version) == (group, version)
+        ]
+        scales = [
+            {"name": f"{one['name']}/scale", "kind": "Scale", "namespaced": True, "verbs": ["get"]}
+            for one in resources
+            if one["name"] in _SCALABLE
+        ]
+        self.requests["discover"] += 1
+        return {"kind": "APIResourceList", "groupVersion": f"{group}/{version}", "resources": [*scales, *resources]}
+
+    def _get(
+        self, request: web.Request, namespace: str, resource: str, name: str, subresource: str
+    ) -> web.StreamResponse:
+        full = f"{resource}/{subresource}" if subresource else resource
+        self._check("get", full, namespace)
+        self.requests[f"get {subresource or resource}"] += 1
+        with self._lock:
+            found = copy.deepcopy(self._objects.get((resource, namespace, name)))
+        if found is None or (subresource and (subresource != "scale" or resource not in _SCALABLE)):
+            raise _StatusError(404, "NotFound", f'{full} "{name}" not found')
+        if not subresource:
+            return web.json_response(found)
+        labels = (found["spec"].get("selector") or {}).get("matchLabels") or {}
+        return web.json_response(
+            {
+                "kind": "Scale",
+                "apiVersion": "autoscaling/v1",
+                "metadata": {"name": name, "namespace": namespace},
+                "spec": {"replicas": found["spec"].get("replicas", 0)},
+                "status": {
+                    "replicas": (found.get("status") or {}).get("replicas", 0),
+                    "selector": ",".join(f"{key}={value}" for key, value in sorted(labels.items())),
+                },
+            }
+        )
+
+    def _list(self, request: web.Request, resource: str, namespace: str) -> dict[str, Any]:
+        shown, is_partial = _shown(request, _PARTIAL_LIST)
+        chosen = _selected(request)
+        with self._lock:
+            version, start = self._version, 0
+            if token := request.query.get("continue"):
+                version, start = (int(part) for part in token.split("."))
+                if version < self._oldest or token in self._expired_tokens:
+                    raise _StatusError(
+                        410,
+                        "Expired",
+                        "The provided continue parameter is too old to display a consistent list result.",
+                    )
+            every = [
+                shown(item)
+                for (kind, place, _), item in sorted(self._objects.items())
+                if kind == resource and (not namespace or place == namespace) and chosen(item)
+            ]
+        limit = min(int(request.query.get("limit", "1000000")), self.page_limit)
+        page, rest = every[start : start + limit], len(every) - start - limit
+        metadata: dict[str, Any] = {"resourceVersion": str(version)}
+        if rest > 0:
+            metadata |= {"continue": f"{version}.{start + limit}", "remainingItemCount": rest}
+        group, api_version, kind = KINDS[resource]
+        if is_partial:
+            return {
+                "kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": metadata, "items": page
+            }  # fmt: skip
+        # As there: the items of a list do not say again what they are.
+        items = [{key: value for key, value in item.items() if key not in ("kind", "apiVersion")} for item in page]
+        return {
+            "kind": f"{kind}List", "apiVersion": f"{group}/{api_version}", "metadata": metadata, "items": items
+        }  # fmt: skip
+
+    async def _watch(self, request: web.Request, resource: str, namespace: str) -> web.StreamResponse:
+        shown, _ = _shown(request, _PARTIAL)
+        chosen = _selected(request)
+        text = request.query.get("resourceVersion", "")
+        if not text.isdigit():
+            raise _StatusError(400, "BadRequest", f"invalid resource version {text!r}")
+        seen = int(text)
+        ending = self._loop.time() + float(request.query.get("timeoutSeconds", "1800"))
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await response.prepare(request)
+        self.watches[resource] += 1
+        changed = asyncio.Event()
+        self._changed.add(changed)
+        try:
+            if seen < self._oldest:
+                gone = _StatusError(410, "Expired", f"too old resource version: {seen} ({self._oldest})")
+                await _send(response, "ERROR", gone.body)
+                return response
+            while (left := ending - self._loop.time()) > 0:
+                changed.clear()
+                if not self._hangs:
+                    with self._lock:
+                        news = [event for event in self._log if event.version > seen]
+                    for event in news:
+                        seen = event.version
+                        if not event.resource:
+                            if request.query.get("allowWatchBookmarks") == "true":
+                                await _send(response, "BOOKMARK", {"metadata": {"resourceVersion": str(seen)}})
+                        elif event.resource == resource and (not namespace or event.namespace == namespace):
+                            await _send_event(response, event, chosen, shown)
+                try:
+                    async with asyncio.timeout(left):
+                        await changed.wait()
+                except TimeoutError:
+                    break
+            return response
+        finally:
+            self._changed.discard(changed)
+            self.watches[resource] -= 1
+
+
+def _parse_path(path: str) -> tuple[str, str, str, str, str, str]:
+    """Cut a path into group, version, namespace, resource, name, subresource; what is not there is empty."""
+    root, *parts = path.strip("/").split("/")
+    if root == "api":
+        group, parts = "", parts
+    elif root == "apis" and parts:
+        group, parts = parts[0], parts[1:]
+    else:
+        raise _StatusError(404, "NotFound", "the server could not find the requested resource")
+    version, *parts = parts
+    namespace = ""
+    if len(parts) > 2 and parts[0] == "namespaces":
+        namespace, parts = parts[1], parts[2:]
+    resource, name, subresource = (*parts, "", "", "")[:3]
+    return group, version, namespace, resource, name, subresource
+
+
+def _shown(request: web.Request, partial: str) -> tuple[Callable[[dict[str, Any]], dict[str, Any]], bool]:
+    """How objects are shown to whoever accepts this: the first media type that is known."""
+    for accepted in (part.strip() for part in request.headers.get("Accept", "application/json").split(",")):
+        if accepted == partial:
+            return _partial, True
+        if accepted in ("application/json", "*/*"):
+            return copy.deepcopy, False
+    raise _StatusError(406, "NotAcceptable", "only the following media types are accepted: application/json")
+
+
+def _partial(item: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": copy.deepcopy(item["metadata"])
+    }  # fmt: skip
+
+
+def _selected(request: web.Request) -> Callable[[dict[str, Any]], bool]:
+    wanted = dict(pair.split("=", 1) for pair in request.query.get("labelSelector", "").split(",") if pair)
+    if request.query.get("fieldSelector"):
+        raise _StatusError(400, "BadRequest", "field label not supported")
+    return lambda item: wanted.items() <= (item["metadata"].get("labels") or {}).items()
+
+
+async def _send_event(
+    response: web.StreamResponse,
+    event: _Event,
+    chosen: Callable[[dict[str, Any]], bool],
+    shown: Callable[[dict[str, Any]], dict[str, Any]],
+) -> None:
+    """Send what this event is to somebody who selects: what leaves the selection is deleted for them."""
+    was = event.before is not None and chosen(event.before)
+    if event.after is not None and chosen(event.after):
+        await _send(response, "MODIFIED" if was else "ADDED", shown(event.after))
+    elif was and event.before is not None:
+        last = shown(event.before)
+        last["metadata"]["resourceVersion"] = str(event.version)
+        await _send(response, "DELETED", last)
+
+
+async def _send(response: web.StreamResponse, kind: str, item: dict[str, Any]) -> None:
+    await response.write(json.dumps({"type": kind, "object": item}).encode() + b"\n")
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,521 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Workloads as an API server tells them, through everything that happens to lists and watches."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from keda_gpu_scaler.core.model import DeclaredTrigger, NoWorkload, PodRef, Workload
+from keda_gpu_scaler.kube import collection as collection_module
+from keda_gpu_scaler.kube import workloads as workloads_module
+from keda_gpu_scaler.kube.access import Access
+from keda_gpu_scaler.kube.api import ApiServer
+from keda_gpu_scaler.kube.collection import BELIEVED_SECONDS
+from keda_gpu_scaler.kube.workloads import LET_GO_SECONDS, MAX_WORKLOADS, Workloads
+from tests.apiserver import TOKEN, FakeApiServer
+from tests.fakes import ManualClock
+
+WAIT_SECONDS = 20.0
+
+
+@pytest.fixture
+def server() -> Iterator[FakeApiServer]:
+    with FakeApiServer() as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collection_module, "_jittered", lambda seconds: 0.0)
+    monkeypatch.setattr(workloads_module, "SCALE_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(workloads_module, "_RETRY_SECONDS", 0.01)
+
+
+class Looking:
+    """A client, and ways to wait for what it comes to know."""
+
+    def __init__(self, server: FakeApiServer) -> None:
+        self.server = server
+        self.clock = ManualClock()
+        self.news = asyncio.Event()
+        access = Access(server=server.url, namespace="gpu", token=TOKEN)
+        self.workloads = Workloads(
+            ApiServer(access), clock=self.clock, wall_clock=lambda: 1_700_000_000.0, on_change=self.news.set
+        )
+
+    def now(self, name: str = "llama") -> Workload | NoWorkload:
+        return self.workloads.workload("ai", name)
+
+    async def settled(self, name: str = "llama") -> Workload | NoWorkload:
+        await self.workloads.settled("ai", name)
+        return self.now(name)
+
+    async def watching(self) -> None:
+        """Wait until the server counts a watch of everything that one workload needs."""
+        while self.server.watches.total() < 3:
+            await asyncio.sleep(0)
+
+    async def until(self, wanted: Callable[[Workload], object], name: str = "llama") -> Workload:
+        while True:
+            self.news.clear()
+            known = self.now(name)
+            if isinstance(known, Workload) and wanted(known):
+                return known
+            await self.news.wait()
+
+    async def until_not(self, saying: str, name: str = "llama") -> NoWorkload:
+        while True:
+            self.news.clear()
+            known = self.now(name)
+            if isinstance(known, NoWorkload) and saying in known.reason:
+                return known
+            await self.news.wait()
+
+
+def looking(server: FakeApiServer, talk: Callable[[Looking], Awaitable[None]]) -> None:
+    async def run() -> None:
+        client = Looking(server)
+        try:
+            async with asyncio.timeout(WAIT_SECONDS):
+                await talk(client)
+        finally:
+            await client.workloads.close()
+
+    asyncio.run(run())
+
+
+def populate(server: FakeApiServer, replicas: int = 2) -> None:
+    server.scale("llama", replicas)
+    server.scaled_object("llama", metric_type="Value", targetValue="70")
+    for number in range(replicas):
+        server.pod(f"llama-{number}", f"gpu-{number}")
+
+
+def forbidding(verb: str, resource: str) -> Callable[[FakeApiServer], None]:
+    """Prepare a cluster in which one thing is not allowed."""
+
+    def prepare(server: FakeApiServer) -> None:
+        populate(server)
+        server.forbid(verb, resource)
+
+    return prepare
+
+
+def names(workload: Workload) -> list[str]:
+    return [pod.ref.name for pod in workload.pods]
+
+
+def test_a_workload_is_its_target_its_size_its_pods_and_its_triggers(server: FakeApiServer) -> None:
+    server.scale("llama", 3, actual=2)
+    server.scaled_object("llama", metric_type="Value", targetValue="70")
+    server.pod("llama-0", "gpu-7", created="2023-11-14T22:13:10Z")
+    server.pod("llama-1", None, ready=False)
+    server.pod("other-0", "gpu-7", app="other")
+    server.pod("llama-0", "gpu-9", namespace="elsewhere")
+
+    async def talk(client: Looking) -> None:
+        workload = await client.settled()
+        assert isinstance(workload, Workload)
+        assert (workload.kind, workload.target) == ("ScaledObject", "Deployment llama")
+        assert (workload.spec_replicas, workload.status_replicas) == (3, 2)
+        assert workload.triggers == (DeclaredTrigger({"targetValue": "70"}, "Value"),)
+        first, second = workload.pods
+        assert (first.ref, first.node, first.phase, first.is_ready) == (
+            PodRef("ai", "llama-0"),
+            "gpu-7",
+            "Running",
+            True,
+        )
+        assert first.created_at_seconds == 1000.0 - 10  # ten seconds before the wall clock's now
+        assert (second.node, second.phase, second.is_ready) == (None, "Pending", False)
+
+    looking(server, talk)
+
+
+def test_the_same_knowledge_is_the_same_object_and_costs_no_request(server: FakeApiServer) -> None:
+    populate(server)
+
+    async def talk(client: Looking) -> None:
+        first = await client.settled()
+        await client.watching()
+        asked = server.requests.total()
+        server.scale("another", 1)
+        server.pod("another-0", "gpu-7", app="another")
+        server.bookmark()
+        server.pod("llama-0", "gpu-0")  # written again, and nothing of it is different
+        server.pod("marker", "gpu-7", labels={"app": "llama"})
+        known = await client.until(lambda workload: "marker" in names(workload))
+        assert client.now() is client.now()
+        assert isinstance(first, Workload)
+        assert known.pods[0] is first.pods[0]
+        assert server.requests.total() == asked
+
+    looking(server, talk)
+
+
+def test_what_happens_to_pods_and_size_is_heard_of(server: FakeApiServer) -> None:
+    populate(server)
+
+    async def talk(client: Looking) -> None:
+        await client.settled()
+        server.scale("llama", 3, actual=2)
+        await client.until(lambda workload: (workload.spec_replicas, workload.status_replicas) == (3, 2))
+        server.pod("llama-2", None, ready=False)
+        await client.until(lambda workload: "llama-2" in names(workload))
+        server.pod("llama-2", "gpu-2")
+        await client.until(lambda workload: workload.pods[2].node == "gpu-2" and workload.pods[2].is_ready)
+        server.pod("llama-2", "gpu-2", deleting=True)
+        await client.until(lambda workload: workload.pods[2].is_deleting)
+        server.delete("pods", "llama-2")
+        await client.until(lambda workload: names(workload) == ["llama-0", "llama-1"])
+        server.pod("llama-1", "gpu-1", labels={"app": "llama-quarantined"})
+        await client.until(lambda workload: names(workload) == ["llama-0"])
+        server.scaled_object("llama", metric_type="AverageValue", targetValue="60")
+        known = await client.until(lambda workload: workload.triggers[0].metric_type == "AverageValue")
+        assert known.triggers[0].metadata == {"targetValue": "60"}
+
+    looking(server, talk)
+
+
+@pytest.mark.parametrize(
+    ("kind", "api_version", "resource"),
+    [("StatefulSet", "apps/v1", "statefulsets"), ("Rollout", "argoproj.io/v1alpha1", "rollouts")],
+)
+@pytest.mark.parametrize("resolved", [True, False], ids=["as KEDA wrote it down", "as the API server lists it"])
+def test_any_kind_with_a_scale_is_a_target(
+    server: FakeApiServer, kind: str, api_version: str, resource: str, resolved: bool
+) -> None:
+    server.scale("big", 1, resource=resource)
+    server.scaled_object("llama", kind=kind, api_version=api_version, target="big", resolved=resolved)
+    server.pod("big-0", "gpu-7", app="big")
+
+    async def talk(client: Looking) -> None:
+        workload = await client.settled()
+        assert isinstance(workload, Workload)
+        assert (workload.target, names(workload)) == (f"{kind} big", ["big-0"])
+        assert server.requests["discover"] == (0 if resolved else 1)
+
+    looking(server, talk)
+
+
+def test_a_scaled_job_is_its_unfinished_pods(server: FakeApiServer) -> None:
+    label = {"scaledjob.keda.sh/name": "llama"}
+    server.put("scaledjobs", "llama", spec={"triggers": [{"type": "external", "metadata": {"a": "b"}}]})
+    server.pod("run-0", "gpu-7", labels=label)
+    server.pod("run-1", None, labels=label, ready=False)
+    server.pod("run-2", "gpu-7", labels=label, phase="Succeeded", ready=False)
+
+    async def talk(client: Looking) -> None:
+        workload = await client.settled()
+        assert isinstance(workload, Workload)
+        assert (workload.kind, workload.spec_replicas, len(workload.pods)) == ("ScaledJob", 2, 3)
+
+    looking(server, talk)
+
+
+def test_long_lists_come_in_pages(server: FakeApiServer) -> None:
+    populate(server, replicas=7)
+    server.page_limit = 3
+
+    async def talk(client: Looking) -> None:
+        workload = await client.settled()
+        assert isinstance(workload, Workload)
+        assert len(workload.pods) == 7
+        assert server.requests["list pods"] == 3
+
+    looking(server, talk)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "reason"),
+    [
+        pytest.param(
+            lambda server: None, "ai/llama: there is no ScaledObject and no ScaledJob of this name", id="no such object"
+        ),
+        pytest.param(
+            lambda server: server.scaled_object("llama"),
+            "ai/llama: its scale target Deployment llama does not exist",
+            id="no target",
+        ),
+        pytest.param(
+            lambda server: (server.put("deployments", "llama", spec={}), server.scaled_object("llama")),
+            "ai/llama: Deployment llama tells no selector in its scale subresource, so its pods cannot be found; "
+            "set scope: fleet or node",
+            id="no selector",
+        ),
+        pytest.param(
+            lambda server: server.put("scaledobjects", "llama", spec={"scaleTargetRef": {"name": "../../secrets"}}),
+            "ai/llama: its ScaledObject's scaleTargetRef names no object",
+            id="a target that would lead elsewhere",
+        ),
+        pytest.param(
+            lambda server: server.uninstall("scaledobjects"),
+            "the API server has no scaledobjects.keda.sh of version v1alpha1: is its CustomResourceDefinition "
+            "installed?",
+            id="no KEDA",
+        ),
+        pytest.param(
+            forbidding("list", "scaledobjects"),
+            'the API server forbids to list and watch scaledobjects.keda.sh in namespace "ai": grant get, list and '
+            "watch on scaledobjects.keda.sh (chart: rbac.create)",
+            id="may not read ScaledObjects",
+        ),
+        pytest.param(
+            forbidding("watch", "pods"),
+            'the API server forbids to list and watch pods in namespace "ai": grant get, list and watch on pods '
+            "(chart: rbac.create)",
+            id="may not watch pods",
+        ),
+        pytest.param(
+            forbidding("get", "deployments/scale"),
+            "ai/llama: the API server forbids to read deployments/scale: grant get on deployments/scale of apps "
+            "(chart: rbac.create)",
+            id="may not read the scale",
+        ),
+        pytest.param(
+            lambda server: server.tokens.clear(),
+            'the API server does not know who asks for scaledobjects.keda.sh in namespace "ai": is the service '
+            "account's token valid?",
+            id="an identity it does not know",
+        ),
+    ],
+)
+def test_what_must_be_changed_by_somebody_is_said_with_the_remedy(
+    server: FakeApiServer, prepare: Callable[[FakeApiServer], object], reason: str
+) -> None:
+    prepare(server)
+
+    async def talk(client: Looking) -> None:
+        known = await client.until_not(reason)
+        assert reason in known.reason
+        assert known.is_final
+
+    looking(server, talk)
+
+
+def test_a_right_that_is_granted_later_is_noticed(server: FakeApiServer) -> None:
+    populate(server)
+    server.forbid("list", "pods")
+
+    async def talk(client: Looking) -> None:
+        await client.until_not("forbids to list and watch pods")
+        server.allow("list", "pods")
+        await client.until(lambda workload: len(workload.pods) == 2)
+        server.forbid("get", "deployments/scale")
+        server.scale("llama", 5)
+        await client.until_not("grant get on deployments/scale")
+        server.allow("get", "deployments/scale")
+        await client.until(lambda workload: workload.spec_replicas == 5)
+
+    looking(server, talk)
+
+
+def test_an_object_that_is_deleted_and_made_again_is_followed_again(server: FakeApiServer) -> None:
+    populate(server)
+
+    async def talk(client: Looking) -> None:
+        await client.settled()
+        server.delete("scaledobjects", "llama")
+        await client.until_not("there is no ScaledObject and no ScaledJob of this name")
+        server.scale("newer", 1)
+        server.pod("newer-0", "gpu-7", app="newer")
+        server.scaled_object("llama", target="newer")
+        await client.until(lambda workload: names(workload) == ["newer-0"])
+
+    looking(server, talk)
+
+
+@pytest.mark.parametrize(
+    "mishap",
+    [
+        pytest.param(lambda server: server.cut(), id="connections cut"),
+        pytest.param(lambda server: (server.compact(), server.cut()), id="cut, and the version is gone"),
+        pytest.param(lambda server: (server.stop(), server.start()), id="the server restarts"),
+        pytest.param(
+            lambda server: (server.stop(), server.compact(), server.start()), id="restarts and forgot the past"
+        ),
+        pytest.param(lambda server: (server.refuse_next(429, retry_after="0"), server.cut()), id="too many requests"),
+        pytest.param(lambda server: (server.refuse_next(500, "InternalError"), server.cut()), id="an error of its own"),
+        pytest.param(lambda server: (server.bookmark(), server.cut()), id="cut after a bookmark"),
+    ],
+)
+def test_what_happened_meanwhile_is_caught_up_with(
+    server: FakeApiServer, mishap: Callable[[FakeApiServer], object]
+) -> None:
+    populate(server)
+
+    async def talk(client: Looking) -> None:
+        await client.settled()
+        await asyncio.to_thread(mishap, server)
+        server.delete("pods", "llama-0")
+        server.pod("llama-9", "gpu-9")
+        server.scale("llama", 4)
+        await client.until(lambda workload: names(workload) == ["llama-1", "llama-9"] and workload.spec_replicas == 4)
+
+    looking(server, talk)
+
+
+def test_a_watch_that_goes_on_from_a_bookmark_does_not_list_again(server: FakeApiServer) -> None:
+    populate(server)
+
+    async def talk(client: Looking) -> None:
+        await client.settled()
+        lists = server.requests["list pods"]
+        server.bookmark()
+        server.pod("seen", "gpu-7")
+        await client.until(lambda workload: "seen" in names(workload))
+        server.cut()
+        server.pod("later", "gpu-7")
+        await client.until(lambda workload: "later" in names(workload))
+        assert server.requests["list pods"] == lists
+
+    looking(server, talk)
+
+
+def test_a_server_that_is_gone_is_believed_for_a_minute(server: FakeApiServer) -> None:
+    populate(server)
+
+    async def talk(client: Looking) -> None:
+        known = await client.settled()
+        await asyncio.to_thread(server.stop)
+        while not any(one._failure for one in client.workloads.watched._collections.values()):
+            await asyncio.sleep(0)
+        assert client.now() is known
+        client.clock.advance(BELIEVED_SECONDS + 1)
+        lost = client.now()
+        assert isinstance(lost, NoWorkload)
+        assert not lost.is_final
+        assert "the API server last answered 61 s ago (limit 60 s): " in lost.reason
+        await asyncio.to_thread(server.start)
+        await client.until(lambda workload: len(workload.pods) == 2)
+
+    looking(server, talk)
+
+
+def test_a_server_that_was_never_there_is_said_and_waits_for_nobody(server: FakeApiServer) -> None:
+    server.stop()
+
+    async def talk(client: Looking) -> None:
+        known = await client.until_not(f"the API server {server.url} does not answer")
+        assert not known.is_final
+
+    looking(server, talk)
+
+
+def test_a_workload_nobody_asks_about_is_let_go_and_collections_go_with_their_last_user(server: FakeApiServer) -> None:
+    populate(server)
+    server.scale("other", 1)
+    server.scaled_object("other")
+    server.pod("other-0", "gpu-7", app="other")
+
+    async def talk(client: Looking) -> None:
+        await client.settled()
+        await client.settled("other")
+        assert len(client.workloads.watched) == 4  # ScaledObjects and Deployments once, pods twice
+        client.clock.advance(LET_GO_SECONDS)
+        client.now()
+        client.clock.advance(1)
+        client.workloads.tidy()
+        assert len(client.workloads.watched) == 3
+        client.clock.advance(LET_GO_SECONDS + 1)
+        client.workloads.tidy()
+        assert len(client.workloads.watched) == 0
+        while server.watches.total():
+            await asyncio.sleep(0)
+        assert isinstance(await client.settled(), Workload)
+
+    looking(server, talk)
+
+
+def test_an_idle_cluster_is_asked_nothing(server: FakeApiServer) -> None:
+    populate(server)
+
+    async def talk(client: Looking) -> None:
+        await client.settled()
+        await client.watching()
+        asked = server.requests.total()
+        for _ in range(100):
+            client.now()
+            client.workloads.tidy()
+            await asyncio.sleep(0)
+        assert server.requests.total() == asked
+        assert dict(server.requests) == {
+            "list scaledobjects": 1,
+            "list deployments": 1,
+            "list pods": 1,
+            "watch scaledobjects": 1,
+            "watch deployments": 1,
+            "watch pods": 1,
+            "get scale": 1,
+        }
+
+    looking(server, talk)
+
+
+def test_names_that_are_none_reach_no_api_server(server: FakeApiServer) -> None:
+    async def talk(client: Looking) -> None:
+        for namespace, name in (("../../x", "llama"), ("ai", "a/b"), ("ai", ""), ("AI", "llama"), ("ai", "x" * 300)):
+            known = client.workloads.workload(namespace, name)
+            assert isinstance(known, NoWorkload)
+            assert known.is_final
+            assert "is no name of a Kubernetes object" in known.reason
+            await client.workloads.settled(namespace, name)
+        assert server.requests.total() == 0
+
+    looking(server, talk)
+
+
+def test_workloads_are_bounded(server: FakeApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workloads_module, "MAX_WORKLOADS", 2)
+    assert MAX_WORKLOADS > 1000
+
+    async def talk(client: Looking) -> None:
+        for name in ("a", "b"):
+            await client.settled(name)
+        known = client.now("c")
+        assert isinstance(known, NoWorkload)
+        assert known.reason == "2 workloads are followed, the most there may be"
+
+    looking(server, talk)
+
+
+def test_node_labels_are_watched_once_somebody_asks(server: FakeApiServer) -> None:
+    server.put("nodes", "gpu-7", "", metadata={"labels": {"pool": "a"}}, status={"images": ["large"] * 100})
+
+    async def talk(client: Looking) -> None:
+        assert isinstance(client.workloads.node_labels(), NoWorkload)
+        while isinstance(client.workloads.node_labels(), NoWorkload):
+            await client.news.wait()
+        assert client.workloads.node_labels() == {"gpu-7": {"pool": "a"}}
+        assert client.workloads.node_labels() is client.workloads.node_labels()
+        client.news.clear()
+        server.put("nodes", "gpu-8", "", metadata={"labels": {"pool": "b"}})
+        await client.news.wait()
+        assert set(client.workloads.node_labels()) == {"gpu-7", "gpu-8"}  # type: ignore[arg-type]
+        client.clock.advance(LET_GO_SECONDS + 1)
+        client.workloads.tidy()
+        assert len(client.workloads.watched) == 0
+
+    looking(server, talk)
+
+
+def test_the_token_is_read_again_when_it_was_renewed(server: FakeApiServer, tmp_path: Path) -> None:
+    populate(server)
+    token = tmp_path / "token"
+    token.write_text(TOKEN)
+
+    async def talk(client: Looking) -> None:
+        access = Access(server=server.url, namespace="gpu", token_file=token)
+        workloads = Workloads(ApiServer(access), clock=client.clock, on_change=client.news.set)
+        client.workloads, unused = workloads, client.workloads
+        await unused.close()
+        await client.settled()
+        server.tokens = {"renewed"}
+        token.write_text("renewed\n")
+        server.cut()
+        server.pod("llama-9", "gpu-9")
+        await client.until(lambda workload: "llama-9" in names(workload))
+
+    looking(server, talk)
