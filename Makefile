@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 # What `make run` asks for: trigger metadata (KEY=VALUE …), the trigger's KEDA metricType, and the replicas there are.
 ADDRESS    ?= 127.0.0.1:6000
-METADATA   ?= profile=triton-inference
+METADATA   ?= profile=triton-inference report=average
 VALUE_TYPE ?= Value
 REPLICAS   ?= 3
 

@@ -112,6 +112,7 @@ def ref(target: int | str = 80, **metadata: str) -> pb.ScaledObjectRef:
         "metricType": "gpu_utilization",
         "targetValue": str(target),
         "activationThreshold": "50",
+        "report": "average",  # there is no cluster that would know the replicas
         **metadata,
     }
     return pb.ScaledObjectRef(name=f"llama-{target}", namespace="ai", scalerMetadata=trigger)

@@ -193,6 +193,8 @@ def test_reflection_lists_the_services() -> None:
         answer = await call.read()
         assert {service.name for service in answer.list_services_response.service} == {
             SERVICE,
+            "keda_gpu_scaler.fleet.v1.Fleet",
+            "keda_gpu_scaler.v1.Verdicts",
             "grpc.health.v1.Health",
             "grpc.reflection.v1alpha.ServerReflection",
         }

@@ -15,7 +15,7 @@ DEMO = Path(__file__).resolve().parent.parent / "scripts" / "demo.py"
 
 
 def demo(port: int) -> subprocess.CompletedProcess[str]:
-    arguments = ("--address", f"127.0.0.1:{port}", "--count", "1", "--replicas", "3", "targetValue=1")
+    arguments = ("--address", f"127.0.0.1:{port}", "--count", "1", "--replicas", "3", "targetValue=1", "report=average")
     return subprocess.run(
         (sys.executable, DEMO, *arguments), capture_output=True, text=True, timeout=2 * WAIT_SECONDS, check=False
     )

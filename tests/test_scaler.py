@@ -57,7 +57,8 @@ class Bench:
 
 
 def ref(**metadata: str) -> pb.ScaledObjectRef:
-    return pb.ScaledObjectRef(name="llama", namespace="ai", scalerMetadata=metadata)
+    # Without a cluster nobody knows the replicas, and only an average can be told.
+    return pb.ScaledObjectRef(name="llama", namespace="ai", scalerMetadata={"report": "average", **metadata})
 
 
 def metrics(metric_name: str = "", **metadata: str) -> pb.GetMetricsRequest:
@@ -177,8 +178,9 @@ def test_what_cannot_be_answered_gets_a_status_and_a_sentence(
         ),
         pytest.param(
             fleet_of([blind()]),
-            "ai/llama: gpu_utilization is unknown for 1 of 1 devices: GPU 0 (GPU-0000); nothing moves until they "
-            "answer. Repair them, ask for another metricType, or narrow the trigger with gpuIndex",
+            "ai/llama: gpu_utilization is unknown for 1 of 1 devices: GPU 0 (GPU-0000) of node gpu-7 gives no "
+            "gpu_utilization; nothing moves until they answer. Repair them, ask for another metricType, or narrow the "
+            "trigger",
             id="lost card",
         ),
     ],
@@ -278,8 +280,9 @@ def test_a_stream_repeats_an_unchanged_state_as_a_slow_heartbeat(monkeypatch: py
     monkeypatch.setattr(scaler_module, "asyncio", SimpleNamespace(timeout=timeout, Event=asyncio.Event))
 
     async def pushes() -> list[tuple[float, bool]]:
-        trigger, pushed = parse({"pollIntervalSeconds": "7"}), []
-        async with contextlib.aclosing(bench.scaler._states(trigger, scaler_module._Stream())) as states:
+        trigger, pushed = parse({"pollIntervalSeconds": "7", "report": "average"}), []
+        question = scaler_module._Question(trigger)
+        async with contextlib.aclosing(bench.scaler._states(question, scaler_module._Stream())) as states:
             async for active in states:
                 pushed.append((bench.clock.now - 1000, active))
                 if len(pushed) == 3:
@@ -366,7 +369,7 @@ def test_judging_many_dear_triggers_gives_other_calls_their_turn(monkeypatch: py
     bench = Bench()
     judging: list[str] = []
 
-    def dear(trigger: Trigger, fleet: Fleet, now: float) -> Verdict:
+    def dear(trigger: Trigger, fleet: Fleet, now: float, *_: object) -> Verdict:
         bench.clock.advance(0.004)
         judging.append("a trigger")
         return evaluate(trigger, replace(fleet, stale_after_seconds=1e9), now)

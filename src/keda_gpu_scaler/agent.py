@@ -11,8 +11,10 @@ import ctypes
 import errno
 import gc
 import logging
+import secrets
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -24,19 +26,28 @@ from keda_gpu_scaler.core.fleet import Fleet
 from keda_gpu_scaler.core.ports import Backend, BackendError
 from keda_gpu_scaler.core.wording import quoted
 from keda_gpu_scaler.exporter import HttpServer, Pages, listener, metrics_pages, probe_pages, render
+from keda_gpu_scaler.kube.podresources import DEFAULT_PATH, PodResources
+from keda_gpu_scaler.outlook import Outlook, OutlookError
+from keda_gpu_scaler.peers.sharing import MAX_FOLLOWERS, Sharing
 from keda_gpu_scaler.sampler import Sampler
-from keda_gpu_scaler.scaler import MAX_STREAMS, Scaler
+from keda_gpu_scaler.scaler import MAX_STREAMS, Scaler, Verdicts
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
+from keda_gpu_scaler.wire import fleet_pb2 as fleet_pb
+from keda_gpu_scaler.wire import fleet_pb2_grpc as fleet_pb_grpc
+from keda_gpu_scaler.wire import verdict_pb2 as verdict_pb
+from keda_gpu_scaler.wire import verdict_pb2_grpc as verdict_pb_grpc
 
 NVML_LIBRARY = "libnvidia-ml.so.1"
 _SERVICE = pb.DESCRIPTOR.services_by_name["ExternalScaler"].full_name
 _HEALTH_INTERVAL_SECONDS = 1.0
 _STOP_GRACE_SECONDS = 2.0
+_PEER_NEWS_SECONDS = 0.05
+_SHARE_OF_STREAMS = 0.2
 # A reference with as much metadata as is ever read fits several times over.
 _MAX_MESSAGE_BYTES = 128 << 10
 # Streams, and as many calls again as could ever be answered at the same time: what is idle costs memory too.
-_MAX_CONCURRENT_RPCS = MAX_STREAMS + 500
+_MAX_CONCURRENT_RPCS = MAX_STREAMS + MAX_FOLLOWERS + 500
 # A peer that vanished without a word is noticed, and its streams are given up.
 _KEEPALIVE_MS, _KEEPALIVE_TIMEOUT_MS = 60_000, 20_000
 
@@ -98,20 +109,37 @@ class Agent:
         config: the settings.
         backend: where readings come from; the agent closes it.
         clock: monotonic seconds.
+
+    Raises:
+        StartError: the settings name a cluster or peers that cannot be used.
     """
 
     def __init__(self, config: Config, backend: Backend, clock: Callable[[], float] = time.monotonic) -> None:
         self._config = config
         self._backend = backend
         self._clock = clock
+        self._pod_resources = _pod_resources(config, backend, clock)
         self._sampler = Sampler(
             backend,
             node=config.node_name,
             interval_seconds=config.sample_interval,
+            allocations=self._pod_resources.held if self._pod_resources else lambda now: None,
             clock=clock,
             on_publish=self._published,
         )
-        self._scaler = Scaler(self._fleet, clock)
+        instance = secrets.token_hex(8)
+        try:
+            self._outlook = Outlook(config, instance, clock, on_peers=self._peer_told, on_cluster=self._woken)
+        except OutlookError as error:
+            raise StartError(str(error)) from error
+        self._sharing = Sharing(
+            lambda: self._sampler.history,
+            lambda: self._sampler.failure,
+            clock,
+            instance,
+            deviceless=backend.deviceless,
+        )
+        self._scaler = Scaler(self._fleet, clock, self._outlook.cluster, self._outlook.peers)
         self._health = health.aio.HealthServicer()
         self._http_servers: list[HttpServer] = []
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -129,6 +157,7 @@ class Agent:
             StartError: a port cannot be listened on.
         """
         self._loop = asyncio.get_running_loop()
+        kubelet = asyncio.create_task(self._pod_resources.run()) if self._pod_resources else None
         self._sampler.start()
         server = self._grpc_server()
         try:
@@ -148,7 +177,12 @@ class Agent:
         finally:
             await self._health.enter_graceful_shutdown()
             self._scaler.stop()
+            self._sharing.stop()
             await server.stop(_STOP_GRACE_SECONDS)
+            await self._outlook.close()
+            if kubelet is not None:
+                kubelet.cancel()
+                await asyncio.gather(kubelet, return_exceptions=True)
             for http_server in self._http_servers:
                 await http_server.close()
             await self._loop.run_in_executor(None, self._sampler.stop)
@@ -192,10 +226,12 @@ class Agent:
             maximum_concurrent_rpcs=_MAX_CONCURRENT_RPCS,
         )
         pb_grpc.add_ExternalScalerServicer_to_server(self._scaler, server)  # type: ignore[no-untyped-call]
+        fleet_pb_grpc.add_FleetServicer_to_server(self._sharing, server)  # type: ignore[no-untyped-call]
+        verdict_pb_grpc.add_VerdictsServicer_to_server(Verdicts(self._scaler), server)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        reflection.enable_server_reflection(
-            (_SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME), server
-        )
+        described = (pb.DESCRIPTOR, fleet_pb.DESCRIPTOR, verdict_pb.DESCRIPTOR, health_pb2.DESCRIPTOR)
+        services = [service.full_name for file in described for service in file.services_by_name.values()]
+        reflection.enable_server_reflection((*services, reflection.SERVICE_NAME), server)
         return server
 
     async def _follow(self) -> None:
@@ -203,6 +239,7 @@ class Agent:
         serving: bool | None = None
         while not self._stopping:
             self._news.clear()
+            began = self._clock()
             await self._scaler.published()
             ready = self._fleet().unready(self._clock()) is None
             if ready != serving:
@@ -210,6 +247,13 @@ class Agent:
                 status = health_pb2.HealthCheckResponse
                 for name in ("", _SERVICE):
                     await self._health.set(name, status.SERVING if ready else status.NOT_SERVING)
+            self._outlook.tidy()
+            # Peers tell something all the time: streams that are judged by it have a share of the loop, and no more.
+            if self._outlook.peers is not None and not self._stopping:
+                spent = self._clock() - began
+                await asyncio.sleep(
+                    min(max(_PEER_NEWS_SECONDS, spent / _SHARE_OF_STREAMS), self._config.sample_interval)
+                )
             # Without news too: a snapshot grows stale in silence.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_HEALTH_INTERVAL_SECONDS):
@@ -221,6 +265,8 @@ class Agent:
             stale_after_seconds=self._config.stale_after,
             deviceless=self._backend.deviceless,
             failure=self._sampler.failure,
+            peers=self._outlook.peers.histories() if self._outlook.peers else {},
+            silent=self._outlook.peers.silent() if self._outlook.peers else {},
         )
 
     def _exposition(self) -> str:
@@ -231,7 +277,38 @@ class Agent:
         # A driver call that hung may return after the loop has closed.
         with contextlib.suppress(RuntimeError):
             if self._loop is not None:
-                self._loop.call_soon_threadsafe(self._news.set)
+                self._loop.call_soon_threadsafe(self._sampled)
+
+    def _sampled(self) -> None:
+        self._sharing.published()
+        self._news.set()
+
+    def _peer_told(self) -> None:
+        self._scaler.heard()
+        self._news.set()
+
+    def _woken(self) -> None:
+        self._news.set()
+
+
+def _pod_resources(config: Config, backend: Backend, clock: Callable[[], float]) -> PodResources | None:
+    """Ask the kubelet, where there is one and there are devices that somebody may hold."""
+    path = config.pod_resources
+    if path == "off" or (path == "auto" and backend.deviceless):
+        return None
+    if path == "auto" and not Path(DEFAULT_PATH).exists():
+        _log.info(
+            "no kubelet here (%s): who holds which device is not known, so scope: workload sees nothing of this node; "
+            "on a node of a cluster mount its directory, or name the socket with --pod-resources",
+            DEFAULT_PATH,
+        )
+        return None
+    return PodResources(
+        DEFAULT_PATH if path == "auto" else path,
+        interval_seconds=config.sample_interval,
+        stale_after_seconds=config.stale_after,
+        clock=clock,
+    )
 
 
 def _why_not(flag: str, host: str, port: int) -> str:

@@ -238,6 +238,7 @@ def test_json_has_these_keys(address: str) -> None:
             "arithmetic": "92 is 0.144 of 8 * 80, so ceil(92 / 80) = 2",
             "sentence": "2 replicas, as recommended",
         },
+        "verdict": None,
     }
 
 

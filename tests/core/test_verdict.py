@@ -103,17 +103,17 @@ def test_active_means_strictly_above_the_threshold(utilization: float, activatio
             fleet_of([sample(0, 0.1), blind(1), blind(2)]),
             {},
             Lack.UNSEEN,
-            "gpu_utilization is unknown for 2 of 3 devices: gpu_utilization of GPU 1 (GPU-0001) of node gpu-7 is "
-            "unknown; gpu_utilization of GPU 2 (GPU-0002) of node gpu-7 is unknown; nothing moves until they answer. "
-            "Repair them, ask for another metricType, or narrow the trigger",
+            "gpu_utilization is unknown for 2 of 3 devices: GPU 1 (GPU-0001) of node gpu-7 gives no gpu_utilization; "
+            "GPU 2 (GPU-0002) of node gpu-7 gives no gpu_utilization; nothing moves until they answer. Repair them, "
+            "ask for another metricType, or narrow the trigger",
             id="fewer than half of the devices are seen",
         ),
         pytest.param(
             fleet_of([sample(0, power_watts=None)]),
             {"metricType": "power_draw", "targetValue": "300"},
             Lack.UNSEEN,
-            "power_draw is unknown for 1 of 1 devices: power_draw of GPU 0 (GPU-0000) of node gpu-7 is unknown; "
-            "nothing moves until they answer. Repair them, ask for another metricType, or narrow the trigger",
+            "power_draw is unknown for 1 of 1 devices: GPU 0 (GPU-0000) of node gpu-7 gives no power_draw; nothing moves "
+            "until they answer. Repair them, ask for another metricType, or narrow the trigger",
             id="a device without that reading",
         ),
     ],
@@ -168,8 +168,8 @@ def test_an_unknown_device_outside_the_scope_does_not_matter() -> None:
 
 def test_the_reason_names_a_few_unknown_devices_and_counts_the_others() -> None:
     reason = evaluate(parse({}), fleet_of(moment(*[None] * 5)), NOW).reason
-    assert reason.startswith("gpu_utilization is unknown for 5 of 5 devices: gpu_utilization of GPU 0 (GPU-0000) of")
-    assert "GPU 2 (GPU-0002) of node gpu-7 is unknown and 2 more;" in reason
+    assert reason.startswith("gpu_utilization is unknown for 5 of 5 devices: GPU 0 (GPU-0000) of node gpu-7 gives no")
+    assert "GPU 2 (GPU-0002) of node gpu-7 gives no gpu_utilization and 2 more;" in reason
 
 
 def test_a_reading_that_stopped_is_unknown_once_it_is_older_than_the_limit_however_long_the_window() -> None:

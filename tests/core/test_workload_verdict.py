@@ -197,7 +197,7 @@ def test_what_a_device_did_for_another_pod_before_is_not_this_ones_load() -> Non
             fleet(node("gpu-7", {"a": None})),
             {},
             Lack.UNSEEN,
-            "no fresh sample for 1 of 1 ready pods: gpu_utilization of GPU 0 (GPU-0000) of node gpu-7 is unknown",
+            "no fresh sample for 1 of 1 ready pods: GPU 0 (GPU-0000) of node gpu-7 gives no gpu_utilization",
             id="the device gives no reading",
         ),
         pytest.param(

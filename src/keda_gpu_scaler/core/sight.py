@@ -137,7 +137,7 @@ def _valued(trigger: Trigger, pod: Pod, shares: list[Share], history: History, f
     believed = fleet.stale_after_seconds - history.age_seconds(now)
     unknown = [reading for reading in known if not reading.is_within(believed)]
     if unknown:
-        return PodSight(pod, Sight.UNSEEN, None, f"{trigger.metric.name} of {_named(unknown[0], pod.node)} is unknown")
+        return PodSight(pod, Sight.UNSEEN, None, f"{_named(unknown[0], pod.node)} gives no {trigger.metric.name}")
     values = [_part(trigger, share, reading.value or 0.0) for share, reading in zip(shares, known, strict=True)]
     value = AGGREGATIONS[trigger.aggregation](values)
     described = ", ".join(_described(trigger, share, reading) for share, reading in zip(shares, known, strict=True))
@@ -176,7 +176,7 @@ def _devices(trigger: Trigger, node: str, history: History, fleet: Fleet, now: f
         if not _is_meant(trigger, reading.device):
             continue
         if not reading.is_within(believed):
-            why = f"{trigger.metric.name} of {_named(reading, node)} is unknown"
+            why = f"{_named(reading, node)} gives no {trigger.metric.name}"
             yield DeviceSight(node, reading.device, None, why)
         else:
             until = expires - reading.lag_seconds

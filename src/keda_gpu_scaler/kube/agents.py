@@ -10,8 +10,6 @@ from keda_gpu_scaler.kube.api import ApiServer
 from keda_gpu_scaler.kube.collection import Collection, Place
 from keda_gpu_scaler.kube.objects import endpoints
 
-DEFAULT_SERVICE = "keda-gpu-scaler-agents"
-
 
 class EndpointSlices:
     """A directory of the pods behind a service.

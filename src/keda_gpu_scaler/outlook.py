@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is beyond this node? The cluster's workloads and the other instances, as soon as somebody asks.
+
+The law of this module: nothing is opened before the first question. Most instances are never asked, and an HTTP
+client with its TLS is a third of what they weigh.
+"""
+
+import asyncio
+import importlib
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from keda_gpu_scaler.config import Config
+from keda_gpu_scaler.core.model import NoWorkload, Workload
+from keda_gpu_scaler.core.ports import Directory, KubeError
+from keda_gpu_scaler.kube.access import Access, in_cluster, kubeconfig, service_account
+from keda_gpu_scaler.peers.directories import DirectoryError, parse_directory
+from keda_gpu_scaler.peers.following import Following
+
+if TYPE_CHECKING:
+    from keda_gpu_scaler.kube.api import ApiServer
+    from keda_gpu_scaler.kube.workloads import Workloads
+
+DEFAULT_SERVICE = "keda-gpu-scaler-agents"
+"""The headless service behind which ``kubernetes`` looks for the agents."""
+
+
+class OutlookError(Exception):
+    """The settings name a cluster or peers that cannot be used; the text is a sentence for a person."""
+
+
+class Outlook:
+    """What an instance may ask beyond its own node; ``cluster`` and ``peers`` are None where there is nothing to ask.
+
+    Args:
+        config: the settings.
+        instance: this instance's random name.
+        clock: monotonic seconds.
+        on_peers: called after every snapshot that a peer told.
+        on_cluster: called whenever a workload's answer has changed.
+
+    Raises:
+        OutlookError: the settings cannot work.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        instance: str,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        on_peers: Callable[[], None] = lambda: None,
+        on_cluster: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._scratch = tempfile.TemporaryDirectory(prefix="keda-gpu-scaler-") if _is_path(config.kubeconfig) else None
+        try:
+            access = self._access(config)
+            api = None if access is None else _Api(access)
+            directory = _directory(config.peers, api, clock)
+        except (KubeError, DirectoryError) as error:
+            raise OutlookError(str(error)) from error
+        self.cluster = None if api is None else ClusterOnDemand(api, clock, on_cluster)
+        self.peers = None
+        if directory is not None:
+            self.peers = Following(
+                directory,
+                instance=instance,
+                clock=clock,
+                sample_interval_seconds=config.sample_interval,
+                stale_after_seconds=config.stale_after,
+                on_news=on_peers,
+            )
+
+    def tidy(self) -> None:
+        """Let go of what nobody needs any more; to be called now and then."""
+        if self.cluster is not None:
+            self.cluster.tidy()
+        if self.peers is not None:
+            self.peers.tidy()
+
+    async def close(self) -> None:
+        """Let go of everything."""
+        if self.peers is not None:
+            await self.peers.close()
+        if self.cluster is not None:
+            await self.cluster.close()
+        if self._scratch is not None:
+            self._scratch.cleanup()
+
+    def _access(self, config: Config) -> Access | None:
+        if config.kubeconfig == "off":
+            return None
+        if config.kubeconfig == "auto":
+            return service_account() if in_cluster() else None
+        assert self._scratch is not None  # noqa: S101 - made for just this
+        return kubeconfig(Path(config.kubeconfig), Path(self._scratch.name))
+
+
+class ClusterOnDemand:
+    """A cluster that is connected to by the first question."""
+
+    def __init__(self, api: "_Api", clock: Callable[[], float], on_change: Callable[[], None]) -> None:
+        self._api = api
+        self._clock = clock
+        self._on_change = on_change
+        self._workloads: Workloads | None = None
+        self._opening: asyncio.Task[None] | None = None
+        self._failure: NoWorkload | None = None
+
+    def workload(self, namespace: str, name: str) -> Workload | NoWorkload:
+        """Return what is known of a workload; the first question opens the connection."""
+        if self._workloads is not None:
+            return self._workloads.workload(namespace, name)
+        return self._not_open()
+
+    async def settled(self, namespace: str, name: str) -> None:
+        """Return once there is an answer of substance."""
+        self._not_open()
+        if self._opening is not None:
+            await asyncio.shield(self._opening)
+        if self._workloads is not None:
+            await self._workloads.settled(namespace, name)
+
+    def node_labels(self) -> Mapping[str, Mapping[str, str]] | NoWorkload:
+        """Return every node's labels by its name, or why they are unknown."""
+        return self._workloads.node_labels() if self._workloads is not None else self._not_open()
+
+    def tidy(self) -> None:
+        """Let go of what nobody needs any more."""
+        if self._workloads is not None:
+            self._workloads.tidy()
+
+    async def close(self) -> None:
+        """Let go of everything."""
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.gather(self._opening, return_exceptions=True)
+        if self._workloads is not None:
+            await self._workloads.close()
+        await self._api.close()
+
+    def _not_open(self) -> NoWorkload:
+        if self._opening is None:
+            self._opening = asyncio.create_task(self._open(), name="cluster")
+        return self._failure or NoWorkload("the connection to the API server is being opened", is_final=False)
+
+    async def _open(self) -> None:
+        try:
+            api = await self._api.opened()
+        except KubeError as error:
+            self._failure = NoWorkload(str(error), is_final=True)
+            return
+        from keda_gpu_scaler.kube.workloads import Workloads
+
+        self._workloads = Workloads(api, clock=self._clock, on_change=self._on_change)
+        self._on_change()
+
+
+class _Api:
+    """The API server, opened once by whoever comes first."""
+
+    def __init__(self, access: Access) -> None:
+        self.access = access
+        self._opening: asyncio.Task[ApiServer] | None = None
+
+    async def opened(self) -> "ApiServer":
+        """Return the connection.
+
+        Raises:
+            KubeError: it cannot be made with these certificates.
+        """
+        if self._opening is None:
+            self._opening = asyncio.create_task(self._open(), name="API server")
+        return await asyncio.shield(self._opening)
+
+    async def close(self) -> None:
+        if self._opening is not None:
+            [outcome] = await asyncio.gather(self._opening, return_exceptions=True)
+            if not isinstance(outcome, BaseException):
+                await outcome.close()
+
+    async def _open(self) -> "ApiServer":
+        # In a thread: compiling and running so many modules takes as long as a few hundred answers.
+        await asyncio.get_running_loop().run_in_executor(None, importlib.import_module, "httpx")
+        from keda_gpu_scaler.kube.api import ApiServer
+
+        return ApiServer(self.access)
+
+
+class _AgentsOnDemand:
+    """The agents' endpoints, read from the API server once somebody looks."""
+
+    def __init__(self, api: _Api, service: str, clock: Callable[[], float]) -> None:
+        self._api = api
+        self._service = service
+        self._clock = clock
+
+    async def addresses(self) -> AsyncIterator[Mapping[str, str]]:
+        """Yield them as ``EndpointSlices`` does."""
+        from keda_gpu_scaler.kube.agents import EndpointSlices
+
+        slices = EndpointSlices(await self._api.opened(), self._api.access.namespace, self._service, self._clock)
+        async for addresses in slices.addresses():
+            yield addresses
+
+
+def _directory(peers: str, api: _Api | None, clock: Callable[[], float]) -> Directory | None:
+    kind, _, service = peers.partition(":")
+    if peers == "none" or (peers == "auto" and api is None):
+        return None
+    if peers in ("auto", "kubernetes") or (kind == "kubernetes" and service):
+        if api is None:
+            raise DirectoryError(
+                "--peers: Invalid value: kubernetes needs access to the API server: run in a pod with a service "
+                "account, or name a --kubeconfig"
+            )
+        return _AgentsOnDemand(api, service or DEFAULT_SERVICE, clock)
+    return parse_directory(peers)
+
+
+def _is_path(setting: str) -> bool:
+    return setting not in ("auto", "off")
