@@ -112,8 +112,8 @@ def test_active_means_strictly_above_the_threshold(utilization: float, activatio
             fleet_of([sample(0, power_watts=None)]),
             {"metricType": "power_draw", "targetValue": "300"},
             Lack.UNSEEN,
-            "power_draw is unknown for 1 of 1 devices: GPU 0 (GPU-0000) of node gpu-7 gives no power_draw; nothing moves "
-            "until they answer. Repair them, ask for another metricType, or narrow the trigger",
+            "power_draw is unknown for 1 of 1 devices: GPU 0 (GPU-0000) of node gpu-7 gives no power_draw; nothing "
+            "moves until they answer. Repair them, ask for another metricType, or narrow the trigger",
             id="a device without that reading",
         ),
     ],

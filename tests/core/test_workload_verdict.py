@@ -3,6 +3,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -345,7 +346,7 @@ def test_while_all_pods_are_starting_nothing_moves_and_there_is_an_answer() -> N
         pytest.param({"phase": "Succeeded", "is_ready": False}, id="finished"),
     ],
 )
-def test_pods_that_end_are_ignored(gone: dict[str, object]) -> None:
+def test_pods_that_end_are_ignored(gone: dict[str, Any]) -> None:
     known = workload(pod("a"), pod("b", **gone))
     seen = fleet(node("gpu-7", {"a": 50, "b": 100}))
     verdict = judge(known, seen)

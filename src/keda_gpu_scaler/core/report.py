@@ -171,14 +171,18 @@ def _candidates(report: Report, target_milli: int, size: Size, wanted: int) -> I
     the first above, may round to it all the same.
     """
     if report is Report.TOTAL:
-        whole = target_milli * size.actual
-        yield min(target_milli * wanted, LARGEST_MILLI)
+        whole, exact = target_milli * size.actual, target_milli * wanted
     else:
-        whole = target_milli
-        yield whole if wanted == size.wanted or not size.ready else min(whole * wanted // size.ready, LARGEST_MILLI)
-        yield min(whole * wanted // max(size.ready, 1), LARGEST_MILLI)
-    yield max(0, int(whole * (1 - DEFAULT_TOLERANCE)) - 1)
-    yield min(int(whole * (1 + DEFAULT_TOLERANCE)) + 2, LARGEST_MILLI)
+        whole, exact = target_milli, target_milli * wanted // max(size.ready, 1)
+        if wanted == size.wanted:
+            yield _within_bounds(whole)
+    yield _within_bounds(exact)
+    yield _within_bounds(int(whole * (1 - DEFAULT_TOLERANCE)) - 1)
+    yield _within_bounds(int(whole * (1 + DEFAULT_TOLERANCE)) + 2)
+
+
+def _within_bounds(value_milli: int) -> int:
+    return min(max(value_milli, 0), LARGEST_MILLI)
 
 
 def _external(report: Report, value_milli: int, target_milli: int, size: Size) -> Recommendation:

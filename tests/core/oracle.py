@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The HPA's controller in Go, written once more from its facts and apart from the project's own arithmetic.
+
+From Kubernetes, pkg/controller/podautoscaler/replica_calculator.go: calcPlainMetricReplicas with the readiness rules it
+has for CPU, GetExternalPerPodMetricReplicas and GetExternalMetricReplicas; metrics/utilization.go: GetMetricUsageRatio.
+Pods are numbers in thousandths: a whole number for a ready pod with a value, None for a ready one without, and UNREADY.
+"""
+
+import math
+from collections.abc import Sequence
+
+UNREADY = "unready"
+Pods = Sequence[int | str | None]
+
+
+def within(ratio: float, tolerance: float = 0.1) -> bool:
+    return (1.0 - tolerance) <= ratio <= (1.0 + tolerance)
+
+
+def resource_metric(pods: Pods, target: int, spec_replicas: int) -> int | None:
+    """calcPlainMetricReplicas; None for its error "did not receive metrics for targeted pods"."""
+    metrics: dict[int, int] = {number: pod for number, pod in enumerate(pods) if isinstance(pod, int)}
+    ready_pod_count = len(metrics)
+    missing_pods = [number for number, pod in enumerate(pods) if pod is None]
+    unready_pods = [number for number, pod in enumerate(pods) if pod == UNREADY]
+    if not metrics:
+        return None
+    usage_ratio = usage_ratio_of(metrics, target)
+    scale_up_with_unready = len(unready_pods) > 0 and usage_ratio > 1.0
+    if not scale_up_with_unready and len(missing_pods) == 0:
+        if within(usage_ratio):
+            return spec_replicas
+        return math.ceil(usage_ratio * float(ready_pod_count))
+    if len(missing_pods) > 0:
+        # The one departure: the controller says < 1.0 here, and so shrinks by missing pods at exactly the target.
+        filler = target if usage_ratio <= 1.0 else 0
+        for number in missing_pods:
+            metrics[number] = filler
+    if scale_up_with_unready:
+        for number in unready_pods:
+            metrics[number] = 0
+    new_usage_ratio = usage_ratio_of(metrics, target)
+    turned = (usage_ratio < 1.0 and new_usage_ratio > 1.0) or (usage_ratio > 1.0 and new_usage_ratio < 1.0)
+    if within(new_usage_ratio) or turned:
+        return spec_replicas
+    new_replicas = math.ceil(new_usage_ratio * float(len(metrics)))
+    if (new_usage_ratio < 1.0 and new_replicas > spec_replicas) or (
+        new_usage_ratio > 1.0 and new_replicas < spec_replicas
+    ):
+        return spec_replicas
+    return new_replicas
+
+
+def usage_ratio_of(metrics: dict[int, int], target: int) -> float:
+    current_usage = sum(metrics.values()) // len(metrics)  # int64 division
+    return float(current_usage) / float(target)
+
+
+def external_average_value(usage: int, target: int, status_replicas: int) -> int:
+    """GetExternalPerPodMetricReplicas."""
+    usage_ratio = float(usage) / (float(target) * float(status_replicas)) if status_replicas else math.inf
+    if within(usage_ratio):
+        return status_replicas
+    return math.ceil(float(usage) / float(target))
+
+
+def external_value(usage: int, target: int, spec_replicas: int, ready_pods: int) -> int:
+    """GetExternalMetricReplicas and getUsageRatioReplicaCount."""
+    usage_ratio = float(usage) / float(target)
+    if spec_replicas == 0:
+        return math.ceil(usage_ratio)
+    if within(usage_ratio):
+        return spec_replicas
+    return math.ceil(usage_ratio * float(ready_pods))
