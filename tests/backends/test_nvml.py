@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -613,6 +614,13 @@ def test_another_librarys_functions_are_not_called(fake_nvml: FakeNvml, backend:
     assert backend.read(0.0)
 
 
+def test_a_card_has_the_number_of_its_device_file_where_the_driver_tells(
+    fake_nvml: FakeNvml, backend: NvmlBackend
+) -> None:
+    fake_nvml.devices = [replace(CARDS[0], minor=3), CARDS[1]]
+    assert [sample.device.minor for sample in backend.read(0.0)] == [3, None]
+
+
 def test_importing_the_backend_loads_no_binding() -> None:
     code = "import sys, keda_gpu_scaler.backends.nvml as n; n.NvmlBackend().close(); sys.exit('pynvml' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -626,6 +634,15 @@ def test_closing_shuts_down_once(fake_nvml: FakeNvml, backend: NvmlBackend) -> N
 
 
 # MIG
+
+
+def test_a_slice_has_the_numbers_of_its_instances_and_of_its_cards_device_file(
+    fake_nvml: FakeNvml, backend: NvmlBackend
+) -> None:
+    fake_nvml.devices = [replace(SLICED, minor=3, slices=[Slice("MIG-1", instances=(7, 0)), Slice("MIG-2")])]
+    first, second = (sample.device for sample in backend.read(0.0))
+    assert (first.minor, first.gpu_instance, first.compute_instance) == (3, 7, 0)
+    assert (second.minor, second.gpu_instance, second.compute_instance) == (3, None, None)
 
 
 def test_a_card_in_mig_mode_is_listed_as_its_slices(fake_nvml: FakeNvml, backend: NvmlBackend) -> None:

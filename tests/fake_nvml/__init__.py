@@ -53,6 +53,9 @@ CALLS = (
     "mig mode",
     "mig slots",
     "mig handle",
+    "minor",
+    "gpu instance",
+    "compute instance",
 )
 """Every call that can be made to err (but for "shutdown"), to dawdle or to hang, and is counted.
 
@@ -79,18 +82,20 @@ _SLICE_MEMORY = Memory(used=1 * GIB, total=10 * GIB)
 
 @dataclass(frozen=True)
 class Slice:
-    """One MIG slice as a test describes it."""
+    """One MIG slice as a test describes it; ``instances`` are its GPU's and its compute instance's ids."""
 
     uuid: str
     model: str = "NVIDIA Fake 80GB MIG 1g.10gb"
     memory: Memory = _SLICE_MEMORY
+    instances: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
 class Card:
     """One GPU as a test describes it; utilisation in percent, of the processors and of the memory.
 
-    ``mig`` is None for a model that has none; ``slices`` holds None for an empty slot.
+    ``mig`` is None for a model that has none; ``slices`` holds None for an empty slot; ``minor`` is the device file's
+    number, None where the driver does not tell.
     """
 
     uuid: str
@@ -102,6 +107,7 @@ class Card:
     power_milliwatts: int = 70_000
     mig: bool | None = None
     slices: Sequence[Slice | None] = ()
+    minor: int | None = None
 
 
 class _SliceState(ctypes.Structure):
@@ -111,6 +117,8 @@ class _SliceState(ctypes.Structure):
         ("memory_total", ctypes.c_uint64),
         ("memory_reserved", ctypes.c_uint64),
         ("memory_used", ctypes.c_uint64),
+        ("gpu_instance", ctypes.c_int32),
+        ("compute_instance", ctypes.c_int32),
         ("uuid", ctypes.c_char * 96),
         ("name", ctypes.c_char * 96),
     )
@@ -129,6 +137,7 @@ class _CardState(ctypes.Structure):
         ("memory_used", ctypes.c_uint64),
         ("mig", ctypes.c_uint32),
         ("slots", ctypes.c_uint32),
+        ("minor", ctypes.c_int32),
         ("uuid", ctypes.c_char * 96),
         ("name", ctypes.c_char * 96),
         ("pci_bus_id", ctypes.c_char * 32),
@@ -335,6 +344,7 @@ class FakeDevice:
         state.name = card.model.encode() if isinstance(card.model, str) else card.model
         state.pci_bus_id = card.pci_bus_id.encode()
         state.power_milliwatts = card.power_milliwatts
+        state.minor = -1 if card.minor is None else card.minor
         self.utilisation = card.utilisation
         self.memory = card.memory
         self.temperature = card.temperature
@@ -418,6 +428,7 @@ class FakeDevice:
                 state.present = 1
                 state.uuid = each.uuid.encode()
                 state.name = each.model.encode()
+                state.gpu_instance, state.compute_instance = each.instances or (-1, -1)
                 _set_memory(state, each.memory)
         self._state.slots = len(slices)
 
@@ -430,4 +441,5 @@ def _slice(state: _SliceState) -> Slice | None:
     if not state.present:
         return None
     memory = Memory(state.memory_used, state.memory_total, state.memory_reserved)
-    return Slice(bytes(state.uuid).decode(), bytes(state.name).decode(), memory)
+    instances = (state.gpu_instance, state.compute_instance) if state.gpu_instance >= 0 else None
+    return Slice(bytes(state.uuid).decode(), bytes(state.name).decode(), memory, instances)

@@ -20,7 +20,8 @@ enum { CARDS = 16, SLICES = 8 };
 // Every call with its own error, delay and counter; the order is that of CALLS in __init__.py.
 enum call {
     INIT, SHUTDOWN, DRIVER_VERSION, COUNT, HANDLE, UUID, NAME, INDEX, PCI, UTILISATION, MEMORY, MEMORY_V2,
-    TEMPERATURE, TEMPERATURE_V, POWER, MIG_MODE, MIG_SLOTS, MIG_HANDLE, CALLS
+    TEMPERATURE, TEMPERATURE_V, POWER, MIG_MODE, MIG_SLOTS, MIG_HANDLE,
+    MINOR, GPU_INSTANCE, COMPUTE_INSTANCE, CALLS
 };
 
 enum { SUCCESS = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6,
@@ -32,6 +33,7 @@ struct slice {
     uint32_t present;
     int32_t errors[CALLS];
     uint64_t memory_total, memory_reserved, memory_used;
+    int32_t gpu_instance, compute_instance;  // below 0: not supported
     char uuid[96], name[96];
 };
 
@@ -43,6 +45,7 @@ struct card {
     uint32_t power_milliwatts;
     uint64_t memory_total, memory_reserved, memory_used;
     uint32_t mig, slots;
+    int32_t minor;  // below 0: not supported
     char uuid[96], name[96], pci_bus_id[32];
     struct slice slices[SLICES];
 };
@@ -256,6 +259,40 @@ int nvmlDeviceGetPciInfo_v3(void *handle, struct pci_info *info)
     memset(info, 0, sizeof *info);
     return copy_text(info->bus_id, sizeof info->bus_id, card->pci_bus_id);
 }
+
+static int number(int32_t known, unsigned *out)
+{
+    if (known < 0)
+        return NOT_SUPPORTED;
+    *out = (unsigned)known;
+    return SUCCESS;
+}
+
+int nvmlDeviceGetMinorNumber(void *handle, unsigned *minor)
+{
+    struct card *card;
+    struct slice *slice;
+    int error = enter_card(handle, MINOR, &card, &slice);
+    return error ? error : number(card->minor, minor);
+}
+
+#ifndef WITHOUT_MIG
+int nvmlDeviceGetGpuInstanceId(void *handle, unsigned *id)
+{
+    struct card *card;
+    struct slice *slice;
+    int error = enter_card(handle, GPU_INSTANCE, &card, &slice);
+    return error ? error : number(slice ? slice->gpu_instance : -1, id);
+}
+
+int nvmlDeviceGetComputeInstanceId(void *handle, unsigned *id)
+{
+    struct card *card;
+    struct slice *slice;
+    int error = enter_card(handle, COMPUTE_INSTANCE, &card, &slice);
+    return error ? error : number(slice ? slice->compute_instance : -1, id);
+}
+#endif
 
 struct utilisation { unsigned gpu, memory; };
 

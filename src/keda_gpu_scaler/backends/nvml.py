@@ -215,7 +215,8 @@ class NvmlBackend:
     def _identify(self, index: int) -> "_Found":
         handle = _ask(self._nvml.nvmlDeviceGetHandleByIndex, index)
         uuid = _ask(self._nvml.nvmlDeviceGetUUID, handle)
-        return _Found(uuid, index, self._model(handle), self._pci_address(handle), handle)
+        minor = self._number("nvmlDeviceGetMinorNumber", handle)
+        return _Found(uuid, index, self._model(handle), self._pci_address(handle), minor, handle)
 
     def _model(self, handle: Any) -> str:
         try:
@@ -228,6 +229,13 @@ class NvmlBackend:
             return _normal_pci_address(_ask(lambda: self._nvml.nvmlDeviceGetPciInfo(handle).busId))
         except _RefusedError:
             return ""
+
+    def _number(self, call: str, handle: Any) -> int | None:
+        """One of the numbers that device plugins call a device by; None where the driver does not tell."""
+        try:
+            return int(_ask(getattr(self._nvml, call), handle))
+        except _RefusedError:
+            return None
 
     def _adopt(self, found: "list[_Found]") -> None:
         """Match what the driver lists now with what was seen before."""
@@ -245,7 +253,7 @@ class NvmlBackend:
         for each in found:
             known = self._cards.get(each.uuid)
             index = known.device.index if known else self._free_index(each.index)
-            device = Device(each.uuid, index, each.model, each.pci_address)
+            device = Device(each.uuid, index, each.model, each.pci_address, minor=each.minor)
             if known:
                 known.renew(device, self._calls(), each.handle)
             else:
@@ -405,7 +413,16 @@ class NvmlBackend:
     def _slice(self, card: "_Card", slot: int) -> "_Slice":
         handle = _ask(self._nvml.nvmlDeviceGetMigDeviceHandleByIndex, card.handle, slot)
         uuid = _ask(self._nvml.nvmlDeviceGetUUID, handle)
-        device = Device(uuid, card.device.index, self._model(handle), card.device.pci_address, card.device.uuid)
+        device = Device(
+            uuid,
+            card.device.index,
+            self._model(handle),
+            card.device.pci_address,
+            parent=card.device.uuid,
+            minor=card.device.minor,
+            gpu_instance=self._number("nvmlDeviceGetGpuInstanceId", handle),
+            compute_instance=self._number("nvmlDeviceGetComputeInstanceId", handle),
+        )
         return _Slice(device, partial(self._calls().memory, handle))
 
 
@@ -474,6 +491,7 @@ class _Found:
     index: int
     model: str
     pci_address: str
+    minor: int | None
     handle: Any
 
 
