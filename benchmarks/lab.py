@@ -105,6 +105,14 @@ def request(target: int | str = 80) -> pb.GetMetricsRequest:
     return pb.GetMetricsRequest(scaledObjectRef=ref(target))
 
 
+def workload_request(number: int | str, **metadata: str) -> pb.GetMetricsRequest:
+    """What KEDA asks about one of many workloads, which are numbered from 1 and have three-line triggers."""
+    scaled_object = pb.ScaledObjectRef(
+        name=f"llama-{number}", namespace="ai", scalerMetadata={"scalerAddress": "keda-gpu-scaler:6000", **metadata}
+    )
+    return pb.GetMetricsRequest(scaledObjectRef=scaled_object)
+
+
 def ref(target: int | str = 80, **metadata: str) -> pb.ScaledObjectRef:
     """A ScaledObject with this target, and with whatever else its trigger says."""
     trigger = {
@@ -160,7 +168,7 @@ class Serve:
     """``keda-gpu-scaler serve`` on a fake node, as a process of its own, for as long as the ``with`` block.
 
     Args:
-        fake: the node.
+        fake: the node; None where the flags say what is read.
         flags: more flags for ``serve``.
         python: how the interpreter is called; by default this one, without options.
         environment: more environment variables.
@@ -168,16 +176,17 @@ class Serve:
 
     def __init__(
         self,
-        fake: FakeNvml,
+        fake: FakeNvml | None,
         *flags: str,
         python: tuple[str, ...] = PYTHON,
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self._port = _free_port()
         ports = ("--host", "127.0.0.1", "--port", str(self._port), "--metrics-port", "0", "--probe-port", "0")
-        backend = ("--backend", "nvml", "--nvml-library", fake.library, "--log-level", "error")
-        self._command = [*python, "-m", "keda_gpu_scaler", "serve", *ports, *backend, *flags]
-        self._environment = {**compiled_environment(python), **fake.environment, **(environment or {})}
+        backend = ("--backend", "nvml", "--nvml-library", fake.library) if fake else ()
+        self._command = [*python, "-m", "keda_gpu_scaler", "serve", *ports, *backend, "--log-level", "error", *flags]
+        environments = (compiled_environment(python), fake.environment if fake else {}, environment or {})
+        self._environment = {name: value for each in environments for name, value in each.items()}
         self.address = f"127.0.0.1:{self._port}"
 
     def __enter__(self) -> Self:

@@ -13,16 +13,22 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 
 import grpc
 from google.protobuf.json_format import MessageToJson
 
-from benchmarks.lab import HOME, request
+from benchmarks.lab import HOME, request, workload_request
+from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 
 CALLERS = 16
 _METHOD = "/externalscaler.ExternalScaler/GetMetrics"
 _ENOUGH = 300
+_ASKED: Mapping[str, Callable[[int | str], pb.GetMetricsRequest]] = {
+    "triggers": request,
+    "workloads": workload_request,
+}
 _LIMIT_SECONDS = 60.0
 
 
@@ -35,7 +41,9 @@ class Load:
     calls_per_second: float
 
 
-def load(address: str, *, calls: int, triggers: int, calls_per_second: int | None = None) -> Load:
+def load(
+    address: str, *, calls: int, triggers: int, calls_per_second: int | None = None, asked: str = "triggers"
+) -> Load:
     """Ask ``calls`` times over one connection, for triggers chosen at random (ghz) or in turn (grpcio).
 
     Args:
@@ -44,20 +52,22 @@ def load(address: str, *, calls: int, triggers: int, calls_per_second: int | Non
         triggers: how many different ones are asked about.
         calls_per_second: calls start at this pace, whether or not earlier ones have returned (open loop);
             by default 16 callers each ask again as soon as they are answered (closed loop).
+        asked: "triggers" of one workload, or one trigger of so many "workloads".
     """
     ghz = os.environ.get("GHZ") or shutil.which("ghz")
     if ghz:
-        return _with_ghz(ghz, address, calls, triggers, calls_per_second)
-    command = [sys.executable, "-m", "benchmarks.load", address, str(calls), str(triggers), str(calls_per_second or 0)]
+        return _with_ghz(ghz, address, calls, triggers, calls_per_second, asked)
+    numbers = (str(calls), str(triggers), str(calls_per_second or 0))
+    command = [sys.executable, "-m", "benchmarks.load", address, *numbers, asked]
     client = subprocess.run(command, cwd=HOME, stdout=subprocess.PIPE, text=True, check=True, timeout=_LIMIT_SECONDS)
     return Load(**json.loads(client.stdout))
 
 
-def _with_ghz(ghz: str, address: str, calls: int, triggers: int, calls_per_second: int | None) -> Load:
+def _with_ghz(ghz: str, address: str, calls: int, triggers: int, calls_per_second: int | None, asked: str) -> Load:
     # A template costs ghz less than a file of a thousand requests, all of which it would read for every call.
     target = f"{{{{ randomInt 1 {1 + triggers} }}}}" if triggers > 1 else 1
     what = ("--insecure", "--proto", str(HOME / "proto" / "externalscaler.proto"), "--call", _METHOD[1:])
-    data = ("--data", MessageToJson(request(target)), "--format", "json")
+    data = ("--data", MessageToJson(_ASKED[asked](target)), "--format", "json")
     # With its --async ghz drops the calls that are open at the end; callers enough never hold up a call either.
     pace = ("--rps", str(calls_per_second), "-c", str(_ENOUGH)) if calls_per_second else ("-c", str(CALLERS))
     bounds = ("-n", str(calls), "--connections", "1")
@@ -70,8 +80,8 @@ def _with_ghz(ghz: str, address: str, calls: int, triggers: int, calls_per_secon
     return Load("ghz (Go)", answered, result["rps"])
 
 
-async def _with_grpcio(address: str, calls: int, triggers: int, calls_per_second: int) -> Load:
-    requests = [request(1 + each).SerializeToString() for each in range(triggers)]
+async def _with_grpcio(address: str, calls: int, triggers: int, calls_per_second: int, asked: str) -> Load:
+    requests = [_ASKED[asked](1 + each).SerializeToString() for each in range(triggers)]
     latencies: list[float] = []
     async with grpc.aio.insecure_channel(address) as channel:
         ask = channel.unary_unary(_METHOD)
@@ -99,5 +109,6 @@ async def _with_grpcio(address: str, calls: int, triggers: int, calls_per_second
 
 
 if __name__ == "__main__":
-    measured = asyncio.run(_with_grpcio(sys.argv[1], *map(int, sys.argv[2:5])))
+    calls, triggers, pace = map(int, sys.argv[2:5])
+    measured = asyncio.run(_with_grpcio(sys.argv[1], calls, triggers, pace, sys.argv[5]))
     print(json.dumps(asdict(measured)))

@@ -6,6 +6,7 @@ it never gave. It serves from a thread of its own, so that tests, and processes 
 """
 
 import asyncio
+import contextlib
 import copy
 import json
 import threading
@@ -36,6 +37,7 @@ KINDS = {
     "scaledjobs": ("keda.sh", "v1alpha1", "ScaledJob"),
     "endpointslices": ("discovery.k8s.io", "v1", "EndpointSlice"),
 }
+_BOOKMARK_SECONDS = 60.0  # about as often as there
 _SCALABLE = {"deployments", "statefulsets", "rollouts"}
 
 
@@ -461,11 +463,12 @@ class FakeApiServer:
                                 await _send(response, "BOOKMARK", {"metadata": {"resourceVersion": str(seen)}})
                         elif event.resource == resource and (not namespace or event.namespace == namespace):
                             await _send_event(response, event, chosen, shown)
-                try:
-                    async with asyncio.timeout(left):
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(min(left, _BOOKMARK_SECONDS)):
                         await changed.wait()
-                except TimeoutError:
-                    break
+                        continue
+                if not self._hangs and request.query.get("allowWatchBookmarks") == "true":
+                    await _send(response, "BOOKMARK", {"metadata": {"resourceVersion": str(seen)}})
             return response
         finally:
             self._changed.discard(changed)

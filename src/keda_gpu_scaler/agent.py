@@ -42,6 +42,7 @@ NVML_LIBRARY = "libnvidia-ml.so.1"
 _SERVICE = pb.DESCRIPTOR.services_by_name["ExternalScaler"].full_name
 _HEALTH_INTERVAL_SECONDS = 1.0
 _STOP_GRACE_SECONDS = 2.0
+_GC_THRESHOLDS = (5000, 5, 200)
 _PEER_NEWS_SECONDS = 0.05
 _SHARE_OF_STREAMS = 0.2
 # A reference with as much metadata as is ever read fits several times over.
@@ -169,9 +170,11 @@ class Agent:
                 self._backend.source,
             )
             self.started.set()
-            # What was imported lives as long as the process: not scanning it again keeps pauses short.
+            # What was imported lives as long as the process: not scanning it again keeps pauses short. Snapshots come
+            # and go in great numbers and without cycles: scanning all of a large fleet's would hold up everybody.
             gc.collect()
             gc.freeze()
+            gc.set_threshold(*_GC_THRESHOLDS)
             await self._follow()
             _log.info("stopping")
         finally:

@@ -2,13 +2,15 @@
 """Workloads as an API server tells them, through everything that happens to lists and watches."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from keda_gpu_scaler.core.model import DeclaredTrigger, NoWorkload, PodRef, Workload
+from keda_gpu_scaler.core.model import DeclaredTrigger, NoWorkload, Pod, PodRef, Workload
 from keda_gpu_scaler.kube import collection as collection_module
+from keda_gpu_scaler.kube import objects
 from keda_gpu_scaler.kube import workloads as workloads_module
 from keda_gpu_scaler.kube.access import Access
 from keda_gpu_scaler.kube.api import ApiServer
@@ -379,6 +381,8 @@ def test_a_server_that_is_gone_is_believed_for_a_minute(server: FakeApiServer) -
 
     async def talk(client: Looking) -> None:
         known = await client.settled()
+        await client.watching()
+        client.clock.advance(300)  # nothing happens, and the watches are open all the while
         await asyncio.to_thread(server.stop)
         while not any(one._failure for one in client.workloads.watched._collections.values()):
             await asyncio.sleep(0)
@@ -517,5 +521,29 @@ def test_the_token_is_read_again_when_it_was_renewed(server: FakeApiServer, tmp_
         server.cut()
         server.pod("llama-9", "gpu-9")
         await client.until(lambda workload: "llama-9" in names(workload))
+
+    looking(server, talk)
+
+
+def test_an_object_that_nobody_has_thought_of_does_not_end_the_watch(
+    server: FakeApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    populate(server)
+    monkeypatch.setattr(collection_module, "_LONGEST_PAUSE_SECONDS", 0.01)
+
+    async def talk(client: Looking) -> None:
+        await client.settled()
+        whole = objects.pod
+
+        def stumbling(item: Mapping[str, Any], to_monotonic: float) -> Pod:
+            if item["metadata"]["name"] == "odd":
+                raise ZeroDivisionError
+            return whole(item, to_monotonic)
+
+        monkeypatch.setattr(objects, "pod", stumbling)
+        server.pod("odd", "gpu-9")
+        server.pod("even", "gpu-9")
+        monkeypatch.setattr(objects, "pod", whole)
+        await client.until(lambda workload: {"odd", "even"} <= set(names(workload)))
 
     looking(server, talk)

@@ -51,7 +51,7 @@ class ApiServer:
         import httpx
 
         logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each request helps nobody
-        self._errors = httpx.HTTPError
+        self._errors, self._silence = httpx.HTTPError, httpx.ReadTimeout
         self._access = access
         self._http = httpx.AsyncClient(
             base_url=access.server,
@@ -105,7 +105,7 @@ class ApiServer:
             ) as answer:
                 if answer.status_code != 200:
                     raise _refusal(answer.status_code, await answer.aread(), answer.headers)
-                yield _events(answer.aiter_bytes())
+                yield _events(answer.aiter_bytes(), self._silence)
         except self._errors as error:
             raise self._unreachable(error) from error
 
@@ -116,16 +116,19 @@ class ApiServer:
         return ApiError(f"the API server {self._access.server} does not answer: {str(error) or type(error).__name__}")
 
 
-async def _events(chunks: AsyncIterator[bytes]) -> AsyncIterator[dict[str, Any]]:
-    """Cut a stream into lines, and read each as an event; half a line at the end is no event."""
+async def _events(chunks: AsyncIterator[bytes], silence: type[Exception]) -> AsyncIterator[dict[str, Any]]:
+    """Cut a stream into lines, and read each as an event; half a line at the end is no event, and silence the end."""
     rest = b""
-    async for chunk in chunks:
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            if line.strip():
-                yield _event(line)
-        if len(rest) > MAX_LINE_BYTES:
-            raise ApiError(f"the API server sends an object of more than {MAX_LINE_BYTES} bytes")
+    try:
+        async for chunk in chunks:
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                if line.strip():
+                    yield _event(line)
+            if len(rest) > MAX_LINE_BYTES:
+                raise ApiError(f"the API server sends an object of more than {MAX_LINE_BYTES} bytes")
+    except silence:
+        return
 
 
 def _event(line: bytes) -> dict[str, Any]:

@@ -127,6 +127,11 @@ class Collection(Generic[Kept]):
                         continue
                 self._note(error)
                 wait = max(_jittered(pause), error.retry_after_seconds)
+            except Exception as error:  # an object that nobody has thought of must not end the watch for good
+                _log.exception("%s: cannot be read", self._place)
+                self._version = ""
+                self._note(ApiError(f"unexpected {type(error).__name__}: {str(error)[:200]}"))
+                wait = _LONGEST_PAUSE_SECONDS
             await asyncio.sleep(wait)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
@@ -167,7 +172,9 @@ class Collection(Generic[Kept]):
                     self._version = self._take(event) or self._version
                     count += 1
         finally:
-            self._is_watching = False
+            if self._is_watching:
+                # While a watch is open silence means that nothing happens; from now on it means that nobody is there.
+                self._is_watching, self._heard_at = False, self._clock()
         return count > 0 or self._clock() - began >= _SHORT_SECONDS
 
     def _take(self, event: Mapping[str, Any]) -> str:

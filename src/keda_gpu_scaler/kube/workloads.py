@@ -7,6 +7,7 @@ polled, and nothing is watched that nobody asked about.
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -26,6 +27,8 @@ SCALE_EVERY_SECONDS = 0.5
 _RETRY_SECONDS = 5.0
 _FORBIDDEN, _NOT_FOUND = 403, 404
 _KEDA = ("keda.sh", "v1alpha1")
+
+_log = logging.getLogger(__name__)
 
 
 class Workloads:
@@ -213,11 +216,17 @@ class _Followed:
             with contextlib.suppress(_Pending):
                 try:
                     self._learn(await self._look())
+                except _Pending:
+                    raise
                 except _Lacking as lacking:
                     self._learn(lacking.lack)
                 except ApiError as error:
                     self._learn(NoWorkload(f"{self._namespace}/{self._name}: {error}", error.is_final))
                     retry = max(_RETRY_SECONDS, error.retry_after_seconds)
+                except Exception as error:  # whatever an object holds, it is looked at again
+                    _log.exception("%s/%s", self._namespace, self._name)
+                    self._learn(NoWorkload(f"{self._namespace}/{self._name}: unexpected {error!r}", is_final=False))
+                    retry = _RETRY_SECONDS
             for place in self._used.keys() - self._needed:
                 del self._used[place]
                 self._cluster.watched.release(place, self)

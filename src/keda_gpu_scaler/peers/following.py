@@ -194,6 +194,9 @@ class Following:
                 why = f"nothing came for {stream.patience_seconds:g} s"
             except (CodecError, DecodeError) as error:
                 why = f"what it tells cannot be read: {str(error)[:200]}; is it another version?"
+            except Exception as error:  # whatever a peer does, it is followed again
+                _log.exception("peer %s", address)
+                why = f"unexpected {type(error).__name__}: {str(error)[:200]}"
             finally:
                 await stream.close()
             if stream.told_something:

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One process that stands for a cluster: many nodes that share their snapshots, and an API server with workloads.
+
+Every node is the project's own ``Sharing`` over snapshots that are made up here, once a second, each node at a moment
+of its own; utilisations stand still unless told to change, and everything else changes every second. All the nodes
+listen on one port of addresses of their own (127.0.x.y). Started by ``bench_fleet``, which reads one line of JSON from
+it, and writes "NODE PERCENT" to let a node's devices do so much.
+"""
+
+import asyncio
+import itertools
+import json
+import random
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc
+
+from keda_gpu_scaler.core.fleet import History
+from keda_gpu_scaler.core.model import Allocation, Device, Sample, Snapshot
+from keda_gpu_scaler.peers.sharing import Sharing
+from keda_gpu_scaler.wire import fleet_pb2 as pb
+from keda_gpu_scaler.wire import fleet_pb2_grpc as pb_grpc
+from tests.apiserver import FakeApiServer
+
+GIB = 1 << 30
+_MODEL = "NVIDIA H100 80GB HBM3"
+
+
+class MadeUpNode:
+    """A node whose devices do what they are told, and whose pods hold a device each."""
+
+    def __init__(self, number: int, devices: int, workloads: int) -> None:
+        self.name = f"gpu-{number}"
+        self.percent = 50.0
+        self._devices = tuple(
+            Device(f"GPU-{number:08x}-0000-0000-0000-{index:012x}", index, _MODEL, f"0000:{index:02x}:00.0")
+            for index in range(devices)
+        )
+        self._allocations = tuple(
+            sorted(
+                Allocation("ai", pod_name(number, index, workloads), "server", "nvidia.com/gpu", device.uuid)
+                for index, device in enumerate(self._devices)
+            )
+        )
+        self.history: History | None = None
+        self._sequence = itertools.count()
+        self.bytes_sent = 0
+        self.sharing = Sharing(lambda: self.history, lambda: None, time.monotonic, self.name)
+
+    async def live(self, phase: float) -> None:
+        """Sample once a second, so many seconds after the others."""
+        await asyncio.sleep(phase)
+        due = time.monotonic()
+        while True:
+            self._sample()
+            due += 1.0
+            await asyncio.sleep(due - time.monotonic())
+
+    def _sample(self) -> None:
+        now = time.monotonic()
+        samples = tuple(
+            Sample(
+                device,
+                gpu_utilization_ratio=self.percent / 100,
+                memory_utilization_ratio=random.randrange(100) / 100,  # noqa: S311 - a made-up load
+                memory_used_bytes=random.randrange(80 * GIB),  # noqa: S311
+                memory_total_bytes=80 * GIB,
+                temperature_celsius=float(random.randrange(40, 80)),  # noqa: S311
+                power_watts=random.randrange(100_000, 700_000) / 1000,  # noqa: S311
+            )
+            for device in self._devices
+        )
+        snapshot = Snapshot(self.name, next(self._sequence), now, time.time(), "crowd", samples, self._allocations)
+        self.history = History((snapshot,), now)
+        self.sharing.published()
+
+
+class Crowd(pb_grpc.FleetServicer):
+    """Gives every follower's Watch a node of its own, whichever address it came to."""
+
+    def __init__(self, nodes: list[MadeUpNode]) -> None:
+        self._free = list(reversed(nodes))
+
+    async def Watch(  # noqa: N802
+        self, request: pb.WatchRequest, context: "grpc.aio.ServicerContext[pb.WatchRequest, pb.Update]"
+    ) -> AsyncIterator[pb.Update]:
+        """Tell what the next free node tells."""
+        node = self._free.pop()
+        try:
+            async for update in node.sharing.Watch(request, context):
+                node.bytes_sent += update.ByteSize()
+                yield update
+        finally:
+            self._free.append(node)
+
+
+def pod_name(node: int, index: int, workloads: int) -> str:
+    """The pod that holds this device: workloads are dealt out over nodes in turn."""
+    return f"llama-{node % workloads + 1}-{node // workloads}-{index}"
+
+
+def populate(server: FakeApiServer, nodes: int, devices: int, workloads: int) -> None:
+    """Make the workloads whose pods hold the nodes' devices."""
+    sizes = dict.fromkeys(range(1, workloads + 1), 0)
+    for node, index in itertools.product(range(nodes), range(devices)):
+        workload = node % workloads + 1
+        sizes[workload] += 1
+        server.pod(pod_name(node, index, workloads), f"gpu-{node}", app=f"llama-{workload}")
+    for workload, size in sizes.items():
+        server.scale(f"llama-{workload}", size)
+        server.scaled_object(f"llama-{workload}")
+
+
+async def _serve(nodes: list[MadeUpNode], server: FakeApiServer, kubeconfig: Path) -> None:
+    grpc_server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
+    pb_grpc.add_FleetServicer_to_server(Crowd(nodes), grpc_server)  # type: ignore[no-untyped-call]
+    port = grpc_server.add_insecure_port("127.0.0.1:0")
+    addresses = [f"127.0.{number // 250 + 1}.{number % 250 + 1}:{port}" for number in range(len(nodes))]
+    for address in addresses:
+        grpc_server.add_insecure_port(address)
+    await grpc_server.start()
+    lives = [asyncio.create_task(node.live(number / len(nodes))) for number, node in enumerate(nodes)]
+    print(json.dumps({"addresses": addresses, "kubeconfig": str(server.kubeconfig(kubeconfig))}), flush=True)
+    loop = asyncio.get_running_loop()
+    while line := await loop.run_in_executor(None, sys.stdin.readline):
+        if line.startswith("bytes"):
+            print(sum(node.bytes_sent for node in nodes), flush=True)
+            continue
+        number, percent = line.split()
+        nodes[int(number)].percent = float(percent)
+    for life in lives:
+        life.cancel()
+    await grpc_server.stop(None)
+
+
+def main(nodes: int, devices: int, workloads: int, folder: str) -> None:
+    """Serve until standard input ends."""
+    with FakeApiServer() as server:
+        populate(server, nodes, devices, workloads)
+        made_up = [MadeUpNode(number, devices, workloads) for number in range(nodes)]
+        asyncio.run(_serve(made_up, server, Path(folder) / "kubeconfig"))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
