@@ -3,6 +3,7 @@
 
 import contextlib
 import json
+import signal
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -62,6 +63,16 @@ class Node:
         assert self.agent is not None
         self.agent.process.kill()
         self.agent.process.wait(WAIT_SECONDS)
+
+    @contextlib.contextmanager
+    def cut_off(self) -> Iterator[None]:
+        """Let nothing come from the agent, and no connection end, as when the network to the node is gone."""
+        assert self.agent is not None
+        self.agent.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.agent.process.send_signal(signal.SIGCONT)
 
 
 class FleetOfNodes:
@@ -174,6 +185,18 @@ def test_a_node_that_dies_and_comes_back(fleet: FleetOfNodes) -> None:
     fleet.nodes["b"].start()
     fleet.until("a", seen(3))
     assert size(fleet.value("a"), 3) == 4
+
+
+def test_a_node_that_is_cut_off_is_unseen_until_it_is_back(fleet: FleetOfNodes) -> None:
+    fleet.build(a=[0], b=[95], c=[0])
+    fleet.workload("llama", {"llama-0": ("a", 0), "llama-1": ("b", 0), "llama-2": ("c", 0)})
+    fleet.until("a", seen(3))
+    with fleet.nodes["b"].cut_off():
+        verdict = fleet.until("a", seen(2))
+        # Two idle pods and one that nobody sees: that one stays, and the workload is not put to sleep.
+        assert size(verdict.value, 3) == 1
+        assert verdict.active
+    fleet.until("a", seen(3))
 
 
 def test_the_instance_that_keda_asks_may_be_another_every_time(fleet: FleetOfNodes) -> None:
