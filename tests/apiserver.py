@@ -20,6 +20,8 @@ from typing import Any, Self
 
 from aiohttp import web
 
+from keda_gpu_scaler.kube.access import Access
+
 TOKEN = "a-token-of-the-tests"  # noqa: S105 - of the tests indeed
 _LIST_PARAMETERS = {"limit", "continue", "labelSelector", "fieldSelector", "resourceVersion"}
 _WATCH_PARAMETERS = {
@@ -82,6 +84,7 @@ class FakeApiServer:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._runner: web.AppRunner | None = None
         self._hangs = False
+        self.namespace = "ai"
         self.page_limit = 500
         self.requests: Counter[str] = Counter()
         self.watches: Counter[str] = Counter()
@@ -102,6 +105,11 @@ class FakeApiServer:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    @property
+    def access(self) -> Access:
+        """How to reach it, and as whom."""
+        return Access(server=self.url, namespace="gpu", token=TOKEN)
 
     @property
     def url(self) -> str:

@@ -1,8 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Workloads as an API server tells them, through everything that happens to lists and watches."""
+"""Workloads as an API server tells them, through everything that happens to lists and watches.
+
+What needs no fault runs on a real API server, too, where there is one (tests/real_apiserver.py).
+"""
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +17,33 @@ from keda_gpu_scaler.core.model import DeclaredTrigger, NoWorkload, Pod, PodRef,
 from keda_gpu_scaler.kube import collection as collection_module
 from keda_gpu_scaler.kube import objects
 from keda_gpu_scaler.kube import workloads as workloads_module
-from keda_gpu_scaler.kube.access import Access
 from keda_gpu_scaler.kube.api import ApiServer
 from keda_gpu_scaler.kube.collection import BELIEVED_SECONDS
 from keda_gpu_scaler.kube.workloads import LET_GO_SECONDS, MAX_WORKLOADS, Workloads
 from tests.apiserver import TOKEN, FakeApiServer
 from tests.fakes import ManualClock
+from tests.real_apiserver import VARIABLE, RealApiServer
 
 WAIT_SECONDS = 20.0
+AnyServer = FakeApiServer | RealApiServer
 
 
 @pytest.fixture
 def server() -> Iterator[FakeApiServer]:
     with FakeApiServer() as running:
         yield running
+
+
+@pytest.fixture(params=["fake", "real"])
+def any_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[AnyServer]:
+    if request.param == "fake":
+        with FakeApiServer() as fake:
+            yield fake
+    elif VARIABLE not in os.environ:
+        pytest.skip(f"no real API server: {VARIABLE} names no kubeconfig")
+    else:
+        with RealApiServer(Path(os.environ[VARIABLE]), tmp_path) as real:
+            yield real
 
 
 @pytest.fixture(autouse=True)
@@ -38,24 +56,24 @@ def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 class Looking:
     """A client, and ways to wait for what it comes to know."""
 
-    def __init__(self, server: FakeApiServer) -> None:
+    def __init__(self, server: AnyServer) -> None:
         self.server = server
         self.clock = ManualClock()
         self.news = asyncio.Event()
-        access = Access(server=server.url, namespace="gpu", token=TOKEN)
         self.workloads = Workloads(
-            ApiServer(access), clock=self.clock, wall_clock=lambda: 1_700_000_000.0, on_change=self.news.set
+            ApiServer(server.access), clock=self.clock, wall_clock=lambda: 1_700_000_000.0, on_change=self.news.set
         )
 
     def now(self, name: str = "llama") -> Workload | NoWorkload:
-        return self.workloads.workload("ai", name)
+        return self.workloads.workload(self.server.namespace, name)
 
     async def settled(self, name: str = "llama") -> Workload | NoWorkload:
-        await self.workloads.settled("ai", name)
+        await self.workloads.settled(self.server.namespace, name)
         return self.now(name)
 
     async def watching(self) -> None:
         """Wait until the server counts a watch of everything that one workload needs."""
+        assert isinstance(self.server, FakeApiServer)
         while self.server.watches.total() < 3:
             await asyncio.sleep(0)
 
@@ -76,7 +94,7 @@ class Looking:
             await self.news.wait()
 
 
-def looking(server: FakeApiServer, talk: Callable[[Looking], Awaitable[None]]) -> None:
+def looking(server: AnyServer, talk: Callable[[Looking], Awaitable[None]]) -> None:
     async def run() -> None:
         client = Looking(server)
         try:
@@ -88,7 +106,7 @@ def looking(server: FakeApiServer, talk: Callable[[Looking], Awaitable[None]]) -
     asyncio.run(run())
 
 
-def populate(server: FakeApiServer, replicas: int = 2) -> None:
+def populate(server: AnyServer, replicas: int = 2) -> None:
     server.scale("llama", replicas)
     server.scaled_object("llama", metric_type="Value", targetValue="70")
     for number in range(replicas):
@@ -136,6 +154,24 @@ def test_a_workload_is_its_target_its_size_its_pods_and_its_triggers(server: Fak
     looking(server, talk)
 
 
+def test_a_real_cluster_tells_the_same_as_the_fake_one(any_server: AnyServer) -> None:
+    any_server.scale("llama", 3, actual=2)
+    any_server.scaled_object("llama", metric_type="Value", targetValue="70")
+    any_server.pod("llama-0", "gpu-7")
+    any_server.pod("llama-1", None, ready=False)
+    any_server.pod("other-0", "gpu-7", app="other")
+
+    async def talk(client: Looking) -> None:
+        known = await client.until(lambda workload: workload.status_replicas == 2 and len(workload.pods) == 2)
+        assert (known.kind, known.target, known.spec_replicas) == ("ScaledObject", "Deployment llama", 3)
+        assert known.triggers == (DeclaredTrigger({"targetValue": "70"}, "Value"),)
+        states = [(pod.ref.name, pod.node, pod.phase, pod.is_ready, pod.is_deleting) for pod in known.pods]
+        assert states == [("llama-0", "gpu-7", "Running", True, False), ("llama-1", None, "Pending", False, False)]
+        assert client.now() is client.now()
+
+    looking(any_server, talk)
+
+
 def test_the_same_knowledge_is_the_same_object_and_costs_no_request(server: FakeApiServer) -> None:
     populate(server)
 
@@ -157,28 +193,41 @@ def test_the_same_knowledge_is_the_same_object_and_costs_no_request(server: Fake
     looking(server, talk)
 
 
-def test_what_happens_to_pods_and_size_is_heard_of(server: FakeApiServer) -> None:
-    populate(server)
+def test_what_happens_to_pods_and_size_is_heard_of(any_server: AnyServer) -> None:
+    populate(any_server)
 
     async def talk(client: Looking) -> None:
         await client.settled()
-        server.scale("llama", 3, actual=2)
+        any_server.scale("llama", 3, actual=2)
         await client.until(lambda workload: (workload.spec_replicas, workload.status_replicas) == (3, 2))
-        server.pod("llama-2", None, ready=False)
+        any_server.pod("llama-2", None, ready=False)
         await client.until(lambda workload: "llama-2" in names(workload))
-        server.pod("llama-2", "gpu-2")
+        any_server.pod("llama-2", "gpu-2")
         await client.until(lambda workload: workload.pods[2].node == "gpu-2" and workload.pods[2].is_ready)
-        server.pod("llama-2", "gpu-2", deleting=True)
+        any_server.pod("llama-2", "gpu-2", deleting=True)
         await client.until(lambda workload: workload.pods[2].is_deleting)
-        server.delete("pods", "llama-2")
+        any_server.delete("pods", "llama-2")
         await client.until(lambda workload: names(workload) == ["llama-0", "llama-1"])
-        server.pod("llama-1", "gpu-1", labels={"app": "llama-quarantined"})
+        any_server.pod("llama-1", "gpu-1", labels={"app": "llama-quarantined"})
         await client.until(lambda workload: names(workload) == ["llama-0"])
-        server.scaled_object("llama", metric_type="AverageValue", targetValue="60")
+        any_server.scaled_object("llama", metric_type="AverageValue", targetValue="60")
         known = await client.until(lambda workload: workload.triggers[0].metric_type == "AverageValue")
         assert known.triggers[0].metadata == {"targetValue": "60"}
 
-    looking(server, talk)
+    looking(any_server, talk)
+
+
+def test_a_stateful_set_is_a_target_like_a_deployment(any_server: AnyServer) -> None:
+    any_server.scale("big", 1, resource="statefulsets")
+    any_server.scaled_object("llama", kind="StatefulSet", target="big", resolved=False)
+    any_server.pod("big-0", "gpu-7", app="big")
+
+    async def talk(client: Looking) -> None:
+        workload = await client.settled()
+        assert isinstance(workload, Workload)
+        assert (workload.target, workload.spec_replicas, names(workload)) == ("StatefulSet big", 1, ["big-0"])
+
+    looking(any_server, talk)
 
 
 @pytest.mark.parametrize(
@@ -202,19 +251,19 @@ def test_any_kind_with_a_scale_is_a_target(
     looking(server, talk)
 
 
-def test_a_scaled_job_is_its_unfinished_pods(server: FakeApiServer) -> None:
+def test_a_scaled_job_is_its_unfinished_pods(any_server: AnyServer) -> None:
     label = {"scaledjob.keda.sh/name": "llama"}
-    server.put("scaledjobs", "llama", spec={"triggers": [{"type": "external", "metadata": {"a": "b"}}]})
-    server.pod("run-0", "gpu-7", labels=label)
-    server.pod("run-1", None, labels=label, ready=False)
-    server.pod("run-2", "gpu-7", labels=label, phase="Succeeded", ready=False)
+    any_server.put("scaledjobs", "llama", spec={"triggers": [{"type": "external", "metadata": {"a": "b"}}]})
+    any_server.pod("run-0", "gpu-7", labels=label)
+    any_server.pod("run-1", None, labels=label, ready=False)
+    any_server.pod("run-2", "gpu-7", labels=label, phase="Succeeded", ready=False)
 
     async def talk(client: Looking) -> None:
         workload = await client.settled()
         assert isinstance(workload, Workload)
         assert (workload.kind, workload.spec_replicas, len(workload.pods)) == ("ScaledJob", 2, 3)
 
-    looking(server, talk)
+    looking(any_server, talk)
 
 
 def test_long_lists_come_in_pages(server: FakeApiServer) -> None:
@@ -314,19 +363,19 @@ def test_a_right_that_is_granted_later_is_noticed(server: FakeApiServer) -> None
     looking(server, talk)
 
 
-def test_an_object_that_is_deleted_and_made_again_is_followed_again(server: FakeApiServer) -> None:
-    populate(server)
+def test_an_object_that_is_deleted_and_made_again_is_followed_again(any_server: AnyServer) -> None:
+    populate(any_server)
 
     async def talk(client: Looking) -> None:
         await client.settled()
-        server.delete("scaledobjects", "llama")
+        any_server.delete("scaledobjects", "llama")
         await client.until_not("there is no ScaledObject and no ScaledJob of this name")
-        server.scale("newer", 1)
-        server.pod("newer-0", "gpu-7", app="newer")
-        server.scaled_object("llama", target="newer")
+        any_server.scale("newer", 1)
+        any_server.pod("newer-0", "gpu-7", app="newer")
+        any_server.scaled_object("llama", target="newer")
         await client.until(lambda workload: names(workload) == ["newer-0"])
 
-    looking(server, talk)
+    looking(any_server, talk)
 
 
 @pytest.mark.parametrize(
@@ -511,7 +560,7 @@ def test_the_token_is_read_again_when_it_was_renewed(server: FakeApiServer, tmp_
     token.write_text(TOKEN)
 
     async def talk(client: Looking) -> None:
-        access = Access(server=server.url, namespace="gpu", token_file=token)
+        access = replace(server.access, token="", token_file=token)
         workloads = Workloads(ApiServer(access), clock=client.clock, on_change=client.news.set)
         client.workloads, unused = workloads, client.workloads
         await unused.close()

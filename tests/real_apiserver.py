@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real API server in the fake one's place, for the tests that need no faults: ``kubectl`` in the tests' own words.
+
+The environment variable KEDA_GPU_SCALER_TEST_KUBECONFIG names a kubeconfig of somebody who may do anything. Everything
+happens in a namespace that is made for it and removed afterwards. No controller is expected to run: what one would do
+(a pod's readiness, a Deployment's status) is written by the test. The definitions of KEDA's objects are installed where
+they are missing, and stay.
+"""
+
+import ssl
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from keda_gpu_scaler.kube.access import Access, kubeconfig
+from tests.apiserver import KINDS
+
+VARIABLE = "KEDA_GPU_SCALER_TEST_KUBECONFIG"
+_CONTAINER = {"name": "server", "image": "example.com/server"}
+
+
+class RealApiServer:
+    """Speaks to the server for as long as its ``with`` block lasts."""
+
+    def __init__(self, path: Path, scratch: Path) -> None:
+        self.access: Access = kubeconfig(path, scratch)
+        self.namespace = f"keda-gpu-scaler-{uuid.uuid4().hex[:8]}"
+        verify: ssl.SSLContext | bool = self.access.is_verified
+        if self.access.ca_data:
+            verify = ssl.create_default_context(cadata=self.access.ca_data)
+        self._http = httpx.Client(
+            base_url=self.access.server, verify=verify, headers=self.access.authorization(), trust_env=False
+        )
+
+    def __enter__(self) -> Self:
+        self._install("scaledobjects", "scaledobject", "ScaledObject")
+        self._install("scaledjobs", "scaledjob", "ScaledJob")
+        self._send("POST", "/api/v1/namespaces", {"metadata": {"name": self.namespace}})
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for resource in ("pods", "deployments", "statefulsets", "scaledobjects", "scaledjobs"):
+            self._http.delete(self._path(resource), params={"gracePeriodSeconds": "0"})
+        self._http.delete(f"/api/v1/namespaces/{self.namespace}")
+        self._http.close()
+
+    # ---- the cluster, in the fake's words ----
+
+    def scale(self, name: str, replicas: int, actual: int | None = None, *, resource: str = "deployments") -> None:
+        labels = {"app": name}
+        spec: dict[str, Any] = {
+            "replicas": replicas,
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": {"containers": [_CONTAINER]}},
+        }
+        if resource == "statefulsets":
+            spec["serviceName"] = name
+        self._put(resource, name, spec=spec)
+        status = {"replicas": replicas if actual is None else actual}
+        self._patch(f"{self._path(resource)}/{name}/status", {"status": status})
+
+    def scaled_object(
+        self,
+        name: str,
+        *,
+        kind: str = "Deployment",
+        api_version: str = "apps/v1",
+        target: str | None = None,
+        metric_type: str | None = None,
+        resolved: bool = True,
+        **metadata: str,
+    ) -> None:
+        trigger = {"type": "external", "metadata": metadata, **({"metricType": metric_type} if metric_type else {})}
+        reference = {"name": target or name, "kind": kind, "apiVersion": api_version}
+        self._put("scaledobjects", name, spec={"scaleTargetRef": reference, "triggers": [trigger]})
+
+    def put(self, resource: str, name: str, **parts: Any) -> None:
+        self._put(resource, name, **parts)
+
+    def pod(
+        self,
+        name: str,
+        node: str | None = None,
+        *,
+        app: str = "llama",
+        ready: bool = True,
+        phase: str | None = None,
+        deleting: bool = False,
+        labels: Mapping[str, str] | None = None,
+    ) -> None:
+        path = f"{self._path('pods')}/{name}"
+        found = self._http.get(path)
+        metadata: dict[str, Any] = {"name": name, "labels": dict(labels) if labels is not None else {"app": app}}
+        if found.status_code == 404:
+            spec = {"containers": [_CONTAINER], **({"nodeName": node} if node else {})}
+            self._send("POST", self._path("pods"), {"metadata": metadata, "spec": spec})
+        else:
+            gone: dict[str, str | None] = dict.fromkeys(found.json()["metadata"]["labels"])
+            self._patch(path, {"metadata": {"labels": gone | metadata["labels"]}})
+            if node and not found.json()["spec"].get("nodeName"):
+                binding = {"metadata": {"name": name}, "target": {"kind": "Node", "name": node}}
+                self._send("POST", f"{path}/binding", binding)
+        conditions = [{"type": "Ready", "status": str(ready)}]
+        phase = phase or ("Running" if node else "Pending")
+        self._patch(f"{path}/status", {"status": {"phase": phase, "conditions": conditions}})
+        if deleting:
+            self._http.delete(path, params={"gracePeriodSeconds": "600"}).raise_for_status()
+
+    def delete(self, resource: str, name: str) -> None:
+        path = f"{self._path(resource)}/{name}"
+        self._http.delete(path, params={"gracePeriodSeconds": "0"}).raise_for_status()
+
+    # ---- requests ----
+
+    def _path(self, resource: str) -> str:
+        group, version, _ = KINDS[resource]
+        root = f"/apis/{group}/{version}" if group else f"/api/{version}"
+        return f"{root}/namespaces/{self.namespace}/{resource}"
+
+    def _put(self, resource: str, name: str, **parts: Any) -> None:
+        group, version, kind = KINDS[resource]
+        path = f"{self._path(resource)}/{name}"
+        found = self._http.get(path)
+        item = {
+            "apiVersion": f"{group}/{version}" if group else version,
+            "kind": kind,
+            "metadata": {"name": name},
+            **parts,
+        }
+        if found.status_code == 404:
+            self._send("POST", self._path(resource), item)
+        else:
+            item["metadata"] = {**found.json()["metadata"]}
+            self._send("PUT", path, item)
+
+    def _patch(self, path: str, parts: Mapping[str, Any]) -> None:
+        media = {"Content-Type": "application/merge-patch+json"}
+        self._http.patch(path, json=parts, headers=media).raise_for_status()
+
+    def _send(self, verb: str, path: str, item: Mapping[str, Any]) -> None:
+        answer = self._http.request(verb, path, json=item)
+        assert answer.is_success, answer.text
+
+    def _install(self, plural: str, singular: str, kind: str) -> None:
+        root = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+        name = f"{plural}.keda.sh"
+        if self._http.get(f"{root}/{name}").status_code == 404:
+            schema = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
+            self._send(
+                "POST",
+                root,
+                {
+                    "apiVersion": "apiextensions.k8s.io/v1",
+                    "kind": "CustomResourceDefinition",
+                    "metadata": {"name": name},
+                    "spec": {
+                        "group": "keda.sh",
+                        "scope": "Namespaced",
+                        "names": {"plural": plural, "singular": singular, "kind": kind},
+                        "versions": [{"name": "v1alpha1", "served": True, "storage": True, "schema": schema}],
+                    },
+                },
+            )
+        while self._http.get(self._path(plural)).status_code == 404:
+            pass  # it is served a moment after it was made
