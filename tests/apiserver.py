@@ -165,18 +165,20 @@ class FakeApiServer:
         with self._lock:
             self._refusals.append(_StatusError(code, reason, "as told", headers))
 
-    def compact(self) -> None:
-        """Forget the past: whoever wants to go on from it must list again."""
+    def compact(self, keep: str | None = None) -> None:
+        """Forget the past (before the version to keep): whoever wants to go on from it must list again."""
         with self._lock:
-            self._version += 10
-            self._oldest = self._version
+            if keep is None:
+                self._version += 10
+            self._oldest = self._version if keep is None else int(keep)
 
-    def bookmark(self) -> None:
-        """Send every watch that allows it a bookmark."""
+    def bookmark(self) -> str:
+        """Send every watch that allows it a bookmark; return its version."""
         with self._lock:
             self._version += 1
             self._log.append(_Event(self._version, "", "", None, None))
         self._wake()
+        return str(self._version)
 
     # ---- the cluster ----
 

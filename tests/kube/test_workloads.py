@@ -413,10 +413,12 @@ def test_a_watch_that_goes_on_from_a_bookmark_does_not_list_again(server: FakeAp
 
     async def talk(client: Looking) -> None:
         await client.settled()
+        await client.watching()
+        marked = server.bookmark()
+        while {one._version for one in client.workloads.watched._collections.values()} != {marked}:
+            await asyncio.sleep(0)
         lists = server.requests["list pods"]
-        server.bookmark()
-        server.pod("seen", "gpu-7")
-        await client.until(lambda workload: "seen" in names(workload))
+        server.compact(keep=marked)
         server.cut()
         server.pod("later", "gpu-7")
         await client.until(lambda workload: "later" in names(workload))

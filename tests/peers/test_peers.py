@@ -19,7 +19,7 @@ from keda_gpu_scaler.peers.following import LET_GO_SECONDS, WATCH, Following
 from keda_gpu_scaler.peers.sharing import MAX_FOLLOWERS, Sharing
 from keda_gpu_scaler.wire import fleet_pb2 as pb
 from keda_gpu_scaler.wire import fleet_pb2_grpc as pb_grpc
-from keda_gpu_scaler.wire.codec import encode
+from keda_gpu_scaler.wire.codec import apply_change, encode
 from tests.fakes import ManualClock, node_history, sample
 
 WAIT_SECONDS = 20.0
@@ -469,3 +469,21 @@ def test_the_end_is_ok_and_at_once() -> None:
             assert await call.code() is grpc.StatusCode.OK
 
     among(talk)
+
+
+def test_a_word_without_news_carries_no_snapshot_and_a_slow_follower_gets_the_newest() -> None:
+    clock = ManualClock()
+    peer = Instance("gpu-7", sample(0, 0.1), sample(1, 0.1), clock=clock)
+    update = peer.sharing._update
+    first = peer.history
+    assert first is not None
+    assert update(first, None).snapshot
+    word = update(first, first.newest)
+    assert (word.snapshot, word.change) == (b"", b"")
+    for load in (0.2, 0.3):
+        peer.see(sample(0, load), sample(1, 0.1))
+        now = peer.history
+        assert now is not None
+        told = update(now, first.newest)
+        assert not told.snapshot
+        assert apply_change(first.newest, told.change) == now.newest

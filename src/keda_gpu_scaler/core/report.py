@@ -109,11 +109,11 @@ def report_devices(
     if size is None:
         value = AGGREGATIONS[aggregation](known)
         if not is_total:
-            value = _filled(AGGREGATIONS[aggregation], aggregation, known, unseen, target)
+            value = _filled(AGGREGATIONS[aggregation], known, unseen, target)
         value_milli = milli(min(value, _LARGEST_VALUE))
         return Reported(value_milli / 1000, None, (f"{aggregation}: {value_milli / 1000:.6g}",))
     reference = target * size.wanted if is_total else target
-    value = _filled(AGGREGATIONS[aggregation], aggregation, known, unseen, reference)
+    value = _filled(AGGREGATIONS[aggregation], known, unseen, reference)
     if report is Report.AVERAGE:
         plain = milli(min(value, _LARGEST_VALUE))
         made = _external(report, plain, milli(target), size)
@@ -127,7 +127,7 @@ def report_devices(
 
 
 def _filled(
-    aggregate: Callable[[Sequence[float]], float], name: str, known: Sequence[float], unseen: int, reference: float
+    aggregate: Callable[[Sequence[float]], float], known: Sequence[float], unseen: int, reference: float
 ) -> float:
     """The aggregate with unseen devices idle when it is above the reference, and at the reference when below."""
     value = aggregate(known)
@@ -135,8 +135,7 @@ def _filled(
         return value
     if value > reference:
         return max(reference, aggregate([*known, *[0.0] * unseen]))
-    # Of a sum nobody can say what the unseen devices' part of the target is.
-    return reference if name == "sum" else min(reference, aggregate([*known, *[reference] * unseen]))
+    return min(reference, aggregate([*known, *[reference] * unseen]))
 
 
 def _leading_to(
