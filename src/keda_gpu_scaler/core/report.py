@@ -176,6 +176,7 @@ def _candidates(report: Report, target_milli: int, size: Size, wanted: int) -> I
         if wanted == size.wanted:
             yield _within_bounds(whole)
     yield _within_bounds(exact)
+    yield _within_bounds(exact - 1)  # 0.56 times 25 is more than 14 in the controller's floating point
     yield _within_bounds(int(whole * (1 - DEFAULT_TOLERANCE)) - 1)
     yield _within_bounds(int(whole * (1 + DEFAULT_TOLERANCE)) + 2)
 
