@@ -11,7 +11,7 @@ import ctypes
 import errno
 import gc
 import logging
-import secrets
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -128,7 +128,7 @@ class Agent:
             clock=clock,
             on_publish=self._published,
         )
-        instance = secrets.token_hex(8)
+        instance = os.urandom(8).hex()  # not the module secrets, which brings OpenSSL: four MiB on every node
         try:
             self._outlook = Outlook(config, instance, clock, on_peers=self._peer_told, on_cluster=self._woken)
         except OutlookError as error:

@@ -55,7 +55,9 @@ class Outlook:
         on_peers: Callable[[], None] = lambda: None,
         on_cluster: Callable[[], None] = lambda: None,
     ) -> None:
-        self._scratch = tempfile.TemporaryDirectory(prefix="keda-gpu-scaler-") if _is_path(config.kubeconfig) else None
+        self._scratch = None
+        if config.kubeconfig not in ("auto", "off"):
+            self._scratch = tempfile.TemporaryDirectory(prefix="keda-gpu-scaler-")
         try:
             access = self._access(config)
             api = None if access is None else _Api(access)
@@ -219,7 +221,3 @@ def _directory(peers: str, api: _Api | None, clock: Callable[[], float]) -> Dire
             )
         return _AgentsOnDemand(api, service or DEFAULT_SERVICE, clock)
     return parse_directory(peers)
-
-
-def _is_path(setting: str) -> bool:
-    return setting not in ("auto", "off")

@@ -10,7 +10,7 @@ seen (a bookmark's, too) when a watch ends, and list again when that version is 
 
 import asyncio
 import logging
-import random
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -21,7 +21,7 @@ from keda_gpu_scaler.kube.api import METADATA_LIST_ONLY, METADATA_ONLY, ApiError
 BELIEVED_SECONDS = 60.0
 """How long the last known state holds while the API server cannot be reached."""
 PAGE = 500
-_WATCH_SECONDS = (240, 480)
+_WATCH_SECONDS = 240
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 30.0
 _SHORT_SECONDS = 1.0
 _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _GONE, _TOO_MANY, _SERVER_ERROR = 401, 403, 404, 410, 429, 500
@@ -159,7 +159,7 @@ class Collection(Generic[Kept]):
         query = {
             "allowWatchBookmarks": "true",
             "resourceVersion": self._version,
-            "timeoutSeconds": str(random.randint(*_WATCH_SECONDS)),  # noqa: S311 - spreads load, no secret
+            "timeoutSeconds": str(_WATCH_SECONDS + os.urandom(1)[0]),  # so that not all are renewed at once
             **self._selector(),
         }
         accept = METADATA_ONLY if self._place.metadata_only else ""
@@ -243,4 +243,4 @@ class Collection(Generic[Kept]):
 
 
 def _jittered(seconds: float) -> float:
-    return seconds * random.uniform(0.5, 1.5)  # noqa: S311 - jitter, no secret
+    return seconds * (0.5 + os.urandom(1)[0] / 255)

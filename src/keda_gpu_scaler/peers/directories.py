@@ -2,7 +2,6 @@
 """Where are the other instances? As somebody listed them, or as DNS tells."""
 
 import asyncio
-import random
 import re
 import socket
 from collections.abc import AsyncIterator, Mapping
@@ -65,7 +64,7 @@ class Dns:
             if addresses != before:
                 before = addresses
                 yield addresses
-            await asyncio.sleep(REFRESH_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 - jitter, no secret
+            await asyncio.sleep(REFRESH_SECONDS)
 
 
 def parse_directory(text: str) -> Directory:

@@ -8,7 +8,7 @@ stops another, and what was told before holds until it is stale.
 import asyncio
 import contextlib
 import logging
-import random
+import os
 from collections.abc import Callable, Mapping
 
 import grpc
@@ -310,4 +310,4 @@ def _refusal(error: grpc.aio.AioRpcError) -> str:
 
 
 def _jittered(seconds: float) -> float:
-    return seconds * random.uniform(0.5, 1.5)  # noqa: S311 - jitter, no secret
+    return seconds * (0.5 + os.urandom(1)[0] / 255)
