@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keda_gpu_scaler.core.attribution import Share, holders, resolve
+from keda_gpu_scaler.core.attribution import Holding, Share, holders, resolve
 from keda_gpu_scaler.core.model import Allocation, Device, PodRef, Sample, Snapshot
 
 WHOLE = "GPU-8d1c2e66-6c3f-4f5e-9a3e-111111111111"
@@ -52,13 +52,17 @@ def snapshot(devices: tuple[Device, ...], *allocations: Allocation) -> Snapshot:
         ),
         pytest.param(NVIDIA, "gpu-4", "gpu.nvidia.com", [H100], id="DRA: by the device file's number"),
         pytest.param(NVIDIA, "gpu-4", "nvidia.com/gpu", [], id="DRA: only of the driver that names so"),
+        pytest.param(NVIDIA, "gpu-4", "gpu.intel.com", [], id="DRA: another driver counts otherwise"),
+        pytest.param(NVIDIA, "gpu-5-mig-1g10gb-0-1", "gpu.nvidia.com", [], id="DRA: a slice's name tells not which"),
+        pytest.param(NVIDIA, "channel-4", "compute-domain.nvidia.com", [], id="DRA: a channel is no device"),
         pytest.param(AMD, "0000:19:00.0", "amd.com/gpu", [AMD[0]], id="AMD: PCI address"),
         pytest.param(AMD, "00000000:19:00.0", "amd.com/gpu", [AMD[0]], id="AMD: PCI address with a long domain"),
         pytest.param(AMD, "amdgpu_xcp_3", "amd.com/cpx_nps4", [AMD[1]], id="AMD: a partition"),
         pytest.param(INTEL, "card1-0", "gpu.intel.com/xe", [INTEL[1]], id="Intel: card and share"),
         pytest.param(INTEL, "all", "gpu.intel.com/xe_monitoring", [], id="Intel: monitoring is no allocation"),
-        pytest.param(INTEL, "card1-0", "gpu.intel.com/xe/monitoring", [], id="Intel: nor is it by another name"),
-        pytest.param(NVIDIA, "card0-0", "gpu.intel.com/i915", [], id="an Intel card is no NVIDIA device"),
+        pytest.param(INTEL, "card1-0", "gpu.intel.com/monitoring", [], id="Intel: nor is it by another name"),
+        pytest.param(INTEL, "card1-0", "gpu.intel.com/i915_monitoring", [], id="Intel: whatever the driver"),
+        pytest.param(NVIDIA, "card4-0", "gpu.intel.com/i915", [], id="an Intel card is no NVIDIA device"),
         pytest.param(NVIDIA, "0000:19:00.0", "openshift.io/sriov", [], id="a network card's PCI address"),
         pytest.param(NVIDIA, "mlx5_0", "rdma/hca", [], id="an adapter"),
         pytest.param(NVIDIA, "", "nvidia.com/gpu", [], id="nothing"),
@@ -83,6 +87,15 @@ def test_a_pod_that_lists_a_device_twice_holds_it_once() -> None:
     )
     assert held is not None
     assert held[PodRef("ai", "llama-0")].shares == (Share(H100, 1),)
+
+
+def test_a_device_that_was_found_is_not_strange_as_well() -> None:
+    strange = "GPU-8d1c2e66-6c3f-4f5e-9a3e-999999999999"
+    held = holders(snapshot(NVIDIA, allocation(WHOLE), allocation(WHOLE, pod="p"), allocation(strange, pod="p")))
+    assert held == {
+        PodRef("ai", "llama-0"): Holding((Share(H100, 2),)),
+        PodRef("ai", "p"): Holding((Share(H100, 2),), (strange,)),
+    }
 
 
 def test_several_holders_share_evenly() -> None:
@@ -112,6 +125,8 @@ def test_law_1_nobody_can_tell_is_not_nobody_holds() -> None:
         ("amdgpu_xcp_9", "amd.com/gpu"),
         ("0000:ff:00.0", "amd.com/gpu"),
         ("card9-0", "gpu.intel.com/xe"),
+        ("gpu-56-184", "gpu.amd.com"),
+        ("0000-03-00-0-0x56c0", "gpu.intel.com"),
     ],
 )
 def test_law_1_an_accelerator_that_the_node_does_not_list_is_held_all_the_same(device_id: str, resource: str) -> None:
@@ -122,6 +137,14 @@ def test_law_1_an_accelerator_that_the_node_does_not_list_is_held_all_the_same(d
 
 def test_what_is_no_accelerator_is_not_held() -> None:
     assert holders(snapshot(NVIDIA, allocation("mlx5_0", "rdma/hca"), allocation("0000:ff:00.0", "intel/nic"))) == {}
+    assert holders(snapshot(NVIDIA, allocation("card9-0", "gpu.intel.com/xe_monitoring"))) == {}
+    assert holders(snapshot(NVIDIA, allocation("channel-0", "compute-domain.nvidia.com"))) == {}
+
+
+def test_shares_stand_in_the_order_of_the_devices() -> None:
+    held = holders(snapshot(NVIDIA, *(allocation(device.uuid) for device in reversed(NVIDIA))))
+    assert held is not None
+    assert [share.device for share in held[PodRef("ai", "llama-0")].shares] == list(NVIDIA)
 
 
 IDS = st.sampled_from([WHOLE, f"{WHOLE}::1", CUT, SLICES[0].uuid, "nvidia5/gi8", "gpu-9", "mlx5_0"]) | st.text(

@@ -23,7 +23,9 @@ _DRA = re.compile(r"gpu-(\d{1,4})", re.ASCII)
 _ACCELERATOR = re.compile(
     r"(?:gpu|mig)-[0-9a-f]{8}-[0-9a-f]{4}-.*|mig-gpu-.*|nvidia\d+(?:/.*)?|amdgpu_xcp_\d+|card\d+-\d+", re.ASCII
 )
-_DRA_DRIVERS = frozenset({"gpu.nvidia.com"})
+_DRA_NVIDIA = "gpu.nvidia.com"
+_DRA_DRIVERS = frozenset({_DRA_NVIDIA, "gpu.amd.com", "gpu.intel.com"})
+_MONITORING = ("/monitoring", "_monitoring")  # the latter as in gpu.intel.com/xe_monitoring
 _PCI_RESOURCES = "amd.com/"  # of others, a PCI address may be a network card's
 _NVIDIA_UUIDS = ("GPU-", "MIG-")
 
@@ -49,7 +51,8 @@ def holders(snapshot: Snapshot) -> Mapping[PodRef, Holding] | None:
     if snapshot.allocations is None:
         return None
     names = _Names([sample.device for sample in snapshot.samples])
-    held: dict[PodRef, set[str]] = {}
+    places = {device.uuid: place for place, device in enumerate(names.devices)}
+    held: dict[PodRef, dict[str, Device]] = {}
     strange: dict[PodRef, set[str]] = {}
     sharers: dict[str, set[PodRef]] = {}
     for allocation in snapshot.allocations:
@@ -58,12 +61,13 @@ def holders(snapshot: Snapshot) -> Mapping[PodRef, Holding] | None:
         if not found and _looks_like_an_accelerator(allocation):
             strange.setdefault(pod, set()).add(allocation.device_id)
         for device in found:
-            held.setdefault(pod, set()).add(device.uuid)
+            held.setdefault(pod, {})[device.uuid] = device
             sharers.setdefault(device.uuid, set()).add(pod)
     return {
         pod: Holding(
             shares=tuple(
-                Share(device, len(sharers[device.uuid])) for device in names.devices if device.uuid in held.get(pod, ())
+                Share(device, len(sharers[device.uuid]))
+                for device in sorted(held.get(pod, {}).values(), key=lambda device: places[device.uuid])
             ),
             unresolved=tuple(sorted(strange.get(pod, ()))),
         )
@@ -79,7 +83,7 @@ def resolve(allocation: Allocation, devices: Sequence[Device]) -> tuple[Device, 
 def _looks_like_an_accelerator(allocation: Allocation) -> bool:
     if allocation.resource in _DRA_DRIVERS:
         return True
-    if allocation.resource.endswith("/monitoring"):
+    if allocation.resource.endswith(_MONITORING):
         return False
     name = allocation.device_id.lower()
     return bool(_ACCELERATOR.fullmatch(name)) or (
@@ -118,13 +122,14 @@ class _Names:
         table[key] = (*table.get(key, ()), device)
 
     def find(self, allocation: Allocation) -> tuple[Device, ...]:
-        if allocation.resource.endswith("/monitoring"):
+        if allocation.resource.endswith(_MONITORING):
             return ()
         name = allocation.device_id.lower().partition("::")[0]
         if found := self._by_uuid.get(name):
             return found
         if allocation.resource in _DRA_DRIVERS:
-            match = _DRA.fullmatch(name)
+            # Of NVIDIA's names only a whole GPU's tells for certain which device it is; of the others', none does.
+            match = _DRA.fullmatch(name) if allocation.resource == _DRA_NVIDIA else None
             return self._by_number.get((int(match[1]), None), ()) if match else ()
         if match := _MIG_OF_OLD.fullmatch(name):
             return self._by_instances.get((match[1], int(match[2]), int(match[3])), ())
