@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The HPA's arithmetic, against values worked out by hand from the controller's source."""
+"""The HPA's memory, rates and limits, against values worked out by hand from the controller's source."""
 
 import math
 
@@ -23,15 +23,8 @@ from keda_gpu_scaler.core.hpa import (
     largest,
     step,
 )
-from keda_gpu_scaler.core.replicas import (
-    Recommendation,
-    Tolerances,
-    ValueType,
-    desired_replicas,
-    milli,
-)
+from keda_gpu_scaler.core.replicas import Recommendation
 
-AVERAGE, VALUE = ValueType.AVERAGE_VALUE, ValueType.VALUE
 PODS, PERCENT = PolicyType.PODS, PolicyType.PERCENT
 SETTLED = State(started=True)
 
@@ -46,133 +39,6 @@ def recommending(replicas: int, *, within_tolerance: bool = False) -> Recommenda
 
 def rules(*policies: Policy, window: float = 0.0, select: SelectPolicy = SelectPolicy.MAX) -> ScalingRules:
     return ScalingRules(policies, window, select)
-
-
-# --- values as the HPA holds them
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        case("a whole number is a thousand thousandths each", 92.0, 92000),
-        case("three decimals survive", 0.57, 570),  # 0.57 * 1000 is 569.9999999999999
-        case("half a thousandth as binary holds it exactly goes to the even neighbour", 0.0625, 62),
-        case("and up where that is the even one", 0.1875, 188),
-        case("0.0005 is a little above the half in binary and becomes one thousandth", 0.0005, 1),
-        case("anything below becomes nothing", 0.00049, 0),
-        case("a negative value keeps its sign", -1.5, -1500),
-    ],
-)
-def test_milli(value: float, expected: int) -> None:
-    assert milli(value) == expected
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e16, -1e16])
-def test_what_cannot_be_counted_in_thousandths_is_refused(value: float) -> None:
-    with pytest.raises(ValueError, match=r"^value: Invalid value: .*: must be "):
-        milli(value)
-
-
-# --- one metric
-
-
-@pytest.mark.parametrize(
-    ("value_type", "value", "target", "replicas", "ready", "expected"),
-    [
-        case("the busiest of eight saturated replicas shrinks the fleet to two", AVERAGE, 92, 80, 8, None, 2),
-        case("their total grows it", AVERAGE, 8 * 92, 80, 8, None, 10),
-        case("a total at target times replicas changes nothing", AVERAGE, 640, 80, 8, None, 8),
-        case("ten per cent above is still near enough", AVERAGE, 704, 80, 8, None, 8),
-        case("a thousandth more is not", AVERAGE, 704.001, 80, 8, None, 9),
-        case("ten per cent below is still near enough", AVERAGE, 576, 80, 8, None, 8),
-        case("a thousandth less is not, and the ceiling may still say eight", AVERAGE, 575.999, 80, 8, None, 8),
-        case("the ceiling counts a started replica whole", AVERAGE, 480.001, 80, 8, None, 7),
-        case("nothing at all asks for none", AVERAGE, 0, 80, 8, None, 0),
-        case("ready pods mean nothing under AverageValue", AVERAGE, 8 * 92, 80, 8, 1, 10),
-        case("nor do they for the tolerance", AVERAGE, 700, 80, 8, 1, 8),
-        case("no replica yet: the total over the target, and no tolerance", AVERAGE, 81, 80, 0, None, 2),
-        case("no replica and no load: none", AVERAGE, 0, 80, 0, None, 0),
-        case("Value multiplies the ready pods", VALUE, 92, 80, 8, None, 10),  # 1.15 * 8 = 9.2
-        case("only the ready ones", VALUE, 92, 80, 8, 4, 5),  # 1.15 * 4 = 4.6
-        case("so that three of eight being ready may shrink while the ratio asks to grow", VALUE, 92, 80, 8, 3, 4),
-        case("no ready pod asks for none", VALUE, 92, 80, 8, 0, 0),
-        case("Value within tolerance keeps the replicas, not the ready pods", VALUE, 80, 80, 8, 3, 8),
-        case("Value at 1.1 is near enough", VALUE, 88, 80, 8, None, 8),
-        case("Value at 0.9 is near enough", VALUE, 72, 80, 8, None, 8),
-        case("Value a thousandth above is not", VALUE, 88.001, 80, 8, None, 9),
-        case("Value a thousandth below is not", VALUE, 71.999, 80, 8, None, 8),
-        case("Value of half the target halves", VALUE, 40, 80, 8, None, 4),
-        case("no replica yet under Value: the ratio itself", VALUE, 200, 80, 0, 0, 3),
-        case("a size no int32 holds is the largest int32", AVERAGE, 9e15, 0.001, 1, None, 2**31 - 1),
-        case("under Value as well", VALUE, 9e15, 0.001, 1, None, 2**31 - 1),
-    ],
-)  # fmt: skip
-def test_one_metric(
-    value_type: ValueType, value: float, target: float, replicas: int, ready: int | None, expected: int
-) -> None:
-    recommendation = desired_replicas(value_type, milli(value), milli(target), replicas=replicas, ready_pods=ready)
-    assert recommendation.replicas == expected
-
-
-@pytest.mark.parametrize(
-    ("ratio", "tolerances", "held"),
-    [
-        case("1.1 itself is held, though 1.1 - 1 exceeds 0.1 in floating point", 1.1, Tolerances(), True),
-        case("0.9 itself is held", 0.9, Tolerances(), True),
-        case("the next number above is not", math.nextafter(1.1, 2), Tolerances(), False),
-        case("the next number below is not", math.nextafter(0.9, 0), Tolerances(), False),
-        case("growing has its own tolerance", 1.3, Tolerances(up=0.5), True),
-        case("which says nothing about shrinking", 0.7, Tolerances(up=0.5), False),
-        case("shrinking has its own", 0.7, Tolerances(down=0.5), True),
-        case("which says nothing about growing", 1.3, Tolerances(down=0.5), False),
-        case("no tolerance holds only 1", 1.0, Tolerances(0, 0), True),
-        case("and nothing else", 1.001, Tolerances(0, 0), False),
-    ],
-)
-def test_both_ends_belong_to_the_tolerance(ratio: float, tolerances: Tolerances, held: bool) -> None:
-    assert tolerances.hold(ratio) is held
-
-
-def test_the_tolerances_given_are_the_ones_applied() -> None:
-    loose = Tolerances(up=0.2)
-    assert desired_replicas(AVERAGE, 95_000, 80_000, replicas=1).replicas == 2
-    assert desired_replicas(AVERAGE, 95_000, 80_000, replicas=1, tolerances=loose).replicas == 1
-
-
-@pytest.mark.parametrize(
-    ("recommendation", "sentence"),
-    [
-        case(
-            "outside",
-            desired_replicas(AVERAGE, 92_000, 80_000, replicas=8),
-            "92 is 0.144 of 8 * 80, so ceil(92 / 80) = 2",
-        ),
-        case(
-            "within",
-            desired_replicas(AVERAGE, 640_500, 80_000, replicas=8),
-            "640.5 is 1.001 of 8 * 80, within tolerance (0.9 to 1.1): stays at 8",
-        ),
-        case(
-            "Value",
-            desired_replicas(VALUE, 92_000, 80_000, replicas=8, ready_pods=4),
-            "92 is 1.150 of 80, so ceil(92 / 80 * 4 ready) = 5",
-        ),
-        case("from zero", desired_replicas(AVERAGE, 92_000, 80_000, replicas=0), "from no replicas: ceil(92 / 80) = 2"),
-    ],
-)
-def test_a_recommendation_shows_its_sum(recommendation: Recommendation, sentence: str) -> None:
-    assert recommendation.sentence == sentence
-
-
-def test_a_target_that_rounds_to_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^target: Invalid value: 0: must be above 0"):
-        desired_replicas(AVERAGE, 1, milli(0.0004), replicas=1)
-
-
-@pytest.mark.parametrize(("replicas", "ready"), [(-1, None), (1, -2)])
-def test_negative_counts_are_refused(replicas: int, ready: int | None) -> None:
-    with pytest.raises(ValueError, match=r"^replicas: Invalid value: -\d: must be 0 or more"):
-        desired_replicas(AVERAGE, 1, 1, replicas=replicas, ready_pods=ready)
 
 
 # --- several metrics
@@ -479,9 +345,6 @@ def test_the_defaults_are_the_documented_ones() -> None:
 
 # --- properties
 
-types = st.sampled_from(ValueType)
-millis = st.integers(0, 10**9)
-targets = st.integers(1, 10**7)
 sizes = st.integers(1, 200)
 policies = st.builds(Policy, st.sampled_from(PolicyType), st.integers(1, 200), st.integers(1, 120))
 some_policies = st.lists(policies, min_size=1, max_size=3).map(tuple)
@@ -494,31 +357,6 @@ states = st.builds(
     st.booleans(),
 )
 recommendations = st.none() | st.builds(recommending, st.integers(0, 500), within_tolerance=st.booleans())
-
-
-@given(types, millis, millis, targets, st.integers(0, 200))
-def test_more_load_never_asks_for_less(value_type: ValueType, one: int, other: int, target: int, replicas: int) -> None:
-    low, high = sorted((one, other))
-    smaller = desired_replicas(value_type, low, target, replicas=replicas)
-    larger = desired_replicas(value_type, high, target, replicas=replicas)
-    assert smaller.replicas <= larger.replicas
-
-
-@given(types, millis, targets, sizes, sizes)
-def test_within_tolerance_nothing_moves(
-    value_type: ValueType, value: int, target: int, replicas: int, ready: int
-) -> None:
-    recommendation = desired_replicas(value_type, value, target, replicas=replicas, ready_pods=ready)
-    assert recommendation.within_tolerance is Tolerances().hold(recommendation.ratio)
-    if recommendation.within_tolerance:
-        assert recommendation.replicas == replicas
-
-
-@given(targets, sizes, st.integers(0, 400))
-def test_under_average_value_target_times_d_leads_to_d(target: int, replicas: int, wanted: int) -> None:
-    recommendation = desired_replicas(AVERAGE, target * wanted, target, replicas=replicas)
-    assume(not recommendation.within_tolerance)
-    assert recommendation.replicas == wanted
 
 
 @given(states, st.floats(1000, 1100), st.integers(0, 300), recommendations, sizes, sizes, behaviors)

@@ -2,7 +2,8 @@
 """Which one number must the HPA be handed, so that it does what its own algorithm would do with every pod's value?
 
 The law of this module: the plain total (or mean) wherever the HPA's external-metric arithmetic does the right
-thing with it, and otherwise the number that leads it there. Nothing else is ever handed out.
+thing with it, and otherwise the number that leads it there; where no number does, the one that leads nearest without
+going beyond.
 
 The HPA treats an external metric as if it knew all about every pod. About pods that are loading, or that nobody
 sees, it does not; for its own resource metrics it has rules for these (``core.replicas.resource_replicas``), which
@@ -12,19 +13,19 @@ are followed here.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from fractions import Fraction
 
 from keda_gpu_scaler.core.aggregate import AGGREGATIONS, mean
 from keda_gpu_scaler.core.replicas import (
     DEFAULT_TOLERANCE,
-    LARGEST_MILLI,
-    Recommendation,
     ValueType,
     desired_replicas,
     milli,
     resource_replicas,
 )
 
-_LARGEST_VALUE = 1e12
+_LARGEST_MILLI = 9 * 10**18
+"""In thousandths the largest number handed out: below 2**63, and whole in floating point."""
 
 
 class Report(StrEnum):
@@ -74,15 +75,16 @@ def report_pods(
         size: the workload's size.
         target: what each pod's value should be.
     """
-    target_milli = milli(target)
-    values_milli = [milli(min(value, _LARGEST_VALUE)) for value in values]
-    wanted = resource_replicas(values_milli, target_milli, missing=missing, unready=unready, replicas=size.wanted)
-    plain = sum(values_milli) if report is Report.TOTAL else milli(mean(values)) if values else 0
+    hpa = _Hpa(report, milli(target), size)
+    values_milli = [_thousandths(value) for value in values]
+    wanted = resource_replicas(values_milli, hpa.target_milli, missing=missing, unready=unready, replicas=size.wanted)
+    backed = sum(values_milli) + missing * hpa.target_milli
     counted = f"{len(values)} ready with a value, {missing} without, {unready} not ready"
     if wanted is None:
-        return _held(report, target_milli, size, f"no ready pod has a value ({counted}): nothing moves")
+        return _held(hpa, backed, f"no ready pod has a value ({counted})")
+    plain = _within_bounds(sum(values_milli) if report is Report.TOTAL else _thousandths(mean(values)))
     said = f"{report} of {len(values)} pods: {plain / 1000:.6g}"
-    return _leading_to(report, plain, target_milli, size, wanted, said, f"of the pods ({counted})")
+    return _leading_to(hpa, wanted, plain, backed, said, f"of the pods ({counted})")
 
 
 def report_devices(
@@ -104,26 +106,35 @@ def report_devices(
         size: the workload's size; None where it is not known, which leaves no total of anything but a sum, and
             that only while nothing is unseen.
         target: what the value should be.
+
+    Raises:
+        ValueError: a total that cannot be told without the workload's size.
     """
-    is_total = report is Report.TOTAL and aggregation == "sum"
+    is_sum = aggregation == "sum"
+    is_total = report is Report.TOTAL and is_sum
     if size is None:
-        value = AGGREGATIONS[aggregation](known)
-        if not is_total:
-            value = _filled(AGGREGATIONS[aggregation], known, unseen, target)
-        value_milli = milli(min(value, _LARGEST_VALUE))
-        return Reported(value_milli / 1000, None, (f"{aggregation}: {value_milli / 1000:.6g}",))
-    reference = target * size.wanted if is_total else target
-    value = _filled(AGGREGATIONS[aggregation], known, unseen, reference)
+        if report is Report.TOTAL and (unseen or not is_sum):
+            raise ValueError(f"report: Invalid value: {report}: the workload's replicas are not known")
+        plain = _within_bounds(_thousandths(_filled(AGGREGATIONS[aggregation], known, unseen, target)))
+        return Reported(plain / 1000, None, (f"{aggregation}: {plain / 1000:.6g}",))
+    value = _filled(AGGREGATIONS[aggregation], known, unseen, target * size.wanted if is_total else target)
+    hpa = _Hpa(report, milli(target), size)
+    said = f"{aggregation}: {value:.6g}"
     if report is Report.AVERAGE:
-        plain = milli(min(value, _LARGEST_VALUE))
-        made = _external(report, plain, milli(target), size)
-        return Reported(plain / 1000, made.replicas, (f"{aggregation}: {plain / 1000:.6g}",))
-    plain = milli(min(value if is_total else value * size.wanted, _LARGEST_VALUE))
+        plain = _within_bounds(_thousandths(value))
+        wanted = hpa.makes(plain)
+        # The HPA multiplies by its ready pods: while some are loading, it shrinks at a ratio that asks to grow.
+        is_turned = wanted < size.wanted if value > target else wanted > size.wanted
+        if size.wanted and is_turned:
+            wanted = size.wanted
+        return _leading_to(hpa, wanted, plain, plain, said, "of the devices")
+    plain = _within_bounds(_thousandths(value, 1 if is_sum else size.wanted))
+    backed = _thousandths(value, 1 if is_sum else size.ready)
     # What the HPA would do if there were just as many replicas as were wanted.
-    settled = Size(size.wanted, size.wanted, size.ready)
-    wanted = _external(report, plain, milli(target), settled).replicas
-    said = f"{aggregation}: {value:.6g}" + ("" if is_total else f", times {size.wanted} replicas: {plain / 1000:.6g}")
-    return _leading_to(report, plain, milli(target), size, wanted, said, "of the devices")
+    wanted = _Hpa(report, hpa.target_milli, Size(size.wanted, size.wanted, size.ready)).makes(plain)
+    if not is_sum:
+        said += f", times {size.wanted} replicas: {plain / 1000:.6g}"
+    return _leading_to(hpa, wanted, plain, backed, said, "of the devices")
 
 
 def _filled(
@@ -131,61 +142,118 @@ def _filled(
 ) -> float:
     """The aggregate with unseen devices idle when it is above the reference, and at the reference when below."""
     value = aggregate(known)
-    if not unseen or value == reference:
+    if not unseen:
         return value
     if value > reference:
         return max(reference, aggregate([*known, *[0.0] * unseen]))
     return min(reference, aggregate([*known, *[reference] * unseen]))
 
 
-def _leading_to(
-    report: Report, plain: int, target_milli: int, size: Size, wanted: int, said: str, whose: str
-) -> Reported:
-    """Hand out the plain number if it makes the HPA want this size, or else one that does."""
-    if _external(report, plain, target_milli, size).replicas == wanted:
+@dataclass(frozen=True, slots=True)
+class _Hpa:
+    """What the HPA's arithmetic for external metrics makes of a number, and which number makes it want a size."""
+
+    report: Report
+    target_milli: int
+    size: Size
+
+    def makes(self, value_milli: int) -> int:
+        """Return the size that it wants when it is told this."""
+        size = self.size
+        if self.report is Report.TOTAL:
+            value_type, replicas = ValueType.AVERAGE_VALUE, size.actual
+        else:
+            value_type, replicas = ValueType.VALUE, size.wanted
+        recommended = desired_replicas(
+            value_type, value_milli, self.target_milli, replicas=replicas, ready_pods=size.ready
+        )
+        return recommended.replicas
+
+    def leading_to(self, wanted: int) -> int | None:
+        """Return the most natural number that makes it want this size; None where none does."""
+        return next((value for value in self._candidates(wanted) if self.makes(value) == wanted), None)
+
+    def leading_nearest_to(self, wanted: int, backed: int) -> int:
+        """Return a number for a size to which none leads: nearest to it, neither beyond it nor away from it.
+
+        While there are more replicas than wanted (a rollout's surge), even "no change" may be such a size: from 20
+        wanted and 21 there, it is 21 or 19 and nothing between. To let it grow would be to let it grow again at each
+        look, for as long as the rollout lasts. So it grows only as far as there is load to back it.
+
+        Args:
+            wanted: the size.
+            backed: the load that the ready pods bear, those unseen at the target, in thousandths.
+        """
+        now = self.size.wanted
+        values = [*self._candidates(now), *self._candidates(wanted)]
+        between = [value for value in values if min(now, wanted) <= self.makes(value) <= max(now, wanted)]
+        if between:
+            return min(between, key=lambda value: abs(self.makes(value) - wanted))
+        if self.size.actual > now and (wanted < now or self.makes(backed) < now):
+            return self._just_below(self.target_milli * self.size.actual)
+        return values[0]
+
+    def _candidates(self, wanted: int) -> Iterator[int]:
+        """Yield numbers that may make it want this size, the most natural first.
+
+        What is wanted may lie within the tolerance although it is not the present size; then the last number below
+        may round up to it all the same. The first above never does: it rounds beyond.
+        """
+        if self.report is Report.TOTAL:
+            whole, exact = self.target_milli * self.size.actual, self.target_milli * wanted
+        else:
+            whole, exact = self.target_milli, self.target_milli * wanted // max(self.size.ready, 1)
+            if wanted == self.size.wanted:
+                yield _within_bounds(whole)
+        yield _within_bounds(exact)
+        yield _within_bounds(exact - _step(exact))  # 0.56 times 25 is more than 14 in the controller's floating point
+        yield self._just_below(whole)
+
+    def _just_below(self, whole: int) -> int:
+        return _within_bounds(int(whole * (1 - DEFAULT_TOLERANCE)) - _step(whole))
+
+
+def _leading_to(hpa: _Hpa, wanted: int, plain: int, backed: int, said: str, whose: str) -> Reported:
+    """Hand out the plain number if it makes the HPA want this size, or else one that does, or comes near."""
+    if hpa.makes(plain) == wanted:
         return Reported(plain / 1000, wanted, (said,))
-    for value in _candidates(report, target_milli, size, wanted):
-        if _external(report, value, target_milli, size).replicas == wanted:
-            why = f"the resource-metric rules {whose} lead to {wanted} replicas, and so does {value / 1000:.6g}"
-            return Reported(value / 1000, wanted, (said, why))
-    why = f"from {size.wanted} to {wanted} replicas is within the HPA's tolerance for external metrics: nothing moves"
-    held = _held(report, target_milli, size, why)
-    return Reported(held.value, held.replicas, (said, *held.steps))
+    value = hpa.leading_to(wanted)
+    if value is not None:
+        why = f"the resource-metric rules {whose} lead to {wanted} replicas, and so does {value / 1000:.6g}"
+        return Reported(value / 1000, wanted, (said, why))
+    nearest = _nearest(hpa, wanted, backed)
+    return Reported(nearest.value, nearest.replicas, (said, *nearest.steps))
 
 
-def _held(report: Report, target_milli: int, size: Size, why: str) -> Reported:
+def _held(hpa: _Hpa, backed: int, why: str) -> Reported:
     """Hand out what makes the HPA stay at the size that is wanted now."""
-    values = list(_candidates(report, target_milli, size, size.wanted))
-    value = next(
-        (one for one in values if _external(report, one, target_milli, size).replicas == size.wanted), values[0]
+    now = hpa.size.wanted
+    value = hpa.leading_to(now)
+    if value is not None:
+        return Reported(value / 1000, now, (f"{why}: nothing moves; {value / 1000:.6g} holds {now} replicas",))
+    nearest = _nearest(hpa, now, backed)
+    return Reported(nearest.value, nearest.replicas, (f"{why}: nothing should move", *nearest.steps))
+
+
+def _nearest(hpa: _Hpa, wanted: int, backed: int) -> Reported:
+    value = hpa.leading_nearest_to(wanted, backed)
+    made, size = hpa.makes(value), hpa.size
+    why = (
+        f"no number leads the HPA from {size.wanted} replicas ({size.actual} there) to {wanted}: "
+        f"{value / 1000:.6g} leads nearest, to {made}"
     )
-    made = _external(report, value, target_milli, size).replicas
-    return Reported(value / 1000, made, (f"{why}; {value / 1000:.6g} holds {made} replicas",))
+    return Reported(value / 1000, made, (why,))
 
 
-def _candidates(report: Report, target_milli: int, size: Size, wanted: int) -> Iterator[int]:
-    """Yield numbers that may make the HPA want this size, the most natural first.
-
-    What is wanted may lie within the tolerance although it is not the present size; then the last number below, or
-    the first above, may round to it all the same.
-    """
-    if report is Report.TOTAL:
-        whole, exact = target_milli * size.actual, target_milli * wanted
-    else:
-        whole, exact = target_milli, target_milli * wanted // max(size.ready, 1)
-        if wanted == size.wanted:
-            yield _within_bounds(whole)
-    yield _within_bounds(exact)
-    yield _within_bounds(exact - 1)  # 0.56 times 25 is more than 14 in the controller's floating point
-    yield _within_bounds(int(whole * (1 - DEFAULT_TOLERANCE)) - 1)
-    yield _within_bounds(int(whole * (1 + DEFAULT_TOLERANCE)) + 2)
+def _thousandths(value: float, times: int = 1) -> int:
+    return round(Fraction(min(max(value, 0.0), _LARGEST_MILLI / 1000)) * (times * 1000))
 
 
 def _within_bounds(value_milli: int) -> int:
-    return min(max(value_milli, 0), LARGEST_MILLI)
+    """The nearest number that can be handed out, and exactly as it arrives: KEDA is sent floating point."""
+    return milli(min(max(value_milli, 0), _LARGEST_MILLI) / 1000)
 
 
-def _external(report: Report, value_milli: int, target_milli: int, size: Size) -> Recommendation:
-    if report is Report.TOTAL:
-        return desired_replicas(ValueType.AVERAGE_VALUE, value_milli, target_milli, replicas=size.actual)
-    return desired_replicas(ValueType.VALUE, value_milli, target_milli, replicas=size.wanted, ready_pods=size.ready)
+def _step(value_milli: int) -> int:
+    """A little more than floating point may be wrong by, and at least a thousandth."""
+    return 1 + (value_milli >> 50)
