@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import copy
 import json
+import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -77,7 +78,8 @@ class FakeApiServer:
         self._forbidden: set[tuple[str, str]] = set()
         self._missing: set[str] = set()
         self._refusals: list[_StatusError] = []
-        self._expired_tokens: set[str] = set()
+        self._broken: set[tuple[str, str]] = set()
+        self._pages: dict[str, tuple[int, list[dict[str, Any]]]] = {}
         self._changed: set[asyncio.Event] = set()
         self._connections: dict[int, web.BaseRequest] = {}
         self._loop = asyncio.new_event_loop()
@@ -86,6 +88,7 @@ class FakeApiServer:
         self._hangs = False
         self.namespace = "ai"
         self.page_limit = 500
+        self.between_pages: Callable[[], object] = lambda: None
         self.requests: Counter[str] = Counter()
         self.watches: Counter[str] = Counter()
         self.port = 0
@@ -155,6 +158,15 @@ class FakeApiServer:
     def allow(self, verb: str, resource: str) -> None:
         with self._lock:
             self._forbidden.discard((verb, resource))
+
+    def break_down(self, verb: str, resource: str) -> None:
+        """Answer 503 to this, until it is mended."""
+        with self._lock:
+            self._broken.add((verb, resource))
+
+    def mend(self, verb: str, resource: str) -> None:
+        with self._lock:
+            self._broken.discard((verb, resource))
 
     def uninstall(self, resource: str) -> None:
         with self._lock:
@@ -362,19 +374,25 @@ class FakeApiServer:
     def _check(self, verb: str, resource: str, namespace: str) -> None:
         if (verb, resource) in self._forbidden:
             group = KINDS[resource.partition("/")[0]][0]
+            where = f'in the namespace "{namespace}"' if namespace else "at the cluster scope"
             raise _StatusError(
                 403,
                 "Forbidden",
-                f'{resource}.{group} is forbidden: User "test" cannot {verb} resource "{resource}" in API group '
-                f'"{group}" in the namespace "{namespace}"',
+                f'{f"{resource}.{group}" if group else resource} is forbidden: User "test" cannot {verb} resource '
+                f'"{resource}" in API group "{group}" {where}',
             )
+        if (verb, resource) in self._broken:
+            self.requests[f"{verb} {resource.rpartition('/')[2]}"] += 1
+            raise _StatusError(503, "ServiceUnavailable", "the server is currently unable to handle the request")
 
     def _discovery(self, group: str, version: str) -> dict[str, Any]:
         resources = [
             {"name": plural, "kind": kind, "namespaced": plural != "nodes", "verbs": ["get", "list", "watch"]}
             for plural, (its_group, its_version, kind) in KINDS.items()
-            if (its_group, its_version) == (group, version)
+            if (its_group, its_version) == (group, version) and plural not in self._missing
         ]
+        if not resources:
+            raise _StatusError(404, "NotFound", "the server could not find the requested resource")
         scales = [
             {"name": f"{one['name']}/scale", "kind": "Scale", "namespaced": True, "verbs": ["get"]}
             for one in resources
@@ -395,7 +413,6 @@ class FakeApiServer:
             raise _StatusError(404, "NotFound", f'{full} "{name}" not found')
         if not subresource:
             return web.json_response(found)
-        labels = (found["spec"].get("selector") or {}).get("matchLabels") or {}
         return web.json_response(
             {
                 "kind": "Scale",
@@ -404,7 +421,7 @@ class FakeApiServer:
                 "spec": {"replicas": found["spec"].get("replicas", 0)},
                 "status": {
                     "replicas": (found.get("status") or {}).get("replicas", 0),
-                    "selector": ",".join(f"{key}={value}" for key, value in sorted(labels.items())),
+                    "selector": _selector_text(found["spec"].get("selector") or {}),
                 },
             }
         )
@@ -412,26 +429,30 @@ class FakeApiServer:
     def _list(self, request: web.Request, resource: str, namespace: str) -> dict[str, Any]:
         shown, is_partial = _shown(request, _PARTIAL_LIST)
         chosen = _selected(request)
+        token = request.query.get("continue")
         with self._lock:
-            version, start = self._version, 0
-            if token := request.query.get("continue"):
-                version, start = (int(part) for part in token.split("."))
-                if version < self._oldest or token in self._expired_tokens:
-                    raise _StatusError(
-                        410,
-                        "Expired",
-                        "The provided continue parameter is too old to display a consistent list result.",
-                    )
-            every = [
-                shown(item)
-                for (kind, place, _), item in sorted(self._objects.items())
-                if kind == resource and (not namespace or place == namespace) and chosen(item)
-            ]
-        limit = min(int(request.query.get("limit", "1000000")), self.page_limit)
-        page, rest = every[start : start + limit], len(every) - start - limit
-        metadata: dict[str, Any] = {"resourceVersion": str(version)}
-        if rest > 0:
-            metadata |= {"continue": f"{version}.{start + limit}", "remainingItemCount": rest}
+            if token is None:
+                version = self._version
+                left = [
+                    shown(item)
+                    for (kind, place, _), item in sorted(self._objects.items())
+                    if kind == resource and (not namespace or place == namespace) and chosen(item)
+                ]
+            else:
+                version, left = self._pages.get(token, (-1, []))
+                if version < self._oldest:
+                    message = "The provided continue parameter is too old to display a consistent list result."
+                    raise _StatusError(410, "Expired", message)
+            metadata: dict[str, Any] = {"resourceVersion": str(version)}
+            # As there: whoever sets no limit gets everything.
+            limit = min(int(request.query["limit"]), self.page_limit) if "limit" in request.query else len(left)
+            page, rest = left[:limit], left[limit:]
+            if rest:
+                token = f"token-{len(self._pages)}"
+                self._pages[token] = (version, rest)
+                metadata |= {"continue": token, "remainingItemCount": len(rest)}
+        if rest:
+            self.between_pages()
         group, api_version, kind = KINDS[resource]
         if is_partial:
             return {
@@ -519,10 +540,45 @@ def _partial(item: dict[str, Any]) -> dict[str, Any]:
 
 
 def _selected(request: web.Request) -> Callable[[dict[str, Any]], bool]:
-    wanted = dict(pair.split("=", 1) for pair in request.query.get("labelSelector", "").split(",") if pair)
-    if request.query.get("fieldSelector"):
-        raise _StatusError(400, "BadRequest", "field label not supported")
-    return lambda item: wanted.items() <= (item["metadata"].get("labels") or {}).items()
+    """Whether an object is among those that are asked for, by labels and by name."""
+    conditions = [_condition(part) for part in _parts(request.query.get("labelSelector", ""))]
+    field, equals, name = request.query.get("fieldSelector", "").partition("=")
+    if field and (field, equals) != ("metadata.name", "="):
+        raise _StatusError(400, "BadRequest", f"field label not supported: {field}")
+
+    def chosen(item: dict[str, Any]) -> bool:
+        labels = item["metadata"].get("labels") or {}
+        return all(condition(labels) for condition in conditions) and (not field or item["metadata"]["name"] == name)
+
+    return chosen
+
+
+def _parts(selector: str) -> list[str]:
+    """Cut a label selector at the commas that stand in no parentheses."""
+    return [part.strip() for part in re.split(r",(?![^(]*\))", selector) if part.strip()]
+
+
+def _condition(text: str) -> Callable[[Mapping[str, str]], bool]:
+    if found := re.fullmatch(r"([\w./-]+) (in|notin) \(([\w.,-]*)\)", text, re.ASCII):
+        key, values, is_in = found[1], found[3].split(","), found[2] == "in"
+        return lambda labels: (key in labels and labels[key] in values) is is_in
+    if found := re.fullmatch(r"([\w./-]+)(!=|==|=)([\w.-]*)", text, re.ASCII):
+        key, value, is_equal = found[1], found[3], found[2] != "!="
+        return lambda labels: (key in labels and labels[key] == value) is is_equal
+    if found := re.fullmatch(r"(!?)([\w./-]+)", text, re.ASCII):
+        key, is_there = found[2], not found[1]
+        return lambda labels: (key in labels) is is_there
+    raise _StatusError(400, "BadRequest", f"unable to parse requirement: {text!r}")
+
+
+def _selector_text(selector: Mapping[str, Any]) -> str:
+    """Write a LabelSelector as a scale subresource shows it: as text."""
+    texts = [f"{key}={value}" for key, value in sorted((selector.get("matchLabels") or {}).items())]
+    for one in selector.get("matchExpressions") or ():
+        key, values = one["key"], ",".join(one.get("values") or ())
+        shapes = {"In": f"{key} in ({values})", "NotIn": f"{key} notin ({values})", "Exists": key}
+        texts.append(shapes.get(one["operator"], f"!{key}"))
+    return ",".join(texts)
 
 
 async def _send_event(

@@ -91,8 +91,8 @@ class FakeKubelet:
         self.path.unlink(missing_ok=True)
 
     def answer(self, request: bytes, context: grpc.ServicerContext) -> bytes:
-        self.may_answer.wait()
         self.asked += 1
+        self.may_answer.wait()
         if self.error is not None:
             context.abort(self.error, "as told")
         if self.raw is not None:

@@ -78,6 +78,11 @@ def test_the_token_is_read_anew_each_time(tmp_path: Path) -> None:
         access.authorization()
 
 
+def test_a_field_without_a_value_is_not_there(tmp_path: Path) -> None:
+    found = read(written(tmp_path, user={"token": None, "tokenFile": None, "client-key": None}), tmp_path)
+    assert (found.authorization(), found.token_file, found.client_key) == ({}, None, None)
+
+
 @pytest.mark.parametrize(
     ("parts", "sentence"),
     [

@@ -33,8 +33,18 @@ def endpoint(address: str, node: str, **conditions: bool) -> dict[str, Any]:
     return {"addresses": [address, "10.9.9.9"], "nodeName": node, "conditions": conditions}
 
 
-def put(server: FakeApiServer, name: str, *endpoints: dict[str, Any], ports: Any = (GRPC,), **labels: str) -> None:
-    server.put("endpointslices", name, "gpu", metadata={"labels": labels or SERVICE}, ports=ports, endpoints=endpoints)
+def put(
+    server: FakeApiServer,
+    name: str,
+    *endpoints: dict[str, Any],
+    ports: Any = (GRPC,),
+    family: str = "IPv4",
+    **labels: str,
+) -> None:
+    server.put(
+        "endpointslices", name, "gpu",
+        metadata={"labels": labels or SERVICE}, addressType=family, ports=ports, endpoints=endpoints,
+    )  # fmt: skip
 
 
 def reading(server: FakeApiServer, talk: Callable[[AsyncIterator[Mapping[str, str]]], Awaitable[None]]) -> None:
@@ -61,6 +71,19 @@ def test_slices_of_the_service_are_put_together_and_followed(server: FakeApiServ
         assert await anext(addresses) == first
         server.delete("endpointslices", "b", "gpu")
         assert await anext(addresses) == {"10.0.0.1:6000": "gpu-1"}
+
+    reading(server, talk)
+
+
+def test_a_pod_with_two_addresses_is_one_instance(server: FakeApiServer) -> None:
+    def of(pod: str, address: str, node: str) -> dict[str, Any]:
+        return {**endpoint(address, node), "targetRef": {"kind": "Pod", "name": pod, "uid": f"uid-{pod}"}}
+
+    put(server, "a-v6", of("one", "fd00::1", "gpu-1"), of("two", "fd00::2", "gpu-2"), family="IPv6")
+    put(server, "b-v4", of("one", "10.0.0.1", "gpu-1"), family="IPv4")
+
+    async def talk(addresses: AsyncIterator[Mapping[str, str]]) -> None:
+        assert await anext(addresses) == {"10.0.0.1:6000": "gpu-1", "[fd00::2]:6000": "gpu-2"}
 
     reading(server, talk)
 

@@ -598,3 +598,135 @@ def test_an_object_that_nobody_has_thought_of_does_not_end_the_watch(
         await client.until(lambda workload: {"odd", "even"} <= set(names(workload)))
 
     looking(server, talk)
+
+
+def test_a_scale_that_cannot_be_read_for_a_moment_is_believed_for_a_minute(server: FakeApiServer) -> None:
+    populate(server)
+
+    async def talk(client: Looking) -> None:
+        before = await client.settled()
+        await client.watching()
+        server.break_down("get", "deployments/scale")
+        server.scale("llama", 5)
+        while server.requests["get scale"] < 4:  # it is tried again without news
+            await asyncio.sleep(0)
+        server.pod("llama-9", "gpu-9")
+        known = await client.until(lambda workload: "llama-9" in names(workload))
+        assert isinstance(before, Workload)
+        assert (known.spec_replicas, len(known.pods)) == (before.spec_replicas, 3)
+        watched = server.requests["watch pods"]
+        client.clock.advance(BELIEVED_SECONDS + 1)
+        lost = await client.until_not("the API server answers 503")
+        assert not lost.is_final
+        server.mend("get", "deployments/scale")
+        await client.until(lambda workload: workload.spec_replicas == 5)
+        assert watched == 1
+        server.break_down("get", "deployments/scale")  # that was another time: this one has its own minute
+        tried = server.requests["get scale"]
+        server.scale("llama", 6)
+        while server.requests["get scale"] < tried + 2:
+            await asyncio.sleep(0)
+        server.pod("llama-10", "gpu-9")
+        known = await client.until(lambda workload: "llama-10" in names(workload))
+        assert known.spec_replicas == 5
+
+    looking(server, talk)
+
+
+def test_a_scale_is_not_believed_of_another_target(server: FakeApiServer) -> None:
+    populate(server)
+    server.scale("newer", 7)
+
+    async def talk(client: Looking) -> None:
+        await client.settled()
+        server.break_down("get", "deployments/scale")
+        server.scaled_object("llama", target="newer")
+        lost = await client.until_not("the API server answers 503")
+        assert not lost.is_final
+
+    looking(server, talk)
+
+
+def test_an_api_that_is_not_installed_is_named(server: FakeApiServer) -> None:
+    server.scaled_object("llama", kind="Rollout", api_version="argoproj.io/v1alpha1", resolved=False)
+    server.uninstall("rollouts")
+
+    async def talk(client: Looking) -> None:
+        known = await client.settled()
+        assert isinstance(known, NoWorkload)
+        assert known.is_final
+        assert known.reason == (
+            "ai/llama: the API server has no Rollout of argoproj.io/v1alpha1: "
+            "is its CustomResourceDefinition installed?"
+        )
+
+    looking(server, talk)
+
+
+def test_a_wall_clock_that_is_set_does_not_age_new_pods(server: FakeApiServer) -> None:
+    populate(server)
+
+    async def talk(client: Looking) -> None:
+        wall = [1_700_000_000.0]
+        await client.workloads.close()
+        client.workloads = Workloads(
+            ApiServer(server.access), clock=client.clock, wall_clock=lambda: wall[0], on_change=client.news.set
+        )
+        await client.settled()
+        wall[0] += 3600  # the clock was an hour slow, and is put right
+        server.pod("llama-9", "gpu-9", created="2023-11-14T23:13:20Z")  # which is now
+        known = await client.until(lambda workload: "llama-9" in names(workload))
+        assert known.pods[-1].created_at_seconds == client.clock()
+        wall[0] += 0.25  # clocks drift: that is no reason for a pod to become another
+        kept = known.pods[-1]
+        server.pod("llama-9", "gpu-9")
+        server.pod("marker", "gpu-9")
+        known = await client.until(lambda workload: "marker" in names(workload))
+        assert known.pods[-2] is kept
+
+    looking(server, talk)
+
+
+def test_pages_are_of_one_instant_whatever_happens_between_them(server: FakeApiServer) -> None:
+    populate(server, replicas=6)
+    server.page_limit = 3
+    server.between_pages = lambda: server.delete("pods", "llama-0")
+
+    async def talk(client: Looking) -> None:
+        await client.settled()
+        await client.until(lambda workload: names(workload) == [f"llama-{number}" for number in range(1, 6)])
+
+    looking(server, talk)
+
+
+def test_a_page_that_is_gone_does_not_show(server: FakeApiServer) -> None:
+    populate(server, replicas=6)
+    server.page_limit = 3
+    server.between_pages = server.compact
+
+    async def talk(client: Looking) -> None:
+        known = await client.settled()
+        assert isinstance(known, Workload)
+        assert len(known.pods) == 6
+        assert server.requests["list pods"] == 3  # a page, one that is gone, and everything
+
+    looking(server, talk)
+
+
+def test_a_selector_of_any_kind_is_asked_as_it_stands(server: FakeApiServer) -> None:
+    populate(server)
+    expressions = [
+        {"key": "tier", "operator": "In", "values": ["a", "b.c"]},
+        {"key": "old", "operator": "DoesNotExist"},
+    ]
+    selector = {"matchLabels": {"app": "llama"}, "matchExpressions": expressions}
+    server.put("deployments", "llama", spec={"replicas": 2, "selector": selector})
+    server.pod("chosen", "gpu-1", labels={"app": "llama", "tier": "a"})
+    server.pod("old", "gpu-1", labels={"app": "llama", "tier": "a", "old": ""})
+
+    async def talk(client: Looking) -> None:
+        known = await client.settled()
+        assert isinstance(known, Workload)
+        assert names(known) == ["chosen"]
+
+    looking(server, talk)

@@ -111,7 +111,7 @@ class _Kubeconfig:
             namespace=str(context.get("namespace") or "default"),
             ca_data=self._text(cluster, "certificate-authority"),
             is_verified=not cluster.get("insecure-skip-tls-verify", False),
-            token=str(user.get("token", "")),
+            token=str(user.get("token") or ""),
             token_file=self._beside(user["tokenFile"]) if user.get("tokenFile") else None,
             client_certificate=self._file(user, "client-certificate"),
             client_key=self._file(user, "client-key"),

@@ -3,12 +3,12 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 
 from keda_gpu_scaler.core.ports import KubeError
 from keda_gpu_scaler.kube.api import ApiServer
 from keda_gpu_scaler.kube.collection import Collection, Place
-from keda_gpu_scaler.kube.objects import endpoints
+from keda_gpu_scaler.kube.objects import Endpoint, endpoints
 
 
 class EndpointSlices:
@@ -48,9 +48,18 @@ class EndpointSlices:
                 news.clear()
                 if lack := collection.lack(self._clock()):
                     raise KubeError(f"--peers: {lack.reason}")
-                # Sorted, so that who sees the same slices lists the same addresses.
-                slices = [collection.items[name] for name in sorted(collection.items)]
-                yield {address: node for one in slices for address, node in one.items()}
+                yield _addresses(collection.items.values())
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+
+
+def _addresses(slices: Iterable[tuple[Endpoint, ...]]) -> Mapping[str, str]:
+    """Put slices together: one address a pod, the same for all who see the same; IPv4's where it has both."""
+    every = sorted(
+        (found for one in slices for found in one), key=lambda found: (found.address[0] == "[", found.address)
+    )
+    chosen: dict[str, Endpoint] = {}
+    for found in every:
+        chosen.setdefault(found.pod, found)
+    return {found.address: found.node for found in chosen.values()}

@@ -7,6 +7,7 @@ httpx, and with it ``ssl``, are imported by the first instance of ``ApiServer``:
 neither, and they take 15 MiB.
 """
 
+import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Mapping
@@ -19,6 +20,8 @@ from keda_gpu_scaler.kube.access import Access
 METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1, application/json"
 METADATA_LIST_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1, application/json"
 REQUEST_SECONDS = 10.0
+ANSWER_SECONDS = 30.0
+"""The longest that an answer may take as a whole, however steadily it drips."""
 SILENCE_SECONDS = 90.0
 """A watch on which nothing came for so long is given up: the server sends a bookmark about once a minute."""
 MAX_LINE_BYTES = 8 << 20
@@ -38,6 +41,10 @@ class ApiError(KubeError):
     def is_final(self) -> bool:
         """Whether somebody must change something before it goes away."""
         return self.status in (_UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND)
+
+
+class SilenceError(ApiError):
+    """A watch on which nothing came for so long that nobody may be there."""
 
 
 class ApiServer:
@@ -74,9 +81,12 @@ class ApiServer:
             ApiError: there is none.
         """
         try:
-            answer = await self._http.get(
-                path, params=dict(query or {}), headers=self._headers(accept), timeout=self._patience
-            )
+            async with asyncio.timeout(ANSWER_SECONDS):
+                answer = await self._http.get(
+                    path, params=dict(query or {}), headers=self._headers(accept), timeout=self._patience
+                )
+        except TimeoutError as error:
+            raise self._unreachable(f"not within {ANSWER_SECONDS:g} s") from error
         except self._errors as error:
             raise self._unreachable(error) from error
         if answer.status_code != 200:
@@ -110,14 +120,18 @@ class ApiServer:
             raise self._unreachable(error) from error
 
     def _headers(self, accept: str) -> dict[str, str]:
-        return {"Accept": accept or "application/json", **self._access.authorization()}
+        try:
+            authorization = self._access.authorization()
+        except KubeError as error:
+            raise ApiError(str(error)) from error
+        return {"Accept": accept or "application/json", **authorization}
 
-    def _unreachable(self, error: Exception) -> ApiError:
+    def _unreachable(self, error: Exception | str) -> ApiError:
         return ApiError(f"the API server {self._access.server} does not answer: {str(error) or type(error).__name__}")
 
 
 async def _events(chunks: AsyncIterator[bytes], silence: type[Exception]) -> AsyncIterator[dict[str, Any]]:
-    """Cut a stream into lines, and read each as an event; half a line at the end is no event, and silence the end."""
+    """Cut a stream into lines, and read each as an event; half a line at the end is no event."""
     rest = b""
     try:
         async for chunk in chunks:
@@ -127,8 +141,8 @@ async def _events(chunks: AsyncIterator[bytes], silence: type[Exception]) -> Asy
                     yield _event(line)
             if len(rest) > MAX_LINE_BYTES:
                 raise ApiError(f"the API server sends an object of more than {MAX_LINE_BYTES} bytes")
-    except silence:
-        return
+    except silence as error:
+        raise SilenceError(f"the API server said nothing for {SILENCE_SECONDS:g} s") from error
 
 
 def _event(line: bytes) -> dict[str, Any]:

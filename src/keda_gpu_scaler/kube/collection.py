@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from keda_gpu_scaler.core.model import NoWorkload
-from keda_gpu_scaler.kube.api import METADATA_LIST_ONLY, METADATA_ONLY, ApiError, ApiServer
+from keda_gpu_scaler.kube.api import METADATA_LIST_ONLY, METADATA_ONLY, ApiError, ApiServer, SilenceError
 
 BELIEVED_SECONDS = 60.0
 """How long the last known state holds while the API server cannot be reached."""
@@ -83,6 +83,7 @@ class Collection(Generic[Kept]):
         self._failure: ApiError | None = None
         self._is_synced = False
         self._is_watching = False
+        self._was_of_use = False
         self._heard_at = clock()
         self._version = ""
         self.items: dict[str, Kept] = {}
@@ -112,35 +113,47 @@ class Collection(Generic[Kept]):
         """List and watch, again and again, until cancelled."""
         pause = _FIRST_PAUSE_SECONDS
         while True:
+            self._was_of_use, wait = False, 0.0
+            is_normal = True
             try:
                 if not self._version:
                     await self._list()
-                if await self._watch():
-                    pause = _FIRST_PAUSE_SECONDS
-                    continue
-                wait = _jittered(pause)  # it ended as soon as it began: that must not become a habit
+                await self._watch()
             except ApiError as error:
+                # A version that is gone is as normal an end as any, once it was listed.
+                is_normal = error.status == _GONE and bool(self._version)
                 if error.status and error.status != _TOO_MANY and error.status < _SERVER_ERROR:
-                    # Gone, or refused: there is nothing to go on from.
-                    was_watching, self._version = bool(self._version), ""
-                    if error.status == _GONE and was_watching:
-                        continue
-                self._note(error)
-                wait = max(_jittered(pause), error.retry_after_seconds)
+                    self._version = ""  # gone, or refused: there is nothing to go on from
+                if not is_normal:
+                    self._note(error)
+                wait = error.retry_after_seconds
             except Exception as error:  # an object that nobody has thought of must not end the watch for good
                 _log.exception("%s: cannot be read", self._place)
                 self._version = ""
                 self._note(ApiError(f"unexpected {type(error).__name__}: {str(error)[:200]}"))
-                wait = _LONGEST_PAUSE_SECONDS
-            await asyncio.sleep(wait)
+                is_normal, wait = False, _LONGEST_PAUSE_SECONDS
+            if self._was_of_use:
+                pause = _FIRST_PAUSE_SECONDS
+                if is_normal:
+                    continue
+            # Nor may it become a habit that a watch ends as soon as it began.
+            await asyncio.sleep(max(_jittered(pause), wait))
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
     async def _list(self) -> None:
         """Read everything, page by page, up to the version to watch from."""
         found: dict[str, Kept] = {}
         query = {"limit": str(PAGE), **self._selector()}
+        accept = METADATA_LIST_ONLY if self._place.metadata_only else ""
         while True:
-            page = await self._api.get(self._place.path, query, METADATA_LIST_ONLY if self._place.metadata_only else "")
+            try:
+                page = await self._api.get(self._place.path, query, accept)
+            except ApiError as error:
+                if error.status != _GONE or "continue" not in query:
+                    raise
+                # The next page is gone: everything at once cannot go while it is read.
+                found, query = {}, self._selector()
+                continue
             for item in page.get("items") or ():
                 self._put(found, item)
             metadata = page.get("metadata") or {}
@@ -154,8 +167,8 @@ class Collection(Generic[Kept]):
             self._on_change()
         self._version = str(metadata.get("resourceVersion") or "")
 
-    async def _watch(self) -> bool:
-        """Follow what happens from our version on, until the server ends it; return whether it lasted."""
+    async def _watch(self) -> None:
+        """Follow what happens from our version on, until the server ends it."""
         query = {
             "allowWatchBookmarks": "true",
             "resourceVersion": self._version,
@@ -163,19 +176,24 @@ class Collection(Generic[Kept]):
             **self._selector(),
         }
         accept = METADATA_ONLY if self._place.metadata_only else ""
-        began, count = self._clock(), 0
+        began, is_silent = self._clock(), False
         try:
             async with self._api.watch(self._place.path, query, accept) as events:
                 self._hear()
                 async for event in events:
                     self._heard_at = self._clock()
                     self._version = self._take(event) or self._version
-                    count += 1
+                    self._was_of_use = True
+        except SilenceError:
+            is_silent = True
+            raise
         finally:
             if self._is_watching:
-                # While a watch is open silence means that nothing happens; from now on it means that nobody is there.
-                self._is_watching, self._heard_at = False, self._clock()
-        return count > 0 or self._clock() - began >= _SHORT_SECONDS
+                self._is_watching = False
+                self._was_of_use |= self._clock() - began >= _SHORT_SECONDS
+                if not is_silent:
+                    # While a watch is open silence means that nothing happens; from now on, that nobody is there.
+                    self._heard_at = self._clock()
 
     def _take(self, event: Mapping[str, Any]) -> str:
         """Apply one event; return the version it leads to, empty where it has none.
@@ -213,7 +231,7 @@ class Collection(Generic[Kept]):
 
     def _hear(self) -> None:
         """Begin to rely on the items: a list alone would be old in a moment, and may be all that is allowed."""
-        is_news = not self._is_synced or self._failure is not None
+        is_news = self._failure is not None or self.lack(self._clock()) is not None
         if self._failure is not None:
             _log.info("%s: the API server answers again", self._place)
         self._heard_at = self._clock()

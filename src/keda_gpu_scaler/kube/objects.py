@@ -55,6 +55,15 @@ class Scale:
     selector: str
 
 
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An address at which a pod answers; ``pod`` is whatever tells it from others."""
+
+    pod: str
+    address: str
+    node: str
+
+
 def is_name(text: str) -> bool:
     """Whether Kubernetes lets an object be called so; anything else must not become part of a path."""
     return bool(_NAME.fullmatch(text))
@@ -109,7 +118,7 @@ def resource_version(item: Mapping[str, Any]) -> str:
     return _text(_part(item, "metadata").get("resourceVersion"))
 
 
-def endpoints(item: Mapping[str, Any]) -> Mapping[str, str]:
+def endpoints(item: Mapping[str, Any]) -> tuple[Endpoint, ...]:
     """Keep an EndpointSlice's addresses, one of each endpoint, with the port named grpc or else the first of TCP.
 
     An endpoint that is not ready counts: its instance may be up, and have no reading yet. One that is ending does
@@ -118,15 +127,17 @@ def endpoints(item: Mapping[str, Any]) -> Mapping[str, str]:
     ports = [port for port in item.get("ports") or () if port.get("protocol", "TCP") == "TCP" and port.get("port")]
     chosen = next((port for port in ports if port.get("name") == "grpc"), ports[0] if ports else None)
     if chosen is None:
-        return {}
-    found: dict[str, str] = {}
+        return ()
+    found = []
     for endpoint in item.get("endpoints") or ():
         addresses = endpoint.get("addresses") or ()
         if addresses and not _part(endpoint, "conditions").get("terminating"):
             host = _text(addresses[0])
             address = f"[{host}]:{chosen['port']}" if ":" in host else f"{host}:{chosen['port']}"
-            found[address] = _text(endpoint.get("nodeName"))
-    return found
+            target = _part(endpoint, "targetRef")
+            pod = _text(target.get("uid")) or _text(target.get("name")) or address
+            found.append(Endpoint(pod, address, _text(endpoint.get("nodeName"))))
+    return tuple(found)
 
 
 def _triggers(spec: Mapping[str, Any]) -> tuple[DeclaredTrigger, ...]:

@@ -9,16 +9,18 @@ pods leaves those out.
 """
 
 import asyncio
+import errno
 import logging
-import os
+import socket
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from itertools import islice
 
 import grpc
 from google.protobuf.message import DecodeError
 
 from keda_gpu_scaler.core.model import Allocation
+from keda_gpu_scaler.core.wording import quoted
 from keda_gpu_scaler.wire import podresources_pb2 as pb
 
 DEFAULT_PATH = "/var/lib/kubelet/pod-resources/kubelet.sock"
@@ -26,6 +28,7 @@ LIST = "/v1.PodResourcesLister/List"
 TIMEOUT_SECONDS = 2.0
 """For one List, which takes a kubelet about a millisecond."""
 MAX_ALLOCATIONS = 16384
+_RETRY_SECONDS = 1.0
 _MAX_TEXT_LENGTH = 253
 _MAX_MESSAGE_BYTES = 16 << 20
 _OPTIONS = (
@@ -64,6 +67,7 @@ class PodResources:
         self._stale_after = stale_after_seconds
         self._clock = clock
         self._heard: tuple[float, tuple[Allocation, ...]] | None = None
+        self._odd: str | None = None
         self.failure: str | None = None
 
     def held(self, now: float) -> tuple[Allocation, ...] | None:
@@ -76,11 +80,16 @@ class PodResources:
     async def run(self) -> None:
         """Ask and ask again, until cancelled."""
         while True:
-            # A channel of its own after every failure: one that saw the old socket vanish would wait out its back-off.
-            async with grpc.aio.insecure_channel(f"unix:{self._path}", options=_OPTIONS) as channel:
-                while await self.ask(channel):
-                    await asyncio.sleep(self._interval)
-            await asyncio.sleep(self._interval)
+            try:
+                # A channel of its own after every failure: one that saw the old socket vanish would wait out its
+                # back-off.
+                async with grpc.aio.insecure_channel(f"unix:{self._path}", options=_OPTIONS) as channel:
+                    while await self.ask(channel):
+                        await asyncio.sleep(self._interval)
+            except Exception as error:  # whatever the kubelet does, it is asked again
+                sentence = f"{self._path}: unexpected {type(error).__name__}: {str(error)[:200]}"
+                self._note_failure(sentence, error)
+            await asyncio.sleep(min(self._interval, _RETRY_SECONDS))
 
     async def ask(self, channel: grpc.aio.Channel) -> bool:
         """Ask once over this channel; return whether there was an answer."""
@@ -94,10 +103,21 @@ class PodResources:
         except DecodeError:
             self._note_failure(f"{self._path}: what answers there is no kubelet: it speaks another protocol")
             return False
-        allocations = _read(answer)
-        if len(allocations) > MAX_ALLOCATIONS:
-            self._note_failure(f"{self._path}: {len(allocations)} allocations: one node has at most {MAX_ALLOCATIONS}")
-            return True
+        self.take(answer)
+        return True
+
+    def take(self, answer: pb.ListPodResourcesResponse) -> None:
+        """Believe an answer, if one node can have so many allocations."""
+        # Counted before anything is made of them: a kubelet gone wrong must not hold up the loop.
+        listed = list(islice(_allocations(answer), MAX_ALLOCATIONS + 1))
+        if len(listed) > MAX_ALLOCATIONS:
+            self._note_failure(f"{self._path}: more than {MAX_ALLOCATIONS} allocations: not believed of one node")
+            return
+        odd = [text for allocation in listed for text in _texts(allocation) if not _is_plausible(text)]
+        self._note_odd(odd[0] if odd else None)
+        if odd:
+            listed = [allocation for allocation in listed if all(map(_is_plausible, _texts(allocation)))]
+        allocations = tuple(sorted(set(listed)))
         before = self._heard
         # The same object as before says that nothing changed, to everybody who looks.
         same = before is not None and before[1] == allocations
@@ -105,17 +125,22 @@ class PodResources:
         if self.failure is not None:
             _log.info("the kubelet tells allocations again: %d", len(allocations))
         self.failure = None
-        return True
 
-    def _note_failure(self, sentence: str) -> None:
+    def _note_failure(self, sentence: str, error: Exception | None = None) -> None:
         is_news, self.failure = sentence != self.failure, sentence
         if is_news:
-            _log.warning("%s", sentence)
+            _log.warning("%s", sentence, exc_info=error)
 
-
-def _read(answer: pb.ListPodResourcesResponse) -> tuple[Allocation, ...]:
-    """Return the allocations, sorted; names that no device of ours could have are left out."""
-    return tuple(sorted({allocation for allocation in _allocations(answer) if _is_plausible(allocation)}))
+    def _note_odd(self, text: str | None) -> None:
+        """Say once of a name that no device of ours could have, that what bears it is left out."""
+        is_news, self._odd = text is not None and text != self._odd, text
+        if is_news:
+            _log.warning(
+                "%s: allocations with names like %s are left out: names must have 1 to %d printable characters",
+                self._path,
+                quoted(text),
+                _MAX_TEXT_LENGTH,
+            )
 
 
 def _allocations(answer: pb.ListPodResourcesResponse) -> Iterator[Allocation]:
@@ -129,23 +154,42 @@ def _allocations(answer: pb.ListPodResourcesResponse) -> Iterator[Allocation]:
                     yield Allocation(pod.namespace, pod.name, container.name, claim.driver_name, claim.device_name)
 
 
-def _is_plausible(allocation: Allocation) -> bool:
-    texts = (allocation.namespace, allocation.pod, allocation.container, allocation.resource, allocation.device_id)
-    return all(text and len(text) <= _MAX_TEXT_LENGTH and text.isprintable() for text in texts)
+def _texts(allocation: Allocation) -> tuple[str, ...]:
+    return allocation.namespace, allocation.pod, allocation.container, allocation.resource, allocation.device_id
+
+
+def _is_plausible(text: str) -> bool:
+    return 0 < len(text) <= _MAX_TEXT_LENGTH and text.isprintable()
 
 
 def _why(path: str, code: grpc.StatusCode, details: str) -> str:
-    cannot = f"cannot open {path}"
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return f"{path}: the kubelet gave no answer in {TIMEOUT_SECONDS:g} s; is it overloaded?"
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return f"{path}: this kubelet does not serve the PodResources API v1; it is there from Kubernetes 1.20 on"
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         return f"{path}: the kubelet refuses, too many questions or too large an answer: {details[:200]!a}"
-    if code is not grpc.StatusCode.UNAVAILABLE:
-        return f"{path}: the kubelet answers {code.name}: {details[:200]!a}"
-    if not Path(path).exists():
-        return f"{cannot}: there is no such file; mount its directory (chart: podResources.path)"
-    if not os.access(path, os.R_OK | os.W_OK):
-        return f"{cannot}: permission denied; run as root on the node (chart: podResources.path)"
-    return f"{cannot}: nobody listens; is the kubelet running?"
+    reason = _why_not_open(path)
+    return f"cannot open {path}: {reason}" if reason else f"{path}: the kubelet answers {code.name}: {details[:200]!a}"
+
+
+_REASONS = {
+    errno.ENOENT: "there is no such file; mount its directory (chart: podResources.path)",
+    errno.ENOTDIR: "there is no such file; mount its directory (chart: podResources.path)",
+    errno.EACCES: "permission denied; run as root on the node (chart: podResources.path)",
+    errno.EPERM: "permission denied; run as root on the node (chart: podResources.path)",
+    errno.ECONNREFUSED: "nobody listens; is the kubelet running?",
+}
+
+
+def _why_not_open(path: str) -> str | None:
+    """Say why a socket cannot be opened, in the words of another try: gRPC keeps the reason to itself."""
+    with socket.socket(socket.AF_UNIX) as again:
+        again.setblocking(False)
+        try:
+            again.connect(path)
+        except BlockingIOError:
+            return None  # somebody listens, and has much to do
+        except (OSError, ValueError) as error:  # the latter of a path that can be none
+            return _REASONS.get(getattr(error, "errno", None) or 0) or str(error)
+    return None

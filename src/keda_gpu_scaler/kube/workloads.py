@@ -16,7 +16,7 @@ from keda_gpu_scaler.core.model import NoWorkload, Pod, Workload
 from keda_gpu_scaler.core.wording import quoted
 from keda_gpu_scaler.kube import objects
 from keda_gpu_scaler.kube.api import ApiError, ApiServer
-from keda_gpu_scaler.kube.collection import Collection, Place
+from keda_gpu_scaler.kube.collection import BELIEVED_SECONDS, Collection, Place
 from keda_gpu_scaler.kube.objects import Scale, Scaled, Target
 from keda_gpu_scaler.kube.watched import Watched
 
@@ -25,6 +25,7 @@ MAX_WORKLOADS = 2000
 SCALE_EVERY_SECONDS = 0.5
 """A target that changes without a pause has its scale read no more often."""
 _RETRY_SECONDS = 5.0
+_DRIFT_SECONDS = 1.0
 _FORBIDDEN, _NOT_FOUND = 403, 404
 _KEDA = ("keda.sh", "v1alpha1")
 
@@ -52,7 +53,7 @@ class Workloads:
         self._api = api
         self._clock = clock
         self._on_change = on_change
-        # Once for all, so that a pod that is read twice is the same to the last digit.
+        self._wall_clock = wall_clock
         self._to_monotonic = clock() - wall_clock()
         self._watched = Watched(api, clock)
         self._followed: dict[tuple[str, str], _Followed] = {}
@@ -127,6 +128,10 @@ class Workloads:
 
     def pod(self, item: Mapping[str, Any]) -> Pod:
         """Keep of a pod what counts."""
+        to_monotonic = self._clock() - self._wall_clock()
+        if abs(to_monotonic - self._to_monotonic) > _DRIFT_SECONDS:
+            # It was set. Else it stays, so that a pod that is read twice is the same to the last digit.
+            self._to_monotonic = to_monotonic
         return objects.pod(item, self._to_monotonic)
 
     def changed(self) -> None:
@@ -153,13 +158,20 @@ class Workloads:
         key = (target.group, target.version, target.kind)
         if key not in self._resources:
             root = f"/apis/{target.group}/{target.version}" if target.group else f"/api/{target.version}"
-            listed = await self._api.get(root)
+            try:
+                listed = await self._api.get(root)
+            except ApiError as error:
+                if error.status != _NOT_FOUND:
+                    raise
+                listed = {}
             for entry in listed.get("resources") or ():
                 if entry.get("kind") == target.kind and objects.is_name(str(entry.get("name"))):
                     self._resources[key] = str(entry["name"])
                     break
             else:
-                raise ApiError(f"{target.group}/{target.version} has no kind {target.kind}", _NOT_FOUND)
+                version = f"{target.group}/{target.version}" if target.group else target.version
+                lack = f"the API server has no {target.kind} of {version}"
+                raise ApiError(f"{lack}: is its CustomResourceDefinition installed?", _NOT_FOUND)
         return self._resources[key]
 
 
@@ -186,6 +198,8 @@ class _Followed:
         self._needed: set[Place] = set()
         self._news = asyncio.Event()
         self._scale: tuple[Target, str, Scale] | None = None
+        self._scale_missed_at: float | None = None
+        self._retry_seconds: float | None = None
         self._known: Workload | NoWorkload = NoWorkload(
             f"{namespace}/{name}: not read from the API server yet", is_final=False
         )
@@ -212,7 +226,7 @@ class _Followed:
         while True:
             self._news.clear()
             self._needed = set()
-            retry: float | None = None
+            self._retry_seconds = None
             with contextlib.suppress(_Pending):
                 try:
                     self._learn(await self._look())
@@ -222,16 +236,16 @@ class _Followed:
                     self._learn(lacking.lack)
                 except ApiError as error:
                     self._learn(NoWorkload(f"{self._namespace}/{self._name}: {error}", error.is_final))
-                    retry = max(_RETRY_SECONDS, error.retry_after_seconds)
+                    self._retry_seconds = max(_RETRY_SECONDS, error.retry_after_seconds)
                 except Exception as error:  # whatever an object holds, it is looked at again
                     _log.exception("%s/%s", self._namespace, self._name)
                     self._learn(NoWorkload(f"{self._namespace}/{self._name}: unexpected {error!r}", is_final=False))
-                    retry = _RETRY_SECONDS
+                    self._retry_seconds = _RETRY_SECONDS
             for place in self._used.keys() - self._needed:
                 del self._used[place]
                 self._cluster.watched.release(place, self)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(retry):
+                async with asyncio.timeout(self._retry_seconds):
                     await self._news.wait()
 
     def _learn(self, known: Workload | NoWorkload) -> None:
@@ -306,6 +320,8 @@ class _Followed:
         try:
             scale = await self._cluster.scale(target, resource, self._namespace)
         except ApiError as error:
+            if (believed := self._believed_scale(target, error)) is not None:
+                return believed
             title, named = f"{self._namespace}/{self._name}", f"{resource}/scale"
             if error.status == _FORBIDDEN:
                 rule = f"grant get on {named}" + (f" of {target.group}" if target.group else "")
@@ -314,8 +330,20 @@ class _Followed:
             if error.status == _NOT_FOUND:
                 raise ApiError(f"{title}: {target} has no scale subresource", error.status) from error
             raise
-        self._scale = (target, version, scale)
+        self._scale, self._scale_missed_at = (target, version, scale), None
         return scale
+
+    def _believed_scale(self, target: Target, error: ApiError) -> Scale | None:
+        """Return the last scale, while what keeps us from reading it again may pass and has not lasted for long."""
+        if error.is_final or self._scale is None or self._scale[0] != target:
+            return None
+        now = self._cluster.now()
+        if self._scale_missed_at is None:
+            self._scale_missed_at = now
+        if now - self._scale_missed_at > BELIEVED_SECONDS:
+            return None
+        self._retry_seconds = max(_RETRY_SECONDS, error.retry_after_seconds)
+        return self._scale[2]
 
     def _pods(self, selector: str) -> tuple[Pod, ...]:
         place = Place("pods", namespace=self._namespace, labels=selector)
