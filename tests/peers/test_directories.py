@@ -18,9 +18,9 @@ def first(directory: Directory) -> Mapping[str, str]:
 
 
 def test_a_list_is_what_was_written_each_address_once() -> None:
-    assert first(parse_directory("static:10.0.0.1:6000, gpu-8.local:6000,[::1]:6000,10.0.0.1:6000")) == {
+    assert first(parse_directory("static:10.0.0.1:6000, gpu-8.local.:6000,[::1]:6000,10.0.0.1:6000")) == {
         "10.0.0.1:6000": "",
-        "gpu-8.local:6000": "",
+        "gpu-8.local.:6000": "",
         "[::1]:6000": "",
     }
 
@@ -45,6 +45,11 @@ def test_a_name_that_cannot_be_resolved_is_said(monkeypatch: pytest.MonkeyPatch)
         first(Dns("agents", 6000))
 
 
+def test_a_name_that_dns_cannot_have_is_said_as_well() -> None:
+    with pytest.raises(KubeError, match=r"--peers: a\.\.b cannot be resolved: .*label empty or too long"):
+        first(Dns("a..b", 6000))
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
@@ -57,6 +62,9 @@ def test_a_name_that_cannot_be_resolved_is_said(monkeypatch: pytest.MonkeyPatch)
         ("static:fd00::1:6000", "an IPv6 address in brackets"),
         ("dns:agents", "must be HOST:PORT"),
         ("dns:a b:1", "must be HOST:PORT"),
+        ("dns:a..b:1", "must be HOST:PORT"),
+        (f"dns:{'a' * 64}:1", "must be HOST:PORT"),
+        (f"dns:{'a.' * 127}a:1", "must be HOST:PORT"),
     ],
 )
 def test_what_names_no_directory_is_refused_with_what_would(text: str, sentence: str) -> None:

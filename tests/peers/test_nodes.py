@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keda_gpu_scaler.core.model import Snapshot
-from keda_gpu_scaler.peers.nodes import Nodes
+from keda_gpu_scaler.peers.nodes import MAX_SNAPSHOTS, LongestWindow, Nodes
 from tests.fakes import sample
 
 NOW = 5000.0
@@ -33,6 +33,43 @@ def test_two_instances_of_one_node_are_one_history() -> None:
     assert not both.take("old:1", snapshot("gpu-7", 100.2), NOW + 0.6, NOW + 0.6)
     assert both.take("old:1", snapshot("gpu-7", 101.0), NOW + 1, NOW + 1)
     assert lived(both, "gpu-7") == [100.0, 100.5, 101.0]
+
+
+def test_what_is_told_once_more_is_no_news_and_no_end_of_the_history() -> None:
+    some = nodes()
+    some.take("a:1", snapshot("gpu-7", 100.0), NOW, NOW)
+    some.take("a:1", snapshot("gpu-7", 101.0), NOW + 1, NOW + 1)
+    before = some.histories["gpu-7"]
+    assert not some.take("a:1", snapshot("gpu-7", 101.0), NOW + 1.5, NOW + 1.5)
+    assert some.histories["gpu-7"] is before
+
+
+def test_clocks_that_hardly_move_do_not_fill_the_memory() -> None:
+    slow = nodes()
+    for number in range(MAX_SNAPSHOTS + 10):
+        slow.take("a:1", snapshot("gpu-7", 100.0 + number / 1e9), NOW, NOW)
+    assert len(lived(slow, "gpu-7")) == MAX_SNAPSHOTS
+
+
+@pytest.mark.parametrize(
+    ("questions", "longest"),
+    [
+        pytest.param([(0, 5.0)], 10.0, id="never less than the default"),
+        pytest.param([(0, 300.0), (1, 20.0)], 300.0, id="the longest, whoever asked last"),
+        pytest.param([(0, 60.0), (1, 300.0), (599, 60.0), (601, 5.0)], 300.0, id="for ten minutes after the last"),
+        pytest.param(
+            [(0, 300.0), *((second, 60.0) for second in range(0, 1201, 60)), (1270, 5.0)],
+            60.0,
+            id="the second longest when the longest is over, whoever asks first",
+        ),
+        pytest.param([(0, 300.0), (601, 5.0), (1202, 5.0)], 10.0, id="none for ever"),
+    ],
+)
+def test_history_goes_back_as_far_as_somebody_asked_lately(
+    questions: list[tuple[float, float]], longest: float
+) -> None:
+    window = LongestWindow(600.0)
+    assert [window.ask(seconds, NOW + at) for at, seconds in questions][-1] == longest
 
 
 def test_a_machine_that_was_started_anew_begins_a_new_history() -> None:

@@ -3,6 +3,10 @@
 
 import asyncio
 import contextlib
+import functools
+import itertools
+import logging
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -11,7 +15,7 @@ import grpc
 import pytest
 
 from keda_gpu_scaler.core.fleet import History
-from keda_gpu_scaler.core.model import Sample
+from keda_gpu_scaler.core.model import Device, Sample
 from keda_gpu_scaler.core.ports import KubeError
 from keda_gpu_scaler.peers import following as following_module
 from keda_gpu_scaler.peers import sharing as sharing_module
@@ -19,7 +23,7 @@ from keda_gpu_scaler.peers.following import LET_GO_SECONDS, WATCH, Following
 from keda_gpu_scaler.peers.sharing import MAX_FOLLOWERS, Sharing
 from keda_gpu_scaler.wire import fleet_pb2 as pb
 from keda_gpu_scaler.wire import fleet_pb2_grpc as pb_grpc
-from keda_gpu_scaler.wire.codec import apply_change, encode
+from keda_gpu_scaler.wire.codec import apply_change, decode, encode, encode_change
 from tests.fakes import ManualClock, node_history, sample
 
 WAIT_SECONDS = 20.0
@@ -314,6 +318,18 @@ def test_a_peer_whose_driver_hangs_keeps_the_line_and_its_age_grows(monkeypatch:
             id="a later version",
         ),
         pytest.param([b"\0" * (5 << 20)], "RESOURCE_EXHAUSTED", id="megabytes"),
+        *(
+            pytest.param(
+                [
+                    pb.Update(
+                        snapshot=encode(node_history("gpu-9").newest).encode(), age_seconds=age
+                    ).SerializeToString()
+                ],
+                "age_seconds: Invalid value",
+                id=f"an age of {age}",
+            )
+            for age in (math.nan, math.inf, -1.0)
+        ),
     ],
 )
 def test_nonsense_is_named_and_does_not_disturb_the_others(messages: list[bytes], sentence: str) -> None:
@@ -384,6 +400,257 @@ def test_a_peer_that_restarts_is_followed_again_and_its_history_goes_on() -> Non
     among(talk)
 
 
+def test_a_stream_that_is_opened_anew_before_anything_happened_leaves_the_history_as_it_is() -> None:
+    async def talk(crowd: Crowd) -> None:
+        peer = crowd.instance("gpu-7", sample(0, 0.5))
+        await crowd.start(peer)
+        crowd.following.ask(10)
+        await crowd.following.settled()
+        peer.see(sample(0, 0.8))
+        await crowd.until(lambda: crowd.newest("gpu-7") == (sample(0, 0.8),))
+        before = crowd.following.histories()["gpu-7"]
+        await peer.stop()
+        await crowd.until(crowd.following.silent)
+        again = crowd.instance("gpu-7")
+        again.history, again.address = peer.history, peer.address
+        await crowd.start(again)
+        await crowd.until(lambda: not crowd.following.silent())
+        assert crowd.following.histories()["gpu-7"] is before
+        assert len(before.snapshots) == 2
+
+    among(talk)
+
+
+def test_a_change_may_come_after_words_without_news() -> None:
+    async def talk(crowd: Crowd) -> None:
+        before = node_history("gpu-7", sample(0, 0.5)).newest
+        after = replace(before, sequence=before.sequence + 1, at_seconds=1001.0, samples=(sample(0, 0.8),))
+        told = [pb.Update(snapshot=encode(before).encode()), pb.Update(failure="hangs"), pb.Update()]
+        told.append(pb.Update(change=(encode_change(before, after) or "").encode()))
+        stranger = Stranger(*(update.SerializeToString() for update in told))
+        await crowd.start(stranger)
+        crowd.following.ask(10)
+        await crowd.until(lambda: crowd.newest("gpu-7") == (sample(0, 0.8),))
+        assert (stranger.asked, crowd.following.silent()) == (1, {})
+
+    among(talk)
+
+
+def test_who_only_talks_nonsense_is_asked_less_and_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+
+    def at_once(seconds: float) -> float:
+        pauses.append(seconds)
+        return 0.0
+
+    monkeypatch.setattr(following_module, "_jittered", at_once)
+
+    async def talk(crowd: Crowd) -> None:
+        good = encode(node_history("gpu-9").newest)
+        later = pb.Update(snapshot=good.replace('"version":1', '"version":2').encode()).SerializeToString()
+        hello = pb.Update(snapshot=good.encode()).SerializeToString()
+        await crowd.start(Stranger(later), Stranger(hello, b"\xff"))
+        crowd.following.ask(10)
+        await crowd.until(lambda: pauses.count(10.0) >= 4)
+        assert [seconds for seconds, _ in itertools.groupby(sorted(pauses))] == [0.5, 1.0, 2.0, 4.0, 8.0, 10.0]
+        assert pauses.count(0.5) == 2
+
+    among(talk)
+
+
+def test_who_talked_sense_for_a_while_is_asked_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+
+    def at_once(seconds: float) -> float:
+        pauses.append(seconds)
+        return 0.0
+
+    monkeypatch.setattr(following_module, "_jittered", at_once)
+    monkeypatch.setattr(following_module, "_LONGEST_PAUSE_SECONDS", 0.0)  # every stream lasts longer
+
+    async def talk(crowd: Crowd) -> None:
+        hello = pb.Update(snapshot=encode(node_history("gpu-9").newest).encode()).SerializeToString()
+        await crowd.start(Stranger(hello, hangs_up=True))
+        crowd.following.ask(10)
+        await crowd.until(lambda: len(pauses) >= 5)
+        assert set(pauses) == {0.5}
+
+    among(talk)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 3600.0], ids=["it was over before", "it was still running"])
+def test_a_turn_is_given_back_once(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following_module, "_TURN_SECONDS", seconds)
+
+    async def run() -> None:
+        places = asyncio.Semaphore(1)
+        async with following_module._Turn(places):
+            if seconds == 0:
+                await places.acquire()
+                places.release()
+        await places.acquire()
+        assert places.locked()
+
+    asyncio.run(run())
+
+
+def test_a_peer_that_does_not_answer_makes_room_for_those_that_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following_module, "_AT_ONCE", 1)
+    monkeypatch.setattr(following_module, "_HANGS_AFTER_SECONDS", 2 * WAIT_SECONDS)
+    monkeypatch.setattr(following_module, "_TURN_SECONDS", 0.01)
+
+    async def talk(crowd: Crowd) -> None:
+        await crowd.start(Stranger(), Stranger(), crowd.instance("gpu-7", sample(0, 0.5)))
+        crowd.following.ask(10)
+        await crowd.until(lambda: crowd.newest("gpu-7"))
+
+    among(talk)
+
+
+def test_one_that_answers_makes_room_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following_module, "_AT_ONCE", 1)
+    monkeypatch.setattr(following_module, "_TURN_SECONDS", 2 * WAIT_SECONDS)
+
+    async def talk(crowd: Crowd) -> None:
+        await crowd.start(crowd.instance("gpu-7", sample(0, 0.5)), crowd.instance("gpu-8", sample(0, 0.5)))
+        crowd.following.ask(10)
+        await crowd.following.settled()
+        assert sorted(crowd.following.histories()) == ["gpu-7", "gpu-8"]
+
+    among(talk)
+
+
+def test_a_peer_that_talks_without_end_has_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following_module, "_HURRY", 1e6)
+
+    async def talk(crowd: Crowd) -> None:
+        first = node_history("gpu-9", sample(0, 0.5)).newest
+        messages = [pb.Update(snapshot=encode(first).encode())]
+        for number in range(1, 1000):
+            later = replace(first, sequence=first.sequence + number, at_seconds=first.at_seconds + number / 1e6)
+            before = replace(first, sequence=first.sequence + number - 1)
+            messages.append(pb.Update(change=(encode_change(before, later) or "").encode()))
+        await crowd.start(
+            Stranger(*(message.SerializeToString() for message in messages)),
+            crowd.instance("gpu-7", sample(0, 0.5)),
+        )
+        crowd.following.ask(10)
+        await crowd.until(lambda: len(crowd.following.histories()) == 2 and crowd.news.is_set())
+        await crowd.until(lambda: len(crowd.following.histories()["gpu-9"].snapshots) >= 3)
+        for _ in range(1000):
+            await asyncio.sleep(0)
+        assert len(crowd.following.histories()["gpu-9"].snapshots) == 3
+
+    among(talk)
+
+
+def test_what_a_peer_says_of_itself_is_printable_and_of_bounded_length() -> None:
+    async def talk(crowd: Crowd) -> None:
+        peer = crowd.instance("gpu-7")
+        peer.failure = "\x1b[2Jall\nis well" + "!" * 5000
+        await crowd.start(peer)
+        crowd.following.ask(10)
+        await crowd.following.settled()
+        [said] = crowd.following.silent().values()
+        assert said.startswith("?[2Jall?is well!!!")
+        assert len(said) == 500
+
+    among(talk)
+
+
+def test_a_node_that_calls_itself_otherwise_than_the_directory_does_is_said_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def talk(crowd: Crowd) -> None:
+        peer = crowd.instance("0a1b2c3d", sample(0, 0.5))
+        await peer.start()
+        other = crowd.instance("gpu-8", sample(0, 0.5))
+        await crowd.start(other)
+        crowd.listing.listing = {peer.address: "gpu-7", other.address: "gpu-8"}
+        crowd.following.ask(10)
+        await crowd.following.settled()
+        peer.see(sample(0, 0.8))
+        await crowd.until(lambda: crowd.newest("0a1b2c3d") == (sample(0, 0.8),))
+        await peer.stop()
+        assert [record.getMessage() for record in caplog.records if "spec.nodeName" in record.getMessage()] == [
+            f"{peer.address}: it says that it is node 0a1b2c3d, and it runs on node gpu-7: its pods are looked for "
+            "there and not found; pass spec.nodeName to it as KEDA_GPU_SCALER_NODE_NAME"
+        ]
+
+    with caplog.at_level(logging.WARNING):
+        among(talk)
+
+
+def test_a_dead_address_of_a_node_that_lives_at_another_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def talk(crowd: Crowd) -> None:
+        peer, stranger = crowd.instance("gpu-7", sample(0, 0.1)), Stranger(hangs_up=True)
+        await crowd.start(peer, stranger)
+        crowd.listing.listing = dict.fromkeys((peer.address, stranger.address), "gpu-7")
+        crowd.following.ask(10)
+        for utilization in (0.2, 0.3, 0.4):
+            await crowd.until(functools.partial(tried_since, stranger.asked, stranger))
+            peer.see(sample(0, utilization))
+            await crowd.until(functools.partial(known, crowd, utilization))
+
+    def tried_since(asked: int, stranger: Stranger) -> bool:
+        return stranger.asked > asked + 1
+
+    def known(crowd: Crowd, utilization: float) -> bool:
+        return crowd.newest("gpu-7") == (sample(0, utilization),)
+
+    with caplog.at_level(logging.WARNING):
+        among(talk)
+    said = [record.getMessage() for record in caplog.records if record.name == following_module.__name__]
+    assert said == ["gpu-7: it ended the connection"]
+
+
+def test_a_directory_with_a_defect_is_named_and_asked_again(caplog: pytest.LogCaptureFixture) -> None:
+    async def talk(crowd: Crowd) -> None:
+        listing = crowd.listing.addresses
+        times = itertools.count()
+
+        def broken() -> AsyncIterator[Mapping[str, str]]:
+            if next(times) < 2:
+                raise ZeroDivisionError("by zero")
+            return listing()
+
+        crowd.listing.addresses = broken  # type: ignore[method-assign]
+        crowd.following.ask(10)
+        await crowd.following.settled()
+        assert list(crowd.following.silent().values()) == ["unexpected ZeroDivisionError: by zero"]
+        await crowd.start(crowd.instance("gpu-7", sample(0, 0.5)))
+        await crowd.until(lambda: crowd.newest("gpu-7"))
+        assert crowd.following.silent() == {}
+
+    among(talk)
+
+
+def test_the_cadence_slows_with_the_number_of_peers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following_module, "PEERS_PER_SECOND", 2)
+    wanted: list[float] = []
+
+    async def talk(crowd: Crowd) -> None:
+        strangers = [Stranger(hangs_up=True) for _ in range(3)]
+        for stranger in strangers:
+            watch = stranger._watch
+
+            def noting(request: bytes, context: Any, watch: Any = watch) -> AsyncIterator[bytes]:
+                wanted.append(pb.WatchRequest.FromString(request).interval_seconds)
+                answers: AsyncIterator[bytes] = watch(request, context)
+                return answers
+
+            stranger._watch = noting  # type: ignore[method-assign]
+        await crowd.start(strangers[0])
+        crowd.following.ask(10)
+        await crowd.until(lambda: wanted)
+        assert set(wanted) == {0.5}
+        wanted.clear()
+        await crowd.start(*strangers[1:])
+        await crowd.until(lambda: wanted.count(1.5) > 6)  # those that were followed before as well
+
+    among(talk)
+
+
 def test_peers_that_come_and_go_in_the_directory() -> None:
     async def talk(crowd: Crowd) -> None:
         first, second = crowd.instance("gpu-7", sample(0, 0.5)), crowd.instance("gpu-8", sample(0, 0.9))
@@ -436,6 +703,7 @@ def test_history_is_kept_as_long_as_the_longest_window_that_is_asked_for() -> No
 
     monkey = pytest.MonkeyPatch()
     monkey.setattr(sharing_module, "_EARLY", 0.0)
+    monkey.setattr(following_module, "_HURRY", 0.0)
     try:
         among(talk)
     finally:
@@ -469,6 +737,81 @@ def test_the_end_is_ok_and_at_once() -> None:
             assert await call.code() is grpc.StatusCode.OK
 
     among(talk)
+
+
+def test_the_end_does_not_wait_for_a_follower_of_few_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharing_module, "WORD_SECONDS", 2 * WAIT_SECONDS)
+
+    async def talk(crowd: Crowd) -> None:
+        peer = crowd.instance("gpu-7", sample(0, 0.5))
+        await crowd.start(peer)
+        async with grpc.aio.insecure_channel(peer.address) as channel:
+            call = pb_grpc.FleetStub(channel).Watch(pb.WatchRequest(interval_seconds=3600))  # type: ignore[no-untyped-call]
+            await call.read()
+            peer.sharing.stop()
+            assert await call.read() is grpc.aio.EOF
+
+    among(talk)
+
+
+@pytest.mark.parametrize("deviceless", [False, True], ids=["that fails all the time", "without devices"])
+def test_a_peer_is_told_nothing_faster_than_it_asked(deviceless: bool) -> None:
+    async def run() -> None:
+        peer = Instance("gpu-7", clock=ManualClock(), deviceless=deviceless)
+        peer.failure = None if deviceless else "the driver does not answer"
+        words = peer.sharing.Watch(pb.WatchRequest(interval_seconds=60), None)
+        await anext(words)
+        second = asyncio.ensure_future(anext(words))
+        for _ in range(100):
+            peer.sharing.published()
+            await asyncio.sleep(0)
+        assert not second.done()
+        peer.sharing.stop()
+        with pytest.raises(StopAsyncIteration):
+            await second
+
+    asyncio.run(run())
+
+
+def test_a_first_snapshot_comes_as_soon_as_it_is_there() -> None:
+    async def talk(crowd: Crowd) -> None:
+        peer = crowd.instance("gpu-7")
+        words = peer.sharing.Watch(pb.WatchRequest(interval_seconds=60), None)
+        assert not (await anext(words)).snapshot
+        peer.see(sample(0, 0.5))
+        assert (await anext(words)).snapshot
+        await words.aclose()  # type: ignore[attr-defined]
+
+    among(talk)
+
+
+def test_a_snapshot_that_cannot_be_written_is_a_failure_with_a_sentence() -> None:
+    peer = Instance("gpu-7", sample(0, 0.5), clock=ManualClock())
+    assert peer.history is not None
+    before = peer.history.newest
+    peer.see(Sample(Device("GPU-0", 0, "M"), gpu_utilization_ratio=57.0))
+    whole, change = peer.sharing._update(peer.history, None), peer.sharing._update(peer.history, before)
+    for update in (whole, change):
+        assert (update.snapshot, update.change) == (b"", b"")
+        assert update.failure.startswith("its snapshot cannot be told: samples")
+
+
+def test_a_change_is_of_what_was_really_told() -> None:
+    async def run() -> None:
+        peer = Instance("gpu-7", sample(0, 0.5), clock=ManualClock())
+        words = peer.sharing.Watch(pb.WatchRequest(interval_seconds=math.nan), None)  # as often as there is news
+        told = decode((await anext(words)).snapshot)
+        peer.see(sample(0, 57.0))
+        assert (await anext(words)).failure
+        peer.see(sample(0, 0.8))
+        assert apply_change(told, (await anext(words)).change).samples == (sample(0, 0.8),)
+        await words.aclose()  # type: ignore[attr-defined]
+
+    async def bounded() -> None:
+        async with asyncio.timeout(WAIT_SECONDS):
+            await run()
+
+    asyncio.run(bounded())
 
 
 def test_a_word_without_news_carries_no_snapshot_and_a_slow_follower_gets_the_newest() -> None:

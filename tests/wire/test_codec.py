@@ -355,6 +355,23 @@ def test_what_is_no_change_is_refused(changes: dict[str, object], sentence: str)
     assert sentence in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"at_seconds": math.nan}, id="no time"),
+        pytest.param({"unix_seconds": math.inf}, id="no end of time"),
+        pytest.param({"sequence": -1}, id="before the first"),
+        pytest.param(
+            {"samples": (replace(SEEN.samples[0], gpu_utilization_ratio=57.0), SEEN.samples[1])}, id="percent"
+        ),
+        pytest.param({"allocations": (Allocation("ai", "", "c", "r", "d"),)}, id="a pod without a name"),
+    ],
+)
+def test_no_change_is_written_that_could_not_be_read(changes: dict[str, Any]) -> None:
+    with pytest.raises(CodecError):
+        encode_change(SEEN, replace(SEEN, **changes))
+
+
 @given(st.binary(max_size=200) | st.text(max_size=200) | _json.map(json.dumps))
 def test_any_text_is_a_change_or_a_codec_error(text: str | bytes) -> None:
     with pytest.raises(CodecError):

@@ -12,7 +12,8 @@ from keda_gpu_scaler.core.wording import quoted
 REFRESH_SECONDS = 5.0
 """How often DNS is asked; a headless service's records live about as long."""
 
-_HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]{2,45}\]", re.ASCII)
+_LABEL = "[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_HOST = re.compile(rf"(?=.{{1,254}}\Z){_LABEL}(?:\.{_LABEL})*\.?|\[[0-9A-Fa-f:.]{{2,45}}\]", re.ASCII)
 
 
 class DirectoryError(ValueError):
@@ -55,10 +56,11 @@ class Dns:
         while True:
             try:
                 found = await loop.getaddrinfo(self._name, self._port, type=socket.SOCK_STREAM)
-            except OSError as error:
+            except (OSError, UnicodeError) as error:  # UnicodeError: a label that DNS cannot have
+                why = getattr(error, "strerror", None) or error
                 raise KubeError(
-                    f"--peers: {self._name} cannot be resolved: {error.strerror or error}; is it a headless service, "
-                    "and does it publish addresses that are not ready?"
+                    f"--peers: {self._name} cannot be resolved: {why}; is it a headless service, and does it "
+                    "publish addresses that are not ready?"
                 ) from error
             addresses = {_joined(str(address[0]), self._port): "" for *_, address in found}
             if addresses != before:

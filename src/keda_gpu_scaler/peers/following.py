@@ -8,8 +8,10 @@ stops another, and what was told before holds until it is stale.
 import asyncio
 import contextlib
 import logging
+import math
 import os
 from collections.abc import Callable, Mapping
+from types import TracebackType
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -17,10 +19,9 @@ from google.protobuf.message import DecodeError
 from keda_gpu_scaler.core.fleet import History
 from keda_gpu_scaler.core.model import Snapshot
 from keda_gpu_scaler.core.ports import Directory, KubeError
-from keda_gpu_scaler.core.trigger import DEFAULT_WINDOW_SECONDS
-from keda_gpu_scaler.peers.nodes import Nodes
+from keda_gpu_scaler.peers.nodes import LongestWindow, Nodes
 from keda_gpu_scaler.wire import fleet_pb2 as pb
-from keda_gpu_scaler.wire.codec import MAX_LENGTH, CodecError, apply_change, decode
+from keda_gpu_scaler.wire.codec import MAX_LENGTH, MAX_NUMBER, CodecError, apply_change, decode
 
 LET_GO_SECONDS = 600.0
 """A fleet that nobody asked about for so long is not followed any longer."""
@@ -33,6 +34,9 @@ WATCH = "/keda_gpu_scaler.fleet.v1.Fleet/Watch"
 _HANGS_AFTER_SECONDS = 6.0  # three words that did not come
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 10.0
 _AT_ONCE = 50  # so many connections are being made at the same time, and no more: KEDA's calls come first
+_TURN_SECONDS = 0.25  # a peer that does not answer so soon makes room: hundreds of mute ones must not hold up one
+# A peer may talk this much faster than it was asked to, and say so many words in one breath; then it has to wait.
+_HURRY, _BREATH = 0.5, 3
 _OPTIONS = (
     ("grpc.max_receive_message_length", MAX_LENGTH + 4096),
     ("grpc.enable_http_proxy", 0),
@@ -75,11 +79,14 @@ class Following:
         self._on_news = on_news
         self._nodes = Nodes(stale_after_seconds)
         self._silent: dict[str, str] = {}
+        self._whys: dict[str, str] = {}
+        self._listing: Mapping[str, str] = {}
         self._titles: dict[str, str] = {}
+        self._pace = sample_interval_seconds
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._task: asyncio.Task[None] | None = None
         self._asked_at = 0.0
-        self._window = (DEFAULT_WINDOW_SECONDS, 0.0)
+        self._window = LongestWindow(LET_GO_SECONDS)
         self._unheard: set[str] = set()
         self._settled = asyncio.Event()
         self._connecting = asyncio.Semaphore(_AT_ONCE)
@@ -88,12 +95,8 @@ class Following:
         """Say that somebody needs the fleet, and so much history of it."""
         now = self._clock()
         self._asked_at = now
-        longest, asked_at = self._window
-        if window_seconds >= longest or now - asked_at > LET_GO_SECONDS:
-            self._window = (max(window_seconds, DEFAULT_WINDOW_SECONDS), now)
-            self._nodes.window_seconds = self._window[0]
+        self._nodes.window_seconds = self._window.ask(window_seconds, now)
         if self._task is None:
-            self._nodes.window_seconds = self._window[0]
             self._task = asyncio.create_task(self._follow_directory(), name="peers")
 
     def histories(self) -> Mapping[str, History]:
@@ -130,8 +133,8 @@ class Following:
         self._task = None
         self._tasks.clear()
         self._nodes.clear()
-        self._silent.clear()
-        self._titles.clear()
+        for table in (self._silent, self._whys, self._titles):
+            table.clear()
         self._unheard.clear()
         self._settled.clear()
 
@@ -144,10 +147,13 @@ class Following:
                 async with contextlib.aclosing(self._directory.addresses()) as listings:  # type: ignore[type-var]
                     async for listing in listings:
                         pause = _FIRST_PAUSE_SECONDS
-                        self._silent.pop(_DIRECTORY, None)
+                        self._is_well(_DIRECTORY)
                         self._turn_to(listing)
             except KubeError as error:
                 self._say(_DIRECTORY, str(error))
+            except Exception as error:  # a directory's defect must not end discovery for good
+                _log.exception("the directory %r broke its contract", self._directory)
+                self._say(_DIRECTORY, f"unexpected {type(error).__name__}: {str(error)[:200]}")
             self._settle()
             await asyncio.sleep(_jittered(pause))
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
@@ -155,14 +161,16 @@ class Following:
     def _turn_to(self, listing: Mapping[str, str]) -> None:
         for address in self._tasks.keys() - listing.keys():
             self._tasks.pop(address).cancel()
-            self._silent.pop(self._titles.pop(address), None)
+            self._is_well(address)
+            self._titles.pop(address)
             self._unheard.discard(address)
-        interval = max(self._interval, len(listing) / PEERS_PER_SECOND)
+        self._listing = listing
+        self._pace = max(self._interval, len(listing) / PEERS_PER_SECOND)
         for address, node in listing.items():
             if address not in self._tasks:
                 self._titles[address] = node or address
                 self._unheard.add(address)
-                self._tasks[address] = asyncio.create_task(self._follow(address, interval), name=f"peer {address}")
+                self._tasks[address] = asyncio.create_task(self._follow(address), name=f"peer {address}")
         self._settle()
 
     def _heard(self, address: str) -> None:
@@ -173,18 +181,24 @@ class Following:
         if not self._unheard:
             self._settled.set()
 
-    def _say(self, title: str, sentence: str) -> None:
-        """Note why a peer is silent; log it when it is news."""
-        if self._silent.get(title) != sentence:
+    def _say(self, address: str, sentence: str) -> None:
+        """Note why a peer is silent; log it when it is news of this address: a node may have had two."""
+        title = self._titles.get(address, address)
+        if self._whys.get(address) != sentence:
             _log.warning("%s: %s", title, sentence)
-        self._silent[title] = sentence
+        self._whys[address] = self._silent[title] = sentence
+
+    def _is_well(self, address: str) -> None:
+        self._whys.pop(address, None)
+        self._silent.pop(self._titles.get(address, address), None)
 
     # ---- one of them ----
 
-    async def _follow(self, address: str, interval: float) -> None:
+    async def _follow(self, address: str) -> None:
         pause = _FIRST_PAUSE_SECONDS
+        loop = asyncio.get_running_loop()
         while True:
-            stream = _Stream(address, interval)
+            stream, began = _Stream(address, self._pace), loop.time()
             try:
                 await self._listen(stream)
                 why = "it ended the connection"
@@ -199,16 +213,17 @@ class Following:
                 why = f"unexpected {type(error).__name__}: {str(error)[:200]}"
             finally:
                 await stream.close()
-            if stream.told_something:
+            # One that only ever says hello, or what cannot be read, is asked less and less often.
+            if stream.told_something and loop.time() - began > _LONGEST_PAUSE_SECONDS:
                 pause = _FIRST_PAUSE_SECONDS
             if address in self._titles:
-                self._say(self._titles[address], why)
+                self._say(address, why)
             self._heard(address)
             await asyncio.sleep(_jittered(pause))
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
     async def _listen(self, stream: "_Stream") -> None:
-        async with self._connecting:
+        async with _Turn(self._connecting):
             await stream.open()
             message = await stream.read()
         while message is not None:
@@ -217,12 +232,13 @@ class Following:
                 await self._know_oneself(stream)
             self._take(stream, update)
             self._heard(stream.address)
+            await stream.breathe()
             message = await stream.read()
 
     async def _know_oneself(self, stream: "_Stream") -> None:
         """Listen no more to our own address, where nothing is told that is not known here, while it is listed."""
         await stream.close()
-        self._silent.pop(self._titles.get(stream.address, ""), None)
+        self._is_well(stream.address)
         self._heard(stream.address)
         await asyncio.Event().wait()
 
@@ -233,20 +249,47 @@ class Following:
         if snapshot is not None:
             self._call_it(stream.address, snapshot.node)
             now = self._clock()
-            age = min(max(update.age_seconds, 0.0), 86400.0)  # NaN becomes 86400: nobody believes that
-            if self._nodes.take(stream.address, snapshot, now - age, now):
+            if self._nodes.take(stream.address, snapshot, now - update.age_seconds, now):
                 self._on_news()
-        title = self._titles[stream.address]
         if update.failure or (stream.last is None and not update.deviceless):
-            self._say(title, update.failure[:_LONGEST_SENTENCE] or "it has no snapshot yet")
+            self._say(stream.address, _printable(update.failure) or "it has no snapshot yet")
         else:
-            self._silent.pop(title, None)
+            self._is_well(stream.address)
 
     def _call_it(self, address: str, node: str) -> None:
         """From now on speak of this peer by its node's name."""
-        if self._titles[address] != node:
-            self._silent.pop(self._titles[address], None)
-            self._titles[address] = node
+        if self._titles[address] == node:
+            return
+        if self._listing.get(address, "") not in ("", node):
+            _log.warning(
+                "%s: it says that it is node %s, and it runs on node %s: its pods are looked for there and not found; "
+                "pass spec.nodeName to it as KEDA_GPU_SCALER_NODE_NAME", address, node, self._listing[address],
+            )  # fmt: skip
+        self._silent.pop(self._titles[address], None)
+        self._titles[address] = node
+
+
+class _Turn:
+    """A place among those that are being connected, given back by the first answer or soon anyway."""
+
+    def __init__(self, places: asyncio.Semaphore) -> None:
+        self._places = places
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def __aenter__(self) -> None:
+        await self._places.acquire()
+        self._timer = asyncio.get_running_loop().call_later(_TURN_SECONDS, self._give_back)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._give_back()
+
+    def _give_back(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+            self._places.release()
 
 
 class _Stream:
@@ -258,6 +301,7 @@ class _Stream:
         self.last: Snapshot | None = None
         self.told_something = False
         self._interval = interval_seconds
+        self._due = -math.inf
         self._channel: grpc.aio.Channel | None = None
         self._call: grpc.aio.UnaryStreamCall | None = None
 
@@ -285,16 +329,26 @@ class _Stream:
         Raises:
             CodecError: it cannot be read.
         """
-        self.told_something = True
+        snapshot = None
+        # NaN compares false with everything: what is of no age would be young for ever.
+        if not 0 <= update.age_seconds <= MAX_NUMBER:
+            raise CodecError(f"age_seconds: Invalid value: {update.age_seconds:g}: must be from 0 to {MAX_NUMBER:g}")
         if update.snapshot:
-            self.last = decode(update.snapshot)
+            snapshot = decode(update.snapshot)
         elif update.change:
             if self.last is None:
                 raise CodecError("change: Invalid value: it came before any snapshot")
-            self.last = apply_change(self.last, update.change)
-        else:
-            return None
-        return self.last
+            snapshot = apply_change(self.last, update.change)
+        self.told_something = True
+        self.last = snapshot or self.last
+        return snapshot
+
+    async def breathe(self) -> None:
+        """Let a peer wait that talks faster than it was asked to: what is not read is not sent."""
+        now, step = asyncio.get_running_loop().time(), _HURRY * self._interval
+        self._due = max(self._due, now - (_BREATH - 1) * step) + step
+        if self._due > now:
+            await asyncio.sleep(self._due - now)
 
     async def close(self) -> None:
         if self._channel is not None:
@@ -307,6 +361,11 @@ def _refusal(error: grpc.aio.AioRpcError) -> str:
     if error.code() is grpc.StatusCode.UNIMPLEMENTED:
         return "it does not share its snapshots: is it an older version?"
     return f"{error.code().name}: {details}"
+
+
+def _printable(text: str) -> str:
+    """Make a stranger's sentence fit for terminals and logs."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:_LONGEST_SENTENCE])
 
 
 def _jittered(seconds: float) -> float:

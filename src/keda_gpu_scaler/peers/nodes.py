@@ -9,8 +9,29 @@ from collections import deque
 
 from keda_gpu_scaler.core.fleet import History
 from keda_gpu_scaler.core.model import Snapshot
+from keda_gpu_scaler.core.trigger import DEFAULT_WINDOW_SECONDS
+
+MAX_SNAPSHOTS = 4096
+"""Of one node; the longest window sampled at the shortest interval has 3,001."""
 
 _log = logging.getLogger(__name__)
+
+
+class LongestWindow:
+    """The longest window that somebody asked for lately: in the last so many seconds, or twice as many at most."""
+
+    def __init__(self, lately_seconds: float) -> None:
+        self._lately = lately_seconds
+        self._since = 0.0
+        self._before = self._now = DEFAULT_WINDOW_SECONDS
+
+    def ask(self, window_seconds: float, now: float) -> float:
+        """Note another question, and return the longest."""
+        if now - self._since > self._lately:
+            self._since = now
+            self._before, self._now = self._now, DEFAULT_WINDOW_SECONDS
+        self._now = max(self._now, window_seconds)
+        return max(self._before, self._now)
 
 
 class Nodes:
@@ -37,6 +58,8 @@ class Nodes:
         """
         node = snapshot.node
         known = self._snapshots.get(node)
+        if known and snapshot == known[-1]:  # told once more, by a stream that was opened anew
+            return False
         if known and snapshot.at_seconds <= known[-1].at_seconds and not self._may_start_anew(node, teller, now):
             if snapshot.at_seconds < known[-1].at_seconds - self._stale_after and node not in self._disputed:
                 self._disputed.add(node)
@@ -46,7 +69,7 @@ class Nodes:
                 )  # fmt: skip
             return False
         if known is None or snapshot.at_seconds <= known[-1].at_seconds:
-            known = self._snapshots[node] = deque()
+            known = self._snapshots[node] = deque(maxlen=MAX_SNAPSHOTS)
         known.append(snapshot)
         while snapshot.at_seconds - known[0].at_seconds > self.window_seconds:
             known.popleft()

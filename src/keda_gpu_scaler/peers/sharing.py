@@ -16,7 +16,7 @@ from keda_gpu_scaler.core.fleet import History
 from keda_gpu_scaler.core.model import Snapshot
 from keda_gpu_scaler.wire import fleet_pb2 as pb
 from keda_gpu_scaler.wire import fleet_pb2_grpc as pb_grpc
-from keda_gpu_scaler.wire.codec import encode, encode_change
+from keda_gpu_scaler.wire.codec import CodecError, encode, encode_change
 
 MAX_FOLLOWERS = 64
 """KEDA asks one instance or two; more follow only while connections move."""
@@ -53,7 +53,7 @@ class Sharing(pb_grpc.FleetServicer):
         self._instance = instance
         self._deviceless = deviceless
         self._followers: set[asyncio.Event] = set()
-        self._stopping = False
+        self._stopping = asyncio.Event()
         self._newest: Snapshot | None = None
         self._whole = b""
         self._changes: dict[int, bytes | None] = {}
@@ -65,7 +65,7 @@ class Sharing(pb_grpc.FleetServicer):
 
     def stop(self) -> None:
         """End every Watch with OK, at once and from now on."""
-        self._stopping = True
+        self._stopping.set()
         self.published()
 
     async def Watch(self, request: pb.WatchRequest, context: ServicerContext) -> AsyncIterator[pb.Update]:  # noqa: N802
@@ -74,18 +74,21 @@ class Sharing(pb_grpc.FleetServicer):
             await context.abort(
                 grpc.StatusCode.RESOURCE_EXHAUSTED, f"{MAX_FOLLOWERS} instances follow this one, the most there may be"
             )
-        interval = min(max(request.interval_seconds or 1.0, MIN_INTERVAL_SECONDS), MAX_INTERVAL_SECONDS)
+        # In this order NaN becomes the shortest.
+        interval = min(max(MIN_INTERVAL_SECONDS, request.interval_seconds or 1.0), MAX_INTERVAL_SECONDS)
         news = asyncio.Event()
         self._followers.add(news)
         try:
             sent: Snapshot | None = None
-            while not self._stopping:
+            while not self._stopping.is_set():
                 news.clear()
                 history = self._history() if not self._deviceless else None
-                is_new = history is not None and history.newest is not sent
-                yield self._update(history, sent)
-                sent = history.newest if history is not None else None
-                if is_new:
+                update = self._update(history, sent)
+                yield update
+                if history is not None and (update.snapshot or update.change):
+                    sent = history.newest
+                # The first snapshot is not waited for longer than it takes; a failure is told at the same pace as news.
+                if history is not None or update.failure or self._deviceless:
                     await self._pause(_EARLY * interval)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(WORD_SECONDS):
@@ -95,9 +98,9 @@ class Sharing(pb_grpc.FleetServicer):
 
     async def _pause(self, seconds: float) -> None:
         """Let time pass, unless the end comes."""
-        ending = asyncio.get_running_loop().time() + seconds
-        while not self._stopping and (left := ending - asyncio.get_running_loop().time()) > 0:
-            await asyncio.sleep(min(left, WORD_SECONDS))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
 
     def _update(self, history: History | None, sent: Snapshot | None) -> pb.Update:
         update = pb.Update(instance=self._instance, failure=self._failure() or "", deviceless=self._deviceless)
@@ -106,11 +109,14 @@ class Sharing(pb_grpc.FleetServicer):
         update.age_seconds = history.age_seconds(self._clock())
         if history.newest is sent:
             return update
-        change = self._change(sent, history.newest) if sent is not None else None
-        if change is not None:
-            update.change = change
-        else:
-            update.snapshot = self._encoded(history.newest)
+        try:
+            change = self._change(sent, history.newest) if sent is not None else None
+            if change is not None:
+                update.change = change
+            else:
+                update.snapshot = self._encoded(history.newest)
+        except CodecError as error:
+            update.failure = f"its snapshot cannot be told: {error}"
         return update
 
     def _encoded(self, newest: Snapshot) -> bytes:

@@ -85,6 +85,9 @@ def encode_change(before: Snapshot, after: Snapshot) -> str | None:
 
     Changed readings are a list for each device, by its position: in the order of ``Sample``'s fields, null where
     unknown.
+
+    Raises:
+        CodecError: the later snapshot holds what ``apply_change`` would refuse.
     """
     if before.node != after.node or before.source != after.source or len(before.samples) != len(after.samples):
         return None
@@ -94,7 +97,9 @@ def encode_change(before: Snapshot, after: Snapshot) -> str | None:
             continue
         if old.device != new.device:
             return None
-        changed[str(position)] = [_finite(getattr(new, name)) for name in _READINGS]
+        readings = [_finite(getattr(new, name)) for name in _READINGS]
+        _changed(new.device, readings, position)
+        changed[str(position)] = readings
     plain: dict[str, object] = {
         "version": VERSION,
         "after": before.sequence,
@@ -107,6 +112,9 @@ def encode_change(before: Snapshot, after: Snapshot) -> str | None:
         plain["allocations"] = (
             None if after.allocations is None else [_plain_allocation(one) for one in after.allocations]
         )
+    fields = Fields(plain)
+    _moment(fields)
+    _allocations(fields)
     return json.dumps(plain, separators=(",", ":"), allow_nan=False)
 
 
@@ -122,11 +130,12 @@ def apply_change(before: Snapshot, text: str | bytes) -> Snapshot:
     samples = list(before.samples)
     for position, readings in fields.lists("samples", len(samples)):
         samples[position] = _changed(samples[position].device, readings, position)
+    sequence, at_seconds, unix_seconds = _moment(fields)
     return Snapshot(
         node=before.node,
-        sequence=fields.whole("sequence"),
-        at_seconds=fields.number("at_seconds", 0, MAX_NUMBER),
-        unix_seconds=fields.number("unix_seconds", 0, MAX_NUMBER),
+        sequence=sequence,
+        at_seconds=at_seconds,
+        unix_seconds=unix_seconds,
         source=before.source,
         samples=tuple(samples),
         allocations=_allocations(fields) if "allocations" in fields else before.allocations,
@@ -265,11 +274,13 @@ def _finite(value: float | None) -> float | None:
 
 def _snapshot(fields: Fields) -> Snapshot:
     fields.check_version("version", VERSION)
+    node = fields.text("node", default="")
+    sequence, at_seconds, unix_seconds = _moment(fields)
     snapshot = Snapshot(
-        node=fields.text("node", default=""),
-        sequence=fields.whole("sequence"),
-        at_seconds=fields.number("at_seconds", 0, MAX_NUMBER),
-        unix_seconds=fields.number("unix_seconds", 0, MAX_NUMBER),
+        node=node,
+        sequence=sequence,
+        at_seconds=at_seconds,
+        unix_seconds=unix_seconds,
         source=fields.text("source", MAX_SOURCE_LENGTH, default=""),
         samples=tuple(_sample(item) for item in fields.objects("samples", MAX_SAMPLES)),
         allocations=_allocations(fields),
@@ -281,6 +292,14 @@ def _snapshot(fields: Fields) -> Snapshot:
             raise CodecError(f"samples: Duplicate value: {quoted(uuid)}: a device must be listed once")
         seen.add(uuid)
     return snapshot
+
+
+def _moment(fields: Fields) -> tuple[int, float, float]:
+    return (
+        fields.whole("sequence"),
+        fields.number("at_seconds", 0, MAX_NUMBER),
+        fields.number("unix_seconds", 0, MAX_NUMBER),
+    )
 
 
 def _sample(fields: Fields) -> Sample:
