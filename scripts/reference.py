@@ -89,6 +89,12 @@ def metrics_page() -> Iterator[str]:
         "its reading is known and fresh: where the driver gives none, there is no series, and no 0."
     )
     yield ""
+    yield (
+        "Devices are told of by the instance on their node, workloads by the instance that KEDA asks: the last 1,024 "
+        "triggers at most, each until nobody asked for ten minutes. The age of a node's snapshot is told by each "
+        "instance that follows it."
+    )
+    yield ""
     yield from table(
         ("metric", "type", "labels", "meaning"),
         (

@@ -3,6 +3,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,18 +11,22 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from keda_gpu_scaler import exporter
 from keda_gpu_scaler.core.fleet import Fleet
-from keda_gpu_scaler.core.ports import COLLECTION_BUCKETS_SECONDS, CollectionCounts, RequestCounts
+from keda_gpu_scaler.core.ports import COLLECTION_BUCKETS_SECONDS, Answer, CollectionCounts, RequestCounts
 from keda_gpu_scaler.exporter import FAMILIES, HttpServer, Page, metrics_pages, probe_pages, render
-from tests.fakes import blind, device, fleet_of, sample
+from tests.fakes import blind, device, fleet_of, node_history, sample
 
 GOLDEN = Path(__file__).parent / "golden" / "metrics.txt"
 COUNTS = CollectionCounts(7, 2, 1.25, (3, 1, 0, 0, 1, 0, 0, 0, 1, 0, 0, 1))
 REQUESTS = {"GetMetrics": RequestCounts(5, 1), "IsActive": RequestCounts(4, 0)}
+ANSWERS = (
+    Answer("ai", "llama", "keda_gpu_metric", "gpu_utilization", 80.0, 276.0, active=True, seen=3, expected=4),
+    Answer("ai", "sleeper", "keda_gpu_metric", "gpu_utilization", 75.5, None, active=True, seen=0, expected=2),
+)
 NOW = 1000.0
 
 
 def text(fleet: Fleet, now: float = NOW) -> str:
-    return render(fleet, now, COUNTS, REQUESTS)
+    return render(fleet, now, COUNTS, REQUESTS, ANSWERS)
 
 
 def series(fleet: Fleet, now: float = NOW) -> dict[str, float]:
@@ -36,7 +41,11 @@ def test_the_exposition_is_as_it_was_agreed() -> None:
     odd = sample(
         2, 0.125, device=device(2, model='quoted "name"\\with\nline'), power_watts=None, memory_used_bytes=None
     )
-    assert text(fleet_of([sample(0, 0.92), blind(1), odd])) == GOLDEN.read_text()
+    fleet = fleet_of([sample(0, 0.92), blind(1), odd])
+    fleet = replace(
+        fleet, silent={"gpu-7": "nothing came for 6 s"}, peers={"gpu-3": node_history("gpu-3", at=NOW - 4.5)}
+    )
+    assert text(fleet) == GOLDEN.read_text()
 
 
 def test_a_prometheus_parser_reads_back_what_was_written() -> None:
@@ -70,6 +79,19 @@ def test_every_family_is_there_with_its_type() -> None:
 )
 def test_law_1_an_unknown_reading_has_no_series(fleet: Fleet, now: float) -> None:
     assert not [name for name in series(fleet, now) if "gpu_uuid" in name]
+
+
+def test_law_1_a_workload_without_an_answer_has_no_value_and_says_so() -> None:
+    found = series(fleet_of([sample()]))
+    labels = [
+        ("metric", "gpu_utilization"),
+        ("metric_name", "keda_gpu_metric"),
+        ("name", "sleeper"),
+        ("namespace", "ai"),
+    ]
+    assert f"keda_gpu_scaler_workload_value{labels}" not in found
+    assert found[f"keda_gpu_scaler_workload_answered{labels}"] == 0
+    assert found[f"keda_gpu_scaler_workload_active{labels}"] == 1
 
 
 def test_a_node_without_devices_counts_none_and_a_stale_one_does_not_count() -> None:

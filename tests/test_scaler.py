@@ -463,3 +463,44 @@ def test_any_metadata_gets_an_answer_or_invalid_argument_and_never_a_nan(
             assert code is None or code in expected
 
     on(Bench(), talk)
+
+
+# --- what was answered, for those who watch
+
+
+def test_what_was_answered_last_is_kept_for_those_who_watch() -> None:
+    async def talk(bench: Bench) -> None:
+        await bench.stub.GetMetrics(metrics(targetValue="50"))
+        [answer] = bench.scaler.answers()
+        assert (answer.namespace, answer.name, answer.metric_name) == ("ai", "llama", "keda_gpu_metric")
+        assert (answer.metric, answer.target, answer.value) == ("gpu_utilization", 50.0, 92.0)
+        assert (answer.active, answer.seen, answer.expected) == (True, 1, 1)
+        await bench.see(None)
+        await refusal(bench.stub.GetMetrics(metrics(targetValue="50")))
+        [answer] = bench.scaler.answers()
+        assert (answer.value, answer.active) == (None, True)
+
+    on(Bench(), talk)
+
+
+def test_what_nobody_asks_about_any_more_is_forgotten() -> None:
+    async def talk(bench: Bench) -> None:
+        await bench.stub.GetMetrics(metrics())
+        bench.clock.advance(scaler_module.ANSWERED_SECONDS - 1)
+        await refusal(bench.stub.GetMetrics(metrics(metricType="power_draw")))
+        assert len(bench.scaler.answers()) == 2
+        bench.clock.advance(2)
+        assert [answer.metric for answer in bench.scaler.answers()] == ["power_draw"]
+
+    on(Bench(), talk)
+
+
+def test_no_more_answers_are_kept_than_can_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scaler_module, "_REMEMBERED", 2)
+
+    async def talk(bench: Bench) -> None:
+        for metric in ("gpu_utilization", "power_draw", "temperature", "gpu_utilization"):
+            await bench.stub.GetMetrics(metrics(metricType=metric))
+        assert [answer.metric for answer in bench.scaler.answers()] == ["temperature", "gpu_utilization"]
+
+    on(Bench(), talk)

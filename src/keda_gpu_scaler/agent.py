@@ -273,7 +273,7 @@ class Agent:
         )
 
     def _exposition(self) -> str:
-        return render(self._fleet(), self._clock(), self._sampler.counts, self._scaler.counts())
+        return render(self._fleet(), self._clock(), self._sampler.counts, self._scaler.counts(), self._scaler.answers())
 
     def _published(self) -> None:
         """Carry the sampler's news into the event loop; called in the sampler's thread."""

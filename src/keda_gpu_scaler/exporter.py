@@ -9,15 +9,16 @@ import asyncio
 import errno
 import math
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import h11
 
+from keda_gpu_scaler import __version__
 from keda_gpu_scaler.core.catalog import METRICS
 from keda_gpu_scaler.core.fleet import Fleet
 from keda_gpu_scaler.core.model import Sample
-from keda_gpu_scaler.core.ports import COLLECTION_BUCKETS_SECONDS, CollectionCounts, RequestCounts
+from keda_gpu_scaler.core.ports import COLLECTION_BUCKETS_SECONDS, Answer, CollectionCounts, RequestCounts
 
 PREFIX = "keda_gpu_scaler_"
 _PLAIN = "text/plain; charset=utf-8"
@@ -73,6 +74,50 @@ _COLLECTION_DURATION = Family("collection_duration_seconds", "histogram", "Time 
 _REQUESTS = Family("scaler_requests_total", "counter", "Calls from KEDA.", ("method",))
 _REQUEST_ERRORS = Family("scaler_request_errors_total", "counter", "Calls answered with an error.", ("method",))
 
+
+@dataclass(frozen=True, slots=True)
+class _AnswerGauge:
+    family: Family
+    read: Callable[[Answer], float | None]
+
+
+_WORKLOAD_LABELS = ("namespace", "name", "metric_name", "metric")
+_ANSWER_GAUGES = (
+    _AnswerGauge(
+        Family(
+            "workload_value", "gauge", "What KEDA was told last; no series while that is an error.", _WORKLOAD_LABELS
+        ),
+        lambda answer: answer.value,
+    ),
+    _AnswerGauge(
+        Family("workload_target", "gauge", "What the value of one replica should be.", _WORKLOAD_LABELS),
+        lambda answer: answer.target,
+    ),
+    _AnswerGauge(
+        Family(
+            "workload_active", "gauge", "1 while the workload should run, as judged with the value.", _WORKLOAD_LABELS
+        ),
+        lambda answer: answer.active,
+    ),
+    _AnswerGauge(
+        Family("workload_answered", "gauge", "1 if KEDA was told a value, 0 if an error.", _WORKLOAD_LABELS),
+        lambda answer: answer.value is not None,
+    ),
+    _AnswerGauge(
+        Family("workload_seen", "gauge", "Ready pods (or devices) in scope that gave a value.", _WORKLOAD_LABELS),
+        lambda answer: answer.seen,
+    ),
+    _AnswerGauge(
+        Family("workload_expected", "gauge", "Ready pods (or devices) in scope.", _WORKLOAD_LABELS),
+        lambda answer: answer.expected,
+    ),
+)
+_SNAPSHOT_AGE = Family(
+    "snapshot_age_seconds", "gauge", "Age of the newest snapshot of each node that is known here.", ("node",)
+)
+_PEERS_SILENT = Family("peers_silent", "gauge", "Other instances that ought to be heard of and are not.")
+_BUILD_INFO = Family("build_info", "gauge", "Always 1; the version is the label.", ("version",))
+
 FAMILIES = (
     *(gauge.family for gauge in _DEVICE_GAUGES),
     _DEVICE_COUNT,
@@ -81,23 +126,34 @@ FAMILIES = (
     _COLLECTION_DURATION,
     _REQUESTS,
     _REQUEST_ERRORS,
+    *(gauge.family for gauge in _ANSWER_GAUGES),
+    _SNAPSHOT_AGE,
+    _PEERS_SILENT,
+    _BUILD_INFO,
 )
 """Every family of ``/metrics``, names without the prefix, in order of appearance."""
 
 
-def render(fleet: Fleet, now: float, collections: CollectionCounts, requests: Mapping[str, RequestCounts]) -> str:
+def render(
+    fleet: Fleet,
+    now: float,
+    collections: CollectionCounts,
+    requests: Mapping[str, RequestCounts],
+    answers: Sequence[Answer] = (),
+) -> str:
     """Return the exposition text (Prometheus text format 0.0.4).
 
     Devices appear while their newest snapshot is fresh, each with the readings it gave; the newest
-    sample as it is, without a trigger's window.
+    sample as it is, without a trigger's window. Only this node's: every instance tells of its own.
     """
     samples: tuple[Sample, ...] | None = None
     if fleet.history is not None and fleet.is_fresh(now):
         samples = fleet.history.newest.samples
-    return "".join(f"{line}\n" for line in _lines(samples, collections, requests))
+    lines = (*_node_lines(samples, collections, requests), *_fleet_lines(fleet, now, answers))
+    return "".join(f"{line}\n" for line in lines)
 
 
-def _lines(
+def _node_lines(
     samples: tuple[Sample, ...] | None, collections: CollectionCounts, requests: Mapping[str, RequestCounts]
 ) -> Iterator[str]:
     for gauge in _DEVICE_GAUGES:
@@ -110,6 +166,14 @@ def _lines(
     yield from _family(_REQUEST_ERRORS, [("", (method,), counts.errors) for method, counts in requests.items()])
 
 
+def _fleet_lines(fleet: Fleet, now: float, answers: Sequence[Answer]) -> Iterator[str]:
+    for gauge in _ANSWER_GAUGES:
+        yield from _family(gauge.family, _answer_series(gauge, answers))
+    yield from _family(_SNAPSHOT_AGE, [("", (node,), history.age_seconds(now)) for node, history in fleet.nodes()])
+    yield from _family(_PEERS_SILENT, [("", (), len(fleet.silent))])
+    yield from _family(_BUILD_INFO, [("", (__version__,), 1)])
+
+
 _Series = tuple[str, tuple[str, ...], float]  # suffix of the name, label values, value
 
 
@@ -118,6 +182,13 @@ def _device_series(gauge: _DeviceGauge, samples: Iterable[Sample]) -> Iterator[_
         value = gauge.read(sample)
         if value is not None:
             yield "", (str(sample.device.index), sample.device.uuid, sample.device.model), value
+
+
+def _answer_series(gauge: _AnswerGauge, answers: Iterable[Answer]) -> Iterator[_Series]:
+    for answer in answers:
+        value = gauge.read(answer)
+        if value is not None:
+            yield "", (answer.namespace, answer.name, answer.metric_name, answer.metric), value
 
 
 def _histogram(collections: CollectionCounts) -> Iterator[_Series]:

@@ -21,7 +21,7 @@ from grpc.aio import ServicerContext
 
 from keda_gpu_scaler.core.fleet import Fleet, History
 from keda_gpu_scaler.core.model import NoWorkload, Workload
-from keda_gpu_scaler.core.ports import Cluster, Peers, RequestCounts
+from keda_gpu_scaler.core.ports import Answer, Cluster, Peers, RequestCounts
 from keda_gpu_scaler.core.trigger import Scope, Trigger, TriggerError, parse
 from keda_gpu_scaler.core.verdict import Lack, Verdict, evaluate
 from keda_gpu_scaler.core.wording import quoted
@@ -40,6 +40,9 @@ METHODS = ("IsActive", "StreamIsActive", "GetMetricSpec", "GetMetrics")
 
 MAX_STEPS = 2000
 """So many sentences of a verdict are told; a fleet of thousands of devices has more, and a message its limits."""
+
+ANSWERED_SECONDS = 600.0
+"""A trigger that nobody asked about for so long is no longer told of by ``answers``."""
 
 _REMEMBERED = 1024
 _TURN_SECONDS = 0.005
@@ -107,6 +110,11 @@ class Scaler(pb_grpc.ExternalScalerServicer):
         self._requests: Counter[str] = Counter()
         self._errors: Counter[str] = Counter()
         self._log = _ChangeLog()
+        self._answers = _Answers()
+
+    def answers(self) -> list[Answer]:
+        """Return what GetMetrics answered last to each trigger that was asked about lately."""
+        return self._answers.lately(self._clock())
 
     def counts(self) -> Mapping[str, RequestCounts]:
         """Return how often each method was asked, and how often it answered with an error."""
@@ -134,6 +142,7 @@ class Scaler(pb_grpc.ExternalScalerServicer):
         await self._looked_up(question)
         verdict = self._verdict(question)
         self._log.answerable(_title(ref), trigger, verdict)
+        self._answers.note(_answer(ref, trigger, verdict), self._clock())
         if verdict.value is None:
             code = _STATUS_OF_LACK[verdict.lack]
             await self._refuse("GetMetrics", context, code, f"{_title(ref)}: {verdict.reason}")
@@ -312,6 +321,28 @@ class _Stream:
         self.wake = asyncio.Event()
 
 
+class _Answers:
+    """What was answered last, by ScaledObject and metric; of more than can be remembered the newest."""
+
+    def __init__(self) -> None:
+        self._answers: OrderedDict[tuple[str, ...], tuple[float, Answer]] = OrderedDict()
+
+    def note(self, answer: Answer, now: float) -> None:
+        subject = (answer.namespace, answer.name, answer.metric_name, answer.metric)
+        self._answers[subject] = (now, answer)
+        self._answers.move_to_end(subject)
+        if len(self._answers) > _REMEMBERED:
+            self._answers.popitem(last=False)
+
+    def lately(self, now: float) -> list[Answer]:
+        while self._answers:
+            subject, (at, _) = next(iter(self._answers.items()))
+            if now - at <= ANSWERED_SECONDS:
+                break
+            del self._answers[subject]
+        return [answer for _, answer in self._answers.values()]
+
+
 class _ChangeLog:
     """Says a thing when it begins and when it ends, not at every poll; forgets the oldest subjects."""
 
@@ -344,6 +375,21 @@ class _ChangeLog:
         while len(self._said) > _REMEMBERED:
             self._said.popitem(last=False)
         return True
+
+
+def _answer(ref: pb.ScaledObjectRef, trigger: Trigger, verdict: Verdict) -> Answer:
+    namespace, name = _title(ref).split("/", 1)
+    return Answer(
+        namespace=namespace,
+        name=name,
+        metric_name=trigger.metric_name,
+        metric=trigger.metric.name,
+        target=round(trigger.target, 3),
+        value=None if verdict.value is None else round(verdict.value, 3),
+        active=verdict.active,
+        seen=verdict.seen,
+        expected=verdict.expected,
+    )
 
 
 def _title(ref: pb.ScaledObjectRef) -> str:

@@ -72,6 +72,24 @@ class RequestCounts:
     errors: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What GetMetrics answered last to one trigger; ``value`` is None where it was an error.
+
+    ``seen`` of ``expected`` ready pods (or devices) had a value; both are 0 where that was not looked at.
+    """
+
+    namespace: str
+    name: str
+    metric_name: str
+    metric: str
+    target: float
+    value: float | None
+    active: bool
+    seen: int
+    expected: int
+
+
 class Allocations(Protocol):
     """Who holds this node's devices. May be asked from any thread; never waits."""
 
