@@ -20,6 +20,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
+from keda_gpu_scaler.wire.tls import ClientTls
 
 WAIT_SECONDS = 30.0  # a bound for what happens at once, so that a defect fails instead of hanging
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -43,13 +44,16 @@ def ref(**metadata: str) -> pb.ScaledObjectRef:
 class Serving:
     """Starts ``serve`` with these arguments and waits until it listens; ends it with SIGTERM.
 
-    ``log`` holds the log's lines so far, each an object.
+    ``log`` holds the log's lines so far, each an object. ``tls`` is how its client knows it and is known.
     """
 
-    def __init__(self, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, *arguments: str, environment: Mapping[str, str] | None = None, tls: ClientTls | None = None
+    ) -> None:
         ports = ("--port", "0", "--metrics-port", "0", "--probe-port", "0")
         self._command = (*COMMAND, "serve", "--host", "127.0.0.1", *ports, "--sample-interval", "0.1", *arguments)
         self._environment = {**os.environ, **(environment or {})}
+        self._tls = tls
         self.log: list[dict[str, Any]] = []
 
     def __enter__(self) -> Self:
@@ -57,7 +61,11 @@ class Serving:
         self._watchdog = threading.Timer(2 * WAIT_SECONDS, self.process.kill)
         self._watchdog.start()
         self.port = int(self.wait_for_log(_SERVES).group(1))
-        self._channel = grpc.insecure_channel(f"127.0.0.1:{self.port}")
+        address = f"127.0.0.1:{self.port}"
+        if self._tls is None:
+            self._channel = grpc.insecure_channel(address)
+        else:
+            self._channel = grpc.secure_channel(address, self._tls.credentials(), options=self._tls.options())
         self.stub: Any = pb_grpc.ExternalScalerStub(self._channel)  # type: ignore[no-untyped-call]
         return self
 

@@ -29,11 +29,16 @@ def test_every_setting_says_what_it_means() -> None:
             "--port, --metrics-port, --probe-port: Invalid value: 9090, 9090, 8081: must differ from one another",
         ),
         ({"node_name": "n\udcff"}, "--node-name: Invalid value: 'n\\udcff': must be at most 253 printable characters"),
+        ({"tls_cert": "tls.crt"}, "--tls-key: Required value: --tls-cert and --tls-key belong together"),
+        (
+            {"tls_client_ca": "ca.crt"},
+            "--tls-client-ca: Invalid value: 'ca.crt': without --tls-cert and --tls-key there is no TLS",
+        ),
         ({"node_name": ""}, "--node-name: Required value: it is empty and the host has no name; set it"),
     ],
 )
 def test_a_setting_that_cannot_work_is_named_with_its_value_and_its_limits(
-    settings: dict[str, float], problem: str
+    settings: dict[str, object], problem: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
         Config(**settings)  # type: ignore[arg-type]

@@ -37,6 +37,7 @@ from keda_gpu_scaler.wire import fleet_pb2 as fleet_pb
 from keda_gpu_scaler.wire import fleet_pb2_grpc as fleet_pb_grpc
 from keda_gpu_scaler.wire import verdict_pb2 as verdict_pb
 from keda_gpu_scaler.wire import verdict_pb2_grpc as verdict_pb_grpc
+from keda_gpu_scaler.wire.tls import Pem, ServerTls, TlsError
 
 NVML_LIBRARY = "libnvidia-ml.so.1"
 _SERVICE = pb.DESCRIPTOR.services_by_name["ExternalScaler"].full_name
@@ -164,9 +165,10 @@ class Agent:
         try:
             await self._listen(server)
             _log.info(
-                "keda-gpu-scaler %s serves ExternalScaler on port %d, reading %s",
+                "keda-gpu-scaler %s serves ExternalScaler on port %d%s, reading %s",
                 __version__,
                 self.port,
+                _tls_in_words(self._config),
                 self._backend.source,
             )
             self.started.set()
@@ -197,10 +199,16 @@ class Agent:
 
     async def _listen(self, server: grpc.aio.Server) -> None:
         host = f"[{self._config.host}]" if ":" in self._config.host else self._config.host
+        address = f"{host}:{self._config.port}"
+        tls = _server_tls(self._config)
         try:
-            self.port = server.add_insecure_port(f"{host}:{self._config.port}")
+            # First of all, so that an error of the address is not taken for one of the certificate.
+            credentials = tls.credentials() if tls else None
+            self.port = server.add_secure_port(address, credentials) if tls else server.add_insecure_port(address)
+        except TlsError as error:
+            raise StartError(str(error)) from error
         except RuntimeError as error:
-            raise StartError(_why_not("--port", self._config.host, self._config.port)) from error
+            raise StartError(_why_not("--port", self._config.host, self._config.port, tls)) from error
         await server.start()
         if self._config.probe_port:
             pages = probe_pages(lambda: self._fleet().unready(self._clock()))
@@ -314,7 +322,23 @@ def _pod_resources(config: Config, backend: Backend, clock: Callable[[], float])
     )
 
 
-def _why_not(flag: str, host: str, port: int) -> str:
+def _server_tls(config: Config) -> ServerTls | None:
+    if config.tls_cert is None or config.tls_key is None:
+        return None
+    return ServerTls(
+        Pem("--tls-cert", Path(config.tls_cert)),
+        Pem("--tls-key", Path(config.tls_key), is_key=True),
+        Pem("--tls-client-ca", Path(config.tls_client_ca)) if config.tls_client_ca else None,
+    )
+
+
+def _tls_in_words(config: Config) -> str:
+    if config.tls_cert is None:
+        return ""
+    return " with TLS for clients with a certificate" if config.tls_client_ca else " with TLS"
+
+
+def _why_not(flag: str, host: str, port: int, tls: ServerTls | None = None) -> str:
     """Say why an address cannot be listened on, in the words of another try: gRPC keeps the reason to itself."""
     cannot = f"cannot listen on {host} port {port}"
     try:
@@ -323,4 +347,10 @@ def _why_not(flag: str, host: str, port: int) -> str:
         if error.errno != errno.EADDRINUSE:
             reason = (error.strerror or str(error)).lower()
             return f"--host, {flag}: {cannot}: {reason}; choose an address of this machine, and a port you may use"
+    else:
+        if tls is not None:
+            return (
+                f"--tls-cert, --tls-key: {tls.certificate.path} and {tls.key.path} cannot be used: they must be PEM, "
+                "and the key the certificate's own"
+            )
     return f"{flag}: {cannot}: is another server there? Stop it, or choose another port"

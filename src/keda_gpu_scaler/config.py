@@ -65,6 +65,34 @@ class Config:
             "pod's own service account, if it has one."
         },
     )
+    tls_cert: str | None = field(
+        default=None,
+        metadata={
+            "help": "The server's certificate (PEM), with those between it and its CA; TLS is on with it. Shown to "
+            "other instances too, so it must be good for servers and clients."
+        },
+    )
+    tls_key: str | None = field(default=None, metadata={"help": "Its private key (PEM)."})
+    tls_client_ca: str | None = field(
+        default=None,
+        metadata={
+            "help": "The CA (PEM) that must have signed every client's certificate; without it none is asked for."
+        },
+    )
+    tls_ca: str | None = field(
+        default=None,
+        metadata={
+            "help": "The CA (PEM) that must have signed the other instances' certificates; the same as --tls-client-ca "
+            "by default."
+        },
+    )
+    tls_peer_name: str | None = field(
+        default=None,
+        metadata={
+            "help": "The name that the other instances' certificates bear; the host that is dialled by default, "
+            "which in a cluster is a pod's address."
+        },
+    )
     log_level: str = field(default="info", metadata={"help": "debug, info, warning (or warn), error."})
     log_format: str = field(
         default="auto", metadata={"help": "text, json, or auto: text on a terminal, json elsewhere."}
@@ -95,12 +123,26 @@ class Config:
                 f"--node-name: Invalid value: {self.node_name[:MAX_NODE_NAME_LENGTH]!a}: must be at most "
                 f"{MAX_NODE_NAME_LENGTH} printable characters"
             )
+        yield from self._tls_problems()
         ports = [port for port in (self.port, self.metrics_port, self.probe_port) if port]
         if len(set(ports)) < len(ports):
             yield (
                 f"--port, --metrics-port, --probe-port: Invalid value: {self.port}, {self.metrics_port}, "
                 f"{self.probe_port}: must differ from one another"
             )
+
+    def _tls_problems(self) -> Iterator[str]:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            missing = "--tls-key" if self.tls_key is None else "--tls-cert"
+            yield f"{missing}: Required value: --tls-cert and --tls-key belong together"
+        if self.tls_cert is None:
+            for flag, value in (
+                ("--tls-client-ca", self.tls_client_ca),
+                ("--tls-ca", self.tls_ca),
+                ("--tls-peer-name", self.tls_peer_name),
+            ):
+                if value is not None:
+                    yield f"{flag}: Invalid value: {value[:200]!a}: without --tls-cert and --tls-key there is no TLS"
 
 
 HELP: dict[str, str] = {setting.name: setting.metadata["help"] for setting in fields(Config)}

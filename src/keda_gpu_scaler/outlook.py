@@ -19,6 +19,7 @@ from keda_gpu_scaler.core.ports import Directory, KubeError
 from keda_gpu_scaler.kube.access import Access, in_cluster, kubeconfig, service_account
 from keda_gpu_scaler.peers.directories import DirectoryError, parse_directory
 from keda_gpu_scaler.peers.following import Following
+from keda_gpu_scaler.wire.tls import ClientTls, Pem, TlsError
 
 if TYPE_CHECKING:
     from keda_gpu_scaler.kube.api import ApiServer
@@ -62,7 +63,8 @@ class Outlook:
             access = self._access(config)
             api = None if access is None else _Api(access)
             directory = _directory(config.peers, api, clock)
-        except (KubeError, DirectoryError) as error:
+            tls = None if directory is None else _peers_tls(config)
+        except (KubeError, DirectoryError, TlsError) as error:
             raise OutlookError(str(error)) from error
         self.cluster = None if api is None else ClusterOnDemand(api, clock, on_cluster)
         self.peers = None
@@ -74,6 +76,7 @@ class Outlook:
                 sample_interval_seconds=config.sample_interval,
                 stale_after_seconds=config.stale_after,
                 on_news=on_peers,
+                tls=tls,
             )
 
     def tidy(self) -> None:
@@ -221,3 +224,32 @@ def _directory(peers: str, api: _Api | None, clock: Callable[[], float]) -> Dire
             )
         return _AgentsOnDemand(api, service or DEFAULT_SERVICE, clock)
     return parse_directory(peers)
+
+
+def _peers_tls(config: Config) -> ClientTls | None:
+    """Tell by what the other instances are known, and what they are shown.
+
+    Raises:
+        TlsError: a file cannot be used, or nothing says by what to know them.
+    """
+    if config.tls_cert is None or config.tls_key is None:
+        return None
+    flag, ca = ("--tls-ca", config.tls_ca) if config.tls_ca else ("--tls-client-ca", config.tls_client_ca)
+    if ca is None:
+        raise TlsError(
+            "--tls-ca: Required value: the other instances' certificates must be checked: name the CA that signed "
+            "them, or do without their view with --peers none"
+        )
+    if config.tls_peer_name is None and not config.peers.startswith("static:"):
+        raise TlsError(
+            "--tls-peer-name: Required value: the other instances are dialled by their addresses, which no certificate "
+            "bears: name what theirs do bear, for example keda-gpu-scaler.keda.svc.cluster.local"
+        )
+    tls = ClientTls(
+        Pem(flag, Path(ca)),
+        Pem("--tls-cert", Path(config.tls_cert)),
+        Pem("--tls-key", Path(config.tls_key), is_key=True),
+        config.tls_peer_name,
+    )
+    tls.credentials()
+    return tls

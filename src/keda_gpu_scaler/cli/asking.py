@@ -20,6 +20,7 @@ from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
 from keda_gpu_scaler.wire import verdict_pb2 as verdict_pb
 from keda_gpu_scaler.wire import verdict_pb2_grpc as verdict_pb_grpc
+from keda_gpu_scaler.wire.tls import ClientTls
 
 _KNOCK_SECONDS = 1.0
 _REPLACED_BY_KEDA = str.maketrans(dict.fromkeys("/.:%()", "-"))
@@ -43,6 +44,7 @@ class Question:
     namespace: str
     metadata: Mapping[str, str]
     timeout_seconds: float
+    tls: ClientTls | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +93,22 @@ class Answer:
 
 
 class Link:
-    """One connection to a scaler, opened by the first call."""
+    """One connection to a scaler, opened by the first call.
+
+    Raises:
+        TlsError: a certificate cannot be used.
+    """
 
     def __init__(self, question: Question, pace: Pace) -> None:
         self._question = question
         self._pace = pace
         # A scaler lives inside the cluster or on the machine: a web proxy is never on the way to it.
-        self._channel = grpc.insecure_channel(question.address, options=(("grpc.enable_http_proxy", 0),))
+        options: tuple[tuple[str, object], ...] = (("grpc.enable_http_proxy", 0),)
+        if question.tls is None:
+            self._channel = grpc.insecure_channel(question.address, options=options)
+        else:
+            credentials, options = question.tls.credentials(), (*options, *question.tls.options())
+            self._channel = grpc.secure_channel(question.address, credentials, options=options)
         self._stub: Any = pb_grpc.ExternalScalerStub(self._channel)  # type: ignore[no-untyped-call]
         self._verdicts: Any = verdict_pb_grpc.VerdictsStub(self._channel)  # type: ignore[no-untyped-call]
 

@@ -45,6 +45,11 @@ _PLACEHOLDERS = {
     "replay_speed": "FACTOR",
     "sample_interval": "SECONDS",
     "stale_after": "SECONDS",
+    "tls_cert": "PATH",
+    "tls_key": "PATH",
+    "tls_client_ca": "PATH",
+    "tls_ca": "PATH",
+    "tls_peer_name": "NAME",
     "log_level": "LEVEL",
     "log_format": "FORMAT",
 }

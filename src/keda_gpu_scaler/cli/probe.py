@@ -7,6 +7,8 @@ is when, how often, and with which exit status it ends.
 
 import os
 import sys
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import click
@@ -17,6 +19,7 @@ from keda_gpu_scaler.cli.screens import as_json, block, error_text, header, note
 from keda_gpu_scaler.core.hpa import DEFAULT_MAX_REPLICAS, DEFAULT_MIN_REPLICAS, State
 from keda_gpu_scaler.core.replicas import ValueType
 from keda_gpu_scaler.core.wording import quoted
+from keda_gpu_scaler.wire.tls import ClientTls, Pem, TlsError
 
 HEADER_EVERY_ROUNDS = 20
 
@@ -50,10 +53,39 @@ def _address(ctx: click.Context, param: click.Parameter, address: str) -> str:
     return address
 
 
+def _tls(ctx: click.Context, given: Mapping[str, Any]) -> ClientTls | None:
+    """Read how the scaler is to be known, and what it is shown.
+
+    Raises:
+        click.UsageError: a flag that means nothing without another.
+    """
+    ca, certificate, key, name = (given[flag] for flag in ("tls_ca", "tls_cert", "tls_key", "tls_server_name"))
+    if (certificate is None) != (key is None):
+        raise click.UsageError("--tls-cert, --tls-key: belong together; give both or neither", ctx)
+    if ca is None:
+        if certificate is not None or name is not None:
+            raise click.UsageError("--tls-ca: Required value: without it there is no TLS", ctx)
+        return None
+    if certificate is None:
+        return ClientTls(Pem("--tls-ca", Path(ca)), server_name=name)
+    own = Pem("--tls-cert", Path(certificate)), Pem("--tls-key", Path(key), is_key=True)
+    return ClientTls(Pem("--tls-ca", Path(ca)), *own, name)
+
+
 @click.command()
 @click.option(
     "--address", default="127.0.0.1:6000", show_default=True, metavar="HOST:PORT", callback=_address,
-    help="The external scaler, without TLS.",
+    help="The external scaler; without TLS unless --tls-ca is given.",
+)  # fmt: skip
+@click.option(
+    "--tls-ca", metavar="PATH",
+    help="The CA (PEM) that signed the scaler's certificate, as caCert in a TriggerAuthentication; TLS is on with it.",
+)  # fmt: skip
+@click.option("--tls-cert", metavar="PATH", help="The client certificate to show (PEM), as tlsClientCert there.")
+@click.option("--tls-key", metavar="PATH", help="Its private key (PEM), as tlsClientKey there.")
+@click.option(
+    "--tls-server-name", metavar="NAME",
+    help="The name that the scaler's certificate must bear, for example behind a port-forward.  [default: the host]",
 )  # fmt: skip
 @click.option(
     "-m", "--metadata", multiple=True, metavar="KEY=VALUE", callback=_metadata,
@@ -109,6 +141,7 @@ def probe(ctx: click.Context, /, **given: Any) -> None:
     keda-gpu-scaler probe -m profile=triton-inference -m report=average
     keda-gpu-scaler probe --namespace ai --name llama --replicas 3
     keda-gpu-scaler probe --address scaler.gpu.svc:6000 --value-type Value
+    keda-gpu-scaler probe --tls-ca ca.crt --tls-server-name scaler.gpu.svc
     keda-gpu-scaler probe --watch --follow --replicas 2 --max-replicas 12
     keda-gpu-scaler probe --json --count 60 > rounds.jsonl
 
@@ -136,7 +169,9 @@ def probe(ctx: click.Context, /, **given: Any) -> None:
         raise click.UsageError("--follow: needs --watch or --count", ctx)
     if given["follow"] and given["ready"] is not None:
         raise click.UsageError("--follow: takes every pod for ready at once; leave out --ready", ctx)
-    question = Question(given["address"], given["name"], given["namespace"], given["metadata"], given["timeout"])
+    question = Question(
+        given["address"], given["name"], given["namespace"], given["metadata"], given["timeout"], _tls(ctx, given)
+    )
     scenario = Scenario(
         ValueType(given["value_type"]),
         given["replicas"],
@@ -146,7 +181,10 @@ def probe(ctx: click.Context, /, **given: Any) -> None:
         given["follow"],
     )
     pace = ctx.find_object(Pace) or Pace()
-    link = Link(question, pace)
+    try:
+        link = Link(question, pace)
+    except TlsError as error:
+        raise click.UsageError(str(error), ctx) from error
     try:
         if watching:
             code = _watch(link, pace, question, scenario, given["interval"], given["count"], given["json_lines"])

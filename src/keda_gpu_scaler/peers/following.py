@@ -22,6 +22,7 @@ from keda_gpu_scaler.core.ports import Directory, KubeError
 from keda_gpu_scaler.peers.nodes import LongestWindow, Nodes
 from keda_gpu_scaler.wire import fleet_pb2 as pb
 from keda_gpu_scaler.wire.codec import MAX_LENGTH, MAX_NUMBER, CodecError, apply_change, decode
+from keda_gpu_scaler.wire.tls import ClientTls, TlsError
 
 LET_GO_SECONDS = 600.0
 """A fleet that nobody asked about for so long is not followed any longer."""
@@ -59,6 +60,7 @@ class Following:
         sample_interval_seconds: how often snapshots are wanted; more seldom from a very large fleet.
         stale_after_seconds: from which age on a snapshot is of no use.
         on_news: called after every snapshot that came.
+        tls: what instances show each other; None where they speak in the clear.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Following:
         sample_interval_seconds: float = 1.0,
         stale_after_seconds: float = 10.0,
         on_news: Callable[[], None] = lambda: None,
+        tls: ClientTls | None = None,
     ) -> None:
         self._directory = directory
         self._instance = instance
@@ -77,6 +80,7 @@ class Following:
         self._interval = sample_interval_seconds
         self._stale_after = stale_after_seconds
         self._on_news = on_news
+        self._tls = tls
         self._nodes = Nodes(stale_after_seconds)
         self._silent: dict[str, str] = {}
         self._whys: dict[str, str] = {}
@@ -198,7 +202,7 @@ class Following:
         pause = _FIRST_PAUSE_SECONDS
         loop = asyncio.get_running_loop()
         while True:
-            stream, began = _Stream(address, self._pace), loop.time()
+            stream, began = _Stream(address, self._pace, self._tls), loop.time()
             try:
                 await self._listen(stream)
                 why = "it ended the connection"
@@ -206,6 +210,8 @@ class Following:
                 why = _refusal(error)
             except TimeoutError:
                 why = f"nothing came for {stream.patience_seconds:g} s"
+            except TlsError as error:
+                why = str(error)
             except (CodecError, DecodeError) as error:
                 why = f"what it tells cannot be read: {str(error)[:200]}; is it another version?"
             except Exception as error:  # whatever a peer does, it is followed again
@@ -295,8 +301,9 @@ class _Turn:
 class _Stream:
     """One open Watch of one peer, and the snapshot it told last."""
 
-    def __init__(self, address: str, interval_seconds: float) -> None:
+    def __init__(self, address: str, interval_seconds: float, tls: ClientTls | None = None) -> None:
         self.address = address
+        self._tls = tls
         self.patience_seconds = max(3 * interval_seconds, _HANGS_AFTER_SECONDS)
         self.last: Snapshot | None = None
         self.told_something = False
@@ -306,7 +313,16 @@ class _Stream:
         self._call: grpc.aio.UnaryStreamCall | None = None
 
     async def open(self) -> None:
-        self._channel = grpc.aio.insecure_channel(self.address, options=_OPTIONS)
+        """Connect, with the certificates of this moment.
+
+        Raises:
+            TlsError: they cannot be used.
+        """
+        if self._tls is None:
+            self._channel = grpc.aio.insecure_channel(self.address, options=_OPTIONS)
+        else:
+            options = (*_OPTIONS, *self._tls.options())
+            self._channel = grpc.aio.secure_channel(self.address, self._tls.credentials(), options=options)
         # Bytes, because gRPC would turn what cannot be read into None, and log a traceback.
         watch = self._channel.unary_stream(WATCH)
         self._call = watch(pb.WatchRequest(interval_seconds=self._interval).SerializeToString())
