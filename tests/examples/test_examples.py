@@ -200,7 +200,7 @@ def _set(*path: str | int, to: Any) -> Callable[[dict[str, Any]], None]:
         pytest.param(_set("spec", "pollingInterval", to=0), "0 is out of bounds", id="below the minimum"),
         pytest.param(_set("spec", "pollingInterval", to=1 << 31), "does not fit int32", id="too large a number"),
         pytest.param(_set("spec", "triggers", to=[]), "at least 1 items", id="no trigger"),
-        pytest.param(_set("spec", "triggers", 0, to={"type": "external"}), "metadata: is required", id="half a one"),
+        pytest.param(_set("spec", "triggers", 0, to={"type": "external"}), "metadata: is required", id="a half"),
         pytest.param(
             _set("spec", "triggers", 0, "metadata", "targetValue", to=80), "80 is no string", id="not text"
         ),
