@@ -159,7 +159,8 @@ def test_probe_asks_over_tls(secured: Secured) -> None:
         ),
         pytest.param(
             ("--peers", "none", "--tls-key", "$OTHER"),
-            "--tls-cert, --tls-key: $CERT and $OTHER cannot be used: they must be PEM, and the key the certificate's own",
+            "--tls-cert, --tls-key: $CERT and $OTHER cannot be used: they must be PEM, and the key the certificate's "
+            "own",
             id="another certificate's key",
         ),
     ],
