@@ -12,10 +12,10 @@ VALUE_TYPE ?= Value
 REPLICAS   ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run check test lint types fmt proto lock docs bench clean
+.PHONY: help setup run check test lint types fmt proto lock docs bench build image docker-release clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Make .venv with the locked dependencies and the keda-gpu-scaler command
 
@@ -59,6 +59,16 @@ docs: setup ## Generate docs/reference from the code
 
 bench: setup ## Measure, and print what benchmarks/RESULTS.md records
 	@$(BIN)/python -m benchmarks
+
+build: setup ## Build the wheel and the source archive into dist
+	@rm -f dist/*.whl dist/*.tar.gz
+	@$(BIN)/python -m build --no-isolation --outdir dist
+
+image: ## Build the container image of this working tree for this machine; IMAGE names it otherwise
+	@$(PYTHON) scripts/image_docker.py build $(if $(IMAGE),--image $(IMAGE))
+
+docker-release: ## Build and push the image for amd64 and arm64: VERSION=v0.1.0, on a clean, tagged commit
+	@$(PYTHON) scripts/image_docker.py release "$(VERSION)" $(if $(IMAGE),--image $(IMAGE))
 
 clean: ## Remove what was built
 	@rm -rf $(VENV) dist .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
