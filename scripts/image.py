@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What does the image hold beside its base? Lay it out: ``python scripts/image.py OUT``.
 
-The law of this script: what runs is exactly what is locked. It builds the wheel, installs it and requirements/run.txt by
-hash, for the platform of the image and not of whoever builds it, takes away what no process reads, compiles the rest,
-and says what there is and how large. The Dockerfile copies OUT to /usr/local; the tests run it from where it lies.
+The law of this script: what runs is exactly what is locked. It builds the wheel, installs it and requirements/run.txt
+by hash, for the platform of the image and not of whoever builds it, takes away what no process reads, compiles the
+rest, and says what there is and how large. The Dockerfile copies OUT to /usr/local; the tests run it where it lies.
 """
 
 import argparse
@@ -81,14 +81,14 @@ def build_wheel(folder: Path) -> Path:
 
 def install(library: Path, wheel: Path, platform: str | None) -> None:
     """Put the locked packages and the wheel into ``library``, for a platform such as linux/arm64, or this machine."""
-    target = ("--target", str(library), "--no-deps", "--no-compile", "--upgrade", "--only-binary", ":all:")
+    target = ["--target", str(library), "--no-deps", "--no-compile", "--upgrade", "--only-binary", ":all:"]
     if platform:
         version = f"{sys.version_info.major}{sys.version_info.minor}"
-        target += ("--implementation", "cp", "--python-version", version)
+        target += ["--implementation", "cp", "--python-version", version]
         for abi in (f"cp{version}", "abi3", "none"):
-            target += ("--abi", abi)
+            target += ["--abi", abi]
         for glibc in _GLIBCS:
-            target += ("--platform", f"{glibc}_{MACHINES[platform]}")
+            target += ["--platform", f"{glibc}_{MACHINES[platform]}"]
     python = Path(sys.executable)
     _pip(python, *target, "--require-hashes", "--requirement", str(HOME / "requirements" / "run.txt"))
     _pip(python, *target, "--no-index", str(wheel))

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """How is the image made and published? ``python scripts/image_docker.py build`` or ``release v0.1.0``.
 
-The law of this script: a release is one commit, and names all that it was made of. It refuses what is not committed, not
-tagged, or called otherwise than the package, looks up the digests that the tags of both bases mean now, builds on those,
-and writes what came out of it to dist/image.json.
+The law of this script: a release is one commit, and names all that it was made of. It refuses what is not committed,
+not tagged, or called otherwise than the package, looks up the digests that the tags of both bases mean now, builds on
+those, and writes what came out of it to dist/image.json.
 """
 
 import argparse
@@ -140,7 +140,8 @@ def _run(*command: str) -> subprocess.CompletedProcess[str]:
 
 
 def _docker(*arguments: str) -> None:
-    if (status := subprocess.run(("docker", *arguments), cwd=HOME, check=False).returncode) != 0:
+    command = ("docker", *arguments)
+    if (status := subprocess.run(command, cwd=HOME, check=False).returncode) != 0:
         raise SystemExit(f"docker {' '.join(arguments[:2])} ended with {status}: see above")
 
 
