@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,8 +47,7 @@ class Checkout:
         for name in ("Dockerfile", ".gitignore", "src/keda_gpu_scaler/__init__.py"):
             shutil.copy(HOME / name, self.home / name)
         self.docker.parent.mkdir()
-        python = shutil.which("python3")
-        self.docker.write_text(_DOCKER.format(python=python, log=str(self.log), base=BASE, pushed=PUSHED))
+        self.docker.write_text(_DOCKER.format(python=sys.executable, log=str(self.log), base=BASE, pushed=PUSHED))
         self.docker.chmod(0o755)
         git = shutil.which("git")
         assert git is not None
