@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import ctypes
 import errno
-import gc
 import logging
 import os
 import time
@@ -26,6 +25,7 @@ from keda_gpu_scaler.core.fleet import Fleet
 from keda_gpu_scaler.core.ports import Backend, BackendError
 from keda_gpu_scaler.core.wording import quoted
 from keda_gpu_scaler.exporter import HttpServer, Pages, listener, metrics_pages, probe_pages, render
+from keda_gpu_scaler.garbage import Sweeper
 from keda_gpu_scaler.kube.podresources import DEFAULT_PATH, PodResources
 from keda_gpu_scaler.outlook import Outlook, OutlookError
 from keda_gpu_scaler.peers.sharing import MAX_FOLLOWERS, Sharing
@@ -43,7 +43,6 @@ NVML_LIBRARY = "libnvidia-ml.so.1"
 _SERVICE = pb.DESCRIPTOR.services_by_name["ExternalScaler"].full_name
 _HEALTH_INTERVAL_SECONDS = 1.0
 _STOP_GRACE_SECONDS = 2.0
-_GC_THRESHOLDS = (5000, 5, 200)
 _PEER_NEWS_SECONDS = 0.05
 _SHARE_OF_STREAMS = 0.2
 # A reference with as much metadata as is ever read fits several times over.
@@ -143,6 +142,7 @@ class Agent:
         )
         self._scaler = Scaler(self._fleet, clock, self._outlook.cluster, self._outlook.peers)
         self._health = health.aio.HealthServicer()
+        self._sweeper = Sweeper(clock())
         self._http_servers: list[HttpServer] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = False
@@ -172,11 +172,7 @@ class Agent:
                 self._backend.source,
             )
             self.started.set()
-            # What was imported lives as long as the process: not scanning it again keeps pauses short. Snapshots come
-            # and go in great numbers and without cycles: scanning all of a large fleet's would hold up everybody.
-            gc.collect()
-            gc.freeze()
-            gc.set_threshold(*_GC_THRESHOLDS)
+            self._sweeper.start()
             await self._follow()
             _log.info("stopping")
         finally:
@@ -259,6 +255,7 @@ class Agent:
                 for name in ("", _SERVICE):
                     await self._health.set(name, status.SERVING if ready else status.NOT_SERVING)
             self._outlook.tidy()
+            self._sweeper.sweep(self._clock())
             # Peers tell something all the time: streams that are judged by it have a share of the loop, and no more.
             if self._outlook.peers is not None and not self._stopping:
                 spent = self._clock() - began
