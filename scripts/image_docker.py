@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How is the image made and published? ``python scripts/image_docker.py build`` or ``release v0.1.0``.
+"""How is the image made, tried and published? ``image_docker.py build``, ``smoke`` or ``release v0.1.0``.
 
 The law of this script: a release is one commit, and names all that it was made of. It refuses what is not committed,
 not tagged, or called otherwise than the package, looks up the digests that the tags of both bases mean now, builds on
@@ -11,11 +11,14 @@ import json
 import re
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 HOME = Path(__file__).resolve().parent.parent
 IMAGE = "ghcr.io/keda-gpu-scaler/keda-gpu-scaler"
 PLATFORMS = "linux/amd64,linux/arm64"
+_TRIES = 30  # with the pause half a minute at least, for a machine that is busy
+_PAUSE_SECONDS = 1.0
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -100,12 +103,46 @@ def build(image: str) -> None:
     version = package_version()
     revision = _run("git", "rev-parse", "HEAD").stdout.strip()
     arguments = ("--build-arg", f"VERSION={version}", "--build-arg", f"REVISION={revision}")
-    _docker("buildx", "build", "--load", "--tag", f"{image}:{version}", *arguments, ".")
-    print(f"built {image}:{version}")
+    reference = image if _has_tag(image) else f"{image}:{version}"
+    _docker("buildx", "build", "--load", "--tag", reference, *arguments, ".")
+    print(f"built {reference}")
+
+
+def smoke(reference: str) -> None:
+    """Run an image as a cluster would at its strictest, ask it as KEDA does, and end it as the kubelet does.
+
+    Raises:
+        SystemExit: it does not answer, or does not end by itself with 0; its log is shown.
+    """
+    check_docker()
+    strict = ("--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--network", "none")
+    started = _run("docker", "run", "--detach", *strict, reference, "serve", "--backend", "synthetic")
+    if started.returncode != 0:
+        raise SystemExit(f"docker cannot run {reference}: {_last_line(started.stderr)}")
+    container = started.stdout.strip()
+    try:
+        probe = ("docker", "exec", container, "keda-gpu-scaler", "probe", "--metadata", "scope=fleet")
+        answered = False
+        for _ in range(_TRIES):
+            if answered := _run(*probe, "--metadata", "report=average").returncode == 0:
+                break
+            time.sleep(_PAUSE_SECONDS)
+        _run("docker", "stop", "-t", "10", container)
+        status = _run("docker", "inspect", "--format", "{{.State.ExitCode}}", container).stdout.strip()
+        if not answered or status != "0":
+            log = _run("docker", "logs", container).stderr
+            raise SystemExit(f"{log}{reference}: answered: {answered}; ended with: {status}")
+    finally:
+        _run("docker", "rm", "--force", container)
+    print(f"{reference} answers and ends")
 
 
 def release(image: str, version: str, platforms: str) -> None:
     """Build for all platforms on bases pinned by digest, push, and write down what was pushed."""
+    if _has_tag(image):
+        raise SystemExit(
+            f"IMAGE: Invalid value: {image!r}: a release sets the tags; leave {image.rpartition(':')[2]} out"
+        )
     check_version(version)
     commit = check_commit(version)
     check_docker()
@@ -135,6 +172,10 @@ def release(image: str, version: str, platforms: str) -> None:
     print(f"pushed {image}:{version}@{digest}; dist/image.json names its bases")
 
 
+def _has_tag(image: str) -> bool:
+    return ":" in image.rpartition("/")[2]
+
+
 def _run(*command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=HOME, capture_output=True, text=True, check=False)
 
@@ -151,14 +192,18 @@ def _last_line(text: str) -> str:
 
 def main() -> None:
     """Read the command line, do it."""
-    parser = argparse.ArgumentParser(description="Build the image, or release it.")
-    parser.add_argument("what", choices=("build", "release"))
+    parser = argparse.ArgumentParser(description="Build the image, try it, or release it.")
+    parser.add_argument("what", choices=("build", "smoke", "release"))
     parser.add_argument("version", nargs="?", default="", help="for release: v and the package's version")
     parser.add_argument("--image", default=IMAGE, help="the repository to tag and push to  [default: %(default)s]")
     parser.add_argument("--platforms", default=PLATFORMS, help="for release  [default: %(default)s]")
     options = parser.parse_args()
     if options.what == "build":
         build(options.image)
+    elif options.what == "smoke":
+        smoke(
+            options.image if _has_tag(options.image) or "@" in options.image else f"{options.image}:{package_version()}"
+        )
     else:
         release(options.image, options.version, options.platforms)
 

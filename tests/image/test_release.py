@@ -28,6 +28,10 @@ broken = os.environ.get("BROKEN", "")
 if broken and " ".join(arguments).startswith(broken):
     print("something about it\\nthe daemon is away", file=sys.stderr)
     sys.exit(7)
+if arguments[0] == "run":
+    print("container-1")
+if arguments[0] == "inspect":
+    print(os.environ.get("ENDED", "0"))
 if arguments[:3] == ["buildx", "imagetools", "inspect"]:
     print({base!r})
 if "--metadata-file" in arguments:
@@ -118,6 +122,44 @@ def test_every_argument_of_a_release_is_one_of_the_dockerfile(checkout: Checkout
 def test_an_image_is_built_into_the_local_engine(checkout: Checkout) -> None:
     image_docker.build("scaler")
     assert checkout.calls()[-1][:5] == ["buildx", "build", "--load", "--tag", f"scaler:{keda_gpu_scaler.__version__}"]
+
+
+def test_a_reference_with_a_tag_is_built_under_it_and_not_released(checkout: Checkout) -> None:
+    image_docker.build("registry.example:5000/scaler:try")
+    assert "registry.example:5000/scaler:try" in checkout.calls()[-1]
+    image_docker.build("registry.example:5000/scaler")
+    assert f"registry.example:5000/scaler:{keda_gpu_scaler.__version__}" in checkout.calls()[-1]
+    with pytest.raises(SystemExit, match="a release sets the tags; leave try out"):
+        image_docker.release("registry.example:5000/scaler:try", VERSION, "linux/amd64")
+
+
+def test_an_image_that_answers_and_ends_is_fine_and_gone_afterwards(checkout: Checkout) -> None:
+    image_docker.smoke("scaler:try")
+    words = [call[0] for call in checkout.calls()]
+    assert words[-5:] == ["run", "exec", "stop", "inspect", "rm"]
+    run = next(call for call in checkout.calls() if call[0] == "run")
+    assert {"--read-only", "no-new-privileges", "ALL", "scaler:try"} <= set(run)
+
+
+SICK = [
+    pytest.param({"BROKEN": "run"}, "docker cannot run scaler:try: the daemon is away", id="it does not start"),
+    pytest.param({"BROKEN": "exec"}, "scaler:try: answered: False; ended with: 0", id="it does not answer"),
+    pytest.param({"ENDED": "137"}, "scaler:try: answered: True; ended with: 137", id="it had to be killed"),
+]
+
+
+@pytest.mark.parametrize(("environment", "sentence"), SICK)
+def test_an_image_that_does_not_work_is_told(
+    checkout: Checkout, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], sentence: str
+) -> None:
+    monkeypatch.setattr(image_docker, "_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(image_docker, "_TRIES", 2)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit, match=re.escape(sentence)):
+        image_docker.smoke("scaler:try")
+    if "run" not in environment.values():
+        assert checkout.calls()[-1][:2] == ["rm", "--force"]
 
 
 VERSIONS = [
