@@ -1,0 +1,221 @@
+{{- /* SPDX-License-Identifier: Apache-2.0 */ -}}
+
+{{- define "kgs.fullname" -}}
+{{- .Values.fullnameOverride | default "keda-gpu-scaler" -}}
+{{- end -}}
+
+{{- define "kgs.agents" -}}
+{{- include "kgs.fullname" . }}-agents
+{{- end -}}
+
+{{- define "kgs.frontend" -}}
+{{- include "kgs.fullname" . }}-frontend
+{{- end -}}
+
+{{- /* The host in scalerAddress. */ -}}
+{{- define "kgs.host" -}}
+{{- printf "%s.%s.svc.%s" (include "kgs.fullname" .) .Release.Namespace .Values.clusterDomain -}}
+{{- end -}}
+
+{{- /* Names of what belongs to the cluster: two namespaces may have an installation each. */ -}}
+{{- define "kgs.clusterName" -}}
+{{- printf "%s-%s" .Release.Namespace (include "kgs.fullname" .) -}}
+{{- end -}}
+
+{{- define "kgs.image" -}}
+{{- if .Values.image.digest -}}
+{{- printf "%s@%s" .Values.image.repository .Values.image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" .Values.image.repository (.Values.image.tag | default .Chart.AppVersion) -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* What selectors select by; takes (dict "root" $ "component" "agent"). Never changes between versions. */ -}}
+{{- define "kgs.selector" -}}
+app.kubernetes.io/name: keda-gpu-scaler
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
+{{- with .component }}
+app.kubernetes.io/component: {{ . }}
+{{- end }}
+{{- end -}}
+
+{{- define "kgs.labels" -}}
+{{ include "kgs.selector" . }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: keda-gpu-scaler
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | quote }}
+{{- with merge (dict) (.labels | default dict) (.root.Values.commonLabels | default dict) }}
+{{ include "kgs.strings" . }}
+{{- end }}
+{{- end -}}
+
+{{- /* A map as strings: --set makes a boolean of true, and Kubernetes takes none in labels. */ -}}
+{{- define "kgs.strings" -}}
+{{- $lines := list -}}
+{{- range $key, $value := . -}}
+{{- $lines = append $lines (printf "%s: %s" ($key | quote) (include "kgs.string" $value)) -}}
+{{- end -}}
+{{- join "\n" $lines -}}
+{{- end -}}
+
+{{- /* --set makes 1 an int64 and a file a float64, which would be written as 1e+06 from a million on. */ -}}
+{{- define "kgs.string" -}}
+{{- if and (kindIs "float64" .) (eq (float64 (int64 .)) .) -}}
+{{- int64 . | toString | quote -}}
+{{- else -}}
+{{- toString . | quote -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* metadata of an object; takes (dict "root" $ "name" … "component" … "annotations" … "cluster" true). */ -}}
+{{- define "kgs.metadata" -}}
+name: {{ .name }}
+{{- if not .cluster }}
+namespace: {{ .namespace | default .root.Release.Namespace }}
+{{- end }}
+labels:
+  {{- include "kgs.labels" . | nindent 2 }}
+{{- with merge (dict) (.annotations | default dict) (.root.Values.commonAnnotations | default dict) }}
+annotations:
+  {{- include "kgs.strings" . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{- /* metadata of a pod; takes (dict "root" $ "component" … "labels" … "annotations" …). */ -}}
+{{- define "kgs.podMetadata" -}}
+labels:
+  {{- include "kgs.selector" . | nindent 2 }}
+  app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+  app.kubernetes.io/part-of: keda-gpu-scaler
+  {{- with merge (dict) (.labels | default dict) (.root.Values.commonLabels | default dict) }}
+  {{- include "kgs.strings" . | nindent 2 }}
+  {{- end }}
+{{- with merge (dict) (.annotations | default dict) (.root.Values.commonAnnotations | default dict) }}
+annotations:
+  {{- include "kgs.strings" . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{- define "kgs.tlsSecret" -}}
+{{- if .Values.tls.secretName -}}
+{{- .Values.tls.secretName -}}
+{{- else if .Values.tls.certManager.enabled -}}
+{{- include "kgs.fullname" . }}-tls
+{{- else -}}
+{{- fail "\n\ntls.secretName: Required value: tls.enabled needs a Secret with tls.crt, tls.key and ca.crt, or tls.certManager.enabled" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "kgs.tlsPath" -}}
+/etc/keda-gpu-scaler/tls
+{{- end -}}
+
+{{- /* Flags that every instance has. */ -}}
+{{- define "kgs.args" -}}
+- --log-level={{ .Values.logLevel }}
+{{- if .Values.tls.enabled }}
+{{- $path := include "kgs.tlsPath" . }}
+- --tls-cert={{ $path }}/tls.crt
+- --tls-key={{ $path }}/tls.key
+- --tls-ca={{ $path }}/{{ .Values.tls.ca }}
+{{- with .Values.tls.clientCA }}
+- --tls-client-ca={{ $path }}/{{ . }}
+{{- end }}
+- --tls-peer-name={{ .Values.tls.peerName | default (include "kgs.host" .) }}
+{{- end }}
+{{- end -}}
+
+{{- define "kgs.tlsVolume" -}}
+- name: tls
+  secret:
+    secretName: {{ include "kgs.tlsSecret" . }}
+    defaultMode: 0440
+{{- end -}}
+
+{{- define "kgs.tlsMount" -}}
+# The directory, no subPath: a renewed certificate arrives in it.
+- name: tls
+  mountPath: {{ include "kgs.tlsPath" . }}
+  readOnly: true
+{{- end -}}
+
+{{- define "kgs.ports" -}}
+- name: grpc
+  containerPort: 6000
+  protocol: TCP
+- name: metrics
+  containerPort: 9090
+  protocol: TCP
+- name: probes
+  containerPort: 8081
+  protocol: TCP
+{{- end -}}
+
+{{- /* /livez: the loop turns. /readyz: there is something to say, or by design there never will be. */ -}}
+{{- define "kgs.probes" -}}
+startupProbe:
+  httpGet: {path: /livez, port: probes}
+  periodSeconds: 2
+  failureThreshold: 30
+livenessProbe:
+  httpGet: {path: /livez, port: probes}
+  periodSeconds: 10
+  timeoutSeconds: 3
+  failureThreshold: 3
+readinessProbe:
+  httpGet: {path: /readyz, port: probes}
+  periodSeconds: 5
+  timeoutSeconds: 3
+  failureThreshold: 2
+{{- end -}}
+
+{{- /* Of a container that needs nothing from its node. */ -}}
+{{- define "kgs.restricted" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+{{- end -}}
+
+{{- define "kgs.unprivilegedPod" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+fsGroup: 65532
+seccompProfile:
+  type: RuntimeDefault
+{{- end -}}
+
+{{- /* Whoever KEDA asks. */ -}}
+{{- define "kgs.asked" -}}
+{{- ternary "frontend" "agent" .Values.frontend.enabled -}}
+{{- end -}}
+
+{{- define "kgs.usesHostDriver" -}}
+{{- if has .Values.driver.mode (list "gke" "hostPath") -}}true{{- end -}}
+{{- end -}}
+
+{{- define "kgs.isPrivileged" -}}
+{{- if kindIs "bool" .Values.driver.privileged -}}
+{{- if .Values.driver.privileged -}}true{{- end -}}
+{{- else -}}
+{{- include "kgs.usesHostDriver" . -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "kgs.driverDirectory" -}}
+{{- if eq .Values.driver.mode "gke" -}}
+/home/kubernetes/bin/nvidia
+{{- else -}}
+{{- required "\n\ndriver.hostPath.directory: Required value: with driver.mode hostPath, the node's directory that holds the driver's library" .Values.driver.hostPath.directory -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "kgs.driverLibrary" -}}
+{{- if eq .Values.driver.mode "gke" -}}
+lib64/libnvidia-ml.so.1
+{{- else -}}
+{{- required "\n\ndriver.hostPath.library: Required value: with driver.mode hostPath, the library's path within driver.hostPath.directory, for example libnvidia-ml.so.1" .Values.driver.hostPath.library -}}
+{{- end -}}
+{{- end -}}
