@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from keda_gpu_scaler.cli.manifests import check
 from keda_gpu_scaler.core.catalog import PROFILES
 from keda_gpu_scaler.core.trigger import Scope, parse
 from tests.examples import keda
@@ -28,6 +29,13 @@ def by_kedas_schema(document: dict[str, Any]) -> list[str]:
     group, _, version = document["apiVersion"].partition("/")
     assert group == "keda.sh"
     return problems(document, keda.schema(document["kind"], version))
+
+
+@each
+def test_validate_has_nothing_to_say_of_it(example: Example) -> None:
+    checked = check(example.path.read_text())
+    assert checked.findings == ()
+    assert checked.triggers >= 1
 
 
 # ---- as the API server and KEDA see them ----
