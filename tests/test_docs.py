@@ -1,0 +1,420 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Do the pages say what is so? Links, commands, chart values, messages and triggers, held against the things named.
+
+The law of this module: each check is a function from a page's text to its problems, and a page with just that mistake
+shows that it finds one.
+
+How a page marks what is checked: a fence ``yaml`` holds what a cluster is given, and its external triggers must parse;
+``yaml values`` holds values of the chart, and ``yaml foreign`` what is somebody else's. Each line of a fence
+``message`` is one message of this program, with … for what varies.
+"""
+
+import ast
+import functools
+import itertools
+import json
+import re
+import shlex
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import yaml
+
+from keda_gpu_scaler.cli import main as cli
+from keda_gpu_scaler.core.trigger import PARAMETERS, TriggerError, parse
+
+HOME = Path(__file__).resolve().parent.parent
+CHART = HOME / "deploy" / "helm" / "keda-gpu-scaler"
+PROGRAM = "keda-gpu-scaler"
+MOST_LINES = 60
+"""Of prose, tables and lists between two headings."""
+SHORTEST_QUOTE = 8
+"""Characters of a message that a page must write out: fewer would be found anywhere."""
+
+FLAGS_OF_OTHERS = {
+    "--gpu-driver": "az",
+    "--gpu-instance-profile": "az",
+    "--gpu-memory-utilization": "vLLM",
+    "--labels": "az",
+    "--root-dir": "the kubelet",
+}
+FILES = {"tls.crt", "tls.key"}
+"""What a Secret holds; they look like values of the chart."""
+KEDAS_TYPES = {"Value", "AverageValue"}
+"""``metricType`` beside a trigger's metadata is KEDA's, and means something else than ours within it."""
+
+_FENCE = re.compile(r"^( *)(```+)([^\n]*)\n(.*?)^\1\2 *$", re.MULTILINE | re.DOTALL)
+_SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
+_LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+_HEADING = re.compile(r"^(#{1,6}) +(.+?) *$", re.MULTILINE)
+_DOTTED = re.compile(r"([a-z][A-Za-z]*(?:\.[A-Za-z][A-Za-z0-9]*)+)(?:: .*)?")
+_VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")
+_LOGGED = re.compile(r"%[-+ #0-9.]*[sdrfga]")
+_GAP = "\0"
+
+
+def pages() -> list[Path]:
+    """Every page of the project."""
+    folders = ("docs", "deploy", "recordings", "benchmarks")
+    return sorted([*HOME.glob("*.md"), *(page for folder in folders for page in (HOME / folder).rglob("*.md"))])
+
+
+def title_of(page: Path) -> str:
+    return str(page.relative_to(HOME))
+
+
+# ---- what stands on a page ----
+
+
+def fences(text: str) -> Iterator[tuple[str, str]]:
+    """Yield each fenced block's label and content, without its indentation."""
+    for match in _FENCE.finditer(text):
+        indent = match[1]
+        yield match[3].strip(), re.sub(rf"^{indent}", "", match[4], flags=re.MULTILINE)
+
+
+def prose(text: str) -> str:
+    """Return the page without its fenced blocks."""
+    return _FENCE.sub("", text)
+
+
+def spans(text: str) -> list[str]:
+    return _SPAN.findall(prose(text))
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """Yield the words of each command in shell blocks, and of each span that is a command of ours."""
+    scripts = [content for label, content in fences(text) if label == "sh"]
+    scripts += [span for span in spans(text) if span.startswith(f"{PROGRAM} ")]
+    for script in scripts:
+        for line in script.replace("\\\n", " ").splitlines():
+            lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;<>")
+            lexer.whitespace_split = True
+            try:
+                words = list(lexer)
+            except ValueError:
+                continue  # half of a shell construct, such as a here-document's lines
+            command: list[str] = []
+            for word in [*words, ";"]:
+                if re.fullmatch(r"[|&;<>]+", word):
+                    if command:
+                        yield command
+                    command = []
+                else:
+                    command.append(word)
+
+
+def anchors(text: str) -> set[str]:
+    """Return what a page's headings are called in links, as GitHub makes it of them."""
+    found: set[str] = set()
+    for _, heading in _HEADING.findall(prose(text)):
+        slug = re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+        number = 0
+        while (name := f"{slug}-{number}" if number else slug) in found:
+            number += 1
+        found.add(name)
+    return found
+
+
+# ---- the checks ----
+
+
+def broken_links(text: str, page: Path) -> Iterator[str]:
+    """Say which links lead nowhere within the project."""
+    for target in _LINK.findall(_SPAN.sub("", prose(text))):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        found = (page.parent / name).resolve() if name else page
+        if not found.exists():
+            yield f"{target}: there is no {name}"
+        elif anchor and anchor not in anchors(text if found == page else found.read_text()):
+            yield f"{target}: {found.name} has no heading of this name"
+
+
+def strange_flags(text: str, page: Path) -> Iterator[str]:
+    """Say which flags, commands and variables of ours a page names that do not exist."""
+    for words in commands(text):
+        yield from misused(words)
+    every = {flag for flags in options().values() for flag in flags} | FLAGS_OF_OTHERS.keys() | {"--"}
+    for span in spans(text):
+        flag = re.split(r"[ =]", span)[0]
+        if flag.startswith("--") and flag not in every:
+            yield f"{flag}: no command of ours has it, and it is not among FLAGS_OF_OTHERS"
+    for variable in re.findall(r"KEDA_GPU_SCALER_[A-Z_]*[A-Z]", text):
+        if variable not in variables():
+            yield f"{variable}: no flag reads it"
+
+
+def misused(words: list[str]) -> Iterator[str]:
+    """Say what is wrong with a shell command, as far as it runs our program."""
+    calls = [at for at, word in enumerate(words) if Path(word).name == PROGRAM and (at == 0 or words[at - 1] == "--")]
+    for at in calls:  # behind kubectl's "--", or at the front
+        known = options().get(name := " ".join(words[at + 1 : at + 2]))
+        if known is None:
+            yield f"{PROGRAM} {name}: there is no such command"
+            continue
+        for given in words[at + 2 :]:
+            flag = given.partition("=")[0]
+            if flag.startswith("-") and flag != "-" and flag not in known:
+                yield f"{PROGRAM} {name} {flag}: there is no such flag"
+
+
+def strange_values(text: str, page: Path) -> Iterator[str]:
+    """Say which values a page gives the chart that the chart does not have."""
+    for words in commands(text):
+        if words[0] != "helm" or not any(CHART.name in word for word in words):
+            continue
+        for flag, given in itertools.pairwise(words):
+            key, _, value = given.partition("=")
+            if flag == "--set-json":
+                yield from lacking(key.split("."), json.loads(value))
+            elif flag in ("--set", "--set-string"):
+                yield from lacking(key.split("."), value)
+    for label, content in fences(text):
+        if label == "yaml values":
+            yield from lacking([], yaml.safe_load(content))
+    for span in spans(text):
+        match = _DOTTED.fullmatch(span)
+        if match and span not in FILES and match[1].split(".")[0] in values():
+            value = span.partition(": ")[2]
+            yield from lacking(match[1].split("."), yaml.safe_load(value) if value else None)
+
+
+def strange_messages(text: str, page: Path) -> Iterator[str]:
+    """Say which quoted messages no longer stand in the code."""
+    for label, content in fences(text):
+        if label != "message":
+            continue
+        for line in filter(None, map(str.strip, content.splitlines())):
+            if not is_said(line):
+                yield f"{line}: no text of the program is so"
+
+
+def unparsed_triggers(text: str, page: Path) -> Iterator[str]:
+    """Say which triggers of ours on a page would be refused, or hinted at."""
+    for label, content in fences(text):
+        if label != "yaml":
+            continue
+        for metadata in triggers(list(yaml.safe_load_all(content))):
+            try:
+                yield from parse(metadata).hints
+            except (TriggerError, AttributeError, TypeError) as error:
+                yield f"{metadata}: {error}"
+    keys = {parameter.key for parameter in PARAMETERS}
+    for span in spans(text):
+        key, colon, value = span.partition(": ")
+        value = value.strip("\"'")
+        if not colon or key not in keys or (key == "metricType" and value in KEDAS_TYPES):
+            continue
+        try:
+            parse({key: value})
+        except TriggerError as error:
+            # A profile or metric that is elsewhere, or a placeholder, is no value: names are in capitals there.
+            if not _VARIABLE.fullmatch(value):
+                yield f"{span}: {error}"
+
+
+def long_stretches(text: str, page: Path) -> Iterator[str]:
+    """Say where a page goes on for too long without a heading."""
+    if not re.search(r"^# .", prose(text), re.MULTILINE):
+        yield "it has no title"
+    for part in re.split(r"^#+ ", prose(text), flags=re.MULTILINE):
+        lines = [line for line in part.splitlines() if line.strip()]
+        if len(lines) > MOST_LINES:
+            yield f"{lines[0]}: {len(lines)} lines without a heading: at most {MOST_LINES}"
+
+
+CHECKS: tuple[Callable[[str, Path], Iterator[str]], ...] = (
+    broken_links,
+    strange_flags,
+    strange_values,
+    strange_messages,
+    unparsed_triggers,
+    long_stretches,
+)
+
+
+# ---- what they are held against ----
+
+
+@functools.cache
+def options() -> dict[str, set[str]]:
+    """Return every command's flags."""
+    context = click.Context(cli)
+    assert isinstance(cli, click.Group)
+    found: dict[str, set[str]] = {}
+    for name in cli.list_commands(context):
+        command = cli.get_command(context, name)
+        assert command is not None
+        found[name] = {"--help", "-h"} | {opt for one in command.params for opt in (*one.opts, *one.secondary_opts)}
+    return found
+
+
+@functools.cache
+def variables() -> set[str]:
+    """Return every environment variable that a flag reads."""
+    context = click.Context(cli)
+    assert isinstance(cli, click.Group)
+    found = (cli.get_command(context, name) for name in cli.list_commands(context))
+    return {str(one.envvar) for command in found if command is not None for one in command.params if one.envvar}
+
+
+@functools.cache
+def values() -> dict[str, Any]:
+    """Return the chart's own values."""
+    return dict(yaml.safe_load((CHART / "values.yaml").read_text()))
+
+
+@functools.cache
+def schema() -> dict[str, Any]:
+    return dict(json.loads((CHART / "values.schema.json").read_text()))
+
+
+def lacking(path: list[str], given: object) -> Iterator[str]:
+    """Say which of the values given at a path the chart lacks, and which are none that it allows."""
+    found: Any = values()
+    for at, key in enumerate(path):
+        if not isinstance(found, Mapping) or (found and key not in found):
+            yield f"{'.'.join(path[: at + 1])}: the chart has no such value"
+            return
+        if not found:
+            return  # a map that is the user's own
+        found = found[key]
+    allowed = allowed_at(path)
+    if allowed and given is not None and not isinstance(given, Mapping) and given not in allowed:
+        yield f"{'.'.join(path)}: {given!r} is none of {', '.join(map(str, allowed))}"
+    if isinstance(given, Mapping) and isinstance(found, Mapping) and not is_free(path, found):
+        for key, value in given.items():
+            yield from lacking([*path, str(key)], value)
+
+
+def is_free(path: list[str], found: Mapping[str, Any]) -> bool:
+    """Whether a map's keys are the user's: an empty one, or labels."""
+    return bool(path) and (not found or path[-1] in {"nodeSelector", "affinity", "annotations", "labels"})
+
+
+def allowed_at(path: list[str]) -> list[Any]:
+    node: Any = schema()
+    for key in path:
+        node = node.get("properties", {}).get(key, {})
+    return list(node.get("enum", ()))
+
+
+def triggers(documents: Iterable[Any]) -> Iterator[dict[str, str]]:
+    """Yield the metadata of every trigger that asks an external scaler."""
+    for document in documents:
+        inner = document.get("spec", document) if isinstance(document, dict) else {}
+        for trigger in inner.get("triggers") or ():
+            if str(trigger.get("type", "")).startswith("external"):
+                yield trigger["metadata"]
+
+
+@functools.cache
+def texts() -> frozenset[str]:
+    """Return every text that stands in the code, with gaps for what is put into it."""
+    found: set[str] = set()
+    for path in (HOME / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            found.add(_LOGGED.sub(_GAP, template(node)))
+    return frozenset(text for text in found if text.strip(_GAP))
+
+
+def template(node: ast.AST) -> str:
+    """Return a node's text, a gap where it is no literal."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    if isinstance(node, ast.JoinedStr):
+        return "".join(template(value) for value in node.values)
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        return template(node.left) + template(node.right)
+    return _GAP
+
+
+def is_said(line: str) -> bool:
+    """Whether some text of the program is this message, … standing for what varies or is left out."""
+    pattern = re.compile(".*".join(re.escape(part) for part in line.split("…")), re.DOTALL)
+    # A gap is matched by … alone: what a page writes out must stand in the code as it is.
+    written_out = len(line.replace("…", "").strip())
+    return written_out >= SHORTEST_QUOTE and any(pattern.fullmatch(text) for text in texts())
+
+
+# ---- the tests ----
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("page", pages(), ids=title_of)
+def test_a_page_says_what_is_so(page: Path, check: Callable[[str, Path], Iterator[str]]) -> None:
+    assert list(check(page.read_text(), page)) == []
+
+
+MISTAKES: dict[str, tuple[Callable[[str, Path], Iterator[str]], str]] = {
+    "a link to a page that is not there": (broken_links, "[here](guides/nowhere.md)"),
+    "a link to a heading that is not there": (broken_links, "[here](operating.md#nothing-of-the-kind)"),
+    "a link to a heading of its own that is not there": (broken_links, "# One\n[here](#two)"),
+    "a flag that a command does not have": (strange_flags, "```sh\nkeda-gpu-scaler serve --nvml PATH\n```"),
+    "a flag of another command": (strange_flags, "`keda-gpu-scaler record --port 1`"),
+    "a flag behind kubectl's": (strange_flags, "```sh\nkubectl exec x -- keda-gpu-scaler probe --nam x\n```"),
+    "a flag on a line that goes on": (strange_flags, "```sh\nkeda-gpu-scaler probe \\\n  --nobody x\n```"),
+    "a command that is not there": (strange_flags, "`keda-gpu-scaler doctor`"),
+    "a flag by itself": (strange_flags, "Set `--nvml PATH`."),
+    "an environment variable that nothing reads": (strange_flags, "Set KEDA_GPU_SCALER_NODE."),
+    "a chart value set on a command line": (
+        strange_values,
+        "```sh\nhelm install x deploy/helm/keda-gpu-scaler --set nothing.here=1\n```",
+    ),
+    "a chart value set as JSON": (
+        strange_values,
+        "```sh\nhelm install x deploy/helm/keda-gpu-scaler --set-json 'selector={}'\n```",
+    ),
+    "a chart value in a block": (strange_values, "```yaml values\nfrontend:\n  copies: 2\n```"),
+    "a chart value in passing": (strange_values, "Set `driver.kind`."),
+    "a chart value that is not allowed": (strange_values, "Set `driver.mode: magic`."),
+    "a message that nobody says": (strange_messages, "```message\nno fresh samples for … of … pods\n```"),
+    "a message with a number written out": (strange_messages, "```message\nnothing came for 6 s\n```"),
+    "a trigger with a wrong unit": (
+        unparsed_triggers,
+        '```yaml\ntriggers:\n  - type: external\n    metadata: {targetValue: "80%"}\n```',
+    ),
+    "a trigger with a number that is no string": (
+        unparsed_triggers,
+        "```yaml\nspec:\n  triggers:\n    - type: external\n      metadata: {targetValue: 80}\n```",
+    ),
+    "a trigger with a key misspelt": (
+        unparsed_triggers,
+        '```yaml\ntriggers:\n  - type: external\n    metadata: {targetvalue: "80"}\n```',
+    ),
+    "a key with a wrong value in passing": (unparsed_triggers, "Set `scope: cluster`."),
+    "a stretch without a heading": (long_stretches, "# One\n" + "line\n" * (MOST_LINES + 1)),
+    "a page without a title": (long_stretches, "## Two\nline\n"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_found_out(mistake: str) -> None:
+    check, text = MISTAKES[mistake]
+    assert len(list(check(text, HOME / "docs" / "page.md"))) == 1
+
+
+def test_every_chart_value_that_the_program_names_exists() -> None:
+    named = {name for text in texts() for name in re.findall(r"\(chart: ([A-Za-z.]+)\)", text)}
+    assert named, "the program names none any more: this test is of no use"
+    assert [problem for name in sorted(named) for problem in lacking(name.split("."), None)] == []
+
+
+def test_every_guide_is_listed() -> None:
+    folder = HOME / "docs" / "guides"
+    listed = {target.partition("#")[0] for target in _LINK.findall((folder / "README.md").read_text())}
+    assert {path.name for path in folder.glob("*.md")} - {"README.md"} <= listed
+
+
+def test_every_metric_and_profile_that_a_page_names_in_full_is_exported() -> None:
+    reference = (HOME / "docs" / "reference" / "metrics.md").read_text()
+    exported = set(re.findall(r"`(keda_gpu_scaler_\w+)`", reference))
+    assert exported
+    for page in pages():
+        named = set(re.findall(r"keda_gpu_scaler_(?!v1)\w+[a-z]", page.read_text()))
+        assert named <= exported, f"{title_of(page)}: {named - exported}"
