@@ -44,6 +44,7 @@ MAX_STEPS = 2000
 ANSWERED_SECONDS = 600.0
 """A trigger that nobody asked about for so long is no longer told of by ``answers``."""
 
+_LOOK_AGAIN_SECONDS = 0.02
 _REMEMBERED = 1024
 _TURN_SECONDS = 0.005
 _STATUS_OF_LACK: Mapping[Lack | None, grpc.StatusCode] = {
@@ -267,6 +268,9 @@ class Scaler(pb_grpc.ExternalScalerServicer):
             async with asyncio.timeout(LOOK_UP_SECONDS):
                 if self._cluster is not None and isinstance(workload, NoWorkload) and not workload.is_final:
                     await self._cluster.settled(question.namespace, question.name)
+                if self._cluster is not None and question.trigger.node_selector is not None:
+                    while isinstance(labels := self._cluster.node_labels(), NoWorkload) and not labels.is_final:
+                        await asyncio.sleep(_LOOK_AGAIN_SECONDS)
                 if self._peers is not None and question.trigger.scope is not Scope.NODE:
                     await self._peers.settled()
 

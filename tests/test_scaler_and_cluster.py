@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a call waits for, and what it does not: workloads, node labels and peers that were not asked about before."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+import pytest
+
+from keda_gpu_scaler import scaler as scaler_module
+from keda_gpu_scaler.core.fleet import Fleet
+from keda_gpu_scaler.core.model import NoWorkload
+from keda_gpu_scaler.scaler import Scaler
+from keda_gpu_scaler.wire import externalscaler_pb2 as pb
+from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
+from tests.fakes import FakeCluster, FakePeers, ManualClock, node_history, pod, sample, workload
+
+WAIT_SECONDS = 20.0
+SEEN = node_history("gpu-7", sample(0, 0.92), held={"GPU-0000": "llama-0"})
+
+
+class Asked:
+    """A scaler of a cluster with one workload, whose only GPU does 92 %."""
+
+    def __init__(self, cluster: FakeCluster, peers: FakePeers) -> None:
+        self.cluster, self.peers = cluster, peers
+        fleet = Fleet(SEEN, 10.0)
+        self.scaler = Scaler(lambda: fleet, ManualClock(), cluster, peers)
+        self.stub: Any = None
+
+    def metrics(self, **metadata: str) -> Any:
+        ref = pb.ScaledObjectRef(name="llama", namespace="ai", scalerMetadata=metadata)
+        return self.stub.GetMetrics(pb.GetMetricsRequest(scaledObjectRef=ref))
+
+
+def on(asked: Asked, talk: Callable[[Asked], Awaitable[None]]) -> None:
+    async def run() -> None:
+        server = grpc.aio.server()
+        pb_grpc.add_ExternalScalerServicer_to_server(asked.scaler, server)  # type: ignore[no-untyped-call]
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel, asyncio.timeout(WAIT_SECONDS):
+            asked.stub = pb_grpc.ExternalScalerStub(channel)  # type: ignore[no-untyped-call]
+            await talk(asked)
+        await server.stop(None)
+
+    asyncio.run(run())
+
+
+async def asked_of(cluster: FakeCluster) -> None:
+    """Return once a question has come through to the cluster."""
+    while not cluster.asked:
+        await asyncio.sleep(0)
+
+
+KNOWN = workload(pod("llama-0"))
+
+
+def test_the_first_question_waits_until_the_workload_was_looked_up() -> None:
+    async def talk(asked: Asked) -> None:
+        call = asyncio.ensure_future(asked.metrics())
+        await asked_of(asked.cluster)
+        assert not call.done()
+        asked.cluster.tell(KNOWN)
+        assert (await call).metricValues[0].metricValueFloat == 92.0
+
+    on(Asked(FakeCluster(), FakePeers()), talk)
+
+
+def test_the_first_question_with_a_node_selector_waits_for_the_labels_too() -> None:
+    cluster = FakeCluster(llama=KNOWN)
+    cluster.labels = NoWorkload("nodes: not read yet", is_final=False)
+
+    async def talk(asked: Asked) -> None:
+        call = asyncio.ensure_future(asked.metrics(nodeSelector="pool=a"))
+        await asked_of(asked.cluster)
+        asked.cluster.labels = {"gpu-7": {"pool": "a"}}
+        assert (await call).metricValues[0].metricValueFloat == 92.0
+
+    on(Asked(cluster, FakePeers()), talk)
+
+
+def test_labels_that_may_not_be_read_are_not_waited_for() -> None:
+    cluster = FakeCluster(llama=KNOWN)
+    cluster.labels = NoWorkload("nodes: forbidden", is_final=True)
+
+    async def talk(asked: Asked) -> None:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await asked.metrics(nodeSelector="pool=a")
+        assert "nodes: forbidden" in (caught.value.details() or "")
+
+    on(Asked(cluster, FakePeers()), talk)
+
+
+@pytest.mark.parametrize(
+    ("cluster", "peers", "metadata", "said"),
+    [
+        pytest.param(FakeCluster(), FakePeers(), {}, "ai/llama: not read yet", id="a workload"),
+        pytest.param(FakeCluster(llama=KNOWN), FakePeers(is_settled=False), {}, "", id="peers"),
+    ],
+)
+def test_law_2_nothing_is_waited_for_longer_than_a_second(
+    cluster: FakeCluster, peers: FakePeers, metadata: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scaler_module, "LOOK_UP_SECONDS", 0.01)
+
+    async def talk(asked: Asked) -> None:
+        try:
+            answer = await asked.metrics(**metadata)
+        except grpc.aio.AioRpcError as error:
+            assert said
+            assert said in (error.details() or "")
+        else:
+            assert not said
+            assert answer.metricValues[0].metricValueFloat == 92.0
+
+    on(Asked(cluster, peers), talk)
+
+
+def test_peers_hear_how_much_history_is_needed_unless_only_this_node_is_meant() -> None:
+    async def talk(asked: Asked) -> None:
+        await asked.metrics(windowSeconds="30")
+        assert set(asked.peers.asked_windows) == {30.0}
+        asked.peers.asked_windows.clear()
+        await asked.metrics(scope="node")
+        assert asked.peers.asked_windows == []
+
+    on(Asked(FakeCluster(llama=KNOWN), FakePeers()), talk)
