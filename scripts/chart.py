@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which manifests are rendered from the chart? ``python scripts/chart.py`` writes deploy/manifests.yaml and the goldens.
+
+The law of this script: what is committed is what helm makes of the chart, and the tests say when it is stale.
+"""
+
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from scripts import tools
+
+HOME = tools.HOME
+CHART = HOME / "deploy" / "helm" / "keda-gpu-scaler"
+GOLDEN = HOME / "tests" / "golden" / "chart"
+MANIFESTS = HOME / "deploy" / "manifests.yaml"
+KUBERNETES = "1.34.0"
+
+FRONT_END = ("--set", "frontend.enabled=true")
+SCRAPED = ("--set-json", 'networkPolicy.scrapers=[{"namespaceSelector":{"matchLabels":{"team":"observers"}}}]')
+CERTIFICATE = (
+    *("--set", "tls.enabled=true", "--set", "tls.certManager.enabled=true"),
+    *("--set", "tls.certManager.issuerRef.name=keda-gpu-scaler-ca"),
+)
+EXTRAS = (
+    *("--set-json", 'rbac.scaleTargets=[{"group":"argoproj.io","resource":"rollouts"}]'),
+    *("--set", "rbac.namespaces={ai,ml}", "--set", "rbac.nodes=false", "--set", "commonLabels.team=serving"),
+    *("--set", "commonAnnotations.note=a", "--set", "podLabels.a=b", "--set", "podAnnotations.c=d"),
+    *("--set", "extraArgs={--sample-interval=2}", "--set", "imagePullSecrets[0].name=registry"),
+    *("--set-json", 'extraEnv=[{"name":"A","value":"b"}]', "--set-json", 'extraVolumes=[{"name":"v","emptyDir":{}}]'),
+    *("--set-json", 'extraVolumeMounts=[{"name":"v","mountPath":"/v"}]'),
+)
+
+GOLDENS: Mapping[str, Sequence[str]] = {
+    "quick-start": (),
+    "front-end": FRONT_END,
+    "mutual-tls-and-monitoring": (*FRONT_END, *CERTIFICATE, *SCRAPED, "--set", "podMonitor.enabled=true"),
+    "mig": ("--set", "driver.mode=cdi", "--set", "driver.mig=true"),
+    "gke": (*FRONT_END, "--set", "driver.mode=gke"),
+    "extras": EXTRAS,
+}
+"""Renderings that are kept, each a file below tests/golden/chart."""
+
+_HEADER = """\
+# SPDX-License-Identifier: Apache-2.0
+# The quick start without Helm: kubectl apply -f deploy/manifests.yaml, where KEDA runs in the namespace keda.
+# Rendered from deploy/helm/keda-gpu-scaler by `make manifests`: change the chart instead.
+"""
+_HELMS_OWN = re.compile(r"^ +(?:helm\.sh/chart|app\.kubernetes\.io/managed-by): .*\n|^# Source: .*\n", re.MULTILINE)
+
+
+def helm(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the pinned helm."""
+    return subprocess.run([str(tools.BIN / "helm"), *arguments], cwd=HOME, capture_output=True, text=True, check=False)
+
+
+def template(*flags: str, namespace: str = "keda", release: str = "keda-gpu-scaler") -> str:
+    """Render the chart.
+
+    Raises:
+        ValueError: with what helm says.
+    """
+    made = helm("template", release, str(CHART), "--namespace", namespace, "--kube-version", KUBERNETES, *flags)
+    if made.returncode != 0:
+        raise ValueError(made.stderr)
+    return made.stdout
+
+
+def manifests() -> str:
+    """Render what ``kubectl apply`` takes: no test pod, and no word of Helm."""
+    return _HEADER + _HELMS_OWN.sub("", template("--skip-tests"))
+
+
+def rendered() -> dict[Path, str]:
+    """Render every committed file."""
+    goldens = {GOLDEN / f"{name}.yaml": template(*flags) for name, flags in GOLDENS.items()}
+    return {MANIFESTS: manifests(), **goldens}
+
+
+if __name__ == "__main__":
+    for path, text in rendered().items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
