@@ -41,8 +41,8 @@ FLAGS_OF_OTHERS = {
     "--labels": "az",
     "--root-dir": "the kubelet",
 }
-FILES = {"tls.crt", "tls.key"}
-"""What a Secret holds; they look like values of the chart."""
+FILE_ENDINGS = (".crt", ".key", ".json", ".yaml")
+"""By which a span names a file that looks like a value of the chart."""
 KEDAS_TYPES = {"Value", "AverageValue"}
 """``metricType`` beside a trigger's metadata is KEDA's, and means something else than ours within it."""
 
@@ -153,7 +153,9 @@ def misused(words: list[str]) -> Iterator[str]:
     """Say what is wrong with a shell command, as far as it runs our program."""
     calls = [at for at, word in enumerate(words) if Path(word).name == PROGRAM and (at == 0 or words[at - 1] == "--")]
     for at in calls:  # behind kubectl's "--", or at the front
-        known = options().get(name := " ".join(words[at + 1 : at + 2]))
+        if at + 1 == len(words):
+            continue
+        known = options().get(name := words[at + 1])
         if known is None:
             yield f"{PROGRAM} {name}: there is no such command"
             continue
@@ -179,7 +181,7 @@ def strange_values(text: str, page: Path) -> Iterator[str]:
             yield from lacking([], yaml.safe_load(content))
     for span in spans(text):
         match = _DOTTED.fullmatch(span)
-        if match and span not in FILES and match[1].split(".")[0] in values():
+        if match and not span.endswith(FILE_ENDINGS) and match[1].split(".")[0] in values():
             value = span.partition(": ")[2]
             yield from lacking(match[1].split("."), yaml.safe_load(value) if value else None)
 
