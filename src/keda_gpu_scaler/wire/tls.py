@@ -138,7 +138,11 @@ class _Changes:
             except TlsError as error:
                 _log.error("%s; what was read before is used on", error)
                 return None
-        _log.info("the TLS certificate has changed and is read anew: %s", self._pems[0].path)
+        # Whether they belong together is gRPC's to find out, which keeps what it had if not, and tells nobody.
+        _log.info(
+            "the TLS files have changed, and are used from now on if the key is the certificate's own: %s",
+            self._pems[0].path,
+        )
         return made
 
 
