@@ -17,7 +17,9 @@ COPY pyproject.toml README.md LICENSE ./
 COPY requirements/ requirements/
 COPY scripts/image.py scripts/image.py
 COPY src/ src/
+# The secret may give pip another index; without it pip uses its own.
 RUN --mount=type=cache,target=/var/cache/pip,sharing=locked \
+    --mount=type=secret,id=pip,target=/etc/pip.conf \
     PIP_CACHE_DIR=/var/cache/pip \
     python scripts/image.py /layout --platform "$TARGETPLATFORM" --python /usr/bin/python3.13
 

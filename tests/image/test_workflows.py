@@ -167,16 +167,18 @@ def test_the_chart_takes_the_values_of_the_cluster() -> None:
     helm = tool("helm")
     if not (CHART / "Chart.yaml").exists():
         pytest.skip("there is no chart")
-    command = (helm, "template", "gpu-scaler", CHART, "--values", E2E / "values.yaml")
+    command = (helm, "template", "gpu-scaler", CHART, "--kube-version", "1.33.0", "--values", E2E / "values.yaml")
     made = subprocess.run(command, capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stderr
     (agents,) = [one for one in yaml.safe_load_all(made.stdout) if one and one["kind"] == "DaemonSet"]
     pod = agents["spec"]["template"]["spec"]
-    assert not pod.get("nodeSelector")
+    assert pod["nodeSelector"] == {"kubernetes.io/os": "linux"}
     assert "runtimeClassName" not in pod
     (container,) = pod["containers"]
     assert container["image"] == "keda-gpu-scaler:e2e"
-    assert "--backend=replay:/load/load.csv" in container["args"]
+    backends = [argument for argument in container["args"] if argument.startswith("--backend")]
+    assert backends[-1] == "--backend=replay:/load/load.csv"
+    assert agents["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/name"] == "keda-gpu-scaler"
     assert {"name": "load", "mountPath": "/load", "readOnly": True} in container["volumeMounts"]
 
 
