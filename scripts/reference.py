@@ -53,9 +53,9 @@ def trigger_page() -> Iterator[str]:
     )
     yield ""
     yield (
-        "A reading the driver does not give is unknown, never 0. What is unseen asks for nothing and is not shrunk away; "
-        "below `minCoverage` GetMetrics answers UNAVAILABLE with the reason and the HPA leaves the size as it is. Then "
-        "IsActive answers true, and a stream is silent."
+        "A reading the driver does not give is unknown, never 0. What is unseen asks for nothing and is not shrunk "
+        "away; below `minCoverage` GetMetrics answers UNAVAILABLE with the reason and the HPA leaves the size as it "
+        "is. Then IsActive answers true, and a stream is silent."
     )
 
 
