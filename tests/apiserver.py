@@ -44,6 +44,16 @@ _BOOKMARK_SECONDS = 60.0  # about as often as there
 _SCALABLE = {"deployments", "statefulsets", "rollouts"}
 
 
+@dataclass(frozen=True)
+class Asked:
+    """One request, in RBAC's words: "deployments/scale" is a resource, and the whole cluster is the namespace ""."""
+
+    verb: str
+    group: str
+    resource: str
+    namespace: str
+
+
 @dataclass
 class _Event:
     version: int
@@ -66,7 +76,7 @@ class FakeApiServer:
     """Serves while its ``with`` block lasts. Every method may be called from the test's thread.
 
     ``requests`` counts what was asked ("list pods", "watch pods", "get scale", …), ``watches`` the watches that are
-    open.
+    open, and ``asked`` holds every request for an object, also those that were refused.
     """
 
     def __init__(self) -> None:
@@ -91,6 +101,7 @@ class FakeApiServer:
         self.between_pages: Callable[[], object] = lambda: None
         self.requests: Counter[str] = Counter()
         self.watches: Counter[str] = Counter()
+        self.asked: list[Asked] = []
         self.port = 0
         self.tokens = {TOKEN}
 
@@ -356,15 +367,16 @@ class FakeApiServer:
         group, version, namespace, resource, name, subresource = _parse_path(request.path)
         if not resource:
             return web.json_response(self._discovery(group, version))
+        verb = "get" if name else "watch" if request.query.get("watch") == "true" else "list"
+        self.asked.append(Asked(verb, group, f"{resource}/{subresource}" if subresource else resource, namespace))
         if KINDS.get(resource, ("", "", ""))[:2] != (group, version) or resource in self._missing:
             raise _StatusError(404, "NotFound", "the server could not find the requested resource")
         if name:
             return self._get(request, namespace, resource, name, subresource)
-        is_watch = request.query.get("watch") == "true"
+        is_watch = verb == "watch"
         unknown = set(request.query) - (_WATCH_PARAMETERS if is_watch else _LIST_PARAMETERS)
         if unknown:
             raise _StatusError(400, "BadRequest", f"unknown query parameters {sorted(unknown)}")
-        verb = "watch" if is_watch else "list"
         self._check(verb, resource, namespace)
         self.requests[f"{verb} {resource}"] += 1
         if is_watch:
