@@ -28,7 +28,11 @@ GO_TOOLS = {
     "helm": "helm.sh/helm/v3/cmd/helm@v3.19.0",
     "kubeconform": "github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0",
 }
-KUBERNETES_SCHEMAS = ("kubernetes-validate", "1.37.0", "85136d018a27b50ec7fc049d902bfa5193f5976807e6c0f408e3ab6fe078cad9")
+KUBERNETES_SCHEMAS = (
+    "kubernetes-validate",
+    "1.37.0",
+    "85136d018a27b50ec7fc049d902bfa5193f5976807e6c0f408e3ab6fe078cad9",
+)
 KUBERNETES_VERSIONS = ("1.25.0", "1.34.0", "1.37.0")
 """The oldest that the chart takes, the newest there is a schema of, and one between."""
 DEFINITIONS = {
@@ -37,7 +41,7 @@ DEFINITIONS = {
         "example/prometheus-operator-crd/monitoring.coreos.com_podmonitors.yaml",
     ),
 }
-_PINS = json.dumps([GO_TOOLS, KUBERNETES_SCHEMAS, KUBERNETES_VERSIONS, DEFINITIONS, 1])
+_PINS = json.dumps([GO_TOOLS, KUBERNETES_SCHEMAS, KUBERNETES_VERSIONS, DEFINITIONS, 2])
 _STAMP = TOOLS / "installed.json"
 
 
@@ -103,7 +107,9 @@ def _kubernetes(scratch: Path) -> None:
             for entry in content.namelist():
                 if entry.startswith(prefix) and entry.endswith(".json"):
                     text = content.read(entry).decode().replace("/api/_definitions.json", "_definitions.json")
-                    (folder / entry.removeprefix(prefix)).write_text(json.dumps(strict(json.loads(text))))
+                    schema = strict(json.loads(text))
+                    schema.pop("$id", None)  # it lies where it lies
+                    (folder / entry.removeprefix(prefix)).write_text(json.dumps(schema))
 
 
 def _definition(crd: dict[str, Any]) -> None:
