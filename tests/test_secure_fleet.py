@@ -127,14 +127,28 @@ def test_a_certificate_that_is_renewed_needs_no_restart(secured: Secured) -> Non
         assert b.value(**COUNT) == 70.0
 
 
-def test_probe_asks_over_tls(secured: Secured) -> None:
+def test_probe_asks_over_tls_and_says_what_to_try_where_it_is_refused(secured: Secured, tmp_path: Path) -> None:
+    stranger = Authority(tmp_path, "stranger")
+    known, own = secured.probing()[:4], secured.probing()[4:]
     with secured.instance("a", 30) as a:
         a.wait_for_health(SERVING)
         asked = (*COMMAND, "probe", "--address", f"127.0.0.1:{a.port}", "-m", "report=average")
-        shown = subprocess.run((*asked, *secured.probing()), capture_output=True, text=True, check=True)
+        shown = subprocess.run((*asked, *known, *own), capture_output=True, text=True, check=True)
         assert "value       30" in shown.stdout
-        refused = subprocess.run((*asked, *secured.probing()[:4]), capture_output=True, text=True, check=False)
-        assert refused.returncode != 0
+        for flags, hint in (
+            ((), "does it speak TLS? Name its CA with --tls-ca"),
+            (known, "does it ask for a certificate? Show one with --tls-cert and --tls-key"),
+            ((*known[:2], *own), "its certificate bears another name: give that one with --tls-server-name"),
+            (("--tls-ca", str(stranger.certificate), *known[2:], *own), "its certificate is not of this --tls-ca"),
+            ((*known, *_flags(stranger.issue("stranger"))), "is the --tls-cert of the CA that it asks for"),
+        ):
+            refused = subprocess.run((*asked, *flags), capture_output=True, text=True, check=False)
+            assert refused.returncode == 1
+            assert hint in refused.stderr
+
+
+def _flags(pair: Pair) -> tuple[str, ...]:
+    return ("--tls-cert", str(pair.certificate), "--tls-key", str(pair.key))
 
 
 @pytest.mark.parametrize(
@@ -174,7 +188,7 @@ def test_what_cannot_work_is_told_at_the_start(flags: tuple[str, ...], said: str
     }
     own = ("--tls-cert", files["$CERT"], "--tls-key", files["$KEY"])
     given = [files.get(flag, flag) for flag in flags]
-    status, sentence = refused_to_start("--backend", "synthetic", "--port", "0", *own, *given)
+    status, sentence = refused_to_start("--backend", "none", "--port", "0", *own, *given)
     for name, path in files.items():
         said = said.replace(name, path)
     assert (status, sentence) == (1, f"keda-gpu-scaler: {said}")

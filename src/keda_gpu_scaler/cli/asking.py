@@ -147,7 +147,8 @@ class Link:
             return answer
         reason = unreachable(self._question.address, min(self._question.timeout_seconds, _KNOCK_SECONDS))
         if reason is None:
-            return answer
+            hint = _tls_hint(failed.details, self._question.tls)
+            return replace(answer, calls=(*before, replace(failed, details=failed.details + hint)))
         return replace(answer, connected=False, calls=(*before, replace(failed, details=reason)))
 
     @property
@@ -194,6 +195,21 @@ def unreachable(address: str, timeout_seconds: float) -> str | None:
     except OSError as error:
         return error.strerror or str(error)
     return None
+
+
+def _tls_hint(details: str, tls: ClientTls | None) -> str:
+    """Say what to try where a connection stands and TLS does not: gRPC's words name no flag."""
+    if "failed to connect" not in details:
+        return ""
+    if tls is None:
+        return "; does it speak TLS? Name its CA with --tls-ca"
+    if "Hostname Verification" in details:
+        return "; its certificate bears another name: give that one with --tls-server-name"
+    if "CERTIFICATE_VERIFY_FAILED" in details:
+        return "; its certificate is not of this --tls-ca, or has expired"
+    if tls.certificate is None:
+        return "; does it ask for a certificate? Show one with --tls-cert and --tls-key"
+    return "; does it speak TLS, and is the --tls-cert of the CA that it asks for, good for clients, and not expired?"
 
 
 def name_from_keda(name: str) -> str:
