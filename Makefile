@@ -10,9 +10,21 @@ ADDRESS    ?= 127.0.0.1:6000
 METADATA   ?= profile=triton-inference report=average
 VALUE_TYPE ?= Value
 REPLICAS   ?= 3
+# What `make deploy` installs, and where: a Helm release, its namespace, and more of helm's flags.
+RELEASE   ?= keda-gpu-scaler
+NAMESPACE ?= keda
+HELM_ARGS ?=
+CHART     := deploy/helm/keda-gpu-scaler
+HELM       = $(or $(shell command -v helm),$(wildcard .tools/bin/helm))
+# Says what is missing, before helm says it at length.
+define REACH
+	@[ -n "$(HELM)" ] || { echo "make $@ needs helm 3: install it, or let \`make chart\` build one into .tools/bin (with Go)" >&2; exit 1; }
+	@$(HELM) list --namespace $(NAMESPACE) >/dev/null || { \
+		echo "make $@ needs a cluster, and helm reaches none: see above, and what \`kubectl cluster-info\` says" >&2; exit 1; }
+endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run check test lint types fmt proto lock docs bench build image docker-release clean
+.PHONY: help setup run check test lint types fmt proto lock docs bench build image docker-release chart manifests deploy undeploy clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,7 +43,7 @@ $(STAMP): pyproject.toml requirements/dev.txt
 run: setup ## Serve this machine's GPUs, or else a recording, and show what KEDA and the HPA make of it
 	@$(BIN)/python scripts/demo.py --address $(ADDRESS) --replicas $(REPLICAS) --value-type $(VALUE_TYPE) $(METADATA)
 
-check: lint types test ## Everything that CI runs
+check: lint types test chart ## Everything that CI runs
 
 test: setup ## Run the tests, the house's own laws among them
 	@$(BIN)/python -m pytest -q
@@ -70,5 +82,21 @@ image: ## Build the container image of this working tree for this machine; IMAGE
 docker-release: ## Build and push the image for amd64 and arm64: VERSION=v0.1.0, on a clean, tagged commit
 	@$(PYTHON) scripts/image_docker.py release "$(VERSION)" $(if $(IMAGE),--image $(IMAGE))
 
+chart: setup ## Check the Helm chart; Go is needed, to build helm and kubeconform into .tools (once)
+	@$(BIN)/python scripts/tools.py
+	@KEDA_GPU_SCALER_TEST_TOOLS=required $(BIN)/python -m pytest -q tests/deploy
+
+manifests: setup ## Render deploy/manifests.yaml and the chart's golden files
+	@$(BIN)/python scripts/tools.py
+	@$(BIN)/python scripts/chart.py
+
+deploy: ## Install or upgrade in a cluster; RELEASE, NAMESPACE and HELM_ARGS say what and where
+	$(REACH)
+	@$(HELM) upgrade --install $(RELEASE) $(CHART) --namespace $(NAMESPACE) --create-namespace $(HELM_ARGS)
+
+undeploy: ## Remove from a cluster what deploy installed
+	$(REACH)
+	@$(HELM) uninstall $(RELEASE) --namespace $(NAMESPACE) --ignore-not-found --wait
+
 clean: ## Remove what was built
-	@rm -rf $(VENV) dist .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	@rm -rf $(VENV) dist .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .tools

@@ -50,6 +50,7 @@ _HEADER = """\
 # SPDX-License-Identifier: Apache-2.0
 # The quick start without Helm: kubectl apply -f deploy/manifests.yaml, where KEDA runs in the namespace keda.
 # Rendered from deploy/helm/keda-gpu-scaler by `make manifests`: change the chart instead.
+
 """
 _HELMS_OWN = re.compile(r"^ +(?:helm\.sh/chart|app\.kubernetes\.io/managed-by): .*\n|^# Source: .*\n", re.MULTILINE)
 
@@ -73,7 +74,7 @@ def template(*flags: str, namespace: str = "keda", release: str = "keda-gpu-scal
 
 def manifests() -> str:
     """Render what ``kubectl apply`` takes: no test pod, and no word of Helm."""
-    return _HEADER + _HELMS_OWN.sub("", template("--skip-tests"))
+    return _HEADER + _HELMS_OWN.sub("", template("--skip-tests")).removeprefix("---\n")
 
 
 def rendered() -> dict[Path, str]:

@@ -41,7 +41,9 @@ DEFINITIONS = {
         "example/prometheus-operator-crd/monitoring.coreos.com_podmonitors.yaml",
     ),
 }
-_PINS = json.dumps([GO_TOOLS, KUBERNETES_SCHEMAS, KUBERNETES_VERSIONS, DEFINITIONS, 2])
+# As in helm's own releases: without it a helm that has no cluster takes itself to be on Kubernetes 1.20.
+_LINKED = " ".join(f"-X helm.sh/helm/v3/pkg/chartutil.k8sVersion{part}" for part in ("Major=1", "Minor=34"))
+_PINS = json.dumps([GO_TOOLS, KUBERNETES_SCHEMAS, KUBERNETES_VERSIONS, DEFINITIONS, _LINKED])
 _STAMP = TOOLS / "installed.json"
 
 
@@ -65,7 +67,7 @@ def install() -> None:
     _STAMP.unlink(missing_ok=True)
     BIN.mkdir(parents=True, exist_ok=True)
     for package in GO_TOOLS.values():
-        _run(["go", "install", package], env={**os.environ, "GOBIN": str(BIN)})
+        _run(["go", "install", "-ldflags", _LINKED, package], env={**os.environ, "GOBIN": str(BIN)})
     shutil.rmtree(SCHEMAS, ignore_errors=True)
     with tempfile.TemporaryDirectory() as scratch:
         _kubernetes(Path(scratch))

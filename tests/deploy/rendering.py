@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What does the chart make of some values? Its objects, and how they fit together, as Kubernetes would see it."""
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import yaml
+from scripts import chart
+
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where PyYAML was built with it
+
+
+class Rendered:
+    """The objects that one set of flags gives, by kind and name."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.objects: list[dict[str, Any]] = [one for one in yaml.load_all(text, _LOADER) if one]
+
+    def all(self, *kinds: str) -> list[dict[str, Any]]:
+        return [one for one in self.objects if one["kind"] in kinds]
+
+    def one(self, kind: str, name: str) -> dict[str, Any]:
+        [found] = [one for one in self.all(kind) if one["metadata"]["name"] == name]
+        return found
+
+    def pods(self) -> dict[str, dict[str, Any]]:
+        """Every pod that there will be, by its component: metadata and spec."""
+        made = {one["metadata"]["labels"]["app.kubernetes.io/component"]: one for one in self.all("Pod")}
+        for one in self.all("DaemonSet", "Deployment"):
+            template = one["spec"]["template"]
+            assert matches(one["spec"]["selector"]["matchLabels"], template), "the selector misses its own pods"
+            made[template["metadata"]["labels"]["app.kubernetes.io/component"]] = template
+        return made
+
+    def selected(self, selector: Mapping[str, str]) -> set[str]:
+        """The components of the pods with these labels."""
+        return {component for component, pod in self.pods().items() if matches(selector, pod)}
+
+    def grants(self, service_account: str) -> Iterator["Grant"]:
+        """What an account may do."""
+        for binding in self.all("RoleBinding", "ClusterRoleBinding"):
+            if service_account not in {subject["name"] for subject in binding["subjects"]}:
+                continue
+            namespace = binding["metadata"].get("namespace", "") if binding["kind"] == "RoleBinding" else ""
+            reference = binding["roleRef"]
+            [role] = [
+                one
+                for one in self.all(reference["kind"])
+                if one["metadata"]["name"] == reference["name"] and one["metadata"].get("namespace", "") == namespace
+            ]
+            for rule in role["rules"]:
+                for group in rule["apiGroups"]:
+                    for resource in rule["resources"]:
+                        for verb in rule["verbs"]:
+                            yield (verb, group, resource, namespace)
+
+
+Grant = tuple[str, str, str, str]
+"""Verb, group, resource with its subresource, and the namespace that it holds in: "" is everywhere."""
+
+
+def matches(selector: Mapping[str, str], pod: Mapping[str, Any]) -> bool:
+    return bool(selector.items() <= pod["metadata"]["labels"].items())
+
+
+@functools.cache
+def render(*flags: str, namespace: str = "keda", release: str = "keda-gpu-scaler") -> Rendered:
+    return Rendered(chart.template(*flags, namespace=namespace, release=release))
+
+
+def container(pod: Mapping[str, Any]) -> dict[str, Any]:
+    [only] = pod["spec"]["containers"]
+    return dict(only)
+
+
+def sets(*pairs: str) -> Sequence[str]:
+    """Write --set before each."""
+    return [word for pair in pairs for word in ("--set", pair)]

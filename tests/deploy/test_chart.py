@@ -1,0 +1,548 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Does the chart keep what it promises, for every shape of it, and refuse what is a mistake?"""
+
+import functools
+import itertools
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import yaml
+from scripts import chart, image_docker, tools
+
+import keda_gpu_scaler
+from keda_gpu_scaler.cli import main as cli
+from keda_gpu_scaler.config import Config
+from keda_gpu_scaler.kube.podresources import DEFAULT_PATH
+from keda_gpu_scaler.outlook import DEFAULT_SERVICE
+from tests.deploy.rendering import Rendered, container, matches, render, sets
+
+pytestmark = pytest.mark.usefixtures("chart_tools")
+
+HOST_PATH = sets(
+    "driver.mode=hostPath", "driver.hostPath.directory=/opt/nvidia/lib", "driver.hostPath.library=libnvidia-ml.so.1"
+)
+DRIVERS: Mapping[str, Sequence[str]] = {
+    "runtime class": (),
+    "default runtime": sets("runtimeClassName="),
+    "CDI": sets("driver.mode=cdi"),
+    "MIG": sets("driver.mig=true"),
+    "GKE": sets("driver.mode=gke"),
+    "GKE with devices from elsewhere": sets("driver.mode=gke", "driver.privileged=false"),
+    "host path": HOST_PATH,
+}
+SHAPES: Mapping[str, Sequence[str]] = {"quick start": (), "front end": chart.FRONT_END}
+MORE: Mapping[str, Sequence[str]] = {
+    "as it is": (),
+    "mutual TLS by cert-manager": chart.CERTIFICATE,
+    "TLS by a Secret": sets("tls.enabled=true", "tls.secretName=mine", "tls.clientCA=", "tls.peerName=peers.example"),
+    "watched": (*chart.SCRAPED, *sets("podMonitor.enabled=true", "dashboards.enabled=true")),
+    "open and without rights": sets("networkPolicy.enabled=false", "rbac.create=false"),
+    "extras": chart.EXTRAS,
+}
+MATRIX = {
+    f"{driver}, {shape}, {more}": (*DRIVERS[driver], *SHAPES[shape], *MORE[more])
+    for driver, shape, more in itertools.product(DRIVERS, SHAPES, MORE)
+}
+EVERY_SHAPE = pytest.mark.parametrize("flags", MATRIX.values(), ids=MATRIX)
+
+
+@functools.cache
+def values() -> dict[str, Any]:
+    return dict(yaml.safe_load((chart.CHART / "values.yaml").read_text()))
+
+
+# ---- what Kubernetes takes ----
+
+
+@pytest.mark.parametrize("flags", [*DRIVERS.values(), *MORE.values()], ids=[*DRIVERS, *MORE])
+def test_helm_lint_has_nothing_to_say(flags: Sequence[str]) -> None:
+    outcome = chart.helm("lint", "--strict", "--quiet", str(chart.CHART), *flags)
+    assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+
+
+def conform(folder: Path, version: str) -> list[str]:
+    """Hold every file of a folder against the schemas of a Kubernetes; return what is wrong."""
+    name = "{{.ResourceKind}}{{.KindSuffix}}.json"
+    places = (tools.SCHEMAS / f"v{version}" / name, tools.SCHEMAS / name)
+    flags = [word for place in places for word in ("-schema-location", str(place))]
+    command = [str(tools.BIN / "kubeconform"), "-strict", "-output", "json", "-verbose", *flags, str(folder)]
+    outcome = subprocess.run(command, capture_output=True, text=True, check=False)
+    resources = json.loads(outcome.stdout)["resources"]
+    assert resources, outcome.stderr
+    return [f"{one['filename']}: {one['kind']}: {one['msg']}" for one in resources if one["status"] != "statusValid"]
+
+
+@pytest.mark.parametrize("version", tools.KUBERNETES_VERSIONS)
+def test_every_object_of_every_shape_is_one_that_kubernetes_takes(version: str, tmp_path: Path) -> None:
+    for at, flags in enumerate(MATRIX.values()):
+        (tmp_path / f"{at}.yaml").write_text(render(*flags).text)
+    (tmp_path / "manifests.yaml").write_text(chart.MANIFESTS.read_text())
+    assert conform(tmp_path, version) == []
+
+
+@pytest.mark.parametrize("mistake", ["hostPath", "honorLabels", "dnsNames", "podSelector", "maxUnavailable"])
+def test_a_field_that_kubernetes_does_not_know_is_found_out(mistake: str, tmp_path: Path) -> None:
+    text = (chart.GOLDEN / "mutual-tls-and-monitoring.yaml").read_text()
+    assert f"{mistake}:" in text
+    (tmp_path / "one.yaml").write_text(text.replace(f"{mistake}:", f"{mistake}s:", 1))
+    assert len(conform(tmp_path, chart.KUBERNETES)) == 1
+
+
+@EVERY_SHAPE
+def test_no_object_is_there_twice(flags: Sequence[str]) -> None:
+    names = [(one["kind"], one["metadata"].get("namespace"), one["metadata"]["name"]) for one in render(*flags).objects]
+    assert len(set(names)) == len(names)
+
+
+# ---- what is committed ----
+
+
+@pytest.mark.parametrize("name", chart.GOLDENS)
+def test_a_golden_is_what_the_chart_renders(name: str) -> None:
+    rendered = chart.template(*chart.GOLDENS[name])
+    assert (chart.GOLDEN / f"{name}.yaml").read_text() == rendered, (
+        "changed: read the difference, then `make manifests`"
+    )
+
+
+def test_every_golden_is_one_of_the_table() -> None:
+    assert {path.stem for path in chart.GOLDEN.iterdir()} == set(chart.GOLDENS)
+
+
+def test_the_manifests_are_what_the_chart_renders() -> None:
+    assert chart.MANIFESTS.read_text() == chart.manifests(), "stale: run `make manifests`"
+
+
+def test_the_manifests_need_no_helm_and_no_definition_that_a_cluster_lacks() -> None:
+    text = chart.MANIFESTS.read_text()
+    assert not re.search(r"helm\.sh|: Helm$|\{\{", text, re.MULTILINE)
+    groups = {one["apiVersion"].rpartition("/")[0] for one in Rendered(text).objects}
+    assert groups == {"", "apps", "networking.k8s.io", "rbac.authorization.k8s.io"}
+    assert {one["metadata"].get("namespace", "keda") for one in Rendered(text).objects} == {"keda"}
+    assert not Rendered(text).all("Pod")
+
+
+def test_chart_program_and_image_are_of_one_version() -> None:
+    about = yaml.safe_load((chart.CHART / "Chart.yaml").read_text())
+    assert about["version"] == about["appVersion"] == keda_gpu_scaler.__version__
+    assert values()["image"]["repository"] == image_docker.IMAGE
+
+
+# ---- what the schema refuses ----
+
+MISTAKES: Mapping[str, tuple[Sequence[str], str]] = {
+    "a key that is not there": (sets("frontent.enabled=true"), "'frontent' not allowed"),
+    "a key within that is not there": (sets("frontend.replica=2"), "'replica' not allowed"),
+    "a driver mode that is none": (sets("driver.mode=magic"), "/driver/mode"),
+    "a text for a number": (sets("frontend.replicas=two"), "/frontend/replicas"),
+    "no replicas": (sets("frontend.replicas=0"), "/frontend/replicas"),
+    "a text for yes or no": (("--set-string", "frontend.enabled=true"), "/frontend/enabled"),
+    "a quantity that is none": (sets("resources.requests.cpu=fast"), "/resources/requests/cpu"),
+    "a relative path of the kubelet": (sets("podResources.path=kubelet"), "/podResources/path"),
+    "an absolute path of the library": (sets("driver.hostPath.library=/lib/libnvidia-ml.so.1"), "/hostPath/library"),
+    "a device that is none of CDI": (sets("driver.cdi.devices=all"), "/driver/cdi/devices"),
+    "a digest that is none": (sets("image.digest=latest"), "/image/digest"),
+    "a pull policy that is none": (sets("image.pullPolicy=Sometimes"), "/image/pullPolicy"),
+    "a log level that is none": (sets("logLevel=loud"), "/logLevel"),
+    "a toleration with a key misspelt": (sets("tolerations[0].opertor=Exists"), "'opertor' not allowed"),
+    "a scale target without its group": (sets("rbac.scaleTargets[0].resource=rollouts"), "/rbac/scaleTargets/0"),
+    "a scale target by its kind": (
+        ("--set-json", 'rbac.scaleTargets=[{"group":"argoproj.io","resource":"Rollout"}]'), "/scaleTargets/0/resource",
+    ),
+    "a policy's peer that means everybody": (("--set-json", "networkPolicy.clients=[{}]"), "/networkPolicy/clients/0"),
+    "a namespace that is none": (sets("networkPolicy.kedaNamespaces={KEDA}"), "/networkPolicy/kedaNamespaces/0"),
+    "a label of the chart's own": (sets(r"commonLabels.app\.kubernetes\.io/name=x"), "/commonLabels"),
+    "a label that is a list": (sets("podLabels.a={b}"), "/podLabels/a"),
+    "a flag that is none": (sets("extraArgs={sample-interval=2}"), "/extraArgs/0"),
+    "a duration without its unit": (sets("tls.certManager.duration=2160"), "/tls/certManager/duration"),
+    "an affinity with a key misspelt": (("--set-json", 'affinity={"nodeAfinity":{}}'), "'nodeAfinity' not allowed"),
+    "TLS without a certificate": (sets("tls.enabled=true"), "tls.secretName: Required value"),
+    "cert-manager without an issuer": (
+        sets("tls.enabled=true", "tls.certManager.enabled=true"), "tls.certManager.issuerRef.name: Required value",
+    ),
+    "a host path without its directory": (
+        sets("driver.mode=hostPath", "driver.hostPath.library=libnvidia-ml.so.1"),
+        "driver.hostPath.directory: Required value",
+    ),
+    "a host path without its library": (
+        sets("driver.mode=hostPath", "driver.hostPath.directory=/opt"), "driver.hostPath.library: Required value",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_in_the_values_is_refused_and_its_key_named(mistake: str) -> None:
+    flags, named = MISTAKES[mistake]
+    with pytest.raises(ValueError, match=re.escape(named)):
+        chart.template(*flags)
+
+
+def test_schema_and_values_know_the_same_keys() -> None:
+    schema = json.loads((chart.CHART / "values.schema.json").read_text())
+
+    def compare(path: str, node: Mapping[str, Any], known: Any) -> Iterator[str]:
+        assert node.get("type") != "object" or "properties" not in node or node["additionalProperties"] is False, path
+        if not isinstance(known, Mapping) or not known or "properties" not in node:
+            return
+        for key in node["properties"].keys() ^ known.keys():
+            yield f"{path}.{key}"
+        for key in node["properties"].keys() & known.keys():
+            yield from compare(f"{path}.{key}", node["properties"][key], known[key])
+
+    # Helm's own, and those that a map of the defaults leaves out.
+    free = {".global", ".updateStrategy.rollingUpdate.maxSurge"}
+    assert set(compare("", schema, values())) - free == set()
+
+
+def test_every_value_has_a_comment() -> None:
+    """Its own or that of the block it begins: nothing at the top level and nothing that switches goes without."""
+    lines = (chart.CHART / "values.yaml").read_text().splitlines()
+    plain = {"image", "frontend", "rbac", "tls", "driver", "podResources", "service", "serviceAccount", "podMonitor"}
+    plain |= {"networkPolicy", "dashboards", "affinity", "tolerations"}
+    plain |= {f"{kind}{what}" for kind in ("pod", "extra") for what in ("Labels", "Annotations", "Env", "Volumes")}
+    plain |= {"extraVolumeMounts", "commonAnnotations"}
+    for at, line in enumerate(lines):
+        if (found := re.match(r"(?:  )?(enabled|\w+):", line)) and (not line.startswith(" ") or found[1] == "enabled"):
+            assert found[1] in plain or lines[at - 1].lstrip().startswith("#"), line
+
+
+# ---- the commands of the pages ----
+
+
+@pytest.mark.parametrize(
+    ("release", "namespace", "flags"),
+    [
+        ("gpu-scaler", "gpu-scaler", ()),
+        ("keda-gpu-scaler", "keda", sets(r"nodeSelector.nvidia\.com/gpu\.present=true")),
+    ],
+)
+def test_the_address_is_the_same_whatever_the_release_is_called(
+    release: str, namespace: str, flags: Sequence[str]
+) -> None:
+    rendered = render(*flags, namespace=namespace, release=release)
+    service = rendered.one("Service", "keda-gpu-scaler")
+    assert service["metadata"]["namespace"] == namespace
+    assert service["spec"]["ports"] == [{"name": "grpc", "port": 6000, "targetPort": "grpc", "protocol": "TCP"}]
+    assert rendered.pods()["agent"]["spec"]["nodeSelector"] == {"nvidia.com/gpu.present": "true"}
+
+
+@pytest.fixture(scope="module")
+def chart_that_shows_its_notes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Helm shows notes with a cluster alone: here they are an object like any other."""
+    copy = tmp_path_factory.mktemp("chart") / chart.CHART.name
+    shutil.copytree(chart.CHART, copy)
+    notes = (copy / "templates" / "NOTES.txt").read_text()
+    shown = 'apiVersion: v1\nkind: ConfigMap\nmetadata: {name: notes}\ndata: {notes: {{ include "notes" . | toJson }}}'
+    (copy / "templates" / "notes.yaml").write_text(f'{{{{ define "notes" }}}}{notes}{{{{ end }}}}{shown}')
+    return copy
+
+
+@pytest.mark.parametrize("more", MORE)
+def test_the_notes_tell_the_next_step(more: str, chart_that_shows_its_notes: Path) -> None:
+    made = chart.helm("template", "one", str(chart_that_shows_its_notes), "-n", "two", *MORE[more], *chart.FRONT_END)
+    assert made.returncode == 0, made.stderr
+    notes = Rendered(made.stdout).one("ConfigMap", "notes")["data"]["notes"]
+    assert "scalerAddress: keda-gpu-scaler.two.svc.cluster.local:6000" in notes
+    assert "helm test one --namespace two" in notes
+    assert ("TLS is on" in notes) is (more in ("mutual TLS by cert-manager", "TLS by a Secret"))
+    assert ("Only pods of keda reach port 6000" in notes) is (more != "open and without rights")
+
+
+def test_two_installations_share_no_name() -> None:
+    first, second = render(namespace="one"), render("--set", "fullnameOverride=other", namespace="one", release="other")
+    elsewhere = render(namespace="two")
+    for other in (second, elsewhere):
+        names = [
+            {(one["kind"], one["metadata"].get("namespace"), one["metadata"]["name"]) for one in rendered.objects}
+            for rendered in (first, other)
+        ]
+        assert not names[0] & names[1]
+    for service in second.all("Service"):
+        assert first.selected(service["spec"]["selector"]) == set()
+
+
+# ---- pods ----
+
+
+@EVERY_SHAPE
+def test_no_pod_has_more_than_it_needs(flags: Sequence[str]) -> None:
+    for component, pod in render(*flags).pods().items():
+        spec, one = pod["spec"], container(pod)
+        context = {**spec["securityContext"], **one["securityContext"]}
+        assert context["readOnlyRootFilesystem"] is True
+        assert spec["enableServiceLinks"] is False
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
+        assert spec.get("initContainers") is None
+        if component == "agent" and is_privileged(flags):
+            assert context["privileged"] is True
+            assert "allowPrivilegeEscalation" not in context  # Kubernetes takes no false beside privileged
+        else:
+            assert "privileged" not in context
+            assert context["allowPrivilegeEscalation"] is False
+            assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+            mig = component == "agent" and "driver.mig=true" in flags
+            assert context["capabilities"] == ({"drop": ["ALL"], "add": ["SYS_ADMIN"]} if mig else {"drop": ["ALL"]})
+        if component == "agent":
+            assert context["runAsUser"] == 0
+        else:
+            assert (context["runAsNonRoot"], context["runAsUser"]) == (True, 65532)
+            assert not any("hostPath" in volume for volume in spec.get("volumes", ()))
+
+
+def is_privileged(flags: Sequence[str]) -> bool:
+    drives_itself = bool({"driver.mode=gke", "driver.mode=hostPath"} & set(flags))
+    return drives_itself and "driver.privileged=false" not in flags
+
+
+@EVERY_SHAPE
+def test_the_kubelet_finds_every_port_it_probes(flags: Sequence[str]) -> None:
+    for component, pod in render(*flags).pods().items():
+        if component == "test":
+            continue
+        one = container(pod)
+        ports = {port["name"]: port["containerPort"] for port in one["ports"]}
+        assert ports == {"grpc": Config().port, "metrics": Config().metrics_port, "probes": Config().probe_port}
+        probed = {one[kind]["httpGet"]["path"] for kind in ("startupProbe", "livenessProbe", "readinessProbe")}
+        assert probed == {"/livez", "/readyz"}
+        assert {one[kind]["httpGet"]["port"] for kind in ("livenessProbe", "readinessProbe")} == {"probes"}
+        assert "memory" in one["resources"]["limits"]
+        assert "cpu" not in one["resources"]["limits"]
+
+
+@EVERY_SHAPE
+def test_the_program_takes_the_arguments_and_finds_the_files_that_they_name(flags: Sequence[str]) -> None:
+    for pod in render(*flags).pods().values():
+        one = container(pod)
+        name, *arguments = one["args"]
+        assert isinstance(cli, click.Group)
+        command = cli.get_command(click.Context(cli), name)
+        assert command is not None
+        given = command.make_context(name, list(arguments)).params
+        mounts = {mount["mountPath"]: mount["name"] for mount in one.get("volumeMounts", ())}
+        volumes = {volume["name"]: volume for volume in pod["spec"].get("volumes", ())}
+        assert set(mounts.values()) == set(volumes)
+        for value in given.values():
+            if isinstance(value, str) and value.startswith("/"):
+                [place] = [path for path in mounts if value.startswith(f"{path}/")]
+                assert volumes[mounts[place]].keys() & {"hostPath", "secret"}
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_the_driver_comes_as_the_mode_says(driver: str) -> None:
+    pod = render(*DRIVERS[driver]).pods()["agent"]
+    one = container(pod)
+    environment = {entry["name"]: entry.get("value") for entry in one["env"]}
+    library = [argument for argument in one["args"] if argument.startswith("--nvml-library")]
+    host = [volume["hostPath"]["path"] for volume in pod["spec"]["volumes"] if volume["name"] == "driver"]
+    runtime = pod["spec"].get("runtimeClassName")
+    seen = (runtime, environment.get("NVIDIA_VISIBLE_DEVICES"), *host, *library)
+    on_gke = (None, None, "/home/kubernetes/bin/nvidia", "--nvml-library=/driver/lib64/libnvidia-ml.so.1")
+    assert (
+        seen
+        == {
+            "runtime class": ("nvidia", "all"),
+            "MIG": ("nvidia", "all"),
+            "default runtime": (None, "all"),
+            "CDI": ("nvidia", "nvidia.com/gpu=all"),
+            "GKE": on_gke,
+            "GKE with devices from elsewhere": on_gke,
+            "host path": (None, None, "/opt/nvidia/lib", "--nvml-library=/driver/libnvidia-ml.so.1"),
+        }[driver]
+    )
+    assert environment.get("NVIDIA_MIG_MONITOR_DEVICES") == ("all" if driver == "MIG" else None)
+
+
+def test_agents_know_their_node_and_ask_its_kubelet() -> None:
+    pod = render("--set", "podResources.path=/var/lib/k0s/kubelet/pod-resources").pods()["agent"]
+    one = container(pod)
+    [node] = [entry for entry in one["env"] if entry["name"] == "KEDA_GPU_SCALER_NODE_NAME"]
+    assert node["valueFrom"] == {"fieldRef": {"fieldPath": "spec.nodeName"}}
+    assert f"--pod-resources={DEFAULT_PATH}" in one["args"]
+    [mount] = [mount for mount in one["volumeMounts"] if mount["name"] == "pod-resources"]
+    assert (mount["mountPath"], mount["readOnly"]) == (str(Path(DEFAULT_PATH).parent), True)
+    [volume] = [volume for volume in pod["spec"]["volumes"] if volume["name"] == "pod-resources"]
+    assert volume["hostPath"] == {"path": "/var/lib/k0s/kubelet/pod-resources", "type": "Directory"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "selector", "has_affinity"),
+    [
+        pytest.param((), {"nvidia.com/gpu.present": "true"}, False, id="by GPU feature discovery's label"),
+        pytest.param(sets("driver.mode=gke"), None, True, id="by GKE's label"),
+        pytest.param(sets("nodeSelector.a=1"), {"a": "1"}, False, id="by one's own label, and no other"),
+        pytest.param(sets("driver.mode=gke", "nodeSelector.a=true"), {"a": "true"}, False, id="on GKE by one's own"),
+    ],
+)
+def test_which_nodes_get_an_agent(flags: Sequence[str], selector: object, has_affinity: bool) -> None:
+    spec = render(*flags).pods()["agent"]["spec"]
+    assert spec.get("nodeSelector") == selector
+    assert ("affinity" in spec) is has_affinity
+    assert {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"} in spec["tolerations"]
+
+
+def test_the_front_end_survives_a_node_and_a_drain() -> None:
+    rendered = render(*chart.FRONT_END)
+    deployment, name = rendered.one("Deployment", "keda-gpu-scaler-frontend"), "keda-gpu-scaler-frontend"
+    assert deployment["spec"]["replicas"] == 2
+    budget = rendered.one("PodDisruptionBudget", name)["spec"]
+    assert budget["maxUnavailable"] == 1
+    assert rendered.selected(budget["selector"]["matchLabels"]) == {"frontend"}
+    spread = rendered.pods()["frontend"]["spec"]["topologySpreadConstraints"]
+    assert [one["topologyKey"] for one in spread] == ["kubernetes.io/hostname", "topology.kubernetes.io/zone"]
+    for one in spread:
+        assert rendered.selected(one["labelSelector"]["matchLabels"]) == {"frontend"}
+    arguments = container(rendered.pods()["frontend"])["args"]
+    assert {"--backend=none", "--pod-resources=off", f"--peers=kubernetes:{DEFAULT_SERVICE}"} <= set(arguments)
+    assert not render().all("Deployment", "PodDisruptionBudget")
+
+
+# ---- who reaches whom ----
+
+
+@EVERY_SHAPE
+def test_kedas_service_leads_to_whoever_is_asked_and_the_headless_one_to_every_agent(flags: Sequence[str]) -> None:
+    rendered = render(*flags)
+    asked = "frontend" if "frontend.enabled=true" in flags else "agent"
+    assert rendered.selected(rendered.one("Service", "keda-gpu-scaler")["spec"]["selector"]) == {asked}
+    headless = rendered.one("Service", DEFAULT_SERVICE)["spec"]
+    assert rendered.selected(headless["selector"]) == {"agent"}
+    assert (headless["clusterIP"], headless["publishNotReadyAddresses"]) == ("None", True)
+    assert [port["name"] for port in headless["ports"]] == ["grpc"]
+    account = rendered.pods()[asked]["spec"]
+    assert (account["serviceAccountName"], account["automountServiceAccountToken"]) == ("keda-gpu-scaler", True)
+
+
+def admitted(rendered: Rendered, component: str, port: str) -> tuple[set[str], list[Any]]:
+    """Which of our own pods, and who else, may connect to a component's port."""
+    pod = rendered.pods()[component]
+    [policy] = [
+        one["spec"] for one in rendered.all("NetworkPolicy") if matches(one["spec"]["podSelector"]["matchLabels"], pod)
+    ]
+    peers = [
+        peer for rule in policy["ingress"] if port in {one["port"] for one in rule["ports"]} for peer in rule["from"]
+    ]
+    own = {
+        name
+        for peer in peers
+        if peer.keys() == {"podSelector"}
+        for name in rendered.selected(peer["podSelector"]["matchLabels"])
+    }
+    return own, [peer for peer in peers if peer.keys() != {"podSelector"}]
+
+
+KEDA = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "keda"}}}
+OBSERVERS = {"namespaceSelector": {"matchLabels": {"team": "observers"}}}
+
+
+def test_only_keda_and_our_own_pods_reach_the_agents_of_the_quick_start() -> None:
+    rendered = render()
+    assert admitted(rendered, "agent", "grpc") == ({"agent", "test"}, [KEDA])
+    assert admitted(rendered, "agent", "metrics") == (set(), [])
+
+
+def test_only_the_front_end_reaches_its_agents_and_they_reach_nobody() -> None:
+    rendered = render(*chart.FRONT_END)
+    assert admitted(rendered, "agent", "grpc") == ({"frontend"}, [])
+    assert admitted(rendered, "frontend", "grpc") == ({"test"}, [KEDA])
+    agents = rendered.one("NetworkPolicy", "keda-gpu-scaler-agents")["spec"]
+    assert (agents["policyTypes"], agents["egress"]) == (["Ingress", "Egress"], [])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_scrapers_and_other_clients_are_let_in_by_name(shape: str) -> None:
+    clients = ("--set-json", 'networkPolicy.clients=[{"ipBlock":{"cidr":"10.0.0.0/8"}}]')
+    rendered = render(*SHAPES[shape], *chart.SCRAPED, *clients, "--set", "networkPolicy.kedaNamespaces={a,b}")
+    asked = "frontend" if shape == "front end" else "agent"
+    others = admitted(rendered, asked, "grpc")[1]
+    namespaces = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": one}}} for one in ("a", "b")]
+    assert others == [*namespaces, {"ipBlock": {"cidr": "10.0.0.0/8"}}]
+    for component in {"agent", asked}:
+        assert admitted(rendered, component, "metrics") == (set(), [OBSERVERS])
+
+
+def test_the_pod_monitor_selects_every_instance_and_keeps_our_labels() -> None:
+    rendered = render(*chart.FRONT_END, *chart.SCRAPED, "--set", "podMonitor.enabled=true")
+    spec = rendered.one("PodMonitor", "keda-gpu-scaler")["spec"]
+    assert rendered.selected(spec["selector"]["matchLabels"]) == {"agent", "frontend", "test"}
+    [expression] = spec["selector"]["matchExpressions"]
+    assert expression == {"key": "app.kubernetes.io/component", "operator": "In", "values": ["agent", "frontend"]}
+    [endpoint] = spec["podMetricsEndpoints"]
+    assert (endpoint["port"], endpoint["honorLabels"]) == ("metrics", True)
+
+
+def test_the_dashboard_arrives_whole() -> None:
+    rendered = render("--set", "dashboards.enabled=true")
+    dashboards = rendered.one("ConfigMap", "keda-gpu-scaler-dashboards")
+    assert dashboards["metadata"]["labels"]["grafana_dashboard"] == "1"
+    files = {path.name: json.loads(path.read_text()) for path in (chart.CHART / "dashboards").glob("*.json")}
+    assert files
+    assert {name: json.loads(text) for name, text in dashboards["data"].items()} == files
+
+
+# ---- TLS ----
+
+
+def test_the_certificate_bears_the_name_that_keda_and_peers_expect_and_serves_both_ends() -> None:
+    rendered = render(*chart.FRONT_END, *chart.CERTIFICATE, namespace="gpu")
+    certificate = rendered.one("Certificate", "keda-gpu-scaler")["spec"]
+    host = "keda-gpu-scaler.gpu.svc.cluster.local"
+    assert certificate["dnsNames"] == [host, "keda-gpu-scaler.gpu.svc", "keda-gpu-scaler.gpu"]
+    assert {"server auth", "client auth"} <= set(certificate["usages"])
+    for component, pod in rendered.pods().items():
+        [secret] = [volume["secret"]["secretName"] for volume in pod["spec"]["volumes"] if volume["name"] == "tls"]
+        assert secret == certificate["secretName"] == "keda-gpu-scaler-tls"  # noqa: S105 - a Secret's name
+        [mount] = [mount for mount in container(pod)["volumeMounts"] if mount["name"] == "tls"]
+        assert "subPath" not in mount  # or a renewed certificate would never arrive
+        arguments = container(pod)["args"]
+        named = f"--address={host}:6000" if component == "test" else f"--tls-peer-name={host}"
+        assert named in arguments
+        shown = "--tls-cert" if component == "test" else "--tls-client-ca"
+        assert any(argument.startswith(shown) for argument in arguments)
+
+
+def test_without_a_clients_ca_nobody_is_asked_for_a_certificate() -> None:
+    for pod in render(*MORE["TLS by a Secret"]).pods().values():
+        arguments = container(pod)["args"]
+        assert not any(argument.startswith("--tls-client-ca") for argument in arguments)
+        assert "--tls-ca=/etc/keda-gpu-scaler/tls/ca.crt" in arguments
+
+
+# ---- what is added to everything ----
+
+
+def test_labels_annotations_and_extras_arrive_where_they_belong() -> None:
+    rendered = render(*chart.EXTRAS, *chart.FRONT_END)
+    for one in rendered.objects:
+        assert one["metadata"]["labels"]["team"] == "serving", one["metadata"]["name"]
+        assert one["metadata"]["annotations"]["note"] == "a"
+    agent = rendered.pods()["agent"]
+    assert agent["metadata"]["labels"]["a"] == "b"
+    assert agent["metadata"]["annotations"] == {"note": "a", "c": "d"}
+    one = container(agent)
+    assert one["args"][-1] == "--sample-interval=2"  # the last of two wins
+    assert {"name": "A", "value": "b"} in one["env"]
+    assert {"name": "v", "mountPath": "/v"} in one["volumeMounts"]
+    for pod in rendered.pods().values():
+        assert pod["spec"]["imagePullSecrets"] == [{"name": "registry"}]
+
+
+@pytest.mark.parametrize(
+    ("flags", "image"),
+    [
+        ((), f"{image_docker.IMAGE}:{keda_gpu_scaler.__version__}"),
+        (sets("image.repository=registry.example.com:5000/it", "image.tag=v9"), "registry.example.com:5000/it:v9"),
+        (sets("image.tag=v9", f"image.digest=sha256:{64 * 'a'}"), f"{image_docker.IMAGE}@sha256:{64 * 'a'}"),
+    ],
+    ids=["of this version", "a tag elsewhere", "a digest before a tag"],
+)
+def test_every_pod_runs_the_one_image(flags: Sequence[str], image: str) -> None:
+    pods = render(*flags, *chart.FRONT_END).pods()
+    assert pods.keys() == {"agent", "frontend", "test"}
+    assert {container(pod)["image"] for pod in pods.values()} == {image}

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Does the chart grant what the program asks of the API server, all of it and nothing else?
+
+A real process runs with the arguments that the chart gives, is asked about every kind of workload, and each of its
+requests is held against the rendered roles.
+"""
+
+import contextlib
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from keda_gpu_scaler.wire import externalscaler_pb2 as pb
+from tests.apiserver import Asked, FakeApiServer
+from tests.deploy.rendering import Grant, Rendered, container, render
+from tests.serving import WAIT_SECONDS, Serving
+
+pytestmark = pytest.mark.usefixtures("chart_tools")
+
+NAMESPACE = "gpu"  # where the test API server believes its client to be
+ROLLOUTS = ("--set-json", 'rbac.scaleTargets=[{"group":"argoproj.io","resource":"rollouts"}]')
+SHAPES = {
+    "the agents of the quick start": ROLLOUTS,
+    "the front end": (*ROLLOUTS, "--set", "frontend.enabled=true"),
+    "a front end for the workloads of one namespace": (
+        *ROLLOUTS,
+        *("--set", "frontend.enabled=true", "--set", "rbac.namespaces={ai}"),
+    ),
+}
+WATCHED = {
+    "scaledobjects", "scaledjobs", "pods", "deployments", "statefulsets", "rollouts", "nodes", "endpointslices",
+}  # fmt: skip
+SCALES = 3
+
+
+def asked_pod(rendered: Rendered) -> tuple[str, list[str]]:
+    """The service account and the arguments of the pods that KEDA's Service leads to."""
+    [component] = rendered.selected(rendered.one("Service", "keda-gpu-scaler")["spec"]["selector"])
+    pod = rendered.pods()[component]
+    return pod["spec"]["serviceAccountName"], container(pod)["args"]
+
+
+def populate(server: FakeApiServer) -> None:
+    for name, kind, api_version, resource in (
+        ("llama", "Deployment", "apps/v1", "deployments"),
+        ("big", "StatefulSet", "apps/v1", "statefulsets"),
+        ("canary", "Rollout", "argoproj.io/v1alpha1", "rollouts"),
+    ):
+        server.scale(name, 1, resource=resource)
+        server.scaled_object(name, kind=kind, api_version=api_version)
+        server.pod(f"{name}-0", "gpu-1", app=name)
+    server.put("scaledjobs", "batch", spec={"triggers": [{"type": "external", "metadata": {}}]})
+    server.pod("batch-0", "gpu-1", labels={"scaledjob.keda.sh/name": "batch"})
+    server.put("nodes", "gpu-1", "", metadata={"labels": {"pool": "a"}})
+    server.put(
+        "endpointslices", "agents-x", NAMESPACE,
+        metadata={"labels": {"kubernetes.io/service-name": "keda-gpu-scaler-agents"}},
+        addressType="IPv4", ports=[{"name": "grpc", "port": 1, "protocol": "TCP"}],
+        endpoints=[{"addresses": ["127.0.0.1"], "nodeName": "gpu-1", "conditions": {}}],
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=SHAPES)
+def scenario(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[set[Grant], set[Asked]]]:
+    """What the asked instance may do, and what it did."""
+    rendered = render(*SHAPES[request.param], namespace=NAMESPACE)
+    account, arguments = asked_pod(rendered)
+    folder: Path = tmp_path_factory.mktemp("rights")
+    with FakeApiServer() as server:
+        populate(server)
+        # What concerns the node is not there; whatever concerns the API server is as the chart says.
+        here = (
+            "--backend",
+            "none",
+            "--pod-resources",
+            "off",
+            "--kubeconfig",
+            str(server.kubeconfig(folder / "config")),
+        )
+        with Serving(*arguments[1:], *here) as serving:
+            while not (set(+server.watches) >= WATCHED and server.requests["get scale"] >= SCALES):
+                ask(serving)
+        yield set(rendered.grants(account)), set(server.asked)
+
+
+def ask(serving: Serving) -> None:
+    """Ask about every workload; where nobody sees the GPUs the answer is an error, and it is not what counts here."""
+    for name in ("llama", "big", "canary", "batch"):
+        ref = pb.ScaledObjectRef(name=name, namespace="ai", scalerMetadata={"nodeSelector": "pool=a"})
+        with contextlib.suppress(grpc.RpcError):
+            serving.stub.GetMetrics(pb.GetMetricsRequest(scaledObjectRef=ref), timeout=WAIT_SECONDS)
+    assert serving.process.poll() is None, "the server has ended"
+
+
+def covers(grant: Grant, asked: Asked) -> bool:
+    verb, group, resource, namespace = grant
+    return (verb, group, resource) == (asked.verb, asked.group, asked.resource) and namespace in ("", asked.namespace)
+
+
+def refused(grants: Iterable[Grant], asked: Iterable[Asked]) -> list[Asked]:
+    return [one for one in asked if not any(covers(grant, one) for grant in grants)]
+
+
+def unused(grants: Iterable[Grant], asked: Iterable[Asked]) -> list[Grant]:
+    return [grant for grant in grants if not any(covers(grant, one) for one in asked)]
+
+
+def test_every_request_of_the_program_is_allowed(scenario: tuple[set[Grant], set[Asked]]) -> None:
+    grants, asked = scenario
+    assert refused(grants, asked) == []
+
+
+def test_nothing_is_granted_that_the_program_never_asks(scenario: tuple[set[Grant], set[Asked]]) -> None:
+    grants, asked = scenario
+    assert unused(grants, asked) == []
+
+
+def test_a_right_less_is_noticed_and_so_is_one_too_many(scenario: tuple[set[Grant], set[Asked]]) -> None:
+    grants, asked = scenario
+    for grant in grants:
+        assert refused(grants - {grant}, asked), grant
+    for excess in (("get", "", "secrets", ""), ("delete", "", "pods", ""), ("list", "", "pods", "elsewhere")):
+        assert unused({*grants, excess}, asked) == [excess]
+
+
+def test_rights_at_one_namespace_reach_no_other() -> None:
+    rendered = render(*SHAPES["a front end for the workloads of one namespace"], namespace=NAMESPACE)
+    grants = set(rendered.grants("keda-gpu-scaler"))
+    assert {(resource, namespace) for _, _, resource, namespace in grants if namespace == ""} == {("nodes", "")}
+    assert refused(grants, [Asked("list", "", "pods", "elsewhere")])
+
+
+def test_agents_behind_a_front_end_have_neither_rights_nor_a_token() -> None:
+    rendered = render("--set", "frontend.enabled=true")
+    agent = rendered.pods()["agent"]["spec"]
+    assert agent["automountServiceAccountToken"] is False
+    assert not rendered.one("ServiceAccount", agent["serviceAccountName"])["automountServiceAccountToken"]
+    assert list(rendered.grants(agent["serviceAccountName"])) == []
+    assert {"--kubeconfig=off", "--peers=none"} <= set(container(rendered.pods()["agent"])["args"])
+    assert rendered.pods()["frontend"]["spec"]["serviceAccountName"] != agent["serviceAccountName"]
+
+
+def test_without_rbac_nothing_is_granted_and_without_nodes_no_node_is_read() -> None:
+    assert render("--set", "rbac.create=false").all("Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding") == []
+    grants = render("--set", "rbac.nodes=false").grants("keda-gpu-scaler")
+    assert "nodes" not in {resource for _, _, resource, _ in grants}
+
+
+def test_every_rule_says_what_it_is_for() -> None:
+    lines = (Path(__file__).parents[2] / "deploy/helm/keda-gpu-scaler/templates/rbac.yaml").read_text().splitlines()
+    rules = [at for at, line in enumerate(lines) if re.match(r" +- apiGroups:", line)]
+    assert len(rules) > 5
+    for at in rules:
+        # A pair of rules, of a resource and its scale, has one comment.
+        assert "#" in lines[at - 1] or "{{ .resource }}/scale" in lines[at + 1], lines[at : at + 3]
