@@ -45,8 +45,9 @@ def pod_resources(name: str, *containers: pb.ContainerResources, namespace: str 
 class FakeKubelet:
     """Listens on ``path`` while its ``with`` block lasts.
 
-    ``pods`` is what List answers; ``error`` the status it answers with instead; ``raw`` bytes it answers with
-    instead; while ``may_answer`` is not set it hangs. ``asked`` counts the questions.
+    ``pods`` is what List answers, and with them the agent's own, unless not ``has_read_pods``; ``error`` the status
+    it answers with instead; ``raw`` bytes it answers with instead; while ``may_answer`` is not set it hangs. ``asked``
+    counts the questions.
     """
 
     def __init__(self, path: Path) -> None:
@@ -56,6 +57,7 @@ class FakeKubelet:
         self.raw: bytes | None = None
         self.may_answer = threading.Event()
         self.may_answer.set()
+        self.has_read_pods = True
         self.asked = 0
         self._server: grpc.Server | None = None
 
@@ -76,7 +78,8 @@ class FakeKubelet:
 
     def start(self) -> None:
         """Listen, on a new socket file in the old one's place."""
-        self.path.unlink(missing_ok=True)
+        # An old server that is still there would take the new one's file along whenever it goes.
+        self.stop()
         self._server = grpc.server(futures.ThreadPoolExecutor(max_workers=4))
         self._server.add_generic_rpc_handlers((_Handler(self),))
         self._server.add_insecure_port(f"unix:{self.path}")
@@ -97,7 +100,12 @@ class FakeKubelet:
             context.abort(self.error, "as told")
         if self.raw is not None:
             return self.raw
-        answer: bytes = pb.ListPodResourcesResponse(pod_resources=self.pods).SerializeToString()
+        pods = (
+            [*self.pods, pod_resources("agent", pb.ContainerResources(name="serve"), namespace="keda")]
+            if self.has_read_pods
+            else []
+        )
+        answer: bytes = pb.ListPodResourcesResponse(pod_resources=pods).SerializeToString()
         return answer
 
 

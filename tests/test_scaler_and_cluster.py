@@ -11,6 +11,7 @@ import pytest
 from keda_gpu_scaler import scaler as scaler_module
 from keda_gpu_scaler.core.fleet import Fleet
 from keda_gpu_scaler.core.model import NoWorkload
+from keda_gpu_scaler.core.verdict import evaluate
 from keda_gpu_scaler.scaler import Scaler
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
@@ -26,7 +27,8 @@ class Asked:
     def __init__(self, cluster: FakeCluster, peers: FakePeers) -> None:
         self.cluster, self.peers = cluster, peers
         fleet = Fleet(SEEN, 10.0)
-        self.scaler = Scaler(lambda: fleet, ManualClock(), cluster, peers)
+        self.clock = ManualClock()
+        self.scaler = Scaler(lambda: fleet, self.clock, cluster, peers)
         self.stub: Any = None
 
     def metrics(self, **metadata: str) -> Any:
@@ -122,3 +124,46 @@ def test_peers_hear_how_much_history_is_needed_unless_only_this_node_is_meant() 
         assert asked.peers.asked_windows == []
 
     on(Asked(FakeCluster(llama=KNOWN), FakePeers()), talk)
+
+
+class Dear:
+    """A fleet that takes a while to look at: each look costs what the test says."""
+
+    def __init__(self, clock: ManualClock, seconds: float) -> None:
+        self.clock, self.seconds, self.looks = clock, seconds, 0
+
+    def evaluate(self, *arguments: Any) -> Any:
+        self.looks += 1
+        self.clock.advance(self.seconds)
+        return evaluate(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("cost", "spared"),
+    [
+        pytest.param(0.0, 0.0, id="what costs nothing is judged by the newest word"),
+        pytest.param(0.01, 0.1, id="ten times what it cost"),
+        pytest.param(0.15, 1.0, id="a second at most"),
+    ],
+)
+def test_what_is_dear_to_judge_is_not_judged_anew_for_each_word_of_a_thousand_peers(
+    cost: float, spared: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = Asked(FakeCluster(llama=KNOWN), FakePeers())
+    dear = Dear(asked.clock, cost)
+    monkeypatch.setattr(scaler_module, "evaluate", dear.evaluate)
+
+    async def talk(asked: Asked) -> None:
+        await asked.metrics()
+        began = asked.clock.now - cost
+        asked.scaler.heard()
+        await asked.metrics()
+        assert dear.looks == (1 if spared else 2)
+        asked.clock.now = began + spared
+        asked.scaler.heard()
+        await asked.metrics()
+        assert dear.looks == (2 if spared else 3)
+        await asked.metrics()  # nobody told anything in between
+        assert dear.looks == (2 if spared else 3)
+
+    on(asked, talk)

@@ -275,6 +275,7 @@ class Agent:
             failure=self._sampler.failure,
             peers=self._outlook.peers.histories() if self._outlook.peers else {},
             silent=self._outlook.peers.silent() if self._outlook.peers else {},
+            own_node=self._config.node_name,
         )
 
     def _exposition(self) -> str:

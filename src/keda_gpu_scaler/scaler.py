@@ -45,6 +45,8 @@ ANSWERED_SECONDS = 600.0
 """A trigger that nobody asked about for so long is no longer told of by ``answers``."""
 
 _LOOK_AGAIN_SECONDS = 0.02
+# What was dear to judge is judged again after so many times as long, whatever peers tell, but soon enough all the same.
+_SPARED, _LONGEST_SPARED_SECONDS = 10.0, 1.0
 _REMEMBERED = 1024
 _TURN_SECONDS = 0.005
 _STATUS_OF_LACK: Mapping[Lack | None, grpc.StatusCode] = {
@@ -72,15 +74,22 @@ class _Question:
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
-    """A verdict, and the knowledge of the cluster it rests on."""
+    """A verdict, and the knowledge it rests on: of the cluster, and of peers by how much they had told.
+
+    Until ``spared_until_seconds`` more of what peers told makes no difference.
+    """
 
     verdict: Verdict
     workload: Workload | NoWorkload | None
     node_labels: object
+    told: int
+    spared_until_seconds: float
 
-    def rests_on(self, workload: Workload | NoWorkload | None, fleet: Fleet) -> bool:
-        """Whether nothing else is known of the cluster by now."""
-        return self.workload is workload and self.node_labels is fleet.node_labels
+    def rests_on(self, workload: Workload | NoWorkload | None, fleet: Fleet, told: int, now: float) -> bool:
+        """Whether nothing else that matters is known by now."""
+        is_same_cluster = self.workload is workload and self.node_labels is fleet.node_labels
+        is_heard = self.told == told or now < self.spared_until_seconds
+        return is_same_cluster and is_heard and now <= self.verdict.holds_until_seconds
 
 
 class Scaler(pb_grpc.ExternalScalerServicer):
@@ -106,6 +115,7 @@ class Scaler(pb_grpc.ExternalScalerServicer):
         self._peers = peers
         self._judged_by: History | None = None
         self._verdicts: dict[_Question, _Judged] = {}
+        self._told = 0
         self._streams: dict[_Question, set[_Stream]] = defaultdict(set)
         self._stopping = False
         self._requests: Counter[str] = Counter()
@@ -201,7 +211,7 @@ class Scaler(pb_grpc.ExternalScalerServicer):
 
     def heard(self) -> None:
         """Note that a peer told something: what was judged before rests on older knowledge."""
-        self._verdicts.clear()
+        self._told += 1
 
     async def published(self) -> None:
         """Wake the streams whose state changed; to be called in the event loop after every snapshot.
@@ -296,11 +306,13 @@ class Scaler(pb_grpc.ExternalScalerServicer):
             self._judged_by = fleet.history
             self._verdicts.clear()
         judged = self._verdicts.get(question)
-        if judged is not None and judged.rests_on(workload, fleet) and now <= judged.verdict.holds_until_seconds:
+        if judged is not None and judged.rests_on(workload, fleet, self._told, now):
             return judged.verdict
         verdict = evaluate(question.trigger, fleet, now, workload, dict(question.metadata))
-        if now <= verdict.holds_until_seconds and len(self._verdicts) < _REMEMBERED:
-            self._verdicts[question] = _Judged(verdict, workload, fleet.node_labels)
+        if now <= verdict.holds_until_seconds and (question in self._verdicts or len(self._verdicts) < _REMEMBERED):
+            # Among a thousand peers one tells something every millisecond; the whole fleet takes a hundred to judge.
+            spared = min(_SPARED * (self._clock() - now), _LONGEST_SPARED_SECONDS)
+            self._verdicts[question] = _Judged(verdict, workload, fleet.node_labels, self._told, now + spared)
         return verdict
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The verdict on a workload: its pods wherever they are, what they hold, and what cannot be seen of them."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -9,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keda_gpu_scaler.core.fleet import Fleet, History
-from keda_gpu_scaler.core.model import NoWorkload, Workload
+from keda_gpu_scaler.core.fleet import NOT_LISTED, Fleet, History
+from keda_gpu_scaler.core.model import DeclaredTrigger, NoWorkload, Workload
 from keda_gpu_scaler.core.replicas import ValueType, desired_replicas, milli
 from keda_gpu_scaler.core.trigger import parse
 from keda_gpu_scaler.core.verdict import Lack, Verdict, evaluate
@@ -276,7 +277,75 @@ def test_pods_outside_the_trigger_are_neither_unseen_nor_shrunk_away() -> None:
     verdict = judge(known, fleet(history), gpuModel="*H100*")
     assert (verdict.seen, verdict.expected) == (1, 1)
     assert size(verdict, known) == 1
-    assert size(judge(known, fleet(history), gpuModel="*T4*"), known) == 2
+    assert "1 ready pods are not meant: they count as at the target" in verdict.steps
+    # 100 % and, not meant, 80: 90 on average.
+    assert size(judge(known, fleet(history), gpuModel="*T4*"), known) == 3
+
+
+def two_models(h100: float, t4: float) -> tuple[Workload, Fleet]:
+    """Ten pods, each on a device of its own: five on H100s that do so much, five on T4s that do so much."""
+    devices = [device(index, model="NVIDIA H100" if index < 5 else "Tesla T4") for index in range(10)]
+    samples = [sample(one.index, h100 if one.index < 5 else t4, device=one) for one in devices]
+    history = node_history("gpu-7", *samples, held={one.uuid: f"pod-{one.index}" for one in devices})
+    return workload(*(pod(f"pod-{index}") for index in range(10))), fleet(history)
+
+
+def test_a_saturated_half_grows_the_workload_whatever_the_other_half_does() -> None:
+    known, seen = two_models(1.0, 0.1)
+    assert size(judge(known, seen, gpuModel="*H100*"), known) == 12
+
+
+def test_a_half_at_work_keeps_the_workload_awake_though_the_trigger_means_the_other() -> None:
+    known, seen = two_models(0.0, 0.9)
+    verdict = judge(known, seen, gpuModel="*H100*")
+    assert (verdict.active, verdict.known_activity) == (True, True)
+    assert size(verdict, known) == 5
+    known, seen = two_models(0.0, 0.0)
+    assert judge(known, seen, gpuModel="*H100*").known_activity is False
+
+
+def test_law_1_pods_that_the_trigger_does_not_mean_and_nobody_sees_keep_the_workload_awake() -> None:
+    known = workload(pod("a"), pod("b", "gone"))
+    seen = replace(fleet(node("gpu-7", {"a": 0})), node_labels={"gpu-7": {"pool": "a"}, "gone": {"pool": "b"}})
+    verdict = judge(known, seen, nodeSelector="pool=a")
+    assert (verdict.active, verdict.known_activity) == (True, None)
+
+
+@pytest.mark.parametrize(
+    ("metric_type", "report", "right"),
+    [("AverageValue", "average", "total"), ("Value", "total", "average")],
+)
+def test_a_report_that_contradicts_the_triggers_own_type_is_refused(metric_type: str, report: str, right: str) -> None:
+    known = workload(pod("a"), triggers=(DeclaredTrigger({"report": report}, metric_type),))
+    seen = fleet(node("gpu-7", {"a": 100}))
+    verdict = judge(known, seen, report=report)
+    assert verdict.lack is Lack.ABSENT
+    other = "Value" if metric_type == "AverageValue" else "AverageValue"
+    assert verdict.reason == (
+        f'metadata.report: Invalid value: "{report}": of this trigger\'s metricType {metric_type} the HPA expects the '
+        f"{right}: leave report out, or set metricType: {other} on the trigger"
+    )
+    # Of a person who tries something out, and sends what no trigger has, nobody knows better.
+    assert judge(known, seen, report=report, windowSeconds="0").value is not None
+
+
+@pytest.mark.parametrize(
+    ("percent", "jobs", "wanted"),
+    [
+        pytest.param(81, 8, 8, id="a hair above the target"),
+        pytest.param(88, 8, 8, id="at the edge of the tolerance"),
+        pytest.param(95, 8, 10, id="above it"),
+        pytest.param(40, 8, 4, id="below it"),
+        pytest.param(0, 3, 0, id="idle"),
+    ],
+)
+def test_jobs_are_told_so_that_keda_which_knows_no_tolerance_for_them_does_as_the_hpa_would(
+    percent: float, jobs: int, wanted: int
+) -> None:
+    known = workload(*(pod(f"job-{index}") for index in range(jobs)), kind="ScaledJob", target="ScaledJob llama")
+    verdict = judge(known, fleet(node("gpu-7", {f"job-{index}": percent for index in range(jobs)})))
+    assert verdict.value is not None
+    assert math.ceil(verdict.value / 80) == wanted
 
 
 def test_a_node_selector_means_the_pods_on_these_nodes() -> None:
@@ -480,3 +549,60 @@ def test_a_lost_card_is_a_pod_that_cannot_be_seen() -> None:
     verdict = judge(known, fleet(history))
     assert verdict.active
     assert size(verdict, known) == 1
+
+
+# ---- a fleet of which not everything is known ----
+
+
+def test_law_1_before_anybody_said_which_nodes_there_are_one_node_does_not_speak_for_the_fleet() -> None:
+    seen = fleet(node("gpu-7", {"a": 0}), silent={NOT_LISTED: "they are being looked up"})
+    verdict = judge(workload(pod("a")), seen, scope="fleet")
+    assert (verdict.value, verdict.lack, verdict.active, verdict.known_activity) == (None, Lack.UNSEEN, True, None)
+    assert verdict.reason == "nobody knows which nodes the fleet has: they are being looked up"
+    assert judge(workload(pod("a")), seen, scope="node", report="total").lack is Lack.ABSENT  # its own is none
+
+
+def test_a_node_that_told_nothing_counts_as_many_devices_as_the_others_have() -> None:
+    known = workload(pod("a"))
+    one = node("gpu-0", dict.fromkeys("abcdefgh", 10.0))
+    silent = {f"gpu-{number}": "UNAVAILABLE" for number in range(1, 8)}
+    verdict = judge(known, fleet(one, silent=silent), scope="fleet")
+    assert (verdict.value, verdict.seen, verdict.expected) == (None, 8, 64)
+    silent = {"gpu-1": "UNAVAILABLE"}
+    verdict = judge(known, fleet(one, silent=silent), scope="fleet", minCoverage="0.4")
+    assert (verdict.seen, verdict.expected) == (8, 16)
+    assert [step for step in verdict.steps if "gpu-1" in step] == ["node gpu-1: UNAVAILABLE"] + (
+        ["active: nobody can tell that it is idle: node gpu-1: UNAVAILABLE"] if not verdict.known_activity else []
+    )
+
+
+def test_law_1_a_node_selector_does_not_drop_a_peer_whose_node_is_not_known() -> None:
+    seen = replace(
+        fleet(node("gpu-7", {"a": 0}), silent={"10.0.0.9:6000": "UNAVAILABLE", "gpu-8": "UNAVAILABLE"}),
+        node_labels={"gpu-7": {"pool": "a"}, "gpu-8": {"pool": "b"}},
+    )
+    verdict = judge(workload(pod("a")), seen, scope="fleet", nodeSelector="pool=a", activationThreshold="5")
+    assert (verdict.seen, verdict.expected, verdict.known_activity) == (1, 2, None)
+
+
+def test_law_5_an_instance_whose_own_driver_never_came_up_is_unseen_to_itself_as_it_is_to_others() -> None:
+    peer = node("gpu-8", {"a": 0})
+    why = "NVML: driver/library version mismatch"
+    itself = Fleet(None, 10.0, failure=why, peers={"gpu-8": peer}, own_node="gpu-7")
+    other = fleet(peer, silent={"gpu-7": why})
+    known = workload(pod("a", "gpu-8"), pod("b", "gpu-7"))
+    for metadata in ({}, {"scope": "fleet"}):
+        verdicts = [judge(known, seen, **metadata) for seen in (itself, other)]
+        assert [(one.value, one.active, one.seen, one.expected) for one in verdicts] == 2 * [
+            (verdicts[0].value, True, 1, 2)
+        ]
+    [step] = [step for step in judge(known, itself).steps if step.startswith("pod b")]
+    assert step == f"pod b: node gpu-7, this instance's own, has no sample yet: {why}"
+
+
+@pytest.mark.parametrize(("expected", "share"), [(100, "0.07"), (50, "0.14"), (25, "0.28")])
+def test_min_coverage_is_met_at_its_edge(expected: int, share: str) -> None:
+    seen = round(expected * float(share))
+    pods = [pod(f"pod-{number:03}", "gpu-7" if number < seen else "gone") for number in range(expected)]
+    held: dict[str, float | None] = {f"pod-{number:03}": 50.0 for number in range(seen)}
+    assert judge(workload(*pods), fleet(node("gpu-7", held)), minCoverage=share).value is not None

@@ -125,6 +125,14 @@ def test_a_node_where_nobody_holds_anything_says_so(kubelet: FakeKubelet) -> Non
     assert asked_once(client(kubelet)).held(NOW) == ()
 
 
+def test_a_kubelet_that_has_not_read_its_pods_yet_is_not_believed(kubelet: FakeKubelet) -> None:
+    kubelet.has_read_pods = False
+    resources = asked_once(client(kubelet))
+    assert resources.held(NOW) is None
+    assert resources.failure is not None
+    assert "lists no pod at all, not even this one" in resources.failure
+
+
 def test_names_that_cannot_be_are_left_out_and_said_once(
     kubelet: FakeKubelet, caplog: pytest.LogCaptureFixture
 ) -> None:

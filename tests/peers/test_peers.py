@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 import pytest
 
-from keda_gpu_scaler.core.fleet import History
+from keda_gpu_scaler.core.fleet import NOT_LISTED, History
 from keda_gpu_scaler.core.model import Device, Sample
 from keda_gpu_scaler.core.ports import KubeError
 from keda_gpu_scaler.peers import following as following_module
@@ -665,6 +665,49 @@ def test_peers_that_come_and_go_in_the_directory() -> None:
         crowd.clock.advance(61)
         crowd.following.tidy()
         assert crowd.newest("gpu-7") is None
+
+    among(talk)
+
+
+def test_law_1_until_there_is_a_listing_it_is_said_that_nobody_knows_the_peers() -> None:
+    async def talk(crowd: Crowd) -> None:
+        crowd.following.ask(10)
+        assert crowd.following.silent() == {NOT_LISTED: "they are being looked up"}
+        await crowd.following.settled()  # with a listing that is empty
+        assert list(crowd.following.silent()) == [NOT_LISTED]
+        assert crowd.following.silent()[NOT_LISTED].startswith("discovery finds no instance at all")
+        await crowd.start(crowd.instance("gpu-7", sample(0, 0.5)))
+        await crowd.until(lambda: crowd.newest("gpu-7"))
+        assert crowd.following.silent() == {}
+        crowd.listing.change()
+        await crowd.until(lambda: NOT_LISTED in crowd.following.silent())
+
+    among(talk)
+
+
+def test_law_1_a_peer_that_is_listed_is_silent_until_it_was_heard() -> None:
+    async def talk(crowd: Crowd) -> None:
+        mute = Stranger()
+        await mute.start()
+        crowd.listing.change(mute.address, **{"gpu-7": "127.0.0.1:1"})
+        crowd.following.ask(10)
+        await crowd.until(lambda: mute.address in crowd.following.silent())
+        assert crowd.following.silent()[mute.address] == "it has not been heard yet"
+        assert "gpu-7" in crowd.following.silent()
+        await mute.stop()
+
+    among(talk)
+
+
+def test_a_directory_that_fails_later_leaves_the_listing_as_it_was() -> None:
+    async def talk(crowd: Crowd) -> None:
+        await crowd.start(crowd.instance("gpu-7", sample(0, 0.5)))
+        crowd.following.ask(10)
+        await crowd.until(lambda: crowd.newest("gpu-7"))
+        crowd.listing.failure = "--peers: agents cannot be resolved"
+        crowd.listing.news.set()
+        await crowd.until(crowd.following.silent)
+        assert dict(crowd.following.silent()) == {"(discovery)": "--peers: agents cannot be resolved"}
 
     among(talk)
 

@@ -25,6 +25,14 @@ def declared_type(workload: Workload, metadata: Mapping[str, str]) -> str | None
     return candidates.pop() if len(candidates) == 1 else None
 
 
+def certain_type(workload: Workload, metadata: Mapping[str, str]) -> str | None:
+    """Return the ``metricType`` of the triggers that have just this metadata; None where they have none, or several."""
+    if workload.kind == "ScaledJob":
+        return None
+    fitting = {trigger.metric_type for trigger in workload.triggers if _fits(trigger.metadata, metadata)}
+    return fitting.pop() if len(fitting) == 1 else None
+
+
 def _fits(declared: Mapping[str, str], sent: Mapping[str, str]) -> bool:
     """Whether KEDA would send this for that: the same, but for values it took from the environment."""
     return _said(declared) == _said(sent)

@@ -7,6 +7,9 @@ from typing import Any
 
 from keda_gpu_scaler.core.model import NoWorkload, Snapshot
 
+NOT_LISTED = "(peers)"
+"""In ``Fleet.silent``: nobody has said yet which peers there are."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class History:
@@ -52,6 +55,7 @@ class Fleet:
     which a snapshot, and within a snapshot a reading, is unknown. ``deviceless`` says that this instance has no
     device by design, and ``failure`` holds the sentence that says why there is nothing newer to see here.
     ``peers`` holds the other nodes' histories by name, and ``silent`` says of peers that gave nothing why.
+    Under ``NOT_LISTED`` it says why nobody knows yet which peers there are. ``own_node`` is this instance's node.
     ``node_labels`` are by node too; None where nobody can tell them, for want of access to the API server.
     """
 
@@ -62,6 +66,7 @@ class Fleet:
     peers: Mapping[str, History] = field(default_factory=dict)
     silent: Mapping[str, str] = field(default_factory=dict)
     node_labels: Mapping[str, Mapping[str, str]] | NoWorkload | None = None
+    own_node: str = ""
 
     def node(self, name: str) -> History | None:
         """Return what is known of a node's devices, however old."""
@@ -87,13 +92,25 @@ class Fleet:
     def absence(self, node: str, now: float) -> str:
         """Say why a node cannot be seen."""
         history = self.node(node)
-        is_own = history is not None and history is self.history
+        is_own = history is self.history if history is not None else self._is_own_without_history(node)
         cause = self.failure if is_own else self.silent.get(node)
         because = f": {cause}" if cause else ""
         if history is not None:
             age = f"last answered {history.age_seconds(now):.0f} s ago (limit {self.stale_after_seconds:g} s)"
             return f"node {node} {age}{because}"
+        if is_own:
+            return f"node {node}, this instance's own, has no sample yet{because}"
         return f"node {node} has told nothing{because or ': is an instance running there, and does discovery find it?'}"
+
+    def _is_own_without_history(self, node: str) -> bool:
+        return node == self.own_node and self.history is None and not self.deviceless
+
+    def without_word(self) -> Mapping[str, str]:
+        """Return every node (or address, where the node is not known) that has told nothing so far: why."""
+        why = {name: reason for name, reason in self.silent.items() if name != NOT_LISTED and self.node(name) is None}
+        if self.own_node and self.node(self.own_node) is None and self._is_own_without_history(self.own_node):
+            why[self.own_node] = self.failure or "it has no sample yet"
+        return dict(sorted(why.items()))
 
     def is_fresh(self, now: float) -> bool:
         """Whether this instance has a snapshot of its own that is young enough to be believed."""

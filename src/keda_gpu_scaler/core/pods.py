@@ -4,6 +4,8 @@
 The law of this module: every pod is in one place, ready or not, seen or with a reason why not.
 """
 
+from dataclasses import replace
+
 from keda_gpu_scaler.core.fleet import Fleet
 from keda_gpu_scaler.core.model import Pod, Workload
 from keda_gpu_scaler.core.report import Size
@@ -26,11 +28,15 @@ class Pods:
         self.unready = [sight for sight in self.sights if not _is_ready(sight.pod)]
         self.values = [sight.value for sight in self.ready if sight.value is not None]
         self.unseen = [sight for sight in self.ready if sight.sight is Sight.UNSEEN]
+        self.outside = [sight for sight in self.ready if sight.sight is Sight.OUTSIDE]
+        # What is seen of them when nothing is narrowed, by which it is told whether the workload is at work at all.
+        wide = replace(trigger, gpu_model=None, gpu_index=None, node_selector=None)
+        self.wide_sights = self.sights if wide == trigger else pods_sights(wide, living, fleet, now)
         grace = trigger.startup_grace_seconds
         self.starting = [sight.pod for sight in self.unready if now - sight.pod.created_at_seconds < grace]
         self.blind = [
             f"{sight.pod.ref.name}: {sight.sentence}"
-            for sight in self.sights
+            for sight in self.wide_sights
             if sight.sight is Sight.UNSEEN and sight.pod.node is not None
         ]
         if not living and workload.spec_replicas > 0:

@@ -10,6 +10,7 @@ sees, it does not; for its own resource metrics it has rules for these (``core.r
 are followed here.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -85,6 +86,21 @@ def report_pods(
     plain = _within_bounds(sum(values_milli) if report is Report.TOTAL else _thousandths(mean(values)))
     said = f"{report} of {len(values)} pods: {plain / 1000:.6g}"
     return _leading_to(hpa, wanted, plain, backed, said, f"of the pods ({counted})")
+
+
+def for_jobs(reported: Reported, target: float) -> Reported:
+    """Report the size that was found, in the arithmetic of a ScaledJob: ceil(value / target) jobs, and no tolerance.
+
+    Without this a fleet of jobs a hair above the target gets another job at each poll, and jobs are never taken back.
+    (KEDA 2.20: pkg/scaling/scaledjob/scale_metrics.go and pkg/scaling/executor/scale_jobs.go.)
+    """
+    if reported.replicas is None:
+        return reported
+    value = round(target * reported.replicas, 3)
+    while value > 0 and math.ceil(value / target) > reported.replicas:
+        value = round(value - 0.001, 3)  # the product is a hair too large in floating point
+    why = f"KEDA divides by the target for jobs, without a tolerance: {value:.6g} is {reported.replicas} jobs"
+    return Reported(value, reported.replicas, (*reported.steps, why))
 
 
 def report_devices(

@@ -7,7 +7,7 @@ dropped in silence, and nothing is guessed.
 
 import enum
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from keda_gpu_scaler.core.aggregate import AGGREGATIONS
@@ -85,13 +85,20 @@ def devices_sights(
     ]
 
 
-def silent_sights(trigger: Trigger, fleet: Fleet) -> list[DeviceSight]:
-    """Say of every peer that has never told anything that it is unseen: nobody knows how many devices it has."""
+def silent_sights(trigger: Trigger, fleet: Fleet, seen: Sequence[DeviceSight]) -> list[DeviceSight]:
+    """Say of every node that has never told anything that it is unseen.
+
+    Nobody knows how many devices it has: it counts as many as one of the others, on average. One of which not even the
+    labels are known may be meant.
+    """
     meant = _Nodes(trigger, fleet)
+    nodes = {sight.node for sight in seen}
+    devices = math.ceil(len(seen) / len(nodes)) if nodes else 1
     return [
-        DeviceSight(name, None, None, f"node {name}: {reason}")
-        for name, reason in sorted(fleet.silent.items())
-        if fleet.node(name) is None and meant.include(name)
+        DeviceSight(name, None, None, f"{'' if name.startswith('(') else 'node '}{name}: {reason}")
+        for name, reason in fleet.without_word().items()
+        if meant.may_include(name)
+        for _ in range(devices)
     ]
 
 
@@ -104,6 +111,9 @@ class _Nodes:
 
     def include(self, node: str) -> bool:
         return self._selector is None or self._selector.matches(self._labels.get(node, {}))
+
+    def may_include(self, node: str) -> bool:
+        return node not in self._labels or self.include(node)
 
 
 def _look(trigger: Trigger, pod: Pod, fleet: Fleet, nodes: _Nodes, now: float) -> PodSight:

@@ -12,17 +12,18 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from keda_gpu_scaler.core.aggregate import AGGREGATIONS
-from keda_gpu_scaler.core.declaration import declared_type
-from keda_gpu_scaler.core.fleet import Fleet, History
+from keda_gpu_scaler.core.declaration import certain_type, declared_type
+from keda_gpu_scaler.core.fleet import NOT_LISTED, Fleet, History
 from keda_gpu_scaler.core.model import NoWorkload, Pod, Workload
 from keda_gpu_scaler.core.pods import Pods
-from keda_gpu_scaler.core.report import Report, Reported, report_devices, report_pods
+from keda_gpu_scaler.core.report import Report, Reported, for_jobs, report_devices, report_pods
 from keda_gpu_scaler.core.sight import DeviceSight, PodSight, devices_sights, labels_lack, silent_sights, window_of
 from keda_gpu_scaler.core.trigger import Scope, Trigger
 
 _NAMED = 3  # so many unseen pods or devices are named, and the others counted
 _NOTHING_SENT: Mapping[str, str] = MappingProxyType({})
 _REPORT_OF_TYPE = {"AverageValue": Report.TOTAL, "Value": Report.AVERAGE}
+_TYPE_OF_REPORT = {report: kind for kind, report in _REPORT_OF_TYPE.items()}
 
 
 class Lack(enum.Enum):
@@ -114,7 +115,7 @@ class _Question:
         if problem := pods.nothing_meant():
             return self.without_value(Lack.ABSENT, problem, steps)
         seen, expected = len(pods.values), len(pods.values) + len(pods.unseen)
-        if expected and (not seen or seen < self.trigger.min_coverage * expected):
+        if expected and (not seen or seen / expected < self.trigger.min_coverage):
             reason = f"no fresh sample for {expected - seen} of {expected} ready pods: {_listed(pods.unseen)}"
             return self.without_value(Lack.UNSEEN, reason, steps, seen=seen, expected=expected)
         report = self._report()
@@ -122,17 +123,21 @@ class _Question:
             return self.lacking(report, steps)
         reported = report_pods(
             report,
-            pods.values,
-            missing=len(pods.ready) - seen,
+            # Pods that the trigger does not mean are neither idle nor busy: they count as at the target, up and down.
+            [*pods.values, *[self.trigger.target] * len(pods.outside)],
+            missing=len(pods.ready) - seen - len(pods.outside),
             unready=len(pods.unready),
             size=pods.size,
             target=self.trigger.target,
         )
-        busiest = max((sight.value for sight in pods.sights if sight.value is not None), default=0.0)
+        if pods.outside:
+            steps = (*steps, f"{len(pods.outside)} ready pods are not meant: they count as at the target")
+        # Whether it sleeps is for all of its pods to say, whichever of them the number is about.
+        busiest = max((sight.value for sight in pods.wide_sights if sight.value is not None), default=0.0)
         return self._judged(
-            reported,
+            for_jobs(reported, self.trigger.target) if workload.kind == "ScaledJob" else reported,
             steps,
-            pods.sights,
+            [*pods.sights, *pods.wide_sights],
             busiest=busiest,
             starting=pods.starting,
             blind=pods.blind,
@@ -147,13 +152,13 @@ class _Question:
             return problem
         sights = devices_sights(self.trigger, self._nodes(), self.fleet, self.now)
         if self.scope is Scope.FLEET:
-            sights += silent_sights(self.trigger, self.fleet)
+            sights += silent_sights(self.trigger, self.fleet, sights)
         if not sights:
             return self.without_value(Lack.ABSENT, self._no_such_device())
         known = [sight.value for sight in sights if sight.value is not None]
         unseen = [sight for sight in sights if sight.value is None]
         steps = self._device_steps(sights)
-        if not known or len(known) < self.trigger.min_coverage * len(sights):
+        if not known or len(known) / len(sights) < self.trigger.min_coverage:
             return self.without_value(
                 Lack.UNSEEN, self._unknown_devices(unseen, len(sights)), steps, seen=len(known), expected=len(sights)
             )
@@ -176,6 +181,8 @@ class _Question:
             size=pods.size if pods else None,
             target=self.trigger.target,
         )
+        if isinstance(self.workload, Workload) and self.workload.kind == "ScaledJob":
+            reported = for_jobs(reported, self.trigger.target)
         return self._judged(
             reported,
             steps,
@@ -194,6 +201,8 @@ class _Question:
 
     def _no_devices(self) -> Verdict | None:
         own_alone = self.scope is Scope.NODE or not (self.fleet.peers or self.fleet.silent)
+        if self.scope is Scope.FLEET and (unlisted := self.fleet.silent.get(NOT_LISTED)):
+            return self.without_value(Lack.UNSEEN, f"nobody knows which nodes the fleet has: {unlisted}")
         if self.fleet.deviceless and own_alone:
             what = "" if self.scope is Scope.NODE else ", and it knows no peer that has"
             return self.without_value(
@@ -238,7 +247,7 @@ class _Question:
         return (
             f"scope {self.scope}: {self.trigger.metric.name} of {len(sights)} device(s) of {where} "
             f"({window_of(self.trigger)}; {', '.join(sources)})",
-            *(sight.sentence for sight in sights),
+            *dict.fromkeys(sight.sentence for sight in sights),
         )
 
     # ---- what both come to ----
@@ -247,6 +256,15 @@ class _Question:
         """Find out which number the trigger's type needs, or say why that cannot be told."""
         if self.trigger.report != "auto":
             report = Report(self.trigger.report)
+            if isinstance(self.workload, Workload):
+                declared = certain_type(self.workload, self.metadata)
+                if declared in _REPORT_OF_TYPE and _REPORT_OF_TYPE[declared] is not report:
+                    right, kind = _REPORT_OF_TYPE[declared], _TYPE_OF_REPORT[report]
+                    return NoWorkload(
+                        f'metadata.report: Invalid value: "{report}": of this trigger\'s metricType {declared} the HPA '
+                        f"expects the {right}: leave report out, or set metricType: {kind} on the trigger",
+                        is_final=True,
+                    )
         elif isinstance(self.workload, Workload):
             declared = declared_type(self.workload, self.metadata)
             if declared not in _REPORT_OF_TYPE:

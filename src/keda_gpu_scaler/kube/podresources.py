@@ -107,7 +107,13 @@ class PodResources:
         return True
 
     def take(self, answer: pb.ListPodResourcesResponse) -> None:
-        """Believe an answer, if one node can have so many allocations."""
+        """Believe an answer, if it can be true of a node."""
+        if not answer.pod_resources:
+            # On a node where this runs there is a pod at least: its kubelet has just started, and not read them yet.
+            self._note_failure(
+                f"{self._path}: the kubelet lists no pod at all, not even this one: it has just started?"
+            )
+            return
         # Counted before anything is made of them: a kubelet gone wrong must not hold up the loop.
         listed = list(islice(_allocations(answer), MAX_ALLOCATIONS + 1))
         if len(listed) > MAX_ALLOCATIONS:

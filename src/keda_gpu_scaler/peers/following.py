@@ -16,7 +16,7 @@ from types import TracebackType
 import grpc
 from google.protobuf.message import DecodeError
 
-from keda_gpu_scaler.core.fleet import History
+from keda_gpu_scaler.core.fleet import NOT_LISTED, History
 from keda_gpu_scaler.core.model import Snapshot
 from keda_gpu_scaler.core.ports import Directory, KubeError
 from keda_gpu_scaler.peers.nodes import LongestWindow, Nodes
@@ -44,7 +44,7 @@ _OPTIONS = (
     ("grpc.enable_retries", 0),
     ("grpc.use_local_subchannel_pool", 1),  # a peer that is asked again is connected again, without gRPC's back-off
 )
-_DIRECTORY = "(peers)"
+_DIRECTORY = "(discovery)"
 _LONGEST_SENTENCE = 500
 
 _log = logging.getLogger(__name__)
@@ -101,6 +101,7 @@ class Following:
         self._asked_at = now
         self._nodes.window_seconds = self._window.ask(window_seconds, now)
         if self._task is None:
+            self._silent[NOT_LISTED] = "they are being looked up"
             self._task = asyncio.create_task(self._follow_directory(), name="peers")
 
     def histories(self) -> Mapping[str, History]:
@@ -154,10 +155,10 @@ class Following:
                         self._is_well(_DIRECTORY)
                         self._turn_to(listing)
             except KubeError as error:
-                self._say(_DIRECTORY, str(error))
+                self._say_unlisted(str(error))
             except Exception as error:  # a directory's defect must not end discovery for good
                 _log.exception("the directory %r broke its contract", self._directory)
-                self._say(_DIRECTORY, f"unexpected {type(error).__name__}: {str(error)[:200]}")
+                self._say_unlisted(f"unexpected {type(error).__name__}: {str(error)[:200]}")
             self._settle()
             await asyncio.sleep(_jittered(pause))
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
@@ -169,10 +170,15 @@ class Following:
             self._titles.pop(address)
             self._unheard.discard(address)
         self._listing = listing
+        if listing:
+            self._silent.pop(NOT_LISTED, None)
+        else:
+            self._silent[NOT_LISTED] = "discovery finds no instance at all; is --peers right, and does any agent run?"
         self._pace = max(self._interval, len(listing) / PEERS_PER_SECOND)
         for address, node in listing.items():
             if address not in self._tasks:
                 self._titles[address] = node or address
+                self._silent.setdefault(node or address, "it has not been heard yet")
                 self._unheard.add(address)
                 self._tasks[address] = asyncio.create_task(self._follow(address), name=f"peer {address}")
         self._settle()
@@ -184,6 +190,12 @@ class Following:
     def _settle(self) -> None:
         if not self._unheard:
             self._settled.set()
+
+    def _say_unlisted(self, sentence: str) -> None:
+        """Note that discovery does not work; what it found before stands, if it ever found anything."""
+        self._say(_DIRECTORY, sentence)
+        if NOT_LISTED in self._silent:
+            self._silent[NOT_LISTED] = self._silent.pop(_DIRECTORY)
 
     def _say(self, address: str, sentence: str) -> None:
         """Note why a peer is silent; log it when it is news of this address: a node may have had two."""
