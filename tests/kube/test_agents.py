@@ -122,7 +122,7 @@ def test_a_right_that_is_missing_is_said(server: FakeApiServer) -> None:
             await anext(addresses)
         assert str(caught.value) == (
             '--peers: the API server forbids to list and watch endpointslices.discovery.k8s.io in namespace "gpu": '
-            "grant get, list and watch on endpointslices.discovery.k8s.io (chart: rbac.create)"
+            "grant list and watch on endpointslices.discovery.k8s.io (chart: rbac.create)"
         )
 
     reading(server, talk)

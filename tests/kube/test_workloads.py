@@ -309,13 +309,13 @@ def test_long_lists_come_in_pages(server: FakeApiServer) -> None:
         ),
         pytest.param(
             forbidding("list", "scaledobjects"),
-            'the API server forbids to list and watch scaledobjects.keda.sh in namespace "ai": grant get, list and '
+            'the API server forbids to list and watch scaledobjects.keda.sh in namespace "ai": grant list and '
             "watch on scaledobjects.keda.sh (chart: rbac.create)",
             id="may not read ScaledObjects",
         ),
         pytest.param(
             forbidding("watch", "pods"),
-            'the API server forbids to list and watch pods in namespace "ai": grant get, list and watch on pods '
+            'the API server forbids to list and watch pods in namespace "ai": grant list and watch on pods '
             "(chart: rbac.create)",
             id="may not watch pods",
         ),

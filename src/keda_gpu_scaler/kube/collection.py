@@ -249,7 +249,7 @@ class Collection(Generic[Kept]):
         place = self._place
         name = f"{place.resource}.{place.group}" if place.group else place.resource
         if error.status == _FORBIDDEN:
-            rule = f"grant get, list and watch on {name}"
+            rule = f"grant list and watch on {name}"
             return f"the API server forbids to list and watch {place}: {rule} (chart: rbac.create)"
         if error.status == _UNAUTHORIZED:
             return f"the API server does not know who asks for {place}: is the service account's token valid?"

@@ -4,8 +4,8 @@
 The law of this module: what the kubelet said last holds until it is stale, and then nobody knows. A kubelet that
 hangs, errs or restarts keeps nobody waiting.
 
-Before Kubernetes 1.34 the kubelet also lists pods that have ended; whoever reads allocations beside the API server's
-pods leaves those out.
+Before Kubernetes 1.34 the kubelet also lists pods that have ended, whose devices it takes back before it lists; whoever
+reads allocations beside the API server's pods has no pod of that name any more.
 """
 
 import asyncio
