@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from keda_gpu_scaler.core.aggregate import AGGREGATIONS
 from keda_gpu_scaler.core.hpa import State, step
 from keda_gpu_scaler.core.replicas import LARGEST_MILLI, ValueType, desired_replicas, milli, resource_replicas
-from keda_gpu_scaler.core.report import Report, Reported, Size, report_devices, report_pods
+from keda_gpu_scaler.core.report import Report, Reported, Size, for_jobs, report_devices, report_pods
+from keda_gpu_scaler.core.trigger import MAX_NUMBER, MIN_TARGET
 from tests.core.oracle import UNREADY, external_average_value, external_value, resource_metric, within
 
 TARGETS = st.sampled_from([0.5, 1.0, 10.0, 50.0, 70.0, 75.0, 80.0, 90.0, 300.0, 40960.0]) | st.floats(0.01, 1e5).map(
@@ -479,3 +480,13 @@ def test_without_the_number_of_replicas_a_sum_is_a_total_and_an_average_fills_it
 @pytest.mark.parametrize(("report", "value"), [(Report.AVERAGE, 20.0), (Report.TOTAL, 0.0)])
 def test_while_it_sleeps_the_devices_are_told_as_they_are(report: Report, value: float) -> None:
     assert report_devices(report, "avg", [20.0], unseen=0, size=Size(0, 0, 0), target=80.0).value == value
+
+
+# --- jobs
+
+
+@given(st.floats(MIN_TARGET, MAX_NUMBER), st.integers(0, 5000))
+def test_jobs_are_never_more_than_was_found_and_hardly_ever_fewer(target: float, jobs: int) -> None:
+    told = for_jobs(Reported(1.0, jobs, ()), round(target, 3))
+    made = math.ceil(round(told.value, 3) / round(target, 3))
+    assert made == jobs or (round(target, 3) < 0.01 and made == jobs - 1)

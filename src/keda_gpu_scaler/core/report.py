@@ -98,7 +98,8 @@ def for_jobs(reported: Reported, target: float) -> Reported:
         return reported
     value = round(target * reported.replicas, 3)
     while value > 0 and math.ceil(value / target) > reported.replicas:
-        value = round(value - 0.001, 3)  # the product is a hair too large in floating point
+        # The product is a hair too large in floating point; of a very large one a thousandth less is the same number.
+        value = min(round(value - 0.001, 3), math.nextafter(value, 0.0))
     why = f"KEDA divides by the target for jobs, without a tolerance: {value:.6g} is {reported.replicas} jobs"
     return Reported(value, reported.replicas, (*reported.steps, why))
 
