@@ -37,7 +37,7 @@ from keda_gpu_scaler.wire import fleet_pb2 as fleet_pb
 from keda_gpu_scaler.wire import fleet_pb2_grpc as fleet_pb_grpc
 from keda_gpu_scaler.wire import verdict_pb2 as verdict_pb
 from keda_gpu_scaler.wire import verdict_pb2_grpc as verdict_pb_grpc
-from keda_gpu_scaler.wire.tls import Pem, ServerTls, TlsError
+from keda_gpu_scaler.wire.tls import Pem, ServerTls, TlsError, own_pair
 
 NVML_LIBRARY = "libnvidia-ml.so.1"
 _SERVICE = pb.DESCRIPTOR.services_by_name["ExternalScaler"].full_name
@@ -321,13 +321,10 @@ def _pod_resources(config: Config, backend: Backend, clock: Callable[[], float])
 
 
 def _server_tls(config: Config) -> ServerTls | None:
-    if config.tls_cert is None or config.tls_key is None:
+    pair = own_pair(config.tls_cert, config.tls_key)
+    if pair is None:
         return None
-    return ServerTls(
-        Pem("--tls-cert", Path(config.tls_cert)),
-        Pem("--tls-key", Path(config.tls_key), is_key=True),
-        Pem("--tls-client-ca", Path(config.tls_client_ca)) if config.tls_client_ca else None,
-    )
+    return ServerTls(*pair, Pem("--tls-client-ca", Path(config.tls_client_ca)) if config.tls_client_ca else None)
 
 
 def _tls_in_words(config: Config) -> str:

@@ -11,6 +11,7 @@ import math
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import h11
 
@@ -20,6 +21,7 @@ from keda_gpu_scaler.core.fleet import Fleet
 from keda_gpu_scaler.core.model import Sample
 from keda_gpu_scaler.core.ports import COLLECTION_BUCKETS_SECONDS, Answer, CollectionCounts, RequestCounts
 
+_Told = TypeVar("_Told")
 PREFIX = "keda_gpu_scaler_"
 _PLAIN = "text/plain; charset=utf-8"
 _EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
@@ -39,30 +41,30 @@ class Family:
 
 
 @dataclass(frozen=True, slots=True)
-class _DeviceGauge:
+class _Gauge(Generic[_Told]):
     family: Family
-    read: Callable[[Sample], float | None]
+    read: Callable[[_Told], float | None]
 
 
 _DEVICE_LABELS = ("gpu_index", "gpu_uuid", "gpu_name")
-_DEVICE_GAUGES = (
-    _DeviceGauge(
+_DEVICE_GAUGES: tuple[_Gauge[Sample], ...] = (
+    _Gauge(
         Family("gpu_utilization_percent", "gauge", "Share of time in which a kernel ran.", _DEVICE_LABELS),
         METRICS["gpu_utilization"].read,
     ),
-    _DeviceGauge(
+    _Gauge(
         Family("gpu_memory_used_bytes", "gauge", "Memory in use.", _DEVICE_LABELS),
         lambda sample: sample.memory_used_bytes,
     ),
-    _DeviceGauge(
+    _Gauge(
         Family("gpu_memory_total_bytes", "gauge", "The device's memory.", _DEVICE_LABELS),
         lambda sample: sample.memory_total_bytes,
     ),
-    _DeviceGauge(
+    _Gauge(
         Family("gpu_temperature_celsius", "gauge", "Temperature of the GPU die.", _DEVICE_LABELS),
         lambda sample: sample.temperature_celsius,
     ),
-    _DeviceGauge(
+    _Gauge(
         Family("gpu_power_draw_watts", "gauge", "Power drawn by the board.", _DEVICE_LABELS),
         METRICS["power_draw"].read,
     ),
@@ -73,41 +75,33 @@ _COLLECTION_ERRORS = Family("collection_errors_total", "counter", "Times the dev
 _COLLECTION_DURATION = Family("collection_duration_seconds", "histogram", "Time that reading every device took.")
 _REQUESTS = Family("scaler_requests_total", "counter", "Calls from KEDA.", ("method",))
 _REQUEST_ERRORS = Family("scaler_request_errors_total", "counter", "Calls answered with an error.", ("method",))
-
-
-@dataclass(frozen=True, slots=True)
-class _AnswerGauge:
-    family: Family
-    read: Callable[[Answer], float | None]
-
-
 _WORKLOAD_LABELS = ("namespace", "name", "metric_name", "metric")
-_ANSWER_GAUGES = (
-    _AnswerGauge(
+_ANSWER_GAUGES: tuple[_Gauge[Answer], ...] = (
+    _Gauge(
         Family(
             "workload_value", "gauge", "What KEDA was told last; no series while that is an error.", _WORKLOAD_LABELS
         ),
         lambda answer: answer.value,
     ),
-    _AnswerGauge(
+    _Gauge(
         Family("workload_target", "gauge", "What the value of one replica should be.", _WORKLOAD_LABELS),
         lambda answer: answer.target,
     ),
-    _AnswerGauge(
+    _Gauge(
         Family(
             "workload_active", "gauge", "1 while the workload should run, as judged with the value.", _WORKLOAD_LABELS
         ),
         lambda answer: answer.active,
     ),
-    _AnswerGauge(
+    _Gauge(
         Family("workload_answered", "gauge", "1 if KEDA was told a value, 0 if an error.", _WORKLOAD_LABELS),
         lambda answer: answer.value is not None,
     ),
-    _AnswerGauge(
+    _Gauge(
         Family("workload_seen", "gauge", "Ready pods (or devices) in scope that gave a value.", _WORKLOAD_LABELS),
         lambda answer: answer.seen,
     ),
-    _AnswerGauge(
+    _Gauge(
         Family("workload_expected", "gauge", "Ready pods (or devices) in scope.", _WORKLOAD_LABELS),
         lambda answer: answer.expected,
     ),
@@ -157,7 +151,7 @@ def _node_lines(
     samples: tuple[Sample, ...] | None, collections: CollectionCounts, requests: Mapping[str, RequestCounts]
 ) -> Iterator[str]:
     for gauge in _DEVICE_GAUGES:
-        yield from _family(gauge.family, _device_series(gauge, samples or ()))
+        yield from _family(gauge.family, _series(gauge, samples or (), _of_device))
     yield from _family(_DEVICE_COUNT, [] if samples is None else [("", (), len(samples))])
     yield from _family(_COLLECTIONS, [("", (), collections.collections)])
     yield from _family(_COLLECTION_ERRORS, [("", (), collections.errors)])
@@ -168,7 +162,7 @@ def _node_lines(
 
 def _fleet_lines(fleet: Fleet, now: float, answers: Sequence[Answer]) -> Iterator[str]:
     for gauge in _ANSWER_GAUGES:
-        yield from _family(gauge.family, _answer_series(gauge, answers))
+        yield from _family(gauge.family, _series(gauge, answers, _of_workload))
     yield from _family(_SNAPSHOT_AGE, [("", (node,), history.age_seconds(now)) for node, history in fleet.nodes()])
     yield from _family(_PEERS_SILENT, [("", (), len(fleet.silent))])
     yield from _family(_BUILD_INFO, [("", (__version__,), 1)])
@@ -177,18 +171,22 @@ def _fleet_lines(fleet: Fleet, now: float, answers: Sequence[Answer]) -> Iterato
 _Series = tuple[str, tuple[str, ...], float]  # suffix of the name, label values, value
 
 
-def _device_series(gauge: _DeviceGauge, samples: Iterable[Sample]) -> Iterator[_Series]:
-    for sample in samples:
-        value = gauge.read(sample)
+def _series(
+    gauge: _Gauge[_Told], told: Iterable[_Told], labels: Callable[[_Told], tuple[str, ...]]
+) -> Iterator[_Series]:
+    """Give each a series, except where its value is unknown."""
+    for one in told:
+        value = gauge.read(one)
         if value is not None:
-            yield "", (str(sample.device.index), sample.device.uuid, sample.device.model), value
+            yield "", labels(one), value
 
 
-def _answer_series(gauge: _AnswerGauge, answers: Iterable[Answer]) -> Iterator[_Series]:
-    for answer in answers:
-        value = gauge.read(answer)
-        if value is not None:
-            yield "", (answer.namespace, answer.name, answer.metric_name, answer.metric), value
+def _of_device(sample: Sample) -> tuple[str, ...]:
+    return str(sample.device.index), sample.device.uuid, sample.device.model
+
+
+def _of_workload(answer: Answer) -> tuple[str, ...]:
+    return answer.namespace, answer.name, answer.metric_name, answer.metric
 
 
 def _histogram(collections: CollectionCounts) -> Iterator[_Series]:

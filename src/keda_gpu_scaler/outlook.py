@@ -19,7 +19,7 @@ from keda_gpu_scaler.core.ports import Directory, KubeError
 from keda_gpu_scaler.kube.access import Access, in_cluster, kubeconfig, service_account
 from keda_gpu_scaler.peers.directories import DirectoryError, parse_directory
 from keda_gpu_scaler.peers.following import Following
-from keda_gpu_scaler.wire.tls import ClientTls, Pem, TlsError
+from keda_gpu_scaler.wire.tls import ClientTls, Pem, TlsError, own_pair
 
 if TYPE_CHECKING:
     from keda_gpu_scaler.kube.api import ApiServer
@@ -232,7 +232,8 @@ def _peers_tls(config: Config) -> ClientTls | None:
     Raises:
         TlsError: a file cannot be used, or nothing says by what to know them.
     """
-    if config.tls_cert is None or config.tls_key is None:
+    pair = own_pair(config.tls_cert, config.tls_key)
+    if pair is None:
         return None
     flag, ca = ("--tls-ca", config.tls_ca) if config.tls_ca else ("--tls-client-ca", config.tls_client_ca)
     if ca is None:
@@ -245,11 +246,6 @@ def _peers_tls(config: Config) -> ClientTls | None:
             "--tls-peer-name: Required value: the other instances are dialled by their addresses, which no certificate "
             "bears: name what theirs do bear, for example keda-gpu-scaler.keda.svc.cluster.local"
         )
-    tls = ClientTls(
-        Pem(flag, Path(ca)),
-        Pem("--tls-cert", Path(config.tls_cert)),
-        Pem("--tls-key", Path(config.tls_key), is_key=True),
-        config.tls_peer_name,
-    )
+    tls = ClientTls(Pem(flag, Path(ca)), *pair, config.tls_peer_name)
     tls.credentials()
     return tls

@@ -13,14 +13,14 @@ from typing import Any
 
 import yaml
 
+from keda_gpu_scaler.core.declaration import ASSUMED
+from keda_gpu_scaler.core.report import REPORT_OF_TYPE
 from keda_gpu_scaler.core.trigger import PARAMETERS, Scope, Trigger, TriggerError, parse
 from keda_gpu_scaler.core.wording import quoted
 
 NAME = "keda-gpu-scaler"
 KINDS = ("ScaledObject", "ScaledJob")
 _TYPES = ("external", "external-push")
-_DEFAULT_TYPE = "AverageValue"
-_REPORT_OF_TYPE = {"AverageValue": "total", "Value": "average"}
 _OURS = frozenset(parameter.key for parameter in PARAMETERS)
 _FROM_ENVIRONMENT = "FromEnv"
 _KEY = re.compile(r'metadata(?:\.([^:]+)|: "([^"]+)")')
@@ -221,17 +221,17 @@ class _Scaled:
             yield self._finding(Severity.ERROR, (*inside, "scalerAddress"), message)
 
     def _of_type(self, path: _Path, trigger: Mapping[str, Any], parsed: Trigger) -> Iterator[Finding]:
-        kind = trigger.get("metricType", _DEFAULT_TYPE)
-        if kind not in _REPORT_OF_TYPE:
+        kind = trigger.get("metricType", ASSUMED)
+        if kind not in REPORT_OF_TYPE:
             yield self._finding(
                 Severity.ERROR, (*path, "metricType"),
                 f"metricType: Unsupported value: {quoted(_plain(kind))}: must be AverageValue or Value",
             )  # fmt: skip
-        elif parsed.report not in ("auto", _REPORT_OF_TYPE[kind]):
+        elif parsed.report not in ("auto", REPORT_OF_TYPE[kind]):
             yield self._finding(
                 Severity.ERROR, (*path, "metadata", "report"),
                 f"metadata.report: Invalid value: {quoted(parsed.report)}: of metricType {kind} the HPA expects the "
-                f"{_REPORT_OF_TYPE[kind]}: say report: {_REPORT_OF_TYPE[kind]}, or leave it out",
+                f"{REPORT_OF_TYPE[kind]}: say report: {REPORT_OF_TYPE[kind]}, or leave it out",
             )  # fmt: skip
 
 

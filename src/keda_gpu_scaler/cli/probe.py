@@ -19,7 +19,7 @@ from keda_gpu_scaler.cli.screens import as_json, block, error_text, header, note
 from keda_gpu_scaler.core.hpa import DEFAULT_MAX_REPLICAS, DEFAULT_MIN_REPLICAS, State
 from keda_gpu_scaler.core.replicas import ValueType
 from keda_gpu_scaler.core.wording import quoted
-from keda_gpu_scaler.wire.tls import ClientTls, Pem, TlsError
+from keda_gpu_scaler.wire.tls import ClientTls, Pem, TlsError, own_pair
 
 HEADER_EVERY_ROUNDS = 20
 
@@ -66,10 +66,8 @@ def _tls(ctx: click.Context, given: Mapping[str, Any]) -> ClientTls | None:
         if certificate is not None or name is not None:
             raise click.UsageError("--tls-ca: Required value: without it there is no TLS", ctx)
         return None
-    if certificate is None:
-        return ClientTls(Pem("--tls-ca", Path(ca)), server_name=name)
-    own = Pem("--tls-cert", Path(certificate)), Pem("--tls-key", Path(key), is_key=True)
-    return ClientTls(Pem("--tls-ca", Path(ca)), *own, name)
+    own, own_key = own_pair(certificate, key) or (None, None)
+    return ClientTls(Pem("--tls-ca", Path(ca)), own, own_key, name)
 
 
 @click.command()

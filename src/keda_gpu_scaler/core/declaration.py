@@ -20,8 +20,7 @@ def declared_type(workload: Workload, metadata: Mapping[str, str]) -> str | None
     """
     if workload.kind == "ScaledJob":
         return ASSUMED  # KEDA divides by the target itself, and knows no other way for jobs
-    fitting = {trigger.metric_type for trigger in workload.triggers if _fits(trigger.metadata, metadata)}
-    candidates = fitting or {trigger.metric_type for trigger in workload.triggers} or {ASSUMED}
+    candidates = _fitting(workload, metadata) or {trigger.metric_type for trigger in workload.triggers} or {ASSUMED}
     return candidates.pop() if len(candidates) == 1 else None
 
 
@@ -29,8 +28,12 @@ def certain_type(workload: Workload, metadata: Mapping[str, str]) -> str | None:
     """Return the ``metricType`` of the triggers that have just this metadata; None where they have none, or several."""
     if workload.kind == "ScaledJob":
         return None
-    fitting = {trigger.metric_type for trigger in workload.triggers if _fits(trigger.metadata, metadata)}
+    fitting = _fitting(workload, metadata)
     return fitting.pop() if len(fitting) == 1 else None
+
+
+def _fitting(workload: Workload, metadata: Mapping[str, str]) -> set[str]:
+    return {trigger.metric_type for trigger in workload.triggers if _fits(trigger.metadata, metadata)}
 
 
 def _fits(declared: Mapping[str, str], sent: Mapping[str, str]) -> bool:

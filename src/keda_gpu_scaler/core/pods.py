@@ -30,8 +30,11 @@ class Pods:
         self.unseen = [sight for sight in self.ready if sight.sight is Sight.UNSEEN]
         self.outside = [sight for sight in self.ready if sight.sight is Sight.OUTSIDE]
         # What is seen of them when nothing is narrowed, by which it is told whether the workload is at work at all.
-        wide = replace(trigger, gpu_model=None, gpu_index=None, node_selector=None)
-        self.wide_sights = self.sights if wide == trigger else pods_sights(wide, living, fleet, now)
+        self.wide_sights = self.looked_at = self.sights
+        if trigger.is_narrowed:
+            wide = replace(trigger, gpu_model=None, gpu_index=None, node_selector=None)
+            self.wide_sights = pods_sights(wide, living, fleet, now)
+            self.looked_at = [*self.sights, *self.wide_sights]
         grace = trigger.startup_grace_seconds
         self.starting = [sight.pod for sight in self.unready if now - sight.pod.created_at_seconds < grace]
         self.blind = [

@@ -36,6 +36,10 @@ class Report(StrEnum):
     AVERAGE = "average"
 
 
+REPORT_OF_TYPE = {"AverageValue": Report.TOTAL, "Value": Report.AVERAGE}
+"""What the HPA expects to be told, by the trigger's KEDA ``metricType``."""
+
+
 @dataclass(frozen=True, slots=True)
 class Size:
     """How large the workload is, in the HPA's eyes.

@@ -193,6 +193,11 @@ class Trigger:
     profile: str | None = None
     hints: tuple[str, ...] = ()
 
+    @property
+    def is_narrowed(self) -> bool:
+        """Whether it means some devices only, of those in its scope."""
+        return not (self.gpu_index is None and self.gpu_model is None and self.node_selector is None)
+
 
 def parse(metadata: Mapping[str, str]) -> Trigger:
     """Read a trigger's metadata as KEDA sends it.

@@ -16,14 +16,13 @@ from keda_gpu_scaler.core.declaration import certain_type, declared_type
 from keda_gpu_scaler.core.fleet import NOT_LISTED, Fleet, History
 from keda_gpu_scaler.core.model import NoWorkload, Pod, Workload
 from keda_gpu_scaler.core.pods import Pods
-from keda_gpu_scaler.core.report import Report, Reported, for_jobs, report_devices, report_pods
+from keda_gpu_scaler.core.report import REPORT_OF_TYPE, Report, Reported, for_jobs, report_devices, report_pods
 from keda_gpu_scaler.core.sight import DeviceSight, PodSight, devices_sights, labels_lack, silent_sights, window_of
 from keda_gpu_scaler.core.trigger import Scope, Trigger
 
 _NAMED = 3  # so many unseen pods or devices are named, and the others counted
 _NOTHING_SENT: Mapping[str, str] = MappingProxyType({})
-_REPORT_OF_TYPE = {"AverageValue": Report.TOTAL, "Value": Report.AVERAGE}
-_TYPE_OF_REPORT = {report: kind for kind, report in _REPORT_OF_TYPE.items()}
+_TYPE_OF_REPORT = {report: kind for kind, report in REPORT_OF_TYPE.items()}
 
 
 class Lack(enum.Enum):
@@ -135,9 +134,9 @@ class _Question:
         # Whether it sleeps is for all of its pods to say, whichever of them the number is about.
         busiest = max((sight.value for sight in pods.wide_sights if sight.value is not None), default=0.0)
         return self._judged(
-            for_jobs(reported, self.trigger.target) if workload.kind == "ScaledJob" else reported,
+            reported,
             steps,
-            [*pods.sights, *pods.wide_sights],
+            pods.looked_at,
             busiest=busiest,
             starting=pods.starting,
             blind=pods.blind,
@@ -181,8 +180,6 @@ class _Question:
             size=pods.size if pods else None,
             target=self.trigger.target,
         )
-        if isinstance(self.workload, Workload) and self.workload.kind == "ScaledJob":
-            reported = for_jobs(reported, self.trigger.target)
         return self._judged(
             reported,
             steps,
@@ -258,8 +255,8 @@ class _Question:
             report = Report(self.trigger.report)
             if isinstance(self.workload, Workload):
                 declared = certain_type(self.workload, self.metadata)
-                if declared in _REPORT_OF_TYPE and _REPORT_OF_TYPE[declared] is not report:
-                    right, kind = _REPORT_OF_TYPE[declared], _TYPE_OF_REPORT[report]
+                if declared in REPORT_OF_TYPE and REPORT_OF_TYPE[declared] is not report:
+                    right, kind = REPORT_OF_TYPE[declared], _TYPE_OF_REPORT[report]
                     return NoWorkload(
                         f'metadata.report: Invalid value: "{report}": of this trigger\'s metricType {declared} the HPA '
                         f"expects the {right}: leave report out, or set metricType: {kind} on the trigger",
@@ -267,13 +264,13 @@ class _Question:
                     )
         elif isinstance(self.workload, Workload):
             declared = declared_type(self.workload, self.metadata)
-            if declared not in _REPORT_OF_TYPE:
+            if declared not in REPORT_OF_TYPE:
                 return NoWorkload(
                     "metadata.report: the ScaledObject's triggers have different metricTypes and none has just this "
                     "metadata; set report: total (for AverageValue) or average (for Value)",
                     is_final=True,
                 )
-            report = _REPORT_OF_TYPE[declared]
+            report = REPORT_OF_TYPE[declared]
         else:
             report = Report.TOTAL  # KEDA's default type
         if report is Report.TOTAL and not isinstance(self.workload, Workload) and self.trigger.aggregation != "sum":
@@ -295,6 +292,8 @@ class _Question:
         blind: Sequence[str],
         counts: tuple[int, int],
     ) -> Verdict:
+        if isinstance(self.workload, Workload) and self.workload.kind == "ScaledJob":
+            reported = for_jobs(reported, self.trigger.target)
         threshold = f"activationThreshold {self.trigger.activation:g}"
         is_busy = busiest > self.trigger.activation
         if is_busy:

@@ -55,6 +55,13 @@ class Pem:
         return text
 
 
+def own_pair(certificate: str | None, key: str | None) -> tuple[Pem, Pem] | None:
+    """Name the files of ``--tls-cert`` and ``--tls-key``, which every command calls so; None where there are none."""
+    if certificate is None or key is None:
+        return None
+    return Pem("--tls-cert", Path(certificate)), Pem("--tls-key", Path(key), is_key=True)
+
+
 @dataclass(frozen=True, slots=True)
 class ServerTls:
     """What a server shows, and by what it knows its clients: none is asked who it is where ``client_ca`` is None."""
