@@ -36,12 +36,13 @@ KINDS = {
     "deployments": ("apps", "v1", "Deployment"),
     "statefulsets": ("apps", "v1", "StatefulSet"),
     "rollouts": ("argoproj.io", "v1alpha1", "Rollout"),
+    "leaderworkersets": ("leaderworkerset.x-k8s.io", "v1", "LeaderWorkerSet"),
     "scaledobjects": ("keda.sh", "v1alpha1", "ScaledObject"),
     "scaledjobs": ("keda.sh", "v1alpha1", "ScaledJob"),
     "endpointslices": ("discovery.k8s.io", "v1", "EndpointSlice"),
 }
 _BOOKMARK_SECONDS = 60.0  # about as often as there
-_SCALABLE = {"deployments", "statefulsets", "rollouts"}
+_SCALABLE = {"deployments", "statefulsets", "rollouts", "leaderworkersets"}
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from keda_gpu_scaler.core.replicas import ValueType, desired_replicas, milli
 from keda_gpu_scaler.core.trigger import Scope, Trigger, parse
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import verdict_pb2_grpc as verdict_pb_grpc
-from tests import apiserver
 from tests.apiserver import FakeApiServer
 from tests.examples.documents import EXAMPLES, Example, every_trigger
 from tests.kubelet import FakeKubelet
@@ -105,10 +104,6 @@ class Cluster:
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("cluster")
     with contextlib.ExitStack() as stack:
-        patch = stack.enter_context(pytest.MonkeyPatch.context())
-        group = ("leaderworkerset.x-k8s.io", "v1", "LeaderWorkerSet")
-        patch.setitem(apiserver.KINDS, "leaderworkersets", group)
-        patch.setattr(apiserver, "_SCALABLE", {*apiserver._SCALABLE, "leaderworkersets"})
         server = stack.enter_context(FakeApiServer())
         server.put("nodes", NODE, "", metadata={"labels": ZONE})
         for example in EXAMPLES:
