@@ -150,3 +150,36 @@ PROFILES: MappingProxyType[str, Profile] = MappingProxyType(
     }
 )
 """Every profile by its name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """One inference engine, and where it serves its metrics unless it was told otherwise.
+
+    ``remark`` says what must be done for it to do so, or what it does not tell.
+    """
+
+    name: str
+    title: str
+    port: int
+    path: str = "/metrics"
+    remark: str = ""
+
+
+ENGINES: MappingProxyType[str, Engine] = MappingProxyType(
+    {
+        engine.name: engine
+        for engine in (
+            Engine("vllm", "vLLM", 8000),
+            Engine("sglang", "SGLang", 30000, remark="start it with `--enable-metrics`"),
+            Engine("tgi", "Hugging Face Text Generation Inference", 3000, remark="tells no KV cache"),
+            Engine("triton", "NVIDIA Triton, with or without TensorRT-LLM", 8002),
+            Engine("trtllm-serve", "TensorRT-LLM's own server", 8000, "/prometheus/metrics"),
+            Engine("nim", "NVIDIA NIM", 8000, "/v1/metrics"),
+            Engine("lmdeploy", "LMDeploy", 23333),
+            Engine("llama.cpp", "llama.cpp", 8080, remark="start it with `--metrics`; tells no KV cache"),
+            Engine("ollama", "Ollama", 11434, "/api/ps", "tells which models are loaded, and neither queue nor cache"),
+        )
+    }
+)
+"""Every engine by its name in trigger metadata, in the order in which they are tried."""

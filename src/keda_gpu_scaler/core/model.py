@@ -6,7 +6,7 @@ downstream may turn it into one.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,10 @@ class Pod:
 
     ``node`` is None until it is scheduled. ``phase`` is Kubernetes' own word ("Pending", "Running", "Succeeded",
     "Failed", "Unknown"); ``is_ready`` is the condition Ready; ``is_deleting`` says that it was told to end.
-    ``created_at_seconds`` is on the monotonic clock of whoever judges, and may lie before its zero.
+    ``created_at_seconds`` is on the monotonic clock of whoever judges, and may lie before its zero. ``address`` is its
+    IP, empty until it has one, and ``ports`` are the TCP ports its containers declare. ``metrics_port``,
+    ``metrics_path`` and ``metrics_scheme`` are what its annotations ``prometheus.io/port``, ``/path`` and ``/scheme``
+    say, None where they say nothing of use.
     """
 
     ref: PodRef
@@ -115,6 +118,11 @@ class Pod:
     is_ready: bool
     is_deleting: bool
     created_at_seconds: float
+    address: str = ""
+    ports: tuple[int, ...] = ()
+    metrics_port: int | None = None
+    metrics_path: str | None = None
+    metrics_scheme: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,3 +162,48 @@ class NoWorkload:
 
     reason: str
     is_final: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """How often something took how long, counted since its source started.
+
+    ``bounds_seconds`` are upper bounds in rising order, the last infinite; ``counts`` holds for each how many
+    observations were not above it.
+    """
+
+    bounds_seconds: tuple[float, ...]
+    counts: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """The sum of all series that a selector means: a gauge's value, or a counter's count since its source started."""
+
+    value: float
+    is_counter: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """What one page of metrics told at one instant, in the words of no engine; every reading may be unknown.
+
+    ``at_seconds`` is on the scraper's monotonic clock. ``engine`` is a name in ``core.catalog.ENGINES``, empty where
+    the page is none's. ``kv_cache_ratio`` is from 0 to 1, of several ranks the fullest; ``running_limit`` is how many
+    requests may run at once. What ends in ``_total`` is counted since the engine started: requests that ended well,
+    tokens generated, seconds that requests waited in the queue and how many requests those were. ``selected`` holds
+    what was asked for besides, by the selector's text; a selector that means no series of the page is not in it.
+    """
+
+    at_seconds: float
+    engine: str = ""
+    waiting: float | None = None
+    running: float | None = None
+    running_limit: float | None = None
+    kv_cache_ratio: float | None = None
+    requests_total: float | None = None
+    tokens_total: float | None = None
+    queue_wait_seconds_total: float | None = None
+    queue_waits_total: float | None = None
+    first_token: Histogram | None = None
+    selected: Mapping[str, Series] = field(default_factory=dict)

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The protocols at which the siblings meet, on one page. ``agent`` introduces them to each other."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from keda_gpu_scaler.core.fleet import History
 from keda_gpu_scaler.core.model import Allocation, NoWorkload, Sample, Workload
+from keda_gpu_scaler.core.scrapes import Endpoint, Scraped
+from keda_gpu_scaler.core.selector import SeriesSelector
 
 
 class BackendError(Exception):
@@ -132,6 +134,40 @@ class Peers(Protocol):
 
     async def settled(self) -> None:
         """Return once every peer was found, and has told something or failed to. The caller sets the deadline."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScrapeCounts:
+    """What the scraper has done since it started, by engine ("" where none was recognised, "demand" for demand)."""
+
+    scrapes: int = 0
+    failures: int = 0
+
+
+class Engines(Protocol):
+    """What inference engines and sources of demand tell. Asked in the event loop; answers are what was last heard."""
+
+    def ask(
+        self,
+        endpoint: Endpoint,
+        *,
+        window_seconds: float,
+        selectors: tuple[SeriesSelector, ...] = (),
+        demand: bool = False,
+    ) -> None:
+        """Say that somebody needs this endpoint, so much of its history, and these series of it besides.
+
+        It is scraped for a while from now on: a source of ``demand`` at demand's pace, an engine at engines'.
+        """
+
+    def scraped(self) -> Mapping[Endpoint, Scraped]:
+        """Return what came of every endpoint that is asked for; live, read it at once."""
+
+    async def settled(self, endpoints: Collection[Endpoint]) -> None:
+        """Return once each of these has told something or was found not to. The caller sets the deadline."""
+
+    def counts(self) -> Mapping[str, ScrapeCounts]:
+        """Return how many scrapes there were, and how many failed, by engine."""
 
 
 class Directory(Protocol):

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Is this one meant? Globs over names, and Kubernetes' selectors over labels.
+"""Is this one meant? Globs over names, Kubernetes' selectors over labels, and Prometheus' over series.
 
 The law of this module: no pattern takes longer than its length times that of what is matched.
 """
 
 import functools
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -86,3 +87,58 @@ def _requirement(text: str) -> Requirement:
     if not _KEY.fullmatch(key) or not _VALUE.fullmatch(value):
         raise SelectorError("must be label conditions joined by commas: key=value, key!=value, key or !key")
     return Requirement(key, value if equals else None, negated)
+
+
+_SERIES = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]*)?\s*(?:\{(.*)\})?", re.ASCII | re.DOTALL)
+_CONDITION = re.compile(r'\s*([a-zA-Z_][a-zA-Z0-9_]*)\s*(=|!=)\s*"((?:[^"\\]|\\[\\n"])*)"\s*(,|$)', re.ASCII)
+_ESCAPED = re.compile(r'\\([\\n"])')
+_MAX_SERIES_LENGTH = 1024
+_SERIES_RULE = 'must look like name{label="value",other!="value"}'
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesSelector:
+    """Prometheus series: of this name, with labels that are, or are not, what is said.
+
+    ``name`` is empty where only labels are said. ``text`` is how a person would write it, the same for equal ones.
+    """
+
+    name: str
+    requirements: tuple[Requirement, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The selector as it would be written."""
+        if not self.requirements:
+            return self.name
+        conditions = (f"{it.key}{'!=' if it.negated else '='}{json.dumps(it.value)}" for it in self.requirements)
+        return f"{self.name}{{{','.join(conditions)}}}"
+
+    def matches(self, name: str, labels: Mapping[str, str]) -> bool:
+        """Whether a series is meant; as in Prometheus a label that is missing is the same as an empty one."""
+        return name == self.name and all(
+            (labels.get(it.key, "") == it.value) is not it.negated for it in self.requirements
+        )
+
+
+def parse_series(text: str) -> SeriesSelector:
+    """Read 'name{label="value"}', as in Prometheus but for its patterns (=~ and !~).
+
+    Raises:
+        SelectorError: it is anything else.
+    """
+    match = _SERIES.fullmatch(text.strip()) if len(text) <= _MAX_SERIES_LENGTH else None
+    if match is None or not (match[1] or match[2]):
+        raise SelectorError(_SERIES_RULE)
+    requirements, at = [], 0
+    inside = (match[2] or "").rstrip().removesuffix(",")
+    while at < len(inside):
+        condition = _CONDITION.match(inside, at)
+        if condition is None:
+            raise SelectorError(f"{_SERIES_RULE}; patterns (=~, !~) are not read")
+        value = _ESCAPED.sub(lambda escaped: "\n" if escaped[1] == "n" else escaped[1], condition[3])
+        requirements.append(Requirement(condition[1], value, condition[2] == "!="))
+        at = condition.end()
+    return SeriesSelector(
+        match[1] or "", tuple(sorted(requirements, key=lambda it: (it.key, it.negated, it.value or "")))
+    )
