@@ -130,7 +130,14 @@ class Agent:
         )
         instance = os.urandom(8).hex()  # not the module secrets, which brings OpenSSL: four MiB on every node
         try:
-            self._outlook = Outlook(config, instance, clock, on_peers=self._peer_told, on_cluster=self._woken)
+            self._outlook = Outlook(
+                config,
+                instance,
+                clock,
+                on_peers=self._beyond_told,
+                on_cluster=self._woken,
+                on_engines=self._beyond_told,
+            )
         except OutlookError as error:
             raise StartError(str(error)) from error
         self._sharing = Sharing(
@@ -140,7 +147,7 @@ class Agent:
             instance,
             deviceless=backend.deviceless,
         )
-        self._scaler = Scaler(self._fleet, clock, self._outlook.cluster, self._outlook.peers)
+        self._scaler = Scaler(self._fleet, clock, self._outlook.cluster, self._outlook.peers, self._outlook.engines)
         self._health = health.aio.HealthServicer()
         self._sweeper = Sweeper(clock())
         self._http_servers: list[HttpServer] = []
@@ -256,8 +263,9 @@ class Agent:
                     await self._health.set(name, status.SERVING if ready else status.NOT_SERVING)
             self._outlook.tidy()
             self._sweeper.sweep(self._clock())
-            # Peers tell something all the time: streams that are judged by it have a share of the loop, and no more.
-            if self._outlook.peers is not None and not self._stopping:
+            # Peers and engines tell something all the time: streams that are judged by it have a share of the loop, and
+            # no more.
+            if not self._stopping and self._outlook.is_talkative:
                 spent = self._clock() - began
                 await asyncio.sleep(
                     min(max(_PEER_NEWS_SECONDS, spent / _SHARE_OF_STREAMS), self._config.sample_interval)
@@ -276,10 +284,18 @@ class Agent:
             peers=self._outlook.peers.histories() if self._outlook.peers else {},
             silent=self._outlook.peers.silent() if self._outlook.peers else {},
             own_node=self._config.node_name,
+            scraped=self._outlook.engines.scraped(),
         )
 
     def _exposition(self) -> str:
-        return render(self._fleet(), self._clock(), self._sampler.counts, self._scaler.counts(), self._scaler.answers())
+        return render(
+            self._fleet(),
+            self._clock(),
+            self._sampler.counts,
+            self._scaler.counts(),
+            self._scaler.answers(),
+            self._outlook.engines.counts(),
+        )
 
     def _published(self) -> None:
         """Carry the sampler's news into the event loop; called in the sampler's thread."""
@@ -292,7 +308,7 @@ class Agent:
         self._sharing.published()
         self._news.set()
 
-    def _peer_told(self) -> None:
+    def _beyond_told(self) -> None:
         self._scaler.heard()
         self._news.set()
 

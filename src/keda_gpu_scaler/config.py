@@ -65,6 +65,26 @@ class Config:
             "pod's own service account, if it has one."
         },
     )
+    scrape_interval: float = field(
+        default=2.0, metadata={"help": "Seconds between two scrapes of an engine that a trigger asks about."}
+    )
+    demand_interval: float = field(
+        default=0.5, metadata={"help": "Seconds between two looks at a demandEndpoint that a trigger asks about."}
+    )
+    allow_endpoints: str | None = field(
+        default=None,
+        metadata={
+            "help": "What the URLs in triggers may lead to: networks (10.0.0.0/8) and host names (*.ai.svc), with "
+            "commas. By default everything but loopback; link-local and metadata addresses never."
+        },
+    )
+    endpoint_credentials: str | None = field(
+        default=None,
+        metadata={
+            "help": "A directory of mounted Secrets with tokens and certificates for engines and demand endpoints, "
+            "each in a directory of its own whose file hosts says for whom it is."
+        },
+    )
     tls_cert: str | None = field(
         default=None,
         metadata={
@@ -116,6 +136,7 @@ class Config:
                 f"--stale-after: Invalid value: {self.stale_after:g}: must be at least twice --sample-interval "
                 f"({self.sample_interval:g} s), or every snapshot would be stale before the next one, and at most 86400"
             )
+        yield from self._scrape_problems()
         if not self.node_name:
             yield "--node-name: Required value: it is empty and the host has no name; set it"
         elif not self.node_name.isprintable() or len(self.node_name) > MAX_NODE_NAME_LENGTH:
@@ -130,6 +151,14 @@ class Config:
                 f"--port, --metrics-port, --probe-port: Invalid value: {self.port}, {self.metrics_port}, "
                 f"{self.probe_port}: must differ from one another"
             )
+
+    def _scrape_problems(self) -> Iterator[str]:
+        for flag, value in (("--scrape-interval", self.scrape_interval), ("--demand-interval", self.demand_interval)):
+            if not MIN_SAMPLE_INTERVAL_SECONDS <= value <= self.stale_after / 2:
+                yield (
+                    f"{flag}: Invalid value: {value:g}: must be from {MIN_SAMPLE_INTERVAL_SECONDS:g} to half of "
+                    f"--stale-after ({self.stale_after:g} s), or what was told would be stale before the next scrape"
+                )
 
     def _tls_problems(self) -> Iterator[str]:
         if (self.tls_cert is None) != (self.tls_key is None):

@@ -11,6 +11,7 @@ import math
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Generic, TypeVar
 
 import h11
@@ -19,7 +20,13 @@ from keda_gpu_scaler import __version__
 from keda_gpu_scaler.core.catalog import METRICS
 from keda_gpu_scaler.core.fleet import Fleet
 from keda_gpu_scaler.core.model import Sample
-from keda_gpu_scaler.core.ports import COLLECTION_BUCKETS_SECONDS, Answer, CollectionCounts, RequestCounts
+from keda_gpu_scaler.core.ports import (
+    COLLECTION_BUCKETS_SECONDS,
+    Answer,
+    CollectionCounts,
+    RequestCounts,
+    ScrapeCounts,
+)
 
 _Told = TypeVar("_Told")
 PREFIX = "keda_gpu_scaler_"
@@ -106,6 +113,25 @@ _ANSWER_GAUGES: tuple[_Gauge[Answer], ...] = (
         lambda answer: answer.expected,
     ),
 )
+_DEMAND_GAUGES: tuple[_Gauge[Answer], ...] = (
+    _Gauge(
+        Family("workload_demand", "gauge", "What the demand endpoint told; no series while unknown.", _WORKLOAD_LABELS),
+        lambda answer: answer.demand,
+    ),
+    _Gauge(
+        Family(
+            "workload_demand_known",
+            "gauge",
+            "1 if it is known whether there is demand, 0 if not; no series without a demand endpoint.",
+            _WORKLOAD_LABELS,
+        ),
+        lambda answer: answer.is_demand_known,
+    ),
+)
+_SCRAPES = Family(
+    "scrapes_total", "counter", "Pages of engines and demand that were asked for, by what was recognised.", ("engine",)
+)
+_SCRAPE_FAILURES = Family("scrape_failures_total", "counter", "Pages that could not be read.", ("engine",))
 _SNAPSHOT_AGE = Family(
     "snapshot_age_seconds", "gauge", "Age of the newest snapshot of each node that is known here.", ("node",)
 )
@@ -121,6 +147,9 @@ FAMILIES = (
     _REQUESTS,
     _REQUEST_ERRORS,
     *(gauge.family for gauge in _ANSWER_GAUGES),
+    *(gauge.family for gauge in _DEMAND_GAUGES),
+    _SCRAPES,
+    _SCRAPE_FAILURES,
     _SNAPSHOT_AGE,
     _PEERS_SILENT,
     _BUILD_INFO,
@@ -134,6 +163,7 @@ def render(
     collections: CollectionCounts,
     requests: Mapping[str, RequestCounts],
     answers: Sequence[Answer] = (),
+    scrapes: Mapping[str, ScrapeCounts] = MappingProxyType({}),
 ) -> str:
     """Return the exposition text (Prometheus text format 0.0.4).
 
@@ -143,7 +173,7 @@ def render(
     samples: tuple[Sample, ...] | None = None
     if fleet.history is not None and fleet.is_fresh(now):
         samples = fleet.history.newest.samples
-    lines = (*_node_lines(samples, collections, requests), *_fleet_lines(fleet, now, answers))
+    lines = (*_node_lines(samples, collections, requests), *_fleet_lines(fleet, now, answers, scrapes))
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -160,9 +190,15 @@ def _node_lines(
     yield from _family(_REQUEST_ERRORS, [("", (method,), counts.errors) for method, counts in requests.items()])
 
 
-def _fleet_lines(fleet: Fleet, now: float, answers: Sequence[Answer]) -> Iterator[str]:
-    for gauge in _ANSWER_GAUGES:
+def _fleet_lines(
+    fleet: Fleet, now: float, answers: Sequence[Answer], scrapes: Mapping[str, ScrapeCounts]
+) -> Iterator[str]:
+    for gauge in (*_ANSWER_GAUGES, *_DEMAND_GAUGES):
         yield from _family(gauge.family, _series(gauge, answers, _of_workload))
+    yield from _family(_SCRAPES, [("", (engine,), counts.scrapes) for engine, counts in sorted(scrapes.items())])
+    yield from _family(
+        _SCRAPE_FAILURES, [("", (engine,), counts.failures) for engine, counts in sorted(scrapes.items())]
+    )
     yield from _family(_SNAPSHOT_AGE, [("", (node,), history.age_seconds(now)) for node, history in fleet.nodes()])
     yield from _family(_PEERS_SILENT, [("", (), len(fleet.silent))])
     yield from _family(_BUILD_INFO, [("", (__version__,), 1)])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is beyond this node? The cluster's workloads and the other instances, as soon as somebody asks.
+"""What is beyond this node? The cluster's workloads, the other instances and engines, as soon as somebody asks.
 
 The law of this module: nothing is opened before the first question. Most instances are never asked, and an HTTP
 client with its TLS is a third of what they weigh.
@@ -9,19 +9,24 @@ import asyncio
 import importlib
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keda_gpu_scaler.config import Config
 from keda_gpu_scaler.core.model import NoWorkload, Workload
-from keda_gpu_scaler.core.ports import Directory, KubeError
+from keda_gpu_scaler.core.ports import Directory, KubeError, ScrapeCounts
+from keda_gpu_scaler.core.scrapes import Endpoint, Scraped
+from keda_gpu_scaler.core.selector import SeriesSelector
+from keda_gpu_scaler.engines.credentials import Credentials, CredentialsError
+from keda_gpu_scaler.engines.guard import Guard, GuardError
 from keda_gpu_scaler.kube.access import Access, in_cluster, kubeconfig, service_account
 from keda_gpu_scaler.peers.directories import DirectoryError, parse_directory
 from keda_gpu_scaler.peers.following import Following
 from keda_gpu_scaler.wire.tls import ClientTls, Pem, TlsError, own_pair
 
 if TYPE_CHECKING:
+    from keda_gpu_scaler.engines.scraping import Scraping
     from keda_gpu_scaler.kube.api import ApiServer
     from keda_gpu_scaler.kube.workloads import Workloads
 
@@ -34,7 +39,7 @@ class OutlookError(Exception):
 
 
 class Outlook:
-    """What an instance may ask beyond its own node; ``cluster`` and ``peers`` are None where there is nothing to ask.
+    """What an instance may ask beyond its own node: ``engines``, and ``cluster`` and ``peers``, which may be None.
 
     Args:
         config: the settings.
@@ -42,6 +47,7 @@ class Outlook:
         clock: monotonic seconds.
         on_peers: called after every snapshot that a peer told.
         on_cluster: called whenever a workload's answer has changed.
+        on_engines: called whenever an engine or a source of demand told something.
 
     Raises:
         OutlookError: the settings cannot work.
@@ -55,6 +61,7 @@ class Outlook:
         *,
         on_peers: Callable[[], None] = lambda: None,
         on_cluster: Callable[[], None] = lambda: None,
+        on_engines: Callable[[], None] = lambda: None,
     ) -> None:
         self._scratch = None
         if config.kubeconfig not in ("auto", "off"):
@@ -64,7 +71,8 @@ class Outlook:
             api = None if access is None else _Api(access)
             directory = _directory(config.peers, api, clock)
             tls = None if directory is None else _peers_tls(config)
-        except (KubeError, DirectoryError, TlsError) as error:
+            self.engines = EnginesOnDemand(config, clock, on_engines)
+        except (KubeError, DirectoryError, TlsError, GuardError, CredentialsError) as error:
             raise OutlookError(str(error)) from error
         self.cluster = None if api is None else ClusterOnDemand(api, clock, on_cluster)
         self.peers = None
@@ -79,8 +87,14 @@ class Outlook:
                 tls=tls,
             )
 
+    @property
+    def is_talkative(self) -> bool:
+        """Whether something out there may tell news all the time."""
+        return self.peers is not None or self.engines.is_open
+
     def tidy(self) -> None:
         """Let go of what nobody needs any more; to be called now and then."""
+        self.engines.tidy()
         if self.cluster is not None:
             self.cluster.tidy()
         if self.peers is not None:
@@ -88,6 +102,7 @@ class Outlook:
 
     async def close(self) -> None:
         """Let go of everything."""
+        await self.engines.close()
         if self.peers is not None:
             await self.peers.close()
         if self.cluster is not None:
@@ -102,6 +117,71 @@ class Outlook:
             return service_account() if in_cluster() else None
         assert self._scratch is not None  # noqa: S101 - made for just this
         return kubeconfig(Path(config.kubeconfig), Path(self._scratch.name))
+
+
+class EnginesOnDemand:
+    """Engines and sources of demand, scraped from the first question on."""
+
+    def __init__(self, config: Config, clock: Callable[[], float], on_news: Callable[[], None]) -> None:
+        self._guard = Guard(config.allow_endpoints)
+        self._credentials = Credentials(config.endpoint_credentials)
+        self._config = config
+        self._clock = clock
+        self._on_news = on_news
+        self._scraping: Scraping | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether anything was ever asked."""
+        return self._scraping is not None
+
+    def ask(
+        self,
+        endpoint: Endpoint,
+        *,
+        window_seconds: float,
+        selectors: tuple[SeriesSelector, ...] = (),
+        demand: bool = False,
+    ) -> None:
+        """Say that somebody needs an endpoint; the first time begins to scrape."""
+        if self._scraping is None:
+            self._scraping = self._open()
+        self._scraping.ask(endpoint, window_seconds=window_seconds, selectors=selectors, demand=demand)
+
+    def scraped(self) -> Mapping[Endpoint, Scraped]:
+        """Return what came of every endpoint that is asked for."""
+        return self._scraping.scraped() if self._scraping is not None else {}
+
+    async def settled(self, endpoints: Collection[Endpoint]) -> None:
+        """Return once each of these has told something or was found not to."""
+        if self._scraping is not None:
+            await self._scraping.settled(endpoints)
+
+    def counts(self) -> Mapping[str, ScrapeCounts]:
+        """Return how many scrapes there were."""
+        return self._scraping.counts() if self._scraping is not None else {}
+
+    def tidy(self) -> None:
+        """Let go of what nobody needs any more."""
+        if self._scraping is not None:
+            self._scraping.tidy()
+
+    async def close(self) -> None:
+        """Let go of everything."""
+        if self._scraping is not None:
+            await self._scraping.close()
+
+    def _open(self) -> "Scraping":
+        from keda_gpu_scaler.engines.fetch import Fetcher
+        from keda_gpu_scaler.engines.scraping import Scraping
+
+        return Scraping(
+            Fetcher(self._guard, self._credentials),
+            clock=self._clock,
+            interval_seconds=self._config.scrape_interval,
+            demand_interval_seconds=self._config.demand_interval,
+            on_news=self._on_news,
+        )
 
 
 class ClusterOnDemand:

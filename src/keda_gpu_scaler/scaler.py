@@ -20,8 +20,10 @@ import grpc
 from grpc.aio import ServicerContext
 
 from keda_gpu_scaler.core.fleet import Fleet, History
+from keda_gpu_scaler.core.load import DemandSight
 from keda_gpu_scaler.core.model import NoWorkload, Workload
-from keda_gpu_scaler.core.ports import Answer, Cluster, Peers, RequestCounts
+from keda_gpu_scaler.core.pods import Scrape, ready_pods, scrapes
+from keda_gpu_scaler.core.ports import Answer, Cluster, Engines, Peers, RequestCounts
 from keda_gpu_scaler.core.trigger import Scope, Trigger, TriggerError, parse
 from keda_gpu_scaler.core.verdict import Lack, Verdict, evaluate
 from keda_gpu_scaler.core.wording import quoted
@@ -45,6 +47,7 @@ ANSWERED_SECONDS = 600.0
 """A trigger that nobody asked about for so long is no longer told of by ``answers``."""
 
 _LOOK_AGAIN_SECONDS = 0.02
+_ASK_AGAIN_SECONDS = 1.0
 # What was dear to judge is judged again after so many times as long, whatever peers tell, but soon enough all the same.
 _SPARED, _LONGEST_SPARED_SECONDS = 10.0, 1.0
 _REMEMBERED = 1024
@@ -92,6 +95,15 @@ class _Judged:
         return is_same_cluster and is_heard and now <= self.verdict.holds_until_seconds
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What was asked of engines and demand for a question, for these pods, and when."""
+
+    workload: Workload | NoWorkload | None
+    scrapes: tuple[Scrape, ...]
+    at_seconds: float = -math.inf
+
+
 class Scaler(pb_grpc.ExternalScalerServicer):
     """KEDA's ExternalScaler over a fleet view.
 
@@ -100,6 +112,7 @@ class Scaler(pb_grpc.ExternalScalerServicer):
         clock: monotonic seconds, the clock that dated the fleet's histories.
         cluster: what knows the workloads; None without access to the API server.
         peers: what follows the other instances; None where there are none.
+        engines: what scrapes engines and sources of demand; None where nothing does.
     """
 
     def __init__(
@@ -108,11 +121,14 @@ class Scaler(pb_grpc.ExternalScalerServicer):
         clock: Callable[[], float],
         cluster: Cluster | None = None,
         peers: Peers | None = None,
+        engines: Engines | None = None,
     ) -> None:
         self._fleet = fleet
         self._clock = clock
         self._cluster = cluster
         self._peers = peers
+        self._engines = engines
+        self._asked: dict[_Question, _Asked] = {}
         self._judged_by: History | None = None
         self._verdicts: dict[_Question, _Judged] = {}
         self._told = 0
@@ -165,7 +181,11 @@ class Scaler(pb_grpc.ExternalScalerServicer):
         """Answer whether the workload should run; what cannot be judged is kept."""
         question = await self._question("IsActive", request, context)
         await self._looked_up(question)
-        return pb.IsActiveResponse(result=self._verdict(question).active)
+        verdict = self._verdict(question)
+        if verdict.is_undecided:
+            why = f"{_title(request)}: neither to be woken nor put to sleep: {verdict.steps[-1]}"
+            await self._refuse("IsActive", context, grpc.StatusCode.UNAVAILABLE, why)
+        return pb.IsActiveResponse(result=verdict.active)
 
     async def StreamIsActive(  # noqa: N802
         self, request: pb.ScaledObjectRef, context: ServicerContext
@@ -210,7 +230,7 @@ class Scaler(pb_grpc.ExternalScalerServicer):
         )
 
     def heard(self) -> None:
-        """Note that a peer told something: what was judged before rests on older knowledge."""
+        """Note that a peer or an engine told something: what was judged before rests on older knowledge."""
         self._told += 1
 
     async def published(self) -> None:
@@ -266,22 +286,65 @@ class Scaler(pb_grpc.ExternalScalerServicer):
         return _Question(trigger, metadata, ref.namespace, ref.name)
 
     def _interest(self, question: _Question) -> Workload | NoWorkload | None:
-        """Say to peers and cluster that this is asked for; return what is known of the workload."""
-        if self._peers is not None and question.trigger.scope is not Scope.NODE:
-            self._peers.ask(question.trigger.window_seconds)
-        return self._cluster.workload(question.namespace, question.name) if self._cluster is not None else None
+        """Say to cluster, engines and peers that this is asked for; return what is known of the workload."""
+        workload = self._cluster.workload(question.namespace, question.name) if self._cluster is not None else None
+        trigger = question.trigger
+        if self._engines is not None and trigger.is_scraped:
+            self._ask_engines(self._engines, question, workload)
+        if self._peers is not None and trigger.scope is not Scope.NODE and self._needs_devices(question):
+            self._peers.ask(trigger.window_seconds)
+        return workload
+
+    def _ask_engines(self, engines: Engines, question: _Question, workload: Workload | NoWorkload | None) -> None:
+        """Ask what the trigger needs of engines and demand, now and then, and as soon as its pods change."""
+        now = self._clock()
+        asked = self._asked.get(question)
+        if asked is None or asked.workload is not workload:
+            pods = ready_pods(workload) if isinstance(workload, Workload) else ()
+            asked = _Asked(workload, scrapes(question.trigger, pods))
+        elif now - asked.at_seconds < _ASK_AGAIN_SECONDS:
+            return
+        for scrape in asked.scrapes:
+            engines.ask(
+                scrape.endpoint,
+                window_seconds=scrape.window_seconds,
+                selectors=scrape.selectors,
+                demand=scrape.is_demand,
+            )
+        if question not in self._asked and len(self._asked) >= _REMEMBERED:
+            del self._asked[next(iter(self._asked))]
+        self._asked[question] = replace(asked, at_seconds=now)
+
+    def _needs_devices(self, question: _Question) -> bool:
+        """Whether devices have a say: that of a saturation that no engine tells, too."""
+        trigger = question.trigger
+        if trigger.engine is None:
+            return True
+        if trigger.metric.name != "saturation" or self._engines is None or question not in self._asked:
+            return False
+        told, asked = self._engines.scraped(), self._asked[question].scrapes
+        engines = [scrape.endpoint for scrape in asked if scrape.endpoint.pod is not None]
+        return bool(engines) and all((found := told.get(it)) is not None and found.is_no_engine for it in engines)
 
     async def _looked_up(self, question: _Question) -> None:
-        """Wait until peers and cluster had their first chance to tell something, but not for long."""
+        """Wait until cluster, engines and peers had their first chance to tell something, but not for long."""
         workload = self._interest(question)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LOOK_UP_SECONDS):
                 if self._cluster is not None and isinstance(workload, NoWorkload) and not workload.is_final:
                     await self._cluster.settled(question.namespace, question.name)
+                    self._interest(question)
                 if self._cluster is not None and question.trigger.node_selector is not None:
                     while isinstance(labels := self._cluster.node_labels(), NoWorkload) and not labels.is_final:
                         await asyncio.sleep(_LOOK_AGAIN_SECONDS)
-                if self._peers is not None and question.trigger.scope is not Scope.NODE:
+                if self._engines is not None and question in self._asked:
+                    await self._engines.settled([scrape.endpoint for scrape in self._asked[question].scrapes])
+                if (
+                    self._peers is not None
+                    and question.trigger.scope is not Scope.NODE
+                    and self._needs_devices(question)
+                ):
+                    self._interest(question)
                     await self._peers.settled()
 
     async def _refuse(
@@ -383,6 +446,15 @@ class _ChangeLog:
                 _log.warning("%s: %s has no value: %s", title, trigger.metric_name, verdict.reason)
         elif self._said.pop(subject, None) is not None:
             _log.info("%s: %s has a value again", title, trigger.metric_name)
+        if verdict.demand is not None:
+            self._demand(f"{title} (demand)", trigger, verdict.demand)
+
+    def _demand(self, title: str, trigger: Trigger, demand: DemandSight) -> None:
+        if demand.wakes is None:
+            if self._is_news((title, trigger), "unknown"):
+                _log.warning("%s: %s; it neither wakes the workload nor lets it sleep", title, demand.sentence)
+        elif self._said.pop((title, trigger), None) is not None:
+            _log.info("%s: it is known again: %s", title, demand.sentence)
 
     def _is_news(self, subject: tuple[str, str | Trigger], text: str) -> bool:
         if self._said.get(subject) == text:
@@ -405,6 +477,8 @@ def _answer(ref: pb.ScaledObjectRef, trigger: Trigger, verdict: Verdict) -> Answ
         active=verdict.active,
         seen=verdict.seen,
         expected=verdict.expected,
+        demand=verdict.demand.value if verdict.demand else None,
+        is_demand_known=verdict.demand.wakes is not None if verdict.demand else None,
     )
 
 

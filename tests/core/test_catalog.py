@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keda_gpu_scaler.core.catalog import METRICS, PROFILES
+from keda_gpu_scaler.core.trigger import METRIC_TYPES
 from tests.fakes import GIB, blind, sample
 
 
@@ -49,7 +50,7 @@ def test_below_the_freezing_point_is_as_cold_as_the_hpa_can_be_told() -> None:
 
 
 def test_every_profile_names_a_metric_that_exists() -> None:
-    assert {profile.metric for profile in PROFILES.values()} <= METRICS.keys()
+    assert {profile.metric for profile in PROFILES.values()} <= METRIC_TYPES.keys()
 
 
 @pytest.mark.parametrize(
@@ -58,4 +59,5 @@ def test_every_profile_names_a_metric_that_exists() -> None:
     ids=lambda p: p.name,
 )
 def test_a_profile_that_goes_by_memory_says_where_memory_misleads_and_what_to_use(profile: object) -> None:
-    assert "gpu_utilization" in profile.caveat  # type: ignore[attr-defined]
+    caveat: str = profile.caveat  # type: ignore[attr-defined]
+    assert "`metricType: gpu_utilization`" in caveat or "`profile: llm`" in caveat

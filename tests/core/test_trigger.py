@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keda_gpu_scaler.core.aggregate import AGGREGATIONS
-from keda_gpu_scaler.core.catalog import METRICS, PROFILES
+from keda_gpu_scaler.core.catalog import ENGINE_METRICS, METRICS, PROFILES
 from keda_gpu_scaler.core.selector import parse_labels
-from keda_gpu_scaler.core.trigger import PARAMETERS, Scope, Trigger, TriggerError, parse
+from keda_gpu_scaler.core.trigger import METRIC_TYPES, PARAMETERS, Scope, Trigger, TriggerError, parse
 
 KEYS = [parameter.key for parameter in PARAMETERS]
 
@@ -91,7 +91,20 @@ def test_a_profile_is_what_the_original_had_under_that_name(
 
 
 def test_there_is_no_profile_and_no_metric_beyond_the_promised_ones() -> None:
-    assert sorted(PROFILES) == ["batch", "ollama", "tgi-inference", "training", "triton-inference", "vllm-inference"]
+    assert sorted(PROFILES) == [
+        "batch",
+        "llm",
+        "ollama",
+        "sglang",
+        "tgi",
+        "tgi-inference",
+        "training",
+        "triton-inference",
+        "triton-queue-wait",
+        "triton-request-rate",
+        "vllm-inference",
+        "vllm-queue-depth",
+    ]
     assert sorted(METRICS) == [
         "gpu_utilization",
         "memory_used_mib",
@@ -99,6 +112,21 @@ def test_there_is_no_profile_and_no_metric_beyond_the_promised_ones() -> None:
         "memory_utilization",
         "power_draw",
         "temperature",
+    ]
+    assert sorted(ENGINE_METRICS) == [
+        "engine",
+        "kv_cache_usage",
+        "queue_depth",
+        "queue_wait_ms",
+        "request_rate",
+        "running_requests",
+        "saturation",
+        "token_rate",
+        "triton_queue_wait_ms",
+        "triton_request_rate",
+        "ttft_ms",
+        "vllm_kv_cache_usage",
+        "vllm_queue_depth",
     ]
 
 
@@ -192,12 +220,12 @@ TARGET = NUMBER.format("0.001", "1e+12")
         ),
         pytest.param(
             {"metricType": "xyz"},
-            [f'metadata.metricType: Unsupported value: "xyz": supported values: {", ".join(METRICS)}'],
+            [f'metadata.metricType: Unsupported value: "xyz": supported values: {", ".join(METRIC_TYPES)}'],
             id="metric unlike any of ours",
         ),
         pytest.param(
-            {"profile": "llm"},
-            [f'metadata.profile: Unsupported value: "llm": supported values: {", ".join(PROFILES)}'],
+            {"profile": "xyz"},
+            [f'metadata.profile: Unsupported value: "xyz": supported values: {", ".join(PROFILES)}'],
             id="unknown profile",
         ),
         pytest.param(

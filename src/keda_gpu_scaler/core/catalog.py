@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which metrics and which profiles are there? The tables that parsing, serving and the reference share."""
+"""Which metrics, profiles and engines are there? The tables that parsing, serving and the reference share."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,6 +8,8 @@ from types import MappingProxyType
 from keda_gpu_scaler.core.model import Sample
 
 MIB = 1 << 20
+FULL_UTILIZATION_RATIO = 0.8
+"""GPU utilisation that is taken for 100 % saturation where no engine tells of itself: the default target."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,10 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A named set of trigger defaults. ``caveat`` says where its signal misleads, and what to use instead."""
+    """A named set of trigger defaults. ``caveat`` says where its signal misleads, and what to use instead.
+
+    ``engine`` is the engine that it is about, None for any.
+    """
 
     name: str
     metric: str
@@ -36,6 +41,7 @@ class Profile:
     activation: float
     meant_for: str
     caveat: str = ""
+    engine: str | None = None
 
     @property
     def metric_name(self) -> str:
@@ -94,9 +100,72 @@ METRICS: MappingProxyType[str, Metric] = MappingProxyType(
 )
 """Every metric by its name."""
 
+SATURATION_OF_DEVICES = Metric(
+    "saturation",
+    "%",
+    "GPU utilisation in place of what an engine would tell",
+    lambda sample: (
+        None
+        if sample.gpu_utilization_ratio is None
+        else _percent(sample.gpu_utilization_ratio / FULL_UTILIZATION_RATIO)
+    ),
+)
+"""What `saturation` is where no pod has an engine that tells of itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineMetric:
+    """One value of ``metricType`` that engines tell of, one value for each pod.
+
+    ``reading`` says what is read ("queue_depth"), which several names may share; ``engine`` is the engine that a name
+    is about, None for any. ``target`` is the default target, None where only its user can know one.
+    """
+
+    name: str
+    reading: str
+    unit: str
+    meaning: str
+    target: float | None = None
+    engine: str | None = None
+
+
+ENGINE_METRICS: MappingProxyType[str, EngineMetric] = MappingProxyType(
+    {
+        metric.name: metric
+        for metric in (
+            EngineMetric(
+                "saturation",
+                "saturation",
+                "%",
+                "the fullest of queue against `queueTarget`, KV cache against `kvTarget` and, where their limit is "
+                "known, running requests against 0.8 of it; 100 is as much as a replica should bear. Where no pod "
+                "has an engine that tells, GPU utilisation, of which 80 % counts as 100",
+                100,
+            ),
+            EngineMetric("queue_depth", "queue_depth", "requests", "requests that wait in the engine's queue", 5),
+            EngineMetric("running_requests", "running_requests", "requests", "requests that are being worked on"),
+            EngineMetric("kv_cache_usage", "kv_cache_usage", "%", "KV cache in use; of several ranks the fullest", 80),
+            EngineMetric(
+                "queue_wait_ms", "queue_wait_ms", "ms", "mean time in the queue, of requests that left it in the window"
+            ),
+            EngineMetric("request_rate", "request_rate", "requests/s", "requests that ended well"),
+            EngineMetric("token_rate", "token_rate", "tokens/s", "tokens generated"),
+            EngineMetric(
+                "ttft_ms", "ttft_ms", "ms", "time to the first token, the `quantile` of those of the window (0.95)"
+            ),
+            EngineMetric("engine", "engine", "", "the series that `engineMetric` selects, of a counter its rate"),
+            EngineMetric("vllm_queue_depth", "queue_depth", "requests", "`queue_depth` of vLLM", 5, "vllm"),
+            EngineMetric("vllm_kv_cache_usage", "kv_cache_usage", "%", "`kv_cache_usage` of vLLM", 80, "vllm"),
+            EngineMetric("triton_queue_wait_ms", "queue_wait_ms", "ms", "`queue_wait_ms` of Triton", 50, "triton"),
+            EngineMetric("triton_request_rate", "request_rate", "requests/s", "`request_rate` of Triton", 50, "triton"),
+        )
+    }
+)
+"""Every metric of engines by its name."""
+
 _PREALLOCATES = (
     "{engine} takes its memory when it starts and keeps it: this value hardly falls when the load does, so the "
-    "workload may never shrink. Prefer `metricType: gpu_utilization`."
+    "workload may never shrink. Prefer `profile: llm`."
 )
 
 PROFILES: MappingProxyType[str, Profile] = MappingProxyType(
@@ -146,6 +215,14 @@ PROFILES: MappingProxyType[str, Profile] = MappingProxyType(
                 "Hugging Face Text Generation Inference",
                 _PREALLOCATES.format(engine="TGI"),
             ),
+            Profile("llm", "saturation", 100, 0, "LLM servers of any kind, by their own queue and cache"),
+            Profile("vllm-queue-depth", "vllm_queue_depth", 5, 1, "vLLM, by the requests that wait"),
+            Profile(
+                "sglang", "saturation", 100, 0, "SGLang, by its queue and cache", "Needs `--enable-metrics`.", "sglang"
+            ),
+            Profile("tgi", "saturation", 100, 0, "Text Generation Inference, by its queue", engine="tgi"),
+            Profile("triton-queue-wait", "triton_queue_wait_ms", 50, 5, "NVIDIA Triton, by the time requests wait"),
+            Profile("triton-request-rate", "triton_request_rate", 50, 1, "NVIDIA Triton, by requests per second"),
         )
     }
 )
@@ -183,3 +260,41 @@ ENGINES: MappingProxyType[str, Engine] = MappingProxyType(
     }
 )
 """Every engine by its name in trigger metadata, in the order in which they are tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class DemandPreset:
+    """A source of demand that is known: ``series`` are the names it may have for what waits, the first found counts."""
+
+    name: str
+    title: str
+    series: tuple[str, ...]
+    remark: str
+
+
+DEMANDS: MappingProxyType[str, DemandPreset] = MappingProxyType(
+    {
+        preset.name: preset
+        for preset in (
+            DemandPreset(
+                "epp",
+                "endpoint picker of the Gateway API inference extension, or of llm-d",
+                ("llm_d_epp_flow_control_queue_size", "inference_extension_flow_control_queue_size"),
+                "with its flow control switched on; narrow it with `demandMetric: '{inference_pool=\"NAME\"}'`",
+            ),
+            DemandPreset(
+                "vllm-router",
+                "router of the vLLM production stack",
+                ("vllm:num_incoming_requests_total",),
+                "requests per second that come in; narrow it with `demandMetric: '{model=\"NAME\"}'`",
+            ),
+            DemandPreset(
+                "http-add-on",
+                "interceptor of KEDA's HTTP add-on",
+                ("http_add_on_pending_requests",),
+                "requests that are held or served; narrow it with `demandMetric: '{host=\"NAMESPACE/NAME\"}'`",
+            ),
+        )
+    }
+)
+"""Every preset by its name in trigger metadata."""

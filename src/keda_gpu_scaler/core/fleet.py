@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from keda_gpu_scaler.core.model import NoWorkload, Snapshot
+from keda_gpu_scaler.core.scrapes import Endpoint, Scraped
 
 NOT_LISTED = "(peers)"
 """In ``Fleet.silent``: nobody has said yet which peers there are."""
@@ -49,7 +50,7 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """Everything the devices' side of an answer may be computed from.
+    """Everything that is seen, of which an answer may be computed.
 
     ``history`` is this instance's own, None until the first snapshot. ``stale_after_seconds`` is the age from
     which a snapshot, and within a snapshot a reading, is unknown. ``deviceless`` says that this instance has no
@@ -67,6 +68,7 @@ class Fleet:
     silent: Mapping[str, str] = field(default_factory=dict)
     node_labels: Mapping[str, Mapping[str, str]] | NoWorkload | None = None
     own_node: str = ""
+    scraped: Mapping[Endpoint, Scraped] = field(default_factory=dict)
 
     def node(self, name: str) -> History | None:
         """Return what is known of a node's devices, however old."""

@@ -192,7 +192,7 @@ class Readings:
     the page is none's. ``kv_cache_ratio`` is from 0 to 1, of several ranks the fullest; ``running_limit`` is how many
     requests may run at once. What ends in ``_total`` is counted since the engine started: requests that ended well,
     tokens generated, seconds that requests waited in the queue and how many requests those were. ``selected`` holds
-    what was asked for besides, by the selector's text; a selector that means no series of the page is not in it.
+    what was asked for besides, by the selector's text: None where it means no series of the page.
     """
 
     at_seconds: float
@@ -206,4 +206,4 @@ class Readings:
     queue_wait_seconds_total: float | None = None
     queue_waits_total: float | None = None
     first_token: Histogram | None = None
-    selected: Mapping[str, Series] = field(default_factory=dict)
+    selected: Mapping[str, Series | None] = field(default_factory=dict)

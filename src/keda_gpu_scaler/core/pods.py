@@ -4,12 +4,16 @@
 The law of this module: every pod is in one place, ready or not, seen or with a reason why not.
 """
 
-from dataclasses import replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 from keda_gpu_scaler.core.fleet import Fleet
+from keda_gpu_scaler.core.load import pod_endpoint
 from keda_gpu_scaler.core.model import Pod, Workload
 from keda_gpu_scaler.core.report import Size
-from keda_gpu_scaler.core.sight import PodSight, Sight, pods_sights, window_of
+from keda_gpu_scaler.core.scrapes import Endpoint
+from keda_gpu_scaler.core.selector import SeriesSelector
+from keda_gpu_scaler.core.sight import PodSight, Sight, is_ready, pods_sights, window_of
 from keda_gpu_scaler.core.trigger import Trigger
 
 
@@ -22,10 +26,10 @@ class Pods:
     def __init__(self, trigger: Trigger, workload: Workload, fleet: Fleet, now: float) -> None:
         self._trigger = trigger
         self._workload = workload
-        living = [pod for pod in workload.pods if not pod.is_deleting and pod.phase not in ("Failed", "Succeeded")]
+        living = [pod for pod in workload.pods if _is_living(pod)]
         self.sights = pods_sights(trigger, living, fleet, now)
-        self.ready = [sight for sight in self.sights if _is_ready(sight.pod)]
-        self.unready = [sight for sight in self.sights if not _is_ready(sight.pod)]
+        self.ready = [sight for sight in self.sights if is_ready(sight.pod)]
+        self.unready = [sight for sight in self.sights if not is_ready(sight.pod)]
         self.values = [sight.value for sight in self.ready if sight.value is not None]
         self.unseen = [sight for sight in self.ready if sight.sight is Sight.UNSEEN]
         self.outside = [sight for sight in self.ready if sight.sight is Sight.OUTSIDE]
@@ -48,8 +52,15 @@ class Pods:
     @property
     def size(self) -> Size:
         """How large the workload is in the HPA's eyes, which still counts a pod that is ending while it is ready."""
-        ready = sum(_is_ready(pod) for pod in self._workload.pods)
+        ready = sum(is_ready(pod) for pod in self._workload.pods)
         return Size(self._workload.spec_replicas, self._workload.status_replicas, ready)
+
+    @property
+    def lack_engine(self) -> str | None:
+        """Why not one ready pod has an engine that tells of itself; None where one has, or may have."""
+        if self.ready and all(sight.is_no_engine for sight in self.ready):
+            return f"{self.ready[0].pod.ref.name}: {self.ready[0].sentence}"
+        return None
 
     @property
     def is_asleep(self) -> bool:
@@ -84,9 +95,43 @@ class Pods:
 
 
 def _line(sight: PodSight) -> str:
-    state = "" if _is_ready(sight.pod) else " (not ready)"
+    state = "" if is_ready(sight.pod) else " (not ready)"
     return f"pod {sight.pod.ref.name}{state}: {sight.sentence}"
 
 
-def _is_ready(pod: Pod) -> bool:
-    return pod.is_ready and pod.phase == "Running" and pod.node is not None
+@dataclass(frozen=True, slots=True)
+class Scrape:
+    """What a trigger needs of one endpoint: so much of its history, and these series besides."""
+
+    endpoint: Endpoint
+    window_seconds: float
+    selectors: tuple[SeriesSelector, ...] = ()
+    is_demand: bool = False
+
+
+def ready_pods(workload: Workload) -> tuple[Pod, ...]:
+    """Return the pods that get work, of which engines are asked."""
+    return tuple(pod for pod in workload.pods if _is_living(pod) and is_ready(pod))
+
+
+def scrapes(trigger: Trigger, pods: Iterable[Pod]) -> tuple[Scrape, ...]:
+    """Return everything that is to be scraped for a trigger.
+
+    Args:
+        trigger: what is asked.
+        pods: the workload's that are ready; those without an address yet are left out.
+    """
+    found = []
+    query, demand, window = trigger.engine, trigger.demand, trigger.window_seconds
+    if query is not None and query.url:
+        found.append(Scrape(Endpoint(engine=query.engine, url=query.url), window, query.selectors))
+    elif query is not None:
+        found += [Scrape(pod_endpoint(query, pod), window, query.selectors) for pod in pods if pod.address]
+    if demand is not None:
+        reach = max(window, demand.hold_seconds)
+        found.append(Scrape(demand.endpoint, reach, demand.selectors, is_demand=True))
+    return tuple(found)
+
+
+def _is_living(pod: Pod) -> bool:
+    return not pod.is_deleting and pod.phase not in ("Failed", "Succeeded")

@@ -78,7 +78,8 @@ class RequestCounts:
 class Answer:
     """What GetMetrics answered last to one trigger; ``value`` is None where it was an error.
 
-    ``seen`` of ``expected`` ready pods (or devices) had a value; both are 0 where that was not looked at.
+    ``seen`` of ``expected`` ready pods (or devices) had a value; both are 0 where that was not looked at. ``demand``
+    and ``is_demand_known`` are None where the trigger names no source of demand.
     """
 
     namespace: str
@@ -90,6 +91,8 @@ class Answer:
     active: bool
     seen: int
     expected: int
+    demand: float | None = None
+    is_demand_known: bool | None = None
 
 
 class Allocations(Protocol):

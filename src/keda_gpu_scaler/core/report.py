@@ -92,6 +92,25 @@ def report_pods(
     return _leading_to(hpa, wanted, plain, backed, said, f"of the pods ({counted})")
 
 
+def report_wanted(report: Report, wanted: int, said: str, *, size: Size, target: float, jobs: bool) -> Reported:
+    """Report a size that is known to be needed, for want of any pod that could tell; never less than there is.
+
+    Args:
+        report: the total or the average; of an average the HPA makes a multiple of its ready pods, so it leads nowhere.
+        wanted: the size.
+        said: why, for people.
+        size: the workload's size.
+        target: what each pod's value should be.
+        jobs: whether it is a ScaledJob, whose size the HPA has no hand in.
+    """
+    hpa = _Hpa(report, milli(target), size)
+    wanted = max(wanted, size.wanted)
+    plain = _within_bounds(hpa.target_milli * wanted)
+    if jobs or not size.wanted:
+        return Reported(plain / 1000, wanted, (f"{said}: {wanted} replicas, {plain / 1000:.6g}",))
+    return _leading_to(hpa, wanted, plain, plain, f"{said}: {wanted} replicas", "for want of a ready pod")
+
+
 def for_jobs(reported: Reported, target: float) -> Reported:
     """Report the size that was found, in the arithmetic of a ScaledJob: ceil(value / target) jobs, and no tolerance.
 

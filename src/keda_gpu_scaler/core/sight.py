@@ -12,9 +12,12 @@ from dataclasses import dataclass
 
 from keda_gpu_scaler.core.aggregate import AGGREGATIONS
 from keda_gpu_scaler.core.attribution import Share
+from keda_gpu_scaler.core.catalog import EngineMetric, Metric
 from keda_gpu_scaler.core.fleet import Fleet, History
+from keda_gpu_scaler.core.load import Load, engine_load, pod_endpoint
 from keda_gpu_scaler.core.model import Device, NoWorkload, Pod
 from keda_gpu_scaler.core.readings import Reading, holdings, windowed, windowed_by_holders
+from keda_gpu_scaler.core.scrapes import Endpoint
 from keda_gpu_scaler.core.selector import matches_glob
 from keda_gpu_scaler.core.trigger import Trigger
 
@@ -29,6 +32,8 @@ class Sight(enum.Enum):
     """The trigger does not mean it: another model, another node."""
     EMPTY = "empty"
     """Its node is seen, and the pod holds no device there."""
+    UNASKED = "unasked"
+    """It is not ready, so nobody sends its engine requests, and nobody asks it how many it has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +41,8 @@ class PodSight:
     """What is seen of one pod: its ``value`` in the metric's unit if it is SEEN, else None.
 
     ``sentence`` describes its devices, or says why there is nothing to see. ``until_seconds`` is when the readings
-    behind it grow stale, if nothing newer comes.
+    behind it grow stale, if nothing newer comes. ``requests`` are those that its engine has, as far as is known;
+    ``is_no_engine`` says that nothing in it is an engine that we know.
     """
 
     pod: Pod
@@ -44,6 +50,8 @@ class PodSight:
     value: float | None
     sentence: str
     until_seconds: float = math.inf
+    requests: float = 0.0
+    is_no_engine: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +76,23 @@ def labels_lack(trigger: Trigger, fleet: Fleet) -> NoWorkload | None:
 
 def pods_sights(trigger: Trigger, pods: Iterable[Pod], fleet: Fleet, now: float) -> list[PodSight]:
     """Look at every pod; where the trigger has a nodeSelector, the nodes' labels are known."""
+    if isinstance(trigger.metric, EngineMetric):
+        return [_ask(trigger, pod, fleet, now) for pod in pods]
     nodes = _Nodes(trigger, fleet)
     return [_look(trigger, pod, fleet, nodes, now) for pod in pods]
+
+
+def url_sight(trigger: Trigger, fleet: Fleet, now: float) -> tuple[DeviceSight, float]:
+    """Look at what a URL tells; return that, and how many requests there are, as far as is known."""
+    query = trigger.engine
+    assert query is not None  # noqa: S101 - whoever asks has seen that it is there
+    load = _load(trigger, Endpoint(engine=query.engine, url=query.url), fleet, now)
+    return DeviceSight(query.url, None, load.value, load.sentence, load.until_seconds), load.requests
+
+
+def is_ready(pod: Pod) -> bool:
+    """Whether a pod gets work."""
+    return pod.is_ready and pod.phase == "Running" and pod.node is not None
 
 
 def devices_sights(
@@ -116,6 +139,33 @@ class _Nodes:
         return node not in self._labels or self.include(node)
 
 
+def _ask(trigger: Trigger, pod: Pod, fleet: Fleet, now: float) -> PodSight:
+    """Look at what a pod's engine tells."""
+    query = trigger.engine
+    assert query is not None  # noqa: S101 - the trigger's parser sees to it
+    if not is_ready(pod):
+        return PodSight(pod, Sight.UNASKED, None, "not asked while it is not ready")
+    if not pod.address:
+        return PodSight(pod, Sight.UNSEEN, None, "has no address yet")
+    load = _load(trigger, pod_endpoint(query, pod), fleet, now)
+    sight = Sight.UNSEEN if load.value is None else Sight.SEEN
+    until = load.until_seconds
+    return PodSight(pod, sight, load.value, load.sentence, until, load.requests, load.is_no_engine)
+
+
+def _load(trigger: Trigger, endpoint: Endpoint, fleet: Fleet, now: float) -> Load:
+    assert isinstance(trigger.metric, EngineMetric)  # noqa: S101 - the only ones that engines tell
+    assert trigger.engine is not None  # noqa: S101 - the trigger's parser sees to it
+    return engine_load(
+        trigger.engine,
+        trigger.metric,
+        fleet.scraped.get(endpoint),
+        window_seconds=trigger.window_seconds,
+        stale_after_seconds=fleet.stale_after_seconds,
+        now=now,
+    )
+
+
 def _look(trigger: Trigger, pod: Pod, fleet: Fleet, nodes: _Nodes, now: float) -> PodSight:
     def blind(sight: Sight, why: str) -> PodSight:
         return PodSight(pod, sight, None, why)
@@ -142,7 +192,7 @@ def _look(trigger: Trigger, pod: Pod, fleet: Fleet, nodes: _Nodes, now: float) -
 
 
 def _valued(trigger: Trigger, pod: Pod, shares: list[Share], history: History, fleet: Fleet, now: float) -> PodSight:
-    readings = windowed_by_holders(history, trigger.metric, trigger.window_seconds)
+    readings = windowed_by_holders(history, _metric(trigger), trigger.window_seconds)
     known = [readings[share.device.uuid] for share in shares]
     believed = fleet.stale_after_seconds - history.age_seconds(now)
     unknown = [reading for reading in known if not reading.is_within(believed)]
@@ -155,15 +205,20 @@ def _valued(trigger: Trigger, pod: Pod, shares: list[Share], history: History, f
     return PodSight(pod, Sight.SEEN, value, f"{value:.6g} {trigger.metric.unit} on node {pod.node}: {described}", until)
 
 
+def _metric(trigger: Trigger) -> Metric:
+    assert isinstance(trigger.metric, Metric)  # noqa: S101 - engines' metrics never come so far
+    return trigger.metric
+
+
 def _part(trigger: Trigger, share: Share, value: float) -> float:
-    return value / share.sharers if trigger.metric.is_divided else value
+    return value / share.sharers if _metric(trigger).is_divided else value
 
 
 def _described(trigger: Trigger, share: Share, reading: Reading) -> str:
     device = f"GPU {share.device.index} {share.device.model} {reading.value:.6g} {trigger.metric.unit}"
     if share.sharers == 1:
         return device
-    rule = "in equal parts" if trigger.metric.is_divided else "each counts it whole"
+    rule = "in equal parts" if _metric(trigger).is_divided else "each counts it whole"
     return f"{device} shared by {share.sharers} pods ({rule})"
 
 
@@ -182,7 +237,7 @@ def _devices(trigger: Trigger, node: str, history: History, fleet: Fleet, now: f
         return
     believed = fleet.stale_after_seconds - history.age_seconds(now)
     expires = fleet.expires_at_seconds(history)
-    for reading in windowed(history, trigger.metric, trigger.window_seconds):
+    for reading in windowed(history, _metric(trigger), trigger.window_seconds):
         if not _is_meant(trigger, reading.device):
             continue
         if not reading.is_within(believed):

@@ -4,7 +4,6 @@
 The law of this module: whatever the metadata holds, the outcome is a ``Trigger`` or a ``TriggerError``.
 """
 
-import difflib
 import enum
 import re
 from collections.abc import Iterable, Mapping
@@ -12,8 +11,16 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from keda_gpu_scaler.core.aggregate import AGGREGATIONS
-from keda_gpu_scaler.core.catalog import METRICS, PROFILES, Metric, Profile
+from keda_gpu_scaler.core.catalog import ENGINE_METRICS, METRICS, PROFILES, EngineMetric, Metric, Profile
+from keda_gpu_scaler.core.metadata import MAX_NUMBER, Metadata, Parameter, nearest
 from keda_gpu_scaler.core.selector import LabelSelector, SelectorError, parse_labels
+from keda_gpu_scaler.core.serving import (
+    SERVING_PARAMETERS,
+    Demand,
+    EngineQuery,
+    read_demand,
+    read_engine,
+)
 from keda_gpu_scaler.core.wording import quoted
 
 DEFAULT_METRIC = "gpu_utilization"
@@ -31,21 +38,23 @@ MAX_POLL_INTERVAL_SECONDS = 3600.0
 MAX_STARTUP_GRACE_SECONDS = 86400.0
 MAX_WINDOW_SECONDS = 300.0
 """As long as the HPA's own default for scaling down; whoever samples keeps this much history."""
-MAX_NUMBER = 1e12
-"""Above any reading in any unit we know, and a thousandfold of it still fits the protocol's int64."""
 MIN_TARGET = 0.001
 """KEDA keeps three decimals: a smaller target would reach the HPA as 0."""
 
 
 class Scope(enum.StrEnum):
-    """Whose devices are meant."""
+    """Whose devices, or engines, are meant."""
 
     WORKLOAD = "workload"
     FLEET = "fleet"
     NODE = "node"
+    ENDPOINT = "endpoint"
+    """What one URL tells; nobody sets this, it comes with the URL."""
 
 
-SCOPES = tuple(Scope)
+SCOPES = (Scope.WORKLOAD, Scope.FLEET, Scope.NODE)
+METRIC_TYPES: MappingProxyType[str, Metric | EngineMetric] = MappingProxyType({**METRICS, **ENGINE_METRICS})
+"""Every value of ``metricType``."""
 REPORTS = ("auto", "total", "average")
 """What is handed out: "auto" finds out from the ScaledObject which of the others its ``metricType`` needs."""
 
@@ -53,15 +62,6 @@ SHORTHANDS: MappingProxyType[str, str] = MappingProxyType(
     {"targetGpuUtilization": "gpu_utilization", "targetMemoryUtilization": "memory_used_percent"}
 )
 """Keys that say metric and target at once. ``targetMemoryUtilization`` means how full the memory is."""
-
-
-@dataclass(frozen=True, slots=True)
-class Parameter:
-    """One metadata key, as the reference page shows it."""
-
-    key: str
-    default: str
-    meaning: str
 
 
 PARAMETERS: tuple[Parameter, ...] = (
@@ -138,6 +138,7 @@ PARAMETERS: tuple[Parameter, ...] = (
         "keda_gpu_<profile>",
         f"the name handed to KEDA: lower-case letters, digits, `-` and `_`; `{DEFAULT_METRIC_NAME}` without a profile",
     ),
+    *SERVING_PARAMETERS,
 )
 """Every key we read. KEDA sends others, and they are none of our business."""
 
@@ -147,15 +148,11 @@ _KEDAS = frozenset(
     {"scalerAddress", "enableTLS", "unsafeSsl", "caCert", "tlsClientCert", "tlsClientKey", "tlsCertFile"}
 )
 
-_NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,3})?", re.ASCII)
 _INTEGER = re.compile(r"[+-]?\d{1,9}", re.ASCII)
 _UNSAFE_IN_NAME = re.compile(r"[^a-z0-9_-]+")
 _MAX_NAME_LENGTH = 60  # with KEDA's "s0-" before it still a legal label value
-_MAX_DIGITS = 40
 _MAX_PATTERN_LENGTH = 256
 _MAX_METADATA_LENGTH = 16_384  # a dozen short values; parsed triggers are remembered, so their size is bounded
-_BEGUN_LENGTH = 4
-_COMPARED_LENGTH = 40
 _HINTED_KEYS = 50  # near misses are looked for among so many unknown keys, and not in a flood of them
 
 
@@ -173,10 +170,11 @@ class Trigger:
 
     ``target`` and ``activation`` are in the metric's unit. ``gpu_index``, ``gpu_model`` and ``node_selector`` are
     None where they narrow nothing; ``scope`` is None where it was not said. ``min_coverage`` is a ratio.
-    ``hints`` are sentences about keys that look like ours misspelt, and about values that were changed.
+    ``hints`` are sentences about keys that look like ours misspelt, and about values that were changed. ``engine`` says
+    what engines are asked, and is None where the metric is a device's; ``demand`` is None where none was named.
     """
 
-    metric: Metric
+    metric: Metric | EngineMetric
     target: float
     activation: float
     gpu_index: int | None
@@ -192,6 +190,13 @@ class Trigger:
     min_coverage: float = DEFAULT_MIN_COVERAGE
     profile: str | None = None
     hints: tuple[str, ...] = ()
+    engine: EngineQuery | None = None
+    demand: Demand | None = None
+
+    @property
+    def is_scraped(self) -> bool:
+        """Whether engines or a source of demand have a say."""
+        return self.engine is not None or self.demand is not None
 
     @property
     def is_narrowed(self) -> bool:
@@ -218,188 +223,175 @@ class _Parser:
 
     def __init__(self, metadata: Mapping[str, str]) -> None:
         self._metadata = metadata
-        self._problems: list[str] = []
-        self._hints: list[str] = []
-        self._given = {key: value for key in _OURS if (value := self._value(key)) is not None}
+        self._read = Metadata(metadata, _OURS)
 
     def parse(self) -> Trigger:
         """Read every key, then either answer or complain about all of them."""
         profile = self._profile()
         metric = self._metric(profile)
-        target = self._target(metric, profile)
-        activation = self._number(
+        engine = self._engine(METRIC_TYPES[metric], profile)
+        target = self._target(METRIC_TYPES[metric], profile)
+        activation = self._read.number(
             "activationThreshold", profile.activation if profile else DEFAULT_ACTIVATION, at_least=0
         )
         gpu_index = self._gpu_index()
-        aggregation = self._choice("aggregation", DEFAULT_AGGREGATION, AGGREGATIONS)
-        poll = self._number(
+        aggregation = self._read.choice("aggregation", DEFAULT_AGGREGATION, AGGREGATIONS)
+        poll = self._read.number(
             "pollIntervalSeconds",
             DEFAULT_POLL_INTERVAL_SECONDS,
             at_least=1,
             at_most=MAX_POLL_INTERVAL_SECONDS,
         )
-        window = self._number("windowSeconds", DEFAULT_WINDOW_SECONDS, at_least=0, at_most=MAX_WINDOW_SECONDS)
+        window = self._read.number("windowSeconds", DEFAULT_WINDOW_SECONDS, at_least=0, at_most=MAX_WINDOW_SECONDS)
         name = self._metric_name(profile.metric_name if profile else DEFAULT_METRIC_NAME)
-        scope = Scope(self._choice("scope", Scope.WORKLOAD, SCOPES)) if "scope" in self._given else None
-        report = self._choice("report", "auto", REPORTS)
+        scope = self._scope(metric, engine)
+        report = self._read.choice("report", "auto", REPORTS)
         model, selector = self._gpu_model(), self._node_selector()
-        grace = self._number(
+        grace = self._read.number(
             "startupGraceSeconds", DEFAULT_STARTUP_GRACE_SECONDS, at_least=0, at_most=MAX_STARTUP_GRACE_SECONDS
         )
-        coverage = self._number("minCoverage", DEFAULT_MIN_COVERAGE, at_least=0, at_most=1)
-        if self._problems:
-            raise TriggerError(self._problems)
+        coverage = self._read.number("minCoverage", DEFAULT_MIN_COVERAGE, at_least=0, at_most=1)
+        demand = read_demand(self._read)
+        if self._read.problems:
+            raise TriggerError(self._read.problems)
         self._suggest_keys()
         return Trigger(
-            metric=METRICS[metric],
+            metric=METRIC_TYPES[metric],
             target=target,
             activation=activation,
-            gpu_index=gpu_index,
+            gpu_index=None if engine else gpu_index,
             aggregation=aggregation,
             poll_interval_seconds=poll,
             window_seconds=window,
             metric_name=name,
             scope=scope,
             report=report,
-            gpu_model=model,
-            node_selector=selector,
+            gpu_model=None if engine else model,
+            node_selector=None if engine else selector,
             startup_grace_seconds=grace,
             min_coverage=coverage,
             profile=profile.name if profile else None,
-            hints=tuple(self._hints),
+            hints=tuple(self._read.hints),
+            engine=engine,
+            demand=demand,
         )
 
-    def _value(self, key: str) -> str | None:
-        """The key's value without surrounding blanks; None when it is not given."""
-        from_env = key + "FromEnv"
-        if key in self._metadata and from_env in self._metadata:
-            self._problems.append(f"metadata.{from_env}: Forbidden: {key} is given as well; keep one of the two")
-        raw = self._metadata.get(key, self._metadata.get(from_env))
-        if raw is None:
-            return None
-        value = raw.strip()
-        if not value:
-            self._problems.append(f"metadata.{key}: Required value: it is empty; give a value or remove the key")
-            return None
-        return value
-
-    def _invalid(self, key: str, must: str) -> None:
-        self._problems.append(f"metadata.{key}: Invalid value: {quoted(self._given[key])}: {must}")
-
-    def _number(self, key: str, default: float, *, at_least: float, at_most: float = MAX_NUMBER) -> float:
-        if key not in self._given:
-            return default
-        text = self._given[key]
-        must = f"must be a plain number from {at_least:g} to {at_most:g}, without a unit"
-        # float() alone would accept "nan", "1_000" and digits of other scripts.
-        if len(text) > _MAX_DIGITS or not _NUMBER.fullmatch(text) or not at_least <= float(text) <= at_most:
-            self._invalid(key, must)
-            return default
-        return float(text)
-
-    def _choice(self, key: str, default: str, choices: Iterable[str]) -> str:
-        value = self._given.get(key, default)
-        if value in choices:
-            return value
-        near = _nearest(value, choices)
-        remedy = f'did you mean "{near}"?' if near else "supported values: " + ", ".join(choices)
-        self._problems.append(f"metadata.{key}: Unsupported value: {quoted(value)}: {remedy}")
-        return default
-
     def _profile(self) -> Profile | None:
-        if "profile" not in self._given:
+        if "profile" not in self._read.given:
             return None
-        return PROFILES.get(self._choice("profile", "", PROFILES))
+        return PROFILES.get(self._read.choice("profile", "", PROFILES))
 
     def _metric(self, profile: Profile | None) -> str:
         default = profile.metric if profile else DEFAULT_METRIC
-        metric = self._choice("metricType", default, METRICS)
+        metric = self._read.choice("metricType", default, METRIC_TYPES)
+        if "engineMetric" in self._read.given:
+            if "metricType" in self._read.given and metric != "engine":
+                self._read.invalid("engineMetric", f"means metricType engine, but metricType is {metric}; keep one")
+            metric = "engine"
         for key, implied in SHORTHANDS.items():
-            if key not in self._given:
+            if key not in self._read.given:
                 continue
-            if "metricType" in self._given and metric != implied:
-                self._invalid(key, f"means metricType {implied}, but metricType is {metric}; keep one of the two")
+            if "metricType" in self._read.given and metric != implied:
+                self._read.invalid(key, f"means metricType {implied}, but metricType is {metric}; keep one of the two")
             metric = implied
         return metric
 
-    def _target(self, metric: str, profile: Profile | None) -> float:
-        shorthands = [key for key in SHORTHANDS if key in self._given]
-        if len(shorthands) > 1:
-            first, second = shorthands
-            self._problems.append(f"metadata.{second}: Forbidden: {first} is given as well; keep one of the two")
-        default = profile.target if profile else DEFAULT_TARGET
-        target = self._number("targetValue", default, at_least=MIN_TARGET)
-        for key in shorthands:
-            if "targetValue" in self._given:
-                given = quoted(self._given["targetValue"])
-                self._hints.append(f"metadata.targetValue: {given} is overruled by {key} {quoted(self._given[key])}")
-            target = self._number(key, default, at_least=MIN_TARGET)
-        if "targetValue" not in self._given and not shorthands:
-            self._warn_of_a_foreign_default(metric, profile.metric if profile else DEFAULT_METRIC, default)
+    def _engine(self, metric: Metric | EngineMetric, profile: Profile | None) -> EngineQuery | None:
+        engine = metric.engine if isinstance(metric, EngineMetric) else None
+        query = read_engine(self._read, metric, engine or (profile.engine if profile else None))
+        if query is not None:
+            for key in ("gpuModel", "gpuIndex", "nodeSelector"):
+                if key in self._read.given:
+                    self._read.hints.append(
+                        f"metadata.{key}: is not read: {metric.name} is told by engines, whatever devices they run on"
+                    )
+        return query
+
+    def _scope(self, metric: str, engine: EngineQuery | None) -> Scope | None:
+        scope = Scope(self._read.choice("scope", Scope.WORKLOAD, SCOPES)) if "scope" in self._read.given else None
+        if engine is None:
+            return scope
+        if scope not in (None, Scope.WORKLOAD):
+            self._read.invalid(
+                "scope", f"{metric} is told by the workload's pods: remove scope, or name one endpoint: engineEndpoint"
+            )
+        return Scope.ENDPOINT if engine.url else Scope.WORKLOAD
+
+    def _target(self, metric: Metric | EngineMetric, profile: Profile | None) -> float:
+        shorthand = self._read.one_of(SHORTHANDS)
+        default = self._default_target(metric, profile, is_given=shorthand is not None)
+        target = self._read.number("targetValue", default, at_least=MIN_TARGET)
+        if shorthand is not None:
+            if "targetValue" in self._read.given:
+                given, ruling = quoted(self._read.given["targetValue"]), quoted(self._read.given[shorthand])
+                self._read.hints.append(f"metadata.targetValue: {given} is overruled by {shorthand} {ruling}")
+            target = self._read.number(shorthand, default, at_least=MIN_TARGET)
         return target
 
-    def _warn_of_a_foreign_default(self, metric: str, meant_for: str, target: float) -> None:
-        unit = METRICS[metric].unit
-        if unit != METRICS[meant_for].unit:
-            self._hints.append(
-                f"metadata.targetValue: not given, so the target is {target:g} {unit}, a default meant for "
-                f"{meant_for}; set what suits {metric}"
+    def _default_target(self, metric: Metric | EngineMetric, profile: Profile | None, *, is_given: bool) -> float:
+        """The target where none is given; a hint, or a problem, where no default suits."""
+        if profile is not None and profile.metric == metric.name:
+            return profile.target
+        is_given = is_given or "targetValue" in self._read.given
+        if isinstance(metric, EngineMetric):
+            if metric.target is None and not is_given:
+                self._read.problems.append(
+                    f"metadata.targetValue: Required value: {metric.name} has no default: say how much of it one "
+                    "replica should have"
+                )
+            return metric.target or DEFAULT_TARGET
+        default, meant_for = (profile.target, profile.metric) if profile else (DEFAULT_TARGET, DEFAULT_METRIC)
+        if not is_given and METRIC_TYPES[meant_for].unit != metric.unit:
+            self._read.hints.append(
+                f"metadata.targetValue: not given, so the target is {default:g} {metric.unit}, a default meant for "
+                f"{meant_for}; set what suits {metric.name}"
             )
+        return default
 
     def _gpu_index(self) -> int | None:
-        text = self._given.get("gpuIndex", "-1")
+        text = self._read.given.get("gpuIndex", "-1")
         if not _INTEGER.fullmatch(text) or int(text) < -1:
-            self._invalid("gpuIndex", "must be -1 (all devices) or a device's index, a whole number from 0")
+            self._read.invalid("gpuIndex", "must be -1 (all devices) or a device's index, a whole number from 0")
             return None
         return None if int(text) == -1 else int(text)
 
     def _gpu_model(self) -> str | None:
-        pattern = self._given.get("gpuModel")
+        pattern = self._read.given.get("gpuModel")
         if pattern is not None and len(pattern) > _MAX_PATTERN_LENGTH:
-            self._invalid("gpuModel", f"must have at most {_MAX_PATTERN_LENGTH} characters")
+            self._read.invalid("gpuModel", f"must have at most {_MAX_PATTERN_LENGTH} characters")
         return pattern
 
     def _node_selector(self) -> LabelSelector | None:
-        if "nodeSelector" not in self._given:
+        if "nodeSelector" not in self._read.given:
             return None
         try:
-            return parse_labels(self._given["nodeSelector"])
+            return parse_labels(self._read.given["nodeSelector"])
         except SelectorError as error:
-            self._invalid("nodeSelector", str(error))
+            self._read.invalid("nodeSelector", str(error))
             return None
 
     def _metric_name(self, default: str) -> str:
-        if "metricName" not in self._given:
+        if "metricName" not in self._read.given:
             return default
-        given = self._given["metricName"]
+        given = self._read.given["metricName"]
         # KEDA lower-cases and replaces some characters itself, in some versions; what it sends back must match.
         name = _UNSAFE_IN_NAME.sub("-", given.lower()).strip("-_")
         if not name or len(name) > _MAX_NAME_LENGTH:
-            self._invalid(
+            self._read.invalid(
                 "metricName",
                 f"must be 1 to {_MAX_NAME_LENGTH} letters, digits, '-' and '_', one letter or digit at least",
             )
         elif name != given:
-            self._hints.append(f"metadata.metricName: {quoted(given)} is handed to KEDA as {quoted(name)}")
+            self._read.hints.append(f"metadata.metricName: {quoted(given)} is handed to KEDA as {quoted(name)}")
         return name
 
     def _suggest_keys(self) -> None:
         unknown = sorted(key for key in self._metadata if key.removesuffix("FromEnv") not in _OURS | _KEDAS)
         ours = {key.lower(): key for key in _OURS}
         for key in unknown[:_HINTED_KEYS]:
-            near = _nearest(key, ours)
+            near = nearest(key, ours)
             if near:
                 meant = ours[near]
-                self._hints.append(
+                self._read.hints.append(
                     f'metadata: {quoted(key)} is no key of ours, nothing reads it: did you mean "{meant}"?'
                 )
-
-
-def _nearest(value: str, choices: Iterable[str]) -> str | None:
-    """Find what somebody meant: a name they began, or one with a letter or two amiss."""
-    begun = value[:_COMPARED_LENGTH].lower()
-    if len(begun) >= _BEGUN_LENGTH:
-        for choice in choices:
-            if choice.startswith(begun):
-                return choice
-    return next(iter(difflib.get_close_matches(begun, choices, n=1, cutoff=0.8)), None)

@@ -8,16 +8,34 @@ too little is seen there is no value, only a sentence that says why, and a workl
 import enum
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from keda_gpu_scaler.core.aggregate import AGGREGATIONS
+from keda_gpu_scaler.core.catalog import SATURATION_OF_DEVICES
 from keda_gpu_scaler.core.declaration import certain_type, declared_type
 from keda_gpu_scaler.core.fleet import NOT_LISTED, Fleet, History
+from keda_gpu_scaler.core.load import DemandSight, look_at_demand
 from keda_gpu_scaler.core.model import NoWorkload, Pod, Workload
 from keda_gpu_scaler.core.pods import Pods
-from keda_gpu_scaler.core.report import REPORT_OF_TYPE, Report, Reported, for_jobs, report_devices, report_pods
-from keda_gpu_scaler.core.sight import DeviceSight, PodSight, devices_sights, labels_lack, silent_sights, window_of
+from keda_gpu_scaler.core.report import (
+    REPORT_OF_TYPE,
+    Report,
+    Reported,
+    for_jobs,
+    report_devices,
+    report_pods,
+    report_wanted,
+)
+from keda_gpu_scaler.core.sight import (
+    DeviceSight,
+    PodSight,
+    devices_sights,
+    labels_lack,
+    silent_sights,
+    url_sight,
+    window_of,
+)
 from keda_gpu_scaler.core.trigger import Scope, Trigger
 
 _NAMED = 3  # so many unseen pods or devices are named, and the others counted
@@ -41,8 +59,10 @@ class Verdict:
 
     ``value`` is what is handed out, in the metric's unit, finite and not negative, or None where ``lack`` and
     ``reason`` say why. ``steps`` are the sentences that lead there, in order. ``seen`` of ``expected`` ready pods
-    (or devices) had a value. ``is_guarded`` says that it is active only because something could not be seen.
-    Until ``holds_until_seconds``, on the clock of ``evaluate``'s ``now``, the same view gives the same verdict.
+    (or devices) had a value. ``is_guarded`` says that ``active`` is so only because something could not be seen, and
+    ``is_undecided`` that not even whether to keep it running or asleep can be told. ``demand`` is what was seen of it,
+    None without any. Until ``holds_until_seconds``, on the clock of ``evaluate``'s ``now``, the same view gives the
+    same verdict.
     """
 
     scope: Scope
@@ -54,12 +74,14 @@ class Verdict:
     seen: int = 0
     expected: int = 0
     is_guarded: bool = False
+    is_undecided: bool = False
+    demand: DemandSight | None = None
     holds_until_seconds: float = field(default=-math.inf, compare=False)
 
     @property
     def known_activity(self) -> bool | None:
         """Whether the workload should run, by what was seen; None where ignorance would decide."""
-        return None if self.value is None or self.is_guarded else self.active
+        return None if self.is_guarded else self.active
 
 
 def evaluate(
@@ -79,12 +101,26 @@ def evaluate(
         metadata: the trigger's metadata as KEDA sent it, by which its ``metricType`` is found.
     """
     scope = trigger.scope or (Scope.FLEET if workload is None else Scope.WORKLOAD)
-    question = _Question(trigger, fleet, now, workload, metadata, scope)
+    question = _Question(trigger, fleet, now, workload, metadata, scope, _demand(trigger, fleet, now))
     if lack := labels_lack(trigger, fleet):
         return question.lacking(lack)
     if scope is Scope.WORKLOAD:
         return question.of_workload()
+    if scope is Scope.ENDPOINT:
+        return question.of_endpoint()
     return question.of_devices()
+
+
+def _demand(trigger: Trigger, fleet: Fleet, now: float) -> DemandSight | None:
+    if trigger.demand is None:
+        return None
+    return look_at_demand(
+        trigger.demand,
+        fleet.scraped.get(trigger.demand.endpoint),
+        window_seconds=trigger.window_seconds,
+        stale_after_seconds=fleet.stale_after_seconds,
+        now=now,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +133,7 @@ class _Question:
     workload: Workload | NoWorkload | None
     metadata: Mapping[str, str]
     scope: Scope
+    demand: DemandSight | None = None
 
     # ---- a workload's pods ----
 
@@ -104,23 +141,38 @@ class _Question:
         """Judge the pods behind the ScaledObject, wherever they are."""
         workload = self.workload
         if workload is None:
-            return self.without_value(Lack.ABSENT, f"metadata.scope: {_NO_ACCESS}, or set scope: fleet or node")
+            other = "name one endpoint: engineEndpoint" if self.trigger.engine else "set scope: fleet or node"
+            return self.without_value(Lack.ABSENT, f"metadata.scope: {_NO_ACCESS}, or {other}")
         if isinstance(workload, NoWorkload):
             return self.lacking(workload)
         pods = Pods(self.trigger, workload, self.fleet, self.now)
+        if self.trigger.metric.name == "saturation" and (lack := pods.lack_engine):
+            return self._of_devices_for_engines(lack)
+        return self._of_pods(pods)
+
+    def _of_devices_for_engines(self, lack: str) -> Verdict:
+        """Judge the pods' devices where none of them has an engine that tells of itself."""
+        question = replace(self, trigger=replace(self.trigger, metric=SATURATION_OF_DEVICES, engine=None))
+        assert isinstance(self.workload, Workload)  # noqa: S101 - its pods were looked at
+        verdict = question._of_pods(Pods(question.trigger, self.workload, self.fleet, self.now))
+        said = f"no engine tells of itself ({lack}): GPU utilisation instead, of which 80 % counts as saturation 100 %"
+        reason = f"{verdict.reason}; {said}" if verdict.reason else ""
+        return replace(verdict, steps=(said, *verdict.steps), reason=reason)
+
+    def _of_pods(self, pods: Pods) -> Verdict:
         steps = pods.steps()
         if pods.is_asleep:
-            return self._verdict(0.0, steps=(*steps, "0: it has no replica"), active=False, why="nothing runs")
+            return self._asleep(pods, steps)
         if problem := pods.nothing_meant():
             return self.without_value(Lack.ABSENT, problem, steps)
         seen, expected = len(pods.values), len(pods.values) + len(pods.unseen)
         if expected and (not seen or seen / expected < self.trigger.min_coverage):
-            reason = f"no fresh sample for {expected - seen} of {expected} ready pods: {_listed(pods.unseen)}"
+            reason = f"{self._nothing_of} {expected - seen} of {expected} ready pods: {_listed(pods.unseen)}"
             return self.without_value(Lack.UNSEEN, reason, steps, seen=seen, expected=expected)
         report = self._report()
         if isinstance(report, NoWorkload):
             return self.lacking(report, steps)
-        reported = report_pods(
+        reported = self._waking(report, pods) or report_pods(
             report,
             # Pods that the trigger does not mean are neither idle nor busy: they count as at the target, up and down.
             [*pods.values, *[self.trigger.target] * len(pods.outside)],
@@ -138,9 +190,43 @@ class _Question:
             steps,
             pods.looked_at,
             busiest=busiest,
+            requests=math.fsum(sight.requests for sight in pods.sights),
             starting=pods.starting,
             blind=pods.blind,
             counts=(seen, expected),
+        )
+
+    @property
+    def _nothing_of(self) -> str:
+        return "no fresh reading of" if self.trigger.engine else "no fresh sample for"
+
+    def _asleep(self, pods: Pods, steps: tuple[str, ...]) -> Verdict:
+        """Judge a workload of which nothing runs: only demand can wake it, and only demand that was seen."""
+        report = self._report()
+        reported = None if isinstance(report, NoWorkload) else self._waking(report, pods)
+        demand = self.demand
+        why = demand.sentence if demand else "nothing runs"
+        return self._verdict(
+            reported.value if reported else 0.0,
+            steps=(*steps, *(reported.steps if reported else ("0: it has no replica",))),
+            active=demand is not None and demand.wakes is True,
+            why=why,
+            is_guarded=demand is not None and demand.wakes is None,
+            until=demand.until_seconds if demand else math.inf,
+        )
+
+    def _waking(self, report: Report, pods: Pods) -> Reported | None:
+        """Report as many replicas as the demand wants while no pod is ready; None where that is not asked for."""
+        asked, demand = self.trigger.demand, self.demand
+        if pods.ready or asked is None or asked.per_replica is None or demand is None or not demand.value:
+            return None
+        return report_wanted(
+            report,
+            math.ceil(demand.value / asked.per_replica),
+            f"demand {demand.value:.6g}, {asked.per_replica:g} for each replica (demandPerReplica)",
+            size=pods.size,
+            target=self.trigger.target,
+            jobs=isinstance(self.workload, Workload) and self.workload.kind == "ScaledJob",
         )
 
     # ---- devices, whoever holds them ----
@@ -161,6 +247,28 @@ class _Question:
             return self.without_value(
                 Lack.UNSEEN, self._unknown_devices(unseen, len(sights)), steps, seen=len(known), expected=len(sights)
             )
+        return self._of_sights(sights, steps, self._unknown_devices(unseen, len(sights)))
+
+    def of_endpoint(self) -> Verdict:
+        """Judge what one URL tells, whoever answers there."""
+        if isinstance(self.workload, Workload):
+            pods = Pods(self.trigger, self.workload, self.fleet, self.now)
+            if pods.is_asleep:  # then nobody is there to answer
+                return self._asleep(pods, ())
+        sight, requests = url_sight(self.trigger, self.fleet, self.now)
+        steps = (f"{self.trigger.metric.name} at {sight.node} ({window_of(self.trigger)})", sight.sentence)
+        if sight.value is None:
+            return self.without_value(
+                Lack.UNSEEN, f"no fresh reading of {sight.node}: {sight.sentence}", steps, expected=1
+            )
+        return self._of_sights([sight], steps, "", requests)
+
+    def _of_sights(
+        self, sights: Sequence[DeviceSight], steps: tuple[str, ...], unknown: str, requests: float = 0.0
+    ) -> Verdict:
+        """Make one number of what devices (or a URL) told, at least one of which did."""
+        known = [sight.value for sight in sights if sight.value is not None]
+        unseen = [sight for sight in sights if sight.value is None]
         report = self._report()
         if isinstance(report, NoWorkload):
             return self.lacking(report, steps)
@@ -168,9 +276,7 @@ class _Question:
         if isinstance(self.workload, Workload):
             pods = Pods(self.trigger, self.workload, self.fleet, self.now)
         elif report is Report.TOTAL and unseen:
-            return self.without_value(
-                Lack.UNSEEN, self._unknown_devices(unseen, len(sights)), steps, seen=len(known), expected=len(sights)
-            )
+            return self.without_value(Lack.UNSEEN, unknown, steps, seen=len(known), expected=len(sights))
         aggregation = self.trigger.aggregation
         reported = report_devices(
             report,
@@ -185,6 +291,7 @@ class _Question:
             steps,
             sights,
             busiest=AGGREGATIONS[aggregation](known),
+            requests=requests,
             starting=pods.starting if pods else (),
             blind=[] if pods and pods.is_asleep else [sight.sentence for sight in unseen],
             counts=(len(known), len(sights)),
@@ -288,6 +395,7 @@ class _Question:
         sights: Sequence[PodSight | DeviceSight],
         *,
         busiest: float,
+        requests: float = 0.0,
         starting: Sequence[Pod],
         blind: Sequence[str],
         counts: tuple[int, int],
@@ -295,26 +403,45 @@ class _Question:
         if isinstance(self.workload, Workload) and self.workload.kind == "ScaledJob":
             reported = for_jobs(reported, self.trigger.target)
         threshold = f"activationThreshold {self.trigger.activation:g}"
-        is_busy = busiest > self.trigger.activation
-        if is_busy:
-            why = f"{busiest:.6g} is above {threshold}"
-        elif starting:
-            why = f"{starting[0].ref.name} is starting, {self.now - starting[0].created_at_seconds:.0f} s old"
+        demand = self.demand
+        reasons = [
+            (busiest > self.trigger.activation, f"{busiest:.6g} is above {threshold}"),
+            (requests > 0, f"{requests:.6g} requests run or wait"),
+            (demand is not None and demand.wakes is True, demand.sentence if demand else ""),
+            (bool(starting), f"{self._starting(starting)}"),
+        ]
+        known = next((why for holds, why in reasons if holds), None)
+        blind = [*blind, *([demand.sentence] if demand is not None and demand.wakes is None else ())]
+        if known is not None:
+            why = known
         elif blind:
             why = f"nobody can tell that it is idle: {blind[0]}"
         else:
-            why = f"{busiest:.6g} is not above {threshold}"
+            why = f"{busiest:.6g} is not above {threshold}" + (f", and {demand.sentence}" if demand else "")
         grace = self.trigger.startup_grace_seconds
         until = [sight.until_seconds for sight in sights if sight.value is not None]
+        until += [demand.until_seconds] if demand else []
         return self._verdict(
             reported.value,
             steps=(*steps, *reported.steps),
-            active=is_busy or bool(starting) or bool(blind),
+            active=known is not None or bool(blind),
             why=why,
             counts=counts,
-            is_guarded=bool(blind) and not is_busy and not starting,
+            is_guarded=known is None and bool(blind),
+            # Without its pods nobody knows whether it sleeps, so that even keeping it as it is would be a guess.
+            is_undecided=known is None and self._is_undecided,
             until=min([*until, *(pod.created_at_seconds + grace for pod in starting)], default=-math.inf),
         )
+
+    @property
+    def _is_undecided(self) -> bool:
+        """Whether demand is to decide, is unknown, and it is not known either whether the workload sleeps."""
+        return self.demand is not None and self.demand.wakes is None and not isinstance(self.workload, Workload)
+
+    def _starting(self, pods: Sequence[Pod]) -> str:
+        if not pods:
+            return ""
+        return f"{pods[0].ref.name} is starting, {self.now - pods[0].created_at_seconds:.0f} s old"
 
     def _verdict(
         self,
@@ -325,6 +452,7 @@ class _Question:
         why: str,
         counts: tuple[int, int] = (0, 0),
         is_guarded: bool = False,
+        is_undecided: bool = False,
         until: float = math.inf,
     ) -> Verdict:
         return Verdict(
@@ -335,6 +463,8 @@ class _Question:
             seen=counts[0],
             expected=counts[1],
             is_guarded=is_guarded,
+            is_undecided=is_undecided,
+            demand=self.demand,
             holds_until_seconds=until,
         )
 
@@ -346,17 +476,20 @@ class _Question:
         self, lack: Lack, reason: str, steps: tuple[str, ...] = (), *, seen: int = 0, expected: int = 0
     ) -> Verdict:
         """Answer that there is no value, and why."""
-        activity = "active: nobody can tell that it is idle"
+        wakes = self.demand is not None and self.demand.wakes is True
+        because = self.demand.sentence if self.demand is not None and wakes else "nobody can tell that it is idle"
         return Verdict(
             scope=self.scope,
             value=None,
             active=True,
-            steps=(*steps, reason, activity),
+            steps=(*steps, reason, f"active: {because}"),
             lack=lack,
             reason=reason,
             seen=seen,
             expected=expected,
-            is_guarded=True,
+            is_guarded=not wakes,
+            is_undecided=self._is_undecided,
+            demand=self.demand,
         )
 
 

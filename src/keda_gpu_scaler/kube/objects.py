@@ -4,18 +4,29 @@
 The law of this module: whatever an object holds, something sensible comes out; it was written by strangers.
 """
 
+import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypedDict, TypeGuard
 
 from keda_gpu_scaler.core.model import DeclaredTrigger, Pod, PodRef
 
 DEFAULT_METRIC_TYPE = "AverageValue"
 _EXTERNAL = ("external", "external-push")
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?", re.ASCII)
+_PORT = re.compile(r"\d{1,5}", re.ASCII)
+_PATH = re.compile(r"/[!-~]{0,255}", re.ASCII)
 _LONGEST_TEXT = 256
+_LARGEST_PORT = 65535
+_MOST_PORTS = 16
+
+
+class _Annotated(TypedDict):
+    metrics_port: int | None
+    metrics_path: str | None
+    metrics_scheme: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +116,46 @@ def pod(item: Mapping[str, Any], to_monotonic: float) -> Pod:
         ),
         is_deleting=bool(metadata.get("deletionTimestamp")),
         created_at_seconds=_unix_seconds(metadata.get("creationTimestamp")) + to_monotonic,
+        address=_address(status.get("podIP")),
+        ports=_ports(spec.get("containers")),
+        **_scrape_annotations(_part(metadata, "annotations")),
     )
+
+
+def _address(value: object) -> str:
+    """Keep an IP address; whatever else stands there is none."""
+    try:
+        return str(ipaddress.ip_address(_text(value)))
+    except ValueError:
+        return ""
+
+
+def _ports(containers: object) -> tuple[int, ...]:
+    """Keep the TCP ports that containers declare, in their order."""
+    ports: dict[int, None] = {}
+    for container in containers if isinstance(containers, list) else ():
+        declared = container.get("ports") if isinstance(container, Mapping) else None
+        for port in declared if isinstance(declared, list) else ():
+            number = port.get("containerPort") if isinstance(port, Mapping) else None
+            if _is_port(number) and port.get("protocol", "TCP") == "TCP":
+                ports[number] = None
+    return tuple(ports)[:_MOST_PORTS]
+
+
+def _scrape_annotations(annotations: Mapping[str, Any]) -> _Annotated:
+    """Keep what Prometheus' usual annotations say of where metrics are, as far as it can be followed."""
+    port, path = _text(annotations.get("prometheus.io/port")), _text(annotations.get("prometheus.io/path"))
+    scheme = _text(annotations.get("prometheus.io/scheme"))
+    number = int(port) if _PORT.fullmatch(port) else 0
+    return {
+        "metrics_port": number if _is_port(number) else None,
+        "metrics_path": path if _PATH.fullmatch(path) else None,
+        "metrics_scheme": scheme if scheme in ("http", "https") else None,
+    }
+
+
+def _is_port(number: object) -> TypeGuard[int]:
+    return isinstance(number, int) and 1 <= number <= _LARGEST_PORT
 
 
 def labels(item: Mapping[str, Any]) -> Mapping[str, str]:
