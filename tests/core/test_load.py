@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
@@ -20,7 +21,7 @@ ANY = EngineQuery()
 IDLE = {"waiting": 0.0, "running": 0.0}
 
 
-def page(*moments: dict[str, object], every: float = 2.0, last_at: float = NOW, engine: str = "vllm") -> Page:
+def page(*moments: Mapping[str, object], every: float = 2.0, last_at: float = NOW, engine: str = "vllm") -> Page:
     """One reading a moment, ``every`` seconds apart, the last at ``last_at``."""
     return Page(
         WHERE,
