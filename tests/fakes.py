@@ -2,7 +2,7 @@
 """Peers of the real things, made to be told what happens next."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 
 from keda_gpu_scaler.core.fleet import Fleet, History
@@ -17,7 +17,9 @@ from keda_gpu_scaler.core.model import (
     Snapshot,
     Workload,
 )
-from keda_gpu_scaler.core.ports import BackendError
+from keda_gpu_scaler.core.ports import BackendError, ScrapeCounts
+from keda_gpu_scaler.core.scrapes import Endpoint, Scraped
+from keda_gpu_scaler.core.selector import SeriesSelector
 
 GIB = 1 << 30
 
@@ -181,6 +183,40 @@ class FakePeers:
 
     async def settled(self) -> None:
         await self.is_settled.wait()
+
+
+class FakeEngines:
+    """Engines and sources of demand, of which a test sets what they told; what was not set was not scraped yet."""
+
+    def __init__(self, told: Mapping[Endpoint, Scraped] | None = None) -> None:
+        self.told = dict(told or {})
+        self.asked: dict[Endpoint, tuple[float, tuple[SeriesSelector, ...], bool]] = {}
+        self.news = asyncio.Event()
+
+    def tell(self, endpoint: Endpoint, scraped: Scraped) -> None:
+        self.told[endpoint] = scraped
+        self.news.set()
+
+    def ask(
+        self,
+        endpoint: Endpoint,
+        *,
+        window_seconds: float,
+        selectors: tuple[SeriesSelector, ...] = (),
+        demand: bool = False,
+    ) -> None:
+        self.asked[endpoint] = (window_seconds, selectors, demand)
+
+    def scraped(self) -> Mapping[Endpoint, Scraped]:
+        return {endpoint: scraped for endpoint, scraped in self.told.items() if endpoint in self.asked}
+
+    async def settled(self, endpoints: Collection[Endpoint]) -> None:
+        while not self.told.keys() >= set(endpoints):
+            self.news.clear()
+            await self.news.wait()
+
+    def counts(self) -> Mapping[str, ScrapeCounts]:
+        return {}
 
 
 class FakeBackend:

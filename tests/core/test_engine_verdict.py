@@ -39,14 +39,16 @@ def server(number: int, *, ready: bool = True, age: float = 3600.0) -> Pod:
     return pod(f"llama-{number}", "gpu-7", ready=ready, age=age, address=f"10.0.0.{number + 1}")
 
 
-def serving(*engines: Scraped | None, starting: int = 0, **changes: str) -> tuple[Workload, dict[Endpoint, Scraped]]:
+def serving(
+    *engines: Scraped | None, starting: int = 0, kind: str = "ScaledObject"
+) -> tuple[Workload, dict[Endpoint, Scraped]]:
     """A workload with a ready pod for each engine, and pods that are starting; and what was scraped of them."""
     pods = [server(number) for number in range(len(engines))]
     pods += [server(len(engines) + number, ready=False, age=30.0) for number in range(starting)]
     told = {
         Endpoint(one.ref, one.address): engine for one, engine in zip(pods, engines, strict=False) if engine is not None
     }
-    return replace(workload(*pods), **changes), told
+    return replace(workload(*pods), kind=kind), told
 
 
 def judge(
@@ -255,7 +257,7 @@ def test_demand_sizes_nothing_once_a_pod_is_ready() -> None:
 
 
 def test_demand_starts_jobs_from_nothing() -> None:
-    jobs, _ = serving(kind="ScaledJob", target="ScaledJob llama")
+    jobs, _ = serving(kind="ScaledJob")
     verdict = judge(jobs, {}, queue=demand(20), metadata={**WAKING, "demandPerReplica": "8"})
     assert verdict.value is not None
     assert math.ceil(verdict.value / 100) == 3

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from keda_gpu_scaler.core.aggregate import AGGREGATIONS
 from keda_gpu_scaler.core.hpa import State, step
+from keda_gpu_scaler.core.metadata import MAX_NUMBER
 from keda_gpu_scaler.core.replicas import LARGEST_MILLI, ValueType, desired_replicas, milli, resource_replicas
 from keda_gpu_scaler.core.report import Report, Reported, Size, for_jobs, report_devices, report_pods
-from keda_gpu_scaler.core.trigger import MAX_NUMBER, MIN_TARGET
+from keda_gpu_scaler.core.trigger import MIN_TARGET
 from tests.core.oracle import UNREADY, external_average_value, external_value, resource_metric, within
 
 TARGETS = st.sampled_from([0.5, 1.0, 10.0, 50.0, 70.0, 75.0, 80.0, 90.0, 300.0, 40960.0]) | st.floats(0.01, 1e5).map(

@@ -198,7 +198,7 @@ def test_a_window_holds_exactly_the_known_readings_less_than_its_length_older_th
     inside = [
         value
         for snapshot in fleet.history.within(trigger.window_seconds)
-        if (value := trigger.metric.read(snapshot.samples[0])) is not None
+        if (value := METRICS[trigger.metric.name].read(snapshot.samples[0])) is not None
     ]
     value = evaluate(trigger, fleet, NOW).value
     assert value == (round(mean(inside), 3) if inside else None)
