@@ -31,7 +31,7 @@ class Load:
     """What an engine's pages come to: a value in the metric's unit, or None, and a sentence either way.
 
     ``requests`` are those that run or wait now, 0 where that is not known. ``until_seconds`` is when what it rests on
-    grows stale. ``is_no_engine`` says that nothing here ever was an engine.
+    grows stale. ``is_no_engine`` says that nothing here ever was an engine, or none that tells how busy it is.
     """
 
     value: float | None
@@ -86,7 +86,8 @@ def engine_load(
     try:
         value, how = _VALUES[metric.reading](_Window.of(page, window_seconds), query)
     except _Unknown as unknown:
-        return Load(None, f"{title} at {page.where}: {unknown}", requests, until)
+        sentence = f"{title} at {page.where}: {unknown}"
+        return Load(None, sentence, requests, until, is_no_engine=newest.engine in WITHOUT_QUEUE)
     return Load(value, f"{value:.6g} {metric.unit}".rstrip() + f" by {title} at {page.where}{how}", requests, until)
 
 
@@ -247,9 +248,7 @@ def _saturation(window: _Window, query: EngineQuery) -> tuple[float, str]:
     """
     told = window.newest
     parts: dict[str, float] = {"queue": window.gauge(lambda it: it.waiting, "waiting requests") / query.queue_target}
-    if told.engine in WITHOUT_KV_CACHE:
-        pass
-    else:
+    if told.kv_cache_ratio is not None or told.engine not in WITHOUT_KV_CACHE:
         parts["KV cache"] = window.gauge(lambda it: it.kv_cache_ratio, "KV cache usage") / query.kv_target
     limit = query.max_seqs or told.running_limit
     if limit:
@@ -260,6 +259,8 @@ def _saturation(window: _Window, query: EngineQuery) -> tuple[float, str]:
     return round(100 * parts[fullest], 6), f" ({listed})"
 
 
+WITHOUT_QUEUE = frozenset({"ollama"})
+"""Engines that tell nothing of how busy they are."""
 WITHOUT_KV_CACHE = frozenset({"tgi", "llama.cpp", "triton"})
 """Engines that tell, or may rightly tell, nothing of a KV cache; where Triton serves an LLM it does."""
 

@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What does LMDeploy export?
+
+The law of this module: as everywhere, what is not exported is unknown.
+
+Facts are from LMDeploy's documentation ("Production Metrics"), whose names follow vLLM's older ones.
+"""
+
+from keda_gpu_scaler.engines.series import Exported, share, source
+
+LMDEPLOY = Exported(
+    "lmdeploy",
+    signs=("lmdeploy:num_requests_running", "lmdeploy:num_requests_waiting"),
+    waiting=(source("lmdeploy:num_requests_waiting"),),
+    running=(source("lmdeploy:num_requests_running"),),
+    kv_cache_ratio=(share("lmdeploy:gpu_cache_usage_perc"),),
+    requests_total=(source("lmdeploy:request_success_total"),),
+    tokens_total=(source("lmdeploy:generation_tokens_total"),),
+    queue_wait_seconds_total=(source("lmdeploy:request_queue_time_seconds_sum"),),
+    queue_waits_total=(source("lmdeploy:request_queue_time_seconds_count"),),
+    first_token="lmdeploy:time_to_first_token_seconds",  # noqa: S106 - a metric
+)

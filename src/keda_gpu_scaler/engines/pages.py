@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whose page is this, and what does it tell? Text or JSON in, ``Readings`` out.
+
+The law of this module: an engine is known by the names that it alone exports, and a page that cannot be read is
+refused whole.
+"""
+
+import functools
+import json
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+
+from keda_gpu_scaler.core.model import Readings, Series
+from keda_gpu_scaler.core.selector import SeriesSelector
+from keda_gpu_scaler.engines.exposition import Exposition, ExpositionError, Sample, is_known, parse
+from keda_gpu_scaler.engines.interceptor import pending_requests
+from keda_gpu_scaler.engines.llamacpp import LLAMA_CPP
+from keda_gpu_scaler.engines.lmdeploy import LMDEPLOY
+from keda_gpu_scaler.engines.nim import NIM
+from keda_gpu_scaler.engines.ollama import loaded_models
+from keda_gpu_scaler.engines.series import Exported
+from keda_gpu_scaler.engines.sglang import SGLANG
+from keda_gpu_scaler.engines.tgi import TGI
+from keda_gpu_scaler.engines.triton import TRITON
+from keda_gpu_scaler.engines.trtllm import TRTLLM_SERVE
+from keda_gpu_scaler.engines.vllm import VLLM
+
+EXPORTED: tuple[Exported, ...] = (VLLM, SGLANG, TGI, TRITON, TRTLLM_SERVE, NIM, LMDEPLOY, LLAMA_CPP)
+"""Every engine that exports series, in the order in which a page is held against them."""
+OLLAMA = "ollama"
+
+
+class PageError(ValueError):
+    """A page that cannot be read; the message is a sentence."""
+
+
+def read(body: bytes, content_type: str, *, at_seconds: float, selectors: Collection[SeriesSelector] = ()) -> Readings:
+    """Read a page of metrics.
+
+    Args:
+        body: the page.
+        content_type: the header of that name, empty where there was none.
+        at_seconds: when it came, on the scraper's clock.
+        selectors: series that are asked for besides.
+
+    Raises:
+        PageError: it is neither an exposition nor JSON of a kind that is known.
+    """
+    if "json" in content_type or body.lstrip()[:1] in (b"{", b"["):
+        page, engine = _json(body)
+        readings = Readings(at_seconds, engine)
+    else:
+        try:
+            page = parse(
+                body,
+                wanted=_wanted(frozenset(it.name for it in selectors)),
+                is_openmetrics="application/openmetrics-text" in content_type,
+            )
+        except ExpositionError as error:
+            raise PageError(f"its metrics cannot be read: {error}") from None
+        names = {sample.name for sample in page.samples}
+        exported = next((it for it in EXPORTED if not names.isdisjoint(it.signs)), None)
+        readings = exported.read(page, at_seconds) if exported else Readings(at_seconds)
+    return replace(readings, selected={it.text: _selected(it, page) for it in selectors})
+
+
+@functools.lru_cache(maxsize=256)
+def _wanted(names: frozenset[str]) -> frozenset[str]:
+    return names.union(*(exported.names() for exported in EXPORTED))
+
+
+def _selected(selector: SeriesSelector, page: Exposition) -> Series | None:
+    values = [it.value for it in page.samples if selector.matches(it.name, it.labels)]
+    if values and all(map(is_known, values)):
+        return Series(math.fsum(values), page.is_counter(selector.name))
+    is_told = any(it.name == selector.name for it in page.samples)
+    if not values and not is_told and page.declares_counter(selector.name):
+        return Series(0.0, is_counter=True)  # declared, and nothing was ever counted
+    return None
+
+
+def _json(body: bytes) -> tuple[Exposition, str]:
+    try:
+        page = json.loads(body)
+    except (ValueError, RecursionError):
+        page = None
+    if isinstance(page, Mapping):
+        if (models := loaded_models(page)) is not None:
+            return _gauges(models), OLLAMA
+        if (pending := pending_requests(page)) is not None:
+            return _gauges(pending), ""
+    raise PageError("it is JSON of no kind that is known: neither Ollama's /api/ps nor the HTTP add-on's /queue")
+
+
+def _gauges(samples: tuple[Sample, ...]) -> Exposition:
+    return Exposition(samples, {sample.name: "gauge" for sample in samples})
