@@ -35,10 +35,14 @@ SHORTEST_QUOTE = 8
 """Characters of a message that a page must write out: fewer would be found anywhere."""
 
 FLAGS_OF_OTHERS = {
+    "--enable-metrics": "SGLang",
     "--gpu-driver": "az",
     "--gpu-instance-profile": "az",
     "--gpu-memory-utilization": "vLLM",
     "--labels": "az",
+    "--max-num-seqs": "vLLM",
+    "--metrics": "llama.cpp",
+    "--metrics-endpoint-auth": "the endpoint picker",
     "--root-dir": "the kubelet",
 }
 FILE_ENDINGS = (".crt", ".key", ".json", ".yaml")
