@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 
 MIN_SAMPLE_INTERVAL_SECONDS = 0.1
+MAX_SCRAPE_INTERVAL_SECONDS = 60.0
 MAX_NODE_NAME_LENGTH = 253  # as in Kubernetes
 
 
@@ -66,10 +67,17 @@ class Config:
         },
     )
     scrape_interval: float = field(
-        default=2.0, metadata={"help": "Seconds between two scrapes of an engine that a trigger asks about."}
+        default=2.0,
+        metadata={
+            "help": "Seconds between two scrapes of an engine that a trigger asks about; half of --stale-after at most."
+        },
     )
     demand_interval: float = field(
-        default=0.5, metadata={"help": "Seconds between two looks at a demandEndpoint that a trigger asks about."}
+        default=0.5,
+        metadata={
+            "help": "Seconds between two looks at a demandEndpoint that a trigger asks about; half of --stale-after at "
+            "most."
+        },
     )
     allow_endpoints: str | None = field(
         default=None,
@@ -154,10 +162,10 @@ class Config:
 
     def _scrape_problems(self) -> Iterator[str]:
         for flag, value in (("--scrape-interval", self.scrape_interval), ("--demand-interval", self.demand_interval)):
-            if not MIN_SAMPLE_INTERVAL_SECONDS <= value <= self.stale_after / 2:
+            if not MIN_SAMPLE_INTERVAL_SECONDS <= value <= MAX_SCRAPE_INTERVAL_SECONDS:
                 yield (
-                    f"{flag}: Invalid value: {value:g}: must be from {MIN_SAMPLE_INTERVAL_SECONDS:g} to half of "
-                    f"--stale-after ({self.stale_after:g} s), or what was told would be stale before the next scrape"
+                    f"{flag}: Invalid value: {value:g}: must be {MIN_SAMPLE_INTERVAL_SECONDS:g} to "
+                    f"{MAX_SCRAPE_INTERVAL_SECONDS:g} seconds"
                 )
 
     def _tls_problems(self) -> Iterator[str]:

@@ -178,8 +178,9 @@ class EnginesOnDemand:
         return Scraping(
             Fetcher(self._guard, self._credentials),
             clock=self._clock,
-            interval_seconds=self._config.scrape_interval,
-            demand_interval_seconds=self._config.demand_interval,
+            # Less often, and what was told would be stale before the next scrape.
+            interval_seconds=min(self._config.scrape_interval, self._config.stale_after / 2),
+            demand_interval_seconds=min(self._config.demand_interval, self._config.stale_after / 2),
             on_news=self._on_news,
         )
 
