@@ -35,6 +35,10 @@ class PageError(ValueError):
     """A page that cannot be read; the message is a sentence."""
 
 
+class ForeignPageError(PageError):
+    """A page of a kind that no engine has, so that there is none."""
+
+
 def read(body: bytes, content_type: str, *, at_seconds: float, selectors: Collection[SeriesSelector] = ()) -> Readings:
     """Read a page of metrics.
 
@@ -45,7 +49,8 @@ def read(body: bytes, content_type: str, *, at_seconds: float, selectors: Collec
         selectors: series that are asked for besides.
 
     Raises:
-        PageError: it is neither an exposition nor JSON of a kind that is known.
+        ForeignPageError: it is JSON of no kind that is known.
+        PageError: it is no exposition.
     """
     if "json" in content_type or body.lstrip()[:1] in (b"{", b"["):
         page, engine = _json(body)
@@ -90,7 +95,7 @@ def _json(body: bytes) -> tuple[Exposition, str]:
             return _gauges(models), OLLAMA
         if (pending := pending_requests(page)) is not None:
             return _gauges(pending), ""
-    raise PageError("it is JSON of no kind that is known: neither Ollama's /api/ps nor the HTTP add-on's /queue")
+    raise ForeignPageError("it is JSON of no kind that is known: neither Ollama's /api/ps nor the HTTP add-on's /queue")
 
 
 def _gauges(samples: tuple[Sample, ...]) -> Exposition:
