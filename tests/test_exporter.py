@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from keda_gpu_scaler import exporter
 from keda_gpu_scaler.core.fleet import Fleet
-from keda_gpu_scaler.core.ports import COLLECTION_BUCKETS_SECONDS, Answer, CollectionCounts, RequestCounts
+from keda_gpu_scaler.core.ports import COLLECTION_BUCKETS_SECONDS, Answer, CollectionCounts, RequestCounts, ScrapeCounts
 from keda_gpu_scaler.exporter import FAMILIES, HttpServer, Page, metrics_pages, probe_pages, render
 from tests.fakes import blind, device, fleet_of, node_history, sample
 
@@ -20,13 +20,16 @@ COUNTS = CollectionCounts(7, 2, 1.25, (3, 1, 0, 0, 1, 0, 0, 0, 1, 0, 0, 1))
 REQUESTS = {"GetMetrics": RequestCounts(5, 1), "IsActive": RequestCounts(4, 0)}
 ANSWERS = (
     Answer("ai", "llama", "keda_gpu_metric", "gpu_utilization", 80.0, 276.0, active=True, seen=3, expected=4),
+    Answer("ai", "chat", "keda_gpu_llm", "saturation", 100.0, 0.0, True, 1, 1, demand=12.0, is_demand_known=True),
+    Answer("ai", "code", "keda_gpu_llm", "saturation", 100.0, 0.0, False, 0, 0, demand=None, is_demand_known=False),
     Answer("ai", "sleeper", "keda_gpu_metric", "gpu_utilization", 75.5, None, active=True, seen=0, expected=2),
 )
+SCRAPES = {"vllm": ScrapeCounts(120, 2), "": ScrapeCounts(8, 8), "demand": ScrapeCounts(40)}
 NOW = 1000.0
 
 
 def text(fleet: Fleet, now: float = NOW) -> str:
-    return render(fleet, now, COUNTS, REQUESTS, ANSWERS)
+    return render(fleet, now, COUNTS, REQUESTS, ANSWERS, SCRAPES)
 
 
 def series(fleet: Fleet, now: float = NOW) -> dict[str, float]:

@@ -195,9 +195,11 @@ def _fleet_lines(
 ) -> Iterator[str]:
     for gauge in (*_ANSWER_GAUGES, *_DEMAND_GAUGES):
         yield from _family(gauge.family, _series(gauge, answers, _of_workload))
-    yield from _family(_SCRAPES, [("", (engine,), counts.scrapes) for engine, counts in sorted(scrapes.items())])
     yield from _family(
-        _SCRAPE_FAILURES, [("", (engine,), counts.failures) for engine, counts in sorted(scrapes.items())]
+        _SCRAPES, [("", (engine or "unknown",), counts.scrapes) for engine, counts in sorted(scrapes.items())]
+    )
+    yield from _family(
+        _SCRAPE_FAILURES, [("", (engine or "unknown",), counts.failures) for engine, counts in sorted(scrapes.items())]
     )
     yield from _family(_SNAPSHOT_AGE, [("", (node,), history.age_seconds(now)) for node, history in fleet.nodes()])
     yield from _family(_PEERS_SILENT, [("", (), len(fleet.silent))])

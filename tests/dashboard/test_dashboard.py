@@ -59,8 +59,12 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, frozenset[st
     """What a running instance that was asked exports: the labels of each series, by its name."""
     port = free_port()
     backend = recorded(tmp_path_factory.mktemp("dashboard"), *RECORDING)
-    with Serving("--backend", backend, "--node-name", "gpu-1", "--metrics-port", str(port)) as serving:
-        serving.value_in_the_end()
+    flags = ("--backend", backend, "--node-name", "gpu-1", "--metrics-port", str(port))
+    with Serving(*flags, "--allow-endpoints", "127.0.0.0/8") as serving:
+        # Its own metrics stand in for a router's.
+        serving.value_in_the_end(
+            demandEndpoint=f"http://127.0.0.1:{port}/metrics", demandMetric="keda_gpu_scaler_gpu_device_count"
+        )
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=WAIT_SECONDS) as answer:
             text = answer.read().decode()
     found: dict[str, frozenset[str]] = {}
