@@ -292,8 +292,12 @@ class FakeApiServer:
         created: str | None = None,
         deleting: bool = False,
         labels: Mapping[str, str] | None = None,
+        address: str = "",
+        annotations: Mapping[str, str] | None = None,
     ) -> None:
         metadata: dict[str, Any] = {"labels": dict(labels) if labels is not None else {"app": app}}
+        if annotations:
+            metadata["annotations"] = dict(annotations)
         if created is not None:
             metadata["creationTimestamp"] = created
         if deleting:
@@ -303,7 +307,11 @@ class FakeApiServer:
             "pods", name, namespace,
             metadata=metadata,
             spec={"nodeName": node} if node else {},
-            status={"phase": phase or ("Running" if node else "Pending"), "conditions": conditions},
+            status={
+                "phase": phase or ("Running" if node else "Pending"),
+                "conditions": conditions,
+                **({"podIP": address} if address else {}),
+            },
         )  # fmt: skip
 
     # ---- serving ----

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Engines and demand with all but the engines real: a process without a device, an API server, pages over HTTP."""
+
+import contextlib
+import http.server
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from keda_gpu_scaler.wire import externalscaler_pb2 as pb
+from keda_gpu_scaler.wire import verdict_pb2_grpc as verdict_pb_grpc
+from tests.apiserver import FakeApiServer
+from tests.engines.vllm_pages import vllm_page
+from tests.serving import WAIT_SECONDS, Serving, free_port
+
+QUEUE = "inference_extension_flow_control_queue_size"
+
+
+class Pages:
+    """An HTTP server on one of loopback's addresses, whose page a test sets; None hangs up on whoever asks."""
+
+    def __init__(self, address: str, port: int = 0) -> None:
+        self.page: bytes | None = b""
+        self.asked = 0
+        pages = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                pages.asked += 1
+                if pages.page is None:
+                    self.connection.close()
+                    return
+                self.send_response(200)
+                self.send_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+                self.send_header("Content-Length", str(len(pages.page)))
+                self.end_headers()
+                self.wfile.write(pages.page)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+            def handle(self) -> None:
+                with contextlib.suppress(OSError, ValueError):
+                    super().handle()
+
+        self._server = http.server.ThreadingHTTPServer((address, port), Handler)
+        self._server.daemon_threads = True
+        self.address, self.port = address, self._server.server_address[1]
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
+
+    def __enter__(self) -> "Pages":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class Cluster:
+    """ai/llama, its pods' engines, a source of demand, and the front end that KEDA asks."""
+
+    def __init__(self, folder: Path, server: FakeApiServer, stack: contextlib.ExitStack) -> None:
+        self.server = server
+        self.stack = stack
+        self.picker = stack.enter_context(Pages("127.0.0.1"))
+        self.port = free_port()
+        self.engines: list[Pages] = []
+        flags = ("--backend", "none", "--kubeconfig", str(server.kubeconfig(folder / "kubeconfig")), "--peers", "none")
+        paces = ("--scrape-interval", "0.1", "--demand-interval", "0.1", "--stale-after", "1")
+        self.front_end = stack.enter_context(Serving(*flags, *paces, "--allow-endpoints", "127.0.0.0/8"))
+
+    def run(self, *pages: bytes, annotated: bool = False) -> None:
+        """Let the workload have a ready pod for each page, whose engine serves it."""
+        self.server.scaled_object("llama")
+        self.server.scale("llama", len(pages))
+        for number, page in enumerate(pages):
+            engine = self.stack.enter_context(Pages(f"127.0.0.{number + 2}", self.port))
+            engine.page = page
+            self.engines.append(engine)
+            annotations = {"prometheus.io/port": str(self.port)} if annotated else None
+            self.server.pod(f"llama-{number}", "gpu-1", address=engine.address, annotations=annotations)
+
+    def queue(self, size: float) -> None:
+        self.picker.page = f'# TYPE {QUEUE} gauge\n{QUEUE}{{inference_pool="llama"}} {size}\n'.encode()
+
+    @property
+    def demand(self) -> dict[str, str]:
+        return {"demandEndpoint": f"http://localhost:{self.picker.port}/metrics", "demand": "epp"}
+
+    def ref(self, **metadata: str) -> pb.ScaledObjectRef:
+        return pb.ScaledObjectRef(name="llama", namespace="ai", scalerMetadata={"profile": "llm", **metadata})
+
+    def value(self, **metadata: str) -> float:
+        request = pb.GetMetricsRequest(scaledObjectRef=self.ref(**metadata))
+        value: float = self.front_end.stub.GetMetrics(request, timeout=WAIT_SECONDS).metricValues[0].metricValueFloat
+        return value
+
+    def refusal(self, **metadata: str) -> str:
+        with pytest.raises(grpc.RpcError) as caught:
+            self.value(**metadata)
+        return str(caught.value.details())
+
+    def active(self, **metadata: str) -> bool:
+        result: bool = self.front_end.stub.IsActive(self.ref(**metadata), timeout=WAIT_SECONDS).result
+        return result
+
+    def steps(self, **metadata: str) -> list[str]:
+        with grpc.insecure_channel(f"127.0.0.1:{self.front_end.port}") as channel:
+            stub: Any = verdict_pb_grpc.VerdictsStub(channel)  # type: ignore[no-untyped-call]
+            return list(stub.Explain(self.ref(**metadata), timeout=WAIT_SECONDS).steps)
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    with FakeApiServer() as server, contextlib.ExitStack() as stack:
+        yield Cluster(tmp_path, server, stack)
+
+
+def test_pods_are_scraped_one_by_one_and_added_up(cluster: Cluster) -> None:
+    cluster.run(vllm_page(waiting=10), vllm_page(kv=0.4))
+    assert cluster.value(enginePort=str(cluster.port)) == 250.0
+    steps = cluster.steps(enginePort=str(cluster.port))
+    assert any(f"pod llama-0: 200 % by vllm at http://127.0.0.2:{cluster.port}/metrics" in step for step in steps)
+
+
+def test_an_annotation_says_where_an_engine_is(cluster: Cluster) -> None:
+    cluster.run(vllm_page(waiting=10), annotated=True)
+    assert cluster.value() == 200.0
+
+
+def test_an_engine_that_hangs_up_is_unknown_and_moves_nothing(cluster: Cluster) -> None:
+    cluster.run(vllm_page(waiting=10), vllm_page(waiting=10))
+    port = str(cluster.port)
+    assert cluster.value(enginePort=port, minCoverage="1") == 400.0
+    cluster.engines[1].page = None
+    while cluster.steps(enginePort=port, minCoverage="1")[-1] != "active: nobody can tell that it is idle":
+        pass
+    assert "no fresh reading of 1 of 2 ready pods" in cluster.refusal(enginePort=port, minCoverage="1")
+    # With half of them seen: they ask for four replicas, and the silent one counts as idle when growing.
+    assert cluster.value(enginePort=port) == 200.0
+
+
+def test_a_queue_at_the_picker_wakes_what_sleeps_by_push(cluster: Cluster) -> None:
+    cluster.queue(0)
+    cluster.run()
+    stream = cluster.front_end.stub.StreamIsActive(cluster.ref(**cluster.demand), timeout=WAIT_SECONDS)
+    assert next(stream).result is False
+    assert cluster.active(**cluster.demand) is False
+    cluster.queue(1)
+    assert next(stream).result is True
+    assert cluster.active(**cluster.demand) is True
+    stream.cancel()
+
+
+def test_a_picker_that_breaks_down_neither_wakes_nor_puts_to_sleep(cluster: Cluster) -> None:
+    cluster.picker.page = None
+    cluster.run()
+    assert cluster.active(**cluster.demand) is False
+    cluster.run(vllm_page())
+    while not cluster.active(enginePort=str(cluster.port), **cluster.demand):
+        pass
+    last = cluster.steps(enginePort=str(cluster.port), **cluster.demand)[-1]
+    assert last.startswith("active: nobody can tell that it is idle: demand at http://localhost:")
+
+
+def test_what_nobody_asks_about_is_not_scraped(cluster: Cluster) -> None:
+    cluster.run(vllm_page(waiting=10))
+    assert cluster.active(report="average", metricType="gpu_utilization", profile="triton-inference") in (True, False)
+    assert cluster.engines[0].asked == 0
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        pytest.param("http://169.254.169.254/latest", "link-local or serves a cloud's metadata", id="metadata"),
+        pytest.param(
+            "http://[::ffff:169.254.169.254]/", "link-local or serves a cloud's metadata", id="metadata in IPv6"
+        ),
+        pytest.param("http://[fe80::1]/", "link-local or serves a cloud's metadata", id="link-local"),
+        pytest.param("http://192.0.2.1/", "is not among the endpoints that are allowed", id="not listed"),
+        pytest.param("http://no-such-host.invalid/", "cannot be resolved", id="a name that does not resolve"),
+    ],
+)
+def test_a_url_that_must_not_be_asked_is_not(cluster: Cluster, url: str, why: str) -> None:
+    cluster.run(vllm_page())
+    assert why in cluster.refusal(engineEndpoint=url)
