@@ -235,6 +235,7 @@ class UrlPlaces:
             return None
         self._failures += 1
         if not self._is_proven or self._failures >= FORSAKEN_AFTER:
+            self._told = Scraped((page,))  # it stands until the next one was scraped
             self._choose((self._chosen + 1) % len(self._addresses))
             self._left += 1
         return None

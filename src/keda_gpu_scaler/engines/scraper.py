@@ -24,6 +24,7 @@ DEMAND = "demand"
 """How sources of demand are counted."""
 _APART = 0.25  # of an interval: a counter's two readings that all but coincide would make a rate of chance
 _LONGEST_SENTENCE = 200
+_MOST_DEFECTS = 50
 
 _log = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ class Scraper:
         schedule: sees to its times.
         count: told of each scrape: of which engine it was, and whether it failed.
         forget: called when nobody needs it any more.
+        defects: what was logged of our own defects, of all pages.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Scraper:
         *,
         count: Callable[[str, bool], None],
         forget: Callable[["Scraper"], None],
+        defects: set[str],
     ) -> None:
         self.target = target
         self._fetcher = fetcher
@@ -86,6 +89,7 @@ class Scraper:
         self._schedule = schedule
         self._count = count
         self._forget = forget
+        self._defects = defects
         self._askers: dict[Asker, None] = {}
         self._is_scheduled = self._is_busy = self._is_hurried = False
         self._ended_at_seconds = -math.inf
@@ -94,7 +98,6 @@ class Scraper:
         is_numeric = target.url.host == target.address
         self.page = Page(str(target.url) if is_numeric else f"{target.url} at {target.address}")
         self.kind: Kind | None = None
-        self._is_defect_logged = False
 
     def __repr__(self) -> str:
         return f"Scraper({self.page.where}, {len(self._askers)} askers, {self.page.failure or 'answers'})"
@@ -181,10 +184,10 @@ class Scraper:
         except pages.PageError as error:
             failure, self.kind = str(error), Kind.UNREADABLE
         except Exception as error:  # whatever a page holds, it is scraped again
-            if not self._is_defect_logged:
-                self._is_defect_logged = True
-                _log.exception("%s", self.page.where)
             failure = f"unexpected {type(error).__name__}: {str(error)[:_LONGEST_SENTENCE]}"
+            if failure not in self._defects and len(self._defects) < _MOST_DEFECTS:
+                self._defects.add(failure)
+                _log.exception("%s", self.page.where)
             self.kind = Kind.UNREADABLE
         self._ended_at_seconds = self._clock()
         newest = readings or self.page.newest

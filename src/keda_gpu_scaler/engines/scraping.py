@@ -78,6 +78,7 @@ class Scraping:
         self._scrapers: dict[Target, Scraper] = {}
         self._scrapes: Counter[str] = Counter()
         self._failures: Counter[str] = Counter()
+        self._defects: set[str] = set()
         self._is_news_due = False
         self._tidied_at_seconds = clock()
 
@@ -147,7 +148,13 @@ class Scraping:
         """Return what scrapes a page, shared by all who need it."""
         if target not in self._scrapers:
             self._scrapers[target] = Scraper(
-                target, self._fetcher, self._clock, self._schedule, count=self._count, forget=self._forget
+                target,
+                self._fetcher,
+                self._clock,
+                self._schedule,
+                count=self._count,
+                forget=self._forget,
+                defects=self._defects,
             )
         return self._scrapers[target]
 
