@@ -4,7 +4,7 @@
 import pytest
 from hypothesis import settings
 
-pytest.register_assert_rewrite("tests.contract.allocations", "tests.contract.backends")
+pytest.register_assert_rewrite("tests.contract.allocations", "tests.contract.backends", "tests.contract.engines")
 pytest_plugins = ["tests.fake_nvml.fixtures"]
 
 # A property is about values, not about how fast a busy machine makes them.

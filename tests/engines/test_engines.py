@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The scraper and its fake keep the same contract."""
+
+import asyncio
+
+from keda_gpu_scaler.core.model import Readings, Series
+from keda_gpu_scaler.core.scrapes import Page, Scraped
+from keda_gpu_scaler.engines.scraping import Scraping
+from tests.contract.engines import DEMAND, DEPTH, DEPTH_VALUE, ENGINE, NO_ENGINE, WAITING, EnginesContract, Scenario
+from tests.engines.hours import play
+from tests.engines.web import Web, vllm
+from tests.fakes import FakeEngines
+
+
+class TestScrapingKeepsTheContract(EnginesContract):
+    def keep(self, scenario: Scenario) -> None:
+        web = Web()
+        web.pages["10.1.2.3:8000/metrics"] = vllm(waiting=WAITING)
+        web.pages["10.1.2.5:80/metrics"] = f"{DEPTH.name} {DEPTH_VALUE}\n".encode()
+
+        async def whole() -> None:
+            scraping = Scraping(web, clock=asyncio.get_running_loop().time)
+            await scenario(scraping)
+            await scraping.close()
+
+        play(whole())
+
+
+class TestTheFakeKeepsTheContract(EnginesContract):
+    def keep(self, scenario: Scenario) -> None:
+        series = {DEPTH.text: Series(DEPTH_VALUE, is_counter=False)}
+        play(
+            scenario(
+                FakeEngines(
+                    {
+                        ENGINE: Scraped((Page("vllm", (Readings(1000.0, "vllm", waiting=WAITING),)),)),
+                        NO_ENGINE: Scraped(failure="the connection is refused", is_no_engine=True),
+                        DEMAND: Scraped((Page("router", (Readings(1000.0, selected=series),)),)),
+                    }
+                )
+            )
+        )
