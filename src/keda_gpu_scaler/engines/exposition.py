@@ -20,6 +20,7 @@ _KINDS = frozenset(
     {"counter", "gauge", "histogram", "summary", "untyped", "unknown", "info", "stateset", "gaugehistogram"}
 )
 _COUNTING = frozenset({"_total", "_bucket", "_sum", "_count"})
+_REMEMBERED_LENGTH = 512
 _SUFFIXES = ("_total", "_bucket", "_sum", "_count", "_created", "_gsum", "_gcount", "_info")
 
 # Possessive throughout: whatever a stranger sends, a line takes time in proportion to its length.
@@ -33,6 +34,7 @@ _OPEN_LINE = re.compile(
     rb"(?: (?P<at>[+-]?[0-9.eE+-]++))?+"
     rb"(?: # \{(?:[^\"}]*+(?:\"[^\"\\]*+(?:\\.[^\"\\]*+)*+\"[^\"}]*+)*+)\} [^ ]++(?: [^ ]++)?+)?+"
 )
+_NAME = re.compile(rb"[ \t]*+([a-zA-Z_:][a-zA-Z0-9_:]*+)")
 _LABEL = re.compile(
     rb'[ \t]*+(?P<name>[a-zA-Z_][a-zA-Z0-9_]*+)[ \t]*+=[ \t]*+"(?P<value>[^"\\]*+(?:\\.[^"\\]*+)*+)"[ \t]*+(?:,|$)'
 )
@@ -169,15 +171,13 @@ class _Reader:
         self.kinds[name] = kind
 
     def _sample(self, line: bytes) -> None:
+        if self._wanted is not None and _name_of(line) not in self._wanted:
+            return
         match = self._line.fullmatch(line)
         if match is None:
-            if self._wanted is not None and _name_of(line) not in self._wanted:
-                return
             raise ExpositionError(f"{_shown(line)} is no sample")
-        name = match["name"].decode()
-        if self._wanted is not None and name not in self._wanted:
-            return
-        labels = _labels(match["labels"] or b"")
+        name, text = match["name"].decode(), match["labels"] or b""
+        labels = _labels(text) if len(text) <= _REMEMBERED_LENGTH else _read_labels(text)
         if _NUMBER.fullmatch(match["value"]) is None:
             raise ExpositionError(f"{_shown(match['value'])} is no number")
         series = (name, frozenset(labels.items()))
@@ -187,7 +187,12 @@ class _Reader:
         self.samples.append(Sample(name, labels, float(match["value"])))
 
 
-def _labels(text: bytes) -> dict[str, str]:
+@functools.lru_cache(maxsize=16_384)  # a page has the same labels each time, and a fleet's pages have them in common
+def _labels(text: bytes) -> Mapping[str, str]:
+    return _read_labels(text)
+
+
+def _read_labels(text: bytes) -> dict[str, str]:
     labels: dict[str, str] = {}
     at = 0
     text = text.rstrip(b" \t")
@@ -215,7 +220,8 @@ def _unescaped(escape: re.Match[bytes]) -> bytes:
 
 
 def _name_of(line: bytes) -> str:
-    return re.split(rb"[{ \t]", line.lstrip(b" \t"), maxsplit=1)[0].decode(errors="replace")
+    match = _NAME.match(line)
+    return match[1].decode() if match else ""
 
 
 def _shown(text: bytes) -> str:
