@@ -19,6 +19,7 @@ from keda_gpu_scaler.engines.credentials import Credentials
 from keda_gpu_scaler.engines.fetch import Fetcher
 from keda_gpu_scaler.engines.guard import Guard
 from keda_gpu_scaler.engines.places import LOST_SECONDS, MAX_ADDRESSES, MAX_CANDIDATES, candidates
+from keda_gpu_scaler.engines.schedule import Schedule
 from keda_gpu_scaler.engines.scraper import MAX_READINGS
 from keda_gpu_scaler.engines.scraping import LET_GO_SECONDS, Scraping
 from tests.engines.hours import play
@@ -414,6 +415,19 @@ def test_a_name_without_an_address_is_told_so_until_it_has_one(error: Exception,
 
 
 @scenario
+async def test_an_address_that_may_not_be_asked_any_more_is_not() -> None:
+    async with Scene(depths(_1=1)) as scene:
+        scene.web.names["router.ai.svc"] = addresses(1)
+        await scene.ask(ROUTER, series=DEPTH.text, demand=True)
+        scene.web.names["router.ai.svc"] = DENIED
+        await scene.pass_time(6)
+        assert scene.told(ROUTER) == Scraped(failure="10.1.2.3 is refused")
+        asked = len(scene.web.asked)
+        await scene.pass_time(60)
+        assert len(scene.web.asked) == asked
+
+
+@scenario
 async def test_a_url_that_cannot_be_read_is_told_so_and_not_resolved() -> None:
     async with Scene() as scene:
         told = await scene.ask(Endpoint(url="gopher://router"))
@@ -504,6 +518,15 @@ async def test_a_url_that_is_no_engines_and_asked_for_no_series_is_told_so() -> 
         assert scene.page(ONE).failure == "it exports nothing of an engine that is known"
         told = await scene.ask(ONE, series="python_gc_objects_collected_total")
         assert told.pages[0].failure is None
+
+
+@scenario
+async def test_a_url_is_meant_for_its_series_before_they_are_there() -> None:
+    async with Scene({"10.0.0.1:80/metrics": NO}) as scene:
+        scene.web.names["router.ai.svc"] = addresses(1)
+        told = await scene.ask(ROUTER, series=DEPTH.text, demand=True)
+        assert told.pages[0].failure is None
+        assert scene.newest(ROUTER).selected == {DEPTH.text: None}
 
 
 @scenario
@@ -598,6 +621,16 @@ async def test_a_series_that_nobody_asked_for_before_is_read_soon() -> None:
         assert scene.loop.time() - began <= 15.1
         assert told.pages[0].newest is not None
         assert told.pages[0].newest.selected[DEPTH.text] is not None
+
+
+@scenario
+async def test_a_page_that_was_read_before_a_series_was_asked_for_is_not_judged_by_it() -> None:
+    other = replace(POD, engine="tgi", port=8000)
+    async with Scene({AT: vllm(more='depth{queue="llama"} 4\n')}, interval_seconds=60.0) as scene:
+        await scene.ask(POD)
+        began = scene.loop.time()
+        assert (await scene.ask(other, series=DEPTH.text)).failure is None
+        assert scene.loop.time() - began <= 15.1
 
 
 # ---- what is kept ----
@@ -753,7 +786,49 @@ async def test_once_closed_nothing_is_asked_any_more_and_nobody_waits() -> None:
         await scene.scraping.close()
         await waiting
         assert scene.web.is_closed
+        scene.scraping.ask(replace(POD, address="10.1.2.4"), window_seconds=10)
+        await scene.pass_time(1)
         assert asyncio.all_tasks() == {asyncio.current_task()}
+        assert scene.web.places == [AT]
+
+
+@scenario
+async def test_what_was_closed_before_anybody_asked_stays_closed() -> None:
+    async with Scene({AT: vllm()}) as scene:
+        await scene.scraping.close()
+        scene.scraping.ask(POD, window_seconds=10)
+        await scene.pass_time(1)
+        assert scene.web.asked == []
+
+
+class Chore:
+    """Something that is due, and breaks."""
+
+    is_needed = True
+
+    def __init__(self) -> None:
+        self.done = 0
+
+    async def do(self) -> None:
+        self.done += 1
+        raise RuntimeError("oops")
+
+
+def test_what_breaks_ends_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
+    async def break_down() -> None:
+        loop = asyncio.get_running_loop()
+        schedule, first, second = Schedule(loop.time), Chore(), Chore()
+        schedule.do_at(loop.time(), first)
+        schedule.do_at(loop.time() + 1, second)
+        schedule.do_at(loop.time() + 2, second)
+        await asyncio.sleep(1.5)
+        assert (first.done, second.done) == (1, 0), "another time takes the place of the one before"
+        await asyncio.sleep(1)
+        assert second.done == 1
+        await schedule.close()
+
+    play(break_down())
+    assert [record.name for record in caplog.records if record.exc_info] == ["keda_gpu_scaler.engines.schedule"] * 2
 
 
 # ---- what is said of it ----

@@ -107,7 +107,7 @@ class PodPlaces:
             return None
         fault = _fault(self._endpoint, page, selectors)
         if target == self._found:
-            self._learn_of_the_found(_seen(page, fault), fault is not None or kind in _SAYING_NO, now)
+            self._learn_of_the_found(fault is not None or kind in _SAYING_NO, now)
             return None
         if page.failure is None and _lacks(page, selectors):
             return None  # it was read before anybody asked for this
@@ -128,14 +128,13 @@ class PodPlaces:
             self._told = Scraped((_seen(page, _fault(self._endpoint, page, selectors)),))
         return self._told
 
-    def _learn_of_the_found(self, seen: Page, is_no: bool, now: float) -> None:
+    def _learn_of_the_found(self, is_no: bool, now: float) -> None:
         if not is_no:
             self._lost_since = None
         elif self._lost_since is None:
             self._lost_since = now
         elif now - self._lost_since >= LOST_SECONDS:
-            self._told = Scraped((seen,))  # what it told last stands until there is another
-            self._found = None
+            self._found = None  # what was told of it stands until there is another
             self._begin_round()
 
     def _begin_round(self) -> None:

@@ -203,6 +203,4 @@ class Scraper:
             # One more than the window has, so that what was counted in it is compared with what was before.
             first = next((number for number, it in enumerate(kept) if it.at_seconds > reach), len(kept))
             kept = (*kept[max(first - 1, len(kept) - MAX_READINGS + 1, 0) :], readings)
-        elif failure == self.page.failure:
-            return
         self.page = Page(self.page.where, kept, failure)
