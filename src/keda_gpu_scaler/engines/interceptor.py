@@ -25,5 +25,8 @@ def pending_requests(page: Mapping[str, object]) -> tuple[Sample, ...] | None:
             count = next((count[key] for key in _COUNTS if key in count), None)
         if isinstance(count, bool) or not isinstance(count, int | float):
             return None
-        samples.append(Sample(PENDING, {"host": host}, float(count)))
+        try:
+            samples.append(Sample(PENDING, {"host": host}, float(count)))
+        except OverflowError:  # JSON's whole numbers have no end
+            return None
     return tuple(samples)

@@ -7,19 +7,18 @@ refused whole.
 
 import functools
 import json
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from keda_gpu_scaler.core.model import Readings, Series
 from keda_gpu_scaler.core.selector import SeriesSelector
-from keda_gpu_scaler.engines.exposition import Exposition, ExpositionError, Sample, is_known, parse
+from keda_gpu_scaler.engines.exposition import Exposition, ExpositionError, Sample, parse
 from keda_gpu_scaler.engines.interceptor import pending_requests
 from keda_gpu_scaler.engines.llamacpp import LLAMA_CPP
 from keda_gpu_scaler.engines.lmdeploy import LMDEPLOY
 from keda_gpu_scaler.engines.nim import NIM
 from keda_gpu_scaler.engines.ollama import loaded_models
-from keda_gpu_scaler.engines.series import Exported
+from keda_gpu_scaler.engines.series import Exported, added_up
 from keda_gpu_scaler.engines.sglang import SGLANG
 from keda_gpu_scaler.engines.tgi import TGI
 from keda_gpu_scaler.engines.triton import TRITON
@@ -77,8 +76,8 @@ def _wanted(names: frozenset[str]) -> frozenset[str]:
 
 def _selected(selector: SeriesSelector, page: Exposition) -> Series | None:
     values = [it.value for it in page.samples if selector.matches(it.name, it.labels)]
-    if values and all(map(is_known, values)):
-        return Series(math.fsum(values), page.is_counter(selector.name))
+    if (total := added_up(values)) is not None:
+        return Series(total, page.is_counter(selector.name))
     is_told = any(it.name == selector.name for it in page.samples)
     if not values and not is_told and page.declares_counter(selector.name):
         return Series(0.0, is_counter=True)  # declared, and nothing was ever counted

@@ -26,23 +26,48 @@ class Together(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a reading comes from: a selector, times a factor into the reading's unit."""
+    """Where a reading comes from: a selector, times a factor into the reading's unit.
+
+    ``copied_by`` are labels by which series differ that all tell the same thing; of such copies the largest counts.
+    """
 
     selector: SeriesSelector
     factor: float = 1.0
     together: Together = Together.SUM
+    copied_by: frozenset[str] = frozenset()
 
     def read(self, samples: Sequence[Sample]) -> float | None:
         """Return the reading; None where there is no such series, or one that tells nothing."""
-        values = [it.value for it in samples if self.selector.matches(it.name, it.labels)]
-        if not values or not all(map(is_known, values)):
-            return None
-        return self.factor * (math.fsum(values) if self.together is Together.SUM else max(values))
+        meant = [it for it in samples if self.selector.matches(it.name, it.labels)]
+        if self.together is Together.FULLEST:
+            values = [it.value for it in meant]
+            return self.factor * max(values) if values and all(map(is_known, values)) else None
+        total = added_up(self._originals(meant) if self.copied_by else [it.value for it in meant])
+        return None if total is None else self.factor * total
+
+    def _originals(self, samples: Iterable[Sample]) -> list[float]:
+        largest: dict[frozenset[tuple[str, str]], float] = {}
+        for it in samples:
+            if not is_known(it.value):
+                return [it.value]
+            original = frozenset((key, value) for key, value in it.labels.items() if key not in self.copied_by)
+            largest[original] = max(it.value, largest.get(original, it.value))
+        return list(largest.values())
 
 
-def source(text: str, factor: float = 1.0) -> Source:
-    """Name a source by its selector; what several series tell is added up."""
-    return Source(parse_series(text), factor)
+def added_up(values: Sequence[float]) -> float | None:
+    """Return the sum; None where there is nothing to add up, something tells nothing, or no float holds it."""
+    if not values or not all(map(is_known, values)):
+        return None
+    try:
+        return math.fsum(values)
+    except OverflowError:
+        return None
+
+
+def source(text: str, factor: float = 1.0, *, copied_by: frozenset[str] = frozenset()) -> Source:
+    """Name a source by its selector; what several series tell is added up, of copies one."""
+    return Source(parse_series(text), factor, copied_by=copied_by)
 
 
 def share(text: str) -> Source:
@@ -114,7 +139,7 @@ def _histogram(name: str, samples: Sequence[Sample]) -> Histogram | None:
         series.add(frozenset((key, value) for key, value in it.labels.items() if key != "le"))
         counts[bound] = counts.get(bound, 0.0) + it.value
     # Where ranks have different bounds, what they add up to is no histogram.
-    if not counts or math.inf not in counts or len(buckets) != len(counts) * len(series):
+    if math.inf not in counts or len(buckets) != len(counts) * len(series) or not all(map(is_known, counts.values())):
         return None
     bounds = tuple(sorted(counts))
     return Histogram(bounds, tuple(counts[bound] for bound in bounds))
