@@ -15,6 +15,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 _LABEL = "[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _NAME = re.compile(rf"(?=.{{1,253}}\.?\Z)(?:{_LABEL}\.)*{_LABEL}\.?")
 _NUMERIC_LABEL = re.compile(r"(?:0x[0-9a-f]*|[0-9]+)\.?")
+_BRACKETED = re.compile(r"\[[0-9A-Fa-f:.]+\](?::[0-9]+)?")
 _PRINTABLE = re.compile(r"[!-~]+")
 
 
@@ -66,8 +67,10 @@ def parse_url(text: str) -> Url:
 
 def _host(parts: SplitResult) -> str:
     host = (parts.hostname or "").lower()
-    if parts.netloc.startswith("["):
+    if "[" in parts.netloc or "]" in parts.netloc:
         try:
+            if not _BRACKETED.fullmatch(parts.netloc):  # of "[::1]x:80" the standard library drops the x
+                raise ValueError
             return str(ipaddress.IPv6Address(host))
         except ValueError:
             raise UrlError("must name a host, or an IPv6 address in brackets, without a zone") from None

@@ -5,14 +5,17 @@ The law of this module: whoever writes a ScaledObject chooses no credentials and
 """
 
 import ipaddress
+import logging
 import os
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from keda_gpu_scaler.core.selector import matches_glob
 from keda_gpu_scaler.core.wording import quoted
+from keda_gpu_scaler.engines.guard import fits_name, read_pattern
 
 if TYPE_CHECKING:
     import ssl
@@ -29,7 +32,12 @@ HOSTS, TOKEN, CA, CERTIFICATE, KEY, SERVER_NAME, INSECURE = (
 )
 _FILES = (HOSTS, TOKEN, CA, CERTIFICATE, KEY, SERVER_NAME, INSECURE)
 _PODS = "pods:"
+_NAMESPACE = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
+_SERVER_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,253}", re.ASCII)
 _MAX_BYTES = 1 << 16
+_NEVER: tuple[object, ...] = ("never read",)
+
+_log = logging.getLogger(__name__)
 
 
 class CredentialsError(ValueError):
@@ -40,20 +48,29 @@ class CredentialsError(ValueError):
 class Secret:
     """What was mounted in one directory, as it was last read.
 
-    ``hosts`` are patterns: a name's glob, a network, or "pods:NAMESPACE". ``token`` is None where there is none.
+    ``hosts`` are names' globs and networks, ``namespaces`` those whose pods are meant. ``token`` is None where there is
+    none. ``fault`` says why it can be used no more, None where it can.
     """
 
     name: str
     folder: Path
-    hosts: tuple[str, ...]
+    hosts: tuple[str | IPv4Network | IPv6Network, ...]
+    namespaces: frozenset[str]
     token: str | None
     server_name: str | None
     is_token_for_http: bool
     stamp: tuple[object, ...]
+    fault: str | None = None
 
     def is_for(self, host: str, namespace: str | None) -> bool:
-        """Whether it is meant for a URL's host, or for a pod's address in its namespace."""
-        return any(_fits(pattern, host, namespace) for pattern in self.hosts)
+        """Whether it is meant for a URL's host, or for a pod's address in its namespace.
+
+        A pod's address is nobody's name, and a network is meant where a URL spells an address: what a name resolves to
+        is the word of whoever keeps the name.
+        """
+        if namespace is not None:
+            return namespace in self.namespaces
+        return any(_fits(pattern, host) for pattern in self.hosts)
 
 
 class Credentials:
@@ -70,16 +87,29 @@ class Credentials:
         self._folder = Path(folder) if folder else None
         self._secrets: tuple[Secret, ...] = ()
         self._contexts: dict[str | None, tuple[tuple[object, ...], ssl.SSLContext]] = {}
-        self.refresh()
+        self._faults: frozenset[str] = frozenset()
+        if self._folder is not None:
+            self._secrets = tuple(_secret(one, _stamp(one)) for one in _folders(self._folder))
 
     def refresh(self) -> None:
-        """Read what has changed; called before a connection is made, not for each request.
+        """Read what has changed; to be called now and then.
 
-        Raises:
-            CredentialsError: something there cannot be used.
+        What cannot be used any more is told, once in the log and to whoever asks a host that it was for: what it held
+        before may be just what was to be taken back.
         """
-        if self._folder is not None:
-            self._secrets = tuple(self._read(self._folder))
+        if self._folder is None:
+            return
+        try:
+            found = list(_folders(self._folder))
+        except CredentialsError as error:
+            self._secrets = tuple(_faulty(secret, error) for secret in self._secrets)
+        else:
+            known = {secret.name: secret for secret in self._secrets}
+            self._secrets = tuple(_read(one, known.get(one.name)) for one in found)
+        faults = frozenset(secret.fault for secret in self._secrets if secret.fault)
+        for fault in sorted(faults - self._faults):
+            _log.warning("%s", fault)
+        self._faults = faults
 
     def find(self, host: str, namespace: str | None) -> Secret | None:
         """Return what is meant for a host (or a pod), the first by name."""
@@ -100,23 +130,33 @@ class Credentials:
         self._contexts[name] = (stamp, context)
         return context
 
-    def _read(self, folder: Path) -> Iterator[Secret]:
-        known = {secret.name: secret for secret in self._secrets}
-        try:
-            found = sorted(it for it in folder.iterdir() if it.is_dir() and not it.name.startswith("."))
-        except OSError as error:
-            raise CredentialsError(
-                f"{FLAG}: Invalid value: {quoted(str(folder), 200)}: {_reason(error)}; name a directory of directories"
-            ) from error
-        for one in found:
-            stamp = _stamp(one)
-            before = known.get(one.name)
-            yield before if before is not None and before.stamp == stamp else _secret(one, stamp)
+
+def _folders(folder: Path) -> Iterator[Path]:
+    try:
+        yield from sorted(it for it in folder.iterdir() if it.is_dir() and not it.name.startswith("."))
+    except OSError as error:
+        raise CredentialsError(
+            f"{FLAG}: Invalid value: {quoted(str(folder), 200)}: {_reason(error)}; name a directory of directories"
+        ) from error
+
+
+def _read(folder: Path, before: Secret | None) -> Secret:
+    """Return what is in a directory now, or what it was with its fault."""
+    try:
+        stamp = _stamp(folder)
+        return before if before is not None and before.stamp == stamp else _secret(folder, stamp)
+    except CredentialsError as error:
+        nothing = Secret(folder.name, folder, (), frozenset(), None, None, False, _NEVER)
+        return _faulty(before or nothing, error)
+
+
+def _faulty(secret: Secret, error: CredentialsError) -> Secret:
+    return replace(secret, stamp=_NEVER, fault=str(error))
 
 
 def _secret(folder: Path, stamp: tuple[object, ...]) -> Secret:
-    hosts = tuple(line.strip() for line in (_text(folder / HOSTS) or "").splitlines() if line.strip())
-    if not hosts:
+    lines = [line.strip() for line in (_text(folder / HOSTS) or "").splitlines() if line.strip()]
+    if not lines:
         raise CredentialsError(
             f"{FLAG}: {folder / HOSTS}: Required value: say for which hosts it is, one a line: a name (*.ai.svc), a "
             "network (10.0.0.0/8) or pods:NAMESPACE"
@@ -128,12 +168,16 @@ def _secret(folder: Path, stamp: tuple[object, ...]) -> Secret:
     token = _text(folder / TOKEN)
     if token is not None and not (token.strip().isascii() and token.strip().isprintable() and token.strip()):
         raise CredentialsError(f"{FLAG}: {folder / TOKEN}: Invalid value: must be one line of printable ASCII")
+    server_name = (_text(folder / SERVER_NAME) or "").strip() or None
+    if server_name is not None and not _SERVER_NAME.fullmatch(server_name):
+        raise CredentialsError(f"{FLAG}: {folder / SERVER_NAME}: Invalid value: must be one host name")
     return Secret(
         name=folder.name,
         folder=folder,
-        hosts=hosts,
+        hosts=tuple(_pattern(line, folder) for line in lines if not line.startswith(_PODS)),
+        namespaces=frozenset(_namespace(line, folder) for line in lines if line.startswith(_PODS)),
         token=token.strip() if token else None,
-        server_name=(_text(folder / SERVER_NAME) or "").strip() or None,
+        server_name=server_name,
         is_token_for_http=(folder / INSECURE).exists(),
         stamp=stamp,
     )
@@ -149,25 +193,39 @@ def _equipped(folder: Path) -> "ssl.SSLContext":
         context = ssl.create_default_context(cafile=ca if ca.exists() else None)
         path = certificate
         if certificate.exists():
-            context.load_cert_chain(certificate, folder / KEY)
+            # Without a password OpenSSL would ask the terminal for one.
+            context.load_cert_chain(certificate, folder / KEY, password="")
     except (OSError, ssl.SSLError) as error:
         raise CredentialsError(f"{FLAG}: {path}: cannot be used: {_reason(error)}; it must be PEM") from error
     return context
 
 
-def _fits(pattern: str, host: str, namespace: str | None) -> bool:
-    if pattern.startswith(_PODS):
-        return namespace is not None and pattern.removeprefix(_PODS) == namespace
-    if namespace is not None:
-        return False  # a pod's address is nobody's name, and networks are for URLs
+def _pattern(line: str, folder: Path) -> str | IPv4Network | IPv6Network:
     try:
-        network = ipaddress.ip_network(pattern)
-    except ValueError:
-        return matches_glob(pattern, host)
+        return read_pattern(line)
+    except ValueError as error:
+        raise CredentialsError(
+            f"{FLAG}: {folder / HOSTS}: Invalid value: {quoted(line)}: {error}, or pods:NAMESPACE"
+        ) from None
+
+
+def _namespace(line: str, folder: Path) -> str:
+    namespace = line.removeprefix(_PODS)
+    if not _NAMESPACE.fullmatch(namespace):
+        raise CredentialsError(
+            f"{FLAG}: {folder / HOSTS}: Invalid value: {quoted(line)}: must name one namespace after {_PODS}"
+        )
+    return namespace
+
+
+def _fits(pattern: str | IPv4Network | IPv6Network, host: str) -> bool:
+    if isinstance(pattern, str):
+        return fits_name(pattern, host)
     try:
-        return ipaddress.ip_address(host) in network
+        address = ipaddress.ip_address(host)
     except ValueError:
         return False
+    return address in pattern
 
 
 def _stamp(folder: Path) -> tuple[object, ...]:
@@ -187,7 +245,11 @@ def _stamp(folder: Path) -> tuple[object, ...]:
 def _text(path: Path) -> str | None:
     try:
         with path.open("rb") as file:
-            return file.read(_MAX_BYTES).decode()
+            content = file.read(_MAX_BYTES + 1)
+        if len(content) > _MAX_BYTES:
+            # Cut short, a pattern could mean more than it said.
+            raise CredentialsError(f"{FLAG}: {path}: Too long: must have at most {_MAX_BYTES >> 10} KiB")
+        return content.decode()
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:

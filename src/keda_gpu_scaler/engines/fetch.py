@@ -8,10 +8,13 @@ connected to is what was judged.
 import asyncio
 import contextlib
 import enum
+import ipaddress
+import math
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import h11
 
@@ -25,9 +28,16 @@ MAX_BODY_BYTES = 1 << 20
 TIMEOUT_SECONDS = 2.0
 CONCURRENCY = 128
 IDLE_SECONDS = 30.0
+MAX_IDLE = 512
+"""So many connections are kept open: a process may be given no more than 1024 files."""
+REFRESH_SECONDS = 5.0
+"""So often is looked whether credentials have changed."""
 _AT_ONE_ADDRESS = 2
 _CHUNK_BYTES = 1 << 16
 _MAX_HEAD_BYTES = 1 << 15
+_MAX_HEADS = 8  # the answer's own, and interim ones before it
+_MAX_PARTS = 1 << 14  # of a page that is sent in lines; each costs some microseconds
+_PARTS_AT_ONCE = 512
 _OK = 200
 _ABSENT = frozenset({404, 405, 406, 410, 501})
 _LOCKED = frozenset({401, 403})
@@ -114,8 +124,9 @@ class Fetcher:
         self._slots = asyncio.Semaphore(concurrency)
         self._resolve = resolve
         self._clock = clock
-        self._idle: dict[tuple[object, ...], list[_Connection]] = {}
-        self._busy: dict[str, asyncio.Semaphore] = {}
+        self._idle = _Idle()
+        self._busy: dict[str, _Turns] = {}
+        self._refreshed_at_seconds = clock()
 
     async def resolve(self, url: Url) -> tuple[str, ...]:
         """Return the addresses that a URL's host has and that may be asked, each once.
@@ -160,20 +171,11 @@ class Fetcher:
 
     def tidy(self) -> None:
         """Close connections that were idle for long; to be called now and then."""
-        now = self._clock()
-        for key, connections in list(self._idle.items()):
-            for connection in [it for it in connections if now - it.idle_since_seconds > IDLE_SECONDS]:
-                connections.remove(connection)
-                connection.close()
-            if not connections:
-                del self._idle[key]
+        self._idle.close(before=self._clock() - IDLE_SECONDS)
 
     def close(self) -> None:
         """Close every connection."""
-        for connections in self._idle.values():
-            for connection in connections:
-                connection.close()
-        self._idle.clear()
+        self._idle.close()
 
     def _check(self, target: Target) -> None:
         try:
@@ -187,155 +189,279 @@ class Fetcher:
     @contextlib.asynccontextmanager
     async def _slot(self, address: str) -> AsyncIterator[None]:
         """Wait for a turn: few at one address, so that one that hangs takes no turns from others."""
-        busy = self._busy.setdefault(address, asyncio.Semaphore(_AT_ONE_ADDRESS))
+        turns = self._busy.setdefault(address, _Turns())
+        turns.wanted += 1
         try:
-            async with busy, self._slots:
+            async with turns.semaphore, self._slots:
                 yield
         finally:
-            if not busy.locked() and self._busy.get(address) is busy:
+            turns.wanted -= 1
+            if not turns.wanted:
                 del self._busy[address]
 
     async def _get(self, target: Target) -> Body:
         secret = self._secret(target)
-        key = (target.url.scheme, target.url.host, target.url.port, target.address, secret and secret.stamp)
-        while idle := self._idle.get(key):
-            connection = idle.pop()
+        # What was agreed on with other credentials is not gone on with.
+        key = (
+            target.url.scheme,
+            target.url.host,
+            target.url.port,
+            target.address,
+            secret and (secret.name, secret.stamp),
+        )
+        headers = _headers(target.url, secret)
+        while connection := self._idle.take(key):
             try:
-                return await self._converse(key, connection, target, secret)
+                return await self._converse(key, connection, target.url.path, headers)
             except _Gone:
                 continue  # it was closed while it was idle, which is nobody's fault
         connection = await self._connect(target, secret)
         try:
-            return await self._converse(key, connection, target, secret)
+            return await self._converse(key, connection, target.url.path, headers)
         except _Gone:
             raise FetchError("it closes the connection without an answer") from None
 
     def _secret(self, target: Target) -> Secret | None:
-        return self._credentials.find(target.url.host, target.namespace)
+        now = self._clock()
+        if now - self._refreshed_at_seconds >= REFRESH_SECONDS:
+            self._refreshed_at_seconds = now
+            self._credentials.refresh()
+        secret = self._credentials.find(target.url.host, target.namespace)
+        if secret is not None and secret.fault is not None:
+            raise FetchError(secret.fault)
+        return secret
 
     async def _connect(self, target: Target, secret: Secret | None) -> "_Connection":
-        context = name = None
         try:
-            if target.url.scheme == "https":
-                self._credentials.refresh()
-                secret = self._secret(target)
-                context = self._credentials.context(secret)
-                name = (secret and secret.server_name) or target.url.host
-            reader, writer = await asyncio.open_connection(
-                target.address, target.url.port, ssl=context, server_hostname=name, limit=_CHUNK_BYTES
-            )
-        except CredentialsError as error:
-            raise FetchError(str(error)) from None
+            reader, writer = await asyncio.open_connection(target.address, target.url.port, limit=_CHUNK_BYTES)
         except ConnectionRefusedError:
             raise FetchError("the connection is refused", Kind.REFUSED) from None
         except OSError as error:
             raise FetchError(_why_not_connected(error)) from None
-        connected = writer.get_extra_info("peername")
-        if not connected or connected[0].partition("%")[0] != target.address.partition("%")[0]:
+        try:
+            _check_peer(writer, target.address)
+            if target.url.scheme == "http":
+                return _Connection(_Plain(reader, writer))
+            return _Connection(await self._secured(reader, writer, target, secret))
+        except BaseException:
             writer.transport.abort()
-            raise FetchError(f"connected to {quoted(str(connected), 80)} in place of {target.address}", Kind.DENIED)
-        return _Connection(reader, writer)
+            raise
+
+    async def _secured(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, target: Target, secret: Secret | None
+    ) -> "Stream":
+        from keda_gpu_scaler.engines.tls import Secured
+
+        name = (secret and secret.server_name) or target.url.host.rstrip(".")
+        try:
+            stream = Secured(reader, writer, self._credentials.context(secret), name)
+            await stream.shake_hands()
+        except CredentialsError as error:
+            raise FetchError(str(error)) from None
+        except OSError as error:
+            raise FetchError(_why_not_secured(error)) from None
+        return stream
 
     async def _converse(
-        self, key: tuple[object, ...], connection: "_Connection", target: Target, secret: Secret | None
+        self, key: object, connection: "_Connection", path: str, headers: list[tuple[str, str]]
     ) -> Body:
-        headers = [
-            ("Host", target.url.authority),
-            ("Accept", _ACCEPT),
-            ("User-Agent", f"keda-gpu-scaler/{__version__}"),
-        ]
-        if secret is not None and secret.token and (target.url.scheme == "https" or secret.is_token_for_http):
-            headers.append(("Authorization", f"Bearer {secret.token}"))
         try:
-            body = await connection.get(target.url.path, headers)
+            body = await connection.get(path, headers)
         except BaseException:
             connection.close()
             raise
-        if connection.is_reusable:
-            connection.idle_since_seconds = self._clock()
-            self._idle.setdefault(key, []).append(connection)
-        else:
+        if not (connection.is_reusable and self._idle.put(key, connection, self._clock())):
             connection.close()
         return body
+
+
+class _Turns:
+    """Who may ask at one address now; ``wanted`` counts those who do and those who wait."""
+
+    def __init__(self) -> None:
+        self.semaphore = asyncio.Semaphore(_AT_ONE_ADDRESS)
+        self.wanted = 0
+
+
+class _Idle:
+    """Connections that wait for the next request to the same peer, with the same credentials."""
+
+    def __init__(self) -> None:
+        self._connections: dict[object, list[_Connection]] = {}
+        self._count = 0
+
+    def take(self, key: object) -> "_Connection | None":
+        """Return the one that was used last, None where there is none."""
+        waiting = self._connections.get(key)
+        if waiting is None:
+            return None
+        connection = waiting.pop()
+        self._count -= 1
+        if not waiting:
+            del self._connections[key]
+        return connection
+
+    def put(self, key: object, connection: "_Connection", now: float) -> bool:
+        """Keep one, and return whether there is room: pages come round, so the one to come next is the oldest here."""
+        if self._count >= MAX_IDLE:
+            return False
+        connection.idle_since_seconds = now
+        self._connections.setdefault(key, []).append(connection)
+        self._count += 1
+        return True
+
+    def close(self, before: float = math.inf) -> None:
+        """Close those that wait since then or longer."""
+        for key, waiting in list(self._connections.items()):
+            for connection in [it for it in waiting if it.idle_since_seconds <= before]:
+                waiting.remove(connection)
+                connection.close()
+                self._count -= 1
+            if not waiting:
+                del self._connections[key]
 
 
 class _Gone(Exception):  # noqa: N818 - whoever hears of it tries again
     """The connection was closed before anything was answered."""
 
 
+class Stream(Protocol):
+    """Bytes to a peer and from it."""
+
+    async def read(self, limit_bytes: int, /) -> bytes:
+        """Return what came, nothing at the end; raises OSError."""
+
+    def write(self, content: bytes, /) -> None:
+        """Send this; raises OSError."""
+
+    def abort(self) -> None:
+        """Drop the connection."""
+
+
+class _Plain:
+    """A connection as it is."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writer = writer
+        self.read = reader.read
+        self.write = writer.write
+
+    def abort(self) -> None:
+        """Drop the connection."""
+        self._writer.transport.abort()
+
+
 class _Connection:
     """One connection, on which one request at a time is answered."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_HEAD_BYTES)
         self.is_reusable = False
         self.idle_since_seconds = 0.0
 
     def close(self) -> None:
         """Drop it, with whatever is on its way."""
-        self._writer.transport.abort()
+        self._stream.abort()
 
     async def get(self, path: str, headers: list[tuple[str, str]]) -> Body:
         """Ask for a page.
 
         Raises:
             FetchError: there is none.
-            _Gone: the connection was closed.
+            _Gone: the connection was closed before anything came.
         """
         self.is_reusable = False
-        request = self._http.send(h11.Request(method="GET", target=path, headers=headers))
-        end = self._http.send(h11.EndOfMessage())
-        try:
-            self._writer.write((request or b"") + (end or b""))
-            head = await self._head()
-            content_type = _judge(head)
-            content = await self._content()
-        except h11.RemoteProtocolError:
-            if self._http.their_state is h11.SEND_BODY:
-                raise FetchError("its answer breaks off") from None
-            raise FetchError("what answers speaks no HTTP", Kind.ABSENT) from None
-        except (OSError, EOFError):
-            raise _Gone from None
-        if self._http.our_state is h11.DONE and self._http.their_state is h11.DONE:
+        self._ask(path, headers)
+        content_type = _judge(await self._head())
+        content = await self._content()
+        # What came unasked would be taken for the next answer.
+        if self._http.our_state is self._http.their_state is h11.DONE and not self._http.trailing_data[0]:
             self._http.start_next_cycle()
             self.is_reusable = True
         return Body(content, content_type)
 
+    def _ask(self, path: str, headers: list[tuple[str, str]]) -> None:
+        try:
+            request = self._http.send(h11.Request(method="GET", target=path, headers=headers))
+            end = self._http.send(h11.EndOfMessage())
+        except h11.LocalProtocolError:
+            raise FetchError(f"{quoted(path, 80)} cannot be asked for: it must be a path without blanks") from None
+        try:
+            self._stream.write((request or b"") + (end or b""))
+        except OSError:
+            raise _Gone from None
+
     async def _head(self) -> h11.Response:
         has_begun = False
+        heads = 0
         while True:
-            event = self._http.next_event()
+            try:
+                event = self._http.next_event()
+            except h11.RemoteProtocolError:
+                raise FetchError("what answers speaks no HTTP", Kind.ABSENT) from None
             if isinstance(event, h11.Response):
                 return event
             if event is h11.NEED_DATA:
-                received = await self._reader.read(_CHUNK_BYTES)
-                if not received and not has_begun:
-                    raise EOFError
-                has_begun = True
-                self._http.receive_data(received)
-            elif not isinstance(event, h11.InformationalResponse):
-                raise EOFError
+                has_begun = await self._receive(has_begun)
+                continue
+            heads += 1
+            if not isinstance(event, h11.InformationalResponse) or heads >= _MAX_HEADS:
+                raise FetchError("what answers speaks no HTTP", Kind.ABSENT)
+
+    async def _receive(self, has_begun: bool) -> bool:
+        try:
+            received = await self._stream.read(_CHUNK_BYTES)
+        except OSError:
+            received = b""
+        if not received:
+            raise FetchError("its answer breaks off") if has_begun else _Gone
+        self._http.receive_data(received)
+        return True
 
     async def _content(self) -> bytes:
         parts: list[bytes] = []
         size = 0
-        while True:
-            event = self._http.next_event()
-            if event is h11.NEED_DATA:
-                try:
-                    received = await self._reader.read(_CHUNK_BYTES)
-                except OSError:
-                    raise FetchError("its answer breaks off") from None
-                self._http.receive_data(received)
-            elif isinstance(event, h11.Data):
-                size += len(event.data)
-                if size > MAX_BODY_BYTES:
-                    raise FetchError(f"its page is larger than {MAX_BODY_BYTES >> 20} MiB")
-                parts.append(bytes(event.data))
-            else:
-                return b"".join(parts)
+        try:
+            while True:
+                event = self._http.next_event()
+                if event is h11.NEED_DATA:
+                    self._http.receive_data(await self._stream.read(_CHUNK_BYTES))
+                elif isinstance(event, h11.Data):
+                    size += len(event.data)
+                    parts.append(bytes(event.data))
+                    _check_size(size, len(parts))
+                    if not len(parts) % _PARTS_AT_ONCE:
+                        await asyncio.sleep(0)  # others have their turn, and so has the deadline
+                else:
+                    return b"".join(parts)
+        except (OSError, h11.RemoteProtocolError):
+            raise FetchError("its answer breaks off") from None
+
+
+def _headers(url: Url, secret: Secret | None) -> list[tuple[str, str]]:
+    headers = [("Host", url.authority), ("Accept", _ACCEPT), ("User-Agent", f"keda-gpu-scaler/{__version__}")]
+    if secret is not None and secret.token and (url.scheme == "https" or secret.is_token_for_http):
+        headers.append(("Authorization", f"Bearer {secret.token}"))
+    return headers
+
+
+def _check_peer(writer: asyncio.StreamWriter, address: str) -> None:
+    """See that what was connected to is what was judged.
+
+    Raises:
+        FetchError: it is not.
+    """
+    peer = writer.get_extra_info("peername")
+    if not peer or ipaddress.ip_address(peer[0]) != ipaddress.ip_address(address):
+        raise FetchError(f"connected to {quoted(str(peer), 80)} in place of {address}", Kind.DENIED)
+
+
+def _check_size(size_bytes: int, parts: int) -> None:
+    if size_bytes > MAX_BODY_BYTES:
+        raise FetchError(f"its page is larger than {MAX_BODY_BYTES >> 20} MiB")
+    if parts > _MAX_PARTS:
+        raise FetchError(f"its page comes in more than {_MAX_PARTS} pieces")
 
 
 def _judge(head: h11.Response) -> str:
@@ -355,15 +481,16 @@ def _judge(head: h11.Response) -> str:
         raise FetchError(f"it wants credentials (HTTP {status}): mount them with --endpoint-credentials")
     if status != _OK:
         raise FetchError(f"it answers with HTTP {status}")
-    if int(headers.get(b"content-length", b"0")) > MAX_BODY_BYTES:
-        raise FetchError(f"its page is larger than {MAX_BODY_BYTES >> 20} MiB")
+    _check_size(int(headers.get(b"content-length", b"0")), 1)
     return headers.get(b"content-type", b"").decode("ascii", "replace")
 
 
 def _why_not_connected(error: OSError) -> str:
+    return f"it cannot be connected to: {(error.strerror or str(error)).lower()}"
+
+
+def _why_not_secured(error: OSError) -> str:
     verification = getattr(error, "verify_message", None)
     if verification:
         return f"its certificate is not trusted: {str(verification).lower()}; mount its CA with --endpoint-credentials"
-    if type(error).__name__.startswith("SSL"):
-        return f"TLS cannot be agreed on: {str(getattr(error, 'reason', None) or error).lower().replace('_', ' ')}"
-    return f"it cannot be connected to: {(error.strerror or str(error)).lower()}"
+    return f"TLS cannot be agreed on: {str(getattr(error, 'reason', None) or error).lower().replace('_', ' ')}"

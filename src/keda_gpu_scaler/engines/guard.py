@@ -10,7 +10,8 @@ Oracle's at 192.0.0.192.
 """
 
 import ipaddress
-from ipaddress import IPv4Address, IPv6Address
+import re
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from keda_gpu_scaler.core.selector import matches_glob
 from keda_gpu_scaler.core.wording import quoted
@@ -20,13 +21,37 @@ _Address = IPv4Address | IPv6Address
 _METADATA = frozenset(
     map(ipaddress.ip_address, ("100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254"))
 )
-_NAT64 = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("64:ff9b:1::/48"))
-_COMPATIBLE = ipaddress.IPv6Network("::/96")
+_NAT64 = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"))
+_COMPATIBLE = IPv6Network("::/96")
+_BROADCAST = IPv4Address("255.255.255.255")
+_THIS_NETWORK = IPv4Network("0.0.0.0/8")
+_NAME = re.compile(r"[A-Za-z0-9_.*?-]+", re.ASCII)
 _MOST = 256
 
 
 class GuardError(ValueError):
     """An address that is refused, or a setting that allows nothing; the message says why and what to do."""
+
+
+def read_pattern(text: str) -> IPv4Network | IPv6Network | str:
+    """Read a network, or a host name in which * and ? may stand for others.
+
+    Raises:
+        ValueError: it is neither; the message says what it must be.
+    """
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError:
+        if not _NAME.fullmatch(text) or text.replace(".", "").isdigit():
+            raise ValueError(
+                "must be a network like 10.0.0.0/8, without bits beyond its length, or a host name like *.ai.svc"
+            ) from None
+        return text
+
+
+def fits_name(pattern: str, host: str) -> bool:
+    """Whether a host name is meant; the dot that may end a name, so that nothing is appended to it, says nothing."""
+    return matches_glob(pattern.rstrip("."), host.rstrip("."))
 
 
 class Guard:
@@ -40,7 +65,7 @@ class Guard:
     """
 
     def __init__(self, allowed: str | None = None) -> None:
-        self._networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network] = []
+        self._networks: list[IPv4Network | IPv6Network] = []
         self._names: list[str] = []
         self._is_listed = allowed is not None
         entries = [entry.strip() for entry in (allowed or "").split(",")] if allowed is not None else []
@@ -62,7 +87,7 @@ class Guard:
             GuardError: it is refused.
         """
         at = self._check_always(host, address)
-        if self._is_listed and not self._contains(at) and not any(matches_glob(name, host) for name in self._names):
+        if self._is_listed and not self._contains(at) and not any(fits_name(name, host) for name in self._names):
             raise GuardError(
                 f"{_of(host, address)} is not among the endpoints that are allowed: list it with {FLAG} (chart: "
                 "engines.allowEndpoints)"
@@ -75,14 +100,13 @@ class Guard:
                 f"{_MOST} at most, with commas"
             )
         try:
-            self._networks.append(ipaddress.ip_network(entry))
-        except ValueError:
-            if "/" in entry or ":" in entry or entry.replace(".", "").isdigit():
-                raise GuardError(
-                    f"{FLAG}: Invalid value: {quoted(entry)}: must be a network like 10.0.0.0/8, without bits beyond "
-                    "its length, or a host name like *.ai.svc"
-                ) from None
-            self._names.append(entry)
+            pattern = read_pattern(entry)
+        except ValueError as error:
+            raise GuardError(f"{FLAG}: Invalid value: {quoted(entry)}: {error}") from None
+        if isinstance(pattern, str):
+            self._names.append(pattern)
+        else:
+            self._networks.append(pattern)
 
     def _contains(self, address: _Address) -> bool:
         return any(address.version == network.version and address in network for network in self._networks)
@@ -101,7 +125,7 @@ class Guard:
     def _refused(self, address: _Address) -> str | None:
         if address.is_link_local or address in _METADATA:
             return "link-local or serves a cloud's metadata, and is never asked"
-        if address.is_multicast or address.is_unspecified or address == IPv4Address("255.255.255.255"):
+        if address.is_multicast or address.is_unspecified or address == _BROADCAST or address in _THIS_NETWORK:
             return "no single machine's, and is never asked"
         if address.is_loopback and not self._contains(address):
             return f"this machine's own, and is asked only if {FLAG} lists its network"
