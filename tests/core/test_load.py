@@ -62,8 +62,8 @@ def gauge(value: float) -> Series:
         pytest.param(
             "token_rate",
             [{"tokens_total": 900.0}, {"tokens_total": 1000.0}, {"tokens_total": 40.0}],
-            35.0,
-            id="a counter that fell began anew: 100 before it, and 40 since",
+            25.0,
+            id="a counter that fell tells nothing of that interval",
         ),
         pytest.param(
             "queue_wait_ms",
@@ -89,9 +89,9 @@ def gauge(value: float) -> Series:
         pytest.param("ttft_ms", [{"first_token": histogram(5, 5, 5, 5), **IDLE}] * 2, 0.0, id="idle: 0"),
         pytest.param(
             "ttft_ms",
-            [{"first_token": histogram(90, 90, 90, 90)}, {"first_token": histogram(0, 10, 10, 10)}],
+            [{"first_token": histogram(*counts)} for counts in ((90, 90, 90, 90), (0, 1, 1, 1), (0, 11, 11, 11))],
             480.0,
-            id="a histogram that began anew counts from 0",
+            id="a histogram that began anew tells nothing of that interval",
         ),
     ],
 )
@@ -143,8 +143,10 @@ def test_a_rate_reaches_back_to_the_reading_before_the_window() -> None:
     assert load("request_rate", told, window=10.0).value == pytest.approx(5.0)
 
 
-def test_a_counter_that_appears_was_nothing_before() -> None:
-    assert load("request_rate", page({}, {"requests_total": 6.0})).value == pytest.approx(3.0)
+def test_a_counter_that_is_missing_for_once_makes_no_crowd() -> None:
+    told = page({"requests_total": 1e6}, {}, {"requests_total": 1e6 + 8})
+    assert load("request_rate", told).value == pytest.approx(2.0)
+    assert load("request_rate", page({}, {"requests_total": 1e6})).value is None
 
 
 @pytest.mark.parametrize(

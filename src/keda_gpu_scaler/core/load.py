@@ -18,6 +18,7 @@ from keda_gpu_scaler.core.scrapes import Endpoint, Page, Scraped
 from keda_gpu_scaler.core.selector import SeriesSelector
 from keda_gpu_scaler.core.serving import Demand, EngineQuery
 
+_SHORTEST_SECONDS = 1e-3
 RUNNING_TARGET_RATIO = 0.8
 """Of the requests that may run at once, so many are as much as a replica should bear."""
 
@@ -98,6 +99,19 @@ def _absence(scraped: Scraped, now: float) -> str:
     return f"{why}; it last told something {min(ages):.0f} s ago" if ages else why
 
 
+@dataclass(frozen=True, slots=True)
+class _Growth:
+    """How much a counter grew, and within which time."""
+
+    count: float
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        """Growth per second."""
+        return self.count / max(self.seconds, _SHORTEST_SECONDS)
+
+
 class _Window:
     """One page's readings of the window, newest first."""
 
@@ -125,38 +139,41 @@ class _Window:
             raise _Unknown(f"tells no {what}")
         return mean([value for readings in self._inside if (value := read(readings)) is not None])
 
-    def growth(self, read: Callable[[Readings], float | None], what: str) -> float:
-        """How much a counter grew; one that is told for the first time was nothing before.
+    def growth(self, read: Callable[[Readings], float | None], what: str, *, from_nothing: bool = False) -> "_Growth":
+        """How much a counter grew, from one reading that tells it to the next.
 
-        A counter that fell was started anew, and counts from 0.
+        Where it fell, its engine was started anew, or a model was unloaded whose count was a part of the sum: of that
+        interval nothing is known, and nothing is counted. With ``from_nothing``, for demand, it counts from 0 there and
+        where it was not told before, so that the first request of all is heard.
         """
         if read(self.newest) is None:
             raise _Unknown(f"tells no {what}")
-        if len(self._compared) < 2:
+        told = [(readings.at_seconds, value) for readings in self._compared if (value := read(readings)) is not None]
+        oldest = self._compared[-1]
+        if from_nothing and read(oldest) is None:
+            told.append((oldest.at_seconds, 0.0))
+        if len(told) < 2:
             raise _Unknown(f"{what} was read once so far, and grows between two readings")
-        counts = [read(readings) or 0.0 for readings in self._compared]
-        return sum(_grown(earlier, later) for later, earlier in pairwise(counts))
-
-    def rate(self, read: Callable[[Readings], float | None], what: str) -> float:
-        """How much a counter grew in a second."""
-        grown = self.growth(read, what)
-        return grown / max(self._compared[0].at_seconds - self._compared[-1].at_seconds, 1e-3)
+        restart = 1.0 if from_nothing else 0.0
+        grown = sum(
+            later - earlier if later >= earlier else restart * later for (_, later), (_, earlier) in pairwise(told)
+        )
+        return _Growth(grown, told[0][0] - told[-1][0])
 
     def histogram(self, read: Callable[[Readings], Histogram | None], what: str) -> Histogram:
         """What a histogram observed during the window."""
         newest = read(self.newest)
         if newest is None:
             raise _Unknown(f"tells no {what}")
-        if len(self._compared) < 2:
+        told = [it for readings in self._compared if (it := read(readings)) is not None]
+        told = [it for it in told if it.bounds_seconds == newest.bounds_seconds]
+        if len(told) < 2:
             raise _Unknown(f"{what} was read once so far, and grows between two readings")
         counts = [0.0] * len(newest.bounds_seconds)
-        for later, earlier in pairwise(read(readings) for readings in self._compared):
-            if later is None or later.bounds_seconds != newest.bounds_seconds:
-                continue
-            before = earlier.counts if earlier and earlier.bounds_seconds == later.bounds_seconds else None
-            if before is None or later.counts[-1] < before[-1]:
-                before = (0.0,) * len(counts)
-            counts = [sum_ + max(0.0, now - then) for sum_, now, then in zip(counts, later.counts, before, strict=True)]
+        for later, earlier in pairwise(told):
+            if later.counts[-1] >= earlier.counts[-1]:
+                grown = (max(0.0, now - then) for now, then in zip(later.counts, earlier.counts, strict=True))
+                counts = [count + more for count, more in zip(counts, grown, strict=True)]
         return Histogram(newest.bounds_seconds, tuple(counts))
 
     @property
@@ -187,16 +204,16 @@ def _kv_cache(window: _Window, query: EngineQuery) -> tuple[float, str]:
 
 
 def _request_rate(window: _Window, query: EngineQuery) -> tuple[float, str]:
-    return window.rate(lambda it: it.requests_total, "count of requests"), ""
+    return window.growth(lambda it: it.requests_total, "count of requests").rate, ""
 
 
 def _token_rate(window: _Window, query: EngineQuery) -> tuple[float, str]:
-    return window.rate(lambda it: it.tokens_total, "count of tokens"), ""
+    return window.growth(lambda it: it.tokens_total, "count of tokens").rate, ""
 
 
 def _queue_wait(window: _Window, query: EngineQuery) -> tuple[float, str]:
-    waits = window.growth(lambda it: it.queue_waits_total, "count of requests that left the queue")
-    seconds = window.growth(lambda it: it.queue_wait_seconds_total, "time in the queue")
+    waits = window.growth(lambda it: it.queue_waits_total, "count of requests that left the queue").count
+    seconds = window.growth(lambda it: it.queue_wait_seconds_total, "time in the queue").count
     if waits > 0:
         return 1000 * seconds / waits, f" ({waits:.0f} requests)"
     if window.is_without_waiting:
@@ -219,7 +236,7 @@ def _selected(window: _Window, query: EngineQuery) -> tuple[float, str]:
     return _series_value(window, query.selector)
 
 
-def _series_value(window: _Window, selector: SeriesSelector) -> tuple[float, str]:
+def _series_value(window: _Window, selector: SeriesSelector, *, from_nothing: bool = False) -> tuple[float, str]:
     """What a selected series is worth: a gauge's mean, or a counter's rate."""
 
     def read(readings: Readings) -> float | None:
@@ -233,7 +250,7 @@ def _series_value(window: _Window, selector: SeriesSelector) -> tuple[float, str
     if asked is None or newest is None:
         raise _Unknown(f"tells no {what}")
     if newest.is_counter:
-        return asked.rate(read, what), " (a counter's rate per second)"
+        return asked.growth(read, what, from_nothing=from_nothing).rate, " (a counter's rate per second)"
     value = asked.gauge(read, what)
     if value < 0:
         raise _Unknown(f"{what} is {value:g}, and the HPA has no use for what is below 0")
@@ -358,7 +375,7 @@ def _demand_now(page: Page, selectors: Sequence[SeriesSelector], window_seconds:
     for selector in selectors:
         if found := newest.selected.get(selector.text):
             if found.is_counter:
-                return _series_value(_Window.of(page, window_seconds), selector)[0]
+                return _series_value(_Window.of(page, window_seconds), selector, from_nothing=True)[0]
             return max(0.0, found.value)
     raise _Unknown("tells no series " + " or ".join(it.text for it in selectors))
 
@@ -383,5 +400,5 @@ def _was_above(later: Readings, earlier: Readings | None, demand: Demand) -> boo
             return False
         before = earlier.selected.get(selector.text)
         grown = _grown(before.value if before else 0.0, found.value)
-        return grown / max(later.at_seconds - earlier.at_seconds, 1e-3) > demand.threshold
+        return grown / max(later.at_seconds - earlier.at_seconds, _SHORTEST_SECONDS) > demand.threshold
     return False
