@@ -103,26 +103,8 @@ def test_what_is_no_url(text: str, why: str) -> None:
 
 
 _PIECES = st.sampled_from(
-    [
-        "http",
-        "https",
-        "://",
-        "/",
-        ":",
-        "@",
-        "[",
-        "]",
-        "::1",
-        "fd00::1",
-        "%25",
-        "10.1.2.3",
-        "0x7f",
-        "vllm",
-        ".",
-        "a",
-        "1",
-    ]
-    + ["?", "#", "-", "80", "8000", "\\", "//", "metrics", "%00", "{", '"', "_", "é", " ", "\t"]
+    "http https :// / : @ [ ] ::1 fd00::1 %25 10.1.2.3 0x7f vllm . a 1 ? # - 80 8000 \\ // metrics %00 { _ é".split()
+    + [" ", "\t", '"']
 )
 _TEXTS = st.one_of(
     st.text(),
@@ -136,11 +118,10 @@ _TEXTS = st.one_of(
 @example("http://[::1]x:80/")
 def test_anything_is_a_url_or_a_sentence(text: str) -> None:
     try:
-        url = parse_url(text)
+        told = str(parse_url(text))
     except UrlError as error:
-        assert str(error).startswith("must ")
-    else:
-        assert parse_url(str(url)) == url
+        told = str(error)
+    assert told.startswith("must ") or str(parse_url(told)) == told
 
 
 @given(_TEXTS)
