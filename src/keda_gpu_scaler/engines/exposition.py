@@ -26,7 +26,7 @@ _SUFFIXES = ("_total", "_bucket", "_sum", "_count", "_created", "_gsum", "_gcoun
 # Possessive throughout: whatever a stranger sends, a line takes time in proportion to its length.
 _LABELS = rb'\{(?P<labels>[^"}]*+(?:"[^"\\]*+(?:\\.[^"\\]*+)*+"[^"}]*+)*+)\}'
 _TEXT_LINE = re.compile(
-    rb"[ \t]*+(?P<name>[a-zA-Z_:][a-zA-Z0-9_:]*+)[ \t]*+(?:" + _LABELS + rb")?+[ \t]*+(?P<value>[^ \t{}]++)"
+    rb"[ \t]*+(?P<name>[a-zA-Z_:][a-zA-Z0-9_:]*+)[ \t]*+(?:" + _LABELS + rb")?+[ \t]*+(?P<value>[^ \t\r{}]++)"
     rb"(?:[ \t]++(?P<at>[+-]?[0-9]++))?+[ \t\r]*+"
 )
 _OPEN_LINE = re.compile(
@@ -95,7 +95,7 @@ def parse(body: bytes, *, wanted: frozenset[str] | None = None, is_openmetrics: 
         lines = _until_the_end(lines)
     if wanted is None:
         numbers: Sequence[int] = range(len(lines))
-    elif b"\n " in body or b"\n\t" in body:
+    elif body[:1] in (b" ", b"\t") or b"\n " in body or b"\n\t" in body:
         numbers = range(len(lines))  # who indents lines hides their names from a quick look
     else:
         length, heads = _heads(wanted)
