@@ -1,0 +1,335 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A page of each engine, and of each generation of it, with the traps that its names set.
+
+Written by us in the shape that the engines document; where each shape is from stands beside it. Values are such that no
+two series can be mistaken for one another.
+"""
+
+# vLLM, docs "Production Metrics" and vllm/v1/metrics/loggers.py: one series for each data-parallel rank (label engine).
+# The reasons of waiting are told beside the total and must not be added to it.
+VLLM = b"""\
+# HELP vllm:num_requests_running Number of requests in model execution batches.
+# TYPE vllm:num_requests_running gauge
+vllm:num_requests_running{engine="0",model_name="m"} 11.0
+vllm:num_requests_running{engine="1",model_name="m"} 12.0
+# HELP vllm:num_requests_waiting Number of requests waiting, vllm:num_requests_waiting 99.0 not among them.
+# TYPE vllm:num_requests_waiting gauge
+vllm:num_requests_waiting{engine="0",model_name="m"} 3.0
+vllm:num_requests_waiting{engine="1",model_name="m"} 4.0
+# TYPE vllm:num_requests_waiting_by_reason gauge
+vllm:num_requests_waiting_by_reason{engine="0",model_name="m",reason="capacity"} 2.0
+vllm:num_requests_waiting_by_reason{engine="0",model_name="m",reason="deferred"} 1.0
+vllm:num_requests_waiting_by_reason{engine="1",model_name="m",reason="capacity"} 4.0
+vllm:num_requests_waiting_by_reason{engine="1",model_name="m",reason="deferred"} 0.0
+# TYPE vllm:kv_cache_usage_perc gauge
+vllm:kv_cache_usage_perc{engine="0",model_name="m"} 0.25
+vllm:kv_cache_usage_perc{engine="1",model_name="m"} 0.75
+# TYPE vllm:request_success_total counter
+vllm:request_success_total{engine="0",finished_reason="stop",model_name="m"} 100.0
+vllm:request_success_total{engine="0",finished_reason="length",model_name="m"} 20.0
+vllm:request_success_total{engine="1",finished_reason="stop",model_name="m"} 3.0
+# TYPE vllm:request_success_created gauge
+vllm:request_success_created{engine="0",finished_reason="stop",model_name="m"} 1.77e+09
+# TYPE vllm:generation_tokens_total counter
+vllm:generation_tokens_total{engine="0",model_name="m"} 5000.0
+vllm:generation_tokens_total{engine="1",model_name="m"} 6.0
+# TYPE vllm:request_generation_tokens histogram
+vllm:request_generation_tokens_sum{engine="0",model_name="m"} 7777.0
+# TYPE vllm:request_queue_time_seconds histogram
+vllm:request_queue_time_seconds_bucket{engine="0",le="0.3",model_name="m"} 90.0
+vllm:request_queue_time_seconds_bucket{engine="0",le="+Inf",model_name="m"} 120.0
+vllm:request_queue_time_seconds_count{engine="0",model_name="m"} 120.0
+vllm:request_queue_time_seconds_sum{engine="0",model_name="m"} 60.5
+vllm:request_queue_time_seconds_count{engine="1",model_name="m"} 3.0
+vllm:request_queue_time_seconds_sum{engine="1",model_name="m"} 0.25
+# TYPE vllm:time_to_first_token_seconds histogram
+vllm:time_to_first_token_seconds_bucket{engine="0",le="0.1",model_name="m"} 10.0
+vllm:time_to_first_token_seconds_bucket{engine="0",le="2.5",model_name="m"} 70.0
+vllm:time_to_first_token_seconds_bucket{engine="0",le="+Inf",model_name="m"} 120.0
+vllm:time_to_first_token_seconds_count{engine="0",model_name="m"} 120.0
+vllm:time_to_first_token_seconds_sum{engine="0",model_name="m"} 400.0
+vllm:time_to_first_token_seconds_bucket{engine="1",le="0.1",model_name="m"} 1.0
+vllm:time_to_first_token_seconds_bucket{engine="1",le="2.5",model_name="m"} 2.0
+vllm:time_to_first_token_seconds_bucket{engine="1",le="+Inf",model_name="m"} 3.0
+vllm:time_to_first_token_seconds_count{engine="1",model_name="m"} 3.0
+vllm:time_to_first_token_seconds_sum{engine="1",model_name="m"} 1.0
+# TYPE vllm:cache_config_info gauge
+vllm:cache_config_info{block_size="16",gpu_memory_utilization="0.9",num_gpu_blocks="2048"} 1.0
+"""
+
+# The same before 0.12: another name of the cache, no reasons, no ranks.
+VLLM_OLD = b"""\
+# TYPE vllm:num_requests_running gauge
+vllm:num_requests_running{model_name="m"} 5.0
+# TYPE vllm:num_requests_swapped gauge
+vllm:num_requests_swapped{model_name="m"} 9.0
+# TYPE vllm:num_requests_waiting gauge
+vllm:num_requests_waiting{model_name="m"} 0.0
+# TYPE vllm:gpu_cache_usage_perc gauge
+vllm:gpu_cache_usage_perc{model_name="m"} 0.5
+# TYPE vllm:cpu_cache_usage_perc gauge
+vllm:cpu_cache_usage_perc{model_name="m"} 0.9
+"""
+
+# One that tells the reasons alone: what waits for capacity is the load, what was put off is not.
+VLLM_BY_REASON = b"""\
+# TYPE vllm:num_requests_waiting_by_reason gauge
+vllm:num_requests_waiting_by_reason{engine="0",model_name="m",reason="capacity"} 6.0
+vllm:num_requests_waiting_by_reason{engine="0",model_name="m",reason="deferred"} 30.0
+"""
+
+# SGLang, docs "Production Metrics" and srt/observability/metrics_collector.py: two data-parallel ranks, each seen by
+# two tensor-parallel ones (--enable-metrics-for-all-schedulers), and priorities, whose parts stand beside the total.
+SGLANG = b"""\
+# HELP sglang:num_running_reqs The number of running requests.
+# TYPE sglang:num_running_reqs gauge
+sglang:num_running_reqs{dp_rank="0",engine_type="unified",model_name="m",pp_rank="0",priority="",tp_rank="0"} 8.0
+sglang:num_running_reqs{dp_rank="0",engine_type="unified",model_name="m",pp_rank="0",priority="",tp_rank="1"} 8.0
+sglang:num_running_reqs{dp_rank="0",engine_type="unified",model_name="m",pp_rank="0",priority="1",tp_rank="0"} 5.0
+sglang:num_running_reqs{dp_rank="0",engine_type="unified",model_name="m",pp_rank="0",priority="5",tp_rank="0"} 3.0
+sglang:num_running_reqs{dp_rank="1",engine_type="unified",model_name="m",pp_rank="0",priority="",tp_rank="2"} 9.0
+sglang:num_running_reqs{dp_rank="1",engine_type="unified",model_name="m",pp_rank="0",priority="",tp_rank="3"} 9.0
+# TYPE sglang:num_running_reqs_offline_batch gauge
+sglang:num_running_reqs_offline_batch{dp_rank="0",model_name="m",pp_rank="0",tp_rank="0"} 50.0
+# TYPE sglang:num_queue_reqs gauge
+sglang:num_queue_reqs{dp_rank="0",engine_type="unified",model_name="m",pp_rank="0",priority="",tp_rank="0"} 2.0
+sglang:num_queue_reqs{dp_rank="0",engine_type="unified",model_name="m",pp_rank="0",priority="",tp_rank="1"} 1.0
+sglang:num_queue_reqs{dp_rank="1",engine_type="unified",model_name="m",pp_rank="0",priority="",tp_rank="2"} 4.0
+sglang:num_queue_reqs{dp_rank="1",engine_type="unified",model_name="m",pp_rank="0",priority="5",tp_rank="2"} 4.0
+# TYPE sglang:num_grammar_queue_reqs gauge
+sglang:num_grammar_queue_reqs{dp_rank="0",model_name="m",pp_rank="0",tp_rank="0"} 60.0
+# TYPE sglang:token_usage gauge
+sglang:token_usage{dp_rank="0",engine_type="unified",model_name="m",pp_rank="0",priority="",tp_rank="0"} 0.1
+sglang:token_usage{dp_rank="1",engine_type="unified",model_name="m",pp_rank="0",priority="",tp_rank="2"} 0.6
+# TYPE sglang:swa_token_usage gauge
+sglang:swa_token_usage{dp_rank="1",model_name="m",pp_rank="0",tp_rank="2"} 0.95
+# TYPE sglang:num_requests_total counter
+sglang:num_requests_total{engine_type="unified",is_streaming="true",model_name="m"} 40.0
+sglang:num_requests_total{engine_type="unified",is_streaming="false",model_name="m"} 2.0
+# TYPE sglang:generation_tokens_total counter
+sglang:generation_tokens_total{engine_type="unified",model_name="m"} 900.0
+# TYPE sglang:queue_time_seconds histogram
+sglang:queue_time_seconds_sum{dp_rank="0",model_name="m",pp_rank="0",tp_rank="0"} 1.5
+sglang:queue_time_seconds_sum{dp_rank="0",model_name="m",pp_rank="0",tp_rank="1"} 1.5
+sglang:queue_time_seconds_sum{dp_rank="1",model_name="m",pp_rank="0",tp_rank="2"} 2.5
+sglang:queue_time_seconds_count{dp_rank="0",model_name="m",pp_rank="0",tp_rank="0"} 20.0
+sglang:queue_time_seconds_count{dp_rank="0",model_name="m",pp_rank="0",tp_rank="1"} 20.0
+sglang:queue_time_seconds_count{dp_rank="1",model_name="m",pp_rank="0",tp_rank="2"} 22.0
+# TYPE sglang:time_to_first_token_seconds histogram
+sglang:time_to_first_token_seconds_bucket{engine_type="unified",le="0.1",model_name="m"} 30.0
+sglang:time_to_first_token_seconds_bucket{engine_type="unified",le="+Inf",model_name="m"} 42.0
+"""
+
+# The same of one GPU, before ranks and priorities were told.
+SGLANG_OLD = b"""\
+# TYPE sglang:num_running_reqs gauge
+sglang:num_running_reqs{model_name="m"} 7.0
+# TYPE sglang:num_queue_reqs gauge
+sglang:num_queue_reqs{model_name="m"} 1.0
+# TYPE sglang:token_usage gauge
+sglang:token_usage{model_name="m"} 0.28
+# TYPE sglang:gen_throughput gauge
+sglang:gen_throughput{model_name="m"} 86.5
+"""
+
+# TGI, docs "Metrics": counters without a suffix, histograms of Rust's exporter.
+TGI = b"""\
+# TYPE tgi_request_count counter
+tgi_request_count 61
+# TYPE tgi_request_success counter
+tgi_request_success 58
+# TYPE tgi_queue_size gauge
+tgi_queue_size 13
+# TYPE tgi_batch_current_size gauge
+tgi_batch_current_size 16
+# TYPE tgi_batch_current_max_tokens gauge
+tgi_batch_current_max_tokens 32768
+# TYPE tgi_batch_next_size histogram
+tgi_batch_next_size_sum 99
+# TYPE tgi_request_queue_duration histogram
+tgi_request_queue_duration_bucket{le="0.001"} 40
+tgi_request_queue_duration_bucket{le="+Inf"} 60
+tgi_request_queue_duration_sum 4.5
+tgi_request_queue_duration_count 60
+# TYPE tgi_request_generated_tokens histogram
+tgi_request_generated_tokens_bucket{le="+Inf"} 58
+tgi_request_generated_tokens_sum 5800
+tgi_request_generated_tokens_count 58
+"""
+
+# Triton, docs "Metrics": one series for each model and version, times in microseconds.
+TRITON = b"""\
+# HELP nv_inference_request_success Number of successful inference requests, all batch sizes
+# TYPE nv_inference_request_success counter
+nv_inference_request_success{model="detect",version="1"} 160
+nv_inference_request_success{model="embed",version="3"} 40
+# TYPE nv_inference_request_failure counter
+nv_inference_request_failure{model="detect",reason="REJECTED",version="1"} 7
+# TYPE nv_inference_count counter
+nv_inference_count{model="detect",version="1"} 1280
+# TYPE nv_inference_exec_count counter
+nv_inference_exec_count{model="detect",version="1"} 33
+# TYPE nv_inference_request_duration_us counter
+nv_inference_request_duration_us{model="detect",version="1"} 9000000
+# TYPE nv_inference_queue_duration_us counter
+nv_inference_queue_duration_us{model="detect",version="1"} 1500000
+nv_inference_queue_duration_us{model="embed",version="3"} 500000
+# TYPE nv_inference_pending_request_count gauge
+nv_inference_pending_request_count{model="detect",version="1"} 5
+nv_inference_pending_request_count{model="embed",version="3"} 1
+# TYPE nv_gpu_utilization gauge
+nv_gpu_utilization{gpu_uuid="GPU-1"} 0.9
+"""
+
+# Triton with TensorRT-LLM, the backend's README "Triton Metrics": one name for requests, one for the cache's blocks.
+TRITON_TRTLLM = b"""\
+# TYPE nv_inference_request_success counter
+nv_inference_request_success{model="tensorrt_llm",version="1"} 12
+# TYPE nv_inference_queue_duration_us counter
+nv_inference_queue_duration_us{model="tensorrt_llm",version="1"} 2000
+# TYPE nv_inference_pending_request_count gauge
+nv_inference_pending_request_count{model="tensorrt_llm",version="1"} 77
+# TYPE nv_trt_llm_request_metrics gauge
+nv_trt_llm_request_metrics{model="tensorrt_llm",request_type="waiting",version="1"} 6
+nv_trt_llm_request_metrics{model="tensorrt_llm",request_type="context",version="1"} 1
+nv_trt_llm_request_metrics{model="tensorrt_llm",request_type="scheduled",version="1"} 48
+nv_trt_llm_request_metrics{model="tensorrt_llm",request_type="max",version="1"} 64
+nv_trt_llm_request_metrics{model="tensorrt_llm",request_type="active",version="1"} 54
+# TYPE nv_trt_llm_kv_cache_block_metrics gauge
+nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="tokens_per",model="tensorrt_llm",version="1"} 64
+nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="used",model="tensorrt_llm",version="1"} 400
+nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="fraction",model="tensorrt_llm",version="1"} 0.4
+nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="max",model="tensorrt_llm",version="1"} 1000
+"""
+
+# trtllm-serve, tensorrt_llm/metrics/collector.py.
+TRTLLM_SERVE = b"""\
+# TYPE trtllm_num_requests_running gauge
+trtllm_num_requests_running{engine_type="trtllm",model_name="m"} 14.0
+# TYPE trtllm_num_requests_waiting gauge
+trtllm_num_requests_waiting{engine_type="trtllm",model_name="m"} 2.0
+# TYPE trtllm_num_requests_completed_total counter
+trtllm_num_requests_completed_total{engine_type="trtllm",model_name="m"} 95.0
+# TYPE trtllm_max_num_active_requests gauge
+trtllm_max_num_active_requests{engine_type="trtllm",model_name="m"} 256.0
+# TYPE trtllm_kv_cache_utilization gauge
+trtllm_kv_cache_utilization{engine_type="trtllm",model_name="m"} 0.35
+# TYPE trtllm_kv_cache_hit_rate gauge
+trtllm_kv_cache_hit_rate{engine_type="trtllm",model_name="m"} 0.8
+# TYPE trtllm_request_success_total counter
+trtllm_request_success_total{engine_type="trtllm",finished_reason="stop",model_name="m"} 90.0
+# TYPE trtllm_generation_tokens_total counter
+trtllm_generation_tokens_total{engine_type="trtllm",model_name="m"} 8100.0
+# TYPE trtllm_request_queue_time_seconds histogram
+trtllm_request_queue_time_seconds_sum{engine_type="trtllm",model_name="m"} 9.5
+trtllm_request_queue_time_seconds_count{engine_type="trtllm",model_name="m"} 91.0
+# TYPE trtllm_time_to_first_token_seconds histogram
+trtllm_time_to_first_token_seconds_bucket{engine_type="trtllm",le="0.5",model_name="m"} 80.0
+trtllm_time_to_first_token_seconds_bucket{engine_type="trtllm",le="+Inf",model_name="m"} 91.0
+"""
+
+# NIM for LLMs, docs "Observability": vLLM's older names without a prefix, and how many requests may run.
+NIM = b"""\
+# TYPE gpu_cache_usage_perc gauge
+gpu_cache_usage_perc{model_name="m"} 0.2
+# TYPE num_requests_running gauge
+num_requests_running{model_name="m"} 21.0
+# TYPE num_requests_waiting gauge
+num_requests_waiting{model_name="m"} 1.0
+# TYPE num_request_max gauge
+num_request_max{model_name="m"} 2048.0
+# TYPE prompt_tokens_total counter
+prompt_tokens_total{model_name="m"} 603.0
+# TYPE generation_tokens_total counter
+generation_tokens_total{model_name="m"} 997.0
+# TYPE request_success_total counter
+request_success_total{model_name="m"} 30.0
+# TYPE time_to_first_token_seconds histogram
+time_to_first_token_seconds_bucket{le="0.25",model_name="m"} 29.0
+time_to_first_token_seconds_bucket{le="+Inf",model_name="m"} 31.0
+"""
+
+# LMDeploy, lmdeploy/metrics/loggers.py: vLLM's names by another prefix, ranks by the label engine.
+LMDEPLOY = b"""\
+# TYPE lmdeploy:num_requests_running gauge
+lmdeploy:num_requests_running{engine="0",model_name="m"} 3.0
+lmdeploy:num_requests_running{engine="1",model_name="m"} 4.0
+# TYPE lmdeploy:num_requests_waiting gauge
+lmdeploy:num_requests_waiting{engine="0",model_name="m"} 0.0
+lmdeploy:num_requests_waiting{engine="1",model_name="m"} 5.0
+# TYPE lmdeploy:gpu_cache_usage_perc gauge
+lmdeploy:gpu_cache_usage_perc{engine="0",model_name="m"} 0.3
+lmdeploy:gpu_cache_usage_perc{engine="1",model_name="m"} 0.9
+# TYPE lmdeploy:request_success_total counter
+lmdeploy:request_success_total{engine="0",finished_reason="FINISH",model_name="m"} 17.0
+# TYPE lmdeploy:generation_tokens_total counter
+lmdeploy:generation_tokens_total{engine="0",model_name="m"} 250.0
+# TYPE lmdeploy:request_queue_time_seconds histogram
+lmdeploy:request_queue_time_seconds_count{engine="0",model_name="m"} 18.0
+lmdeploy:request_queue_time_seconds_sum{engine="0",model_name="m"} 0.75
+# TYPE lmdeploy:time_to_first_token_seconds histogram
+lmdeploy:time_to_first_token_seconds_bucket{engine="0",le="1.0",model_name="m"} 16.0
+lmdeploy:time_to_first_token_seconds_bucket{engine="0",le="+Inf",model_name="m"} 18.0
+"""
+
+# llama.cpp, tools/server/README.md "GET /metrics"; older ones also told the cache, which is read no longer.
+LLAMA_CPP = b"""\
+# HELP llamacpp:prompt_tokens_total Number of prompt tokens processed.
+# TYPE llamacpp:prompt_tokens_total counter
+llamacpp:prompt_tokens_total 1200
+# TYPE llamacpp:tokens_predicted_total counter
+llamacpp:tokens_predicted_total 3400
+# TYPE llamacpp:predicted_tokens_seconds gauge
+llamacpp:predicted_tokens_seconds 51.3
+# TYPE llamacpp:kv_cache_usage_ratio gauge
+llamacpp:kv_cache_usage_ratio 0.7
+# TYPE llamacpp:requests_processing gauge
+llamacpp:requests_processing 4
+# TYPE llamacpp:requests_deferred gauge
+llamacpp:requests_deferred 2
+"""
+
+# Ollama, docs "List Running Models": GET /api/ps.
+OLLAMA = b"""\
+{"models": [
+  {"name": "mistral:latest", "model": "mistral:latest", "size": 5137025024, "digest": "2ae6f6dd7a3d",
+   "details": {"family": "llama", "parameter_size": "7.2B"}, "expires_at": "2024-06-04T14:38:31.83753-07:00",
+   "size_vram": 5137025024},
+  {"name": "llama3:8b", "model": "llama3:8b", "size": 1, "size_vram": 1}
+]}
+"""
+
+# KEDA's HTTP add-on, pkg/queue/queue_counts.go: three generations of GET /queue.
+INTERCEPTOR_OLDEST = b'{"shop.example.com": 3, "blog.example.com": 0}\n'
+INTERCEPTOR_OLD = b'{"shop/web": {"Requests": 3, "Activity": "2024-01-01T00:00:00Z"}, "blog/web": {"Requests": 0}}\n'
+INTERCEPTOR = b'{"shop/web": {"Concurrency": 3, "RPS": 1.5}, "blog/web": {"Concurrency": 0, "RPS": 0}}\n'
+
+# The router of the vLLM production stack, src/vllm_router/services/metrics_service: what it was sent, by model, and what
+# its engines told it, by server, in their own words: it passes for one of them.
+VLLM_ROUTER = b"""\
+# HELP vllm:num_incoming_requests_total Total valid incoming requests to router
+# TYPE vllm:num_incoming_requests_total counter
+vllm:num_incoming_requests_total{model="m"} 42.0
+vllm:num_incoming_requests_total{model="n"} 8.0
+# TYPE vllm:num_incoming_requests_created gauge
+vllm:num_incoming_requests_created{model="m"} 1.77e+09
+# TYPE vllm:num_requests_running gauge
+vllm:num_requests_running{server="http://10.0.0.1:8000"} 3.0
+# TYPE vllm:num_requests_waiting gauge
+vllm:num_requests_waiting{server="http://10.0.0.1:8000"} 1.0
+# TYPE vllm:current_qps gauge
+vllm:current_qps{server="http://10.0.0.1:8000"} 1.5
+# TYPE vllm:healthy_pods_total gauge
+vllm:healthy_pods_total{server="http://10.0.0.1:8000"} 1.0
+"""
+
+# An endpoint picker with flow control, of the Gateway API inference extension (pkg/epp/metrics).
+ENDPOINT_PICKER = b"""\
+# HELP inference_extension_flow_control_queue_size [ALPHA] Requests in the queue.
+# TYPE inference_extension_flow_control_queue_size gauge
+inference_extension_flow_control_queue_size{fairness_id="a",inference_pool="llama",priority="0"} 4
+inference_extension_flow_control_queue_size{fairness_id="b",inference_pool="llama",priority="1"} 5
+inference_extension_flow_control_queue_size{fairness_id="a",inference_pool="other",priority="0"} 60
+# TYPE inference_extension_flow_control_queue_bytes gauge
+inference_extension_flow_control_queue_bytes{fairness_id="a",inference_pool="llama",priority="0"} 4096
+"""
