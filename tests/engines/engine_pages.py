@@ -304,8 +304,8 @@ INTERCEPTOR_OLDEST = b'{"shop.example.com": 3, "blog.example.com": 0}\n'
 INTERCEPTOR_OLD = b'{"shop/web": {"Requests": 3, "Activity": "2024-01-01T00:00:00Z"}, "blog/web": {"Requests": 0}}\n'
 INTERCEPTOR = b'{"shop/web": {"Concurrency": 3, "RPS": 1.5}, "blog/web": {"Concurrency": 0, "RPS": 0}}\n'
 
-# The router of the vLLM production stack, src/vllm_router/services/metrics_service: what it was sent, by model, and what
-# its engines told it, by server, in their own words: it passes for one of them.
+# The router of the vLLM production stack, src/vllm_router/services/metrics_service: what it was sent, by model, and
+# what its engines told it, by server, in their own words: it passes for one of them.
 VLLM_ROUTER = b"""\
 # HELP vllm:num_incoming_requests_total Total valid incoming requests to router
 # TYPE vllm:num_incoming_requests_total counter

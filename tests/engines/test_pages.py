@@ -206,6 +206,7 @@ def test_any_of_its_signs_alone_gives_an_engine_away(exported: Exported) -> None
     ("body", "engine"),
     [
         pytest.param(b"vllm:num_requests_running 1\nnv_inference_count 1\n", "vllm", id="vLLM behind Triton is vLLM"),
+        pytest.param(b"nv_inference_count 1\n", "triton", id="a count of inferences is Triton's"),
         pytest.param(engine_pages.NIM + engine_pages.VLLM, "vllm", id="a NIM that tells in vLLM's words is vLLM"),
         pytest.param(b"vllm:num_requests_running_max 1\n", "", id="a longer name is no sign"),
         pytest.param(b"# TYPE vllm:num_requests_running gauge\n", "", id="a declaration is no sign"),
@@ -259,8 +260,9 @@ def test_of_caches_the_fullest_counts_unless_one_is_unknown() -> None:
     assert read(RUNNING + caches % b"NaN", TEXT, at_seconds=AT).kv_cache_ratio is None
 
 
-def test_a_copy_that_is_unknown_leaves_the_sum_unknown() -> None:
-    body = b'sglang:num_queue_reqs{tp_rank="0"} 1\nsglang:num_queue_reqs{tp_rank="1"} NaN\n'
+@pytest.mark.parametrize("values", [(b"1", b"NaN"), (b"NaN", b"1")])
+def test_a_copy_that_is_unknown_leaves_the_sum_unknown(values: tuple[bytes, bytes]) -> None:
+    body = b'sglang:num_queue_reqs{tp_rank="0"} %s\nsglang:num_queue_reqs{tp_rank="1"} %s\n' % values
     assert read(body, TEXT, at_seconds=AT).waiting is None
 
 

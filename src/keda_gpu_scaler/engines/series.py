@@ -134,7 +134,7 @@ def _histogram(name: str, samples: Sequence[Sample]) -> Histogram | None:
     buckets = [it for it in samples if it.name == f"{name}_bucket"]
     for it in buckets:
         bound = _bound(it.labels.get("le", ""))
-        if bound is None or not is_known(it.value):
+        if bound is None:
             return None
         series.add(frozenset((key, value) for key, value in it.labels.items() if key != "le"))
         counts[bound] = counts.get(bound, 0.0) + it.value
