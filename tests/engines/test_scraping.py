@@ -948,3 +948,12 @@ def test_an_engine_on_loopback_is_scraped_through_a_real_fetcher() -> None:
             await scraping.close()
 
     asyncio.run(scrape())
+
+
+@scenario
+async def test_an_engine_that_runs_behind_a_nim_may_tell_for_it() -> None:
+    endpoint = replace(ONE, engine="nim")
+    async with Scene({"10.0.0.1:80/metrics": vllm()}) as scene:
+        scene.web.names["router.ai.svc"] = addresses(1)
+        await scene.ask(endpoint)
+        assert scene.page(endpoint).failure is None

@@ -233,7 +233,8 @@ PROFILES: MappingProxyType[str, Profile] = MappingProxyType(
 class Engine:
     """One inference engine, and where it serves its metrics unless it was told otherwise.
 
-    ``remark`` says what must be done for it to do so, or what it does not tell.
+    ``remark`` says what must be done for it to do so, or what it does not tell. ``behind`` are engines that may do its
+    work, whose names its pages may then use.
     """
 
     name: str
@@ -241,6 +242,7 @@ class Engine:
     port: int
     path: str = "/metrics"
     remark: str = ""
+    behind: tuple[str, ...] = ()
 
 
 ENGINES: MappingProxyType[str, Engine] = MappingProxyType(
@@ -252,7 +254,7 @@ ENGINES: MappingProxyType[str, Engine] = MappingProxyType(
             Engine("tgi", "Hugging Face Text Generation Inference", 3000, remark="tells no KV cache"),
             Engine("triton", "NVIDIA Triton, with or without TensorRT-LLM", 8002),
             Engine("trtllm-serve", "TensorRT-LLM's own server", 8000, "/prometheus/metrics"),
-            Engine("nim", "NVIDIA NIM", 8000, "/v1/metrics"),
+            Engine("nim", "NVIDIA NIM", 8000, "/v1/metrics", behind=("vllm", "sglang", "trtllm-serve")),
             Engine("lmdeploy", "LMDeploy", 23333),
             Engine("llama.cpp", "llama.cpp", 8080, remark="start it with `--metrics`; tells no KV cache"),
             Engine("ollama", "Ollama", 11434, "/api/ps", "tells which models are loaded, and neither queue nor cache"),

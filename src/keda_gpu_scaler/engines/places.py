@@ -298,7 +298,7 @@ def _fault(endpoint: Endpoint, page: Page, selectors: Selectors) -> str | None:
         return None
     if endpoint.engine == AUTO:
         return None if newest.engine else "it exports nothing of an engine that is known"
-    if newest.engine == endpoint.engine:
+    if newest.engine == endpoint.engine or newest.engine in ENGINES[endpoint.engine].behind:
         return None
     if newest.engine:
         return f"it is a page of {newest.engine}, and not of {endpoint.engine}: correct `engine`, or name its port"
