@@ -56,10 +56,12 @@ def test_whom_a_secret_is_for(tmp_path: Path, hosts: str, host: str, namespace: 
     assert found(tmp_path, host, namespace) == ("one" if is_meant else None)
 
 
-def test_the_first_by_name_that_fits_is_taken(tmp_path: Path) -> None:
-    mount(tmp_path, "c", {"hosts": "*"})
-    mount(tmp_path, "b", {"hosts": "*.ai"})
+def test_the_first_by_name_that_fits_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mount(tmp_path, "a", {"hosts": "other"})
+    for name in "bc":
+        mount(tmp_path, name, {"hosts": "*.ai"})
+    # A file system lists its files in any order.
+    monkeypatch.setattr(Path, "iterdir", lambda folder: iter([folder / "c", folder / "b", folder / "a"]))
     assert found(tmp_path, "vllm.ai") == "b"
 
 

@@ -587,12 +587,17 @@ def test_what_is_refused_is_not_connected_to(
     run(test())
 
 
-def test_a_pod_is_asked_whatever_is_listed() -> None:
+def test_a_pod_is_asked_whatever_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def nobody(*_: object, **__: object) -> None:
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(asyncio, "open_connection", nobody)
+
     async def test() -> None:
-        async with Server(says(page())) as server:
-            pod = Target(Url("http", "127.0.0.1", server.port, "/metrics"), "127.0.0.1", "ai")
-            with contextlib.closing(fetcher(allowed="127.0.0.1,*.web")) as fetches:
-                assert (await fetches.fetch(pod)).content == b"up 1\n"
+        url = parse_url("http://10.1.2.3:8000/metrics")
+        fetches = fetcher(allowed="127.0.0.1,*.web")
+        assert (await refused(fetches.fetch(Target(url, "10.1.2.3", "ai")))).kind is Kind.REFUSED
+        assert (await refused(fetches.fetch(Target(url, "10.1.2.3")))).kind is Kind.DENIED
 
     run(test())
 
@@ -953,6 +958,19 @@ def test_what_ends_with_its_connection(tmp_path: Path, authority: Authority, ans
     context = tls(authority.issue("server", host=NAME))
     got, _ = secured(tmp_path / "mounts", context, answers, by_name)
     assert (got.content if isinstance(got, Body) else str(got)) == (b"up 1\n" if is_whole else BREAKS_OFF)
+
+
+def test_a_server_that_closes_instead_of_speaking_tls() -> None:
+    async def leaves(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1 << 16)
+        writer.close()
+
+    async def test() -> None:
+        async with await asyncio.start_server(leaves, "127.0.0.1", 0) as server:
+            error = await refused(fetcher().fetch(by_name(server.sockets[0].getsockname()[1])))
+        assert (error.kind, str(error)) == (Kind.UNREADABLE, "TLS cannot be agreed on: the connection is closed")
+
+    run(test())
 
 
 AS_SERVE_DOES = """

@@ -56,8 +56,6 @@ class Secured:
                 return self._tls.read(min(limit_bytes, _RECORD_BYTES))
             except ssl.SSLWantReadError:
                 await self._exchange()
-            except ssl.SSLZeroReturnError:
-                return b""
 
     def write(self, content: bytes) -> None:
         """Send this.
@@ -79,7 +77,7 @@ class Secured:
     async def _exchange(self) -> None:
         """Send what is to be sent, and wait for what comes."""
         self._send()
-        if received := await self._reader.read(_RECORD_BYTES):
-            self._incoming.write(received)
-        else:
-            self._incoming.write_eof()
+        received = await self._reader.read(_RECORD_BYTES)
+        if not received:
+            raise ConnectionResetError("the connection is closed")
+        self._incoming.write(received)
