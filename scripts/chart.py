@@ -35,6 +35,11 @@ EXTRAS = (
     *("--set-json", 'extraEnv=[{"name":"A","value":"b"}]', "--set-json", 'extraVolumes=[{"name":"v","emptyDir":{}}]'),
     *("--set-json", 'extraVolumeMounts=[{"name":"v","mountPath":"/v"}]'),
 )
+ENGINES = (
+    *("--set-json", "engines.scrapeInterval=1", "--set-json", "engines.demandInterval=0.25"),
+    *("--set-json", 'engines.allowEndpoints=["10.0.0.0/8","*.ai.svc.cluster.local"]'),
+    *("--set-json", 'engines.credentials=[{"name":"gateway","secretName":"gateway-token"}]'),
+)
 
 GOLDENS: Mapping[str, Sequence[str]] = {
     "quick-start": (),
@@ -43,6 +48,7 @@ GOLDENS: Mapping[str, Sequence[str]] = {
     "mig": ("--set", "driver.mode=cdi", "--set", "driver.mig=true"),
     "gke": (*FRONT_END, "--set", "driver.mode=gke"),
     "extras": EXTRAS,
+    "engines": (*FRONT_END, *ENGINES),
 }
 """Renderings that are kept, each a file below tests/golden/chart."""
 

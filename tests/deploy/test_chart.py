@@ -45,6 +45,7 @@ MORE: Mapping[str, Sequence[str]] = {
     "watched": (*chart.SCRAPED, *sets("podMonitor.enabled=true", "dashboards.enabled=true")),
     "open and without rights": sets("networkPolicy.enabled=false", "rbac.create=false"),
     "extras": chart.EXTRAS,
+    "engines": chart.ENGINES,
 }
 MATRIX = {
     f"{driver}, {shape}, {more}": (*DRIVERS[driver], *SHAPES[shape], *MORE[more])
@@ -301,6 +302,38 @@ def is_privileged(flags: Sequence[str]) -> bool:
     return drives_itself and "driver.privileged=false" not in flags
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_engines_are_scraped_by_whoever_keda_asks_and_by_nobody_else(shape: str) -> None:
+    pods = render(*SHAPES[shape], *chart.ENGINES).pods()
+    asked = "frontend" if shape == "front end" else "agent"
+    for component in pods.keys() - {"test"}:
+        one = container(pods[component])
+        arguments = {argument for argument in one["args"] if re.match("--(scrape|demand|allow|endpoint)-", argument)}
+        mounts = {it["mountPath"] for it in one.get("volumeMounts", ()) if "endpoint" in it["name"]}
+        if component != asked:
+            assert not arguments
+            assert not mounts
+            continue
+        assert arguments == {
+            "--scrape-interval=1",
+            "--demand-interval=0.25",
+            "--allow-endpoints=10.0.0.0/8,*.ai.svc.cluster.local",
+            "--endpoint-credentials=/etc/keda-gpu-scaler/endpoints",
+        }
+        assert mounts == {"/etc/keda-gpu-scaler/endpoints/gateway"}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_pace_of_engines_is_the_programs_own_by_default(shape: str) -> None:
+    engines = values()["engines"]
+    assert (engines["scrapeInterval"], engines["demandInterval"]) == (
+        Config().scrape_interval,
+        Config().demand_interval,
+    )
+    for pod in render(*SHAPES[shape]).pods().values():
+        assert not [argument for argument in container(pod)["args"] if re.match("--(scrape|demand|allow)-", argument)]
+
+
 @EVERY_SHAPE
 def test_the_kubelet_finds_every_port_it_probes(flags: Sequence[str]) -> None:
     for component, pod in render(*flags).pods().items():
@@ -330,8 +363,10 @@ def test_the_program_takes_the_arguments_and_finds_the_files_that_they_name(flag
         assert set(mounts.values()) == set(volumes)
         for value in given.values():
             if isinstance(value, str) and value.startswith("/"):
-                [place] = [path for path in mounts if value.startswith(f"{path}/")]
-                assert volumes[mounts[place]].keys() & {"hostPath", "secret"}
+                # A file below a mount, or a directory of mounts.
+                places = [path for path in mounts if value.startswith(f"{path}/") or path.startswith(f"{value}/")]
+                assert places
+                assert all(volumes[mounts[place]].keys() & {"hostPath", "secret"} for place in places)
 
 
 @pytest.mark.parametrize("driver", DRIVERS)

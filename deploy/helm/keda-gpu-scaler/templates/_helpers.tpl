@@ -140,6 +140,45 @@ annotations:
   readOnly: true
 {{- end -}}
 
+{{- define "kgs.endpointsPath" -}}
+/etc/keda-gpu-scaler/endpoints
+{{- end -}}
+
+{{- /* Flags of whoever KEDA asks, who scrapes engines and demand; what is the default is left out. */ -}}
+{{- define "kgs.enginesArgs" -}}
+{{- with .Values.engines }}
+{{- if ne (float64 .scrapeInterval) 2.0 }}
+- --scrape-interval={{ .scrapeInterval }}
+{{- end }}
+{{- if ne (float64 .demandInterval) 0.5 }}
+- --demand-interval={{ .demandInterval }}
+{{- end }}
+{{- with .allowEndpoints }}
+- --allow-endpoints={{ join "," . }}
+{{- end }}
+{{- if .credentials }}
+- --endpoint-credentials={{ include "kgs.endpointsPath" $ }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "kgs.enginesVolumes" -}}
+{{- range .Values.engines.credentials }}
+- name: endpoint-{{ .name }}
+  secret:
+    secretName: {{ .secretName }}
+    defaultMode: 0440
+{{- end }}
+{{- end -}}
+
+{{- define "kgs.enginesMounts" -}}
+{{- range .Values.engines.credentials }}
+- name: endpoint-{{ .name }}
+  mountPath: {{ include "kgs.endpointsPath" $ }}/{{ .name }}
+  readOnly: true
+{{- end }}
+{{- end -}}
+
 {{- define "kgs.ports" -}}
 - name: grpc
   containerPort: 6000
