@@ -6,13 +6,14 @@ findings, never in a traceback. Triggers of other scalers are none of our busine
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 import yaml
 
+from keda_gpu_scaler.cli.workloads import Workload, engine_of, serving
 from keda_gpu_scaler.core.declaration import ASSUMED
 from keda_gpu_scaler.core.report import REPORT_OF_TYPE
 from keda_gpu_scaler.core.trigger import PARAMETERS, Scope, Trigger, TriggerError, parse
@@ -24,6 +25,12 @@ _TYPES = ("external", "external-push")
 _OURS = frozenset(parameter.key for parameter in PARAMETERS)
 _FROM_ENVIRONMENT = "FromEnv"
 _KEY = re.compile(r'metadata(?:\.([^:]+)|: "([^"]+)")')
+_AGENTS = "-agents"
+_MEMORY = frozenset({"memory_used_percent", "memory_used_mib"})
+_PREALLOCATING = {"vllm-inference": "vLLM", "tgi-inference": "TGI"}
+_COOLDOWN_SECONDS = 300
+"""KEDA's own default. A 70B model whose weights are cached is back in 60 to 130 s, in 2 to 7 minutes otherwise."""
+_POLLING_SECONDS = 30
 
 _Path = tuple[str | int, ...]
 
@@ -54,24 +61,51 @@ class Checked:
     triggers: int
 
 
-def check(text: str) -> Checked:
-    """Read YAML documents and check every trigger of ours in them."""
+def check(text: str, beside: Iterable[Workload] = ()) -> Checked:
+    """Read YAML documents and check every trigger of ours in them.
+
+    Args:
+        text: the documents.
+        beside: workloads that other texts hold (``workloads``), which may be scale targets of these.
+    """
     findings: list[Finding] = []
     triggers = 0
     try:
-        for document in _documents(text):
-            for scaled in _scaled(document):
+        documents, broken = _read(text)
+        findings += broken
+        known = (*beside, *serving(document.value for document in documents))
+        for document in documents:
+            for scaled in _scaled(document, known):
                 triggers += len(scaled.ours)
                 findings += scaled.findings()
+    except RecursionError:
+        findings.append(Finding(1, 1, Severity.ERROR, "", "not YAML that can be read: it is nested without end"))
+    return Checked(tuple(sorted(findings)), triggers)
+
+
+def workloads(text: str) -> list[Workload]:
+    """Return the workloads in YAML documents that serve with an engine that keeps its memory."""
+    if "containers" not in text:
+        return []
+    try:
+        return list(serving(document.value for document in _read(text)[0]))
+    except RecursionError:
+        return []
+
+
+def _read(text: str) -> tuple[list["_Document"], list[Finding]]:
+    """Return the documents up to one that is none, and what is wrong with that."""
+    documents = []
+    try:
+        for document in _documents(text):
+            documents.append(document)  # noqa: PERF402 - those before one that cannot be read count too
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = (mark.line + 1, mark.column + 1) if mark else (1, 1)
         what = getattr(error, "problem", None) or str(error).splitlines()[0]
         message = f"not YAML that can be read: {what}; render templates first"
-        findings.append(Finding(where[0], where[1], Severity.ERROR, "", message))
-    except RecursionError:
-        findings.append(Finding(1, 1, Severity.ERROR, "", "not YAML that can be read: it is nested without end"))
-    return Checked(tuple(sorted(findings)), triggers)
+        return documents, [Finding(where[0], where[1], Severity.ERROR, "", message)]
+    return documents, []
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +145,7 @@ def _documents(text: str) -> Iterator[_Document]:
         loader.dispose()
 
 
-def _scaled(document: _Document) -> Iterator["_Scaled"]:
+def _scaled(document: _Document, known: Sequence[Workload]) -> Iterator["_Scaled"]:
     """Find the objects of KEDA's in a document, also within a List."""
     items = _mapping(document.value).get("items")
     places: list[_Path] = [()]
@@ -120,7 +154,7 @@ def _scaled(document: _Document) -> Iterator["_Scaled"]:
     for place in places:
         value = _mapping(_at(document.value, place))
         if value.get("kind") in KINDS and str(value.get("apiVersion", "")).startswith("keda.sh/"):
-            yield _Scaled(document, place)
+            yield _Scaled(document, place, known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +163,7 @@ class _Scaled:
 
     document: _Document
     place: _Path
+    known: Sequence[Workload]
 
     @property
     def spec(self) -> Mapping[str, Any]:
@@ -144,8 +179,27 @@ class _Scaled:
         return [number for number, trigger in enumerate(self.triggers) if _is_ours(_mapping(trigger))]
 
     @property
+    def metadata(self) -> Mapping[str, Any]:
+        return _mapping(_mapping(_at(self.document.value, self.place)).get("metadata"))
+
+    @property
+    def sleeps(self) -> bool:
+        """Whether it may be at zero replicas."""
+        return _count(self.spec, "minReplicaCount", 0) == 0 or self.spec.get("idleReplicaCount") == 0
+
+    @property
+    def engine(self) -> str | None:
+        """What the scale target serves with, where that keeps its memory and its manifest is known."""
+        if "jobTargetRef" in self.spec:
+            return engine_of(self.spec["jobTargetRef"])
+        target = _mapping(self.spec.get("scaleTargetRef"))
+        meant = (str(target.get("kind") or "Deployment"), str(self.metadata.get("namespace") or ""))
+        name = str(target.get("name"))
+        return next((one.engine for one in self.known if one.is_meant(*meant, name)), None)
+
+    @property
     def title(self) -> str:
-        metadata = _mapping(_mapping(_at(self.document.value, self.place)).get("metadata"))
+        metadata = self.metadata
         names = [str(metadata[key]) for key in ("namespace", "name") if metadata.get(key)]
         return ascii("/".join(names)[:317])[1:-1]
 
@@ -153,6 +207,8 @@ class _Scaled:
         if not self.ours:
             return
         yield from self._of_sizes()
+        if self.sleeps:
+            yield from self._of_sleep()
         for number in self.ours:
             yield from self._of_trigger(("spec", "triggers", number), _mapping(self.triggers[number]))
 
@@ -161,24 +217,49 @@ class _Scaled:
 
     def _of_sizes(self) -> Iterator[Finding]:
         least, most = _count(self.spec, "minReplicaCount", 0), _count(self.spec, "maxReplicaCount", 100)
-        idle = self.spec.get("idleReplicaCount")
         if most < least:
             yield self._finding(
                 Severity.ERROR, ("spec", "maxReplicaCount"),
                 f"spec.maxReplicaCount: Invalid value: {most}: must not be below minReplicaCount ({least})",
             )  # fmt: skip
-        if (least == 0 or idle == 0) and not any(map(self._wakes, range(len(self.triggers)))):
-            key = "idleReplicaCount" if idle == 0 else "minReplicaCount"
+
+    def _of_sleep(self) -> Iterator[Finding]:
+        if not any(map(self._wakes, range(len(self.triggers)))):
+            key = "idleReplicaCount" if self.spec.get("idleReplicaCount") == 0 else "minReplicaCount"
             yield self._finding(
                 Severity.WARNING, ("spec", key),
                 f"spec.{key}: Invalid value: 0: nothing here can wake it: a workload at zero holds no GPU; set "
-                "minReplicaCount: 1, or add a trigger that sees the demand",
+                "minReplicaCount: 1, name a demandEndpoint, or add a trigger that sees the demand",
+            )  # fmt: skip
+        demanding = [number for number in self.ours if self._has_demand(number)]
+        if demanding and not any(self.triggers[number].get("type") == "external-push" for number in demanding):
+            poll = _count(self.spec, "pollingInterval", _POLLING_SECONDS)
+            yield self._finding(
+                Severity.WARNING, ("spec", "triggers", demanding[0], "type"),
+                f'type: Invalid value: "external": demand wakes the workload only when KEDA polls, every {poll} s; say '
+                "external-push",
+            )  # fmt: skip
+        cooldown = _count(self.spec, "cooldownPeriod", _COOLDOWN_SECONDS)
+        if cooldown < _COOLDOWN_SECONDS and not all(self._follows_others(number) for number in self.ours):
+            yield self._finding(
+                Severity.WARNING, ("spec", "cooldownPeriod"),
+                f"spec.cooldownPeriod: Invalid value: {cooldown}: a pause that short may end in a cold start, which "
+                "takes a large model 60 to 130 s with its weights cached and 2 to 7 minutes without; set "
+                f"{_COOLDOWN_SECONDS} or more",
             )  # fmt: skip
 
     def _wakes(self, number: int) -> bool:
-        """Whether a trigger can be active while the workload is at zero: ours by what others' devices do."""
-        metadata = _mapping(_mapping(self.triggers[number]).get("metadata"))
-        return number not in self.ours or metadata.get("scope") in (Scope.FLEET, Scope.NODE)
+        """Whether a trigger can be active while the workload is at zero: ours by demand, or by others' devices."""
+        return number not in self.ours or self._has_demand(number) or self._follows_others(number)
+
+    def _has_demand(self, number: int) -> bool:
+        return bool(self._said(number).keys() & {"demandEndpoint", "demandEndpoint" + _FROM_ENVIRONMENT})
+
+    def _follows_others(self, number: int) -> bool:
+        return self._said(number).get("scope") in (Scope.FLEET, Scope.NODE)
+
+    def _said(self, number: int) -> Mapping[Any, Any]:
+        return _mapping(_mapping(self.triggers[number]).get("metadata"))
 
     def _of_trigger(self, path: _Path, trigger: Mapping[str, Any]) -> Iterator[Finding]:
         metadata = _mapping(trigger.get("metadata"))
@@ -198,6 +279,7 @@ class _Scaled:
         for hint in parsed.hints:
             yield self._finding(Severity.WARNING, (*inside, _key(hint)), hint)
         yield from self._of_type(path, trigger, parsed)
+        yield from self._of_memory(inside, said, parsed)
         if said.get("enableTLS", "").lower() == "true" and "authenticationRef" not in trigger:
             yield self._finding(
                 Severity.WARNING, (*inside, "enableTLS"),
@@ -219,6 +301,28 @@ class _Scaled:
                 f"metadata.scalerAddress: Invalid value: {quoted(str(address))}: must be HOST:PORT, without a scheme"
             )
             yield self._finding(Severity.ERROR, (*inside, "scalerAddress"), message)
+            return
+        service, _, domain = host.partition(".")
+        if service.endswith(_AGENTS):
+            asked = f"{service.removesuffix(_AGENTS)}.{domain}".rstrip(".")
+            yield self._finding(
+                Severity.WARNING, (*inside, "scalerAddress"),
+                f"metadata.scalerAddress: Invalid value: {quoted(str(address), 100)}: leads to any one of the agents, which "
+                f"behind a front end sees its own node alone; name the Service that KEDA asks: {asked}:{port}",
+            )  # fmt: skip
+
+    def _of_memory(self, inside: _Path, said: Mapping[str, str], parsed: Trigger) -> Iterator[Finding]:
+        if parsed.metric.name not in _MEMORY:
+            return
+        seen = None if parsed.scope in (Scope.FLEET, Scope.NODE) else self.engine
+        engine = seen or _PREALLOCATING.get(parsed.profile or "")
+        if engine:
+            key = next((key for key in ("targetMemoryUtilization", "metricType", "profile") if key in said), "")
+            yield self._finding(
+                Severity.WARNING, (*inside, key),
+                f"metadata.{key}: Invalid value: {quoted(said.get(key, ''))}: {engine} takes its memory when it starts "
+                "and keeps it, so the workload may never shrink; say profile: llm instead",
+            )  # fmt: skip
 
     def _of_type(self, path: _Path, trigger: Mapping[str, Any], parsed: Trigger) -> Iterator[Finding]:
         kind = trigger.get("metricType", ASSUMED)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from keda_gpu_scaler.cli.manifests import Checked, Finding, Severity, check
+from keda_gpu_scaler.cli.manifests import Checked, Finding, Severity, check, workloads
 
 MAX_BYTES = 16 << 20
 _STDIN = "-"
@@ -28,7 +28,8 @@ def validate(ctx: click.Context, files: tuple[str, ...], style: str, strict: boo
     """Check the ScaledObjects and ScaledJobs in YAML files: our triggers, and what stands around them.
 
     A FILE may be a directory (every .yaml and .yml below it) or - for standard input. Triggers of other scalers
-    are passed over.
+    are passed over. Of the workloads in the files their images and commands are read, too: an engine that takes its
+    memory when it starts is no good for a target of memory.
 
     \b
     keda-gpu-scaler validate scaledobject.yaml
@@ -39,8 +40,10 @@ def validate(ctx: click.Context, files: tuple[str, ...], style: str, strict: boo
     that cannot be read.
     """
     triggers, worst = 0, 0
-    for name, text in _texts(ctx, files):
-        checked = check(text)
+    texts = list(_texts(ctx, files))
+    known = [workload for _, text in texts for workload in workloads(text)]
+    for name, text in texts:
+        checked = check(text, known)
         triggers += checked.triggers
         worst = max(worst, _status(checked, strict))
         for finding in checked.findings:
