@@ -307,8 +307,8 @@ class _Scaled:
             asked = f"{service.removesuffix(_AGENTS)}.{domain}".rstrip(".")
             yield self._finding(
                 Severity.WARNING, (*inside, "scalerAddress"),
-                f"metadata.scalerAddress: Invalid value: {quoted(str(address), 100)}: leads to any one of the agents, which "
-                f"behind a front end sees its own node alone; name the Service that KEDA asks: {asked}:{port}",
+                f"metadata.scalerAddress: Invalid value: {quoted(str(address), 100)}: leads to any one of the agents, "
+                f"which behind a front end sees its own node alone; name the Service that KEDA asks: {asked}:{port}",
             )  # fmt: skip
 
     def _of_memory(self, inside: _Path, said: Mapping[str, str], parsed: Trigger) -> Iterator[Finding]:
