@@ -40,7 +40,9 @@ KINDS = {
     "scaledobjects": ("keda.sh", "v1alpha1", "ScaledObject"),
     "scaledjobs": ("keda.sh", "v1alpha1", "ScaledJob"),
     "endpointslices": ("discovery.k8s.io", "v1", "EndpointSlice"),
+    "events": ("", "v1", "Event"),
 }
+_LONGEST_MESSAGE = 1024  # an event's
 _BOOKMARK_SECONDS = 60.0  # about as often as there
 _SCALABLE = {"deployments", "statefulsets", "rollouts", "leaderworkersets"}
 
@@ -232,6 +234,11 @@ class FakeApiServer:
             self._log.append(_Event(self._version, resource, namespace, before, after))
         self._wake()
 
+    def events(self) -> list[dict[str, Any]]:
+        """Return the events that were written, oldest first."""
+        with self._lock:
+            return [copy.deepcopy(one) for (resource, _, _), one in self._objects.items() if resource == "events"]
+
     def delete(self, resource: str, name: str, namespace: str = "ai") -> None:
         with self._lock:
             self._version += 1
@@ -329,6 +336,7 @@ class FakeApiServer:
     async def _start(self) -> None:
         app = web.Application()
         app.router.add_get("/{path:.*}", self._answer)
+        app.router.add_post("/{path:.*}", self._answer)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True)
@@ -377,9 +385,13 @@ class FakeApiServer:
         if not resource:
             return web.json_response(self._discovery(group, version))
         verb = "get" if name else "watch" if request.query.get("watch") == "true" else "list"
+        if request.method == "POST":
+            verb = "create"
         self.asked.append(Asked(verb, group, f"{resource}/{subresource}" if subresource else resource, namespace))
         if KINDS.get(resource, ("", "", ""))[:2] != (group, version) or resource in self._missing:
             raise _StatusError(404, "NotFound", "the server could not find the requested resource")
+        if verb == "create":
+            return await self._create(request, namespace, resource)
         if name:
             return self._get(request, namespace, resource, name, subresource)
         is_watch = verb == "watch"
@@ -421,6 +433,27 @@ class FakeApiServer:
         ]
         self.requests["discover"] += 1
         return {"kind": "APIResourceList", "groupVersion": f"{group}/{version}", "resources": [*scales, *resources]}
+
+    async def _create(self, request: web.Request, namespace: str, resource: str) -> web.StreamResponse:
+        self._check("create", resource, namespace)
+        document = await request.json()
+        metadata = document["metadata"]
+        if resource != "events":
+            raise _StatusError(
+                405, "MethodNotAllowed", "the server does not allow this method on the requested resource"
+            )
+        if metadata["namespace"] != namespace or document["involvedObject"]["namespace"] != namespace:
+            raise _StatusError(422, "Invalid", "involvedObject.namespace: does not match event.namespace")
+        if not re.fullmatch(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", metadata["name"], re.ASCII):
+            raise _StatusError(422, "Invalid", "metadata.name: a lowercase RFC 1123 subdomain must consist of …")
+        if len(document["message"]) > _LONGEST_MESSAGE:
+            raise _StatusError(422, "Invalid", "message: can have at most 1024 characters")
+        with self._lock:
+            if (resource, namespace, metadata["name"]) in self._objects:
+                raise _StatusError(409, "AlreadyExists", f'events "{metadata["name"]}" already exists')
+        self.requests["create events"] += 1
+        self.put(resource, metadata["name"], namespace, **document)
+        return web.json_response(document, status=201)
 
     def _get(
         self, request: web.Request, namespace: str, resource: str, name: str, subresource: str

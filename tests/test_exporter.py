@@ -11,13 +11,32 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from keda_gpu_scaler import exporter
 from keda_gpu_scaler.core.fleet import Fleet
-from keda_gpu_scaler.core.ports import COLLECTION_BUCKETS_SECONDS, Answer, CollectionCounts, RequestCounts, ScrapeCounts
-from keda_gpu_scaler.exporter import FAMILIES, HttpServer, Page, metrics_pages, probe_pages, render
+from keda_gpu_scaler.core.ports import (
+    COLLECTION_BUCKETS_SECONDS,
+    REQUEST_BUCKETS_SECONDS,
+    Answer,
+    CollectionCounts,
+    PeerCounts,
+    RequestCounts,
+    ScrapeCounts,
+    WatchState,
+)
+from keda_gpu_scaler.exporter import FAMILIES, HttpServer, Page, metrics_pages, probe_pages, render, status_pages
 from tests.fakes import blind, device, fleet_of, node_history, sample
 
 GOLDEN = Path(__file__).parent / "golden" / "metrics.txt"
 COUNTS = CollectionCounts(7, 2, 1.25, (3, 1, 0, 0, 1, 0, 0, 0, 1, 0, 0, 1))
-REQUESTS = {"GetMetrics": RequestCounts(5, 1), "IsActive": RequestCounts(4, 0)}
+REQUESTS = {
+    "GetMetrics": RequestCounts(5, 1, 1.0625, (3, 0, 1, 0, 0, 0, 1, 0, 0)),
+    "IsActive": RequestCounts(4, 0, 0.002, (4, 0, 0, 0, 0, 0, 0, 0, 0)),
+    "StreamIsActive": RequestCounts(2, 0),
+}
+PEERS = PeerCounts(3, 12.5)
+WATCHES = {
+    ("scaledobjects.keda.sh", WatchState.WATCHING): 2,
+    ("pods", WatchState.UNKNOWN): 1,
+    ("pods", WatchState.WATCHING): 4,
+}
 ANSWERS = (
     Answer("ai", "llama", "keda_gpu_metric", "gpu_utilization", 80.0, 276.0, active=True, seen=3, expected=4),
     Answer("ai", "chat", "keda_gpu_llm", "saturation", 100.0, 0.0, True, 1, 1, demand=12.0, is_demand_known=True),
@@ -29,7 +48,7 @@ NOW = 1000.0
 
 
 def text(fleet: Fleet, now: float = NOW) -> str:
-    return render(fleet, now, COUNTS, REQUESTS, ANSWERS, SCRAPES)
+    return render(fleet, now, COUNTS, REQUESTS, ANSWERS, SCRAPES, PEERS, WATCHES)
 
 
 def series(fleet: Fleet, now: float = NOW) -> dict[str, float]:
@@ -103,13 +122,32 @@ def test_a_node_without_devices_counts_none_and_a_stale_one_does_not_count() -> 
 
 
 def test_the_histogram_has_the_bounds_that_the_sampler_counts_by() -> None:
-    bounds = [name for name in series(fleet_of([])) if "_bucket" in name]
+    bounds = [name for name in series(fleet_of([])) if "collection_duration_seconds_bucket" in name]
     assert len(bounds) == len(COLLECTION_BUCKETS_SECONDS) + 1 == len(COUNTS.duration_buckets)
+
+
+def test_a_call_has_a_duration_by_its_method_and_a_stream_has_none() -> None:
+    found = series(fleet_of([]))
+    name = "keda_gpu_scaler_scaler_request_duration_seconds"
+    of = [one for one in found if one.startswith(f"{name}_bucket") and "('method', 'GetMetrics')" in one]
+    assert len(of) == len(REQUEST_BUCKETS_SECONDS) + 1
+    assert found[f"{name}_bucket[('le', '0.025'), ('method', 'GetMetrics')]"] == 4
+    assert found[f"{name}_count[('method', 'GetMetrics')]"] == 5
+    assert found[f"{name}_sum[('method', 'GetMetrics')]"] == 1.0625
+    assert not [one for one in found if one.startswith(name) and "StreamIsActive" in one]
+
+
+def test_without_a_cluster_or_peers_there_are_no_watches_and_nobody_is_followed() -> None:
+    found = render(fleet_of([]), NOW, COUNTS, {})
+    assert "keda_gpu_scaler_peers_followed 0\n" in found
+    assert "keda_gpu_scaler_peers_longest_silence_seconds 0\n" in found
+    assert "keda_gpu_scaler_api_watches{" not in found
 
 
 PAGES = {
     **probe_pages(lambda: None),
     **metrics_pages(lambda: "metric 1\n"),
+    **status_pages(lambda: "<p>fine</p>", "default-src 'none'"),
     "/broken": lambda: Page("out of order\n", status=503),
 }
 
@@ -148,7 +186,7 @@ async def exchange(port: int, request: bytes, host: str = "127.0.0.1") -> bytes:
         pytest.param(
             b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n",
             b"404",
-            b"nothing is served at '/nothing'; try /broken, /healthz, /livez, /metrics, /readyz\n",
+            b"nothing is served at '/nothing'; try /, /broken, /healthz, /livez, /metrics, /readyz\n",
             id="no such page",
         ),
         pytest.param(
@@ -189,6 +227,25 @@ def test_metrics_are_served_as_prometheus_text() -> None:
     async def talk(port: int) -> None:
         head, _, _ = (await exchange(port, b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")).partition(b"\r\n\r\n")
         assert b"Content-Type: text/plain; version=0.0.4; charset=utf-8" in head
+
+    with_server(talk)
+
+
+def test_the_page_for_people_says_what_a_browser_may_do_with_it() -> None:
+    async def talk(port: int) -> None:
+        head, _, body = (await exchange(port, b"GET /?x HTTP/1.1\r\nHost: x\r\n\r\n")).partition(b"\r\n\r\n")
+        lines = head.split(b"\r\n")
+        assert lines[0].split()[1] == b"200"
+        assert body == b"<p>fine</p>"
+        for expected in (
+            b"Content-Type: text/html; charset=utf-8",
+            b"Content-Security-Policy: default-src 'none'",
+            b"X-Content-Type-Options: nosniff",
+            b"Referrer-Policy: no-referrer",
+            b"Cross-Origin-Resource-Policy: same-origin",
+            b"Cache-Control: no-store",
+        ):
+            assert expected in lines
 
     with_server(talk)
 

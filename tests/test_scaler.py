@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from keda_gpu_scaler import scaler as scaler_module
 from keda_gpu_scaler.core.fleet import Fleet
+from keda_gpu_scaler.core.ports import REQUEST_BUCKETS_SECONDS, Answer
 from keda_gpu_scaler.core.trigger import PARAMETERS, Trigger, parse
 from keda_gpu_scaler.core.verdict import Verdict, evaluate
 from keda_gpu_scaler.scaler import HEARTBEAT_SECONDS, Scaler
@@ -32,7 +33,8 @@ class Bench:
     def __init__(self) -> None:
         self.clock = ManualClock()
         self.fleet = fleet_of([sample(0, 0.92)])
-        self.scaler = Scaler(lambda: self.fleet, self.clock)
+        self.answered: list[Answer] = []
+        self.scaler = Scaler(lambda: self.fleet, self.clock, on_answer=self.answered.append)
         self.stub: Any = None
         self.asked = 0
 
@@ -403,6 +405,35 @@ def test_requests_and_errors_are_counted_by_method() -> None:
     on(Bench(), talk)
 
 
+def test_how_long_an_answer_takes_is_counted_by_method_an_error_s_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench()
+
+    def dear(*arguments: Any, **more: Any) -> Verdict:
+        bench.clock.advance(0.25)
+        return evaluate(*arguments, **more)
+
+    monkeypatch.setattr("keda_gpu_scaler.scaler.evaluate", dear)
+
+    async def talk(bench: Bench) -> None:
+        bench.fleet = fleet_of([sample(0, 0.92)], last_at=bench.clock.now, stale_after=1e9)
+        await bench.stub.GetMetrics(metrics())
+        await bench.stub.IsActive(ref())  # by the verdict of before
+        await refusal(bench.stub.GetMetrics(metrics(gpuIndex="9")))
+        await refusal(bench.stub.GetMetricSpec(ref(targetValue="x")))
+        await bench.stub.StreamIsActive(ref()).read()
+        counts = bench.scaler.counts()
+        at = {bound: place for place, bound in enumerate(REQUEST_BUCKETS_SECONDS)}
+        assert counts["GetMetrics"].duration_buckets[at[0.25]] == 2
+        assert counts["GetMetrics"].duration_seconds_sum == 0.5
+        assert counts["IsActive"].duration_buckets[0] == 1
+        assert counts["GetMetricSpec"].duration_buckets[0] == 1
+        assert counts["StreamIsActive"].duration_buckets == ()
+        for one in counts.values():
+            assert sum(one.duration_buckets) in (0, one.requests)
+
+    on(bench, talk)
+
+
 def test_a_trigger_is_logged_when_it_stops_and_starts_being_answerable(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="keda_gpu_scaler")
 
@@ -481,6 +512,42 @@ def test_what_was_answered_last_is_kept_for_those_who_watch() -> None:
         assert (answer.value, answer.active) == (None, True)
 
     on(Bench(), talk)
+
+
+def test_an_answer_holds_the_steps_and_the_reason_of_the_verdict_that_keda_was_told() -> None:
+    async def talk(bench: Bench) -> None:
+        await bench.stub.GetMetrics(metrics())
+        [answer] = bench.scaler.answers()
+        explained = evaluate(parse({"report": "average"}), bench.fleet, bench.clock.now)
+        assert (answer.value, answer.steps, answer.reason) == (92.0, explained.steps, "")
+        assert answer.at_seconds == bench.clock.now
+        await bench.see(None)
+        code, details = await refusal(bench.stub.GetMetrics(metrics()))
+        [answer] = bench.scaler.answers()
+        assert details == f"ai/llama: {answer.reason}"
+        assert code is grpc.StatusCode.UNAVAILABLE
+        assert answer.reason in answer.steps
+        assert [one.value for one in bench.answered] == [92.0, None]
+        assert bench.answered[-1] is answer
+
+    on(Bench(), talk)
+
+
+@pytest.mark.parametrize(("devices", "kept"), [(10, None), (500, 51)])
+def test_of_very_many_steps_the_first_and_the_last_are_kept(devices: int, kept: int | None) -> None:
+    bench = Bench()
+    bench.fleet = fleet_of([sample(index, index / 1000) for index in range(devices)])
+
+    async def talk(bench: Bench) -> None:
+        await bench.stub.GetMetrics(metrics())
+        [answer] = bench.scaler.answers()
+        steps = evaluate(parse({"report": "average"}), bench.fleet, bench.clock.now).steps
+        assert len(answer.steps) == (kept or len(steps))
+        assert (answer.steps[0], answer.steps[-1]) == (steps[0], steps[-1])
+        if kept:
+            assert f"({len(steps) - 50} more)" in answer.steps
+
+    on(bench, talk)
 
 
 def test_what_nobody_asks_about_any_more_is_forgotten() -> None:

@@ -24,13 +24,14 @@ from keda_gpu_scaler.config import Config
 from keda_gpu_scaler.core.fleet import Fleet
 from keda_gpu_scaler.core.ports import Backend, BackendError
 from keda_gpu_scaler.core.wording import quoted
-from keda_gpu_scaler.exporter import HttpServer, Pages, listener, metrics_pages, probe_pages, render
+from keda_gpu_scaler.exporter import HttpServer, Pages, listener, metrics_pages, probe_pages, render, status_pages
 from keda_gpu_scaler.garbage import Sweeper
 from keda_gpu_scaler.kube.podresources import DEFAULT_PATH, PodResources
 from keda_gpu_scaler.outlook import Outlook, OutlookError
 from keda_gpu_scaler.peers.sharing import MAX_FOLLOWERS, Sharing
 from keda_gpu_scaler.sampler import Sampler
 from keda_gpu_scaler.scaler import MAX_STREAMS, Scaler, Verdicts
+from keda_gpu_scaler.status import POLICY, Status, View
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
 from keda_gpu_scaler.wire import fleet_pb2 as fleet_pb
@@ -147,7 +148,15 @@ class Agent:
             instance,
             deviceless=backend.deviceless,
         )
-        self._scaler = Scaler(self._fleet, clock, self._outlook.cluster, self._outlook.peers, self._outlook.engines)
+        self._scaler = Scaler(
+            self._fleet,
+            clock,
+            self._outlook.cluster,
+            self._outlook.peers,
+            self._outlook.engines,
+            on_answer=self._outlook.answered,
+        )
+        self._status = Status(self._view, clock)
         self._health = health.aio.HealthServicer()
         self._sweeper = Sweeper(clock())
         self._http_servers: list[HttpServer] = []
@@ -217,7 +226,7 @@ class Agent:
             pages = probe_pages(lambda: self._fleet().unready(self._clock()))
             self.probe_port = await self._listen_http("--probe-port", self._config.probe_port, pages)
         if self._config.metrics_port:
-            pages = metrics_pages(self._exposition)
+            pages = {**metrics_pages(self._exposition), **status_pages(self._status.text, POLICY)}
             self.metrics_port = await self._listen_http("--metrics-port", self._config.metrics_port, pages)
 
     async def _listen_http(self, flag: str, port: int, pages: Pages) -> int:
@@ -295,6 +304,20 @@ class Agent:
             self._scaler.counts(),
             self._scaler.answers(),
             self._outlook.engines.counts(),
+            self._outlook.peer_counts(),
+            self._outlook.watches(),
+        )
+
+    def _view(self) -> View:
+        return View(
+            fleet=self._fleet(),
+            now=self._clock(),
+            unix_seconds=time.time(),
+            node=self._config.node_name,
+            source=self._backend.source,
+            answers=self._scaler.answers(),
+            peers=self._outlook.peer_counts(),
+            watches=self._outlook.watches(),
         )
 
     def _published(self) -> None:

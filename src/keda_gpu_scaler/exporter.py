@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What do probes and Prometheus see? ``/livez``, ``/readyz``, ``/healthz`` and ``/metrics`` over HTTP.
+"""What do probes, Prometheus and people see? ``/livez``, ``/readyz``, ``/healthz``, ``/metrics`` and ``/`` over HTTP.
 
 The law of this module: an unknown reading has no series. A gauge that fell to 0 because a driver went
 away would page somebody, or scale somebody down.
@@ -7,6 +7,7 @@ away would page somebody, or scale somebody down.
 
 import asyncio
 import errno
+import itertools
 import math
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,15 +23,19 @@ from keda_gpu_scaler.core.fleet import Fleet
 from keda_gpu_scaler.core.model import Sample
 from keda_gpu_scaler.core.ports import (
     COLLECTION_BUCKETS_SECONDS,
+    REQUEST_BUCKETS_SECONDS,
     Answer,
     CollectionCounts,
+    PeerCounts,
     RequestCounts,
     ScrapeCounts,
+    Watches,
 )
 
 _Told = TypeVar("_Told")
 PREFIX = "keda_gpu_scaler_"
 _PLAIN = "text/plain; charset=utf-8"
+_HTML = "text/html; charset=utf-8"
 _EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
 _REQUEST_TIMEOUT_SECONDS = 5.0
 _MAX_REQUEST_BYTES = 16_384
@@ -82,6 +87,9 @@ _COLLECTION_ERRORS = Family("collection_errors_total", "counter", "Times the dev
 _COLLECTION_DURATION = Family("collection_duration_seconds", "histogram", "Time that reading every device took.")
 _REQUESTS = Family("scaler_requests_total", "counter", "Calls from KEDA.", ("method",))
 _REQUEST_ERRORS = Family("scaler_request_errors_total", "counter", "Calls answered with an error.", ("method",))
+_REQUEST_DURATION = Family(
+    "scaler_request_duration_seconds", "histogram", "Time until a call was answered; streams do not end.", ("method",)
+)
 _WORKLOAD_LABELS = ("namespace", "name", "metric_name", "metric")
 _ANSWER_GAUGES: tuple[_Gauge[Answer], ...] = (
     _Gauge(
@@ -136,6 +144,18 @@ _SNAPSHOT_AGE = Family(
     "snapshot_age_seconds", "gauge", "Age of the newest snapshot of each node that is known here.", ("node",)
 )
 _PEERS_SILENT = Family("peers_silent", "gauge", "Other instances that ought to be heard of and are not.")
+_PEERS_FOLLOWED = Family(
+    "peers_followed", "gauge", "Instances that discovery finds and that are followed; 0 while nobody asks here."
+)
+_PEERS_SILENCE = Family(
+    "peers_longest_silence_seconds", "gauge", "For how long the longest silent of them has told nothing; 0 if none is."
+)
+_API_WATCHES = Family(
+    "api_watches",
+    "gauge",
+    "Collections watched on the API server: watching, pending (not read yet), interrupted (still believed) or unknown.",
+    ("resource", "state"),
+)
 _BUILD_INFO = Family("build_info", "gauge", "Always 1; the version is the label.", ("version",))
 
 FAMILIES = (
@@ -146,12 +166,16 @@ FAMILIES = (
     _COLLECTION_DURATION,
     _REQUESTS,
     _REQUEST_ERRORS,
+    _REQUEST_DURATION,
     *(gauge.family for gauge in _ANSWER_GAUGES),
     *(gauge.family for gauge in _DEMAND_GAUGES),
     _SCRAPES,
     _SCRAPE_FAILURES,
     _SNAPSHOT_AGE,
     _PEERS_SILENT,
+    _PEERS_FOLLOWED,
+    _PEERS_SILENCE,
+    _API_WATCHES,
     _BUILD_INFO,
 )
 """Every family of ``/metrics``, names without the prefix, in order of appearance."""
@@ -164,6 +188,8 @@ def render(
     requests: Mapping[str, RequestCounts],
     answers: Sequence[Answer] = (),
     scrapes: Mapping[str, ScrapeCounts] = MappingProxyType({}),
+    peers: PeerCounts | None = None,
+    watches: Watches = MappingProxyType({}),
 ) -> str:
     """Return the exposition text (Prometheus text format 0.0.4).
 
@@ -173,7 +199,11 @@ def render(
     samples: tuple[Sample, ...] | None = None
     if fleet.history is not None and fleet.is_fresh(now):
         samples = fleet.history.newest.samples
-    lines = (*_node_lines(samples, collections, requests), *_fleet_lines(fleet, now, answers, scrapes))
+    lines = (
+        *_node_lines(samples, collections, requests),
+        *_fleet_lines(fleet, now, answers, scrapes),
+        *_beyond_lines(fleet, peers or PeerCounts(), watches),
+    )
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -185,9 +215,20 @@ def _node_lines(
     yield from _family(_DEVICE_COUNT, [] if samples is None else [("", (), len(samples))])
     yield from _family(_COLLECTIONS, [("", (), collections.collections)])
     yield from _family(_COLLECTION_ERRORS, [("", (), collections.errors)])
-    yield from _family(_COLLECTION_DURATION, _histogram(collections))
+    yield from _family(
+        _COLLECTION_DURATION,
+        _histogram(COLLECTION_BUCKETS_SECONDS, collections.duration_buckets, collections.duration_seconds_sum),
+    )
     yield from _family(_REQUESTS, [("", (method,), counts.requests) for method, counts in requests.items()])
     yield from _family(_REQUEST_ERRORS, [("", (method,), counts.errors) for method, counts in requests.items()])
+    yield from _family(
+        _REQUEST_DURATION,
+        itertools.chain.from_iterable(
+            _histogram(REQUEST_BUCKETS_SECONDS, counts.duration_buckets, counts.duration_seconds_sum, (method,))
+            for method, counts in requests.items()
+            if counts.duration_buckets
+        ),
+    )
 
 
 def _fleet_lines(
@@ -202,7 +243,16 @@ def _fleet_lines(
         _SCRAPE_FAILURES, [("", (engine or "unknown",), counts.failures) for engine, counts in sorted(scrapes.items())]
     )
     yield from _family(_SNAPSHOT_AGE, [("", (node,), history.age_seconds(now)) for node, history in fleet.nodes()])
+
+
+def _beyond_lines(fleet: Fleet, peers: PeerCounts, watches: Watches) -> Iterator[str]:
     yield from _family(_PEERS_SILENT, [("", (), len(fleet.silent))])
+    yield from _family(_PEERS_FOLLOWED, [("", (), peers.followed)])
+    yield from _family(_PEERS_SILENCE, [("", (), peers.longest_silence_seconds)])
+    yield from _family(
+        _API_WATCHES,
+        sorted(("", (resource, state.value), count) for (resource, state), count in watches.items()),
+    )
     yield from _family(_BUILD_INFO, [("", (__version__,), 1)])
 
 
@@ -227,20 +277,22 @@ def _of_workload(answer: Answer) -> tuple[str, ...]:
     return answer.namespace, answer.name, answer.metric_name, answer.metric
 
 
-def _histogram(collections: CollectionCounts) -> Iterator[_Series]:
+def _histogram(
+    bounds: Sequence[float], buckets: Sequence[int], seconds_sum: float, labels: tuple[str, ...] = ()
+) -> Iterator[_Series]:
     cumulated = 0
-    for bound, count in zip((*COLLECTION_BUCKETS_SECONDS, math.inf), collections.duration_buckets, strict=True):
+    for bound, count in zip((*bounds, math.inf), buckets, strict=True):
         cumulated += count
-        yield "_bucket", ("+Inf" if math.isinf(bound) else f"{bound:g}",), cumulated
-    yield "_sum", (), collections.duration_seconds_sum
-    yield "_count", (), cumulated
+        yield "_bucket", (*labels, "+Inf" if math.isinf(bound) else f"{bound:g}"), cumulated
+    yield "_sum", labels, seconds_sum
+    yield "_count", labels, cumulated
 
 
 def _family(family: Family, series: Iterable[_Series]) -> Iterator[str]:
     yield f"# HELP {PREFIX}{family.name} {family.help}"
     yield f"# TYPE {PREFIX}{family.name} {family.kind}"
     for suffix, values, value in series:
-        names = ("le",) if suffix == "_bucket" else family.labels
+        names = (*family.labels, "le") if suffix == "_bucket" else family.labels
         labels = ",".join(f'{name}="{_escaped(text)}"' for name, text in zip(names, values, strict=bool(values)))
         yield f"{PREFIX}{family.name}{suffix}{'{' + labels + '}' if values else ''} {_number(value)}"
 
@@ -255,11 +307,12 @@ def _number(value: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One answer of the HTTP server."""
+    """One answer of the HTTP server; ``headers`` are further ones."""
 
     body: str
     status: int = 200
     content_type: str = _PLAIN
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 Pages = Mapping[str, Callable[[], Page]]
@@ -286,6 +339,18 @@ def probe_pages(unready: Callable[[], str | None]) -> Pages:
 def metrics_pages(text: Callable[[], str]) -> Pages:
     """Return the page that Prometheus scrapes."""
     return {"/metrics": lambda: Page(text(), content_type=_EXPOSITION)}
+
+
+def status_pages(text: Callable[[], str], policy: str) -> Pages:
+    """Return the page for people, an HTML document that may do in a browser what its content security policy says."""
+    headers = (
+        ("Content-Security-Policy", policy),
+        ("X-Content-Type-Options", "nosniff"),
+        ("Referrer-Policy", "no-referrer"),
+        ("Cross-Origin-Resource-Policy", "same-origin"),
+        ("Cache-Control", "no-store"),
+    )
+    return {"/": lambda: Page(text(), content_type=_HTML, headers=headers)}
 
 
 class HttpServer:
@@ -397,6 +462,7 @@ def _answer(connection: h11.Connection, page: Page, *, headers_only: bool) -> by
         ("Content-Type", page.content_type),
         ("Content-Length", str(len(body))),
         ("Connection", "close"),
+        *page.headers,
     ]
     parts = [connection.send(h11.Response(status_code=page.status, headers=headers))]
     if not headers_only:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from keda_gpu_scaler.config import Config
 from keda_gpu_scaler.core.model import NoWorkload, Workload
-from keda_gpu_scaler.core.ports import Directory, KubeError, ScrapeCounts
+from keda_gpu_scaler.core.ports import Answer, Directory, KubeError, PeerCounts, ScrapeCounts, Watches
 from keda_gpu_scaler.core.scrapes import Endpoint, Scraped
 from keda_gpu_scaler.core.selector import SeriesSelector
 from keda_gpu_scaler.engines.credentials import Credentials, CredentialsError
@@ -27,7 +27,9 @@ from keda_gpu_scaler.wire.tls import ClientTls, Pem, TlsError, own_pair
 
 if TYPE_CHECKING:
     from keda_gpu_scaler.engines.scraping import Scraping
+    from keda_gpu_scaler.kube.agents import EndpointSlices
     from keda_gpu_scaler.kube.api import ApiServer
+    from keda_gpu_scaler.kube.events import Events
     from keda_gpu_scaler.kube.workloads import Workloads
 
 DEFAULT_SERVICE = "keda-gpu-scaler-agents"
@@ -70,11 +72,13 @@ class Outlook:
             access = self._access(config)
             api = None if access is None else _Api(access)
             directory = _directory(config.peers, api, clock)
+            self._agents = directory if isinstance(directory, _AgentsOnDemand) else None
             tls = None if directory is None else _peers_tls(config)
             self.engines = EnginesOnDemand(config, clock, on_engines)
         except (KubeError, DirectoryError, TlsError, GuardError, CredentialsError) as error:
             raise OutlookError(str(error)) from error
         self.cluster = None if api is None else ClusterOnDemand(api, clock, on_cluster)
+        self._events = None if api is None else _EventsOnDemand(api, config.node_name, clock)
         self.peers = None
         if directory is not None:
             self.peers = Following(
@@ -92,6 +96,21 @@ class Outlook:
         """Whether something out there may tell news all the time."""
         return self.peers is not None or self.engines.is_open
 
+    def answered(self, answer: Answer) -> None:
+        """Tell the cluster, now and then, what becomes of a trigger."""
+        if self._events is not None:
+            self._events.note(answer)
+
+    def peer_counts(self) -> PeerCounts:
+        """Return how many instances are followed, and how silent they are."""
+        return self.peers.counts() if self.peers is not None else PeerCounts()
+
+    def watches(self) -> Watches:
+        """Count what is watched on the API server, by resource and state."""
+        workloads = self.cluster.watches() if self.cluster is not None else {}
+        agents = self._agents.watches() if self._agents is not None else {}
+        return {**workloads, **agents}
+
     def tidy(self) -> None:
         """Let go of what nobody needs any more; to be called now and then."""
         self.engines.tidy()
@@ -105,6 +124,8 @@ class Outlook:
         await self.engines.close()
         if self.peers is not None:
             await self.peers.close()
+        if self._events is not None:
+            await self._events.close()
         if self.cluster is not None:
             await self.cluster.close()
         if self._scratch is not None:
@@ -214,6 +235,10 @@ class ClusterOnDemand:
         """Return every node's labels by its name, or why they are unknown."""
         return self._workloads.node_labels() if self._workloads is not None else self._not_open()
 
+    def watches(self) -> Watches:
+        """Count what is watched, by resource and state."""
+        return self._workloads.watches() if self._workloads is not None else {}
+
     def tidy(self) -> None:
         """Let go of what nobody needs any more."""
         if self._workloads is not None:
@@ -243,6 +268,31 @@ class ClusterOnDemand:
 
         self._workloads = Workloads(api, clock=self._clock, on_change=self._on_change)
         self._on_change()
+
+
+class _EventsOnDemand:
+    """Events about ScaledObjects, from the first trigger on that cannot be answered."""
+
+    def __init__(self, api: "_Api", reporter: str, clock: Callable[[], float]) -> None:
+        self._api = api
+        self._reporter = reporter
+        self._clock = clock
+        self._events: Events | None = None
+
+    def note(self, answer: Answer) -> None:
+        """Look at an answer; the first that lacks something begins to be remembered."""
+        if self._events is None:
+            if answer.value is not None and answer.is_demand_known is not False:
+                return
+            from keda_gpu_scaler.kube.events import Events
+
+            self._events = Events(self._api.opened, self._reporter, clock=self._clock)
+        self._events.note(answer)
+
+    async def close(self) -> None:
+        """Write nothing any more."""
+        if self._events is not None:
+            await self._events.close()
 
 
 class _Api:
@@ -283,12 +333,19 @@ class _AgentsOnDemand:
         self._api = api
         self._service = service
         self._clock = clock
+        self._slices: EndpointSlices | None = None
+
+    def watches(self) -> Watches:
+        """Count what is watched, by resource and state."""
+        return self._slices.watches() if self._slices is not None else {}
 
     async def addresses(self) -> AsyncIterator[Mapping[str, str]]:
         """Yield them as ``EndpointSlices`` does."""
         from keda_gpu_scaler.kube.agents import EndpointSlices
 
-        slices = EndpointSlices(await self._api.opened(), self._api.access.namespace, self._service, self._clock)
+        slices = self._slices = EndpointSlices(
+            await self._api.opened(), self._api.access.namespace, self._service, self._clock
+        )
         async for addresses in slices.addresses():
             yield addresses
 

@@ -7,12 +7,13 @@ the first to ask about a workload waits, for a second at most, until it was look
 """
 
 import asyncio
+import bisect
 import contextlib
 import functools
 import logging
 import math
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
@@ -23,7 +24,14 @@ from keda_gpu_scaler.core.fleet import Fleet, History
 from keda_gpu_scaler.core.load import DemandSight
 from keda_gpu_scaler.core.model import NoWorkload, Workload
 from keda_gpu_scaler.core.pods import Scrape, ready_pods, scrapes
-from keda_gpu_scaler.core.ports import Answer, Cluster, Engines, Peers, RequestCounts
+from keda_gpu_scaler.core.ports import (
+    REQUEST_BUCKETS_SECONDS,
+    Answer,
+    Cluster,
+    Engines,
+    Peers,
+    RequestCounts,
+)
 from keda_gpu_scaler.core.trigger import Scope, Trigger, TriggerError, parse
 from keda_gpu_scaler.core.verdict import Lack, Verdict, evaluate
 from keda_gpu_scaler.core.wording import quoted
@@ -39,6 +47,7 @@ MAX_STREAMS = 2000
 LOOK_UP_SECONDS = 1.0
 """How long a call may wait for what nobody asked about before."""
 METHODS = ("IsActive", "StreamIsActive", "GetMetricSpec", "GetMetrics")
+_STREAMS = ("StreamIsActive",)  # how long one lasts is its client's affair
 
 MAX_STEPS = 2000
 """So many sentences of a verdict are told; a fleet of thousands of devices has more, and a message its limits."""
@@ -46,6 +55,7 @@ MAX_STEPS = 2000
 ANSWERED_SECONDS = 600.0
 """A trigger that nobody asked about for so long is no longer told of by ``answers``."""
 
+_FIRST_STEPS, _LAST_STEPS = 40, 10  # of a verdict's steps so many are kept for those who watch
 _LOOK_AGAIN_SECONDS = 0.02
 _ASK_AGAIN_SECONDS = 1.0
 # What was dear to judge is judged again after so many times as long, whatever peers tell, but soon enough all the same.
@@ -113,6 +123,7 @@ class Scaler(pb_grpc.ExternalScalerServicer):
         cluster: what knows the workloads; None without access to the API server.
         peers: what follows the other instances; None where there are none.
         engines: what scrapes engines and sources of demand; None where nothing does.
+        on_answer: told of everything that GetMetrics answers; it must not wait.
     """
 
     def __init__(
@@ -122,6 +133,7 @@ class Scaler(pb_grpc.ExternalScalerServicer):
         cluster: Cluster | None = None,
         peers: Peers | None = None,
         engines: Engines | None = None,
+        on_answer: Callable[[Answer], None] = lambda answer: None,
     ) -> None:
         self._fleet = fleet
         self._clock = clock
@@ -136,6 +148,8 @@ class Scaler(pb_grpc.ExternalScalerServicer):
         self._stopping = False
         self._requests: Counter[str] = Counter()
         self._errors: Counter[str] = Counter()
+        self._durations = {method: _Durations() for method in METHODS if method not in _STREAMS}
+        self._on_answer = on_answer
         self._log = _ChangeLog()
         self._answers = _Answers()
 
@@ -144,13 +158,21 @@ class Scaler(pb_grpc.ExternalScalerServicer):
         return self._answers.lately(self._clock())
 
     def counts(self) -> Mapping[str, RequestCounts]:
-        """Return how often each method was asked, and how often it answered with an error."""
-        return {method: RequestCounts(self._requests[method], self._errors[method]) for method in METHODS}
+        """Return how often each method was asked, how often it answered with an error, and how long that took."""
+        return {
+            method: RequestCounts(
+                self._requests[method],
+                self._errors[method],
+                *(self._durations[method].counts() if method in self._durations else ()),
+            )
+            for method in METHODS
+        }
 
     async def GetMetricSpec(self, request: pb.ScaledObjectRef, context: ServicerContext) -> pb.GetMetricSpecResponse:  # noqa: N802
         """Answer with the trigger's name and target: configuration alone, so that KEDA's fallback can work."""
-        question = await self._question("GetMetricSpec", request, context)
-        self._interest(question)  # what GetMetrics will need, while KEDA is on its way
+        with self._timed("GetMetricSpec"):
+            question = await self._question("GetMetricSpec", request, context)
+            self._interest(question)  # what GetMetrics will need, while KEDA is on its way
         trigger = question.trigger
         target = round(trigger.target, 3)
         spec = pb.MetricSpec(metricName=trigger.metric_name, targetSize=math.ceil(target), targetSizeFloat=target)
@@ -158,6 +180,10 @@ class Scaler(pb_grpc.ExternalScalerServicer):
 
     async def GetMetrics(self, request: pb.GetMetricsRequest, context: ServicerContext) -> pb.GetMetricsResponse:  # noqa: N802
         """Answer with the value, or with UNAVAILABLE or FAILED_PRECONDITION and the reason for none."""
+        with self._timed("GetMetrics"):
+            return await self._metrics(request, context)
+
+    async def _metrics(self, request: pb.GetMetricsRequest, context: ServicerContext) -> pb.GetMetricsResponse:
         ref = request.scaledObjectRef
         question = await self._question("GetMetrics", ref, context)
         trigger = question.trigger
@@ -169,7 +195,10 @@ class Scaler(pb_grpc.ExternalScalerServicer):
         await self._looked_up(question)
         verdict = self._verdict(question)
         self._log.answerable(_title(ref), trigger, verdict)
-        self._answers.note(_answer(ref, trigger, verdict), self._clock())
+        now = self._clock()
+        answer = _answer(ref, trigger, verdict, now)
+        self._answers.note(answer, now)
+        self._on_answer(answer)
         if verdict.value is None:
             code = _STATUS_OF_LACK[verdict.lack]
             await self._refuse("GetMetrics", context, code, f"{_title(ref)}: {verdict.reason}")
@@ -179,13 +208,14 @@ class Scaler(pb_grpc.ExternalScalerServicer):
 
     async def IsActive(self, request: pb.ScaledObjectRef, context: ServicerContext) -> pb.IsActiveResponse:  # noqa: N802
         """Answer whether the workload should run; what cannot be judged is kept."""
-        question = await self._question("IsActive", request, context)
-        await self._looked_up(question)
-        verdict = self._verdict(question)
-        if verdict.is_undecided:
-            why = f"{_title(request)}: neither to be woken nor put to sleep: {verdict.steps[-1]}"
-            await self._refuse("IsActive", context, grpc.StatusCode.UNAVAILABLE, why)
-        return pb.IsActiveResponse(result=verdict.active)
+        with self._timed("IsActive"):
+            question = await self._question("IsActive", request, context)
+            await self._looked_up(question)
+            verdict = self._verdict(question)
+            if verdict.is_undecided:
+                why = f"{_title(request)}: neither to be woken nor put to sleep: {verdict.steps[-1]}"
+                await self._refuse("IsActive", context, grpc.StatusCode.UNAVAILABLE, why)
+            return pb.IsActiveResponse(result=verdict.active)
 
     async def StreamIsActive(  # noqa: N802
         self, request: pb.ScaledObjectRef, context: ServicerContext
@@ -270,6 +300,15 @@ class Scaler(pb_grpc.ExternalScalerServicer):
                     await stream.wake.wait()
             except TimeoutError:
                 continue
+
+    @contextlib.contextmanager
+    def _timed(self, method: str) -> Iterator[None]:
+        """Count how long an answer takes, an error's too."""
+        began = self._clock()
+        try:
+            yield
+        finally:
+            self._durations[method].note(self._clock() - began)
 
     async def _question(self, method: str | None, ref: pb.ScaledObjectRef, context: ServicerContext) -> _Question:
         """Read what is asked; ``method`` is None where the question is not KEDA's, and not counted."""
@@ -400,6 +439,21 @@ class _Stream:
         self.wake = asyncio.Event()
 
 
+class _Durations:
+    """How long calls took, counted by ``REQUEST_BUCKETS_SECONDS``."""
+
+    def __init__(self) -> None:
+        self._sum = 0.0
+        self._buckets = [0] * (len(REQUEST_BUCKETS_SECONDS) + 1)
+
+    def note(self, seconds: float) -> None:
+        self._sum += seconds
+        self._buckets[bisect.bisect_left(REQUEST_BUCKETS_SECONDS, seconds)] += 1
+
+    def counts(self) -> tuple[float, tuple[int, ...]]:
+        return self._sum, tuple(self._buckets)
+
+
 class _Answers:
     """What was answered last, by ScaledObject and metric; of more than can be remembered the newest."""
 
@@ -465,7 +519,7 @@ class _ChangeLog:
         return True
 
 
-def _answer(ref: pb.ScaledObjectRef, trigger: Trigger, verdict: Verdict) -> Answer:
+def _answer(ref: pb.ScaledObjectRef, trigger: Trigger, verdict: Verdict, now: float) -> Answer:
     namespace, name = _title(ref).split("/", 1)
     return Answer(
         namespace=namespace,
@@ -479,7 +533,19 @@ def _answer(ref: pb.ScaledObjectRef, trigger: Trigger, verdict: Verdict) -> Answ
         expected=verdict.expected,
         demand=verdict.demand.value if verdict.demand else None,
         is_demand_known=verdict.demand.wakes is not None if verdict.demand else None,
+        demand_sentence=verdict.demand.sentence if verdict.demand else "",
+        reason=verdict.reason,
+        steps=_shortened(verdict.steps),
+        at_seconds=now,
     )
+
+
+def _shortened(steps: tuple[str, ...]) -> tuple[str, ...]:
+    """Leave out the middle of very many: a thousand triggers are remembered, each for minutes."""
+    left_out = len(steps) - _FIRST_STEPS - _LAST_STEPS
+    if left_out <= 0:
+        return steps
+    return (*steps[:_FIRST_STEPS], f"({left_out} more)", *steps[-_LAST_STEPS:])
 
 
 def _title(ref: pb.ScaledObjectRef) -> str:

@@ -14,6 +14,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from keda_gpu_scaler.exporter import FAMILIES, PREFIX
+from tests.apiserver import FakeApiServer
 from tests.dashboard.queries import MACROS, Query, variables
 from tests.serving import WAIT_SECONDS, Serving, free_port, recorded
 
@@ -60,13 +61,19 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, frozenset[st
     port = free_port()
     backend = recorded(tmp_path_factory.mktemp("dashboard"), *RECORDING)
     flags = ("--backend", backend, "--node-name", "gpu-1", "--metrics-port", str(port))
-    with Serving(*flags, "--allow-endpoints", "127.0.0.0/8") as serving:
-        # Its own metrics stand in for a router's.
-        serving.value_in_the_end(
-            demandEndpoint=f"http://127.0.0.1:{port}/metrics", demandMetric="keda_gpu_scaler_gpu_device_count"
-        )
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=WAIT_SECONDS) as answer:
-            text = answer.read().decode()
+    folder = tmp_path_factory.mktemp("cluster")
+    with FakeApiServer() as cluster:
+        cluster.scaled_object("llama")
+        reached = ("--peers", "none", "--kubeconfig", str(cluster.kubeconfig(folder / "config")))
+        with Serving(*flags, *reached, "--allow-endpoints", "127.0.0.0/8") as serving:
+            # Its own metrics stand in for a router's.
+            serving.value_in_the_end(
+                scope="fleet",
+                demandEndpoint=f"http://127.0.0.1:{port}/metrics",
+                demandMetric="keda_gpu_scaler_gpu_device_count",
+            )
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=WAIT_SECONDS) as answer:
+                text = answer.read().decode()
     found: dict[str, frozenset[str]] = {}
     for family in text_string_to_metric_families(text):
         for one in family.samples:

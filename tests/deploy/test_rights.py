@@ -83,7 +83,12 @@ def scenario(
             str(server.kubeconfig(folder / "config")),
         )
         with Serving(*arguments[1:], *here) as serving:
-            while not (set(+server.watches) >= WATCHED and server.requests["get scale"] >= SCALES):
+            # Nobody can answer here, which is an event after a few seconds.
+            while not (
+                set(+server.watches) >= WATCHED
+                and server.requests["get scale"] >= SCALES
+                and server.requests["create events"]
+            ):
                 ask(serving)
         yield set(rendered.grants(account)), set(server.asked)
 

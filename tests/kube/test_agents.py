@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from keda_gpu_scaler.core.ports import KubeError
+from keda_gpu_scaler.core.ports import KubeError, WatchState
 from keda_gpu_scaler.kube import collection as collection_module
 from keda_gpu_scaler.kube.access import Access
 from keda_gpu_scaler.kube.agents import EndpointSlices
@@ -112,6 +112,22 @@ def test_a_slice_without_a_port_has_no_address(server: FakeApiServer) -> None:
         assert await anext(addresses) == {}
 
     reading(server, talk)
+
+
+def test_its_watch_is_counted_while_it_lasts(server: FakeApiServer) -> None:
+    put(server, "a", endpoint("10.0.0.1", "gpu-1"))
+
+    async def run() -> None:
+        api = ApiServer(Access(server.url, "gpu", token=TOKEN))
+        slices = EndpointSlices(api, "gpu", "agents", ManualClock())
+        assert slices.watches() == {}
+        async with asyncio.timeout(20), contextlib.aclosing(slices.addresses()) as addresses:  # type: ignore[type-var]
+            await anext(addresses)
+            assert slices.watches() == {("endpointslices.discovery.k8s.io", WatchState.WATCHING): 1}
+        assert slices.watches() == {}
+        await api.close()
+
+    asyncio.run(run())
 
 
 def test_a_right_that_is_missing_is_said(server: FakeApiServer) -> None:

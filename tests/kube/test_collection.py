@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from keda_gpu_scaler.core.model import NoWorkload
+from keda_gpu_scaler.core.ports import WatchState
 from keda_gpu_scaler.kube import api as api_module
 from keda_gpu_scaler.kube import collection as collection_module
 from keda_gpu_scaler.kube.access import Access
@@ -109,6 +110,29 @@ def keeping(
             await asyncio.gather(task, return_exceptions=True)
 
     asyncio.run(run())
+
+
+def test_a_watch_is_pending_open_interrupted_and_then_nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def talk(kept: Kept, script: Script) -> None:
+        assert kept.collection.state(kept.clock()) is WatchState.PENDING
+        await kept.until(lambda: kept.collection.state(kept.clock()) is WatchState.WATCHING)
+        script.opening.clear()
+        script.words.put_nowait(ApiError("the connection broke"))
+        await kept.until(lambda: len(script.watches) == 2)
+        assert kept.collection.state(kept.clock()) is WatchState.INTERRUPTED
+        kept.clock.advance(BELIEVED_SECONDS + 1)
+        assert kept.collection.state(kept.clock()) is WatchState.UNKNOWN
+        script.opening.set()
+        await kept.until(lambda: kept.collection.state(kept.clock()) is WatchState.WATCHING)
+
+    keeping(monkeypatch, talk)
+
+
+def test_what_may_not_be_listed_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def talk(kept: Kept, script: Script) -> None:
+        await kept.until(lambda: kept.collection.state(kept.clock()) is WatchState.UNKNOWN)
+
+    keeping(monkeypatch, talk, ApiError("forbidden", 403))
 
 
 def test_silence_counts_from_the_last_word_and_not_from_when_it_was_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 
 from keda_gpu_scaler.core.model import DeclaredTrigger, NoWorkload, Pod, PodRef, Workload
+from keda_gpu_scaler.core.ports import WatchState
 from keda_gpu_scaler.kube import collection as collection_module
 from keda_gpu_scaler.kube import objects
+from keda_gpu_scaler.kube import watched as watched_module
 from keda_gpu_scaler.kube import workloads as workloads_module
 from keda_gpu_scaler.kube.api import ApiServer
 from keda_gpu_scaler.kube.collection import BELIEVED_SECONDS
@@ -518,6 +520,41 @@ def test_names_that_are_none_reach_no_api_server(server: FakeApiServer) -> None:
             assert "is no name of a Kubernetes object" in known.reason
             await client.workloads.settled(namespace, name)
         assert server.requests.total() == 0
+
+    looking(server, talk)
+
+
+def test_watches_are_counted_by_resource_and_state(server: FakeApiServer) -> None:
+    populate(server)
+    server.forbid("watch", "nodes")
+
+    async def talk(client: Looking) -> None:
+        await client.settled()
+        await client.watching()
+        client.workloads.node_labels()
+        while (counted := client.workloads.watches()).get(("nodes", WatchState.UNKNOWN)) is None:
+            await asyncio.sleep(0)
+        assert counted == {
+            ("scaledobjects.keda.sh", WatchState.WATCHING): 1,
+            ("deployments.apps", WatchState.WATCHING): 1,
+            ("pods", WatchState.WATCHING): 1,
+            ("nodes", WatchState.UNKNOWN): 1,
+        }
+
+    looking(server, talk)
+
+
+def test_resources_that_are_counted_apart_are_bounded(server: FakeApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watched_module, "MAX_KINDS", 1)
+    populate(server)
+
+    async def talk(client: Looking) -> None:
+        await client.settled()
+        await client.watching()
+        assert client.workloads.watches() == {
+            ("scaledobjects.keda.sh", WatchState.WATCHING): 1,
+            ("other", WatchState.WATCHING): 2,
+        }
 
     looking(server, talk)
 

@@ -16,7 +16,7 @@ import pytest
 
 from keda_gpu_scaler.core.fleet import NOT_LISTED, History
 from keda_gpu_scaler.core.model import Device, Sample
-from keda_gpu_scaler.core.ports import KubeError
+from keda_gpu_scaler.core.ports import KubeError, PeerCounts
 from keda_gpu_scaler.peers import following as following_module
 from keda_gpu_scaler.peers import sharing as sharing_module
 from keda_gpu_scaler.peers.following import LET_GO_SECONDS, WATCH, Following
@@ -208,6 +208,39 @@ def test_nobody_is_followed_before_somebody_asks() -> None:
         crowd.following.tidy()
         await crowd.following.settled()
         assert stranger.asked == 0
+
+    among(talk)
+
+
+def test_it_is_told_how_many_are_followed_and_for_how_long_the_longest_silent_has_been() -> None:
+    async def talk(crowd: Crowd) -> None:
+        one, other = crowd.instance("gpu-1", sample(0, 0.5)), crowd.instance("gpu-2", sample(0, 0.5))
+        await crowd.start(one, other)
+        assert crowd.following.counts() == PeerCounts(0, 0.0)
+        crowd.following.ask(10)
+        await crowd.until(lambda: len(crowd.following.histories()) == 2 and not crowd.following.silent())
+        assert crowd.following.counts() == PeerCounts(2, 0.0)
+        other.see(sample(0, 0.7), after_seconds=5)  # from now on it is silent
+        await crowd.until(lambda: crowd.newest("gpu-2") == (sample(0, 0.7),))
+        crowd.clock.advance(7)
+        await other.stop()
+        await crowd.until(lambda: "gpu-2" in crowd.following.silent())
+        assert crowd.following.counts() == PeerCounts(2, 7.0)
+        crowd.clock.advance(5)
+        assert crowd.following.counts() == PeerCounts(2, 12.0)
+        crowd.listing.change(one.address)
+        await crowd.until(lambda: crowd.following.counts() == PeerCounts(1, 0.0))
+
+    among(talk)
+
+
+def test_a_peer_that_never_told_anything_is_silent_since_it_was_listed() -> None:
+    async def talk(crowd: Crowd) -> None:
+        crowd.listing.change("127.0.0.1:1")
+        crowd.following.ask(10)
+        await crowd.until(lambda: crowd.following.counts().followed)
+        crowd.clock.advance(30)
+        assert crowd.following.counts() == PeerCounts(1, 30.0)
 
     among(talk)
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The protocols at which the siblings meet, on one page. ``agent`` introduces them to each other."""
 
+import enum
 from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -66,12 +67,22 @@ class CollectionCounts:
     duration_buckets: tuple[int, ...]
 
 
+REQUEST_BUCKETS_SECONDS = (0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5)
+"""Upper bounds of the calls' durations: an answer takes a millisecond, the first about a workload up to a second."""
+
+
 @dataclass(frozen=True, slots=True)
 class RequestCounts:
-    """What one method of the scaler has been asked since it started."""
+    """What one method of the scaler has been asked since it started.
+
+    ``duration_buckets`` counts answered calls by duration, as in ``CollectionCounts`` and by
+    ``REQUEST_BUCKETS_SECONDS``; it is empty for a method whose calls last as long as their callers like.
+    """
 
     requests: int = 0
     errors: int = 0
+    duration_seconds_sum: float = 0.0
+    duration_buckets: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +90,9 @@ class Answer:
     """What GetMetrics answered last to one trigger; ``value`` is None where it was an error.
 
     ``seen`` of ``expected`` ready pods (or devices) had a value; both are 0 where that was not looked at. ``demand``
-    and ``is_demand_known`` are None where the trigger names no source of demand.
+    and ``is_demand_known`` are None where the trigger names no source of demand; ``demand_sentence`` says what was seen
+    of it. ``reason`` says why there is no value, ``steps`` how the answer came about (of very many the first and the
+    last), and ``at_seconds`` when, on this instance's monotonic clock.
     """
 
     namespace: str
@@ -93,6 +106,10 @@ class Answer:
     expected: int
     demand: float | None = None
     is_demand_known: bool | None = None
+    demand_sentence: str = ""
+    reason: str = ""
+    steps: tuple[str, ...] = ()
+    at_seconds: float = 0.0
 
 
 class Allocations(Protocol):
@@ -137,6 +154,34 @@ class Peers(Protocol):
 
     async def settled(self) -> None:
         """Return once every peer was found, and has told something or failed to. The caller sets the deadline."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerCounts:
+    """How many instances discovery lists, and for how long the longest silent of them has told nothing (0: none is)."""
+
+    followed: int = 0
+    longest_silence_seconds: float = 0.0
+
+
+class WatchState(enum.Enum):
+    """What can be said of one collection that is watched on the API server."""
+
+    WATCHING = "watching"
+    """Every change is told as it happens."""
+
+    PENDING = "pending"
+    """Nothing was read yet."""
+
+    INTERRUPTED = "interrupted"
+    """The server cannot be heard, and what it said last is still believed."""
+
+    UNKNOWN = "unknown"
+    """It cannot be read, or was not for too long: nothing is known."""
+
+
+Watches = Mapping[tuple[str, WatchState], int]
+"""How many collections are watched, by resource ("pods", "deployments.apps", "other") and state."""
 
 
 @dataclass(frozen=True, slots=True)

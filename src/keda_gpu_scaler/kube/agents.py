@@ -5,7 +5,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 
-from keda_gpu_scaler.core.ports import KubeError
+from keda_gpu_scaler.core.ports import KubeError, Watches
 from keda_gpu_scaler.kube.api import ApiServer
 from keda_gpu_scaler.kube.collection import Collection, Place
 from keda_gpu_scaler.kube.objects import Endpoint, endpoints
@@ -32,6 +32,13 @@ class EndpointSlices:
             namespace=namespace,
             labels=f"kubernetes.io/service-name={service}",
         )
+        self._collection: Collection[tuple[Endpoint, ...]] | None = None
+
+    def watches(self) -> Watches:
+        """Count what is watched, by resource and state."""
+        if self._collection is None:
+            return {}
+        return {(self._place.kind, self._collection.state(self._clock())): 1}
 
     async def addresses(self) -> AsyncIterator[Mapping[str, str]]:
         """Yield every endpoint's address with its node's name, at first and on every change.
@@ -41,6 +48,7 @@ class EndpointSlices:
         """
         news = asyncio.Event()
         collection = Collection(self._api, self._place, endpoints, self._clock, news.set)
+        self._collection = collection
         task = asyncio.create_task(collection.run(), name=f"watch {self._place}")
         try:
             while True:
@@ -50,6 +58,7 @@ class EndpointSlices:
                     raise KubeError(f"--peers: {lack.reason}")
                 yield _addresses(collection.items.values())
         finally:
+            self._collection = None
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 

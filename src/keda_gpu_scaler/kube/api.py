@@ -10,7 +10,7 @@ neither, and they take 15 MiB.
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -26,6 +26,7 @@ SILENCE_SECONDS = 90.0
 """A watch on which nothing came for so long is given up: the server sends a bookmark about once a minute."""
 MAX_LINE_BYTES = 8 << 20
 
+_OK, _CREATED = 200, 201
 _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND = 401, 403, 404
 
 
@@ -80,24 +81,42 @@ class ApiServer:
         Raises:
             ApiError: there is none.
         """
+        asked = self._http.get(path, params=dict(query or {}), headers=self._headers(accept), timeout=self._patience)
+        content = await self._answered(asked, _OK)
         try:
-            async with asyncio.timeout(ANSWER_SECONDS):
-                answer = await self._http.get(
-                    path, params=dict(query or {}), headers=self._headers(accept), timeout=self._patience
-                )
-        except TimeoutError as error:
-            raise self._unreachable(f"not within {ANSWER_SECONDS:g} s") from error
-        except self._errors as error:
-            raise self._unreachable(error) from error
-        if answer.status_code != 200:
-            raise _refusal(answer.status_code, answer.content, answer.headers)
-        try:
-            found = json.loads(answer.content)
+            found = json.loads(content)
         except ValueError as error:
             raise ApiError(f"the API server answers {path} with what is no JSON") from error
         if not isinstance(found, dict):
             raise ApiError(f"the API server answers {path} with what is no object")
         return found
+
+    async def create(self, path: str, document: Mapping[str, Any]) -> None:
+        """Add an object to a collection.
+
+        Raises:
+            ApiError: it was not created, or nobody knows whether it was.
+        """
+        asked = self._http.post(path, json=dict(document), headers=self._headers(""), timeout=self._patience)
+        await self._answered(asked, _CREATED)
+
+    async def _answered(self, asked: Awaitable[Any], expected: int) -> bytes:
+        """Return what an answer holds.
+
+        Raises:
+            ApiError: it is not the answer that was expected.
+        """
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                answer = await asked
+        except TimeoutError as error:
+            raise self._unreachable(f"not within {ANSWER_SECONDS:g} s") from error
+        except self._errors as error:
+            raise self._unreachable(error) from error
+        if answer.status_code != expected:
+            raise _refusal(answer.status_code, answer.content, answer.headers)
+        content: bytes = answer.content
+        return content
 
     @asynccontextmanager
     async def watch(

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from keda_gpu_scaler.core.model import NoWorkload
+from keda_gpu_scaler.core.ports import WatchState
 from keda_gpu_scaler.kube.api import METADATA_LIST_ONLY, METADATA_ONLY, ApiError, ApiServer, SilenceError
 
 BELIEVED_SECONDS = 60.0
@@ -43,14 +44,18 @@ class Place:
     metadata_only: bool = field(default=False, kw_only=True)
 
     @property
+    def kind(self) -> str:
+        """What the objects are, wherever they are ("deployments.apps")."""
+        return f"{self.resource}.{self.group}" if self.group else self.resource
+
+    @property
     def path(self) -> str:
         """The collection's path on the API server."""
         root = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
         return f"{root}/namespaces/{self.namespace}/{self.resource}" if self.namespace else f"{root}/{self.resource}"
 
     def __str__(self) -> str:
-        name = f"{self.resource}.{self.group}" if self.group else self.resource
-        return f'{name} in namespace "{self.namespace}"' if self.namespace else name
+        return f'{self.kind} in namespace "{self.namespace}"' if self.namespace else self.kind
 
 
 class Collection(Generic[Kept]):
@@ -92,6 +97,14 @@ class Collection(Generic[Kept]):
     def is_pending(self) -> bool:
         """Whether nothing is known yet, neither good nor bad."""
         return not self._is_synced and self._failure is None
+
+    def state(self, now: float) -> WatchState:
+        """Tell what can be said of the watch."""
+        if self._is_watching:
+            return WatchState.WATCHING
+        if self.is_pending:
+            return WatchState.PENDING
+        return WatchState.INTERRUPTED if self.lack(now) is None else WatchState.UNKNOWN
 
     def lack(self, now: float) -> NoWorkload | None:
         """Say why the items cannot be relied on; None where they can."""
@@ -247,7 +260,7 @@ class Collection(Generic[Kept]):
 
     def _say(self, error: ApiError) -> str:
         place = self._place
-        name = f"{place.resource}.{place.group}" if place.group else place.resource
+        name = place.kind
         if error.status == _FORBIDDEN:
             rule = f"grant list and watch on {name}"
             return f"the API server forbids to list and watch {place}: {rule} (chart: rbac.create)"

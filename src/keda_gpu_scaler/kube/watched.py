@@ -5,11 +5,17 @@ The law of this module: what nobody uses costs the API server nothing.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from keda_gpu_scaler.core.ports import Watches
 from keda_gpu_scaler.kube.api import ApiServer
 from keda_gpu_scaler.kube.collection import Collection, Place
+
+MAX_KINDS = 16
+"""Of so many resources at most watches are counted apart: scale targets are of any kind that a cluster has."""
+OTHER = "other"
 
 
 class Watched:
@@ -54,6 +60,15 @@ class Watched:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def states(self) -> Watches:
+        """Count what is watched, by resource and state."""
+        now = self._clock()
+        kinds = list(dict.fromkeys(place.kind for place in self._collections))[:MAX_KINDS]
+        return Counter(
+            (place.kind if place.kind in kinds else OTHER, collection.state(now))
+            for place, collection in self._collections.items()
+        )
 
     def __len__(self) -> int:
         return len(self._collections)

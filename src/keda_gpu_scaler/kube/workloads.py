@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from keda_gpu_scaler.core.model import NoWorkload, Pod, Workload
+from keda_gpu_scaler.core.ports import Watches
 from keda_gpu_scaler.core.wording import quoted
 from keda_gpu_scaler.kube import objects
 from keda_gpu_scaler.kube.api import ApiError, ApiServer
@@ -89,6 +90,10 @@ class Workloads:
         if self._labels is None:
             self._labels = dict(nodes.items)
         return self._labels
+
+    def watches(self) -> Watches:
+        """Count what is watched, by resource and state."""
+        return self._watched.states()
 
     def tidy(self) -> None:
         """Let go of what nobody has asked about for long; to be called now and then."""

@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError
 
 from keda_gpu_scaler.core.fleet import NOT_LISTED, History
 from keda_gpu_scaler.core.model import Snapshot
-from keda_gpu_scaler.core.ports import Directory, KubeError
+from keda_gpu_scaler.core.ports import Directory, KubeError, PeerCounts
 from keda_gpu_scaler.peers.nodes import LongestWindow, Nodes
 from keda_gpu_scaler.wire import fleet_pb2 as pb
 from keda_gpu_scaler.wire.codec import MAX_LENGTH, MAX_NUMBER, CodecError, apply_change, decode
@@ -86,6 +86,7 @@ class Following:
         self._whys: dict[str, str] = {}
         self._listing: Mapping[str, str] = {}
         self._titles: dict[str, str] = {}
+        self._heard_at: dict[str, float] = {}
         self._pace = sample_interval_seconds
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._task: asyncio.Task[None] | None = None
@@ -111,6 +112,12 @@ class Following:
     def silent(self) -> Mapping[str, str]:
         """Return peers that ought to be there and tell nothing, by node or else address: why."""
         return self._silent
+
+    def counts(self) -> PeerCounts:
+        """Return how many instances are followed, and for how long the longest silent of them has been so."""
+        now = self._clock()
+        silences = (now - at for address, at in self._heard_at.items() if self._titles[address] in self._silent)
+        return PeerCounts(len(self._titles), max(silences, default=0.0))
 
     async def settled(self) -> None:
         """Return once every peer was found, and has told something or could not."""
@@ -138,7 +145,7 @@ class Following:
         self._task = None
         self._tasks.clear()
         self._nodes.clear()
-        for table in (self._silent, self._whys, self._titles):
+        for table in (self._silent, self._whys, self._titles, self._heard_at):
             table.clear()
         self._unheard.clear()
         self._settled.clear()
@@ -168,6 +175,7 @@ class Following:
             self._tasks.pop(address).cancel()
             self._is_well(address)
             self._titles.pop(address)
+            self._heard_at.pop(address)
             self._unheard.discard(address)
         self._listing = listing
         if listing:
@@ -178,6 +186,7 @@ class Following:
         for address, node in listing.items():
             if address not in self._tasks:
                 self._titles[address] = node or address
+                self._heard_at[address] = self._clock()
                 self._silent.setdefault(node or address, "it has not been heard yet")
                 self._unheard.add(address)
                 self._tasks[address] = asyncio.create_task(self._follow(address), name=f"peer {address}")
@@ -266,7 +275,7 @@ class Following:
             return
         if snapshot is not None:
             self._call_it(stream.address, snapshot.node)
-            now = self._clock()
+            now = self._heard_at[stream.address] = self._clock()
             if self._nodes.take(stream.address, snapshot, now - update.age_seconds, now):
                 self._on_news()
         if update.failure or (stream.last is None and not update.deviceless):

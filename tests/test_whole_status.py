@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an operator sees of real processes: the page and /metrics of the one that KEDA asks, and an event."""
+
+import contextlib
+import re
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from keda_gpu_scaler.wire import externalscaler_pb2 as pb
+from tests.apiserver import FakeApiServer
+from tests.browser import Browser
+from tests.kubelet import FakeKubelet
+from tests.serving import SERVING, WAIT_SECONDS, Serving, free_port, recorded
+
+RECORDING = (
+    "timestamp, index, uuid, name, utilization.gpu [%]",
+    "2026/01/01 00:00:00.000, 0, GPU-0, NVIDIA H100, 92 %",
+    "2026/01/01 00:00:01.000, 0, GPU-0, NVIDIA H100, 92 %",
+)
+
+
+class Pair:
+    """Two instances and a workload on the node of the second; KEDA asks the first."""
+
+    def __init__(self, folder: Path, server: FakeApiServer, stack: contextlib.ExitStack) -> None:
+        self.server = server
+        kubelet = FakeKubelet(folder / "kubelet.sock")
+        kubelet.start()
+        stack.callback(kubelet.stop)
+        kubelet.hold({"llama-0": ["GPU-0"]})
+        server.scale("llama", 1)
+        server.scaled_object("llama")
+        server.pod("llama-0", "gpu-2")
+        ports, self.metrics_port = (free_port(), free_port()), free_port()
+        cluster = ("--kubeconfig", str(server.kubeconfig(folder / "kubeconfig")))
+        peers = ("--peers", ",".join(f"127.0.0.1:{port}" for port in ports).join(("static:", "")))
+        self.other = stack.enter_context(
+            Serving(
+                *("--port", str(ports[1]), "--backend", recorded(folder, *RECORDING), "--node-name", "gpu-2"),
+                *("--pod-resources", str(kubelet.path), "--peers", "none", "--kubeconfig", "off"),
+            )
+        )
+        self.other.wait_for_health(SERVING)
+        self.asked = stack.enter_context(
+            Serving(
+                *("--port", str(ports[0]), "--metrics-port", str(self.metrics_port), "--backend", "none"),
+                *("--node-name", "front", "--pod-resources", "off", "--stale-after", "1", *peers, *cluster),
+            )
+        )
+
+    def ask(self) -> float | None:
+        """Ask as KEDA does; None where the answer is an error."""
+        ref = pb.ScaledObjectRef(name="llama", namespace="ai", scalerMetadata={})
+        try:
+            answer = self.asked.stub.GetMetrics(pb.GetMetricsRequest(scaledObjectRef=ref), timeout=WAIT_SECONDS)
+        except grpc.RpcError:
+            assert self.asked.process.poll() is None, "the server has ended"
+            return None
+        value: float = answer.metricValues[0].metricValueFloat
+        return value
+
+    def get(self, path: str) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}{path}", timeout=WAIT_SECONDS) as answer:
+            text: str = answer.read().decode()
+            return text
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[Pair]:
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(FakeApiServer())
+        yield Pair(tmp_path, server, stack)
+
+
+def test_the_page_and_the_metrics_tell_of_peers_watches_and_what_keda_was_told(pair: Pair) -> None:
+    assert "KEDA has asked this instance about nothing" in pair.get("/")
+    while pair.ask() != 92.0:
+        pass
+    while "92 %</td><td>80 %" not in (page := pair.get("/")):
+        pass
+    assert re.search(r"<th scope=rowgroup colspan=7>gpu-2 ", page)
+    assert "<td>ai/llama-0</td>" in page
+    assert "2 instances are followed" in page
+    text = pair.get("/metrics")
+    assert "keda_gpu_scaler_peers_followed 2\n" in text
+    assert 'keda_gpu_scaler_api_watches{resource="pods",state="watching"} 1\n' in text
+    assert 'keda_gpu_scaler_api_watches{resource="scaledobjects.keda.sh",state="watching"} 1\n' in text
+    counted = re.search(r'request_duration_seconds_count\{method="GetMetrics"\} (\d+)', text)
+    assert counted is not None
+    assert int(counted[1]) >= 1
+
+
+def test_a_trigger_that_stops_being_answerable_is_an_event_of_its_scaled_object(pair: Pair) -> None:
+    while pair.ask() != 92.0:
+        pass
+    assert pair.server.events() == []
+    pair.other.process.kill()
+    while not pair.server.events():
+        pair.ask()
+    [event] = pair.server.events()
+    assert (event["type"], event["reason"]) == ("Warning", "GPUTriggerUnanswered")
+    assert (event["involvedObject"]["kind"], event["involvedObject"]["name"]) == ("ScaledObject", "llama")
+    assert event["reportingInstance"] == "front"
+    assert "keda_gpu_metric has no value: " in event["message"]
+    assert "node gpu-2 last answered" in event["message"]
+    while "<span class=bad>no value</span>" not in pair.get("/"):
+        pass
+
+
+def test_a_browser_shows_a_running_instance_and_objects_to_nothing(pair: Pair) -> None:
+    with Browser() as browser:
+        while pair.ask() != 92.0:
+            pass
+        browser.open(f"http://127.0.0.1:{pair.metrics_port}/")
+        while ("rowheader", "ai/llama") not in (tree := browser.tree()):
+            browser.run("look()")
+        assert ("heading", "keda-gpu-scaler on front") in tree
+        assert browser.complaints == []
