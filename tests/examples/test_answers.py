@@ -2,21 +2,25 @@
 """What does a running scaler answer to each example? A real ``serve``, a kubelet, and an API server with all of them.
 
 Two pods of each workload hold one device each, all equally busy; one more device, of another model, belongs to nobody.
-In a second namespace everything is at zero replicas.
+An engine answers for each pod, and before the workloads that may sleep stands what holds their requests. In a second
+namespace everything is at zero replicas.
 """
 
 import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 import grpc
 import pytest
 
+from keda_gpu_scaler.core.catalog import EngineMetric
 from keda_gpu_scaler.core.replicas import ValueType, desired_replicas, milli
 from keda_gpu_scaler.core.trigger import Scope, Trigger, parse
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import verdict_pb2_grpc as verdict_pb_grpc
 from tests.apiserver import FakeApiServer
+from tests.examples import pages
 from tests.examples.documents import EXAMPLES, Example, every_trigger
 from tests.kubelet import FakeKubelet
 from tests.serving import SERVING, WAIT_SECONDS, Serving, recorded
@@ -25,7 +29,13 @@ NODE = "gpu-1"
 ZONE = {"topology.kubernetes.io/zone": "europe-west4-a"}
 AWAKE, ASLEEP = "ai", "asleep"
 PODS = 2
-READINGS = {"gpu_utilization": 92.0, "memory_used_percent": 90.0}
+READINGS = {
+    "gpu_utilization": 92.0,
+    "memory_used_percent": 90.0,
+    "queue_depth": pages.WAITING,
+    "engine": pages.WAITING,
+    "queue_wait_ms": pages.WAIT_MS,
+}
 RESOURCES = {"Deployment": "deployments", "StatefulSet": "statefulsets", "LeaderWorkerSet": "leaderworkersets"}
 GROUPS = "leaderworkerset.sigs.k8s.io"
 
@@ -40,15 +50,22 @@ def leaders(name: str) -> dict[str, str]:
     return {f"{GROUPS}/name": name, f"{GROUPS}/worker-index": "0"}
 
 
-def apply(server: FakeApiServer, example: Example, namespace: str, replicas: int) -> None:
+def engine_path(example: Example) -> str:
+    return f"/{example.name}/metrics"
+
+
+def apply(server: FakeApiServer, example: Example, namespace: str, replicas: int, port: int) -> None:
     """Put the example's ScaledObject there, and the workload it is for."""
     server.put("scaledobjects", example.workload, namespace, spec=example.spec)
     kind = example.spec["scaleTargetRef"].get("kind", "Deployment")
     labels = leaders(example.workload) if kind == "LeaderWorkerSet" else {"app": example.workload}
     spec = {"replicas": replicas, "selector": {"matchLabels": labels}}
     server.put(RESOURCES[kind], example.workload, namespace, spec=spec, status={"replicas": replicas})
+    # All engines share an address here, and are told apart by their paths.
+    where = {"prometheus.io/port": str(port), "prometheus.io/path": engine_path(example)}
     for index in range(replicas):
-        server.pod(f"{example.workload}-{index}", NODE, namespace=namespace, labels=labels)
+        pod = f"{example.workload}-{index}"
+        server.pod(pod, NODE, namespace=namespace, labels=labels, address="127.0.0.1", annotations=where)
     if kind == "LeaderWorkerSet" and replicas:
         others = {**labels, f"{GROUPS}/worker-index": "1"}
         server.pod(f"{example.workload}-0-1", "another-node", namespace=namespace, labels=others)
@@ -71,10 +88,28 @@ def recording() -> Iterator[str]:
 
 
 class Cluster:
-    """Asks as KEDA does."""
+    """Asks as KEDA does.
 
-    def __init__(self, serving: Serving) -> None:
+    ``engines`` is the port of every engine; ``holding`` that of what holds requests, and ``quiet`` of what holds none.
+    """
+
+    def __init__(self, serving: Serving, engines: int, holding: int, quiet: int) -> None:
         self._serving = serving
+        self._engines, self._holding, self._quiet = engines, holding, quiet
+
+    def ref(
+        self, example: Example, trigger: Mapping[str, Any], namespace: str, *, quiet: bool = False
+    ) -> pb.ScaledObjectRef:
+        """Name the workload; ports and hosts that the trigger tells are those of this machine."""
+        metadata = dict(trigger["metadata"])
+        if "enginePort" in metadata:
+            metadata |= {"enginePort": str(self._engines), "enginePath": engine_path(example)}
+        if "demandEndpoint" in metadata:
+            port = self._quiet if quiet else self._holding
+            metadata["demandEndpoint"] = (
+                f"http://127.0.0.1:{port}/{example.name}{urlsplit(metadata['demandEndpoint']).path}"
+            )
+        return pb.ScaledObjectRef(name=example.workload, namespace=namespace, scalerMetadata=metadata)
 
     def verdict(self, ref: pb.ScaledObjectRef) -> Any:
         """Ask until there is a value; a scaler that never has one is ended by the watchdog."""
@@ -82,64 +117,91 @@ class Cluster:
             stub = verdict_pb_grpc.VerdictsStub(channel)  # type: ignore[no-untyped-call]
             while True:
                 verdict = stub.Explain(ref, timeout=WAIT_SECONDS)
-                if verdict.HasField("value"):
+                if verdict.HasField("value") and "is unknown" not in verdict.steps[-1]:
                     return verdict
-                assert verdict.lack == "unseen", verdict.reason
+                assert verdict.lack in ("", "unseen"), verdict.reason
                 assert self._serving.process.poll() is None, verdict.reason
 
     def ask(self, example: Example, trigger: Mapping[str, Any], namespace: str = AWAKE) -> tuple[float, float, bool]:
         """Return the value, the target, and whether it is active."""
-        ref = pb.ScaledObjectRef(name=example.workload, namespace=namespace, scalerMetadata=trigger["metadata"])
+        ref = self.ref(example, trigger, namespace)
         self.verdict(ref)
         stub = self._serving.stub
         (spec,) = stub.GetMetricSpec(ref, timeout=WAIT_SECONDS).metricSpecs
         request = pb.GetMetricsRequest(scaledObjectRef=ref, metricName=spec.metricName)
         (value,) = stub.GetMetrics(request, timeout=WAIT_SECONDS).metricValues
         assert value.metricName == spec.metricName
-        active: bool = stub.IsActive(ref, timeout=WAIT_SECONDS).result
-        return value.metricValueFloat, spec.targetSizeFloat, active
+        return value.metricValueFloat, spec.targetSizeFloat, self.is_active(ref)
+
+    def is_active(self, ref: pb.ScaledObjectRef) -> bool:
+        """Ask whether it is active."""
+        active: bool = self._serving.stub.IsActive(ref, timeout=WAIT_SECONDS).result
+        return active
+
+
+def holding(requests: int) -> pages.Site:
+    """Whatever the examples name in demandEndpoint, each with so many requests."""
+    paths = {
+        f"/{example.name}{urlsplit(trigger['metadata']['demandEndpoint']).path}": pages.DEMANDS[example.name](requests)
+        for example, _, trigger in every_trigger()
+        if "demandEndpoint" in trigger["metadata"]
+    }
+    return pages.Site(paths)
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("cluster")
     with contextlib.ExitStack() as stack:
+        served = {engine_path(example): pages.engine_of(example) for example in EXAMPLES}
+        engines = stack.enter_context(pages.Site(served))
+        busy, quiet = stack.enter_context(holding(pages.HELD)), stack.enter_context(holding(0))
         server = stack.enter_context(FakeApiServer())
         server.put("nodes", NODE, "", metadata={"labels": ZONE})
         for example in EXAMPLES:
-            apply(server, example, AWAKE, PODS)
-            apply(server, example, ASLEEP, 0)
+            apply(server, example, AWAKE, PODS, engines.port)
+            apply(server, example, ASLEEP, 0, engines.port)
         kubelet = stack.enter_context(FakeKubelet(folder / "kubelet.sock"))
         kubelet.hold(held(), namespace=AWAKE)
         serving = stack.enter_context(
             Serving(
                 *("--backend", recorded(folder, *recording()), "--node-name", NODE, "--peers", "none"),
                 *("--pod-resources", str(kubelet.path), "--kubeconfig", str(server.kubeconfig(folder / "kubeconfig"))),
+                *("--scrape-interval", "0.1", "--demand-interval", "0.1", "--allow-endpoints", "127.0.0.0/8"),
             )
         )
         serving.wait_for_health(SERVING)
-        yield Cluster(serving)
+        yield Cluster(serving, engines.port, busy.port, quiet.port)
 
 
-def expected(parsed: Trigger, value_type: str) -> float:
-    """What must be handed out, from what the devices do: of two pods, or of the devices that fit."""
-    reading = READINGS[parsed.metric.name]
+def expected(parsed: Trigger, value_type: str) -> object:
+    """What must be handed out, from what the devices do: of two pods, or of the devices that fit; or from engines."""
+    if parsed.metric.name == "ttft_ms":  # within a bucket
+        return pytest.approx(PODS * pages.FIRST_TOKEN_MS, rel=0.05)
+    if parsed.engine and parsed.metric.name == "saturation":
+        queue = 100 * pages.WAITING / parsed.engine.queue_target
+        reading = max(queue, 100 * pages.KV_CACHE_RATIO / parsed.engine.kv_target)
+    else:
+        reading = READINGS[parsed.metric.reading if isinstance(parsed.metric, EngineMetric) else parsed.metric.name]
     if parsed.scope is Scope.FLEET:
         assert parsed.aggregation == "sum"
-        return reading * (PODS * len(EXAMPLES) + (parsed.gpu_model is None))
-    return reading if value_type == "Value" else PODS * reading
+        return pytest.approx(reading * (PODS * len(EXAMPLES) + (parsed.gpu_model is None)))
+    return pytest.approx(reading if value_type == "Value" else PODS * reading)
 
 
 @each_trigger
-def test_a_busy_workload_is_answered_with_what_its_devices_do(
+def test_a_busy_workload_is_answered_with_what_its_devices_and_engines_do(
     cluster: Cluster, example: Example, trigger: Mapping[str, Any]
 ) -> None:
     parsed = parse(trigger["metadata"])
     value_type = trigger.get("metricType", "AverageValue")
     value, target, active = cluster.ask(example, trigger)
-    assert value == pytest.approx(expected(parsed, value_type))
     assert target == parsed.target
     assert active
+    if parsed.metric.name == "triton_request_rate":
+        assert value > 0  # by two clocks, that of the page and that of whoever reads it
+        return
+    assert value == expected(parsed, value_type)
     # As busy as that, nothing shrinks, and two busy pods do not ask for all that the example allows.
     told = desired_replicas(ValueType(value_type), milli(value), milli(target), replicas=PODS).replicas
     assert told >= PODS
@@ -147,6 +209,22 @@ def test_a_busy_workload_is_answered_with_what_its_devices_do(
 
 
 @each_trigger
-def test_at_zero_only_other_devices_can_wake_it(cluster: Cluster, example: Example, trigger: Mapping[str, Any]) -> None:
-    _, _, active = cluster.ask(example, trigger, ASLEEP)
-    assert active is (parse(trigger["metadata"]).scope is Scope.FLEET)
+def test_at_zero_only_demand_and_other_devices_can_wake_it(
+    cluster: Cluster, example: Example, trigger: Mapping[str, Any]
+) -> None:
+    parsed = parse(trigger["metadata"])
+    value, _, active = cluster.ask(example, trigger, ASLEEP)
+    assert active is (parsed.scope is Scope.FLEET or parsed.demand is not None)
+    if parsed.demand is not None:
+        # Three requests are held: one replica, where the example sizes by demand at all.
+        assert value == (parsed.target if parsed.demand.per_replica else 0)
+
+
+@each_trigger
+def test_while_nothing_is_held_nothing_is_woken(cluster: Cluster, example: Example, trigger: Mapping[str, Any]) -> None:
+    if "demandEndpoint" not in trigger["metadata"]:
+        assert cluster.ref(example, trigger, ASLEEP, quiet=True) == cluster.ref(example, trigger, ASLEEP)
+        return
+    ref = cluster.ref(example, trigger, ASLEEP, quiet=True)
+    cluster.verdict(ref)
+    assert not cluster.is_active(ref)

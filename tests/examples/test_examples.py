@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from keda_gpu_scaler.cli.manifests import check
-from keda_gpu_scaler.core.catalog import PROFILES
+from keda_gpu_scaler.core.catalog import DEMANDS, PROFILES
 from keda_gpu_scaler.core.trigger import Scope, parse
 from tests.examples import keda
 from tests.examples.documents import EXAMPLES, FOLDER, Example, load
@@ -121,14 +121,15 @@ def wakes(trigger: dict[str, Any]) -> bool:
     """Whether there is something to read while the workload is at zero."""
     if trigger["type"] not in ("external", "external-push"):
         return True
-    return parse(trigger["metadata"]).scope is Scope.FLEET
+    parsed = parse(trigger["metadata"])
+    return parsed.scope is Scope.FLEET or parsed.demand is not None
 
 
 @each
 def test_what_may_go_to_zero_has_a_trigger_that_wakes_it(example: Example) -> None:
     if example.spec["minReplicaCount"] == 0:
         assert any(wakes(trigger) for trigger in example.spec["triggers"])
-        assert example.spec["cooldownPeriod"] > 0
+        assert example.spec["cooldownPeriod"] >= 300
     else:
         assert "cooldownPeriod" not in example.spec, "it does nothing above zero"
 
@@ -161,6 +162,16 @@ def test_every_profile_has_an_example() -> None:
     assert shown >= set(PROFILES)
 
 
+def test_every_source_of_demand_has_an_example_that_is_pushed() -> None:
+    shown = {
+        (trigger["metadata"]["demand"], trigger["type"])
+        for example in EXAMPLES
+        for trigger in example.triggers
+        if "demand" in trigger["metadata"]
+    }
+    assert shown == {(name, "external-push") for name in DEMANDS}
+
+
 def test_every_use_is_shown() -> None:
     triggers = [trigger for example in EXAMPLES for trigger in example.triggers]
     metadata = [trigger["metadata"] for trigger in triggers]
@@ -168,7 +179,8 @@ def test_every_use_is_shown() -> None:
     assert kinds == {"Deployment", "StatefulSet", "LeaderWorkerSet"}
     assert {trigger.get("metricType", "AverageValue") for trigger in triggers} == {"AverageValue", "Value"}
     assert {trigger["type"] for trigger in triggers} == {"external", "external-push"}
-    assert {"gpuModel", "nodeSelector", "scope", "enableTLS"} <= {key for one in metadata for key in one}
+    shown = {key for one in metadata for key in one}
+    assert {"gpuModel", "nodeSelector", "scope", "enableTLS", "engineMetric", "demandPerReplica"} <= shown
     assert any(len(example.triggers) > 1 for example in EXAMPLES)
     assert any(example.spec["minReplicaCount"] == 0 and not wakes(example.triggers[0]) for example in EXAMPLES)
 
