@@ -59,6 +59,6 @@ def test_ports_that_are_none_are_no_ports(containers: object) -> None:
         pytest.param({"port": 8000}, (None, None, None), id="no text"),
     ],
 )
-def test_annotations_that_can_be_followed_are_kept(annotations: dict[str, object], kept: tuple[object, ...]) -> None:
+def test_annotations_that_can_be_followed_are_kept(annotations: dict[str, Any], kept: tuple[object, ...]) -> None:
     found = pod(**annotations)
     assert (found.metrics_port, found.metrics_path, found.metrics_scheme) == kept

@@ -51,7 +51,7 @@ SERVING_PARAMETERS: tuple[Parameter, ...] = (
         "engineMetric",
         "none",
         'any series an engine exports: `name{label="value"}`, of several their sum, of a counter its rate per second; '
-        "means `metricType: engine`",
+        "`metricType` is `engine` then",
     ),
     Parameter("quantile", f"{DEFAULT_QUANTILE:g}", "which quantile `ttft_ms` tells: above 0 and below 1"),
     Parameter("queueTarget", f"{DEFAULT_QUEUE_TARGET:g}", "waiting requests that are 100 % `saturation`"),
