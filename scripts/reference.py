@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write docs/reference from the code: trigger parameters, profiles, metrics and flags.
+"""Write docs/reference from the code: trigger parameters, engines, sources of demand, profiles, metrics and flags.
 
 ``pages`` returns them without writing; a test compares what stands in docs/reference with it.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 from keda_gpu_scaler.cli import main as cli
-from keda_gpu_scaler.core.catalog import METRICS, PROFILES
+from keda_gpu_scaler.core.catalog import DEMANDS, ENGINE_METRICS, ENGINES, METRICS, PROFILES
 from keda_gpu_scaler.core.trigger import PARAMETERS
 from keda_gpu_scaler.exporter import FAMILIES, PREFIX
 
@@ -48,14 +48,65 @@ def trigger_page() -> Iterator[str]:
     yield ""
     yield "## Metrics for `metricType`"
     yield ""
+    yield "Devices tell of these:"
+    yield ""
     yield from table(
         ("`metricType`", "unit", "meaning"), ((f"`{one.name}`", one.unit, one.meaning) for one in METRICS.values())
     )
     yield ""
+    yield "Engines tell of these, each pod's of itself:"
+    yield ""
+    yield from table(
+        ("`metricType`", "unit", "default `targetValue`", "meaning"),
+        (
+            (
+                f"`{one.name}`",
+                one.unit or "the series'",
+                f"{one.target:g}" if one.target else "none: say it",
+                one.meaning,
+            )
+            for one in ENGINE_METRICS.values()
+        ),
+    )
+    yield ""
     yield (
-        "A reading the driver does not give is unknown, never 0. What is unseen asks for nothing and is not shrunk "
-        "away; below `minCoverage` GetMetrics answers UNAVAILABLE with the reason and the HPA leaves the size as it "
-        "is. Then IsActive answers true, and a stream is silent."
+        "A reading that the driver or the engine does not give is unknown, never 0. What is unseen asks for nothing "
+        "and is not shrunk away; below `minCoverage` GetMetrics answers UNAVAILABLE with the reason and the HPA leaves "
+        "the size as it is. Then IsActive answers true, and a stream is silent."
+    )
+    yield ""
+    yield from engines()
+    yield ""
+    yield from demands()
+
+
+def engines() -> Iterator[str]:
+    """Yield the part about engines."""
+    yield "## Engines"
+    yield ""
+    yield (
+        "Where a pod's engine is asked, unless the trigger or the pod's annotations say otherwise. It is recognised by "
+        "what its page tells; `engine: NAME` looks for that one alone."
+    )
+    yield ""
+    yield from table(
+        ("`engine`", "is", "port", "path", "remark"),
+        ((f"`{one.name}`", one.title, str(one.port), f"`{one.path}`", one.remark or "—") for one in ENGINES.values()),
+    )
+
+
+def demands() -> Iterator[str]:
+    """Yield the part about sources of demand."""
+    yield "## Sources of demand"
+    yield ""
+    yield "What `demandEndpoint` may lead to; the first series that is found counts."
+    yield ""
+    yield from table(
+        ("`demand`", "is", "series", "remark"),
+        (
+            (f"`{one.name}`", one.title, ", ".join(f"`{name}`" for name in one.series), one.remark)
+            for one in DEMANDS.values()
+        ),
     )
 
 

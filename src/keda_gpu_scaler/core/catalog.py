@@ -282,19 +282,19 @@ DEMANDS: MappingProxyType[str, DemandPreset] = MappingProxyType(
                 "epp",
                 "endpoint picker of the Gateway API inference extension, or of llm-d",
                 ("llm_d_epp_flow_control_queue_size", "inference_extension_flow_control_queue_size"),
-                "with its flow control switched on; narrow it with `demandMetric: '{inference_pool=\"NAME\"}'`",
+                'with its flow control switched on; narrow it with the `demandMetric` `{inference_pool="NAME"}`',
             ),
             DemandPreset(
                 "vllm-router",
                 "router of the vLLM production stack",
                 ("vllm:num_incoming_requests_total",),
-                "requests per second that come in; narrow it with `demandMetric: '{model=\"NAME\"}'`",
+                'requests per second that come in; narrow it with the `demandMetric` `{model="NAME"}`',
             ),
             DemandPreset(
                 "http-add-on",
                 "interceptor of KEDA's HTTP add-on",
                 ("http_add_on_pending_requests",),
-                "requests that are held or served; narrow it with `demandMetric: '{host=\"NAMESPACE/NAME\"}'`",
+                'requests that are held or served; narrow it with the `demandMetric` `{host="NAMESPACE/NAME"}`',
             ),
         )
     }
