@@ -365,7 +365,7 @@ MISTAKES: dict[str, tuple[Callable[[str, Path], Iterator[str]], str]] = {
     "a flag of another command": (strange_flags, "`keda-gpu-scaler record --port 1`"),
     "a flag behind kubectl's": (strange_flags, "```sh\nkubectl exec x -- keda-gpu-scaler probe --nam x\n```"),
     "a flag on a line that goes on": (strange_flags, "```sh\nkeda-gpu-scaler probe \\\n  --nobody x\n```"),
-    "a command that is not there": (strange_flags, "`keda-gpu-scaler doctor`"),
+    "a command that is not there": (strange_flags, "`keda-gpu-scaler surgeon`"),
     "a flag by itself": (strange_flags, "Set `--nvml PATH`."),
     "an environment variable that nothing reads": (strange_flags, "Set KEDA_GPU_SCALER_NODE."),
     "a chart value set on a command line": (

@@ -115,6 +115,15 @@ class NvmlBackend:
         self._plan(now)
         return tuple(sorted(samples, key=lambda sample: (sample.device.index, sample.device.uuid)))
 
+    def driver_version(self) -> str | None:
+        """Return the driver's version ("580.65.06"); None while it is closed, or does not tell."""
+        if not self._is_open:
+            return None
+        try:
+            return str(_ask(self._nvml.nvmlSystemGetDriverVersion))
+        except _NvmlError:
+            return None
+
     def close(self) -> None:
         """Shut NVML down. The cards that were seen stay known, and the next read opens it at once."""
         self._shut_down()

@@ -7,6 +7,7 @@ import sys
 import click
 
 _COMMANDS = {
+    "doctor": "check a node or a cluster for what would keep it from working",
     "probe": "ask an external scaler as KEDA does, and show what the HPA would decide",
     "record": "write what the devices do to a file that replay:PATH can play",
     "serve": "answer KEDA (the DaemonSet's command)",
