@@ -164,6 +164,21 @@ MISTAKES: Mapping[str, tuple[Sequence[str], str]] = {
     "a flag that is none": (sets("extraArgs={sample-interval=2}"), "/extraArgs/0"),
     "a duration without its unit": (sets("tls.certManager.duration=2160"), "/tls/certManager/duration"),
     "an affinity with a key misspelt": (("--set-json", 'affinity={"nodeAfinity":{}}'), "'nodeAfinity' not allowed"),
+    "a pace that no engine needs": (sets("engines.scrapeInterval=0"), "/engines/scrapeInterval"),
+    "a pace that wakes nobody": (sets("engines.demandInterval=600"), "/engines/demandInterval"),
+    "a pace with its unit": (sets("engines.demandInterval=500ms"), "/engines/demandInterval"),
+    "endpoints in one text": (
+        ("--set-json", 'engines.allowEndpoints=["10.0.0.0/8,*.svc"]'), "/engines/allowEndpoints/0",
+    ),
+    "a credential without its Secret": (sets("engines.credentials[0].name=a"), "/engines/credentials/0"),
+    "a credential whose name is too long for a volume": (
+        sets(f"engines.credentials[0].name={55 * 'a'}", "engines.credentials[0].secretName=a"),
+        "/engines/credentials/0/name",
+    ),
+    "two credentials of one name": (
+        sets(*(f"engines.credentials[{at}].{key}=a" for at in (0, 1) for key in ("name", "secretName"))),
+        'engines.credentials: Duplicate value: "a"',
+    ),
     "TLS without a certificate": (sets("tls.enabled=true"), "tls.secretName: Required value"),
     "cert-manager without an issuer": (
         sets("tls.enabled=true", "tls.certManager.enabled=true"), "tls.certManager.issuerRef.name: Required value",
@@ -254,6 +269,8 @@ def test_the_notes_tell_the_next_step(more: str, chart_that_shows_its_notes: Pat
     assert "helm test one --namespace two" in notes
     assert ("TLS is on" in notes) is (more in ("mutual TLS by cert-manager", "TLS by a Secret"))
     assert ("Only pods of keda reach port 6000" in notes) is (more != "open and without rights")
+    assert "app.kubernetes.io/component: frontend." in notes
+    assert ("URLs in triggers may lead to whatever" in notes) is (more != "engines")
 
 
 def test_two_installations_share_no_name() -> None:
@@ -321,6 +338,34 @@ def test_engines_are_scraped_by_whoever_keda_asks_and_by_nobody_else(shape: str)
             "--endpoint-credentials=/etc/keda-gpu-scaler/endpoints",
         }
         assert mounts == {"/etc/keda-gpu-scaler/endpoints/gateway"}
+
+
+def test_each_credential_is_a_secret_in_a_directory_of_its_own_that_the_pod_may_read_alone() -> None:
+    longest = 54 * "a"
+    given = [{"name": "a", "secretName": "one"}, {"name": longest, "secretName": "two"}]
+    pod = render(*chart.FRONT_END, "--set-json", f"engines.credentials={json.dumps(given)}").pods()["frontend"]
+    volumes = {one["name"]: one["secret"] for one in pod["spec"]["volumes"] if "secret" in one}
+    assert all(len(name) <= 63 for name in volumes)  # a label's length, which Kubernetes holds volumes to
+    mounts = {one["mountPath"].rpartition("/")[2]: one for one in container(pod)["volumeMounts"]}
+    assert {name: volumes[one["name"]]["secretName"] for name, one in mounts.items()} == {"a": "one", longest: "two"}
+    assert all(one["readOnly"] and "subPath" not in one for one in mounts.values())
+    assert {one["defaultMode"] for one in volumes.values()} == {0o440}
+
+
+@pytest.mark.parametrize(
+    ("flags", "argument"),
+    [
+        pytest.param(sets("engines.demandInterval=0.25"), "--demand-interval=0.25", id="--set makes a text of it"),
+        pytest.param(sets("engines.scrapeInterval=5"), "--scrape-interval=5", id="a whole number"),
+        pytest.param(
+            ("--set-json", 'engines.allowEndpoints=["fd00::"]'),
+            "--allow-endpoints=fd00::",
+            id="what YAML takes for a key",
+        ),
+    ],
+)
+def test_a_value_of_engines_arrives_as_it_was_said(flags: Sequence[str], argument: str) -> None:
+    assert argument in container(render(*flags).pods()["agent"])["args"]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -488,6 +533,15 @@ def test_only_the_front_end_reaches_its_agents_and_they_reach_nobody() -> None:
     assert admitted(rendered, "frontend", "grpc") == ({"test"}, [KEDA])
     agents = rendered.one("NetworkPolicy", "keda-gpu-scaler-agents")["spec"]
     assert (agents["policyTypes"], agents["egress"]) == (["Ingress", "Egress"], [])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_whoever_is_asked_reaches_engines_and_demand_wherever_they_are(shape: str) -> None:
+    rendered = render(*SHAPES[shape])
+    name = "keda-gpu-scaler-frontend" if shape == "front end" else "keda-gpu-scaler-agents"
+    policy = rendered.one("NetworkPolicy", name)["spec"]
+    assert policy["policyTypes"] == ["Ingress"]
+    assert "egress" not in policy
 
 
 @pytest.mark.parametrize("shape", SHAPES)

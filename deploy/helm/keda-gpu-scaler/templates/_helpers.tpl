@@ -154,7 +154,7 @@ annotations:
 - --demand-interval={{ .demandInterval }}
 {{- end }}
 {{- with .allowEndpoints }}
-- --allow-endpoints={{ join "," . }}
+- {{ printf "--allow-endpoints=%s" (join "," .) | quote }}
 {{- end }}
 {{- if .credentials }}
 - --endpoint-credentials={{ include "kgs.endpointsPath" $ }}
@@ -163,7 +163,12 @@ annotations:
 {{- end -}}
 
 {{- define "kgs.enginesVolumes" -}}
+{{- $names := list -}}
 {{- range .Values.engines.credentials }}
+{{- if has .name $names -}}
+{{- fail (printf "\n\nengines.credentials: Duplicate value: %q: each needs a name of its own, which its directory bears" .name) -}}
+{{- end -}}
+{{- $names = append $names .name }}
 - name: endpoint-{{ .name }}
   secret:
     secretName: {{ .secretName }}
@@ -173,6 +178,7 @@ annotations:
 
 {{- define "kgs.enginesMounts" -}}
 {{- range .Values.engines.credentials }}
+# The directory, no subPath: a renewed token arrives in it.
 - name: endpoint-{{ .name }}
   mountPath: {{ include "kgs.endpointsPath" $ }}/{{ .name }}
   readOnly: true
