@@ -47,10 +47,9 @@ def serving(values: Iterable[Any]) -> Iterator[Workload]:
     """Find the workloads among the objects of manifests, also within a List."""
     for value in values:
         items = value.get("items") if isinstance(value, Mapping) else None
-        for one in (value, *(items if isinstance(items, list) else ())):
+        for one in items if isinstance(items, list) else [value]:
             metadata = one.get("metadata") if isinstance(one, Mapping) else None
-            engine = engine_of(one) if isinstance(metadata, Mapping) and one.get("kind") != "List" else None
-            if engine:
+            if isinstance(metadata, Mapping) and (engine := engine_of(one)):
                 namespace = metadata.get("namespace") or ""
                 yield Workload(str(one.get("kind")), str(namespace), str(metadata.get("name")), engine)
 
