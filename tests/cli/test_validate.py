@@ -317,7 +317,7 @@ def test_a_job_says_itself_what_it_starts() -> None:
 
 def test_aliases_without_end_are_looked_through_once() -> None:
     """A million million containers, to whoever looks at each."""
-    text = "a0: &a0 {containers: []}\n" + "".join(
+    text = "metadata: {}\na0: &a0 {containers: []}\n" + "".join(
         f"a{at}: &a{at} [{', '.join(9 * [f'*a{at - 1}'])}]\n" for at in range(1, 13)
     )
     assert check(text + "itself: &itself [*itself]").findings == ()
