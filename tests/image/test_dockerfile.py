@@ -107,7 +107,7 @@ def test_the_command_and_its_ports_are_the_programs() -> None:
     assert one("ENTRYPOINT") == f'["{image.COMMAND}"]'
     assert one("CMD") == '["serve"]'
     shown = CliRunner().invoke(main, ["serve", "--help"], env={"COLUMNS": "200"}).output
-    assert sorted(re.findall(r"default: (\d{4,5})\b", shown)) == sorted(one("EXPOSE").split())
+    assert sorted(re.findall(r"default:\s+(\d{4,5})\b", shown)) == sorted(one("EXPOSE").split())
     copied = next(entry.rest for entry in instructions(TEXT) if entry.word == "COPY" and entry.stage == 2)
     assert copied.split()[-1] == f"{image.PREFIX}/"
 
