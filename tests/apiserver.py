@@ -41,6 +41,7 @@ KINDS = {
     "scaledjobs": ("keda.sh", "v1alpha1", "ScaledJob"),
     "endpointslices": ("discovery.k8s.io", "v1", "EndpointSlice"),
     "events": ("", "v1", "Event"),
+    "horizontalpodautoscalers": ("autoscaling", "v2", "HorizontalPodAutoscaler"),
 }
 _LONGEST_MESSAGE = 1024  # an event's
 _BOOKMARK_SECONDS = 60.0  # about as often as there
@@ -79,7 +80,8 @@ class FakeApiServer:
     """Serves while its ``with`` block lasts. Every method may be called from the test's thread.
 
     ``requests`` counts what was asked ("list pods", "watch pods", "get scale", …), ``watches`` the watches that are
-    open, and ``asked`` holds every request for an object, also those that were refused.
+    open, and ``asked`` holds every request for an object, also those that were refused. ``forwards`` says where on this
+    machine a pod's port is (by namespace, name and port), and ``forwarded_bytes`` how much of it is one message.
     """
 
     def __init__(self) -> None:
@@ -105,6 +107,8 @@ class FakeApiServer:
         self.requests: Counter[str] = Counter()
         self.watches: Counter[str] = Counter()
         self.asked: list[Asked] = []
+        self.forwards: dict[tuple[str, str, int], int] = {}
+        self.forwarded_bytes = 65536
         self.port = 0
         self.tokens = {TOKEN}
 
@@ -393,7 +397,7 @@ class FakeApiServer:
         if verb == "create":
             return await self._create(request, namespace, resource)
         if name:
-            return self._get(request, namespace, resource, name, subresource)
+            return await self._named(request, namespace, resource, name, subresource)
         is_watch = verb == "watch"
         unknown = set(request.query) - (_WATCH_PARAMETERS if is_watch else _LIST_PARAMETERS)
         if unknown:
@@ -479,6 +483,49 @@ class FakeApiServer:
                 },
             }
         )
+
+    async def _named(
+        self, request: web.Request, namespace: str, resource: str, name: str, subresource: str
+    ) -> web.StreamResponse:
+        if (resource, subresource) == ("pods", "portforward"):
+            return await self._forward(request, namespace, name)
+        return self._get(request, namespace, resource, name, subresource)
+
+    async def _forward(self, request: web.Request, namespace: str, name: str) -> web.StreamResponse:
+        """Carry bytes between a WebSocket and whatever listens for a pod, as a kubelet does."""
+        self._check("get", "pods/portforward", namespace)
+        if ("pods", namespace, name) not in self._objects:
+            raise _StatusError(404, "NotFound", f'pods "{name}" not found')
+        if request.headers.get("Upgrade", "").lower() != "websocket":
+            raise _StatusError(400, "BadRequest", "Upgrade request required")
+        self.requests["portforward"] += 1
+        port = int(request.query["ports"])
+        socket = web.WebSocketResponse(protocols=("v4.channel.k8s.io",))
+        await socket.prepare(request)
+        for channel in (0, 1):
+            await socket.send_bytes(bytes([channel]) + port.to_bytes(2, "little"))
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", self.forwards[namespace, name, port])
+        except (KeyError, OSError):
+            await socket.send_bytes(b"\x01" + f"connection to port {port} inside the pod refused".encode())
+            await socket.close()
+            return socket
+
+        async def down() -> None:
+            while chunk := await reader.read(self.forwarded_bytes):
+                await socket.send_bytes(b"\x00" + chunk)
+            await socket.close()
+
+        task = asyncio.create_task(down())
+        try:
+            async for message in socket:
+                assert message.data[0] == 0, "a client writes data, and no errors"
+                writer.write(message.data[1:])
+            return socket
+        finally:
+            writer.close()
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
     def _list(self, request: web.Request, resource: str, namespace: str) -> dict[str, Any]:
         shown, is_partial = _shown(request, _PARTIAL_LIST)

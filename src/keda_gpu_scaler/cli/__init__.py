@@ -8,6 +8,7 @@ import click
 
 _COMMANDS = {
     "doctor": "check a node or a cluster for what would keep it from working",
+    "explain": "show why a ScaledObject has its size: pods, readings, verdict, and what the HPA makes of it",
     "probe": "ask an external scaler as KEDA does, and show what the HPA would decide",
     "record": "write what the devices do to a file that replay:PATH can play",
     "serve": "answer KEDA (the DaemonSet's command)",
@@ -54,4 +55,5 @@ def main() -> None:
     keda-gpu-scaler serve                      read this machine's GPUs, answer KEDA on port 6000
     keda-gpu-scaler probe --metadata profile=triton-inference --replicas 3
                                                what would KEDA be told, and the HPA decide?
+    keda-gpu-scaler explain ai/llama           why does this ScaledObject have the size it has?
     """

@@ -132,13 +132,13 @@ class Link:
 
     def explain(self) -> verdict_pb.Verdict | None:
         """Ask how the answer came about, which KEDA never does; None where the scaler is not one of ours."""
-        try:
-            verdict: verdict_pb.Verdict = self._verdicts.Explain(
-                self._reference, timeout=self._question.timeout_seconds
-            )
-        except grpc.RpcError:
-            return None
-        return verdict
+        return self.told()[1]
+
+    def told(self) -> tuple[Answer, verdict_pb.Verdict | None]:
+        """Ask how the answer comes about; where there is no verdict, the answer holds the call that says why."""
+        call, verdict = self._called(self._verdicts, "Explain", self._reference)
+        answer = Answer(connected=True, calls=(call,))
+        return (answer if verdict is not None else self._explained(answer)), verdict
 
     def _explained(self, answer: Answer) -> Answer:
         """Tell a scaler that answers UNAVAILABLE from one that is not there: in gRPC both look the same."""
@@ -157,9 +157,12 @@ class Link:
         return pb.ScaledObjectRef(name=asked.name, namespace=asked.namespace, scalerMetadata=asked.metadata)
 
     def _call(self, method: str, request: Any) -> tuple[Call, Any]:
+        return self._called(self._stub, method, request)
+
+    def _called(self, stub: Any, method: str, request: Any) -> tuple[Call, Any]:
         began = self._pace.monotonic()
         try:
-            reply = getattr(self._stub, method)(request, timeout=self._question.timeout_seconds)
+            reply = getattr(stub, method)(request, timeout=self._question.timeout_seconds)
         except grpc.RpcError as error:
             took = (self._pace.monotonic() - began) * 1000
             return Call(method, took, error.code().name, error.details() or ""), None

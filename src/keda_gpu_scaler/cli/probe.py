@@ -7,72 +7,24 @@ is when, how often, and with which exit status it ends.
 
 import os
 import sys
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import click
 
+from keda_gpu_scaler.cli.arguments import client_tls, host_and_port, metadata_pairs
 from keda_gpu_scaler.cli.asking import Link, Pace, Question
 from keda_gpu_scaler.cli.rehearsal import OK, Round, Scenario, Simulation
 from keda_gpu_scaler.cli.screens import as_json, block, error_text, header, notes, row
 from keda_gpu_scaler.core.hpa import DEFAULT_MAX_REPLICAS, DEFAULT_MIN_REPLICAS, State
 from keda_gpu_scaler.core.replicas import ValueType
-from keda_gpu_scaler.core.wording import quoted
-from keda_gpu_scaler.wire.tls import ClientTls, Pem, TlsError, own_pair
+from keda_gpu_scaler.wire.tls import TlsError
 
 HEADER_EVERY_ROUNDS = 20
 
 
-def _metadata(ctx: click.Context, param: click.Parameter, pairs: tuple[str, ...]) -> dict[str, str]:
-    """Read KEY=VALUE pairs. A value may hold "=" itself.
-
-    Raises:
-        click.BadParameter: a pair without "=", without a key, or with a key given before.
-    """
-    metadata: dict[str, str] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not key:
-            raise click.BadParameter(f"{quoted(pair)}: must be KEY=VALUE, for example targetValue=80", ctx, param)
-        if key in metadata:
-            raise click.BadParameter(f"{quoted(pair)}: {key} is given twice; keep one of the two", ctx, param)
-        metadata[key] = value
-    return metadata
-
-
-def _address(ctx: click.Context, param: click.Parameter, address: str) -> str:
-    """Insist on a port: gRPC would otherwise quietly take 443.
-
-    Raises:
-        click.BadParameter: there is none.
-    """
-    host, _, port = address.rpartition(":")
-    if not host or not (port.isascii() and port.isdigit() and int(port) <= 65535):
-        raise click.BadParameter(f"{quoted(address)}: must be HOST:PORT, for example 127.0.0.1:6000", ctx, param)
-    return address
-
-
-def _tls(ctx: click.Context, given: Mapping[str, Any]) -> ClientTls | None:
-    """Read how the scaler is to be known, and what it is shown.
-
-    Raises:
-        click.UsageError: a flag that means nothing without another.
-    """
-    ca, certificate, key, name = (given[flag] for flag in ("tls_ca", "tls_cert", "tls_key", "tls_server_name"))
-    if (certificate is None) != (key is None):
-        raise click.UsageError("--tls-cert, --tls-key: belong together; give both or neither", ctx)
-    if ca is None:
-        if certificate is not None or name is not None:
-            raise click.UsageError("--tls-ca: Required value: without it there is no TLS", ctx)
-        return None
-    own, own_key = own_pair(certificate, key) or (None, None)
-    return ClientTls(Pem("--tls-ca", Path(ca)), own, own_key, name)
-
-
 @click.command()
 @click.option(
-    "--address", default="127.0.0.1:6000", show_default=True, metavar="HOST:PORT", callback=_address,
+    "--address", default="127.0.0.1:6000", show_default=True, metavar="HOST:PORT", callback=host_and_port,
     help="The external scaler; without TLS unless --tls-ca is given.",
 )  # fmt: skip
 @click.option(
@@ -86,7 +38,7 @@ def _tls(ctx: click.Context, given: Mapping[str, Any]) -> ClientTls | None:
     help="The name that the scaler's certificate must bear, for example behind a port-forward.  [default: the host]",
 )  # fmt: skip
 @click.option(
-    "-m", "--metadata", multiple=True, metavar="KEY=VALUE", callback=_metadata,
+    "-m", "--metadata", multiple=True, metavar="KEY=VALUE", callback=metadata_pairs,
     help="One key of the trigger's metadata; repeat it for more. Sent as it stands.",
 )  # fmt: skip
 @click.option("--name", default="probe", show_default=True, help="The ScaledObject's name.")
@@ -168,7 +120,7 @@ def probe(ctx: click.Context, /, **given: Any) -> None:
     if given["follow"] and given["ready"] is not None:
         raise click.UsageError("--follow: takes every pod for ready at once; leave out --ready", ctx)
     question = Question(
-        given["address"], given["name"], given["namespace"], given["metadata"], given["timeout"], _tls(ctx, given)
+        given["address"], given["name"], given["namespace"], given["metadata"], given["timeout"], client_tls(ctx, given)
     )
     scenario = Scenario(
         ValueType(given["value_type"]),

@@ -37,12 +37,21 @@ class Sight(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class DevicePart:
+    """What one device of a pod's reads, in the metric's unit, and how many pods share it."""
+
+    device: Device
+    value: float
+    sharers: int
+
+
+@dataclass(frozen=True, slots=True)
 class PodSight:
     """What is seen of one pod: its ``value`` in the metric's unit if it is SEEN, else None.
 
     ``sentence`` describes its devices, or says why there is nothing to see. ``until_seconds`` is when the readings
     behind it grow stale, if nothing newer comes. ``requests`` are those that its engine has, as far as is known;
-    ``is_no_engine`` says that nothing in it is an engine that we know.
+    ``is_no_engine`` says that nothing in it is an engine that we know. ``parts`` are the devices behind the value.
     """
 
     pod: Pod
@@ -52,6 +61,7 @@ class PodSight:
     until_seconds: float = math.inf
     requests: float = 0.0
     is_no_engine: bool = False
+    parts: tuple[DevicePart, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +212,12 @@ def _valued(trigger: Trigger, pod: Pod, shares: list[Share], history: History, f
     value = AGGREGATIONS[trigger.aggregation](values)
     described = ", ".join(_described(trigger, share, reading) for share, reading in zip(shares, known, strict=True))
     until = fleet.expires_at_seconds(history) - max(reading.lag_seconds for reading in known)
-    return PodSight(pod, Sight.SEEN, value, f"{value:.6g} {trigger.metric.unit} on node {pod.node}: {described}", until)
+    sentence = f"{value:.6g} {trigger.metric.unit} on node {pod.node}: {described}"
+    parts = tuple(
+        DevicePart(share.device, reading.value or 0.0, share.sharers)
+        for share, reading in zip(shares, known, strict=True)
+    )
+    return PodSight(pod, Sight.SEEN, value, sentence, until, parts=parts)
 
 
 def _metric(trigger: Trigger) -> Metric:

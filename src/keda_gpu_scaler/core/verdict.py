@@ -61,8 +61,8 @@ class Verdict:
     ``reason`` say why. ``steps`` are the sentences that lead there, in order. ``seen`` of ``expected`` ready pods
     (or devices) had a value. ``is_guarded`` says that ``active`` is so only because something could not be seen, and
     ``is_undecided`` that not even whether to keep it running or asleep can be told. ``demand`` is what was seen of it,
-    None without any. Until ``holds_until_seconds``, on the clock of ``evaluate``'s ``now``, the same view gives the
-    same verdict.
+    None without any. ``sights`` are the pods that were looked at, or the devices, in the order of the steps. Until
+    ``holds_until_seconds``, on the clock of ``evaluate``'s ``now``, the same view gives the same verdict.
     """
 
     scope: Scope
@@ -76,6 +76,7 @@ class Verdict:
     is_guarded: bool = False
     is_undecided: bool = False
     demand: DemandSight | None = None
+    sights: tuple[PodSight | DeviceSight, ...] = field(default=(), compare=False, repr=False)
     holds_until_seconds: float = field(default=-math.inf, compare=False)
 
     @property
@@ -148,13 +149,14 @@ class _Question:
         pods = Pods(self.trigger, workload, self.fleet, self.now)
         if self.trigger.metric.name == "saturation" and (lack := pods.lack_engine):
             return self._of_devices_for_engines(lack)
-        return self._of_pods(pods)
+        return replace(self._of_pods(pods), sights=tuple(pods.sights))
 
     def _of_devices_for_engines(self, lack: str) -> Verdict:
         """Judge the pods' devices where none of them has an engine that tells of itself."""
         question = replace(self, trigger=replace(self.trigger, metric=SATURATION_OF_DEVICES, engine=None))
         assert isinstance(self.workload, Workload)  # noqa: S101 - its pods were looked at
-        verdict = question._of_pods(Pods(question.trigger, self.workload, self.fleet, self.now))
+        pods = Pods(question.trigger, self.workload, self.fleet, self.now)
+        verdict = replace(question._of_pods(pods), sights=tuple(pods.sights))
         said = f"no engine tells of itself ({lack}): GPU utilisation instead, of which 80 % counts as saturation 100 %"
         reason = f"{verdict.reason}; {said}" if verdict.reason else ""
         return replace(verdict, steps=(said, *verdict.steps), reason=reason)
@@ -244,10 +246,12 @@ class _Question:
         unseen = [sight for sight in sights if sight.value is None]
         steps = self._device_steps(sights)
         if not known or len(known) / len(sights) < self.trigger.min_coverage:
-            return self.without_value(
+            verdict = self.without_value(
                 Lack.UNSEEN, self._unknown_devices(unseen, len(sights)), steps, seen=len(known), expected=len(sights)
             )
-        return self._of_sights(sights, steps, self._unknown_devices(unseen, len(sights)))
+        else:
+            verdict = self._of_sights(sights, steps, self._unknown_devices(unseen, len(sights)))
+        return replace(verdict, sights=tuple(sights))
 
     def of_endpoint(self) -> Verdict:
         """Judge what one URL tells, whoever answers there."""
@@ -258,10 +262,9 @@ class _Question:
         sight, requests = url_sight(self.trigger, self.fleet, self.now)
         steps = (f"{self.trigger.metric.name} at {sight.node} ({window_of(self.trigger)})", sight.sentence)
         if sight.value is None:
-            return self.without_value(
-                Lack.UNSEEN, f"no fresh reading of {sight.node}: {sight.sentence}", steps, expected=1
-            )
-        return self._of_sights([sight], steps, "", requests)
+            reason = f"no fresh reading of {sight.node}: {sight.sentence}"
+            return replace(self.without_value(Lack.UNSEEN, reason, steps, expected=1), sights=(sight,))
+        return replace(self._of_sights([sight], steps, "", requests), sights=(sight,))
 
     def _of_sights(
         self, sights: Sequence[DeviceSight], steps: tuple[str, ...], unknown: str, requests: float = 0.0

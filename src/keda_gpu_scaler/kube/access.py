@@ -68,12 +68,13 @@ def service_account() -> Access:
     )
 
 
-def kubeconfig(path: Path, scratch: Path) -> Access:
+def kubeconfig(path: Path, scratch: Path, *, runs_plugins: bool = False) -> Access:
     """Read a kubeconfig's current context.
 
     Args:
         path: the file.
         scratch: a folder of ours, for a client certificate that stands in the kubeconfig itself: TLS wants files.
+        runs_plugins: whether a plugin that logs in is run, which is for commands at a person's shell alone.
 
     Raises:
         KubeError: it cannot be read, or uses what is not supported: plugins that log in.
@@ -84,22 +85,25 @@ def kubeconfig(path: Path, scratch: Path) -> Access:
         config = yaml.safe_load(_read(path))
     except yaml.YAMLError as error:
         raise KubeError(f"--kubeconfig: {path} is no YAML: {str(error)[:200]}") from error
-    file = _Kubeconfig(path, config if isinstance(config, dict) else {}, scratch)
+    file = _Kubeconfig(path, config if isinstance(config, dict) else {}, scratch, runs_plugins=runs_plugins)
     return file.access()
 
 
 class _Kubeconfig:
     """One kubeconfig, with complaints that name the file and the field."""
 
-    def __init__(self, path: Path, config: dict[str, Any], scratch: Path) -> None:
+    def __init__(self, path: Path, config: dict[str, Any], scratch: Path, *, runs_plugins: bool) -> None:
         self._path = path
         self._config = config
         self._scratch = scratch
+        self._runs_plugins = runs_plugins
 
     def access(self) -> Access:
         context = self._named("contexts", "context", str(self._config.get("current-context", "")))
         cluster = self._named("clusters", "cluster", str(context.get("cluster", "")))
         user = self._named("users", "user", str(context["user"])) if context.get("user") else {}
+        if self._runs_plugins and isinstance(user.get("exec"), dict):
+            user = self._logged_in(user["exec"])
         for plugin in ("exec", "auth-provider"):
             if plugin in user:
                 self._refuse(f"users.{plugin}: Forbidden: plugins are not run: use a token or a client certificate")
@@ -116,6 +120,15 @@ class _Kubeconfig:
             client_certificate=self._file(user, "client-certificate"),
             client_key=self._file(user, "client-key"),
         )
+
+    def _logged_in(self, said: dict[str, Any]) -> dict[str, Any]:
+        """Return the user that a plugin tells, as if it stood here."""
+        from keda_gpu_scaler.kube.plugins import log_in
+
+        credential = log_in(said, self._path.parent)
+        parts = {"client-certificate": credential.certificate, "client-key": credential.key}
+        coded = {f"{key}-data": base64.b64encode(text.encode()).decode() for key, text in parts.items() if text}
+        return {"token": credential.token, **coded}
 
     def _named(self, many: str, one: str, name: str) -> dict[str, Any]:
         entries = self._config.get(many)

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from keda_gpu_scaler.wire import externalscaler_pb2 as keda__gpu__scaler_dot_wire_dot_externalscaler__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"keda_gpu_scaler/wire/verdict.proto\x12\x12keda_gpu_scaler.v1\x1a)keda_gpu_scaler/wire/externalscaler.proto\"\xca\x01\n\x07Verdict\x12\x13\n\x0bmetric_name\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\x01\x12\r\n\x05scope\x18\x03 \x01(\t\x12\x12\n\x05value\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x0c\n\x04lack\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x0e\n\x06\x61\x63tive\x18\x07 \x01(\x08\x12\x0c\n\x04seen\x18\x08 \x01(\r\x12\x10\n\x08\x65xpected\x18\t \x01(\r\x12\r\n\x05steps\x18\n \x03(\t\x12\x10\n\x08instance\x18\x0b \x01(\tB\x08\n\x06_value2S\n\x08Verdicts\x12G\n\x07\x45xplain\x12\x1f.externalscaler.ScaledObjectRef\x1a\x1b.keda_gpu_scaler.v1.Verdictb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"keda_gpu_scaler/wire/verdict.proto\x12\x12keda_gpu_scaler.v1\x1a)keda_gpu_scaler/wire/externalscaler.proto\"\xed\x03\n\x07Verdict\x12\x13\n\x0bmetric_name\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\x01\x12\r\n\x05scope\x18\x03 \x01(\t\x12\x12\n\x05value\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x0c\n\x04lack\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x0e\n\x06\x61\x63tive\x18\x07 \x01(\x08\x12\x0c\n\x04seen\x18\x08 \x01(\r\x12\x10\n\x08\x65xpected\x18\t \x01(\r\x12\r\n\x05steps\x18\n \x03(\t\x12\x10\n\x08instance\x18\x0b \x01(\t\x12\x0e\n\x06metric\x18\x0c \x01(\t\x12\x0c\n\x04unit\x18\r \x01(\t\x12\x12\n\nvalue_type\x18\x0e \x01(\t\x12-\n\x08settings\x18\x0f \x03(\x0b\x32\x1b.keda_gpu_scaler.v1.Setting\x12\r\n\x05hints\x18\x10 \x03(\t\x12.\n\x08workload\x18\x11 \x01(\x0b\x32\x1c.keda_gpu_scaler.v1.Workload\x12)\n\x06sights\x18\x12 \x03(\x0b\x32\x19.keda_gpu_scaler.v1.Sight\x12\x17\n\x0fsights_left_out\x18\x13 \x01(\r\x12*\n\x06\x64\x65mand\x18\x14 \x01(\x0b\x32\x1a.keda_gpu_scaler.v1.Demand\x12\x11\n\tundecided\x18\x15 \x01(\x08\x42\x08\n\x06_value\"5\n\x07Setting\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\x0e\n\x06origin\x18\x03 \x01(\t\"W\n\x08Workload\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x0e\n\x06wanted\x18\x03 \x01(\r\x12\x0e\n\x06\x61\x63tual\x18\x04 \x01(\r\x12\r\n\x05ready\x18\x05 \x01(\r\"\xc7\x01\n\x05Sight\x12\x0b\n\x03pod\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x02 \x01(\t\x12\r\n\x05ready\x18\x03 \x01(\x08\x12\r\n\x05state\x18\x04 \x01(\t\x12\x12\n\x05value\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x18\n\x0b\x61ge_seconds\x18\x06 \x01(\x01H\x01\x88\x01\x01\x12\x10\n\x08sentence\x18\x07 \x01(\t\x12+\n\x07\x64\x65vices\x18\x08 \x03(\x0b\x32\x1a.keda_gpu_scaler.v1.DeviceB\x08\n\x06_valueB\x0e\n\x0c_age_seconds\"c\n\x06\x44\x65vice\x12\r\n\x05index\x18\x01 \x01(\x05\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0c\n\x04uuid\x18\x03 \x01(\t\x12\x12\n\x05value\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x0f\n\x07sharers\x18\x05 \x01(\rB\x08\n\x06_value\"V\n\x06\x44\x65mand\x12\x12\n\x05value\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05wakes\x18\x02 \x01(\x08H\x01\x88\x01\x01\x12\x10\n\x08sentence\x18\x03 \x01(\tB\x08\n\x06_valueB\x08\n\x06_wakes2S\n\x08Verdicts\x12G\n\x07\x45xplain\x12\x1f.externalscaler.ScaledObjectRef\x1a\x1b.keda_gpu_scaler.v1.Verdictb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,7 +33,17 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'keda_gpu_scaler.wire.verdic
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_VERDICT']._serialized_start=102
-  _globals['_VERDICT']._serialized_end=304
-  _globals['_VERDICTS']._serialized_start=306
-  _globals['_VERDICTS']._serialized_end=389
+  _globals['_VERDICT']._serialized_end=595
+  _globals['_SETTING']._serialized_start=597
+  _globals['_SETTING']._serialized_end=650
+  _globals['_WORKLOAD']._serialized_start=652
+  _globals['_WORKLOAD']._serialized_end=739
+  _globals['_SIGHT']._serialized_start=742
+  _globals['_SIGHT']._serialized_end=941
+  _globals['_DEVICE']._serialized_start=943
+  _globals['_DEVICE']._serialized_end=1042
+  _globals['_DEMAND']._serialized_start=1044
+  _globals['_DEMAND']._serialized_end=1130
+  _globals['_VERDICTS']._serialized_start=1132
+  _globals['_VERDICTS']._serialized_end=1215
 # @@protoc_insertion_point(module_scope)

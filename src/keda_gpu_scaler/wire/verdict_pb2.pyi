@@ -2,13 +2,13 @@ from keda_gpu_scaler.wire import externalscaler_pb2 as _externalscaler_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Iterable as _Iterable
-from typing import ClassVar as _ClassVar, Optional as _Optional
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Verdict(_message.Message):
-    __slots__ = ("metric_name", "target", "scope", "value", "lack", "reason", "active", "seen", "expected", "steps", "instance")
+    __slots__ = ("metric_name", "target", "scope", "value", "lack", "reason", "active", "seen", "expected", "steps", "instance", "metric", "unit", "value_type", "settings", "hints", "workload", "sights", "sights_left_out", "demand", "undecided")
     METRIC_NAME_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
     SCOPE_FIELD_NUMBER: _ClassVar[int]
@@ -20,6 +20,16 @@ class Verdict(_message.Message):
     EXPECTED_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    METRIC_FIELD_NUMBER: _ClassVar[int]
+    UNIT_FIELD_NUMBER: _ClassVar[int]
+    VALUE_TYPE_FIELD_NUMBER: _ClassVar[int]
+    SETTINGS_FIELD_NUMBER: _ClassVar[int]
+    HINTS_FIELD_NUMBER: _ClassVar[int]
+    WORKLOAD_FIELD_NUMBER: _ClassVar[int]
+    SIGHTS_FIELD_NUMBER: _ClassVar[int]
+    SIGHTS_LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
+    DEMAND_FIELD_NUMBER: _ClassVar[int]
+    UNDECIDED_FIELD_NUMBER: _ClassVar[int]
     metric_name: str
     target: float
     scope: str
@@ -31,4 +41,82 @@ class Verdict(_message.Message):
     expected: int
     steps: _containers.RepeatedScalarFieldContainer[str]
     instance: str
-    def __init__(self, metric_name: _Optional[str] = ..., target: _Optional[float] = ..., scope: _Optional[str] = ..., value: _Optional[float] = ..., lack: _Optional[str] = ..., reason: _Optional[str] = ..., active: _Optional[bool] = ..., seen: _Optional[int] = ..., expected: _Optional[int] = ..., steps: _Optional[_Iterable[str]] = ..., instance: _Optional[str] = ...) -> None: ...
+    metric: str
+    unit: str
+    value_type: str
+    settings: _containers.RepeatedCompositeFieldContainer[Setting]
+    hints: _containers.RepeatedScalarFieldContainer[str]
+    workload: Workload
+    sights: _containers.RepeatedCompositeFieldContainer[Sight]
+    sights_left_out: int
+    demand: Demand
+    undecided: bool
+    def __init__(self, metric_name: _Optional[str] = ..., target: _Optional[float] = ..., scope: _Optional[str] = ..., value: _Optional[float] = ..., lack: _Optional[str] = ..., reason: _Optional[str] = ..., active: _Optional[bool] = ..., seen: _Optional[int] = ..., expected: _Optional[int] = ..., steps: _Optional[_Iterable[str]] = ..., instance: _Optional[str] = ..., metric: _Optional[str] = ..., unit: _Optional[str] = ..., value_type: _Optional[str] = ..., settings: _Optional[_Iterable[_Union[Setting, _Mapping]]] = ..., hints: _Optional[_Iterable[str]] = ..., workload: _Optional[_Union[Workload, _Mapping]] = ..., sights: _Optional[_Iterable[_Union[Sight, _Mapping]]] = ..., sights_left_out: _Optional[int] = ..., demand: _Optional[_Union[Demand, _Mapping]] = ..., undecided: _Optional[bool] = ...) -> None: ...
+
+class Setting(_message.Message):
+    __slots__ = ("key", "value", "origin")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    ORIGIN_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    value: str
+    origin: str
+    def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ..., origin: _Optional[str] = ...) -> None: ...
+
+class Workload(_message.Message):
+    __slots__ = ("kind", "target", "wanted", "actual", "ready")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    WANTED_FIELD_NUMBER: _ClassVar[int]
+    ACTUAL_FIELD_NUMBER: _ClassVar[int]
+    READY_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    target: str
+    wanted: int
+    actual: int
+    ready: int
+    def __init__(self, kind: _Optional[str] = ..., target: _Optional[str] = ..., wanted: _Optional[int] = ..., actual: _Optional[int] = ..., ready: _Optional[int] = ...) -> None: ...
+
+class Sight(_message.Message):
+    __slots__ = ("pod", "node", "ready", "state", "value", "age_seconds", "sentence", "devices")
+    POD_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    READY_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    AGE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    SENTENCE_FIELD_NUMBER: _ClassVar[int]
+    DEVICES_FIELD_NUMBER: _ClassVar[int]
+    pod: str
+    node: str
+    ready: bool
+    state: str
+    value: float
+    age_seconds: float
+    sentence: str
+    devices: _containers.RepeatedCompositeFieldContainer[Device]
+    def __init__(self, pod: _Optional[str] = ..., node: _Optional[str] = ..., ready: _Optional[bool] = ..., state: _Optional[str] = ..., value: _Optional[float] = ..., age_seconds: _Optional[float] = ..., sentence: _Optional[str] = ..., devices: _Optional[_Iterable[_Union[Device, _Mapping]]] = ...) -> None: ...
+
+class Device(_message.Message):
+    __slots__ = ("index", "model", "uuid", "value", "sharers")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    UUID_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    SHARERS_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    model: str
+    uuid: str
+    value: float
+    sharers: int
+    def __init__(self, index: _Optional[int] = ..., model: _Optional[str] = ..., uuid: _Optional[str] = ..., value: _Optional[float] = ..., sharers: _Optional[int] = ...) -> None: ...
+
+class Demand(_message.Message):
+    __slots__ = ("value", "wakes", "sentence")
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    WAKES_FIELD_NUMBER: _ClassVar[int]
+    SENTENCE_FIELD_NUMBER: _ClassVar[int]
+    value: float
+    wakes: bool
+    sentence: str
+    def __init__(self, value: _Optional[float] = ..., wakes: _Optional[bool] = ..., sentence: _Optional[str] = ...) -> None: ...
