@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from tests.apiserver import FakeApiServer
-from tests.serving import COMMAND, WAIT_SECONDS
+from tests.certificates import NAME, Authority
+from tests.serving import COMMAND, WAIT_SECONDS, Serving
 from tests.test_whole_fleet import FleetOfNodes, seen
 
-ADDRESS = "keda-gpu-scaler.keda.svc.cluster.local:6000"
+ADDRESS = f"{NAME}:6000"
 
 
 @pytest.fixture
@@ -216,3 +217,40 @@ def test_watched_it_is_told_again_and_again(fleet: FleetOfNodes) -> None:
     built(fleet)
     outcome = explain(fleet, "ai/llama", "--json", "--count", "3", "--interval", "0.01")
     assert [json.loads(line)["value"] for line in outcome.stdout.splitlines()] == [132.0] * 3
+
+
+def test_who_watches_sees_another_instance_take_over(fleet: FleetOfNodes) -> None:
+    built(fleet)
+    command = (*COMMAND, "explain", "--kubeconfig", str(fleet.kubeconfig), "ai/llama", "--json", "--watch")
+    with subprocess.Popen((*command, "--interval", "0.05"), stdout=subprocess.PIPE, text=True) as watching:
+        assert watching.stdout is not None
+        rounds = (json.loads(line) for line in watching.stdout)
+        assert next(rounds)["asked"] == "pod keda/scaler-a"
+        fleet.nodes["a"].kill()
+        assert next(one for one in rounds if one["error"])["value"] is None
+        install(fleet, "b")
+        assert next(one for one in rounds if not one["error"] and one["asked"] == "pod keda/scaler-b")
+        watching.terminate()
+
+
+def test_a_certificate_is_held_against_the_host_that_keda_dials(fleet: FleetOfNodes, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    pair = authority.issue("instance")
+    fleet.server.scale("llama", 0)
+    fleet.server.scaled_object("llama", scalerAddress=ADDRESS)
+    with Serving(
+        *("--backend", "none", "--peers", "none", "--kubeconfig", str(fleet.kubeconfig)),
+        *("--tls-cert", str(pair.certificate), "--tls-key", str(pair.key)),
+    ) as instance:
+        install(fleet)
+        fleet.server.pod(
+            "front", "z", namespace="keda",
+            labels={"app.kubernetes.io/name": "keda-gpu-scaler", "app.kubernetes.io/component": "frontend"},
+        )  # fmt: skip
+        fleet.server.forwards["keda", "front", 6000] = instance.port
+        asked = ("ai/llama", "--json", "--namespace-of-scaler", "keda", "--tls-ca", str(authority.certificate))
+        outcome = explain(fleet, *asked)
+        assert (outcome.returncode, told(outcome)["value"]) == (0, 0.0)
+        refused = explain(fleet, *asked, "--tls-server-name", "another")
+        assert refused.returncode == 3
+        assert "its certificate bears another name" in told(refused)["error"]["details"]

@@ -16,6 +16,7 @@ from keda_gpu_scaler.cli.definition import Declared, Definition, DefinitionError
 from keda_gpu_scaler.cli.explaining import Explained, HpaStatus, as_json, hpa_status, screen
 from keda_gpu_scaler.cli.prospect import decided, foresee
 from keda_gpu_scaler.core.hpa import Behavior, Limit, Policy, PolicyType, ScalingRules, SelectPolicy
+from keda_gpu_scaler.core.replicas import Tolerances
 from keda_gpu_scaler.wire import verdict_pb2 as pb
 from tests.serving import free_port
 
@@ -265,6 +266,29 @@ def test_a_size_that_nobody_knows_leads_to_no_decision_until_it_is_given() -> No
     decision = foresee(told, DEFINITION, DEFINITION.triggers[0], 1).decision
     assert decision is not None
     assert decision.replicas == 2
+
+
+def test_the_tolerance_is_the_one_that_the_behaviour_gives() -> None:
+    narrow = Definition("ai", "llama", triggers=(Declared(1, {}),), tolerances=Tolerances(0.01, 0.01))
+    decision = foresee(verdict(310.0), narrow, narrow.triggers[0]).decision
+    assert decision is not None
+    assert (decision.replicas, decision.limit) == (5, Limit.NONE)
+
+
+@pytest.mark.parametrize(
+    ("value_type", "value", "replicas", "measured"),
+    [("AverageValue", 450.0, 6, "450 is 1.200 of 5 * 75"), ("Value", 100.0, 4, "100 is 1.333 of 75")],
+    ids=["the total is shared by as many as there are", "the mean is for those that are ready"],
+)
+def test_while_pods_come_and_go_each_type_counts_its_own(
+    value_type: str, value: float, replicas: int, measured: str
+) -> None:
+    sizes = pb.Workload(kind="ScaledObject", target="Deployment llama", wanted=4, actual=5, ready=3)
+    told = verdict(value, value_type=value_type, workload=sizes)
+    recommendation = foresee(told, DEFINITION, DEFINITION.triggers[0]).recommendation
+    assert recommendation is not None
+    assert recommendation.replicas == replicas
+    assert recommendation.sentence.startswith(measured)
 
 
 def test_shrinking_waits_as_long_as_the_behaviour_says() -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import click
 
 from keda_gpu_scaler.cli.arguments import client_tls, host_and_port, metadata_pairs
-from keda_gpu_scaler.cli.asking import Link, Pace, Question
+from keda_gpu_scaler.cli.asking import Call, Link, Pace, Question
 from keda_gpu_scaler.cli.definition import Declared, Definition, DefinitionError, define, read_definition
 from keda_gpu_scaler.cli.explaining import Explained, HpaStatus, as_json, hpa_status, screen
 from keda_gpu_scaler.cli.prospect import foresee
@@ -236,10 +236,19 @@ class _Asker:
         """Yield an explanation of each trigger.
 
         Raises:
-            KubeError: there is no way to any instance.
+            KubeError: there is no way to any instance, and never was.
         """
         for declared in self.definition.triggers:
-            yield self._explained(declared)
+            try:
+                yield self._explained(declared)
+            except KubeError as error:
+                if not self.asked:
+                    raise
+                # Whoever watches sees it come back.
+                call = Call("Explain", 0.0, "UNAVAILABLE", str(error))
+                yield Explained(
+                    self.pace.utc(), self.definition, declared, self.of_triggers, self.asked, None, error=call
+                )
 
     def _explained(self, declared: Declared) -> Explained:
         if not self.address:
