@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -223,6 +224,8 @@ def test_who_watches_sees_another_instance_take_over(fleet: FleetOfNodes) -> Non
     built(fleet)
     command = (*COMMAND, "explain", "--kubeconfig", str(fleet.kubeconfig), "ai/llama", "--json", "--watch")
     with subprocess.Popen((*command, "--interval", "0.05"), stdout=subprocess.PIPE, text=True) as watching:
+        watchdog = threading.Timer(2 * WAIT_SECONDS, watching.kill)
+        watchdog.start()
         assert watching.stdout is not None
         rounds = (json.loads(line) for line in watching.stdout)
         assert next(rounds)["asked"] == "pod keda/scaler-a"
@@ -231,6 +234,7 @@ def test_who_watches_sees_another_instance_take_over(fleet: FleetOfNodes) -> Non
         install(fleet, "b")
         assert next(one for one in rounds if not one["error"] and one["asked"] == "pod keda/scaler-b")
         watching.terminate()
+        watchdog.cancel()
 
 
 def test_a_certificate_is_held_against_the_host_that_keda_dials(fleet: FleetOfNodes, tmp_path: Path) -> None:
