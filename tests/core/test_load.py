@@ -62,8 +62,8 @@ def gauge(value: float) -> Series:
         pytest.param(
             "token_rate",
             [{"tokens_total": 900.0}, {"tokens_total": 1000.0}, {"tokens_total": 40.0}],
-            25.0,
-            id="a counter that fell tells nothing of that interval",
+            50.0,
+            id="a counter that fell tells nothing of that interval, and its time is not one without tokens",
         ),
         pytest.param(
             "queue_wait_ms",
@@ -73,6 +73,16 @@ def gauge(value: float) -> Series:
             ],
             150.0,
             id="the mean wait of those that left the queue in the window",
+        ),
+        pytest.param(
+            "queue_wait_ms",
+            [
+                {"queue_wait_seconds_total": 1.0, "queue_waits_total": 1000.0},
+                {"queue_wait_seconds_total": 100.0, "queue_waits_total": 50.0},
+                {"queue_wait_seconds_total": 101.0, "queue_waits_total": 60.0},
+            ],
+            100.0,
+            id="when a model is unloaded, whose requests were many and hardly waited, nothing is told of either sum",
         ),
         pytest.param(
             "queue_wait_ms",
@@ -107,6 +117,12 @@ def test_a_value_is_made_of_the_windows_readings(
         pytest.param("queue_depth", [{"waiting": 3.0}, {}], "tells no waiting requests", id="a gauge that went away"),
         pytest.param("request_rate", [{"requests_total": 100.0}], "was read once so far", id="a counter seen once"),
         pytest.param("request_rate", [{}, {}], "tells no count of requests", id="a counter that is not there"),
+        pytest.param(
+            "request_rate",
+            [{"requests_total": 100.0}, {"requests_total": 3.0}],
+            "began anew",
+            id="a counter that began anew tells no rate of 0",
+        ),
         pytest.param(
             "queue_wait_ms",
             [{"queue_wait_seconds_total": 10.0, "queue_waits_total": 50.0, "waiting": 3.0}] * 2,
@@ -305,6 +321,22 @@ def requests(*totals: float | None, every: float = 0.5) -> Page:
         pytest.param([requests(None, 1)], 2.0, True, id="a counter's first request"),
         pytest.param([requests(100)], None, None, id="a counter seen once"),
         pytest.param([requests(100, 101, *[101] * 60)], 0.0, True, id="a request of half a minute ago still holds"),
+        pytest.param([requests(1e6, None, *[1e6] * 20)], 0.0, False, id="a counter that was missing once is no crowd"),
+        pytest.param(
+            [queue(3, last_at=989.0), queue(*[0] * 140)], None, True, id="what an address told that fell silent"
+        ),
+        pytest.param(
+            [queue(3, 0, last_at=930.0), queue(*[0] * 140)],
+            None,
+            None,
+            id="what an address told before it fell silent does not hold for ever",
+        ),
+        pytest.param(
+            [queue(3, last_at=915.0), queue(*[0] * 200)],
+            None,
+            None,
+            id="nor what it told last",
+        ),
     ],
 )
 def test_demand_wakes_when_it_is_seen_and_sleeps_when_all_of_it_is(
@@ -317,6 +349,30 @@ def test_demand_wakes_when_it_is_seen_and_sleeps_when_all_of_it_is(
 def test_demand_wakes_above_its_threshold_only() -> None:
     assert look(queue(5, 5), demand=replace(DEMAND, threshold=5.0)).wakes is False
     assert look(queue(5, 6), demand=replace(DEMAND, threshold=5.0)).wakes is True
+
+
+def test_what_all_addresses_told_together_is_held() -> None:
+    several = [queue(3, 0, 0), queue(3, 3, 0), queue(3, 3, 0)]
+    assert look(*several, demand=replace(DEMAND, threshold=8.0)).wakes is True
+    assert look(*several, demand=replace(DEMAND, threshold=9.0)).wakes is False
+    # One after the other they never were so many.
+    apart = [queue(9, 0, 0, 0), queue(0, 0, 9, 0)]
+    assert look(*apart, demand=replace(DEMAND, threshold=10.0)).wakes is False
+
+
+def test_of_a_counter_the_rate_over_the_window_is_held_against_the_threshold() -> None:
+    # One request within half a second is no rate of two a second.
+    once = requests(*[100] * 30, *[101] * 30)
+    assert look(once, demand=replace(DEMAND, threshold=0.2)).wakes is False
+    assert look(once, demand=replace(DEMAND, threshold=0.05)).wakes is True
+
+
+@given(st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=6), min_size=1, max_size=3), st.integers(0, 20))
+def test_demand_that_wakes_is_held_at_the_next_look(sizes: list[list[int]], threshold: int) -> None:
+    demand = replace(DEMAND, threshold=threshold)
+    woken = look(*(queue(*one) for one in sizes), demand=demand).wakes
+    later = look(*(queue(*one, 0.0, last_at=NOW + 0.5) for one in sizes), demand=demand)
+    assert woken is not True or later.wakes is True
 
 
 def test_the_first_of_several_series_that_is_there_counts() -> None:

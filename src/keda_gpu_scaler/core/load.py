@@ -6,6 +6,7 @@ that nobody saw twice has no rate.
 """
 
 import math
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,6 +20,7 @@ from keda_gpu_scaler.core.selector import SeriesSelector
 from keda_gpu_scaler.core.serving import Demand, EngineQuery
 
 _SHORTEST_SECONDS = 1e-3
+_DEMAND_GRAIN = 1e-6
 RUNNING_TARGET_RATIO = 0.8
 """Of the requests that may run at once, so many are as much as a replica should bear."""
 
@@ -101,15 +103,15 @@ def _absence(scraped: Scraped, now: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Growth:
-    """How much a counter grew, and within which time."""
+    """How much counters grew, and within which time."""
 
-    count: float
+    counts: tuple[float, ...]
     seconds: float
 
     @property
     def rate(self) -> float:
-        """Growth per second."""
-        return self.count / max(self.seconds, _SHORTEST_SECONDS)
+        """Growth of the first per second."""
+        return self.counts[0] / max(self.seconds, _SHORTEST_SECONDS)
 
 
 class _Window:
@@ -127,38 +129,38 @@ class _Window:
         inside = list(page.within(window_seconds))
         return cls(inside, page.readings[-len(inside) - 1 : -len(inside)])
 
-    def narrowed(self, is_meant: Callable[[Readings], bool]) -> "_Window | None":
-        """Leave out readings; None where none is left."""
-        inside = [readings for readings in self._inside if is_meant(readings)]
-        before = [readings for readings in self._compared[len(self._inside) :] if is_meant(readings)]
-        return _Window(inside, before) if inside else None
-
     def gauge(self, read: Callable[[Readings], float | None], what: str) -> float:
         """Average a gauge that is still told."""
         if read(self.newest) is None:
             raise _Unknown(f"tells no {what}")
         return mean([value for readings in self._inside if (value := read(readings)) is not None])
 
-    def growth(self, read: Callable[[Readings], float | None], what: str, *, from_nothing: bool = False) -> "_Growth":
-        """How much a counter grew, from one reading that tells it to the next.
+    def growth(self, *counted: tuple[Callable[[Readings], float | None], str]) -> "_Growth":
+        """How much counters grew together, from one reading that tells them all to the next.
 
-        Where it fell, its engine was started anew, or a model was unloaded whose count was a part of the sum: of that
-        interval nothing is known, and nothing is counted. With ``from_nothing``, for demand, it counts from 0 there and
-        where it was not told before, so that the first request of all is heard.
+        Where one fell, its engine was started anew, or a model was unloaded whose count was a part of the sum: of that
+        interval nothing is known, so neither what was counted in it nor its time is a part of the outcome.
         """
-        if read(self.newest) is None:
-            raise _Unknown(f"tells no {what}")
-        told = [(readings.at_seconds, value) for readings in self._compared if (value := read(readings)) is not None]
-        oldest = self._compared[-1]
-        if from_nothing and read(oldest) is None:
-            told.append((oldest.at_seconds, 0.0))
+        for read, what in counted:
+            if read(self.newest) is None:
+                raise _Unknown(f"tells no {what}")
+        told = []
+        for readings in self._compared:
+            values = [value for read, _ in counted if (value := read(readings)) is not None]
+            if len(values) == len(counted):
+                told.append((readings.at_seconds, values))
+        what = counted[0][1]
         if len(told) < 2:
             raise _Unknown(f"{what} was read once so far, and grows between two readings")
-        restart = 1.0 if from_nothing else 0.0
-        grown = sum(
-            later - earlier if later >= earlier else restart * later for (_, later), (_, earlier) in pairwise(told)
-        )
-        return _Growth(grown, told[0][0] - told[-1][0])
+        grown, seconds = [0.0] * len(counted), 0.0
+        for (later_at, later), (earlier_at, earlier) in pairwise(told):
+            more = [after - before for after, before in zip(later, earlier, strict=True)]
+            if min(more) >= 0:
+                grown = [before + one for before, one in zip(grown, more, strict=True)]
+                seconds += later_at - earlier_at
+        if not seconds:
+            raise _Unknown(f"{what} began anew, and grows between two readings")
+        return _Growth(tuple(grown), seconds)
 
     def histogram(self, read: Callable[[Readings], Histogram | None], what: str) -> Histogram:
         """What a histogram observed during the window."""
@@ -187,10 +189,6 @@ class _Window:
         return self.is_without_waiting and all(readings.running == 0 for readings in self._compared)
 
 
-def _grown(earlier: float, later: float) -> float:
-    return later - earlier if later >= earlier else later
-
-
 def _queue_depth(window: _Window, query: EngineQuery) -> tuple[float, str]:
     return window.gauge(lambda it: it.waiting, "waiting requests"), ""
 
@@ -204,16 +202,18 @@ def _kv_cache(window: _Window, query: EngineQuery) -> tuple[float, str]:
 
 
 def _request_rate(window: _Window, query: EngineQuery) -> tuple[float, str]:
-    return window.growth(lambda it: it.requests_total, "count of requests").rate, ""
+    return window.growth((lambda it: it.requests_total, "count of requests")).rate, ""
 
 
 def _token_rate(window: _Window, query: EngineQuery) -> tuple[float, str]:
-    return window.growth(lambda it: it.tokens_total, "count of tokens").rate, ""
+    return window.growth((lambda it: it.tokens_total, "count of tokens")).rate, ""
 
 
 def _queue_wait(window: _Window, query: EngineQuery) -> tuple[float, str]:
-    waits = window.growth(lambda it: it.queue_waits_total, "count of requests that left the queue").count
-    seconds = window.growth(lambda it: it.queue_wait_seconds_total, "time in the queue").count
+    waits, seconds = window.growth(
+        (lambda it: it.queue_waits_total, "count of requests that left the queue"),
+        (lambda it: it.queue_wait_seconds_total, "time in the queue"),
+    ).counts
     if waits > 0:
         return 1000 * seconds / waits, f" ({waits:.0f} requests)"
     if window.is_without_waiting:
@@ -232,26 +232,20 @@ def _first_token(window: _Window, query: EngineQuery) -> tuple[float, str]:
 
 
 def _selected(window: _Window, query: EngineQuery) -> tuple[float, str]:
-    assert query.selector is not None  # noqa: S101 - the trigger's parser sees to it
-    return _series_value(window, query.selector)
-
-
-def _series_value(window: _Window, selector: SeriesSelector, *, from_nothing: bool = False) -> tuple[float, str]:
-    """What a selected series is worth: a gauge's mean, or a counter's rate."""
+    selector = query.selector
+    assert selector is not None  # noqa: S101 - the trigger's parser sees to it
 
     def read(readings: Readings) -> float | None:
         found = readings.selected.get(selector.text)
         return found.value if found else None
 
-    # While nobody asked for it, it was not read: that is no sign that it was not there.
-    asked = window.narrowed(lambda readings: selector.text in readings.selected)
     newest = window.newest.selected.get(selector.text)
     what = f"series {selector.text}"
-    if asked is None or newest is None:
+    if newest is None:
         raise _Unknown(f"tells no {what}")
     if newest.is_counter:
-        return asked.growth(read, what, from_nothing=from_nothing).rate, " (a counter's rate per second)"
-    value = asked.gauge(read, what)
+        return window.growth((read, what)).rate, " (a counter's rate per second)"
+    value = window.gauge(read, what)
     if value < 0:
         raise _Unknown(f"{what} is {value:g}, and the HPA has no use for what is below 0")
     return value, ""
@@ -345,23 +339,26 @@ def look_at_demand(
     values: list[float] = []
     unknown: list[str] = []
     until = math.inf
-    for page in scraped.pages:
+    courses = [_course(page, demand.selectors, window_seconds) for page in scraped.pages]
+    for page, course in zip(scraped.pages, courses, strict=True):
         if not page.is_fresh(now, stale_after_seconds) or page.newest is None:
             unknown.append(f"{page.where}: {_absence(Scraped((page,)), now)}")
             continue
         until = min(until, page.newest.at_seconds + stale_after_seconds)
-        try:
-            values.append(_demand_now(page, demand.selectors, window_seconds))
-        except _Unknown as why_not:
-            unknown.append(f"{page.where}: {why_not}")
+        newest = course[-1][1]
+        if newest is None:
+            unknown.append(f"{page.where}: {_no_demand(page, demand.selectors)}")
+        else:
+            values.append(newest)
     total = math.fsum(values)
     told = f"demand {total:.6g}" + (f" at {len(values)} of {len(scraped.pages)} addresses" if unknown else "")
     if total > demand.threshold:
         return DemandSight(total, True, f"{told} is above demandThreshold {demand.threshold:g}", until)
-    ages = [age for page in scraped.pages if (age := _last_above(page, demand, now)) is not None]
-    if ages and min(ages) <= demand.hold_seconds:
-        held = f"demand was above demandThreshold {demand.threshold:g} {min(ages):.0f} s ago"
-        until = min(until, now - min(ages) + demand.hold_seconds)
+    above_at = _last_above(courses, demand.threshold, stale_after_seconds)
+    age = max(0.0, now - above_at)
+    if age <= demand.hold_seconds:
+        held = f"demand was above demandThreshold {demand.threshold:g} {age:.0f} s ago"
+        until = min(until, above_at + demand.hold_seconds)
         value = None if unknown else total
         return DemandSight(value, True, f"{held} (demandHoldSeconds {demand.hold_seconds:g})", until)
     if unknown:
@@ -369,36 +366,82 @@ def look_at_demand(
     return DemandSight(total, False, f"{told} is not above demandThreshold {demand.threshold:g}", until)
 
 
-def _demand_now(page: Page, selectors: Sequence[SeriesSelector], window_seconds: float) -> float:
-    """The newest value of a gauge, so that the first request wakes; of a counter the rate over the window."""
-    newest = page.readings[-1]
-    for selector in selectors:
-        if found := newest.selected.get(selector.text):
-            if found.is_counter:
-                return _series_value(_Window.of(page, window_seconds), selector, from_nothing=True)[0]
-            return max(0.0, found.value)
-    raise _Unknown("tells no series " + " or ".join(it.text for it in selectors))
+def _no_demand(page: Page, selectors: Sequence[SeriesSelector]) -> str:
+    if page.newest is not None and any(page.newest.selected.get(it.text) for it in selectors):
+        return "its count was read once so far, and grows between two readings"
+    return "tells no series " + " or ".join(it.text for it in selectors)
 
 
-def _last_above(page: Page, demand: Demand, now: float) -> float | None:
-    """How long ago this page alone told more than the threshold, in seconds, within the hold."""
-    recent = [it for it in reversed(page.readings) if now - it.at_seconds <= demand.hold_seconds]
-    for later, earlier in pairwise([*recent, None]):
-        if later is not None and _was_above(later, earlier, demand):
-            return max(0.0, now - later.at_seconds)
-    return None
+_Course = list[tuple[float, float | None]]
+"""When demand was looked at, and what it was then, None where it was not told."""
 
 
-def _was_above(later: Readings, earlier: Readings | None, demand: Demand) -> bool:
-    for selector in demand.selectors:
-        found = later.selected.get(selector.text)
-        if found is None:
-            continue
-        if not found.is_counter:
-            return found.value > demand.threshold
-        if earlier is None or selector.text not in earlier.selected:
-            return False
-        before = earlier.selected.get(selector.text)
-        grown = _grown(before.value if before else 0.0, found.value)
-        return grown / max(later.at_seconds - earlier.at_seconds, _SHORTEST_SECONDS) > demand.threshold
-    return False
+def _course(page: Page, selectors: Sequence[SeriesSelector], window_seconds: float) -> _Course:
+    """What a page's demand was at each of its readings: a gauge as it is, so that the first request wakes."""
+    counting = _Counting(window_seconds)
+    texts = [it.text for it in selectors]
+    course: _Course = []
+    for readings in page.readings:
+        told = readings.selected
+        text, found = next(((it, found) for it in texts if (found := told.get(it))), ("", None))
+        if found is not None and not found.is_counter:
+            value: float | None = max(0.0, found.value)
+        elif not told.keys().isdisjoint(texts):
+            value = counting.rate(readings.at_seconds, text, found.value if found else None)
+        else:
+            value = None  # while nobody asked for it, it was not read: that is no sign that it was not there
+        course.append((readings.at_seconds, value))
+    return course
+
+
+class _Counting:
+    """A counter of demand, reading after reading: its rate over the window that ends there.
+
+    It counts from 0 where it fell and where it was not told before, so that the first request of all is heard.
+    """
+
+    def __init__(self, window_seconds: float) -> None:
+        self._window_seconds = window_seconds
+        self._counted = 0.0
+        self._last: dict[str, float] = {}
+        self._before: deque[tuple[float, float]] = deque()
+
+    def rate(self, at_seconds: float, text: str, count: float | None) -> float | None:
+        """Hear one reading; return the rate, None where the counter is not there, or was not looked for before."""
+        before = self._before
+        if count is not None:
+            last = self._last.get(text, 0.0 if before else count)
+            self._counted += count - last if count >= last else count
+            self._last[text] = count
+        while len(before) > 1 and before[1][0] <= at_seconds - self._window_seconds:
+            before.popleft()
+        rate = None
+        if before and count is not None:
+            since, counted = before[0]
+            rate = (self._counted - counted) / max(at_seconds - since, _SHORTEST_SECONDS)
+        before.append((at_seconds, self._counted))
+        return rate
+
+
+def _last_above(courses: Sequence[_Course], threshold: float, stale_after_seconds: float) -> float:
+    """When all addresses together last told more than the threshold; long ago where they never did.
+
+    What an address told counts until it tells something else, or until it would be stale.
+    """
+    changes: list[tuple[float, int, int]] = []
+    for number, course in enumerate(courses):
+        before = 0
+        for (at_seconds, value), (later_at, _) in pairwise([*course, (math.inf, None)]):
+            grains = round(value / _DEMAND_GRAIN) if value else 0
+            if grains or before:
+                changes.append((at_seconds, number, grains))
+            if grains and later_at - at_seconds > stale_after_seconds:
+                changes.append((at_seconds + stale_after_seconds, number, 0))
+            before = grains
+    told, total, above_at = [0] * len(courses), 0, -math.inf
+    for at_seconds, number, grains in sorted(changes):
+        total += grains - told[number]  # whole numbers: what comes and goes leaves nothing behind
+        told[number] = grains
+        if total > round(threshold / _DEMAND_GRAIN):
+            above_at = at_seconds
+    return above_at
