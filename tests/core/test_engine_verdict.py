@@ -116,9 +116,25 @@ def test_a_workload_that_serves_is_awake_whatever_its_value() -> None:
     known, told = serving(vllm(0, running=2))
     awake = judge(known, told, metadata={"activationThreshold": "5"})
     assert (awake.value, awake.active) == (0.0, True)
-    assert awake.steps[-1] == "active: 2 requests run or wait"
+    assert awake.steps[-1] == "active: 2 requests run, wait or just ended"
     idle, told = serving(vllm(0))
     assert judge(idle, told, metadata={"activationThreshold": "5"}).active is False
+
+
+def test_a_workload_whose_requests_are_over_before_anybody_looks_is_awake_all_the_same() -> None:
+    def triton(*ended: float) -> Scraped:
+        told = (Readings(NOW - 2 * at, "triton", waiting=0.0, requests_total=n) for at, n in enumerate(reversed(ended)))
+        return Scraped((Page("http://10.0.0.1:8002/metrics", tuple(reversed([*told]))),))
+
+    known, told = serving(triton(100, 104))
+    awake = judge(known, told)
+    assert (awake.value, awake.active) == (0.0, True)
+    assert awake.steps[-1] == "active: 4 requests run, wait or just ended"
+    # Of a rate the threshold says how much of it is work.
+    rate = {"metricType": "request_rate", "targetValue": "50", "activationThreshold": "5"}
+    assert judge(known, told, metadata=rate).active is False
+    idle, told = serving(triton(104, 104))
+    assert judge(idle, told).active is False
 
 
 def test_without_an_engine_saturation_is_gpu_utilisation_and_it_says_so() -> None:

@@ -33,8 +33,9 @@ class _Unknown(Exception):  # noqa: N818 - an answer on its way up
 class Load:
     """What an engine's pages come to: a value in the metric's unit, or None, and a sentence either way.
 
-    ``requests`` are those that run or wait now, 0 where that is not known. ``until_seconds`` is when what it rests on
-    grows stale. ``is_no_engine`` says that nothing here ever was an engine, or none that tells how busy it is.
+    ``requests`` are those that run or wait now, or where none is known to, those that ended well within the window; a
+    metric that is their rate says itself how many of those matter. ``until_seconds`` is when what it rests on grows
+    stale. ``is_no_engine`` says that nothing here ever was an engine, or none that tells how busy it is.
     """
 
     value: float | None
@@ -82,12 +83,14 @@ def engine_load(
     page = next((page for page in scraped.pages if page.is_fresh(now, stale_after_seconds)), None)
     if page is None or page.newest is None:
         return Load(None, _absence(scraped, now), is_no_engine=scraped.is_no_engine)
-    newest = page.newest
+    newest, window = page.newest, _Window.of(page, window_seconds)
     requests = (newest.running or 0.0) + (newest.waiting or 0.0)
+    if not requests and metric.reading not in _RATES:
+        requests = window.ended
     until = newest.at_seconds + stale_after_seconds
     title = newest.engine or "page"
     try:
-        value, how = _VALUES[metric.reading](_Window.of(page, window_seconds), query)
+        value, how = _VALUES[metric.reading](window, query)
     except _Unknown as unknown:
         sentence = f"{title} at {page.where}: {unknown}"
         return Load(None, sentence, requests, until, is_no_engine=newest.engine in WITHOUT_QUEUE)
@@ -161,6 +164,17 @@ class _Window:
         if not seconds:
             raise _Unknown(f"{what} began anew, and grows between two readings")
         return _Growth(tuple(grown), seconds)
+
+    @property
+    def ended(self) -> float:
+        """How many requests ended well within the window, 0 where that is not known.
+
+        Triton tells of none that runs, and of short ones none may run or wait just when it is asked.
+        """
+        try:
+            return self.growth((lambda it: it.requests_total, "count of requests")).counts[0]
+        except _Unknown:
+            return 0.0
 
     def histogram(self, read: Callable[[Readings], Histogram | None], what: str) -> Histogram:
         """What a histogram observed during the window."""
@@ -274,6 +288,8 @@ WITHOUT_QUEUE = frozenset({"ollama"})
 """Engines that tell nothing of how busy they are."""
 WITHOUT_KV_CACHE = frozenset({"tgi", "llama.cpp", "triton"})
 """Engines that tell, or may rightly tell, nothing of a KV cache; where Triton serves an LLM it does."""
+
+_RATES = frozenset({"request_rate", "token_rate"})
 
 _VALUES: Mapping[str, Callable[[_Window, EngineQuery], tuple[float, str]]] = MappingProxyType(
     {

@@ -409,7 +409,7 @@ class _Question:
         demand = self.demand
         reasons = [
             (busiest > self.trigger.activation, f"{busiest:.6g} is above {threshold}"),
-            (requests > 0, f"{requests:.6g} requests run or wait"),
+            (requests > 0, f"{requests:.6g} requests run, wait or just ended"),
             (demand is not None and demand.wakes is True, demand.sentence if demand else ""),
             (bool(starting), f"{self._starting(starting)}"),
         ]
