@@ -97,6 +97,22 @@ def test_pods_that_are_not_ready_are_not_asked_and_do_not_keep_it_awake_for_ever
     assert judge(known, told).active is False
 
 
+@pytest.mark.parametrize(
+    ("queue", "active"),
+    [
+        pytest.param(None, True, id="nobody knows its engine nor any demand"),
+        pytest.param(SILENT, True, id="nor does the source of demand tell any"),
+        pytest.param(demand(0), False, id="there is no demand, so it is not missed"),
+    ],
+)
+def test_law_1_a_workload_none_of_whose_pods_is_ready_is_not_put_to_sleep_unseen(
+    queue: Scraped | None, active: bool
+) -> None:
+    overloaded = workload(server(0, ready=False, age=3600.0))
+    verdict = judge(overloaded, {}, queue=queue, metadata=WAKING if queue else {})
+    assert (verdict.active, verdict.known_activity) == (active, None if active else False)
+
+
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_law_1_an_engine_that_is_silent_neither_grows_nor_shrinks_the_workload(count: int) -> None:
     busy, told = serving(*[vllm(20)] * 2, *[SILENT] * count)
@@ -246,6 +262,15 @@ def test_law_1_unknown_demand_decides_nothing_where_it_is_not_known_whether_it_s
     assert (seen.is_undecided, seen.known_activity) == (False, True)
 
 
+def test_law_1_what_cannot_be_seen_does_not_wake_what_may_sleep_without_demand() -> None:
+    metadata = {**WAKING, "engineEndpoint": "http://vllm-svc/metrics", "report": "average"}
+    away = NoWorkload("the API server is away", is_final=False)
+    unseen = judge(away, {Endpoint(url="http://vllm-svc/metrics"): SILENT}, queue=demand(0), metadata=metadata)
+    assert (unseen.is_undecided, unseen.known_activity) == (True, None)
+    idle = judge(away, {Endpoint(url="http://vllm-svc/metrics"): vllm(0)}, queue=demand(0), metadata=metadata)
+    assert (idle.is_undecided, idle.known_activity) == (False, False)
+
+
 def test_demand_is_pushed_while_nothing_else_is_known() -> None:
     away = NoWorkload("the API server is away", is_final=False)
     verdict = judge(away, {}, queue=demand(1), metadata=WAKING)
@@ -277,6 +302,29 @@ def test_demand_starts_jobs_from_nothing() -> None:
     verdict = judge(jobs, {}, queue=demand(20), metadata={**WAKING, "demandPerReplica": "8"})
     assert verdict.value is not None
     assert math.ceil(verdict.value / 100) == 3
+
+
+@pytest.mark.parametrize("wanted", range(1, 30))
+def test_demand_starts_just_so_many_jobs_whatever_the_target_is_in_floating_point(wanted: int) -> None:
+    jobs, _ = serving(kind="ScaledJob")
+    metadata = {**WAKING, "demandPerReplica": "1", "targetValue": "0.7"}
+    verdict = judge(jobs, {}, queue=demand(wanted), metadata=metadata)
+    assert verdict.value is not None
+    assert math.ceil(verdict.value / 0.7) == wanted
+
+
+def test_demand_that_wakes_starts_a_job_which_being_active_does_not() -> None:
+    jobs, _ = serving(kind="ScaledJob")
+    assert judge(jobs, {}, queue=demand(20), metadata=WAKING).value == 100.0
+    # One that has done all there was is not started again while demand is held.
+    assert judge(jobs, {}, queue=demand(20, 0), metadata=WAKING).value == 0.0
+
+
+def test_demand_that_wakes_nothing_sizes_nothing() -> None:
+    asleep, _ = serving()
+    metadata = {**WAKING, "demandPerReplica": "8", "demandThreshold": "30"}
+    verdict = judge(asleep, {}, queue=demand(20), metadata=metadata)
+    assert (verdict.value, verdict.active) == (0.0, False)
 
 
 def test_demand_for_devices_wakes_as_well() -> None:

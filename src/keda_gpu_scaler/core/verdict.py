@@ -30,6 +30,7 @@ from keda_gpu_scaler.core.report import (
 from keda_gpu_scaler.core.sight import (
     DeviceSight,
     PodSight,
+    Sight,
     devices_sights,
     labels_lack,
     silent_sights,
@@ -194,9 +195,19 @@ class _Question:
             busiest=busiest,
             requests=math.fsum(sight.requests for sight in pods.sights),
             starting=pods.starting,
-            blind=pods.blind,
+            blind=[*pods.blind, *self._unasked(pods)],
             counts=(seen, expected),
         )
+
+    def _unasked(self, pods: Pods) -> list[str]:
+        """Say that nobody knows whether it is at work, where not one engine is asked and no demand is known either.
+
+        A pod that bears too much, or starts its engine anew, is not ready, and may be all there is.
+        """
+        knows_demand = self.demand is not None and self.demand.wakes is not None
+        if pods.ready or knows_demand:
+            return []
+        return [f"{it.pod.ref.name}: {it.sentence}" for it in pods.sights if it.sight is Sight.UNASKED and it.pod.node]
 
     @property
     def _nothing_of(self) -> str:
@@ -206,6 +217,8 @@ class _Question:
         """Judge a workload of which nothing runs: only demand can wake it, and only demand that was seen."""
         report = self._report()
         reported = None if isinstance(report, NoWorkload) else self._waking(report, pods)
+        if reported and self._is_of_jobs:
+            reported = for_jobs(reported, self.trigger.target)
         demand = self.demand
         why = demand.sentence if demand else "nothing runs"
         return self._verdict(
@@ -220,16 +233,20 @@ class _Question:
     def _waking(self, report: Report, pods: Pods) -> Reported | None:
         """Report as many replicas as the demand wants while no pod is ready; None where that is not asked for."""
         asked, demand = self.trigger.demand, self.demand
-        if pods.ready or asked is None or asked.per_replica is None or demand is None or not demand.value:
+        if pods.ready or asked is None or demand is None or not (demand.wakes and demand.value):
             return None
-        return report_wanted(
-            report,
-            math.ceil(demand.value / asked.per_replica),
-            f"demand {demand.value:.6g}, {asked.per_replica:g} for each replica (demandPerReplica)",
-            size=pods.size,
-            target=self.trigger.target,
-            jobs=isinstance(self.workload, Workload) and self.workload.kind == "ScaledJob",
-        )
+        if asked.per_replica is not None:
+            wanted = math.ceil(demand.value / asked.per_replica)
+            said = f"demand {demand.value:.6g}, {asked.per_replica:g} for each replica (demandPerReplica)"
+        elif self._is_of_jobs:  # KEDA starts as many as the value says, and not one because it is active
+            wanted, said = 1, demand.sentence
+        else:
+            return None
+        return report_wanted(report, wanted, said, size=pods.size, target=self.trigger.target, jobs=self._is_of_jobs)
+
+    @property
+    def _is_of_jobs(self) -> bool:
+        return isinstance(self.workload, Workload) and self.workload.kind == "ScaledJob"
 
     # ---- devices, whoever holds them ----
 
@@ -403,7 +420,7 @@ class _Question:
         blind: Sequence[str],
         counts: tuple[int, int],
     ) -> Verdict:
-        if isinstance(self.workload, Workload) and self.workload.kind == "ScaledJob":
+        if self._is_of_jobs:
             reported = for_jobs(reported, self.trigger.target)
         threshold = f"activationThreshold {self.trigger.activation:g}"
         demand = self.demand
@@ -432,14 +449,14 @@ class _Question:
             counts=counts,
             is_guarded=known is None and bool(blind),
             # Without its pods nobody knows whether it sleeps, so that even keeping it as it is would be a guess.
-            is_undecided=known is None and self._is_undecided,
+            is_undecided=known is None and bool(blind) and self._is_undecided,
             until=min([*until, *(pod.created_at_seconds + grace for pod in starting)], default=-math.inf),
         )
 
     @property
     def _is_undecided(self) -> bool:
-        """Whether demand is to decide, is unknown, and it is not known either whether the workload sleeps."""
-        return self.demand is not None and self.demand.wakes is None and not isinstance(self.workload, Workload)
+        """Whether demand is to decide, wakes nothing, and it is not known whether the workload sleeps."""
+        return self.demand is not None and not self.demand.wakes and not isinstance(self.workload, Workload)
 
     def _starting(self, pods: Sequence[Pod]) -> str:
         if not pods:
