@@ -7,6 +7,7 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -498,6 +499,55 @@ def test_an_address_that_hangs_keeps_nobody_from_the_others() -> None:
                 await asyncio.gather(*hanging, return_exceptions=True)
 
     run(test())
+
+
+def test_a_port_that_hangs_keeps_nobody_from_another_at_its_address() -> None:
+    async def test() -> None:
+        async with Server(never_ends(b"")) as slow, Server(says(page())) as quick:
+            with contextlib.closing(fetcher()) as fetches:
+                hanging = [asyncio.create_task(fetches.fetch(target(slow.port))) for _ in range(4)]
+                await asyncio.sleep(0)
+                await fetches.fetch(target(quick.port))
+                await given_up(hanging)
+
+    run(test())
+
+
+def test_what_a_trigger_names_keeps_nobody_from_a_pod_at_the_same_port() -> None:
+    async def answers(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        await (never_ends(b"") if asked.path == "/slow" else says(page()))(asked, writer)
+
+    async def test() -> None:
+        async with Server(answers) as server:
+            with contextlib.closing(fetcher()) as fetches:
+                slow = target(server.port, path="/slow")
+                hanging = [asyncio.create_task(fetches.fetch(slow)) for _ in range(4)]
+                await asyncio.sleep(0)
+                await fetches.fetch(replace(target(server.port), namespace="ai"))
+                await given_up(hanging)
+
+    run(test())
+
+
+def test_what_hung_before_takes_few_turns_until_it_answers() -> None:
+    async def test() -> None:
+        async with Server(never_ends(b"")) as slow, Server(says(page())) as quick:
+            with contextlib.closing(fetcher(concurrency=4, timeout_seconds=SHORT_SECONDS)) as fetches:
+                slow_ones = [replace(target(slow.port), namespace=f"ai-{number}") for number in range(4)]
+                await asyncio.gather(*(refused(fetches.fetch(one)) for one in slow_ones))
+                fetches._timeout_seconds = WAIT_SECONDS
+                hanging = [asyncio.create_task(fetches.fetch(one)) for one in slow_ones]
+                await asyncio.sleep(0)
+                await fetches.fetch(target(quick.port))
+                await given_up(hanging)
+
+    run(test())
+
+
+async def given_up(tasks: list[asyncio.Task[Body]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def test_so_many_at_once_and_no_more() -> None:

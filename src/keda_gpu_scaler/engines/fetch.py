@@ -33,6 +33,8 @@ MAX_IDLE = 512
 REFRESH_SECONDS = 5.0
 """So often is looked whether credentials have changed."""
 _AT_ONE_ADDRESS = 2
+_DOUBTED = 4  # what did not answer in time has no more than one in so many turns at once
+_DOUBTED_SECONDS = 60.0
 _CHUNK_BYTES = 1 << 16
 _MAX_HEAD_BYTES = 1 << 15
 _MAX_HEADS = 8  # the answer's own, and interim ones before it
@@ -122,10 +124,12 @@ class Fetcher:
         self._credentials = credentials
         self._timeout_seconds = timeout_seconds
         self._slots = asyncio.Semaphore(concurrency)
+        self._slots_of_the_doubted = asyncio.Semaphore(max(1, concurrency // _DOUBTED))
+        self._doubted: dict[Target, float] = {}
         self._resolve = resolve
         self._clock = clock
         self._idle = _Idle()
-        self._busy: dict[str, _Turns] = {}
+        self._busy: dict[object, _Turns] = {}
         self._refreshed_at_seconds = clock()
 
     async def resolve(self, url: Url) -> tuple[str, ...]:
@@ -162,16 +166,21 @@ class Fetcher:
             FetchError: there is none, it is too large, or it takes too long.
         """
         self._check(target)
-        async with self._slot(target.address):
+        async with self._slot(target):
             try:
                 async with asyncio.timeout(self._timeout_seconds):
-                    return await self._get(target)
+                    body = await self._get(target)
             except TimeoutError:
+                self._doubted[target] = self._clock()
                 raise FetchError(f"no answer within {self._timeout_seconds:g} s") from None
+            self._doubted.pop(target, None)
+            return body
 
     def tidy(self) -> None:
         """Close connections that were idle for long; to be called now and then."""
-        self._idle.close(before=self._clock() - IDLE_SECONDS)
+        now = self._clock()
+        self._idle.close(before=now - IDLE_SECONDS)
+        self._doubted = {target: at for target, at in self._doubted.items() if now - at <= _DOUBTED_SECONDS}
 
     def close(self) -> None:
         """Close every connection."""
@@ -187,17 +196,22 @@ class Fetcher:
             raise FetchError(str(error), Kind.DENIED) from None
 
     @contextlib.asynccontextmanager
-    async def _slot(self, address: str) -> AsyncIterator[None]:
-        """Wait for a turn: few at one address, so that one that hangs takes no turns from others."""
-        turns = self._busy.setdefault(address, _Turns())
+    async def _slot(self, target: Target) -> AsyncIterator[None]:
+        """Wait for a turn, so that what hangs takes none from others: few at one address, and few of its kind.
+
+        What a trigger names takes none from the pods at the same address either.
+        """
+        peer = (target.address, target.url.port, target.namespace)
+        turns = self._busy.setdefault(peer, _Turns())
         turns.wanted += 1
+        doubt = self._slots_of_the_doubted if target in self._doubted else contextlib.nullcontext()
         try:
-            async with turns.semaphore, self._slots:
+            async with turns.semaphore, doubt, self._slots:
                 yield
         finally:
             turns.wanted -= 1
             if not turns.wanted:
-                del self._busy[address]
+                del self._busy[peer]
 
     async def _get(self, target: Target) -> Body:
         secret = self._secret(target)
