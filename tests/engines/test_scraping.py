@@ -21,7 +21,7 @@ from keda_gpu_scaler.engines.guard import Guard
 from keda_gpu_scaler.engines.places import LOST_SECONDS, MAX_ADDRESSES, MAX_CANDIDATES, candidates
 from keda_gpu_scaler.engines.schedule import Schedule
 from keda_gpu_scaler.engines.scraper import MAX_READINGS
-from keda_gpu_scaler.engines.scraping import LET_GO_SECONDS, Scraping
+from keda_gpu_scaler.engines.scraping import LET_GO_SECONDS, MAX_NEEDS, Scraping
 from tests.engines.hours import play
 from tests.engines.web import ABSENT, DENIED, REFUSED, SILENT, TEXT, Answer, Web, sglang, vllm
 
@@ -358,6 +358,16 @@ async def test_each_address_of_a_name_has_a_page() -> None:
 
 
 @scenario
+async def test_what_has_an_address_of_each_family_counts_once() -> None:
+    async with Scene({**depths(_1=1, _2=2), "fd00::1:80/metrics": b"", "fd00::2:80/metrics": b""}) as scene:
+        scene.web.names["router.ai.svc"] = ("fd00::2", "10.0.0.2", "fd00::1", "10.0.0.1")
+        assert seen_at(await scene.ask(ROUTER, series=DEPTH.text, demand=True)) == ["10.0.0.1", "10.0.0.2"]
+        scene.web.names["router.ai.svc"] = ("fd00::2", "10.0.0.2", "fd00::1")
+        await scene.pass_time(6)
+        assert seen_at(scene.told(ROUTER)) == ["fd00::1", "fd00::2"]
+
+
+@scenario
 async def test_addresses_come_and_go_as_the_name_is_resolved_anew() -> None:
     async with Scene(depths(_1=1, _2=2, _3=3)) as scene:
         scene.web.names["router.ai.svc"] = addresses(1, 2)
@@ -610,6 +620,29 @@ async def test_a_pods_page_and_the_same_url_of_a_trigger_are_judged_each_on_its_
     async with Scene({AT: vllm()}) as scene:
         await scene.ask(POD, Endpoint(url="http://10.1.2.3:8000/metrics"))
         assert scene.web.places == [AT, AT], "what a pod may be asked, a URL may not"
+
+
+@scenario
+async def test_a_pod_that_got_another_pods_address_has_not_told_what_that_one_told() -> None:
+    async with Scene({AT: vllm(waiting=40)}) as scene:
+        await scene.ask(POD, window=300.0)
+        await scene.pass_time(20)
+        scene.web.pages[AT] = vllm(waiting=0)
+        heir = replace(POD, pod=PodRef("ai", "llama-9"))
+        told = await scene.ask(heir, window=300.0)
+        assert [it.waiting for it in told.pages[0].readings] == [0]
+
+
+@scenario
+async def test_no_flood_of_series_makes_a_page_dear_and_those_that_were_asked_for_before_stay() -> None:
+    async with Scene({AT: vllm(more='depth{queue="llama"} 4\n')}) as scene:
+        await scene.ask(POD, series=DEPTH.text)
+        for number in range(MAX_NEEDS + 10):
+            scene.scraping.ask(POD, window_seconds=10.0 + number, selectors=(parse_series(f"depth_{number}"),))
+        await scene.pass_time(10)
+        assert len(scene.newest().selected) == MAX_NEEDS
+        assert DEPTH.text in scene.newest().selected
+        await scene.ask(POD, series=DEPTH.text)
 
 
 @scenario

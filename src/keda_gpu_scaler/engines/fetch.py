@@ -69,11 +69,15 @@ class FetchError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A URL and the address to ask; ``namespace`` is a pod's, None where a trigger named the URL."""
+    """A URL and the address to ask; ``namespace`` and ``pod`` are a pod's, None where a trigger named the URL.
+
+    A pod that gets another's address is another target: what that one told is not its own.
+    """
 
     url: Url
     address: str
     namespace: str | None = None
+    pod: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -257,6 +257,8 @@ class UrlPlaces:
     def _turn_to(self, addresses: tuple[str, ...]) -> None:
         chosen = self._addresses[self._chosen] if self._addresses else None
         # Sorted, because the DNS turns its answers round; one that answers is kept for as long as the name has it.
+        if self._endpoint.every_address:
+            addresses = _of_one_family(addresses)
         self._count = len(addresses)
         self._addresses = tuple(sorted(set(addresses)))[:MAX_ADDRESSES]
         if chosen in self._addresses:
@@ -276,7 +278,7 @@ def candidates(endpoint: Endpoint) -> Iterator[Target]:
         if (port, path) not in seen and len(seen) < MAX_CANDIDATES:
             seen.add((port, path))
             url = Url(endpoint.scheme or "http", endpoint.address, port, path)
-            yield Target(url, endpoint.address, endpoint.pod.namespace)
+            yield Target(url, endpoint.address, endpoint.pod.namespace, endpoint.pod.name)
 
 
 def _ports_and_paths(endpoint: Endpoint) -> Iterator[tuple[int, str]]:
@@ -319,6 +321,13 @@ def _seen(page: Page, fault: str | None) -> Page:
 def _lacks(page: Page, selectors: Selectors) -> bool:
     newest = page.newest
     return newest is not None and not all(it.text in newest.selected for it in selectors)
+
+
+def _of_one_family(addresses: Collection[str]) -> tuple[str, ...]:
+    """Leave out the smaller family: in a cluster of both, all have an address of each, and are to count once."""
+    of_four = tuple(it for it in addresses if ":" not in it)
+    of_six = tuple(it for it in addresses if ":" in it)
+    return of_four if len(of_four) >= len(of_six) else of_six
 
 
 def _is_address(host: str) -> bool:

@@ -26,6 +26,8 @@ from keda_gpu_scaler.engines.scraper import Scraper
 LET_GO_SECONDS = 300.0
 """What nobody has asked for during so long is scraped no more: KEDA may look as seldom as that."""
 MAX_ENDPOINTS = 20_000
+MAX_NEEDS = 1_000
+"""So many windows and series are kept for one endpoint; of more nothing is told."""
 _MAX_REFUSED = 1_000
 _TIDY_SECONDS = 5.0
 
@@ -228,6 +230,8 @@ class _Asked:
     def note(self, need: _Need, now: float) -> None:
         """Somebody needs this of it."""
         is_known = need in self._asked_at_seconds
+        if not is_known and len(self._asked_at_seconds) >= MAX_NEEDS:
+            return
         self._asked_at_seconds[need] = now
         if is_known:
             return
