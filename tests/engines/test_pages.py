@@ -2,7 +2,9 @@
 """Is each engine known by its page, and is what it tells read rightly?"""
 
 import contextlib
+import json
 import math
+from collections.abc import Mapping
 from dataclasses import fields, replace
 
 import pytest
@@ -11,7 +13,8 @@ from hypothesis import strategies as st
 
 from keda_gpu_scaler.core.catalog import DEMANDS, ENGINES
 from keda_gpu_scaler.core.model import Histogram, Readings, Series
-from keda_gpu_scaler.core.selector import parse_series
+from keda_gpu_scaler.core.selector import SeriesSelector, parse_series
+from keda_gpu_scaler.engines.interceptor import PENDING
 from keda_gpu_scaler.engines.pages import EXPORTED, OLLAMA, ForeignPageError, PageError, read
 from keda_gpu_scaler.engines.series import Exported
 from tests.engines import engine_pages
@@ -517,3 +520,33 @@ def test_a_page_of_vllm_tells_what_it_was_made_of(
 def test_the_order_of_lines_does_not_matter(lines: list[str]) -> None:
     page = "\n".join(lines).encode()
     assert read(page, TEXT, at_seconds=AT) == read(engine_pages.VLLM, TEXT, at_seconds=AT)
+
+
+@given(
+    st.lists(st.tuples(*[st.sampled_from(["", "a", "b"])] * 2), max_size=6, unique=True),
+    st.lists(st.tuples(st.sampled_from("xyz"), st.sampled_from(["=", "!="]), st.sampled_from(["", "a", "b"]))),
+)
+def test_what_a_selector_means_is_found_however_it_is_looked_for(
+    told: list[tuple[str, str]], conditions: list[tuple[str, str, str]]
+) -> None:
+    selector = parse_series("depth{" + ",".join(f'{key}{how}"{value}"' for key, how, value in conditions) + "}")
+    body = "".join(f'depth{{x="{x}",y="{y}"}} {number}\n' for number, (x, y) in enumerate(told))
+    meant = [number for number, (x, y) in enumerate(told) if selector.matches("depth", {"x": x, "y": y})]
+    assert selected(body.encode(), selector.text) == (Series(sum(meant), is_counter=False) if meant else None)
+
+
+def test_hundreds_of_series_of_one_page_cost_no_more_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at = 0
+    matches = SeriesSelector.matches
+
+    def counted(selector: SeriesSelector, name: str, labels: Mapping[str, str]) -> bool:
+        nonlocal looked_at
+        looked_at += 1
+        return matches(selector, name, labels)
+
+    monkeypatch.setattr(SeriesSelector, "matches", counted)
+    selectors = [parse_series(f'{PENDING}{{host="ai/{number}"}}') for number in range(300)]
+    body = json.dumps({f"ai/{number}": {"Concurrency": 0} for number in range(300)}).encode()
+    told = read(body, JSON, at_seconds=AT, selectors=selectors).selected
+    assert looked_at == 300
+    assert len(set(map(id, told.values()))) == 1, "the same reading is kept once"

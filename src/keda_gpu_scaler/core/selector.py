@@ -109,16 +109,21 @@ class SeriesSelector:
     @property
     def text(self) -> str:
         """The selector as it would be written."""
-        if not self.requirements:
-            return self.name
-        conditions = (f"{it.key}{'!=' if it.negated else '='}{json.dumps(it.value)}" for it in self.requirements)
-        return f"{self.name}{{{','.join(conditions)}}}"
+        return _written(self)
 
     def matches(self, name: str, labels: Mapping[str, str]) -> bool:
         """Whether a series is meant; as in Prometheus a label that is missing is the same as an empty one."""
         return name == self.name and all(
             (labels.get(it.key, "") == it.value) is not it.negated for it in self.requirements
         )
+
+
+@functools.lru_cache(maxsize=4096)  # every reading is keyed by it, so that one text serves them all
+def _written(selector: SeriesSelector) -> str:
+    if not selector.requirements:
+        return selector.name
+    conditions = (f"{it.key}{'!=' if it.negated else '='}{json.dumps(it.value)}" for it in selector.requirements)
+    return f"{selector.name}{{{','.join(conditions)}}}"
 
 
 def parse_series(text: str) -> SeriesSelector:

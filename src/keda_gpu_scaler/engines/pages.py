@@ -7,7 +7,7 @@ refused whole.
 
 import functools
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from keda_gpu_scaler.core.model import Readings, Series
@@ -66,7 +66,8 @@ def read(body: bytes, content_type: str, *, at_seconds: float, selectors: Collec
         names = {sample.name for sample in page.samples}
         exported = next((it for it in EXPORTED if not names.isdisjoint(it.signs)), None)
         readings = exported.read(page, at_seconds) if exported else Readings(at_seconds)
-    return replace(readings, selected={it.text: _selected(it, page) for it in selectors})
+    found = _Found(page.samples)
+    return replace(readings, selected={it.text: _selected(it, page, found) for it in selectors})
 
 
 @functools.lru_cache(maxsize=256)
@@ -74,14 +75,47 @@ def _wanted(names: frozenset[str]) -> frozenset[str]:
     return names.union(*(exported.names() for exported in EXPORTED))
 
 
-def _selected(selector: SeriesSelector, page: Exposition) -> Series | None:
-    values = [it.value for it in page.samples if selector.matches(it.name, it.labels)]
+class _Found:
+    """Samples by their name and labels: of one interceptor hundreds of workloads may each want a series."""
+
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        self._by_name: dict[str, list[Sample]] = {}
+        for it in samples:
+            self._by_name.setdefault(it.name, []).append(it)
+        self._by_label: dict[tuple[str, str], dict[str, list[Sample]]] = {}
+
+    def named(self, name: str) -> Sequence[Sample]:
+        """Return those of a name."""
+        return self._by_name.get(name, ())
+
+    def meant_by(self, selector: SeriesSelector) -> Iterator[Sample]:
+        """Yield those that a selector means."""
+        said = next((it for it in selector.requirements if it.value and not it.negated), None)
+        likely = self.named(selector.name)
+        if said is not None and said.value is not None:
+            likely = self._labelled(selector.name, said.key).get(said.value, ())
+        return (it for it in likely if selector.matches(it.name, it.labels))
+
+    def _labelled(self, name: str, label: str) -> Mapping[str, Sequence[Sample]]:
+        if (name, label) not in self._by_label:
+            found = self._by_label[name, label] = {}
+            for it in self.named(name):
+                found.setdefault(it.labels.get(label, ""), []).append(it)
+        return self._by_label[name, label]
+
+
+def _selected(selector: SeriesSelector, page: Exposition, found: _Found) -> Series | None:
+    values = [it.value for it in found.meant_by(selector)]
     if (total := added_up(values)) is not None:
-        return Series(total, page.is_counter(selector.name))
-    is_told = any(it.name == selector.name for it in page.samples)
-    if not values and not is_told and page.declares_counter(selector.name):
-        return Series(0.0, is_counter=True)  # declared, and nothing was ever counted
+        return _series(total, is_counter=page.is_counter(selector.name))
+    if not values and not found.named(selector.name) and page.declares_counter(selector.name):
+        return _series(0.0, is_counter=True)  # declared, and nothing was ever counted
     return None
+
+
+@functools.lru_cache(maxsize=4096)  # what tells 0 all day is kept once
+def _series(value: float, *, is_counter: bool) -> Series:
+    return Series(value, is_counter)
 
 
 def _json(body: bytes) -> tuple[Exposition, str]:
