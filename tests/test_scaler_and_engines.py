@@ -103,7 +103,7 @@ def test_engines_are_asked_for_just_what_the_trigger_needs() -> None:
         await asked.value(windowSeconds="30", demandHoldSeconds="90", **WAKING)
         assert asked.engines.asked == {
             ENGINE: (30.0, (), False),
-            EPP: (90.0, (SeriesSelector("queue_size"),), True),
+            EPP: (120.0, (SeriesSelector("queue_size"),), True),
         }
 
     on(Asked(AWAKE, FakeEngines({ENGINE: engine(1), EPP: queue(0)})), talk)

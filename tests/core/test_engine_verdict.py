@@ -327,6 +327,12 @@ def test_demand_that_wakes_nothing_sizes_nothing() -> None:
     assert (verdict.value, verdict.active) == (0.0, False)
 
 
+def test_of_demand_so_much_is_kept_that_a_rate_can_be_held() -> None:
+    metadata = {"profile": "llm", **WAKING, "windowSeconds": "20", "demandHoldSeconds": "60"}
+    (scrape,) = scrapes(parse(metadata), ())
+    assert (scrape.is_demand, scrape.window_seconds) == (True, 80.0)
+
+
 def test_demand_for_devices_wakes_as_well() -> None:
     asleep, _ = serving()
     trigger = parse(WAKING)

@@ -128,7 +128,7 @@ def scrapes(trigger: Trigger, pods: Iterable[Pod]) -> tuple[Scrape, ...]:
     elif query is not None:
         found += [Scrape(pod_endpoint(query, pod), window, query.selectors) for pod in pods if pod.address]
     if demand is not None:
-        reach = max(window, demand.hold_seconds)
+        reach = window + demand.hold_seconds  # what is held is a rate over the window, at each time of the hold
         found.append(Scrape(demand.endpoint, reach, demand.selectors, is_demand=True))
     return tuple(found)
 
