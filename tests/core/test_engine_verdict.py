@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keda_gpu_scaler.core.fleet import Fleet
-from keda_gpu_scaler.core.model import NoWorkload, Pod, Readings, Series, Workload
+from keda_gpu_scaler.core.model import NoWorkload, Pod, PodRef, Readings, Series, Workload
 from keda_gpu_scaler.core.pods import ready_pods, scrapes
 from keda_gpu_scaler.core.replicas import ValueType, desired_replicas, milli
 from keda_gpu_scaler.core.scrapes import Endpoint, Page, Scraped
@@ -163,6 +163,15 @@ def test_without_an_engine_saturation_is_gpu_utilisation_and_it_says_so() -> Non
         "no engine tells of itself (llama-0: nothing of an engine's is exported): GPU utilisation instead, of which "
         "80 % counts as saturation 100 %"
     )
+
+
+@pytest.mark.parametrize(("age", "active"), [(300.0, True), (900.0, False)])
+def test_a_pod_that_is_ready_before_its_engine_listens_is_not_put_to_sleep(age: float, active: bool) -> None:
+    known = workload(server(0, age=age))
+    told = {Endpoint(PodRef("ai", "llama-0"), "10.0.0.1"): NO_ENGINE}
+    history = node_history("gpu-7", sample(0, 0.0), held={"GPU-0000": "llama-0"})
+    verdict = judge(known, told, fleet=Fleet(history, 10.0))
+    assert (verdict.value, verdict.active) == (0.0, active)
 
 
 def test_one_engine_among_the_pods_is_enough_to_believe_in_engines() -> None:

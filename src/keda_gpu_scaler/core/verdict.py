@@ -157,12 +157,15 @@ class _Question:
         question = replace(self, trigger=replace(self.trigger, metric=SATURATION_OF_DEVICES, engine=None))
         assert isinstance(self.workload, Workload)  # noqa: S101 - its pods were looked at
         pods = Pods(question.trigger, self.workload, self.fleet, self.now)
-        verdict = replace(question._of_pods(pods), sights=tuple(pods.sights))
+        # One that is ready as soon as it runs, for want of a readiness probe, may still be loading its model.
+        grace = self.trigger.startup_grace_seconds
+        young = [it.pod for it in pods.ready if self.now - it.pod.created_at_seconds < grace]
+        verdict = replace(question._of_pods(pods, young), sights=tuple(pods.sights))
         said = f"no engine tells of itself ({lack}): GPU utilisation instead, of which 80 % counts as saturation 100 %"
         reason = f"{verdict.reason}; {said}" if verdict.reason else ""
         return replace(verdict, steps=(said, *verdict.steps), reason=reason)
 
-    def _of_pods(self, pods: Pods) -> Verdict:
+    def _of_pods(self, pods: Pods, young: Sequence[Pod] = ()) -> Verdict:
         steps = pods.steps()
         if pods.is_asleep:
             return self._asleep(pods, steps)
@@ -194,7 +197,7 @@ class _Question:
             pods.looked_at,
             busiest=busiest,
             requests=math.fsum(sight.requests for sight in pods.sights),
-            starting=pods.starting,
+            starting=[*pods.starting, *young],
             blind=[*pods.blind, *self._unasked(pods)],
             counts=(seen, expected),
         )
