@@ -112,12 +112,13 @@ class Cluster:
         return pb.ScaledObjectRef(name=example.workload, namespace=namespace, scalerMetadata=metadata)
 
     def verdict(self, ref: pb.ScaledObjectRef) -> Any:
-        """Ask until there is a value; a scaler that never has one is ended by the watchdog."""
+        """Ask until every pod has a part in the value; a scaler that never has one is ended by the watchdog."""
         with grpc.insecure_channel(f"127.0.0.1:{self._serving.port}") as channel:
             stub = verdict_pb_grpc.VerdictsStub(channel)  # type: ignore[no-untyped-call]
             while True:
                 verdict = stub.Explain(ref, timeout=WAIT_SECONDS)
-                if verdict.HasField("value") and "is unknown" not in verdict.steps[-1]:
+                is_whole = verdict.HasField("value") and verdict.seen == verdict.expected
+                if is_whole and "is unknown" not in verdict.steps[-1]:
                     return verdict
                 assert verdict.lack in ("", "unseen"), verdict.reason
                 assert self._serving.process.poll() is None, verdict.reason
