@@ -3,9 +3,11 @@
 
 import asyncio
 import contextlib
+import socket
 import ssl
 import subprocess
 import sys
+import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -769,6 +771,38 @@ def test_a_name_that_takes_too_long() -> None:
 
 def test_the_system_resolves_addresses_without_asking_anybody() -> None:
     assert asyncio.run(fetch_module.resolve_by_system("127.0.0.1", 80)) == ["127.0.0.1"]
+
+
+def test_the_system_resolves_names() -> None:
+    assert set(asyncio.run(fetch_module.resolve_by_system("localhost", 80))) <= {"127.0.0.1", "::1"}
+    with pytest.raises(socket.gaierror):
+        asyncio.run(fetch_module.resolve_by_system("no-such-host.invalid", 80))
+
+
+def test_names_that_hang_keep_no_other_thread_and_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    released, resolved = threading.Event(), threading.Barrier(fetch_module.MAX_RESOLVING + 1)
+
+    def hangs(host: str, port: int, **_: object) -> list[object]:
+        resolved.wait(20)
+        released.wait(20)
+        return [(0, 0, 0, "", ("192.0.2.1", port))]
+
+    async def test() -> None:
+        loop = asyncio.get_running_loop()
+        calls = [
+            asyncio.ensure_future(fetch_module.resolve_by_system(f"{number}.ai", 80))
+            for number in range(fetch_module.MAX_RESOLVING)
+        ]
+        # The loop's own threads are free for this, though every name hangs.
+        await loop.run_in_executor(None, resolved.wait, 20)
+        with pytest.raises(OSError, match="32 names are being resolved, the most there may be"):
+            await fetch_module.resolve_by_system("one-more.ai", 80)
+        calls[0].cancel()
+        released.set()
+        assert await asyncio.gather(*calls[1:]) == [["192.0.2.1"]] * (len(calls) - 1)
+
+    monkeypatch.setattr(socket, "getaddrinfo", hangs)
+    run(test())
 
 
 # ---- tokens ----

@@ -11,6 +11,7 @@ import enum
 import ipaddress
 import math
 import socket
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -88,6 +89,9 @@ class Body:
     content_type: str
 
 
+MAX_RESOLVING = 32
+"""So many names are resolved at once."""
+_resolving = threading.BoundedSemaphore(MAX_RESOLVING)
 Resolve = Callable[[str, int], Awaitable[list[str]]]
 """Name and port to addresses; raises OSError."""
 
@@ -95,11 +99,42 @@ Resolve = Callable[[str, int], Awaitable[list[str]]]
 async def resolve_by_system(host: str, port: int) -> list[str]:
     """Ask the system's resolver, which asks the cluster's DNS.
 
+    In a thread of its own: a DNS that keeps silent holds one for half a minute. In the loop's own pool a few such names
+    would keep everybody's from being resolved, and the process from ending.
+
     Raises:
-        OSError: it has no address.
+        OSError: it has no address, or too many others are being resolved.
     """
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [str(address[0]) for *_, address in found]
+    with contextlib.suppress(ValueError):
+        return [str(ipaddress.ip_address(host))]
+    if not _resolving.acquire(blocking=False):
+        raise OSError(f"{MAX_RESOLVING} names are being resolved, the most there may be")
+    loop = asyncio.get_running_loop()
+    outcome: asyncio.Future[list[str]] = loop.create_future()
+
+    def resolve() -> None:
+        found: list[str] = []
+        failure: Exception | None = None
+        try:
+            found = [str(address[0]) for *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+        except (OSError, UnicodeError) as error:
+            failure = error
+        finally:
+            _resolving.release()
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(_settle, outcome, found, failure)
+
+    threading.Thread(target=resolve, name="resolve", daemon=True).start()
+    return await outcome
+
+
+def _settle(outcome: asyncio.Future[list[str]], found: list[str], failure: Exception | None) -> None:
+    if outcome.done():
+        return  # nobody waits any more
+    if failure is not None:
+        outcome.set_exception(failure)
+    else:
+        outcome.set_result(found)
 
 
 class Fetcher:
