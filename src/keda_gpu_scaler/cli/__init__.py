@@ -12,6 +12,7 @@ _COMMANDS = {
     "probe": "ask an external scaler as KEDA does, and show what the HPA would decide",
     "record": "write what the devices do to a file that replay:PATH can play",
     "serve": "answer KEDA (the DaemonSet's command)",
+    "top": "show every device of the fleet, and who holds it: live, or one picture",
     "validate": "check the ScaledObjects in YAML files, before a cluster does",
     "version": "print the version",
 }
