@@ -124,6 +124,21 @@ def test_the_agents_of_a_cluster_are_reached_through_its_api_server(fleet: Fleet
     assert "not heard: discovery: " in elsewhere.stderr
 
 
+def test_the_endpoints_of_a_service_are_followed_where_their_addresses_can_be_reached(fleet: FleetOfNodes) -> None:
+    fleet.build(a=[92])
+    fleet.server.put(
+        "endpointslices", "agents-1", "gpu",
+        metadata={"labels": {"kubernetes.io/service-name": "agents"}},
+        ports=[{"name": "grpc", "port": fleet.nodes["a"].port, "protocol": "TCP"}],
+        endpoints=[{"addresses": ["127.0.0.1"], "nodeName": "a", "targetRef": {"kind": "Pod", "name": "scaler-a"}}],
+    )  # fmt: skip
+    where = ("--kubeconfig", str(fleet.kubeconfig), "--namespace", "gpu")
+    picture = told(top(*where, "--peers", "kubernetes:agents", "--format", "json"))
+    assert [(row["node"], row["gpu_utilization_percent"]) for row in picture["rows"]] == [("a", 92.0)]
+    assert fleet.server.requests["portforward"] == 0
+    assert top(*where, "--peers", "kubernetes:others").returncode == 3
+
+
 @pytest.mark.parametrize(
     ("verb", "resource", "sentence"),
     [
