@@ -148,7 +148,7 @@ def strange_flags(text: str, page: Path) -> Iterator[str]:
         flag = re.split(r"[ =]", span)[0]
         if flag.startswith("--") and flag not in every:
             yield f"{flag}: no command of ours has it, and it is not among FLAGS_OF_OTHERS"
-    for variable in re.findall(r"KEDA_GPU_SCALER_[A-Z_]*[A-Z]", text):
+    for variable in re.findall(r"(?<!_)KEDA_GPU_SCALER_[A-Z_]*[A-Z]", text):
         if variable not in variables():
             yield f"{variable}: no flag reads it"
 
