@@ -18,10 +18,11 @@ import click
 
 from keda_gpu_scaler.cli.checks import Finding, Outcome
 from keda_gpu_scaler.cli.options import config_of, flags
+from keda_gpu_scaler.cli.reaching import access_of
 from keda_gpu_scaler.cli.screens import printable
 from keda_gpu_scaler.config import Config, ConfigError
 from keda_gpu_scaler.core.ports import KubeError
-from keda_gpu_scaler.kube.access import Access, in_cluster, kubeconfig, service_account
+from keda_gpu_scaler.kube.access import in_cluster
 
 _OUTCOME, _LABEL = 9, 14
 _NARROWEST = 60
@@ -127,20 +128,6 @@ def shown(finding: Finding, style: str, width: int | None = None) -> str:
     for text in advice:
         lines += _wrapped(printable(text), width, indent, "→ ")
     return outcome + label + "\n".join([lines[0].removeprefix(indent), *lines[1:]])
-
-
-def access_of(path: str | None, scratch: Path) -> Access:
-    """Return the access that was asked for: a kubeconfig's, the pod's own, or the one that kubectl would use.
-
-    Raises:
-        KubeError: there is none, or it cannot be used.
-    """
-    if path is None and in_cluster():
-        return service_account()
-    if path is None:
-        listed = os.environ.get("KUBECONFIG", "").split(os.pathsep)[0]
-        path = listed or str(Path.home() / ".kube" / "config")
-    return kubeconfig(Path(path), scratch)
 
 
 def _of_node(config: Config, progress: "_Progress") -> Iterator[Finding]:
