@@ -230,6 +230,12 @@ def test_an_engine_without_a_cache_is_judged_by_its_queue() -> None:
     assert load("saturation", page({"waiting": 10.0}, engine="tgi")).value == 200.0
 
 
+def test_an_engine_that_tells_neither_stands_for_none_and_one_that_ought_to_does_not() -> None:
+    assert load("saturation", page({}, engine="ollama")).is_no_engine is True
+    assert load("saturation", page({}, engine="vllm")).is_no_engine is False
+    assert load("saturation", page({}, engine="")).is_no_engine is False
+
+
 def test_any_series_can_be_the_metric() -> None:
     query = EngineQuery(selector=parse_series('queue_size{model="a"}'))
     told = page({"selected": {'queue_size{model="a"}': gauge(7.0)}}, engine="")

@@ -234,7 +234,8 @@ class Engine:
     """One inference engine, and where it serves its metrics unless it was told otherwise.
 
     ``remark`` says what must be done for it to do so, or what it does not tell. ``behind`` are engines that may do its
-    work, whose names its pages may then use.
+    work, whose names its pages may then use. ``tells_queue`` and ``tells_kv_cache`` are false of one that tells, or may
+    rightly tell, nothing of its queue, or of a KV cache.
     """
 
     name: str
@@ -243,6 +244,8 @@ class Engine:
     path: str = "/metrics"
     remark: str = ""
     behind: tuple[str, ...] = ()
+    tells_queue: bool = True
+    tells_kv_cache: bool = True
 
 
 ENGINES: MappingProxyType[str, Engine] = MappingProxyType(
@@ -251,13 +254,29 @@ ENGINES: MappingProxyType[str, Engine] = MappingProxyType(
         for engine in (
             Engine("vllm", "vLLM", 8000),
             Engine("sglang", "SGLang", 30000, remark="start it with `--enable-metrics`"),
-            Engine("tgi", "Hugging Face Text Generation Inference", 3000, remark="tells no KV cache"),
-            Engine("triton", "NVIDIA Triton, with or without TensorRT-LLM", 8002),
+            Engine(
+                "tgi", "Hugging Face Text Generation Inference", 3000, remark="tells no KV cache", tells_kv_cache=False
+            ),
+            Engine("triton", "NVIDIA Triton, with or without TensorRT-LLM", 8002, tells_kv_cache=False),
             Engine("trtllm-serve", "TensorRT-LLM's own server", 8000, "/prometheus/metrics"),
             Engine("nim", "NVIDIA NIM", 8000, "/v1/metrics", behind=("vllm", "sglang", "trtllm-serve")),
             Engine("lmdeploy", "LMDeploy", 23333),
-            Engine("llama.cpp", "llama.cpp", 8080, remark="start it with `--metrics`; tells no KV cache"),
-            Engine("ollama", "Ollama", 11434, "/api/ps", "tells which models are loaded, and neither queue nor cache"),
+            Engine(
+                "llama.cpp",
+                "llama.cpp",
+                8080,
+                remark="start it with `--metrics`; tells no KV cache",
+                tells_kv_cache=False,
+            ),
+            Engine(
+                "ollama",
+                "Ollama",
+                11434,
+                "/api/ps",
+                "tells which models are loaded, and neither queue nor cache",
+                tells_queue=False,
+                tells_kv_cache=False,
+            ),
         )
     }
 )

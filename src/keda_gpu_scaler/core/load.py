@@ -13,7 +13,7 @@ from itertools import pairwise
 from types import MappingProxyType
 
 from keda_gpu_scaler.core.aggregate import mean
-from keda_gpu_scaler.core.catalog import EngineMetric
+from keda_gpu_scaler.core.catalog import ENGINES, EngineMetric
 from keda_gpu_scaler.core.model import Histogram, Pod, Readings
 from keda_gpu_scaler.core.scrapes import Endpoint, Page, Scraped
 from keda_gpu_scaler.core.selector import SeriesSelector
@@ -93,7 +93,8 @@ def engine_load(
         value, how = _VALUES[metric.reading](window, query)
     except _Unknown as unknown:
         sentence = f"{title} at {page.where}: {unknown}"
-        return Load(None, sentence, requests, until, is_no_engine=newest.engine in WITHOUT_QUEUE)
+        engine = ENGINES.get(newest.engine)
+        return Load(None, sentence, requests, until, is_no_engine=engine is not None and not engine.tells_queue)
     return Load(value, f"{value:.6g} {metric.unit}".rstrip() + f" by {title} at {page.where}{how}", requests, until)
 
 
@@ -272,8 +273,9 @@ def _saturation(window: _Window, query: EngineQuery) -> tuple[float, str]:
     fullest may be that one.
     """
     told = window.newest
+    engine = ENGINES.get(told.engine)
     parts: dict[str, float] = {"queue": window.gauge(lambda it: it.waiting, "waiting requests") / query.queue_target}
-    if told.kv_cache_ratio is not None or told.engine not in WITHOUT_KV_CACHE:
+    if told.kv_cache_ratio is not None or engine is None or engine.tells_kv_cache:
         parts["KV cache"] = window.gauge(lambda it: it.kv_cache_ratio, "KV cache usage") / query.kv_target
     limit = query.max_seqs or told.running_limit
     if limit:
@@ -283,11 +285,6 @@ def _saturation(window: _Window, query: EngineQuery) -> tuple[float, str]:
     listed = ", ".join(f"{part} {100 * ratio:.0f} %" for part, ratio in parts.items())
     return round(100 * parts[fullest], 6), f" ({listed})"
 
-
-WITHOUT_QUEUE = frozenset({"ollama"})
-"""Engines that tell nothing of how busy they are."""
-WITHOUT_KV_CACHE = frozenset({"tgi", "llama.cpp", "triton"})
-"""Engines that tell, or may rightly tell, nothing of a KV cache; where Triton serves an LLM it does."""
 
 _RATES = frozenset({"request_rate", "token_rate"})
 

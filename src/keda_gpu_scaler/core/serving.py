@@ -5,14 +5,13 @@ The law of this module: where an engine is to be found is said by its operator, 
 order; nothing is looked for anywhere else.
 """
 
-import re
 from dataclasses import dataclass
 
 from keda_gpu_scaler.core.catalog import DEMANDS, ENGINES, EngineMetric, Metric
 from keda_gpu_scaler.core.metadata import Metadata, Parameter
 from keda_gpu_scaler.core.scrapes import AUTO, Endpoint
 from keda_gpu_scaler.core.selector import SelectorError, SeriesSelector, parse_series
-from keda_gpu_scaler.core.urls import UrlError, parse_url
+from keda_gpu_scaler.core.urls import MAX_PORT, UrlError, is_path, parse_url
 
 DEFAULT_QUANTILE = 0.95
 DEFAULT_QUEUE_TARGET = 5.0
@@ -23,8 +22,6 @@ MAX_DEMAND_HOLD_SECONDS = 300.0
 ENDPOINT_KEYS = ("engineEndpoint", "vllmEndpoint", "tritonEndpoint")
 _ENGINE_OF_KEY = {"vllmEndpoint": "vllm", "tritonEndpoint": "triton"}
 _SCHEMES = ("http", "https")
-_MAX_PORT = 65535
-_PATH = re.compile(r"/[!-~]{0,255}", re.ASCII)
 
 SERVING_PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
@@ -253,15 +250,15 @@ def _port(read: Metadata) -> int | None:
     text = read.given.get("enginePort")
     if text is None:
         return None
-    if not (text.isascii() and text.isdigit() and len(text) <= 5 and 1 <= int(text) <= _MAX_PORT):
-        read.invalid("enginePort", f"must be a whole number from 1 to {_MAX_PORT}")
+    if not (text.isascii() and text.isdigit() and len(text) <= 5 and 1 <= int(text) <= MAX_PORT):
+        read.invalid("enginePort", f"must be a whole number from 1 to {MAX_PORT}")
         return None
     return int(text)
 
 
 def _path(read: Metadata) -> str | None:
     text = read.given.get("enginePath")
-    if text is not None and not _PATH.fullmatch(text):
+    if text is not None and not is_path(text):
         read.invalid("enginePath", "must begin with / and have at most 256 printable characters, none of them blank")
         return None
     return text

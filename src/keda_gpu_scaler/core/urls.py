@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 
 MAX_URL_LENGTH = 2048
+MAX_PORT = 65535
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _LABEL = "[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _NAME = re.compile(rf"(?=.{{1,253}}\.?\Z)(?:{_LABEL}\.)*{_LABEL}\.?")
 _NUMERIC_LABEL = re.compile(r"(?:0x[0-9a-f]*|[0-9]+)\.?")
 _BRACKETED = re.compile(r"\[[0-9A-Fa-f:.]+\](?::[0-9]+)?")
 _PRINTABLE = re.compile(r"[!-~]+")
+_PATH = re.compile(r"/[!-~]{0,255}", re.ASCII)
 
 
 class UrlError(ValueError):
@@ -83,3 +85,8 @@ def _host(parts: SplitResult) -> str:
         except ValueError:
             raise UrlError("must spell an IPv4 address as four numbers from 0 to 255") from None
     return host
+
+
+def is_path(text: str) -> bool:
+    """Whether a page may be asked for by this path: from its slash on, printable, without a blank."""
+    return bool(_PATH.fullmatch(text))

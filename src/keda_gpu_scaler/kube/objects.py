@@ -12,14 +12,13 @@ from datetime import UTC, datetime
 from typing import Any, TypedDict, TypeGuard
 
 from keda_gpu_scaler.core.model import DeclaredTrigger, Pod, PodRef
+from keda_gpu_scaler.core.urls import MAX_PORT, is_path
 
 DEFAULT_METRIC_TYPE = "AverageValue"
 _EXTERNAL = ("external", "external-push")
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?", re.ASCII)
 _PORT = re.compile(r"\d{1,5}", re.ASCII)
-_PATH = re.compile(r"/[!-~]{0,255}", re.ASCII)
 _LONGEST_TEXT = 256
-_LARGEST_PORT = 65535
 _MOST_PORTS = 16
 
 
@@ -149,13 +148,13 @@ def _scrape_annotations(annotations: Mapping[str, Any]) -> _Annotated:
     number = int(port) if _PORT.fullmatch(port) else 0
     return {
         "metrics_port": number if _is_port(number) else None,
-        "metrics_path": path if _PATH.fullmatch(path) else None,
+        "metrics_path": path if is_path(path) else None,
         "metrics_scheme": scheme if scheme in ("http", "https") else None,
     }
 
 
 def _is_port(number: object) -> TypeGuard[int]:
-    return isinstance(number, int) and 1 <= number <= _LARGEST_PORT
+    return isinstance(number, int) and 1 <= number <= MAX_PORT
 
 
 def labels(item: Mapping[str, Any]) -> Mapping[str, str]:
