@@ -20,10 +20,8 @@ from typing import NoReturn
 import grpc
 from grpc.aio import ServicerContext
 
-from keda_gpu_scaler.core.declaration import declared_type
 from keda_gpu_scaler.core.fleet import Fleet, History
 from keda_gpu_scaler.core.load import DemandSight
-from keda_gpu_scaler.core.meaning import settings
 from keda_gpu_scaler.core.model import NoWorkload, Workload
 from keda_gpu_scaler.core.pods import Scrape, ready_pods, scrapes
 from keda_gpu_scaler.core.ports import (
@@ -34,7 +32,6 @@ from keda_gpu_scaler.core.ports import (
     Peers,
     RequestCounts,
 )
-from keda_gpu_scaler.core.sight import DeviceSight, PodSight, Sight, is_ready
 from keda_gpu_scaler.core.trigger import Scope, Trigger, TriggerError, parse
 from keda_gpu_scaler.core.verdict import Lack, Verdict, evaluate
 from keda_gpu_scaler.core.wording import quoted
@@ -42,6 +39,7 @@ from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
 from keda_gpu_scaler.wire import verdict_pb2 as verdict_pb
 from keda_gpu_scaler.wire import verdict_pb2_grpc as verdict_pb_grpc
+from keda_gpu_scaler.wire.explanation import explanation
 
 HEARTBEAT_SECONDS = 60.0
 """A stream repeats an unchanged state after so long; every ``true`` costs KEDA a status write."""
@@ -51,12 +49,6 @@ LOOK_UP_SECONDS = 1.0
 """How long a call may wait for what nobody asked about before."""
 METHODS = ("IsActive", "StreamIsActive", "GetMetricSpec", "GetMetrics")
 _STREAMS = ("StreamIsActive",)  # how long one lasts is its client's affair
-
-MAX_STEPS = 2000
-"""So many sentences of a verdict are told; a fleet of thousands of devices has more, and a message its limits."""
-
-MAX_SIGHTS = 1000
-"""So many pods or devices are told one by one."""
 
 ANSWERED_SECONDS = 600.0
 """A trigger that nobody asked about for so long is no longer told of by ``answers``."""
@@ -253,35 +245,8 @@ class Scaler(pb_grpc.ExternalScalerServicer):
         await self._looked_up(question)
         # Nobody is waited for between these: they are of one instant, and the verdict rests on this workload.
         workload, verdict = self._interest(question), self._verdict(question)
-        fleet, trigger, now = self._fleet(), question.trigger, self._clock()
         metadata = dict(request.scalerMetadata)
-        limit = fleet.stale_after_seconds
-        return verdict_pb.Verdict(
-            metric_name=trigger.metric_name,
-            target=round(trigger.target, 3),
-            scope=verdict.scope,
-            value=verdict.value,
-            lack=verdict.lack.value if verdict.lack else "",
-            reason=verdict.reason,
-            active=verdict.active,
-            undecided=verdict.is_undecided,
-            seen=verdict.seen,
-            expected=verdict.expected,
-            steps=verdict.steps[:MAX_STEPS],
-            instance=fleet.own_node,
-            metric=trigger.metric.name,
-            unit=trigger.metric.unit,
-            value_type=(declared_type(workload, metadata) or "") if isinstance(workload, Workload) else "",
-            settings=[
-                verdict_pb.Setting(key=one.key, value=one.value, origin=one.origin)
-                for one in settings(trigger, metadata, verdict.scope)
-            ],
-            hints=trigger.hints,
-            workload=_told_workload(workload),
-            sights=[_told_sight(sight, now, limit) for sight in verdict.sights[:MAX_SIGHTS]],
-            sights_left_out=max(0, len(verdict.sights) - MAX_SIGHTS),
-            demand=_told_demand(verdict.demand),
-        )
+        return explanation(question.trigger, verdict, workload, metadata, self._fleet(), self._clock())
 
     def heard(self) -> None:
         """Note that a peer or an engine told something: what was judged before rests on older knowledge."""
@@ -451,51 +416,6 @@ class Verdicts(verdict_pb_grpc.VerdictsServicer):
     async def Explain(self, request: pb.ScaledObjectRef, context: ServicerContext) -> verdict_pb.Verdict:  # noqa: N802
         """Judge as GetMetrics and IsActive do, and tell the steps."""
         return await self._scaler.explain(request, context)
-
-
-def _told_workload(workload: Workload | NoWorkload | None) -> verdict_pb.Workload | None:
-    if not isinstance(workload, Workload):
-        return None
-    return verdict_pb.Workload(
-        kind=workload.kind,
-        target=workload.target,
-        wanted=workload.spec_replicas,
-        actual=workload.status_replicas,
-        ready=sum(map(is_ready, workload.pods)),
-    )
-
-
-def _told_sight(sight: PodSight | DeviceSight, now: float, stale_after_seconds: float) -> verdict_pb.Sight:
-    told = verdict_pb.Sight(value=sight.value, sentence=sight.sentence)
-    if sight.value is not None and math.isfinite(sight.until_seconds):
-        # What is believed for so long, and from now on only for so long, is as old as the rest.
-        told.age_seconds = max(0.0, stale_after_seconds - (sight.until_seconds - now))
-    if isinstance(sight, PodSight):
-        told.pod, told.node = sight.pod.ref.name, sight.pod.node or ""
-        told.ready, told.state = is_ready(sight.pod), sight.sight.value
-        told.devices.extend(
-            verdict_pb.Device(
-                index=part.device.index,
-                model=part.device.model,
-                uuid=part.device.uuid,
-                value=part.value,
-                sharers=part.sharers,
-            )
-            for part in sight.parts
-        )
-        return told
-    told.node, told.ready = sight.node, sight.value is not None
-    told.state = (Sight.UNSEEN if sight.value is None else Sight.SEEN).value
-    if sight.device is not None:
-        one = sight.device
-        told.devices.add(index=one.index, model=one.model, uuid=one.uuid, value=sight.value)
-    return told
-
-
-def _told_demand(demand: DemandSight | None) -> verdict_pb.Demand | None:
-    if demand is None:
-        return None
-    return verdict_pb.Demand(value=demand.value, wakes=demand.wakes, sentence=demand.sentence)
 
 
 class _Stream:
