@@ -8,11 +8,11 @@ from typing import Any
 import grpc
 import pytest
 
-from keda_gpu_scaler import scaler as scaler_module
 from keda_gpu_scaler.core.fleet import Fleet, History
 from keda_gpu_scaler.core.model import NoWorkload, Workload
 from keda_gpu_scaler.core.verdict import Verdict, evaluate
 from keda_gpu_scaler.scaler import Scaler, Verdicts
+from keda_gpu_scaler.wire import explanation as explanation_module
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
 from keda_gpu_scaler.wire import verdict_pb2 as verdict_pb
@@ -170,7 +170,7 @@ def test_a_workload_that_nobody_knows_is_left_out(monkeypatch: pytest.MonkeyPatc
 
 
 def test_of_very_many_the_first_are_told_and_the_rest_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scaler_module, "MAX_SIGHTS", 1)
+    monkeypatch.setattr(explanation_module, "MAX_SIGHTS", 1)
     desk = Desk(workload(pod("llama-0"), pod("llama-1")), monkeypatch)
 
     async def talk(keda: Any, people: Any, ref: pb.ScaledObjectRef) -> None:
