@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 import pytest
 
+from keda_gpu_scaler import scaler as scaler_module
 from keda_gpu_scaler.core.fleet import Fleet, History
 from keda_gpu_scaler.core.model import NoWorkload, Workload
 from keda_gpu_scaler.core.verdict import Verdict, evaluate
