@@ -18,9 +18,9 @@ from pathlib import Path
 
 import grpc
 
-from keda_gpu_scaler.core.fleet import History
-from keda_gpu_scaler.core.model import Allocation, Device, Sample, Snapshot
-from keda_gpu_scaler.peers.sharing import Sharing
+from keda_gpu_scaler.core.state.fleet import History
+from keda_gpu_scaler.core.types import Allocation, Device, Sample, Snapshot
+from keda_gpu_scaler.peers.server import Sharing
 from keda_gpu_scaler.wire import fleet_pb2 as pb
 from keda_gpu_scaler.wire import fleet_pb2_grpc as pb_grpc
 from tests.apiserver import FakeApiServer

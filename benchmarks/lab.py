@@ -23,7 +23,7 @@ from typing import Any, Self
 
 import grpc
 
-from keda_gpu_scaler.core.aggregate import nearest_rank
+from keda_gpu_scaler.core.aggregation import nearest_rank
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
 from tests.fake_nvml import CALLS, GIB, Card, FakeNvml, Memory, compile_library
@@ -159,7 +159,7 @@ def compiled_environment(python: tuple[str, ...] = PYTHON) -> Mapping[str, str]:
     Without it every start compiles our modules again, and the compiler's leavings count as resident memory.
     """
     environment = {**os.environ, "PYTHONPYCACHEPREFIX": _BYTECODE.name, "PYTHONDONTWRITEBYTECODE": ""}
-    imports = "import pynvml, keda_gpu_scaler.cli.serve, keda_gpu_scaler.agent, keda_gpu_scaler.backends.nvml"
+    imports = "import pynvml, keda_gpu_scaler.cli.serve, keda_gpu_scaler.agent, keda_gpu_scaler.devices.nvml"
     subprocess.run([*python, "-c", imports], env=environment, cwd=HOME, check=True)
     return environment
 

@@ -3,8 +3,8 @@
 
 from pathlib import Path
 
-from keda_gpu_scaler.backends.synthetic import SyntheticBackend
-from keda_gpu_scaler.core.model import Snapshot
+from keda_gpu_scaler.core.types import Snapshot
+from keda_gpu_scaler.devices.synthetic import SyntheticBackend
 from keda_gpu_scaler.wire.recording import RecordingWriter
 
 FILE = Path(__file__).resolve().parent.parent / "recordings" / "demo-synthetic.jsonl.gz"

@@ -21,7 +21,7 @@ from typing import Any, Self
 
 from aiohttp import web
 
-from keda_gpu_scaler.kube.access import Access
+from keda_gpu_scaler.kube.auth import Access
 
 TOKEN = "a-token-of-the-tests"  # noqa: S105 - of the tests indeed
 _LIST_PARAMETERS = {"limit", "continue", "labelSelector", "fieldSelector", "resourceVersion"}

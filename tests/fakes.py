@@ -5,8 +5,11 @@ import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 
-from keda_gpu_scaler.core.fleet import Fleet, History
-from keda_gpu_scaler.core.model import (
+from keda_gpu_scaler.core.interfaces import BackendError, ScrapeCounts
+from keda_gpu_scaler.core.selectors import SeriesSelector
+from keda_gpu_scaler.core.state.fleet import Fleet, History
+from keda_gpu_scaler.core.state.scrape import Endpoint, Scraped
+from keda_gpu_scaler.core.types import (
     Allocation,
     DeclaredTrigger,
     Device,
@@ -17,9 +20,6 @@ from keda_gpu_scaler.core.model import (
     Snapshot,
     Workload,
 )
-from keda_gpu_scaler.core.ports import BackendError, ScrapeCounts
-from keda_gpu_scaler.core.scrapes import Endpoint, Scraped
-from keda_gpu_scaler.core.selector import SeriesSelector
 
 GIB = 1 << 30
 

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import grpc
 
-from keda_gpu_scaler.core.model import Allocation
+from keda_gpu_scaler.core.types import Allocation
 from keda_gpu_scaler.kube.podresources import LIST
 from keda_gpu_scaler.wire import podresources_pb2 as pb
 

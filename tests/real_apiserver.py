@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import httpx
 
-from keda_gpu_scaler.kube.access import Access, kubeconfig
+from keda_gpu_scaler.kube.auth import Access, kubeconfig
 from tests.apiserver import KINDS
 
 VARIABLE = "KEDA_GPU_SCALER_TEST_KUBECONFIG"

@@ -13,7 +13,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from keda_gpu_scaler.agent import Agent, StartError, open_backend
 from keda_gpu_scaler.config import Config
-from keda_gpu_scaler.core.ports import BackendError
+from keda_gpu_scaler.core.interfaces import BackendError
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
 from tests.fakes import FakeBackend, ManualClock, blind, sample

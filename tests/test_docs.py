@@ -24,7 +24,7 @@ import pytest
 import yaml
 
 from keda_gpu_scaler.cli import main as cli
-from keda_gpu_scaler.core.trigger import PARAMETERS, TriggerError, parse
+from keda_gpu_scaler.core.trigger.parser import PARAMETERS, TriggerError, parse
 
 HOME = Path(__file__).resolve().parent.parent
 CHART = HOME / "deploy" / "helm" / "keda-gpu-scaler"

@@ -21,17 +21,17 @@ from grpc_reflection.v1alpha import reflection
 
 from keda_gpu_scaler import __version__
 from keda_gpu_scaler.config import Config
-from keda_gpu_scaler.core.fleet import Fleet
-from keda_gpu_scaler.core.ports import Backend, BackendError
-from keda_gpu_scaler.core.wording import quoted
-from keda_gpu_scaler.exporter import HttpServer, Pages, listener, metrics_pages, probe_pages, render, status_pages
-from keda_gpu_scaler.garbage import Sweeper
+from keda_gpu_scaler.core.interfaces import Backend, BackendError
+from keda_gpu_scaler.core.quoting import quoted
+from keda_gpu_scaler.core.state.fleet import Fleet
+from keda_gpu_scaler.gc_policy import Sweeper
 from keda_gpu_scaler.kube.podresources import DEFAULT_PATH, PodResources
-from keda_gpu_scaler.outlook import Outlook, OutlookError
-from keda_gpu_scaler.peers.sharing import MAX_FOLLOWERS, Sharing
+from keda_gpu_scaler.peers.server import MAX_FOLLOWERS, Sharing
+from keda_gpu_scaler.remote import Outlook, OutlookError
 from keda_gpu_scaler.sampler import Sampler
-from keda_gpu_scaler.scaler import MAX_STREAMS, Scaler, Verdicts
-from keda_gpu_scaler.status import POLICY, Status, View
+from keda_gpu_scaler.server.external_scaler import MAX_STREAMS, Scaler, Verdicts
+from keda_gpu_scaler.server.http import HttpServer, Pages, listener, metrics_pages, probe_pages, render, status_pages
+from keda_gpu_scaler.server.status_page import POLICY, Status, View
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
 from keda_gpu_scaler.wire import fleet_pb2 as fleet_pb
@@ -72,19 +72,19 @@ def open_backend(config: Config) -> Backend:
         kind = "nvml"
     # Each is imported only where it is used: a replaying laptop needs no driver, a GPU node no reader of logs.
     if kind == "nvml" and not argument:
-        from keda_gpu_scaler.backends.nvml import NvmlBackend
+        from keda_gpu_scaler.devices.nvml import NvmlBackend
 
         return NvmlBackend(config.nvml_library)
     if kind == "replay" and argument:
-        from keda_gpu_scaler.backends.replay import ReplayBackend
+        from keda_gpu_scaler.devices.replay import ReplayBackend
 
         return ReplayBackend(argument, config.replay_speed)
     if kind == "synthetic" and not argument:
-        from keda_gpu_scaler.backends.synthetic import SyntheticBackend
+        from keda_gpu_scaler.devices.synthetic import SyntheticBackend
 
         return SyntheticBackend()
     if config.backend == "none":
-        from keda_gpu_scaler.backends.none import NoneBackend
+        from keda_gpu_scaler.devices.none import NoneBackend
 
         return NoneBackend()
     raise BackendError(

@@ -12,10 +12,10 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from keda_gpu_scaler.core.fleet import History
-from keda_gpu_scaler.core.model import Allocation, Snapshot
-from keda_gpu_scaler.core.ports import COLLECTION_BUCKETS_SECONDS, Backend, BackendError, CollectionCounts
-from keda_gpu_scaler.core.trigger import MAX_WINDOW_SECONDS
+from keda_gpu_scaler.core.interfaces import COLLECTION_BUCKETS_SECONDS, Backend, BackendError, CollectionCounts
+from keda_gpu_scaler.core.state.fleet import History
+from keda_gpu_scaler.core.trigger.parser import MAX_WINDOW_SECONDS
+from keda_gpu_scaler.core.types import Allocation, Snapshot
 
 _log = logging.getLogger(__name__)
 

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from keda_gpu_scaler.backends.replay import ReplayBackend
-from keda_gpu_scaler.backends.synthetic import SyntheticBackend
 from keda_gpu_scaler.cli import main
 from keda_gpu_scaler.cli.record import Heard, due
-from keda_gpu_scaler.core.model import Snapshot
-from keda_gpu_scaler.wire.codec import decode
+from keda_gpu_scaler.core.types import Snapshot
+from keda_gpu_scaler.devices.replay import ReplayBackend
+from keda_gpu_scaler.devices.synthetic import SyntheticBackend
+from keda_gpu_scaler.wire.snapshot_codec import decode
 from tests.fake_nvml import FakeNvml
 from tests.serving import COMMAND, WAIT_SECONDS
 

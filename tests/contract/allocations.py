@@ -3,8 +3,8 @@
 
 import pytest
 
-from keda_gpu_scaler.core.model import Allocation
-from keda_gpu_scaler.core.ports import Allocations
+from keda_gpu_scaler.core.interfaces import Allocations
+from keda_gpu_scaler.core.types import Allocation
 
 NOW = 1000.0
 HELD = (

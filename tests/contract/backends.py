@@ -3,8 +3,8 @@
 
 import pytest
 
-from keda_gpu_scaler.core.model import Sample
-from keda_gpu_scaler.core.ports import Backend
+from keda_gpu_scaler.core.interfaces import Backend
+from keda_gpu_scaler.core.types import Sample
 
 
 class BackendContract:

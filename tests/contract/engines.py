@@ -5,10 +5,10 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from keda_gpu_scaler.core.model import PodRef
-from keda_gpu_scaler.core.ports import Engines
-from keda_gpu_scaler.core.scrapes import Endpoint, Scraped
-from keda_gpu_scaler.core.selector import parse_series
+from keda_gpu_scaler.core.interfaces import Engines
+from keda_gpu_scaler.core.selectors import parse_series
+from keda_gpu_scaler.core.state.scrape import Endpoint, Scraped
+from keda_gpu_scaler.core.types import PodRef
 
 ENGINE = Endpoint(PodRef("ai", "llama-0"), "10.1.2.3", engine="vllm")
 NO_ENGINE = Endpoint(PodRef("ai", "trainer-0"), "10.1.2.4")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from keda_gpu_scaler.exporter import FAMILIES, PREFIX
+from keda_gpu_scaler.server.http import FAMILIES, PREFIX
 from tests.apiserver import FakeApiServer
 from tests.dashboard.queries import MACROS, Query, variables
 from tests.serving import WAIT_SECONDS, Serving, free_port, recorded

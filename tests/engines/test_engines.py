@@ -3,13 +3,13 @@
 
 import asyncio
 
-from keda_gpu_scaler.core.model import Readings, Series
-from keda_gpu_scaler.core.scrapes import Page, Scraped
-from keda_gpu_scaler.engines.scraping import Scraping
+from keda_gpu_scaler.core.state.scrape import Page, Scraped
+from keda_gpu_scaler.core.types import Readings, Series
+from keda_gpu_scaler.scrape.manager import Scraping
 from tests.contract.engines import DEMAND, DEPTH, DEPTH_VALUE, ENGINE, NO_ENGINE, WAITING, EnginesContract, Scenario
-from tests.engines.hours import play
-from tests.engines.web import Web, vllm
 from tests.fakes import FakeEngines
+from tests.scrape.virtual_time import play
+from tests.scrape.web import Web, vllm
 
 
 class TestScrapingKeepsTheContract(EnginesContract):

@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 import grpc
 import pytest
 
-from keda_gpu_scaler.core.catalog import EngineMetric
-from keda_gpu_scaler.core.replicas import ValueType, desired_replicas, milli
-from keda_gpu_scaler.core.trigger import Scope, Trigger, parse
+from keda_gpu_scaler.core.hpa.replica_calculator import ValueType, desired_replicas, milli
+from keda_gpu_scaler.core.trigger.metrics import EngineMetric
+from keda_gpu_scaler.core.trigger.parser import Scope, Trigger, parse
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import verdict_pb2_grpc as verdict_pb_grpc
 from tests.apiserver import FakeApiServer

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from keda_gpu_scaler.cli.manifests import check
-from keda_gpu_scaler.core.catalog import DEMANDS, PROFILES
-from keda_gpu_scaler.core.trigger import Scope, parse
+from keda_gpu_scaler.cli.validate.rules import check
+from keda_gpu_scaler.core.trigger.metrics import DEMANDS, PROFILES
+from keda_gpu_scaler.core.trigger.parser import Scope, parse
 from tests.examples import keda
 from tests.examples.documents import EXAMPLES, FOLDER, Example, load
 from tests.examples.structural import problems, rules

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from keda_gpu_scaler.backends.nvml import NvmlBackend
-from keda_gpu_scaler.core.ports import Backend, BackendError
+from keda_gpu_scaler.core.interfaces import Backend, BackendError
+from keda_gpu_scaler.devices.nvml import NvmlBackend
 from tests.contract.backends import BackendContract
 from tests.fake_nvml import forget_library
 

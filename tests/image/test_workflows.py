@@ -13,8 +13,8 @@ import pytest
 import yaml
 from scripts import image_docker
 
-from keda_gpu_scaler.backends.replay import ReplayBackend
-from keda_gpu_scaler.core.trigger import parse
+from keda_gpu_scaler.core.trigger.parser import parse
+from keda_gpu_scaler.devices.replay import ReplayBackend
 from tests.image.workflows import problems
 
 HOME = Path(__file__).resolve().parent.parent.parent

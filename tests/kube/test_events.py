@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keda_gpu_scaler.core.ports import Answer
+from keda_gpu_scaler.core.interfaces import Answer
 from keda_gpu_scaler.kube import events as events_module
-from keda_gpu_scaler.kube.api import ApiServer
+from keda_gpu_scaler.kube.client import ApiServer
 from keda_gpu_scaler.kube.events import APART_SECONDS, BURST, EVERY_SECONDS, HELD_SECONDS, SILENT_SECONDS, Events
 from tests.apiserver import FakeApiServer
 from tests.fakes import ManualClock

@@ -10,8 +10,8 @@ from pathlib import Path
 import grpc
 import pytest
 
-from keda_gpu_scaler.core.model import Allocation
-from keda_gpu_scaler.core.ports import Allocations
+from keda_gpu_scaler.core.interfaces import Allocations
+from keda_gpu_scaler.core.types import Allocation
 from keda_gpu_scaler.kube import podresources
 from keda_gpu_scaler.kube.podresources import PodResources
 from keda_gpu_scaler.wire import podresources_pb2 as pb

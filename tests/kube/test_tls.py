@@ -20,8 +20,8 @@ main.get_command(None, "serve")
 assert "ssl" not in sys.modules
 import asyncio
 from pathlib import Path
-from keda_gpu_scaler.kube.access import Access
-from keda_gpu_scaler.kube.api import ApiError, ApiServer
+from keda_gpu_scaler.kube.auth import Access
+from keda_gpu_scaler.kube.client import ApiError, ApiServer
 
 async def run():
     api = ApiServer(Access(sys.argv[1], "gpu", ca_data=Path(sys.argv[2]).read_text()))

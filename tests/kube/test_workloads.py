@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from keda_gpu_scaler.core.model import DeclaredTrigger, NoWorkload, Pod, PodRef, Workload
-from keda_gpu_scaler.core.ports import WatchState
-from keda_gpu_scaler.kube import collection as collection_module
-from keda_gpu_scaler.kube import objects
-from keda_gpu_scaler.kube import watched as watched_module
+from keda_gpu_scaler.core.interfaces import WatchState
+from keda_gpu_scaler.core.types import DeclaredTrigger, NoWorkload, Pod, PodRef, Workload
+from keda_gpu_scaler.kube import parse as objects
+from keda_gpu_scaler.kube import reflector as collection_module
+from keda_gpu_scaler.kube import shared_reflectors as watched_module
 from keda_gpu_scaler.kube import workloads as workloads_module
-from keda_gpu_scaler.kube.api import ApiServer
-from keda_gpu_scaler.kube.collection import BELIEVED_SECONDS
+from keda_gpu_scaler.kube.client import ApiServer
+from keda_gpu_scaler.kube.reflector import BELIEVED_SECONDS
 from keda_gpu_scaler.kube.workloads import LET_GO_SECONDS, MAX_WORKLOADS, Workloads
 from tests.apiserver import TOKEN, FakeApiServer
 from tests.fakes import ManualClock

@@ -14,16 +14,16 @@ from typing import Any
 import grpc
 import pytest
 
-from keda_gpu_scaler.core.fleet import NOT_LISTED, History
-from keda_gpu_scaler.core.model import Device, Sample
-from keda_gpu_scaler.core.ports import KubeError, PeerCounts
-from keda_gpu_scaler.peers import following as following_module
-from keda_gpu_scaler.peers import sharing as sharing_module
-from keda_gpu_scaler.peers.following import LET_GO_SECONDS, WATCH, Following
-from keda_gpu_scaler.peers.sharing import MAX_FOLLOWERS, Sharing
+from keda_gpu_scaler.core.interfaces import KubeError, PeerCounts
+from keda_gpu_scaler.core.state.fleet import NOT_LISTED, History
+from keda_gpu_scaler.core.types import Device, Sample
+from keda_gpu_scaler.peers import client as following_module
+from keda_gpu_scaler.peers import server as sharing_module
+from keda_gpu_scaler.peers.client import LET_GO_SECONDS, WATCH, Following
+from keda_gpu_scaler.peers.server import MAX_FOLLOWERS, Sharing
 from keda_gpu_scaler.wire import fleet_pb2 as pb
 from keda_gpu_scaler.wire import fleet_pb2_grpc as pb_grpc
-from keda_gpu_scaler.wire.codec import apply_change, decode, encode, encode_change
+from keda_gpu_scaler.wire.snapshot_codec import apply_change, decode, encode, encode_change
 from tests.fakes import ManualClock, node_history, sample
 
 WAIT_SECONDS = 20.0

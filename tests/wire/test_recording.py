@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from keda_gpu_scaler import __version__
-from keda_gpu_scaler.core.model import Device, Sample, Snapshot
-from keda_gpu_scaler.wire.codec import CodecError, decode
+from keda_gpu_scaler.core.types import Device, Sample, Snapshot
 from keda_gpu_scaler.wire.recording import (
     Header,
     RecordingError,
@@ -20,6 +19,7 @@ from keda_gpu_scaler.wire.recording import (
     encode_header,
     looks_like_header,
 )
+from keda_gpu_scaler.wire.snapshot_codec import CodecError, decode
 
 
 def snapshot(sequence: int) -> Snapshot:

@@ -18,6 +18,9 @@ _COMMANDS = {
 }
 
 
+_MODULES = {name: f"{__name__}.{name}" for name in ("record", "serve", "version")}
+
+
 class _Commands(click.Group):
     """Finds a command in the module of its name: serving must not pay for the screens of the others."""
 
@@ -29,7 +32,8 @@ class _Commands(click.Group):
             return None
         if cmd_name == "serve":
             _import_asyncio_without_openssl()
-        command: click.Command = getattr(importlib.import_module(f"{__name__}.{cmd_name}"), cmd_name)
+        module = importlib.import_module(_MODULES.get(cmd_name, f"{__name__}.{cmd_name}.command"))
+        command: click.Command = getattr(module, cmd_name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from keda_gpu_scaler.core.wording import quoted
+from keda_gpu_scaler.core.quoting import quoted
 from keda_gpu_scaler.wire.tls import ClientTls, Pem, own_pair
 
 

@@ -20,11 +20,11 @@ import click
 from keda_gpu_scaler.cli.logs import set_up
 from keda_gpu_scaler.cli.options import BACKEND_FLAGS, config_of, flags
 from keda_gpu_scaler.config import ConfigError
-from keda_gpu_scaler.core.model import Snapshot
-from keda_gpu_scaler.core.ports import BackendError
+from keda_gpu_scaler.core.interfaces import BackendError
+from keda_gpu_scaler.core.types import Snapshot
 from keda_gpu_scaler.sampler import Sampler
-from keda_gpu_scaler.wire.codec import CodecError
 from keda_gpu_scaler.wire.recording import RecordingError, RecordingWriter
+from keda_gpu_scaler.wire.snapshot_codec import CodecError
 
 GRACE_SECONDS = 1.0
 """How long a write may take that was under way when the stop came."""

@@ -16,7 +16,7 @@ import click
 from keda_gpu_scaler.cli.logs import set_up
 from keda_gpu_scaler.cli.options import config_of, flags
 from keda_gpu_scaler.config import HELP, ConfigError
-from keda_gpu_scaler.core.ports import BackendError
+from keda_gpu_scaler.core.interfaces import BackendError
 
 _REPEAT_SECONDS = 60.0
 _log = logging.getLogger(__name__)

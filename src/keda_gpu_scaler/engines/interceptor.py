@@ -10,7 +10,7 @@ with ``Concurrency``.
 
 from collections.abc import Mapping
 
-from keda_gpu_scaler.engines.exposition import Sample
+from keda_gpu_scaler.engines.prometheus_text import Sample
 
 PENDING = "http_add_on_pending_requests"
 """The series that a page comes to, by the label ``host``."""

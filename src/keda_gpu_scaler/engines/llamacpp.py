@@ -6,7 +6,7 @@ The law of this module: its KV cache is no longer told, so nothing is told of on
 Facts are from llama.cpp's documentation (tools/server/README.md, "GET /metrics").
 """
 
-from keda_gpu_scaler.engines.series import Exported, source
+from keda_gpu_scaler.engines.metric_map import Exported, source
 
 LLAMA_CPP = Exported(
     "llama.cpp",

@@ -6,7 +6,7 @@ The law of this module: as everywhere, what is not exported is unknown.
 Facts are from LMDeploy's documentation ("Production Metrics"), whose names follow vLLM's older ones.
 """
 
-from keda_gpu_scaler.engines.series import Exported, share, source
+from keda_gpu_scaler.engines.metric_map import Exported, share, source
 
 LMDEPLOY = Exported(
     "lmdeploy",

@@ -7,7 +7,7 @@ are held against it last of all that have such names.
 Facts are from NIM's documentation ("Observability"); it tells how many requests may run at once.
 """
 
-from keda_gpu_scaler.engines.series import Exported, share, source
+from keda_gpu_scaler.engines.metric_map import Exported, share, source
 
 NIM = Exported(
     "nim",

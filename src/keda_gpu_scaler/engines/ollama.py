@@ -8,7 +8,7 @@ Facts are from Ollama's documentation ("List Running Models", GET /api/ps): a li
 
 from collections.abc import Mapping
 
-from keda_gpu_scaler.engines.exposition import Sample
+from keda_gpu_scaler.engines.prometheus_text import Sample
 
 LOADED = "ollama_loaded_models"
 """The series that a page comes to: how many models are loaded, by their name in the label ``model``."""

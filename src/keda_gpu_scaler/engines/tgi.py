@@ -7,7 +7,7 @@ Facts are from TGI's documentation ("Metrics"): counters there have no suffix, a
 histogram of them adds up to.
 """
 
-from keda_gpu_scaler.engines.series import Exported, source
+from keda_gpu_scaler.engines.metric_map import Exported, source
 
 TGI = Exported(
     "tgi",

@@ -8,7 +8,7 @@ ended well, cached ones among them; and from the TensorRT-LLM backend's ("Triton
 there is one, as it hands requests on from Triton's at once.
 """
 
-from keda_gpu_scaler.engines.series import Exported, share, source
+from keda_gpu_scaler.engines.metric_map import Exported, share, source
 
 MICROSECOND = 1e-6
 

@@ -7,7 +7,7 @@ Facts are from TensorRT-LLM's source (tensorrt_llm/metrics/collector.py; for how
 running ones among them, _torch/pyexecutor/py_executor.py).
 """
 
-from keda_gpu_scaler.engines.series import Exported, share, source
+from keda_gpu_scaler.engines.metric_map import Exported, share, source
 
 TRTLLM_SERVE = Exported(
     "trtllm-serve",

@@ -8,7 +8,7 @@ Facts are from vLLM's documentation ("Production Metrics") and its source (vllm/
 ``gpu_cache_usage_perc`` before 0.12, and says a ratio in spite of its name; newer ones tell the reasons of waiting too.
 """
 
-from keda_gpu_scaler.engines.series import Exported, share, source
+from keda_gpu_scaler.engines.metric_map import Exported, share, source
 
 VLLM = Exported(
     "vllm",

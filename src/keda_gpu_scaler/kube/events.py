@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from keda_gpu_scaler.core.ports import Answer, KubeError
-from keda_gpu_scaler.kube.api import METADATA_LIST_ONLY, ApiError, ApiServer
-from keda_gpu_scaler.kube.collection import Place
-from keda_gpu_scaler.kube.objects import is_name
+from keda_gpu_scaler.core.interfaces import Answer, KubeError
+from keda_gpu_scaler.kube.client import METADATA_LIST_ONLY, ApiError, ApiServer
+from keda_gpu_scaler.kube.parse import is_name
+from keda_gpu_scaler.kube.reflector import Place
 
 HELD_SECONDS = 3.0
 """A change is told by an answer that finds it so long after another did: what passes by itself is no event."""

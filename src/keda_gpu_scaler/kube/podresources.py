@@ -19,8 +19,8 @@ from itertools import islice
 import grpc
 from google.protobuf.message import DecodeError
 
-from keda_gpu_scaler.core.model import Allocation
-from keda_gpu_scaler.core.wording import quoted
+from keda_gpu_scaler.core.quoting import quoted
+from keda_gpu_scaler.core.types import Allocation
 from keda_gpu_scaler.wire import podresources_pb2 as pb
 
 DEFAULT_PATH = "/var/lib/kubelet/pod-resources/kubelet.sock"

@@ -12,14 +12,14 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from keda_gpu_scaler.core.model import NoWorkload, Pod, Workload
-from keda_gpu_scaler.core.ports import Watches
-from keda_gpu_scaler.core.wording import quoted
-from keda_gpu_scaler.kube import objects
-from keda_gpu_scaler.kube.api import ApiError, ApiServer
-from keda_gpu_scaler.kube.collection import BELIEVED_SECONDS, Collection, Place
-from keda_gpu_scaler.kube.objects import Scale, Scaled, Target
-from keda_gpu_scaler.kube.watched import Watched
+from keda_gpu_scaler.core.interfaces import Watches
+from keda_gpu_scaler.core.quoting import quoted
+from keda_gpu_scaler.core.types import NoWorkload, Pod, Workload
+from keda_gpu_scaler.kube import parse as objects
+from keda_gpu_scaler.kube.client import ApiError, ApiServer
+from keda_gpu_scaler.kube.parse import Scale, Scaled, Target
+from keda_gpu_scaler.kube.reflector import BELIEVED_SECONDS, Collection, Place
+from keda_gpu_scaler.kube.shared_reflectors import Watched
 
 LET_GO_SECONDS = 600.0
 MAX_WORKLOADS = 2000

@@ -15,8 +15,8 @@ from types import TracebackType
 from typing import IO, Self
 
 from keda_gpu_scaler import __version__
-from keda_gpu_scaler.core.model import Snapshot
-from keda_gpu_scaler.wire.codec import MAX_SOURCE_LENGTH, encode, parse_object
+from keda_gpu_scaler.core.types import Snapshot
+from keda_gpu_scaler.wire.snapshot_codec import MAX_SOURCE_LENGTH, encode, parse_object
 
 VERSION = 1
 _HEADER_START = '{"recording"'

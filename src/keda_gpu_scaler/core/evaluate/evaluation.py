@@ -1,0 +1,526 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How loaded is what this trigger asks about, and should the workload be running at all?
+
+The law of this module: unknown is not zero. What cannot be seen moves nothing up and sends nothing to sleep; where
+too little is seen there is no value, only a sentence that says why, and a workload nobody can judge is active.
+"""
+
+import enum
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+
+from keda_gpu_scaler.core.aggregation import AGGREGATIONS
+from keda_gpu_scaler.core.evaluate.engine_load import DemandSight, look_at_demand
+from keda_gpu_scaler.core.evaluate.observation import (
+    DeviceSight,
+    PodSight,
+    Sight,
+    devices_sights,
+    labels_lack,
+    silent_sights,
+    url_sight,
+    window_of,
+)
+from keda_gpu_scaler.core.evaluate.workload_view import Pods
+from keda_gpu_scaler.core.hpa.reported_value import (
+    REPORT_OF_TYPE,
+    Report,
+    Reported,
+    for_jobs,
+    report_devices,
+    report_pods,
+    report_wanted,
+)
+from keda_gpu_scaler.core.state.fleet import NOT_LISTED, Fleet, History
+from keda_gpu_scaler.core.trigger.metric_type import certain_type, declared_type
+from keda_gpu_scaler.core.trigger.metrics import SATURATION_OF_DEVICES
+from keda_gpu_scaler.core.trigger.parser import Scope, Trigger
+from keda_gpu_scaler.core.types import NoWorkload, Pod, Workload
+
+_NAMED = 3  # so many unseen pods or devices are named, and the others counted
+_NOTHING_SENT: Mapping[str, str] = MappingProxyType({})
+_TYPE_OF_REPORT = {report: kind for kind, report in REPORT_OF_TYPE.items()}
+
+
+class Lack(enum.Enum):
+    """Why a verdict has no value."""
+
+    UNSEEN = "unseen"
+    """Nothing to go by at the moment; it may pass by itself."""
+
+    ABSENT = "absent"
+    """The trigger asks for what is not there; somebody must change something."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The answer to one trigger at one instant.
+
+    ``value`` is what is handed out, in the metric's unit, finite and not negative, or None where ``lack`` and
+    ``reason`` say why. ``steps`` are the sentences that lead there, in order. ``seen`` of ``expected`` ready pods
+    (or devices) had a value. ``is_guarded`` says that ``active`` is so only because something could not be seen, and
+    ``is_undecided`` that not even whether to keep it running or asleep can be told. ``demand`` is what was seen of it,
+    None without any. ``sights`` are the pods that were looked at, or the devices, in the order of the steps. Until
+    ``holds_until_seconds``, on the clock of ``evaluate``'s ``now``, the same view gives the same verdict.
+    """
+
+    scope: Scope
+    value: float | None
+    active: bool
+    steps: tuple[str, ...]
+    lack: Lack | None = None
+    reason: str = ""
+    seen: int = 0
+    expected: int = 0
+    is_guarded: bool = False
+    is_undecided: bool = False
+    demand: DemandSight | None = None
+    sights: tuple[PodSight | DeviceSight, ...] = field(default=(), compare=False, repr=False)
+    holds_until_seconds: float = field(default=-math.inf, compare=False)
+
+    @property
+    def known_activity(self) -> bool | None:
+        """Whether the workload should run, by what was seen; None where ignorance would decide."""
+        return None if self.is_guarded else self.active
+
+
+def evaluate(
+    trigger: Trigger,
+    fleet: Fleet,
+    now: float,
+    workload: Workload | NoWorkload | None = None,
+    metadata: Mapping[str, str] = _NOTHING_SENT,
+) -> Verdict:
+    """Judge one trigger by what is known; the same arguments give the same verdict.
+
+    Args:
+        trigger: what is asked.
+        fleet: what was seen of the devices, and how old it may be.
+        now: monotonic seconds on the clock that dated the fleet's histories and the workload's pods.
+        workload: what the API server knows, or why it knows nothing; None without access to it.
+        metadata: the trigger's metadata as KEDA sent it, by which its ``metricType`` is found.
+    """
+    scope = trigger.scope or (Scope.FLEET if workload is None else Scope.WORKLOAD)
+    question = _Question(trigger, fleet, now, workload, metadata, scope, _demand(trigger, fleet, now))
+    if lack := labels_lack(trigger, fleet):
+        return question.lacking(lack)
+    if scope is Scope.WORKLOAD:
+        return question.of_workload()
+    if scope is Scope.ENDPOINT:
+        return question.of_endpoint()
+    return question.of_devices()
+
+
+def _demand(trigger: Trigger, fleet: Fleet, now: float) -> DemandSight | None:
+    if trigger.demand is None:
+        return None
+    return look_at_demand(
+        trigger.demand,
+        fleet.scraped.get(trigger.demand.endpoint),
+        window_seconds=trigger.window_seconds,
+        stale_after_seconds=fleet.stale_after_seconds,
+        now=now,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """One trigger and everything it is judged by."""
+
+    trigger: Trigger
+    fleet: Fleet
+    now: float
+    workload: Workload | NoWorkload | None
+    metadata: Mapping[str, str]
+    scope: Scope
+    demand: DemandSight | None = None
+
+    # ---- a workload's pods ----
+
+    def of_workload(self) -> Verdict:
+        """Judge the pods behind the ScaledObject, wherever they are."""
+        workload = self.workload
+        if workload is None:
+            other = "name one endpoint: engineEndpoint" if self.trigger.engine else "set scope: fleet or node"
+            return self.without_value(Lack.ABSENT, f"metadata.scope: {_NO_ACCESS}, or {other}")
+        if isinstance(workload, NoWorkload):
+            return self.lacking(workload)
+        pods = Pods(self.trigger, workload, self.fleet, self.now)
+        if self.trigger.metric.name == "saturation" and (lack := pods.lack_engine):
+            return self._of_devices_for_engines(lack)
+        return replace(self._of_pods(pods), sights=tuple(pods.sights))
+
+    def _of_devices_for_engines(self, lack: str) -> Verdict:
+        """Judge the pods' devices where none of them has an engine that tells of itself."""
+        question = replace(self, trigger=replace(self.trigger, metric=SATURATION_OF_DEVICES, engine=None))
+        assert isinstance(self.workload, Workload)  # noqa: S101 - its pods were looked at
+        pods = Pods(question.trigger, self.workload, self.fleet, self.now)
+        # One that is ready as soon as it runs, for want of a readiness probe, may still be loading its model.
+        grace = self.trigger.startup_grace_seconds
+        young = [it.pod for it in pods.ready if self.now - it.pod.created_at_seconds < grace]
+        verdict = replace(question._of_pods(pods, young), sights=tuple(pods.sights))
+        said = f"no engine tells of itself ({lack}): GPU utilisation instead, of which 80 % counts as saturation 100 %"
+        reason = f"{verdict.reason}; {said}" if verdict.reason else ""
+        return replace(verdict, steps=(said, *verdict.steps), reason=reason)
+
+    def _of_pods(self, pods: Pods, young: Sequence[Pod] = ()) -> Verdict:
+        steps = pods.steps()
+        if pods.is_asleep:
+            return self._asleep(pods, steps)
+        if problem := pods.nothing_meant():
+            return self.without_value(Lack.ABSENT, problem, steps)
+        seen, expected = len(pods.values), len(pods.values) + len(pods.unseen)
+        if expected and (not seen or seen / expected < self.trigger.min_coverage):
+            reason = f"{self._nothing_of} {expected - seen} of {expected} ready pods: {_listed(pods.unseen)}"
+            return self.without_value(Lack.UNSEEN, reason, steps, seen=seen, expected=expected)
+        report = self._report()
+        if isinstance(report, NoWorkload):
+            return self.lacking(report, steps)
+        reported = self._waking(report, pods) or report_pods(
+            report,
+            # Pods that the trigger does not mean are neither idle nor busy: they count as at the target, up and down.
+            [*pods.values, *[self.trigger.target] * len(pods.outside)],
+            missing=len(pods.ready) - seen - len(pods.outside),
+            unready=len(pods.unready),
+            size=pods.size,
+            target=self.trigger.target,
+        )
+        if pods.outside:
+            steps = (*steps, f"{len(pods.outside)} ready pods are not meant: they count as at the target")
+        # Whether it sleeps is for all of its pods to say, whichever of them the number is about.
+        busiest = max((sight.value for sight in pods.wide_sights if sight.value is not None), default=0.0)
+        return self._judged(
+            reported,
+            steps,
+            pods.looked_at,
+            busiest=busiest,
+            requests=math.fsum(sight.requests for sight in pods.sights),
+            starting=[*pods.starting, *young],
+            blind=[*pods.blind, *self._unasked(pods)],
+            counts=(seen, expected),
+        )
+
+    def _unasked(self, pods: Pods) -> list[str]:
+        """Say that nobody knows whether it is at work, where not one engine is asked and no demand is known either.
+
+        A pod that bears too much, or starts its engine anew, is not ready, and may be all there is.
+        """
+        knows_demand = self.demand is not None and self.demand.wakes is not None
+        if pods.ready or knows_demand:
+            return []
+        return [f"{it.pod.ref.name}: {it.sentence}" for it in pods.sights if it.sight is Sight.UNASKED and it.pod.node]
+
+    @property
+    def _nothing_of(self) -> str:
+        return "no fresh reading of" if self.trigger.engine else "no fresh sample for"
+
+    def _asleep(self, pods: Pods, steps: tuple[str, ...]) -> Verdict:
+        """Judge a workload of which nothing runs: only demand can wake it, and only demand that was seen."""
+        report = self._report()
+        reported = None if isinstance(report, NoWorkload) else self._waking(report, pods)
+        if reported and self._is_of_jobs:
+            reported = for_jobs(reported, self.trigger.target)
+        demand = self.demand
+        why = demand.sentence if demand else "nothing runs"
+        return self._verdict(
+            reported.value if reported else 0.0,
+            steps=(*steps, *(reported.steps if reported else ("0: it has no replica",))),
+            active=demand is not None and demand.wakes is True,
+            why=why,
+            is_guarded=demand is not None and demand.wakes is None,
+            until=demand.until_seconds if demand else math.inf,
+        )
+
+    def _waking(self, report: Report, pods: Pods) -> Reported | None:
+        """Report as many replicas as the demand wants while no pod is ready; None where that is not asked for."""
+        asked, demand = self.trigger.demand, self.demand
+        if pods.ready or asked is None or demand is None or not (demand.wakes and demand.value):
+            return None
+        if asked.per_replica is not None:
+            wanted = math.ceil(demand.value / asked.per_replica)
+            said = f"demand {demand.value:.6g}, {asked.per_replica:g} for each replica (demandPerReplica)"
+        elif self._is_of_jobs:  # KEDA starts as many as the value says, and not one because it is active
+            wanted, said = 1, demand.sentence
+        else:
+            return None
+        return report_wanted(report, wanted, said, size=pods.size, target=self.trigger.target, jobs=self._is_of_jobs)
+
+    @property
+    def _is_of_jobs(self) -> bool:
+        return isinstance(self.workload, Workload) and self.workload.kind == "ScaledJob"
+
+    # ---- devices, whoever holds them ----
+
+    def of_devices(self) -> Verdict:
+        """Judge the devices of this node or of the whole fleet."""
+        if problem := self._no_devices():
+            return problem
+        sights = devices_sights(self.trigger, self._nodes(), self.fleet, self.now)
+        if self.scope is Scope.FLEET:
+            sights += silent_sights(self.trigger, self.fleet, sights)
+        if not sights:
+            return self.without_value(Lack.ABSENT, self._no_such_device())
+        known = [sight.value for sight in sights if sight.value is not None]
+        unseen = [sight for sight in sights if sight.value is None]
+        steps = self._device_steps(sights)
+        if not known or len(known) / len(sights) < self.trigger.min_coverage:
+            verdict = self.without_value(
+                Lack.UNSEEN, self._unknown_devices(unseen, len(sights)), steps, seen=len(known), expected=len(sights)
+            )
+        else:
+            verdict = self._of_sights(sights, steps, self._unknown_devices(unseen, len(sights)))
+        return replace(verdict, sights=tuple(sights))
+
+    def of_endpoint(self) -> Verdict:
+        """Judge what one URL tells, whoever answers there."""
+        if isinstance(self.workload, Workload):
+            pods = Pods(self.trigger, self.workload, self.fleet, self.now)
+            if pods.is_asleep:  # then nobody is there to answer
+                return self._asleep(pods, ())
+        sight, requests = url_sight(self.trigger, self.fleet, self.now)
+        steps = (f"{self.trigger.metric.name} at {sight.node} ({window_of(self.trigger)})", sight.sentence)
+        if sight.value is None:
+            reason = f"no fresh reading of {sight.node}: {sight.sentence}"
+            return replace(self.without_value(Lack.UNSEEN, reason, steps, expected=1), sights=(sight,))
+        return replace(self._of_sights([sight], steps, "", requests), sights=(sight,))
+
+    def _of_sights(
+        self, sights: Sequence[DeviceSight], steps: tuple[str, ...], unknown: str, requests: float = 0.0
+    ) -> Verdict:
+        """Make one number of what devices (or a URL) told, at least one of which did."""
+        known = [sight.value for sight in sights if sight.value is not None]
+        unseen = [sight for sight in sights if sight.value is None]
+        report = self._report()
+        if isinstance(report, NoWorkload):
+            return self.lacking(report, steps)
+        pods = None
+        if isinstance(self.workload, Workload):
+            pods = Pods(self.trigger, self.workload, self.fleet, self.now)
+        elif report is Report.TOTAL and unseen:
+            return self.without_value(Lack.UNSEEN, unknown, steps, seen=len(known), expected=len(sights))
+        aggregation = self.trigger.aggregation
+        reported = report_devices(
+            report,
+            aggregation,
+            known,
+            unseen=len(unseen),
+            size=pods.size if pods else None,
+            target=self.trigger.target,
+        )
+        return self._judged(
+            reported,
+            steps,
+            sights,
+            busiest=AGGREGATIONS[aggregation](known),
+            requests=requests,
+            starting=pods.starting if pods else (),
+            blind=[] if pods and pods.is_asleep else [sight.sentence for sight in unseen],
+            counts=(len(known), len(sights)),
+        )
+
+    def _nodes(self) -> list[tuple[str, History]]:
+        if self.scope is Scope.FLEET:
+            return self.fleet.nodes()
+        own = self.fleet.history
+        return [(own.newest.node, own)] if own is not None else []
+
+    def _no_devices(self) -> Verdict | None:
+        own_alone = self.scope is Scope.NODE or not (self.fleet.peers or self.fleet.silent)
+        if self.scope is Scope.FLEET and (unlisted := self.fleet.silent.get(NOT_LISTED)):
+            return self.without_value(Lack.UNSEEN, f"nobody knows which nodes the fleet has: {unlisted}")
+        if self.fleet.deviceless and own_alone:
+            what = "" if self.scope is Scope.NODE else ", and it knows no peer that has"
+            return self.without_value(
+                Lack.ABSENT,
+                f"this instance has no device by design (--backend none){what}; ask one that runs on a GPU node"
+                + ("" if self.scope is Scope.NODE else ", or tell it where they are with --peers"),
+            )
+        if own_alone and not self.fleet.is_fresh(self.now):
+            return self.without_value(Lack.UNSEEN, self.fleet.blindness(self.now))
+        return None
+
+    def _no_such_device(self) -> str:
+        nodes = self._nodes()
+        if len(nodes) == 1 and self.trigger.gpu_index is not None and self.trigger.gpu_model is None:
+            node, history = nodes[0]
+            indices = sorted({sample.device.index for sample in history.newest.samples})
+            if indices:
+                listed = ", ".join(map(str, indices))
+                return (
+                    f"metadata.gpuIndex: node {node} has no device {self.trigger.gpu_index}: it has {listed}; "
+                    "-1 means all"
+                )
+        if any(history.newest.samples for _, history in nodes):
+            models = sorted({sample.device.model for _, history in nodes for sample in history.newest.samples})
+            return "no device fits nodeSelector, gpuModel and gpuIndex together; the models there are: " + ", ".join(
+                models[:_NAMED]
+            )
+        if len(nodes) == 1:
+            return f"node {nodes[0][0]} has no device; run the scaler on GPU nodes only"
+        return "no node of the fleet has a device; run the scaler on GPU nodes"
+
+    def _unknown_devices(self, unseen: Sequence[DeviceSight], in_scope: int) -> str:
+        return (
+            f"{self.trigger.metric.name} is unknown for {len(unseen)} of {in_scope} devices: {_listed(unseen)}; "
+            "nothing moves until they answer. Repair them, ask for another metricType, or narrow the trigger"
+        )
+
+    def _device_steps(self, sights: Sequence[DeviceSight]) -> tuple[str, ...]:
+        nodes = sorted({sight.node for sight in sights})
+        where = f"node {nodes[0]}" if len(nodes) == 1 else f"{len(nodes)} nodes"
+        sources = sorted({history.newest.source for node, history in self._nodes() if node in nodes})
+        return (
+            f"scope {self.scope}: {self.trigger.metric.name} of {len(sights)} device(s) of {where} "
+            f"({window_of(self.trigger)}; {', '.join(sources)})",
+            *dict.fromkeys(sight.sentence for sight in sights),
+        )
+
+    # ---- what both come to ----
+
+    def _report(self) -> Report | NoWorkload:
+        """Find out which number the trigger's type needs, or say why that cannot be told."""
+        if self.trigger.report != "auto":
+            report = Report(self.trigger.report)
+            if isinstance(self.workload, Workload):
+                declared = certain_type(self.workload, self.metadata)
+                if declared in REPORT_OF_TYPE and REPORT_OF_TYPE[declared] is not report:
+                    right, kind = REPORT_OF_TYPE[declared], _TYPE_OF_REPORT[report]
+                    return NoWorkload(
+                        f'metadata.report: Invalid value: "{report}": of this trigger\'s metricType {declared} the HPA '
+                        f"expects the {right}: leave report out, or set metricType: {kind} on the trigger",
+                        is_final=True,
+                    )
+        elif isinstance(self.workload, Workload):
+            declared = declared_type(self.workload, self.metadata)
+            if declared not in REPORT_OF_TYPE:
+                return NoWorkload(
+                    "metadata.report: the ScaledObject's triggers have different metricTypes and none has just this "
+                    "metadata; set report: total (for AverageValue) or average (for Value)",
+                    is_final=True,
+                )
+            report = REPORT_OF_TYPE[declared]
+        else:
+            report = Report.TOTAL  # KEDA's default type
+        if report is Report.TOTAL and not isinstance(self.workload, Workload) and self.trigger.aggregation != "sum":
+            return self.workload or NoWorkload(
+                f"metadata.report: under metricType AverageValue the total over the replicas is needed, and their "
+                f"number is not known: {_NO_ACCESS}, or set report: average here and metricType: Value on the trigger",
+                is_final=True,
+            )
+        return report
+
+    def _judged(
+        self,
+        reported: Reported,
+        steps: tuple[str, ...],
+        sights: Sequence[PodSight | DeviceSight],
+        *,
+        busiest: float,
+        requests: float = 0.0,
+        starting: Sequence[Pod],
+        blind: Sequence[str],
+        counts: tuple[int, int],
+    ) -> Verdict:
+        if self._is_of_jobs:
+            reported = for_jobs(reported, self.trigger.target)
+        threshold = f"activationThreshold {self.trigger.activation:g}"
+        demand = self.demand
+        reasons = [
+            (busiest > self.trigger.activation, f"{busiest:.6g} is above {threshold}"),
+            (requests > 0, f"{requests:.6g} requests run, wait or just ended"),
+            (demand is not None and demand.wakes is True, demand.sentence if demand else ""),
+            (bool(starting), f"{self._starting(starting)}"),
+        ]
+        known = next((why for holds, why in reasons if holds), None)
+        blind = [*blind, *([demand.sentence] if demand is not None and demand.wakes is None else ())]
+        if known is not None:
+            why = known
+        elif blind:
+            why = f"nobody can tell that it is idle: {blind[0]}"
+        else:
+            why = f"{busiest:.6g} is not above {threshold}" + (f", and {demand.sentence}" if demand else "")
+        grace = self.trigger.startup_grace_seconds
+        until = [sight.until_seconds for sight in sights if sight.value is not None]
+        until += [demand.until_seconds] if demand else []
+        return self._verdict(
+            reported.value,
+            steps=(*steps, *reported.steps),
+            active=known is not None or bool(blind),
+            why=why,
+            counts=counts,
+            is_guarded=known is None and bool(blind),
+            # Without its pods nobody knows whether it sleeps, so that even keeping it as it is would be a guess.
+            is_undecided=known is None and bool(blind) and self._is_undecided,
+            until=min([*until, *(pod.created_at_seconds + grace for pod in starting)], default=-math.inf),
+        )
+
+    @property
+    def _is_undecided(self) -> bool:
+        """Whether demand is to decide, wakes nothing, and it is not known whether the workload sleeps."""
+        return self.demand is not None and not self.demand.wakes and not isinstance(self.workload, Workload)
+
+    def _starting(self, pods: Sequence[Pod]) -> str:
+        if not pods:
+            return ""
+        return f"{pods[0].ref.name} is starting, {self.now - pods[0].created_at_seconds:.0f} s old"
+
+    def _verdict(
+        self,
+        value: float,
+        *,
+        steps: tuple[str, ...],
+        active: bool,
+        why: str,
+        counts: tuple[int, int] = (0, 0),
+        is_guarded: bool = False,
+        is_undecided: bool = False,
+        until: float = math.inf,
+    ) -> Verdict:
+        return Verdict(
+            scope=self.scope,
+            value=value,
+            active=active,
+            steps=(*steps, f"{'active' if active else 'inactive'}: {why}"),
+            seen=counts[0],
+            expected=counts[1],
+            is_guarded=is_guarded,
+            is_undecided=is_undecided,
+            demand=self.demand,
+            holds_until_seconds=until,
+        )
+
+    def lacking(self, lack: NoWorkload, steps: tuple[str, ...] = ()) -> Verdict:
+        """Answer that something is not known of the cluster."""
+        return self.without_value(Lack.ABSENT if lack.is_final else Lack.UNSEEN, lack.reason, steps)
+
+    def without_value(
+        self, lack: Lack, reason: str, steps: tuple[str, ...] = (), *, seen: int = 0, expected: int = 0
+    ) -> Verdict:
+        """Answer that there is no value, and why."""
+        wakes = self.demand is not None and self.demand.wakes is True
+        because = self.demand.sentence if self.demand is not None and wakes else "nobody can tell that it is idle"
+        return Verdict(
+            scope=self.scope,
+            value=None,
+            active=True,
+            steps=(*steps, reason, f"active: {because}"),
+            lack=lack,
+            reason=reason,
+            seen=seen,
+            expected=expected,
+            is_guarded=not wakes,
+            is_undecided=self._is_undecided,
+            demand=self.demand,
+        )
+
+
+_NO_ACCESS = "give this instance access to the API server (chart: rbac.create)"
+
+
+def _listed(sights: Iterable[PodSight | DeviceSight]) -> str:
+    """Name a few, each reason once, and count the rest."""
+    sentences = list(dict.fromkeys(sight.sentence for sight in sights))
+    more = f" and {len(sentences) - _NAMED} more" if len(sentences) > _NAMED else ""
+    return "; ".join(sentences[:_NAMED]) + more

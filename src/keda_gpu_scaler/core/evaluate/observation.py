@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can be seen of what a trigger asks about? Its pods' values, or its devices'.
+
+The law of this module: whatever is meant and cannot be seen is counted as unseen, with the reason. Nothing is
+dropped in silence, and nothing is guessed.
+"""
+
+import enum
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from keda_gpu_scaler.core.aggregation import AGGREGATIONS
+from keda_gpu_scaler.core.evaluate.attribution import Share
+from keda_gpu_scaler.core.evaluate.device_load import Reading, holdings, windowed, windowed_by_holders
+from keda_gpu_scaler.core.evaluate.engine_load import Load, engine_load, pod_endpoint
+from keda_gpu_scaler.core.selectors import matches_glob
+from keda_gpu_scaler.core.state.fleet import Fleet, History
+from keda_gpu_scaler.core.state.scrape import Endpoint
+from keda_gpu_scaler.core.trigger.metrics import EngineMetric, Metric
+from keda_gpu_scaler.core.trigger.parser import Trigger
+from keda_gpu_scaler.core.types import Device, NoWorkload, Pod
+
+
+class Sight(enum.Enum):
+    """How far a pod, or a device, can be seen."""
+
+    SEEN = "seen"
+    UNSEEN = "unseen"
+    """It is meant, but it has no value at the moment."""
+    OUTSIDE = "outside"
+    """The trigger does not mean it: another model, another node."""
+    EMPTY = "empty"
+    """Its node is seen, and the pod holds no device there."""
+    UNASKED = "unasked"
+    """It is not ready, so nobody sends its engine requests, and nobody asks it how many it has."""
+
+
+@dataclass(frozen=True, slots=True)
+class DevicePart:
+    """What one device of a pod's reads, in the metric's unit, and how many pods share it."""
+
+    device: Device
+    value: float
+    sharers: int
+
+
+@dataclass(frozen=True, slots=True)
+class PodSight:
+    """What is seen of one pod: its ``value`` in the metric's unit if it is SEEN, else None.
+
+    ``sentence`` describes its devices, or says why there is nothing to see. ``until_seconds`` is when the readings
+    behind it grow stale, if nothing newer comes. ``requests`` are those that its engine has, as far as is known;
+    ``is_no_engine`` says that nothing in it is an engine that we know. ``parts`` are the devices behind the value.
+    """
+
+    pod: Pod
+    sight: Sight
+    value: float | None
+    sentence: str
+    until_seconds: float = math.inf
+    requests: float = 0.0
+    is_no_engine: bool = False
+    parts: tuple[DevicePart, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSight:
+    """What is seen of one device, or of a node (``device`` is None) of which not even the devices are known."""
+
+    node: str
+    device: Device | None
+    value: float | None
+    sentence: str
+    until_seconds: float = math.inf
+
+
+def labels_lack(trigger: Trigger, fleet: Fleet) -> NoWorkload | None:
+    """Say why a trigger's nodeSelector cannot be followed now; None where it can, or there is none."""
+    if trigger.node_selector is None or isinstance(fleet.node_labels, Mapping):
+        return None
+    return fleet.node_labels or NoWorkload(
+        "metadata.nodeSelector: node labels cannot be read without access to the API server", is_final=True
+    )
+
+
+def pods_sights(trigger: Trigger, pods: Iterable[Pod], fleet: Fleet, now: float) -> list[PodSight]:
+    """Look at every pod; where the trigger has a nodeSelector, the nodes' labels are known."""
+    if isinstance(trigger.metric, EngineMetric):
+        return [_ask(trigger, pod, fleet, now) for pod in pods]
+    nodes = _Nodes(trigger, fleet)
+    return [_look(trigger, pod, fleet, nodes, now) for pod in pods]
+
+
+def url_sight(trigger: Trigger, fleet: Fleet, now: float) -> tuple[DeviceSight, float]:
+    """Look at what a URL tells; return that, and how many requests there are, as far as is known."""
+    query = trigger.engine
+    assert query is not None  # noqa: S101 - whoever asks has seen that it is there
+    load = _load(trigger, Endpoint(engine=query.engine, url=query.url), fleet, now)
+    return DeviceSight(query.url, None, load.value, load.sentence, load.until_seconds), load.requests
+
+
+def is_ready(pod: Pod) -> bool:
+    """Whether a pod gets work."""
+    return pod.is_ready and pod.phase == "Running" and pod.node is not None
+
+
+def devices_sights(
+    trigger: Trigger, nodes: Iterable[tuple[str, History]], fleet: Fleet, now: float
+) -> list[DeviceSight]:
+    """Look at every device of these nodes; where the trigger has a nodeSelector, the nodes' labels are known."""
+    meant = _Nodes(trigger, fleet)
+    return [
+        sight
+        for node, history in nodes
+        if meant.include(node)
+        for sight in _devices(trigger, node, history, fleet, now)
+    ]
+
+
+def silent_sights(trigger: Trigger, fleet: Fleet, seen: Sequence[DeviceSight]) -> list[DeviceSight]:
+    """Say of every node that has never told anything that it is unseen.
+
+    Nobody knows how many devices it has: it counts as many as one of the others, on average. One of which not even the
+    labels are known may be meant.
+    """
+    meant = _Nodes(trigger, fleet)
+    nodes = {sight.node for sight in seen}
+    devices = math.ceil(len(seen) / len(nodes)) if nodes else 1
+    return [
+        DeviceSight(name, None, None, f"{'' if name.startswith('(') else 'node '}{name}: {reason}")
+        for name, reason in fleet.without_word().items()
+        if meant.may_include(name)
+        for _ in range(devices)
+    ]
+
+
+class _Nodes:
+    """Which nodes a trigger means, by its nodeSelector."""
+
+    def __init__(self, trigger: Trigger, fleet: Fleet) -> None:
+        self._selector = trigger.node_selector
+        self._labels = fleet.node_labels if isinstance(fleet.node_labels, Mapping) else {}
+
+    def include(self, node: str) -> bool:
+        return self._selector is None or self._selector.matches(self._labels.get(node, {}))
+
+    def may_include(self, node: str) -> bool:
+        return node not in self._labels or self.include(node)
+
+
+def _ask(trigger: Trigger, pod: Pod, fleet: Fleet, now: float) -> PodSight:
+    """Look at what a pod's engine tells."""
+    query = trigger.engine
+    assert query is not None  # noqa: S101 - the trigger's parser sees to it
+    if not is_ready(pod):
+        return PodSight(pod, Sight.UNASKED, None, "not asked while it is not ready")
+    if not pod.address:
+        return PodSight(pod, Sight.UNSEEN, None, "has no address yet")
+    load = _load(trigger, pod_endpoint(query, pod), fleet, now)
+    sight = Sight.UNSEEN if load.value is None else Sight.SEEN
+    until = load.until_seconds
+    return PodSight(pod, sight, load.value, load.sentence, until, load.requests, load.is_no_engine)
+
+
+def _load(trigger: Trigger, endpoint: Endpoint, fleet: Fleet, now: float) -> Load:
+    assert isinstance(trigger.metric, EngineMetric)  # noqa: S101 - the only ones that engines tell
+    assert trigger.engine is not None  # noqa: S101 - the trigger's parser sees to it
+    return engine_load(
+        trigger.engine,
+        trigger.metric,
+        fleet.scraped.get(endpoint),
+        window_seconds=trigger.window_seconds,
+        stale_after_seconds=fleet.stale_after_seconds,
+        now=now,
+    )
+
+
+def _look(trigger: Trigger, pod: Pod, fleet: Fleet, nodes: _Nodes, now: float) -> PodSight:
+    def blind(sight: Sight, why: str) -> PodSight:
+        return PodSight(pod, sight, None, why)
+
+    if pod.node is None:
+        return blind(Sight.UNSEEN, "not scheduled yet")
+    if not nodes.include(pod.node):
+        return blind(Sight.OUTSIDE, f"node {pod.node} is outside nodeSelector")
+    history = fleet.node(pod.node)
+    if history is None or not fleet.sees(history, now):
+        return blind(Sight.UNSEEN, fleet.absence(pod.node, now))
+    held = holdings(history)
+    if held is None:
+        return blind(Sight.UNSEEN, f"node {pod.node} cannot tell who holds its devices; its own log says why")
+    holding = held.get(pod.ref)
+    if holding is None:
+        return blind(Sight.EMPTY, f"holds no device of node {pod.node}")
+    meant = [share for share in holding.shares if _is_meant(trigger, share.device)]
+    if holding.unresolved:
+        return blind(Sight.UNSEEN, f"holds {holding.unresolved[0]}, a device that node {pod.node} does not list")
+    if not meant:
+        return blind(Sight.OUTSIDE, f"holds no device that gpuModel or gpuIndex mean on node {pod.node}")
+    return _valued(trigger, pod, meant, history, fleet, now)
+
+
+def _valued(trigger: Trigger, pod: Pod, shares: list[Share], history: History, fleet: Fleet, now: float) -> PodSight:
+    readings = windowed_by_holders(history, _metric(trigger), trigger.window_seconds)
+    known = [readings[share.device.uuid] for share in shares]
+    believed = fleet.stale_after_seconds - history.age_seconds(now)
+    unknown = [reading for reading in known if not reading.is_within(believed)]
+    if unknown:
+        return PodSight(pod, Sight.UNSEEN, None, f"{_named(unknown[0], pod.node)} gives no {trigger.metric.name}")
+    values = [_part(trigger, share, reading.value or 0.0) for share, reading in zip(shares, known, strict=True)]
+    value = AGGREGATIONS[trigger.aggregation](values)
+    described = ", ".join(_described(trigger, share, reading) for share, reading in zip(shares, known, strict=True))
+    until = fleet.expires_at_seconds(history) - max(reading.lag_seconds for reading in known)
+    sentence = f"{value:.6g} {trigger.metric.unit} on node {pod.node}: {described}"
+    parts = tuple(
+        DevicePart(share.device, reading.value or 0.0, share.sharers)
+        for share, reading in zip(shares, known, strict=True)
+    )
+    return PodSight(pod, Sight.SEEN, value, sentence, until, parts=parts)
+
+
+def _metric(trigger: Trigger) -> Metric:
+    assert isinstance(trigger.metric, Metric)  # noqa: S101 - engines' metrics never come so far
+    return trigger.metric
+
+
+def _part(trigger: Trigger, share: Share, value: float) -> float:
+    return value / share.sharers if _metric(trigger).is_divided else value
+
+
+def _described(trigger: Trigger, share: Share, reading: Reading) -> str:
+    device = f"GPU {share.device.index} {share.device.model} {reading.value:.6g} {trigger.metric.unit}"
+    if share.sharers == 1:
+        return device
+    rule = "in equal parts" if _metric(trigger).is_divided else "each counts it whole"
+    return f"{device} shared by {share.sharers} pods ({rule})"
+
+
+def _is_meant(trigger: Trigger, device: Device) -> bool:
+    if trigger.gpu_index is not None and device.index != trigger.gpu_index:
+        return False
+    return trigger.gpu_model is None or matches_glob(trigger.gpu_model, device.model)
+
+
+def _devices(trigger: Trigger, node: str, history: History, fleet: Fleet, now: float) -> Iterator[DeviceSight]:
+    if not fleet.sees(history, now):
+        why = fleet.absence(node, now)
+        for sample in history.newest.samples:
+            if _is_meant(trigger, sample.device):
+                yield DeviceSight(node, sample.device, None, why)
+        return
+    believed = fleet.stale_after_seconds - history.age_seconds(now)
+    expires = fleet.expires_at_seconds(history)
+    for reading in windowed(history, _metric(trigger), trigger.window_seconds):
+        if not _is_meant(trigger, reading.device):
+            continue
+        if not reading.is_within(believed):
+            why = f"{_named(reading, node)} gives no {trigger.metric.name}"
+            yield DeviceSight(node, reading.device, None, why)
+        else:
+            until = expires - reading.lag_seconds
+            yield DeviceSight(node, reading.device, reading.value, _told(trigger, reading), until)
+
+
+def _told(trigger: Trigger, reading: Reading) -> str:
+    lag = f" ({reading.lag_seconds:.0f} s before the newest snapshot)" if reading.lag_seconds >= 1 else ""
+    device = reading.device
+    return f"GPU {device.index} {device.model} ({device.uuid}): {reading.value:.6g} {trigger.metric.unit}{lag}"
+
+
+def _named(reading: Reading, node: str | None) -> str:
+    return f"GPU {reading.device.index} ({reading.device.uuid}) of node {node}"
+
+
+def window_of(trigger: Trigger) -> str:
+    """Say over which time a trigger's readings are averaged."""
+    return f"mean of the last {trigger.window_seconds:g} s" if trigger.window_seconds else "newest sample"

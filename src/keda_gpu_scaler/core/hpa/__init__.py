@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Horizontal Pod Autoscaler's arithmetic, and its inverse."""

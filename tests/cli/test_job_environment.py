@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keda_gpu_scaler.cli.job_environment import Kind, Named, Place, place_of
+from keda_gpu_scaler.core.types import Device
+from tests.fakes import device
+
+CARDS = [device(number, minor=number) for number in range(4)]
+# What a SLURM step sees whose cgroup lets it open /dev/nvidia2 and /dev/nvidia3: the driver counts from 0.
+LET_IN = [device(index, uuid=f"GPU-000{index + 2}", minor=index + 2) for index in range(2)]
+SLICES = [
+    Device(f"MIG-{number}", 1, "NVIDIA H100", parent="GPU-abcd", minor=1, gpu_instance=number, compute_instance=0)
+    for number in (1, 2)
+]
+POD = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "HOSTNAME": "llama-0"}
+
+
+def in_ai() -> str:
+    return "ai"
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        pytest.param({}, Place(Kind.HOST), id="a plain host"),
+        pytest.param(
+            {"SLURM_JOB_ID": "4711", "SLURMD_NODENAME": "n7", "SLURM_JOB_GPUS": "0,3"},
+            Place(Kind.SLURM, "4711", "n7", Named("SLURM_JOB_GPUS", ("0", "3"), are_files=True)),
+            id="a SLURM job's script",
+        ),
+        pytest.param(
+            {"SLURM_JOB_ID": "4711", "SLURM_STEP_ID": "2", "SLURM_STEP_GPUS": "1", "SLURM_JOB_GPUS": "0,3"},
+            Place(Kind.SLURM, "4711.2", "", Named("SLURM_STEP_GPUS", ("1",), are_files=True)),
+            id="a SLURM step, which may be on another node than the job's script",
+        ),
+        pytest.param(
+            {"SLURM_JOB_ID": "4711", "CUDA_VISIBLE_DEVICES": "0,1"},
+            Place(Kind.SLURM, "4711", "", Named("CUDA_VISIBLE_DEVICES", ("0", "1"))),
+            id="a SLURM that names devices to CUDA alone",
+        ),
+        pytest.param({"SLURM_JOB_ID": "4711"}, Place(Kind.SLURM, "4711"), id="a SLURM job that names no device"),
+        pytest.param(
+            {"FLUX_JOB_ID": "f2x", "CUDA_VISIBLE_DEVICES": "2", "SLURM_JOB_ID": "4711", "SLURM_JOB_GPUS": "0,1,2,3"},
+            Place(Kind.FLUX, "f2x", "", Named("CUDA_VISIBLE_DEVICES", ("2",))),
+            id="a Flux job within a SLURM job",
+        ),
+        pytest.param(
+            {**POD, "NVIDIA_VISIBLE_DEVICES": "GPU-0001"},
+            Place(Kind.KUBERNETES, "ai/llama-0", "", Named("NVIDIA_VISIBLE_DEVICES", ("GPU-0001",))),
+            id="a pod whose device plugin names UUIDs",
+        ),
+        pytest.param(
+            {**POD, "NVIDIA_VISIBLE_DEVICES": "all"}, Place(Kind.KUBERNETES, "ai/llama-0"), id="a pod that sees all"
+        ),
+        pytest.param(
+            {**POD, "NVIDIA_VISIBLE_DEVICES": "2"},
+            Place(Kind.KUBERNETES, "ai/llama-0"),
+            id="a pod whose device has the host's number, which means another one here",
+        ),
+        pytest.param(
+            {"CUDA_VISIBLE_DEVICES": "1,-1,2"},
+            Place(Kind.HOST, named=Named("CUDA_VISIBLE_DEVICES", ("1",))),
+            id="CUDA reads up to the first that is none",
+        ),
+        pytest.param(
+            {"CUDA_VISIBLE_DEVICES": "NoDevFiles"},
+            Place(Kind.HOST, named=Named("CUDA_VISIBLE_DEVICES", ())),
+            id="nothing is meant",
+        ),
+    ],
+)
+def test_where_we_run_and_what_is_meant(environment: Mapping[str, str], expected: Place) -> None:
+    assert place_of(environment, in_ai) == expected
+
+
+@pytest.mark.parametrize(
+    ("named", "devices", "expected", "strange"),
+    [
+        pytest.param(Named("S", ("2", "3"), are_files=True), CARDS, {"GPU-0002", "GPU-0003"}, (), id="device files"),
+        pytest.param(
+            Named("S", ("2", "3"), are_files=True), LET_IN, {"GPU-0002", "GPU-0003"}, (), id="device files in a cgroup"
+        ),
+        pytest.param(Named("C", ("1",)), LET_IN, {"GPU-0003"}, (), id="ordinals in a cgroup"),
+        pytest.param(
+            Named("S", ("1", "9"), are_files=True),
+            [replace(card, minor=None) for card in CARDS],
+            {"GPU-0001"},
+            ("9",),
+            id="where the driver tells no device file, its order",
+        ),
+        pytest.param(Named("C", ("GPU-0002",)), CARDS, {"GPU-0002"}, (), id="a UUID"),
+        pytest.param(Named("C", ("gpu-0002",)), CARDS, {"GPU-0002"}, (), id="a UUID in small letters"),
+        pytest.param(
+            Named("C", ("GPU-a",)), [device(0, uuid="GPU-abc"), device(1)], {"GPU-abc"}, (), id="its beginning"
+        ),
+        pytest.param(Named("C", ("GPU-000",)), CARDS, set(), ("GPU-000",), id="the beginning of several"),
+        pytest.param(Named("C", ("1",)), SLICES, {"MIG-1", "MIG-2"}, (), id="a GPU that was cut: its slices"),
+        pytest.param(Named("C", ("MIG-2",)), SLICES, {"MIG-2"}, (), id="a slice"),
+        pytest.param(Named("C", ("MIG-GPU-abcd/2/0",)), SLICES, {"MIG-2"}, (), id="a slice as drivers named it once"),
+        pytest.param(Named("C", ()), CARDS, set(), (), id="none"),
+    ],
+)
+def test_names_are_found_among_the_devices(
+    named: Named, devices: list[Device], expected: set[str], strange: tuple[str, ...]
+) -> None:
+    chosen, left = named.choose(devices)
+    assert (set(chosen), left) == (expected, strange)
+
+
+@given(st.dictionaries(st.sampled_from(["SLURM_JOB_ID", "SLURM_STEP_GPUS", "CUDA_VISIBLE_DEVICES"]), st.text()))
+def test_whatever_the_environment_says_every_name_is_a_device_or_strange(environment: dict[str, str]) -> None:
+    named = place_of(environment).named
+    if named is not None:
+        chosen, strange = named.choose(CARDS)
+        assert chosen <= {card.uuid for card in CARDS}
+        assert set(strange) <= set(named.names)
+        assert bool(chosen) or len(strange) == len(named.names)
+
+
+@pytest.mark.parametrize(
+    ("place", "shown", "holder"),
+    [
+        (Place(Kind.SLURM, "4711.0"), "slurm job 4711.0", "slurm/4711.0"),
+        (Place(Kind.KUBERNETES, "ai/llama-0"), "pod ai/llama-0", "ai/llama-0"),
+        (Place(Kind.HOST), "host", ""),
+    ],
+)
+def test_what_a_place_is_called(place: Place, shown: str, holder: str) -> None:
+    assert (str(place), place.holder) == (shown, holder)

@@ -1,0 +1,314 @@
+# SPDX-License-Identifier: Apache-2.0
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keda_gpu_scaler.core.aggregation import AGGREGATIONS, mean
+from keda_gpu_scaler.core.evaluate.evaluation import Lack, evaluate
+from keda_gpu_scaler.core.state.fleet import Fleet
+from keda_gpu_scaler.core.trigger.metrics import METRICS
+from keda_gpu_scaler.core.trigger.parser import Trigger
+from keda_gpu_scaler.core.trigger.parser import parse as parse_metadata
+from keda_gpu_scaler.core.types import Sample
+from tests.fakes import blind, fleet_of, sample
+
+NOW = 1000.0
+
+
+def parse(metadata: dict[str, str]) -> Trigger:
+    """A trigger that asks for the devices' own value, for which nobody needs to know the replicas."""
+    return parse_metadata({"report": "average", **metadata})
+
+
+def moment(*utilizations: float | None) -> list[Sample]:
+    return [sample(index, None if value is None else value / 100) for index, value in enumerate(utilizations)]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "moments", "expected"),
+    [
+        pytest.param({}, [moment(10, 92, 40)], 92.0, id="the busiest device by default"),
+        pytest.param({"gpuIndex": "2"}, [moment(10, 92, 40)], 40.0, id="one device by its index"),
+        pytest.param({"aggregation": "avg"}, [moment(10, 20, 60)], 30.0, id="the mean over devices"),
+        pytest.param({"aggregation": "sum"}, [moment(10, 20, 60)], 90.0, id="the total over devices"),
+        pytest.param({}, [moment(0), moment(50), moment(100)], 50.0, id="each device averaged over the window"),
+        pytest.param({"windowSeconds": "0"}, [moment(0), moment(50), moment(100)], 100.0, id="window 0: newest sample"),
+        pytest.param({"windowSeconds": "2"}, [moment(0), moment(50), moment(100)], 75.0, id="window of two samples"),
+        pytest.param({}, [moment(100, 0), moment(0, 100)], 50.0, id="window first, then devices"),
+        pytest.param({"metricType": "power_draw"}, [moment(10)], 350.0, id="another metric"),
+        pytest.param({}, [moment(40), moment(None), moment(60)], 50.0, id="a gap in the window is left out, not 0"),
+    ],
+)
+def test_the_value_is_the_aggregate_of_the_devices_windows(
+    metadata: dict[str, str], moments: list[list[Sample]], expected: float
+) -> None:
+    verdict = evaluate(parse(metadata), fleet_of(*moments), NOW)
+    assert verdict.value == expected
+    assert verdict.lack is None
+
+
+@pytest.mark.parametrize(
+    ("utilization", "activation", "active"),
+    [(0, 0, False), (1, 0, True), (5, 5, False), (6, 5, True)],
+)
+def test_active_means_strictly_above_the_threshold(utilization: float, activation: float, active: bool) -> None:
+    trigger = parse({"activationThreshold": str(activation)})
+    assert evaluate(trigger, fleet_of(moment(utilization)), NOW).active is active
+
+
+@pytest.mark.parametrize(
+    ("fleet", "metadata", "lack", "reason"),
+    [
+        pytest.param(Fleet(None, 10.0), {}, Lack.UNSEEN, "no sample yet", id="nothing was sampled yet"),
+        pytest.param(
+            fleet_of(moment(50), last_at=900.0),
+            {},
+            Lack.UNSEEN,
+            "no fresh sample: node gpu-7 last answered 100 s ago (limit 10 s)",
+            id="the snapshot is stale",
+        ),
+        pytest.param(
+            replace(fleet_of(moment(50), last_at=900.0), failure="the driver is gone"),
+            {},
+            Lack.UNSEEN,
+            "no fresh sample: node gpu-7 last answered 100 s ago (limit 10 s): the driver is gone",
+            id="the snapshot is stale, and it is known why",
+        ),
+        pytest.param(
+            Fleet(None, 10.0, deviceless=True),
+            {},
+            Lack.ABSENT,
+            "this instance has no device by design (--backend none), and it knows no peer that has; ask one that runs "
+            "on a GPU node, or tell it where they are with --peers",
+            id="no device by design",
+        ),
+        pytest.param(
+            fleet_of(moment(1, 2)),
+            {"gpuIndex": "5"},
+            Lack.ABSENT,
+            "metadata.gpuIndex: node gpu-7 has no device 5: it has 0, 1; -1 means all",
+            id="no device of that index",
+        ),
+        pytest.param(
+            fleet_of([]),
+            {},
+            Lack.ABSENT,
+            "node gpu-7 has no device; run the scaler on GPU nodes only",
+            id="a node without devices",
+        ),
+        pytest.param(
+            fleet_of([sample(0, 0.1), blind(1), blind(2)]),
+            {},
+            Lack.UNSEEN,
+            "gpu_utilization is unknown for 2 of 3 devices: GPU 1 (GPU-0001) of node gpu-7 gives no gpu_utilization; "
+            "GPU 2 (GPU-0002) of node gpu-7 gives no gpu_utilization; nothing moves until they answer. Repair them, "
+            "ask for another metricType, or narrow the trigger",
+            id="fewer than half of the devices are seen",
+        ),
+        pytest.param(
+            fleet_of([sample(0, power_watts=None)]),
+            {"metricType": "power_draw", "targetValue": "300"},
+            Lack.UNSEEN,
+            "power_draw is unknown for 1 of 1 devices: GPU 0 (GPU-0000) of node gpu-7 gives no power_draw; nothing "
+            "moves until they answer. Repair them, ask for another metricType, or narrow the trigger",
+            id="a device without that reading",
+        ),
+    ],
+)
+def test_law_1_what_is_unknown_has_no_value_keeps_the_workload_and_says_why(
+    fleet: Fleet, metadata: dict[str, str], lack: Lack, reason: str
+) -> None:
+    verdict = evaluate(parse(metadata), fleet, NOW)
+    assert (verdict.value, verdict.lack, verdict.reason) == (None, lack, reason)
+    assert verdict.active
+    assert reason in verdict.steps
+
+
+def test_law_1_where_every_device_must_be_seen_no_known_one_speaks_for_an_unknown_one() -> None:
+    for aggregation in AGGREGATIONS:
+        for utilizations in ((95, None), (0, None), (10, 10, 10, None)):
+            trigger = parse({"aggregation": aggregation, "minCoverage": "1"})
+            verdict = evaluate(trigger, fleet_of(moment(*utilizations)), NOW)
+            assert (verdict.value, verdict.active) == (None, True)
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "utilizations", "value"),
+    [
+        pytest.param("max", (10, 20, None), 80.0, id="shrinking, the unseen device is exactly at the target"),
+        pytest.param("max", (10, 95, None), 95.0, id="growing, it adds nothing"),
+        pytest.param("avg", (10, 20, None), 110 / 3, id="shrinking by the mean, it is at the target"),
+        pytest.param("avg", (100, 100, 100, None), 80.0, id="growing by the mean turns round when it is idle: no move"),
+        pytest.param("min", (90, 95, None), 80.0, id="growing by the least turns round: no move"),
+        pytest.param("sum", (10, 20, None), 80.0, id="a sum that would shrink is held"),
+    ],
+)
+def test_law_1_an_unseen_device_moves_nothing_up_and_counts_as_used_on_the_way_down(
+    aggregation: str, utilizations: tuple[float | None, ...], value: float
+) -> None:
+    verdict = evaluate(parse({"aggregation": aggregation}), fleet_of(moment(*utilizations)), NOW)
+    assert verdict.value == pytest.approx(value, abs=0.001)
+    assert (verdict.seen, verdict.expected) == (len(utilizations) - 1, len(utilizations))
+    assert verdict.active
+
+
+def test_law_1_what_only_ignorance_keeps_active_is_not_known_to_be_active() -> None:
+    quiet = evaluate(parse({}), fleet_of(moment(0, 0, None)), NOW)
+    assert (quiet.active, quiet.known_activity) == (True, None)
+    busy = evaluate(parse({}), fleet_of(moment(0, 5, None)), NOW)
+    assert (busy.active, busy.known_activity) == (True, True)
+
+
+def test_an_unknown_device_outside_the_scope_does_not_matter() -> None:
+    assert evaluate(parse({"gpuIndex": "0"}), fleet_of(moment(95, None, None)), NOW).value == 95
+
+
+def test_the_reason_names_a_few_unknown_devices_and_counts_the_others() -> None:
+    reason = evaluate(parse({}), fleet_of(moment(*[None] * 5)), NOW).reason
+    assert reason.startswith("gpu_utilization is unknown for 5 of 5 devices: GPU 0 (GPU-0000) of node gpu-7 gives no")
+    assert "GPU 2 (GPU-0002) of node gpu-7 gives no gpu_utilization and 2 more;" in reason
+
+
+def test_a_reading_that_stopped_is_unknown_once_it_is_older_than_the_limit_however_long_the_window() -> None:
+    trigger = parse({"windowSeconds": "300"})
+    ten_ago = fleet_of(moment(50), *[moment(None)] * 10)
+    assert evaluate(trigger, ten_ago, NOW).value == 50.0
+    eleven_ago = fleet_of(moment(50), *[moment(None)] * 11)
+    assert evaluate(trigger, eleven_ago, NOW).value is None
+
+
+@given(
+    st.lists(st.lists(st.one_of(st.none(), st.floats(0, 1)), min_size=2, max_size=2), min_size=1, max_size=40),
+    st.floats(0, 300),
+    st.sampled_from([0.1, 1.0, 9.0]),
+)
+def test_a_window_holds_exactly_the_known_readings_less_than_its_length_older_than_the_newest_snapshot(
+    moments: list[list[float | None]], window: float, interval: float
+) -> None:
+    fleet = fleet_of(
+        *[[sample(index, ratio) for index, ratio in enumerate(moment)] for moment in moments],
+        interval_seconds=interval,
+        stale_after=1e9,
+    )
+    assert fleet.history is not None
+    trigger = parse({"windowSeconds": f"{window:.6f}", "gpuIndex": "0"})
+    inside = [
+        value
+        for snapshot in fleet.history.within(trigger.window_seconds)
+        if (value := METRICS[trigger.metric.name].read(snapshot.samples[0])) is not None
+    ]
+    value = evaluate(trigger, fleet, NOW).value
+    assert value == (round(mean(inside), 3) if inside else None)
+
+
+def test_a_readings_age_is_its_snapshots_and_its_own_lag_together() -> None:
+    trigger = parse({})
+    six_behind = fleet_of(moment(50), *[moment(None)] * 6)
+    verdict = evaluate(trigger, six_behind, NOW)
+    assert (verdict.value, verdict.holds_until_seconds) == (50.0, NOW + 4)
+    assert evaluate(trigger, six_behind, NOW + 4).value == 50.0
+    assert evaluate(trigger, six_behind, NOW + 5).value is None
+
+
+def test_the_steps_say_where_the_value_came_from() -> None:
+    verdict = evaluate(parse({"activationThreshold": "5"}), fleet_of(moment(10, 92)), NOW)
+    assert verdict.steps == (
+        "scope fleet: gpu_utilization of 2 device(s) of node gpu-7 (mean of the last 10 s; fake)",
+        "GPU 0 NVIDIA H100 (GPU-0000): 10 %",
+        "GPU 1 NVIDIA H100 (GPU-0001): 92 %",
+        "max: 92",
+        "active: 92 is above activationThreshold 5",
+    )
+
+
+metadata = st.fixed_dictionaries(
+    {
+        "metricType": st.sampled_from(sorted(METRICS)),
+        "aggregation": st.sampled_from(sorted(AGGREGATIONS)),
+        "targetValue": st.sampled_from(["1", "50", "80", "300"]),
+        "activationThreshold": st.sampled_from(["0", "5", "60"]),
+        "windowSeconds": st.sampled_from(["0", "3", "10"]),
+    }
+)
+ratio = st.floats(0, 1)
+known = st.builds(
+    lambda utilization, memory, temperature, power: sample(
+        0,
+        utilization,
+        memory_utilization_ratio=utilization,
+        memory_used_bytes=memory,
+        temperature_celsius=temperature,
+        power_watts=power,
+    ),
+    ratio,
+    st.integers(0, 80 << 30),
+    st.floats(0, 110),
+    st.floats(0, 1500),
+)
+
+
+def placed(samples: list[Sample], index_of_unknown: set[int] = frozenset()) -> list[Sample]:  # type: ignore[assignment]
+    return [
+        blind(index) if index in index_of_unknown else replace(one, device=blind(index).device)
+        for index, one in enumerate(samples)
+    ]
+
+
+@given(metadata, st.lists(known, min_size=1, max_size=6), st.data())
+def test_law_1_losing_readings_leaves_the_value_as_it_was_or_takes_it_away(
+    given_metadata: dict[str, str], samples: list[Sample], data: st.DataObject
+) -> None:
+    index = data.draw(st.sampled_from([-1, *range(len(samples))]))
+    trigger = parse({**given_metadata, "gpuIndex": str(index), "minCoverage": "1"})
+    lost = data.draw(st.sets(st.integers(0, len(samples) - 1), min_size=1))
+    seen = evaluate(trigger, fleet_of(placed(samples)), NOW)
+    half_seen = evaluate(trigger, fleet_of(placed(samples, lost)), NOW)
+    if index != -1 and index not in lost:
+        assert half_seen == seen
+    else:
+        assert (half_seen.value, half_seen.active) == (None, True)
+
+
+@given(metadata, st.lists(known, min_size=1, max_size=4), st.floats(0, 10))
+def test_law_3_asking_twice_gives_the_same_answer_while_the_snapshot_is_fresh(
+    given_metadata: dict[str, str], samples: list[Sample], later: float
+) -> None:
+    trigger, fleet = parse(given_metadata), fleet_of(placed(samples))
+    first = evaluate(trigger, fleet, NOW)
+    assert evaluate(trigger, fleet, NOW) == first
+    assert evaluate(trigger, fleet, NOW + later) == first
+
+
+@given(metadata, st.lists(known, min_size=1, max_size=6))
+def test_law_4_the_total_handed_out_is_what_was_measured_device_by_device(
+    given_metadata: dict[str, str], samples: list[Sample]
+) -> None:
+    fleet = fleet_of(placed(samples))
+    parts = [
+        evaluate(parse({**given_metadata, "gpuIndex": str(index)}), fleet, NOW).value for index in range(len(samples))
+    ]
+    total = evaluate(parse({**given_metadata, "aggregation": "sum"}), fleet, NOW).value
+    # Each number that is handed out is rounded to the three decimals that KEDA keeps.
+    assert total == pytest.approx(math.fsum(part for part in parts if part is not None), abs=0.0005 * 7)
+
+
+@given(metadata, st.lists(known, min_size=1, max_size=4))
+def test_law_5_the_same_snapshots_give_the_same_answer_on_any_clock(
+    given_metadata: dict[str, str], samples: list[Sample]
+) -> None:
+    trigger = parse(given_metadata)
+    here = fleet_of(placed(samples), placed(samples[::-1]))
+    assert here.history is not None
+    elsewhere = replace(here, history=replace(here.history, received_at_seconds=5.0))
+    assert evaluate(trigger, elsewhere, 6.0) == evaluate(trigger, here, NOW)
+
+
+@given(metadata, st.lists(known, min_size=1, max_size=6))
+def test_no_value_is_ever_negative_or_not_a_number(given_metadata: dict[str, str], samples: list[Sample]) -> None:
+    value = evaluate(parse(given_metadata), fleet_of(placed(samples)), NOW).value
+    assert value is not None
+    assert math.isfinite(value)
+    assert value >= 0

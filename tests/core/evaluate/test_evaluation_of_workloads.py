@@ -1,0 +1,608 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verdict on a workload: its pods wherever they are, what they hold, and what cannot be seen of them."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keda_gpu_scaler.core.evaluate.evaluation import Lack, Verdict, evaluate
+from keda_gpu_scaler.core.hpa.replica_calculator import ValueType, desired_replicas, milli
+from keda_gpu_scaler.core.state.fleet import NOT_LISTED, Fleet, History
+from keda_gpu_scaler.core.trigger.parser import parse
+from keda_gpu_scaler.core.types import DeclaredTrigger, NoWorkload, Workload
+from tests.fakes import blind, device, node_history, pod, sample, workload
+
+NOW = 1000.0
+TARGET = 80.0
+
+
+def node(name: str, held: dict[str, float | None], *, age: float = 0.0, known: bool = True) -> History:
+    """A node whose pods hold a device each, with this utilisation."""
+    samples = [sample(number, None if value is None else value / 100) for number, value in enumerate(held.values())]
+    holders = {device(number).uuid: owner for number, owner in enumerate(held)} if known else None
+    return node_history(name, *samples, held=holders, at=NOW - age)
+
+
+def fleet(*nodes: History, silent: dict[str, str] | None = None) -> Fleet:
+    return Fleet(None, 10.0, deviceless=True, peers={one.newest.node: one for one in nodes}, silent=silent or {})
+
+
+def judge(known: Workload | NoWorkload | None, seen: Fleet, **metadata: str) -> Verdict:
+    return evaluate(parse(metadata), seen, NOW, known, metadata)
+
+
+def size(verdict: Verdict, known: Workload) -> int:
+    """What the HPA makes of it."""
+    assert verdict.value is not None
+    kind = ValueType(known.triggers[0].metric_type)
+    ready = sum(one.is_ready and not one.is_deleting for one in known.pods)
+    recommendation = desired_replicas(
+        kind, milli(verdict.value), milli(TARGET), replicas=known.status_replicas, ready_pods=ready
+    )
+    return recommendation.replicas
+
+
+def spread(utilizations: Sequence[float | None], *, nodes: int = 2) -> tuple[Workload, Fleet]:
+    """As many ready pods as figures, dealt out over nodes."""
+    names = [f"llama-{number}" for number in range(len(utilizations))]
+    held: list[dict[str, float | None]] = [{} for _ in range(nodes)]
+    for number, (name, value) in enumerate(zip(names, utilizations, strict=True)):
+        held[number % nodes][name] = value
+    pods = [pod(name, f"gpu-{number % nodes}") for number, name in enumerate(names)]
+    return workload(*pods), fleet(*(node(f"gpu-{number}", one) for number, one in enumerate(held)))
+
+
+@pytest.mark.parametrize("metric_type", ["AverageValue", "Value"])
+@pytest.mark.parametrize(
+    ("utilizations", "replicas"),
+    [
+        pytest.param([92, 92, 92], 4, id="three replicas at 92 % ask for a fourth"),
+        pytest.param([0] * 8, 1, id="eight idle ones ask for one"),
+        pytest.param([80, 80, 80], 3, id="at the target nothing moves"),
+        pytest.param([100] * 8, 10, id="eight saturated ones ask for ten, not for two"),
+    ],
+)
+def test_the_hpa_does_what_the_pods_readings_ask_for(
+    utilizations: list[float], replicas: int, metric_type: str
+) -> None:
+    known, seen = spread(utilizations)
+    known = replace(known, triggers=(replace(known.triggers[0], metric_type=metric_type),))
+    verdict = judge(known, seen)
+    assert max(1, size(verdict, known)) == replicas
+    assert (verdict.seen, verdict.expected) == (len(utilizations), len(utilizations))
+
+
+@pytest.mark.parametrize(
+    ("metric_type", "report", "value"),
+    [
+        ("AverageValue", "auto", 180.0),
+        ("Value", "auto", 90.0),
+        ("AverageValue", "average", 90.0),
+        ("Value", "total", 180.0),
+    ],
+)
+def test_the_total_or_the_mean_as_the_type_needs_or_the_trigger_says(
+    metric_type: str, report: str, value: float
+) -> None:
+    known = workload(pod("a"), pod("b"), metric_type=metric_type)
+    assert judge(known, fleet(node("gpu-7", {"a": 85, "b": 95})), report=report).value == value
+
+
+def test_only_the_devices_of_its_own_pods_count() -> None:
+    seen = fleet(node("gpu-7", {"a": 50, "stranger": 100}), node("gpu-8", {"b": 70, "other": 0}))
+    assert judge(workload(pod("a"), pod("b", "gpu-8")), seen, report="average").value == 60.0
+
+
+def test_a_pod_of_that_name_on_another_node_is_another_pod() -> None:
+    seen = fleet(node("old", {"llama-0": 100}), node("new", {"llama-0": 40}))
+    assert judge(workload(pod("llama-0", "new")), seen, report="average").value == 40.0
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "value"), [("max", 90.0), ("min", 10.0), ("avg", 50.0), ("sum", 150.0), ("p95", 90.0)]
+)
+def test_the_aggregation_makes_one_value_of_a_pods_devices(aggregation: str, value: float) -> None:
+    history = node_history(
+        "gpu-7", sample(0, 0.1), sample(1, 0.5), sample(2, 0.9), held={device(number).uuid: "a" for number in range(3)}
+    )
+    known = workload(pod("a"))
+    assert judge(known, fleet(history), aggregation=aggregation, report="average").value == value
+
+
+def shared(utilization: float) -> History:
+    """One device that two pods hold."""
+    history = node_history("gpu-7", sample(0, utilization), held={device(0).uuid: "a"})
+    [both] = history.newest.allocations or ()
+    allocations = (both, replace(both, pod="b"))
+    return History((replace(history.newest, allocations=allocations),), history.received_at_seconds)
+
+
+def test_law_4_two_pods_on_one_device_have_half_of_it_each() -> None:
+    seen = fleet(shared(0.9))
+    each = [judge(workload(pod(name)), seen, report="average").value for name in "ab"]
+    assert each == [45.0, 45.0]
+    both = judge(workload(pod("a"), pod("b")), seen)
+    assert both.value == 90.0
+    assert "shared by 2 pods (in equal parts)" in " ".join(both.steps)
+
+
+def test_a_temperature_is_not_divided() -> None:
+    metadata = {"metricType": "temperature", "targetValue": "70", "report": "average"}
+    verdict = judge(workload(pod("a")), fleet(shared(0.9)), **metadata)
+    assert verdict.value == 55.0
+    assert "shared by 2 pods (each counts it whole)" in " ".join(verdict.steps)
+
+
+def test_what_a_device_did_for_another_pod_before_is_not_this_ones_load() -> None:
+    before = node_history("gpu-7", sample(0, 1.0), held={device(0).uuid: "old"}, at=NOW - 3, seconds=5)
+    after = node_history("gpu-7", sample(0, 0.2), held={device(0).uuid: "new"}, at=NOW, seconds=3)
+    history = History((*before.snapshots, *after.snapshots), NOW)
+    assert judge(workload(pod("new")), fleet(history), report="average").value == 20.0
+    assert judge(workload(), fleet(history), scope="fleet", report="average").value == 70.0
+
+
+# ---- what cannot be seen ----
+
+
+@pytest.mark.parametrize(
+    ("known", "seen", "metadata", "lack", "reason"),
+    [
+        pytest.param(
+            None,
+            fleet(),
+            {"scope": "workload"},
+            Lack.ABSENT,
+            "metadata.scope: give this instance access to the API server (chart: rbac.create), or set scope: fleet or "
+            "node",
+            id="no access to the API server",
+        ),
+        pytest.param(
+            NoWorkload("ai/llama: not read yet", is_final=False),
+            fleet(),
+            {},
+            Lack.UNSEEN,
+            "ai/llama: not read yet",
+            id="the API server has not answered",
+        ),
+        pytest.param(
+            NoWorkload("ai/llama: there is none", is_final=True),
+            fleet(),
+            {},
+            Lack.ABSENT,
+            "ai/llama: there is none",
+            id="there is no such object",
+        ),
+        pytest.param(
+            workload(pod("a", "gpu-7"), pod("b", "gpu-8"), pod("c", "gpu-9")),
+            fleet(node("gpu-7", {"a": 50}), node("gpu-8", {"b": 50}, age=41), silent={"gpu-9": "connection refused"}),
+            {},
+            Lack.UNSEEN,
+            "no fresh sample for 2 of 3 ready pods: node gpu-8 last answered 41 s ago (limit 10 s); node gpu-9 has "
+            "told nothing: connection refused",
+            id="fewer than half of the pods are seen",
+        ),
+        pytest.param(
+            workload(pod("a")),
+            fleet(node("gpu-7", {"a": 50}, known=False)),
+            {},
+            Lack.UNSEEN,
+            "no fresh sample for 1 of 1 ready pods: node gpu-7 cannot tell who holds its devices; its own log says why",
+            id="nobody knows who holds what",
+        ),
+        pytest.param(
+            workload(pod("a")),
+            fleet(node("gpu-7", {"a": None})),
+            {},
+            Lack.UNSEEN,
+            "no fresh sample for 1 of 1 ready pods: GPU 0 (GPU-0000) of node gpu-7 gives no gpu_utilization",
+            id="the device gives no reading",
+        ),
+        pytest.param(
+            workload(pod("a"), pod("b")),
+            fleet(node("gpu-7", {"stranger": 50})),
+            {},
+            Lack.ABSENT,
+            "ai/llama: not one of its 2 pods holds a device that the kubelet handed out: have it request one "
+            "(nvidia.com/gpu), or set scope: node or fleet",
+            id="its pods hold no device",
+        ),
+        pytest.param(
+            workload(pod("a")),
+            fleet(node("gpu-7", {"a": 50})),
+            {"gpuModel": "*T4*"},
+            Lack.ABSENT,
+            "ai/llama: not one of its 1 pods holds a device that nodeSelector, gpuModel and gpuIndex mean",
+            id="its pods hold devices of another model",
+        ),
+        pytest.param(
+            workload(pod("a"), triggers=()),
+            fleet(node("gpu-7", {"a": 50})),
+            {"nodeSelector": "pool=gpu"},
+            Lack.ABSENT,
+            "metadata.nodeSelector: node labels cannot be read without access to the API server",
+            id="the nodes' labels cannot be read",
+        ),
+    ],
+)
+def test_law_1_a_workload_that_cannot_be_judged_has_no_value_stays_and_hears_why(
+    known: Workload | NoWorkload | None, seen: Fleet, metadata: dict[str, str], lack: Lack, reason: str
+) -> None:
+    verdict = judge(known, seen, **metadata)
+    assert (verdict.value, verdict.lack, verdict.reason) == (None, lack, reason)
+    assert (verdict.active, verdict.known_activity) == (True, None)
+
+
+@pytest.mark.parametrize(
+    ("seen_utilizations", "replicas"),
+    [
+        pytest.param([95] * 6, 8, id="growing, silent pods count as idle: six at 95 % of eight do not ask for more"),
+        pytest.param([100] * 7, 8, id="growing, what is left of it is within the tolerance"),
+        pytest.param([0] * 6, 2, id="shrinking, the two silent pods are kept"),
+        pytest.param([80] * 6, 8, id="nothing to do"),
+    ],
+)
+def test_law_1_pods_on_silent_nodes_hold_their_place_and_ask_for_nothing(
+    seen_utilizations: list[float], replicas: int
+) -> None:
+    names = [f"llama-{number}" for number in range(len(seen_utilizations))]
+    lost = [pod(f"lost-{number}", "gone") for number in range(8 - len(names))]
+    known = workload(*(pod(name) for name in names), *lost)
+    verdict = judge(known, fleet(node("gpu-7", dict(zip(names, seen_utilizations, strict=True)))))
+    assert size(verdict, known) == replicas
+    assert verdict.active
+
+
+def test_min_coverage_is_the_share_of_ready_pods_that_must_be_seen() -> None:
+    known = workload(pod("a"), pod("b", "gone"), pod("c", "gone"))
+    seen = fleet(node("gpu-7", {"a": 50}))
+    assert judge(known, seen).value is None
+    assert judge(known, seen, minCoverage="0.3").value is not None
+    assert judge(known, seen, minCoverage="0").value is not None
+    assert judge(known, fleet(), minCoverage="0").value is None
+
+
+def test_pods_outside_the_trigger_are_neither_unseen_nor_shrunk_away() -> None:
+    history = node_history(
+        "gpu-7",
+        sample(0, 0.0),
+        sample(1, 1.0, device=device(1, model="Tesla T4")),
+        held={device(0).uuid: "a", device(1).uuid: "b"},
+    )
+    known = workload(pod("a"), pod("b"))
+    verdict = judge(known, fleet(history), gpuModel="*H100*")
+    assert (verdict.seen, verdict.expected) == (1, 1)
+    assert size(verdict, known) == 1
+    assert "1 ready pods are not meant: they count as at the target" in verdict.steps
+    # 100 % and, not meant, 80: 90 on average.
+    assert size(judge(known, fleet(history), gpuModel="*T4*"), known) == 3
+
+
+def two_models(h100: float, t4: float) -> tuple[Workload, Fleet]:
+    """Ten pods, each on a device of its own: five on H100s that do so much, five on T4s that do so much."""
+    devices = [device(index, model="NVIDIA H100" if index < 5 else "Tesla T4") for index in range(10)]
+    samples = [sample(one.index, h100 if one.index < 5 else t4, device=one) for one in devices]
+    history = node_history("gpu-7", *samples, held={one.uuid: f"pod-{one.index}" for one in devices})
+    return workload(*(pod(f"pod-{index}") for index in range(10))), fleet(history)
+
+
+def test_a_saturated_half_grows_the_workload_whatever_the_other_half_does() -> None:
+    known, seen = two_models(1.0, 0.1)
+    assert size(judge(known, seen, gpuModel="*H100*"), known) == 12
+
+
+def test_a_half_at_work_keeps_the_workload_awake_though_the_trigger_means_the_other() -> None:
+    known, seen = two_models(0.0, 0.9)
+    verdict = judge(known, seen, gpuModel="*H100*")
+    assert (verdict.active, verdict.known_activity) == (True, True)
+    assert size(verdict, known) == 5
+    known, seen = two_models(0.0, 0.0)
+    assert judge(known, seen, gpuModel="*H100*").known_activity is False
+
+
+def test_law_1_pods_that_the_trigger_does_not_mean_and_nobody_sees_keep_the_workload_awake() -> None:
+    known = workload(pod("a"), pod("b", "gone"))
+    seen = replace(fleet(node("gpu-7", {"a": 0})), node_labels={"gpu-7": {"pool": "a"}, "gone": {"pool": "b"}})
+    verdict = judge(known, seen, nodeSelector="pool=a")
+    assert (verdict.active, verdict.known_activity) == (True, None)
+
+
+@pytest.mark.parametrize(
+    ("metric_type", "report", "right"),
+    [("AverageValue", "average", "total"), ("Value", "total", "average")],
+)
+def test_a_report_that_contradicts_the_triggers_own_type_is_refused(metric_type: str, report: str, right: str) -> None:
+    known = workload(pod("a"), triggers=(DeclaredTrigger({"report": report}, metric_type),))
+    seen = fleet(node("gpu-7", {"a": 100}))
+    verdict = judge(known, seen, report=report)
+    assert verdict.lack is Lack.ABSENT
+    other = "Value" if metric_type == "AverageValue" else "AverageValue"
+    assert verdict.reason == (
+        f'metadata.report: Invalid value: "{report}": of this trigger\'s metricType {metric_type} the HPA expects the '
+        f"{right}: leave report out, or set metricType: {other} on the trigger"
+    )
+    # Of a person who tries something out, and sends what no trigger has, nobody knows better.
+    assert judge(known, seen, report=report, windowSeconds="0").value is not None
+
+
+@pytest.mark.parametrize(
+    ("percent", "jobs", "wanted"),
+    [
+        pytest.param(81, 8, 8, id="a hair above the target"),
+        pytest.param(88, 8, 8, id="at the edge of the tolerance"),
+        pytest.param(95, 8, 10, id="above it"),
+        pytest.param(40, 8, 4, id="below it"),
+        pytest.param(0, 3, 0, id="idle"),
+    ],
+)
+def test_jobs_are_told_so_that_keda_which_knows_no_tolerance_for_them_does_as_the_hpa_would(
+    percent: float, jobs: int, wanted: int
+) -> None:
+    known = workload(*(pod(f"job-{index}") for index in range(jobs)), kind="ScaledJob", target="ScaledJob llama")
+    verdict = judge(known, fleet(node("gpu-7", {f"job-{index}": percent for index in range(jobs)})))
+    assert verdict.value is not None
+    assert math.ceil(verdict.value / 80) == wanted
+
+
+def test_a_node_selector_means_the_pods_on_these_nodes() -> None:
+    seen = replace(
+        fleet(node("gpu-7", {"a": 90}), node("gpu-8", {"b": 10})),
+        node_labels={"gpu-7": {"pool": "a"}, "gpu-8": {"pool": "b"}},
+    )
+    known = workload(pod("a", "gpu-7"), pod("b", "gpu-8"), metric_type="Value")
+    verdict = judge(known, seen, nodeSelector="pool=b", report="average")
+    assert "pod a: node gpu-7 is outside nodeSelector" in verdict.steps
+    assert (verdict.seen, verdict.expected) == (1, 1)
+
+
+# ---- what is not running, or not yet ----
+
+
+def test_a_workload_scaled_to_zero_is_idle_whatever_cannot_be_seen() -> None:
+    verdict = judge(workload(replicas=0), fleet())
+    assert (verdict.value, verdict.active, verdict.known_activity) == (0.0, False, False)
+
+
+def test_a_workload_whose_last_pods_are_ending_is_asleep() -> None:
+    verdict = judge(workload(pod("a", is_deleting=True), replicas=0), fleet(node("gpu-7", {"a": 90})))
+    assert (verdict.value, verdict.active) == (0.0, False)
+
+
+def test_a_workload_that_was_woken_and_has_no_pod_yet_is_kept() -> None:
+    verdict = judge(workload(replicas=1), fleet())
+    assert (verdict.active, verdict.known_activity) == (True, None)
+
+
+def test_a_pod_that_loads_its_model_keeps_the_workload_active_for_its_grace() -> None:
+    known = workload(pod("a"), pod("b", ready=False, age=599))
+    seen = fleet(node("gpu-7", {"a": 0, "b": 0}))
+    young = judge(known, seen)
+    assert (young.active, young.known_activity) == (True, True)
+    assert young.steps[-1] == "active: b is starting, 599 s old"
+    assert judge(known, seen, startupGraceSeconds="599").active is False
+
+
+@pytest.mark.parametrize(
+    ("utilization", "replicas"),
+    [
+        pytest.param(80, 2, id="at the target: no shrinking because one is loading"),
+        pytest.param(100, 2, id="above: the one that is loading will help, no doubling"),
+        pytest.param(0, 1, id="idle"),
+    ],
+)
+def test_a_pod_that_is_loading_neither_doubles_the_fleet_nor_lets_it_shrink(utilization: float, replicas: int) -> None:
+    known = workload(pod("a"), pod("b", ready=False, age=30))
+    seen = fleet(node("gpu-7", {"a": utilization, "b": 0}))
+    assert max(1, size(judge(known, seen), known)) == replicas
+
+
+def test_while_all_pods_are_starting_nothing_moves_and_there_is_an_answer() -> None:
+    known = workload(pod("a", ready=False, age=30), pod("b", None, ready=False, age=30))
+    verdict = judge(known, fleet(node("gpu-7", {"a": 0})))
+    assert verdict.value == 2 * TARGET
+    assert verdict.active
+
+
+@pytest.mark.parametrize(
+    "gone",
+    [
+        pytest.param({"is_deleting": True}, id="ending"),
+        pytest.param({"phase": "Failed", "is_ready": False}, id="failed"),
+        pytest.param({"phase": "Succeeded", "is_ready": False}, id="finished"),
+    ],
+)
+def test_pods_that_end_are_ignored(gone: dict[str, Any]) -> None:
+    known = workload(pod("a"), pod("b", **gone))
+    seen = fleet(node("gpu-7", {"a": 50, "b": 100}))
+    verdict = judge(known, seen)
+    assert (verdict.value, verdict.expected) == (50.0, 1)
+
+
+def test_a_pod_waiting_for_a_node_longer_than_its_grace_does_not_keep_the_workload_awake() -> None:
+    known = workload(pod("a"), pod("b", None, ready=False, age=3600))
+    assert judge(known, fleet(node("gpu-7", {"a": 0}))).active is False
+
+
+def test_active_means_that_any_pod_is_above_the_threshold() -> None:
+    known = workload(pod("a"), pod("b"))
+    quiet, busy = fleet(node("gpu-7", {"a": 5, "b": 5})), fleet(node("gpu-7", {"a": 0, "b": 6}))
+    assert judge(known, quiet, activationThreshold="5").active is False
+    assert judge(known, busy, activationThreshold="5").active is True
+
+
+def test_law_1_a_ready_pod_that_cannot_be_seen_keeps_an_idle_workload() -> None:
+    known = workload(pod("a"), pod("b", "gone"))
+    verdict = judge(known, fleet(node("gpu-7", {"a": 0})))
+    assert (verdict.active, verdict.known_activity) == (True, None)
+
+
+def test_ambiguous_types_are_refused_with_the_way_out() -> None:
+    known = workload(pod("a"))
+    [declared] = known.triggers
+    known = replace(
+        known,
+        triggers=(
+            replace(declared, metadata={"targetValue": "1"}),
+            replace(declared, metadata={"targetValue": "2"}, metric_type="Value"),
+        ),
+    )
+    verdict = judge(known, fleet(node("gpu-7", {"a": 50})))
+    assert verdict.lack is Lack.ABSENT
+    assert "set report: total (for AverageValue) or average (for Value)" in verdict.reason
+    assert "average of 1 pods: 50" in judge(known, fleet(node("gpu-7", {"a": 50})), targetValue="2").steps
+
+
+def test_the_steps_say_where_the_value_came_from() -> None:
+    known = workload(pod("a"), pod("b", "gone"), pod("c", None, ready=False, age=30))
+    verdict = judge(known, fleet(node("gpu-7", {"a": 92})), activationThreshold="5")
+    assert verdict.steps[:4] == (
+        "scope workload: gpu_utilization of Deployment llama (mean of the last 10 s): 3 replicas of 3 wanted, "
+        "2 ready pods, 1 seen",
+        "pod a: 92 % on node gpu-7: GPU 0 NVIDIA H100 92 %",
+        "pod b: node gone has told nothing: is an instance running there, and does discovery find it?",
+        "pod c (not ready): not scheduled yet",
+    )
+    assert verdict.steps[-1] == "active: 92 is above activationThreshold 5"
+
+
+# ---- the fleet and the node ----
+
+
+def test_scope_fleet_is_every_device_and_multiplies_by_the_replicas() -> None:
+    seen = fleet(node("gpu-7", {"stranger": 90}), node("gpu-8", {"other": 30}))
+    known = workload(pod("a", "gpu-7"), pod("b", "gpu-8"), pod("c", "gpu-8"))
+    assert judge(known, seen, scope="fleet").value == 270.0
+    assert judge(known, seen, scope="fleet", report="average").value == 90.0
+    assert judge(known, seen, scope="fleet", aggregation="sum").value == 120.0
+
+
+def test_scope_fleet_counts_silent_peers_as_unseen() -> None:
+    seen = fleet(node("gpu-7", {"a": 20}), silent={"10.0.0.9:6000": "connection refused"})
+    verdict = judge(workload(pod("a")), seen, scope="fleet", report="average")
+    assert (verdict.value, verdict.seen, verdict.expected) == (TARGET, 1, 2)
+    assert "node 10.0.0.9:6000: connection refused" in verdict.steps
+
+
+def test_law_1_a_sleeping_workload_is_not_woken_because_part_of_the_fleet_is_silent() -> None:
+    seen = fleet(node("gpu-7", {"a": 0}), silent={"gpu-8": "connection refused"})
+    assert judge(workload(replicas=0), seen, scope="fleet").active is False
+    assert judge(workload(replicas=1), seen, scope="fleet").active is True
+
+
+def test_without_replicas_the_total_of_an_aggregate_is_refused_with_the_ways_out() -> None:
+    verdict = judge(None, fleet(node("gpu-7", {"a": 50})))
+    assert verdict.lack is Lack.ABSENT
+    assert verdict.reason == (
+        "metadata.report: under metricType AverageValue the total over the replicas is needed, and their number is not "
+        "known: give this instance access to the API server (chart: rbac.create), or set report: average here and "
+        "metricType: Value on the trigger"
+    )
+    assert judge(None, fleet(node("gpu-7", {"a": 50})), aggregation="sum").value == 50.0
+
+
+# ---- laws over whole clusters ----
+
+utilizations = st.lists(st.integers(0, 100), min_size=1, max_size=12)
+
+
+@given(utilizations, st.integers(1, 4), st.sets(st.integers(0, 3)), st.sampled_from(["AverageValue", "Value"]))
+def test_law_1_losing_nodes_never_asks_for_more_and_shrinks_no_unseen_pod(
+    values: list[float], nodes: int, lost: set[int], metric_type: str
+) -> None:
+    known, seen = spread(values, nodes=nodes)
+    known = replace(known, triggers=(replace(known.triggers[0], metric_type=metric_type),))
+    full = size(judge(known, seen, minCoverage="0"), known)
+    remaining = {name: history for name, history in seen.peers.items() if int(name[4:]) not in lost}
+    verdict = judge(known, replace(seen, peers=remaining), minCoverage="0")
+    unseen = sum(one.node not in remaining for one in known.pods)
+    if verdict.value is None:
+        assert unseen == len(known.pods)
+        return
+    partial = size(verdict, known)
+    assert partial <= max(len(known.pods), full)
+    assert partial >= unseen
+    if unseen:
+        assert verdict.active
+
+
+@given(utilizations, st.integers(1, 4), st.permutations(range(4)))
+def test_law_5_instances_with_the_same_snapshots_answer_the_same(
+    values: list[float], nodes: int, order: list[int]
+) -> None:
+    known, seen = spread(values, nodes=nodes)
+    front_end = judge(known, seen)
+    shuffled = {f"gpu-{number}": seen.peers[f"gpu-{number}"] for number in order if number < nodes}
+    assert judge(known, replace(seen, peers=shuffled)) == front_end
+    own = shuffled.pop("gpu-0")
+    on_a_node = Fleet(own, 10.0, peers=shuffled)
+    assert judge(known, on_a_node) == front_end
+    assert judge(known, on_a_node) == front_end
+
+
+def test_a_lost_card_is_a_pod_that_cannot_be_seen() -> None:
+    history = node_history("gpu-7", sample(0, 0.0), blind(1), held={device(0).uuid: "a", device(1).uuid: "b"})
+    known = workload(pod("a"), pod("b"))
+    verdict = judge(known, fleet(history))
+    assert verdict.active
+    assert size(verdict, known) == 1
+
+
+# ---- a fleet of which not everything is known ----
+
+
+def test_law_1_before_anybody_said_which_nodes_there_are_one_node_does_not_speak_for_the_fleet() -> None:
+    seen = fleet(node("gpu-7", {"a": 0}), silent={NOT_LISTED: "they are being looked up"})
+    verdict = judge(workload(pod("a")), seen, scope="fleet")
+    assert (verdict.value, verdict.lack, verdict.active, verdict.known_activity) == (None, Lack.UNSEEN, True, None)
+    assert verdict.reason == "nobody knows which nodes the fleet has: they are being looked up"
+    assert judge(workload(pod("a")), seen, scope="node", report="total").lack is Lack.ABSENT  # its own is none
+
+
+def test_a_node_that_told_nothing_counts_as_many_devices_as_the_others_have() -> None:
+    known = workload(pod("a"))
+    one = node("gpu-0", dict.fromkeys("abcdefgh", 10.0))
+    silent = {f"gpu-{number}": "UNAVAILABLE" for number in range(1, 8)}
+    verdict = judge(known, fleet(one, silent=silent), scope="fleet")
+    assert (verdict.value, verdict.seen, verdict.expected) == (None, 8, 64)
+    silent = {"gpu-1": "UNAVAILABLE"}
+    verdict = judge(known, fleet(one, silent=silent), scope="fleet", minCoverage="0.4")
+    assert (verdict.seen, verdict.expected) == (8, 16)
+    assert [step for step in verdict.steps if "gpu-1" in step] == ["node gpu-1: UNAVAILABLE"] + (
+        ["active: nobody can tell that it is idle: node gpu-1: UNAVAILABLE"] if not verdict.known_activity else []
+    )
+
+
+def test_law_1_a_node_selector_does_not_drop_a_peer_whose_node_is_not_known() -> None:
+    seen = replace(
+        fleet(node("gpu-7", {"a": 0}), silent={"10.0.0.9:6000": "UNAVAILABLE", "gpu-8": "UNAVAILABLE"}),
+        node_labels={"gpu-7": {"pool": "a"}, "gpu-8": {"pool": "b"}},
+    )
+    verdict = judge(workload(pod("a")), seen, scope="fleet", nodeSelector="pool=a", activationThreshold="5")
+    assert (verdict.seen, verdict.expected, verdict.known_activity) == (1, 2, None)
+
+
+def test_law_5_an_instance_whose_own_driver_never_came_up_is_unseen_to_itself_as_it_is_to_others() -> None:
+    peer = node("gpu-8", {"a": 0})
+    why = "NVML: driver/library version mismatch"
+    itself = Fleet(None, 10.0, failure=why, peers={"gpu-8": peer}, own_node="gpu-7")
+    other = fleet(peer, silent={"gpu-7": why})
+    known = workload(pod("a", "gpu-8"), pod("b", "gpu-7"))
+    for metadata in ({}, {"scope": "fleet"}):
+        verdicts = [judge(known, seen, **metadata) for seen in (itself, other)]
+        assert [(one.value, one.active, one.seen, one.expected) for one in verdicts] == 2 * [
+            (verdicts[0].value, True, 1, 2)
+        ]
+    [step] = [step for step in judge(known, itself).steps if step.startswith("pod b")]
+    assert step == f"pod b: node gpu-7, this instance's own, has no sample yet: {why}"
+
+
+@pytest.mark.parametrize(("expected", "share"), [(100, "0.07"), (50, "0.14"), (25, "0.28")])
+def test_min_coverage_is_met_at_its_edge(expected: int, share: str) -> None:
+    seen = round(expected * float(share))
+    pods = [pod(f"pod-{number:03}", "gpu-7" if number < seen else "gone") for number in range(expected)]
+    held: dict[str, float | None] = {f"pod-{number:03}": 50.0 for number in range(seen)}
+    assert judge(workload(*pods), fleet(node("gpu-7", held)), minCoverage=share).value is not None

@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+
+from keda_gpu_scaler.core.selectors import SeriesSelector, parse_series
+from keda_gpu_scaler.core.trigger.engine_params import Demand, EngineQuery
+from keda_gpu_scaler.core.trigger.metrics import DEMANDS, ENGINE_METRICS, ENGINES
+from keda_gpu_scaler.core.trigger.parser import Scope, Trigger, TriggerError, parse
+
+EPP = "http://epp.ai:9090/metrics"
+
+
+def problems(**metadata: str) -> list[str]:
+    with pytest.raises(TriggerError) as caught:
+        parse(metadata)
+    return list(caught.value.problems)
+
+
+def engine(trigger: Trigger) -> EngineQuery:
+    assert trigger.engine is not None
+    return trigger.engine
+
+
+def test_a_devices_metric_asks_no_engine() -> None:
+    trigger = parse({})
+    assert (trigger.engine, trigger.demand, trigger.is_scraped) == (None, None, False)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "metric", "target", "activation", "about"),
+    [
+        pytest.param({"profile": "llm"}, "saturation", 100, 0, "auto", id="llm"),
+        pytest.param({"profile": "sglang"}, "saturation", 100, 0, "sglang", id="sglang"),
+        pytest.param({"profile": "tgi"}, "saturation", 100, 0, "tgi", id="tgi"),
+        pytest.param({"profile": "vllm-queue-depth"}, "vllm_queue_depth", 5, 1, "vllm", id="vllm-queue-depth"),
+        pytest.param({"profile": "triton-queue-wait"}, "triton_queue_wait_ms", 50, 5, "triton", id="triton-queue-wait"),
+        pytest.param(
+            {"profile": "triton-request-rate"}, "triton_request_rate", 50, 1, "triton", id="triton-request-rate"
+        ),
+        pytest.param({"metricType": "queue_depth"}, "queue_depth", 5, 0, "auto", id="a metric has a target of its own"),
+        pytest.param({"metricType": "kv_cache_usage"}, "kv_cache_usage", 80, 0, "auto", id="the cache is in per cent"),
+        pytest.param(
+            {"profile": "vllm-inference", "metricType": "saturation"},
+            "saturation",
+            100,
+            5,
+            "auto",
+            id="a profile's target for another metric is none for this one",
+        ),
+        pytest.param(
+            {"profile": "llm", "engine": "sglang"}, "saturation", 100, 0, "sglang", id="an engine that is named"
+        ),
+    ],
+)
+def test_metric_target_and_engine_follow_from_the_keys(
+    metadata: dict[str, str], metric: str, target: float, activation: float, about: str
+) -> None:
+    trigger = parse(metadata)
+    assert (trigger.metric.name, trigger.target, trigger.activation) == (metric, target, activation)
+    assert engine(trigger).engine == about
+    assert trigger.scope is Scope.WORKLOAD
+    assert not trigger.hints
+
+
+def test_every_key_about_engines_is_read() -> None:
+    trigger = parse(
+        {
+            "metricType": "saturation",
+            "engine": "vllm",
+            "enginePort": "8080",
+            "enginePath": "/stats",
+            "engineScheme": "https",
+            "quantile": "0.5",
+            "queueTarget": "3",
+            "kvTarget": "0.7",
+            "maxSeqs": "128",
+        }
+    )
+    assert trigger.engine == EngineQuery(
+        "vllm", 8080, "/stats", "https", quantile=0.5, queue_target=3, kv_target=0.7, max_seqs=128
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "about"), [("vllmEndpoint", "vllm"), ("tritonEndpoint", "triton"), ("engineEndpoint", "auto")]
+)
+def test_a_url_is_scraped_as_it_stands(key: str, about: str) -> None:
+    trigger = parse({"metricType": "queue_depth", key: "http://vllm-svc:8000/metrics"})
+    assert engine(trigger).url == "http://vllm-svc:8000/metrics"
+    assert engine(trigger).engine == about
+    assert trigger.scope is Scope.ENDPOINT
+
+
+def test_any_series_of_an_engine_can_be_the_metric() -> None:
+    trigger = parse({"engineMetric": 'queue{model="a"}', "targetValue": "3"})
+    assert trigger.metric is ENGINE_METRICS["engine"]
+    assert engine(trigger).selectors == (parse_series('queue{model="a"}'),)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "expected"),
+    [
+        pytest.param(
+            {"metricType": "token_rate"},
+            "metadata.targetValue: Required value: token_rate has no default: say how much of it one replica should "
+            "have",
+            id="a metric whose target only its user knows",
+        ),
+        pytest.param(
+            {"metricType": "engine", "targetValue": "1"},
+            'metadata.engineMetric: Required value: say which series: name{label="value"}',
+            id="which series",
+        ),
+        pytest.param(
+            {"engineMetric": '{model="a"}', "targetValue": "1"},
+            'metadata.engineMetric: Invalid value: "{model=\\"a\\"}": must begin with the series\' name: '
+            'name{label="value"}',
+            id="labels without a name",
+        ),
+        pytest.param(
+            {"engineMetric": 'queue{model=~"a.*"}', "targetValue": "1"},
+            'metadata.engineMetric: Invalid value: "queue{model=~\\"a.*\\"}": must look like '
+            'name{label="value",other!="value"}; patterns (=~, !~) are not read',
+            id="a pattern",
+        ),
+        pytest.param(
+            {"engineMetric": "queue", "metricType": "queue_depth", "targetValue": "1"},
+            'metadata.engineMetric: Invalid value: "queue": means metricType engine, but metricType is queue_depth; '
+            "keep one",
+            id="a series and another metric",
+        ),
+        pytest.param(
+            {"profile": "llm", "engine": "vLMM"},
+            f'metadata.engine: Unsupported value: "vLMM": supported values: auto, {", ".join(ENGINES)}',
+            id="an engine nobody knows",
+        ),
+        pytest.param(
+            {"profile": "vllm-queue-depth", "engine": "sglang"},
+            'metadata.engine: Invalid value: "sglang": what is asked is about vllm; leave engine out',
+            id="another engine than the metric's",
+        ),
+        pytest.param(
+            {"profile": "llm", "enginePort": "http"},
+            'metadata.enginePort: Invalid value: "http": must be a whole number from 1 to 65535',
+            id="a port's name",
+        ),
+        pytest.param(
+            {"profile": "llm", "enginePath": "metrics"},
+            'metadata.enginePath: Invalid value: "metrics": must begin with / and have at most 256 printable '
+            "characters, none of them blank",
+            id="a path without its slash",
+        ),
+        pytest.param(
+            {"profile": "llm", "engineEndpoint": "vllm:8000/metrics"},
+            'metadata.engineEndpoint: Invalid value: "vllm:8000/metrics": must begin with http:// or https://',
+            id="no scheme",
+        ),
+        pytest.param(
+            {"profile": "llm", "engineEndpoint": "http://a/", "vllmEndpoint": "http://b/"},
+            "metadata.vllmEndpoint: Forbidden: engineEndpoint is given as well; keep one of the two",
+            id="two URLs",
+        ),
+        pytest.param(
+            {"profile": "llm", "engineEndpoint": "http://a/", "enginePort": "80"},
+            'metadata.enginePort: Invalid value: "80": engineEndpoint says it already; keep one of the two',
+            id="a URL and a port",
+        ),
+        pytest.param(
+            {"profile": "llm", "scope": "fleet"},
+            'metadata.scope: Invalid value: "fleet": saturation is told by the workload\'s pods: remove scope, or name '
+            "one endpoint: engineEndpoint",
+            id="a scope of devices",
+        ),
+        pytest.param(
+            {"profile": "llm", "kvTarget": "80"},
+            'metadata.kvTarget: Invalid value: "80": must be a plain number from 0.01 to 1, without a unit',
+            id="a ratio in per cent",
+        ),
+        pytest.param(
+            {"demand": "epp"},
+            "metadata.demandEndpoint: Required value: demand needs the URL of what tells the demand",
+            id="demand without its URL",
+        ),
+        pytest.param(
+            {"demandEndpoint": EPP},
+            "metadata.demandMetric: Required value: say which series tells the demand, or what is there with demand: "
+            + ", ".join(DEMANDS),
+            id="demand without a series",
+        ),
+        pytest.param(
+            {"demandEndpoint": EPP, "demandMetric": '{inference_pool="a"}'},
+            'metadata.demandMetric: Invalid value: "{inference_pool=\\"a\\"}": labels alone narrow a preset, and '
+            "demand names none: begin with the series' name",
+            id="labels that narrow nothing",
+        ),
+        pytest.param(
+            {"demandEndpoint": EPP, "demand": "epp", "demandHoldSeconds": "600"},
+            'metadata.demandHoldSeconds: Invalid value: "600": must be a plain number from 0 to 300, without a unit',
+            id="a hold beyond the history",
+        ),
+    ],
+)
+def test_a_problem_names_the_key_the_value_and_the_remedy(metadata: dict[str, str], expected: str) -> None:
+    assert problems(**metadata) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "demand"),
+    [
+        pytest.param(
+            {"demand": "epp"},
+            Demand(EPP, tuple(SeriesSelector(name) for name in DEMANDS["epp"].series)),
+            id="a preset knows its series",
+        ),
+        pytest.param(
+            {"demand": "epp", "demandMetric": '{inference_pool="a"}'},
+            Demand(EPP, tuple(parse_series(name + '{inference_pool="a"}') for name in DEMANDS["epp"].series)),
+            id="labels narrow a preset",
+        ),
+        pytest.param(
+            {
+                "demandMetric": "queue",
+                "demandThreshold": "2",
+                "demandHoldSeconds": "30",
+                "demandPerReplica": "8",
+            },
+            Demand(EPP, (SeriesSelector("queue"),), 2.0, 30.0, 8.0),
+            id="every key about demand",
+        ),
+    ],
+)
+def test_demand_follows_from_the_keys(metadata: dict[str, str], demand: Demand) -> None:
+    trigger = parse({"demandEndpoint": EPP, **metadata})
+    assert trigger.demand == demand
+    assert trigger.metric.name == "gpu_utilization"
+
+
+def test_keys_that_nothing_reads_are_told_of() -> None:
+    assert parse({"engine": "vllm"}).hints == (
+        "metadata.engine: is not read: gpu_utilization is told by devices, not by engines",
+    )
+    assert parse({"profile": "llm", "gpuModel": "*H100*"}).hints == (
+        "metadata.gpuModel: is not read: saturation is told by engines, whatever devices they run on",
+    )

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keda_gpu_scaler.core.trigger.metrics import METRICS, PROFILES
+from keda_gpu_scaler.core.trigger.parser import METRIC_TYPES
+from tests.fakes import GIB, blind, sample
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected"),
+    [
+        ("gpu_utilization", 92.0),
+        ("memory_utilization", 25.0),
+        ("memory_used_mib", 40 * 1024.0),
+        ("memory_used_percent", 50.0),
+        ("temperature", 55.0),
+        ("power_draw", 350.0),
+    ],
+)
+def test_each_metric_reads_its_own_reading_in_its_own_unit(metric: str, expected: float) -> None:
+    assert METRICS[metric].read(sample(utilization=0.92)) == expected
+
+
+@pytest.mark.parametrize("metric", sorted(METRICS))
+def test_a_reading_the_driver_did_not_give_is_unknown_and_not_zero(metric: str) -> None:
+    assert METRICS[metric].read(blind()) is None
+
+
+@pytest.mark.parametrize(
+    ("used", "total"),
+    [
+        pytest.param(GIB, None, id="total unknown"),
+        pytest.param(None, GIB, id="used unknown"),
+        pytest.param(0, 0, id="no memory of its own, as on unified-memory parts"),
+    ],
+)
+def test_a_share_of_an_unknown_memory_is_unknown(used: int | None, total: int | None) -> None:
+    assert METRICS["memory_used_percent"].read(sample(memory_used_bytes=used, memory_total_bytes=total)) is None
+
+
+@given(st.integers(0, 100))
+def test_a_whole_per_cent_from_the_driver_stays_whole(percent: int) -> None:
+    assert METRICS["gpu_utilization"].read(sample(utilization=percent / 100)) == percent
+
+
+def test_below_the_freezing_point_is_as_cold_as_the_hpa_can_be_told() -> None:
+    assert METRICS["temperature"].read(sample(temperature_celsius=-40.0)) == 0.0
+
+
+def test_every_profile_names_a_metric_that_exists() -> None:
+    assert {profile.metric for profile in PROFILES.values()} <= METRIC_TYPES.keys()
+
+
+@pytest.mark.parametrize(
+    "profile",
+    [profile for profile in PROFILES.values() if profile.metric == "memory_used_percent"],
+    ids=lambda p: p.name,
+)
+def test_a_profile_that_goes_by_memory_says_where_memory_misleads_and_what_to_use(profile: object) -> None:
+    caveat: str = profile.caveat  # type: ignore[attr-defined]
+    assert "`metricType: gpu_utilization`" in caveat or "`profile: llm`" in caveat

@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``explain`` against a whole fleet: real instances, reached through the API server as from a laptop."""
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.apiserver import FakeApiServer
+from tests.certificates import NAME, Authority
+from tests.end_to_end.test_fleet import FleetOfNodes, seen
+from tests.serving import COMMAND, WAIT_SECONDS, Serving
+
+ADDRESS = f"{NAME}:6000"
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[FleetOfNodes]:
+    with FakeApiServer() as server, contextlib.ExitStack() as stack:
+        yield FleetOfNodes(tmp_path, server, stack)
+
+
+def install(fleet: FleetOfNodes, *nodes: str) -> None:
+    """Let the API server know these instances as what stands behind the Service that KEDA asks."""
+    for node in nodes:
+        name = f"scaler-{node}"
+        fleet.server.pod(
+            name, node, namespace="keda",
+            labels={"app.kubernetes.io/name": "keda-gpu-scaler", "app.kubernetes.io/component": "agent"},
+        )  # fmt: skip
+        fleet.server.forwards["keda", name, 6000] = fleet.nodes[node].port
+    fleet.server.put(
+        "endpointslices", "keda-gpu-scaler-1", "keda",
+        metadata={"labels": {"kubernetes.io/service-name": "keda-gpu-scaler"}},
+        ports=[{"name": "grpc", "port": 6000, "protocol": "TCP"}],
+        endpoints=[
+            {
+                "addresses": ["10.0.0.1"],
+                "conditions": {"ready": True},
+                "nodeName": node,
+                "targetRef": {"kind": "Pod", "name": f"scaler-{node}"},
+            }
+            for node in nodes
+        ],
+    )  # fmt: skip
+
+
+def explain(fleet: FleetOfNodes, *arguments: str, columns: int = 100) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        (*COMMAND, "explain", "--kubeconfig", str(fleet.kubeconfig), *arguments),
+        capture_output=True, text=True, check=False, timeout=WAIT_SECONDS,
+        env={**os.environ, "COLUMNS": str(columns)},
+    )  # fmt: skip
+
+
+def told(outcome: subprocess.CompletedProcess[str]) -> Any:
+    assert outcome.stdout, outcome.stderr
+    return json.loads(outcome.stdout)
+
+
+def built(fleet: FleetOfNodes, **spec: Any) -> None:
+    """Two replicas on two nodes at 92 and 40 %, asked for through the Service."""
+    fleet.build(a=[92], b=[40])
+    fleet.workload("llama", {"llama-0": ("a", 0), "llama-1": ("b", 0)})
+    fleet.server.put(
+        "scaledobjects", "llama", "ai",
+        spec={
+            "scaleTargetRef": {"name": "llama"},
+            "triggers": [
+                {"type": "cpu", "metricType": "Utilization", "metadata": {"value": "80"}},
+                {"type": "external", "metadata": {"scalerAddress": ADDRESS, "profile": "triton-inference"}},
+            ],
+            **spec,
+        },
+    )  # fmt: skip
+    install(fleet, "a", "b")
+    fleet.until("a", seen(2), profile="triton-inference", scalerAddress=ADDRESS)
+
+
+def test_a_scaledobject_is_explained_through_the_service_that_keda_asks(fleet: FleetOfNodes) -> None:
+    built(fleet, minReplicaCount=2, maxReplicaCount=6)
+    outcome = explain(fleet, "ai/llama")
+    assert outcome.returncode == 0, outcome.stderr
+    text = re.sub(r"\s+", " ", outcome.stdout)
+    for part in (
+        "ai/llama, trigger 2 of 2",
+        "asked pod keda/scaler-a on node a",
+        "targetValue 75 % profile triton-inference",
+        "workload Deployment llama: 2 replicas wanted, 2 there, 2 ready",
+        "llama-0 a yes 92 %",
+        "GPU 0 NVIDIA H100 40 %",
+        "value 132, target 75 (AverageValue), 2 of 2 pods seen",
+        "active yes: 92 is above activationThreshold 10",
+        "132 is 0.880 of 2 * 75, so ceil(132 / 75) = 2",
+        "2 to 6 replicas",
+        "triggers of other scalers (cpu) are not asked here",
+    ):
+        assert part in text, outcome.stdout
+    assert fleet.server.requests["portforward"] >= 1
+
+
+def test_for_programs_it_is_one_object_with_everything(fleet: FleetOfNodes) -> None:
+    built(fleet)
+    fleet.server.put(
+        "horizontalpodautoscalers", "keda-hpa-llama", "ai",
+        status={
+            "currentReplicas": 2, "desiredReplicas": 3,
+            "conditions": [
+                {"type": "ScalingLimited", "status": "True", "reason": "TooManyReplicas", "message": "the desired …"}
+            ],
+        },
+    )  # fmt: skip
+    shown = told(explain(fleet, "ai/llama", "--json", "-m", "targetValue=20"))
+    assert (shown["error"], shown["instance"], shown["value"], shown["target"]) == (None, "a", 132.0, 20.0)
+    assert {"key": "targetValue", "value": "20 %", "origin": "given"} in shown["settings"]
+    assert [(sight["pod"], sight["node"], sight["value"]) for sight in shown["sights"]] == [
+        ("llama-0", "a", 92.0),
+        ("llama-1", "b", 40.0),
+    ]
+    assert all(0 <= sight["age_seconds"] <= 1.1 for sight in shown["sights"])
+    assert shown["sights"][0]["devices"] == [
+        {"index": 0, "model": "NVIDIA H100", "uuid": "GPU-a-0", "value": 92.0, "sharers": 1}
+    ]
+    assert (shown["hpa"]["recommended"], shown["hpa"]["replicas"], shown["hpa"]["limit"]) == (7, 4, "rate up")
+    assert (shown["status"]["current"], shown["status"]["desired"]) == (2, 3)
+
+
+def test_what_is_unknown_is_shown_as_unknown(fleet: FleetOfNodes) -> None:
+    built(fleet)
+    fleet.nodes["b"].kill()
+    fleet.until("a", seen(1), profile="triton-inference", scalerAddress=ADDRESS)
+    outcome = explain(fleet, "ai/llama", columns=140)
+    assert outcome.returncode == 0
+    assert re.search(r"llama-1 +b +yes +\? +- +node b last answered \d+ s ago", outcome.stdout), outcome.stdout
+    assert "1 of 2 pods seen" in outcome.stdout
+
+
+def test_an_instance_that_is_gone_is_left_for_another(fleet: FleetOfNodes) -> None:
+    built(fleet)
+    fleet.nodes["a"].kill()
+    install(fleet, "b")
+    outcome = explain(fleet, "ai/llama", "-o", "json")
+    assert told(outcome)["asked"] == "pod keda/scaler-b"
+    assert outcome.returncode == 0
+
+
+def test_without_an_address_in_the_trigger_an_instance_is_found_by_its_label(fleet: FleetOfNodes) -> None:
+    fleet.build(a=[92])
+    fleet.workload("llama", {"llama-0": ("a", 0)})
+    fleet.server.scaled_object("llama", scalerAddress="gpu-scaler:6000")
+    install(fleet, "a")
+    fleet.until("a", seen(1), scalerAddress="gpu-scaler:6000")
+    shown = told(explain(fleet, "ai/llama", "--json"))
+    assert (shown["asked"], shown["value"]) == ("pod keda/scaler-a", 92.0)
+    outcome = explain(fleet, "ai/llama", "--namespace-of-scaler", "elsewhere")
+    assert outcome.returncode == 3
+    assert "no instance is found by a pod labelled app.kubernetes.io/name=keda-gpu-scaler" in outcome.stderr
+
+
+def test_a_workload_that_is_not_there_has_no_value(fleet: FleetOfNodes, tmp_path: Path) -> None:
+    built(fleet)
+    file = tmp_path / "scaledobject.yaml"
+    file.write_text(
+        f"apiVersion: keda.sh/v1alpha1\nkind: ScaledObject\nmetadata: {{name: new, namespace: ai}}\n"
+        f"spec: {{triggers: [{{type: external, metadata: {{scalerAddress: '{ADDRESS}'}}}}]}}\n"
+    )
+    outcome = explain(fleet, "-f", str(file), columns=200)
+    assert outcome.returncode == 1
+    assert "? (must be changed): ai/new: there is no ScaledObject and no ScaledJob of this name" in outcome.stdout
+    assert "KEDA gets an error: the HPA leaves the size alone" in outcome.stdout
+
+
+@pytest.mark.parametrize(
+    ("verb", "resource", "sentence"),
+    [
+        ("get", "pods/portforward", "the API server answers 403: pods/portforward is forbidden"),
+        ("get", "scaledobjects", "the API server answers 403: scaledobjects.keda.sh is forbidden"),
+        ("list", "endpointslices", "the API server answers 403: endpointslices.discovery.k8s.io is forbidden"),
+    ],
+)
+def test_a_right_that_is_missing_is_named(fleet: FleetOfNodes, verb: str, resource: str, sentence: str) -> None:
+    fleet.build(a=[1])
+    fleet.workload("llama", {"llama-0": ("a", 0)})
+    fleet.server.scaled_object("llama", scalerAddress=ADDRESS)
+    install(fleet, "a")
+    fleet.server.forbid(verb, resource)
+    outcome = explain(fleet, "ai/llama")
+    assert (outcome.returncode, outcome.stdout) == (3, "")
+    assert sentence in outcome.stderr
+
+
+def test_a_port_on_which_nobody_listens_is_said(fleet: FleetOfNodes) -> None:
+    fleet.build(a=[1])
+    fleet.workload("llama", {"llama-0": ("a", 0)})
+    fleet.server.scaled_object("llama", scalerAddress=ADDRESS)
+    install(fleet, "a")
+    del fleet.server.forwards["keda", "scaler-a", 6000]
+    outcome = explain(fleet, "ai/llama", columns=200)
+    assert outcome.returncode == 3
+    assert "the kubelet cannot reach the port: connection to port 6000 inside the pod refused" in outcome.stdout
+
+
+def test_refused_metadata_is_shown_with_every_problem(fleet: FleetOfNodes) -> None:
+    built(fleet)
+    outcome = explain(fleet, "ai/llama", "-m", "targetValue=eighty", columns=200)
+    assert outcome.returncode == 1
+    assert 'metadata.targetValue: Invalid value: "eighty"' in outcome.stdout
+
+
+def test_watched_it_is_told_again_and_again(fleet: FleetOfNodes) -> None:
+    built(fleet)
+    outcome = explain(fleet, "ai/llama", "--json", "--count", "3", "--interval", "0.01")
+    assert [json.loads(line)["value"] for line in outcome.stdout.splitlines()] == [132.0] * 3
+
+
+def test_who_watches_sees_another_instance_take_over(fleet: FleetOfNodes) -> None:
+    built(fleet)
+    command = (*COMMAND, "explain", "--kubeconfig", str(fleet.kubeconfig), "ai/llama", "--json", "--watch")
+    with subprocess.Popen((*command, "--interval", "0.05"), stdout=subprocess.PIPE, text=True) as watching:
+        watchdog = threading.Timer(2 * WAIT_SECONDS, watching.kill)
+        watchdog.start()
+        assert watching.stdout is not None
+        rounds = (json.loads(line) for line in watching.stdout)
+        assert next(rounds)["asked"] == "pod keda/scaler-a"
+        fleet.nodes["a"].kill()
+        assert next(one for one in rounds if one["error"])["value"] is None
+        install(fleet, "b")
+        assert next(one for one in rounds if not one["error"] and one["asked"] == "pod keda/scaler-b")
+        watching.terminate()
+        watchdog.cancel()
+
+
+def test_a_certificate_is_held_against_the_host_that_keda_dials(fleet: FleetOfNodes, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    pair = authority.issue("instance")
+    fleet.server.scale("llama", 0)
+    fleet.server.scaled_object("llama", scalerAddress=ADDRESS)
+    with Serving(
+        *("--backend", "none", "--peers", "none", "--kubeconfig", str(fleet.kubeconfig)),
+        *("--tls-cert", str(pair.certificate), "--tls-key", str(pair.key)),
+    ) as instance:
+        install(fleet)
+        fleet.server.pod(
+            "front", "z", namespace="keda",
+            labels={"app.kubernetes.io/name": "keda-gpu-scaler", "app.kubernetes.io/component": "frontend"},
+        )  # fmt: skip
+        fleet.server.forwards["keda", "front", 6000] = instance.port
+        asked = ("ai/llama", "--json", "--namespace-of-scaler", "keda", "--tls-ca", str(authority.certificate))
+        outcome = explain(fleet, *asked)
+        assert (outcome.returncode, told(outcome)["value"]) == (0, 0.0)
+        refused = explain(fleet, *asked, "--tls-server-name", "another")
+        assert refused.returncode == 3
+        assert "its certificate bears another name" in told(refused)["error"]["details"]

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+import base64
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keda_gpu_scaler.core.interfaces import KubeError
+from keda_gpu_scaler.kube import auth as access_module
+from keda_gpu_scaler.kube.auth import Access, in_cluster, kubeconfig, service_account
+
+
+def written(folder: Path, *, cluster: Mapping[str, Any] = {}, user: Mapping[str, Any] = {}, **more: Any) -> Path:
+    path = folder / "config"
+    path.write_text(
+        json.dumps(
+            {
+                "current-context": "here",
+                "contexts": [{"name": "here", "context": {"cluster": "c", "user": "u"}}],
+                "clusters": [{"name": "c", "cluster": {"server": "https://api:6443/", **cluster}}],
+                "users": [{"name": "u", "user": user}],
+                **more,
+            }
+        )
+    )
+    return path
+
+
+def read(path: Path, scratch: Path) -> Access:
+    folder = scratch / "scratch"
+    folder.mkdir(exist_ok=True)
+    return kubeconfig(path, folder)
+
+
+def coded(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+def test_the_current_context_is_read(tmp_path: Path) -> None:
+    path = written(tmp_path, cluster={"certificate-authority-data": coded("CA")}, user={"token": "secret"})
+    assert read(path, tmp_path) == Access("https://api:6443", "default", ca_data="CA", token="secret")  # noqa: S106
+
+
+def test_files_are_named_relative_to_the_kubeconfig(tmp_path: Path) -> None:
+    (tmp_path / "ca.crt").write_text("CA")
+    path = written(
+        tmp_path,
+        cluster={"certificate-authority": "ca.crt"},
+        user={"tokenFile": "token", "client-certificate": "me.crt", "client-key": "/elsewhere/me.key"},
+    )
+    found = read(path, tmp_path)
+    assert (found.ca_data, found.token_file) == ("CA", tmp_path / "token")
+    assert (found.client_certificate, found.client_key) == (tmp_path / "me.crt", Path("/elsewhere/me.key"))
+
+
+def test_a_client_certificate_within_is_written_where_nobody_else_can_read_it(tmp_path: Path) -> None:
+    found = read(
+        written(tmp_path, user={"client-certificate-data": coded("CERT"), "client-key-data": coded("KEY")}), tmp_path
+    )
+    assert found.client_key is not None
+    assert found.client_key.read_text() == "KEY"
+    assert found.client_key.stat().st_mode & 0o077 == 0
+
+
+def test_the_token_is_read_anew_each_time(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    access = Access("https://api", "gpu", token_file=token)
+    token.write_text("one\n")
+    assert access.authorization() == {"Authorization": "Bearer one"}
+    token.write_text("two\n")
+    assert access.authorization() == {"Authorization": "Bearer two"}
+    token.unlink()
+    with pytest.raises(KubeError, match=r"cannot read .*token: No such file"):
+        access.authorization()
+
+
+def test_a_field_without_a_value_is_not_there(tmp_path: Path) -> None:
+    found = read(written(tmp_path, user={"token": None, "tokenFile": None, "client-key": None}), tmp_path)
+    assert (found.authorization(), found.token_file, found.client_key) == ({}, None, None)
+
+
+@pytest.mark.parametrize(
+    ("parts", "sentence"),
+    [
+        ({"current-context": "there"}, 'contexts: Not found: "there"'),
+        ({"clusters": []}, 'clusters: Not found: "c"'),
+        ({"users": None}, 'users: Not found: "u"'),
+        ({"cluster": {"server": "api:6443"}}, 'clusters.server: Invalid value: "api:6443": must be a URL'),
+        ({"user": {"exec": {"command": "aws"}}}, "users.exec: Forbidden: plugins are not run"),
+        ({"cluster": {"certificate-authority-data": "%"}}, "certificate-authority-data: Invalid value: must be base64"),
+        ({"cluster": {"certificate-authority": "nowhere.crt"}}, "nowhere.crt: No such file or directory"),
+    ],
+)
+def test_what_cannot_be_used_is_said_with_file_and_field(tmp_path: Path, parts: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(KubeError) as caught:
+        read(written(tmp_path, **parts), tmp_path)
+    assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["{", "- a", "\t", "current-context: [", "null"])
+def test_what_is_no_kubeconfig_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "config"
+    path.write_text(text)
+    with pytest.raises(KubeError, match="--kubeconfig: "):
+        read(path, tmp_path)
+
+
+def test_a_pod_uses_its_service_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(access_module, "SERVICE_ACCOUNT", tmp_path)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "fd00::1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
+    assert not in_cluster()
+    for name, text in (("token", "secret"), ("ca.crt", "CA"), ("namespace", "gpu\n")):
+        (tmp_path / name).write_text(text)
+    assert in_cluster()
+    assert service_account() == Access("https://[fd00::1]:443", "gpu", ca_data="CA", token_file=tmp_path / "token")
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST")
+    assert not in_cluster()
+    with pytest.raises(KubeError, match="this is no pod of a cluster"):
+        service_account()
+
+
+def test_looking_for_a_service_account_loads_no_http_client() -> None:
+    script = (
+        "import sys; from keda_gpu_scaler.cli import main; main.get_command(None, 'serve');"
+        "import keda_gpu_scaler.agent; from keda_gpu_scaler.kube.auth import in_cluster; in_cluster();"
+        "sys.exit(bool({'ssl', 'httpx', 'yaml'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+import asyncio
+import socket
+from collections.abc import Mapping
+
+import pytest
+
+from keda_gpu_scaler.core.interfaces import Directory, KubeError
+from keda_gpu_scaler.peers.discovery import DirectoryError, Dns, parse_directory
+
+
+def first(directory: Directory) -> Mapping[str, str]:
+    async def run() -> Mapping[str, str]:
+        async with asyncio.timeout(20):
+            return await anext(directory.addresses())
+
+    return asyncio.run(run())
+
+
+def test_a_list_is_what_was_written_each_address_once() -> None:
+    assert first(parse_directory("static:10.0.0.1:6000, gpu-8.local.:6000,[::1]:6000,10.0.0.1:6000")) == {
+        "10.0.0.1:6000": "",
+        "gpu-8.local.:6000": "",
+        "[::1]:6000": "",
+    }
+
+
+def test_a_name_is_every_address_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    def resolve(*_: object, **__: object) -> list[tuple[object, ...]]:
+        four, six = ("10.0.0.1", 6000), ("fd00::1", 6000, 0, 0)
+        return [(0, 0, 0, "", four), (0, 0, 0, "", six), (0, 0, 0, "", four)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    assert first(parse_directory("dns:agents.gpu.svc:6000")) == {"10.0.0.1:6000": "", "[fd00::1]:6000": ""}
+
+
+def test_a_name_that_cannot_be_resolved_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def resolve(*_: object, **__: object) -> None:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    with pytest.raises(
+        KubeError, match="--peers: agents cannot be resolved: Name or service not known; is it a headless"
+    ):
+        first(Dns("agents", 6000))
+
+
+def test_a_name_that_dns_cannot_have_is_said_as_well() -> None:
+    with pytest.raises(KubeError, match=r"--peers: a\.\.b cannot be resolved: .*label empty or too long"):
+        first(Dns("a..b", 6000))
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("gpu-8:6000", 'Unsupported value: "gpu-8:6000": must be auto, kubernetes'),
+        ("static:", "Unsupported value"),
+        ("static:gpu-8", 'Invalid value: "gpu-8": must be HOST:PORT'),
+        ("static:gpu-8:0", "must be HOST:PORT"),
+        ("static:gpu-8:65536", "must be HOST:PORT"),
+        ("static:gpu-8:6000,", 'Invalid value: ""'),
+        ("static:fd00::1:6000", "an IPv6 address in brackets"),
+        ("dns:agents", "must be HOST:PORT"),
+        ("dns:a b:1", "must be HOST:PORT"),
+        ("dns:a..b:1", "must be HOST:PORT"),
+        (f"dns:{'a' * 64}:1", "must be HOST:PORT"),
+        (f"dns:{'a.' * 127}a:1", "must be HOST:PORT"),
+    ],
+)
+def test_what_names_no_directory_is_refused_with_what_would(text: str, sentence: str) -> None:
+    with pytest.raises(DirectoryError) as caught:
+        parse_directory(text)
+    assert sentence in str(caught.value)
+    assert str(caught.value).startswith("--peers: ")

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Explain: the verdict that KEDA is answered by, and everything that led to it."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+import pytest
+
+from keda_gpu_scaler.core.evaluate.evaluation import Verdict, evaluate
+from keda_gpu_scaler.core.state.fleet import Fleet, History
+from keda_gpu_scaler.core.types import NoWorkload, Workload
+from keda_gpu_scaler.server import explain as explanation_module
+from keda_gpu_scaler.server import external_scaler as scaler_module
+from keda_gpu_scaler.server.external_scaler import Scaler, Verdicts
+from keda_gpu_scaler.wire import externalscaler_pb2 as pb
+from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
+from keda_gpu_scaler.wire import verdict_pb2 as verdict_pb
+from keda_gpu_scaler.wire import verdict_pb2_grpc as verdict_pb_grpc
+from tests.fakes import FakeCluster, FakePeers, ManualClock, device, node_history, pod, sample, workload
+
+WAIT_SECONDS = 20.0
+HERE = node_history(
+    "gpu-7", sample(0, 0.92), sample(1, 0.1), held={device(0).uuid: "llama-0", device(1).uuid: "llama-1"}
+)
+
+
+class Desk:
+    """A scaler that is asked as KEDA asks and as ``explain`` does; ``judged`` holds every evaluation."""
+
+    def __init__(
+        self,
+        known: Workload | NoWorkload,
+        monkeypatch: pytest.MonkeyPatch,
+        *,
+        history: History = HERE,
+        deviceless: bool = False,
+    ) -> None:
+        self.clock = ManualClock()
+        fleet = Fleet(history, 10.0, deviceless=deviceless, own_node="gpu-7")
+        self.scaler = Scaler(lambda: fleet, self.clock, FakeCluster(llama=known), FakePeers())
+        self.judged: list[Verdict] = []
+
+        def judging(*arguments: Any) -> Verdict:
+            self.judged.append(evaluate(*arguments))
+            return self.judged[-1]
+
+        monkeypatch.setattr(scaler_module, "evaluate", judging)
+
+    def on(self, talk: Callable[[Any, Any, pb.ScaledObjectRef], Awaitable[None]], **metadata: str) -> None:
+        async def run() -> None:
+            server = grpc.aio.server()
+            pb_grpc.add_ExternalScalerServicer_to_server(self.scaler, server)  # type: ignore[no-untyped-call]
+            verdict_pb_grpc.add_VerdictsServicer_to_server(  # type: ignore[no-untyped-call]
+                Verdicts(self.scaler), server
+            )
+            port = server.add_insecure_port("127.0.0.1:0")
+            await server.start()
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel, asyncio.timeout(WAIT_SECONDS):
+                keda = pb_grpc.ExternalScalerStub(channel)  # type: ignore[no-untyped-call]
+                people = verdict_pb_grpc.VerdictsStub(channel)  # type: ignore[no-untyped-call]
+                await talk(keda, people, pb.ScaledObjectRef(name="llama", namespace="ai", scalerMetadata=metadata))
+            await server.stop(None)
+
+        asyncio.run(run())
+
+
+def test_what_keda_is_told_and_what_is_explained_are_one_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    desk = Desk(workload(pod("llama-0"), pod("llama-1")), monkeypatch)
+
+    async def talk(keda: Any, people: Any, ref: pb.ScaledObjectRef) -> None:
+        answer = await keda.GetMetrics(pb.GetMetricsRequest(scaledObjectRef=ref))
+        state = await keda.IsActive(ref)
+        told = await people.Explain(ref)
+        (verdict,) = desk.judged
+        assert told.value == answer.metricValues[0].metricValueFloat == verdict.value == 102.0
+        assert told.active is state.result is verdict.active is True
+        assert tuple(told.steps) == verdict.steps
+
+    desk.on(talk)
+
+
+def test_an_error_of_keda_s_is_explained_by_the_same_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    desk = Desk(workload(pod("llama-0", "gpu-9"), pod("llama-1", "gpu-9")), monkeypatch)
+
+    async def talk(keda: Any, people: Any, ref: pb.ScaledObjectRef) -> None:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await keda.GetMetrics(pb.GetMetricsRequest(scaledObjectRef=ref))
+        told = await people.Explain(ref)
+        assert not told.HasField("value")
+        assert caught.value.details() == f"ai/llama: {told.reason}"
+        assert (told.lack, told.seen, told.expected) == ("unseen", 0, 2)
+        assert [(sight.pod, sight.state) for sight in told.sights] == [("llama-0", "unseen"), ("llama-1", "unseen")]
+
+    desk.on(talk)
+
+
+def test_every_pod_is_told_with_its_node_its_devices_and_their_age(monkeypatch: pytest.MonkeyPatch) -> None:
+    starting = pod("llama-2", ready=False, age=5.0)
+    desk = Desk(workload(pod("llama-0"), pod("llama-1"), starting), monkeypatch)
+    desk.clock.advance(4.0)
+
+    async def talk(keda: Any, people: Any, ref: pb.ScaledObjectRef) -> None:
+        told = await people.Explain(ref)
+        first, _, third = told.sights
+        assert (first.pod, first.node, first.ready, first.state, first.value) == (
+            "llama-0",
+            "gpu-7",
+            True,
+            "seen",
+            92.0,
+        )
+        assert first.age_seconds == 4.0
+        expected = verdict_pb.Device(index=0, model="NVIDIA H100", uuid=device(0).uuid, value=92.0, sharers=1)
+        assert list(first.devices) == [expected]
+        assert (third.pod, third.ready, third.state, third.HasField("age_seconds")) == (
+            "llama-2",
+            False,
+            "empty",
+            False,
+        )
+        assert told.workload == verdict_pb.Workload(
+            kind="ScaledObject", target="Deployment llama", wanted=3, actual=3, ready=2
+        )
+        assert (told.instance, told.metric, told.unit, told.value_type) == (
+            "gpu-7",
+            "gpu_utilization",
+            "%",
+            "AverageValue",
+        )
+
+    desk.on(talk)
+
+
+def test_a_scope_without_pods_is_told_device_by_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    desk = Desk(workload(pod("llama-0"), metric_type="Value"), monkeypatch)
+
+    async def talk(keda: Any, people: Any, ref: pb.ScaledObjectRef) -> None:
+        told = await people.Explain(ref)
+        assert [(sight.pod, sight.node, sight.devices[0].index, sight.value) for sight in told.sights] == [
+            ("", "gpu-7", 0, 92.0),
+            ("", "gpu-7", 1, 10.0),
+        ]
+        assert (told.scope, told.value_type, told.value) == ("node", "Value", 92.0)
+
+    desk.on(talk, scope="node")
+
+
+def test_demand_is_told_as_far_as_it_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    desk = Desk(workload(replicas=0), monkeypatch)
+
+    async def talk(keda: Any, people: Any, ref: pb.ScaledObjectRef) -> None:
+        told = await people.Explain(ref)
+        assert told.demand == verdict_pb.Demand(sentence=told.demand.sentence)  # neither a value nor whether it wakes
+        assert told.demand.sentence
+        assert {one.key: one.origin for one in told.settings}["demandEndpoint"] == "given"
+
+    desk.on(talk, demandEndpoint="http://gateway:8080/metrics", demandMetric="requests")
+
+
+def test_a_workload_that_nobody_knows_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    desk = Desk(NoWorkload("ai/llama: there is none", is_final=True), monkeypatch)
+
+    async def talk(keda: Any, people: Any, ref: pb.ScaledObjectRef) -> None:
+        told = await people.Explain(ref)
+        assert not told.HasField("workload")
+        assert (told.value_type, told.lack, told.reason) == ("", "absent", "ai/llama: there is none")
+
+    desk.on(talk)
+
+
+def test_of_very_many_the_first_are_told_and_the_rest_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(explanation_module, "MAX_SIGHTS", 1)
+    desk = Desk(workload(pod("llama-0"), pod("llama-1")), monkeypatch)
+
+    async def talk(keda: Any, people: Any, ref: pb.ScaledObjectRef) -> None:
+        told = await people.Explain(ref)
+        assert ([sight.pod for sight in told.sights], told.sights_left_out) == (["llama-0"], 1)
+
+    desk.on(talk)

@@ -1,0 +1,378 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a snapshot becomes on the wire, and what a stranger's bytes may do to us: nothing but a CodecError."""
+
+import json
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from keda_gpu_scaler.core.types import Allocation, Device, Sample, Snapshot
+from keda_gpu_scaler.wire.snapshot_codec import (
+    MAX_LENGTH,
+    MAX_SAMPLES,
+    MAX_WHOLE,
+    CodecError,
+    apply_change,
+    decode,
+    encode,
+    encode_change,
+)
+
+_names = st.text(st.characters(codec="utf-8"), min_size=1, max_size=40).filter(str.isprintable)
+_maybe_empty = st.just("") | _names
+_ratios = st.none() | st.floats(0, 1)
+_memory = (
+    st.tuples(st.integers(0, MAX_WHOLE), st.integers(1, MAX_WHOLE))
+    .map(sorted)
+    .flatmap(lambda pair: st.tuples(st.none() | st.just(pair[0]), st.none() | st.just(max(1, pair[1]))))
+)
+_clocks = st.floats(0, 1e12)
+_devices = st.builds(
+    Device,
+    _names,
+    st.integers(0, 65535),
+    _maybe_empty,
+    pci_address=_maybe_empty,
+    parent=st.none() | _names,
+    minor=st.none() | st.integers(0, 255),
+    gpu_instance=st.none() | st.integers(0, 20),
+    compute_instance=st.none() | st.integers(0, 7),
+)
+_allocations = st.none() | st.lists(st.builds(Allocation, *[_names] * 5), max_size=4).map(
+    lambda some: tuple(sorted(some))
+)
+_celsius = st.none() | st.floats(-300, 1e4)
+_watts = st.none() | st.floats(0, 1e6)
+_samples = st.tuples(_devices, _ratios, _ratios, _memory, _celsius, _watts).map(
+    lambda drawn: Sample(*drawn[:3], *drawn[3], *drawn[4:])
+)
+snapshots = st.builds(
+    Snapshot,
+    node=_maybe_empty,
+    sequence=st.integers(0, MAX_WHOLE),
+    at_seconds=_clocks,
+    unix_seconds=_clocks,
+    source=_maybe_empty,
+    samples=st.lists(_samples, max_size=5, unique_by=lambda sample: sample.device.uuid).map(tuple),
+    allocations=_allocations,
+)
+
+SEEN = Snapshot(
+    node="gpu-7",
+    sequence=12,
+    at_seconds=41.5,
+    unix_seconds=1.7e9,
+    source="nvml",
+    samples=(
+        Sample(
+            Device("GPU-a", 0, "NVIDIA H100 80GB HBM3", "0000:19:00.0"),
+            gpu_utilization_ratio=0.57,
+            memory_used_bytes=0,
+            temperature_celsius=41.0,
+        ),
+        Sample(Device("MIG-b", 0, "NVIDIA H100 80GB HBM3 MIG 1g.10gb", parent="GPU-a")),
+    ),
+)
+
+
+def plain(**changes: object) -> dict[str, Any]:
+    return {**json.loads(encode(SEEN)), **changes}
+
+
+def with_sample(**changes: object) -> dict[str, Any]:
+    return plain(samples=[{"uuid": "GPU-a", "index": 0, "model": "M", **changes}])
+
+
+@given(snapshots)
+def test_what_is_encoded_is_decoded_again_exactly(snapshot: Snapshot) -> None:
+    text = encode(snapshot)
+    assert decode(text) == snapshot
+    assert decode(text.encode()) == snapshot
+
+
+@given(snapshots)
+def test_a_snapshot_is_one_line_of_ascii(snapshot: Snapshot) -> None:
+    text = encode(snapshot)
+    assert text.isascii()
+    assert len(text.splitlines()) == 1
+
+
+def test_an_unknown_reading_is_left_out_and_a_zero_is_not() -> None:
+    first, second = plain()["samples"]
+    assert first == {
+        "uuid": "GPU-a",
+        "index": 0,
+        "model": "NVIDIA H100 80GB HBM3",
+        "pci_address": "0000:19:00.0",
+        "gpu_utilization_ratio": 0.57,
+        "memory_used_bytes": 0,
+        "temperature_celsius": 41.0,
+    }
+    assert second == {
+        "uuid": "MIG-b",
+        "index": 0,
+        "model": "NVIDIA H100 80GB HBM3 MIG 1g.10gb",
+        "parent": "GPU-a",
+    }
+
+
+@pytest.mark.parametrize("reading", [math.nan, math.inf, -math.inf])
+def test_a_reading_that_is_not_finite_is_left_out(reading: float) -> None:
+    snapshot = Snapshot("n", 0, 0.0, 0.0, "s", (Sample(Device("GPU-a", 0, "M"), power_watts=reading),))
+    assert decode(encode(snapshot)).samples[0].power_watts is None
+
+
+def test_an_unknown_key_is_ignored_so_that_a_newer_version_can_add_some() -> None:
+    samples = [{**item, "fan_ratio": 0.3} for item in plain()["samples"]]
+    assert decode(json.dumps(plain(version=1.4, weather="fair", samples=samples))) == SEEN
+
+
+def test_null_says_unknown_as_well() -> None:
+    assert decode(json.dumps(with_sample(power_watts=None, parent=None))).samples[0].is_blind
+
+
+def test_whole_numbers_are_welcome_where_a_number_may_have_a_fraction() -> None:
+    sample = decode(json.dumps(with_sample(temperature_celsius=41, gpu_utilization_ratio=1))).samples[0]
+    assert (sample.temperature_celsius, sample.gpu_utilization_ratio) == (41.0, 1.0)
+    assert type(sample.temperature_celsius) is float
+
+
+REFUSED = {
+    "not JSON": (b"{", "is not JSON: Expecting property name"),
+    "not an object": (b"[1, 2]", "is a list of 2: must be a JSON object"),
+    "not UTF-8": (b'{"node": "\xff"}', "byte 10 is not UTF-8: must be JSON"),
+    "nested a hundred thousand deep": (b"[" * 100_000, "is nested too deeply: must be one JSON object"),
+    "an integer of ten thousand digits": (b'{"version": ' + b"1" * 10_000 + b"}", "is not JSON: Exceeds the limit"),
+    "longer than the limit": (b" " * (MAX_LENGTH + 1), f"is {MAX_LENGTH + 1} long: must be at most {MAX_LENGTH}"),
+    "NaN": (b'{"version": NaN}', "holds NaN, which is no number: must leave an unknown reading out"),
+    "Infinity in a key nobody knows": (b'{"x": -Infinity}', "holds -Infinity, which is no number"),
+    "no version": (b"{}", "version: Required value: must be a number from 1 to"),
+    "a later version": (
+        plain(version=2),
+        "version: Invalid value: 2: is of a later version than 1: must be read by a newer keda-gpu-scaler",
+    ),
+    "version zero": (plain(version=0), "version: Invalid value: 0: must be a number from 1 to"),
+    "a version that is true": (plain(version=True), "version: Invalid value: true: must be a number"),
+    "a node that is a number": (plain(node=7), "node: Invalid value: 7: must be text"),
+    "a node with a control character": (
+        plain(node="a\x1b[2J"),
+        r'node: Invalid value: "a\u001b[2J": must be 1 to 256 printable characters',
+    ),
+    "a node that is half a surrogate pair": (plain(node="\ud800"), r'node: Invalid value: "\ud800": must be'),
+    "a node that is too long": (plain(node="n" * 257), 'node: Invalid value: "' + "n" * 39 + '\\u2026": must be'),
+    "a sequence that is true": (plain(sequence=True), "sequence: Invalid value: true: must be a whole number"),
+    "a sequence with a fraction": (plain(sequence=1.0), "sequence: Invalid value: 1.0: must be a whole number"),
+    "a sequence below zero": (plain(sequence=-1), "sequence: Invalid value: -1: must be a whole number from 0"),
+    "a clock beyond all numbers": (
+        json.dumps(plain()).replace("41.5", "1e999"),
+        "at_seconds: Invalid value: Infinity: must be a number from 0 to 1e+12",
+    ),
+    "a clock before zero": (plain(unix_seconds=-1), "unix_seconds: Invalid value: -1: must be a number from 0"),
+    "no samples": ({key: value for key, value in plain().items() if key != "samples"}, "samples: Required value"),
+    "samples in an object": (plain(samples={}), "samples: Invalid value: an object: must be a list of at most 4096"),
+    "a sample that is a number": (plain(samples=[7]), "samples[0]: Invalid value: 7: must be a JSON object"),
+    "one sample too many": (
+        plain(samples=[{}] * (MAX_SAMPLES + 1)),
+        "samples: Invalid value: a list of 4097: must be a list of at most 4096 objects",
+    ),
+    "a device without a name": (with_sample(uuid=""), 'samples[0].uuid: Invalid value: "": must be 1 to 256'),
+    "a device twice": (
+        plain(samples=plain()["samples"] + plain()["samples"]),
+        'samples: Duplicate value: "GPU-a": a device must be listed once',
+    ),
+    "a ratio above one": (
+        with_sample(gpu_utilization_ratio=1.5),
+        "samples[0].gpu_utilization_ratio: Invalid value: 1.5: must be a number from 0 to 1",
+    ),
+    "a ratio below zero": (with_sample(memory_utilization_ratio=-0.1), "must be a number from 0 to 1"),
+    "a ratio that is true": (with_sample(gpu_utilization_ratio=True), "Invalid value: true: must be a number"),
+    "a reading that is text": (with_sample(power_watts="70 W"), 'power_watts: Invalid value: "70 W": must be a number'),
+    "memory with a fraction": (with_sample(memory_used_bytes=1.5), "memory_used_bytes: Invalid value: 1.5: must be"),
+    "memory beyond what is exact": (with_sample(memory_total_bytes=2**53), "must be a whole number from 1 to"),
+    "more memory used than there is": (
+        with_sample(memory_used_bytes=9000, memory_total_bytes=100),
+        "samples[0].memory_used_bytes: Invalid value: 9000: must be a whole number from 0 to 100",
+    ),
+    "no memory at all": (
+        with_sample(memory_total_bytes=0),
+        "samples[0].memory_total_bytes: Invalid value: 0: must be a whole number from 1 to",
+    ),
+    "a parent that is empty": (with_sample(parent=""), 'samples[0].parent: Invalid value: "": must be'),
+}
+
+
+@pytest.mark.parametrize(("text", "sentence"), REFUSED.values(), ids=REFUSED)
+def test_a_stranger_is_told_what_is_wrong_with(text: bytes | str | dict[str, Any], sentence: str) -> None:
+    with pytest.raises(CodecError) as caught:
+        decode(json.dumps(text) if isinstance(text, dict) else text)
+    assert sentence in str(caught.value)
+
+
+@settings(max_examples=300)
+@given(st.binary(max_size=200) | st.text(max_size=200))
+def test_any_text_at_all_is_a_snapshot_or_a_codec_error(text: bytes | str) -> None:
+    complaint = None
+    try:
+        decode(text)
+    except CodecError as error:
+        complaint = str(error)
+    assert complaint != ""
+
+
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.sampled_from(sorted(plain())), st.sampled_from(sorted(plain()["samples"][0])), _json)
+def test_any_value_in_any_field_is_read_exactly_or_refused(key: str, reading: str, value: object) -> None:
+    for field, changed in ((key, plain(**{key: value})), (reading, with_sample(**{reading: value}))):
+        try:
+            snapshot = decode(json.dumps(changed))
+        except CodecError as error:
+            complaint = str(error)
+        else:
+            assert decode(encode(snapshot)) == snapshot
+            continue
+        assert field in complaint or "no number" in complaint
+
+
+@pytest.mark.parametrize(
+    "snapshot",
+    [
+        Snapshot("n", 0, math.nan, 0.0, "s", ()),
+        Snapshot("n", 0, 0.0, math.inf, "s", ()),
+        Snapshot("n", 0, 0.0, 0.0, "s", (Sample(Device("", 0, "M")),)),
+        Snapshot("n", 0, 0.0, 0.0, "s", (Sample(Device("a", 0, "M"), gpu_utilization_ratio=57.0),)),
+        Snapshot("n", 0, 0.0, 0.0, "s", (Sample(Device("a", 0, "M"), memory_used_bytes=2, memory_total_bytes=1),)),
+        Snapshot("n", 0, 0.0, 0.0, "s", (Sample(Device("a", 0, "M")), Sample(Device("a", 1, "M")))),
+    ],
+    ids=[
+        "no time",
+        "no end of time",
+        "a device without a name",
+        "percent for a ratio",
+        "more used than there is",
+        "twice",
+    ],
+)
+def test_nothing_is_written_that_could_not_be_read_again(snapshot: Snapshot) -> None:
+    with pytest.raises(CodecError):
+        encode(snapshot)
+
+
+# ---- changes ----
+
+
+@st.composite
+def successions(draw: st.DrawFn) -> tuple[Snapshot, Snapshot]:
+    """A snapshot and a later one of the same devices."""
+    before = draw(snapshots)
+    samples = tuple(
+        draw(st.just(sample) | st.builds(replace, _samples, device=st.just(sample.device))) for sample in before.samples
+    )
+    after = replace(
+        before,
+        sequence=draw(st.integers(0, MAX_WHOLE)),
+        at_seconds=draw(_clocks),
+        samples=samples,
+        allocations=draw(st.just(before.allocations) | _allocations),
+    )
+    return before, after
+
+
+@given(successions())
+def test_a_change_leads_from_one_snapshot_to_the_next_and_leaves_the_rest_as_it_is(
+    pair: tuple[Snapshot, Snapshot],
+) -> None:
+    before, after = pair
+    change = encode_change(before, after)
+    assert change is not None
+    applied = apply_change(before, change)
+    assert applied == after
+    for old, new in zip(before.samples, applied.samples, strict=True):
+        assert (old is new) is (old == new)
+    if before.allocations == after.allocations:
+        assert applied.allocations is before.allocations
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        pytest.param(replace(SEEN, samples=SEEN.samples[:1]), id="a device is gone"),
+        pytest.param(replace(SEEN, samples=SEEN.samples[::-1]), id="devices are in another order"),
+        pytest.param(replace(SEEN, source="replay"), id="another source"),
+        pytest.param(replace(SEEN, node="gpu-8"), id="another node"),
+    ],
+)
+def test_what_is_more_than_a_change_is_told_whole(after: Snapshot) -> None:
+    assert encode_change(SEEN, after) is None
+
+
+def test_a_change_without_anything_new_is_short() -> None:
+    change = encode_change(SEEN, replace(SEEN, sequence=13, at_seconds=42.5))
+    assert change is not None
+    assert len(change) < 100
+
+
+READINGS = [0.5, None, 1, 2, 41.0, None]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        pytest.param({"after": 11}, "after: Invalid value: 11: must be a whole number from 12 to 12", id="of another"),
+        pytest.param({"version": 2}, "is of a later version than 1", id="a later version"),
+        pytest.param({"samples": []}, "samples: Invalid value: a list of 0: must be an object", id="no positions"),
+        pytest.param(
+            {"samples": {"2": READINGS}}, 'samples: Invalid value: "2": must be a position below 2', id="beyond"
+        ),
+        pytest.param({"samples": {"-1": READINGS}}, "must be a position below 2", id="before the first"),
+        pytest.param({"samples": {"0": 5}}, "samples.0: Invalid value: 5: must be a list", id="no list"),
+        pytest.param({"samples": {"0": READINGS[:5]}}, "must be 6 readings in range", id="too few"),
+        pytest.param({"samples": {"0": [1.5, *READINGS[1:]]}}, "must be 6 readings in range", id="a ratio above 1"),
+        pytest.param({"samples": {"0": [True, *READINGS[1:]]}}, "must be 6 readings in range", id="true is no number"),
+        pytest.param(
+            {"samples": {"0": [0, 0, 3, 2, 0, 0]}}, "must be 6 readings in range", id="more used than there is"
+        ),
+        pytest.param({"samples": {"0": [0, 0, 1.0, 2, 0, 0]}}, "must be 6 readings in range", id="half a byte"),
+        pytest.param({"samples": {"0": [0, 0, 0, 0, 0, 0]}}, "must be 6 readings in range", id="no memory at all"),
+        pytest.param({"samples": {"0": [0, 0, 0, 1, 0, -1]}}, "must be 6 readings in range", id="power below nothing"),
+        pytest.param({"allocations": [["a"]]}, "must be a list of namespace, pod, container", id="half an allocation"),
+        pytest.param({"allocations": {}}, "allocations: Invalid value: an object", id="no list of allocations"),
+    ],
+)
+def test_what_is_no_change_is_refused(changes: dict[str, object], sentence: str) -> None:
+    change = json.loads(encode_change(SEEN, replace(SEEN, sequence=13)) or "")
+    with pytest.raises(CodecError) as caught:
+        apply_change(SEEN, json.dumps({**change, **changes}))
+    assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"at_seconds": math.nan}, id="no time"),
+        pytest.param({"unix_seconds": math.inf}, id="no end of time"),
+        pytest.param({"sequence": -1}, id="before the first"),
+        pytest.param(
+            {"samples": (replace(SEEN.samples[0], gpu_utilization_ratio=57.0), SEEN.samples[1])}, id="percent"
+        ),
+        pytest.param({"allocations": (Allocation("ai", "", "c", "r", "d"),)}, id="a pod without a name"),
+    ],
+)
+def test_no_change_is_written_that_could_not_be_read(changes: dict[str, Any]) -> None:
+    with pytest.raises(CodecError):
+        encode_change(SEEN, replace(SEEN, **changes))
+
+
+@given(st.binary(max_size=200) | st.text(max_size=200) | _json.map(json.dumps))
+def test_any_text_is_a_change_or_a_codec_error(text: str | bytes) -> None:
+    with pytest.raises(CodecError):
+        apply_change(SEEN, text)
