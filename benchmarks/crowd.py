@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One process that stands for a cluster: many nodes that share their snapshots, and an API server with workloads.
 
-Every node is the project's own ``Sharing`` over snapshots that are made up here, once a second, each node at a moment
-of its own; utilisations stand still unless told to change, and everything else changes every second. All the nodes
+Every node is the project's own ``FleetServer`` over snapshots that are made up here, once a second, each node at a
+moment of its own; utilisations stand still unless told to change, and everything else changes every second. All the nodes
 listen on one port of addresses of their own (127.0.x.y). Started by ``bench_fleet``, which reads one line of JSON from
 it, and writes "NODE PERCENT" to let a node's devices do so much.
 """
@@ -20,7 +20,7 @@ import grpc
 
 from keda_gpu_scaler.core.state.fleet import History
 from keda_gpu_scaler.core.types import Allocation, Device, Sample, Snapshot
-from keda_gpu_scaler.peers.server import Sharing
+from keda_gpu_scaler.peers.server import FleetServer
 from keda_gpu_scaler.wire import fleet_pb2 as pb
 from keda_gpu_scaler.wire import fleet_pb2_grpc as pb_grpc
 from tests.apiserver import FakeApiServer
@@ -48,7 +48,7 @@ class MadeUpNode:
         self.history: History | None = None
         self._sequence = itertools.count()
         self.bytes_sent = 0
-        self.sharing = Sharing(lambda: self.history, lambda: None, time.monotonic, self.name)
+        self.sharing = FleetServer(lambda: self.history, lambda: None, time.monotonic, self.name)
 
     async def live(self, phase: float) -> None:
         """Sample once a second, so many seconds after the others."""

@@ -21,7 +21,7 @@ from typing import Any, Self
 
 from aiohttp import web
 
-from keda_gpu_scaler.kube.auth import Access
+from keda_gpu_scaler.kube.auth import ClientConfig
 
 TOKEN = "a-token-of-the-tests"  # noqa: S105 - of the tests indeed
 _LIST_PARAMETERS = {"limit", "continue", "labelSelector", "fieldSelector", "resourceVersion"}
@@ -128,9 +128,9 @@ class FakeApiServer:
         self._loop.close()
 
     @property
-    def access(self) -> Access:
+    def access(self) -> ClientConfig:
         """How to reach it, and as whom."""
-        return Access(server=self.url, namespace="gpu", token=TOKEN)
+        return ClientConfig(server=self.url, namespace="gpu", token=TOKEN)
 
     @property
     def url(self) -> str:

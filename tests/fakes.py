@@ -8,16 +8,16 @@ from dataclasses import replace
 from keda_gpu_scaler.core.interfaces import BackendError, ScrapeCounts
 from keda_gpu_scaler.core.selectors import SeriesSelector
 from keda_gpu_scaler.core.state.fleet import Fleet, History
-from keda_gpu_scaler.core.state.scrape import Endpoint, Scraped
+from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult
 from keda_gpu_scaler.core.types import (
     Allocation,
     DeclaredTrigger,
     Device,
-    NoWorkload,
     Pod,
     PodRef,
     Sample,
     Snapshot,
+    Unavailable,
     Workload,
 )
 
@@ -136,28 +136,28 @@ def workload(*pods: Pod, replicas: int | None = None, metric_type: str = "Averag
 class FakeCluster:
     """A cluster whose workloads a test sets; what was not set is still being looked up."""
 
-    def __init__(self, **workloads: Workload | NoWorkload) -> None:
-        self.workloads: dict[tuple[str, str], Workload | NoWorkload] = {
+    def __init__(self, **workloads: Workload | Unavailable) -> None:
+        self.workloads: dict[tuple[str, str], Workload | Unavailable] = {
             ("ai", name): known for name, known in workloads.items()
         }
-        self.labels: Mapping[str, Mapping[str, str]] | NoWorkload = {}
+        self.labels: Mapping[str, Mapping[str, str]] | Unavailable = {}
         self.asked: list[tuple[str, str]] = []
         self.news = asyncio.Event()
 
-    def tell(self, known: Workload | NoWorkload, namespace: str = "ai", name: str = "llama") -> None:
+    def tell(self, known: Workload | Unavailable, namespace: str = "ai", name: str = "llama") -> None:
         self.workloads[namespace, name] = known
         self.news.set()
 
-    def workload(self, namespace: str, name: str) -> Workload | NoWorkload:
+    def workload(self, namespace: str, name: str) -> Workload | Unavailable:
         self.asked.append((namespace, name))
-        return self.workloads.get((namespace, name), NoWorkload(f"{namespace}/{name}: not read yet", is_final=False))
+        return self.workloads.get((namespace, name), Unavailable(f"{namespace}/{name}: not read yet", is_final=False))
 
     async def settled(self, namespace: str, name: str) -> None:
         while (namespace, name) not in self.workloads:
             self.news.clear()
             await self.news.wait()
 
-    def node_labels(self) -> Mapping[str, Mapping[str, str]] | NoWorkload:
+    def node_labels(self) -> Mapping[str, Mapping[str, str]] | Unavailable:
         return self.labels
 
 
@@ -188,12 +188,12 @@ class FakePeers:
 class FakeEngines:
     """Engines and sources of demand, of which a test sets what they told; what was not set was not scraped yet."""
 
-    def __init__(self, told: Mapping[Endpoint, Scraped] | None = None) -> None:
+    def __init__(self, told: Mapping[Endpoint, ScrapeResult] | None = None) -> None:
         self.told = dict(told or {})
         self.asked: dict[Endpoint, tuple[float, tuple[SeriesSelector, ...], bool]] = {}
         self.news = asyncio.Event()
 
-    def tell(self, endpoint: Endpoint, scraped: Scraped) -> None:
+    def tell(self, endpoint: Endpoint, scraped: ScrapeResult) -> None:
         self.told[endpoint] = scraped
         self.news.set()
 
@@ -207,7 +207,7 @@ class FakeEngines:
     ) -> None:
         self.asked[endpoint] = (window_seconds, selectors, demand)
 
-    def scraped(self) -> Mapping[Endpoint, Scraped]:
+    def scraped(self) -> Mapping[Endpoint, ScrapeResult]:
         return {endpoint: scraped for endpoint, scraped in self.told.items() if endpoint in self.asked}
 
     async def settled(self, endpoints: Collection[Endpoint]) -> None:

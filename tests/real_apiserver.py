@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import httpx
 
-from keda_gpu_scaler.kube.auth import Access, kubeconfig
+from keda_gpu_scaler.kube.auth import ClientConfig, kubeconfig
 from tests.apiserver import KINDS
 
 VARIABLE = "KEDA_GPU_SCALER_TEST_KUBECONFIG"
@@ -27,7 +27,7 @@ class RealApiServer:
     """Speaks to the server for as long as its ``with`` block lasts."""
 
     def __init__(self, path: Path, scratch: Path) -> None:
-        self.access: Access = kubeconfig(path, scratch)
+        self.access: ClientConfig = kubeconfig(path, scratch)
         self.namespace = f"keda-gpu-scaler-{uuid.uuid4().hex[:8]}"
         verify: ssl.SSLContext | bool = self.access.is_verified
         if self.access.ca_data:

@@ -24,7 +24,7 @@ import pytest
 import yaml
 
 from keda_gpu_scaler.cli import main as cli
-from keda_gpu_scaler.core.trigger.parser import PARAMETERS, TriggerError, parse
+from keda_gpu_scaler.core.trigger.parser import PARAMETERS, TriggerError, parse_trigger
 
 HOME = Path(__file__).resolve().parent.parent
 CHART = HOME / "deploy" / "helm" / "keda-gpu-scaler"
@@ -207,7 +207,7 @@ def unparsed_triggers(text: str, page: Path) -> Iterator[str]:
             continue
         for metadata in triggers(list(yaml.safe_load_all(content))):
             try:
-                yield from parse(metadata).hints
+                yield from parse_trigger(metadata).hints
             except (TriggerError, AttributeError, TypeError) as error:
                 yield f"{metadata}: {error}"
     keys = {parameter.key for parameter in PARAMETERS}
@@ -217,7 +217,7 @@ def unparsed_triggers(text: str, page: Path) -> Iterator[str]:
         if not colon or key not in keys or (key == "metricType" and value in KEDAS_TYPES):
             continue
         try:
-            parse({key: value})
+            parse_trigger({key: value})
         except TriggerError as error:
             # A profile or metric that is elsewhere, or a placeholder, is no value: names are in capitals there.
             if not _VARIABLE.fullmatch(value):

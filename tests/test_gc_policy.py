@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from keda_gpu_scaler.gc_policy import ALL_SECONDS, Sweeper
+from keda_gpu_scaler.gc_policy import ALL_SECONDS, GcPolicy
 
 
 class Cycle:
@@ -30,14 +30,14 @@ def lost() -> "weakref.ref[Cycle]":
 
 
 def test_what_is_new_is_found_at_each_sweep() -> None:
-    sweeper = Sweeper(0.0)
+    sweeper = GcPolicy(0.0)
     cycle = lost()
     sweeper.sweep(1.0)
     assert cycle() is None
 
 
 def test_what_lasted_before_it_was_lost_is_found_when_all_is_searched_and_not_before() -> None:
-    sweeper = Sweeper(0.0)
+    sweeper = GcPolicy(0.0)
     held = Cycle()
     cycle = weakref.ref(held)
     sweeper.sweep(1.0)

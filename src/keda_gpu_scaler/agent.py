@@ -24,14 +24,22 @@ from keda_gpu_scaler.config import Config
 from keda_gpu_scaler.core.interfaces import Backend, BackendError
 from keda_gpu_scaler.core.quoting import quoted
 from keda_gpu_scaler.core.state.fleet import Fleet
-from keda_gpu_scaler.gc_policy import Sweeper
+from keda_gpu_scaler.gc_policy import GcPolicy
 from keda_gpu_scaler.kube.podresources import DEFAULT_PATH, PodResources
-from keda_gpu_scaler.peers.server import MAX_FOLLOWERS, Sharing
-from keda_gpu_scaler.remote import Outlook, OutlookError
+from keda_gpu_scaler.peers.server import MAX_FOLLOWERS, FleetServer
+from keda_gpu_scaler.remote import Remote, RemoteError
 from keda_gpu_scaler.sampler import Sampler
-from keda_gpu_scaler.server.external_scaler import MAX_STREAMS, Scaler, Verdicts
-from keda_gpu_scaler.server.http import HttpServer, Pages, listener, metrics_pages, probe_pages, render, status_pages
-from keda_gpu_scaler.server.status_page import POLICY, Status, View
+from keda_gpu_scaler.server.external_scaler import MAX_STREAMS, EvaluationService, ExternalScaler
+from keda_gpu_scaler.server.http import (
+    HttpPages,
+    HttpServer,
+    listener,
+    metrics_pages,
+    probe_pages,
+    render,
+    status_pages,
+)
+from keda_gpu_scaler.server.status_page import POLICY, StatusPage, StatusView
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
 from keda_gpu_scaler.wire import fleet_pb2 as fleet_pb
@@ -131,7 +139,7 @@ class Agent:
         )
         instance = os.urandom(8).hex()  # not the module secrets, which brings OpenSSL: four MiB on every node
         try:
-            self._outlook = Outlook(
+            self._outlook = Remote(
                 config,
                 instance,
                 clock,
@@ -139,16 +147,16 @@ class Agent:
                 on_cluster=self._woken,
                 on_engines=self._beyond_told,
             )
-        except OutlookError as error:
+        except RemoteError as error:
             raise StartError(str(error)) from error
-        self._sharing = Sharing(
+        self._sharing = FleetServer(
             lambda: self._sampler.history,
             lambda: self._sampler.failure,
             clock,
             instance,
             deviceless=backend.deviceless,
         )
-        self._scaler = Scaler(
+        self._scaler = ExternalScaler(
             self._fleet,
             clock,
             self._outlook.cluster,
@@ -156,9 +164,9 @@ class Agent:
             self._outlook.engines,
             on_answer=self._outlook.answered,
         )
-        self._status = Status(self._view, clock)
+        self._status = StatusPage(self._view, clock)
         self._health = health.aio.HealthServicer()
-        self._sweeper = Sweeper(clock())
+        self._sweeper = GcPolicy(clock())
         self._http_servers: list[HttpServer] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = False
@@ -229,7 +237,7 @@ class Agent:
             pages = {**metrics_pages(self._exposition), **status_pages(self._status.text, POLICY)}
             self.metrics_port = await self._listen_http("--metrics-port", self._config.metrics_port, pages)
 
-    async def _listen_http(self, flag: str, port: int, pages: Pages) -> int:
+    async def _listen_http(self, flag: str, port: int, pages: HttpPages) -> int:
         server = HttpServer(pages)
         try:
             bound = await server.start(self._config.host, port)
@@ -250,7 +258,7 @@ class Agent:
         )
         pb_grpc.add_ExternalScalerServicer_to_server(self._scaler, server)  # type: ignore[no-untyped-call]
         fleet_pb_grpc.add_FleetServicer_to_server(self._sharing, server)  # type: ignore[no-untyped-call]
-        verdict_pb_grpc.add_VerdictsServicer_to_server(Verdicts(self._scaler), server)  # type: ignore[no-untyped-call]
+        verdict_pb_grpc.add_VerdictsServicer_to_server(EvaluationService(self._scaler), server)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         described = (pb.DESCRIPTOR, fleet_pb.DESCRIPTOR, verdict_pb.DESCRIPTOR, health_pb2.DESCRIPTOR)
         services = [service.full_name for file in described for service in file.services_by_name.values()]
@@ -308,8 +316,8 @@ class Agent:
             self._outlook.watches(),
         )
 
-    def _view(self) -> View:
-        return View(
+    def _view(self) -> StatusView:
+        return StatusView(
             fleet=self._fleet(),
             now=self._clock(),
             unix_seconds=time.time(),

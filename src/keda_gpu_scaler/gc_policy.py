@@ -15,7 +15,7 @@ ALL_SECONDS = 600.0
 _THRESHOLDS = (50_000, 100, 100)
 
 
-class Sweeper:
+class GcPolicy:
     """Searches for cycles at each ``sweep``: among the newest objects, and now and then among all.
 
     Args:

@@ -14,33 +14,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keda_gpu_scaler.config import Config
-from keda_gpu_scaler.core.interfaces import Answer, Directory, KubeError, PeerCounts, ScrapeCounts, Watches
+from keda_gpu_scaler.core.interfaces import Discovery, KubeError, PeerCounts, RecentAnswer, ScrapeCounts, Watches
 from keda_gpu_scaler.core.selectors import SeriesSelector
-from keda_gpu_scaler.core.state.scrape import Endpoint, Scraped
-from keda_gpu_scaler.core.types import NoWorkload, Workload
-from keda_gpu_scaler.kube.auth import Access, in_cluster, kubeconfig, service_account
-from keda_gpu_scaler.peers.client import Following
-from keda_gpu_scaler.peers.discovery import DirectoryError, parse_directory
-from keda_gpu_scaler.scrape.address_policy import Guard, GuardError
+from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult
+from keda_gpu_scaler.core.types import Unavailable, Workload
+from keda_gpu_scaler.kube.auth import ClientConfig, in_cluster, kubeconfig, service_account
+from keda_gpu_scaler.peers.client import FleetClient
+from keda_gpu_scaler.peers.discovery import DiscoveryError, parse_discovery
+from keda_gpu_scaler.scrape.address_policy import AddressPolicy, AddressPolicyError
 from keda_gpu_scaler.scrape.credentials import Credentials, CredentialsError
 from keda_gpu_scaler.wire.tls import ClientTls, Pem, TlsError, own_pair
 
 if TYPE_CHECKING:
-    from keda_gpu_scaler.kube.client import ApiServer
+    from keda_gpu_scaler.kube.client import ApiClient
     from keda_gpu_scaler.kube.endpointslices import EndpointSlices
-    from keda_gpu_scaler.kube.events import Events
+    from keda_gpu_scaler.kube.events import EventRecorder
     from keda_gpu_scaler.kube.workloads import Workloads
-    from keda_gpu_scaler.scrape.manager import Scraping
+    from keda_gpu_scaler.scrape.manager import ScrapeManager
 
 DEFAULT_SERVICE = "keda-gpu-scaler-agents"
 """The headless service behind which ``kubernetes`` looks for the agents."""
 
 
-class OutlookError(Exception):
+class RemoteError(Exception):
     """The settings name a cluster or peers that cannot be used; the text is a sentence for a person."""
 
 
-class Outlook:
+class Remote:
     """What an instance may ask beyond its own node: ``engines``, and ``cluster`` and ``peers``, which may be None.
 
     Args:
@@ -72,16 +72,16 @@ class Outlook:
             access = self._access(config)
             api = None if access is None else _Api(access)
             directory = _directory(config.peers, api, clock)
-            self._agents = directory if isinstance(directory, _AgentsOnDemand) else None
+            self._agents = directory if isinstance(directory, _LazyAgents) else None
             tls = None if directory is None else _peers_tls(config)
-            self.engines = EnginesOnDemand(config, clock, on_engines)
-        except (KubeError, DirectoryError, TlsError, GuardError, CredentialsError) as error:
-            raise OutlookError(str(error)) from error
-        self.cluster = None if api is None else ClusterOnDemand(api, clock, on_cluster)
-        self._events = None if api is None else _EventsOnDemand(api, config.node_name, clock)
+            self.engines = LazyEngines(config, clock, on_engines)
+        except (KubeError, DiscoveryError, TlsError, AddressPolicyError, CredentialsError) as error:
+            raise RemoteError(str(error)) from error
+        self.cluster = None if api is None else LazyCluster(api, clock, on_cluster)
+        self._events = None if api is None else _LazyEvents(api, config.node_name, clock)
         self.peers = None
         if directory is not None:
-            self.peers = Following(
+            self.peers = FleetClient(
                 directory,
                 instance=instance,
                 clock=clock,
@@ -96,7 +96,7 @@ class Outlook:
         """Whether something out there may tell news all the time."""
         return self.peers is not None or self.engines.is_open
 
-    def answered(self, answer: Answer) -> None:
+    def answered(self, answer: RecentAnswer) -> None:
         """Tell the cluster, now and then, what becomes of a trigger."""
         if self._events is not None:
             self._events.note(answer)
@@ -131,7 +131,7 @@ class Outlook:
         if self._scratch is not None:
             self._scratch.cleanup()
 
-    def _access(self, config: Config) -> Access | None:
+    def _access(self, config: Config) -> ClientConfig | None:
         if config.kubeconfig == "off":
             return None
         if config.kubeconfig == "auto":
@@ -140,16 +140,16 @@ class Outlook:
         return kubeconfig(Path(config.kubeconfig), Path(self._scratch.name))
 
 
-class EnginesOnDemand:
+class LazyEngines:
     """Engines and sources of demand, scraped from the first question on."""
 
     def __init__(self, config: Config, clock: Callable[[], float], on_news: Callable[[], None]) -> None:
-        self._guard = Guard(config.allow_endpoints)
+        self._guard = AddressPolicy(config.allow_endpoints)
         self._credentials = Credentials(config.endpoint_credentials)
         self._config = config
         self._clock = clock
         self._on_news = on_news
-        self._scraping: Scraping | None = None
+        self._scraping: ScrapeManager | None = None
 
     @property
     def is_open(self) -> bool:
@@ -169,7 +169,7 @@ class EnginesOnDemand:
             self._scraping = self._open()
         self._scraping.ask(endpoint, window_seconds=window_seconds, selectors=selectors, demand=demand)
 
-    def scraped(self) -> Mapping[Endpoint, Scraped]:
+    def scraped(self) -> Mapping[Endpoint, ScrapeResult]:
         """Return what came of every endpoint that is asked for."""
         return self._scraping.scraped() if self._scraping is not None else {}
 
@@ -192,12 +192,12 @@ class EnginesOnDemand:
         if self._scraping is not None:
             await self._scraping.close()
 
-    def _open(self) -> "Scraping":
-        from keda_gpu_scaler.scrape.http_client import Fetcher
-        from keda_gpu_scaler.scrape.manager import Scraping
+    def _open(self) -> "ScrapeManager":
+        from keda_gpu_scaler.scrape.http_client import HttpClient
+        from keda_gpu_scaler.scrape.manager import ScrapeManager
 
-        return Scraping(
-            Fetcher(self._guard, self._credentials),
+        return ScrapeManager(
+            HttpClient(self._guard, self._credentials),
             clock=self._clock,
             # Less often, and what was told would be stale before the next scrape.
             interval_seconds=min(self._config.scrape_interval, self._config.stale_after / 2),
@@ -206,7 +206,7 @@ class EnginesOnDemand:
         )
 
 
-class ClusterOnDemand:
+class LazyCluster:
     """A cluster that is connected to by the first question."""
 
     def __init__(self, api: "_Api", clock: Callable[[], float], on_change: Callable[[], None]) -> None:
@@ -215,9 +215,9 @@ class ClusterOnDemand:
         self._on_change = on_change
         self._workloads: Workloads | None = None
         self._opening: asyncio.Task[None] | None = None
-        self._failure: NoWorkload | None = None
+        self._failure: Unavailable | None = None
 
-    def workload(self, namespace: str, name: str) -> Workload | NoWorkload:
+    def workload(self, namespace: str, name: str) -> Workload | Unavailable:
         """Return what is known of a workload; the first question opens the connection."""
         if self._workloads is not None:
             return self._workloads.workload(namespace, name)
@@ -231,7 +231,7 @@ class ClusterOnDemand:
         if self._workloads is not None:
             await self._workloads.settled(namespace, name)
 
-    def node_labels(self) -> Mapping[str, Mapping[str, str]] | NoWorkload:
+    def node_labels(self) -> Mapping[str, Mapping[str, str]] | Unavailable:
         """Return every node's labels by its name, or why they are unknown."""
         return self._workloads.node_labels() if self._workloads is not None else self._not_open()
 
@@ -253,16 +253,16 @@ class ClusterOnDemand:
             await self._workloads.close()
         await self._api.close()
 
-    def _not_open(self) -> NoWorkload:
+    def _not_open(self) -> Unavailable:
         if self._opening is None:
             self._opening = asyncio.create_task(self._open(), name="cluster")
-        return self._failure or NoWorkload("the connection to the API server is being opened", is_final=False)
+        return self._failure or Unavailable("the connection to the API server is being opened", is_final=False)
 
     async def _open(self) -> None:
         try:
             api = await self._api.opened()
         except KubeError as error:
-            self._failure = NoWorkload(str(error), is_final=True)
+            self._failure = Unavailable(str(error), is_final=True)
             return
         from keda_gpu_scaler.kube.workloads import Workloads
 
@@ -270,23 +270,23 @@ class ClusterOnDemand:
         self._on_change()
 
 
-class _EventsOnDemand:
+class _LazyEvents:
     """Events about ScaledObjects, from the first trigger on that cannot be answered."""
 
     def __init__(self, api: "_Api", reporter: str, clock: Callable[[], float]) -> None:
         self._api = api
         self._reporter = reporter
         self._clock = clock
-        self._events: Events | None = None
+        self._events: EventRecorder | None = None
 
-    def note(self, answer: Answer) -> None:
+    def note(self, answer: RecentAnswer) -> None:
         """Look at an answer; the first that lacks something begins to be remembered."""
         if self._events is None:
             if answer.value is not None and answer.is_demand_known is not False:
                 return
-            from keda_gpu_scaler.kube.events import Events
+            from keda_gpu_scaler.kube.events import EventRecorder
 
-            self._events = Events(self._api.opened, self._reporter, clock=self._clock)
+            self._events = EventRecorder(self._api.opened, self._reporter, clock=self._clock)
         self._events.note(answer)
 
     async def close(self) -> None:
@@ -298,11 +298,11 @@ class _EventsOnDemand:
 class _Api:
     """The API server, opened once by whoever comes first."""
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: ClientConfig) -> None:
         self.access = access
-        self._opening: asyncio.Task[ApiServer] | None = None
+        self._opening: asyncio.Task[ApiClient] | None = None
 
-    async def opened(self) -> "ApiServer":
+    async def opened(self) -> "ApiClient":
         """Return the connection.
 
         Raises:
@@ -318,15 +318,15 @@ class _Api:
             if not isinstance(outcome, BaseException):
                 await outcome.close()
 
-    async def _open(self) -> "ApiServer":
+    async def _open(self) -> "ApiClient":
         # In a thread: compiling and running so many modules takes as long as a few hundred answers.
         await asyncio.get_running_loop().run_in_executor(None, importlib.import_module, "httpx")
-        from keda_gpu_scaler.kube.client import ApiServer
+        from keda_gpu_scaler.kube.client import ApiClient
 
-        return ApiServer(self.access)
+        return ApiClient(self.access)
 
 
-class _AgentsOnDemand:
+class _LazyAgents:
     """The agents' endpoints, read from the API server once somebody looks."""
 
     def __init__(self, api: _Api, service: str, clock: Callable[[], float]) -> None:
@@ -350,18 +350,18 @@ class _AgentsOnDemand:
             yield addresses
 
 
-def _directory(peers: str, api: _Api | None, clock: Callable[[], float]) -> Directory | None:
+def _directory(peers: str, api: _Api | None, clock: Callable[[], float]) -> Discovery | None:
     kind, _, service = peers.partition(":")
     if peers == "none" or (peers == "auto" and api is None):
         return None
     if peers in ("auto", "kubernetes") or (kind == "kubernetes" and service):
         if api is None:
-            raise DirectoryError(
+            raise DiscoveryError(
                 "--peers: Invalid value: kubernetes needs access to the API server: run in a pod with a service "
                 "account, or name a --kubeconfig"
             )
-        return _AgentsOnDemand(api, service or DEFAULT_SERVICE, clock)
-    return parse_directory(peers)
+        return _LazyAgents(api, service or DEFAULT_SERVICE, clock)
+    return parse_discovery(peers)
 
 
 def _peers_tls(config: Config) -> ClientTls | None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keda_gpu_scaler.cli.job_environment import Kind, Named, Place, place_of
+from keda_gpu_scaler.cli.job_environment import JobEnvironment, JobEnvironmentKind, Named, job_environment_of
 from keda_gpu_scaler.core.types import Device
 from tests.fakes import device
 
@@ -27,55 +27,63 @@ def in_ai() -> str:
 @pytest.mark.parametrize(
     ("environment", "expected"),
     [
-        pytest.param({}, Place(Kind.HOST), id="a plain host"),
+        pytest.param({}, JobEnvironment(JobEnvironmentKind.HOST), id="a plain host"),
         pytest.param(
             {"SLURM_JOB_ID": "4711", "SLURMD_NODENAME": "n7", "SLURM_JOB_GPUS": "0,3"},
-            Place(Kind.SLURM, "4711", "n7", Named("SLURM_JOB_GPUS", ("0", "3"), are_files=True)),
+            JobEnvironment(JobEnvironmentKind.SLURM, "4711", "n7", Named("SLURM_JOB_GPUS", ("0", "3"), are_files=True)),
             id="a SLURM job's script",
         ),
         pytest.param(
             {"SLURM_JOB_ID": "4711", "SLURM_STEP_ID": "2", "SLURM_STEP_GPUS": "1", "SLURM_JOB_GPUS": "0,3"},
-            Place(Kind.SLURM, "4711.2", "", Named("SLURM_STEP_GPUS", ("1",), are_files=True)),
+            JobEnvironment(JobEnvironmentKind.SLURM, "4711.2", "", Named("SLURM_STEP_GPUS", ("1",), are_files=True)),
             id="a SLURM step, which may be on another node than the job's script",
         ),
         pytest.param(
             {"SLURM_JOB_ID": "4711", "CUDA_VISIBLE_DEVICES": "0,1"},
-            Place(Kind.SLURM, "4711", "", Named("CUDA_VISIBLE_DEVICES", ("0", "1"))),
+            JobEnvironment(JobEnvironmentKind.SLURM, "4711", "", Named("CUDA_VISIBLE_DEVICES", ("0", "1"))),
             id="a SLURM that names devices to CUDA alone",
         ),
-        pytest.param({"SLURM_JOB_ID": "4711"}, Place(Kind.SLURM, "4711"), id="a SLURM job that names no device"),
+        pytest.param(
+            {"SLURM_JOB_ID": "4711"},
+            JobEnvironment(JobEnvironmentKind.SLURM, "4711"),
+            id="a SLURM job that names no device",
+        ),
         pytest.param(
             {"FLUX_JOB_ID": "f2x", "CUDA_VISIBLE_DEVICES": "2", "SLURM_JOB_ID": "4711", "SLURM_JOB_GPUS": "0,1,2,3"},
-            Place(Kind.FLUX, "f2x", "", Named("CUDA_VISIBLE_DEVICES", ("2",))),
+            JobEnvironment(JobEnvironmentKind.FLUX, "f2x", "", Named("CUDA_VISIBLE_DEVICES", ("2",))),
             id="a Flux job within a SLURM job",
         ),
         pytest.param(
             {**POD, "NVIDIA_VISIBLE_DEVICES": "GPU-0001"},
-            Place(Kind.KUBERNETES, "ai/llama-0", "", Named("NVIDIA_VISIBLE_DEVICES", ("GPU-0001",))),
+            JobEnvironment(
+                JobEnvironmentKind.KUBERNETES, "ai/llama-0", "", Named("NVIDIA_VISIBLE_DEVICES", ("GPU-0001",))
+            ),
             id="a pod whose device plugin names UUIDs",
         ),
         pytest.param(
-            {**POD, "NVIDIA_VISIBLE_DEVICES": "all"}, Place(Kind.KUBERNETES, "ai/llama-0"), id="a pod that sees all"
+            {**POD, "NVIDIA_VISIBLE_DEVICES": "all"},
+            JobEnvironment(JobEnvironmentKind.KUBERNETES, "ai/llama-0"),
+            id="a pod that sees all",
         ),
         pytest.param(
             {**POD, "NVIDIA_VISIBLE_DEVICES": "2"},
-            Place(Kind.KUBERNETES, "ai/llama-0"),
+            JobEnvironment(JobEnvironmentKind.KUBERNETES, "ai/llama-0"),
             id="a pod whose device has the host's number, which means another one here",
         ),
         pytest.param(
             {"CUDA_VISIBLE_DEVICES": "1,-1,2"},
-            Place(Kind.HOST, named=Named("CUDA_VISIBLE_DEVICES", ("1",))),
+            JobEnvironment(JobEnvironmentKind.HOST, named=Named("CUDA_VISIBLE_DEVICES", ("1",))),
             id="CUDA reads up to the first that is none",
         ),
         pytest.param(
             {"CUDA_VISIBLE_DEVICES": "NoDevFiles"},
-            Place(Kind.HOST, named=Named("CUDA_VISIBLE_DEVICES", ())),
+            JobEnvironment(JobEnvironmentKind.HOST, named=Named("CUDA_VISIBLE_DEVICES", ())),
             id="nothing is meant",
         ),
     ],
 )
-def test_where_we_run_and_what_is_meant(environment: Mapping[str, str], expected: Place) -> None:
-    assert place_of(environment, in_ai) == expected
+def test_where_we_run_and_what_is_meant(environment: Mapping[str, str], expected: JobEnvironment) -> None:
+    assert job_environment_of(environment, in_ai) == expected
 
 
 @pytest.mark.parametrize(
@@ -114,7 +122,7 @@ def test_names_are_found_among_the_devices(
 
 @given(st.dictionaries(st.sampled_from(["SLURM_JOB_ID", "SLURM_STEP_GPUS", "CUDA_VISIBLE_DEVICES"]), st.text()))
 def test_whatever_the_environment_says_every_name_is_a_device_or_strange(environment: dict[str, str]) -> None:
-    named = place_of(environment).named
+    named = job_environment_of(environment).named
     if named is not None:
         chosen, strange = named.choose(CARDS)
         assert chosen <= {card.uuid for card in CARDS}
@@ -125,10 +133,10 @@ def test_whatever_the_environment_says_every_name_is_a_device_or_strange(environ
 @pytest.mark.parametrize(
     ("place", "shown", "holder"),
     [
-        (Place(Kind.SLURM, "4711.0"), "slurm job 4711.0", "slurm/4711.0"),
-        (Place(Kind.KUBERNETES, "ai/llama-0"), "pod ai/llama-0", "ai/llama-0"),
-        (Place(Kind.HOST), "host", ""),
+        (JobEnvironment(JobEnvironmentKind.SLURM, "4711.0"), "slurm job 4711.0", "slurm/4711.0"),
+        (JobEnvironment(JobEnvironmentKind.KUBERNETES, "ai/llama-0"), "pod ai/llama-0", "ai/llama-0"),
+        (JobEnvironment(JobEnvironmentKind.HOST), "host", ""),
     ],
 )
-def test_what_a_place_is_called(place: Place, shown: str, holder: str) -> None:
+def test_what_a_place_is_called(place: JobEnvironment, shown: str, holder: str) -> None:
     assert (str(place), place.holder) == (shown, holder)

@@ -7,7 +7,7 @@ from typing import Any
 
 from keda_gpu_scaler.core.interfaces import Engines
 from keda_gpu_scaler.core.selectors import parse_series
-from keda_gpu_scaler.core.state.scrape import Endpoint, Scraped
+from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult
 from keda_gpu_scaler.core.types import PodRef
 
 ENGINE = Endpoint(PodRef("ai", "llama-0"), "10.1.2.3", engine="vllm")
@@ -92,7 +92,7 @@ class EnginesContract:
         self.keep(scenario)
 
 
-async def asked(engines: Engines, *endpoints: Endpoint) -> Scraped:
+async def asked(engines: Engines, *endpoints: Endpoint) -> ScrapeResult:
     """Ask, wait until they are settled, and return what came of the first."""
     for endpoint in endpoints:
         engines.ask(endpoint, window_seconds=10.0)

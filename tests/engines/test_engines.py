@@ -3,9 +3,9 @@
 
 import asyncio
 
-from keda_gpu_scaler.core.state.scrape import Page, Scraped
-from keda_gpu_scaler.core.types import Readings, Series
-from keda_gpu_scaler.scrape.manager import Scraping
+from keda_gpu_scaler.core.state.scrape import ScrapeResult, TargetHistory
+from keda_gpu_scaler.core.types import EngineSample, Series
+from keda_gpu_scaler.scrape.manager import ScrapeManager
 from tests.contract.engines import DEMAND, DEPTH, DEPTH_VALUE, ENGINE, NO_ENGINE, WAITING, EnginesContract, Scenario
 from tests.fakes import FakeEngines
 from tests.scrape.virtual_time import play
@@ -19,7 +19,7 @@ class TestScrapingKeepsTheContract(EnginesContract):
         web.pages["10.1.2.5:80/metrics"] = f"{DEPTH.name} {DEPTH_VALUE}\n".encode()
 
         async def whole() -> None:
-            scraping = Scraping(web, clock=asyncio.get_running_loop().time)
+            scraping = ScrapeManager(web, clock=asyncio.get_running_loop().time)
             await scenario(scraping)
             await scraping.close()
 
@@ -33,9 +33,11 @@ class TestTheFakeKeepsTheContract(EnginesContract):
             scenario(
                 FakeEngines(
                     {
-                        ENGINE: Scraped((Page("vllm", (Readings(1000.0, "vllm", waiting=WAITING),)),)),
-                        NO_ENGINE: Scraped(failure="the connection is refused", is_no_engine=True),
-                        DEMAND: Scraped((Page("router", (Readings(1000.0, selected=series),)),)),
+                        ENGINE: ScrapeResult(
+                            (TargetHistory("vllm", (EngineSample(1000.0, "vllm", waiting=WAITING),)),)
+                        ),
+                        NO_ENGINE: ScrapeResult(failure="the connection is refused", is_no_engine=True),
+                        DEMAND: ScrapeResult((TargetHistory("router", (EngineSample(1000.0, selected=series),)),)),
                     }
                 )
             )

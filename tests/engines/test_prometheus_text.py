@@ -17,18 +17,24 @@ from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as families_of_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as families_of_text
 
-from keda_gpu_scaler.engines.prometheus_text import Exposition, ExpositionError, Sample, is_known, parse
+from keda_gpu_scaler.engines.prometheus_text import (
+    Exposition,
+    ExpositionError,
+    SeriesSample,
+    is_known,
+    parse_exposition,
+)
 
 Told = tuple[str, dict[str, str], str]
 
 
-def told(samples: Iterable[Sample]) -> list[Told]:
+def told(samples: Iterable[SeriesSample]) -> list[Told]:
     """Samples in a form in which NaN equals NaN."""
     return [(it.name, dict(it.labels), repr(it.value)) for it in samples]
 
 
 def read(text: str, *, is_openmetrics: bool = False) -> list[Told]:
-    return told(parse(text.encode(), is_openmetrics=is_openmetrics).samples)
+    return told(parse_exposition(text.encode(), is_openmetrics=is_openmetrics).samples)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +174,7 @@ def test_what_is_no_text_format(text: str, complaint: str) -> None:
 
 def test_a_label_that_is_not_utf_8_is_refused() -> None:
     with pytest.raises(ExpositionError, match=r'^line 1: the label "x" is not UTF-8$'):
-        parse(b'a{x="\xff"} 1\n')
+        parse_exposition(b'a{x="\xff"} 1\n')
 
 
 def test_a_long_line_is_not_told_in_full() -> None:
@@ -193,7 +199,7 @@ def test_a_long_line_is_not_told_in_full() -> None:
     ],
 )
 def test_what_tells_nothing(text: str) -> None:
-    assert parse(text.encode()) == Exposition((), {})
+    assert parse_exposition(text.encode()) == Exposition((), {})
 
 
 @pytest.mark.parametrize(
@@ -281,13 +287,13 @@ def test_what_is_no_openmetrics(text: str, complaint: str) -> None:
 @pytest.mark.parametrize("is_first", [True, False], ids=["before it", "behind it"])
 def test_only_the_wanted_name_is_read(line: str, is_first: bool) -> None:
     lines = (line, 'wanted{x="y"} 1') if is_first else ('wanted{x="y"} 1', line)
-    page = parse("\n".join(lines).encode(), wanted=frozenset({"wanted"}))
+    page = parse_exposition("\n".join(lines).encode(), wanted=frozenset({"wanted"}))
     assert told(page.samples) == [("wanted", {"x": "y"}, "1.0")]
 
 
 @pytest.mark.parametrize("text", [" wanted 1\n", "\twanted 1\n", "a 1\n wanted 1\n", "a 1\n\twanted 1\n"])
 def test_a_wanted_line_that_is_indented_is_found(text: str) -> None:
-    assert told(parse(text.encode(), wanted=frozenset({"wanted"})).samples) == [("wanted", {}, "1.0")]
+    assert told(parse_exposition(text.encode(), wanted=frozenset({"wanted"})).samples) == [("wanted", {}, "1.0")]
 
 
 @pytest.mark.parametrize(
@@ -301,12 +307,12 @@ def test_a_wanted_line_that_is_indented_is_found(text: str) -> None:
 )
 def test_a_wanted_line_must_be_right(line: str, complaint: str) -> None:
     with pytest.raises(ExpositionError) as error:
-        parse(f"other 1\n\n{line}\n".encode(), wanted=frozenset({"wanted", "more"}))
+        parse_exposition(f"other 1\n\n{line}\n".encode(), wanted=frozenset({"wanted", "more"}))
     assert str(error.value) == complaint
 
 
 def test_who_wants_nothing_reads_nothing() -> None:
-    assert parse(b"a 1\nb what\n", wanted=frozenset()).samples == ()
+    assert parse_exposition(b"a 1\nb what\n", wanted=frozenset()).samples == ()
 
 
 @pytest.mark.parametrize(
@@ -331,8 +337,8 @@ def test_who_wants_nothing_reads_nothing() -> None:
 )
 def test_what_counts_up(text: str, name: str, is_counter: bool) -> None:
     body = f"{text}{name} 1\n".encode()
-    assert parse(body).is_counter(name) is is_counter
-    assert parse(body, wanted=frozenset({name})).is_counter(name) is is_counter
+    assert parse_exposition(body).is_counter(name) is is_counter
+    assert parse_exposition(body, wanted=frozenset({name})).is_counter(name) is is_counter
 
 
 @pytest.mark.parametrize(
@@ -346,7 +352,7 @@ def test_what_counts_up(text: str, name: str, is_counter: bool) -> None:
     ],
 )
 def test_which_counters_are_declared(text: str, is_declared: bool) -> None:
-    assert parse(text.encode(), wanted=frozenset({"a_total"})).declares_counter("a_total") is is_declared
+    assert parse_exposition(text.encode(), wanted=frozenset({"a_total"})).declares_counter("a_total") is is_declared
 
 
 @pytest.mark.parametrize(("value", "is_said"), [(0.0, True), (-1.0, True), (math.nan, False), (math.inf, False)])
@@ -383,7 +389,7 @@ def test_a_mebibyte_of_malice_takes_no_longer_than_any_other(head: bytes, piece:
     for is_openmetrics in (False, True):
         for page in (body, body + b"\n# EOF\n"):
             with contextlib.suppress(ExpositionError):
-                parse(page, wanted=frozenset({"a"}), is_openmetrics=is_openmetrics)
+                parse_exposition(page, wanted=frozenset({"a"}), is_openmetrics=is_openmetrics)
 
 
 # Pages as an exporter may write them, and what is in them.
@@ -472,7 +478,7 @@ def test_what_is_wanted_is_what_is_read_of_it_anyway(
     body = text_page(made, style).encode()
     names = sorted({it.sample_name for it in made})
     wanted = frozenset(choice.sample(names, choice.randint(0, len(names)))) | others
-    everything, some = parse(body), parse(body, wanted=wanted)
+    everything, some = parse_exposition(body), parse_exposition(body, wanted=wanted)
     assert told(some.samples) == [it for it in told(everything.samples) if it[0] in wanted]
     for name in wanted:
         assert some.is_counter(name) is everything.is_counter(name)
@@ -484,7 +490,7 @@ def test_any_bytes_are_a_page_or_an_error_that_says_why(body: bytes, is_openmetr
     for wanted in (None, frozenset({"a"})):
         outcome = ""
         try:
-            parse(body, wanted=wanted, is_openmetrics=is_openmetrics)
+            parse_exposition(body, wanted=wanted, is_openmetrics=is_openmetrics)
         except ExpositionError as error:
             outcome = str(error)
         assert not outcome or outcome.startswith(("line ", "the end mark"))

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from keda_gpu_scaler.core.selectors import SeriesSelector, parse_series
 from keda_gpu_scaler.core.trigger.metrics import DEMANDS, ENGINES
-from keda_gpu_scaler.core.types import Histogram, Readings, Series
+from keda_gpu_scaler.core.types import EngineSample, Histogram, Series
 from keda_gpu_scaler.engines.interceptor import PENDING
-from keda_gpu_scaler.engines.metric_map import Exported
-from keda_gpu_scaler.engines.scrape_parser import EXPORTED, OLLAMA, ForeignPageError, PageError, read
+from keda_gpu_scaler.engines.metric_map import MetricMap
+from keda_gpu_scaler.engines.scrape_parser import METRIC_MAPS, OLLAMA, ScrapeParseError, UnknownPageError, parse_page
 from tests.engines import engine_pages
 from tests.engines.vllm_pages import vllm_page
 
@@ -29,11 +29,11 @@ AT = 7.0
 def selected(body: bytes, text: str, content_type: str = TEXT) -> Series | None:
     """What a page says of one selector."""
     selector = parse_series(text)
-    return read(body, content_type, at_seconds=AT, selectors=[selector]).selected[selector.text]
+    return parse_page(body, content_type, at_seconds=AT, selectors=[selector]).selected[selector.text]
 
 
 def test_every_engine_of_the_table_has_a_file_and_the_same_turn() -> None:
-    assert [*(exported.engine for exported in EXPORTED), OLLAMA] == list(ENGINES)
+    assert [*(exported.engine for exported in METRIC_MAPS), OLLAMA] == list(ENGINES)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_every_engine_of_the_table_has_a_file_and_the_same_turn() -> None:
     [
         pytest.param(
             engine_pages.VLLM,
-            Readings(
+            EngineSample(
                 AT,
                 "vllm",
                 waiting=7,
@@ -57,13 +57,15 @@ def test_every_engine_of_the_table_has_a_file_and_the_same_turn() -> None:
         ),
         pytest.param(
             engine_pages.VLLM_OLD,
-            Readings(AT, "vllm", waiting=0, running=5, kv_cache_ratio=0.5),
+            EngineSample(AT, "vllm", waiting=0, running=5, kv_cache_ratio=0.5),
             id="vLLM before 0.12",
         ),
-        pytest.param(engine_pages.VLLM_BY_REASON, Readings(AT, "vllm", waiting=6), id="vLLM, reasons of waiting alone"),
+        pytest.param(
+            engine_pages.VLLM_BY_REASON, EngineSample(AT, "vllm", waiting=6), id="vLLM, reasons of waiting alone"
+        ),
         pytest.param(
             engine_pages.SGLANG,
-            Readings(
+            EngineSample(
                 AT,
                 "sglang",
                 waiting=6,
@@ -79,12 +81,12 @@ def test_every_engine_of_the_table_has_a_file_and_the_same_turn() -> None:
         ),
         pytest.param(
             engine_pages.SGLANG_OLD,
-            Readings(AT, "sglang", waiting=1, running=7, kv_cache_ratio=0.28),
+            EngineSample(AT, "sglang", waiting=1, running=7, kv_cache_ratio=0.28),
             id="SGLang before ranks were told",
         ),
         pytest.param(
             engine_pages.TGI,
-            Readings(
+            EngineSample(
                 AT,
                 "tgi",
                 waiting=13,
@@ -98,12 +100,14 @@ def test_every_engine_of_the_table_has_a_file_and_the_same_turn() -> None:
         ),
         pytest.param(
             engine_pages.TRITON,
-            Readings(AT, "triton", waiting=6, requests_total=200, queue_wait_seconds_total=2, queue_waits_total=200),
+            EngineSample(
+                AT, "triton", waiting=6, requests_total=200, queue_wait_seconds_total=2, queue_waits_total=200
+            ),
             id="Triton, two models",
         ),
         pytest.param(
             engine_pages.TRITON_TRTLLM,
-            Readings(
+            EngineSample(
                 AT,
                 "triton",
                 waiting=6,
@@ -118,7 +122,7 @@ def test_every_engine_of_the_table_has_a_file_and_the_same_turn() -> None:
         ),
         pytest.param(
             engine_pages.TRTLLM_SERVE,
-            Readings(
+            EngineSample(
                 AT,
                 "trtllm-serve",
                 waiting=2,
@@ -135,7 +139,7 @@ def test_every_engine_of_the_table_has_a_file_and_the_same_turn() -> None:
         ),
         pytest.param(
             engine_pages.NIM,
-            Readings(
+            EngineSample(
                 AT,
                 "nim",
                 waiting=1,
@@ -150,7 +154,7 @@ def test_every_engine_of_the_table_has_a_file_and_the_same_turn() -> None:
         ),
         pytest.param(
             engine_pages.LMDEPLOY,
-            Readings(
+            EngineSample(
                 AT,
                 "lmdeploy",
                 waiting=5,
@@ -166,43 +170,45 @@ def test_every_engine_of_the_table_has_a_file_and_the_same_turn() -> None:
         ),
         pytest.param(
             engine_pages.LLAMA_CPP,
-            Readings(AT, "llama.cpp", waiting=2, running=4, tokens_total=3400),
+            EngineSample(AT, "llama.cpp", waiting=2, running=4, tokens_total=3400),
             id="llama.cpp, whose cache is not read",
         ),
-        pytest.param(engine_pages.OLLAMA, Readings(AT, "ollama"), id="Ollama, which tells nothing of requests"),
-        pytest.param(engine_pages.INTERCEPTOR, Readings(AT), id="an interceptor, which is no engine"),
+        pytest.param(engine_pages.OLLAMA, EngineSample(AT, "ollama"), id="Ollama, which tells nothing of requests"),
+        pytest.param(engine_pages.INTERCEPTOR, EngineSample(AT), id="an interceptor, which is no engine"),
         pytest.param(
-            engine_pages.VLLM_ROUTER, Readings(AT, "vllm", waiting=1, running=3), id="a router, in its engines' words"
+            engine_pages.VLLM_ROUTER,
+            EngineSample(AT, "vllm", waiting=1, running=3),
+            id="a router, in its engines' words",
         ),
-        pytest.param(engine_pages.ENDPOINT_PICKER, Readings(AT), id="an endpoint picker, which is no engine"),
-        pytest.param(b"process_cpu_seconds_total 1\n", Readings(AT), id="a page of nobody's"),
-        pytest.param(b"", Readings(AT), id="a page without anything"),
+        pytest.param(engine_pages.ENDPOINT_PICKER, EngineSample(AT), id="an endpoint picker, which is no engine"),
+        pytest.param(b"process_cpu_seconds_total 1\n", EngineSample(AT), id="a page of nobody's"),
+        pytest.param(b"", EngineSample(AT), id="a page without anything"),
     ],
 )
-def test_what_a_page_tells(page: bytes, readings: Readings) -> None:
-    assert read(page, JSON if page.startswith(b"{") else TEXT, at_seconds=AT) == readings
+def test_what_a_page_tells(page: bytes, readings: EngineSample) -> None:
+    assert parse_page(page, JSON if page.startswith(b"{") else TEXT, at_seconds=AT) == readings
 
 
 def test_every_reading_of_every_engine_is_on_some_page() -> None:
     """What no page here tells would be read untested."""
     pages = [page for name, page in vars(engine_pages).items() if name.isupper() and not page.startswith(b"{")]
-    told = [read(page, TEXT, at_seconds=AT) for page in pages]
-    for exported in EXPORTED:
-        for reading in (one.name for one in fields(Exported) if one.name not in ("engine", "signs")):
+    told = [parse_page(page, TEXT, at_seconds=AT) for page in pages]
+    for exported in METRIC_MAPS:
+        for reading in (one.name for one in fields(MetricMap) if one.name not in ("engine", "signs")):
             is_read = any(getattr(it, reading) is not None for it in told if it.engine == exported.engine)
             assert is_read is bool(getattr(exported, reading)), f"{exported.engine}: {reading}"
 
 
 def test_the_same_page_in_openmetrics_tells_the_same() -> None:
-    assert read(engine_pages.VLLM + b"# EOF\n", OPENMETRICS, at_seconds=AT) == read(
+    assert parse_page(engine_pages.VLLM + b"# EOF\n", OPENMETRICS, at_seconds=AT) == parse_page(
         engine_pages.VLLM, TEXT, at_seconds=AT
     )
 
 
-@pytest.mark.parametrize("exported", EXPORTED, ids=lambda it: it.engine)
-def test_any_of_its_signs_alone_gives_an_engine_away(exported: Exported) -> None:
+@pytest.mark.parametrize("exported", METRIC_MAPS, ids=lambda it: it.engine)
+def test_any_of_its_signs_alone_gives_an_engine_away(exported: MetricMap) -> None:
     for sign in exported.signs:
-        assert read(f"{sign} 1\n".encode(), TEXT, at_seconds=AT).engine == exported.engine
+        assert parse_page(f"{sign} 1\n".encode(), TEXT, at_seconds=AT).engine == exported.engine
 
 
 @pytest.mark.parametrize(
@@ -219,7 +225,7 @@ def test_any_of_its_signs_alone_gives_an_engine_away(exported: Exported) -> None
     ],
 )
 def test_whose_page_it_is(body: bytes, engine: str) -> None:
-    assert read(body, TEXT, at_seconds=AT).engine == engine
+    assert parse_page(body, TEXT, at_seconds=AT).engine == engine
 
 
 RUNNING = b"vllm:num_requests_running 1\n"
@@ -254,19 +260,19 @@ RUNNING = b"vllm:num_requests_running 1\n"
     ],
 )
 def test_what_is_not_told_is_unknown(body: bytes, waiting: float | None) -> None:
-    assert read(RUNNING + body, TEXT, at_seconds=AT).waiting == waiting
+    assert parse_page(RUNNING + body, TEXT, at_seconds=AT).waiting == waiting
 
 
 def test_of_caches_the_fullest_counts_unless_one_is_unknown() -> None:
     caches = b'vllm:kv_cache_usage_perc{engine="0"} 0.5\nvllm:kv_cache_usage_perc{engine="1"} %s\n'
-    assert read(RUNNING + caches % b"0.25", TEXT, at_seconds=AT).kv_cache_ratio == 0.5
-    assert read(RUNNING + caches % b"NaN", TEXT, at_seconds=AT).kv_cache_ratio is None
+    assert parse_page(RUNNING + caches % b"0.25", TEXT, at_seconds=AT).kv_cache_ratio == 0.5
+    assert parse_page(RUNNING + caches % b"NaN", TEXT, at_seconds=AT).kv_cache_ratio is None
 
 
 @pytest.mark.parametrize("values", [(b"1", b"NaN"), (b"NaN", b"1")])
 def test_a_copy_that_is_unknown_leaves_the_sum_unknown(values: tuple[bytes, bytes]) -> None:
     body = b'sglang:num_queue_reqs{tp_rank="0"} %s\nsglang:num_queue_reqs{tp_rank="1"} %s\n' % values
-    assert read(body, TEXT, at_seconds=AT).waiting is None
+    assert parse_page(body, TEXT, at_seconds=AT).waiting is None
 
 
 @pytest.mark.parametrize(
@@ -285,7 +291,7 @@ def test_a_copy_that_is_unknown_leaves_the_sum_unknown(values: tuple[bytes, byte
 def test_histograms(buckets: dict[str, str], histogram: Histogram | None) -> None:
     name = "vllm:time_to_first_token_seconds_bucket"
     lines = "".join(f'{name}{{le="{bound}"}} {count}\n' for bound, count in buckets.items()).encode()
-    assert read(RUNNING + lines, TEXT, at_seconds=AT).first_token == histogram
+    assert parse_page(RUNNING + lines, TEXT, at_seconds=AT).first_token == histogram
 
 
 @pytest.mark.parametrize(
@@ -302,12 +308,12 @@ def test_histograms_that_do_not_fit_together_are_unknown(other: str, count: str)
         for engine, finite in (("0", "1"), ("1", other))
         for bound in (finite, "+Inf")
     ]
-    assert read(RUNNING + "\n".join(lines).encode(), TEXT, at_seconds=AT).first_token is None
+    assert parse_page(RUNNING + "\n".join(lines).encode(), TEXT, at_seconds=AT).first_token is None
 
 
 def test_a_bucket_without_a_bound_makes_no_histogram() -> None:
     lines = b'vllm:time_to_first_token_seconds_bucket 1\nvllm:time_to_first_token_seconds_bucket{le="+Inf"} 1\n'
-    assert read(RUNNING + lines, TEXT, at_seconds=AT).first_token is None
+    assert parse_page(RUNNING + lines, TEXT, at_seconds=AT).first_token is None
 
 
 @pytest.mark.parametrize(
@@ -403,9 +409,9 @@ def test_every_preset_of_demand_names_what_its_source_tells(preset: str, page: b
 
 def test_selecting_changes_nothing_else() -> None:
     selectors = [parse_series(text) for text in ("up", 'vllm:num_requests_waiting{engine="0"}')]
-    with_them = read(engine_pages.VLLM, TEXT, at_seconds=AT, selectors=selectors)
+    with_them = parse_page(engine_pages.VLLM, TEXT, at_seconds=AT, selectors=selectors)
     assert set(with_them.selected) == {"up", 'vllm:num_requests_waiting{engine="0"}'}
-    assert replace(with_them, selected={}) == read(engine_pages.VLLM, TEXT, at_seconds=AT)
+    assert replace(with_them, selected={}) == parse_page(engine_pages.VLLM, TEXT, at_seconds=AT)
 
 
 @pytest.mark.parametrize(
@@ -446,8 +452,8 @@ def test_json_is_known_as_such(body: bytes, content_type: str) -> None:
     ],
 )
 def test_json_of_no_kind_that_is_known(body: bytes) -> None:
-    with pytest.raises(ForeignPageError) as error:
-        read(body, JSON, at_seconds=AT)
+    with pytest.raises(UnknownPageError) as error:
+        parse_page(body, JSON, at_seconds=AT)
     assert str(error.value) == (
         "it is JSON of no kind that is known: neither Ollama's /api/ps nor the HTTP add-on's /queue"
     )
@@ -476,20 +482,22 @@ def test_a_number_of_json_that_is_not_finite_tells_nothing(number: bytes) -> Non
     ],
 )
 def test_a_page_that_cannot_be_read_is_refused_whole(body: bytes, content_type: str, complaint: str) -> None:
-    with pytest.raises(PageError) as error:
-        read(body, content_type, at_seconds=AT)
+    with pytest.raises(ScrapeParseError) as error:
+        parse_page(body, content_type, at_seconds=AT)
     assert str(error.value) == complaint
-    assert not isinstance(error.value, ForeignPageError)
+    assert not isinstance(error.value, UnknownPageError)
 
 
 def test_a_page_in_html_tells_nothing() -> None:
-    assert read(b"<!doctype html>\n<html><body>Hello</body></html>\n", "text/html", at_seconds=AT) == Readings(AT)
+    assert parse_page(
+        b"<!doctype html>\n<html><body>Hello</body></html>\n", "text/html", at_seconds=AT
+    ) == EngineSample(AT)
 
 
 @given(st.binary(max_size=200), st.sampled_from([TEXT, OPENMETRICS, JSON, ""]))
 def test_whatever_comes_is_a_page_or_an_error(body: bytes, content_type: str) -> None:
-    with contextlib.suppress(PageError):
-        read(body, content_type, at_seconds=AT, selectors=[parse_series("a")])
+    with contextlib.suppress(ScrapeParseError):
+        parse_page(body, content_type, at_seconds=AT, selectors=[parse_series("a")])
 
 
 COUNTS = st.integers(0, 10**6)
@@ -508,7 +516,7 @@ def test_a_page_of_vllm_tells_what_it_was_made_of(
         queue_seconds=wait,
         first_tokens=requests,
     )
-    readings = read(page, TEXT, at_seconds=AT)
+    readings = parse_page(page, TEXT, at_seconds=AT)
     assert (readings.waiting, readings.running, readings.kv_cache_ratio) == (waiting, running, kv)
     assert (readings.requests_total, readings.tokens_total) == (requests, tokens)
     assert (readings.queue_wait_seconds_total, readings.queue_waits_total) == (wait, requests)
@@ -519,7 +527,7 @@ def test_a_page_of_vllm_tells_what_it_was_made_of(
 @given(st.permutations(engine_pages.VLLM.decode().splitlines()))
 def test_the_order_of_lines_does_not_matter(lines: list[str]) -> None:
     page = "\n".join(lines).encode()
-    assert read(page, TEXT, at_seconds=AT) == read(engine_pages.VLLM, TEXT, at_seconds=AT)
+    assert parse_page(page, TEXT, at_seconds=AT) == parse_page(engine_pages.VLLM, TEXT, at_seconds=AT)
 
 
 @given(
@@ -547,6 +555,6 @@ def test_hundreds_of_series_of_one_page_cost_no_more_than_there_are(monkeypatch:
     monkeypatch.setattr(SeriesSelector, "matches", counted)
     selectors = [parse_series(f'{PENDING}{{host="ai/{number}"}}') for number in range(300)]
     body = json.dumps({f"ai/{number}": {"Concurrency": 0} for number in range(300)}).encode()
-    told = read(body, JSON, at_seconds=AT, selectors=selectors).selected
+    told = parse_page(body, JSON, at_seconds=AT, selectors=selectors).selected
     assert looked_at == 300
     assert len(set(map(id, told.values()))) == 1, "the same reading is kept once"

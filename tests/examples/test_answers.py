@@ -16,7 +16,7 @@ import pytest
 
 from keda_gpu_scaler.core.hpa.replica_calculator import ValueType, desired_replicas, milli
 from keda_gpu_scaler.core.trigger.metrics import EngineMetric
-from keda_gpu_scaler.core.trigger.parser import Scope, Trigger, parse
+from keda_gpu_scaler.core.trigger.parser import Scope, Trigger, parse_trigger
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import verdict_pb2_grpc as verdict_pb_grpc
 from tests.apiserver import FakeApiServer
@@ -194,7 +194,7 @@ def expected(parsed: Trigger, value_type: str) -> object:
 def test_a_busy_workload_is_answered_with_what_its_devices_and_engines_do(
     cluster: Cluster, example: Example, trigger: Mapping[str, Any]
 ) -> None:
-    parsed = parse(trigger["metadata"])
+    parsed = parse_trigger(trigger["metadata"])
     value_type = trigger.get("metricType", "AverageValue")
     value, target, active = cluster.ask(example, trigger)
     assert target == parsed.target
@@ -213,7 +213,7 @@ def test_a_busy_workload_is_answered_with_what_its_devices_and_engines_do(
 def test_at_zero_only_demand_and_other_devices_can_wake_it(
     cluster: Cluster, example: Example, trigger: Mapping[str, Any]
 ) -> None:
-    parsed = parse(trigger["metadata"])
+    parsed = parse_trigger(trigger["metadata"])
     value, _, active = cluster.ask(example, trigger, ASLEEP)
     assert active is (parsed.scope is Scope.FLEET or parsed.demand is not None)
     if parsed.demand is not None:

@@ -11,7 +11,7 @@ import yaml
 
 from keda_gpu_scaler.cli.validate.rules import check
 from keda_gpu_scaler.core.trigger.metrics import DEMANDS, PROFILES
-from keda_gpu_scaler.core.trigger.parser import Scope, parse
+from keda_gpu_scaler.core.trigger.parser import Scope, parse_trigger
 from tests.examples import keda
 from tests.examples.documents import EXAMPLES, FOLDER, Example, load
 from tests.examples.structural import problems, rules
@@ -98,7 +98,7 @@ def test_what_authenticates_is_in_the_same_file_and_says_what_keda_reads(example
 def test_our_parser_has_nothing_to_say_about_it(example: Example) -> None:
     assert example.triggers
     for trigger in example.triggers:
-        assert parse(trigger["metadata"]).hints == ()
+        assert parse_trigger(trigger["metadata"]).hints == ()
 
 
 # ---- sense ----
@@ -121,7 +121,7 @@ def wakes(trigger: dict[str, Any]) -> bool:
     """Whether there is something to read while the workload is at zero."""
     if trigger["type"] not in ("external", "external-push"):
         return True
-    parsed = parse(trigger["metadata"])
+    parsed = parse_trigger(trigger["metadata"])
     return parsed.scope is Scope.FLEET or parsed.demand is not None
 
 
@@ -150,7 +150,7 @@ def test_blindness_removes_nothing(example: Example) -> None:
 @each
 def test_a_loading_model_or_a_job_is_given_more_time_than_the_window_looks_back(example: Example) -> None:
     for trigger in example.triggers:
-        parsed = parse(trigger["metadata"])
+        parsed = parse_trigger(trigger["metadata"])
         assert parsed.window_seconds < parsed.startup_grace_seconds
 
 

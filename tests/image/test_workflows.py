@@ -13,7 +13,7 @@ import pytest
 import yaml
 from scripts import image_docker
 
-from keda_gpu_scaler.core.trigger.parser import parse
+from keda_gpu_scaler.core.trigger.parser import parse_trigger
 from keda_gpu_scaler.devices.replay import ReplayBackend
 from tests.image.workflows import problems
 
@@ -144,7 +144,7 @@ def test_the_recordings_of_the_cluster_say_what_their_names_say(name: str, perce
 def test_the_workload_of_the_cluster_grows_on_one_recording_and_shrinks_on_the_other() -> None:
     deployment, scaled = yaml.safe_load_all((E2E / "workload.yaml").read_text())
     (trigger,) = scaled["spec"]["triggers"]
-    parsed = parse(trigger["metadata"])
+    parsed = parse_trigger(trigger["metadata"])
     assert 5 < parsed.target < 95
     assert scaled["spec"]["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
     text = scripts("e2e.yml")

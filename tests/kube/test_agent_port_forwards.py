@@ -9,9 +9,9 @@ import pytest
 
 from keda_gpu_scaler.core.interfaces import KubeError
 from keda_gpu_scaler.kube import agent_port_forwards as forwarded
-from keda_gpu_scaler.kube.agent_port_forwards import Agent, ForwardedAgents, agents
+from keda_gpu_scaler.kube.agent_port_forwards import AgentPod, AgentPortForwards, agents
 from keda_gpu_scaler.kube.client import ApiError
-from keda_gpu_scaler.kube.port_forward import Forwarder
+from keda_gpu_scaler.kube.port_forward import PortForwarder
 from tests.apiserver import FakeApiServer
 
 WAIT_SECONDS = 20.0
@@ -26,10 +26,10 @@ def server() -> Iterator[FakeApiServer]:
 
 def run(server: FakeApiServer, work: Callable[[AsyncIterator[Mapping[str, str]]], Awaitable[None]]) -> None:
     async def working() -> None:
-        api = Forwarder(server.access)
+        api = PortForwarder(server.access)
         try:
             async with asyncio.timeout(WAIT_SECONDS):
-                listings = ForwardedAgents(api, "gpu").addresses()
+                listings = AgentPortForwards(api, "gpu").addresses()
                 try:
                     await work(listings)
                 finally:
@@ -99,16 +99,16 @@ def test_one_that_cannot_be_reached_takes_none_from_the_others_and_is_tried_agai
     monkeypatch.setattr(forwarded, "RETRY_SECONDS", 0.0)
     server.pod("scaler-a", "a", namespace="gpu", labels=LABELS)
     server.pod("scaler-b", "b", namespace="gpu", labels=LABELS)
-    real = Forwarder._open
+    real = PortForwarder._open
     refused: list[str] = []
 
-    async def opened(api: Forwarder, path: str, port: int) -> Any:
+    async def opened(api: PortForwarder, path: str, port: int) -> Any:
         if "scaler-b" in path and not refused:
             refused.append(path)
             raise ApiError("the API server answers 502: proxy error", 502)
         return await real(api, path, port)
 
-    monkeypatch.setattr(Forwarder, "_open", opened)
+    monkeypatch.setattr(PortForwarder, "_open", opened)
 
     async def work(listings: AsyncIterator[Mapping[str, str]]) -> None:
         assert nodes(await anext(listings)) == ["a"]
@@ -122,16 +122,16 @@ def test_one_that_cannot_be_reached_takes_none_from_the_others_and_is_tried_agai
     [
         pytest.param(
             {"spec": {"nodeName": "a", "containers": [{"ports": [{"name": "grpc", "containerPort": 7000}]}]}},
-            Agent("gpu", "scaler-a", "a", 7000), id="a port of its own",
+            AgentPod("gpu", "scaler-a", "a", 7000), id="a port of its own",
         ),
-        pytest.param({"spec": {"nodeName": "a"}}, Agent("gpu", "scaler-a", "a", 6000), id="no port"),
-        pytest.param({"spec": {}}, Agent("gpu", "scaler-a", "", 6000), id="no node"),
+        pytest.param({"spec": {"nodeName": "a"}}, AgentPod("gpu", "scaler-a", "a", 6000), id="no port"),
+        pytest.param({"spec": {}}, AgentPod("gpu", "scaler-a", "", 6000), id="no node"),
         pytest.param({"spec": {}, "status": {"phase": "Pending"}}, None, id="not running yet"),
         pytest.param({"metadata": {"name": "scaler-a", "deletionTimestamp": "now"}}, None, id="told to end"),
         pytest.param({"metadata": {"name": "../secrets"}}, None, id="no name of a pod"),
         pytest.param({"metadata": None, "spec": [], "status": 3}, None, id="nonsense"),
     ],
 )  # fmt: skip
-def test_what_is_kept_of_a_pod(item: dict[str, Any], expected: Agent | None) -> None:
+def test_what_is_kept_of_a_pod(item: dict[str, Any], expected: AgentPod | None) -> None:
     base = {"metadata": {"name": "scaler-a", "namespace": "gpu"}, "status": {"phase": "Running"}}
     assert agents({**base, **item}) == (() if expected is None else (expected,))

@@ -11,7 +11,7 @@ import pytest
 
 from keda_gpu_scaler.core.interfaces import KubeError
 from keda_gpu_scaler.kube import auth as access_module
-from keda_gpu_scaler.kube.auth import Access, in_cluster, kubeconfig, service_account
+from keda_gpu_scaler.kube.auth import ClientConfig, in_cluster, kubeconfig, service_account
 
 
 def written(folder: Path, *, cluster: Mapping[str, Any] = {}, user: Mapping[str, Any] = {}, **more: Any) -> Path:
@@ -30,7 +30,7 @@ def written(folder: Path, *, cluster: Mapping[str, Any] = {}, user: Mapping[str,
     return path
 
 
-def read(path: Path, scratch: Path) -> Access:
+def read(path: Path, scratch: Path) -> ClientConfig:
     folder = scratch / "scratch"
     folder.mkdir(exist_ok=True)
     return kubeconfig(path, folder)
@@ -42,7 +42,7 @@ def coded(text: str) -> str:
 
 def test_the_current_context_is_read(tmp_path: Path) -> None:
     path = written(tmp_path, cluster={"certificate-authority-data": coded("CA")}, user={"token": "secret"})
-    assert read(path, tmp_path) == Access("https://api:6443", "default", ca_data="CA", token="secret")  # noqa: S106
+    assert read(path, tmp_path) == ClientConfig("https://api:6443", "default", ca_data="CA", token="secret")  # noqa: S106
 
 
 def test_files_are_named_relative_to_the_kubeconfig(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_a_client_certificate_within_is_written_where_nobody_else_can_read_it(tm
 
 def test_the_token_is_read_anew_each_time(tmp_path: Path) -> None:
     token = tmp_path / "token"
-    access = Access("https://api", "gpu", token_file=token)
+    access = ClientConfig("https://api", "gpu", token_file=token)
     token.write_text("one\n")
     assert access.authorization() == {"Authorization": "Bearer one"}
     token.write_text("two\n")
@@ -117,7 +117,9 @@ def test_a_pod_uses_its_service_account(tmp_path: Path, monkeypatch: pytest.Monk
     for name, text in (("token", "secret"), ("ca.crt", "CA"), ("namespace", "gpu\n")):
         (tmp_path / name).write_text(text)
     assert in_cluster()
-    assert service_account() == Access("https://[fd00::1]:443", "gpu", ca_data="CA", token_file=tmp_path / "token")
+    assert service_account() == ClientConfig(
+        "https://[fd00::1]:443", "gpu", ca_data="CA", token_file=tmp_path / "token"
+    )
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST")
     assert not in_cluster()
     with pytest.raises(KubeError, match="this is no pod of a cluster"):

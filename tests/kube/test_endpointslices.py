@@ -8,8 +8,8 @@ import pytest
 
 from keda_gpu_scaler.core.interfaces import KubeError, WatchState
 from keda_gpu_scaler.kube import reflector as collection_module
-from keda_gpu_scaler.kube.auth import Access
-from keda_gpu_scaler.kube.client import ApiServer
+from keda_gpu_scaler.kube.auth import ClientConfig
+from keda_gpu_scaler.kube.client import ApiClient
 from keda_gpu_scaler.kube.endpointslices import EndpointSlices
 from tests.apiserver import TOKEN, FakeApiServer
 from tests.fakes import ManualClock
@@ -49,7 +49,7 @@ def put(
 
 def reading(server: FakeApiServer, talk: Callable[[AsyncIterator[Mapping[str, str]]], Awaitable[None]]) -> None:
     async def run() -> None:
-        api = ApiServer(Access(server.url, "gpu", token=TOKEN))
+        api = ApiClient(ClientConfig(server.url, "gpu", token=TOKEN))
         slices = EndpointSlices(api, "gpu", "agents", ManualClock())
         async with asyncio.timeout(20), contextlib.aclosing(slices.addresses()) as addresses:  # type: ignore[type-var]
             await talk(addresses)
@@ -118,7 +118,7 @@ def test_its_watch_is_counted_while_it_lasts(server: FakeApiServer) -> None:
     put(server, "a", endpoint("10.0.0.1", "gpu-1"))
 
     async def run() -> None:
-        api = ApiServer(Access(server.url, "gpu", token=TOKEN))
+        api = ApiClient(ClientConfig(server.url, "gpu", token=TOKEN))
         slices = EndpointSlices(api, "gpu", "agents", ManualClock())
         assert slices.watches() == {}
         async with asyncio.timeout(20), contextlib.aclosing(slices.addresses()) as addresses:  # type: ignore[type-var]

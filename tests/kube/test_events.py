@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keda_gpu_scaler.core.interfaces import Answer
+from keda_gpu_scaler.core.interfaces import RecentAnswer
 from keda_gpu_scaler.kube import events as events_module
-from keda_gpu_scaler.kube.client import ApiServer
-from keda_gpu_scaler.kube.events import APART_SECONDS, BURST, EVERY_SECONDS, HELD_SECONDS, SILENT_SECONDS, Events
+from keda_gpu_scaler.kube.client import ApiClient
+from keda_gpu_scaler.kube.events import APART_SECONDS, BURST, EVERY_SECONDS, HELD_SECONDS, SILENT_SECONDS, EventRecorder
 from tests.apiserver import FakeApiServer
 from tests.fakes import ManualClock
 
-WELL = Answer("ai", "llama", "keda_gpu_metric", "gpu_utilization", 80.0, 276.0, True, 3, 3)
+WELL = RecentAnswer("ai", "llama", "keda_gpu_metric", "gpu_utilization", 80.0, 276.0, True, 3, 3)
 UNSEEN = replace(WELL, value=None, seen=0, reason="no fresh sample for 3 of 3 pods")
 DEMANDED = replace(WELL, demand=3.0, is_demand_known=True, demand_sentence="demand 3 is above 0")
 UNDEMANDED = replace(DEMANDED, demand=None, is_demand_known=False, demand_sentence="demand is unknown: refused")
@@ -39,15 +39,15 @@ class Telling:
     def __init__(self, server: FakeApiServer) -> None:
         self.server = server
         self.clock = ManualClock()
-        self.api = ApiServer(server.access)
-        self.events = Events(self.opened, "gpu-1", clock=self.clock, wall_clock=lambda: 1_700_000_000.0)
+        self.api = ApiClient(server.access)
+        self.events = EventRecorder(self.opened, "gpu-1", clock=self.clock, wall_clock=lambda: 1_700_000_000.0)
         self.has_opened = 0
 
-    async def opened(self) -> ApiServer:
+    async def opened(self) -> ApiClient:
         self.has_opened += 1
         return self.api
 
-    async def hear(self, *answers: Answer, apart: float = POLL) -> None:
+    async def hear(self, *answers: RecentAnswer, apart: float = POLL) -> None:
         """Give these answers one after another, and wait until whatever follows from each is done."""
         for answer in answers:
             self.events.note(answer)
@@ -115,7 +115,9 @@ def test_an_event_says_what_it_is_about_as_kubectl_looks_for_it(server: FakeApiS
         ),
     ],
 )
-def test_changes_are_told_and_polls_are_not(server: FakeApiServer, answers: list[Answer], reasons: list[str]) -> None:
+def test_changes_are_told_and_polls_are_not(
+    server: FakeApiServer, answers: list[RecentAnswer], reasons: list[str]
+) -> None:
     async def talk(told: Telling) -> None:
         await told.hear(*answers)
         assert told.reasons() == reasons
@@ -289,10 +291,10 @@ def test_events_alternate_and_are_never_closer_than_a_minute(polls: list[tuple[b
     async def run() -> None:
         clock = ManualClock()
 
-        async def unused() -> ApiServer:
+        async def unused() -> ApiClient:
             raise AssertionError
 
-        events = Events(unused, "gpu-1", clock=clock)
+        events = EventRecorder(unused, "gpu-1", clock=clock)
 
         async def write(finding: Any) -> None:
             written.append((finding.reason, clock.now))

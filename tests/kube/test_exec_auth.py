@@ -10,7 +10,7 @@ import pytest
 from keda_gpu_scaler.core.interfaces import KubeError
 from keda_gpu_scaler.kube import exec_auth as plugins
 from keda_gpu_scaler.kube.auth import kubeconfig
-from keda_gpu_scaler.kube.exec_auth import Credential, log_in
+from keda_gpu_scaler.kube.exec_auth import ExecCredential, log_in
 
 
 def plugin(folder: Path, script: str) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def test_a_plugin_is_given_its_arguments_its_environment_and_the_question(tmp_pa
         'case "$KUBERNETES_EXEC_INFO" in *ExecCredential*) ;; *) exit 9;; esac\n'
         'printf \'{"status": {"token": "%s-%s"}}\' "$1" "$WHO"'
     )
-    assert log_in(plugin(tmp_path, script), tmp_path) == Credential(token="get-token-me")  # noqa: S106
+    assert log_in(plugin(tmp_path, script), tmp_path) == ExecCredential(token="get-token-me")  # noqa: S106
 
 
 def test_a_kubeconfig_with_a_plugin_is_used_by_commands_and_refused_by_servers(tmp_path: Path) -> None:

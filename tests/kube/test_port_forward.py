@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keda_gpu_scaler.core.interfaces import KubeError
-from keda_gpu_scaler.kube.auth import Access
+from keda_gpu_scaler.kube.auth import ClientConfig
 from keda_gpu_scaler.kube.client import ApiError
-from keda_gpu_scaler.kube.port_forward import MAX_MESSAGE_BYTES, Forwarder, Frames, frame
+from keda_gpu_scaler.kube.port_forward import MAX_MESSAGE_BYTES, Frames, PortForwarder, frame
 from tests.apiserver import FakeApiServer
 
 WAIT_SECONDS = 20.0
@@ -46,9 +46,11 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
         await writer.drain()
 
 
-def run(server: FakeApiServer, work: Callable[[Forwarder], Awaitable[None]], access: Access | None = None) -> None:
+def run(
+    server: FakeApiServer, work: Callable[[PortForwarder], Awaitable[None]], access: ClientConfig | None = None
+) -> None:
     async def working() -> None:
-        api = Forwarder(access or server.access)
+        api = PortForwarder(access or server.access)
         try:
             async with asyncio.timeout(WAIT_SECONDS):
                 await work(api)
@@ -67,7 +69,7 @@ def test_what_is_sent_comes_back(server: FakeApiServer, at_once: int, times: int
     server.forwarded_bytes = at_once
     sent = bytes(range(256)) * times
 
-    async def work(api: Forwarder) -> None:
+    async def work(api: PortForwarder) -> None:
         async with listening(echo) as local:
             server.forwards["keda", "scaler-0", 6000] = local
             async with api.forward("keda", "scaler-0", 6000) as port:
@@ -86,7 +88,7 @@ def test_a_server_that_ends_the_connection_ends_it_here(server: FakeApiServer) -
         writer.write(b"goodbye")
         await writer.drain()
 
-    async def work(api: Forwarder) -> None:
+    async def work(api: PortForwarder) -> None:
         async with listening(greet) as local:
             server.forwards["keda", "scaler-0", 6000] = local
             async with api.forward("keda", "scaler-0", 6000) as port:
@@ -99,7 +101,7 @@ def test_a_server_that_ends_the_connection_ends_it_here(server: FakeApiServer) -
 
 
 def test_a_port_on_which_nobody_listens_is_said(server: FakeApiServer) -> None:
-    async def work(api: Forwarder) -> None:
+    async def work(api: PortForwarder) -> None:
         async with api.forward("keda", "scaler-0", 6000) as port:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             assert await reader.read() == b""
@@ -110,7 +112,7 @@ def test_a_port_on_which_nobody_listens_is_said(server: FakeApiServer) -> None:
 
 
 def test_a_pod_that_is_not_there_is_said_at_once(server: FakeApiServer) -> None:
-    async def work(api: Forwarder) -> None:
+    async def work(api: PortForwarder) -> None:
         with pytest.raises(ApiError, match='the API server answers 404: pods "nobody" not found'):
             async with api.forward("keda", "nobody", 6000):
                 raise AssertionError("forwarded")
@@ -121,7 +123,7 @@ def test_a_pod_that_is_not_there_is_said_at_once(server: FakeApiServer) -> None:
 def test_a_right_that_is_missing_is_said_at_once(server: FakeApiServer) -> None:
     server.forbid("get", "pods/portforward")
 
-    async def work(api: Forwarder) -> None:
+    async def work(api: PortForwarder) -> None:
         with pytest.raises(ApiError, match="answers 403: pods/portforward is forbidden"):
             async with api.forward("keda", "scaler-0", 6000):
                 raise AssertionError("forwarded")
@@ -133,7 +135,7 @@ def test_no_api_server_at_all_is_said(server: FakeApiServer) -> None:
     access = server.access
     server.stop()
 
-    async def work(api: Forwarder) -> None:
+    async def work(api: PortForwarder) -> None:
         with pytest.raises(KubeError, match=r"the API server http://127\.0\.0\.1:\d+ does not answer"):
             async with api.forward("keda", "scaler-0", 6000):
                 raise AssertionError("forwarded")
@@ -143,7 +145,7 @@ def test_no_api_server_at_all_is_said(server: FakeApiServer) -> None:
 
 
 def test_a_connection_that_breaks_is_said(server: FakeApiServer) -> None:
-    async def work(api: Forwarder) -> None:
+    async def work(api: PortForwarder) -> None:
         async with listening(echo) as local:
             server.forwards["keda", "scaler-0", 6000] = local
             async with api.forward("keda", "scaler-0", 6000) as port:

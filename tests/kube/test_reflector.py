@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 
 from keda_gpu_scaler.core.interfaces import WatchState
-from keda_gpu_scaler.core.types import NoWorkload
+from keda_gpu_scaler.core.types import Unavailable
 from keda_gpu_scaler.kube import client as api_module
 from keda_gpu_scaler.kube import reflector as collection_module
-from keda_gpu_scaler.kube.auth import Access
-from keda_gpu_scaler.kube.client import ApiError, ApiServer, SilenceError
+from keda_gpu_scaler.kube.auth import ClientConfig
+from keda_gpu_scaler.kube.client import ApiClient, ApiError, WatchSilentError
 from keda_gpu_scaler.kube.parse import labels
-from keda_gpu_scaler.kube.reflector import BELIEVED_SECONDS, Collection, Place
+from keda_gpu_scaler.kube.reflector import BELIEVED_SECONDS, Reflector, ResourceQuery
 from tests.fakes import ManualClock
 
-PODS = Place("pods", namespace="ai", labels="app=llama")
+PODS = ResourceQuery("pods", namespace="ai", labels="app=llama")
 
 
 def named(name: str, version: str = "8") -> dict[str, Any]:
@@ -73,13 +73,13 @@ class Kept:
         self.news = asyncio.Event()
         self.pauses: list[float] = []
         self.told = 0
-        self.collection = Collection(script, PODS, labels, self.clock, self._tell)  # type: ignore[arg-type]
+        self.collection = Reflector(script, PODS, labels, self.clock, self._tell)  # type: ignore[arg-type]
 
     def _tell(self) -> None:
         self.told += 1
         self.news.set()
 
-    def lack(self) -> NoWorkload | None:
+    def lack(self) -> Unavailable | None:
         return self.collection.lack(self.clock())
 
     async def until(self, wanted: Callable[[], object]) -> None:
@@ -140,7 +140,7 @@ def test_silence_counts_from_the_last_word_and_not_from_when_it_was_noticed(monk
         await kept.until(lambda: script.watches and kept.lack() is None)
         script.opening.clear()
         kept.clock.advance(90)
-        script.words.put_nowait(SilenceError("the API server said nothing for 90 s"))
+        script.words.put_nowait(WatchSilentError("the API server said nothing for 90 s"))
         await kept.until(lambda: len(script.watches) == 2)
         lack = kept.lack()
         assert lack is not None
@@ -273,16 +273,16 @@ def test_a_token_that_cannot_be_read_is_said_once_and_as_it_is(
 
     async def run() -> None:
         reads: list[Path] = []
-        access = Access("http://127.0.0.1:9", "ai", token_file=missing)
-        whole = Access.authorization
+        access = ClientConfig("http://127.0.0.1:9", "ai", token_file=missing)
+        whole = ClientConfig.authorization
 
-        def counted(self: Access) -> dict[str, str]:
+        def counted(self: ClientConfig) -> dict[str, str]:
             reads.append(missing)
             return whole(self)
 
-        monkeypatch.setattr(Access, "authorization", counted)
-        api = ApiServer(access)
-        collection = Collection(api, PODS, labels, ManualClock(), lambda: None)
+        monkeypatch.setattr(ClientConfig, "authorization", counted)
+        api = ApiClient(access)
+        collection = Reflector(api, PODS, labels, ManualClock(), lambda: None)
         task = asyncio.create_task(collection.run())
         async with asyncio.timeout(20):
             while len(reads) < 3:
@@ -291,7 +291,7 @@ def test_a_token_that_cannot_be_read_is_said_once_and_as_it_is(
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         await api.close()
-        assert lack == NoWorkload(sentence, is_final=False)
+        assert lack == Unavailable(sentence, is_final=False)
 
     with caplog.at_level(logging.WARNING):
         asyncio.run(run())
@@ -299,7 +299,7 @@ def test_a_token_that_cannot_be_read_is_said_once_and_as_it_is(
 
 
 @asynccontextmanager
-async def saying(words: Callable[[asyncio.StreamWriter], Awaitable[None]]) -> AsyncIterator[ApiServer]:
+async def saying(words: Callable[[asyncio.StreamWriter], Awaitable[None]]) -> AsyncIterator[ApiClient]:
     """A client of a server that says this and no more, until the client has enough."""
     ended = asyncio.Event()
 
@@ -314,7 +314,7 @@ async def saying(words: Callable[[asyncio.StreamWriter], Awaitable[None]]) -> As
         ended.set()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    api = ApiServer(Access(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", "ai"))
+    api = ApiClient(ClientConfig(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", "ai"))
     async with asyncio.timeout(20):
         try:
             yield api
@@ -332,7 +332,7 @@ def test_a_watch_on_which_nothing_comes_is_given_up(monkeypatch: pytest.MonkeyPa
 
     async def run() -> None:
         async with saying(greet) as api, api.watch("/watch", {}) as events:
-            with pytest.raises(SilenceError, match=r"^the API server said nothing for 0\.1 s$"):
+            with pytest.raises(WatchSilentError, match=r"^the API server said nothing for 0\.1 s$"):
                 await anext(events)
 
     asyncio.run(run())

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from keda_gpu_scaler.core.interfaces import KubeError
-from keda_gpu_scaler.kube.client import ApiServer
-from keda_gpu_scaler.kube.scaler_discovery import Instance, find_instance, hpa, scaled
+from keda_gpu_scaler.kube.client import ApiClient
+from keda_gpu_scaler.kube.scaler_discovery import ScalerPod, find_scaler, hpa, scaled
 from tests.apiserver import FakeApiServer
 
 BEHIND = {"kubernetes.io/service-name": "gpu"}
@@ -23,7 +23,7 @@ def server() -> Iterator[FakeApiServer]:
 
 def asked(server: FakeApiServer, ask: Any) -> Any:
     async def asking() -> Any:
-        api = ApiServer(server.access)
+        api = ApiClient(server.access)
         try:
             return await ask(api)
         finally:
@@ -32,8 +32,8 @@ def asked(server: FakeApiServer, ask: Any) -> Any:
     return asyncio.run(asking())
 
 
-def found(server: FakeApiServer, address: str = "", namespace: str = "") -> Instance:
-    instance: Instance = asked(server, lambda api: find_instance(api, address, namespace))
+def found(server: FakeApiServer, address: str = "", namespace: str = "") -> ScalerPod:
+    instance: ScalerPod = asked(server, lambda api: find_scaler(api, address, namespace))
     return instance
 
 
@@ -55,12 +55,12 @@ def pod(server: FakeApiServer, name: str, component: str, *, ready: bool = True,
 def test_the_service_that_the_trigger_names_is_followed(server: FakeApiServer, address: str) -> None:
     behind(server, endpoint("a", ready=False), endpoint("b", ready=True, terminating=True), endpoint("c"), port=7000)
     pod(server, "front", "frontend")
-    assert found(server, address) == Instance("keda", "c", 7000, "of-c")
+    assert found(server, address) == ScalerPod("keda", "c", 7000, "of-c")
 
 
 def test_one_that_is_not_ready_is_better_than_none(server: FakeApiServer) -> None:
     behind(server, endpoint("a", ready=False))
-    assert found(server, "gpu.keda:6000") == Instance("keda", "a", 6000, "of-a", is_ready=False)
+    assert found(server, "gpu.keda:6000") == ScalerPod("keda", "a", 6000, "of-a", is_ready=False)
 
 
 def test_a_front_end_comes_before_an_agent_and_what_is_neither_is_none(server: FakeApiServer) -> None:
@@ -76,7 +76,7 @@ def test_a_front_end_comes_before_an_agent_and_what_is_neither_is_none(server: F
 def test_a_namespace_that_is_said_wins_over_the_address(server: FakeApiServer) -> None:
     behind(server, endpoint("c"))
     pod(server, "other", "agent", namespace="gpu")
-    assert found(server, "gpu.keda:6000", "gpu") == Instance("gpu", "other", 6000, "of-other")
+    assert found(server, "gpu.keda:6000", "gpu") == ScalerPod("gpu", "other", 6000, "of-other")
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from keda_gpu_scaler.core.interfaces import WatchState
-from keda_gpu_scaler.core.types import DeclaredTrigger, NoWorkload, Pod, PodRef, Workload
+from keda_gpu_scaler.core.types import DeclaredTrigger, Pod, PodRef, Unavailable, Workload
 from keda_gpu_scaler.kube import parse as objects
 from keda_gpu_scaler.kube import reflector as collection_module
 from keda_gpu_scaler.kube import shared_reflectors as watched_module
 from keda_gpu_scaler.kube import workloads as workloads_module
-from keda_gpu_scaler.kube.client import ApiServer
+from keda_gpu_scaler.kube.client import ApiClient
 from keda_gpu_scaler.kube.reflector import BELIEVED_SECONDS
 from keda_gpu_scaler.kube.workloads import LET_GO_SECONDS, MAX_WORKLOADS, Workloads
 from tests.apiserver import TOKEN, FakeApiServer
@@ -63,13 +63,13 @@ class Looking:
         self.clock = ManualClock()
         self.news = asyncio.Event()
         self.workloads = Workloads(
-            ApiServer(server.access), clock=self.clock, wall_clock=lambda: 1_700_000_000.0, on_change=self.news.set
+            ApiClient(server.access), clock=self.clock, wall_clock=lambda: 1_700_000_000.0, on_change=self.news.set
         )
 
-    def now(self, name: str = "llama") -> Workload | NoWorkload:
+    def now(self, name: str = "llama") -> Workload | Unavailable:
         return self.workloads.workload(self.server.namespace, name)
 
-    async def settled(self, name: str = "llama") -> Workload | NoWorkload:
+    async def settled(self, name: str = "llama") -> Workload | Unavailable:
         await self.workloads.settled(self.server.namespace, name)
         return self.now(name)
 
@@ -87,11 +87,11 @@ class Looking:
                 return known
             await self.news.wait()
 
-    async def until_not(self, saying: str, name: str = "llama") -> NoWorkload:
+    async def until_not(self, saying: str, name: str = "llama") -> Unavailable:
         while True:
             self.news.clear()
             known = self.now(name)
-            if isinstance(known, NoWorkload) and saying in known.reason:
+            if isinstance(known, Unavailable) and saying in known.reason:
                 return known
             await self.news.wait()
 
@@ -442,7 +442,7 @@ def test_a_server_that_is_gone_is_believed_for_a_minute(server: FakeApiServer) -
         assert client.now() is known
         client.clock.advance(BELIEVED_SECONDS + 1)
         lost = client.now()
-        assert isinstance(lost, NoWorkload)
+        assert isinstance(lost, Unavailable)
         assert not lost.is_final
         assert "the API server last answered 61 s ago (limit 60 s): " in lost.reason
         await asyncio.to_thread(server.start)
@@ -515,7 +515,7 @@ def test_names_that_are_none_reach_no_api_server(server: FakeApiServer) -> None:
     async def talk(client: Looking) -> None:
         for namespace, name in (("../../x", "llama"), ("ai", "a/b"), ("ai", ""), ("AI", "llama"), ("ai", "x" * 300)):
             known = client.workloads.workload(namespace, name)
-            assert isinstance(known, NoWorkload)
+            assert isinstance(known, Unavailable)
             assert known.is_final
             assert "is no name of a Kubernetes object" in known.reason
             await client.workloads.settled(namespace, name)
@@ -567,7 +567,7 @@ def test_workloads_are_bounded(server: FakeApiServer, monkeypatch: pytest.Monkey
         for name in ("a", "b"):
             await client.settled(name)
         known = client.now("c")
-        assert isinstance(known, NoWorkload)
+        assert isinstance(known, Unavailable)
         assert known.reason == "2 workloads are followed, the most there may be"
 
     looking(server, talk)
@@ -577,8 +577,8 @@ def test_node_labels_are_watched_once_somebody_asks(server: FakeApiServer) -> No
     server.put("nodes", "gpu-7", "", metadata={"labels": {"pool": "a"}}, status={"images": ["large"] * 100})
 
     async def talk(client: Looking) -> None:
-        assert isinstance(client.workloads.node_labels(), NoWorkload)
-        while isinstance(client.workloads.node_labels(), NoWorkload):
+        assert isinstance(client.workloads.node_labels(), Unavailable)
+        while isinstance(client.workloads.node_labels(), Unavailable):
             await client.news.wait()
         assert client.workloads.node_labels() == {"gpu-7": {"pool": "a"}}
         assert client.workloads.node_labels() is client.workloads.node_labels()
@@ -600,7 +600,7 @@ def test_the_token_is_read_again_when_it_was_renewed(server: FakeApiServer, tmp_
 
     async def talk(client: Looking) -> None:
         access = replace(server.access, token="", token_file=token)
-        workloads = Workloads(ApiServer(access), clock=client.clock, on_change=client.news.set)
+        workloads = Workloads(ApiClient(access), clock=client.clock, on_change=client.news.set)
         client.workloads, unused = workloads, client.workloads
         await unused.close()
         await client.settled()
@@ -690,7 +690,7 @@ def test_an_api_that_is_not_installed_is_named(server: FakeApiServer) -> None:
 
     async def talk(client: Looking) -> None:
         known = await client.settled()
-        assert isinstance(known, NoWorkload)
+        assert isinstance(known, Unavailable)
         assert known.is_final
         assert known.reason == (
             "ai/llama: the API server has no Rollout of argoproj.io/v1alpha1: "
@@ -707,7 +707,7 @@ def test_a_wall_clock_that_is_set_does_not_age_new_pods(server: FakeApiServer) -
         wall = [1_700_000_000.0]
         await client.workloads.close()
         client.workloads = Workloads(
-            ApiServer(server.access), clock=client.clock, wall_clock=lambda: wall[0], on_change=client.news.set
+            ApiClient(server.access), clock=client.clock, wall_clock=lambda: wall[0], on_change=client.news.set
         )
         await client.settled()
         wall[0] += 3600  # the clock was an hour slow, and is put right

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 
 import pytest
 
-from keda_gpu_scaler.core.interfaces import Directory, KubeError
-from keda_gpu_scaler.peers.discovery import DirectoryError, Dns, parse_directory
+from keda_gpu_scaler.core.interfaces import Discovery, KubeError
+from keda_gpu_scaler.peers.discovery import DiscoveryError, DnsDiscovery, parse_discovery
 
 
-def first(directory: Directory) -> Mapping[str, str]:
+def first(directory: Discovery) -> Mapping[str, str]:
     async def run() -> Mapping[str, str]:
         async with asyncio.timeout(20):
             return await anext(directory.addresses())
@@ -18,7 +18,7 @@ def first(directory: Directory) -> Mapping[str, str]:
 
 
 def test_a_list_is_what_was_written_each_address_once() -> None:
-    assert first(parse_directory("static:10.0.0.1:6000, gpu-8.local.:6000,[::1]:6000,10.0.0.1:6000")) == {
+    assert first(parse_discovery("static:10.0.0.1:6000, gpu-8.local.:6000,[::1]:6000,10.0.0.1:6000")) == {
         "10.0.0.1:6000": "",
         "gpu-8.local.:6000": "",
         "[::1]:6000": "",
@@ -31,7 +31,7 @@ def test_a_name_is_every_address_it_has(monkeypatch: pytest.MonkeyPatch) -> None
         return [(0, 0, 0, "", four), (0, 0, 0, "", six), (0, 0, 0, "", four)]
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
-    assert first(parse_directory("dns:agents.gpu.svc:6000")) == {"10.0.0.1:6000": "", "[fd00::1]:6000": ""}
+    assert first(parse_discovery("dns:agents.gpu.svc:6000")) == {"10.0.0.1:6000": "", "[fd00::1]:6000": ""}
 
 
 def test_a_name_that_cannot_be_resolved_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,12 +42,12 @@ def test_a_name_that_cannot_be_resolved_is_said(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(
         KubeError, match="--peers: agents cannot be resolved: Name or service not known; is it a headless"
     ):
-        first(Dns("agents", 6000))
+        first(DnsDiscovery("agents", 6000))
 
 
 def test_a_name_that_dns_cannot_have_is_said_as_well() -> None:
     with pytest.raises(KubeError, match=r"--peers: a\.\.b cannot be resolved: .*label empty or too long"):
-        first(Dns("a..b", 6000))
+        first(DnsDiscovery("a..b", 6000))
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_a_name_that_dns_cannot_have_is_said_as_well() -> None:
     ],
 )
 def test_what_names_no_directory_is_refused_with_what_would(text: str, sentence: str) -> None:
-    with pytest.raises(DirectoryError) as caught:
-        parse_directory(text)
+    with pytest.raises(DiscoveryError) as caught:
+        parse_discovery(text)
     assert sentence in str(caught.value)
     assert str(caught.value).startswith("--peers: ")

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keda_gpu_scaler.core.types import Snapshot
-from keda_gpu_scaler.peers.node_store import MAX_SNAPSHOTS, LongestWindow, Nodes
+from keda_gpu_scaler.peers.node_store import MAX_SNAPSHOTS, LongestWindow, NodeStore
 from tests.fakes import sample
 
 NOW = 5000.0
@@ -16,12 +16,12 @@ def snapshot(node: str, at: float, utilization: float = 0.5) -> Snapshot:
     return Snapshot(node, 1, at, 1.7e9, "fake", (sample(0, utilization),))
 
 
-def lived(nodes: Nodes, node: str) -> list[float]:
+def lived(nodes: NodeStore, node: str) -> list[float]:
     return [one.at_seconds for one in nodes.histories[node].snapshots]
 
 
-def nodes(window_seconds: float = 10.0) -> Nodes:
-    made = Nodes(stale_after_seconds=10.0)
+def nodes(window_seconds: float = 10.0) -> NodeStore:
+    made = NodeStore(stale_after_seconds=10.0)
     made.window_seconds = window_seconds
     return made
 

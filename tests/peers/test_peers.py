@@ -15,12 +15,12 @@ import grpc
 import pytest
 
 from keda_gpu_scaler.core.interfaces import KubeError, PeerCounts
-from keda_gpu_scaler.core.state.fleet import NOT_LISTED, History
+from keda_gpu_scaler.core.state.fleet import PEERS_UNKNOWN, History
 from keda_gpu_scaler.core.types import Device, Sample
 from keda_gpu_scaler.peers import client as following_module
 from keda_gpu_scaler.peers import server as sharing_module
-from keda_gpu_scaler.peers.client import LET_GO_SECONDS, WATCH, Following
-from keda_gpu_scaler.peers.server import MAX_FOLLOWERS, Sharing
+from keda_gpu_scaler.peers.client import LET_GO_SECONDS, WATCH, FleetClient
+from keda_gpu_scaler.peers.server import MAX_FOLLOWERS, FleetServer
 from keda_gpu_scaler.wire import fleet_pb2 as pb
 from keda_gpu_scaler.wire import fleet_pb2_grpc as pb_grpc
 from keda_gpu_scaler.wire.snapshot_codec import apply_change, decode, encode, encode_change
@@ -37,7 +37,7 @@ class Instance:
         self.clock = clock
         self.history: History | None = node_history(node, *samples, at=clock.now) if samples else None
         self.failure: str | None = None
-        self.sharing = Sharing(
+        self.sharing = FleetServer(
             lambda: self.history, lambda: self.failure, clock, f"instance of {node}", deviceless=deviceless
         )
         self.address = ""
@@ -121,7 +121,7 @@ class Crowd:
         self.clock = ManualClock()
         self.listing = Listing()
         self.news = asyncio.Event()
-        self.following = Following(
+        self.following = FleetClient(
             self.listing, instance="instance of me", clock=self.clock, sample_interval_seconds=0.1,
             on_news=self.news.set,
         )  # fmt: skip
@@ -279,7 +279,7 @@ def test_age_is_counted_by_the_receiver_from_what_the_sender_measured() -> None:
     async def talk(crowd: Crowd) -> None:
         peer = crowd.instance("gpu-7", sample(0, 0.5))
         elsewhere = ManualClock(5.0)
-        peer.sharing = Sharing(lambda: peer.history, lambda: None, elsewhere, "another clock")
+        peer.sharing = FleetServer(lambda: peer.history, lambda: None, elsewhere, "another clock")
         peer.history = node_history("gpu-7", sample(0, 0.5), at=2.0)
         await crowd.start(peer)
         crowd.following.ask(10)
@@ -705,15 +705,15 @@ def test_peers_that_come_and_go_in_the_directory() -> None:
 def test_law_1_until_there_is_a_listing_it_is_said_that_nobody_knows_the_peers() -> None:
     async def talk(crowd: Crowd) -> None:
         crowd.following.ask(10)
-        assert crowd.following.silent() == {NOT_LISTED: "they are being looked up"}
+        assert crowd.following.silent() == {PEERS_UNKNOWN: "they are being looked up"}
         await crowd.following.settled()  # with a listing that is empty
-        assert list(crowd.following.silent()) == [NOT_LISTED]
-        assert crowd.following.silent()[NOT_LISTED].startswith("discovery finds no instance at all")
+        assert list(crowd.following.silent()) == [PEERS_UNKNOWN]
+        assert crowd.following.silent()[PEERS_UNKNOWN].startswith("discovery finds no instance at all")
         await crowd.start(crowd.instance("gpu-7", sample(0, 0.5)))
         await crowd.until(lambda: crowd.newest("gpu-7"))
         assert crowd.following.silent() == {}
         crowd.listing.change()
-        await crowd.until(lambda: NOT_LISTED in crowd.following.silent())
+        await crowd.until(lambda: PEERS_UNKNOWN in crowd.following.silent())
 
     among(talk)
 

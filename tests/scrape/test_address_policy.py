@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from keda_gpu_scaler.scrape.address_policy import Guard, GuardError
+from keda_gpu_scaler.scrape.address_policy import AddressPolicy, AddressPolicyError
 
 EVERYTHING = "0.0.0.0/0,::/0,*"
 OWN = "this machine's own"
@@ -16,18 +16,18 @@ NOBODY = "no single machine's"
 UNLISTED = "not among the endpoints that are allowed"
 
 
-def refusal(guard: Guard, address: str, host: str | None = None) -> str | None:
+def refusal(guard: AddressPolicy, address: str, host: str | None = None) -> str | None:
     try:
         guard.check(host or address, address)
-    except GuardError as error:
+    except AddressPolicyError as error:
         return str(error)
     return None
 
 
-def refusal_of_pod(guard: Guard, address: str) -> str | None:
+def refusal_of_pod(guard: AddressPolicy, address: str) -> str | None:
     try:
         guard.check_pod(address)
-    except GuardError as error:
+    except AddressPolicyError as error:
         return str(error)
     return None
 
@@ -67,7 +67,7 @@ def refusal_of_pod(guard: Guard, address: str) -> str | None:
 )
 def test_what_nobody_may_allow(address: str, why: str) -> None:
     for allowed in (None, EVERYTHING, f"{address.partition('%')[0]},*" if why == METADATA else "*"):
-        guard = Guard(allowed)
+        guard = AddressPolicy(allowed)
         assert why in (refusal(guard, address, "engine.ai.svc") or "")
         assert why in (refusal_of_pod(guard, address) or "")
 
@@ -92,7 +92,7 @@ def test_what_nobody_may_allow(address: str, why: str) -> None:
 def test_this_machine_is_asked_only_if_its_network_is_listed(
     allowed: str | None, address: str, why: str | None
 ) -> None:
-    guard = Guard(allowed)
+    guard = AddressPolicy(allowed)
     for told in (refusal(guard, address, "localhost"), refusal_of_pod(guard, address)):
         assert told is None if why is None else why in (told or "")
 
@@ -121,20 +121,20 @@ def test_this_machine_is_asked_only_if_its_network_is_listed(
     ],
 )
 def test_only_what_is_listed_passes(allowed: str | None, host: str, address: str, passes: bool) -> None:
-    told = refusal(Guard(allowed), address, host)
+    told = refusal(AddressPolicy(allowed), address, host)
     assert told is None if passes else UNLISTED in (told or "")
 
 
 def test_a_pod_need_not_be_listed() -> None:
-    assert refusal_of_pod(Guard("*.ai.svc"), "10.1.2.3") is None
+    assert refusal_of_pod(AddressPolicy("*.ai.svc"), "10.1.2.3") is None
 
 
 def test_refusals_are_sentences() -> None:
-    assert refusal(Guard("10.0.0.0/8"), "11.1.2.3", "vllm.ai\x1b[2J") == (
+    assert refusal(AddressPolicy("10.0.0.0/8"), "11.1.2.3", "vllm.ai\x1b[2J") == (
         '"vllm.ai\\u001b[2J" (11.1.2.3) is not among the endpoints that are allowed: list it with --allow-endpoints '
         "(chart: engines.allowEndpoints)"
     )
-    assert refusal(Guard(), "169.254.169.254") == (
+    assert refusal(AddressPolicy(), "169.254.169.254") == (
         '"169.254.169.254" is link-local or serves a cloud\'s metadata, and is never asked: name another host'
     )
 
@@ -157,8 +157,8 @@ def test_refusals_are_sentences() -> None:
     ],
 )
 def test_a_list_that_is_wrong_is_told_by_name(allowed: str, named: str) -> None:
-    with pytest.raises(GuardError, match=r"^--allow-endpoints: Invalid value: .* must be (a )?network") as told:
-        Guard(allowed)
+    with pytest.raises(AddressPolicyError, match=r"^--allow-endpoints: Invalid value: .* must be (a )?network") as told:
+        AddressPolicy(allowed)
     assert named in str(told.value)
 
 
@@ -169,7 +169,7 @@ _HARMFUL = ("169.254.169.254", "169.254.0.1", "100.100.100.200", "127.0.0.1", "2
 @example(0xA9FEA9FE)
 @example(0x7F000001)
 def test_an_address_in_disguise_is_refused_as_it_is_without(address: int) -> None:
-    guard = Guard()
+    guard = AddressPolicy()
     plain = refusal(guard, str(IPv4Address(address)))
     disguises = {
         "mapped": 0xFFFF << 32 | address,
@@ -187,6 +187,6 @@ def test_an_address_in_disguise_is_refused_as_it_is_without(address: int) -> Non
 @example(IPv4Address("169.254.169.254"))
 @example(IPv6Address("ff02::1"))
 def test_listing_an_address_allows_nothing_that_is_never_asked(address: IPv4Address | IPv6Address) -> None:
-    without = refusal(Guard(), str(address))
+    without = refusal(AddressPolicy(), str(address))
     if without is not None and OWN not in without:
-        assert refusal(Guard(f"{address},*"), str(address)) == without
+        assert refusal(AddressPolicy(f"{address},*"), str(address)) == without

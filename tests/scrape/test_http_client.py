@@ -16,16 +16,16 @@ import pytest
 
 from keda_gpu_scaler.core.urls import Url, parse_url
 from keda_gpu_scaler.scrape import http_client as fetch_module
-from keda_gpu_scaler.scrape.address_policy import Guard
+from keda_gpu_scaler.scrape.address_policy import AddressPolicy
 from keda_gpu_scaler.scrape.credentials import Credentials
 from keda_gpu_scaler.scrape.http_client import (
     IDLE_SECONDS,
     MAX_BODY_BYTES,
     REFRESH_SECONDS,
-    Body,
-    Fetcher,
+    FailureKind,
+    FetchedPage,
     FetchError,
-    Kind,
+    HttpClient,
     Target,
 )
 from tests.certificates import Authority, Pair
@@ -64,9 +64,9 @@ def fetcher(
     concurrency: int = 64,
     resolve: Callable[[str, int], Awaitable[list[str]]] = no_names,
     clock: Callable[[], float] | None = None,
-) -> Fetcher:
-    return Fetcher(
-        Guard(allowed),
+) -> HttpClient:
+    return HttpClient(
+        AddressPolicy(allowed),
         credentials or Credentials(),
         timeout_seconds=timeout_seconds,
         concurrency=concurrency,
@@ -81,7 +81,7 @@ def target(
     return Target(Url(scheme, host, port, path), address)
 
 
-async def refused(fetched: Awaitable[Body]) -> FetchError:
+async def refused(fetched: Awaitable[FetchedPage]) -> FetchError:
     try:
         body = await fetched
     except FetchError as error:
@@ -97,10 +97,10 @@ def run(test: Awaitable[None]) -> None:
     asyncio.run(bounded())
 
 
-def answered(answers: Answers, *, timeout_seconds: float = WAIT_SECONDS) -> Body | FetchError:
+def answered(answers: Answers, *, timeout_seconds: float = WAIT_SECONDS) -> FetchedPage | FetchError:
     """What comes of one fetch from such a server."""
 
-    async def once() -> Body | FetchError:
+    async def once() -> FetchedPage | FetchError:
         async with Server(answers) as server:
             fetches = fetcher(timeout_seconds=timeout_seconds)
             with contextlib.closing(fetches):
@@ -133,7 +133,7 @@ def answered(answers: Answers, *, timeout_seconds: float = WAIT_SECONDS) -> Body
 )
 def test_a_page(answers: Answers, content: bytes) -> None:
     got = answered(answers)
-    assert isinstance(got, Body), got
+    assert isinstance(got, FetchedPage), got
     assert got.content == content
 
 
@@ -165,7 +165,7 @@ NO_HTTP = "what answers speaks no HTTP"
         *(
             pytest.param(
                 says(page(b"", status=f"{status} {ANSI.decode()}")),
-                Kind.ABSENT,
+                FailureKind.ABSENT,
                 f"it has no such page (HTTP {status})",
                 id=f"HTTP {status}",
             )
@@ -174,7 +174,7 @@ NO_HTTP = "what answers speaks no HTTP"
         *(
             pytest.param(
                 says(page(b"", status=f"{status} No")),
-                Kind.UNREADABLE,
+                FailureKind.UNREADABLE,
                 f"it answers with HTTP {status}",
                 id=f"{status}",
             )
@@ -183,7 +183,7 @@ NO_HTTP = "what answers speaks no HTTP"
         *(
             pytest.param(
                 says(page(b"", status=f"{status} No")),
-                Kind.UNREADABLE,
+                FailureKind.UNREADABLE,
                 f"it wants credentials (HTTP {status}): mount them with --endpoint-credentials",
                 id=f"HTTP {status}",
             )
@@ -191,7 +191,7 @@ NO_HTTP = "what answers speaks no HTTP"
         ),
         pytest.param(
             says(page(b"", status="302 Found", Location="http://169.254.169.254/" + "é" * 100)),
-            Kind.ABSENT,
+            FailureKind.ABSENT,
             'it redirects to "http://169.254.169.254/'
             + "\\ufffd" * 56
             + '\\u2026" (HTTP 302), and no redirect is followed',
@@ -199,52 +199,63 @@ NO_HTTP = "what answers speaks no HTTP"
         ),
         pytest.param(
             says(page(b"", status="308 Permanent Redirect")),
-            Kind.ABSENT,
+            FailureKind.ABSENT,
             'it redirects to "" (HTTP 308), and no redirect is followed',
             id="a redirect to nowhere",
         ),
-        pytest.param(says(ANSI + b"SSH-2.0-x\r\n"), Kind.ABSENT, NO_HTTP, id="another protocol"),
-        pytest.param(says(b"\0\0\x12\4\0\0\0\0\0\0\3\0\0\0\x80"), Kind.ABSENT, NO_HTTP, id="HTTP/2, as gRPC has it"),
+        pytest.param(says(ANSI + b"SSH-2.0-x\r\n"), FailureKind.ABSENT, NO_HTTP, id="another protocol"),
         pytest.param(
-            says(b"HTTP/1.1 200 OK\r\nA: " + b"a" * 99_999), Kind.ABSENT, NO_HTTP, id="a header without an end"
+            says(b"\0\0\x12\4\0\0\0\0\0\0\3\0\0\0\x80"), FailureKind.ABSENT, NO_HTTP, id="HTTP/2, as gRPC has it"
         ),
         pytest.param(
-            says(b"HTTP/1.1 100 Continue\r\n\r\n" * 99), Kind.ABSENT, NO_HTTP, id="interim answers without end"
+            says(b"HTTP/1.1 200 OK\r\nA: " + b"a" * 99_999), FailureKind.ABSENT, NO_HTTP, id="a header without an end"
+        ),
+        pytest.param(
+            says(b"HTTP/1.1 100 Continue\r\n\r\n" * 99), FailureKind.ABSENT, NO_HTTP, id="interim answers without end"
         ),
         pytest.param(
             says(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n"),
-            Kind.ABSENT,
+            FailureKind.ABSENT,
             NO_HTTP,
             id="another protocol yet",
         ),
-        pytest.param(says(page(Transfer_Encoding="gzip")), Kind.ABSENT, NO_HTTP, id="an encoding nobody asked for"),
         pytest.param(
-            says_and_closes(b""), Kind.UNREADABLE, "it closes the connection without an answer", id="closed at once"
+            says(page(Transfer_Encoding="gzip")), FailureKind.ABSENT, NO_HTTP, id="an encoding nobody asked for"
         ),
-        pytest.param(says_and_closes(b"HTTP/1.1 200 OK\r\nCont"), Kind.UNREADABLE, BREAKS_OFF, id="half a head"),
-        pytest.param(says_and_closes(page(b"up")[:-1]), Kind.UNREADABLE, BREAKS_OFF, id="less than its length"),
-        pytest.param(says_and_closes(chunked(b"up")[:-5]), Kind.UNREADABLE, BREAKS_OFF, id="chunks without their end"),
-        pytest.param(says(chunked(b"up").replace(b"2\r\nup", b"x\r\nup")), Kind.UNREADABLE, BREAKS_OFF, id="no chunk"),
+        pytest.param(
+            says_and_closes(b""),
+            FailureKind.UNREADABLE,
+            "it closes the connection without an answer",
+            id="closed at once",
+        ),
+        pytest.param(says_and_closes(b"HTTP/1.1 200 OK\r\nCont"), FailureKind.UNREADABLE, BREAKS_OFF, id="half a head"),
+        pytest.param(says_and_closes(page(b"up")[:-1]), FailureKind.UNREADABLE, BREAKS_OFF, id="less than its length"),
+        pytest.param(
+            says_and_closes(chunked(b"up")[:-5]), FailureKind.UNREADABLE, BREAKS_OFF, id="chunks without their end"
+        ),
+        pytest.param(
+            says(chunked(b"up").replace(b"2\r\nup", b"x\r\nup")), FailureKind.UNREADABLE, BREAKS_OFF, id="no chunk"
+        ),
         pytest.param(
             says(b"HTTP/1.1 200 OK\r\nContent-Length: 2097152\r\n\r\n"),
-            Kind.UNREADABLE,
+            FailureKind.UNREADABLE,
             TOO_LARGE,
             id="a length too large",
         ),
-        pytest.param(says(chunked(b"x" * (2 << 20))), Kind.UNREADABLE, TOO_LARGE, id="a chunk too large"),
-        pytest.param(says(chunked(*[b"x" * 4096] * 257)), Kind.UNREADABLE, TOO_LARGE, id="chunks too many"),
+        pytest.param(says(chunked(b"x" * (2 << 20))), FailureKind.UNREADABLE, TOO_LARGE, id="a chunk too large"),
+        pytest.param(says(chunked(*[b"x" * 4096] * 257)), FailureKind.UNREADABLE, TOO_LARGE, id="chunks too many"),
         pytest.param(
-            never_ends(until_closed(b""), b"x" * 9999), Kind.UNREADABLE, TOO_LARGE, id="a page without an end"
+            never_ends(until_closed(b""), b"x" * 9999), FailureKind.UNREADABLE, TOO_LARGE, id="a page without an end"
         ),
         pytest.param(
             says(chunked(*[b"x"] * 20_000)),
-            Kind.UNREADABLE,
+            FailureKind.UNREADABLE,
             "its page comes in more than 16384 pieces",
             id="chunks of one byte, which take long to put together",
         ),
     ],
 )
-def test_what_is_no_page(answers: Answers, kind: Kind, sentence: str) -> None:
+def test_what_is_no_page(answers: Answers, kind: FailureKind, sentence: str) -> None:
     got = answered(answers)
     assert isinstance(got, FetchError), got
     assert (got.kind, str(got)) == (kind, sentence)
@@ -262,7 +273,7 @@ def test_what_is_no_page(answers: Answers, kind: Kind, sentence: str) -> None:
 def test_what_takes_too_long(answers: Answers) -> None:
     got = answered(answers, timeout_seconds=SHORT_SECONDS)
     assert isinstance(got, FetchError), got
-    assert (got.kind, str(got)) == (Kind.UNREADABLE, "no answer within 0.05 s")
+    assert (got.kind, str(got)) == (FailureKind.UNREADABLE, "no answer within 0.05 s")
 
 
 def test_others_have_their_turn_while_a_page_is_put_together() -> None:
@@ -291,7 +302,7 @@ def test_nobody_listens() -> None:
         async with Server(says(page())) as server:
             pass
         error = await refused(fetcher().fetch(target(server.port)))
-        assert (error.kind, str(error)) == (Kind.REFUSED, "the connection is refused")
+        assert (error.kind, str(error)) == (FailureKind.REFUSED, "the connection is refused")
 
     run(test())
 
@@ -546,7 +557,7 @@ def test_what_hung_before_takes_few_turns_until_it_answers() -> None:
     run(test())
 
 
-async def given_up(tasks: list[asyncio.Task[Body]]) -> None:
+async def given_up(tasks: list[asyncio.Task[FetchedPage]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
@@ -633,7 +644,7 @@ def test_what_is_refused_is_not_connected_to(
 
     async def test() -> None:
         error = await refused(fetcher(allowed=allowed).fetch(asked))
-        assert error.kind is Kind.DENIED
+        assert error.kind is FailureKind.DENIED
         assert sentence in str(error)
 
     run(test())
@@ -648,8 +659,8 @@ def test_a_pod_is_asked_whatever_is_listed(monkeypatch: pytest.MonkeyPatch) -> N
     async def test() -> None:
         url = parse_url("http://10.1.2.3:8000/metrics")
         fetches = fetcher(allowed="127.0.0.1,*.web")
-        assert (await refused(fetches.fetch(Target(url, "10.1.2.3", "ai")))).kind is Kind.REFUSED
-        assert (await refused(fetches.fetch(Target(url, "10.1.2.3")))).kind is Kind.DENIED
+        assert (await refused(fetches.fetch(Target(url, "10.1.2.3", "ai")))).kind is FailureKind.REFUSED
+        assert (await refused(fetches.fetch(Target(url, "10.1.2.3")))).kind is FailureKind.DENIED
 
     run(test())
 
@@ -671,7 +682,7 @@ def test_a_name_that_changes_its_mind_leads_nowhere_else() -> None:
                 assert len(answers) == 1
                 with pytest.raises(FetchError, match="never asked") as told:
                     await fetches.resolve(url)
-                assert told.value.kind is Kind.DENIED
+                assert told.value.kind is FailureKind.DENIED
             assert len(server.asked) == 2
 
     run(test())
@@ -688,7 +699,7 @@ def test_another_machine_than_the_one_that_was_judged_is_not_asked(monkeypatch: 
     async def test() -> None:
         async with Server(says(page()), host="127.0.0.2") as server:
             error = await refused(fetcher().fetch(target(server.port)))
-            assert error.kind is Kind.DENIED
+            assert error.kind is FailureKind.DENIED
             assert str(error) == f"connected to \"('127.0.0.2', {server.port})\" in place of 127.0.0.1"
             await server.closed.wait()
             assert server.asked == []
@@ -729,29 +740,29 @@ def test_addresses(addresses: list[str], told: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     ("addresses", "kind", "sentence"),
     [
-        pytest.param([], Kind.UNREADABLE, '"vllm.ai" has no address', id="none"),
+        pytest.param([], FailureKind.UNREADABLE, '"vllm.ai" has no address', id="none"),
         pytest.param(
             OSError(-2, "Name or service not known"),
-            Kind.UNREADABLE,
+            FailureKind.UNREADABLE,
             '"vllm.ai" cannot be resolved: name or service not known',
             id="no such name",
         ),
         pytest.param(
             UnicodeError("label too long"),
-            Kind.UNREADABLE,
+            FailureKind.UNREADABLE,
             '"vllm.ai" cannot be resolved: label too long',
             id="no name",
         ),
         pytest.param(
             ["127.0.0.1"],
-            Kind.DENIED,
+            FailureKind.DENIED,
             '"vllm.ai" (127.0.0.1) is this machine\'s own, and is asked only if --allow-endpoints lists its network: '
             "name another host",
             id="none that may be asked",
         ),
     ],
 )
-def test_no_addresses(addresses: list[str] | Exception, kind: Kind, sentence: str) -> None:
+def test_no_addresses(addresses: list[str] | Exception, kind: FailureKind, sentence: str) -> None:
     error = resolved(addresses)
     assert isinstance(error, FetchError), error
     assert (error.kind, str(error)) == (kind, sentence)
@@ -863,7 +874,7 @@ def test_credentials_that_cannot_be_used_any_more_are_told(tmp_path: Path) -> No
                 clock.advance(REFRESH_SECONDS)
                 error = await refused(fetches.fetch(target(server.port, host="vllm.ai")))
                 await fetches.fetch(target(server.port, host="vllm.web"))
-        assert (error.kind, "one/hosts: Required value" in str(error)) == (Kind.UNREADABLE, True)
+        assert (error.kind, "one/hosts: Required value" in str(error)) == (FailureKind.UNREADABLE, True)
         assert [asked.headers["host"].partition(":")[0] for asked in server.asked] == ["vllm.web"]
 
     run(test())
@@ -891,10 +902,10 @@ def authority(tmp_path: Path) -> Authority:
 
 def secured(
     mounts: Path | None, context: ssl.SSLContext | None, answers: Answers, asked: Callable[[int], Target]
-) -> tuple[Body | FetchError, Server]:
+) -> tuple[FetchedPage | FetchError, Server]:
     """What comes of one fetch with these mounts."""
 
-    async def once() -> tuple[Body | FetchError, Server]:
+    async def once() -> tuple[FetchedPage | FetchError, Server]:
         async with Server(answers, tls=context) as server:
             with contextlib.closing(fetcher(credentials=Credentials(str(mounts) if mounts else None))) as fetches:
                 try:
@@ -913,14 +924,14 @@ def test_tls_with_a_token(tmp_path: Path, authority: Authority) -> None:
     mount(tmp_path / "mounts", "one", {"hosts": NAME, "ca.crt": authority.certificate.read_text(), "token": "word"})
     context = tls(authority.issue("server", host=NAME))
     body, _ = secured(tmp_path / "mounts", context, wants_token("word"), by_name)
-    assert isinstance(body, Body), body
+    assert isinstance(body, FetchedPage), body
 
 
 def test_tls_with_a_page_of_many_records(tmp_path: Path, authority: Authority) -> None:
     mount(tmp_path / "mounts", "one", {"hosts": NAME, "ca.crt": authority.certificate.read_text()})
     context = tls(authority.issue("server", host=NAME))
     body, _ = secured(tmp_path / "mounts", context, says(page(b"x" * 300_000)), by_name)
-    assert isinstance(body, Body), body
+    assert isinstance(body, FetchedPage), body
     assert len(body.content) == 300_000
 
 
@@ -944,7 +955,7 @@ def test_a_name_with_its_last_dot_is_the_name_in_the_certificate(tmp_path: Path,
     body, _ = secured(
         tmp_path / "mounts", context, says(page()), lambda port: target(port, scheme="https", host=f"{NAME}.")
     )
-    assert isinstance(body, Body), body
+    assert isinstance(body, FetchedPage), body
 
 
 def test_a_pod_is_known_by_the_name_that_was_mounted(tmp_path: Path, authority: Authority) -> None:
@@ -956,7 +967,7 @@ def test_a_pod_is_known_by_the_name_that_was_mounted(tmp_path: Path, authority: 
         return Target(Url("https", "127.0.0.1", port, "/metrics"), "127.0.0.1", "ai")
 
     body, _ = secured(tmp_path / "mounts", context, says(page()), pod)
-    assert isinstance(body, Body), body
+    assert isinstance(body, FetchedPage), body
 
 
 @pytest.mark.parametrize(
@@ -980,7 +991,7 @@ def test_a_certificate_that_was_issued(
     context = tls(authority.issue("server", host=names, days=days))
     error, server = secured(tmp_path / "mounts" if mounted else None, context, says(page()), by_name)
     assert isinstance(error, FetchError)
-    assert error.kind is Kind.UNREADABLE
+    assert error.kind is FailureKind.UNREADABLE
     assert str(error).startswith("its certificate is not trusted: ")
     assert why in str(error)
     assert str(error).endswith(MOUNT_ITS_CA)
@@ -998,7 +1009,7 @@ def test_a_server_that_wants_a_certificate_is_shown_the_one_that_was_mounted(
     assert isinstance(without, FetchError), without
     mount(tmp_path / "mounts", "one", {"tls.crt": client.certificate.read_text(), "tls.key": client.key.read_text()})
     body, _ = secured(tmp_path / "mounts", context, says(page()), by_name)
-    assert isinstance(body, Body), body
+    assert isinstance(body, FetchedPage), body
 
 
 def test_a_server_without_tls() -> None:
@@ -1016,7 +1027,7 @@ def test_a_server_without_tls() -> None:
         async with await asyncio.start_server(complains, "127.0.0.1", 0) as server:
             error = await refused(fetcher().fetch(by_name(server.sockets[0].getsockname()[1])))
             await left.wait()
-        assert (error.kind, str(error)) == (Kind.UNREADABLE, "TLS cannot be agreed on: wrong version number")
+        assert (error.kind, str(error)) == (FailureKind.UNREADABLE, "TLS cannot be agreed on: wrong version number")
 
     run(test())
 
@@ -1041,7 +1052,7 @@ def test_what_ends_with_its_connection(tmp_path: Path, authority: Authority, ans
     mount(tmp_path / "mounts", "one", {"hosts": NAME, "ca.crt": authority.certificate.read_text()})
     context = tls(authority.issue("server", host=NAME))
     got, _ = secured(tmp_path / "mounts", context, answers, by_name)
-    assert (got.content if isinstance(got, Body) else str(got)) == (b"up 1\n" if is_whole else BREAKS_OFF)
+    assert (got.content if isinstance(got, FetchedPage) else str(got)) == (b"up 1\n" if is_whole else BREAKS_OFF)
 
 
 def test_a_server_that_closes_instead_of_speaking_tls() -> None:
@@ -1052,7 +1063,7 @@ def test_a_server_that_closes_instead_of_speaking_tls() -> None:
     async def test() -> None:
         async with await asyncio.start_server(leaves, "127.0.0.1", 0) as server:
             error = await refused(fetcher().fetch(by_name(server.sockets[0].getsockname()[1])))
-        assert (error.kind, str(error)) == (Kind.UNREADABLE, "TLS cannot be agreed on: the connection is closed")
+        assert (error.kind, str(error)) == (FailureKind.UNREADABLE, "TLS cannot be agreed on: the connection is closed")
 
     run(test())
 

@@ -11,16 +11,16 @@ import pytest
 
 from keda_gpu_scaler.core.interfaces import ScrapeCounts
 from keda_gpu_scaler.core.selectors import parse_series
-from keda_gpu_scaler.core.state.scrape import Endpoint, Page, Scraped
+from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult, TargetHistory
 from keda_gpu_scaler.core.trigger.metrics import ENGINES
-from keda_gpu_scaler.core.types import PodRef, Readings
+from keda_gpu_scaler.core.types import EngineSample, PodRef
 from keda_gpu_scaler.scrape import manager as scraping_module
-from keda_gpu_scaler.scrape.address_policy import Guard
+from keda_gpu_scaler.scrape.address_policy import AddressPolicy
 from keda_gpu_scaler.scrape.credentials import Credentials
-from keda_gpu_scaler.scrape.http_client import Fetcher
+from keda_gpu_scaler.scrape.http_client import HttpClient
 from keda_gpu_scaler.scrape.loop import MAX_READINGS
-from keda_gpu_scaler.scrape.manager import LET_GO_SECONDS, MAX_NEEDS, Scraping
-from keda_gpu_scaler.scrape.pacing import Schedule
+from keda_gpu_scaler.scrape.manager import LET_GO_SECONDS, MAX_NEEDS, ScrapeManager
+from keda_gpu_scaler.scrape.pacing import Pacer
 from keda_gpu_scaler.scrape.targets import LOST_SECONDS, MAX_ADDRESSES, MAX_CANDIDATES, candidates
 from tests.scrape.virtual_time import play
 from tests.scrape.web import ABSENT, DENIED, REFUSED, SILENT, TEXT, Answer, Web, sglang, vllm
@@ -40,7 +40,7 @@ class Scene:
         self.web.pages.update(pages or {})
         self.loop = asyncio.get_running_loop()
         self.news: list[float] = []
-        self.scraping = Scraping(
+        self.scraping = ScrapeManager(
             self.web,
             clock=self.loop.time,
             on_news=lambda: self.news.append(self.loop.time()),
@@ -54,7 +54,9 @@ class Scene:
     async def __aexit__(self, *_: object) -> None:
         await self.scraping.close()
 
-    async def ask(self, *endpoints: Endpoint, window: float = 10.0, series: str = "", demand: bool = False) -> Scraped:
+    async def ask(
+        self, *endpoints: Endpoint, window: float = 10.0, series: str = "", demand: bool = False
+    ) -> ScrapeResult:
         """Ask, wait until it is settled, and return what came of the first."""
         selectors = (parse_series(series),) if series else ()
         for endpoint in endpoints:
@@ -62,14 +64,14 @@ class Scene:
         await self.scraping.settled(endpoints)
         return self.told(endpoints[0])
 
-    def told(self, endpoint: Endpoint = POD) -> Scraped:
+    def told(self, endpoint: Endpoint = POD) -> ScrapeResult:
         return self.scraping.scraped()[endpoint]
 
-    def page(self, endpoint: Endpoint = POD) -> Page:
+    def page(self, endpoint: Endpoint = POD) -> TargetHistory:
         (page,) = self.told(endpoint).pages
         return page
 
-    def newest(self, endpoint: Endpoint = POD) -> Readings:
+    def newest(self, endpoint: Endpoint = POD) -> EngineSample:
         newest = self.page(endpoint).newest
         assert newest is not None
         return newest
@@ -342,7 +344,7 @@ def depths(**values: float) -> dict[str, Answer]:
     return {f"10.0.0.{name[1:]}:80/metrics": f'depth{{queue="llama"}} {it}\n'.encode() for name, it in values.items()}
 
 
-def seen_at(scraped: Scraped) -> list[str]:
+def seen_at(scraped: ScrapeResult) -> list[str]:
     return [page.where.rpartition(" at ")[2] for page in scraped.pages]
 
 
@@ -416,7 +418,7 @@ def test_a_name_without_an_address_is_told_so_until_it_has_one(error: Exception,
         async with Scene(depths(_1=1)) as scene:
             scene.web.names["router.ai.svc"] = error
             told = await scene.ask(ROUTER, series=DEPTH.text, demand=True)
-            assert told == Scraped(failure=sentence)
+            assert told == ScrapeResult(failure=sentence)
             scene.web.names["router.ai.svc"] = addresses(1)
             await scene.pass_time(6)
             assert scene.page(ROUTER).failure is None
@@ -431,7 +433,7 @@ async def test_an_address_that_may_not_be_asked_any_more_is_not() -> None:
         await scene.ask(ROUTER, series=DEPTH.text, demand=True)
         scene.web.names["router.ai.svc"] = DENIED
         await scene.pass_time(6)
-        assert scene.told(ROUTER) == Scraped(failure="10.1.2.3 is refused")
+        assert scene.told(ROUTER) == ScrapeResult(failure="10.1.2.3 is refused")
         asked = len(scene.web.asked)
         await scene.pass_time(60)
         assert len(scene.web.asked) == asked
@@ -804,7 +806,7 @@ async def test_above_the_most_endpoints_there_may_be_one_is_told_so_and_has_its_
         async with Scene({AT: vllm(), "10.1.2.4:8000/metrics": vllm()}) as scene:
             await scene.ask(POD)
             told = await scene.ask(other)
-            assert told == Scraped(failure="1 endpoints are scraped, the most there may be")
+            assert told == ScrapeResult(failure="1 endpoints are scraped, the most there may be")
             await scene.tidy_for(LET_GO_SECONDS + 10)
             assert (await scene.ask(other)).failure is None
 
@@ -850,7 +852,7 @@ class Chore:
 def test_what_breaks_ends_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
     async def break_down() -> None:
         loop = asyncio.get_running_loop()
-        schedule, first, second = Schedule(loop.time), Chore(), Chore()
+        schedule, first, second = Pacer(loop.time), Chore(), Chore()
         schedule.do_at(loop.time(), first)
         schedule.do_at(loop.time() + 1, second)
         schedule.do_at(loop.time() + 2, second)
@@ -964,7 +966,9 @@ def test_an_engine_on_loopback_is_scraped_through_a_real_fetcher() -> None:
     async def scrape() -> None:
         async with Served() as served:
             news = asyncio.Event()
-            scraping = Scraping(Fetcher(Guard("127.0.0.0/8"), Credentials()), interval_seconds=0.02, on_news=news.set)
+            scraping = ScrapeManager(
+                HttpClient(AddressPolicy("127.0.0.0/8"), Credentials()), interval_seconds=0.02, on_news=news.set
+            )
             pod = Endpoint(PodRef("ai", "llama-0"), "127.0.0.1", port=served.port)
             url = Endpoint(url=f"http://127.0.0.1:{served.port}/metrics")
             for endpoint in (pod, url):

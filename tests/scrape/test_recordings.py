@@ -12,15 +12,15 @@ from dataclasses import dataclass
 import pytest
 
 from keda_gpu_scaler.core.evaluate.engine_load import engine_load
-from keda_gpu_scaler.core.state.scrape import Endpoint, Page, Scraped
+from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult, TargetHistory
 from keda_gpu_scaler.core.trigger.engine_params import EngineQuery
 from keda_gpu_scaler.core.trigger.metrics import ENGINE_METRICS
 from keda_gpu_scaler.core.types import PodRef
 from keda_gpu_scaler.engines import scrape_parser as pages
-from keda_gpu_scaler.scrape.address_policy import Guard
+from keda_gpu_scaler.scrape.address_policy import AddressPolicy
 from keda_gpu_scaler.scrape.credentials import Credentials
-from keda_gpu_scaler.scrape.http_client import Fetcher
-from keda_gpu_scaler.scrape.manager import Scraping
+from keda_gpu_scaler.scrape.http_client import HttpClient
+from keda_gpu_scaler.scrape.manager import ScrapeManager
 from tests.fakes import ManualClock
 from tests.scrape.playing import CONTENT_TYPE, SWEEP, PlayedVllm, Second, recorded
 
@@ -45,12 +45,12 @@ def told(seconds: list[Second], *, until: float = 1e9, **query: float) -> Iterat
     for second in seconds:
         if second.at_seconds > until:
             return
-        newest = pages.read(second.page, CONTENT_TYPE, at_seconds=second.at_seconds)
+        newest = pages.parse_page(second.page, CONTENT_TYPE, at_seconds=second.at_seconds)
         readings = (*readings[-int(WINDOW_SECONDS) :], newest)
         load = engine_load(
             EngineQuery(**query),  # type: ignore[arg-type]
             SATURATION,
-            Scraped((Page("recording", readings),)),  # type: ignore[arg-type]
+            ScrapeResult((TargetHistory("recording", readings),)),  # type: ignore[arg-type]
             window_seconds=WINDOW_SECONDS,
             stale_after_seconds=10.0,
             now=second.at_seconds,
@@ -104,11 +104,11 @@ def test_it_is_told_as_it_is_served() -> None:
         clock = ManualClock(0.0)
         async with PlayedVllm(seconds, clock) as server:
             endpoint = Endpoint(PodRef("ai", "llama-0"), "127.0.0.1", engine="vllm", port=server.port)
-            fetcher = Fetcher(Guard("127.0.0.0/8"), Credentials())
+            fetcher = HttpClient(AddressPolicy("127.0.0.0/8"), Credentials())
             values: list[float | None] = []
             for second in seconds:
                 clock.now = second.at_seconds
-                scraping = Scraping(fetcher, clock=clock)
+                scraping = ScrapeManager(fetcher, clock=clock)
                 scraping.ask(endpoint, window_seconds=WINDOW_SECONDS)
                 async with asyncio.timeout(20):
                     await scraping.settled([endpoint])

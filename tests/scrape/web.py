@@ -5,13 +5,13 @@ import asyncio
 from collections.abc import Callable
 
 from keda_gpu_scaler.core.urls import Url
-from keda_gpu_scaler.scrape.http_client import Body, FetchError, Kind, Target
+from keda_gpu_scaler.scrape.http_client import FailureKind, FetchedPage, FetchError, Target
 
 TEXT = "text/plain; version=0.0.4"
-REFUSED = FetchError("the connection is refused", Kind.REFUSED)
-ABSENT = FetchError("it has no such page (HTTP 404)", Kind.ABSENT)
-DENIED = FetchError("10.1.2.3 is refused", Kind.DENIED)
-SILENT = FetchError("no answer within 2 s", Kind.UNREADABLE)
+REFUSED = FetchError("the connection is refused", FailureKind.REFUSED)
+ABSENT = FetchError("it has no such page (HTTP 404)", FailureKind.ABSENT)
+DENIED = FetchError("10.1.2.3 is refused", FailureKind.DENIED)
+SILENT = FetchError("no answer within 2 s", FailureKind.UNREADABLE)
 
 Answer = bytes | Exception | Callable[[], "bytes | Exception"]
 
@@ -56,7 +56,7 @@ class Web:
             raise found
         return found
 
-    async def fetch(self, target: Target) -> Body:
+    async def fetch(self, target: Target) -> FetchedPage:
         where = f"{target.address}:{target.url.port}{target.url.path}"
         self.asked.append((asyncio.get_running_loop().time(), where))
         self.at_once[where] = self.at_once.get(where, 0) + 1
@@ -70,7 +70,7 @@ class Web:
             answer = answer()
         if isinstance(answer, Exception):
             raise answer
-        return Body(answer, self.content_types.get(where, TEXT))
+        return FetchedPage(answer, self.content_types.get(where, TEXT))
 
     def tidy(self) -> None:
         self.tidied += 1

@@ -8,12 +8,12 @@ from typing import Any
 import grpc
 import pytest
 
-from keda_gpu_scaler.core.evaluate.evaluation import Verdict, evaluate
+from keda_gpu_scaler.core.evaluate.evaluation import Evaluation, evaluate
 from keda_gpu_scaler.core.state.fleet import Fleet, History
-from keda_gpu_scaler.core.types import NoWorkload, Workload
+from keda_gpu_scaler.core.types import Unavailable, Workload
 from keda_gpu_scaler.server import explain as explanation_module
 from keda_gpu_scaler.server import external_scaler as scaler_module
-from keda_gpu_scaler.server.external_scaler import Scaler, Verdicts
+from keda_gpu_scaler.server.external_scaler import EvaluationService, ExternalScaler
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
 from keda_gpu_scaler.wire import verdict_pb2 as verdict_pb
@@ -31,7 +31,7 @@ class Desk:
 
     def __init__(
         self,
-        known: Workload | NoWorkload,
+        known: Workload | Unavailable,
         monkeypatch: pytest.MonkeyPatch,
         *,
         history: History = HERE,
@@ -39,10 +39,10 @@ class Desk:
     ) -> None:
         self.clock = ManualClock()
         fleet = Fleet(history, 10.0, deviceless=deviceless, own_node="gpu-7")
-        self.scaler = Scaler(lambda: fleet, self.clock, FakeCluster(llama=known), FakePeers())
-        self.judged: list[Verdict] = []
+        self.scaler = ExternalScaler(lambda: fleet, self.clock, FakeCluster(llama=known), FakePeers())
+        self.judged: list[Evaluation] = []
 
-        def judging(*arguments: Any) -> Verdict:
+        def judging(*arguments: Any) -> Evaluation:
             self.judged.append(evaluate(*arguments))
             return self.judged[-1]
 
@@ -53,7 +53,7 @@ class Desk:
             server = grpc.aio.server()
             pb_grpc.add_ExternalScalerServicer_to_server(self.scaler, server)  # type: ignore[no-untyped-call]
             verdict_pb_grpc.add_VerdictsServicer_to_server(  # type: ignore[no-untyped-call]
-                Verdicts(self.scaler), server
+                EvaluationService(self.scaler), server
             )
             port = server.add_insecure_port("127.0.0.1:0")
             await server.start()
@@ -160,7 +160,7 @@ def test_demand_is_told_as_far_as_it_is_known(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_workload_that_nobody_knows_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    desk = Desk(NoWorkload("ai/llama: there is none", is_final=True), monkeypatch)
+    desk = Desk(Unavailable("ai/llama: there is none", is_final=True), monkeypatch)
 
     async def talk(keda: Any, people: Any, ref: pb.ScaledObjectRef) -> None:
         told = await people.Explain(ref)

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from keda_gpu_scaler.core.evaluate.evaluation import Verdict, evaluate
-from keda_gpu_scaler.core.interfaces import REQUEST_BUCKETS_SECONDS, Answer
+from keda_gpu_scaler.core.evaluate.evaluation import Evaluation, evaluate
+from keda_gpu_scaler.core.interfaces import REQUEST_BUCKETS_SECONDS, RecentAnswer
 from keda_gpu_scaler.core.state.fleet import Fleet
-from keda_gpu_scaler.core.trigger.parser import PARAMETERS, Trigger, parse
+from keda_gpu_scaler.core.trigger.parser import PARAMETERS, Trigger, parse_trigger
 from keda_gpu_scaler.server import external_scaler as scaler_module
-from keda_gpu_scaler.server.external_scaler import HEARTBEAT_SECONDS, Scaler
+from keda_gpu_scaler.server.external_scaler import HEARTBEAT_SECONDS, ExternalScaler
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
 from tests.fakes import ManualClock, blind, fleet_of, sample
@@ -33,8 +33,8 @@ class Bench:
     def __init__(self) -> None:
         self.clock = ManualClock()
         self.fleet = fleet_of([sample(0, 0.92)])
-        self.answered: list[Answer] = []
-        self.scaler = Scaler(lambda: self.fleet, self.clock, on_answer=self.answered.append)
+        self.answered: list[RecentAnswer] = []
+        self.scaler = ExternalScaler(lambda: self.fleet, self.clock, on_answer=self.answered.append)
         self.stub: Any = None
         self.asked = 0
 
@@ -282,9 +282,9 @@ def test_a_stream_repeats_an_unchanged_state_as_a_slow_heartbeat(monkeypatch: py
     monkeypatch.setattr(scaler_module, "asyncio", SimpleNamespace(timeout=timeout, Event=asyncio.Event))
 
     async def pushes() -> list[tuple[float, bool]]:
-        trigger, pushed = parse({"pollIntervalSeconds": "7", "report": "average"}), []
-        question = scaler_module._Question(trigger)
-        async with contextlib.aclosing(bench.scaler._states(question, scaler_module._Stream())) as states:
+        trigger, pushed = parse_trigger({"pollIntervalSeconds": "7", "report": "average"}), []
+        question = scaler_module._Request(trigger)
+        async with contextlib.aclosing(bench.scaler._states(question, scaler_module._ActivityStream())) as states:
             async for active in states:
                 pushed.append((bench.clock.now - 1000, active))
                 if len(pushed) == 3:
@@ -371,7 +371,7 @@ def test_judging_many_dear_triggers_gives_other_calls_their_turn(monkeypatch: py
     bench = Bench()
     judging: list[str] = []
 
-    def dear(trigger: Trigger, fleet: Fleet, now: float, *_: object) -> Verdict:
+    def dear(trigger: Trigger, fleet: Fleet, now: float, *_: object) -> Evaluation:
         bench.clock.advance(0.004)
         judging.append("a trigger")
         return evaluate(trigger, replace(fleet, stale_after_seconds=1e9), now)
@@ -408,7 +408,7 @@ def test_requests_and_errors_are_counted_by_method() -> None:
 def test_how_long_an_answer_takes_is_counted_by_method_an_error_s_too(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench()
 
-    def dear(*arguments: Any, **more: Any) -> Verdict:
+    def dear(*arguments: Any, **more: Any) -> Evaluation:
         bench.clock.advance(0.25)
         return evaluate(*arguments, **more)
 
@@ -518,7 +518,7 @@ def test_an_answer_holds_the_steps_and_the_reason_of_the_verdict_that_keda_was_t
     async def talk(bench: Bench) -> None:
         await bench.stub.GetMetrics(metrics())
         [answer] = bench.scaler.answers()
-        explained = evaluate(parse({"report": "average"}), bench.fleet, bench.clock.now)
+        explained = evaluate(parse_trigger({"report": "average"}), bench.fleet, bench.clock.now)
         assert (answer.value, answer.steps, answer.reason) == (92.0, explained.steps, "")
         assert answer.at_seconds == bench.clock.now
         await bench.see(None)
@@ -541,7 +541,7 @@ def test_of_very_many_steps_the_first_and_the_last_are_kept(devices: int, kept: 
     async def talk(bench: Bench) -> None:
         await bench.stub.GetMetrics(metrics())
         [answer] = bench.scaler.answers()
-        steps = evaluate(parse({"report": "average"}), bench.fleet, bench.clock.now).steps
+        steps = evaluate(parse_trigger({"report": "average"}), bench.fleet, bench.clock.now).steps
         assert len(answer.steps) == (kept or len(steps))
         assert (answer.steps[0], answer.steps[-1]) == (steps[0], steps[-1])
         if kept:

@@ -10,9 +10,9 @@ import pytest
 
 from keda_gpu_scaler.core.evaluate.evaluation import evaluate
 from keda_gpu_scaler.core.state.fleet import Fleet
-from keda_gpu_scaler.core.types import NoWorkload
+from keda_gpu_scaler.core.types import Unavailable
 from keda_gpu_scaler.server import external_scaler as scaler_module
-from keda_gpu_scaler.server.external_scaler import Scaler
+from keda_gpu_scaler.server.external_scaler import ExternalScaler
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
 from tests.fakes import FakeCluster, FakePeers, ManualClock, node_history, pod, sample, workload
@@ -28,7 +28,7 @@ class Asked:
         self.cluster, self.peers = cluster, peers
         fleet = Fleet(SEEN, 10.0)
         self.clock = ManualClock()
-        self.scaler = Scaler(lambda: fleet, self.clock, cluster, peers)
+        self.scaler = ExternalScaler(lambda: fleet, self.clock, cluster, peers)
         self.stub: Any = None
 
     def metrics(self, **metadata: str) -> Any:
@@ -72,7 +72,7 @@ def test_the_first_question_waits_until_the_workload_was_looked_up() -> None:
 
 def test_the_first_question_with_a_node_selector_waits_for_the_labels_too() -> None:
     cluster = FakeCluster(llama=KNOWN)
-    cluster.labels = NoWorkload("nodes: not read yet", is_final=False)
+    cluster.labels = Unavailable("nodes: not read yet", is_final=False)
 
     async def talk(asked: Asked) -> None:
         call = asyncio.ensure_future(asked.metrics(nodeSelector="pool=a"))
@@ -85,7 +85,7 @@ def test_the_first_question_with_a_node_selector_waits_for_the_labels_too() -> N
 
 def test_labels_that_may_not_be_read_are_not_waited_for() -> None:
     cluster = FakeCluster(llama=KNOWN)
-    cluster.labels = NoWorkload("nodes: forbidden", is_final=True)
+    cluster.labels = Unavailable("nodes: forbidden", is_final=True)
 
     async def talk(asked: Asked) -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:

@@ -10,10 +10,10 @@ import pytest
 
 from keda_gpu_scaler.core.selectors import SeriesSelector
 from keda_gpu_scaler.core.state.fleet import Fleet
-from keda_gpu_scaler.core.state.scrape import Endpoint, Page, Scraped
-from keda_gpu_scaler.core.types import Readings, Series, Workload
+from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult, TargetHistory
+from keda_gpu_scaler.core.types import EngineSample, Series, Workload
 from keda_gpu_scaler.server import external_scaler as scaler_module
-from keda_gpu_scaler.server.external_scaler import Scaler
+from keda_gpu_scaler.server.external_scaler import ExternalScaler
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
 from tests.fakes import FakeCluster, FakeEngines, FakePeers, ManualClock, pod, workload
@@ -23,17 +23,19 @@ POD = pod("llama-0", address="10.0.0.1", ports=(8000,))
 ENGINE = Endpoint(POD.ref, "10.0.0.1", declared_ports=(8000,))
 EPP = Endpoint(url="http://epp:9090/metrics", every_address=True)
 WAKING = {"demandEndpoint": EPP.url, "demandMetric": "queue_size"}
-NO_ENGINE = Scraped(failure="nothing of an engine's is exported", is_no_engine=True)
+NO_ENGINE = ScrapeResult(failure="nothing of an engine's is exported", is_no_engine=True)
 AWAKE, ASLEEP = workload(POD), workload()
 
 
-def engine(waiting: float, at: float = 1000.0) -> Scraped:
-    told = Readings(at, "vllm", waiting=waiting, running=0.0, kv_cache_ratio=0.0)
-    return Scraped((Page("http://10.0.0.1:8000/metrics", (told,)),))
+def engine(waiting: float, at: float = 1000.0) -> ScrapeResult:
+    told = EngineSample(at, "vllm", waiting=waiting, running=0.0, kv_cache_ratio=0.0)
+    return ScrapeResult((TargetHistory("http://10.0.0.1:8000/metrics", (told,)),))
 
 
-def queue(size: float, at: float = 1000.0) -> Scraped:
-    return Scraped((Page(EPP.url, (Readings(at, selected={"queue_size": Series(size, is_counter=False)}),)),))
+def queue(size: float, at: float = 1000.0) -> ScrapeResult:
+    return ScrapeResult(
+        (TargetHistory(EPP.url, (EngineSample(at, selected={"queue_size": Series(size, is_counter=False)}),)),)
+    )
 
 
 class Asked:
@@ -42,7 +44,7 @@ class Asked:
     def __init__(self, known: Workload, engines: FakeEngines) -> None:
         self.cluster, self.engines, self.peers = FakeCluster(llama=known), engines, FakePeers()
         self.clock = ManualClock()
-        self.scaler = Scaler(self.fleet, self.clock, self.cluster, self.peers, engines)
+        self.scaler = ExternalScaler(self.fleet, self.clock, self.cluster, self.peers, engines)
         self.stub: Any = None
 
     def fleet(self) -> Fleet:
@@ -163,7 +165,7 @@ def test_law_1_demand_that_is_unknown_is_not_pushed_and_said_once(caplog: pytest
         asked.scaler.heard()
         await asked.value(**WAKING)
 
-    silent = Scraped((Page(EPP.url, failure="no answer within 2 s"),))
+    silent = ScrapeResult((TargetHistory(EPP.url, failure="no answer within 2 s"),))
     with caplog.at_level("INFO", logger="keda_gpu_scaler.server.external_scaler"):
         on(Asked(ASLEEP, FakeEngines({EPP: silent})), talk)
     said = [record.message for record in caplog.records if record.name == "keda_gpu_scaler.server.external_scaler"]
@@ -185,7 +187,7 @@ def test_what_demand_cannot_decide_is_an_error_and_no_guess(monkeypatch: pytest.
         assert "neither to be woken nor put to sleep" in (caught.value.details() or "")
 
     monkeypatch.setattr(scaler_module, "LOOK_UP_SECONDS", 0.01)
-    on(Asked(AWAKE, FakeEngines({url: engine(0), EPP: Scraped(failure="no address of epp")})), talk)
+    on(Asked(AWAKE, FakeEngines({url: engine(0), EPP: ScrapeResult(failure="no address of epp")})), talk)
 
 
 def test_demand_is_told_beside_the_answer() -> None:
@@ -193,7 +195,7 @@ def test_demand_is_told_beside_the_answer() -> None:
         await asked.value(**WAKING)
         [answer] = asked.scaler.answers()
         assert (answer.demand, answer.is_demand_known) == (3.0, True)
-        asked.engines.tell(EPP, Scraped(failure="no address of epp"))
+        asked.engines.tell(EPP, ScrapeResult(failure="no address of epp"))
         asked.scaler.heard()
         await asked.value(**WAKING)
         [answer] = asked.scaler.answers()

@@ -12,16 +12,16 @@ from prometheus_client.parser import text_string_to_metric_families
 from keda_gpu_scaler.core.interfaces import (
     COLLECTION_BUCKETS_SECONDS,
     REQUEST_BUCKETS_SECONDS,
-    Answer,
     CollectionCounts,
     PeerCounts,
+    RecentAnswer,
     RequestCounts,
     ScrapeCounts,
     WatchState,
 )
 from keda_gpu_scaler.core.state.fleet import Fleet
 from keda_gpu_scaler.server import http as exporter
-from keda_gpu_scaler.server.http import FAMILIES, HttpServer, Page, metrics_pages, probe_pages, render, status_pages
+from keda_gpu_scaler.server.http import FAMILIES, HttpPage, HttpServer, metrics_pages, probe_pages, render, status_pages
 from tests.fakes import blind, device, fleet_of, node_history, sample
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "metrics.txt"
@@ -38,10 +38,12 @@ WATCHES = {
     ("pods", WatchState.WATCHING): 4,
 }
 ANSWERS = (
-    Answer("ai", "llama", "keda_gpu_metric", "gpu_utilization", 80.0, 276.0, active=True, seen=3, expected=4),
-    Answer("ai", "chat", "keda_gpu_llm", "saturation", 100.0, 0.0, True, 1, 1, demand=12.0, is_demand_known=True),
-    Answer("ai", "code", "keda_gpu_llm", "saturation", 100.0, 0.0, False, 0, 0, demand=None, is_demand_known=False),
-    Answer("ai", "sleeper", "keda_gpu_metric", "gpu_utilization", 75.5, None, active=True, seen=0, expected=2),
+    RecentAnswer("ai", "llama", "keda_gpu_metric", "gpu_utilization", 80.0, 276.0, active=True, seen=3, expected=4),
+    RecentAnswer("ai", "chat", "keda_gpu_llm", "saturation", 100.0, 0.0, True, 1, 1, demand=12.0, is_demand_known=True),
+    RecentAnswer(
+        "ai", "code", "keda_gpu_llm", "saturation", 100.0, 0.0, False, 0, 0, demand=None, is_demand_known=False
+    ),
+    RecentAnswer("ai", "sleeper", "keda_gpu_metric", "gpu_utilization", 75.5, None, active=True, seen=0, expected=2),
 )
 SCRAPES = {"vllm": ScrapeCounts(120, 2), "": ScrapeCounts(8, 8), "demand": ScrapeCounts(40)}
 NOW = 1000.0
@@ -148,7 +150,7 @@ PAGES = {
     **probe_pages(lambda: None),
     **metrics_pages(lambda: "metric 1\n"),
     **status_pages(lambda: "<p>fine</p>", "default-src 'none'"),
-    "/broken": lambda: Page("out of order\n", status=503),
+    "/broken": lambda: HttpPage("out of order\n", status=503),
 }
 
 
@@ -216,7 +218,7 @@ def test_http_requests_get_the_page_or_a_sentence(request_: bytes, status: bytes
 
 
 def test_readiness_says_why_not() -> None:
-    assert probe_pages(lambda: "no sample yet")["/readyz"]() == Page("not ready: no sample yet\n", status=503)
+    assert probe_pages(lambda: "no sample yet")["/readyz"]() == HttpPage("not ready: no sample yet\n", status=503)
 
 
 def test_liveness_does_not_depend_on_the_driver() -> None:

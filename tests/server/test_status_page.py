@@ -12,18 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keda_gpu_scaler import __version__
-from keda_gpu_scaler.core.interfaces import Answer, PeerCounts, WatchState
-from keda_gpu_scaler.core.state.fleet import NOT_LISTED, Fleet
-from keda_gpu_scaler.core.state.scrape import Endpoint, Page, Scraped
-from keda_gpu_scaler.core.types import PodRef, Readings, Sample
+from keda_gpu_scaler.core.interfaces import PeerCounts, RecentAnswer, WatchState
+from keda_gpu_scaler.core.state.fleet import PEERS_UNKNOWN, Fleet
+from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult, TargetHistory
+from keda_gpu_scaler.core.types import EngineSample, PodRef, Sample
 from keda_gpu_scaler.server import status_page as status
 from keda_gpu_scaler.server.status_page import (
     AGAIN_SECONDS,
     MAX_DEVICES,
     MAX_PAGES,
     MAX_WORKLOADS,
-    Status,
-    View,
+    StatusPage,
+    StatusView,
     document,
 )
 from tests.fakes import ManualClock, blind, device, node_history, sample
@@ -35,12 +35,12 @@ VOID = {"meta", "link", "br"}
 HOSTILE = "<script>window.hacked=1</script><img src=x onerror=window.hacked=1>\"'&\u202e\x00"
 
 
-def answer(name: str = "llama", value: float | None = 276.0, **changes: object) -> Answer:
-    base = Answer("ai", name, "keda_gpu_metric", "gpu_utilization", 80.0, value, True, 3, 4, steps=STEPS)
+def answer(name: str = "llama", value: float | None = 276.0, **changes: object) -> RecentAnswer:
+    base = RecentAnswer("ai", name, "keda_gpu_metric", "gpu_utilization", 80.0, value, True, 3, 4, steps=STEPS)
     return replace(base, at_seconds=NOW - 3, **changes)  # type: ignore[arg-type]
 
 
-def view(**changes: object) -> View:
+def view(**changes: object) -> StatusView:
     """An instance that is asked about three workloads, and follows others of which some are silent."""
     odd = sample(2, 0.125, device=device(2, model="H<100>"), power_watts=None, memory_used_bytes=None)
     fleet = Fleet(
@@ -53,16 +53,21 @@ def view(**changes: object) -> View:
         },
         silent={"gpu-4": "nothing came for 6 s", "gpu-7": 'UNAVAILABLE: "refused"'},
         scraped={
-            Endpoint(pod=PodRef("ai", "llama-0")): Scraped(
-                (Page("http://10.1.2.3:8000/metrics", (Readings(NOW - 1, "vllm", 12.0, 30.0, kv_cache_ratio=0.61),)),)
+            Endpoint(pod=PodRef("ai", "llama-0")): ScrapeResult(
+                (
+                    TargetHistory(
+                        "http://10.1.2.3:8000/metrics",
+                        (EngineSample(NOW - 1, "vllm", 12.0, 30.0, kv_cache_ratio=0.61),),
+                    ),
+                )
             ),
-            Endpoint(pod=PodRef("ai", "llama-1")): Scraped(
-                (Page("http://10.1.2.4:8000/metrics", (Readings(NOW - 60, "vllm", 99.0),), "it refuses"),)
+            Endpoint(pod=PodRef("ai", "llama-1")): ScrapeResult(
+                (TargetHistory("http://10.1.2.4:8000/metrics", (EngineSample(NOW - 60, "vllm", 99.0),), "it refuses"),)
             ),
-            Endpoint(url="http://router/metrics"): Scraped((), "its name does not resolve"),
+            Endpoint(url="http://router/metrics"): ScrapeResult((), "its name does not resolve"),
         },
     )
-    base = View(
+    base = StatusView(
         fleet=fleet,
         now=NOW,
         unix_seconds=1.7e9,
@@ -146,22 +151,24 @@ def test_nothing_is_loaded_from_anywhere() -> None:
 # ---- strangers' words ----
 
 
-def hostile() -> View:
+def hostile() -> StatusView:
     """Whatever comes from outside is an attack."""
     own = node_history(HOSTILE, sample(device=device(uuid=HOSTILE, model=HOSTILE)), held={HOSTILE: HOSTILE})
     other = node_history(HOSTILE + "2", sample(), at=NOW - 99)
     fleet = Fleet(
         own, 10.0, failure=HOSTILE, peers={HOSTILE + "2": other},
-        silent={HOSTILE + "2": HOSTILE, HOSTILE + "3": HOSTILE, NOT_LISTED: HOSTILE},
+        silent={HOSTILE + "2": HOSTILE, HOSTILE + "3": HOSTILE, PEERS_UNKNOWN: HOSTILE},
         scraped={
-            Endpoint(url=HOSTILE): Scraped((Page(HOSTILE, (Readings(NOW, HOSTILE),), HOSTILE),)),
-            Endpoint(url=HOSTILE + "2"): Scraped((), HOSTILE),
+            Endpoint(url=HOSTILE): ScrapeResult((TargetHistory(HOSTILE, (EngineSample(NOW, HOSTILE),), HOSTILE),)),
+            Endpoint(url=HOSTILE + "2"): ScrapeResult((), HOSTILE),
         },
     )  # fmt: skip
-    told = Answer(
+    told = RecentAnswer(
         HOSTILE, HOSTILE, HOSTILE, HOSTILE, 1.0, None, False, 0, 1, None, False, HOSTILE, HOSTILE, (HOSTILE,)
     )  # fmt: skip
-    return View(fleet, NOW, 0.0, HOSTILE, HOSTILE, (told,), PeerCounts(1, 1.0), {(HOSTILE, WatchState.PENDING): 1})
+    return StatusView(
+        fleet, NOW, 0.0, HOSTILE, HOSTILE, (told,), PeerCounts(1, 1.0), {(HOSTILE, WatchState.PENDING): 1}
+    )
 
 
 def test_a_hostile_word_stays_a_word_wherever_it_comes_from() -> None:
@@ -238,7 +245,7 @@ def test_law_1_who_holds_a_device_is_unknown_while_nobody_can_tell() -> None:
         pytest.param({}, "no fresh sample for 2 of 2 pods", id="why there is no value"),
         pytest.param({}, "How it came about (3) scope workload: Deployment llama", id="the steps"),
         pytest.param(
-            {"fleet": Fleet(None, 10.0, deviceless=True, silent={NOT_LISTED: "forbidden"})},
+            {"fleet": Fleet(None, 10.0, deviceless=True, silent={PEERS_UNKNOWN: "forbidden"})},
             "discovery forbidden",
             id="nobody knows who is there",
         ),
@@ -250,7 +257,7 @@ def test_it_says(changes: dict[str, object], words: str) -> None:
 
 
 def test_an_empty_instance_has_a_page_too() -> None:
-    text = Outline(document(View(Fleet(None, 10.0, deviceless=True), NOW, 0.0, "front", "none"))).text
+    text = Outline(document(StatusView(Fleet(None, 10.0, deviceless=True), NOW, 0.0, "front", "none"))).text
     assert "ready" in text
     assert "Engines" not in text
     assert "API server" not in text
@@ -261,7 +268,7 @@ def test_an_empty_instance_has_a_page_too() -> None:
 
 def test_of_very_much_a_part_is_shown_and_the_rest_is_counted() -> None:
     many = {f"n{number:04}": node_history(f"n{number:04}", *(sample(one) for one in range(8))) for number in range(99)}
-    pages = {Endpoint(url=f"http://{one}/"): Scraped() for one in range(MAX_PAGES + 7)}
+    pages = {Endpoint(url=f"http://{one}/"): ScrapeResult() for one in range(MAX_PAGES + 7)}
     fleet = Fleet(None, 10.0, peers=many, scraped=pages, silent={f"x{one}": "mute" for one in range(MAX_PAGES + 3)})
     answers = tuple(answer(f"w{number:04}") for number in range(MAX_WORKLOADS + 5))
     lacking = answer("zzz", None)
@@ -282,11 +289,11 @@ def test_workloads_stay_where_they_are_whoever_is_asked_about_last() -> None:
 def test_the_page_is_made_once_a_second_however_many_look() -> None:
     clock, made = ManualClock(), list[float]()
 
-    def now() -> View:
+    def now() -> StatusView:
         made.append(clock.now)
         return view()
 
-    page = Status(now, clock)
+    page = StatusPage(now, clock)
     for _ in range(10):
         page.text()
     assert len(made) == 1
@@ -342,7 +349,7 @@ def test_without_a_script_it_comes_anew_by_itself() -> None:
 
 
 def texts() -> Iterator[str]:
-    yield from (document(view()), document(hostile()), document(View(Fleet(None, 1.0), NOW, 0.0, "n", "s")))
+    yield from (document(view()), document(hostile()), document(StatusView(Fleet(None, 1.0), NOW, 0.0, "n", "s")))
 
 
 def test_every_document_is_well_formed() -> None:

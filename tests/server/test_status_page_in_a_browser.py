@@ -14,7 +14,7 @@ from typing import Self
 import pytest
 
 from keda_gpu_scaler.server.http import HttpServer, metrics_pages, status_pages
-from keda_gpu_scaler.server.status_page import POLICY, View, document
+from keda_gpu_scaler.server.status_page import POLICY, StatusView, document
 from tests.browser import Browser
 from tests.server.test_status_page import answer, hostile, view
 
@@ -23,7 +23,7 @@ class Site:
     """Serves the page of a view that the test sets."""
 
     def __init__(self) -> None:
-        self.view: View = view()
+        self.view: StatusView = view()
         self._server = HttpServer({**status_pages(lambda: document(self.view), POLICY), **metrics_pages(lambda: "")})
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)

@@ -22,7 +22,7 @@ _UUIDS = ("GPU-", "MIG-")
 _LONGEST_NAME = 253
 
 
-class Kind(StrEnum):
+class JobEnvironmentKind(StrEnum):
     """Who gave out the machine's devices."""
 
     FLUX = "flux"
@@ -63,14 +63,14 @@ class Named:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class JobEnvironment:
     """A place to run in: ``job`` is its id ("4711", "4711.0", "ai/llama-0"), empty on a plain host.
 
     ``node`` is the name that the scheduler calls the machine by, empty where it tells none. ``named`` are the devices
     that are meant, None where nobody says.
     """
 
-    kind: Kind
+    kind: JobEnvironmentKind
     job: str = ""
     node: str = ""
     named: Named | None = None
@@ -78,15 +78,15 @@ class Place:
     @property
     def holder(self) -> str:
         """Who holds the devices that are meant, in one word ("slurm/4711", "ai/llama-0"); empty on a plain host."""
-        return self.job if self.kind is Kind.KUBERNETES or not self.job else f"{self.kind}/{self.job}"
+        return self.job if self.kind is JobEnvironmentKind.KUBERNETES or not self.job else f"{self.kind}/{self.job}"
 
     def __str__(self) -> str:
-        if self.kind is Kind.KUBERNETES:
+        if self.kind is JobEnvironmentKind.KUBERNETES:
             return f"pod {self.job}"
         return f"{self.kind} job {self.job}" if self.job else "host"
 
 
-def place_of(environment: Mapping[str, str], namespace: Callable[[], str] | None = None) -> Place:
+def job_environment_of(environment: Mapping[str, str], namespace: Callable[[], str] | None = None) -> JobEnvironment:
     """Tell from the environment where we run; of several the innermost, Flux within SLURM within a pod.
 
     Args:
@@ -94,19 +94,21 @@ def place_of(environment: Mapping[str, str], namespace: Callable[[], str] | None
         namespace: reads the pod's namespace.
     """
     if job := _text(environment, "FLUX_JOB_ID"):
-        return Place(Kind.FLUX, job, named=_of_cuda(environment))
+        return JobEnvironment(JobEnvironmentKind.FLUX, job, named=_of_cuda(environment))
     if job := _text(environment, "SLURM_JOB_ID"):
         step = _text(environment, "SLURM_STEP_ID")
-        return Place(
-            Kind.SLURM,
+        return JobEnvironment(
+            JobEnvironmentKind.SLURM,
             f"{job}.{step}" if step.isdigit() else job,
             _text(environment, "SLURMD_NODENAME"),
             _of_slurm(environment) or _of_cuda(environment),
         )
     if environment.get("KUBERNETES_SERVICE_HOST") and (pod := _text(environment, "HOSTNAME")):
         home = (namespace or _namespace)()
-        return Place(Kind.KUBERNETES, f"{home}/{pod}" if home else pod, named=_of_container(environment))
-    return Place(Kind.HOST, named=_of_cuda(environment))
+        return JobEnvironment(
+            JobEnvironmentKind.KUBERNETES, f"{home}/{pod}" if home else pod, named=_of_container(environment)
+        )
+    return JobEnvironment(JobEnvironmentKind.HOST, named=_of_cuda(environment))
 
 
 def _of_slurm(environment: Mapping[str, str]) -> Named | None:

@@ -18,16 +18,16 @@ from typing import Any, Self, TypeVar
 
 import click
 
-from keda_gpu_scaler.kube.auth import Access, in_cluster, kubeconfig, service_account
-from keda_gpu_scaler.kube.port_forward import Forwarder
-from keda_gpu_scaler.kube.scaler_discovery import Instance, find_instance, hpa, scaled
+from keda_gpu_scaler.kube.auth import ClientConfig, in_cluster, kubeconfig, service_account
+from keda_gpu_scaler.kube.port_forward import PortForwarder
+from keda_gpu_scaler.kube.scaler_discovery import ScalerPod, find_scaler, hpa, scaled
 
 _PATIENCE_SECONDS = 1.0
 
 Result = TypeVar("Result")
 
 
-def access_of(path: str | None, scratch: Path) -> Access:
+def access_of(path: str | None, scratch: Path) -> ClientConfig:
     """Return the access that was asked for: a kubeconfig's, the pod's own, or the one that kubectl would use.
 
     Raises:
@@ -48,7 +48,7 @@ def is_reachable(path: str | None) -> bool:
     return path is not None or in_cluster() or usual_kubeconfig().exists()
 
 
-class Cluster:
+class KubeSession:
     """A cluster that is asked one thing after the other, while its ``with`` block lasts.
 
     ``namespace`` is the one that the access is in.
@@ -69,7 +69,7 @@ class Cluster:
         # The files that TLS wants are read at once: nothing of them needs to stay.
         with tempfile.TemporaryDirectory() as scratch:
             access = access_of(self._path, Path(scratch))
-            self._api = Forwarder(access)
+            self._api = PortForwarder(access)
         self.namespace = access.namespace
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -102,15 +102,15 @@ class Cluster:
         """Return a HorizontalPodAutoscaler, None where it cannot be read."""
         return self._wait(hpa(self._api, namespace, name))
 
-    def instance(self, scaler_address: str, namespace: str) -> Instance:
+    def instance(self, scaler_address: str, namespace: str) -> ScalerPod:
         """Find an instance of ours.
 
         Raises:
             KubeError: there is none.
         """
-        return self._wait(find_instance(self._api, scaler_address, namespace))
+        return self._wait(find_scaler(self._api, scaler_address, namespace))
 
-    def forward(self, instance: Instance) -> str:
+    def forward(self, instance: ScalerPod) -> str:
         """Return an address of this machine that is the instance's, until ``hang_up``.
 
         Raises:

@@ -8,8 +8,8 @@ from typing import Protocol
 
 from keda_gpu_scaler.core.selectors import SeriesSelector
 from keda_gpu_scaler.core.state.fleet import History
-from keda_gpu_scaler.core.state.scrape import Endpoint, Scraped
-from keda_gpu_scaler.core.types import Allocation, NoWorkload, Sample, Workload
+from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult
+from keda_gpu_scaler.core.types import Allocation, Sample, Unavailable, Workload
 
 
 class BackendError(Exception):
@@ -86,7 +86,7 @@ class RequestCounts:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class RecentAnswer:
     """What GetMetrics answered last to one trigger; ``value`` is None where it was an error.
 
     ``seen`` of ``expected`` ready pods (or devices) had a value; both are 0 where that was not looked at. ``demand``
@@ -126,7 +126,7 @@ class Allocations(Protocol):
 class Cluster(Protocol):
     """What the API server knows. Asked in the event loop; the answers are what was last heard, and never wait."""
 
-    def workload(self, namespace: str, name: str) -> Workload | NoWorkload:
+    def workload(self, namespace: str, name: str) -> Workload | Unavailable:
         """Return what is known of the workload behind a ScaledObject or ScaledJob.
 
         Asking begins to watch it; one that nobody asks for is let go after a while. The same knowledge is the
@@ -136,7 +136,7 @@ class Cluster(Protocol):
     async def settled(self, namespace: str, name: str) -> None:
         """Return once ``workload`` has an answer of substance, good or bad. The caller sets the deadline."""
 
-    def node_labels(self) -> Mapping[str, Mapping[str, str]] | NoWorkload:
+    def node_labels(self) -> Mapping[str, Mapping[str, str]] | Unavailable:
         """Return every node's labels by its name, or why they are unknown. Asking begins to watch them."""
 
 
@@ -208,7 +208,7 @@ class Engines(Protocol):
         It is scraped for a while from now on: a source of ``demand`` at demand's pace, an engine at engines'.
         """
 
-    def scraped(self) -> Mapping[Endpoint, Scraped]:
+    def scraped(self) -> Mapping[Endpoint, ScrapeResult]:
         """Return what came of every endpoint that is asked for; live, read it at once."""
 
     async def settled(self, endpoints: Collection[Endpoint]) -> None:
@@ -218,7 +218,7 @@ class Engines(Protocol):
         """Return how many scrapes there were, and how many failed, by engine."""
 
 
-class Directory(Protocol):
+class Discovery(Protocol):
     """Where the instances are to be found."""
 
     def addresses(self) -> AsyncIterator[Mapping[str, str]]:

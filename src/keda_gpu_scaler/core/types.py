@@ -154,7 +154,7 @@ class Workload:
 
 
 @dataclass(frozen=True, slots=True)
-class NoWorkload:
+class Unavailable:
     """Why nothing is known of a workload: a sentence for a person.
 
     ``is_final`` says that it will not pass by itself: no such object, a right that is missing.
@@ -185,7 +185,7 @@ class Series:
 
 
 @dataclass(frozen=True, slots=True)
-class Readings:
+class EngineSample:
     """What one page of metrics told at one instant, in the words of no engine; every reading may be unknown.
 
     ``at_seconds`` is on the scraper's monotonic clock. ``engine`` is a name in ``core.catalog.ENGINES``, empty where

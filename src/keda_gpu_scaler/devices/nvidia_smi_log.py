@@ -98,7 +98,7 @@ class Moment:
 
 
 @dataclass(frozen=True, slots=True)
-class _Column:
+class _LogColumn:
     """Where a field stands, and how its cells are read; ``title`` is for complaints.
 
     ``read`` returns None for a cell that has no reading, and raises LogError with what a cell must be.
@@ -109,7 +109,7 @@ class _Column:
     read: Callable[[str], Any]
 
 
-class SmiLog:
+class NvidiaSmiLog:
     """Reads a log line by line; each line may complete the moment before it.
 
     A device goes by its UUID, else by its index, else by its PCI address. Where there is no such column, rows
@@ -118,7 +118,7 @@ class SmiLog:
 
     def __init__(self) -> None:
         self._titles: tuple[str, ...] = ()
-        self._columns: dict[str, tuple[_Column, ...]] = {}
+        self._columns: dict[str, tuple[_LogColumn, ...]] = {}
         self._devices: dict[str, Device] = {}
         self._index_by_key: dict[str, int] = {}
         self._uuid_by_index: dict[int, str] = {}
@@ -215,7 +215,7 @@ class SmiLog:
         return None
 
 
-def _columns(cells: tuple[str, ...]) -> dict[str, tuple[_Column, ...]]:
+def _columns(cells: tuple[str, ...]) -> dict[str, tuple[_LogColumn, ...]]:
     """Find the known columns of a header.
 
     Raises:
@@ -225,7 +225,7 @@ def _columns(cells: tuple[str, ...]) -> dict[str, tuple[_Column, ...]]:
     for place, cell in enumerate(cells):
         titles.setdefault(_split_title(cell)[0], (place, cell))
     columns = {
-        name: tuple(_Column(place, title, _reader(name, title)) for place, title in found)
+        name: tuple(_LogColumn(place, title, _reader(name, title)) for place, title in found)
         for name, aliases in _ALIASES.items()
         if (found := [titles[alias] for alias in aliases if alias in titles])
     }
@@ -324,5 +324,5 @@ _NAMES: MappingProxyType[str, Callable[[str], Any]] = MappingProxyType(
 )
 
 
-def _invalid(column: _Column, cells: tuple[str, ...], must: str) -> LogError:
+def _invalid(column: _LogColumn, cells: tuple[str, ...], must: str) -> LogError:
     return LogError(f"column {quoted(column.title)}: Invalid value: {quoted(cells[column.place])}: {must}")

@@ -206,7 +206,7 @@ class NvmlBackend:
                 "the NVIDIA driver answers but lists no device; set NVIDIA_VISIBLE_DEVICES=all for this container, "
                 "or keep it off nodes without a GPU"
             )
-        found: list[_Found] = []
+        found: list[_FoundDevice] = []
         refusals: list[_NvmlError] = []
         for index in range(count):
             try:
@@ -221,11 +221,11 @@ class NvmlBackend:
         self._all_listed = all(refusal.code == _NO_PERMISSION for refusal in refusals)
         self._adopt(found)
 
-    def _identify(self, index: int) -> "_Found":
+    def _identify(self, index: int) -> "_FoundDevice":
         handle = _ask(self._nvml.nvmlDeviceGetHandleByIndex, index)
         uuid = _ask(self._nvml.nvmlDeviceGetUUID, handle)
         minor = self._number("nvmlDeviceGetMinorNumber", handle)
-        return _Found(uuid, index, self._model(handle), self._pci_address(handle), minor, handle)
+        return _FoundDevice(uuid, index, self._model(handle), self._pci_address(handle), minor, handle)
 
     def _model(self, handle: Any) -> str:
         try:
@@ -246,7 +246,7 @@ class NvmlBackend:
         except _RefusedError:
             return None
 
-    def _adopt(self, found: "list[_Found]") -> None:
+    def _adopt(self, found: "list[_FoundDevice]") -> None:
         """Match what the driver lists now with what was seen before."""
         listed = {each.uuid for each in found}
         taken = {each.pci_address for each in found} - {""}
@@ -493,7 +493,7 @@ class _Calls:
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class _FoundDevice:
     """A card as the driver lists it."""
 
     uuid: str

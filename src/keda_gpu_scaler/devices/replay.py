@@ -24,7 +24,7 @@ from typing import IO, Protocol
 
 from keda_gpu_scaler.core.interfaces import BackendError
 from keda_gpu_scaler.core.types import Device, Sample
-from keda_gpu_scaler.devices.nvidia_smi_log import Moment, SmiLog
+from keda_gpu_scaler.devices.nvidia_smi_log import Moment, NvidiaSmiLog
 from keda_gpu_scaler.wire.recording import decode_header, looks_like_header
 from keda_gpu_scaler.wire.snapshot_codec import MAX_LENGTH, MAX_SAMPLES, MAX_SOURCE_LENGTH, CodecError, decode
 
@@ -97,7 +97,7 @@ class ReplayBackend:
         complaint: str | None = None
         with _open(path) as file:
             text = _Text(file, str(path))
-            parser: _Parser | None = None
+            parser: _RecordingParser | None = None
             for number, line in enumerate(text.lines(), 1):
                 if number > MAX_LINES:
                     raise BackendError(f"cannot replay {path}: it has more than {MAX_LINES} lines; cut it into parts")
@@ -118,8 +118,8 @@ class ReplayBackend:
         if complaint or text.cut_off:
             _log.warning("%s ends in the middle; what is whole is played (%s)", path, complaint or "gzip is cut off")
 
-    def _parser(self, line: str) -> "_Parser":
-        return _RecordingLines(self._sources) if line.lstrip().startswith("{") else SmiLog()
+    def _parser(self, line: str) -> "_RecordingParser":
+        return _RecordingLines(self._sources) if line.lstrip().startswith("{") else NvidiaSmiLog()
 
     def _add(self, moment: Moment | None) -> None:
         if moment is None:
@@ -132,13 +132,13 @@ class ReplayBackend:
             if count > limit:
                 raise BackendError(f"cannot replay {self._name}: it holds more than {limit} {what}; cut it into parts")
 
-    def _why_nothing(self, parser: "_Parser | None", text: "_Text") -> str:
+    def _why_nothing(self, parser: "_RecordingParser | None", text: "_Text") -> str:
         if text.cut_off:
             return "it is cut off before the first sample; record it again"
         return "it holds no sample of any device" if parser else "it is empty"
 
 
-class _Parser(Protocol):
+class _RecordingParser(Protocol):
     """Reads lines in turn; a line may complete the moment before it. Raises ValueError, with a sentence."""
 
     def line(self, text: str) -> Moment | None: ...

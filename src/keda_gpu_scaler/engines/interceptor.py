@@ -10,14 +10,14 @@ with ``Concurrency``.
 
 from collections.abc import Mapping
 
-from keda_gpu_scaler.engines.prometheus_text import Sample
+from keda_gpu_scaler.engines.prometheus_text import SeriesSample
 
 PENDING = "http_add_on_pending_requests"
 """The series that a page comes to, by the label ``host``."""
 _COUNTS = ("Concurrency", "Requests")
 
 
-def pending_requests(page: Mapping[str, object]) -> tuple[Sample, ...] | None:
+def pending_requests(page: Mapping[str, object]) -> tuple[SeriesSample, ...] | None:
     """Read a page as series; None where it is no page of an interceptor's."""
     samples = []
     for host, count in page.items():
@@ -26,7 +26,7 @@ def pending_requests(page: Mapping[str, object]) -> tuple[Sample, ...] | None:
         if isinstance(count, bool) or not isinstance(count, int | float):
             return None
         try:
-            samples.append(Sample(PENDING, {"host": host}, float(count)))
+            samples.append(SeriesSample(PENDING, {"host": host}, float(count)))
         except OverflowError:  # JSON's whole numbers have no end
             return None
     return tuple(samples)

@@ -6,9 +6,9 @@ The law of this module: its KV cache is no longer told, so nothing is told of on
 Facts are from llama.cpp's documentation (tools/server/README.md, "GET /metrics").
 """
 
-from keda_gpu_scaler.engines.metric_map import Exported, source
+from keda_gpu_scaler.engines.metric_map import MetricMap, source
 
-LLAMA_CPP = Exported(
+LLAMA_CPP = MetricMap(
     "llama.cpp",
     signs=("llamacpp:requests_processing", "llamacpp:requests_deferred"),
     waiting=(source("llamacpp:requests_deferred"),),

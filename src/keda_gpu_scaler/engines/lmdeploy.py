@@ -6,9 +6,9 @@ The law of this module: as everywhere, what is not exported is unknown.
 Facts are from LMDeploy's documentation ("Production Metrics"), whose names follow vLLM's older ones.
 """
 
-from keda_gpu_scaler.engines.metric_map import Exported, share, source
+from keda_gpu_scaler.engines.metric_map import MetricMap, share, source
 
-LMDEPLOY = Exported(
+LMDEPLOY = MetricMap(
     "lmdeploy",
     signs=("lmdeploy:num_requests_running", "lmdeploy:num_requests_waiting"),
     waiting=(source("lmdeploy:num_requests_waiting"),),

@@ -12,11 +12,11 @@ from dataclasses import dataclass, fields
 from enum import Enum
 
 from keda_gpu_scaler.core.selectors import SeriesSelector, parse_series
-from keda_gpu_scaler.core.types import Histogram, Readings
-from keda_gpu_scaler.engines.prometheus_text import Exposition, Sample, is_known
+from keda_gpu_scaler.core.types import EngineSample, Histogram
+from keda_gpu_scaler.engines.prometheus_text import Exposition, SeriesSample, is_known
 
 
-class Together(Enum):
+class Combine(Enum):
     """What several series of one name come to: models, ranks, versions."""
 
     SUM = "sum"
@@ -25,7 +25,7 @@ class Together(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class SeriesSource:
     """Where a reading comes from: a selector, times a factor into the reading's unit.
 
     ``copied_by`` are labels by which series differ that all tell the same thing; of such copies the largest counts.
@@ -33,19 +33,19 @@ class Source:
 
     selector: SeriesSelector
     factor: float = 1.0
-    together: Together = Together.SUM
+    together: Combine = Combine.SUM
     copied_by: frozenset[str] = frozenset()
 
-    def read(self, samples: Sequence[Sample]) -> float | None:
+    def read(self, samples: Sequence[SeriesSample]) -> float | None:
         """Return the reading; None where there is no such series, or one that tells nothing."""
         meant = [it for it in samples if self.selector.matches(it.name, it.labels)]
-        if self.together is Together.FULLEST:
+        if self.together is Combine.FULLEST:
             values = [it.value for it in meant]
             return self.factor * max(values) if values and all(map(is_known, values)) else None
         total = added_up(self._originals(meant) if self.copied_by else [it.value for it in meant])
         return None if total is None else self.factor * total
 
-    def _originals(self, samples: Iterable[Sample]) -> list[float]:
+    def _originals(self, samples: Iterable[SeriesSample]) -> list[float]:
         largest: dict[frozenset[tuple[str, str]], float] = {}
         for it in samples:
             if not is_known(it.value):
@@ -65,34 +65,34 @@ def added_up(values: Sequence[float]) -> float | None:
         return None
 
 
-def source(text: str, factor: float = 1.0, *, copied_by: frozenset[str] = frozenset()) -> Source:
+def source(text: str, factor: float = 1.0, *, copied_by: frozenset[str] = frozenset()) -> SeriesSource:
     """Name a source by its selector; what several series tell is added up, of copies one."""
-    return Source(parse_series(text), factor, copied_by=copied_by)
+    return SeriesSource(parse_series(text), factor, copied_by=copied_by)
 
 
-def share(text: str) -> Source:
+def share(text: str) -> SeriesSource:
     """Name a source of shares, of which the fullest counts."""
-    return Source(parse_series(text), together=Together.FULLEST)
+    return SeriesSource(parse_series(text), together=Combine.FULLEST)
 
 
 @dataclass(frozen=True, slots=True)
-class Exported:
+class MetricMap:
     """What one engine exports. Of several sources of a reading the first that is there counts.
 
     ``signs`` are names by one of which its pages are known; ``first_token`` is a histogram's name. The other names are
-    those of ``core.model.Readings``.
+    those of ``core.model.EngineSample``.
     """
 
     engine: str
     signs: tuple[str, ...]
-    waiting: tuple[Source, ...] = ()
-    running: tuple[Source, ...] = ()
-    running_limit: tuple[Source, ...] = ()
-    kv_cache_ratio: tuple[Source, ...] = ()
-    requests_total: tuple[Source, ...] = ()
-    tokens_total: tuple[Source, ...] = ()
-    queue_wait_seconds_total: tuple[Source, ...] = ()
-    queue_waits_total: tuple[Source, ...] = ()
+    waiting: tuple[SeriesSource, ...] = ()
+    running: tuple[SeriesSource, ...] = ()
+    running_limit: tuple[SeriesSource, ...] = ()
+    kv_cache_ratio: tuple[SeriesSource, ...] = ()
+    requests_total: tuple[SeriesSource, ...] = ()
+    tokens_total: tuple[SeriesSource, ...] = ()
+    queue_wait_seconds_total: tuple[SeriesSource, ...] = ()
+    queue_waits_total: tuple[SeriesSource, ...] = ()
     first_token: str = ""
 
     def names(self) -> Iterator[str]:
@@ -101,14 +101,14 @@ class Exported:
         for one in fields(self):
             value = getattr(self, one.name)
             if isinstance(value, tuple):
-                yield from (it.selector.name for it in value if isinstance(it, Source))
+                yield from (it.selector.name for it in value if isinstance(it, SeriesSource))
         if self.first_token:
             yield f"{self.first_token}_bucket"
 
-    def read(self, page: Exposition, at_seconds: float) -> Readings:
+    def read(self, page: Exposition, at_seconds: float) -> EngineSample:
         """Read a page of this engine's."""
         samples = page.samples
-        return Readings(
+        return EngineSample(
             at_seconds=at_seconds,
             engine=self.engine,
             waiting=_first(self.waiting, samples),
@@ -123,11 +123,11 @@ class Exported:
         )
 
 
-def _first(sources: Iterable[Source], samples: Sequence[Sample]) -> float | None:
+def _first(sources: Iterable[SeriesSource], samples: Sequence[SeriesSample]) -> float | None:
     return next((value for it in sources if (value := it.read(samples)) is not None), None)
 
 
-def _histogram(name: str, samples: Sequence[Sample]) -> Histogram | None:
+def _histogram(name: str, samples: Sequence[SeriesSample]) -> Histogram | None:
     """Add up the buckets of every series; None where there are none, or where they do not fit together."""
     counts: dict[float, float] = {}
     series: set[frozenset[tuple[str, str]]] = set()

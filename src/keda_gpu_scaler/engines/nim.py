@@ -7,9 +7,9 @@ are held against it last of all that have such names.
 Facts are from NIM's documentation ("Observability"); it tells how many requests may run at once.
 """
 
-from keda_gpu_scaler.engines.metric_map import Exported, share, source
+from keda_gpu_scaler.engines.metric_map import MetricMap, share, source
 
-NIM = Exported(
+NIM = MetricMap(
     "nim",
     signs=("num_requests_running", "num_requests_waiting"),
     waiting=(source("num_requests_waiting"),),

@@ -8,13 +8,13 @@ Facts are from Ollama's documentation ("List Running Models", GET /api/ps): a li
 
 from collections.abc import Mapping
 
-from keda_gpu_scaler.engines.prometheus_text import Sample
+from keda_gpu_scaler.engines.prometheus_text import SeriesSample
 
 LOADED = "ollama_loaded_models"
 """The series that a page comes to: how many models are loaded, by their name in the label ``model``."""
 
 
-def loaded_models(page: Mapping[str, object]) -> tuple[Sample, ...] | None:
+def loaded_models(page: Mapping[str, object]) -> tuple[SeriesSample, ...] | None:
     """Read a page as series; None where it is no page of Ollama's."""
     models = page.get("models")
     if not isinstance(models, list) or len(page) != 1:
@@ -26,4 +26,6 @@ def loaded_models(page: Mapping[str, object]) -> tuple[Sample, ...] | None:
             return None
         found[name] = found.get(name, 0) + 1
     # Without any the total is known all the same.
-    return tuple(Sample(LOADED, {"model": name}, count) for name, count in found.items()) or (Sample(LOADED, {}, 0.0),)
+    return tuple(SeriesSample(LOADED, {"model": name}, count) for name, count in found.items()) or (
+        SeriesSample(LOADED, {}, 0.0),
+    )

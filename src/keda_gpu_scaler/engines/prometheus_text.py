@@ -51,7 +51,7 @@ class ExpositionError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class SeriesSample:
     """One series and its value, which may be NaN or infinite."""
 
     name: str
@@ -63,7 +63,7 @@ class Sample:
 class Exposition:
     """What was read: the samples that were wanted, in order, and the kinds of families ("counter") by their names."""
 
-    samples: tuple[Sample, ...]
+    samples: tuple[SeriesSample, ...]
     kinds: Mapping[str, str] = field(default_factory=dict)
 
     def is_counter(self, name: str) -> bool:
@@ -80,7 +80,7 @@ class Exposition:
         return self.kinds.get(name) == "counter" or self.kinds.get(name.removesuffix("_total")) == "counter"
 
 
-def parse(body: bytes, *, wanted: frozenset[str] | None = None, is_openmetrics: bool = False) -> Exposition:
+def parse_exposition(body: bytes, *, wanted: frozenset[str] | None = None, is_openmetrics: bool = False) -> Exposition:
     """Read a page.
 
     Args:
@@ -139,7 +139,7 @@ class _Reader:
         self._is_openmetrics = is_openmetrics
         self._line = _OPEN_LINE if is_openmetrics else _TEXT_LINE
         self._seen: set[tuple[str, frozenset[tuple[str, str]]]] = set()
-        self.samples: list[Sample] = []
+        self.samples: list[SeriesSample] = []
         self.kinds: dict[str, str] = {}
 
     def read(self, line: bytes) -> None:
@@ -185,7 +185,7 @@ class _Reader:
         if series in self._seen:
             raise ExpositionError(f"a series of {quoted(name)} is told twice")
         self._seen.add(series)
-        self.samples.append(Sample(name, labels, float(match["value"])))
+        self.samples.append(SeriesSample(name, labels, float(match["value"])))
 
 
 @functools.lru_cache(maxsize=16_384)  # a page has the same labels each time, and a fleet's pages have them in common

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whose page is this, and what does it tell? Text or JSON in, ``Readings`` out.
+"""Whose page is this, and what does it tell? Text or JSON in, ``EngineSample`` out.
 
 The law of this module: an engine is known by the names that it alone exports, and a page that cannot be read is
 refused whole.
@@ -11,34 +11,36 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from keda_gpu_scaler.core.selectors import SeriesSelector
-from keda_gpu_scaler.core.types import Readings, Series
+from keda_gpu_scaler.core.types import EngineSample, Series
 from keda_gpu_scaler.engines.interceptor import pending_requests
 from keda_gpu_scaler.engines.llamacpp import LLAMA_CPP
 from keda_gpu_scaler.engines.lmdeploy import LMDEPLOY
-from keda_gpu_scaler.engines.metric_map import Exported, added_up
+from keda_gpu_scaler.engines.metric_map import MetricMap, added_up
 from keda_gpu_scaler.engines.nim import NIM
 from keda_gpu_scaler.engines.ollama import loaded_models
-from keda_gpu_scaler.engines.prometheus_text import Exposition, ExpositionError, Sample, parse
+from keda_gpu_scaler.engines.prometheus_text import Exposition, ExpositionError, SeriesSample, parse_exposition
 from keda_gpu_scaler.engines.sglang import SGLANG
 from keda_gpu_scaler.engines.tgi import TGI
 from keda_gpu_scaler.engines.triton import TRITON
 from keda_gpu_scaler.engines.trtllm import TRTLLM_SERVE
 from keda_gpu_scaler.engines.vllm import VLLM
 
-EXPORTED: tuple[Exported, ...] = (VLLM, SGLANG, TGI, TRITON, TRTLLM_SERVE, NIM, LMDEPLOY, LLAMA_CPP)
+METRIC_MAPS: tuple[MetricMap, ...] = (VLLM, SGLANG, TGI, TRITON, TRTLLM_SERVE, NIM, LMDEPLOY, LLAMA_CPP)
 """Every engine that exports series, in the order in which a page is held against them."""
 OLLAMA = "ollama"
 
 
-class PageError(ValueError):
+class ScrapeParseError(ValueError):
     """A page that cannot be read; the message is a sentence."""
 
 
-class ForeignPageError(PageError):
+class UnknownPageError(ScrapeParseError):
     """A page of a kind that no engine has, so that there is none."""
 
 
-def read(body: bytes, content_type: str, *, at_seconds: float, selectors: Collection[SeriesSelector] = ()) -> Readings:
+def parse_page(
+    body: bytes, content_type: str, *, at_seconds: float, selectors: Collection[SeriesSelector] = ()
+) -> EngineSample:
     """Read a page of metrics.
 
     Args:
@@ -53,42 +55,42 @@ def read(body: bytes, content_type: str, *, at_seconds: float, selectors: Collec
     """
     if "json" in content_type or body.lstrip()[:1] in (b"{", b"["):
         page, engine = _json(body)
-        readings = Readings(at_seconds, engine)
+        readings = EngineSample(at_seconds, engine)
     else:
         try:
-            page = parse(
+            page = parse_exposition(
                 body,
                 wanted=_wanted(frozenset(it.name for it in selectors)),
                 is_openmetrics="application/openmetrics-text" in content_type,
             )
         except ExpositionError as error:
-            raise PageError(f"its metrics cannot be read: {error}") from None
+            raise ScrapeParseError(f"its metrics cannot be read: {error}") from None
         names = {sample.name for sample in page.samples}
-        exported = next((it for it in EXPORTED if not names.isdisjoint(it.signs)), None)
-        readings = exported.read(page, at_seconds) if exported else Readings(at_seconds)
-    found = _Found(page.samples)
+        exported = next((it for it in METRIC_MAPS if not names.isdisjoint(it.signs)), None)
+        readings = exported.read(page, at_seconds) if exported else EngineSample(at_seconds)
+    found = _FoundSeries(page.samples)
     return replace(readings, selected={it.text: _selected(it, page, found) for it in selectors})
 
 
 @functools.lru_cache(maxsize=256)
 def _wanted(names: frozenset[str]) -> frozenset[str]:
-    return names.union(*(exported.names() for exported in EXPORTED))
+    return names.union(*(exported.names() for exported in METRIC_MAPS))
 
 
-class _Found:
+class _FoundSeries:
     """Samples by their name and labels: of one interceptor hundreds of workloads may each want a series."""
 
-    def __init__(self, samples: Sequence[Sample]) -> None:
-        self._by_name: dict[str, list[Sample]] = {}
+    def __init__(self, samples: Sequence[SeriesSample]) -> None:
+        self._by_name: dict[str, list[SeriesSample]] = {}
         for it in samples:
             self._by_name.setdefault(it.name, []).append(it)
-        self._by_label: dict[tuple[str, str], dict[str, list[Sample]]] = {}
+        self._by_label: dict[tuple[str, str], dict[str, list[SeriesSample]]] = {}
 
-    def named(self, name: str) -> Sequence[Sample]:
+    def named(self, name: str) -> Sequence[SeriesSample]:
         """Return those of a name."""
         return self._by_name.get(name, ())
 
-    def meant_by(self, selector: SeriesSelector) -> Iterator[Sample]:
+    def meant_by(self, selector: SeriesSelector) -> Iterator[SeriesSample]:
         """Yield those that a selector means."""
         said = next((it for it in selector.requirements if it.value and not it.negated), None)
         likely = self.named(selector.name)
@@ -96,7 +98,7 @@ class _Found:
             likely = self._labelled(selector.name, said.key).get(said.value, ())
         return (it for it in likely if selector.matches(it.name, it.labels))
 
-    def _labelled(self, name: str, label: str) -> Mapping[str, Sequence[Sample]]:
+    def _labelled(self, name: str, label: str) -> Mapping[str, Sequence[SeriesSample]]:
         if (name, label) not in self._by_label:
             found = self._by_label[name, label] = {}
             for it in self.named(name):
@@ -104,7 +106,7 @@ class _Found:
         return self._by_label[name, label]
 
 
-def _selected(selector: SeriesSelector, page: Exposition, found: _Found) -> Series | None:
+def _selected(selector: SeriesSelector, page: Exposition, found: _FoundSeries) -> Series | None:
     values = [it.value for it in found.meant_by(selector)]
     if (total := added_up(values)) is not None:
         return _series(total, is_counter=page.is_counter(selector.name))
@@ -128,8 +130,8 @@ def _json(body: bytes) -> tuple[Exposition, str]:
             return _gauges(models), OLLAMA
         if (pending := pending_requests(page)) is not None:
             return _gauges(pending), ""
-    raise ForeignPageError("it is JSON of no kind that is known: neither Ollama's /api/ps nor the HTTP add-on's /queue")
+    raise UnknownPageError("it is JSON of no kind that is known: neither Ollama's /api/ps nor the HTTP add-on's /queue")
 
 
-def _gauges(samples: tuple[Sample, ...]) -> Exposition:
+def _gauges(samples: tuple[SeriesSample, ...]) -> Exposition:
     return Exposition(samples, {sample.name: "gauge" for sample in samples})

@@ -10,11 +10,11 @@ priorities the label ``priority`` is empty on the total, and says which on its p
 ``--enable-metrics-for-all-schedulers``, and in a pipeline, more than one rank tells of the same requests.
 """
 
-from keda_gpu_scaler.engines.metric_map import Exported, share, source
+from keda_gpu_scaler.engines.metric_map import MetricMap, share, source
 
 _SHARING = frozenset({"tp_rank", "pp_rank", "moe_ep_rank"})
 
-SGLANG = Exported(
+SGLANG = MetricMap(
     "sglang",
     signs=("sglang:num_running_reqs", "sglang:num_queue_reqs"),
     waiting=(source('sglang:num_queue_reqs{priority=""}', copied_by=_SHARING),),

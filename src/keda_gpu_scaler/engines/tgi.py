@@ -7,9 +7,9 @@ Facts are from TGI's documentation ("Metrics"): counters there have no suffix, a
 histogram of them adds up to.
 """
 
-from keda_gpu_scaler.engines.metric_map import Exported, source
+from keda_gpu_scaler.engines.metric_map import MetricMap, source
 
-TGI = Exported(
+TGI = MetricMap(
     "tgi",
     signs=("tgi_queue_size", "tgi_batch_current_size"),
     waiting=(source("tgi_queue_size"),),

@@ -8,11 +8,11 @@ ended well, cached ones among them; and from the TensorRT-LLM backend's ("Triton
 there is one, as it hands requests on from Triton's at once.
 """
 
-from keda_gpu_scaler.engines.metric_map import Exported, share, source
+from keda_gpu_scaler.engines.metric_map import MetricMap, share, source
 
 MICROSECOND = 1e-6
 
-TRITON = Exported(
+TRITON = MetricMap(
     "triton",
     signs=("nv_inference_request_success", "nv_inference_count", "nv_trt_llm_request_metrics"),
     waiting=(

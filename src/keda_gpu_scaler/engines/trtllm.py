@@ -7,9 +7,9 @@ Facts are from TensorRT-LLM's source (tensorrt_llm/metrics/collector.py; for how
 running ones among them, _torch/pyexecutor/py_executor.py).
 """
 
-from keda_gpu_scaler.engines.metric_map import Exported, share, source
+from keda_gpu_scaler.engines.metric_map import MetricMap, share, source
 
-TRTLLM_SERVE = Exported(
+TRTLLM_SERVE = MetricMap(
     "trtllm-serve",
     signs=("trtllm_num_requests_running", "trtllm_num_requests_waiting", "trtllm_kv_cache_utilization"),
     waiting=(source("trtllm_num_requests_waiting"),),

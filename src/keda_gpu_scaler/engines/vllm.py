@@ -8,9 +8,9 @@ Facts are from vLLM's documentation ("Production Metrics") and its source (vllm/
 ``gpu_cache_usage_perc`` before 0.12, and says a ratio in spite of its name; newer ones tell the reasons of waiting too.
 """
 
-from keda_gpu_scaler.engines.metric_map import Exported, share, source
+from keda_gpu_scaler.engines.metric_map import MetricMap, share, source
 
-VLLM = Exported(
+VLLM = MetricMap(
     "vllm",
     signs=("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:num_requests_waiting_by_reason"),
     # By reason only where the total is not told.

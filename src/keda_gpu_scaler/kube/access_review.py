@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from keda_gpu_scaler.kube.client import ApiError, ApiServer
-from keda_gpu_scaler.kube.reflector import PAGE, Place
+from keda_gpu_scaler.kube.client import ApiClient, ApiError
+from keda_gpu_scaler.kube.reflector import PAGE, ResourceQuery
 
 _REVIEWS = "/apis/authorization.k8s.io/v1"
 _OK, _CREATED = 200, 201
@@ -19,7 +19,7 @@ _DATES_STEP_SECONDS = 1.0  # HTTP's Date has whole seconds, and is cut, not roun
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Right:
+class Permission:
     """One thing that RBAC grants: a verb on a resource ("deployments/scale"), in one namespace or in the cluster."""
 
     verb: str
@@ -39,7 +39,7 @@ class Right:
 
 
 @dataclass(frozen=True, slots=True)
-class Greeting:
+class ServerInfo:
     """An API server's version, and how far our clock is ahead of its own: seconds, None where it tells no time.
 
     ``doubt_seconds`` is how far off that may be: half of the way there and back, and half of the second that HTTP cuts.
@@ -50,10 +50,10 @@ class Greeting:
     doubt_seconds: float = 0.0
 
 
-class Examined(ApiServer):
+class AccessReviewer(ApiClient):
     """An API server that is asked, and not followed."""
 
-    async def greet(self, unix_clock: Callable[[], float]) -> Greeting:
+    async def greet(self, unix_clock: Callable[[], float]) -> ServerInfo:
         """Ask for the version, which everybody may.
 
         Raises:
@@ -66,11 +66,11 @@ class Examined(ApiServer):
         try:
             there = parsedate_to_datetime(headers.get("date", "")).timestamp()
         except (TypeError, ValueError):
-            return Greeting(version, None)
+            return ServerInfo(version, None)
         ahead = began + took / 2 - (there + _DATES_STEP_SECONDS / 2)
-        return Greeting(version, ahead, (took + _DATES_STEP_SECONDS) / 2)
+        return ServerInfo(version, ahead, (took + _DATES_STEP_SECONDS) / 2)
 
-    async def allows(self, right: Right, service_account: str = "") -> bool:
+    async def allows(self, right: Permission, service_account: str = "") -> bool:
         """Ask whether somebody has a right: a service account ("keda:keda-gpu-scaler"), or whoever asks.
 
         Raises:
@@ -92,7 +92,7 @@ class Examined(ApiServer):
         status = answer.get("status")
         return isinstance(status, Mapping) and status.get("allowed") is True
 
-    async def items(self, place: Place) -> list[Mapping[str, Any]]:
+    async def items(self, place: ResourceQuery) -> list[Mapping[str, Any]]:
         """Return every object of a place, whole.
 
         Raises:

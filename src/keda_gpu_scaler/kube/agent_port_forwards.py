@@ -16,8 +16,8 @@ from typing import Any
 from keda_gpu_scaler.core.interfaces import KubeError
 from keda_gpu_scaler.kube.client import ApiError
 from keda_gpu_scaler.kube.parse import is_name
-from keda_gpu_scaler.kube.port_forward import Forwarder
-from keda_gpu_scaler.kube.reflector import Collection, Place
+from keda_gpu_scaler.kube.port_forward import PortForwarder
+from keda_gpu_scaler.kube.reflector import Reflector, ResourceQuery
 from keda_gpu_scaler.kube.scaler_discovery import DEFAULT_PORT, LABEL
 
 AGENTS = f"{LABEL},app.kubernetes.io/component=agent"
@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Agent:
+class AgentPod:
     """A pod of ours that runs, and the port on which it answers."""
 
     namespace: str
@@ -38,7 +38,7 @@ class Agent:
     port: int
 
 
-class ForwardedAgents:
+class AgentPortForwards:
     """A directory of the pods that bear an agent's labels.
 
     ``refused`` says of those that cannot be reached why, by node or else pod.
@@ -49,11 +49,11 @@ class ForwardedAgents:
         clock: monotonic seconds.
     """
 
-    def __init__(self, api: Forwarder, namespace: str = "", clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, api: PortForwarder, namespace: str = "", clock: Callable[[], float] = time.monotonic) -> None:
         self._api = api
-        self._place = Place("pods", namespace=namespace, labels=AGENTS)
+        self._place = ResourceQuery("pods", namespace=namespace, labels=AGENTS)
         self._clock = clock
-        self._open: dict[Agent, tuple[int, contextlib.AsyncExitStack]] = {}
+        self._open: dict[AgentPod, tuple[int, contextlib.AsyncExitStack]] = {}
         self._places = asyncio.Semaphore(AT_ONCE)
         self.refused: dict[str, str] = {}
 
@@ -64,7 +64,7 @@ class ForwardedAgents:
             KubeError: they cannot be read, or not one can be reached.
         """
         news = asyncio.Event()
-        collection = Collection(self._api, self._place, agents, self._clock, news.set)
+        collection = Reflector(self._api, self._place, agents, self._clock, news.set)
         task = asyncio.create_task(collection.run(), name=f"watch {self._place}")
         try:
             while True:
@@ -83,7 +83,7 @@ class ForwardedAgents:
             for one in list(self._open):
                 await self._close(one)
 
-    async def _turn_to(self, agents: frozenset[Agent]) -> None:
+    async def _turn_to(self, agents: frozenset[AgentPod]) -> None:
         for gone in self._open.keys() - agents:
             await self._close(gone)
         asked = sorted(agents - self._open.keys(), key=lambda one: (one.namespace, one.pod))
@@ -93,7 +93,7 @@ class ForwardedAgents:
             why = next(iter(self.refused.values()))
             raise KubeError(f"{why}; a port-forward needs the right to create pods/portforward")
 
-    async def _forward(self, one: Agent) -> str:
+    async def _forward(self, one: AgentPod) -> str:
         """Open a way to an agent; return why there is none, empty where there is one."""
         stack = contextlib.AsyncExitStack()
         async with self._places:
@@ -105,22 +105,22 @@ class ForwardedAgents:
         self._open[one] = port, stack
         return ""
 
-    async def _close(self, one: Agent) -> None:
+    async def _close(self, one: AgentPod) -> None:
         _, stack = self._open.pop(one)
         await stack.aclose()
 
 
-def _running(collection: Collection[tuple[Agent, ...]]) -> frozenset[Agent]:
+def _running(collection: Reflector[tuple[AgentPod, ...]]) -> frozenset[AgentPod]:
     return frozenset(one for found in collection.items.values() for one in found)
 
 
-def agents(item: Mapping[str, Any]) -> tuple[Agent, ...]:
+def agents(item: Mapping[str, Any]) -> tuple[AgentPod, ...]:
     """Keep of a pod what is needed to reach it; nothing where it does not run."""
     metadata, spec, status = (_part(item, key) for key in ("metadata", "spec", "status"))
     namespace, name = str(metadata.get("namespace", "")), str(metadata.get("name", ""))
     if metadata.get("deletionTimestamp") or status.get("phase") != "Running" or not is_name(name):
         return ()
-    return (Agent(namespace, name, str(spec.get("nodeName") or ""), _port(spec)),)
+    return (AgentPod(namespace, name, str(spec.get("nodeName") or ""), _port(spec)),)
 
 
 def _port(spec: Mapping[str, Any]) -> int:

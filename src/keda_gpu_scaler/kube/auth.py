@@ -19,7 +19,7 @@ SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
+class ClientConfig:
     """An API server and an identity.
 
     ``server`` is a URL; ``namespace`` the one that we are in. ``ca_data`` holds certificates in PEM, empty where the
@@ -51,7 +51,7 @@ def in_cluster() -> bool:
     return bool(os.environ.get("KUBERNETES_SERVICE_HOST")) and (SERVICE_ACCOUNT / "token").exists()
 
 
-def service_account() -> Access:
+def service_account() -> ClientConfig:
     """Read the pod's own service account.
 
     Raises:
@@ -60,7 +60,7 @@ def service_account() -> Access:
     host, port = os.environ.get("KUBERNETES_SERVICE_HOST", ""), os.environ.get("KUBERNETES_SERVICE_PORT", "443")
     if not host:
         raise KubeError("--kubeconfig: this is no pod of a cluster (KUBERNETES_SERVICE_HOST is not set): name a file")
-    return Access(
+    return ClientConfig(
         server=f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}",
         namespace=_read(SERVICE_ACCOUNT / "namespace").strip(),
         ca_data=_read(SERVICE_ACCOUNT / "ca.crt"),
@@ -68,7 +68,7 @@ def service_account() -> Access:
     )
 
 
-def kubeconfig(path: Path, scratch: Path, *, runs_plugins: bool = False) -> Access:
+def kubeconfig(path: Path, scratch: Path, *, runs_plugins: bool = False) -> ClientConfig:
     """Read a kubeconfig's current context.
 
     Args:
@@ -98,7 +98,7 @@ class _Kubeconfig:
         self._scratch = scratch
         self._runs_plugins = runs_plugins
 
-    def access(self) -> Access:
+    def access(self) -> ClientConfig:
         context = self._named("contexts", "context", str(self._config.get("current-context", "")))
         cluster = self._named("clusters", "cluster", str(context.get("cluster", "")))
         user = self._named("users", "user", str(context["user"])) if context.get("user") else {}
@@ -110,7 +110,7 @@ class _Kubeconfig:
         server = str(cluster.get("server", ""))
         if not server.startswith(("https://", "http://")):
             self._refuse(f"clusters.server: Invalid value: {quoted(server)}: must be a URL")
-        return Access(
+        return ClientConfig(
             server=server.rstrip("/"),
             namespace=str(context.get("namespace") or "default"),
             ca_data=self._text(cluster, "certificate-authority"),

@@ -3,7 +3,7 @@
 
 The law of this module: every request has a deadline, and a connection on which nothing comes is given up.
 
-httpx, and with it ``ssl``, are imported by the first instance of ``ApiServer``: an agent that KEDA does not ask needs
+httpx, and with it ``ssl``, are imported by the first instance of ``ApiClient``: an agent that KEDA does not ask needs
 neither, and they take 15 MiB.
 """
 
@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from keda_gpu_scaler.core.interfaces import KubeError
-from keda_gpu_scaler.kube.auth import Access
+from keda_gpu_scaler.kube.auth import ClientConfig
 
 METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1, application/json"
 METADATA_LIST_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1, application/json"
@@ -44,18 +44,18 @@ class ApiError(KubeError):
         return self.status in (_UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND)
 
 
-class SilenceError(ApiError):
+class WatchSilentError(ApiError):
     """A watch on which nothing came for so long that nobody may be there."""
 
 
-class ApiServer:
+class ApiClient:
     """One API server, asked with one identity.
 
     Raises:
         KubeError: the certificates cannot be used.
     """
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: ClientConfig) -> None:
         import httpx
 
         logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each request helps nobody
@@ -161,7 +161,7 @@ async def _events(chunks: AsyncIterator[bytes], silence: type[Exception]) -> Asy
             if len(rest) > MAX_LINE_BYTES:
                 raise ApiError(f"the API server sends an object of more than {MAX_LINE_BYTES} bytes")
     except silence as error:
-        raise SilenceError(f"the API server said nothing for {SILENCE_SECONDS:g} s") from error
+        raise WatchSilentError(f"the API server said nothing for {SILENCE_SECONDS:g} s") from error
 
 
 def _event(line: bytes) -> dict[str, Any]:
@@ -188,7 +188,7 @@ def _refusal(status: int, body: bytes, headers: Mapping[str, str]) -> ApiError:
     return ApiError(sentence, status, min(max(retry_after, 0.0), 60.0))
 
 
-def _tls(access: Access) -> Any:
+def _tls(access: ClientConfig) -> Any:
     import ssl
 
     if access.server.startswith("http://"):

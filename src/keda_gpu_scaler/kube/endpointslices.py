@@ -6,9 +6,9 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 
 from keda_gpu_scaler.core.interfaces import KubeError, Watches
-from keda_gpu_scaler.kube.client import ApiServer
-from keda_gpu_scaler.kube.parse import Endpoint, endpoints
-from keda_gpu_scaler.kube.reflector import Collection, Place
+from keda_gpu_scaler.kube.client import ApiClient
+from keda_gpu_scaler.kube.parse import SliceEndpoint, endpoints
+from keda_gpu_scaler.kube.reflector import Reflector, ResourceQuery
 
 
 class EndpointSlices:
@@ -22,17 +22,17 @@ class EndpointSlices:
     """
 
     def __init__(
-        self, api: ApiServer, namespace: str, service: str, clock: Callable[[], float] = time.monotonic
+        self, api: ApiClient, namespace: str, service: str, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._api = api
         self._clock = clock
-        self._place = Place(
+        self._place = ResourceQuery(
             "endpointslices",
             "discovery.k8s.io",
             namespace=namespace,
             labels=f"kubernetes.io/service-name={service}",
         )
-        self._collection: Collection[tuple[Endpoint, ...]] | None = None
+        self._collection: Reflector[tuple[SliceEndpoint, ...]] | None = None
 
     def watches(self) -> Watches:
         """Count what is watched, by resource and state."""
@@ -47,7 +47,7 @@ class EndpointSlices:
             KubeError: they cannot be read now.
         """
         news = asyncio.Event()
-        collection = Collection(self._api, self._place, endpoints, self._clock, news.set)
+        collection = Reflector(self._api, self._place, endpoints, self._clock, news.set)
         self._collection = collection
         task = asyncio.create_task(collection.run(), name=f"watch {self._place}")
         try:
@@ -63,12 +63,12 @@ class EndpointSlices:
             await asyncio.gather(task, return_exceptions=True)
 
 
-def _addresses(slices: Iterable[tuple[Endpoint, ...]]) -> Mapping[str, str]:
+def _addresses(slices: Iterable[tuple[SliceEndpoint, ...]]) -> Mapping[str, str]:
     """Put slices together: one address a pod, the same for all who see the same; IPv4's where it has both."""
     every = sorted(
         (found for one in slices for found in one), key=lambda found: (found.address[0] == "[", found.address)
     )
-    chosen: dict[str, Endpoint] = {}
+    chosen: dict[str, SliceEndpoint] = {}
     for found in every:
         chosen.setdefault(found.pod, found)
     return {found.address: found.node for found in chosen.values()}

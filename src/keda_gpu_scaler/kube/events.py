@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from keda_gpu_scaler.core.interfaces import Answer, KubeError
-from keda_gpu_scaler.kube.client import METADATA_LIST_ONLY, ApiError, ApiServer
+from keda_gpu_scaler.core.interfaces import KubeError, RecentAnswer
+from keda_gpu_scaler.kube.client import METADATA_LIST_ONLY, ApiClient, ApiError
 from keda_gpu_scaler.kube.parse import is_name
-from keda_gpu_scaler.kube.reflector import Place
+from keda_gpu_scaler.kube.reflector import ResourceQuery
 
 HELD_SECONDS = 3.0
 """A change is told by an answer that finds it so long after another did: what passes by itself is no event."""
@@ -53,7 +53,7 @@ class _Subject:
 
 
 @dataclass(slots=True)
-class _Told:
+class _LastEvent:
     """What was told of a subject last, and since when something else is found."""
 
     is_well: bool = True
@@ -62,7 +62,7 @@ class _Told:
 
 
 @dataclass(frozen=True, slots=True)
-class _Finding:
+class _Condition:
     """How one answer finds a subject, and the event that would tell it."""
 
     subject: _Subject
@@ -71,7 +71,7 @@ class _Finding:
     message: str
 
 
-class Events:
+class EventRecorder:
     """Writes events about what GetMetrics answers, on change only.
 
     Args:
@@ -83,7 +83,7 @@ class Events:
 
     def __init__(
         self,
-        opened: Callable[[], Awaitable[ApiServer]],
+        opened: Callable[[], Awaitable[ApiClient]],
         reporter: str,
         *,
         clock: Callable[[], float] = time.monotonic,
@@ -93,13 +93,13 @@ class Events:
         self._reporter = reporter
         self._clock = clock
         self._wall_clock = wall_clock
-        self._told: OrderedDict[_Subject, _Told] = OrderedDict()
+        self._told: OrderedDict[_Subject, _LastEvent] = OrderedDict()
         self._budget, self._budget_at = float(BURST), clock()
         self._silent_until = float("-inf")
         self._failure = ""
         self._writing: set[asyncio.Task[None]] = set()
 
-    def note(self, answer: Answer) -> None:
+    def note(self, answer: RecentAnswer) -> None:
         """Look at an answer; to be called in the event loop."""
         for finding in _findings(answer):
             if self._is_due(finding) and self._may_write():
@@ -116,14 +116,14 @@ class Events:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _is_due(self, finding: _Finding) -> bool:
+    def _is_due(self, finding: _Condition) -> bool:
         """Whether it differs from what was told, and has for long enough."""
         subject, now = finding.subject, self._clock()
         told = self._told.get(subject)
         if told is None:
             if finding.is_well:
                 return False
-            told = self._told[subject] = _Told(at_seconds=now - APART_SECONDS)
+            told = self._told[subject] = _LastEvent(at_seconds=now - APART_SECONDS)
             if len(self._told) > MAX_SUBJECTS:
                 self._told.popitem(last=False)
         self._told.move_to_end(subject)
@@ -144,7 +144,7 @@ class Events:
         self._budget -= 1
         return True
 
-    async def _write(self, finding: _Finding) -> None:
+    async def _write(self, finding: _Condition) -> None:
         subject = finding.subject
         if not is_name(subject.namespace) or not is_name(subject.name):
             return
@@ -152,7 +152,7 @@ class Events:
             api = await self._opened()
             involved = await _involved(api, subject)
             if involved is not None:
-                path = Place("events", namespace=subject.namespace).path
+                path = ResourceQuery("events", namespace=subject.namespace).path
                 await api.create(path, self._event(finding, involved))
         except KubeError as error:
             self._say(error)
@@ -161,7 +161,7 @@ class Events:
         else:
             self._failure = ""
 
-    def _event(self, finding: _Finding, involved: dict[str, str]) -> dict[str, Any]:
+    def _event(self, finding: _Condition, involved: dict[str, str]) -> dict[str, Any]:
         subject = finding.subject
         now = datetime.fromtimestamp(self._wall_clock(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         message = finding.message
@@ -194,14 +194,14 @@ class Events:
         self._failure = str(error)
 
 
-async def _involved(api: ApiServer, subject: _Subject) -> dict[str, str] | None:
+async def _involved(api: ApiClient, subject: _Subject) -> dict[str, str] | None:
     """Return what an event is about; None where there is no such object, whatever we were asked.
 
     Raises:
         ApiError: it cannot be looked up.
     """
     for resource, kind in _KINDS:
-        place = Place(resource, _GROUP, _VERSION, subject.namespace)
+        place = ResourceQuery(resource, _GROUP, _VERSION, subject.namespace)
         query = {"fieldSelector": f"metadata.name={subject.name}", "limit": "1"}
         found = (await api.get(place.path, query, METADATA_LIST_ONLY)).get("items") or ()
         for item in found:
@@ -215,16 +215,16 @@ async def _involved(api: ApiServer, subject: _Subject) -> dict[str, str] | None:
     return None
 
 
-def _findings(answer: Answer) -> Iterator[_Finding]:
+def _findings(answer: RecentAnswer) -> Iterator[_Condition]:
     of = (answer.namespace, answer.name, answer.metric_name, answer.metric)
     if answer.value is None:
         message = f"{answer.metric_name} has no value: {answer.reason}"
-        yield _Finding(_Subject(*of, "value"), False, "GPUTriggerUnanswered", message)
+        yield _Condition(_Subject(*of, "value"), False, "GPUTriggerUnanswered", message)
     else:
         message = f"{answer.metric_name} has a value again: {answer.value:g} (target {answer.target:g})"
-        yield _Finding(_Subject(*of, "value"), True, "GPUTriggerAnswered", message)
+        yield _Condition(_Subject(*of, "value"), True, "GPUTriggerAnswered", message)
     if answer.is_demand_known is False:
         message = f"{answer.demand_sentence}; it neither wakes the workload nor lets it sleep"
-        yield _Finding(_Subject(*of, "demand"), False, "DemandUnknown", message)
+        yield _Condition(_Subject(*of, "demand"), False, "DemandUnknown", message)
     elif answer.is_demand_known:
-        yield _Finding(_Subject(*of, "demand"), True, "DemandKnown", f"it is known again: {answer.demand_sentence}")
+        yield _Condition(_Subject(*of, "demand"), True, "DemandKnown", f"it is known again: {answer.demand_sentence}")

@@ -25,7 +25,7 @@ _LONGEST_SENTENCE = 300
 
 
 @dataclass(frozen=True, slots=True)
-class Credential:
+class ExecCredential:
     """What a plugin told: a token, or a certificate and its key in PEM; empty where it told none."""
 
     token: str = ""
@@ -33,7 +33,7 @@ class Credential:
     key: str = ""
 
 
-def log_in(said: Mapping[str, Any], folder: Path) -> Credential:
+def log_in(said: Mapping[str, Any], folder: Path) -> ExecCredential:
     """Run a plugin and return what it tells.
 
     Args:
@@ -74,10 +74,10 @@ def log_in(said: Mapping[str, Any], folder: Path) -> Credential:
     return _told(command, outcome.stdout)
 
 
-def _told(command: str, text: bytes) -> Credential:
+def _told(command: str, text: bytes) -> ExecCredential:
     try:
         status = json.loads(text)["status"]
-        credential = Credential(
+        credential = ExecCredential(
             str(status.get("token") or ""),
             str(status.get("clientCertificateData") or ""),
             str(status.get("clientKeyData") or ""),

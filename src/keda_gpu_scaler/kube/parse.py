@@ -29,7 +29,7 @@ class _Annotated(TypedDict):
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class ScaleTarget:
     """A ScaledObject's scale target; ``resource`` ("deployments") is empty where KEDA has not looked it up yet."""
 
     group: str
@@ -49,10 +49,10 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class Scaled:
+class ScaledSpec:
     """What is kept of a ScaledObject, or of a ScaledJob, which has no target."""
 
-    target: Target | None
+    target: ScaleTarget | None
     triggers: tuple[DeclaredTrigger, ...]
 
 
@@ -66,7 +66,7 @@ class Scale:
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
+class SliceEndpoint:
     """An address at which a pod answers; ``pod`` is whatever tells it from others."""
 
     pod: str
@@ -79,20 +79,20 @@ def is_name(text: str) -> bool:
     return bool(_NAME.fullmatch(text))
 
 
-def scaled_object(item: Mapping[str, Any]) -> Scaled:
+def scaled_object(item: Mapping[str, Any]) -> ScaledSpec:
     """Keep a ScaledObject's target and external triggers."""
     spec, status = _part(item, "spec"), _part(item, "status")
     reference, resolved = _part(spec, "scaleTargetRef"), _part(status, "scaleTargetGVKR")
     group, _, version = (_text(reference.get("apiVersion")) or "apps/v1").rpartition("/")
-    target = Target(group, version, _text(reference.get("kind")) or "Deployment", _text(reference.get("name")))
+    target = ScaleTarget(group, version, _text(reference.get("kind")) or "Deployment", _text(reference.get("name")))
     if (resolved.get("group") or "", resolved.get("version"), resolved.get("kind")) == (group, version, target.kind):
-        target = Target(group, version, target.kind, target.name, _text(resolved.get("resource")))
-    return Scaled(target, _triggers(spec))
+        target = ScaleTarget(group, version, target.kind, target.name, _text(resolved.get("resource")))
+    return ScaledSpec(target, _triggers(spec))
 
 
-def scaled_job(item: Mapping[str, Any]) -> Scaled:
+def scaled_job(item: Mapping[str, Any]) -> ScaledSpec:
     """Keep a ScaledJob's external triggers."""
-    return Scaled(None, _triggers(_part(item, "spec")))
+    return ScaledSpec(None, _triggers(_part(item, "spec")))
 
 
 def scale(item: Mapping[str, Any]) -> Scale:
@@ -167,7 +167,7 @@ def resource_version(item: Mapping[str, Any]) -> str:
     return _text(_part(item, "metadata").get("resourceVersion"))
 
 
-def endpoints(item: Mapping[str, Any]) -> tuple[Endpoint, ...]:
+def endpoints(item: Mapping[str, Any]) -> tuple[SliceEndpoint, ...]:
     """Keep an EndpointSlice's addresses, one of each endpoint, with the port named grpc or else the first of TCP.
 
     An endpoint that is not ready counts: its instance may be up, and have no reading yet. One that is ending does
@@ -185,7 +185,7 @@ def endpoints(item: Mapping[str, Any]) -> tuple[Endpoint, ...]:
             address = f"[{host}]:{chosen['port']}" if ":" in host else f"{host}:{chosen['port']}"
             target = _part(endpoint, "targetRef")
             pod = _text(target.get("uid")) or _text(target.get("name")) or address
-            found.append(Endpoint(pod, address, _text(endpoint.get("nodeName"))))
+            found.append(SliceEndpoint(pod, address, _text(endpoint.get("nodeName"))))
     return tuple(found)
 
 

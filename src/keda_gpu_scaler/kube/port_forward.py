@@ -19,7 +19,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from keda_gpu_scaler.core.interfaces import KubeError
-from keda_gpu_scaler.kube.client import REQUEST_SECONDS, ApiError, ApiServer
+from keda_gpu_scaler.kube.client import REQUEST_SECONDS, ApiClient, ApiError
 
 SUBPROTOCOL = "v4.channel.k8s.io"
 MAX_MESSAGE_BYTES = 16 << 20
@@ -92,7 +92,7 @@ def frame(payload: bytes, opcode: int = _BINARY) -> bytes:
     return bytes([0x80 | opcode]) + size + mask + masked
 
 
-class Forwarder(ApiServer):
+class PortForwarder(ApiClient):
     """An API server through which pods are reached.
 
     ``failure`` is the sentence that says why the last connection could not be had, empty while there is none.
@@ -108,7 +108,7 @@ class Forwarder(ApiServer):
             ApiError: the API server refuses, which is known at once.
         """
         path = f"/api/v1/namespaces/{namespace}/pods/{pod}/portforward"
-        first: list[_Tunnel] = []
+        first: list[_PortForward] = []
         carriers: set[asyncio.Task[None]] = set()
 
         async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -136,7 +136,7 @@ class Forwarder(ApiServer):
             for tunnel in first:
                 await tunnel.close()
 
-    async def _open(self, path: str, port: int) -> "_Tunnel":
+    async def _open(self, path: str, port: int) -> "_PortForward":
         """Ask for a connection.
 
         Raises:
@@ -167,14 +167,14 @@ class Forwarder(ApiServer):
         except ApiError as error:
             await stack.aclose()
             raise self._failed(error) from None
-        return _Tunnel(answer.extensions["network_stream"], stack)
+        return _PortForward(answer.extensions["network_stream"], stack)
 
     def _failed(self, error: ApiError) -> ApiError:
         self.failure = str(error)
         return error
 
 
-class _Tunnel:
+class _PortForward:
     """One connection to a pod's port."""
 
     def __init__(self, stream: Any, stack: contextlib.AsyncExitStack) -> None:
@@ -185,7 +185,7 @@ class _Tunnel:
         self._stack = stack
         self._turn = asyncio.Lock()  # whoever pings is answered between our messages, and not within one
 
-    async def __aenter__(self) -> "_Tunnel":
+    async def __aenter__(self) -> "_PortForward":
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from keda_gpu_scaler.core.interfaces import WatchState
-from keda_gpu_scaler.core.types import NoWorkload
-from keda_gpu_scaler.kube.client import METADATA_LIST_ONLY, METADATA_ONLY, ApiError, ApiServer, SilenceError
+from keda_gpu_scaler.core.types import Unavailable
+from keda_gpu_scaler.kube.client import METADATA_LIST_ONLY, METADATA_ONLY, ApiClient, ApiError, WatchSilentError
 
 BELIEVED_SECONDS = 60.0
 """How long the last known state holds while the API server cannot be reached."""
@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ResourceQuery:
     """Which objects: "pods" of group "" in namespace "ai", by labels; ``namespace`` is empty for the whole cluster."""
 
     resource: str
@@ -58,7 +58,7 @@ class Place:
         return f'{self.kind} in namespace "{self.namespace}"' if self.namespace else self.kind
 
 
-class Collection(Generic[Kept]):
+class Reflector(Generic[Kept]):
     """The objects of one place, each reduced to what is kept of it.
 
     ``items`` holds them by name. ``run`` keeps it true until cancelled, and calls ``on_change`` whenever an item or
@@ -74,8 +74,8 @@ class Collection(Generic[Kept]):
 
     def __init__(
         self,
-        api: ApiServer,
-        place: Place,
+        api: ApiClient,
+        place: ResourceQuery,
         keep: Callable[[Mapping[str, Any]], Kept],
         clock: Callable[[], float],
         on_change: Callable[[], None],
@@ -106,7 +106,7 @@ class Collection(Generic[Kept]):
             return WatchState.PENDING
         return WatchState.INTERRUPTED if self.lack(now) is None else WatchState.UNKNOWN
 
-    def lack(self, now: float) -> NoWorkload | None:
+    def lack(self, now: float) -> Unavailable | None:
         """Say why the items cannot be relied on; None where they can."""
         if self._is_synced:
             silence = now - self._heard_at
@@ -114,13 +114,13 @@ class Collection(Generic[Kept]):
                 return None
             cause = f": {self._failure}" if self._failure else ""
             limit = f"(limit {BELIEVED_SECONDS:g} s)"
-            return NoWorkload(
+            return Unavailable(
                 f"{self._place}: the API server last answered {silence:.0f} s ago {limit}{cause}",
                 is_final=self._failure is not None and self._failure.is_final,
             )
         if self._failure is None:
-            return NoWorkload(f"{self._place}: not read from the API server yet", is_final=False)
-        return NoWorkload(self._say(self._failure), self._failure.is_final)
+            return Unavailable(f"{self._place}: not read from the API server yet", is_final=False)
+        return Unavailable(self._say(self._failure), self._failure.is_final)
 
     async def run(self) -> None:
         """List and watch, again and again, until cancelled."""
@@ -197,7 +197,7 @@ class Collection(Generic[Kept]):
                     self._heard_at = self._clock()
                     self._version = self._take(event) or self._version
                     self._was_of_use = True
-        except SilenceError:
+        except WatchSilentError:
             is_silent = True
             raise
         finally:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from keda_gpu_scaler.core.interfaces import KubeError
-from keda_gpu_scaler.kube.client import ApiError, ApiServer
+from keda_gpu_scaler.kube.client import ApiClient, ApiError
 from keda_gpu_scaler.kube.parse import is_name
-from keda_gpu_scaler.kube.reflector import Place
+from keda_gpu_scaler.kube.reflector import ResourceQuery
 
 LABEL = "app.kubernetes.io/name=keda-gpu-scaler"
 DEFAULT_PORT = 6000
@@ -26,7 +26,7 @@ _HPAS = "/apis/autoscaling/v2"
 
 
 @dataclass(frozen=True, slots=True)
-class Instance:
+class ScalerPod:
     """A pod of ours, and the port on which it answers KEDA; ``node`` is empty where it is not told."""
 
     namespace: str
@@ -39,7 +39,7 @@ class Instance:
         return f"pod {self.namespace}/{self.pod}"
 
 
-async def find_instance(api: ApiServer, scaler_address: str, namespace: str = "") -> Instance:
+async def find_scaler(api: ApiClient, scaler_address: str, namespace: str = "") -> ScalerPod:
     """Find an instance to ask.
 
     Args:
@@ -54,10 +54,10 @@ async def find_instance(api: ApiServer, scaler_address: str, namespace: str = ""
     if named and not namespace:
         service, place = named[1], named[2]
         labels = f"kubernetes.io/service-name={service}"
-        found = await _items(api, Place("endpointslices", "discovery.k8s.io", "v1", place, labels))
+        found = await _items(api, ResourceQuery("endpointslices", "discovery.k8s.io", "v1", place, labels))
         return _first(_behind(found, place), f"the Service {service} in namespace {place} (metadata.scalerAddress)")
     try:
-        pods = await _items(api, Place("pods", namespace=namespace, labels=LABEL))
+        pods = await _items(api, ResourceQuery("pods", namespace=namespace, labels=LABEL))
     except ApiError as error:
         if namespace or error.status != 403:
             raise
@@ -66,7 +66,7 @@ async def find_instance(api: ApiServer, scaler_address: str, namespace: str = ""
     return _first(_pods(pods), f"a pod labelled {LABEL} in {where}")
 
 
-async def scaled(api: ApiServer, namespace: str, name: str) -> dict[str, Any]:
+async def scaled(api: ApiClient, namespace: str, name: str) -> dict[str, Any]:
     """Return a ScaledObject, or else the ScaledJob of this name.
 
     Raises:
@@ -82,7 +82,7 @@ async def scaled(api: ApiServer, namespace: str, name: str) -> dict[str, Any]:
     raise KubeError(f"{namespace}/{name}: Not found: there is no ScaledObject and no ScaledJob of this name")
 
 
-async def hpa(api: ApiServer, namespace: str, name: str) -> dict[str, Any] | None:
+async def hpa(api: ApiClient, namespace: str, name: str) -> dict[str, Any] | None:
     """Return a HorizontalPodAutoscaler; None where there is none, or it may not be read."""
     _sound(namespace, name)
     try:
@@ -97,7 +97,7 @@ def _sound(*names: str) -> None:
             raise KubeError(f"{ascii(name[:80])[1:-1]}: Invalid value: no object of Kubernetes can be called so")
 
 
-async def _items(api: ApiServer, place: Place) -> list[Mapping[str, Any]]:
+async def _items(api: ApiClient, place: ResourceQuery) -> list[Mapping[str, Any]]:
     if place.namespace:
         _sound(place.namespace)
     page = await api.get(place.path, {"labelSelector": place.labels, "limit": "500"})
@@ -105,7 +105,7 @@ async def _items(api: ApiServer, place: Place) -> list[Mapping[str, Any]]:
     return [item for item in (items if isinstance(items, list) else ()) if isinstance(item, Mapping)]
 
 
-def _first(instances: Iterable[Instance], of_what: str) -> Instance:
+def _first(instances: Iterable[ScalerPod], of_what: str) -> ScalerPod:
     """Choose one that is ready, or else one that is there: it may well say why it is not ready."""
     found = sorted(instances, key=lambda one: not one.is_ready)
     if not found:
@@ -113,7 +113,7 @@ def _first(instances: Iterable[Instance], of_what: str) -> Instance:
     return found[0]
 
 
-def _behind(slices: Iterable[Mapping[str, Any]], namespace: str) -> Iterable[Instance]:
+def _behind(slices: Iterable[Mapping[str, Any]], namespace: str) -> Iterable[ScalerPod]:
     for one in slices:
         port = _port(one.get("ports"), "port")
         endpoints = one.get("endpoints")
@@ -122,10 +122,10 @@ def _behind(slices: Iterable[Mapping[str, Any]], namespace: str) -> Iterable[Ins
             pod = str(target.get("name", ""))
             if is_name(pod) and not conditions.get("terminating"):
                 is_ready = conditions.get("ready") is not False
-                yield Instance(namespace, pod, port, str(endpoint.get("nodeName") or ""), is_ready)
+                yield ScalerPod(namespace, pod, port, str(endpoint.get("nodeName") or ""), is_ready)
 
 
-def _pods(items: Iterable[Mapping[str, Any]]) -> Iterable[Instance]:
+def _pods(items: Iterable[Mapping[str, Any]]) -> Iterable[ScalerPod]:
     for component in _COMPONENTS:
         for item in items:
             metadata, spec, status = (item.get(part) or {} for part in ("metadata", "spec", "status"))
@@ -138,7 +138,7 @@ def _pods(items: Iterable[Mapping[str, Any]]) -> Iterable[Instance]:
                 condition.get("type") == "Ready" and condition.get("status") == "True"
                 for condition in status.get("conditions") or ()
             )
-            yield Instance(
+            yield ScalerPod(
                 str(metadata.get("namespace", "")),
                 str(metadata.get("name", "")),
                 _port(ports, "containerPort"),

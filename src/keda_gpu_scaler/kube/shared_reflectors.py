@@ -10,41 +10,41 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from keda_gpu_scaler.core.interfaces import Watches
-from keda_gpu_scaler.kube.client import ApiServer
-from keda_gpu_scaler.kube.reflector import Collection, Place
+from keda_gpu_scaler.kube.client import ApiClient
+from keda_gpu_scaler.kube.reflector import Reflector, ResourceQuery
 
 MAX_KINDS = 16
 """Of so many resources at most watches are counted apart: scale targets are of any kind that a cluster has."""
 OTHER = "other"
 
 
-class Watched:
+class SharedReflectors:
     """Collections by their place, each with its users."""
 
-    def __init__(self, api: ApiServer, clock: Callable[[], float]) -> None:
+    def __init__(self, api: ApiClient, clock: Callable[[], float]) -> None:
         self._api = api
         self._clock = clock
-        self._collections: dict[Place, Collection[Any]] = {}
-        self._tasks: dict[Place, asyncio.Task[None]] = {}
-        self._users: dict[Place, dict[object, Callable[[], None]]] = {}
+        self._collections: dict[ResourceQuery, Reflector[Any]] = {}
+        self._tasks: dict[ResourceQuery, asyncio.Task[None]] = {}
+        self._users: dict[ResourceQuery, dict[object, Callable[[], None]]] = {}
 
     def use(
         self,
-        place: Place,
+        place: ResourceQuery,
         keep: Callable[[Mapping[str, Any]], Any],
         user: object,
         on_change: Callable[[], None],
-    ) -> Collection[Any]:
+    ) -> Reflector[Any]:
         """Return the collection of a place, watched from now on while it has users."""
         users = self._users.setdefault(place, {})
         users[user] = on_change
         if place not in self._collections:
-            collection: Collection[Any] = Collection(self._api, place, keep, self._clock, lambda: self._tell(place))
+            collection: Reflector[Any] = Reflector(self._api, place, keep, self._clock, lambda: self._tell(place))
             self._collections[place] = collection
             self._tasks[place] = asyncio.create_task(collection.run(), name=f"watch {place}")
         return self._collections[place]
 
-    def release(self, place: Place, user: object) -> None:
+    def release(self, place: ResourceQuery, user: object) -> None:
         """Need a collection no longer."""
         users = self._users.get(place)
         if users is None or users.pop(user, None) is None or users:
@@ -73,6 +73,6 @@ class Watched:
     def __len__(self) -> int:
         return len(self._collections)
 
-    def _tell(self, place: Place) -> None:
+    def _tell(self, place: ResourceQuery) -> None:
         for on_change in list(self._users.get(place, {}).values()):
             on_change()

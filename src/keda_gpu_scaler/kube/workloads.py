@@ -14,12 +14,12 @@ from typing import Any
 
 from keda_gpu_scaler.core.interfaces import Watches
 from keda_gpu_scaler.core.quoting import quoted
-from keda_gpu_scaler.core.types import NoWorkload, Pod, Workload
+from keda_gpu_scaler.core.types import Pod, Unavailable, Workload
 from keda_gpu_scaler.kube import parse as objects
-from keda_gpu_scaler.kube.client import ApiError, ApiServer
-from keda_gpu_scaler.kube.parse import Scale, Scaled, Target
-from keda_gpu_scaler.kube.reflector import BELIEVED_SECONDS, Collection, Place
-from keda_gpu_scaler.kube.shared_reflectors import Watched
+from keda_gpu_scaler.kube.client import ApiClient, ApiError
+from keda_gpu_scaler.kube.parse import Scale, ScaledSpec, ScaleTarget
+from keda_gpu_scaler.kube.reflector import BELIEVED_SECONDS, Reflector, ResourceQuery
+from keda_gpu_scaler.kube.shared_reflectors import SharedReflectors
 
 LET_GO_SECONDS = 600.0
 MAX_WORKLOADS = 2000
@@ -45,7 +45,7 @@ class Workloads:
 
     def __init__(
         self,
-        api: ApiServer,
+        api: ApiClient,
         *,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
@@ -56,21 +56,21 @@ class Workloads:
         self._on_change = on_change
         self._wall_clock = wall_clock
         self._to_monotonic = clock() - wall_clock()
-        self._watched = Watched(api, clock)
-        self._followed: dict[tuple[str, str], _Followed] = {}
+        self._watched = SharedReflectors(api, clock)
+        self._followed: dict[tuple[str, str], _WatchedWorkload] = {}
         self._labels_asked_at: float | None = None
         self._labels: Mapping[str, Mapping[str, str]] | None = None
         self._resources: dict[tuple[str, str, str], str] = {}
 
-    def workload(self, namespace: str, name: str) -> Workload | NoWorkload:
+    def workload(self, namespace: str, name: str) -> Workload | Unavailable:
         """Return what is known of a workload; asking begins to watch it."""
         followed = self._followed.get((namespace, name))
         if followed is None:
             if not objects.is_name(namespace) or not objects.is_name(name):
-                return NoWorkload(f"{quoted(f'{namespace}/{name}')} is no name of a Kubernetes object", is_final=True)
+                return Unavailable(f"{quoted(f'{namespace}/{name}')} is no name of a Kubernetes object", is_final=True)
             if len(self._followed) >= MAX_WORKLOADS:
-                return NoWorkload(f"{MAX_WORKLOADS} workloads are followed, the most there may be", is_final=False)
-            followed = _Followed(namespace, name, self)
+                return Unavailable(f"{MAX_WORKLOADS} workloads are followed, the most there may be", is_final=False)
+            followed = _WatchedWorkload(namespace, name, self)
             self._followed[namespace, name] = followed
         followed.asked_at = self._clock()
         return followed.answer(followed.asked_at)
@@ -81,10 +81,12 @@ class Workloads:
         if followed := self._followed.get((namespace, name)):
             await followed.settled.wait()
 
-    def node_labels(self) -> Mapping[str, Mapping[str, str]] | NoWorkload:
+    def node_labels(self) -> Mapping[str, Mapping[str, str]] | Unavailable:
         """Return every node's labels; asking begins to watch them."""
         now = self._labels_asked_at = self._clock()
-        nodes = self._watched.use(Place("nodes", metadata_only=True), objects.labels, self, self._labels_changed)
+        nodes = self._watched.use(
+            ResourceQuery("nodes", metadata_only=True), objects.labels, self, self._labels_changed
+        )
         if lack := nodes.lack(now):
             return lack
         if self._labels is None:
@@ -104,7 +106,7 @@ class Workloads:
                 followed.let_go()
         if self._labels_asked_at is not None and now - self._labels_asked_at > LET_GO_SECONDS:
             self._labels_asked_at = self._labels = None
-            self._watched.release(Place("nodes", metadata_only=True), self)
+            self._watched.release(ResourceQuery("nodes", metadata_only=True), self)
 
     async def close(self) -> None:
         """Watch nothing any more, and close every connection."""
@@ -123,7 +125,7 @@ class Workloads:
     # ---- what a followed workload needs ----
 
     @property
-    def watched(self) -> Watched:
+    def watched(self) -> SharedReflectors:
         """The collections that are shared."""
         return self._watched
 
@@ -143,16 +145,16 @@ class Workloads:
         """Say that some workload's answer has changed."""
         self._on_change()
 
-    async def scale(self, target: Target, resource: str, namespace: str) -> Scale:
+    async def scale(self, target: ScaleTarget, resource: str, namespace: str) -> Scale:
         """Read a target's scale subresource.
 
         Raises:
             ApiError: there is none, or it may not be read.
         """
-        place = Place(resource, target.group, target.version, namespace)
+        place = ResourceQuery(resource, target.group, target.version, namespace)
         return objects.scale(await self._api.get(f"{place.path}/{target.name}/scale"))
 
-    async def resource(self, target: Target) -> str:
+    async def resource(self, target: ScaleTarget) -> str:
         """Find the resource of a target's kind, as KEDA has written it down or else as the API server lists it.
 
         Raises:
@@ -184,35 +186,35 @@ class _Pending(Exception):  # noqa: N818 - nothing is wrong
     """Something was not read yet; when it was, there will be news."""
 
 
-class _Lacking(Exception):  # noqa: N818 - an answer on its way up
+class _UnavailableError(Exception):
     """Nothing can be known of the workload now: here is why."""
 
-    def __init__(self, lack: NoWorkload) -> None:
+    def __init__(self, lack: Unavailable) -> None:
         self.lack = lack
         super().__init__(lack.reason)
 
 
-class _Followed:
+class _WatchedWorkload:
     """One workload that somebody asks about: looked at anew whenever anything it rests on has changed."""
 
     def __init__(self, namespace: str, name: str, cluster: Workloads) -> None:
         self._namespace = namespace
         self._name = name
         self._cluster = cluster
-        self._used: dict[Place, Collection[Any]] = {}
-        self._needed: set[Place] = set()
+        self._used: dict[ResourceQuery, Reflector[Any]] = {}
+        self._needed: set[ResourceQuery] = set()
         self._news = asyncio.Event()
-        self._scale: tuple[Target, str, Scale] | None = None
+        self._scale: tuple[ScaleTarget, str, Scale] | None = None
         self._scale_missed_at: float | None = None
         self._retry_seconds: float | None = None
-        self._known: Workload | NoWorkload = NoWorkload(
+        self._known: Workload | Unavailable = Unavailable(
             f"{namespace}/{name}: not read from the API server yet", is_final=False
         )
         self.asked_at = 0.0
         self.settled = asyncio.Event()
         self.task = asyncio.create_task(self._keep_looking(), name=f"workload {namespace}/{name}")
 
-    def answer(self, now: float) -> Workload | NoWorkload:
+    def answer(self, now: float) -> Workload | Unavailable:
         """Return what is known, unless what it rests on has grown too old."""
         if isinstance(self._known, Workload):
             for collection in self._used.values():
@@ -237,14 +239,14 @@ class _Followed:
                     self._learn(await self._look())
                 except _Pending:
                     raise
-                except _Lacking as lacking:
+                except _UnavailableError as lacking:
                     self._learn(lacking.lack)
                 except ApiError as error:
-                    self._learn(NoWorkload(f"{self._namespace}/{self._name}: {error}", error.is_final))
+                    self._learn(Unavailable(f"{self._namespace}/{self._name}: {error}", error.is_final))
                     self._retry_seconds = max(_RETRY_SECONDS, error.retry_after_seconds)
                 except Exception as error:  # whatever an object holds, it is looked at again
                     _log.exception("%s/%s", self._namespace, self._name)
-                    self._learn(NoWorkload(f"{self._namespace}/{self._name}: unexpected {error!r}", is_final=False))
+                    self._learn(Unavailable(f"{self._namespace}/{self._name}: unexpected {error!r}", is_final=False))
                     self._retry_seconds = _RETRY_SECONDS
             for place in self._used.keys() - self._needed:
                 del self._used[place]
@@ -253,7 +255,7 @@ class _Followed:
                 async with asyncio.timeout(self._retry_seconds):
                     await self._news.wait()
 
-    def _learn(self, known: Workload | NoWorkload) -> None:
+    def _learn(self, known: Workload | Unavailable) -> None:
         self.settled.set()
         if known != self._known:
             self._known = known
@@ -261,7 +263,7 @@ class _Followed:
 
     async def _look(self) -> Workload:
         here = self._namespace
-        scaled = self._items(Place("scaledobjects", *_KEDA, here), objects.scaled_object).get(self._name)
+        scaled = self._items(ResourceQuery("scaledobjects", *_KEDA, here), objects.scaled_object).get(self._name)
         if scaled is None:
             return self._jobs()
         return await self._target(scaled)
@@ -269,37 +271,39 @@ class _Followed:
     def _jobs(self) -> Workload:
         here, name = self._namespace, self._name
         try:
-            jobs = self._items(Place("scaledjobs", *_KEDA, here), objects.scaled_job)
-        except _Lacking as lacking:
+            jobs = self._items(ResourceQuery("scaledjobs", *_KEDA, here), objects.scaled_job)
+        except _UnavailableError as lacking:
             # Whoever has no ScaledJobs need not be allowed to read them.
-            raise _Lacking(
-                NoWorkload(
+            raise _UnavailableError(
+                Unavailable(
                     f"{here}/{name}: there is no ScaledObject of this name, and: {lacking}", lacking.lack.is_final
                 )
             ) from None
         scaled = jobs.get(name)
         if scaled is None:
-            raise _Lacking(
-                NoWorkload(f"{here}/{name}: there is no ScaledObject and no ScaledJob of this name", is_final=True)
+            raise _UnavailableError(
+                Unavailable(f"{here}/{name}: there is no ScaledObject and no ScaledJob of this name", is_final=True)
             )
         pods = self._pods(f"scaledjob.keda.sh/name={name}")
         running = sum(pod.phase in ("Pending", "Running") and not pod.is_deleting for pod in pods)
         return Workload(here, name, "ScaledJob", f"ScaledJob {name}", running, running, pods, scaled.triggers)
 
-    async def _target(self, scaled: Scaled) -> Workload:
+    async def _target(self, scaled: ScaledSpec) -> Workload:
         here, title = self._namespace, f"{self._namespace}/{self._name}"
         target = scaled.target
         if target is None or not target.is_sound:
-            raise _Lacking(NoWorkload(f"{title}: its ScaledObject's scaleTargetRef names no object", is_final=True))
+            raise _UnavailableError(
+                Unavailable(f"{title}: its ScaledObject's scaleTargetRef names no object", is_final=True)
+            )
         resource = await self._cluster.resource(target)
-        place = Place(resource, target.group, target.version, here, metadata_only=True)
+        place = ResourceQuery(resource, target.group, target.version, here, metadata_only=True)
         version = self._items(place, objects.resource_version).get(target.name)
         if version is None:
-            raise _Lacking(NoWorkload(f"{title}: its scale target {target} does not exist", is_final=True))
+            raise _UnavailableError(Unavailable(f"{title}: its scale target {target} does not exist", is_final=True))
         scale = await self._scale_of(target, resource, version)
         if not scale.selector:
-            raise _Lacking(
-                NoWorkload(
+            raise _UnavailableError(
+                Unavailable(
                     f"{title}: {target} tells no selector in its scale subresource, so its pods cannot be found; "
                     "set scope: fleet or node",
                     is_final=True,
@@ -316,7 +320,7 @@ class _Followed:
             triggers=scaled.triggers,
         )
 
-    async def _scale_of(self, target: Target, resource: str, version: str) -> Scale:
+    async def _scale_of(self, target: ScaleTarget, resource: str, version: str) -> Scale:
         """Read the scale subresource if the target has changed since."""
         if self._scale is not None:
             if self._scale[:2] == (target, version):
@@ -338,7 +342,7 @@ class _Followed:
         self._scale, self._scale_missed_at = (target, version, scale), None
         return scale
 
-    def _believed_scale(self, target: Target, error: ApiError) -> Scale | None:
+    def _believed_scale(self, target: ScaleTarget, error: ApiError) -> Scale | None:
         """Return the last scale, while what keeps us from reading it again may pass and has not lasted for long."""
         if error.is_final or self._scale is None or self._scale[0] != target:
             return None
@@ -351,11 +355,11 @@ class _Followed:
         return self._scale[2]
 
     def _pods(self, selector: str) -> tuple[Pod, ...]:
-        place = Place("pods", namespace=self._namespace, labels=selector)
+        place = ResourceQuery("pods", namespace=self._namespace, labels=selector)
         pods = self._items(place, self._cluster.pod)
         return tuple(sorted(pods.values(), key=lambda pod: pod.ref))
 
-    def _items(self, place: Place, keep: Callable[[Mapping[str, Any]], Any]) -> Mapping[str, Any]:
+    def _items(self, place: ResourceQuery, keep: Callable[[Mapping[str, Any]], Any]) -> Mapping[str, Any]:
         """Return a collection's items, watched from now on.
 
         Raises:
@@ -369,5 +373,5 @@ class _Followed:
         if collection.is_pending:
             raise _Pending
         if lack := collection.lack(self._cluster.now()):
-            raise _Lacking(lack)
+            raise _UnavailableError(lack)
         return collection.items

@@ -16,10 +16,10 @@ from types import TracebackType
 import grpc
 from google.protobuf.message import DecodeError
 
-from keda_gpu_scaler.core.interfaces import Directory, KubeError, PeerCounts
-from keda_gpu_scaler.core.state.fleet import NOT_LISTED, History
+from keda_gpu_scaler.core.interfaces import Discovery, KubeError, PeerCounts
+from keda_gpu_scaler.core.state.fleet import PEERS_UNKNOWN, History
 from keda_gpu_scaler.core.types import Snapshot
-from keda_gpu_scaler.peers.node_store import LongestWindow, Nodes
+from keda_gpu_scaler.peers.node_store import LongestWindow, NodeStore
 from keda_gpu_scaler.wire import fleet_pb2 as pb
 from keda_gpu_scaler.wire.snapshot_codec import MAX_LENGTH, MAX_NUMBER, CodecError, apply_change, decode
 from keda_gpu_scaler.wire.tls import ClientTls, TlsError
@@ -50,7 +50,7 @@ _LONGEST_SENTENCE = 500
 _log = logging.getLogger(__name__)
 
 
-class Following:
+class FleetClient:
     """Follows the instances that a directory lists. Everything happens in one event loop.
 
     Args:
@@ -65,7 +65,7 @@ class Following:
 
     def __init__(
         self,
-        directory: Directory,
+        directory: Discovery,
         *,
         instance: str,
         clock: Callable[[], float],
@@ -81,7 +81,7 @@ class Following:
         self._stale_after = stale_after_seconds
         self._on_news = on_news
         self._tls = tls
-        self._nodes = Nodes(stale_after_seconds)
+        self._nodes = NodeStore(stale_after_seconds)
         self._silent: dict[str, str] = {}
         self._whys: dict[str, str] = {}
         self._listing: Mapping[str, str] = {}
@@ -102,7 +102,7 @@ class Following:
         self._asked_at = now
         self._nodes.window_seconds = self._window.ask(window_seconds, now)
         if self._task is None:
-            self._silent[NOT_LISTED] = "they are being looked up"
+            self._silent[PEERS_UNKNOWN] = "they are being looked up"
             self._task = asyncio.create_task(self._follow_directory(), name="peers")
 
     def histories(self) -> Mapping[str, History]:
@@ -179,9 +179,11 @@ class Following:
             self._unheard.discard(address)
         self._listing = listing
         if listing:
-            self._silent.pop(NOT_LISTED, None)
+            self._silent.pop(PEERS_UNKNOWN, None)
         else:
-            self._silent[NOT_LISTED] = "discovery finds no instance at all; is --peers right, and does any agent run?"
+            self._silent[PEERS_UNKNOWN] = (
+                "discovery finds no instance at all; is --peers right, and does any agent run?"
+            )
         self._pace = max(self._interval, len(listing) / PEERS_PER_SECOND)
         for address, node in listing.items():
             if address not in self._tasks:
@@ -203,8 +205,8 @@ class Following:
     def _say_unlisted(self, sentence: str) -> None:
         """Note that discovery does not work; what it found before stands, if it ever found anything."""
         self._say(_DIRECTORY, sentence)
-        if NOT_LISTED in self._silent:
-            self._silent[NOT_LISTED] = self._silent.pop(_DIRECTORY)
+        if PEERS_UNKNOWN in self._silent:
+            self._silent[PEERS_UNKNOWN] = self._silent.pop(_DIRECTORY)
 
     def _say(self, address: str, sentence: str) -> None:
         """Note why a peer is silent; log it when it is news of this address: a node may have had two."""
@@ -223,7 +225,7 @@ class Following:
         pause = _FIRST_PAUSE_SECONDS
         loop = asyncio.get_running_loop()
         while True:
-            stream, began = _Stream(address, self._pace, self._tls), loop.time()
+            stream, began = _PeerStream(address, self._pace, self._tls), loop.time()
             try:
                 await self._listen(stream)
                 why = "it ended the connection"
@@ -249,7 +251,7 @@ class Following:
             await asyncio.sleep(_jittered(pause))
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
-    async def _listen(self, stream: "_Stream") -> None:
+    async def _listen(self, stream: "_PeerStream") -> None:
         async with _Turn(self._connecting):
             await stream.open()
             message = await stream.read()
@@ -262,14 +264,14 @@ class Following:
             await stream.breathe()
             message = await stream.read()
 
-    async def _know_oneself(self, stream: "_Stream") -> None:
+    async def _know_oneself(self, stream: "_PeerStream") -> None:
         """Listen no more to our own address, where nothing is told that is not known here, while it is listed."""
         await stream.close()
         self._is_well(stream.address)
         self._heard(stream.address)
         await asyncio.Event().wait()
 
-    def _take(self, stream: "_Stream", update: pb.Update) -> None:
+    def _take(self, stream: "_PeerStream", update: pb.Update) -> None:
         snapshot = stream.snapshot_of(update)
         if stream.address not in self._titles:
             return
@@ -319,7 +321,7 @@ class _Turn:
             self._places.release()
 
 
-class _Stream:
+class _PeerStream:
     """One open Watch of one peer, and the snapshot it told last."""
 
     def __init__(self, address: str, interval_seconds: float, tls: ClientTls | None = None) -> None:

@@ -6,7 +6,7 @@ import re
 import socket
 from collections.abc import AsyncIterator, Mapping
 
-from keda_gpu_scaler.core.interfaces import Directory, KubeError
+from keda_gpu_scaler.core.interfaces import Discovery, KubeError
 from keda_gpu_scaler.core.quoting import quoted
 
 REFRESH_SECONDS = 5.0
@@ -16,11 +16,11 @@ _LABEL = "[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _HOST = re.compile(rf"(?=.{{1,254}}\Z){_LABEL}(?:\.{_LABEL})*\.?|\[[0-9A-Fa-f:.]{{2,45}}\]", re.ASCII)
 
 
-class DirectoryError(ValueError):
+class DiscoveryError(ValueError):
     """Text that names no directory; the message is a sentence."""
 
 
-class Listed:
+class StaticDiscovery:
     """Addresses that somebody wrote down."""
 
     def __init__(self, addresses: tuple[str, ...]) -> None:
@@ -35,7 +35,7 @@ class Listed:
         await asyncio.Event().wait()
 
 
-class Dns:
+class DnsDiscovery:
     """Every address that a name has: a headless service's pods."""
 
     def __init__(self, name: str, port: int) -> None:
@@ -69,7 +69,7 @@ class Dns:
             await asyncio.sleep(REFRESH_SECONDS)
 
 
-def parse_directory(text: str) -> Directory:
+def parse_discovery(text: str) -> Discovery:
     """Read "static:HOST:PORT,…" or "dns:NAME:PORT".
 
     Raises:
@@ -77,11 +77,11 @@ def parse_directory(text: str) -> Directory:
     """
     kind, _, rest = text.partition(":")
     if kind == "static" and rest:
-        return Listed(tuple(dict.fromkeys(":".join(_address(one.strip())) for one in rest.split(","))))
+        return StaticDiscovery(tuple(dict.fromkeys(":".join(_address(one.strip())) for one in rest.split(","))))
     if kind == "dns" and rest:
         name, port = _address(rest)
-        return Dns(name.strip("[]"), int(port))
-    raise DirectoryError(
+        return DnsDiscovery(name.strip("[]"), int(port))
+    raise DiscoveryError(
         f"--peers: Unsupported value: {quoted(text)}: must be auto, kubernetes, kubernetes:SERVICE, dns:NAME:PORT, "
         "static:HOST:PORT,… or none"
     )
@@ -90,7 +90,7 @@ def parse_directory(text: str) -> Directory:
 def _address(text: str) -> tuple[str, str]:
     host, _, port = text.rpartition(":")
     if not _HOST.fullmatch(host) or not (port.isascii() and port.isdigit() and 0 < int(port[:6]) <= 65535):
-        raise DirectoryError(f"--peers: Invalid value: {quoted(text)}: must be HOST:PORT, an IPv6 address in brackets")
+        raise DiscoveryError(f"--peers: Invalid value: {quoted(text)}: must be HOST:PORT, an IPv6 address in brackets")
     return host, port
 
 

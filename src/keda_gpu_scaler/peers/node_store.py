@@ -34,7 +34,7 @@ class LongestWindow:
         return max(self._before, self._now)
 
 
-class Nodes:
+class NodeStore:
     """The followed nodes' histories, by name, as far back as ``window_seconds``.
 
     Args:

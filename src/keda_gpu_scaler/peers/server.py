@@ -27,7 +27,7 @@ MIN_INTERVAL_SECONDS, MAX_INTERVAL_SECONDS = 0.1, 60.0
 _EARLY = 0.8
 
 
-class Sharing(pb_grpc.FleetServicer):
+class FleetServer(pb_grpc.FleetServicer):
     """Serves Watch.
 
     Args:

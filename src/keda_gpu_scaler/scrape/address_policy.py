@@ -29,7 +29,7 @@ _NAME = re.compile(r"[A-Za-z0-9_.*?-]+", re.ASCII)
 _MOST = 256
 
 
-class GuardError(ValueError):
+class AddressPolicyError(ValueError):
     """An address that is refused, or a setting that allows nothing; the message says why and what to do."""
 
 
@@ -54,7 +54,7 @@ def fits_name(pattern: str, host: str) -> bool:
     return matches_glob(pattern.rstrip("."), host.rstrip("."))
 
 
-class Guard:
+class AddressPolicy:
     """Judges addresses.
 
     Args:
@@ -88,21 +88,21 @@ class Guard:
         """
         at = self._check_always(host, address)
         if self._is_listed and not self._contains(at) and not any(fits_name(name, host) for name in self._names):
-            raise GuardError(
+            raise AddressPolicyError(
                 f"{_of(host, address)} is not among the endpoints that are allowed: list it with {FLAG} (chart: "
                 "engines.allowEndpoints)"
             )
 
     def _allow(self, entry: str, count: int) -> None:
         if not entry or count > _MOST:
-            raise GuardError(
+            raise AddressPolicyError(
                 f"{FLAG}: Invalid value: {quoted(entry)}: must be networks (10.0.0.0/8) or host names (*.ai.svc), "
                 f"{_MOST} at most, with commas"
             )
         try:
             pattern = read_pattern(entry)
         except ValueError as error:
-            raise GuardError(f"{FLAG}: Invalid value: {quoted(entry)}: {error}") from None
+            raise AddressPolicyError(f"{FLAG}: Invalid value: {quoted(entry)}: {error}") from None
         if isinstance(pattern, str):
             self._names.append(pattern)
         else:
@@ -115,11 +115,11 @@ class Guard:
         try:
             at = ipaddress.ip_address(address)
         except ValueError:
-            raise GuardError(f"{_of(host, address)} is no address") from None
+            raise AddressPolicyError(f"{_of(host, address)} is no address") from None
         for one in _meant(at):
             why = self._refused(one)
             if why:
-                raise GuardError(f"{_of(host, address)} is {why}: name another host")
+                raise AddressPolicyError(f"{_of(host, address)} is {why}: name another host")
         return at
 
     def _refused(self, address: _Address) -> str | None:

@@ -22,7 +22,7 @@ import h11
 from keda_gpu_scaler import __version__
 from keda_gpu_scaler.core.quoting import quoted
 from keda_gpu_scaler.core.urls import Url
-from keda_gpu_scaler.scrape.address_policy import Guard, GuardError
+from keda_gpu_scaler.scrape.address_policy import AddressPolicy, AddressPolicyError
 from keda_gpu_scaler.scrape.credentials import Credentials, CredentialsError, Secret
 
 MAX_BODY_BYTES = 1 << 20
@@ -47,7 +47,7 @@ _LOCKED = frozenset({401, 403})
 _ACCEPT = "text/plain;version=0.0.4,application/openmetrics-text;version=1.0.0;q=0.5,application/json;q=0.4,*/*;q=0.1"
 
 
-class Kind(enum.Enum):
+class FailureKind(enum.Enum):
     """Why there is no page, as far as it matters."""
 
     REFUSED = "refused"
@@ -63,7 +63,7 @@ class Kind(enum.Enum):
 class FetchError(Exception):
     """There is no page; the text is a sentence for a person."""
 
-    def __init__(self, sentence: str, kind: Kind = Kind.UNREADABLE) -> None:
+    def __init__(self, sentence: str, kind: FailureKind = FailureKind.UNREADABLE) -> None:
         self.kind = kind
         super().__init__(sentence)
 
@@ -82,7 +82,7 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class Body:
+class FetchedPage:
     """What was at a URL."""
 
     content: bytes
@@ -137,7 +137,7 @@ def _settle(outcome: asyncio.Future[list[str]], found: list[str], failure: Excep
         outcome.set_result(found)
 
 
-class Fetcher:
+class HttpClient:
     """Fetches pages; all at once, but not too many.
 
     Args:
@@ -151,7 +151,7 @@ class Fetcher:
 
     def __init__(
         self,
-        guard: Guard,
+        guard: AddressPolicy,
         credentials: Credentials,
         *,
         timeout_seconds: float = TIMEOUT_SECONDS,
@@ -190,15 +190,15 @@ class Fetcher:
             try:
                 self._guard.check(url.host, address)
                 allowed.append(address)
-            except GuardError as error:
+            except AddressPolicyError as error:
                 refused = error
         if not allowed:
             if refused is not None:
-                raise FetchError(str(refused), Kind.DENIED)
+                raise FetchError(str(refused), FailureKind.DENIED)
             raise FetchError(f"{quoted(url.host, 80)} has no address")
         return tuple(allowed)
 
-    async def fetch(self, target: Target) -> Body:
+    async def fetch(self, target: Target) -> FetchedPage:
         """Get a page.
 
         Raises:
@@ -231,8 +231,8 @@ class Fetcher:
                 self._guard.check(target.url.host, target.address)
             else:
                 self._guard.check_pod(target.address)
-        except GuardError as error:
-            raise FetchError(str(error), Kind.DENIED) from None
+        except AddressPolicyError as error:
+            raise FetchError(str(error), FailureKind.DENIED) from None
 
     @contextlib.asynccontextmanager
     async def _slot(self, target: Target) -> AsyncIterator[None]:
@@ -252,7 +252,7 @@ class Fetcher:
             if not turns.wanted:
                 del self._busy[peer]
 
-    async def _get(self, target: Target) -> Body:
+    async def _get(self, target: Target) -> FetchedPage:
         secret = self._secret(target)
         # What was agreed on with other credentials is not gone on with.
         key = (
@@ -288,7 +288,7 @@ class Fetcher:
         try:
             reader, writer = await asyncio.open_connection(target.address, target.url.port, limit=_CHUNK_BYTES)
         except ConnectionRefusedError:
-            raise FetchError("the connection is refused", Kind.REFUSED) from None
+            raise FetchError("the connection is refused", FailureKind.REFUSED) from None
         except OSError as error:
             raise FetchError(_why_not_connected(error)) from None
         try:
@@ -317,7 +317,7 @@ class Fetcher:
 
     async def _converse(
         self, key: object, connection: "_Connection", path: str, headers: list[tuple[str, str]]
-    ) -> Body:
+    ) -> FetchedPage:
         try:
             body = await connection.get(path, headers)
         except BaseException:
@@ -417,7 +417,7 @@ class _Connection:
         """Drop it, with whatever is on its way."""
         self._stream.abort()
 
-    async def get(self, path: str, headers: list[tuple[str, str]]) -> Body:
+    async def get(self, path: str, headers: list[tuple[str, str]]) -> FetchedPage:
         """Ask for a page.
 
         Raises:
@@ -432,7 +432,7 @@ class _Connection:
         if self._http.our_state is self._http.their_state is h11.DONE and not self._http.trailing_data[0]:
             self._http.start_next_cycle()
             self.is_reusable = True
-        return Body(content, content_type)
+        return FetchedPage(content, content_type)
 
     def _ask(self, path: str, headers: list[tuple[str, str]]) -> None:
         try:
@@ -452,7 +452,7 @@ class _Connection:
             try:
                 event = self._http.next_event()
             except h11.RemoteProtocolError:
-                raise FetchError("what answers speaks no HTTP", Kind.ABSENT) from None
+                raise FetchError("what answers speaks no HTTP", FailureKind.ABSENT) from None
             if isinstance(event, h11.Response):
                 return event
             if event is h11.NEED_DATA:
@@ -460,7 +460,7 @@ class _Connection:
                 continue
             heads += 1
             if not isinstance(event, h11.InformationalResponse) or heads >= _MAX_HEADS:
-                raise FetchError("what answers speaks no HTTP", Kind.ABSENT)
+                raise FetchError("what answers speaks no HTTP", FailureKind.ABSENT)
 
     async def _receive(self, has_begun: bool) -> bool:
         try:
@@ -507,7 +507,7 @@ def _check_peer(writer: asyncio.StreamWriter, address: str) -> None:
     """
     peer = writer.get_extra_info("peername")
     if not peer or ipaddress.ip_address(peer[0]) != ipaddress.ip_address(address):
-        raise FetchError(f"connected to {quoted(str(peer), 80)} in place of {address}", Kind.DENIED)
+        raise FetchError(f"connected to {quoted(str(peer), 80)} in place of {address}", FailureKind.DENIED)
 
 
 def _check_size(size_bytes: int, parts: int) -> None:
@@ -526,10 +526,10 @@ def _judge(head: h11.Response) -> str:
     status = head.status_code
     headers = {name: value for name, value in head.headers if name in (b"content-type", b"content-length", b"location")}
     if status in _ABSENT:
-        raise FetchError(f"it has no such page (HTTP {status})", Kind.ABSENT)
+        raise FetchError(f"it has no such page (HTTP {status})", FailureKind.ABSENT)
     if 300 <= status < 400:
         where = quoted(headers.get(b"location", b"").decode("ascii", "replace"), 80)
-        raise FetchError(f"it redirects to {where} (HTTP {status}), and no redirect is followed", Kind.ABSENT)
+        raise FetchError(f"it redirects to {where} (HTTP {status}), and no redirect is followed", FailureKind.ABSENT)
     if status in _LOCKED:
         raise FetchError(f"it wants credentials (HTTP {status}): mount them with --endpoint-credentials")
     if status != _OK:

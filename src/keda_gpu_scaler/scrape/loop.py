@@ -12,11 +12,11 @@ from collections.abc import Callable, Collection
 from typing import Protocol
 
 from keda_gpu_scaler.core.selectors import SeriesSelector
-from keda_gpu_scaler.core.state.scrape import Page
-from keda_gpu_scaler.core.types import Readings
+from keda_gpu_scaler.core.state.scrape import TargetHistory
+from keda_gpu_scaler.core.types import EngineSample
 from keda_gpu_scaler.engines import scrape_parser as pages
-from keda_gpu_scaler.scrape.http_client import Body, FetchError, Kind, Target
-from keda_gpu_scaler.scrape.pacing import Schedule
+from keda_gpu_scaler.scrape.http_client import FailureKind, FetchedPage, FetchError, Target
+from keda_gpu_scaler.scrape.pacing import Pacer
 
 MAX_READINGS = 1300
 """So many of a page are kept at most: ten minutes at demand's pace."""
@@ -29,14 +29,14 @@ _MOST_DEFECTS = 50
 _log = logging.getLogger(__name__)
 
 
-class Fetches(Protocol):
+class PageClient(Protocol):
     """What gets a page."""
 
-    async def fetch(self, target: Target) -> Body:
+    async def fetch(self, target: Target) -> FetchedPage:
         """Get a page; raises FetchError."""
 
 
-class Asker(Protocol):
+class Consumer(Protocol):
     """Somebody who needs a page: how often, how much of its history, and which series besides."""
 
     @property
@@ -55,11 +55,11 @@ class Asker(Protocol):
     def is_demand(self) -> bool:
         """Whether it is taken for a source of demand."""
 
-    def told(self, scraper: "Scraper") -> None:
+    def told(self, scraper: "ScrapeLoop") -> None:
         """Hear that it was scraped, whatever came of it."""
 
 
-class Scraper:
+class ScrapeLoop:
     """One page; ``page`` is what it told, ``kind`` why the last scrape told nothing.
 
     Args:
@@ -75,12 +75,12 @@ class Scraper:
     def __init__(
         self,
         target: Target,
-        fetcher: Fetches,
+        fetcher: PageClient,
         clock: Callable[[], float],
-        schedule: Schedule,
+        schedule: Pacer,
         *,
         count: Callable[[str, bool], None],
-        forget: Callable[["Scraper"], None],
+        forget: Callable[["ScrapeLoop"], None],
         defects: set[str],
     ) -> None:
         self.target = target
@@ -90,14 +90,14 @@ class Scraper:
         self._count = count
         self._forget = forget
         self._defects = defects
-        self._askers: dict[Asker, None] = {}
+        self._askers: dict[Consumer, None] = {}
         self._is_scheduled = self._is_busy = self._is_hurried = False
         self._ended_at_seconds = -math.inf
         # Each page has a place in the beat of its own, so that a fleet's pages are not asked for at the same instant.
         self._phase = zlib.crc32(f"{target.address} {target.url}".encode()) / 2**32
         is_numeric = target.url.host == target.address
-        self.page = Page(str(target.url) if is_numeric else f"{target.url} at {target.address}")
-        self.kind: Kind | None = None
+        self.page = TargetHistory(str(target.url) if is_numeric else f"{target.url} at {target.address}")
+        self.kind: FailureKind | None = None
 
     def __repr__(self) -> str:
         return f"Scraper({self.page.where}, {len(self._askers)} askers, {self.page.failure or 'answers'})"
@@ -119,14 +119,14 @@ class Scraper:
             newest is not None and all(it.text in newest.selected for it in selectors)
         )
 
-    def needed_by(self, asker: Asker, *, at_once: bool = True) -> None:
+    def needed_by(self, asker: Consumer, *, at_once: bool = True) -> None:
         """Scrape it for somebody from now on; at once, or else on its next beat, if it is not being scraped yet."""
         self._askers[asker] = None
         if not self._is_scheduled:
             self._is_scheduled = True
             self._schedule.do_at(self._clock() if at_once else self._next_beat(), self)
 
-    def released_by(self, asker: Asker) -> None:
+    def released_by(self, asker: Consumer) -> None:
         """Scrape it for them no longer."""
         self._askers.pop(asker, None)
         if not self._askers and not self._is_busy:
@@ -174,27 +174,27 @@ class Scraper:
         readings, failure, self.kind = None, None, None
         try:
             body = await self._fetcher.fetch(self.target)
-            readings = pages.read(
+            readings = pages.parse_page(
                 body.content, body.content_type, at_seconds=self._clock(), selectors=tuple(selectors.values())
             )
         except FetchError as error:
             failure, self.kind = str(error), error.kind
-        except pages.ForeignPageError as error:
-            failure, self.kind = str(error), Kind.ABSENT
-        except pages.PageError as error:
-            failure, self.kind = str(error), Kind.UNREADABLE
+        except pages.UnknownPageError as error:
+            failure, self.kind = str(error), FailureKind.ABSENT
+        except pages.ScrapeParseError as error:
+            failure, self.kind = str(error), FailureKind.UNREADABLE
         except Exception as error:  # whatever a page holds, it is scraped again
             failure = f"unexpected {type(error).__name__}: {str(error)[:_LONGEST_SENTENCE]}"
             if failure not in self._defects and len(self._defects) < _MOST_DEFECTS:
                 self._defects.add(failure)
                 _log.exception("%s", self.page.where)
-            self.kind = Kind.UNREADABLE
+            self.kind = FailureKind.UNREADABLE
         self._ended_at_seconds = self._clock()
         newest = readings or self.page.newest
         self._count(DEMAND if is_demand else newest.engine if newest else "", failure is not None)
         self._keep(readings, failure)
 
-    def _keep(self, readings: Readings | None, failure: str | None) -> None:
+    def _keep(self, readings: EngineSample | None, failure: str | None) -> None:
         kept = self.page.readings
         if readings is not None:
             if kept and kept[-1].engine != readings.engine:
@@ -203,4 +203,4 @@ class Scraper:
             # One more than the window has, so that what was counted in it is compared with what was before.
             first = next((number for number, it in enumerate(kept) if it.at_seconds > reach), len(kept))
             kept = (*kept[max(first - 1, len(kept) - MAX_READINGS + 1, 0) :], readings)
-        self.page = Page(self.page.where, kept, failure)
+        self.page = TargetHistory(self.page.where, kept, failure)

@@ -16,12 +16,12 @@ from typing import Protocol
 
 from keda_gpu_scaler.core.interfaces import ScrapeCounts
 from keda_gpu_scaler.core.selectors import SeriesSelector
-from keda_gpu_scaler.core.state.scrape import Endpoint, Scraped
+from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult
 from keda_gpu_scaler.core.urls import Url
-from keda_gpu_scaler.scrape.http_client import Body, Target
-from keda_gpu_scaler.scrape.loop import Scraper
-from keda_gpu_scaler.scrape.pacing import Schedule
-from keda_gpu_scaler.scrape.targets import Places, PodPlaces, UrlPlaces
+from keda_gpu_scaler.scrape.http_client import FetchedPage, Target
+from keda_gpu_scaler.scrape.loop import ScrapeLoop
+from keda_gpu_scaler.scrape.pacing import Pacer
+from keda_gpu_scaler.scrape.targets import PodTargets, Targets, UrlTargets
 
 LET_GO_SECONDS = 300.0
 """What nobody has asked for during so long is scraped no more: KEDA may look as seldom as that."""
@@ -34,13 +34,13 @@ _TIDY_SECONDS = 5.0
 _log = logging.getLogger(__name__)
 
 
-class Fetches(Protocol):
+class ScrapeClient(Protocol):
     """What gets pages (``engines.fetch.Fetcher``)."""
 
     async def resolve(self, url: Url) -> tuple[str, ...]:
         """Return the addresses of a URL's host; raises FetchError."""
 
-    async def fetch(self, target: Target) -> Body:
+    async def fetch(self, target: Target) -> FetchedPage:
         """Get a page; raises FetchError."""
 
     def tidy(self) -> None:
@@ -50,7 +50,7 @@ class Fetches(Protocol):
         """Close everything."""
 
 
-class Scraping:
+class ScrapeManager:
     """Scrapes what is asked for. Everything happens in one event loop.
 
     Args:
@@ -63,7 +63,7 @@ class Scraping:
 
     def __init__(
         self,
-        fetcher: Fetches,
+        fetcher: ScrapeClient,
         *,
         clock: Callable[[], float] = time.monotonic,
         interval_seconds: float = 2.0,
@@ -74,10 +74,10 @@ class Scraping:
         self._clock = clock
         self._intervals = (interval_seconds, demand_interval_seconds)
         self._on_news = on_news
-        self._schedule = Schedule(clock)
-        self._asked: dict[Endpoint, _Asked] = {}
-        self._scraped: dict[Endpoint, Scraped] = {}
-        self._scrapers: dict[Target, Scraper] = {}
+        self._schedule = Pacer(clock)
+        self._asked: dict[Endpoint, _EndpointScrape] = {}
+        self._scraped: dict[Endpoint, ScrapeResult] = {}
+        self._scrapers: dict[Target, ScrapeLoop] = {}
         self._scrapes: Counter[str] = Counter()
         self._failures: Counter[str] = Counter()
         self._defects: set[str] = set()
@@ -98,14 +98,14 @@ class Scraping:
             if len(self._asked) >= MAX_ENDPOINTS:
                 self._refuse(endpoint)
                 return
-            asked = self._asked[endpoint] = _Asked(endpoint, self)
+            asked = self._asked[endpoint] = _EndpointScrape(endpoint, self)
             self._scraped.pop(endpoint, None)  # it may have been refused before
         now = self._clock()
-        asked.note(_Need(window_seconds, selectors, self._intervals[demand], demand), now)
+        asked.note(_Interest(window_seconds, selectors, self._intervals[demand], demand), now)
         if asked.is_new:
             self._schedule.do_at(now, asked)
 
-    def scraped(self) -> Mapping[Endpoint, Scraped]:
+    def scraped(self) -> Mapping[Endpoint, ScrapeResult]:
         """Return what came of every endpoint that is asked for; live."""
         return self._scraped
 
@@ -142,14 +142,16 @@ class Scraping:
 
     def _refuse(self, endpoint: Endpoint) -> None:
         if len(self._scraped) < MAX_ENDPOINTS + _MAX_REFUSED and endpoint not in self._scraped:
-            self._scraped[endpoint] = Scraped(failure=f"{MAX_ENDPOINTS} endpoints are scraped, the most there may be")
+            self._scraped[endpoint] = ScrapeResult(
+                failure=f"{MAX_ENDPOINTS} endpoints are scraped, the most there may be"
+            )
 
     # ---- what endpoints need of it ----
 
-    def scraper(self, target: Target) -> Scraper:
+    def scraper(self, target: Target) -> ScrapeLoop:
         """Return what scrapes a page, shared by all who need it."""
         if target not in self._scrapers:
-            self._scrapers[target] = Scraper(
+            self._scrapers[target] = ScrapeLoop(
                 target,
                 self._fetcher,
                 self._clock,
@@ -161,11 +163,11 @@ class Scraping:
         return self._scrapers[target]
 
     @property
-    def fetcher(self) -> Fetches:
+    def fetcher(self) -> ScrapeClient:
         """What gets pages."""
         return self._fetcher
 
-    def look_after(self, seconds: float | None, asked: "_Asked") -> None:
+    def look_after(self, seconds: float | None, asked: "_EndpointScrape") -> None:
         """Have an endpoint look again where its pages are; None is for no time that is known yet."""
         if seconds is not None:
             self._schedule.do_at(self._clock() + seconds, asked)
@@ -174,7 +176,7 @@ class Scraping:
         """Tell the time, in monotonic seconds."""
         return self._clock()
 
-    def tell(self, endpoint: Endpoint, scraped: Scraped) -> None:
+    def tell(self, endpoint: Endpoint, scraped: ScrapeResult) -> None:
         """Say what came of an endpoint."""
         if self._scraped.get(endpoint) != scraped:
             self._scraped[endpoint] = scraped
@@ -190,31 +192,31 @@ class Scraping:
         self._scrapes[engine] += 1
         self._failures[engine] += is_failure
 
-    def _forget(self, scraper: Scraper) -> None:
+    def _forget(self, scraper: ScrapeLoop) -> None:
         if self._scrapers.get(scraper.target) is scraper:
             del self._scrapers[scraper.target]
 
 
 @dataclass(frozen=True, slots=True)
-class _Need:
+class _Interest:
     window_seconds: float
     selectors: tuple[SeriesSelector, ...]
     interval_seconds: float
     is_demand: bool
 
 
-class _Asked:
+class _EndpointScrape:
     """One endpoint that somebody asks for: which pages it has, and what is told of them.
 
     ``settled`` is set while it has told something, or was found not to, and every series was looked for.
     """
 
-    def __init__(self, endpoint: Endpoint, scraping: Scraping) -> None:
+    def __init__(self, endpoint: Endpoint, scraping: ScrapeManager) -> None:
         self._endpoint = endpoint
         self._scraping = scraping
-        self._places: Places = PodPlaces(endpoint) if endpoint.pod is not None else UrlPlaces(endpoint)
-        self._asked_at_seconds: dict[_Need, float] = {}
-        self._scrapers: dict[Target, Scraper] = {}
+        self._places: Targets = PodTargets(endpoint) if endpoint.pod is not None else UrlTargets(endpoint)
+        self._asked_at_seconds: dict[_Interest, float] = {}
+        self._scrapers: dict[Target, ScrapeLoop] = {}
         self._trouble: str | None = None
         self.settled = asyncio.Event()
         self.is_new = True
@@ -227,7 +229,7 @@ class _Asked:
     def __str__(self) -> str:
         return str(self._endpoint)
 
-    def note(self, need: _Need, now: float) -> None:
+    def note(self, need: _Interest, now: float) -> None:
         """Somebody needs this of it."""
         is_known = need in self._asked_at_seconds
         if not is_known and len(self._asked_at_seconds) >= MAX_NEEDS:
@@ -265,7 +267,7 @@ class _Asked:
             self._use(self._places.targets)
             self._tell()
 
-    def told(self, scraper: Scraper) -> None:
+    def told(self, scraper: ScrapeLoop) -> None:
         """A page was scraped."""
         self._learn(scraper)
         self._use(self._places.targets)
@@ -278,7 +280,7 @@ class _Asked:
         self.is_demand = any(need.is_demand for need in needs)
         self.selectors = tuple({it.text: it for need in needs for it in need.selectors}.values())
 
-    def _learn(self, scraper: Scraper) -> None:
+    def _learn(self, scraper: ScrapeLoop) -> None:
         now = self._scraping.now()
         again = self._places.learn(scraper.target, scraper.page, scraper.kind, self.selectors, now)
         self._scraping.look_after(again, self)
@@ -310,12 +312,12 @@ class _Asked:
         if all(map(self._is_done, self._scrapers.values())):
             self.settled.set()
 
-    def _is_done(self, scraper: Scraper) -> bool:
+    def _is_done(self, scraper: ScrapeLoop) -> bool:
         if not scraper.is_scraped:
             return not self._places.awaits_pages
         return scraper.has_looked_for(self.selectors)
 
-    def _say(self, scraped: Scraped) -> None:
+    def _say(self, scraped: ScrapeResult) -> None:
         """Log when it begins to tell nothing, and when that ends."""
         trouble = scraped.failure
         if trouble is None:

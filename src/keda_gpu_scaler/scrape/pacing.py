@@ -15,7 +15,7 @@ from typing import Protocol
 _log = logging.getLogger(__name__)
 
 
-class Due(Protocol):
+class ScheduledTask(Protocol):
     """Something that is done at a time."""
 
     @property
@@ -26,7 +26,7 @@ class Due(Protocol):
         """Do it once."""
 
 
-class Schedule:
+class Pacer:
     """Everything that is due, in one heap and one task, which begins with the first thing.
 
     Args:
@@ -35,15 +35,15 @@ class Schedule:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._due: list[tuple[float, int, Due]] = []
-        self._numbers: dict[Due, int] = {}
+        self._due: list[tuple[float, int, ScheduledTask]] = []
+        self._numbers: dict[ScheduledTask, int] = {}
         self._next_number = itertools.count()
         self._woken = asyncio.Event()
         self._running: set[asyncio.Task[None]] = set()
         self._task: asyncio.Task[None] | None = None
         self._is_closed = False
 
-    def do_at(self, at_seconds: float, what: Due) -> None:
+    def do_at(self, at_seconds: float, what: ScheduledTask) -> None:
         """Have something done at a time, in place of the time that was said before."""
         if self._is_closed:
             return
@@ -77,13 +77,13 @@ class Schedule:
                 async with asyncio.timeout(wait_seconds):
                     await self._woken.wait()
 
-    def _begin(self, what: Due) -> None:
+    def _begin(self, what: ScheduledTask) -> None:
         if what.is_needed:
             task = asyncio.create_task(self._do(what))
             self._running.add(task)
             task.add_done_callback(self._running.discard)
 
-    async def _do(self, what: Due) -> None:
+    async def _do(self, what: ScheduledTask) -> None:
         try:
             await what.do()
         except Exception:  # a defect of one must not end the others

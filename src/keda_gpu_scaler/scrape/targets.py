@@ -10,11 +10,11 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Protocol
 
 from keda_gpu_scaler.core.selectors import SeriesSelector
-from keda_gpu_scaler.core.state.scrape import AUTO, Endpoint, Page, Scraped
+from keda_gpu_scaler.core.state.scrape import AUTO, Endpoint, ScrapeResult, TargetHistory
 from keda_gpu_scaler.core.trigger.metrics import ENGINES
-from keda_gpu_scaler.core.types import Readings
+from keda_gpu_scaler.core.types import EngineSample
 from keda_gpu_scaler.core.urls import Url, UrlError, parse_url
-from keda_gpu_scaler.scrape.http_client import FetchError, Kind, Target
+from keda_gpu_scaler.scrape.http_client import FailureKind, FetchError, Target
 
 LOOK_AGAIN_SECONDS = 5.0
 """How old an answer of the DNS may be."""
@@ -27,20 +27,20 @@ MAX_ADDRESSES = 256
 FORSAKEN_AFTER = 3
 """Where one address of a name is enough, one that answered before is left after so many failures in a row."""
 _MOST_DECLARED = 4
-_SAYING_NO = frozenset({Kind.REFUSED, Kind.ABSENT})
+_SAYING_NO = frozenset({FailureKind.REFUSED, FailureKind.ABSENT})
 _NAMED = 2
 
 Selectors = Collection[SeriesSelector]
 
 
-class Resolves(Protocol):
+class Resolver(Protocol):
     """What knows the addresses of names."""
 
     async def resolve(self, url: Url) -> tuple[str, ...]:
         """Return the addresses of a URL's host; raises FetchError."""
 
 
-class Places(Protocol):
+class Targets(Protocol):
     """Where one endpoint's pages are, as far as is known."""
 
     @property
@@ -55,17 +55,19 @@ class Places(Protocol):
     def awaits_pages(self) -> bool:
         """Whether nothing final can be said before every target was scraped."""
 
-    async def look(self, resolves: Resolves) -> float | None:
+    async def look(self, resolves: Resolver) -> float | None:
         """Look for them; return after how many seconds to look again, None where ``learn`` says so."""
 
-    def learn(self, target: Target, page: Page, kind: Kind | None, selectors: Selectors, now: float) -> float | None:
+    def learn(
+        self, target: Target, page: TargetHistory, kind: FailureKind | None, selectors: Selectors, now: float
+    ) -> float | None:
         """Hear what came of a scrape; return after how many seconds to look again, None for what was said before."""
 
-    def scraped(self, pages: Mapping[Target, Page], selectors: Selectors) -> Scraped | None:
+    def scraped(self, pages: Mapping[Target, TargetHistory], selectors: Selectors) -> ScrapeResult | None:
         """Say what came of the endpoint, None while there is nothing to be said."""
 
 
-class PodPlaces:
+class PodTargets:
     """Where a pod's engine is: the first of its candidates where one answers."""
 
     is_urgent = True
@@ -81,7 +83,7 @@ class PodPlaces:
         self._was_engine = False
         self._lost_since: float | None = None
         self._pause_seconds = FIRST_PAUSE_SECONDS
-        self._told: Scraped | None = None
+        self._told: ScrapeResult | None = None
 
     @property
     def targets(self) -> tuple[Target, ...]:
@@ -95,13 +97,15 @@ class PodPlaces:
         """Whether it was found; a search says by itself when there is something to be said."""
         return self._found is not None
 
-    async def look(self, resolves: Resolves) -> float | None:
+    async def look(self, resolves: Resolver) -> float | None:
         """Begin a round, once the pause is over."""
         if self._is_resting:
             self._begin_round()
         return None
 
-    def learn(self, target: Target, page: Page, kind: Kind | None, selectors: Selectors, now: float) -> float | None:
+    def learn(
+        self, target: Target, page: TargetHistory, kind: FailureKind | None, selectors: Selectors, now: float
+    ) -> float | None:
         """Hear what came of a scrape; return after how many seconds to begin another round."""
         if target not in self.targets:
             return None
@@ -121,11 +125,11 @@ class PodPlaces:
             return None
         return self._end_round()
 
-    def scraped(self, pages: Mapping[Target, Page], selectors: Selectors) -> Scraped | None:
+    def scraped(self, pages: Mapping[Target, TargetHistory], selectors: Selectors) -> ScrapeResult | None:
         """Say what came of it."""
         if self._found is not None and self._found in pages:
             page = pages[self._found]
-            self._told = Scraped((_seen(page, _fault(self._endpoint, page, selectors)),))
+            self._told = ScrapeResult((_seen(page, _fault(self._endpoint, page, selectors)),))
         return self._told
 
     def _learn_of_the_found(self, is_no: bool, now: float) -> None:
@@ -142,7 +146,7 @@ class PodPlaces:
         self._noes.clear()
         self._silences.clear()
 
-    def _note(self, target: Target, page: Page, kind: Kind | None, fault: str | None) -> None:
+    def _note(self, target: Target, page: TargetHistory, kind: FailureKind | None, fault: str | None) -> None:
         newest = page.newest if page.failure is None else None
         if newest is not None and newest.engine:
             self._was_engine = True  # one that was not meant, which must not pass for a pod without any
@@ -161,17 +165,17 @@ class PodPlaces:
         pause, self._pause_seconds = self._pause_seconds, min(2 * self._pause_seconds, LONGEST_PAUSE_SECONDS)
         return pause
 
-    def _not_found(self) -> Scraped:
+    def _not_found(self) -> ScrapeResult:
         told = {**self._silences, **self._noes}
         listed = [f"port {target.url.port}{target.url.path}: {why}" for target, why in list(told.items())[:_NAMED]]
         more = f"; and {len(told) - _NAMED} more" if len(told) > _NAMED else ""
-        return Scraped(
+        return ScrapeResult(
             failure=f"no engine is found: {'; '.join(listed)}{more}",
             is_no_engine=not self._silences and not self._was_engine,
         )
 
 
-class UrlPlaces:
+class UrlTargets:
     """Where a URL's page is: at one of the addresses its name has, or at each of them."""
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -184,7 +188,7 @@ class UrlPlaces:
         self._is_proven = False  # the chosen one has answered
         self._left = 0  # so many were left since one answered
         self._failure: str | None = None
-        self._told: Scraped | None = None
+        self._told: ScrapeResult | None = None
 
     @property
     def targets(self) -> tuple[Target, ...]:
@@ -205,7 +209,7 @@ class UrlPlaces:
         """Whether there is hope, as above."""
         return self.is_urgent
 
-    async def look(self, resolves: Resolves) -> float | None:
+    async def look(self, resolves: Resolver) -> float | None:
         """Resolve the name anew; what it was before stands while it cannot be."""
         try:
             url = parse_url(self._endpoint.url)
@@ -215,7 +219,7 @@ class UrlPlaces:
             return None
         except FetchError as error:
             self._failure = str(error)
-            if error.kind is Kind.DENIED:
+            if error.kind is FailureKind.DENIED:
                 self._addresses = ()
             return LOOK_AGAIN_SECONDS
         except Exception as error:  # whatever a resolver does, it is asked again
@@ -225,7 +229,9 @@ class UrlPlaces:
         self._turn_to(addresses)
         return None if _is_address(url.host) else LOOK_AGAIN_SECONDS
 
-    def learn(self, target: Target, page: Page, kind: Kind | None, selectors: Selectors, now: float) -> float | None:
+    def learn(
+        self, target: Target, page: TargetHistory, kind: FailureKind | None, selectors: Selectors, now: float
+    ) -> float | None:
         """Hear what came of a scrape: where one address is enough and this one fails, the next one is tried."""
         if self._endpoint.every_address or target not in self.targets:
             return None
@@ -234,12 +240,12 @@ class UrlPlaces:
             return None
         self._failures += 1
         if not self._is_proven or self._failures >= FORSAKEN_AFTER:
-            self._told = Scraped((page,))  # it stands until the next one was scraped
+            self._told = ScrapeResult((page,))  # it stands until the next one was scraped
             self._choose((self._chosen + 1) % len(self._addresses))
             self._left += 1
         return None
 
-    def scraped(self, pages: Mapping[Target, Page], selectors: Selectors) -> Scraped | None:
+    def scraped(self, pages: Mapping[Target, TargetHistory], selectors: Selectors) -> ScrapeResult | None:
         """Say what came of it; a page that was not scraped yet is not spoken of while others are."""
         meant = [pages[target] for target in self.targets if target in pages]
         found = [
@@ -247,11 +253,11 @@ class UrlPlaces:
         ]
         if self._count > MAX_ADDRESSES and found:
             failure = f"the name has {self._count} addresses, and {MAX_ADDRESSES} are the most that are asked"
-            found.append(Page(self._endpoint.url, failure=failure))
+            found.append(TargetHistory(self._endpoint.url, failure=failure))
         if found:
-            self._told = Scraped(tuple(found))
+            self._told = ScrapeResult(tuple(found))
         elif not self._addresses and self._failure:
-            self._told = Scraped(failure=self._failure)
+            self._told = ScrapeResult(failure=self._failure)
         return self._told
 
     def _turn_to(self, addresses: tuple[str, ...]) -> None:
@@ -293,7 +299,7 @@ def _ports_and_paths(endpoint: Endpoint) -> Iterator[tuple[int, str]]:
     yield from own
 
 
-def _fault(endpoint: Endpoint, page: Page, selectors: Selectors) -> str | None:
+def _fault(endpoint: Endpoint, page: TargetHistory, selectors: Selectors) -> str | None:
     """Say why a page that was read is not what is meant, None where it is."""
     newest = page.newest if page.failure is None else None
     if newest is None or _has_one_of(newest, endpoint, selectors):
@@ -307,18 +313,18 @@ def _fault(endpoint: Endpoint, page: Page, selectors: Selectors) -> str | None:
     return f"it exports nothing of {endpoint.engine}"
 
 
-def _has_one_of(readings: Readings, endpoint: Endpoint, selectors: Selectors) -> bool:
+def _has_one_of(readings: EngineSample, endpoint: Endpoint, selectors: Selectors) -> bool:
     """Whether it is meant for its series; a URL is, whether they are there yet or not."""
     if endpoint.pod is None:
         return bool(selectors)
     return any(readings.selected.get(it.text) is not None for it in selectors)
 
 
-def _seen(page: Page, fault: str | None) -> Page:
-    return page if fault is None else Page(page.where, failure=fault)
+def _seen(page: TargetHistory, fault: str | None) -> TargetHistory:
+    return page if fault is None else TargetHistory(page.where, failure=fault)
 
 
-def _lacks(page: Page, selectors: Selectors) -> bool:
+def _lacks(page: TargetHistory, selectors: Selectors) -> bool:
     newest = page.newest
     return newest is not None and not all(it.text in newest.selected for it in selectors)
 

@@ -7,14 +7,14 @@ The law of this module: it says what the verdict says, and decides nothing.
 import math
 from collections.abc import Mapping
 
-from keda_gpu_scaler.core.evaluate.engine_load import DemandSight
-from keda_gpu_scaler.core.evaluate.evaluation import Verdict
-from keda_gpu_scaler.core.evaluate.observation import DeviceSight, PodSight, Sight, is_ready
+from keda_gpu_scaler.core.evaluate.engine_load import DemandObservation
+from keda_gpu_scaler.core.evaluate.evaluation import Evaluation
+from keda_gpu_scaler.core.evaluate.observation import DeviceObservation, ObservationState, PodObservation, is_ready
 from keda_gpu_scaler.core.state.fleet import Fleet
-from keda_gpu_scaler.core.trigger.effective import settings
+from keda_gpu_scaler.core.trigger.effective import effective_settings
 from keda_gpu_scaler.core.trigger.metric_type import declared_type
 from keda_gpu_scaler.core.trigger.parser import Trigger
-from keda_gpu_scaler.core.types import NoWorkload, Workload
+from keda_gpu_scaler.core.types import Unavailable, Workload
 from keda_gpu_scaler.wire import verdict_pb2 as verdict_pb
 
 MAX_STEPS = 2000
@@ -26,8 +26,8 @@ MAX_SIGHTS = 1000
 
 def explanation(
     trigger: Trigger,
-    verdict: Verdict,
-    workload: Workload | NoWorkload | None,
+    verdict: Evaluation,
+    workload: Workload | Unavailable | None,
     metadata: Mapping[str, str],
     fleet: Fleet,
     now: float,
@@ -60,7 +60,7 @@ def explanation(
         value_type=(declared_type(workload, metadata) or "") if isinstance(workload, Workload) else "",
         settings=[
             verdict_pb.Setting(key=one.key, value=one.value, origin=one.origin)
-            for one in settings(trigger, metadata, verdict.scope)
+            for one in effective_settings(trigger, metadata, verdict.scope)
         ],
         hints=trigger.hints,
         workload=_told_workload(workload),
@@ -70,7 +70,7 @@ def explanation(
     )
 
 
-def _told_workload(workload: Workload | NoWorkload | None) -> verdict_pb.Workload | None:
+def _told_workload(workload: Workload | Unavailable | None) -> verdict_pb.Workload | None:
     if not isinstance(workload, Workload):
         return None
     return verdict_pb.Workload(
@@ -82,12 +82,12 @@ def _told_workload(workload: Workload | NoWorkload | None) -> verdict_pb.Workloa
     )
 
 
-def _told_sight(sight: PodSight | DeviceSight, now: float, stale_after_seconds: float) -> verdict_pb.Sight:
+def _told_sight(sight: PodObservation | DeviceObservation, now: float, stale_after_seconds: float) -> verdict_pb.Sight:
     told = verdict_pb.Sight(value=sight.value, sentence=sight.sentence)
     if sight.value is not None and math.isfinite(sight.until_seconds):
         # What is believed for so long, and from now on only for so long, is as old as the rest.
         told.age_seconds = max(0.0, stale_after_seconds - (sight.until_seconds - now))
-    if isinstance(sight, PodSight):
+    if isinstance(sight, PodObservation):
         told.pod, told.node = sight.pod.ref.name, sight.pod.node or ""
         told.ready, told.state = is_ready(sight.pod), sight.sight.value
         told.devices.extend(
@@ -102,14 +102,14 @@ def _told_sight(sight: PodSight | DeviceSight, now: float, stale_after_seconds: 
         )
         return told
     told.node, told.ready = sight.node, sight.value is not None
-    told.state = (Sight.UNSEEN if sight.value is None else Sight.SEEN).value
+    told.state = (ObservationState.UNSEEN if sight.value is None else ObservationState.SEEN).value
     if sight.device is not None:
         one = sight.device
         told.devices.add(index=one.index, model=one.model, uuid=one.uuid, value=sight.value)
     return told
 
 
-def _told_demand(demand: DemandSight | None) -> verdict_pb.Demand | None:
+def _told_demand(demand: DemandObservation | None) -> verdict_pb.Demand | None:
     if demand is None:
         return None
     return verdict_pb.Demand(value=demand.value, wakes=demand.wakes, sentence=demand.sentence)

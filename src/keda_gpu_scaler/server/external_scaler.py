@@ -20,21 +20,21 @@ from typing import NoReturn
 import grpc
 from grpc.aio import ServicerContext
 
-from keda_gpu_scaler.core.evaluate.engine_load import DemandSight
-from keda_gpu_scaler.core.evaluate.evaluation import Lack, Verdict, evaluate
-from keda_gpu_scaler.core.evaluate.workload_view import Scrape, ready_pods, scrapes
+from keda_gpu_scaler.core.evaluate.engine_load import DemandObservation
+from keda_gpu_scaler.core.evaluate.evaluation import Evaluation, NoValue, evaluate
+from keda_gpu_scaler.core.evaluate.workload_view import ScrapeRequest, ready_pods, scrape_requests
 from keda_gpu_scaler.core.interfaces import (
     REQUEST_BUCKETS_SECONDS,
-    Answer,
     Cluster,
     Engines,
     Peers,
+    RecentAnswer,
     RequestCounts,
 )
 from keda_gpu_scaler.core.quoting import quoted
 from keda_gpu_scaler.core.state.fleet import Fleet, History
-from keda_gpu_scaler.core.trigger.parser import Scope, Trigger, TriggerError, parse
-from keda_gpu_scaler.core.types import NoWorkload, Workload
+from keda_gpu_scaler.core.trigger.parser import Scope, Trigger, TriggerError, parse_trigger
+from keda_gpu_scaler.core.types import Unavailable, Workload
 from keda_gpu_scaler.server.explain import explanation
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
@@ -60,9 +60,9 @@ _ASK_AGAIN_SECONDS = 1.0
 _SPARED, _LONGEST_SPARED_SECONDS = 10.0, 1.0
 _REMEMBERED = 1024
 _TURN_SECONDS = 0.005
-_STATUS_OF_LACK: Mapping[Lack | None, grpc.StatusCode] = {
-    Lack.UNSEEN: grpc.StatusCode.UNAVAILABLE,
-    Lack.ABSENT: grpc.StatusCode.FAILED_PRECONDITION,
+_STATUS_OF_LACK: Mapping[NoValue | None, grpc.StatusCode] = {
+    NoValue.UNSEEN: grpc.StatusCode.UNAVAILABLE,
+    NoValue.ABSENT: grpc.StatusCode.FAILED_PRECONDITION,
 }
 
 _log = logging.getLogger(__name__)
@@ -70,11 +70,11 @@ _log = logging.getLogger(__name__)
 
 @functools.lru_cache(maxsize=_REMEMBERED)
 def _parse(metadata: tuple[tuple[str, str], ...]) -> Trigger:
-    return parse(dict(metadata))
+    return parse_trigger(dict(metadata))
 
 
 @dataclass(frozen=True, slots=True)
-class _Question:
+class _Request:
     """A trigger, and for which ScaledObject it is asked; without a cluster no two of those differ."""
 
     trigger: Trigger
@@ -84,19 +84,19 @@ class _Question:
 
 
 @dataclass(frozen=True, slots=True)
-class _Judged:
+class _CachedEvaluation:
     """A verdict, and the knowledge it rests on: of the cluster, and of peers by how much they had told.
 
     Until ``spared_until_seconds`` more of what peers told makes no difference.
     """
 
-    verdict: Verdict
-    workload: Workload | NoWorkload | None
+    verdict: Evaluation
+    workload: Workload | Unavailable | None
     node_labels: object
     told: int
     spared_until_seconds: float
 
-    def rests_on(self, workload: Workload | NoWorkload | None, fleet: Fleet, told: int, now: float) -> bool:
+    def rests_on(self, workload: Workload | Unavailable | None, fleet: Fleet, told: int, now: float) -> bool:
         """Whether nothing else that matters is known by now."""
         is_same_cluster = self.workload is workload and self.node_labels is fleet.node_labels
         is_heard = self.told == told or now < self.spared_until_seconds
@@ -104,15 +104,15 @@ class _Judged:
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _RegisteredInterest:
     """What was asked of engines and demand for a question, for these pods, and when."""
 
-    workload: Workload | NoWorkload | None
-    scrapes: tuple[Scrape, ...]
+    workload: Workload | Unavailable | None
+    scrapes: tuple[ScrapeRequest, ...]
     at_seconds: float = -math.inf
 
 
-class Scaler(pb_grpc.ExternalScalerServicer):
+class ExternalScaler(pb_grpc.ExternalScalerServicer):
     """KEDA's ExternalScaler over a fleet view.
 
     Args:
@@ -131,18 +131,18 @@ class Scaler(pb_grpc.ExternalScalerServicer):
         cluster: Cluster | None = None,
         peers: Peers | None = None,
         engines: Engines | None = None,
-        on_answer: Callable[[Answer], None] = lambda answer: None,
+        on_answer: Callable[[RecentAnswer], None] = lambda answer: None,
     ) -> None:
         self._fleet = fleet
         self._clock = clock
         self._cluster = cluster
         self._peers = peers
         self._engines = engines
-        self._asked: dict[_Question, _Asked] = {}
+        self._asked: dict[_Request, _RegisteredInterest] = {}
         self._judged_by: History | None = None
-        self._verdicts: dict[_Question, _Judged] = {}
+        self._verdicts: dict[_Request, _CachedEvaluation] = {}
         self._told = 0
-        self._streams: dict[_Question, set[_Stream]] = defaultdict(set)
+        self._streams: dict[_Request, set[_ActivityStream]] = defaultdict(set)
         self._stopping = False
         self._requests: Counter[str] = Counter()
         self._errors: Counter[str] = Counter()
@@ -151,7 +151,7 @@ class Scaler(pb_grpc.ExternalScalerServicer):
         self._log = _ChangeLog()
         self._answers = _Answers()
 
-    def answers(self) -> list[Answer]:
+    def answers(self) -> list[RecentAnswer]:
         """Return what GetMetrics answered last to each trigger that was asked about lately."""
         return self._answers.lately(self._clock())
 
@@ -227,7 +227,7 @@ class Scaler(pb_grpc.ExternalScalerServicer):
         if sum(map(len, self._streams.values())) >= MAX_STREAMS:
             sentence = f"{MAX_STREAMS} streams are open, the most there may be; is a client leaking them?"
             await self._refuse("StreamIsActive", context, grpc.StatusCode.UNAVAILABLE, sentence)
-        stream = _Stream()
+        stream = _ActivityStream()
         self._streams[question].add(stream)
         try:
             await context.send_initial_metadata(())  # the stream stands, also while there is nothing to push
@@ -275,7 +275,7 @@ class Scaler(pb_grpc.ExternalScalerServicer):
             for stream in streams:
                 stream.wake.set()
 
-    async def _states(self, question: _Question, stream: "_Stream") -> AsyncGenerator[bool, None]:
+    async def _states(self, question: _Request, stream: "_ActivityStream") -> AsyncGenerator[bool, None]:
         pushed_at = 0.0
         while not self._stopping:
             stream.wake.clear()
@@ -299,7 +299,7 @@ class Scaler(pb_grpc.ExternalScalerServicer):
         finally:
             self._durations[method].note(self._clock() - began)
 
-    async def _question(self, method: str | None, ref: pb.ScaledObjectRef, context: ServicerContext) -> _Question:
+    async def _question(self, method: str | None, ref: pb.ScaledObjectRef, context: ServicerContext) -> _Request:
         """Read what is asked; ``method`` is None where the question is not KEDA's, and not counted."""
         self._requests[method or ""] += 1
         metadata = tuple(sorted(ref.scalerMetadata.items()))
@@ -310,10 +310,10 @@ class Scaler(pb_grpc.ExternalScalerServicer):
             await self._refuse(method, context, grpc.StatusCode.INVALID_ARGUMENT, "; ".join(error.problems))
         self._log.hints(_title(ref), trigger)
         if self._cluster is None:
-            return _Question(trigger)
-        return _Question(trigger, metadata, ref.namespace, ref.name)
+            return _Request(trigger)
+        return _Request(trigger, metadata, ref.namespace, ref.name)
 
-    def _interest(self, question: _Question) -> Workload | NoWorkload | None:
+    def _interest(self, question: _Request) -> Workload | Unavailable | None:
         """Say to cluster, engines and peers that this is asked for; return what is known of the workload."""
         workload = self._cluster.workload(question.namespace, question.name) if self._cluster is not None else None
         trigger = question.trigger
@@ -323,13 +323,13 @@ class Scaler(pb_grpc.ExternalScalerServicer):
             self._peers.ask(trigger.window_seconds)
         return workload
 
-    def _ask_engines(self, engines: Engines, question: _Question, workload: Workload | NoWorkload | None) -> None:
+    def _ask_engines(self, engines: Engines, question: _Request, workload: Workload | Unavailable | None) -> None:
         """Ask what the trigger needs of engines and demand, now and then, and as soon as its pods change."""
         now = self._clock()
         asked = self._asked.get(question)
         if asked is None or asked.workload is not workload:
             pods = ready_pods(workload) if isinstance(workload, Workload) else ()
-            asked = _Asked(workload, scrapes(question.trigger, pods))
+            asked = _RegisteredInterest(workload, scrape_requests(question.trigger, pods))
         elif now - asked.at_seconds < _ASK_AGAIN_SECONDS:
             return
         for scrape in asked.scrapes:
@@ -343,7 +343,7 @@ class Scaler(pb_grpc.ExternalScalerServicer):
             del self._asked[next(iter(self._asked))]
         self._asked[question] = replace(asked, at_seconds=now)
 
-    def _needs_devices(self, question: _Question) -> bool:
+    def _needs_devices(self, question: _Request) -> bool:
         """Whether devices have a say: that of a saturation that no engine tells, too."""
         trigger = question.trigger
         if trigger.engine is None:
@@ -354,16 +354,16 @@ class Scaler(pb_grpc.ExternalScalerServicer):
         engines = [scrape.endpoint for scrape in asked if scrape.endpoint.pod is not None]
         return bool(engines) and all((found := told.get(it)) is not None and found.is_no_engine for it in engines)
 
-    async def _looked_up(self, question: _Question) -> None:
+    async def _looked_up(self, question: _Request) -> None:
         """Wait until cluster, engines and peers had their first chance to tell something, but not for long."""
         workload = self._interest(question)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LOOK_UP_SECONDS):
-                if self._cluster is not None and isinstance(workload, NoWorkload) and not workload.is_final:
+                if self._cluster is not None and isinstance(workload, Unavailable) and not workload.is_final:
                     await self._cluster.settled(question.namespace, question.name)
                     self._interest(question)
                 if self._cluster is not None and question.trigger.node_selector is not None:
-                    while isinstance(labels := self._cluster.node_labels(), NoWorkload) and not labels.is_final:
+                    while isinstance(labels := self._cluster.node_labels(), Unavailable) and not labels.is_final:
                         await asyncio.sleep(_LOOK_AGAIN_SECONDS)
                 if self._engines is not None and question in self._asked:
                     await self._engines.settled([scrape.endpoint for scrape in self._asked[question].scrapes])
@@ -382,11 +382,11 @@ class Scaler(pb_grpc.ExternalScalerServicer):
         await context.abort(code, sentence)
         raise AssertionError("abort always raises")
 
-    def _known_activity(self, question: _Question) -> bool | None:
+    def _known_activity(self, question: _Request) -> bool | None:
         """Return what a stream may push: the state, or None while it is unknown."""
         return self._verdict(question).known_activity
 
-    def _verdict(self, question: _Question) -> Verdict:
+    def _verdict(self, question: _Request) -> Evaluation:
         """Judge; at most once by the same knowledge, while the verdict holds."""
         workload = self._interest(question)
         fleet, now = self._fleet(), self._clock()
@@ -403,14 +403,14 @@ class Scaler(pb_grpc.ExternalScalerServicer):
         if now <= verdict.holds_until_seconds and (question in self._verdicts or len(self._verdicts) < _REMEMBERED):
             # Among a thousand peers one tells something every millisecond; the whole fleet takes a hundred to judge.
             spared = min(_SPARED * (self._clock() - now), _LONGEST_SPARED_SECONDS)
-            self._verdicts[question] = _Judged(verdict, workload, fleet.node_labels, self._told, now + spared)
+            self._verdicts[question] = _CachedEvaluation(verdict, workload, fleet.node_labels, self._told, now + spared)
         return verdict
 
 
-class Verdicts(verdict_pb_grpc.VerdictsServicer):
+class EvaluationService(verdict_pb_grpc.VerdictsServicer):
     """Explains the scaler's answers to people."""
 
-    def __init__(self, scaler: Scaler) -> None:
+    def __init__(self, scaler: ExternalScaler) -> None:
         self._scaler = scaler
 
     async def Explain(self, request: pb.ScaledObjectRef, context: ServicerContext) -> verdict_pb.Verdict:  # noqa: N802
@@ -418,7 +418,7 @@ class Verdicts(verdict_pb_grpc.VerdictsServicer):
         return await self._scaler.explain(request, context)
 
 
-class _Stream:
+class _ActivityStream:
     """One open StreamIsActive: what it was told last, and a way to wake it."""
 
     __slots__ = ("pushed", "wake")
@@ -447,16 +447,16 @@ class _Answers:
     """What was answered last, by ScaledObject and metric; of more than can be remembered the newest."""
 
     def __init__(self) -> None:
-        self._answers: OrderedDict[tuple[str, ...], tuple[float, Answer]] = OrderedDict()
+        self._answers: OrderedDict[tuple[str, ...], tuple[float, RecentAnswer]] = OrderedDict()
 
-    def note(self, answer: Answer, now: float) -> None:
+    def note(self, answer: RecentAnswer, now: float) -> None:
         subject = (answer.namespace, answer.name, answer.metric_name, answer.metric)
         self._answers[subject] = (now, answer)
         self._answers.move_to_end(subject)
         if len(self._answers) > _REMEMBERED:
             self._answers.popitem(last=False)
 
-    def lately(self, now: float) -> list[Answer]:
+    def lately(self, now: float) -> list[RecentAnswer]:
         while self._answers:
             subject, (at, _) = next(iter(self._answers.items()))
             if now - at <= ANSWERED_SECONDS:
@@ -481,7 +481,7 @@ class _ChangeLog:
             if self._is_news((title, problem), problem):
                 _log.warning("%s: %s", title, problem)
 
-    def answerable(self, title: str, trigger: Trigger, verdict: Verdict) -> None:
+    def answerable(self, title: str, trigger: Trigger, verdict: Evaluation) -> None:
         subject = (title, trigger)
         # The kind of lack, not its sentence: an age in it changes with every poll.
         if verdict.lack is not None:
@@ -492,7 +492,7 @@ class _ChangeLog:
         if verdict.demand is not None:
             self._demand(f"{title} (demand)", trigger, verdict.demand)
 
-    def _demand(self, title: str, trigger: Trigger, demand: DemandSight) -> None:
+    def _demand(self, title: str, trigger: Trigger, demand: DemandObservation) -> None:
         if demand.wakes is None:
             if self._is_news((title, trigger), "unknown"):
                 _log.warning("%s: %s; it neither wakes the workload nor lets it sleep", title, demand.sentence)
@@ -508,9 +508,9 @@ class _ChangeLog:
         return True
 
 
-def _answer(ref: pb.ScaledObjectRef, trigger: Trigger, verdict: Verdict, now: float) -> Answer:
+def _answer(ref: pb.ScaledObjectRef, trigger: Trigger, verdict: Evaluation, now: float) -> RecentAnswer:
     namespace, name = _title(ref).split("/", 1)
-    return Answer(
+    return RecentAnswer(
         namespace=namespace,
         name=name,
         metric_name=trigger.metric_name,

@@ -21,9 +21,9 @@ from keda_gpu_scaler import __version__
 from keda_gpu_scaler.core.interfaces import (
     COLLECTION_BUCKETS_SECONDS,
     REQUEST_BUCKETS_SECONDS,
-    Answer,
     CollectionCounts,
     PeerCounts,
+    RecentAnswer,
     RequestCounts,
     ScrapeCounts,
     Watches,
@@ -32,7 +32,7 @@ from keda_gpu_scaler.core.state.fleet import Fleet
 from keda_gpu_scaler.core.trigger.metrics import METRICS
 from keda_gpu_scaler.core.types import Sample
 
-_Told = TypeVar("_Told")
+_GaugeValue = TypeVar("_GaugeValue")
 PREFIX = "keda_gpu_scaler_"
 _PLAIN = "text/plain; charset=utf-8"
 _HTML = "text/html; charset=utf-8"
@@ -53,9 +53,9 @@ class Family:
 
 
 @dataclass(frozen=True, slots=True)
-class _Gauge(Generic[_Told]):
+class _Gauge(Generic[_GaugeValue]):
     family: Family
-    read: Callable[[_Told], float | None]
+    read: Callable[[_GaugeValue], float | None]
 
 
 _DEVICE_LABELS = ("gpu_index", "gpu_uuid", "gpu_name")
@@ -91,7 +91,7 @@ _REQUEST_DURATION = Family(
     "scaler_request_duration_seconds", "histogram", "Time until a call was answered; streams do not end.", ("method",)
 )
 _WORKLOAD_LABELS = ("namespace", "name", "metric_name", "metric")
-_ANSWER_GAUGES: tuple[_Gauge[Answer], ...] = (
+_ANSWER_GAUGES: tuple[_Gauge[RecentAnswer], ...] = (
     _Gauge(
         Family(
             "workload_value", "gauge", "What KEDA was told last; no series while that is an error.", _WORKLOAD_LABELS
@@ -121,7 +121,7 @@ _ANSWER_GAUGES: tuple[_Gauge[Answer], ...] = (
         lambda answer: answer.expected,
     ),
 )
-_DEMAND_GAUGES: tuple[_Gauge[Answer], ...] = (
+_DEMAND_GAUGES: tuple[_Gauge[RecentAnswer], ...] = (
     _Gauge(
         Family("workload_demand", "gauge", "What the demand endpoint told; no series while unknown.", _WORKLOAD_LABELS),
         lambda answer: answer.demand,
@@ -186,7 +186,7 @@ def render(
     now: float,
     collections: CollectionCounts,
     requests: Mapping[str, RequestCounts],
-    answers: Sequence[Answer] = (),
+    answers: Sequence[RecentAnswer] = (),
     scrapes: Mapping[str, ScrapeCounts] = MappingProxyType({}),
     peers: PeerCounts | None = None,
     watches: Watches = MappingProxyType({}),
@@ -232,7 +232,7 @@ def _node_lines(
 
 
 def _fleet_lines(
-    fleet: Fleet, now: float, answers: Sequence[Answer], scrapes: Mapping[str, ScrapeCounts]
+    fleet: Fleet, now: float, answers: Sequence[RecentAnswer], scrapes: Mapping[str, ScrapeCounts]
 ) -> Iterator[str]:
     for gauge in (*_ANSWER_GAUGES, *_DEMAND_GAUGES):
         yield from _family(gauge.family, _series(gauge, answers, _of_workload))
@@ -260,7 +260,7 @@ _Series = tuple[str, tuple[str, ...], float]  # suffix of the name, label values
 
 
 def _series(
-    gauge: _Gauge[_Told], told: Iterable[_Told], labels: Callable[[_Told], tuple[str, ...]]
+    gauge: _Gauge[_GaugeValue], told: Iterable[_GaugeValue], labels: Callable[[_GaugeValue], tuple[str, ...]]
 ) -> Iterator[_Series]:
     """Give each a series, except where its value is unknown."""
     for one in told:
@@ -273,7 +273,7 @@ def _of_device(sample: Sample) -> tuple[str, ...]:
     return str(sample.device.index), sample.device.uuid, sample.device.model
 
 
-def _of_workload(answer: Answer) -> tuple[str, ...]:
+def _of_workload(answer: RecentAnswer) -> tuple[str, ...]:
     return answer.namespace, answer.name, answer.metric_name, answer.metric
 
 
@@ -306,7 +306,7 @@ def _number(value: float) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class HttpPage:
     """One answer of the HTTP server; ``headers`` are further ones."""
 
     body: str
@@ -315,33 +315,33 @@ class Page:
     headers: tuple[tuple[str, str], ...] = ()
 
 
-Pages = Mapping[str, Callable[[], Page]]
+HttpPages = Mapping[str, Callable[[], HttpPage]]
 """Path to the function that makes its page."""
 
 
-def probe_pages(unready: Callable[[], str | None]) -> Pages:
+def probe_pages(unready: Callable[[], str | None]) -> HttpPages:
     """Return the probes' pages.
 
     Alive means that the event loop answers: a driver that hangs is not mended by a restart of this pod.
     Ready means that there is something to answer with; ``unready`` says why not.
     """
 
-    def alive() -> Page:
-        return Page("ok\n")
+    def alive() -> HttpPage:
+        return HttpPage("ok\n")
 
-    def ready() -> Page:
+    def ready() -> HttpPage:
         why = unready()
-        return Page("ok\n") if why is None else Page(f"not ready: {why}\n", status=503)
+        return HttpPage("ok\n") if why is None else HttpPage(f"not ready: {why}\n", status=503)
 
     return {"/livez": alive, "/healthz": alive, "/readyz": ready}
 
 
-def metrics_pages(text: Callable[[], str]) -> Pages:
+def metrics_pages(text: Callable[[], str]) -> HttpPages:
     """Return the page that Prometheus scrapes."""
-    return {"/metrics": lambda: Page(text(), content_type=_EXPOSITION)}
+    return {"/metrics": lambda: HttpPage(text(), content_type=_EXPOSITION)}
 
 
-def status_pages(text: Callable[[], str], policy: str) -> Pages:
+def status_pages(text: Callable[[], str], policy: str) -> HttpPages:
     """Return the page for people, an HTML document that may do in a browser what its content security policy says."""
     headers = (
         ("Content-Security-Policy", policy),
@@ -350,7 +350,7 @@ def status_pages(text: Callable[[], str], policy: str) -> Pages:
         ("Cross-Origin-Resource-Policy", "same-origin"),
         ("Cache-Control", "no-store"),
     )
-    return {"/": lambda: Page(text(), content_type=_HTML, headers=headers)}
+    return {"/": lambda: HttpPage(text(), content_type=_HTML, headers=headers)}
 
 
 class HttpServer:
@@ -359,7 +359,7 @@ class HttpServer:
     A client that is slow, wrong or one too many costs a bounded time and a bounded amount of memory.
     """
 
-    def __init__(self, pages: Pages) -> None:
+    def __init__(self, pages: HttpPages) -> None:
         self._pages = pages
         self._server: asyncio.Server | None = None
         self._connections: dict[asyncio.Task[None], None] = {}  # oldest first
@@ -410,7 +410,10 @@ class HttpServer:
             try:
                 request = await _receive(connection, reader)
             except h11.RemoteProtocolError as error:
-                request, page = None, Page("not a request that can be served here\n", status=error.error_status_hint)
+                request, page = (
+                    None,
+                    HttpPage("not a request that can be served here\n", status=error.error_status_hint),
+                )
             else:
                 if request is None:
                     return
@@ -418,12 +421,12 @@ class HttpServer:
             writer.write(_answer(connection, page, headers_only=request is not None and request.method == b"HEAD"))
             await writer.drain()
 
-    def _page(self, request: h11.Request) -> Page:
+    def _page(self, request: h11.Request) -> HttpPage:
         path = request.target.split(b"?", 1)[0].decode("ascii", "replace")
         if request.method not in (b"GET", b"HEAD"):
-            return Page("only GET and HEAD are served here\n", status=405)
+            return HttpPage("only GET and HEAD are served here\n", status=405)
         if path not in self._pages:
-            return Page(f"nothing is served at {path!a}; try {', '.join(sorted(self._pages))}\n", status=404)
+            return HttpPage(f"nothing is served at {path!a}; try {', '.join(sorted(self._pages))}\n", status=404)
         return self._pages[path]()
 
 
@@ -456,7 +459,7 @@ async def _receive(connection: h11.Connection, reader: asyncio.StreamReader) -> 
         connection.receive_data(await reader.read(_MAX_REQUEST_BYTES))
 
 
-def _answer(connection: h11.Connection, page: Page, *, headers_only: bool) -> bytes:
+def _answer(connection: h11.Connection, page: HttpPage, *, headers_only: bool) -> bytes:
     body = page.body.encode(errors="backslashreplace")
     headers = [
         ("Content-Type", page.content_type),

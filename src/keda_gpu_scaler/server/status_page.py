@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from keda_gpu_scaler import __version__
-from keda_gpu_scaler.core.evaluate.attribution import holders
-from keda_gpu_scaler.core.interfaces import Answer, PeerCounts, Watches
-from keda_gpu_scaler.core.state.fleet import NOT_LISTED, Fleet, History
-from keda_gpu_scaler.core.state.scrape import Page
+from keda_gpu_scaler.core.evaluate.attribution import attribute
+from keda_gpu_scaler.core.interfaces import PeerCounts, RecentAnswer, Watches
+from keda_gpu_scaler.core.state.fleet import PEERS_UNKNOWN, Fleet, History
+from keda_gpu_scaler.core.state.scrape import TargetHistory
 from keda_gpu_scaler.core.trigger.metrics import ENGINE_METRICS, METRICS
 from keda_gpu_scaler.core.types import Sample
 
@@ -105,7 +105,7 @@ POLICY = (
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class StatusView:
     """Everything that is shown, at one instant: ``now`` is monotonic, ``unix_seconds`` is for people."""
 
     fleet: Fleet
@@ -113,12 +113,12 @@ class View:
     unix_seconds: float
     node: str
     source: str
-    answers: Sequence[Answer] = ()
+    answers: Sequence[RecentAnswer] = ()
     peers: PeerCounts = field(default_factory=PeerCounts)
     watches: Watches = field(default_factory=dict)
 
 
-class Status:
+class StatusPage:
     """The page, made when somebody looks.
 
     Args:
@@ -126,7 +126,7 @@ class Status:
         clock: monotonic seconds.
     """
 
-    def __init__(self, view: Callable[[], View], clock: Callable[[], float]) -> None:
+    def __init__(self, view: Callable[[], StatusView], clock: Callable[[], float]) -> None:
         self._view = view
         self._clock = clock
         self._made_at = float("-inf")
@@ -140,7 +140,7 @@ class Status:
         return self._text
 
 
-def document(view: View) -> str:
+def document(view: StatusView) -> str:
     """Return the page as HTML."""
     parts = (_HEAD, _header(view), "<main id=main tabindex=-1>", *_main(view), "</main>", _FOOT)
     return "\n".join(part for part in parts if part)
@@ -168,7 +168,7 @@ _FOOT = f"""<footer class=faint>
 """
 
 
-def _header(view: View) -> str:
+def _header(view: StatusView) -> str:
     why = view.fleet.unready(view.now)
     state = "<span class=good>ready</span>" if why is None else f"<span class=bad>not ready</span>: {_text(why)}"
     at = datetime.fromtimestamp(view.unix_seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
@@ -183,7 +183,7 @@ def _header(view: View) -> str:
 </header>"""
 
 
-def _main(view: View) -> Iterator[str]:
+def _main(view: StatusView) -> Iterator[str]:
     yield from _workloads(view)
     yield from _devices(view)
     yield from _unheard(view)
@@ -194,7 +194,7 @@ def _main(view: View) -> Iterator[str]:
 # ---- what KEDA was told ----
 
 
-def _workloads(view: View) -> Iterator[str]:
+def _workloads(view: StatusView) -> Iterator[str]:
     yield "<section aria-labelledby=workloads>"
     yield "<h2 id=workloads>Workloads</h2>"
     if not view.answers:
@@ -212,7 +212,7 @@ def _workloads(view: View) -> Iterator[str]:
     yield "</section>"
 
 
-def _workload(answer: Answer, now: float) -> Iterator[str]:
+def _workload(answer: RecentAnswer, now: float) -> Iterator[str]:
     metric = METRICS.get(answer.metric) or ENGINE_METRICS.get(answer.metric)
     unit = f" {metric.unit}" if metric is not None and metric.unit else ""
     told = "<span class=bad>no value</span>" if answer.value is None else f"{_number(answer.value)}{_text(unit)}"
@@ -238,7 +238,7 @@ def _workload(answer: Answer, now: float) -> Iterator[str]:
     yield "</tbody>"
 
 
-def _demand(answer: Answer) -> str:
+def _demand(answer: RecentAnswer) -> str:
     if answer.is_demand_known is None:
         return "—"
     if not answer.is_demand_known or answer.demand is None:
@@ -246,14 +246,14 @@ def _demand(answer: Answer) -> str:
     return _number(answer.demand)
 
 
-def _title(answer: Answer) -> tuple[str, str, str, str]:
+def _title(answer: RecentAnswer) -> tuple[str, str, str, str]:
     return answer.namespace, answer.name, answer.metric_name, answer.metric
 
 
 # ---- what is seen of the devices ----
 
 
-def _devices(view: View) -> Iterator[str]:
+def _devices(view: StatusView) -> Iterator[str]:
     nodes = view.fleet.nodes()
     yield "<section aria-labelledby=fleet>"
     yield "<h2 id=fleet>Fleet</h2>"
@@ -273,7 +273,7 @@ def _devices(view: View) -> Iterator[str]:
     yield "</section>"
 
 
-def _scope(view: View) -> str:
+def _scope(view: StatusView) -> str:
     if view.peers.followed:
         silence = view.peers.longest_silence_seconds
         silent = f"; the longest silent has told nothing for {_duration(silence)}" if silence else ""
@@ -281,7 +281,7 @@ def _scope(view: View) -> str:
     return "Other instances are not followed: there are none, or nobody has asked here about the fleet lately."
 
 
-def _node(name: str, history: History, samples: Sequence[Sample], view: View) -> Iterator[str]:
+def _node(name: str, history: History, samples: Sequence[Sample], view: StatusView) -> Iterator[str]:
     is_seen = view.fleet.sees(history, view.now)
     if is_seen:
         state = f"{_text(history.newest.source)}, {_duration(history.age_seconds(view.now))} old"
@@ -299,7 +299,7 @@ def _node(name: str, history: History, samples: Sequence[Sample], view: View) ->
 
 def _held(history: History) -> Mapping[str, str] | None:
     """Return who holds each device that is held, by UUID; None where nobody can tell."""
-    found = holders(history.newest)
+    found = attribute(history.newest)
     if found is None:
         return None
     held: dict[str, list[str]] = {}
@@ -334,10 +334,10 @@ def _memory(sample: Sample) -> str:
 # ---- who is not heard, and what else is asked ----
 
 
-def _unheard(view: View) -> Iterator[str]:
+def _unheard(view: StatusView) -> Iterator[str]:
     why = dict(view.fleet.without_word())
-    if NOT_LISTED in view.fleet.silent:
-        why["discovery"] = view.fleet.silent[NOT_LISTED]
+    if PEERS_UNKNOWN in view.fleet.silent:
+        why["discovery"] = view.fleet.silent[PEERS_UNKNOWN]
     if why:
         yield "<section aria-labelledby=unheard>"
         yield "<h2 id=unheard>Not heard</h2>"
@@ -349,7 +349,7 @@ def _unheard(view: View) -> Iterator[str]:
         yield "</section>"
 
 
-def _engines(view: View) -> Iterator[str]:
+def _engines(view: StatusView) -> Iterator[str]:
     rows = [
         (str(endpoint), page, scraped.failure)
         for endpoint, scraped in view.fleet.scraped.items()
@@ -370,7 +370,7 @@ def _engines(view: View) -> Iterator[str]:
     yield "</section>"
 
 
-def _page(page: Page | None, failure: str | None, view: View) -> tuple[str, ...]:
+def _page(page: TargetHistory | None, failure: str | None, view: StatusView) -> tuple[str, ...]:
     if page is None:
         return ("—", "—", _UNKNOWN, _UNKNOWN, _UNKNOWN, f"<span class=bad>{_text(failure or 'not asked yet')}</span>")
     newest = page.newest if page.is_fresh(view.now, view.fleet.stale_after_seconds) else None
@@ -389,7 +389,7 @@ def _page(page: Page | None, failure: str | None, view: View) -> tuple[str, ...]
     )
 
 
-def _watches(view: View) -> Iterator[str]:
+def _watches(view: StatusView) -> Iterator[str]:
     if not view.watches:
         return
     yield "<section aria-labelledby=watches>"

@@ -37,7 +37,7 @@ from keda_gpu_scaler.cli.doctor.findings import Finding, Outcome, Step
 from keda_gpu_scaler.cli.doctor.node import Machine, node_steps
 from keda_gpu_scaler.config import Config
 from keda_gpu_scaler.core.types import Device, Sample, Snapshot
-from keda_gpu_scaler.kube.access_review import Examined
+from keda_gpu_scaler.kube.access_review import AccessReviewer
 from keda_gpu_scaler.peers.client import WATCH
 from keda_gpu_scaler.wire import fleet_pb2 as pb
 from keda_gpu_scaler.wire.snapshot_codec import encode
@@ -1032,16 +1032,16 @@ def test_the_command_examines_a_cluster_by_its_kubeconfig(cluster: FakeCluster, 
 
 
 def test_pages_of_a_list_are_all_read(cluster: FakeCluster) -> None:
-    from keda_gpu_scaler.kube.reflector import Place
+    from keda_gpu_scaler.kube.reflector import ResourceQuery
 
     cluster.page_limit = 2
     for number in range(5):
         cluster.pod(f"pod-{number}")
 
     async def listed() -> list[str]:
-        api = Examined(cluster.access)
+        api = AccessReviewer(cluster.access)
         try:
-            return [str(item["metadata"]["name"]) for item in await api.items(Place("pods"))]
+            return [str(item["metadata"]["name"]) for item in await api.items(ResourceQuery("pods"))]
         finally:
             await api.close()
 

@@ -11,9 +11,15 @@ import pytest
 from click.testing import CliRunner
 
 from keda_gpu_scaler.cli import main
-from keda_gpu_scaler.cli.explain.forecast import decided, foresee
-from keda_gpu_scaler.cli.explain.render import Explained, HpaStatus, as_json, hpa_status, screen
-from keda_gpu_scaler.cli.explain.scaledobject import Declared, Definition, DefinitionError, define, read_definition
+from keda_gpu_scaler.cli.explain.forecast import decided, forecast_of
+from keda_gpu_scaler.cli.explain.render import ExplainResult, HpaStatus, as_json, hpa_status, screen
+from keda_gpu_scaler.cli.explain.scaledobject import (
+    ScaledObject,
+    ScaledObjectError,
+    ScaledObjectTrigger,
+    read_scaled_object,
+    scaled_object_of,
+)
 from keda_gpu_scaler.cli.probe.client import Call
 from keda_gpu_scaler.core.hpa.controller import Behavior, Limit, Policy, PolicyType, ScalingRules, SelectPolicy
 from keda_gpu_scaler.core.hpa.replica_calculator import Tolerances
@@ -90,18 +96,18 @@ def verdict(value: float | None = 276.0, **changes: Any) -> pb.Verdict:
     return base
 
 
-DEFINITION = Definition(
-    "ai", "llama", triggers=(Declared(1, {}),), min_replicas=1, max_replicas=6, hpa_name="keda-hpa-llama"
+DEFINITION = ScaledObject(
+    "ai", "llama", triggers=(ScaledObjectTrigger(1, {}),), min_replicas=1, max_replicas=6, hpa_name="keda-hpa-llama"
 )
 
 
 def explained(
-    told: pb.Verdict | None, definition: Definition = DEFINITION, replicas: int | None = None, **changes: Any
-) -> Explained:
+    told: pb.Verdict | None, definition: ScaledObject = DEFINITION, replicas: int | None = None, **changes: Any
+) -> ExplainResult:
     declared = definition.triggers[0]
-    prospect = foresee(told, definition, declared, replicas) if told is not None else None
+    prospect = forecast_of(told, definition, declared, replicas) if told is not None else None
     parts: dict[str, Any] = {"asked": "pod keda/keda-gpu-scaler-0", "verdict": told, "prospect": prospect, **changes}
-    return Explained(AT, definition, declared, 1, **parts)
+    return ExplainResult(AT, definition, declared, 1, **parts)
 
 
 SCREENS = {
@@ -195,16 +201,19 @@ def policy(value: int, kind: PolicyType = PolicyType.PODS) -> Policy:
         (verdict(350.0), DEFINITION, 5, Limit.NONE),
         (
             verdict(600.0),
-            Definition(
-                "ai", "llama", triggers=(Declared(1, {}),), behavior=Behavior(up=ScalingRules((policy(1),)))
+            ScaledObject(
+                "ai", "llama", triggers=(ScaledObjectTrigger(1, {}),), behavior=Behavior(up=ScalingRules((policy(1),)))
             ),
             5,
             Limit.RATE_UP,
         ),
         (
             verdict(75.0),
-            Definition(
-                "ai", "llama", triggers=(Declared(1, {}),), behavior=Behavior(down=ScalingRules((policy(1),)))
+            ScaledObject(
+                "ai",
+                "llama",
+                triggers=(ScaledObjectTrigger(1, {}),),
+                behavior=Behavior(down=ScalingRules((policy(1),))),
             ),
             3,
             Limit.RATE_DOWN,
@@ -222,15 +231,15 @@ def policy(value: int, kind: PolicyType = PolicyType.PODS) -> Policy:
         "no faster down either", "without a value nothing", "asleep the HPA has no say",
     ],
 )  # fmt: skip
-def test_the_limit_that_bites_is_named(told: pb.Verdict, definition: Definition, replicas: int, limit: Limit) -> None:
-    decision = foresee(told, definition, definition.triggers[0]).decision
+def test_the_limit_that_bites_is_named(told: pb.Verdict, definition: ScaledObject, replicas: int, limit: Limit) -> None:
+    decision = forecast_of(told, definition, definition.triggers[0]).decision
     assert decision is not None
     assert (decision.replicas, decision.limit) == (replicas, limit)
 
 
 def of_keda(told: pb.Verdict, **changes: Any) -> str:
-    definition = Definition("ai", "llama", triggers=(Declared(1, {}),), **changes)
-    return " | ".join(foresee(told, definition, definition.triggers[0]).keda)
+    definition = ScaledObject("ai", "llama", triggers=(ScaledObjectTrigger(1, {}),), **changes)
+    return " | ".join(forecast_of(told, definition, definition.triggers[0]).keda)
 
 
 ASLEEP = pb.Workload(kind="ScaledObject", target="Deployment llama")
@@ -262,15 +271,15 @@ def test_what_keda_does_itself_is_said(told: pb.Verdict, changes: dict[str, Any]
 
 def test_a_size_that_nobody_knows_leads_to_no_decision_until_it_is_given() -> None:
     told = verdict(92.0, workload=None)
-    assert foresee(told, DEFINITION, DEFINITION.triggers[0]).decision is None
-    decision = foresee(told, DEFINITION, DEFINITION.triggers[0], 1).decision
+    assert forecast_of(told, DEFINITION, DEFINITION.triggers[0]).decision is None
+    decision = forecast_of(told, DEFINITION, DEFINITION.triggers[0], 1).decision
     assert decision is not None
     assert decision.replicas == 2
 
 
 def test_the_tolerance_is_the_one_that_the_behaviour_gives() -> None:
-    narrow = Definition("ai", "llama", triggers=(Declared(1, {}),), tolerances=Tolerances(0.01, 0.01))
-    decision = foresee(verdict(310.0), narrow, narrow.triggers[0]).decision
+    narrow = ScaledObject("ai", "llama", triggers=(ScaledObjectTrigger(1, {}),), tolerances=Tolerances(0.01, 0.01))
+    decision = forecast_of(verdict(310.0), narrow, narrow.triggers[0]).decision
     assert decision is not None
     assert (decision.replicas, decision.limit) == (5, Limit.NONE)
 
@@ -285,17 +294,17 @@ def test_while_pods_come_and_go_each_type_counts_its_own(
 ) -> None:
     sizes = pb.Workload(kind="ScaledObject", target="Deployment llama", wanted=4, actual=5, ready=3)
     told = verdict(value, value_type=value_type, workload=sizes)
-    recommendation = foresee(told, DEFINITION, DEFINITION.triggers[0]).recommendation
+    recommendation = forecast_of(told, DEFINITION, DEFINITION.triggers[0]).recommendation
     assert recommendation is not None
     assert recommendation.replicas == replicas
     assert recommendation.sentence.startswith(measured)
 
 
 def test_shrinking_waits_as_long_as_the_behaviour_says() -> None:
-    definition = Definition(
-        "ai", "llama", triggers=(Declared(1, {}),), behavior=Behavior(down=ScalingRules((policy(9),), 120.0))
+    definition = ScaledObject(
+        "ai", "llama", triggers=(ScaledObjectTrigger(1, {}),), behavior=Behavior(down=ScalingRules((policy(9),), 120.0))
     )
-    prospect = foresee(verdict(75.0), definition, definition.triggers[0])
+    prospect = forecast_of(verdict(75.0), definition, definition.triggers[0])
     assert prospect.decision is not None
     assert "once all recommendations of 120 s are this low" in decided(prospect.decision, prospect.current, definition)
 
@@ -324,9 +333,9 @@ spec:
 
 
 def test_everything_that_matters_is_read_of_a_scaled_object() -> None:
-    found = read_definition(SCALED_OBJECT, "ai", "")
+    found = read_scaled_object(SCALED_OBJECT, "ai", "")
     assert found.triggers == (
-        Declared(2, {"scalerAddress": "keda-gpu-scaler.keda:6000", "targetValue": "60"}, "Value"),
+        ScaledObjectTrigger(2, {"scalerAddress": "keda-gpu-scaler.keda:6000", "targetValue": "60"}, "Value"),
     )
     assert (found.namespace, found.name, found.kind, found.others) == ("ai", "llama", "ScaledObject", ("cpu",))
     assert (found.min_replicas, found.max_replicas, found.cooldown_seconds) == (2, 9, 60.0)
@@ -351,13 +360,13 @@ def test_everything_that_matters_is_read_of_a_scaled_object() -> None:
     ],
 )  # fmt: skip
 def test_whatever_strangers_write_is_a_definition(spec: object) -> None:
-    found = define({"kind": "ScaledObject", "metadata": {"name": "x"}, "spec": spec})
+    found = scaled_object_of({"kind": "ScaledObject", "metadata": {"name": "x"}, "spec": spec})
     assert (found.min_replicas, found.max_replicas, found.behavior) == (0, 100, None)
 
 
 def test_a_behaviour_that_cannot_be_read_is_remarked() -> None:
     behavior = {"scaleUp": {"policies": [{"type": "Nodes", "value": 1, "periodSeconds": 1}]}}
-    found = define({"spec": {"advanced": {"horizontalPodAutoscalerConfig": {"behavior": behavior}}}})
+    found = scaled_object_of({"spec": {"advanced": {"horizontalPodAutoscalerConfig": {"behavior": behavior}}}})
     assert found.remarks[0].startswith("behavior: ")
 
 
@@ -370,13 +379,13 @@ def test_a_behaviour_that_cannot_be_read_is_remarked() -> None:
     ],
 )
 def test_a_file_that_does_not_say_which_is_refused(text: str, sentence: str) -> None:
-    with pytest.raises(DefinitionError, match=sentence):
-        read_definition(text, "ai", "")
+    with pytest.raises(ScaledObjectError, match=sentence):
+        read_scaled_object(text, "ai", "")
 
 
 def test_of_several_the_named_one_is_read() -> None:
     both = SCALED_OBJECT + "---" + SCALED_OBJECT.replace("llama", "whisper")
-    assert read_definition(both, "ai", "whisper").name == "whisper"
+    assert read_scaled_object(both, "ai", "whisper").name == "whisper"
 
 
 @pytest.mark.parametrize(

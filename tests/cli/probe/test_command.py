@@ -17,9 +17,9 @@ import grpc
 import pytest
 from click.testing import CliRunner, Result
 
-from keda_gpu_scaler.cli.probe.client import Answer, Pace, Reading, name_from_keda, unreachable
+from keda_gpu_scaler.cli.probe.client import MetricReading, ProbeAnswer, Timing, name_from_keda, unreachable
 from keda_gpu_scaler.cli.probe.command import HEADER_EVERY_ROUNDS, probe
-from keda_gpu_scaler.cli.probe.lint import SMALLEST_TARGET, judge
+from keda_gpu_scaler.cli.probe.lint import SMALLEST_TARGET, lint
 from keda_gpu_scaler.cli.probe.render import WIDTH
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
@@ -94,8 +94,8 @@ class ManualTime:
             raise KeyboardInterrupt
 
     @property
-    def pace(self) -> Pace:
-        return Pace(self.monotonic, self.utc, self.sleep)
+    def pace(self) -> Timing:
+        return Timing(self.monotonic, self.utc, self.sleep)
 
 
 @pytest.fixture
@@ -267,7 +267,7 @@ def test_a_float_of_zero_falls_back_to_the_integer(scaler: FakeScaler, address: 
     ],
 )
 def test_a_number_is_read_as_keda_reads_it(floating: float, expected: float) -> None:
-    assert Reading("gpu", 7, floating).as_keda_reads_it == expected
+    assert MetricReading("gpu", 7, floating).as_keda_reads_it == expected
 
 
 def answer(
@@ -277,11 +277,13 @@ def answer(
     value_name: str = "gpu",
     specs: int = 1,
     values: int = 1,
-) -> Answer:
-    return Answer(True, (), (Reading(spec_name, *target),) * specs, (Reading(value_name, *value),) * values, True)
+) -> ProbeAnswer:
+    return ProbeAnswer(
+        True, (), (MetricReading(spec_name, *target),) * specs, (MetricReading(value_name, *value),) * values, True
+    )
 
 
-def case(sentence: str, shown: Answer, *expected: tuple[str, bool]) -> Any:
+def case(sentence: str, shown: ProbeAnswer, *expected: tuple[str, bool]) -> Any:
     return pytest.param(shown, list(expected), id=sentence)
 
 
@@ -317,8 +319,8 @@ def case(sentence: str, shown: Answer, *expected: tuple[str, bool]) -> Any:
         case("the value's name differs in case only", answer(value_name="GPU")),
     ],
 )
-def test_what_would_hurt_with_keda_is_found(shown: Answer, expected: list[tuple[str, bool]]) -> None:
-    assert [(finding.code, finding.unusable) for finding in judge(shown)] == expected
+def test_what_would_hurt_with_keda_is_found(shown: ProbeAnswer, expected: list[tuple[str, bool]]) -> None:
+    assert [(finding.code, finding.unusable) for finding in lint(shown)] == expected
 
 
 def test_what_keda_cannot_use_leads_to_no_decision_and_exit_1(scaler: FakeScaler, address: str) -> None:

@@ -26,8 +26,8 @@ from click.testing import CliRunner, Result
 
 from keda_gpu_scaler.cli import main
 from keda_gpu_scaler.cli.top.sources import Clocks, FollowedFleet, _Listing
-from keda_gpu_scaler.peers.client import Following
-from keda_gpu_scaler.peers.discovery import Listed
+from keda_gpu_scaler.peers.client import FleetClient
+from keda_gpu_scaler.peers.discovery import StaticDiscovery
 from tests.fake_nvml import Card, FakeNvml
 from tests.kubelet import FakeKubelet
 from tests.serving import COMMAND, WAIT_SECONDS, free_port
@@ -194,8 +194,8 @@ def test_a_kubeconfig_that_cannot_be_used_is_a_sentence_and_exit_status_3(tmp_pa
 
 def test_an_agent_whose_port_cannot_be_forwarded_is_not_heard_either() -> None:
     async def unheard() -> dict[str, str]:
-        directory = Listed(())
-        following = Following(directory, instance="us", clock=time.monotonic)
+        directory = StaticDiscovery(())
+        following = FleetClient(directory, instance="us", clock=time.monotonic)
         listing = _Listing(directory, lambda: {"b": "pod gpu/scaler-b: the API server answers 502"})
         try:
             return dict(FollowedFleet(following, listing, 10.0, Clocks()).view().unheard)

@@ -16,7 +16,7 @@ from keda_gpu_scaler.cli.top.rows import (
     By,
     Row,
     Sort,
-    View,
+    TopView,
     arranged,
     as_csv,
     as_json,
@@ -25,8 +25,8 @@ from keda_gpu_scaler.cli.top.rows import (
     together,
     unheard,
 )
-from keda_gpu_scaler.cli.top.sparklines import GAP, LONGEST_STEPS, SIGNS, STEP_SECONDS, Trails
-from keda_gpu_scaler.core.state.fleet import NOT_LISTED, Fleet
+from keda_gpu_scaler.cli.top.sparklines import GAP, LONGEST_STEPS, SIGNS, STEP_SECONDS, Sparklines
+from keda_gpu_scaler.core.state.fleet import PEERS_UNKNOWN, Fleet
 from tests.fakes import GIB, blind, device, node_history, sample
 
 NOW = 1000.0
@@ -74,7 +74,7 @@ def test_what_is_stale_or_blind_is_unknown_and_says_why() -> None:
 
 
 def test_who_is_not_heard_is_told_with_the_reason() -> None:
-    silent = fleet(**{"gpu-12": "nothing came for 6 s", "gpu-9": "it ended the connection", NOT_LISTED: "no rights"})
+    silent = fleet(**{"gpu-12": "nothing came for 6 s", "gpu-9": "it ended the connection", PEERS_UNKNOWN: "no rights"})
     assert unheard(silent) == {"discovery": "no rights", "gpu-12": "nothing came for 6 s"}
 
 
@@ -203,7 +203,7 @@ def test_a_mean_lies_within_what_it_is_of_and_never_counts_the_unknown(rows: lis
 
 
 def test_json_holds_everything_and_null_where_it_is_unknown() -> None:
-    view = View(datetime(2026, 1, 2, tzinfo=UTC), "fleet", tuple(rows()), {"gpu-12": "why"}, ("a note",))
+    view = TopView(datetime(2026, 1, 2, tzinfo=UTC), "fleet", tuple(rows()), {"gpu-12": "why"}, ("a note",))
     told = json.loads(as_json(view, By.DEVICE, view.rows))
     assert (told["at"], told["place"], told["by"]) == ("2026-01-02T00:00:00+00:00", "fleet", "device")
     assert (told["unheard"], told["notes"]) == ({"gpu-12": "why"}, ["a note"])
@@ -234,7 +234,7 @@ def test_what_no_driver_gave_is_pointed_out() -> None:
 def drawn(
     *seen: float | None, length: int = 6, each: Callable[[int], float] = lambda place: place * STEP_SECONDS
 ) -> str:
-    trails = Trails()
+    trails = Sparklines()
     for place, value in enumerate(seen):
         trails.note([replace(BASE, gpu_utilization_percent=value)], each(place))
     return trails.drawn(BASE.trails, each(len(seen) - 1), length)
@@ -257,14 +257,14 @@ def test_a_sign_is_the_mean_of_its_step() -> None:
 
 
 def test_several_devices_are_one_trail_of_their_mean() -> None:
-    trails = Trails()
+    trails = Sparklines()
     other = replace(BASE, uuid="GPU-0001", trails=(("a", "GPU-0001"),), gpu_utilization_percent=100.0)
     trails.note([replace(BASE, gpu_utilization_percent=0.0), other], 0.0)
     assert trails.drawn((*BASE.trails, *other.trails), 0.0, 1) == SIGNS[4]
 
 
 def test_a_device_that_is_gone_is_forgotten() -> None:
-    trails = Trails()
+    trails = Sparklines()
     trails.note([BASE], 0.0)
     trails.note([], (LONGEST_STEPS + 1) * STEP_SECONDS)
     assert trails.drawn(BASE.trails, 0.0, 1) == " "

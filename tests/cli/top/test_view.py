@@ -10,16 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keda_gpu_scaler.cli.top.rows import By, Row, Sort, View, arranged, device_rows
-from keda_gpu_scaler.cli.top.sparklines import STEP_SECONDS, Trails
+from keda_gpu_scaler.cli.top.rows import By, Row, Sort, TopView, arranged, device_rows
+from keda_gpu_scaler.cli.top.sparklines import STEP_SECONDS, Sparklines
 from keda_gpu_scaler.cli.top.view import (
     NARROWEST,
     PLAIN,
     Line,
-    Look,
-    Page,
+    Panel,
     Signs,
     Style,
+    ViewState,
     pressed,
     screen,
     table_lines,
@@ -29,7 +29,7 @@ from tests.fakes import GIB, blind, node_history, sample
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden"
 NOW = 1000.0
-PLAINLY = Look()
+PLAINLY = ViewState()
 KEYS = ["q", "h", "?", "!", "b", "tab", "d", "n", "p", "s", "left", "right", "r", "/", "x", "enter", "escape"]
 KEYS += ["backspace", "up", "down", "page up", "page down", "home", "end", "ü", "\x00", ""]
 
@@ -52,21 +52,21 @@ def rows() -> tuple[Row, ...]:
     return (*found[:2], shared, *found[3:])
 
 
-def view(*found: Row, unheard: int = 1, notes: Sequence[str] = ("gpu-8: replay of gpus.csv",)) -> View:
+def view(*found: Row, unheard: int = 1, notes: Sequence[str] = ("gpu-8: replay of gpus.csv",)) -> TopView:
     silent = {f"gpu-{10 + number}": "nothing came for 6 s" for number in range(unheard)}
-    return View(datetime(2026, 1, 2, 12, 0, 3).astimezone(), "fleet", found, silent, tuple(notes))
+    return TopView(datetime(2026, 1, 2, 12, 0, 3).astimezone(), "fleet", found, silent, tuple(notes))
 
 
 @functools.cache
-def trails() -> Trails:
-    seen = Trails()
+def trails() -> Sparklines:
+    seen = Sparklines()
     for step in range(20):
         at = NOW - (19 - step) * STEP_SECONDS
         seen.note([replace(row, gpu_utilization_percent=None if step == 9 else step * 5.0) for row in rows()[:3]], at)
     return seen
 
 
-def drawn(look: Look = PLAINLY, width: int = 80, height: int = 16, shown: View | None = None) -> list[Line]:
+def drawn(look: ViewState = PLAINLY, width: int = 80, height: int = 16, shown: TopView | None = None) -> list[Line]:
     return screen(shown or view(*rows()), look, trails(), NOW, width, height)[0]
 
 
@@ -75,14 +75,14 @@ def text(lines: list[Line]) -> str:
 
 
 SCREENS = {
-    "by device": Look(),
-    "by node, the busiest first": Look(by=By.NODE, sort=Sort.UTILIZATION),
-    "by pod": Look(by=By.POD),
-    "filtered": Look(words="llama"),
-    "a filter that is being typed": Look(typing="whis"),
-    "a filter that nothing holds": Look(words="nobody"),
-    "help": Look(page=Page.HELP),
-    "who is not heard": Look(page=Page.UNHEARD),
+    "by device": ViewState(),
+    "by node, the busiest first": ViewState(by=By.NODE, sort=Sort.UTILIZATION),
+    "by pod": ViewState(by=By.POD),
+    "filtered": ViewState(words="llama"),
+    "a filter that is being typed": ViewState(typing="whis"),
+    "a filter that nothing holds": ViewState(words="nobody"),
+    "help": ViewState(page=Panel.HELP),
+    "who is not heard": ViewState(page=Panel.UNHEARD),
 }
 
 
@@ -102,15 +102,15 @@ HOSTILE = st.text(st.characters(codec="utf-8"), max_size=60)
 
 
 @given(
-    HOSTILE, HOSTILE, st.integers(1, 200), st.integers(1, 60), st.sampled_from(By), st.sampled_from(Page),
+    HOSTILE, HOSTILE, st.integers(1, 200), st.integers(1, 60), st.sampled_from(By), st.sampled_from(Panel),
     st.none() | HOSTILE,
 )  # fmt: skip
 def test_no_line_is_too_wide_and_nothing_strange_gets_through(
-    name: str, words: str, width: int, height: int, by: By, page: Page, typing: str | None
+    name: str, words: str, width: int, height: int, by: By, page: Panel, typing: str | None
 ) -> None:
     strange = [replace(row, node=name, model=name, held_by=(name,), unknown=name) for row in rows()]
-    shown = View(view().at, "fleet", tuple(strange), {name: name}, (name,))
-    look = Look(by=by, page=page, typing=typing)
+    shown = TopView(view().at, "fleet", tuple(strange), {name: name}, (name,))
+    look = ViewState(by=by, page=page, typing=typing)
     lines, _ = screen(shown, look, trails(), NOW, width, height)
     assert len(lines) <= height
     for line in lines:
@@ -144,17 +144,19 @@ def test_a_terminal_that_knows_ascii_alone_is_sent_nothing_else() -> None:
     for look in SCREENS.values():
         lines, _ = screen(view(*rows()), look, trails(), NOW, 60, 30, PLAIN)
         assert all(line.text.isascii() for line in lines)
-    assert not all(line.text.isascii() for line in screen(view(*rows()), Look(), trails(), NOW, 60, 30, Signs())[0])
+    assert not all(
+        line.text.isascii() for line in screen(view(*rows()), ViewState(), trails(), NOW, 60, 30, Signs())[0]
+    )
 
 
 def test_as_many_rows_as_there_is_room_for_and_the_rest_by_scrolling() -> None:
     assert [line.text[:7] for line in drawn(height=7)][3:5] == ["gpu-7  ", "gpu-7  "]
-    lines, look = screen(view(*rows(), unheard=0, notes=()), Look(offset=1 << 30), trails(), NOW, 80, 5)
+    lines, look = screen(view(*rows(), unheard=0, notes=()), ViewState(offset=1 << 30), trails(), NOW, 80, 5)
     assert [line.text[:5] for line in lines] == ["fleet", "by de", "NODE ", "gpu-8", "gpu-9"]
     assert look.offset == 3
 
 
-def after(*keys: str, look: Look = PLAINLY) -> Look | None:
+def after(*keys: str, look: ViewState = PLAINLY) -> ViewState | None:
     return functools.reduce(lambda now, key: pressed(now, key) if now is not None else None, keys, look)  # type: ignore[arg-type,return-value]
 
 
@@ -163,38 +165,38 @@ def after(*keys: str, look: Look = PLAINLY) -> Look | None:
     [
         pytest.param(["q"], None, id="q quits"),
         pytest.param(["h", "q"], None, id="q quits from the help"),
-        pytest.param(["h"], Look(page=Page.HELP), id="h shows the help"),
-        pytest.param(["?", "h"], Look(), id="and hides it"),
-        pytest.param(["!"], Look(page=Page.UNHEARD), id="who is not heard"),
-        pytest.param(["!", "escape"], Look(), id="Esc goes back"),
-        pytest.param(["b"], Look(by=By.NODE), id="the next view"),
-        pytest.param(["tab", "tab", "tab"], Look(), id="round and round"),
-        pytest.param(["p"], Look(by=By.POD), id="pods"),
-        pytest.param(["s"], Look(sort=Sort.UTILIZATION), id="the next column"),
-        pytest.param(["left"], Look(sort=Sort.AGE), id="the column before the first is the last"),
-        pytest.param(["r"], Look(is_reversed=True), id="the other way round"),
-        pytest.param(["r", "s"], Look(sort=Sort.UTILIZATION), id="a new column begins at its own end"),
-        pytest.param(["/", "q", "x"], Look(typing="qx"), id="what is typed is no command"),
-        pytest.param(["/", "a", "b", "backspace", "enter"], Look(words="a"), id="a filter is kept by Enter"),
-        pytest.param(["/", "a", "enter", "/", "b", "enter"], Look(words="ab"), id="and typed on"),
-        pytest.param(["/", "a", "escape"], Look(), id="and dropped by Esc"),
-        pytest.param(["/", "a", "enter", "escape"], Look(), id="later too"),
-        pytest.param(["/", "up", "\x00"], Look(typing=""), id="what cannot be typed is not"),
-        pytest.param(["down", "down", "up"], Look(offset=1), id="lines"),
-        pytest.param(["page down", "page down", "page up"], Look(offset=10), id="screens"),
-        pytest.param(["page down", "home", "up"], Look(), id="not above the first"),
-        pytest.param(["page down", "n"], Look(by=By.NODE), id="another view begins at its top"),
-        pytest.param(["h", "p", "s", "/"], Look(page=Page.HELP), id="in the help nothing else changes"),
-        pytest.param(["ü", ""], Look(), id="other keys do nothing"),
+        pytest.param(["h"], ViewState(page=Panel.HELP), id="h shows the help"),
+        pytest.param(["?", "h"], ViewState(), id="and hides it"),
+        pytest.param(["!"], ViewState(page=Panel.UNHEARD), id="who is not heard"),
+        pytest.param(["!", "escape"], ViewState(), id="Esc goes back"),
+        pytest.param(["b"], ViewState(by=By.NODE), id="the next view"),
+        pytest.param(["tab", "tab", "tab"], ViewState(), id="round and round"),
+        pytest.param(["p"], ViewState(by=By.POD), id="pods"),
+        pytest.param(["s"], ViewState(sort=Sort.UTILIZATION), id="the next column"),
+        pytest.param(["left"], ViewState(sort=Sort.AGE), id="the column before the first is the last"),
+        pytest.param(["r"], ViewState(is_reversed=True), id="the other way round"),
+        pytest.param(["r", "s"], ViewState(sort=Sort.UTILIZATION), id="a new column begins at its own end"),
+        pytest.param(["/", "q", "x"], ViewState(typing="qx"), id="what is typed is no command"),
+        pytest.param(["/", "a", "b", "backspace", "enter"], ViewState(words="a"), id="a filter is kept by Enter"),
+        pytest.param(["/", "a", "enter", "/", "b", "enter"], ViewState(words="ab"), id="and typed on"),
+        pytest.param(["/", "a", "escape"], ViewState(), id="and dropped by Esc"),
+        pytest.param(["/", "a", "enter", "escape"], ViewState(), id="later too"),
+        pytest.param(["/", "up", "\x00"], ViewState(typing=""), id="what cannot be typed is not"),
+        pytest.param(["down", "down", "up"], ViewState(offset=1), id="lines"),
+        pytest.param(["page down", "page down", "page up"], ViewState(offset=10), id="screens"),
+        pytest.param(["page down", "home", "up"], ViewState(), id="not above the first"),
+        pytest.param(["page down", "n"], ViewState(by=By.NODE), id="another view begins at its top"),
+        pytest.param(["h", "p", "s", "/"], ViewState(page=Panel.HELP), id="in the help nothing else changes"),
+        pytest.param(["ü", ""], ViewState(), id="other keys do nothing"),
     ],
 )
-def test_keys(keys: list[str], expected: Look | None) -> None:
+def test_keys(keys: list[str], expected: ViewState | None) -> None:
     assert after(*keys) == expected
 
 
 @given(st.lists(st.sampled_from(KEYS), max_size=30), st.integers(1, 100), st.integers(1, 30))
 def test_whatever_is_pressed_there_is_a_screen(keys: list[str], width: int, height: int) -> None:
-    look: Look | None = Look()
+    look: ViewState | None = ViewState()
     shown = view(*rows())
     for key in keys:
         if look is None:
@@ -207,6 +209,6 @@ def test_whatever_is_pressed_there_is_a_screen(keys: list[str], width: int, heig
 
 
 def test_the_help_names_every_key() -> None:
-    shown = text(drawn(Look(page=Page.HELP), 140, 60))
+    shown = text(drawn(ViewState(page=Panel.HELP), 140, 60))
     for key in ("q", "Ctrl-C", "h", "?", "b", "Tab", "d", "n", "p", "s", "r", "/", "Enter", "Esc", "PgUp", "Home", "!"):
         assert key in shown

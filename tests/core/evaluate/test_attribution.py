@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keda_gpu_scaler.core.evaluate.attribution import Holding, Share, holders, resolve
+from keda_gpu_scaler.core.evaluate.attribution import DeviceShare, PodDevices, attribute, resolve
 from keda_gpu_scaler.core.types import Allocation, Device, PodRef, Sample, Snapshot
 
 WHOLE = "GPU-8d1c2e66-6c3f-4f5e-9a3e-111111111111"
@@ -77,7 +77,7 @@ def test_ids_are_matched_by_their_shape(
 
 
 def test_a_pod_that_lists_a_device_twice_holds_it_once() -> None:
-    held = holders(
+    held = attribute(
         snapshot(
             NVIDIA,
             allocation(f"{WHOLE}::0"),
@@ -86,33 +86,33 @@ def test_a_pod_that_lists_a_device_twice_holds_it_once() -> None:
         )
     )
     assert held is not None
-    assert held[PodRef("ai", "llama-0")].shares == (Share(H100, 1),)
+    assert held[PodRef("ai", "llama-0")].shares == (DeviceShare(H100, 1),)
 
 
 def test_a_device_that_was_found_is_not_strange_as_well() -> None:
     strange = "GPU-8d1c2e66-6c3f-4f5e-9a3e-999999999999"
-    held = holders(snapshot(NVIDIA, allocation(WHOLE), allocation(WHOLE, pod="p"), allocation(strange, pod="p")))
+    held = attribute(snapshot(NVIDIA, allocation(WHOLE), allocation(WHOLE, pod="p"), allocation(strange, pod="p")))
     assert held == {
-        PodRef("ai", "llama-0"): Holding((Share(H100, 2),)),
-        PodRef("ai", "p"): Holding((Share(H100, 2),), (strange,)),
+        PodRef("ai", "llama-0"): PodDevices((DeviceShare(H100, 2),)),
+        PodRef("ai", "p"): PodDevices((DeviceShare(H100, 2),), (strange,)),
     }
 
 
 def test_several_holders_share_evenly() -> None:
-    held = holders(snapshot(NVIDIA, *(allocation(f"{WHOLE}::{one}", pod=f"p{one}") for one in range(3))))
+    held = attribute(snapshot(NVIDIA, *(allocation(f"{WHOLE}::{one}", pod=f"p{one}") for one in range(3))))
     assert held is not None
-    assert {holding.shares for holding in held.values()} == {(Share(H100, 3),)}
+    assert {holding.shares for holding in held.values()} == {(DeviceShare(H100, 3),)}
 
 
 def test_pods_of_one_name_in_two_namespaces_are_two() -> None:
-    held = holders(snapshot(NVIDIA, Allocation("a", "p", "c", "r", WHOLE), Allocation("b", "p", "c", "r", WHOLE)))
+    held = attribute(snapshot(NVIDIA, Allocation("a", "p", "c", "r", WHOLE), Allocation("b", "p", "c", "r", WHOLE)))
     assert held is not None
     assert set(held) == {PodRef("a", "p"), PodRef("b", "p")}
 
 
 def test_law_1_nobody_can_tell_is_not_nobody_holds() -> None:
-    assert holders(Snapshot("gpu-7", 1, 1.0, 1.0, "fake", ())) is None
-    assert holders(snapshot(NVIDIA)) == {}
+    assert attribute(Snapshot("gpu-7", 1, 1.0, 1.0, "fake", ())) is None
+    assert attribute(snapshot(NVIDIA)) == {}
 
 
 @pytest.mark.parametrize(
@@ -130,19 +130,19 @@ def test_law_1_nobody_can_tell_is_not_nobody_holds() -> None:
     ],
 )
 def test_law_1_an_accelerator_that_the_node_does_not_list_is_held_all_the_same(device_id: str, resource: str) -> None:
-    held = holders(snapshot(NVIDIA, allocation(device_id, resource)))
+    held = attribute(snapshot(NVIDIA, allocation(device_id, resource)))
     assert held is not None
     assert held[PodRef("ai", "llama-0")].unresolved == (device_id,)
 
 
 def test_what_is_no_accelerator_is_not_held() -> None:
-    assert holders(snapshot(NVIDIA, allocation("mlx5_0", "rdma/hca"), allocation("0000:ff:00.0", "intel/nic"))) == {}
-    assert holders(snapshot(NVIDIA, allocation("card9-0", "gpu.intel.com/xe_monitoring"))) == {}
-    assert holders(snapshot(NVIDIA, allocation("channel-0", "compute-domain.nvidia.com"))) == {}
+    assert attribute(snapshot(NVIDIA, allocation("mlx5_0", "rdma/hca"), allocation("0000:ff:00.0", "intel/nic"))) == {}
+    assert attribute(snapshot(NVIDIA, allocation("card9-0", "gpu.intel.com/xe_monitoring"))) == {}
+    assert attribute(snapshot(NVIDIA, allocation("channel-0", "compute-domain.nvidia.com"))) == {}
 
 
 def test_shares_stand_in_the_order_of_the_devices() -> None:
-    held = holders(snapshot(NVIDIA, *(allocation(device.uuid) for device in reversed(NVIDIA))))
+    held = attribute(snapshot(NVIDIA, *(allocation(device.uuid) for device in reversed(NVIDIA))))
     assert held is not None
     assert [share.device for share in held[PodRef("ai", "llama-0")].shares] == list(NVIDIA)
 
@@ -165,7 +165,7 @@ ALLOCATIONS = st.lists(
 
 @given(ALLOCATIONS, st.randoms(use_true_random=False))
 def test_law_4_shares_add_up_to_the_device(allocations: list[Allocation], random: Random) -> None:
-    held = holders(snapshot(NVIDIA, *allocations))
+    held = attribute(snapshot(NVIDIA, *allocations))
     assert held is not None
     total: dict[str, Fraction] = {}
     for holding in held.values():
@@ -175,4 +175,4 @@ def test_law_4_shares_add_up_to_the_device(allocations: list[Allocation], random
     assert set(total.values()) <= {Fraction(1)}
     again = [*allocations, *allocations[:3]]
     random.shuffle(again)
-    assert holders(snapshot(NVIDIA, *again)) == held
+    assert attribute(snapshot(NVIDIA, *again)) == held

@@ -8,18 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keda_gpu_scaler.core.evaluate.engine_load import (
-    DemandSight,
-    Load,
+    DemandObservation,
+    EngineLoad,
     engine_load,
-    look_at_demand,
+    observe_demand,
     pod_endpoint,
     quantile,
 )
 from keda_gpu_scaler.core.selectors import SeriesSelector, parse_series
-from keda_gpu_scaler.core.state.scrape import Endpoint, Page, Scraped
-from keda_gpu_scaler.core.trigger.engine_params import Demand, EngineQuery
+from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult, TargetHistory
+from keda_gpu_scaler.core.trigger.engine_params import DemandQuery, EngineQuery
 from keda_gpu_scaler.core.trigger.metrics import ENGINE_METRICS
-from keda_gpu_scaler.core.types import Histogram, Readings, Series
+from keda_gpu_scaler.core.types import EngineSample, Histogram, Series
 from tests.fakes import pod
 
 NOW = 1000.0
@@ -28,19 +28,23 @@ ANY = EngineQuery()
 IDLE = {"waiting": 0.0, "running": 0.0}
 
 
-def page(*moments: Mapping[str, object], every: float = 2.0, last_at: float = NOW, engine: str = "vllm") -> Page:
+def page(
+    *moments: Mapping[str, object], every: float = 2.0, last_at: float = NOW, engine: str = "vllm"
+) -> TargetHistory:
     """One reading a moment, ``every`` seconds apart, the last at ``last_at``."""
-    return Page(
+    return TargetHistory(
         WHERE,
         tuple(
-            Readings(last_at - every * (len(moments) - 1 - number), engine, **moment)  # type: ignore[arg-type]
+            EngineSample(last_at - every * (len(moments) - 1 - number), engine, **moment)  # type: ignore[arg-type]
             for number, moment in enumerate(moments)
         ),
     )
 
 
-def load(metric: str, told: Page | Scraped | None, *, window: float = 10.0, query: EngineQuery = ANY) -> Load:
-    scraped = Scraped((told,)) if isinstance(told, Page) else told
+def load(
+    metric: str, told: TargetHistory | ScrapeResult | None, *, window: float = 10.0, query: EngineQuery = ANY
+) -> EngineLoad:
+    scraped = ScrapeResult((told,)) if isinstance(told, TargetHistory) else told
     return engine_load(query, ENGINE_METRICS[metric], scraped, window_seconds=window, stale_after_seconds=10.0, now=NOW)
 
 
@@ -176,18 +180,22 @@ def test_a_counter_that_is_missing_for_once_makes_no_crowd() -> None:
     ("scraped", "why"),
     [
         pytest.param(None, "not scraped yet", id="nobody asked yet"),
-        pytest.param(Scraped(failure="no address of llama"), "no address of llama", id="its name does not resolve"),
         pytest.param(
-            Scraped((Page(WHERE, failure="no answer within 2 s"),)), "no answer within 2 s", id="it never answered"
+            ScrapeResult(failure="no address of llama"), "no address of llama", id="its name does not resolve"
         ),
         pytest.param(
-            Scraped((replace(page({"waiting": 3.0}, last_at=NOW - 11), failure="no answer within 2 s"),)),
+            ScrapeResult((TargetHistory(WHERE, failure="no answer within 2 s"),)),
+            "no answer within 2 s",
+            id="it never answered",
+        ),
+        pytest.param(
+            ScrapeResult((replace(page({"waiting": 3.0}, last_at=NOW - 11), failure="no answer within 2 s"),)),
             "no answer within 2 s; it last told something 11 s ago",
             id="it has not answered for too long",
         ),
     ],
 )
-def test_law_1_an_engine_that_cannot_be_read_is_unknown(scraped: Scraped | None, why: str) -> None:
+def test_law_1_an_engine_that_cannot_be_read_is_unknown(scraped: ScrapeResult | None, why: str) -> None:
     told = load("queue_depth", scraped)
     assert (told.value, told.sentence) == (None, why)
 
@@ -295,14 +303,14 @@ def test_a_quantile_lies_within_the_buckets_that_hold_something(sizes: list[int]
 # ---- demand ----
 
 QUEUE = SeriesSelector("queue_size")
-DEMAND = Demand("http://epp:9090/metrics", (QUEUE,))
+DEMAND = DemandQuery("http://epp:9090/metrics", (QUEUE,))
 
 
-def look(*pages: Page, demand: Demand = DEMAND, failure: str | None = None) -> DemandSight:
-    return look_at_demand(demand, Scraped(pages, failure), window_seconds=10.0, stale_after_seconds=10.0, now=NOW)
+def look(*pages: TargetHistory, demand: DemandQuery = DEMAND, failure: str | None = None) -> DemandObservation:
+    return observe_demand(demand, ScrapeResult(pages, failure), window_seconds=10.0, stale_after_seconds=10.0, now=NOW)
 
 
-def queue(*sizes: float | None, last_at: float = NOW, every: float = 0.5) -> Page:
+def queue(*sizes: float | None, last_at: float = NOW, every: float = 0.5) -> TargetHistory:
     return page(
         *({"selected": {"queue_size": None if size is None else gauge(size)}} for size in sizes),
         every=every,
@@ -310,7 +318,7 @@ def queue(*sizes: float | None, last_at: float = NOW, every: float = 0.5) -> Pag
     )
 
 
-def requests(*totals: float | None, every: float = 0.5) -> Page:
+def requests(*totals: float | None, every: float = 0.5) -> TargetHistory:
     return page(
         *({"selected": {"queue_size": None if total is None else counter(total)}} for total in totals), every=every
     )
@@ -353,7 +361,7 @@ def requests(*totals: float | None, every: float = 0.5) -> Page:
     ],
 )
 def test_demand_wakes_when_it_is_seen_and_sleeps_when_all_of_it_is(
-    pages: list[Page], value: float | None, wakes: bool | None
+    pages: list[TargetHistory], value: float | None, wakes: bool | None
 ) -> None:
     sight = look(*pages)
     assert (sight.value, sight.wakes) == (value, wakes)

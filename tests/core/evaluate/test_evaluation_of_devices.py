@@ -7,18 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keda_gpu_scaler.core.aggregation import AGGREGATIONS, mean
-from keda_gpu_scaler.core.evaluate.evaluation import Lack, evaluate
+from keda_gpu_scaler.core.evaluate.evaluation import NoValue, evaluate
 from keda_gpu_scaler.core.state.fleet import Fleet
 from keda_gpu_scaler.core.trigger.metrics import METRICS
 from keda_gpu_scaler.core.trigger.parser import Trigger
-from keda_gpu_scaler.core.trigger.parser import parse as parse_metadata
+from keda_gpu_scaler.core.trigger.parser import parse_trigger as parse_metadata
 from keda_gpu_scaler.core.types import Sample
 from tests.fakes import blind, fleet_of, sample
 
 NOW = 1000.0
 
 
-def parse(metadata: dict[str, str]) -> Trigger:
+def parse_trigger(metadata: dict[str, str]) -> Trigger:
     """A trigger that asks for the devices' own value, for which nobody needs to know the replicas."""
     return parse_metadata({"report": "average", **metadata})
 
@@ -45,7 +45,7 @@ def moment(*utilizations: float | None) -> list[Sample]:
 def test_the_value_is_the_aggregate_of_the_devices_windows(
     metadata: dict[str, str], moments: list[list[Sample]], expected: float
 ) -> None:
-    verdict = evaluate(parse(metadata), fleet_of(*moments), NOW)
+    verdict = evaluate(parse_trigger(metadata), fleet_of(*moments), NOW)
     assert verdict.value == expected
     assert verdict.lack is None
 
@@ -55,32 +55,32 @@ def test_the_value_is_the_aggregate_of_the_devices_windows(
     [(0, 0, False), (1, 0, True), (5, 5, False), (6, 5, True)],
 )
 def test_active_means_strictly_above_the_threshold(utilization: float, activation: float, active: bool) -> None:
-    trigger = parse({"activationThreshold": str(activation)})
+    trigger = parse_trigger({"activationThreshold": str(activation)})
     assert evaluate(trigger, fleet_of(moment(utilization)), NOW).active is active
 
 
 @pytest.mark.parametrize(
     ("fleet", "metadata", "lack", "reason"),
     [
-        pytest.param(Fleet(None, 10.0), {}, Lack.UNSEEN, "no sample yet", id="nothing was sampled yet"),
+        pytest.param(Fleet(None, 10.0), {}, NoValue.UNSEEN, "no sample yet", id="nothing was sampled yet"),
         pytest.param(
             fleet_of(moment(50), last_at=900.0),
             {},
-            Lack.UNSEEN,
+            NoValue.UNSEEN,
             "no fresh sample: node gpu-7 last answered 100 s ago (limit 10 s)",
             id="the snapshot is stale",
         ),
         pytest.param(
             replace(fleet_of(moment(50), last_at=900.0), failure="the driver is gone"),
             {},
-            Lack.UNSEEN,
+            NoValue.UNSEEN,
             "no fresh sample: node gpu-7 last answered 100 s ago (limit 10 s): the driver is gone",
             id="the snapshot is stale, and it is known why",
         ),
         pytest.param(
             Fleet(None, 10.0, deviceless=True),
             {},
-            Lack.ABSENT,
+            NoValue.ABSENT,
             "this instance has no device by design (--backend none), and it knows no peer that has; ask one that runs "
             "on a GPU node, or tell it where they are with --peers",
             id="no device by design",
@@ -88,21 +88,21 @@ def test_active_means_strictly_above_the_threshold(utilization: float, activatio
         pytest.param(
             fleet_of(moment(1, 2)),
             {"gpuIndex": "5"},
-            Lack.ABSENT,
+            NoValue.ABSENT,
             "metadata.gpuIndex: node gpu-7 has no device 5: it has 0, 1; -1 means all",
             id="no device of that index",
         ),
         pytest.param(
             fleet_of([]),
             {},
-            Lack.ABSENT,
+            NoValue.ABSENT,
             "node gpu-7 has no device; run the scaler on GPU nodes only",
             id="a node without devices",
         ),
         pytest.param(
             fleet_of([sample(0, 0.1), blind(1), blind(2)]),
             {},
-            Lack.UNSEEN,
+            NoValue.UNSEEN,
             "gpu_utilization is unknown for 2 of 3 devices: GPU 1 (GPU-0001) of node gpu-7 gives no gpu_utilization; "
             "GPU 2 (GPU-0002) of node gpu-7 gives no gpu_utilization; nothing moves until they answer. Repair them, "
             "ask for another metricType, or narrow the trigger",
@@ -111,7 +111,7 @@ def test_active_means_strictly_above_the_threshold(utilization: float, activatio
         pytest.param(
             fleet_of([sample(0, power_watts=None)]),
             {"metricType": "power_draw", "targetValue": "300"},
-            Lack.UNSEEN,
+            NoValue.UNSEEN,
             "power_draw is unknown for 1 of 1 devices: GPU 0 (GPU-0000) of node gpu-7 gives no power_draw; nothing "
             "moves until they answer. Repair them, ask for another metricType, or narrow the trigger",
             id="a device without that reading",
@@ -119,9 +119,9 @@ def test_active_means_strictly_above_the_threshold(utilization: float, activatio
     ],
 )
 def test_law_1_what_is_unknown_has_no_value_keeps_the_workload_and_says_why(
-    fleet: Fleet, metadata: dict[str, str], lack: Lack, reason: str
+    fleet: Fleet, metadata: dict[str, str], lack: NoValue, reason: str
 ) -> None:
-    verdict = evaluate(parse(metadata), fleet, NOW)
+    verdict = evaluate(parse_trigger(metadata), fleet, NOW)
     assert (verdict.value, verdict.lack, verdict.reason) == (None, lack, reason)
     assert verdict.active
     assert reason in verdict.steps
@@ -130,7 +130,7 @@ def test_law_1_what_is_unknown_has_no_value_keeps_the_workload_and_says_why(
 def test_law_1_where_every_device_must_be_seen_no_known_one_speaks_for_an_unknown_one() -> None:
     for aggregation in AGGREGATIONS:
         for utilizations in ((95, None), (0, None), (10, 10, 10, None)):
-            trigger = parse({"aggregation": aggregation, "minCoverage": "1"})
+            trigger = parse_trigger({"aggregation": aggregation, "minCoverage": "1"})
             verdict = evaluate(trigger, fleet_of(moment(*utilizations)), NOW)
             assert (verdict.value, verdict.active) == (None, True)
 
@@ -149,31 +149,31 @@ def test_law_1_where_every_device_must_be_seen_no_known_one_speaks_for_an_unknow
 def test_law_1_an_unseen_device_moves_nothing_up_and_counts_as_used_on_the_way_down(
     aggregation: str, utilizations: tuple[float | None, ...], value: float
 ) -> None:
-    verdict = evaluate(parse({"aggregation": aggregation}), fleet_of(moment(*utilizations)), NOW)
+    verdict = evaluate(parse_trigger({"aggregation": aggregation}), fleet_of(moment(*utilizations)), NOW)
     assert verdict.value == pytest.approx(value, abs=0.001)
     assert (verdict.seen, verdict.expected) == (len(utilizations) - 1, len(utilizations))
     assert verdict.active
 
 
 def test_law_1_what_only_ignorance_keeps_active_is_not_known_to_be_active() -> None:
-    quiet = evaluate(parse({}), fleet_of(moment(0, 0, None)), NOW)
+    quiet = evaluate(parse_trigger({}), fleet_of(moment(0, 0, None)), NOW)
     assert (quiet.active, quiet.known_activity) == (True, None)
-    busy = evaluate(parse({}), fleet_of(moment(0, 5, None)), NOW)
+    busy = evaluate(parse_trigger({}), fleet_of(moment(0, 5, None)), NOW)
     assert (busy.active, busy.known_activity) == (True, True)
 
 
 def test_an_unknown_device_outside_the_scope_does_not_matter() -> None:
-    assert evaluate(parse({"gpuIndex": "0"}), fleet_of(moment(95, None, None)), NOW).value == 95
+    assert evaluate(parse_trigger({"gpuIndex": "0"}), fleet_of(moment(95, None, None)), NOW).value == 95
 
 
 def test_the_reason_names_a_few_unknown_devices_and_counts_the_others() -> None:
-    reason = evaluate(parse({}), fleet_of(moment(*[None] * 5)), NOW).reason
+    reason = evaluate(parse_trigger({}), fleet_of(moment(*[None] * 5)), NOW).reason
     assert reason.startswith("gpu_utilization is unknown for 5 of 5 devices: GPU 0 (GPU-0000) of node gpu-7 gives no")
     assert "GPU 2 (GPU-0002) of node gpu-7 gives no gpu_utilization and 2 more;" in reason
 
 
 def test_a_reading_that_stopped_is_unknown_once_it_is_older_than_the_limit_however_long_the_window() -> None:
-    trigger = parse({"windowSeconds": "300"})
+    trigger = parse_trigger({"windowSeconds": "300"})
     ten_ago = fleet_of(moment(50), *[moment(None)] * 10)
     assert evaluate(trigger, ten_ago, NOW).value == 50.0
     eleven_ago = fleet_of(moment(50), *[moment(None)] * 11)
@@ -194,7 +194,7 @@ def test_a_window_holds_exactly_the_known_readings_less_than_its_length_older_th
         stale_after=1e9,
     )
     assert fleet.history is not None
-    trigger = parse({"windowSeconds": f"{window:.6f}", "gpuIndex": "0"})
+    trigger = parse_trigger({"windowSeconds": f"{window:.6f}", "gpuIndex": "0"})
     inside = [
         value
         for snapshot in fleet.history.within(trigger.window_seconds)
@@ -205,7 +205,7 @@ def test_a_window_holds_exactly_the_known_readings_less_than_its_length_older_th
 
 
 def test_a_readings_age_is_its_snapshots_and_its_own_lag_together() -> None:
-    trigger = parse({})
+    trigger = parse_trigger({})
     six_behind = fleet_of(moment(50), *[moment(None)] * 6)
     verdict = evaluate(trigger, six_behind, NOW)
     assert (verdict.value, verdict.holds_until_seconds) == (50.0, NOW + 4)
@@ -214,7 +214,7 @@ def test_a_readings_age_is_its_snapshots_and_its_own_lag_together() -> None:
 
 
 def test_the_steps_say_where_the_value_came_from() -> None:
-    verdict = evaluate(parse({"activationThreshold": "5"}), fleet_of(moment(10, 92)), NOW)
+    verdict = evaluate(parse_trigger({"activationThreshold": "5"}), fleet_of(moment(10, 92)), NOW)
     assert verdict.steps == (
         "scope fleet: gpu_utilization of 2 device(s) of node gpu-7 (mean of the last 10 s; fake)",
         "GPU 0 NVIDIA H100 (GPU-0000): 10 %",
@@ -262,7 +262,7 @@ def test_law_1_losing_readings_leaves_the_value_as_it_was_or_takes_it_away(
     given_metadata: dict[str, str], samples: list[Sample], data: st.DataObject
 ) -> None:
     index = data.draw(st.sampled_from([-1, *range(len(samples))]))
-    trigger = parse({**given_metadata, "gpuIndex": str(index), "minCoverage": "1"})
+    trigger = parse_trigger({**given_metadata, "gpuIndex": str(index), "minCoverage": "1"})
     lost = data.draw(st.sets(st.integers(0, len(samples) - 1), min_size=1))
     seen = evaluate(trigger, fleet_of(placed(samples)), NOW)
     half_seen = evaluate(trigger, fleet_of(placed(samples, lost)), NOW)
@@ -276,7 +276,7 @@ def test_law_1_losing_readings_leaves_the_value_as_it_was_or_takes_it_away(
 def test_law_3_asking_twice_gives_the_same_answer_while_the_snapshot_is_fresh(
     given_metadata: dict[str, str], samples: list[Sample], later: float
 ) -> None:
-    trigger, fleet = parse(given_metadata), fleet_of(placed(samples))
+    trigger, fleet = parse_trigger(given_metadata), fleet_of(placed(samples))
     first = evaluate(trigger, fleet, NOW)
     assert evaluate(trigger, fleet, NOW) == first
     assert evaluate(trigger, fleet, NOW + later) == first
@@ -288,9 +288,10 @@ def test_law_4_the_total_handed_out_is_what_was_measured_device_by_device(
 ) -> None:
     fleet = fleet_of(placed(samples))
     parts = [
-        evaluate(parse({**given_metadata, "gpuIndex": str(index)}), fleet, NOW).value for index in range(len(samples))
+        evaluate(parse_trigger({**given_metadata, "gpuIndex": str(index)}), fleet, NOW).value
+        for index in range(len(samples))
     ]
-    total = evaluate(parse({**given_metadata, "aggregation": "sum"}), fleet, NOW).value
+    total = evaluate(parse_trigger({**given_metadata, "aggregation": "sum"}), fleet, NOW).value
     # Each number that is handed out is rounded to the three decimals that KEDA keeps.
     assert total == pytest.approx(math.fsum(part for part in parts if part is not None), abs=0.0005 * 7)
 
@@ -299,7 +300,7 @@ def test_law_4_the_total_handed_out_is_what_was_measured_device_by_device(
 def test_law_5_the_same_snapshots_give_the_same_answer_on_any_clock(
     given_metadata: dict[str, str], samples: list[Sample]
 ) -> None:
-    trigger = parse(given_metadata)
+    trigger = parse_trigger(given_metadata)
     here = fleet_of(placed(samples), placed(samples[::-1]))
     assert here.history is not None
     elsewhere = replace(here, history=replace(here.history, received_at_seconds=5.0))
@@ -308,7 +309,7 @@ def test_law_5_the_same_snapshots_give_the_same_answer_on_any_clock(
 
 @given(metadata, st.lists(known, min_size=1, max_size=6))
 def test_no_value_is_ever_negative_or_not_a_number(given_metadata: dict[str, str], samples: list[Sample]) -> None:
-    value = evaluate(parse(given_metadata), fleet_of(placed(samples)), NOW).value
+    value = evaluate(parse_trigger(given_metadata), fleet_of(placed(samples)), NOW).value
     assert value is not None
     assert math.isfinite(value)
     assert value >= 0

@@ -6,33 +6,33 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keda_gpu_scaler.core.evaluate.evaluation import Lack, Verdict, evaluate
-from keda_gpu_scaler.core.evaluate.workload_view import ready_pods, scrapes
+from keda_gpu_scaler.core.evaluate.evaluation import Evaluation, NoValue, evaluate
+from keda_gpu_scaler.core.evaluate.workload_view import ready_pods, scrape_requests
 from keda_gpu_scaler.core.hpa.replica_calculator import ValueType, desired_replicas, milli
 from keda_gpu_scaler.core.state.fleet import Fleet
-from keda_gpu_scaler.core.state.scrape import Endpoint, Page, Scraped
-from keda_gpu_scaler.core.trigger.parser import Scope, parse
-from keda_gpu_scaler.core.types import NoWorkload, Pod, PodRef, Readings, Series, Workload
+from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult, TargetHistory
+from keda_gpu_scaler.core.trigger.parser import Scope, parse_trigger
+from keda_gpu_scaler.core.types import EngineSample, Pod, PodRef, Series, Unavailable, Workload
 from tests.fakes import node_history, pod, sample, workload
 
 NOW = 1000.0
 EPP = "http://epp:9090/metrics"
 WAKING = {"demandEndpoint": EPP, "demandMetric": "queue_size"}
-NO_ENGINE = Scraped(failure="nothing of an engine's is exported", is_no_engine=True)
-SILENT = Scraped(failure="no answer within 2 s")
+NO_ENGINE = ScrapeResult(failure="nothing of an engine's is exported", is_no_engine=True)
+SILENT = ScrapeResult(failure="no answer within 2 s")
 
 
-def vllm(waiting: float = 0.0, *, running: float = 0.0, kv: float = 0.0, age: float = 0.0) -> Scraped:
-    readings = Readings(NOW - age, "vllm", waiting=waiting, running=running, kv_cache_ratio=kv)
-    return Scraped((Page("http://10.0.0.1:8000/metrics", (readings,)),))
+def vllm(waiting: float = 0.0, *, running: float = 0.0, kv: float = 0.0, age: float = 0.0) -> ScrapeResult:
+    readings = EngineSample(NOW - age, "vllm", waiting=waiting, running=running, kv_cache_ratio=kv)
+    return ScrapeResult((TargetHistory("http://10.0.0.1:8000/metrics", (readings,)),))
 
 
-def demand(*sizes: float, every: float = 0.5) -> Scraped:
+def demand(*sizes: float, every: float = 0.5) -> ScrapeResult:
     told = tuple(
-        Readings(NOW - every * (len(sizes) - 1 - number), selected={"queue_size": Series(size, is_counter=False)})
+        EngineSample(NOW - every * (len(sizes) - 1 - number), selected={"queue_size": Series(size, is_counter=False)})
         for number, size in enumerate(sizes)
     )
-    return Scraped((Page(EPP, told),))
+    return ScrapeResult((TargetHistory(EPP, told),))
 
 
 def server(number: int, *, ready: bool = True, age: float = 3600.0) -> Pod:
@@ -40,8 +40,8 @@ def server(number: int, *, ready: bool = True, age: float = 3600.0) -> Pod:
 
 
 def serving(
-    *engines: Scraped | None, starting: int = 0, kind: str = "ScaledObject"
-) -> tuple[Workload, dict[Endpoint, Scraped]]:
+    *engines: ScrapeResult | None, starting: int = 0, kind: str = "ScaledObject"
+) -> tuple[Workload, dict[Endpoint, ScrapeResult]]:
     """A workload with a ready pod for each engine, and pods that are starting; and what was scraped of them."""
     pods = [server(number) for number in range(len(engines))]
     pods += [server(len(engines) + number, ready=False, age=30.0) for number in range(starting)]
@@ -52,15 +52,17 @@ def serving(
 
 
 def judge(
-    known: Workload | NoWorkload | None,
-    told: dict[Endpoint, Scraped],
+    known: Workload | Unavailable | None,
+    told: dict[Endpoint, ScrapeResult],
     *,
-    queue: Scraped | None = None,
+    queue: ScrapeResult | None = None,
     metadata: dict[str, str] | None = None,
     fleet: Fleet | None = None,
-) -> Verdict:
-    trigger = parse({"profile": "llm", **(metadata or {})})
-    asked = {scrape.endpoint for scrape in scrapes(trigger, ready_pods(known) if isinstance(known, Workload) else ())}
+) -> Evaluation:
+    trigger = parse_trigger({"profile": "llm", **(metadata or {})})
+    asked = {
+        scrape.endpoint for scrape in scrape_requests(trigger, ready_pods(known) if isinstance(known, Workload) else ())
+    }
     if queue is not None:
         told = {**told, Endpoint(url=EPP, every_address=True): queue}
     assert set(told) <= asked, "what was scraped is what is asked for"
@@ -68,7 +70,7 @@ def judge(
     return evaluate(trigger, replace(seen, scraped=told), NOW, known, metadata or {})
 
 
-def size(verdict: Verdict, known: Workload, target: float = 100.0) -> int:
+def size(verdict: Evaluation, known: Workload, target: float = 100.0) -> int:
     """The size the HPA makes of it, under AverageValue."""
     assert verdict.value is not None
     return desired_replicas(
@@ -106,7 +108,7 @@ def test_pods_that_are_not_ready_are_not_asked_and_do_not_keep_it_awake_for_ever
     ],
 )
 def test_law_1_a_workload_none_of_whose_pods_is_ready_is_not_put_to_sleep_unseen(
-    queue: Scraped | None, active: bool
+    queue: ScrapeResult | None, active: bool
 ) -> None:
     overloaded = workload(server(0, ready=False, age=3600.0))
     verdict = judge(overloaded, {}, queue=queue, metadata=WAKING if queue else {})
@@ -121,7 +123,7 @@ def test_law_1_an_engine_that_is_silent_neither_grows_nor_shrinks_the_workload(c
         assert size(judge(busy, told), busy) <= size(judge(known_alone, told_alone), known_alone) + count
     else:
         verdict = judge(busy, told)
-        assert (verdict.value, verdict.lack, verdict.active) == (None, Lack.UNSEEN, True)
+        assert (verdict.value, verdict.lack, verdict.active) == (None, NoValue.UNSEEN, True)
         assert "no fresh reading of 4 of 6 ready pods: no answer within 2 s" in verdict.reason
     idle, told = serving(vllm(0), SILENT)
     assert size(judge(idle, told), idle) == 1
@@ -138,9 +140,11 @@ def test_a_workload_that_serves_is_awake_whatever_its_value() -> None:
 
 
 def test_a_workload_whose_requests_are_over_before_anybody_looks_is_awake_all_the_same() -> None:
-    def triton(*ended: float) -> Scraped:
-        told = (Readings(NOW - 2 * at, "triton", waiting=0.0, requests_total=n) for at, n in enumerate(reversed(ended)))
-        return Scraped((Page("http://10.0.0.1:8002/metrics", tuple(reversed([*told]))),))
+    def triton(*ended: float) -> ScrapeResult:
+        told = (
+            EngineSample(NOW - 2 * at, "triton", waiting=0.0, requests_total=n) for at, n in enumerate(reversed(ended))
+        )
+        return ScrapeResult((TargetHistory("http://10.0.0.1:8002/metrics", tuple(reversed([*told]))),))
 
     known, told = serving(triton(100, 104))
     awake = judge(known, told)
@@ -185,7 +189,7 @@ def test_one_engine_among_the_pods_is_enough_to_believe_in_engines() -> None:
 def test_without_engine_and_devices_it_is_said_that_neither_tells() -> None:
     known, told = serving(NO_ENGINE)
     verdict = judge(known, told)
-    assert verdict.lack is Lack.UNSEEN
+    assert verdict.lack is NoValue.UNSEEN
     assert "node gpu-7 has told nothing" in verdict.reason
     assert "no engine tells of itself" in verdict.reason
 
@@ -207,12 +211,12 @@ def test_a_url_without_anybody_behind_it_does_not_wake_what_sleeps() -> None:
     assert judge(asleep, {url: SILENT}, metadata=metadata).active is False
     awake, _ = serving(None)
     verdict = judge(awake, {url: SILENT}, metadata=metadata)
-    assert (verdict.lack, verdict.active, verdict.known_activity) == (Lack.UNSEEN, True, None)
+    assert (verdict.lack, verdict.active, verdict.known_activity) == (NoValue.UNSEEN, True, None)
 
 
 def test_without_the_api_server_engines_of_pods_cannot_be_asked() -> None:
     verdict = judge(None, {})
-    assert verdict.lack is Lack.ABSENT
+    assert verdict.lack is NoValue.ABSENT
     assert verdict.reason == (
         "metadata.scope: give this instance access to the API server (chart: rbac.create), or name one endpoint: "
         "engineEndpoint"
@@ -232,7 +236,7 @@ def test_without_the_api_server_engines_of_pods_cannot_be_asked() -> None:
         pytest.param(None, False, None, id="law 1: what was not asked yet does not wake"),
     ],
 )
-def test_demand_alone_wakes_what_sleeps(queue: Scraped | None, active: bool, known: bool | None) -> None:
+def test_demand_alone_wakes_what_sleeps(queue: ScrapeResult | None, active: bool, known: bool | None) -> None:
     asleep, _ = serving()
     verdict = judge(asleep, {}, queue=queue, metadata=WAKING)
     assert (verdict.value, verdict.active, verdict.known_activity) == (0.0, active, known)
@@ -247,7 +251,7 @@ def test_demand_alone_wakes_what_sleeps(queue: Scraped | None, active: bool, kno
         pytest.param(SILENT, True, None, id="law 1: what is unknown does not put to sleep"),
     ],
 )
-def test_demand_keeps_an_idle_workload_awake(queue: Scraped, active: bool, known: bool | None) -> None:
+def test_demand_keeps_an_idle_workload_awake(queue: ScrapeResult, active: bool, known: bool | None) -> None:
     idle, told = serving(vllm(0))
     verdict = judge(idle, told, queue=queue, metadata=WAKING)
     assert (verdict.value, verdict.active, verdict.known_activity) == (0.0, active, known)
@@ -257,11 +261,11 @@ def test_demand_keeps_an_idle_workload_awake(queue: Scraped, active: bool, known
     ("known", "is_undecided"),
     [
         pytest.param(None, True, id="nobody knows whether it sleeps"),
-        pytest.param(NoWorkload("the API server is away", is_final=False), True, id="nobody can tell just now"),
+        pytest.param(Unavailable("the API server is away", is_final=False), True, id="nobody can tell just now"),
     ],
 )
 def test_law_1_unknown_demand_decides_nothing_where_it_is_not_known_whether_it_sleeps(
-    known: NoWorkload | None, is_undecided: bool
+    known: Unavailable | None, is_undecided: bool
 ) -> None:
     metadata = {**WAKING, "engineEndpoint": "http://vllm-svc/metrics", "report": "average"}
     url = Endpoint(url="http://vllm-svc/metrics")
@@ -273,7 +277,7 @@ def test_law_1_unknown_demand_decides_nothing_where_it_is_not_known_whether_it_s
 
 def test_law_1_what_cannot_be_seen_does_not_wake_what_may_sleep_without_demand() -> None:
     metadata = {**WAKING, "engineEndpoint": "http://vllm-svc/metrics", "report": "average"}
-    away = NoWorkload("the API server is away", is_final=False)
+    away = Unavailable("the API server is away", is_final=False)
     unseen = judge(away, {Endpoint(url="http://vllm-svc/metrics"): SILENT}, queue=demand(0), metadata=metadata)
     assert (unseen.is_undecided, unseen.known_activity) == (True, None)
     idle = judge(away, {Endpoint(url="http://vllm-svc/metrics"): vllm(0)}, queue=demand(0), metadata=metadata)
@@ -281,7 +285,7 @@ def test_law_1_what_cannot_be_seen_does_not_wake_what_may_sleep_without_demand()
 
 
 def test_demand_is_pushed_while_nothing_else_is_known() -> None:
-    away = NoWorkload("the API server is away", is_final=False)
+    away = Unavailable("the API server is away", is_final=False)
     verdict = judge(away, {}, queue=demand(1), metadata=WAKING)
     assert (verdict.value, verdict.active, verdict.known_activity) == (None, True, True)
 
@@ -338,13 +342,13 @@ def test_demand_that_wakes_nothing_sizes_nothing() -> None:
 
 def test_of_demand_so_much_is_kept_that_a_rate_can_be_held() -> None:
     metadata = {"profile": "llm", **WAKING, "windowSeconds": "20", "demandHoldSeconds": "60"}
-    (scrape,) = scrapes(parse(metadata), ())
+    (scrape,) = scrape_requests(parse_trigger(metadata), ())
     assert (scrape.is_demand, scrape.window_seconds) == (True, 80.0)
 
 
 def test_demand_for_devices_wakes_as_well() -> None:
     asleep, _ = serving()
-    trigger = parse(WAKING)
+    trigger = parse_trigger(WAKING)
     seen = Fleet(None, 10.0, deviceless=True, scraped={Endpoint(url=EPP, every_address=True): demand(1)})
     assert evaluate(trigger, seen, NOW, asleep, WAKING).known_activity is True
 

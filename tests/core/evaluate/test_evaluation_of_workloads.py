@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keda_gpu_scaler.core.evaluate.evaluation import Lack, Verdict, evaluate
+from keda_gpu_scaler.core.evaluate.evaluation import Evaluation, NoValue, evaluate
 from keda_gpu_scaler.core.hpa.replica_calculator import ValueType, desired_replicas, milli
-from keda_gpu_scaler.core.state.fleet import NOT_LISTED, Fleet, History
-from keda_gpu_scaler.core.trigger.parser import parse
-from keda_gpu_scaler.core.types import DeclaredTrigger, NoWorkload, Workload
+from keda_gpu_scaler.core.state.fleet import PEERS_UNKNOWN, Fleet, History
+from keda_gpu_scaler.core.trigger.parser import parse_trigger
+from keda_gpu_scaler.core.types import DeclaredTrigger, Unavailable, Workload
 from tests.fakes import blind, device, node_history, pod, sample, workload
 
 NOW = 1000.0
@@ -32,11 +32,11 @@ def fleet(*nodes: History, silent: dict[str, str] | None = None) -> Fleet:
     return Fleet(None, 10.0, deviceless=True, peers={one.newest.node: one for one in nodes}, silent=silent or {})
 
 
-def judge(known: Workload | NoWorkload | None, seen: Fleet, **metadata: str) -> Verdict:
-    return evaluate(parse(metadata), seen, NOW, known, metadata)
+def judge(known: Workload | Unavailable | None, seen: Fleet, **metadata: str) -> Evaluation:
+    return evaluate(parse_trigger(metadata), seen, NOW, known, metadata)
 
 
-def size(verdict: Verdict, known: Workload) -> int:
+def size(verdict: Evaluation, known: Workload) -> int:
     """What the HPA makes of it."""
     assert verdict.value is not None
     kind = ValueType(known.triggers[0].metric_type)
@@ -156,24 +156,24 @@ def test_what_a_device_did_for_another_pod_before_is_not_this_ones_load() -> Non
             None,
             fleet(),
             {"scope": "workload"},
-            Lack.ABSENT,
+            NoValue.ABSENT,
             "metadata.scope: give this instance access to the API server (chart: rbac.create), or set scope: fleet or "
             "node",
             id="no access to the API server",
         ),
         pytest.param(
-            NoWorkload("ai/llama: not read yet", is_final=False),
+            Unavailable("ai/llama: not read yet", is_final=False),
             fleet(),
             {},
-            Lack.UNSEEN,
+            NoValue.UNSEEN,
             "ai/llama: not read yet",
             id="the API server has not answered",
         ),
         pytest.param(
-            NoWorkload("ai/llama: there is none", is_final=True),
+            Unavailable("ai/llama: there is none", is_final=True),
             fleet(),
             {},
-            Lack.ABSENT,
+            NoValue.ABSENT,
             "ai/llama: there is none",
             id="there is no such object",
         ),
@@ -181,7 +181,7 @@ def test_what_a_device_did_for_another_pod_before_is_not_this_ones_load() -> Non
             workload(pod("a", "gpu-7"), pod("b", "gpu-8"), pod("c", "gpu-9")),
             fleet(node("gpu-7", {"a": 50}), node("gpu-8", {"b": 50}, age=41), silent={"gpu-9": "connection refused"}),
             {},
-            Lack.UNSEEN,
+            NoValue.UNSEEN,
             "no fresh sample for 2 of 3 ready pods: node gpu-8 last answered 41 s ago (limit 10 s); node gpu-9 has "
             "told nothing: connection refused",
             id="fewer than half of the pods are seen",
@@ -190,7 +190,7 @@ def test_what_a_device_did_for_another_pod_before_is_not_this_ones_load() -> Non
             workload(pod("a")),
             fleet(node("gpu-7", {"a": 50}, known=False)),
             {},
-            Lack.UNSEEN,
+            NoValue.UNSEEN,
             "no fresh sample for 1 of 1 ready pods: node gpu-7 cannot tell who holds its devices; its own log says why",
             id="nobody knows who holds what",
         ),
@@ -198,7 +198,7 @@ def test_what_a_device_did_for_another_pod_before_is_not_this_ones_load() -> Non
             workload(pod("a")),
             fleet(node("gpu-7", {"a": None})),
             {},
-            Lack.UNSEEN,
+            NoValue.UNSEEN,
             "no fresh sample for 1 of 1 ready pods: GPU 0 (GPU-0000) of node gpu-7 gives no gpu_utilization",
             id="the device gives no reading",
         ),
@@ -206,7 +206,7 @@ def test_what_a_device_did_for_another_pod_before_is_not_this_ones_load() -> Non
             workload(pod("a"), pod("b")),
             fleet(node("gpu-7", {"stranger": 50})),
             {},
-            Lack.ABSENT,
+            NoValue.ABSENT,
             "ai/llama: not one of its 2 pods holds a device that the kubelet handed out: have it request one "
             "(nvidia.com/gpu), or set scope: node or fleet",
             id="its pods hold no device",
@@ -215,7 +215,7 @@ def test_what_a_device_did_for_another_pod_before_is_not_this_ones_load() -> Non
             workload(pod("a")),
             fleet(node("gpu-7", {"a": 50})),
             {"gpuModel": "*T4*"},
-            Lack.ABSENT,
+            NoValue.ABSENT,
             "ai/llama: not one of its 1 pods holds a device that nodeSelector, gpuModel and gpuIndex mean",
             id="its pods hold devices of another model",
         ),
@@ -223,14 +223,14 @@ def test_what_a_device_did_for_another_pod_before_is_not_this_ones_load() -> Non
             workload(pod("a"), triggers=()),
             fleet(node("gpu-7", {"a": 50})),
             {"nodeSelector": "pool=gpu"},
-            Lack.ABSENT,
+            NoValue.ABSENT,
             "metadata.nodeSelector: node labels cannot be read without access to the API server",
             id="the nodes' labels cannot be read",
         ),
     ],
 )
 def test_law_1_a_workload_that_cannot_be_judged_has_no_value_stays_and_hears_why(
-    known: Workload | NoWorkload | None, seen: Fleet, metadata: dict[str, str], lack: Lack, reason: str
+    known: Workload | Unavailable | None, seen: Fleet, metadata: dict[str, str], lack: NoValue, reason: str
 ) -> None:
     verdict = judge(known, seen, **metadata)
     assert (verdict.value, verdict.lack, verdict.reason) == (None, lack, reason)
@@ -319,7 +319,7 @@ def test_a_report_that_contradicts_the_triggers_own_type_is_refused(metric_type:
     known = workload(pod("a"), triggers=(DeclaredTrigger({"report": report}, metric_type),))
     seen = fleet(node("gpu-7", {"a": 100}))
     verdict = judge(known, seen, report=report)
-    assert verdict.lack is Lack.ABSENT
+    assert verdict.lack is NoValue.ABSENT
     other = "Value" if metric_type == "AverageValue" else "AverageValue"
     assert verdict.reason == (
         f'metadata.report: Invalid value: "{report}": of this trigger\'s metricType {metric_type} the HPA expects the '
@@ -451,7 +451,7 @@ def test_ambiguous_types_are_refused_with_the_way_out() -> None:
         ),
     )
     verdict = judge(known, fleet(node("gpu-7", {"a": 50})))
-    assert verdict.lack is Lack.ABSENT
+    assert verdict.lack is NoValue.ABSENT
     assert "set report: total (for AverageValue) or average (for Value)" in verdict.reason
     assert "average of 1 pods: 50" in judge(known, fleet(node("gpu-7", {"a": 50})), targetValue="2").steps
 
@@ -495,7 +495,7 @@ def test_law_1_a_sleeping_workload_is_not_woken_because_part_of_the_fleet_is_sil
 
 def test_without_replicas_the_total_of_an_aggregate_is_refused_with_the_ways_out() -> None:
     verdict = judge(None, fleet(node("gpu-7", {"a": 50})))
-    assert verdict.lack is Lack.ABSENT
+    assert verdict.lack is NoValue.ABSENT
     assert verdict.reason == (
         "metadata.report: under metricType AverageValue the total over the replicas is needed, and their number is not "
         "known: give this instance access to the API server (chart: rbac.create), or set report: average here and "
@@ -555,11 +555,11 @@ def test_a_lost_card_is_a_pod_that_cannot_be_seen() -> None:
 
 
 def test_law_1_before_anybody_said_which_nodes_there_are_one_node_does_not_speak_for_the_fleet() -> None:
-    seen = fleet(node("gpu-7", {"a": 0}), silent={NOT_LISTED: "they are being looked up"})
+    seen = fleet(node("gpu-7", {"a": 0}), silent={PEERS_UNKNOWN: "they are being looked up"})
     verdict = judge(workload(pod("a")), seen, scope="fleet")
-    assert (verdict.value, verdict.lack, verdict.active, verdict.known_activity) == (None, Lack.UNSEEN, True, None)
+    assert (verdict.value, verdict.lack, verdict.active, verdict.known_activity) == (None, NoValue.UNSEEN, True, None)
     assert verdict.reason == "nobody knows which nodes the fleet has: they are being looked up"
-    assert judge(workload(pod("a")), seen, scope="node", report="total").lack is Lack.ABSENT  # its own is none
+    assert judge(workload(pod("a")), seen, scope="node", report="total").lack is NoValue.ABSENT  # its own is none
 
 
 def test_a_node_that_told_nothing_counts_as_many_devices_as_the_others_have() -> None:

@@ -11,6 +11,7 @@ from keda_gpu_scaler.core.hpa.controller import (
     DEFAULT_DOWN,
     DEFAULT_UP,
     Behavior,
+    ControllerState,
     Decision,
     Limit,
     PastRecommendation,
@@ -19,14 +20,13 @@ from keda_gpu_scaler.core.hpa.controller import (
     ScaleEvent,
     ScalingRules,
     SelectPolicy,
-    State,
     largest,
-    step,
+    reconcile,
 )
 from keda_gpu_scaler.core.hpa.replica_calculator import Recommendation
 
 PODS, PERCENT = PolicyType.PODS, PolicyType.PERCENT
-SETTLED = State(started=True)
+SETTLED = ControllerState(started=True)
 
 
 def case(sentence: str, *values: object) -> object:
@@ -69,13 +69,13 @@ def decide(
     recommended: Recommendation | None,
     *,
     current: int,
-    state: State = SETTLED,
+    state: ControllerState = SETTLED,
     now: float = 1000.0,
     low: int = 1,
     high: int = 100,
     behavior: Behavior | None = None,
 ) -> Decision:
-    return step(state, now, current, recommended, min_replicas=low, max_replicas=high, behavior=behavior)[1]
+    return reconcile(state, now, current, recommended, min_replicas=low, max_replicas=high, behavior=behavior)[1]
 
 
 UNLIMITED = Behavior(rules(Policy(PERCENT, 10_000, 15)), rules(Policy(PERCENT, 100, 15)))
@@ -157,7 +157,7 @@ def test_growth_is_limited_by_policies(
     select: SelectPolicy, current: int, events: tuple[tuple[float, int], ...], expected: int
 ) -> None:
     behavior = Behavior(up=rules(*UP_2_OR_HALF, select=select), down=rules(Policy(PODS, 1, 120)))
-    state = State(events=tuple(ScaleEvent(1000 - age, change) for age, change in events), started=True)
+    state = ControllerState(events=tuple(ScaleEvent(1000 - age, change) for age, change in events), started=True)
     decision = decide(recommending(90), current=current, state=state, behavior=behavior)
     assert (decision.replicas, decision.limit) == (expected, Limit.RATE_UP)
 
@@ -184,7 +184,7 @@ def test_shrinking_is_limited_by_policies(
     select: SelectPolicy, current: int, events: tuple[tuple[float, int], ...], expected: int
 ) -> None:
     behavior = Behavior(up=rules(Policy(PODS, 1, 120)), down=rules(*DOWN_2_OR_HALF, select=select))
-    state = State(events=tuple(ScaleEvent(1000 - age, change) for age, change in events), started=True)
+    state = ControllerState(events=tuple(ScaleEvent(1000 - age, change) for age, change in events), started=True)
     decision = decide(recommending(1), current=current, state=state, behavior=behavior)
     assert (decision.replicas, decision.limit) == (expected, Limit.RATE_DOWN)
 
@@ -218,7 +218,7 @@ def test_shrinking_waits(
     expected: int,
     limit: Limit,
 ) -> None:
-    state = State(tuple(PastRecommendation(1000 - age, size) for age, size in past), started=True)
+    state = ControllerState(tuple(PastRecommendation(1000 - age, size) for age, size in past), started=True)
     decision = decide(recommending(recommended), current=current, state=state, behavior=behavior)
     assert (decision.replicas, decision.limit) == (expected, limit)
     assert decision.recommended == recommended
@@ -237,18 +237,18 @@ def test_growing_waits_where_a_window_is_set(
     past: tuple[tuple[float, int], ...], recommended: int, expected: int, limit: Limit
 ) -> None:
     behavior = Behavior(up=rules(*DEFAULT_UP.policies, window=60))
-    state = State(tuple(PastRecommendation(1000 - age, size) for age, size in past), started=True)
+    state = ControllerState(tuple(PastRecommendation(1000 - age, size) for age, size in past), started=True)
     decision = decide(recommending(recommended), current=8, state=state, behavior=behavior)
     assert (decision.replicas, decision.limit) == (expected, limit)
 
 
 @pytest.mark.parametrize("behavior", [None, Behavior()], ids=["no behaviour", "defaults"])
 def test_on_first_sight_the_current_size_counts_as_recommended(behavior: Behavior | None) -> None:
-    state, first = step(State(), 0.0, 8, recommending(2), behavior=behavior)
+    state, first = reconcile(ControllerState(), 0.0, 8, recommending(2), behavior=behavior)
     assert (first.replicas, first.limit) == (8, Limit.STABILISATION)
-    state, later = step(state, 299.0, 8, recommending(2), behavior=behavior)
+    state, later = reconcile(state, 299.0, 8, recommending(2), behavior=behavior)
     assert later.replicas == 8
-    _, last = step(state, 300.1, 8, recommending(2), behavior=behavior)
+    _, last = reconcile(state, 300.1, 8, recommending(2), behavior=behavior)
     assert (last.replicas, last.limit) == (2, Limit.NONE)
 
 
@@ -256,7 +256,7 @@ def test_on_first_sight_the_current_size_counts_as_recommended(behavior: Behavio
 
 
 def test_a_step_remembers_the_recommendation_before_its_limits() -> None:
-    state, decision = step(SETTLED, 5.0, 4, recommending(90))
+    state, decision = reconcile(SETTLED, 5.0, 4, recommending(90))
     assert decision.replicas == 8
     assert state.recommendations == (PastRecommendation(5.0, 90),)
 
@@ -266,24 +266,24 @@ def test_a_step_remembers_the_recommendation_before_its_limits() -> None:
     [case("grown", 7, 3), case("shrunk", 1, -3)],
 )
 def test_a_change_of_size_is_remembered_with_its_sign(recommended: int, change: int) -> None:
-    state, _ = step(SETTLED, 5.0, 4, recommending(recommended), behavior=Behavior())
+    state, _ = reconcile(SETTLED, 5.0, 4, recommending(recommended), behavior=Behavior())
     assert state.events == (ScaleEvent(5.0, change),)
 
 
 def test_standing_still_is_no_event() -> None:
-    assert step(SETTLED, 5.0, 4, recommending(4), behavior=Behavior())[0].events == ()
+    assert reconcile(SETTLED, 5.0, 4, recommending(4), behavior=Behavior())[0].events == ()
 
 
 def test_a_size_forced_by_the_maximum_is_an_event_and_no_recommendation() -> None:
-    state, decision = step(SETTLED, 5.0, 30, recommending(25), max_replicas=10, behavior=Behavior())
+    state, decision = reconcile(SETTLED, 5.0, 30, recommending(25), max_replicas=10, behavior=Behavior())
     assert state.events == (ScaleEvent(5.0, -20),)
     assert state.recommendations == ()
     assert decision.recommended is None
 
 
 def test_what_no_rule_can_reach_is_forgotten() -> None:
-    old = State((PastRecommendation(0.0, 5),), (ScaleEvent(0.0, 5),), started=True)
-    state, _ = step(old, 1000.0, 4, None, behavior=Behavior())
+    old = ControllerState((PastRecommendation(0.0, 5),), (ScaleEvent(0.0, 5),), started=True)
+    state, _ = reconcile(old, 1000.0, 4, None, behavior=Behavior())
     assert state == SETTLED
 
 
@@ -292,7 +292,7 @@ def test_growing_four_at_a_time_takes_a_period_each() -> None:
     behavior = Behavior(up=rules(Policy(PODS, 4, 15)))
     state, sizes, size = SETTLED, [], 1
     for now in (0.0, 11.0, 15.0, 26.0, 30.0):
-        state, decision = step(state, now, size, recommending(50), behavior=behavior)
+        state, decision = reconcile(state, now, size, recommending(50), behavior=behavior)
         size = decision.replicas
         sizes.append(size)
     assert sizes == [5, 5, 9, 9, 13]
@@ -351,7 +351,7 @@ some_policies = st.lists(policies, min_size=1, max_size=3).map(tuple)
 all_rules = st.builds(ScalingRules, some_policies, st.integers(0, 400), st.sampled_from(SelectPolicy))
 behaviors = st.none() | st.builds(Behavior, all_rules, all_rules)
 states = st.builds(
-    State,
+    ControllerState,
     st.lists(st.builds(PastRecommendation, st.floats(700, 1000), st.integers(0, 300)), max_size=5).map(tuple),
     st.lists(st.builds(ScaleEvent, st.floats(900, 1000), st.integers(-50, 50)), max_size=5).map(tuple),
     st.booleans(),
@@ -361,7 +361,7 @@ recommendations = st.none() | st.builds(recommending, st.integers(0, 500), withi
 
 @given(states, st.floats(1000, 1100), st.integers(0, 300), recommendations, sizes, sizes, behaviors)
 def test_a_size_is_never_outside_minimum_and_maximum(
-    state: State,
+    state: ControllerState,
     now: float,
     current: int,
     recommended: Recommendation | None,
@@ -379,7 +379,7 @@ def test_a_size_is_never_outside_minimum_and_maximum(
 
 @given(states, st.floats(1000, 1100), sizes, recommendations, behaviors)
 def test_shrinking_never_goes_below_what_was_recommended_within_the_window(
-    state: State, now: float, current: int, recommended: Recommendation | None, behavior: Behavior | None
+    state: ControllerState, now: float, current: int, recommended: Recommendation | None, behavior: Behavior | None
 ) -> None:
     window = 300.0 if behavior is None else behavior.down.stabilisation_seconds
     recent = [past.replicas for past in state.recommendations if now - past.at_seconds < window]
@@ -388,24 +388,26 @@ def test_shrinking_never_goes_below_what_was_recommended_within_the_window(
 
 
 @given(states, st.floats(1000, 1100), sizes, behaviors)
-def test_without_a_metric_nothing_moves(state: State, now: float, current: int, behavior: Behavior | None) -> None:
+def test_without_a_metric_nothing_moves(
+    state: ControllerState, now: float, current: int, behavior: Behavior | None
+) -> None:
     assert decide(None, current=current, state=state, now=now, high=200, behavior=behavior).replicas == current
 
 
 @given(states, st.floats(1000, 1100), st.integers(0, 300), recommendations, behaviors)
 def test_asking_twice_is_equal(
-    state: State, now: float, current: int, recommended: Recommendation | None, behavior: Behavior | None
+    state: ControllerState, now: float, current: int, recommended: Recommendation | None, behavior: Behavior | None
 ) -> None:
-    once = step(state, now, current, recommended, behavior=behavior)
-    assert once == step(state, now, current, recommended, behavior=behavior)
+    once = reconcile(state, now, current, recommended, behavior=behavior)
+    assert once == reconcile(state, now, current, recommended, behavior=behavior)
 
 
 @given(states, st.floats(1000, 1100), sizes, recommendations, behaviors)
 def test_forgetting_changes_no_decision(
-    state: State, now: float, current: int, recommended: Recommendation | None, behavior: Behavior | None
+    state: ControllerState, now: float, current: int, recommended: Recommendation | None, behavior: Behavior | None
 ) -> None:
     """What a step drops from memory would not have changed the next decision either."""
     assume(state.started)
-    pruned, _ = step(state, now, current, None, max_replicas=200, behavior=behavior)
+    pruned, _ = reconcile(state, now, current, None, max_replicas=200, behavior=behavior)
     kept = decide(recommended, current=current, state=state, now=now, high=200, behavior=behavior)
     assert decide(recommended, current=current, state=pruned, now=now, high=200, behavior=behavior) == kept

@@ -9,7 +9,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from keda_gpu_scaler.core.aggregation import AGGREGATIONS
-from keda_gpu_scaler.core.hpa.controller import State, step
+from keda_gpu_scaler.core.hpa.controller import ControllerState, reconcile
 from keda_gpu_scaler.core.hpa.replica_calculator import (
     LARGEST_MILLI,
     ValueType,
@@ -17,7 +17,14 @@ from keda_gpu_scaler.core.hpa.replica_calculator import (
     milli,
     resource_replicas,
 )
-from keda_gpu_scaler.core.hpa.reported_value import Report, Reported, Size, for_jobs, report_devices, report_pods
+from keda_gpu_scaler.core.hpa.reported_value import (
+    ReportedValue,
+    ReportType,
+    WorkloadSize,
+    for_jobs,
+    report_devices,
+    report_pods,
+)
 from keda_gpu_scaler.core.trigger.metadata import MAX_NUMBER
 from keda_gpu_scaler.core.trigger.parser import MIN_TARGET
 from tests.core.hpa.oracle import UNREADY, external_average_value, external_value, resource_metric, within
@@ -27,35 +34,35 @@ TARGETS = st.sampled_from([0.5, 1.0, 10.0, 50.0, 70.0, 75.0, 80.0, 90.0, 300.0, 
 )
 
 
-def fixed(ready: int, missing: int = 0, unready: int = 0, ending: int = 0) -> Size:
+def fixed(ready: int, missing: int = 0, unready: int = 0, ending: int = 0) -> WorkloadSize:
     """A workload that has the replicas it was told to have."""
     count = ready + missing + unready
-    return Size(wanted=count, actual=count, ready=ready + missing + ending)
+    return WorkloadSize(wanted=count, actual=count, ready=ready + missing + ending)
 
 
-def decided(report: Report, reported: Reported, target: float, size: Size) -> int:
+def decided(report: ReportType, reported: ReportedValue, target: float, size: WorkloadSize) -> int:
     """What the controller makes of what it is told."""
-    if report is Report.TOTAL:
+    if report is ReportType.TOTAL:
         return external_average_value(milli(reported.value), milli(target), size.actual)
     return external_value(milli(reported.value), milli(target), size.wanted, size.ready)
 
 
 def told(
-    report: Report,
+    report: ReportType,
     values: Sequence[float],
     target: float,
     *,
     missing: int = 0,
     unready: int = 0,
-    size: Size | None = None,
-) -> tuple[Reported, int]:
+    size: WorkloadSize | None = None,
+) -> tuple[ReportedValue, int]:
     size = size or fixed(len(values), missing, unready)
     reported = report_pods(report, values, missing=missing, unready=unready, size=size, target=target)
     return reported, decided(report, reported, target, size)
 
 
 @st.composite
-def clusters(draw: st.DrawFn, *, at_rest: bool = False) -> tuple[list[float], int, int, float, Size]:
+def clusters(draw: st.DrawFn, *, at_rest: bool = False) -> tuple[list[float], int, int, float, WorkloadSize]:
     """Values of ready pods, missing and unready pods, a target, and a size that may differ from the pods there are."""
     target = draw(TARGETS)
     loads = st.floats(0, 2.5).map(lambda load: round(load * target, 3)) | st.just(target) | st.just(0.0)
@@ -68,7 +75,7 @@ def clusters(draw: st.DrawFn, *, at_rest: bool = False) -> tuple[list[float], in
     wanted = draw(st.integers(max(1, count - 3), count + 3))
     actual = draw(st.integers(max(1, count - 2), count + 2))
     ending = draw(st.integers(0, 2))
-    return values, missing, unready, target, Size(wanted, actual, len(values) + missing + ending)
+    return values, missing, unready, target, WorkloadSize(wanted, actual, len(values) + missing + ending)
 
 
 def oracle(values: list[float], missing: int, unready: int, target: float, wanted: int) -> int:
@@ -81,12 +88,12 @@ def oracle(values: list[float], missing: int, unready: int, target: float, wante
 
 
 @settings(max_examples=500)
-@given(st.sampled_from(Report), clusters())
-@example(Report.TOTAL, ([80.0] * 3, 0, 1, 80.0, Size(4, 4, 3)))
-@example(Report.TOTAL, ([80.0] * 4, 0, 1, 80.0, Size(4, 5, 4)))
-@example(Report.AVERAGE, ([0.5] * 8 + [0.0] * 13 + [1.25], 3, 0, 0.5, Size(22, 23, 25)))
+@given(st.sampled_from(ReportType), clusters())
+@example(ReportType.TOTAL, ([80.0] * 3, 0, 1, 80.0, WorkloadSize(4, 4, 3)))
+@example(ReportType.TOTAL, ([80.0] * 4, 0, 1, 80.0, WorkloadSize(4, 5, 4)))
+@example(ReportType.AVERAGE, ([0.5] * 8 + [0.0] * 13 + [1.25], 3, 0, 0.5, WorkloadSize(22, 23, 25)))
 def test_law_4_told_this_the_hpa_decides_as_it_would_by_the_pods_own_readings(
-    report: Report, cluster: tuple[list[float], int, int, float, Size]
+    report: ReportType, cluster: tuple[list[float], int, int, float, WorkloadSize]
 ) -> None:
     values, missing, unready, target, size = cluster
     reported = report_pods(report, values, missing=missing, unready=unready, size=size, target=target)
@@ -95,45 +102,45 @@ def test_law_4_told_this_the_hpa_decides_as_it_would_by_the_pods_own_readings(
     assert reported.replicas == by_report
     if by_report != by_pods:
         # Nothing the HPA could be told leads there: the tolerance swallows every number that rounds to it.
-        assert not any(decided(report, Reported(told / 1000, 0, ()), target, size) == by_pods for told in every(
+        assert not any(decided(report, ReportedValue(told / 1000, 0, ()), target, size) == by_pods for told in every(
             report, target, size, by_pods
         ))  # fmt: skip
         # Then it is the nearest that can be had, except that the HPA may take the replicas that are there for those
         # that are wanted or, where there are more than wanted, fall a tenth short of them.
         low, high = sorted((size.wanted, by_pods))
         there = {size.actual, math.ceil(0.9 * size.actual)} if size.actual > size.wanted else {size.actual}
-        assert low <= by_report <= high or (report is Report.TOTAL and by_report in there)
+        assert low <= by_report <= high or (report is ReportType.TOTAL and by_report in there)
 
 
-def every(report: Report, target: float, size: Size, wanted: int) -> list[int]:
+def every(report: ReportType, target: float, size: WorkloadSize, wanted: int) -> list[int]:
     """Numbers, in thousandths, that might make the HPA want this size: around every bound of its arithmetic."""
     whole = milli(target)
-    per = whole if report is Report.TOTAL else whole / max(size.ready, 1)
+    per = whole if report is ReportType.TOTAL else whole / max(size.ready, 1)
     low, high = math.floor((wanted - 1) * per), math.ceil(wanted * per)
-    rest = whole * size.actual if report is Report.TOTAL else whole
+    rest = whole * size.actual if report is ReportType.TOTAL else whole
     bounds = (low, high, math.floor(0.9 * rest), math.ceil(1.1 * rest), rest)
-    spread = [low + (high - low) * step // 40 for step in range(41)]
+    spread = [low + (high - low) * reconcile // 40 for reconcile in range(41)]
     return [number for bound in (*bounds, *spread) for number in range(max(0, bound - 2), bound + 3)]
 
 
 @settings(max_examples=300)
 @given(clusters(at_rest=True))
 def test_at_rest_only_a_move_within_a_tenth_is_swallowed_and_then_nothing_moves(
-    cluster: tuple[list[float], int, int, float, Size],
+    cluster: tuple[list[float], int, int, float, WorkloadSize],
 ) -> None:
     values, missing, unready, target, size = cluster
-    reported = report_pods(Report.TOTAL, values, missing=missing, unready=unready, size=size, target=target)
+    reported = report_pods(ReportType.TOTAL, values, missing=missing, unready=unready, size=size, target=target)
     by_pods = oracle(values, missing, unready, target, size.wanted)
-    by_report = decided(Report.TOTAL, reported, target, size)
+    by_report = decided(ReportType.TOTAL, reported, target, size)
     if by_report != by_pods:
         assert within(by_pods / size.wanted)
         assert by_report == size.wanted
 
 
 @settings(max_examples=300)
-@given(st.sampled_from(Report), clusters(at_rest=True), st.data())
+@given(st.sampled_from(ReportType), clusters(at_rest=True), st.data())
 def test_law_1_losing_sight_of_pods_asks_for_no_more_and_shrinks_none_of_them(
-    report: Report, cluster: tuple[list[float], int, int, float, Size], data: st.DataObject
+    report: ReportType, cluster: tuple[list[float], int, int, float, WorkloadSize], data: st.DataObject
 ) -> None:
     values, missing, unready, target, size = cluster
     assume(values)
@@ -154,7 +161,9 @@ def test_law_1_losing_sight_of_pods_asks_for_no_more_and_shrinks_none_of_them(
 
 
 @given(clusters())
-def test_the_product_runs_the_algorithm_of_the_controller(cluster: tuple[list[float], int, int, float, Size]) -> None:
+def test_the_product_runs_the_algorithm_of_the_controller(
+    cluster: tuple[list[float], int, int, float, WorkloadSize],
+) -> None:
     values, missing, unready, target, size = cluster
     pods = [*(milli(value) for value in values), *[None] * missing, *[UNREADY] * unready]
     made = resource_replicas(
@@ -163,9 +172,9 @@ def test_the_product_runs_the_algorithm_of_the_controller(cluster: tuple[list[fl
     assert made == resource_metric(pods, milli(target), size.wanted)
 
 
-@given(st.sampled_from(Report), clusters())
+@given(st.sampled_from(ReportType), clusters())
 def test_what_is_handed_out_is_a_number_that_keda_can_carry(
-    report: Report, cluster: tuple[list[float], int, int, float, Size]
+    report: ReportType, cluster: tuple[list[float], int, int, float, WorkloadSize]
 ) -> None:
     values, missing, unready, target, size = cluster
     value = report_pods(report, values, missing=missing, unready=unready, size=size, target=target).value
@@ -174,7 +183,7 @@ def test_what_is_handed_out_is_a_number_that_keda_can_carry(
 
 
 @given(
-    st.sampled_from(Report),
+    st.sampled_from(ReportType),
     st.floats(-3, 12).map(lambda power: round(10**power, 3)),
     st.lists(st.floats(-3, 12).map(lambda power: 10**power), max_size=4),
     st.integers(1, 300),
@@ -183,11 +192,11 @@ def test_what_is_handed_out_is_a_number_that_keda_can_carry(
     st.integers(0, 3),
 )
 def test_any_number_that_a_trigger_or_a_driver_may_come_up_with_is_carried(
-    report: Report, target: float, some: list[float], times: int, missing: int, unready: int, surge: int
+    report: ReportType, target: float, some: list[float], times: int, missing: int, unready: int, surge: int
 ) -> None:
     values = some * times
     count = len(values) + missing + unready
-    size = Size(count, count + surge, len(values) + missing)
+    size = WorkloadSize(count, count + surge, len(values) + missing)
     reported = report_pods(report, values, missing=missing, unready=unready, size=size, target=target)
     assert 0 <= milli(reported.value) <= LARGEST_MILLI
     assert reported.replicas == min(decided(report, reported, target, size), 2**31 - 1)
@@ -196,13 +205,15 @@ def test_any_number_that_a_trigger_or_a_driver_may_come_up_with_is_carried(
     assert aggregated.replicas == min(decided(report, aggregated, target, size), 2**31 - 1)
 
 
-@pytest.mark.parametrize("report", Report)
-def test_numbers_beyond_reason_end_nothing(report: Report) -> None:
-    size = Size(100_000, 100_000, 100_000)
+@pytest.mark.parametrize("report", ReportType)
+def test_numbers_beyond_reason_end_nothing(report: ReportType) -> None:
+    size = WorkloadSize(100_000, 100_000, 100_000)
     huge = report_pods(report, [1e12] * 1000, missing=99_000, unready=0, size=size, target=1e12)
-    many = report_pods(report, [1e12] * 10_000, missing=0, unready=0, size=Size(10_000, 10_000, 10_000), target=1e12)
-    tiny = report_pods(report, [1e12] * 1000, missing=0, unready=0, size=Size(1000, 1000, 1000), target=0.001)
-    endless = report_pods(report, [math.inf], missing=0, unready=0, size=Size(1, 1, 1), target=80.0)
+    many = report_pods(
+        report, [1e12] * 10_000, missing=0, unready=0, size=WorkloadSize(10_000, 10_000, 10_000), target=1e12
+    )
+    tiny = report_pods(report, [1e12] * 1000, missing=0, unready=0, size=WorkloadSize(1000, 1000, 1000), target=0.001)
+    endless = report_pods(report, [math.inf], missing=0, unready=0, size=WorkloadSize(1, 1, 1), target=80.0)
     for reported in (huge, many, tiny, endless):
         assert 0 <= milli(reported.value) <= LARGEST_MILLI
 
@@ -218,12 +229,12 @@ def test_numbers_beyond_reason_end_nothing(report: Report) -> None:
 def test_numbers_that_lose_thousandths_on_their_way_lead_where_they_should(
     value: float, count: int, target: float
 ) -> None:
-    reported, made = told(Report.TOTAL, [value] * count, target)
+    reported, made = told(ReportType.TOTAL, [value] * count, target)
     assert made == reported.replicas == oracle([value] * count, 0, 0, target, count)
 
 
-@pytest.mark.parametrize("report", Report)
-def test_below_zero_is_nothing(report: Report) -> None:
+@pytest.mark.parametrize("report", ReportType)
+def test_below_zero_is_nothing(report: ReportType) -> None:
     """A temperature may be; what KEDA is handed may not."""
     reported, made = told(report, [-500.0] * 3, 80.0)
     assert (reported.value, made) == (0.0, 0)
@@ -232,17 +243,17 @@ def test_below_zero_is_nothing(report: Report) -> None:
 
 def test_a_load_that_three_decimals_cannot_express_is_told_as_near_as_they_can() -> None:
     """Thirty times the target of 0.058 is 1.74, and a pod in a hundred is on a silent node."""
-    values, size = [1.74] * 300, Size(4958, 4958, 4955)
+    values, size = [1.74] * 300, WorkloadSize(4958, 4958, 4955)
     by_pods = oracle(values, 4655, 3, 0.058, 4958)
     assert by_pods == 8976
-    reported, made = told(Report.AVERAGE, values, 0.058, missing=4655, unready=3, size=size)
+    reported, made = told(ReportType.AVERAGE, values, 0.058, missing=4655, unready=3, size=size)
     assert (made, reported.value) == (8971, 0.105)
 
 
 # ---- examples, at a target of 80 ----
 
 
-@pytest.mark.parametrize("report", Report)
+@pytest.mark.parametrize("report", ReportType)
 @pytest.mark.parametrize(
     ("values", "missing", "unready", "replicas"),
     [
@@ -260,54 +271,54 @@ def test_a_load_that_three_decimals_cannot_express_is_told_as_near_as_they_can()
         pytest.param([], 4, 0, 4, id="none of them seen: no move"),
     ],
 )
-def test_examples(report: Report, values: list[float], missing: int, unready: int, replicas: int) -> None:
+def test_examples(report: ReportType, values: list[float], missing: int, unready: int, replicas: int) -> None:
     reported, made = told(report, values, 80.0, missing=missing, unready=unready)
     assert made == replicas
     assert reported.replicas == replicas
 
 
 def test_the_plain_total_and_mean_are_handed_out_wherever_they_do() -> None:
-    assert told(Report.TOTAL, [92.0, 40.0], 80.0)[0].value == 132.0
-    assert told(Report.AVERAGE, [92.0, 40.0], 80.0)[0].value == 66.0
-    assert told(Report.AVERAGE, [100.0, 100.0, 0.0], 80.0)[0].value == 66.667
-    assert told(Report.TOTAL, [300.0] * 3, 80.0)[0].value == 900.0
+    assert told(ReportType.TOTAL, [92.0, 40.0], 80.0)[0].value == 132.0
+    assert told(ReportType.AVERAGE, [92.0, 40.0], 80.0)[0].value == 66.0
+    assert told(ReportType.AVERAGE, [100.0, 100.0, 0.0], 80.0)[0].value == 66.667
+    assert told(ReportType.TOTAL, [300.0] * 3, 80.0)[0].value == 900.0
 
 
 def test_a_rollout_with_surge_does_not_make_the_workload_larger() -> None:
     """Told "at the target", the HPA would want as many replicas as there are, the surge among them."""
-    surge = Size(wanted=4, actual=5, ready=4)
+    surge = WorkloadSize(wanted=4, actual=5, ready=4)
     assert external_average_value(milli(80.0 * 5), milli(80.0), surge.actual) == 5
-    reported, made = told(Report.TOTAL, [80.0] * 4, 80.0, unready=1, size=surge)
+    reported, made = told(ReportType.TOTAL, [80.0] * 4, 80.0, unready=1, size=surge)
     assert made == 4
     assert reported.value == 320.0
-    assert told(Report.TOTAL, [75.0] * 4, 80.0, unready=1, size=surge)[1] == 4
-    assert told(Report.TOTAL, [85.0] * 4, 80.0, unready=1, size=surge)[1] == 4
+    assert told(ReportType.TOTAL, [75.0] * 4, 80.0, unready=1, size=surge)[1] == 4
+    assert told(ReportType.TOTAL, [85.0] * 4, 80.0, unready=1, size=surge)[1] == 4
 
 
-def rolled_out(report: Report, replicas: int, surge: int, load: float, *, by_devices: bool) -> list[int]:
+def rolled_out(report: ReportType, replicas: int, surge: int, load: float, *, by_devices: bool) -> list[int]:
     """The sizes wanted, look by look for half an hour, while a rollout's new pods load and the old ones carry on."""
-    state, wanted, sizes = State(), replicas, []
-    value_type = ValueType.AVERAGE_VALUE if report is Report.TOTAL else ValueType.VALUE
+    state, wanted, sizes = ControllerState(), replicas, []
+    value_type = ValueType.AVERAGE_VALUE if report is ReportType.TOTAL else ValueType.VALUE
     for look in range(120):
-        size = Size(wanted, wanted + surge, min(replicas, wanted))
+        size = WorkloadSize(wanted, wanted + surge, min(replicas, wanted))
         values = [80.0 * load * replicas / size.ready] * size.ready
         if by_devices:
             reported = report_devices(report, "avg", values, unseen=0, size=size, target=80.0)
         else:
             unready = size.actual - size.ready
             reported = report_pods(report, values, missing=0, unready=unready, size=size, target=80.0)
-        now_has = size.actual if report is Report.TOTAL else size.wanted
+        now_has = size.actual if report is ReportType.TOTAL else size.wanted
         told_hpa = desired_replicas(
             value_type, milli(reported.value), milli(80.0), replicas=now_has, ready_pods=size.ready
         )
-        state, decision = step(state, look * 15.0, wanted, told_hpa, max_replicas=1000)
+        state, decision = reconcile(state, look * 15.0, wanted, told_hpa, max_replicas=1000)
         wanted = decision.replicas
         sizes.append(wanted)
     return sizes
 
 
 @pytest.mark.parametrize("by_devices", [False, True], ids=["by pods", "by devices"])
-@pytest.mark.parametrize("report", Report)
+@pytest.mark.parametrize("report", ReportType)
 @pytest.mark.parametrize("load", [0.92, 1.0, 1.08])
 @pytest.mark.parametrize(
     ("replicas", "surge"),
@@ -322,18 +333,18 @@ def rolled_out(report: Report, replicas: int, surge: int, load: float, *, by_dev
     ],
 )
 def test_a_slow_rollout_does_not_grow_by_itself(
-    report: Report, replicas: int, surge: int, load: float, by_devices: bool
+    report: ReportType, replicas: int, surge: int, load: float, by_devices: bool
 ) -> None:
     """Growing by the surge, and by the surge of that, twenty replicas would be eighty in a quarter of an hour."""
     sizes = rolled_out(report, replicas, surge, load, by_devices=by_devices)
     assert max(sizes) <= math.ceil(replicas * load / 0.9) + surge
     assert min(sizes) >= math.floor(replicas * 0.9)
-    if replicas < 10 + 9 * surge or report is Report.AVERAGE:
+    if replicas < 10 + 9 * surge or report is ReportType.AVERAGE:
         assert set(sizes) == {replicas}
 
 
 def test_a_large_workload_whose_pods_all_start_grows_at_no_look() -> None:
-    reported, made = told(Report.TOTAL, [], 80.0, unready=41, size=Size(40, 41, 0))
+    reported, made = told(ReportType.TOTAL, [], 80.0, unready=41, size=WorkloadSize(40, 41, 0))
     assert made == 37
     assert reported.steps == (
         "no ready pod has a value (0 ready with a value, 0 without, 41 not ready): nothing should move",
@@ -343,36 +354,38 @@ def test_a_large_workload_whose_pods_all_start_grows_at_no_look() -> None:
 
 def test_a_sum_of_devices_backs_a_surge_as_far_as_it_goes() -> None:
     for total, made in ((3000.0, 41), (2900.0, 37)):
-        reported = report_devices(Report.TOTAL, "sum", [total], unseen=0, size=Size(40, 41, 40), target=80.0)
+        reported = report_devices(
+            ReportType.TOTAL, "sum", [total], unseen=0, size=WorkloadSize(40, 41, 40), target=80.0
+        )
         assert reported.replicas == made
 
 
 def test_replicas_that_cannot_be_created_are_not_wanted_for_long_and_no_others_with_them() -> None:
-    assert told(Report.TOTAL, [80.0] * 20, 80.0, size=Size(22, 20, 20))[1] == 20
+    assert told(ReportType.TOTAL, [80.0] * 20, 80.0, size=WorkloadSize(22, 20, 20))[1] == 20
 
 
 def test_more_pods_than_the_target_says_it_has_do_not_turn_a_shrinking_workload_round() -> None:
     """39 is what 44 pods at 88 % of the target ask for, and of 42 replicas the HPA makes 42 or 38."""
-    assert told(Report.TOTAL, [70.4] * 44, 80.0, size=Size(40, 42, 44))[1] == 38
+    assert told(ReportType.TOTAL, [70.4] * 44, 80.0, size=WorkloadSize(40, 42, 44))[1] == 38
 
 
 def test_pods_that_nobody_sees_are_load_that_backs_a_surge() -> None:
-    assert told(Report.TOTAL, [80.0] * 30, 80.0, missing=10, unready=1, size=Size(40, 41, 40))[1] == 41
-    assert told(Report.TOTAL, [80.0] * 30, 80.0, unready=11, size=Size(40, 41, 30))[1] == 37
+    assert told(ReportType.TOTAL, [80.0] * 30, 80.0, missing=10, unready=1, size=WorkloadSize(40, 41, 40))[1] == 41
+    assert told(ReportType.TOTAL, [80.0] * 30, 80.0, unready=11, size=WorkloadSize(40, 41, 30))[1] == 37
 
 
 def test_the_steps_say_which_rule_it_was() -> None:
-    assert told(Report.TOTAL, [92.0, 40.0], 80.0)[0].steps == ("total of 2 pods: 132",)
-    assert told(Report.TOTAL, [80.0] * 3, 80.0, unready=1)[0].steps == (
+    assert told(ReportType.TOTAL, [92.0, 40.0], 80.0)[0].steps == ("total of 2 pods: 132",)
+    assert told(ReportType.TOTAL, [80.0] * 3, 80.0, unready=1)[0].steps == (
         "total of 3 pods: 240",
         "the resource-metric rules of the pods (3 ready with a value, 0 without, 1 not ready) lead to 4 replicas, and "
         "so does 320",
     )
-    assert told(Report.AVERAGE, [], 80.0, unready=2)[0].steps == (
+    assert told(ReportType.AVERAGE, [], 80.0, unready=2)[0].steps == (
         "no ready pod has a value (0 ready with a value, 0 without, 2 not ready): nothing moves; 80 holds 2 replicas",
     )
     # From 20 to 21 is a twentieth.
-    swallowed = told(Report.TOTAL, [93.0] * 18, 80.0, missing=0, unready=2)[0]
+    swallowed = told(ReportType.TOTAL, [93.0] * 18, 80.0, missing=0, unready=2)[0]
     assert swallowed.replicas == 20
 
 
@@ -382,39 +395,39 @@ def test_the_steps_say_which_rule_it_was() -> None:
 @pytest.mark.parametrize(
     ("report", "aggregation", "known", "unseen", "value"),
     [
-        pytest.param(Report.AVERAGE, "max", [10, 92], 0, 92.0, id="the aggregate itself"),
-        pytest.param(Report.TOTAL, "max", [10, 92], 0, 276.0, id="times the replicas"),
-        pytest.param(Report.TOTAL, "sum", [10, 92], 0, 102.0, id="a sum is a total already"),
-        pytest.param(Report.AVERAGE, "sum", [10, 92], 0, 102.0, id="a sum as it is"),
-        pytest.param(Report.AVERAGE, "avg", [10, 20], 1, 110 / 3, id="shrinking: at the target"),
-        pytest.param(Report.AVERAGE, "avg", [200, 100], 1, 100.0, id="growing: idle"),
-        pytest.param(Report.AVERAGE, "avg", [90, 90], 1, 80.0, id="growing, and turned round: no move"),
-        pytest.param(Report.TOTAL, "avg", [90, 90], 1, 240.0, id="no move of three replicas"),
-        pytest.param(Report.TOTAL, "sum", [10, 20], 1, 240.0, id="a sum that would shrink: no move"),
-        pytest.param(Report.TOTAL, "sum", [200, 200], 1, 400.0, id="a sum that grows by what was seen"),
+        pytest.param(ReportType.AVERAGE, "max", [10, 92], 0, 92.0, id="the aggregate itself"),
+        pytest.param(ReportType.TOTAL, "max", [10, 92], 0, 276.0, id="times the replicas"),
+        pytest.param(ReportType.TOTAL, "sum", [10, 92], 0, 102.0, id="a sum is a total already"),
+        pytest.param(ReportType.AVERAGE, "sum", [10, 92], 0, 102.0, id="a sum as it is"),
+        pytest.param(ReportType.AVERAGE, "avg", [10, 20], 1, 110 / 3, id="shrinking: at the target"),
+        pytest.param(ReportType.AVERAGE, "avg", [200, 100], 1, 100.0, id="growing: idle"),
+        pytest.param(ReportType.AVERAGE, "avg", [90, 90], 1, 80.0, id="growing, and turned round: no move"),
+        pytest.param(ReportType.TOTAL, "avg", [90, 90], 1, 240.0, id="no move of three replicas"),
+        pytest.param(ReportType.TOTAL, "sum", [10, 20], 1, 240.0, id="a sum that would shrink: no move"),
+        pytest.param(ReportType.TOTAL, "sum", [200, 200], 1, 400.0, id="a sum that grows by what was seen"),
         pytest.param(
-            Report.AVERAGE, "sum", [50, 40], 1, 90.0, id="a sum under Value is held against the target itself"
+            ReportType.AVERAGE, "sum", [50, 40], 1, 90.0, id="a sum under Value is held against the target itself"
         ),
-        pytest.param(Report.AVERAGE, "p95", [10, 20], 1, 80.0, id="the 95th percentile may be the unseen one"),
+        pytest.param(ReportType.AVERAGE, "p95", [10, 20], 1, 80.0, id="the 95th percentile may be the unseen one"),
     ],
 )
-def test_devices(report: Report, aggregation: str, known: list[float], unseen: int, value: float) -> None:
-    size = Size(3, 3, 3)
+def test_devices(report: ReportType, aggregation: str, known: list[float], unseen: int, value: float) -> None:
+    size = WorkloadSize(3, 3, 3)
     reported = report_devices(report, aggregation, known, unseen=unseen, size=size, target=80.0)
     assert reported.value == pytest.approx(value, abs=0.001)
 
 
 @given(
-    st.sampled_from(Report),
+    st.sampled_from(ReportType),
     st.sampled_from(sorted(AGGREGATIONS)),
     st.lists(st.integers(0, 200), min_size=1, max_size=8),
     st.lists(st.integers(0, 200), min_size=1, max_size=8),
     st.integers(1, 12),
 )
 def test_law_1_losing_sight_of_devices_asks_for_no_more_than_full_sight(
-    report: Report, aggregation: str, seen: list[float], lost: list[float], replicas: int
+    report: ReportType, aggregation: str, seen: list[float], lost: list[float], replicas: int
 ) -> None:
-    size = Size(replicas, replicas, replicas)
+    size = WorkloadSize(replicas, replicas, replicas)
     full = report_devices(report, aggregation, [*seen, *lost], unseen=0, size=size, target=80.0)
     partial = report_devices(report, aggregation, seen, unseen=len(lost), size=size, target=80.0)
     assert full.replicas is not None
@@ -436,26 +449,26 @@ def test_the_average_of_devices_turns_no_direction_whoever_is_ready(
     aggregation: str, known: list[float], ready: int, surge: int
 ) -> None:
     """The HPA multiplies a Value by its ready pods, and so shrinks at 120 % while half of them are loading."""
-    size = Size(8, 8 + surge, ready)
-    reported = report_devices(Report.AVERAGE, aggregation, known, unseen=0, size=size, target=80.0)
-    made = decided(Report.AVERAGE, reported, 80.0, size)
+    size = WorkloadSize(8, 8 + surge, ready)
+    reported = report_devices(ReportType.AVERAGE, aggregation, known, unseen=0, size=size, target=80.0)
+    made = decided(ReportType.AVERAGE, reported, 80.0, size)
     value = AGGREGATIONS[aggregation](known)
     assert made == reported.replicas
     assert made >= 8 if value >= 80 else made <= 8
 
 
 @given(
-    st.sampled_from(Report),
+    st.sampled_from(ReportType),
     st.sampled_from(sorted(AGGREGATIONS)),
     st.lists(st.integers(0, 200), min_size=1, max_size=8),
     st.integers(0, 4),
     st.data(),
 )
 def test_a_busier_device_never_asks_for_less(
-    report: Report, aggregation: str, known: list[float], unseen: int, data: st.DataObject
+    report: ReportType, aggregation: str, known: list[float], unseen: int, data: st.DataObject
 ) -> None:
     busier = [value + data.draw(st.integers(0, 50)) for value in known]
-    size = Size(5, 5, 5)
+    size = WorkloadSize(5, 5, 5)
     less = report_devices(report, aggregation, known, unseen=unseen, size=size, target=80.0)
     more = report_devices(report, aggregation, busier, unseen=unseen, size=size, target=80.0)
     assert less.replicas is not None
@@ -465,8 +478,8 @@ def test_a_busier_device_never_asks_for_less(
 
 def test_a_large_fleet_of_large_numbers_keeps_its_size() -> None:
     """A thousand replicas with 100 GB each, in bytes, and wanted so."""
-    size = Size(1000, 1000, 1000)
-    assert report_devices(Report.TOTAL, "max", [1e11], unseen=0, size=size, target=1e11).replicas == 1000
+    size = WorkloadSize(1000, 1000, 1000)
+    assert report_devices(ReportType.TOTAL, "max", [1e11], unseen=0, size=size, target=1e11).replicas == 1000
 
 
 @pytest.mark.parametrize(
@@ -475,18 +488,18 @@ def test_a_large_fleet_of_large_numbers_keeps_its_size() -> None:
 )
 def test_no_total_is_told_without_the_number_of_replicas(aggregation: str, unseen: int) -> None:
     with pytest.raises(ValueError, match=r"^report: Invalid value: total: the workload's replicas are not known"):
-        report_devices(Report.TOTAL, aggregation, [92.0], unseen=unseen, size=None, target=80.0)
+        report_devices(ReportType.TOTAL, aggregation, [92.0], unseen=unseen, size=None, target=80.0)
 
 
 def test_without_the_number_of_replicas_a_sum_is_a_total_and_an_average_fills_its_gaps() -> None:
-    assert report_devices(Report.TOTAL, "sum", [92.0, 10.0], unseen=0, size=None, target=80.0).value == 102.0
-    filled = report_devices(Report.AVERAGE, "avg", [200.0, 100.0], unseen=1, size=None, target=80.0)
+    assert report_devices(ReportType.TOTAL, "sum", [92.0, 10.0], unseen=0, size=None, target=80.0).value == 102.0
+    filled = report_devices(ReportType.AVERAGE, "avg", [200.0, 100.0], unseen=1, size=None, target=80.0)
     assert (filled.value, filled.replicas) == (100.0, None)
 
 
-@pytest.mark.parametrize(("report", "value"), [(Report.AVERAGE, 20.0), (Report.TOTAL, 0.0)])
-def test_while_it_sleeps_the_devices_are_told_as_they_are(report: Report, value: float) -> None:
-    assert report_devices(report, "avg", [20.0], unseen=0, size=Size(0, 0, 0), target=80.0).value == value
+@pytest.mark.parametrize(("report", "value"), [(ReportType.AVERAGE, 20.0), (ReportType.TOTAL, 0.0)])
+def test_while_it_sleeps_the_devices_are_told_as_they_are(report: ReportType, value: float) -> None:
+    assert report_devices(report, "avg", [20.0], unseen=0, size=WorkloadSize(0, 0, 0), target=80.0).value == value
 
 
 # --- jobs
@@ -494,6 +507,6 @@ def test_while_it_sleeps_the_devices_are_told_as_they_are(report: Report, value:
 
 @given(st.floats(MIN_TARGET, MAX_NUMBER), st.integers(0, 5000))
 def test_jobs_are_never_more_than_was_found_and_hardly_ever_fewer(target: float, jobs: int) -> None:
-    told = for_jobs(Reported(1.0, jobs, ()), round(target, 3))
+    told = for_jobs(ReportedValue(1.0, jobs, ()), round(target, 3))
     made = math.ceil(round(told.value, 3) / round(target, 3))
     assert made == jobs or (round(target, 3) < 0.01 and made == jobs - 1)

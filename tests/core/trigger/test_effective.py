@@ -5,15 +5,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keda_gpu_scaler.core.trigger.effective import settings
+from keda_gpu_scaler.core.trigger.effective import effective_settings
 from keda_gpu_scaler.core.trigger.metrics import PROFILES
-from keda_gpu_scaler.core.trigger.parser import PARAMETERS, Scope, parse
+from keda_gpu_scaler.core.trigger.parser import PARAMETERS, Scope, parse_trigger
 
 KEYS = {parameter.key for parameter in PARAMETERS}
 
 
 def meant(**metadata: str) -> dict[str, tuple[str, str]]:
-    found = settings(parse(metadata), metadata, Scope.WORKLOAD)
+    found = effective_settings(parse_trigger(metadata), metadata, Scope.WORKLOAD)
     assert len({one.key for one in found}) == len(found)
     return {one.key: (one.value, one.origin) for one in found}
 
@@ -81,5 +81,5 @@ def test_every_key_told_is_a_parameter_and_what_is_given_is_told_as_given(profil
 
 
 def test_the_scope_is_the_one_that_was_used() -> None:
-    found = settings(parse({}), {}, Scope.FLEET)
+    found = effective_settings(parse_trigger({}), {}, Scope.FLEET)
     assert ("scope", "fleet", "default") in [(one.key, one.value, one.origin) for one in found]

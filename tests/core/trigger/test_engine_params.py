@@ -2,16 +2,16 @@
 import pytest
 
 from keda_gpu_scaler.core.selectors import SeriesSelector, parse_series
-from keda_gpu_scaler.core.trigger.engine_params import Demand, EngineQuery
+from keda_gpu_scaler.core.trigger.engine_params import DemandQuery, EngineQuery
 from keda_gpu_scaler.core.trigger.metrics import DEMANDS, ENGINE_METRICS, ENGINES
-from keda_gpu_scaler.core.trigger.parser import Scope, Trigger, TriggerError, parse
+from keda_gpu_scaler.core.trigger.parser import Scope, Trigger, TriggerError, parse_trigger
 
 EPP = "http://epp.ai:9090/metrics"
 
 
 def problems(**metadata: str) -> list[str]:
     with pytest.raises(TriggerError) as caught:
-        parse(metadata)
+        parse_trigger(metadata)
     return list(caught.value.problems)
 
 
@@ -21,7 +21,7 @@ def engine(trigger: Trigger) -> EngineQuery:
 
 
 def test_a_devices_metric_asks_no_engine() -> None:
-    trigger = parse({})
+    trigger = parse_trigger({})
     assert (trigger.engine, trigger.demand, trigger.is_scraped) == (None, None, False)
 
 
@@ -54,7 +54,7 @@ def test_a_devices_metric_asks_no_engine() -> None:
 def test_metric_target_and_engine_follow_from_the_keys(
     metadata: dict[str, str], metric: str, target: float, activation: float, about: str
 ) -> None:
-    trigger = parse(metadata)
+    trigger = parse_trigger(metadata)
     assert (trigger.metric.name, trigger.target, trigger.activation) == (metric, target, activation)
     assert engine(trigger).engine == about
     assert trigger.scope is Scope.WORKLOAD
@@ -62,7 +62,7 @@ def test_metric_target_and_engine_follow_from_the_keys(
 
 
 def test_every_key_about_engines_is_read() -> None:
-    trigger = parse(
+    trigger = parse_trigger(
         {
             "metricType": "saturation",
             "engine": "vllm",
@@ -84,14 +84,14 @@ def test_every_key_about_engines_is_read() -> None:
     ("key", "about"), [("vllmEndpoint", "vllm"), ("tritonEndpoint", "triton"), ("engineEndpoint", "auto")]
 )
 def test_a_url_is_scraped_as_it_stands(key: str, about: str) -> None:
-    trigger = parse({"metricType": "queue_depth", key: "http://vllm-svc:8000/metrics"})
+    trigger = parse_trigger({"metricType": "queue_depth", key: "http://vllm-svc:8000/metrics"})
     assert engine(trigger).url == "http://vllm-svc:8000/metrics"
     assert engine(trigger).engine == about
     assert trigger.scope is Scope.ENDPOINT
 
 
 def test_any_series_of_an_engine_can_be_the_metric() -> None:
-    trigger = parse({"engineMetric": 'queue{model="a"}', "targetValue": "3"})
+    trigger = parse_trigger({"engineMetric": 'queue{model="a"}', "targetValue": "3"})
     assert trigger.metric is ENGINE_METRICS["engine"]
     assert engine(trigger).selectors == (parse_series('queue{model="a"}'),)
 
@@ -208,12 +208,12 @@ def test_a_problem_names_the_key_the_value_and_the_remedy(metadata: dict[str, st
     [
         pytest.param(
             {"demand": "epp"},
-            Demand(EPP, tuple(SeriesSelector(name) for name in DEMANDS["epp"].series)),
+            DemandQuery(EPP, tuple(SeriesSelector(name) for name in DEMANDS["epp"].series)),
             id="a preset knows its series",
         ),
         pytest.param(
             {"demand": "epp", "demandMetric": '{inference_pool="a"}'},
-            Demand(EPP, tuple(parse_series(name + '{inference_pool="a"}') for name in DEMANDS["epp"].series)),
+            DemandQuery(EPP, tuple(parse_series(name + '{inference_pool="a"}') for name in DEMANDS["epp"].series)),
             id="labels narrow a preset",
         ),
         pytest.param(
@@ -223,21 +223,21 @@ def test_a_problem_names_the_key_the_value_and_the_remedy(metadata: dict[str, st
                 "demandHoldSeconds": "30",
                 "demandPerReplica": "8",
             },
-            Demand(EPP, (SeriesSelector("queue"),), 2.0, 30.0, 8.0),
+            DemandQuery(EPP, (SeriesSelector("queue"),), 2.0, 30.0, 8.0),
             id="every key about demand",
         ),
     ],
 )
-def test_demand_follows_from_the_keys(metadata: dict[str, str], demand: Demand) -> None:
-    trigger = parse({"demandEndpoint": EPP, **metadata})
+def test_demand_follows_from_the_keys(metadata: dict[str, str], demand: DemandQuery) -> None:
+    trigger = parse_trigger({"demandEndpoint": EPP, **metadata})
     assert trigger.demand == demand
     assert trigger.metric.name == "gpu_utilization"
 
 
 def test_keys_that_nothing_reads_are_told_of() -> None:
-    assert parse({"engine": "vllm"}).hints == (
+    assert parse_trigger({"engine": "vllm"}).hints == (
         "metadata.engine: is not read: gpu_utilization is told by devices, not by engines",
     )
-    assert parse({"profile": "llm", "gpuModel": "*H100*"}).hints == (
+    assert parse_trigger({"profile": "llm", "gpuModel": "*H100*"}).hints == (
         "metadata.gpuModel: is not read: saturation is told by engines, whatever devices they run on",
     )

@@ -8,19 +8,19 @@ from hypothesis import strategies as st
 from keda_gpu_scaler.core.aggregation import AGGREGATIONS
 from keda_gpu_scaler.core.selectors import parse_labels
 from keda_gpu_scaler.core.trigger.metrics import ENGINE_METRICS, METRICS, PROFILES
-from keda_gpu_scaler.core.trigger.parser import METRIC_TYPES, PARAMETERS, Scope, Trigger, TriggerError, parse
+from keda_gpu_scaler.core.trigger.parser import METRIC_TYPES, PARAMETERS, Scope, Trigger, TriggerError, parse_trigger
 
 KEYS = [parameter.key for parameter in PARAMETERS]
 
 
 def problems(metadata: dict[str, str]) -> list[str]:
     with pytest.raises(TriggerError) as caught:
-        parse(metadata)
+        parse_trigger(metadata)
     return list(caught.value.problems)
 
 
 def test_empty_metadata_means_every_default() -> None:
-    assert parse({}) == Trigger(
+    assert parse_trigger({}) == Trigger(
         metric=METRICS["gpu_utilization"],
         target=80.0,
         activation=0.0,
@@ -33,7 +33,7 @@ def test_empty_metadata_means_every_default() -> None:
 
 
 def test_every_key_is_read() -> None:
-    trigger = parse(
+    trigger = parse_trigger(
         {
             "profile": "training",
             "metricType": "power_draw",
@@ -85,7 +85,7 @@ def test_every_key_is_read() -> None:
 def test_a_profile_is_what_the_original_had_under_that_name(
     name: str, metric: str, target: float, activation: float
 ) -> None:
-    trigger = parse({"profile": name})
+    trigger = parse_trigger({"profile": name})
     assert (trigger.metric.name, trigger.target, trigger.activation) == (metric, target, activation)
     assert trigger.metric_name == "keda_gpu_" + name.replace("-", "_")
 
@@ -151,7 +151,7 @@ def test_there_is_no_profile_and_no_metric_beyond_the_promised_ones() -> None:
     ],
 )
 def test_metric_and_target_follow_from_the_keys(metadata: dict[str, str], metric: str, target: float) -> None:
-    trigger = parse(metadata)
+    trigger = parse_trigger(metadata)
     assert (trigger.metric.name, trigger.target) == (metric, target)
 
 
@@ -327,7 +327,7 @@ def test_a_long_value_is_quoted_in_part() -> None:
 
 def test_what_keda_sends_along_is_not_taken_for_a_misspelling() -> None:
     metadata = {"scalerAddress": "keda-gpu-scaler.keda:6000", "enableTLS": "true", "unsafeSsl": "false", "foo": "bar"}
-    assert parse(metadata).hints == ()
+    assert parse_trigger(metadata).hints == ()
 
 
 @pytest.mark.parametrize(
@@ -335,13 +335,13 @@ def test_what_keda_sends_along_is_not_taken_for_a_misspelling() -> None:
     [("metrictype", "metricType"), ("targetvalue", "targetValue"), ("activationTreshold", "activationThreshold")],
 )
 def test_a_near_miss_of_a_key_is_served_with_a_suggestion(given_key: str, meant: str) -> None:
-    assert parse({given_key: "1"}).hints == (
+    assert parse_trigger({given_key: "1"}).hints == (
         f'metadata: "{given_key}" is no key of ours, nothing reads it: did you mean "{meant}"?',
     )
 
 
 def test_a_shorthand_overrules_the_target_as_in_the_original_and_it_is_said() -> None:
-    trigger = parse({"targetValue": "60", "targetGpuUtilization": "70"})
+    trigger = parse_trigger({"targetValue": "60", "targetGpuUtilization": "70"})
     assert trigger.target == 70
     assert trigger.hints == ('metadata.targetValue: "60" is overruled by targetGpuUtilization "70"',)
 
@@ -362,8 +362,8 @@ def test_a_shorthand_overrules_the_target_as_in_the_original_and_it_is_said() ->
     ],
 )
 def test_a_default_target_of_another_unit_is_served_and_warned_of(metadata: dict[str, str], hint: str) -> None:
-    assert parse(metadata).hints == (hint,)
-    assert parse({**metadata, "targetValue": "80"}).hints == ()
+    assert parse_trigger(metadata).hints == (hint,)
+    assert parse_trigger({**metadata, "targetValue": "80"}).hints == ()
 
 
 def test_a_long_number_is_refused_without_being_weighed_digit_by_digit() -> None:
@@ -372,7 +372,7 @@ def test_a_long_number_is_refused_without_being_weighed_digit_by_digit() -> None
 
 
 def test_a_metric_name_is_made_safe_and_the_change_is_said() -> None:
-    trigger = parse({"metricName": "GPU.Load (all)"})
+    trigger = parse_trigger({"metricName": "GPU.Load (all)"})
     assert trigger.metric_name == "gpu-load-all"
     assert trigger.hints == ('metadata.metricName: "GPU.Load (all)" is handed to KEDA as "gpu-load-all"',)
 
@@ -389,7 +389,7 @@ def test_any_metadata_gives_a_sound_trigger_or_a_trigger_error(metadata: dict[st
     trigger: Trigger | None = None
     found: tuple[str, ...] = ()
     try:
-        trigger = parse(metadata)
+        trigger = parse_trigger(metadata)
     except TriggerError as error:
         found = error.problems
     if trigger is None:
@@ -401,4 +401,4 @@ def test_any_metadata_gives_a_sound_trigger_or_a_trigger_error(metadata: dict[st
     assert math.isfinite(trigger.window_seconds)
     assert trigger.metric_name
     assert set(trigger.metric_name) <= set("abcdefghijklmnopqrstuvwxyz0123456789_-")
-    assert parse(metadata) == trigger
+    assert parse_trigger(metadata) == trigger

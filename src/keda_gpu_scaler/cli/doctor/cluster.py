@@ -34,12 +34,12 @@ from keda_gpu_scaler.cli.doctor.findings import (
 from keda_gpu_scaler.cli.validate.rules import Severity
 from keda_gpu_scaler.cli.validate.rules import check as check_manifest
 from keda_gpu_scaler.core.interfaces import KubeError
-from keda_gpu_scaler.kube.access_review import Examined, Right
-from keda_gpu_scaler.kube.auth import Access
+from keda_gpu_scaler.kube.access_review import AccessReviewer, Permission
+from keda_gpu_scaler.kube.auth import ClientConfig
 from keda_gpu_scaler.kube.client import ApiError
 from keda_gpu_scaler.kube.endpointslices import EndpointSlices
 from keda_gpu_scaler.kube.parse import is_name
-from keda_gpu_scaler.kube.reflector import Place
+from keda_gpu_scaler.kube.reflector import ResourceQuery
 from keda_gpu_scaler.wire.tls import ClientTls
 
 SKEW_SECONDS = 5.0
@@ -123,7 +123,7 @@ class World:
 
 
 async def examine(
-    access: Access, installation: Installation, world: World, say: Callable[[str], object]
+    access: ClientConfig, installation: Installation, world: World, say: Callable[[str], object]
 ) -> AsyncIterator[Finding]:
     """Make every check of a cluster, one after the other.
 
@@ -136,7 +136,7 @@ async def examine(
     Raises:
         KubeError: the certificates of the access cannot be used.
     """
-    api = Examined(access)
+    api = AccessReviewer(access)
     try:
         cluster = _Cluster(api, access, installation, world)
         for title, look in (
@@ -161,7 +161,7 @@ async def examine(
 class _Cluster:
     """The checks; each may know what those before it found."""
 
-    def __init__(self, api: Examined, access: Access, installation: Installation, world: World) -> None:
+    def __init__(self, api: AccessReviewer, access: ClientConfig, installation: Installation, world: World) -> None:
         self._api = api
         self._access = access
         self._here = installation
@@ -210,7 +210,7 @@ class _Cluster:
 
     async def _operators(self) -> Sequence[Mapping[str, Any]]:
         for label in ("app.kubernetes.io/name=keda-operator", "app=keda-operator"):
-            if found := await self._api.items(Place("deployments", "apps", labels=label)):
+            if found := await self._api.items(ResourceQuery("deployments", "apps", labels=label)):
                 return found
         return ()
 
@@ -240,7 +240,7 @@ class _Cluster:
 
     async def _named(self) -> AsyncIterator[Mapping[str, Any]]:
         for namespace in self._here.workload_namespaces or ("",):
-            for one in await self._api.items(Place("scaledobjects", "keda.sh", "v1alpha1", namespace)):
+            for one in await self._api.items(ResourceQuery("scaledobjects", "keda.sh", "v1alpha1", namespace)):
                 if any(True for _ in self._addresses_in(one)):
                     yield one
 
@@ -291,15 +291,15 @@ class _Cluster:
         if allowed:
             yield ok("rights", f"{name} has {_number(allowed, 'right')} of those that are needed")
 
-    def _wanted(self) -> Iterator[tuple[list[Right], bool]]:
+    def _wanted(self) -> Iterator[tuple[list[Permission], bool]]:
         """Yield groups of rights, and whether an answer needs them."""
         for group, resource, verbs in (*GRANTED, *self._targets()):
-            yield [Right(verb, resource, group) for verb in verbs], True
+            yield [Permission(verb, resource, group) for verb in verbs], True
         group, resource, verbs = GRANTED_BESIDE_US
-        yield [Right(verb, resource, group, self._here.namespace) for verb in verbs], True
+        yield [Permission(verb, resource, group, self._here.namespace) for verb in verbs], True
         group, resource, verbs = GRANTED_ON_NODES
         is_used = any(_uses_node_selector(one) for one in self._scaled)
-        yield [Right(verb, resource, group) for verb in verbs], is_used
+        yield [Permission(verb, resource, group) for verb in verbs], is_used
 
     def _targets(self) -> Iterator[tuple[str, str, tuple[str, ...]]]:
         """Yield the kinds of scale targets in use that are not granted anyway."""
@@ -313,7 +313,7 @@ class _Cluster:
                 yield group, resource, ("list", "watch")
                 yield group, f"{resource}/scale", ("get",)
 
-    async def _instead(self, missing: Sequence[Right], is_needed: bool, who: str) -> Looked:
+    async def _instead(self, missing: Sequence[Permission], is_needed: bool, who: str) -> Looked:
         """Say what is lacking; what is not granted in the whole cluster may be in each namespace."""
         if not missing:
             return
@@ -448,7 +448,7 @@ class _Cluster:
         if not self._are_addresses_known:
             return
         try:
-            nodes = await self._api.items(Place("nodes"))
+            nodes = await self._api.items(ResourceQuery("nodes"))
         except ApiError as error:
             yield self._unlisted("nodes", "nodes", error)
             return
@@ -539,7 +539,7 @@ def _shortened(findings: Sequence[Finding], check: str) -> Findings:
         yield replace(rest[0], check=check, text=f"and {len(rest)} more", remedy="mend these first")
 
 
-def _several(rights: Sequence[Right]) -> str:
+def _several(rights: Sequence[Permission]) -> str:
     """Say several verbs on one resource at once."""
     return f"{' and '.join(right.verb for right in rights[:-1])}{' and ' if rights[1:] else ''}{rights[-1]}"
 

@@ -26,7 +26,7 @@ from keda_gpu_scaler.agent import open_backend
 from keda_gpu_scaler.cli.doctor.endpoints import Health, health, page, trusting
 from keda_gpu_scaler.cli.doctor.findings import Finding, Findings, Step, ok, parted, problem, skipped, warning
 from keda_gpu_scaler.config import Config
-from keda_gpu_scaler.core.evaluate.attribution import holders
+from keda_gpu_scaler.core.evaluate.attribution import attribute
 from keda_gpu_scaler.core.interfaces import Backend, BackendError
 from keda_gpu_scaler.core.trigger.metrics import METRICS
 from keda_gpu_scaler.core.types import Allocation, Sample, Snapshot
@@ -167,7 +167,7 @@ class _Node:
             yield problem("allocations", *parted(failure or f"{path}: no answer", remedy), _NO_ALLOCATIONS)
             return
         snapshot = Snapshot("", 0, 0.0, 0.0, "", self._samples or (), held)
-        holdings = holders(snapshot) or {}
+        holdings = attribute(snapshot) or {}
         pods = sum(bool(holding.shares) for holding in holdings.values())
         told = _number(held, "allocation")
         yield ok("allocations", f"{path} tells {told}; {_number(range(pods), 'pod')} of them hold what is listed here")

@@ -17,11 +17,17 @@ from typing import Any
 import click
 
 from keda_gpu_scaler.cli.arguments import client_tls, host_and_port, metadata_pairs
-from keda_gpu_scaler.cli.explain.forecast import foresee
-from keda_gpu_scaler.cli.explain.render import Explained, HpaStatus, as_json, hpa_status, screen
-from keda_gpu_scaler.cli.explain.scaledobject import Declared, Definition, DefinitionError, define, read_definition
-from keda_gpu_scaler.cli.kube_session import Cluster, is_reachable, patience
-from keda_gpu_scaler.cli.probe.client import Call, Link, Pace, Question
+from keda_gpu_scaler.cli.explain.forecast import forecast_of
+from keda_gpu_scaler.cli.explain.render import ExplainResult, HpaStatus, as_json, hpa_status, screen
+from keda_gpu_scaler.cli.explain.scaledobject import (
+    ScaledObject,
+    ScaledObjectError,
+    ScaledObjectTrigger,
+    read_scaled_object,
+    scaled_object_of,
+)
+from keda_gpu_scaler.cli.kube_session import KubeSession, is_reachable, patience
+from keda_gpu_scaler.cli.probe.client import Call, ProbeRequest, ScalerClient, Timing
 from keda_gpu_scaler.core.hpa.replica_calculator import ValueType
 from keda_gpu_scaler.core.interfaces import KubeError
 from keda_gpu_scaler.wire.tls import ClientTls, TlsError
@@ -129,13 +135,13 @@ def explain(ctx: click.Context, /, **given: Any) -> None:
     style = "json" if given["as_lines"] else given["output"]
     # The core library writes its own lines to the terminal when a connection is refused; ours says it better.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    pace = ctx.find_object(Pace) or Pace()
+    pace = ctx.find_object(Timing) or Timing()
     tls = client_tls(ctx, given)
     try:
         with contextlib.ExitStack() as stack:
             asker = _prepared(ctx, stack, given, pace, tls)
             code = _rounds(asker, pace, style, given)
-    except DefinitionError as error:
+    except ScaledObjectError as error:
         raise click.UsageError(f"{given['filename']}: {error}", ctx) from error
     except TlsError as error:
         raise click.UsageError(str(error), ctx) from error
@@ -147,7 +153,7 @@ def explain(ctx: click.Context, /, **given: Any) -> None:
 
 
 def _prepared(
-    ctx: click.Context, stack: contextlib.ExitStack, given: dict[str, Any], pace: Pace, tls: ClientTls | None
+    ctx: click.Context, stack: contextlib.ExitStack, given: dict[str, Any], pace: Timing, tls: ClientTls | None
 ) -> "_Asker":
     """Find out what is to be explained, and by which way it is asked.
 
@@ -158,7 +164,7 @@ def _prepared(
     cluster = None
     needs_cluster = not given["address"] or (given["scaled_object"] and not given["filename"])
     if needs_cluster and (given["kubeconfig"] or is_reachable(None)):
-        cluster = Cluster(given["kubeconfig"])
+        cluster = KubeSession(given["kubeconfig"])
         try:
             stack.enter_context(cluster)
         except KubeError as error:
@@ -172,22 +178,22 @@ def _prepared(
     return _Asker(given, pace, tls, cluster, replace(definition, triggers=triggers), of_triggers)
 
 
-def _definition(ctx: click.Context, given: dict[str, Any], cluster: Cluster | None) -> Definition:
+def _definition(ctx: click.Context, given: dict[str, Any], cluster: KubeSession | None) -> ScaledObject:
     said = given["scaled_object"] or ""
     namespace, _, name = said.rpartition("/")
     namespace = namespace or (cluster.namespace if cluster is not None else "default")
     if given["filename"]:
-        found = read_definition(_text(ctx, given["filename"]), namespace, name)
+        found = read_scaled_object(_text(ctx, given["filename"]), namespace, name)
         return replace(found, namespace=found.namespace or namespace)
     if name and cluster is not None:
-        found = define(cluster.scaled(namespace, name))
+        found = scaled_object_of(cluster.scaled(namespace, name))
         return replace(found, namespace=namespace, name=name)
     if not given["metadata"]:
         raise click.UsageError(
             f"there is no kubeconfig to read {namespace}/{name} by: name a file (-f), or its trigger's metadata (-m)",
             ctx,
         )
-    return Definition(namespace, name, is_assumed=True)
+    return ScaledObject(namespace, name, is_assumed=True)
 
 
 def _text(ctx: click.Context, name: str) -> str:
@@ -199,9 +205,9 @@ def _text(ctx: click.Context, name: str) -> str:
         raise click.UsageError(f"{name}: not UTF-8 text: is it a YAML file?", ctx) from error
 
 
-def _triggers(ctx: click.Context, definition: Definition, given: dict[str, Any]) -> tuple[Declared, ...]:
+def _triggers(ctx: click.Context, definition: ScaledObject, given: dict[str, Any]) -> tuple[ScaledObjectTrigger, ...]:
     """Choose the triggers that are meant, with what was given for what if."""
-    found = definition.triggers or ((Declared(1, {}),) if definition.is_assumed else ())
+    found = definition.triggers or ((ScaledObjectTrigger(1, {}),) if definition.is_assumed else ())
     number = given["number"]
     meant = [one for one in found if number in (None, one.number)]
     if not meant:
@@ -224,15 +230,15 @@ class _Asker:
     """Asks for every trigger's verdict, again where the way to an instance broke."""
 
     given: dict[str, Any]
-    pace: Pace
+    pace: Timing
     tls: ClientTls | None
-    cluster: Cluster | None
-    definition: Definition
+    cluster: KubeSession | None
+    definition: ScaledObject
     of_triggers: int
     address: str = ""
     asked: str = ""
 
-    def round(self) -> Iterator[Explained]:
+    def round(self) -> Iterator[ExplainResult]:
         """Yield an explanation of each trigger.
 
         Raises:
@@ -246,11 +252,11 @@ class _Asker:
                     raise
                 # Whoever watches sees it come back.
                 call = Call("Explain", 0.0, "UNAVAILABLE", str(error))
-                yield Explained(
+                yield ExplainResult(
                     self.pace.utc(), self.definition, declared, self.of_triggers, self.asked, None, error=call
                 )
 
-    def _explained(self, declared: Declared) -> Explained:
+    def _explained(self, declared: ScaledObjectTrigger) -> ExplainResult:
         if not self.address:
             self._find(declared)
         definition = self.definition
@@ -258,25 +264,27 @@ class _Asker:
         host = declared.metadata.get("scalerAddress", "").rpartition(":")[0]
         if tls is not None and tls.server_name is None and self.cluster is not None and not self.given["address"]:
             tls = replace(tls, server_name=host or None)
-        question = Question(
+        question = ProbeRequest(
             self.address, definition.name, definition.namespace, declared.metadata, self.given["timeout"], tls
         )
-        link = Link(question, self.pace)
+        link = ScalerClient(question, self.pace)
         try:
             with patience(f"asking {self.asked}"):
                 answer, verdict = link.told()
         finally:
             link.close()
-        shown = Explained(self.pace.utc(), definition, declared, self.of_triggers, self.asked, verdict, answer.error)
+        shown = ExplainResult(
+            self.pace.utc(), definition, declared, self.of_triggers, self.asked, verdict, answer.error
+        )
         if verdict is None:
             return self._broken(shown, is_connected=answer.connected)
         return replace(
             shown,
-            prospect=foresee(verdict, definition, declared, self.given["replicas"]),
+            prospect=forecast_of(verdict, definition, declared, self.given["replicas"]),
             status=self._status(),
         )
 
-    def _find(self, declared: Declared) -> None:
+    def _find(self, declared: ScaledObjectTrigger) -> None:
         if self.given["address"]:
             self.address = self.asked = self.given["address"]
             return
@@ -288,7 +296,7 @@ class _Asker:
             self.address = self.cluster.forward(instance)
         self.asked = str(instance)
 
-    def _broken(self, shown: Explained, *, is_connected: bool) -> Explained:
+    def _broken(self, shown: ExplainResult, *, is_connected: bool) -> ExplainResult:
         """Say why a forwarded connection broke, and look for another instance the next time."""
         through = self.cluster is not None and not self.given["address"]
         if through and self.cluster is not None and (self.cluster.failure or not is_connected):
@@ -305,7 +313,7 @@ class _Asker:
         return hpa_status(self.cluster.hpa(self.definition.namespace, self.definition.hpa_name))
 
 
-def _rounds(asker: _Asker, pace: Pace, style: str, given: dict[str, Any]) -> int:
+def _rounds(asker: _Asker, pace: Timing, style: str, given: dict[str, Any]) -> int:
     watching = given["watch"] or given["count"] is not None
     worst, done = OK, 0
     try:
@@ -322,7 +330,7 @@ def _rounds(asker: _Asker, pace: Pace, style: str, given: dict[str, Any]) -> int
         return OK
 
 
-def _show(shown: list[Explained], style: str, *, is_first: bool, is_redrawn: bool) -> None:
+def _show(shown: list[ExplainResult], style: str, *, is_first: bool, is_redrawn: bool) -> None:
     if style == "json":
         for one in shown:
             _say(as_json(one))
@@ -336,7 +344,7 @@ def _show(shown: list[Explained], style: str, *, is_first: bool, is_redrawn: boo
     _say(text)
 
 
-def _status_of(shown: Explained) -> int:
+def _status_of(shown: ExplainResult) -> int:
     if shown.verdict is None:
         is_refused = shown.error is not None and shown.error.status == "INVALID_ARGUMENT"
         return NO_VALUE if is_refused else CANNOT_CONNECT

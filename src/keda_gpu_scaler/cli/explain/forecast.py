@@ -9,23 +9,23 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from keda_gpu_scaler.cli.explain.scaledobject import Declared, Definition
+from keda_gpu_scaler.cli.explain.scaledobject import ScaledObject, ScaledObjectTrigger
 from keda_gpu_scaler.core.hpa.controller import (
     DOWN_STABILISATION_SECONDS,
     SYNC_PERIOD_SECONDS,
+    ControllerState,
     Decision,
     Limit,
     ScalingRules,
     SelectPolicy,
-    State,
-    step,
+    reconcile,
 )
 from keda_gpu_scaler.core.hpa.replica_calculator import Recommendation, ValueType, desired_replicas, milli
 from keda_gpu_scaler.wire import verdict_pb2 as verdict_pb
 
 
 @dataclass(frozen=True, slots=True)
-class Prospect:
+class Forecast:
     """What comes of a verdict.
 
     ``recommendation`` and ``decision`` are the HPA's, None where it has no say: a ScaledJob, or a size that nobody
@@ -41,9 +41,9 @@ class Prospect:
     limits: tuple[str, ...]
 
 
-def foresee(
-    verdict: verdict_pb.Verdict, definition: Definition, declared: Declared, replicas: int | None = None
-) -> Prospect:
+def forecast_of(
+    verdict: verdict_pb.Verdict, definition: ScaledObject, declared: ScaledObjectTrigger, replicas: int | None = None
+) -> Forecast:
     """Work out what comes of a verdict.
 
     Args:
@@ -58,8 +58,8 @@ def foresee(
     if definition.kind == "ScaledObject" and sizes is not None and value_type in tuple(ValueType):
         recommendation = _recommended(verdict, ValueType(value_type), sizes, definition)
         # KEDA may leave more than maxReplicaCount below the minimum; no API server takes such an HPA.
-        _, decision = step(
-            State(started=True),
+        _, decision = reconcile(
+            ControllerState(started=True),
             0.0,
             sizes.wanted,
             recommendation,
@@ -69,10 +69,10 @@ def foresee(
         )
     keda = (*_of_keda(verdict, definition, sizes), *definition.remarks)
     limits = () if definition.kind == "ScaledJob" else tuple(_limits(definition))
-    return Prospect(value_type, recommendation, decision, sizes.wanted if sizes else 0, keda, limits)
+    return Forecast(value_type, recommendation, decision, sizes.wanted if sizes else 0, keda, limits)
 
 
-def decided(decision: Decision, current: int, definition: Definition) -> str:
+def decided(decision: Decision, current: int, definition: ScaledObject) -> str:
     """Say what the HPA decides at this size, and what it must still wait for."""
     sentence = decision.sentence
     if decision.recommended is not None and decision.replicas < current:
@@ -92,7 +92,7 @@ def _sizes(verdict: verdict_pb.Verdict, replicas: int | None) -> verdict_pb.Work
 
 
 def _recommended(
-    verdict: verdict_pb.Verdict, value_type: ValueType, sizes: verdict_pb.Workload, definition: Definition
+    verdict: verdict_pb.Verdict, value_type: ValueType, sizes: verdict_pb.Workload, definition: ScaledObject
 ) -> Recommendation | None:
     if not verdict.HasField("value") or verdict.undecided:
         return None
@@ -107,7 +107,7 @@ def _recommended(
     )
 
 
-def _of_keda(verdict: verdict_pb.Verdict, definition: Definition, sizes: verdict_pb.Workload | None) -> Iterator[str]:
+def _of_keda(verdict: verdict_pb.Verdict, definition: ScaledObject, sizes: verdict_pb.Workload | None) -> Iterator[str]:
     if definition.paused:
         yield f"KEDA does nothing: it is paused by the annotation {definition.paused}"
     if not verdict.HasField("value"):
@@ -129,7 +129,7 @@ def _of_keda(verdict: verdict_pb.Verdict, definition: Definition, sizes: verdict
         yield "scalingModifiers: the HPA is told what the formula makes of it, which is not worked out here"
 
 
-def _of_an_error(definition: Definition) -> str:
+def _of_an_error(definition: ScaledObject) -> str:
     if definition.fallback is None:
         return "KEDA gets an error: the HPA leaves the size alone (no fallback is set)"
     failures, replicas = definition.fallback
@@ -137,7 +137,7 @@ def _of_an_error(definition: Definition) -> str:
 
 
 def _of_activity(
-    verdict: verdict_pb.Verdict, definition: Definition, sizes: verdict_pb.Workload | None
+    verdict: verdict_pb.Verdict, definition: ScaledObject, sizes: verdict_pb.Workload | None
 ) -> Iterator[str]:
     asleep = definition.asleep_replicas
     is_asleep = sizes is not None and sizes.wanted == 0
@@ -155,7 +155,7 @@ def _of_activity(
         yield f"inactive, which changes nothing: minReplicaCount is {definition.min_replicas}"
 
 
-def _limits(definition: Definition) -> Iterator[str]:
+def _limits(definition: ScaledObject) -> Iterator[str]:
     size = f"{definition.hpa_min} to {definition.max_replicas} replicas"
     assumed = " (KEDA's defaults: the ScaledObject was not read)" if definition.is_assumed else ""
     near = definition.tolerances

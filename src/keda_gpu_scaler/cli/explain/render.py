@@ -36,8 +36,8 @@ from typing import Any
 
 import click
 
-from keda_gpu_scaler.cli.explain.forecast import Prospect, decided
-from keda_gpu_scaler.cli.explain.scaledobject import Declared, Definition
+from keda_gpu_scaler.cli.explain.forecast import Forecast, decided
+from keda_gpu_scaler.cli.explain.scaledobject import ScaledObject, ScaledObjectTrigger
 from keda_gpu_scaler.cli.probe.client import Call
 from keda_gpu_scaler.cli.probe.render import MAX_STEPS, printable
 from keda_gpu_scaler.wire import verdict_pb2 as verdict_pb
@@ -54,17 +54,17 @@ _ACTIVITIES = ("active: ", "inactive: ")
 
 
 @dataclass(frozen=True, slots=True)
-class Explained:
+class ExplainResult:
     """One trigger's explanation: who was asked, and what came of it; ``error`` where there is no verdict."""
 
     at: datetime
-    definition: Definition
-    declared: Declared
+    definition: ScaledObject
+    declared: ScaledObjectTrigger
     of_triggers: int
     asked: str
     verdict: verdict_pb.Verdict | None
     error: Call | None = None
-    prospect: Prospect | None = None
+    prospect: Forecast | None = None
     status: "HpaStatus | None" = None
 
 
@@ -91,7 +91,7 @@ def hpa_status(item: Mapping[str, Any] | None) -> HpaStatus | None:
     return HpaStatus(int(status.get("currentReplicas") or 0), int(status.get("desiredReplicas") or 0), sentences)
 
 
-def screen(shown: Explained, width: int, *, wide: bool = False) -> str:
+def screen(shown: ExplainResult, width: int, *, wide: bool = False) -> str:
     """One explanation for a person."""
     page = _Page(max(width, NARROWEST), wide)
     definition, verdict = shown.definition, shown.verdict
@@ -111,7 +111,7 @@ def screen(shown: Explained, width: int, *, wide: bool = False) -> str:
     return page.text
 
 
-def _means(page: "_Page", verdict: verdict_pb.Verdict, declared: Declared) -> None:
+def _means(page: "_Page", verdict: verdict_pb.Verdict, declared: ScaledObjectTrigger) -> None:
     rows = [(one.key, one.value, one.origin) for one in verdict.settings]
     if not page.wide:
         # What nobody said and nobody asks about is left to -o wide.
@@ -188,7 +188,7 @@ def _why(page: "_Page", verdict: verdict_pb.Verdict) -> None:
         page.entry("demand", verdict.demand.sentence)
 
 
-def _answer(page: "_Page", shown: Explained, verdict: verdict_pb.Verdict) -> None:
+def _answer(page: "_Page", shown: ExplainResult, verdict: verdict_pb.Verdict) -> None:
     prospect = shown.prospect
     kind = prospect.value_type if prospect else verdict.value_type
     of = "pods" if verdict.scope == "workload" else "devices" if verdict.scope != "endpoint" else "endpoints"
@@ -216,7 +216,7 @@ def _activity(verdict: verdict_pb.Verdict) -> str:
     return f"{'yes' if verdict.active else 'no'}{f': {why}' if why else ''}"
 
 
-def _prospect(page: "_Page", prospect: Prospect, shown: Explained) -> None:
+def _prospect(page: "_Page", prospect: Forecast, shown: ExplainResult) -> None:
     definition = shown.definition
     if prospect.recommendation is not None:
         page.entry("hpa", prospect.recommendation.sentence)
@@ -294,7 +294,7 @@ def _cut(text: str, width: int) -> str:
     return text if len(text) <= width else "…" + text[1 - width :]
 
 
-def as_json(shown: Explained) -> str:
+def as_json(shown: ExplainResult) -> str:
     """One explanation as one line of JSON; the module's docstring has the keys."""
     definition, verdict = shown.definition, shown.verdict
     told: dict[str, Any] = {
@@ -366,7 +366,7 @@ def _sight(sight: verdict_pb.Sight) -> dict[str, Any]:
     }
 
 
-def _foreseen(shown: Explained) -> dict[str, Any]:
+def _foreseen(shown: ExplainResult) -> dict[str, Any]:
     prospect, status = shown.prospect, shown.status
     decision = prospect.decision if prospect else None
     hpa = None

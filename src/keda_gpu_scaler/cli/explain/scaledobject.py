@@ -40,12 +40,12 @@ _PAUSED = "autoscaling.keda.sh/paused"
 _PAUSED_AT = "autoscaling.keda.sh/paused-replicas"
 
 
-class DefinitionError(Exception):
+class ScaledObjectError(Exception):
     """A file holds nothing that can be explained; the text is a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
-class Declared:
+class ScaledObjectTrigger:
     """One trigger of ours: its place among all (from 1), its metadata, and KEDA's ``metricType``."""
 
     number: int
@@ -54,7 +54,7 @@ class Declared:
 
 
 @dataclass(frozen=True, slots=True)
-class Definition:
+class ScaledObject:
     """A ScaledObject or ScaledJob.
 
     ``others`` are the types of the triggers that are not ours. ``idle_replicas`` is None where it is not said,
@@ -65,7 +65,7 @@ class Definition:
     namespace: str
     name: str
     kind: str = "ScaledObject"
-    triggers: tuple[Declared, ...] = ()
+    triggers: tuple[ScaledObjectTrigger, ...] = ()
     others: tuple[str, ...] = ()
     min_replicas: int = 0
     max_replicas: int = DEFAULT_MAX_REPLICAS
@@ -93,7 +93,7 @@ class Definition:
         return 0 if self.min_replicas == 0 else None
 
 
-def define(item: Mapping[str, Any]) -> Definition:
+def scaled_object_of(item: Mapping[str, Any]) -> ScaledObject:
     """Read an object as the API server, or a file, has it."""
     metadata, spec = _part(item, "metadata"), _part(item, "spec")
     kind, name = str(item.get("kind", "ScaledObject")), str(metadata.get("name", ""))
@@ -102,7 +102,7 @@ def define(item: Mapping[str, Any]) -> Definition:
     config = _part(advanced, "horizontalPodAutoscalerConfig")
     behavior, tolerances, remarks = _behavior(_part(config, "behavior"))
     fallback = _part(spec, "fallback")
-    return Definition(
+    return ScaledObject(
         namespace=str(metadata.get("namespace", "")),
         name=name,
         kind=kind,
@@ -122,7 +122,7 @@ def define(item: Mapping[str, Any]) -> Definition:
     )
 
 
-def read_definition(text: str, namespace: str, name: str) -> Definition:
+def read_scaled_object(text: str, namespace: str, name: str) -> ScaledObject:
     """Find a ScaledObject or ScaledJob in YAML: the one of this name, or the only one.
 
     Raises:
@@ -131,18 +131,18 @@ def read_definition(text: str, namespace: str, name: str) -> Definition:
     try:
         documents = list(yaml.safe_load_all(text))
     except yaml.YAMLError as error:
-        raise DefinitionError(f"not YAML that can be read: {str(error).splitlines()[0]}; render templates first") from (
-            error
-        )
+        raise ScaledObjectError(
+            f"not YAML that can be read: {str(error).splitlines()[0]}; render templates first"
+        ) from (error)
     items = [item for document in documents for item in _items(document)]
-    found = [define(item) for item in items if item.get("kind") in KINDS]
+    found = [scaled_object_of(item) for item in items if item.get("kind") in KINDS]
     fitting = [one for one in found if not name or (one.name == name and one.namespace in ("", namespace))]
     if len(fitting) == 1:
         return fitting[0]
     if not found:
-        raise DefinitionError("there is no ScaledObject and no ScaledJob in it")
+        raise ScaledObjectError("there is no ScaledObject and no ScaledJob in it")
     names = ", ".join(f"{one.namespace}/{one.name}" if one.namespace else one.name for one in found)
-    raise DefinitionError(f"say which one, as NAMESPACE/NAME; in it are: {names}")
+    raise ScaledObjectError(f"say which one, as NAMESPACE/NAME; in it are: {names}")
 
 
 def _items(document: object) -> list[Mapping[str, Any]]:
@@ -152,14 +152,14 @@ def _items(document: object) -> list[Mapping[str, Any]]:
     return [one for one in (items if isinstance(items, list) else [document]) if isinstance(one, Mapping)]
 
 
-def _triggers(found: object) -> tuple[tuple[Declared, ...], tuple[str, ...]]:
+def _triggers(found: object) -> tuple[tuple[ScaledObjectTrigger, ...], tuple[str, ...]]:
     """Tell our triggers from others', of which the types are kept.
 
     Where none can be told to be ours, every external one may be: a Service may have any name.
     """
     said = [_part({"it": trigger}, "it") for trigger in (found if isinstance(found, list) else ())]
     external = [
-        Declared(
+        ScaledObjectTrigger(
             number,
             {str(key): _text(value) for key, value in _part(trigger, "metadata").items()},
             str(trigger.get("metricType") or ASSUMED),

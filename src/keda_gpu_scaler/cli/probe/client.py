@@ -27,7 +27,7 @@ _REPLACED_BY_KEDA = str.maketrans(dict.fromkeys("/.:%()", "-"))
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class Timing:
     """Where time comes from: tests bring their own."""
 
     monotonic: Callable[[], float] = time.monotonic
@@ -36,7 +36,7 @@ class Pace:
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class ProbeRequest:
     """Which ScaledObject is asked about, and where."""
 
     address: str
@@ -58,7 +58,7 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class MetricReading:
     """A target or a value as it was sent: a name and the same number in two fields."""
 
     name: str
@@ -72,13 +72,13 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ProbeAnswer:
     """All that came back in one round; None where the round did not get that far."""
 
     connected: bool
     calls: tuple[Call, ...] = ()
-    specs: tuple[Reading, ...] | None = None
-    values: tuple[Reading, ...] | None = None
+    specs: tuple[MetricReading, ...] | None = None
+    values: tuple[MetricReading, ...] | None = None
     active: bool | None = None
 
     @property
@@ -92,14 +92,14 @@ class Answer:
         return sum(value.as_keda_reads_it for value in self.values) if self.values else None
 
 
-class Link:
+class ScalerClient:
     """One connection to a scaler, opened by the first call.
 
     Raises:
         TlsError: a certificate cannot be used.
     """
 
-    def __init__(self, question: Question, pace: Pace) -> None:
+    def __init__(self, question: ProbeRequest, pace: Timing) -> None:
         self._question = question
         self._pace = pace
         # A scaler lives inside the cluster or on the machine: a web proxy is never on the way to it.
@@ -119,9 +119,9 @@ class Link:
         """Hang up."""
         self._channel.close()
 
-    def ask(self) -> Answer:
+    def ask(self) -> ProbeAnswer:
         """Call what KEDA calls, in its order, up to the first call that fails."""
-        answer = Answer(connected=True)
+        answer = ProbeAnswer(connected=True)
         for part in (self._spec, self._values, self._activity):
             answer = part(answer)
             if answer.error is not None:
@@ -134,13 +134,13 @@ class Link:
         """Ask how the answer came about, which KEDA never does; None where the scaler is not one of ours."""
         return self.told()[1]
 
-    def told(self) -> tuple[Answer, verdict_pb.Verdict | None]:
+    def told(self) -> tuple[ProbeAnswer, verdict_pb.Verdict | None]:
         """Ask how the answer comes about; where there is no verdict, the answer holds the call that says why."""
         call, verdict = self._called(self._verdicts, "Explain", self._reference)
-        answer = Answer(connected=True, calls=(call,))
+        answer = ProbeAnswer(connected=True, calls=(call,))
         return (answer if verdict is not None else self._explained(answer)), verdict
 
-    def _explained(self, answer: Answer) -> Answer:
+    def _explained(self, answer: ProbeAnswer) -> ProbeAnswer:
         """Tell a scaler that answers UNAVAILABLE from one that is not there: in gRPC both look the same."""
         *before, failed = answer.calls
         if failed.status not in ("UNAVAILABLE", "DEADLINE_EXCEEDED"):
@@ -168,24 +168,24 @@ class Link:
             return Call(method, took, error.code().name, error.details() or ""), None
         return Call(method, (self._pace.monotonic() - began) * 1000), reply
 
-    def _spec(self, answer: Answer) -> Answer:
+    def _spec(self, answer: ProbeAnswer) -> ProbeAnswer:
         call, reply = self._call("GetMetricSpec", self._reference)
         specs = reply and tuple(
-            Reading(spec.metricName, spec.targetSize, spec.targetSizeFloat) for spec in reply.metricSpecs
+            MetricReading(spec.metricName, spec.targetSize, spec.targetSizeFloat) for spec in reply.metricSpecs
         )
         return replace(answer, calls=(*answer.calls, call), specs=specs)
 
-    def _values(self, answer: Answer) -> Answer:
+    def _values(self, answer: ProbeAnswer) -> ProbeAnswer:
         assert answer.specs  # noqa: S101 - the round ends before, without one
         name = name_from_keda(answer.specs[0].name)
         request = pb.GetMetricsRequest(scaledObjectRef=self._reference, metricName=name)
         call, reply = self._call("GetMetrics", request)
         values = reply and tuple(
-            Reading(value.metricName, value.metricValue, value.metricValueFloat) for value in reply.metricValues
+            MetricReading(value.metricName, value.metricValue, value.metricValueFloat) for value in reply.metricValues
         )
         return replace(answer, calls=(*answer.calls, call), values=values)
 
-    def _activity(self, answer: Answer) -> Answer:
+    def _activity(self, answer: ProbeAnswer) -> ProbeAnswer:
         call, reply = self._call("IsActive", self._reference)
         return replace(answer, calls=(*answer.calls, call), active=reply and reply.result)
 

@@ -12,10 +12,10 @@ from typing import Any
 import click
 
 from keda_gpu_scaler.cli.arguments import client_tls, host_and_port, metadata_pairs
-from keda_gpu_scaler.cli.probe.client import Link, Pace, Question
+from keda_gpu_scaler.cli.probe.client import ProbeRequest, ScalerClient, Timing
 from keda_gpu_scaler.cli.probe.render import as_json, block, error_text, header, notes, row
 from keda_gpu_scaler.cli.probe.simulation import OK, Round, Scenario, Simulation
-from keda_gpu_scaler.core.hpa.controller import DEFAULT_MAX_REPLICAS, DEFAULT_MIN_REPLICAS, State
+from keda_gpu_scaler.core.hpa.controller import DEFAULT_MAX_REPLICAS, DEFAULT_MIN_REPLICAS, ControllerState
 from keda_gpu_scaler.core.hpa.replica_calculator import ValueType
 from keda_gpu_scaler.wire.tls import TlsError
 
@@ -119,7 +119,7 @@ def probe(ctx: click.Context, /, **given: Any) -> None:
         raise click.UsageError("--follow: needs --watch or --count", ctx)
     if given["follow"] and given["ready"] is not None:
         raise click.UsageError("--follow: takes every pod for ready at once; leave out --ready", ctx)
-    question = Question(
+    question = ProbeRequest(
         given["address"], given["name"], given["namespace"], given["metadata"], given["timeout"], client_tls(ctx, given)
     )
     scenario = Scenario(
@@ -130,9 +130,9 @@ def probe(ctx: click.Context, /, **given: Any) -> None:
         given["max_replicas"],
         given["follow"],
     )
-    pace = ctx.find_object(Pace) or Pace()
+    pace = ctx.find_object(Timing) or Timing()
     try:
-        link = Link(question, pace)
+        link = ScalerClient(question, pace)
     except TlsError as error:
         raise click.UsageError(str(error), ctx) from error
     try:
@@ -145,9 +145,9 @@ def probe(ctx: click.Context, /, **given: Any) -> None:
     ctx.exit(code)
 
 
-def _once(link: Link, pace: Pace, question: Question, scenario: Scenario, json_lines: bool) -> int:
+def _once(link: ScalerClient, pace: Timing, question: ProbeRequest, scenario: Scenario, json_lines: bool) -> int:
     # An HPA that has seen the workload before, and remembers nothing larger: so the recommendation shows.
-    simulation = Simulation(scenario, State(started=True))
+    simulation = Simulation(scenario, ControllerState(started=True))
     answer = link.ask()
     shown = simulation.round(pace.utc(), pace.monotonic(), question.address, answer)
     verdict = link.explain() if answer.specs else None
@@ -163,9 +163,9 @@ def _once(link: Link, pace: Pace, question: Question, scenario: Scenario, json_l
 
 
 def _watch(
-    link: Link,
-    pace: Pace,
-    question: Question,
+    link: ScalerClient,
+    pace: Timing,
+    question: ProbeRequest,
     scenario: Scenario,
     interval_seconds: float,
     count: int | None,

@@ -31,8 +31,8 @@ from typing import Any
 
 import click
 
-from keda_gpu_scaler.cli.probe.client import Call, Question, Reading
-from keda_gpu_scaler.cli.probe.lint import Finding
+from keda_gpu_scaler.cli.probe.client import Call, MetricReading, ProbeRequest
+from keda_gpu_scaler.cli.probe.lint import LintFinding
 from keda_gpu_scaler.cli.probe.simulation import Round
 from keda_gpu_scaler.core.hpa.controller import DOWN_STABILISATION_SECONDS, Limit
 from keda_gpu_scaler.wire import verdict_pb2 as verdict_pb
@@ -66,7 +66,7 @@ def error_text(shown: Round) -> str:
     return "\n  ".join([f"{error.method}: {error.status}: {details[0]}", *details[1:]])
 
 
-def block(shown: Round, question: Question, verdict: verdict_pb.Verdict | None = None) -> str:
+def block(shown: Round, question: ProbeRequest, verdict: verdict_pb.Verdict | None = None) -> str:
     """One round for a person, in full: a labelled block of at most 80 columns."""
     answer, scenario = shown.answer, shown.scenario
     lines = [click.style(f"{question.namespace}/{question.name} at {shown.address}", bold=True)]
@@ -199,7 +199,7 @@ def _told(verdict: verdict_pb.Verdict) -> dict[str, Any]:
     }
 
 
-def _sent(reading: Reading, key: str, number: float) -> dict[str, Any]:
+def _sent(reading: MetricReading, key: str, number: float) -> dict[str, Any]:
     return {
         "name": reading.name,
         key: _json_number(number),
@@ -222,7 +222,7 @@ def _indented(text: str, first: str) -> list[str]:
     return textwrap.wrap(text, WIDTH, initial_indent=first, subsequent_indent="    ", break_on_hyphens=False)
 
 
-def _colour(finding: Finding) -> str:
+def _colour(finding: LintFinding) -> str:
     return "red" if finding.unusable else "yellow"
 
 

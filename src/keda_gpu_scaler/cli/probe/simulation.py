@@ -8,13 +8,13 @@ can do nothing with leads to no decision.
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from keda_gpu_scaler.cli.probe.client import Answer
-from keda_gpu_scaler.cli.probe.lint import Finding, judge
+from keda_gpu_scaler.cli.probe.client import ProbeAnswer
+from keda_gpu_scaler.cli.probe.lint import LintFinding, lint
 from keda_gpu_scaler.core.hpa.controller import (
     SYNC_PERIOD_SECONDS,
+    ControllerState,
     Decision,
-    State,
-    step,
+    reconcile,
 )
 from keda_gpu_scaler.core.hpa.replica_calculator import (
     Recommendation,
@@ -45,8 +45,8 @@ class Round:
     at: datetime
     address: str
     scenario: Scenario
-    answer: Answer
-    findings: tuple[Finding, ...]
+    answer: ProbeAnswer
+    findings: tuple[LintFinding, ...]
     recommendation: Recommendation | None
     decision: Decision | None
 
@@ -69,18 +69,18 @@ class Simulation:
     """
 
     scenario: Scenario
-    state: State = field(default_factory=State)
+    state: ControllerState = field(default_factory=ControllerState)
     synced_at: float | None = None
 
-    def round(self, at: datetime, now: float, address: str, answer: Answer) -> Round:
+    def round(self, at: datetime, now: float, address: str, answer: ProbeAnswer) -> Round:
         """Judge an answer and let the HPA decide on it."""
         scenario = self.scenario
-        findings = judge(answer)
+        findings = lint(answer)
         recommendation, decision = None, None
         # What KEDA cannot use leads to no decision worth showing; a failed call leads to "no metric".
         if answer.error is not None or not any(finding.unusable for finding in findings):
             recommendation = recommend(answer, scenario)
-            state, decision = step(
+            state, decision = reconcile(
                 self.state,
                 now,
                 scenario.replicas,
@@ -91,7 +91,7 @@ class Simulation:
             self._keep(state, now, decision, answer)
         return Round(at, address, scenario, answer, findings, recommendation, decision)
 
-    def _keep(self, state: State, now: float, decision: Decision, answer: Answer) -> None:
+    def _keep(self, state: ControllerState, now: float, decision: Decision, answer: ProbeAnswer) -> None:
         if self.synced_at is not None and now - self.synced_at < SYNC_PERIOD_SECONDS:
             return
         self.state, self.synced_at = state, now
@@ -100,7 +100,7 @@ class Simulation:
             self.scenario = replace(self.scenario, replicas=decision.replicas or woken)
 
 
-def recommend(answer: Answer, scenario: Scenario) -> Recommendation | None:
+def recommend(answer: ProbeAnswer, scenario: Scenario) -> Recommendation | None:
     """What the HPA recommends on an answer KEDA can use; None when it did not get one."""
     if answer.error is not None or answer.value is None or not answer.specs:
         return None

@@ -14,16 +14,27 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from keda_gpu_scaler.cli.arguments import client_tls, host_and_port
-from keda_gpu_scaler.cli.job_environment import Place, place_of
+from keda_gpu_scaler.cli.job_environment import JobEnvironment, job_environment_of
 from keda_gpu_scaler.cli.kube_session import patience
 from keda_gpu_scaler.cli.options import BACKEND_FLAGS, config_of, flags
-from keda_gpu_scaler.cli.top.rows import By, Row, Sort, View, arranged, as_csv, as_json
-from keda_gpu_scaler.cli.top.sources import Clocks, Source, Wanted, followed, local
-from keda_gpu_scaler.cli.top.sparklines import Trails
-from keda_gpu_scaler.cli.top.view import PLAIN, Line, Look, Signs, Style, pressed, safe, screen, screenful, table_lines
+from keda_gpu_scaler.cli.top.rows import By, Row, Sort, TopView, arranged, as_csv, as_json
+from keda_gpu_scaler.cli.top.sources import Clocks, FleetSource, Wanted, followed, local
+from keda_gpu_scaler.cli.top.sparklines import Sparklines
+from keda_gpu_scaler.cli.top.view import (
+    PLAIN,
+    Line,
+    Signs,
+    Style,
+    ViewState,
+    pressed,
+    safe,
+    screen,
+    screenful,
+    table_lines,
+)
 from keda_gpu_scaler.config import Config, ConfigError
 from keda_gpu_scaler.core.interfaces import Backend, BackendError, KubeError
-from keda_gpu_scaler.peers.discovery import DirectoryError
+from keda_gpu_scaler.peers.discovery import DiscoveryError
 from keda_gpu_scaler.wire.tls import TlsError
 
 if TYPE_CHECKING:
@@ -137,7 +148,7 @@ def top(ctx: click.Context, /, **given: Any) -> None:
         raise click.UsageError("--format: belongs to --once", ctx)
     # The core library writes its own lines to the terminal when a connection is refused; the table says it better.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    look = Look(By(given["by"]), Sort(given["sort"]), given["reverse"], given["words"])
+    look = ViewState(By(given["by"]), Sort(given["sort"]), given["reverse"], given["words"])
     clocks = ctx.find_object(Clocks) or Clocks()
     try:
         source = _local(given, clocks) if given["is_local"] else followed(_wanted(ctx, given), clocks)
@@ -146,7 +157,7 @@ def top(ctx: click.Context, /, **given: Any) -> None:
                 ctx.exit(asyncio.run(_once(source, look, given["style"] or "table", given["timeout"])))
             with _terminal(ctx) as terminal:
                 asyncio.run(_live(source, look, terminal, given["interval"], clocks))
-    except (ConfigError, DirectoryError, TlsError) as error:
+    except (ConfigError, DiscoveryError, TlsError) as error:
         raise click.UsageError(str(error), ctx) from error
     except (BackendError, KubeError) as error:
         _say(f"keda-gpu-scaler: {error}", err=True)
@@ -165,7 +176,7 @@ def _wanted(ctx: click.Context, given: dict[str, Any]) -> Wanted:
     )
 
 
-def _local(given: dict[str, Any], clocks: Clocks) -> AbstractAsyncContextManager[Source]:
+def _local(given: dict[str, Any], clocks: Clocks) -> AbstractAsyncContextManager[FleetSource]:
     """Open this machine's backend.
 
     Raises:
@@ -174,13 +185,13 @@ def _local(given: dict[str, Any], clocks: Clocks) -> AbstractAsyncContextManager
     """
     from keda_gpu_scaler.agent import open_backend
 
-    place = place_of(os.environ)
+    place = job_environment_of(os.environ)
     config = _config(given, place)
     backend: Backend = open_backend(config)
     return local(backend, config, place, clocks)
 
 
-def _config(given: dict[str, Any], place: Place) -> Config:
+def _config(given: dict[str, Any], place: JobEnvironment) -> Config:
     settings = {name: given[name] for name in (*BACKEND_FLAGS, "pod_resources", "stale_after")}
     settings["node_name"] = settings["node_name"] or place.node or None
     interval = given["interval"]
@@ -192,7 +203,9 @@ def _config(given: dict[str, Any], place: Place) -> Config:
 # ---- one picture ----
 
 
-async def _once(opening: AbstractAsyncContextManager[Source], look: Look, style: str, timeout_seconds: float) -> int:
+async def _once(
+    opening: AbstractAsyncContextManager[FleetSource], look: ViewState, style: str, timeout_seconds: float
+) -> int:
     async with opening as source:
         with patience("waiting for readings"), contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_seconds):
@@ -205,7 +218,7 @@ async def _once(opening: AbstractAsyncContextManager[Source], look: Look, style:
     return PARTLY if view.unheard or any(row.unknown for row in view.rows) else OK
 
 
-def _show(view: View, by: By, rows: Sequence[Row], style: str) -> None:
+def _show(view: TopView, by: By, rows: Sequence[Row], style: str) -> None:
     if style == "json":
         _say(as_json(view, by, rows))
         return
@@ -250,13 +263,13 @@ def _terminal(ctx: click.Context) -> Iterator["Terminal"]:
 
 
 async def _live(
-    opening: AbstractAsyncContextManager[Source],
-    look: Look,
+    opening: AbstractAsyncContextManager[FleetSource],
+    look: ViewState,
     terminal: "Terminal",
     interval_seconds: float,
     clocks: Clocks,
 ) -> None:
-    trails, signs = Trails(), _signs()
+    trails, signs = Sparklines(), _signs()
     news, ending = asyncio.Event(), asyncio.Event()
 
     def stop() -> None:

@@ -40,8 +40,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from keda_gpu_scaler.core.evaluate.attribution import Holding, holders
-from keda_gpu_scaler.core.state.fleet import NOT_LISTED, Fleet, History
+from keda_gpu_scaler.core.evaluate.attribution import PodDevices, attribute
+from keda_gpu_scaler.core.state.fleet import PEERS_UNKNOWN, Fleet, History
 from keda_gpu_scaler.core.types import Device, PodRef, Sample
 
 MEASURED = "nvml"
@@ -90,7 +90,7 @@ COLUMNS = tuple(part.name for part in fields(Row) if part.name != "trails")
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class TopView:
     """Everything at one instant: a row for each device, who is not heard and why, and sentences besides."""
 
     at: datetime
@@ -135,7 +135,7 @@ def device_rows(
 
 def unheard(fleet: Fleet) -> dict[str, str]:
     """Return who ought to tell something and does not: why."""
-    listing = fleet.silent.get(NOT_LISTED)
+    listing = fleet.silent.get(PEERS_UNKNOWN)
     return {**({"discovery": listing} if listing else {}), **fleet.without_word()}
 
 
@@ -167,7 +167,7 @@ def arranged(rows: Iterable[Row], by: By, sort: Sort, words: str = "", *, is_rev
     return [*(row for _, row in known), *(row for row in kept if key(row) is None)]
 
 
-def as_json(view: View, by: By, rows: Sequence[Row]) -> str:
+def as_json(view: TopView, by: By, rows: Sequence[Row]) -> str:
     """One object, whose keys stay as they are."""
     told = {
         "at": view.at.isoformat(),
@@ -222,7 +222,7 @@ def _device_row(
 
 def _held(history: History, holder: str | None) -> Mapping[str, tuple[str, ...]] | None:
     """Return who holds each device that is held, by UUID; None where nobody can tell."""
-    found: Mapping[PodRef, Holding] | None = holders(history.newest)
+    found: Mapping[PodRef, PodDevices] | None = attribute(history.newest)
     if found is None:
         if holder is None:
             return None

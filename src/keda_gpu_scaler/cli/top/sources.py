@@ -19,17 +19,17 @@ from typing import Protocol
 
 import grpc
 
-from keda_gpu_scaler.cli.job_environment import Kind, Place
+from keda_gpu_scaler.cli.job_environment import JobEnvironment, JobEnvironmentKind
 from keda_gpu_scaler.cli.kube_session import access_of, is_reachable
-from keda_gpu_scaler.cli.top.rows import View, device_rows, origins, unheard
+from keda_gpu_scaler.cli.top.rows import TopView, device_rows, origins, unheard
 from keda_gpu_scaler.config import Config
-from keda_gpu_scaler.core.interfaces import Backend, Directory
+from keda_gpu_scaler.core.interfaces import Backend, Discovery
 from keda_gpu_scaler.core.state.fleet import Fleet
 from keda_gpu_scaler.core.types import Device
-from keda_gpu_scaler.kube.auth import Access, in_cluster
+from keda_gpu_scaler.kube.auth import ClientConfig, in_cluster
 from keda_gpu_scaler.kube.podresources import DEFAULT_PATH, PodResources
-from keda_gpu_scaler.peers.client import Following
-from keda_gpu_scaler.peers.discovery import Listed, parse_directory
+from keda_gpu_scaler.peers.client import FleetClient
+from keda_gpu_scaler.peers.discovery import StaticDiscovery, parse_discovery
 from keda_gpu_scaler.remote import DEFAULT_SERVICE
 from keda_gpu_scaler.sampler import Sampler
 from keda_gpu_scaler.wire.tls import ClientTls
@@ -48,10 +48,10 @@ class Clocks:
     utc: Callable[[], datetime] = lambda: datetime.now(UTC)
 
 
-class Source(Protocol):
+class FleetSource(Protocol):
     """Where a view comes from. Used in one event loop."""
 
-    def view(self) -> View:
+    def view(self) -> TopView:
         """Return what is seen now; never waits."""
 
     async def settled(self) -> None:
@@ -90,7 +90,7 @@ _NOBODY = (
 class _Listing:
     """A directory, and what it says of those that it cannot list; ``is_guess`` where nothing said whom to ask."""
 
-    directory: Directory
+    directory: Discovery
     refused: Callable[[], Mapping[str, str]] = dict
     is_guess: bool = False
 
@@ -98,13 +98,13 @@ class _Listing:
 class FollowedFleet:
     """Instances that are followed, as a directory lists them."""
 
-    def __init__(self, following: Following, listing: _Listing, stale_after_seconds: float, clocks: Clocks) -> None:
+    def __init__(self, following: FleetClient, listing: _Listing, stale_after_seconds: float, clocks: Clocks) -> None:
         self._listing = listing
         self._following = following
         self._stale_after = stale_after_seconds
         self._clocks = clocks
 
-    def view(self) -> View:
+    def view(self) -> TopView:
         """Return what they told."""
         self._following.ask(_WINDOW_SECONDS)
         now = self._clocks.monotonic()
@@ -115,7 +115,7 @@ class FollowedFleet:
         if not fleet.peers:
             note = _FRONT_ENDS if not silent else _NOBODY if self._listing.is_guess else ""
         rows = tuple(device_rows(fleet, now))
-        return View(self._clocks.utc(), "fleet", rows, silent, (*([note] if note else ()), *origins(rows)))
+        return TopView(self._clocks.utc(), "fleet", rows, silent, (*([note] if note else ()), *origins(rows)))
 
     async def settled(self) -> None:
         """Return once every instance has told something or could not."""
@@ -135,7 +135,7 @@ async def followed(wanted: Wanted, clocks: Clocks = Clocks()) -> AsyncIterator[F
     if wanted.tls is not None:
         wanted.tls.credentials()
     async with _listing(wanted, clocks) as listing:
-        following = Following(
+        following = FleetClient(
             listing.directory,
             instance=os.urandom(8).hex(),
             clock=clocks.monotonic,
@@ -152,14 +152,14 @@ async def followed(wanted: Wanted, clocks: Clocks = Clocks()) -> AsyncIterator[F
 @asynccontextmanager
 async def _listing(wanted: Wanted, clocks: Clocks) -> AsyncIterator[_Listing]:
     if wanted.addresses:
-        yield _Listing(Listed(wanted.addresses))
+        yield _Listing(StaticDiscovery(wanted.addresses))
         return
     kind, _, service = (wanted.peers or "").partition(":")
     if wanted.peers is not None and kind != "kubernetes":
-        yield _Listing(parse_directory(wanted.peers))
+        yield _Listing(parse_discovery(wanted.peers))
         return
     if wanted.peers is None and not is_reachable(wanted.kubeconfig):
-        yield _Listing(Listed((HERE,)), is_guess=True)
+        yield _Listing(StaticDiscovery((HERE,)), is_guess=True)
         return
     with tempfile.TemporaryDirectory(prefix="keda-gpu-scaler-") as scratch:
         access = access_of(wanted.kubeconfig, Path(scratch))
@@ -169,16 +169,16 @@ async def _listing(wanted: Wanted, clocks: Clocks) -> AsyncIterator[_Listing]:
 
 
 @asynccontextmanager
-async def _agents(access: Access, wanted: Wanted, service: str | None, clocks: Clocks) -> AsyncIterator[_Listing]:
+async def _agents(access: ClientConfig, wanted: Wanted, service: str | None, clocks: Clocks) -> AsyncIterator[_Listing]:
     """Look for agents behind a service, which may be empty; or, where it is None, by their labels from outside."""
-    from keda_gpu_scaler.kube.agent_port_forwards import ForwardedAgents
+    from keda_gpu_scaler.kube.agent_port_forwards import AgentPortForwards
     from keda_gpu_scaler.kube.endpointslices import EndpointSlices
-    from keda_gpu_scaler.kube.port_forward import Forwarder
+    from keda_gpu_scaler.kube.port_forward import PortForwarder
 
-    api = Forwarder(access)
+    api = PortForwarder(access)
     try:
         if service is None:
-            agents = ForwardedAgents(api, wanted.namespace, clocks.monotonic)
+            agents = AgentPortForwards(api, wanted.namespace, clocks.monotonic)
             yield _Listing(agents, lambda: agents.refused)
         else:
             namespace = wanted.namespace or access.namespace
@@ -196,12 +196,12 @@ class LocalDevices:
 
     sampler: Sampler
     config: Config
-    place: Place
+    place: JobEnvironment
     clocks: Clocks
     kubelet: PodResources | None = None
     first: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def view(self) -> View:
+    def view(self) -> TopView:
         """Return what the driver told last."""
         now = self.clocks.monotonic()
         fleet = Fleet(
@@ -221,7 +221,7 @@ class LocalDevices:
                 holder=self.place.holder if chosen is not None and self.place.job else None,
             )
         )
-        return View(self.clocks.utc(), str(self.place), rows, unheard(fleet), (*notes, *origins(rows)))
+        return TopView(self.clocks.utc(), str(self.place), rows, unheard(fleet), (*notes, *origins(rows)))
 
     async def settled(self) -> None:
         """Return once the driver was read, or could not be."""
@@ -230,7 +230,7 @@ class LocalDevices:
     def _chosen(self, devices: Sequence[Device]) -> tuple[frozenset[str] | None, tuple[str, ...]]:
         named = self.place.named
         if named is None:
-            if self.place.kind in (Kind.SLURM, Kind.FLUX):
+            if self.place.kind in (JobEnvironmentKind.SLURM, JobEnvironmentKind.FLUX):
                 return None, (f"{self.place} names no device: all that the driver shows are here",)
             return None, ()
         chosen, strange = named.choose(devices)
@@ -242,7 +242,7 @@ class LocalDevices:
 
 @asynccontextmanager
 async def local(
-    backend: Backend, config: Config, place: Place, clocks: Clocks = Clocks()
+    backend: Backend, config: Config, place: JobEnvironment, clocks: Clocks = Clocks()
 ) -> AsyncIterator[LocalDevices]:
     """Read this machine's devices for as long as the block lasts; the backend is closed after it."""
     loop = asyncio.get_running_loop()

@@ -24,7 +24,7 @@ Device = tuple[str, str]
 """A node, and a UUID."""
 
 
-class Trails:
+class Sparklines:
     """What was seen of every device, step by step."""
 
     def __init__(self) -> None:

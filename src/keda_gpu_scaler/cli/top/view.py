@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TypeVar
 
-from keda_gpu_scaler.cli.top.rows import By, Row, Sort, View, arranged, together
-from keda_gpu_scaler.cli.top.sparklines import PLAIN_SIGNS, SIGNS, STEP_SECONDS, Trails
+from keda_gpu_scaler.cli.top.rows import By, Row, Sort, TopView, arranged, together
+from keda_gpu_scaler.cli.top.sparklines import PLAIN_SIGNS, SIGNS, STEP_SECONDS, Sparklines
 
 UNKNOWN = "?"
 NARROWEST = 40
@@ -47,7 +47,7 @@ class Line:
     style: Style = Style.PLAIN
 
 
-class Page(StrEnum):
+class Panel(StrEnum):
     """What the screen shows."""
 
     TABLE = "table"
@@ -56,7 +56,7 @@ class Page(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class ViewState:
     """How somebody looks at the fleet. ``typing`` is the filter while it is being typed, else None."""
 
     by: By = By.DEVICE
@@ -64,7 +64,7 @@ class Look:
     is_reversed: bool = False
     words: str = ""
     offset: int = 0
-    page: Page = Page.TABLE
+    page: Panel = Panel.TABLE
     typing: str | None = None
 
 
@@ -80,13 +80,13 @@ _HELP = (
     ("!", "who is not heard, and why"),
     ("Ctrl-L", "draw everything anew"),
 )
-_PAGES = {"h": Page.HELP, "?": Page.HELP, "!": Page.UNHEARD}
+_PAGES = {"h": Panel.HELP, "?": Panel.HELP, "!": Panel.UNHEARD}
 _VIEWS = {"d": By.DEVICE, "n": By.NODE, "p": By.POD}
 _SCROLLS = {"up": -1, "down": 1, "k": -1, "j": 1}
 _LONGEST_FILTER = 80
 
 
-def pressed(look: Look, key: str, screenful: int = 10) -> Look | None:
+def pressed(look: ViewState, key: str, screenful: int = 10) -> ViewState | None:
     """Return how somebody looks after a key; None to quit.
 
     Args:
@@ -99,16 +99,16 @@ def pressed(look: Look, key: str, screenful: int = 10) -> Look | None:
     if key == "q":
         return None
     if key in _PAGES:
-        return replace(look, page=Page.TABLE if look.page is _PAGES[key] else _PAGES[key], offset=0)
+        return replace(look, page=Panel.TABLE if look.page is _PAGES[key] else _PAGES[key], offset=0)
     if key == "escape":
-        return replace(look, page=Page.TABLE, words="" if look.page is Page.TABLE else look.words, offset=0)
+        return replace(look, page=Panel.TABLE, words="" if look.page is Panel.TABLE else look.words, offset=0)
     scrolled = _scrolled(look, key, screenful)
     if scrolled is not None:
         return replace(look, offset=scrolled)
-    return look if look.page is not Page.TABLE else _arranged(look, key)
+    return look if look.page is not Panel.TABLE else _arranged(look, key)
 
 
-def _typed(look: Look, text: str, key: str) -> Look:
+def _typed(look: ViewState, text: str, key: str) -> ViewState:
     if key == "enter":
         return replace(look, words=text.strip(), typing=None, offset=0)
     if key == "escape":
@@ -120,7 +120,7 @@ def _typed(look: Look, text: str, key: str) -> Look:
     return look
 
 
-def _scrolled(look: Look, key: str, screenful: int) -> int | None:
+def _scrolled(look: ViewState, key: str, screenful: int) -> int | None:
     steps = {**_SCROLLS, "page up": -screenful, "page down": screenful, " ": screenful}
     if key in steps:
         return max(0, look.offset + steps[key])
@@ -128,7 +128,7 @@ def _scrolled(look: Look, key: str, screenful: int) -> int | None:
     return {"home": 0, "end": 1 << 30}.get(key)
 
 
-def _arranged(look: Look, key: str) -> Look:
+def _arranged(look: ViewState, key: str) -> ViewState:
     if key == "/":
         return replace(look, typing=look.words)
     if key == "r":
@@ -163,8 +163,8 @@ PLAIN = Signs(PLAIN_SIGNS, "~", "C")
 
 
 def screen(
-    view: View, look: Look, trails: Trails, now: float, width: int, height: int, signs: Signs = Signs()
-) -> tuple[list[Line], Look]:
+    view: TopView, look: ViewState, trails: Sparklines, now: float, width: int, height: int, signs: Signs = Signs()
+) -> tuple[list[Line], ViewState]:
     """Return every line of a screen, and how somebody looks now: never beyond the last row.
 
     Args:
@@ -176,8 +176,8 @@ def screen(
         height: the screen's lines.
         signs: those that the terminal knows.
     """
-    if look.page is not Page.TABLE:
-        body = _help(width) if look.page is Page.HELP else _everyone(view, width)
+    if look.page is not Panel.TABLE:
+        body = _help(width) if look.page is Panel.HELP else _everyone(view, width)
         offset = min(look.offset, max(0, len(body) - height))
         return _fitting(body[offset : offset + height], width, signs), replace(look, offset=offset)
     words = look.words if look.typing is None else look.typing
@@ -229,7 +229,7 @@ def table_lines(
 
 
 @dataclass(frozen=True, slots=True)
-class _Column:
+class _TableColumn:
     """A column: its cells (None for the trail), the width it wants and the least that is of use.
 
     ``rank`` says which columns go first where there is no room: the lowest. None never goes.
@@ -243,20 +243,20 @@ class _Column:
     is_right: bool = False
 
 
-def _columns(rows: Sequence[Row], by: By, signs: Signs, has_trail: bool) -> list[_Column]:
-    def numbers(head: str, cell: Callable[[Row], str], rank: int | None = None) -> _Column:
+def _columns(rows: Sequence[Row], by: By, signs: Signs, has_trail: bool) -> list[_TableColumn]:
+    def numbers(head: str, cell: Callable[[Row], str], rank: int | None = None) -> _TableColumn:
         cells = [cell(row) for row in rows]
         width = max(map(len, (head, *cells)))
-        return _Column(head, cells, width, width, rank, is_right=True)
+        return _TableColumn(head, cells, width, width, rank, is_right=True)
 
-    def words(head: str, cell: Callable[[Row], str], least: int, rank: int | None = None) -> _Column:
+    def words(head: str, cell: Callable[[Row], str], least: int, rank: int | None = None) -> _TableColumn:
         cells = [cell(row) for row in rows]
         width = max(map(len, (head, *cells)))
-        return _Column(head, cells, width, min(width, least), rank)
+        return _TableColumn(head, cells, width, min(width, least), rank)
 
     node = words("NODE", lambda row: safe(row.node) or "(several)", 8, 5 if by is By.POD else None)
     model = words("MODEL", lambda row: safe(row.model).removeprefix("NVIDIA ") or "(several)", 8, 2)
-    trail = [_Column("LATELY", None, _LONGEST_TRAIL, _SHORTEST_TRAIL, 4)] if has_trail else []
+    trail = [_TableColumn("LATELY", None, _LONGEST_TRAIL, _SHORTEST_TRAIL, 4)] if has_trail else []
     readings = [
         numbers("UTIL", lambda row: _number(row.gpu_utilization_percent, "%")),
         *trail,
@@ -273,7 +273,7 @@ def _columns(rows: Sequence[Row], by: By, signs: Signs, has_trail: bool) -> list
     return [words("POD", _pod, 16), count, *readings, node, model]
 
 
-def _fitted(columns: Sequence[_Column], width: int) -> list[_Column]:
+def _fitted(columns: Sequence[_TableColumn], width: int) -> list[_TableColumn]:
     """Leave out what there is no room for, and share out what room is left: to words first, then to the trail."""
     kept = list(columns)
     while _least(kept) > width and any(column.rank is not None for column in kept):
@@ -287,11 +287,11 @@ def _fitted(columns: Sequence[_Column], width: int) -> list[_Column]:
     return [replace(column, width=fitted[id(column)]) for column in kept]
 
 
-def _least(columns: Sequence[_Column]) -> int:
+def _least(columns: Sequence[_TableColumn]) -> int:
     return sum(column.least for column in columns) + _GAP * (len(columns) - 1)
 
 
-def _joined(cells: Sequence[str], columns: Sequence[_Column], signs: Signs) -> str:
+def _joined(cells: Sequence[str], columns: Sequence[_TableColumn], signs: Signs) -> str:
     parts = []
     for cell, column in zip(cells, columns, strict=True):
         cut = _cut(cell, column.width, signs)
@@ -302,7 +302,7 @@ def _joined(cells: Sequence[str], columns: Sequence[_Column], signs: Signs) -> s
 # ---- what stands around the table ----
 
 
-def _title(view: View, width: int) -> Iterator[Line]:
+def _title(view: TopView, width: int) -> Iterator[Line]:
     at = f"{view.at.astimezone():%H:%M:%S}"
     parts = [safe(view.place)]
     if view.rows:
@@ -321,7 +321,7 @@ def _title(view: View, width: int) -> Iterator[Line]:
     yield Line(f"{text:<{max(0, width - len(at) - 1)}} {at}" if len(text) + len(at) < width else text, Style.TITLE)
 
 
-def _status(look: Look) -> Line:
+def _status(look: ViewState) -> Line:
     if look.typing is not None:
         return Line(f"filter: {safe(look.typing)}_   Enter keeps it, Esc drops it", Style.INPUT)
     way = ", reversed" if look.is_reversed else ""
@@ -329,7 +329,7 @@ def _status(look: Look) -> Line:
     return Line(f"by {look.by}   sorted by {look.sort}{way}{words}   h help   q quit", Style.FAINT)
 
 
-def _below(view: View, width: int) -> list[Line]:
+def _below(view: TopView, width: int) -> list[Line]:
     lines = [Line(safe(note), Style.FAINT) for note in view.notes]
     sentences = [f"{name}: {why}" for name, why in view.unheard.items()]
     shown = sentences if len(sentences) <= MAX_SENTENCES else sentences[: MAX_SENTENCES - 1]
@@ -355,7 +355,7 @@ def _help(width: int) -> list[Line]:
     return lines
 
 
-def _everyone(view: View, width: int) -> list[Line]:
+def _everyone(view: TopView, width: int) -> list[Line]:
     lines = [Line("Not heard" if view.unheard else "Everybody is heard", Style.TITLE), Line("")]
     for name, why in view.unheard.items():
         lines += map(Line, textwrap.wrap(safe(f"{name}: {why}"), width, subsequent_indent="    "))

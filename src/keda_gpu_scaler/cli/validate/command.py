@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from keda_gpu_scaler.cli.validate.rules import Checked, Finding, Severity, check, workloads
+from keda_gpu_scaler.cli.validate.rules import Checked, Severity, ValidationFinding, check, workloads
 
 MAX_BYTES = 16 << 20
 _STDIN = "-"
@@ -79,7 +79,7 @@ def _texts(ctx: click.Context, files: tuple[str, ...]) -> Iterator[tuple[str, st
                 raise click.UsageError(f"{one}: not UTF-8 text: is it a YAML file?", ctx) from error
 
 
-def _shown(name: str, finding: Finding, style: str) -> str:
+def _shown(name: str, finding: ValidationFinding, style: str) -> str:
     if style == "json":
         return json.dumps({"file": name, **asdict(finding)})
     text = f"{finding.subject}: {finding.message}" if finding.subject else finding.message

@@ -30,7 +30,7 @@ _IN_FRONT = frozenset({"router", "gateway"})
 
 
 @dataclass(frozen=True, slots=True)
-class Workload:
+class ManifestWorkload:
     """A workload, and the engine that it starts; ``namespace`` is empty where its manifest leaves it out."""
 
     kind: str
@@ -43,7 +43,7 @@ class Workload:
         return (kind, name) == (self.kind, self.name) and (not namespace or self.namespace in ("", namespace))
 
 
-def serving(values: Iterable[Any]) -> Iterator[Workload]:
+def serving(values: Iterable[Any]) -> Iterator[ManifestWorkload]:
     """Find the workloads among the objects of manifests, also within a List."""
     for value in values:
         items = value.get("items") if isinstance(value, Mapping) else None
@@ -51,7 +51,7 @@ def serving(values: Iterable[Any]) -> Iterator[Workload]:
             metadata = one.get("metadata") if isinstance(one, Mapping) else None
             if isinstance(metadata, Mapping) and (engine := engine_of(one)):
                 namespace = metadata.get("namespace") or ""
-                yield Workload(str(one.get("kind")), str(namespace), str(metadata.get("name")), engine)
+                yield ManifestWorkload(str(one.get("kind")), str(namespace), str(metadata.get("name")), engine)
 
 
 def engine_of(value: Any) -> str | None:

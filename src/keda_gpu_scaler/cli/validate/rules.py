@@ -13,11 +13,11 @@ from typing import Any
 
 import yaml
 
-from keda_gpu_scaler.cli.validate.engine_images import Workload, engine_of, serving
+from keda_gpu_scaler.cli.validate.engine_images import ManifestWorkload, engine_of, serving
 from keda_gpu_scaler.core.hpa.reported_value import REPORT_OF_TYPE
 from keda_gpu_scaler.core.quoting import quoted
 from keda_gpu_scaler.core.trigger.metric_type import ASSUMED
-from keda_gpu_scaler.core.trigger.parser import PARAMETERS, Scope, Trigger, TriggerError, parse
+from keda_gpu_scaler.core.trigger.parser import PARAMETERS, Scope, Trigger, TriggerError, parse_trigger
 
 NAME = "keda-gpu-scaler"
 KINDS = ("ScaledObject", "ScaledJob")
@@ -43,7 +43,7 @@ class Severity(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Finding:
+class ValidationFinding:
     """What is wrong, and where; lines and columns count from 1."""
 
     line: int
@@ -57,18 +57,18 @@ class Finding:
 class Checked:
     """What was found in one text, in order, and how many triggers of ours there were."""
 
-    findings: tuple[Finding, ...]
+    findings: tuple[ValidationFinding, ...]
     triggers: int
 
 
-def check(text: str, beside: Iterable[Workload] = ()) -> Checked:
+def check(text: str, beside: Iterable[ManifestWorkload] = ()) -> Checked:
     """Read YAML documents and check every trigger of ours in them.
 
     Args:
         text: the documents.
         beside: workloads that other texts hold (``workloads``), which may be scale targets of these.
     """
-    findings: list[Finding] = []
+    findings: list[ValidationFinding] = []
     triggers = 0
     try:
         documents, broken = _read(text)
@@ -79,11 +79,13 @@ def check(text: str, beside: Iterable[Workload] = ()) -> Checked:
                 triggers += len(scaled.ours)
                 findings += scaled.findings()
     except RecursionError:
-        findings.append(Finding(1, 1, Severity.ERROR, "", "not YAML that can be read: it is nested without end"))
+        findings.append(
+            ValidationFinding(1, 1, Severity.ERROR, "", "not YAML that can be read: it is nested without end")
+        )
     return Checked(tuple(sorted(findings)), triggers)
 
 
-def workloads(text: str) -> list[Workload]:
+def workloads(text: str) -> list[ManifestWorkload]:
     """Return the workloads in YAML documents that serve with an engine that keeps its memory."""
     if "containers" not in text:
         return []
@@ -93,7 +95,7 @@ def workloads(text: str) -> list[Workload]:
         return []
 
 
-def _read(text: str) -> tuple[list["_Document"], list[Finding]]:
+def _read(text: str) -> tuple[list["_Document"], list[ValidationFinding]]:
     """Return the documents up to one that is none, and what is wrong with that."""
     documents = []
     try:
@@ -104,7 +106,7 @@ def _read(text: str) -> tuple[list["_Document"], list[Finding]]:
         where = (mark.line + 1, mark.column + 1) if mark else (1, 1)
         what = getattr(error, "problem", None) or str(error).splitlines()[0]
         message = f"not YAML that can be read: {what}; render templates first"
-        return documents, [Finding(where[0], where[1], Severity.ERROR, "", message)]
+        return documents, [ValidationFinding(where[0], where[1], Severity.ERROR, "", message)]
     return documents, []
 
 
@@ -145,7 +147,7 @@ def _documents(text: str) -> Iterator[_Document]:
         loader.dispose()
 
 
-def _scaled(document: _Document, known: Sequence[Workload]) -> Iterator["_Scaled"]:
+def _scaled(document: _Document, known: Sequence[ManifestWorkload]) -> Iterator["_Scaled"]:
     """Find the objects of KEDA's in a document, also within a List."""
     items = _mapping(document.value).get("items")
     places: list[_Path] = [()]
@@ -163,7 +165,7 @@ class _Scaled:
 
     document: _Document
     place: _Path
-    known: Sequence[Workload]
+    known: Sequence[ManifestWorkload]
 
     @property
     def spec(self) -> Mapping[str, Any]:
@@ -203,7 +205,7 @@ class _Scaled:
         names = [str(metadata[key]) for key in ("namespace", "name") if metadata.get(key)]
         return ascii("/".join(names)[:317])[1:-1]
 
-    def findings(self) -> Iterator[Finding]:
+    def findings(self) -> Iterator[ValidationFinding]:
         if not self.ours:
             return
         yield from self._of_sizes()
@@ -212,10 +214,10 @@ class _Scaled:
         for number in self.ours:
             yield from self._of_trigger(("spec", "triggers", number), _mapping(self.triggers[number]))
 
-    def _finding(self, severity: Severity, path: _Path, message: str) -> Finding:
-        return Finding(*self.document.where((*self.place, *path)), severity, self.title, message)
+    def _finding(self, severity: Severity, path: _Path, message: str) -> ValidationFinding:
+        return ValidationFinding(*self.document.where((*self.place, *path)), severity, self.title, message)
 
-    def _of_sizes(self) -> Iterator[Finding]:
+    def _of_sizes(self) -> Iterator[ValidationFinding]:
         least, most = _count(self.spec, "minReplicaCount", 0), _count(self.spec, "maxReplicaCount", 100)
         if most < least:
             yield self._finding(
@@ -223,7 +225,7 @@ class _Scaled:
                 f"spec.maxReplicaCount: Invalid value: {most}: must not be below minReplicaCount ({least})",
             )  # fmt: skip
 
-    def _of_sleep(self) -> Iterator[Finding]:
+    def _of_sleep(self) -> Iterator[ValidationFinding]:
         if not any(map(self._wakes, range(len(self.triggers)))):
             key = "idleReplicaCount" if self.spec.get("idleReplicaCount") == 0 else "minReplicaCount"
             yield self._finding(
@@ -261,7 +263,7 @@ class _Scaled:
     def _said(self, number: int) -> Mapping[Any, Any]:
         return _mapping(_mapping(self.triggers[number]).get("metadata"))
 
-    def _of_trigger(self, path: _Path, trigger: Mapping[str, Any]) -> Iterator[Finding]:
+    def _of_trigger(self, path: _Path, trigger: Mapping[str, Any]) -> Iterator[ValidationFinding]:
         metadata = _mapping(trigger.get("metadata"))
         inside = (*path, "metadata")
         for key, value in metadata.items():
@@ -271,7 +273,7 @@ class _Scaled:
         yield from self._of_address(inside, metadata)
         said = {str(key): _text(value) for key, value in metadata.items() if not str(key).endswith(_FROM_ENVIRONMENT)}
         try:
-            parsed = parse(said)
+            parsed = parse_trigger(said)
         except TriggerError as error:
             for problem in error.problems:
                 yield self._finding(Severity.ERROR, (*inside, _key(problem)), problem)
@@ -287,7 +289,7 @@ class _Scaled:
                 "its image: name a TriggerAuthentication with caCert",
             )  # fmt: skip
 
-    def _of_address(self, inside: _Path, metadata: Mapping[str, Any]) -> Iterator[Finding]:
+    def _of_address(self, inside: _Path, metadata: Mapping[str, Any]) -> Iterator[ValidationFinding]:
         if "scalerAddress" + _FROM_ENVIRONMENT in metadata:
             return
         address = metadata.get("scalerAddress")
@@ -311,7 +313,7 @@ class _Scaled:
                 f"which behind a front end sees its own node alone; name the Service that KEDA asks: {asked}:{port}",
             )  # fmt: skip
 
-    def _of_memory(self, inside: _Path, said: Mapping[str, str], parsed: Trigger) -> Iterator[Finding]:
+    def _of_memory(self, inside: _Path, said: Mapping[str, str], parsed: Trigger) -> Iterator[ValidationFinding]:
         if parsed.metric.name not in _MEMORY:
             return
         seen = None if parsed.scope in (Scope.FLEET, Scope.NODE) else self.engine
@@ -324,7 +326,7 @@ class _Scaled:
                 "and keeps it, so the workload may never shrink; say profile: llm instead",
             )  # fmt: skip
 
-    def _of_type(self, path: _Path, trigger: Mapping[str, Any], parsed: Trigger) -> Iterator[Finding]:
+    def _of_type(self, path: _Path, trigger: Mapping[str, Any], parsed: Trigger) -> Iterator[ValidationFinding]:
         kind = trigger.get("metricType", ASSUMED)
         if kind not in REPORT_OF_TYPE:
             yield self._finding(

@@ -31,7 +31,7 @@ _NVIDIA_UUIDS = ("GPU-", "MIG-")
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class DeviceShare:
     """A pod's part of a device: one of ``sharers`` equal ones."""
 
     device: Device
@@ -39,14 +39,14 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True)
-class Holding:
+class PodDevices:
     """What one pod holds: shares in the order of the devices, and ids of accelerators the node does not list."""
 
-    shares: tuple[Share, ...]
+    shares: tuple[DeviceShare, ...]
     unresolved: tuple[str, ...] = ()
 
 
-def holders(snapshot: Snapshot) -> Mapping[PodRef, Holding] | None:
+def attribute(snapshot: Snapshot) -> Mapping[PodRef, PodDevices] | None:
     """Return what every pod holds that holds anything; None while nobody can tell."""
     if snapshot.allocations is None:
         return None
@@ -64,9 +64,9 @@ def holders(snapshot: Snapshot) -> Mapping[PodRef, Holding] | None:
             held.setdefault(pod, {})[device.uuid] = device
             sharers.setdefault(device.uuid, set()).add(pod)
     return {
-        pod: Holding(
+        pod: PodDevices(
             shares=tuple(
-                Share(device, len(sharers[device.uuid]))
+                DeviceShare(device, len(sharers[device.uuid]))
                 for device in sorted(held.get(pod, {}).values(), key=lambda device: places[device.uuid])
             ),
             unresolved=tuple(sorted(strange.get(pod, ()))),

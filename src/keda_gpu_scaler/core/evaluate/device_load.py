@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from keda_gpu_scaler.core.aggregation import mean
-from keda_gpu_scaler.core.evaluate.attribution import Holding, holders
+from keda_gpu_scaler.core.evaluate.attribution import PodDevices, attribute
 from keda_gpu_scaler.core.state.fleet import History
 from keda_gpu_scaler.core.trigger.metrics import Metric
 from keda_gpu_scaler.core.trigger.parser import MAX_WINDOW_SECONDS
@@ -25,7 +25,7 @@ _MEMO_LENGTH = 256  # of a history: with a snapshot an hour, a stranger may ask 
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class DeviceLoad:
     """A device's mean over the window, and how much older than the newest snapshot its newest reading is."""
 
     device: Device
@@ -37,24 +37,24 @@ class Reading:
         return self.value is not None and self.lag_seconds <= lag_seconds
 
 
-def windowed(history: History, metric: Metric, window_seconds: float) -> tuple[Reading, ...]:
+def device_loads(history: History, metric: Metric, window_seconds: float) -> tuple[DeviceLoad, ...]:
     """Average every device's known readings over the window, in the order of the newest snapshot."""
     key = ("window", metric.name, window_seconds)
     if key in history.memo:
-        readings: tuple[Reading, ...] = history.memo[key]
+        readings: tuple[DeviceLoad, ...] = history.memo[key]
         return readings
     readings = tuple(_mean_over(column, window_seconds) for column in _columns(history, metric, window_seconds))
     return _remember(history, key, readings)
 
 
-def windowed_by_holders(history: History, metric: Metric, window_seconds: float) -> Mapping[str, Reading]:
+def device_loads_by_holder(history: History, metric: Metric, window_seconds: float) -> Mapping[str, DeviceLoad]:
     """Average every device's readings, by its UUID, over that part of the window in which the same pods held it.
 
     What a device did for the pod before this one is not this one's load.
     """
     key = ("held window", metric.name, window_seconds)
     if key in history.memo:
-        readings: Mapping[str, Reading] = history.memo[key]
+        readings: Mapping[str, DeviceLoad] = history.memo[key]
         return readings
     tenures = _tenures_seconds(history, window_seconds)
     readings = {
@@ -64,11 +64,11 @@ def windowed_by_holders(history: History, metric: Metric, window_seconds: float)
     return _remember(history, key, readings)
 
 
-def holdings(history: History) -> Mapping[PodRef, Holding] | None:
+def devices_by_pod(history: History) -> Mapping[PodRef, PodDevices] | None:
     """Return who holds which devices of the node now, or None while nobody can tell."""
     if "holdings" not in history.memo:
-        history.memo["holdings"] = holders(history.newest)
-    found: Mapping[PodRef, Holding] | None = history.memo["holdings"]
+        history.memo["holdings"] = attribute(history.newest)
+    found: Mapping[PodRef, PodDevices] | None = history.memo["holdings"]
     return found
 
 
@@ -79,7 +79,7 @@ def _remember(history: History, key: object, value: _T) -> _T:
 
 
 @dataclass(frozen=True, slots=True)
-class _Column:
+class _DeviceColumn:
     """One device's known readings, newest first, and how much older than the newest snapshot each is."""
 
     device: Device
@@ -87,25 +87,25 @@ class _Column:
     values: tuple[float, ...]
 
 
-def _mean_over(column: _Column, window_seconds: float) -> Reading:
+def _mean_over(column: _DeviceColumn, window_seconds: float) -> DeviceLoad:
     # The newest snapshot counts whatever the window; every other must be less than its length older.
     count = max(bisect.bisect_left(column.lags_seconds, window_seconds), bisect.bisect_right(column.lags_seconds, 0.0))
     if not count:
-        return Reading(column.device, None, math.inf)
-    return Reading(column.device, mean(column.values[:count]), column.lags_seconds[0])
+        return DeviceLoad(column.device, None, math.inf)
+    return DeviceLoad(column.device, mean(column.values[:count]), column.lags_seconds[0])
 
 
-def _columns(history: History, metric: Metric, window_seconds: float) -> tuple[_Column, ...]:
+def _columns(history: History, metric: Metric, window_seconds: float) -> tuple[_DeviceColumn, ...]:
     """Collect every device's known readings, as far back as the window and maybe farther, once for many windows."""
     reach = next(reach for reach in _REACHES_SECONDS if window_seconds <= reach)
     key = ("columns", metric.name, reach)
     if key not in history.memo:
         history.memo[key] = _collect(history, metric, reach)
-    columns: tuple[_Column, ...] = history.memo[key]
+    columns: tuple[_DeviceColumn, ...] = history.memo[key]
     return columns
 
 
-def _collect(history: History, metric: Metric, reach_seconds: float) -> tuple[_Column, ...]:
+def _collect(history: History, metric: Metric, reach_seconds: float) -> tuple[_DeviceColumn, ...]:
     known: dict[str, list[tuple[float, float]]] = {sample.device.uuid: [] for sample in history.newest.samples}
     for snapshot in history.within(reach_seconds):
         lag = history.newest.at_seconds - snapshot.at_seconds
@@ -114,7 +114,7 @@ def _collect(history: History, metric: Metric, reach_seconds: float) -> tuple[_C
             if value is not None and sample.device.uuid in known:
                 known[sample.device.uuid].append((lag, value))
     return tuple(
-        _Column(sample.device, tuple(lag for lag, _ in readings), tuple(value for _, value in readings))
+        _DeviceColumn(sample.device, tuple(lag for lag, _ in readings), tuple(value for _, value in readings))
         for sample in history.newest.samples
         for readings in (known[sample.device.uuid],)
     )
@@ -143,7 +143,7 @@ def _tenures_seconds(history: History, window_seconds: float) -> dict[str, float
 
 def _held_by(snapshot: Snapshot) -> dict[str, frozenset[PodRef]]:
     held: dict[str, set[PodRef]] = {}
-    for pod, holding in (holders(snapshot) or {}).items():
+    for pod, holding in (attribute(snapshot) or {}).items():
         for share in holding.shares:
             held.setdefault(share.device.uuid, set()).add(pod)
     return {uuid: frozenset(pods) for uuid, pods in held.items()}

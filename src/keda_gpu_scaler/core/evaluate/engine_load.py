@@ -14,10 +14,10 @@ from types import MappingProxyType
 
 from keda_gpu_scaler.core.aggregation import mean
 from keda_gpu_scaler.core.selectors import SeriesSelector
-from keda_gpu_scaler.core.state.scrape import Endpoint, Page, Scraped
-from keda_gpu_scaler.core.trigger.engine_params import Demand, EngineQuery
+from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult, TargetHistory
+from keda_gpu_scaler.core.trigger.engine_params import DemandQuery, EngineQuery
 from keda_gpu_scaler.core.trigger.metrics import ENGINES, EngineMetric
-from keda_gpu_scaler.core.types import Histogram, Pod, Readings
+from keda_gpu_scaler.core.types import EngineSample, Histogram, Pod
 
 _SHORTEST_SECONDS = 1e-3
 _DEMAND_GRAIN = 1e-6
@@ -30,7 +30,7 @@ class _Unknown(Exception):  # noqa: N818 - an answer on its way up
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class EngineLoad:
     """What an engine's pages come to: a value in the metric's unit, or None, and a sentence either way.
 
     ``requests`` are those that run or wait now, or where none is known to, those that ended well within the window; a
@@ -62,12 +62,12 @@ def pod_endpoint(query: EngineQuery, pod: Pod) -> Endpoint:
 def engine_load(
     query: EngineQuery,
     metric: EngineMetric,
-    scraped: Scraped | None,
+    scraped: ScrapeResult | None,
     *,
     window_seconds: float,
     stale_after_seconds: float,
     now: float,
-) -> Load:
+) -> EngineLoad:
     """Work out what one engine tells.
 
     Args:
@@ -79,10 +79,10 @@ def engine_load(
         now: monotonic seconds on the scraper's clock.
     """
     if scraped is None:
-        return Load(None, "not scraped yet")
+        return EngineLoad(None, "not scraped yet")
     page = next((page for page in scraped.pages if page.is_fresh(now, stale_after_seconds)), None)
     if page is None or page.newest is None:
-        return Load(None, _absence(scraped, now), is_no_engine=scraped.is_no_engine)
+        return EngineLoad(None, _absence(scraped, now), is_no_engine=scraped.is_no_engine)
     newest, window = page.newest, _Window.of(page, window_seconds)
     requests = (newest.running or 0.0) + (newest.waiting or 0.0)
     if not requests and metric.reading not in _RATES:
@@ -94,11 +94,13 @@ def engine_load(
     except _Unknown as unknown:
         sentence = f"{title} at {page.where}: {unknown}"
         engine = ENGINES.get(newest.engine)
-        return Load(None, sentence, requests, until, is_no_engine=engine is not None and not engine.tells_queue)
-    return Load(value, f"{value:.6g} {metric.unit}".rstrip() + f" by {title} at {page.where}{how}", requests, until)
+        return EngineLoad(None, sentence, requests, until, is_no_engine=engine is not None and not engine.tells_queue)
+    return EngineLoad(
+        value, f"{value:.6g} {metric.unit}".rstrip() + f" by {title} at {page.where}{how}", requests, until
+    )
 
 
-def _absence(scraped: Scraped, now: float) -> str:
+def _absence(scraped: ScrapeResult, now: float) -> str:
     failures = dict.fromkeys(page.failure for page in scraped.pages if page.failure)
     why = "; ".join(failures) or scraped.failure or "not scraped yet"
     ages = [now - page.newest.at_seconds for page in scraped.pages if page.newest is not None]
@@ -121,25 +123,25 @@ class _Growth:
 class _Window:
     """One page's readings of the window, newest first."""
 
-    def __init__(self, inside: Sequence[Readings], before: Sequence[Readings]) -> None:
+    def __init__(self, inside: Sequence[EngineSample], before: Sequence[EngineSample]) -> None:
         self.newest = inside[0]
         self._inside = inside
         # One more, so that what was counted during the window is compared with what was before it.
         self._compared = [*inside, *before]
 
     @classmethod
-    def of(cls, page: Page, window_seconds: float) -> "_Window":
+    def of(cls, page: TargetHistory, window_seconds: float) -> "_Window":
         """Look at a page that was read."""
         inside = list(page.within(window_seconds))
         return cls(inside, page.readings[-len(inside) - 1 : -len(inside)])
 
-    def gauge(self, read: Callable[[Readings], float | None], what: str) -> float:
+    def gauge(self, read: Callable[[EngineSample], float | None], what: str) -> float:
         """Average a gauge that is still told."""
         if read(self.newest) is None:
             raise _Unknown(f"tells no {what}")
         return mean([value for readings in self._inside if (value := read(readings)) is not None])
 
-    def growth(self, *counted: tuple[Callable[[Readings], float | None], str]) -> "_Growth":
+    def growth(self, *counted: tuple[Callable[[EngineSample], float | None], str]) -> "_Growth":
         """How much counters grew together, from one reading that tells them all to the next.
 
         Where one fell, its engine was started anew, or a model was unloaded whose count was a part of the sum: of that
@@ -177,7 +179,7 @@ class _Window:
         except _Unknown:
             return 0.0
 
-    def histogram(self, read: Callable[[Readings], Histogram | None], what: str) -> Histogram:
+    def histogram(self, read: Callable[[EngineSample], Histogram | None], what: str) -> Histogram:
         """What a histogram observed during the window."""
         newest = read(self.newest)
         if newest is None:
@@ -250,7 +252,7 @@ def _selected(window: _Window, query: EngineQuery) -> tuple[float, str]:
     selector = query.selector
     assert selector is not None  # noqa: S101 - the trigger's parser sees to it
 
-    def read(readings: Readings) -> float | None:
+    def read(readings: EngineSample) -> float | None:
         found = readings.selected.get(selector.text)
         return found.value if found else None
 
@@ -322,7 +324,7 @@ def quantile(histogram: Histogram, ratio: float) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class DemandSight:
+class DemandObservation:
     """What is seen of the demand: its value now, or None.
 
     ``wakes`` says whether it is above the threshold, or was during the hold; None where nobody can tell.
@@ -334,28 +336,28 @@ class DemandSight:
     until_seconds: float = math.inf
 
 
-def look_at_demand(
-    demand: Demand,
-    scraped: Scraped | None,
+def observe_demand(
+    demand: DemandQuery,
+    scraped: ScrapeResult | None,
     *,
     window_seconds: float,
     stale_after_seconds: float,
     now: float,
-) -> DemandSight:
+) -> DemandObservation:
     """Add up what every address of a demand source tells.
 
     What some of them tell may be enough to wake; only what all of them tell lets sleep.
     """
     if scraped is None or not scraped.pages:
         why = (scraped.failure if scraped else None) or "not scraped yet"
-        return DemandSight(None, None, f"demand at {demand.url} is unknown: {why}")
+        return DemandObservation(None, None, f"demand at {demand.url} is unknown: {why}")
     values: list[float] = []
     unknown: list[str] = []
     until = math.inf
     courses = [_course(page, demand.selectors, window_seconds) for page in scraped.pages]
     for page, course in zip(scraped.pages, courses, strict=True):
         if not page.is_fresh(now, stale_after_seconds) or page.newest is None:
-            unknown.append(f"{page.where}: {_absence(Scraped((page,)), now)}")
+            unknown.append(f"{page.where}: {_absence(ScrapeResult((page,)), now)}")
             continue
         until = min(until, page.newest.at_seconds + stale_after_seconds)
         newest = course[-1][1]
@@ -366,20 +368,20 @@ def look_at_demand(
     total = math.fsum(values)
     told = f"demand {total:.6g}" + (f" at {len(values)} of {len(scraped.pages)} addresses" if unknown else "")
     if total > demand.threshold:
-        return DemandSight(total, True, f"{told} is above demandThreshold {demand.threshold:g}", until)
+        return DemandObservation(total, True, f"{told} is above demandThreshold {demand.threshold:g}", until)
     above_at = _last_above(courses, demand.threshold, stale_after_seconds)
     age = max(0.0, now - above_at)
     if age <= demand.hold_seconds:
         held = f"demand was above demandThreshold {demand.threshold:g} {age:.0f} s ago"
         until = min(until, above_at + demand.hold_seconds)
         value = None if unknown else total
-        return DemandSight(value, True, f"{held} (demandHoldSeconds {demand.hold_seconds:g})", until)
+        return DemandObservation(value, True, f"{held} (demandHoldSeconds {demand.hold_seconds:g})", until)
     if unknown:
-        return DemandSight(None, None, f"demand at {demand.url} is unknown: {unknown[0]}", until)
-    return DemandSight(total, False, f"{told} is not above demandThreshold {demand.threshold:g}", until)
+        return DemandObservation(None, None, f"demand at {demand.url} is unknown: {unknown[0]}", until)
+    return DemandObservation(total, False, f"{told} is not above demandThreshold {demand.threshold:g}", until)
 
 
-def _no_demand(page: Page, selectors: Sequence[SeriesSelector]) -> str:
+def _no_demand(page: TargetHistory, selectors: Sequence[SeriesSelector]) -> str:
     if page.newest is not None and any(page.newest.selected.get(it.text) for it in selectors):
         return "its count was read once so far, and grows between two readings"
     return "tells no series " + " or ".join(it.text for it in selectors)
@@ -389,7 +391,7 @@ _Course = list[tuple[float, float | None]]
 """When demand was looked at, and what it was then, None where it was not told."""
 
 
-def _course(page: Page, selectors: Sequence[SeriesSelector], window_seconds: float) -> _Course:
+def _course(page: TargetHistory, selectors: Sequence[SeriesSelector], window_seconds: float) -> _Course:
     """What a page's demand was at each of its readings: a gauge as it is, so that the first request wakes."""
     counting = _Counting(window_seconds)
     texts = [it.text for it in selectors]

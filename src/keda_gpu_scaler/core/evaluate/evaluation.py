@@ -12,39 +12,39 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from keda_gpu_scaler.core.aggregation import AGGREGATIONS
-from keda_gpu_scaler.core.evaluate.engine_load import DemandSight, look_at_demand
+from keda_gpu_scaler.core.evaluate.engine_load import DemandObservation, observe_demand
 from keda_gpu_scaler.core.evaluate.observation import (
-    DeviceSight,
-    PodSight,
-    Sight,
-    devices_sights,
-    labels_lack,
-    silent_sights,
-    url_sight,
-    window_of,
+    DeviceObservation,
+    ObservationState,
+    PodObservation,
+    describe_window,
+    node_labels_unavailable,
+    observe_devices,
+    observe_endpoint,
+    observe_missing_nodes,
 )
-from keda_gpu_scaler.core.evaluate.workload_view import Pods
+from keda_gpu_scaler.core.evaluate.workload_view import WorkloadView
 from keda_gpu_scaler.core.hpa.reported_value import (
     REPORT_OF_TYPE,
-    Report,
-    Reported,
+    ReportedValue,
+    ReportType,
     for_jobs,
     report_devices,
     report_pods,
     report_wanted,
 )
-from keda_gpu_scaler.core.state.fleet import NOT_LISTED, Fleet, History
+from keda_gpu_scaler.core.state.fleet import PEERS_UNKNOWN, Fleet, History
 from keda_gpu_scaler.core.trigger.metric_type import certain_type, declared_type
 from keda_gpu_scaler.core.trigger.metrics import SATURATION_OF_DEVICES
 from keda_gpu_scaler.core.trigger.parser import Scope, Trigger
-from keda_gpu_scaler.core.types import NoWorkload, Pod, Workload
+from keda_gpu_scaler.core.types import Pod, Unavailable, Workload
 
 _NAMED = 3  # so many unseen pods or devices are named, and the others counted
 _NOTHING_SENT: Mapping[str, str] = MappingProxyType({})
 _TYPE_OF_REPORT = {report: kind for kind, report in REPORT_OF_TYPE.items()}
 
 
-class Lack(enum.Enum):
+class NoValue(enum.Enum):
     """Why a verdict has no value."""
 
     UNSEEN = "unseen"
@@ -55,7 +55,7 @@ class Lack(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Evaluation:
     """The answer to one trigger at one instant.
 
     ``value`` is what is handed out, in the metric's unit, finite and not negative, or None where ``lack`` and
@@ -70,14 +70,14 @@ class Verdict:
     value: float | None
     active: bool
     steps: tuple[str, ...]
-    lack: Lack | None = None
+    lack: NoValue | None = None
     reason: str = ""
     seen: int = 0
     expected: int = 0
     is_guarded: bool = False
     is_undecided: bool = False
-    demand: DemandSight | None = None
-    sights: tuple[PodSight | DeviceSight, ...] = field(default=(), compare=False, repr=False)
+    demand: DemandObservation | None = None
+    sights: tuple[PodObservation | DeviceObservation, ...] = field(default=(), compare=False, repr=False)
     holds_until_seconds: float = field(default=-math.inf, compare=False)
 
     @property
@@ -90,9 +90,9 @@ def evaluate(
     trigger: Trigger,
     fleet: Fleet,
     now: float,
-    workload: Workload | NoWorkload | None = None,
+    workload: Workload | Unavailable | None = None,
     metadata: Mapping[str, str] = _NOTHING_SENT,
-) -> Verdict:
+) -> Evaluation:
     """Judge one trigger by what is known; the same arguments give the same verdict.
 
     Args:
@@ -103,8 +103,8 @@ def evaluate(
         metadata: the trigger's metadata as KEDA sent it, by which its ``metricType`` is found.
     """
     scope = trigger.scope or (Scope.FLEET if workload is None else Scope.WORKLOAD)
-    question = _Question(trigger, fleet, now, workload, metadata, scope, _demand(trigger, fleet, now))
-    if lack := labels_lack(trigger, fleet):
+    question = _Evaluator(trigger, fleet, now, workload, metadata, scope, _demand(trigger, fleet, now))
+    if lack := node_labels_unavailable(trigger, fleet):
         return question.lacking(lack)
     if scope is Scope.WORKLOAD:
         return question.of_workload()
@@ -113,10 +113,10 @@ def evaluate(
     return question.of_devices()
 
 
-def _demand(trigger: Trigger, fleet: Fleet, now: float) -> DemandSight | None:
+def _demand(trigger: Trigger, fleet: Fleet, now: float) -> DemandObservation | None:
     if trigger.demand is None:
         return None
-    return look_at_demand(
+    return observe_demand(
         trigger.demand,
         fleet.scraped.get(trigger.demand.endpoint),
         window_seconds=trigger.window_seconds,
@@ -126,37 +126,37 @@ def _demand(trigger: Trigger, fleet: Fleet, now: float) -> DemandSight | None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Question:
+class _Evaluator:
     """One trigger and everything it is judged by."""
 
     trigger: Trigger
     fleet: Fleet
     now: float
-    workload: Workload | NoWorkload | None
+    workload: Workload | Unavailable | None
     metadata: Mapping[str, str]
     scope: Scope
-    demand: DemandSight | None = None
+    demand: DemandObservation | None = None
 
     # ---- a workload's pods ----
 
-    def of_workload(self) -> Verdict:
+    def of_workload(self) -> Evaluation:
         """Judge the pods behind the ScaledObject, wherever they are."""
         workload = self.workload
         if workload is None:
             other = "name one endpoint: engineEndpoint" if self.trigger.engine else "set scope: fleet or node"
-            return self.without_value(Lack.ABSENT, f"metadata.scope: {_NO_ACCESS}, or {other}")
-        if isinstance(workload, NoWorkload):
+            return self.without_value(NoValue.ABSENT, f"metadata.scope: {_NO_ACCESS}, or {other}")
+        if isinstance(workload, Unavailable):
             return self.lacking(workload)
-        pods = Pods(self.trigger, workload, self.fleet, self.now)
+        pods = WorkloadView(self.trigger, workload, self.fleet, self.now)
         if self.trigger.metric.name == "saturation" and (lack := pods.lack_engine):
             return self._of_devices_for_engines(lack)
         return replace(self._of_pods(pods), sights=tuple(pods.sights))
 
-    def _of_devices_for_engines(self, lack: str) -> Verdict:
+    def _of_devices_for_engines(self, lack: str) -> Evaluation:
         """Judge the pods' devices where none of them has an engine that tells of itself."""
         question = replace(self, trigger=replace(self.trigger, metric=SATURATION_OF_DEVICES, engine=None))
         assert isinstance(self.workload, Workload)  # noqa: S101 - its pods were looked at
-        pods = Pods(question.trigger, self.workload, self.fleet, self.now)
+        pods = WorkloadView(question.trigger, self.workload, self.fleet, self.now)
         # One that is ready as soon as it runs, for want of a readiness probe, may still be loading its model.
         grace = self.trigger.startup_grace_seconds
         young = [it.pod for it in pods.ready if self.now - it.pod.created_at_seconds < grace]
@@ -165,18 +165,18 @@ class _Question:
         reason = f"{verdict.reason}; {said}" if verdict.reason else ""
         return replace(verdict, steps=(said, *verdict.steps), reason=reason)
 
-    def _of_pods(self, pods: Pods, young: Sequence[Pod] = ()) -> Verdict:
+    def _of_pods(self, pods: WorkloadView, young: Sequence[Pod] = ()) -> Evaluation:
         steps = pods.steps()
         if pods.is_asleep:
             return self._asleep(pods, steps)
         if problem := pods.nothing_meant():
-            return self.without_value(Lack.ABSENT, problem, steps)
+            return self.without_value(NoValue.ABSENT, problem, steps)
         seen, expected = len(pods.values), len(pods.values) + len(pods.unseen)
         if expected and (not seen or seen / expected < self.trigger.min_coverage):
             reason = f"{self._nothing_of} {expected - seen} of {expected} ready pods: {_listed(pods.unseen)}"
-            return self.without_value(Lack.UNSEEN, reason, steps, seen=seen, expected=expected)
+            return self.without_value(NoValue.UNSEEN, reason, steps, seen=seen, expected=expected)
         report = self._report()
-        if isinstance(report, NoWorkload):
+        if isinstance(report, Unavailable):
             return self.lacking(report, steps)
         reported = self._waking(report, pods) or report_pods(
             report,
@@ -202,7 +202,7 @@ class _Question:
             counts=(seen, expected),
         )
 
-    def _unasked(self, pods: Pods) -> list[str]:
+    def _unasked(self, pods: WorkloadView) -> list[str]:
         """Say that nobody knows whether it is at work, where not one engine is asked and no demand is known either.
 
         A pod that bears too much, or starts its engine anew, is not ready, and may be all there is.
@@ -210,16 +210,20 @@ class _Question:
         knows_demand = self.demand is not None and self.demand.wakes is not None
         if pods.ready or knows_demand:
             return []
-        return [f"{it.pod.ref.name}: {it.sentence}" for it in pods.sights if it.sight is Sight.UNASKED and it.pod.node]
+        return [
+            f"{it.pod.ref.name}: {it.sentence}"
+            for it in pods.sights
+            if it.sight is ObservationState.UNASKED and it.pod.node
+        ]
 
     @property
     def _nothing_of(self) -> str:
         return "no fresh reading of" if self.trigger.engine else "no fresh sample for"
 
-    def _asleep(self, pods: Pods, steps: tuple[str, ...]) -> Verdict:
+    def _asleep(self, pods: WorkloadView, steps: tuple[str, ...]) -> Evaluation:
         """Judge a workload of which nothing runs: only demand can wake it, and only demand that was seen."""
         report = self._report()
-        reported = None if isinstance(report, NoWorkload) else self._waking(report, pods)
+        reported = None if isinstance(report, Unavailable) else self._waking(report, pods)
         if reported and self._is_of_jobs:
             reported = for_jobs(reported, self.trigger.target)
         demand = self.demand
@@ -233,7 +237,7 @@ class _Question:
             until=demand.until_seconds if demand else math.inf,
         )
 
-    def _waking(self, report: Report, pods: Pods) -> Reported | None:
+    def _waking(self, report: ReportType, pods: WorkloadView) -> ReportedValue | None:
         """Report as many replicas as the demand wants while no pod is ready; None where that is not asked for."""
         asked, demand = self.trigger.demand, self.demand
         if pods.ready or asked is None or demand is None or not (demand.wakes and demand.value):
@@ -253,53 +257,53 @@ class _Question:
 
     # ---- devices, whoever holds them ----
 
-    def of_devices(self) -> Verdict:
+    def of_devices(self) -> Evaluation:
         """Judge the devices of this node or of the whole fleet."""
         if problem := self._no_devices():
             return problem
-        sights = devices_sights(self.trigger, self._nodes(), self.fleet, self.now)
+        sights = observe_devices(self.trigger, self._nodes(), self.fleet, self.now)
         if self.scope is Scope.FLEET:
-            sights += silent_sights(self.trigger, self.fleet, sights)
+            sights += observe_missing_nodes(self.trigger, self.fleet, sights)
         if not sights:
-            return self.without_value(Lack.ABSENT, self._no_such_device())
+            return self.without_value(NoValue.ABSENT, self._no_such_device())
         known = [sight.value for sight in sights if sight.value is not None]
         unseen = [sight for sight in sights if sight.value is None]
         steps = self._device_steps(sights)
         if not known or len(known) / len(sights) < self.trigger.min_coverage:
             verdict = self.without_value(
-                Lack.UNSEEN, self._unknown_devices(unseen, len(sights)), steps, seen=len(known), expected=len(sights)
+                NoValue.UNSEEN, self._unknown_devices(unseen, len(sights)), steps, seen=len(known), expected=len(sights)
             )
         else:
             verdict = self._of_sights(sights, steps, self._unknown_devices(unseen, len(sights)))
         return replace(verdict, sights=tuple(sights))
 
-    def of_endpoint(self) -> Verdict:
+    def of_endpoint(self) -> Evaluation:
         """Judge what one URL tells, whoever answers there."""
         if isinstance(self.workload, Workload):
-            pods = Pods(self.trigger, self.workload, self.fleet, self.now)
+            pods = WorkloadView(self.trigger, self.workload, self.fleet, self.now)
             if pods.is_asleep:  # then nobody is there to answer
                 return self._asleep(pods, ())
-        sight, requests = url_sight(self.trigger, self.fleet, self.now)
-        steps = (f"{self.trigger.metric.name} at {sight.node} ({window_of(self.trigger)})", sight.sentence)
+        sight, requests = observe_endpoint(self.trigger, self.fleet, self.now)
+        steps = (f"{self.trigger.metric.name} at {sight.node} ({describe_window(self.trigger)})", sight.sentence)
         if sight.value is None:
             reason = f"no fresh reading of {sight.node}: {sight.sentence}"
-            return replace(self.without_value(Lack.UNSEEN, reason, steps, expected=1), sights=(sight,))
+            return replace(self.without_value(NoValue.UNSEEN, reason, steps, expected=1), sights=(sight,))
         return replace(self._of_sights([sight], steps, "", requests), sights=(sight,))
 
     def _of_sights(
-        self, sights: Sequence[DeviceSight], steps: tuple[str, ...], unknown: str, requests: float = 0.0
-    ) -> Verdict:
+        self, sights: Sequence[DeviceObservation], steps: tuple[str, ...], unknown: str, requests: float = 0.0
+    ) -> Evaluation:
         """Make one number of what devices (or a URL) told, at least one of which did."""
         known = [sight.value for sight in sights if sight.value is not None]
         unseen = [sight for sight in sights if sight.value is None]
         report = self._report()
-        if isinstance(report, NoWorkload):
+        if isinstance(report, Unavailable):
             return self.lacking(report, steps)
         pods = None
         if isinstance(self.workload, Workload):
-            pods = Pods(self.trigger, self.workload, self.fleet, self.now)
-        elif report is Report.TOTAL and unseen:
-            return self.without_value(Lack.UNSEEN, unknown, steps, seen=len(known), expected=len(sights))
+            pods = WorkloadView(self.trigger, self.workload, self.fleet, self.now)
+        elif report is ReportType.TOTAL and unseen:
+            return self.without_value(NoValue.UNSEEN, unknown, steps, seen=len(known), expected=len(sights))
         aggregation = self.trigger.aggregation
         reported = report_devices(
             report,
@@ -326,19 +330,19 @@ class _Question:
         own = self.fleet.history
         return [(own.newest.node, own)] if own is not None else []
 
-    def _no_devices(self) -> Verdict | None:
+    def _no_devices(self) -> Evaluation | None:
         own_alone = self.scope is Scope.NODE or not (self.fleet.peers or self.fleet.silent)
-        if self.scope is Scope.FLEET and (unlisted := self.fleet.silent.get(NOT_LISTED)):
-            return self.without_value(Lack.UNSEEN, f"nobody knows which nodes the fleet has: {unlisted}")
+        if self.scope is Scope.FLEET and (unlisted := self.fleet.silent.get(PEERS_UNKNOWN)):
+            return self.without_value(NoValue.UNSEEN, f"nobody knows which nodes the fleet has: {unlisted}")
         if self.fleet.deviceless and own_alone:
             what = "" if self.scope is Scope.NODE else ", and it knows no peer that has"
             return self.without_value(
-                Lack.ABSENT,
+                NoValue.ABSENT,
                 f"this instance has no device by design (--backend none){what}; ask one that runs on a GPU node"
                 + ("" if self.scope is Scope.NODE else ", or tell it where they are with --peers"),
             )
         if own_alone and not self.fleet.is_fresh(self.now):
-            return self.without_value(Lack.UNSEEN, self.fleet.blindness(self.now))
+            return self.without_value(NoValue.UNSEEN, self.fleet.blindness(self.now))
         return None
 
     def _no_such_device(self) -> str:
@@ -361,33 +365,33 @@ class _Question:
             return f"node {nodes[0][0]} has no device; run the scaler on GPU nodes only"
         return "no node of the fleet has a device; run the scaler on GPU nodes"
 
-    def _unknown_devices(self, unseen: Sequence[DeviceSight], in_scope: int) -> str:
+    def _unknown_devices(self, unseen: Sequence[DeviceObservation], in_scope: int) -> str:
         return (
             f"{self.trigger.metric.name} is unknown for {len(unseen)} of {in_scope} devices: {_listed(unseen)}; "
             "nothing moves until they answer. Repair them, ask for another metricType, or narrow the trigger"
         )
 
-    def _device_steps(self, sights: Sequence[DeviceSight]) -> tuple[str, ...]:
+    def _device_steps(self, sights: Sequence[DeviceObservation]) -> tuple[str, ...]:
         nodes = sorted({sight.node for sight in sights})
         where = f"node {nodes[0]}" if len(nodes) == 1 else f"{len(nodes)} nodes"
         sources = sorted({history.newest.source for node, history in self._nodes() if node in nodes})
         return (
             f"scope {self.scope}: {self.trigger.metric.name} of {len(sights)} device(s) of {where} "
-            f"({window_of(self.trigger)}; {', '.join(sources)})",
+            f"({describe_window(self.trigger)}; {', '.join(sources)})",
             *dict.fromkeys(sight.sentence for sight in sights),
         )
 
     # ---- what both come to ----
 
-    def _report(self) -> Report | NoWorkload:
+    def _report(self) -> ReportType | Unavailable:
         """Find out which number the trigger's type needs, or say why that cannot be told."""
         if self.trigger.report != "auto":
-            report = Report(self.trigger.report)
+            report = ReportType(self.trigger.report)
             if isinstance(self.workload, Workload):
                 declared = certain_type(self.workload, self.metadata)
                 if declared in REPORT_OF_TYPE and REPORT_OF_TYPE[declared] is not report:
                     right, kind = REPORT_OF_TYPE[declared], _TYPE_OF_REPORT[report]
-                    return NoWorkload(
+                    return Unavailable(
                         f'metadata.report: Invalid value: "{report}": of this trigger\'s metricType {declared} the HPA '
                         f"expects the {right}: leave report out, or set metricType: {kind} on the trigger",
                         is_final=True,
@@ -395,16 +399,16 @@ class _Question:
         elif isinstance(self.workload, Workload):
             declared = declared_type(self.workload, self.metadata)
             if declared not in REPORT_OF_TYPE:
-                return NoWorkload(
+                return Unavailable(
                     "metadata.report: the ScaledObject's triggers have different metricTypes and none has just this "
                     "metadata; set report: total (for AverageValue) or average (for Value)",
                     is_final=True,
                 )
             report = REPORT_OF_TYPE[declared]
         else:
-            report = Report.TOTAL  # KEDA's default type
-        if report is Report.TOTAL and not isinstance(self.workload, Workload) and self.trigger.aggregation != "sum":
-            return self.workload or NoWorkload(
+            report = ReportType.TOTAL  # KEDA's default type
+        if report is ReportType.TOTAL and not isinstance(self.workload, Workload) and self.trigger.aggregation != "sum":
+            return self.workload or Unavailable(
                 f"metadata.report: under metricType AverageValue the total over the replicas is needed, and their "
                 f"number is not known: {_NO_ACCESS}, or set report: average here and metricType: Value on the trigger",
                 is_final=True,
@@ -413,16 +417,16 @@ class _Question:
 
     def _judged(
         self,
-        reported: Reported,
+        reported: ReportedValue,
         steps: tuple[str, ...],
-        sights: Sequence[PodSight | DeviceSight],
+        sights: Sequence[PodObservation | DeviceObservation],
         *,
         busiest: float,
         requests: float = 0.0,
         starting: Sequence[Pod],
         blind: Sequence[str],
         counts: tuple[int, int],
-    ) -> Verdict:
+    ) -> Evaluation:
         if self._is_of_jobs:
             reported = for_jobs(reported, self.trigger.target)
         threshold = f"activationThreshold {self.trigger.activation:g}"
@@ -477,8 +481,8 @@ class _Question:
         is_guarded: bool = False,
         is_undecided: bool = False,
         until: float = math.inf,
-    ) -> Verdict:
-        return Verdict(
+    ) -> Evaluation:
+        return Evaluation(
             scope=self.scope,
             value=value,
             active=active,
@@ -491,17 +495,17 @@ class _Question:
             holds_until_seconds=until,
         )
 
-    def lacking(self, lack: NoWorkload, steps: tuple[str, ...] = ()) -> Verdict:
+    def lacking(self, lack: Unavailable, steps: tuple[str, ...] = ()) -> Evaluation:
         """Answer that something is not known of the cluster."""
-        return self.without_value(Lack.ABSENT if lack.is_final else Lack.UNSEEN, lack.reason, steps)
+        return self.without_value(NoValue.ABSENT if lack.is_final else NoValue.UNSEEN, lack.reason, steps)
 
     def without_value(
-        self, lack: Lack, reason: str, steps: tuple[str, ...] = (), *, seen: int = 0, expected: int = 0
-    ) -> Verdict:
+        self, lack: NoValue, reason: str, steps: tuple[str, ...] = (), *, seen: int = 0, expected: int = 0
+    ) -> Evaluation:
         """Answer that there is no value, and why."""
         wakes = self.demand is not None and self.demand.wakes is True
         because = self.demand.sentence if self.demand is not None and wakes else "nobody can tell that it is idle"
-        return Verdict(
+        return Evaluation(
             scope=self.scope,
             value=None,
             active=True,
@@ -519,7 +523,7 @@ class _Question:
 _NO_ACCESS = "give this instance access to the API server (chart: rbac.create)"
 
 
-def _listed(sights: Iterable[PodSight | DeviceSight]) -> str:
+def _listed(sights: Iterable[PodObservation | DeviceObservation]) -> str:
     """Name a few, each reason once, and count the rest."""
     sentences = list(dict.fromkeys(sight.sentence for sight in sights))
     more = f" and {len(sentences) - _NAMED} more" if len(sentences) > _NAMED else ""

@@ -11,18 +11,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from keda_gpu_scaler.core.aggregation import AGGREGATIONS
-from keda_gpu_scaler.core.evaluate.attribution import Share
-from keda_gpu_scaler.core.evaluate.device_load import Reading, holdings, windowed, windowed_by_holders
-from keda_gpu_scaler.core.evaluate.engine_load import Load, engine_load, pod_endpoint
+from keda_gpu_scaler.core.evaluate.attribution import DeviceShare
+from keda_gpu_scaler.core.evaluate.device_load import DeviceLoad, device_loads, device_loads_by_holder, devices_by_pod
+from keda_gpu_scaler.core.evaluate.engine_load import EngineLoad, engine_load, pod_endpoint
 from keda_gpu_scaler.core.selectors import matches_glob
 from keda_gpu_scaler.core.state.fleet import Fleet, History
 from keda_gpu_scaler.core.state.scrape import Endpoint
 from keda_gpu_scaler.core.trigger.metrics import EngineMetric, Metric
 from keda_gpu_scaler.core.trigger.parser import Trigger
-from keda_gpu_scaler.core.types import Device, NoWorkload, Pod
+from keda_gpu_scaler.core.types import Device, Pod, Unavailable
 
 
-class Sight(enum.Enum):
+class ObservationState(enum.Enum):
     """How far a pod, or a device, can be seen."""
 
     SEEN = "seen"
@@ -37,7 +37,7 @@ class Sight(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class DevicePart:
+class DeviceValue:
     """What one device of a pod's reads, in the metric's unit, and how many pods share it."""
 
     device: Device
@@ -46,7 +46,7 @@ class DevicePart:
 
 
 @dataclass(frozen=True, slots=True)
-class PodSight:
+class PodObservation:
     """What is seen of one pod: its ``value`` in the metric's unit if it is SEEN, else None.
 
     ``sentence`` describes its devices, or says why there is nothing to see. ``until_seconds`` is when the readings
@@ -55,17 +55,17 @@ class PodSight:
     """
 
     pod: Pod
-    sight: Sight
+    sight: ObservationState
     value: float | None
     sentence: str
     until_seconds: float = math.inf
     requests: float = 0.0
     is_no_engine: bool = False
-    parts: tuple[DevicePart, ...] = ()
+    parts: tuple[DeviceValue, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class DeviceSight:
+class DeviceObservation:
     """What is seen of one device, or of a node (``device`` is None) of which not even the devices are known."""
 
     node: str
@@ -75,16 +75,16 @@ class DeviceSight:
     until_seconds: float = math.inf
 
 
-def labels_lack(trigger: Trigger, fleet: Fleet) -> NoWorkload | None:
+def node_labels_unavailable(trigger: Trigger, fleet: Fleet) -> Unavailable | None:
     """Say why a trigger's nodeSelector cannot be followed now; None where it can, or there is none."""
     if trigger.node_selector is None or isinstance(fleet.node_labels, Mapping):
         return None
-    return fleet.node_labels or NoWorkload(
+    return fleet.node_labels or Unavailable(
         "metadata.nodeSelector: node labels cannot be read without access to the API server", is_final=True
     )
 
 
-def pods_sights(trigger: Trigger, pods: Iterable[Pod], fleet: Fleet, now: float) -> list[PodSight]:
+def observe_pods(trigger: Trigger, pods: Iterable[Pod], fleet: Fleet, now: float) -> list[PodObservation]:
     """Look at every pod; where the trigger has a nodeSelector, the nodes' labels are known."""
     if isinstance(trigger.metric, EngineMetric):
         return [_ask(trigger, pod, fleet, now) for pod in pods]
@@ -92,12 +92,12 @@ def pods_sights(trigger: Trigger, pods: Iterable[Pod], fleet: Fleet, now: float)
     return [_look(trigger, pod, fleet, nodes, now) for pod in pods]
 
 
-def url_sight(trigger: Trigger, fleet: Fleet, now: float) -> tuple[DeviceSight, float]:
+def observe_endpoint(trigger: Trigger, fleet: Fleet, now: float) -> tuple[DeviceObservation, float]:
     """Look at what a URL tells; return that, and how many requests there are, as far as is known."""
     query = trigger.engine
     assert query is not None  # noqa: S101 - whoever asks has seen that it is there
     load = _load(trigger, Endpoint(engine=query.engine, url=query.url), fleet, now)
-    return DeviceSight(query.url, None, load.value, load.sentence, load.until_seconds), load.requests
+    return DeviceObservation(query.url, None, load.value, load.sentence, load.until_seconds), load.requests
 
 
 def is_ready(pod: Pod) -> bool:
@@ -105,9 +105,9 @@ def is_ready(pod: Pod) -> bool:
     return pod.is_ready and pod.phase == "Running" and pod.node is not None
 
 
-def devices_sights(
+def observe_devices(
     trigger: Trigger, nodes: Iterable[tuple[str, History]], fleet: Fleet, now: float
-) -> list[DeviceSight]:
+) -> list[DeviceObservation]:
     """Look at every device of these nodes; where the trigger has a nodeSelector, the nodes' labels are known."""
     meant = _Nodes(trigger, fleet)
     return [
@@ -118,7 +118,7 @@ def devices_sights(
     ]
 
 
-def silent_sights(trigger: Trigger, fleet: Fleet, seen: Sequence[DeviceSight]) -> list[DeviceSight]:
+def observe_missing_nodes(trigger: Trigger, fleet: Fleet, seen: Sequence[DeviceObservation]) -> list[DeviceObservation]:
     """Say of every node that has never told anything that it is unseen.
 
     Nobody knows how many devices it has: it counts as many as one of the others, on average. One of which not even the
@@ -128,7 +128,7 @@ def silent_sights(trigger: Trigger, fleet: Fleet, seen: Sequence[DeviceSight]) -
     nodes = {sight.node for sight in seen}
     devices = math.ceil(len(seen) / len(nodes)) if nodes else 1
     return [
-        DeviceSight(name, None, None, f"{'' if name.startswith('(') else 'node '}{name}: {reason}")
+        DeviceObservation(name, None, None, f"{'' if name.startswith('(') else 'node '}{name}: {reason}")
         for name, reason in fleet.without_word().items()
         if meant.may_include(name)
         for _ in range(devices)
@@ -149,21 +149,21 @@ class _Nodes:
         return node not in self._labels or self.include(node)
 
 
-def _ask(trigger: Trigger, pod: Pod, fleet: Fleet, now: float) -> PodSight:
+def _ask(trigger: Trigger, pod: Pod, fleet: Fleet, now: float) -> PodObservation:
     """Look at what a pod's engine tells."""
     query = trigger.engine
     assert query is not None  # noqa: S101 - the trigger's parser sees to it
     if not is_ready(pod):
-        return PodSight(pod, Sight.UNASKED, None, "not asked while it is not ready")
+        return PodObservation(pod, ObservationState.UNASKED, None, "not asked while it is not ready")
     if not pod.address:
-        return PodSight(pod, Sight.UNSEEN, None, "has no address yet")
+        return PodObservation(pod, ObservationState.UNSEEN, None, "has no address yet")
     load = _load(trigger, pod_endpoint(query, pod), fleet, now)
-    sight = Sight.UNSEEN if load.value is None else Sight.SEEN
+    sight = ObservationState.UNSEEN if load.value is None else ObservationState.SEEN
     until = load.until_seconds
-    return PodSight(pod, sight, load.value, load.sentence, until, load.requests, load.is_no_engine)
+    return PodObservation(pod, sight, load.value, load.sentence, until, load.requests, load.is_no_engine)
 
 
-def _load(trigger: Trigger, endpoint: Endpoint, fleet: Fleet, now: float) -> Load:
+def _load(trigger: Trigger, endpoint: Endpoint, fleet: Fleet, now: float) -> EngineLoad:
     assert isinstance(trigger.metric, EngineMetric)  # noqa: S101 - the only ones that engines tell
     assert trigger.engine is not None  # noqa: S101 - the trigger's parser sees to it
     return engine_load(
@@ -176,48 +176,56 @@ def _load(trigger: Trigger, endpoint: Endpoint, fleet: Fleet, now: float) -> Loa
     )
 
 
-def _look(trigger: Trigger, pod: Pod, fleet: Fleet, nodes: _Nodes, now: float) -> PodSight:
-    def blind(sight: Sight, why: str) -> PodSight:
-        return PodSight(pod, sight, None, why)
+def _look(trigger: Trigger, pod: Pod, fleet: Fleet, nodes: _Nodes, now: float) -> PodObservation:
+    def blind(sight: ObservationState, why: str) -> PodObservation:
+        return PodObservation(pod, sight, None, why)
 
     if pod.node is None:
-        return blind(Sight.UNSEEN, "not scheduled yet")
+        return blind(ObservationState.UNSEEN, "not scheduled yet")
     if not nodes.include(pod.node):
-        return blind(Sight.OUTSIDE, f"node {pod.node} is outside nodeSelector")
+        return blind(ObservationState.OUTSIDE, f"node {pod.node} is outside nodeSelector")
     history = fleet.node(pod.node)
     if history is None or not fleet.sees(history, now):
-        return blind(Sight.UNSEEN, fleet.absence(pod.node, now))
-    held = holdings(history)
+        return blind(ObservationState.UNSEEN, fleet.absence(pod.node, now))
+    held = devices_by_pod(history)
     if held is None:
-        return blind(Sight.UNSEEN, f"node {pod.node} cannot tell who holds its devices; its own log says why")
+        return blind(
+            ObservationState.UNSEEN, f"node {pod.node} cannot tell who holds its devices; its own log says why"
+        )
     holding = held.get(pod.ref)
     if holding is None:
-        return blind(Sight.EMPTY, f"holds no device of node {pod.node}")
+        return blind(ObservationState.EMPTY, f"holds no device of node {pod.node}")
     meant = [share for share in holding.shares if _is_meant(trigger, share.device)]
     if holding.unresolved:
-        return blind(Sight.UNSEEN, f"holds {holding.unresolved[0]}, a device that node {pod.node} does not list")
+        return blind(
+            ObservationState.UNSEEN, f"holds {holding.unresolved[0]}, a device that node {pod.node} does not list"
+        )
     if not meant:
-        return blind(Sight.OUTSIDE, f"holds no device that gpuModel or gpuIndex mean on node {pod.node}")
+        return blind(ObservationState.OUTSIDE, f"holds no device that gpuModel or gpuIndex mean on node {pod.node}")
     return _valued(trigger, pod, meant, history, fleet, now)
 
 
-def _valued(trigger: Trigger, pod: Pod, shares: list[Share], history: History, fleet: Fleet, now: float) -> PodSight:
-    readings = windowed_by_holders(history, _metric(trigger), trigger.window_seconds)
+def _valued(
+    trigger: Trigger, pod: Pod, shares: list[DeviceShare], history: History, fleet: Fleet, now: float
+) -> PodObservation:
+    readings = device_loads_by_holder(history, _metric(trigger), trigger.window_seconds)
     known = [readings[share.device.uuid] for share in shares]
     believed = fleet.stale_after_seconds - history.age_seconds(now)
     unknown = [reading for reading in known if not reading.is_within(believed)]
     if unknown:
-        return PodSight(pod, Sight.UNSEEN, None, f"{_named(unknown[0], pod.node)} gives no {trigger.metric.name}")
+        return PodObservation(
+            pod, ObservationState.UNSEEN, None, f"{_named(unknown[0], pod.node)} gives no {trigger.metric.name}"
+        )
     values = [_part(trigger, share, reading.value or 0.0) for share, reading in zip(shares, known, strict=True)]
     value = AGGREGATIONS[trigger.aggregation](values)
     described = ", ".join(_described(trigger, share, reading) for share, reading in zip(shares, known, strict=True))
     until = fleet.expires_at_seconds(history) - max(reading.lag_seconds for reading in known)
     sentence = f"{value:.6g} {trigger.metric.unit} on node {pod.node}: {described}"
     parts = tuple(
-        DevicePart(share.device, reading.value or 0.0, share.sharers)
+        DeviceValue(share.device, reading.value or 0.0, share.sharers)
         for share, reading in zip(shares, known, strict=True)
     )
-    return PodSight(pod, Sight.SEEN, value, sentence, until, parts=parts)
+    return PodObservation(pod, ObservationState.SEEN, value, sentence, until, parts=parts)
 
 
 def _metric(trigger: Trigger) -> Metric:
@@ -225,11 +233,11 @@ def _metric(trigger: Trigger) -> Metric:
     return trigger.metric
 
 
-def _part(trigger: Trigger, share: Share, value: float) -> float:
+def _part(trigger: Trigger, share: DeviceShare, value: float) -> float:
     return value / share.sharers if _metric(trigger).is_divided else value
 
 
-def _described(trigger: Trigger, share: Share, reading: Reading) -> str:
+def _described(trigger: Trigger, share: DeviceShare, reading: DeviceLoad) -> str:
     device = f"GPU {share.device.index} {share.device.model} {reading.value:.6g} {trigger.metric.unit}"
     if share.sharers == 1:
         return device
@@ -243,36 +251,36 @@ def _is_meant(trigger: Trigger, device: Device) -> bool:
     return trigger.gpu_model is None or matches_glob(trigger.gpu_model, device.model)
 
 
-def _devices(trigger: Trigger, node: str, history: History, fleet: Fleet, now: float) -> Iterator[DeviceSight]:
+def _devices(trigger: Trigger, node: str, history: History, fleet: Fleet, now: float) -> Iterator[DeviceObservation]:
     if not fleet.sees(history, now):
         why = fleet.absence(node, now)
         for sample in history.newest.samples:
             if _is_meant(trigger, sample.device):
-                yield DeviceSight(node, sample.device, None, why)
+                yield DeviceObservation(node, sample.device, None, why)
         return
     believed = fleet.stale_after_seconds - history.age_seconds(now)
     expires = fleet.expires_at_seconds(history)
-    for reading in windowed(history, _metric(trigger), trigger.window_seconds):
+    for reading in device_loads(history, _metric(trigger), trigger.window_seconds):
         if not _is_meant(trigger, reading.device):
             continue
         if not reading.is_within(believed):
             why = f"{_named(reading, node)} gives no {trigger.metric.name}"
-            yield DeviceSight(node, reading.device, None, why)
+            yield DeviceObservation(node, reading.device, None, why)
         else:
             until = expires - reading.lag_seconds
-            yield DeviceSight(node, reading.device, reading.value, _told(trigger, reading), until)
+            yield DeviceObservation(node, reading.device, reading.value, _told(trigger, reading), until)
 
 
-def _told(trigger: Trigger, reading: Reading) -> str:
+def _told(trigger: Trigger, reading: DeviceLoad) -> str:
     lag = f" ({reading.lag_seconds:.0f} s before the newest snapshot)" if reading.lag_seconds >= 1 else ""
     device = reading.device
     return f"GPU {device.index} {device.model} ({device.uuid}): {reading.value:.6g} {trigger.metric.unit}{lag}"
 
 
-def _named(reading: Reading, node: str | None) -> str:
+def _named(reading: DeviceLoad, node: str | None) -> str:
     return f"GPU {reading.device.index} ({reading.device.uuid}) of node {node}"
 
 
-def window_of(trigger: Trigger) -> str:
+def describe_window(trigger: Trigger) -> str:
     """Say over which time a trigger's readings are averaged."""
     return f"mean of the last {trigger.window_seconds:g} s" if trigger.window_seconds else "newest sample"

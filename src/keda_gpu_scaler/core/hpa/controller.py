@@ -2,7 +2,7 @@
 """What will the HPA make of a recommendation? What it remembers, its rates and its limits, step by step.
 
 The law of this module: it decides as the HPA's controller does, rounding and oddities included, and it
-improves nothing. A step depends on its arguments alone: ``now`` is given, and the past travels in ``State``.
+improves nothing. A step depends on its arguments alone: ``now`` is given, and the past travels in ``ControllerState``.
 
 Facts are from Kubernetes (pkg/controller/podautoscaler, 1.33 and later): ``horizontal.go`` (reconcileAutoscaler,
 computeReplicasForMetrics, recordInitialRecommendation, stabilizeRecommendation and
@@ -134,7 +134,7 @@ class ScaleEvent:
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class ControllerState:
     """All the controller remembers of one HPA, oldest first. It forgets it when it restarts.
 
     ``started`` says that the controller has seen the HPA before: on first sight it takes the current size for
@@ -176,8 +176,8 @@ def largest(recommendations: Iterable[Recommendation | None], current_replicas: 
     return winner
 
 
-def step(
-    state: State,
+def reconcile(
+    state: ControllerState,
     now: float,
     current_replicas: int,
     recommendation: Recommendation | None,
@@ -185,7 +185,7 @@ def step(
     min_replicas: int = DEFAULT_MIN_REPLICAS,
     max_replicas: int = DEFAULT_MAX_REPLICAS,
     behavior: Behavior | None = None,
-) -> tuple[State, Decision]:
+) -> tuple[ControllerState, Decision]:
     """One look of the controller at one HPA.
 
     Args:
@@ -240,24 +240,24 @@ def _settled_without_metrics(current: int, min_replicas: int, max_replicas: int)
     return None
 
 
-def _remembered(state: State, now: float, current: int, behavior: Behavior | None) -> State:
+def _remembered(state: ControllerState, now: float, current: int, behavior: Behavior | None) -> ControllerState:
     """The state on first sight of the HPA seeded, and always without what no rule can reach any more."""
     if not state.started:
-        return State((*state.recommendations, PastRecommendation(now, current)), state.events, started=True)
+        return ControllerState((*state.recommendations, PastRecommendation(now, current)), state.events, started=True)
     window, period = DOWN_STABILISATION_SECONDS, 0
     if behavior is not None:
         window = max(behavior.up.stabilisation_seconds, behavior.down.stabilisation_seconds)
         # The controller keeps growing and shrinking apart, each for its own longest period, and may so lose an
         # event that the other direction's rules would still count. That loss is not copied.
         period = max(policy.period_seconds for policy in (*behavior.up.policies, *behavior.down.policies))
-    return State(
+    return ControllerState(
         tuple(past for past in state.recommendations if now - past.at_seconds <= window),
         tuple(event for event in state.events if now - event.at_seconds < period),
         started=True,
     )
 
 
-def _stabilised(state: State, now: float, current: int, desired: int, behavior: Behavior | None) -> int:
+def _stabilised(state: ControllerState, now: float, current: int, desired: int, behavior: Behavior | None) -> int:
     """The recommendation held back by earlier ones."""
     if behavior is None:
         return max([desired, *(past.replicas for past in state.recommendations)])
@@ -269,7 +269,7 @@ def _stabilised(state: State, now: float, current: int, desired: int, behavior: 
 
 
 def _limited(
-    state: State,
+    state: ControllerState,
     now: float,
     current: int,
     recommendation: Recommendation,
@@ -310,7 +310,7 @@ def _at_least(asked: int, current: int, stable: int, slowest: int, min_replicas:
     return Decision(asked, min_replicas, Limit.MIN, f"{_replicas(min_replicas)}: {stable} is below the minimum")
 
 
-def _fastest_up(state: State, now: float, current: int, behavior: Behavior | None) -> int:
+def _fastest_up(state: ControllerState, now: float, current: int, behavior: Behavior | None) -> int:
     if behavior is None:
         return max(2 * current, 4)
     rules = behavior.up
@@ -328,7 +328,7 @@ def _fastest_up(state: State, now: float, current: int, behavior: Behavior | Non
     return max(current, min(proposals) if rules.select is SelectPolicy.MIN else max(proposals))
 
 
-def _fastest_down(state: State, now: float, current: int, behavior: Behavior | None) -> int:
+def _fastest_down(state: ControllerState, now: float, current: int, behavior: Behavior | None) -> int:
     if behavior is None:
         return 0
     rules = behavior.down

@@ -29,19 +29,19 @@ _LARGEST_MILLI = 9 * 10**18
 """In thousandths the largest number handed out: below 2**63, and whole in floating point."""
 
 
-class Report(StrEnum):
+class ReportType(StrEnum):
     """What is handed out: the total over the replicas (for AverageValue) or their average (for Value)."""
 
     TOTAL = "total"
     AVERAGE = "average"
 
 
-REPORT_OF_TYPE = {"AverageValue": Report.TOTAL, "Value": Report.AVERAGE}
+REPORT_OF_TYPE = {"AverageValue": ReportType.TOTAL, "Value": ReportType.AVERAGE}
 """What the HPA expects to be told, by the trigger's KEDA ``metricType``."""
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
+class WorkloadSize:
     """How large the workload is, in the HPA's eyes.
 
     ``wanted`` is the scale target's ``spec.replicas``, ``actual`` its ``status.replicas``, and ``ready`` counts the
@@ -55,7 +55,7 @@ class Size:
 
 
 @dataclass(frozen=True, slots=True)
-class Reported:
+class ReportedValue:
     """What to hand out, and why.
 
     ``value`` is finite, not negative, and has three decimals, as many as KEDA keeps. ``replicas`` is the size the
@@ -68,8 +68,8 @@ class Reported:
 
 
 def report_pods(
-    report: Report, values: Sequence[float], *, missing: int, unready: int, size: Size, target: float
-) -> Reported:
+    report: ReportType, values: Sequence[float], *, missing: int, unready: int, size: WorkloadSize, target: float
+) -> ReportedValue:
     """Report a workload by its pods.
 
     Args:
@@ -87,12 +87,14 @@ def report_pods(
     counted = f"{len(values)} ready with a value, {missing} without, {unready} not ready"
     if wanted is None:
         return _held(hpa, backed, f"no ready pod has a value ({counted})")
-    plain = _within_bounds(sum(values_milli) if report is Report.TOTAL else _thousandths(mean(values)))
+    plain = _within_bounds(sum(values_milli) if report is ReportType.TOTAL else _thousandths(mean(values)))
     said = f"{report} of {len(values)} pods: {plain / 1000:.6g}"
     return _leading_to(hpa, wanted, plain, backed, said, f"of the pods ({counted})")
 
 
-def report_wanted(report: Report, wanted: int, said: str, *, size: Size, target: float, jobs: bool) -> Reported:
+def report_wanted(
+    report: ReportType, wanted: int, said: str, *, size: WorkloadSize, target: float, jobs: bool
+) -> ReportedValue:
     """Report a size that is known to be needed, for want of any pod that could tell; never less than there is.
 
     Args:
@@ -107,11 +109,11 @@ def report_wanted(report: Report, wanted: int, said: str, *, size: Size, target:
     wanted = max(wanted, size.wanted)
     plain = _within_bounds(hpa.target_milli * wanted)
     if jobs or not size.wanted:
-        return Reported(plain / 1000, wanted, (f"{said}: {wanted} replicas, {plain / 1000:.6g}",))
+        return ReportedValue(plain / 1000, wanted, (f"{said}: {wanted} replicas, {plain / 1000:.6g}",))
     return _leading_to(hpa, wanted, plain, plain, f"{said}: {wanted} replicas", "for want of a ready pod")
 
 
-def for_jobs(reported: Reported, target: float) -> Reported:
+def for_jobs(reported: ReportedValue, target: float) -> ReportedValue:
     """Report the size that was found, in the arithmetic of a ScaledJob: ceil(value / target) jobs, and no tolerance.
 
     Without this a fleet of jobs a hair above the target gets another job at each poll, and jobs are never taken back.
@@ -124,18 +126,18 @@ def for_jobs(reported: Reported, target: float) -> Reported:
         # The product is a hair too large in floating point; of a very large one a thousandth less is the same number.
         value = min(round(value - 0.001, 3), math.nextafter(value, 0.0))
     why = f"KEDA divides by the target for jobs, without a tolerance: {value:.6g} is {reported.replicas} jobs"
-    return Reported(value, reported.replicas, (*reported.steps, why))
+    return ReportedValue(value, reported.replicas, (*reported.steps, why))
 
 
 def report_devices(
-    report: Report,
+    report: ReportType,
     aggregation: str,
     known: Sequence[float],
     *,
     unseen: int,
-    size: Size | None,
+    size: WorkloadSize | None,
     target: float,
-) -> Reported:
+) -> ReportedValue:
     """Report devices that no pods stand behind: one aggregate, as if every replica had it.
 
     Args:
@@ -151,16 +153,16 @@ def report_devices(
         ValueError: a total that cannot be told without the workload's size.
     """
     is_sum = aggregation == "sum"
-    is_total = report is Report.TOTAL and is_sum
+    is_total = report is ReportType.TOTAL and is_sum
     if size is None:
-        if report is Report.TOTAL and (unseen or not is_sum):
+        if report is ReportType.TOTAL and (unseen or not is_sum):
             raise ValueError(f"report: Invalid value: {report}: the workload's replicas are not known")
         plain = _within_bounds(_thousandths(_filled(AGGREGATIONS[aggregation], known, unseen, target)))
-        return Reported(plain / 1000, None, (f"{aggregation}: {plain / 1000:.6g}",))
+        return ReportedValue(plain / 1000, None, (f"{aggregation}: {plain / 1000:.6g}",))
     value = _filled(AGGREGATIONS[aggregation], known, unseen, target * size.wanted if is_total else target)
     hpa = _Hpa(report, milli(target), size)
     said = f"{aggregation}: {value:.6g}"
-    if report is Report.AVERAGE:
+    if report is ReportType.AVERAGE:
         plain = _within_bounds(_thousandths(value))
         wanted = hpa.makes(plain)
         # The HPA multiplies by its ready pods: while some are loading, it shrinks at a ratio that asks to grow.
@@ -171,7 +173,7 @@ def report_devices(
     plain = _within_bounds(_thousandths(value, 1 if is_sum else size.wanted))
     backed = _thousandths(value, 1 if is_sum else size.ready)
     # What the HPA would do if there were just as many replicas as were wanted.
-    wanted = _Hpa(report, hpa.target_milli, Size(size.wanted, size.wanted, size.ready)).makes(plain)
+    wanted = _Hpa(report, hpa.target_milli, WorkloadSize(size.wanted, size.wanted, size.ready)).makes(plain)
     if not is_sum:
         said += f", times {size.wanted} replicas: {plain / 1000:.6g}"
     return _leading_to(hpa, wanted, plain, backed, said, "of the devices")
@@ -193,14 +195,14 @@ def _filled(
 class _Hpa:
     """What the HPA's arithmetic for external metrics makes of a number, and which number makes it want a size."""
 
-    report: Report
+    report: ReportType
     target_milli: int
-    size: Size
+    size: WorkloadSize
 
     def makes(self, value_milli: int) -> int:
         """Return the size that it wants when it is told this."""
         size = self.size
-        if self.report is Report.TOTAL:
+        if self.report is ReportType.TOTAL:
             value_type, replicas = ValueType.AVERAGE_VALUE, size.actual
         else:
             value_type, replicas = ValueType.VALUE, size.wanted
@@ -239,7 +241,7 @@ class _Hpa:
         What is wanted may lie within the tolerance although it is not the present size; then the last number below
         may round up to it all the same. The first above never does: it rounds beyond.
         """
-        if self.report is Report.TOTAL:
+        if self.report is ReportType.TOTAL:
             whole, exact = self.target_milli * self.size.actual, self.target_milli * wanted
         else:
             whole, exact = self.target_milli, self.target_milli * wanted // max(self.size.ready, 1)
@@ -253,36 +255,36 @@ class _Hpa:
         return _within_bounds(int(whole * (1 - DEFAULT_TOLERANCE)) - _step(whole))
 
 
-def _leading_to(hpa: _Hpa, wanted: int, plain: int, backed: int, said: str, whose: str) -> Reported:
+def _leading_to(hpa: _Hpa, wanted: int, plain: int, backed: int, said: str, whose: str) -> ReportedValue:
     """Hand out the plain number if it makes the HPA want this size, or else one that does, or comes near."""
     if hpa.makes(plain) == wanted:
-        return Reported(plain / 1000, wanted, (said,))
+        return ReportedValue(plain / 1000, wanted, (said,))
     value = hpa.leading_to(wanted)
     if value is not None:
         why = f"the resource-metric rules {whose} lead to {wanted} replicas, and so does {value / 1000:.6g}"
-        return Reported(value / 1000, wanted, (said, why))
+        return ReportedValue(value / 1000, wanted, (said, why))
     nearest = _nearest(hpa, wanted, backed)
-    return Reported(nearest.value, nearest.replicas, (said, *nearest.steps))
+    return ReportedValue(nearest.value, nearest.replicas, (said, *nearest.steps))
 
 
-def _held(hpa: _Hpa, backed: int, why: str) -> Reported:
+def _held(hpa: _Hpa, backed: int, why: str) -> ReportedValue:
     """Hand out what makes the HPA stay at the size that is wanted now."""
     now = hpa.size.wanted
     value = hpa.leading_to(now)
     if value is not None:
-        return Reported(value / 1000, now, (f"{why}: nothing moves; {value / 1000:.6g} holds {now} replicas",))
+        return ReportedValue(value / 1000, now, (f"{why}: nothing moves; {value / 1000:.6g} holds {now} replicas",))
     nearest = _nearest(hpa, now, backed)
-    return Reported(nearest.value, nearest.replicas, (f"{why}: nothing should move", *nearest.steps))
+    return ReportedValue(nearest.value, nearest.replicas, (f"{why}: nothing should move", *nearest.steps))
 
 
-def _nearest(hpa: _Hpa, wanted: int, backed: int) -> Reported:
+def _nearest(hpa: _Hpa, wanted: int, backed: int) -> ReportedValue:
     value = hpa.leading_nearest_to(wanted, backed)
     made, size = hpa.makes(value), hpa.size
     why = (
         f"no number leads the HPA from {size.wanted} replicas ({size.actual} there) to {wanted}: "
         f"{value / 1000:.6g} leads nearest, to {made}"
     )
-    return Reported(value / 1000, made, (why,))
+    return ReportedValue(value / 1000, made, (why,))
 
 
 def _thousandths(value: float, times: int = 1) -> int:

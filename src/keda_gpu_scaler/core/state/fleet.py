@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from keda_gpu_scaler.core.state.scrape import Endpoint, Scraped
-from keda_gpu_scaler.core.types import NoWorkload, Snapshot
+from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult
+from keda_gpu_scaler.core.types import Snapshot, Unavailable
 
-NOT_LISTED = "(peers)"
+PEERS_UNKNOWN = "(peers)"
 """In ``Fleet.silent``: nobody has said yet which peers there are."""
 
 
@@ -56,7 +56,7 @@ class Fleet:
     which a snapshot, and within a snapshot a reading, is unknown. ``deviceless`` says that this instance has no
     device by design, and ``failure`` holds the sentence that says why there is nothing newer to see here.
     ``peers`` holds the other nodes' histories by name, and ``silent`` says of peers that gave nothing why.
-    Under ``NOT_LISTED`` it says why nobody knows yet which peers there are. ``own_node`` is this instance's node.
+    Under ``PEERS_UNKNOWN`` it says why nobody knows yet which peers there are. ``own_node`` is this instance's node.
     ``node_labels`` are by node too; None where nobody can tell them, for want of access to the API server.
     """
 
@@ -66,9 +66,9 @@ class Fleet:
     failure: str | None = None
     peers: Mapping[str, History] = field(default_factory=dict)
     silent: Mapping[str, str] = field(default_factory=dict)
-    node_labels: Mapping[str, Mapping[str, str]] | NoWorkload | None = None
+    node_labels: Mapping[str, Mapping[str, str]] | Unavailable | None = None
     own_node: str = ""
-    scraped: Mapping[Endpoint, Scraped] = field(default_factory=dict)
+    scraped: Mapping[Endpoint, ScrapeResult] = field(default_factory=dict)
 
     def node(self, name: str) -> History | None:
         """Return what is known of a node's devices, however old."""
@@ -109,7 +109,9 @@ class Fleet:
 
     def without_word(self) -> Mapping[str, str]:
         """Return every node (or address, where the node is not known) that has told nothing so far: why."""
-        why = {name: reason for name, reason in self.silent.items() if name != NOT_LISTED and self.node(name) is None}
+        why = {
+            name: reason for name, reason in self.silent.items() if name != PEERS_UNKNOWN and self.node(name) is None
+        }
         if self.own_node and self.node(self.own_node) is None and self._is_own_without_history(self.own_node):
             why[self.own_node] = self.failure or "it has no sample yet"
         return dict(sorted(why.items()))

@@ -7,7 +7,7 @@ The law of this module: a page is what it told and when; that it could not be re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from keda_gpu_scaler.core.types import PodRef, Readings
+from keda_gpu_scaler.core.types import EngineSample, PodRef
 
 AUTO = "auto"
 """The engine is recognised from what the page exports."""
@@ -38,7 +38,7 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class TargetHistory:
     """One page's recent readings, oldest first, none when it was never read; immutable.
 
     ``where`` is the address that was asked, for people ("http://10.1.2.3:8000/metrics"). ``failure`` is the sentence
@@ -46,11 +46,11 @@ class Page:
     """
 
     where: str
-    readings: tuple[Readings, ...] = ()
+    readings: tuple[EngineSample, ...] = ()
     failure: str | None = None
 
     @property
-    def newest(self) -> Readings | None:
+    def newest(self) -> EngineSample | None:
         """What it told last, however long ago."""
         return self.readings[-1] if self.readings else None
 
@@ -58,7 +58,7 @@ class Page:
         """Whether what it told last is young enough to be believed."""
         return bool(self.readings) and now - self.readings[-1].at_seconds <= stale_after_seconds
 
-    def within(self, window_seconds: float) -> Iterator[Readings]:
+    def within(self, window_seconds: float) -> Iterator[EngineSample]:
         """Yield the newest readings, and before them all that came less than ``window_seconds`` earlier.
 
         The window ends at the newest readings and not at the time of asking: asking twice gives the same answer.
@@ -74,7 +74,7 @@ class Page:
 
 
 @dataclass(frozen=True, slots=True)
-class Scraped:
+class ScrapeResult:
     """What came of an endpoint: its pages, one for each address that is asked, none while none is known.
 
     ``failure`` says why there is no page (its name does not resolve, its address is refused, nothing was asked yet).
@@ -82,6 +82,6 @@ class Scraped:
     connection, and none of it ever was an engine's page.
     """
 
-    pages: tuple[Page, ...] = ()
+    pages: tuple[TargetHistory, ...] = ()
     failure: str | None = None
     is_no_engine: bool = False

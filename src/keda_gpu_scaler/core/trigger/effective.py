@@ -7,8 +7,8 @@ The law of this module: what is told is what is used. A key that means nothing f
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from keda_gpu_scaler.core.trigger.engine_params import ENDPOINT_KEYS, Demand, EngineQuery
-from keda_gpu_scaler.core.trigger.metadata import Metadata
+from keda_gpu_scaler.core.trigger.engine_params import ENDPOINT_KEYS, DemandQuery, EngineQuery
+from keda_gpu_scaler.core.trigger.metadata import MetadataReader
 from keda_gpu_scaler.core.trigger.metrics import PROFILES, EngineMetric, Profile
 from keda_gpu_scaler.core.trigger.parser import PARAMETERS, SHORTHANDS, Scope, Trigger
 
@@ -40,7 +40,7 @@ class Setting:
     origin: str
 
 
-def settings(trigger: Trigger, metadata: Mapping[str, str], scope: Scope) -> tuple[Setting, ...]:
+def effective_settings(trigger: Trigger, metadata: Mapping[str, str], scope: Scope) -> tuple[Setting, ...]:
     """Return every setting that has a say, in the order in which people ask.
 
     Args:
@@ -48,7 +48,7 @@ def settings(trigger: Trigger, metadata: Mapping[str, str], scope: Scope) -> tup
         metadata: as KEDA sent it.
         scope: the one that was used, which depends on who was asked where the metadata does not say.
     """
-    given = Metadata(metadata, _KEYS).given
+    given = MetadataReader(metadata, _KEYS).given
     profile = PROFILES.get(trigger.profile) if trigger.profile else None
     pairs = [*_of_the_number(trigger, given, scope), *_of_engines(trigger), *_of_demand(trigger.demand, given)]
     origins = {key: _origin(key, given, profile) for key, _ in pairs}
@@ -103,7 +103,7 @@ def _asked(query: EngineQuery) -> dict[str, str]:
     }
 
 
-def _of_demand(demand: Demand | None, given: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+def _of_demand(demand: DemandQuery | None, given: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     if demand is None:
         return
     yield "demandEndpoint", demand.url

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from keda_gpu_scaler.core.selectors import SelectorError, SeriesSelector, parse_series
 from keda_gpu_scaler.core.state.scrape import AUTO, Endpoint
-from keda_gpu_scaler.core.trigger.metadata import Metadata, Parameter
+from keda_gpu_scaler.core.trigger.metadata import MetadataReader, Parameter
 from keda_gpu_scaler.core.trigger.metrics import DEMANDS, ENGINES, EngineMetric, Metric
 from keda_gpu_scaler.core.urls import MAX_PORT, UrlError, is_path, parse_url
 
@@ -23,7 +23,7 @@ ENDPOINT_KEYS = ("engineEndpoint", "vllmEndpoint", "tritonEndpoint")
 _ENGINE_OF_KEY = {"vllmEndpoint": "vllm", "tritonEndpoint": "triton"}
 _SCHEMES = ("http", "https")
 
-SERVING_PARAMETERS: tuple[Parameter, ...] = (
+ENGINE_PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "engine",
         AUTO,
@@ -117,7 +117,7 @@ class EngineQuery:
 
 
 @dataclass(frozen=True, slots=True)
-class Demand:
+class DemandQuery:
     """Where demand is told of that exists without pods, and what it does.
 
     ``selectors`` are alternatives, of which the first that is found counts. ``per_replica`` is None where demand wakes
@@ -136,7 +136,7 @@ class Demand:
         return Endpoint(url=self.url, every_address=True)
 
 
-def read_engine(read: Metadata, metric: Metric | EngineMetric, engine: str | None) -> EngineQuery | None:
+def read_engine(read: MetadataReader, metric: Metric | EngineMetric, engine: str | None) -> EngineQuery | None:
     """Read what is asked of engines; None where the metric is a device's.
 
     Args:
@@ -169,16 +169,16 @@ def read_engine(read: Metadata, metric: Metric | EngineMetric, engine: str | Non
                 read.invalid(key, f"{endpoint} says it already; keep one of the two")
     if isinstance(metric, EngineMetric):
         return query
-    for key in (*ENDPOINT_KEYS, *(one.key for one in SERVING_PARAMETERS if not one.key.startswith("demand"))):
+    for key in (*ENDPOINT_KEYS, *(one.key for one in ENGINE_PARAMETERS if not one.key.startswith("demand"))):
         if key in read.given:
             read.hints.append(f"metadata.{key}: is not read: {metric.name} is told by devices, not by engines")
             break
     return None
 
 
-def read_demand(read: Metadata) -> Demand | None:
+def read_demand(read: MetadataReader) -> DemandQuery | None:
     """Read where demand is told of; None where that is not said."""
-    keys = [one.key for one in SERVING_PARAMETERS if one.key.startswith("demand") and one.key in read.given]
+    keys = [one.key for one in ENGINE_PARAMETERS if one.key.startswith("demand") and one.key in read.given]
     if not keys:
         return None
     if "demandEndpoint" not in read.given:
@@ -190,7 +190,7 @@ def read_demand(read: Metadata) -> Demand | None:
     per_replica = None
     if "demandPerReplica" in read.given:
         per_replica = read.number("demandPerReplica", 1, at_least=0.001)
-    return Demand(
+    return DemandQuery(
         url=_url(read, "demandEndpoint"),
         selectors=selectors,
         threshold=read.number("demandThreshold", 0, at_least=0),
@@ -201,7 +201,7 @@ def read_demand(read: Metadata) -> Demand | None:
     )
 
 
-def _demand_selectors(read: Metadata, preset: tuple[str, ...]) -> tuple[SeriesSelector, ...]:
+def _demand_selectors(read: MetadataReader, preset: tuple[str, ...]) -> tuple[SeriesSelector, ...]:
     said = _series(read, "demandMetric")
     if said is None:
         if not preset and "demandMetric" not in read.given and "demand" not in read.given:
@@ -217,7 +217,7 @@ def _demand_selectors(read: Metadata, preset: tuple[str, ...]) -> tuple[SeriesSe
     return tuple(SeriesSelector(name, said.requirements) for name in preset)
 
 
-def _selector(read: Metadata, metric: Metric | EngineMetric) -> SeriesSelector | None:
+def _selector(read: MetadataReader, metric: Metric | EngineMetric) -> SeriesSelector | None:
     if metric.name == "engine" and "engineMetric" not in read.given:
         read.problems.append('metadata.engineMetric: Required value: say which series: name{label="value"}')
     selector = _series(read, "engineMetric")
@@ -226,7 +226,7 @@ def _selector(read: Metadata, metric: Metric | EngineMetric) -> SeriesSelector |
     return selector
 
 
-def _series(read: Metadata, key: str) -> SeriesSelector | None:
+def _series(read: MetadataReader, key: str) -> SeriesSelector | None:
     if key not in read.given:
         return None
     try:
@@ -236,7 +236,7 @@ def _series(read: Metadata, key: str) -> SeriesSelector | None:
         return None
 
 
-def _url(read: Metadata, key: str | None) -> str:
+def _url(read: MetadataReader, key: str | None) -> str:
     if key is None or key not in read.given:
         return ""
     try:
@@ -246,7 +246,7 @@ def _url(read: Metadata, key: str | None) -> str:
         return ""
 
 
-def _port(read: Metadata) -> int | None:
+def _port(read: MetadataReader) -> int | None:
     text = read.given.get("enginePort")
     if text is None:
         return None
@@ -256,7 +256,7 @@ def _port(read: Metadata) -> int | None:
     return int(text)
 
 
-def _path(read: Metadata) -> str | None:
+def _path(read: MetadataReader) -> str | None:
     text = read.given.get("enginePath")
     if text is not None and not is_path(text):
         read.invalid("enginePath", "must begin with / and have at most 256 printable characters, none of them blank")

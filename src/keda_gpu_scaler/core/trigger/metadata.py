@@ -30,7 +30,7 @@ class Parameter:
     meaning: str
 
 
-class Metadata:
+class MetadataReader:
     """A trigger's metadata, read key by key.
 
     ``given`` holds the keys of ours that have a value; ``problems`` what is wrong, and ``hints`` what only looks so.

@@ -14,13 +14,13 @@ from keda_gpu_scaler.core.aggregation import AGGREGATIONS
 from keda_gpu_scaler.core.quoting import quoted
 from keda_gpu_scaler.core.selectors import LabelSelector, SelectorError, parse_labels
 from keda_gpu_scaler.core.trigger.engine_params import (
-    SERVING_PARAMETERS,
-    Demand,
+    ENGINE_PARAMETERS,
+    DemandQuery,
     EngineQuery,
     read_demand,
     read_engine,
 )
-from keda_gpu_scaler.core.trigger.metadata import MAX_NUMBER, Metadata, Parameter, nearest
+from keda_gpu_scaler.core.trigger.metadata import MAX_NUMBER, MetadataReader, Parameter, nearest
 from keda_gpu_scaler.core.trigger.metrics import ENGINE_METRICS, METRICS, PROFILES, EngineMetric, Metric, Profile
 
 DEFAULT_METRIC = "gpu_utilization"
@@ -138,7 +138,7 @@ PARAMETERS: tuple[Parameter, ...] = (
         "keda_gpu_<profile>",
         f"the name handed to KEDA: lower-case letters, digits, `-` and `_`; `{DEFAULT_METRIC_NAME}` without a profile",
     ),
-    *SERVING_PARAMETERS,
+    *ENGINE_PARAMETERS,
 )
 """Every key we read. KEDA sends others, and they are none of our business."""
 
@@ -191,7 +191,7 @@ class Trigger:
     profile: str | None = None
     hints: tuple[str, ...] = ()
     engine: EngineQuery | None = None
-    demand: Demand | None = None
+    demand: DemandQuery | None = None
 
     @property
     def is_scraped(self) -> bool:
@@ -204,7 +204,7 @@ class Trigger:
         return not (self.gpu_index is None and self.gpu_model is None and self.node_selector is None)
 
 
-def parse(metadata: Mapping[str, str]) -> Trigger:
+def parse_trigger(metadata: Mapping[str, str]) -> Trigger:
     """Read a trigger's metadata as KEDA sends it.
 
     A key may arrive with KEDA's suffix ``FromEnv``, its value already resolved.
@@ -215,15 +215,15 @@ def parse(metadata: Mapping[str, str]) -> Trigger:
     length = sum(len(key) + len(value) for key, value in metadata.items())
     if length > _MAX_METADATA_LENGTH:
         raise TriggerError([f"metadata: Too long: {length} characters: must have at most {_MAX_METADATA_LENGTH}"])
-    return _Parser(metadata).parse()
+    return _TriggerParser(metadata).parse()
 
 
-class _Parser:
+class _TriggerParser:
     """Collects problems on the way, so that one round of mending is enough."""
 
     def __init__(self, metadata: Mapping[str, str]) -> None:
         self._metadata = metadata
-        self._read = Metadata(metadata, _OURS)
+        self._read = MetadataReader(metadata, _OURS)
 
     def parse(self) -> Trigger:
         """Read every key, then either answer or complain about all of them."""
