@@ -32,7 +32,7 @@ def figures() -> Iterator[Figure]:
         with node(delay) as fake, Serve(fake, "--sample-interval", "1") as serve:
             serve.wait_until_it_answers()
             time.sleep(_SETTLE_SECONDS)
-            serve.ask(_TRIGGERS)  # so that all of them are known, as they are after KEDA's first round
+            serve.register_interest(_TRIGGERS)  # so that all of them are known, as they are after KEDA's first round
             for name, calls, triggers, pace in _CASES:
                 stolen = stolen_since_now()
                 loads = [

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One process that stands for a cluster: many nodes that share their snapshots, and an API server with workloads.
 
-Every node is the project's own ``FleetServer`` over snapshots that are made up here, once a second, each node at a
+Every node is a ``FleetServer`` over snapshots that are made up here, once a second, each node at a
 moment of its own; utilisations stand still unless told to change, and everything else changes every second. All the nodes
 listen on one port of addresses of their own (127.0.x.y). Started by ``bench_fleet``, which reads one line of JSON from
 it, and writes "NODE PERCENT" to let a node's devices do so much.

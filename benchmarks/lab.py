@@ -229,7 +229,7 @@ class Serve:
         with self.stub() as stub:
             until_answered(stub)
 
-    def ask(self, triggers: int) -> None:
+    def register_interest(self, triggers: int) -> None:
         """Ask once about each of so many triggers, no two alike: those with the targets from 1 on."""
         with self.stub() as stub:
             for target in range(1, 1 + triggers):

@@ -150,9 +150,11 @@ class FakeCluster:
 
     def workload(self, namespace: str, name: str) -> Workload | Unavailable:
         self.asked.append((namespace, name))
-        return self.workloads.get((namespace, name), Unavailable(f"{namespace}/{name}: not read yet", is_final=False))
+        return self.workloads.get(
+            (namespace, name), Unavailable(f"{namespace}/{name}: not read yet", is_permanent=False)
+        )
 
-    async def settled(self, namespace: str, name: str) -> None:
+    async def wait_for_sync(self, namespace: str, name: str) -> None:
         while (namespace, name) not in self.workloads:
             self.news.clear()
             await self.news.wait()
@@ -164,24 +166,26 @@ class FakeCluster:
 class FakePeers:
     """Other instances, whose histories a test sets."""
 
-    def __init__(self, *histories: History, silent: Mapping[str, str] | None = None, is_settled: bool = True) -> None:
+    def __init__(
+        self, *histories: History, unavailable: Mapping[str, str] | None = None, is_settled: bool = True
+    ) -> None:
         self.told = {history.newest.node: history for history in histories}
-        self.mute = dict(silent or {})
+        self.mute = dict(unavailable or {})
         self.asked_windows: list[float] = []
         self.is_settled = asyncio.Event()
         if is_settled:
             self.is_settled.set()
 
-    def ask(self, window_seconds: float) -> None:
+    def register_interest(self, window_seconds: float) -> None:
         self.asked_windows.append(window_seconds)
 
     def histories(self) -> Mapping[str, History]:
         return self.told
 
-    def silent(self) -> Mapping[str, str]:
+    def unavailable(self) -> Mapping[str, str]:
         return self.mute
 
-    async def settled(self) -> None:
+    async def wait_for_sync(self) -> None:
         await self.is_settled.wait()
 
 
@@ -197,7 +201,7 @@ class FakeEngines:
         self.told[endpoint] = scraped
         self.news.set()
 
-    def ask(
+    def register_interest(
         self,
         endpoint: Endpoint,
         *,
@@ -207,10 +211,10 @@ class FakeEngines:
     ) -> None:
         self.asked[endpoint] = (window_seconds, selectors, demand)
 
-    def scraped(self) -> Mapping[Endpoint, ScrapeResult]:
+    def scrape_results(self) -> Mapping[Endpoint, ScrapeResult]:
         return {endpoint: scraped for endpoint, scraped in self.told.items() if endpoint in self.asked}
 
-    async def settled(self, endpoints: Collection[Endpoint]) -> None:
+    async def wait_for_sync(self, endpoints: Collection[Endpoint]) -> None:
         while not self.told.keys() >= set(endpoints):
             self.news.clear()
             await self.news.wait()

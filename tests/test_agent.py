@@ -194,7 +194,7 @@ def test_reflection_lists_the_services() -> None:
         assert {service.name for service in answer.list_services_response.service} == {
             SERVICE,
             "keda_gpu_scaler.fleet.v1.Fleet",
-            "keda_gpu_scaler.v1.Verdicts",
+            "keda_gpu_scaler.evaluation.v1.Evaluations",
             "grpc.health.v1.Health",
             "grpc.reflection.v1alpha.ServerReflection",
         }

@@ -56,7 +56,7 @@ def test_what_lasted_before_it_was_lost_is_found_when_all_is_searched_and_not_be
 
 def test_what_is_there_at_the_start_is_not_searched_again() -> None:
     script = (
-        "import gc; from keda_gpu_scaler.gc_policy import Sweeper; sweeper = Sweeper(0.0); sweeper.start();"
+        "import gc; from keda_gpu_scaler.gc_policy import GcPolicy; sweeper = GcPolicy(0.0); sweeper.start();"
         "assert gc.get_freeze_count() > 5000; assert len(gc.get_objects()) < 1000; assert gc.isenabled()"
     )
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -40,12 +40,12 @@ from keda_gpu_scaler.server.http import (
     status_pages,
 )
 from keda_gpu_scaler.server.status_page import POLICY, StatusPage, StatusView
+from keda_gpu_scaler.wire import evaluation_pb2 as evaluation_pb
+from keda_gpu_scaler.wire import evaluation_pb2_grpc as evaluation_pb_grpc
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
 from keda_gpu_scaler.wire import fleet_pb2 as fleet_pb
 from keda_gpu_scaler.wire import fleet_pb2_grpc as fleet_pb_grpc
-from keda_gpu_scaler.wire import verdict_pb2 as verdict_pb
-from keda_gpu_scaler.wire import verdict_pb2_grpc as verdict_pb_grpc
 from keda_gpu_scaler.wire.tls import Pem, ServerTls, TlsError, own_pair
 
 NVML_LIBRARY = "libnvidia-ml.so.1"
@@ -139,7 +139,7 @@ class Agent:
         )
         instance = os.urandom(8).hex()  # not the module secrets, which brings OpenSSL: four MiB on every node
         try:
-            self._outlook = Remote(
+            self._remote = Remote(
                 config,
                 instance,
                 clock,
@@ -159,10 +159,10 @@ class Agent:
         self._scaler = ExternalScaler(
             self._fleet,
             clock,
-            self._outlook.cluster,
-            self._outlook.peers,
-            self._outlook.engines,
-            on_answer=self._outlook.answered,
+            self._remote.cluster,
+            self._remote.peers,
+            self._remote.engines,
+            on_answer=self._remote.answered,
         )
         self._status = StatusPage(self._view, clock)
         self._health = health.aio.HealthServicer()
@@ -204,7 +204,7 @@ class Agent:
             self._scaler.stop()
             self._sharing.stop()
             await server.stop(_STOP_GRACE_SECONDS)
-            await self._outlook.close()
+            await self._remote.close()
             if kubelet is not None:
                 kubelet.cancel()
                 await asyncio.gather(kubelet, return_exceptions=True)
@@ -231,7 +231,7 @@ class Agent:
             raise StartError(_why_not("--port", self._config.host, self._config.port, tls)) from error
         await server.start()
         if self._config.probe_port:
-            pages = probe_pages(lambda: self._fleet().unready(self._clock()))
+            pages = probe_pages(lambda: self._fleet().not_ready_reason(self._clock()))
             self.probe_port = await self._listen_http("--probe-port", self._config.probe_port, pages)
         if self._config.metrics_port:
             pages = {**metrics_pages(self._exposition), **status_pages(self._status.text, POLICY)}
@@ -258,9 +258,9 @@ class Agent:
         )
         pb_grpc.add_ExternalScalerServicer_to_server(self._scaler, server)  # type: ignore[no-untyped-call]
         fleet_pb_grpc.add_FleetServicer_to_server(self._sharing, server)  # type: ignore[no-untyped-call]
-        verdict_pb_grpc.add_VerdictsServicer_to_server(EvaluationService(self._scaler), server)  # type: ignore[no-untyped-call]
+        evaluation_pb_grpc.add_EvaluationsServicer_to_server(EvaluationService(self._scaler), server)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        described = (pb.DESCRIPTOR, fleet_pb.DESCRIPTOR, verdict_pb.DESCRIPTOR, health_pb2.DESCRIPTOR)
+        described = (pb.DESCRIPTOR, fleet_pb.DESCRIPTOR, evaluation_pb.DESCRIPTOR, health_pb2.DESCRIPTOR)
         services = [service.full_name for file in described for service in file.services_by_name.values()]
         reflection.enable_server_reflection((*services, reflection.SERVICE_NAME), server)
         return server
@@ -272,17 +272,17 @@ class Agent:
             self._news.clear()
             began = self._clock()
             await self._scaler.published()
-            ready = self._fleet().unready(self._clock()) is None
+            ready = self._fleet().not_ready_reason(self._clock()) is None
             if ready != serving:
                 serving = ready
                 status = health_pb2.HealthCheckResponse
                 for name in ("", _SERVICE):
                     await self._health.set(name, status.SERVING if ready else status.NOT_SERVING)
-            self._outlook.tidy()
+            self._remote.expire_idle()
             self._sweeper.sweep(self._clock())
             # Peers and engines tell something all the time: streams that are judged by it have a share of the loop, and
             # no more.
-            if not self._stopping and self._outlook.is_talkative:
+            if not self._stopping and self._remote.is_talkative:
                 spent = self._clock() - began
                 await asyncio.sleep(
                     min(max(_PEER_NEWS_SECONDS, spent / _SHARE_OF_STREAMS), self._config.sample_interval)
@@ -298,10 +298,10 @@ class Agent:
             stale_after_seconds=self._config.stale_after,
             deviceless=self._backend.deviceless,
             failure=self._sampler.failure,
-            peers=self._outlook.peers.histories() if self._outlook.peers else {},
-            silent=self._outlook.peers.silent() if self._outlook.peers else {},
+            peers=self._remote.peers.histories() if self._remote.peers else {},
+            unavailable=self._remote.peers.unavailable() if self._remote.peers else {},
             own_node=self._config.node_name,
-            scraped=self._outlook.engines.scraped(),
+            scrape_results=self._remote.engines.scrape_results(),
         )
 
     def _exposition(self) -> str:
@@ -311,9 +311,9 @@ class Agent:
             self._sampler.counts,
             self._scaler.counts(),
             self._scaler.answers(),
-            self._outlook.engines.counts(),
-            self._outlook.peer_counts(),
-            self._outlook.watches(),
+            self._remote.engines.counts(),
+            self._remote.peer_counts(),
+            self._remote.watches(),
         )
 
     def _view(self) -> StatusView:
@@ -324,8 +324,8 @@ class Agent:
             node=self._config.node_name,
             source=self._backend.source,
             answers=self._scaler.answers(),
-            peers=self._outlook.peer_counts(),
-            watches=self._outlook.watches(),
+            peers=self._remote.peer_counts(),
+            watches=self._remote.watches(),
         )
 
     def _published(self) -> None:

@@ -71,18 +71,18 @@ class Remote:
         try:
             access = self._access(config)
             api = None if access is None else _Api(access)
-            directory = _directory(config.peers, api, clock)
-            self._agents = directory if isinstance(directory, _LazyAgents) else None
-            tls = None if directory is None else _peers_tls(config)
+            discovery = _directory(config.peers, api, clock)
+            self._agents = discovery if isinstance(discovery, _LazyAgents) else None
+            tls = None if discovery is None else _peers_tls(config)
             self.engines = LazyEngines(config, clock, on_engines)
         except (KubeError, DiscoveryError, TlsError, AddressPolicyError, CredentialsError) as error:
             raise RemoteError(str(error)) from error
         self.cluster = None if api is None else LazyCluster(api, clock, on_cluster)
         self._events = None if api is None else _LazyEvents(api, config.node_name, clock)
         self.peers = None
-        if directory is not None:
+        if discovery is not None:
             self.peers = FleetClient(
-                directory,
+                discovery,
                 instance=instance,
                 clock=clock,
                 sample_interval_seconds=config.sample_interval,
@@ -111,13 +111,13 @@ class Remote:
         agents = self._agents.watches() if self._agents is not None else {}
         return {**workloads, **agents}
 
-    def tidy(self) -> None:
+    def expire_idle(self) -> None:
         """Let go of what nobody needs any more; to be called now and then."""
-        self.engines.tidy()
+        self.engines.expire_idle()
         if self.cluster is not None:
-            self.cluster.tidy()
+            self.cluster.expire_idle()
         if self.peers is not None:
-            self.peers.tidy()
+            self.peers.expire_idle()
 
     async def close(self) -> None:
         """Let go of everything."""
@@ -156,7 +156,7 @@ class LazyEngines:
         """Whether anything was ever asked."""
         return self._scraping is not None
 
-    def ask(
+    def register_interest(
         self,
         endpoint: Endpoint,
         *,
@@ -167,25 +167,25 @@ class LazyEngines:
         """Say that somebody needs an endpoint; the first time begins to scrape."""
         if self._scraping is None:
             self._scraping = self._open()
-        self._scraping.ask(endpoint, window_seconds=window_seconds, selectors=selectors, demand=demand)
+        self._scraping.register_interest(endpoint, window_seconds=window_seconds, selectors=selectors, demand=demand)
 
-    def scraped(self) -> Mapping[Endpoint, ScrapeResult]:
+    def scrape_results(self) -> Mapping[Endpoint, ScrapeResult]:
         """Return what came of every endpoint that is asked for."""
-        return self._scraping.scraped() if self._scraping is not None else {}
+        return self._scraping.scrape_results() if self._scraping is not None else {}
 
-    async def settled(self, endpoints: Collection[Endpoint]) -> None:
+    async def wait_for_sync(self, endpoints: Collection[Endpoint]) -> None:
         """Return once each of these has told something or was found not to."""
         if self._scraping is not None:
-            await self._scraping.settled(endpoints)
+            await self._scraping.wait_for_sync(endpoints)
 
     def counts(self) -> Mapping[str, ScrapeCounts]:
         """Return how many scrapes there were."""
         return self._scraping.counts() if self._scraping is not None else {}
 
-    def tidy(self) -> None:
+    def expire_idle(self) -> None:
         """Let go of what nobody needs any more."""
         if self._scraping is not None:
-            self._scraping.tidy()
+            self._scraping.expire_idle()
 
     async def close(self) -> None:
         """Let go of everything."""
@@ -223,13 +223,13 @@ class LazyCluster:
             return self._workloads.workload(namespace, name)
         return self._not_open()
 
-    async def settled(self, namespace: str, name: str) -> None:
+    async def wait_for_sync(self, namespace: str, name: str) -> None:
         """Return once there is an answer of substance."""
         self._not_open()
         if self._opening is not None:
             await asyncio.shield(self._opening)
         if self._workloads is not None:
-            await self._workloads.settled(namespace, name)
+            await self._workloads.wait_for_sync(namespace, name)
 
     def node_labels(self) -> Mapping[str, Mapping[str, str]] | Unavailable:
         """Return every node's labels by its name, or why they are unknown."""
@@ -239,10 +239,10 @@ class LazyCluster:
         """Count what is watched, by resource and state."""
         return self._workloads.watches() if self._workloads is not None else {}
 
-    def tidy(self) -> None:
+    def expire_idle(self) -> None:
         """Let go of what nobody needs any more."""
         if self._workloads is not None:
-            self._workloads.tidy()
+            self._workloads.expire_idle()
 
     async def close(self) -> None:
         """Let go of everything."""
@@ -256,13 +256,13 @@ class LazyCluster:
     def _not_open(self) -> Unavailable:
         if self._opening is None:
             self._opening = asyncio.create_task(self._open(), name="cluster")
-        return self._failure or Unavailable("the connection to the API server is being opened", is_final=False)
+        return self._failure or Unavailable("the connection to the API server is being opened", is_permanent=False)
 
     async def _open(self) -> None:
         try:
             api = await self._api.opened()
         except KubeError as error:
-            self._failure = Unavailable(str(error), is_final=True)
+            self._failure = Unavailable(str(error), is_permanent=True)
             return
         from keda_gpu_scaler.kube.workloads import Workloads
 

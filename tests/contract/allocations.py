@@ -14,14 +14,14 @@ HELD = (
 
 
 class AllocationsContract:
-    """Subclass it as ``Test…`` and give it an ``allocations`` that was told HELD, and a ``silent`` one that was not."""
+    """Subclass it as ``Test…`` and give it an ``allocations`` that was told HELD, and a ``unavailable`` one that was not."""
 
     @pytest.fixture
     def allocations(self) -> Allocations:
         raise NotImplementedError("a contract needs somebody to keep it")
 
     @pytest.fixture
-    def silent(self) -> Allocations:
+    def unavailable(self) -> Allocations:
         raise NotImplementedError("a contract needs somebody to keep it")
 
     def test_it_tells_what_it_was_told_sorted(self, allocations: Allocations) -> None:
@@ -30,5 +30,5 @@ class AllocationsContract:
     def test_the_same_knowledge_is_the_same_object(self, allocations: Allocations) -> None:
         assert allocations.held(NOW) is allocations.held(NOW + 1)
 
-    def test_law_1_nobody_told_is_not_nobody_holds(self, silent: Allocations) -> None:
-        assert silent.held(NOW) is None
+    def test_law_1_nobody_told_is_not_nobody_holds(self, unavailable: Allocations) -> None:
+        assert unavailable.held(NOW) is None

@@ -49,9 +49,9 @@ class EnginesContract:
 
     def test_it_tells_the_series_that_are_asked_for(self) -> None:
         async def scenario(engines: Engines) -> None:
-            engines.ask(DEMAND, window_seconds=10.0, selectors=(DEPTH,), demand=True)
-            await engines.settled([DEMAND])
-            (page,) = engines.scraped()[DEMAND].pages
+            engines.register_interest(DEMAND, window_seconds=10.0, selectors=(DEPTH,), demand=True)
+            await engines.wait_for_sync([DEMAND])
+            (page,) = engines.scrape_results()[DEMAND].pages
             assert page.newest is not None
             series = page.newest.selected[DEPTH.text]
             assert series is not None
@@ -61,17 +61,17 @@ class EnginesContract:
 
     def test_nothing_is_told_of_what_nobody_asks_for(self) -> None:
         async def scenario(engines: Engines) -> None:
-            assert ENGINE not in engines.scraped()
+            assert ENGINE not in engines.scrape_results()
             await asked(engines, NO_ENGINE)
-            assert set(engines.scraped()) == {NO_ENGINE}
+            assert set(engines.scrape_results()) == {NO_ENGINE}
 
         self.keep(scenario)
 
     def test_law_3_asking_changes_nothing_that_is_told(self) -> None:
         async def scenario(engines: Engines) -> None:
             told = await asked(engines, ENGINE)
-            engines.ask(ENGINE, window_seconds=600.0)
-            assert engines.scraped()[ENGINE] is told
+            engines.register_interest(ENGINE, window_seconds=600.0)
+            assert engines.scrape_results()[ENGINE] is told
 
         self.keep(scenario)
 
@@ -80,7 +80,7 @@ class EnginesContract:
             await asked(engines, ENGINE, NO_ENGINE)
             for endpoints in ([ENGINE], [NO_ENGINE, ENGINE], []):
                 async with asyncio.timeout(0.001):
-                    await engines.settled(endpoints)
+                    await engines.wait_for_sync(endpoints)
 
         self.keep(scenario)
 
@@ -95,6 +95,6 @@ class EnginesContract:
 async def asked(engines: Engines, *endpoints: Endpoint) -> ScrapeResult:
     """Ask, wait until they are settled, and return what came of the first."""
     for endpoint in endpoints:
-        engines.ask(endpoint, window_seconds=10.0)
-    await engines.settled(endpoints)
-    return engines.scraped()[endpoints[0]]
+        engines.register_interest(endpoint, window_seconds=10.0)
+    await engines.wait_for_sync(endpoints)
+    return engines.scrape_results()[endpoints[0]]

@@ -153,7 +153,7 @@ def test_every_family_is_shown(exported: dict[str, frozenset[str]]) -> None:
             "the buckets are gone",
             id="a quantile without buckets",
         ),
-        pytest.param("sort(keda_gpu_scaler_peers_silent)", "not understood", id="a function nobody thought of"),
+        pytest.param("sort(keda_gpu_scaler_peers_unavailable)", "not understood", id="a function nobody thought of"),
     ],
 )
 def test_a_wrong_query_is_found_out(text: str, said: str, exported: dict[str, frozenset[str]]) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 import grpc
 import pytest
 
+from keda_gpu_scaler.wire import evaluation_pb2_grpc as evaluation_pb_grpc
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
-from keda_gpu_scaler.wire import verdict_pb2_grpc as verdict_pb_grpc
 from tests.apiserver import FakeApiServer
 from tests.engines.vllm_pages import vllm_page
 from tests.serving import WAIT_SECONDS, Serving, free_port
@@ -114,7 +114,7 @@ class Cluster:
 
     def steps(self, **metadata: str) -> list[str]:
         with grpc.insecure_channel(f"127.0.0.1:{self.front_end.port}") as channel:
-            stub: Any = verdict_pb_grpc.VerdictsStub(channel)  # type: ignore[no-untyped-call]
+            stub: Any = evaluation_pb_grpc.EvaluationsStub(channel)  # type: ignore[no-untyped-call]
             return list(stub.Explain(self.ref(**metadata), timeout=WAIT_SECONDS).steps)
 
 

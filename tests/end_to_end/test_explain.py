@@ -15,7 +15,7 @@ import pytest
 
 from tests.apiserver import FakeApiServer
 from tests.certificates import NAME, Authority
-from tests.end_to_end.test_fleet import FleetOfNodes, seen
+from tests.end_to_end.test_fleet import FleetOfNodes, with_value
 from tests.serving import COMMAND, WAIT_SECONDS, Serving
 
 ADDRESS = f"{NAME}:6000"
@@ -81,7 +81,7 @@ def built(fleet: FleetOfNodes, **spec: Any) -> None:
         },
     )  # fmt: skip
     install(fleet, "a", "b")
-    fleet.until("a", seen(2), profile="triton-inference", scalerAddress=ADDRESS)
+    fleet.until("a", with_value(2), profile="triton-inference", scalerAddress=ADDRESS)
 
 
 def test_a_scaledobject_is_explained_through_the_service_that_keda_asks(fleet: FleetOfNodes) -> None:
@@ -120,12 +120,14 @@ def test_for_programs_it_is_one_object_with_everything(fleet: FleetOfNodes) -> N
     shown = told(explain(fleet, "ai/llama", "--json", "-m", "targetValue=20"))
     assert (shown["error"], shown["instance"], shown["value"], shown["target"]) == (None, "a", 132.0, 20.0)
     assert {"key": "targetValue", "value": "20 %", "origin": "given"} in shown["settings"]
-    assert [(sight["pod"], sight["node"], sight["value"]) for sight in shown["sights"]] == [
+    assert [
+        (observation["pod"], observation["node"], observation["value"]) for observation in shown["observations"]
+    ] == [
         ("llama-0", "a", 92.0),
         ("llama-1", "b", 40.0),
     ]
-    assert all(0 <= sight["age_seconds"] <= 1.1 for sight in shown["sights"])
-    assert shown["sights"][0]["devices"] == [
+    assert all(0 <= observation["age_seconds"] <= 1.1 for observation in shown["observations"])
+    assert shown["observations"][0]["devices"] == [
         {"index": 0, "model": "NVIDIA H100", "uuid": "GPU-a-0", "value": 92.0, "sharers": 1}
     ]
     assert (shown["hpa"]["recommended"], shown["hpa"]["replicas"], shown["hpa"]["limit"]) == (7, 4, "rate up")
@@ -135,7 +137,7 @@ def test_for_programs_it_is_one_object_with_everything(fleet: FleetOfNodes) -> N
 def test_what_is_unknown_is_shown_as_unknown(fleet: FleetOfNodes) -> None:
     built(fleet)
     fleet.nodes["b"].kill()
-    fleet.until("a", seen(1), profile="triton-inference", scalerAddress=ADDRESS)
+    fleet.until("a", with_value(1), profile="triton-inference", scalerAddress=ADDRESS)
     outcome = explain(fleet, "ai/llama", columns=140)
     assert outcome.returncode == 0
     assert re.search(r"llama-1 +b +yes +\? +- +node b last answered \d+ s ago", outcome.stdout), outcome.stdout
@@ -156,7 +158,7 @@ def test_without_an_address_in_the_trigger_an_instance_is_found_by_its_label(fle
     fleet.workload("llama", {"llama-0": ("a", 0)})
     fleet.server.scaled_object("llama", scalerAddress="gpu-scaler:6000")
     install(fleet, "a")
-    fleet.until("a", seen(1), scalerAddress="gpu-scaler:6000")
+    fleet.until("a", with_value(1), scalerAddress="gpu-scaler:6000")
     shown = told(explain(fleet, "ai/llama", "--json"))
     assert (shown["asked"], shown["value"]) == ("pod keda/scaler-a", 92.0)
     outcome = explain(fleet, "ai/llama", "--namespace-of-scaler", "elsewhere")

@@ -13,8 +13,8 @@ import grpc
 import pytest
 
 from keda_gpu_scaler.core.hpa.replica_calculator import ValueType, desired_replicas, milli
+from keda_gpu_scaler.wire import evaluation_pb2_grpc as evaluation_pb_grpc
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
-from keda_gpu_scaler.wire import verdict_pb2_grpc as verdict_pb_grpc
 from tests.apiserver import FakeApiServer
 from tests.fake_nvml import FakeNvml
 from tests.kubelet import FakeKubelet
@@ -112,12 +112,12 @@ class FleetOfNodes:
             held |= {pod: [node.uuid(index)] for pod, (place, index) in pods.items() if place == node.name}
             node.kubelet.hold(held)
 
-    def verdict(self, node: str, workload: str = "llama", **metadata: str) -> Any:
+    def evaluation(self, node: str, workload: str = "llama", **metadata: str) -> Any:
         agent = self.nodes[node].agent
         assert agent is not None
         ref = pb.ScaledObjectRef(name=workload, namespace="ai", scalerMetadata=metadata)
         with grpc.insecure_channel(f"127.0.0.1:{agent.port}") as channel:
-            stub = verdict_pb_grpc.VerdictsStub(channel)  # type: ignore[no-untyped-call]
+            stub = evaluation_pb_grpc.EvaluationsStub(channel)  # type: ignore[no-untyped-call]
             return stub.Explain(ref, timeout=WAIT_SECONDS)
 
     def value(self, node: str, workload: str = "llama", **metadata: str) -> float:
@@ -133,11 +133,11 @@ class FleetOfNodes:
 
     def until(self, node: str, wanted: Callable[[Any], object], workload: str = "llama", **metadata: str) -> Any:
         """Ask for the verdict until it is as wanted; a fleet that never comes to it is ended by the watchdog."""
-        while not wanted(verdict := self.verdict(node, workload, **metadata)):
+        while not wanted(evaluation := self.evaluation(node, workload, **metadata)):
             agent = self.nodes[node].agent
             assert agent is not None
-            assert agent.process.poll() is None, verdict
-        return verdict
+            assert agent.process.poll() is None, evaluation
+        return evaluation
 
 
 @pytest.fixture
@@ -150,15 +150,15 @@ def size(value: float, replicas: int) -> int:
     return desired_replicas(ValueType.AVERAGE_VALUE, milli(value), milli(TARGET), replicas=replicas).replicas
 
 
-def seen(count: int) -> Callable[[Any], bool]:
-    return lambda verdict: verdict.seen == count and verdict.HasField("value")
+def with_value(count: int) -> Callable[[Any], bool]:
+    return lambda evaluation: evaluation.with_value == count and evaluation.HasField("value")
 
 
 def test_three_replicas_at_92_percent_ask_for_a_fourth_whomever_keda_asks(fleet: FleetOfNodes) -> None:
     fleet.build(a=[92], b=[92, 5], c=[92])
     fleet.workload("llama", {"llama-0": ("a", 0), "llama-1": ("b", 0), "llama-2": ("c", 0)})
     for node in "abc":
-        fleet.until(node, seen(3))
+        fleet.until(node, with_value(3))
         assert fleet.value(node) == 276.0
     assert size(276.0, 3) == 4
 
@@ -166,7 +166,7 @@ def test_three_replicas_at_92_percent_ask_for_a_fourth_whomever_keda_asks(fleet:
 def test_eight_idle_replicas_ask_for_one(fleet: FleetOfNodes) -> None:
     fleet.build(a=[0] * 4, b=[0] * 4)
     fleet.workload("llama", {f"llama-{index}": ("ab"[index % 2], index // 2) for index in range(8)})
-    fleet.until("a", seen(8))
+    fleet.until("a", with_value(8))
     assert fleet.value("a") == 0.0
     assert max(1, size(0.0, 8)) == 1
 
@@ -174,51 +174,51 @@ def test_eight_idle_replicas_ask_for_one(fleet: FleetOfNodes) -> None:
 def test_a_node_that_dies_and_comes_back(fleet: FleetOfNodes) -> None:
     fleet.build(a=[95, 95], b=[95])
     fleet.workload("llama", {"llama-0": ("a", 0), "llama-1": ("a", 1), "llama-2": ("b", 0)})
-    fleet.until("a", seen(3))
+    fleet.until("a", with_value(3))
     assert size(fleet.value("a"), 3) == 4
     fleet.nodes["b"].kill()
-    verdict = fleet.until("a", seen(2))
-    assert verdict.active
-    assert any("llama-2: node b last answered" in step for step in verdict.steps)
+    evaluation = fleet.until("a", with_value(2))
+    assert evaluation.active
+    assert any("llama-2: node b last answered" in step for step in evaluation.steps)
     # Two at 95 % and an idle one would be 63 %: what was not seen asks for nothing, and nothing is shrunk.
-    assert size(verdict.value, 3) == 3
+    assert size(evaluation.value, 3) == 3
     fleet.nodes["b"].start()
-    fleet.until("a", seen(3))
+    fleet.until("a", with_value(3))
     assert size(fleet.value("a"), 3) == 4
 
 
 def test_a_node_that_is_cut_off_is_unseen_until_it_is_back(fleet: FleetOfNodes) -> None:
     fleet.build(a=[0], b=[95], c=[0])
     fleet.workload("llama", {"llama-0": ("a", 0), "llama-1": ("b", 0), "llama-2": ("c", 0)})
-    fleet.until("a", seen(3))
+    fleet.until("a", with_value(3))
     with fleet.nodes["b"].cut_off():
-        verdict = fleet.until("a", seen(2))
+        evaluation = fleet.until("a", with_value(2))
         # Two idle pods and one that nobody sees: that one stays, and the workload is not put to sleep.
-        assert size(verdict.value, 3) == 1
-        assert verdict.active
-    fleet.until("a", seen(3))
+        assert size(evaluation.value, 3) == 1
+        assert evaluation.active
+    fleet.until("a", with_value(3))
 
 
 def test_the_instance_that_keda_asks_may_be_another_every_time(fleet: FleetOfNodes) -> None:
     fleet.build(a=[50], b=[70])
     fleet.workload("llama", {"llama-0": ("a", 0), "llama-1": ("b", 0)})
-    fleet.until("a", seen(2))
+    fleet.until("a", with_value(2))
     fleet.nodes["a"].kill()
     fleet.nodes["a"].start()
-    fleet.until("a", seen(2))
-    fleet.until("b", seen(2))
+    fleet.until("a", with_value(2))
+    fleet.until("b", with_value(2))
     assert fleet.value("a") == fleet.value("b") == 120.0
 
 
 def test_too_little_sight_is_no_answer_and_names_the_nodes(fleet: FleetOfNodes) -> None:
     fleet.build(a=[50], b=[70], c=[70])
     fleet.workload("llama", {"llama-0": ("a", 0), "llama-1": ("b", 0), "llama-2": ("c", 0)})
-    fleet.until("a", seen(3))
+    fleet.until("a", with_value(3))
     fleet.nodes["b"].kill()
     fleet.nodes["c"].kill()
-    verdict = fleet.until("a", lambda verdict: not verdict.HasField("value"))
-    assert verdict.lack == "unseen"
-    assert verdict.reason.startswith("no fresh sample for 2 of 3 ready pods: node b last answered")
+    evaluation = fleet.until("a", lambda evaluation: not evaluation.HasField("value"))
+    assert evaluation.no_value_reason == "unavailable"
+    assert evaluation.reason.startswith("no fresh sample for 2 of 3 ready pods: node b last answered")
     with pytest.raises(grpc.RpcError) as caught:
         fleet.value("a")
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
@@ -227,67 +227,67 @@ def test_too_little_sight_is_no_answer_and_names_the_nodes(fleet: FleetOfNodes) 
 def test_a_kubelet_that_is_gone_leaves_its_pods_unseen(fleet: FleetOfNodes) -> None:
     fleet.build(a=[50], b=[70])
     fleet.workload("llama", {"llama-0": ("a", 0), "llama-1": ("b", 0)})
-    fleet.until("a", seen(2))
+    fleet.until("a", with_value(2))
     fleet.nodes["b"].kubelet.stop()
-    verdict = fleet.until("a", seen(1))
-    assert any("llama-1: node b cannot tell who holds its devices" in step for step in verdict.steps)
+    evaluation = fleet.until("a", with_value(1))
+    assert any("llama-1: node b cannot tell who holds its devices" in step for step in evaluation.steps)
     fleet.nodes["b"].kubelet.start()
-    fleet.until("a", seen(2))
+    fleet.until("a", with_value(2))
 
 
 def test_a_rollout_is_followed_pod_by_pod(fleet: FleetOfNodes) -> None:
     fleet.build(a=[90, 0], b=[90])
     fleet.workload("llama", {"old-0": ("a", 0), "old-1": ("b", 0)})
-    fleet.until("a", seen(2))
+    fleet.until("a", with_value(2))
     fleet.server.scale("llama", 2, actual=3)
     fleet.server.pod("new-0", "a", app="llama", ready=False)
     fleet.hold({"new-0": ("a", 1)})
-    verdict = fleet.until("a", lambda verdict: any("new-0 (not ready)" in step for step in verdict.steps))
-    assert verdict.active
+    evaluation = fleet.until("a", lambda evaluation: any("new-0 (not ready)" in step for step in evaluation.steps))
+    assert evaluation.active
     fleet.server.pod("new-0", "a", app="llama")
     fleet.server.delete("pods", "old-0")
     fleet.server.scale("llama", 2)
-    fleet.until("a", lambda verdict: verdict.seen == 2 and verdict.value == 90.0)
+    fleet.until("a", lambda evaluation: evaluation.with_value == 2 and evaluation.value == 90.0)
 
 
 def test_a_pod_that_moves_to_another_node_takes_its_load_along(fleet: FleetOfNodes) -> None:
     fleet.build(a=[90], b=[20])
     fleet.workload("llama", {"llama-0": ("a", 0)})
-    fleet.until("a", lambda verdict: seen(1)(verdict) and verdict.value == 90.0)
+    fleet.until("a", lambda evaluation: with_value(1)(evaluation) and evaluation.value == 90.0)
     fleet.server.pod("llama-0", "b")
-    verdict = fleet.verdict("a")
+    evaluation = fleet.evaluation("a")
     fleet.hold({"llama-0": ("b", 0)})
-    verdict = fleet.until("a", lambda verdict: seen(1)(verdict) and verdict.value == 20.0)
-    assert any("llama-0: 20 % on node b" in step for step in verdict.steps)
+    evaluation = fleet.until("a", lambda evaluation: with_value(1)(evaluation) and evaluation.value == 20.0)
+    assert any("llama-0: 20 % on node b" in step for step in evaluation.steps)
 
 
 def test_a_workload_is_scaled_to_zero_and_back(fleet: FleetOfNodes) -> None:
     fleet.build(a=[0], b=[0])
     fleet.workload("llama", {"llama-0": ("a", 0)})
-    verdict = fleet.until("b", seen(1))
-    assert (verdict.value, verdict.active) == (0.0, False)
+    evaluation = fleet.until("b", with_value(1))
+    assert (evaluation.value, evaluation.active) == (0.0, False)
     fleet.server.delete("pods", "llama-0")
     fleet.server.scale("llama", 0)
-    verdict = fleet.until("b", lambda verdict: verdict.expected == 0 and not verdict.active)
-    assert verdict.value == 0.0
+    evaluation = fleet.until("b", lambda evaluation: evaluation.expected == 0 and not evaluation.active)
+    assert evaluation.value == 0.0
     fleet.server.scale("llama", 1, actual=0)
-    fleet.until("b", lambda verdict: verdict.active)
+    fleet.until("b", lambda evaluation: evaluation.active)
     fleet.server.scale("llama", 1)
     fleet.server.pod("llama-1", "a", ready=False)
-    fleet.until("b", lambda verdict: verdict.active and verdict.value == TARGET)
+    fleet.until("b", lambda evaluation: evaluation.active and evaluation.value == TARGET)
     fleet.hold({"llama-1": ("a", 0)})
     fleet.server.pod("llama-1", "a")
-    fleet.until("b", lambda verdict: seen(1)(verdict) and verdict.value == 0.0)
+    fleet.until("b", lambda evaluation: with_value(1)(evaluation) and evaluation.value == 0.0)
 
 
 def test_two_workloads_on_one_node_and_a_device_shared_by_both(fleet: FleetOfNodes) -> None:
     fleet.build(a=[90, 30, 60])
     fleet.workload("llama", {"llama-0": ("a", 0), "llama-1": ("a", 2)})
     fleet.workload("whisper", {"whisper-0": ("a", 1), "whisper-1": ("a", 2)})
-    fleet.until("a", lambda verdict: seen(2)(verdict) and verdict.value == 120.0)
-    verdict = fleet.until("a", seen(2), workload="whisper")
-    assert verdict.value == 60.0
-    assert any("shared by 2 pods (in equal parts)" in step for step in verdict.steps)
+    fleet.until("a", lambda evaluation: with_value(2)(evaluation) and evaluation.value == 120.0)
+    evaluation = fleet.until("a", with_value(2), workload="whisper")
+    assert evaluation.value == 60.0
+    assert any("shared by 2 pods (in equal parts)" in step for step in evaluation.steps)
 
 
 def test_a_front_end_without_a_device_answers_for_the_fleet(fleet: FleetOfNodes) -> None:
@@ -312,7 +312,7 @@ def test_a_front_end_without_a_device_answers_for_the_fleet(fleet: FleetOfNodes)
 def test_the_whole_fleet_is_a_scope_of_its_own(fleet: FleetOfNodes) -> None:
     fleet.build(a=[50, 10], b=[70])
     fleet.workload("llama", {"llama-0": ("a", 0), "llama-1": ("b", 0)})
-    fleet.until("a", seen(3), scope="fleet")
+    fleet.until("a", with_value(3), scope="fleet")
     assert fleet.value("a", scope="fleet") == 140.0  # the busiest, times two replicas
     assert fleet.value("a", scope="fleet", aggregation="sum") == 130.0
     assert fleet.value("a", scope="node", report="average") == 50.0
@@ -347,13 +347,13 @@ def test_a_stream_is_told_when_a_workload_elsewhere_wakes_up(fleet: FleetOfNodes
 def test_probe_shows_how_the_answer_came_about(fleet: FleetOfNodes) -> None:
     fleet.build(a=[92], b=[40])
     fleet.workload("llama", {"llama-0": ("a", 0), "llama-1": ("b", 0)})
-    fleet.until("a", seen(2))
+    fleet.until("a", with_value(2))
     asked = (*COMMAND, "probe", "--address", f"127.0.0.1:{fleet.nodes['a'].port}", "--namespace", "ai")
     shown = subprocess.run((*asked, "--name", "llama", "--replicas", "2"), capture_output=True, text=True, check=True)
     assert "value       132" in shown.stdout
     assert "coverage    2 of 2 ready pods seen, scope workload" in shown.stdout
     assert "pod llama-1: 40 % on node b: GPU 0 NVIDIA H100 40 %" in shown.stdout
     told = subprocess.run((*asked, "--name", "nobody", "--json"), capture_output=True, text=True, check=False)
-    verdict = json.loads(told.stdout)["verdict"]
-    assert verdict["value"] is None
-    assert verdict["reason"] == "ai/nobody: there is no ScaledObject and no ScaledJob of this name"
+    evaluation = json.loads(told.stdout)["evaluation"]
+    assert evaluation["value"] is None
+    assert evaluation["reason"] == "ai/nobody: there is no ScaledObject and no ScaledJob of this name"

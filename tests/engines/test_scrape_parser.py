@@ -544,17 +544,17 @@ def test_what_a_selector_means_is_found_however_it_is_looked_for(
 
 
 def test_hundreds_of_series_of_one_page_cost_no_more_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    looked_at = 0
+    all_observations = 0
     matches = SeriesSelector.matches
 
     def counted(selector: SeriesSelector, name: str, labels: Mapping[str, str]) -> bool:
-        nonlocal looked_at
-        looked_at += 1
+        nonlocal all_observations
+        all_observations += 1
         return matches(selector, name, labels)
 
     monkeypatch.setattr(SeriesSelector, "matches", counted)
     selectors = [parse_series(f'{PENDING}{{host="ai/{number}"}}') for number in range(300)]
     body = json.dumps({f"ai/{number}": {"Concurrency": 0} for number in range(300)}).encode()
     told = parse_page(body, JSON, at_seconds=AT, selectors=selectors).selected
-    assert looked_at == 300
+    assert all_observations == 300
     assert len(set(map(id, told.values()))) == 1, "the same reading is kept once"

@@ -17,8 +17,8 @@ import pytest
 from keda_gpu_scaler.core.hpa.replica_calculator import ValueType, desired_replicas, milli
 from keda_gpu_scaler.core.trigger.metrics import EngineMetric
 from keda_gpu_scaler.core.trigger.parser import Scope, Trigger, parse_trigger
+from keda_gpu_scaler.wire import evaluation_pb2_grpc as evaluation_pb_grpc
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
-from keda_gpu_scaler.wire import verdict_pb2_grpc as verdict_pb_grpc
 from tests.apiserver import FakeApiServer
 from tests.examples import pages
 from tests.examples.documents import EXAMPLES, Example, every_trigger
@@ -111,22 +111,22 @@ class Cluster:
             )
         return pb.ScaledObjectRef(name=example.workload, namespace=namespace, scalerMetadata=metadata)
 
-    def verdict(self, ref: pb.ScaledObjectRef) -> Any:
+    def evaluation(self, ref: pb.ScaledObjectRef) -> Any:
         """Ask until every pod has a part in the value; a scaler that never has one is ended by the watchdog."""
         with grpc.insecure_channel(f"127.0.0.1:{self._serving.port}") as channel:
-            stub = verdict_pb_grpc.VerdictsStub(channel)  # type: ignore[no-untyped-call]
+            stub = evaluation_pb_grpc.EvaluationsStub(channel)  # type: ignore[no-untyped-call]
             while True:
-                verdict = stub.Explain(ref, timeout=WAIT_SECONDS)
-                is_whole = verdict.HasField("value") and verdict.seen == verdict.expected
-                if is_whole and "is unknown" not in verdict.steps[-1]:
-                    return verdict
-                assert verdict.lack in ("", "unseen"), verdict.reason
-                assert self._serving.process.poll() is None, verdict.reason
+                evaluation = stub.Explain(ref, timeout=WAIT_SECONDS)
+                is_whole = evaluation.HasField("value") and evaluation.with_value == evaluation.expected
+                if is_whole and "is unknown" not in evaluation.steps[-1]:
+                    return evaluation
+                assert evaluation.no_value_reason in ("", "unavailable"), evaluation.reason
+                assert self._serving.process.poll() is None, evaluation.reason
 
     def ask(self, example: Example, trigger: Mapping[str, Any], namespace: str = AWAKE) -> tuple[float, float, bool]:
         """Return the value, the target, and whether it is active."""
         ref = self.ref(example, trigger, namespace)
-        self.verdict(ref)
+        self.evaluation(ref)
         stub = self._serving.stub
         (spec,) = stub.GetMetricSpec(ref, timeout=WAIT_SECONDS).metricSpecs
         request = pb.GetMetricsRequest(scaledObjectRef=ref, metricName=spec.metricName)
@@ -227,5 +227,5 @@ def test_while_nothing_is_held_nothing_is_woken(cluster: Cluster, example: Examp
         assert cluster.ref(example, trigger, ASLEEP, quiet=True) == cluster.ref(example, trigger, ASLEEP)
         return
     ref = cluster.ref(example, trigger, ASLEEP, quiet=True)
-    cluster.verdict(ref)
+    cluster.evaluation(ref)
     assert not cluster.is_active(ref)

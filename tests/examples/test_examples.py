@@ -117,7 +117,7 @@ def test_it_asks_the_service_that_the_chart_makes(example: Example) -> None:
     assert {trigger["metadata"]["scalerAddress"] for trigger in example.triggers} == {ADDRESS}
 
 
-def wakes(trigger: dict[str, Any]) -> bool:
+def is_active(trigger: dict[str, Any]) -> bool:
     """Whether there is something to read while the workload is at zero."""
     if trigger["type"] not in ("external", "external-push"):
         return True
@@ -128,7 +128,7 @@ def wakes(trigger: dict[str, Any]) -> bool:
 @each
 def test_what_may_go_to_zero_has_a_trigger_that_wakes_it(example: Example) -> None:
     if example.spec["minReplicaCount"] == 0:
-        assert any(wakes(trigger) for trigger in example.spec["triggers"])
+        assert any(is_active(trigger) for trigger in example.spec["triggers"])
         assert example.spec["cooldownPeriod"] >= 300
     else:
         assert "cooldownPeriod" not in example.spec, "it does nothing above zero"
@@ -138,7 +138,7 @@ def test_what_may_go_to_zero_has_a_trigger_that_wakes_it(example: Example) -> No
 def test_only_a_reading_that_can_wake_is_pushed(example: Example) -> None:
     for trigger in example.triggers:
         if trigger["type"] == "external-push":
-            assert wakes(trigger)
+            assert is_active(trigger)
             assert example.spec["minReplicaCount"] == 0
 
 
@@ -182,7 +182,7 @@ def test_every_use_is_shown() -> None:
     shown = {key for one in metadata for key in one}
     assert {"gpuModel", "nodeSelector", "scope", "enableTLS", "engineMetric", "demandPerReplica"} <= shown
     assert any(len(example.triggers) > 1 for example in EXAMPLES)
-    assert any(example.spec["minReplicaCount"] == 0 and not wakes(example.triggers[0]) for example in EXAMPLES)
+    assert any(example.spec["minReplicaCount"] == 0 and not is_active(example.triggers[0]) for example in EXAMPLES)
 
 
 def test_every_workload_has_a_name_of_its_own_so_that_all_examples_can_be_applied_together() -> None:

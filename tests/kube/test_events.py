@@ -20,7 +20,7 @@ from tests.apiserver import FakeApiServer
 from tests.fakes import ManualClock
 
 WELL = RecentAnswer("ai", "llama", "keda_gpu_metric", "gpu_utilization", 80.0, 276.0, True, 3, 3)
-UNSEEN = replace(WELL, value=None, seen=0, reason="no fresh sample for 3 of 3 pods")
+UNSEEN = replace(WELL, value=None, with_value=0, reason="no fresh sample for 3 of 3 pods")
 DEMANDED = replace(WELL, demand=3.0, is_demand_known=True, demand_sentence="demand 3 is above 0")
 UNDEMANDED = replace(DEMANDED, demand=None, is_demand_known=False, demand_sentence="demand is unknown: refused")
 POLL = 15.0

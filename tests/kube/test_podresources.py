@@ -65,7 +65,7 @@ class TestTheKubelets(AllocationsContract):
         return asked_once(client(kubelet))
 
     @pytest.fixture
-    def silent(self, tmp_path: Path) -> Allocations:
+    def unavailable(self, tmp_path: Path) -> Allocations:
         return PodResources(str(tmp_path / "nobody.sock"))
 
 
@@ -75,10 +75,10 @@ class TestTheFakes(AllocationsContract):
         return FakeAllocations(*HELD)
 
     @pytest.fixture
-    def silent(self) -> Allocations:
-        silent = FakeAllocations()
-        silent.allocations = None
-        return silent
+    def unavailable(self) -> Allocations:
+        unavailable = FakeAllocations()
+        unavailable.allocations = None
+        return unavailable
 
 
 def test_containers_and_claims_are_all_read_and_what_is_listed_twice_stands_once(kubelet: FakeKubelet) -> None:

@@ -79,8 +79,8 @@ class Kept:
         self.told += 1
         self.news.set()
 
-    def lack(self) -> Unavailable | None:
-        return self.collection.lack(self.clock())
+    def unavailable(self) -> Unavailable | None:
+        return self.collection.unavailable(self.clock())
 
     async def until(self, wanted: Callable[[], object]) -> None:
         while not wanted():
@@ -137,15 +137,15 @@ def test_what_may_not_be_listed_is_unknown(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_silence_counts_from_the_last_word_and_not_from_when_it_was_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     async def talk(kept: Kept, script: Script) -> None:
-        await kept.until(lambda: script.watches and kept.lack() is None)
+        await kept.until(lambda: script.watches and kept.unavailable() is None)
         script.opening.clear()
         kept.clock.advance(90)
         script.words.put_nowait(WatchSilentError("the API server said nothing for 90 s"))
         await kept.until(lambda: len(script.watches) == 2)
-        lack = kept.lack()
-        assert lack is not None
-        assert not lack.is_final
-        assert lack.reason == (
+        unavailable = kept.unavailable()
+        assert unavailable is not None
+        assert not unavailable.is_permanent
+        assert unavailable.reason == (
             'pods in namespace "ai": the API server last answered 90 s ago (limit 60 s): '
             "the API server said nothing for 90 s"
         )
@@ -155,31 +155,31 @@ def test_silence_counts_from_the_last_word_and_not_from_when_it_was_noticed(monk
 
 def test_a_connection_that_broke_was_alive_until_then(monkeypatch: pytest.MonkeyPatch) -> None:
     async def talk(kept: Kept, script: Script) -> None:
-        await kept.until(lambda: script.watches and kept.lack() is None)
+        await kept.until(lambda: script.watches and kept.unavailable() is None)
         script.opening.clear()
         kept.clock.advance(90)
         script.words.put_nowait(ApiError("the connection broke"))
         await kept.until(lambda: len(script.watches) == 2)
-        assert kept.lack() is None
+        assert kept.unavailable() is None
         kept.clock.advance(BELIEVED_SECONDS + 1)
-        assert kept.lack() is not None
+        assert kept.unavailable() is not None
 
     keeping(monkeypatch, talk)
 
 
 def test_whoever_was_told_that_it_is_too_old_is_told_when_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     async def talk(kept: Kept, script: Script) -> None:
-        await kept.until(lambda: script.watches and kept.lack() is None)
+        await kept.until(lambda: script.watches and kept.unavailable() is None)
         script.opening.clear()
         kept.clock.advance(5)
         script.words.put_nowait({"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "9"}}})
         script.words.put_nowait(None)  # it ends as it should, but the next one hangs
         await kept.until(lambda: len(script.watches) == 2)
         kept.clock.advance(BELIEVED_SECONDS + 1)
-        assert kept.lack() is not None
+        assert kept.unavailable() is not None
         kept.news.clear()
         script.opening.set()
-        await kept.until(lambda: kept.lack() is None)
+        await kept.until(lambda: kept.unavailable() is None)
         assert kept.news.is_set()
 
     keeping(monkeypatch, talk)
@@ -208,7 +208,7 @@ def test_a_server_that_forgets_at_once_is_not_asked_without_a_pause(monkeypatch:
             script.words.put_nowait({"type": "ERROR", "object": {"code": 410, "message": "too old"}})
         await kept.until(lambda: len(script.watches) == 5)
         assert kept.pauses == [0.5, 1.0, 2.0, 4.0]
-        assert kept.lack() is None
+        assert kept.unavailable() is None
         assert kept.told == 1
 
     keeping(monkeypatch, talk)
@@ -228,9 +228,9 @@ def test_a_version_that_is_gone_is_listed_again_at_once_and_is_no_failure(monkey
 def test_a_list_that_is_gone_from_its_first_page_on_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     async def talk(kept: Kept, script: Script) -> None:
         await kept.until(lambda: len(script.queries) == 3)
-        lack = kept.lack()
-        assert lack is not None
-        assert "the API server answers 410" in lack.reason
+        unavailable = kept.unavailable()
+        assert unavailable is not None
+        assert "the API server answers 410" in unavailable.reason
         assert kept.pauses[:2] == [0.5, 1.0]
 
     keeping(monkeypatch, talk, ApiError("the API server answers 410: too old", 410))
@@ -287,11 +287,11 @@ def test_a_token_that_cannot_be_read_is_said_once_and_as_it_is(
         async with asyncio.timeout(20):
             while len(reads) < 3:
                 await asyncio.sleep(0)
-        lack = collection.lack(0.0)
+        unavailable = collection.unavailable(0.0)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         await api.close()
-        assert lack == Unavailable(sentence, is_final=False)
+        assert unavailable == Unavailable(sentence, is_permanent=False)
 
     with caplog.at_level(logging.WARNING):
         asyncio.run(run())

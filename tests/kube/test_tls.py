@@ -20,11 +20,11 @@ main.get_command(None, "serve")
 assert "ssl" not in sys.modules
 import asyncio
 from pathlib import Path
-from keda_gpu_scaler.kube.auth import Access
-from keda_gpu_scaler.kube.client import ApiError, ApiServer
+from keda_gpu_scaler.kube.auth import ClientConfig
+from keda_gpu_scaler.kube.client import ApiError, ApiClient
 
 async def run():
-    api = ApiServer(Access(sys.argv[1], "gpu", ca_data=Path(sys.argv[2]).read_text()))
+    api = ApiClient(ClientConfig(sys.argv[1], "gpu", ca_data=Path(sys.argv[2]).read_text()))
     try:
         print((await api.get("/version"))["gitVersion"])
         async with api.watch("/watch", {}) as events:

@@ -21,7 +21,7 @@ from keda_gpu_scaler.kube import shared_reflectors as watched_module
 from keda_gpu_scaler.kube import workloads as workloads_module
 from keda_gpu_scaler.kube.client import ApiClient
 from keda_gpu_scaler.kube.reflector import BELIEVED_SECONDS
-from keda_gpu_scaler.kube.workloads import LET_GO_SECONDS, MAX_WORKLOADS, Workloads
+from keda_gpu_scaler.kube.workloads import IDLE_TIMEOUT_SECONDS, MAX_WORKLOADS, Workloads
 from tests.apiserver import TOKEN, FakeApiServer
 from tests.fakes import ManualClock
 from tests.real_apiserver import VARIABLE, RealApiServer
@@ -69,8 +69,8 @@ class Looking:
     def now(self, name: str = "llama") -> Workload | Unavailable:
         return self.workloads.workload(self.server.namespace, name)
 
-    async def settled(self, name: str = "llama") -> Workload | Unavailable:
-        await self.workloads.settled(self.server.namespace, name)
+    async def wait_for_sync(self, name: str = "llama") -> Workload | Unavailable:
+        await self.workloads.wait_for_sync(self.server.namespace, name)
         return self.now(name)
 
     async def watching(self) -> None:
@@ -138,7 +138,7 @@ def test_a_workload_is_its_target_its_size_its_pods_and_its_triggers(server: Fak
     server.pod("llama-0", "gpu-9", namespace="elsewhere")
 
     async def talk(client: Looking) -> None:
-        workload = await client.settled()
+        workload = await client.wait_for_sync()
         assert isinstance(workload, Workload)
         assert (workload.kind, workload.target) == ("ScaledObject", "Deployment llama")
         assert (workload.spec_replicas, workload.status_replicas) == (3, 2)
@@ -178,7 +178,7 @@ def test_the_same_knowledge_is_the_same_object_and_costs_no_request(server: Fake
     populate(server)
 
     async def talk(client: Looking) -> None:
-        first = await client.settled()
+        first = await client.wait_for_sync()
         await client.watching()
         asked = server.requests.total()
         server.scale("another", 1)
@@ -199,7 +199,7 @@ def test_what_happens_to_pods_and_size_is_heard_of(any_server: AnyServer) -> Non
     populate(any_server)
 
     async def talk(client: Looking) -> None:
-        await client.settled()
+        await client.wait_for_sync()
         any_server.scale("llama", 3, actual=2)
         await client.until(lambda workload: (workload.spec_replicas, workload.status_replicas) == (3, 2))
         any_server.pod("llama-2", None, ready=False)
@@ -225,7 +225,7 @@ def test_a_stateful_set_is_a_target_like_a_deployment(any_server: AnyServer) -> 
     any_server.pod("big-0", "gpu-7", app="big")
 
     async def talk(client: Looking) -> None:
-        workload = await client.settled()
+        workload = await client.wait_for_sync()
         assert isinstance(workload, Workload)
         assert (workload.target, workload.spec_replicas, names(workload)) == ("StatefulSet big", 1, ["big-0"])
 
@@ -245,7 +245,7 @@ def test_any_kind_with_a_scale_is_a_target(
     server.pod("big-0", "gpu-7", app="big")
 
     async def talk(client: Looking) -> None:
-        workload = await client.settled()
+        workload = await client.wait_for_sync()
         assert isinstance(workload, Workload)
         assert (workload.target, names(workload)) == (f"{kind} big", ["big-0"])
         assert server.requests["discover"] == (0 if resolved else 1)
@@ -261,7 +261,7 @@ def test_a_scaled_job_is_its_unfinished_pods(any_server: AnyServer) -> None:
     any_server.pod("run-2", "gpu-7", labels=label, phase="Succeeded", ready=False)
 
     async def talk(client: Looking) -> None:
-        workload = await client.settled()
+        workload = await client.wait_for_sync()
         assert isinstance(workload, Workload)
         assert (workload.kind, workload.spec_replicas, len(workload.pods)) == ("ScaledJob", 2, 3)
 
@@ -273,7 +273,7 @@ def test_long_lists_come_in_pages(server: FakeApiServer) -> None:
     server.page_limit = 3
 
     async def talk(client: Looking) -> None:
-        workload = await client.settled()
+        workload = await client.wait_for_sync()
         assert isinstance(workload, Workload)
         assert len(workload.pods) == 7
         assert server.requests["list pods"] == 3
@@ -343,7 +343,7 @@ def test_what_must_be_changed_by_somebody_is_said_with_the_remedy(
     async def talk(client: Looking) -> None:
         known = await client.until_not(reason)
         assert reason in known.reason
-        assert known.is_final
+        assert known.is_permanent
 
     looking(server, talk)
 
@@ -369,7 +369,7 @@ def test_an_object_that_is_deleted_and_made_again_is_followed_again(any_server: 
     populate(any_server)
 
     async def talk(client: Looking) -> None:
-        await client.settled()
+        await client.wait_for_sync()
         any_server.delete("scaledobjects", "llama")
         await client.until_not("there is no ScaledObject and no ScaledJob of this name")
         any_server.scale("newer", 1)
@@ -400,7 +400,7 @@ def test_what_happened_meanwhile_is_caught_up_with(
     populate(server)
 
     async def talk(client: Looking) -> None:
-        await client.settled()
+        await client.wait_for_sync()
         await asyncio.to_thread(mishap, server)
         server.delete("pods", "llama-0")
         server.pod("llama-9", "gpu-9")
@@ -414,7 +414,7 @@ def test_a_watch_that_goes_on_from_a_bookmark_does_not_list_again(server: FakeAp
     populate(server)
 
     async def talk(client: Looking) -> None:
-        await client.settled()
+        await client.wait_for_sync()
         await client.watching()
         marked = server.bookmark()
         while {one._version for one in client.workloads.watched._collections.values()} != {marked}:
@@ -433,7 +433,7 @@ def test_a_server_that_is_gone_is_believed_for_a_minute(server: FakeApiServer) -
     populate(server)
 
     async def talk(client: Looking) -> None:
-        known = await client.settled()
+        known = await client.wait_for_sync()
         await client.watching()
         client.clock.advance(300)  # nothing happens, and the watches are open all the while
         await asyncio.to_thread(server.stop)
@@ -443,7 +443,7 @@ def test_a_server_that_is_gone_is_believed_for_a_minute(server: FakeApiServer) -
         client.clock.advance(BELIEVED_SECONDS + 1)
         lost = client.now()
         assert isinstance(lost, Unavailable)
-        assert not lost.is_final
+        assert not lost.is_permanent
         assert "the API server last answered 61 s ago (limit 60 s): " in lost.reason
         await asyncio.to_thread(server.start)
         await client.until(lambda workload: len(workload.pods) == 2)
@@ -456,7 +456,7 @@ def test_a_server_that_was_never_there_is_said_and_waits_for_nobody(server: Fake
 
     async def talk(client: Looking) -> None:
         known = await client.until_not(f"the API server {server.url} does not answer")
-        assert not known.is_final
+        assert not known.is_permanent
 
     looking(server, talk)
 
@@ -468,20 +468,20 @@ def test_a_workload_nobody_asks_about_is_let_go_and_collections_go_with_their_la
     server.pod("other-0", "gpu-7", app="other")
 
     async def talk(client: Looking) -> None:
-        await client.settled()
-        await client.settled("other")
+        await client.wait_for_sync()
+        await client.wait_for_sync("other")
         assert len(client.workloads.watched) == 4  # ScaledObjects and Deployments once, pods twice
-        client.clock.advance(LET_GO_SECONDS)
+        client.clock.advance(IDLE_TIMEOUT_SECONDS)
         client.now()
         client.clock.advance(1)
-        client.workloads.tidy()
+        client.workloads.expire_idle()
         assert len(client.workloads.watched) == 3
-        client.clock.advance(LET_GO_SECONDS + 1)
-        client.workloads.tidy()
+        client.clock.advance(IDLE_TIMEOUT_SECONDS + 1)
+        client.workloads.expire_idle()
         assert len(client.workloads.watched) == 0
         while server.watches.total():
             await asyncio.sleep(0)
-        assert isinstance(await client.settled(), Workload)
+        assert isinstance(await client.wait_for_sync(), Workload)
 
     looking(server, talk)
 
@@ -490,12 +490,12 @@ def test_an_idle_cluster_is_asked_nothing(server: FakeApiServer) -> None:
     populate(server)
 
     async def talk(client: Looking) -> None:
-        await client.settled()
+        await client.wait_for_sync()
         await client.watching()
         asked = server.requests.total()
         for _ in range(100):
             client.now()
-            client.workloads.tidy()
+            client.workloads.expire_idle()
             await asyncio.sleep(0)
         assert server.requests.total() == asked
         assert dict(server.requests) == {
@@ -516,9 +516,9 @@ def test_names_that_are_none_reach_no_api_server(server: FakeApiServer) -> None:
         for namespace, name in (("../../x", "llama"), ("ai", "a/b"), ("ai", ""), ("AI", "llama"), ("ai", "x" * 300)):
             known = client.workloads.workload(namespace, name)
             assert isinstance(known, Unavailable)
-            assert known.is_final
+            assert known.is_permanent
             assert "is no name of a Kubernetes object" in known.reason
-            await client.workloads.settled(namespace, name)
+            await client.workloads.wait_for_sync(namespace, name)
         assert server.requests.total() == 0
 
     looking(server, talk)
@@ -529,7 +529,7 @@ def test_watches_are_counted_by_resource_and_state(server: FakeApiServer) -> Non
     server.forbid("watch", "nodes")
 
     async def talk(client: Looking) -> None:
-        await client.settled()
+        await client.wait_for_sync()
         await client.watching()
         client.workloads.node_labels()
         while (counted := client.workloads.watches()).get(("nodes", WatchState.UNKNOWN)) is None:
@@ -549,7 +549,7 @@ def test_resources_that_are_counted_apart_are_bounded(server: FakeApiServer, mon
     populate(server)
 
     async def talk(client: Looking) -> None:
-        await client.settled()
+        await client.wait_for_sync()
         await client.watching()
         assert client.workloads.watches() == {
             ("scaledobjects.keda.sh", WatchState.WATCHING): 1,
@@ -565,7 +565,7 @@ def test_workloads_are_bounded(server: FakeApiServer, monkeypatch: pytest.Monkey
 
     async def talk(client: Looking) -> None:
         for name in ("a", "b"):
-            await client.settled(name)
+            await client.wait_for_sync(name)
         known = client.now("c")
         assert isinstance(known, Unavailable)
         assert known.reason == "2 workloads are followed, the most there may be"
@@ -586,8 +586,8 @@ def test_node_labels_are_watched_once_somebody_asks(server: FakeApiServer) -> No
         server.put("nodes", "gpu-8", "", metadata={"labels": {"pool": "b"}})
         await client.news.wait()
         assert set(client.workloads.node_labels()) == {"gpu-7", "gpu-8"}  # type: ignore[arg-type]
-        client.clock.advance(LET_GO_SECONDS + 1)
-        client.workloads.tidy()
+        client.clock.advance(IDLE_TIMEOUT_SECONDS + 1)
+        client.workloads.expire_idle()
         assert len(client.workloads.watched) == 0
 
     looking(server, talk)
@@ -603,7 +603,7 @@ def test_the_token_is_read_again_when_it_was_renewed(server: FakeApiServer, tmp_
         workloads = Workloads(ApiClient(access), clock=client.clock, on_change=client.news.set)
         client.workloads, unused = workloads, client.workloads
         await unused.close()
-        await client.settled()
+        await client.wait_for_sync()
         server.tokens = {"renewed"}
         token.write_text("renewed\n")
         server.cut()
@@ -620,7 +620,7 @@ def test_an_object_that_nobody_has_thought_of_does_not_end_the_watch(
     monkeypatch.setattr(collection_module, "_LONGEST_PAUSE_SECONDS", 0.01)
 
     async def talk(client: Looking) -> None:
-        await client.settled()
+        await client.wait_for_sync()
         whole = objects.pod
 
         def stumbling(item: Mapping[str, Any], to_monotonic: float) -> Pod:
@@ -641,7 +641,7 @@ def test_a_scale_that_cannot_be_read_for_a_moment_is_believed_for_a_minute(serve
     populate(server)
 
     async def talk(client: Looking) -> None:
-        before = await client.settled()
+        before = await client.wait_for_sync()
         await client.watching()
         server.break_down("get", "deployments/scale")
         server.scale("llama", 5)
@@ -654,7 +654,7 @@ def test_a_scale_that_cannot_be_read_for_a_moment_is_believed_for_a_minute(serve
         watched = server.requests["watch pods"]
         client.clock.advance(BELIEVED_SECONDS + 1)
         lost = await client.until_not("the API server answers 503")
-        assert not lost.is_final
+        assert not lost.is_permanent
         server.mend("get", "deployments/scale")
         await client.until(lambda workload: workload.spec_replicas == 5)
         assert watched == 1
@@ -675,11 +675,11 @@ def test_a_scale_is_not_believed_of_another_target(server: FakeApiServer) -> Non
     server.scale("newer", 7)
 
     async def talk(client: Looking) -> None:
-        await client.settled()
+        await client.wait_for_sync()
         server.break_down("get", "deployments/scale")
         server.scaled_object("llama", target="newer")
         lost = await client.until_not("the API server answers 503")
-        assert not lost.is_final
+        assert not lost.is_permanent
 
     looking(server, talk)
 
@@ -689,9 +689,9 @@ def test_an_api_that_is_not_installed_is_named(server: FakeApiServer) -> None:
     server.uninstall("rollouts")
 
     async def talk(client: Looking) -> None:
-        known = await client.settled()
+        known = await client.wait_for_sync()
         assert isinstance(known, Unavailable)
-        assert known.is_final
+        assert known.is_permanent
         assert known.reason == (
             "ai/llama: the API server has no Rollout of argoproj.io/v1alpha1: "
             "is its CustomResourceDefinition installed?"
@@ -709,7 +709,7 @@ def test_a_wall_clock_that_is_set_does_not_age_new_pods(server: FakeApiServer) -
         client.workloads = Workloads(
             ApiClient(server.access), clock=client.clock, wall_clock=lambda: wall[0], on_change=client.news.set
         )
-        await client.settled()
+        await client.wait_for_sync()
         wall[0] += 3600  # the clock was an hour slow, and is put right
         server.pod("llama-9", "gpu-9", created="2023-11-14T23:13:20Z")  # which is now
         known = await client.until(lambda workload: "llama-9" in names(workload))
@@ -730,7 +730,7 @@ def test_pages_are_of_one_instant_whatever_happens_between_them(server: FakeApiS
     server.between_pages = lambda: server.delete("pods", "llama-0")
 
     async def talk(client: Looking) -> None:
-        await client.settled()
+        await client.wait_for_sync()
         await client.until(lambda workload: names(workload) == [f"llama-{number}" for number in range(1, 6)])
 
     looking(server, talk)
@@ -742,7 +742,7 @@ def test_a_page_that_is_gone_does_not_show(server: FakeApiServer) -> None:
     server.between_pages = server.compact
 
     async def talk(client: Looking) -> None:
-        known = await client.settled()
+        known = await client.wait_for_sync()
         assert isinstance(known, Workload)
         assert len(known.pods) == 6
         assert server.requests["list pods"] == 3  # a page, one that is gone, and everything
@@ -762,7 +762,7 @@ def test_a_selector_of_any_kind_is_asked_as_it_stands(server: FakeApiServer) -> 
     server.pod("old", "gpu-1", labels={"app": "llama", "tier": "a", "old": ""})
 
     async def talk(client: Looking) -> None:
-        known = await client.settled()
+        known = await client.wait_for_sync()
         assert isinstance(known, Workload)
         assert names(known) == ["chosen"]
 

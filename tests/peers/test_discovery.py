@@ -9,10 +9,10 @@ from keda_gpu_scaler.core.interfaces import Discovery, KubeError
 from keda_gpu_scaler.peers.discovery import DiscoveryError, DnsDiscovery, parse_discovery
 
 
-def first(directory: Discovery) -> Mapping[str, str]:
+def first(discovery: Discovery) -> Mapping[str, str]:
     async def run() -> Mapping[str, str]:
         async with asyncio.timeout(20):
-            return await anext(directory.addresses())
+            return await anext(discovery.addresses())
 
     return asyncio.run(run())
 

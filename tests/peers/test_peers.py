@@ -19,7 +19,7 @@ from keda_gpu_scaler.core.state.fleet import PEERS_UNKNOWN, History
 from keda_gpu_scaler.core.types import Device, Sample
 from keda_gpu_scaler.peers import client as following_module
 from keda_gpu_scaler.peers import server as sharing_module
-from keda_gpu_scaler.peers.client import LET_GO_SECONDS, WATCH, FleetClient
+from keda_gpu_scaler.peers.client import IDLE_TIMEOUT_SECONDS, WATCH, FleetClient
 from keda_gpu_scaler.peers.server import MAX_FOLLOWERS, FleetServer
 from keda_gpu_scaler.wire import fleet_pb2 as pb
 from keda_gpu_scaler.wire import fleet_pb2_grpc as pb_grpc
@@ -171,13 +171,13 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_every_peer_tells_is_there_once_the_fleet_has_settled() -> None:
     async def talk(crowd: Crowd) -> None:
         await crowd.start(crowd.instance("gpu-7", sample(0, 0.5)), crowd.instance("gpu-8", sample(0, 0.9)))
-        crowd.following.ask(10)
-        await crowd.following.settled()
+        crowd.following.register_interest(10)
+        await crowd.following.wait_for_sync()
         assert {node: history.newest.samples for node, history in crowd.following.histories().items()} == {
             "gpu-7": (sample(0, 0.5),),
             "gpu-8": (sample(0, 0.9),),
         }
-        assert crowd.following.silent() == {}
+        assert crowd.following.unavailable() == {}
 
     among(talk)
 
@@ -186,8 +186,8 @@ def test_a_change_comes_by_itself_and_what_did_not_change_is_the_same_object() -
     async def talk(crowd: Crowd) -> None:
         peer = crowd.instance("gpu-7", sample(0, 0.5), sample(1, 0.5))
         await crowd.start(peer)
-        crowd.following.ask(10)
-        await crowd.following.settled()
+        crowd.following.register_interest(10)
+        await crowd.following.wait_for_sync()
         before = crowd.newest("gpu-7")
         crowd.news.clear()
         peer.see(sample(0, 0.5), sample(1, 0.7))
@@ -205,8 +205,8 @@ def test_nobody_is_followed_before_somebody_asks() -> None:
     async def talk(crowd: Crowd) -> None:
         stranger = Stranger()
         await crowd.start(stranger)
-        crowd.following.tidy()
-        await crowd.following.settled()
+        crowd.following.expire_idle()
+        await crowd.following.wait_for_sync()
         assert stranger.asked == 0
 
     among(talk)
@@ -217,14 +217,14 @@ def test_it_is_told_how_many_are_followed_and_for_how_long_the_longest_silent_ha
         one, other = crowd.instance("gpu-1", sample(0, 0.5)), crowd.instance("gpu-2", sample(0, 0.5))
         await crowd.start(one, other)
         assert crowd.following.counts() == PeerCounts(0, 0.0)
-        crowd.following.ask(10)
-        await crowd.until(lambda: len(crowd.following.histories()) == 2 and not crowd.following.silent())
+        crowd.following.register_interest(10)
+        await crowd.until(lambda: len(crowd.following.histories()) == 2 and not crowd.following.unavailable())
         assert crowd.following.counts() == PeerCounts(2, 0.0)
         other.see(sample(0, 0.7), after_seconds=5)  # from now on it is silent
         await crowd.until(lambda: crowd.newest("gpu-2") == (sample(0, 0.7),))
         crowd.clock.advance(7)
         await other.stop()
-        await crowd.until(lambda: "gpu-2" in crowd.following.silent())
+        await crowd.until(lambda: "gpu-2" in crowd.following.unavailable())
         assert crowd.following.counts() == PeerCounts(2, 7.0)
         crowd.clock.advance(5)
         assert crowd.following.counts() == PeerCounts(2, 12.0)
@@ -237,7 +237,7 @@ def test_it_is_told_how_many_are_followed_and_for_how_long_the_longest_silent_ha
 def test_a_peer_that_never_told_anything_is_silent_since_it_was_listed() -> None:
     async def talk(crowd: Crowd) -> None:
         crowd.listing.change("127.0.0.1:1")
-        crowd.following.ask(10)
+        crowd.following.register_interest(10)
         await crowd.until(lambda: crowd.following.counts().followed)
         crowd.clock.advance(30)
         assert crowd.following.counts() == PeerCounts(1, 30.0)
@@ -248,16 +248,16 @@ def test_a_peer_that_never_told_anything_is_silent_since_it_was_listed() -> None
 def test_a_fleet_that_nobody_asks_about_is_let_go_and_found_again() -> None:
     async def talk(crowd: Crowd) -> None:
         await crowd.start(crowd.instance("gpu-7", sample(0, 0.5)))
-        crowd.following.ask(10)
-        await crowd.following.settled()
-        crowd.clock.advance(LET_GO_SECONDS)
-        crowd.following.tidy()
+        crowd.following.register_interest(10)
+        await crowd.following.wait_for_sync()
+        crowd.clock.advance(IDLE_TIMEOUT_SECONDS)
+        crowd.following.expire_idle()
         assert crowd.following._tasks  # asked for the last time just then
         crowd.clock.advance(1)
-        crowd.following.tidy()
+        crowd.following.expire_idle()
         assert (crowd.newest("gpu-7"), crowd.following._tasks) == (None, {})
-        crowd.following.ask(10)
-        await crowd.following.settled()
+        crowd.following.register_interest(10)
+        await crowd.following.wait_for_sync()
         assert crowd.newest("gpu-7") == (sample(0, 0.5),)
 
     among(talk)
@@ -267,10 +267,10 @@ def test_an_instance_recognises_itself() -> None:
     async def talk(crowd: Crowd) -> None:
         me = crowd.instance("me", sample(0, 0.5))
         await crowd.start(me)
-        crowd.following.ask(10)
-        await crowd.following.settled()
+        crowd.following.register_interest(10)
+        await crowd.following.wait_for_sync()
         assert crowd.following.histories() == {}
-        assert crowd.following.silent() == {}
+        assert crowd.following.unavailable() == {}
 
     among(talk)
 
@@ -282,8 +282,8 @@ def test_age_is_counted_by_the_receiver_from_what_the_sender_measured() -> None:
         peer.sharing = FleetServer(lambda: peer.history, lambda: None, elsewhere, "another clock")
         peer.history = node_history("gpu-7", sample(0, 0.5), at=2.0)
         await crowd.start(peer)
-        crowd.following.ask(10)
-        await crowd.following.settled()
+        crowd.following.register_interest(10)
+        await crowd.following.wait_for_sync()
         assert crowd.following.histories()["gpu-7"].age_seconds(crowd.clock.now) == 3.0
 
     among(talk)
@@ -292,9 +292,9 @@ def test_age_is_counted_by_the_receiver_from_what_the_sender_measured() -> None:
 def test_a_front_end_has_nothing_to_tell_and_is_not_missed() -> None:
     async def talk(crowd: Crowd) -> None:
         await crowd.start(crowd.instance("front", sample(0, 0.5), deviceless=True))
-        crowd.following.ask(10)
-        await crowd.following.settled()
-        assert (crowd.following.histories(), crowd.following.silent()) == ({}, {})
+        crowd.following.register_interest(10)
+        await crowd.following.wait_for_sync()
+        assert (crowd.following.histories(), crowd.following.unavailable()) == ({}, {})
 
     among(talk)
 
@@ -304,13 +304,13 @@ def test_a_peer_without_a_snapshot_says_why() -> None:
         peer = crowd.instance("gpu-7")
         peer.failure = "no NVIDIA driver library here"
         await crowd.start(peer)
-        crowd.following.ask(10)
-        await crowd.following.settled()
-        assert crowd.following.silent() == {peer.address: "no NVIDIA driver library here"}
+        crowd.following.register_interest(10)
+        await crowd.following.wait_for_sync()
+        assert crowd.following.unavailable() == {peer.address: "no NVIDIA driver library here"}
         peer.failure = None
         peer.see(sample(0, 0.5))
         await crowd.until(lambda: crowd.newest("gpu-7"))
-        assert crowd.following.silent() == {}
+        assert crowd.following.unavailable() == {}
 
     among(talk)
 
@@ -321,10 +321,10 @@ def test_a_peer_whose_driver_hangs_keeps_the_line_and_its_age_grows(monkeypatch:
     async def talk(crowd: Crowd) -> None:
         peer = crowd.instance("gpu-7", sample(0, 0.5))
         await crowd.start(peer)
-        crowd.following.ask(10)
-        await crowd.following.settled()
+        crowd.following.register_interest(10)
+        await crowd.following.wait_for_sync()
         peer.failure = "the driver does not answer"
-        await crowd.until(lambda: crowd.following.silent() == {"gpu-7": "the driver does not answer"})
+        await crowd.until(lambda: crowd.following.unavailable() == {"gpu-7": "the driver does not answer"})
         crowd.clock.advance(30)
         assert crowd.following.histories()["gpu-7"].age_seconds(crowd.clock.now) == 30
 
@@ -369,9 +369,9 @@ def test_nonsense_is_named_and_does_not_disturb_the_others(messages: list[bytes]
     async def talk(crowd: Crowd) -> None:
         stranger = Stranger(*messages)
         await crowd.start(crowd.instance("gpu-7", sample(0, 0.5)), stranger)
-        crowd.following.ask(10)
-        await crowd.following.settled()
-        assert sentence in crowd.following.silent()[stranger.address]
+        crowd.following.register_interest(10)
+        await crowd.following.wait_for_sync()
+        assert sentence in crowd.following.unavailable()[stranger.address]
         assert crowd.newest("gpu-7") == (sample(0, 0.5),)
         await crowd.until(lambda: stranger.asked > 2)
 
@@ -384,9 +384,9 @@ def test_a_peer_that_hangs_is_given_up_and_asked_again(monkeypatch: pytest.Monke
     async def talk(crowd: Crowd) -> None:
         stranger = Stranger()
         await crowd.start(stranger)
-        crowd.following.ask(10)
-        await crowd.following.settled()
-        assert crowd.following.silent() == {stranger.address: "nothing came for 0.3 s"}
+        crowd.following.register_interest(10)
+        await crowd.following.wait_for_sync()
+        assert crowd.following.unavailable() == {stranger.address: "nothing came for 0.3 s"}
         await crowd.until(lambda: stranger.asked > 1)
 
     among(talk)
@@ -405,9 +405,9 @@ def test_a_peer_that_is_not_there_is_silent_and_tried_again(stranger: Stranger |
             await crowd.start(stranger)
         else:
             crowd.listing.change("127.0.0.1:9")
-        crowd.following.ask(10)
-        await crowd.following.settled()
-        [said] = crowd.following.silent().values()
+        crowd.following.register_interest(10)
+        await crowd.following.wait_for_sync()
+        [said] = crowd.following.unavailable().values()
         assert sentence in said
 
     among(talk)
@@ -417,10 +417,10 @@ def test_a_peer_that_restarts_is_followed_again_and_its_history_goes_on() -> Non
     async def talk(crowd: Crowd) -> None:
         peer = crowd.instance("gpu-7", sample(0, 0.5))
         await crowd.start(peer)
-        crowd.following.ask(10)
-        await crowd.following.settled()
+        crowd.following.register_interest(10)
+        await crowd.following.wait_for_sync()
         await peer.stop()
-        await crowd.until(crowd.following.silent)
+        await crowd.until(crowd.following.unavailable)
         assert crowd.newest("gpu-7") == (sample(0, 0.5),)
         crowd.clock.advance(3)
         again = crowd.instance("gpu-7", sample(0, 0.8))
@@ -428,7 +428,7 @@ def test_a_peer_that_restarts_is_followed_again_and_its_history_goes_on() -> Non
         await crowd.start(again)
         await crowd.until(lambda: crowd.newest("gpu-7") == (sample(0, 0.8),))
         assert [one.at_seconds for one in crowd.following.histories()["gpu-7"].snapshots] == [1000.0, 1003.0]
-        assert crowd.following.silent() == {}
+        assert crowd.following.unavailable() == {}
 
     among(talk)
 
@@ -437,17 +437,17 @@ def test_a_stream_that_is_opened_anew_before_anything_happened_leaves_the_histor
     async def talk(crowd: Crowd) -> None:
         peer = crowd.instance("gpu-7", sample(0, 0.5))
         await crowd.start(peer)
-        crowd.following.ask(10)
-        await crowd.following.settled()
+        crowd.following.register_interest(10)
+        await crowd.following.wait_for_sync()
         peer.see(sample(0, 0.8))
         await crowd.until(lambda: crowd.newest("gpu-7") == (sample(0, 0.8),))
         before = crowd.following.histories()["gpu-7"]
         await peer.stop()
-        await crowd.until(crowd.following.silent)
+        await crowd.until(crowd.following.unavailable)
         again = crowd.instance("gpu-7")
         again.history, again.address = peer.history, peer.address
         await crowd.start(again)
-        await crowd.until(lambda: not crowd.following.silent())
+        await crowd.until(lambda: not crowd.following.unavailable())
         assert crowd.following.histories()["gpu-7"] is before
         assert len(before.snapshots) == 2
 
@@ -462,9 +462,9 @@ def test_a_change_may_come_after_words_without_news() -> None:
         told.append(pb.Update(change=(encode_change(before, after) or "").encode()))
         stranger = Stranger(*(update.SerializeToString() for update in told))
         await crowd.start(stranger)
-        crowd.following.ask(10)
+        crowd.following.register_interest(10)
         await crowd.until(lambda: crowd.newest("gpu-7") == (sample(0, 0.8),))
-        assert (stranger.asked, crowd.following.silent()) == (1, {})
+        assert (stranger.asked, crowd.following.unavailable()) == (1, {})
 
     among(talk)
 
@@ -483,7 +483,7 @@ def test_who_only_talks_nonsense_is_asked_less_and_less_often(monkeypatch: pytes
         later = pb.Update(snapshot=good.replace('"version":1', '"version":2').encode()).SerializeToString()
         hello = pb.Update(snapshot=good.encode()).SerializeToString()
         await crowd.start(Stranger(later), Stranger(hello, b"\xff"))
-        crowd.following.ask(10)
+        crowd.following.register_interest(10)
         await crowd.until(lambda: pauses.count(10.0) >= 4)
         assert [seconds for seconds, _ in itertools.groupby(sorted(pauses))] == [0.5, 1.0, 2.0, 4.0, 8.0, 10.0]
         assert pauses.count(0.5) == 2
@@ -504,7 +504,7 @@ def test_who_talked_sense_for_a_while_is_asked_again_soon(monkeypatch: pytest.Mo
     async def talk(crowd: Crowd) -> None:
         hello = pb.Update(snapshot=encode(node_history("gpu-9").newest).encode()).SerializeToString()
         await crowd.start(Stranger(hello, hangs_up=True))
-        crowd.following.ask(10)
+        crowd.following.register_interest(10)
         await crowd.until(lambda: len(pauses) >= 5)
         assert set(pauses) == {0.5}
 
@@ -534,7 +534,7 @@ def test_a_peer_that_does_not_answer_makes_room_for_those_that_do(monkeypatch: p
 
     async def talk(crowd: Crowd) -> None:
         await crowd.start(Stranger(), Stranger(), crowd.instance("gpu-7", sample(0, 0.5)))
-        crowd.following.ask(10)
+        crowd.following.register_interest(10)
         await crowd.until(lambda: crowd.newest("gpu-7"))
 
     among(talk)
@@ -546,8 +546,8 @@ def test_one_that_answers_makes_room_at_once(monkeypatch: pytest.MonkeyPatch) ->
 
     async def talk(crowd: Crowd) -> None:
         await crowd.start(crowd.instance("gpu-7", sample(0, 0.5)), crowd.instance("gpu-8", sample(0, 0.5)))
-        crowd.following.ask(10)
-        await crowd.following.settled()
+        crowd.following.register_interest(10)
+        await crowd.following.wait_for_sync()
         assert sorted(crowd.following.histories()) == ["gpu-7", "gpu-8"]
 
     among(talk)
@@ -567,7 +567,7 @@ def test_a_peer_that_talks_without_end_has_to_wait(monkeypatch: pytest.MonkeyPat
             Stranger(*(message.SerializeToString() for message in messages)),
             crowd.instance("gpu-7", sample(0, 0.5)),
         )
-        crowd.following.ask(10)
+        crowd.following.register_interest(10)
         await crowd.until(lambda: len(crowd.following.histories()) == 2 and crowd.news.is_set())
         await crowd.until(lambda: len(crowd.following.histories()["gpu-9"].snapshots) >= 3)
         for _ in range(1000):
@@ -582,9 +582,9 @@ def test_what_a_peer_says_of_itself_is_printable_and_of_bounded_length() -> None
         peer = crowd.instance("gpu-7")
         peer.failure = "\x1b[2Jall\nis well" + "!" * 5000
         await crowd.start(peer)
-        crowd.following.ask(10)
-        await crowd.following.settled()
-        [said] = crowd.following.silent().values()
+        crowd.following.register_interest(10)
+        await crowd.following.wait_for_sync()
+        [said] = crowd.following.unavailable().values()
         assert said.startswith("?[2Jall?is well!!!")
         assert len(said) == 500
 
@@ -600,8 +600,8 @@ def test_a_node_that_calls_itself_otherwise_than_the_directory_does_is_said_once
         other = crowd.instance("gpu-8", sample(0, 0.5))
         await crowd.start(other)
         crowd.listing.listing = {peer.address: "gpu-7", other.address: "gpu-8"}
-        crowd.following.ask(10)
-        await crowd.following.settled()
+        crowd.following.register_interest(10)
+        await crowd.following.wait_for_sync()
         peer.see(sample(0, 0.8))
         await crowd.until(lambda: crowd.newest("0a1b2c3d") == (sample(0, 0.8),))
         await peer.stop()
@@ -619,7 +619,7 @@ def test_a_dead_address_of_a_node_that_lives_at_another_is_logged_once(caplog: p
         peer, stranger = crowd.instance("gpu-7", sample(0, 0.1)), Stranger(hangs_up=True)
         await crowd.start(peer, stranger)
         crowd.listing.listing = dict.fromkeys((peer.address, stranger.address), "gpu-7")
-        crowd.following.ask(10)
+        crowd.following.register_interest(10)
         for utilization in (0.2, 0.3, 0.4):
             await crowd.until(functools.partial(tried_since, stranger.asked, stranger))
             peer.see(sample(0, utilization))
@@ -648,12 +648,12 @@ def test_a_directory_with_a_defect_is_named_and_asked_again(caplog: pytest.LogCa
             return listing()
 
         crowd.listing.addresses = broken  # type: ignore[method-assign]
-        crowd.following.ask(10)
-        await crowd.following.settled()
-        assert list(crowd.following.silent().values()) == ["unexpected ZeroDivisionError: by zero"]
+        crowd.following.register_interest(10)
+        await crowd.following.wait_for_sync()
+        assert list(crowd.following.unavailable().values()) == ["unexpected ZeroDivisionError: by zero"]
         await crowd.start(crowd.instance("gpu-7", sample(0, 0.5)))
         await crowd.until(lambda: crowd.newest("gpu-7"))
-        assert crowd.following.silent() == {}
+        assert crowd.following.unavailable() == {}
 
     among(talk)
 
@@ -674,7 +674,7 @@ def test_the_cadence_slows_with_the_number_of_peers(monkeypatch: pytest.MonkeyPa
 
             stranger._watch = noting  # type: ignore[method-assign]
         await crowd.start(strangers[0])
-        crowd.following.ask(10)
+        crowd.following.register_interest(10)
         await crowd.until(lambda: wanted)
         assert set(wanted) == {0.5}
         wanted.clear()
@@ -688,15 +688,15 @@ def test_peers_that_come_and_go_in_the_directory() -> None:
     async def talk(crowd: Crowd) -> None:
         first, second = crowd.instance("gpu-7", sample(0, 0.5)), crowd.instance("gpu-8", sample(0, 0.9))
         await crowd.start(first)
-        crowd.following.ask(10)
-        await crowd.following.settled()
+        crowd.following.register_interest(10)
+        await crowd.following.wait_for_sync()
         await second.start()
         crowd.listing.change(second.address)
         await crowd.until(lambda: crowd.newest("gpu-8"))
         await second.stop()
         assert crowd.newest("gpu-7")  # it may be a node that is cut off: it ages, and is forgotten later
         crowd.clock.advance(61)
-        crowd.following.tidy()
+        crowd.following.expire_idle()
         assert crowd.newest("gpu-7") is None
 
     among(talk)
@@ -704,16 +704,16 @@ def test_peers_that_come_and_go_in_the_directory() -> None:
 
 def test_law_1_until_there_is_a_listing_it_is_said_that_nobody_knows_the_peers() -> None:
     async def talk(crowd: Crowd) -> None:
-        crowd.following.ask(10)
-        assert crowd.following.silent() == {PEERS_UNKNOWN: "they are being looked up"}
-        await crowd.following.settled()  # with a listing that is empty
-        assert list(crowd.following.silent()) == [PEERS_UNKNOWN]
-        assert crowd.following.silent()[PEERS_UNKNOWN].startswith("discovery finds no instance at all")
+        crowd.following.register_interest(10)
+        assert crowd.following.unavailable() == {PEERS_UNKNOWN: "they are being looked up"}
+        await crowd.following.wait_for_sync()  # with a listing that is empty
+        assert list(crowd.following.unavailable()) == [PEERS_UNKNOWN]
+        assert crowd.following.unavailable()[PEERS_UNKNOWN].startswith("discovery finds no instance at all")
         await crowd.start(crowd.instance("gpu-7", sample(0, 0.5)))
         await crowd.until(lambda: crowd.newest("gpu-7"))
-        assert crowd.following.silent() == {}
+        assert crowd.following.unavailable() == {}
         crowd.listing.change()
-        await crowd.until(lambda: PEERS_UNKNOWN in crowd.following.silent())
+        await crowd.until(lambda: PEERS_UNKNOWN in crowd.following.unavailable())
 
     among(talk)
 
@@ -723,10 +723,10 @@ def test_law_1_a_peer_that_is_listed_is_silent_until_it_was_heard() -> None:
         mute = Stranger()
         await mute.start()
         crowd.listing.change(mute.address, **{"gpu-7": "127.0.0.1:1"})
-        crowd.following.ask(10)
-        await crowd.until(lambda: mute.address in crowd.following.silent())
-        assert crowd.following.silent()[mute.address] == "it has not been heard yet"
-        assert "gpu-7" in crowd.following.silent()
+        crowd.following.register_interest(10)
+        await crowd.until(lambda: mute.address in crowd.following.unavailable())
+        assert crowd.following.unavailable()[mute.address] == "it has not been heard yet"
+        assert "gpu-7" in crowd.following.unavailable()
         await mute.stop()
 
     among(talk)
@@ -735,12 +735,12 @@ def test_law_1_a_peer_that_is_listed_is_silent_until_it_was_heard() -> None:
 def test_a_directory_that_fails_later_leaves_the_listing_as_it_was() -> None:
     async def talk(crowd: Crowd) -> None:
         await crowd.start(crowd.instance("gpu-7", sample(0, 0.5)))
-        crowd.following.ask(10)
+        crowd.following.register_interest(10)
         await crowd.until(lambda: crowd.newest("gpu-7"))
         crowd.listing.failure = "--peers: agents cannot be resolved"
         crowd.listing.news.set()
-        await crowd.until(crowd.following.silent)
-        assert dict(crowd.following.silent()) == {"(discovery)": "--peers: agents cannot be resolved"}
+        await crowd.until(crowd.following.unavailable)
+        assert dict(crowd.following.unavailable()) == {"(discovery)": "--peers: agents cannot be resolved"}
 
     among(talk)
 
@@ -748,13 +748,13 @@ def test_a_directory_that_fails_later_leaves_the_listing_as_it_was() -> None:
 def test_a_directory_that_cannot_tell_is_named_and_what_it_told_stands() -> None:
     async def talk(crowd: Crowd) -> None:
         crowd.listing.failure = "--peers: agents cannot be resolved"
-        crowd.following.ask(10)
-        await crowd.following.settled()
-        assert list(crowd.following.silent().values()) == ["--peers: agents cannot be resolved"]
+        crowd.following.register_interest(10)
+        await crowd.following.wait_for_sync()
+        assert list(crowd.following.unavailable().values()) == ["--peers: agents cannot be resolved"]
         crowd.listing.failure = None
         await crowd.start(crowd.instance("gpu-7", sample(0, 0.5)))
         await crowd.until(lambda: crowd.newest("gpu-7"))
-        assert crowd.following.silent() == {}
+        assert crowd.following.unavailable() == {}
 
     among(talk)
 
@@ -770,11 +770,11 @@ def test_history_is_kept_as_long_as_the_longest_window_that_is_asked_for() -> No
                 await crowd.until(lambda: crowd.newest("gpu-7") == peer.history.newest.samples)  # type: ignore[union-attr]
             return len(crowd.following.histories()["gpu-7"].snapshots)
 
-        crowd.following.ask(0)
-        await crowd.following.settled()
+        crowd.following.register_interest(0)
+        await crowd.following.wait_for_sync()
         assert await kept_after(15) == 11
-        crowd.following.ask(20)
-        crowd.following.ask(5)
+        crowd.following.register_interest(20)
+        crowd.following.register_interest(5)
         assert await kept_after(25) == 21
 
     monkey = pytest.MonkeyPatch()

@@ -395,11 +395,11 @@ def test_an_idle_connection_is_closed_after_a_while() -> None:
             with contextlib.closing(fetcher(clock=clock)) as fetches:
                 await fetches.fetch(target(server.port))
                 clock.advance(IDLE_SECONDS - 1)
-                fetches.tidy()
+                fetches.expire_idle()
                 await fetches.fetch(target(server.port))
                 assert connections(server) == [1, 1]
                 clock.advance(IDLE_SECONDS)
-                fetches.tidy()
+                fetches.expire_idle()
                 await server.closed.wait()
                 await fetches.fetch(target(server.port))
                 assert connections(server) == [1, 1, 2]
@@ -1075,12 +1075,12 @@ main.get_command(None, "serve")
 import asyncio
 from keda_gpu_scaler.core.urls import Url
 from keda_gpu_scaler.scrape.credentials import Credentials
-from keda_gpu_scaler.scrape.http_client import Fetcher, Target
-from keda_gpu_scaler.scrape.address_policy import Guard
+from keda_gpu_scaler.scrape.http_client import HttpClient, Target
+from keda_gpu_scaler.scrape.address_policy import AddressPolicy
 
 async def run():
     scheme, host, port, mounts = sys.argv[1:]
-    fetcher = Fetcher(Guard("127.0.0.1"), Credentials(mounts))
+    fetcher = HttpClient(AddressPolicy("127.0.0.1"), Credentials(mounts))
     body = await fetcher.fetch(Target(Url(scheme, host, int(port), "/metrics"), "127.0.0.1"))
     fetcher.close()
     print(body.content.decode().strip(), "ssl" in sys.modules)

@@ -19,7 +19,7 @@ from keda_gpu_scaler.scrape.address_policy import AddressPolicy
 from keda_gpu_scaler.scrape.credentials import Credentials
 from keda_gpu_scaler.scrape.http_client import HttpClient
 from keda_gpu_scaler.scrape.loop import MAX_READINGS
-from keda_gpu_scaler.scrape.manager import LET_GO_SECONDS, MAX_NEEDS, ScrapeManager
+from keda_gpu_scaler.scrape.manager import IDLE_TIMEOUT_SECONDS, MAX_NEEDS, ScrapeManager
 from keda_gpu_scaler.scrape.pacing import Pacer
 from keda_gpu_scaler.scrape.targets import LOST_SECONDS, MAX_ADDRESSES, MAX_CANDIDATES, candidates
 from tests.scrape.virtual_time import play
@@ -54,18 +54,18 @@ class Scene:
     async def __aexit__(self, *_: object) -> None:
         await self.scraping.close()
 
-    async def ask(
+    async def register_interest(
         self, *endpoints: Endpoint, window: float = 10.0, series: str = "", demand: bool = False
     ) -> ScrapeResult:
         """Ask, wait until it is settled, and return what came of the first."""
         selectors = (parse_series(series),) if series else ()
         for endpoint in endpoints:
-            self.scraping.ask(endpoint, window_seconds=window, selectors=selectors, demand=demand)
-        await self.scraping.settled(endpoints)
+            self.scraping.register_interest(endpoint, window_seconds=window, selectors=selectors, demand=demand)
+        await self.scraping.wait_for_sync(endpoints)
         return self.told(endpoints[0])
 
     def told(self, endpoint: Endpoint = POD) -> ScrapeResult:
-        return self.scraping.scraped()[endpoint]
+        return self.scraping.scrape_results()[endpoint]
 
     def page(self, endpoint: Endpoint = POD) -> TargetHistory:
         (page,) = self.told(endpoint).pages
@@ -83,9 +83,9 @@ class Scene:
         """Let time pass, tidying as an agent does, while somebody goes on asking for these."""
         for _ in range(int(seconds / 5)):
             for endpoint in still_asked:
-                self.scraping.ask(endpoint, window_seconds=10.0)
+                self.scraping.register_interest(endpoint, window_seconds=10.0)
             await self.pass_time(5.0)
-            self.scraping.tidy()
+            self.scraping.expire_idle()
 
 
 Scenario = Callable[[], Awaitable[None]]
@@ -156,7 +156,7 @@ def test_no_place_is_tried_twice(engine: str | None) -> None:
 @scenario
 async def test_an_engine_is_found_where_it_answers_and_asked_there_alone_from_then_on() -> None:
     async with Scene({"10.1.2.3:8002/metrics": ABSENT, "10.1.2.3:30000/metrics": sglang(waiting=7)}) as scene:
-        told = await scene.ask(POD)
+        told = await scene.register_interest(POD)
         assert told.failure is None
         assert not told.is_no_engine
         assert scene.page().where == "http://10.1.2.3:30000/metrics"
@@ -201,7 +201,7 @@ SOMETHING = b'{"status": "ok"}'
 def test_a_pod_without_an_engine(pages: dict[str, Answer], is_no_engine: bool, failure: str) -> None:
     async def tell() -> None:
         async with Scene(pages) as scene:
-            scene.scraping.ask(POD, window_seconds=10.0)
+            scene.scraping.register_interest(POD, window_seconds=10.0)
             await scene.pass_time(1.0)
             told = scene.told()
             assert told.is_no_engine is is_no_engine
@@ -216,7 +216,7 @@ def test_a_pod_without_an_engine(pages: dict[str, Answer], is_no_engine: bool, f
 def test_an_engine_of_another_name_is_told_and_is_not_a_pod_without_any(page: bytes) -> None:
     async def tell() -> None:
         async with Scene({"10.1.2.3:3000/metrics": page}) as scene:
-            told = await scene.ask(replace(POD, engine="tgi"))
+            told = await scene.register_interest(replace(POD, engine="tgi"))
             assert told.failure is not None
             assert "and not of tgi: correct `engine`, or name its port" in told.failure
             assert not told.is_no_engine
@@ -229,7 +229,7 @@ async def test_silence_is_told_while_the_search_goes_on() -> None:
     async with Scene({AT: SILENT, "10.1.2.3:11434/api/ps": sglang()}) as scene:
         scene.web.seconds = {f"10.1.2.3:{it.port}{it.path}": 2.0 for it in ENGINES.values()}
         began = scene.loop.time()
-        told = await scene.ask(POD)
+        told = await scene.register_interest(POD)
         assert scene.loop.time() - began < 3
         assert told.failure is not None
         assert not told.is_no_engine
@@ -240,7 +240,7 @@ async def test_silence_is_told_while_the_search_goes_on() -> None:
 @scenario
 async def test_where_no_engine_is_found_it_is_looked_for_less_and_less_often() -> None:
     async with Scene() as scene:
-        await scene.ask(POD)
+        await scene.register_interest(POD)
         await scene.pass_time(200)
         times = scene.web.times(AT)
         pauses = [round(later - earlier) for earlier, later in itertools.pairwise(times)]
@@ -250,7 +250,7 @@ async def test_where_no_engine_is_found_it_is_looked_for_less_and_less_often() -
 @scenario
 async def test_an_engine_that_appears_is_found_in_the_next_round() -> None:
     async with Scene() as scene:
-        assert (await scene.ask(POD)).is_no_engine
+        assert (await scene.register_interest(POD)).is_no_engine
         scene.web.pages[AT] = vllm()
         await scene.pass_time(3)
         assert scene.page().failure is None
@@ -260,7 +260,7 @@ async def test_an_engine_that_appears_is_found_in_the_next_round() -> None:
 @scenario
 async def test_what_it_told_stands_while_it_does_not_answer() -> None:
     async with Scene({AT: vllm(waiting=3)}) as scene:
-        await scene.ask(POD)
+        await scene.register_interest(POD)
         scene.web.pages[AT] = SILENT
         await scene.pass_time(10 * LOST_SECONDS)
         assert scene.page().failure == "no answer within 2 s"
@@ -271,7 +271,7 @@ async def test_what_it_told_stands_while_it_does_not_answer() -> None:
 @scenario
 async def test_an_engine_that_is_gone_for_long_is_looked_for_elsewhere() -> None:
     async with Scene({AT: vllm()}) as scene:
-        await scene.ask(POD)
+        await scene.register_interest(POD)
         scene.web.pages = {"10.1.2.3:30000/metrics": sglang()}
         await scene.pass_time(LOST_SECONDS - 3)
         assert set(scene.web.places) == {AT}
@@ -284,7 +284,7 @@ async def test_an_engine_that_is_gone_for_long_is_looked_for_elsewhere() -> None
 @scenario
 async def test_while_a_lost_engine_is_looked_for_its_pod_is_not_one_without_any() -> None:
     async with Scene({AT: vllm()}) as scene:
-        await scene.ask(POD)
+        await scene.register_interest(POD)
         scene.web.pages = {}
         for _ in range(200):
             await scene.pass_time(1)
@@ -298,7 +298,7 @@ async def test_while_a_lost_engine_is_looked_for_its_pod_is_not_one_without_any(
 @scenario
 async def test_a_short_refusal_is_no_reason_to_look_elsewhere() -> None:
     async with Scene({AT: vllm()}) as scene:
-        await scene.ask(POD)
+        await scene.register_interest(POD)
         for _ in range(4):
             scene.web.pages[AT] = REFUSED
             await scene.pass_time(LOST_SECONDS - 5)
@@ -310,7 +310,7 @@ async def test_a_short_refusal_is_no_reason_to_look_elsewhere() -> None:
 @scenario
 async def test_a_page_that_stops_being_the_engines_is_told_so() -> None:
     async with Scene({AT: vllm(waiting=3)}) as scene:
-        await scene.ask(POD)
+        await scene.register_interest(POD)
         scene.web.pages[AT] = NO
         await scene.pass_time(3)
         assert scene.page().failure == "it exports nothing of an engine that is known"
@@ -320,7 +320,7 @@ async def test_a_page_that_stops_being_the_engines_is_told_so() -> None:
 @scenario
 async def test_a_pods_page_is_meant_for_its_series_whatever_its_engine() -> None:
     async with Scene({AT: NO, "10.1.2.3:8080/metrics": b'depth{queue="llama"} 4\n'}) as scene:
-        await scene.ask(replace(POD, declared_ports=(8080,)), series=DEPTH.text)
+        await scene.register_interest(replace(POD, declared_ports=(8080,)), series=DEPTH.text)
         assert scene.newest(replace(POD, declared_ports=(8080,))).selected[DEPTH.text] is not None
 
 
@@ -328,7 +328,7 @@ async def test_a_pods_page_is_meant_for_its_series_whatever_its_engine() -> None
 async def test_a_pod_that_has_another_address_is_another_endpoint() -> None:
     moved = replace(POD, address="10.9.9.9")
     async with Scene({AT: vllm(waiting=1), "10.9.9.9:8000/metrics": vllm(waiting=2)}) as scene:
-        await scene.ask(POD, moved)
+        await scene.register_interest(POD, moved)
         assert [it.waiting for it in scene.page().readings] == [1]
         assert [it.waiting for it in scene.page(moved).readings] == [2]
 
@@ -352,7 +352,7 @@ def seen_at(scraped: ScrapeResult) -> list[str]:
 async def test_each_address_of_a_name_has_a_page() -> None:
     async with Scene(depths(_1=1, _2=2)) as scene:
         scene.web.names["router.ai.svc"] = addresses(2, 1)
-        told = await scene.ask(ROUTER, series=DEPTH.text, demand=True)
+        told = await scene.register_interest(ROUTER, series=DEPTH.text, demand=True)
         assert seen_at(told) == ["10.0.0.1", "10.0.0.2"]
         values = [page.newest.selected[DEPTH.text] for page in told.pages if page.newest]
         assert [value.value for value in values if value] == [1, 2]
@@ -363,7 +363,10 @@ async def test_each_address_of_a_name_has_a_page() -> None:
 async def test_what_has_an_address_of_each_family_counts_once() -> None:
     async with Scene({**depths(_1=1, _2=2), "fd00::1:80/metrics": b"", "fd00::2:80/metrics": b""}) as scene:
         scene.web.names["router.ai.svc"] = ("fd00::2", "10.0.0.2", "fd00::1", "10.0.0.1")
-        assert seen_at(await scene.ask(ROUTER, series=DEPTH.text, demand=True)) == ["10.0.0.1", "10.0.0.2"]
+        assert seen_at(await scene.register_interest(ROUTER, series=DEPTH.text, demand=True)) == [
+            "10.0.0.1",
+            "10.0.0.2",
+        ]
         scene.web.names["router.ai.svc"] = ("fd00::2", "10.0.0.2", "fd00::1")
         await scene.pass_time(6)
         assert seen_at(scene.told(ROUTER)) == ["fd00::1", "fd00::2"]
@@ -373,7 +376,7 @@ async def test_what_has_an_address_of_each_family_counts_once() -> None:
 async def test_addresses_come_and_go_as_the_name_is_resolved_anew() -> None:
     async with Scene(depths(_1=1, _2=2, _3=3)) as scene:
         scene.web.names["router.ai.svc"] = addresses(1, 2)
-        await scene.ask(ROUTER, series=DEPTH.text, demand=True)
+        await scene.register_interest(ROUTER, series=DEPTH.text, demand=True)
         kept = scene.told(ROUTER).pages[1].readings[0]
         scene.web.names["router.ai.svc"] = addresses(3, 2)
         await scene.pass_time(6)
@@ -388,7 +391,7 @@ async def test_addresses_come_and_go_as_the_name_is_resolved_anew() -> None:
 async def test_a_name_is_resolved_every_five_seconds_and_an_address_once() -> None:
     async with Scene({**depths(_1=1)}) as scene:
         scene.web.names["router.ai.svc"] = addresses(1)
-        await scene.ask(ROUTER, Endpoint(url="http://10.0.0.1/metrics"), series=DEPTH.text, demand=True)
+        await scene.register_interest(ROUTER, Endpoint(url="http://10.0.0.1/metrics"), series=DEPTH.text, demand=True)
         await scene.pass_time(61)
         hosts = [host for _, host in scene.web.resolved]
         assert hosts.count("router.ai.svc") == 13
@@ -399,7 +402,7 @@ async def test_a_name_is_resolved_every_five_seconds_and_an_address_once() -> No
 async def test_while_a_name_cannot_be_resolved_its_last_addresses_stand() -> None:
     async with Scene(depths(_1=1)) as scene:
         scene.web.names["router.ai.svc"] = addresses(1)
-        await scene.ask(ROUTER, series=DEPTH.text, demand=True)
+        await scene.register_interest(ROUTER, series=DEPTH.text, demand=True)
         scene.web.names["router.ai.svc"] = SILENT
         await scene.pass_time(60)
         (page,) = scene.told(ROUTER).pages
@@ -417,7 +420,7 @@ def test_a_name_without_an_address_is_told_so_until_it_has_one(error: Exception,
     async def tell() -> None:
         async with Scene(depths(_1=1)) as scene:
             scene.web.names["router.ai.svc"] = error
-            told = await scene.ask(ROUTER, series=DEPTH.text, demand=True)
+            told = await scene.register_interest(ROUTER, series=DEPTH.text, demand=True)
             assert told == ScrapeResult(failure=sentence)
             scene.web.names["router.ai.svc"] = addresses(1)
             await scene.pass_time(6)
@@ -430,7 +433,7 @@ def test_a_name_without_an_address_is_told_so_until_it_has_one(error: Exception,
 async def test_an_address_that_may_not_be_asked_any_more_is_not() -> None:
     async with Scene(depths(_1=1)) as scene:
         scene.web.names["router.ai.svc"] = addresses(1)
-        await scene.ask(ROUTER, series=DEPTH.text, demand=True)
+        await scene.register_interest(ROUTER, series=DEPTH.text, demand=True)
         scene.web.names["router.ai.svc"] = DENIED
         await scene.pass_time(6)
         assert scene.told(ROUTER) == ScrapeResult(failure="10.1.2.3 is refused")
@@ -442,7 +445,7 @@ async def test_an_address_that_may_not_be_asked_any_more_is_not() -> None:
 @scenario
 async def test_a_url_that_cannot_be_read_is_told_so_and_not_resolved() -> None:
     async with Scene() as scene:
-        told = await scene.ask(Endpoint(url="gopher://router"))
+        told = await scene.register_interest(Endpoint(url="gopher://router"))
         assert told.failure == "URL: must begin with http:// or https://"
         assert scene.web.resolved == []
 
@@ -451,7 +454,7 @@ async def test_a_url_that_cannot_be_read_is_told_so_and_not_resolved() -> None:
 async def test_more_addresses_than_are_asked_are_not_passed_over_in_silence() -> None:
     async with Scene() as scene:
         scene.web.names["router.ai.svc"] = tuple(f"10.0.{it // 256}.{it % 256}" for it in range(MAX_ADDRESSES + 1))
-        told = await scene.ask(ROUTER, series=DEPTH.text, demand=True)
+        told = await scene.register_interest(ROUTER, series=DEPTH.text, demand=True)
         assert len(told.pages) == MAX_ADDRESSES + 1
         assert told.pages[-1].failure == "the name has 257 addresses, and 256 are the most that are asked"
 
@@ -460,7 +463,7 @@ async def test_more_addresses_than_are_asked_are_not_passed_over_in_silence() ->
 async def test_an_address_that_was_not_scraped_yet_is_not_spoken_of_while_others_are() -> None:
     async with Scene(depths(_1=1, _2=2)) as scene:
         scene.web.names["router.ai.svc"] = addresses(1)
-        await scene.ask(ROUTER, series=DEPTH.text, demand=True)
+        await scene.register_interest(ROUTER, series=DEPTH.text, demand=True)
         scene.web.names["router.ai.svc"] = addresses(1, 2)
         scene.web.seconds["10.0.0.2:80/metrics"] = 2.0
         await scene.pass_time(6)
@@ -473,7 +476,7 @@ async def test_an_address_that_was_not_scraped_yet_is_not_spoken_of_while_others
 async def test_where_one_address_is_enough_the_first_that_answers_is_kept() -> None:
     async with Scene({"10.0.0.2:80/metrics": vllm(), "10.0.0.3:80/metrics": vllm()}) as scene:
         scene.web.names["router.ai.svc"] = addresses(3, 1, 2)
-        told = await scene.ask(ONE)
+        told = await scene.register_interest(ONE)
         assert seen_at(told) == ["10.0.0.2"]
         assert scene.web.places == ["10.0.0.1:80/metrics", "10.0.0.2:80/metrics"]
         scene.web.pages["10.0.0.1:80/metrics"] = vllm()
@@ -487,7 +490,7 @@ async def test_where_one_address_is_enough_the_first_that_answers_is_kept() -> N
 async def test_one_that_answered_is_not_left_for_one_failure() -> None:
     async with Scene({"10.0.0.1:80/metrics": vllm(), "10.0.0.2:80/metrics": vllm()}) as scene:
         scene.web.names["router.ai.svc"] = addresses(1, 2)
-        await scene.ask(ONE)
+        await scene.register_interest(ONE)
         for _ in range(10):
             scene.web.pages["10.0.0.1:80/metrics"] = SILENT
             await scene.pass_time(4)
@@ -503,7 +506,7 @@ async def test_one_that_answered_is_not_left_for_one_failure() -> None:
 async def test_one_that_the_name_has_no_more_is_left_at_once() -> None:
     async with Scene({"10.0.0.1:80/metrics": vllm(), "10.0.0.2:80/metrics": vllm()}) as scene:
         scene.web.names["router.ai.svc"] = addresses(1)
-        await scene.ask(ONE)
+        await scene.register_interest(ONE)
         scene.web.names["router.ai.svc"] = addresses(2)
         await scene.pass_time(5.5)
         assert seen_at(scene.told(ONE)) == ["10.0.0.2"]
@@ -513,7 +516,7 @@ async def test_one_that_the_name_has_no_more_is_left_at_once() -> None:
 async def test_where_every_address_fails_they_are_asked_at_the_usual_pace() -> None:
     async with Scene() as scene:
         scene.web.names["router.ai.svc"] = addresses(1, 2, 3)
-        told = await scene.ask(ONE)
+        told = await scene.register_interest(ONE)
         assert told.pages[0].failure == "the connection is refused"
         asked = len(scene.web.asked)
         assert asked <= 3
@@ -526,9 +529,9 @@ async def test_where_every_address_fails_they_are_asked_at_the_usual_pace() -> N
 async def test_a_url_that_is_no_engines_and_asked_for_no_series_is_told_so() -> None:
     async with Scene({"10.0.0.1:80/metrics": NO}) as scene:
         scene.web.names["router.ai.svc"] = addresses(1)
-        await scene.ask(ONE)
+        await scene.register_interest(ONE)
         assert scene.page(ONE).failure == "it exports nothing of an engine that is known"
-        told = await scene.ask(ONE, series="python_gc_objects_collected_total")
+        told = await scene.register_interest(ONE, series="python_gc_objects_collected_total")
         assert told.pages[0].failure is None
 
 
@@ -536,7 +539,7 @@ async def test_a_url_that_is_no_engines_and_asked_for_no_series_is_told_so() -> 
 async def test_a_url_is_meant_for_its_series_before_they_are_there() -> None:
     async with Scene({"10.0.0.1:80/metrics": NO}) as scene:
         scene.web.names["router.ai.svc"] = addresses(1)
-        told = await scene.ask(ROUTER, series=DEPTH.text, demand=True)
+        told = await scene.register_interest(ROUTER, series=DEPTH.text, demand=True)
         assert told.pages[0].failure is None
         assert scene.newest(ROUTER).selected == {DEPTH.text: None}
 
@@ -546,7 +549,7 @@ async def test_a_url_of_another_engine_than_was_said_is_told_so() -> None:
     endpoint = replace(ONE, engine="triton")
     async with Scene({"10.0.0.1:80/metrics": vllm()}) as scene:
         scene.web.names["router.ai.svc"] = addresses(1)
-        await scene.ask(endpoint)
+        await scene.register_interest(endpoint)
         assert "it is a page of vllm, and not of triton" in str(scene.page(endpoint).failure)
 
 
@@ -556,7 +559,7 @@ async def test_a_url_of_another_engine_than_was_said_is_told_so() -> None:
 @scenario
 async def test_a_page_keeps_its_own_beat() -> None:
     async with Scene({AT: vllm()}) as scene:
-        await scene.ask(POD)
+        await scene.register_interest(POD)
         await scene.pass_time(20)
         first, second, *others = scene.web.times(AT)
         assert second - first >= 0.5, "a counter's two readings that all but coincide make a rate of chance"
@@ -568,7 +571,7 @@ async def test_a_page_keeps_its_own_beat() -> None:
 async def test_a_fleets_pages_are_not_asked_for_at_the_same_instant() -> None:
     pods = [replace(POD, address=f"10.1.2.{number}", engine="vllm") for number in range(200)]
     async with Scene({f"{pod.address}:8000/metrics": vllm() for pod in pods}) as scene:
-        await scene.ask(*pods)
+        await scene.register_interest(*pods)
         await scene.pass_time(10)
         began = scene.loop.time()
         await scene.pass_time(2)
@@ -581,8 +584,8 @@ async def test_a_fleets_pages_are_not_asked_for_at_the_same_instant() -> None:
 async def test_demand_is_looked_at_more_often_than_engines() -> None:
     async with Scene({AT: vllm(), **depths(_1=1)}) as scene:
         scene.web.names["router.ai.svc"] = addresses(1)
-        await scene.ask(POD)
-        await scene.ask(ROUTER, series=DEPTH.text, demand=True)
+        await scene.register_interest(POD)
+        await scene.register_interest(ROUTER, series=DEPTH.text, demand=True)
         scene.web.asked.clear()
         await scene.pass_time(20)
         assert len(scene.web.times(AT)) == 10
@@ -593,7 +596,7 @@ async def test_demand_is_looked_at_more_often_than_engines() -> None:
 async def test_a_slow_page_is_asked_once_at_a_time_and_delays_nobody() -> None:
     other = replace(POD, address="10.1.2.4")
     async with Scene({AT: vllm(), "10.1.2.4:8000/metrics": vllm()}) as scene:
-        await scene.ask(POD, other)
+        await scene.register_interest(POD, other)
         scene.web.seconds[AT] = 5.0
         scene.web.asked.clear()
         await scene.pass_time(60)
@@ -608,8 +611,8 @@ async def test_a_page_is_scraped_once_for_everybody_who_needs_it() -> None:
     with_port = replace(POD, engine="vllm", port=8000)
     more = 'depth{queue="llama"} 4\n'
     async with Scene({AT: vllm(more=more)}) as scene:
-        await scene.ask(POD)
-        await scene.ask(named, with_port, series=DEPTH.text)
+        await scene.register_interest(POD)
+        await scene.register_interest(named, with_port, series=DEPTH.text)
         scene.web.asked.clear()
         await scene.pass_time(20)
         assert 9 <= len(scene.web.asked) <= 10
@@ -620,39 +623,41 @@ async def test_a_page_is_scraped_once_for_everybody_who_needs_it() -> None:
 @scenario
 async def test_a_pods_page_and_the_same_url_of_a_trigger_are_judged_each_on_its_own() -> None:
     async with Scene({AT: vllm()}) as scene:
-        await scene.ask(POD, Endpoint(url="http://10.1.2.3:8000/metrics"))
+        await scene.register_interest(POD, Endpoint(url="http://10.1.2.3:8000/metrics"))
         assert scene.web.places == [AT, AT], "what a pod may be asked, a URL may not"
 
 
 @scenario
 async def test_a_pod_that_got_another_pods_address_has_not_told_what_that_one_told() -> None:
     async with Scene({AT: vllm(waiting=40)}) as scene:
-        await scene.ask(POD, window=300.0)
+        await scene.register_interest(POD, window=300.0)
         await scene.pass_time(20)
         scene.web.pages[AT] = vllm(waiting=0)
         heir = replace(POD, pod=PodRef("ai", "llama-9"))
-        told = await scene.ask(heir, window=300.0)
+        told = await scene.register_interest(heir, window=300.0)
         assert [it.waiting for it in told.pages[0].readings] == [0]
 
 
 @scenario
 async def test_no_flood_of_series_makes_a_page_dear_and_those_that_were_asked_for_before_stay() -> None:
     async with Scene({AT: vllm(more='depth{queue="llama"} 4\n')}) as scene:
-        await scene.ask(POD, series=DEPTH.text)
+        await scene.register_interest(POD, series=DEPTH.text)
         for number in range(MAX_NEEDS + 10):
-            scene.scraping.ask(POD, window_seconds=10.0 + number, selectors=(parse_series(f"depth_{number}"),))
+            scene.scraping.register_interest(
+                POD, window_seconds=10.0 + number, selectors=(parse_series(f"depth_{number}"),)
+            )
         await scene.pass_time(10)
         assert len(scene.newest().selected) == MAX_NEEDS
         assert DEPTH.text in scene.newest().selected
-        await scene.ask(POD, series=DEPTH.text)
+        await scene.register_interest(POD, series=DEPTH.text)
 
 
 @scenario
 async def test_a_series_that_nobody_asked_for_before_is_read_soon() -> None:
     async with Scene({AT: vllm(more='depth{queue="llama"} 4\n')}, interval_seconds=60.0) as scene:
-        await scene.ask(POD)
+        await scene.register_interest(POD)
         began = scene.loop.time()
-        told = await scene.ask(POD, series=DEPTH.text)
+        told = await scene.register_interest(POD, series=DEPTH.text)
         assert scene.loop.time() - began <= 15.1
         assert told.pages[0].newest is not None
         assert told.pages[0].newest.selected[DEPTH.text] is not None
@@ -662,9 +667,9 @@ async def test_a_series_that_nobody_asked_for_before_is_read_soon() -> None:
 async def test_a_page_that_was_read_before_a_series_was_asked_for_is_not_judged_by_it() -> None:
     other = replace(POD, engine="tgi", port=8000)
     async with Scene({AT: vllm(more='depth{queue="llama"} 4\n')}, interval_seconds=60.0) as scene:
-        await scene.ask(POD)
+        await scene.register_interest(POD)
         began = scene.loop.time()
-        assert (await scene.ask(other, series=DEPTH.text)).failure is None
+        assert (await scene.register_interest(other, series=DEPTH.text)).failure is None
         assert scene.loop.time() - began <= 15.1
 
 
@@ -674,8 +679,8 @@ async def test_a_page_that_was_read_before_a_series_was_asked_for_is_not_judged_
 @scenario
 async def test_history_reaches_as_far_as_the_longest_window_and_one_reading_further() -> None:
     async with Scene({AT: vllm()}) as scene:
-        await scene.ask(POD, window=10)
-        await scene.ask(POD, window=30)
+        await scene.register_interest(POD, window=10)
+        await scene.register_interest(POD, window=30)
         await scene.pass_time(120)
         readings = scene.page().readings
         newest = readings[-1].at_seconds
@@ -686,7 +691,7 @@ async def test_history_reaches_as_far_as_the_longest_window_and_one_reading_furt
 @scenario
 async def test_a_window_that_nobody_asks_for_any_more_is_forgotten() -> None:
     async with Scene({AT: vllm()}) as scene:
-        await scene.ask(POD, window=600, series=DEPTH.text)
+        await scene.register_interest(POD, window=600, series=DEPTH.text)
         await scene.tidy_for(600, POD)
         assert len(scene.page().readings) == 6
         assert scene.newest().selected == {}
@@ -695,7 +700,7 @@ async def test_a_window_that_nobody_asks_for_any_more_is_forgotten() -> None:
 @scenario
 async def test_history_is_bounded_whatever_is_asked() -> None:
     async with Scene({AT: vllm()}, interval_seconds=0.5) as scene:
-        await scene.ask(POD, window=1e9)
+        await scene.register_interest(POD, window=1e9)
         await scene.pass_time(MAX_READINGS)
         assert len(scene.page().readings) == MAX_READINGS
 
@@ -704,7 +709,7 @@ async def test_history_is_bounded_whatever_is_asked() -> None:
 async def test_another_engines_counters_are_not_compared() -> None:
     endpoint = replace(POD, port=8000, path="/metrics")
     async with Scene({AT: vllm()}) as scene:
-        await scene.ask(endpoint, window=60)
+        await scene.register_interest(endpoint, window=60)
         await scene.pass_time(10)
         scene.web.pages[AT] = sglang()
         await scene.pass_time(5)
@@ -715,23 +720,23 @@ async def test_another_engines_counters_are_not_compared() -> None:
 async def test_readings_are_told_at_the_time_when_they_came() -> None:
     async with Scene({AT: vllm()}) as scene:
         scene.web.seconds[AT] = 1.5
-        await scene.ask(POD)
+        await scene.register_interest(POD)
         assert scene.newest().at_seconds == scene.web.asked[0][0] + 1.5
 
 
 @scenario
 async def test_law_asking_changes_nothing_that_is_told() -> None:
     async with Scene({AT: vllm()}) as scene:
-        before = await scene.ask(POD)
+        before = await scene.register_interest(POD)
         for window in (1, 10, 600):
-            scene.scraping.ask(POD, window_seconds=window)
+            scene.scraping.register_interest(POD, window_seconds=window)
             assert scene.told() is before
 
 
 @scenario
 async def test_the_same_knowledge_is_the_same_object() -> None:
     async with Scene({AT: vllm()}) as scene:
-        await scene.ask(POD)
+        await scene.register_interest(POD)
         scene.web.pages[AT] = SILENT
         await scene.pass_time(3)
         failed = scene.told()
@@ -745,7 +750,7 @@ async def test_the_same_knowledge_is_the_same_object() -> None:
 async def test_news_of_one_instant_is_told_once() -> None:
     pods = [replace(POD, address=f"10.1.2.{number}") for number in range(50)]
     async with Scene({f"{pod.address}:8000/metrics": vllm() for pod in pods}) as scene:
-        await scene.ask(*pods)
+        await scene.register_interest(*pods)
         await scene.pass_time(0)
         assert 1 <= len(scene.news) <= 3
 
@@ -757,11 +762,11 @@ async def test_news_of_one_instant_is_told_once() -> None:
 async def test_what_nobody_asks_for_is_let_go() -> None:
     other = replace(POD, address="10.1.2.4")
     async with Scene({AT: vllm(), "10.1.2.4:8000/metrics": vllm()}) as scene:
-        await scene.ask(POD, other)
-        await scene.tidy_for(LET_GO_SECONDS - 5, other)
-        assert POD in scene.scraping.scraped()
+        await scene.register_interest(POD, other)
+        await scene.tidy_for(IDLE_TIMEOUT_SECONDS - 5, other)
+        assert POD in scene.scraping.scrape_results()
         await scene.tidy_for(20, other)
-        assert set(scene.scraping.scraped()) == {other}
+        assert set(scene.scraping.scrape_results()) == {other}
         scene.web.asked.clear()
         await scene.pass_time(20)
         assert set(scene.web.places) == {"10.1.2.4:8000/metrics"}
@@ -775,11 +780,11 @@ async def test_an_endpoint_is_let_go_whatever_it_is_about() -> None:
         scene.web.seconds["10.1.2.4:8000/metrics"] = 400.0
         scene.web.names["router.ai.svc"] = SILENT
         for endpoint in (POD, slow, ROUTER):
-            scene.scraping.ask(endpoint, window_seconds=10)
-        waiting = asyncio.create_task(scene.scraping.settled([slow]))
-        await scene.tidy_for(LET_GO_SECONDS + 10)
+            scene.scraping.register_interest(endpoint, window_seconds=10)
+        waiting = asyncio.create_task(scene.scraping.wait_for_sync([slow]))
+        await scene.tidy_for(IDLE_TIMEOUT_SECONDS + 10)
         await waiting
-        assert dict(scene.scraping.scraped()) == {}
+        assert dict(scene.scraping.scrape_results()) == {}
         await scene.pass_time(200)
         asked = len(scene.web.asked)
         resolved = len(scene.web.resolved)
@@ -792,9 +797,9 @@ async def test_an_endpoint_is_let_go_whatever_it_is_about() -> None:
 async def test_what_is_asked_for_again_while_its_last_fetch_still_runs_is_fetched_once_at_a_time() -> None:
     async with Scene({AT: vllm()}) as scene:
         scene.web.seconds[AT] = 400.0
-        scene.scraping.ask(POD, window_seconds=10)
-        await scene.tidy_for(LET_GO_SECONDS + 10)
-        await scene.ask(POD)
+        scene.scraping.register_interest(POD, window_seconds=10)
+        await scene.tidy_for(IDLE_TIMEOUT_SECONDS + 10)
+        await scene.register_interest(POD)
         assert scene.web.most_at_once == 1
 
 
@@ -804,24 +809,24 @@ async def test_above_the_most_endpoints_there_may_be_one_is_told_so_and_has_its_
         patch.setattr(scraping_module, "MAX_ENDPOINTS", 1)
         other = replace(POD, address="10.1.2.4")
         async with Scene({AT: vllm(), "10.1.2.4:8000/metrics": vllm()}) as scene:
-            await scene.ask(POD)
-            told = await scene.ask(other)
+            await scene.register_interest(POD)
+            told = await scene.register_interest(other)
             assert told == ScrapeResult(failure="1 endpoints are scraped, the most there may be")
-            await scene.tidy_for(LET_GO_SECONDS + 10)
-            assert (await scene.ask(other)).failure is None
+            await scene.tidy_for(IDLE_TIMEOUT_SECONDS + 10)
+            assert (await scene.register_interest(other)).failure is None
 
 
 @scenario
 async def test_once_closed_nothing_is_asked_any_more_and_nobody_waits() -> None:
     async with Scene({AT: vllm()}) as scene:
         scene.web.seconds[AT] = 100.0
-        scene.scraping.ask(POD, window_seconds=10)
-        waiting = asyncio.create_task(scene.scraping.settled([POD]))
+        scene.scraping.register_interest(POD, window_seconds=10)
+        waiting = asyncio.create_task(scene.scraping.wait_for_sync([POD]))
         await scene.pass_time(1)
         await scene.scraping.close()
         await waiting
         assert scene.web.is_closed
-        scene.scraping.ask(replace(POD, address="10.1.2.4"), window_seconds=10)
+        scene.scraping.register_interest(replace(POD, address="10.1.2.4"), window_seconds=10)
         await scene.pass_time(1)
         assert asyncio.all_tasks() == {asyncio.current_task()}
         assert scene.web.places == [AT]
@@ -831,7 +836,7 @@ async def test_once_closed_nothing_is_asked_any_more_and_nobody_waits() -> None:
 async def test_what_was_closed_before_anybody_asked_stays_closed() -> None:
     async with Scene({AT: vllm()}) as scene:
         await scene.scraping.close()
-        scene.scraping.ask(POD, window_seconds=10)
+        scene.scraping.register_interest(POD, window_seconds=10)
         await scene.pass_time(1)
         assert scene.web.asked == []
 
@@ -873,14 +878,14 @@ def test_what_breaks_ends_nothing_else(caplog: pytest.LogCaptureFixture) -> None
 async def test_scrapes_are_counted_by_what_was_recognised() -> None:
     async with Scene({AT: vllm(), **depths(_1=1)}) as scene:
         scene.web.names["router.ai.svc"] = addresses(1, 2)
-        await scene.ask(POD)
-        await scene.ask(ROUTER, series=DEPTH.text, demand=True)
+        await scene.register_interest(POD)
+        await scene.register_interest(ROUTER, series=DEPTH.text, demand=True)
         assert scene.scraping.counts() == {"vllm": ScrapeCounts(1, 0), "demand": ScrapeCounts(2, 1)}
         scene.web.pages[AT] = SILENT
         await scene.pass_time(20)
         counts = scene.scraping.counts()
         assert counts["vllm"].scrapes - counts["vllm"].failures == 1
-        await scene.ask(replace(POD, address="10.1.2.4", engine="vllm"))
+        await scene.register_interest(replace(POD, address="10.1.2.4", engine="vllm"))
         assert scene.scraping.counts()[""] == ScrapeCounts(1, 1)
 
 
@@ -888,7 +893,7 @@ def test_it_is_logged_when_an_endpoint_begins_to_fail_and_when_that_ends(caplog:
     async def fail() -> None:
         async with Scene({AT: SILENT}) as scene:
             endpoint = replace(POD, engine="vllm", port=8000)
-            await scene.ask(endpoint)
+            await scene.register_interest(endpoint)
             await scene.pass_time(60)
             scene.web.pages[AT] = vllm()
             await scene.pass_time(60)
@@ -908,7 +913,7 @@ def test_it_is_logged_when_an_endpoint_begins_to_fail_and_when_that_ends(caplog:
 def test_a_pod_without_an_engine_is_no_cause_for_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     async def look() -> None:
         async with Scene() as scene:
-            await scene.ask(POD)
+            await scene.register_interest(POD)
             await scene.pass_time(300)
 
     with caplog.at_level(logging.INFO):
@@ -922,7 +927,7 @@ def test_a_defect_is_logged_once_and_ends_nothing(caplog: pytest.LogCaptureFixtu
 
     async def break_down() -> None:
         async with Scene({AT: broken}) as scene:
-            await scene.ask(replace(POD, port=8000, path="/metrics"))
+            await scene.register_interest(replace(POD, port=8000, path="/metrics"))
             await scene.pass_time(2 * LOST_SECONDS)
             scene.web.pages[AT] = vllm()
             await scene.pass_time(LOST_SECONDS)
@@ -972,15 +977,15 @@ def test_an_engine_on_loopback_is_scraped_through_a_real_fetcher() -> None:
             pod = Endpoint(PodRef("ai", "llama-0"), "127.0.0.1", port=served.port)
             url = Endpoint(url=f"http://127.0.0.1:{served.port}/metrics")
             for endpoint in (pod, url):
-                scraping.ask(endpoint, window_seconds=10.0)
+                scraping.register_interest(endpoint, window_seconds=10.0)
             async with asyncio.timeout(30):
-                await scraping.settled([pod, url])
+                await scraping.wait_for_sync([pod, url])
                 served.page = vllm(waiting=4)
                 waiting: list[float | None] = []
                 while waiting != [4, 4]:
                     await news.wait()
                     news.clear()
-                    told = [scraping.scraped()[endpoint] for endpoint in (pod, url)]
+                    told = [scraping.scrape_results()[endpoint] for endpoint in (pod, url)]
                     waiting = [page.newest.waiting for it in told for page in it.pages if page.newest]
             await scraping.close()
 
@@ -992,5 +997,5 @@ async def test_an_engine_that_runs_behind_a_nim_may_tell_for_it() -> None:
     endpoint = replace(ONE, engine="nim")
     async with Scene({"10.0.0.1:80/metrics": vllm()}) as scene:
         scene.web.names["router.ai.svc"] = addresses(1)
-        await scene.ask(endpoint)
+        await scene.register_interest(endpoint)
         assert scene.page(endpoint).failure is None

@@ -82,9 +82,9 @@ def test_where_few_may_run_the_queue_saturates_and_the_cache_says_nothing(run: s
 
 @pytest.mark.parametrize("run", ["tp1_bs16_offloadoff", "tp1_bs64_offloadoff", "tp1_bs128_offloadoff"])
 def test_a_replica_that_copes_is_never_called_saturated(run: str) -> None:
-    settled = [it for it in told(recorded(run), until=1200.0) if it.second.at_seconds > BURST_SECONDS]
-    assert max(it.saturation for it in settled) < 100
-    assert min(it.saturation for it in settled[:60]) > 0
+    wait_for_sync = [it for it in told(recorded(run), until=1200.0) if it.second.at_seconds > BURST_SECONDS]
+    assert max(it.saturation for it in wait_for_sync) < 100
+    assert min(it.saturation for it in wait_for_sync[:60]) > 0
 
 
 @pytest.mark.parametrize(
@@ -109,13 +109,13 @@ def test_it_is_told_as_it_is_served() -> None:
             for second in seconds:
                 clock.now = second.at_seconds
                 scraping = ScrapeManager(fetcher, clock=clock)
-                scraping.ask(endpoint, window_seconds=WINDOW_SECONDS)
+                scraping.register_interest(endpoint, window_seconds=WINDOW_SECONDS)
                 async with asyncio.timeout(20):
-                    await scraping.settled([endpoint])
+                    await scraping.wait_for_sync([endpoint])
                 load = engine_load(
                     EngineQuery("vllm", port=server.port),
                     SATURATION,
-                    scraping.scraped()[endpoint],
+                    scraping.scrape_results()[endpoint],
                     window_seconds=0.0,
                     stale_after_seconds=10.0,
                     now=clock.now,

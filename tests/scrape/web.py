@@ -72,7 +72,7 @@ class Web:
             raise answer
         return FetchedPage(answer, self.content_types.get(where, TEXT))
 
-    def tidy(self) -> None:
+    def expire_idle(self) -> None:
         self.tidied += 1
 
     def close(self) -> None:

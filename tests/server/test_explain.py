@@ -14,10 +14,10 @@ from keda_gpu_scaler.core.types import Unavailable, Workload
 from keda_gpu_scaler.server import explain as explanation_module
 from keda_gpu_scaler.server import external_scaler as scaler_module
 from keda_gpu_scaler.server.external_scaler import EvaluationService, ExternalScaler
+from keda_gpu_scaler.wire import evaluation_pb2 as evaluation_pb
+from keda_gpu_scaler.wire import evaluation_pb2_grpc as evaluation_pb_grpc
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
-from keda_gpu_scaler.wire import verdict_pb2 as verdict_pb
-from keda_gpu_scaler.wire import verdict_pb2_grpc as verdict_pb_grpc
 from tests.fakes import FakeCluster, FakePeers, ManualClock, device, node_history, pod, sample, workload
 
 WAIT_SECONDS = 20.0
@@ -52,14 +52,14 @@ class Desk:
         async def run() -> None:
             server = grpc.aio.server()
             pb_grpc.add_ExternalScalerServicer_to_server(self.scaler, server)  # type: ignore[no-untyped-call]
-            verdict_pb_grpc.add_VerdictsServicer_to_server(  # type: ignore[no-untyped-call]
+            evaluation_pb_grpc.add_EvaluationsServicer_to_server(  # type: ignore[no-untyped-call]
                 EvaluationService(self.scaler), server
             )
             port = server.add_insecure_port("127.0.0.1:0")
             await server.start()
             async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel, asyncio.timeout(WAIT_SECONDS):
                 keda = pb_grpc.ExternalScalerStub(channel)  # type: ignore[no-untyped-call]
-                people = verdict_pb_grpc.VerdictsStub(channel)  # type: ignore[no-untyped-call]
+                people = evaluation_pb_grpc.EvaluationsStub(channel)  # type: ignore[no-untyped-call]
                 await talk(keda, people, pb.ScaledObjectRef(name="llama", namespace="ai", scalerMetadata=metadata))
             await server.stop(None)
 
@@ -73,10 +73,10 @@ def test_what_keda_is_told_and_what_is_explained_are_one_evaluation(monkeypatch:
         answer = await keda.GetMetrics(pb.GetMetricsRequest(scaledObjectRef=ref))
         state = await keda.IsActive(ref)
         told = await people.Explain(ref)
-        (verdict,) = desk.judged
-        assert told.value == answer.metricValues[0].metricValueFloat == verdict.value == 102.0
-        assert told.active is state.result is verdict.active is True
-        assert tuple(told.steps) == verdict.steps
+        (evaluation,) = desk.judged
+        assert told.value == answer.metricValues[0].metricValueFloat == evaluation.value == 102.0
+        assert told.active is state.result is evaluation.active is True
+        assert tuple(told.steps) == evaluation.steps
 
     desk.on(talk)
 
@@ -90,8 +90,11 @@ def test_an_error_of_keda_s_is_explained_by_the_same_evaluation(monkeypatch: pyt
         told = await people.Explain(ref)
         assert not told.HasField("value")
         assert caught.value.details() == f"ai/llama: {told.reason}"
-        assert (told.lack, told.seen, told.expected) == ("unseen", 0, 2)
-        assert [(sight.pod, sight.state) for sight in told.sights] == [("llama-0", "unseen"), ("llama-1", "unseen")]
+        assert (told.no_value_reason, told.with_value, told.expected) == ("unavailable", 0, 2)
+        assert [(observation.pod, observation.state) for observation in told.observations] == [
+            ("llama-0", "missing"),
+            ("llama-1", "missing"),
+        ]
 
     desk.on(talk)
 
@@ -103,24 +106,26 @@ def test_every_pod_is_told_with_its_node_its_devices_and_their_age(monkeypatch: 
 
     async def talk(keda: Any, people: Any, ref: pb.ScaledObjectRef) -> None:
         told = await people.Explain(ref)
-        first, _, third = told.sights
+        first, _, third = told.observations
         assert (first.pod, first.node, first.ready, first.state, first.value) == (
             "llama-0",
             "gpu-7",
             True,
-            "seen",
+            "observed",
             92.0,
         )
         assert first.age_seconds == 4.0
-        expected = verdict_pb.Device(index=0, model="NVIDIA H100", uuid=device(0).uuid, value=92.0, sharers=1)
+        expected = evaluation_pb.ObservedDevice(
+            index=0, model="NVIDIA H100", uuid=device(0).uuid, value=92.0, sharers=1
+        )
         assert list(first.devices) == [expected]
         assert (third.pod, third.ready, third.state, third.HasField("age_seconds")) == (
             "llama-2",
             False,
-            "empty",
+            "no_device",
             False,
         )
-        assert told.workload == verdict_pb.Workload(
+        assert told.workload == evaluation_pb.Workload(
             kind="ScaledObject", target="Deployment llama", wanted=3, actual=3, ready=2
         )
         assert (told.instance, told.metric, told.unit, told.value_type) == (
@@ -138,7 +143,10 @@ def test_a_scope_without_pods_is_told_device_by_device(monkeypatch: pytest.Monke
 
     async def talk(keda: Any, people: Any, ref: pb.ScaledObjectRef) -> None:
         told = await people.Explain(ref)
-        assert [(sight.pod, sight.node, sight.devices[0].index, sight.value) for sight in told.sights] == [
+        assert [
+            (observation.pod, observation.node, observation.devices[0].index, observation.value)
+            for observation in told.observations
+        ] == [
             ("", "gpu-7", 0, 92.0),
             ("", "gpu-7", 1, 10.0),
         ]
@@ -152,7 +160,9 @@ def test_demand_is_told_as_far_as_it_is_known(monkeypatch: pytest.MonkeyPatch) -
 
     async def talk(keda: Any, people: Any, ref: pb.ScaledObjectRef) -> None:
         told = await people.Explain(ref)
-        assert told.demand == verdict_pb.Demand(sentence=told.demand.sentence)  # neither a value nor whether it wakes
+        assert told.demand == evaluation_pb.Demand(
+            sentence=told.demand.sentence
+        )  # neither a value nor whether it wakes
         assert told.demand.sentence
         assert {one.key: one.origin for one in told.settings}["demandEndpoint"] == "given"
 
@@ -160,12 +170,12 @@ def test_demand_is_told_as_far_as_it_is_known(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_workload_that_nobody_knows_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    desk = Desk(Unavailable("ai/llama: there is none", is_final=True), monkeypatch)
+    desk = Desk(Unavailable("ai/llama: there is none", is_permanent=True), monkeypatch)
 
     async def talk(keda: Any, people: Any, ref: pb.ScaledObjectRef) -> None:
         told = await people.Explain(ref)
         assert not told.HasField("workload")
-        assert (told.value_type, told.lack, told.reason) == ("", "absent", "ai/llama: there is none")
+        assert (told.value_type, told.no_value_reason, told.reason) == ("", "misconfigured", "ai/llama: there is none")
 
     desk.on(talk)
 
@@ -176,6 +186,6 @@ def test_of_very_many_the_first_are_told_and_the_rest_are_counted(monkeypatch: p
 
     async def talk(keda: Any, people: Any, ref: pb.ScaledObjectRef) -> None:
         told = await people.Explain(ref)
-        assert ([sight.pod for sight in told.sights], told.sights_left_out) == (["llama-0"], 1)
+        assert ([observation.pod for observation in told.observations], told.observations_omitted) == (["llama-0"], 1)
 
     desk.on(talk)

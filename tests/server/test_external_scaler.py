@@ -356,7 +356,7 @@ def test_a_history_that_was_superseded_is_not_kept() -> None:
         await bench.stub.GetMetrics(metrics(gpuIndex="0"))
         assert bench.fleet.history is not None
         companion = ManualClock()  # anything that can be watched, and lives as long as the history's memo
-        bench.fleet.history.memo["companion"] = companion
+        bench.fleet.history.cache["companion"] = companion
         old = weakref.ref(companion)
         del companion
         await bench.see(0.5)
@@ -505,7 +505,7 @@ def test_what_was_answered_last_is_kept_for_those_who_watch() -> None:
         [answer] = bench.scaler.answers()
         assert (answer.namespace, answer.name, answer.metric_name) == ("ai", "llama", "keda_gpu_metric")
         assert (answer.metric, answer.target, answer.value) == ("gpu_utilization", 50.0, 92.0)
-        assert (answer.active, answer.seen, answer.expected) == (True, 1, 1)
+        assert (answer.active, answer.with_value, answer.expected) == (True, 1, 1)
         await bench.see(None)
         await refusal(bench.stub.GetMetrics(metrics(targetValue="50")))
         [answer] = bench.scaler.answers()

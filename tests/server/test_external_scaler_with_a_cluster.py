@@ -72,7 +72,7 @@ def test_the_first_question_waits_until_the_workload_was_looked_up() -> None:
 
 def test_the_first_question_with_a_node_selector_waits_for_the_labels_too() -> None:
     cluster = FakeCluster(llama=KNOWN)
-    cluster.labels = Unavailable("nodes: not read yet", is_final=False)
+    cluster.labels = Unavailable("nodes: not read yet", is_permanent=False)
 
     async def talk(asked: Asked) -> None:
         call = asyncio.ensure_future(asked.metrics(nodeSelector="pool=a"))
@@ -85,7 +85,7 @@ def test_the_first_question_with_a_node_selector_waits_for_the_labels_too() -> N
 
 def test_labels_that_may_not_be_read_are_not_waited_for() -> None:
     cluster = FakeCluster(llama=KNOWN)
-    cluster.labels = Unavailable("nodes: forbidden", is_final=True)
+    cluster.labels = Unavailable("nodes: forbidden", is_permanent=True)
 
     async def talk(asked: Asked) -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:

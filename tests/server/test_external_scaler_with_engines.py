@@ -48,7 +48,7 @@ class Asked:
         self.stub: Any = None
 
     def fleet(self) -> Fleet:
-        return Fleet(None, 10.0, deviceless=True, scraped=self.engines.scraped())
+        return Fleet(None, 10.0, deviceless=True, scrape_results=self.engines.scrape_results())
 
     def ref(self, **metadata: str) -> pb.ScaledObjectRef:
         return pb.ScaledObjectRef(name="llama", namespace="ai", scalerMetadata={"profile": "llm", **metadata})
@@ -165,9 +165,9 @@ def test_law_1_demand_that_is_unknown_is_not_pushed_and_said_once(caplog: pytest
         asked.scaler.heard()
         await asked.value(**WAKING)
 
-    silent = ScrapeResult((TargetHistory(EPP.url, failure="no answer within 2 s"),))
+    unavailable = ScrapeResult((TargetHistory(EPP.url, failure="no answer within 2 s"),))
     with caplog.at_level("INFO", logger="keda_gpu_scaler.server.external_scaler"):
-        on(Asked(ASLEEP, FakeEngines({EPP: silent})), talk)
+        on(Asked(ASLEEP, FakeEngines({EPP: unavailable})), talk)
     said = [record.message for record in caplog.records if record.name == "keda_gpu_scaler.server.external_scaler"]
     assert said == [
         "ai/llama (demand): demand at http://epp:9090/metrics is unknown: http://epp:9090/metrics: no answer within "

@@ -38,12 +38,16 @@ WATCHES = {
     ("pods", WatchState.WATCHING): 4,
 }
 ANSWERS = (
-    RecentAnswer("ai", "llama", "keda_gpu_metric", "gpu_utilization", 80.0, 276.0, active=True, seen=3, expected=4),
+    RecentAnswer(
+        "ai", "llama", "keda_gpu_metric", "gpu_utilization", 80.0, 276.0, active=True, with_value=3, expected=4
+    ),
     RecentAnswer("ai", "chat", "keda_gpu_llm", "saturation", 100.0, 0.0, True, 1, 1, demand=12.0, is_demand_known=True),
     RecentAnswer(
         "ai", "code", "keda_gpu_llm", "saturation", 100.0, 0.0, False, 0, 0, demand=None, is_demand_known=False
     ),
-    RecentAnswer("ai", "sleeper", "keda_gpu_metric", "gpu_utilization", 75.5, None, active=True, seen=0, expected=2),
+    RecentAnswer(
+        "ai", "sleeper", "keda_gpu_metric", "gpu_utilization", 75.5, None, active=True, with_value=0, expected=2
+    ),
 )
 SCRAPES = {"vllm": ScrapeCounts(120, 2), "": ScrapeCounts(8, 8), "demand": ScrapeCounts(40)}
 NOW = 1000.0
@@ -67,7 +71,7 @@ def test_the_exposition_is_as_it_was_agreed() -> None:
     )
     fleet = fleet_of([sample(0, 0.92), blind(1), odd])
     fleet = replace(
-        fleet, silent={"gpu-7": "nothing came for 6 s"}, peers={"gpu-3": node_history("gpu-3", at=NOW - 4.5)}
+        fleet, unavailable={"gpu-7": "nothing came for 6 s"}, peers={"gpu-3": node_history("gpu-3", at=NOW - 4.5)}
     )
     assert text(fleet) == GOLDEN.read_text()
 
@@ -114,7 +118,7 @@ def test_law_1_a_workload_without_an_answer_has_no_value_and_says_so() -> None:
         ("namespace", "ai"),
     ]
     assert f"keda_gpu_scaler_workload_value{labels}" not in found
-    assert found[f"keda_gpu_scaler_workload_answered{labels}"] == 0
+    assert found[f"keda_gpu_scaler_workload_value_available{labels}"] == 0
     assert found[f"keda_gpu_scaler_workload_active{labels}"] == 1
 
 
@@ -142,7 +146,7 @@ def test_a_call_has_a_duration_by_its_method_and_a_stream_has_none() -> None:
 def test_without_a_cluster_or_peers_there_are_no_watches_and_nobody_is_followed() -> None:
     found = render(fleet_of([]), NOW, COUNTS, {})
     assert "keda_gpu_scaler_peers_followed 0\n" in found
-    assert "keda_gpu_scaler_peers_longest_silence_seconds 0\n" in found
+    assert "keda_gpu_scaler_peer_max_staleness_seconds 0\n" in found
     assert "keda_gpu_scaler_api_watches{" not in found
 
 

@@ -51,8 +51,8 @@ def view(**changes: object) -> StatusView:
             "gpu-3": node_history("gpu-3", sample(0, 0.5), at=NOW - 4.5),
             "gpu-4": node_history("gpu-4", sample(0, 0.77), at=NOW - 45),
         },
-        silent={"gpu-4": "nothing came for 6 s", "gpu-7": 'UNAVAILABLE: "refused"'},
-        scraped={
+        unavailable={"gpu-4": "nothing came for 6 s", "gpu-7": 'UNAVAILABLE: "refused"'},
+        scrape_results={
             Endpoint(pod=PodRef("ai", "llama-0")): ScrapeResult(
                 (
                     TargetHistory(
@@ -77,7 +77,7 @@ def view(**changes: object) -> StatusView:
             answer(),
             answer("chat", 0.0, demand=12.0, is_demand_known=True),
             answer("code", 12.5, demand=None, is_demand_known=False, active=False),
-            answer("asleep", None, seen=0, expected=0, reason="no fresh sample for 2 of 2 pods", steps=()),
+            answer("asleep", None, with_value=0, expected=0, reason="no fresh sample for 2 of 2 pods", steps=()),
         ),
         peers=PeerCounts(3, 45.0),
         watches={("pods", WatchState.WATCHING): 2, ("scaledobjects.keda.sh", WatchState.UNKNOWN): 1},
@@ -157,8 +157,8 @@ def hostile() -> StatusView:
     other = node_history(HOSTILE + "2", sample(), at=NOW - 99)
     fleet = Fleet(
         own, 10.0, failure=HOSTILE, peers={HOSTILE + "2": other},
-        silent={HOSTILE + "2": HOSTILE, HOSTILE + "3": HOSTILE, PEERS_UNKNOWN: HOSTILE},
-        scraped={
+        unavailable={HOSTILE + "2": HOSTILE, HOSTILE + "3": HOSTILE, PEERS_UNKNOWN: HOSTILE},
+        scrape_results={
             Endpoint(url=HOSTILE): ScrapeResult((TargetHistory(HOSTILE, (EngineSample(NOW, HOSTILE),), HOSTILE),)),
             Endpoint(url=HOSTILE + "2"): ScrapeResult((), HOSTILE),
         },
@@ -245,7 +245,7 @@ def test_law_1_who_holds_a_device_is_unknown_while_nobody_can_tell() -> None:
         pytest.param({}, "no fresh sample for 2 of 2 pods", id="why there is no value"),
         pytest.param({}, "How it came about (3) scope workload: Deployment llama", id="the steps"),
         pytest.param(
-            {"fleet": Fleet(None, 10.0, deviceless=True, silent={PEERS_UNKNOWN: "forbidden"})},
+            {"fleet": Fleet(None, 10.0, deviceless=True, unavailable={PEERS_UNKNOWN: "forbidden"})},
             "discovery forbidden",
             id="nobody knows who is there",
         ),
@@ -269,7 +269,9 @@ def test_an_empty_instance_has_a_page_too() -> None:
 def test_of_very_much_a_part_is_shown_and_the_rest_is_counted() -> None:
     many = {f"n{number:04}": node_history(f"n{number:04}", *(sample(one) for one in range(8))) for number in range(99)}
     pages = {Endpoint(url=f"http://{one}/"): ScrapeResult() for one in range(MAX_PAGES + 7)}
-    fleet = Fleet(None, 10.0, peers=many, scraped=pages, silent={f"x{one}": "mute" for one in range(MAX_PAGES + 3)})
+    fleet = Fleet(
+        None, 10.0, peers=many, scrape_results=pages, unavailable={f"x{one}": "mute" for one in range(MAX_PAGES + 3)}
+    )
     answers = tuple(answer(f"w{number:04}") for number in range(MAX_WORKLOADS + 5))
     lacking = answer("zzz", None)
     text = document(view(fleet=fleet, answers=(*answers, lacking)))

@@ -89,7 +89,7 @@ class RequestCounts:
 class RecentAnswer:
     """What GetMetrics answered last to one trigger; ``value`` is None where it was an error.
 
-    ``seen`` of ``expected`` ready pods (or devices) had a value; both are 0 where that was not looked at. ``demand``
+    ``with_value`` of ``expected`` ready pods (or devices) had a value; both are 0 where that was not looked at. ``demand``
     and ``is_demand_known`` are None where the trigger names no source of demand; ``demand_sentence`` says what was seen
     of it. ``reason`` says why there is no value, ``steps`` how the answer came about (of very many the first and the
     last), and ``at_seconds`` when, on this instance's monotonic clock.
@@ -102,7 +102,7 @@ class RecentAnswer:
     target: float
     value: float | None
     active: bool
-    seen: int
+    with_value: int
     expected: int
     demand: float | None = None
     is_demand_known: bool | None = None
@@ -133,7 +133,7 @@ class Cluster(Protocol):
         same object.
         """
 
-    async def settled(self, namespace: str, name: str) -> None:
+    async def wait_for_sync(self, namespace: str, name: str) -> None:
         """Return once ``workload`` has an answer of substance, good or bad. The caller sets the deadline."""
 
     def node_labels(self) -> Mapping[str, Mapping[str, str]] | Unavailable:
@@ -143,16 +143,16 @@ class Cluster(Protocol):
 class Peers(Protocol):
     """The other instances' snapshots. Asked in the event loop; the answers are what was last heard."""
 
-    def ask(self, window_seconds: float) -> None:
+    def register_interest(self, window_seconds: float) -> None:
         """Say that somebody needs the fleet, and so much history of it: follow every peer for a while."""
 
     def histories(self) -> Mapping[str, History]:
         """Return what peers told, by node; live, read it at once."""
 
-    def silent(self) -> Mapping[str, str]:
+    def unavailable(self) -> Mapping[str, str]:
         """Return peers that ought to be there and gave nothing yet, by node or else address: why."""
 
-    async def settled(self) -> None:
+    async def wait_for_sync(self) -> None:
         """Return once every peer was found, and has told something or failed to. The caller sets the deadline."""
 
 
@@ -195,7 +195,7 @@ class ScrapeCounts:
 class Engines(Protocol):
     """What inference engines and sources of demand tell. Asked in the event loop; answers are what was last heard."""
 
-    def ask(
+    def register_interest(
         self,
         endpoint: Endpoint,
         *,
@@ -208,10 +208,10 @@ class Engines(Protocol):
         It is scraped for a while from now on: a source of ``demand`` at demand's pace, an engine at engines'.
         """
 
-    def scraped(self) -> Mapping[Endpoint, ScrapeResult]:
+    def scrape_results(self) -> Mapping[Endpoint, ScrapeResult]:
         """Return what came of every endpoint that is asked for; live, read it at once."""
 
-    async def settled(self, endpoints: Collection[Endpoint]) -> None:
+    async def wait_for_sync(self, endpoints: Collection[Endpoint]) -> None:
         """Return once each of these has told something or was found not to. The caller sets the deadline."""
 
     def counts(self) -> Mapping[str, ScrapeCounts]:

@@ -47,7 +47,7 @@ class Sample:
     power_watts: float | None = None
 
     @property
-    def is_blind(self) -> bool:
+    def has_no_reading(self) -> bool:
         """Whether not one reading is known, as for a card that fell off the bus."""
         return (
             self.gpu_utilization_ratio is None
@@ -157,11 +157,11 @@ class Workload:
 class Unavailable:
     """Why nothing is known of a workload: a sentence for a person.
 
-    ``is_final`` says that it will not pass by itself: no such object, a right that is missing.
+    ``is_permanent`` says that it will not pass by itself: no such object, a right that is missing.
     """
 
     reason: str
-    is_final: bool
+    is_permanent: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,7 +73,7 @@ class AgentPortForwards:
                     async with asyncio.timeout(RETRY_SECONDS if is_missing else None):
                         await news.wait()
                 news.clear()
-                if lack := collection.lack(self._clock()):
+                if lack := collection.unavailable(self._clock()):
                     raise KubeError(f"{lack.reason}; or name instances: --address HOST:PORT")
                 await self._turn_to(_running(collection))
                 yield {f"127.0.0.1:{port}": one.node for one, (port, _) in self._open.items()}

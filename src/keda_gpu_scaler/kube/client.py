@@ -39,7 +39,7 @@ class ApiError(KubeError):
         self.retry_after_seconds = retry_after_seconds
 
     @property
-    def is_final(self) -> bool:
+    def is_permanent(self) -> bool:
         """Whether somebody must change something before it goes away."""
         return self.status in (_UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND)
 

@@ -54,7 +54,7 @@ class EndpointSlices:
             while True:
                 await news.wait()
                 news.clear()
-                if lack := collection.lack(self._clock()):
+                if lack := collection.unavailable(self._clock()):
                     raise KubeError(f"--peers: {lack.reason}")
                 yield _addresses(collection.items.values())
         finally:

@@ -185,7 +185,7 @@ class EventRecorder:
         }
 
     def _say(self, error: KubeError) -> None:
-        forbidden = isinstance(error, ApiError) and error.is_final
+        forbidden = isinstance(error, ApiError) and error.is_permanent
         if forbidden:
             self._silent_until = self._clock() + SILENT_SECONDS
         if str(error) != self._failure:

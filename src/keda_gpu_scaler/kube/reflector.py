@@ -104,9 +104,9 @@ class Reflector(Generic[Kept]):
             return WatchState.WATCHING
         if self.is_pending:
             return WatchState.PENDING
-        return WatchState.INTERRUPTED if self.lack(now) is None else WatchState.UNKNOWN
+        return WatchState.INTERRUPTED if self.unavailable(now) is None else WatchState.UNKNOWN
 
-    def lack(self, now: float) -> Unavailable | None:
+    def unavailable(self, now: float) -> Unavailable | None:
         """Say why the items cannot be relied on; None where they can."""
         if self._is_synced:
             silence = now - self._heard_at
@@ -116,11 +116,11 @@ class Reflector(Generic[Kept]):
             limit = f"(limit {BELIEVED_SECONDS:g} s)"
             return Unavailable(
                 f"{self._place}: the API server last answered {silence:.0f} s ago {limit}{cause}",
-                is_final=self._failure is not None and self._failure.is_final,
+                is_permanent=self._failure is not None and self._failure.is_permanent,
             )
         if self._failure is None:
-            return Unavailable(f"{self._place}: not read from the API server yet", is_final=False)
-        return Unavailable(self._say(self._failure), self._failure.is_final)
+            return Unavailable(f"{self._place}: not read from the API server yet", is_permanent=False)
+        return Unavailable(self._say(self._failure), self._failure.is_permanent)
 
     async def run(self) -> None:
         """List and watch, again and again, until cancelled."""
@@ -244,7 +244,7 @@ class Reflector(Generic[Kept]):
 
     def _hear(self) -> None:
         """Begin to rely on the items: a list alone would be old in a moment, and may be all that is allowed."""
-        is_news = self._failure is not None or self.lack(self._clock()) is not None
+        is_news = self._failure is not None or self.unavailable(self._clock()) is not None
         if self._failure is not None:
             _log.info("%s: the API server answers again", self._place)
         self._heard_at = self._clock()

@@ -21,7 +21,7 @@ from keda_gpu_scaler.kube.parse import Scale, ScaledSpec, ScaleTarget
 from keda_gpu_scaler.kube.reflector import BELIEVED_SECONDS, Reflector, ResourceQuery
 from keda_gpu_scaler.kube.shared_reflectors import SharedReflectors
 
-LET_GO_SECONDS = 600.0
+IDLE_TIMEOUT_SECONDS = 600.0
 MAX_WORKLOADS = 2000
 SCALE_EVERY_SECONDS = 0.5
 """A target that changes without a pause has its scale read no more often."""
@@ -67,19 +67,21 @@ class Workloads:
         followed = self._followed.get((namespace, name))
         if followed is None:
             if not objects.is_name(namespace) or not objects.is_name(name):
-                return Unavailable(f"{quoted(f'{namespace}/{name}')} is no name of a Kubernetes object", is_final=True)
+                return Unavailable(
+                    f"{quoted(f'{namespace}/{name}')} is no name of a Kubernetes object", is_permanent=True
+                )
             if len(self._followed) >= MAX_WORKLOADS:
-                return Unavailable(f"{MAX_WORKLOADS} workloads are followed, the most there may be", is_final=False)
+                return Unavailable(f"{MAX_WORKLOADS} workloads are followed, the most there may be", is_permanent=False)
             followed = _WatchedWorkload(namespace, name, self)
             self._followed[namespace, name] = followed
         followed.asked_at = self._clock()
         return followed.answer(followed.asked_at)
 
-    async def settled(self, namespace: str, name: str) -> None:
+    async def wait_for_sync(self, namespace: str, name: str) -> None:
         """Return once ``workload`` has an answer of substance."""
         self.workload(namespace, name)
         if followed := self._followed.get((namespace, name)):
-            await followed.settled.wait()
+            await followed.wait_for_sync.wait()
 
     def node_labels(self) -> Mapping[str, Mapping[str, str]] | Unavailable:
         """Return every node's labels; asking begins to watch them."""
@@ -87,8 +89,8 @@ class Workloads:
         nodes = self._watched.use(
             ResourceQuery("nodes", metadata_only=True), objects.labels, self, self._labels_changed
         )
-        if lack := nodes.lack(now):
-            return lack
+        if unavailable := nodes.unavailable(now):
+            return unavailable
         if self._labels is None:
             self._labels = dict(nodes.items)
         return self._labels
@@ -97,14 +99,14 @@ class Workloads:
         """Count what is watched, by resource and state."""
         return self._watched.states()
 
-    def tidy(self) -> None:
+    def expire_idle(self) -> None:
         """Let go of what nobody has asked about for long; to be called now and then."""
         now = self._clock()
         for key, followed in list(self._followed.items()):
-            if now - followed.asked_at > LET_GO_SECONDS:
+            if now - followed.asked_at > IDLE_TIMEOUT_SECONDS:
                 del self._followed[key]
                 followed.let_go()
-        if self._labels_asked_at is not None and now - self._labels_asked_at > LET_GO_SECONDS:
+        if self._labels_asked_at is not None and now - self._labels_asked_at > IDLE_TIMEOUT_SECONDS:
             self._labels_asked_at = self._labels = None
             self._watched.release(ResourceQuery("nodes", metadata_only=True), self)
 
@@ -177,8 +179,8 @@ class Workloads:
                     break
             else:
                 version = f"{target.group}/{target.version}" if target.group else target.version
-                lack = f"the API server has no {target.kind} of {version}"
-                raise ApiError(f"{lack}: is its CustomResourceDefinition installed?", _NOT_FOUND)
+                unavailable = f"the API server has no {target.kind} of {version}"
+                raise ApiError(f"{unavailable}: is its CustomResourceDefinition installed?", _NOT_FOUND)
         return self._resources[key]
 
 
@@ -189,9 +191,9 @@ class _Pending(Exception):  # noqa: N818 - nothing is wrong
 class _UnavailableError(Exception):
     """Nothing can be known of the workload now: here is why."""
 
-    def __init__(self, lack: Unavailable) -> None:
-        self.lack = lack
-        super().__init__(lack.reason)
+    def __init__(self, unavailable: Unavailable) -> None:
+        self.unavailable = unavailable
+        super().__init__(unavailable.reason)
 
 
 class _WatchedWorkload:
@@ -208,18 +210,18 @@ class _WatchedWorkload:
         self._scale_missed_at: float | None = None
         self._retry_seconds: float | None = None
         self._known: Workload | Unavailable = Unavailable(
-            f"{namespace}/{name}: not read from the API server yet", is_final=False
+            f"{namespace}/{name}: not read from the API server yet", is_permanent=False
         )
         self.asked_at = 0.0
-        self.settled = asyncio.Event()
+        self.wait_for_sync = asyncio.Event()
         self.task = asyncio.create_task(self._keep_looking(), name=f"workload {namespace}/{name}")
 
     def answer(self, now: float) -> Workload | Unavailable:
         """Return what is known, unless what it rests on has grown too old."""
         if isinstance(self._known, Workload):
             for collection in self._used.values():
-                if lack := collection.lack(now):
-                    return lack
+                if unavailable := collection.unavailable(now):
+                    return unavailable
         return self._known
 
     def let_go(self) -> None:
@@ -240,13 +242,15 @@ class _WatchedWorkload:
                 except _Pending:
                     raise
                 except _UnavailableError as lacking:
-                    self._learn(lacking.lack)
+                    self._learn(lacking.unavailable)
                 except ApiError as error:
-                    self._learn(Unavailable(f"{self._namespace}/{self._name}: {error}", error.is_final))
+                    self._learn(Unavailable(f"{self._namespace}/{self._name}: {error}", error.is_permanent))
                     self._retry_seconds = max(_RETRY_SECONDS, error.retry_after_seconds)
                 except Exception as error:  # whatever an object holds, it is looked at again
                     _log.exception("%s/%s", self._namespace, self._name)
-                    self._learn(Unavailable(f"{self._namespace}/{self._name}: unexpected {error!r}", is_final=False))
+                    self._learn(
+                        Unavailable(f"{self._namespace}/{self._name}: unexpected {error!r}", is_permanent=False)
+                    )
                     self._retry_seconds = _RETRY_SECONDS
             for place in self._used.keys() - self._needed:
                 del self._used[place]
@@ -256,7 +260,7 @@ class _WatchedWorkload:
                     await self._news.wait()
 
     def _learn(self, known: Workload | Unavailable) -> None:
-        self.settled.set()
+        self.wait_for_sync.set()
         if known != self._known:
             self._known = known
             self._cluster.changed()
@@ -276,13 +280,14 @@ class _WatchedWorkload:
             # Whoever has no ScaledJobs need not be allowed to read them.
             raise _UnavailableError(
                 Unavailable(
-                    f"{here}/{name}: there is no ScaledObject of this name, and: {lacking}", lacking.lack.is_final
+                    f"{here}/{name}: there is no ScaledObject of this name, and: {lacking}",
+                    lacking.unavailable.is_permanent,
                 )
             ) from None
         scaled = jobs.get(name)
         if scaled is None:
             raise _UnavailableError(
-                Unavailable(f"{here}/{name}: there is no ScaledObject and no ScaledJob of this name", is_final=True)
+                Unavailable(f"{here}/{name}: there is no ScaledObject and no ScaledJob of this name", is_permanent=True)
             )
         pods = self._pods(f"scaledjob.keda.sh/name={name}")
         running = sum(pod.phase in ("Pending", "Running") and not pod.is_deleting for pod in pods)
@@ -293,20 +298,22 @@ class _WatchedWorkload:
         target = scaled.target
         if target is None or not target.is_sound:
             raise _UnavailableError(
-                Unavailable(f"{title}: its ScaledObject's scaleTargetRef names no object", is_final=True)
+                Unavailable(f"{title}: its ScaledObject's scaleTargetRef names no object", is_permanent=True)
             )
         resource = await self._cluster.resource(target)
         place = ResourceQuery(resource, target.group, target.version, here, metadata_only=True)
         version = self._items(place, objects.resource_version).get(target.name)
         if version is None:
-            raise _UnavailableError(Unavailable(f"{title}: its scale target {target} does not exist", is_final=True))
+            raise _UnavailableError(
+                Unavailable(f"{title}: its scale target {target} does not exist", is_permanent=True)
+            )
         scale = await self._scale_of(target, resource, version)
         if not scale.selector:
             raise _UnavailableError(
                 Unavailable(
                     f"{title}: {target} tells no selector in its scale subresource, so its pods cannot be found; "
                     "set scope: fleet or node",
-                    is_final=True,
+                    is_permanent=True,
                 )
             )
         return Workload(
@@ -344,7 +351,7 @@ class _WatchedWorkload:
 
     def _believed_scale(self, target: ScaleTarget, error: ApiError) -> Scale | None:
         """Return the last scale, while what keeps us from reading it again may pass and has not lasted for long."""
-        if error.is_final or self._scale is None or self._scale[0] != target:
+        if error.is_permanent or self._scale is None or self._scale[0] != target:
             return None
         now = self._cluster.now()
         if self._scale_missed_at is None:
@@ -372,6 +379,6 @@ class _WatchedWorkload:
         collection = self._used[place]
         if collection.is_pending:
             raise _Pending
-        if lack := collection.lack(self._cluster.now()):
-            raise _UnavailableError(lack)
+        if unavailable := collection.unavailable(self._cluster.now()):
+            raise _UnavailableError(unavailable)
         return collection.items

@@ -24,7 +24,7 @@ from keda_gpu_scaler.wire import fleet_pb2 as pb
 from keda_gpu_scaler.wire.snapshot_codec import MAX_LENGTH, MAX_NUMBER, CodecError, apply_change, decode
 from keda_gpu_scaler.wire.tls import ClientTls, TlsError
 
-LET_GO_SECONDS = 600.0
+IDLE_TIMEOUT_SECONDS = 600.0
 """A fleet that nobody asked about for so long is not followed any longer."""
 FORGET_AFTER = 6
 """A node that was silent for so many times the stale limit is forgotten."""
@@ -54,7 +54,7 @@ class FleetClient:
     """Follows the instances that a directory lists. Everything happens in one event loop.
 
     Args:
-        directory: where they are.
+        discovery: where they are.
         instance: this instance's own random name, by which it recognises itself among them.
         clock: monotonic seconds.
         sample_interval_seconds: how often snapshots are wanted; more seldom from a very large fleet.
@@ -65,7 +65,7 @@ class FleetClient:
 
     def __init__(
         self,
-        directory: Discovery,
+        discovery: Discovery,
         *,
         instance: str,
         clock: Callable[[], float],
@@ -74,7 +74,7 @@ class FleetClient:
         on_news: Callable[[], None] = lambda: None,
         tls: ClientTls | None = None,
     ) -> None:
-        self._directory = directory
+        self._directory = discovery
         self._instance = instance
         self._clock = clock
         self._interval = sample_interval_seconds
@@ -82,7 +82,7 @@ class FleetClient:
         self._on_news = on_news
         self._tls = tls
         self._nodes = NodeStore(stale_after_seconds)
-        self._silent: dict[str, str] = {}
+        self._unavailable: dict[str, str] = {}
         self._whys: dict[str, str] = {}
         self._listing: Mapping[str, str] = {}
         self._titles: dict[str, str] = {}
@@ -91,44 +91,46 @@ class FleetClient:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._task: asyncio.Task[None] | None = None
         self._asked_at = 0.0
-        self._window = LongestWindow(LET_GO_SECONDS)
+        self._window = LongestWindow(IDLE_TIMEOUT_SECONDS)
         self._unheard: set[str] = set()
         self._settled = asyncio.Event()
         self._connecting = asyncio.Semaphore(_AT_ONCE)
 
-    def ask(self, window_seconds: float) -> None:
+    def register_interest(self, window_seconds: float) -> None:
         """Say that somebody needs the fleet, and so much history of it."""
         now = self._clock()
         self._asked_at = now
         self._nodes.window_seconds = self._window.ask(window_seconds, now)
         if self._task is None:
-            self._silent[PEERS_UNKNOWN] = "they are being looked up"
+            self._unavailable[PEERS_UNKNOWN] = "they are being looked up"
             self._task = asyncio.create_task(self._follow_directory(), name="peers")
 
     def histories(self) -> Mapping[str, History]:
         """Return what peers told, by node; live."""
         return self._nodes.histories
 
-    def silent(self) -> Mapping[str, str]:
+    def unavailable(self) -> Mapping[str, str]:
         """Return peers that ought to be there and tell nothing, by node or else address: why."""
-        return self._silent
+        return self._unavailable
 
     def counts(self) -> PeerCounts:
         """Return how many instances are followed, and for how long the longest silent of them has been so."""
         now = self._clock()
-        silences = (now - at for address, at in self._heard_at.items() if self._titles[address] in self._silent)
+        silences = (now - at for address, at in self._heard_at.items() if self._titles[address] in self._unavailable)
         return PeerCounts(len(self._titles), max(silences, default=0.0))
 
-    async def settled(self) -> None:
+    async def wait_for_sync(self) -> None:
         """Return once every peer was found, and has told something or could not."""
         if self._task is not None:
             await self._settled.wait()
 
-    def tidy(self) -> None:
+    def expire_idle(self) -> None:
         """Let go of what nobody needs any more; to be called now and then."""
         now = self._clock()
-        if self._task is not None and now - self._asked_at > LET_GO_SECONDS:
-            _log.info("nobody asked about the fleet for %.0f s: peers are not followed any longer", LET_GO_SECONDS)
+        if self._task is not None and now - self._asked_at > IDLE_TIMEOUT_SECONDS:
+            _log.info(
+                "nobody asked about the fleet for %.0f s: peers are not followed any longer", IDLE_TIMEOUT_SECONDS
+            )
             self._let_go()
         self._nodes.forget_since(now, FORGET_AFTER * self._stale_after)
 
@@ -145,7 +147,7 @@ class FleetClient:
         self._task = None
         self._tasks.clear()
         self._nodes.clear()
-        for table in (self._silent, self._whys, self._titles, self._heard_at):
+        for table in (self._unavailable, self._whys, self._titles, self._heard_at):
             table.clear()
         self._unheard.clear()
         self._settled.clear()
@@ -179,9 +181,9 @@ class FleetClient:
             self._unheard.discard(address)
         self._listing = listing
         if listing:
-            self._silent.pop(PEERS_UNKNOWN, None)
+            self._unavailable.pop(PEERS_UNKNOWN, None)
         else:
-            self._silent[PEERS_UNKNOWN] = (
+            self._unavailable[PEERS_UNKNOWN] = (
                 "discovery finds no instance at all; is --peers right, and does any agent run?"
             )
         self._pace = max(self._interval, len(listing) / PEERS_PER_SECOND)
@@ -189,7 +191,7 @@ class FleetClient:
             if address not in self._tasks:
                 self._titles[address] = node or address
                 self._heard_at[address] = self._clock()
-                self._silent.setdefault(node or address, "it has not been heard yet")
+                self._unavailable.setdefault(node or address, "it has not been heard yet")
                 self._unheard.add(address)
                 self._tasks[address] = asyncio.create_task(self._follow(address), name=f"peer {address}")
         self._settle()
@@ -205,19 +207,19 @@ class FleetClient:
     def _say_unlisted(self, sentence: str) -> None:
         """Note that discovery does not work; what it found before stands, if it ever found anything."""
         self._say(_DIRECTORY, sentence)
-        if PEERS_UNKNOWN in self._silent:
-            self._silent[PEERS_UNKNOWN] = self._silent.pop(_DIRECTORY)
+        if PEERS_UNKNOWN in self._unavailable:
+            self._unavailable[PEERS_UNKNOWN] = self._unavailable.pop(_DIRECTORY)
 
     def _say(self, address: str, sentence: str) -> None:
         """Note why a peer is silent; log it when it is news of this address: a node may have had two."""
         title = self._titles.get(address, address)
         if self._whys.get(address) != sentence:
             _log.warning("%s: %s", title, sentence)
-        self._whys[address] = self._silent[title] = sentence
+        self._whys[address] = self._unavailable[title] = sentence
 
     def _is_well(self, address: str) -> None:
         self._whys.pop(address, None)
-        self._silent.pop(self._titles.get(address, address), None)
+        self._unavailable.pop(self._titles.get(address, address), None)
 
     # ---- one of them ----
 
@@ -294,7 +296,7 @@ class FleetClient:
                 "%s: it says that it is node %s, and it runs on node %s: its pods are looked for there and not found; "
                 "pass spec.nodeName to it as KEDA_GPU_SCALER_NODE_NAME", address, node, self._listing[address],
             )  # fmt: skip
-        self._silent.pop(self._titles[address], None)
+        self._unavailable.pop(self._titles[address], None)
         self._titles[address] = node
 
 

@@ -215,7 +215,7 @@ class HttpClient:
             self._doubted.pop(target, None)
             return body
 
-    def tidy(self) -> None:
+    def expire_idle(self) -> None:
         """Close connections that were idle for long; to be called now and then."""
         now = self._clock()
         self._idle.close(before=now - IDLE_SECONDS)

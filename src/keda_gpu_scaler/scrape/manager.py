@@ -23,7 +23,7 @@ from keda_gpu_scaler.scrape.loop import ScrapeLoop
 from keda_gpu_scaler.scrape.pacing import Pacer
 from keda_gpu_scaler.scrape.targets import PodTargets, Targets, UrlTargets
 
-LET_GO_SECONDS = 300.0
+IDLE_TIMEOUT_SECONDS = 300.0
 """What nobody has asked for during so long is scraped no more: KEDA may look as seldom as that."""
 MAX_ENDPOINTS = 20_000
 MAX_NEEDS = 1_000
@@ -43,7 +43,7 @@ class ScrapeClient(Protocol):
     async def fetch(self, target: Target) -> FetchedPage:
         """Get a page; raises FetchError."""
 
-    def tidy(self) -> None:
+    def expire_idle(self) -> None:
         """Close what is idle."""
 
     def close(self) -> None:
@@ -84,7 +84,7 @@ class ScrapeManager:
         self._is_news_due = False
         self._tidied_at_seconds = clock()
 
-    def ask(
+    def register_interest(
         self,
         endpoint: Endpoint,
         *,
@@ -105,39 +105,39 @@ class ScrapeManager:
         if asked.is_new:
             self._schedule.do_at(now, asked)
 
-    def scraped(self) -> Mapping[Endpoint, ScrapeResult]:
+    def scrape_results(self) -> Mapping[Endpoint, ScrapeResult]:
         """Return what came of every endpoint that is asked for; live."""
         return self._scraped
 
-    async def settled(self, endpoints: Collection[Endpoint]) -> None:
+    async def wait_for_sync(self, endpoints: Collection[Endpoint]) -> None:
         """Return once each of these has told something or was found not to, and every series was looked for."""
         for endpoint in endpoints:
             if asked := self._asked.get(endpoint):
-                await asked.settled.wait()
+                await asked.wait_for_sync.wait()
 
     def counts(self) -> Mapping[str, ScrapeCounts]:
         """Return how many scrapes there were, and how many failed, by engine."""
         return {engine: ScrapeCounts(count, self._failures[engine]) for engine, count in self._scrapes.items()}
 
-    def tidy(self) -> None:
+    def expire_idle(self) -> None:
         """Let go of what nobody has asked for lately; to be called now and then."""
         now = self._clock()
         if now - self._tidied_at_seconds < _TIDY_SECONDS:
             return
         self._tidied_at_seconds = now
         for endpoint, asked in list(self._asked.items()):
-            if not asked.forget_since(now - LET_GO_SECONDS):
+            if not asked.forget_since(now - IDLE_TIMEOUT_SECONDS):
                 del self._asked[endpoint]
                 asked.let_go()
         for endpoint in self._scraped.keys() - self._asked.keys():
             del self._scraped[endpoint]
-        self._fetcher.tidy()
+        self._fetcher.expire_idle()
 
     async def close(self) -> None:
         """Scrape nothing any more, and close every connection."""
         await self._schedule.close()
         for asked in self._asked.values():
-            asked.settled.set()
+            asked.wait_for_sync.set()
         self._fetcher.close()
 
     def _refuse(self, endpoint: Endpoint) -> None:
@@ -208,7 +208,7 @@ class _Interest:
 class _EndpointScrape:
     """One endpoint that somebody asks for: which pages it has, and what is told of them.
 
-    ``settled`` is set while it has told something, or was found not to, and every series was looked for.
+    ``wait_for_sync`` is set while it has told something, or was found not to, and every series was looked for.
     """
 
     def __init__(self, endpoint: Endpoint, scraping: ScrapeManager) -> None:
@@ -218,7 +218,7 @@ class _EndpointScrape:
         self._asked_at_seconds: dict[_Interest, float] = {}
         self._scrapers: dict[Target, ScrapeLoop] = {}
         self._trouble: str | None = None
-        self.settled = asyncio.Event()
+        self.wait_for_sync = asyncio.Event()
         self.is_new = True
         self.is_needed = True
         self.selectors: tuple[SeriesSelector, ...] = ()
@@ -240,7 +240,7 @@ class _EndpointScrape:
         before = set(self.selectors)
         self._sum_up()
         if not before.issuperset(self.selectors):
-            self.settled.clear()
+            self.wait_for_sync.clear()
             for scraper in self._scrapers.values():
                 scraper.hurry()
 
@@ -256,7 +256,7 @@ class _EndpointScrape:
         """Nobody asks any more."""
         self.is_needed = False
         self._use(())
-        self.settled.set()
+        self.wait_for_sync.set()
 
     async def do(self) -> None:
         """Look where its pages are, and have them scraped."""
@@ -304,13 +304,13 @@ class _EndpointScrape:
 
     def _tell(self) -> None:
         pages = {target: scraper.page for target, scraper in self._scrapers.items()}
-        scraped = self._places.scraped(pages, self.selectors)
+        scraped = self._places.scrape_results(pages, self.selectors)
         if scraped is None:
             return
         self._scraping.tell(self._endpoint, scraped)
         self._say(scraped)
         if all(map(self._is_done, self._scrapers.values())):
-            self.settled.set()
+            self.wait_for_sync.set()
 
     def _is_done(self, scraper: ScrapeLoop) -> bool:
         if not scraper.is_scraped:

@@ -63,7 +63,7 @@ class Targets(Protocol):
     ) -> float | None:
         """Hear what came of a scrape; return after how many seconds to look again, None for what was said before."""
 
-    def scraped(self, pages: Mapping[Target, TargetHistory], selectors: Selectors) -> ScrapeResult | None:
+    def scrape_results(self, pages: Mapping[Target, TargetHistory], selectors: Selectors) -> ScrapeResult | None:
         """Say what came of the endpoint, None while there is nothing to be said."""
 
 
@@ -125,7 +125,7 @@ class PodTargets:
             return None
         return self._end_round()
 
-    def scraped(self, pages: Mapping[Target, TargetHistory], selectors: Selectors) -> ScrapeResult | None:
+    def scrape_results(self, pages: Mapping[Target, TargetHistory], selectors: Selectors) -> ScrapeResult | None:
         """Say what came of it."""
         if self._found is not None and self._found in pages:
             page = pages[self._found]
@@ -245,7 +245,7 @@ class UrlTargets:
             self._left += 1
         return None
 
-    def scraped(self, pages: Mapping[Target, TargetHistory], selectors: Selectors) -> ScrapeResult | None:
+    def scrape_results(self, pages: Mapping[Target, TargetHistory], selectors: Selectors) -> ScrapeResult | None:
         """Say what came of it; a page that was not scraped yet is not spoken of while others are."""
         meant = [pages[target] for target in self.targets if target in pages]
         found = [

@@ -15,7 +15,7 @@ from keda_gpu_scaler.core.trigger.effective import effective_settings
 from keda_gpu_scaler.core.trigger.metric_type import declared_type
 from keda_gpu_scaler.core.trigger.parser import Trigger
 from keda_gpu_scaler.core.types import Unavailable, Workload
-from keda_gpu_scaler.wire import verdict_pb2 as verdict_pb
+from keda_gpu_scaler.wire import evaluation_pb2 as evaluation_pb
 
 MAX_STEPS = 2000
 """So many sentences of a verdict are told; a fleet of thousands of devices has more, and a message its limits."""
@@ -26,54 +26,57 @@ MAX_SIGHTS = 1000
 
 def explanation(
     trigger: Trigger,
-    verdict: Evaluation,
+    evaluation: Evaluation,
     workload: Workload | Unavailable | None,
     metadata: Mapping[str, str],
     fleet: Fleet,
     now: float,
-) -> verdict_pb.Verdict:
+) -> evaluation_pb.Evaluation:
     """Put a verdict, and what it rests on, into its message.
 
     Args:
         trigger: what was asked.
-        verdict: the answer.
+        evaluation: the answer.
         workload: what the verdict rests on.
         metadata: the trigger's, as it was sent.
         fleet: who answers, and how old a reading may be.
         now: monotonic seconds on the clock of the verdict.
     """
-    return verdict_pb.Verdict(
+    return evaluation_pb.Evaluation(
         metric_name=trigger.metric_name,
         target=round(trigger.target, 3),
-        scope=verdict.scope,
-        value=verdict.value,
-        lack=verdict.lack.value if verdict.lack else "",
-        reason=verdict.reason,
-        active=verdict.active,
-        undecided=verdict.is_undecided,
-        seen=verdict.seen,
-        expected=verdict.expected,
-        steps=verdict.steps[:MAX_STEPS],
+        scope=evaluation.scope,
+        value=evaluation.value,
+        no_value_reason=evaluation.no_value_reason.value if evaluation.no_value_reason else "",
+        reason=evaluation.reason,
+        active=evaluation.active,
+        activity_unknown=evaluation.is_activity_unknown,
+        with_value=evaluation.with_value,
+        expected=evaluation.expected,
+        steps=evaluation.steps[:MAX_STEPS],
         instance=fleet.own_node,
         metric=trigger.metric.name,
         unit=trigger.metric.unit,
         value_type=(declared_type(workload, metadata) or "") if isinstance(workload, Workload) else "",
         settings=[
-            verdict_pb.Setting(key=one.key, value=one.value, origin=one.origin)
-            for one in effective_settings(trigger, metadata, verdict.scope)
+            evaluation_pb.Setting(key=one.key, value=one.value, origin=one.origin)
+            for one in effective_settings(trigger, metadata, evaluation.scope)
         ],
         hints=trigger.hints,
         workload=_told_workload(workload),
-        sights=[_told_sight(sight, now, fleet.stale_after_seconds) for sight in verdict.sights[:MAX_SIGHTS]],
-        sights_left_out=max(0, len(verdict.sights) - MAX_SIGHTS),
-        demand=_told_demand(verdict.demand),
+        observations=[
+            _told_sight(observation, now, fleet.stale_after_seconds)
+            for observation in evaluation.observations[:MAX_SIGHTS]
+        ],
+        observations_omitted=max(0, len(evaluation.observations) - MAX_SIGHTS),
+        demand=_told_demand(evaluation.demand),
     )
 
 
-def _told_workload(workload: Workload | Unavailable | None) -> verdict_pb.Workload | None:
+def _told_workload(workload: Workload | Unavailable | None) -> evaluation_pb.Workload | None:
     if not isinstance(workload, Workload):
         return None
-    return verdict_pb.Workload(
+    return evaluation_pb.Workload(
         kind=workload.kind,
         target=workload.target,
         wanted=workload.spec_replicas,
@@ -82,34 +85,36 @@ def _told_workload(workload: Workload | Unavailable | None) -> verdict_pb.Worklo
     )
 
 
-def _told_sight(sight: PodObservation | DeviceObservation, now: float, stale_after_seconds: float) -> verdict_pb.Sight:
-    told = verdict_pb.Sight(value=sight.value, sentence=sight.sentence)
-    if sight.value is not None and math.isfinite(sight.until_seconds):
+def _told_sight(
+    observation: PodObservation | DeviceObservation, now: float, stale_after_seconds: float
+) -> evaluation_pb.Observation:
+    told = evaluation_pb.Observation(value=observation.value, sentence=observation.sentence)
+    if observation.value is not None and math.isfinite(observation.expires_at_seconds):
         # What is believed for so long, and from now on only for so long, is as old as the rest.
-        told.age_seconds = max(0.0, stale_after_seconds - (sight.until_seconds - now))
-    if isinstance(sight, PodObservation):
-        told.pod, told.node = sight.pod.ref.name, sight.pod.node or ""
-        told.ready, told.state = is_ready(sight.pod), sight.sight.value
+        told.age_seconds = max(0.0, stale_after_seconds - (observation.expires_at_seconds - now))
+    if isinstance(observation, PodObservation):
+        told.pod, told.node = observation.pod.ref.name, observation.pod.node or ""
+        told.ready, told.state = is_ready(observation.pod), observation.observation.value
         told.devices.extend(
-            verdict_pb.Device(
+            evaluation_pb.ObservedDevice(
                 index=part.device.index,
                 model=part.device.model,
                 uuid=part.device.uuid,
                 value=part.value,
                 sharers=part.sharers,
             )
-            for part in sight.parts
+            for part in observation.device_values
         )
         return told
-    told.node, told.ready = sight.node, sight.value is not None
-    told.state = (ObservationState.UNSEEN if sight.value is None else ObservationState.SEEN).value
-    if sight.device is not None:
-        one = sight.device
-        told.devices.add(index=one.index, model=one.model, uuid=one.uuid, value=sight.value)
+    told.node, told.ready = observation.node, observation.value is not None
+    told.state = (ObservationState.MISSING if observation.value is None else ObservationState.OBSERVED).value
+    if observation.device is not None:
+        one = observation.device
+        told.devices.add(index=one.index, model=one.model, uuid=one.uuid, value=observation.value)
     return told
 
 
-def _told_demand(demand: DemandObservation | None) -> verdict_pb.Demand | None:
+def _told_demand(demand: DemandObservation | None) -> evaluation_pb.Demand | None:
     if demand is None:
         return None
-    return verdict_pb.Demand(value=demand.value, wakes=demand.wakes, sentence=demand.sentence)
+    return evaluation_pb.Demand(value=demand.value, active=demand.is_active, sentence=demand.sentence)

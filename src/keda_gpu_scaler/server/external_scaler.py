@@ -36,10 +36,10 @@ from keda_gpu_scaler.core.state.fleet import Fleet, History
 from keda_gpu_scaler.core.trigger.parser import Scope, Trigger, TriggerError, parse_trigger
 from keda_gpu_scaler.core.types import Unavailable, Workload
 from keda_gpu_scaler.server.explain import explanation
+from keda_gpu_scaler.wire import evaluation_pb2 as evaluation_pb
+from keda_gpu_scaler.wire import evaluation_pb2_grpc as evaluation_pb_grpc
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
-from keda_gpu_scaler.wire import verdict_pb2 as verdict_pb
-from keda_gpu_scaler.wire import verdict_pb2_grpc as verdict_pb_grpc
 
 HEARTBEAT_SECONDS = 60.0
 """A stream repeats an unchanged state after so long; every ``true`` costs KEDA a status write."""
@@ -61,8 +61,8 @@ _SPARED, _LONGEST_SPARED_SECONDS = 10.0, 1.0
 _REMEMBERED = 1024
 _TURN_SECONDS = 0.005
 _STATUS_OF_LACK: Mapping[NoValue | None, grpc.StatusCode] = {
-    NoValue.UNSEEN: grpc.StatusCode.UNAVAILABLE,
-    NoValue.ABSENT: grpc.StatusCode.FAILED_PRECONDITION,
+    NoValue.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+    NoValue.MISCONFIGURED: grpc.StatusCode.FAILED_PRECONDITION,
 }
 
 _log = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ class _CachedEvaluation:
     Until ``spared_until_seconds`` more of what peers told makes no difference.
     """
 
-    verdict: Evaluation
+    evaluation: Evaluation
     workload: Workload | Unavailable | None
     node_labels: object
     told: int
@@ -100,7 +100,7 @@ class _CachedEvaluation:
         """Whether nothing else that matters is known by now."""
         is_same_cluster = self.workload is workload and self.node_labels is fleet.node_labels
         is_heard = self.told == told or now < self.spared_until_seconds
-        return is_same_cluster and is_heard and now <= self.verdict.holds_until_seconds
+        return is_same_cluster and is_heard and now <= self.evaluation.expires_at_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +140,7 @@ class ExternalScaler(pb_grpc.ExternalScalerServicer):
         self._engines = engines
         self._asked: dict[_Request, _RegisteredInterest] = {}
         self._judged_by: History | None = None
-        self._verdicts: dict[_Request, _CachedEvaluation] = {}
+        self._evaluations: dict[_Request, _CachedEvaluation] = {}
         self._told = 0
         self._streams: dict[_Request, set[_ActivityStream]] = defaultdict(set)
         self._stopping = False
@@ -191,16 +191,16 @@ class ExternalScaler(pb_grpc.ExternalScalerServicer):
             )
             await self._refuse("GetMetrics", context, grpc.StatusCode.INVALID_ARGUMENT, sentence)
         await self._looked_up(question)
-        verdict = self._verdict(question)
-        self._log.answerable(_title(ref), trigger, verdict)
+        evaluation = self._evaluation(question)
+        self._log.answerable(_title(ref), trigger, evaluation)
         now = self._clock()
-        answer = _answer(ref, trigger, verdict, now)
+        answer = _answer(ref, trigger, evaluation, now)
         self._answers.note(answer, now)
         self._on_answer(answer)
-        if verdict.value is None:
-            code = _STATUS_OF_LACK[verdict.lack]
-            await self._refuse("GetMetrics", context, code, f"{_title(ref)}: {verdict.reason}")
-        value = round(verdict.value, 3)
+        if evaluation.value is None:
+            code = _STATUS_OF_LACK[evaluation.no_value_reason]
+            await self._refuse("GetMetrics", context, code, f"{_title(ref)}: {evaluation.reason}")
+        value = round(evaluation.value, 3)
         metric = pb.MetricValue(metricName=trigger.metric_name, metricValue=math.ceil(value), metricValueFloat=value)
         return pb.GetMetricsResponse(metricValues=[metric])
 
@@ -209,11 +209,11 @@ class ExternalScaler(pb_grpc.ExternalScalerServicer):
         with self._timed("IsActive"):
             question = await self._question("IsActive", request, context)
             await self._looked_up(question)
-            verdict = self._verdict(question)
-            if verdict.is_undecided:
-                why = f"{_title(request)}: neither to be woken nor put to sleep: {verdict.steps[-1]}"
+            evaluation = self._evaluation(question)
+            if evaluation.is_activity_unknown:
+                why = f"{_title(request)}: neither to be woken nor put to sleep: {evaluation.steps[-1]}"
                 await self._refuse("IsActive", context, grpc.StatusCode.UNAVAILABLE, why)
-            return pb.IsActiveResponse(result=verdict.active)
+            return pb.IsActiveResponse(result=evaluation.active)
 
     async def StreamIsActive(  # noqa: N802
         self, request: pb.ScaledObjectRef, context: ServicerContext
@@ -239,14 +239,14 @@ class ExternalScaler(pb_grpc.ExternalScalerServicer):
             if not self._streams[question]:
                 del self._streams[question]
 
-    async def explain(self, request: pb.ScaledObjectRef, context: ServicerContext) -> verdict_pb.Verdict:
+    async def explain(self, request: pb.ScaledObjectRef, context: ServicerContext) -> evaluation_pb.Evaluation:
         """Answer with the verdict that GetMetrics and IsActive give, and the steps that lead there."""
         question = await self._question(None, request, context)
         await self._looked_up(question)
         # Nobody is waited for between these: they are of one instant, and the verdict rests on this workload.
-        workload, verdict = self._interest(question), self._verdict(question)
+        workload, evaluation = self._interest(question), self._evaluation(question)
         metadata = dict(request.scalerMetadata)
-        return explanation(question.trigger, verdict, workload, metadata, self._fleet(), self._clock())
+        return explanation(question.trigger, evaluation, workload, metadata, self._fleet(), self._clock())
 
     def heard(self) -> None:
         """Note that a peer or an engine told something: what was judged before rests on older knowledge."""
@@ -320,7 +320,7 @@ class ExternalScaler(pb_grpc.ExternalScalerServicer):
         if self._engines is not None and trigger.is_scraped:
             self._ask_engines(self._engines, question, workload)
         if self._peers is not None and trigger.scope is not Scope.NODE and self._needs_devices(question):
-            self._peers.ask(trigger.window_seconds)
+            self._peers.register_interest(trigger.window_seconds)
         return workload
 
     def _ask_engines(self, engines: Engines, question: _Request, workload: Workload | Unavailable | None) -> None:
@@ -333,7 +333,7 @@ class ExternalScaler(pb_grpc.ExternalScalerServicer):
         elif now - asked.at_seconds < _ASK_AGAIN_SECONDS:
             return
         for scrape in asked.scrapes:
-            engines.ask(
+            engines.register_interest(
                 scrape.endpoint,
                 window_seconds=scrape.window_seconds,
                 selectors=scrape.selectors,
@@ -350,7 +350,7 @@ class ExternalScaler(pb_grpc.ExternalScalerServicer):
             return True
         if trigger.metric.name != "saturation" or self._engines is None or question not in self._asked:
             return False
-        told, asked = self._engines.scraped(), self._asked[question].scrapes
+        told, asked = self._engines.scrape_results(), self._asked[question].scrapes
         engines = [scrape.endpoint for scrape in asked if scrape.endpoint.pod is not None]
         return bool(engines) and all((found := told.get(it)) is not None and found.is_no_engine for it in engines)
 
@@ -359,21 +359,21 @@ class ExternalScaler(pb_grpc.ExternalScalerServicer):
         workload = self._interest(question)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LOOK_UP_SECONDS):
-                if self._cluster is not None and isinstance(workload, Unavailable) and not workload.is_final:
-                    await self._cluster.settled(question.namespace, question.name)
+                if self._cluster is not None and isinstance(workload, Unavailable) and not workload.is_permanent:
+                    await self._cluster.wait_for_sync(question.namespace, question.name)
                     self._interest(question)
                 if self._cluster is not None and question.trigger.node_selector is not None:
-                    while isinstance(labels := self._cluster.node_labels(), Unavailable) and not labels.is_final:
+                    while isinstance(labels := self._cluster.node_labels(), Unavailable) and not labels.is_permanent:
                         await asyncio.sleep(_LOOK_AGAIN_SECONDS)
                 if self._engines is not None and question in self._asked:
-                    await self._engines.settled([scrape.endpoint for scrape in self._asked[question].scrapes])
+                    await self._engines.wait_for_sync([scrape.endpoint for scrape in self._asked[question].scrapes])
                 if (
                     self._peers is not None
                     and question.trigger.scope is not Scope.NODE
                     and self._needs_devices(question)
                 ):
                     self._interest(question)
-                    await self._peers.settled()
+                    await self._peers.wait_for_sync()
 
     async def _refuse(
         self, method: str | None, context: ServicerContext, code: grpc.StatusCode, sentence: str
@@ -384,9 +384,9 @@ class ExternalScaler(pb_grpc.ExternalScalerServicer):
 
     def _known_activity(self, question: _Request) -> bool | None:
         """Return what a stream may push: the state, or None while it is unknown."""
-        return self._verdict(question).known_activity
+        return self._evaluation(question).known_activity
 
-    def _verdict(self, question: _Request) -> Evaluation:
+    def _evaluation(self, question: _Request) -> Evaluation:
         """Judge; at most once by the same knowledge, while the verdict holds."""
         workload = self._interest(question)
         fleet, now = self._fleet(), self._clock()
@@ -395,25 +395,29 @@ class ExternalScaler(pb_grpc.ExternalScalerServicer):
         if fleet.history is not self._judged_by:
             # What was judged by an older history is of no use, and would keep that history in memory.
             self._judged_by = fleet.history
-            self._verdicts.clear()
-        judged = self._verdicts.get(question)
+            self._evaluations.clear()
+        judged = self._evaluations.get(question)
         if judged is not None and judged.rests_on(workload, fleet, self._told, now):
-            return judged.verdict
-        verdict = evaluate(question.trigger, fleet, now, workload, dict(question.metadata))
-        if now <= verdict.holds_until_seconds and (question in self._verdicts or len(self._verdicts) < _REMEMBERED):
+            return judged.evaluation
+        evaluation = evaluate(question.trigger, fleet, now, workload, dict(question.metadata))
+        if now <= evaluation.expires_at_seconds and (
+            question in self._evaluations or len(self._evaluations) < _REMEMBERED
+        ):
             # Among a thousand peers one tells something every millisecond; the whole fleet takes a hundred to judge.
             spared = min(_SPARED * (self._clock() - now), _LONGEST_SPARED_SECONDS)
-            self._verdicts[question] = _CachedEvaluation(verdict, workload, fleet.node_labels, self._told, now + spared)
-        return verdict
+            self._evaluations[question] = _CachedEvaluation(
+                evaluation, workload, fleet.node_labels, self._told, now + spared
+            )
+        return evaluation
 
 
-class EvaluationService(verdict_pb_grpc.VerdictsServicer):
+class EvaluationService(evaluation_pb_grpc.EvaluationsServicer):
     """Explains the scaler's answers to people."""
 
     def __init__(self, scaler: ExternalScaler) -> None:
         self._scaler = scaler
 
-    async def Explain(self, request: pb.ScaledObjectRef, context: ServicerContext) -> verdict_pb.Verdict:  # noqa: N802
+    async def Explain(self, request: pb.ScaledObjectRef, context: ServicerContext) -> evaluation_pb.Evaluation:  # noqa: N802
         """Judge as GetMetrics and IsActive do, and tell the steps."""
         return await self._scaler.explain(request, context)
 
@@ -481,19 +485,19 @@ class _ChangeLog:
             if self._is_news((title, problem), problem):
                 _log.warning("%s: %s", title, problem)
 
-    def answerable(self, title: str, trigger: Trigger, verdict: Evaluation) -> None:
+    def answerable(self, title: str, trigger: Trigger, evaluation: Evaluation) -> None:
         subject = (title, trigger)
         # The kind of lack, not its sentence: an age in it changes with every poll.
-        if verdict.lack is not None:
-            if self._is_news(subject, verdict.lack.value):
-                _log.warning("%s: %s has no value: %s", title, trigger.metric_name, verdict.reason)
+        if evaluation.no_value_reason is not None:
+            if self._is_news(subject, evaluation.no_value_reason.value):
+                _log.warning("%s: %s has no value: %s", title, trigger.metric_name, evaluation.reason)
         elif self._said.pop(subject, None) is not None:
             _log.info("%s: %s has a value again", title, trigger.metric_name)
-        if verdict.demand is not None:
-            self._demand(f"{title} (demand)", trigger, verdict.demand)
+        if evaluation.demand is not None:
+            self._demand(f"{title} (demand)", trigger, evaluation.demand)
 
     def _demand(self, title: str, trigger: Trigger, demand: DemandObservation) -> None:
-        if demand.wakes is None:
+        if demand.is_active is None:
             if self._is_news((title, trigger), "unknown"):
                 _log.warning("%s: %s; it neither wakes the workload nor lets it sleep", title, demand.sentence)
         elif self._said.pop((title, trigger), None) is not None:
@@ -508,7 +512,7 @@ class _ChangeLog:
         return True
 
 
-def _answer(ref: pb.ScaledObjectRef, trigger: Trigger, verdict: Evaluation, now: float) -> RecentAnswer:
+def _answer(ref: pb.ScaledObjectRef, trigger: Trigger, evaluation: Evaluation, now: float) -> RecentAnswer:
     namespace, name = _title(ref).split("/", 1)
     return RecentAnswer(
         namespace=namespace,
@@ -516,15 +520,15 @@ def _answer(ref: pb.ScaledObjectRef, trigger: Trigger, verdict: Evaluation, now:
         metric_name=trigger.metric_name,
         metric=trigger.metric.name,
         target=round(trigger.target, 3),
-        value=None if verdict.value is None else round(verdict.value, 3),
-        active=verdict.active,
-        seen=verdict.seen,
-        expected=verdict.expected,
-        demand=verdict.demand.value if verdict.demand else None,
-        is_demand_known=verdict.demand.wakes is not None if verdict.demand else None,
-        demand_sentence=verdict.demand.sentence if verdict.demand else "",
-        reason=verdict.reason,
-        steps=_shortened(verdict.steps),
+        value=None if evaluation.value is None else round(evaluation.value, 3),
+        active=evaluation.active,
+        with_value=evaluation.with_value,
+        expected=evaluation.expected,
+        demand=evaluation.demand.value if evaluation.demand else None,
+        is_demand_known=evaluation.demand.is_active is not None if evaluation.demand else None,
+        demand_sentence=evaluation.demand.sentence if evaluation.demand else "",
+        reason=evaluation.reason,
+        steps=_shortened(evaluation.steps),
         at_seconds=now,
     )
 

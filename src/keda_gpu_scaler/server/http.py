@@ -109,15 +109,17 @@ _ANSWER_GAUGES: tuple[_Gauge[RecentAnswer], ...] = (
         lambda answer: answer.active,
     ),
     _Gauge(
-        Family("workload_answered", "gauge", "1 if KEDA was told a value, 0 if an error.", _WORKLOAD_LABELS),
+        Family("workload_value_available", "gauge", "1 if KEDA was told a value, 0 if an error.", _WORKLOAD_LABELS),
         lambda answer: answer.value is not None,
     ),
     _Gauge(
-        Family("workload_seen", "gauge", "Ready pods (or devices) in scope that gave a value.", _WORKLOAD_LABELS),
-        lambda answer: answer.seen,
+        Family(
+            "workload_pods_with_value", "gauge", "Ready pods (or devices) in scope that gave a value.", _WORKLOAD_LABELS
+        ),
+        lambda answer: answer.with_value,
     ),
     _Gauge(
-        Family("workload_expected", "gauge", "Ready pods (or devices) in scope.", _WORKLOAD_LABELS),
+        Family("workload_pods", "gauge", "Ready pods (or devices) in scope.", _WORKLOAD_LABELS),
         lambda answer: answer.expected,
     ),
 )
@@ -143,12 +145,12 @@ _SCRAPE_FAILURES = Family("scrape_failures_total", "counter", "Pages that could 
 _SNAPSHOT_AGE = Family(
     "snapshot_age_seconds", "gauge", "Age of the newest snapshot of each node that is known here.", ("node",)
 )
-_PEERS_SILENT = Family("peers_silent", "gauge", "Other instances that ought to be heard of and are not.")
+_PEERS_SILENT = Family("peers_unavailable", "gauge", "Other instances that ought to be heard of and are not.")
 _PEERS_FOLLOWED = Family(
     "peers_followed", "gauge", "Instances that discovery finds and that are followed; 0 while nobody asks here."
 )
 _PEERS_SILENCE = Family(
-    "peers_longest_silence_seconds", "gauge", "For how long the longest silent of them has told nothing; 0 if none is."
+    "peer_max_staleness_seconds", "gauge", "For how long the longest silent of them has told nothing; 0 if none is."
 )
 _API_WATCHES = Family(
     "api_watches",
@@ -246,7 +248,7 @@ def _fleet_lines(
 
 
 def _beyond_lines(fleet: Fleet, peers: PeerCounts, watches: Watches) -> Iterator[str]:
-    yield from _family(_PEERS_SILENT, [("", (), len(fleet.silent))])
+    yield from _family(_PEERS_SILENT, [("", (), len(fleet.unavailable))])
     yield from _family(_PEERS_FOLLOWED, [("", (), peers.followed)])
     yield from _family(_PEERS_SILENCE, [("", (), peers.longest_silence_seconds)])
     yield from _family(

@@ -169,7 +169,7 @@ _FOOT = f"""<footer class=faint>
 
 
 def _header(view: StatusView) -> str:
-    why = view.fleet.unready(view.now)
+    why = view.fleet.not_ready_reason(view.now)
     state = "<span class=good>ready</span>" if why is None else f"<span class=bad>not ready</span>: {_text(why)}"
     at = datetime.fromtimestamp(view.unix_seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     return f"""<header>
@@ -221,7 +221,7 @@ def _workload(answer: RecentAnswer, now: float) -> Iterator[str]:
         told,
         f"{_number(answer.target)}{_text(unit)}",
         "<span class=good>active</span>" if answer.active else "inactive",
-        f"{answer.seen} of {answer.expected}" if answer.expected else "—",
+        f"{answer.with_value} of {answer.expected}" if answer.expected else "—",
         _demand(answer),
         _ago(now - answer.at_seconds),
     )
@@ -276,17 +276,17 @@ def _devices(view: StatusView) -> Iterator[str]:
 def _scope(view: StatusView) -> str:
     if view.peers.followed:
         silence = view.peers.longest_silence_seconds
-        silent = f"; the longest silent has told nothing for {_duration(silence)}" if silence else ""
-        return f"{view.peers.followed} instances are followed{silent}."
+        unavailable = f"; the longest silent has told nothing for {_duration(silence)}" if silence else ""
+        return f"{view.peers.followed} instances are followed{unavailable}."
     return "Other instances are not followed: there are none, or nobody has asked here about the fleet lately."
 
 
 def _node(name: str, history: History, samples: Sequence[Sample], view: StatusView) -> Iterator[str]:
-    is_seen = view.fleet.sees(history, view.now)
+    is_seen = view.fleet.is_history_fresh(history, view.now)
     if is_seen:
         state = f"{_text(history.newest.source)}, {_duration(history.age_seconds(view.now))} old"
     else:
-        state = f"<span class=bad>unknown</span>: {_text(view.fleet.absence(name, view.now))}"
+        state = f"<span class=bad>unknown</span>: {_text(view.fleet.missing_reason(name, view.now))}"
     yield "<tbody>"
     yield f"<tr><th scope=rowgroup colspan=7>{_text(name)} <span class=faint>{state}</span></th></tr>"
     held = _held(history) if is_seen else None
@@ -335,9 +335,9 @@ def _memory(sample: Sample) -> str:
 
 
 def _unheard(view: StatusView) -> Iterator[str]:
-    why = dict(view.fleet.without_word())
-    if PEERS_UNKNOWN in view.fleet.silent:
-        why["discovery"] = view.fleet.silent[PEERS_UNKNOWN]
+    why = dict(view.fleet.nodes_without_snapshot())
+    if PEERS_UNKNOWN in view.fleet.unavailable:
+        why["discovery"] = view.fleet.unavailable[PEERS_UNKNOWN]
     if why:
         yield "<section aria-labelledby=unheard>"
         yield "<h2 id=unheard>Not heard</h2>"
@@ -352,7 +352,7 @@ def _unheard(view: StatusView) -> Iterator[str]:
 def _engines(view: StatusView) -> Iterator[str]:
     rows = [
         (str(endpoint), page, scraped.failure)
-        for endpoint, scraped in view.fleet.scraped.items()
+        for endpoint, scraped in view.fleet.scrape_results.items()
         for page in scraped.pages or (None,)
     ]
     if not rows:

@@ -138,7 +138,7 @@ def headings() -> set[str]:
 
 def test_every_heading_that_a_finding_links_to_is_there() -> None:
     named = set()
-    for path in (HOME / "src" / "keda_gpu_scaler" / "cli" / "checks").glob("*.py"):
+    for path in (HOME / "src" / "keda_gpu_scaler" / "cli" / "doctor").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Constant) and re.fullmatch(r"[a-z]+(-[a-z_]+)+", str(node.value)):
                 named.add(node.value)

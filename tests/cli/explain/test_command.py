@@ -23,7 +23,7 @@ from keda_gpu_scaler.cli.explain.scaledobject import (
 from keda_gpu_scaler.cli.probe.client import Call
 from keda_gpu_scaler.core.hpa.controller import Behavior, Limit, Policy, PolicyType, ScalingRules, SelectPolicy
 from keda_gpu_scaler.core.hpa.replica_calculator import Tolerances
-from keda_gpu_scaler.wire import verdict_pb2 as pb
+from keda_gpu_scaler.wire import evaluation_pb2 as pb
 from tests.serving import free_port
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "explain.txt"
@@ -37,9 +37,9 @@ SETTINGS = (
 )
 
 
-def verdict(value: float | None = 276.0, **changes: Any) -> pb.Verdict:
+def evaluation(value: float | None = 276.0, **changes: Any) -> pb.Evaluation:
     """Three replicas, two of them seen at 92 and 184, one on a node that went silent, and one that starts."""
-    base = pb.Verdict(
+    base = pb.Evaluation(
         metric_name="keda_gpu_triton_inference",
         metric="gpu_utilization",
         unit="%",
@@ -47,7 +47,7 @@ def verdict(value: float | None = 276.0, **changes: Any) -> pb.Verdict:
         scope="workload",
         value=value,
         active=True,
-        seen=2,
+        with_value=2,
         expected=3,
         steps=[
             "scope workload: gpu_utilization of Deployment llama (mean of the last 10 s): 4 replicas of 4 wanted",
@@ -60,26 +60,26 @@ def verdict(value: float | None = 276.0, **changes: Any) -> pb.Verdict:
         value_type="AverageValue",
         settings=[pb.Setting(key=key, value=said, origin=origin) for key, said, origin in SETTINGS],
         workload=pb.Workload(kind="ScaledObject", target="Deployment llama", wanted=4, actual=4, ready=3),
-        sights=[
-            pb.Sight(
-                pod="llama-7c9f6d5b8-aaaaa", node="gpu-a", ready=True, state="seen", value=92.0, age_seconds=0.4,
+        observations=[
+            pb.Observation(
+                pod="llama-7c9f6d5b8-aaaaa", node="gpu-a", ready=True, state="observed", value=92.0, age_seconds=0.4,
                 sentence="92 % on node gpu-a: GPU 0 NVIDIA H100 92 %",
-                devices=[pb.Device(index=0, model="NVIDIA H100", uuid="GPU-0", value=92.0, sharers=1)],
+                devices=[pb.ObservedDevice(index=0, model="NVIDIA H100", uuid="GPU-0", value=92.0, sharers=1)],
             ),
-            pb.Sight(
-                pod="llama-7c9f6d5b8-bbbbb", node="gpu-b", ready=True, state="seen", value=184.0, age_seconds=12.0,
+            pb.Observation(
+                pod="llama-7c9f6d5b8-bbbbb", node="gpu-b", ready=True, state="observed", value=184.0, age_seconds=12.0,
                 sentence="184 % on node gpu-b",
                 devices=[
-                    pb.Device(index=0, model="NVIDIA H100", uuid="GPU-1", value=92.0, sharers=2),
-                    pb.Device(index=1, model="NVIDIA H100", uuid="GPU-2", value=92.0, sharers=1),
+                    pb.ObservedDevice(index=0, model="NVIDIA H100", uuid="GPU-1", value=92.0, sharers=2),
+                    pb.ObservedDevice(index=1, model="NVIDIA H100", uuid="GPU-2", value=92.0, sharers=1),
                 ],
             ),
-            pb.Sight(
-                pod="llama-7c9f6d5b8-ccccc", node="gpu-c", ready=True, state="unseen",
+            pb.Observation(
+                pod="llama-7c9f6d5b8-ccccc", node="gpu-c", ready=True, state="missing",
                 sentence="node gpu-c last answered 41 s ago (limit 10 s): it does not answer",
             ),
-            pb.Sight(
-                pod="llama-7c9f6d5b8-ddddd", node="gpu-a", state="empty", sentence="holds no device of node gpu-a"
+            pb.Observation(
+                pod="llama-7c9f6d5b8-ddddd", node="gpu-a", state="no_device", sentence="holds no device of node gpu-a"
             ),
         ],
     )  # fmt: skip
@@ -102,41 +102,41 @@ DEFINITION = ScaledObject(
 
 
 def explained(
-    told: pb.Verdict | None, definition: ScaledObject = DEFINITION, replicas: int | None = None, **changes: Any
+    told: pb.Evaluation | None, definition: ScaledObject = DEFINITION, replicas: int | None = None, **changes: Any
 ) -> ExplainResult:
     declared = definition.triggers[0]
-    prospect = forecast_of(told, definition, declared, replicas) if told is not None else None
-    parts: dict[str, Any] = {"asked": "pod keda/keda-gpu-scaler-0", "verdict": told, "prospect": prospect, **changes}
+    forecast = forecast_of(told, definition, declared, replicas) if told is not None else None
+    parts: dict[str, Any] = {"asked": "pod keda/keda-gpu-scaler-0", "evaluation": told, "forecast": forecast, **changes}
     return ExplainResult(AT, definition, declared, 1, **parts)
 
 
 SCREENS = {
     "one pod unseen, one not ready, and the HPA would grow": explained(
-        verdict(), status=HpaStatus(4, 4, ("ScalingLimited False: it is within the range (DesiredWithinRange)",))
+        evaluation(), status=HpaStatus(4, 4, ("ScalingLimited False: it is within the range (DesiredWithinRange)",))
     ),
     "no value": explained(
-        verdict(
-            None, seen=0, lack="unseen", reason="no fresh sample for 3 of 3 ready pods: node gpu-c told nothing"
+        evaluation(
+            None, with_value=0, no_value_reason="unavailable", reason="no fresh sample for 3 of 3 ready pods: node gpu-c told nothing"
         )
     ),
     "asleep, with demand that nobody can read": explained(
-        verdict(
-            0.0, active=False, seen=0, expected=0, sights=[], undecided=True,
+        evaluation(
+            0.0, active=False, with_value=0, expected=0, observations=[], activity_unknown=True,
             workload=pb.Workload(kind="ScaledObject", target="Deployment llama"),
             steps=["0: it has no replica", "inactive: demand is unknown"],
             demand=pb.Demand(sentence="http://gateway:8080/metrics does not answer"),
         )
     ),
     "devices of the fleet, without the workload": explained(
-        verdict(
-            92.0, scope="fleet", workload=None, value_type="", seen=1, expected=2,
+        evaluation(
+            92.0, scope="fleet", workload=None, value_type="", with_value=1, expected=2,
             steps=["scope fleet: gpu_utilization of 2 device(s) of 2 nodes", "max: 92", "active: 92 is above 0"],
-            sights=[
-                pb.Sight(
-                    node="gpu-a", ready=True, state="seen", value=92.0, age_seconds=0.1, sentence="GPU 0",
-                    devices=[pb.Device(index=0, model="NVIDIA H100", uuid="GPU-0", value=92.0)],
+            observations=[
+                pb.Observation(
+                    node="gpu-a", ready=True, state="observed", value=92.0, age_seconds=0.1, sentence="GPU 0",
+                    devices=[pb.ObservedDevice(index=0, model="NVIDIA H100", uuid="GPU-0", value=92.0)],
                 ),
-                pb.Sight(node="gpu-c", state="unseen", sentence="node gpu-c: it does not answer"),
+                pb.Observation(node="gpu-c", state="missing", sentence="node gpu-c: it does not answer"),
             ],
         )
     ),
@@ -169,7 +169,9 @@ def test_no_line_is_wider_than_the_screen(title: str, width: int) -> None:
 def test_nothing_that_a_terminal_obeys_gets_through() -> None:
     evil = "\x1b[2J\x07"
     shown = explained(
-        verdict(steps=[evil], reason=evil, hints=[evil], sights=[pb.Sight(pod=evil, node=evil, sentence=evil)])
+        evaluation(
+            steps=[evil], reason=evil, hints=[evil], observations=[pb.Observation(pod=evil, node=evil, sentence=evil)]
+        )
     )
     assert "\x1b[2J" not in screen(shown, 80)
     assert "\x07" not in screen(shown, 80)
@@ -181,7 +183,7 @@ def test_what_the_table_shows_is_not_told_twice() -> None:
 
 @pytest.mark.parametrize("title", SCREENS)
 def test_for_programs_every_key_is_always_there(title: str) -> None:
-    keys = set(json.loads(as_json(explained(verdict()))))
+    keys = set(json.loads(as_json(explained(evaluation()))))
     assert set(json.loads(as_json(SCREENS[title]))) == keys
 
 
@@ -195,12 +197,12 @@ def policy(value: int, kind: PolicyType = PolicyType.PODS) -> Policy:
 @pytest.mark.parametrize(
     ("told", "definition", "replicas", "limit"),
     [
-        (verdict(600.0), DEFINITION, 6, Limit.MAX),
-        (verdict(0.0), DEFINITION, 1, Limit.MIN),
-        (verdict(310.0), DEFINITION, 4, Limit.TOLERANCE),
-        (verdict(350.0), DEFINITION, 5, Limit.NONE),
+        (evaluation(600.0), DEFINITION, 6, Limit.MAX),
+        (evaluation(0.0), DEFINITION, 1, Limit.MIN),
+        (evaluation(310.0), DEFINITION, 4, Limit.TOLERANCE),
+        (evaluation(350.0), DEFINITION, 5, Limit.NONE),
         (
-            verdict(600.0),
+            evaluation(600.0),
             ScaledObject(
                 "ai", "llama", triggers=(ScaledObjectTrigger(1, {}),), behavior=Behavior(up=ScalingRules((policy(1),)))
             ),
@@ -208,7 +210,7 @@ def policy(value: int, kind: PolicyType = PolicyType.PODS) -> Policy:
             Limit.RATE_UP,
         ),
         (
-            verdict(75.0),
+            evaluation(75.0),
             ScaledObject(
                 "ai",
                 "llama",
@@ -218,9 +220,9 @@ def policy(value: int, kind: PolicyType = PolicyType.PODS) -> Policy:
             3,
             Limit.RATE_DOWN,
         ),
-        (verdict(None), DEFINITION, 4, Limit.NO_METRIC),
+        (evaluation(None), DEFINITION, 4, Limit.NO_METRIC),
         (
-            verdict(0.0, workload=pb.Workload(kind="ScaledObject", target="Deployment llama")),
+            evaluation(0.0, workload=pb.Workload(kind="ScaledObject", target="Deployment llama")),
             DEFINITION,
             0,
             Limit.DISABLED,
@@ -231,13 +233,15 @@ def policy(value: int, kind: PolicyType = PolicyType.PODS) -> Policy:
         "no faster down either", "without a value nothing", "asleep the HPA has no say",
     ],
 )  # fmt: skip
-def test_the_limit_that_bites_is_named(told: pb.Verdict, definition: ScaledObject, replicas: int, limit: Limit) -> None:
+def test_the_limit_that_bites_is_named(
+    told: pb.Evaluation, definition: ScaledObject, replicas: int, limit: Limit
+) -> None:
     decision = forecast_of(told, definition, definition.triggers[0]).decision
     assert decision is not None
     assert (decision.replicas, decision.limit) == (replicas, limit)
 
 
-def of_keda(told: pb.Verdict, **changes: Any) -> str:
+def of_keda(told: pb.Evaluation, **changes: Any) -> str:
     definition = ScaledObject("ai", "llama", triggers=(ScaledObjectTrigger(1, {}),), **changes)
     return " | ".join(forecast_of(told, definition, definition.triggers[0]).keda)
 
@@ -248,29 +252,29 @@ ASLEEP = pb.Workload(kind="ScaledObject", target="Deployment llama")
 @pytest.mark.parametrize(
     ("told", "changes", "sentence"),
     [
-        (verdict(0.0, active=False), {}, "KEDA scales it to 0 when it was inactive for 300 s (cooldownPeriod)"),
-        (verdict(0.0, active=False), {"min_replicas": 2}, "changes nothing: minReplicaCount is 2"),
+        (evaluation(0.0, active=False), {}, "KEDA scales it to 0 when it was inactive for 300 s (cooldownPeriod)"),
+        (evaluation(0.0, active=False), {"min_replicas": 2}, "changes nothing: minReplicaCount is 2"),
         (
-            verdict(0.0, active=False),
+            evaluation(0.0, active=False),
             {"min_replicas": 2, "idle_replicas": 0, "cooldown_seconds": 60.0, "others": ("cron",)},
             "KEDA scales it to 0 when it was inactive for 60 s (cooldownPeriod) and no other trigger is active",
         ),
-        (verdict(0.0, workload=ASLEEP), {"min_replicas": 0}, "KEDA wakes it: 1 at once"),
-        (verdict(0.0, active=False, workload=ASLEEP), {}, "it stays asleep until a trigger is active"),
-        (verdict(None), {}, "KEDA gets an error: the HPA leaves the size alone (no fallback is set)"),
-        (verdict(None), {"fallback": (3, 5)}, "after 3 of them its fallback sets 5 replicas"),
-        (verdict(5.0, undecided=True), {}, "IsActive is an error too"),
-        (verdict(301.0), {"kind": "ScaledJob", "max_replicas": 4}, "KEDA keeps 4 jobs running: ceil(301 / 75)"),
-        (verdict(), {"paused": "autoscaling.keda.sh/paused: true"}, "KEDA does nothing: it is paused"),
-        (verdict(), {"has_formula": True}, "scalingModifiers"),
+        (evaluation(0.0, workload=ASLEEP), {"min_replicas": 0}, "KEDA wakes it: 1 at once"),
+        (evaluation(0.0, active=False, workload=ASLEEP), {}, "it stays asleep until a trigger is active"),
+        (evaluation(None), {}, "KEDA gets an error: the HPA leaves the size alone (no fallback is set)"),
+        (evaluation(None), {"fallback": (3, 5)}, "after 3 of them its fallback sets 5 replicas"),
+        (evaluation(5.0, activity_unknown=True), {}, "IsActive is an error too"),
+        (evaluation(301.0), {"kind": "ScaledJob", "max_replicas": 4}, "KEDA keeps 4 jobs running: ceil(301 / 75)"),
+        (evaluation(), {"paused": "autoscaling.keda.sh/paused: true"}, "KEDA does nothing: it is paused"),
+        (evaluation(), {"has_formula": True}, "scalingModifiers"),
     ],
 )
-def test_what_keda_does_itself_is_said(told: pb.Verdict, changes: dict[str, Any], sentence: str) -> None:
+def test_what_keda_does_itself_is_said(told: pb.Evaluation, changes: dict[str, Any], sentence: str) -> None:
     assert sentence in of_keda(told, **changes)
 
 
 def test_a_size_that_nobody_knows_leads_to_no_decision_until_it_is_given() -> None:
-    told = verdict(92.0, workload=None)
+    told = evaluation(92.0, workload=None)
     assert forecast_of(told, DEFINITION, DEFINITION.triggers[0]).decision is None
     decision = forecast_of(told, DEFINITION, DEFINITION.triggers[0], 1).decision
     assert decision is not None
@@ -279,7 +283,7 @@ def test_a_size_that_nobody_knows_leads_to_no_decision_until_it_is_given() -> No
 
 def test_the_tolerance_is_the_one_that_the_behaviour_gives() -> None:
     narrow = ScaledObject("ai", "llama", triggers=(ScaledObjectTrigger(1, {}),), tolerances=Tolerances(0.01, 0.01))
-    decision = forecast_of(verdict(310.0), narrow, narrow.triggers[0]).decision
+    decision = forecast_of(evaluation(310.0), narrow, narrow.triggers[0]).decision
     assert decision is not None
     assert (decision.replicas, decision.limit) == (5, Limit.NONE)
 
@@ -293,7 +297,7 @@ def test_while_pods_come_and_go_each_type_counts_its_own(
     value_type: str, value: float, replicas: int, measured: str
 ) -> None:
     sizes = pb.Workload(kind="ScaledObject", target="Deployment llama", wanted=4, actual=5, ready=3)
-    told = verdict(value, value_type=value_type, workload=sizes)
+    told = evaluation(value, value_type=value_type, workload=sizes)
     recommendation = forecast_of(told, DEFINITION, DEFINITION.triggers[0]).recommendation
     assert recommendation is not None
     assert recommendation.replicas == replicas
@@ -304,9 +308,9 @@ def test_shrinking_waits_as_long_as_the_behaviour_says() -> None:
     definition = ScaledObject(
         "ai", "llama", triggers=(ScaledObjectTrigger(1, {}),), behavior=Behavior(down=ScalingRules((policy(9),), 120.0))
     )
-    prospect = forecast_of(verdict(75.0), definition, definition.triggers[0])
-    assert prospect.decision is not None
-    assert "once all recommendations of 120 s are this low" in decided(prospect.decision, prospect.current, definition)
+    forecast = forecast_of(evaluation(75.0), definition, definition.triggers[0])
+    assert forecast.decision is not None
+    assert "once all recommendations of 120 s are this low" in decided(forecast.decision, forecast.current, definition)
 
 
 # ---- what a ScaledObject says ----

@@ -238,7 +238,7 @@ def test_json_has_these_keys(address: str) -> None:
             "arithmetic": "92 is 0.144 of 8 * 80, so ceil(92 / 80) = 2",
             "sentence": "2 replicas, as recommended",
         },
-        "verdict": None,
+        "evaluation": None,
     }
 
 
@@ -419,10 +419,10 @@ def test_a_refused_connection_is_told_from_an_error() -> None:
 
 
 def test_a_port_that_never_speaks_is_connected_and_too_late() -> None:
-    with socket.socket() as silent:
-        silent.bind(("127.0.0.1", 0))
-        silent.listen()
-        result = run(f"127.0.0.1:{silent.getsockname()[1]}", "--timeout", "0.2", "--json")
+    with socket.socket() as unavailable:
+        unavailable.bind(("127.0.0.1", 0))
+        unavailable.listen()
+        result = run(f"127.0.0.1:{unavailable.getsockname()[1]}", "--timeout", "0.2", "--json")
     assert result.exit_code == 1
     assert one(result)["connected"] is True
     assert one(result)["calls"][0]["status"] == "DEADLINE_EXCEEDED"
@@ -568,8 +568,8 @@ def test_ctrl_c_ends_watching_cleanly(scaler: FakeScaler, address: str) -> None:
 
 def test_the_hpas_past_is_carried_from_round_to_round(address: str) -> None:
     result = run(address, "--json", "--replicas", "8", "--interval", "60", "--count", "6")
-    seen = [(shown["hpa"]["replicas"], shown["hpa"]["limit"]) for shown in rounds(result)]
-    assert seen == [(8, "stabilisation")] * 5 + [(2, "none")]  # the sixth is a moment past 300 s
+    with_value = [(shown["hpa"]["replicas"], shown["hpa"]["limit"]) for shown in rounds(result)]
+    assert with_value == [(8, "stabilisation")] * 5 + [(2, "none")]  # the sixth is a moment past 300 s
 
 
 def test_the_size_stays_as_given(scaler: FakeScaler, address: str) -> None:
@@ -581,8 +581,8 @@ def test_the_size_stays_as_given(scaler: FakeScaler, address: str) -> None:
 def test_following_takes_the_hpas_size_every_15_seconds(scaler: FakeScaler, address: str) -> None:
     scaler.reports(800)
     result = run(address, "--json", "--follow", "--interval", "5", "--count", "9")
-    seen = [(shown["replicas"], shown["hpa"]["replicas"]) for shown in rounds(result)]
-    assert seen == [(1, 4), (4, 8), (4, 8), (4, 8), (8, 10), (8, 10), (8, 10), (10, 10), (10, 10)]
+    with_value = [(shown["replicas"], shown["hpa"]["replicas"]) for shown in rounds(result)]
+    assert with_value == [(1, 4), (4, 8), (4, 8), (4, 8), (8, 10), (8, 10), (8, 10), (10, 10), (10, 10)]
 
 
 @pytest.mark.parametrize(

@@ -194,9 +194,9 @@ def test_a_kubeconfig_that_cannot_be_used_is_a_sentence_and_exit_status_3(tmp_pa
 
 def test_an_agent_whose_port_cannot_be_forwarded_is_not_heard_either() -> None:
     async def unheard() -> dict[str, str]:
-        directory = StaticDiscovery(())
-        following = FleetClient(directory, instance="us", clock=time.monotonic)
-        listing = _Listing(directory, lambda: {"b": "pod gpu/scaler-b: the API server answers 502"})
+        discovery = StaticDiscovery(())
+        following = FleetClient(discovery, instance="us", clock=time.monotonic)
+        listing = _Listing(discovery, lambda: {"b": "pod gpu/scaler-b: the API server answers 502"})
         try:
             return dict(FollowedFleet(following, listing, 10.0, Clocks()).view().unheard)
         finally:

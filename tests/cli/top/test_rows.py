@@ -33,7 +33,7 @@ NOW = 1000.0
 BASE = next(device_rows(Fleet(None, 10.0, peers={"a": node_history("a", sample(), held={})}), NOW))
 
 
-def fleet(**silent: str) -> Fleet:
+def fleet(**unavailable: str) -> Fleet:
     """Two nodes that are heard, one that is stale and knows no holders, and whoever is silent."""
     return Fleet(
         None,
@@ -45,7 +45,7 @@ def fleet(**silent: str) -> Fleet:
             "gpu-9": node_history("gpu-9", sample(0, 0.6, power_watts=None), blind(1), held={"GPU-0000": "llama-1"}),
             "gpu-11": node_history("gpu-11", sample(0, 0.5), held={"GPU-0000": "old-0"}, at=NOW - 41),
         },
-        silent=silent,
+        unavailable=unavailable,
     )
 
 
@@ -74,8 +74,10 @@ def test_what_is_stale_or_blind_is_unknown_and_says_why() -> None:
 
 
 def test_who_is_not_heard_is_told_with_the_reason() -> None:
-    silent = fleet(**{"gpu-12": "nothing came for 6 s", "gpu-9": "it ended the connection", PEERS_UNKNOWN: "no rights"})
-    assert unheard(silent) == {"discovery": "no rights", "gpu-12": "nothing came for 6 s"}
+    unavailable = fleet(
+        **{"gpu-12": "nothing came for 6 s", "gpu-9": "it ended the connection", PEERS_UNKNOWN: "no rights"}
+    )
+    assert unheard(unavailable) == {"discovery": "no rights", "gpu-12": "nothing came for 6 s"}
 
 
 def test_a_slice_is_called_by_its_gpu_and_its_instance() -> None:

@@ -53,8 +53,8 @@ def rows() -> tuple[Row, ...]:
 
 
 def view(*found: Row, unheard: int = 1, notes: Sequence[str] = ("gpu-8: replay of gpus.csv",)) -> TopView:
-    silent = {f"gpu-{10 + number}": "nothing came for 6 s" for number in range(unheard)}
-    return TopView(datetime(2026, 1, 2, 12, 0, 3).astimezone(), "fleet", found, silent, tuple(notes))
+    unavailable = {f"gpu-{10 + number}": "nothing came for 6 s" for number in range(unheard)}
+    return TopView(datetime(2026, 1, 2, 12, 0, 3).astimezone(), "fleet", found, unavailable, tuple(notes))
 
 
 @functools.cache

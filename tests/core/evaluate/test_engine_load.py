@@ -325,7 +325,7 @@ def requests(*totals: float | None, every: float = 0.5) -> TargetHistory:
 
 
 @pytest.mark.parametrize(
-    ("pages", "value", "wakes"),
+    ("pages", "value", "is_active"),
     [
         pytest.param([queue(0, 1)], 1.0, True, id="the first request wakes, whatever the window's mean"),
         pytest.param([queue(0, 0)], 0.0, False, id="no demand"),
@@ -361,39 +361,39 @@ def requests(*totals: float | None, every: float = 0.5) -> TargetHistory:
     ],
 )
 def test_demand_wakes_when_it_is_seen_and_sleeps_when_all_of_it_is(
-    pages: list[TargetHistory], value: float | None, wakes: bool | None
+    pages: list[TargetHistory], value: float | None, is_active: bool | None
 ) -> None:
-    sight = look(*pages)
-    assert (sight.value, sight.wakes) == (value, wakes)
+    observation = look(*pages)
+    assert (observation.value, observation.is_active) == (value, is_active)
 
 
 def test_demand_wakes_above_its_threshold_only() -> None:
-    assert look(queue(5, 5), demand=replace(DEMAND, threshold=5.0)).wakes is False
-    assert look(queue(5, 6), demand=replace(DEMAND, threshold=5.0)).wakes is True
+    assert look(queue(5, 5), demand=replace(DEMAND, threshold=5.0)).is_active is False
+    assert look(queue(5, 6), demand=replace(DEMAND, threshold=5.0)).is_active is True
 
 
 def test_what_all_addresses_told_together_is_held() -> None:
     several = [queue(3, 0, 0), queue(3, 3, 0), queue(3, 3, 0)]
-    assert look(*several, demand=replace(DEMAND, threshold=8.0)).wakes is True
-    assert look(*several, demand=replace(DEMAND, threshold=9.0)).wakes is False
+    assert look(*several, demand=replace(DEMAND, threshold=8.0)).is_active is True
+    assert look(*several, demand=replace(DEMAND, threshold=9.0)).is_active is False
     # One after the other they never were so many.
     apart = [queue(9, 0, 0, 0), queue(0, 0, 9, 0)]
-    assert look(*apart, demand=replace(DEMAND, threshold=10.0)).wakes is False
+    assert look(*apart, demand=replace(DEMAND, threshold=10.0)).is_active is False
 
 
 def test_of_a_counter_the_rate_over_the_window_is_held_against_the_threshold() -> None:
     # One request within half a second is no rate of two a second.
     once = requests(*[100] * 30, *[101] * 30)
-    assert look(once, demand=replace(DEMAND, threshold=0.2)).wakes is False
-    assert look(once, demand=replace(DEMAND, threshold=0.05)).wakes is True
+    assert look(once, demand=replace(DEMAND, threshold=0.2)).is_active is False
+    assert look(once, demand=replace(DEMAND, threshold=0.05)).is_active is True
 
 
 @given(st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=6), min_size=1, max_size=3), st.integers(0, 20))
 def test_demand_that_wakes_is_held_at_the_next_look(sizes: list[list[int]], threshold: int) -> None:
     demand = replace(DEMAND, threshold=threshold)
-    woken = look(*(queue(*one) for one in sizes), demand=demand).wakes
+    woken = look(*(queue(*one) for one in sizes), demand=demand).is_active
     later = look(*(queue(*one, 0.0, last_at=NOW + 0.5) for one in sizes), demand=demand)
-    assert woken is not True or later.wakes is True
+    assert woken is not True or later.is_active is True
 
 
 def test_the_first_of_several_series_that_is_there_counts() -> None:

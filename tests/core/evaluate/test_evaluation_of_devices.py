@@ -45,9 +45,9 @@ def moment(*utilizations: float | None) -> list[Sample]:
 def test_the_value_is_the_aggregate_of_the_devices_windows(
     metadata: dict[str, str], moments: list[list[Sample]], expected: float
 ) -> None:
-    verdict = evaluate(parse_trigger(metadata), fleet_of(*moments), NOW)
-    assert verdict.value == expected
-    assert verdict.lack is None
+    evaluation = evaluate(parse_trigger(metadata), fleet_of(*moments), NOW)
+    assert evaluation.value == expected
+    assert evaluation.no_value_reason is None
 
 
 @pytest.mark.parametrize(
@@ -60,27 +60,27 @@ def test_active_means_strictly_above_the_threshold(utilization: float, activatio
 
 
 @pytest.mark.parametrize(
-    ("fleet", "metadata", "lack", "reason"),
+    ("fleet", "metadata", "no_value_reason", "reason"),
     [
-        pytest.param(Fleet(None, 10.0), {}, NoValue.UNSEEN, "no sample yet", id="nothing was sampled yet"),
+        pytest.param(Fleet(None, 10.0), {}, NoValue.UNAVAILABLE, "no sample yet", id="nothing was sampled yet"),
         pytest.param(
             fleet_of(moment(50), last_at=900.0),
             {},
-            NoValue.UNSEEN,
+            NoValue.UNAVAILABLE,
             "no fresh sample: node gpu-7 last answered 100 s ago (limit 10 s)",
             id="the snapshot is stale",
         ),
         pytest.param(
             replace(fleet_of(moment(50), last_at=900.0), failure="the driver is gone"),
             {},
-            NoValue.UNSEEN,
+            NoValue.UNAVAILABLE,
             "no fresh sample: node gpu-7 last answered 100 s ago (limit 10 s): the driver is gone",
             id="the snapshot is stale, and it is known why",
         ),
         pytest.param(
             Fleet(None, 10.0, deviceless=True),
             {},
-            NoValue.ABSENT,
+            NoValue.MISCONFIGURED,
             "this instance has no device by design (--backend none), and it knows no peer that has; ask one that runs "
             "on a GPU node, or tell it where they are with --peers",
             id="no device by design",
@@ -88,21 +88,21 @@ def test_active_means_strictly_above_the_threshold(utilization: float, activatio
         pytest.param(
             fleet_of(moment(1, 2)),
             {"gpuIndex": "5"},
-            NoValue.ABSENT,
+            NoValue.MISCONFIGURED,
             "metadata.gpuIndex: node gpu-7 has no device 5: it has 0, 1; -1 means all",
             id="no device of that index",
         ),
         pytest.param(
             fleet_of([]),
             {},
-            NoValue.ABSENT,
+            NoValue.MISCONFIGURED,
             "node gpu-7 has no device; run the scaler on GPU nodes only",
             id="a node without devices",
         ),
         pytest.param(
             fleet_of([sample(0, 0.1), blind(1), blind(2)]),
             {},
-            NoValue.UNSEEN,
+            NoValue.UNAVAILABLE,
             "gpu_utilization is unknown for 2 of 3 devices: GPU 1 (GPU-0001) of node gpu-7 gives no gpu_utilization; "
             "GPU 2 (GPU-0002) of node gpu-7 gives no gpu_utilization; nothing moves until they answer. Repair them, "
             "ask for another metricType, or narrow the trigger",
@@ -111,7 +111,7 @@ def test_active_means_strictly_above_the_threshold(utilization: float, activatio
         pytest.param(
             fleet_of([sample(0, power_watts=None)]),
             {"metricType": "power_draw", "targetValue": "300"},
-            NoValue.UNSEEN,
+            NoValue.UNAVAILABLE,
             "power_draw is unknown for 1 of 1 devices: GPU 0 (GPU-0000) of node gpu-7 gives no power_draw; nothing "
             "moves until they answer. Repair them, ask for another metricType, or narrow the trigger",
             id="a device without that reading",
@@ -119,20 +119,20 @@ def test_active_means_strictly_above_the_threshold(utilization: float, activatio
     ],
 )
 def test_law_1_what_is_unknown_has_no_value_keeps_the_workload_and_says_why(
-    fleet: Fleet, metadata: dict[str, str], lack: NoValue, reason: str
+    fleet: Fleet, metadata: dict[str, str], no_value_reason: NoValue, reason: str
 ) -> None:
-    verdict = evaluate(parse_trigger(metadata), fleet, NOW)
-    assert (verdict.value, verdict.lack, verdict.reason) == (None, lack, reason)
-    assert verdict.active
-    assert reason in verdict.steps
+    evaluation = evaluate(parse_trigger(metadata), fleet, NOW)
+    assert (evaluation.value, evaluation.no_value_reason, evaluation.reason) == (None, no_value_reason, reason)
+    assert evaluation.active
+    assert reason in evaluation.steps
 
 
 def test_law_1_where_every_device_must_be_seen_no_known_one_speaks_for_an_unknown_one() -> None:
     for aggregation in AGGREGATIONS:
         for utilizations in ((95, None), (0, None), (10, 10, 10, None)):
             trigger = parse_trigger({"aggregation": aggregation, "minCoverage": "1"})
-            verdict = evaluate(trigger, fleet_of(moment(*utilizations)), NOW)
-            assert (verdict.value, verdict.active) == (None, True)
+            evaluation = evaluate(trigger, fleet_of(moment(*utilizations)), NOW)
+            assert (evaluation.value, evaluation.active) == (None, True)
 
 
 @pytest.mark.parametrize(
@@ -149,10 +149,10 @@ def test_law_1_where_every_device_must_be_seen_no_known_one_speaks_for_an_unknow
 def test_law_1_an_unseen_device_moves_nothing_up_and_counts_as_used_on_the_way_down(
     aggregation: str, utilizations: tuple[float | None, ...], value: float
 ) -> None:
-    verdict = evaluate(parse_trigger({"aggregation": aggregation}), fleet_of(moment(*utilizations)), NOW)
-    assert verdict.value == pytest.approx(value, abs=0.001)
-    assert (verdict.seen, verdict.expected) == (len(utilizations) - 1, len(utilizations))
-    assert verdict.active
+    evaluation = evaluate(parse_trigger({"aggregation": aggregation}), fleet_of(moment(*utilizations)), NOW)
+    assert evaluation.value == pytest.approx(value, abs=0.001)
+    assert (evaluation.with_value, evaluation.expected) == (len(utilizations) - 1, len(utilizations))
+    assert evaluation.active
 
 
 def test_law_1_what_only_ignorance_keeps_active_is_not_known_to_be_active() -> None:
@@ -207,15 +207,15 @@ def test_a_window_holds_exactly_the_known_readings_less_than_its_length_older_th
 def test_a_readings_age_is_its_snapshots_and_its_own_lag_together() -> None:
     trigger = parse_trigger({})
     six_behind = fleet_of(moment(50), *[moment(None)] * 6)
-    verdict = evaluate(trigger, six_behind, NOW)
-    assert (verdict.value, verdict.holds_until_seconds) == (50.0, NOW + 4)
+    evaluation = evaluate(trigger, six_behind, NOW)
+    assert (evaluation.value, evaluation.expires_at_seconds) == (50.0, NOW + 4)
     assert evaluate(trigger, six_behind, NOW + 4).value == 50.0
     assert evaluate(trigger, six_behind, NOW + 5).value is None
 
 
 def test_the_steps_say_where_the_value_came_from() -> None:
-    verdict = evaluate(parse_trigger({"activationThreshold": "5"}), fleet_of(moment(10, 92)), NOW)
-    assert verdict.steps == (
+    evaluation = evaluate(parse_trigger({"activationThreshold": "5"}), fleet_of(moment(10, 92)), NOW)
+    assert evaluation.steps == (
         "scope fleet: gpu_utilization of 2 device(s) of node gpu-7 (mean of the last 10 s; fake)",
         "GPU 0 NVIDIA H100 (GPU-0000): 10 %",
         "GPU 1 NVIDIA H100 (GPU-0001): 92 %",
@@ -264,10 +264,10 @@ def test_law_1_losing_readings_leaves_the_value_as_it_was_or_takes_it_away(
     index = data.draw(st.sampled_from([-1, *range(len(samples))]))
     trigger = parse_trigger({**given_metadata, "gpuIndex": str(index), "minCoverage": "1"})
     lost = data.draw(st.sets(st.integers(0, len(samples) - 1), min_size=1))
-    seen = evaluate(trigger, fleet_of(placed(samples)), NOW)
+    with_value = evaluate(trigger, fleet_of(placed(samples)), NOW)
     half_seen = evaluate(trigger, fleet_of(placed(samples, lost)), NOW)
     if index != -1 and index not in lost:
-        assert half_seen == seen
+        assert half_seen == with_value
     else:
         assert (half_seen.value, half_seen.active) == (None, True)
 
@@ -287,13 +287,13 @@ def test_law_4_the_total_handed_out_is_what_was_measured_device_by_device(
     given_metadata: dict[str, str], samples: list[Sample]
 ) -> None:
     fleet = fleet_of(placed(samples))
-    parts = [
+    device_values = [
         evaluate(parse_trigger({**given_metadata, "gpuIndex": str(index)}), fleet, NOW).value
         for index in range(len(samples))
     ]
     total = evaluate(parse_trigger({**given_metadata, "aggregation": "sum"}), fleet, NOW).value
     # Each number that is handed out is rounded to the three decimals that KEDA keeps.
-    assert total == pytest.approx(math.fsum(part for part in parts if part is not None), abs=0.0005 * 7)
+    assert total == pytest.approx(math.fsum(part for part in device_values if part is not None), abs=0.0005 * 7)
 
 
 @given(metadata, st.lists(known, min_size=1, max_size=4))

@@ -66,25 +66,27 @@ def judge(
     if queue is not None:
         told = {**told, Endpoint(url=EPP, every_address=True): queue}
     assert set(told) <= asked, "what was scraped is what is asked for"
-    seen = fleet or Fleet(None, 10.0, deviceless=True)
-    return evaluate(trigger, replace(seen, scraped=told), NOW, known, metadata or {})
+    with_value = fleet or Fleet(None, 10.0, deviceless=True)
+    return evaluate(trigger, replace(with_value, scrape_results=told), NOW, known, metadata or {})
 
 
-def size(verdict: Evaluation, known: Workload, target: float = 100.0) -> int:
+def size(evaluation: Evaluation, known: Workload, target: float = 100.0) -> int:
     """The size the HPA makes of it, under AverageValue."""
-    assert verdict.value is not None
+    assert evaluation.value is not None
     return desired_replicas(
-        ValueType.AVERAGE_VALUE, milli(verdict.value), milli(target), replicas=known.status_replicas
+        ValueType.AVERAGE_VALUE, milli(evaluation.value), milli(target), replicas=known.status_replicas
     ).replicas
 
 
 def test_each_ready_pods_engine_tells_its_own_value() -> None:
     known, told = serving(vllm(10), vllm(5), vllm(0, kv=0.4, running=3))
-    verdict = judge(known, told)
-    assert verdict.value == pytest.approx(200 + 100 + 50)
-    assert size(verdict, known) == 4
-    assert (verdict.seen, verdict.expected, verdict.active) == (3, 3, True)
-    assert any("llama-0: 200 % by vllm at http://10.0.0.1:8000/metrics (queue 200 %" in step for step in verdict.steps)
+    evaluation = judge(known, told)
+    assert evaluation.value == pytest.approx(200 + 100 + 50)
+    assert size(evaluation, known) == 4
+    assert (evaluation.with_value, evaluation.expected, evaluation.active) == (3, 3, True)
+    assert any(
+        "llama-0: 200 % by vllm at http://10.0.0.1:8000/metrics (queue 200 %" in step for step in evaluation.steps
+    )
 
 
 def test_pods_that_are_loading_keep_the_fleet_from_doubling() -> None:
@@ -111,8 +113,8 @@ def test_law_1_a_workload_none_of_whose_pods_is_ready_is_not_put_to_sleep_unseen
     queue: ScrapeResult | None, active: bool
 ) -> None:
     overloaded = workload(server(0, ready=False, age=3600.0))
-    verdict = judge(overloaded, {}, queue=queue, metadata=WAKING if queue else {})
-    assert (verdict.active, verdict.known_activity) == (active, None if active else False)
+    evaluation = judge(overloaded, {}, queue=queue, metadata=WAKING if queue else {})
+    assert (evaluation.active, evaluation.known_activity) == (active, None if active else False)
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
@@ -122,9 +124,9 @@ def test_law_1_an_engine_that_is_silent_neither_grows_nor_shrinks_the_workload(c
     if 2 / (2 + count) >= 0.5:
         assert size(judge(busy, told), busy) <= size(judge(known_alone, told_alone), known_alone) + count
     else:
-        verdict = judge(busy, told)
-        assert (verdict.value, verdict.lack, verdict.active) == (None, NoValue.UNSEEN, True)
-        assert "no fresh reading of 4 of 6 ready pods: no answer within 2 s" in verdict.reason
+        evaluation = judge(busy, told)
+        assert (evaluation.value, evaluation.no_value_reason, evaluation.active) == (None, NoValue.UNAVAILABLE, True)
+        assert "no fresh reading of 4 of 6 ready pods: no answer within 2 s" in evaluation.reason
     idle, told = serving(vllm(0), SILENT)
     assert size(judge(idle, told), idle) == 1
     assert judge(idle, told).known_activity is None
@@ -161,9 +163,9 @@ def test_without_an_engine_saturation_is_gpu_utilisation_and_it_says_so() -> Non
     known, told = serving(NO_ENGINE, NO_ENGINE)
     held = {"GPU-0000": "llama-0", "GPU-0001": "llama-1"}
     history = node_history("gpu-7", sample(0, 0.8), sample(1, 0.4), held=held)
-    verdict = judge(known, told, fleet=Fleet(history, 10.0))
-    assert verdict.value == pytest.approx(100 + 50)
-    assert verdict.steps[0] == (
+    evaluation = judge(known, told, fleet=Fleet(history, 10.0))
+    assert evaluation.value == pytest.approx(100 + 50)
+    assert evaluation.steps[0] == (
         "no engine tells of itself (llama-0: nothing of an engine's is exported): GPU utilisation instead, of which "
         "80 % counts as saturation 100 %"
     )
@@ -174,32 +176,32 @@ def test_a_pod_that_is_ready_before_its_engine_listens_is_not_put_to_sleep(age: 
     known = workload(server(0, age=age))
     told = {Endpoint(PodRef("ai", "llama-0"), "10.0.0.1"): NO_ENGINE}
     history = node_history("gpu-7", sample(0, 0.0), held={"GPU-0000": "llama-0"})
-    verdict = judge(known, told, fleet=Fleet(history, 10.0))
-    assert (verdict.value, verdict.active) == (0.0, active)
+    evaluation = judge(known, told, fleet=Fleet(history, 10.0))
+    assert (evaluation.value, evaluation.active) == (0.0, active)
 
 
 def test_one_engine_among_the_pods_is_enough_to_believe_in_engines() -> None:
     known, told = serving(vllm(5), NO_ENGINE)
     held = {"GPU-0000": "llama-0", "GPU-0001": "llama-1"}
     history = node_history("gpu-7", sample(0, 0.8), sample(1, 0.4), held=held)
-    verdict = judge(known, told, fleet=Fleet(history, 10.0))
-    assert (verdict.seen, verdict.expected) == (1, 2)
+    evaluation = judge(known, told, fleet=Fleet(history, 10.0))
+    assert (evaluation.with_value, evaluation.expected) == (1, 2)
 
 
 def test_without_engine_and_devices_it_is_said_that_neither_tells() -> None:
     known, told = serving(NO_ENGINE)
-    verdict = judge(known, told)
-    assert verdict.lack is NoValue.UNSEEN
-    assert "node gpu-7 has told nothing" in verdict.reason
-    assert "no engine tells of itself" in verdict.reason
+    evaluation = judge(known, told)
+    assert evaluation.no_value_reason is NoValue.UNAVAILABLE
+    assert "node gpu-7 has told nothing" in evaluation.reason
+    assert "no engine tells of itself" in evaluation.reason
 
 
 def test_a_url_counts_as_every_replicas_value() -> None:
     known, _ = serving(None, None, None)
     told = {Endpoint(engine="vllm", url="http://vllm-svc/metrics"): vllm(10)}
-    verdict = judge(known, told, metadata={"vllmEndpoint": "http://vllm-svc/metrics"})
-    assert verdict.scope is Scope.ENDPOINT
-    assert verdict.value == 600.0
+    evaluation = judge(known, told, metadata={"vllmEndpoint": "http://vllm-svc/metrics"})
+    assert evaluation.scope is Scope.ENDPOINT
+    assert evaluation.value == 600.0
     total = judge(known, told, metadata={"vllmEndpoint": "http://vllm-svc/metrics", "aggregation": "sum"})
     assert total.value == 200.0
 
@@ -210,14 +212,18 @@ def test_a_url_without_anybody_behind_it_does_not_wake_what_sleeps() -> None:
     metadata = {"vllmEndpoint": "http://vllm-svc/metrics"}
     assert judge(asleep, {url: SILENT}, metadata=metadata).active is False
     awake, _ = serving(None)
-    verdict = judge(awake, {url: SILENT}, metadata=metadata)
-    assert (verdict.lack, verdict.active, verdict.known_activity) == (NoValue.UNSEEN, True, None)
+    evaluation = judge(awake, {url: SILENT}, metadata=metadata)
+    assert (evaluation.no_value_reason, evaluation.active, evaluation.known_activity) == (
+        NoValue.UNAVAILABLE,
+        True,
+        None,
+    )
 
 
 def test_without_the_api_server_engines_of_pods_cannot_be_asked() -> None:
-    verdict = judge(None, {})
-    assert verdict.lack is NoValue.ABSENT
-    assert verdict.reason == (
+    evaluation = judge(None, {})
+    assert evaluation.no_value_reason is NoValue.MISCONFIGURED
+    assert evaluation.reason == (
         "metadata.scope: give this instance access to the API server (chart: rbac.create), or name one endpoint: "
         "engineEndpoint"
     )
@@ -238,8 +244,8 @@ def test_without_the_api_server_engines_of_pods_cannot_be_asked() -> None:
 )
 def test_demand_alone_wakes_what_sleeps(queue: ScrapeResult | None, active: bool, known: bool | None) -> None:
     asleep, _ = serving()
-    verdict = judge(asleep, {}, queue=queue, metadata=WAKING)
-    assert (verdict.value, verdict.active, verdict.known_activity) == (0.0, active, known)
+    evaluation = judge(asleep, {}, queue=queue, metadata=WAKING)
+    assert (evaluation.value, evaluation.active, evaluation.known_activity) == (0.0, active, known)
 
 
 @pytest.mark.parametrize(
@@ -253,41 +259,41 @@ def test_demand_alone_wakes_what_sleeps(queue: ScrapeResult | None, active: bool
 )
 def test_demand_keeps_an_idle_workload_awake(queue: ScrapeResult, active: bool, known: bool | None) -> None:
     idle, told = serving(vllm(0))
-    verdict = judge(idle, told, queue=queue, metadata=WAKING)
-    assert (verdict.value, verdict.active, verdict.known_activity) == (0.0, active, known)
+    evaluation = judge(idle, told, queue=queue, metadata=WAKING)
+    assert (evaluation.value, evaluation.active, evaluation.known_activity) == (0.0, active, known)
 
 
 @pytest.mark.parametrize(
-    ("known", "is_undecided"),
+    ("known", "is_activity_unknown"),
     [
         pytest.param(None, True, id="nobody knows whether it sleeps"),
-        pytest.param(Unavailable("the API server is away", is_final=False), True, id="nobody can tell just now"),
+        pytest.param(Unavailable("the API server is away", is_permanent=False), True, id="nobody can tell just now"),
     ],
 )
 def test_law_1_unknown_demand_decides_nothing_where_it_is_not_known_whether_it_sleeps(
-    known: Unavailable | None, is_undecided: bool
+    known: Unavailable | None, is_activity_unknown: bool
 ) -> None:
     metadata = {**WAKING, "engineEndpoint": "http://vllm-svc/metrics", "report": "average"}
     url = Endpoint(url="http://vllm-svc/metrics")
-    verdict = judge(known, {url: vllm(0)}, queue=SILENT, metadata=metadata)
-    assert (verdict.is_undecided, verdict.known_activity) == (is_undecided, None)
-    seen = judge(known, {url: vllm(0)}, queue=demand(1), metadata=metadata)
-    assert (seen.is_undecided, seen.known_activity) == (False, True)
+    evaluation = judge(known, {url: vllm(0)}, queue=SILENT, metadata=metadata)
+    assert (evaluation.is_activity_unknown, evaluation.known_activity) == (is_activity_unknown, None)
+    with_value = judge(known, {url: vllm(0)}, queue=demand(1), metadata=metadata)
+    assert (with_value.is_activity_unknown, with_value.known_activity) == (False, True)
 
 
 def test_law_1_what_cannot_be_seen_does_not_wake_what_may_sleep_without_demand() -> None:
     metadata = {**WAKING, "engineEndpoint": "http://vllm-svc/metrics", "report": "average"}
-    away = Unavailable("the API server is away", is_final=False)
-    unseen = judge(away, {Endpoint(url="http://vllm-svc/metrics"): SILENT}, queue=demand(0), metadata=metadata)
-    assert (unseen.is_undecided, unseen.known_activity) == (True, None)
+    away = Unavailable("the API server is away", is_permanent=False)
+    missing = judge(away, {Endpoint(url="http://vllm-svc/metrics"): SILENT}, queue=demand(0), metadata=metadata)
+    assert (missing.is_activity_unknown, missing.known_activity) == (True, None)
     idle = judge(away, {Endpoint(url="http://vllm-svc/metrics"): vllm(0)}, queue=demand(0), metadata=metadata)
-    assert (idle.is_undecided, idle.known_activity) == (False, False)
+    assert (idle.is_activity_unknown, idle.known_activity) == (False, False)
 
 
 def test_demand_is_pushed_while_nothing_else_is_known() -> None:
-    away = Unavailable("the API server is away", is_final=False)
-    verdict = judge(away, {}, queue=demand(1), metadata=WAKING)
-    assert (verdict.value, verdict.active, verdict.known_activity) == (None, True, True)
+    away = Unavailable("the API server is away", is_permanent=False)
+    evaluation = judge(away, {}, queue=demand(1), metadata=WAKING)
+    assert (evaluation.value, evaluation.active, evaluation.known_activity) == (None, True, True)
 
 
 @pytest.mark.parametrize(
@@ -300,8 +306,8 @@ def test_demand_is_pushed_while_nothing_else_is_known() -> None:
 )
 def test_demand_sizes_the_workload_while_no_pod_is_ready(starting: int, queued: float, expected: int) -> None:
     known, told = serving(starting=starting)
-    verdict = judge(known, told, queue=demand(queued), metadata={**WAKING, "demandPerReplica": "8"})
-    assert size(verdict, known) == expected
+    evaluation = judge(known, told, queue=demand(queued), metadata={**WAKING, "demandPerReplica": "8"})
+    assert size(evaluation, known) == expected
 
 
 def test_demand_sizes_nothing_once_a_pod_is_ready() -> None:
@@ -312,18 +318,18 @@ def test_demand_sizes_nothing_once_a_pod_is_ready() -> None:
 
 def test_demand_starts_jobs_from_nothing() -> None:
     jobs, _ = serving(kind="ScaledJob")
-    verdict = judge(jobs, {}, queue=demand(20), metadata={**WAKING, "demandPerReplica": "8"})
-    assert verdict.value is not None
-    assert math.ceil(verdict.value / 100) == 3
+    evaluation = judge(jobs, {}, queue=demand(20), metadata={**WAKING, "demandPerReplica": "8"})
+    assert evaluation.value is not None
+    assert math.ceil(evaluation.value / 100) == 3
 
 
 @pytest.mark.parametrize("wanted", range(1, 30))
 def test_demand_starts_just_so_many_jobs_whatever_the_target_is_in_floating_point(wanted: int) -> None:
     jobs, _ = serving(kind="ScaledJob")
     metadata = {**WAKING, "demandPerReplica": "1", "targetValue": "0.7"}
-    verdict = judge(jobs, {}, queue=demand(wanted), metadata=metadata)
-    assert verdict.value is not None
-    assert math.ceil(verdict.value / 0.7) == wanted
+    evaluation = judge(jobs, {}, queue=demand(wanted), metadata=metadata)
+    assert evaluation.value is not None
+    assert math.ceil(evaluation.value / 0.7) == wanted
 
 
 def test_demand_that_wakes_starts_a_job_which_being_active_does_not() -> None:
@@ -336,8 +342,8 @@ def test_demand_that_wakes_starts_a_job_which_being_active_does_not() -> None:
 def test_demand_that_wakes_nothing_sizes_nothing() -> None:
     asleep, _ = serving()
     metadata = {**WAKING, "demandPerReplica": "8", "demandThreshold": "30"}
-    verdict = judge(asleep, {}, queue=demand(20), metadata=metadata)
-    assert (verdict.value, verdict.active) == (0.0, False)
+    evaluation = judge(asleep, {}, queue=demand(20), metadata=metadata)
+    assert (evaluation.value, evaluation.active) == (0.0, False)
 
 
 def test_of_demand_so_much_is_kept_that_a_rate_can_be_held() -> None:
@@ -349,8 +355,8 @@ def test_of_demand_so_much_is_kept_that_a_rate_can_be_held() -> None:
 def test_demand_for_devices_wakes_as_well() -> None:
     asleep, _ = serving()
     trigger = parse_trigger(WAKING)
-    seen = Fleet(None, 10.0, deviceless=True, scraped={Endpoint(url=EPP, every_address=True): demand(1)})
-    assert evaluate(trigger, seen, NOW, asleep, WAKING).known_activity is True
+    with_value = Fleet(None, 10.0, deviceless=True, scrape_results={Endpoint(url=EPP, every_address=True): demand(1)})
+    assert evaluate(trigger, with_value, NOW, asleep, WAKING).known_activity is True
 
 
 @given(
@@ -359,12 +365,12 @@ def test_demand_for_devices_wakes_as_well() -> None:
 )
 def test_law_1_what_is_unknown_never_moves_the_size_up(waiting: list[float | None], starting: int) -> None:
     known, told = serving(*(SILENT if one is None else vllm(one) for one in waiting), starting=starting)
-    verdict = judge(known, told)
-    if verdict.value is None:
+    evaluation = judge(known, told)
+    if evaluation.value is None:
         return
     # With every unknown queue full the HPA would want at least as much.
     full, told_full = serving(*(vllm(50 if one is None else one) for one in waiting), starting=starting)
-    assert size(verdict, known) <= max(size(judge(full, told_full), full), known.spec_replicas)
+    assert size(evaluation, known) <= max(size(judge(full, told_full), full), known.spec_replicas)
 
 
 @given(st.lists(st.floats(0, 50), min_size=1, max_size=6))

@@ -28,21 +28,23 @@ def node(name: str, held: dict[str, float | None], *, age: float = 0.0, known: b
     return node_history(name, *samples, held=holders, at=NOW - age)
 
 
-def fleet(*nodes: History, silent: dict[str, str] | None = None) -> Fleet:
-    return Fleet(None, 10.0, deviceless=True, peers={one.newest.node: one for one in nodes}, silent=silent or {})
+def fleet(*nodes: History, unavailable: dict[str, str] | None = None) -> Fleet:
+    return Fleet(
+        None, 10.0, deviceless=True, peers={one.newest.node: one for one in nodes}, unavailable=unavailable or {}
+    )
 
 
-def judge(known: Workload | Unavailable | None, seen: Fleet, **metadata: str) -> Evaluation:
-    return evaluate(parse_trigger(metadata), seen, NOW, known, metadata)
+def judge(known: Workload | Unavailable | None, with_value: Fleet, **metadata: str) -> Evaluation:
+    return evaluate(parse_trigger(metadata), with_value, NOW, known, metadata)
 
 
-def size(verdict: Evaluation, known: Workload) -> int:
+def size(evaluation: Evaluation, known: Workload) -> int:
     """What the HPA makes of it."""
-    assert verdict.value is not None
+    assert evaluation.value is not None
     kind = ValueType(known.triggers[0].metric_type)
     ready = sum(one.is_ready and not one.is_deleting for one in known.pods)
     recommendation = desired_replicas(
-        kind, milli(verdict.value), milli(TARGET), replicas=known.status_replicas, ready_pods=ready
+        kind, milli(evaluation.value), milli(TARGET), replicas=known.status_replicas, ready_pods=ready
     )
     return recommendation.replicas
 
@@ -70,11 +72,11 @@ def spread(utilizations: Sequence[float | None], *, nodes: int = 2) -> tuple[Wor
 def test_the_hpa_does_what_the_pods_readings_ask_for(
     utilizations: list[float], replicas: int, metric_type: str
 ) -> None:
-    known, seen = spread(utilizations)
+    known, with_value = spread(utilizations)
     known = replace(known, triggers=(replace(known.triggers[0], metric_type=metric_type),))
-    verdict = judge(known, seen)
-    assert max(1, size(verdict, known)) == replicas
-    assert (verdict.seen, verdict.expected) == (len(utilizations), len(utilizations))
+    evaluation = judge(known, with_value)
+    assert max(1, size(evaluation, known)) == replicas
+    assert (evaluation.with_value, evaluation.expected) == (len(utilizations), len(utilizations))
 
 
 @pytest.mark.parametrize(
@@ -94,13 +96,13 @@ def test_the_total_or_the_mean_as_the_type_needs_or_the_trigger_says(
 
 
 def test_only_the_devices_of_its_own_pods_count() -> None:
-    seen = fleet(node("gpu-7", {"a": 50, "stranger": 100}), node("gpu-8", {"b": 70, "other": 0}))
-    assert judge(workload(pod("a"), pod("b", "gpu-8")), seen, report="average").value == 60.0
+    with_value = fleet(node("gpu-7", {"a": 50, "stranger": 100}), node("gpu-8", {"b": 70, "other": 0}))
+    assert judge(workload(pod("a"), pod("b", "gpu-8")), with_value, report="average").value == 60.0
 
 
 def test_a_pod_of_that_name_on_another_node_is_another_pod() -> None:
-    seen = fleet(node("old", {"llama-0": 100}), node("new", {"llama-0": 40}))
-    assert judge(workload(pod("llama-0", "new")), seen, report="average").value == 40.0
+    with_value = fleet(node("old", {"llama-0": 100}), node("new", {"llama-0": 40}))
+    assert judge(workload(pod("llama-0", "new")), with_value, report="average").value == 40.0
 
 
 @pytest.mark.parametrize(
@@ -123,19 +125,19 @@ def shared(utilization: float) -> History:
 
 
 def test_law_4_two_pods_on_one_device_have_half_of_it_each() -> None:
-    seen = fleet(shared(0.9))
-    each = [judge(workload(pod(name)), seen, report="average").value for name in "ab"]
+    with_value = fleet(shared(0.9))
+    each = [judge(workload(pod(name)), with_value, report="average").value for name in "ab"]
     assert each == [45.0, 45.0]
-    both = judge(workload(pod("a"), pod("b")), seen)
+    both = judge(workload(pod("a"), pod("b")), with_value)
     assert both.value == 90.0
     assert "shared by 2 pods (in equal parts)" in " ".join(both.steps)
 
 
 def test_a_temperature_is_not_divided() -> None:
     metadata = {"metricType": "temperature", "targetValue": "70", "report": "average"}
-    verdict = judge(workload(pod("a")), fleet(shared(0.9)), **metadata)
-    assert verdict.value == 55.0
-    assert "shared by 2 pods (each counts it whole)" in " ".join(verdict.steps)
+    evaluation = judge(workload(pod("a")), fleet(shared(0.9)), **metadata)
+    assert evaluation.value == 55.0
+    assert "shared by 2 pods (each counts it whole)" in " ".join(evaluation.steps)
 
 
 def test_what_a_device_did_for_another_pod_before_is_not_this_ones_load() -> None:
@@ -150,38 +152,40 @@ def test_what_a_device_did_for_another_pod_before_is_not_this_ones_load() -> Non
 
 
 @pytest.mark.parametrize(
-    ("known", "seen", "metadata", "lack", "reason"),
+    ("known", "with_value", "metadata", "no_value_reason", "reason"),
     [
         pytest.param(
             None,
             fleet(),
             {"scope": "workload"},
-            NoValue.ABSENT,
+            NoValue.MISCONFIGURED,
             "metadata.scope: give this instance access to the API server (chart: rbac.create), or set scope: fleet or "
             "node",
             id="no access to the API server",
         ),
         pytest.param(
-            Unavailable("ai/llama: not read yet", is_final=False),
+            Unavailable("ai/llama: not read yet", is_permanent=False),
             fleet(),
             {},
-            NoValue.UNSEEN,
+            NoValue.UNAVAILABLE,
             "ai/llama: not read yet",
             id="the API server has not answered",
         ),
         pytest.param(
-            Unavailable("ai/llama: there is none", is_final=True),
+            Unavailable("ai/llama: there is none", is_permanent=True),
             fleet(),
             {},
-            NoValue.ABSENT,
+            NoValue.MISCONFIGURED,
             "ai/llama: there is none",
             id="there is no such object",
         ),
         pytest.param(
             workload(pod("a", "gpu-7"), pod("b", "gpu-8"), pod("c", "gpu-9")),
-            fleet(node("gpu-7", {"a": 50}), node("gpu-8", {"b": 50}, age=41), silent={"gpu-9": "connection refused"}),
+            fleet(
+                node("gpu-7", {"a": 50}), node("gpu-8", {"b": 50}, age=41), unavailable={"gpu-9": "connection refused"}
+            ),
             {},
-            NoValue.UNSEEN,
+            NoValue.UNAVAILABLE,
             "no fresh sample for 2 of 3 ready pods: node gpu-8 last answered 41 s ago (limit 10 s); node gpu-9 has "
             "told nothing: connection refused",
             id="fewer than half of the pods are seen",
@@ -190,7 +194,7 @@ def test_what_a_device_did_for_another_pod_before_is_not_this_ones_load() -> Non
             workload(pod("a")),
             fleet(node("gpu-7", {"a": 50}, known=False)),
             {},
-            NoValue.UNSEEN,
+            NoValue.UNAVAILABLE,
             "no fresh sample for 1 of 1 ready pods: node gpu-7 cannot tell who holds its devices; its own log says why",
             id="nobody knows who holds what",
         ),
@@ -198,7 +202,7 @@ def test_what_a_device_did_for_another_pod_before_is_not_this_ones_load() -> Non
             workload(pod("a")),
             fleet(node("gpu-7", {"a": None})),
             {},
-            NoValue.UNSEEN,
+            NoValue.UNAVAILABLE,
             "no fresh sample for 1 of 1 ready pods: GPU 0 (GPU-0000) of node gpu-7 gives no gpu_utilization",
             id="the device gives no reading",
         ),
@@ -206,7 +210,7 @@ def test_what_a_device_did_for_another_pod_before_is_not_this_ones_load() -> Non
             workload(pod("a"), pod("b")),
             fleet(node("gpu-7", {"stranger": 50})),
             {},
-            NoValue.ABSENT,
+            NoValue.MISCONFIGURED,
             "ai/llama: not one of its 2 pods holds a device that the kubelet handed out: have it request one "
             "(nvidia.com/gpu), or set scope: node or fleet",
             id="its pods hold no device",
@@ -215,7 +219,7 @@ def test_what_a_device_did_for_another_pod_before_is_not_this_ones_load() -> Non
             workload(pod("a")),
             fleet(node("gpu-7", {"a": 50})),
             {"gpuModel": "*T4*"},
-            NoValue.ABSENT,
+            NoValue.MISCONFIGURED,
             "ai/llama: not one of its 1 pods holds a device that nodeSelector, gpuModel and gpuIndex mean",
             id="its pods hold devices of another model",
         ),
@@ -223,18 +227,22 @@ def test_what_a_device_did_for_another_pod_before_is_not_this_ones_load() -> Non
             workload(pod("a"), triggers=()),
             fleet(node("gpu-7", {"a": 50})),
             {"nodeSelector": "pool=gpu"},
-            NoValue.ABSENT,
+            NoValue.MISCONFIGURED,
             "metadata.nodeSelector: node labels cannot be read without access to the API server",
             id="the nodes' labels cannot be read",
         ),
     ],
 )
 def test_law_1_a_workload_that_cannot_be_judged_has_no_value_stays_and_hears_why(
-    known: Workload | Unavailable | None, seen: Fleet, metadata: dict[str, str], lack: NoValue, reason: str
+    known: Workload | Unavailable | None,
+    with_value: Fleet,
+    metadata: dict[str, str],
+    no_value_reason: NoValue,
+    reason: str,
 ) -> None:
-    verdict = judge(known, seen, **metadata)
-    assert (verdict.value, verdict.lack, verdict.reason) == (None, lack, reason)
-    assert (verdict.active, verdict.known_activity) == (True, None)
+    evaluation = judge(known, with_value, **metadata)
+    assert (evaluation.value, evaluation.no_value_reason, evaluation.reason) == (None, no_value_reason, reason)
+    assert (evaluation.active, evaluation.known_activity) == (True, None)
 
 
 @pytest.mark.parametrize(
@@ -252,17 +260,17 @@ def test_law_1_pods_on_silent_nodes_hold_their_place_and_ask_for_nothing(
     names = [f"llama-{number}" for number in range(len(seen_utilizations))]
     lost = [pod(f"lost-{number}", "gone") for number in range(8 - len(names))]
     known = workload(*(pod(name) for name in names), *lost)
-    verdict = judge(known, fleet(node("gpu-7", dict(zip(names, seen_utilizations, strict=True)))))
-    assert size(verdict, known) == replicas
-    assert verdict.active
+    evaluation = judge(known, fleet(node("gpu-7", dict(zip(names, seen_utilizations, strict=True)))))
+    assert size(evaluation, known) == replicas
+    assert evaluation.active
 
 
 def test_min_coverage_is_the_share_of_ready_pods_that_must_be_seen() -> None:
     known = workload(pod("a"), pod("b", "gone"), pod("c", "gone"))
-    seen = fleet(node("gpu-7", {"a": 50}))
-    assert judge(known, seen).value is None
-    assert judge(known, seen, minCoverage="0.3").value is not None
-    assert judge(known, seen, minCoverage="0").value is not None
+    with_value = fleet(node("gpu-7", {"a": 50}))
+    assert judge(known, with_value).value is None
+    assert judge(known, with_value, minCoverage="0.3").value is not None
+    assert judge(known, with_value, minCoverage="0").value is not None
     assert judge(known, fleet(), minCoverage="0").value is None
 
 
@@ -274,10 +282,10 @@ def test_pods_outside_the_trigger_are_neither_unseen_nor_shrunk_away() -> None:
         held={device(0).uuid: "a", device(1).uuid: "b"},
     )
     known = workload(pod("a"), pod("b"))
-    verdict = judge(known, fleet(history), gpuModel="*H100*")
-    assert (verdict.seen, verdict.expected) == (1, 1)
-    assert size(verdict, known) == 1
-    assert "1 ready pods are not meant: they count as at the target" in verdict.steps
+    evaluation = judge(known, fleet(history), gpuModel="*H100*")
+    assert (evaluation.with_value, evaluation.expected) == (1, 1)
+    assert size(evaluation, known) == 1
+    assert "1 ready pods are not meant: they count as at the target" in evaluation.steps
     # 100 % and, not meant, 80: 90 on average.
     assert size(judge(known, fleet(history), gpuModel="*T4*"), known) == 3
 
@@ -291,24 +299,24 @@ def two_models(h100: float, t4: float) -> tuple[Workload, Fleet]:
 
 
 def test_a_saturated_half_grows_the_workload_whatever_the_other_half_does() -> None:
-    known, seen = two_models(1.0, 0.1)
-    assert size(judge(known, seen, gpuModel="*H100*"), known) == 12
+    known, with_value = two_models(1.0, 0.1)
+    assert size(judge(known, with_value, gpuModel="*H100*"), known) == 12
 
 
 def test_a_half_at_work_keeps_the_workload_awake_though_the_trigger_means_the_other() -> None:
-    known, seen = two_models(0.0, 0.9)
-    verdict = judge(known, seen, gpuModel="*H100*")
-    assert (verdict.active, verdict.known_activity) == (True, True)
-    assert size(verdict, known) == 5
-    known, seen = two_models(0.0, 0.0)
-    assert judge(known, seen, gpuModel="*H100*").known_activity is False
+    known, with_value = two_models(0.0, 0.9)
+    evaluation = judge(known, with_value, gpuModel="*H100*")
+    assert (evaluation.active, evaluation.known_activity) == (True, True)
+    assert size(evaluation, known) == 5
+    known, with_value = two_models(0.0, 0.0)
+    assert judge(known, with_value, gpuModel="*H100*").known_activity is False
 
 
 def test_law_1_pods_that_the_trigger_does_not_mean_and_nobody_sees_keep_the_workload_awake() -> None:
     known = workload(pod("a"), pod("b", "gone"))
-    seen = replace(fleet(node("gpu-7", {"a": 0})), node_labels={"gpu-7": {"pool": "a"}, "gone": {"pool": "b"}})
-    verdict = judge(known, seen, nodeSelector="pool=a")
-    assert (verdict.active, verdict.known_activity) == (True, None)
+    with_value = replace(fleet(node("gpu-7", {"a": 0})), node_labels={"gpu-7": {"pool": "a"}, "gone": {"pool": "b"}})
+    evaluation = judge(known, with_value, nodeSelector="pool=a")
+    assert (evaluation.active, evaluation.known_activity) == (True, None)
 
 
 @pytest.mark.parametrize(
@@ -317,16 +325,16 @@ def test_law_1_pods_that_the_trigger_does_not_mean_and_nobody_sees_keep_the_work
 )
 def test_a_report_that_contradicts_the_triggers_own_type_is_refused(metric_type: str, report: str, right: str) -> None:
     known = workload(pod("a"), triggers=(DeclaredTrigger({"report": report}, metric_type),))
-    seen = fleet(node("gpu-7", {"a": 100}))
-    verdict = judge(known, seen, report=report)
-    assert verdict.lack is NoValue.ABSENT
+    with_value = fleet(node("gpu-7", {"a": 100}))
+    evaluation = judge(known, with_value, report=report)
+    assert evaluation.no_value_reason is NoValue.MISCONFIGURED
     other = "Value" if metric_type == "AverageValue" else "AverageValue"
-    assert verdict.reason == (
+    assert evaluation.reason == (
         f'metadata.report: Invalid value: "{report}": of this trigger\'s metricType {metric_type} the HPA expects the '
         f"{right}: leave report out, or set metricType: {other} on the trigger"
     )
     # Of a person who tries something out, and sends what no trigger has, nobody knows better.
-    assert judge(known, seen, report=report, windowSeconds="0").value is not None
+    assert judge(known, with_value, report=report, windowSeconds="0").value is not None
 
 
 @pytest.mark.parametrize(
@@ -343,47 +351,47 @@ def test_jobs_are_told_so_that_keda_which_knows_no_tolerance_for_them_does_as_th
     percent: float, jobs: int, wanted: int
 ) -> None:
     known = workload(*(pod(f"job-{index}") for index in range(jobs)), kind="ScaledJob", target="ScaledJob llama")
-    verdict = judge(known, fleet(node("gpu-7", {f"job-{index}": percent for index in range(jobs)})))
-    assert verdict.value is not None
-    assert math.ceil(verdict.value / 80) == wanted
+    evaluation = judge(known, fleet(node("gpu-7", {f"job-{index}": percent for index in range(jobs)})))
+    assert evaluation.value is not None
+    assert math.ceil(evaluation.value / 80) == wanted
 
 
 def test_a_node_selector_means_the_pods_on_these_nodes() -> None:
-    seen = replace(
+    with_value = replace(
         fleet(node("gpu-7", {"a": 90}), node("gpu-8", {"b": 10})),
         node_labels={"gpu-7": {"pool": "a"}, "gpu-8": {"pool": "b"}},
     )
     known = workload(pod("a", "gpu-7"), pod("b", "gpu-8"), metric_type="Value")
-    verdict = judge(known, seen, nodeSelector="pool=b", report="average")
-    assert "pod a: node gpu-7 is outside nodeSelector" in verdict.steps
-    assert (verdict.seen, verdict.expected) == (1, 1)
+    evaluation = judge(known, with_value, nodeSelector="pool=b", report="average")
+    assert "pod a: node gpu-7 is outside nodeSelector" in evaluation.steps
+    assert (evaluation.with_value, evaluation.expected) == (1, 1)
 
 
 # ---- what is not running, or not yet ----
 
 
 def test_a_workload_scaled_to_zero_is_idle_whatever_cannot_be_seen() -> None:
-    verdict = judge(workload(replicas=0), fleet())
-    assert (verdict.value, verdict.active, verdict.known_activity) == (0.0, False, False)
+    evaluation = judge(workload(replicas=0), fleet())
+    assert (evaluation.value, evaluation.active, evaluation.known_activity) == (0.0, False, False)
 
 
 def test_a_workload_whose_last_pods_are_ending_is_asleep() -> None:
-    verdict = judge(workload(pod("a", is_deleting=True), replicas=0), fleet(node("gpu-7", {"a": 90})))
-    assert (verdict.value, verdict.active) == (0.0, False)
+    evaluation = judge(workload(pod("a", is_deleting=True), replicas=0), fleet(node("gpu-7", {"a": 90})))
+    assert (evaluation.value, evaluation.active) == (0.0, False)
 
 
 def test_a_workload_that_was_woken_and_has_no_pod_yet_is_kept() -> None:
-    verdict = judge(workload(replicas=1), fleet())
-    assert (verdict.active, verdict.known_activity) == (True, None)
+    evaluation = judge(workload(replicas=1), fleet())
+    assert (evaluation.active, evaluation.known_activity) == (True, None)
 
 
 def test_a_pod_that_loads_its_model_keeps_the_workload_active_for_its_grace() -> None:
     known = workload(pod("a"), pod("b", ready=False, age=599))
-    seen = fleet(node("gpu-7", {"a": 0, "b": 0}))
-    young = judge(known, seen)
+    with_value = fleet(node("gpu-7", {"a": 0, "b": 0}))
+    young = judge(known, with_value)
     assert (young.active, young.known_activity) == (True, True)
     assert young.steps[-1] == "active: b is starting, 599 s old"
-    assert judge(known, seen, startupGraceSeconds="599").active is False
+    assert judge(known, with_value, startupGraceSeconds="599").active is False
 
 
 @pytest.mark.parametrize(
@@ -396,15 +404,15 @@ def test_a_pod_that_loads_its_model_keeps_the_workload_active_for_its_grace() ->
 )
 def test_a_pod_that_is_loading_neither_doubles_the_fleet_nor_lets_it_shrink(utilization: float, replicas: int) -> None:
     known = workload(pod("a"), pod("b", ready=False, age=30))
-    seen = fleet(node("gpu-7", {"a": utilization, "b": 0}))
-    assert max(1, size(judge(known, seen), known)) == replicas
+    with_value = fleet(node("gpu-7", {"a": utilization, "b": 0}))
+    assert max(1, size(judge(known, with_value), known)) == replicas
 
 
 def test_while_all_pods_are_starting_nothing_moves_and_there_is_an_answer() -> None:
     known = workload(pod("a", ready=False, age=30), pod("b", None, ready=False, age=30))
-    verdict = judge(known, fleet(node("gpu-7", {"a": 0})))
-    assert verdict.value == 2 * TARGET
-    assert verdict.active
+    evaluation = judge(known, fleet(node("gpu-7", {"a": 0})))
+    assert evaluation.value == 2 * TARGET
+    assert evaluation.active
 
 
 @pytest.mark.parametrize(
@@ -417,9 +425,9 @@ def test_while_all_pods_are_starting_nothing_moves_and_there_is_an_answer() -> N
 )
 def test_pods_that_end_are_ignored(gone: dict[str, Any]) -> None:
     known = workload(pod("a"), pod("b", **gone))
-    seen = fleet(node("gpu-7", {"a": 50, "b": 100}))
-    verdict = judge(known, seen)
-    assert (verdict.value, verdict.expected) == (50.0, 1)
+    with_value = fleet(node("gpu-7", {"a": 50, "b": 100}))
+    evaluation = judge(known, with_value)
+    assert (evaluation.value, evaluation.expected) == (50.0, 1)
 
 
 def test_a_pod_waiting_for_a_node_longer_than_its_grace_does_not_keep_the_workload_awake() -> None:
@@ -436,8 +444,8 @@ def test_active_means_that_any_pod_is_above_the_threshold() -> None:
 
 def test_law_1_a_ready_pod_that_cannot_be_seen_keeps_an_idle_workload() -> None:
     known = workload(pod("a"), pod("b", "gone"))
-    verdict = judge(known, fleet(node("gpu-7", {"a": 0})))
-    assert (verdict.active, verdict.known_activity) == (True, None)
+    evaluation = judge(known, fleet(node("gpu-7", {"a": 0})))
+    assert (evaluation.active, evaluation.known_activity) == (True, None)
 
 
 def test_ambiguous_types_are_refused_with_the_way_out() -> None:
@@ -450,53 +458,53 @@ def test_ambiguous_types_are_refused_with_the_way_out() -> None:
             replace(declared, metadata={"targetValue": "2"}, metric_type="Value"),
         ),
     )
-    verdict = judge(known, fleet(node("gpu-7", {"a": 50})))
-    assert verdict.lack is NoValue.ABSENT
-    assert "set report: total (for AverageValue) or average (for Value)" in verdict.reason
+    evaluation = judge(known, fleet(node("gpu-7", {"a": 50})))
+    assert evaluation.no_value_reason is NoValue.MISCONFIGURED
+    assert "set report: total (for AverageValue) or average (for Value)" in evaluation.reason
     assert "average of 1 pods: 50" in judge(known, fleet(node("gpu-7", {"a": 50})), targetValue="2").steps
 
 
 def test_the_steps_say_where_the_value_came_from() -> None:
     known = workload(pod("a"), pod("b", "gone"), pod("c", None, ready=False, age=30))
-    verdict = judge(known, fleet(node("gpu-7", {"a": 92})), activationThreshold="5")
-    assert verdict.steps[:4] == (
+    evaluation = judge(known, fleet(node("gpu-7", {"a": 92})), activationThreshold="5")
+    assert evaluation.steps[:4] == (
         "scope workload: gpu_utilization of Deployment llama (mean of the last 10 s): 3 replicas of 3 wanted, "
         "2 ready pods, 1 seen",
         "pod a: 92 % on node gpu-7: GPU 0 NVIDIA H100 92 %",
         "pod b: node gone has told nothing: is an instance running there, and does discovery find it?",
         "pod c (not ready): not scheduled yet",
     )
-    assert verdict.steps[-1] == "active: 92 is above activationThreshold 5"
+    assert evaluation.steps[-1] == "active: 92 is above activationThreshold 5"
 
 
 # ---- the fleet and the node ----
 
 
 def test_scope_fleet_is_every_device_and_multiplies_by_the_replicas() -> None:
-    seen = fleet(node("gpu-7", {"stranger": 90}), node("gpu-8", {"other": 30}))
+    with_value = fleet(node("gpu-7", {"stranger": 90}), node("gpu-8", {"other": 30}))
     known = workload(pod("a", "gpu-7"), pod("b", "gpu-8"), pod("c", "gpu-8"))
-    assert judge(known, seen, scope="fleet").value == 270.0
-    assert judge(known, seen, scope="fleet", report="average").value == 90.0
-    assert judge(known, seen, scope="fleet", aggregation="sum").value == 120.0
+    assert judge(known, with_value, scope="fleet").value == 270.0
+    assert judge(known, with_value, scope="fleet", report="average").value == 90.0
+    assert judge(known, with_value, scope="fleet", aggregation="sum").value == 120.0
 
 
 def test_scope_fleet_counts_silent_peers_as_unseen() -> None:
-    seen = fleet(node("gpu-7", {"a": 20}), silent={"10.0.0.9:6000": "connection refused"})
-    verdict = judge(workload(pod("a")), seen, scope="fleet", report="average")
-    assert (verdict.value, verdict.seen, verdict.expected) == (TARGET, 1, 2)
-    assert "node 10.0.0.9:6000: connection refused" in verdict.steps
+    with_value = fleet(node("gpu-7", {"a": 20}), unavailable={"10.0.0.9:6000": "connection refused"})
+    evaluation = judge(workload(pod("a")), with_value, scope="fleet", report="average")
+    assert (evaluation.value, evaluation.with_value, evaluation.expected) == (TARGET, 1, 2)
+    assert "node 10.0.0.9:6000: connection refused" in evaluation.steps
 
 
 def test_law_1_a_sleeping_workload_is_not_woken_because_part_of_the_fleet_is_silent() -> None:
-    seen = fleet(node("gpu-7", {"a": 0}), silent={"gpu-8": "connection refused"})
-    assert judge(workload(replicas=0), seen, scope="fleet").active is False
-    assert judge(workload(replicas=1), seen, scope="fleet").active is True
+    with_value = fleet(node("gpu-7", {"a": 0}), unavailable={"gpu-8": "connection refused"})
+    assert judge(workload(replicas=0), with_value, scope="fleet").active is False
+    assert judge(workload(replicas=1), with_value, scope="fleet").active is True
 
 
 def test_without_replicas_the_total_of_an_aggregate_is_refused_with_the_ways_out() -> None:
-    verdict = judge(None, fleet(node("gpu-7", {"a": 50})))
-    assert verdict.lack is NoValue.ABSENT
-    assert verdict.reason == (
+    evaluation = judge(None, fleet(node("gpu-7", {"a": 50})))
+    assert evaluation.no_value_reason is NoValue.MISCONFIGURED
+    assert evaluation.reason == (
         "metadata.report: under metricType AverageValue the total over the replicas is needed, and their number is not "
         "known: give this instance access to the API server (chart: rbac.create), or set report: average here and "
         "metricType: Value on the trigger"
@@ -513,30 +521,30 @@ utilizations = st.lists(st.integers(0, 100), min_size=1, max_size=12)
 def test_law_1_losing_nodes_never_asks_for_more_and_shrinks_no_unseen_pod(
     values: list[float], nodes: int, lost: set[int], metric_type: str
 ) -> None:
-    known, seen = spread(values, nodes=nodes)
+    known, with_value = spread(values, nodes=nodes)
     known = replace(known, triggers=(replace(known.triggers[0], metric_type=metric_type),))
-    full = size(judge(known, seen, minCoverage="0"), known)
-    remaining = {name: history for name, history in seen.peers.items() if int(name[4:]) not in lost}
-    verdict = judge(known, replace(seen, peers=remaining), minCoverage="0")
-    unseen = sum(one.node not in remaining for one in known.pods)
-    if verdict.value is None:
-        assert unseen == len(known.pods)
+    full = size(judge(known, with_value, minCoverage="0"), known)
+    remaining = {name: history for name, history in with_value.peers.items() if int(name[4:]) not in lost}
+    evaluation = judge(known, replace(with_value, peers=remaining), minCoverage="0")
+    missing = sum(one.node not in remaining for one in known.pods)
+    if evaluation.value is None:
+        assert missing == len(known.pods)
         return
-    partial = size(verdict, known)
+    partial = size(evaluation, known)
     assert partial <= max(len(known.pods), full)
-    assert partial >= unseen
-    if unseen:
-        assert verdict.active
+    assert partial >= missing
+    if missing:
+        assert evaluation.active
 
 
 @given(utilizations, st.integers(1, 4), st.permutations(range(4)))
 def test_law_5_instances_with_the_same_snapshots_answer_the_same(
     values: list[float], nodes: int, order: list[int]
 ) -> None:
-    known, seen = spread(values, nodes=nodes)
-    front_end = judge(known, seen)
-    shuffled = {f"gpu-{number}": seen.peers[f"gpu-{number}"] for number in order if number < nodes}
-    assert judge(known, replace(seen, peers=shuffled)) == front_end
+    known, with_value = spread(values, nodes=nodes)
+    front_end = judge(known, with_value)
+    shuffled = {f"gpu-{number}": with_value.peers[f"gpu-{number}"] for number in order if number < nodes}
+    assert judge(known, replace(with_value, peers=shuffled)) == front_end
     own = shuffled.pop("gpu-0")
     on_a_node = Fleet(own, 10.0, peers=shuffled)
     assert judge(known, on_a_node) == front_end
@@ -546,55 +554,62 @@ def test_law_5_instances_with_the_same_snapshots_answer_the_same(
 def test_a_lost_card_is_a_pod_that_cannot_be_seen() -> None:
     history = node_history("gpu-7", sample(0, 0.0), blind(1), held={device(0).uuid: "a", device(1).uuid: "b"})
     known = workload(pod("a"), pod("b"))
-    verdict = judge(known, fleet(history))
-    assert verdict.active
-    assert size(verdict, known) == 1
+    evaluation = judge(known, fleet(history))
+    assert evaluation.active
+    assert size(evaluation, known) == 1
 
 
 # ---- a fleet of which not everything is known ----
 
 
 def test_law_1_before_anybody_said_which_nodes_there_are_one_node_does_not_speak_for_the_fleet() -> None:
-    seen = fleet(node("gpu-7", {"a": 0}), silent={PEERS_UNKNOWN: "they are being looked up"})
-    verdict = judge(workload(pod("a")), seen, scope="fleet")
-    assert (verdict.value, verdict.lack, verdict.active, verdict.known_activity) == (None, NoValue.UNSEEN, True, None)
-    assert verdict.reason == "nobody knows which nodes the fleet has: they are being looked up"
-    assert judge(workload(pod("a")), seen, scope="node", report="total").lack is NoValue.ABSENT  # its own is none
+    with_value = fleet(node("gpu-7", {"a": 0}), unavailable={PEERS_UNKNOWN: "they are being looked up"})
+    evaluation = judge(workload(pod("a")), with_value, scope="fleet")
+    assert (evaluation.value, evaluation.no_value_reason, evaluation.active, evaluation.known_activity) == (
+        None,
+        NoValue.UNAVAILABLE,
+        True,
+        None,
+    )
+    assert evaluation.reason == "nobody knows which nodes the fleet has: they are being looked up"
+    assert (
+        judge(workload(pod("a")), with_value, scope="node", report="total").no_value_reason is NoValue.MISCONFIGURED
+    )  # its own is none
 
 
 def test_a_node_that_told_nothing_counts_as_many_devices_as_the_others_have() -> None:
     known = workload(pod("a"))
     one = node("gpu-0", dict.fromkeys("abcdefgh", 10.0))
-    silent = {f"gpu-{number}": "UNAVAILABLE" for number in range(1, 8)}
-    verdict = judge(known, fleet(one, silent=silent), scope="fleet")
-    assert (verdict.value, verdict.seen, verdict.expected) == (None, 8, 64)
-    silent = {"gpu-1": "UNAVAILABLE"}
-    verdict = judge(known, fleet(one, silent=silent), scope="fleet", minCoverage="0.4")
-    assert (verdict.seen, verdict.expected) == (8, 16)
-    assert [step for step in verdict.steps if "gpu-1" in step] == ["node gpu-1: UNAVAILABLE"] + (
-        ["active: nobody can tell that it is idle: node gpu-1: UNAVAILABLE"] if not verdict.known_activity else []
+    unavailable = {f"gpu-{number}": "UNAVAILABLE" for number in range(1, 8)}
+    evaluation = judge(known, fleet(one, unavailable=unavailable), scope="fleet")
+    assert (evaluation.value, evaluation.with_value, evaluation.expected) == (None, 8, 64)
+    unavailable = {"gpu-1": "UNAVAILABLE"}
+    evaluation = judge(known, fleet(one, unavailable=unavailable), scope="fleet", minCoverage="0.4")
+    assert (evaluation.with_value, evaluation.expected) == (8, 16)
+    assert [step for step in evaluation.steps if "gpu-1" in step] == ["node gpu-1: UNAVAILABLE"] + (
+        ["active: nobody can tell that it is idle: node gpu-1: UNAVAILABLE"] if not evaluation.known_activity else []
     )
 
 
 def test_law_1_a_node_selector_does_not_drop_a_peer_whose_node_is_not_known() -> None:
-    seen = replace(
-        fleet(node("gpu-7", {"a": 0}), silent={"10.0.0.9:6000": "UNAVAILABLE", "gpu-8": "UNAVAILABLE"}),
+    with_value = replace(
+        fleet(node("gpu-7", {"a": 0}), unavailable={"10.0.0.9:6000": "UNAVAILABLE", "gpu-8": "UNAVAILABLE"}),
         node_labels={"gpu-7": {"pool": "a"}, "gpu-8": {"pool": "b"}},
     )
-    verdict = judge(workload(pod("a")), seen, scope="fleet", nodeSelector="pool=a", activationThreshold="5")
-    assert (verdict.seen, verdict.expected, verdict.known_activity) == (1, 2, None)
+    evaluation = judge(workload(pod("a")), with_value, scope="fleet", nodeSelector="pool=a", activationThreshold="5")
+    assert (evaluation.with_value, evaluation.expected, evaluation.known_activity) == (1, 2, None)
 
 
 def test_law_5_an_instance_whose_own_driver_never_came_up_is_unseen_to_itself_as_it_is_to_others() -> None:
     peer = node("gpu-8", {"a": 0})
     why = "NVML: driver/library version mismatch"
     itself = Fleet(None, 10.0, failure=why, peers={"gpu-8": peer}, own_node="gpu-7")
-    other = fleet(peer, silent={"gpu-7": why})
+    other = fleet(peer, unavailable={"gpu-7": why})
     known = workload(pod("a", "gpu-8"), pod("b", "gpu-7"))
     for metadata in ({}, {"scope": "fleet"}):
-        verdicts = [judge(known, seen, **metadata) for seen in (itself, other)]
-        assert [(one.value, one.active, one.seen, one.expected) for one in verdicts] == 2 * [
-            (verdicts[0].value, True, 1, 2)
+        evaluations = [judge(known, with_value, **metadata) for with_value in (itself, other)]
+        assert [(one.value, one.active, one.with_value, one.expected) for one in evaluations] == 2 * [
+            (evaluations[0].value, True, 1, 2)
         ]
     [step] = [step for step in judge(known, itself).steps if step.startswith("pod b")]
     assert step == f"pod b: node gpu-7, this instance's own, has no sample yet: {why}"
@@ -602,7 +617,7 @@ def test_law_5_an_instance_whose_own_driver_never_came_up_is_unseen_to_itself_as
 
 @pytest.mark.parametrize(("expected", "share"), [(100, "0.07"), (50, "0.14"), (25, "0.28")])
 def test_min_coverage_is_met_at_its_edge(expected: int, share: str) -> None:
-    seen = round(expected * float(share))
-    pods = [pod(f"pod-{number:03}", "gpu-7" if number < seen else "gone") for number in range(expected)]
-    held: dict[str, float | None] = {f"pod-{number:03}": 50.0 for number in range(seen)}
+    with_value = round(expected * float(share))
+    pods = [pod(f"pod-{number:03}", "gpu-7" if number < with_value else "gone") for number in range(expected)]
+    held: dict[str, float | None] = {f"pod-{number:03}": 50.0 for number in range(with_value)}
     assert judge(workload(*pods), fleet(node("gpu-7", held)), minCoverage=share).value is not None

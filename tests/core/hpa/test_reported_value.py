@@ -200,7 +200,7 @@ def test_any_number_that_a_trigger_or_a_driver_may_come_up_with_is_carried(
     reported = report_pods(report, values, missing=missing, unready=unready, size=size, target=target)
     assert 0 <= milli(reported.value) <= LARGEST_MILLI
     assert reported.replicas == min(decided(report, reported, target, size), 2**31 - 1)
-    aggregated = report_devices(report, "max", values or [0.0], unseen=surge, size=size, target=target)
+    aggregated = report_devices(report, "max", values or [0.0], missing=surge, size=size, target=target)
     assert 0 <= milli(aggregated.value) <= LARGEST_MILLI
     assert aggregated.replicas == min(decided(report, aggregated, target, size), 2**31 - 1)
 
@@ -238,7 +238,7 @@ def test_below_zero_is_nothing(report: ReportType) -> None:
     """A temperature may be; what KEDA is handed may not."""
     reported, made = told(report, [-500.0] * 3, 80.0)
     assert (reported.value, made) == (0.0, 0)
-    assert report_devices(report, "max", [-5.0], unseen=0, size=fixed(3), target=80.0).value == 0.0
+    assert report_devices(report, "max", [-5.0], missing=0, size=fixed(3), target=80.0).value == 0.0
 
 
 def test_a_load_that_three_decimals_cannot_express_is_told_as_near_as_they_can() -> None:
@@ -303,7 +303,7 @@ def rolled_out(report: ReportType, replicas: int, surge: int, load: float, *, by
         size = WorkloadSize(wanted, wanted + surge, min(replicas, wanted))
         values = [80.0 * load * replicas / size.ready] * size.ready
         if by_devices:
-            reported = report_devices(report, "avg", values, unseen=0, size=size, target=80.0)
+            reported = report_devices(report, "avg", values, missing=0, size=size, target=80.0)
         else:
             unready = size.actual - size.ready
             reported = report_pods(report, values, missing=0, unready=unready, size=size, target=80.0)
@@ -355,7 +355,7 @@ def test_a_large_workload_whose_pods_all_start_grows_at_no_look() -> None:
 def test_a_sum_of_devices_backs_a_surge_as_far_as_it_goes() -> None:
     for total, made in ((3000.0, 41), (2900.0, 37)):
         reported = report_devices(
-            ReportType.TOTAL, "sum", [total], unseen=0, size=WorkloadSize(40, 41, 40), target=80.0
+            ReportType.TOTAL, "sum", [total], missing=0, size=WorkloadSize(40, 41, 40), target=80.0
         )
         assert reported.replicas == made
 
@@ -393,7 +393,7 @@ def test_the_steps_say_which_rule_it_was() -> None:
 
 
 @pytest.mark.parametrize(
-    ("report", "aggregation", "known", "unseen", "value"),
+    ("report", "aggregation", "known", "missing", "value"),
     [
         pytest.param(ReportType.AVERAGE, "max", [10, 92], 0, 92.0, id="the aggregate itself"),
         pytest.param(ReportType.TOTAL, "max", [10, 92], 0, 276.0, id="times the replicas"),
@@ -411,9 +411,9 @@ def test_the_steps_say_which_rule_it_was() -> None:
         pytest.param(ReportType.AVERAGE, "p95", [10, 20], 1, 80.0, id="the 95th percentile may be the unseen one"),
     ],
 )
-def test_devices(report: ReportType, aggregation: str, known: list[float], unseen: int, value: float) -> None:
+def test_devices(report: ReportType, aggregation: str, known: list[float], missing: int, value: float) -> None:
     size = WorkloadSize(3, 3, 3)
-    reported = report_devices(report, aggregation, known, unseen=unseen, size=size, target=80.0)
+    reported = report_devices(report, aggregation, known, missing=missing, size=size, target=80.0)
     assert reported.value == pytest.approx(value, abs=0.001)
 
 
@@ -428,13 +428,13 @@ def test_law_1_losing_sight_of_devices_asks_for_no_more_than_full_sight(
     report: ReportType, aggregation: str, seen: list[float], lost: list[float], replicas: int
 ) -> None:
     size = WorkloadSize(replicas, replicas, replicas)
-    full = report_devices(report, aggregation, [*seen, *lost], unseen=0, size=size, target=80.0)
-    partial = report_devices(report, aggregation, seen, unseen=len(lost), size=size, target=80.0)
+    full = report_devices(report, aggregation, [*seen, *lost], missing=0, size=size, target=80.0)
+    partial = report_devices(report, aggregation, seen, missing=len(lost), size=size, target=80.0)
     assert full.replicas is not None
     assert partial.replicas is not None
     assert partial.replicas <= max(replicas, full.replicas)
     if partial.replicas < replicas:
-        alone = report_devices(report, aggregation, seen, unseen=0, size=size, target=80.0)
+        alone = report_devices(report, aggregation, seen, missing=0, size=size, target=80.0)
         assert alone.replicas is not None
         assert alone.replicas < replicas
 
@@ -450,7 +450,7 @@ def test_the_average_of_devices_turns_no_direction_whoever_is_ready(
 ) -> None:
     """The HPA multiplies a Value by its ready pods, and so shrinks at 120 % while half of them are loading."""
     size = WorkloadSize(8, 8 + surge, ready)
-    reported = report_devices(ReportType.AVERAGE, aggregation, known, unseen=0, size=size, target=80.0)
+    reported = report_devices(ReportType.AVERAGE, aggregation, known, missing=0, size=size, target=80.0)
     made = decided(ReportType.AVERAGE, reported, 80.0, size)
     value = AGGREGATIONS[aggregation](known)
     assert made == reported.replicas
@@ -465,12 +465,12 @@ def test_the_average_of_devices_turns_no_direction_whoever_is_ready(
     st.data(),
 )
 def test_a_busier_device_never_asks_for_less(
-    report: ReportType, aggregation: str, known: list[float], unseen: int, data: st.DataObject
+    report: ReportType, aggregation: str, known: list[float], missing: int, data: st.DataObject
 ) -> None:
     busier = [value + data.draw(st.integers(0, 50)) for value in known]
     size = WorkloadSize(5, 5, 5)
-    less = report_devices(report, aggregation, known, unseen=unseen, size=size, target=80.0)
-    more = report_devices(report, aggregation, busier, unseen=unseen, size=size, target=80.0)
+    less = report_devices(report, aggregation, known, missing=missing, size=size, target=80.0)
+    more = report_devices(report, aggregation, busier, missing=missing, size=size, target=80.0)
     assert less.replicas is not None
     assert more.replicas is not None
     assert less.replicas <= more.replicas
@@ -479,27 +479,27 @@ def test_a_busier_device_never_asks_for_less(
 def test_a_large_fleet_of_large_numbers_keeps_its_size() -> None:
     """A thousand replicas with 100 GB each, in bytes, and wanted so."""
     size = WorkloadSize(1000, 1000, 1000)
-    assert report_devices(ReportType.TOTAL, "max", [1e11], unseen=0, size=size, target=1e11).replicas == 1000
+    assert report_devices(ReportType.TOTAL, "max", [1e11], missing=0, size=size, target=1e11).replicas == 1000
 
 
 @pytest.mark.parametrize(
-    ("aggregation", "unseen"),
+    ("aggregation", "missing"),
     [pytest.param("max", 0, id="an aggregate of one replica"), pytest.param("sum", 1, id="a sum with a gap")],
 )
-def test_no_total_is_told_without_the_number_of_replicas(aggregation: str, unseen: int) -> None:
+def test_no_total_is_told_without_the_number_of_replicas(aggregation: str, missing: int) -> None:
     with pytest.raises(ValueError, match=r"^report: Invalid value: total: the workload's replicas are not known"):
-        report_devices(ReportType.TOTAL, aggregation, [92.0], unseen=unseen, size=None, target=80.0)
+        report_devices(ReportType.TOTAL, aggregation, [92.0], missing=missing, size=None, target=80.0)
 
 
 def test_without_the_number_of_replicas_a_sum_is_a_total_and_an_average_fills_its_gaps() -> None:
-    assert report_devices(ReportType.TOTAL, "sum", [92.0, 10.0], unseen=0, size=None, target=80.0).value == 102.0
-    filled = report_devices(ReportType.AVERAGE, "avg", [200.0, 100.0], unseen=1, size=None, target=80.0)
+    assert report_devices(ReportType.TOTAL, "sum", [92.0, 10.0], missing=0, size=None, target=80.0).value == 102.0
+    filled = report_devices(ReportType.AVERAGE, "avg", [200.0, 100.0], missing=1, size=None, target=80.0)
     assert (filled.value, filled.replicas) == (100.0, None)
 
 
 @pytest.mark.parametrize(("report", "value"), [(ReportType.AVERAGE, 20.0), (ReportType.TOTAL, 0.0)])
 def test_while_it_sleeps_the_devices_are_told_as_they_are(report: ReportType, value: float) -> None:
-    assert report_devices(report, "avg", [20.0], unseen=0, size=WorkloadSize(0, 0, 0), target=80.0).value == value
+    assert report_devices(report, "avg", [20.0], missing=0, size=WorkloadSize(0, 0, 0), target=80.0).value == value
 
 
 # --- jobs

@@ -48,4 +48,4 @@ def test_age_is_measured_by_the_receiver_and_is_never_negative() -> None:
     ],
 )
 def test_ready_means_fresh_readings_or_no_device_by_design(fleet: Fleet, now: float, why: str | None) -> None:
-    assert fleet.unready(now) == why
+    assert fleet.not_ready_reason(now) == why

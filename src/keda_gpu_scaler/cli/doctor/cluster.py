@@ -405,7 +405,7 @@ class _Cluster:
         if not self._world.is_inside and not any(peer.was_reached for peer in told):
             yield skipped("peers", "pods' addresses are not reached from here", self._here.from_within, _UNSEEN)
             return
-        for finding in _shortened([*self._silent(told), *self._odd(told)], "peers"):
+        for finding in _shortened([*self._unavailable(told), *self._odd(told)], "peers"):
             yield finding
         seen = [peer for peer in told if not peer.silence and (peer.snapshot or peer.is_deviceless)]
         if seen:
@@ -414,7 +414,7 @@ class _Cluster:
             text = f"{len(seen)} of {len(told)} agents tell {_number(devices, 'device')}"
             yield ok("peers", f"{text}; the oldest snapshot is {oldest:.1f} s old")
 
-    def _silent(self, told: Iterable[Peer]) -> Findings:
+    def _unavailable(self, told: Iterable[Peer]) -> Findings:
         limit = self._world.stale_after_seconds
         for peer in told:
             name = _name(peer, self._addresses)

@@ -270,17 +270,17 @@ class _Asker:
         link = ScalerClient(question, self.pace)
         try:
             with patience(f"asking {self.asked}"):
-                answer, verdict = link.told()
+                answer, evaluation = link.told()
         finally:
             link.close()
         shown = ExplainResult(
-            self.pace.utc(), definition, declared, self.of_triggers, self.asked, verdict, answer.error
+            self.pace.utc(), definition, declared, self.of_triggers, self.asked, evaluation, answer.error
         )
-        if verdict is None:
+        if evaluation is None:
             return self._broken(shown, is_connected=answer.connected)
         return replace(
             shown,
-            prospect=forecast_of(verdict, definition, declared, self.given["replicas"]),
+            forecast=forecast_of(evaluation, definition, declared, self.given["replicas"]),
             status=self._status(),
         )
 
@@ -345,10 +345,10 @@ def _show(shown: list[ExplainResult], style: str, *, is_first: bool, is_redrawn:
 
 
 def _status_of(shown: ExplainResult) -> int:
-    if shown.verdict is None:
+    if shown.evaluation is None:
         is_refused = shown.error is not None and shown.error.status == "INVALID_ARGUMENT"
         return NO_VALUE if is_refused else CANNOT_CONNECT
-    return OK if shown.verdict.HasField("value") and not shown.verdict.undecided else NO_VALUE
+    return OK if shown.evaluation.HasField("value") and not shown.evaluation.activity_unknown else NO_VALUE
 
 
 def _say(text: str) -> None:

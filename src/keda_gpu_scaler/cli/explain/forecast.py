@@ -21,7 +21,7 @@ from keda_gpu_scaler.core.hpa.controller import (
     reconcile,
 )
 from keda_gpu_scaler.core.hpa.replica_calculator import Recommendation, ValueType, desired_replicas, milli
-from keda_gpu_scaler.wire import verdict_pb2 as verdict_pb
+from keda_gpu_scaler.wire import evaluation_pb2 as evaluation_pb
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,21 +42,24 @@ class Forecast:
 
 
 def forecast_of(
-    verdict: verdict_pb.Verdict, definition: ScaledObject, declared: ScaledObjectTrigger, replicas: int | None = None
+    evaluation: evaluation_pb.Evaluation,
+    definition: ScaledObject,
+    declared: ScaledObjectTrigger,
+    replicas: int | None = None,
 ) -> Forecast:
     """Work out what comes of a verdict.
 
     Args:
-        verdict: what the scaler told.
+        evaluation: what the scaler told.
         definition: the ScaledObject.
         declared: the trigger of it.
         replicas: the workload's size where the scaler does not know it.
     """
-    value_type = verdict.value_type or declared.value_type
-    sizes = _sizes(verdict, replicas)
+    value_type = evaluation.value_type or declared.value_type
+    sizes = _sizes(evaluation, replicas)
     recommendation, decision = None, None
     if definition.kind == "ScaledObject" and sizes is not None and value_type in tuple(ValueType):
-        recommendation = _recommended(verdict, ValueType(value_type), sizes, definition)
+        recommendation = _recommended(evaluation, ValueType(value_type), sizes, definition)
         # KEDA may leave more than maxReplicaCount below the minimum; no API server takes such an HPA.
         _, decision = reconcile(
             ControllerState(started=True),
@@ -67,7 +70,7 @@ def forecast_of(
             max_replicas=max(definition.max_replicas, definition.hpa_min),
             behavior=definition.behavior,
         )
-    keda = (*_of_keda(verdict, definition, sizes), *definition.remarks)
+    keda = (*_of_keda(evaluation, definition, sizes), *definition.remarks)
     limits = () if definition.kind == "ScaledJob" else tuple(_limits(definition))
     return Forecast(value_type, recommendation, decision, sizes.wanted if sizes else 0, keda, limits)
 
@@ -83,45 +86,47 @@ def decided(decision: Decision, current: int, definition: ScaledObject) -> str:
     return sentence if decision.limit is Limit.NONE else f"{sentence} [{decision.limit}]"
 
 
-def _sizes(verdict: verdict_pb.Verdict, replicas: int | None) -> verdict_pb.Workload | None:
-    if verdict.HasField("workload"):
-        return verdict.workload
+def _sizes(evaluation: evaluation_pb.Evaluation, replicas: int | None) -> evaluation_pb.Workload | None:
+    if evaluation.HasField("workload"):
+        return evaluation.workload
     if replicas is None:
         return None
-    return verdict_pb.Workload(wanted=replicas, actual=replicas, ready=replicas)
+    return evaluation_pb.Workload(wanted=replicas, actual=replicas, ready=replicas)
 
 
 def _recommended(
-    verdict: verdict_pb.Verdict, value_type: ValueType, sizes: verdict_pb.Workload, definition: ScaledObject
+    evaluation: evaluation_pb.Evaluation, value_type: ValueType, sizes: evaluation_pb.Workload, definition: ScaledObject
 ) -> Recommendation | None:
-    if not verdict.HasField("value") or verdict.undecided:
+    if not evaluation.HasField("value") or evaluation.activity_unknown:
         return None
     is_average = value_type is ValueType.AVERAGE_VALUE
     return desired_replicas(
         value_type,
-        milli(verdict.value),
-        milli(verdict.target),
+        milli(evaluation.value),
+        milli(evaluation.target),
         replicas=sizes.actual if is_average else sizes.wanted,
         ready_pods=sizes.ready,
         tolerances=definition.tolerances,
     )
 
 
-def _of_keda(verdict: verdict_pb.Verdict, definition: ScaledObject, sizes: verdict_pb.Workload | None) -> Iterator[str]:
+def _of_keda(
+    evaluation: evaluation_pb.Evaluation, definition: ScaledObject, sizes: evaluation_pb.Workload | None
+) -> Iterator[str]:
     if definition.paused:
         yield f"KEDA does nothing: it is paused by the annotation {definition.paused}"
-    if not verdict.HasField("value"):
+    if not evaluation.HasField("value"):
         yield _of_an_error(definition)
-    elif verdict.undecided:
+    elif evaluation.activity_unknown:
         yield "IsActive is an error too, and KEDA throws the value away: it stays as it is"
     elif definition.kind == "ScaledJob":
-        jobs = min(math.ceil(verdict.value / verdict.target), definition.max_replicas)
+        jobs = min(math.ceil(evaluation.value / evaluation.target), definition.max_replicas)
         yield (
-            f"KEDA keeps {jobs} jobs running: ceil({verdict.value:g} / {verdict.target:g}), at most "
+            f"KEDA keeps {jobs} jobs running: ceil({evaluation.value:g} / {evaluation.target:g}), at most "
             f"{definition.max_replicas} (maxReplicaCount)"
         )
     else:
-        yield from _of_activity(verdict, definition, sizes)
+        yield from _of_activity(evaluation, definition, sizes)
     if definition.others:
         kinds = ", ".join(definition.others)
         yield f"triggers of other scalers ({kinds}) are not asked here: of several the largest recommendation wins"
@@ -137,21 +142,21 @@ def _of_an_error(definition: ScaledObject) -> str:
 
 
 def _of_activity(
-    verdict: verdict_pb.Verdict, definition: ScaledObject, sizes: verdict_pb.Workload | None
+    evaluation: evaluation_pb.Evaluation, definition: ScaledObject, sizes: evaluation_pb.Workload | None
 ) -> Iterator[str]:
     asleep = definition.asleep_replicas
-    is_asleep = sizes is not None and sizes.wanted == 0
-    if verdict.active and is_asleep:
+    is_scaled_to_zero = sizes is not None and sizes.wanted == 0
+    if evaluation.active and is_scaled_to_zero:
         yield f"KEDA wakes it: {definition.hpa_min} at once, from there on the HPA decides"
-    elif is_asleep:
+    elif is_scaled_to_zero:
         yield "it stays asleep until a trigger is active"
-    elif not verdict.active and asleep is not None:
+    elif not evaluation.active and asleep is not None:
         other = " and no other trigger is active" if definition.others else ""
         yield (
             f"KEDA scales it to {asleep} when it was inactive for {definition.cooldown_seconds:g} s (cooldownPeriod)"
             + other
         )
-    elif not verdict.active:
+    elif not evaluation.active:
         yield f"inactive, which changes nothing: minReplicaCount is {definition.min_replicas}"
 
 

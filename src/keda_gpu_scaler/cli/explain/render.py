@@ -15,11 +15,11 @@ With ``--json`` each trigger is one object on one line, whose keys stay as they 
 ``settings``     a list of ``key``, ``value`` and ``origin``: what the trigger means after profile and defaults
 ``hints``        sentences on keys that look misspelt
 ``workload``     null where nobody knows it, or ``target``, ``wanted``, ``actual`` and ``ready``
-``sights``       of every pod (or device): ``pod``, ``node``, ``ready``, ``state``, ``value``, ``age_seconds``,
+``observations``       of every pod (or device): ``pod``, ``node``, ``ready``, ``state``, ``value``, ``age_seconds``,
                  ``sentence`` and ``devices`` (``index``, ``model``, ``uuid``, ``value``, ``sharers``)
-``demand``       null, or ``value``, ``wakes`` (each null while unknown) and ``sentence``
-``scope``, ``seen``, ``expected``, ``metric``, ``unit``, ``value`` (null without one), ``target``, ``value_type``,
-``active``, ``undecided``, ``lack``, ``reason`` and ``steps``   as the scaler judged
+``demand``       null, or ``value``, ``is_active`` (each null while unknown) and ``sentence``
+``scope``, ``with_value``, ``expected``, ``metric``, ``unit``, ``value`` (null without one), ``target``, ``value_type``,
+``active``, ``activity_unknown``, ``no_value_reason``, ``reason`` and ``steps``   as the scaler judged
 ``hpa``          null where the HPA has no say or the size is not known, or ``recommended`` (null without a value),
                  ``replicas`` (the size it decides on), ``limit``, ``arithmetic`` and ``sentence``
 ``status``       null, or the real HPA's: ``current``, ``desired`` and ``conditions``, sentences
@@ -40,7 +40,7 @@ from keda_gpu_scaler.cli.explain.forecast import Forecast, decided
 from keda_gpu_scaler.cli.explain.scaledobject import ScaledObject, ScaledObjectTrigger
 from keda_gpu_scaler.cli.probe.client import Call
 from keda_gpu_scaler.cli.probe.render import MAX_STEPS, printable
-from keda_gpu_scaler.wire import verdict_pb2 as verdict_pb
+from keda_gpu_scaler.wire import evaluation_pb2 as evaluation_pb
 
 NARROWEST = 60
 MAX_ROWS = 40
@@ -62,9 +62,9 @@ class ExplainResult:
     declared: ScaledObjectTrigger
     of_triggers: int
     asked: str
-    verdict: verdict_pb.Verdict | None
+    evaluation: evaluation_pb.Evaluation | None
     error: Call | None = None
-    prospect: Forecast | None = None
+    forecast: Forecast | None = None
     status: "HpaStatus | None" = None
 
 
@@ -94,30 +94,30 @@ def hpa_status(item: Mapping[str, Any] | None) -> HpaStatus | None:
 def screen(shown: ExplainResult, width: int, *, wide: bool = False) -> str:
     """One explanation for a person."""
     page = _Page(max(width, NARROWEST), wide)
-    definition, verdict = shown.definition, shown.verdict
+    definition, evaluation = shown.definition, shown.evaluation
     title = "/".join(filter(None, (definition.namespace, definition.name))) or "no ScaledObject"
     page.line(f"{printable(title)}, trigger {shown.declared.number} of {shown.of_triggers}", bold=True)
-    node = f" on node {verdict.instance}" if verdict is not None and verdict.instance else ""
+    node = f" on node {evaluation.instance}" if evaluation is not None and evaluation.instance else ""
     page.entry("asked", f"{shown.asked}{node}, {shown.at.astimezone():%H:%M:%S}")
-    if verdict is None:
+    if evaluation is None:
         error = shown.error
         page.entry("error", f"{error.status}: {error.details}" if error else "", fg="red")
         return page.text
-    _means(page, verdict, shown.declared)
-    _workload(page, verdict)
-    _sights(page, verdict)
-    _why(page, verdict)
-    _answer(page, shown, verdict)
+    _means(page, evaluation, shown.declared)
+    _workload(page, evaluation)
+    _sights(page, evaluation)
+    _why(page, evaluation)
+    _answer(page, shown, evaluation)
     return page.text
 
 
-def _means(page: "_Page", verdict: verdict_pb.Verdict, declared: ScaledObjectTrigger) -> None:
-    rows = [(one.key, one.value, one.origin) for one in verdict.settings]
+def _means(page: "_Page", evaluation: evaluation_pb.Evaluation, declared: ScaledObjectTrigger) -> None:
+    rows = [(one.key, one.value, one.origin) for one in evaluation.settings]
     if not page.wide:
         # What nobody said and nobody asks about is left to -o wide.
         rows = [row for row in rows if row[2] != "default" or row[0] in ("metricType", "targetValue", "scope")]
     page.table("means", ("key", "value", "from"), rows)
-    for hint in verdict.hints:
+    for hint in evaluation.hints:
         page.entry("warning", hint, fg="yellow")
     for key in declared.metadata:
         if key.endswith("FromEnv"):
@@ -127,110 +127,120 @@ def _means(page: "_Page", verdict: verdict_pb.Verdict, declared: ScaledObjectTri
             )
 
 
-def _workload(page: "_Page", verdict: verdict_pb.Verdict) -> None:
-    if not verdict.HasField("workload"):
+def _workload(page: "_Page", evaluation: evaluation_pb.Evaluation) -> None:
+    if not evaluation.HasField("workload"):
         return
-    one = verdict.workload
+    one = evaluation.workload
     page.entry("workload", f"{one.target}: {one.wanted} replicas wanted, {one.actual} there, {one.ready} ready")
 
 
-def _sights(page: "_Page", verdict: verdict_pb.Verdict) -> None:
-    sights = verdict.sights if page.wide else verdict.sights[:MAX_ROWS]
-    rows = [_row(sight, verdict.unit, page.wide) for sight in sights]
-    is_of_pods = any(sight.pod for sight in verdict.sights)
+def _sights(page: "_Page", evaluation: evaluation_pb.Evaluation) -> None:
+    observations = evaluation.observations if page.wide else evaluation.observations[:MAX_ROWS]
+    rows = [_row(observation, evaluation.unit, page.wide) for observation in observations]
+    is_of_pods = any(observation.pod for observation in evaluation.observations)
     if is_of_pods:
         page.table("pods", ("pod", "node", "ready", "value", "age", "devices"), rows)
     elif rows:
         page.table("devices", ("node", "value", "age", "device"), [(row[1], *row[3:]) for row in rows])
-    left_out = verdict.sights_left_out + len(verdict.sights) - len(sights)
+    left_out = evaluation.observations_omitted + len(evaluation.observations) - len(observations)
     if left_out:
         page.entry("", f"and {left_out} more" + ("" if page.wide else ": -o wide and --json show more"))
 
 
-def _row(sight: verdict_pb.Sight, unit: str, wide: bool) -> tuple[str, ...]:
-    value = f"{sight.value:.6g} {unit}".rstrip() if sight.HasField("value") else _UNKNOWN
-    if sight.state in ("outside", "empty", "unasked"):
+def _row(observation: evaluation_pb.Observation, unit: str, wide: bool) -> tuple[str, ...]:
+    value = f"{observation.value:.6g} {unit}".rstrip() if observation.HasField("value") else _UNKNOWN
+    if observation.state in ("out_of_scope", "no_device", "not_ready"):
         value = "-"
-    ready = "yes" if sight.ready else "no"
-    return (sight.pod, sight.node or "-", ready, value, _age(sight), _devices(sight, unit, wide))
+    ready = "yes" if observation.ready else "no"
+    return (
+        observation.pod,
+        observation.node or "-",
+        ready,
+        value,
+        _age(observation),
+        _devices(observation, unit, wide),
+    )
 
 
-def _age(sight: verdict_pb.Sight) -> str:
-    if not sight.HasField("age_seconds"):
+def _age(observation: evaluation_pb.Observation) -> str:
+    if not observation.HasField("age_seconds"):
         return "-"
-    return f"{sight.age_seconds:.1f} s" if sight.age_seconds < 10 else f"{sight.age_seconds:.0f} s"
+    return f"{observation.age_seconds:.1f} s" if observation.age_seconds < 10 else f"{observation.age_seconds:.0f} s"
 
 
-def _devices(sight: verdict_pb.Sight, unit: str, wide: bool) -> str:
-    if not sight.devices or not sight.HasField("value"):
-        return sight.sentence
-    return "; ".join(_device(device, unit, wide) for device in sight.devices)
+def _devices(observation: evaluation_pb.Observation, unit: str, wide: bool) -> str:
+    if not observation.devices or not observation.HasField("value"):
+        return observation.sentence
+    return "; ".join(_device(device, unit, wide) for device in observation.devices)
 
 
-def _device(device: verdict_pb.Device, unit: str, wide: bool) -> str:
+def _device(device: evaluation_pb.ObservedDevice, unit: str, wide: bool) -> str:
     identity = f" ({device.uuid})" if wide else ""
     value = f"{device.value:.6g} {unit}".rstrip() if device.HasField("value") else _UNKNOWN
     shared = f", shared by {device.sharers} pods" if device.sharers > 1 else ""
     return f"GPU {device.index} {device.model}{identity} {value}{shared}"
 
 
-def _why(page: "_Page", verdict: verdict_pb.Verdict) -> None:
+def _why(page: "_Page", evaluation: evaluation_pb.Evaluation) -> None:
     """Show how it came about, but for what the table has shown."""
-    told = {sight.sentence for sight in verdict.sights}
-    told |= {f"pod {sight.pod}{'' if sight.ready else ' (not ready)'}: {sight.sentence}" for sight in verdict.sights}
-    steps = [step for step in verdict.steps if step not in told and not step.startswith(_ACTIVITIES)]
+    told = {observation.sentence for observation in evaluation.observations}
+    told |= {
+        f"pod {observation.pod}{'' if observation.ready else ' (not ready)'}: {observation.sentence}"
+        for observation in evaluation.observations
+    }
+    steps = [step for step in evaluation.steps if step not in told and not step.startswith(_ACTIVITIES)]
     shown = steps if page.wide else steps[:MAX_STEPS]
     for number, step in enumerate(shown):
         page.entry("why" if number == 0 else "", step)
     if len(steps) > len(shown):
         page.entry("", f"and {len(steps) - len(shown)} more: -o wide shows all")
-    if verdict.HasField("demand"):
-        page.entry("demand", verdict.demand.sentence)
+    if evaluation.HasField("demand"):
+        page.entry("demand", evaluation.demand.sentence)
 
 
-def _answer(page: "_Page", shown: ExplainResult, verdict: verdict_pb.Verdict) -> None:
-    prospect = shown.prospect
-    kind = prospect.value_type if prospect else verdict.value_type
-    of = "pods" if verdict.scope == "workload" else "devices" if verdict.scope != "endpoint" else "endpoints"
-    if verdict.HasField("value"):
+def _answer(page: "_Page", shown: ExplainResult, evaluation: evaluation_pb.Evaluation) -> None:
+    forecast = shown.forecast
+    kind = forecast.value_type if forecast else evaluation.value_type
+    of = "pods" if evaluation.scope == "workload" else "devices" if evaluation.scope != "endpoint" else "endpoints"
+    if evaluation.HasField("value"):
         page.entry(
             "value",
-            f"{verdict.value:.6g}, target {verdict.target:g} ({kind or 'metricType unknown'}), "
-            f"{verdict.seen} of {verdict.expected} {of} seen",
+            f"{evaluation.value:.6g}, target {evaluation.target:g} ({kind or 'metricType unknown'}), "
+            f"{evaluation.with_value} of {evaluation.expected} {of} seen",
             bold=True,
         )
     else:
         # What is absent must be changed by somebody; what is unseen may come back by itself.
-        does = "must be changed" if verdict.lack == "absent" else "may pass by itself"
-        page.entry("value", f"{_UNKNOWN} ({does}): {verdict.reason}", fg="red")
-    page.entry("active", _activity(verdict))
-    if prospect is not None:
-        _prospect(page, prospect, shown)
+        does = "must be changed" if evaluation.no_value_reason == "misconfigured" else "may pass by itself"
+        page.entry("value", f"{_UNKNOWN} ({does}): {evaluation.reason}", fg="red")
+    page.entry("active", _activity(evaluation))
+    if forecast is not None:
+        _prospect(page, forecast, shown)
 
 
-def _activity(verdict: verdict_pb.Verdict) -> str:
-    if verdict.undecided:
+def _activity(evaluation: evaluation_pb.Evaluation) -> str:
+    if evaluation.activity_unknown:
         return f"{_UNKNOWN} (IsActive is an error): neither to be woken nor put to sleep"
-    last = verdict.steps[-1] if verdict.steps else ""
+    last = evaluation.steps[-1] if evaluation.steps else ""
     why = last.partition(": ")[2] if last.startswith(_ACTIVITIES) else ""
-    return f"{'yes' if verdict.active else 'no'}{f': {why}' if why else ''}"
+    return f"{'yes' if evaluation.active else 'no'}{f': {why}' if why else ''}"
 
 
-def _prospect(page: "_Page", prospect: Forecast, shown: ExplainResult) -> None:
+def _prospect(page: "_Page", forecast: Forecast, shown: ExplainResult) -> None:
     definition = shown.definition
-    if prospect.recommendation is not None:
-        page.entry("hpa", prospect.recommendation.sentence)
-    if prospect.decision is not None:
-        page.entry("decision", decided(prospect.decision, prospect.current, definition), bold=True)
+    if forecast.recommendation is not None:
+        page.entry("hpa", forecast.recommendation.sentence)
+    if forecast.decision is not None:
+        page.entry("decision", decided(forecast.decision, forecast.current, definition), bold=True)
     elif definition.kind == "ScaledObject":
         page.entry("hpa", "what it decides depends on the size, which the scaler does not know: say --replicas N")
-    for number, sentence in enumerate(prospect.limits):
+    for number, sentence in enumerate(forecast.limits):
         page.entry("limits" if number == 0 else "", sentence)
     if shown.status is not None:
         page.entry("hpa status", f"{shown.status.current} replicas, wants {shown.status.desired}")
         for sentence in shown.status.conditions:
             page.entry("", sentence)
-    for number, sentence in enumerate(prospect.keda):
+    for number, sentence in enumerate(forecast.keda):
         page.entry("keda" if number == 0 else "", sentence)
 
 
@@ -296,63 +306,63 @@ def _cut(text: str, width: int) -> str:
 
 def as_json(shown: ExplainResult) -> str:
     """One explanation as one line of JSON; the module's docstring has the keys."""
-    definition, verdict = shown.definition, shown.verdict
+    definition, evaluation = shown.definition, shown.evaluation
     told: dict[str, Any] = {
         "at": shown.at.isoformat(),
         "namespace": definition.namespace,
         "name": definition.name,
         "kind": definition.kind,
         "asked": shown.asked,
-        "instance": (verdict.instance or None) if verdict is not None else None,
+        "instance": (evaluation.instance or None) if evaluation is not None else None,
         "trigger": {"number": shown.declared.number, "metadata": dict(shown.declared.metadata)},
         "error": shown.error and {"status": shown.error.status, "details": shown.error.details},
     }
-    told |= dict(_judged(verdict)) if verdict is not None else dict.fromkeys(_JUDGED)
+    told |= dict(_judged(evaluation)) if evaluation is not None else dict.fromkeys(_JUDGED)
     told |= _foreseen(shown)
     return json.dumps(told, ensure_ascii=False, allow_nan=False)
 
 
 _JUDGED = (
-    "settings", "hints", "workload", "sights", "demand", "scope", "seen", "expected", "metric", "unit", "value",
-    "target", "value_type", "active", "undecided", "lack", "reason", "steps",
+    "settings", "hints", "workload", "observations", "demand", "scope", "with_value", "expected", "metric", "unit", "value",
+    "target", "value_type", "active", "activity_unknown", "no_value_reason", "reason", "steps",
 )  # fmt: skip
 
 
-def _judged(verdict: verdict_pb.Verdict) -> Iterator[tuple[str, Any]]:
-    yield "settings", [{"key": one.key, "value": one.value, "origin": one.origin} for one in verdict.settings]
-    yield "hints", list(verdict.hints)
-    known = verdict.workload
+def _judged(evaluation: evaluation_pb.Evaluation) -> Iterator[tuple[str, Any]]:
+    yield "settings", [{"key": one.key, "value": one.value, "origin": one.origin} for one in evaluation.settings]
+    yield "hints", list(evaluation.hints)
+    known = evaluation.workload
     yield (
         "workload",
         {"target": known.target, "wanted": known.wanted, "actual": known.actual, "ready": known.ready}
-        if verdict.HasField("workload")
+        if evaluation.HasField("workload")
         else None,
     )
-    yield "sights", [_sight(sight) for sight in verdict.sights]
-    demand = verdict.demand
+    yield "observations", [_sight(observation) for observation in evaluation.observations]
+    demand = evaluation.demand
     yield (
         "demand",
-        {"value": _optional(demand, "value"), "wakes": _optional(demand, "wakes"), "sentence": demand.sentence}
-        if verdict.HasField("demand")
+        {"value": _optional(demand, "value"), "active": _optional(demand, "active"), "sentence": demand.sentence}
+        if evaluation.HasField("demand")
         else None,
     )
-    for key in ("scope", "seen", "expected", "metric", "unit"):
-        yield key, getattr(verdict, key)
-    yield "value", _optional(verdict, "value")
-    for key in ("target", "value_type", "active", "undecided", "lack", "reason"):
-        yield key, getattr(verdict, key)
-    yield "steps", list(verdict.steps)
+    for key in ("scope", "with_value", "expected", "metric", "unit"):
+        yield key, getattr(evaluation, key)
+    yield "value", _optional(evaluation, "value")
+    for key in ("target", "value_type", "active", "activity_unknown", "no_value_reason", "reason"):
+        yield key, getattr(evaluation, key)
+    yield "steps", list(evaluation.steps)
 
 
-def _sight(sight: verdict_pb.Sight) -> dict[str, Any]:
+def _sight(observation: evaluation_pb.Observation) -> dict[str, Any]:
     return {
-        "pod": sight.pod or None,
-        "node": sight.node or None,
-        "ready": sight.ready,
-        "state": sight.state,
-        "value": _optional(sight, "value"),
-        "age_seconds": _optional(sight, "age_seconds"),
-        "sentence": sight.sentence,
+        "pod": observation.pod or None,
+        "node": observation.node or None,
+        "ready": observation.ready,
+        "state": observation.state,
+        "value": _optional(observation, "value"),
+        "age_seconds": _optional(observation, "age_seconds"),
+        "sentence": observation.sentence,
         "devices": [
             {
                 "index": one.index,
@@ -361,29 +371,29 @@ def _sight(sight: verdict_pb.Sight) -> dict[str, Any]:
                 "value": _optional(one, "value"),
                 "sharers": one.sharers,
             }
-            for one in sight.devices
+            for one in observation.devices
         ],
     }
 
 
 def _foreseen(shown: ExplainResult) -> dict[str, Any]:
-    prospect, status = shown.prospect, shown.status
-    decision = prospect.decision if prospect else None
+    forecast, status = shown.forecast, shown.status
+    decision = forecast.decision if forecast else None
     hpa = None
-    if prospect is not None and decision is not None:
+    if forecast is not None and decision is not None:
         hpa = {
             "recommended": decision.recommended,
             "replicas": decision.replicas,
             "limit": decision.limit.value,
-            "arithmetic": prospect.recommendation.sentence if prospect.recommendation else None,
+            "arithmetic": forecast.recommendation.sentence if forecast.recommendation else None,
             "sentence": decision.sentence,
         }
     return {
         "hpa": hpa,
         "status": status
         and {"current": status.current, "desired": status.desired, "conditions": list(status.conditions)},
-        "keda": list(prospect.keda) if prospect else None,
-        "limits": list(prospect.limits) if prospect else None,
+        "keda": list(forecast.keda) if forecast else None,
+        "limits": list(forecast.limits) if forecast else None,
     }
 
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import grpc
 
+from keda_gpu_scaler.wire import evaluation_pb2 as evaluation_pb
+from keda_gpu_scaler.wire import evaluation_pb2_grpc as evaluation_pb_grpc
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
-from keda_gpu_scaler.wire import verdict_pb2 as verdict_pb
-from keda_gpu_scaler.wire import verdict_pb2_grpc as verdict_pb_grpc
 from keda_gpu_scaler.wire.tls import ClientTls
 
 _KNOCK_SECONDS = 1.0
@@ -110,7 +110,7 @@ class ScalerClient:
             credentials, options = question.tls.credentials(), (*options, *question.tls.options())
             self._channel = grpc.secure_channel(question.address, credentials, options=options)
         self._stub: Any = pb_grpc.ExternalScalerStub(self._channel)  # type: ignore[no-untyped-call]
-        self._verdicts: Any = verdict_pb_grpc.VerdictsStub(self._channel)  # type: ignore[no-untyped-call]
+        self._evaluations: Any = evaluation_pb_grpc.EvaluationsStub(self._channel)  # type: ignore[no-untyped-call]
 
     def __repr__(self) -> str:
         return f"<Link to {self._question.address}>"
@@ -130,15 +130,15 @@ class ScalerClient:
                 return answer  # KEDA asks for each metric of the spec: for none, nothing
         return answer
 
-    def explain(self) -> verdict_pb.Verdict | None:
+    def explain(self) -> evaluation_pb.Evaluation | None:
         """Ask how the answer came about, which KEDA never does; None where the scaler is not one of ours."""
         return self.told()[1]
 
-    def told(self) -> tuple[ProbeAnswer, verdict_pb.Verdict | None]:
+    def told(self) -> tuple[ProbeAnswer, evaluation_pb.Evaluation | None]:
         """Ask how the answer comes about; where there is no verdict, the answer holds the call that says why."""
-        call, verdict = self._called(self._verdicts, "Explain", self._reference)
+        call, evaluation = self._called(self._evaluations, "Explain", self._reference)
         answer = ProbeAnswer(connected=True, calls=(call,))
-        return (answer if verdict is not None else self._explained(answer)), verdict
+        return (answer if evaluation is not None else self._explained(answer)), evaluation
 
     def _explained(self, answer: ProbeAnswer) -> ProbeAnswer:
         """Tell a scaler that answers UNAVAILABLE from one that is not there: in gRPC both look the same."""

@@ -150,12 +150,12 @@ def _once(link: ScalerClient, pace: Timing, question: ProbeRequest, scenario: Sc
     simulation = Simulation(scenario, ControllerState(started=True))
     answer = link.ask()
     shown = simulation.round(pace.utc(), pace.monotonic(), question.address, answer)
-    verdict = link.explain() if answer.specs else None
+    evaluation = link.explain() if answer.specs else None
     if json_lines:
-        _say(as_json(shown, verdict))
+        _say(as_json(shown, evaluation))
         return shown.exit_code
     if answer.specs is not None:
-        _say(block(shown, question, verdict))
+        _say(block(shown, question, evaluation))
     if answer.error is not None:
         sys.stdout.flush()
         _say(click.style(f"keda-gpu-scaler: {error_text(shown)}", fg="red"), err=True)

@@ -17,8 +17,8 @@ With ``--json`` each round is one object on one line, whose keys stay as they ar
 ``findings``    a list of ``code``, ``unusable`` (whether KEDA can do nothing with it) and ``text``
 ``hpa``         null where nothing usable came, or ``value_type``, ``recommended`` (null without a metric),
                 ``replicas`` (the size it decides on), ``limit``, ``arithmetic`` and ``sentence``
-``verdict``     null where the scaler does not tell (or while watching), or ``scope``, ``seen`` and ``expected``
-                (of its ready pods, or devices), ``value`` (null without one), ``active``, ``lack`` and ``reason``
+``evaluation``     null where the scaler does not tell (or while watching), or ``scope``, ``with_value`` and ``expected``
+                (of its ready pods, or devices), ``value`` (null without one), ``active``, ``no_value_reason`` and ``reason``
                 (empty with a value), and ``steps``, a list of sentences
 
 A number JSON has no sign for is a string: "nan", "inf", "-inf".
@@ -35,7 +35,7 @@ from keda_gpu_scaler.cli.probe.client import Call, MetricReading, ProbeRequest
 from keda_gpu_scaler.cli.probe.lint import LintFinding
 from keda_gpu_scaler.cli.probe.simulation import Round
 from keda_gpu_scaler.core.hpa.controller import DOWN_STABILISATION_SECONDS, Limit
-from keda_gpu_scaler.wire import verdict_pb2 as verdict_pb
+from keda_gpu_scaler.wire import evaluation_pb2 as evaluation_pb
 
 WIDTH = 80
 
@@ -66,7 +66,7 @@ def error_text(shown: Round) -> str:
     return "\n  ".join([f"{error.method}: {error.status}: {details[0]}", *details[1:]])
 
 
-def block(shown: Round, question: ProbeRequest, verdict: verdict_pb.Verdict | None = None) -> str:
+def block(shown: Round, question: ProbeRequest, evaluation: evaluation_pb.Evaluation | None = None) -> str:
     """One round for a person, in full: a labelled block of at most 80 columns."""
     answer, scenario = shown.answer, shown.scenario
     lines = [click.style(f"{question.namespace}/{question.name} at {shown.address}", bold=True)]
@@ -86,18 +86,20 @@ def block(shown: Round, question: ProbeRequest, verdict: verdict_pb.Verdict | No
     lines += _decision(shown)
     for finding in shown.findings:
         lines += _entry("problem" if finding.unusable else "warning", finding.text, fg=_colour(finding))
-    if verdict is not None:
-        lines += _why(verdict)
+    if evaluation is not None:
+        lines += _why(evaluation)
     return "\n".join(lines)
 
 
-def _why(verdict: verdict_pb.Verdict) -> list[str]:
-    of = "ready pods" if verdict.scope == "workload" else "devices"
-    lines = _entry("coverage", f"{verdict.seen} of {verdict.expected} {of} seen, scope {printable(verdict.scope)}")
-    for number, step in enumerate(verdict.steps[:MAX_STEPS]):
+def _why(evaluation: evaluation_pb.Evaluation) -> list[str]:
+    of = "ready pods" if evaluation.scope == "workload" else "devices"
+    lines = _entry(
+        "coverage", f"{evaluation.with_value} of {evaluation.expected} {of} seen, scope {printable(evaluation.scope)}"
+    )
+    for number, step in enumerate(evaluation.steps[:MAX_STEPS]):
         lines += _entry("why" if number == 0 else "", printable(step))
-    if len(verdict.steps) > MAX_STEPS:
-        lines += _entry("", f"and {len(verdict.steps) - MAX_STEPS} more: --json shows all")
+    if len(evaluation.steps) > MAX_STEPS:
+        lines += _entry("", f"and {len(evaluation.steps) - MAX_STEPS} more: --json shows all")
     return lines
 
 
@@ -150,7 +152,7 @@ def notes(shown: Round) -> str:
     return "\n".join(lines)
 
 
-def as_json(shown: Round, verdict: verdict_pb.Verdict | None = None) -> str:
+def as_json(shown: Round, evaluation: evaluation_pb.Evaluation | None = None) -> str:
     """One round as one line of JSON; the module's docstring has the keys."""
     answer, decision, hpa = shown.answer, shown.decision, None
     if decision is not None:
@@ -179,23 +181,23 @@ def as_json(shown: Round, verdict: verdict_pb.Verdict | None = None) -> str:
             "active": answer.active,
             "findings": [{"code": f.code, "unusable": f.unusable, "text": f.text} for f in shown.findings],
             "hpa": hpa,
-            "verdict": verdict and _told(verdict),
+            "evaluation": evaluation and _told(evaluation),
         },
         ensure_ascii=False,
         allow_nan=False,
     )
 
 
-def _told(verdict: verdict_pb.Verdict) -> dict[str, Any]:
+def _told(evaluation: evaluation_pb.Evaluation) -> dict[str, Any]:
     return {
-        "scope": verdict.scope,
-        "seen": verdict.seen,
-        "expected": verdict.expected,
-        "value": _json_number(verdict.value) if verdict.HasField("value") else None,
-        "active": verdict.active,
-        "lack": verdict.lack,
-        "reason": verdict.reason,
-        "steps": list(verdict.steps),
+        "scope": evaluation.scope,
+        "with_value": evaluation.with_value,
+        "expected": evaluation.expected,
+        "value": _json_number(evaluation.value) if evaluation.HasField("value") else None,
+        "active": evaluation.active,
+        "no_value_reason": evaluation.no_value_reason,
+        "reason": evaluation.reason,
+        "steps": list(evaluation.steps),
     }
 
 

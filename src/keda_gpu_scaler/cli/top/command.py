@@ -209,7 +209,7 @@ async def _once(
     async with opening as source:
         with patience("waiting for readings"), contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_seconds):
-                await source.settled()
+                await source.wait_for_sync()
         view = source.view()
     rows = arranged(view.rows, look.by, look.sort, look.words, is_reversed=look.is_reversed)
     _show(view, look.by, rows, style)

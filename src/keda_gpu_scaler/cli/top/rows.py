@@ -124,19 +124,19 @@ def device_rows(
         holder: who holds them where no kubelet tells; None where nobody knows.
     """
     for node, history in fleet.nodes():
-        absence = "" if fleet.sees(history, now) else fleet.absence(node, now)
-        held = None if absence else _held(history, holder)
+        missing_reason = "" if fleet.is_history_fresh(history, now) else fleet.missing_reason(node, now)
+        held = None if missing_reason else _held(history, holder)
         age = history.age_seconds(now)
         for sample in history.newest.samples:
             if meant(sample.device):
-                shown = Sample(sample.device) if absence else sample
-                yield _device_row(history, shown, held, age, absence)
+                shown = Sample(sample.device) if missing_reason else sample
+                yield _device_row(history, shown, held, age, missing_reason)
 
 
 def unheard(fleet: Fleet) -> dict[str, str]:
     """Return who ought to tell something and does not: why."""
-    listing = fleet.silent.get(PEERS_UNKNOWN)
-    return {**({"discovery": listing} if listing else {}), **fleet.without_word()}
+    listing = fleet.unavailable.get(PEERS_UNKNOWN)
+    return {**({"discovery": listing} if listing else {}), **fleet.nodes_without_snapshot()}
 
 
 def origins(rows: Iterable[Row]) -> tuple[str, ...]:
@@ -195,7 +195,7 @@ def as_csv(rows: Sequence[Row]) -> str:
 
 
 def _device_row(
-    history: History, sample: Sample, held: Mapping[str, tuple[str, ...]] | None, age: float, absence: str
+    history: History, sample: Sample, held: Mapping[str, tuple[str, ...]] | None, age: float, missing_reason: str
 ) -> Row:
     device, node = sample.device, history.newest.node
     utilization, total = sample.gpu_utilization_ratio, sample.memory_total_bytes
@@ -206,7 +206,7 @@ def _device_row(
         uuid=device.uuid,
         model=device.model,
         devices=1,
-        seen=0 if sample.is_blind else 1,
+        seen=0 if sample.has_no_reading else 1,
         gpu_utilization_percent=None if utilization is None else 100 * utilization,
         memory_used_bytes=sample.memory_used_bytes,
         memory_total_bytes=total,
@@ -215,7 +215,7 @@ def _device_row(
         held_by=None if held is None else held.get(device.uuid, ()),
         age_seconds=age,
         source=history.newest.source,
-        unknown=absence or ("the driver gives no reading of it" if sample.is_blind else ""),
+        unknown=missing_reason or ("the driver gives no reading of it" if sample.has_no_reading else ""),
         trails=((node, device.uuid),),
     )
 

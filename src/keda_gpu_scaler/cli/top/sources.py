@@ -54,7 +54,7 @@ class FleetSource(Protocol):
     def view(self) -> TopView:
         """Return what is seen now; never waits."""
 
-    async def settled(self) -> None:
+    async def wait_for_sync(self) -> None:
         """Return once everybody has told something or could not. The caller sets the deadline."""
 
 
@@ -90,7 +90,7 @@ _NOBODY = (
 class _Listing:
     """A directory, and what it says of those that it cannot list; ``is_guess`` where nothing said whom to ask."""
 
-    directory: Discovery
+    discovery: Discovery
     refused: Callable[[], Mapping[str, str]] = dict
     is_guess: bool = False
 
@@ -106,21 +106,23 @@ class FollowedFleet:
 
     def view(self) -> TopView:
         """Return what they told."""
-        self._following.ask(_WINDOW_SECONDS)
+        self._following.register_interest(_WINDOW_SECONDS)
         now = self._clocks.monotonic()
-        self._following.tidy()
-        fleet = Fleet(None, self._stale_after, peers=self._following.histories(), silent=self._following.silent())
-        silent = {**unheard(fleet), **self._listing.refused()}
+        self._following.expire_idle()
+        fleet = Fleet(
+            None, self._stale_after, peers=self._following.histories(), unavailable=self._following.unavailable()
+        )
+        unavailable = {**unheard(fleet), **self._listing.refused()}
         note = ""
         if not fleet.peers:
-            note = _FRONT_ENDS if not silent else _NOBODY if self._listing.is_guess else ""
+            note = _FRONT_ENDS if not unavailable else _NOBODY if self._listing.is_guess else ""
         rows = tuple(device_rows(fleet, now))
-        return TopView(self._clocks.utc(), "fleet", rows, silent, (*([note] if note else ()), *origins(rows)))
+        return TopView(self._clocks.utc(), "fleet", rows, unavailable, (*([note] if note else ()), *origins(rows)))
 
-    async def settled(self) -> None:
+    async def wait_for_sync(self) -> None:
         """Return once every instance has told something or could not."""
-        self._following.ask(_WINDOW_SECONDS)
-        await self._following.settled()
+        self._following.register_interest(_WINDOW_SECONDS)
+        await self._following.wait_for_sync()
 
 
 @asynccontextmanager
@@ -136,7 +138,7 @@ async def followed(wanted: Wanted, clocks: Clocks = Clocks()) -> AsyncIterator[F
         wanted.tls.credentials()
     async with _listing(wanted, clocks) as listing:
         following = FleetClient(
-            listing.directory,
+            listing.discovery,
             instance=os.urandom(8).hex(),
             clock=clocks.monotonic,
             sample_interval_seconds=wanted.interval_seconds,
@@ -223,7 +225,7 @@ class LocalDevices:
         )
         return TopView(self.clocks.utc(), str(self.place), rows, unheard(fleet), (*notes, *origins(rows)))
 
-    async def settled(self) -> None:
+    async def wait_for_sync(self) -> None:
         """Return once the driver was read, or could not be."""
         await self.first.wait()
 

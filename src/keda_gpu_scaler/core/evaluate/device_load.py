@@ -40,8 +40,8 @@ class DeviceLoad:
 def device_loads(history: History, metric: Metric, window_seconds: float) -> tuple[DeviceLoad, ...]:
     """Average every device's known readings over the window, in the order of the newest snapshot."""
     key = ("window", metric.name, window_seconds)
-    if key in history.memo:
-        readings: tuple[DeviceLoad, ...] = history.memo[key]
+    if key in history.cache:
+        readings: tuple[DeviceLoad, ...] = history.cache[key]
         return readings
     readings = tuple(_mean_over(column, window_seconds) for column in _columns(history, metric, window_seconds))
     return _remember(history, key, readings)
@@ -53,8 +53,8 @@ def device_loads_by_holder(history: History, metric: Metric, window_seconds: flo
     What a device did for the pod before this one is not this one's load.
     """
     key = ("held window", metric.name, window_seconds)
-    if key in history.memo:
-        readings: Mapping[str, DeviceLoad] = history.memo[key]
+    if key in history.cache:
+        readings: Mapping[str, DeviceLoad] = history.cache[key]
         return readings
     tenures = _tenures_seconds(history, window_seconds)
     readings = {
@@ -66,15 +66,15 @@ def device_loads_by_holder(history: History, metric: Metric, window_seconds: flo
 
 def devices_by_pod(history: History) -> Mapping[PodRef, PodDevices] | None:
     """Return who holds which devices of the node now, or None while nobody can tell."""
-    if "holdings" not in history.memo:
-        history.memo["holdings"] = attribute(history.newest)
-    found: Mapping[PodRef, PodDevices] | None = history.memo["holdings"]
+    if "holdings" not in history.cache:
+        history.cache["holdings"] = attribute(history.newest)
+    found: Mapping[PodRef, PodDevices] | None = history.cache["holdings"]
     return found
 
 
 def _remember(history: History, key: object, value: _T) -> _T:
-    if len(history.memo) < _MEMO_LENGTH:
-        history.memo[key] = value
+    if len(history.cache) < _MEMO_LENGTH:
+        history.cache[key] = value
     return value
 
 
@@ -99,9 +99,9 @@ def _columns(history: History, metric: Metric, window_seconds: float) -> tuple[_
     """Collect every device's known readings, as far back as the window and maybe farther, once for many windows."""
     reach = next(reach for reach in _REACHES_SECONDS if window_seconds <= reach)
     key = ("columns", metric.name, reach)
-    if key not in history.memo:
-        history.memo[key] = _collect(history, metric, reach)
-    columns: tuple[_DeviceColumn, ...] = history.memo[key]
+    if key not in history.cache:
+        history.cache[key] = _collect(history, metric, reach)
+    columns: tuple[_DeviceColumn, ...] = history.cache[key]
     return columns
 
 

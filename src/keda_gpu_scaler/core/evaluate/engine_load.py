@@ -34,14 +34,14 @@ class EngineLoad:
     """What an engine's pages come to: a value in the metric's unit, or None, and a sentence either way.
 
     ``requests`` are those that run or wait now, or where none is known to, those that ended well within the window; a
-    metric that is their rate says itself how many of those matter. ``until_seconds`` is when what it rests on grows
+    metric that is their rate says itself how many of those matter. ``expires_at_seconds`` is when what it rests on grows
     stale. ``is_no_engine`` says that nothing here ever was an engine, or none that tells how busy it is.
     """
 
     value: float | None
     sentence: str
     requests: float = 0.0
-    until_seconds: float = math.inf
+    expires_at_seconds: float = math.inf
     is_no_engine: bool = False
 
 
@@ -327,13 +327,13 @@ def quantile(histogram: Histogram, ratio: float) -> float:
 class DemandObservation:
     """What is seen of the demand: its value now, or None.
 
-    ``wakes`` says whether it is above the threshold, or was during the hold; None where nobody can tell.
+    ``is_active`` says whether it is above the threshold, or was during the hold; None where nobody can tell.
     """
 
     value: float | None
-    wakes: bool | None
+    is_active: bool | None
     sentence: str
-    until_seconds: float = math.inf
+    expires_at_seconds: float = math.inf
 
 
 def observe_demand(

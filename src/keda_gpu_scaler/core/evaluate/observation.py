@@ -25,14 +25,14 @@ from keda_gpu_scaler.core.types import Device, Pod, Unavailable
 class ObservationState(enum.Enum):
     """How far a pod, or a device, can be seen."""
 
-    SEEN = "seen"
-    UNSEEN = "unseen"
+    OBSERVED = "observed"
+    MISSING = "missing"
     """It is meant, but it has no value at the moment."""
-    OUTSIDE = "outside"
+    OUT_OF_SCOPE = "out_of_scope"
     """The trigger does not mean it: another model, another node."""
-    EMPTY = "empty"
+    NO_DEVICE = "no_device"
     """Its node is seen, and the pod holds no device there."""
-    UNASKED = "unasked"
+    NOT_READY = "not_ready"
     """It is not ready, so nobody sends its engine requests, and nobody asks it how many it has."""
 
 
@@ -49,19 +49,19 @@ class DeviceValue:
 class PodObservation:
     """What is seen of one pod: its ``value`` in the metric's unit if it is SEEN, else None.
 
-    ``sentence`` describes its devices, or says why there is nothing to see. ``until_seconds`` is when the readings
+    ``sentence`` describes its devices, or says why there is nothing to see. ``expires_at_seconds`` is when the readings
     behind it grow stale, if nothing newer comes. ``requests`` are those that its engine has, as far as is known;
-    ``is_no_engine`` says that nothing in it is an engine that we know. ``parts`` are the devices behind the value.
+    ``is_no_engine`` says that nothing in it is an engine that we know. ``device_values`` are the devices behind the value.
     """
 
     pod: Pod
-    sight: ObservationState
+    observation: ObservationState
     value: float | None
     sentence: str
-    until_seconds: float = math.inf
+    expires_at_seconds: float = math.inf
     requests: float = 0.0
     is_no_engine: bool = False
-    parts: tuple[DeviceValue, ...] = ()
+    device_values: tuple[DeviceValue, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class DeviceObservation:
     device: Device | None
     value: float | None
     sentence: str
-    until_seconds: float = math.inf
+    expires_at_seconds: float = math.inf
 
 
 def node_labels_unavailable(trigger: Trigger, fleet: Fleet) -> Unavailable | None:
@@ -80,7 +80,7 @@ def node_labels_unavailable(trigger: Trigger, fleet: Fleet) -> Unavailable | Non
     if trigger.node_selector is None or isinstance(fleet.node_labels, Mapping):
         return None
     return fleet.node_labels or Unavailable(
-        "metadata.nodeSelector: node labels cannot be read without access to the API server", is_final=True
+        "metadata.nodeSelector: node labels cannot be read without access to the API server", is_permanent=True
     )
 
 
@@ -97,7 +97,7 @@ def observe_endpoint(trigger: Trigger, fleet: Fleet, now: float) -> tuple[Device
     query = trigger.engine
     assert query is not None  # noqa: S101 - whoever asks has seen that it is there
     load = _load(trigger, Endpoint(engine=query.engine, url=query.url), fleet, now)
-    return DeviceObservation(query.url, None, load.value, load.sentence, load.until_seconds), load.requests
+    return DeviceObservation(query.url, None, load.value, load.sentence, load.expires_at_seconds), load.requests
 
 
 def is_ready(pod: Pod) -> bool:
@@ -111,10 +111,10 @@ def observe_devices(
     """Look at every device of these nodes; where the trigger has a nodeSelector, the nodes' labels are known."""
     meant = _Nodes(trigger, fleet)
     return [
-        sight
+        observation
         for node, history in nodes
         if meant.include(node)
-        for sight in _devices(trigger, node, history, fleet, now)
+        for observation in _devices(trigger, node, history, fleet, now)
     ]
 
 
@@ -125,11 +125,11 @@ def observe_missing_nodes(trigger: Trigger, fleet: Fleet, seen: Sequence[DeviceO
     labels are known may be meant.
     """
     meant = _Nodes(trigger, fleet)
-    nodes = {sight.node for sight in seen}
+    nodes = {observation.node for observation in seen}
     devices = math.ceil(len(seen) / len(nodes)) if nodes else 1
     return [
         DeviceObservation(name, None, None, f"{'' if name.startswith('(') else 'node '}{name}: {reason}")
-        for name, reason in fleet.without_word().items()
+        for name, reason in fleet.nodes_without_snapshot().items()
         if meant.may_include(name)
         for _ in range(devices)
     ]
@@ -154,13 +154,13 @@ def _ask(trigger: Trigger, pod: Pod, fleet: Fleet, now: float) -> PodObservation
     query = trigger.engine
     assert query is not None  # noqa: S101 - the trigger's parser sees to it
     if not is_ready(pod):
-        return PodObservation(pod, ObservationState.UNASKED, None, "not asked while it is not ready")
+        return PodObservation(pod, ObservationState.NOT_READY, None, "not asked while it is not ready")
     if not pod.address:
-        return PodObservation(pod, ObservationState.UNSEEN, None, "has no address yet")
+        return PodObservation(pod, ObservationState.MISSING, None, "has no address yet")
     load = _load(trigger, pod_endpoint(query, pod), fleet, now)
-    sight = ObservationState.UNSEEN if load.value is None else ObservationState.SEEN
-    until = load.until_seconds
-    return PodObservation(pod, sight, load.value, load.sentence, until, load.requests, load.is_no_engine)
+    observation = ObservationState.MISSING if load.value is None else ObservationState.OBSERVED
+    until = load.expires_at_seconds
+    return PodObservation(pod, observation, load.value, load.sentence, until, load.requests, load.is_no_engine)
 
 
 def _load(trigger: Trigger, endpoint: Endpoint, fleet: Fleet, now: float) -> EngineLoad:
@@ -169,7 +169,7 @@ def _load(trigger: Trigger, endpoint: Endpoint, fleet: Fleet, now: float) -> Eng
     return engine_load(
         trigger.engine,
         trigger.metric,
-        fleet.scraped.get(endpoint),
+        fleet.scrape_results.get(endpoint),
         window_seconds=trigger.window_seconds,
         stale_after_seconds=fleet.stale_after_seconds,
         now=now,
@@ -177,31 +177,33 @@ def _load(trigger: Trigger, endpoint: Endpoint, fleet: Fleet, now: float) -> Eng
 
 
 def _look(trigger: Trigger, pod: Pod, fleet: Fleet, nodes: _Nodes, now: float) -> PodObservation:
-    def blind(sight: ObservationState, why: str) -> PodObservation:
-        return PodObservation(pod, sight, None, why)
+    def blind(observation: ObservationState, why: str) -> PodObservation:
+        return PodObservation(pod, observation, None, why)
 
     if pod.node is None:
-        return blind(ObservationState.UNSEEN, "not scheduled yet")
+        return blind(ObservationState.MISSING, "not scheduled yet")
     if not nodes.include(pod.node):
-        return blind(ObservationState.OUTSIDE, f"node {pod.node} is outside nodeSelector")
+        return blind(ObservationState.OUT_OF_SCOPE, f"node {pod.node} is outside nodeSelector")
     history = fleet.node(pod.node)
-    if history is None or not fleet.sees(history, now):
-        return blind(ObservationState.UNSEEN, fleet.absence(pod.node, now))
+    if history is None or not fleet.is_history_fresh(history, now):
+        return blind(ObservationState.MISSING, fleet.missing_reason(pod.node, now))
     held = devices_by_pod(history)
     if held is None:
         return blind(
-            ObservationState.UNSEEN, f"node {pod.node} cannot tell who holds its devices; its own log says why"
+            ObservationState.MISSING, f"node {pod.node} cannot tell who holds its devices; its own log says why"
         )
     holding = held.get(pod.ref)
     if holding is None:
-        return blind(ObservationState.EMPTY, f"holds no device of node {pod.node}")
+        return blind(ObservationState.NO_DEVICE, f"holds no device of node {pod.node}")
     meant = [share for share in holding.shares if _is_meant(trigger, share.device)]
     if holding.unresolved:
         return blind(
-            ObservationState.UNSEEN, f"holds {holding.unresolved[0]}, a device that node {pod.node} does not list"
+            ObservationState.MISSING, f"holds {holding.unresolved[0]}, a device that node {pod.node} does not list"
         )
     if not meant:
-        return blind(ObservationState.OUTSIDE, f"holds no device that gpuModel or gpuIndex mean on node {pod.node}")
+        return blind(
+            ObservationState.OUT_OF_SCOPE, f"holds no device that gpuModel or gpuIndex mean on node {pod.node}"
+        )
     return _valued(trigger, pod, meant, history, fleet, now)
 
 
@@ -214,18 +216,18 @@ def _valued(
     unknown = [reading for reading in known if not reading.is_within(believed)]
     if unknown:
         return PodObservation(
-            pod, ObservationState.UNSEEN, None, f"{_named(unknown[0], pod.node)} gives no {trigger.metric.name}"
+            pod, ObservationState.MISSING, None, f"{_named(unknown[0], pod.node)} gives no {trigger.metric.name}"
         )
     values = [_part(trigger, share, reading.value or 0.0) for share, reading in zip(shares, known, strict=True)]
     value = AGGREGATIONS[trigger.aggregation](values)
     described = ", ".join(_described(trigger, share, reading) for share, reading in zip(shares, known, strict=True))
     until = fleet.expires_at_seconds(history) - max(reading.lag_seconds for reading in known)
     sentence = f"{value:.6g} {trigger.metric.unit} on node {pod.node}: {described}"
-    parts = tuple(
+    device_values = tuple(
         DeviceValue(share.device, reading.value or 0.0, share.sharers)
         for share, reading in zip(shares, known, strict=True)
     )
-    return PodObservation(pod, ObservationState.SEEN, value, sentence, until, parts=parts)
+    return PodObservation(pod, ObservationState.OBSERVED, value, sentence, until, device_values=device_values)
 
 
 def _metric(trigger: Trigger) -> Metric:
@@ -252,8 +254,8 @@ def _is_meant(trigger: Trigger, device: Device) -> bool:
 
 
 def _devices(trigger: Trigger, node: str, history: History, fleet: Fleet, now: float) -> Iterator[DeviceObservation]:
-    if not fleet.sees(history, now):
-        why = fleet.absence(node, now)
+    if not fleet.is_history_fresh(history, now):
+        why = fleet.missing_reason(node, now)
         for sample in history.newest.samples:
             if _is_meant(trigger, sample.device):
                 yield DeviceObservation(node, sample.device, None, why)

@@ -33,27 +33,33 @@ class WorkloadView:
         self._trigger = trigger
         self._workload = workload
         living = [pod for pod in workload.pods if _is_living(pod)]
-        self.sights = observe_pods(trigger, living, fleet, now)
-        self.ready = [sight for sight in self.sights if is_ready(sight.pod)]
-        self.unready = [sight for sight in self.sights if not is_ready(sight.pod)]
-        self.values = [sight.value for sight in self.ready if sight.value is not None]
-        self.unseen = [sight for sight in self.ready if sight.sight is ObservationState.UNSEEN]
-        self.outside = [sight for sight in self.ready if sight.sight is ObservationState.OUTSIDE]
+        self.observations = observe_pods(trigger, living, fleet, now)
+        self.ready = [observation for observation in self.observations if is_ready(observation.pod)]
+        self.unready = [observation for observation in self.observations if not is_ready(observation.pod)]
+        self.values = [observation.value for observation in self.ready if observation.value is not None]
+        self.missing = [
+            observation for observation in self.ready if observation.observation is ObservationState.MISSING
+        ]
+        self.out_of_scope = [
+            observation for observation in self.ready if observation.observation is ObservationState.OUT_OF_SCOPE
+        ]
         # What is seen of them when nothing is narrowed, by which it is told whether the workload is at work at all.
-        self.wide_sights = self.looked_at = self.sights
+        self.unnarrowed_observations = self.all_observations = self.observations
         if trigger.is_narrowed:
             wide = replace(trigger, gpu_model=None, gpu_index=None, node_selector=None)
-            self.wide_sights = observe_pods(wide, living, fleet, now)
-            self.looked_at = [*self.sights, *self.wide_sights]
+            self.unnarrowed_observations = observe_pods(wide, living, fleet, now)
+            self.all_observations = [*self.observations, *self.unnarrowed_observations]
         grace = trigger.startup_grace_seconds
-        self.starting = [sight.pod for sight in self.unready if now - sight.pod.created_at_seconds < grace]
-        self.blind = [
-            f"{sight.pod.ref.name}: {sight.sentence}"
-            for sight in self.wide_sights
-            if sight.sight is ObservationState.UNSEEN and sight.pod.node is not None
+        self.starting = [
+            observation.pod for observation in self.unready if now - observation.pod.created_at_seconds < grace
+        ]
+        self.missing_reasons = [
+            f"{observation.pod.ref.name}: {observation.sentence}"
+            for observation in self.unnarrowed_observations
+            if observation.observation is ObservationState.MISSING and observation.pod.node is not None
         ]
         if not living and workload.spec_replicas > 0:
-            self.blind.append("its pods are not there yet")
+            self.missing_reasons.append("its pods are not there yet")
 
     @property
     def size(self) -> WorkloadSize:
@@ -62,29 +68,29 @@ class WorkloadView:
         return WorkloadSize(self._workload.spec_replicas, self._workload.status_replicas, ready)
 
     @property
-    def lack_engine(self) -> str | None:
+    def no_engine_reason(self) -> str | None:
         """Why not one ready pod has an engine that tells of itself; None where one has, or may have."""
-        if self.ready and all(sight.is_no_engine for sight in self.ready):
+        if self.ready and all(observation.is_no_engine for observation in self.ready):
             return f"{self.ready[0].pod.ref.name}: {self.ready[0].sentence}"
         return None
 
     @property
-    def is_asleep(self) -> bool:
+    def is_scaled_to_zero(self) -> bool:
         """Whether it is scaled to zero, and nothing of it runs any more."""
-        return not self.sights and self._workload.spec_replicas == 0
+        return not self.observations and self._workload.spec_replicas == 0
 
-    def nothing_meant(self) -> str | None:
+    def nothing_in_scope(self) -> str | None:
         """Say that the workload has no device that the trigger means; None where it may have one."""
-        kinds = {sight.sight for sight in self.sights}
+        kinds = {observation.observation for observation in self.observations}
         title = f"{self._workload.namespace}/{self._workload.name}"
-        if kinds == {ObservationState.EMPTY} and self.ready:
+        if kinds == {ObservationState.NO_DEVICE} and self.ready:
             return (
-                f"{title}: not one of its {len(self.sights)} pods holds a device that the kubelet handed out: have it "
+                f"{title}: not one of its {len(self.observations)} pods holds a device that the kubelet handed out: have it "
                 "request one (nvidia.com/gpu), or set scope: node or fleet"
             )
-        if kinds and kinds <= {ObservationState.OUTSIDE, ObservationState.EMPTY} and self.ready:
+        if kinds and kinds <= {ObservationState.OUT_OF_SCOPE, ObservationState.NO_DEVICE} and self.ready:
             return (
-                f"{title}: not one of its {len(self.sights)} pods holds a device that nodeSelector, gpuModel and "
+                f"{title}: not one of its {len(self.observations)} pods holds a device that nodeSelector, gpuModel and "
                 "gpuIndex mean"
             )
         return None
@@ -97,12 +103,12 @@ class WorkloadView:
             f"{workload.status_replicas} replicas of {workload.spec_replicas} wanted, {len(self.ready)} ready pods, "
             f"{len(self.values)} seen"
         )
-        return (heading, *(_line(sight) for sight in self.sights))
+        return (heading, *(_line(observation) for observation in self.observations))
 
 
-def _line(sight: PodObservation) -> str:
-    state = "" if is_ready(sight.pod) else " (not ready)"
-    return f"pod {sight.pod.ref.name}{state}: {sight.sentence}"
+def _line(observation: PodObservation) -> str:
+    state = "" if is_ready(observation.pod) else " (not ready)"
+    return f"pod {observation.pod.ref.name}{state}: {observation.sentence}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -208,9 +208,9 @@ def reconcile(
     if current_replicas < 0:
         raise ValueError(f"replicas: Invalid value: {current_replicas}: must be 0 or more")
     state = _remembered(state, now, current_replicas, behavior)
-    settled = _settled_without_metrics(current_replicas, min_replicas, max_replicas)
-    if settled is not None:
-        decision = settled
+    wait_for_sync = _settled_without_metrics(current_replicas, min_replicas, max_replicas)
+    if wait_for_sync is not None:
+        decision = wait_for_sync
     elif recommendation is None:
         sentence = f"no usable metric: the HPA leaves {_replicas(current_replicas)} alone"
         decision = Decision(None, current_replicas, Limit.NO_METRIC, sentence)

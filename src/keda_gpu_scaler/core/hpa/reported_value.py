@@ -134,7 +134,7 @@ def report_devices(
     aggregation: str,
     known: Sequence[float],
     *,
-    unseen: int,
+    missing: int,
     size: WorkloadSize | None,
     target: float,
 ) -> ReportedValue:
@@ -144,7 +144,7 @@ def report_devices(
         report: the total (aggregate times replicas; a sum is one already) or the average (the aggregate itself).
         aggregation: a name in ``core.aggregate.AGGREGATIONS``.
         known: the devices' values, at least one.
-        unseen: how many devices have none: idle when the others ask to grow, at the target when to shrink.
+        missing: how many devices have none: idle when the others ask to grow, at the target when to shrink.
         size: the workload's size; None where it is not known, which leaves no total of anything but a sum, and
             that only while nothing is unseen.
         target: what the value should be.
@@ -155,11 +155,11 @@ def report_devices(
     is_sum = aggregation == "sum"
     is_total = report is ReportType.TOTAL and is_sum
     if size is None:
-        if report is ReportType.TOTAL and (unseen or not is_sum):
+        if report is ReportType.TOTAL and (missing or not is_sum):
             raise ValueError(f"report: Invalid value: {report}: the workload's replicas are not known")
-        plain = _within_bounds(_thousandths(_filled(AGGREGATIONS[aggregation], known, unseen, target)))
+        plain = _within_bounds(_thousandths(_filled(AGGREGATIONS[aggregation], known, missing, target)))
         return ReportedValue(plain / 1000, None, (f"{aggregation}: {plain / 1000:.6g}",))
-    value = _filled(AGGREGATIONS[aggregation], known, unseen, target * size.wanted if is_total else target)
+    value = _filled(AGGREGATIONS[aggregation], known, missing, target * size.wanted if is_total else target)
     hpa = _Hpa(report, milli(target), size)
     said = f"{aggregation}: {value:.6g}"
     if report is ReportType.AVERAGE:
@@ -180,15 +180,15 @@ def report_devices(
 
 
 def _filled(
-    aggregate: Callable[[Sequence[float]], float], known: Sequence[float], unseen: int, reference: float
+    aggregate: Callable[[Sequence[float]], float], known: Sequence[float], missing: int, reference: float
 ) -> float:
     """The aggregate with unseen devices idle when it is above the reference, and at the reference when below."""
     value = aggregate(known)
-    if not unseen:
+    if not missing:
         return value
     if value > reference:
-        return max(reference, aggregate([*known, *[0.0] * unseen]))
-    return min(reference, aggregate([*known, *[reference] * unseen]))
+        return max(reference, aggregate([*known, *[0.0] * missing]))
+    return min(reference, aggregate([*known, *[reference] * missing]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult
 from keda_gpu_scaler.core.types import Snapshot, Unavailable
 
 PEERS_UNKNOWN = "(peers)"
-"""In ``Fleet.silent``: nobody has said yet which peers there are."""
+"""In ``Fleet.unavailable``: nobody has said yet which peers there are."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -17,13 +17,13 @@ class History:
     """One node's recent snapshots, oldest first, at least one. Two are equal when they are the same object.
 
     ``received_at_seconds`` is when the newest of them came, on the clock of whoever asks; for the node's
-    own sampler that is when it was taken. ``memo`` holds what was worked out from these snapshots, by whoever
+    own sampler that is when it was taken. ``cache`` holds what was worked out from these snapshots, by whoever
     did, and goes when they go.
     """
 
     snapshots: tuple[Snapshot, ...]
     received_at_seconds: float
-    memo: dict[object, Any] = field(default_factory=dict, repr=False)
+    cache: dict[object, Any] = field(default_factory=dict, repr=False)
 
     @property
     def newest(self) -> Snapshot:
@@ -55,7 +55,7 @@ class Fleet:
     ``history`` is this instance's own, None until the first snapshot. ``stale_after_seconds`` is the age from
     which a snapshot, and within a snapshot a reading, is unknown. ``deviceless`` says that this instance has no
     device by design, and ``failure`` holds the sentence that says why there is nothing newer to see here.
-    ``peers`` holds the other nodes' histories by name, and ``silent`` says of peers that gave nothing why.
+    ``peers`` holds the other nodes' histories by name, and ``unavailable`` says of peers that gave nothing why.
     Under ``PEERS_UNKNOWN`` it says why nobody knows yet which peers there are. ``own_node`` is this instance's node.
     ``node_labels`` are by node too; None where nobody can tell them, for want of access to the API server.
     """
@@ -65,10 +65,10 @@ class Fleet:
     deviceless: bool = False
     failure: str | None = None
     peers: Mapping[str, History] = field(default_factory=dict)
-    silent: Mapping[str, str] = field(default_factory=dict)
+    unavailable: Mapping[str, str] = field(default_factory=dict)
     node_labels: Mapping[str, Mapping[str, str]] | Unavailable | None = None
     own_node: str = ""
-    scraped: Mapping[Endpoint, ScrapeResult] = field(default_factory=dict)
+    scrape_results: Mapping[Endpoint, ScrapeResult] = field(default_factory=dict)
 
     def node(self, name: str) -> History | None:
         """Return what is known of a node's devices, however old."""
@@ -83,7 +83,7 @@ class Fleet:
             known[self.history.newest.node] = self.history
         return sorted(known.items())
 
-    def sees(self, history: History, now: float) -> bool:
+    def is_history_fresh(self, history: History, now: float) -> bool:
         """Whether a history is young enough to be believed."""
         return history.age_seconds(now) <= self.stale_after_seconds
 
@@ -91,11 +91,11 @@ class Fleet:
         """Until when a history is believed, if nothing newer comes."""
         return history.received_at_seconds + self.stale_after_seconds
 
-    def absence(self, node: str, now: float) -> str:
+    def missing_reason(self, node: str, now: float) -> str:
         """Say why a node cannot be seen."""
         history = self.node(node)
         is_own = history is self.history if history is not None else self._is_own_without_history(node)
-        cause = self.failure if is_own else self.silent.get(node)
+        cause = self.failure if is_own else self.unavailable.get(node)
         because = f": {cause}" if cause else ""
         if history is not None:
             age = f"last answered {history.age_seconds(now):.0f} s ago (limit {self.stale_after_seconds:g} s)"
@@ -107,10 +107,12 @@ class Fleet:
     def _is_own_without_history(self, node: str) -> bool:
         return node == self.own_node and self.history is None and not self.deviceless
 
-    def without_word(self) -> Mapping[str, str]:
+    def nodes_without_snapshot(self) -> Mapping[str, str]:
         """Return every node (or address, where the node is not known) that has told nothing so far: why."""
         why = {
-            name: reason for name, reason in self.silent.items() if name != PEERS_UNKNOWN and self.node(name) is None
+            name: reason
+            for name, reason in self.unavailable.items()
+            if name != PEERS_UNKNOWN and self.node(name) is None
         }
         if self.own_node and self.node(self.own_node) is None and self._is_own_without_history(self.own_node):
             why[self.own_node] = self.failure or "it has no sample yet"
@@ -118,15 +120,15 @@ class Fleet:
 
     def is_fresh(self, now: float) -> bool:
         """Whether this instance has a snapshot of its own that is young enough to be believed."""
-        return self.history is not None and self.sees(self.history, now)
+        return self.history is not None and self.is_history_fresh(self.history, now)
 
-    def blindness(self, now: float) -> str:
+    def own_missing_reason(self, now: float) -> str:
         """Say why this instance sees nothing fresh of its own; meant for when ``is_fresh`` is false."""
         if self.history is not None:
-            return f"no fresh sample: {self.absence(self.history.newest.node, now)}"
+            return f"no fresh sample: {self.missing_reason(self.history.newest.node, now)}"
         return "no sample yet" + (f": {self.failure}" if self.failure else "")
 
-    def unready(self, now: float) -> str | None:
+    def not_ready_reason(self, now: float) -> str | None:
         """Say why answers cannot be given, or None when they can.
 
         Ready means fresh readings, or a backend that has no device by design.
@@ -134,7 +136,7 @@ class Fleet:
         if self.deviceless:
             return None
         if self.history is None or not self.is_fresh(now):
-            return self.blindness(now)
-        if all(sample.is_blind for sample in self.history.newest.samples):
+            return self.own_missing_reason(now)
+        if all(sample.has_no_reading for sample in self.history.newest.samples):
             return f"node {self.history.newest.node}: not one device gives a reading"
         return None

@@ -3,8 +3,8 @@
 import grpc
 import warnings
 
+from keda_gpu_scaler.wire import evaluation_pb2 as keda__gpu__scaler_dot_wire_dot_evaluation__pb2
 from keda_gpu_scaler.wire import externalscaler_pb2 as keda__gpu__scaler_dot_wire_dot_externalscaler__pb2
-from keda_gpu_scaler.wire import verdict_pb2 as keda__gpu__scaler_dot_wire_dot_verdict__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -19,14 +19,14 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in keda_gpu_scaler/wire/verdict_pb2_grpc.py depends on'
+        + ' but the generated code in keda_gpu_scaler/wire/evaluation_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
     )
 
 
-class VerdictsStub:
+class EvaluationsStub:
     """Missing associated documentation comment in .proto file."""
 
     def __init__(self, channel):
@@ -36,39 +36,39 @@ class VerdictsStub:
             channel: A grpc.Channel.
         """
         self.Explain = channel.unary_unary(
-                '/keda_gpu_scaler.v1.Verdicts/Explain',
+                '/keda_gpu_scaler.evaluation.v1.Evaluations/Explain',
                 request_serializer=keda__gpu__scaler_dot_wire_dot_externalscaler__pb2.ScaledObjectRef.SerializeToString,
-                response_deserializer=keda__gpu__scaler_dot_wire_dot_verdict__pb2.Verdict.FromString,
+                response_deserializer=keda__gpu__scaler_dot_wire_dot_evaluation__pb2.Evaluation.FromString,
                 _registered_method=True)
 
 
-class VerdictsServicer:
+class EvaluationsServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Explain(self, request, context):
-        """Judges as GetMetrics and IsActive do, and tells the steps.
+        """Evaluates a trigger as GetMetrics and IsActive do, and returns the steps.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
 
-def add_VerdictsServicer_to_server(servicer, server):
+def add_EvaluationsServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Explain': grpc.unary_unary_rpc_method_handler(
                     servicer.Explain,
                     request_deserializer=keda__gpu__scaler_dot_wire_dot_externalscaler__pb2.ScaledObjectRef.FromString,
-                    response_serializer=keda__gpu__scaler_dot_wire_dot_verdict__pb2.Verdict.SerializeToString,
+                    response_serializer=keda__gpu__scaler_dot_wire_dot_evaluation__pb2.Evaluation.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
-            'keda_gpu_scaler.v1.Verdicts', rpc_method_handlers)
+            'keda_gpu_scaler.evaluation.v1.Evaluations', rpc_method_handlers)
     server.add_generic_rpc_handlers((generic_handler,))
-    server.add_registered_method_handlers('keda_gpu_scaler.v1.Verdicts', rpc_method_handlers)
+    server.add_registered_method_handlers('keda_gpu_scaler.evaluation.v1.Evaluations', rpc_method_handlers)
 
 
  # This class is part of an EXPERIMENTAL API.
-class Verdicts:
+class Evaluations:
     """Missing associated documentation comment in .proto file."""
 
     @staticmethod
@@ -85,9 +85,9 @@ class Verdicts:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/keda_gpu_scaler.v1.Verdicts/Explain',
+            '/keda_gpu_scaler.evaluation.v1.Evaluations/Explain',
             keda__gpu__scaler_dot_wire_dot_externalscaler__pb2.ScaledObjectRef.SerializeToString,
-            keda__gpu__scaler_dot_wire_dot_verdict__pb2.Verdict.FromString,
+            keda__gpu__scaler_dot_wire_dot_evaluation__pb2.Evaluation.FromString,
             options,
             channel_credentials,
             insecure,

@@ -7,16 +7,16 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
-class Verdict(_message.Message):
-    __slots__ = ("metric_name", "target", "scope", "value", "lack", "reason", "active", "seen", "expected", "steps", "instance", "metric", "unit", "value_type", "settings", "hints", "workload", "sights", "sights_left_out", "demand", "undecided")
+class Evaluation(_message.Message):
+    __slots__ = ("metric_name", "target", "scope", "value", "no_value_reason", "reason", "active", "with_value", "expected", "steps", "instance", "metric", "unit", "value_type", "settings", "hints", "workload", "observations", "observations_omitted", "demand", "activity_unknown")
     METRIC_NAME_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
     SCOPE_FIELD_NUMBER: _ClassVar[int]
     VALUE_FIELD_NUMBER: _ClassVar[int]
-    LACK_FIELD_NUMBER: _ClassVar[int]
+    NO_VALUE_REASON_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     ACTIVE_FIELD_NUMBER: _ClassVar[int]
-    SEEN_FIELD_NUMBER: _ClassVar[int]
+    WITH_VALUE_FIELD_NUMBER: _ClassVar[int]
     EXPECTED_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
@@ -26,18 +26,18 @@ class Verdict(_message.Message):
     SETTINGS_FIELD_NUMBER: _ClassVar[int]
     HINTS_FIELD_NUMBER: _ClassVar[int]
     WORKLOAD_FIELD_NUMBER: _ClassVar[int]
-    SIGHTS_FIELD_NUMBER: _ClassVar[int]
-    SIGHTS_LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
+    OBSERVATIONS_FIELD_NUMBER: _ClassVar[int]
+    OBSERVATIONS_OMITTED_FIELD_NUMBER: _ClassVar[int]
     DEMAND_FIELD_NUMBER: _ClassVar[int]
-    UNDECIDED_FIELD_NUMBER: _ClassVar[int]
+    ACTIVITY_UNKNOWN_FIELD_NUMBER: _ClassVar[int]
     metric_name: str
     target: float
     scope: str
     value: float
-    lack: str
+    no_value_reason: str
     reason: str
     active: bool
-    seen: int
+    with_value: int
     expected: int
     steps: _containers.RepeatedScalarFieldContainer[str]
     instance: str
@@ -47,11 +47,11 @@ class Verdict(_message.Message):
     settings: _containers.RepeatedCompositeFieldContainer[Setting]
     hints: _containers.RepeatedScalarFieldContainer[str]
     workload: Workload
-    sights: _containers.RepeatedCompositeFieldContainer[Sight]
-    sights_left_out: int
+    observations: _containers.RepeatedCompositeFieldContainer[Observation]
+    observations_omitted: int
     demand: Demand
-    undecided: bool
-    def __init__(self, metric_name: _Optional[str] = ..., target: _Optional[float] = ..., scope: _Optional[str] = ..., value: _Optional[float] = ..., lack: _Optional[str] = ..., reason: _Optional[str] = ..., active: _Optional[bool] = ..., seen: _Optional[int] = ..., expected: _Optional[int] = ..., steps: _Optional[_Iterable[str]] = ..., instance: _Optional[str] = ..., metric: _Optional[str] = ..., unit: _Optional[str] = ..., value_type: _Optional[str] = ..., settings: _Optional[_Iterable[_Union[Setting, _Mapping]]] = ..., hints: _Optional[_Iterable[str]] = ..., workload: _Optional[_Union[Workload, _Mapping]] = ..., sights: _Optional[_Iterable[_Union[Sight, _Mapping]]] = ..., sights_left_out: _Optional[int] = ..., demand: _Optional[_Union[Demand, _Mapping]] = ..., undecided: _Optional[bool] = ...) -> None: ...
+    activity_unknown: bool
+    def __init__(self, metric_name: _Optional[str] = ..., target: _Optional[float] = ..., scope: _Optional[str] = ..., value: _Optional[float] = ..., no_value_reason: _Optional[str] = ..., reason: _Optional[str] = ..., active: _Optional[bool] = ..., with_value: _Optional[int] = ..., expected: _Optional[int] = ..., steps: _Optional[_Iterable[str]] = ..., instance: _Optional[str] = ..., metric: _Optional[str] = ..., unit: _Optional[str] = ..., value_type: _Optional[str] = ..., settings: _Optional[_Iterable[_Union[Setting, _Mapping]]] = ..., hints: _Optional[_Iterable[str]] = ..., workload: _Optional[_Union[Workload, _Mapping]] = ..., observations: _Optional[_Iterable[_Union[Observation, _Mapping]]] = ..., observations_omitted: _Optional[int] = ..., demand: _Optional[_Union[Demand, _Mapping]] = ..., activity_unknown: _Optional[bool] = ...) -> None: ...
 
 class Setting(_message.Message):
     __slots__ = ("key", "value", "origin")
@@ -77,7 +77,7 @@ class Workload(_message.Message):
     ready: int
     def __init__(self, kind: _Optional[str] = ..., target: _Optional[str] = ..., wanted: _Optional[int] = ..., actual: _Optional[int] = ..., ready: _Optional[int] = ...) -> None: ...
 
-class Sight(_message.Message):
+class Observation(_message.Message):
     __slots__ = ("pod", "node", "ready", "state", "value", "age_seconds", "sentence", "devices")
     POD_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
@@ -94,10 +94,10 @@ class Sight(_message.Message):
     value: float
     age_seconds: float
     sentence: str
-    devices: _containers.RepeatedCompositeFieldContainer[Device]
-    def __init__(self, pod: _Optional[str] = ..., node: _Optional[str] = ..., ready: _Optional[bool] = ..., state: _Optional[str] = ..., value: _Optional[float] = ..., age_seconds: _Optional[float] = ..., sentence: _Optional[str] = ..., devices: _Optional[_Iterable[_Union[Device, _Mapping]]] = ...) -> None: ...
+    devices: _containers.RepeatedCompositeFieldContainer[ObservedDevice]
+    def __init__(self, pod: _Optional[str] = ..., node: _Optional[str] = ..., ready: _Optional[bool] = ..., state: _Optional[str] = ..., value: _Optional[float] = ..., age_seconds: _Optional[float] = ..., sentence: _Optional[str] = ..., devices: _Optional[_Iterable[_Union[ObservedDevice, _Mapping]]] = ...) -> None: ...
 
-class Device(_message.Message):
+class ObservedDevice(_message.Message):
     __slots__ = ("index", "model", "uuid", "value", "sharers")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -112,11 +112,11 @@ class Device(_message.Message):
     def __init__(self, index: _Optional[int] = ..., model: _Optional[str] = ..., uuid: _Optional[str] = ..., value: _Optional[float] = ..., sharers: _Optional[int] = ...) -> None: ...
 
 class Demand(_message.Message):
-    __slots__ = ("value", "wakes", "sentence")
+    __slots__ = ("value", "active", "sentence")
     VALUE_FIELD_NUMBER: _ClassVar[int]
-    WAKES_FIELD_NUMBER: _ClassVar[int]
+    ACTIVE_FIELD_NUMBER: _ClassVar[int]
     SENTENCE_FIELD_NUMBER: _ClassVar[int]
     value: float
-    wakes: bool
+    active: bool
     sentence: str
-    def __init__(self, value: _Optional[float] = ..., wakes: _Optional[bool] = ..., sentence: _Optional[str] = ...) -> None: ...
+    def __init__(self, value: _Optional[float] = ..., active: _Optional[bool] = ..., sentence: _Optional[str] = ...) -> None: ...
