@@ -27,7 +27,7 @@ _IMPORTS = {
     "grpc_reflection": "grpc_reflection.v1alpha.reflection",
     "h11": "h11",
     "pynvml": "pynvml",
-    "our modules": "keda_gpu_scaler.cli.serve, keda_gpu_scaler.agent, keda_gpu_scaler.devices.nvml",
+    "our modules": "keda_gpu_scaler.cli.serve, keda_gpu_scaler.agent, keda_gpu_scaler.devices.nvml.backend",
 }
 _SCRIPT = """
 import time

@@ -159,7 +159,7 @@ def compiled_environment(python: tuple[str, ...] = PYTHON) -> Mapping[str, str]:
     Without it every start compiles our modules again, and the compiler's leavings count as resident memory.
     """
     environment = {**os.environ, "PYTHONPYCACHEPREFIX": _BYTECODE.name, "PYTHONDONTWRITEBYTECODE": ""}
-    imports = "import pynvml, keda_gpu_scaler.cli.serve, keda_gpu_scaler.agent, keda_gpu_scaler.devices.nvml"
+    imports = "import pynvml, keda_gpu_scaler.cli.serve, keda_gpu_scaler.agent, keda_gpu_scaler.devices.nvml.backend"
     subprocess.run([*python, "-c", imports], env=environment, cwd=HOME, check=True)
     return environment
 

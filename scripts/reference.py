@@ -15,6 +15,7 @@ import click
 from keda_gpu_scaler.cli import main as cli
 from keda_gpu_scaler.core.trigger.metrics import DEMANDS, ENGINE_METRICS, ENGINES, METRICS, PROFILES
 from keda_gpu_scaler.core.trigger.parser import PARAMETERS
+from keda_gpu_scaler.devices.registry import vendors
 from keda_gpu_scaler.server.http import FAMILIES, PREFIX
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "reference"
@@ -154,6 +155,34 @@ def metrics_page() -> Iterator[str]:
     )
 
 
+def devices_page() -> Iterator[str]:
+    """Yield the page of the device backends."""
+    yield "# Device backends"
+    yield ""
+    yield (
+        "The values of `--backend`. `auto` selects the first backend in this table whose driver is present. Readings of "
+        "a backend that is not measured are marked in every output. The environment variables restrict "
+        "`top --local` to the devices that a job or a container was assigned."
+    )
+    yield ""
+    yield from table(
+        ("`--backend`", "reads", "measured", "metrics", "units of the driver", "environment variables"),
+        (
+            (
+                f"`{one.usage}`",
+                one.title,
+                "yes" if one.is_measured else "no",
+                ", ".join(f"`{metric}`" for metric in one.metrics) or "—",
+                one.units or "—",
+                f"`{one.visible_devices.process_variable}`, `{one.visible_devices.container_variable}`"
+                if one.visible_devices
+                else "—",
+            )
+            for one in vendors()
+        ),
+    )
+
+
 def flags_page() -> Iterator[str]:
     """Yield the page of every command's flags."""
     yield "# Commands and flags"
@@ -199,6 +228,7 @@ def pages() -> dict[str, str]:
         "trigger.md": trigger_page,
         "profiles.md": profiles_page,
         "metrics.md": metrics_page,
+        "devices.md": devices_page,
         "flags.md": flags_page,
     }
     return {name: "\n".join((GENERATED, "", *make(), "")) for name, make in makers.items()}

@@ -251,12 +251,12 @@ def test_a_backend_is_found_by_its_name(backend: str, source: str) -> None:
     [
         pytest.param(
             {"backend": "cuda"},
-            '--backend: Unsupported value: "cuda": must be auto, nvml, replay:PATH, synthetic or none',
+            '--backend: Unsupported value: "cuda": must be one of auto, none, nvml, replay:PATH, synthetic',
             id="no such backend",
         ),
         pytest.param(
             {"backend": "replay"},
-            '--backend: Unsupported value: "replay": must be auto, nvml, replay:PATH, synthetic or none',
+            '--backend: Unsupported value: "replay": must be one of auto, none, nvml, replay:PATH, synthetic',
             id="a replay of nothing",
         ),
         pytest.param(

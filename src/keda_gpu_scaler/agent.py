@@ -7,7 +7,6 @@ does not end it.
 
 import asyncio
 import contextlib
-import ctypes
 import errno
 import logging
 import os
@@ -21,9 +20,10 @@ from grpc_reflection.v1alpha import reflection
 
 from keda_gpu_scaler import __version__
 from keda_gpu_scaler.config import Config
-from keda_gpu_scaler.core.interfaces import Backend, BackendError
-from keda_gpu_scaler.core.quoting import quoted
+from keda_gpu_scaler.core.interfaces import Backend
 from keda_gpu_scaler.core.state.fleet import Fleet
+from keda_gpu_scaler.devices import registry
+from keda_gpu_scaler.devices.registry import BackendSettings
 from keda_gpu_scaler.gc_policy import GcPolicy
 from keda_gpu_scaler.kube.podresources import DEFAULT_PATH, PodResources
 from keda_gpu_scaler.peers.server import MAX_FOLLOWERS, FleetServer
@@ -48,7 +48,6 @@ from keda_gpu_scaler.wire import fleet_pb2 as fleet_pb
 from keda_gpu_scaler.wire import fleet_pb2_grpc as fleet_pb_grpc
 from keda_gpu_scaler.wire.tls import Pem, ServerTls, TlsError, own_pair
 
-NVML_LIBRARY = "libnvidia-ml.so.1"
 _SERVICE = pb.DESCRIPTOR.services_by_name["ExternalScaler"].full_name
 _HEALTH_INTERVAL_SECONDS = 1.0
 _STOP_GRACE_SECONDS = 2.0
@@ -72,42 +71,9 @@ def open_backend(config: Config) -> Backend:
     """Return the backend that ``--backend`` names.
 
     Raises:
-        BackendError: there is no such backend, its recording cannot be read, or ``auto`` finds no library.
+        BackendError: there is no such backend, ``auto`` detects no driver, or the backend cannot be opened.
     """
-    kind, _, argument = config.backend.partition(":")
-    if kind == "auto" and not argument:
-        _require_nvml_library(config.nvml_library or NVML_LIBRARY)
-        kind = "nvml"
-    # Each is imported only where it is used: a replaying laptop needs no driver, a GPU node no reader of logs.
-    if kind == "nvml" and not argument:
-        from keda_gpu_scaler.devices.nvml import NvmlBackend
-
-        return NvmlBackend(config.nvml_library)
-    if kind == "replay" and argument:
-        from keda_gpu_scaler.devices.replay import ReplayBackend
-
-        return ReplayBackend(argument, config.replay_speed)
-    if kind == "synthetic" and not argument:
-        from keda_gpu_scaler.devices.synthetic import SyntheticBackend
-
-        return SyntheticBackend()
-    if config.backend == "none":
-        from keda_gpu_scaler.devices.none import NoneBackend
-
-        return NoneBackend()
-    raise BackendError(
-        f"--backend: Unsupported value: {quoted(config.backend)}: must be auto, nvml, replay:PATH, synthetic or none"
-    )
-
-
-def _require_nvml_library(path: str) -> None:
-    try:
-        ctypes.CDLL(path)
-    except OSError as error:
-        raise BackendError(
-            f"--backend auto: no NVIDIA driver library here ({error}); name one with --nvml-library PATH, wait for a "
-            "driver with --backend nvml, or choose replay:PATH, synthetic (a demonstration) or none"
-        ) from error
+    return registry.open_backend(config.backend, BackendSettings(config.nvml_library, config.replay_speed))
 
 
 class Agent:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keda_gpu_scaler.cli.job_environment import JobEnvironment, JobEnvironmentKind, Named, job_environment_of
+from keda_gpu_scaler.cli.job_environment import AssignedDevices, JobEnvironment, JobEnvironmentKind, job_environment_of
 from keda_gpu_scaler.core.types import Device
 from tests.fakes import device
 
@@ -30,17 +30,21 @@ def in_ai() -> str:
         pytest.param({}, JobEnvironment(JobEnvironmentKind.HOST), id="a plain host"),
         pytest.param(
             {"SLURM_JOB_ID": "4711", "SLURMD_NODENAME": "n7", "SLURM_JOB_GPUS": "0,3"},
-            JobEnvironment(JobEnvironmentKind.SLURM, "4711", "n7", Named("SLURM_JOB_GPUS", ("0", "3"), are_files=True)),
+            JobEnvironment(
+                JobEnvironmentKind.SLURM, "4711", "n7", AssignedDevices("SLURM_JOB_GPUS", ("0", "3"), "nvidia{}")
+            ),
             id="a SLURM job's script",
         ),
         pytest.param(
             {"SLURM_JOB_ID": "4711", "SLURM_STEP_ID": "2", "SLURM_STEP_GPUS": "1", "SLURM_JOB_GPUS": "0,3"},
-            JobEnvironment(JobEnvironmentKind.SLURM, "4711.2", "", Named("SLURM_STEP_GPUS", ("1",), are_files=True)),
+            JobEnvironment(
+                JobEnvironmentKind.SLURM, "4711.2", "", AssignedDevices("SLURM_STEP_GPUS", ("1",), "nvidia{}")
+            ),
             id="a SLURM step, which may be on another node than the job's script",
         ),
         pytest.param(
             {"SLURM_JOB_ID": "4711", "CUDA_VISIBLE_DEVICES": "0,1"},
-            JobEnvironment(JobEnvironmentKind.SLURM, "4711", "", Named("CUDA_VISIBLE_DEVICES", ("0", "1"))),
+            JobEnvironment(JobEnvironmentKind.SLURM, "4711", "", AssignedDevices("CUDA_VISIBLE_DEVICES", ("0", "1"))),
             id="a SLURM that names devices to CUDA alone",
         ),
         pytest.param(
@@ -50,13 +54,16 @@ def in_ai() -> str:
         ),
         pytest.param(
             {"FLUX_JOB_ID": "f2x", "CUDA_VISIBLE_DEVICES": "2", "SLURM_JOB_ID": "4711", "SLURM_JOB_GPUS": "0,1,2,3"},
-            JobEnvironment(JobEnvironmentKind.FLUX, "f2x", "", Named("CUDA_VISIBLE_DEVICES", ("2",))),
+            JobEnvironment(JobEnvironmentKind.FLUX, "f2x", "", AssignedDevices("CUDA_VISIBLE_DEVICES", ("2",))),
             id="a Flux job within a SLURM job",
         ),
         pytest.param(
             {**POD, "NVIDIA_VISIBLE_DEVICES": "GPU-0001"},
             JobEnvironment(
-                JobEnvironmentKind.KUBERNETES, "ai/llama-0", "", Named("NVIDIA_VISIBLE_DEVICES", ("GPU-0001",))
+                JobEnvironmentKind.KUBERNETES,
+                "ai/llama-0",
+                "",
+                AssignedDevices("NVIDIA_VISIBLE_DEVICES", ("GPU-0001",)),
             ),
             id="a pod whose device plugin names UUIDs",
         ),
@@ -72,12 +79,12 @@ def in_ai() -> str:
         ),
         pytest.param(
             {"CUDA_VISIBLE_DEVICES": "1,-1,2"},
-            JobEnvironment(JobEnvironmentKind.HOST, named=Named("CUDA_VISIBLE_DEVICES", ("1",))),
+            JobEnvironment(JobEnvironmentKind.HOST, assigned=AssignedDevices("CUDA_VISIBLE_DEVICES", ("1",))),
             id="CUDA reads up to the first that is none",
         ),
         pytest.param(
             {"CUDA_VISIBLE_DEVICES": "NoDevFiles"},
-            JobEnvironment(JobEnvironmentKind.HOST, named=Named("CUDA_VISIBLE_DEVICES", ())),
+            JobEnvironment(JobEnvironmentKind.HOST, assigned=AssignedDevices("CUDA_VISIBLE_DEVICES", ())),
             id="nothing is meant",
         ),
     ],
@@ -89,32 +96,44 @@ def test_where_we_run_and_what_is_meant(environment: Mapping[str, str], expected
 @pytest.mark.parametrize(
     ("named", "devices", "expected", "strange"),
     [
-        pytest.param(Named("S", ("2", "3"), are_files=True), CARDS, {"GPU-0002", "GPU-0003"}, (), id="device files"),
         pytest.param(
-            Named("S", ("2", "3"), are_files=True), LET_IN, {"GPU-0002", "GPU-0003"}, (), id="device files in a cgroup"
+            AssignedDevices("S", ("2", "3"), "nvidia{}"), CARDS, {"GPU-0002", "GPU-0003"}, (), id="device files"
         ),
-        pytest.param(Named("C", ("1",)), LET_IN, {"GPU-0003"}, (), id="ordinals in a cgroup"),
         pytest.param(
-            Named("S", ("1", "9"), are_files=True),
+            AssignedDevices("S", ("2", "3"), "nvidia{}"),
+            LET_IN,
+            {"GPU-0002", "GPU-0003"},
+            (),
+            id="device files in a cgroup",
+        ),
+        pytest.param(AssignedDevices("C", ("1",)), LET_IN, {"GPU-0003"}, (), id="ordinals in a cgroup"),
+        pytest.param(
+            AssignedDevices("S", ("1", "9"), "nvidia{}"),
             [replace(card, minor=None) for card in CARDS],
             {"GPU-0001"},
             ("9",),
             id="where the driver tells no device file, its order",
         ),
-        pytest.param(Named("C", ("GPU-0002",)), CARDS, {"GPU-0002"}, (), id="a UUID"),
-        pytest.param(Named("C", ("gpu-0002",)), CARDS, {"GPU-0002"}, (), id="a UUID in small letters"),
+        pytest.param(AssignedDevices("C", ("GPU-0002",)), CARDS, {"GPU-0002"}, (), id="a UUID"),
+        pytest.param(AssignedDevices("C", ("gpu-0002",)), CARDS, {"GPU-0002"}, (), id="a UUID in small letters"),
         pytest.param(
-            Named("C", ("GPU-a",)), [device(0, uuid="GPU-abc"), device(1)], {"GPU-abc"}, (), id="its beginning"
+            AssignedDevices("C", ("GPU-a",)),
+            [device(0, uuid="GPU-abc"), device(1)],
+            {"GPU-abc"},
+            (),
+            id="its beginning",
         ),
-        pytest.param(Named("C", ("GPU-000",)), CARDS, set(), ("GPU-000",), id="the beginning of several"),
-        pytest.param(Named("C", ("1",)), SLICES, {"MIG-1", "MIG-2"}, (), id="a GPU that was cut: its slices"),
-        pytest.param(Named("C", ("MIG-2",)), SLICES, {"MIG-2"}, (), id="a slice"),
-        pytest.param(Named("C", ("MIG-GPU-abcd/2/0",)), SLICES, {"MIG-2"}, (), id="a slice as drivers named it once"),
-        pytest.param(Named("C", ()), CARDS, set(), (), id="none"),
+        pytest.param(AssignedDevices("C", ("GPU-000",)), CARDS, set(), ("GPU-000",), id="the beginning of several"),
+        pytest.param(AssignedDevices("C", ("1",)), SLICES, {"MIG-1", "MIG-2"}, (), id="a GPU that was cut: its slices"),
+        pytest.param(AssignedDevices("C", ("MIG-2",)), SLICES, {"MIG-2"}, (), id="a slice"),
+        pytest.param(
+            AssignedDevices("C", ("MIG-GPU-abcd/2/0",)), SLICES, {"MIG-2"}, (), id="a slice as drivers named it once"
+        ),
+        pytest.param(AssignedDevices("C", ()), CARDS, set(), (), id="none"),
     ],
 )
 def test_names_are_found_among_the_devices(
-    named: Named, devices: list[Device], expected: set[str], strange: tuple[str, ...]
+    named: AssignedDevices, devices: list[Device], expected: set[str], strange: tuple[str, ...]
 ) -> None:
     chosen, left = named.choose(devices)
     assert (set(chosen), left) == (expected, strange)
@@ -122,7 +141,7 @@ def test_names_are_found_among_the_devices(
 
 @given(st.dictionaries(st.sampled_from(["SLURM_JOB_ID", "SLURM_STEP_GPUS", "CUDA_VISIBLE_DEVICES"]), st.text()))
 def test_whatever_the_environment_says_every_name_is_a_device_or_strange(environment: dict[str, str]) -> None:
-    named = job_environment_of(environment).named
+    named = job_environment_of(environment).assigned
     if named is not None:
         chosen, strange = named.choose(CARDS)
         assert chosen <= {card.uuid for card in CARDS}

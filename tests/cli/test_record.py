@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from keda_gpu_scaler.cli import main
 from keda_gpu_scaler.cli.record import Heard, due
 from keda_gpu_scaler.core.types import Snapshot
-from keda_gpu_scaler.devices.replay import ReplayBackend
+from keda_gpu_scaler.devices.replay.backend import ReplayBackend
 from keda_gpu_scaler.devices.synthetic import SyntheticBackend
 from keda_gpu_scaler.wire.snapshot_codec import decode
 from tests.fake_nvml import FakeNvml

@@ -187,7 +187,7 @@ def test_auto_without_a_library_says_in_one_line_what_is_missing_and_what_else_t
     status, sentence = refused_to_start("--nvml-library", "/nowhere/libnvidia-ml.so.1")
     assert status == 1
     assert sentence.startswith("keda-gpu-scaler: --backend auto: no NVIDIA driver library here (/nowhere/")
-    assert sentence.endswith("with --backend nvml, or choose replay:PATH, synthetic (a demonstration) or none")
+    assert sentence.endswith("synthetic (a demonstration load, not a measurement)")
 
 
 def test_a_recording_that_is_not_there_ends_the_start_with_a_sentence(tmp_path: Path) -> None:

@@ -17,8 +17,9 @@ from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_a
 
 from keda_gpu_scaler.core.interfaces import Backend, BackendError
 from keda_gpu_scaler.core.types import Device, Sample
-from keda_gpu_scaler.devices import nvml
-from keda_gpu_scaler.devices.nvml import NvmlBackend
+from keda_gpu_scaler.devices.nvml import LIBRARY
+from keda_gpu_scaler.devices.nvml import backend as nvml
+from keda_gpu_scaler.devices.nvml.backend import NvmlBackend
 from tests import fake_nvml as codes
 from tests.contract.backends import BackendContract
 from tests.fake_nvml import GIB, Card, FakeNvml, Memory, Slice
@@ -597,7 +598,7 @@ def test_a_library_without_initialisation_names_what_it_lacks(
 
 
 def test_without_a_path_the_drivers_own_name_is_used(fake_nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert nvml.LIBRARY == "libnvidia-ml.so.1"
+    assert LIBRARY == "libnvidia-ml.so.1"
     monkeypatch.setattr(nvml, "LIBRARY", fake_nvml.library)
     backend = NvmlBackend()
     assert backend.read(0.0)
@@ -622,7 +623,7 @@ def test_a_card_has_the_number_of_its_device_file_where_the_driver_tells(
 
 
 def test_importing_the_backend_loads_no_binding() -> None:
-    code = "import sys, keda_gpu_scaler.devices.nvml as n; n.NvmlBackend().close(); sys.exit('pynvml' in sys.modules)"
+    code = "import sys, keda_gpu_scaler.devices.nvml.backend as n; n.NvmlBackend().close(); sys.exit('pynvml' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

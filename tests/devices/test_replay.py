@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from keda_gpu_scaler.core.interfaces import Backend, BackendError
 from keda_gpu_scaler.core.types import Device, Sample, Snapshot
-from keda_gpu_scaler.devices import replay
-from keda_gpu_scaler.devices.replay import ReplayBackend
+from keda_gpu_scaler.devices.replay import backend as replay
+from keda_gpu_scaler.devices.replay.backend import ReplayBackend
 from keda_gpu_scaler.devices.synthetic import SyntheticBackend
 from keda_gpu_scaler.wire.recording import RecordingWriter
 from tests.contract.backends import BackendContract

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from keda_gpu_scaler.core.interfaces import Backend, BackendError
-from keda_gpu_scaler.devices.nvml import NvmlBackend
+from keda_gpu_scaler.devices.nvml.backend import NvmlBackend
 from tests.contract.backends import BackendContract
 from tests.fake_nvml import forget_library
 

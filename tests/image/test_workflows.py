@@ -14,7 +14,7 @@ import yaml
 from scripts import image_docker
 
 from keda_gpu_scaler.core.trigger.parser import parse_trigger
-from keda_gpu_scaler.devices.replay import ReplayBackend
+from keda_gpu_scaler.devices.replay.backend import ReplayBackend
 from tests.image.workflows import problems
 
 HOME = Path(__file__).resolve().parent.parent.parent

@@ -1,29 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where does a command run, and which of this machine's devices are meant for it? As Flux, SLURM or Kubernetes tells.
+"""The job, pod or host that a command runs in, and the devices that it assigns to the command.
 
-The law of this module: a device is left out only where the environment names those that are meant. Where it names
-none, all that the driver shows are.
+Law: a device is left out only where the environment names the assigned devices. Where it names none, every device
+that the driver lists is taken.
 
-Facts are from SLURM's gres_common.c (ids are UUIDs, or else the numbers of the device files, on the whole node) and its
-manual pages sbatch(1) and srun(1); from Flux's shell, which sets ``FLUX_JOB_ID``, and its gpu-affinity plugin, which
-sets ``CUDA_VISIBLE_DEVICES``; and from CUDA's programming guide: ordinals or UUIDs, up to the first that is none.
+Sources: SLURM's gres_common.c (ids are UUIDs, or else the numbers of the device files, counted on the whole node) and
+its manual pages sbatch(1) and srun(1); Flux's shell, which sets ``FLUX_JOB_ID``, and its gpu-affinity plugin, which
+sets ``CUDA_VISIBLE_DEVICES``; the vendors' programming guides: ordinals or UUIDs, up to the first value that is
+neither. The names of the variables are the vendors' (``devices.registry.VisibleDevices``).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from keda_gpu_scaler.core.evaluate.attribution import resolve
 from keda_gpu_scaler.core.types import Allocation, Device
+from keda_gpu_scaler.devices.registry import VisibleDevices, vendors
 from keda_gpu_scaler.kube.auth import SERVICE_ACCOUNT
 
-_UUIDS = ("GPU-", "MIG-")
 _LONGEST_NAME = 253
 
 
 class JobEnvironmentKind(StrEnum):
-    """Who gave out the machine's devices."""
+    """The scheduler that assigned the machine's devices."""
 
     FLUX = "flux"
     SLURM = "slurm"
@@ -32,52 +33,54 @@ class JobEnvironmentKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
-    """The devices that are meant: their names, in the order of ``variable``, which holds them.
+class AssignedDevices:
+    """The names of the assigned devices, in the order of the environment variable that holds them.
 
-    ``are_files`` says that numbers count the node's device files (/dev/nvidia0) and not what the driver shows here.
+    ``device_file`` is the name of a device file with ``{}`` in the place of its number ("nvidia{}"), if numbers count
+    the node's device files; None if they count the devices that the driver lists in this process.
     """
 
     variable: str
     names: tuple[str, ...]
-    are_files: bool = False
+    device_file: str | None = None
 
     def __str__(self) -> str:
         return f"{self.variable}={','.join(self.names)}"
 
     def choose(self, devices: Sequence[Device]) -> tuple[frozenset[str], tuple[str, ...]]:
-        """Return the UUIDs of those that are meant, and the names that mean none of them."""
+        """Return the UUIDs of the assigned devices, and the names that fit none of the devices."""
         found = {name: self._find(name, devices) for name in self.names}
-        strange = tuple(name for name, uuids in found.items() if not uuids)
-        return frozenset(uuid for uuids in found.values() for uuid in uuids), strange
+        unknown = tuple(name for name, uuids in found.items() if not uuids)
+        return frozenset(uuid for uuids in found.values() for uuid in uuids), unknown
 
     def _find(self, name: str, devices: Sequence[Device]) -> tuple[str, ...]:
         if not _is_number(name):
-            exact = resolve(_named(name), devices)
-            # CUDA takes a beginning of a UUID, if there is but one that begins so.
+            exact = resolve(_allocation(name), devices)
+            # CUDA accepts the beginning of a UUID if exactly one UUID begins with it.
             alike = [device.uuid for device in devices if device.uuid.lower().startswith(name.lower())]
             return tuple(device.uuid for device in exact) or (tuple(alike) if len(alike) == 1 else ())
-        if self.are_files:
-            return tuple(device.uuid for device in resolve(_named(f"nvidia{int(name)}"), devices))
+        if self.device_file is not None:
+            file = self.device_file.format(int(name))
+            return tuple(device.uuid for device in resolve(_allocation(file), devices))
         return tuple(device.uuid for device in devices if device.index == int(name))
 
 
 @dataclass(frozen=True, slots=True)
 class JobEnvironment:
-    """A place to run in: ``job`` is its id ("4711", "4711.0", "ai/llama-0"), empty on a plain host.
+    """The environment of a command: ``job`` is its id ("4711", "4711.0", "ai/llama-0"), empty on a plain host.
 
-    ``node`` is the name that the scheduler calls the machine by, empty where it tells none. ``named`` are the devices
-    that are meant, None where nobody says.
+    ``node`` is the scheduler's name of the machine, empty if the scheduler does not set one. ``assigned`` are the
+    assigned devices, None if the environment does not name them.
     """
 
     kind: JobEnvironmentKind
     job: str = ""
     node: str = ""
-    named: Named | None = None
+    assigned: AssignedDevices | None = None
 
     @property
     def holder(self) -> str:
-        """Who holds the devices that are meant, in one word ("slurm/4711", "ai/llama-0"); empty on a plain host."""
+        """The holder of the assigned devices in one word ("slurm/4711", "ai/llama-0"); empty on a plain host."""
         return self.job if self.kind is JobEnvironmentKind.KUBERNETES or not self.job else f"{self.kind}/{self.job}"
 
     def __str__(self) -> str:
@@ -87,62 +90,67 @@ class JobEnvironment:
 
 
 def job_environment_of(environment: Mapping[str, str], namespace: Callable[[], str] | None = None) -> JobEnvironment:
-    """Tell from the environment where we run; of several the innermost, Flux within SLURM within a pod.
+    """Return the job environment that the variables describe; of several the innermost: Flux, then SLURM, then a pod.
 
     Args:
-        environment: the process's.
+        environment: the environment variables of the process.
         namespace: reads the pod's namespace.
     """
+    variables = [vendor.visible_devices for vendor in vendors() if vendor.visible_devices]
     if job := _text(environment, "FLUX_JOB_ID"):
-        return JobEnvironment(JobEnvironmentKind.FLUX, job, named=_of_cuda(environment))
+        return JobEnvironment(JobEnvironmentKind.FLUX, job, assigned=_of_process(environment, variables))
     if job := _text(environment, "SLURM_JOB_ID"):
         step = _text(environment, "SLURM_STEP_ID")
         return JobEnvironment(
             JobEnvironmentKind.SLURM,
             f"{job}.{step}" if step.isdigit() else job,
             _text(environment, "SLURMD_NODENAME"),
-            _of_slurm(environment) or _of_cuda(environment),
+            _of_slurm(environment, variables) or _of_process(environment, variables),
         )
     if environment.get("KUBERNETES_SERVICE_HOST") and (pod := _text(environment, "HOSTNAME")):
         home = (namespace or _namespace)()
-        return JobEnvironment(
-            JobEnvironmentKind.KUBERNETES, f"{home}/{pod}" if home else pod, named=_of_container(environment)
-        )
-    return JobEnvironment(JobEnvironmentKind.HOST, named=_of_cuda(environment))
+        job = f"{home}/{pod}" if home else pod
+        return JobEnvironment(JobEnvironmentKind.KUBERNETES, job, assigned=_of_container(environment, variables))
+    return JobEnvironment(JobEnvironmentKind.HOST, assigned=_of_process(environment, variables))
 
 
-def _of_slurm(environment: Mapping[str, str]) -> Named | None:
-    # A step's before its job's: what a job holds on its first node is handed down to steps on the others.
+def _of_slurm(environment: Mapping[str, str], variables: Iterable[VisibleDevices]) -> AssignedDevices | None:
+    # A step's variable comes first: a job's variable lists the devices of its first node, and steps on other nodes
+    # inherit it.
     for variable in ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS"):
         names = tuple(name.strip() for name in environment.get(variable, "").split(",") if name.strip())
         if names:
-            return Named(variable, names, are_files=True)
+            # SLURM does not name the vendor. Only one vendor's variable is set beside it on a node of one vendor.
+            found = next((one for one in variables if one.process_variable in environment), None)
+            found = found or next(iter(variables))
+            return AssignedDevices(variable, names, found.device_file)
     return None
 
 
-def _of_cuda(environment: Mapping[str, str]) -> Named | None:
-    variable = "CUDA_VISIBLE_DEVICES"
-    if variable not in environment:
-        return None
-    names: list[str] = []
-    for name in environment[variable].split(","):
-        if not _is_number(name.strip()) and not name.strip().upper().startswith(_UUIDS):
-            break
-        names.append(name.strip())
-    return Named(variable, tuple(names))
+def _of_process(environment: Mapping[str, str], variables: Iterable[VisibleDevices]) -> AssignedDevices | None:
+    for one in variables:
+        if one.process_variable not in environment:
+            continue
+        names: list[str] = []
+        for name in environment[one.process_variable].split(","):
+            if not _is_number(name.strip()) and not name.strip().upper().startswith(one.uuid_prefixes):
+                break
+            names.append(name.strip())
+        return AssignedDevices(one.process_variable, tuple(names))
+    return None
 
 
-def _of_container(environment: Mapping[str, str]) -> Named | None:
-    """Return a container's devices: numbers there are the host's, and what they mean here cannot be told."""
-    variable = "NVIDIA_VISIBLE_DEVICES"
-    names = [name.strip() for name in environment.get(variable, "").split(",")]
-    if all(name.upper().startswith(_UUIDS) for name in names):
-        return Named(variable, tuple(names))
-    return _of_cuda(environment)
+def _of_container(environment: Mapping[str, str], variables: Iterable[VisibleDevices]) -> AssignedDevices | None:
+    """Return a container's devices. Ordinals count the host's devices and cannot be resolved in the container."""
+    for one in variables:
+        names = [name.strip() for name in environment.get(one.container_variable, "").split(",")]
+        if all(name.upper().startswith(one.uuid_prefixes) for name in names):
+            return AssignedDevices(one.container_variable, tuple(names))
+    return _of_process(environment, variables)
 
 
-def _named(name: str) -> Allocation:
-    return Allocation("", "", "", "", name)
+def _allocation(device_id: str) -> Allocation:
+    return Allocation("", "", "", "", device_id)
 
 
 def _is_number(name: str) -> bool:

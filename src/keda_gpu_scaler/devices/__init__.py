@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where readings come from: one vendor, or one stand-in for a vendor, a file."""
+"""The device backends: one vendor, or one substitute for a vendor, a module or a package."""

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What does an instance read that has no device, and is not meant to have one? Nothing, without complaint.
+"""The backend of an instance without devices: it reads nothing, and that is no error.
 
-The law of this module: no device by design is not a fault.
+Law: no device by design is not a fault.
 """
 
 from keda_gpu_scaler.core.types import Sample
+from keda_gpu_scaler.devices.registry import Vendor, register
 
 
 class NoneBackend:
@@ -12,12 +13,12 @@ class NoneBackend:
 
     @property
     def source(self) -> str:
-        """Where the readings come from."""
+        """The origin of the readings."""
         return "none: no device by design"
 
     @property
     def deviceless(self) -> bool:
-        """True: there is nothing to wait for."""
+        """True: this backend never has a device."""
         return True
 
     def read(self, now: float) -> tuple[Sample, ...]:
@@ -25,4 +26,7 @@ class NoneBackend:
         return ()
 
     def close(self) -> None:
-        """Let go of nothing."""
+        """Do nothing: nothing is open."""
+
+
+register(Vendor(name="none", title="no device by design", open=lambda argument, settings: NoneBackend()))

@@ -11,7 +11,9 @@ import math
 from dataclasses import dataclass
 
 from keda_gpu_scaler.core.interfaces import BackendError
+from keda_gpu_scaler.core.trigger.metrics import METRICS
 from keda_gpu_scaler.core.types import Device, Sample
+from keda_gpu_scaler.devices.registry import Vendor, register
 
 DEFAULT_DEVICES = 8
 MAX_DEVICES = 64
@@ -147,3 +149,14 @@ def _chance(what: str, index: int, step: int) -> float:
     """Return a number from 0 to 1 that is always the same for the same arguments."""
     digest = hashlib.blake2b(f"{what} {index} {step}".encode(), digest_size=4).digest()
     return int.from_bytes(digest) / 2**32
+
+
+register(
+    Vendor(
+        name="synthetic",
+        title="a demonstration load, not a measurement",
+        open=lambda argument, settings: SyntheticBackend(),
+        metrics=tuple(METRICS),
+        units="invented",
+    )
+)

@@ -11,7 +11,6 @@ import errno
 import logging
 import os
 import queue
-import re
 import threading
 import time
 from collections import Counter
@@ -22,7 +21,6 @@ from typing import Any
 
 import grpc
 
-from keda_gpu_scaler.agent import open_backend
 from keda_gpu_scaler.cli.doctor.endpoints import Health, health, page, trusting
 from keda_gpu_scaler.cli.doctor.findings import Finding, Findings, Step, ok, parted, problem, skipped, warning
 from keda_gpu_scaler.config import Config
@@ -30,7 +28,8 @@ from keda_gpu_scaler.core.evaluate.attribution import attribute
 from keda_gpu_scaler.core.interfaces import Backend, BackendError
 from keda_gpu_scaler.core.trigger.metrics import METRICS
 from keda_gpu_scaler.core.types import Allocation, Sample, Snapshot
-from keda_gpu_scaler.devices.nvml import LIBRARY, NvmlBackend
+from keda_gpu_scaler.devices import registry
+from keda_gpu_scaler.devices.registry import AUTO, BackendSettings, Vendor
 from keda_gpu_scaler.kube.podresources import DEFAULT_PATH, PodResources
 from keda_gpu_scaler.server.http import listener
 
@@ -39,7 +38,6 @@ DRIVER_SECONDS = 15.0
 
 _NO_DRIVER, _NO_ALLOCATIONS = "an-agent-reads-no-device", "an-agent-knows-no-allocations"
 _UNSEEN, _PORTS, _CLOCKS = "pods-are-unseen", "a-port-is-taken", "clocks-differ"
-_DEVICE_FILE = re.compile(r"nvidia(\d+|ctl)", re.ASCII)
 _CLOCK_UNSYNCHRONISED = 5
 _TIMEX_BYTES = 512  # more than struct timex has anywhere; zeroed, it asks and sets nothing
 
@@ -74,13 +72,16 @@ class _Node:
         self._machine = machine
         self._samples: tuple[Sample, ...] | None = None
         self._is_deviceless = False
+        self._settings = BackendSettings(config.nvml_library, config.replay_speed)
+        self._vendor: Vendor | None = None
 
     def driver(self) -> Findings:
         """Open the backend and read every device once."""
         # What a backend logs of its devices is told here in a finding.
         logging.getLogger("keda_gpu_scaler").addHandler(logging.NullHandler())
         try:
-            backend = open_backend(self._config)
+            self._vendor = registry.vendor_named(self._config.backend, self._settings)
+            backend = self._vendor.open(self._config.backend.partition(":")[2], self._settings)
         except BackendError as error:
             text, remedy = parted(str(error), "choose another --backend")
             yield problem("driver", text, remedy, _NO_DRIVER)
@@ -91,37 +92,56 @@ class _Node:
             yield skipped("driver", f"--backend {self._config.backend} has no device by design")
             return
         try:
-            samples, version = _within(self._machine.driver_seconds, lambda: _read(backend))
+            samples, driver = _within(self._machine.driver_seconds, lambda: self._read(backend))
         except TimeoutError:
             text = f"it gave no answer in {self._machine.driver_seconds:g} s"
-            yield problem("driver", text, "see whether `nvidia-smi` answers on the node", _NO_DRIVER)
+            yield problem("driver", text, self._remedy("answers"), _NO_DRIVER)
             yield skipped("devices", "the driver does not answer")
         except BackendError as error:
-            text, remedy = parted(str(error), "see whether `nvidia-smi` runs on the node")
+            text, remedy = parted(str(error), self._remedy("runs"))
             yield problem("driver", text, remedy, _NO_DRIVER)
             yield skipped("devices", "the driver does not answer")
         else:
             self._samples = samples
-            yield self._told_version(backend, version)
+            yield ok("driver", driver)
             yield from _devices(samples)
 
-    def _told_version(self, backend: Backend, version: str | None) -> Finding:
-        if not isinstance(backend, NvmlBackend):
-            return ok("driver", f"none is needed: readings are a {backend.source}")
-        library = self._config.nvml_library or LIBRARY
-        named = f"version {version}" if version else "of a version that it does not tell"
-        return ok("driver", f"NVIDIA's, {named}, through {library}")
+    def _read(self, backend: Backend) -> tuple[tuple[Sample, ...], str]:
+        """Read every device once; return the samples and a sentence about the driver."""
+        try:
+            samples = backend.read(time.monotonic())
+            check = self._vendor.check if self._vendor else None
+            driver = (
+                check.describe(backend, self._settings) if check else f"none is needed: readings are a {backend.source}"
+            )
+            return samples, driver
+        finally:
+            backend.close()
+
+    def _remedy(self, verb: str) -> str:
+        """Return the remedy for a driver that gives an error."""
+        check = self._vendor.check if self._vendor else None
+        return f"see whether `{check.command}` {verb} on the node" if check else "choose another --backend"
+
+    def _vendors_with_files(self) -> list[Vendor]:
+        """Return the vendors whose device files this backend opens; while ``auto`` detects none, all of them."""
+        if self._vendor is None and self._config.backend == AUTO:
+            return [vendor for vendor in registry.vendors() if vendor.check]
+        return [self._vendor] if self._vendor and self._vendor.check else []
 
     def permissions(self) -> Findings:
         """Open each device file as the driver does."""
-        if self._config.backend not in ("auto", "nvml"):
+        checks = [vendor.check for vendor in self._vendors_with_files() if vendor.check]
+        if not checks:
             yield skipped("permissions", f"--backend {self._config.backend} opens no device file")
             return
         folder = self._machine.devices
         try:
-            files = sorted(path for path in folder.iterdir() if _DEVICE_FILE.fullmatch(path.name))
+            names = sorted(folder.iterdir())
         except OSError:
-            files = []
+            names = []
+        files = [path for path in names if any(check.device_files.fullmatch(path.name) for check in checks)]
+        makers = " or ".join(check.maker for check in checks)
         refused = [(path, why) for path in files if (why := self._refusal(path)) is not None]
         remedy = "let the container runtime give them to this container (chart: driver.mode), or run it privileged"
         for path, why in refused:
@@ -129,9 +149,9 @@ class _Node:
         if files and not refused:
             yield ok("permissions", f"{_number(files, 'device file')} of {folder} can be opened")
         elif not files and self._samples:
-            yield ok("permissions", f"{folder} shows no NVIDIA device, and the driver answers without")
+            yield ok("permissions", f"{folder} shows no {makers} device, and the driver answers without")
         elif not files:
-            yield problem("permissions", f"{folder} shows no NVIDIA device", remedy, _NO_DRIVER)
+            yield problem("permissions", f"{folder} shows no {makers} device", remedy, _NO_DRIVER)
 
     def _refusal(self, path: Path) -> str | None:
         try:
@@ -176,7 +196,10 @@ class _Node:
         for pod, holding in sorted(holdings.items()):
             if holding.unresolved:
                 text = f"{pod.namespace}/{pod.name} holds {holding.unresolved[0]}, a device that is not listed here"
-                remedy = "let the container runtime show all of them to this container: NVIDIA_VISIBLE_DEVICES=all"
+                visible = self._vendor.visible_devices if self._vendor else None
+                remedy = "let the container runtime show all of them to this container" + (
+                    f": {visible.container_variable}=all" if visible else ""
+                )
                 yield warning("allocations", text, remedy, _UNSEEN)
 
     def ports(self) -> Findings:
@@ -252,14 +275,6 @@ def _devices(samples: Sequence[Sample]) -> Findings:
             of = f"{'device' if len(without) == 1 else 'devices'} {', '.join(map(str, without))}"
             remedy = "ask for another metricType there: slices of MIG, for one, tell no utilisation"
             yield warning("devices", f"unknown of {of}: {', '.join(metrics)}", remedy, _UNSEEN)
-
-
-def _read(backend: Backend) -> tuple[tuple[Sample, ...], str | None]:
-    try:
-        samples = backend.read(time.monotonic())
-        return samples, backend.driver_version() if isinstance(backend, NvmlBackend) else None
-    finally:
-        backend.close()
 
 
 def _within(seconds: float, call: Callable[[], Any]) -> Any:

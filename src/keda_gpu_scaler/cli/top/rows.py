@@ -43,9 +43,7 @@ from typing import Any
 from keda_gpu_scaler.core.evaluate.attribution import PodDevices, attribute
 from keda_gpu_scaler.core.state.fleet import PEERS_UNKNOWN, Fleet, History
 from keda_gpu_scaler.core.types import Device, PodRef, Sample
-
-MEASURED = "nvml"
-"""The source of readings that a driver gave."""
+from keda_gpu_scaler.devices.registry import is_measured
 
 _MANY = 3
 _PARTS = re.compile(r"[0-9]{1,18}|[^0-9]+")
@@ -143,7 +141,7 @@ def origins(rows: Iterable[Row]) -> tuple[str, ...]:
     """Say which nodes' readings are no driver's: no demonstration passes for a measurement."""
     nodes: dict[str, dict[str, None]] = {}
     for row in rows:
-        if row.source != MEASURED:
+        if not is_measured(row.source):
             nodes.setdefault(row.source, {})[row.node] = None
     return tuple(
         f"{', '.join(names) if len(names) <= _MANY else f'{len(names)} nodes'}: {source}"

@@ -230,7 +230,7 @@ class LocalDevices:
         await self.first.wait()
 
     def _chosen(self, devices: Sequence[Device]) -> tuple[frozenset[str] | None, tuple[str, ...]]:
-        named = self.place.named
+        named = self.place.assigned
         if named is None:
             if self.place.kind in (JobEnvironmentKind.SLURM, JobEnvironmentKind.FLUX):
                 return None, (f"{self.place} names no device: all that the driver shows are here",)

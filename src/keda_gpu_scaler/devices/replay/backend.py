@@ -24,7 +24,7 @@ from typing import IO, Protocol
 
 from keda_gpu_scaler.core.interfaces import BackendError
 from keda_gpu_scaler.core.types import Device, Sample
-from keda_gpu_scaler.devices.nvidia_smi_log import Moment, NvidiaSmiLog
+from keda_gpu_scaler.devices.replay.nvidia_smi_log import Moment, NvidiaSmiLog
 from keda_gpu_scaler.wire.recording import decode_header, looks_like_header
 from keda_gpu_scaler.wire.snapshot_codec import MAX_LENGTH, MAX_SAMPLES, MAX_SOURCE_LENGTH, CodecError, decode
 

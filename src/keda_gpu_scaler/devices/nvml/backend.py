@@ -15,9 +15,8 @@ from typing import Any, NoReturn
 
 from keda_gpu_scaler.core.interfaces import BackendError
 from keda_gpu_scaler.core.types import Device, Sample
+from keda_gpu_scaler.devices.nvml import LIBRARY
 
-LIBRARY = "libnvidia-ml.so.1"
-"""The name under which every NVIDIA driver installs NVML."""
 FIRST_WAIT_SECONDS = 1.0
 LONGEST_WAIT_SECONDS = 30.0
 """The driver is opened again after the first wait, then after twice as long, and so on up to this."""

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The registry of device backends: each module in this folder registers what it can read.
+
+Law: nothing outside a vendor's own module knows the vendor's name. ``auto``, ``doctor``, ``top``, ``record`` and the
+reference find every vendor here.
+
+A vendor is one module or one package of ``keda_gpu_scaler.devices``. It bears the name of its backend, and calls
+``register`` when it is imported. It imports its driver's binding only when ``Vendor.open`` is called, because
+detection imports every vendor on every node.
+"""
+
+import importlib
+import pkgutil
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from keda_gpu_scaler import devices
+from keda_gpu_scaler.core.interfaces import Backend, BackendError
+from keda_gpu_scaler.core.quoting import quoted
+
+AUTO = "auto"
+"""The backend name that stands for the first vendor whose driver is detected."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackendSettings:
+    """The settings of ``serve`` that concern backends.
+
+    ``library`` is the path of the driver's library, None for the vendor's default. ``replay_speed`` is the number of
+    recorded seconds that pass in one second.
+    """
+
+    library: str | None = None
+    replay_speed: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class VisibleDevices:
+    """The environment variables by which a runtime restricts a process or a container to some devices.
+
+    ``process_variable`` holds ordinals or UUIDs and applies to one process; ``container_variable`` applies to a
+    container, and its ordinals count the devices of the host. ``uuid_prefixes`` are the prefixes of the vendor's UUIDs.
+    ``device_file`` is the name of a device file with ``{}`` in the place of its number ("nvidia{}").
+    """
+
+    process_variable: str
+    container_variable: str
+    uuid_prefixes: tuple[str, ...]
+    device_file: str
+
+
+@dataclass(frozen=True, slots=True)
+class DriverCheck:
+    """What ``doctor`` checks of a vendor's driver.
+
+    ``maker`` is the vendor for people ("NVIDIA"). ``describe`` returns a sentence about the driver behind an open
+    backend. ``device_files`` matches the names of the device files that the driver opens. ``command`` is the vendor's
+    own tool, which remedies name ("nvidia-smi").
+    """
+
+    maker: str
+    describe: Callable[[Backend, BackendSettings], str]
+    device_files: re.Pattern[str]
+    command: str
+
+
+@dataclass(frozen=True, slots=True)
+class Vendor:
+    """One backend, and everything that the rest of the program needs to know of it.
+
+    Args:
+        name: the value of ``--backend``, which is also the name of the vendor's module.
+        title: the backend for people ("NVIDIA GPUs, through NVML").
+        open: returns the backend; its arguments are what follows the colon in ``--backend NAME:ARGUMENT`` and the
+            settings. Raises ``BackendError`` if the backend cannot work with these.
+        argument: the name of the argument for people ("PATH"), empty if the backend has none.
+        detect: returns None if the vendor's driver is present on this machine, else a sentence that says what is
+            missing and what to do. Without it, ``auto`` never selects the backend.
+        is_measured: whether the readings come from a driver. A recording and a demonstration are not measured, and
+            every output says so.
+        metrics: the device metrics that the backend can read, by their names in ``metricType``.
+        units: facts about the driver's units and their conversion, for the reference.
+        visible_devices: the environment variables that select devices; None if there are none.
+        check: what ``doctor`` checks of the driver; None without a driver.
+    """
+
+    name: str
+    title: str
+    open: Callable[[str, BackendSettings], Backend]
+    argument: str = ""
+    detect: Callable[[BackendSettings], str | None] | None = None
+    is_measured: bool = False
+    metrics: tuple[str, ...] = ()
+    units: str = ""
+    visible_devices: VisibleDevices | None = None
+    check: DriverCheck | None = field(default=None)
+
+    @property
+    def usage(self) -> str:
+        """The backend as it is written behind ``--backend``: "nvml", "replay:PATH"."""
+        return f"{self.name}:{self.argument}" if self.argument else self.name
+
+
+_vendors: dict[str, Vendor] = {}
+
+
+def register(vendor: Vendor) -> None:
+    """Make a vendor known. Each vendor's module calls this once, when it is imported.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+    if vendor.name in _vendors or vendor.name == AUTO:
+        raise ValueError(f"devices: Duplicate value: {quoted(vendor.name)}: another backend has this name")
+    _vendors[vendor.name] = vendor
+
+
+def vendors() -> Iterator[Vendor]:
+    """Yield every vendor, in alphabetical order of the module names; import each module just before."""
+    for module in sorted(module.name for module in pkgutil.iter_modules(devices.__path__)):
+        if vendor := find(module):
+            yield vendor
+
+
+def find(name: str) -> Vendor | None:
+    """Return the vendor of this name; import its module, and no other. Return None if there is no such vendor."""
+    if name not in _vendors and any(module.name == name for module in pkgutil.iter_modules(devices.__path__)):
+        importlib.import_module(f"{devices.__name__}.{name}")
+    return _vendors.get(name)
+
+
+def vendor_of(source: str) -> Vendor | None:
+    """Return the vendor that a snapshot's source names; a backend with a driver uses its own name as the source."""
+    return find(source) if source.isidentifier() else None
+
+
+def is_measured(source: str) -> bool:
+    """Whether the readings of this source come from a driver, and are not a recording or a demonstration."""
+    vendor = vendor_of(source)
+    return vendor is not None and vendor.is_measured
+
+
+def detect(settings: BackendSettings) -> Vendor:
+    """Return the first vendor whose driver is present on this machine.
+
+    Raises:
+        BackendError: no driver was detected; the sentence holds what each vendor misses.
+    """
+    reasons = []
+    for vendor in vendors():
+        if vendor.detect is None:
+            continue
+        reason = vendor.detect(settings)
+        if reason is None:
+            return vendor
+        reasons.append(reason)
+    others = ", ".join(f"{vendor.usage} ({vendor.title})" for vendor in vendors() if vendor.detect is None)
+    raise BackendError(f"--backend auto: {'; '.join(reasons)}; or choose another backend: {others}")
+
+
+def open_backend(backend: str, settings: BackendSettings | None = None) -> Backend:
+    """Return the backend that ``--backend`` names.
+
+    Args:
+        backend: "auto", "NAME" or "NAME:ARGUMENT".
+        settings: the settings that concern backends.
+
+    Raises:
+        BackendError: there is no such backend, ``auto`` detects no driver, or the backend cannot be opened.
+    """
+    settings = settings or BackendSettings()
+    vendor = vendor_named(backend, settings)
+    return vendor.open(backend.partition(":")[2], settings)
+
+
+def vendor_named(backend: str, settings: BackendSettings | None = None) -> Vendor:
+    """Return the vendor that the value of ``--backend`` selects.
+
+    Raises:
+        BackendError: there is no such backend, or ``auto`` detects no driver.
+    """
+    name, colon, argument = backend.partition(":")
+    if name == AUTO and not colon:
+        return detect(settings or BackendSettings())
+    vendor = find(name)
+    if vendor is None or bool(vendor.argument) != bool(argument) or (colon and not argument):
+        choices = ", ".join((AUTO, *(vendor.usage for vendor in vendors())))
+        raise BackendError(f"--backend: Unsupported value: {quoted(backend)}: must be one of {choices}")
+    return vendor
