@@ -593,7 +593,7 @@ def test_a_library_without_initialisation_names_what_it_lacks(
 ) -> None:
     _, backend = open_backend("init")
     said = sentence(backend, 0.0)
-    assert "lacks nvmlInit" in said
+    assert "has no nvmlInit" in said
     assert "--nvml-library" in said
 
 
@@ -956,7 +956,7 @@ class MigUnderFire(RuleBasedStateMachine):
 
     @rule()
     def read_at_the_next_look(self) -> None:
-        self.read(after=nvml.SLICES_SECONDS)
+        self.read(after=nvml.MIG_LAYOUT_SECONDS)
 
     @rule()
     def read_when_every_wait_is_over(self) -> None:
@@ -964,7 +964,7 @@ class MigUnderFire(RuleBasedStateMachine):
 
     def read(self, after: float) -> None:
         # A layout is believed for ten seconds, so a new one gets no reading before.
-        self.now += after + nvml.SLICES_SECONDS * self.layout_is_new
+        self.now += after + nvml.MIG_LAYOUT_SECONDS * self.layout_is_new
         self.layout_is_new = False
         try:
             healthy, *others = self.backend.read(self.now)[::-1]
@@ -1044,10 +1044,10 @@ def test_a_card_that_does_not_tell_how_it_is_cut_and_tells_again_is_logged_once_
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
         (
             "WARNING",
-            f"{name} does not tell how it is cut into MIG slices: Unknown Error; "
+            f"{name} does not report its MIG layout: Unknown Error; "
             "its readings are unknown until it does",
         ),
-        ("INFO", f"{name} tells again how it is cut into MIG slices"),
+        ("INFO", f"{name} reports its MIG layout again"),
     ]
 
 

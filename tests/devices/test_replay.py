@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from keda_gpu_scaler.core.interfaces import Backend, BackendError
 from keda_gpu_scaler.core.types import Device, Sample, Snapshot
 from keda_gpu_scaler.devices.replay import backend as replay
+from keda_gpu_scaler.devices.replay import text_reader
 from keda_gpu_scaler.devices.replay.backend import ReplayBackend
 from keda_gpu_scaler.devices.synthetic import SyntheticBackend
 from keda_gpu_scaler.wire.recording import RecordingWriter
@@ -390,7 +391,7 @@ def test_a_recording_that_was_cut_off_plays_what_is_whole_and_warns_once(
     assert [backend.read(now) for now in (0.0, 1.0)] == [FIRST, FIRST]
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    assert "a.jsonl ends in the middle; what is whole is played" in record.message
+    assert "a.jsonl is incomplete at its end; the complete part is played" in record.message
 
 
 @pytest.mark.parametrize("missing", [1, 8, 9, 20, 40])
@@ -406,7 +407,7 @@ def test_a_gzipped_recording_that_was_cut_off_plays_what_is_whole(
 def test_a_log_that_was_cut_off_plays_what_is_whole(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     backend = begun(path, LOG[:-20])
     assert backend.read(2.0) == (SECOND[0], Sample(B))
-    assert "gpu.csv ends in the middle; what is whole is played (line 5: has 9 columns: must have 11" in caplog.text
+    assert "gpu.csv is incomplete at its end; the complete part is played (line 5: has 9 columns: must have 11" in caplog.text
 
 
 def test_a_log_in_utf_16_may_end_in_the_middle_of_a_letter(path: Path) -> None:
@@ -500,12 +501,12 @@ def test_a_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_path_that_is_none_is_refused() -> None:
-    with pytest.raises(BackendError, match="it is no path"):
+    with pytest.raises(BackendError, match="it is not a path"):
         ReplayBackend("a\0b")
 
 
 def test_a_file_that_is_too_large_unpacked_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replay, "MAX_BYTES", 1 << 20)
+    monkeypatch.setattr(text_reader, "MAX_BYTES", 1 << 20)
     packed = gzip.compress(LOG.encode() + b"\n" * (1 << 20))
     assert len(packed) < 1 << 12
     with pytest.raises(BackendError, match="it is larger than 1 MiB unpacked; cut it into parts"):
@@ -516,13 +517,13 @@ def test_blank_lines_without_end_are_refused_before_they_are_all_unpacked(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(replay, "MAX_LINES", 1000)
-    monkeypatch.setattr(replay, "MAX_BYTES", 1 << 17)
+    monkeypatch.setattr(text_reader, "MAX_BYTES", 1 << 17)
     with pytest.raises(BackendError, match="it has more than 1000 lines; cut it into parts"):
         opened(path, gzip.compress(LOG.encode() + b"\n" * (1 << 20)))
 
 
 def test_a_line_without_an_end_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replay, "MAX_LENGTH", 1 << 16)
+    monkeypatch.setattr(text_reader, "MAX_LENGTH", 1 << 16)
     with pytest.raises(BackendError, match="a line is longer than 65536 characters"):
         opened(path, b"x" * (1 << 18))
 
@@ -532,13 +533,13 @@ def test_more_devices_than_a_snapshot_may_have_are_refused(path: Path) -> None:
     with pytest.raises(BackendError, match="line 4098: holds one device more: must be at most 4096 in a log"):
         opened(path, "uuid, utilization.gpu\n" + rows)
     halves = [[Sample(Device(f"{half}-{number}", 0, "M")) for number in range(2050)] for half in range(2)]
-    with pytest.raises(BackendError, match="it holds more than 4096 devices; cut it into parts"):
+    with pytest.raises(BackendError, match="it has more than 4096 devices; cut it into parts"):
         ReplayBackend(recorded(path, snapshot(1.0, *halves[0]), snapshot(2.0, *halves[1])))
 
 
 def test_more_samples_than_fit_in_memory_are_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replay, "MAX_ROWS", 100)
-    with pytest.raises(BackendError, match="it holds more than 100 samples; cut it into parts"):
+    with pytest.raises(BackendError, match="it has more than 100 samples; cut it into parts"):
         opened(path, "index, utilization.gpu\n" + "0, 1\n" * 200)
 
 
