@@ -242,7 +242,7 @@ def test_where_nothing_tells_devices_apart_there_is_one_and_a_warning(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert loads(opened(path, "utilization.gpu\n1\n2\n"), 0.0, 1.0) == [(1,), (2,)]
-    assert "no column tells devices apart" in caplog.text
+    assert "no column identifies a device" in caplog.text
 
 
 def test_where_only_the_time_tells_rows_apart_rows_of_one_time_are_devices_in_order(path: Path) -> None:

@@ -133,5 +133,5 @@ def test_the_number_of_devices_is_bounded(devices: int) -> None:
     with pytest.raises(BackendError) as caught:
         SyntheticBackend(devices)
     assert str(caught.value) == (
-        f"devices: Invalid value: {devices}: must be from 1 to 64; for no device at all there is the backend none"
+        f"devices: Invalid value: {devices}: must be from 1 to 64; for an instance without devices use --backend none"
     )

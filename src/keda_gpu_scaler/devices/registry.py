@@ -52,7 +52,7 @@ class VisibleDevices:
 
 @dataclass(frozen=True, slots=True)
 class DriverCheck:
-    """What ``doctor`` checks of a vendor's driver.
+    """The checks of a vendor's driver by ``doctor``.
 
     ``maker`` is the vendor for people ("NVIDIA"). ``describe`` returns a sentence about the driver behind an open
     backend. ``device_files`` matches the names of the device files that the driver opens. ``command`` is the vendor's

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What does a busy node look like, for a demonstration where there is none?
+"""The synthetic backend: a demonstration load of a busy node that does not exist.
 
-The law of this module: no figure here is a measurement, and nothing it hands out can pass for one: the
-source, every model and every UUID say "synthetic". The load is a function of the seconds since the first
-read and of nothing else, so that two runs show the same.
+Law: no figure here is a measurement, and no output can be mistaken for one: the source, every model and every UUID
+contain the word "synthetic". The load depends on the seconds since the first read only, so that two runs are equal.
 """
 
 import hashlib
@@ -19,7 +18,7 @@ DEFAULT_DEVICES = 8
 MAX_DEVICES = 64
 IDLE_EVERY_SECONDS = 300
 IDLE_FOR_SECONDS = 45
-"""The last part of every five minutes: the whole node is idle, so that scaling to zero can be seen."""
+"""The last part of every five minutes: the whole node is idle, so that scaling to zero can be shown."""
 
 _WAVE_SECONDS = 120
 _BURST_SECONDS = 15
@@ -30,7 +29,7 @@ _GIB = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class _Model:
-    """A kind of board, in round figures."""
+    """A model of board, in round figures."""
 
     name: str
     memory_bytes: int
@@ -46,11 +45,11 @@ _MODELS = (
 
 
 class SyntheticBackend:
-    """Pretends to be a node: two models, waves of two minutes, bursts, spells in which everything idles.
+    """Simulates a node with two models, waves of two minutes, bursts, and periods without load.
 
-    Of each model the even devices hold a server that takes its memory at the start and keeps it, the odd ones
-    a job whose memory follows its load. The last of several devices does not report power, as some boards do
-    not.
+    The even devices of each model simulate a server that allocates its memory at the start and keeps it. The odd
+    devices simulate a job whose memory follows its load. The last of several devices reports no power, like some
+    boards.
 
     Raises:
         BackendError: ``devices`` is not a number from 1 to ``MAX_DEVICES``.
@@ -60,7 +59,7 @@ class SyntheticBackend:
         if not 1 <= devices <= MAX_DEVICES:
             raise BackendError(
                 f"devices: Invalid value: {devices}: must be from 1 to {MAX_DEVICES}; "
-                "for no device at all there is the backend none"
+                "for an instance without devices use --backend none"
             )
         half = (devices + 1) // 2
         self._models = tuple(_MODELS[0] if index < half else _MODELS[1] for index in range(devices))
@@ -72,23 +71,23 @@ class SyntheticBackend:
 
     @property
     def source(self) -> str:
-        """Where the readings come from, which is nowhere."""
+        """The origin of the readings: no device."""
         return "synthetic demonstration load, not a real GPU"
 
     @property
     def deviceless(self) -> bool:
-        """False: it pretends to have devices."""
+        """False: it simulates devices."""
         return False
 
     def read(self, now: float) -> tuple[Sample, ...]:
-        """Return what the pretended devices show, this long after the first read."""
+        """Return the samples of the simulated devices, at this time after the first read."""
         if self._started_at is None:
             self._started_at = now
         second = math.floor(now - self._started_at)
         return tuple(self._sample(device, second) for device in self._devices)
 
     def close(self) -> None:
-        """Let go of nothing; the load goes on where it is."""
+        """Do nothing; the load continues."""
 
     def _sample(self, device: Device, second: int) -> Sample:
         model = self._models[device.index]
@@ -106,7 +105,7 @@ class SyntheticBackend:
 
 
 def _load(index: int, second: int) -> float:
-    """Return how busy a device is in this second, from 0 to 1."""
+    """Return the load of a device in this second, from 0 to 1."""
     if second % IDLE_EVERY_SECONDS >= IDLE_EVERY_SECONDS - IDLE_FOR_SECONDS:
         return 0.0
     if _chance("burst", index, second // _BURST_SECONDS) < _BURST_SHARE:
@@ -117,14 +116,14 @@ def _load(index: int, second: int) -> float:
 
 
 def _memory_used(model: _Model, index: int, second: int) -> int:
-    # Batches are allocated and freed: memory comes and goes with the last ten seconds.
+    # Batches are allocated and freed: memory follows the load of the last ten seconds.
     share = 0.9 if index % 2 == 0 else 0.02 + 0.75 * _mean_load(index, second, span=10, every=1)
     mib = 1 << 20
     return int(share * model.memory_bytes) // mib * mib
 
 
 def _power(model: _Model, index: int, second: int) -> float:
-    # The boards average over about a second; the last three are enough to take the edges off.
+    # Boards average power over about a second; the mean of three seconds smooths the steps.
     load = _mean_load(index, second, span=3, every=1)
     return round(model.idle_watts + (model.full_watts - model.idle_watts) * math.pow(load, 0.8), 2)
 
@@ -135,13 +134,13 @@ def _temperature(model: _Model, index: int, second: int) -> float:
 
 
 def _mean_load(index: int, second: int, *, span: int, every: int) -> float:
-    """Return the mean load of the last ``span`` seconds, looked at ``every`` so many: what follows load lags."""
-    looks = range(second, second - span, -every)
-    return sum(_load(index, look) for look in looks) / len(looks)
+    """Return the mean load of the last ``span`` seconds, sampled every ``every`` seconds."""
+    seconds = range(second, second - span, -every)
+    return sum(_load(index, each) for each in seconds) / len(seconds)
 
 
 def _whole_percent(ratio: float) -> float:
-    # A driver tells whole percents.
+    # A driver returns whole percents.
     return round(100 * ratio) / 100
 
 

@@ -59,7 +59,7 @@ class ListedGpu:
 
 @dataclass(frozen=True, slots=True)
 class MigSlice:
-    """What is listed in the place of a GPU in MIG mode: a slice, or a device that was listed before.
+    """One entry of the list that replaces a GPU in MIG mode: a slice, or a device that was listed before.
 
     ``memory`` reads the memory; it is None for a device that cannot be read now.
     """

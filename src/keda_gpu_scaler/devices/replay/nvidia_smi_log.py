@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What does a log written by ``nvidia-smi --query-gpu=… --format=csv -l 1`` say?
+"""Parses logs of ``nvidia-smi --query-gpu=… --format=csv -l 1`` into moments of samples.
 
-The law of this module: a value is read as what its header says it is, or refused with its line and column;
-nvidia-smi's ways of having no reading ("[N/A]", "[GPU is lost]", …) are unknown. Columns may stand in any
-order, among any others. The field names are those of ``nvidia-smi --help-query-gpu``; CSV written by other
-tools is read where its columns are in the table of aliases.
+Law: a value is read in the unit of its header, or refused with its line and column. Every text that nvidia-smi writes
+in the place of a reading ("[N/A]", "[GPU is lost]", …) is an unknown reading.
+
+The columns may have any order, and other columns may be among them. The field names are those of
+``nvidia-smi --help-query-gpu``. A CSV file of another tool can be read if its columns are in the table of aliases.
 """
 
 import logging
@@ -22,13 +23,13 @@ from keda_gpu_scaler.core.types import Device, Sample
 from keda_gpu_scaler.wire.snapshot_codec import MAX_SAMPLES, MAX_TEXT_LENGTH, MAX_WHOLE
 
 MAX_SPREAD_SECONDS = 1.0
-"""Rows further apart than this were not printed in one go, though no device repeats."""
+"""Rows that are further apart in time than this belong to two moments, even if no device repeats."""
 
 _log = logging.getLogger(__name__)
 
 _MAX_INDEX = 65535
 _MAX_LISTED = 12
-_REMEMBERED_CELLS = 4096
+_CACHED_CELLS = 4096
 
 EXAMPLE = (
     "nvidia-smi --query-gpu=timestamp,index,uuid,name,pci.bus_id,utilization.gpu,utilization.memory,"
@@ -43,7 +44,7 @@ _WATTS = MappingProxyType({"W": 1.0, "mW": 0.001})
 
 @dataclass(frozen=True, slots=True)
 class _Quantity:
-    """One reading. ``units`` maps each unit to its size in ours; the first is meant where none is written."""
+    """One kind of reading. ``units`` maps each unit to its factor; the first unit applies to a cell without one."""
 
     units: Mapping[str, float]
     at_least: float
@@ -61,7 +62,7 @@ _QUANTITIES: MappingProxyType[str, _Quantity] = MappingProxyType(
     }
 )
 
-# The first column that has a value wins, in this order: power.draw is what nvidia-smi itself prefers.
+# The first column with a value is taken, in this order. nvidia-smi itself prefers power.draw.
 _ALIASES: MappingProxyType[str, tuple[str, ...]] = MappingProxyType(
     {
         "timestamp": ("timestamp",),
@@ -86,12 +87,12 @@ _PCI_ADDRESS = re.compile(r"(?:0000)?([0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-9a
 
 
 class LogError(ValueError):
-    """A line that cannot be read. The message is a sentence, without the file's name and the line's number."""
+    """A line that cannot be parsed. The text is a sentence without the name of the file and the number of the line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """What was seen in one go. ``at_seconds`` is on the log's own clock, None where it does not tell the time."""
+    """The samples of one moment. ``at_seconds`` is on the log's own clock, None in a log without times."""
 
     at_seconds: float | None
     samples: tuple[Sample, ...]
@@ -99,9 +100,9 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class _LogColumn:
-    """Where a field stands, and how its cells are read; ``title`` is for complaints.
+    """The place of a field in a row, and the parser of its cells; ``title`` is for error sentences.
 
-    ``read`` returns None for a cell that has no reading, and raises LogError with what a cell must be.
+    ``read`` returns None for a cell without a reading. It raises LogError with a sentence on what a cell must be.
     """
 
     place: int
@@ -110,10 +111,10 @@ class _LogColumn:
 
 
 class NvidiaSmiLog:
-    """Reads a log line by line; each line may complete the moment before it.
+    """Parses a log line by line. A line may complete the moment before it.
 
-    A device goes by its UUID, else by its index, else by its PCI address. Where there is no such column, rows
-    of one time are devices in the order in which they stand.
+    A device is identified by its UUID, else by its index, else by its PCI address. In a log without these columns, the
+    rows of one moment are devices in the order of the rows.
     """
 
     def __init__(self) -> None:
@@ -126,13 +127,13 @@ class NvidiaSmiLog:
         self._group_at: float | None = None
 
     def line(self, text: str) -> Moment | None:
-        """Read one line, and return the moment that ended before it, if one did.
+        """Parse one line, and return the moment that ends before it, if one does.
 
         Raises:
-            LogError: the line is malformed. Nothing of it is kept, and the log can be read on behind it.
+            LogError: the line is malformed. It is dropped, and the next line can be parsed.
         """
         cells = tuple(map(str.strip, text.split(",")))
-        # A log that was started anew repeats its header, perhaps with other columns.
+        # A log that was started again repeats its header, maybe with other columns.
         if cells == self._titles or not self._titles or _split_title(cells[0])[0] in _KNOWN_TITLES:
             if cells != self._titles:
                 self._start(cells)
@@ -152,7 +153,7 @@ class NvidiaSmiLog:
     def _start(self, header: tuple[str, ...]) -> None:
         columns = _columns(header)
         if not self._titles and not columns.keys() & {"uuid", "index", "pci_address"}:
-            _log.warning("no column tells devices apart: rows of different times are taken for one device")
+            _log.warning("no column identifies a device: rows of different times are read as one device")
         self._columns, self._titles = columns, header
 
     def _row(self, cells: tuple[str, ...]) -> Moment | None:
@@ -166,7 +167,7 @@ class NvidiaSmiLog:
         moment = self.end() if self._starts_group(device, at) else None
         if not self._group:
             self._group_at = at
-        # What was seen first stays the device's description, also when a reboot changed its index.
+        # The first description of a device is kept, even if a reboot changes its index.
         known = self._devices.setdefault(device.uuid, device)
         self._uuid_by_index[device.index] = device.uuid
         self._index_by_key.setdefault(device.uuid, device.index)
@@ -175,7 +176,7 @@ class NvidiaSmiLog:
         return moment
 
     def _starts_group(self, device: Device, at: float | None) -> bool:
-        # nvidia-smi dates each row by itself: rows of one pass may differ by some milliseconds.
+        # nvidia-smi writes the time of each row: the rows of one pass may differ by some milliseconds.
         return device.uuid in self._group or (bool(self._group) and not self._is_same_pass(at))
 
     def _is_same_pass(self, at: float | None) -> bool:
@@ -183,9 +184,9 @@ class NvidiaSmiLog:
 
     def _device(self, cells: tuple[str, ...], at: float | None) -> Device:
         uuid = self._read(cells, "uuid")
-        told_index = self._read(cells, "index")
+        listed_index = self._read(cells, "index")
         pci_address = self._read(cells, "pci_address") or ""
-        index = self._order(uuid or pci_address, at) if told_index is None else told_index
+        index = self._order(uuid or pci_address, at) if listed_index is None else listed_index
         known = self._devices.get(uuid or "")
         if uuid in self._group and known and known.index != index and self._is_same_pass(at):
             must = f"must differ between devices, but index {known.index} has it; leave uuid out to go by index"
@@ -198,13 +199,13 @@ class NvidiaSmiLog:
         )
 
     def _order(self, key: str, at: float | None) -> int:
-        """Return the index of a device whose row does not tell it: devices are counted as they appear."""
+        """Return the index of a device in a log without an index column: devices are counted in order of appearance."""
         if key:
             return self._index_by_key.get(key, len(self._devices))
         return len(self._group) if at is not None and at == self._group_at else 0
 
     def _read(self, cells: tuple[str, ...], name: str) -> Any:
-        """Return what the first column of this field says that says anything."""
+        """Return the value of the first column of this field that has a value."""
         for column in self._columns.get(name, ()):
             try:
                 value = column.read(cells[column.place])
@@ -219,7 +220,7 @@ def _columns(cells: tuple[str, ...]) -> dict[str, tuple[_LogColumn, ...]]:
     """Find the known columns of a header.
 
     Raises:
-        LogError: there is no column with a reading, or one is in a unit that is not known.
+        LogError: there is no column with a reading, or a column has an unknown unit.
     """
     titles: dict[str, tuple[int, str]] = {}
     for place, cell in enumerate(cells):
@@ -237,10 +238,10 @@ def _columns(cells: tuple[str, ...]) -> dict[str, tuple[_LogColumn, ...]]:
 
 
 def _reader(name: str, title: str) -> Callable[[str], Any]:
-    """Return what reads the cells of one column, and remembers them: most cells repeat all day.
+    """Return the parser of one column's cells. It caches the cells, because most cells repeat.
 
     Raises:
-        LogError: the column is in a unit that is not known.
+        LogError: the column has an unknown unit.
     """
     if name not in _QUANTITIES:
         read: Callable[[str], Any] = _NAMES[name]
@@ -249,7 +250,7 @@ def _reader(name: str, title: str) -> Callable[[str], Any]:
         if unit and unit not in quantity.units:
             raise LogError(f"column {quoted(title)}: must be in {' or '.join(quantity.units)}")
         read = partial(_measure, quantity, unit or next(iter(quantity.units)))
-    return lru_cache(_REMEMBERED_CELLS)(lambda cell: None if _has_no_reading(cell) else read(cell))
+    return lru_cache(_CACHED_CELLS)(lambda cell: None if _has_no_reading(cell) else read(cell))
 
 
 def _split_title(cell: str) -> tuple[str, str]:
@@ -273,7 +274,7 @@ def _measure(quantity: _Quantity, usual_unit: str, cell: str) -> float:
 
 def _sample(device: Device, readings: Mapping[str, float | None]) -> Sample:
     used, total = readings["memory_used_bytes"], readings["memory_total_bytes"]
-    # Of an answer that contradicts itself no half is believed; it is the driver's, so the row is none the worse.
+    # If the two values contradict each other, both are unknown. The driver wrote them, so the row is valid.
     if total is not None and not (used or 0) <= total > 0:
         used, total = None, None
     return Sample(
@@ -288,12 +289,12 @@ def _sample(device: Device, readings: Mapping[str, float | None]) -> Sample:
 
 
 def _has_no_reading(cell: str) -> bool:
-    # Whatever nvidia-smi puts in brackets is a reason for having no value.
+    # A text in brackets is nvidia-smi's reason for an unknown value.
     return (cell.startswith("[") and cell.endswith("]")) or cell.lower() in _NO_READING
 
 
 def _seconds(cell: str) -> float:
-    """Read a time. Without a zone it is taken as UTC: only differences matter."""
+    """Parse a time. A time without a zone is read as UTC, because only differences matter."""
     try:
         parsed = datetime.fromisoformat(cell.replace("/", "-"))
         return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
@@ -314,7 +315,7 @@ def _name(cell: str) -> str:
 
 
 def _pci_address(cell: str) -> str:
-    """Write a PCI address as the kernel does: nvidia-smi gives the domain eight digits, and capitals."""
+    """Return a PCI address in the kernel's spelling: nvidia-smi writes eight digits for the domain, and capitals."""
     match = _PCI_ADDRESS.fullmatch(cell.lower())
     return match[1] if match else _name(cell)
 
