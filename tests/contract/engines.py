@@ -31,7 +31,7 @@ class EnginesContract:
 
     def test_it_tells_what_the_engine_told(self) -> None:
         async def scenario(engines: Engines) -> None:
-            (page,) = (await asked(engines, ENGINE)).pages
+            (page,) = (await asked(engines, ENGINE)).targets
             assert page.failure is None
             assert page.newest is not None
             assert (page.newest.engine, page.newest.waiting) == ("vllm", WAITING)
@@ -43,7 +43,7 @@ class EnginesContract:
             told = await asked(engines, NO_ENGINE)
             assert told.is_no_engine
             assert told.failure
-            assert told.pages == ()
+            assert told.targets == ()
 
         self.keep(scenario)
 
@@ -51,7 +51,7 @@ class EnginesContract:
         async def scenario(engines: Engines) -> None:
             engines.register_interest(DEMAND, window_seconds=10.0, selectors=(DEPTH,), demand=True)
             await engines.wait_for_sync([DEMAND])
-            (page,) = engines.scrape_results()[DEMAND].pages
+            (page,) = engines.scrape_results()[DEMAND].targets
             assert page.newest is not None
             series = page.newest.selected[DEPTH.text]
             assert series is not None

@@ -68,7 +68,7 @@ class Scene:
         return self.scraping.scrape_results()[endpoint]
 
     def page(self, endpoint: Endpoint = POD) -> TargetHistory:
-        (page,) = self.told(endpoint).pages
+        (page,) = self.told(endpoint).targets
         return page
 
     def newest(self, endpoint: Endpoint = POD) -> EngineSample:
@@ -159,7 +159,7 @@ async def test_an_engine_is_found_where_it_answers_and_asked_there_alone_from_th
         told = await scene.register_interest(POD)
         assert told.failure is None
         assert not told.is_no_engine
-        assert scene.page().where == "http://10.1.2.3:30000/metrics"
+        assert scene.page().url == "http://10.1.2.3:30000/metrics"
         assert scene.newest().waiting == 7
         assert scene.web.places == ["10.1.2.3:8000/metrics", "10.1.2.3:30000/metrics"]
         await scene.pass_time(60)
@@ -207,7 +207,7 @@ def test_a_pod_without_an_engine(pages: dict[str, Answer], is_no_engine: bool, f
             assert told.is_no_engine is is_no_engine
             assert told.failure is not None
             assert failure in told.failure
-            assert told.pages == ()
+            assert told.targets == ()
 
     play(tell())
 
@@ -234,7 +234,7 @@ async def test_silence_is_told_while_the_search_goes_on() -> None:
         assert told.failure is not None
         assert not told.is_no_engine
         await scene.pass_time(18)
-        assert scene.page().where == "http://10.1.2.3:11434/api/ps"
+        assert scene.page().url == "http://10.1.2.3:11434/api/ps"
 
 
 @scenario
@@ -277,8 +277,8 @@ async def test_an_engine_that_is_gone_for_long_is_looked_for_elsewhere() -> None
         assert set(scene.web.places) == {AT}
         assert scene.page().failure == "the connection is refused"
         await scene.pass_time(10)
-        assert scene.page().where == "http://10.1.2.3:30000/metrics"
-        assert len(scene.page().readings) >= 1
+        assert scene.page().url == "http://10.1.2.3:30000/metrics"
+        assert len(scene.page().samples) >= 1
 
 
 @scenario
@@ -314,7 +314,7 @@ async def test_a_page_that_stops_being_the_engines_is_told_so() -> None:
         scene.web.pages[AT] = NO
         await scene.pass_time(3)
         assert scene.page().failure == "it exports nothing of an engine that is known"
-        assert scene.page().readings == ()
+        assert scene.page().samples == ()
 
 
 @scenario
@@ -329,8 +329,8 @@ async def test_a_pod_that_has_another_address_is_another_endpoint() -> None:
     moved = replace(POD, address="10.9.9.9")
     async with Scene({AT: vllm(waiting=1), "10.9.9.9:8000/metrics": vllm(waiting=2)}) as scene:
         await scene.register_interest(POD, moved)
-        assert [it.waiting for it in scene.page().readings] == [1]
-        assert [it.waiting for it in scene.page(moved).readings] == [2]
+        assert [it.waiting for it in scene.page().samples] == [1]
+        assert [it.waiting for it in scene.page(moved).samples] == [2]
 
 
 # ---- URLs: which addresses? ----
@@ -345,7 +345,7 @@ def depths(**values: float) -> dict[str, Answer]:
 
 
 def seen_at(scraped: ScrapeResult) -> list[str]:
-    return [page.where.rpartition(" at ")[2] for page in scraped.pages]
+    return [page.url.rpartition(" at ")[2] for page in scraped.targets]
 
 
 @scenario
@@ -354,9 +354,9 @@ async def test_each_address_of_a_name_has_a_page() -> None:
         scene.web.names["router.ai.svc"] = addresses(2, 1)
         told = await scene.register_interest(ROUTER, series=DEPTH.text, demand=True)
         assert seen_at(told) == ["10.0.0.1", "10.0.0.2"]
-        values = [page.newest.selected[DEPTH.text] for page in told.pages if page.newest]
+        values = [page.newest.selected[DEPTH.text] for page in told.targets if page.newest]
         assert [value.value for value in values if value] == [1, 2]
-        assert told.pages[0].where == "http://router.ai.svc/metrics at 10.0.0.1"
+        assert told.targets[0].url == "http://router.ai.svc/metrics at 10.0.0.1"
 
 
 @scenario
@@ -377,11 +377,11 @@ async def test_addresses_come_and_go_as_the_name_is_resolved_anew() -> None:
     async with Scene(depths(_1=1, _2=2, _3=3)) as scene:
         scene.web.names["router.ai.svc"] = addresses(1, 2)
         await scene.register_interest(ROUTER, series=DEPTH.text, demand=True)
-        kept = scene.told(ROUTER).pages[1].readings[0]
+        kept = scene.told(ROUTER).targets[1].samples[0]
         scene.web.names["router.ai.svc"] = addresses(3, 2)
         await scene.pass_time(6)
         assert seen_at(scene.told(ROUTER)) == ["10.0.0.2", "10.0.0.3"]
-        assert scene.told(ROUTER).pages[0].readings[0] is kept
+        assert scene.told(ROUTER).targets[0].samples[0] is kept
         asked = len(scene.web.times("10.0.0.1:80/metrics"))
         await scene.pass_time(60)
         assert len(scene.web.times("10.0.0.1:80/metrics")) == asked, "nobody asks what the name has no more"
@@ -405,7 +405,7 @@ async def test_while_a_name_cannot_be_resolved_its_last_addresses_stand() -> Non
         await scene.register_interest(ROUTER, series=DEPTH.text, demand=True)
         scene.web.names["router.ai.svc"] = SILENT
         await scene.pass_time(60)
-        (page,) = scene.told(ROUTER).pages
+        (page,) = scene.told(ROUTER).targets
         assert page.failure is None
         assert page.newest is not None
         assert scene.loop.time() - page.newest.at_seconds < 2
@@ -455,8 +455,8 @@ async def test_more_addresses_than_are_asked_are_not_passed_over_in_silence() ->
     async with Scene() as scene:
         scene.web.names["router.ai.svc"] = tuple(f"10.0.{it // 256}.{it % 256}" for it in range(MAX_ADDRESSES + 1))
         told = await scene.register_interest(ROUTER, series=DEPTH.text, demand=True)
-        assert len(told.pages) == MAX_ADDRESSES + 1
-        assert told.pages[-1].failure == "the name has 257 addresses, and 256 are the most that are asked"
+        assert len(told.targets) == MAX_ADDRESSES + 1
+        assert told.targets[-1].failure == "the name has 257 addresses, and 256 are the most that are asked"
 
 
 @scenario
@@ -517,7 +517,7 @@ async def test_where_every_address_fails_they_are_asked_at_the_usual_pace() -> N
     async with Scene() as scene:
         scene.web.names["router.ai.svc"] = addresses(1, 2, 3)
         told = await scene.register_interest(ONE)
-        assert told.pages[0].failure == "the connection is refused"
+        assert told.targets[0].failure == "the connection is refused"
         asked = len(scene.web.asked)
         assert asked <= 3
         await scene.pass_time(60)
@@ -532,7 +532,7 @@ async def test_a_url_that_is_no_engines_and_asked_for_no_series_is_told_so() -> 
         await scene.register_interest(ONE)
         assert scene.page(ONE).failure == "it exports nothing of an engine that is known"
         told = await scene.register_interest(ONE, series="python_gc_objects_collected_total")
-        assert told.pages[0].failure is None
+        assert told.targets[0].failure is None
 
 
 @scenario
@@ -540,7 +540,7 @@ async def test_a_url_is_meant_for_its_series_before_they_are_there() -> None:
     async with Scene({"10.0.0.1:80/metrics": NO}) as scene:
         scene.web.names["router.ai.svc"] = addresses(1)
         told = await scene.register_interest(ROUTER, series=DEPTH.text, demand=True)
-        assert told.pages[0].failure is None
+        assert told.targets[0].failure is None
         assert scene.newest(ROUTER).selected == {DEPTH.text: None}
 
 
@@ -635,7 +635,7 @@ async def test_a_pod_that_got_another_pods_address_has_not_told_what_that_one_to
         scene.web.pages[AT] = vllm(waiting=0)
         heir = replace(POD, pod=PodRef("ai", "llama-9"))
         told = await scene.register_interest(heir, window=300.0)
-        assert [it.waiting for it in told.pages[0].readings] == [0]
+        assert [it.waiting for it in told.targets[0].samples] == [0]
 
 
 @scenario
@@ -659,8 +659,8 @@ async def test_a_series_that_nobody_asked_for_before_is_read_soon() -> None:
         began = scene.loop.time()
         told = await scene.register_interest(POD, series=DEPTH.text)
         assert scene.loop.time() - began <= 15.1
-        assert told.pages[0].newest is not None
-        assert told.pages[0].newest.selected[DEPTH.text] is not None
+        assert told.targets[0].newest is not None
+        assert told.targets[0].newest.selected[DEPTH.text] is not None
 
 
 @scenario
@@ -682,7 +682,7 @@ async def test_history_reaches_as_far_as_the_longest_window_and_one_reading_furt
         await scene.register_interest(POD, window=10)
         await scene.register_interest(POD, window=30)
         await scene.pass_time(120)
-        readings = scene.page().readings
+        readings = scene.page().samples
         newest = readings[-1].at_seconds
         assert [newest - it.at_seconds >= 30 for it in readings] == [True] + [False] * (len(readings) - 1)
         assert len(readings) == 16
@@ -693,7 +693,7 @@ async def test_a_window_that_nobody_asks_for_any_more_is_forgotten() -> None:
     async with Scene({AT: vllm()}) as scene:
         await scene.register_interest(POD, window=600, series=DEPTH.text)
         await scene.tidy_for(600, POD)
-        assert len(scene.page().readings) == 6
+        assert len(scene.page().samples) == 6
         assert scene.newest().selected == {}
 
 
@@ -702,7 +702,7 @@ async def test_history_is_bounded_whatever_is_asked() -> None:
     async with Scene({AT: vllm()}, interval_seconds=0.5) as scene:
         await scene.register_interest(POD, window=1e9)
         await scene.pass_time(MAX_READINGS)
-        assert len(scene.page().readings) == MAX_READINGS
+        assert len(scene.page().samples) == MAX_READINGS
 
 
 @scenario
@@ -713,7 +713,7 @@ async def test_another_engines_counters_are_not_compared() -> None:
         await scene.pass_time(10)
         scene.web.pages[AT] = sglang()
         await scene.pass_time(5)
-        assert {it.engine for it in scene.page(endpoint).readings} == {"sglang"}
+        assert {it.engine for it in scene.page(endpoint).samples} == {"sglang"}
 
 
 @scenario
@@ -986,7 +986,7 @@ def test_an_engine_on_loopback_is_scraped_through_a_real_fetcher() -> None:
                     await news.wait()
                     news.clear()
                     told = [scraping.scrape_results()[endpoint] for endpoint in (pod, url)]
-                    waiting = [page.newest.waiting for it in told for page in it.pages if page.newest]
+                    waiting = [page.newest.waiting for it in told for page in it.targets if page.newest]
             await scraping.close()
 
     asyncio.run(scrape())

@@ -100,7 +100,7 @@ class ScrapeLoop:
         self.kind: FailureKind | None = None
 
     def __repr__(self) -> str:
-        return f"Scraper({self.page.where}, {len(self._askers)} askers, {self.page.failure or 'answers'})"
+        return f"Scraper({self.page.url}, {len(self._askers)} askers, {self.page.failure or 'answers'})"
 
     @property
     def is_needed(self) -> bool:
@@ -187,7 +187,7 @@ class ScrapeLoop:
             failure = f"unexpected {type(error).__name__}: {str(error)[:_LONGEST_SENTENCE]}"
             if failure not in self._defects and len(self._defects) < _MOST_DEFECTS:
                 self._defects.add(failure)
-                _log.exception("%s", self.page.where)
+                _log.exception("%s", self.page.url)
             self.kind = FailureKind.UNREADABLE
         self._ended_at_seconds = self._clock()
         newest = readings or self.page.newest
@@ -195,7 +195,7 @@ class ScrapeLoop:
         self._keep(readings, failure)
 
     def _keep(self, readings: EngineSample | None, failure: str | None) -> None:
-        kept = self.page.readings
+        kept = self.page.samples
         if readings is not None:
             if kept and kept[-1].engine != readings.engine:
                 kept = ()  # another process, or one that tells less than before: its counters are not those
@@ -203,4 +203,4 @@ class ScrapeLoop:
             # One more than the window has, so that what was counted in it is compared with what was before.
             first = next((number for number, it in enumerate(kept) if it.at_seconds > reach), len(kept))
             kept = (*kept[max(first - 1, len(kept) - MAX_READINGS + 1, 0) :], readings)
-        self.page = TargetHistory(self.page.where, kept, failure)
+        self.page = TargetHistory(self.page.url, kept, failure)

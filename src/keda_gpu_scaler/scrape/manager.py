@@ -321,7 +321,7 @@ class _EndpointScrape:
         """Log when it begins to tell nothing, and when that ends."""
         trouble = scraped.failure
         if trouble is None:
-            trouble = next((f"{page.where}: {page.failure}" for page in scraped.pages if page.failure), None)
+            trouble = next((f"{page.url}: {page.failure}" for page in scraped.targets if page.failure), None)
         if trouble is not None and self._trouble is None:
             _log.log(logging.INFO if scraped.is_no_engine else logging.WARNING, "%s: %s", self, trouble)
         elif trouble is None and self._trouble is not None:

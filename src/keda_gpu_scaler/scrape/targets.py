@@ -160,7 +160,7 @@ class PodTargets:
 
     def _end_round(self) -> float:
         self._is_resting = True
-        if self._told is None or not self._told.pages:
+        if self._told is None or not self._told.targets:
             self._told = self._not_found()
         pause, self._pause_seconds = self._pause_seconds, min(2 * self._pause_seconds, LONGEST_PAUSE_SECONDS)
         return pause
@@ -249,7 +249,7 @@ class UrlTargets:
         """Say what came of it; a page that was not scraped yet is not spoken of while others are."""
         meant = [pages[target] for target in self.targets if target in pages]
         found = [
-            _seen(page, _fault(self._endpoint, page, selectors)) for page in meant if page.failure or page.readings
+            _seen(page, _fault(self._endpoint, page, selectors)) for page in meant if page.failure or page.samples
         ]
         if self._count > MAX_ADDRESSES and found:
             failure = f"the name has {self._count} addresses, and {MAX_ADDRESSES} are the most that are asked"
@@ -321,7 +321,7 @@ def _has_one_of(readings: EngineSample, endpoint: Endpoint, selectors: Selectors
 
 
 def _seen(page: TargetHistory, fault: str | None) -> TargetHistory:
-    return page if fault is None else TargetHistory(page.where, failure=fault)
+    return page if fault is None else TargetHistory(page.url, failure=fault)
 
 
 def _lacks(page: TargetHistory, selectors: Selectors) -> bool:

@@ -41,22 +41,22 @@ class Endpoint:
 class TargetHistory:
     """One page's recent readings, oldest first, none when it was never read; immutable.
 
-    ``where`` is the address that was asked, for people ("http://10.1.2.3:8000/metrics"). ``failure`` is the sentence
+    ``url`` is the address that was asked, for people ("http://10.1.2.3:8000/metrics"). ``failure`` is the sentence
     that says why the last scrape gave nothing, None when it gave something.
     """
 
-    where: str
-    readings: tuple[EngineSample, ...] = ()
+    url: str
+    samples: tuple[EngineSample, ...] = ()
     failure: str | None = None
 
     @property
     def newest(self) -> EngineSample | None:
         """What it told last, however long ago."""
-        return self.readings[-1] if self.readings else None
+        return self.samples[-1] if self.samples else None
 
     def is_fresh(self, now: float, stale_after_seconds: float) -> bool:
         """Whether what it told last is young enough to be believed."""
-        return bool(self.readings) and now - self.readings[-1].at_seconds <= stale_after_seconds
+        return bool(self.samples) and now - self.samples[-1].at_seconds <= stale_after_seconds
 
     def within(self, window_seconds: float) -> Iterator[EngineSample]:
         """Yield the newest readings, and before them all that came less than ``window_seconds`` earlier.
@@ -67,10 +67,10 @@ class TargetHistory:
         if newest is None:
             return
         yield newest
-        for readings in reversed(self.readings[:-1]):
-            if newest.at_seconds - readings.at_seconds >= window_seconds:
+        for sample in reversed(self.samples[:-1]):
+            if newest.at_seconds - sample.at_seconds >= window_seconds:
                 return
-            yield readings
+            yield sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +82,6 @@ class ScrapeResult:
     connection, and none of it ever was an engine's page.
     """
 
-    pages: tuple[TargetHistory, ...] = ()
+    targets: tuple[TargetHistory, ...] = ()
     failure: str | None = None
     is_no_engine: bool = False
