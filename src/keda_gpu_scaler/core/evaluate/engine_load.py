@@ -95,9 +95,7 @@ def engine_load(
         sentence = f"{title} at {page.url}: {unknown}"
         engine = ENGINES.get(newest.engine)
         return EngineLoad(None, sentence, requests, until, is_no_engine=engine is not None and not engine.tells_queue)
-    return EngineLoad(
-        value, f"{value:.6g} {metric.unit}".rstrip() + f" by {title} at {page.url}{how}", requests, until
-    )
+    return EngineLoad(value, f"{value:.6g} {metric.unit}".rstrip() + f" by {title} at {page.url}{how}", requests, until)
 
 
 def _absence(scraped: ScrapeResult, now: float) -> str:
