@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures the latency of GetMetrics with a fast and a slow driver: ``python -m benchmarks.bench_latency``.
+"""Measures the latency of GetMetrics with a fast and a slow driver.
 
-1,000 triggers at KEDA's rate, 18 calls a minute each, are 300 calls a second. No two triggers are equal, which is the
-worst case: no evaluation is shared.
+Run it with ``python -m benchmarks.bench_latency``. 1,000 triggers at KEDA's rate, 18 calls a minute each, are 300 calls
+a second. No two triggers are equal, which is the worst case: no evaluation is shared.
 """
 
 import statistics

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures the time from the start of ``serve`` to its first answers: ``python -m benchmarks.bench_start``."""
+"""Measures the time from the start of ``serve`` to its first answers.
+
+Run it with ``python -m benchmarks.bench_start``.
+"""
 
 import time
 from collections.abc import Iterator

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures the cost of a thousand streams and the delay of their messages: ``python -m benchmarks.bench_streams``.
+"""Measures the cost of a thousand streams and the delay of their messages.
 
-The client is a Python process on the same machine. It needs tens of milliseconds to read a thousand messages, so the
-real delay of the last stream is shorter than the figure.
+Run it with ``python -m benchmarks.bench_streams``. The client is a Python process on the same machine. It needs tens of
+milliseconds to read a thousand messages, so the real delay of the last stream is shorter than the figure.
 """
 
 import asyncio

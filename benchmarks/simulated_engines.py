@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Simulates in one process all that an instance scrapes: engines, the queue of a picker, and the API server.
+"""Simulates engines, the queue of an endpoint picker and the API server in one process.
 
 All engines listen on one port, each at its own address (127.1.x.y), and serve pages of the size of vLLM's. Some engines
 are hostile: they accept a request and never finish the response. ``bench_engines`` starts this process, reads one line

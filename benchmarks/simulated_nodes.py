@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Simulates a cluster in one process: nodes that share their snapshots, and an API server with workloads.
+"""Simulates nodes that share their snapshots, and an API server with workloads, in one process.
 
 Each node is a ``FleetServer`` with a new simulated snapshot every second; the nodes start at different times within the
 second. The utilisation changes only on request; all other readings change every second. All nodes listen on one port,

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scrapes engines and sources of demand at their own intervals while they are needed.
 
-Law: a call of the manager changes no result. A target is scraped at its own interval, whatever the number of callers.
-An endpoint without interest is released.
+Law: a call of the manager changes no result. The number of callers does not change the interval of a target. An
+endpoint without interest is released.
 """
 
 import asyncio

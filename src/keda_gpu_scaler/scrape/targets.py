@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds the targets of an endpoint: the port and path of a pod's engine, or the addresses of a URL's host.
+"""Finds the targets of an endpoint: the port and path of an engine, or the addresses of a URL.
 
 Law: a pod counts as one without an engine only after each candidate answered with another page or refused the
 connection. A candidate that does not answer may be an engine.
@@ -157,7 +157,7 @@ class PodTargets:
             return
         self._unanswered[target] = history.failure or ""
         if self._result is None or self._result.is_no_engine:
-            # This candidate may be the engine, whatever the others answer: the result is known before the search ends.
+            # This candidate may be the engine. No answer of another candidate can show that the pod has none.
             self._result = self._not_found()
 
     def _end_search(self) -> float:
