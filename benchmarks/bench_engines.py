@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What does it cost to scrape engines, and how soon is a request heard? ``python -m benchmarks.bench_engines``.
+"""Measures the cost of scraping engines, and the time from a request to the activation.
 
-A front end scrapes 500 pods of 50 workloads every two seconds, for which one other process stands, and is asked about
-each workload at KEDA's pace, 18 calls a minute. Beside them a workload sleeps whose picker is looked at twice a second.
+Run it with ``python -m benchmarks.bench_engines``. A front end scrapes 500 pods of 50 workloads every two seconds; one
+other process simulates them. It answers for each workload at KEDA's rate, 18 calls a minute. One more workload is
+scaled to zero, and its picker is scraped twice a second.
 """
 
 import json
@@ -31,84 +32,84 @@ from benchmarks.lab import (
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 
 TITLE = "A front end that scrapes engines, pages of 38 KB, every 2 s; 10 pods a workload"
-PODS, HOSTILE, WAKES = 500, 50, 100
+PODS, HOSTILE, ACTIVATIONS = 500, 50, 100
 _SECONDS = 30.0
-_CALLS_A_SECOND = 15  # 50 workloads, 18 calls a minute each
+_CALLS_PER_SECOND = 15  # 50 workloads, 18 calls a minute each
 
 
-class _Crowd:
-    """The other process, for as long as the ``with`` block."""
+class _Simulation:
+    """The process with the simulated engines, inside a ``with`` block."""
 
     def __init__(self, pods: int, hostile: int = 0) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="engines-")
-        command = (sys.executable, "-m", "benchmarks.engine_crowd", str(pods), str(hostile), self._folder.name)
+        command = (sys.executable, "-m", "benchmarks.simulated_engines", str(pods), str(hostile), self._folder.name)
         self._process = subprocess.Popen(command, cwd=HOME, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self._hears, says = cast("IO[str]", self._process.stdin), cast("IO[str]", self._process.stdout)
-        self.told: dict[str, Any] = json.loads(says.readline())
+        self._stdin, stdout = cast("IO[str]", self._process.stdin), cast("IO[str]", self._process.stdout)
+        self.settings: dict[str, Any] = json.loads(stdout.readline())
         self.workloads = max(1, pods // 10)
 
-    def __enter__(self) -> "_Crowd":
+    def __enter__(self) -> "_Simulation":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._hears.close()
+        self._stdin.close()
         self._process.wait(20)
         self._folder.cleanup()
 
-    def let_wait(self, size: int) -> None:
-        self._hears.write(f"queue {size}\n")
-        self._hears.flush()
+    def set_queue(self, size: int) -> None:
+        self._stdin.write(f"queue {size}\n")
+        self._stdin.flush()
 
     def metadata(self) -> dict[str, str]:
-        return {"profile": "llm", "enginePort": str(self.told["port"])}
+        return {"profile": "llm", "enginePort": str(self.settings["port"])}
 
-    def waking(self) -> pb.ScaledObjectRef:
-        url = f"http://127.0.0.1:{self.told['port']}/metrics"
+    def scaled_to_zero(self) -> pb.ScaledObjectRef:
+        url = f"http://127.0.0.1:{self.settings['port']}/metrics"
         metadata = {**self.metadata(), "demandEndpoint": url, "demand": "epp", "demandHoldSeconds": "0"}
-        return pb.ScaledObjectRef(name="llama-asleep", namespace="ai", scalerMetadata=metadata)
+        return pb.ScaledObjectRef(name="llama-at-zero", namespace="ai", scalerMetadata=metadata)
 
 
 def figures() -> Iterator[Figure]:
-    """The cost of scraping, what hostile engines do to others, and the time from a request to the push."""
+    """Yield the cost of scraping, with and without hostile engines, and the time from a request to the push."""
     for pods, hostile in ((0, 0), (PODS, 0), (PODS, HOSTILE)):
-        with _Crowd(pods or 10, hostile) as crowd, _front_end(crowd) as serve:
+        with _Simulation(pods or 10, hostile) as simulation, _front_end(simulation) as serve:
             serve.wait_until_it_listens()
-            yield _scraped(crowd, serve, pods, hostile)
+            yield _measure_scraping(simulation, serve, pods, hostile)
             if pods:
-                delays = list(_wakes(crowd, serve))
+                delays = list(_activation_delays(simulation, serve))
                 yield Figure(
                     f"{pods} pods, {hostile} of them hostile: a request at the picker to the pushed true",
                     {key: in_milliseconds([value]) for key, value in percentiles(delays).items()},
                 )
 
 
-def _front_end(crowd: _Crowd) -> Serve:
-    flags = ("--backend", "none", "--peers", "none", "--kubeconfig", crowd.told["kubeconfig"])
+def _front_end(simulation: _Simulation) -> Serve:
+    flags = ("--backend", "none", "--peers", "none", "--kubeconfig", simulation.settings["kubeconfig"])
     return Serve(None, *flags, "--allow-endpoints", "127.0.0.0/8")
 
 
-def _scraped(crowd: _Crowd, serve: Serve, pods: int, hostile: int) -> Figure:
+def _measure_scraping(simulation: _Simulation, serve: Serve, pods: int, hostile: int) -> Figure:
     with serve.stub() as stub:
         if pods:
-            for number in range(1, crowd.workloads + 1):
-                _answered(stub, number, crowd)
+            for number in range(1, simulation.workloads + 1):
+                _wait_for_value(stub, number, simulation)
         time.sleep(12)  # the default window of ten seconds is full
         stolen, cpu, began = stolen_since_now(), serve.cpu_seconds(), time.monotonic()
         latencies = []
-        for call in range(int(_SECONDS * _CALLS_A_SECOND) if pods else 0):
-            due = began + call / _CALLS_A_SECOND
+        for call in range(int(_SECONDS * _CALLS_PER_SECOND) if pods else 0):
+            due = began + call / _CALLS_PER_SECOND
             time.sleep(max(0.0, due - time.monotonic()))
             at = time.monotonic()
-            _answered(stub, call % crowd.workloads + 1, crowd)
+            _wait_for_value(stub, call % simulation.workloads + 1, simulation)
             latencies.append(time.monotonic() - at)
         if not pods:
             time.sleep(_SECONDS)
         share = (serve.cpu_seconds() - cpu) / (time.monotonic() - began)
-    told = {key: in_milliseconds([value]) for key, value in percentiles(latencies or [0.0]).items()}
+    latency = {key: in_milliseconds([value]) for key, value in percentiles(latencies or [0.0]).items()}
     return Figure(
-        f"{pods} pods, {hostile} of them hostile: GetMetrics at {_CALLS_A_SECOND if pods else 0}/s",
+        f"{pods} pods, {hostile} of them hostile: GetMetrics at {_CALLS_PER_SECOND if pods else 0}/s",
         {
-            **told,
+            **latency,
             "CPU": f"{share:.1%} of a core",
             "RSS": f"{serve.memory().rss:.0f} MiB",
             "stolen by the host": stolen(),
@@ -116,47 +117,47 @@ def _scraped(crowd: _Crowd, serve: Serve, pods: int, hostile: int) -> Figure:
     )
 
 
-def _wakes(crowd: _Crowd, serve: Serve) -> Iterator[float]:
-    """Let a request come to a workload that sleeps, and wait for the push; again and again."""
+def _activation_delays(simulation: _Simulation, serve: Serve) -> Iterator[float]:
+    """Send requests to a workload that is scaled to zero, and yield the time until each push."""
     pushed: list[tuple[float, bool]] = []
-    news = threading.Condition()
+    changed = threading.Condition()
 
     def listen(stream: Any) -> None:
         try:
             for answer in stream:
-                with news:
+                with changed:
                     pushed.append((time.monotonic(), answer.result))
-                    news.notify()
+                    changed.notify()
         except grpc.RpcError:
             return
 
-    def told(state: bool) -> float:
-        with news:
-            if not news.wait_for(lambda: bool(pushed) and pushed[-1][1] is state, START_SECONDS):
+    def wait_for_push(state: bool) -> float:
+        with changed:
+            if not changed.wait_for(lambda: bool(pushed) and pushed[-1][1] is state, START_SECONDS):
                 raise TimeoutError("nothing was pushed")
             return pushed[-1][0]
 
     with serve.stub() as stub:
-        stream = stub.StreamIsActive(crowd.waking())
+        stream = stub.StreamIsActive(simulation.scaled_to_zero())
         listener = threading.Thread(target=listen, args=(stream,))
         listener.start()
-        told(False)
-        for _ in range(WAKES):
-            time.sleep(random.random())  # noqa: S311 - at any moment of the pace
-            came = time.monotonic()
-            crowd.let_wait(1)
-            yield told(True) - came
-            crowd.let_wait(0)
-            told(False)
+        wait_for_push(False)
+        for _ in range(ACTIVATIONS):
+            time.sleep(random.random())  # noqa: S311 - at any moment of the interval
+            requested = time.monotonic()
+            simulation.set_queue(1)
+            yield wait_for_push(True) - requested
+            simulation.set_queue(0)
+            wait_for_push(False)
         stream.cancel()
         listener.join()
 
 
-def _answered(stub: Any, workload: int, crowd: _Crowd) -> float:
+def _wait_for_value(stub: Any, workload: int, simulation: _Simulation) -> float:
     deadline = time.monotonic() + START_SECONDS
     while True:
         try:
-            answer = stub.GetMetrics(workload_request(workload, **crowd.metadata()), timeout=START_SECONDS)
+            answer = stub.GetMetrics(workload_request(workload, **simulation.metadata()), timeout=START_SECONDS)
         except grpc.RpcError:
             if time.monotonic() > deadline:
                 raise

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What does it cost to answer for a thousand nodes? ``python -m benchmarks.bench_fleet``.
+"""Measures the cost of a front end that answers for a thousand nodes.
 
-A front end follows 1,000 nodes of 8 devices each, which one other process stands for, and is asked about 500 workloads
-of 16 pods each at KEDA's pace: 18 calls a minute for each, a third of them GetMetrics. Here every one of these calls is
-GetMetrics, the dearest.
+Run it with ``python -m benchmarks.bench_fleet``. A front end follows 1,000 nodes of 8 devices each; one other process
+simulates them. It answers for 500 workloads of 16 pods each at KEDA's rate: 18 calls a minute for each, a third of them
+GetMetrics. In this benchmark each of these calls is GetMetrics, the most expensive one.
 """
 
 import json
@@ -39,104 +39,110 @@ _CPU_SECONDS = 20.0
 _SIZES = ((10, 5), (100, 50), (NODES, WORKLOADS))
 
 
-class _Crowd:
-    """The other process, for as long as the ``with`` block."""
+class _Simulation:
+    """The process with the simulated nodes, inside a ``with`` block."""
 
     def __init__(self, nodes: int, workloads: int) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="crowd-")
-        command = (sys.executable, "-m", "benchmarks.crowd", *map(str, (nodes, DEVICES, workloads)), self._folder.name)
+        self._folder = tempfile.TemporaryDirectory(prefix="simulation-")
+        command = (
+            sys.executable,
+            "-m",
+            "benchmarks.simulated_nodes",
+            *map(str, (nodes, DEVICES, workloads)),
+            self._folder.name,
+        )
         self._process = subprocess.Popen(command, cwd=HOME, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self._hears, self._says = cast("IO[str]", self._process.stdin), cast("IO[str]", self._process.stdout)
-        self.told: dict[str, Any] = json.loads(self._says.readline())
+        self._stdin, self._stdout = cast("IO[str]", self._process.stdin), cast("IO[str]", self._process.stdout)
+        self.settings: dict[str, Any] = json.loads(self._stdout.readline())
 
-    def __enter__(self) -> "_Crowd":
+    def __enter__(self) -> "_Simulation":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._hears.close()
+        self._stdin.close()
         self._process.wait(20)
         self._folder.cleanup()
 
-    def let(self, number: int, percent: float) -> None:
-        self._say(f"{number} {percent}")
+    def set_utilisation(self, number: int, percent: float) -> None:
+        self._write(f"{number} {percent}")
 
     def bytes_sent(self) -> int:
-        self._say("bytes")
-        return int(self._says.readline())
+        self._write("bytes")
+        return int(self._stdout.readline())
 
-    def _say(self, line: str) -> None:
-        self._hears.write(line + "\n")
-        self._hears.flush()
+    def _write(self, line: str) -> None:
+        self._stdin.write(line + "\n")
+        self._stdin.flush()
 
 
 def figures() -> Iterator[Figure]:
-    """The front end's cost at several sizes, how soon it knows of a change, and what a node pays for a follower."""
+    """Yield the cost of a front end at several sizes, the delay of a change, and the cost of a follower for a node."""
     for nodes, workloads in _SIZES:
-        with _Crowd(nodes, workloads) as crowd, _front_end(crowd) as serve:
-            yield from _of_front_end(crowd, serve, nodes, workloads)
-    yield from _of_a_node()
+        with _Simulation(nodes, workloads) as simulation, _front_end(simulation) as serve:
+            yield from _measure_front_end(simulation, serve, nodes, workloads)
+    yield from _measure_node()
 
 
-def _front_end(crowd: _Crowd) -> Serve:
-    peers = "static:" + ",".join(crowd.told["addresses"])
-    return Serve(None, "--backend", "none", "--peers", peers, "--kubeconfig", crowd.told["kubeconfig"])
+def _front_end(simulation: _Simulation) -> Serve:
+    peers = "static:" + ",".join(simulation.settings["addresses"])
+    return Serve(None, "--backend", "none", "--peers", peers, "--kubeconfig", simulation.settings["kubeconfig"])
 
 
-def _of_front_end(crowd: _Crowd, serve: Serve, nodes: int, workloads: int) -> Iterator[Figure]:
+def _measure_front_end(simulation: _Simulation, serve: Serve, nodes: int, workloads: int) -> Iterator[Figure]:
     size = f"{nodes:,} nodes, {workloads} workloads"
     serve.wait_until_it_listens()
     before = serve.memory()
     with serve.stub() as stub:
         began = time.monotonic()
         for number in range(1, workloads + 1):
-            _answered(stub, number)
+            _wait_for_value(stub, number)
         known_after = time.monotonic() - began
     time.sleep(15)  # the default window of ten seconds is full
-    stolen, sent, cpu, at = stolen_since_now(), crowd.bytes_sent(), serve.cpu_seconds(), time.monotonic()
-    pace = max(1, round(workloads * 18 / 60))
-    calls = max(50, pace * 10)
+    stolen, sent, cpu, at = stolen_since_now(), simulation.bytes_sent(), serve.cpu_seconds(), time.monotonic()
+    rate = max(1, round(workloads * 18 / 60))
+    calls = max(50, rate * 10)
     loads = [
-        load(serve.address, calls=calls, triggers=workloads, calls_per_second=pace, asked="workloads")
+        load(serve.address, calls=calls, triggers=workloads, calls_per_second=rate, kind="workloads")
         for _ in range(ROUNDS)
     ]
     passed = time.monotonic() - at
     share = (serve.cpu_seconds() - cpu) / passed
     rounds = [percentiles(each.latencies_seconds) for each in loads]
     yield Figure(
-        f"{size}: GetMetrics at {pace}/s",
+        f"{size}: GetMetrics at {rate}/s",
         {
             **{key: in_milliseconds(each[key] for each in rounds) for key in rounds[0]},
             "CPU": f"{share:.0%} of a core",
             "RSS (before)": f"{serve.memory().rss:.0f} MiB ({before.rss:.0f})",
             "all known after": f"{known_after:.1f} s",
-            "a node sends": f"{(crowd.bytes_sent() - sent) / passed / nodes:.0f} B/s",
+            "a node sends": f"{(simulation.bytes_sent() - sent) / passed / nodes:.0f} B/s",
             "stolen by the host": stolen(),
         },
     )
-    delays = list(_changes(crowd, serve, nodes, workloads))
+    delays = list(_change_delays(simulation, serve, nodes, workloads))
     yield Figure(
         f"{size}: from a change of a device to the answer that shows it",
         {key: in_milliseconds([value]) for key, value in percentiles(delays).items()},
     )
 
 
-def _changes(crowd: _Crowd, serve: Serve, nodes: int, workloads: int) -> Iterator[float]:
+def _change_delays(simulation: _Simulation, serve: Serve, nodes: int, workloads: int) -> Iterator[float]:
     with serve.stub() as stub:
         for number in range(CHANGES):
             chosen = random.randrange(nodes)  # noqa: S311 - any node
             workload = chosen % workloads + 1
-            before = _answered(stub, workload)
+            before = _wait_for_value(stub, workload)
             changed = time.monotonic()
-            crowd.let(chosen, 20.0 if number % 2 else 70.0)
-            while _answered(stub, workload) == before:
+            simulation.set_utilisation(chosen, 20.0 if number % 2 else 70.0)
+            while _wait_for_value(stub, workload) == before:
                 if time.monotonic() - changed > 5:
-                    break  # the node did just that already
+                    break  # the node had this utilisation already
                 time.sleep(0.005)
             else:
                 yield time.monotonic() - changed
 
 
-def _answered(stub: Any, workload: int) -> float:
+def _wait_for_value(stub: Any, workload: int) -> float:
     deadline = time.monotonic() + START_SECONDS
     while True:
         try:
@@ -150,8 +156,8 @@ def _answered(stub: Any, workload: int) -> float:
             return value
 
 
-def _of_a_node() -> Iterator[Figure]:
-    """What a node pays for each instance that follows it."""
+def _measure_node() -> Iterator[Figure]:
+    """Yield the CPU time of a node for the instances that follow it."""
     with node() as fake, Serve(fake) as serve:
         serve.wait_until_it_answers()
         time.sleep(5)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What does it cost a node to have it there? ``python -m benchmarks.bench_idle``."""
+"""Measures the cost of an idle agent: ``python -m benchmarks.bench_idle``."""
 
 import itertools
 import os
@@ -20,20 +20,20 @@ _TRIGGERS = 1000
 
 
 def figures() -> Iterator[Figure]:
-    """CPU at rest, then memory at rest and after a thousand triggers asked, then the history's share."""
+    """Yield CPU time and memory at rest, memory after a thousand triggers, and the size of the history."""
     shares: list[float] = []
     at_rest: list[Resident] = []
-    asked: list[Resident] = []
+    after_calls: list[Resident] = []
     for _ in range(ROUNDS):
         with node() as fake, Serve(fake) as serve:
             serve.wait_until_it_answers()
             shares.append(serve.cpu_share(_SECONDS))
             at_rest.append(serve.memory())
             serve.register_interest(_TRIGGERS)
-            asked.append(serve.memory())
+            after_calls.append(serve.memory())
     yield Figure(f"CPU over {_SECONDS:.0f} s, of one core", {"median": f"{100 * statistics.median(shares):.2f} %"})
     yield _memory(f"memory after {_SECONDS:.0f} s", at_rest)
-    yield _memory(f"memory after GetMetrics for {_TRIGGERS:,} triggers, no two alike", asked)
+    yield _memory(f"memory after GetMetrics for {_TRIGGERS:,} triggers, no two alike", after_calls)
     with node() as fake:
         snapshots, size = _history(fake)
     yield Figure(f"a history of {snapshots} snapshots", {"Python objects": f"{size / 1024:.0f} KiB"})
@@ -51,13 +51,13 @@ def _memory(what: str, rounds: list[Resident]) -> Figure:
 
 
 def _history(fake: FakeNvml) -> tuple[int, int]:
-    """Fill a sampler's history in this process, on a clock that does not wait; return snapshots and bytes."""
+    """Fill the history of a sampler in this process with a simulated clock; return the snapshots and bytes."""
     os.environ.update(fake.environment)
     forget_library()
     backend = NvmlBackend(fake.library)
-    clock = itertools.count().__next__  # asked twice a tick, so that a tick takes one second of two
+    clock = itertools.count().__next__  # called twice per tick: a tick takes one second
     sampler = Sampler(backend, node="gpu-7", interval_seconds=1, clock=lambda: clock() / 2)
-    sampler.tick()  # what is loaded and remembered once is no part of the history
+    sampler.tick()  # modules and caches that are loaded once are not part of the history
     tracemalloc.start()
     before, _ = tracemalloc.get_traced_memory()
     for _ in range(2 * int(MAX_WINDOW_SECONDS)):

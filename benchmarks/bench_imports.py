@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where does the resident memory go? ``python -m benchmarks.bench_imports``.
+"""Measures the resident memory of each import: ``python -m benchmarks.bench_imports``.
 
-Every row is a fresh interpreter that imports what the rows above it imported and one thing more.
+Each row is a new interpreter with the imports of the rows above it and one more import.
 """
 
 import json
@@ -65,7 +65,7 @@ _SETTINGS = (
 
 
 def figures() -> Iterator[Figure]:
-    """Import by import, then the whole, then the whole under other settings."""
+    """Yield the memory import by import, then of ``serve``, then of ``serve`` under other settings."""
     before: list[str] = []
     last_rss = last_anonymous = 0.0
     for what, stage in _IMPORTS.items():

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long does KEDA wait for GetMetrics while the driver is slow? ``python -m benchmarks.bench_latency``.
+"""Measures the latency of GetMetrics with a fast and a slow driver.
 
-1,000 triggers at KEDA's pace, 18 calls a minute each, are 300 calls a second. No two of them are alike,
-which is the worst case: no verdict is shared.
+Run it with ``python -m benchmarks.bench_latency``. 1,000 triggers at KEDA's rate, 18 calls a minute each, are 300 calls
+a second. No two triggers are equal, which is the worst case: no evaluation is shared.
 """
 
 import statistics
@@ -15,7 +15,7 @@ from benchmarks.load import CALLERS, load
 TITLE = f"GetMetrics over one connection, 8 devices; medians of the rounds (lowest to highest), {CALLERS} callers"
 ROUNDS = 3
 _TRIGGERS = 1000
-_SETTLE_SECONDS = 15.0  # the default window of ten seconds is full, and the slow driver's opening long past
+_SETTLE_SECONDS = 15.0  # the default window of ten seconds is full, and the slow driver is open
 _DELAYS = {"driver calls of 1 ms": 1_000, "driver calls of 100 ms": 100_000}
 _CASES: tuple[tuple[str, int, int, int | None], ...] = (
     ("300 calls/s of 1,000 triggers", 3000, _TRIGGERS, 300),
@@ -27,24 +27,24 @@ _CASES: tuple[tuple[str, int, int, int | None], ...] = (
 
 
 def figures() -> Iterator[Figure]:
-    """Each pace in turn, with a fast and with a slow driver."""
+    """Yield the latency at each rate, with a fast and with a slow driver."""
     for driver, delay in _DELAYS.items():
         with node(delay) as fake, Serve(fake, "--sample-interval", "1") as serve:
             serve.wait_until_it_answers()
             time.sleep(_SETTLE_SECONDS)
-            serve.register_interest(_TRIGGERS)  # so that all of them are known, as they are after KEDA's first round
-            for name, calls, triggers, pace in _CASES:
+            serve.register_interest(_TRIGGERS)  # all triggers are known, as after the first poll of KEDA
+            for name, calls, triggers, rate in _CASES:
                 stolen = stolen_since_now()
                 loads = [
-                    load(serve.address, calls=calls, triggers=triggers, calls_per_second=pace) for _ in range(ROUNDS)
+                    load(serve.address, calls=calls, triggers=triggers, calls_per_second=rate) for _ in range(ROUNDS)
                 ]
                 rounds = [percentiles(each.latencies_seconds) for each in loads]
-                rate = statistics.median(each.calls_per_second for each in loads)
+                answered = statistics.median(each.calls_per_second for each in loads)
                 yield Figure(
                     f"{name}; {driver}",
                     {
                         **{key: in_milliseconds(each[key] for each in rounds) for key in rounds[0]},
-                        "answered": f"{rate:.0f}/s",
+                        "answered": f"{answered:.0f}/s",
                         "stolen by the host": stolen(),
                         "client": loads[0].client,
                     },

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How soon after its start does it answer? ``python -m benchmarks.bench_start``."""
+"""Measures the time from the start of ``serve`` to its first answers.
+
+Run it with ``python -m benchmarks.bench_start``.
+"""
 
 import time
 from collections.abc import Iterator
@@ -11,7 +14,7 @@ ROUNDS = 11
 
 
 def figures() -> Iterator[Figure]:
-    """The first specification needs no sample; the first value does."""
+    """Yield the times. The first metric specification needs no sample; the first value needs one."""
     rounds = [_start() for _ in range(ROUNDS)]
     for method, column in zip(("connection", "GetMetricSpec", "GetMetrics"), zip(*rounds, strict=True), strict=True):
         yield Figure(f"first {method}", {"time": in_milliseconds(column), "rounds": str(ROUNDS)})

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What do a thousand streams cost, and how soon is each told? ``python -m benchmarks.bench_streams``.
+"""Measures the cost of a thousand streams and the delay of their messages.
 
-The client is Python and on the same machine: reading a thousand messages takes it tens of milliseconds
-too, so the last stream is told sooner than it is shown here.
+Run it with ``python -m benchmarks.bench_streams``. The client is a Python process on the same machine. It needs tens of
+milliseconds to read a thousand messages, so the real delay of the last stream is shorter than the figure.
 """
 
 import asyncio
@@ -27,27 +27,27 @@ _BUSY, _AT_REST = (90, 20), (10, 20)
 
 
 @dataclass
-class _Told:
-    """What the streams of one test were told."""
+class _Messages:
+    """The arrival times of the messages of all streams."""
 
     times: list[float] = field(default_factory=list)
-    all_told: asyncio.Event = field(default_factory=asyncio.Event)
+    all_received: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def note(self) -> None:
+    def add(self) -> None:
         self.times.append(time.monotonic())
         if len(self.times) == STREAMS:
-            self.all_told.set()
+            self.all_received.set()
 
     async def wait(self) -> list[float]:
         async with asyncio.timeout(_WAIT_SECONDS):
-            await self.all_told.wait()
+            await self.all_received.wait()
         times, self.times = self.times, []
-        self.all_told.clear()
+        self.all_received.clear()
         return times
 
 
 def figures() -> Iterator[Figure]:
-    """Streams whose triggers are all alike, and streams of which no two are."""
+    """Yield the figures for equal triggers and for different triggers."""
     for alike in (True, False):
         which = "all alike" if alike else "no two alike"
         with node() as fake:
@@ -62,17 +62,17 @@ async def _measure_changes(fake: FakeNvml, alike: bool, which: str) -> list[Figu
         serve.wait_until_it_answers()
         before = serve.memory()
         async with grpc.aio.insecure_channel(serve.address) as channel:
-            told = _Told()
-            streams = _open(channel, told, alike, windowSeconds="0")
-            await told.wait()
+            messages = _Messages()
+            streams = _open(channel, messages, alike, windowSeconds="0")
+            await messages.wait()
             during = serve.memory()
             firsts, lasts = [], []
             for number in range(ROUNDS):
-                # Not in step with the sampler, so that the wait for the next sample is anything from 0 to 100 ms.
+                # The phase differs from that of the sampler: the wait for the next sample is between 0 and 100 ms.
                 await asyncio.sleep(1 + 0.037 * number)
                 changed = time.monotonic()
                 _set_all(fake, _AT_REST if number % 2 else _BUSY)
-                times = await told.wait()
+                times = await messages.wait()
                 firsts.append(min(times) - changed)
                 lasts.append(max(times) - changed)
             await _close(streams)
@@ -86,10 +86,10 @@ async def _measure_changes(fake: FakeNvml, alike: bool, which: str) -> list[Figu
             },
         ),
         Figure(
-            f"from the change to the news, sampled every 100 ms; {which}",
+            f"from the change to the message, sampled every 100 ms; {which}",
             {
-                "first stream told": in_milliseconds(firsts),
-                "last stream told": in_milliseconds(lasts),
+                "first message": in_milliseconds(firsts),
+                "last message": in_milliseconds(lasts),
                 "last minus first": in_milliseconds(b - a for a, b in zip(firsts, lasts, strict=True)),
             },
         ),
@@ -100,9 +100,9 @@ async def _measure_idle(fake: FakeNvml, alike: bool, which: str) -> Figure:
     with Serve(fake) as serve:
         serve.wait_until_it_answers()
         async with grpc.aio.insecure_channel(serve.address) as channel:
-            told = _Told()
-            streams = _open(channel, told, alike)
-            await told.wait()
+            messages = _Messages()
+            streams = _open(channel, messages, alike)
+            await messages.wait()
             # The default window of ten seconds is full before the clock starts.
             await asyncio.sleep(10)
             shares = [await asyncio.to_thread(serve.cpu_share, _IDLE_SECONDS / 4) for _ in range(4)]
@@ -111,12 +111,12 @@ async def _measure_idle(fake: FakeNvml, alike: bool, which: str) -> Figure:
     return Figure(f"CPU, streams idle, sampled every second; {which}", {"of one core": share})
 
 
-def _open(channel: Any, told: _Told, alike: bool, **metadata: str) -> list[asyncio.Task[None]]:
+def _open(channel: Any, messages: _Messages, alike: bool, **metadata: str) -> list[asyncio.Task[None]]:
     stub: Any = pb_grpc.ExternalScalerStub(channel)  # type: ignore[no-untyped-call]
 
     async def follow(number: int) -> None:
         async for _ in stub.StreamIsActive(ref(80 if alike else number, **metadata)):
-            told.note()
+            messages.add()
 
     return [asyncio.create_task(follow(1 + number)) for number in range(STREAMS)]
 

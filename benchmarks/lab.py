@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is measured on, and how is it shown? A node with fake GPUs, ``serve`` on it, and tables of figures.
+"""Provides a node with fake GPUs, ``serve`` on it, and tables of figures.
 
-The law of this module: what is measured is the command that ships, as a process of its own; whatever is
-started here is stopped here, by its pid.
+Law: the benchmarks measure the shipped command in a process of its own. This module stops each process that it starts,
+by its pid.
 """
 
 import functools
@@ -40,14 +40,14 @@ _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One row of a table: what was measured, and what came out, units included."""
+    """One row of a table: the name of the measurement, and its values with units."""
 
     what: str
     values: Mapping[str, str]
 
 
 def heading() -> str:
-    """Say where and on what the figures below were measured."""
+    """Return the machine, the versions and the commit of the measurement."""
     commit = _git("rev-parse", "--short", "HEAD") or "unknown"
     dirty = " and uncommitted changes" if _git("status", "--porcelain") else ""
     cores, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
@@ -56,7 +56,7 @@ def heading() -> str:
 
 
 def report(title: str, figures: Iterable[Figure]) -> None:
-    """Print figures as a table for people, each row as soon as it is known."""
+    """Print figures as a table, each row as soon as it is measured."""
     print(f"\n{title}\n", flush=True)
     columns: tuple[str, ...] = ()
     for figure in figures:
@@ -67,13 +67,13 @@ def report(title: str, figures: Iterable[Figure]) -> None:
 
 
 def run_alone(title: str, figures: Iterable[Figure]) -> None:
-    """What ``python -m benchmarks.bench_x`` does."""
+    """Run one benchmark for ``python -m benchmarks.bench_x``."""
     print(heading())
     report(title, figures)
 
 
 def percentiles(seconds: Sequence[float]) -> dict[str, float]:
-    """The latencies people ask for, in seconds, by nearest rank: each was measured."""
+    """Return the usual percentiles in seconds by nearest rank: each of them is a measured value."""
     return {
         "p50": nearest_rank(seconds, 50),
         "p90": nearest_rank(seconds, 90),
@@ -83,14 +83,14 @@ def percentiles(seconds: Sequence[float]) -> dict[str, float]:
 
 
 def in_milliseconds(seconds: Iterable[float]) -> str:
-    """The median of several rounds and their range, as "1.2 ms (1.1 to 1.9)"."""
+    """Format the median of several rounds and their range, as "1.2 ms (1.1 to 1.9)"."""
     values = [1e3 * each for each in seconds]
     middle = statistics.median(values)
     return f"{middle:.1f} ms" + (f" ({min(values):.1f} to {max(values):.1f})" if len(values) > 1 else "")
 
 
 def stolen_since_now() -> Callable[[], str]:
-    """Return what tells, later, which share of this machine's CPU time its host gave to others meanwhile."""
+    """Return a function for the share of CPU time that the host gave to other machines since now."""
     before = _cpu_ticks()
 
     def share() -> str:
@@ -101,12 +101,12 @@ def stolen_since_now() -> Callable[[], str]:
 
 
 def request(target: int | str = 80) -> pb.GetMetricsRequest:
-    """What KEDA asks for the trigger with this target; other targets are other triggers."""
+    """Return KEDA's request for the trigger with this target; each target is a trigger of its own."""
     return pb.GetMetricsRequest(scaledObjectRef=ref(target))
 
 
 def workload_request(number: int | str, **metadata: str) -> pb.GetMetricsRequest:
-    """What KEDA asks about one of many workloads, which are numbered from 1 and have three-line triggers."""
+    """Return KEDA's request for one of many workloads, which are numbered from 1 and have short triggers."""
     scaled_object = pb.ScaledObjectRef(
         name=f"llama-{number}", namespace="ai", scalerMetadata={"scalerAddress": "keda-gpu-scaler:6000", **metadata}
     )
@@ -114,13 +114,13 @@ def workload_request(number: int | str, **metadata: str) -> pb.GetMetricsRequest
 
 
 def ref(target: int | str = 80, **metadata: str) -> pb.ScaledObjectRef:
-    """A ScaledObject with this target, and with whatever else its trigger says."""
+    """Return a ScaledObject with this target and further metadata of the trigger."""
     trigger = {
-        "scalerAddress": "keda-gpu-scaler.keda.svc.cluster.local:6000",  # KEDA sends its own keys along
+        "scalerAddress": "keda-gpu-scaler.keda.svc.cluster.local:6000",  # KEDA sends its own keys, too
         "metricType": "gpu_utilization",
         "targetValue": str(target),
         "activationThreshold": "50",
-        "report": "average",  # there is no cluster that would know the replicas
+        "report": "average",  # without a cluster the number of replicas is not known
         **metadata,
     }
     return pb.ScaledObjectRef(name=f"llama-{target}", namespace="ai", scalerMetadata=trigger)
@@ -128,7 +128,7 @@ def ref(target: int | str = 80, **metadata: str) -> pb.ScaledObjectRef:
 
 @contextmanager
 def node(delay_microseconds: int = 0) -> Iterator[FakeNvml]:
-    """A node with eight busy GPUs, each driver call of which takes so long."""
+    """Provide a node with eight busy GPUs, with a delay for each driver call."""
     with tempfile.TemporaryDirectory() as folder:
         compiled = Path(folder) / "compiled"
         fresh = Path(folder) / "node"
@@ -154,9 +154,9 @@ def node(delay_microseconds: int = 0) -> Iterator[FakeNvml]:
 
 @functools.cache
 def compiled_environment(python: tuple[str, ...] = PYTHON) -> Mapping[str, str]:
-    """The environment of this process, with bytecode at hand for all that ``serve`` imports, as in an installed image.
+    """Return the environment of this process with compiled bytecode for all imports of ``serve``, as in an image.
 
-    Without it every start compiles our modules again, and the compiler's leavings count as resident memory.
+    Without it each start compiles our modules again, and the memory of the compiler counts as resident memory.
     """
     environment = {**os.environ, "PYTHONPYCACHEPREFIX": _BYTECODE.name, "PYTHONDONTWRITEBYTECODE": ""}
     imports = "import pynvml, keda_gpu_scaler.cli.serve, keda_gpu_scaler.agent, keda_gpu_scaler.devices.nvml.backend"
@@ -165,12 +165,12 @@ def compiled_environment(python: tuple[str, ...] = PYTHON) -> Mapping[str, str]:
 
 
 class Serve:
-    """``keda-gpu-scaler serve`` on a fake node, as a process of its own, for as long as the ``with`` block.
+    """``keda-gpu-scaler serve`` on a fake node, as a process inside a ``with`` block.
 
     Args:
-        fake: the node; None where the flags say what is read.
+        fake: the node; None if the flags set the backend.
         flags: more flags for ``serve``.
-        python: how the interpreter is called; by default this one, without options.
+        python: the command of the interpreter; by default this one, without options.
         environment: more environment variables.
     """
 
@@ -206,7 +206,7 @@ class Serve:
             self._process.wait()
 
     def wait_until_it_listens(self) -> None:
-        """Return with the first connection; a gRPC channel that came too early would wait out its back-off."""
+        """Return after the first connection. A gRPC channel that connects too early waits for its back-off."""
         while True:
             try:
                 socket.create_connection(("127.0.0.1", self._port), timeout=1).close()
@@ -219,44 +219,44 @@ class Serve:
 
     @contextmanager
     def stub(self) -> Iterator[Any]:
-        """A client of its own connection."""
+        """Provide a client with its own connection."""
         with grpc.insecure_channel(self.address) as channel:
             yield pb_grpc.ExternalScalerStub(channel)  # type: ignore[no-untyped-call]
 
     def wait_until_it_answers(self) -> None:
-        """Return with the first value, that is after the first sample."""
+        """Return after the first value, which needs the first sample."""
         self.wait_until_it_listens()
         with self.stub() as stub:
             until_answered(stub)
 
     def register_interest(self, triggers: int) -> None:
-        """Ask once about each of so many triggers, no two alike: those with the targets from 1 on."""
+        """Call GetMetrics once for each of a number of triggers, with the targets from 1 on."""
         with self.stub() as stub:
             for target in range(1, 1 + triggers):
                 stub.GetMetrics(request(target), timeout=START_SECONDS)
 
     def cpu_seconds(self) -> float:
-        """User and system time used so far."""
+        """Return the user and system time used so far."""
         after_name = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(after_name[11]) + int(after_name[12])) / _TICKS_PER_SECOND
 
     def cpu_share(self, seconds: float) -> float:
-        """CPU seconds per second over the next so many seconds."""
+        """Return the CPU seconds per second, measured over the next ``seconds``."""
         before, started = self.cpu_seconds(), time.monotonic()
         time.sleep(seconds)
         return (self.cpu_seconds() - before) / (time.monotonic() - started)
 
     def memory(self) -> "Resident":
-        """What is resident now."""
+        """Return the resident memory now."""
         return resident(str(self.pid))
 
     def threads(self) -> int:
-        """How many threads there are now."""
+        """Return the number of threads now."""
         return len(list(Path(f"/proc/{self.pid}/task").iterdir()))
 
 
 def until_answered(stub: Any) -> None:
-    """Ask for a value until there is one."""
+    """Call GetMetrics until it returns a value."""
     deadline = time.monotonic() + START_SECONDS
     while True:
         try:
@@ -273,8 +273,8 @@ def until_answered(stub: Any) -> None:
 class Resident:
     """A process's resident memory in MiB.
 
-    ``anonymous`` is what it wrote and nobody shares; the rest of ``rss`` is files (code of libraries) that
-    the page cache can give up. ``pss`` counts a page that n processes share as one n-th.
+    ``anonymous`` is private memory that the process wrote. The rest of ``rss`` is files (code of libraries) that the
+    page cache can drop. ``pss`` counts a page that n processes share as one n-th.
     """
 
     rss: float
@@ -301,7 +301,7 @@ def _free_port() -> int:
 
 
 def _cpu_ticks() -> list[int]:
-    # user, nice, system, idle, iowait, irq, softirq, steal; guests' time is in user already.
+    # user, nice, system, idle, iowait, irq, softirq, steal; the time of guests is part of user.
     return [int(each) for each in Path("/proc/stat").read_text().split()[1:9]]
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long does a caller wait for GetMetrics? Asked by ghz where there is one, else by a process with grpcio.
+"""Measures the latency of GetMetrics with ghz, or with a grpcio process if ghz is not installed.
 
-The law of this module: a client that is slower than the server measures itself, so every figure says who
-measured. ``go install github.com/bojand/ghz/cmd/ghz@latest`` gives ghz; it is looked for on PATH, or where
-the environment variable GHZ says.
+Law: each figure names its client, because a client that is slower than the server measures itself.
+``go install github.com/bojand/ghz/cmd/ghz@latest`` installs ghz. It is searched for on PATH, or at the path in the
+environment variable GHZ.
 """
 
 import asyncio
@@ -24,8 +24,8 @@ from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 
 CALLERS = 16
 _METHOD = "/externalscaler.ExternalScaler/GetMetrics"
-_ENOUGH = 300
-_ASKED: Mapping[str, Callable[[int | str], pb.GetMetricsRequest]] = {
+_OPEN_LOOP_CALLERS = 300
+_REQUESTS: Mapping[str, Callable[[int | str], pb.GetMetricsRequest]] = {
     "triggers": request,
     "workloads": workload_request,
 }
@@ -34,7 +34,7 @@ _LIMIT_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What came of one round: every call's latency, and calls answered per second; not one call failed."""
+    """The result of one round without a failed call: the latency of each call, and answered calls per second."""
 
     client: str
     latencies_seconds: list[float]
@@ -42,36 +42,36 @@ class Load:
 
 
 def load(
-    address: str, *, calls: int, triggers: int, calls_per_second: int | None = None, asked: str = "triggers"
+    address: str, *, calls: int, triggers: int, calls_per_second: int | None = None, kind: str = "triggers"
 ) -> Load:
-    """Ask ``calls`` times over one connection, for triggers chosen at random (ghz) or in turn (grpcio).
+    """Send ``calls`` calls over one connection, for triggers chosen at random (ghz) or in turn (grpcio).
 
     Args:
         address: where the server listens.
-        calls: how many in all.
-        triggers: how many different ones are asked about.
-        calls_per_second: calls start at this pace, whether or not earlier ones have returned (open loop);
-            by default 16 callers each ask again as soon as they are answered (closed loop).
-        asked: "triggers" of one workload, or one trigger of so many "workloads".
+        calls: the number of calls.
+        triggers: the number of different triggers.
+        calls_per_second: calls start at this rate, even if earlier ones have not returned (open loop);
+            by default each of 16 callers sends its next call after the answer (closed loop).
+        kind: "triggers" of one workload, or one trigger for each of many "workloads".
     """
     ghz = os.environ.get("GHZ") or shutil.which("ghz")
     if ghz:
-        return _with_ghz(ghz, address, calls, triggers, calls_per_second, asked)
+        return _with_ghz(ghz, address, calls, triggers, calls_per_second, kind)
     numbers = (str(calls), str(triggers), str(calls_per_second or 0))
-    command = [sys.executable, "-m", "benchmarks.load", address, *numbers, asked]
+    command = [sys.executable, "-m", "benchmarks.load", address, *numbers, kind]
     client = subprocess.run(command, cwd=HOME, stdout=subprocess.PIPE, text=True, check=True, timeout=_LIMIT_SECONDS)
     return Load(**json.loads(client.stdout))
 
 
-def _with_ghz(ghz: str, address: str, calls: int, triggers: int, calls_per_second: int | None, asked: str) -> Load:
-    # A template costs ghz less than a file of a thousand requests, all of which it would read for every call.
+def _with_ghz(ghz: str, address: str, calls: int, triggers: int, calls_per_second: int | None, kind: str) -> Load:
+    # ghz reads a file of a thousand requests again for each call; a template is cheaper.
     target = f"{{{{ randomInt 1 {1 + triggers} }}}}" if triggers > 1 else 1
     what = ("--insecure", "--proto", str(HOME / "proto" / "externalscaler.proto"), "--call", _METHOD[1:])
-    data = ("--data", MessageToJson(_ASKED[asked](target)), "--format", "json")
-    # With its --async ghz drops the calls that are open at the end; callers enough never hold up a call either.
-    pace = ("--rps", str(calls_per_second), "-c", str(_ENOUGH)) if calls_per_second else ("-c", str(CALLERS))
+    data = ("--data", MessageToJson(_REQUESTS[kind](target)), "--format", "json")
+    # With --async ghz drops the open calls at the end; with enough callers no call has to wait either.
+    rate = ("--rps", str(calls_per_second), "-c", str(_OPEN_LOOP_CALLERS)) if calls_per_second else ("-c", str(CALLERS))
     bounds = ("-n", str(calls), "--connections", "1")
-    command = [ghz, *what, *data, *pace, *bounds, address]
+    command = [ghz, *what, *data, *rate, *bounds, address]
     output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=_LIMIT_SECONDS).stdout
     result = json.loads(output)
     answered = [each["latency"] / 1e9 for each in result["details"] if each["status"] == "OK"]
@@ -80,17 +80,17 @@ def _with_ghz(ghz: str, address: str, calls: int, triggers: int, calls_per_secon
     return Load("ghz (Go)", answered, result["rps"])
 
 
-async def _with_grpcio(address: str, calls: int, triggers: int, calls_per_second: int, asked: str) -> Load:
-    requests = [_ASKED[asked](1 + each).SerializeToString() for each in range(triggers)]
+async def _with_grpcio(address: str, calls: int, triggers: int, calls_per_second: int, kind: str) -> Load:
+    requests = [_REQUESTS[kind](1 + each).SerializeToString() for each in range(triggers)]
     latencies: list[float] = []
     async with grpc.aio.insecure_channel(address) as channel:
-        ask = channel.unary_unary(_METHOD)
-        await ask(requests[0])
+        get_metrics = channel.unary_unary(_METHOD)
+        await get_metrics(requests[0])
 
         async def call(number: int) -> None:
-            asked = time.monotonic()
-            await ask(requests[number % triggers])
-            latencies.append(time.monotonic() - asked)
+            started_call = time.monotonic()
+            await get_metrics(requests[number % triggers])
+            latencies.append(time.monotonic() - started_call)
 
         async def caller(numbers: range) -> None:
             for number in numbers:
@@ -109,6 +109,6 @@ async def _with_grpcio(address: str, calls: int, triggers: int, calls_per_second
 
 
 if __name__ == "__main__":
-    calls, triggers, pace = map(int, sys.argv[2:5])
-    measured = asyncio.run(_with_grpcio(sys.argv[1], calls, triggers, pace, sys.argv[5]))
+    calls, triggers, rate = map(int, sys.argv[2:5])
+    measured = asyncio.run(_with_grpcio(sys.argv[1], calls, triggers, rate, sys.argv[5]))
     print(json.dumps(asdict(measured)))

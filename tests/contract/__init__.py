@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One suite a port, run on the real adapters and on their fakes alike."""
+"""One test suite for each protocol, run on the real implementations and on the fakes."""

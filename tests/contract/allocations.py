@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What must hold for whoever tells a node's allocations?"""
+"""The contract of the sources of a node's allocations."""
 
 import pytest
 
@@ -14,21 +14,21 @@ HELD = (
 
 
 class AllocationsContract:
-    """Subclass it as ``Test…`` and give it an ``allocations`` that was told HELD, and a ``unavailable`` one that was not."""
+    """Subclass it as ``Test…`` with ``allocations`` that received HELD, and ``unavailable`` that received nothing."""
 
     @pytest.fixture
     def allocations(self) -> Allocations:
-        raise NotImplementedError("a contract needs somebody to keep it")
+        raise NotImplementedError("a subclass provides it")
 
     @pytest.fixture
     def unavailable(self) -> Allocations:
-        raise NotImplementedError("a contract needs somebody to keep it")
+        raise NotImplementedError("a subclass provides it")
 
-    def test_it_tells_what_it_was_told_sorted(self, allocations: Allocations) -> None:
+    def test_the_allocations_are_sorted(self, allocations: Allocations) -> None:
         assert allocations.held(NOW) == HELD
 
-    def test_the_same_knowledge_is_the_same_object(self, allocations: Allocations) -> None:
+    def test_unchanged_allocations_are_the_same_object(self, allocations: Allocations) -> None:
         assert allocations.held(NOW) is allocations.held(NOW + 1)
 
-    def test_law_1_nobody_told_is_not_nobody_holds(self, unavailable: Allocations) -> None:
+    def test_law_1_unavailable_allocations_are_not_an_empty_tuple(self, unavailable: Allocations) -> None:
         assert unavailable.held(NOW) is None

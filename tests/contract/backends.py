@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What must hold for every backend, whatever it reads?"""
+"""The contract of every backend."""
 
 import pytest
 
@@ -8,12 +8,12 @@ from keda_gpu_scaler.core.types import Sample
 
 
 class BackendContract:
-    """Subclass it as ``Test…`` and give it a ``backend`` that can be read."""
+    """Subclass it as ``Test…`` with a ``backend`` that can be read."""
 
     @pytest.fixture
     def backend(self) -> Backend:
-        """A backend that was not read yet. Whoever makes it closes it."""
-        raise NotImplementedError("a contract needs somebody to keep it")
+        """A backend that was not read yet. The subclass closes it."""
+        raise NotImplementedError("a subclass provides it")
 
     def test_its_source_has_a_name(self, backend: Backend) -> None:
         assert backend.source.strip()
@@ -23,10 +23,10 @@ class BackendContract:
         assert isinstance(samples, tuple)
         assert all(isinstance(sample, Sample) for sample in samples)
 
-    def test_there_are_devices_unless_having_none_is_its_purpose(self, backend: Backend) -> None:
+    def test_a_backend_has_devices_unless_it_is_deviceless(self, backend: Backend) -> None:
         assert bool(backend.read(0.0)) is not backend.deviceless
 
-    def test_samples_come_in_the_order_of_their_indices(self, backend: Backend) -> None:
+    def test_samples_are_in_the_order_of_their_indices(self, backend: Backend) -> None:
         samples = backend.read(0.0)
         assert list(samples) == sorted(samples, key=lambda sample: (sample.device.index, sample.device.uuid))
 
@@ -35,12 +35,12 @@ class BackendContract:
         assert all(uuids)
         assert len(uuids) == len(set(uuids))
 
-    def test_whole_devices_have_indices_of_their_own(self, backend: Backend) -> None:
+    def test_whole_devices_have_different_indices(self, backend: Backend) -> None:
         indices = [sample.device.index for sample in backend.read(0.0) if sample.device.parent is None]
         assert all(index >= 0 for index in indices)
         assert len(indices) == len(set(indices))
 
-    def test_a_slice_stands_in_for_its_parent(self, backend: Backend) -> None:
+    def test_a_slice_replaces_its_parent(self, backend: Backend) -> None:
         devices = [sample.device for sample in backend.read(0.0)]
         assert not {device.parent for device in devices} & {device.uuid for device in devices}
 
@@ -49,19 +49,19 @@ class BackendContract:
             for sample in backend.read(now):
                 assert_plausible(sample)
 
-    def test_time_may_stand_still(self, backend: Backend) -> None:
+    def test_two_reads_at_the_same_time_have_the_same_devices(self, backend: Backend) -> None:
         first, second = backend.read(5.0), backend.read(5.0)
         assert [sample.device for sample in first] == [sample.device for sample in second]
 
-    def test_a_device_keeps_its_identity_from_read_to_read(self, backend: Backend) -> None:
+    def test_a_device_keeps_its_identity_between_reads(self, backend: Backend) -> None:
         devices = [sample.device for sample in backend.read(0.0)]
         assert [sample.device for sample in backend.read(1.0)] == devices
         assert [sample.device for sample in backend.read(1000.0)] == devices
 
-    def test_it_can_be_closed_before_it_was_read(self, backend: Backend) -> None:
+    def test_it_can_be_closed_before_the_first_read(self, backend: Backend) -> None:
         backend.close()
 
-    def test_closing_twice_is_harmless(self, backend: Backend) -> None:
+    def test_it_can_be_closed_twice(self, backend: Backend) -> None:
         backend.read(0.0)
         backend.close()
         backend.close()
@@ -73,7 +73,7 @@ class BackendContract:
 
 
 def assert_plausible(sample: Sample) -> None:
-    """Every reading of this sample is unknown, or possible on this earth."""
+    """Assert that every reading of a sample is unknown or physically possible."""
     for ratio in (sample.gpu_utilization_ratio, sample.memory_utilization_ratio):
         assert ratio is None or 0 <= ratio <= 1
     used, total = sample.memory_used_bytes, sample.memory_total_bytes

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What must hold for whoever tells what engines and sources of demand told?"""
+"""The contract of the sources of scrape results."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -19,81 +19,81 @@ Scenario = Callable[[Engines], Coroutine[Any, Any, None]]
 
 
 class EnginesContract:
-    """Subclass it as ``Test…``, and say who is asked.
+    """Subclass it as ``Test…`` and provide the source.
 
-    ENGINE is a vLLM in which WAITING requests wait, NO_ENGINE a pod where nothing listens, and at DEMAND the series
-    DEPTH is DEPTH_VALUE.
+    ENGINE is a vLLM with WAITING waiting requests. NO_ENGINE is a pod that refuses connections. At DEMAND the series
+    DEPTH has the value DEPTH_VALUE.
     """
 
-    def keep(self, scenario: Scenario) -> None:
-        """Play a scenario, in a loop whose time is its own, with one that was asked nothing yet."""
-        raise NotImplementedError("a contract needs somebody to keep it")
+    def run(self, scenario: Scenario) -> None:
+        """Run a scenario in virtual time with a new source."""
+        raise NotImplementedError("a subclass provides it")
 
-    def test_it_tells_what_the_engine_told(self) -> None:
+    def test_the_sample_has_the_readings_of_the_engine(self) -> None:
         async def scenario(engines: Engines) -> None:
-            (page,) = (await asked(engines, ENGINE)).pages
-            assert page.failure is None
-            assert page.newest is not None
-            assert (page.newest.engine, page.newest.waiting) == ("vllm", WAITING)
+            (history,) = (await scraped(engines, ENGINE)).targets
+            assert history.failure is None
+            assert history.newest is not None
+            assert (history.newest.engine, history.newest.waiting) == ("vllm", WAITING)
 
-        self.keep(scenario)
+        self.run(scenario)
 
-    def test_it_tells_a_pod_without_an_engine_from_one_that_is_not_scraped_yet(self) -> None:
+    def test_a_pod_without_an_engine_has_a_result(self) -> None:
         async def scenario(engines: Engines) -> None:
-            told = await asked(engines, NO_ENGINE)
-            assert told.is_no_engine
-            assert told.failure
-            assert told.pages == ()
+            result = await scraped(engines, NO_ENGINE)
+            assert result.is_no_engine
+            assert result.failure
+            assert result.targets == ()
 
-        self.keep(scenario)
+        self.run(scenario)
 
-    def test_it_tells_the_series_that_are_asked_for(self) -> None:
+    def test_the_sample_has_the_requested_series(self) -> None:
         async def scenario(engines: Engines) -> None:
             engines.register_interest(DEMAND, window_seconds=10.0, selectors=(DEPTH,), demand=True)
             await engines.wait_for_sync([DEMAND])
-            (page,) = engines.scrape_results()[DEMAND].pages
-            assert page.newest is not None
-            series = page.newest.selected[DEPTH.text]
+            (history,) = engines.scrape_results()[DEMAND].targets
+            assert history.newest is not None
+            series = history.newest.selected[DEPTH.text]
             assert series is not None
             assert (series.value, series.is_counter) == (DEPTH_VALUE, False)
 
-        self.keep(scenario)
+        self.run(scenario)
 
-    def test_nothing_is_told_of_what_nobody_asks_for(self) -> None:
+    def test_an_endpoint_without_interest_has_no_result(self) -> None:
         async def scenario(engines: Engines) -> None:
             assert ENGINE not in engines.scrape_results()
-            await asked(engines, NO_ENGINE)
+            await scraped(engines, NO_ENGINE)
             assert set(engines.scrape_results()) == {NO_ENGINE}
 
-        self.keep(scenario)
+        self.run(scenario)
 
-    def test_law_3_asking_changes_nothing_that_is_told(self) -> None:
+    def test_law_3_registering_interest_does_not_change_the_result(self) -> None:
         async def scenario(engines: Engines) -> None:
-            told = await asked(engines, ENGINE)
+            result = await scraped(engines, ENGINE)
             engines.register_interest(ENGINE, window_seconds=600.0)
-            assert engines.scrape_results()[ENGINE] is told
+            assert engines.scrape_results()[ENGINE] is result
 
-        self.keep(scenario)
+        self.run(scenario)
 
-    def test_what_settled_once_does_so_at_once(self) -> None:
+    def test_a_second_wait_for_sync_returns_at_once(self) -> None:
         async def scenario(engines: Engines) -> None:
-            await asked(engines, ENGINE, NO_ENGINE)
+            await scraped(engines, ENGINE, NO_ENGINE)
             for endpoints in ([ENGINE], [NO_ENGINE, ENGINE], []):
                 async with asyncio.timeout(0.001):
                     await engines.wait_for_sync(endpoints)
 
-        self.keep(scenario)
+        self.run(scenario)
 
-    def test_failures_are_among_the_scrapes(self) -> None:
+    def test_failures_are_counted_as_scrapes(self) -> None:
         async def scenario(engines: Engines) -> None:
-            await asked(engines, ENGINE, NO_ENGINE)
+            await scraped(engines, ENGINE, NO_ENGINE)
             assert all(0 <= it.failures <= it.scrapes for it in engines.counts().values())
 
-        self.keep(scenario)
+        self.run(scenario)
 
 
-async def asked(engines: Engines, *endpoints: Endpoint) -> ScrapeResult:
-    """Ask, wait until they are settled, and return what came of the first."""
+async def scraped(engines: Engines, *endpoints: Endpoint) -> ScrapeResult:
+    """Register interest, wait for the sync and return the result of the first endpoint."""
     for endpoint in endpoints:
         engines.register_interest(endpoint, window_seconds=10.0)
     await engines.wait_for_sync(endpoints)

@@ -185,7 +185,7 @@ def test_what_nobody_asks_about_is_not_scraped(cluster: Cluster) -> None:
             "http://[::ffff:169.254.169.254]/", "link-local or serves a cloud's metadata", id="metadata in IPv6"
         ),
         pytest.param("http://[fe80::1]/", "link-local or serves a cloud's metadata", id="link-local"),
-        pytest.param("http://192.0.2.1/", "is not among the endpoints that are allowed", id="not listed"),
+        pytest.param("http://192.0.2.1/", "is not among the allowed endpoints", id="not listed"),
         pytest.param("http://no-such-host.invalid/", "cannot be resolved", id="a name that does not resolve"),
     ],
 )

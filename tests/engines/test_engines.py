@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The scraper and its fake keep the same contract."""
+"""The scrape manager and its fake keep the same contract."""
 
 import asyncio
 
@@ -8,28 +8,28 @@ from keda_gpu_scaler.core.types import EngineSample, Series
 from keda_gpu_scaler.scrape.manager import ScrapeManager
 from tests.contract.engines import DEMAND, DEPTH, DEPTH_VALUE, ENGINE, NO_ENGINE, WAITING, EnginesContract, Scenario
 from tests.fakes import FakeEngines
-from tests.scrape.virtual_time import play
+from tests.scrape.virtual_time import run_in_virtual_time
 from tests.scrape.web import Web, vllm
 
 
-class TestScrapingKeepsTheContract(EnginesContract):
-    def keep(self, scenario: Scenario) -> None:
+class TestTheManagerKeepsTheContract(EnginesContract):
+    def run(self, scenario: Scenario) -> None:
         web = Web()
         web.pages["10.1.2.3:8000/metrics"] = vllm(waiting=WAITING)
         web.pages["10.1.2.5:80/metrics"] = f"{DEPTH.name} {DEPTH_VALUE}\n".encode()
 
         async def whole() -> None:
-            scraping = ScrapeManager(web, clock=asyncio.get_running_loop().time)
-            await scenario(scraping)
-            await scraping.close()
+            manager = ScrapeManager(web, clock=asyncio.get_running_loop().time)
+            await scenario(manager)
+            await manager.close()
 
-        play(whole())
+        run_in_virtual_time(whole())
 
 
 class TestTheFakeKeepsTheContract(EnginesContract):
-    def keep(self, scenario: Scenario) -> None:
+    def run(self, scenario: Scenario) -> None:
         series = {DEPTH.text: Series(DEPTH_VALUE, is_counter=False)}
-        play(
+        run_in_virtual_time(
             scenario(
                 FakeEngines(
                     {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A vLLM endpoint that plays a recording: the page it serves is the one of that second."""
+"""A vLLM endpoint that replays a recording, second by second."""
 
 import csv
 from collections.abc import Callable
@@ -16,7 +16,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 @dataclass(frozen=True, slots=True)
 class Second:
-    """What vLLM told in one second of a recording; ``kv`` is a ratio."""
+    """The readings of one second of a recording; ``kv`` is a ratio."""
 
     at_seconds: float
     running: float
@@ -28,7 +28,7 @@ class Second:
 
     @property
     def page(self) -> bytes:
-        """The page that vLLM would have served then."""
+        """The page that vLLM served in this second."""
         return vllm_page(
             running=self.running,
             waiting=self.waiting,
@@ -40,7 +40,7 @@ class Second:
 
 
 def recorded(run: str) -> list[Second]:
-    """Read a run of the sweep."""
+    """Read one run of the recorded load sweep."""
     with (SWEEP / run / "metrics_server_metrics.csv").open(newline="") as file:
         return [
             Second(
@@ -56,12 +56,12 @@ def recorded(run: str) -> list[Second]:
         ]
 
 
-class PlayedVllm:
-    """Serves ``/metrics`` on loopback, as of the second that the clock shows.
+class ReplayedVllm:
+    """Serves on loopback the page of the second that the clock returns.
 
     Args:
         seconds: the recording.
-        clock: seconds since its beginning.
+        clock: seconds since the beginning of the recording.
     """
 
     def __init__(self, seconds: list[Second], clock: Callable[[], float]) -> None:
@@ -70,7 +70,7 @@ class PlayedVllm:
         self._runner: web.AppRunner | None = None
         self.port = 0
 
-    async def __aenter__(self) -> "PlayedVllm":
+    async def __aenter__(self) -> "ReplayedVllm":
         app = web.Application()
         app.router.add_get("/metrics", self._metrics)
         self._runner = web.AppRunner(app)
@@ -81,8 +81,8 @@ class PlayedVllm:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        assert self._runner is not None
-        await self._runner.cleanup()
+        if self._runner is not None:
+            await self._runner.cleanup()
 
     async def _metrics(self, request: web.Request) -> web.Response:
         now = self._clock()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What answers on loopback: an HTTP/1.1 server that says whatever a test wants it to, good or bad."""
+"""An HTTP/1.1 server on loopback whose responses a test defines, valid or not."""
 
 import asyncio
 import contextlib
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     import ssl
 
 TEXT = "text/plain; version=0.0.4"
-Answers = Callable[["Asked", asyncio.StreamWriter], Awaitable[None]]
+Handler = Callable[["Request", asyncio.StreamWriter], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """One request, on the connection of this number; header names in lower case."""
+class Request:
+    """One request, with the number of its connection; header names are in lower case."""
 
     connection: int
     method: str
@@ -25,7 +25,7 @@ class Asked:
 
 
 def page(body: bytes = b"up 1\n", *, status: str = "200 OK", **headers: str) -> bytes:
-    """An answer with its length."""
+    """A response with a content length."""
     named = {"Content-Type": TEXT, "Content-Length": str(len(body))}
     named |= {name.replace("_", "-"): value for name, value in headers.items()}
     lines = "".join(f"{name}: {value}\r\n" for name, value in named.items())
@@ -33,51 +33,51 @@ def page(body: bytes = b"up 1\n", *, status: str = "200 OK", **headers: str) -> 
 
 
 def chunked(*chunks: bytes) -> bytes:
-    """An answer in chunks, with its end."""
+    """A response in chunks, with the last chunk."""
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
     return head + b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in (*chunks, b""))
 
 
 def until_closed(body: bytes) -> bytes:
-    """An answer that ends with its connection."""
+    """A response that ends with the connection."""
     return b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + body
 
 
-def says(answer: bytes) -> Answers:
-    """Answer so, and go on."""
+def responds(response: bytes) -> Handler:
+    """Send this response to each request."""
 
-    async def answers(_: Asked, writer: asyncio.StreamWriter) -> None:
-        writer.write(answer)
+    async def handler(_: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(response)
 
-    return answers
+    return handler
 
 
-def says_and_closes(answer: bytes) -> Answers:
-    """Answer so, and close."""
+def responds_and_closes(response: bytes) -> Handler:
+    """Send this response and close the connection."""
 
-    async def answers(_: Asked, writer: asyncio.StreamWriter) -> None:
-        writer.write(answer)
+    async def handler(_: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(response)
         await writer.drain()
         writer.close()
 
-    return answers
+    return handler
 
 
-def says_and_drops(answer: bytes) -> Answers:
-    """Answer so, and let go of the connection without another word."""
+def responds_and_aborts(response: bytes) -> Handler:
+    """Send this response and abort the connection, without a TLS close."""
 
-    async def answers(_: Asked, writer: asyncio.StreamWriter) -> None:
-        writer.write(answer)
+    async def handler(_: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(response)
         await writer.drain()
         writer.transport.abort()
 
-    return answers
+    return handler
 
 
-def never_ends(beginning: bytes, more: bytes = b"") -> Answers:
-    """Begin so, and then add a little, again and again."""
+def never_ends(beginning: bytes, more: bytes = b"") -> Handler:
+    """Send a beginning, then ``more`` again and again; the response never ends."""
 
-    async def answers(_: Asked, writer: asyncio.StreamWriter) -> None:
+    async def handler(_: Request, writer: asyncio.StreamWriter) -> None:
         writer.write(beginning)
         while more:
             writer.write(more)
@@ -85,31 +85,32 @@ def never_ends(beginning: bytes, more: bytes = b"") -> Answers:
             await asyncio.sleep(0)
         await asyncio.Event().wait()
 
-    return answers
+    return handler
 
 
-def wants_token(token: str) -> Answers:
-    """Answer only to this token."""
+def requires_token(token: str) -> Handler:
+    """Send a page only to requests with this token."""
 
-    async def answers(asked: Asked, writer: asyncio.StreamWriter) -> None:
-        is_known = asked.headers.get("authorization") == f"Bearer {token}"
+    async def handler(request: Request, writer: asyncio.StreamWriter) -> None:
+        is_known = request.headers.get("authorization") == f"Bearer {token}"
         writer.write(page() if is_known else page(b"", status="401 Unauthorized"))
 
-    return answers
+    return handler
 
 
 class Server:
-    """Listens while it is entered.
+    """Listens inside its ``async with`` block.
 
-    ``asked`` is what came, in order; ``opened`` and ``open`` count connections; ``closed`` is set when one ends.
+    ``requests`` has the received requests in order; ``opened`` and ``open`` count connections; ``closed`` is set when a
+    connection ends.
     """
 
-    def __init__(self, answers: Answers, *, tls: "ssl.SSLContext | None" = None, host: str = "127.0.0.1") -> None:
-        self._answers = answers
+    def __init__(self, handler: Handler, *, tls: "ssl.SSLContext | None" = None, host: str = "127.0.0.1") -> None:
+        self._handler = handler
         self._tls = tls
         self._host = host
         self._connections: set[asyncio.Task[None]] = set()
-        self.asked: list[Asked] = []
+        self.requests: list[Request] = []
         self.opened = 0
         self.open = 0
         self.port = 0
@@ -130,25 +131,27 @@ class Server:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
-        assert task is not None
-        self._connections.add(task)
+        if task is not None:
+            self._connections.add(task)
         self.opened += 1
         self.open += 1
         number = self.opened
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             while not writer.is_closing():
-                asked = _read(number, await reader.readuntil(b"\r\n\r\n"))
-                self.asked.append(asked)
-                await self._answers(asked, writer)
+                request = _parse_request(number, await reader.readuntil(b"\r\n\r\n"))
+                self.requests.append(request)
+                await self._handler(request, writer)
         writer.close()
-        self._connections.discard(task)
+        if task is not None:
+            self._connections.discard(task)
         self.open -= 1
         self.closed.set()
 
 
-def _read(connection: int, head: bytes) -> Asked:
+def _parse_request(connection: int, head: bytes) -> Request:
     first, *lines = head.decode().rstrip().split("\r\n")
     method, path, _ = first.split(" ")
     headers = dict(line.split(": ", 1) for line in lines)
-    assert len(headers) == len(lines), lines
-    return Asked(connection, method, path, {name.lower(): value for name, value in headers.items()})
+    if len(headers) != len(lines):
+        raise AssertionError(f"a header occurs twice: {lines}")
+    return Request(connection, method, path, {name.lower(): value for name, value in headers.items()})

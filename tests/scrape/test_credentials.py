@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who is shown what: the operator's word, read anew when it changes."""
+"""Tests of mounted credentials: which hosts receive them, and how changes are read."""
 
 import logging
 import ssl
@@ -17,7 +17,7 @@ LOGGER = "keda_gpu_scaler.scrape.credentials"
 
 
 def mount(folder: Path, name: str, files: Mapping[str, str]) -> Path:
-    """Write a Secret's files, beside those that are there."""
+    """Write files of a Secret; other files of the Secret remain."""
     mounted = folder / name
     mounted.mkdir(parents=True, exist_ok=True)
     for file, content in files.items():
@@ -31,53 +31,55 @@ def found(folder: Path, host: str, namespace: str | None = None) -> str | None:
 
 
 @pytest.mark.parametrize(
-    ("hosts", "host", "namespace", "is_meant"),
+    ("hosts", "host", "namespace", "is_matching"),
     [
         pytest.param("vllm.ai.svc", "vllm.ai.svc", None, True, id="a name"),
         pytest.param("*.ai.svc", "vllm.ai.svc", None, True, id="a glob"),
-        pytest.param("*.AI.svc", "vllm.ai.svc.", None, True, id="whatever its case, and its last dot"),
+        pytest.param("*.AI.svc", "vllm.ai.svc.", None, True, id="another case, and a final dot"),
         pytest.param("*.ai.svc", "vllm.web.svc", None, False, id="another name"),
-        pytest.param("*.ai.svc", "vllm.ai.svc.evil.com", None, False, id="a name that goes on"),
+        pytest.param("*.ai.svc", "vllm.ai.svc.evil.com", None, False, id="a name with a longer suffix"),
         pytest.param("a\n\n  b  \n", "b", None, True, id="the second line"),
         pytest.param("10.0.0.0/8", "10.1.2.3", None, True, id="an address in a network"),
-        pytest.param("10.0.0.0/8", "11.1.2.3", None, False, id="an address beside it"),
-        pytest.param("fd00::/8", "fd00::1", None, True, id="an address of IPv6"),
-        pytest.param("10.0.0.0/8", "fd00::1", None, False, id="another family"),
-        pytest.param("10.0.0.0/8", "vllm.ai.svc", None, False, id="a name is no address, whatever it resolves to"),
+        pytest.param("10.0.0.0/8", "11.1.2.3", None, False, id="an address outside the network"),
+        pytest.param("fd00::/8", "fd00::1", None, True, id="an IPv6 address"),
+        pytest.param("10.0.0.0/8", "fd00::1", None, False, id="an address of the other family"),
+        pytest.param("10.0.0.0/8", "vllm.ai.svc", None, False, id="a name does not match a network"),
         pytest.param("pods:ai", "10.1.2.3", "ai", True, id="a pod of the namespace"),
         pytest.param("pods:ai", "10.1.2.3", "web", False, id="a pod of another namespace"),
-        pytest.param("pods:ai", "10.1.2.3", None, False, id="a URL that spells a pod's address"),
-        pytest.param("pods:ai", "pods:ai", None, False, id="what only sounds like it"),
-        pytest.param("10.0.0.0/8\n*", "10.1.2.3", "ai", False, id="a pod is meant by its namespace alone"),
+        pytest.param("pods:ai", "10.1.2.3", None, False, id="a URL with the address of a pod"),
+        pytest.param("pods:ai", "pods:ai", None, False, id="a host name like a pods entry"),
+        pytest.param("10.0.0.0/8\n*", "10.1.2.3", "ai", False, id="a pod matches only its namespace"),
     ],
 )
-def test_whom_a_secret_is_for(tmp_path: Path, hosts: str, host: str, namespace: str | None, is_meant: bool) -> None:
+def test_a_secret_is_for_its_hosts(
+    tmp_path: Path, hosts: str, host: str, namespace: str | None, is_matching: bool
+) -> None:
     mount(tmp_path, "one", {"hosts": hosts})
-    assert found(tmp_path, host, namespace) == ("one" if is_meant else None)
+    assert found(tmp_path, host, namespace) == ("one" if is_matching else None)
 
 
-def test_the_first_by_name_that_fits_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_matching_secret_by_name_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mount(tmp_path, "a", {"hosts": "other"})
     for name in "bc":
         mount(tmp_path, name, {"hosts": "*.ai"})
-    # A file system lists its files in any order.
+    # The order of the files in a directory is not defined.
     monkeypatch.setattr(Path, "iterdir", lambda folder: iter([folder / "c", folder / "b", folder / "a"]))
     assert found(tmp_path, "vllm.ai") == "b"
 
 
-def test_what_is_no_directory_or_hidden_is_passed_over(tmp_path: Path) -> None:
+def test_files_and_hidden_directories_are_ignored(tmp_path: Path) -> None:
     mount(tmp_path, "..data", {"hosts": "*"})
-    (tmp_path / "README").write_text("no Secret")
+    (tmp_path / "README").write_text("not a Secret")
     assert found(tmp_path, "vllm.ai") is None
 
 
-def test_without_a_directory_there_are_none() -> None:
+def test_without_a_directory_there_are_no_credentials() -> None:
     credentials = Credentials()
     credentials.refresh()
     assert credentials.find("vllm.ai", None) is None
 
 
-def test_what_is_read(tmp_path: Path) -> None:
+def test_the_files_of_a_secret_are_read(tmp_path: Path) -> None:
     mount(tmp_path, "one", {"hosts": "*", "token": "word\n", "server-name": "vllm.ai\n", "insecure-token": ""})
     secret = Credentials(str(tmp_path)).find("vllm.ai", None)
     assert secret is not None
@@ -92,9 +94,13 @@ def test_what_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "named", "why"),
     [
-        pytest.param({}, "hosts", "Required value: say for which hosts it is", id="no hosts"),
-        pytest.param({"hosts": " \n"}, "hosts", "Required value: say for which hosts it is", id="blank hosts"),
-        pytest.param({"hosts": "10.0.0.1/8"}, "hosts", '"10.0.0.1/8": must be a network', id="bits beyond the length"),
+        pytest.param({}, "hosts", "Required value: list the hosts of these credentials", id="no hosts"),
+        pytest.param(
+            {"hosts": " \n"}, "hosts", "Required value: list the hosts of these credentials", id="blank hosts"
+        ),
+        pytest.param(
+            {"hosts": "10.0.0.1/8"}, "hosts", '"10.0.0.1/8": must be a network', id="a network with host bits"
+        ),
         pytest.param({"hosts": "*\nhttp://a"}, "hosts", '"http://a": must be a network', id="a URL"),
         pytest.param({"hosts": "a:8000"}, "hosts", '"a:8000": must be a network', id="a port"),
         pytest.param({"hosts": "pods:"}, "hosts", '"pods:": must name one namespace', id="no namespace"),
@@ -103,47 +109,59 @@ def test_what_is_read(tmp_path: Path) -> None:
         pytest.param({"hosts": "*", "token": ""}, "token", "must be one line of printable ASCII", id="an empty token"),
         pytest.param({"hosts": "*", "token": "a\r\nb"}, "token", "must be one line", id="a token of two lines"),
         pytest.param({"hosts": "*", "token": "wörd"}, "token", "must be one line", id="a token that is not ASCII"),
-        pytest.param({"hosts": "*", "tls.crt": ""}, "tls.key", "tls.crt and tls.key belong together", id="no key"),
-        pytest.param({"hosts": "*", "tls.key": ""}, "tls.crt", "tls.crt and tls.key belong together", id="a key alone"),
+        pytest.param(
+            {"hosts": "*", "tls.crt": ""},
+            "tls.key",
+            "tls.crt and tls.key belong together",
+            id="a certificate without a key",
+        ),
+        pytest.param(
+            {"hosts": "*", "tls.key": ""},
+            "tls.crt",
+            "tls.crt and tls.key belong together",
+            id="a key without a certificate",
+        ),
         pytest.param({"hosts": "*", "server-name": "a b"}, "server-name", "must be one host name", id="two names"),
     ],
 )
-def test_what_is_wrong_is_told_by_its_file(tmp_path: Path, files: dict[str, str], named: str, why: str) -> None:
+def test_an_invalid_file_is_reported(tmp_path: Path, files: dict[str, str], named: str, why: str) -> None:
     mounted = mount(tmp_path, "one", files)
-    with pytest.raises(CredentialsError, match=why) as told:
+    with pytest.raises(CredentialsError, match=why) as raised:
         Credentials(str(tmp_path))
-    assert f"--endpoint-credentials: {mounted / named}: " in str(told.value)
+    assert f"--endpoint-credentials: {mounted / named}: " in str(raised.value)
 
 
-def test_what_is_no_text_is_told_by_its_file(tmp_path: Path) -> None:
+def test_a_binary_file_is_reported(tmp_path: Path) -> None:
     (mount(tmp_path, "one", {}) / "hosts").write_bytes(b"\xff\xfe")
     with pytest.raises(CredentialsError, match=r"one/hosts: cannot be read: "):
         Credentials(str(tmp_path))
 
 
-def test_a_directory_that_is_not_there_is_told(tmp_path: Path) -> None:
-    with pytest.raises(CredentialsError, match=r"none\": no such file or directory; name a directory of directories"):
+def test_a_missing_directory_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(
+        CredentialsError, match=r"none\": no such file or directory; must be a directory with one subdirectory"
+    ):
         Credentials(str(tmp_path / "none"))
 
 
-# ---- what changes ----
+# ---- changes ----
 
 
-def of(credentials: Credentials) -> Secret:
+def refreshed(credentials: Credentials) -> Secret:
     credentials.refresh()
     secret = credentials.find("vllm.ai", None)
     assert secret is not None
     return secret
 
 
-def test_what_did_not_change_is_the_same(tmp_path: Path) -> None:
+def test_unchanged_files_give_the_same_object(tmp_path: Path) -> None:
     mount(tmp_path, "one", {"hosts": "*", "token": "word"})
     credentials = Credentials(str(tmp_path))
-    assert of(credentials) is of(credentials)
+    assert refreshed(credentials) is refreshed(credentials)
 
 
-def test_a_token_is_read_anew_when_the_kubelet_turns_its_link(tmp_path: Path) -> None:
-    """The kubelet writes a new directory, and renames a link over the one that all files lead through."""
+def test_a_token_is_read_again_when_the_kubelet_replaces_its_link(tmp_path: Path) -> None:
+    """The kubelet writes a new directory and replaces the link through which each file is read."""
     mounted = tmp_path / "mounts" / "one"
     for version in ("old", "new"):
         mount(mounted, f"..{version}", {"hosts": "*", "token": version})
@@ -151,25 +169,25 @@ def test_a_token_is_read_anew_when_the_kubelet_turns_its_link(tmp_path: Path) ->
     for file in ("hosts", "token"):
         (mounted / file).symlink_to(f"..data/{file}")
     credentials = Credentials(str(tmp_path / "mounts"))
-    before = of(credentials)
+    before = refreshed(credentials)
     (mounted / "..fresh").symlink_to("..new")
     (mounted / "..fresh").replace(mounted / "..data")
-    after = of(credentials)
+    after = refreshed(credentials)
     assert (before.token, after.token) == ("old", "new")
-    assert before.stamp != after.stamp
+    assert before.fingerprint != after.fingerprint
 
 
-def test_what_is_mounted_later_or_no_more(tmp_path: Path) -> None:
+def test_a_secret_is_mounted_and_removed_later(tmp_path: Path) -> None:
     credentials = Credentials(str(tmp_path))
     mounted = mount(tmp_path, "one", {"hosts": "*"})
-    assert of(credentials).name == "one"
+    assert refreshed(credentials).name == "one"
     (mounted / "hosts").unlink()
     mounted.rmdir()
     credentials.refresh()
     assert credentials.find("vllm.ai", None) is None
 
 
-def test_what_cannot_be_used_any_more_is_not_used_and_told_once(
+def test_a_secret_that_becomes_invalid_is_not_used_and_is_logged_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     mount(tmp_path, "one", {"hosts": "*.ai", "token": "word"})
@@ -177,56 +195,56 @@ def test_what_cannot_be_used_any_more_is_not_used_and_told_once(
     credentials = Credentials(str(tmp_path))
     mount(tmp_path, "one", {"hosts": ""})
     with caplog.at_level(logging.WARNING, LOGGER):
-        assert "one/hosts: Required value" in str(of(credentials).fault)
-        assert "one/hosts: Required value" in str(of(credentials).fault)
+        assert "one/hosts: Required value" in str(refreshed(credentials).fault)
+        assert "one/hosts: Required value" in str(refreshed(credentials).fault)
     assert len(caplog.messages) == 1
     other = credentials.find("vllm.web", None)
     assert other is not None
     assert other.fault is None
 
     mount(tmp_path, "one", {"hosts": "*.ai"})
-    assert (of(credentials).name, of(credentials).fault) == ("one", None)
+    assert (refreshed(credentials).name, refreshed(credentials).fault) == ("one", None)
 
 
-def test_what_is_mounted_wrong_later_is_told_and_keeps_nobody_from_the_rest(
+def test_an_invalid_new_secret_is_logged_and_does_not_affect_the_others(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     mount(tmp_path, "two", {"hosts": "*"})
     credentials = Credentials(str(tmp_path))
     mount(tmp_path, "one", {})
     with caplog.at_level(logging.WARNING, LOGGER):
-        assert (of(credentials).name, of(credentials).fault) == ("two", None)
+        assert (refreshed(credentials).name, refreshed(credentials).fault) == ("two", None)
     assert [message for message in caplog.messages if "one/hosts: Required value" in message]
 
 
-def test_a_directory_that_cannot_be_read_for_a_while(tmp_path: Path) -> None:
+def test_a_directory_that_is_temporarily_unreadable(tmp_path: Path) -> None:
     mount(tmp_path / "mounts", "one", {"hosts": "*"})
     credentials = Credentials(str(tmp_path / "mounts"))
     (tmp_path / "mounts").rename(tmp_path / "elsewhere")
-    assert "no such file or directory" in str(of(credentials).fault)
+    assert "no such file or directory" in str(refreshed(credentials).fault)
     (tmp_path / "elsewhere").rename(tmp_path / "mounts")
-    assert of(credentials).fault is None
+    assert refreshed(credentials).fault is None
 
 
 # ---- TLS ----
 
 
-def test_a_context_is_made_once_and_anew_when_a_file_changes(tmp_path: Path) -> None:
+def test_a_tls_context_is_reused_until_a_file_changes(tmp_path: Path) -> None:
     authority, other = Authority(tmp_path), Authority(tmp_path, "other")
     mount(tmp_path / "mounts", "one", {"hosts": "*", "ca.crt": authority.certificate.read_text()})
     credentials = Credentials(str(tmp_path / "mounts"))
-    first = credentials.context(of(credentials))
-    assert credentials.context(of(credentials)) is first
+    first = credentials.context(refreshed(credentials))
+    assert credentials.context(refreshed(credentials)) is first
     assert [issuer["subject"] for issuer in first.get_ca_certs()] == [((("commonName", "ca"),),)]
     mount(tmp_path / "mounts", "one", {"ca.crt": other.certificate.read_text() + "\n"})
-    second = credentials.context(of(credentials))
+    second = credentials.context(refreshed(credentials))
     assert [issuer["subject"] for issuer in second.get_ca_certs()] == [((("commonName", "other"),),)]
 
 
-def test_the_peer_is_always_asked_who_it_is(tmp_path: Path) -> None:
+def test_the_server_is_always_verified(tmp_path: Path) -> None:
     mount(tmp_path, "one", {"hosts": "*"})
     credentials = Credentials(str(tmp_path))
-    for secret in (None, of(credentials)):
+    for secret in (None, refreshed(credentials)):
         context = credentials.context(secret)
         assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
 
@@ -234,20 +252,20 @@ def test_the_peer_is_always_asked_who_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "named"),
     [
-        pytest.param({"ca.crt": "no PEM"}, "ca.crt", id="a CA that is none"),
+        pytest.param({"ca.crt": "no PEM"}, "ca.crt", id="an invalid CA"),
         pytest.param({"ca.crt": ""}, "ca.crt", id="an empty CA"),
-        pytest.param({"tls.crt": "no PEM", "tls.key": "no PEM"}, "tls.crt", id="a certificate that is none"),
+        pytest.param({"tls.crt": "no PEM", "tls.key": "no PEM"}, "tls.crt", id="an invalid certificate"),
     ],
 )
-def test_what_is_no_certificate_is_told_by_its_file(tmp_path: Path, files: dict[str, str], named: str) -> None:
+def test_an_invalid_certificate_is_reported_with_its_file(tmp_path: Path, files: dict[str, str], named: str) -> None:
     mounted = mount(tmp_path, "one", {"hosts": "*", **files})
     credentials = Credentials(str(tmp_path))
-    with pytest.raises(CredentialsError, match=r"cannot be used: .*; it must be PEM") as told:
-        credentials.context(of(credentials))
-    assert str(mounted / named) in str(told.value)
+    with pytest.raises(CredentialsError, match=r"cannot be used: .*; it must be PEM") as raised:
+        credentials.context(refreshed(credentials))
+    assert str(mounted / named) in str(raised.value)
 
 
-def test_a_key_with_a_passphrase_is_refused_and_nobody_is_asked_for_it(tmp_path: Path) -> None:
+def test_a_key_with_a_passphrase_is_refused_without_a_prompt(tmp_path: Path) -> None:
     pair = Authority(tmp_path).issue("client")
     locked = tmp_path / "locked.key"
     command = ["openssl", "ec", "-aes256", "-passout", "pass:word", "-in", str(pair.key), "-out", str(locked)]
@@ -255,24 +273,24 @@ def test_a_key_with_a_passphrase_is_refused_and_nobody_is_asked_for_it(tmp_path:
     files = {"tls.crt": pair.certificate.read_text(), "tls.key": locked.read_text()}
     mount(tmp_path / "mounts", "one", {"hosts": "*", **files})
     # Without a terminal OpenSSL would read the passphrase from the standard input.
-    told = in_a_process(
+    completed = run_in_process(
         "credentials = Credentials(sys.argv[1]); credentials.context(credentials.find('a', None))",
         tmp_path / "mounts",
-        said="word\n",
+        stdin="word\n",
     )
-    assert "tls.crt: cannot be used" in told.stderr
+    assert "tls.crt: cannot be used" in completed.stderr
 
 
 def test_openssl_is_not_loaded_for_tokens(tmp_path: Path) -> None:
     mount(tmp_path, "one", {"hosts": "*", "token": "word"})
-    told = in_a_process("assert Credentials(sys.argv[1]).find('a', None).token; print('ssl' in sys.modules)", tmp_path)
-    assert told.stdout == "False\n"
+    completed = run_in_process("print(Credentials(sys.argv[1]).find('a', None).token, 'ssl' in sys.modules)", tmp_path)
+    assert completed.stdout == "word False\n"
 
 
-def in_a_process(program: str, folder: Path, said: str = "") -> subprocess.CompletedProcess[str]:
+def run_in_process(program: str, folder: Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", f"import sys; from {LOGGER} import Credentials; {program}", str(folder)],
-        input=said,
+        input=stdin,
         capture_output=True,
         text=True,
         timeout=60,

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real vLLM under rising load, second by second: what would its saturation have told, and when?
+"""Replays the recordings of a vLLM under rising load and checks its saturation.
 
 The recordings are of one replica that serves Llama-3.3-70B to a fixed number of clients; ``tp2_bs128`` and ``tp4_bs64``
-let fewer requests run than there are clients.
+run fewer requests than there are clients.
 """
 
 import asyncio
@@ -16,47 +16,47 @@ from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult, TargetHist
 from keda_gpu_scaler.core.trigger.engine_params import EngineQuery
 from keda_gpu_scaler.core.trigger.metrics import ENGINE_METRICS
 from keda_gpu_scaler.core.types import PodRef
-from keda_gpu_scaler.engines import scrape_parser as pages
+from keda_gpu_scaler.engines import scrape_parser
 from keda_gpu_scaler.scrape.address_policy import AddressPolicy
 from keda_gpu_scaler.scrape.credentials import Credentials
 from keda_gpu_scaler.scrape.http_client import HttpClient
 from keda_gpu_scaler.scrape.manager import ScrapeManager
 from tests.fakes import ManualClock
-from tests.scrape.playing import CONTENT_TYPE, SWEEP, PlayedVllm, Second, recorded
+from tests.scrape.playing import CONTENT_TYPE, SWEEP, ReplayedVllm, Second, recorded
 
-pytestmark = pytest.mark.skipif(not SWEEP.is_dir(), reason=f"no recordings of vLLM here: {SWEEP}")
+pytestmark = pytest.mark.skipif(not SWEEP.is_dir(), reason=f"there are no recordings of vLLM at {SWEEP}")
 
 SATURATION = ENGINE_METRICS["saturation"]
 WINDOW_SECONDS = 10.0
-BURST_SECONDS = 30.0  # all clients begin at once, so that some wait for their first prefill
+BURST_SECONDS = 30.0  # all clients begin together, and some wait for their first prefill
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """What was handed out in one second, beside what was recorded."""
+class Replayed:
+    """The saturation in one second, with the recorded readings."""
 
     second: Second
     saturation: float
 
 
-def told(seconds: list[Second], *, until: float = 1e9, **query: float) -> Iterator[Told]:
-    """Scrape each second's page, and work out the saturation from the window of pages up to it."""
-    readings: tuple[object, ...] = ()
+def replay(seconds: list[Second], *, until: float = 1e9, **query: float) -> Iterator[Replayed]:
+    """Parse the page of each second and compute the saturation from the window of samples up to it."""
+    samples: tuple[object, ...] = ()
     for second in seconds:
         if second.at_seconds > until:
             return
-        newest = pages.parse_page(second.page, CONTENT_TYPE, at_seconds=second.at_seconds)
-        readings = (*readings[-int(WINDOW_SECONDS) :], newest)
+        newest = scrape_parser.parse_page(second.page, CONTENT_TYPE, at_seconds=second.at_seconds)
+        samples = (*samples[-int(WINDOW_SECONDS) :], newest)
         load = engine_load(
             EngineQuery(**query),  # type: ignore[arg-type]
             SATURATION,
-            ScrapeResult((TargetHistory("recording", readings),)),  # type: ignore[arg-type]
+            ScrapeResult((TargetHistory("recording", samples),)),  # type: ignore[arg-type]
             window_seconds=WINDOW_SECONDS,
             stale_after_seconds=10.0,
             now=second.at_seconds,
         )
         assert load.value is not None
-        yield Told(second, load.value)
+        yield Replayed(second, load.value)
 
 
 def first(seconds: Iterator[float]) -> float:
@@ -64,64 +64,64 @@ def first(seconds: Iterator[float]) -> float:
 
 
 def test_saturation_crosses_its_target_minutes_before_requests_queue() -> None:
-    run = list(told(recorded("tp1_bs256_offloadoff"), until=300.0))
+    run = list(replay(recorded("tp1_bs256_offloadoff"), until=300.0))
     after = [it for it in run if it.second.at_seconds > BURST_SECONDS]
     crossed = first(it.second.at_seconds for it in after if it.saturation > 100)
     queued = first(it.second.at_seconds for it in after if it.second.waiting > 0)
     assert 110 < crossed < 130
-    assert queued - crossed > 130, "there is time to load another replica"
+    assert queued - crossed > 130, "the time is enough to load another replica"
 
 
 @pytest.mark.parametrize(("run", "fullest_kv"), [("tp2_bs128_offloadoff", 0.26), ("tp4_bs64_offloadoff", 0.07)])
-def test_where_few_may_run_the_queue_saturates_and_the_cache_says_nothing(run: str, fullest_kv: float) -> None:
+def test_a_low_request_limit_saturates_the_queue_before_the_cache(run: str, fullest_kv: float) -> None:
     seconds = recorded(run)
     assert max(it.kv for it in seconds) < fullest_kv
-    saturated = [it for it in told(seconds, until=300.0) if it.second.at_seconds > BURST_SECONDS]
+    saturated = [it for it in replay(seconds, until=300.0) if it.second.at_seconds > BURST_SECONDS]
     assert all(it.saturation > 1000 for it in saturated)
 
 
 @pytest.mark.parametrize("run", ["tp1_bs16_offloadoff", "tp1_bs64_offloadoff", "tp1_bs128_offloadoff"])
-def test_a_replica_that_copes_is_never_called_saturated(run: str) -> None:
-    wait_for_sync = [it for it in told(recorded(run), until=1200.0) if it.second.at_seconds > BURST_SECONDS]
-    assert max(it.saturation for it in wait_for_sync) < 100
-    assert min(it.saturation for it in wait_for_sync[:60]) > 0
+def test_a_replica_with_capacity_is_not_saturated(run: str) -> None:
+    steady = [it for it in replay(recorded(run), until=1200.0) if it.second.at_seconds > BURST_SECONDS]
+    assert max(it.saturation for it in steady) < 100
+    assert min(it.saturation for it in steady[:60]) > 0
 
 
 @pytest.mark.parametrize(
     ("run", "limit"), [("tp1_bs128_offloadoff", 128.0), ("tp1_bs64_offloadoff", 64.0), ("tp1_bs256_offloadoff", 256.0)]
 )
-def test_a_limit_that_is_known_is_seen_coming_before_the_queue(run: str, limit: float) -> None:
+def test_a_known_request_limit_saturates_before_the_queue(run: str, limit: float) -> None:
     seconds = [it for it in recorded(run) if it.at_seconds < 60.0]
-    seen = list(told(seconds, max_seqs=limit))
-    assert max(it.saturation for it in seen[5:]) > 100
+    replayed = list(replay(seconds, max_seqs=limit))
+    assert max(it.saturation for it in replayed[5:]) > 100
 
 
-def test_it_is_told_as_it_is_served() -> None:
-    """Through a real server, the real fetch and the real scraper: the same as from the pages alone."""
+def test_a_real_scrape_gives_the_same_saturation() -> None:
+    """A real server, HTTP client and scrape manager give the same values as the pages alone."""
     seconds = recorded("tp1_bs256_offloadoff")[:12]
 
     async def run() -> list[float | None]:
         clock = ManualClock(0.0)
-        async with PlayedVllm(seconds, clock) as server:
+        async with ReplayedVllm(seconds, clock) as server:
             endpoint = Endpoint(PodRef("ai", "llama-0"), "127.0.0.1", engine="vllm", port=server.port)
-            fetcher = HttpClient(AddressPolicy("127.0.0.0/8"), Credentials())
+            client = HttpClient(AddressPolicy("127.0.0.0/8"), Credentials())
             values: list[float | None] = []
             for second in seconds:
                 clock.now = second.at_seconds
-                scraping = ScrapeManager(fetcher, clock=clock)
-                scraping.register_interest(endpoint, window_seconds=WINDOW_SECONDS)
+                manager = ScrapeManager(client, clock=clock)
+                manager.register_interest(endpoint, window_seconds=WINDOW_SECONDS)
                 async with asyncio.timeout(20):
-                    await scraping.wait_for_sync([endpoint])
+                    await manager.wait_for_sync([endpoint])
                 load = engine_load(
                     EngineQuery("vllm", port=server.port),
                     SATURATION,
-                    scraping.scrape_results()[endpoint],
+                    manager.scrape_results()[endpoint],
                     window_seconds=0.0,
                     stale_after_seconds=10.0,
                     now=clock.now,
                 )
                 values.append(load.value)
-                await scraping.close()
+                await manager.close()
         return values
 
     expected = [max(it.waiting / 5, it.kv / 0.8) * 100 for it in seconds]

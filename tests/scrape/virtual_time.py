@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An event loop whose time passes only while nothing else can happen: an hour of scraping takes no time at all."""
+"""An event loop with virtual time: an hour of scraping takes no real time."""
 
 import asyncio
 import selectors
@@ -9,10 +9,10 @@ from typing import Any
 LAST_SECOND = 20_000.0
 
 
-class _Skipping(selectors.BaseSelector):
-    """A selector that does not wait: it moves the clock on."""
+class _VirtualSelector(selectors.BaseSelector):
+    """A selector that advances the clock of the loop instead of waiting."""
 
-    def __init__(self, loop: "HourglassLoop") -> None:
+    def __init__(self, loop: "VirtualTimeLoop") -> None:
         self._real = selectors.DefaultSelector()
         self._loop = loop
 
@@ -34,24 +34,26 @@ class _Skipping(selectors.BaseSelector):
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         ready = self._real.select(0)
         if not ready:
-            assert timeout is not None, "everybody waits, and nothing will ever happen"
+            if timeout is None:
+                raise AssertionError("each task waits, and no event is scheduled")
             self._loop.now += max(0.0, timeout)
-            assert self._loop.now < LAST_SECOND, "this never ends"
+            if self._loop.now >= LAST_SECOND:
+                raise AssertionError("the test does not end")
         return ready
 
 
-class HourglassLoop(asyncio.SelectorEventLoop):
-    """Runs until everything waits, and then moves on to the next time that somebody waits for."""
+class VirtualTimeLoop(asyncio.SelectorEventLoop):
+    """Runs until each task waits, then advances its time to the next scheduled event."""
 
     def __init__(self, now: float = 1000.0) -> None:
         self.now = now
-        super().__init__(_Skipping(self))
+        super().__init__(_VirtualSelector(self))
 
     def time(self) -> float:
         return self.now
 
 
-def play(scenario: Coroutine[Any, Any, None]) -> None:
-    """Run a scenario to its end; ``asyncio.sleep`` in it passes no real time."""
-    with asyncio.Runner(loop_factory=HourglassLoop) as runner:
+def run_in_virtual_time(scenario: Coroutine[Any, Any, None]) -> None:
+    """Run a scenario to its end; ``asyncio.sleep`` takes no real time in it."""
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         runner.run(scenario)

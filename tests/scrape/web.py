@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What answers where: a fetcher without a network, of which a test sets every page and every name."""
+"""A client without a network: a test sets its pages and its host names."""
 
 import asyncio
 from collections.abc import Callable
 
 from keda_gpu_scaler.core.urls import Url
-from keda_gpu_scaler.scrape.http_client import FailureKind, FetchedPage, FetchError, Target
+from keda_gpu_scaler.scrape.types import FailureKind, FetchedPage, FetchError, Target
 
 TEXT = "text/plain; version=0.0.4"
 REFUSED = FetchError("the connection is refused", FailureKind.REFUSED)
-ABSENT = FetchError("it has no such page (HTTP 404)", FailureKind.ABSENT)
+ABSENT = FetchError("the server has no such page (HTTP 404)", FailureKind.ABSENT)
 DENIED = FetchError("10.1.2.3 is refused", FailureKind.DENIED)
-SILENT = FetchError("no answer within 2 s", FailureKind.UNREADABLE)
+NO_ANSWER = FetchError("no answer within 2 s", FailureKind.UNREADABLE)
 
 Answer = bytes | Exception | Callable[[], "bytes | Exception"]
 
@@ -26,28 +26,28 @@ def sglang(running: float = 0, waiting: float = 0) -> bytes:
 
 
 class Web:
-    """Pages by "10.1.2.3:8000/metrics", addresses by name; whatever is not set refuses the connection."""
+    """Pages by "10.1.2.3:8000/metrics" and addresses by name; every other address refuses the connection."""
 
     def __init__(self) -> None:
         self.pages: dict[str, Answer] = {}
         self.names: dict[str, tuple[str, ...] | Exception] = {}
         self.content_types: dict[str, str] = {}
         self.seconds: dict[str, float] = {}
-        self.asked: list[tuple[float, str]] = []
+        self.fetched: list[tuple[float, str]] = []
         self.resolved: list[tuple[float, str]] = []
-        self.at_once: dict[str, int] = {}
-        self.most_at_once = 0
-        self.tidied = 0
+        self.running: dict[str, int] = {}
+        self.most_running = 0
+        self.expired = 0
         self.is_closed = False
 
-    def times(self, where: str) -> list[float]:
-        """When a page was asked for."""
-        return [at for at, asked in self.asked if asked == where]
+    def times(self, url: str) -> list[float]:
+        """The times at which a page was fetched."""
+        return [at for at, fetched in self.fetched if fetched == url]
 
     @property
-    def places(self) -> list[str]:
-        """What was asked for, in order."""
-        return [where for _, where in self.asked]
+    def urls(self) -> list[str]:
+        """The fetched pages, in order."""
+        return [url for _, url in self.fetched]
 
     async def resolve(self, url: Url) -> tuple[str, ...]:
         self.resolved.append((asyncio.get_running_loop().time(), url.host))
@@ -57,23 +57,23 @@ class Web:
         return found
 
     async def fetch(self, target: Target) -> FetchedPage:
-        where = f"{target.address}:{target.url.port}{target.url.path}"
-        self.asked.append((asyncio.get_running_loop().time(), where))
-        self.at_once[where] = self.at_once.get(where, 0) + 1
-        self.most_at_once = max(self.most_at_once, self.at_once[where])
+        page_url = f"{target.address}:{target.url.port}{target.url.path}"
+        self.fetched.append((asyncio.get_running_loop().time(), page_url))
+        self.running[page_url] = self.running.get(page_url, 0) + 1
+        self.most_running = max(self.most_running, self.running[page_url])
         try:
-            await asyncio.sleep(self.seconds.get(where, 0.005))
+            await asyncio.sleep(self.seconds.get(page_url, 0.005))
         finally:
-            self.at_once[where] -= 1
-        answer = self.pages.get(where, REFUSED)
+            self.running[page_url] -= 1
+        answer = self.pages.get(page_url, REFUSED)
         if callable(answer):
             answer = answer()
         if isinstance(answer, Exception):
             raise answer
-        return FetchedPage(answer, self.content_types.get(where, TEXT))
+        return FetchedPage(answer, self.content_types.get(page_url, TEXT))
 
     def expire_idle(self) -> None:
-        self.tidied += 1
+        self.expired += 1
 
     def close(self) -> None:
         self.is_closed = True

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The scrape manager: fetches the pages of engines and of demand endpoints at its own pace."""
+"""Scrapes the metrics of engines and demand endpoints at its own intervals."""

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""May this address be connected to? A URL comes from whoever may write a ScaledObject.
+"""Decides which addresses may be scraped.
 
-The law of this module: it is the address that is judged, after its name was resolved and just before it is connected
-to; and what leads to a machine's own secrets is refused whatever anybody allows.
+Law: the policy checks the resolved address, just before the connection, and never only the name. An address that gives
+access to the secrets of a machine is refused, even if the operator lists it. Every author of a ScaledObject can name a
+URL.
 
-Facts are from the clouds' documentation: AWS, GCP, Azure, Oracle and OpenStack serve metadata at 169.254.169.254 (link
-local), AWS by IPv6 at fd00:ec2::254, GCP at fd20:ce::254, Alibaba at 100.100.100.200, Azure's host at 168.63.129.16,
-Oracle's at 192.0.0.192.
+Facts are from the documentation of the clouds. AWS, GCP, Azure, Oracle and OpenStack serve metadata at 169.254.169.254
+(link-local). AWS serves it over IPv6 at fd00:ec2::254, GCP at fd20:ce::254, Alibaba at 100.100.100.200, the Azure host
+at 168.63.129.16 and Oracle at 192.0.0.192.
 """
 
 import ipaddress
@@ -26,42 +27,42 @@ _COMPATIBLE = IPv6Network("::/96")
 _BROADCAST = IPv4Address("255.255.255.255")
 _THIS_NETWORK = IPv4Network("0.0.0.0/8")
 _NAME = re.compile(r"[A-Za-z0-9_.*?-]+", re.ASCII)
-_MOST = 256
+_MAX_ENTRIES = 256
 
 
 class AddressPolicyError(ValueError):
-    """An address that is refused, or a setting that allows nothing; the message says why and what to do."""
+    """An address is refused, or the setting is not valid; the message says why, and how to correct it."""
 
 
-def read_pattern(text: str) -> IPv4Network | IPv6Network | str:
-    """Read a network, or a host name in which * and ? may stand for others.
+def parse_pattern(text: str) -> IPv4Network | IPv6Network | str:
+    """Parse a network, or a host name with the wildcards * and ?.
 
     Raises:
-        ValueError: it is neither; the message says what it must be.
+        ValueError: the text is neither; the message says what it must be.
     """
     try:
         return ipaddress.ip_network(text)
     except ValueError:
         if not _NAME.fullmatch(text) or text.replace(".", "").isdigit():
             raise ValueError(
-                "must be a network like 10.0.0.0/8, without bits beyond its length, or a host name like *.ai.svc"
+                "must be a network like 10.0.0.0/8, without host bits, or a host name like *.ai.svc"
             ) from None
         return text
 
 
-def fits_name(pattern: str, host: str) -> bool:
-    """Whether a host name is meant; the dot that may end a name, so that nothing is appended to it, says nothing."""
+def matches_host(pattern: str, host: str) -> bool:
+    """Whether a host name matches a pattern. A final dot, which marks a name as fully qualified, is ignored."""
     return matches_glob(pattern.rstrip("."), host.rstrip("."))
 
 
 class AddressPolicy:
-    """Judges addresses.
+    """Checks addresses against the rules above and against the operator's list.
 
     Args:
-        allowed: networks and host names, with commas; None allows everything that is not refused always.
+        allowed: networks and host names, separated by commas. None allows each address that no rule refuses.
 
     Raises:
-        GuardError: an entry is neither.
+        AddressPolicyError: an entry is neither a network nor a host name.
     """
 
     def __init__(self, allowed: str | None = None) -> None:
@@ -73,34 +74,34 @@ class AddressPolicy:
             self._allow(entry, len(entries))
 
     def check_pod(self, address: str) -> None:
-        """Judge a pod's address, which is the API server's word.
+        """Check the address of a pod, which comes from the API server; the list does not apply.
 
         Raises:
-            GuardError: it is refused.
+            AddressPolicyError: the address is refused.
         """
-        self._check_always(address, address)
+        self._check_rules(address, address)
 
     def check(self, host: str, address: str) -> None:
-        """Judge an address that a URL's host resolved to.
+        """Check an address to which the host of a URL resolves.
 
         Raises:
-            GuardError: it is refused.
+            AddressPolicyError: the address is refused.
         """
-        at = self._check_always(host, address)
-        if self._is_listed and not self._contains(at) and not any(fits_name(name, host) for name in self._names):
+        parsed = self._check_rules(host, address)
+        if self._is_listed and not self._contains(parsed) and not any(matches_host(name, host) for name in self._names):
             raise AddressPolicyError(
-                f"{_of(host, address)} is not among the endpoints that are allowed: list it with {FLAG} (chart: "
+                f"{_label(host, address)} is not among the allowed endpoints: list it with {FLAG} (chart: "
                 "engines.allowEndpoints)"
             )
 
     def _allow(self, entry: str, count: int) -> None:
-        if not entry or count > _MOST:
+        if not entry or count > _MAX_ENTRIES:
             raise AddressPolicyError(
                 f"{FLAG}: Invalid value: {quoted(entry)}: must be networks (10.0.0.0/8) or host names (*.ai.svc), "
-                f"{_MOST} at most, with commas"
+                f"separated by commas, {_MAX_ENTRIES} at most"
             )
         try:
-            pattern = read_pattern(entry)
+            pattern = parse_pattern(entry)
         except ValueError as error:
             raise AddressPolicyError(f"{FLAG}: Invalid value: {quoted(entry)}: {error}") from None
         if isinstance(pattern, str):
@@ -111,44 +112,44 @@ class AddressPolicy:
     def _contains(self, address: _Address) -> bool:
         return any(address.version == network.version and address in network for network in self._networks)
 
-    def _check_always(self, host: str, address: str) -> _Address:
+    def _check_rules(self, host: str, address: str) -> _Address:
         try:
-            at = ipaddress.ip_address(address)
+            parsed = ipaddress.ip_address(address)
         except ValueError:
-            raise AddressPolicyError(f"{_of(host, address)} is no address") from None
-        for one in _meant(at):
-            why = self._refused(one)
-            if why:
-                raise AddressPolicyError(f"{_of(host, address)} is {why}: name another host")
-        return at
+            raise AddressPolicyError(f"{_label(host, address)} is not an IP address") from None
+        for candidate in _with_embedded(parsed):
+            reason = self._refusal(candidate)
+            if reason:
+                raise AddressPolicyError(f"{_label(host, address)} is {reason}: name another host")
+        return parsed
 
-    def _refused(self, address: _Address) -> str | None:
+    def _refusal(self, address: _Address) -> str | None:
         if address.is_link_local or address in _METADATA:
-            return "link-local or serves a cloud's metadata, and is never asked"
+            return "a link-local or cloud metadata address, which is never scraped"
         if address.is_multicast or address.is_unspecified or address == _BROADCAST or address in _THIS_NETWORK:
-            return "no single machine's, and is never asked"
+            return "not the address of a single machine, and is never scraped"
         if address.is_loopback and not self._contains(address):
-            return f"this machine's own, and is asked only if {FLAG} lists its network"
+            return f"an address of this machine, which is scraped only if {FLAG} lists its network"
         if isinstance(address, IPv6Address) and address.scope_id is not None:
-            return "bound to one of this machine's interfaces, and is never asked"
+            return "bound to a network interface of this machine, and is never scraped"
         return None
 
 
-def _meant(address: _Address) -> list[_Address]:
-    """The address, and the one of IPv4 that is meant by it."""
+def _with_embedded(address: _Address) -> list[_Address]:
+    """Return the address, and each IPv4 address that it embeds."""
     if isinstance(address, IPv4Address):
         return [address]
-    meant: list[_Address] = [address]
+    found: list[_Address] = [address]
     if address.ipv4_mapped:
-        meant.append(address.ipv4_mapped)
+        found.append(address.ipv4_mapped)
     if address.sixtofour:
-        meant.append(address.sixtofour)
+        found.append(address.sixtofour)
     if address.teredo:
-        meant += address.teredo
+        found += address.teredo
     if any(address in network for network in _NAT64) or (address in _COMPATIBLE and int(address) > 1):
-        meant.append(IPv4Address(int(address) & 0xFFFFFFFF))
-    return meant
+        found.append(IPv4Address(int(address) & 0xFFFFFFFF))
+    return found
 
 
-def _of(host: str, address: str) -> str:
+def _label(host: str, address: str) -> str:
     return quoted(host, 80) if host == address else f"{quoted(host, 80)} ({address})"

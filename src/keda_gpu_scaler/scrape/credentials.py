@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""With what is an endpoint asked? Tokens and certificates that the operator mounted, for the hosts the operator named.
+"""Reads the tokens and certificates that the operator mounted for the hosts of endpoints.
 
-The law of this module: whoever writes a ScaledObject chooses no credentials and no host that is given any.
+Law: only the operator chooses credentials and the hosts that receive them. The author of a ScaledObject chooses
+neither.
 """
 
 import ipaddress
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keda_gpu_scaler.core.quoting import quoted
-from keda_gpu_scaler.scrape.address_policy import fits_name, read_pattern
+from keda_gpu_scaler.scrape.address_policy import matches_host, parse_pattern
 
 if TYPE_CHECKING:
     import ssl
@@ -35,21 +36,22 @@ _PODS = "pods:"
 _NAMESPACE = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 _SERVER_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,253}", re.ASCII)
 _MAX_BYTES = 1 << 16
-_NEVER: tuple[object, ...] = ("never read",)
+_UNREAD: tuple[object, ...] = ("not read",)
 
 _log = logging.getLogger(__name__)
 
 
 class CredentialsError(ValueError):
-    """Credentials that cannot be used; the message names the file, and what to do."""
+    """The credentials cannot be used; the message names the file and the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Secret:
-    """What was mounted in one directory, as it was last read.
+    """The content of one mounted directory at the last read.
 
-    ``hosts`` are names' globs and networks, ``namespaces`` those whose pods are meant. ``token`` is None where there is
-    none. ``fault`` says why it can be used no more, None where it can.
+    ``hosts`` holds name patterns and networks, ``namespaces`` the namespaces whose pods receive the credentials.
+    ``token`` is None if the directory has none. ``fingerprint`` changes when a file changes. ``fault`` says why the
+    credentials cannot be used now, None if they can.
     """
 
     name: str
@@ -59,28 +61,28 @@ class Secret:
     token: str | None
     server_name: str | None
     is_token_for_http: bool
-    stamp: tuple[object, ...]
+    fingerprint: tuple[object, ...]
     fault: str | None = None
 
     def is_for(self, host: str, namespace: str | None) -> bool:
-        """Whether it is meant for a URL's host, or for a pod's address in its namespace.
+        """Whether the credentials are for a URL's host (``namespace`` is None), or for the pods of a namespace.
 
-        A pod's address is nobody's name, and a network is meant where a URL spells an address: what a name resolves to
-        is the word of whoever keeps the name.
+        A network matches only a URL that contains an IP address. It does not match the addresses of a host name,
+        because the owner of the name chooses these addresses.
         """
         if namespace is not None:
             return namespace in self.namespaces
-        return any(_fits(pattern, host) for pattern in self.hosts)
+        return any(_matches(pattern, host) for pattern in self.hosts)
 
 
 class Credentials:
-    """Everything that was mounted; read anew when it changes.
+    """All mounted credentials; changed files are read again.
 
     Args:
-        folder: a directory of directories, None for none.
+        folder: a directory with one subdirectory for each Secret; None for no credentials.
 
     Raises:
-        CredentialsError: something there cannot be used.
+        CredentialsError: a file cannot be used.
     """
 
     def __init__(self, folder: str | None = None) -> None:
@@ -89,45 +91,45 @@ class Credentials:
         self._contexts: dict[str | None, tuple[tuple[object, ...], ssl.SSLContext]] = {}
         self._faults: frozenset[str] = frozenset()
         if self._folder is not None:
-            self._secrets = tuple(_secret(one, _stamp(one)) for one in _folders(self._folder))
+            self._secrets = tuple(_read_secret(it, _fingerprint(it)) for it in _folders(self._folder))
 
     def refresh(self) -> None:
-        """Read what has changed; to be called now and then.
+        """Read the files that changed. The caller calls this regularly.
 
-        What cannot be used any more is told, once in the log and to whoever asks a host that it was for: what it held
-        before may be just what was to be taken back.
+        Credentials that cannot be used any more are logged once, and requests to their hosts are refused. The old
+        content is not used: the operator may have revoked it.
         """
         if self._folder is None:
             return
         try:
             found = list(_folders(self._folder))
         except CredentialsError as error:
-            self._secrets = tuple(_faulty(secret, error) for secret in self._secrets)
+            self._secrets = tuple(_with_fault(secret, error) for secret in self._secrets)
         else:
             known = {secret.name: secret for secret in self._secrets}
-            self._secrets = tuple(_read(one, known.get(one.name)) for one in found)
+            self._secrets = tuple(_refreshed(it, known.get(it.name)) for it in found)
         faults = frozenset(secret.fault for secret in self._secrets if secret.fault)
         for fault in sorted(faults - self._faults):
             _log.warning("%s", fault)
         self._faults = faults
 
     def find(self, host: str, namespace: str | None) -> Secret | None:
-        """Return what is meant for a host (or a pod), the first by name."""
+        """Return the first credentials by name for a host, or for the pods of a namespace; None if there are none."""
         return next((secret for secret in self._secrets if secret.is_for(host, namespace)), None)
 
     def context(self, secret: Secret | None) -> "ssl.SSLContext":
-        """Return how TLS is spoken: with these credentials, or with the system's CAs.
+        """Return the TLS context of these credentials, or a context with the CAs of the system.
 
         Raises:
             CredentialsError: a certificate or key cannot be used.
         """
-        import ssl  # OpenSSL takes 4 MiB, which whoever asks no https need not pay for
+        import ssl  # imported late: OpenSSL takes 4 MiB of memory, which instances without https save
 
-        name, stamp = (secret.name, secret.stamp) if secret else (None, ())
-        if name in self._contexts and self._contexts[name][0] == stamp:
+        name, fingerprint = (secret.name, secret.fingerprint) if secret else (None, ())
+        if name in self._contexts and self._contexts[name][0] == fingerprint:
             return self._contexts[name][1]
-        context = ssl.create_default_context() if secret is None else _equipped(secret.folder)
-        self._contexts[name] = (stamp, context)
+        context = ssl.create_default_context() if secret is None else _client_context(secret.folder)
+        self._contexts[name] = (fingerprint, context)
         return context
 
 
@@ -136,30 +138,32 @@ def _folders(folder: Path) -> Iterator[Path]:
         yield from sorted(it for it in folder.iterdir() if it.is_dir() and not it.name.startswith("."))
     except OSError as error:
         raise CredentialsError(
-            f"{FLAG}: Invalid value: {quoted(str(folder), 200)}: {_reason(error)}; name a directory of directories"
+            f"{FLAG}: Invalid value: {quoted(str(folder), 200)}: {_reason(error)}; "
+            "must be a directory with one subdirectory for each Secret"
         ) from error
 
 
-def _read(folder: Path, before: Secret | None) -> Secret:
-    """Return what is in a directory now, or what it was with its fault."""
+def _refreshed(folder: Path, before: Secret | None) -> Secret:
+    """Return the credentials in a directory, or the previous ones with the fault."""
     try:
-        stamp = _stamp(folder)
-        return before if before is not None and before.stamp == stamp else _secret(folder, stamp)
+        fingerprint = _fingerprint(folder)
+        is_unchanged = before is not None and before.fingerprint == fingerprint
+        return before if before is not None and is_unchanged else _read_secret(folder, fingerprint)
     except CredentialsError as error:
-        nothing = Secret(folder.name, folder, (), frozenset(), None, None, False, _NEVER)
-        return _faulty(before or nothing, error)
+        empty = Secret(folder.name, folder, (), frozenset(), None, None, False, _UNREAD)
+        return _with_fault(before or empty, error)
 
 
-def _faulty(secret: Secret, error: CredentialsError) -> Secret:
-    return replace(secret, stamp=_NEVER, fault=str(error))
+def _with_fault(secret: Secret, error: CredentialsError) -> Secret:
+    return replace(secret, fingerprint=_UNREAD, fault=str(error))
 
 
-def _secret(folder: Path, stamp: tuple[object, ...]) -> Secret:
+def _read_secret(folder: Path, fingerprint: tuple[object, ...]) -> Secret:
     lines = [line.strip() for line in (_text(folder / HOSTS) or "").splitlines() if line.strip()]
     if not lines:
         raise CredentialsError(
-            f"{FLAG}: {folder / HOSTS}: Required value: say for which hosts it is, one a line: a name (*.ai.svc), a "
-            "network (10.0.0.0/8) or pods:NAMESPACE"
+            f"{FLAG}: {folder / HOSTS}: Required value: list the hosts of these credentials, one per line: a name "
+            "(*.ai.svc), a network (10.0.0.0/8) or pods:NAMESPACE"
         )
     has_certificate, has_key = (folder / CERTIFICATE).exists(), (folder / KEY).exists()
     if has_certificate != has_key:
@@ -179,21 +183,21 @@ def _secret(folder: Path, stamp: tuple[object, ...]) -> Secret:
         token=token.strip() if token else None,
         server_name=server_name,
         is_token_for_http=(folder / INSECURE).exists(),
-        stamp=stamp,
+        fingerprint=fingerprint,
     )
 
 
-def _equipped(folder: Path) -> "ssl.SSLContext":
+def _client_context(folder: Path) -> "ssl.SSLContext":
     import ssl
 
     ca, certificate = folder / CA, folder / CERTIFICATE
     path = ca
     try:
-        # The mounted CA alone: whoever names one does not want the whole web's besides.
+        # A mounted CA replaces the CAs of the system.
         context = ssl.create_default_context(cafile=ca if ca.exists() else None)
         path = certificate
         if certificate.exists():
-            # Without a password OpenSSL would ask the terminal for one.
+            # Without a password argument OpenSSL would prompt on the terminal.
             context.load_cert_chain(certificate, folder / KEY, password="")
     except (OSError, ssl.SSLError) as error:
         raise CredentialsError(f"{FLAG}: {path}: cannot be used: {_reason(error)}; it must be PEM") from error
@@ -202,7 +206,7 @@ def _equipped(folder: Path) -> "ssl.SSLContext":
 
 def _pattern(line: str, folder: Path) -> str | IPv4Network | IPv6Network:
     try:
-        return read_pattern(line)
+        return parse_pattern(line)
     except ValueError as error:
         raise CredentialsError(
             f"{FLAG}: {folder / HOSTS}: Invalid value: {quoted(line)}: {error}, or pods:NAMESPACE"
@@ -218,9 +222,9 @@ def _namespace(line: str, folder: Path) -> str:
     return namespace
 
 
-def _fits(pattern: str | IPv4Network | IPv6Network, host: str) -> bool:
+def _matches(pattern: str | IPv4Network | IPv6Network, host: str) -> bool:
     if isinstance(pattern, str):
-        return fits_name(pattern, host)
+        return matches_host(pattern, host)
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
@@ -228,18 +232,18 @@ def _fits(pattern: str | IPv4Network | IPv6Network, host: str) -> bool:
     return address in pattern
 
 
-def _stamp(folder: Path) -> tuple[object, ...]:
-    """What changes when a file does, or when the kubelet swaps the directory behind its links."""
-    stamps: list[object] = []
+def _fingerprint(folder: Path) -> tuple[object, ...]:
+    """Return a value that changes when a file changes, or when the kubelet replaces the directory behind the links."""
+    entries: list[object] = []
     for name in _FILES:
         try:
             status = os.stat(folder / name)
-            stamps.append((name, status.st_mtime_ns, status.st_size, status.st_ino))
+            entries.append((name, status.st_mtime_ns, status.st_size, status.st_ino))
         except FileNotFoundError:
             continue
         except OSError as error:
             raise CredentialsError(f"{FLAG}: {folder / name}: {_reason(error)}") from error
-    return tuple(stamps)
+    return tuple(entries)
 
 
 def _text(path: Path) -> str | None:
@@ -247,7 +251,7 @@ def _text(path: Path) -> str | None:
         with path.open("rb") as file:
             content = file.read(_MAX_BYTES + 1)
         if len(content) > _MAX_BYTES:
-            # Cut short, a pattern could mean more than it said.
+            # A pattern that is cut short could match more hosts.
             raise CredentialsError(f"{FLAG}: {path}: Too long: must have at most {_MAX_BYTES >> 10} KiB")
         return content.decode()
     except FileNotFoundError:

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What does one page tell, time after time? It is scraped at the pace of whoever needs it most often.
+"""Scrapes one target at the shortest interval that its consumers need.
 
-The law of this module: a page is read by one fetch at a time and on its own beat; what was missed is not made up for,
-and what it told before stays beside why it tells nothing now.
+Law: at most one scrape of a target runs at a time. Missed scrapes are not repeated. A failed scrape keeps the samples.
 """
 
 import logging
@@ -14,193 +13,202 @@ from typing import Protocol
 from keda_gpu_scaler.core.selectors import SeriesSelector
 from keda_gpu_scaler.core.state.scrape import TargetHistory
 from keda_gpu_scaler.core.types import EngineSample
-from keda_gpu_scaler.engines import scrape_parser as pages
-from keda_gpu_scaler.scrape.http_client import FailureKind, FetchedPage, FetchError, Target
+from keda_gpu_scaler.engines import scrape_parser
 from keda_gpu_scaler.scrape.pacing import Pacer
+from keda_gpu_scaler.scrape.types import FailureKind, FetchedPage, FetchError, Target
 
-MAX_READINGS = 1300
-"""So many of a page are kept at most: ten minutes at demand's pace."""
+MAX_SAMPLES = 1300
+"""The number of samples that are kept for one target: ten minutes at the interval of demand."""
 DEMAND = "demand"
-"""How sources of demand are counted."""
-_APART = 0.25  # of an interval: a counter's two readings that all but coincide would make a rate of chance
-_LONGEST_SENTENCE = 200
-_MOST_DEFECTS = 50
+"""The engine name under which scrapes of demand are counted."""
+_MIN_GAP = 0.25  # of an interval: two readings of a counter that are closer give a rate of chance
+_MAX_REASON_LENGTH = 200
+_MAX_LOGGED_DEFECTS = 50
 
 _log = logging.getLogger(__name__)
 
 
 class PageClient(Protocol):
-    """What gets a page."""
+    """Fetches pages."""
 
     async def fetch(self, target: Target) -> FetchedPage:
-        """Get a page; raises FetchError."""
+        """Fetch the page of a target; raises FetchError."""
 
 
 class Consumer(Protocol):
-    """Somebody who needs a page: how often, how much of its history, and which series besides."""
+    """A consumer of a target's samples, with its interval, its window and its series."""
 
     @property
     def interval_seconds(self) -> float:
-        """Between two scrapes."""
+        """The longest interval between two scrapes."""
 
     @property
     def window_seconds(self) -> float:
-        """How far back."""
+        """The length of the history that the consumer needs."""
 
     @property
     def selectors(self) -> tuple[SeriesSelector, ...]:
-        """Series besides those of engines."""
+        """The series that the consumer needs in addition to those of engines."""
 
     @property
     def is_demand(self) -> bool:
-        """Whether it is taken for a source of demand."""
+        """Whether the target is a source of demand."""
 
-    def told(self, scraper: "ScrapeLoop") -> None:
-        """Hear that it was scraped, whatever came of it."""
+    def on_scrape(self, loop: "ScrapeLoop") -> None:
+        """Receive the end of a scrape, successful or not."""
 
 
 class ScrapeLoop:
-    """One page; ``page`` is what it told, ``kind`` why the last scrape told nothing.
+    """The scrape loop of one target.
+
+    ``history`` has its samples, ``failure_kind`` the kind of failure of the last scrape, None if it succeeded.
 
     Args:
-        target: where it is.
-        fetcher: gets it.
+        target: the target.
+        client: fetches the page.
         clock: monotonic seconds.
-        schedule: sees to its times.
-        count: told of each scrape: of which engine it was, and whether it failed.
-        forget: called when nobody needs it any more.
-        defects: what was logged of our own defects, of all pages.
+        pacer: runs the loop at its times.
+        count: called after each scrape with the engine and whether it failed.
+        on_unused: called when the last consumer is removed.
+        logged_defects: unexpected errors that are logged already; shared by all loops.
     """
 
     def __init__(
         self,
         target: Target,
-        fetcher: PageClient,
+        client: PageClient,
         clock: Callable[[], float],
-        schedule: Pacer,
+        pacer: Pacer,
         *,
         count: Callable[[str, bool], None],
-        forget: Callable[["ScrapeLoop"], None],
-        defects: set[str],
+        on_unused: Callable[["ScrapeLoop"], None],
+        logged_defects: set[str],
     ) -> None:
         self.target = target
-        self._fetcher = fetcher
+        self._client = client
         self._clock = clock
-        self._schedule = schedule
+        self._pacer = pacer
         self._count = count
-        self._forget = forget
-        self._defects = defects
-        self._askers: dict[Consumer, None] = {}
-        self._is_scheduled = self._is_busy = self._is_hurried = False
+        self._on_unused = on_unused
+        self._logged_defects = logged_defects
+        self._consumers: dict[Consumer, None] = {}
+        self._is_scheduled = self._is_running = self._is_early = False
         self._ended_at_seconds = -math.inf
-        # Each page has a place in the beat of its own, so that a fleet's pages are not asked for at the same instant.
-        self._phase = zlib.crc32(f"{target.address} {target.url}".encode()) / 2**32
+        # Each target has its own offset in the interval, so that the targets of a fleet are not scraped all at once.
+        self._offset_ratio = zlib.crc32(f"{target.address} {target.url}".encode()) / 2**32
         is_numeric = target.url.host == target.address
-        self.page = TargetHistory(str(target.url) if is_numeric else f"{target.url} at {target.address}")
-        self.kind: FailureKind | None = None
+        self.history = TargetHistory(str(target.url) if is_numeric else f"{target.url} at {target.address}")
+        self.failure_kind: FailureKind | None = None
 
     def __repr__(self) -> str:
-        return f"Scraper({self.page.where}, {len(self._askers)} askers, {self.page.failure or 'answers'})"
+        return f"ScrapeLoop({self.history.url}, {len(self._consumers)} consumers, {self.history.failure or 'answers'})"
 
     @property
     def is_needed(self) -> bool:
-        """Whether anybody needs it."""
-        return bool(self._askers)
+        """Whether the target has a consumer."""
+        return bool(self._consumers)
 
     @property
     def is_scraped(self) -> bool:
-        """Whether it was ever tried."""
+        """Whether a scrape of the target has ended, successful or not."""
         return self._ended_at_seconds > -math.inf
 
-    def has_looked_for(self, selectors: Collection[SeriesSelector]) -> bool:
-        """Whether the last scrape would have told these series, if it told anything."""
-        newest = self.page.newest
-        return self.page.failure is not None or (
+    def has_searched(self, selectors: Collection[SeriesSelector]) -> bool:
+        """Whether the last scrape failed, or searched the page for all these series."""
+        newest = self.history.newest
+        return self.history.failure is not None or (
             newest is not None and all(it.text in newest.selected for it in selectors)
         )
 
-    def needed_by(self, asker: Consumer, *, at_once: bool = True) -> None:
-        """Scrape it for somebody from now on; at once, or else on its next beat, if it is not being scraped yet."""
-        self._askers[asker] = None
+    def add_consumer(self, consumer: Consumer, *, is_immediate: bool = True) -> None:
+        """Scrape the target for a consumer. A new loop begins now, or at its next regular time."""
+        self._consumers[consumer] = None
         if not self._is_scheduled:
             self._is_scheduled = True
-            self._schedule.do_at(self._clock() if at_once else self._next_beat(), self)
+            self._pacer.schedule(self._clock() if is_immediate else self._next_regular_time(), self)
 
-    def released_by(self, asker: Consumer) -> None:
-        """Scrape it for them no longer."""
-        self._askers.pop(asker, None)
-        if not self._askers and not self._is_busy:
+    def remove_consumer(self, consumer: Consumer) -> None:
+        """Stop scraping for a consumer."""
+        self._consumers.pop(consumer, None)
+        if not self._consumers and not self._is_running:
             self._is_scheduled = False
-            self._forget(self)
+            self._on_unused(self)
 
-    def hurry(self) -> None:
-        """Scrape it soon: somebody needs a series that was not read yet."""
-        self._is_hurried = True
-        if self._is_scheduled and not self._is_busy:
-            self._schedule.do_at(self._next(), self)
+    def scrape_early(self) -> None:
+        """Scrape before the next regular time: a consumer needs series that were not searched yet."""
+        self._is_early = True
+        if self._is_scheduled and not self._is_running:
+            self._pacer.schedule(self._next_time(), self)
 
-    async def do(self) -> None:
-        """Scrape it once, and see to the next time."""
-        self._is_busy, self._is_hurried = True, False
+    async def run(self) -> None:
+        """Scrape once, schedule the next scrape and notify the consumers."""
+        self._is_running, self._is_early = True, False
         try:
             await self._scrape()
         finally:
-            self._is_busy = False
-            if self._askers:
-                self._schedule.do_at(self._next(), self)
+            self._is_running = False
+            if self._consumers:
+                self._pacer.schedule(self._next_time(), self)
             else:
                 self._is_scheduled = False
-                self._forget(self)
-        for asker in tuple(self._askers):
-            asker.told(self)
+                self._on_unused(self)
+        for consumer in tuple(self._consumers):
+            consumer.on_scrape(self)
 
     @property
     def _interval_seconds(self) -> float:
-        return min(asker.interval_seconds for asker in self._askers)
+        return min(consumer.interval_seconds for consumer in self._consumers)
 
-    def _next(self) -> float:
-        soon = max(self._clock(), self._ended_at_seconds + self._interval_seconds * _APART)
-        return soon if self._is_hurried else self._next_beat()
+    def _next_time(self) -> float:
+        if self._is_early:
+            return max(self._clock(), self._ended_at_seconds + self._interval_seconds * _MIN_GAP)
+        return self._next_regular_time()
 
-    def _next_beat(self) -> float:
-        """The next beat that is some way off."""
+    def _next_regular_time(self) -> float:
+        """Return the next time of the loop that is at least the minimum gap away."""
         interval = self._interval_seconds
-        offset = self._phase * interval
-        return math.ceil((self._clock() + interval * _APART - offset) / interval) * interval + offset
+        offset = self._offset_ratio * interval
+        return math.ceil((self._clock() + interval * _MIN_GAP - offset) / interval) * interval + offset
 
     async def _scrape(self) -> None:
-        selectors = {it.text: it for asker in self._askers for it in asker.selectors}
-        is_demand = any(asker.is_demand for asker in self._askers)
-        readings, failure, self.kind = None, None, None
+        is_demand = any(consumer.is_demand for consumer in self._consumers)
+        sample, failure, self.failure_kind = None, None, None
         try:
-            body = await self._fetcher.fetch(self.target)
-            readings = pages.parse_page(
-                body.content, body.content_type, at_seconds=self._clock(), selectors=tuple(selectors.values())
-            )
+            sample = await self._fetch_sample()
         except FetchError as error:
-            failure, self.kind = str(error), error.kind
-        except pages.UnknownPageError as error:
-            failure, self.kind = str(error), FailureKind.ABSENT
-        except pages.ScrapeParseError as error:
-            failure, self.kind = str(error), FailureKind.UNREADABLE
-        except Exception as error:  # whatever a page holds, it is scraped again
-            failure = f"unexpected {type(error).__name__}: {str(error)[:_LONGEST_SENTENCE]}"
-            if failure not in self._defects and len(self._defects) < _MOST_DEFECTS:
-                self._defects.add(failure)
-                _log.exception("%s", self.page.where)
-            self.kind = FailureKind.UNREADABLE
+            failure, self.failure_kind = str(error), error.kind
+        except scrape_parser.UnknownPageError as error:
+            failure, self.failure_kind = str(error), FailureKind.ABSENT
+        except scrape_parser.ScrapeParseError as error:
+            failure, self.failure_kind = str(error), FailureKind.UNREADABLE
+        except Exception as error:  # a defect must not end the loop: the next page may be readable
+            failure, self.failure_kind = self._log_defect(error), FailureKind.UNREADABLE
         self._ended_at_seconds = self._clock()
-        newest = readings or self.page.newest
+        newest = sample or self.history.newest
         self._count(DEMAND if is_demand else newest.engine if newest else "", failure is not None)
-        self._keep(readings, failure)
+        self._record(sample, failure)
 
-    def _keep(self, readings: EngineSample | None, failure: str | None) -> None:
-        kept = self.page.readings
-        if readings is not None:
-            if kept and kept[-1].engine != readings.engine:
-                kept = ()  # another process, or one that tells less than before: its counters are not those
-            reach = readings.at_seconds - max((asker.window_seconds for asker in self._askers), default=0.0)
-            # One more than the window has, so that what was counted in it is compared with what was before.
-            first = next((number for number, it in enumerate(kept) if it.at_seconds > reach), len(kept))
-            kept = (*kept[max(first - 1, len(kept) - MAX_READINGS + 1, 0) :], readings)
-        self.page = TargetHistory(self.page.where, kept, failure)
+    async def _fetch_sample(self) -> EngineSample:
+        selectors = {it.text: it for consumer in self._consumers for it in consumer.selectors}
+        page = await self._client.fetch(self.target)
+        return scrape_parser.parse_page(
+            page.content, page.content_type, at_seconds=self._clock(), selectors=tuple(selectors.values())
+        )
+
+    def _log_defect(self, error: Exception) -> str:
+        failure = f"unexpected {type(error).__name__}: {str(error)[:_MAX_REASON_LENGTH]}"
+        if failure not in self._logged_defects and len(self._logged_defects) < _MAX_LOGGED_DEFECTS:
+            self._logged_defects.add(failure)
+            _log.exception("%s", self.history.url)
+        return failure
+
+    def _record(self, sample: EngineSample | None, failure: str | None) -> None:
+        samples = self.history.samples
+        if sample is not None:
+            if samples and samples[-1].engine != sample.engine:
+                samples = ()  # another engine answers now, and its counters are not comparable
+            begin = sample.at_seconds - max((consumer.window_seconds for consumer in self._consumers), default=0.0)
+            # One sample before the window is kept, for the increase of counters at the beginning of the window.
+            first = next((number for number, it in enumerate(samples) if it.at_seconds > begin), len(samples))
+            samples = (*samples[max(first - 1, len(samples) - MAX_SAMPLES + 1, 0) :], sample)
+        self.history = TargetHistory(self.history.url, samples, failure)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When is what done? Each thing at its time, in a task of its own.
+"""Runs each scheduled task at its time, in an asyncio task of its own.
 
-The law of this module: what takes long, or breaks, delays nothing else and ends nothing else.
+Law: a slow or broken task neither delays nor ends another one.
 """
 
 import asyncio
@@ -16,18 +16,18 @@ _log = logging.getLogger(__name__)
 
 
 class ScheduledTask(Protocol):
-    """Something that is done at a time."""
+    """A task that the pacer runs at a given time."""
 
     @property
     def is_needed(self) -> bool:
-        """Whether it is still to be done."""
+        """Whether the task still has to run."""
 
-    async def do(self) -> None:
-        """Do it once."""
+    async def run(self) -> None:
+        """Run the task once."""
 
 
 class Pacer:
-    """Everything that is due, in one heap and one task, which begins with the first thing.
+    """One heap of scheduled tasks and one asyncio task that starts them; it begins with the first ``schedule``.
 
     Args:
         clock: monotonic seconds.
@@ -35,56 +35,56 @@ class Pacer:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._due: list[tuple[float, int, ScheduledTask]] = []
-        self._numbers: dict[ScheduledTask, int] = {}
+        self._heap: list[tuple[float, int, ScheduledTask]] = []
+        self._entry_numbers: dict[ScheduledTask, int] = {}
         self._next_number = itertools.count()
-        self._woken = asyncio.Event()
+        self._earliest_changed = asyncio.Event()
         self._running: set[asyncio.Task[None]] = set()
-        self._task: asyncio.Task[None] | None = None
+        self._dispatcher: asyncio.Task[None] | None = None
         self._is_closed = False
 
-    def do_at(self, at_seconds: float, what: ScheduledTask) -> None:
-        """Have something done at a time, in place of the time that was said before."""
+    def schedule(self, at_seconds: float, task: ScheduledTask) -> None:
+        """Run a task at this time. A time that was scheduled before for the same task no longer applies."""
         if self._is_closed:
             return
-        number = self._numbers[what] = next(self._next_number)
-        heapq.heappush(self._due, (at_seconds, number, what))
-        if self._task is None:
-            self._task = asyncio.create_task(self._keep_time(), name="scraping")
-        elif self._due[0][1] == number:
-            self._woken.set()
+        number = self._entry_numbers[task] = next(self._next_number)
+        heapq.heappush(self._heap, (at_seconds, number, task))
+        if self._dispatcher is None:
+            self._dispatcher = asyncio.create_task(self._dispatch(), name="scrape pacer")
+        elif self._heap[0][1] == number:
+            self._earliest_changed.set()
 
     async def close(self) -> None:
-        """Begin nothing any more, and wait until what was begun is gone."""
+        """Start no more tasks, cancel the running ones and wait for their end."""
         self._is_closed = True
-        tasks = [*self._running, *([self._task] if self._task else [])]
+        tasks = [*self._running, *([self._dispatcher] if self._dispatcher else [])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._due.clear()
-        self._numbers.clear()
+        self._heap.clear()
+        self._entry_numbers.clear()
 
-    async def _keep_time(self) -> None:
+    async def _dispatch(self) -> None:
         while True:
-            self._woken.clear()
-            while self._due and self._due[0][0] <= self._clock():
-                _, number, what = heapq.heappop(self._due)
-                if self._numbers.get(what) == number:  # else it was put off, or brought forward and done
-                    del self._numbers[what]
-                    self._begin(what)
-            wait_seconds = max(0.0, self._due[0][0] - self._clock()) if self._due else None
+            self._earliest_changed.clear()
+            while self._heap and self._heap[0][0] <= self._clock():
+                _, number, task = heapq.heappop(self._heap)
+                if self._entry_numbers.get(task) == number:  # otherwise the task was scheduled for another time
+                    del self._entry_numbers[task]
+                    self._start(task)
+            wait_seconds = max(0.0, self._heap[0][0] - self._clock()) if self._heap else None
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_seconds):
-                    await self._woken.wait()
+                    await self._earliest_changed.wait()
 
-    def _begin(self, what: ScheduledTask) -> None:
-        if what.is_needed:
-            task = asyncio.create_task(self._do(what))
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
+    def _start(self, task: ScheduledTask) -> None:
+        if task.is_needed:
+            running = asyncio.create_task(self._run(task))
+            self._running.add(running)
+            running.add_done_callback(self._running.discard)
 
-    async def _do(self, what: ScheduledTask) -> None:
+    async def _run(self, task: ScheduledTask) -> None:
         try:
-            await what.do()
-        except Exception:  # a defect of one must not end the others
-            _log.exception("%s", what)
+            await task.run()
+        except Exception:  # a defect in one task must not end the others
+            _log.exception("%s", task)

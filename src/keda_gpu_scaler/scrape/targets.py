@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where is an endpoint's page? At the port and path where a pod's engine answers, or at the addresses of a URL's name.
+"""Finds the targets of an endpoint: the port and path of an engine, or the addresses of a URL.
 
-The law of this module: that no engine is there is said only once everything that was asked has answered so, or refused
-the connection; whatever keeps silent may be one.
+Law: a pod counts as one without an engine only after each candidate answered with another page or refused the
+connection. A candidate that does not answer may be an engine.
 """
 
 import ipaddress
@@ -14,206 +14,211 @@ from keda_gpu_scaler.core.state.scrape import AUTO, Endpoint, ScrapeResult, Targ
 from keda_gpu_scaler.core.trigger.metrics import ENGINES
 from keda_gpu_scaler.core.types import EngineSample
 from keda_gpu_scaler.core.urls import Url, UrlError, parse_url
-from keda_gpu_scaler.scrape.http_client import FailureKind, FetchError, Target
+from keda_gpu_scaler.scrape.types import FailureKind, FetchError, Target
 
-LOOK_AGAIN_SECONDS = 5.0
-"""How old an answer of the DNS may be."""
-LOST_SECONDS = 30.0
-"""An engine that refuses connections for so long is looked for elsewhere."""
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 2.0, 30.0
+RESOLVE_INTERVAL_SECONDS = 5.0
+"""The interval at which a host name is resolved again."""
+LOST_AFTER_SECONDS = 30.0
+"""An engine that refuses connections for this time is searched for again."""
+FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 2.0, 30.0
 MAX_CANDIDATES = 16
 MAX_ADDRESSES = 256
-"""So many addresses of one name are asked."""
-FORSAKEN_AFTER = 3
-"""Where one address of a name is enough, one that answered before is left after so many failures in a row."""
-_MOST_DECLARED = 4
-_SAYING_NO = frozenset({FailureKind.REFUSED, FailureKind.ABSENT})
-_NAMED = 2
+"""The number of addresses of one name that are scraped."""
+MAX_CONSECUTIVE_FAILURES = 3
+"""If one address is enough, an address that answered before is replaced after this number of failures in a row."""
+_MAX_DECLARED_PORTS = 4
+_NO_ENGINE_KINDS = frozenset({FailureKind.REFUSED, FailureKind.ABSENT})
+_MAX_LISTED = 2
 
 Selectors = Collection[SeriesSelector]
 
 
 class Resolver(Protocol):
-    """What knows the addresses of names."""
+    """Resolves host names."""
 
     async def resolve(self, url: Url) -> tuple[str, ...]:
         """Return the addresses of a URL's host; raises FetchError."""
 
 
 class Targets(Protocol):
-    """Where one endpoint's pages are, as far as is known."""
+    """The targets of one endpoint, and the result of their scrapes."""
 
     @property
     def targets(self) -> tuple[Target, ...]:
-        """What is to be scraped now."""
+        """The targets to scrape now."""
 
     @property
-    def is_urgent(self) -> bool:
-        """Whether a target that is new is to be scraped at once."""
+    def is_immediate(self) -> bool:
+        """Whether a new target is scraped immediately, and not at its next regular time."""
 
     @property
-    def awaits_pages(self) -> bool:
-        """Whether nothing final can be said before every target was scraped."""
+    def is_waiting_for_scrapes(self) -> bool:
+        """Whether the result is complete only after each target was scraped."""
 
-    async def look(self, resolves: Resolver) -> float | None:
-        """Look for them; return after how many seconds to look again, None where ``learn`` says so."""
+    async def discover(self, resolver: Resolver) -> float | None:
+        """Find the targets; return the seconds until the next call, None if ``update`` decides it."""
 
-    def learn(
-        self, target: Target, page: TargetHistory, kind: FailureKind | None, selectors: Selectors, now: float
+    def update(
+        self, target: Target, history: TargetHistory, kind: FailureKind | None, selectors: Selectors, now: float
     ) -> float | None:
-        """Hear what came of a scrape; return after how many seconds to look again, None for what was said before."""
+        """Process a scrape; return the seconds until the next ``discover``, None to keep the schedule."""
 
-    def scrape_results(self, pages: Mapping[Target, TargetHistory], selectors: Selectors) -> ScrapeResult | None:
-        """Say what came of the endpoint, None while there is nothing to be said."""
+    def result(self, histories: Mapping[Target, TargetHistory], selectors: Selectors) -> ScrapeResult | None:
+        """Return the result of the endpoint, None if there is no result yet."""
 
 
 class PodTargets:
-    """Where a pod's engine is: the first of its candidates where one answers."""
+    """The target of a pod: the first candidate at which an engine answers."""
 
-    is_urgent = True
+    is_immediate = True
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         self._candidates = tuple(candidates(endpoint))
-        self._at = 0
-        self._is_resting = False
-        self._noes: dict[Target, str] = {}
-        self._silences: dict[Target, str] = {}
-        self._found: Target | None = None
-        self._was_engine = False
-        self._lost_since: float | None = None
+        self._candidate_index = 0
+        self._is_pausing = False
+        self._without_engine: dict[Target, str] = {}
+        self._unanswered: dict[Target, str] = {}
+        self._engine_target: Target | None = None
+        self._has_seen_engine = False
+        self._refused_since_seconds: float | None = None
         self._pause_seconds = FIRST_PAUSE_SECONDS
-        self._told: ScrapeResult | None = None
+        self._result: ScrapeResult | None = None
 
     @property
     def targets(self) -> tuple[Target, ...]:
-        """What is to be scraped now: the engine, or the next place where it may be."""
-        if self._found is not None:
-            return (self._found,)
-        return () if self._is_resting else (self._candidates[self._at],)
+        """The engine, or the next candidate while the engine is searched for."""
+        if self._engine_target is not None:
+            return (self._engine_target,)
+        return () if self._is_pausing else (self._candidates[self._candidate_index],)
 
     @property
-    def awaits_pages(self) -> bool:
-        """Whether it was found; a search says by itself when there is something to be said."""
-        return self._found is not None
+    def is_waiting_for_scrapes(self) -> bool:
+        """Whether the engine was found. A search has a result at its own times."""
+        return self._engine_target is not None
 
-    async def look(self, resolves: Resolver) -> float | None:
-        """Begin a round, once the pause is over."""
-        if self._is_resting:
-            self._begin_round()
+    async def discover(self, resolver: Resolver) -> float | None:
+        """Begin a new search after the pause."""
+        if self._is_pausing:
+            self._begin_search()
         return None
 
-    def learn(
-        self, target: Target, page: TargetHistory, kind: FailureKind | None, selectors: Selectors, now: float
+    def update(
+        self, target: Target, history: TargetHistory, kind: FailureKind | None, selectors: Selectors, now: float
     ) -> float | None:
-        """Hear what came of a scrape; return after how many seconds to begin another round."""
+        """Process a scrape; return the seconds until the next search, None to keep the schedule."""
         if target not in self.targets:
             return None
-        fault = _fault(self._endpoint, page, selectors)
-        if target == self._found:
-            self._learn_of_the_found(fault is not None or kind in _SAYING_NO, now)
+        mismatch = _mismatch(self._endpoint, history, selectors)
+        if target == self._engine_target:
+            self._update_engine(mismatch is not None or kind in _NO_ENGINE_KINDS, now)
             return None
-        if page.failure is None and _lacks(page, selectors):
-            return None  # it was read before anybody asked for this
-        if page.failure is None and fault is None:
-            self._found, self._was_engine, self._lost_since = target, True, None
+        if history.failure is None and _has_unsearched(history, selectors):
+            return None  # this page was read before these series were requested
+        if history.failure is None and mismatch is None:
+            self._engine_target, self._has_seen_engine, self._refused_since_seconds = target, True, None
             self._pause_seconds = FIRST_PAUSE_SECONDS
             return None
-        self._note(target, page, kind, fault)
-        if self._at + 1 < len(self._candidates):
-            self._at += 1
+        self._reject_candidate(target, history, kind, mismatch)
+        if self._candidate_index + 1 < len(self._candidates):
+            self._candidate_index += 1
             return None
-        return self._end_round()
+        return self._end_search()
 
-    def scrape_results(self, pages: Mapping[Target, TargetHistory], selectors: Selectors) -> ScrapeResult | None:
-        """Say what came of it."""
-        if self._found is not None and self._found in pages:
-            page = pages[self._found]
-            self._told = ScrapeResult((_seen(page, _fault(self._endpoint, page, selectors)),))
-        return self._told
+    def result(self, histories: Mapping[Target, TargetHistory], selectors: Selectors) -> ScrapeResult | None:
+        """Return the result of the pod, None if there is no result yet."""
+        if self._engine_target is not None and self._engine_target in histories:
+            history = histories[self._engine_target]
+            self._result = ScrapeResult((_checked(history, _mismatch(self._endpoint, history, selectors)),))
+        return self._result
 
-    def _learn_of_the_found(self, is_no: bool, now: float) -> None:
-        if not is_no:
-            self._lost_since = None
-        elif self._lost_since is None:
-            self._lost_since = now
-        elif now - self._lost_since >= LOST_SECONDS:
-            self._found = None  # what was told of it stands until there is another
-            self._begin_round()
+    def _update_engine(self, is_absent: bool, now: float) -> None:
+        if not is_absent:
+            self._refused_since_seconds = None
+        elif self._refused_since_seconds is None:
+            self._refused_since_seconds = now
+        elif now - self._refused_since_seconds >= LOST_AFTER_SECONDS:
+            self._engine_target = None  # the last result remains until another engine is found
+            self._begin_search()
 
-    def _begin_round(self) -> None:
-        self._is_resting, self._at = False, 0
-        self._noes.clear()
-        self._silences.clear()
+    def _begin_search(self) -> None:
+        self._is_pausing, self._candidate_index = False, 0
+        self._without_engine.clear()
+        self._unanswered.clear()
 
-    def _note(self, target: Target, page: TargetHistory, kind: FailureKind | None, fault: str | None) -> None:
-        newest = page.newest if page.failure is None else None
+    def _reject_candidate(
+        self, target: Target, history: TargetHistory, kind: FailureKind | None, mismatch: str | None
+    ) -> None:
+        newest = history.newest if history.failure is None else None
         if newest is not None and newest.engine:
-            self._was_engine = True  # one that was not meant, which must not pass for a pod without any
-        if newest is not None or kind in _SAYING_NO:
-            self._noes[target] = fault or page.failure or ""
+            self._has_seen_engine = True  # another engine than the trigger's; the pod is not one without an engine
+        if newest is not None or kind in _NO_ENGINE_KINDS:
+            self._without_engine[target] = mismatch or history.failure or ""
             return
-        self._silences[target] = page.failure or ""
-        if self._told is None or self._told.is_no_engine:
-            # Whatever the others answer, this one may be the engine: no need to wait for the end of the round.
-            self._told = self._not_found()
+        self._unanswered[target] = history.failure or ""
+        if self._result is None or self._result.is_no_engine:
+            # This candidate may be the engine. No answer of another candidate can show that the pod has none.
+            self._result = self._not_found()
 
-    def _end_round(self) -> float:
-        self._is_resting = True
-        if self._told is None or not self._told.pages:
-            self._told = self._not_found()
-        pause, self._pause_seconds = self._pause_seconds, min(2 * self._pause_seconds, LONGEST_PAUSE_SECONDS)
+    def _end_search(self) -> float:
+        self._is_pausing = True
+        if self._result is None or not self._result.targets:
+            self._result = self._not_found()
+        pause, self._pause_seconds = self._pause_seconds, min(2 * self._pause_seconds, MAX_PAUSE_SECONDS)
         return pause
 
     def _not_found(self) -> ScrapeResult:
-        told = {**self._silences, **self._noes}
-        listed = [f"port {target.url.port}{target.url.path}: {why}" for target, why in list(told.items())[:_NAMED]]
-        more = f"; and {len(told) - _NAMED} more" if len(told) > _NAMED else ""
+        reasons = {**self._unanswered, **self._without_engine}
+        listed = [
+            f"port {target.url.port}{target.url.path}: {reason}"
+            for target, reason in list(reasons.items())[:_MAX_LISTED]
+        ]
+        more = f"; and {len(reasons) - _MAX_LISTED} more" if len(reasons) > _MAX_LISTED else ""
         return ScrapeResult(
             failure=f"no engine is found: {'; '.join(listed)}{more}",
-            is_no_engine=not self._silences and not self._was_engine,
+            is_no_engine=not self._unanswered and not self._has_seen_engine,
         )
 
 
 class UrlTargets:
-    """Where a URL's page is: at one of the addresses its name has, or at each of them."""
+    """The targets of a URL: one address of its host, or each address."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         self._url: Url | None = None
         self._addresses: tuple[str, ...] = ()
-        self._count = 0
-        self._chosen = 0
-        self._failures = 0  # of the chosen one, in a row
-        self._is_proven = False  # the chosen one has answered
-        self._left = 0  # so many were left since one answered
+        self._address_count = 0
+        self._chosen_index = 0
+        self._failure_count = 0  # of the chosen address, in a row
+        self._has_answered = False  # the chosen address
+        self._switch_count = 0  # changes of the chosen address since the last answer
         self._failure: str | None = None
-        self._told: ScrapeResult | None = None
+        self._result: ScrapeResult | None = None
 
     @property
     def targets(self) -> tuple[Target, ...]:
-        """What is to be scraped now."""
+        """The targets to scrape now."""
         if self._url is None or not self._addresses:
             return ()
         if self._endpoint.every_address:
             return tuple(Target(self._url, address) for address in self._addresses)
-        return (Target(self._url, self._addresses[self._chosen]),)
+        return (Target(self._url, self._addresses[self._chosen_index]),)
 
     @property
-    def is_urgent(self) -> bool:
-        """Whether there is hope: once every address was tried in vain, they are tried at the usual pace."""
-        return self._left < max(1, len(self._addresses))
+    def is_immediate(self) -> bool:
+        """Whether an address is untried. After each address failed, they are tried at the regular interval."""
+        return self._switch_count < max(1, len(self._addresses))
 
     @property
-    def awaits_pages(self) -> bool:
-        """Whether there is hope, as above."""
-        return self.is_urgent
+    def is_waiting_for_scrapes(self) -> bool:
+        """Whether an address is untried, as above."""
+        return self.is_immediate
 
-    async def look(self, resolves: Resolver) -> float | None:
-        """Resolve the name anew; what it was before stands while it cannot be."""
+    async def discover(self, resolver: Resolver) -> float | None:
+        """Resolve the name again. The previous addresses remain if the name cannot be resolved."""
         try:
             url = parse_url(self._endpoint.url)
-            addresses = await resolves.resolve(url)
+            addresses = await resolver.resolve(url)
         except UrlError as error:
             self._failure = f"URL: {error}"
             return None
@@ -221,64 +226,63 @@ class UrlTargets:
             self._failure = str(error)
             if error.kind is FailureKind.DENIED:
                 self._addresses = ()
-            return LOOK_AGAIN_SECONDS
-        except Exception as error:  # whatever a resolver does, it is asked again
+            return RESOLVE_INTERVAL_SECONDS
+        except Exception as error:  # a defect of the resolver must not end the retries
             self._failure = f"unexpected {type(error).__name__}: {str(error)[:200]}"
-            return LOOK_AGAIN_SECONDS
+            return RESOLVE_INTERVAL_SECONDS
         self._url, self._failure = url, None
-        self._turn_to(addresses)
-        return None if _is_address(url.host) else LOOK_AGAIN_SECONDS
+        self._set_addresses(addresses)
+        return None if _is_address(url.host) else RESOLVE_INTERVAL_SECONDS
 
-    def learn(
-        self, target: Target, page: TargetHistory, kind: FailureKind | None, selectors: Selectors, now: float
+    def update(
+        self, target: Target, history: TargetHistory, kind: FailureKind | None, selectors: Selectors, now: float
     ) -> float | None:
-        """Hear what came of a scrape: where one address is enough and this one fails, the next one is tried."""
+        """Process a scrape. If one address is enough and it fails, choose the next one."""
         if self._endpoint.every_address or target not in self.targets:
             return None
-        if page.failure is None:
-            self._failures, self._left, self._is_proven = 0, 0, True
+        if history.failure is None:
+            self._failure_count, self._switch_count, self._has_answered = 0, 0, True
             return None
-        self._failures += 1
-        if not self._is_proven or self._failures >= FORSAKEN_AFTER:
-            self._told = ScrapeResult((page,))  # it stands until the next one was scraped
-            self._choose((self._chosen + 1) % len(self._addresses))
-            self._left += 1
+        self._failure_count += 1
+        if not self._has_answered or self._failure_count >= MAX_CONSECUTIVE_FAILURES:
+            self._result = ScrapeResult((history,))  # it remains until the next address was scraped
+            self._choose((self._chosen_index + 1) % len(self._addresses))
+            self._switch_count += 1
         return None
 
-    def scrape_results(self, pages: Mapping[Target, TargetHistory], selectors: Selectors) -> ScrapeResult | None:
-        """Say what came of it; a page that was not scraped yet is not spoken of while others are."""
-        meant = [pages[target] for target in self.targets if target in pages]
-        found = [
-            _seen(page, _fault(self._endpoint, page, selectors)) for page in meant if page.failure or page.readings
-        ]
-        if self._count > MAX_ADDRESSES and found:
-            failure = f"the name has {self._count} addresses, and {MAX_ADDRESSES} are the most that are asked"
+    def result(self, histories: Mapping[Target, TargetHistory], selectors: Selectors) -> ScrapeResult | None:
+        """Return the result of the URL, without targets that are not scraped yet; None if there is no result yet."""
+        scraped = [it for it in map(histories.get, self.targets) if it is not None and (it.failure or it.samples)]
+        found = [_checked(it, _mismatch(self._endpoint, it, selectors)) for it in scraped]
+        if self._address_count > MAX_ADDRESSES and found:
+            failure = f"the name has {self._address_count} addresses; at most {MAX_ADDRESSES} are scraped"
             found.append(TargetHistory(self._endpoint.url, failure=failure))
         if found:
-            self._told = ScrapeResult(tuple(found))
+            self._result = ScrapeResult(tuple(found))
         elif not self._addresses and self._failure:
-            self._told = ScrapeResult(failure=self._failure)
-        return self._told
+            self._result = ScrapeResult(failure=self._failure)
+        return self._result
 
-    def _turn_to(self, addresses: tuple[str, ...]) -> None:
-        chosen = self._addresses[self._chosen] if self._addresses else None
-        # Sorted, because the DNS turns its answers round; one that answers is kept for as long as the name has it.
+    def _set_addresses(self, addresses: tuple[str, ...]) -> None:
+        chosen = self._addresses[self._chosen_index] if self._addresses else None
         if self._endpoint.every_address:
-            addresses = _of_one_family(addresses)
-        self._count = len(addresses)
+            addresses = _of_larger_family(addresses)
+        self._address_count = len(addresses)
+        # Sorted, because DNS servers rotate their answers. The chosen address is kept while the name has it.
         self._addresses = tuple(sorted(set(addresses)))[:MAX_ADDRESSES]
         if chosen in self._addresses:
-            self._chosen = self._addresses.index(chosen)
+            self._chosen_index = self._addresses.index(chosen)
         else:
             self._choose(0)
 
-    def _choose(self, number: int) -> None:
-        self._chosen, self._failures, self._is_proven = number, 0, False
+    def _choose(self, index: int) -> None:
+        self._chosen_index, self._failure_count, self._has_answered = index, 0, False
 
 
 def candidates(endpoint: Endpoint) -> Iterator[Target]:
-    """Yield where a pod's engine may be, the likeliest first, each once and a bounded number."""
-    assert endpoint.pod is not None  # noqa: S101 - a URL has one place only
+    """Yield the targets at which the engine of a pod may answer: likely ones first, each once, a bounded number."""
+    if endpoint.pod is None:
+        raise ValueError("the endpoint is a URL, and only a pod has candidates")
     seen: set[tuple[int, str]] = set()
     for port, path in _ports_and_paths(endpoint):
         if (port, path) not in seen and len(seen) < MAX_CANDIDATES:
@@ -293,47 +297,47 @@ def _ports_and_paths(endpoint: Endpoint) -> Iterator[tuple[int, str]]:
     if endpoint.port is not None:
         yield from ((endpoint.port, path) for path in paths)
         return
-    own = list(zip((engine.port for engine in engines), paths, strict=True))
-    yield from ((port, path) for port, path in own if port in endpoint.declared_ports or len(own) == 1)
-    yield from ((port, paths[0]) for port in endpoint.declared_ports[:_MOST_DECLARED])
-    yield from own
+    defaults = list(zip((engine.port for engine in engines), paths, strict=True))
+    yield from ((port, path) for port, path in defaults if port in endpoint.declared_ports or len(defaults) == 1)
+    yield from ((port, paths[0]) for port in endpoint.declared_ports[:_MAX_DECLARED_PORTS])
+    yield from defaults
 
 
-def _fault(endpoint: Endpoint, page: TargetHistory, selectors: Selectors) -> str | None:
-    """Say why a page that was read is not what is meant, None where it is."""
-    newest = page.newest if page.failure is None else None
-    if newest is None or _has_one_of(newest, endpoint, selectors):
+def _mismatch(endpoint: Endpoint, history: TargetHistory, selectors: Selectors) -> str | None:
+    """Return why a page that was read is not the page of the endpoint, None if it is."""
+    newest = history.newest if history.failure is None else None
+    if newest is None or _has_requested_series(newest, endpoint, selectors):
         return None
     if endpoint.engine == AUTO:
-        return None if newest.engine else "it exports nothing of an engine that is known"
+        return None if newest.engine else "the page has no series of a known engine"
     if newest.engine == endpoint.engine or newest.engine in ENGINES[endpoint.engine].behind:
         return None
     if newest.engine:
-        return f"it is a page of {newest.engine}, and not of {endpoint.engine}: correct `engine`, or name its port"
-    return f"it exports nothing of {endpoint.engine}"
+        return f"the page is of {newest.engine}, not of {endpoint.engine}: correct `engine`, or set the engine's port"
+    return f"the page has no series of {endpoint.engine}"
 
 
-def _has_one_of(readings: EngineSample, endpoint: Endpoint, selectors: Selectors) -> bool:
-    """Whether it is meant for its series; a URL is, whether they are there yet or not."""
+def _has_requested_series(sample: EngineSample, endpoint: Endpoint, selectors: Selectors) -> bool:
+    """Whether the page is accepted for its series. A URL is accepted before the requested series appear."""
     if endpoint.pod is None:
         return bool(selectors)
-    return any(readings.selected.get(it.text) is not None for it in selectors)
+    return any(sample.selected.get(it.text) is not None for it in selectors)
 
 
-def _seen(page: TargetHistory, fault: str | None) -> TargetHistory:
-    return page if fault is None else TargetHistory(page.where, failure=fault)
+def _checked(history: TargetHistory, mismatch: str | None) -> TargetHistory:
+    return history if mismatch is None else TargetHistory(history.url, failure=mismatch)
 
 
-def _lacks(page: TargetHistory, selectors: Selectors) -> bool:
-    newest = page.newest
+def _has_unsearched(history: TargetHistory, selectors: Selectors) -> bool:
+    newest = history.newest
     return newest is not None and not all(it.text in newest.selected for it in selectors)
 
 
-def _of_one_family(addresses: Collection[str]) -> tuple[str, ...]:
-    """Leave out the smaller family: in a cluster of both, all have an address of each, and are to count once."""
-    of_four = tuple(it for it in addresses if ":" not in it)
-    of_six = tuple(it for it in addresses if ":" in it)
-    return of_four if len(of_four) >= len(of_six) else of_six
+def _of_larger_family(addresses: Collection[str]) -> tuple[str, ...]:
+    """Return the addresses of the larger IP family: in a dual-stack cluster a pod has one of each and counts once."""
+    ipv4 = tuple(it for it in addresses if ":" not in it)
+    ipv6 = tuple(it for it in addresses if ":" in it)
+    return ipv4 if len(ipv4) >= len(ipv6) else ipv6
 
 
 def _is_address(host: str) -> bool:

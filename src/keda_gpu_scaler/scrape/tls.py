@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How is TLS spoken over a connection? By OpenSSL between two buffers, since ``serve`` has an asyncio without it.
+"""Runs TLS over an asyncio connection, with OpenSSL between two memory buffers.
 
-The law of this module: nothing is said before the peer is who it must be.
+Law: no request is sent before the identity of the server is verified.
 
-Imported by the first connection that needs it: OpenSSL takes 4 MiB, which whoever asks no https need not pay for.
+``serve`` loads an asyncio without its TLS support. This module is imported by the first https connection, because
+OpenSSL takes 4 MiB of memory and most instances scrape no https.
 """
 
 import asyncio
@@ -12,14 +13,14 @@ import ssl
 _RECORD_BYTES = 1 << 14
 
 
-class Secured:
-    """A connection with TLS over it.
+class TlsStream:
+    """A TLS session over a TCP connection.
 
     Args:
-        reader: what comes from the peer.
-        writer: what goes to it.
-        context: whom to believe, and what to show.
-        server_name: who the peer must be.
+        reader: receives from the server.
+        writer: sends to the server.
+        context: trusted CAs and the client certificate.
+        server_name: the name that the certificate of the server must have.
     """
 
     def __init__(
@@ -30,53 +31,53 @@ class Secured:
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_name)
 
-    async def shake_hands(self) -> None:
-        """Agree on keys, and see who the peer is.
+    async def handshake(self) -> None:
+        """Run the TLS handshake, which verifies the identity of the server.
 
         Raises:
-            OSError: they do not agree (``ssl.SSLError``), or the connection breaks.
+            OSError: the handshake ends with an error (``ssl.SSLError``), or the connection is lost.
         """
         while True:
             try:
                 self._tls.do_handshake()
             except ssl.SSLWantReadError:
-                await self._exchange()
+                await self._flush_and_receive()
             else:
-                self._send()
+                self._flush()
                 return
 
     async def read(self, limit_bytes: int) -> bytes:
-        """Return what came, nothing at the end.
+        """Return received bytes, none at the end.
 
         Raises:
-            OSError: it ends without the peer's saying so, which anybody on the way could bring about.
+            OSError: the connection ends without a TLS close. An attacker on the network could have cut it.
         """
         while True:
             try:
                 return self._tls.read(min(limit_bytes, _RECORD_BYTES))
             except ssl.SSLWantReadError:
-                await self._exchange()
+                await self._flush_and_receive()
 
     def write(self, content: bytes) -> None:
-        """Send this.
+        """Send bytes.
 
         Raises:
-            OSError: the peer ended it.
+            OSError: the server closed the session.
         """
         self._tls.write(content)
-        self._send()
+        self._flush()
 
     def abort(self) -> None:
-        """Drop the connection."""
+        """Close the connection immediately."""
         self._writer.transport.abort()
 
-    def _send(self) -> None:
+    def _flush(self) -> None:
         if pending := self._outgoing.read():
             self._writer.write(pending)
 
-    async def _exchange(self) -> None:
-        """Send what is to be sent, and wait for what comes."""
-        self._send()
+    async def _flush_and_receive(self) -> None:
+        """Send pending records, then wait for received ones."""
+        self._flush()
         received = await self._reader.read(_RECORD_BYTES)
         if not received:
             raise ConnectionResetError("the connection is closed")

@@ -353,11 +353,11 @@ def _engines(view: StatusView) -> Iterator[str]:
     rows = [
         (str(endpoint), page, scraped.failure)
         for endpoint, scraped in view.fleet.scrape_results.items()
-        for page in scraped.pages or (None,)
+        for page in scraped.targets or (None,)
     ]
     if not rows:
         return
-    rows.sort(key=lambda row: (row[0], row[1].where if row[1] else ""))
+    rows.sort(key=lambda row: (row[0], row[1].url if row[1] else ""))
     yield "<section aria-labelledby=engines>"
     yield "<h2 id=engines>Engines and demand</h2>"
     heads = ("Asked", "Address", "Engine", "Running", "Waiting", "KV cache", "Told")
@@ -374,13 +374,13 @@ def _page(page: TargetHistory | None, failure: str | None, view: StatusView) -> 
     if page is None:
         return ("—", "—", _UNKNOWN, _UNKNOWN, _UNKNOWN, f"<span class=bad>{_text(failure or 'not asked yet')}</span>")
     newest = page.newest if page.is_fresh(view.now, view.fleet.stale_after_seconds) else None
-    told = _ago(view.now - page.readings[-1].at_seconds) if page.readings else "never"
+    told = _ago(view.now - page.samples[-1].at_seconds) if page.samples else "never"
     if page.failure is not None:
         told += f"; <span class=bad>{_text(page.failure)}</span>"
     if newest is None:
-        return (_text(page.where), _UNKNOWN, _UNKNOWN, _UNKNOWN, _UNKNOWN, told)
+        return (_text(page.url), _UNKNOWN, _UNKNOWN, _UNKNOWN, _UNKNOWN, told)
     return (
-        _text(page.where),
+        _text(page.url),
         _text(newest.engine or "none recognised"),
         _known(newest.running),
         _known(newest.waiting),

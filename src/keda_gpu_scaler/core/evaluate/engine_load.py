@@ -80,7 +80,7 @@ def engine_load(
     """
     if scraped is None:
         return EngineLoad(None, "not scraped yet")
-    page = next((page for page in scraped.pages if page.is_fresh(now, stale_after_seconds)), None)
+    page = next((page for page in scraped.targets if page.is_fresh(now, stale_after_seconds)), None)
     if page is None or page.newest is None:
         return EngineLoad(None, _absence(scraped, now), is_no_engine=scraped.is_no_engine)
     newest, window = page.newest, _Window.of(page, window_seconds)
@@ -92,18 +92,16 @@ def engine_load(
     try:
         value, how = _VALUES[metric.reading](window, query)
     except _Unknown as unknown:
-        sentence = f"{title} at {page.where}: {unknown}"
+        sentence = f"{title} at {page.url}: {unknown}"
         engine = ENGINES.get(newest.engine)
         return EngineLoad(None, sentence, requests, until, is_no_engine=engine is not None and not engine.tells_queue)
-    return EngineLoad(
-        value, f"{value:.6g} {metric.unit}".rstrip() + f" by {title} at {page.where}{how}", requests, until
-    )
+    return EngineLoad(value, f"{value:.6g} {metric.unit}".rstrip() + f" by {title} at {page.url}{how}", requests, until)
 
 
 def _absence(scraped: ScrapeResult, now: float) -> str:
-    failures = dict.fromkeys(page.failure for page in scraped.pages if page.failure)
+    failures = dict.fromkeys(page.failure for page in scraped.targets if page.failure)
     why = "; ".join(failures) or scraped.failure or "not scraped yet"
-    ages = [now - page.newest.at_seconds for page in scraped.pages if page.newest is not None]
+    ages = [now - page.newest.at_seconds for page in scraped.targets if page.newest is not None]
     return f"{why}; it last told something {min(ages):.0f} s ago" if ages else why
 
 
@@ -133,7 +131,7 @@ class _Window:
     def of(cls, page: TargetHistory, window_seconds: float) -> "_Window":
         """Look at a page that was read."""
         inside = list(page.within(window_seconds))
-        return cls(inside, page.readings[-len(inside) - 1 : -len(inside)])
+        return cls(inside, page.samples[-len(inside) - 1 : -len(inside)])
 
     def gauge(self, read: Callable[[EngineSample], float | None], what: str) -> float:
         """Average a gauge that is still told."""
@@ -348,25 +346,25 @@ def observe_demand(
 
     What some of them tell may be enough to wake; only what all of them tell lets sleep.
     """
-    if scraped is None or not scraped.pages:
+    if scraped is None or not scraped.targets:
         why = (scraped.failure if scraped else None) or "not scraped yet"
         return DemandObservation(None, None, f"demand at {demand.url} is unknown: {why}")
     values: list[float] = []
     unknown: list[str] = []
     until = math.inf
-    courses = [_course(page, demand.selectors, window_seconds) for page in scraped.pages]
-    for page, course in zip(scraped.pages, courses, strict=True):
+    courses = [_course(page, demand.selectors, window_seconds) for page in scraped.targets]
+    for page, course in zip(scraped.targets, courses, strict=True):
         if not page.is_fresh(now, stale_after_seconds) or page.newest is None:
-            unknown.append(f"{page.where}: {_absence(ScrapeResult((page,)), now)}")
+            unknown.append(f"{page.url}: {_absence(ScrapeResult((page,)), now)}")
             continue
         until = min(until, page.newest.at_seconds + stale_after_seconds)
         newest = course[-1][1]
         if newest is None:
-            unknown.append(f"{page.where}: {_no_demand(page, demand.selectors)}")
+            unknown.append(f"{page.url}: {_no_demand(page, demand.selectors)}")
         else:
             values.append(newest)
     total = math.fsum(values)
-    told = f"demand {total:.6g}" + (f" at {len(values)} of {len(scraped.pages)} addresses" if unknown else "")
+    told = f"demand {total:.6g}" + (f" at {len(values)} of {len(scraped.targets)} addresses" if unknown else "")
     if total > demand.threshold:
         return DemandObservation(total, True, f"{told} is above demandThreshold {demand.threshold:g}", until)
     above_at = _last_above(courses, demand.threshold, stale_after_seconds)
@@ -396,7 +394,7 @@ def _course(page: TargetHistory, selectors: Sequence[SeriesSelector], window_sec
     counting = _Counting(window_seconds)
     texts = [it.text for it in selectors]
     course: _Course = []
-    for readings in page.readings:
+    for readings in page.samples:
         told = readings.selected
         text, found = next(((it, found) for it in texts if (found := told.get(it))), ("", None))
         if found is not None and not found.is_counter:

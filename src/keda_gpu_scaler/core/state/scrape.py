@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is scraped, and what did it tell lately? Pages of metrics: a pod's engine, or whatever a URL names.
+"""The scraped endpoints and the recent samples of each target.
 
-The law of this module: a page is what it told and when; that it could not be read is told beside it, never instead.
+Law: a failure is stored next to the samples and never replaces them.
 """
 
 from collections.abc import Iterator
@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from keda_gpu_scaler.core.types import EngineSample, PodRef
 
 AUTO = "auto"
-"""The engine is recognised from what the page exports."""
+"""The engine is recognised from the series that the target exports."""
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """What is to be scraped: the engine of a pod (``pod`` and ``address`` are given), or a ``url`` as it stands.
+    """One thing to scrape: the engine of a pod (``pod`` and ``address`` are set), or a ``url``.
 
-    Of a pod's engine ``engine`` is a name in ``core.catalog.ENGINES`` or ``AUTO``. ``port``, ``path`` and ``scheme``
-    are None where they were not said: then the engine's own are tried, for ``AUTO`` those of each engine in turn, at
-    first where the pod declares such a port (``declared_ports``). With ``every_address`` each address that the URL's
-    name resolves to is a page of its own; else only one of them is asked.
+    ``engine`` is a name in ``core.trigger.metrics.ENGINES``, or ``AUTO``. ``port``, ``path`` and ``scheme`` are None
+    where the trigger does not set them. Then the defaults of the engine are tried. For ``AUTO`` the defaults of each
+    engine are tried in turn, and ports that the pod declares (``declared_ports``) come first. With ``every_address``
+    each address of the URL's host is a target of its own; without it one address is scraped.
     """
 
     pod: PodRef | None = None
@@ -39,49 +39,49 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class TargetHistory:
-    """One page's recent readings, oldest first, none when it was never read; immutable.
+    """The recent samples of one target, oldest first; immutable.
 
-    ``where`` is the address that was asked, for people ("http://10.1.2.3:8000/metrics"). ``failure`` is the sentence
-    that says why the last scrape gave nothing, None when it gave something.
+    ``url`` is the scraped address for display ("http://10.1.2.3:8000/metrics"). ``samples`` is empty until the first
+    successful scrape. ``failure`` is a sentence that says why the last scrape returned no sample, None if it did.
     """
 
-    where: str
-    readings: tuple[EngineSample, ...] = ()
+    url: str
+    samples: tuple[EngineSample, ...] = ()
     failure: str | None = None
 
     @property
     def newest(self) -> EngineSample | None:
-        """What it told last, however long ago."""
-        return self.readings[-1] if self.readings else None
+        """The newest sample of any age, None before the first one."""
+        return self.samples[-1] if self.samples else None
 
     def is_fresh(self, now: float, stale_after_seconds: float) -> bool:
-        """Whether what it told last is young enough to be believed."""
-        return bool(self.readings) and now - self.readings[-1].at_seconds <= stale_after_seconds
+        """Whether the newest sample is at most ``stale_after_seconds`` old."""
+        return bool(self.samples) and now - self.samples[-1].at_seconds <= stale_after_seconds
 
     def within(self, window_seconds: float) -> Iterator[EngineSample]:
-        """Yield the newest readings, and before them all that came less than ``window_seconds`` earlier.
+        """Yield the newest sample, then each earlier one that is less than ``window_seconds`` older than the newest.
 
-        The window ends at the newest readings and not at the time of asking: asking twice gives the same answer.
+        The window ends at the newest sample and not at the current time, so that two calls return the same samples.
         """
         newest = self.newest
         if newest is None:
             return
         yield newest
-        for readings in reversed(self.readings[:-1]):
-            if newest.at_seconds - readings.at_seconds >= window_seconds:
+        for sample in reversed(self.samples[:-1]):
+            if newest.at_seconds - sample.at_seconds >= window_seconds:
                 return
-            yield readings
+            yield sample
 
 
 @dataclass(frozen=True, slots=True)
 class ScrapeResult:
-    """What came of an endpoint: its pages, one for each address that is asked, none while none is known.
+    """The result of scraping an endpoint: one history for each target.
 
-    ``failure`` says why there is no page (its name does not resolve, its address is refused, nothing was asked yet).
-    ``is_no_engine`` says that this is not for want of an answer: whatever was asked answered, or refused the
-    connection, and none of it ever was an engine's page.
+    ``targets`` is empty while no target is known. Then ``failure`` says why: the name does not resolve, the address is
+    not allowed, or no scrape has ended yet. ``is_no_engine`` is true if the endpoint is known to have no engine: each
+    candidate answered with something else or refused the connection, in every search so far.
     """
 
-    pages: tuple[TargetHistory, ...] = ()
+    targets: tuple[TargetHistory, ...] = ()
     failure: str | None = None
     is_no_engine: bool = False

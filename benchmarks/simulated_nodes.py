@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One process that stands for a cluster: many nodes that share their snapshots, and an API server with workloads.
+"""Simulates nodes that share their snapshots, and an API server with workloads, in one process.
 
-Every node is a ``FleetServer`` over snapshots that are made up here, once a second, each node at a
-moment of its own; utilisations stand still unless told to change, and everything else changes every second. All the nodes
-listen on one port of addresses of their own (127.0.x.y). Started by ``bench_fleet``, which reads one line of JSON from
-it, and writes "NODE PERCENT" to let a node's devices do so much.
+Each node is a ``FleetServer`` with a new simulated snapshot every second; the nodes start at different times within the
+second. The utilisation changes only on request; all other readings change every second. All nodes listen on one port,
+each at its own address (127.0.x.y). ``bench_fleet`` starts this process, reads one line of JSON from it, and writes
+"NODE PERCENT" to set the utilisation of a node.
 """
 
 import asyncio
@@ -29,8 +29,8 @@ GIB = 1 << 30
 _MODEL = "NVIDIA H100 80GB HBM3"
 
 
-class MadeUpNode:
-    """A node whose devices do what they are told, and whose pods hold a device each."""
+class SimulatedNode:
+    """A node whose utilisation is set from outside, and whose pods have one device each."""
 
     def __init__(self, number: int, devices: int, workloads: int) -> None:
         self.name = f"gpu-{number}"
@@ -48,10 +48,10 @@ class MadeUpNode:
         self.history: History | None = None
         self._sequence = itertools.count()
         self.bytes_sent = 0
-        self.sharing = FleetServer(lambda: self.history, lambda: None, time.monotonic, self.name)
+        self.server = FleetServer(lambda: self.history, lambda: None, time.monotonic, self.name)
 
-    async def live(self, phase: float) -> None:
-        """Sample once a second, so many seconds after the others."""
+    async def sample_forever(self, phase: float) -> None:
+        """Sample once a second, after an initial delay of ``phase`` seconds."""
         await asyncio.sleep(phase)
         due = time.monotonic()
         while True:
@@ -65,7 +65,7 @@ class MadeUpNode:
             Sample(
                 device,
                 gpu_utilization_ratio=self.percent / 100,
-                memory_utilization_ratio=random.randrange(100) / 100,  # noqa: S311 - a made-up load
+                memory_utilization_ratio=random.randrange(100) / 100,  # noqa: S311 - a simulated load
                 memory_used_bytes=random.randrange(80 * GIB),  # noqa: S311
                 memory_total_bytes=80 * GIB,
                 temperature_celsius=float(random.randrange(40, 80)),  # noqa: S311
@@ -73,24 +73,24 @@ class MadeUpNode:
             )
             for device in self._devices
         )
-        snapshot = Snapshot(self.name, next(self._sequence), now, time.time(), "crowd", samples, self._allocations)
+        snapshot = Snapshot(self.name, next(self._sequence), now, time.time(), "simulation", samples, self._allocations)
         self.history = History((snapshot,), now)
-        self.sharing.published()
+        self.server.published()
 
 
-class Crowd(pb_grpc.FleetServicer):
-    """Gives every follower's Watch a node of its own, whichever address it came to."""
+class NodePool(pb_grpc.FleetServicer):
+    """Serves each Watch call from another node, independent of the called address."""
 
-    def __init__(self, nodes: list[MadeUpNode]) -> None:
+    def __init__(self, nodes: list[SimulatedNode]) -> None:
         self._free = list(reversed(nodes))
 
     async def Watch(  # noqa: N802
         self, request: pb.WatchRequest, context: "grpc.aio.ServicerContext[pb.WatchRequest, pb.Update]"
     ) -> AsyncIterator[pb.Update]:
-        """Tell what the next free node tells."""
+        """Yield the updates of the next free node."""
         node = self._free.pop()
         try:
-            async for update in node.sharing.Watch(request, context):
+            async for update in node.server.Watch(request, context):
                 node.bytes_sent += update.ByteSize()
                 yield update
         finally:
@@ -98,12 +98,12 @@ class Crowd(pb_grpc.FleetServicer):
 
 
 def pod_name(node: int, index: int, workloads: int) -> str:
-    """The pod that holds this device: workloads are dealt out over nodes in turn."""
+    """Return the name of the pod that has this device. The nodes are assigned to the workloads in turn."""
     return f"llama-{node % workloads + 1}-{node // workloads}-{index}"
 
 
 def populate(server: FakeApiServer, nodes: int, devices: int, workloads: int) -> None:
-    """Make the workloads whose pods hold the nodes' devices."""
+    """Create the workloads whose pods have the devices of the nodes."""
     sizes = dict.fromkeys(range(1, workloads + 1), 0)
     for node, index in itertools.product(range(nodes), range(devices)):
         workload = node % workloads + 1
@@ -114,15 +114,15 @@ def populate(server: FakeApiServer, nodes: int, devices: int, workloads: int) ->
         server.scaled_object(f"llama-{workload}")
 
 
-async def _serve(nodes: list[MadeUpNode], server: FakeApiServer, kubeconfig: Path) -> None:
+async def _serve(nodes: list[SimulatedNode], server: FakeApiServer, kubeconfig: Path) -> None:
     grpc_server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
-    pb_grpc.add_FleetServicer_to_server(Crowd(nodes), grpc_server)  # type: ignore[no-untyped-call]
+    pb_grpc.add_FleetServicer_to_server(NodePool(nodes), grpc_server)  # type: ignore[no-untyped-call]
     port = grpc_server.add_insecure_port("127.0.0.1:0")
     addresses = [f"127.0.{number // 250 + 1}.{number % 250 + 1}:{port}" for number in range(len(nodes))]
     for address in addresses:
         grpc_server.add_insecure_port(address)
     await grpc_server.start()
-    lives = [asyncio.create_task(node.live(number / len(nodes))) for number, node in enumerate(nodes)]
+    sampling = [asyncio.create_task(node.sample_forever(number / len(nodes))) for number, node in enumerate(nodes)]
     print(json.dumps({"addresses": addresses, "kubeconfig": str(server.kubeconfig(kubeconfig))}), flush=True)
     loop = asyncio.get_running_loop()
     while line := await loop.run_in_executor(None, sys.stdin.readline):
@@ -131,8 +131,8 @@ async def _serve(nodes: list[MadeUpNode], server: FakeApiServer, kubeconfig: Pat
             continue
         number, percent = line.split()
         nodes[int(number)].percent = float(percent)
-    for life in lives:
-        life.cancel()
+    for task in sampling:
+        task.cancel()
     await grpc_server.stop(None)
 
 
@@ -140,8 +140,8 @@ def main(nodes: int, devices: int, workloads: int, folder: str) -> None:
     """Serve until standard input ends."""
     with FakeApiServer() as server:
         populate(server, nodes, devices, workloads)
-        made_up = [MadeUpNode(number, devices, workloads) for number in range(nodes)]
-        asyncio.run(_serve(made_up, server, Path(folder) / "kubeconfig"))
+        simulated = [SimulatedNode(number, devices, workloads) for number in range(nodes)]
+        asyncio.run(_serve(simulated, server, Path(folder) / "kubeconfig"))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Simulates engines, the queue of an endpoint picker and the API server in one process.
+
+All engines listen on one port, each at its own address (127.1.x.y), and serve pages of the size of vLLM's. Some engines
+are hostile: they accept a request and never finish the response. ``bench_engines`` starts this process, reads one line
+of JSON from it, and writes "queue SIZE" to set the number of requests that wait at the picker.
+"""
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import cast
+
+from tests.apiserver import FakeApiServer
+from tests.engines.vllm_pages import vllm_page
+
+PODS_A_WORKLOAD = 10
+QUEUE = "inference_extension_flow_control_queue_size"
+_HEAD = "HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4\r\nContent-Length: {}\r\n\r\n"
+
+
+class PageServer(asyncio.Protocol):
+    """Answers every request on a connection with the page of its local address."""
+
+    def __init__(self, engines: "SimulatedEngines") -> None:
+        self._engines = engines
+        self._received = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Note the local address of the connection."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._address = transport.get_extra_info("sockname")[0]
+
+    def data_received(self, data: bytes) -> None:
+        """Answer every complete request."""
+        self._received += data
+        while b"\r\n\r\n" in self._received:
+            _, self._received = self._received.split(b"\r\n\r\n", 1)
+            if self._address in self._engines.hostile:
+                self._transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: 900000\r\n\r\n# HELP")
+            else:
+                self._transport.write(self._engines.answer(self._address))
+
+
+class SimulatedEngines:
+    """The page of each address."""
+
+    def __init__(self, addresses: list[str], hostile: int) -> None:
+        self.hostile = frozenset(addresses[:: len(addresses) // hostile] if hostile else ())
+        self._engine_page = _response(
+            vllm_page(running=40, waiting=3, kv=0.55, requests=1e4, tokens=1e6, first_tokens=1e4)
+        )
+        self.page_bytes = len(self._engine_page)
+        self.set_queue(0)
+
+    def set_queue(self, size: float) -> None:
+        """Set the number of requests that wait at the picker."""
+        self._picker_page = _response(f'# TYPE {QUEUE} gauge\n{QUEUE}{{inference_pool="llama"}} {size}\n'.encode())
+
+    def answer(self, address: str) -> bytes:
+        """Return the page of an address; 127.0.0.1 is the picker."""
+        return self._picker_page if address == "127.0.0.1" else self._engine_page
+
+
+def _response(page: bytes) -> bytes:
+    return _HEAD.format(len(page)).encode() + page
+
+
+def populate(server: FakeApiServer, addresses: list[str]) -> None:
+    """Create workloads of ten ready pods each, and one that is scaled to zero."""
+    for number, address in enumerate(addresses):
+        server.pod(f"engine-{number}", "gpu-1", app=f"llama-{number // PODS_A_WORKLOAD + 1}", address=address)
+    for workload in range(1, -(-len(addresses) // PODS_A_WORKLOAD) + 1):
+        server.scale(f"llama-{workload}", PODS_A_WORKLOAD)
+        server.scaled_object(f"llama-{workload}")
+    server.scale("llama-at-zero", 0)
+    server.scaled_object("llama-at-zero")
+
+
+async def _serve(engines: SimulatedEngines, kubeconfig: Path) -> None:
+    loop = asyncio.get_running_loop()
+    listener = await loop.create_server(lambda: PageServer(engines), "0.0.0.0", 0, backlog=1024)  # noqa: S104 - 127.x.y.z
+    port = listener.sockets[0].getsockname()[1]
+    print(json.dumps({"port": port, "kubeconfig": str(kubeconfig), "page_bytes": engines.page_bytes}), flush=True)
+    while line := await loop.run_in_executor(None, sys.stdin.readline):
+        engines.set_queue(float(line.split()[1]))
+    listener.close()
+
+
+def main(pods: int, hostile: int, folder: str) -> None:
+    """Serve until standard input ends."""
+    addresses = [f"127.1.{number // 250 + 1}.{number % 250 + 1}" for number in range(pods)]
+    with FakeApiServer() as server:
+        populate(server, addresses)
+        asyncio.run(_serve(SimulatedEngines(addresses, hostile), server.kubeconfig(Path(folder) / "kubeconfig")))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

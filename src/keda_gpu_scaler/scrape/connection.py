@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sends GET requests over one HTTP/1.1 connection, and pools idle connections.
+
+Law: a response uses a bounded amount of memory, however the server behaves.
+"""
+
+import asyncio
+import math
+from typing import Protocol
+
+import h11
+
+from keda_gpu_scaler.core.quoting import quoted
+from keda_gpu_scaler.scrape.types import FailureKind, FetchedPage, FetchError
+
+MAX_BODY_BYTES = 1 << 20
+MAX_IDLE_CONNECTIONS = 512
+"""The number of idle connections that are kept. The file limit of a process may be as low as 1024."""
+CHUNK_BYTES = 1 << 16
+_MAX_HEAD_BYTES = 1 << 15
+_MAX_HEADS = 8  # the final response, and interim responses before it
+_MAX_PARTS = 1 << 14  # of a page that is sent line by line; each part takes some microseconds
+_PARTS_PER_TURN = 512
+_OK = 200
+_ABSENT_STATUSES = frozenset({404, 405, 406, 410, 501})
+_CREDENTIALS_STATUSES = frozenset({401, 403})
+
+
+class ConnectionClosedError(Exception):
+    """The server closed the connection before it sent any part of a response; the client connects again."""
+
+
+class Stream(Protocol):
+    """A stream of bytes to and from a server."""
+
+    async def read(self, limit_bytes: int, /) -> bytes:
+        """Return received bytes, none at the end; raises OSError."""
+
+    def write(self, content: bytes, /) -> None:
+        """Send bytes; raises OSError."""
+
+    def abort(self) -> None:
+        """Close the connection immediately."""
+
+
+class PlainStream:
+    """A TCP connection without TLS."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writer = writer
+        self.read = reader.read
+        self.write = writer.write
+
+    def abort(self) -> None:
+        """Close the connection immediately."""
+        self._writer.transport.abort()
+
+
+class Connection:
+    """One HTTP/1.1 connection, with one request at a time."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_HEAD_BYTES)
+        self.is_reusable = False
+        self.idle_since_seconds = 0.0
+
+    def close(self) -> None:
+        """Close the connection immediately and drop unread data."""
+        self._stream.abort()
+
+    async def get(self, path: str, headers: list[tuple[str, str]]) -> FetchedPage:
+        """Send a GET request and return the page.
+
+        Raises:
+            FetchError: the server returns no page.
+            ConnectionClosedError: the server closed the connection before it sent anything.
+        """
+        self.is_reusable = False
+        self._send_request(path, headers)
+        content_type = _check_response(await self._read_head())
+        content = await self._read_body()
+        # Data after the response would be taken for the response to the next request.
+        if self._http.our_state is self._http.their_state is h11.DONE and not self._http.trailing_data[0]:
+            self._http.start_next_cycle()
+            self.is_reusable = True
+        return FetchedPage(content, content_type)
+
+    def _send_request(self, path: str, headers: list[tuple[str, str]]) -> None:
+        try:
+            request = self._http.send(h11.Request(method="GET", target=path, headers=headers))
+            end = self._http.send(h11.EndOfMessage())
+        except h11.LocalProtocolError:
+            raise FetchError(f"{quoted(path, 80)} is not a valid path: it must have no blanks") from None
+        try:
+            self._stream.write((request or b"") + (end or b""))
+        except OSError:
+            raise ConnectionClosedError from None
+
+    async def _read_head(self) -> h11.Response:
+        has_received = False
+        heads = 0
+        while True:
+            try:
+                event = self._http.next_event()
+            except h11.RemoteProtocolError:
+                raise FetchError("the server does not speak HTTP", FailureKind.ABSENT) from None
+            if isinstance(event, h11.Response):
+                return event
+            if event is h11.NEED_DATA:
+                await self._receive_head(has_received)
+                has_received = True
+                continue
+            heads += 1
+            if not isinstance(event, h11.InformationalResponse) or heads >= _MAX_HEADS:
+                raise FetchError("the server does not speak HTTP", FailureKind.ABSENT)
+
+    async def _receive_head(self, has_received: bool) -> None:
+        try:
+            received = await self._stream.read(CHUNK_BYTES)
+        except OSError:
+            received = b""
+        if not received:
+            raise FetchError("the response is incomplete") if has_received else ConnectionClosedError
+        self._http.receive_data(received)
+
+    async def _read_body(self) -> bytes:
+        parts: list[bytes] = []
+        size = 0
+        try:
+            while True:
+                event = self._http.next_event()
+                if event is h11.NEED_DATA:
+                    self._http.receive_data(await self._stream.read(CHUNK_BYTES))
+                elif isinstance(event, h11.Data):
+                    size += len(event.data)
+                    parts.append(bytes(event.data))
+                    _check_size(size, len(parts))
+                    if not len(parts) % _PARTS_PER_TURN:
+                        await asyncio.sleep(0)  # lets other tasks and the timeout run
+                else:
+                    return b"".join(parts)
+        except (OSError, h11.RemoteProtocolError):
+            raise FetchError("the response is incomplete") from None
+
+
+class ConnectionPool:
+    """Idle connections by key. A key stands for one server and one set of credentials."""
+
+    def __init__(self) -> None:
+        self._connections: dict[object, list[Connection]] = {}
+        self._count = 0
+
+    def take(self, key: object) -> Connection | None:
+        """Remove and return the connection that was used last, None if there is none."""
+        idle = self._connections.get(key)
+        if idle is None:
+            return None
+        connection = idle.pop()
+        self._count -= 1
+        if not idle:
+            del self._connections[key]
+        return connection
+
+    def put(self, key: object, connection: Connection, now: float) -> bool:
+        """Keep a connection, unless the pool is full; return whether it was kept.
+
+        A full pool keeps its old connections: targets are scraped in turn, so the oldest connection is needed next.
+        """
+        if self._count >= MAX_IDLE_CONNECTIONS:
+            return False
+        connection.idle_since_seconds = now
+        self._connections.setdefault(key, []).append(connection)
+        self._count += 1
+        return True
+
+    def close(self, before: float = math.inf) -> None:
+        """Close the connections that are idle since ``before`` or longer."""
+        for key, idle in list(self._connections.items()):
+            for connection in [it for it in idle if it.idle_since_seconds <= before]:
+                idle.remove(connection)
+                connection.close()
+                self._count -= 1
+            if not idle:
+                del self._connections[key]
+
+
+def _check_size(size_bytes: int, parts: int) -> None:
+    if size_bytes > MAX_BODY_BYTES:
+        raise FetchError(f"the page is larger than {MAX_BODY_BYTES >> 20} MiB")
+    if parts > _MAX_PARTS:
+        raise FetchError(f"the page comes in more than {_MAX_PARTS} pieces")
+
+
+def _check_response(head: h11.Response) -> str:
+    """Return the content type of a response with a page.
+
+    Raises:
+        FetchError: the response has no page, or the page is too large.
+    """
+    status = head.status_code
+    headers = {name: value for name, value in head.headers if name in (b"content-type", b"content-length", b"location")}
+    if status in _ABSENT_STATUSES:
+        raise FetchError(f"the server has no such page (HTTP {status})", FailureKind.ABSENT)
+    if 300 <= status < 400:
+        location = quoted(headers.get(b"location", b"").decode("ascii", "replace"), 80)
+        raise FetchError(
+            f"the server redirects to {location} (HTTP {status}); redirects are not followed", FailureKind.ABSENT
+        )
+    if status in _CREDENTIALS_STATUSES:
+        raise FetchError(f"the server requires credentials (HTTP {status}): mount them with --endpoint-credentials")
+    if status != _OK:
+        raise FetchError(f"the server answers with HTTP {status}")
+    _check_size(int(headers.get(b"content-length", b"0")), 1)
+    return headers.get(b"content-type", b"").decode("ascii", "replace")

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The values of one scrape: the target, the fetched page and the failure."""
+
+import enum
+from dataclasses import dataclass
+
+from keda_gpu_scaler.core.urls import Url
+
+
+class FailureKind(enum.Enum):
+    """The kinds of failure that the search for an engine distinguishes."""
+
+    REFUSED = "refused"
+    """Nothing listens on the port."""
+    ABSENT = "absent"
+    """A server answers, and it has no such page."""
+    DENIED = "denied"
+    """The address policy does not allow the address."""
+    UNREADABLE = "unreadable"
+    """There is no answer, or the answer is not usable. This may be temporary."""
+
+
+class FetchError(Exception):
+    """The page cannot be fetched; the text is a sentence for operators."""
+
+    def __init__(self, sentence: str, kind: FailureKind = FailureKind.UNREADABLE) -> None:
+        self.kind = kind
+        super().__init__(sentence)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A URL and the address to connect to; ``namespace`` and ``pod`` are None if a trigger names the URL.
+
+    A pod at another pod's former address is another target, so that it does not inherit the samples of that pod.
+    """
+
+    url: Url
+    address: str
+    namespace: str | None = None
+    pod: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedPage:
+    """The body of a response and its content type."""
+
+    content: bytes
+    content_type: str
