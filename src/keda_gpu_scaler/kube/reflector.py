@@ -183,7 +183,9 @@ class Reflector(Generic[Kept]):
             parameters["continue"] = str(metadata["continue"])
         before = self.items
         # An unchanged item stays the same object, so that callers can compare by identity.
-        self.items = {name: before[name] if before.get(name) == kept else kept for name, kept in found.items()}
+        self.items = {
+            name: before[name] if name in before and before[name] == kept else kept for name, kept in found.items()
+        }
         if self._is_synced and self.items != before:
             self._on_change()
         self._version = str(metadata.get("resourceVersion") or "")
