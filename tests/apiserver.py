@@ -178,11 +178,11 @@ class FakeApiServer:
             self._forbidden.discard((verb, resource))
 
     def break_down(self, verb: str, resource: str) -> None:
-        """Answer 503 to these requests, until ``mend``."""
+        """Answer 503 to these requests, until ``repair``."""
         with self._lock:
             self._broken.add((verb, resource))
 
-    def mend(self, verb: str, resource: str) -> None:
+    def repair(self, verb: str, resource: str) -> None:
         with self._lock:
             self._broken.discard((verb, resource))
 

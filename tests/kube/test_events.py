@@ -203,7 +203,7 @@ def test_no_event_is_written_for_an_object_that_does_not_exist(
     async def talk(recording: Recording) -> None:
         await recording.receive(*[replace(MISSING, namespace=namespace, name=name)] * 3)
         assert server.events() == []
-        assert {asked.namespace for asked in server.asked} <= {"ai"}
+        assert {request.namespace for request in server.asked} <= {"ai"}
 
     record(server, talk)
 
@@ -251,7 +251,7 @@ def test_a_failing_server_is_logged_once_and_called_again_for_the_next_event(
         await recording.receive(*others, *others)
         assert len(caplog.messages) == 1
         assert "503" in caplog.messages[0]
-        server.mend("list", "scaledobjects")
+        server.repair("list", "scaledobjects")
         await recording.receive(MISSING, MISSING)
         assert recording.reasons() == ["GPUTriggerUnanswered"]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests of exec credential plugins: commands run them, servers refuse them, and errors name the remedy."""
+"""Tests of exec credential plugins: commands run them, servers refuse them, errors name the remedy."""
 
 import json
 from pathlib import Path

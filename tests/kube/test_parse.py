@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Tests of the readers of Kubernetes objects, with fields of unexpected types."""
+
 from typing import Any
 
 import pytest
@@ -62,3 +64,36 @@ def test_entries_that_are_not_ports_are_left_out(containers: object) -> None:
 def test_usable_annotations_are_kept(annotations: dict[str, Any], kept: tuple[object, ...]) -> None:
     found = pod(**annotations)
     assert (found.metrics_port, found.metrics_path, found.metrics_scheme) == kept
+
+
+SLICE = {"ports": [{"name": "grpc", "port": 6000}], "endpoints": [{"addresses": ["10.0.0.1"]}]}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"ports": None}, {"ports": ["6000"]}, {"ports": [{"name": "grpc", "port": "6000"}]}, {"ports": [{"port": 0}]},
+        {"endpoints": 7}, {"endpoints": [None]}, {"endpoints": [{"addresses": "10.0.0.1"}]},
+        {"endpoints": [{"addresses": [7]}]}, {"endpoints": [{"addresses": []}]},
+    ],
+)  # fmt: skip
+def test_a_slice_with_fields_of_other_types_has_no_endpoint(fields: dict[str, Any]) -> None:
+    assert len(parse.endpoints(SLICE)) == 1
+    assert parse.endpoints({**SLICE, **fields}) == ()
+
+
+def test_endpoints_that_differ_in_readiness_alone_are_equal() -> None:
+    unready = {**SLICE, "endpoints": [{"addresses": ["10.0.0.1"], "conditions": {"ready": False}}]}
+    assert parse.endpoints(unready) == parse.endpoints(SLICE)
+    assert [endpoint.is_ready for endpoint in (*parse.endpoints(unready), *parse.endpoints(SLICE))] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("allocatable", "expected"),
+    [
+        ({"nvidia.com/gpu": "8"}, True), ({"nvidia.com/gpu": "0"}, False), ({"amd.com/gpu": "1"}, True),
+        ({"gpu.intel.com/i915": "1"}, True), ({"cpu": "8"}, False), ({}, False), (None, False),
+    ],
+)  # fmt: skip
+def test_a_node_has_accelerators_where_a_device_plugin_reports_some(allocatable: object, expected: bool) -> None:
+    assert parse.has_accelerators({"status": {"allocatable": allocatable}}) is expected

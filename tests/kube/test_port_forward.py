@@ -241,7 +241,7 @@ def test_a_close_after_a_message_ends_the_messages_and_is_answered(payload: byte
         pytest.param(
             bytes([0x82, 0x81, 1, 2, 3, 4, 5]), "violates the WebSocket protocol: .*is a proxy in between", id="a mask"
         ),
-        pytest.param(b"HTTP/1.1 502 Bad Gateway\r\n", "violates the WebSocket protocol", id="garbage"),
+        pytest.param(b"HTTP/1.1 502 Bad Gateway\r\n", "violates the WebSocket protocol", id="not WebSocket"),
         pytest.param(frame(b"x", 0), "violates the WebSocket protocol", id="a continuation of no message"),
         pytest.param(frame(b"x", 9, last=False), "violates the WebSocket protocol", id="a ping in fragments"),
         pytest.param(frame(b"\xff", 1), "violates the WebSocket protocol", id="a text that is not UTF-8"),

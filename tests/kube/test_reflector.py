@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests of the reflector against scripted lists and watches, with faults that an API server rarely has."""
+"""Tests of the reflector against scripted lists and watches, with rare faults of an API server."""
 
 import asyncio
 import contextlib

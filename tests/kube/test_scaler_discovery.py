@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests of finding an instance: the one that KEDA calls, ready pods first, a front end before an agent."""
+"""Tests of finding an instance: the one that KEDA calls, ready before unready, front ends first."""
 
 import asyncio
 from collections.abc import Iterator

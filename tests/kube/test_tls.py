@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests of TLS to the API server: ``serve`` runs an asyncio without ssl, and the client still checks names."""
+"""Tests of TLS to the API server: it works where asyncio has no ssl, and checks the server's name."""
 
 import shutil
 import ssl

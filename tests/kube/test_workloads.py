@@ -180,7 +180,7 @@ def test_an_unchanged_state_is_the_same_object_and_costs_no_request(server: Fake
     async def talk(client: Client) -> None:
         first = await client.wait_for_sync()
         await client.wait_for_watches()
-        asked = server.requests.total()
+        requests = server.requests.total()
         server.scale("another", 1)
         server.pod("another-0", "gpu-7", app="another")
         server.bookmark()
@@ -190,7 +190,7 @@ def test_an_unchanged_state_is_the_same_object_and_costs_no_request(server: Fake
         assert client.state() is client.state()
         assert isinstance(first, Workload)
         assert known.pods[0] is first.pods[0]
-        assert server.requests.total() == asked
+        assert server.requests.total() == requests
 
     run(server, talk)
 
@@ -493,12 +493,12 @@ def test_an_idle_cluster_receives_no_request(server: FakeApiServer) -> None:
     async def talk(client: Client) -> None:
         await client.wait_for_sync()
         await client.wait_for_watches()
-        asked = server.requests.total()
+        requests = server.requests.total()
         for _ in range(100):
             client.state()
             client.workloads.expire_idle()
             await asyncio.sleep(0)
-        assert server.requests.total() == asked
+        assert server.requests.total() == requests
         assert dict(server.requests) == {
             "list scaledobjects": 1,
             "list deployments": 1,
@@ -625,15 +625,15 @@ def test_an_unexpected_object_does_not_end_the_watch(server: FakeApiServer, monk
         original = parse.pod
 
         def failing(item: Mapping[str, Any], to_monotonic: float) -> Pod:
-            if item["metadata"]["name"] == "odd":
+            if item["metadata"]["name"] == "unexpected":
                 raise ZeroDivisionError
             return original(item, to_monotonic)
 
         monkeypatch.setattr(parse, "pod", failing)
-        server.pod("odd", "gpu-9")
-        server.pod("even", "gpu-9")
+        server.pod("unexpected", "gpu-9")
+        server.pod("ordinary", "gpu-9")
         monkeypatch.setattr(parse, "pod", original)
-        await client.until(lambda workload: {"odd", "even"} <= set(names(workload)))
+        await client.until(lambda workload: {"unexpected", "ordinary"} <= set(names(workload)))
 
     run(server, talk)
 
@@ -656,7 +656,7 @@ def test_the_last_scale_is_trusted_for_a_minute_while_it_cannot_be_read(server: 
         client.clock.advance(TRUSTED_SECONDS + 1)
         lost = await client.until_unavailable("the API server answers 503")
         assert not lost.is_permanent
-        server.mend("get", "deployments/scale")
+        server.repair("get", "deployments/scale")
         await client.until(lambda workload: workload.spec_replicas == 5)
         assert watched == 1
         server.break_down("get", "deployments/scale")  # a second failure has a minute of its own

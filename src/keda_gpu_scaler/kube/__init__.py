@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clients of Kubernetes: of the kubelet for this node's devices, of the API server for everything else."""
+"""Clients of the kubelet, for this node's devices, and of the API server, for everything else."""

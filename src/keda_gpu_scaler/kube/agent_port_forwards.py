@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Discovers the agents from outside of their cluster, and forwards a local port to each through the API server.
+"""Discovers the agents from outside of their cluster, and forwards a local port to each of them.
 
 Law: an agent keeps its address for as long as its pod runs. An agent whose port cannot be forwarded takes no address
 from the others, and is reported.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the API server's address and the credentials: from the pod's service account, or from a kubeconfig.
+"""Reads address and credentials of the API server from a service account or a kubeconfig.
 
 Law: every file is read at the start, except for the token, which is read for every request because Kubernetes renews
 it.

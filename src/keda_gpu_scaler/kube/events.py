@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Records events on a ScaledObject when one of its triggers loses its value, and when it has a value again.
+"""Records events on a ScaledObject when a trigger loses its value, and when it has one again.
 
 Law: an event reports a change that has lasted, never a single call, and no call waits for an event.
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds the scaler's own instances in a cluster: the Service that a trigger names, and the pods by their labels.
+"""Finds the scaler's own instances: by the Service that a trigger names, or by the pods' labels.
 
 Law: a command calls the instance that KEDA calls. A trigger's ``scalerAddress`` names a Service, and the command takes
 a ready pod of that Service. Where it names no Service, the command takes a pod with the scaler's label.

@@ -23,7 +23,7 @@ _KEDA = ("keda.sh", "v1alpha1")
 _log = logging.getLogger(__name__)
 
 
-class Context(Protocol):
+class WorkloadContext(Protocol):
     """The parts of a cluster that a watched workload uses; ``Workloads`` has them."""
 
     @property
@@ -64,7 +64,7 @@ class WatchedWorkload:
     ``requested_at`` is the monotonic time of the last request, ``is_synced`` is set once the state is known.
     """
 
-    def __init__(self, namespace: str, name: str, cluster: Context) -> None:
+    def __init__(self, namespace: str, name: str, cluster: WorkloadContext) -> None:
         self._namespace = namespace
         self._name = name
         self._title = f"{namespace}/{name}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps the workloads behind ScaledObjects and ScaledJobs: their pods, sizes and triggers, and the nodes' labels.
+"""Watches the workloads behind ScaledObjects and ScaledJobs, and the labels of nodes.
 
 Law: a call returns the last state at once, and an unchanged state is the same object. Nothing is polled, and nothing
 is watched that no caller has requested lately.
@@ -116,7 +116,7 @@ class Workloads:
         self._labels = None
         self._on_change()
 
-    # ---- for WatchedWorkload: see its ``Context`` ----
+    # ---- for WatchedWorkload: see its ``WorkloadContext`` ----
 
     @property
     def reflectors(self) -> SharedReflectors:
