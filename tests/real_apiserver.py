@@ -3,8 +3,8 @@
 
 The environment variable KEDA_GPU_SCALER_TEST_KUBECONFIG names the kubeconfig of a cluster administrator. The tests use
 a namespace of their own, which is removed afterwards. They need no controller: a test writes the status that a
-controller would write (a pod's readiness, a Deployment's size). The definitions of KEDA's objects are installed where they are
-missing, and are not removed.
+controller would write (a pod's readiness, a Deployment's size). The definitions of KEDA's objects are installed where
+they are missing, and are not removed.
 """
 
 import ssl

@@ -138,3 +138,11 @@ def test_reading_a_service_account_imports_no_http_client() -> None:
         "sys.exit(bool({'ssl', 'httpx', 'yaml'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def test_the_http_client_is_imported_by_preload_and_not_by_its_module() -> None:
+    script = (
+        "import sys; from keda_gpu_scaler.kube import client; was_imported = 'httpx' in sys.modules;"
+        "client.preload(); sys.exit(was_imported or 'httpx' not in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
