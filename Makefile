@@ -10,6 +10,8 @@ ADDRESS    ?= 127.0.0.1:6000
 METADATA   ?= profile=triton-inference report=average
 VALUE_TYPE ?= Value
 REPLICAS   ?= 3
+# How many processes run the tests at the same time: most tests wait for another process.
+WORKERS    ?= auto
 # What `make deploy` installs, and where: a Helm release, its namespace, and more of helm's flags.
 RELEASE   ?= keda-gpu-scaler
 NAMESPACE ?= keda
@@ -24,7 +26,7 @@ define REACH
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run check test lint types fmt proto lock docs bench build image docker-release chart manifests deploy undeploy clean
+.PHONY: help setup run check test test-core test-optimized lint types fmt proto lock docs bench build image docker-release chart manifests deploy undeploy clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,10 +45,16 @@ $(STAMP): pyproject.toml requirements/dev.txt
 run: setup ## Serve this machine's GPUs, or else a recording, and show what KEDA and the HPA make of it
 	@$(BIN)/python scripts/demo.py --address $(ADDRESS) --replicas $(REPLICAS) --value-type $(VALUE_TYPE) $(METADATA)
 
-check: lint types test chart ## Everything that CI runs
+check: lint types test chart ## Run everything that CI runs
 
-test: setup ## Run the tests, the house's own laws among them
-	@$(BIN)/python -m pytest -q
+test: setup ## Run the tests, the rules of the repository among them
+	@$(BIN)/python -m pytest -q -n $(WORKERS)
+
+test-core: setup ## Run the tests of the pure part only: a few seconds
+	@$(BIN)/python -m pytest -q -n $(WORKERS) tests/core
+
+test-optimized: setup ## Run the tests under python -OO, as the image runs
+	@PYTHONOPTIMIZE=2 $(BIN)/python -m pytest -q -n $(WORKERS)
 
 lint: setup
 	@$(BIN)/ruff check .
@@ -55,7 +63,7 @@ lint: setup
 types: setup
 	@$(BIN)/mypy
 
-fmt: setup ## Format and mend what can be mended by itself
+fmt: setup ## Format the code, and repair what ruff can repair
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 

@@ -38,8 +38,9 @@ _STALE_OR_OF_THE_BUILDER = ("RECORD", "REQUESTED", "INSTALLER", "direct_url.json
 _EPOCH_SECONDS = 1_577_836_800  # 2020-01-01: the same input makes the same layer
 
 _LAUNCHER = """\
-#!{python} -IBS
+#!{python} -IBSOO
 # Isolated: no environment variable, user folder or site-packages adds to what can be imported; no bytecode is written.
+# Optimised: docstrings stay on the disk, and no behaviour of the program is in an assert.
 import os
 import sys
 
@@ -138,6 +139,7 @@ def compile_all(out: Path) -> None:
         quiet=1,
         stripdir=str(out),
         prependdir=str(PREFIX),
+        optimize=2,
         invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
     )
     if not done:

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every test may ask for, and how Hypothesis behaves."""
+"""The fixtures of all tests, the profile of Hypothesis, and the summary of skipped tests."""
+
+from collections import Counter
 
 import pytest
 from hypothesis import settings
@@ -10,3 +12,13 @@ pytest_plugins = ["tests.fake_nvml.fixtures"]
 # A property is about values, not about how fast a busy machine makes them.
 settings.register_profile("house", deadline=None)
 settings.load_profile("house")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print why tests were skipped: one line for each reason."""
+    reasons: Counter[str] = Counter()
+    for report in terminalreporter.stats.get("skipped", ()):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        reasons[reason.removeprefix("Skipped: ")] += 1
+    for reason, count in sorted(reasons.items()):
+        terminalreporter.write_line(f"skipped {count}: {reason}")

@@ -61,7 +61,9 @@ def test_a_broken_import_contract_is_found_out(tmp_path: Path) -> None:
     assert "downwards BROKEN" in broken_contracts(tmp_path)
 
 
-@pytest.mark.parametrize("path", sorted((SOURCE / "core").glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", sorted((SOURCE / "core").rglob("*.py")), ids=lambda path: str(path.relative_to(SOURCE))
+)
 def test_core_imports_the_pure_part_of_the_standard_library_and_itself(path: Path) -> None:
     imported = set()
     for node in ast.walk(ast.parse(path.read_text())):
