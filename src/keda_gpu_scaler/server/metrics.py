@@ -91,7 +91,7 @@ _ANSWER_GAUGES: tuple[_Gauge[RecentAnswer], ...] = (
         Family(
             "workload_value",
             "gauge",
-            "Last value returned to KEDA. No series while the answer is an error.",
+            "Last value reported to KEDA. No series while the answer is an error.",
             _WORKLOAD_LABELS,
         ),
         lambda answer: answer.value,
