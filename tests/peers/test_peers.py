@@ -795,7 +795,7 @@ def test_followers_are_bounded() -> None:
             calls = [watch(pb.WatchRequest(interval_seconds=1)) for _ in range(MAX_FOLLOWERS)]
             for call in calls:
                 await call.read()
-            with pytest.raises(grpc.aio.AioRpcError, match="64 instances follow this one, the most there may be"):
+            with pytest.raises(grpc.aio.AioRpcError, match="64 instances follow this one, the maximum"):
                 await watch(pb.WatchRequest()).read()
 
     among(talk)
