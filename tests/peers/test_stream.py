@@ -33,7 +33,7 @@ from tests.peers.fleet import WAIT_SECONDS, FleetScenario, RawPeer, run
                     snapshot=encode(node_history("gpu-9").newest).replace('"version":1', '"version":2').encode()
                 ).SerializeToString()
             ],
-            "is of a later version than 1",
+            "is a later version than 1",
             id="a later version",
         ),
         pytest.param([b"\0" * (5 << 20)], "RESOURCE_EXHAUSTED", id="too long"),
