@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests of the Grafana dashboard against the metrics that a running instance exports."""
 
+import functools
 import itertools
 import json
 import re
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,10 +57,14 @@ each_query = pytest.mark.parametrize(
 each_panel = pytest.mark.parametrize("panel", [pytest.param(one, id=one["title"]) for one in PANELS])
 
 
-def metrics_with_watches(port: int) -> str:
-    """Return the metrics once they have a watch. The value may come first, because the cluster client starts later."""
+def metrics_with_watches(port: int, request: Callable[[], object]) -> str:
+    """Send requests until the metrics have a watch, and return the metrics.
+
+    The first value may come without one, because the client of the API server starts later.
+    """
     deadline = time.monotonic() + WAIT_SECONDS
     while time.monotonic() < deadline:
+        request()
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=WAIT_SECONDS) as response:
             text: str = response.read().decode()
         if f"{PREFIX}api_watches{{" in text:
@@ -79,12 +84,13 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, frozenset[st
         connection = ("--peers", "none", "--kubeconfig", str(cluster.kubeconfig(folder / "config")))
         with Serving(*flags, *connection, "--allow-endpoints", "127.0.0.0/8") as serving:
             # The instance's own metrics replace those of a router.
-            serving.value_in_the_end(
+            request = functools.partial(
+                serving.value_in_the_end,
                 scope="fleet",
                 demandEndpoint=f"http://127.0.0.1:{port}/metrics",
                 demandMetric="keda_gpu_scaler_gpu_device_count",
             )
-            text = metrics_with_watches(port)
+            text = metrics_with_watches(port, request)
     found: dict[str, frozenset[str]] = {}
     for family in text_string_to_metric_families(text):
         for one in family.samples:
