@@ -117,6 +117,6 @@ def test_a_browser_shows_a_running_instance_and_objects_to_nothing(pair: Pair) -
             pass
         browser.open(f"http://127.0.0.1:{pair.metrics_port}/")
         while ("rowheader", "ai/llama") not in (tree := browser.tree()):
-            browser.run("look()")
+            browser.run("refresh()")
         assert ("heading", "keda-gpu-scaler on front") in tree
-        assert browser.complaints == []
+        assert browser.errors == []
