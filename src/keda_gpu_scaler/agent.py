@@ -30,16 +30,10 @@ from keda_gpu_scaler.peers.server import MAX_FOLLOWERS, FleetServer
 from keda_gpu_scaler.remote import Remote, RemoteError
 from keda_gpu_scaler.sampler import Sampler
 from keda_gpu_scaler.server.external_scaler import MAX_STREAMS, EvaluationService, ExternalScaler
-from keda_gpu_scaler.server.http import (
-    HttpPages,
-    HttpServer,
-    listener,
-    metrics_pages,
-    probe_pages,
-    render,
-    status_pages,
-)
-from keda_gpu_scaler.server.status_page import POLICY, StatusPage, StatusView
+from keda_gpu_scaler.server.http import HttpPages, HttpServer, listener, probe_pages
+from keda_gpu_scaler.server.metrics import metrics_pages, render
+from keda_gpu_scaler.server.status_assets import POLICY
+from keda_gpu_scaler.server.status_page import StatusPage, StatusView, status_pages
 from keda_gpu_scaler.wire import evaluation_pb2 as evaluation_pb
 from keda_gpu_scaler.wire import evaluation_pb2_grpc as evaluation_pb_grpc
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb

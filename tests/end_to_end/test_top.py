@@ -101,7 +101,7 @@ def test_one_that_hangs_is_waited_for_no_longer_than_asked(fleet: FleetOfNodes) 
     with fleet.nodes["b"].cut_off():
         outcome = top("--address", addresses(fleet, "a", "b"), "--timeout", "1", "--format", "json")
     assert outcome.returncode == 1
-    assert list(told(outcome)["unheard"].values()) == ["it has not been heard yet"]
+    assert list(told(outcome)["unheard"].values()) == ["it has not answered yet"]
 
 
 def test_a_front_end_tells_nothing_of_others_and_that_is_said(fleet: FleetOfNodes) -> None:

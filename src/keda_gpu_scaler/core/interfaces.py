@@ -161,7 +161,7 @@ class PeerCounts:
     """How many instances discovery lists, and for how long the longest silent of them has told nothing (0: none is)."""
 
     followed: int = 0
-    longest_silence_seconds: float = 0.0
+    max_staleness_seconds: float = 0.0
 
 
 class WatchState(enum.Enum):

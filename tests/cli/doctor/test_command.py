@@ -38,7 +38,7 @@ from keda_gpu_scaler.cli.doctor.node import Machine, node_steps
 from keda_gpu_scaler.config import Config
 from keda_gpu_scaler.core.types import Device, Sample, Snapshot
 from keda_gpu_scaler.kube.access_review import AccessReviewer
-from keda_gpu_scaler.peers.client import WATCH
+from keda_gpu_scaler.peers.stream import WATCH
 from keda_gpu_scaler.wire import fleet_pb2 as pb
 from keda_gpu_scaler.wire.snapshot_codec import encode
 from keda_gpu_scaler.wire.tls import ClientTls, Pem, own_pair
@@ -987,11 +987,11 @@ def update(node: str = "gpu-7", age: float = 0.5, wall: float = NOW, **more: Any
         ),
         pytest.param(
             pb.Update(instance="x", snapshot=b"{}").SerializeToString(),
-            "problem: node gpu-7 (127.0.0.1:PORT): what it tells cannot be read: ",
+            "problem: node gpu-7 (127.0.0.1:PORT): its answer cannot be read: ",
             id="nonsense",
         ),
         pytest.param(
-            b"\xff", "problem: node gpu-7 (127.0.0.1:PORT): what it tells cannot be read: ", id="another protocol"
+            b"\xff", "problem: node gpu-7 (127.0.0.1:PORT): its answer cannot be read: ", id="another protocol"
         ),
     ],
 )

@@ -17,7 +17,7 @@ from grpc_health.v1 import health_pb2
 
 from keda_gpu_scaler.config import Config
 from keda_gpu_scaler.core.types import Snapshot
-from keda_gpu_scaler.peers.client import WATCH
+from keda_gpu_scaler.peers.stream import WATCH
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import fleet_pb2 as fleet_pb
 from keda_gpu_scaler.wire.snapshot_codec import MAX_LENGTH, CodecError, decode
@@ -115,7 +115,7 @@ async def _peer(address: str, tls: ClientTls | None, unix_clock: Callable[[], fl
         silence = f"{error.code().name}: {(error.details() or '')[:200]}"
         return Peer(address, silence=silence, was_reached=error.code() is not grpc.StatusCode.UNAVAILABLE)
     except (CodecError, DecodeError) as error:
-        return Peer(address, silence=f"what it tells cannot be read: {str(error)[:200]}; is it another version?")
+        return Peer(address, silence=f"its answer cannot be read: {str(error)[:200]}; is it another version?")
     except TlsError as error:
         return Peer(address, silence=str(error))
 
