@@ -17,13 +17,8 @@ from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as families_of_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as families_of_text
 
-from keda_gpu_scaler.engines.prometheus_text import (
-    Exposition,
-    ExpositionError,
-    SeriesSample,
-    is_known,
-    parse_exposition,
-)
+from keda_gpu_scaler.engines.exposition import Exposition, SeriesSample, is_known
+from keda_gpu_scaler.engines.prometheus_text import ExpositionError, parse_exposition
 
 Told = tuple[str, dict[str, str], str]
 
@@ -122,45 +117,47 @@ def test_numbers(number: str, value: float, end: str) -> None:
 )
 def test_what_is_no_number(number: str) -> None:
     for end in ("\n", "\n# EOF\n"):
-        with pytest.raises(ExpositionError, match=r'^line 1: ".*" is no number$'):
+        with pytest.raises(ExpositionError, match=r'^line 1: ".*" is not a number$'):
             read(f"a {number}{end}", is_openmetrics="EOF" in end)
 
 
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        pytest.param("a\n", 'line 1: "a" is no sample', id="a name alone"),
-        pytest.param("a{}\n", 'line 1: "a{}" is no sample', id="no number behind the labels"),
-        pytest.param("b 1\n\n1a 1\n", 'line 3: "1a 1" is no sample', id="a name that begins with a digit"),
-        pytest.param("a-b 1\n", 'line 1: "-b" is no number', id="a hyphen in a name"),
-        pytest.param("ä 1\n", 'line 1: "\\u00e4 1" is no sample', id="a name that is not ASCII"),
-        pytest.param('{"a"} 1\n', 'line 1: "{\\"a\\"} 1" is no sample', id="a quoted name, of a later format"),
-        pytest.param("a 1 2 3\n", 'line 1: "a 1 2 3" is no sample', id="a word too many"),
-        pytest.param("a 1 2.5\n", 'line 1: "a 1 2.5" is no sample', id="a time stamp of no whole milliseconds"),
-        pytest.param("a 1 # x\n", 'line 1: "a 1 # x" is no sample', id="a comment behind a sample"),
-        pytest.param('a{x="1" 1\n', 'line 1: "a{x=\\"1\\" 1" is no sample', id="braces that do not close"),
-        pytest.param('a{x="1} 1\n', 'line 1: "a{x=\\"1} 1" is no sample', id="a quote that does not close"),
-        pytest.param('a{x="1\\"} 1\n', 'line 1: "a{x=\\"1\\\\\\"} 1" is no sample', id="a closing quote, escaped"),
-        pytest.param("a{x=1} 1\n", 'line 1: "x=1" is no label', id="a label without quotes"),
-        pytest.param("a{x='1'} 1\n", "line 1: \"x='1'\" is no label", id="a label in other quotes"),
-        pytest.param('a{1="1"} 1\n', 'line 1: "1=\\"1\\"" is no label', id="a label's name that begins with a digit"),
-        pytest.param('a{x:y="1"} 1\n', 'line 1: "x:y=\\"1\\"" is no label', id="a colon in a label's name"),
-        pytest.param('a{x="1"y="2"} 1\n', 'line 1: "x=\\"1\\"y=\\"2\\"" is no label', id="no comma between labels"),
-        pytest.param('a{x="1",,} 1\n', 'line 1: "," is no label', id="two commas"),
-        pytest.param("a{,} 1\n", 'line 1: "," is no label', id="a comma alone"),
+        pytest.param("a\n", 'line 1: "a" is not a sample', id="a name alone"),
+        pytest.param("a{}\n", 'line 1: "a{}" is not a sample', id="no number behind the labels"),
+        pytest.param("b 1\n\n1a 1\n", 'line 3: "1a 1" is not a sample', id="a name that begins with a digit"),
+        pytest.param("a-b 1\n", 'line 1: "-b" is not a number', id="a hyphen in a name"),
+        pytest.param("ä 1\n", 'line 1: "\\u00e4 1" is not a sample', id="a name that is not ASCII"),
+        pytest.param('{"a"} 1\n', 'line 1: "{\\"a\\"} 1" is not a sample', id="a quoted name, of a later format"),
+        pytest.param("a 1 2 3\n", 'line 1: "a 1 2 3" is not a sample', id="a word too many"),
+        pytest.param("a 1 2.5\n", 'line 1: "a 1 2.5" is not a sample', id="a time stamp of no whole milliseconds"),
+        pytest.param("a 1 # x\n", 'line 1: "a 1 # x" is not a sample', id="a comment behind a sample"),
+        pytest.param('a{x="1" 1\n', 'line 1: "a{x=\\"1\\" 1" is not a sample', id="braces that do not close"),
+        pytest.param('a{x="1} 1\n', 'line 1: "a{x=\\"1} 1" is not a sample', id="a quote that does not close"),
+        pytest.param('a{x="1\\"} 1\n', 'line 1: "a{x=\\"1\\\\\\"} 1" is not a sample', id="a closing quote, escaped"),
+        pytest.param("a{x=1} 1\n", 'line 1: "x=1" is not a label', id="a label without quotes"),
+        pytest.param("a{x='1'} 1\n", "line 1: \"x='1'\" is not a label", id="a label in other quotes"),
+        pytest.param(
+            'a{1="1"} 1\n', 'line 1: "1=\\"1\\"" is not a label', id="a label's name that begins with a digit"
+        ),
+        pytest.param('a{x:y="1"} 1\n', 'line 1: "x:y=\\"1\\"" is not a label', id="a colon in a label's name"),
+        pytest.param('a{x="1"y="2"} 1\n', 'line 1: "x=\\"1\\"y=\\"2\\"" is not a label', id="no comma between labels"),
+        pytest.param('a{x="1",,} 1\n', 'line 1: "," is not a label', id="two commas"),
+        pytest.param("a{,} 1\n", 'line 1: "," is not a label', id="a comma alone"),
         pytest.param('a{x="1",x="2"} 1\n', 'line 1: the label "x" is given twice', id="a label twice"),
-        pytest.param('a{x="\\t"} 1\n', 'line 1: "\\\\t" is no escape', id="an escape that there is not"),
-        pytest.param("a 1\na 1\n", 'line 2: a series of "a" is told twice', id="a series twice"),
-        pytest.param("a 1\na{} 1\n", 'line 2: a series of "a" is told twice', id="a series twice, once in braces"),
+        pytest.param('a{x="\\t"} 1\n', 'line 1: "\\\\t" is not an escape sequence', id="an escape that there is not"),
+        pytest.param("a 1\na 1\n", 'line 2: a series of "a" occurs twice', id="a series twice"),
+        pytest.param("a 1\na{} 1\n", 'line 2: a series of "a" occurs twice', id="a series twice, once in braces"),
         pytest.param(
             'a{x="1",y="2"} 1\na{y="2",x="1"} 2\n',
-            'line 2: a series of "a" is told twice',
+            'line 2: a series of "a" occurs twice',
             id="a series twice, its labels turned round",
         ),
         pytest.param("# TYPE a\n", 'line 1: "# TYPE a" declares no type', id="a type without a word"),
         pytest.param("# TYPE a gauge b\n", 'line 1: "# TYPE a gauge b" declares no type', id="a type of two words"),
         pytest.param("# TYPE 1a gauge\n", 'line 1: "# TYPE 1a gauge" declares no type', id="a type of no name"),
-        pytest.param("# TYPE a meter\n", 'line 1: "meter" is no type of metric', id="a type that there is not"),
+        pytest.param("# TYPE a meter\n", 'line 1: "meter" is not a metric type', id="a type that there is not"),
         pytest.param(
             "# TYPE a gauge\na 1\n# TYPE a gauge\n", 'line 3: the type of "a" is declared twice', id="a type twice"
         ),
@@ -242,18 +239,20 @@ def test_a_sample_of_openmetrics(text: str, name: str, labels: dict[str, str]) -
         pytest.param("a 1\n# EO", 'the end mark "# EOF" is missing: the page was cut off', id="an end that was cut"),
         pytest.param("# EOF\na 1\n", 'the end mark "# EOF" is missing: the page was cut off', id="a sample behind it"),
         pytest.param("a 1\n# EOF \n", 'the end mark "# EOF" is missing: the page was cut off', id="an end and a blank"),
-        pytest.param("# EOF\na 1\n# EOF\n", "line 1: there is more after the end", id="two ends"),
+        pytest.param("# EOF\na 1\n# EOF\n", "line 1: there are lines after the end mark", id="two ends"),
         pytest.param("a 1\n\n# EOF\n", "line 2: it is empty", id="an empty line"),
-        pytest.param(" a 1\n# EOF\n", 'line 1: " a 1" is no sample', id="a line that is indented"),
-        pytest.param("a  1\n# EOF\n", 'line 1: "a  1" is no sample', id="two blanks"),
-        pytest.param("a\t1\n# EOF\n", 'line 1: "a\\t1" is no sample', id="a tab"),
-        pytest.param("a 1 \n# EOF\n", 'line 1: "a 1 " is no sample', id="a blank behind"),
-        pytest.param('a{x="1"}1\n# EOF\n', 'line 1: "a{x=\\"1\\"}1" is no sample', id="no blank behind the labels"),
-        pytest.param("a 1\r\n# EOF\n", 'line 1: "1\\r" is no number', id="a line that ends as on Windows"),
-        pytest.param("a 1 # x\n# EOF\n", 'line 1: "a 1 # x" is no sample', id="an exemplar without braces"),
-        pytest.param("a 1 # {}\n# EOF\n", 'line 1: "a 1 # {}" is no sample', id="an exemplar without a number"),
-        pytest.param("a 1 # {} 1 2 3\n# EOF\n", 'line 1: "a 1 # {} 1 2 3" is no sample', id="an exemplar of too much"),
-        pytest.param("a 1\na 1\n# EOF\n", 'line 2: a series of "a" is told twice', id="a series twice"),
+        pytest.param(" a 1\n# EOF\n", 'line 1: " a 1" is not a sample', id="a line that is indented"),
+        pytest.param("a  1\n# EOF\n", 'line 1: "a  1" is not a sample', id="two blanks"),
+        pytest.param("a\t1\n# EOF\n", 'line 1: "a\\t1" is not a sample', id="a tab"),
+        pytest.param("a 1 \n# EOF\n", 'line 1: "a 1 " is not a sample', id="a blank behind"),
+        pytest.param('a{x="1"}1\n# EOF\n', 'line 1: "a{x=\\"1\\"}1" is not a sample', id="no blank behind the labels"),
+        pytest.param("a 1\r\n# EOF\n", 'line 1: "1\\r" is not a number', id="a line that ends as on Windows"),
+        pytest.param("a 1 # x\n# EOF\n", 'line 1: "a 1 # x" is not a sample', id="an exemplar without braces"),
+        pytest.param("a 1 # {}\n# EOF\n", 'line 1: "a 1 # {}" is not a sample', id="an exemplar without a number"),
+        pytest.param(
+            "a 1 # {} 1 2 3\n# EOF\n", 'line 1: "a 1 # {} 1 2 3" is not a sample', id="an exemplar of too much"
+        ),
+        pytest.param("a 1\na 1\n# EOF\n", 'line 2: a series of "a" occurs twice', id="a series twice"),
     ],
 )
 def test_what_is_no_openmetrics(text: str, complaint: str) -> None:
@@ -299,10 +298,10 @@ def test_a_wanted_line_that_is_indented_is_found(text: str) -> None:
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
-        pytest.param("wanted", 'line 3: "wanted" is no sample', id="no number"),
-        pytest.param("wanted one", 'line 3: "one" is no number', id="a word for a number"),
-        pytest.param('wanted{x="y} 1', 'line 3: "wanted{x=\\"y} 1" is no sample', id="an open quote"),
-        pytest.param("wanted 1\nwanted 1", 'line 4: a series of "wanted" is told twice', id="twice"),
+        pytest.param("wanted", 'line 3: "wanted" is not a sample', id="no number"),
+        pytest.param("wanted one", 'line 3: "one" is not a number', id="a word for a number"),
+        pytest.param('wanted{x="y} 1', 'line 3: "wanted{x=\\"y} 1" is not a sample', id="an open quote"),
+        pytest.param("wanted 1\nwanted 1", 'line 4: a series of "wanted" occurs twice', id="twice"),
     ],
 )
 def test_a_wanted_line_must_be_right(line: str, complaint: str) -> None:

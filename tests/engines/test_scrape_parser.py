@@ -12,11 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keda_gpu_scaler.core.selectors import SeriesSelector, parse_series
-from keda_gpu_scaler.core.trigger.metrics import DEMANDS, ENGINES
+from keda_gpu_scaler.core.trigger.demand_presets import DEMANDS
+from keda_gpu_scaler.core.trigger.engines import ENGINES
 from keda_gpu_scaler.core.types import EngineSample, Histogram, Series
+from keda_gpu_scaler.engines import JSON_READERS, METRIC_MAPS
 from keda_gpu_scaler.engines.interceptor import PENDING
 from keda_gpu_scaler.engines.metric_map import MetricMap
-from keda_gpu_scaler.engines.scrape_parser import METRIC_MAPS, OLLAMA, ScrapeParseError, UnknownPageError, parse_page
+from keda_gpu_scaler.engines.scrape_parser import ScrapeParseError, UnknownPageError, parse_page
 from tests.engines import engine_pages
 from tests.engines.vllm_pages import vllm_page
 
@@ -33,7 +35,7 @@ def selected(body: bytes, text: str, content_type: str = TEXT) -> Series | None:
 
 
 def test_every_engine_of_the_table_has_a_file_and_the_same_turn() -> None:
-    assert [*(exported.engine for exported in METRIC_MAPS), OLLAMA] == list(ENGINES)
+    assert [*METRIC_MAPS, *JSON_READERS] == list(ENGINES)
 
 
 @pytest.mark.parametrize(
@@ -193,10 +195,10 @@ def test_every_reading_of_every_engine_is_on_some_page() -> None:
     """What no page here tells would be read untested."""
     pages = [page for name, page in vars(engine_pages).items() if name.isupper() and not page.startswith(b"{")]
     told = [parse_page(page, TEXT, at_seconds=AT) for page in pages]
-    for exported in METRIC_MAPS:
-        for reading in (one.name for one in fields(MetricMap) if one.name not in ("engine", "signs")):
-            is_read = any(getattr(it, reading) is not None for it in told if it.engine == exported.engine)
-            assert is_read is bool(getattr(exported, reading)), f"{exported.engine}: {reading}"
+    for engine, metric_map in METRIC_MAPS.items():
+        for reading in (field.name for field in fields(MetricMap) if field.name != "signs"):
+            is_read = any(getattr(sample, reading) is not None for sample in told if sample.engine == engine)
+            assert is_read is bool(getattr(metric_map, reading)), f"{engine}: {reading}"
 
 
 def test_the_same_page_in_openmetrics_tells_the_same() -> None:
@@ -205,10 +207,10 @@ def test_the_same_page_in_openmetrics_tells_the_same() -> None:
     )
 
 
-@pytest.mark.parametrize("exported", METRIC_MAPS, ids=lambda it: it.engine)
-def test_any_of_its_signs_alone_gives_an_engine_away(exported: MetricMap) -> None:
-    for sign in exported.signs:
-        assert parse_page(f"{sign} 1\n".encode(), TEXT, at_seconds=AT).engine == exported.engine
+@pytest.mark.parametrize("engine", METRIC_MAPS)
+def test_each_of_its_signs_alone_identifies_an_engine(engine: str) -> None:
+    for sign in METRIC_MAPS[engine].signs:
+        assert parse_page(f"{sign} 1\n".encode(), TEXT, at_seconds=AT).engine == engine
 
 
 @pytest.mark.parametrize(
@@ -454,9 +456,7 @@ def test_json_is_known_as_such(body: bytes, content_type: str) -> None:
 def test_json_of_no_kind_that_is_known(body: bytes) -> None:
     with pytest.raises(UnknownPageError) as error:
         parse_page(body, JSON, at_seconds=AT)
-    assert str(error.value) == (
-        "it is JSON of no kind that is known: neither Ollama's /api/ps nor the HTTP add-on's /queue"
-    )
+    assert str(error.value) == ("it is JSON of an unknown kind: neither Ollama's /api/ps nor the HTTP add-on's /queue")
 
 
 @pytest.mark.parametrize("number", [b"NaN", b"Infinity", b"1e999"])
@@ -470,7 +470,7 @@ def test_a_number_of_json_that_is_not_finite_tells_nothing(number: bytes) -> Non
         pytest.param(
             b"a 1\nvllm:num_requests_running what\n",
             TEXT,
-            'its metrics cannot be read: line 2: "what" is no number',
+            'its metrics cannot be read: line 2: "what" is not a number',
             id="a wanted line that is malformed",
         ),
         pytest.param(

@@ -12,7 +12,7 @@ import pytest
 from keda_gpu_scaler.core.interfaces import ScrapeCounts
 from keda_gpu_scaler.core.selectors import parse_series
 from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult, TargetHistory
-from keda_gpu_scaler.core.trigger.metrics import ENGINES
+from keda_gpu_scaler.core.trigger.engines import ENGINES
 from keda_gpu_scaler.core.types import EngineSample, PodRef
 from keda_gpu_scaler.scrape import manager as scraping_module
 from keda_gpu_scaler.scrape.address_policy import AddressPolicy
@@ -181,7 +181,7 @@ SOMETHING = b'{"status": "ok"}'
         ),
         pytest.param({AT: ABSENT}, True, "port 8000/metrics: it has no such page", id="another server answers"),
         pytest.param({AT: NO}, True, "it exports nothing of an engine that is known", id="a page that is no engine's"),
-        pytest.param({AT: SOMETHING}, True, "it is JSON of no kind that is known", id="JSON of another kind"),
+        pytest.param({AT: SOMETHING}, True, "it is JSON of an unknown kind", id="JSON of another kind"),
         pytest.param({AT: b"<html>hello</html>"}, True, "it exports nothing of an engine", id="a page for people"),
         pytest.param({AT: SILENT}, False, "port 8000/metrics: no answer within 2 s", id="one place keeps silent"),
         pytest.param(
