@@ -51,15 +51,19 @@ class EngineRegistrationError(Exception):
     """The table of engines is used in a wrong way; the message names the engine and the remedy."""
 
 
-class _EngineTable(Mapping[str, Engine]):
-    """Engines by name, in their detection order."""
+class EngineTable(Mapping[str, Engine]):
+    """Engines by name, in their detection order. Only ``register`` changes it, and only before the first read."""
 
     def __init__(self) -> None:
         self._engines: dict[str, Engine] = {}
         self._is_closed = False
 
     def register(self, engine: Engine) -> None:
-        """Add an engine, in its place."""
+        """Add an engine at the place of its detection order.
+
+        Raises:
+            EngineRegistrationError: the name or the detection order is taken, or the table has already been read.
+        """
         if self._is_closed:
             raise EngineRegistrationError(
                 f"engine {engine.name}: the table of engines has already been read; register every engine before that"
@@ -93,7 +97,7 @@ class _EngineTable(Mapping[str, Engine]):
         return len(self._closed())
 
 
-_TABLE = _EngineTable()
+_TABLE = EngineTable()
 ENGINES: Mapping[str, Engine] = _TABLE
 """Every engine by its name in trigger metadata, in the order in which the engines are tried."""
 
