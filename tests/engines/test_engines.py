@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The scraper and its fake keep the same contract."""
+"""Tests that the scrape manager and its fake keep the same contract."""
 
 import asyncio
 
@@ -12,18 +12,18 @@ from tests.scrape.virtual_time import play
 from tests.scrape.web import Web, vllm
 
 
-class TestScrapingKeepsTheContract(EnginesContract):
+class TestTheScrapeManagerKeepsTheContract(EnginesContract):
     def keep(self, scenario: Scenario) -> None:
         web = Web()
         web.pages["10.1.2.3:8000/metrics"] = vllm(waiting=WAITING)
         web.pages["10.1.2.5:80/metrics"] = f"{DEPTH.name} {DEPTH_VALUE}\n".encode()
 
-        async def whole() -> None:
-            scraping = ScrapeManager(web, clock=asyncio.get_running_loop().time)
-            await scenario(scraping)
-            await scraping.close()
+        async def run_scenario() -> None:
+            manager = ScrapeManager(web, clock=asyncio.get_running_loop().time)
+            await scenario(manager)
+            await manager.close()
 
-        play(whole())
+        play(run_scenario())
 
 
 class TestTheFakeKeepsTheContract(EnginesContract):
