@@ -49,6 +49,15 @@ def trigger_page() -> Iterator[str]:
         ((f"`{one.key}`", f"`{one.default}`", one.description) for one in PARAMETERS),
     )
     yield ""
+    yield from metrics_section()
+    yield ""
+    yield from engines_section()
+    yield ""
+    yield from demands_section()
+
+
+def metrics_section() -> Iterator[str]:
+    """Yield the section about the values of ``metricType``."""
     yield "## Metrics for `metricType`"
     yield ""
     yield "Metrics of devices:"
@@ -78,10 +87,6 @@ def trigger_page() -> Iterator[str]:
         "`minCoverage`, GetMetrics returns UNAVAILABLE with the reason, and the HPA keeps the size. IsActive then "
         "returns true, and a stream sends nothing."
     )
-    yield ""
-    yield from engines_section()
-    yield ""
-    yield from demands_section()
 
 
 def engines_section() -> Iterator[str]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds the workloads in manifests that run an engine which takes its memory at its start and keeps it.
+"""Finds the workloads in manifests whose engine takes its memory when it starts and keeps it.
 
 Law: an engine is recognised by what a container runs, its image or its command, and never by a workload's name.
 """

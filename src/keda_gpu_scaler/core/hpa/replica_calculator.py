@@ -91,10 +91,7 @@ def desired_replicas(
         ValueError: a target that is not above 0, or a negative count.
     """
     ready = replicas if ready_pods is None else ready_pods
-    if target_milli <= 0:
-        raise ValueError(f"target: Invalid value: {_plain(target_milli)}: must be above 0, to three decimals")
-    if replicas < 0 or ready < 0:
-        raise ValueError(f"replicas: Invalid value: {min(replicas, ready)}: must be 0 or more")
+    _check_arguments(target_milli, replicas, ready)
     value, target = float(value_milli), float(target_milli)
     quotient = f"{_plain(value_milli)} / {_plain(target_milli)}"
     if replicas == 0:
@@ -114,6 +111,13 @@ def desired_replicas(
         near = f"{1 - tolerances.down:g} to {1 + tolerances.up:g}"
         return Recommendation(replicas, ratio, True, f"{measured}, within tolerance ({near}): stays at {replicas}")
     return Recommendation(size, ratio, False, f"{measured}, so {formula} = {size}")
+
+
+def _check_arguments(target_milli: int, replicas: int, ready: int) -> None:
+    if target_milli <= 0:
+        raise ValueError(f"target: Invalid value: {_plain(target_milli)}: must be above 0, to three decimals")
+    if replicas < 0 or ready < 0:
+        raise ValueError(f"replicas: Invalid value: {min(replicas, ready)}: must be 0 or more")
 
 
 def resource_replicas(

@@ -227,7 +227,7 @@ def parse_trigger(metadata: Mapping[str, str]) -> Trigger:
     return _TriggerParser(metadata).parse()
 
 
-def _if_of_devices(engine: EngineQuery | None, value: _Value | None) -> _Value | None:
+def _only_for_devices(engine: EngineQuery | None, value: _Value | None) -> _Value | None:
     """Return the value, or None where the metric is an engine's. The value is read, and checked, in both cases."""
     return value if engine is None else None
 
@@ -245,15 +245,11 @@ class _TriggerParser:
         profile = self._profile()
         metric = METRIC_TYPES[self._metric(profile)]
         engine = self._engine(metric, profile)
-        target = self._target(metric, profile)
-        activation = read.number(
-            "activationThreshold", profile.activation if profile else DEFAULT_ACTIVATION, at_least=0
-        )
         trigger = Trigger(
             metric=metric,
-            target=target,
-            activation=activation,
-            gpu_index=_if_of_devices(engine, self._gpu_index()),
+            target=self._target(metric, profile),
+            activation=self._activation(profile),
+            gpu_index=_only_for_devices(engine, self._gpu_index()),
             aggregation=read.choice("aggregation", DEFAULT_AGGREGATION, AGGREGATIONS),
             poll_interval_seconds=self._seconds(
                 "pollIntervalSeconds", DEFAULT_POLL_INTERVAL_SECONDS, MAX_POLL_INTERVAL_SECONDS, at_least=1
@@ -262,8 +258,8 @@ class _TriggerParser:
             metric_name=self._metric_name(profile.metric_name if profile else DEFAULT_METRIC_NAME),
             scope=self._scope(metric, engine),
             report=read.choice("report", "auto", REPORTS),
-            gpu_model=_if_of_devices(engine, self._gpu_model()),
-            node_selector=_if_of_devices(engine, self._node_selector()),
+            gpu_model=_only_for_devices(engine, self._gpu_model()),
+            node_selector=_only_for_devices(engine, self._node_selector()),
             startup_grace_seconds=self._seconds(
                 "startupGraceSeconds", DEFAULT_STARTUP_GRACE_SECONDS, MAX_STARTUP_GRACE_SECONDS
             ),
@@ -275,6 +271,10 @@ class _TriggerParser:
         if read.problems:
             raise TriggerError(read.problems)
         return replace(trigger, hints=(*read.hints, *self._key_suggestions()))
+
+    def _activation(self, profile: Profile | None) -> float:
+        default = profile.activation if profile else DEFAULT_ACTIVATION
+        return self._read.number("activationThreshold", default, at_least=0)
 
     def _seconds(self, key: str, default: float, at_most: float, *, at_least: float = 0) -> float:
         return self._read.number(key, default, at_least=at_least, at_most=at_most)
@@ -302,13 +302,11 @@ class _TriggerParser:
     def _engine(self, metric: Metric | EngineMetric, profile: Profile | None) -> EngineQuery | None:
         engine = metric.engine if isinstance(metric, EngineMetric) else None
         query = read_engine(self._read, metric, engine or (profile.engine if profile else None))
-        if query is not None:
-            for key in ("gpuModel", "gpuIndex", "nodeSelector"):
-                if key in self._read.given:
-                    self._read.hints.append(
-                        f"metadata.{key}: is not used: {metric.name} is reported by engines, whatever devices they run "
-                        "on"
-                    )
+        for key in ("gpuModel", "gpuIndex", "nodeSelector"):
+            if query is not None and key in self._read.given:
+                self._read.hints.append(
+                    f"metadata.{key}: is not used: {metric.name} is reported by engines, whatever devices they run on"
+                )
         return query
 
     def _scope(self, metric: Metric | EngineMetric, engine: EngineQuery | None) -> Scope | None:
@@ -395,8 +393,7 @@ class _TriggerParser:
         unknown = sorted(key for key in self._metadata if key.removesuffix("FromEnv") not in _OWN_KEYS | _KEDA_KEYS)
         own_keys = {key.lower(): key for key in _OWN_KEYS}
         for key in unknown[:_MAX_COMPARED_KEYS]:
-            near = nearest(key, own_keys)
-            if near:
+            if near := nearest(key, own_keys):
                 yield (
                     f"metadata: {quoted(key)} is not a key of this scaler and is ignored: did you mean "
                     f'"{own_keys[near]}"?'
