@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write docs/reference from the code: trigger parameters, engines, sources of demand, profiles, metrics and flags.
+"""Generates docs/reference from the code: trigger metadata, profiles, exported metrics and flags.
 
-``pages`` returns them without writing; a test compares what stands in docs/reference with it.
+``pages`` returns the pages without writing them. A test compares the pages in docs/reference with it.
 """
 
 import inspect
@@ -12,9 +12,13 @@ from pathlib import Path
 
 import click
 
+import keda_gpu_scaler.engines  # noqa: F401 - registers every engine
 from keda_gpu_scaler.cli import main as cli
-from keda_gpu_scaler.core.trigger.metrics import DEMANDS, ENGINE_METRICS, ENGINES, METRICS, PROFILES
+from keda_gpu_scaler.core.trigger.demand_presets import DEMANDS
+from keda_gpu_scaler.core.trigger.engines import ENGINES
+from keda_gpu_scaler.core.trigger.metrics import ENGINE_METRICS, METRICS
 from keda_gpu_scaler.core.trigger.parser import PARAMETERS
+from keda_gpu_scaler.core.trigger.profiles import PROFILES
 from keda_gpu_scaler.devices.registry import vendors
 from keda_gpu_scaler.server.metrics import FAMILIES, PREFIX
 
@@ -31,38 +35,47 @@ def table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[s
 
 
 def trigger_page() -> Iterator[str]:
-    """Yield the page of the trigger's metadata."""
+    """Yield the page about the trigger's metadata."""
     yield "# Trigger metadata"
     yield ""
     yield (
-        "Everything is set in the `metadata` of a trigger of type `external` (or `external-push`). Values are strings. "
-        "A key may also be given as `<key>FromEnv`, KEDA's way to take it from the workload's environment. All "
-        "problems are reported together, with key, value and remedy: `keda-gpu-scaler probe` shows them at "
-        "once, the logs of KEDA's operator and of this program keep them."
+        "These keys are set in the `metadata` of a trigger of type `external` or `external-push`. Every value is a "
+        "string. KEDA can also take a value from the workload's environment: then the key is `<key>FromEnv` and the "
+        "value is the name of the variable. All problems are reported together, each with its key, value and remedy. "
+        "`keda-gpu-scaler probe` shows them, and they are in the logs of KEDA's operator and of this program."
     )
     yield ""
     yield from table(
         ("key", "default", "meaning"),
-        ((f"`{one.key}`", f"`{one.default}`", one.meaning) for one in PARAMETERS),
+        ((f"`{one.key}`", f"`{one.default}`", one.description) for one in PARAMETERS),
     )
     yield ""
+    yield from metrics_section()
+    yield ""
+    yield from engines_section()
+    yield ""
+    yield from demands_section()
+
+
+def metrics_section() -> Iterator[str]:
+    """Yield the section about the values of ``metricType``."""
     yield "## Metrics for `metricType`"
     yield ""
-    yield "Devices tell of these:"
+    yield "Metrics of devices:"
     yield ""
     yield from table(
         ("`metricType`", "unit", "meaning"), ((f"`{one.name}`", one.unit, one.meaning) for one in METRICS.values())
     )
     yield ""
-    yield "Engines tell of these, each pod's of itself:"
+    yield "Metrics of engines. The engine of each pod reports its own value:"
     yield ""
     yield from table(
         ("`metricType`", "unit", "default `targetValue`", "meaning"),
         (
             (
                 f"`{one.name}`",
-                one.unit or "the series'",
-                f"{one.target:g}" if one.target else "none: say it",
+                one.unit or "that of the series",
+                f"{one.target:g}" if one.target else "none: set it",
                 one.meaning,
             )
             for one in ENGINE_METRICS.values()
@@ -70,39 +83,36 @@ def trigger_page() -> Iterator[str]:
     )
     yield ""
     yield (
-        "A reading that the driver or the engine does not give is unknown, never 0. What is unseen asks for nothing "
-        "and is not shrunk away; below `minCoverage` GetMetrics answers UNAVAILABLE with the reason and the HPA leaves "
-        "the size as it is. Then IsActive answers true, and a stream is silent."
+        "A reading that the driver or the engine does not report is unknown; it is never 0. A pod or device without a "
+        "reading never scales the workload up, and on the way down it counts as exactly at the target. Below "
+        "`minCoverage`, GetMetrics returns UNAVAILABLE with the reason, and the HPA keeps the size. IsActive then "
+        "returns true, and a stream sends nothing."
     )
-    yield ""
-    yield from engines()
-    yield ""
-    yield from demands()
 
 
-def engines() -> Iterator[str]:
-    """Yield the part about engines."""
+def engines_section() -> Iterator[str]:
+    """Yield the section about engines."""
     yield "## Engines"
     yield ""
     yield (
-        "Where a pod's engine is asked, unless the trigger or the pod's annotations say otherwise. It is recognised by "
-        "what its page tells; `engine: NAME` looks for that one alone."
+        "A pod's engine is scraped at this port and path, unless the trigger or the pod's annotations set others. The "
+        "engine is recognised by the series on its page; with `engine: NAME`, only that engine is looked for."
     )
     yield ""
     yield from table(
-        ("`engine`", "is", "port", "path", "remark"),
+        ("`engine`", "product", "port", "path", "remark"),
         ((f"`{one.name}`", one.title, str(one.port), f"`{one.path}`", one.remark or "—") for one in ENGINES.values()),
     )
 
 
-def demands() -> Iterator[str]:
-    """Yield the part about sources of demand."""
+def demands_section() -> Iterator[str]:
+    """Yield the section about sources of demand."""
     yield "## Sources of demand"
     yield ""
-    yield "What `demandEndpoint` may lead to; the first series that is found counts."
+    yield "The presets for `demand`. Of several series, the first that is found counts."
     yield ""
     yield from table(
-        ("`demand`", "is", "series", "remark"),
+        ("`demand`", "source", "series", "remark"),
         (
             (f"`{one.name}`", one.title, ", ".join(f"`{name}`" for name in one.series), one.remark)
             for one in DEMANDS.values()
@@ -111,10 +121,10 @@ def demands() -> Iterator[str]:
 
 
 def profiles_page() -> Iterator[str]:
-    """Yield the page of the profiles."""
+    """Yield the page about the profiles."""
     yield "# Profiles"
     yield ""
-    yield "`profile: NAME` sets these defaults; any key given beside it overrides them."
+    yield "`profile: NAME` sets these defaults. Every other key of the trigger overrides its default."
     yield ""
     yield from table(
         ("`profile`", "`metricType`", "`targetValue`", "`activationThreshold`", "for"),
@@ -132,18 +142,19 @@ def profiles_page() -> Iterator[str]:
 
 
 def metrics_page() -> Iterator[str]:
-    """Yield the page of the exported metrics."""
+    """Yield the page about the exported metrics."""
     yield "# Exported metrics"
     yield ""
     yield (
-        "`GET /metrics` on `--metrics-port` (9090), in Prometheus' text format. A gauge of a device appears only while "
-        "its reading is known and fresh: where the driver gives none, there is no series, and no 0."
+        "`GET /metrics` on `--metrics-port` (9090) returns these metrics in Prometheus' text format. A gauge of a "
+        "device is exported only while its reading is known and fresh. If the driver returns no reading, there is no "
+        "series; it is not exported as 0."
     )
     yield ""
     yield (
-        "Devices are told of by the instance on their node, workloads by the instance that KEDA asks: the last 1,024 "
-        "triggers at most, each until nobody asked for ten minutes. The age of a node's snapshot is told by each "
-        "instance that follows it."
+        "The instance on a node exports the metrics of its devices. The instance that KEDA calls exports the metrics "
+        "of the workloads: of at most the last 1,024 triggers, and of each trigger until KEDA has not called for ten "
+        "minutes. Each instance exports the age of the snapshots that it receives from other nodes."
     )
     yield ""
     yield from table(
@@ -184,14 +195,15 @@ def devices_page() -> Iterator[str]:
 
 
 def flags_page() -> Iterator[str]:
-    """Yield the page of every command's flags."""
+    """Yield the page about the flags of every command."""
     yield "# Commands and flags"
     yield ""
-    yield "A flag that names an environment variable can be given by it too; the flag wins."
+    yield "A flag with an environment variable can also be set by that variable. If both are set, the flag is used."
     context = click.Context(cli)
     for name in cli.list_commands(context):
         command = cli.get_command(context, name)
-        assert command is not None  # noqa: S101 - it is listed
+        if command is None:
+            raise LookupError(f"command {name}: it is listed, but it cannot be loaded")
         yield ""
         yield f"## `keda-gpu-scaler {name}`"
         yield ""
@@ -203,7 +215,7 @@ def flags_page() -> Iterator[str]:
 
 
 def prose(text: str) -> Iterator[str]:
-    """Yield a command's help as Markdown: what click keeps as it is, after a backspace, is a code block."""
+    """Yield a command's help as Markdown. A paragraph that click does not wrap becomes a code block."""
     for number, paragraph in enumerate(re.split(r"\n\s*\n", inspect.cleandoc(text))):
         if number:
             yield ""
@@ -215,7 +227,7 @@ def prose(text: str) -> Iterator[str]:
 
 
 def flag_row(option: click.Option) -> tuple[str, ...]:
-    """Return an option's row."""
+    """Return the table row of an option."""
     default = "" if option.default is None or "Sentinel" in repr(option.default) else str(option.default)
     environment = f"`{option.envvar}`" if option.envvar else ""
     shown = "" if option.is_flag or not default else f"`{default}`"

@@ -18,6 +18,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+import keda_gpu_scaler.engines  # noqa: F401 - registers every engine before a trigger is parsed
 from keda_gpu_scaler import __version__
 from keda_gpu_scaler.config import Config
 from keda_gpu_scaler.core.interfaces import Backend

@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 from keda_gpu_scaler.cli.validate.rules import check
-from keda_gpu_scaler.core.trigger.metrics import DEMANDS, PROFILES
+from keda_gpu_scaler.core.trigger.demand_presets import DEMANDS
 from keda_gpu_scaler.core.trigger.parser import Scope, parse_trigger
+from keda_gpu_scaler.core.trigger.profiles import PROFILES
 from tests.examples import keda
 from tests.examples.documents import EXAMPLES, FOLDER, Example, load
 from tests.examples.structural import problems, rules

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from keda_gpu_scaler.core.state.scrape import Endpoint
-from keda_gpu_scaler.core.trigger.metrics import ENGINES
+from keda_gpu_scaler.core.trigger.engines import ENGINES
 from keda_gpu_scaler.scrape.targets import LOST_AFTER_SECONDS, MAX_CANDIDATES, candidates
 from tests.scrape.scene import (
     DEPTH,

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from keda_gpu_scaler.core.selectors import SeriesSelector
 from keda_gpu_scaler.core.state.scrape import AUTO, Endpoint, ScrapeResult, TargetHistory
-from keda_gpu_scaler.core.trigger.metrics import ENGINES
+from keda_gpu_scaler.core.trigger.engines import ENGINES
 from keda_gpu_scaler.core.types import EngineSample
 from keda_gpu_scaler.core.urls import Url, UrlError, parse_url
 from keda_gpu_scaler.scrape.types import FailureKind, FetchError, Target

@@ -197,7 +197,7 @@ class _Scaled:
         target = _mapping(self.spec.get("scaleTargetRef"))
         meant = (str(target.get("kind") or "Deployment"), str(self.metadata.get("namespace") or ""))
         name = str(target.get("name"))
-        return next((one.engine for one in self.known if one.is_meant(*meant, name)), None)
+        return next((one.engine for one in self.known if one.matches(*meant, name)), None)
 
     @property
     def title(self) -> str:

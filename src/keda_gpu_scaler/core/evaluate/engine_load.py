@@ -16,7 +16,8 @@ from keda_gpu_scaler.core.aggregation import mean
 from keda_gpu_scaler.core.selectors import SeriesSelector
 from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult, TargetHistory
 from keda_gpu_scaler.core.trigger.engine_params import DemandQuery, EngineQuery
-from keda_gpu_scaler.core.trigger.metrics import ENGINES, EngineMetric
+from keda_gpu_scaler.core.trigger.engines import ENGINES
+from keda_gpu_scaler.core.trigger.metrics import EngineMetric
 from keda_gpu_scaler.core.types import EngineSample, Histogram, Pod
 
 _SHORTEST_SECONDS = 1e-3
@@ -94,7 +95,7 @@ def engine_load(
     except _Unknown as unknown:
         sentence = f"{title} at {page.url}: {unknown}"
         engine = ENGINES.get(newest.engine)
-        return EngineLoad(None, sentence, requests, until, is_no_engine=engine is not None and not engine.tells_queue)
+        return EngineLoad(None, sentence, requests, until, is_no_engine=engine is not None and not engine.reports_queue)
     return EngineLoad(value, f"{value:.6g} {metric.unit}".rstrip() + f" by {title} at {page.url}{how}", requests, until)
 
 
@@ -275,7 +276,7 @@ def _saturation(window: _Window, query: EngineQuery) -> tuple[float, str]:
     told = window.newest
     engine = ENGINES.get(told.engine)
     parts: dict[str, float] = {"queue": window.gauge(lambda it: it.waiting, "waiting requests") / query.queue_target}
-    if told.kv_cache_ratio is not None or engine is None or engine.tells_kv_cache:
+    if told.kv_cache_ratio is not None or engine is None or engine.reports_kv_cache:
         parts["KV cache"] = window.gauge(lambda it: it.kv_cache_ratio, "KV cache usage") / query.kv_target
     limit = query.max_seqs or told.running_limit
     if limit:
