@@ -68,7 +68,7 @@ def serve(**settings: Any) -> None:
 
 
 class _StopSignals:
-    """Handles SIGTERM and Ctrl-C from the start: the kernel ignores an unhandled signal for process 1 of a container."""
+    """Handles SIGTERM and Ctrl-C from the start: process 1 of a container ignores a signal without a handler."""
 
     def __init__(self) -> None:
         self._action: Callable[[], object] = lambda: sys.exit(0)

@@ -137,7 +137,7 @@ def _error_sentence(scaled_object: ScaledObject) -> str:
     if scaled_object.fallback is None:
         return "KEDA gets an error, and no fallback is set: the HPA does not change the size"
     failures, replicas = scaled_object.fallback
-    return f"KEDA gets an error: after {failures} errors its fallback sets {replicas} replicas"
+    return f"KEDA gets an error: after {failures} errors its fallback sets the size to {replicas}"
 
 
 def _activity_sentences(
@@ -146,13 +146,13 @@ def _activity_sentences(
     inactive = scaled_object.inactive_replicas
     is_scaled_to_zero = sizes is not None and sizes.wanted == 0
     if evaluation.active and is_scaled_to_zero:
-        yield f"KEDA activates the workload: it sets {scaled_object.hpa_min} replicas, and then the HPA decides"
+        yield f"KEDA activates the workload: it sets the size to {scaled_object.hpa_min}, and then the HPA decides"
     elif is_scaled_to_zero:
         yield "the workload stays at 0 replicas until a trigger is active"
     elif not evaluation.active and inactive is not None:
         condition = "no trigger has been active" if scaled_object.others else "the trigger has not been active"
         yield (
-            f"KEDA sets {inactive} replicas when {condition} for {number(scaled_object.cooldown_seconds)} s "
+            f"KEDA sets the size to {inactive} when {condition} for {number(scaled_object.cooldown_seconds)} s "
             "(cooldownPeriod)"
         )
     elif not evaluation.active:
@@ -164,7 +164,7 @@ def _limit_sentences(scaled_object: ScaledObject) -> Iterator[str]:
     assumed = " (KEDA's defaults, because the ScaledObject was not read)" if scaled_object.is_assumed else ""
     tolerances = scaled_object.tolerances
     near = f"{number(1 - tolerances.down)} to {number(1 + tolerances.up)}"
-    yield f"{size}{assumed}; no change while the ratio to the target is {near}"
+    yield f"{size}{assumed}; no change at {near} times the target"
     behavior = scaled_object.behavior
     if behavior is None:
         yield f"scale up: to at most twice the size, or to 4 replicas, every {number(SYNC_PERIOD_SECONDS)} s"
