@@ -153,7 +153,8 @@ def test_a_stop_ends_a_recording_into_a_full_pipe(full_pipe: int, number: signal
     with subprocess.Popen(command, stdout=full_pipe, stderr=subprocess.PIPE, text=True) as recording:
         assert stopped(recording, number) == (
             1,
-            "keda-gpu-scaler: stopped while standard output accepted no more data: check its reader. The end is missing\n",
+            "keda-gpu-scaler: stopped while standard output accepted no more data: check its reader. "
+            "The end is missing\n",
         )
 
 

@@ -26,7 +26,7 @@ _ERRORS_BY_PEERS = frozenset({"DecodeError", "ExecuteBatchError", "AbortError"})
 
 
 class JsonFormatter(logging.Formatter):
-    """Formats a record as one JSON object: ``time`` (RFC 3339, UTC), ``level``, ``logger``, ``message``, extra fields."""
+    """Formats a record as one JSON object: ``time`` (RFC 3339, UTC), ``level``, ``logger``, ``message``, extras."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
