@@ -14,7 +14,8 @@ from typing import Any
 import grpc
 import pytest
 
-from keda_gpu_scaler.core.interfaces import KubeError, PeerCounts
+from keda_gpu_scaler.core.counters import PeerCounts
+from keda_gpu_scaler.core.interfaces import KubeError
 from keda_gpu_scaler.core.state.fleet import PEERS_UNKNOWN, History
 from keda_gpu_scaler.core.types import Device, Sample
 from keda_gpu_scaler.peers import client as following_module

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from keda_gpu_scaler.core.interfaces import ScrapeCounts
+from keda_gpu_scaler.core.counters import ScrapeCounts
 from keda_gpu_scaler.core.selectors import parse_series
 from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult, TargetHistory
 from keda_gpu_scaler.core.trigger.metrics import ENGINES

@@ -18,7 +18,7 @@ from typing import Generic, TypeVar
 import h11
 
 from keda_gpu_scaler import __version__
-from keda_gpu_scaler.core.interfaces import (
+from keda_gpu_scaler.core.counters import (
     COLLECTION_BUCKETS_SECONDS,
     REQUEST_BUCKETS_SECONDS,
     CollectionCounts,
