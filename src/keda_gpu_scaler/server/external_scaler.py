@@ -21,7 +21,7 @@ import grpc
 from grpc.aio import ServicerContext
 
 from keda_gpu_scaler.core.counters import REQUEST_BUCKETS_SECONDS, RecentAnswer, RequestCounts
-from keda_gpu_scaler.core.evaluate.engine_load import DemandObservation
+from keda_gpu_scaler.core.evaluate.demand import DemandObservation
 from keda_gpu_scaler.core.evaluate.evaluation import Evaluation, NoValue, evaluate
 from keda_gpu_scaler.core.evaluate.workload_view import ScrapeRequest, ready_pods, scrape_requests
 from keda_gpu_scaler.core.interfaces import Cluster, Engines, Peers

@@ -7,14 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keda_gpu_scaler.core.evaluate.engine_load import (
-    DemandObservation,
-    EngineLoad,
-    engine_load,
-    observe_demand,
-    pod_endpoint,
-    quantile,
-)
+from keda_gpu_scaler.core.evaluate.demand import DemandObservation, observe_demand
+from keda_gpu_scaler.core.evaluate.engine_load import EngineLoad, engine_load, pod_endpoint, quantile
 from keda_gpu_scaler.core.selectors import SeriesSelector, parse_series
 from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult, TargetHistory
 from keda_gpu_scaler.core.trigger.engine_params import DemandQuery, EngineQuery
