@@ -50,6 +50,10 @@ def snapshot(devices: tuple[Device, ...], *allocations: Allocation) -> Snapshot:
             (Device(WHOLE, 0, "NVIDIA L4"),), "nvidia0", "nvidia.com/gpu", [Device(WHOLE, 0, "NVIDIA L4")],
             id="GKE: by the index where no number is known",
         ),
+        pytest.param(
+            (Device(WHOLE, 0, "NVIDIA L4", minor=1), Device(CUT, 1, "NVIDIA L4")), "nvidia1", "nvidia.com/gpu",
+            [Device(WHOLE, 0, "NVIDIA L4", minor=1)], id="GKE: an index is no number while one minor is known",
+        ),
         pytest.param(NVIDIA, "gpu-4", "gpu.nvidia.com", [H100], id="DRA: by the device file's number"),
         pytest.param(NVIDIA, "gpu-4", "nvidia.com/gpu", [], id="DRA: only of the driver that names so"),
         pytest.param(NVIDIA, "gpu-4", "gpu.intel.com", [], id="DRA: another driver counts otherwise"),
@@ -58,6 +62,7 @@ def snapshot(devices: tuple[Device, ...], *allocations: Allocation) -> Snapshot:
         pytest.param(AMD, "0000:19:00.0", "amd.com/gpu", [AMD[0]], id="AMD: PCI address"),
         pytest.param(AMD, "00000000:19:00.0", "amd.com/gpu", [AMD[0]], id="AMD: PCI address with a long domain"),
         pytest.param(AMD, "amdgpu_xcp_3", "amd.com/cpx_nps4", [AMD[1]], id="AMD: a partition"),
+        pytest.param(AMD, "renderD128", "amd.com/gpu", [], id="AMD: an id that is no PCI address"),
         pytest.param(INTEL, "card1-0", "gpu.intel.com/xe", [INTEL[1]], id="Intel: card and share"),
         pytest.param(INTEL, "all", "gpu.intel.com/xe_monitoring", [], id="Intel: monitoring is no allocation"),
         pytest.param(INTEL, "card1-0", "gpu.intel.com/monitoring", [], id="Intel: nor is it by another name"),
@@ -139,6 +144,7 @@ def test_what_is_no_accelerator_is_not_held() -> None:
     assert attribute(snapshot(NVIDIA, allocation("mlx5_0", "rdma/hca"), allocation("0000:ff:00.0", "intel/nic"))) == {}
     assert attribute(snapshot(NVIDIA, allocation("card9-0", "gpu.intel.com/xe_monitoring"))) == {}
     assert attribute(snapshot(NVIDIA, allocation("channel-0", "compute-domain.nvidia.com"))) == {}
+    assert attribute(snapshot(AMD, allocation("renderD128", "amd.com/gpu"))) == {}
 
 
 def test_shares_stand_in_the_order_of_the_devices() -> None:

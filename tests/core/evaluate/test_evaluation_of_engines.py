@@ -117,6 +117,14 @@ def test_law_1_a_workload_none_of_whose_pods_is_ready_is_not_put_to_sleep_unseen
     assert (evaluation.active, evaluation.known_activity) == (active, None if active else False)
 
 
+@pytest.mark.parametrize(("age", "active"), [(30.0, True), (3600.0, False)])
+def test_a_pending_pod_without_a_node_keeps_active_only_within_its_grace(age: float, active: bool) -> None:
+    pending = workload(pod("llama-0", None, ready=False, age=age))
+    evaluation = judge(pending, {})
+    assert (evaluation.active, evaluation.known_activity) == (active, active)
+    assert (evaluation.with_value, evaluation.expected) == (0, 0)
+
+
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_law_1_an_engine_that_is_silent_neither_grows_nor_shrinks_the_workload(count: int) -> None:
     busy, told = serving(*[vllm(20)] * 2, *[SILENT] * count)

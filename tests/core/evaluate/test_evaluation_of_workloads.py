@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keda_gpu_scaler.core.evaluate.evaluation import Evaluation, NoValue, evaluate
+from keda_gpu_scaler.core.evaluate.observation import ObservationState, PodObservation
 from keda_gpu_scaler.core.hpa.replica_calculator import ValueType, desired_replicas, milli
 from keda_gpu_scaler.core.state.fleet import PEERS_UNKNOWN, Fleet, History
 from keda_gpu_scaler.core.trigger.parser import parse_trigger
@@ -435,6 +436,30 @@ def test_a_pod_waiting_for_a_node_longer_than_its_grace_does_not_keep_the_worklo
     assert judge(known, fleet(node("gpu-7", {"a": 0}))).active is False
 
 
+@pytest.mark.parametrize(
+    ("node_name", "phase", "is_ready"),
+    [
+        pytest.param(None, "Pending", False, id="Pending without a node"),
+        pytest.param(None, "Pending", True, id="Pending without a node, with an old condition Ready"),
+        pytest.param(None, "Running", True, id="without a node, whatever its phase and condition"),
+        pytest.param("gpu-7", "Pending", True, id="Pending on a node, with an old condition Ready"),
+    ],
+)
+def test_a_pending_pod_is_not_ready_and_keeps_active_only_within_its_grace(
+    node_name: str | None, phase: str, is_ready: bool
+) -> None:
+    with_value = fleet(node("gpu-7", {"a": 0}))
+    for age, active in ((599.0, True), (601.0, False)):
+        pending = pod("b", node_name, ready=is_ready, age=age, phase=phase)
+        evaluation = judge(workload(pod("a"), pending), with_value)
+        assert (evaluation.with_value, evaluation.expected) == (1, 1)
+        assert (evaluation.active, evaluation.known_activity) == (active, active)
+        [_, unready] = evaluation.observations
+        assert unready.value is None
+        assert isinstance(unready, PodObservation)
+        assert unready.observation is not ObservationState.OBSERVED
+
+
 def test_active_means_that_any_pod_is_above_the_threshold() -> None:
     known = workload(pod("a"), pod("b"))
     quiet, busy = fleet(node("gpu-7", {"a": 5, "b": 5})), fleet(node("gpu-7", {"a": 0, "b": 6}))
@@ -510,6 +535,17 @@ def test_without_replicas_the_total_of_an_aggregate_is_refused_with_the_ways_out
         "metricType: Value on the trigger"
     )
     assert judge(None, fleet(node("gpu-7", {"a": 50})), aggregation="sum").value == 50.0
+
+
+def test_law_1_a_sum_with_a_missing_device_has_no_value_where_the_replicas_are_not_known() -> None:
+    with_value = fleet(node("gpu-7", {"a": 50, "b": None}))
+    for report in ("total", "auto"):
+        evaluation = judge(None, with_value, report=report, aggregation="sum")
+        assert (evaluation.value, evaluation.no_value_reason) == (None, NoValue.UNAVAILABLE)
+        assert (evaluation.active, evaluation.known_activity) == (True, None)
+        assert (evaluation.with_value, evaluation.expected) == (1, 2)
+        assert "GPU 1 (GPU-0001) of node gpu-7" in evaluation.reason
+    assert judge(workload(pod("a")), with_value, scope="fleet", report="total", aggregation="sum").value is not None
 
 
 # ---- laws over whole clusters ----
