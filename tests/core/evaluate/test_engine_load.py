@@ -119,25 +119,27 @@ def test_a_value_is_made_of_the_windows_readings(
 @pytest.mark.parametrize(
     ("metric", "moments", "why"),
     [
-        pytest.param("queue_depth", [{"waiting": 3.0}, {}], "tells no waiting requests", id="a gauge that went away"),
-        pytest.param("request_rate", [{"requests_total": 100.0}], "was read once so far", id="a counter seen once"),
-        pytest.param("request_rate", [{}, {}], "tells no count of requests", id="a counter that is not there"),
+        pytest.param(
+            "queue_depth", [{"waiting": 3.0}, {}], "exports no number of waiting requests", id="a gauge that went away"
+        ),
+        pytest.param("request_rate", [{"requests_total": 100.0}], "has one reading so far", id="a counter seen once"),
+        pytest.param("request_rate", [{}, {}], "exports no count of requests", id="a counter that is not there"),
         pytest.param(
             "request_rate",
             [{"requests_total": 100.0}, {"requests_total": 3.0}],
-            "began anew",
+            "was reset",
             id="a counter that began anew tells no rate of 0",
         ),
         pytest.param(
             "queue_wait_ms",
             [{"queue_wait_seconds_total": 10.0, "queue_waits_total": 50.0, "waiting": 3.0}] * 2,
-            "no request left the queue, and it does not tell that none waits",
+            "no request left the queue, and it is not known whether a request waits",
             id="a queue that is stuck is not an empty one",
         ),
         pytest.param(
             "queue_wait_ms",
             [{"queue_wait_seconds_total": 10.0, "queue_waits_total": 50.0}] * 2,
-            "no request left the queue, and it does not tell that none waits",
+            "no request left the queue, and it is not known whether a request waits",
             id="no request left, and how many wait is not told",
         ),
         pytest.param(
@@ -147,9 +149,11 @@ def test_a_value_is_made_of_the_windows_readings(
             id="a prefill that takes longer than the window is not 0 ms",
         ),
         pytest.param(
-            "saturation", [{"waiting": 0.0}], "tells no KV cache usage", id="the fullest may be the unknown one"
+            "saturation", [{"waiting": 0.0}], "exports no KV cache usage", id="the fullest may be the unknown one"
         ),
-        pytest.param("saturation", [{"kv_cache_ratio": 0.1}], "tells no waiting requests", id="an unknown queue"),
+        pytest.param(
+            "saturation", [{"kv_cache_ratio": 0.1}], "exports no number of waiting requests", id="an unknown queue"
+        ),
     ],
 )
 def test_law_1_what_an_engine_does_not_tell_is_unknown(metric: str, moments: list[dict[str, object]], why: str) -> None:
@@ -184,7 +188,7 @@ def test_a_counter_that_is_missing_for_once_makes_no_crowd() -> None:
         ),
         pytest.param(
             ScrapeResult((replace(page({"waiting": 3.0}, last_at=NOW - 11), failure="no answer within 2 s"),)),
-            "no answer within 2 s; it last told something 11 s ago",
+            "no answer within 2 s; its last page came 11 s ago",
             id="it has not answered for too long",
         ),
     ],
@@ -400,4 +404,4 @@ def test_it_is_said_why_demand_is_unknown() -> None:
     assert look(failure="epp does not resolve").sentence == (
         "demand at http://epp:9090/metrics is unknown: epp does not resolve"
     )
-    assert "tells no series queue_size" in look(queue(None)).sentence
+    assert "exports no series queue_size" in look(queue(None)).sentence

@@ -41,7 +41,7 @@ def test_age_is_measured_by_the_receiver_and_is_never_negative() -> None:
         pytest.param(
             fleet_of([blind(0), blind(1)]),
             1000.0,
-            "node gpu-7: not one device gives a reading",
+            "node gpu-7: no device has a reading",
             id="fresh, but blind in every device",
         ),
         pytest.param(fleet_of([blind(0), sample(1)]), 1000.0, None, id="one device that gives readings is enough"),

@@ -13,8 +13,6 @@ from keda_gpu_scaler.core.evaluate.measurement import ActivityEvidence
 from keda_gpu_scaler.core.trigger.parser import Trigger
 from keda_gpu_scaler.core.types import Pod
 
-UNKNOWN_ACTIVITY = "nobody can tell that it is idle"
-
 
 @dataclass(frozen=True, slots=True)
 class Activity:
@@ -37,7 +35,7 @@ def decide_activity(
     if evidence.busiest > trigger.activation:
         return Activity(True, f"{evidence.busiest:.6g} is above {threshold}")
     if evidence.requests > 0:
-        return Activity(True, f"{evidence.requests:.6g} requests run, wait or just ended")
+        return Activity(True, f"{evidence.requests:.6g} requests are running, are waiting or ended within the window")
     if demand is not None and demand.is_active:
         return Activity(True, demand.sentence)
     if evidence.starting:
@@ -46,7 +44,9 @@ def decide_activity(
     if demand is not None and demand.is_active is None:
         missing.append(demand.sentence)
     if missing:
-        return Activity(True, f"{UNKNOWN_ACTIVITY}: {missing[0]}", is_kept_by_missing_data=True)
+        return Activity(
+            True, f"it is not known whether the workload is idle: {missing[0]}", is_kept_by_missing_data=True
+        )
     no_demand = f", and {demand.sentence}" if demand else ""
     return Activity(False, f"{evidence.busiest:.6g} is not above {threshold}{no_demand}")
 
@@ -54,7 +54,7 @@ def decide_activity(
 def decide_activity_at_zero(demand: DemandObservation | None) -> Activity:
     """Decide for a workload that is scaled to zero. Only observed demand activates it."""
     if demand is None:
-        return Activity(False, "nothing runs")
+        return Activity(False, "it is scaled to zero")
     return Activity(demand.is_active is True, demand.sentence, is_kept_by_missing_data=demand.is_active is None)
 
 
@@ -62,7 +62,7 @@ def decide_activity_without_value(demand: DemandObservation | None) -> Activity:
     """Decide where there is no value: the workload stays active."""
     if demand is not None and demand.is_active:
         return Activity(True, demand.sentence)
-    return Activity(True, UNKNOWN_ACTIVITY, is_kept_by_missing_data=True)
+    return Activity(True, "it is not known whether the workload is idle", is_kept_by_missing_data=True)
 
 
 def _describe_starting(pods: Sequence[Pod], now: float) -> str:

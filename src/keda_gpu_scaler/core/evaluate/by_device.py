@@ -113,15 +113,13 @@ def _no_snapshot(scope: Scope, fleet: Fleet, now: float) -> Unavailable | None:
     """Return why no device of the scope can be observed; None where one may be."""
     is_alone = scope is Scope.NODE or not (fleet.peers or fleet.unavailable)
     if scope is Scope.FLEET and (unlisted := fleet.unavailable.get(PEERS_UNKNOWN)):
-        return unavailable(f"nobody knows which nodes the fleet has: {unlisted}")
+        return unavailable(f"the nodes of the fleet are not known yet: {unlisted}")
     if fleet.deviceless and is_alone:
         if scope is Scope.NODE:
-            return misconfigured(
-                "this instance has no device by design (--backend none); ask one that runs on a GPU node"
-            )
+            return misconfigured("this instance has no device by design (--backend none); call one on a GPU node")
         return misconfigured(
-            "this instance has no device by design (--backend none), and it knows no peer that has; ask one that runs "
-            "on a GPU node, or tell it where they are with --peers"
+            "this instance has no device by design (--backend none), and knows no peer with a device; call one on a "
+            "GPU node, or name the peers with --peers"
         )
     if is_alone and not fleet.is_fresh(now):
         return unavailable(fleet.own_missing_reason(now))
@@ -138,8 +136,9 @@ def _no_device_reason(trigger: Trigger, nodes: Sequence[tuple[str, History]]) ->
             return f"metadata.gpuIndex: node {node} has no device {trigger.gpu_index}: it has {listed}; -1 means all"
     models = sorted({sample.device.model for _, history in nodes for sample in history.newest.samples})
     if models:
-        return "no device fits nodeSelector, gpuModel and gpuIndex together; the models there are: " + ", ".join(
-            models[:_MAX_MODELS]
+        return (
+            "no device matches nodeSelector, gpuModel and gpuIndex together; the nodes have these models: "
+            + ", ".join(models[:_MAX_MODELS])
         )
     if len(nodes) == 1:
         return f"node {nodes[0][0]} has no device; run the scaler on GPU nodes only"
@@ -150,7 +149,7 @@ def _missing_reason(trigger: Trigger, observations: Sequence[DeviceObservation])
     missing = [observation for observation in observations if observation.value is None]
     return (
         f"{trigger.metric.name} is unknown for {len(missing)} of {len(observations)} devices: {list_reasons(missing)}; "
-        "nothing moves until they answer. Repair them, ask for another metricType, or narrow the trigger"
+        "there is no value until they have a reading. Repair them, use another metricType, or narrow the trigger"
     )
 
 

@@ -66,7 +66,8 @@ def _measure_devices_instead(
     loading = [one.pod for one in by_devices.ready if view.is_within_grace(one.pod)]
     measured = _measure_pods(by_devices, demand, metadata, loading)
     sentence = (
-        f"no engine tells of itself ({reason}): GPU utilisation instead, of which 80 % counts as saturation 100 %"
+        f"no pod has a known engine ({reason}): saturation is computed from GPU utilisation, of which 80 % counts as "
+        "100 %"
     )
     if isinstance(measured, NoMeasurement):
         return replace(measured, steps=(sentence, *measured.steps), context=sentence)
@@ -91,7 +92,7 @@ def _measure_pods(
     if isinstance(report, Unavailable):
         return NoMeasurement(report, steps, observations=observations)
     if view.out_of_scope:
-        steps = (*steps, f"{len(view.out_of_scope)} ready pods are not meant: they count as at the target")
+        steps = (*steps, f"{len(view.out_of_scope)} ready pods are out of scope: they count as at the target")
     return Measurement(
         _report_demand(report, view, demand) or _report_pods(report, view),
         _evidence(view, demand, loading),

@@ -17,14 +17,15 @@ from keda_gpu_scaler.core.state.scrape import ScrapeResult, TargetHistory
 from keda_gpu_scaler.core.trigger.engine_params import DemandQuery
 
 _DEMAND_GRAIN = 1e-6
-"""Demand is added in whole multiples of this, so that a value that comes and goes leaves no rounding error."""
+"""Demand is added in whole multiples of this number, so that adding and subtracting leaves no rounding error."""
 
 
 @dataclass(frozen=True, slots=True)
 class DemandObservation:
-    """What is seen of the demand: its value now, or None.
+    """The observed demand: its value now, or None where that is not known.
 
-    ``is_active`` says whether it is above the threshold, or was during the hold; None where nobody can tell.
+    ``is_active`` says whether the demand is above the threshold, or was above it during the hold; None where that is
+    not known. ``expires_at_seconds`` is when the observation becomes stale.
     """
 
     value: float | None
@@ -41,119 +42,144 @@ def observe_demand(
     stale_after_seconds: float,
     now: float,
 ) -> DemandObservation:
-    """Add up what every address of a demand source tells.
+    """Add up the demand of every address of a source.
 
-    What some of them tell may be enough to wake; only what all of them tell lets sleep.
+    The demand of some addresses may be enough to activate the workload. The demand of all addresses is needed to let it
+    scale to zero.
+
+    Args:
+        demand: the source of demand.
+        scraped: the result of its endpoint; None while it was not scraped yet.
+        window_seconds: the rate of a counter is over this window.
+        stale_after_seconds: an older page is not used.
+        now: monotonic seconds on the scraper's clock.
     """
     if scraped is None or not scraped.pages:
         why = (scraped.failure if scraped else None) or "not scraped yet"
         return DemandObservation(None, None, f"demand at {demand.url} is unknown: {why}")
+    timelines = [_timeline(page, demand.selectors, window_seconds) for page in scraped.pages]
     values: list[float] = []
     unknown: list[str] = []
-    until = math.inf
-    courses = [_course(page, demand.selectors, window_seconds) for page in scraped.pages]
-    for page, course in zip(scraped.pages, courses, strict=True):
+    expires = math.inf
+    for page, timeline in zip(scraped.pages, timelines, strict=True):
         if not page.is_fresh(now, stale_after_seconds) or page.newest is None:
             unknown.append(f"{page.where}: {missing_scrape_reason(ScrapeResult((page,)), now)}")
             continue
-        until = min(until, page.newest.at_seconds + stale_after_seconds)
-        newest = course[-1][1]
-        if newest is None:
-            unknown.append(f"{page.where}: {_no_demand(page, demand.selectors)}")
+        expires = min(expires, page.newest.at_seconds + stale_after_seconds)
+        value = timeline[-1][1]
+        if value is None:
+            unknown.append(f"{page.where}: {_no_value_reason(page, demand.selectors)}")
         else:
-            values.append(newest)
+            values.append(value)
+    last_above_at = _last_above(timelines, demand.threshold, stale_after_seconds)
+    return _decide(demand, values, unknown, last_above_at, expires, now)
+
+
+def _decide(
+    demand: DemandQuery,
+    values: Sequence[float],
+    unknown: Sequence[str],
+    last_above_at: float,
+    expires: float,
+    now: float,
+) -> DemandObservation:
     total = math.fsum(values)
-    told = f"demand {total:.6g}" + (f" at {len(values)} of {len(scraped.pages)} addresses" if unknown else "")
-    if total > demand.threshold:
-        return DemandObservation(total, True, f"{told} is above demandThreshold {demand.threshold:g}", until)
-    above_at = _last_above(courses, demand.threshold, stale_after_seconds)
-    age = max(0.0, now - above_at)
-    if age <= demand.hold_seconds:
-        held = f"demand was above demandThreshold {demand.threshold:g} {age:.0f} s ago"
-        until = min(until, above_at + demand.hold_seconds)
-        value = None if unknown else total
-        return DemandObservation(value, True, f"{held} (demandHoldSeconds {demand.hold_seconds:g})", until)
+    described = f"demand {total:.6g}"
     if unknown:
-        return DemandObservation(None, None, f"demand at {demand.url} is unknown: {unknown[0]}", until)
-    return DemandObservation(total, False, f"{told} is not above demandThreshold {demand.threshold:g}", until)
+        described += f" at {len(values)} of {len(values) + len(unknown)} addresses"
+    if total > demand.threshold:
+        return DemandObservation(total, True, f"{described} is above demandThreshold {demand.threshold:g}", expires)
+    age = max(0.0, now - last_above_at)
+    if age <= demand.hold_seconds:
+        sentence = f"demand was above demandThreshold {demand.threshold:g} {age:.0f} s ago"
+        sentence += f" (demandHoldSeconds {demand.hold_seconds:g})"
+        expires = min(expires, last_above_at + demand.hold_seconds)
+        return DemandObservation(None if unknown else total, True, sentence, expires)
+    if unknown:
+        return DemandObservation(None, None, f"demand at {demand.url} is unknown: {unknown[0]}", expires)
+    return DemandObservation(total, False, f"{described} is not above demandThreshold {demand.threshold:g}", expires)
 
 
-def _no_demand(page: TargetHistory, selectors: Sequence[SeriesSelector]) -> str:
-    if page.newest is not None and any(page.newest.selected.get(it.text) for it in selectors):
-        return "its count was read once so far, and grows between two readings"
-    return "tells no series " + " or ".join(it.text for it in selectors)
+def _no_value_reason(page: TargetHistory, selectors: Sequence[SeriesSelector]) -> str:
+    if page.newest is not None and any(page.newest.selected.get(selector.text) for selector in selectors):
+        return "its counter has one reading so far, and a rate needs two"
+    return "exports no series " + " or ".join(selector.text for selector in selectors)
 
 
-_Course = list[tuple[float, float | None]]
-"""When demand was looked at, and what it was then, None where it was not told."""
+_Timeline = list[tuple[float, float | None]]
+"""The time of each reading of a page, and the demand at that time; None where the demand is not known."""
 
 
-def _course(page: TargetHistory, selectors: Sequence[SeriesSelector], window_seconds: float) -> _Course:
-    """What a page's demand was at each of its readings: a gauge as it is, so that the first request wakes."""
-    counting = _Counting(window_seconds)
-    texts = [it.text for it in selectors]
-    course: _Course = []
-    for readings in page.readings:
-        told = readings.selected
-        text, found = next(((it, found) for it in texts if (found := told.get(it))), ("", None))
-        if found is not None and not found.is_counter:
-            value: float | None = max(0.0, found.value)
-        elif not told.keys().isdisjoint(texts):
-            value = counting.rate(readings.at_seconds, text, found.value if found else None)
+def _timeline(page: TargetHistory, selectors: Sequence[SeriesSelector], window_seconds: float) -> _Timeline:
+    """Return the demand of a page at each of its readings.
+
+    A gauge is not averaged over the window, so that the first request activates the workload.
+    """
+    counter = _CounterRate(window_seconds)
+    texts = [selector.text for selector in selectors]
+    timeline: _Timeline = []
+    for reading in page.readings:
+        selected = reading.selected
+        text, series = next(((text, series) for text in texts if (series := selected.get(text))), ("", None))
+        if series is not None and not series.is_counter:
+            value: float | None = max(0.0, series.value)
+        elif not selected.keys().isdisjoint(texts):
+            value = counter.add(reading.at_seconds, text, series.value if series else None)
         else:
-            value = None  # while nobody asked for it, it was not read: that is no sign that it was not there
-        course.append((readings.at_seconds, value))
-    return course
+            value = None  # this scrape did not select the series: it does not say that the series was missing
+        timeline.append((reading.at_seconds, value))
+    return timeline
 
 
-class _Counting:
-    """A counter of demand, reading after reading: its rate over the window that ends there.
+class _CounterRate:
+    """The rate of a demand counter over the window that ends at each reading.
 
-    It counts from 0 where it fell and where it was not told before, so that the first request of all is heard.
+    A counter that fell was reset, and counts from 0. A counter that was missing before also counts from 0, so that its
+    very first request is counted.
     """
 
     def __init__(self, window_seconds: float) -> None:
         self._window_seconds = window_seconds
-        self._counted = 0.0
-        self._last: dict[str, float] = {}
-        self._before: deque[tuple[float, float]] = deque()
+        self._total = 0.0
+        self._last_counts: dict[str, float] = {}
+        self._earlier: deque[tuple[float, float]] = deque()
 
-    def rate(self, at_seconds: float, text: str, count: float | None) -> float | None:
-        """Hear one reading; return the rate, None where the counter is not there, or was not looked for before."""
-        before = self._before
+    def add(self, at_seconds: float, text: str, count: float | None) -> float | None:
+        """Add one reading; return the rate, None where the counter is missing or has no earlier reading."""
+        earlier = self._earlier
         if count is not None:
-            last = self._last.get(text, 0.0 if before else count)
-            self._counted += count - last if count >= last else count
-            self._last[text] = count
-        while len(before) > 1 and before[1][0] <= at_seconds - self._window_seconds:
-            before.popleft()
+            last = self._last_counts.get(text, 0.0 if earlier else count)
+            self._total += count - last if count >= last else count
+            self._last_counts[text] = count
+        while len(earlier) > 1 and earlier[1][0] <= at_seconds - self._window_seconds:
+            earlier.popleft()
         rate = None
-        if before and count is not None:
-            since, counted = before[0]
-            rate = (self._counted - counted) / max(at_seconds - since, SHORTEST_SECONDS)
-        before.append((at_seconds, self._counted))
+        if earlier and count is not None:
+            since, total = earlier[0]
+            rate = (self._total - total) / max(at_seconds - since, SHORTEST_SECONDS)
+        earlier.append((at_seconds, self._total))
         return rate
 
 
-def _last_above(courses: Sequence[_Course], threshold: float, stale_after_seconds: float) -> float:
-    """When all addresses together last told more than the threshold; long ago where they never did.
+def _last_above(timelines: Sequence[_Timeline], threshold: float, stale_after_seconds: float) -> float:
+    """Return when the demand of all addresses together was last above the threshold; -inf where it never was.
 
-    What an address told counts until it tells something else, or until it would be stale.
+    The demand of an address counts until its next reading, or until it is stale.
     """
     changes: list[tuple[float, int, int]] = []
-    for number, course in enumerate(courses):
+    for number, timeline in enumerate(timelines):
         before = 0
-        for (at_seconds, value), (later_at, _) in pairwise([*course, (math.inf, None)]):
+        for (at_seconds, value), (next_at, _) in pairwise([*timeline, (math.inf, None)]):
             grains = round(value / _DEMAND_GRAIN) if value else 0
             if grains or before:
                 changes.append((at_seconds, number, grains))
-            if grains and later_at - at_seconds > stale_after_seconds:
+            if grains and next_at - at_seconds > stale_after_seconds:
                 changes.append((at_seconds + stale_after_seconds, number, 0))
             before = grains
-    told, total, above_at = [0] * len(courses), 0, -math.inf
+    current, total, above_at = [0] * len(timelines), 0, -math.inf
     for at_seconds, number, grains in sorted(changes):
-        total += grains - told[number]  # whole numbers: what comes and goes leaves nothing behind
-        told[number] = grains
+        total += grains - current[number]
+        current[number] = grains
         if total > round(threshold / _DEMAND_GRAIN):
             above_at = at_seconds
     return above_at

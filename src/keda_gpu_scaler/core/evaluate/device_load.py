@@ -124,7 +124,10 @@ def _collect(history: History, metric: Metric, span_seconds: float) -> tuple[_De
 
 
 def _tenures_seconds(history: History, window_seconds: float) -> dict[str, float]:
-    """Return how long ago a device changed its pods within the window, by UUID; a device without a change is left out."""
+    """Return how long ago the pods of a device changed within the window, by UUID.
+
+    A device without a change is left out.
+    """
     newest = history.newest
     tenures: dict[str, float] = {}
     present: dict[str, frozenset[PodRef]] | None = None

@@ -180,7 +180,11 @@ def _at_zero(
         scope=scope,
         value=reported.value if reported else 0.0,
         active=activity.active,
-        steps=(*measured.steps, *(reported.steps if reported else ("0: it has no replica",)), activity.describe()),
+        steps=(
+            *measured.steps,
+            *(reported.steps if reported else ("0: the workload has no replica",)),
+            activity.describe(),
+        ),
         kept_active_by_missing_data=activity.is_kept_by_missing_data,
         demand=demand,
         expires_at_seconds=demand.expires_at_seconds if demand else math.inf,
@@ -208,5 +212,5 @@ def _without_value(
 
 
 def _needs_demand(demand: DemandObservation | None, view: WorkloadView | None) -> bool:
-    """Whether only demand could decide the activity, and has not: the workload is not known, and demand is not active."""
+    """Whether only demand could say that the workload should run, and does not say so."""
     return demand is not None and not demand.is_active and view is None

@@ -193,7 +193,7 @@ def _observe_engine(
     trigger: Trigger, metric: EngineMetric, query: EngineQuery, pod: Pod, fleet: Fleet, now: float
 ) -> PodObservation:
     if not is_ready(pod):
-        return PodObservation(pod, ObservationState.NOT_READY, None, "not asked while it is not ready")
+        return PodObservation(pod, ObservationState.NOT_READY, None, "its engine is not scraped while it is not ready")
     if not pod.address:
         return PodObservation(pod, ObservationState.MISSING, None, "has no address yet")
     load = _load(trigger, metric, query, pod_endpoint(query, pod), fleet, now)
@@ -231,14 +231,16 @@ class _PodObserver:
         if node is None:
             return _without_value(pod, ObservationState.MISSING, "not scheduled yet")
         if not self._scope.includes(node):
-            return _without_value(pod, ObservationState.OUT_OF_SCOPE, f"node {node} is outside nodeSelector")
+            return _without_value(pod, ObservationState.OUT_OF_SCOPE, f"node {node} is not selected by nodeSelector")
         history = self._fleet.node(node)
         if history is None or not self._fleet.is_history_fresh(history, self._now):
             return _without_value(pod, ObservationState.MISSING, self._fleet.missing_reason(node, self._now))
         by_pod = devices_by_pod(history)
         if by_pod is None:
             return _without_value(
-                pod, ObservationState.MISSING, f"node {node} cannot tell who holds its devices; its own log says why"
+                pod,
+                ObservationState.MISSING,
+                f"node {node} does not know which pods hold its devices; the log of its instance says why",
             )
         devices = by_pod.get(pod.ref)
         if devices is None:
@@ -252,7 +254,7 @@ class _PodObserver:
         selected = [share for share in devices.shares if _selects(self._trigger, share.device)]
         if not selected:
             return _without_value(
-                pod, ObservationState.OUT_OF_SCOPE, f"holds no device that gpuModel or gpuIndex mean on node {node}"
+                pod, ObservationState.OUT_OF_SCOPE, f"holds no device on node {node} that gpuModel and gpuIndex select"
             )
         return self._observe_shares(pod, node, selected, history)
 
@@ -293,7 +295,7 @@ def _describe_share(metric: Metric, share: DeviceShare, value: float) -> str:
     device = f"GPU {share.device.index} {share.device.model} {value:.6g} {metric.unit}"
     if share.sharers == 1:
         return device
-    rule = "in equal parts" if metric.is_divided else "each counts it whole"
+    rule = "in equal shares" if metric.is_divided else "each counts the whole value"
     return f"{device} shared by {share.sharers} pods ({rule})"
 
 
@@ -331,4 +333,4 @@ def _describe_load(metric: Metric, load: DeviceLoad) -> str:
 
 
 def _no_reading(load: DeviceLoad, node: str, metric: Metric) -> str:
-    return f"GPU {load.device.index} ({load.device.uuid}) of node {node} gives no {metric.name}"
+    return f"GPU {load.device.index} ({load.device.uuid}) of node {node} has no reading of {metric.name}"

@@ -28,8 +28,8 @@ def report_type(
     report = ReportType.TOTAL if trigger.report == "auto" else ReportType(trigger.report)  # TOTAL is KEDA's default
     if report is ReportType.TOTAL and trigger.aggregation != "sum":
         return workload or misconfigured(
-            f"metadata.report: under metricType AverageValue the total over the replicas is needed, and their "
-            f"number is not known: {NO_ACCESS}, or set report: average here and metricType: Value on the trigger"
+            f"metadata.report: metricType AverageValue needs the total over the replicas, and the number "
+            f"of replicas is not known: {NO_ACCESS}, or set report: average here and metricType: Value on the trigger"
         )
     return report
 
@@ -40,15 +40,15 @@ def _of_workload(trigger: Trigger, workload: Workload, metadata: Mapping[str, st
         if declared in REPORT_OF_TYPE:
             return REPORT_OF_TYPE[declared]
         return misconfigured(
-            "metadata.report: the ScaledObject's triggers have different metricTypes and none has just this "
-            "metadata; set report: total (for AverageValue) or average (for Value)"
+            "metadata.report: Required value: the ScaledObject's triggers have different metricTypes, and none of "
+            "them has exactly this metadata: set report: total (for AverageValue) or average (for Value)"
         )
     report = ReportType(trigger.report)
     declared = certain_type(workload, metadata)
     if declared in REPORT_OF_TYPE and REPORT_OF_TYPE[declared] is not report:
         return misconfigured(
-            f'metadata.report: Invalid value: "{report}": of this trigger\'s metricType {declared} the HPA '
-            f"expects the {REPORT_OF_TYPE[declared]}: leave report out, or set metricType: {_TYPE_OF_REPORT[report]} "
-            "on the trigger"
+            f'metadata.report: Invalid value: "{report}": the trigger has metricType {declared}, for which the '
+            f"HPA expects the {REPORT_OF_TYPE[declared]}: leave report out, or set metricType: "
+            f"{_TYPE_OF_REPORT[report]} on the trigger"
         )
     return report

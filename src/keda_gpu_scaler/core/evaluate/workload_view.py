@@ -112,7 +112,7 @@ class WorkloadView:
     def missing_reasons(self) -> Sequence[str]:
         """Why pods that could be at work have no value, whichever of them the trigger selects."""
         if not self.pods and self.workload.spec_replicas > 0:
-            return ["its pods are not there yet"]
+            return ["its pods do not exist yet"]
         return [
             f"{one.pod.ref.name}: {one.sentence}"
             for one in self.unnarrowed_observations
@@ -134,12 +134,12 @@ class WorkloadView:
             return None
         if states == {ObservationState.NO_DEVICE}:
             return (
-                f"{self.title}: not one of its {len(self.observations)} pods holds a device that the kubelet handed "
-                "out: have it request one (nvidia.com/gpu), or set scope: node or fleet"
+                f"{self.title}: none of its {len(self.observations)} pods holds a device that the kubelet assigned: "
+                "request one in the pod template (nvidia.com/gpu), or set scope: node or fleet"
             )
         return (
-            f"{self.title}: not one of its {len(self.observations)} pods holds a device that nodeSelector, gpuModel "
-            "and gpuIndex mean"
+            f"{self.title}: none of its {len(self.observations)} pods holds a device that nodeSelector, gpuModel "
+            "and gpuIndex select"
         )
 
     def steps(self) -> tuple[str, ...]:
@@ -148,7 +148,7 @@ class WorkloadView:
         heading = (
             f"scope workload: {self.trigger.metric.name} of {workload.target} ({describe_window(self.trigger)}): "
             f"{workload.status_replicas} replicas of {workload.spec_replicas} wanted, {len(self.ready)} ready pods, "
-            f"{len(self.values)} seen"
+            f"{len(self.values)} with a value"
         )
         return (heading, *[_describe(observation) for observation in self.observations])
 
