@@ -46,9 +46,9 @@ class Sample:
     power_watts: float | None = None
 
     @property
-    def has_no_reading(self) -> bool:
-        """Whether no reading is known, as for a card that fell off the bus."""
-        return (
+    def has_reading(self) -> bool:
+        """Whether at least one reading is known. A card that fell off the bus has none."""
+        return not (
             self.gpu_utilization_ratio is None
             and self.memory_utilization_ratio is None
             and self.memory_used_bytes is None

@@ -136,6 +136,6 @@ class Fleet:
             return None
         if self.history is None or not self.is_fresh(now):
             return self.own_missing_reason(now)
-        if all(sample.has_no_reading for sample in self.history.newest.samples):
+        if not any(sample.has_reading for sample in self.history.newest.samples):
             return f"node {self.history.newest.node}: no device has a reading"
         return None
