@@ -124,7 +124,7 @@ def test_health_and_readiness_follow_the_devices() -> None:
         await node.health_turns(NOT_SERVING)
         assert await node.get(node.agent.probe_port, "/readyz") == (
             503,
-            "not ready: node gpu-7: not one device gives a reading\n",
+            "not ready: node gpu-7: no device has a reading\n",
         )
         assert (await node.get(node.agent.probe_port, "/livez"))[0] == 200
         backend.samples = (sample(),)

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keda_gpu_scaler.config import Config
-from keda_gpu_scaler.core.interfaces import Discovery, KubeError, PeerCounts, RecentAnswer, ScrapeCounts, Watches
+from keda_gpu_scaler.core.counters import PeerCounts, RecentAnswer, ScrapeCounts, Watches
+from keda_gpu_scaler.core.interfaces import Discovery, KubeError
 from keda_gpu_scaler.core.selectors import SeriesSelector
 from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult
 from keda_gpu_scaler.core.types import Unavailable, Workload

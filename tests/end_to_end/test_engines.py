@@ -141,7 +141,7 @@ def test_an_engine_that_hangs_up_is_unknown_and_moves_nothing(cluster: Cluster) 
     port = str(cluster.port)
     assert cluster.value(enginePort=port, minCoverage="1") == 400.0
     cluster.engines[1].page = None
-    while cluster.steps(enginePort=port, minCoverage="1")[-1] != "active: nobody can tell that it is idle":
+    while cluster.steps(enginePort=port, minCoverage="1")[-1] != "active: it is not known whether the workload is idle":
         pass
     assert "no fresh reading of 1 of 2 ready pods" in cluster.refusal(enginePort=port, minCoverage="1")
     # With half of them seen: they ask for four replicas, and the silent one counts as idle when growing.
@@ -168,7 +168,7 @@ def test_a_picker_that_breaks_down_neither_wakes_nor_puts_to_sleep(cluster: Clus
     while not cluster.active(enginePort=str(cluster.port), **cluster.demand):
         pass
     last = cluster.steps(enginePort=str(cluster.port), **cluster.demand)[-1]
-    assert last.startswith("active: nobody can tell that it is idle: demand at http://localhost:")
+    assert last.startswith("active: it is not known whether the workload is idle: demand at http://localhost:")
 
 
 def test_what_nobody_asks_about_is_not_scraped(cluster: Cluster) -> None:

@@ -139,7 +139,10 @@ def test_probe_asks_over_tls_and_says_what_to_try_where_it_is_refused(secured: S
             ((), "if the server uses TLS, give its CA with --tls-ca"),
             (known, "if the server requires a client certificate, give one with --tls-cert and --tls-key"),
             ((*known[:2], *own), "its certificate contains another name: give that name with --tls-server-name"),
-            (("--tls-ca", str(stranger.certificate), *known[2:], *own), "its certificate is not signed by this --tls-ca"),
+            (
+                ("--tls-ca", str(stranger.certificate), *known[2:], *own),
+                "its certificate is not signed by this --tls-ca",
+            ),
             ((*known, *_flags(stranger.issue("stranger"))), "its client CA signed this --tls-cert"),
         ):
             refused = subprocess.run((*asked, *flags), capture_output=True, text=True, check=False)

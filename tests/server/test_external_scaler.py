@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from keda_gpu_scaler.core.counters import REQUEST_BUCKETS_SECONDS, RecentAnswer
 from keda_gpu_scaler.core.evaluate.evaluation import Evaluation, evaluate
-from keda_gpu_scaler.core.interfaces import REQUEST_BUCKETS_SECONDS, RecentAnswer
 from keda_gpu_scaler.core.state.fleet import Fleet
 from keda_gpu_scaler.core.trigger.parser import PARAMETERS, Trigger, parse_trigger
 from keda_gpu_scaler.server import external_scaler as scaler_module
@@ -180,9 +180,9 @@ def test_what_cannot_be_answered_gets_a_status_and_a_sentence(
         ),
         pytest.param(
             fleet_of([blind()]),
-            "ai/llama: gpu_utilization is unknown for 1 of 1 devices: GPU 0 (GPU-0000) of node gpu-7 gives no "
-            "gpu_utilization; nothing moves until they answer. Repair them, ask for another metricType, or narrow the "
-            "trigger",
+            "ai/llama: gpu_utilization is unknown for 1 of 1 devices: GPU 0 (GPU-0000) of node gpu-7 has no reading "
+            "of gpu_utilization; there is no value until they have a reading. Repair them, use another metricType, or "
+            "narrow the trigger",
             id="lost card",
         ),
     ],

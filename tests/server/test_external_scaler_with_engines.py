@@ -135,7 +135,7 @@ def test_peers_are_followed_where_no_engine_tells() -> None:
     async def talk(asked: Asked) -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await asked.value()
-        assert "no engine tells of itself" in (caught.value.details() or "")
+        assert "no pod has a known engine" in (caught.value.details() or "")
         assert asked.peers.asked_windows
 
     on(Asked(AWAKE, FakeEngines({ENGINE: NO_ENGINE})), talk)

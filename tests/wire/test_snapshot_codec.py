@@ -132,7 +132,7 @@ def test_an_unknown_key_is_ignored_so_that_a_newer_version_can_add_some() -> Non
 
 
 def test_null_is_unknown_too() -> None:
-    assert decode(json.dumps(with_sample(power_watts=None, parent=None))).samples[0].has_no_reading
+    assert not decode(json.dumps(with_sample(power_watts=None, parent=None))).samples[0].has_reading
 
 
 def test_a_whole_number_is_accepted_where_a_fraction_is_possible() -> None:

@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping
 import grpc
 from google.protobuf.message import DecodeError
 
-from keda_gpu_scaler.core.interfaces import Discovery, KubeError, PeerCounts
+from keda_gpu_scaler.core.counters import PeerCounts
+from keda_gpu_scaler.core.interfaces import Discovery, KubeError
 from keda_gpu_scaler.core.state.fleet import PEERS_UNKNOWN, History
 from keda_gpu_scaler.peers.node_store import LongestWindow, NodeStore
 from keda_gpu_scaler.peers.stream import ConnectionSlot, PeerStream

@@ -7,7 +7,7 @@ The law of this module: it says what the verdict says, and decides nothing.
 import math
 from collections.abc import Mapping
 
-from keda_gpu_scaler.core.evaluate.engine_load import DemandObservation
+from keda_gpu_scaler.core.evaluate.demand import DemandObservation
 from keda_gpu_scaler.core.evaluate.evaluation import Evaluation
 from keda_gpu_scaler.core.evaluate.observation import DeviceObservation, ObservationState, PodObservation, is_ready
 from keda_gpu_scaler.core.state.fleet import Fleet

@@ -20,17 +20,11 @@ from typing import NoReturn
 import grpc
 from grpc.aio import ServicerContext
 
-from keda_gpu_scaler.core.evaluate.engine_load import DemandObservation
+from keda_gpu_scaler.core.counters import REQUEST_BUCKETS_SECONDS, RecentAnswer, RequestCounts
+from keda_gpu_scaler.core.evaluate.demand import DemandObservation
 from keda_gpu_scaler.core.evaluate.evaluation import Evaluation, NoValue, evaluate
 from keda_gpu_scaler.core.evaluate.workload_view import ScrapeRequest, ready_pods, scrape_requests
-from keda_gpu_scaler.core.interfaces import (
-    REQUEST_BUCKETS_SECONDS,
-    Cluster,
-    Engines,
-    Peers,
-    RecentAnswer,
-    RequestCounts,
-)
+from keda_gpu_scaler.core.interfaces import Cluster, Engines, Peers
 from keda_gpu_scaler.core.quoting import quoted
 from keda_gpu_scaler.core.state.fleet import Fleet, History
 from keda_gpu_scaler.core.trigger.parser import Scope, Trigger, TriggerError, parse_trigger

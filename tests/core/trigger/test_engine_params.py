@@ -123,7 +123,7 @@ def test_any_series_of_an_engine_can_be_the_metric() -> None:
         pytest.param(
             {"engineMetric": 'queue{model=~"a.*"}', "targetValue": "1"},
             'metadata.engineMetric: Invalid value: "queue{model=~\\"a.*\\"}": must look like '
-            'name{label="value",other!="value"}; patterns (=~, !~) are not read',
+            'name{label="value",other!="value"}; patterns (=~, !~) are not supported',
             id="a pattern",
         ),
         pytest.param(

@@ -261,9 +261,9 @@ def _devices(samples: Sequence[Sample]) -> Findings:
     models = Counter(sample.device.model or "no name" for sample in samples)
     named = ", ".join(f"{count} of {model}" for model, count in sorted(models.items()))
     yield ok("devices", f"{_number(samples, 'device')}: {named}")
-    seeing = [sample for sample in samples if not sample.has_no_reading]
+    seeing = [sample for sample in samples if sample.has_reading]
     for sample in samples:
-        if sample.has_no_reading:
+        if not sample.has_reading:
             text = f"device {sample.device.index} ({sample.device.uuid}) gives no reading at all"
             yield problem("devices", text, "look for Xid messages in the kernel's log, and reset it", _UNSEEN)
     unknown: dict[tuple[int, ...], list[str]] = {}

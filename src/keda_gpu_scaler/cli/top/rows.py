@@ -204,7 +204,7 @@ def _device_row(
         uuid=device.uuid,
         model=device.model,
         devices=1,
-        seen=0 if sample.has_no_reading else 1,
+        seen=1 if sample.has_reading else 0,
         gpu_utilization_percent=None if utilization is None else 100 * utilization,
         memory_used_bytes=sample.memory_used_bytes,
         memory_total_bytes=total,
@@ -213,7 +213,7 @@ def _device_row(
         held_by=None if held is None else held.get(device.uuid, ()),
         age_seconds=age,
         source=history.newest.source,
-        unknown=missing_reason or ("the driver gives no reading of it" if sample.has_no_reading else ""),
+        unknown=missing_reason or ("" if sample.has_reading else "the driver gives no reading of it"),
         trails=((node, device.uuid),),
     )
 
