@@ -29,7 +29,8 @@ from keda_gpu_scaler.kube.podresources import DEFAULT_PATH, PodResources
 from keda_gpu_scaler.peers.server import MAX_FOLLOWERS, FleetServer
 from keda_gpu_scaler.remote import Remote, RemoteError
 from keda_gpu_scaler.sampler import Sampler
-from keda_gpu_scaler.server.external_scaler import MAX_STREAMS, EvaluationService, ExternalScaler
+from keda_gpu_scaler.server.explain import EvaluationService
+from keda_gpu_scaler.server.external_scaler import ExternalScaler
 from keda_gpu_scaler.server.http import (
     HttpPages,
     HttpServer,
@@ -40,10 +41,10 @@ from keda_gpu_scaler.server.http import (
     status_pages,
 )
 from keda_gpu_scaler.server.status_page import POLICY, StatusPage, StatusView
+from keda_gpu_scaler.server.streams import MAX_STREAMS
 from keda_gpu_scaler.wire import evaluation_pb2 as evaluation_pb
 from keda_gpu_scaler.wire import evaluation_pb2_grpc as evaluation_pb_grpc
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
-from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
 from keda_gpu_scaler.wire import fleet_pb2 as fleet_pb
 from keda_gpu_scaler.wire import fleet_pb2_grpc as fleet_pb_grpc
 from keda_gpu_scaler.wire.tls import Pem, ServerTls, TlsError, own_pair
@@ -256,7 +257,7 @@ class Agent:
             ),
             maximum_concurrent_rpcs=_MAX_CONCURRENT_RPCS,
         )
-        pb_grpc.add_ExternalScalerServicer_to_server(self._scaler, server)  # type: ignore[no-untyped-call]
+        server.add_generic_rpc_handlers((self._scaler.handlers(),))
         fleet_pb_grpc.add_FleetServicer_to_server(self._sharing, server)  # type: ignore[no-untyped-call]
         evaluation_pb_grpc.add_EvaluationsServicer_to_server(EvaluationService(self._scaler), server)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -271,13 +272,14 @@ class Agent:
         while not self._stopping:
             self._news.clear()
             began = self._clock()
-            await self._scaler.published()
+            await self._scaler.wake_streams()
             ready = self._fleet().not_ready_reason(self._clock()) is None
             if ready != serving:
                 serving = ready
                 status = health_pb2.HealthCheckResponse
                 for name in ("", _SERVICE):
                     await self._health.set(name, status.SERVING if ready else status.NOT_SERVING)
+            self._scaler.expire_idle()
             self._remote.expire_idle()
             self._sweeper.sweep(self._clock())
             # Peers and engines tell something all the time: streams that are judged by it have a share of the loop, and
@@ -340,7 +342,7 @@ class Agent:
         self._news.set()
 
     def _beyond_told(self) -> None:
-        self._scaler.heard()
+        self._scaler.note_report()
         self._news.set()
 
     def _woken(self) -> None:

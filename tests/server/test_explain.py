@@ -11,9 +11,10 @@ import pytest
 from keda_gpu_scaler.core.evaluate.evaluation import Evaluation, evaluate
 from keda_gpu_scaler.core.state.fleet import Fleet, History
 from keda_gpu_scaler.core.types import Unavailable, Workload
-from keda_gpu_scaler.server import explain as explanation_module
-from keda_gpu_scaler.server import external_scaler as scaler_module
-from keda_gpu_scaler.server.external_scaler import EvaluationService, ExternalScaler
+from keda_gpu_scaler.server import evaluator as evaluator_module
+from keda_gpu_scaler.server import explain as explain_module
+from keda_gpu_scaler.server.explain import EvaluationService
+from keda_gpu_scaler.server.external_scaler import ExternalScaler
 from keda_gpu_scaler.wire import evaluation_pb2 as evaluation_pb
 from keda_gpu_scaler.wire import evaluation_pb2_grpc as evaluation_pb_grpc
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
@@ -46,12 +47,12 @@ class Desk:
             self.judged.append(evaluate(*arguments))
             return self.judged[-1]
 
-        monkeypatch.setattr(scaler_module, "evaluate", judging)
+        monkeypatch.setattr(evaluator_module, "evaluate", judging)
 
     def on(self, talk: Callable[[Any, Any, pb.ScaledObjectRef], Awaitable[None]], **metadata: str) -> None:
         async def run() -> None:
             server = grpc.aio.server()
-            pb_grpc.add_ExternalScalerServicer_to_server(self.scaler, server)  # type: ignore[no-untyped-call]
+            server.add_generic_rpc_handlers((self.scaler.handlers(),))
             evaluation_pb_grpc.add_EvaluationsServicer_to_server(  # type: ignore[no-untyped-call]
                 EvaluationService(self.scaler), server
             )
@@ -181,7 +182,7 @@ def test_a_workload_that_nobody_knows_is_left_out(monkeypatch: pytest.MonkeyPatc
 
 
 def test_of_very_many_the_first_are_told_and_the_rest_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(explanation_module, "MAX_SIGHTS", 1)
+    monkeypatch.setattr(explain_module, "MAX_OBSERVATIONS", 1)
     desk = Desk(workload(pod("llama-0"), pod("llama-1")), monkeypatch)
 
     async def talk(keda: Any, people: Any, ref: pb.ScaledObjectRef) -> None:

@@ -19,7 +19,11 @@ from keda_gpu_scaler.core.interfaces import REQUEST_BUCKETS_SECONDS, RecentAnswe
 from keda_gpu_scaler.core.state.fleet import Fleet
 from keda_gpu_scaler.core.trigger.parser import PARAMETERS, Trigger, parse_trigger
 from keda_gpu_scaler.server import external_scaler as scaler_module
-from keda_gpu_scaler.server.external_scaler import HEARTBEAT_SECONDS, ExternalScaler
+from keda_gpu_scaler.server import recent_answers as answers_module
+from keda_gpu_scaler.server import streams as streams_module
+from keda_gpu_scaler.server.external_scaler import ExternalScaler
+from keda_gpu_scaler.server.resolver import Question
+from keda_gpu_scaler.server.streams import HEARTBEAT_SECONDS, ActivityStream
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
 from tests.fakes import ManualClock, blind, fleet_of, sample
@@ -42,12 +46,12 @@ class Bench:
         """Let time pass and a new snapshot be published."""
         self.clock.advance(after_seconds)
         self.fleet = fleet_of([sample(0, utilization)], last_at=self.clock.now)
-        await self.scaler.published()
+        await self.scaler.wake_streams()
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator["Bench"]:
         server = grpc.aio.server()
-        pb_grpc.add_ExternalScalerServicer_to_server(self.scaler, server)  # type: ignore[no-untyped-call]
+        server.add_generic_rpc_handlers((self.scaler.handlers(),))
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         try:
@@ -279,12 +283,12 @@ def test_a_stream_repeats_an_unchanged_state_as_a_slow_heartbeat(monkeypatch: py
         bench.clock.advance(seconds)
         return asyncio.timeout_at(0)
 
-    monkeypatch.setattr(scaler_module, "asyncio", SimpleNamespace(timeout=timeout, Event=asyncio.Event))
+    monkeypatch.setattr(streams_module, "asyncio", SimpleNamespace(timeout=timeout, Event=asyncio.Event))
 
     async def pushes() -> list[tuple[float, bool]]:
         trigger, pushed = parse_trigger({"pollIntervalSeconds": "7", "report": "average"}), []
-        question = scaler_module._Request(trigger)
-        async with contextlib.aclosing(bench.scaler._states(question, scaler_module._ActivityStream())) as states:
+        question = Question(trigger)
+        async with contextlib.aclosing(bench.scaler._streams.states(question, ActivityStream())) as states:
             async for active in states:
                 pushed.append((bench.clock.now - 1000, active))
                 if len(pushed) == 3:
@@ -345,7 +349,7 @@ def test_law_3_many_questions_over_one_snapshot_are_one_judgement() -> None:
         assert value == 50.0
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("keda_gpu_scaler.server.external_scaler.evaluate", counting)
+        patch.setattr("keda_gpu_scaler.server.evaluator.evaluate", counting)
         on(bench, talk)
 
 
@@ -383,10 +387,10 @@ def test_judging_many_dear_triggers_gives_other_calls_their_turn(monkeypatch: py
         for index in range(6):
             stream = bench.stub.StreamIsActive(ref(windowSeconds=str(index)))
             assert (await stream.read()).result is True
-        monkeypatch.setattr("keda_gpu_scaler.server.external_scaler.evaluate", dear)
+        monkeypatch.setattr("keda_gpu_scaler.server.evaluator.evaluate", dear)
         bench.fleet = fleet_of([sample(0, 0.92)], last_at=bench.clock.now, stale_after=1e9)
         other = asyncio.ensure_future(other_call())
-        await bench.scaler.published()
+        await bench.scaler.wake_streams()
         await other
         assert judging == ["a trigger", "a trigger", "another call", *["a trigger"] * 4]
 
@@ -412,7 +416,7 @@ def test_how_long_an_answer_takes_is_counted_by_method_an_error_s_too(monkeypatc
         bench.clock.advance(0.25)
         return evaluate(*arguments, **more)
 
-    monkeypatch.setattr("keda_gpu_scaler.server.external_scaler.evaluate", dear)
+    monkeypatch.setattr("keda_gpu_scaler.server.evaluator.evaluate", dear)
 
     async def talk(bench: Bench) -> None:
         bench.fleet = fleet_of([sample(0, 0.92)], last_at=bench.clock.now, stale_after=1e9)
@@ -553,7 +557,7 @@ def test_of_very_many_steps_the_first_and_the_last_are_kept(devices: int, kept: 
 def test_what_nobody_asks_about_any_more_is_forgotten() -> None:
     async def talk(bench: Bench) -> None:
         await bench.stub.GetMetrics(metrics())
-        bench.clock.advance(scaler_module.ANSWERED_SECONDS - 1)
+        bench.clock.advance(answers_module.RECENT_SECONDS - 1)
         await refusal(bench.stub.GetMetrics(metrics(metricType="power_draw")))
         assert len(bench.scaler.answers()) == 2
         bench.clock.advance(2)
@@ -563,7 +567,7 @@ def test_what_nobody_asks_about_any_more_is_forgotten() -> None:
 
 
 def test_no_more_answers_are_kept_than_can_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scaler_module, "_REMEMBERED", 2)
+    monkeypatch.setattr(answers_module, "MAX_ANSWERS", 2)
 
     async def talk(bench: Bench) -> None:
         for metric in ("gpu_utilization", "power_draw", "temperature", "gpu_utilization"):

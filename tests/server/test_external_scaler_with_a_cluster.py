@@ -11,7 +11,8 @@ import pytest
 from keda_gpu_scaler.core.evaluate.evaluation import evaluate
 from keda_gpu_scaler.core.state.fleet import Fleet
 from keda_gpu_scaler.core.types import Unavailable
-from keda_gpu_scaler.server import external_scaler as scaler_module
+from keda_gpu_scaler.server import evaluator as evaluator_module
+from keda_gpu_scaler.server import interest as interest_module
 from keda_gpu_scaler.server.external_scaler import ExternalScaler
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
@@ -39,7 +40,7 @@ class Asked:
 def on(asked: Asked, talk: Callable[[Asked], Awaitable[None]]) -> None:
     async def run() -> None:
         server = grpc.aio.server()
-        pb_grpc.add_ExternalScalerServicer_to_server(asked.scaler, server)  # type: ignore[no-untyped-call]
+        server.add_generic_rpc_handlers((asked.scaler.handlers(),))
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel, asyncio.timeout(WAIT_SECONDS):
@@ -96,7 +97,7 @@ def test_labels_that_may_not_be_read_are_not_waited_for() -> None:
 
 
 def test_law_2_a_workload_is_waited_for_no_longer_than_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scaler_module, "LOOK_UP_SECONDS", 0.01)
+    monkeypatch.setattr(interest_module, "SYNC_SECONDS", 0.01)
 
     async def talk(asked: Asked) -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -107,7 +108,7 @@ def test_law_2_a_workload_is_waited_for_no_longer_than_a_second(monkeypatch: pyt
 
 
 def test_law_2_peers_are_waited_for_no_longer_than_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scaler_module, "LOOK_UP_SECONDS", 0.01)
+    monkeypatch.setattr(interest_module, "SYNC_SECONDS", 0.01)
 
     async def talk(asked: Asked) -> None:
         assert (await asked.metrics()).metricValues[0].metricValueFloat == 92.0
@@ -151,16 +152,16 @@ def test_what_is_dear_to_judge_is_not_judged_anew_for_each_word_of_a_thousand_pe
 ) -> None:
     asked = Asked(FakeCluster(llama=KNOWN), FakePeers())
     dear = Dear(asked.clock, cost)
-    monkeypatch.setattr(scaler_module, "evaluate", dear.evaluate)
+    monkeypatch.setattr(evaluator_module, "evaluate", dear.evaluate)
 
     async def talk(asked: Asked) -> None:
         await asked.metrics()
         began = asked.clock.now - cost
-        asked.scaler.heard()
+        asked.scaler.note_report()
         await asked.metrics()
         assert dear.looks == (1 if spared else 2)
         asked.clock.now = began + spared
-        asked.scaler.heard()
+        asked.scaler.note_report()
         await asked.metrics()
         assert dear.looks == (2 if spared else 3)
         await asked.metrics()  # nobody told anything in between

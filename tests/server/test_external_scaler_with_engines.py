@@ -12,7 +12,7 @@ from keda_gpu_scaler.core.selectors import SeriesSelector
 from keda_gpu_scaler.core.state.fleet import Fleet
 from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult, TargetHistory
 from keda_gpu_scaler.core.types import EngineSample, Series, Workload
-from keda_gpu_scaler.server import external_scaler as scaler_module
+from keda_gpu_scaler.server import interest as interest_module
 from keda_gpu_scaler.server.external_scaler import ExternalScaler
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
@@ -64,7 +64,7 @@ class Asked:
 def on(asked: Asked, talk: Callable[[Asked], Awaitable[None]]) -> None:
     async def run() -> None:
         server = grpc.aio.server()
-        pb_grpc.add_ExternalScalerServicer_to_server(asked.scaler, server)  # type: ignore[no-untyped-call]
+        server.add_generic_rpc_handlers((asked.scaler.handlers(),))
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel, asyncio.timeout(WAIT_SECONDS):
@@ -89,7 +89,7 @@ def test_the_first_question_waits_until_the_engine_was_scraped() -> None:
 
 
 def test_law_2_an_engine_is_waited_for_no_longer_than_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scaler_module, "LOOK_UP_SECONDS", 0.01)
+    monkeypatch.setattr(interest_module, "SYNC_SECONDS", 0.01)
 
     async def talk(asked: Asked) -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -147,8 +147,8 @@ def test_a_queue_that_fills_is_pushed_to_a_workload_that_sleeps() -> None:
         assert (await stream.read()).result is False
         asked.clock.advance(0.5)
         asked.engines.tell(EPP, queue(1, at=1000.5))
-        asked.scaler.heard()
-        await asked.scaler.published()
+        asked.scaler.note_report()
+        await asked.scaler.wake_streams()
         assert (await stream.read()).result is True
         assert await asked.active(**WAKING) is True
         stream.cancel()
@@ -162,16 +162,16 @@ def test_law_1_demand_that_is_unknown_is_not_pushed_and_said_once(caplog: pytest
         for _ in range(3):
             assert await asked.value(**WAKING) == 0.0
         asked.engines.tell(EPP, queue(0))
-        asked.scaler.heard()
+        asked.scaler.note_report()
         await asked.value(**WAKING)
 
     unavailable = ScrapeResult((TargetHistory(EPP.url, failure="no answer within 2 s"),))
-    with caplog.at_level("INFO", logger="keda_gpu_scaler.server.external_scaler"):
+    with caplog.at_level("INFO", logger="keda_gpu_scaler.server.recent_answers"):
         on(Asked(ASLEEP, FakeEngines({EPP: unavailable})), talk)
-    said = [record.message for record in caplog.records if record.name == "keda_gpu_scaler.server.external_scaler"]
+    said = [record.message for record in caplog.records if record.name == "keda_gpu_scaler.server.recent_answers"]
     assert said == [
         "ai/llama (demand): demand at http://epp:9090/metrics is unknown: http://epp:9090/metrics: no answer within "
-        "2 s; it neither wakes the workload nor lets it sleep",
+        "2 s; the workload is neither activated nor scaled to zero",
         "ai/llama (demand): it is known again: demand 0 is not above demandThreshold 0",
     ]
 
@@ -184,9 +184,9 @@ def test_what_demand_cannot_decide_is_an_error_and_no_guess(monkeypatch: pytest.
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await asked.active(engineEndpoint=url.url, report="average", **WAKING)
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-        assert "neither to be woken nor put to sleep" in (caught.value.details() or "")
+        assert "it is not known whether the workload should run" in (caught.value.details() or "")
 
-    monkeypatch.setattr(scaler_module, "LOOK_UP_SECONDS", 0.01)
+    monkeypatch.setattr(interest_module, "SYNC_SECONDS", 0.01)
     on(Asked(AWAKE, FakeEngines({url: engine(0), EPP: ScrapeResult(failure="no address of epp")})), talk)
 
 
@@ -196,7 +196,7 @@ def test_demand_is_told_beside_the_answer() -> None:
         [answer] = asked.scaler.answers()
         assert (answer.demand, answer.is_demand_known) == (3.0, True)
         asked.engines.tell(EPP, ScrapeResult(failure="no address of epp"))
-        asked.scaler.heard()
+        asked.scaler.note_report()
         await asked.value(**WAKING)
         [answer] = asked.scaler.answers()
         assert (answer.demand, answer.is_demand_known) == (None, False)
