@@ -163,7 +163,7 @@ class Agent:
             self._remote.cluster,
             self._remote.peers,
             self._remote.engines,
-            on_answer=self._remote.answered,
+            on_answer=self._remote.note_answer,
         )
         self._status = StatusPage(self._view, clock)
         self._health = health.aio.HealthServicer()
@@ -284,7 +284,7 @@ class Agent:
             self._sweeper.sweep(self._clock())
             # Peers and engines tell something all the time: streams that are judged by it have a share of the loop, and
             # no more.
-            if not self._stopping and self._remote.is_talkative:
+            if not self._stopping and self._remote.has_frequent_news:
                 spent = self._clock() - began
                 await asyncio.sleep(
                     min(max(_PEER_NEWS_SECONDS, spent / _SHARE_OF_STREAMS), self._config.sample_interval)

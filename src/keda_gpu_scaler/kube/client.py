@@ -48,6 +48,15 @@ class WatchSilentError(ApiError):
     """A watch on which nothing came for so long that nobody may be there."""
 
 
+def preload() -> None:
+    """Import the HTTP client and TLS.
+
+    This takes as long as a few hundred calls of KEDA do. A server therefore runs it in a thread before it makes its
+    first ``ApiClient`` in the event loop.
+    """
+    import httpx  # noqa: F401 - imported for the effect
+
+
 class ApiClient:
     """One API server, asked with one identity.
 
