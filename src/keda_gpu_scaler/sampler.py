@@ -13,8 +13,7 @@ from collections import deque
 from collections.abc import Callable
 
 from keda_gpu_scaler.core.interfaces import COLLECTION_BUCKETS_SECONDS, Backend, BackendError, CollectionCounts
-from keda_gpu_scaler.core.state.fleet import History
-from keda_gpu_scaler.core.trigger.parser import MAX_WINDOW_SECONDS
+from keda_gpu_scaler.core.state.fleet import MAX_WINDOW_SECONDS, History
 from keda_gpu_scaler.core.types import Allocation, Snapshot
 
 _log = logging.getLogger(__name__)

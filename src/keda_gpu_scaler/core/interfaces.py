@@ -67,6 +67,9 @@ class CollectionCounts:
     duration_buckets: tuple[int, ...]
 
 
+MAX_STREAMS = 2000
+"""Further streams of KEDA are refused: each costs memory, and a thousand ScaledObjects are a large cluster."""
+
 REQUEST_BUCKETS_SECONDS = (0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5)
 """Upper bounds of the calls' durations: an answer takes a millisecond, the first about a workload up to a second."""
 

@@ -7,8 +7,7 @@ The law of this module: a node's history is of one machine and one run of it, in
 import logging
 from collections import deque
 
-from keda_gpu_scaler.core.state.fleet import History
-from keda_gpu_scaler.core.trigger.parser import DEFAULT_WINDOW_SECONDS
+from keda_gpu_scaler.core.state.fleet import DEFAULT_WINDOW_SECONDS, History
 from keda_gpu_scaler.core.types import Snapshot
 
 MAX_SNAPSHOTS = 4096

@@ -20,7 +20,7 @@ from google.protobuf.message import DecodeError
 from grpc.aio import ServicerContext
 
 from keda_gpu_scaler.core.evaluate.evaluation import Evaluation, NoValue
-from keda_gpu_scaler.core.interfaces import Cluster, Engines, Peers, RecentAnswer, RequestCounts
+from keda_gpu_scaler.core.interfaces import MAX_STREAMS, Cluster, Engines, Peers, RecentAnswer, RequestCounts
 from keda_gpu_scaler.core.quoting import quoted
 from keda_gpu_scaler.core.state.fleet import Fleet
 from keda_gpu_scaler.core.trigger.parser import TriggerError
@@ -31,7 +31,7 @@ from keda_gpu_scaler.server.interest import Interest
 from keda_gpu_scaler.server.recent_answers import ChangeLog, RecentAnswers, recent_answer
 from keda_gpu_scaler.server.request_counters import RequestCounters
 from keda_gpu_scaler.server.resolver import IDLE_SECONDS, MAX_QUESTIONS, Question, Resolver, Subject, printable_names
-from keda_gpu_scaler.server.streams import MAX_STREAMS, ActivityStreams
+from keda_gpu_scaler.server.streams import ActivityStreams
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 
 SERVICE = "externalscaler.ExternalScaler"

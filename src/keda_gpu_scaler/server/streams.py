@@ -13,8 +13,6 @@ from keda_gpu_scaler.server.resolver import Question
 
 HEARTBEAT_SECONDS = 60.0
 """A stream repeats an unchanged state after this time; every ``true`` costs KEDA a status write."""
-MAX_STREAMS = 2000
-"""Further streams are refused: each costs memory, and a thousand ScaledObjects are a large cluster."""
 _TURN_SECONDS = 0.005
 
 

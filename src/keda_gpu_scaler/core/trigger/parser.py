@@ -13,6 +13,7 @@ from types import MappingProxyType
 from keda_gpu_scaler.core.aggregation import AGGREGATIONS
 from keda_gpu_scaler.core.quoting import quoted
 from keda_gpu_scaler.core.selectors import LabelSelector, SelectorError, parse_labels
+from keda_gpu_scaler.core.state.fleet import DEFAULT_WINDOW_SECONDS, MAX_WINDOW_SECONDS
 from keda_gpu_scaler.core.trigger.engine_params import (
     ENGINE_PARAMETERS,
     DemandQuery,
@@ -30,14 +31,11 @@ DEFAULT_TARGET = 80.0
 DEFAULT_ACTIVATION = 0.0
 DEFAULT_AGGREGATION = "max"
 DEFAULT_POLL_INTERVAL_SECONDS = 10.0
-DEFAULT_WINDOW_SECONDS = 10.0
 DEFAULT_STARTUP_GRACE_SECONDS = 600.0
 """Loading a large model may take that long."""
 DEFAULT_MIN_COVERAGE = 0.5
 MAX_POLL_INTERVAL_SECONDS = 3600.0
 MAX_STARTUP_GRACE_SECONDS = 86400.0
-MAX_WINDOW_SECONDS = 300.0
-"""As long as the HPA's own default for scaling down; whoever samples keeps this much history."""
 MIN_TARGET = 0.001
 """KEDA keeps three decimals: a smaller target would reach the HPA as 0."""
 
