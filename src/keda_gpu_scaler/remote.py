@@ -382,12 +382,12 @@ def _peers_tls(config: Config) -> ClientTls | None:
     if ca is None:
         raise TlsError(
             "--tls-ca: Required value: the other instances' certificates must be checked: name the CA that signed "
-            "them, or do without their view with --peers none"
+            "them, or do not follow other instances: --peers none"
         )
     if config.tls_peer_name is None and not config.peers.startswith("static:"):
         raise TlsError(
-            "--tls-peer-name: Required value: the other instances are dialled by their addresses, which no certificate "
-            "bears: name what theirs do bear, for example keda-gpu-scaler.keda.svc.cluster.local"
+            "--tls-peer-name: Required value: the other instances are dialled by their addresses, which their "
+            "certificates do not contain: set the name in them, for example keda-gpu-scaler.keda.svc.cluster.local"
         )
     tls = ClientTls(Pem(flag, Path(ca)), *pair, config.tls_peer_name)
     tls.credentials()
