@@ -40,7 +40,6 @@ class Bench:
         self.answered: list[RecentAnswer] = []
         self.scaler = ExternalScaler(lambda: self.fleet, self.clock, on_answer=self.answered.append)
         self.stub: Any = None
-        self.asked = 0
 
     async def see(self, utilization: float | None, *, after_seconds: float = 1.0) -> None:
         """Let time pass and a new snapshot be published."""

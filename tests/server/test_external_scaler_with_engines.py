@@ -28,8 +28,8 @@ RUNNING, AT_ZERO = workload(POD), workload()
 
 
 def engine(waiting: float, at: float = 1000.0) -> ScrapeResult:
-    told = EngineSample(at, "vllm", waiting=waiting, running=0.0, kv_cache_ratio=0.0)
-    return ScrapeResult((TargetHistory("http://10.0.0.1:8000/metrics", (told,)),))
+    sample = EngineSample(at, "vllm", waiting=waiting, running=0.0, kv_cache_ratio=0.0)
+    return ScrapeResult((TargetHistory("http://10.0.0.1:8000/metrics", (sample,)),))
 
 
 def queue(size: float, at: float = 1000.0) -> ScrapeResult:

@@ -122,5 +122,5 @@ class Evaluator:
         return evaluated
 
     def expire_idle(self, now: float) -> None:
-        """Release the evaluations of questions that were not asked for a while."""
+        """Release the evaluations of questions that were not used for a while."""
         self._evaluations.expire(now)

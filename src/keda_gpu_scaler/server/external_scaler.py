@@ -105,7 +105,7 @@ class ExternalScaler:
     # ---- what the instance does with it ----
 
     def answers(self) -> list[RecentAnswer]:
-        """Return the last answer of GetMetrics to each trigger that was asked for recently."""
+        """Return the last answer of GetMetrics to each trigger that was evaluated recently."""
         return self._answers.answers(self._clock())
 
     def counts(self) -> Mapping[str, RequestCounts]:
@@ -121,7 +121,7 @@ class ExternalScaler:
         await self._streams.wake_changed()
 
     def expire_idle(self) -> None:
-        """Release what is kept for questions that were not asked for a while; called regularly."""
+        """Release what is kept for questions that were not used for a while; called regularly."""
         now = self._clock()
         self._subjects.expire(now)
         self._resolver.expire_idle(now)

@@ -104,7 +104,7 @@ class Interest:
         return Prepared(workload, labels, is_synced, now)
 
     def expire_idle(self, now: float) -> None:
-        """Release what was kept for questions that were not asked for a while."""
+        """Release what was kept for questions that were not used for a while."""
         self._registrations.expire(now)
 
     def _renew(

@@ -14,7 +14,7 @@ from keda_gpu_scaler.server.bounded_cache import BoundedCache
 MAX_QUESTIONS = 2048
 """The number of questions for which results are cached: one for each stream or workload of a large cluster."""
 IDLE_SECONDS = 600.0
-"""A result is released when its question was not asked for this time."""
+"""A result is released when its question was not used for this time."""
 
 _MAX_NAMESPACE_LENGTH, _MAX_NAME_LENGTH = 63, 253  # of Kubernetes
 
@@ -41,7 +41,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Subject:
-    """A question and the ScaledObject that it was asked for; the names are fit for logs and status messages."""
+    """A question and the ScaledObject of the request; the names are fit for logs and status messages."""
 
     question: Question
     namespace: str
@@ -79,7 +79,7 @@ class Resolver:
         return Subject(question, *printable_names(namespace, name))
 
     def expire_idle(self, now: float) -> None:
-        """Release the questions that were not asked for a while."""
+        """Release the questions that were not used for a while."""
         self._questions.expire(now)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The open StreamIsActive calls: wakes a stream when the activity of its question changes.
+"""The open StreamIsActive calls: notifies a stream when the activity of its question changes.
 
 Law: a stream reports an observed state. While the state is unknown, nothing is sent, and the last state stands.
 """
@@ -17,7 +17,7 @@ _TURN_SECONDS = 0.005
 
 
 class ActivityStream:
-    """One open StreamIsActive: the state that was sent last, and an event that wakes the stream."""
+    """One open StreamIsActive: the state that was sent last, and an event that resumes it."""
 
     __slots__ = ("sent", "wake")
 
