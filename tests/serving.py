@@ -30,14 +30,14 @@ _SERVES = re.compile(r"serves ExternalScaler on port (\d+)")
 
 
 def free_port() -> int:
-    """A port that nobody listened on a moment ago."""
+    """Return a port that was free a moment ago."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port
 
 
 def ref(**metadata: str) -> pb.ScaledObjectRef:
-    # Without a cluster nobody knows the replicas, and only an average can be told.
+    # Without a cluster the replicas are unknown, and only an average can be reported.
     return pb.ScaledObjectRef(name="llama", namespace="ai", scalerMetadata={"report": "average", **metadata})
 
 

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from keda_gpu_scaler.core.trigger.parser import MAX_WINDOW_SECONDS
+from keda_gpu_scaler.core.state.fleet import MAX_WINDOW_SECONDS
 from keda_gpu_scaler.sampler import Sampler
 from tests.fakes import FakeBackend, ManualClock, sample
 

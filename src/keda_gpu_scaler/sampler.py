@@ -14,8 +14,7 @@ from collections.abc import Callable
 
 from keda_gpu_scaler.core.counters import COLLECTION_BUCKETS_SECONDS, CollectionCounts
 from keda_gpu_scaler.core.interfaces import Backend, BackendError
-from keda_gpu_scaler.core.state.fleet import History
-from keda_gpu_scaler.core.trigger.parser import MAX_WINDOW_SECONDS
+from keda_gpu_scaler.core.state.fleet import MAX_WINDOW_SECONDS, History
 from keda_gpu_scaler.core.types import Allocation, Snapshot
 
 _log = logging.getLogger(__name__)

@@ -623,7 +623,10 @@ def test_a_card_has_the_number_of_its_device_file_where_the_driver_tells(
 
 
 def test_importing_the_backend_loads_no_binding() -> None:
-    code = "import sys, keda_gpu_scaler.devices.nvml.backend as n; n.NvmlBackend().close(); sys.exit('pynvml' in sys.modules)"
+    code = (
+        "import sys, keda_gpu_scaler.devices.nvml.backend as n; n.NvmlBackend().close(); "
+        "sys.exit('pynvml' in sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

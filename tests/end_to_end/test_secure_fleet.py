@@ -160,13 +160,13 @@ def _flags(pair: Pair) -> tuple[str, ...]:
         pytest.param(
             ("--peers", "dns:agents:6000"),
             "--tls-ca: Required value: the other instances' certificates must be checked: name the CA that signed "
-            "them, or do without their view with --peers none",
+            "them, or do not follow other instances: --peers none",
             id="no CA",
         ),
         pytest.param(
             ("--peers", "dns:agents:6000", "--tls-ca", "$CA"),
-            "--tls-peer-name: Required value: the other instances are dialled by their addresses, which no certificate "
-            "bears: name what theirs do bear, for example keda-gpu-scaler.keda.svc.cluster.local",
+            "--tls-peer-name: Required value: the other instances are dialled by their addresses, which their "
+            "certificates do not contain: set the name in them, for example keda-gpu-scaler.keda.svc.cluster.local",
             id="peers by address, and no name",
         ),
         pytest.param(

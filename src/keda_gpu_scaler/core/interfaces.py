@@ -10,6 +10,9 @@ from keda_gpu_scaler.core.state.fleet import History
 from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult
 from keda_gpu_scaler.core.types import Allocation, Sample, Unavailable, Workload
 
+MAX_STREAMS = 2000
+"""Further streams of KEDA are refused: each costs memory, and a thousand ScaledObjects are a large cluster."""
+
 
 class BackendError(Exception):
     """The devices cannot be read now. The message is a sentence for the operator: what is wrong, and what to do."""

@@ -75,7 +75,8 @@ def test_what_is_sound_has_no_finding() -> None:
         ),
         pytest.param(
             with_line("profile: triton-inference", "targetValu: '80'"),
-            '11:9 warning metadata: "targetValu" is not a key of this scaler and is ignored: did you mean "targetValue"?',
+            '11:9 warning metadata: "targetValu" is not a key of this scaler and is ignored: '
+            'did you mean "targetValue"?',
             id="a key that looks like ours",
         ),
         pytest.param(

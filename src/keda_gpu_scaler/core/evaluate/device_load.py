@@ -13,9 +13,8 @@ from typing import TypeVar
 
 from keda_gpu_scaler.core.aggregation import mean
 from keda_gpu_scaler.core.evaluate.attribution import PodDevices, attribute
-from keda_gpu_scaler.core.state.fleet import History
+from keda_gpu_scaler.core.state.fleet import MAX_WINDOW_SECONDS, History
 from keda_gpu_scaler.core.trigger.metrics import Metric
-from keda_gpu_scaler.core.trigger.parser import MAX_WINDOW_SECONDS
 from keda_gpu_scaler.core.types import Allocation, Device, PodRef, Snapshot
 
 # The columns of a device are collected for the next longer of these spans, once for all shorter windows.

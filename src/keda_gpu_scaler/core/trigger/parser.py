@@ -14,6 +14,7 @@ from typing import TypeVar
 from keda_gpu_scaler.core.aggregation import AGGREGATIONS
 from keda_gpu_scaler.core.quoting import quoted
 from keda_gpu_scaler.core.selectors import LabelSelector, SelectorError, parse_labels
+from keda_gpu_scaler.core.state.fleet import DEFAULT_WINDOW_SECONDS, MAX_WINDOW_SECONDS
 from keda_gpu_scaler.core.trigger.engine_params import (
     ENGINE_PARAMETERS,
     DemandQuery,
@@ -32,14 +33,11 @@ DEFAULT_TARGET = 80.0
 DEFAULT_ACTIVATION = 0.0
 DEFAULT_AGGREGATION = "max"
 DEFAULT_POLL_INTERVAL_SECONDS = 10.0
-DEFAULT_WINDOW_SECONDS = 10.0
 DEFAULT_STARTUP_GRACE_SECONDS = 600.0
 """Loading a large model may take this long."""
 DEFAULT_MIN_COVERAGE = 0.5
 MAX_POLL_INTERVAL_SECONDS = 3600.0
 MAX_STARTUP_GRACE_SECONDS = 86400.0
-MAX_WINDOW_SECONDS = 300.0
-"""The HPA's own default stabilisation for scaling down. The sampler keeps this much history."""
 MIN_TARGET = 0.001
 """KEDA keeps three decimals, so a smaller target would reach the HPA as 0."""
 
