@@ -17,8 +17,9 @@ from typing import Any, Self
 
 import pytest
 
+from tests.limits import WAIT_SECONDS
+
 VARIABLE = "KEDA_GPU_SCALER_TEST_BROWSER"
-WAIT_SECONDS = 60.0
 _NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 
 

@@ -21,8 +21,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
 from keda_gpu_scaler.wire.tls import ClientTls
+from tests.limits import WAIT_SECONDS
 
-WAIT_SECONDS = 30.0  # a bound for what happens at once, so that a defect fails instead of hanging
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 COMMAND = (sys.executable, "-m", "keda_gpu_scaler")

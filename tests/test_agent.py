@@ -17,7 +17,8 @@ from keda_gpu_scaler.core.interfaces import BackendError
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
 from tests.fakes import FakeBackend, ManualClock, blind, sample
-from tests.serving import WAIT_SECONDS, free_port, ref
+from tests.limits import WAIT_SECONDS
+from tests.serving import free_port, ref
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING

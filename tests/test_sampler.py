@@ -9,8 +9,7 @@ import pytest
 from keda_gpu_scaler.core.state.fleet import MAX_WINDOW_SECONDS
 from keda_gpu_scaler.sampler import Sampler
 from tests.fakes import FakeBackend, ManualClock, sample
-
-WAIT_SECONDS = 20.0  # generous: the test takes much less, and a defect fails instead of hanging
+from tests.limits import WAIT_SECONDS
 
 
 def sampler_of(backend: FakeBackend, clock: ManualClock, interval: float = 1.0) -> Sampler:

@@ -18,7 +18,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from keda_gpu_scaler.server.metrics import FAMILIES, PREFIX
 from tests.apiserver import FakeApiServer
 from tests.dashboard.queries import MACROS, Query, variables
-from tests.serving import WAIT_SECONDS, Serving, free_port, recorded
+from tests.limits import WAIT_SECONDS
+from tests.serving import Serving, free_port, recorded
 
 HOME = Path(__file__).resolve().parents[2]
 DASHBOARD: dict[str, Any] = json.loads(

@@ -16,7 +16,8 @@ import pytest
 from tests.apiserver import FakeApiServer
 from tests.certificates import NAME, Authority
 from tests.end_to_end.test_fleet import FleetOfNodes, with_value
-from tests.serving import COMMAND, WAIT_SECONDS, Serving
+from tests.limits import WAIT_SECONDS
+from tests.serving import COMMAND, Serving
 
 ADDRESS = f"{NAME}:6000"
 

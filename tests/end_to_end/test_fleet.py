@@ -18,7 +18,8 @@ from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from tests.apiserver import FakeApiServer
 from tests.fake_nvml import FakeNvml
 from tests.kubelet import FakeKubelet
-from tests.serving import COMMAND, SERVING, WAIT_SECONDS, Serving, free_port
+from tests.limits import WAIT_SECONDS
+from tests.serving import COMMAND, SERVING, Serving, free_port
 
 TARGET = 80.0
 

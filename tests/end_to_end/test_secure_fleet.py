@@ -15,7 +15,8 @@ from keda_gpu_scaler.wire import fleet_pb2 as fleet_pb
 from keda_gpu_scaler.wire import fleet_pb2_grpc as fleet_pb_grpc
 from keda_gpu_scaler.wire.tls import ClientTls, Pem
 from tests.certificates import NAME, Authority, Pair
-from tests.serving import COMMAND, SERVING, WAIT_SECONDS, Serving, recorded, refused_to_start
+from tests.limits import WAIT_SECONDS
+from tests.serving import COMMAND, SERVING, Serving, recorded, refused_to_start
 
 COUNT = {"scope": "fleet", "aggregation": "sum"}
 

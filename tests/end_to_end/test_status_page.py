@@ -14,7 +14,8 @@ from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from tests.apiserver import FakeApiServer
 from tests.browser import Browser
 from tests.kubelet import FakeKubelet
-from tests.serving import SERVING, WAIT_SECONDS, Serving, free_port, recorded
+from tests.limits import WAIT_SECONDS
+from tests.serving import SERVING, Serving, free_port, recorded
 
 RECORDING = (
     "timestamp, index, uuid, name, utilization.gpu [%]",

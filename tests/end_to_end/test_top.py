@@ -16,7 +16,8 @@ from tests.apiserver import FakeApiServer
 from tests.certificates import NAME, Authority
 from tests.cli.top.test_command import OnTerminal
 from tests.end_to_end.test_fleet import FleetOfNodes
-from tests.serving import COMMAND, SERVING, WAIT_SECONDS, Serving, free_port, recorded
+from tests.limits import WAIT_SECONDS
+from tests.serving import COMMAND, SERVING, Serving, free_port, recorded
 
 AGENT = {"app.kubernetes.io/name": "keda-gpu-scaler", "app.kubernetes.io/component": "agent"}
 

@@ -18,7 +18,8 @@ from scripts import image
 
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
-from tests.serving import SERVING, WAIT_SECONDS, ref
+from tests.limits import WAIT_SECONDS
+from tests.serving import SERVING, ref
 
 HOME = Path(__file__).resolve().parent.parent.parent
 LOCK = (HOME / "requirements" / "run.txt").read_text()

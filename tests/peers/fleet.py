@@ -18,8 +18,7 @@ from keda_gpu_scaler.peers.stream import WATCH
 from keda_gpu_scaler.wire import fleet_pb2 as pb
 from keda_gpu_scaler.wire import fleet_pb2_grpc as pb_grpc
 from tests.fakes import ManualClock, node_history
-
-WAIT_SECONDS = 20.0
+from tests.limits import WAIT_SECONDS
 
 
 class Instance:

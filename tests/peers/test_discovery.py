@@ -9,11 +9,12 @@ import pytest
 
 from keda_gpu_scaler.core.interfaces import Discovery, KubeError
 from keda_gpu_scaler.peers.discovery import DiscoveryError, DnsDiscovery, parse_discovery
+from tests.limits import WAIT_SECONDS
 
 
 def first(discovery: Discovery) -> Mapping[str, str]:
     async def run() -> Mapping[str, str]:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(WAIT_SECONDS):
             return await anext(discovery.addresses())
 
     return asyncio.run(run())

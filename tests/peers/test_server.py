@@ -14,7 +14,8 @@ from keda_gpu_scaler.wire import fleet_pb2 as pb
 from keda_gpu_scaler.wire import fleet_pb2_grpc as pb_grpc
 from keda_gpu_scaler.wire.snapshot_codec import apply_change, decode
 from tests.fakes import ManualClock, sample
-from tests.peers.fleet import WAIT_SECONDS, FleetScenario, Instance, run
+from tests.limits import WAIT_SECONDS
+from tests.peers.fleet import FleetScenario, Instance, run
 
 
 def test_the_number_of_followers_is_limited() -> None:

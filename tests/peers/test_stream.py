@@ -14,7 +14,8 @@ from keda_gpu_scaler.peers.stream import ConnectionSlot
 from keda_gpu_scaler.wire import fleet_pb2 as pb
 from keda_gpu_scaler.wire.snapshot_codec import encode, encode_change
 from tests.fakes import node_history, sample
-from tests.peers.fleet import WAIT_SECONDS, FleetScenario, RawPeer, run
+from tests.limits import WAIT_SECONDS
+from tests.peers.fleet import FleetScenario, RawPeer, run
 
 
 @pytest.mark.parametrize(

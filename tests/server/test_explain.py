@@ -20,8 +20,8 @@ from keda_gpu_scaler.wire import evaluation_pb2_grpc as evaluation_pb_grpc
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
 from tests.fakes import FakeCluster, FakePeers, ManualClock, device, node_history, pod, sample, workload
+from tests.limits import WAIT_SECONDS
 
-WAIT_SECONDS = 20.0
 HERE = node_history(
     "gpu-7", sample(0, 0.92), sample(1, 0.1), held={device(0).uuid: "llama-0", device(1).uuid: "llama-1"}
 )

@@ -27,8 +27,7 @@ from keda_gpu_scaler.server.streams import HEARTBEAT_SECONDS, ActivityStream
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
 from tests.fakes import ManualClock, blind, fleet_of, sample
-
-WAIT_SECONDS = 20.0
+from tests.limits import WAIT_SECONDS
 
 
 class Bench:

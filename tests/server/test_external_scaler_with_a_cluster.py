@@ -17,8 +17,8 @@ from keda_gpu_scaler.server.external_scaler import ExternalScaler
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
 from tests.fakes import FakeCluster, FakePeers, ManualClock, node_history, pod, sample, workload
+from tests.limits import WAIT_SECONDS
 
-WAIT_SECONDS = 20.0
 OBSERVED = node_history("gpu-7", sample(0, 0.92), held={"GPU-0000": "llama-0"})
 
 

@@ -17,8 +17,8 @@ from keda_gpu_scaler.server.external_scaler import ExternalScaler
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
 from tests.fakes import FakeCluster, FakeEngines, FakePeers, ManualClock, pod, workload
+from tests.limits import WAIT_SECONDS
 
-WAIT_SECONDS = 20.0
 POD = pod("llama-0", address="10.0.0.1", ports=(8000,))
 ENGINE = Endpoint(POD.ref, "10.0.0.1", declared_ports=(8000,))
 EPP = Endpoint(url="http://epp:9090/metrics", every_address=True)

@@ -12,6 +12,7 @@ from keda_gpu_scaler.server import http as http_module
 from keda_gpu_scaler.server.http import HttpPage, HttpServer, probe_pages
 from keda_gpu_scaler.server.metrics import metrics_pages
 from keda_gpu_scaler.server.status_page import status_pages
+from tests.limits import WAIT_SECONDS
 
 PAGES = {
     **probe_pages(lambda: None),
@@ -26,7 +27,7 @@ def with_server(scenario: Callable[[int], Awaitable[None]], host: str = "127.0.0
         server = HttpServer(PAGES)
         port = await server.start(host, 0)
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(WAIT_SECONDS):
                 await scenario(port)
         finally:
             await server.close()

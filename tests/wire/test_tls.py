@@ -13,8 +13,7 @@ import pytest
 
 from keda_gpu_scaler.wire.tls import ClientTls, Pem, ServerTls, TlsError
 from tests.certificates import NAME, Authority, Pair
-
-WAIT_SECONDS = 20.0
+from tests.limits import WAIT_SECONDS
 
 
 def server_tls(pair: Pair, client_ca: Path | None = None) -> ServerTls:
