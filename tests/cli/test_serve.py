@@ -79,8 +79,8 @@ def test_a_missing_library_is_retried_and_answers_name_it(fake_nvml: FakeNvml) -
 def test_a_library_without_a_symbol_is_named_with_it(make_fake_nvml: object) -> None:
     fake: FakeNvml = make_fake_nvml("init")  # type: ignore[operator]
     with with_driver(fake) as node:
-        node.wait_for_log(re.compile("lacks nvmlInitWithFlags"))
-        assert "lacks nvmlInitWithFlags" in node.refusal()[1]
+        node.wait_for_log(re.compile("has no nvmlInitWithFlags"))
+        assert "has no nvmlInitWithFlags" in node.refusal()[1]
 
 
 def test_no_device_is_an_error_and_not_a_zero(fake_nvml: FakeNvml) -> None:

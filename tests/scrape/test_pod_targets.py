@@ -109,7 +109,7 @@ OTHER_JSON = b'{"status": "ok"}'
             "the page has no series of a known engine",
             id="a page without series of an engine",
         ),
-        pytest.param({PAGE: OTHER_JSON}, True, "it is JSON of no kind that is known", id="other JSON"),
+        pytest.param({PAGE: OTHER_JSON}, True, "it is JSON of an unknown kind", id="other JSON"),
         pytest.param(
             {PAGE: b"<html>hello</html>"}, True, "the page has no series of a known engine", id="an HTML page"
         ),

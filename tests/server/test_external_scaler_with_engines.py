@@ -135,7 +135,7 @@ def test_peers_are_followed_where_no_pod_has_an_engine() -> None:
     async def talk(bench: Bench) -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await bench.value()
-        assert "no engine tells of itself" in (caught.value.details() or "")
+        assert "no pod has a known engine" in (caught.value.details() or "")
         assert bench.peers.asked_windows
 
     on(Bench(RUNNING, FakeEngines({ENGINE: NO_ENGINE})), talk)

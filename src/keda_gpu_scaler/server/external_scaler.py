@@ -31,7 +31,7 @@ from keda_gpu_scaler.server.evaluator import Evaluator
 from keda_gpu_scaler.server.interest import Interest
 from keda_gpu_scaler.server.recent_answers import ChangeLog, RecentAnswers, recent_answer
 from keda_gpu_scaler.server.request_counters import RequestCounters
-from keda_gpu_scaler.server.resolver import IDLE_SECONDS, MAX_QUESTIONS, Question, Resolver, Subject, printable_names
+from keda_gpu_scaler.server.resolver import IDLE_SECONDS, MAX_QUESTIONS, Question, RequestResolver, Subject, printable_names
 from keda_gpu_scaler.server.streams import ActivityStreams
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 
@@ -82,7 +82,7 @@ class ExternalScaler:
         self._clock = clock
         self._on_answer = on_answer
         self._counters = counters or RequestCounters()
-        self._resolver = Resolver(has_cluster=cluster is not None)
+        self._resolver = RequestResolver(has_cluster=cluster is not None)
         self._interest = Interest(clock, cluster, peers, engines)
         self._evaluator = Evaluator(fleet, clock)
         self._streams = ActivityStreams(self._activity, clock)

@@ -53,7 +53,7 @@ class Subject:
         return f"{self.namespace}/{self.name}"
 
 
-class Resolver:
+class RequestResolver:
     """Reads requests.
 
     Args:

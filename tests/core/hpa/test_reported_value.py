@@ -556,6 +556,7 @@ def test_while_scaled_to_zero_the_devices_are_reported_unchanged(report: ReportT
 
 
 @given(st.floats(MIN_TARGET, MAX_NUMBER), st.integers(0, 5000))
+@example(28013035103.277794, 157)
 def test_jobs_are_never_more_than_the_size_and_rarely_one_fewer(target: float, jobs: int) -> None:
     reported = for_jobs(ReportedValue(1.0, jobs, ()), round(target, 3))
     made = math.ceil(round(reported.value, 3) / round(target, 3))

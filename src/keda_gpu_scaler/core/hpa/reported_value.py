@@ -187,9 +187,12 @@ def for_jobs(reported: ReportedValue, target: float) -> ReportedValue:
     if reported.replicas is None:
         return reported
     value = round(target * reported.replicas, 3)
+    step = 0.001
     while value > 0 and math.ceil(value / target) > reported.replicas:
-        # The product is slightly too large in floating point. A very large number less a thousandth is the same number.
-        value = min(round(value - 0.001, 3), math.nextafter(value, 0.0))
+        # The product is slightly too large in floating point. A thousandth less of a very large number may be rounded
+        # to the same number when it is sent, so that the steps grow.
+        value = max(0.0, round(value - step, 3))
+        step *= 2
     why = f"KEDA divides by the target for jobs, without a tolerance: {value:.6g} is {reported.replicas} jobs"
     return ReportedValue(value, reported.replicas, (*reported.steps, why))
 
