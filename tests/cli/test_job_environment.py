@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Tests of the job environment: SLURM, Flux, pods and plain hosts."""
+
 from collections.abc import Mapping
 from dataclasses import replace
 

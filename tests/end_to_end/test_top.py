@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``top`` against a whole fleet: real instances, followed directly, by TLS, and through the API server."""
+"""Tests of ``top`` with real instances: directly, with TLS, and through the API server."""
 
 import contextlib
 import json

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A call that was made before: what it costs, and that its answer is the one of a scaler that remembers nothing."""
+"""Tests that a repeated call costs little and gets the answer of a scaler without a cache."""
 
 import asyncio
 from collections import Counter

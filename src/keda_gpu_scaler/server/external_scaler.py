@@ -31,7 +31,14 @@ from keda_gpu_scaler.server.evaluator import Evaluator
 from keda_gpu_scaler.server.interest import Interest
 from keda_gpu_scaler.server.recent_answers import ChangeLog, RecentAnswers, recent_answer
 from keda_gpu_scaler.server.request_counters import RequestCounters
-from keda_gpu_scaler.server.resolver import IDLE_SECONDS, MAX_QUESTIONS, Question, RequestResolver, Subject, printable_names
+from keda_gpu_scaler.server.resolver import (
+    IDLE_SECONDS,
+    MAX_QUESTIONS,
+    Question,
+    RequestResolver,
+    Subject,
+    printable_names,
+)
 from keda_gpu_scaler.server.streams import ActivityStreams
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 
