@@ -4,7 +4,8 @@
 import contextlib
 import http.server
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -104,10 +105,28 @@ class Cluster:
         value: float = self.front_end.stub.GetMetrics(request, timeout=WAIT_SECONDS).metricValues[0].metricValueFloat
         return value
 
-    def refusal(self, **metadata: str) -> str:
-        with pytest.raises(grpc.RpcError) as caught:
-            self.value(**metadata)
-        return str(caught.value.details())
+    def wait_for_value(self, expected: float, **metadata: str) -> None:
+        """Call until the value is this one: the first call may come before the first scrape on a slow machine."""
+        self._wait_until(lambda: self._value_or_error(**metadata), expected.__eq__)
+
+    def wait_for_error(self, part: str, **metadata: str) -> None:
+        """Call until the answer is an error that contains this."""
+        self._wait_until(lambda: self._value_or_error(**metadata), lambda answer: part in str(answer))
+
+    def wait_for_last_step(self, beginning: str, **metadata: str) -> None:
+        """Call Explain until its last step begins like this."""
+        self._wait_until(lambda: self.steps(**metadata)[-1], lambda step: str(step).startswith(beginning))
+
+    def _value_or_error(self, **metadata: str) -> float | str:
+        try:
+            return self.value(**metadata)
+        except grpc.RpcError as error:
+            return str(error.details())
+
+    def _wait_until(self, call: Callable[[], object], is_expected: Callable[[Any], object]) -> None:
+        ends_at = time.monotonic() + WAIT_SECONDS
+        while not is_expected(answer := call()):
+            assert time.monotonic() < ends_at, answer
 
     def active(self, **metadata: str) -> bool:
         result: bool = self.front_end.stub.IsActive(self.ref(**metadata), timeout=WAIT_SECONDS).result
@@ -127,26 +146,25 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 
 def test_pods_are_scraped_one_by_one_and_added_up(cluster: Cluster) -> None:
     cluster.run(vllm_page(waiting=10), vllm_page(kv=0.4))
-    assert cluster.value(enginePort=str(cluster.port)) == 250.0
+    cluster.wait_for_value(250.0, enginePort=str(cluster.port))
     steps = cluster.steps(enginePort=str(cluster.port))
     assert any(f"pod llama-0: 200 % by vllm at http://127.0.0.2:{cluster.port}/metrics" in step for step in steps)
 
 
 def test_an_annotation_says_where_an_engine_is(cluster: Cluster) -> None:
     cluster.run(vllm_page(waiting=10), annotated=True)
-    assert cluster.value() == 200.0
+    cluster.wait_for_value(200.0)
 
 
 def test_an_engine_that_hangs_up_is_unknown_and_moves_nothing(cluster: Cluster) -> None:
     cluster.run(vllm_page(waiting=10), vllm_page(waiting=10))
     port = str(cluster.port)
-    assert cluster.value(enginePort=port, minCoverage="1") == 400.0
+    cluster.wait_for_value(400.0, enginePort=port, minCoverage="1")
     cluster.engines[1].page = None
-    while cluster.steps(enginePort=port, minCoverage="1")[-1] != "active: it is not known whether the workload is idle":
-        pass
-    assert "no fresh reading of 1 of 2 ready pods" in cluster.refusal(enginePort=port, minCoverage="1")
-    # With half of them seen: they ask for four replicas, and the silent one counts as idle when growing.
-    assert cluster.value(enginePort=port) == 200.0
+    cluster.wait_for_last_step("active: it is not known whether the workload is idle", enginePort=port, minCoverage="1")
+    cluster.wait_for_error("no fresh reading of 1 of 2 ready pods", enginePort=port, minCoverage="1")
+    # Half of the pods have a value: it asks for four replicas, and the missing pod counts as idle for scaling up.
+    cluster.wait_for_value(200.0, enginePort=port)
 
 
 def test_a_queue_at_the_picker_wakes_what_sleeps_by_push(cluster: Cluster) -> None:
@@ -168,8 +186,11 @@ def test_a_picker_that_breaks_down_neither_wakes_nor_puts_to_sleep(cluster: Clus
     cluster.run(vllm_page())
     while not cluster.active(enginePort=str(cluster.port), **cluster.demand):
         pass
-    last = cluster.steps(enginePort=str(cluster.port), **cluster.demand)[-1]
-    assert last.startswith("active: it is not known whether the workload is idle: demand at http://localhost:")
+    cluster.wait_for_last_step(
+        "active: it is not known whether the workload is idle: demand at http://localhost:",
+        enginePort=str(cluster.port),
+        **cluster.demand,
+    )
 
 
 def test_what_nobody_asks_about_is_not_scraped(cluster: Cluster) -> None:
@@ -190,4 +211,4 @@ def test_what_nobody_asks_about_is_not_scraped(cluster: Cluster) -> None:
 )
 def test_a_url_that_must_not_be_asked_is_not(cluster: Cluster, url: str, why: str) -> None:
     cluster.run(vllm_page())
-    assert why in cluster.refusal(engineEndpoint=url)
+    cluster.wait_for_error(why, engineEndpoint=url)
