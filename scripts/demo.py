@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``make run``: a scaler on this machine's GPUs, or else on the shipped recording, and KEDA's view of it.
+"""Runs the demonstration of ``make run``: a scaler on this machine's GPUs or a recording, and a probe.
 
-Starts the very commands of the README as processes of their own, and ends them with Ctrl-C.
+It starts the commands of the README as separate processes, and ends them on Ctrl-C.
 """
 
 import argparse
@@ -19,11 +19,11 @@ HOME = Path(__file__).resolve().parent.parent
 RECORDING = HOME / "recordings" / "demo-synthetic.jsonl.gz"
 COMMAND = (sys.executable, "-m", "keda_gpu_scaler")
 START_SECONDS = 20.0
-GOODBYE_SECONDS = 2.0
+STOP_SECONDS = 2.0
 
 
 def has_gpus() -> bool:
-    """Ask the scaler itself: one reading of this machine's devices tells more than a library's presence."""
+    """Whether one reading of this machine's devices succeeds. That the library exists is not enough."""
     with tempfile.TemporaryDirectory() as folder:
         record = (*COMMAND, "record", "--backend", "auto", "--duration", "0", "--out", f"{folder}/once.jsonl")
         try:
@@ -33,20 +33,23 @@ def has_gpus() -> bool:
             return False
 
 
-def refusal_to_listen(host: str, port: str) -> str | None:
-    """Why this address cannot be served; another server's numbers must not pass for ours."""
+def why_not_listening(host: str, port: str) -> str | None:
+    """Return why the scaler cannot listen on this address; None when it can.
+
+    Without this check, the probe could show the numbers of another server.
+    """
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         socket.create_server((host, int(port)), family=family).close()
     except OSError as error:
-        return "another server is there" if error.errno == errno.EADDRINUSE else error.strerror
+        return "another server uses this port" if error.errno == errno.EADDRINUSE else error.strerror
     except ValueError:
         return "it is not HOST:PORT"
     return None
 
 
 def wait_until_served(server: subprocess.Popen[bytes], address: str) -> bool:
-    """Whether the server answers, be it with an error, before it gives up."""
+    """Wait until the server answers, also with an error; return whether it does so in time."""
     probe = (*COMMAND, "probe", "--address", address, "--json")
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and server.poll() is None:
@@ -57,7 +60,7 @@ def wait_until_served(server: subprocess.Popen[bytes], address: str) -> bool:
 
 
 def watch(address: str, options: argparse.Namespace) -> int:
-    """Show what KEDA is told until Ctrl-C; return the probe's exit status."""
+    """Show the answers to KEDA until Ctrl-C; return the probe's exit status."""
     command = [*COMMAND, "probe", "--address", address, "--watch"]
     command += ["--replicas", options.replicas, "--value-type", options.value_type]
     for pair in options.metadata:
@@ -69,32 +72,34 @@ def watch(address: str, options: argparse.Namespace) -> int:
         try:
             return probe.wait()
         except KeyboardInterrupt:
-            # Ctrl-C reached the probe too, which ends by itself; the end of this process alone did not.
+            # The probe also received Ctrl-C and ends. It does not receive a signal that only this process gets.
             try:
-                return probe.wait(GOODBYE_SECONDS)
+                return probe.wait(STOP_SECONDS)
             except subprocess.TimeoutExpired:
                 probe.terminate()
                 return 0
 
 
 def demonstrate(options: argparse.Namespace) -> int:
-    """Start the server, show it, and stop it; return the exit status."""
+    """Start the server, probe it, and stop it; return the exit status."""
     host, _, port = options.address.rpartition(":")
     host = host.strip("[]")
-    refusal = refusal_to_listen(host, port)
+    refusal = why_not_listening(host, port)
     if refusal:
-        sys.exit(f"cannot serve on {options.address}: {refusal}; choose another: make run ADDRESS=127.0.0.1:7000")
+        sys.exit(f"cannot serve on {options.address}: {refusal}; choose another port: make run ADDRESS=127.0.0.1:7000")
     backend = "auto" if has_gpus() else f"replay:{RECORDING}"
-    what = "this machine's GPUs" if backend == "auto" else f"no GPU here: a recording, {RECORDING.relative_to(HOME)}"
-    print(f"serving {what}, on {options.address}; Ctrl-C ends it", flush=True)
+    source = (
+        "this machine's GPUs" if backend == "auto" else f"no GPU here, so the recording {RECORDING.relative_to(HOME)}"
+    )
+    print(f"serving {source} on {options.address}; Ctrl-C ends it", flush=True)
     serve = (*COMMAND, "serve", "--host", host, "--port", port, "--backend", backend)
     quiet = ("--metrics-port", "0", "--probe-port", "0", "--log-level", "warning")
-    # A session of its own: Ctrl-C reaches the probe, and the server is stopped when that has ended.
+    # In a session of its own the server does not receive Ctrl-C. It is stopped after the probe has ended.
     with subprocess.Popen([*serve, *quiet], start_new_session=True) as server:
         try:
             if wait_until_served(server, options.address):
                 return watch(options.address, options)
-            sys.exit(f"the server did not answer on {options.address}; what it said stands above")
+            sys.exit(f"the server does not answer on {options.address}; its log lines are above")
         finally:
             if server.poll() is None:
                 os.kill(server.pid, signal.SIGTERM)
@@ -106,7 +111,7 @@ def main() -> int:
     parser.add_argument("--address", default="127.0.0.1:6000")
     parser.add_argument("--replicas", default="3")
     parser.add_argument("--value-type", default="Value")
-    parser.add_argument("--count", help="stop after so many rounds instead of at Ctrl-C")
+    parser.add_argument("--count", help="stop after this many rounds instead of at Ctrl-C")
     parser.add_argument("metadata", nargs="*", help="trigger metadata, KEY=VALUE")
     for number in (signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``make run`` as a first-time user sees it, but for the set-up and the Ctrl-C."""
+"""Tests the demonstration of ``make run``, without its set-up and without Ctrl-C."""
 
 import socket
 import subprocess
@@ -21,18 +21,16 @@ def demo(port: int) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_without_a_gpu_a_recording_is_played_and_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_gpu_the_recording_is_named_and_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KEDA_GPU_SCALER_NVML_LIBRARY", "/nowhere/libnvidia-ml.so.1")
     outcome = demo(free_port())
     assert outcome.returncode == 0, outcome.stderr
-    assert "no GPU here: a recording, recordings/demo-synthetic.jsonl.gz" in outcome.stdout
+    assert "no GPU here, so the recording recordings/demo-synthetic.jsonl.gz" in outcome.stdout
     assert "/ 1" in outcome.stdout.splitlines()[-1]  # value / target, and then the HPA's decision
     assert "3 →" in outcome.stdout.splitlines()[-1]
 
 
-def test_this_machines_gpus_are_served_where_there_are_some(
-    fake_nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_gpus_of_this_machine_are_served(fake_nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KEDA_GPU_SCALER_NVML_LIBRARY", fake_nvml.library)
     fake_nvml.device(0).utilisation = (92, 0)
     outcome = demo(free_port())
@@ -41,15 +39,15 @@ def test_this_machines_gpus_are_served_where_there_are_some(
     assert "92 / 1" in outcome.stdout.splitlines()[-1]
 
 
-def test_another_server_on_the_port_is_never_shown_as_ours() -> None:
+def test_another_server_on_the_port_ends_the_demonstration() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         outcome = demo(listener.getsockname()[1])
     assert outcome.returncode == 1
-    assert "another server is there; choose another: make run ADDRESS=" in outcome.stderr
+    assert "another server uses this port; choose another port: make run ADDRESS=" in outcome.stderr
     assert "→" not in outcome.stdout
 
 
-def test_a_gpu_without_that_reading_is_shown_with_the_reason(
+def test_a_gpu_without_the_reading_is_shown_with_the_reason(
     fake_nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KEDA_GPU_SCALER_NVML_LIBRARY", fake_nvml.library)

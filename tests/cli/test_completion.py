@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a shell is told when somebody presses Tab."""
+"""Tests shell completion."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 
 
 def completed(line: str) -> list[str]:
-    """Ask as bash does, at the end of the line."""
+    """Complete the line at its end, as bash does."""
     words = line.split(" ")
     environment = {
         **os.environ,
@@ -30,7 +30,7 @@ def completed(line: str) -> list[str]:
         pytest.param("keda-gpu-scaler top --once --format ", ["table", "json", "csv"], id="a choice"),
     ],
 )
-def test_what_was_begun_is_completed(line: str, answers: list[str]) -> None:
+def test_the_last_word_is_completed(line: str, answers: list[str]) -> None:
     assert completed(line) == answers
 
 

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Tests the format, the queue and the filter of the log."""
+
 import contextlib
 import io
 import json
@@ -10,7 +12,7 @@ import threading
 import pytest
 from google.protobuf.message import DecodeError
 
-from keda_gpu_scaler.cli.logs import WAITING_LINES, JsonFormatter, ThreadedHandler, is_news, set_up
+from keda_gpu_scaler.cli.logs import MAX_QUEUED_LINES, JsonFormatter, ThreadedHandler, is_own_record, set_up
 from tests.serving import WAIT_SECONDS
 
 
@@ -25,7 +27,7 @@ def log_record(message: str, **extra: object) -> logging.LogRecord:
     return logging.getLogger("here").makeRecord("here", logging.WARNING, "f", 1, message, (), None, extra=extra)
 
 
-def test_a_json_line_holds_what_a_log_store_asks_for() -> None:
+def test_a_json_line_has_the_fields_of_a_log_store() -> None:
     record = log_record("two\nlines", node="gpu-7", strange=object)
     record.created = 1_700_000_000.25
     assert entry(record) == {
@@ -65,7 +67,7 @@ def test_auto_is_text_on_a_terminal_and_json_elsewhere(
     root.handlers = []
     try:
         handler = set_up("warning", style)
-        logging.getLogger("here").info("too quiet to be heard")
+        logging.getLogger("here").info("below the level")
         logging.getLogger("here").warning("attention")
         assert handler is not None
         assert handler.wait_until_written(WAIT_SECONDS)
@@ -76,23 +78,23 @@ def test_auto_is_text_on_a_terminal_and_json_elsewhere(
     assert line.startswith("{") is is_json
 
 
-def test_a_reader_who_does_not_read_holds_nobody_up_and_learns_what_was_dropped() -> None:
+def test_a_slow_reader_blocks_no_caller_and_gets_the_number_of_dropped_lines() -> None:
     reading, writing = os.pipe()
     with os.fdopen(reading, "rb") as reader, os.fdopen(writing, "w") as stream:
         handler = ThreadedHandler(stream)
-        for _ in range(2 * WAITING_LINES):
+        for _ in range(2 * MAX_QUEUED_LINES):
             handler.emit(log_record("x" * 100))
         assert not handler.wait_until_written(0.01)
 
         def read_all() -> None:
-            while "dropped: nobody read them" not in reader.readline().decode():
+            while "dropped: their reader is too slow" not in reader.readline().decode():
                 handler.emit(log_record("the reader is back"))
 
         thread = threading.Thread(target=read_all)
         thread.start()
         thread.join(WAIT_SECONDS)
         assert not thread.is_alive()
-        # Let the writing thread through, whatever still waits, before the pipe is closed.
+        # Let the writing thread write every queued line before the pipe is closed.
         drain = threading.Thread(target=reader.read)
         drain.start()
         assert handler.wait_until_written(WAIT_SECONDS)
@@ -100,26 +102,26 @@ def test_a_reader_who_does_not_read_holds_nobody_up_and_learns_what_was_dropped(
         drain.join(WAIT_SECONDS)
 
 
-def test_a_reader_who_is_gone_is_no_error() -> None:
+def test_a_closed_reader_is_no_error() -> None:
     reading, writing = os.pipe()
     os.close(reading)
     stream = os.fdopen(writing, "w")
     handler = ThreadedHandler(stream)
-    handler.emit(log_record("nobody hears this"))
+    handler.emit(log_record("no reader is left"))
     assert handler.wait_until_written(WAIT_SECONDS)
     with contextlib.suppress(BrokenPipeError):
         stream.close()
 
 
-def test_a_strangers_nonsense_is_no_news_and_a_defect_is() -> None:
+def test_an_error_of_a_peer_is_not_logged_and_a_defect_is() -> None:
     def record_of(error: Exception) -> logging.LogRecord:
         record = log_record("Unexpected error")
         record.exc_info = (type(error), error, None)
         return record
 
-    assert not is_news(record_of(DecodeError("Error parsing message")))
-    assert is_news(record_of(ZeroDivisionError()))
-    assert is_news(log_record("plain"))
+    assert not is_own_record(record_of(DecodeError("Error parsing message")))
+    assert is_own_record(record_of(ZeroDivisionError()))
+    assert is_own_record(log_record("plain"))
 
 
 def test_without_standard_error_nothing_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:

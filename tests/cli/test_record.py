@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Tests ``record``: its files, its duration and its stop signals."""
+
 import contextlib
 import gzip
 import os
@@ -14,7 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from keda_gpu_scaler.cli import main
-from keda_gpu_scaler.cli.record import Heard, due
+from keda_gpu_scaler.cli.record import SamplerEvent, due
 from keda_gpu_scaler.core.types import Snapshot
 from keda_gpu_scaler.devices.replay.backend import ReplayBackend
 from keda_gpu_scaler.devices.synthetic import SyntheticBackend
@@ -31,7 +33,7 @@ def record(*arguments: object) -> Result:
 
 
 @pytest.mark.parametrize("name", ["gpus.jsonl", "gpus.jsonl.gz"])
-def test_what_was_recorded_can_be_replayed(tmp_path: Path, name: str) -> None:
+def test_a_recording_can_be_replayed(tmp_path: Path, name: str) -> None:
     outcome = record("--backend", "synthetic", "--out", tmp_path / name, "--duration", 0)
     assert outcome.exit_code == 0
     assert f"wrote 1 snapshot(s) of 8 device(s) to {tmp_path / name}" in outcome.stderr.splitlines()
@@ -41,7 +43,7 @@ def test_what_was_recorded_can_be_replayed(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(("duration", "expected"), [(0.25, [1, 2, 3]), (0.3, [1, 2, 3, 4])])
-def test_a_duration_holds_one_snapshot_an_interval_its_last_moment_too(
+def test_a_duration_has_one_snapshot_per_interval_and_one_at_its_end(
     tmp_path: Path, duration: float, expected: list[int]
 ) -> None:
     file = tmp_path / "gpus.jsonl"
@@ -68,7 +70,7 @@ def test_a_recording_on_standard_output_is_nothing_but_the_recording() -> None:
     assert len(decode(snapshot).samples) == 8
 
 
-def test_an_existing_file_is_replaced_only_when_told(tmp_path: Path) -> None:
+def test_an_existing_file_is_replaced_only_with_overwrite(tmp_path: Path) -> None:
     file = tmp_path / "gpus.jsonl"
     file.write_text("precious")
     refused = record("--backend", "synthetic", "--out", file, "--duration", 0)
@@ -85,13 +87,11 @@ def test_an_existing_file_is_replaced_only_when_told(tmp_path: Path) -> None:
         pytest.param(["--backend", "none"], "--backend none has no device, so there is nothing to record", id="none"),
         pytest.param(["--nvml-library", "/nowhere"], "--backend auto: no NVIDIA driver library here", id="no library"),
         pytest.param(
-            ["--backend", "nvml", "--nvml-library", "/nowhere"], "cannot load /nowhere", id="no library, asked for"
+            ["--backend", "nvml", "--nvml-library", "/nowhere"], "cannot load /nowhere", id="no library, but required"
         ),
     ],
 )
-def test_where_there_is_nothing_to_record_there_is_a_sentence_and_no_file(
-    tmp_path: Path, arguments: list[str], sentence: str
-) -> None:
+def test_without_devices_there_is_an_error_and_no_file(tmp_path: Path, arguments: list[str], sentence: str) -> None:
     file = tmp_path / "gpus.jsonl"
     outcome = record(*arguments, "--out", file, "--duration", 0)
     assert outcome.exit_code == 1
@@ -107,7 +107,7 @@ def test_where_there_is_nothing_to_record_there_is_a_sentence_and_no_file(
         (["--sample-interval", "0"], "--sample-interval: Invalid value: 0: must be 0.1 to 3600 seconds"),
     ],
 )
-def test_wrong_usage_is_told_with_exit_status_2(tmp_path: Path, arguments: list[str], sentence: str) -> None:
+def test_wrong_usage_is_exit_status_2(tmp_path: Path, arguments: list[str], sentence: str) -> None:
     outcome = record("--backend", "synthetic", "--out", tmp_path / "x", *arguments)
     assert outcome.exit_code == 2
     assert sentence in outcome.stderr
@@ -127,7 +127,7 @@ def test_a_stop_ends_a_recording_that_can_be_played(tmp_path: Path, number: sign
 
 @pytest.fixture
 def full_pipe() -> Iterator[int]:
-    """The writing end of a pipe that nobody reads and that takes nothing more."""
+    """The writing end of a pipe that is full and has no active reader."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     with contextlib.suppress(BlockingIOError):
@@ -140,7 +140,7 @@ def full_pipe() -> Iterator[int]:
 
 
 def stopped(recording: "subprocess.Popen[str]", number: int) -> tuple[int, str]:
-    """Stop it when it has read the devices; return its exit status and what it said since."""
+    """Send the signal after the first reading; return the exit status and the later output."""
     assert recording.stderr is not None
     assert "first sample" in recording.stderr.readline()
     recording.send_signal(number)
@@ -148,28 +148,30 @@ def stopped(recording: "subprocess.Popen[str]", number: int) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("number", STOPS)
-def test_a_stop_ends_a_recording_that_nobody_reads(full_pipe: int, number: signal.Signals) -> None:
-    with subprocess.Popen((*SYNTHETIC, "--out", "-"), stdout=full_pipe, stderr=subprocess.PIPE, text=True) as recording:
+def test_a_stop_ends_a_recording_into_a_full_pipe(full_pipe: int, number: signal.Signals) -> None:
+    command = (*SYNTHETIC, "--out", "-")
+    with subprocess.Popen(command, stdout=full_pipe, stderr=subprocess.PIPE, text=True) as recording:
         assert stopped(recording, number) == (
             1,
-            "keda-gpu-scaler: stopped while standard output took no more: is it read? The end is missing\n",
+            "keda-gpu-scaler: stopped while standard output accepted no more data: check its reader. "
+            "The end is missing\n",
         )
 
 
 @pytest.mark.parametrize("name", ["fifo", "fifo.gz"])
-def test_a_stop_ends_a_recording_into_a_pipe_that_nobody_opens(tmp_path: Path, name: str) -> None:
+def test_a_stop_ends_a_recording_into_a_pipe_without_a_reader(tmp_path: Path, name: str) -> None:
     fifo = tmp_path / name
     os.mkfifo(fifo)
     command = (*SYNTHETIC, "--out", fifo, "--overwrite")
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as recording:
         assert stopped(recording, signal.SIGTERM) == (
             1,
-            f"keda-gpu-scaler: stopped while {fifo} took no more: is it read? The end is missing\n",
+            f"keda-gpu-scaler: stopped while {fifo} accepted no more data: check its reader. The end is missing\n",
         )
 
 
 @pytest.mark.parametrize("number", STOPS)
-def test_a_stop_while_the_driver_hangs_leaves_a_whole_recording(
+def test_a_stop_while_the_driver_hangs_leaves_a_complete_recording(
     tmp_path: Path, fake_nvml: FakeNvml, number: signal.Signals
 ) -> None:
     file = tmp_path / "gpus.jsonl.gz"
@@ -187,7 +189,7 @@ def test_a_stop_while_the_driver_hangs_leaves_a_whole_recording(
     assert len(ReplayBackend(file).read(0.0)) == 2
 
 
-def test_a_stop_before_the_driver_ever_answered_is_a_sentence_and_no_file(tmp_path: Path, fake_nvml: FakeNvml) -> None:
+def test_a_stop_before_the_first_reading_is_an_error_and_no_file(tmp_path: Path, fake_nvml: FakeNvml) -> None:
     file = tmp_path / "gpus.jsonl"
     command = (*COMMAND, "record", "--nvml-library", fake_nvml.library, "--out", file)
     environment = {**os.environ, **fake_nvml.environment}
@@ -197,12 +199,12 @@ def test_a_stop_before_the_driver_ever_answered_is_a_sentence_and_no_file(tmp_pa
         recording.send_signal(signal.SIGTERM)
         assert recording.wait(WAIT_SECONDS) == 1
         assert recording.stderr is not None
-        sentence = "keda-gpu-scaler: stopped before the devices gave a reading: nothing is recorded"
+        sentence = "keda-gpu-scaler: stopped before the first reading of the devices: nothing is recorded"
         assert sentence in recording.stderr.read()
     assert not file.exists()
 
 
-def test_a_standard_output_that_is_closed_is_a_sentence() -> None:
+def test_a_closed_standard_output_is_an_error_message() -> None:
     shell = ("sh", "-c", 'exec "$@" >&-', "sh", *SYNTHETIC, "--out", "-", "--duration", "0")
     outcome = subprocess.run(shell, stderr=subprocess.PIPE, text=True, timeout=WAIT_SECONDS, check=False)
     assert outcome.returncode == 1
@@ -210,7 +212,7 @@ def test_a_standard_output_that_is_closed_is_a_sentence() -> None:
     assert "Traceback" not in outcome.stderr
 
 
-def test_a_standard_output_that_broke_is_a_sentence() -> None:
+def test_a_broken_standard_output_is_an_error_message() -> None:
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "wb") as broken:
@@ -228,22 +230,24 @@ def taken(at_seconds: float) -> Snapshot:
 
 
 @pytest.mark.parametrize(
-    ("duration", "heard", "expected"),
+    ("duration", "events", "expected"),
     [
-        pytest.param(None, [1.0, 2.0, None], [0.0, 1.0, 2.0], id="without a duration the stop is the end"),
-        pytest.param(2.5, [1.0, 2.0, 3.0], [0.0, 1.0, 2.0], id="the next after the last is not waited for"),
-        pytest.param(2.0, [1.1, 2.3, 3.0], [0.0, 1.1, 2.3], id="a little late is not too late"),
-        pytest.param(2.0, [1.0, "gone", 3.0, 4.0], [0.0, 1.0], id="a failure is no snapshot, nor is it waited for"),
-        pytest.param(3.0, ["gone", 2.0, None, 3.0], [0.0, 2.0], id="after a stop nothing counts"),
-        pytest.param(0.0, [], [0.0], id="no time at all is one snapshot"),
+        pytest.param(None, [1.0, 2.0, None], [0.0, 1.0, 2.0], id="without a duration the stop signal is the end"),
+        pytest.param(2.5, [1.0, 2.0, 3.0], [0.0, 1.0, 2.0], id="no wait for a snapshot after the last"),
+        pytest.param(2.0, [1.1, 2.3, 3.0], [0.0, 1.1, 2.3], id="a slightly late snapshot belongs to the duration"),
+        pytest.param(2.0, [1.0, "gone", 3.0, 4.0], [0.0, 1.0], id="a failure is no snapshot"),
+        pytest.param(3.0, ["gone", 2.0, None, 3.0], [0.0, 2.0], id="snapshots after the stop are ignored"),
+        pytest.param(0.0, [], [0.0], id="a duration of 0 is one snapshot"),
     ],
 )
-def test_what_belongs_to_a_duration(
-    duration: float | None, heard: list[float | str | None], expected: list[float]
+def test_a_duration_ends_with_its_last_snapshot(
+    duration: float | None, events: list[float | str | None], expected: list[float]
 ) -> None:
-    news: queue.SimpleQueue[Heard] = queue.SimpleQueue()
-    began = time.monotonic() + 1000  # on the sampler's clock, which must not run out meanwhile
-    for item in heard:
-        news.put(taken(began + item) if isinstance(item, float) else item)
-    written = [one.at_seconds for one in due(news, taken(began), duration, 1.0)]
+    sampler_events: queue.SimpleQueue[SamplerEvent] = queue.SimpleQueue()
+    began = (
+        time.monotonic() + 1000
+    )  # on the sampler's clock, far enough ahead that the duration does not end during the test
+    for item in events:
+        sampler_events.put(taken(began + item) if isinstance(item, float) else item)
+    written = [one.at_seconds for one in due(sampler_events, taken(began), duration, 1.0)]
     assert written == [pytest.approx(began + at) for at in expected]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``serve`` from outside: a process, a driver with the real one's interface, and what can go wrong."""
+"""Tests ``serve`` as a process, with a fake driver that has the interface of the real one."""
 
 import os
 import re
@@ -71,7 +71,7 @@ def test_a_node_with_a_driver_is_served_with_every_metric(fake_nvml: FakeNvml) -
         )
 
 
-def test_a_missing_library_is_waited_for_and_answers_say_so_meanwhile(fake_nvml: FakeNvml) -> None:
+def test_a_missing_library_is_retried_and_answers_name_it(fake_nvml: FakeNvml) -> None:
     library = Path(fake_nvml.library)
     hidden = library.rename(library.with_suffix(".hidden"))
     with with_driver(fake_nvml) as node:
@@ -92,7 +92,7 @@ def test_a_library_without_a_symbol_is_named_with_it(make_fake_nvml: object) -> 
         assert "lacks nvmlInitWithFlags" in node.refusal()[1]
 
 
-def test_zero_devices_are_a_sentence_and_not_a_zero(fake_nvml: FakeNvml) -> None:
+def test_no_device_is_an_error_and_not_a_zero(fake_nvml: FakeNvml) -> None:
     fake_nvml.devices = []
     with with_driver(fake_nvml) as node:
         node.wait_for_log(re.compile("lists no device"))
@@ -101,7 +101,7 @@ def test_zero_devices_are_a_sentence_and_not_a_zero(fake_nvml: FakeNvml) -> None
         assert "the NVIDIA driver answers but lists no device; set NVIDIA_VISIBLE_DEVICES=all" in sentence
 
 
-def test_a_driver_that_goes_and_comes_back_takes_the_health_with_it(fake_nvml: FakeNvml) -> None:
+def test_the_health_follows_a_driver_that_fails_and_recovers(fake_nvml: FakeNvml) -> None:
     with with_driver(fake_nvml, "--stale-after", "0.5") as node:
         node.wait_for_health(SERVING)
         fake_nvml.driver_gone(LIB_RM_VERSION_MISMATCH)
@@ -124,7 +124,7 @@ def test_a_lost_card_is_unknown_until_it_is_back(fake_nvml: FakeNvml) -> None:
         assert node.value_in_the_end(gpuIndex="1", **NOW) == 0
 
 
-def test_a_call_that_hangs_holds_up_no_answer_and_not_the_stop(fake_nvml: FakeNvml) -> None:
+def test_a_call_that_hangs_delays_no_answer_and_no_stop(fake_nvml: FakeNvml) -> None:
     with with_driver(fake_nvml, "--stale-after", "0.3") as node:
         node.wait_for_health(SERVING)
         fake_nvml.hang()
@@ -136,7 +136,7 @@ def test_a_call_that_hangs_holds_up_no_answer_and_not_the_stop(fake_nvml: FakeNv
         assert node.process.wait(WAIT_SECONDS) == 0
 
 
-def test_a_driver_that_hangs_while_it_is_closed_does_not_hold_up_the_stop(fake_nvml: FakeNvml) -> None:
+def test_a_driver_that_hangs_while_it_closes_does_not_delay_the_stop(fake_nvml: FakeNvml) -> None:
     with with_driver(fake_nvml) as node:
         node.wait_for_health(SERVING)
         fake_nvml.hang("shutdown")
@@ -159,7 +159,7 @@ def test_a_stop_during_a_stream_ends_it_with_ok_and_the_process_with_zero(
         assert node.process.wait(WAIT_SECONDS) == 0
 
 
-def test_a_log_of_nvidia_smi_is_served_as_if_it_happened_now(tmp_path: Path) -> None:
+def test_a_log_of_nvidia_smi_is_replayed_as_current_readings(tmp_path: Path) -> None:
     backend = recorded(
         tmp_path,
         HEADER,
@@ -183,14 +183,14 @@ def test_a_port_in_use_ends_the_start_with_a_sentence() -> None:
         )
 
 
-def test_auto_without_a_library_says_in_one_line_what_is_missing_and_what_else_there_is() -> None:
+def test_auto_without_a_library_names_the_library_and_the_other_backends() -> None:
     status, sentence = refused_to_start("--nvml-library", "/nowhere/libnvidia-ml.so.1")
     assert status == 1
     assert sentence.startswith("keda-gpu-scaler: --backend auto: no NVIDIA driver library here (/nowhere/")
     assert sentence.endswith("synthetic (a demonstration load, not a measurement)")
 
 
-def test_a_recording_that_is_not_there_ends_the_start_with_a_sentence(tmp_path: Path) -> None:
+def test_a_missing_recording_ends_the_start_with_a_sentence(tmp_path: Path) -> None:
     status, sentence = refused_to_start("--backend", f"replay:{tmp_path}/gone.csv")
     assert status == 1
     assert f"{tmp_path}/gone.csv" in sentence
@@ -212,24 +212,25 @@ def test_a_malformed_log_ends_the_start_with_file_line_and_value(tmp_path: Path)
         (["--log-format", "xml"], "'xml' is not one of 'auto', 'text', 'json'"),
     ],
 )
-def test_wrong_usage_is_told_with_exit_status_2(arguments: list[str], sentence: str) -> None:
+def test_wrong_usage_is_exit_status_2(arguments: list[str], sentence: str) -> None:
     outcome = CliRunner().invoke(main, ["serve", "--backend", "none", *arguments])
     assert outcome.exit_code == 2
     assert sentence in outcome.output
 
 
-def test_settings_that_cannot_work_are_told_with_exit_status_2() -> None:
+def test_contradictory_settings_are_exit_status_2() -> None:
     status, sentence = refused_to_start("--backend", "none", "--sample-interval", "0")
     assert (status, sentence) == (2, "Error: --sample-interval: Invalid value: 0: must be 0.1 to 3600 seconds")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stop_while_everything_is_still_being_loaded_is_a_clean_end(number: signal.Signals) -> None:
-    script = f"import signal; from keda_gpu_scaler.cli.serve import _Stop; _Stop(); signal.raise_signal({number.value})"
+def test_a_stop_during_the_start_is_exit_status_0(number: signal.Signals) -> None:
+    signals = f"signal.raise_signal({number.value})"
+    script = f"import signal; from keda_gpu_scaler.cli.serve import _StopSignals; _StopSignals(); {signals}"
     assert subprocess.run([sys.executable, "-c", f"{script}; raise AssertionError"], check=False).returncode == 0
 
 
-def test_log_lines_that_nobody_reads_hold_nobody_up(fake_nvml: FakeNvml) -> None:
+def test_unread_log_lines_delay_no_answer(fake_nvml: FakeNvml) -> None:
     with with_driver(fake_nvml) as node:
         node.wait_for_health(SERVING)
         for number in range(600):  # a pipe takes about three hundred lines
@@ -238,7 +239,7 @@ def test_log_lines_that_nobody_reads_hold_nobody_up(fake_nvml: FakeNvml) -> None
         assert node.process.wait(WAIT_SECONDS) == 0
 
 
-def test_a_closed_standard_error_is_no_reason_not_to_serve() -> None:
+def test_serve_works_with_a_closed_standard_error() -> None:
     port = free_port()
     serve = f"exec {sys.executable} -m keda_gpu_scaler serve --host 127.0.0.1 --port {port} --backend synthetic"
     with subprocess.Popen(["sh", "-c", f"{serve} --metrics-port 0 --probe-port 0 2>&-"]) as process:  # noqa: S607
@@ -256,8 +257,8 @@ def test_a_flag_is_also_an_environment_variable(tmp_path: Path) -> None:
         assert node.refusal()[0] is grpc.StatusCode.FAILED_PRECONDITION
 
 
-def test_a_service_link_of_kubernetes_is_not_taken_for_a_port() -> None:
-    """Beside a Service of our name every container gets KEDA_GPU_SCALER_PORT=tcp://…, which is no wish of anybody."""
+def test_a_service_link_of_kubernetes_is_not_a_port() -> None:
+    """With a Service of this name, every container has KEDA_GPU_SCALER_PORT=tcp://…, which is not a setting."""
     command = main.get_command(None, "serve")  # type: ignore[arg-type]
     assert command is not None
     environment = {"KEDA_GPU_SCALER_PORT": "tcp://10.96.7.1:6000", "KEDA_GPU_SCALER_METRICS_PORT": "9191"}
@@ -269,7 +270,7 @@ def test_a_service_link_of_kubernetes_is_not_taken_for_a_port() -> None:
     assert (config.port, config.metrics_port) == (6000, 9191)
 
 
-def test_what_is_not_json_on_the_wire_is_json_in_the_log(fake_nvml: FakeNvml) -> None:
+def test_a_refused_trigger_is_one_json_line_in_the_log(fake_nvml: FakeNvml) -> None:
     with with_driver(fake_nvml) as node:
         assert node.refusal(targetValue="eighty")[0] is grpc.StatusCode.INVALID_ARGUMENT
         node.wait_for_log(re.compile("metadata.targetValue"))
@@ -278,15 +279,15 @@ def test_what_is_not_json_on_the_wire_is_json_in_the_log(fake_nvml: FakeNvml) ->
     assert {"time", "level", "logger", "message"} <= entry.keys()
 
 
-def test_a_message_beyond_the_limit_and_nonsense_are_refused_and_the_server_lives(fake_nvml: FakeNvml) -> None:
+def test_too_large_and_invalid_messages_are_refused_and_the_server_continues(fake_nvml: FakeNvml) -> None:
     with with_driver(fake_nvml) as node:
         node.wait_for_health(SERVING)
         huge = pb.ScaledObjectRef(name="x" * (2 << 20))
         with pytest.raises(grpc.RpcError) as caught:
             node.stub.IsActive(huge, timeout=WAIT_SECONDS)
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        with socket.create_connection(("127.0.0.1", node.port)) as stranger:
-            stranger.sendall(os.urandom(1024))
+        with socket.create_connection(("127.0.0.1", node.port)) as peer:
+            peer.sendall(os.urandom(1024))
         assert node.value() == 0
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``explain`` against a whole fleet: real instances, reached through the API server as from a laptop."""
+"""Tests ``explain`` against a whole fleet: real instances, reached through the API server."""
 
 import contextlib
 import json
@@ -28,7 +28,7 @@ def fleet(tmp_path: Path) -> Iterator[FleetOfNodes]:
 
 
 def install(fleet: FleetOfNodes, *nodes: str) -> None:
-    """Let the API server know these instances as what stands behind the Service that KEDA asks."""
+    """Register these instances with the API server as the endpoints of the Service that KEDA calls."""
     for node in nodes:
         name = f"scaler-{node}"
         fleet.server.pod(
@@ -60,13 +60,13 @@ def explain(fleet: FleetOfNodes, *arguments: str, columns: int = 100) -> subproc
     )  # fmt: skip
 
 
-def told(outcome: subprocess.CompletedProcess[str]) -> Any:
+def parsed(outcome: subprocess.CompletedProcess[str]) -> Any:
     assert outcome.stdout, outcome.stderr
     return json.loads(outcome.stdout)
 
 
-def built(fleet: FleetOfNodes, **spec: Any) -> None:
-    """Two replicas on two nodes at 92 and 40 %, asked for through the Service."""
+def build(fleet: FleetOfNodes, **spec: Any) -> None:
+    """Build two replicas on two nodes, at 92 and 40 %, with a trigger that names the Service."""
     fleet.build(a=[92], b=[40])
     fleet.workload("llama", {"llama-0": ("a", 0), "llama-1": ("b", 0)})
     fleet.server.put(
@@ -84,30 +84,30 @@ def built(fleet: FleetOfNodes, **spec: Any) -> None:
     fleet.until("a", with_value(2), profile="triton-inference", scalerAddress=ADDRESS)
 
 
-def test_a_scaledobject_is_explained_through_the_service_that_keda_asks(fleet: FleetOfNodes) -> None:
-    built(fleet, minReplicaCount=2, maxReplicaCount=6)
+def test_a_scaledobject_is_explained_through_the_service_that_keda_calls(fleet: FleetOfNodes) -> None:
+    build(fleet, minReplicaCount=2, maxReplicaCount=6)
     outcome = explain(fleet, "ai/llama")
     assert outcome.returncode == 0, outcome.stderr
     text = re.sub(r"\s+", " ", outcome.stdout)
     for part in (
         "ai/llama, trigger 2 of 2",
-        "asked pod keda/scaler-a on node a",
+        "instance pod keda/scaler-a on node a",
         "targetValue 75 % profile triton-inference",
-        "workload Deployment llama: 2 replicas wanted, 2 there, 2 ready",
+        "workload Deployment llama: 2 replicas specified, 2 exist, 2 ready",
         "llama-0 a yes 92 %",
         "GPU 0 NVIDIA H100 40 %",
-        "value 132, target 75 (AverageValue), 2 of 2 pods seen",
+        "value 132 from 2 of 2 ready pods; target 75 (AverageValue)",
         "active yes: 92 is above activationThreshold 10",
         "132 is 0.880 of 2 * 75, so ceil(132 / 75) = 2",
         "2 to 6 replicas",
-        "triggers of other scalers (cpu) are not asked here",
+        "the triggers of other scalers (cpu) are not evaluated here",
     ):
         assert part in text, outcome.stdout
     assert fleet.server.requests["portforward"] >= 1
 
 
-def test_for_programs_it_is_one_object_with_everything(fleet: FleetOfNodes) -> None:
-    built(fleet)
+def test_json_is_one_object_with_every_reading(fleet: FleetOfNodes) -> None:
+    build(fleet)
     fleet.server.put(
         "horizontalpodautoscalers", "keda-hpa-llama", "ai",
         status={
@@ -117,8 +117,8 @@ def test_for_programs_it_is_one_object_with_everything(fleet: FleetOfNodes) -> N
             ],
         },
     )  # fmt: skip
-    shown = told(explain(fleet, "ai/llama", "--json", "-m", "targetValue=20"))
-    assert (shown["error"], shown["instance"], shown["value"], shown["target"]) == (None, "a", 132.0, 20.0)
+    shown = parsed(explain(fleet, "ai/llama", "--json", "-m", "targetValue=20"))
+    assert (shown["error"], shown["node"], shown["value"], shown["target"]) == (None, "a", 132.0, 20.0)
     assert {"key": "targetValue", "value": "20 %", "origin": "given"} in shown["settings"]
     assert [
         (observation["pod"], observation["node"], observation["value"]) for observation in shown["observations"]
@@ -131,25 +131,25 @@ def test_for_programs_it_is_one_object_with_everything(fleet: FleetOfNodes) -> N
         {"index": 0, "model": "NVIDIA H100", "uuid": "GPU-a-0", "value": 92.0, "sharers": 1}
     ]
     assert (shown["hpa"]["recommended"], shown["hpa"]["replicas"], shown["hpa"]["limit"]) == (7, 4, "rate up")
-    assert (shown["status"]["current"], shown["status"]["desired"]) == (2, 3)
+    assert (shown["hpa_status"]["current"], shown["hpa_status"]["desired"]) == (2, 3)
 
 
-def test_what_is_unknown_is_shown_as_unknown(fleet: FleetOfNodes) -> None:
-    built(fleet)
+def test_an_unknown_reading_is_shown_as_unknown(fleet: FleetOfNodes) -> None:
+    build(fleet)
     fleet.nodes["b"].kill()
     fleet.until("a", with_value(1), profile="triton-inference", scalerAddress=ADDRESS)
     outcome = explain(fleet, "ai/llama", columns=140)
     assert outcome.returncode == 0
     assert re.search(r"llama-1 +b +yes +\? +- +node b last answered \d+ s ago", outcome.stdout), outcome.stdout
-    assert "1 of 2 pods seen" in outcome.stdout
+    assert "from 1 of 2 ready pods" in outcome.stdout
 
 
-def test_an_instance_that_is_gone_is_left_for_another(fleet: FleetOfNodes) -> None:
-    built(fleet)
+def test_another_instance_replaces_one_that_is_gone(fleet: FleetOfNodes) -> None:
+    build(fleet)
     fleet.nodes["a"].kill()
     install(fleet, "b")
     outcome = explain(fleet, "ai/llama", "-o", "json")
-    assert told(outcome)["asked"] == "pod keda/scaler-b"
+    assert parsed(outcome)["instance"] == "pod keda/scaler-b"
     assert outcome.returncode == 0
 
 
@@ -159,15 +159,15 @@ def test_without_an_address_in_the_trigger_an_instance_is_found_by_its_label(fle
     fleet.server.scaled_object("llama", scalerAddress="gpu-scaler:6000")
     install(fleet, "a")
     fleet.until("a", with_value(1), scalerAddress="gpu-scaler:6000")
-    shown = told(explain(fleet, "ai/llama", "--json"))
-    assert (shown["asked"], shown["value"]) == ("pod keda/scaler-a", 92.0)
+    shown = parsed(explain(fleet, "ai/llama", "--json"))
+    assert (shown["instance"], shown["value"]) == ("pod keda/scaler-a", 92.0)
     outcome = explain(fleet, "ai/llama", "--namespace-of-scaler", "elsewhere")
     assert outcome.returncode == 3
     assert "no instance is found by a pod labelled app.kubernetes.io/name=keda-gpu-scaler" in outcome.stderr
 
 
-def test_a_workload_that_is_not_there_has_no_value(fleet: FleetOfNodes, tmp_path: Path) -> None:
-    built(fleet)
+def test_a_workload_that_does_not_exist_has_no_value(fleet: FleetOfNodes, tmp_path: Path) -> None:
+    build(fleet)
     file = tmp_path / "scaledobject.yaml"
     file.write_text(
         f"apiVersion: keda.sh/v1alpha1\nkind: ScaledObject\nmetadata: {{name: new, namespace: ai}}\n"
@@ -175,8 +175,11 @@ def test_a_workload_that_is_not_there_has_no_value(fleet: FleetOfNodes, tmp_path
     )
     outcome = explain(fleet, "-f", str(file), columns=200)
     assert outcome.returncode == 1
-    assert "? (must be changed): ai/new: there is no ScaledObject and no ScaledJob of this name" in outcome.stdout
-    assert "KEDA gets an error: the HPA leaves the size alone" in outcome.stdout
+    assert (
+        "? (needs a change of the configuration): ai/new: there is no ScaledObject and no ScaledJob of this name"
+        in outcome.stdout
+    )
+    assert "KEDA gets an error, and no fallback is set: the HPA does not change the size" in outcome.stdout
 
 
 @pytest.mark.parametrize(
@@ -187,7 +190,7 @@ def test_a_workload_that_is_not_there_has_no_value(fleet: FleetOfNodes, tmp_path
         ("list", "endpointslices", "the API server answers 403: endpointslices.discovery.k8s.io is forbidden"),
     ],
 )
-def test_a_right_that_is_missing_is_named(fleet: FleetOfNodes, verb: str, resource: str, sentence: str) -> None:
+def test_a_missing_right_is_named(fleet: FleetOfNodes, verb: str, resource: str, sentence: str) -> None:
     fleet.build(a=[1])
     fleet.workload("llama", {"llama-0": ("a", 0)})
     fleet.server.scaled_object("llama", scalerAddress=ADDRESS)
@@ -198,7 +201,7 @@ def test_a_right_that_is_missing_is_named(fleet: FleetOfNodes, verb: str, resour
     assert sentence in outcome.stderr
 
 
-def test_a_port_on_which_nobody_listens_is_said(fleet: FleetOfNodes) -> None:
+def test_a_port_without_a_listener_is_reported(fleet: FleetOfNodes) -> None:
     fleet.build(a=[1])
     fleet.workload("llama", {"llama-0": ("a", 0)})
     fleet.server.scaled_object("llama", scalerAddress=ADDRESS)
@@ -210,36 +213,36 @@ def test_a_port_on_which_nobody_listens_is_said(fleet: FleetOfNodes) -> None:
 
 
 def test_refused_metadata_is_shown_with_every_problem(fleet: FleetOfNodes) -> None:
-    built(fleet)
+    build(fleet)
     outcome = explain(fleet, "ai/llama", "-m", "targetValue=eighty", columns=200)
     assert outcome.returncode == 1
     assert 'metadata.targetValue: Invalid value: "eighty"' in outcome.stdout
 
 
-def test_watched_it_is_told_again_and_again(fleet: FleetOfNodes) -> None:
-    built(fleet)
+def test_a_watch_repeats_the_explanation(fleet: FleetOfNodes) -> None:
+    build(fleet)
     outcome = explain(fleet, "ai/llama", "--json", "--count", "3", "--interval", "0.01")
     assert [json.loads(line)["value"] for line in outcome.stdout.splitlines()] == [132.0] * 3
 
 
-def test_who_watches_sees_another_instance_take_over(fleet: FleetOfNodes) -> None:
-    built(fleet)
+def test_a_watch_continues_with_another_instance(fleet: FleetOfNodes) -> None:
+    build(fleet)
     command = (*COMMAND, "explain", "--kubeconfig", str(fleet.kubeconfig), "ai/llama", "--json", "--watch")
     with subprocess.Popen((*command, "--interval", "0.05"), stdout=subprocess.PIPE, text=True) as watching:
         watchdog = threading.Timer(2 * WAIT_SECONDS, watching.kill)
         watchdog.start()
         assert watching.stdout is not None
         rounds = (json.loads(line) for line in watching.stdout)
-        assert next(rounds)["asked"] == "pod keda/scaler-a"
+        assert next(rounds)["instance"] == "pod keda/scaler-a"
         fleet.nodes["a"].kill()
         assert next(one for one in rounds if one["error"])["value"] is None
         install(fleet, "b")
-        assert next(one for one in rounds if not one["error"] and one["asked"] == "pod keda/scaler-b")
+        assert next(one for one in rounds if not one["error"] and one["instance"] == "pod keda/scaler-b")
         watching.terminate()
         watchdog.cancel()
 
 
-def test_a_certificate_is_held_against_the_host_that_keda_dials(fleet: FleetOfNodes, tmp_path: Path) -> None:
+def test_a_certificate_must_name_the_host_that_keda_calls(fleet: FleetOfNodes, tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     pair = authority.issue("instance")
     fleet.server.scale("llama", 0)
@@ -254,9 +257,9 @@ def test_a_certificate_is_held_against_the_host_that_keda_dials(fleet: FleetOfNo
             labels={"app.kubernetes.io/name": "keda-gpu-scaler", "app.kubernetes.io/component": "frontend"},
         )  # fmt: skip
         fleet.server.forwards["keda", "front", 6000] = instance.port
-        asked = ("ai/llama", "--json", "--namespace-of-scaler", "keda", "--tls-ca", str(authority.certificate))
-        outcome = explain(fleet, *asked)
-        assert (outcome.returncode, told(outcome)["value"]) == (0, 0.0)
-        refused = explain(fleet, *asked, "--tls-server-name", "another")
+        arguments = ("ai/llama", "--json", "--namespace-of-scaler", "keda", "--tls-ca", str(authority.certificate))
+        outcome = explain(fleet, *arguments)
+        assert (outcome.returncode, parsed(outcome)["value"]) == (0, 0.0)
+        refused = explain(fleet, *arguments, "--tls-server-name", "another")
         assert refused.returncode == 3
-        assert "its certificate bears another name" in told(refused)["error"]["details"]
+        assert "its certificate contains another name" in parsed(refused)["error"]["details"]

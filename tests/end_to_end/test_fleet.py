@@ -351,7 +351,7 @@ def test_probe_shows_how_the_answer_came_about(fleet: FleetOfNodes) -> None:
     asked = (*COMMAND, "probe", "--address", f"127.0.0.1:{fleet.nodes['a'].port}", "--namespace", "ai")
     shown = subprocess.run((*asked, "--name", "llama", "--replicas", "2"), capture_output=True, text=True, check=True)
     assert "value       132" in shown.stdout
-    assert "coverage    2 of 2 ready pods seen, scope workload" in shown.stdout
+    assert "coverage    2 of 2 ready pods with a value, scope workload" in shown.stdout
     assert "pod llama-1: 40 % on node b: GPU 0 NVIDIA H100 40 %" in shown.stdout
     told = subprocess.run((*asked, "--name", "nobody", "--json"), capture_output=True, text=True, check=False)
     evaluation = json.loads(told.stdout)["evaluation"]

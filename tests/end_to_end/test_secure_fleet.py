@@ -136,9 +136,9 @@ def test_probe_asks_over_tls_and_says_what_to_try_where_it_is_refused(secured: S
         shown = subprocess.run((*asked, *known, *own), capture_output=True, text=True, check=True)
         assert "value       30" in shown.stdout
         for flags, hint in (
-            ((), "does it speak TLS? Name its CA with --tls-ca"),
-            (known, "does it ask for a certificate? Show one with --tls-cert and --tls-key"),
-            ((*known[:2], *own), "its certificate bears another name: give that one with --tls-server-name"),
+            ((), "if the server uses TLS, give its CA with --tls-ca"),
+            (known, "if the server requires a client certificate, give one with --tls-cert and --tls-key"),
+            ((*known[:2], *own), "its certificate contains another name: give that name with --tls-server-name"),
             (("--tls-ca", str(stranger.certificate), *known[2:], *own), "its certificate is not of this --tls-ca"),
             ((*known, *_flags(stranger.issue("stranger"))), "is the --tls-cert of the CA that it asks for"),
         ):

@@ -1,50 +1,67 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be done from a shell? One command a module, imported only when it is called."""
+"""The program's command line: each command is a module that is imported only when it runs."""
 
 import importlib
 import sys
+from typing import NamedTuple
 
 import click
 
+
+class _CommandEntry(NamedTuple):
+    """The module of a command, relative to this package, and its line in ``--help``."""
+
+    module: str
+    summary: str
+
+
 _COMMANDS = {
-    "doctor": "check a node or a cluster for what would keep it from working",
-    "explain": "show why a ScaledObject has its size: pods, readings, verdict, and what the HPA makes of it",
-    "probe": "ask an external scaler as KEDA does, and show what the HPA would decide",
-    "record": "write what the devices do to a file that replay:PATH can play",
-    "serve": "answer KEDA (the DaemonSet's command)",
-    "top": "show every device of the fleet, and who holds it: live, or one picture",
-    "validate": "check the ScaledObjects in YAML files, before a cluster does",
-    "version": "print the version",
+    "doctor": _CommandEntry("doctor.command", "check a node or a cluster for problems"),
+    "explain": _CommandEntry("explain.command", "show why a ScaledObject has its size"),
+    "probe": _CommandEntry("probe.command", "call an external scaler as KEDA does, and show what the HPA would decide"),
+    "record": _CommandEntry("record", "record the devices to a file for --backend replay:PATH"),
+    "serve": _CommandEntry("serve", "read the devices and answer KEDA; the command of the DaemonSet"),
+    "top": _CommandEntry("top.command", "show every device of the fleet and its holders, live or once"),
+    "validate": _CommandEntry("validate.command", "check the ScaledObjects in YAML files"),
+    "version": _CommandEntry("version", "print the version"),
 }
 
+HELP = """KEDA external scaler for GPU workloads: it reads the devices and the engines itself.
 
-_MODULES = {name: f"{__name__}.{name}" for name in ("record", "serve", "version")}
+\b
+keda-gpu-scaler serve
+    read the GPUs of this machine, and answer KEDA on port 6000
+keda-gpu-scaler probe --metadata profile=triton-inference --replicas 3
+    show the answers to KEDA, and what the HPA would decide
+keda-gpu-scaler explain ai/llama
+    show why this ScaledObject has its size
+"""
 
 
 class _Commands(click.Group):
-    """Finds a command in the module of its name: serving must not pay for the screens of the others."""
+    """Imports a command's module when the command is called, so that ``serve`` does not load the others."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _COMMANDS:
+        entry = _COMMANDS.get(cmd_name)
+        if entry is None:
             return None
         if cmd_name == "serve":
             _import_asyncio_without_openssl()
-        module = importlib.import_module(_MODULES.get(cmd_name, f"{__name__}.{cmd_name}.command"))
-        command: click.Command = getattr(module, cmd_name)
+        command: click.Command = getattr(importlib.import_module(f"{__name__}.{entry.module}"), cmd_name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl(sorted(_COMMANDS.items()))
+            formatter.write_dl([(name, _COMMANDS[name].summary) for name in sorted(_COMMANDS)])
 
 
 def _import_asyncio_without_openssl() -> None:
-    """Spare every node four MiB: asyncio does without OpenSSL where Python has none, and gRPC brings its own TLS.
+    """Save four MiB on every node: asyncio works without OpenSSL, and gRPC has its own TLS.
 
-    Only asyncio is told so; whoever imports ``ssl`` later gets it (docs/decisions/0001-dependencies.md).
+    Only asyncio's import is affected; a later import of ``ssl`` works (docs/decisions/0001-dependencies.md).
     """
     if "asyncio" not in sys.modules and "ssl" not in sys.modules:
         sys.modules["ssl"] = None  # type: ignore[assignment]
@@ -52,13 +69,9 @@ def _import_asyncio_without_openssl() -> None:
         del sys.modules["ssl"]
 
 
-@click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+# Each command's help is an argument and not a docstring, because python -OO removes docstrings.
+@click.command(
+    cls=_Commands, help=HELP, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 def main() -> None:
-    """Scale GPU workloads on what their GPUs do: a KEDA external scaler.
-
-    \b
-    keda-gpu-scaler serve                      read this machine's GPUs, answer KEDA on port 6000
-    keda-gpu-scaler probe --metadata profile=triton-inference --replicas 3
-                                               what would KEDA be told, and the HPA decide?
-    keda-gpu-scaler explain ai/llama           why does this ScaledObject have the size it has?
-    """
+    """Run the command that the command line names."""

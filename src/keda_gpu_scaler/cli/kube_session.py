@@ -1,60 +1,58 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How does a command at a shell reach a cluster, and an instance in it?
+"""Gives a command access to a cluster and to an instance in it, with blocking calls.
 
-The law of this module: commands wait for it, so that they need no event loop of their own; whatever cannot be had is a
-``KubeError``, whose text is a sentence.
+Law: every problem with the cluster is a ``KubeError``, whose text is a sentence.
 """
 
 import asyncio
 import contextlib
 import os
-import sys
 import tempfile
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
-
-import click
 
 from keda_gpu_scaler.kube.auth import ClientConfig, in_cluster, kubeconfig, service_account
 from keda_gpu_scaler.kube.port_forward import PortForwarder
 from keda_gpu_scaler.kube.scaler_discovery import ScalerPod, find_scaler, hpa, scaled
 
-_PATIENCE_SECONDS = 1.0
-
 Result = TypeVar("Result")
 
 
 def access_of(path: str | None, scratch: Path) -> ClientConfig:
-    """Return the access that was asked for: a kubeconfig's, the pod's own, or the one that kubectl would use.
+    """Return the access to a cluster: of this kubeconfig, or else of the pod, or else of the file that kubectl uses.
+
+    Args:
+        path: the kubeconfig; None for one of the others.
+        scratch: a directory for the files that TLS reads.
 
     Raises:
-        KubeError: there is none, or it cannot be used.
+        KubeError: there is no access, or it cannot be used.
     """
     if path is None and in_cluster():
         return service_account()
-    return kubeconfig(Path(path or usual_kubeconfig()), scratch, runs_plugins=True)
+    return kubeconfig(Path(path or default_kubeconfig()), scratch, runs_plugins=True)
 
 
-def usual_kubeconfig() -> Path:
-    """Return the kubeconfig that kubectl would use."""
+def default_kubeconfig() -> Path:
+    """Return the kubeconfig that kubectl uses."""
     return Path(os.environ.get("KUBECONFIG", "").split(os.pathsep)[0] or Path.home() / ".kube" / "config")
 
 
-def is_reachable(path: str | None) -> bool:
-    """Whether there is a way to a cluster at all, good or bad."""
-    return path is not None or in_cluster() or usual_kubeconfig().exists()
+def is_configured(path: str | None) -> bool:
+    """Whether there is an access to a cluster, valid or not."""
+    return path is not None or in_cluster() or default_kubeconfig().exists()
 
 
 class KubeSession:
-    """A cluster that is asked one thing after the other, while its ``with`` block lasts.
+    """A connection to a cluster for the time of a ``with`` block. An event loop in a thread makes the calls.
 
-    ``namespace`` is the one that the access is in.
+    ``namespace`` is the default namespace of the access.
 
     Args:
-        path: a kubeconfig; None for the pod's own access, or what kubectl would use.
+        path: the kubeconfig; None for the pod's own access, or for the file that kubectl uses.
 
     Raises:
         KubeError: on entering, when the access cannot be used.
@@ -66,7 +64,7 @@ class KubeSession:
         self.namespace = "default"
 
     def __enter__(self) -> Self:
-        # The files that TLS wants are read at once: nothing of them needs to stay.
+        # The HTTP client reads the TLS files now, so the directory is not needed later.
         with tempfile.TemporaryDirectory() as scratch:
             access = access_of(self._path, Path(scratch))
             self._api = PortForwarder(access)
@@ -79,68 +77,56 @@ class KubeSession:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.hang_up()
-        self._wait(self._api.close())
+        self.close_forwards()
+        self._run(self._api.close())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
 
     @property
     def failure(self) -> str:
-        """Why the forwarded connection cannot be had, empty while it can."""
+        """Why the port-forward does not work; empty while it works."""
         return self._api.failure
 
     def scaled(self, namespace: str, name: str) -> dict[str, Any]:
         """Return a ScaledObject or ScaledJob.
 
         Raises:
-            KubeError: there is none.
+            KubeError: it does not exist, or cannot be read.
         """
-        return self._wait(scaled(self._api, namespace, name))
+        return self._run(scaled(self._api, namespace, name))
 
     def hpa(self, namespace: str, name: str) -> dict[str, Any] | None:
-        """Return a HorizontalPodAutoscaler, None where it cannot be read."""
-        return self._wait(hpa(self._api, namespace, name))
+        """Return a HorizontalPodAutoscaler; None where it cannot be read."""
+        return self._run(hpa(self._api, namespace, name))
 
     def instance(self, scaler_address: str, namespace: str) -> ScalerPod:
-        """Find an instance of ours.
+        """Find an instance of the scaler.
+
+        Args:
+            scaler_address: a trigger's; empty to find an instance by its label.
+            namespace: where to look; empty for every namespace.
 
         Raises:
             KubeError: there is none.
         """
-        return self._wait(find_scaler(self._api, scaler_address, namespace))
+        return self._run(find_scaler(self._api, scaler_address, namespace))
 
     def forward(self, instance: ScalerPod) -> str:
-        """Return an address of this machine that is the instance's, until ``hang_up``.
+        """Return a local address that is forwarded to the instance, until ``close_forwards``.
 
         Raises:
             KubeError: the API server refuses.
         """
         stack = contextlib.AsyncExitStack()
-        port = self._wait(stack.enter_async_context(self._api.forward(instance.namespace, instance.pod, instance.port)))
+        port = self._run(stack.enter_async_context(self._api.forward(instance.namespace, instance.pod, instance.port)))
         self._forwards.append(stack)
         return f"127.0.0.1:{port}"
 
-    def hang_up(self) -> None:
-        """End every forwarded connection."""
+    def close_forwards(self) -> None:
+        """Close every forwarded connection."""
         while self._forwards:
-            self._wait(self._forwards.pop().aclose())
+            self._run(self._forwards.pop().aclose())
 
-    def _wait(self, work: Coroutine[Any, Any, Result]) -> Result:
+    def _run(self, work: Coroutine[Any, Any, Result]) -> Result:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
-
-
-@contextlib.contextmanager
-def patience(text: str) -> Iterator[None]:
-    """Say on a terminal what takes so long, after a second, and wipe it away when it is done."""
-    if not sys.stderr.isatty():
-        yield
-        return
-    timer = threading.Timer(_PATIENCE_SECONDS, lambda: click.echo(f"\r{text} …", nl=False, err=True))
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-        timer.join()
-        click.echo(f"\r{' ' * (len(text) + 2)}\r", nl=False, err=True)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What does a log line look like? Readable on a terminal, one JSON object a line elsewhere.
+"""Sets up logging: readable lines on a terminal, one JSON object per line elsewhere.
 
-The law of this module: logging holds nobody up. Lines are written by a thread of their own, and dropped and
-counted when whoever reads them does not keep up.
+Law: logging never blocks its caller. A thread writes the lines. Lines are dropped and counted when their reader is too
+slow.
 """
 
 import atexit
@@ -14,19 +14,19 @@ import threading
 from datetime import UTC, datetime
 from typing import TextIO
 
-WAITING_LINES = 1000
-"""So many lines wait to be written; more are dropped."""
-LAST_WORDS_SECONDS = 1.0
-"""How long the process waits at its end for the last lines to be written."""
+MAX_QUEUED_LINES = 1000
+"""At most this many lines wait to be written; further lines are dropped."""
+FLUSH_SECONDS = 1.0
+"""The process waits at most this long, at its end, until the last lines are written."""
 
 _BUILT_IN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-# What gRPC's core says of a peer that sends nonsense or leaves in the middle: no defect here, and as many
-# tracebacks as a stranger likes.
-_PEERS_DOING = frozenset({"DecodeError", "ExecuteBatchError", "AbortError"})
+# gRPC raises these when a peer sends invalid messages or disconnects early. They are no defect of this program, and a
+# peer could cause any number of tracebacks.
+_ERRORS_BY_PEERS = frozenset({"DecodeError", "ExecuteBatchError", "AbortError"})
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: ``time`` (RFC 3339, UTC), ``level``, ``logger``, ``message`` and any extra fields."""
+    """Formats a record as one JSON object: ``time`` (RFC 3339, UTC), ``level``, ``logger``, ``message``, extras."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
@@ -43,25 +43,25 @@ class JsonFormatter(logging.Formatter):
 
 
 class ThreadedHandler(logging.Handler):
-    """Formats a record where it is logged, and writes it to ``stream`` in a thread of its own."""
+    """Formats a record in the thread that logs it, and writes it to ``stream`` in another thread."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__()
         self._stream = stream
-        self._lines: queue.Queue[str] = queue.Queue(WAITING_LINES)
+        self._lines: queue.Queue[str] = queue.Queue(MAX_QUEUED_LINES)
         self._dropped = 0
         self._written = threading.Condition()
         self._waiting = 0
         threading.Thread(target=self._write, name="log", daemon=True).start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Hand a line over, or count it as dropped."""
+        """Queue a line, or count it as dropped."""
         try:
             line = self.format(record)
-        except Exception as error:  # whoever logs is not to fail by it
-            line = f"a log line of {record.name} cannot be shown: {error!r}"
+        except Exception as error:  # an error of the formatter must not reach the caller
+            line = f"a log line of {record.name} cannot be formatted: {error!r}"
         if self._dropped:
-            line = f"{line}\n{self.format(self._word_of_the_dropped(record))}"
+            line = f"{line}\n{self.format(self._dropped_record(record))}"
         try:
             self._lines.put_nowait(line)
         except queue.Full:
@@ -71,13 +71,13 @@ class ThreadedHandler(logging.Handler):
             with self._written:
                 self._waiting += 1
 
-    def wait_until_written(self, timeout_seconds: float = LAST_WORDS_SECONDS) -> bool:
-        """Wait until every line was written, but not for a reader who does not read."""
+    def wait_until_written(self, timeout_seconds: float = FLUSH_SECONDS) -> bool:
+        """Wait until every line is written, or the time is over; return whether every line is written."""
         with self._written:
             return self._written.wait_for(lambda: self._waiting <= 0, timeout_seconds)
 
-    def _word_of_the_dropped(self, record: logging.LogRecord) -> logging.LogRecord:
-        text = f"{self._dropped} log lines before this one were dropped: nobody read them"
+    def _dropped_record(self, record: logging.LogRecord) -> logging.LogRecord:
+        text = f"{self._dropped} log lines before this one were dropped: their reader is too slow"
         return logging.LogRecord(__name__, logging.WARNING, record.pathname, 0, text, (), None)
 
     def _write(self) -> None:
@@ -87,25 +87,25 @@ class ThreadedHandler(logging.Handler):
                 self._stream.write(line + "\n")
                 self._stream.flush()
             except (OSError, ValueError):
-                pass  # the reader is gone, and there is nobody else to tell
+                pass  # the reader has closed the stream, and there is no other place to report it
             with self._written:
                 self._waiting -= 1
                 self._written.notify_all()
 
 
-def is_news(record: logging.LogRecord) -> bool:
-    """Whether a record is more than gRPC's word of a peer that sent nonsense or left."""
+def is_own_record(record: logging.LogRecord) -> bool:
+    """Whether a record is something else than gRPC's report of a peer's error."""
     error = record.exc_info[0] if record.exc_info else None
-    return error is None or error.__name__ not in _PEERS_DOING
+    return error is None or error.__name__ not in _ERRORS_BY_PEERS
 
 
 def set_up(level: str, style: str) -> ThreadedHandler | None:
-    """Log to standard error at ``level``; ``style`` is text, json, or auto for whichever suits it.
+    """Log to standard error at ``level``; ``style`` is text, json, or auto: text on a terminal, json elsewhere.
 
-    Returns what writes the lines, or None where standard error is closed.
+    Returns the handler, or None where standard error is closed.
     """
     stream: TextIO | None = sys.stderr
-    if stream is None:  # closed by whoever started us: there is nobody to tell
+    if stream is None:  # closed by the parent process
         logging.disable()
         return None
     if style == "auto":
@@ -114,7 +114,7 @@ def set_up(level: str, style: str) -> ThreadedHandler | None:
     handler.setFormatter(
         JsonFormatter() if style == "json" else logging.Formatter("%(asctime)s %(levelname)-7s %(message)s")
     )
-    handler.addFilter(is_news)
+    handler.addFilter(is_own_record)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     atexit.register(handler.wait_until_written)
     return handler

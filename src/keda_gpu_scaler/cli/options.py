@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which flags are there? Each is a setting of ``Config``, and also an environment variable."""
+"""Declares the flags of ``Config``'s settings, each with its environment variable."""
 
 import re
 from collections.abc import Callable
@@ -28,10 +28,10 @@ class _Port(click.ParamType[int]):
 
 class _Flag(click.Option):
     def value_from_envvar(self, ctx: click.Context) -> Any:
-        """Leave out what Kubernetes puts there by itself.
+        """Ignore a variable that Kubernetes sets.
 
-        Beside a Service named keda-gpu-scaler every container gets KEDA_GPU_SCALER_PORT=tcp://… ("service
-        links"), which is nobody's wish.
+        With a Service named keda-gpu-scaler in its namespace, every container has KEDA_GPU_SCALER_PORT=tcp://…
+        (a "service link"), which is not a setting.
         """
         value = super().value_from_envvar(ctx)
         return None if isinstance(value, str) and _SERVICE_LINK.match(value) else value
@@ -46,7 +46,7 @@ _PLACEHOLDERS = {
     "sample_interval": "SECONDS",
     "stale_after": "SECONDS",
     "pod_resources": "PATH",
-    "peers": "WHERE",
+    "peers": "SOURCE",
     "kubeconfig": "PATH",
     "scrape_interval": "SECONDS",
     "demand_interval": "SECONDS",
@@ -92,7 +92,7 @@ def flag(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 
 def flags(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return the decorator that gives a command the flags of several settings, in this order."""
+    """Return the decorator that gives a command the flags of these settings, in this order."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         for name in reversed(names):
@@ -103,7 +103,7 @@ def flags(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 
 def config_of(settings: dict[str, Any]) -> Config:
-    """Build the configuration from what was given; what was not given keeps its default.
+    """Build the configuration from the flags; a setting that is None keeps its default.
 
     Raises:
         ConfigError: the settings contradict each other.

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How is what the devices do written to a file that ``replay:PATH`` can play?
+"""Runs the command ``record``: writes the devices' readings to a file that ``replay:PATH`` can play.
 
-The law of this module: a stop ends it, whoever hangs. The devices are read in the sampler's thread and the
-main thread waits and writes, so that a driver that hangs is left behind; a pipe that nobody reads is given up
-a second after the stop.
+Law: a stop signal ends the recording even if a call hangs. The sampler's thread reads the devices and the main thread
+waits and writes, so a driver that hangs is left behind. A write that hangs is aborted one second after the signal.
 """
 
 import math
@@ -19,114 +18,129 @@ import click
 
 from keda_gpu_scaler.cli.logs import set_up
 from keda_gpu_scaler.cli.options import BACKEND_FLAGS, config_of, flags
-from keda_gpu_scaler.config import ConfigError
-from keda_gpu_scaler.core.interfaces import BackendError
+from keda_gpu_scaler.config import Config, ConfigError
+from keda_gpu_scaler.core.interfaces import Backend, BackendError
 from keda_gpu_scaler.core.types import Snapshot
 from keda_gpu_scaler.sampler import Sampler
 from keda_gpu_scaler.wire.recording import RecordingError, RecordingWriter
 from keda_gpu_scaler.wire.snapshot_codec import CodecError
 
 GRACE_SECONDS = 1.0
-"""How long a write may take that was under way when the stop came."""
+"""Time limit of a write that is in progress when the stop signal arrives."""
 
 MAX_DURATION_SECONDS = 10**9
 
 _ALARM_SECONDS = 0.25
-_LOOK_SECONDS = 1.0
+_POLL_SECONDS = 1.0
 
-Heard = Snapshot | str | None
-"""What the main thread waits for: a snapshot, the sentence of a failure, or None for the stop."""
-
-
-class _GivenUp(BaseException):  # like KeyboardInterrupt: no error that anybody on the way would handle
-    """The stop came, and a second later a call still waits for somebody who does not come."""
+SamplerEvent = Snapshot | str | None
+"""The main thread waits for these: a snapshot, the sentence of a failure, or None for the stop signal."""
 
 
-@click.command()
+class _WriteAborted(BaseException):  # as KeyboardInterrupt: no handler of errors must catch it
+    """The stop signal arrived, and a write still hangs one second later."""
+
+
+HELP = """Record the devices of this node to a file.
+
+\b
+keda-gpu-scaler record --out gpus.jsonl.gz --duration 600
+    record the GPUs of this machine for ten minutes
+keda-gpu-scaler record --out - --duration 0
+    print one snapshot
+keda-gpu-scaler serve --backend replay:gpus.jsonl.gz
+    replay the recording
+
+SIGTERM and Ctrl-C end the recording. The file is complete.
+
+Exit status: 0 recorded, 1 no device, or a file that cannot be written (one sentence says why), 2 wrong usage.
+"""
+
+
+@click.command(help=HELP)
 @click.option(
-    "--out", required=True, metavar="FILE", help="The file to write; gzipped when it ends in .gz, - for stdout."
+    "--out",
+    required=True,
+    metavar="FILE",
+    help="The file to write, with gzip where its name ends in .gz; - for standard output.",
 )
 @click.option(
     "--duration",
     type=click.FloatRange(min=0, max=MAX_DURATION_SECONDS),
     metavar="SECONDS",
-    help="Stop after so many seconds; 0 takes one snapshot. Without it, Ctrl-C stops.",
+    help="Stop after this time; 0 records one snapshot.  [default: until Ctrl-C]",
 )
 @click.option("--overwrite", is_flag=True, help="Replace the file if it exists.")
 @flags(*BACKEND_FLAGS, "sample_interval", "log_level")
 def record(out: str, duration: float | None, overwrite: bool, **settings: Any) -> None:
-    """Record this node's devices.
-
-    \b
-    keda-gpu-scaler record --out gpus.jsonl.gz --duration 600
-        ten minutes of this machine's GPUs
-    keda-gpu-scaler record --out - --duration 0
-        one snapshot, to standard output
-    keda-gpu-scaler serve --backend replay:gpus.jsonl.gz
-        play it
-
-    SIGTERM and Ctrl-C end the recording; it is whole then.
-
-    Exit status: 0 recorded, 1 nothing to record or nowhere to write it (one sentence says why), 2 wrong usage.
-    """
+    """Open the devices and write their snapshots until the time is over or a signal arrives."""
     from keda_gpu_scaler.agent import open_backend
 
     try:
-        # Nothing grows stale in a recording: the limit only has to suit the interval.
+        # A recording has no stale snapshots; the setting only has to fit the interval.
         config = config_of({**settings, "stale_after": max(10.0, 2 * settings["sample_interval"])})
     except ConfigError as error:
         raise click.UsageError(str(error)) from error
     set_up(config.log_level, "text")
-    heard: queue.SimpleQueue[Heard] = queue.SimpleQueue()
     try:
         backend = open_backend(config)
         if backend.deviceless:
             raise BackendError(f"--backend {config.backend} has no device, so there is nothing to record")
-
-        def published() -> None:
-            history = sampler.history
-            heard.put(history.newest if history and sampler.failure is None else sampler.failure)
-
-        interval = config.sample_interval
-        sampler = Sampler(backend, node=config.node_name, interval_seconds=interval, on_publish=published)
-        try:
-            with _stops(lambda: heard.put(None)):
-                # A thread inherits what is blocked: the alarm must not interrupt a call of the driver.
-                signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
-                sampler.start()
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
-                _record(heard, out, duration, overwrite=overwrite, interval_seconds=interval)
-        finally:
-            sampler.stop()
-    except _GivenUp:
-        where = "standard output" if out == "-" else out
-        click.echo(f"keda-gpu-scaler: stopped while {where} took no more: is it read? The end is missing", err=True)
+        _sample_and_record(backend, config, out, duration, overwrite=overwrite)
+    except _WriteAborted:
+        target = "standard output" if out == "-" else out
+        click.echo(
+            f"keda-gpu-scaler: stopped while {target} accepted no more data: check its reader. The end is missing",
+            err=True,
+        )
         sys.exit(1)
     except (BackendError, RecordingError, CodecError) as error:
         click.echo(f"keda-gpu-scaler: {error}", err=True)
         sys.exit(1)
 
 
-@contextmanager
-def _stops(wake: Callable[[], object]) -> Iterator[None]:
-    """Let SIGTERM and SIGINT call ``wake``, and after ``GRACE_SECONDS`` break off whatever hangs in this block.
+def _sample_and_record(
+    backend: Backend, config: Config, out: str, duration: float | None, *, overwrite: bool
+) -> None:  # fmt: skip
+    events: queue.SimpleQueue[SamplerEvent] = queue.SimpleQueue()
 
-    Not at once: what ends by itself is not cut in half. An alarm goes off several times a second, because a
-    signal that comes just before a call begins to wait does not end the waiting.
+    def published() -> None:
+        history = sampler.history
+        events.put(history.newest if history and sampler.failure is None else sampler.failure)
+
+    interval = config.sample_interval
+    sampler = Sampler(backend, node=config.node_name, interval_seconds=interval, on_publish=published)
+    try:
+        with _stop_signals(lambda: events.put(None)):
+            # A thread inherits the blocked signals: the alarm must not interrupt a call of the driver.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+            sampler.start()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
+            _record(events, out, duration, overwrite=overwrite, interval_seconds=interval)
+    finally:
+        sampler.stop()
+
+
+@contextmanager
+def _stop_signals(on_stop: Callable[[], object]) -> Iterator[None]:
+    """Let SIGTERM and SIGINT call ``on_stop``, and abort a call in this block that hangs ``GRACE_SECONDS`` longer.
+
+    The grace period lets a write finish that does not hang. An alarm is raised several times a second, because a
+    signal that arrives just before a call blocks does not interrupt this call.
 
     Raises:
-        _GivenUp: in a call that hung. Closing what it wrote to may hang again, and is broken off in turn.
+        _WriteAborted: in the call that hangs. If closing the file hangs too, it is aborted in the same way.
     """
-    give_up_at = math.inf
+    abort_at = math.inf
 
     def stop(*_: object) -> None:
-        nonlocal give_up_at
-        give_up_at = min(give_up_at, time.monotonic() + GRACE_SECONDS)
-        wake()
+        nonlocal abort_at
+        abort_at = min(abort_at, time.monotonic() + GRACE_SECONDS)
+        on_stop()
 
     def alarm(*_: object) -> None:
-        if time.monotonic() >= give_up_at:
-            raise _GivenUp
+        if time.monotonic() >= abort_at:
+            raise _WriteAborted
 
     handlers = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGALRM: alarm}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
@@ -140,41 +154,46 @@ def _stops(wake: Callable[[], object]) -> Iterator[None]:
 
 
 def _record(
-    heard: "queue.SimpleQueue[Heard]", out: str, duration: float | None, *, overwrite: bool, interval_seconds: float
+    events: "queue.SimpleQueue[SamplerEvent]",
+    out: str,
+    duration: float | None,
+    *,
+    overwrite: bool,
+    interval_seconds: float,
 ) -> None:
-    """Write every new snapshot until the time is up; the first one must come before there is a file."""
-    first = heard.get()
+    """Write every new snapshot until the time is over. The file is created after the first snapshot."""
+    first = events.get()
     if not isinstance(first, Snapshot):
-        raise BackendError(first or "stopped before the devices gave a reading: nothing is recorded")
+        raise BackendError(first or "stopped before the first reading of the devices: nothing is recorded")
     written = 0
     with RecordingWriter(out, first.source, overwrite=overwrite) as recording:
-        for snapshot in due(heard, first, duration, interval_seconds):
+        for snapshot in due(events, first, duration, interval_seconds):
             recording.write(snapshot)
             written += 1
     click.echo(f"wrote {written} snapshot(s) of {len(snapshot.samples)} device(s) to {out}", err=True)
 
 
 def due(
-    heard: "queue.SimpleQueue[Heard]", first: Snapshot, duration: float | None, interval_seconds: float
+    events: "queue.SimpleQueue[SamplerEvent]", first: Snapshot, duration: float | None, interval_seconds: float
 ) -> Iterator[Snapshot]:
-    """Yield the first snapshot and what follows, until the last of the duration or the stop.
+    """Yield the first snapshot and the following ones, until the end of the duration or the stop signal.
 
-    Snapshots are counted by their times, to the nearest interval: one that was read a little late belongs to
-    the recording all the same, and the next after the last is not waited for.
+    Snapshots are counted by their times, to the nearest interval: one that was read a little late still belongs to
+    the recording. The function does not wait for a snapshot after the last one.
     """
-    # A little more than the quotient, which falls short of whole numbers: 1 // 0.1 is 9.
+    # Slightly more than the quotient, which can be just below a whole number: 1 // 0.1 is 9.
     last = math.inf if duration is None else math.floor(duration / interval_seconds + 1e-9)
     ends_at = first.at_seconds + (last + 1) * interval_seconds
     yield first
-    place = 0
-    while place < last and time.monotonic() < ends_at:
+    position = 0
+    while position < last and time.monotonic() < ends_at:
         try:
-            news = heard.get(timeout=_LOOK_SECONDS)
+            event = events.get(timeout=_POLL_SECONDS)
         except queue.Empty:
             continue
-        if news is None:
+        if event is None:
             return
-        if isinstance(news, Snapshot):
-            place = round((news.at_seconds - first.at_seconds) / interval_seconds)
-            if place <= last:
-                yield news
+        if isinstance(event, Snapshot):
+            position = round((event.at_seconds - first.at_seconds) / interval_seconds)
+            if position <= last:
+                yield event

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``keda-gpu-scaler serve``: sample this node's devices and answer KEDA until told to stop."""
+"""Runs the command ``serve``: samples the devices of this node and answers KEDA."""
 
 import asyncio
 import logging
@@ -22,27 +22,30 @@ _REPEAT_SECONDS = 60.0
 _log = logging.getLogger(__name__)
 
 
-@click.command()
+_HELP = """Sample this node's devices and serve KEDA's ExternalScaler until SIGTERM or Ctrl-C.
+
+\b
+keda-gpu-scaler serve
+    read the NVIDIA GPUs of this machine
+keda-gpu-scaler serve --backend replay:gpus.csv
+    replay a log of nvidia-smi --query-gpu=... --format=csv -l 1
+keda-gpu-scaler serve --backend synthetic --port 6001
+    use a demonstration load, without a GPU
+
+Exit status: 0 stopped by a signal, 1 cannot start (one sentence says why), 2 wrong usage.
+"""
+
+
+@click.command(help=_HELP)
 @flags(*HELP)
 def serve(**settings: Any) -> None:
-    """Sample this node's devices and serve KEDA's ExternalScaler until SIGTERM or Ctrl-C.
-
-    \b
-    keda-gpu-scaler serve
-        this machine's NVIDIA GPUs
-    keda-gpu-scaler serve --backend replay:gpus.csv
-        a log of nvidia-smi --query-gpu=... --format=csv -l 1
-    keda-gpu-scaler serve --backend synthetic --port 6001
-        a demonstration load, without a GPU
-
-    Exit status: 0 stopped as told, 1 cannot start (one sentence says why), 2 wrong usage.
-    """
+    """Check the settings, then run the agent until a signal stops it."""
     try:
         config = config_of(settings)
     except ConfigError as error:
         raise click.UsageError(str(error)) from error
-    stop = _Stop()
-    # The core library writes its own lines to the terminal when a port is taken; ours says it better.
+    stop = _StopSignals()
+    # gRPC's core library prints its own lines when a port is in use. The error of this command is clearer.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from keda_gpu_scaler.agent import Agent, StartError, open_backend
 
@@ -50,11 +53,11 @@ def serve(**settings: Any) -> None:
 
     async def run() -> None:
         loop = asyncio.get_running_loop()
-        loop.set_exception_handler(_Complaints())
+        loop.set_exception_handler(_LoopErrorLog())
         agent = Agent(config, backend)
-        stop.then(lambda: loop.call_soon_threadsafe(agent.stop))
+        stop.set_action(lambda: loop.call_soon_threadsafe(agent.stop))
         await agent.run()
-        stop.then(lambda: None)
+        stop.set_action(lambda: None)
 
     try:
         backend = open_backend(config)
@@ -64,30 +67,30 @@ def serve(**settings: Any) -> None:
         sys.exit(1)
 
 
-class _Stop:
-    """What SIGTERM and Ctrl-C do, from the first moment on: as process 1 of a container an unhandled one is lost."""
+class _StopSignals:
+    """Handles SIGTERM and Ctrl-C from the start: process 1 of a container ignores a signal without a handler."""
 
     def __init__(self) -> None:
         self._action: Callable[[], object] = lambda: sys.exit(0)
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._act)
+            signal.signal(number, self._handle)
 
-    def then(self, action: Callable[[], object]) -> None:
-        """Do this from now on."""
+    def set_action(self, action: Callable[[], object]) -> None:
+        """Set the action of the signals; it replaces the action before."""
         self._action = action
 
-    def _act(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         self._action()
 
 
-class _Complaints:
-    """The event loop's complaints (no file descriptor left, for one), each at most once a minute."""
+class _LoopErrorLog:
+    """Logs errors of the event loop (for example: no file descriptor is left), each at most once a minute."""
 
     def __init__(self) -> None:
-        self._said: dict[str, float] = {}
+        self._logged_at: dict[str, float] = {}
 
     def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         sentence = f"{context['message']}: {context.get('exception', '')}"
-        if time.monotonic() - self._said.get(context["message"], -_REPEAT_SECONDS) >= _REPEAT_SECONDS:
-            self._said[context["message"]] = time.monotonic()
+        if time.monotonic() - self._logged_at.get(context["message"], -_REPEAT_SECONDS) >= _REPEAT_SECONDS:
+            self._logged_at[context["message"]] = time.monotonic()
             _log.error("%s", sentence)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which version is this?"""
+"""Runs the command ``version``."""
 
 import platform
 
@@ -8,7 +8,7 @@ import click
 from keda_gpu_scaler import __version__
 
 
-@click.command()
+@click.command(help="Print the version.")
 def version() -> None:
-    """Print the version."""
+    """Print the version of the program and of Python."""
     click.echo(f"keda-gpu-scaler {__version__} (Python {platform.python_version()})")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an explanation looks like, what is read of a ScaledObject, and what is foreseen of KEDA and the HPA."""
+"""Tests the pages of ``explain``, the reader of ScaledObjects, and the forecast of KEDA and the HPA."""
 
 import json
 import re
@@ -11,8 +11,10 @@ import pytest
 from click.testing import CliRunner
 
 from keda_gpu_scaler.cli import main
-from keda_gpu_scaler.cli.explain.forecast import decided, forecast_of
-from keda_gpu_scaler.cli.explain.render import ExplainResult, HpaStatus, as_json, hpa_status, screen
+from keda_gpu_scaler.cli.explain.forecast import forecast_of
+from keda_gpu_scaler.cli.explain.json_output import as_json
+from keda_gpu_scaler.cli.explain.render import explanation_page
+from keda_gpu_scaler.cli.explain.result import ExplainResult, HpaStatus, hpa_status
 from keda_gpu_scaler.cli.explain.scaledobject import (
     ScaledObject,
     ScaledObjectError,
@@ -21,6 +23,7 @@ from keda_gpu_scaler.cli.explain.scaledobject import (
     scaled_object_of,
 )
 from keda_gpu_scaler.cli.probe.client import Call
+from keda_gpu_scaler.cli.probe.simulation import decision_sentence
 from keda_gpu_scaler.core.hpa.controller import Behavior, Limit, Policy, PolicyType, ScalingRules, SelectPolicy
 from keda_gpu_scaler.core.hpa.replica_calculator import Tolerances
 from keda_gpu_scaler.wire import evaluation_pb2 as pb
@@ -38,7 +41,7 @@ SETTINGS = (
 
 
 def evaluation(value: float | None = 276.0, **changes: Any) -> pb.Evaluation:
-    """Three replicas, two of them seen at 92 and 184, one on a node that went silent, and one that starts."""
+    """Four replicas: two with the values 92 and 184, one on a node that does not answer, and one that starts."""
     base = pb.Evaluation(
         metric_name="keda_gpu_triton_inference",
         metric="gpu_utilization",
@@ -96,30 +99,34 @@ def evaluation(value: float | None = 276.0, **changes: Any) -> pb.Evaluation:
     return base
 
 
-DEFINITION = ScaledObject(
+SCALED_OBJECT_OF_LLAMA = ScaledObject(
     "ai", "llama", triggers=(ScaledObjectTrigger(1, {}),), min_replicas=1, max_replicas=6, hpa_name="keda-hpa-llama"
 )
 
 
 def explained(
-    told: pb.Evaluation | None, definition: ScaledObject = DEFINITION, replicas: int | None = None, **changes: Any
+    evaluated: pb.Evaluation | None,
+    scaled_object: ScaledObject = SCALED_OBJECT_OF_LLAMA,
+    replicas: int | None = None,
+    **changes: Any,
 ) -> ExplainResult:
-    declared = definition.triggers[0]
-    forecast = forecast_of(told, definition, declared, replicas) if told is not None else None
-    parts: dict[str, Any] = {"asked": "pod keda/keda-gpu-scaler-0", "evaluation": told, "forecast": forecast, **changes}
-    return ExplainResult(AT, definition, declared, 1, **parts)
+    trigger = scaled_object.triggers[0]
+    forecast = forecast_of(evaluated, scaled_object, trigger, replicas) if evaluated is not None else None
+    instance = "pod keda/keda-gpu-scaler-0"
+    parts: dict[str, Any] = {"instance": instance, "evaluation": evaluated, "forecast": forecast, **changes}
+    return ExplainResult(AT, scaled_object, trigger, 1, **parts)
 
 
-SCREENS = {
-    "one pod unseen, one not ready, and the HPA would grow": explained(
-        evaluation(), status=HpaStatus(4, 4, ("ScalingLimited False: it is within the range (DesiredWithinRange)",))
+PAGES = {
+    "one pod without a value and one not ready": explained(
+        evaluation(), hpa_status=HpaStatus(4, 4, ("ScalingLimited False: it is within the range (DesiredWithinRange)",))
     ),
     "no value": explained(
         evaluation(
-            None, with_value=0, no_value_reason="unavailable", reason="no fresh sample for 3 of 3 ready pods: node gpu-c told nothing"
+            None, with_value=0, no_value_reason="unavailable", reason="no fresh sample for 3 of 3 ready pods"
         )
     ),
-    "asleep, with demand that nobody can read": explained(
+    "scaled to zero, with unknown demand": explained(
         evaluation(
             0.0, active=False, with_value=0, expected=0, observations=[], activity_unknown=True,
             workload=pb.Workload(kind="ScaledObject", target="Deployment llama"),
@@ -127,7 +134,7 @@ SCREENS = {
             demand=pb.Demand(sentence="http://gateway:8080/metrics does not answer"),
         )
     ),
-    "devices of the fleet, without the workload": explained(
+    "devices of the fleet, without a workload": explained(
         evaluation(
             92.0, scope="fleet", workload=None, value_type="", with_value=1, expected=2,
             steps=["scope fleet: gpu_utilization of 2 device(s) of 2 nodes", "max: 92", "active: 92 is above 0"],
@@ -140,54 +147,54 @@ SCREENS = {
             ],
         )
     ),
-    "no verdict": explained(
+    "refused metadata": explained(
         None, error=Call("Explain", 1.0, "INVALID_ARGUMENT", 'metadata.targetValue: Invalid value: "eighty"')
     ),
 }  # fmt: skip
 
 
-def drawn() -> str:
+def all_pages() -> str:
     pages = [
-        f"=== {title}, {width} columns{', wide' if wide else ''}\n{screen(shown, width, wide=wide)}"
-        for title, shown in SCREENS.items()
-        for width, wide in ((80, False), (140, False), (140, True))
+        f"=== {title}, {width} columns{', wide' if is_wide else ''}\n{explanation_page(shown, width, is_wide=is_wide)}"
+        for title, shown in PAGES.items()
+        for width, is_wide in ((80, False), (140, False), (140, True))
     ]
     return "\n\n".join(re.sub(r"\d\d:04:05", "03:04:05", re.sub("\x1b\\[[0-9;]*m", "", page)) for page in pages) + "\n"
 
 
-def test_the_screens_are_those_of_the_golden_file() -> None:
-    assert drawn() == GOLDEN.read_text()
+def test_the_pages_are_those_of_the_golden_file() -> None:
+    assert all_pages() == GOLDEN.read_text()
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 140])
-@pytest.mark.parametrize("title", SCREENS)
-def test_no_line_is_wider_than_the_screen(title: str, width: int) -> None:
-    for line in screen(SCREENS[title], width).splitlines():
+@pytest.mark.parametrize("title", PAGES)
+def test_no_line_is_wider_than_the_page(title: str, width: int) -> None:
+    for line in explanation_page(PAGES[title], width).splitlines():
         assert len(re.sub("\x1b\\[[0-9;]*m", "", line)) <= width
 
 
-def test_nothing_that_a_terminal_obeys_gets_through() -> None:
+def test_an_untrusted_text_sends_no_escape_sequence() -> None:
     evil = "\x1b[2J\x07"
     shown = explained(
         evaluation(
             steps=[evil], reason=evil, hints=[evil], observations=[pb.Observation(pod=evil, node=evil, sentence=evil)]
         )
     )
-    assert "\x1b[2J" not in screen(shown, 80)
-    assert "\x07" not in screen(shown, 80)
+    assert "\x1b[2J" not in explanation_page(shown, 80)
+    assert "\x07" not in explanation_page(shown, 80)
 
 
-def test_what_the_table_shows_is_not_told_twice() -> None:
-    assert screen(SCREENS["one pod unseen, one not ready, and the HPA would grow"], 140).count("holds no device") == 1
+def test_a_sentence_of_the_table_is_not_repeated_in_the_steps() -> None:
+    assert explanation_page(PAGES["one pod without a value and one not ready"], 140).count("holds no device") == 1
 
 
-@pytest.mark.parametrize("title", SCREENS)
-def test_for_programs_every_key_is_always_there(title: str) -> None:
+@pytest.mark.parametrize("title", PAGES)
+def test_json_always_has_every_key(title: str) -> None:
     keys = set(json.loads(as_json(explained(evaluation()))))
-    assert set(json.loads(as_json(SCREENS[title]))) == keys
+    assert set(json.loads(as_json(PAGES[title]))) == keys
 
 
-# ---- what is foreseen ----
+# ---- the forecast ----
 
 
 def policy(value: int, kind: PolicyType = PolicyType.PODS) -> Policy:
@@ -195,12 +202,12 @@ def policy(value: int, kind: PolicyType = PolicyType.PODS) -> Policy:
 
 
 @pytest.mark.parametrize(
-    ("told", "definition", "replicas", "limit"),
+    ("evaluated", "scaled_object", "replicas", "limit"),
     [
-        (evaluation(600.0), DEFINITION, 6, Limit.MAX),
-        (evaluation(0.0), DEFINITION, 1, Limit.MIN),
-        (evaluation(310.0), DEFINITION, 4, Limit.TOLERANCE),
-        (evaluation(350.0), DEFINITION, 5, Limit.NONE),
+        (evaluation(600.0), SCALED_OBJECT_OF_LLAMA, 6, Limit.MAX),
+        (evaluation(0.0), SCALED_OBJECT_OF_LLAMA, 1, Limit.MIN),
+        (evaluation(310.0), SCALED_OBJECT_OF_LLAMA, 4, Limit.TOLERANCE),
+        (evaluation(350.0), SCALED_OBJECT_OF_LLAMA, 5, Limit.NONE),
         (
             evaluation(600.0),
             ScaledObject(
@@ -220,68 +227,88 @@ def policy(value: int, kind: PolicyType = PolicyType.PODS) -> Policy:
             3,
             Limit.RATE_DOWN,
         ),
-        (evaluation(None), DEFINITION, 4, Limit.NO_METRIC),
+        (evaluation(None), SCALED_OBJECT_OF_LLAMA, 4, Limit.NO_METRIC),
         (
             evaluation(0.0, workload=pb.Workload(kind="ScaledObject", target="Deployment llama")),
-            DEFINITION,
+            SCALED_OBJECT_OF_LLAMA,
             0,
             Limit.DISABLED,
         ),
     ],
     ids=[
-        "as many as there may be", "as few as there may be", "near enough", "one more", "no faster than a policy",
-        "no faster down either", "without a value nothing", "asleep the HPA has no say",
+        "the maximum", "the minimum", "the tolerance", "no limit", "a policy for scaling up",
+        "a policy for scaling down", "no value", "the HPA is disabled at zero replicas",
     ],
 )  # fmt: skip
-def test_the_limit_that_bites_is_named(
-    told: pb.Evaluation, definition: ScaledObject, replicas: int, limit: Limit
+def test_the_limit_that_applies_is_named(
+    evaluated: pb.Evaluation, scaled_object: ScaledObject, replicas: int, limit: Limit
 ) -> None:
-    decision = forecast_of(told, definition, definition.triggers[0]).decision
+    decision = forecast_of(evaluated, scaled_object, scaled_object.triggers[0]).decision
     assert decision is not None
     assert (decision.replicas, decision.limit) == (replicas, limit)
 
 
-def of_keda(told: pb.Evaluation, **changes: Any) -> str:
-    definition = ScaledObject("ai", "llama", triggers=(ScaledObjectTrigger(1, {}),), **changes)
-    return " | ".join(forecast_of(told, definition, definition.triggers[0]).keda)
+def keda_sentences(evaluated: pb.Evaluation, **changes: Any) -> str:
+    scaled_object = ScaledObject("ai", "llama", triggers=(ScaledObjectTrigger(1, {}),), **changes)
+    return " | ".join(forecast_of(evaluated, scaled_object, scaled_object.triggers[0]).keda)
 
 
-ASLEEP = pb.Workload(kind="ScaledObject", target="Deployment llama")
+SCALED_TO_ZERO = pb.Workload(kind="ScaledObject", target="Deployment llama")
 
 
 @pytest.mark.parametrize(
-    ("told", "changes", "sentence"),
+    ("evaluated", "changes", "sentence"),
     [
-        (evaluation(0.0, active=False), {}, "KEDA scales it to 0 when it was inactive for 300 s (cooldownPeriod)"),
-        (evaluation(0.0, active=False), {"min_replicas": 2}, "changes nothing: minReplicaCount is 2"),
+        (
+            evaluation(0.0, active=False),
+            {},
+            "KEDA sets the size to 0 when the trigger has not been active for 300 s (cooldownPeriod)",
+        ),
+        (
+            evaluation(0.0, active=False),
+            {"min_replicas": 2},
+            "the trigger is inactive, and the HPA still decides: minReplicaCount is 2",
+        ),
         (
             evaluation(0.0, active=False),
             {"min_replicas": 2, "idle_replicas": 0, "cooldown_seconds": 60.0, "others": ("cron",)},
-            "KEDA scales it to 0 when it was inactive for 60 s (cooldownPeriod) and no other trigger is active",
+            "KEDA sets the size to 0 when no trigger has been active for 60 s (cooldownPeriod)",
         ),
-        (evaluation(0.0, workload=ASLEEP), {"min_replicas": 0}, "KEDA wakes it: 1 at once"),
-        (evaluation(0.0, active=False, workload=ASLEEP), {}, "it stays asleep until a trigger is active"),
-        (evaluation(None), {}, "KEDA gets an error: the HPA leaves the size alone (no fallback is set)"),
-        (evaluation(None), {"fallback": (3, 5)}, "after 3 of them its fallback sets 5 replicas"),
-        (evaluation(5.0, activity_unknown=True), {}, "IsActive is an error too"),
+        (
+            evaluation(0.0, workload=SCALED_TO_ZERO),
+            {"min_replicas": 0},
+            "KEDA activates the workload: it sets the size to 1, and then the HPA decides",
+        ),
+        (
+            evaluation(0.0, active=False, workload=SCALED_TO_ZERO),
+            {},
+            "the workload stays at 0 replicas until a trigger is active",
+        ),
+        (evaluation(None), {}, "KEDA gets an error, and no fallback is set: the HPA does not change the size"),
+        (evaluation(None), {"fallback": (3, 5)}, "after 3 errors its fallback sets the size to 5"),
+        (evaluation(5.0, activity_unknown=True), {}, "KEDA discards the value, because IsActive returns an error"),
         (evaluation(301.0), {"kind": "ScaledJob", "max_replicas": 4}, "KEDA keeps 4 jobs running: ceil(301 / 75)"),
-        (evaluation(), {"paused": "autoscaling.keda.sh/paused: true"}, "KEDA does nothing: it is paused"),
+        (
+            evaluation(),
+            {"paused": "autoscaling.keda.sh/paused: true"},
+            "KEDA does nothing: the annotation autoscaling.keda.sh/paused: true pauses it",
+        ),
         (evaluation(), {"has_formula": True}, "scalingModifiers"),
     ],
 )
-def test_what_keda_does_itself_is_said(told: pb.Evaluation, changes: dict[str, Any], sentence: str) -> None:
-    assert sentence in of_keda(told, **changes)
+def test_the_forecast_says_what_keda_does(evaluated: pb.Evaluation, changes: dict[str, Any], sentence: str) -> None:
+    assert sentence in keda_sentences(evaluated, **changes)
 
 
-def test_a_size_that_nobody_knows_leads_to_no_decision_until_it_is_given() -> None:
-    told = evaluation(92.0, workload=None)
-    assert forecast_of(told, DEFINITION, DEFINITION.triggers[0]).decision is None
-    decision = forecast_of(told, DEFINITION, DEFINITION.triggers[0], 1).decision
+def test_an_unknown_size_leads_to_no_decision_until_it_is_given() -> None:
+    evaluated = evaluation(92.0, workload=None)
+    assert forecast_of(evaluated, SCALED_OBJECT_OF_LLAMA, SCALED_OBJECT_OF_LLAMA.triggers[0]).decision is None
+    decision = forecast_of(evaluated, SCALED_OBJECT_OF_LLAMA, SCALED_OBJECT_OF_LLAMA.triggers[0], 1).decision
     assert decision is not None
     assert decision.replicas == 2
 
 
-def test_the_tolerance_is_the_one_that_the_behaviour_gives() -> None:
+def test_the_tolerance_is_that_of_the_behavior() -> None:
     narrow = ScaledObject("ai", "llama", triggers=(ScaledObjectTrigger(1, {}),), tolerances=Tolerances(0.01, 0.01))
     decision = forecast_of(evaluation(310.0), narrow, narrow.triggers[0]).decision
     assert decision is not None
@@ -291,29 +318,31 @@ def test_the_tolerance_is_the_one_that_the_behaviour_gives() -> None:
 @pytest.mark.parametrize(
     ("value_type", "value", "replicas", "measured"),
     [("AverageValue", 450.0, 6, "450 is 1.200 of 5 * 75"), ("Value", 100.0, 4, "100 is 1.333 of 75")],
-    ids=["the total is shared by as many as there are", "the mean is for those that are ready"],
+    ids=["the total is divided by status.replicas", "the mean is multiplied by the ready pods"],
 )
-def test_while_pods_come_and_go_each_type_counts_its_own(
+def test_each_metric_type_uses_its_own_count_of_pods(
     value_type: str, value: float, replicas: int, measured: str
 ) -> None:
     sizes = pb.Workload(kind="ScaledObject", target="Deployment llama", wanted=4, actual=5, ready=3)
-    told = evaluation(value, value_type=value_type, workload=sizes)
-    recommendation = forecast_of(told, DEFINITION, DEFINITION.triggers[0]).recommendation
+    evaluated = evaluation(value, value_type=value_type, workload=sizes)
+    recommendation = forecast_of(evaluated, SCALED_OBJECT_OF_LLAMA, SCALED_OBJECT_OF_LLAMA.triggers[0]).recommendation
     assert recommendation is not None
     assert recommendation.replicas == replicas
     assert recommendation.sentence.startswith(measured)
 
 
-def test_shrinking_waits_as_long_as_the_behaviour_says() -> None:
-    definition = ScaledObject(
+def test_scaling_down_waits_for_the_stabilization_window_of_the_behavior() -> None:
+    scaled_object = ScaledObject(
         "ai", "llama", triggers=(ScaledObjectTrigger(1, {}),), behavior=Behavior(down=ScalingRules((policy(9),), 120.0))
     )
-    forecast = forecast_of(evaluation(75.0), definition, definition.triggers[0])
+    forecast = forecast_of(evaluation(75.0), scaled_object, scaled_object.triggers[0])
     assert forecast.decision is not None
-    assert "once all recommendations of 120 s are this low" in decided(forecast.decision, forecast.current, definition)
+    assert "when all recommendations of the last 120 s are this low" in decision_sentence(
+        forecast.decision, forecast.current, scaled_object.down_window_seconds
+    )
 
 
-# ---- what a ScaledObject says ----
+# ---- reading a ScaledObject ----
 
 SCALED_OBJECT = """
 apiVersion: keda.sh/v1alpha1
@@ -336,7 +365,7 @@ spec:
 """
 
 
-def test_everything_that_matters_is_read_of_a_scaled_object() -> None:
+def test_a_scaled_object_is_read_completely() -> None:
     found = read_scaled_object(SCALED_OBJECT, "ai", "")
     assert found.triggers == (
         ScaledObjectTrigger(2, {"scalerAddress": "keda-gpu-scaler.keda:6000", "targetValue": "60"}, "Value"),
@@ -363,12 +392,12 @@ def test_everything_that_matters_is_read_of_a_scaled_object() -> None:
         {"advanced": {"horizontalPodAutoscalerConfig": {"behavior": {"scaleUp": {"tolerance": "none"}}}}},
     ],
 )  # fmt: skip
-def test_whatever_strangers_write_is_a_definition(spec: object) -> None:
+def test_an_invalid_field_has_its_default(spec: object) -> None:
     found = scaled_object_of({"kind": "ScaledObject", "metadata": {"name": "x"}, "spec": spec})
     assert (found.min_replicas, found.max_replicas, found.behavior) == (0, 100, None)
 
 
-def test_a_behaviour_that_cannot_be_read_is_remarked() -> None:
+def test_a_behavior_that_cannot_be_read_is_a_remark() -> None:
     behavior = {"scaleUp": {"policies": [{"type": "Nodes", "value": 1, "periodSeconds": 1}]}}
     found = scaled_object_of({"spec": {"advanced": {"horizontalPodAutoscalerConfig": {"behavior": behavior}}}})
     assert found.remarks[0].startswith("behavior: ")
@@ -377,17 +406,20 @@ def test_a_behaviour_that_cannot_be_read_is_remarked() -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("{", "not YAML that can be read"),
-        ("kind: Deployment", "there is no ScaledObject and no ScaledJob in it"),
-        (SCALED_OBJECT + "---" + SCALED_OBJECT.replace("llama", "whisper"), "in it are: ai/llama, ai/whisper"),
+        ("{", "not valid YAML"),
+        ("kind: Deployment", "the file has no ScaledObject and no ScaledJob"),
+        (
+            SCALED_OBJECT + "---" + SCALED_OBJECT.replace("llama", "whisper"),
+            "name one of these as NAMESPACE/NAME: ai/llama, ai/whisper",
+        ),
     ],
 )
-def test_a_file_that_does_not_say_which_is_refused(text: str, sentence: str) -> None:
+def test_a_file_without_exactly_one_scaled_object_is_refused(text: str, sentence: str) -> None:
     with pytest.raises(ScaledObjectError, match=sentence):
         read_scaled_object(text, "ai", "")
 
 
-def test_of_several_the_named_one_is_read() -> None:
+def test_the_named_scaled_object_is_read() -> None:
     both = SCALED_OBJECT + "---" + SCALED_OBJECT.replace("llama", "whisper")
     assert read_scaled_object(both, "ai", "whisper").name == "whisper"
 
@@ -395,7 +427,7 @@ def test_of_several_the_named_one_is_read() -> None:
 @pytest.mark.parametrize(
     "item", [None, {}, {"status": None}, {"status": {"conditions": 3}}, {"status": {"conditions": [4]}}]
 )
-def test_whatever_an_hpa_says_of_itself_is_no_fault(item: dict[str, Any] | None) -> None:
+def test_an_invalid_status_of_an_hpa_is_no_error(item: dict[str, Any] | None) -> None:
     found = hpa_status(item)
     assert found is None or found.conditions == ()
 
@@ -408,7 +440,7 @@ def test_whatever_an_hpa_says_of_itself_is_no_fault(item: dict[str, Any] | None)
     [
         ((), "name a ScaledObject (ai/llama), a file (-f), or metadata"),
         (("ai/llama",), "--address: Required value: there is no kubeconfig"),
-        (("ai/llama", "--address", "127.0.0.1:1"), "there is no kubeconfig to read ai/llama by"),
+        (("ai/llama", "--address", "127.0.0.1:1"), "there is no kubeconfig to read ai/llama with"),
         (("-f", "nowhere.yaml", "--address", "127.0.0.1:1"), "nowhere.yaml: no such file"),
         (("-m", "a=b", "--address", "here"), "must be HOST:PORT"),
         (("-m", "a=b", "--address", "127.0.0.1:1", "--trigger", "2"), "--trigger: Invalid value: 2"),
@@ -417,7 +449,7 @@ def test_whatever_an_hpa_says_of_itself_is_no_fault(item: dict[str, Any] | None)
         (("ai/llama", "--kubeconfig", "nowhere"), "cannot read nowhere"),
     ],
 )
-def test_wrong_usage_is_said(
+def test_wrong_usage_is_exit_status_2_with_a_sentence(
     arguments: tuple[str, ...], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -426,7 +458,7 @@ def test_wrong_usage_is_said(
     assert sentence in re.sub(r"\s+", " ", outcome.output)
 
 
-def test_nobody_at_the_address_is_status_3() -> None:
+def test_an_address_without_a_server_is_exit_status_3() -> None:
     address = f"127.0.0.1:{free_port()}"
     outcome = CliRunner().invoke(main, ["explain", "-m", "scope=node", "--address", address, "--json"])
     assert outcome.exit_code == 3

@@ -19,7 +19,7 @@ import click
 from keda_gpu_scaler.cli.doctor.findings import Finding, Outcome
 from keda_gpu_scaler.cli.kube_session import access_of
 from keda_gpu_scaler.cli.options import config_of, flags
-from keda_gpu_scaler.cli.probe.render import printable
+from keda_gpu_scaler.cli.output import printable
 from keda_gpu_scaler.config import Config, ConfigError
 from keda_gpu_scaler.core.interfaces import KubeError
 from keda_gpu_scaler.kube.auth import in_cluster
@@ -29,7 +29,34 @@ _NARROWEST = 60
 _COLOURS = {Outcome.OK: "green", Outcome.SKIPPED: None, Outcome.WARNING: "yellow", Outcome.PROBLEM: "red"}
 
 
-@click.command()
+HELP = """Check what must be so before anything can be scaled; change nothing.
+
+On a node: the driver and its devices, the device files, the kubelet's allocations, the ports, the clock and the
+certificates. Give it the flags that `serve` has there.
+
+With --cluster, from a pod or from your machine: the API server, KEDA, the ScaledObjects that name us, the rights
+that the chart grants, the Service, the agents and how old their snapshots are, clocks and certificates.
+
+\b
+keda-gpu-scaler doctor
+    this machine, as an agent would find it
+keda-gpu-scaler doctor --backend replay:gpus.csv --pod-resources off
+    a laptop that plays a recording
+keda-gpu-scaler doctor --cluster --workloads-in ai
+    the cluster that kubectl reaches
+kubectl -n keda exec svc/keda-gpu-scaler -- keda-gpu-scaler doctor --cluster
+    the same from within, which sees more: names, pods, the rights themselves
+keda-gpu-scaler doctor --format json | jq 'select(.outcome != "ok")'
+    for programs: check, outcome, text, remedy and link
+
+What could not be looked at is skipped, and says why.
+
+Exit status: 0 no problem (warnings aside, unless --strict), 1 a problem, 2 wrong usage, or a kubeconfig that
+cannot be used.
+"""
+
+
+@click.command(help=HELP)
 @click.option("--cluster", is_flag=True, help="Check the cluster instead of this machine.")
 @click.option(
     "--kubeconfig", "path", metavar="PATH",
@@ -56,31 +83,7 @@ _COLOURS = {Outcome.OK: "green", Outcome.SKIPPED: None, Outcome.WARNING: "yellow
 )  # fmt: skip
 @click.pass_context
 def doctor(ctx: click.Context, /, **given: Any) -> None:
-    """Check what must be so before anything can be scaled; change nothing.
-
-    On a node: the driver and its devices, the device files, the kubelet's allocations, the ports, the clock and the
-    certificates. Give it the flags that `serve` has there.
-
-    With --cluster, from a pod or from your machine: the API server, KEDA, the ScaledObjects that name us, the rights
-    that the chart grants, the Service, the agents and how old their snapshots are, clocks and certificates.
-
-    \b
-    keda-gpu-scaler doctor
-        this machine, as an agent would find it
-    keda-gpu-scaler doctor --backend replay:gpus.csv --pod-resources off
-        a laptop that plays a recording
-    keda-gpu-scaler doctor --cluster --workloads-in ai
-        the cluster that kubectl reaches
-    kubectl -n keda exec svc/keda-gpu-scaler -- keda-gpu-scaler doctor --cluster
-        the same from within, which sees more: names, pods, the rights themselves
-    keda-gpu-scaler doctor --format json | jq 'select(.outcome != "ok")'
-        for programs: check, outcome, text, remedy and link
-
-    What could not be looked at is skipped, and says why.
-
-    Exit status: 0 no problem (warnings aside, unless --strict), 1 a problem, 2 wrong usage, or a kubeconfig that
-    cannot be used.
-    """
+    """Run the command."""
     style, strict, wants_cluster = given.pop("style"), given.pop("strict"), given.pop("cluster")
     where = {name: given.pop(name) for name in ("path", "namespace", "service", "cluster_domain", "workloads_in")}
     try:

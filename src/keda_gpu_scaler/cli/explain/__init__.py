@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``keda-gpu-scaler explain``: show why a ScaledObject has its size."""
+"""The command ``explain``: shows why a ScaledObject has its size."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What will KEDA and the HPA do with a verdict, and which limit bites?
+"""Forecasts what KEDA and the HPA do with an evaluation, and which limit applies.
 
-The law of this module: the HPA decides by ``core.hpa`` alone. What it remembers cannot be asked for: it is taken to
-remember nothing larger, and what that leaves open is said.
+Law: ``core.hpa`` alone decides. The HPA's memory cannot be read, so the forecast assumes that it holds no larger
+recommendation. A decision to scale down says how long it must wait.
 """
 
 import math
@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from keda_gpu_scaler.cli.explain.scaledobject import ScaledObject, ScaledObjectTrigger
+from keda_gpu_scaler.cli.output import number
 from keda_gpu_scaler.core.hpa.controller import (
     DOWN_STABILISATION_SECONDS,
     SYNC_PERIOD_SECONDS,
     ControllerState,
     Decision,
-    Limit,
+    PolicyType,
     ScalingRules,
     SelectPolicy,
     reconcile,
@@ -26,11 +27,11 @@ from keda_gpu_scaler.wire import evaluation_pb2 as evaluation_pb
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What comes of a verdict.
+    """The result of an evaluation for the workload.
 
-    ``recommendation`` and ``decision`` are the HPA's, None where it has no say: a ScaledJob, or a size that nobody
-    knows. ``current`` is the size now, 0 where it is not known. ``keda`` are sentences on what KEDA does itself, and
-    ``limits`` on what bounds the HPA.
+    ``recommendation`` and ``decision`` are the HPA's; None where the HPA does not decide (a ScaledJob) or the size is
+    not known. ``current`` is the current size, 0 where it is not known. ``keda`` holds sentences on what KEDA itself
+    does, ``limits`` sentences on the limits of the HPA.
     """
 
     value_type: str
@@ -43,47 +44,36 @@ class Forecast:
 
 def forecast_of(
     evaluation: evaluation_pb.Evaluation,
-    definition: ScaledObject,
-    declared: ScaledObjectTrigger,
+    scaled_object: ScaledObject,
+    trigger: ScaledObjectTrigger,
     replicas: int | None = None,
 ) -> Forecast:
-    """Work out what comes of a verdict.
+    """Forecast the result of an evaluation.
 
     Args:
-        evaluation: what the scaler told.
-        definition: the ScaledObject.
-        declared: the trigger of it.
-        replicas: the workload's size where the scaler does not know it.
+        evaluation: the scaler's.
+        scaled_object: the ScaledObject.
+        trigger: the trigger of it that was evaluated.
+        replicas: the workload's size, where the scaler does not know it.
     """
-    value_type = evaluation.value_type or declared.value_type
+    value_type = evaluation.value_type or trigger.value_type
     sizes = _sizes(evaluation, replicas)
     recommendation, decision = None, None
-    if definition.kind == "ScaledObject" and sizes is not None and value_type in tuple(ValueType):
-        recommendation = _recommended(evaluation, ValueType(value_type), sizes, definition)
-        # KEDA may leave more than maxReplicaCount below the minimum; no API server takes such an HPA.
+    if scaled_object.kind == "ScaledObject" and sizes is not None and value_type in tuple(ValueType):
+        recommendation = _recommended(evaluation, ValueType(value_type), sizes, scaled_object)
+        # KEDA accepts a maxReplicaCount below minReplicaCount; the API server refuses such an HPA.
         _, decision = reconcile(
             ControllerState(started=True),
             0.0,
             sizes.wanted,
             recommendation,
-            min_replicas=definition.hpa_min,
-            max_replicas=max(definition.max_replicas, definition.hpa_min),
-            behavior=definition.behavior,
+            min_replicas=scaled_object.hpa_min,
+            max_replicas=max(scaled_object.max_replicas, scaled_object.hpa_min),
+            behavior=scaled_object.behavior,
         )
-    keda = (*_of_keda(evaluation, definition, sizes), *definition.remarks)
-    limits = () if definition.kind == "ScaledJob" else tuple(_limits(definition))
+    keda = (*_keda_sentences(evaluation, scaled_object, sizes), *scaled_object.remarks)
+    limits = () if scaled_object.kind == "ScaledJob" else tuple(_limit_sentences(scaled_object))
     return Forecast(value_type, recommendation, decision, sizes.wanted if sizes else 0, keda, limits)
-
-
-def decided(decision: Decision, current: int, definition: ScaledObject) -> str:
-    """Say what the HPA decides at this size, and what it must still wait for."""
-    sentence = decision.sentence
-    if decision.recommended is not None and decision.replicas < current:
-        behavior = definition.behavior
-        wait = behavior.down.stabilisation_seconds if behavior else DOWN_STABILISATION_SECONDS
-        if wait:
-            sentence += f", once all recommendations of {wait:g} s are this low"
-    return sentence if decision.limit is Limit.NONE else f"{sentence} [{decision.limit}]"
 
 
 def _sizes(evaluation: evaluation_pb.Evaluation, replicas: int | None) -> evaluation_pb.Workload | None:
@@ -95,7 +85,10 @@ def _sizes(evaluation: evaluation_pb.Evaluation, replicas: int | None) -> evalua
 
 
 def _recommended(
-    evaluation: evaluation_pb.Evaluation, value_type: ValueType, sizes: evaluation_pb.Workload, definition: ScaledObject
+    evaluation: evaluation_pb.Evaluation,
+    value_type: ValueType,
+    sizes: evaluation_pb.Workload,
+    scaled_object: ScaledObject,
 ) -> Recommendation | None:
     if not evaluation.HasField("value") or evaluation.activity_unknown:
         return None
@@ -106,81 +99,90 @@ def _recommended(
         milli(evaluation.target),
         replicas=sizes.actual if is_average else sizes.wanted,
         ready_pods=sizes.ready,
-        tolerances=definition.tolerances,
+        tolerances=scaled_object.tolerances,
     )
 
 
-def _of_keda(
-    evaluation: evaluation_pb.Evaluation, definition: ScaledObject, sizes: evaluation_pb.Workload | None
+def _keda_sentences(
+    evaluation: evaluation_pb.Evaluation, scaled_object: ScaledObject, sizes: evaluation_pb.Workload | None
 ) -> Iterator[str]:
-    if definition.paused:
-        yield f"KEDA does nothing: it is paused by the annotation {definition.paused}"
+    if scaled_object.paused:
+        yield f"KEDA does nothing: the annotation {scaled_object.paused} pauses it"
     if not evaluation.HasField("value"):
-        yield _of_an_error(definition)
+        yield _error_sentence(scaled_object)
     elif evaluation.activity_unknown:
-        yield "IsActive is an error too, and KEDA throws the value away: it stays as it is"
-    elif definition.kind == "ScaledJob":
-        jobs = min(math.ceil(evaluation.value / evaluation.target), definition.max_replicas)
         yield (
-            f"KEDA keeps {jobs} jobs running: ceil({evaluation.value:g} / {evaluation.target:g}), at most "
-            f"{definition.max_replicas} (maxReplicaCount)"
+            "KEDA discards the value, because IsActive returns an error: it neither activates the workload nor scales "
+            "it to zero, and the size stays unchanged"
+        )
+    elif scaled_object.kind == "ScaledJob":
+        jobs = min(math.ceil(evaluation.value / evaluation.target), scaled_object.max_replicas)
+        yield (
+            f"KEDA keeps {jobs} jobs running: ceil({number(evaluation.value)} / {number(evaluation.target)}), at most "
+            f"{scaled_object.max_replicas} (maxReplicaCount)"
         )
     else:
-        yield from _of_activity(evaluation, definition, sizes)
-    if definition.others:
-        kinds = ", ".join(definition.others)
-        yield f"triggers of other scalers ({kinds}) are not asked here: of several the largest recommendation wins"
-    if definition.has_formula:
-        yield "scalingModifiers: the HPA is told what the formula makes of it, which is not worked out here"
+        yield from _activity_sentences(evaluation, scaled_object, sizes)
+    if scaled_object.others:
+        types = ", ".join(scaled_object.others)
+        yield (
+            f"the triggers of other scalers ({types}) are not evaluated here; the HPA uses the largest recommendation "
+            "of all triggers"
+        )
+    if scaled_object.has_formula:
+        yield "scalingModifiers: the HPA gets the result of the formula, which is not computed here"
 
 
-def _of_an_error(definition: ScaledObject) -> str:
-    if definition.fallback is None:
-        return "KEDA gets an error: the HPA leaves the size alone (no fallback is set)"
-    failures, replicas = definition.fallback
-    return f"KEDA gets an error: after {failures} of them its fallback sets {replicas} replicas"
+def _error_sentence(scaled_object: ScaledObject) -> str:
+    if scaled_object.fallback is None:
+        return "KEDA gets an error, and no fallback is set: the HPA does not change the size"
+    failures, replicas = scaled_object.fallback
+    return f"KEDA gets an error: after {failures} errors its fallback sets the size to {replicas}"
 
 
-def _of_activity(
-    evaluation: evaluation_pb.Evaluation, definition: ScaledObject, sizes: evaluation_pb.Workload | None
+def _activity_sentences(
+    evaluation: evaluation_pb.Evaluation, scaled_object: ScaledObject, sizes: evaluation_pb.Workload | None
 ) -> Iterator[str]:
-    asleep = definition.asleep_replicas
+    inactive = scaled_object.inactive_replicas
     is_scaled_to_zero = sizes is not None and sizes.wanted == 0
     if evaluation.active and is_scaled_to_zero:
-        yield f"KEDA wakes it: {definition.hpa_min} at once, from there on the HPA decides"
+        yield f"KEDA activates the workload: it sets the size to {scaled_object.hpa_min}, and then the HPA decides"
     elif is_scaled_to_zero:
-        yield "it stays asleep until a trigger is active"
-    elif not evaluation.active and asleep is not None:
-        other = " and no other trigger is active" if definition.others else ""
+        yield "the workload stays at 0 replicas until a trigger is active"
+    elif not evaluation.active and inactive is not None:
+        condition = "no trigger has been active" if scaled_object.others else "the trigger has not been active"
         yield (
-            f"KEDA scales it to {asleep} when it was inactive for {definition.cooldown_seconds:g} s (cooldownPeriod)"
-            + other
+            f"KEDA sets the size to {inactive} when {condition} for {number(scaled_object.cooldown_seconds)} s "
+            "(cooldownPeriod)"
         )
     elif not evaluation.active:
-        yield f"inactive, which changes nothing: minReplicaCount is {definition.min_replicas}"
+        yield f"the trigger is inactive, and the HPA still decides: minReplicaCount is {scaled_object.min_replicas}"
 
 
-def _limits(definition: ScaledObject) -> Iterator[str]:
-    size = f"{definition.hpa_min} to {definition.max_replicas} replicas"
-    assumed = " (KEDA's defaults: the ScaledObject was not read)" if definition.is_assumed else ""
-    near = definition.tolerances
-    yield f"{size}{assumed}; no change within {1 - near.down:g} to {1 + near.up:g} of the target"
-    behavior = definition.behavior
+def _limit_sentences(scaled_object: ScaledObject) -> Iterator[str]:
+    size = f"{scaled_object.hpa_min} to {scaled_object.max_replicas} replicas"
+    assumed = " (KEDA's defaults, because the ScaledObject was not read)" if scaled_object.is_assumed else ""
+    tolerances = scaled_object.tolerances
+    near = f"{number(1 - tolerances.down)} to {number(1 + tolerances.up)}"
+    yield f"{size}{assumed}; no change at {near} times the target"
+    behavior = scaled_object.behavior
     if behavior is None:
-        yield f"up: to twice the size or to 4 at most, every {SYNC_PERIOD_SECONDS:g} s"
-        yield f"down: at any rate, to the largest size recommended within {DOWN_STABILISATION_SECONDS:g} s"
+        yield f"scale up: to at most twice the size, or to 4 replicas, every {number(SYNC_PERIOD_SECONDS)} s"
+        window = number(DOWN_STABILISATION_SECONDS)
+        yield f"scale down: at any rate, to the largest recommendation of the last {window} s"
     else:
-        yield f"up: {_ruled(behavior.up)}"
-        yield f"down: {_ruled(behavior.down)}"
+        yield f"scale up: {_rules_text(behavior.up)}"
+        yield f"scale down: {_rules_text(behavior.down)}"
 
 
-def _ruled(rules: ScalingRules) -> str:
+def _rules_text(rules: ScalingRules) -> str:
     if rules.select is SelectPolicy.DISABLED:
         return "never (selectPolicy: Disabled)"
     policies = [
-        f"{policy.value}{' %' if policy.type == 'Percent' else ' pods'} in {policy.period_seconds} s"
+        f"{policy.value}{' %' if policy.type is PolicyType.PERCENT else ' pods'} in {policy.period_seconds} s"
         for policy in rules.policies
     ]
-    which = "" if len(policies) == 1 else ", the smaller" if rules.select is SelectPolicy.MIN else ", the larger"
-    wait = f", stabilised over {rules.stabilisation_seconds:g} s" if rules.stabilisation_seconds else ""
-    return f"at most {' or '.join(policies)}{which}{wait}"
+    choice = "" if len(policies) == 1 else f", whichever is {'less' if rules.select is SelectPolicy.MIN else 'more'}"
+    seconds = rules.stabilisation_seconds
+    window = f", with a stabilization window of {number(seconds)} s" if seconds else ""
+    return f"at most {' or '.join(policies)}{choice}{window}"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What does a ScaledObject say that matters to an answer? Its triggers, its sizes, and what it tells the HPA.
+"""Reads a ScaledObject or ScaledJob: its triggers, its sizes and the settings of its HPA.
 
-The law of this module: what is not said is what KEDA makes of it, and what cannot be understood is a remark and no
-exception; it was written by strangers.
+Law: a field that is not given has KEDA's default. A field that cannot be read is a remark, not an exception, because
+the object is untrusted.
 
 Facts are from KEDA 2.20: apis/keda/v1alpha1/scaledobject_types.go and scaledjob_types.go, and
 pkg/scaling/executor/scale_scaledobjects.go.
@@ -18,6 +18,7 @@ from keda_gpu_scaler.core.hpa.controller import (
     DEFAULT_DOWN,
     DEFAULT_MAX_REPLICAS,
     DEFAULT_UP,
+    DOWN_STABILISATION_SECONDS,
     Behavior,
     Policy,
     PolicyType,
@@ -31,22 +32,23 @@ from keda_gpu_scaler.core.trigger.parser import PARAMETERS
 
 DEFAULT_COOLDOWN_SECONDS = 300.0
 KINDS = ("ScaledObject", "ScaledJob")
+FROM_ENVIRONMENT = "FromEnv"
+"""The suffix of a key whose value KEDA reads from the workload's environment."""
 
-_TYPES = ("external", "external-push")
+_EXTERNAL_TYPES = ("external", "external-push")
 _NAME = "keda-gpu-scaler"
-_OURS = frozenset(parameter.key for parameter in PARAMETERS)
-_FROM_ENVIRONMENT = "FromEnv"
+_OUR_KEYS = frozenset(parameter.key for parameter in PARAMETERS)
 _PAUSED = "autoscaling.keda.sh/paused"
-_PAUSED_AT = "autoscaling.keda.sh/paused-replicas"
+_PAUSED_REPLICAS = "autoscaling.keda.sh/paused-replicas"
 
 
 class ScaledObjectError(Exception):
-    """A file holds nothing that can be explained; the text is a sentence."""
+    """A file has no ScaledObject that can be explained; the text is a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScaledObjectTrigger:
-    """One trigger of ours: its place among all (from 1), its metadata, and KEDA's ``metricType``."""
+    """A trigger of this scaler: its number among all triggers (from 1), its metadata, and KEDA's ``metricType``."""
 
     number: int
     metadata: Mapping[str, str]
@@ -57,9 +59,10 @@ class ScaledObjectTrigger:
 class ScaledObject:
     """A ScaledObject or ScaledJob.
 
-    ``others`` are the types of the triggers that are not ours. ``idle_replicas`` is None where it is not said,
-    ``fallback`` is what KEDA sets after so many failures: failures and replicas. ``paused`` says why KEDA does nothing.
-    ``is_assumed`` says that no definition was to be had, so that the sizes are KEDA's defaults.
+    ``others`` are the types of the triggers of other scalers. ``idle_replicas`` is None where it is not given.
+    ``fallback`` holds the number of errors after which KEDA applies it, and its replicas. ``paused`` is the annotation
+    that pauses KEDA, empty where none does. ``remarks`` are sentences on fields that cannot be read. ``is_assumed``
+    says that no object was read, so that the sizes are KEDA's defaults.
     """
 
     namespace: str
@@ -82,19 +85,24 @@ class ScaledObject:
 
     @property
     def hpa_min(self) -> int:
-        """The HPA's lower limit: KEDA never gives it less than 1."""
+        """The HPA's lower limit: KEDA never sets less than 1."""
         return max(1, self.min_replicas)
 
     @property
-    def asleep_replicas(self) -> int | None:
-        """To how many KEDA itself takes it when it is inactive; None where it leaves that to the HPA."""
+    def inactive_replicas(self) -> int | None:
+        """The size that KEDA itself sets after the cooldown; None where the HPA decides on an inactive workload."""
         if self.idle_replicas is not None:
             return self.idle_replicas
         return 0 if self.min_replicas == 0 else None
 
+    @property
+    def down_window_seconds(self) -> float:
+        """The HPA's stabilization window for scaling down."""
+        return self.behavior.down.stabilisation_seconds if self.behavior else DOWN_STABILISATION_SECONDS
+
 
 def scaled_object_of(item: Mapping[str, Any]) -> ScaledObject:
-    """Read an object as the API server, or a file, has it."""
+    """Read an object of the API server, or of a file."""
     metadata, spec = _part(item, "metadata"), _part(item, "spec")
     kind, name = str(item.get("kind", "ScaledObject")), str(metadata.get("name", ""))
     triggers, others = _triggers(spec.get("triggers"))
@@ -123,26 +131,24 @@ def scaled_object_of(item: Mapping[str, Any]) -> ScaledObject:
 
 
 def read_scaled_object(text: str, namespace: str, name: str) -> ScaledObject:
-    """Find a ScaledObject or ScaledJob in YAML: the one of this name, or the only one.
+    """Find a ScaledObject or ScaledJob in YAML: the one of this name, or the only one where the name is empty.
 
     Raises:
-        DefinitionError: there is none, or several.
+        ScaledObjectError: there is none, or there are several.
     """
     try:
         documents = list(yaml.safe_load_all(text))
     except yaml.YAMLError as error:
-        raise ScaledObjectError(
-            f"not YAML that can be read: {str(error).splitlines()[0]}; render templates first"
-        ) from (error)
+        raise ScaledObjectError(f"not valid YAML: {str(error).splitlines()[0]}; render templates first") from error
     items = [item for document in documents for item in _items(document)]
     found = [scaled_object_of(item) for item in items if item.get("kind") in KINDS]
-    fitting = [one for one in found if not name or (one.name == name and one.namespace in ("", namespace))]
-    if len(fitting) == 1:
-        return fitting[0]
+    matching = [one for one in found if not name or (one.name == name and one.namespace in ("", namespace))]
+    if len(matching) == 1:
+        return matching[0]
     if not found:
-        raise ScaledObjectError("there is no ScaledObject and no ScaledJob in it")
+        raise ScaledObjectError("the file has no ScaledObject and no ScaledJob")
     names = ", ".join(f"{one.namespace}/{one.name}" if one.namespace else one.name for one in found)
-    raise ScaledObjectError(f"say which one, as NAMESPACE/NAME; in it are: {names}")
+    raise ScaledObjectError(f"name one of these as NAMESPACE/NAME: {names}")
 
 
 def _items(document: object) -> list[Mapping[str, Any]]:
@@ -152,70 +158,70 @@ def _items(document: object) -> list[Mapping[str, Any]]:
     return [one for one in (items if isinstance(items, list) else [document]) if isinstance(one, Mapping)]
 
 
-def _triggers(found: object) -> tuple[tuple[ScaledObjectTrigger, ...], tuple[str, ...]]:
-    """Tell our triggers from others', of which the types are kept.
+def _triggers(items: object) -> tuple[tuple[ScaledObjectTrigger, ...], tuple[str, ...]]:
+    """Return the triggers of this scaler, and the types of all others.
 
-    Where none can be told to be ours, every external one may be: a Service may have any name.
+    Where no trigger can be recognized, every external one is returned: the Service may have any name.
     """
-    said = [_part({"it": trigger}, "it") for trigger in (found if isinstance(found, list) else ())]
+    triggers = [item if isinstance(item, Mapping) else {} for item in (items if isinstance(items, list) else ())]
     external = [
         ScaledObjectTrigger(
             number,
             {str(key): _text(value) for key, value in _part(trigger, "metadata").items()},
             str(trigger.get("metricType") or ASSUMED),
         )
-        for number, trigger in enumerate(said, start=1)
-        if trigger.get("type") in _TYPES
+        for number, trigger in enumerate(triggers, start=1)
+        if trigger.get("type") in _EXTERNAL_TYPES
     ]
     ours = [one for one in external if _is_ours(one.metadata)] or external
     numbers = {one.number for one in ours}
-    others = [str(one.get("type", "?")) for number, one in enumerate(said, start=1) if number not in numbers]
+    others = [str(one.get("type", "?")) for number, one in enumerate(triggers, start=1) if number not in numbers]
     return tuple(ours), tuple(others)
 
 
 def _is_ours(metadata: Mapping[str, str]) -> bool:
-    """Whether a trigger is meant for this scaler: by the address, or else by keys that are ours."""
+    """Whether a trigger selects this scaler: by its address, or else by a key that this scaler reads."""
     if _NAME in metadata.get("scalerAddress", ""):
         return True
-    return any(key.removesuffix(_FROM_ENVIRONMENT) in _OURS for key in metadata)
+    return any(key.removesuffix(FROM_ENVIRONMENT) in _OUR_KEYS for key in metadata)
 
 
 def _paused(annotations: Mapping[str, Any]) -> str:
-    if _PAUSED_AT in annotations:
-        return f"{_PAUSED_AT}: {_text(annotations[_PAUSED_AT])}"
+    if _PAUSED_REPLICAS in annotations:
+        return f"{_PAUSED_REPLICAS}: {_text(annotations[_PAUSED_REPLICAS])}"
     if _text(annotations.get(_PAUSED, "false")).lower() not in ("false", ""):
         return f"{_PAUSED}: {_text(annotations[_PAUSED])}"
     return ""
 
 
-def _behavior(said: Mapping[str, Any]) -> tuple[Behavior | None, Tolerances, tuple[str, ...]]:
-    if not said:
+def _behavior(item: Mapping[str, Any]) -> tuple[Behavior | None, Tolerances, tuple[str, ...]]:
+    if not item:
         return None, Tolerances(), ()
-    up, down = _part(said, "scaleUp"), _part(said, "scaleDown")
+    up, down = _part(item, "scaleUp"), _part(item, "scaleDown")
     try:
         behavior = Behavior(_rules(up, DEFAULT_UP), _rules(down, DEFAULT_DOWN))
         tolerances = Tolerances(_tolerance(up), _tolerance(down))
     except (ValueError, KeyError, TypeError) as error:
-        return None, Tolerances(), (f"behavior: {quoted(str(error), 120)}: taken for not given",)
+        return None, Tolerances(), (f"behavior: {quoted(str(error), 120)}: ignored, the defaults apply",)
     return behavior, tolerances, ()
 
 
-def _rules(said: Mapping[str, Any], default: ScalingRules) -> ScalingRules:
-    policies = said.get("policies")
+def _rules(item: Mapping[str, Any], default: ScalingRules) -> ScalingRules:
+    policies = item.get("policies")
     return ScalingRules(
         tuple(
             Policy(PolicyType(one["type"]), int(one["value"]), int(one["periodSeconds"]))
             for one in (policies if isinstance(policies, list) else ())
         )
         or default.policies,
-        float(said.get("stabilizationWindowSeconds", default.stabilisation_seconds)),
-        SelectPolicy(said.get("selectPolicy", default.select.value)),
+        float(item.get("stabilizationWindowSeconds", default.stabilisation_seconds)),
+        SelectPolicy(item.get("selectPolicy", default.select.value)),
     )
 
 
-def _tolerance(said: Mapping[str, Any]) -> float:
-    """Read a tolerance, a quantity of Kubernetes: "0.05", or "50m"."""
-    text = str(said.get("tolerance", DEFAULT_TOLERANCE))
+def _tolerance(item: Mapping[str, Any]) -> float:
+    """Read a tolerance, which is a Kubernetes quantity: "0.05", or "50m"."""
+    text = str(item.get("tolerance", DEFAULT_TOLERANCE))
     return float(text.removesuffix("m")) / (1000 if text.endswith("m") else 1)
 
 
@@ -230,5 +236,5 @@ def _part(item: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def _text(value: object) -> str:
-    """What KEDA would make of it, had it been quoted."""
+    """Return a value of YAML as the string that KEDA would read, if it were quoted."""
     return value if isinstance(value, str) else str(value).lower()

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``keda-gpu-scaler probe``: ask an external scaler as KEDA does."""
+"""The command ``probe``: calls an external scaler as KEDA does."""

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What about an answer would hurt with KEDA, or with some version of it?
+"""Finds what is wrong in the answers of an external scaler, for KEDA or for some version of it.
 
-The law of this module: what hurts is named and left as it is; a finding says whether KEDA can do anything
-with the answer, and what its author should change.
+Law: a finding changes nothing. It says whether KEDA can use the answer, and what the scaler's author must change.
 
 Facts are from KEDA 2.20: pkg/scalers/external_scaler.go and pkg/util/normalize_string.go.
 """
@@ -17,40 +16,40 @@ from keda_gpu_scaler.core.hpa.replica_calculator import LARGEST_MILLI
 from keda_gpu_scaler.core.quoting import quoted
 
 SMALLEST_TARGET = 0.0005
-"""What is below has no thousandth left after KEDA's rounding."""
+"""A smaller target is 0 after KEDA rounds it to three decimals."""
 
 _SAFE_NAME = re.compile(r"[a-z0-9]([a-z0-9_-]*[a-z0-9])?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class LintFinding:
-    """Something the protocol does not allow, or that means trouble. ``unusable``: KEDA can do nothing with it."""
+    """A breach of the protocol, or a risk. KEDA cannot use the answer where ``is_unusable``."""
 
     code: str
     text: str
-    unusable: bool = False
+    is_unusable: bool = False
 
 
 def lint(answer: ProbeAnswer) -> tuple[LintFinding, ...]:
-    """Everything about an answer that would hurt with KEDA, or with some version of it."""
-    return tuple(_judge(answer))
+    """Return everything that is wrong in an answer, for KEDA or for some version of it."""
+    return tuple(_findings(answer))
 
 
-def _judge(answer: ProbeAnswer) -> Iterator[LintFinding]:
+def _findings(answer: ProbeAnswer) -> Iterator[LintFinding]:
     if answer.specs is not None:
-        yield from _judge_specs(answer.specs)
+        yield from _lint_specs(answer.specs)
     if answer.values is not None:
-        yield from _judge_values(answer.values, answer.specs or ())
+        yield from _lint_values(answer.values, answer.specs or ())
     error = answer.error
-    if error is not None and error.method == "IsActive" and answer.connected:
+    if error is not None and error.method == "IsActive" and answer.is_connected:
         yield LintFinding(
-            "is-active-failed", "IsActive fails after GetMetrics: KEDA throws the value away", unusable=True
+            "is-active-failed", "IsActive returns an error after GetMetrics: KEDA discards the value", is_unusable=True
         )
 
 
-def _judge_specs(specs: tuple[MetricReading, ...]) -> Iterator[LintFinding]:
+def _lint_specs(specs: tuple[MetricReading, ...]) -> Iterator[LintFinding]:
     if not specs:
-        yield LintFinding("no-spec", "the spec is empty: KEDA has no metric to ask for", unusable=True)
+        yield LintFinding("no-spec", "the spec is empty: KEDA has no metric to request", is_unusable=True)
         return
     if len(specs) > 1:
         names = ", ".join(quoted(spec.name) for spec in specs)
@@ -58,17 +57,17 @@ def _judge_specs(specs: tuple[MetricReading, ...]) -> Iterator[LintFinding]:
     name = specs[0].name
     if not _SAFE_NAME.fullmatch(name):
         remedy = "use lower-case letters, digits, '-' and '_' only"
-        yield LintFinding("unsafe-name", f"KEDA may ask for {quoted(name)} as {quoted(name_from_keda(name))}: {remedy}")
-    yield from _judge_number("target", specs[0], "targetSize")
+        yield LintFinding("unsafe-name", f"KEDA may request {quoted(name)} as {quoted(name_from_keda(name))}: {remedy}")
+    yield from _lint_number("target", specs[0], "targetSize")
     target = specs[0].as_keda_reads_it
     if 0 <= target < SMALLEST_TARGET:
-        text = f"target {target:g} is below {SMALLEST_TARGET:g}: with KEDA's three decimals it is 0"
-        yield LintFinding("target-too-small", text, unusable=True)
+        text = f"target {target:g} is below {SMALLEST_TARGET:g}: KEDA rounds it to three decimals, which is 0"
+        yield LintFinding("target-too-small", text, is_unusable=True)
 
 
-def _judge_values(values: tuple[MetricReading, ...], specs: tuple[MetricReading, ...]) -> Iterator[LintFinding]:
+def _lint_values(values: tuple[MetricReading, ...], specs: tuple[MetricReading, ...]) -> Iterator[LintFinding]:
     if not values:
-        yield LintFinding("no-value", "no value came: KEDA has nothing to hand to the HPA", unusable=True)
+        yield LintFinding("no-value", "GetMetrics returns no value: KEDA has no number for the HPA", is_unusable=True)
         return
     if len(values) > 1:
         yield LintFinding("many-values", f"{len(values)} values: return exactly one; the HPA adds them up")
@@ -76,22 +75,24 @@ def _judge_values(values: tuple[MetricReading, ...], specs: tuple[MetricReading,
         if specs and name_from_keda(value.name) != name_from_keda(specs[0].name):
             text = f"the value is named {quoted(value.name)}, the spec {quoted(specs[0].name)}: use one name"
             yield LintFinding("other-name", text)
-        yield from _judge_number("value", value, "metricValue")
+        yield from _lint_number("value", value, "metricValue")
 
 
-def _judge_number(what: str, sent: MetricReading, integer_field: str) -> Iterator[LintFinding]:
+def _lint_number(role: str, sent: MetricReading, integer_field: str) -> Iterator[LintFinding]:
     number = sent.floating
     both = f"{integer_field} {sent.integer}, {integer_field}Float {number:.12g}"
     if not math.isfinite(number):
-        text = f"{what} is not a finite number ({both}): KEDA makes it 0 or takes the integer, by its version"
-        yield LintFinding(f"{what}-not-finite", text, unusable=True)
+        text = f"{role} is not a finite number ({both}): KEDA uses 0 or the integer, depending on its version"
+        yield LintFinding(f"{role}-not-finite", text, is_unusable=True)
     elif number < 0 or sent.integer < 0:
-        yield LintFinding(f"{what}-negative", f"{what} is below 0 ({both}): the HPA has no use for it", unusable=True)
+        yield LintFinding(f"{role}-negative", f"{role} is below 0 ({both}): the HPA cannot use it", is_unusable=True)
     elif abs(sent.as_keda_reads_it) * 1000 > LARGEST_MILLI:
-        text = f"{what} is too large to count in thousandths ({both}): keep it below {LARGEST_MILLI / 1000:.2g}"
-        yield LintFinding(f"{what}-too-large", text, unusable=True)
+        text = f"{role} is too large to count in thousandths ({both}): keep it below {LARGEST_MILLI / 1000:.2g}"
+        yield LintFinding(f"{role}-too-large", text, is_unusable=True)
     elif number == 0 and sent.integer != 0:
-        yield LintFinding("integer-only", f"{what}: only the integer is filled ({both}); KEDA falls back to it")
+        yield LintFinding("integer-only", f"{role}: only the integer is set ({both}); KEDA uses the integer")
     elif math.ceil(number) != sent.integer:
-        text = f"{what}: the fields disagree ({both}); KEDA before 2.17 reads the integer: make it {math.ceil(number)}"
+        text = (
+            f"{role}: the fields disagree ({both}); KEDA before 2.17 reads the integer: set it to {math.ceil(number)}"
+        )
         yield LintFinding("fields-disagree", text)

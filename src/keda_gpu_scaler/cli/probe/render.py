@@ -1,237 +1,155 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What does a round look like, to a person and to a program?
+"""Shows a round of ``probe`` as text: a page for one round, or a line for each round.
 
-The law of this module: no line is wider than 80 columns, and of a stranger's text nothing reaches a terminal
-that it would obey.
-
-With ``--json`` each round is one object on one line, whose keys stay as they are:
-
-``at``          when, ISO 8601 in UTC
-``address``     the scaler's
-``replicas``    the size the HPA was asked about
-``connected``   whether the scaler can be reached
-``calls``       a list of ``method``, ``ms``, ``status`` (gRPC's name for it) and ``details``, in order
-``spec``        null, or ``name``, ``target`` (as KEDA reads it), ``integer`` and ``float`` (as sent)
-``value``       null, or ``name``, ``value`` (as KEDA reads it, summed), ``integer`` and ``float`` (of the first)
-``active``      null, true or false
-``findings``    a list of ``code``, ``unusable`` (whether KEDA can do nothing with it) and ``text``
-``hpa``         null where nothing usable came, or ``value_type``, ``recommended`` (null without a metric),
-                ``replicas`` (the size it decides on), ``limit``, ``arithmetic`` and ``sentence``
-``evaluation``     null where the scaler does not tell (or while watching), or ``scope``, ``with_value`` and ``expected``
-                (of its ready pods, or devices), ``value`` (null without one), ``active``, ``no_value_reason`` and ``reason``
-                (empty with a value), and ``steps``, a list of sentences
-
-A number JSON has no sign for is a string: "nan", "inf", "-inf".
+Law: no line is wider than 80 columns.
 """
 
-import json
-import math
-import textwrap
-from typing import Any
+from collections.abc import Sequence
 
 import click
 
-from keda_gpu_scaler.cli.probe.client import Call, MetricReading, ProbeRequest
+from keda_gpu_scaler.cli.output import DEFAULT_WIDTH, number
+from keda_gpu_scaler.cli.page import Page
+from keda_gpu_scaler.cli.probe.client import Call, ProbeRequest
 from keda_gpu_scaler.cli.probe.lint import LintFinding
-from keda_gpu_scaler.cli.probe.simulation import Round
-from keda_gpu_scaler.core.hpa.controller import DOWN_STABILISATION_SECONDS, Limit
+from keda_gpu_scaler.cli.probe.simulation import Round, decision_sentence
+from keda_gpu_scaler.core.hpa.controller import Limit
 from keda_gpu_scaler.wire import evaluation_pb2 as evaluation_pb
 
-WIDTH = 80
-
 MAX_STEPS = 24
-"""So many sentences of a verdict fit a screen; JSON has all of them."""
+"""A page shows at most this many steps of an evaluation; JSON has all of them."""
 
-_LABEL = 12
 _SHORT_LIMITS = {Limit.NONE: "", Limit.STABILISATION: "stabilised"}
-
-
-def printable(text: str) -> str:
-    """One line of a stranger's text without anything a terminal would obey."""
-    return "".join(sign if sign.isprintable() else "�" for sign in text)
+_DIGITS_AS_SENT = 12
 
 
 def error_text(shown: Round) -> str:
-    """Say in words why the round ended early; one or more lines."""
+    """Return why the round ended early, in one or more lines; empty where it did not."""
     error = shown.answer.error
     if error is None:
         return ""
-    details = [printable(line) for line in error.details.splitlines()] or ["(no text)"]
-    if not shown.answer.connected:
+    details = error.details.splitlines() or ["(no text)"]
+    if not shown.answer.is_connected:
         return (
-            f"cannot connect to {printable(shown.address)}: {details[0]}\n"
-            "is the scaler running, and is --address right? Inside a cluster:\n"
+            f"cannot connect to {shown.address}: {details[0]}\n"
+            "check that the scaler runs, and --address. For a scaler in a cluster:\n"
             "kubectl port-forward --namespace NAMESPACE service/NAME 6000:6000"
         )
     return "\n  ".join([f"{error.method}: {error.status}: {details[0]}", *details[1:]])
 
 
-def block(shown: Round, question: ProbeRequest, evaluation: evaluation_pb.Evaluation | None = None) -> str:
-    """One round for a person, in full: a labelled block of at most 80 columns."""
+def round_page(shown: Round, request: ProbeRequest, evaluation: evaluation_pb.Evaluation | None = None) -> str:
+    """Return one round in full."""
     answer, scenario = shown.answer, shown.scenario
-    lines = [click.style(f"{question.namespace}/{question.name} at {shown.address}", bold=True)]
+    page = Page(DEFAULT_WIDTH)
+    page.title(f"{request.namespace}/{request.name} at {shown.address}")
     if answer.specs:
         spec = answer.specs[0]
-        lines += _entry("spec", f"{printable(spec.name)}, target {spec.as_keda_reads_it:.12g}")
+        page.entry("spec", f"{spec.name}, target {_as_sent(spec.as_keda_reads_it)}")
     if answer.values:
-        parts = " + ".join(f"{value.as_keda_reads_it:.12g}" for value in answer.values)
-        lines += _entry("value", parts if len(answer.values) == 1 else f"{parts} = {answer.value:.12g}")
+        parts = " + ".join(_as_sent(value.as_keda_reads_it) for value in answer.values)
+        page.entry("value", parts if len(answer.values) == 1 else f"{parts} = {_as_sent(answer.value)}")
     if answer.active is not None:
-        lines += _entry("active", "yes" if answer.active else "no")
-    lines += _entry("calls", ", ".join(f"{call.method} {_milliseconds(call)} ms" for call in answer.calls))
-    size = f"{scenario.replicas} replicas ({scenario.min_replicas} to {scenario.max_replicas})"
-    lines += _entry("hpa", f"{scenario.value_type} with {size}")
+        page.entry("active", _yes_or_no(answer.active))
+    page.entry("calls", ", ".join(f"{call.method} {_milliseconds(call)} ms" for call in answer.calls))
+    limits = f"limits {scenario.min_replicas} to {scenario.max_replicas}"
+    page.entry("hpa", f"metricType {scenario.value_type}, {scenario.replicas} replicas, {limits}")
     if shown.recommendation is not None:
-        lines += _entry("", shown.recommendation.sentence)
-    lines += _decision(shown)
+        page.entry("", shown.recommendation.sentence)
+    _add_decision(page, shown)
     for finding in shown.findings:
-        lines += _entry("problem" if finding.unusable else "warning", finding.text, fg=_colour(finding))
+        page.entry("problem" if finding.is_unusable else "warning", finding.text, _colour(finding))
     if evaluation is not None:
-        lines += _why(evaluation)
-    return "\n".join(lines)
+        _add_evaluation(page, evaluation)
+    return page.text
 
 
-def _why(evaluation: evaluation_pb.Evaluation) -> list[str]:
-    of = "ready pods" if evaluation.scope == "workload" else "devices"
-    lines = _entry(
-        "coverage", f"{evaluation.with_value} of {evaluation.expected} {of} seen, scope {printable(evaluation.scope)}"
+def _add_decision(page: Page, shown: Round) -> None:
+    if shown.decision is None:
+        page.entry("decision", "none: KEDA cannot use this answer")
+    else:
+        page.entry("decision", decision_sentence(shown.decision, shown.scenario.replicas), "bold")
+
+
+def _add_evaluation(page: Page, evaluation: evaluation_pb.Evaluation) -> None:
+    counted = "ready pods" if evaluation.scope == "workload" else "devices"
+    page.entry(
+        "coverage",
+        f"{evaluation.with_value} of {evaluation.expected} {counted} with a value, scope {evaluation.scope}",
     )
-    for number, step in enumerate(evaluation.steps[:MAX_STEPS]):
-        lines += _entry("why" if number == 0 else "", printable(step))
-    if len(evaluation.steps) > MAX_STEPS:
-        lines += _entry("", f"and {len(evaluation.steps) - MAX_STEPS} more: --json shows all")
-    return lines
+    add_steps(page, evaluation.steps[:MAX_STEPS], len(evaluation.steps), "--json")
 
 
-def _decision(shown: Round) -> list[str]:
-    decision = shown.decision
-    if decision is None:
-        return _entry("decision", "none: KEDA can do nothing with this answer")
-    sentence = decision.sentence
-    # A size forced by the maximum waits for nothing; it comes without a recommendation.
-    if decision.recommended is not None and decision.replicas < shown.scenario.replicas:
-        sentence += f", once all recommendations of {DOWN_STABILISATION_SECONDS:g} s are this low"
-    limit = "" if decision.limit is Limit.NONE else f" [{decision.limit}]"
-    return _entry("decision", sentence + limit, bold=True)
+def add_steps(page: Page, steps: Sequence[str], total: int, flag: str) -> None:
+    """Add the steps of an evaluation.
+
+    Args:
+        page: the page.
+        steps: those to show.
+        total: how many there are.
+        flag: the flag that shows all.
+    """
+    page.entries("steps", steps)
+    if total > len(steps):
+        page.entry("", f"and {total - len(steps)} more: {flag} shows all")
 
 
 def header() -> str:
-    """What the columns of ``row`` are."""
+    """Return the heads of the columns of ``row``."""
     columns = f"{'time':<8}  {'value / target':<21}  {'active':<6}  {'hpa':<22}  ms of calls"
     return click.style(columns, bold=True)
 
 
 def row(shown: Round) -> str:
-    """One round in one line of at most 80 columns."""
+    """Return one round in one line of at most 80 columns."""
     answer = shown.answer
     numbers = "-"
     if answer.value is not None and answer.specs:
         numbers = f"{_short(answer.value)} / {_short(answer.specs[0].as_keda_reads_it)}"
-    active = "-" if answer.active is None else "yes" if answer.active else "no"
+    active = "-" if answer.active is None else _yes_or_no(answer.active)
     columns = f"{shown.at.astimezone():%H:%M:%S}  {numbers:<21}  {active:<6}  "
     milliseconds = "/".join(_milliseconds(call) for call in answer.calls)
-    return f"{columns}{_brief(shown)}  {milliseconds}"
+    return f"{columns}{_short_decision(shown)}  {milliseconds}"
 
 
-def _brief(shown: Round) -> str:
+def _short_decision(shown: Round) -> str:
     decision, before = shown.decision, shown.scenario.replicas
     if decision is None:
         return click.style(f"{'unusable':<22}", fg="red")
     text = f"{before} → {decision.replicas} {_SHORT_LIMITS.get(decision.limit, decision.limit.value)}"
-    moves = decision.replicas != before
-    return click.style(f"{text:<22}", fg="cyan" if moves else None)
+    is_change = decision.replicas != before
+    return click.style(f"{text:<22}", fg="cyan" if is_change else None)
 
 
 def notes(shown: Round) -> str:
-    """What stands below a row: the error and the findings, wrapped."""
-    lines = [
-        click.style(wrapped, fg="red") for line in error_text(shown).splitlines() for wrapped in _indented(line, "  ")
-    ]
+    """Return the error and the findings of a round, for the lines below its row; empty where there are none."""
+    error = error_text(shown)
+    if not error and not shown.findings:
+        return ""
+    page = Page(DEFAULT_WIDTH)
+    for line in error.splitlines():
+        page.note("", line.strip(), "red")
     for finding in shown.findings:
-        lines += [click.style(line, fg=_colour(finding)) for line in _indented(finding.text, "  ! ")]
-    return "\n".join(lines)
-
-
-def as_json(shown: Round, evaluation: evaluation_pb.Evaluation | None = None) -> str:
-    """One round as one line of JSON; the module's docstring has the keys."""
-    answer, decision, hpa = shown.answer, shown.decision, None
-    if decision is not None:
-        hpa = {
-            "value_type": shown.scenario.value_type.value,
-            "recommended": decision.recommended,
-            "replicas": decision.replicas,
-            "limit": decision.limit.value,
-            "arithmetic": shown.recommendation.sentence if shown.recommendation else None,
-            "sentence": decision.sentence,
-        }
-    spec = answer.specs[0] if answer.specs else None
-    value = answer.values[0] if answer.values else None
-    return json.dumps(
-        {
-            "at": shown.at.isoformat(),
-            "address": shown.address,
-            "replicas": shown.scenario.replicas,
-            "connected": answer.connected,
-            "calls": [
-                {"method": c.method, "ms": round(c.milliseconds, 3), "status": c.status, "details": c.details}
-                for c in answer.calls
-            ],
-            "spec": spec and _sent(spec, "target", spec.as_keda_reads_it),
-            "value": value and _sent(value, "value", answer.value or 0.0),
-            "active": answer.active,
-            "findings": [{"code": f.code, "unusable": f.unusable, "text": f.text} for f in shown.findings],
-            "hpa": hpa,
-            "evaluation": evaluation and _told(evaluation),
-        },
-        ensure_ascii=False,
-        allow_nan=False,
-    )
-
-
-def _told(evaluation: evaluation_pb.Evaluation) -> dict[str, Any]:
-    return {
-        "scope": evaluation.scope,
-        "with_value": evaluation.with_value,
-        "expected": evaluation.expected,
-        "value": _json_number(evaluation.value) if evaluation.HasField("value") else None,
-        "active": evaluation.active,
-        "no_value_reason": evaluation.no_value_reason,
-        "reason": evaluation.reason,
-        "steps": list(evaluation.steps),
-    }
-
-
-def _sent(reading: MetricReading, key: str, number: float) -> dict[str, Any]:
-    return {
-        "name": reading.name,
-        key: _json_number(number),
-        "integer": reading.integer,
-        "float": _json_number(reading.floating),
-    }
-
-
-def _json_number(number: float) -> float | str:
-    return number if math.isfinite(number) else str(number)
-
-
-def _entry(label: str, text: str, **style: Any) -> list[str]:
-    wrapped = textwrap.wrap(text, WIDTH - _LABEL, break_on_hyphens=False) or [""]
-    labels = [label, *[""] * (len(wrapped) - 1)]
-    return [f"{name:<{_LABEL}}{click.style(line, **style)}" for name, line in zip(labels, wrapped, strict=True)]
-
-
-def _indented(text: str, first: str) -> list[str]:
-    return textwrap.wrap(text, WIDTH, initial_indent=first, subsequent_indent="    ", break_on_hyphens=False)
+        page.note("!", finding.text, _colour(finding))
+    return page.text
 
 
 def _colour(finding: LintFinding) -> str:
-    return "red" if finding.unusable else "yellow"
+    return "red" if finding.is_unusable else "yellow"
+
+
+def _yes_or_no(is_active: bool) -> str:
+    return "yes" if is_active else "no"
 
 
 def _milliseconds(call: Call) -> str:
     return f"{call.milliseconds:.1f}" if call.milliseconds < 100 else f"{call.milliseconds:.0f}"
 
 
-def _short(number: float) -> str:
-    plain = f"{number:.6g}"
-    return plain if len(plain) <= 9 else f"{number:.3e}"
+def _as_sent(value: float | None) -> str:
+    return number(value, digits=_DIGITS_AS_SENT)
+
+
+def _short(value: float) -> str:
+    plain = number(value)
+    return plain if len(plain) <= 9 else f"{value:.3e}"

@@ -15,8 +15,8 @@ import click
 
 from keda_gpu_scaler.cli.arguments import client_tls, host_and_port
 from keda_gpu_scaler.cli.job_environment import JobEnvironment, job_environment_of
-from keda_gpu_scaler.cli.kube_session import patience
 from keda_gpu_scaler.cli.options import BACKEND_FLAGS, config_of, flags
+from keda_gpu_scaler.cli.output import waiting_notice
 from keda_gpu_scaler.cli.top.rows import By, Row, Sort, TopView, arranged, as_csv, as_json
 from keda_gpu_scaler.cli.top.sources import Clocks, FleetSource, Wanted, followed, local
 from keda_gpu_scaler.cli.top.sparklines import Sparklines
@@ -55,7 +55,41 @@ def _addresses(ctx: click.Context, param: click.Parameter, given: tuple[str, ...
     return tuple(dict.fromkeys(address for one in addresses if (address := host_and_port(ctx, param, one))))
 
 
-@click.command()
+HELP = """Show every device of the fleet, and who holds it: a live table by device, node or pod.
+
+Without a flag it follows the agents of the cluster that kubectl reaches (through port-forwards; in a pod,
+directly), or where there is none, an instance on this machine. It changes nothing, and asks as instances ask each
+other.
+
+With --local it asks no instance but this machine's driver, and within a SLURM or Flux job or a container it shows
+the devices that are meant for it: SLURM_STEP_GPUS, SLURM_JOB_GPUS, CUDA_VISIBLE_DEVICES and NVIDIA_VISIBLE_DEVICES
+name them.
+
+\b
+keda-gpu-scaler top
+    the cluster's fleet
+keda-gpu-scaler top --address gpu-7:6000,gpu-8:6000 --by node
+    these two
+keda-gpu-scaler top --local
+    this machine; srun --jobid=4711 --overlap keda-gpu-scaler top --local: a job's devices
+keda-gpu-scaler top --once --by pod --sort util --filter llama
+    one picture, of the pods of llama
+keda-gpu-scaler top --once --format json | jq -r '.rows[] | select(.gpu_utilization_percent == 0) | .uuid'
+    who idles (null is unknown, and is not 0)
+
+\b
+Keys: q quit, h help, b or Tab device/node/pod, s or arrows sort, r reverse, / filter, ! who is not heard
+
+\b
+Exit status:
+  0  everybody is heard (with --once), or quit
+  1  somebody is not heard, or gives no reading; with --once
+  2  wrong usage: for one, no terminal and no --once
+  3  nobody is heard (with --once), or there is nobody to ask: no driver, no cluster
+"""
+
+
+@click.command(help=HELP)
 @click.option(
     "--address", "addresses", multiple=True, metavar="HOST:PORT,…", callback=_addresses,
     help="The instances to follow. Repeat it for more.",
@@ -108,38 +142,7 @@ def _addresses(ctx: click.Context, param: click.Parameter, given: tuple[str, ...
 )  # fmt: skip
 @click.pass_context
 def top(ctx: click.Context, /, **given: Any) -> None:
-    """Show every device of the fleet, and who holds it: a live table by device, node or pod.
-
-    Without a flag it follows the agents of the cluster that kubectl reaches (through port-forwards; in a pod,
-    directly), or where there is none, an instance on this machine. It changes nothing, and asks as instances ask each
-    other.
-
-    With --local it asks no instance but this machine's driver, and within a SLURM or Flux job or a container it shows
-    the devices that are meant for it: SLURM_STEP_GPUS, SLURM_JOB_GPUS, CUDA_VISIBLE_DEVICES and NVIDIA_VISIBLE_DEVICES
-    name them.
-
-    \b
-    keda-gpu-scaler top
-        the cluster's fleet
-    keda-gpu-scaler top --address gpu-7:6000,gpu-8:6000 --by node
-        these two
-    keda-gpu-scaler top --local
-        this machine; srun --jobid=4711 --overlap keda-gpu-scaler top --local: a job's devices
-    keda-gpu-scaler top --once --by pod --sort util --filter llama
-        one picture, of the pods of llama
-    keda-gpu-scaler top --once --format json | jq -r '.rows[] | select(.gpu_utilization_percent == 0) | .uuid'
-        who idles (null is unknown, and is not 0)
-
-    \b
-    Keys: q quit, h help, b or Tab device/node/pod, s or arrows sort, r reverse, / filter, ! who is not heard
-
-    \b
-    Exit status:
-      0  everybody is heard (with --once), or quit
-      1  somebody is not heard, or gives no reading; with --once
-      2  wrong usage: for one, no terminal and no --once
-      3  nobody is heard (with --once), or there is nobody to ask: no driver, no cluster
-    """
+    """Run the command."""
     if given["is_local"] and (given["addresses"] or given["peers"] or given["kubeconfig"] or given["namespace"]):
         raise click.UsageError("--local: asks nobody; leave out --address, --peers, --kubeconfig and --namespace", ctx)
     if given["addresses"] and given["peers"]:
@@ -207,7 +210,7 @@ async def _once(
     opening: AbstractAsyncContextManager[FleetSource], look: ViewState, style: str, timeout_seconds: float
 ) -> int:
     async with opening as source:
-        with patience("waiting for readings"), contextlib.suppress(TimeoutError):
+        with waiting_notice("waiting for readings"), contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_seconds):
                 await source.wait_for_sync()
         view = source.view()

@@ -20,7 +20,7 @@ from typing import Protocol
 import grpc
 
 from keda_gpu_scaler.cli.job_environment import JobEnvironment, JobEnvironmentKind
-from keda_gpu_scaler.cli.kube_session import access_of, is_reachable
+from keda_gpu_scaler.cli.kube_session import access_of, is_configured
 from keda_gpu_scaler.cli.top.rows import TopView, device_rows, origins, unheard
 from keda_gpu_scaler.config import Config
 from keda_gpu_scaler.core.interfaces import Backend, Discovery
@@ -160,7 +160,7 @@ async def _listing(wanted: Wanted, clocks: Clocks) -> AsyncIterator[_Listing]:
     if wanted.peers is not None and kind != "kubernetes":
         yield _Listing(parse_discovery(wanted.peers))
         return
-    if wanted.peers is None and not is_reachable(wanted.kubeconfig):
+    if wanted.peers is None and not is_configured(wanted.kubeconfig):
         yield _Listing(StaticDiscovery((HERE,)), is_guess=True)
         return
     with tempfile.TemporaryDirectory(prefix="keda-gpu-scaler-") as scratch:

@@ -16,7 +16,23 @@ _STDIN = "-"
 _SUFFIXES = (".yaml", ".yml")
 
 
-@click.command()
+HELP = """Check the ScaledObjects and ScaledJobs in YAML files: our triggers, and what stands around them.
+
+A FILE may be a directory (every .yaml and .yml below it) or - for standard input. Triggers of other scalers
+are passed over. Of the workloads in the files their images and commands are read, too: an engine that takes its
+memory when it starts is no good for a target of memory.
+
+\b
+keda-gpu-scaler validate scaledobject.yaml
+keda-gpu-scaler validate --format github deploy/
+helm template . | keda-gpu-scaler validate -
+
+Exit status: 0 nothing wrong (warnings aside, unless --strict), 1 something wrong, 2 wrong usage, or a file
+that cannot be read.
+"""
+
+
+@click.command(help=HELP)
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @click.option(
     "--format", "style", type=click.Choice(["text", "github", "json"]), default="text", show_default=True,
@@ -25,20 +41,7 @@ _SUFFIXES = (".yaml", ".yml")
 @click.option("--strict", is_flag=True, help="Let warnings fail too.")
 @click.pass_context
 def validate(ctx: click.Context, files: tuple[str, ...], style: str, strict: bool) -> None:
-    """Check the ScaledObjects and ScaledJobs in YAML files: our triggers, and what stands around them.
-
-    A FILE may be a directory (every .yaml and .yml below it) or - for standard input. Triggers of other scalers
-    are passed over. Of the workloads in the files their images and commands are read, too: an engine that takes its
-    memory when it starts is no good for a target of memory.
-
-    \b
-    keda-gpu-scaler validate scaledobject.yaml
-    keda-gpu-scaler validate --format github deploy/
-    helm template . | keda-gpu-scaler validate -
-
-    Exit status: 0 nothing wrong (warnings aside, unless --strict), 1 something wrong, 2 wrong usage, or a file
-    that cannot be read.
-    """
+    """Run the command."""
     triggers, worst = 0, 0
     texts = list(_texts(ctx, files))
     known = [workload for _, text in texts for workload in workloads(text)]

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Calls an instance for the evaluation of each trigger, and another instance when the connection breaks.
+
+Law: the evaluation is the one behind the answers to KEDA, made by an instance that answers KEDA. Nothing of it is
+computed here.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from keda_gpu_scaler.cli.explain.forecast import forecast_of
+from keda_gpu_scaler.cli.explain.result import ExplainResult, HpaStatus, hpa_status
+from keda_gpu_scaler.cli.explain.scaledobject import ScaledObject, ScaledObjectTrigger
+from keda_gpu_scaler.cli.kube_session import KubeSession
+from keda_gpu_scaler.cli.output import waiting_notice
+from keda_gpu_scaler.cli.pace import Timing
+from keda_gpu_scaler.cli.probe.client import Call, ProbeRequest, ScalerClient
+from keda_gpu_scaler.core.interfaces import KubeError
+from keda_gpu_scaler.wire.tls import ClientTls
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainRequest:
+    """What to explain, and where.
+
+    ``address`` is the instance to call; empty to find one in the cluster, in ``scaler_namespace`` where that is not
+    empty. ``total_triggers`` counts all triggers of the ScaledObject, also those that are not to be explained.
+    ``replicas`` is the workload's size where the scaler does not know it.
+    """
+
+    scaled_object: ScaledObject
+    total_triggers: int
+    address: str
+    scaler_namespace: str
+    timeout_seconds: float
+    tls: ClientTls | None
+    replicas: int | None
+
+
+class ExplainSession:
+    """Explains every trigger of one ScaledObject, as often as required.
+
+    Args:
+        request: what to explain.
+        cluster: the cluster; None where ``request.address`` is enough.
+        timing: the clocks.
+    """
+
+    def __init__(self, request: ExplainRequest, cluster: KubeSession | None, timing: Timing) -> None:
+        self._request = request
+        self._cluster = cluster
+        self._timing = timing
+        self._forwarding = cluster if not request.address else None
+        self._address = request.address
+        self._instance = request.address
+
+    def explain(self) -> Iterator[ExplainResult]:
+        """Yield the explanation of each trigger.
+
+        Raises:
+            KubeError: no instance can be reached, and none was reached before.
+        """
+        for trigger in self._request.scaled_object.triggers:
+            try:
+                yield self._explain(trigger)
+            except KubeError as error:
+                if not self._instance:
+                    raise
+                # With --watch, a later round may reach an instance again.
+                yield self._result(trigger, error=Call("Explain", 0.0, "UNAVAILABLE", str(error)))
+
+    def _explain(self, trigger: ScaledObjectTrigger) -> ExplainResult:
+        if not self._address and self._forwarding is not None:
+            self._forward(self._forwarding, trigger)
+        request = self._request
+        scaled_object = request.scaled_object
+        call = ProbeRequest(
+            self._address, scaled_object.name, scaled_object.namespace, trigger.metadata, request.timeout_seconds,
+            self._tls(trigger),
+        )  # fmt: skip
+        client = ScalerClient(call, self._timing)
+        try:
+            with waiting_notice(f"calling {self._instance}"):
+                answer, evaluation = client.explain()
+        finally:
+            client.close()
+        if evaluation is None:
+            error = answer.error
+            reason = self._close_broken_forward(is_connected=answer.is_connected)
+            return self._result(trigger, error=replace(error, details=reason) if error and reason else error)
+        return replace(
+            self._result(trigger),
+            evaluation=evaluation,
+            forecast=forecast_of(evaluation, scaled_object, trigger, request.replicas),
+            hpa_status=self._hpa_status(),
+        )
+
+    def _result(self, trigger: ScaledObjectTrigger, *, error: Call | None = None) -> ExplainResult:
+        request = self._request
+        return ExplainResult(
+            self._timing.utc(), request.scaled_object, trigger, request.total_triggers, self._instance, None, error
+        )
+
+    def _forward(self, cluster: KubeSession, trigger: ScaledObjectTrigger) -> None:
+        """Find an instance and forward a port to it.
+
+        Raises:
+            KubeError: there is none, or the API server refuses.
+        """
+        with waiting_notice("looking for an instance"):
+            instance = cluster.instance(trigger.metadata.get("scalerAddress", ""), self._request.scaler_namespace)
+            self._address = cluster.forward(instance)
+        self._instance = str(instance)
+
+    def _tls(self, trigger: ScaledObjectTrigger) -> ClientTls | None:
+        """Return the TLS settings; through a forwarded port the certificate must name the host that KEDA calls."""
+        tls = self._request.tls
+        if tls is None or tls.server_name is not None or self._forwarding is None:
+            return tls
+        host = trigger.metadata.get("scalerAddress", "").rpartition(":")[0]
+        return replace(tls, server_name=host or None)
+
+    def _close_broken_forward(self, *, is_connected: bool) -> str:
+        """Close a forwarded connection that broke, so that the next call looks for another instance; return why."""
+        cluster = self._forwarding
+        if cluster is None or (is_connected and not cluster.failure):
+            return ""
+        reason = cluster.failure
+        cluster.close_forwards()
+        self._address = ""
+        return reason
+
+    def _hpa_status(self) -> HpaStatus | None:
+        scaled_object = self._request.scaled_object
+        if self._cluster is None or scaled_object.kind != "ScaledObject" or not scaled_object.hpa_name:
+            return None
+        return hpa_status(self._cluster.hpa(scaled_object.namespace, scaled_object.hpa_name))
