@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An API server that is strict about lists and watches, and whose cluster a test changes.
+"""A fake API server that is strict about lists and watches, with a cluster that a test changes.
 
-It refuses what the real one refuses: parameters and media types it does not know, versions it no longer has, tokens
-it never gave. It serves from a thread of its own, so that tests, and processes that they start, talk to it alike.
+It refuses what the real one refuses: unknown parameters and media types, dropped versions, unknown tokens. It runs in a
+thread of its own, so that tests and the processes they start can call it.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from aiohttp import web
 
 from keda_gpu_scaler.kube.auth import ClientConfig
 
-TOKEN = "a-token-of-the-tests"  # noqa: S105 - of the tests indeed
+TOKEN = "a-token-of-the-tests"  # noqa: S105 - not a real secret
 _LIST_PARAMETERS = {"limit", "continue", "labelSelector", "fieldSelector", "resourceVersion"}
 _WATCH_PARAMETERS = {
     "watch", "allowWatchBookmarks", "resourceVersion", "timeoutSeconds", "labelSelector", "fieldSelector",
@@ -44,13 +44,13 @@ KINDS = {
     "horizontalpodautoscalers": ("autoscaling", "v2", "HorizontalPodAutoscaler"),
 }
 _LONGEST_MESSAGE = 1024  # an event's
-_BOOKMARK_SECONDS = 60.0  # about as often as there
+_BOOKMARK_SECONDS = 60.0  # about as often as the real one
 _SCALABLE = {"deployments", "statefulsets", "rollouts", "leaderworkersets"}
 
 
 @dataclass(frozen=True)
 class Asked:
-    """One request, in RBAC's words: "deployments/scale" is a resource, and the whole cluster is the namespace ""."""
+    """One request as RBAC describes it: resource "deployments/scale"; the namespace "" is the whole cluster."""
 
     verb: str
     group: str
@@ -79,9 +79,9 @@ class _StatusError(Exception):
 class FakeApiServer:
     """Serves while its ``with`` block lasts. Every method may be called from the test's thread.
 
-    ``requests`` counts what was asked ("list pods", "watch pods", "get scale", …), ``watches`` the watches that are
-    open, and ``asked`` holds every request for an object, also those that were refused. ``forwards`` says where on this
-    machine a pod's port is (by namespace, name and port), and ``forwarded_bytes`` how much of it is one message.
+    ``requests`` counts the requests ("list pods", "watch pods", "get scale", …), and ``watches`` the open watches.
+    ``asked`` holds every request for an object, including those that were refused. ``forwards`` has the local port of a
+    pod's port (by namespace, name and port), and ``forwarded_bytes`` is the largest size of a forwarded message.
     """
 
     def __init__(self) -> None:
@@ -112,7 +112,7 @@ class FakeApiServer:
         self.port = 0
         self.tokens = {TOKEN}
 
-    # ---- its life ----
+    # ---- start and stop ----
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -129,7 +129,7 @@ class FakeApiServer:
 
     @property
     def access(self) -> ClientConfig:
-        """How to reach it, and as whom."""
+        """The configuration of a client."""
         return ClientConfig(server=self.url, namespace="gpu", token=TOKEN)
 
     @property
@@ -137,19 +137,19 @@ class FakeApiServer:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        """Listen, on the port of before if there was one."""
+        """Listen, after a stop on the same port as before."""
         self._await(self._start())
 
     def stop(self) -> None:
-        """Stop listening and cut every connection; the cluster is kept."""
+        """Stop listening and cut every connection; the cluster's objects stay."""
         self._await(self._stop())
 
     def cut(self) -> None:
-        """Break every connection in the middle of whatever it carries."""
+        """Abort every connection."""
         self._loop.call_soon_threadsafe(self._cut)
 
     def hang(self, hangs: bool = True) -> None:
-        """Answer no request any more, and send nothing on open watches."""
+        """Answer no request, and send nothing on open watches, until called with False."""
         self._hangs = hangs
         self._wake()
 
@@ -178,11 +178,11 @@ class FakeApiServer:
             self._forbidden.discard((verb, resource))
 
     def break_down(self, verb: str, resource: str) -> None:
-        """Answer 503 to this, until it is mended."""
+        """Answer 503 to these requests, until ``repair``."""
         with self._lock:
             self._broken.add((verb, resource))
 
-    def mend(self, verb: str, resource: str) -> None:
+    def repair(self, verb: str, resource: str) -> None:
         with self._lock:
             self._broken.discard((verb, resource))
 
@@ -193,10 +193,10 @@ class FakeApiServer:
     def refuse_next(self, code: int, reason: str = "TooManyRequests", retry_after: str | None = None) -> None:
         headers = {"Retry-After": retry_after} if retry_after is not None else {}
         with self._lock:
-            self._refusals.append(_StatusError(code, reason, "as told", headers))
+            self._refusals.append(_StatusError(code, reason, "requested by the test", headers))
 
     def compact(self, keep: str | None = None) -> None:
-        """Forget the past (before the version to keep): whoever wants to go on from it must list again."""
+        """Drop old versions (those before ``keep``): a client that goes on from one of them must list again."""
         with self._lock:
             if keep is None:
                 self._version += 10
@@ -213,7 +213,7 @@ class FakeApiServer:
     # ---- the cluster ----
 
     def put(self, resource: str, name: str, namespace: str = "ai", **parts: Any) -> None:
-        """Create an object, or replace it; the parts are those of its document."""
+        """Create or replace an object; ``parts`` are the fields of its document."""
         group, version, kind = KINDS[resource]
         with self._lock:
             self._version += 1
@@ -239,7 +239,7 @@ class FakeApiServer:
         self._wake()
 
     def events(self) -> list[dict[str, Any]]:
-        """Return the events that were written, oldest first."""
+        """Return the events that clients have written, oldest first."""
         with self._lock:
             return [copy.deepcopy(one) for (resource, _, _), one in self._objects.items() if resource == "events"]
 
@@ -284,7 +284,7 @@ class FakeApiServer:
         namespace: str = "ai",
         resource: str = "deployments",
     ) -> None:
-        """Create a scale target of this size, or make it this large."""
+        """Create a scale target of this size, or change its size."""
         status = {"replicas": replicas if actual is None else actual}
         self.put(
             resource, name, namespace,
@@ -492,7 +492,7 @@ class FakeApiServer:
         return self._get(request, namespace, resource, name, subresource)
 
     async def _forward(self, request: web.Request, namespace: str, name: str) -> web.StreamResponse:
-        """Carry bytes between a WebSocket and whatever listens for a pod, as a kubelet does."""
+        """Copy bytes between a WebSocket and a pod's local port, as a kubelet does."""
         self._check("get", "pods/portforward", namespace)
         if ("pods", namespace, name) not in self._objects:
             raise _StatusError(404, "NotFound", f'pods "{name}" not found')
@@ -519,7 +519,7 @@ class FakeApiServer:
         task = asyncio.create_task(down())
         try:
             async for message in socket:
-                assert message.data[0] == 0, "a client writes data, and no errors"
+                assert message.data[0] == 0, "a client writes to the data channel only"
                 writer.write(message.data[1:])
             return socket
         finally:
@@ -545,7 +545,7 @@ class FakeApiServer:
                     message = "The provided continue parameter is too old to display a consistent list result."
                     raise _StatusError(410, "Expired", message)
             metadata: dict[str, Any] = {"resourceVersion": str(version)}
-            # As there: whoever sets no limit gets everything.
+            # As the real one: a list without a limit has no pages.
             limit = min(int(request.query["limit"]), self.page_limit) if "limit" in request.query else len(left)
             page, rest = left[:limit], left[limit:]
             if rest:
@@ -559,7 +559,7 @@ class FakeApiServer:
             return {
                 "kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": metadata, "items": page
             }  # fmt: skip
-        # As there: the items of a list do not say again what they are.
+        # As the real one: the items of a list have no kind and no apiVersion.
         items = [{key: value for key, value in item.items() if key not in ("kind", "apiVersion")} for item in page]
         return {
             "kind": f"{kind}List", "apiVersion": f"{group}/{api_version}", "metadata": metadata, "items": items
@@ -608,7 +608,7 @@ class FakeApiServer:
 
 
 def _parse_path(path: str) -> tuple[str, str, str, str, str, str]:
-    """Cut a path into group, version, namespace, resource, name, subresource; what is not there is empty."""
+    """Cut a path into group, version, namespace, resource, name, subresource; missing parts are empty."""
     root, *parts = path.strip("/").split("/")
     if root == "api":
         group, parts = "", parts
@@ -625,7 +625,7 @@ def _parse_path(path: str) -> tuple[str, str, str, str, str, str]:
 
 
 def _shown(request: web.Request, partial: str) -> tuple[Callable[[dict[str, Any]], dict[str, Any]], bool]:
-    """How objects are shown to whoever accepts this: the first media type that is known."""
+    """Return how to present objects to this request: by the first known media type that it accepts."""
     for accepted in (part.strip() for part in request.headers.get("Accept", "application/json").split(",")):
         if accepted == partial:
             return _partial, True
@@ -641,7 +641,7 @@ def _partial(item: dict[str, Any]) -> dict[str, Any]:
 
 
 def _selected(request: web.Request) -> Callable[[dict[str, Any]], bool]:
-    """Whether an object is among those that are asked for, by labels and by name."""
+    """Return a predicate for the objects that a request selects by labels and by name."""
     conditions = [_condition(part) for part in _parts(request.query.get("labelSelector", ""))]
     field, equals, name = request.query.get("fieldSelector", "").partition("=")
     if field and (field, equals) != ("metadata.name", "="):
@@ -655,7 +655,7 @@ def _selected(request: web.Request) -> Callable[[dict[str, Any]], bool]:
 
 
 def _parts(selector: str) -> list[str]:
-    """Cut a label selector at the commas that stand in no parentheses."""
+    """Cut a label selector at the commas outside of parentheses."""
     return [part.strip() for part in re.split(r",(?![^(]*\))", selector) if part.strip()]
 
 
@@ -673,7 +673,7 @@ def _condition(text: str) -> Callable[[Mapping[str, str]], bool]:
 
 
 def _selector_text(selector: Mapping[str, Any]) -> str:
-    """Write a LabelSelector as a scale subresource shows it: as text."""
+    """Return a LabelSelector as the text of a scale subresource."""
     texts = [f"{key}={value}" for key, value in sorted((selector.get("matchLabels") or {}).items())]
     for one in selector.get("matchExpressions") or ():
         key, values = one["key"], ",".join(one.get("values") or ())
@@ -688,7 +688,7 @@ async def _send_event(
     chosen: Callable[[dict[str, Any]], bool],
     shown: Callable[[dict[str, Any]], dict[str, Any]],
 ) -> None:
-    """Send what this event is to somebody who selects: what leaves the selection is deleted for them."""
+    """Send an event to a watch with a selector: an object that leaves the selection is deleted for that watch."""
     was = event.before is not None and chosen(event.before)
     if event.after is not None and chosen(event.after):
         await _send(response, "MODIFIED" if was else "ADDED", shown(event.after))

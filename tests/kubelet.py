@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A kubelet that a test tells what to answer: a real gRPC server on a real unix socket."""
+"""A fake kubelet whose answers a test sets: a real gRPC server on a real unix socket."""
 
 import threading
 from collections.abc import Mapping, Sequence
@@ -31,10 +31,10 @@ def container(name: str, resource: str, *device_ids: str) -> pb.ContainerResourc
     )
 
 
-def claiming(name: str, driver: str, device: str) -> pb.ContainerResources:
-    claim = pb.ClaimResource(driver_name=driver, pool_name="gpu-7", device_name=device)
+def claim(name: str, driver: str, device: str) -> pb.ContainerResources:
+    resource = pb.ClaimResource(driver_name=driver, pool_name="gpu-7", device_name=device)
     return pb.ContainerResources(
-        name=name, dynamic_resources=[pb.DynamicResource(claim_name="gpu", claim_resources=[claim])]
+        name=name, dynamic_resources=[pb.DynamicResource(claim_name="gpu", claim_resources=[resource])]
     )
 
 
@@ -45,9 +45,9 @@ def pod_resources(name: str, *containers: pb.ContainerResources, namespace: str 
 class FakeKubelet:
     """Listens on ``path`` while its ``with`` block lasts.
 
-    ``pods`` is what List answers, and with them the agent's own, unless not ``has_read_pods``; ``error`` the status
-    it answers with instead; ``raw`` bytes it answers with instead; while ``may_answer`` is not set it hangs. ``asked``
-    counts the questions.
+    List returns ``pods`` and the agent's own pod, or no pods while ``has_read_pods`` is False. Where ``error`` or
+    ``raw`` is set, it returns that status or these bytes. While ``may_answer`` is not set it hangs. ``calls`` counts
+    the calls.
     """
 
     def __init__(self, path: Path) -> None:
@@ -58,11 +58,11 @@ class FakeKubelet:
         self.may_answer = threading.Event()
         self.may_answer.set()
         self.has_read_pods = True
-        self.asked = 0
+        self.calls = 0
         self._server: grpc.Server | None = None
 
     def hold(self, held: Mapping[str, Sequence[str]], namespace: str = "ai", resource: str = "nvidia.com/gpu") -> None:
-        """Let these pods hold these devices, and no others anything."""
+        """Assign these devices to these pods, and no device to any other pod."""
         self.pods = [
             pod_resources(name, container("server", resource, *ids), namespace=namespace) for name, ids in held.items()
         ]
@@ -77,8 +77,8 @@ class FakeKubelet:
         self.stop()
 
     def start(self) -> None:
-        """Listen, on a new socket file in the old one's place."""
-        # An old server that is still there would take the new one's file along whenever it goes.
+        """Listen on a new socket file, which replaces the old one."""
+        # An old server that still runs would remove the new socket file when it stops.
         self.stop()
         self._server = grpc.server(futures.ThreadPoolExecutor(max_workers=4))
         self._server.add_generic_rpc_handlers((_Handler(self),))
@@ -86,7 +86,7 @@ class FakeKubelet:
         self._server.start()
 
     def stop(self) -> None:
-        """Stop listening; the socket file goes, as it does with a kubelet."""
+        """Stop listening, and remove the socket file, as a kubelet does."""
         self.may_answer.set()
         if self._server is not None:
             self._server.stop(None).wait()
@@ -94,10 +94,10 @@ class FakeKubelet:
         self.path.unlink(missing_ok=True)
 
     def answer(self, request: bytes, context: grpc.ServicerContext) -> bytes:
-        self.asked += 1
+        self.calls += 1
         self.may_answer.wait()
         if self.error is not None:
-            context.abort(self.error, "as told")
+            context.abort(self.error, "requested by the test")
         if self.raw is not None:
             return self.raw
         pods = (
@@ -105,8 +105,8 @@ class FakeKubelet:
             if self.has_read_pods
             else []
         )
-        answer: bytes = pb.ListPodResourcesResponse(pod_resources=pods).SerializeToString()
-        return answer
+        response: bytes = pb.ListPodResourcesResponse(pod_resources=pods).SerializeToString()
+        return response
 
 
 class _Handler(grpc.GenericRpcHandler):  # type: ignore[misc]

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real API server in the fake one's place, for the tests that need no faults: ``kubectl`` in the tests' own words.
+"""A real API server with the methods of the fake one, for the tests that need no faults.
 
-The environment variable KEDA_GPU_SCALER_TEST_KUBECONFIG names a kubeconfig of somebody who may do anything. Everything
-happens in a namespace that is made for it and removed afterwards. No controller is expected to run: what one would do
-(a pod's readiness, a Deployment's status) is written by the test. The definitions of KEDA's objects are installed where
-they are missing, and stay.
+The environment variable KEDA_GPU_SCALER_TEST_KUBECONFIG names the kubeconfig of a cluster administrator. The tests use
+a namespace of their own, which is removed afterwards. They need no controller: a test writes the status that a
+controller would write (a pod's readiness, a Deployment's size). The definitions of KEDA's objects are installed where
+they are missing, and are not removed.
 """
 
 import ssl
@@ -24,7 +24,7 @@ _CONTAINER = {"name": "server", "image": "example.com/server"}
 
 
 class RealApiServer:
-    """Speaks to the server for as long as its ``with`` block lasts."""
+    """A client of the server, for as long as its ``with`` block lasts."""
 
     def __init__(self, path: Path, scratch: Path) -> None:
         self.access: ClientConfig = kubeconfig(path, scratch)
@@ -50,7 +50,7 @@ class RealApiServer:
         self._http.delete(f"/api/v1/namespaces/{self.namespace}")
         self._http.close()
 
-    # ---- the cluster, in the fake's words ----
+    # ---- the cluster, with the methods of the fake ----
 
     def scale(self, name: str, replicas: int, actual: int | None = None, *, resource: str = "deployments") -> None:
         labels = {"app": name}
@@ -144,8 +144,9 @@ class RealApiServer:
         self._http.patch(path, json=parts, headers=media).raise_for_status()
 
     def _send(self, verb: str, path: str, item: Mapping[str, Any]) -> None:
-        answer = self._http.request(verb, path, json=item)
-        assert answer.is_success, answer.text
+        response = self._http.request(verb, path, json=item)
+        if not response.is_success:
+            raise AssertionError(response.text)
 
     def _install(self, plural: str, singular: str, kind: str) -> None:
         root = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
@@ -168,4 +169,4 @@ class RealApiServer:
                 },
             )
         while self._http.get(self._path(plural)).status_code == 404:
-            pass  # it is served a moment after it was made
+            pass  # the API server needs a moment after the definition is created

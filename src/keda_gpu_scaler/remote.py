@@ -6,7 +6,6 @@ client with its TLS is a third of what they weigh.
 """
 
 import asyncio
-import importlib
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
@@ -320,9 +319,9 @@ class _Api:
 
     async def _open(self) -> "ApiClient":
         # In a thread: compiling and running so many modules takes as long as a few hundred answers.
-        await asyncio.get_running_loop().run_in_executor(None, importlib.import_module, "httpx")
-        from keda_gpu_scaler.kube.client import ApiClient
+        from keda_gpu_scaler.kube.client import ApiClient, preload
 
+        await asyncio.get_running_loop().run_in_executor(None, preload)
         return ApiClient(self.access)
 
 

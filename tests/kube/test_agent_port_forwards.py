@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Agents of a cluster, each at an address of this machine, as pods come and go."""
+"""Tests of forwarded agents: each has a local address for as long as its pod runs."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from keda_gpu_scaler.core.interfaces import KubeError
-from keda_gpu_scaler.kube import agent_port_forwards as forwarded
-from keda_gpu_scaler.kube.agent_port_forwards import AgentPod, AgentPortForwards, agents
+from keda_gpu_scaler.kube import agent_port_forwards
+from keda_gpu_scaler.kube.agent_port_forwards import AgentPortForwards
 from keda_gpu_scaler.kube.client import ApiError
 from keda_gpu_scaler.kube.port_forward import PortForwarder
 from tests.apiserver import FakeApiServer
@@ -82,7 +82,7 @@ def test_without_an_agent_there_is_no_address(server: FakeApiServer) -> None:
         ("get", "pods/portforward", "pod gpu/scaler-a: .*forbidden.*; a port-forward needs the right"),
     ],
 )
-def test_what_is_not_allowed_is_told(server: FakeApiServer, verb: str, resource: str, sentence: str) -> None:
+def test_a_missing_right_is_reported(server: FakeApiServer, verb: str, resource: str, sentence: str) -> None:
     server.pod("scaler-a", "a", namespace="gpu", labels=LABELS)
     server.forbid(verb, resource)
 
@@ -93,45 +93,25 @@ def test_what_is_not_allowed_is_told(server: FakeApiServer, verb: str, resource:
     run(server, work)
 
 
-def test_one_that_cannot_be_reached_takes_none_from_the_others_and_is_tried_again(
+def test_an_agent_that_cannot_be_reached_does_not_affect_the_others_and_is_tried_again(
     server: FakeApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(forwarded, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(agent_port_forwards, "RETRY_SECONDS", 0.0)
     server.pod("scaler-a", "a", namespace="gpu", labels=LABELS)
     server.pod("scaler-b", "b", namespace="gpu", labels=LABELS)
     real = PortForwarder._open
     refused: list[str] = []
 
-    async def opened(api: PortForwarder, path: str, port: int) -> Any:
+    async def open_or_refuse(api: PortForwarder, path: str, port: int) -> Any:
         if "scaler-b" in path and not refused:
             refused.append(path)
             raise ApiError("the API server answers 502: proxy error", 502)
         return await real(api, path, port)
 
-    monkeypatch.setattr(PortForwarder, "_open", opened)
+    monkeypatch.setattr(PortForwarder, "_open", open_or_refuse)
 
     async def work(listings: AsyncIterator[Mapping[str, str]]) -> None:
         assert nodes(await anext(listings)) == ["a"]
         await listed(listings, "a", "b")
 
     run(server, work)
-
-
-@pytest.mark.parametrize(
-    ("item", "expected"),
-    [
-        pytest.param(
-            {"spec": {"nodeName": "a", "containers": [{"ports": [{"name": "grpc", "containerPort": 7000}]}]}},
-            AgentPod("gpu", "scaler-a", "a", 7000), id="a port of its own",
-        ),
-        pytest.param({"spec": {"nodeName": "a"}}, AgentPod("gpu", "scaler-a", "a", 6000), id="no port"),
-        pytest.param({"spec": {}}, AgentPod("gpu", "scaler-a", "", 6000), id="no node"),
-        pytest.param({"spec": {}, "status": {"phase": "Pending"}}, None, id="not running yet"),
-        pytest.param({"metadata": {"name": "scaler-a", "deletionTimestamp": "now"}}, None, id="told to end"),
-        pytest.param({"metadata": {"name": "../secrets"}}, None, id="no name of a pod"),
-        pytest.param({"metadata": None, "spec": [], "status": 3}, None, id="nonsense"),
-    ],
-)  # fmt: skip
-def test_what_is_kept_of_a_pod(item: dict[str, Any], expected: AgentPod | None) -> None:
-    base = {"metadata": {"name": "scaler-a", "namespace": "gpu"}, "status": {"phase": "Running"}}
-    assert agents({**base, **item}) == (() if expected is None else (expected,))

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Tests of kubeconfigs and service accounts, and of the errors that name file and field."""
+
 import base64
 import json
 import subprocess
@@ -10,7 +12,7 @@ from typing import Any
 import pytest
 
 from keda_gpu_scaler.core.interfaces import KubeError
-from keda_gpu_scaler.kube import auth as access_module
+from keda_gpu_scaler.kube import auth
 from keda_gpu_scaler.kube.auth import ClientConfig, in_cluster, kubeconfig, service_account
 
 
@@ -36,12 +38,12 @@ def read(path: Path, scratch: Path) -> ClientConfig:
     return kubeconfig(path, folder)
 
 
-def coded(text: str) -> str:
+def encoded(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
 
 
 def test_the_current_context_is_read(tmp_path: Path) -> None:
-    path = written(tmp_path, cluster={"certificate-authority-data": coded("CA")}, user={"token": "secret"})
+    path = written(tmp_path, cluster={"certificate-authority-data": encoded("CA")}, user={"token": "secret"})
     assert read(path, tmp_path) == ClientConfig("https://api:6443", "default", ca_data="CA", token="secret")  # noqa: S106
 
 
@@ -57,28 +59,29 @@ def test_files_are_named_relative_to_the_kubeconfig(tmp_path: Path) -> None:
     assert (found.client_certificate, found.client_key) == (tmp_path / "me.crt", Path("/elsewhere/me.key"))
 
 
-def test_a_client_certificate_within_is_written_where_nobody_else_can_read_it(tmp_path: Path) -> None:
+def test_an_embedded_client_certificate_is_written_to_a_private_file(tmp_path: Path) -> None:
     found = read(
-        written(tmp_path, user={"client-certificate-data": coded("CERT"), "client-key-data": coded("KEY")}), tmp_path
+        written(tmp_path, user={"client-certificate-data": encoded("CERT"), "client-key-data": encoded("KEY")}),
+        tmp_path,
     )
     assert found.client_key is not None
     assert found.client_key.read_text() == "KEY"
     assert found.client_key.stat().st_mode & 0o077 == 0
 
 
-def test_the_token_is_read_anew_each_time(tmp_path: Path) -> None:
+def test_the_token_is_read_for_every_request(tmp_path: Path) -> None:
     token = tmp_path / "token"
-    access = ClientConfig("https://api", "gpu", token_file=token)
+    config = ClientConfig("https://api", "gpu", token_file=token)
     token.write_text("one\n")
-    assert access.authorization() == {"Authorization": "Bearer one"}
+    assert config.authorization() == {"Authorization": "Bearer one"}
     token.write_text("two\n")
-    assert access.authorization() == {"Authorization": "Bearer two"}
+    assert config.authorization() == {"Authorization": "Bearer two"}
     token.unlink()
     with pytest.raises(KubeError, match=r"cannot read .*token: No such file"):
-        access.authorization()
+        config.authorization()
 
 
-def test_a_field_without_a_value_is_not_there(tmp_path: Path) -> None:
+def test_a_field_without_a_value_counts_as_absent(tmp_path: Path) -> None:
     found = read(written(tmp_path, user={"token": None, "tokenFile": None, "client-key": None}), tmp_path)
     assert (found.authorization(), found.token_file, found.client_key) == ({}, None, None)
 
@@ -95,14 +98,16 @@ def test_a_field_without_a_value_is_not_there(tmp_path: Path) -> None:
         ({"cluster": {"certificate-authority": "nowhere.crt"}}, "nowhere.crt: No such file or directory"),
     ],
 )
-def test_what_cannot_be_used_is_said_with_file_and_field(tmp_path: Path, parts: dict[str, Any], sentence: str) -> None:
+def test_an_unusable_field_is_reported_with_file_and_field(
+    tmp_path: Path, parts: dict[str, Any], sentence: str
+) -> None:
     with pytest.raises(KubeError) as caught:
         read(written(tmp_path, **parts), tmp_path)
     assert sentence in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["{", "- a", "\t", "current-context: [", "null"])
-def test_what_is_no_kubeconfig_is_refused(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_not_a_kubeconfig_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "config"
     path.write_text(text)
     with pytest.raises(KubeError, match="--kubeconfig: "):
@@ -110,7 +115,7 @@ def test_what_is_no_kubeconfig_is_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_a_pod_uses_its_service_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(access_module, "SERVICE_ACCOUNT", tmp_path)
+    monkeypatch.setattr(auth, "SERVICE_ACCOUNT", tmp_path)
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "fd00::1")
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
     assert not in_cluster()
@@ -122,14 +127,22 @@ def test_a_pod_uses_its_service_account(tmp_path: Path, monkeypatch: pytest.Monk
     )
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST")
     assert not in_cluster()
-    with pytest.raises(KubeError, match="this is no pod of a cluster"):
+    with pytest.raises(KubeError, match="this process does not run in a pod"):
         service_account()
 
 
-def test_looking_for_a_service_account_loads_no_http_client() -> None:
+def test_reading_a_service_account_imports_no_http_client() -> None:
     script = (
         "import sys; from keda_gpu_scaler.cli import main; main.get_command(None, 'serve');"
         "import keda_gpu_scaler.agent; from keda_gpu_scaler.kube.auth import in_cluster; in_cluster();"
         "sys.exit(bool({'ssl', 'httpx', 'yaml'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def test_the_http_client_is_imported_by_preload_and_not_by_its_module() -> None:
+    script = (
+        "import sys; from keda_gpu_scaler.kube import client; was_imported = 'httpx' in sys.modules;"
+        "client.preload(); sys.exit(was_imported or 'httpx' not in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

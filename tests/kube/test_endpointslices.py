@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Tests of the discovery through EndpointSlices: which addresses it yields, and when."""
+
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -7,7 +9,7 @@ from typing import Any
 import pytest
 
 from keda_gpu_scaler.core.interfaces import KubeError, WatchState
-from keda_gpu_scaler.kube import reflector as collection_module
+from keda_gpu_scaler.kube import reflector as reflector_module
 from keda_gpu_scaler.kube.auth import ClientConfig
 from keda_gpu_scaler.kube.client import ApiClient
 from keda_gpu_scaler.kube.endpointslices import EndpointSlices
@@ -26,7 +28,7 @@ def server() -> Iterator[FakeApiServer]:
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collection_module, "_jittered", lambda seconds: 0.0)
+    monkeypatch.setattr(reflector_module, "_jittered", lambda seconds: 0.0)
 
 
 def endpoint(address: str, node: str, **conditions: bool) -> dict[str, Any]:
@@ -47,7 +49,7 @@ def put(
     )  # fmt: skip
 
 
-def reading(server: FakeApiServer, talk: Callable[[AsyncIterator[Mapping[str, str]]], Awaitable[None]]) -> None:
+def discover(server: FakeApiServer, talk: Callable[[AsyncIterator[Mapping[str, str]]], Awaitable[None]]) -> None:
     async def run() -> None:
         api = ApiClient(ClientConfig(server.url, "gpu", token=TOKEN))
         slices = EndpointSlices(api, "gpu", "agents", ManualClock())
@@ -58,7 +60,7 @@ def reading(server: FakeApiServer, talk: Callable[[AsyncIterator[Mapping[str, st
     asyncio.run(run())
 
 
-def test_slices_of_the_service_are_put_together_and_followed(server: FakeApiServer) -> None:
+def test_slices_of_the_service_are_merged_and_watched(server: FakeApiServer) -> None:
     put(server, "a", endpoint("10.0.0.1", "gpu-1"), endpoint("10.0.0.2", "gpu-2", ready=False, serving=True))
     put(server, "b", endpoint("fd00::1", "gpu-3"), endpoint("10.0.0.4", "gpu-4", terminating=True))
     put(server, "c", endpoint("10.0.0.5", "gpu-5"), **{"kubernetes.io/service-name": "others"})
@@ -72,7 +74,7 @@ def test_slices_of_the_service_are_put_together_and_followed(server: FakeApiServ
         server.delete("endpointslices", "b", "gpu")
         assert await anext(addresses) == {"10.0.0.1:6000": "gpu-1"}
 
-    reading(server, talk)
+    discover(server, talk)
 
 
 def test_a_pod_with_two_addresses_is_one_instance(server: FakeApiServer) -> None:
@@ -85,7 +87,7 @@ def test_a_pod_with_two_addresses_is_one_instance(server: FakeApiServer) -> None
     async def talk(addresses: AsyncIterator[Mapping[str, str]]) -> None:
         assert await anext(addresses) == {"10.0.0.1:6000": "gpu-1", "[fd00::2]:6000": "gpu-2"}
 
-    reading(server, talk)
+    discover(server, talk)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +104,7 @@ def test_the_port_is_the_one_named_grpc_or_the_first(server: FakeApiServer, port
     async def talk(addresses: AsyncIterator[Mapping[str, str]]) -> None:
         assert await anext(addresses) == {f"10.0.0.1:{port}": "gpu-1"}
 
-    reading(server, talk)
+    discover(server, talk)
 
 
 def test_a_slice_without_a_port_has_no_address(server: FakeApiServer) -> None:
@@ -111,10 +113,10 @@ def test_a_slice_without_a_port_has_no_address(server: FakeApiServer) -> None:
     async def talk(addresses: AsyncIterator[Mapping[str, str]]) -> None:
         assert await anext(addresses) == {}
 
-    reading(server, talk)
+    discover(server, talk)
 
 
-def test_its_watch_is_counted_while_it_lasts(server: FakeApiServer) -> None:
+def test_the_watch_is_counted_while_it_is_open(server: FakeApiServer) -> None:
     put(server, "a", endpoint("10.0.0.1", "gpu-1"))
 
     async def run() -> None:
@@ -130,7 +132,7 @@ def test_its_watch_is_counted_while_it_lasts(server: FakeApiServer) -> None:
     asyncio.run(run())
 
 
-def test_a_right_that_is_missing_is_said(server: FakeApiServer) -> None:
+def test_a_missing_right_is_reported(server: FakeApiServer) -> None:
     server.forbid("list", "endpointslices")
 
     async def talk(addresses: AsyncIterator[Mapping[str, str]]) -> None:
@@ -141,4 +143,4 @@ def test_a_right_that_is_missing_is_said(server: FakeApiServer) -> None:
             "grant list and watch on endpointslices.discovery.k8s.io (chart: rbac.create)"
         )
 
-    reading(server, talk)
+    discover(server, talk)

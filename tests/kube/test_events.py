@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Events about triggers, as an API server takes them: on change, after a while, and never too many."""
+"""Tests of the events about triggers: on change only, after a minimum duration, and at a limited rate."""
 
 import asyncio
 import itertools
@@ -15,14 +15,21 @@ from hypothesis import strategies as st
 from keda_gpu_scaler.core.interfaces import RecentAnswer
 from keda_gpu_scaler.kube import events as events_module
 from keda_gpu_scaler.kube.client import ApiClient
-from keda_gpu_scaler.kube.events import APART_SECONDS, BURST, EVERY_SECONDS, HELD_SECONDS, SILENT_SECONDS, EventRecorder
+from keda_gpu_scaler.kube.events import (
+    BURST,
+    FORBIDDEN_PAUSE_SECONDS,
+    MIN_DURATION_SECONDS,
+    MIN_INTERVAL_SECONDS,
+    REFILL_SECONDS,
+    EventRecorder,
+)
 from tests.apiserver import FakeApiServer
 from tests.fakes import ManualClock
 
-WELL = RecentAnswer("ai", "llama", "keda_gpu_metric", "gpu_utilization", 80.0, 276.0, True, 3, 3)
-UNSEEN = replace(WELL, value=None, with_value=0, reason="no fresh sample for 3 of 3 pods")
-DEMANDED = replace(WELL, demand=3.0, is_demand_known=True, demand_sentence="demand 3 is above 0")
-UNDEMANDED = replace(DEMANDED, demand=None, is_demand_known=False, demand_sentence="demand is unknown: refused")
+HEALTHY = RecentAnswer("ai", "llama", "keda_gpu_metric", "gpu_utilization", 80.0, 276.0, True, 3, 3)
+MISSING = replace(HEALTHY, value=None, with_value=0, reason="no fresh sample for 3 of 3 pods")
+DEMAND_KNOWN = replace(HEALTHY, demand=3.0, is_demand_known=True, demand_sentence="demand 3 is above 0")
+DEMAND_UNKNOWN = replace(DEMAND_KNOWN, demand=None, is_demand_known=False, demand_sentence="demand is unknown: refused")
 POLL = 15.0
 
 
@@ -33,22 +40,22 @@ def server() -> Iterator[FakeApiServer]:
         yield running
 
 
-class Telling:
-    """Events at an API server, by a clock that the test turns."""
+class Recording:
+    """An event recorder at an API server, with a clock that the test sets."""
 
     def __init__(self, server: FakeApiServer) -> None:
         self.server = server
         self.clock = ManualClock()
         self.api = ApiClient(server.access)
         self.events = EventRecorder(self.opened, "gpu-1", clock=self.clock, wall_clock=lambda: 1_700_000_000.0)
-        self.has_opened = 0
+        self.times_opened = 0
 
     async def opened(self) -> ApiClient:
-        self.has_opened += 1
+        self.times_opened += 1
         return self.api
 
-    async def hear(self, *answers: RecentAnswer, apart: float = POLL) -> None:
-        """Give these answers one after another, and wait until whatever follows from each is done."""
+    async def receive(self, *answers: RecentAnswer, apart: float = POLL) -> None:
+        """Pass these answers to the recorder one after another, and wait until each has been handled."""
         for answer in answers:
             self.events.note(answer)
             while self.events._writing:
@@ -60,22 +67,22 @@ class Telling:
         return [event["reason"] for event in self.server.events()]
 
 
-def telling(server: FakeApiServer, talk: Callable[[Telling], Awaitable[None]]) -> None:
+def record(server: FakeApiServer, talk: Callable[[Recording], Awaitable[None]]) -> None:
     async def run() -> None:
-        one = Telling(server)
+        recording = Recording(server)
         try:
             async with asyncio.timeout(20):
-                await talk(one)
+                await talk(recording)
         finally:
-            await one.events.close()
-            await one.api.close()
+            await recording.events.close()
+            await recording.api.close()
 
     asyncio.run(run())
 
 
-def test_an_event_says_what_it_is_about_as_kubectl_looks_for_it(server: FakeApiServer) -> None:
-    async def talk(told: Telling) -> None:
-        await told.hear(UNSEEN, UNSEEN)
+def test_an_event_refers_to_its_object_as_kubectl_expects(server: FakeApiServer) -> None:
+    async def talk(recording: Recording) -> None:
+        await recording.receive(MISSING, MISSING)
         [event] = server.events()
         uid = server._objects["scaledobjects", "ai", "llama"]["metadata"]["uid"]
         assert event["involvedObject"] == {
@@ -88,204 +95,212 @@ def test_an_event_says_what_it_is_about_as_kubectl_looks_for_it(server: FakeApiS
         assert event["count"] == 1
         assert event["metadata"]["name"].startswith("llama.")
 
-    telling(server, talk)
+    record(server, talk)
 
 
 @pytest.mark.parametrize(
     ("answers", "reasons"),
     [
-        pytest.param([WELL, WELL, WELL], [], id="a trigger that is well is no event"),
-        pytest.param([UNSEEN], [], id="one answer may pass"),
-        pytest.param([UNSEEN, WELL, UNSEEN, WELL], [], id="what passes by itself each time is no event"),
-        pytest.param([UNSEEN] * 9, ["GPUTriggerUnanswered"], id="what lasts is told once"),
+        pytest.param([HEALTHY, HEALTHY, HEALTHY], [], id="a trigger with a value is no event"),
+        pytest.param([MISSING], [], id="one answer without a value is no event"),
+        pytest.param([MISSING, HEALTHY, MISSING, HEALTHY], [], id="a change that does not last is no event"),
+        pytest.param([MISSING] * 9, ["GPUTriggerUnanswered"], id="a change that lasts is one event"),
         pytest.param(
-            [UNSEEN] * 9 + [WELL] * 9, ["GPUTriggerUnanswered", "GPUTriggerAnswered"], id="and told when it is over"
+            [MISSING] * 9 + [HEALTHY] * 9, ["GPUTriggerUnanswered", "GPUTriggerAnswered"], id="and its end is another"
         ),
         pytest.param(
-            [UNSEEN, UNSEEN, replace(UNSEEN, reason="another")] * 5, ["GPUTriggerUnanswered"], id="reasons may change"
+            [MISSING, MISSING, replace(MISSING, reason="another")] * 5,
+            ["GPUTriggerUnanswered"],
+            id="another reason is no event",
         ),
         pytest.param(
-            [UNDEMANDED] * 9 + [DEMANDED] * 9, ["DemandUnknown", "DemandKnown"], id="demand that is unknown is told"
+            [DEMAND_UNKNOWN] * 9 + [DEMAND_KNOWN] * 9,
+            ["DemandUnknown", "DemandKnown"],
+            id="unknown demand is an event, and so is its end",
         ),
-        pytest.param([DEMANDED] * 9, [], id="demand that is known is no event"),
+        pytest.param([DEMAND_KNOWN] * 9, [], id="known demand is no event"),
         pytest.param(
-            [replace(UNDEMANDED, value=None, reason="x")] * 3,
+            [replace(DEMAND_UNKNOWN, value=None, reason="x")] * 3,
             ["GPUTriggerUnanswered", "DemandUnknown"],
-            id="value and demand are told apart",
+            id="value and demand have events of their own",
         ),
     ],
 )
-def test_changes_are_told_and_polls_are_not(
+def test_changes_are_events_and_calls_are_not(
     server: FakeApiServer, answers: list[RecentAnswer], reasons: list[str]
 ) -> None:
-    async def talk(told: Telling) -> None:
-        await told.hear(*answers)
-        assert told.reasons() == reasons
+    async def talk(recording: Recording) -> None:
+        await recording.receive(*answers)
+        assert recording.reasons() == reasons
 
-    telling(server, talk)
+    record(server, talk)
 
 
-def test_two_triggers_of_one_object_are_told_apart(server: FakeApiServer) -> None:
-    async def talk(told: Telling) -> None:
-        other = replace(UNSEEN, metric_name="keda_gpu_llm", metric="saturation")
-        await told.hear(UNSEEN, other, UNSEEN, other)
+def test_two_triggers_of_one_object_have_events_of_their_own(server: FakeApiServer) -> None:
+    async def talk(recording: Recording) -> None:
+        other = replace(MISSING, metric_name="keda_gpu_llm", metric="saturation")
+        await recording.receive(MISSING, other, MISSING, other)
         assert len(server.events()) == 2
 
-    telling(server, talk)
+    record(server, talk)
 
 
-def test_a_trigger_that_flaps_has_an_event_a_minute_at_most(server: FakeApiServer) -> None:
-    async def talk(told: Telling) -> None:
+def test_a_trigger_that_flaps_has_at_most_one_event_per_minute(server: FakeApiServer) -> None:
+    async def talk(recording: Recording) -> None:
         for _ in range(20):
-            await told.hear(UNSEEN, UNSEEN, WELL, WELL, apart=HELD_SECONDS)
-        seconds = 20 * 4 * HELD_SECONDS
-        assert 1 < len(server.events()) <= seconds / APART_SECONDS + 1
+            await recording.receive(MISSING, MISSING, HEALTHY, HEALTHY, apart=MIN_DURATION_SECONDS)
+        seconds = 20 * 4 * MIN_DURATION_SECONDS
+        assert 1 < len(server.events()) <= seconds / MIN_INTERVAL_SECONDS + 1
 
-    telling(server, talk)
+    record(server, talk)
 
 
-def test_many_triggers_have_few_events_at_once_and_the_others_later(server: FakeApiServer) -> None:
+def test_the_rate_limit_delays_the_events_of_many_triggers(server: FakeApiServer) -> None:
     for number in range(BURST + 30):
         server.scaled_object(f"llama-{number}")
-    many = [replace(UNSEEN, name=f"llama-{number}") for number in range(BURST + 30)]
+    many = [replace(MISSING, name=f"llama-{number}") for number in range(BURST + 30)]
 
-    async def talk(told: Telling) -> None:
-        await told.hear(*many, apart=0)
-        told.clock.advance(HELD_SECONDS)
-        await told.hear(*many, apart=0)
+    async def talk(recording: Recording) -> None:
+        await recording.receive(*many, apart=0)
+        recording.clock.advance(MIN_DURATION_SECONDS)
+        await recording.receive(*many, apart=0)
         assert len(server.events()) == BURST
-        told.clock.advance(10 * EVERY_SECONDS)
-        await told.hear(*many, apart=0)
+        recording.clock.advance(10 * REFILL_SECONDS)
+        await recording.receive(*many, apart=0)
         assert len(server.events()) == BURST + 10
-        told.clock.advance(1000 * EVERY_SECONDS)
-        await told.hear(*many, apart=0)
-        await told.hear(*many, apart=0)
+        recording.clock.advance(1000 * REFILL_SECONDS)
+        await recording.receive(*many, apart=0)
+        await recording.receive(*many, apart=0)
         assert len(server.events()) == BURST + 30
         assert len({event["involvedObject"]["name"] for event in server.events()}) == BURST + 30
 
-    telling(server, talk)
+    record(server, talk)
 
 
 def test_a_scaled_job_has_its_events_too(server: FakeApiServer) -> None:
     server.put("scaledjobs", "batch", spec={"triggers": []})
 
-    async def talk(told: Telling) -> None:
-        await told.hear(*[replace(UNSEEN, name="batch")] * 2)
+    async def talk(recording: Recording) -> None:
+        await recording.receive(*[replace(MISSING, name="batch")] * 2)
         [event] = server.events()
         assert event["involvedObject"]["kind"] == "ScaledJob"
 
-    telling(server, talk)
+    record(server, talk)
 
 
 @pytest.mark.parametrize(
     ("namespace", "name"),
     [
-        pytest.param("ai", "nobody", id="no such object"),
+        pytest.param("ai", "absent", id="no such object"),
         pytest.param("../../api/v1/namespaces/kube-system", "llama", id="a namespace that is a path"),
         pytest.param("ai", "llama,metadata.name!=x", id="a name that is a selector"),
-        pytest.param("ai", "LLAMA\n", id="what is no name"),
+        pytest.param("ai", "LLAMA\n", id="an invalid name"),
     ],
 )
-def test_nothing_is_written_about_what_there_is_not(server: FakeApiServer, namespace: str, name: str) -> None:
-    async def talk(told: Telling) -> None:
-        await told.hear(*[replace(UNSEEN, namespace=namespace, name=name)] * 3)
+def test_no_event_is_written_for_an_object_that_does_not_exist(
+    server: FakeApiServer, namespace: str, name: str
+) -> None:
+    async def talk(recording: Recording) -> None:
+        await recording.receive(*[replace(MISSING, namespace=namespace, name=name)] * 3)
         assert server.events() == []
-        assert {asked.namespace for asked in server.asked} <= {"ai"}
+        assert {request.namespace for request in server.asked} <= {"ai"}
 
-    telling(server, talk)
+    record(server, talk)
 
 
-def test_a_stranger_s_sentence_fits_into_an_event(server: FakeApiServer) -> None:
+def test_an_untrusted_sentence_is_cut_to_the_limit_of_an_event(server: FakeApiServer) -> None:
     name = "l" * 253
     server.scaled_object(name)
 
-    async def talk(told: Telling) -> None:
-        await told.hear(*[replace(UNSEEN, name=name, reason="x" * 100_000)] * 2)
+    async def talk(recording: Recording) -> None:
+        await recording.receive(*[replace(MISSING, name=name, reason="x" * 100_000)] * 2)
         [event] = server.events()
         assert event["message"].endswith("x …")
         assert event["involvedObject"]["name"] == name
 
-    telling(server, talk)
+    record(server, talk)
 
 
-def test_a_right_that_is_missing_is_said_once_and_nothing_is_tried_for_a_while(
+def test_a_missing_right_is_logged_once_and_pauses_the_recorder(
     server: FakeApiServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.forbid("create", "events")
 
-    async def talk(told: Telling) -> None:
-        others = [replace(UNSEEN, metric_name=f"m{number}") for number in range(5)]
-        await told.hear(UNSEEN, UNSEEN, *others, *others)
-        assert told.has_opened == 1
-        [said] = caplog.messages
-        assert said.startswith("an event cannot be written: the API server answers 403: events is forbidden")
-        assert said.endswith("; grant create on events (chart: rbac.create)")
+    async def talk(recording: Recording) -> None:
+        others = [replace(MISSING, metric_name=f"m{number}") for number in range(5)]
+        await recording.receive(MISSING, MISSING, *others, *others)
+        assert recording.times_opened == 1
+        [message] = caplog.messages
+        assert message.startswith("an event cannot be written: the API server answers 403: events is forbidden")
+        assert message.endswith("; grant create on events (chart: rbac.create)")
         server.allow("create", "events")
-        told.clock.advance(SILENT_SECONDS)
-        await told.hear(*others)
+        recording.clock.advance(FORBIDDEN_PAUSE_SECONDS)
+        await recording.receive(*others)
         assert len(server.events()) == 5
 
-    telling(server, talk)
+    record(server, talk)
 
 
-def test_a_server_that_fails_is_said_once_and_tried_again_with_the_next_event(
+def test_a_failing_server_is_logged_once_and_called_again_for_the_next_event(
     server: FakeApiServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.break_down("list", "scaledobjects")
 
-    async def talk(told: Telling) -> None:
-        others = [replace(UNSEEN, metric_name=f"m{number}") for number in range(3)]
-        await told.hear(*others, *others)
+    async def talk(recording: Recording) -> None:
+        others = [replace(MISSING, metric_name=f"m{number}") for number in range(3)]
+        await recording.receive(*others, *others)
         assert len(caplog.messages) == 1
         assert "503" in caplog.messages[0]
-        server.mend("list", "scaledobjects")
-        await told.hear(UNSEEN, UNSEEN)
-        assert told.reasons() == ["GPUTriggerUnanswered"]
+        server.repair("list", "scaledobjects")
+        await recording.receive(MISSING, MISSING)
+        assert recording.reasons() == ["GPUTriggerUnanswered"]
 
-    telling(server, talk)
+    record(server, talk)
 
 
-def test_nonsense_from_the_server_ends_nothing(server: FakeApiServer, caplog: pytest.LogCaptureFixture) -> None:
-    async def nonsense(path: str, query: Any = None, accept: str = "") -> dict[str, Any]:
+def test_an_unexpected_response_does_not_end_the_recorder(
+    server: FakeApiServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def unexpected(path: str, query: Any = None, accept: str = "") -> dict[str, Any]:
         return {"items": [7]}
 
-    async def talk(told: Telling) -> None:
-        told.api.get = nonsense  # type: ignore[method-assign]
-        await told.hear(UNSEEN, UNSEEN)
+    async def talk(recording: Recording) -> None:
+        recording.api.get = unexpected  # type: ignore[method-assign]
+        await recording.receive(MISSING, MISSING)
         assert caplog.messages == ["an event cannot be written"]
 
     caplog.set_level(logging.WARNING)
-    telling(server, talk)
+    record(server, talk)
 
 
-def test_no_answer_waits_for_an_event_and_closing_ends_what_is_being_written(server: FakeApiServer) -> None:
+def test_no_answer_waits_for_an_event_and_close_cancels_the_writes(server: FakeApiServer) -> None:
     server.hang()
 
-    async def talk(told: Telling) -> None:
-        told.events.note(UNSEEN)
-        told.clock.advance(POLL)
-        told.events.note(UNSEEN)
+    async def talk(recording: Recording) -> None:
+        recording.events.note(MISSING)
+        recording.clock.advance(POLL)
+        recording.events.note(MISSING)
         await asyncio.sleep(0)
-        assert len(told.events._writing) == 1
-        await told.events.close()
-        assert not told.events._writing
+        assert len(recording.events._writing) == 1
+        await recording.events.close()
+        assert not recording.events._writing
         server.hang(False)
 
-    telling(server, talk)
+    record(server, talk)
 
 
-def test_no_more_is_remembered_than_can_be_told(server: FakeApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_remembered_triggers_is_bounded(server: FakeApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events_module, "MAX_SUBJECTS", 3)
 
-    async def talk(told: Telling) -> None:
-        await told.hear(*(replace(UNSEEN, metric_name=f"m{number}") for number in range(9)))
-        assert len(told.events._told) == 3
+    async def talk(recording: Recording) -> None:
+        await recording.receive(*(replace(MISSING, metric_name=f"m{number}") for number in range(9)))
+        assert len(recording.events._last_events) == 3
 
-    telling(server, talk)
+    record(server, talk)
 
 
 @given(st.lists(st.tuples(st.booleans(), st.floats(0, 120)), max_size=60))
-def test_events_alternate_and_are_never_closer_than_a_minute(polls: list[tuple[bool, float]]) -> None:
+def test_events_alternate_and_are_never_closer_than_a_minute(answers: list[tuple[bool, float]]) -> None:
     written: list[tuple[str, float]] = []
 
     async def run() -> None:
@@ -296,12 +311,12 @@ def test_events_alternate_and_are_never_closer_than_a_minute(polls: list[tuple[b
 
         events = EventRecorder(unused, "gpu-1", clock=clock)
 
-        async def write(finding: Any) -> None:
-            written.append((finding.reason, clock.now))
+        async def write(condition: Any) -> None:
+            written.append((condition.reason, clock.now))
 
         events._write = write  # type: ignore[method-assign]
-        for is_well, seconds in polls:
-            events.note(WELL if is_well else UNSEEN)
+        for is_healthy, seconds in answers:
+            events.note(HEALTHY if is_healthy else MISSING)
             await asyncio.gather(*events._writing)
             clock.advance(seconds)
 
@@ -309,4 +324,4 @@ def test_events_alternate_and_are_never_closer_than_a_minute(polls: list[tuple[b
     reasons = [reason for reason, _ in written]
     assert reasons[:1] in ([], ["GPUTriggerUnanswered"])
     assert all(one != another for one, another in itertools.pairwise(reasons))
-    assert all(later - earlier >= APART_SECONDS for (_, earlier), (_, later) in itertools.pairwise(written))
+    assert all(later - earlier >= MIN_INTERVAL_SECONDS for (_, earlier), (_, later) in itertools.pairwise(written))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plugins that log in: run for a person alone, and told apart from programs that are none."""
+"""Tests of exec credential plugins: commands run them, servers refuse them, errors name the remedy."""
 
 import json
 from pathlib import Path
@@ -8,24 +8,24 @@ from typing import Any
 import pytest
 
 from keda_gpu_scaler.core.interfaces import KubeError
-from keda_gpu_scaler.kube import exec_auth as plugins
+from keda_gpu_scaler.kube import exec_auth
 from keda_gpu_scaler.kube.auth import kubeconfig
 from keda_gpu_scaler.kube.exec_auth import ExecCredential, log_in
 
 
 def plugin(folder: Path, script: str) -> dict[str, Any]:
-    """A plugin beside the kubeconfig; a command with a slash is found there."""
+    """Write a plugin into the kubeconfig's folder, to which a command with a slash is relative."""
     path = folder / "plugin"
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o700)
     return {"command": "./plugin", "args": ["get-token"], "env": [{"name": "WHO", "value": "me"}]}
 
 
-def telling(**status: str) -> str:
+def returning(**status: str) -> str:
     return f"echo '{json.dumps({'kind': 'ExecCredential', 'status': status})}'"
 
 
-def test_a_plugin_is_given_its_arguments_its_environment_and_the_question(tmp_path: Path) -> None:
+def test_a_plugin_is_given_its_arguments_its_environment_and_the_request(tmp_path: Path) -> None:
     script = (
         'case "$KUBERNETES_EXEC_INFO" in *ExecCredential*) ;; *) exit 9;; esac\n'
         'printf \'{"status": {"token": "%s-%s"}}\' "$1" "$WHO"'
@@ -35,14 +35,14 @@ def test_a_plugin_is_given_its_arguments_its_environment_and_the_question(tmp_pa
 
 def test_a_kubeconfig_with_a_plugin_is_used_by_commands_and_refused_by_servers(tmp_path: Path) -> None:
     path = tmp_path / "config"
-    said = plugin(tmp_path, telling(clientCertificateData="CERT", clientKeyData="KEY", token="secret"))  # noqa: S106
+    exec_config = plugin(tmp_path, returning(clientCertificateData="CERT", clientKeyData="KEY", token="secret"))  # noqa: S106
     path.write_text(
         json.dumps(
             {
                 "current-context": "x",
                 "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
                 "clusters": [{"name": "c", "cluster": {"server": "https://api:6443"}}],
-                "users": [{"name": "u", "user": {"exec": said}}],
+                "users": [{"name": "u", "user": {"exec": exec_config}}],
             }
         )
     )
@@ -58,27 +58,27 @@ def test_a_kubeconfig_with_a_plugin_is_used_by_commands_and_refused_by_servers(t
     ("script", "sentence"),
     [
         ("exit 3", "./plugin ended with status 3"),
-        ("echo hello", "tells no ExecCredential"),
-        ("echo '[]'", "tells no ExecCredential"),
-        ("echo '{\"status\": 3}'", "tells no ExecCredential"),
-        (telling(), "tells neither a token nor a certificate with its key"),
-        (telling(clientCertificateData="CERT"), "tells neither a token nor a certificate with its key"),
+        ("echo hello", "returns no ExecCredential"),
+        ("echo '[]'", "returns no ExecCredential"),
+        ("echo '{\"status\": 3}'", "returns no ExecCredential"),
+        (returning(), "returns neither a token nor a certificate with its key"),
+        (returning(clientCertificateData="CERT"), "returns neither a token nor a certificate with its key"),
     ],
 )
-def test_what_tells_nothing_of_use_is_said(tmp_path: Path, script: str, sentence: str) -> None:
+def test_an_output_without_a_usable_credential_is_an_error(tmp_path: Path, script: str, sentence: str) -> None:
     with pytest.raises(KubeError) as caught:
         log_in(plugin(tmp_path, script), tmp_path)
     assert sentence in str(caught.value)
 
 
-def test_a_plugin_that_is_not_there_is_said_with_its_hint(tmp_path: Path) -> None:
+def test_a_plugin_that_is_not_installed_is_reported_with_its_hint(tmp_path: Path) -> None:
     with pytest.raises(KubeError, match="Not found: no-such-plugin: brew install it"):
         log_in({"command": "no-such-plugin", "installHint": "brew install it"}, tmp_path)
     with pytest.raises(KubeError, match=r"\./nowhere cannot be run"):
         log_in({"command": "./nowhere"}, tmp_path)
 
 
-def test_a_plugin_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plugins, "PLUGIN_SECONDS", 0.05)
-    with pytest.raises(KubeError, match=r"took longer than 0\.05 s: log in, then ask again"):
+def test_a_plugin_that_hangs_is_stopped_at_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exec_auth, "PLUGIN_TIMEOUT_SECONDS", 0.05)
+    with pytest.raises(KubeError, match=r"took longer than 0\.05 s: log in, then try again"):
         log_in(plugin(tmp_path, "exec sleep 60"), tmp_path)

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Tests of the readers of Kubernetes objects, with fields of unexpected types."""
+
 from typing import Any
 
 import pytest
 
-from keda_gpu_scaler.kube import parse as objects
+from keda_gpu_scaler.kube import parse
 
 
 def pod(*, spec: dict[str, Any] | None = None, status: dict[str, Any] | None = None, **annotations: Any) -> Any:
@@ -16,15 +18,15 @@ def pod(*, spec: dict[str, Any] | None = None, status: dict[str, Any] | None = N
         "spec": spec or {},
         "status": status or {},
     }
-    return objects.pod(item, 0.0)
+    return parse.pod(item, 0.0)
 
 
 @pytest.mark.parametrize(
-    ("told", "address"),
+    ("value", "address"),
     [("10.0.0.1", "10.0.0.1"), ("fd00::1", "fd00::1"), ("", ""), (None, ""), ("metadata.google.internal", ""), (7, "")],
 )
-def test_a_pods_address_is_an_ip_or_none(told: object, address: str) -> None:
-    assert pod(status={"podIP": told}).address == address
+def test_a_pods_address_is_an_ip_address_or_empty(value: object, address: str) -> None:
+    assert pod(status={"podIP": value}).address == address
 
 
 def test_the_tcp_ports_of_every_container_are_kept_once_and_in_order() -> None:
@@ -40,7 +42,7 @@ def test_the_tcp_ports_of_every_container_are_kept_once_and_in_order() -> None:
     "containers",
     [None, "x", [None], [{"ports": None}], [{"ports": ["8000"]}], [{"ports": [{"containerPort": "8000"}]}]],
 )
-def test_ports_that_are_none_are_no_ports(containers: object) -> None:
+def test_entries_that_are_not_ports_are_left_out(containers: object) -> None:
     assert pod(spec={"containers": containers}).ports == ()
 
 
@@ -49,16 +51,49 @@ def test_ports_that_are_none_are_no_ports(containers: object) -> None:
     [
         pytest.param({"port": "8000", "path": "/stats", "scheme": "https"}, (8000, "/stats", "https"), id="all three"),
         pytest.param({}, (None, None, None), id="none"),
-        pytest.param({"port": "http"}, (None, None, None), id="a port's name"),
-        pytest.param({"port": "0"}, (None, None, None), id="no port"),
-        pytest.param({"port": "65536"}, (None, None, None), id="beyond the ports"),
-        pytest.param({"path": "metrics"}, (None, None, None), id="a path without its slash"),
+        pytest.param({"port": "http"}, (None, None, None), id="the name of a port"),
+        pytest.param({"port": "0"}, (None, None, None), id="port 0"),
+        pytest.param({"port": "65536"}, (None, None, None), id="a port above 65535"),
+        pytest.param({"path": "metrics"}, (None, None, None), id="a path without a leading slash"),
         pytest.param({"path": "/a b"}, (None, None, None), id="a blank in a path"),
         pytest.param({"path": "/a\r\nHost: b"}, (None, None, None), id="a header in a path"),
         pytest.param({"scheme": "ftp"}, (None, None, None), id="another scheme"),
-        pytest.param({"port": 8000}, (None, None, None), id="no text"),
+        pytest.param({"port": 8000}, (None, None, None), id="a value that is not text"),
     ],
 )
-def test_annotations_that_can_be_followed_are_kept(annotations: dict[str, Any], kept: tuple[object, ...]) -> None:
+def test_usable_annotations_are_kept(annotations: dict[str, Any], kept: tuple[object, ...]) -> None:
     found = pod(**annotations)
     assert (found.metrics_port, found.metrics_path, found.metrics_scheme) == kept
+
+
+SLICE = {"ports": [{"name": "grpc", "port": 6000}], "endpoints": [{"addresses": ["10.0.0.1"]}]}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"ports": None}, {"ports": ["6000"]}, {"ports": [{"name": "grpc", "port": "6000"}]}, {"ports": [{"port": 0}]},
+        {"endpoints": 7}, {"endpoints": [None]}, {"endpoints": [{"addresses": "10.0.0.1"}]},
+        {"endpoints": [{"addresses": [7]}]}, {"endpoints": [{"addresses": []}]},
+    ],
+)  # fmt: skip
+def test_a_slice_with_fields_of_other_types_has_no_endpoint(fields: dict[str, Any]) -> None:
+    assert len(parse.endpoints(SLICE)) == 1
+    assert parse.endpoints({**SLICE, **fields}) == ()
+
+
+def test_endpoints_that_differ_in_readiness_alone_are_equal() -> None:
+    unready = {**SLICE, "endpoints": [{"addresses": ["10.0.0.1"], "conditions": {"ready": False}}]}
+    assert parse.endpoints(unready) == parse.endpoints(SLICE)
+    assert [endpoint.is_ready for endpoint in (*parse.endpoints(unready), *parse.endpoints(SLICE))] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("allocatable", "expected"),
+    [
+        ({"nvidia.com/gpu": "8"}, True), ({"nvidia.com/gpu": "0"}, False), ({"amd.com/gpu": "1"}, True),
+        ({"gpu.intel.com/i915": "1"}, True), ({"cpu": "8"}, False), ({}, False), (None, False),
+    ],
+)  # fmt: skip
+def test_a_node_has_accelerators_where_a_device_plugin_reports_some(allocatable: object, expected: bool) -> None:
+    assert parse.has_accelerators({"status": {"allocatable": allocatable}}) is expected

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ports of pods, reached through an API server: bytes both ways, and why there are none."""
+"""Tests of forwarded ports: bytes in both directions, and the reason where there is no connection."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -8,11 +8,13 @@ from contextlib import asynccontextmanager
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from wsproto.connection import Connection, ConnectionType
+from wsproto.events import BytesMessage
 
 from keda_gpu_scaler.core.interfaces import KubeError
 from keda_gpu_scaler.kube.auth import ClientConfig
 from keda_gpu_scaler.kube.client import ApiError
-from keda_gpu_scaler.kube.port_forward import MAX_MESSAGE_BYTES, Frames, PortForwarder, frame
+from keda_gpu_scaler.kube.port_forward import MAX_MESSAGE_BYTES, MessageReader, PortForwarder
 from tests.apiserver import FakeApiServer
 
 WAIT_SECONDS = 20.0
@@ -65,7 +67,7 @@ def run(
     [(1, 1), (3, 5), (65536, 2000)],
     ids=["byte by byte", "in messages of three bytes", "in large messages"],
 )
-def test_what_is_sent_comes_back(server: FakeApiServer, at_once: int, times: int) -> None:
+def test_the_bytes_that_are_sent_come_back(server: FakeApiServer, at_once: int, times: int) -> None:
     server.forwarded_bytes = at_once
     sent = bytes(range(256)) * times
 
@@ -73,7 +75,7 @@ def test_what_is_sent_comes_back(server: FakeApiServer, at_once: int, times: int
         async with listening(echo) as local:
             server.forwards["keda", "scaler-0", 6000] = local
             async with api.forward("keda", "scaler-0", 6000) as port:
-                for _ in range(2):  # each connection is one of its own
+                for _ in range(2):  # each local connection uses a WebSocket of its own
                     reader, writer = await asyncio.open_connection("127.0.0.1", port)
                     writer.write(sent)
                     assert await reader.readexactly(len(sent)) == sent
@@ -83,7 +85,7 @@ def test_what_is_sent_comes_back(server: FakeApiServer, at_once: int, times: int
     assert server.requests["portforward"] == 2
 
 
-def test_a_server_that_ends_the_connection_ends_it_here(server: FakeApiServer) -> None:
+def test_a_pod_that_ends_the_connection_ends_the_local_one(server: FakeApiServer) -> None:
     async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"goodbye")
         await writer.drain()
@@ -100,7 +102,7 @@ def test_a_server_that_ends_the_connection_ends_it_here(server: FakeApiServer) -
     run(server, work)
 
 
-def test_a_port_on_which_nobody_listens_is_said(server: FakeApiServer) -> None:
+def test_a_port_without_a_listener_is_reported(server: FakeApiServer) -> None:
     async def work(api: PortForwarder) -> None:
         async with api.forward("keda", "scaler-0", 6000) as port:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -111,16 +113,16 @@ def test_a_port_on_which_nobody_listens_is_said(server: FakeApiServer) -> None:
     run(server, work)
 
 
-def test_a_pod_that_is_not_there_is_said_at_once(server: FakeApiServer) -> None:
+def test_a_missing_pod_is_reported_at_once(server: FakeApiServer) -> None:
     async def work(api: PortForwarder) -> None:
-        with pytest.raises(ApiError, match='the API server answers 404: pods "nobody" not found'):
-            async with api.forward("keda", "nobody", 6000):
+        with pytest.raises(ApiError, match='the API server answers 404: pods "absent" not found'):
+            async with api.forward("keda", "absent", 6000):
                 raise AssertionError("forwarded")
 
     run(server, work)
 
 
-def test_a_right_that_is_missing_is_said_at_once(server: FakeApiServer) -> None:
+def test_a_missing_right_is_reported_at_once(server: FakeApiServer) -> None:
     server.forbid("get", "pods/portforward")
 
     async def work(api: PortForwarder) -> None:
@@ -131,7 +133,7 @@ def test_a_right_that_is_missing_is_said_at_once(server: FakeApiServer) -> None:
     run(server, work)
 
 
-def test_no_api_server_at_all_is_said(server: FakeApiServer) -> None:
+def test_an_unreachable_api_server_is_reported(server: FakeApiServer) -> None:
     access = server.access
     server.stop()
 
@@ -144,7 +146,7 @@ def test_no_api_server_at_all_is_said(server: FakeApiServer) -> None:
     server.start()
 
 
-def test_a_connection_that_breaks_is_said(server: FakeApiServer) -> None:
+def test_a_broken_connection_is_reported(server: FakeApiServer) -> None:
     async def work(api: PortForwarder) -> None:
         async with listening(echo) as local:
             server.forwards["keda", "scaler-0", 6000] = local
@@ -160,11 +162,11 @@ def test_a_connection_that_breaks_is_said(server: FakeApiServer) -> None:
     run(server, work)
 
 
-# ---- frames ----
+# ---- what a server sends ----
 
 
-def unmasked(payload: bytes, opcode: int = 2, *, last: bool = True) -> bytes:
-    """A frame as a server sends it."""
+def frame(payload: bytes, opcode: int = 2, *, last: bool = True) -> bytes:
+    """A frame as a server sends it: without a mask."""
     length = len(payload)
     size = (
         bytes([length])
@@ -176,46 +178,97 @@ def unmasked(payload: bytes, opcode: int = 2, *, last: bool = True) -> bytes:
     return bytes([(0x80 if last else 0) | opcode]) + size + payload
 
 
-def opened(sent: bytes) -> bytes:
-    """What a server makes of a frame of ours."""
-    assert sent[1] & 0x80, "a client's frames are masked"
+def unmasked(sent: bytes) -> tuple[int, bytes]:
+    """The opcode and the payload that a server reads from a client's frame."""
+    assert sent[1] & 0x80, "a client masks its frames"
     length, at = sent[1] & 0x7F, 2
     if length >= 126:
         at = 4 if length == 126 else 10
         length = int.from_bytes(sent[2:at], "big")
     mask, body = sent[at : at + 4], sent[at + 4 :]
     assert len(body) == length
-    return bytes(byte ^ mask[number % 4] for number, byte in enumerate(body))
+    return sent[0] & 0x0F, bytes(byte ^ mask[number % 4] for number, byte in enumerate(body))
+
+
+def reader() -> MessageReader:
+    return MessageReader(Connection(ConnectionType.CLIENT))
 
 
 @pytest.mark.parametrize("length", [0, 1, 3, 4, 125, 126, 65535, 65536])
-def test_what_is_masked_is_the_same_unmasked(length: int) -> None:
+def test_a_masked_message_is_the_same_unmasked(length: int) -> None:
     payload = bytes(number % 251 for number in range(length))
-    assert opened(frame(payload)) == payload
+    sent = Connection(ConnectionType.CLIENT).send(BytesMessage(data=payload))
+    assert unmasked(sent) == (2, payload)
 
 
 @given(st.lists(st.binary(max_size=300), max_size=8), st.integers(1, 50))
-def test_frames_are_put_together_however_they_are_cut(messages: list[bytes], at_once: int) -> None:
-    stream = b"".join(map(unmasked, messages))
-    frames, found = Frames(), []
+def test_messages_are_the_same_however_their_bytes_are_cut(messages: list[bytes], at_once: int) -> None:
+    stream = b"".join(map(frame, messages))
+    read, found = reader(), []
     for start in range(0, len(stream), at_once):
-        found += frames.read(stream[start : start + at_once])
-    assert found == [(2, message) for message in messages]
+        found += read.read(stream[start : start + at_once])
+    assert found == messages
 
 
-def test_a_ping_between_the_parts_of_a_message_does_not_part_them() -> None:
-    stream = unmasked(b"he", last=False) + unmasked(b"!", 9) + unmasked(b"llo", 0)
-    assert Frames().read(stream) == [(9, b"!"), (2, b"hello")]
+def test_a_ping_between_the_fragments_of_a_message_is_answered_and_does_not_part_them() -> None:
+    read = reader()
+    assert read.read(frame(b"he", last=False) + frame(b"!", 9) + frame(b"llo", 0)) == [b"hello"]
+    assert unmasked(read.replies) == (10, b"!")
+
+
+def test_a_text_message_is_read_as_bytes() -> None:
+    assert reader().read(frame("é".encode(), 1)) == ["é".encode()]
+
+
+@pytest.mark.parametrize(
+    ("payload", "answer"),
+    [
+        pytest.param(b"", b"", id="no code"),
+        pytest.param(b"\x03\xe8bye", b"\x03\xe8bye", id="a normal closure"),
+        pytest.param(b"\x03\xe9", b"\x03\xe9", id="a server that stops"),
+    ],
+)
+def test_a_close_after_a_message_ends_the_messages_and_is_answered(payload: bytes, answer: bytes) -> None:
+    read = reader()
+    assert read.read(frame(b"last") + frame(payload, 8)) == [b"last"]
+    assert read.is_closed
+    assert unmasked(read.replies) == (8, answer)
 
 
 @pytest.mark.parametrize(
     ("sent", "sentence"),
     [
-        (bytes([0x82, 0x81, 1, 2, 3, 4, 5]), "masked frame"),
-        (bytes([0x82, 127]) + (MAX_MESSAGE_BYTES + 1).to_bytes(8, "big"), "a message of more than"),
+        pytest.param(
+            bytes([0x82, 0x81, 1, 2, 3, 4, 5]), "violates the WebSocket protocol: .*is a proxy in between", id="a mask"
+        ),
+        pytest.param(b"HTTP/1.1 502 Bad Gateway\r\n", "violates the WebSocket protocol", id="not WebSocket"),
+        pytest.param(frame(b"x", 0), "violates the WebSocket protocol", id="a continuation of no message"),
+        pytest.param(frame(b"x", 9, last=False), "violates the WebSocket protocol", id="a ping in fragments"),
+        pytest.param(frame(b"\xff", 1), "violates the WebSocket protocol", id="a text that is not UTF-8"),
+        pytest.param(frame(b"x", 8), "violates the WebSocket protocol", id="a close with half a code"),
+        pytest.param(
+            frame(bytes(MAX_MESSAGE_BYTES + 1)), "a message of more than 16777216 bytes", id="too long a message"
+        ),
+        pytest.param(
+            frame(bytes(MAX_MESSAGE_BYTES), last=False) + frame(b"x", 0),
+            "a message of more than 16777216 bytes", id="fragments that are too long together",
+        ),
+        pytest.param(
+            frame(b"\x03\xf3restarts\x1b", 8), r"closes the connection with code 1011: restarts\\x1b",
+            id="a close because of an error",
+        ),
     ],
-    ids=["a server masks nothing", "nobody is sent gigabytes"],
-)
-def test_what_no_server_may_send_is_refused(sent: bytes, sentence: str) -> None:
+)  # fmt: skip
+def test_bytes_that_a_server_must_not_send_are_refused(sent: bytes, sentence: str) -> None:
     with pytest.raises(ApiError, match=sentence):
-        Frames().read(sent)
+        reader().read(sent)
+
+
+def test_a_frame_of_the_largest_size_is_read() -> None:
+    assert reader().read(frame(bytes(MAX_MESSAGE_BYTES))) == [bytes(MAX_MESSAGE_BYTES)]
+
+
+def test_bytes_after_a_close_are_ignored() -> None:
+    read = reader()
+    assert read.read(frame(b"\x03\xe8", 8) + b"\xff\xff\xff") == []
+    assert read.is_closed

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a collection makes of lists and watches, word by word, where a whole API server would be too well-behaved."""
+"""Tests of the reflector against scripted lists and watches, with rare faults of an API server."""
 
 import asyncio
 import contextlib
@@ -13,12 +13,12 @@ import pytest
 
 from keda_gpu_scaler.core.interfaces import WatchState
 from keda_gpu_scaler.core.types import Unavailable
-from keda_gpu_scaler.kube import client as api_module
-from keda_gpu_scaler.kube import reflector as collection_module
+from keda_gpu_scaler.kube import client as client_module
+from keda_gpu_scaler.kube import reflector as reflector_module
 from keda_gpu_scaler.kube.auth import ClientConfig
-from keda_gpu_scaler.kube.client import ApiClient, ApiError, WatchSilentError
+from keda_gpu_scaler.kube.client import ApiClient, ApiError, WatchTimeoutError
 from keda_gpu_scaler.kube.parse import labels
-from keda_gpu_scaler.kube.reflector import BELIEVED_SECONDS, Reflector, ResourceQuery
+from keda_gpu_scaler.kube.reflector import TRUSTED_SECONDS, Reflector, ResourceQuery
 from tests.fakes import ManualClock
 
 PODS = ResourceQuery("pods", namespace="ai", labels="app=llama")
@@ -33,7 +33,7 @@ def page(*names: str, version: str = "7", more: str = "") -> dict[str, Any]:
 
 
 class Script:
-    """An API server that answers every list with the next page, and every watch with what the test says."""
+    """An API server that answers a list with the next page, and a watch with the events that the test sends."""
 
     def __init__(self, *pages: dict[str, Any] | ApiError) -> None:
         self.pages = list(pages)
@@ -41,7 +41,7 @@ class Script:
         self.watches: list[str] = []
         self.opening = asyncio.Event()
         self.opening.set()
-        self.words: asyncio.Queue[dict[str, Any] | ApiError | None] = asyncio.Queue()
+        self.events: asyncio.Queue[dict[str, Any] | ApiError | None] = asyncio.Queue()
 
     async def get(self, path: str, query: Mapping[str, str], accept: str = "") -> dict[str, Any]:
         self.queries.append(dict(query))
@@ -56,55 +56,55 @@ class Script:
     ) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
         self.watches.append(query["resourceVersion"])
         await self.opening.wait()
-        yield self._words()
+        yield self._events()
 
-    async def _words(self) -> AsyncIterator[dict[str, Any]]:
-        while (word := await self.words.get()) is not None:
-            if isinstance(word, ApiError):
-                raise word
-            yield word
+    async def _events(self) -> AsyncIterator[dict[str, Any]]:
+        while (event := await self.events.get()) is not None:
+            if isinstance(event, ApiError):
+                raise event
+            yield event
 
 
-class Kept:
-    """A collection of what a script tells, and its news."""
+class Reflected:
+    """A reflector of a script, and its changes."""
 
     def __init__(self, script: Script) -> None:
         self.clock = ManualClock()
-        self.news = asyncio.Event()
+        self.changed = asyncio.Event()
         self.pauses: list[float] = []
-        self.told = 0
-        self.collection = Reflector(script, PODS, labels, self.clock, self._tell)  # type: ignore[arg-type]
+        self.changes = 0
+        self.reflector = Reflector(script, PODS, labels, self.clock, self._count)  # type: ignore[arg-type]
 
-    def _tell(self) -> None:
-        self.told += 1
-        self.news.set()
+    def _count(self) -> None:
+        self.changes += 1
+        self.changed.set()
 
     def unavailable(self) -> Unavailable | None:
-        return self.collection.unavailable(self.clock())
+        return self.reflector.unavailable(self.clock())
 
     async def until(self, wanted: Callable[[], object]) -> None:
         while not wanted():
             await asyncio.sleep(0)
 
 
-def keeping(
+def reflect(
     monkeypatch: pytest.MonkeyPatch,
-    talk: Callable[[Kept, Script], Awaitable[None]],
+    talk: Callable[[Reflected, Script], Awaitable[None]],
     *pages: dict[str, Any] | ApiError,
 ) -> None:
     async def run() -> None:
         script = Script(*(pages or (page("llama-0"),)))
-        kept = Kept(script)
+        reflected = Reflected(script)
 
-        def unhurried(seconds: float) -> float:
-            kept.pauses.append(seconds)
+        def no_jitter(seconds: float) -> float:
+            reflected.pauses.append(seconds)
             return 0.0
 
-        monkeypatch.setattr(collection_module, "_jittered", unhurried)
-        task = asyncio.create_task(kept.collection.run())
+        monkeypatch.setattr(reflector_module, "_jittered", no_jitter)
+        task = asyncio.create_task(reflected.reflector.run())
         try:
             async with asyncio.timeout(20):
-                await talk(kept, script)
+                await talk(reflected, script)
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
@@ -112,182 +112,182 @@ def keeping(
     asyncio.run(run())
 
 
-def test_a_watch_is_pending_open_interrupted_and_then_nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def talk(kept: Kept, script: Script) -> None:
-        assert kept.collection.state(kept.clock()) is WatchState.PENDING
-        await kept.until(lambda: kept.collection.state(kept.clock()) is WatchState.WATCHING)
+def test_a_watch_is_pending_then_watching_then_interrupted_then_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def talk(reflected: Reflected, script: Script) -> None:
+        assert reflected.reflector.state(reflected.clock()) is WatchState.PENDING
+        await reflected.until(lambda: reflected.reflector.state(reflected.clock()) is WatchState.WATCHING)
         script.opening.clear()
-        script.words.put_nowait(ApiError("the connection broke"))
-        await kept.until(lambda: len(script.watches) == 2)
-        assert kept.collection.state(kept.clock()) is WatchState.INTERRUPTED
-        kept.clock.advance(BELIEVED_SECONDS + 1)
-        assert kept.collection.state(kept.clock()) is WatchState.UNKNOWN
+        script.events.put_nowait(ApiError("the connection broke"))
+        await reflected.until(lambda: len(script.watches) == 2)
+        assert reflected.reflector.state(reflected.clock()) is WatchState.INTERRUPTED
+        reflected.clock.advance(TRUSTED_SECONDS + 1)
+        assert reflected.reflector.state(reflected.clock()) is WatchState.UNKNOWN
         script.opening.set()
-        await kept.until(lambda: kept.collection.state(kept.clock()) is WatchState.WATCHING)
+        await reflected.until(lambda: reflected.reflector.state(reflected.clock()) is WatchState.WATCHING)
 
-    keeping(monkeypatch, talk)
-
-
-def test_what_may_not_be_listed_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def talk(kept: Kept, script: Script) -> None:
-        await kept.until(lambda: kept.collection.state(kept.clock()) is WatchState.UNKNOWN)
-
-    keeping(monkeypatch, talk, ApiError("forbidden", 403))
+    reflect(monkeypatch, talk)
 
 
-def test_silence_counts_from_the_last_word_and_not_from_when_it_was_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def talk(kept: Kept, script: Script) -> None:
-        await kept.until(lambda: script.watches and kept.unavailable() is None)
+def test_a_collection_that_rbac_forbids_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def talk(reflected: Reflected, script: Script) -> None:
+        await reflected.until(lambda: reflected.reflector.state(reflected.clock()) is WatchState.UNKNOWN)
+
+    reflect(monkeypatch, talk, ApiError("forbidden", 403))
+
+
+def test_after_a_timeout_the_age_counts_from_the_last_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def talk(reflected: Reflected, script: Script) -> None:
+        await reflected.until(lambda: script.watches and reflected.unavailable() is None)
         script.opening.clear()
-        kept.clock.advance(90)
-        script.words.put_nowait(WatchSilentError("the API server said nothing for 90 s"))
-        await kept.until(lambda: len(script.watches) == 2)
-        unavailable = kept.unavailable()
+        reflected.clock.advance(90)
+        script.events.put_nowait(WatchTimeoutError("the API server sent nothing for 90 s"))
+        await reflected.until(lambda: len(script.watches) == 2)
+        unavailable = reflected.unavailable()
         assert unavailable is not None
         assert not unavailable.is_permanent
         assert unavailable.reason == (
             'pods in namespace "ai": the API server last answered 90 s ago (limit 60 s): '
-            "the API server said nothing for 90 s"
+            "the API server sent nothing for 90 s"
         )
 
-    keeping(monkeypatch, talk)
+    reflect(monkeypatch, talk)
 
 
-def test_a_connection_that_broke_was_alive_until_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def talk(kept: Kept, script: Script) -> None:
-        await kept.until(lambda: script.watches and kept.unavailable() is None)
+def test_after_a_broken_connection_the_age_counts_from_the_break(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def talk(reflected: Reflected, script: Script) -> None:
+        await reflected.until(lambda: script.watches and reflected.unavailable() is None)
         script.opening.clear()
-        kept.clock.advance(90)
-        script.words.put_nowait(ApiError("the connection broke"))
-        await kept.until(lambda: len(script.watches) == 2)
-        assert kept.unavailable() is None
-        kept.clock.advance(BELIEVED_SECONDS + 1)
-        assert kept.unavailable() is not None
+        reflected.clock.advance(90)
+        script.events.put_nowait(ApiError("the connection broke"))
+        await reflected.until(lambda: len(script.watches) == 2)
+        assert reflected.unavailable() is None
+        reflected.clock.advance(TRUSTED_SECONDS + 1)
+        assert reflected.unavailable() is not None
 
-    keeping(monkeypatch, talk)
+    reflect(monkeypatch, talk)
 
 
-def test_whoever_was_told_that_it_is_too_old_is_told_when_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def talk(kept: Kept, script: Script) -> None:
-        await kept.until(lambda: script.watches and kept.unavailable() is None)
+def test_a_change_is_reported_when_stale_items_are_trusted_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def talk(reflected: Reflected, script: Script) -> None:
+        await reflected.until(lambda: script.watches and reflected.unavailable() is None)
         script.opening.clear()
-        kept.clock.advance(5)
-        script.words.put_nowait({"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "9"}}})
-        script.words.put_nowait(None)  # it ends as it should, but the next one hangs
-        await kept.until(lambda: len(script.watches) == 2)
-        kept.clock.advance(BELIEVED_SECONDS + 1)
-        assert kept.unavailable() is not None
-        kept.news.clear()
+        reflected.clock.advance(5)
+        script.events.put_nowait({"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "9"}}})
+        script.events.put_nowait(None)  # the watch ends normally, and the next one hangs
+        await reflected.until(lambda: len(script.watches) == 2)
+        reflected.clock.advance(TRUSTED_SECONDS + 1)
+        assert reflected.unavailable() is not None
+        reflected.changed.clear()
         script.opening.set()
-        await kept.until(lambda: kept.unavailable() is None)
-        assert kept.news.is_set()
+        await reflected.until(lambda: reflected.unavailable() is None)
+        assert reflected.changed.is_set()
 
-    keeping(monkeypatch, talk)
+    reflect(monkeypatch, talk)
 
 
-def test_a_list_whose_next_page_is_gone_is_read_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_list_whose_next_page_is_gone_is_read_again_without_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     gone = ApiError("the API server answers 410: too old", 410)
 
-    async def talk(kept: Kept, script: Script) -> None:
-        await kept.until(lambda: script.watches)
+    async def talk(reflected: Reflected, script: Script) -> None:
+        await reflected.until(lambda: script.watches)
         assert [sorted(query) for query in script.queries] == [
             ["labelSelector", "limit"],
             ["continue", "labelSelector", "limit"],
             ["labelSelector"],
         ]
-        assert set(kept.collection.items) == {"b", "c"}
-        assert kept.pauses == []
-        assert kept.told == 1  # that it can be relied on, and nothing about the page that was gone
+        assert set(reflected.reflector.items) == {"b", "c"}
+        assert reflected.pauses == []
+        assert reflected.changes == 1  # the items are available; the page that is gone is no change
 
-    keeping(monkeypatch, talk, page("a", "b", more="next"), gone, page("b", "c"))
+    reflect(monkeypatch, talk, page("a", "b", more="next"), gone, page("b", "c"))
 
 
-def test_a_server_that_forgets_at_once_is_not_asked_without_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def talk(kept: Kept, script: Script) -> None:
+def test_a_server_that_drops_every_version_at_once_is_called_with_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def talk(reflected: Reflected, script: Script) -> None:
         for _ in range(4):
-            script.words.put_nowait({"type": "ERROR", "object": {"code": 410, "message": "too old"}})
-        await kept.until(lambda: len(script.watches) == 5)
-        assert kept.pauses == [0.5, 1.0, 2.0, 4.0]
-        assert kept.unavailable() is None
-        assert kept.told == 1
+            script.events.put_nowait({"type": "ERROR", "object": {"code": 410, "message": "too old"}})
+        await reflected.until(lambda: len(script.watches) == 5)
+        assert reflected.pauses == [0.5, 1.0, 2.0, 4.0]
+        assert reflected.unavailable() is None
+        assert reflected.changes == 1
 
-    keeping(monkeypatch, talk)
+    reflect(monkeypatch, talk)
 
 
 def test_a_version_that_is_gone_is_listed_again_at_once_and_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def talk(kept: Kept, script: Script) -> None:
-        script.words.put_nowait({"type": "ADDED", "object": named("llama-1")})
-        script.words.put_nowait({"type": "ERROR", "object": {"code": 410, "message": "too old"}})
-        await kept.until(lambda: len(script.watches) == 2)
-        assert (len(script.queries), kept.pauses) == (2, [])
-        assert kept.told == 3  # that it can be relied on, the pod that came, and that the list has it no more
+    async def talk(reflected: Reflected, script: Script) -> None:
+        script.events.put_nowait({"type": "ADDED", "object": named("llama-1")})
+        script.events.put_nowait({"type": "ERROR", "object": {"code": 410, "message": "too old"}})
+        await reflected.until(lambda: len(script.watches) == 2)
+        assert (len(script.queries), reflected.pauses) == (2, [])
+        assert reflected.changes == 3  # available, a pod is added, the new list has it no longer
 
-    keeping(monkeypatch, talk)
+    reflect(monkeypatch, talk)
 
 
-def test_a_list_that_is_gone_from_its_first_page_on_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def talk(kept: Kept, script: Script) -> None:
-        await kept.until(lambda: len(script.queries) == 3)
-        unavailable = kept.unavailable()
+def test_a_list_whose_first_page_is_gone_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def talk(reflected: Reflected, script: Script) -> None:
+        await reflected.until(lambda: len(script.queries) == 3)
+        unavailable = reflected.unavailable()
         assert unavailable is not None
         assert "the API server answers 410" in unavailable.reason
-        assert kept.pauses[:2] == [0.5, 1.0]
+        assert reflected.pauses[:2] == [0.5, 1.0]
 
-    keeping(monkeypatch, talk, ApiError("the API server answers 410: too old", 410))
+    reflect(monkeypatch, talk, ApiError("the API server answers 410: too old", 410))
 
 
-def test_nobody_comes_back_before_the_server_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_next_request_waits_for_retry_after(monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
     sleep = asyncio.sleep
 
-    async def unhurried(seconds: float) -> None:
+    async def recorded_sleep(seconds: float) -> None:
         waits.append(seconds)
         await sleep(0)
 
-    async def talk(kept: Kept, script: Script) -> None:
-        monkeypatch.setattr(asyncio, "sleep", unhurried)
-        await kept.until(lambda: script.watches)
+    async def talk(reflected: Reflected, script: Script) -> None:
+        monkeypatch.setattr(asyncio, "sleep", recorded_sleep)
+        await reflected.until(lambda: script.watches)
         monkeypatch.setattr(asyncio, "sleep", sleep)
         assert max(waits) == 7.0
 
-    keeping(monkeypatch, talk, ApiError("the API server answers 429", 429, 7.0), page("llama-0"))
+    reflect(monkeypatch, talk, ApiError("the API server answers 429", 429, 7.0), page("llama-0"))
 
 
-def test_pauses_begin_anew_after_a_watch_that_was_of_use_however_it_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def talk(kept: Kept, script: Script) -> None:
+def test_the_backoff_is_reset_after_a_useful_watch_however_it_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def talk(reflected: Reflected, script: Script) -> None:
         for number in range(4):
-            script.words.put_nowait({"type": "ADDED", "object": named(f"llama-{number}")})
-            script.words.put_nowait(ApiError("the connection broke"))
-        await kept.until(lambda: len(script.watches) == 5)
-        assert kept.pauses == [0.5] * 4
+            script.events.put_nowait({"type": "ADDED", "object": named(f"llama-{number}")})
+            script.events.put_nowait(ApiError("the connection broke"))
+        await reflected.until(lambda: len(script.watches) == 5)
+        assert reflected.pauses == [0.5] * 4
 
-    keeping(monkeypatch, talk)
+    reflect(monkeypatch, talk)
 
 
-def test_a_token_that_cannot_be_read_is_said_once_and_as_it_is(
+def test_a_token_that_cannot_be_read_is_logged_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(collection_module, "_jittered", lambda seconds: 0.0)
+    monkeypatch.setattr(reflector_module, "_jittered", lambda seconds: 0.0)
     missing = tmp_path / "token"
     sentence = f'pods in namespace "ai": cannot read {missing}: No such file or directory'
 
     async def run() -> None:
         reads: list[Path] = []
-        access = ClientConfig("http://127.0.0.1:9", "ai", token_file=missing)
-        whole = ClientConfig.authorization
+        config = ClientConfig("http://127.0.0.1:9", "ai", token_file=missing)
+        original = ClientConfig.authorization
 
         def counted(self: ClientConfig) -> dict[str, str]:
             reads.append(missing)
-            return whole(self)
+            return original(self)
 
         monkeypatch.setattr(ClientConfig, "authorization", counted)
-        api = ApiClient(access)
-        collection = Reflector(api, PODS, labels, ManualClock(), lambda: None)
-        task = asyncio.create_task(collection.run())
+        api = ApiClient(config)
+        reflector = Reflector(api, PODS, labels, ManualClock(), lambda: None)
+        task = asyncio.create_task(reflector.run())
         async with asyncio.timeout(20):
             while len(reads) < 3:
                 await asyncio.sleep(0)
-        unavailable = collection.unavailable(0.0)
+        unavailable = reflector.unavailable(0.0)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         await api.close()
@@ -299,14 +299,14 @@ def test_a_token_that_cannot_be_read_is_said_once_and_as_it_is(
 
 
 @asynccontextmanager
-async def saying(words: Callable[[asyncio.StreamWriter], Awaitable[None]]) -> AsyncIterator[ApiClient]:
-    """A client of a server that says this and no more, until the client has enough."""
+async def serving(send: Callable[[asyncio.StreamWriter], Awaitable[None]]) -> AsyncIterator[ApiClient]:
+    """A client of a server that sends these bytes, and keeps the connection open until the client closes it."""
     ended = asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         with contextlib.suppress(ConnectionError):
-            await words(writer)
+            await send(writer)
             await reader.read()
         writer.close()
         with contextlib.suppress(ConnectionError):
@@ -324,22 +324,22 @@ async def saying(words: Callable[[asyncio.StreamWriter], Awaitable[None]]) -> As
             server.close()
 
 
-def test_a_watch_on_which_nothing_comes_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api_module, "SILENCE_SECONDS", 0.1)
+def test_a_watch_that_receives_nothing_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "WATCH_TIMEOUT_SECONDS", 0.1)
 
-    async def greet(writer: asyncio.StreamWriter) -> None:
+    async def send_head(writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
 
     async def run() -> None:
-        async with saying(greet) as api, api.watch("/watch", {}) as events:
-            with pytest.raises(WatchSilentError, match=r"^the API server said nothing for 0\.1 s$"):
+        async with serving(send_head) as api, api.watch("/watch", {}) as events:
+            with pytest.raises(WatchTimeoutError, match=r"^the API server sent nothing for 0\.1 s$"):
                 await anext(events)
 
     asyncio.run(run())
 
 
-def test_an_answer_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api_module, "ANSWER_SECONDS", 0.1)
+def test_a_response_that_comes_byte_by_byte_is_cancelled_at_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "RESPONSE_TIMEOUT_SECONDS", 0.1)
 
     async def drip(writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
@@ -349,7 +349,7 @@ def test_an_answer_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch) -> No
             await asyncio.sleep(0)
 
     async def run() -> None:
-        async with saying(drip) as api:
+        async with serving(drip) as api:
             with pytest.raises(ApiError, match=r"^the API server .* does not answer: not within 0\.1 s$"):
                 await api.get("/version")
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``serve`` has an asyncio without OpenSSL: the API server's client must bring TLS of its own, and check names."""
+"""Tests of TLS to the API server: it works where asyncio has no ssl, and checks the server's name."""
 
 import shutil
 import ssl
@@ -37,7 +37,7 @@ asyncio.run(run())
 """
 
 
-class _Answers(BaseHTTPRequestHandler):
+class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.0"
 
     def do_GET(self) -> None:
@@ -63,7 +63,7 @@ def certificate(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def port(certificate: Path) -> Iterator[int]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Answers)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
     server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
@@ -74,14 +74,14 @@ def port(certificate: Path) -> Iterator[int]:
     server.server_close()
 
 
-def asked(url: str, certificate: Path) -> str:
+def output(url: str, certificate: Path) -> str:
     command = [sys.executable, "-c", CLIENT, url, str(certificate)]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
 
 
-def test_tls_works_beside_an_asyncio_without_it(port: int, certificate: Path) -> None:
-    assert asked(f"https://localhost:{port}", certificate) == "v1.33\n['ADDED', 'ADDED']\n"
+def test_tls_works_although_asyncio_was_imported_without_it(port: int, certificate: Path) -> None:
+    assert output(f"https://localhost:{port}", certificate) == "v1.33\n['ADDED', 'ADDED']\n"
 
 
-def test_a_server_of_another_name_is_not_believed(port: int, certificate: Path) -> None:
-    assert "certificate verify failed" in asked(f"https://127.0.0.1:{port}", certificate)
+def test_a_certificate_for_another_name_is_refused(port: int, certificate: Path) -> None:
+    assert "certificate verify failed" in output(f"https://127.0.0.1:{port}", certificate)

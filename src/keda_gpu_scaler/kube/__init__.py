@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Kubernetes tells: the kubelet about this node's devices, the API server about workloads, nodes and peers."""
+"""Clients of the kubelet, for this node's devices, and of the API server, for everything else."""

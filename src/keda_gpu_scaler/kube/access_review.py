@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What does the API server say, asked once? Who may do what, what there is, and what time it is there.
+"""Reviews access rights on the API server, and reads its version and clock.
 
-The law of this module: it follows nothing and changes nothing. A review is an object that is created and never kept.
+Law: nothing here watches or changes an object. The server evaluates a review and does not store it.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,18 +9,19 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from keda_gpu_scaler.kube.client import ApiClient, ApiError
-from keda_gpu_scaler.kube.reflector import PAGE, ResourceQuery
+from keda_gpu_scaler.kube.client import ApiClient
+from keda_gpu_scaler.kube.pager import list_objects
+from keda_gpu_scaler.kube.parse import part
+from keda_gpu_scaler.kube.reflector import ResourceQuery
 
 _REVIEWS = "/apis/authorization.k8s.io/v1"
 _OK, _CREATED = 200, 201
-_MOST_PAGES = 200
-_DATES_STEP_SECONDS = 1.0  # HTTP's Date has whole seconds, and is cut, not rounded
+_DATE_RESOLUTION_SECONDS = 1.0  # HTTP's Date has whole seconds, and is rounded down
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Permission:
-    """One thing that RBAC grants: a verb on a resource ("deployments/scale"), in one namespace or in the cluster."""
+    """A verb on a resource ("deployments/scale"), in one namespace, or in the whole cluster where it is empty."""
 
     verb: str
     resource: str
@@ -34,15 +35,17 @@ class Permission:
         return f"{name}.{self.group}{slash}{subresource}" if self.group else self.resource
 
     def __str__(self) -> str:
-        where = f"in namespace {self.namespace}" if self.namespace else "in the whole cluster"
-        return f"{self.verb} {self.kind} {where}"
+        scope = f"in namespace {self.namespace}" if self.namespace else "in the whole cluster"
+        return f"{self.verb} {self.kind} {scope}"
 
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
-    """An API server's version, and how far our clock is ahead of its own: seconds, None where it tells no time.
+    """An API server's version and clock.
 
-    ``doubt_seconds`` is how far off that may be: half of the way there and back, and half of the second that HTTP cuts.
+    ``ahead_seconds`` is how far the local clock is ahead of the server's, None where the response has no date.
+    ``doubt_seconds`` is the largest error of that difference: half of the round trip, and half of the second to which
+    HTTP rounds.
     """
 
     version: str
@@ -51,93 +54,73 @@ class ServerInfo:
 
 
 class AccessReviewer(ApiClient):
-    """An API server that is asked, and not followed."""
+    """An API server's client for single questions: its version, access reviews, complete lists."""
 
-    async def greet(self, unix_clock: Callable[[], float]) -> ServerInfo:
-        """Ask for the version, which everybody may.
+    async def server_info(self, unix_clock: Callable[[], float]) -> ServerInfo:
+        """Read the server's version, for which no right is needed.
 
         Raises:
-            ApiError: there is no answer.
+            ApiError: the server does not answer.
         """
-        began = unix_clock()
-        body, headers = await self._once("GET", "/version")
-        took = unix_clock() - began
-        version = str(body.get("gitVersion") or "an unknown version")
+        started = unix_clock()
+        document, headers = await self._request("GET", "/version")
+        round_trip = unix_clock() - started
+        version = str(document.get("gitVersion") or "an unknown version")
         try:
-            there = parsedate_to_datetime(headers.get("date", "")).timestamp()
+            server_time = parsedate_to_datetime(headers.get("date", "")).timestamp()
         except (TypeError, ValueError):
             return ServerInfo(version, None)
-        ahead = began + took / 2 - (there + _DATES_STEP_SECONDS / 2)
-        return ServerInfo(version, ahead, (took + _DATES_STEP_SECONDS) / 2)
+        ahead = started + round_trip / 2 - (server_time + _DATE_RESOLUTION_SECONDS / 2)
+        return ServerInfo(version, ahead, (round_trip + _DATE_RESOLUTION_SECONDS) / 2)
 
-    async def allows(self, right: Permission, service_account: str = "") -> bool:
-        """Ask whether somebody has a right: a service account ("keda:keda-gpu-scaler"), or whoever asks.
+    async def is_allowed(self, permission: Permission, service_account: str = "") -> bool:
+        """Review a permission of a service account ("keda:keda-gpu-scaler"), or of the caller where it is empty.
 
         Raises:
-            ApiError: there is no answer; of somebody else it needs a right of its own.
+            ApiError: the review cannot be made. A review of a service account needs a permission of its own.
         """
-        name, _, subresource = right.resource.partition("/")
-        wanted = {
-            "verb": right.verb,
-            "group": right.group,
+        name, _, subresource = permission.resource.partition("/")
+        attributes = {
+            "verb": permission.verb,
+            "group": permission.group,
             "resource": name,
             "subresource": subresource,
-            "namespace": right.namespace,
+            "namespace": permission.namespace,
         }
-        kind, spec = "SelfSubjectAccessReview", {"resourceAttributes": wanted}
+        kind, spec = "SelfSubjectAccessReview", {"resourceAttributes": attributes}
         if service_account:
             kind, spec = "SubjectAccessReview", {**spec, **_subject(service_account)}
         review = {"apiVersion": "authorization.k8s.io/v1", "kind": kind, "spec": spec}
-        answer, _ = await self._once("POST", f"{_REVIEWS}/{kind.lower()}s", review)
-        status = answer.get("status")
-        return isinstance(status, Mapping) and status.get("allowed") is True
+        reviewed, _ = await self._request("POST", f"{_REVIEWS}/{kind.lower()}s", review)
+        return part(reviewed, "status").get("allowed") is True
 
-    async def items(self, place: ResourceQuery) -> list[Mapping[str, Any]]:
-        """Return every object of a place, whole.
+    async def items(self, query: ResourceQuery) -> list[Mapping[str, Any]]:
+        """Return every object that a query selects, complete.
 
         Raises:
-            ApiError: they cannot be listed.
+            ApiError: the objects cannot be listed.
         """
-        query = {"limit": str(PAGE), **({"labelSelector": place.labels} if place.labels else {})}
-        found: list[Mapping[str, Any]] = []
-        for _ in range(_MOST_PAGES):
-            page = await self.get(place.path, query)
-            items = page.get("items")
-            found += [item for item in (items if isinstance(items, list) else ()) if isinstance(item, Mapping)]
-            metadata = page.get("metadata")
-            token = metadata.get("continue") if isinstance(metadata, Mapping) else None
-            if not token:
-                break
-            query["continue"] = str(token)
-        return found
+        return await list_objects(self, query)
 
-    async def _once(
+    async def _request(
         self, method: str, path: str, document: Mapping[str, Any] | None = None
     ) -> tuple[Mapping[str, Any], Mapping[str, str]]:
-        """Return an answer's object and headers.
+        """Return a response's object, empty where it is not JSON, and its headers.
 
         Raises:
-            ApiError: there is none.
+            ApiError: the request did not succeed.
         """
+        request = self._http.request(method, path, json=document, headers=self._headers(""), timeout=self._timeout)
+        response = await self._response(request, _OK, _CREATED)
         try:
-            answer = await self._http.request(
-                method, path, json=document, headers=self._headers(""), timeout=self._patience
-            )
-        except self._errors as error:
-            raise self._unreachable(error) from error
-        try:
-            body = answer.json()
+            body = response.json()
         except ValueError:
             body = None
-        body = body if isinstance(body, dict) else {}
-        if answer.status_code not in (_OK, _CREATED):
-            said = ascii(str(body.get("message", ""))[:300])[1:-1]
-            raise ApiError(f"the API server answers {answer.status_code}: {said}", answer.status_code)
-        return body, answer.headers
+        return body if isinstance(body, dict) else {}, response.headers
 
 
 def _subject(service_account: str) -> dict[str, Any]:
-    """Name a service account as the API server knows it, with the groups that it is in by itself."""
+    """Name a service account as the API server does, with the groups to which it belongs automatically."""
     namespace = service_account.partition(":")[0]
     groups = ["system:serviceaccounts", f"system:serviceaccounts:{namespace}", "system:authenticated"]
     return {"user": f"system:serviceaccount:{service_account}", "groups": groups}

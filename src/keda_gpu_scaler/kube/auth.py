@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How is the API server reached, and as whom? By the pod's own service account, or by a kubeconfig.
+"""Reads address and credentials of the API server from a service account or a kubeconfig.
 
-The law of this module: it reads files and decides nothing later than at the start, but for the token, which
-Kubernetes renews: that is read again.
+Law: every file is read at the start, except for the token, which is read for every request because Kubernetes renews
+it.
 """
 
 import base64
@@ -22,9 +22,9 @@ SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 class ClientConfig:
     """An API server and an identity.
 
-    ``server`` is a URL; ``namespace`` the one that we are in. ``ca_data`` holds certificates in PEM, empty where the
-    system's are meant; ``client_pem`` names a file with a client certificate and its key, and ``token_file`` one with
-    a bearer token, where ``token`` does not hold it.
+    ``server`` is a URL, ``namespace`` the identity's own. ``ca_data`` holds certificates in PEM; where it is empty, the
+    system's are used. ``client_certificate`` and ``client_key`` name files in PEM. ``token_file`` names a file with a
+    bearer token, where ``token`` is empty.
     """
 
     server: str
@@ -37,10 +37,10 @@ class ClientConfig:
     client_key: Path | None = None
 
     def authorization(self) -> dict[str, str]:
-        """Return the headers that say who we are; reads the token anew.
+        """Return the headers that authenticate a request; the token's file is read every time.
 
         Raises:
-            KubeError: the token cannot be read.
+            KubeError: the token's file cannot be read.
         """
         token = self.token or (_read(self.token_file).strip() if self.token_file else "")
         return {"Authorization": f"Bearer {token}"} if token else {}
@@ -55,11 +55,12 @@ def service_account() -> ClientConfig:
     """Read the pod's own service account.
 
     Raises:
-        KubeError: there is none.
+        KubeError: this process does not run in a pod, or a file cannot be read.
     """
     host, port = os.environ.get("KUBERNETES_SERVICE_HOST", ""), os.environ.get("KUBERNETES_SERVICE_PORT", "443")
     if not host:
-        raise KubeError("--kubeconfig: this is no pod of a cluster (KUBERNETES_SERVICE_HOST is not set): name a file")
+        problem = "this process does not run in a pod (KUBERNETES_SERVICE_HOST is not set)"
+        raise KubeError(f"--kubeconfig: {problem}: name a file")
     return ClientConfig(
         server=f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}",
         namespace=_read(SERVICE_ACCOUNT / "namespace").strip(),
@@ -73,24 +74,24 @@ def kubeconfig(path: Path, scratch: Path, *, runs_plugins: bool = False) -> Clie
 
     Args:
         path: the file.
-        scratch: a folder of ours, for a client certificate that stands in the kubeconfig itself: TLS wants files.
-        runs_plugins: whether a plugin that logs in is run, which is for commands at a person's shell alone.
+        scratch: a private folder for a client certificate that the kubeconfig itself contains: TLS needs files.
+        runs_plugins: whether an exec credential plugin is run. Only commands at a shell run one.
 
     Raises:
-        KubeError: it cannot be read, or uses what is not supported: plugins that log in.
+        KubeError: the file cannot be read, is incomplete, or needs a plugin that must not be run.
     """
     import yaml
 
     try:
         config = yaml.safe_load(_read(path))
     except yaml.YAMLError as error:
-        raise KubeError(f"--kubeconfig: {path} is no YAML: {str(error)[:200]}") from error
+        raise KubeError(f"--kubeconfig: {path} is not YAML: {str(error)[:200]}") from error
     file = _Kubeconfig(path, config if isinstance(config, dict) else {}, scratch, runs_plugins=runs_plugins)
-    return file.access()
+    return file.client_config()
 
 
 class _Kubeconfig:
-    """One kubeconfig, with complaints that name the file and the field."""
+    """One kubeconfig; its errors name the file and the field."""
 
     def __init__(self, path: Path, config: dict[str, Any], scratch: Path, *, runs_plugins: bool) -> None:
         self._path = path
@@ -98,12 +99,12 @@ class _Kubeconfig:
         self._scratch = scratch
         self._runs_plugins = runs_plugins
 
-    def access(self) -> ClientConfig:
-        context = self._named("contexts", "context", str(self._config.get("current-context", "")))
-        cluster = self._named("clusters", "cluster", str(context.get("cluster", "")))
-        user = self._named("users", "user", str(context["user"])) if context.get("user") else {}
+    def client_config(self) -> ClientConfig:
+        context = self._entry("contexts", "context", str(self._config.get("current-context", "")))
+        cluster = self._entry("clusters", "cluster", str(context.get("cluster", "")))
+        user = self._entry("users", "user", str(context["user"])) if context.get("user") else {}
         if self._runs_plugins and isinstance(user.get("exec"), dict):
-            user = self._logged_in(user["exec"])
+            user = self._run_plugin(user["exec"])
         for plugin in ("exec", "auth-provider"):
             if plugin in user:
                 self._refuse(f"users.{plugin}: Forbidden: plugins are not run: use a token or a client certificate")
@@ -116,40 +117,40 @@ class _Kubeconfig:
             ca_data=self._text(cluster, "certificate-authority"),
             is_verified=not cluster.get("insecure-skip-tls-verify", False),
             token=str(user.get("token") or ""),
-            token_file=self._beside(user["tokenFile"]) if user.get("tokenFile") else None,
+            token_file=self._relative(user["tokenFile"]) if user.get("tokenFile") else None,
             client_certificate=self._file(user, "client-certificate"),
             client_key=self._file(user, "client-key"),
         )
 
-    def _logged_in(self, said: dict[str, Any]) -> dict[str, Any]:
-        """Return the user that a plugin tells, as if it stood here."""
+    def _run_plugin(self, config: dict[str, Any]) -> dict[str, Any]:
+        """Return a plugin's credential in the form of a kubeconfig's user."""
         from keda_gpu_scaler.kube.exec_auth import log_in
 
-        credential = log_in(said, self._path.parent)
-        parts = {"client-certificate": credential.certificate, "client-key": credential.key}
-        coded = {f"{key}-data": base64.b64encode(text.encode()).decode() for key, text in parts.items() if text}
-        return {"token": credential.token, **coded}
+        credential = log_in(config, self._path.parent)
+        files = {"client-certificate": credential.certificate, "client-key": credential.key}
+        encoded = {f"{key}-data": base64.b64encode(text.encode()).decode() for key, text in files.items() if text}
+        return {"token": credential.token, **encoded}
 
-    def _named(self, many: str, one: str, name: str) -> dict[str, Any]:
-        entries = self._config.get(many)
-        fitting = [
-            entry[one]
+    def _entry(self, field: str, key: str, name: str) -> dict[str, Any]:
+        """Return the entry of a name in a list, for example a cluster in ``clusters``."""
+        entries = self._config.get(field)
+        found: list[dict[str, Any]] = [
+            entry[key]
             for entry in (entries if isinstance(entries, list) else ())
-            if isinstance(entry, dict) and entry.get("name") == name and isinstance(entry.get(one), dict)
+            if isinstance(entry, dict) and entry.get("name") == name and isinstance(entry.get(key), dict)
         ]
-        if not fitting:
-            self._refuse(f"{many}: Not found: {quoted(name)}")
-        found: dict[str, Any] = fitting[0]
-        return found
+        if not found:
+            self._refuse(f"{field}: Not found: {quoted(name)}")
+        return found[0]
 
     def _text(self, entry: dict[str, Any], key: str) -> str:
         if f"{key}-data" in entry:
             return self._decoded(entry, key).decode("ascii", "replace")
-        return _read(self._beside(entry[key])) if entry.get(key) else ""
+        return _read(self._relative(entry[key])) if entry.get(key) else ""
 
     def _file(self, entry: dict[str, Any], key: str) -> Path | None:
         if f"{key}-data" not in entry:
-            return self._beside(entry[key]) if entry.get(key) else None
+            return self._relative(entry[key]) if entry.get(key) else None
         path = self._scratch / f"{key}.pem"
         path.touch(mode=0o600)
         path.write_bytes(self._decoded(entry, key))
@@ -161,7 +162,7 @@ class _Kubeconfig:
         except binascii.Error:
             self._refuse(f"{key}-data: Invalid value: must be base64")
 
-    def _beside(self, name: object) -> Path:
+    def _relative(self, name: object) -> Path:
         return self._path.parent / str(name)
 
     def _refuse(self, problem: str) -> Never:
@@ -172,5 +173,5 @@ def _read(path: Path) -> str:
     try:
         return path.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise KubeError(f"cannot read {path}: {why}") from error
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise KubeError(f"cannot read {path}: {reason}") from error

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What does the API server answer? Requests as they are, and each refusal as a sentence.
+"""Sends requests to the API server, and turns every refusal into a sentence.
 
-The law of this module: every request has a deadline, and a connection on which nothing comes is given up.
+Law: every request has a deadline, and a watch that receives nothing is closed.
 
-httpx, and with it ``ssl``, are imported by the first instance of ``ApiClient``: an agent that KEDA does not ask needs
-neither, and they take 15 MiB.
+The first instance of ``ApiClient`` imports httpx, and with it ``ssl``. They take 15 MiB, and an agent that KEDA never
+calls needs neither. ``preload`` imports them ahead of time.
 """
 
 import asyncio
@@ -19,19 +19,22 @@ from keda_gpu_scaler.kube.auth import ClientConfig
 
 METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1, application/json"
 METADATA_LIST_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1, application/json"
-REQUEST_SECONDS = 10.0
-ANSWER_SECONDS = 30.0
-"""The longest that an answer may take as a whole, however steadily it drips."""
-SILENCE_SECONDS = 90.0
-"""A watch on which nothing came for so long is given up: the server sends a bookmark about once a minute."""
+REQUEST_TIMEOUT_SECONDS = 10.0
+"""The limit of each step of a request: to connect, to send, to receive the next bytes."""
+RESPONSE_TIMEOUT_SECONDS = 30.0
+"""The limit of a whole response, which a server that sends a few bytes at a time would never reach otherwise."""
+WATCH_TIMEOUT_SECONDS = 90.0
+"""A watch that receives nothing for this long is closed: the server sends a bookmark about once a minute."""
 MAX_LINE_BYTES = 8 << 20
 
 _OK, _CREATED = 200, 201
 _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND = 401, 403, 404
+_MAX_MESSAGE_LENGTH = 300
+_MAX_RETRY_AFTER_SECONDS = 60.0
 
 
 class ApiError(KubeError):
-    """A request that was not answered as wished. ``status`` is HTTP's, 0 where there was no answer at all."""
+    """A request did not succeed. ``status`` is HTTP's, 0 where there was no response."""
 
     def __init__(self, sentence: str, status: int = 0, retry_after_seconds: float = 0.0) -> None:
         super().__init__(sentence)
@@ -40,36 +43,45 @@ class ApiError(KubeError):
 
     @property
     def is_permanent(self) -> bool:
-        """Whether somebody must change something before it goes away."""
+        """Whether the error stays until an operator changes something."""
         return self.status in (_UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND)
 
 
-class WatchSilentError(ApiError):
-    """A watch on which nothing came for so long that nobody may be there."""
+class WatchTimeoutError(ApiError):
+    """A watch received nothing for so long that its connection may be dead."""
+
+
+def preload() -> None:
+    """Import the HTTP client and TLS.
+
+    This takes as long as a few hundred calls of KEDA do. A server therefore runs it in a thread before it makes its
+    first ``ApiClient`` in the event loop.
+    """
+    import httpx  # noqa: F401 - imported for the effect
 
 
 class ApiClient:
-    """One API server, asked with one identity.
+    """Sends requests to one API server with one identity.
 
     Raises:
         KubeError: the certificates cannot be used.
     """
 
-    def __init__(self, access: ClientConfig) -> None:
+    def __init__(self, config: ClientConfig) -> None:
         import httpx
 
-        logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each request helps nobody
-        self._errors, self._silence = httpx.HTTPError, httpx.ReadTimeout
-        self._access = access
+        logging.getLogger("httpx").setLevel(logging.WARNING)  # httpx logs every request at level INFO
+        self._http_errors, self._read_timeout = httpx.HTTPError, httpx.ReadTimeout
+        self._config = config
         self._http = httpx.AsyncClient(
-            base_url=access.server,
-            verify=_tls(access),
+            base_url=config.server,
+            verify=_tls_context(config),
             trust_env=False,  # the API server is never behind a web proxy of the environment
-            timeout=httpx.Timeout(REQUEST_SECONDS, read=SILENCE_SECONDS),
-            # A watch holds a connection for as long as it lasts, and there may be hundreds.
+            timeout=httpx.Timeout(REQUEST_TIMEOUT_SECONDS, read=WATCH_TIMEOUT_SECONDS),
+            # A watch keeps a connection for as long as it lasts, and there may be hundreds.
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
         )
-        self._patience = httpx.Timeout(REQUEST_SECONDS)
+        self._timeout = httpx.Timeout(REQUEST_TIMEOUT_SECONDS)
 
     async def close(self) -> None:
         """Close every connection."""
@@ -79,78 +91,97 @@ class ApiClient:
         """Return one JSON object.
 
         Raises:
-            ApiError: there is none.
+            ApiError: the request did not succeed, or the response is not a JSON object.
         """
-        asked = self._http.get(path, params=dict(query or {}), headers=self._headers(accept), timeout=self._patience)
-        content = await self._answered(asked, _OK)
+        request = self._http.get(path, params=dict(query or {}), headers=self._headers(accept), timeout=self._timeout)
+        response = await self._response(request, _OK)
         try:
-            found = json.loads(content)
+            document = json.loads(response.content)
         except ValueError as error:
-            raise ApiError(f"the API server answers {path} with what is no JSON") from error
-        if not isinstance(found, dict):
-            raise ApiError(f"the API server answers {path} with what is no object")
-        return found
+            raise ApiError(f"the API server's response to {path} is not JSON") from error
+        if not isinstance(document, dict):
+            raise ApiError(f"the API server's response to {path} is not a JSON object")
+        return document
 
     async def create(self, path: str, document: Mapping[str, Any]) -> None:
         """Add an object to a collection.
 
         Raises:
-            ApiError: it was not created, or nobody knows whether it was.
+            ApiError: the object was not created, or it is not known whether it was.
         """
-        asked = self._http.post(path, json=dict(document), headers=self._headers(""), timeout=self._patience)
-        await self._answered(asked, _CREATED)
+        request = self._http.post(path, json=dict(document), headers=self._headers(""), timeout=self._timeout)
+        await self._response(request, _CREATED)
 
-    async def _answered(self, asked: Awaitable[Any], expected: int) -> bytes:
-        """Return what an answer holds.
+    async def _response(self, request: Awaitable[Any], *expected: int) -> Any:
+        """Return the whole response of a request.
 
         Raises:
-            ApiError: it is not the answer that was expected.
+            ApiError: there is no response within the limit, or its status is none of the expected ones.
         """
         try:
-            async with asyncio.timeout(ANSWER_SECONDS):
-                answer = await asked
+            async with asyncio.timeout(RESPONSE_TIMEOUT_SECONDS):
+                response = await request
         except TimeoutError as error:
-            raise self._unreachable(f"not within {ANSWER_SECONDS:g} s") from error
-        except self._errors as error:
+            raise self._unreachable(f"not within {RESPONSE_TIMEOUT_SECONDS:g} s") from error
+        except self._http_errors as error:
             raise self._unreachable(error) from error
-        if answer.status_code != expected:
-            raise _refusal(answer.status_code, answer.content, answer.headers)
-        content: bytes = answer.content
-        return content
+        if response.status_code not in expected:
+            raise refusal(response.status_code, response.content, response.headers)
+        return response
 
     @asynccontextmanager
     async def watch(
         self, path: str, query: Mapping[str, str], accept: str = ""
     ) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
-        """Open a watch; its events come one by one, until the server ends it.
+        """Open a watch, and yield an iterator of its events, which ends when the server ends the watch.
 
         Raises:
-            ApiError: on entering, when it is refused; while iterating, when the connection breaks or what comes is no
-                event.
+            ApiError: on entering, when the server refuses the watch; while iterating, when the connection breaks or a
+                line is not an event.
         """
         try:
             async with self._http.stream(
                 "GET", path, params={**query, "watch": "true"}, headers=self._headers(accept)
-            ) as answer:
-                if answer.status_code != 200:
-                    raise _refusal(answer.status_code, await answer.aread(), answer.headers)
-                yield _events(answer.aiter_bytes(), self._silence)
-        except self._errors as error:
+            ) as response:
+                if response.status_code != _OK:
+                    raise refusal(response.status_code, await response.aread(), response.headers)
+                yield _events(response.aiter_bytes(), self._read_timeout)
+        except self._http_errors as error:
             raise self._unreachable(error) from error
 
     def _headers(self, accept: str) -> dict[str, str]:
         try:
-            authorization = self._access.authorization()
+            authorization = self._config.authorization()
         except KubeError as error:
             raise ApiError(str(error)) from error
         return {"Accept": accept or "application/json", **authorization}
 
     def _unreachable(self, error: Exception | str) -> ApiError:
-        return ApiError(f"the API server {self._access.server} does not answer: {str(error) or type(error).__name__}")
+        cause = str(error) or type(error).__name__
+        return ApiError(f"the API server {self._config.server} does not answer: {cause}")
 
 
-async def _events(chunks: AsyncIterator[bytes], silence: type[Exception]) -> AsyncIterator[dict[str, Any]]:
-    """Cut a stream into lines, and read each as an event; half a line at the end is no event."""
+def refusal(status: int, body: bytes, headers: Mapping[str, str] | None = None) -> ApiError:
+    """Return the error of a response, with the message of the Kubernetes Status in its body, or else with its text."""
+    try:
+        message = str(json.loads(body)["message"])
+    except (ValueError, KeyError, TypeError):
+        message = body[:200].decode("utf-8", "replace")
+    try:
+        retry_after = float((headers or {}).get("retry-after", "0"))
+    except ValueError:
+        retry_after = 0.0
+    sentence = f"the API server answers {status}: {escaped(message)}"
+    return ApiError(sentence, status, min(max(retry_after, 0.0), _MAX_RETRY_AFTER_SECONDS))
+
+
+def escaped(text: str) -> str:
+    """Return untrusted text as printable ASCII of bounded length, without quotes around it."""
+    return ascii(text[:_MAX_MESSAGE_LENGTH])[1:-1]
+
+
+async def _events(chunks: AsyncIterator[bytes], read_timeout: type[Exception]) -> AsyncIterator[dict[str, Any]]:
+    """Cut a stream into lines, and read each as an event. An incomplete line at the end is dropped."""
     rest = b""
     try:
         async for chunk in chunks:
@@ -160,45 +191,31 @@ async def _events(chunks: AsyncIterator[bytes], silence: type[Exception]) -> Asy
                     yield _event(line)
             if len(rest) > MAX_LINE_BYTES:
                 raise ApiError(f"the API server sends an object of more than {MAX_LINE_BYTES} bytes")
-    except silence as error:
-        raise WatchSilentError(f"the API server said nothing for {SILENCE_SECONDS:g} s") from error
+    except read_timeout as error:
+        raise WatchTimeoutError(f"the API server sent nothing for {WATCH_TIMEOUT_SECONDS:g} s") from error
 
 
 def _event(line: bytes) -> dict[str, Any]:
     try:
         event = json.loads(line)
     except ValueError as error:
-        raise ApiError("the API server sends an event that is no JSON") from error
+        raise ApiError("the API server sends an event that is not JSON") from error
     if not isinstance(event, dict) or not isinstance(event.get("object"), dict):
         raise ApiError("the API server sends an event without an object")
     return event
 
 
-def _refusal(status: int, body: bytes, headers: Mapping[str, str]) -> ApiError:
-    try:
-        said = json.loads(body)
-        message = str(said["message"])
-    except (ValueError, KeyError, TypeError):
-        message = body[:200].decode("utf-8", "replace")
-    try:
-        retry_after = float(headers.get("retry-after", "0"))
-    except ValueError:
-        retry_after = 0.0
-    sentence = f"the API server answers {status}: {ascii(message[:300])[1:-1]}"
-    return ApiError(sentence, status, min(max(retry_after, 0.0), 60.0))
-
-
-def _tls(access: ClientConfig) -> Any:
+def _tls_context(config: ClientConfig) -> Any:
     import ssl
 
-    if access.server.startswith("http://"):
+    if config.server.startswith("http://"):
         return False
     try:
-        context = ssl.create_default_context(cadata=access.ca_data or None)
-        if not access.is_verified:
+        context = ssl.create_default_context(cadata=config.ca_data or None)
+        if not config.is_verified:
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        if access.client_certificate is not None:
-            context.load_cert_chain(access.client_certificate, access.client_key)
+        if config.client_certificate is not None:
+            context.load_cert_chain(config.client_certificate, config.client_key)
     except (OSError, ValueError) as error:
         raise KubeError(f"--kubeconfig: the certificates cannot be used: {error}") from error
     return context

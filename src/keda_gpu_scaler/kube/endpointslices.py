@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where are the other instances? Where Kubernetes says that a headless service's endpoints are."""
+"""Discovers the instances behind a headless Service through its EndpointSlices."""
 
 import asyncio
 import time
@@ -12,12 +12,12 @@ from keda_gpu_scaler.kube.reflector import Reflector, ResourceQuery
 
 
 class EndpointSlices:
-    """A directory of the pods behind a service.
+    """A discovery of the pods behind a Service.
 
     Args:
         api: the API server.
-        namespace: the service's.
-        service: its name.
+        namespace: the Service's namespace.
+        service: the Service's name.
         clock: monotonic seconds.
     """
 
@@ -26,49 +26,53 @@ class EndpointSlices:
     ) -> None:
         self._api = api
         self._clock = clock
-        self._place = ResourceQuery(
+        self._query = ResourceQuery(
             "endpointslices",
             "discovery.k8s.io",
             namespace=namespace,
             labels=f"kubernetes.io/service-name={service}",
         )
-        self._collection: Reflector[tuple[SliceEndpoint, ...]] | None = None
+        self._reflector: Reflector[tuple[SliceEndpoint, ...]] | None = None
 
     def watches(self) -> Watches:
-        """Count what is watched, by resource and state."""
-        if self._collection is None:
+        """Count the open watches by resource and state."""
+        if self._reflector is None:
             return {}
-        return {(self._place.kind, self._collection.state(self._clock())): 1}
+        return {(self._query.kind, self._reflector.state(self._clock())): 1}
 
     async def addresses(self) -> AsyncIterator[Mapping[str, str]]:
-        """Yield every endpoint's address with its node's name, at first and on every change.
+        """Yield every endpoint's address with its node's name, first at once and then on every change.
 
         Raises:
-            KubeError: they cannot be read now.
+            KubeError: the slices cannot be read now.
         """
-        news = asyncio.Event()
-        collection = Reflector(self._api, self._place, endpoints, self._clock, news.set)
-        self._collection = collection
-        task = asyncio.create_task(collection.run(), name=f"watch {self._place}")
+        changed = asyncio.Event()
+        reflector = Reflector(self._api, self._query, endpoints, self._clock, changed.set)
+        self._reflector = reflector
+        task = asyncio.create_task(reflector.run(), name=f"watch {self._query}")
         try:
             while True:
-                await news.wait()
-                news.clear()
-                if lack := collection.unavailable(self._clock()):
-                    raise KubeError(f"--peers: {lack.reason}")
-                yield _addresses(collection.items.values())
+                await changed.wait()
+                changed.clear()
+                if unavailable := reflector.unavailable(self._clock()):
+                    raise KubeError(f"--peers: {unavailable.reason}")
+                yield _merged(reflector.items.values())
         finally:
-            self._collection = None
+            self._reflector = None
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
 
-def _addresses(slices: Iterable[tuple[SliceEndpoint, ...]]) -> Mapping[str, str]:
-    """Put slices together: one address a pod, the same for all who see the same; IPv4's where it has both."""
+def _merged(slices: Iterable[tuple[SliceEndpoint, ...]]) -> Mapping[str, str]:
+    """Merge slices: one address for each pod, the IPv4 address where it has both kinds.
+
+    The result depends on the endpoints alone and not on their order, so every instance gets the same one.
+    """
     every = sorted(
-        (found for one in slices for found in one), key=lambda found: (found.address[0] == "[", found.address)
+        (endpoint for one_slice in slices for endpoint in one_slice),
+        key=lambda endpoint: (endpoint.address[0] == "[", endpoint.address),
     )
     chosen: dict[str, SliceEndpoint] = {}
-    for found in every:
-        chosen.setdefault(found.pod, found)
-    return {found.address: found.node for found in chosen.values()}
+    for endpoint in every:
+        chosen.setdefault(endpoint.pod_id, endpoint)
+    return {endpoint.address: endpoint.node for endpoint in chosen.values()}

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What do a ScaledObject's own events say of us? That a trigger stops, and starts again, being answerable.
+"""Records events on a ScaledObject when a trigger loses its value, and when it has one again.
 
-The law of this module: an event tells of a change that has lasted, never of a poll, and no answer waits for it.
+Law: an event reports a change that has lasted, never a single call, and no call waits for an event.
 
-As ``kubectl describe`` finds them: by the object's name, kind and uid, which is looked up when there is something to
-tell. KEDA writes an event for each call that fails; these are the two in between.
+``kubectl describe`` finds events by the object's name, kind and uid, so the recorder reads the uid first.
+KEDA itself writes an event for every call that fails; these events mark the first and the last of them.
 """
 
 import asyncio
@@ -19,66 +19,66 @@ from typing import Any
 
 from keda_gpu_scaler.core.interfaces import KubeError, RecentAnswer
 from keda_gpu_scaler.kube.client import METADATA_LIST_ONLY, ApiClient, ApiError
-from keda_gpu_scaler.kube.parse import is_name
+from keda_gpu_scaler.kube.parse import is_name, part
 from keda_gpu_scaler.kube.reflector import ResourceQuery
 
-HELD_SECONDS = 3.0
-"""A change is told by an answer that finds it so long after another did: what passes by itself is no event."""
-APART_SECONDS = 60.0
-"""Of one trigger an event comes no sooner after the one before."""
-BURST, EVERY_SECONDS = 20, 5.0
-"""So many events at once, and then one in so many seconds: whoever asks us must not fill a cluster's store."""
-SILENT_SECONDS = 600.0
-"""For so long nothing is tried after the API server forbade it."""
+MIN_DURATION_SECONDS = 3.0
+"""A change is recorded when an answer finds it this long after another answer did. A shorter change is no event."""
+MIN_INTERVAL_SECONDS = 60.0
+"""The least time between two events of one trigger."""
+BURST, REFILL_SECONDS = 20, 5.0
+"""The rate limit: this many events at once, then one in this many seconds. No caller can fill a cluster's store."""
+FORBIDDEN_PAUSE_SECONDS = 600.0
+"""How long no event is written after the API server has forbidden one."""
 MAX_SUBJECTS = 1024
 
 _KINDS = (("scaledobjects", "ScaledObject"), ("scaledjobs", "ScaledJob"))
 _GROUP, _VERSION = "keda.sh", "v1alpha1"
 _COMPONENT = "keda-gpu-scaler"
-_LONGEST_MESSAGE = 1000  # Kubernetes takes 1,024
-_LONGEST_NAME = 200
+_MAX_MESSAGE_LENGTH = 1000  # Kubernetes accepts 1,024
+_MAX_NAME_LENGTH = 200
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class _Subject:
-    """What may be well or not: the value of one trigger, or its demand."""
+    """The subject of events: the value of one trigger, or its demand."""
 
     namespace: str
     name: str
     metric_name: str
     metric: str
-    part: str
+    aspect: str
 
 
 @dataclass(slots=True)
 class _LastEvent:
-    """What was told of a subject last, and since when something else is found."""
+    """The last event of a subject, and since when the subject differs from it."""
 
-    is_well: bool = True
+    is_healthy: bool = True
     at_seconds: float = 0.0
     differs_since_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Condition:
-    """How one answer finds a subject, and the event that would tell it."""
+    """The condition of a subject in one answer, with the event that reports it."""
 
     subject: _Subject
-    is_well: bool
+    is_healthy: bool
     reason: str
     message: str
 
 
 class EventRecorder:
-    """Writes events about what GetMetrics answers, on change only.
+    """Writes events about the answers of GetMetrics, on change only.
 
     Args:
-        opened: returns the API server; awaited when there is something to write.
-        reporter: who writes, by name: this instance's node.
+        opened: returns the API server's client; awaited when an event is written.
+        reporter: the name of the reporting instance, which is its node.
         clock: monotonic seconds.
-        wall_clock: seconds since 1970, for people.
+        wall_clock: seconds since 1970, for the events' timestamps.
     """
 
     def __init__(
@@ -93,89 +93,90 @@ class EventRecorder:
         self._reporter = reporter
         self._clock = clock
         self._wall_clock = wall_clock
-        self._told: OrderedDict[_Subject, _LastEvent] = OrderedDict()
-        self._budget, self._budget_at = float(BURST), clock()
-        self._silent_until = float("-inf")
+        self._last_events: OrderedDict[_Subject, _LastEvent] = OrderedDict()
+        self._tokens, self._refilled_at = float(BURST), clock()
+        self._paused_until = float("-inf")
         self._failure = ""
         self._writing: set[asyncio.Task[None]] = set()
 
     def note(self, answer: RecentAnswer) -> None:
-        """Look at an answer; to be called in the event loop."""
-        for finding in _findings(answer):
-            if self._is_due(finding) and self._may_write():
-                told = self._told[finding.subject]
-                told.is_well, told.at_seconds, told.differs_since_seconds = finding.is_well, self._clock(), None
-                task = asyncio.create_task(self._write(finding), name=f"event {finding.reason}")
+        """Compare an answer with the last events; to be called in the event loop."""
+        for condition in _conditions(answer):
+            if self._is_due(condition) and self._take_token():
+                last = self._last_events[condition.subject]
+                last.is_healthy, last.at_seconds, last.differs_since_seconds = condition.is_healthy, self._clock(), None
+                task = asyncio.create_task(self._write(condition), name=f"event {condition.reason}")
                 self._writing.add(task)
                 task.add_done_callback(self._writing.discard)
 
     async def close(self) -> None:
-        """Write nothing any more."""
+        """Cancel the events that are being written."""
         tasks = tuple(self._writing)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _is_due(self, finding: _Condition) -> bool:
-        """Whether it differs from what was told, and has for long enough."""
-        subject, now = finding.subject, self._clock()
-        told = self._told.get(subject)
-        if told is None:
-            if finding.is_well:
+    def _is_due(self, condition: _Condition) -> bool:
+        """Whether a condition differs from the last event, and has done so for long enough."""
+        subject, now = condition.subject, self._clock()
+        last = self._last_events.get(subject)
+        if last is None:
+            if condition.is_healthy:
                 return False
-            told = self._told[subject] = _LastEvent(at_seconds=now - APART_SECONDS)
-            if len(self._told) > MAX_SUBJECTS:
-                self._told.popitem(last=False)
-        self._told.move_to_end(subject)
-        if finding.is_well == told.is_well:
-            told.differs_since_seconds = None
+            last = self._last_events[subject] = _LastEvent(at_seconds=now - MIN_INTERVAL_SECONDS)
+            if len(self._last_events) > MAX_SUBJECTS:
+                self._last_events.popitem(last=False)
+        self._last_events.move_to_end(subject)
+        if condition.is_healthy == last.is_healthy:
+            last.differs_since_seconds = None
             return False
-        if told.differs_since_seconds is None:
-            told.differs_since_seconds = now
-        return now - told.differs_since_seconds >= HELD_SECONDS and now - told.at_seconds >= APART_SECONDS
+        if last.differs_since_seconds is None:
+            last.differs_since_seconds = now
+        has_lasted = now - last.differs_since_seconds >= MIN_DURATION_SECONDS
+        return has_lasted and now - last.at_seconds >= MIN_INTERVAL_SECONDS
 
-    def _may_write(self) -> bool:
-        """Take one from what may be written; what may not be now is due again with the next answer."""
+    def _take_token(self) -> bool:
+        """Take a token of the rate limit. An event without a token is due again with the next answer."""
         now = self._clock()
-        self._budget = min(self._budget + (now - self._budget_at) / EVERY_SECONDS, BURST)
-        self._budget_at = now
-        if self._budget < 1 or now < self._silent_until:
+        self._tokens = min(self._tokens + (now - self._refilled_at) / REFILL_SECONDS, BURST)
+        self._refilled_at = now
+        if self._tokens < 1 or now < self._paused_until:
             return False
-        self._budget -= 1
+        self._tokens -= 1
         return True
 
-    async def _write(self, finding: _Condition) -> None:
-        subject = finding.subject
+    async def _write(self, condition: _Condition) -> None:
+        subject = condition.subject
         if not is_name(subject.namespace) or not is_name(subject.name):
             return
         try:
             api = await self._opened()
-            involved = await _involved(api, subject)
-            if involved is not None:
+            reference = await _object_reference(api, subject)
+            if reference is not None:
                 path = ResourceQuery("events", namespace=subject.namespace).path
-                await api.create(path, self._event(finding, involved))
+                await api.create(path, self._event(condition, reference))
         except KubeError as error:
-            self._say(error)
-        except Exception:  # whatever the API server sends, the next event is tried
+            self._record_failure(error)
+        except Exception:  # an unexpected response must not prevent the next event
             _log.exception("an event cannot be written")
         else:
             self._failure = ""
 
-    def _event(self, finding: _Condition, involved: dict[str, str]) -> dict[str, Any]:
-        subject = finding.subject
+    def _event(self, condition: _Condition, reference: dict[str, str]) -> dict[str, Any]:
+        subject = condition.subject
         now = datetime.fromtimestamp(self._wall_clock(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        message = finding.message
+        message = condition.message
         return {
             "apiVersion": "v1",
             "kind": "Event",
             "metadata": {
                 "namespace": subject.namespace,
-                "name": f"{subject.name[:_LONGEST_NAME].rstrip('.-')}.{os.urandom(8).hex()}",
+                "name": f"{subject.name[:_MAX_NAME_LENGTH].rstrip('.-')}.{os.urandom(8).hex()}",
             },
-            "involvedObject": involved,
-            "type": "Normal" if finding.is_well else "Warning",
-            "reason": finding.reason,
-            "message": message if len(message) <= _LONGEST_MESSAGE else f"{message[:_LONGEST_MESSAGE]} …",
+            "involvedObject": reference,
+            "type": "Normal" if condition.is_healthy else "Warning",
+            "reason": condition.reason,
+            "message": message if len(message) <= _MAX_MESSAGE_LENGTH else f"{message[:_MAX_MESSAGE_LENGTH]} …",
             "source": {"component": _COMPONENT, "host": self._reporter},
             "reportingComponent": _COMPONENT,
             "reportingInstance": self._reporter,
@@ -184,47 +185,49 @@ class EventRecorder:
             "count": 1,
         }
 
-    def _say(self, error: KubeError) -> None:
-        forbidden = isinstance(error, ApiError) and error.is_permanent
-        if forbidden:
-            self._silent_until = self._clock() + SILENT_SECONDS
+    def _record_failure(self, error: KubeError) -> None:
+        """Log a failure once, and pause where an operator must change something."""
+        is_permanent = isinstance(error, ApiError) and error.is_permanent
+        if is_permanent:
+            self._paused_until = self._clock() + FORBIDDEN_PAUSE_SECONDS
         if str(error) != self._failure:
-            remedy = "; grant create on events (chart: rbac.create)" if forbidden else ""
+            remedy = "; grant create on events (chart: rbac.create)" if is_permanent else ""
             _log.warning("an event cannot be written: %s%s", error, remedy)
         self._failure = str(error)
 
 
-async def _involved(api: ApiClient, subject: _Subject) -> dict[str, str] | None:
-    """Return what an event is about; None where there is no such object, whatever we were asked.
+async def _object_reference(api: ApiClient, subject: _Subject) -> dict[str, str] | None:
+    """Return the reference to an event's object; None where the object does not exist, as in a call by hand.
 
     Raises:
-        ApiError: it cannot be looked up.
+        ApiError: the object cannot be read.
     """
     for resource, kind in _KINDS:
-        place = ResourceQuery(resource, _GROUP, _VERSION, subject.namespace)
-        query = {"fieldSelector": f"metadata.name={subject.name}", "limit": "1"}
-        found = (await api.get(place.path, query, METADATA_LIST_ONLY)).get("items") or ()
-        for item in found:
+        collection = ResourceQuery(resource, _GROUP, _VERSION, subject.namespace)
+        parameters = {"fieldSelector": f"metadata.name={subject.name}", "limit": "1"}
+        page = await api.get(collection.path, parameters, METADATA_LIST_ONLY)
+        for item in page.get("items") or ():
             return {
                 "apiVersion": f"{_GROUP}/{_VERSION}",
                 "kind": kind,
                 "namespace": subject.namespace,
                 "name": subject.name,
-                "uid": str((item.get("metadata") or {}).get("uid") or ""),
+                "uid": str(part(item, "metadata").get("uid") or ""),
             }
     return None
 
 
-def _findings(answer: RecentAnswer) -> Iterator[_Condition]:
-    of = (answer.namespace, answer.name, answer.metric_name, answer.metric)
+def _conditions(answer: RecentAnswer) -> Iterator[_Condition]:
+    trigger = (answer.namespace, answer.name, answer.metric_name, answer.metric)
+    value, demand = _Subject(*trigger, "value"), _Subject(*trigger, "demand")
     if answer.value is None:
         message = f"{answer.metric_name} has no value: {answer.reason}"
-        yield _Condition(_Subject(*of, "value"), False, "GPUTriggerUnanswered", message)
+        yield _Condition(value, False, "GPUTriggerUnanswered", message)
     else:
         message = f"{answer.metric_name} has a value again: {answer.value:g} (target {answer.target:g})"
-        yield _Condition(_Subject(*of, "value"), True, "GPUTriggerAnswered", message)
+        yield _Condition(value, True, "GPUTriggerAnswered", message)
     if answer.is_demand_known is False:
-        message = f"{answer.demand_sentence}; it neither wakes the workload nor lets it sleep"
-        yield _Condition(_Subject(*of, "demand"), False, "DemandUnknown", message)
+        message = f"{answer.demand_sentence}; it neither activates the workload nor scales it to zero"
+        yield _Condition(demand, False, "DemandUnknown", message)
     elif answer.is_demand_known:
-        yield _Condition(_Subject(*of, "demand"), True, "DemandKnown", f"it is known again: {answer.demand_sentence}")
+        yield _Condition(demand, True, "DemandKnown", f"demand is known again: {answer.demand_sentence}")

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is kept of a Kubernetes object? The little that an answer depends on.
+"""Reads Kubernetes objects: tolerant accessors, and one reader for each kind of object.
 
-The law of this module: whatever an object holds, something sensible comes out; it was written by strangers.
+Law: no object makes a reader raise. Users write these objects, and a field of an unexpected type counts as absent.
 """
 
 import ipaddress
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypedDict, TypeGuard
 
@@ -15,14 +15,18 @@ from keda_gpu_scaler.core.types import DeclaredTrigger, Pod, PodRef
 from keda_gpu_scaler.core.urls import MAX_PORT, is_path
 
 DEFAULT_METRIC_TYPE = "AverageValue"
-_EXTERNAL = ("external", "external-push")
+GRPC_PORT_NAME = "grpc"
+"""How the chart names the port on which an instance answers, in pods and in Services."""
+_EXTERNAL_TRIGGERS = ("external", "external-push")
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?", re.ASCII)
 _PORT = re.compile(r"\d{1,5}", re.ASCII)
-_LONGEST_TEXT = 256
-_MOST_PORTS = 16
+_ACCELERATOR = re.compile(r"(nvidia|amd|gpu\.intel)\.com/", re.ASCII)
+_MAX_TEXT_LENGTH = 256
+_MAX_SELECTOR_LENGTH = 4096
+_MAX_PORTS = 16
 
 
-class _Annotated(TypedDict):
+class _ScrapeAnnotations(TypedDict):
     metrics_port: int | None
     metrics_path: str | None
     metrics_scheme: str | None
@@ -30,7 +34,7 @@ class _Annotated(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class ScaleTarget:
-    """A ScaledObject's scale target; ``resource`` ("deployments") is empty where KEDA has not looked it up yet."""
+    """A ScaledObject's scale target; ``resource`` ("deployments") is empty where KEDA has not resolved it yet."""
 
     group: str
     version: str
@@ -42,15 +46,15 @@ class ScaleTarget:
         return f"{self.kind} {self.name}"
 
     @property
-    def is_sound(self) -> bool:
-        """Whether every part of it may become part of a path."""
-        parts = (self.version, self.name, *filter(None, (self.group, self.resource)))
-        return all(is_name(part) for part in parts)
+    def is_valid(self) -> bool:
+        """Whether every field may become a segment of a request's path."""
+        segments = (self.version, self.name, *filter(None, (self.group, self.resource)))
+        return all(is_name(segment) for segment in segments)
 
 
 @dataclass(frozen=True, slots=True)
 class ScaledSpec:
-    """What is kept of a ScaledObject, or of a ScaledJob, which has no target."""
+    """The target and the external triggers of a ScaledObject, or of a ScaledJob, which has no target."""
 
     target: ScaleTarget | None
     triggers: tuple[DeclaredTrigger, ...]
@@ -67,84 +71,176 @@ class Scale:
 
 @dataclass(frozen=True, slots=True)
 class SliceEndpoint:
-    """An address at which a pod answers; ``pod`` is whatever tells it from others."""
+    """One address of an EndpointSlice.
 
-    pod: str
+    ``pod_id`` is the same for every address of one pod. ``pod`` is the pod's name, empty where the endpoint is not a
+    pod. Two endpoints that differ in ``is_ready`` alone are equal, because readiness does not change an address.
+    """
+
+    pod_id: str
     address: str
     node: str
+    pod: str = ""
+    port: int = 0
+    is_ready: bool = field(default=True, compare=False)
 
 
-def is_name(text: str) -> bool:
-    """Whether Kubernetes lets an object be called so; anything else must not become part of a path."""
-    return bool(_NAME.fullmatch(text))
+# ---- accessors ----
+
+
+def part(item: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """Return the object in a field, empty where the field holds no object."""
+    value = item.get(key)
+    return value if isinstance(value, Mapping) else {}
+
+
+def mappings(value: object) -> list[Mapping[str, Any]]:
+    """Return the objects in a list, without its other entries; none where the value is not a list."""
+    return [entry for entry in value if isinstance(entry, Mapping)] if isinstance(value, list) else []
+
+
+def text(value: object, max_length: int = _MAX_TEXT_LENGTH) -> str:
+    """Return a text, empty where the value is not a text or is too long."""
+    return value if isinstance(value, str) and len(value) <= max_length else ""
+
+
+def count(value: object) -> int:
+    """Return a count, 0 where the value is not a positive integer."""
+    return value if isinstance(value, int) and value > 0 else 0
+
+
+def is_name(value: str) -> bool:
+    """Whether Kubernetes accepts a text as an object's name. No other text may become a segment of a path."""
+    return bool(_NAME.fullmatch(value))
+
+
+def labels(item: Mapping[str, Any]) -> Mapping[str, str]:
+    """Return an object's labels."""
+    return {str(key): str(value) for key, value in part(part(item, "metadata"), "labels").items()}
+
+
+def resource_version(item: Mapping[str, Any]) -> str:
+    """Return an object's version, which changes with every change of the object."""
+    return text(part(item, "metadata").get("resourceVersion"))
+
+
+def condition(item: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
+    """Return the condition of a type ("Ready") in an object's status, empty where there is none."""
+    conditions = mappings(part(item, "status").get("conditions"))
+    return next((entry for entry in conditions if entry.get("type") == kind), {})
+
+
+# ---- KEDA's objects ----
 
 
 def scaled_object(item: Mapping[str, Any]) -> ScaledSpec:
-    """Keep a ScaledObject's target and external triggers."""
-    spec, status = _part(item, "spec"), _part(item, "status")
-    reference, resolved = _part(spec, "scaleTargetRef"), _part(status, "scaleTargetGVKR")
-    group, _, version = (_text(reference.get("apiVersion")) or "apps/v1").rpartition("/")
-    target = ScaleTarget(group, version, _text(reference.get("kind")) or "Deployment", _text(reference.get("name")))
+    """Read a ScaledObject's target and external triggers."""
+    spec, status = part(item, "spec"), part(item, "status")
+    reference, resolved = part(spec, "scaleTargetRef"), part(status, "scaleTargetGVKR")
+    group, _, version = (text(reference.get("apiVersion")) or "apps/v1").rpartition("/")
+    target = ScaleTarget(group, version, text(reference.get("kind")) or "Deployment", text(reference.get("name")))
     if (resolved.get("group") or "", resolved.get("version"), resolved.get("kind")) == (group, version, target.kind):
-        target = ScaleTarget(group, version, target.kind, target.name, _text(resolved.get("resource")))
-    return ScaledSpec(target, _triggers(spec))
+        target = ScaleTarget(group, version, target.kind, target.name, text(resolved.get("resource")))
+    return ScaledSpec(target, _external_triggers(spec))
 
 
 def scaled_job(item: Mapping[str, Any]) -> ScaledSpec:
-    """Keep a ScaledJob's external triggers."""
-    return ScaledSpec(None, _triggers(_part(item, "spec")))
+    """Read a ScaledJob's external triggers."""
+    return ScaledSpec(None, _external_triggers(part(item, "spec")))
 
 
-def scale(item: Mapping[str, Any]) -> Scale:
-    """Read a scale subresource; its selector is text, in autoscaling/v1 as in a CRD's."""
-    spec, status = _part(item, "spec"), _part(item, "status")
-    return Scale(_count(spec.get("replicas")), _count(status.get("replicas")), _text(status.get("selector"), 4096))
+def trigger_metadata(item: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the metadata of every trigger of a ScaledObject or ScaledJob, of whatever type."""
+    return [part(trigger, "metadata") for trigger in mappings(part(item, "spec").get("triggers"))]
 
 
-def pod(item: Mapping[str, Any], to_monotonic: float) -> Pod:
-    """Keep a pod's place and state; ``to_monotonic`` is what makes a wall clock's time the judge's monotonic one."""
-    metadata, spec, status = _part(item, "metadata"), _part(item, "spec"), _part(item, "status")
-    conditions = status.get("conditions")
-    return Pod(
-        ref=PodRef(_text(metadata.get("namespace")), _text(metadata.get("name"))),
-        node=_text(spec.get("nodeName")) or None,
-        phase=_text(status.get("phase")) or "Pending",
-        is_ready=any(
-            isinstance(condition, Mapping) and condition.get("type") == "Ready" and condition.get("status") == "True"
-            for condition in (conditions if isinstance(conditions, list) else ())
-        ),
-        is_deleting=bool(metadata.get("deletionTimestamp")),
-        created_at_seconds=_unix_seconds(metadata.get("creationTimestamp")) + to_monotonic,
-        address=_address(status.get("podIP")),
-        ports=_ports(spec.get("containers")),
-        **_scrape_annotations(_part(metadata, "annotations")),
+def _external_triggers(spec: Mapping[str, Any]) -> tuple[DeclaredTrigger, ...]:
+    return tuple(
+        DeclaredTrigger(
+            {str(key): str(value) for key, value in part(trigger, "metadata").items()},
+            text(trigger.get("metricType")) or DEFAULT_METRIC_TYPE,
+        )
+        for trigger in mappings(spec.get("triggers"))
+        if trigger.get("type") in _EXTERNAL_TRIGGERS
     )
 
 
-def _address(value: object) -> str:
-    """Keep an IP address; whatever else stands there is none."""
+# ---- workloads and nodes ----
+
+
+def scale(item: Mapping[str, Any]) -> Scale:
+    """Read a scale subresource; its selector is a text, in autoscaling/v1 as in a custom resource's."""
+    spec, status = part(item, "spec"), part(item, "status")
+    selector = text(status.get("selector"), _MAX_SELECTOR_LENGTH)
+    return Scale(count(spec.get("replicas")), count(status.get("replicas")), selector)
+
+
+def first_image(deployment: Mapping[str, Any]) -> str:
+    """Return the image of a Deployment's first container, empty where there is none."""
+    containers = mappings(part(part(part(deployment, "spec"), "template"), "spec").get("containers"))
+    return str(containers[0].get("image", "")) if containers else ""
+
+
+def has_accelerators(node: Mapping[str, Any]) -> bool:
+    """Whether a device plugin has registered accelerators on a node."""
+    allocatable = part(part(node, "status"), "allocatable")
+    return any(_ACCELERATOR.match(str(resource)) and str(amount) != "0" for resource, amount in allocatable.items())
+
+
+def pod(item: Mapping[str, Any], to_monotonic: float) -> Pod:
+    """Read a pod's place and state.
+
+    Args:
+        item: the pod.
+        to_monotonic: the seconds to add to a Unix time to get this process's monotonic time.
+    """
+    metadata, spec, status = part(item, "metadata"), part(item, "spec"), part(item, "status")
+    return Pod(
+        ref=PodRef(text(metadata.get("namespace")), text(metadata.get("name"))),
+        node=text(spec.get("nodeName")) or None,
+        phase=text(status.get("phase")) or "Pending",
+        is_ready=condition(item, "Ready").get("status") == "True",
+        is_deleting=bool(metadata.get("deletionTimestamp")),
+        created_at_seconds=_unix_seconds(metadata.get("creationTimestamp")) + to_monotonic,
+        address=_ip_address(status.get("podIP")),
+        ports=_tcp_ports(item),
+        **_scrape_annotations(part(metadata, "annotations")),
+    )
+
+
+def grpc_port(item: Mapping[str, Any]) -> int | None:
+    """Return the container port of a pod that is named grpc, None where there is none."""
+    ports = (port for port in _container_ports(item) if port.get("name") == GRPC_PORT_NAME)
+    return next((number for port in ports if _is_port(number := port.get("containerPort"))), None)
+
+
+def _container_ports(item: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    for container in mappings(part(item, "spec").get("containers")):
+        yield from mappings(container.get("ports"))
+
+
+def _tcp_ports(item: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the TCP ports that containers declare, each once, in their order."""
+    ports: dict[int, None] = {}
+    for port in _container_ports(item):
+        number = port.get("containerPort")
+        if _is_port(number) and port.get("protocol", "TCP") == "TCP":
+            ports[number] = None
+    return tuple(ports)[:_MAX_PORTS]
+
+
+def _ip_address(value: object) -> str:
+    """Return an IP address, empty where the value is none."""
     try:
-        return str(ipaddress.ip_address(_text(value)))
+        return str(ipaddress.ip_address(text(value)))
     except ValueError:
         return ""
 
 
-def _ports(containers: object) -> tuple[int, ...]:
-    """Keep the TCP ports that containers declare, in their order."""
-    ports: dict[int, None] = {}
-    for container in containers if isinstance(containers, list) else ():
-        declared = container.get("ports") if isinstance(container, Mapping) else None
-        for port in declared if isinstance(declared, list) else ():
-            number = port.get("containerPort") if isinstance(port, Mapping) else None
-            if _is_port(number) and port.get("protocol", "TCP") == "TCP":
-                ports[number] = None
-    return tuple(ports)[:_MOST_PORTS]
-
-
-def _scrape_annotations(annotations: Mapping[str, Any]) -> _Annotated:
-    """Keep what Prometheus' usual annotations say of where metrics are, as far as it can be followed."""
-    port, path = _text(annotations.get("prometheus.io/port")), _text(annotations.get("prometheus.io/path"))
-    scheme = _text(annotations.get("prometheus.io/scheme"))
+def _scrape_annotations(annotations: Mapping[str, Any]) -> _ScrapeAnnotations:
+    """Read Prometheus' usual annotations of where metrics are; an unusable value counts as absent."""
+    port, path = text(annotations.get("prometheus.io/port")), text(annotations.get("prometheus.io/path"))
+    scheme = text(annotations.get("prometheus.io/scheme"))
     number = int(port) if _PORT.fullmatch(port) else 0
     return {
         "metrics_port": number if _is_port(number) else None,
@@ -157,65 +253,47 @@ def _is_port(number: object) -> TypeGuard[int]:
     return isinstance(number, int) and 1 <= number <= MAX_PORT
 
 
-def labels(item: Mapping[str, Any]) -> Mapping[str, str]:
-    """Keep an object's labels."""
-    return {str(key): str(value) for key, value in _part(_part(item, "metadata"), "labels").items()}
+def _unix_seconds(value: object) -> float:
+    try:
+        return datetime.strptime(str(value), "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).timestamp()
+    except ValueError:
+        return 0.0
 
 
-def resource_version(item: Mapping[str, Any]) -> str:
-    """Keep an object's version, which says that something about it changed."""
-    return _text(_part(item, "metadata").get("resourceVersion"))
+# ---- Services ----
 
 
 def endpoints(item: Mapping[str, Any]) -> tuple[SliceEndpoint, ...]:
-    """Keep an EndpointSlice's addresses, one of each endpoint, with the port named grpc or else the first of TCP.
+    """Read an EndpointSlice: one address of each endpoint, with the port named grpc or else the first TCP port.
 
-    An endpoint that is not ready counts: its instance may be up, and have no reading yet. One that is ending does
-    not.
+    An endpoint that is not ready counts, because its instance may run and have no reading yet. An endpoint that
+    terminates does not count.
     """
-    ports = [port for port in item.get("ports") or () if port.get("protocol", "TCP") == "TCP" and port.get("port")]
-    chosen = next((port for port in ports if port.get("name") == "grpc"), ports[0] if ports else None)
+    ports = [
+        port
+        for port in mappings(item.get("ports"))
+        if port.get("protocol", "TCP") == "TCP" and _is_port(port.get("port"))
+    ]
+    chosen = next((port for port in ports if port.get("name") == GRPC_PORT_NAME), ports[0] if ports else None)
     if chosen is None:
         return ()
-    found = []
-    for endpoint in item.get("endpoints") or ():
-        addresses = endpoint.get("addresses") or ()
-        if addresses and not _part(endpoint, "conditions").get("terminating"):
-            host = _text(addresses[0])
-            address = f"[{host}]:{chosen['port']}" if ":" in host else f"{host}:{chosen['port']}"
-            target = _part(endpoint, "targetRef")
-            pod = _text(target.get("uid")) or _text(target.get("name")) or address
-            found.append(SliceEndpoint(pod, address, _text(endpoint.get("nodeName"))))
-    return tuple(found)
+    found = (_endpoint(endpoint, chosen["port"]) for endpoint in mappings(item.get("endpoints")))
+    return tuple(endpoint for endpoint in found if endpoint is not None)
 
 
-def _triggers(spec: Mapping[str, Any]) -> tuple[DeclaredTrigger, ...]:
-    triggers = spec.get("triggers")
-    return tuple(
-        DeclaredTrigger(
-            {str(key): str(value) for key, value in _part(trigger, "metadata").items()},
-            _text(trigger.get("metricType")) or DEFAULT_METRIC_TYPE,
-        )
-        for trigger in (triggers if isinstance(triggers, list) else ())
-        if isinstance(trigger, Mapping) and trigger.get("type") in _EXTERNAL
+def _endpoint(endpoint: Mapping[str, Any], port: int) -> SliceEndpoint | None:
+    addresses, conditions = endpoint.get("addresses"), part(endpoint, "conditions")
+    host = text(addresses[0]) if isinstance(addresses, list) and addresses else ""
+    if not host or conditions.get("terminating"):
+        return None
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    target = part(endpoint, "targetRef")
+    pod_name = text(target.get("name"))
+    return SliceEndpoint(
+        pod_id=text(target.get("uid")) or pod_name or address,
+        address=address,
+        node=text(endpoint.get("nodeName")),
+        pod=pod_name,
+        port=port,
+        is_ready=conditions.get("ready") is not False,
     )
-
-
-def _part(item: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    value = item.get(key)
-    return value if isinstance(value, Mapping) else {}
-
-
-def _text(value: object, at_most: int = _LONGEST_TEXT) -> str:
-    return value if isinstance(value, str) and len(value) <= at_most else ""
-
-
-def _count(value: object) -> int:
-    return value if isinstance(value, int) and value > 0 else 0
-
-
-def _unix_seconds(text: object) -> float:
-    try:
-        return datetime.strptime(str(text), "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).timestamp()
-    except ValueError:
-        return 0.0

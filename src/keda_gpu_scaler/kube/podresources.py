@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which pod holds which device of this node? The kubelet's PodResources API, asked at our own pace.
+"""Reads from the kubelet's PodResources API which pod holds which device of this node.
 
-The law of this module: what the kubelet said last holds until it is stale, and then nobody knows. A kubelet that
-hangs, errs or restarts keeps nobody waiting.
+Law: the kubelet's last list counts until it is stale, and then the allocations are unavailable. No caller waits for a
+kubelet that hangs, returns errors or restarts.
 
-Before Kubernetes 1.34 the kubelet also lists pods that have ended, whose devices it takes back before it lists; whoever
-reads allocations beside the API server's pods has no pod of that name any more.
+Before Kubernetes 1.34 the kubelet also lists pods that have ended. It releases their devices before it lists them, and
+the API server has no pod of that name any more, so their allocations match no pod.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from keda_gpu_scaler.wire import podresources_pb2 as pb
 DEFAULT_PATH = "/var/lib/kubelet/pod-resources/kubelet.sock"
 LIST = "/v1.PodResourcesLister/List"
 TIMEOUT_SECONDS = 2.0
-"""For one List, which takes a kubelet about a millisecond."""
+"""The limit of one List, for which a kubelet needs about a millisecond."""
 MAX_ALLOCATIONS = 16384
 _RETRY_SECONDS = 1.0
 _MAX_TEXT_LENGTH = 253
@@ -42,15 +42,15 @@ _log = logging.getLogger(__name__)
 
 
 class PodResources:
-    """A node's allocations, as its kubelet tells them.
+    """A node's allocations, as its kubelet reports them.
 
-    ``failure`` says why the last question had no answer, None when it had one. ``held`` may be called from any
-    thread; ``run`` belongs to one event loop.
+    ``failure`` says why the last List did not succeed, None where it did. ``held`` may be called from any thread;
+    ``run`` belongs to one event loop.
 
     Args:
-        path: the socket. Its directory is what must be mounted: the kubelet replaces the socket when it restarts.
-        interval_seconds: how often to ask.
-        stale_after_seconds: from which age on an answer is no longer believed.
+        path: the socket. A pod must mount its directory, because the kubelet replaces the socket when it restarts.
+        interval_seconds: the time between two calls of List.
+        stale_after_seconds: the age above which a list is stale.
         clock: monotonic seconds.
     """
 
@@ -66,81 +66,79 @@ class PodResources:
         self._interval = interval_seconds
         self._stale_after = stale_after_seconds
         self._clock = clock
-        self._heard: tuple[float, tuple[Allocation, ...]] | None = None
-        self._odd: str | None = None
+        self._received: tuple[float, tuple[Allocation, ...]] | None = None
+        self._ignored_text: str | None = None
         self.failure: str | None = None
 
     def held(self, now: float) -> tuple[Allocation, ...] | None:
-        """Return every allocation, sorted, or None while nobody can tell; the same object while nothing changes."""
-        heard = self._heard
-        if heard is None or now - heard[0] > self._stale_after:
+        """Return every allocation, sorted, or None where they are unavailable; the same object until they change."""
+        received = self._received
+        if received is None or now - received[0] > self._stale_after:
             return None
-        return heard[1]
+        return received[1]
 
     async def run(self) -> None:
-        """Ask and ask again, until cancelled."""
+        """Call List in a loop, until cancelled."""
         while True:
             try:
-                # A channel of its own after every failure: one that saw the old socket vanish would wait out its
-                # back-off.
+                # Each failure is followed by a new channel: the old one would wait for its back-off to end.
                 async with grpc.aio.insecure_channel(f"unix:{self._path}", options=_OPTIONS) as channel:
-                    while await self.ask(channel):
+                    while await self.list_once(channel):
                         await asyncio.sleep(self._interval)
-            except Exception as error:  # whatever the kubelet does, it is asked again
+            except Exception as error:  # an unexpected error must not end the loop
                 sentence = f"{self._path}: unexpected {type(error).__name__}: {str(error)[:200]}"
-                self._note_failure(sentence, error)
+                self._record_failure(sentence, error)
             await asyncio.sleep(min(self._interval, _RETRY_SECONDS))
 
-    async def ask(self, channel: grpc.aio.Channel) -> bool:
-        """Ask once over this channel; return whether there was an answer."""
-        # Bytes, because gRPC would turn an answer that cannot be read into None, and log a traceback.
+    async def list_once(self, channel: grpc.aio.Channel) -> bool:
+        """Call List once; return whether there was a response that is a list."""
+        # The response is read as bytes: gRPC would turn one that cannot be parsed into None, and log a traceback.
         list_pods = channel.unary_unary(LIST)
         try:
-            answer = pb.ListPodResourcesResponse.FromString(await list_pods(b"", timeout=TIMEOUT_SECONDS))
+            response = pb.ListPodResourcesResponse.FromString(await list_pods(b"", timeout=TIMEOUT_SECONDS))
         except grpc.aio.AioRpcError as error:
-            self._note_failure(_why(self._path, error.code(), error.details() or ""))
+            self._record_failure(_explained(self._path, error.code(), error.details() or ""))
             return False
         except DecodeError:
-            self._note_failure(f"{self._path}: what answers there is no kubelet: it speaks another protocol")
+            self._record_failure(f"{self._path}: the server is not a kubelet: it speaks another protocol")
             return False
-        self.take(answer)
+        self.accept(response)
         return True
 
-    def take(self, answer: pb.ListPodResourcesResponse) -> None:
-        """Believe an answer, if it can be true of a node."""
-        if not answer.pod_resources:
-            # On a node where this runs there is a pod at least: its kubelet has just started, and not read them yet.
-            self._note_failure(
-                f"{self._path}: the kubelet lists no pod at all, not even this one: it has just started?"
-            )
+    def accept(self, response: pb.ListPodResourcesResponse) -> None:
+        """Keep a list, if it is plausible for a node."""
+        if not response.pod_resources:
+            # This program runs in a pod of the node, so a kubelet that lists none has not read its pods yet.
+            self._record_failure(f"{self._path}: the kubelet lists no pods, not even this one: has it just started?")
             return
-        # Counted before anything is made of them: a kubelet gone wrong must not hold up the loop.
-        listed = list(islice(_allocations(answer), MAX_ALLOCATIONS + 1))
+        # The number is checked before any other work: a faulty kubelet must not block the event loop.
+        listed = list(islice(_allocations(response), MAX_ALLOCATIONS + 1))
         if len(listed) > MAX_ALLOCATIONS:
-            self._note_failure(f"{self._path}: more than {MAX_ALLOCATIONS} allocations: not believed of one node")
+            self._record_failure(f"{self._path}: more than {MAX_ALLOCATIONS} allocations: not plausible for one node")
             return
-        odd = [text for allocation in listed for text in _texts(allocation) if not _is_plausible(text)]
-        self._note_odd(odd[0] if odd else None)
-        if odd:
+        ignored = [text for allocation in listed for text in _texts(allocation) if not _is_plausible(text)]
+        self._record_ignored(ignored[0] if ignored else None)
+        if ignored:
             listed = [allocation for allocation in listed if all(map(_is_plausible, _texts(allocation)))]
         allocations = tuple(sorted(set(listed)))
-        before = self._heard
-        # The same object as before says that nothing changed, to everybody who looks.
-        same = before is not None and before[1] == allocations
-        self._heard = (self._clock(), before[1] if before is not None and same else allocations)
+        before = self._received
+        # An unchanged list stays the same object, so that callers can compare by identity.
+        is_same = before is not None and before[1] == allocations
+        self._received = (self._clock(), before[1] if before is not None and is_same else allocations)
         if self.failure is not None:
-            _log.info("the kubelet tells allocations again: %d", len(allocations))
+            _log.info("the kubelet reports allocations again: %d", len(allocations))
         self.failure = None
 
-    def _note_failure(self, sentence: str, error: Exception | None = None) -> None:
-        is_news, self.failure = sentence != self.failure, sentence
-        if is_news:
+    def _record_failure(self, sentence: str, error: Exception | None = None) -> None:
+        """Keep a failure, and log it if it is another one than before."""
+        is_new, self.failure = sentence != self.failure, sentence
+        if is_new:
             _log.warning("%s", sentence, exc_info=error)
 
-    def _note_odd(self, text: str | None) -> None:
-        """Say once of a name that no device of ours could have, that what bears it is left out."""
-        is_news, self._odd = text is not None and text != self._odd, text
-        if is_news:
+    def _record_ignored(self, text: str | None) -> None:
+        """Log once that allocations with an implausible name are left out."""
+        is_new, self._ignored_text = text is not None and text != self._ignored_text, text
+        if is_new:
             _log.warning(
                 "%s: allocations with names like %s are left out: names must have 1 to %d printable characters",
                 self._path,
@@ -149,8 +147,8 @@ class PodResources:
             )
 
 
-def _allocations(answer: pb.ListPodResourcesResponse) -> Iterator[Allocation]:
-    for pod in answer.pod_resources:
+def _allocations(response: pb.ListPodResourcesResponse) -> Iterator[Allocation]:
+    for pod in response.pod_resources:
         for container in pod.containers:
             for devices in container.devices:
                 for device_id in devices.device_ids:
@@ -168,14 +166,14 @@ def _is_plausible(text: str) -> bool:
     return 0 < len(text) <= _MAX_TEXT_LENGTH and text.isprintable()
 
 
-def _why(path: str, code: grpc.StatusCode, details: str) -> str:
+def _explained(path: str, code: grpc.StatusCode, details: str) -> str:
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return f"{path}: the kubelet gave no answer in {TIMEOUT_SECONDS:g} s; is it overloaded?"
     if code is grpc.StatusCode.UNIMPLEMENTED:
-        return f"{path}: this kubelet does not serve the PodResources API v1; it is there from Kubernetes 1.20 on"
+        return f"{path}: this kubelet does not serve the PodResources API v1; Kubernetes 1.20 and later do"
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        return f"{path}: the kubelet refuses, too many questions or too large an answer: {details[:200]!a}"
-    reason = _why_not_open(path)
+        return f"{path}: the kubelet refuses: too many requests, or too large a response: {details[:200]!a}"
+    reason = _connect_error(path)
     return f"cannot open {path}: {reason}" if reason else f"{path}: the kubelet answers {code.name}: {details[:200]!a}"
 
 
@@ -184,18 +182,18 @@ _REASONS = {
     errno.ENOTDIR: "there is no such file; mount its directory (chart: podResources.path)",
     errno.EACCES: "permission denied; run as root on the node (chart: podResources.path)",
     errno.EPERM: "permission denied; run as root on the node (chart: podResources.path)",
-    errno.ECONNREFUSED: "nobody listens; is the kubelet running?",
+    errno.ECONNREFUSED: "no process listens; is the kubelet running?",
 }
 
 
-def _why_not_open(path: str) -> str | None:
-    """Say why a socket cannot be opened, in the words of another try: gRPC keeps the reason to itself."""
-    with socket.socket(socket.AF_UNIX) as again:
-        again.setblocking(False)
+def _connect_error(path: str) -> str | None:
+    """Return why a socket cannot be opened, from an attempt of its own: gRPC does not report the reason."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
         try:
-            again.connect(path)
+            probe.connect(path)
         except BlockingIOError:
-            return None  # somebody listens, and has much to do
-        except (OSError, ValueError) as error:  # the latter of a path that can be none
+            return None  # a process listens, and its queue is full
+        except (OSError, ValueError) as error:  # ValueError: the path contains a NUL character
             return _REASONS.get(getattr(error, "errno", None) or 0) or str(error)
     return None

@@ -1,78 +1,113 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which of our instances can be asked from outside, and what is a ScaledObject there? Asked once, and not followed.
+"""Finds the scaler's own instances: by the Service that a trigger names, or by the pods' labels.
 
-The law of this module: whoever KEDA asks is asked. A trigger's ``scalerAddress`` names a Service, and one of its ready
-pods it is; where it names none, a pod that bears our label.
+Law: a command calls the instance that KEDA calls. A trigger's ``scalerAddress`` names a Service, and the command takes
+a ready pod of that Service. Where it names no Service, the command takes a pod with the scaler's label.
 """
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from keda_gpu_scaler.core.interfaces import KubeError
-from keda_gpu_scaler.kube.client import ApiClient, ApiError
+from keda_gpu_scaler.kube import parse
+from keda_gpu_scaler.kube.client import ApiClient, ApiError, escaped
+from keda_gpu_scaler.kube.pager import list_objects
 from keda_gpu_scaler.kube.parse import is_name
 from keda_gpu_scaler.kube.reflector import ResourceQuery
 
 LABEL = "app.kubernetes.io/name=keda-gpu-scaler"
+COMPONENT_LABEL = "app.kubernetes.io/component"
+AGENT = "agent"
+COMPONENTS = ("frontend", AGENT)
+"""The components that answer KEDA. KEDA calls the front end where there is one, so it comes first."""
 DEFAULT_PORT = 6000
 
-_COMPONENTS = ("frontend", "agent")  # whom KEDA asks, where there is one, comes first
-_HOST = re.compile(r"([a-z0-9-]+)\.([a-z0-9-]+)(?:\.svc(?:\.[a-z0-9.-]+)?)?", re.ASCII)
-_NOT_FOUND = 404
+_HOST = re.compile(r"(?:dns:///)?([a-z0-9-]+)(?:\.([a-z0-9-]+)(?:\.svc(?:\.[a-z0-9.-]+)?)?)?", re.ASCII)
+_FORBIDDEN, _NOT_FOUND = 403, 404
 _KEDA = "/apis/keda.sh/v1alpha1"
-_HPAS = "/apis/autoscaling/v2"
+_AUTOSCALING = "/apis/autoscaling/v2"
+
+
+@dataclass(frozen=True, slots=True)
+class ScalerService:
+    """A Service that a ``scalerAddress`` names; ``namespace`` is empty where the address has none."""
+
+    name: str
+    namespace: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class ScalerPod:
-    """A pod of ours, and the port on which it answers KEDA; ``node`` is empty where it is not told."""
+    """A pod of the scaler that runs, and the port on which it answers; ``node`` is empty where it is not known.
+
+    Two that differ in ``is_ready`` alone are equal, because readiness does not change where a pod is reached.
+    """
 
     namespace: str
     pod: str
     port: int
     node: str = ""
-    is_ready: bool = True
+    is_ready: bool = field(default=True, compare=False)
 
     def __str__(self) -> str:
         return f"pod {self.namespace}/{self.pod}"
 
 
+def scaler_service(scaler_address: str) -> ScalerService | None:
+    """Return the Service that a trigger's ``scalerAddress`` names; None where its host is not a Service's name."""
+    found = _HOST.fullmatch(scaler_address.rpartition(":")[0])
+    return ScalerService(found[1], found[2] or "") if found else None
+
+
+def scaler_pod(item: Mapping[str, Any]) -> ScalerPod | None:
+    """Read a pod of the scaler; None where it does not run, or is being deleted."""
+    pod = parse.pod(item, to_monotonic=0.0)
+    if pod.is_deleting or pod.phase != "Running" or not is_name(pod.ref.name):
+        return None
+    port = parse.grpc_port(item) or DEFAULT_PORT
+    return ScalerPod(pod.ref.namespace, pod.ref.name, port, pod.node or "", pod.is_ready)
+
+
 async def find_scaler(api: ApiClient, scaler_address: str, namespace: str = "") -> ScalerPod:
-    """Find an instance to ask.
+    """Find an instance that answers KEDA.
 
     Args:
         api: the API server.
         scaler_address: the trigger's ``scalerAddress``, empty where it is not known.
-        namespace: where instances are looked for by their label; empty for everywhere.
+        namespace: the namespace in which to look for pods by their label; empty for every namespace.
 
     Raises:
-        KubeError: there is none, or it cannot be looked for.
+        KubeError: there is no instance, or the API server refuses to list them.
     """
-    named = _HOST.fullmatch(scaler_address.rpartition(":")[0])
-    if named and not namespace:
-        service, place = named[1], named[2]
-        labels = f"kubernetes.io/service-name={service}"
-        found = await _items(api, ResourceQuery("endpointslices", "discovery.k8s.io", "v1", place, labels))
-        return _first(_behind(found, place), f"the Service {service} in namespace {place} (metadata.scalerAddress)")
+    service = scaler_service(scaler_address)
+    if service and service.namespace and not namespace:
+        name, its_namespace = service.name, service.namespace
+        _check_names(its_namespace)
+        selector = f"kubernetes.io/service-name={name}"
+        query = ResourceQuery("endpointslices", "discovery.k8s.io", "v1", its_namespace, selector)
+        pods = _pods_of_service(await list_objects(api, query), its_namespace)
+        return _best(pods, f"the Service {name} in namespace {its_namespace} (metadata.scalerAddress)")
+    if namespace:
+        _check_names(namespace)
     try:
-        pods = await _items(api, ResourceQuery("pods", namespace=namespace, labels=LABEL))
+        items = await list_objects(api, ResourceQuery("pods", namespace=namespace, labels=LABEL))
     except ApiError as error:
-        if namespace or error.status != 403:
+        if namespace or error.status != _FORBIDDEN:
             raise
-        raise KubeError(f"{error}; say where it is installed: --namespace-of-scaler") from error
-    where = f"namespace {namespace}" if namespace else "any namespace"
-    return _first(_pods(pods), f"a pod labelled {LABEL} in {where}")
+        raise KubeError(f"{error}; name the scaler's namespace with --namespace-of-scaler") from error
+    scope = f"namespace {namespace}" if namespace else "any namespace"
+    return _best(_pods_by_component(items), f"a pod labelled {LABEL} in {scope}")
 
 
 async def scaled(api: ApiClient, namespace: str, name: str) -> dict[str, Any]:
-    """Return a ScaledObject, or else the ScaledJob of this name.
+    """Return the ScaledObject of a name, or else the ScaledJob.
 
     Raises:
-        KubeError: there is neither.
+        KubeError: there is neither, or the API server refuses to return it.
     """
-    _sound(namespace, name)
+    _check_names(namespace, name)
     for resource in ("scaledobjects", "scaledjobs"):
         try:
             return await api.get(f"{_KEDA}/namespaces/{namespace}/{resource}/{name}")
@@ -83,73 +118,38 @@ async def scaled(api: ApiClient, namespace: str, name: str) -> dict[str, Any]:
 
 
 async def hpa(api: ApiClient, namespace: str, name: str) -> dict[str, Any] | None:
-    """Return a HorizontalPodAutoscaler; None where there is none, or it may not be read."""
-    _sound(namespace, name)
+    """Return a HorizontalPodAutoscaler; None where there is none, or the API server refuses to return it."""
+    _check_names(namespace, name)
     try:
-        return await api.get(f"{_HPAS}/namespaces/{namespace}/horizontalpodautoscalers/{name}")
+        return await api.get(f"{_AUTOSCALING}/namespaces/{namespace}/horizontalpodautoscalers/{name}")
     except ApiError:
         return None
 
 
-def _sound(*names: str) -> None:
+def _check_names(*names: str) -> None:
     for name in names:
         if not is_name(name):
-            raise KubeError(f"{ascii(name[:80])[1:-1]}: Invalid value: no object of Kubernetes can be called so")
+            raise KubeError(f"{escaped(name[:80])}: Invalid value: not a valid name of a Kubernetes object")
 
 
-async def _items(api: ApiClient, place: ResourceQuery) -> list[Mapping[str, Any]]:
-    if place.namespace:
-        _sound(place.namespace)
-    page = await api.get(place.path, {"labelSelector": place.labels, "limit": "500"})
-    items = page.get("items")
-    return [item for item in (items if isinstance(items, list) else ()) if isinstance(item, Mapping)]
-
-
-def _first(instances: Iterable[ScalerPod], of_what: str) -> ScalerPod:
-    """Choose one that is ready, or else one that is there: it may well say why it is not ready."""
-    found = sorted(instances, key=lambda one: not one.is_ready)
+def _best(pods: Iterable[ScalerPod], criterion: str) -> ScalerPod:
+    """Choose the first ready pod, or else the first pod: it may report why it is not ready."""
+    found = sorted(pods, key=lambda pod: not pod.is_ready)
     if not found:
-        raise KubeError(f"no instance is found by {of_what}: is it installed there? Or say --address HOST:PORT")
+        raise KubeError(f"no instance is found by {criterion}: is it installed there? Or use --address HOST:PORT")
     return found[0]
 
 
-def _behind(slices: Iterable[Mapping[str, Any]], namespace: str) -> Iterable[ScalerPod]:
-    for one in slices:
-        port = _port(one.get("ports"), "port")
-        endpoints = one.get("endpoints")
-        for endpoint in endpoints if isinstance(endpoints, list) else ():
-            target, conditions = endpoint.get("targetRef") or {}, endpoint.get("conditions") or {}
-            pod = str(target.get("name", ""))
-            if is_name(pod) and not conditions.get("terminating"):
-                is_ready = conditions.get("ready") is not False
-                yield ScalerPod(namespace, pod, port, str(endpoint.get("nodeName") or ""), is_ready)
+def _pods_of_service(slices: Iterable[Mapping[str, Any]], namespace: str) -> Iterator[ScalerPod]:
+    for one_slice in slices:
+        for endpoint in parse.endpoints(one_slice):
+            if is_name(endpoint.pod):
+                yield ScalerPod(namespace, endpoint.pod, endpoint.port, endpoint.node, endpoint.is_ready)
 
 
-def _pods(items: Iterable[Mapping[str, Any]]) -> Iterable[ScalerPod]:
-    for component in _COMPONENTS:
+def _pods_by_component(items: Iterable[Mapping[str, Any]]) -> Iterator[ScalerPod]:
+    for component in COMPONENTS:
         for item in items:
-            metadata, spec, status = (item.get(part) or {} for part in ("metadata", "spec", "status"))
-            if (metadata.get("labels") or {}).get("app.kubernetes.io/component") != component:
-                continue
-            if metadata.get("deletionTimestamp") or status.get("phase") != "Running":
-                continue
-            ports = [port for container in spec.get("containers") or () for port in container.get("ports") or ()]
-            is_ready = any(
-                condition.get("type") == "Ready" and condition.get("status") == "True"
-                for condition in status.get("conditions") or ()
-            )
-            yield ScalerPod(
-                str(metadata.get("namespace", "")),
-                str(metadata.get("name", "")),
-                _port(ports, "containerPort"),
-                str(spec.get("nodeName") or ""),
-                is_ready,
-            )
-
-
-def _port(ports: object, key: str) -> int:
-    """Return the port named grpc, or else the usual one."""
-    for port in ports if isinstance(ports, list) else ():
-        if isinstance(port, Mapping) and port.get("name") == "grpc" and isinstance(port.get(key), int):
-            return int(port[key])
-    return DEFAULT_PORT
+            pod = scaler_pod(item)
+            if pod is not None and parse.labels(item).get(COMPONENT_LABEL) == component:
+                yield pod

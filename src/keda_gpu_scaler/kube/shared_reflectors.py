@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which collections are being watched, and for whom? Shared by all who need the same, closed with the last of them.
+"""Shares one reflector among all users of the same query, and stops it with the last of them.
 
-The law of this module: what nobody uses costs the API server nothing.
+Law: a query without a user costs the API server nothing.
 """
 
 import asyncio
@@ -14,65 +14,65 @@ from keda_gpu_scaler.kube.client import ApiClient
 from keda_gpu_scaler.kube.reflector import Reflector, ResourceQuery
 
 MAX_KINDS = 16
-"""Of so many resources at most watches are counted apart: scale targets are of any kind that a cluster has."""
+"""How many resources are counted by name: a cluster may have scale targets of any number of kinds."""
 OTHER = "other"
 
 
 class SharedReflectors:
-    """Collections by their place, each with its users."""
+    """Reflectors by their query, each with its users."""
 
     def __init__(self, api: ApiClient, clock: Callable[[], float]) -> None:
         self._api = api
         self._clock = clock
-        self._collections: dict[ResourceQuery, Reflector[Any]] = {}
+        self._reflectors: dict[ResourceQuery, Reflector[Any]] = {}
         self._tasks: dict[ResourceQuery, asyncio.Task[None]] = {}
         self._users: dict[ResourceQuery, dict[object, Callable[[], None]]] = {}
 
     def use(
         self,
-        place: ResourceQuery,
+        query: ResourceQuery,
         keep: Callable[[Mapping[str, Any]], Any],
         user: object,
         on_change: Callable[[], None],
     ) -> Reflector[Any]:
-        """Return the collection of a place, watched from now on while it has users."""
-        users = self._users.setdefault(place, {})
+        """Add a user to a query, and return its reflector, which runs while it has users."""
+        users = self._users.setdefault(query, {})
         users[user] = on_change
-        if place not in self._collections:
-            collection: Reflector[Any] = Reflector(self._api, place, keep, self._clock, lambda: self._tell(place))
-            self._collections[place] = collection
-            self._tasks[place] = asyncio.create_task(collection.run(), name=f"watch {place}")
-        return self._collections[place]
+        if query not in self._reflectors:
+            reflector: Reflector[Any] = Reflector(self._api, query, keep, self._clock, lambda: self._notify(query))
+            self._reflectors[query] = reflector
+            self._tasks[query] = asyncio.create_task(reflector.run(), name=f"watch {query}")
+        return self._reflectors[query]
 
-    def release(self, place: ResourceQuery, user: object) -> None:
-        """Need a collection no longer."""
-        users = self._users.get(place)
+    def release(self, query: ResourceQuery, user: object) -> None:
+        """Remove a user from a query, and stop its reflector with the last one."""
+        users = self._users.get(query)
         if users is None or users.pop(user, None) is None or users:
             return
-        del self._users[place], self._collections[place]
-        self._tasks.pop(place).cancel()
+        del self._users[query], self._reflectors[query]
+        self._tasks.pop(query).cancel()
 
     async def close(self) -> None:
-        """Watch nothing any more."""
+        """Stop every reflector."""
         tasks = list(self._tasks.values())
-        for table in (self._users, self._collections, self._tasks):
+        for table in (self._users, self._reflectors, self._tasks):
             table.clear()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def states(self) -> Watches:
-        """Count what is watched, by resource and state."""
+        """Count the reflectors by resource and state."""
         now = self._clock()
-        kinds = list(dict.fromkeys(place.kind for place in self._collections))[:MAX_KINDS]
+        kinds = list(dict.fromkeys(query.kind for query in self._reflectors))[:MAX_KINDS]
         return Counter(
-            (place.kind if place.kind in kinds else OTHER, collection.state(now))
-            for place, collection in self._collections.items()
+            (query.kind if query.kind in kinds else OTHER, reflector.state(now))
+            for query, reflector in self._reflectors.items()
         )
 
     def __len__(self) -> int:
-        return len(self._collections)
+        return len(self._reflectors)
 
-    def _tell(self, place: ResourceQuery) -> None:
-        for on_change in list(self._users.get(place, {}).values()):
+    def _notify(self, query: ResourceQuery) -> None:
+        for on_change in list(self._users.get(query, {}).values()):
             on_change()

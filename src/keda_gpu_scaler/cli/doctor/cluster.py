@@ -38,8 +38,17 @@ from keda_gpu_scaler.kube.access_review import AccessReviewer, Permission
 from keda_gpu_scaler.kube.auth import ClientConfig
 from keda_gpu_scaler.kube.client import ApiError
 from keda_gpu_scaler.kube.endpointslices import EndpointSlices
-from keda_gpu_scaler.kube.parse import is_name
+from keda_gpu_scaler.kube.parse import (
+    condition,
+    first_image,
+    has_accelerators,
+    is_name,
+    labels,
+    part,
+    trigger_metadata,
+)
 from keda_gpu_scaler.kube.reflector import ResourceQuery
+from keda_gpu_scaler.kube.scaler_discovery import DEFAULT_PORT, ScalerService, scaler_service
 from keda_gpu_scaler.wire.tls import ClientTls
 
 SKEW_SECONDS = 5.0
@@ -70,7 +79,6 @@ _KEDA, _WORKLOADS, _METADATA = (
     "getmetrics-fails-invalid_argument",
 )
 _VERSION = re.compile(r"v?(\d{1,4})\.(\d{1,4})(?:\.\d+)?\b", re.ASCII)
-_GPU = re.compile(r"(nvidia|amd|gpu\.intel)\.com/", re.ASCII)
 _FORBIDDEN, _NOT_FOUND = 403, 404
 _GRAVITY = list(Outcome)
 
@@ -102,9 +110,7 @@ class Installation:
 
     def is_named_by(self, address: str, service: str) -> bool:
         """Whether a scalerAddress means one of our Services; a name without a namespace is of KEDA's own."""
-        host = address.rpartition(":")[0].removeprefix("dns:///")
-        name, _, rest = host.partition(".")
-        return name == service and (not rest or rest.split(".")[0] == self.namespace)
+        return scaler_service(address) in (ScalerService(service), ScalerService(service, self.namespace))
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +125,7 @@ class World:
     stale_after_seconds: float = 10.0
     unix_clock: Callable[[], float] = time.time
     resolve: Callable[[str], Awaitable[Sequence[str]]] = lambda host: _resolve(host)
-    port: int = 6000
+    port: int = DEFAULT_PORT
 
 
 async def examine(
@@ -176,7 +182,7 @@ class _Cluster:
     async def greeted(self) -> Looked:
         """Ask for its version and the time."""
         try:
-            greeting = await self._api.greet(self._world.unix_clock)
+            greeting = await self._api.server_info(self._world.unix_clock)
         except ApiError as error:
             self.is_there = False
             remedy = "see whether this machine reaches it: NetworkPolicies, a VPN, the kubeconfig's server"
@@ -245,8 +251,8 @@ class _Cluster:
                     yield one
 
     def _addresses_in(self, scaled: Mapping[str, Any]) -> Iterator[str]:
-        for trigger in _list(_part(scaled, "spec").get("triggers")):
-            address = str(_part(trigger, "metadata").get("scalerAddress") or "")
+        for metadata in trigger_metadata(scaled):
+            address = str(metadata.get("scalerAddress") or "")
             names = (self._here.service, self._here.agents)
             if any(self._here.is_named_by(address, name) for name in names):
                 yield address
@@ -276,7 +282,7 @@ class _Cluster:
         who = "" if self._world.is_inside else f"{self._here.namespace}:{self._here.service}"
         try:
             for wanted, is_needed in self._wanted():
-                missing = [right for right in wanted if not await self._api.allows(right, who)]
+                missing = [right for right in wanted if not await self._api.is_allowed(right, who)]
                 allowed += len(wanted) - len(missing)
                 lacking += [finding async for finding in self._instead(missing, is_needed, who)]
         except ApiError as error:
@@ -305,7 +311,7 @@ class _Cluster:
         """Yield the kinds of scale targets in use that are not granted anyway."""
         kinds = {
             (str(found.get("group") or ""), str(found.get("resource") or ""))
-            for found in (_part(_part(one, "status"), "scaleTargetGVKR") for one in self._scaled)
+            for found in (part(part(one, "status"), "scaleTargetGVKR") for one in self._scaled)
         }
         known = {(group, resource) for group, resource, _ in GRANTED}
         for group, resource in sorted(kinds - known):
@@ -338,11 +344,11 @@ class _Cluster:
             yield make("rights", f"may not {_several(missing)}", f"{remedy}, or name --workloads-in", _RIGHTS)
         for namespace in namespaces:
             there = [replace(right, namespace=namespace) for right in missing]
-            if lacking := [right for right in there if not await self._api.allows(right, who)]:
+            if lacking := [right for right in there if not await self._api.is_allowed(right, who)]:
                 yield make("rights", f"may not {_several(lacking)}", remedy, _RIGHTS)
 
     def _namespaces(self) -> Sequence[str]:
-        found = {str(_part(one, "metadata").get("namespace") or "") for one in self._scaled}
+        found = {str(part(one, "metadata").get("namespace") or "") for one in self._scaled}
         return sorted({*self._here.workload_namespaces, *found} - {""})
 
     # ---- the Service ----
@@ -452,7 +458,7 @@ class _Cluster:
         except ApiError as error:
             yield self._unlisted("nodes", "nodes", error)
             return
-        with_gpu = sorted(str(_part(node, "metadata").get("name")) for node in nodes if _accelerators(node))
+        with_gpu = sorted(str(part(node, "metadata").get("name")) for node in nodes if has_accelerators(node))
         without = [node for node in with_gpu if node not in self._addresses.values()]
         if without:
             shown = ", ".join(without[:MOST_LINES]) + (", …" if len(without) > MOST_LINES else "")
@@ -475,8 +481,7 @@ class _Cluster:
 def _operator(operator: Mapping[str, Any]) -> Findings:
     """Judge one Deployment of KEDA's operator."""
     title = _title(operator)
-    containers = _list(_part(_part(_part(operator, "spec"), "template"), "spec").get("containers"))
-    image = str(containers[0].get("image", "")) if containers else ""
+    image = first_image(operator)
     version = _version(image, operator)
     if version is None:
         yield skipped("keda", f"{title}: its version cannot be told from its image {image}")
@@ -485,14 +490,14 @@ def _operator(operator: Mapping[str, Any]) -> Findings:
         yield warning("keda", text, "upgrade to 2.17 or later: values are rounded up for it until then", _KEDA)
     else:
         yield ok("keda", f"{title} is KEDA {version[0]}.{version[1]}, which reads fractions")
-    if not _part(operator, "status").get("readyReplicas"):
+    if not part(operator, "status").get("readyReplicas"):
         yield problem("keda", f"{title} has no ready pod", "see its log: until then nothing is asked of us", _KEDA)
 
 
 def _version(image: str, operator: Mapping[str, Any]) -> tuple[int, int] | None:
     """Read a version from an image's tag, or else from the label that says it."""
     tag = image.partition("@")[0].rpartition("/")[2].partition(":")[2]
-    label = str(_part(_part(operator, "metadata"), "labels").get("app.kubernetes.io/version") or "")
+    label = labels(operator).get("app.kubernetes.io/version", "")
     for text in (tag, label):
         if found := _VERSION.match(text):
             return int(found[1]), int(found[2])
@@ -510,25 +515,16 @@ def _as_written(scaled: Mapping[str, Any], title: str) -> Findings:
 
 
 def _uses_node_selector(scaled: Mapping[str, Any]) -> bool:
-    triggers = _list(_part(scaled, "spec").get("triggers"))
-    return any("nodeSelector" in _part(trigger, "metadata") for trigger in triggers)
+    return any("nodeSelector" in metadata for metadata in trigger_metadata(scaled))
 
 
 def _condition(scaled: Mapping[str, Any], kind: str) -> str | None:
-    return next((str(one.get("status")) for one in _conditions(scaled) if one.get("type") == kind), None)
+    found = condition(scaled, kind)
+    return str(found.get("status")) if found else None
 
 
 def _said(scaled: Mapping[str, Any], kind: str) -> str:
-    return next((str(one.get("message") or "")[:200] for one in _conditions(scaled) if one.get("type") == kind), "")
-
-
-def _conditions(scaled: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    return _list(_part(scaled, "status").get("conditions"))
-
-
-def _accelerators(node: Mapping[str, Any]) -> bool:
-    allocatable = _part(_part(node, "status"), "allocatable")
-    return any(_GPU.match(str(name)) and str(count) != "0" for name, count in allocatable.items())
+    return str(condition(scaled, kind).get("message") or "")[:200]
 
 
 def _shortened(findings: Sequence[Finding], check: str) -> Findings:
@@ -550,7 +546,7 @@ def _name(peer: Peer, nodes: Mapping[str, str]) -> str:
 
 
 def _title(item: Mapping[str, Any]) -> str:
-    metadata = _part(item, "metadata")
+    metadata = part(item, "metadata")
     return f"{metadata.get('namespace')}/{metadata.get('name')}"
 
 
@@ -560,15 +556,6 @@ def _off(ahead_seconds: float) -> str:
 
 def _number(count: int, name: str) -> str:
     return f"{count} {name}{'' if count == 1 else 's'}"
-
-
-def _part(item: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    value = item.get(key)
-    return value if isinstance(value, Mapping) else {}
-
-
-def _list(value: object) -> Sequence[Mapping[str, Any]]:
-    return [one for one in value if isinstance(one, Mapping)] if isinstance(value, list) else ()
 
 
 async def _resolve(host: str) -> Sequence[str]:

@@ -304,7 +304,7 @@ def _within(seconds: float, call: Callable[[], Any]) -> Any:
 async def _ask_kubelet(path: str) -> tuple[tuple[Allocation, ...] | None, str | None]:
     kubelet = PodResources(path)
     async with grpc.aio.insecure_channel(f"unix:{path}") as channel:
-        await kubelet.ask(channel)
+        await kubelet.list_once(channel)
     return kubelet.held(time.monotonic()), kubelet.failure
 
 

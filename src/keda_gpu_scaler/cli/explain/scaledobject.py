@@ -29,6 +29,7 @@ from keda_gpu_scaler.core.hpa.replica_calculator import DEFAULT_TOLERANCE, Toler
 from keda_gpu_scaler.core.quoting import quoted
 from keda_gpu_scaler.core.trigger.metric_type import ASSUMED
 from keda_gpu_scaler.core.trigger.parser import PARAMETERS
+from keda_gpu_scaler.kube.parse import mappings, part
 
 DEFAULT_COOLDOWN_SECONDS = 300.0
 KINDS = ("ScaledObject", "ScaledJob")
@@ -103,13 +104,13 @@ class ScaledObject:
 
 def scaled_object_of(item: Mapping[str, Any]) -> ScaledObject:
     """Read an object of the API server, or of a file."""
-    metadata, spec = _part(item, "metadata"), _part(item, "spec")
+    metadata, spec = part(item, "metadata"), part(item, "spec")
     kind, name = str(item.get("kind", "ScaledObject")), str(metadata.get("name", ""))
     triggers, others = _triggers(spec.get("triggers"))
-    advanced = _part(spec, "advanced")
-    config = _part(advanced, "horizontalPodAutoscalerConfig")
-    behavior, tolerances, remarks = _behavior(_part(config, "behavior"))
-    fallback = _part(spec, "fallback")
+    advanced = part(spec, "advanced")
+    config = part(advanced, "horizontalPodAutoscalerConfig")
+    behavior, tolerances, remarks = _behavior(part(config, "behavior"))
+    fallback = part(spec, "fallback")
     return ScaledObject(
         namespace=str(metadata.get("namespace", "")),
         name=name,
@@ -123,8 +124,8 @@ def scaled_object_of(item: Mapping[str, Any]) -> ScaledObject:
         behavior=behavior,
         tolerances=tolerances,
         fallback=(_count(fallback, "failureThreshold", 0), _count(fallback, "replicas", 0)) if fallback else None,
-        paused=_paused(_part(metadata, "annotations")),
-        has_formula=bool(_part(advanced, "scalingModifiers").get("formula")),
+        paused=_paused(part(metadata, "annotations")),
+        has_formula=bool(part(advanced, "scalingModifiers").get("formula")),
         hpa_name=str(config.get("name") or f"keda-hpa-{name}"),
         remarks=remarks,
     )
@@ -155,7 +156,7 @@ def _items(document: object) -> list[Mapping[str, Any]]:
     if not isinstance(document, Mapping):
         return []
     items = document.get("items")
-    return [one for one in (items if isinstance(items, list) else [document]) if isinstance(one, Mapping)]
+    return mappings(items if isinstance(items, list) else [document])
 
 
 def _triggers(items: object) -> tuple[tuple[ScaledObjectTrigger, ...], tuple[str, ...]]:
@@ -167,7 +168,7 @@ def _triggers(items: object) -> tuple[tuple[ScaledObjectTrigger, ...], tuple[str
     external = [
         ScaledObjectTrigger(
             number,
-            {str(key): _text(value) for key, value in _part(trigger, "metadata").items()},
+            {str(key): _text(value) for key, value in part(trigger, "metadata").items()},
             str(trigger.get("metricType") or ASSUMED),
         )
         for number, trigger in enumerate(triggers, start=1)
@@ -197,7 +198,7 @@ def _paused(annotations: Mapping[str, Any]) -> str:
 def _behavior(item: Mapping[str, Any]) -> tuple[Behavior | None, Tolerances, tuple[str, ...]]:
     if not item:
         return None, Tolerances(), ()
-    up, down = _part(item, "scaleUp"), _part(item, "scaleDown")
+    up, down = part(item, "scaleUp"), part(item, "scaleDown")
     try:
         behavior = Behavior(_rules(up, DEFAULT_UP), _rules(down, DEFAULT_DOWN))
         tolerances = Tolerances(_tolerance(up), _tolerance(down))
@@ -228,11 +229,6 @@ def _tolerance(item: Mapping[str, Any]) -> float:
 def _count(spec: Mapping[str, Any], key: str, default: int) -> int:
     value = spec.get(key, default)
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else default
-
-
-def _part(item: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    value = item.get(key)
-    return value if isinstance(value, Mapping) else {}
 
 
 def _text(value: object) -> str:

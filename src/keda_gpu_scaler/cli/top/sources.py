@@ -286,5 +286,5 @@ async def _kubelet(config: Config, backend: Backend, clocks: Clocks) -> PodResou
         clock=clocks.monotonic,
     )
     async with grpc.aio.insecure_channel(f"unix:{path}") as channel:
-        await kubelet.ask(channel)
+        await kubelet.list_once(channel)
     return kubelet

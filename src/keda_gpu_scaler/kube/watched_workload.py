@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keeps the state of one workload, and computes it again whenever one of its objects has changed."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from keda_gpu_scaler.core.types import Pod, Unavailable, Workload
+from keda_gpu_scaler.kube import parse
+from keda_gpu_scaler.kube.client import ApiError
+from keda_gpu_scaler.kube.parse import Scale, ScaledSpec, ScaleTarget
+from keda_gpu_scaler.kube.reflector import TRUSTED_SECONDS, Reflector, ResourceQuery
+from keda_gpu_scaler.kube.shared_reflectors import SharedReflectors
+
+MIN_SCALE_INTERVAL_SECONDS = 0.5
+"""The least time between two reads of one scale subresource, however often its target changes."""
+_RETRY_SECONDS = 5.0
+_FORBIDDEN, _NOT_FOUND = 403, 404
+_KEDA = ("keda.sh", "v1alpha1")
+
+_log = logging.getLogger(__name__)
+
+
+class WorkloadContext(Protocol):
+    """The parts of a cluster that a watched workload uses; ``Workloads`` has them."""
+
+    @property
+    def reflectors(self) -> SharedReflectors:
+        """The reflectors that all workloads share."""
+
+    def now(self) -> float:
+        """Return the time in monotonic seconds."""
+
+    def pod(self, item: Mapping[str, Any]) -> Pod:
+        """Read a pod, with its age on the monotonic clock."""
+
+    def changed(self) -> None:
+        """Report that a workload's state has changed."""
+
+    async def scale(self, target: ScaleTarget, resource: str, namespace: str) -> Scale:
+        """Read a target's scale subresource."""
+
+    async def resource(self, target: ScaleTarget) -> str:
+        """Return the resource of a target's kind."""
+
+
+class _Pending(Exception):  # noqa: N818 - it is not an error
+    """An object is not listed yet. The reflector reports a change when it is."""
+
+
+class _UnavailableError(Exception):
+    """The workload is unavailable, with the reason."""
+
+    def __init__(self, reason: str, *, is_permanent: bool) -> None:
+        self.unavailable = Unavailable(reason, is_permanent)
+        super().__init__(reason)
+
+
+class WatchedWorkload:
+    """One workload that callers request.
+
+    ``requested_at`` is the monotonic time of the last request, ``is_synced`` is set once the state is known.
+    """
+
+    def __init__(self, namespace: str, name: str, cluster: WorkloadContext) -> None:
+        self._namespace = namespace
+        self._name = name
+        self._title = f"{namespace}/{name}"
+        self._cluster = cluster
+        self._used: dict[ResourceQuery, Reflector[Any]] = {}
+        self._needed: set[ResourceQuery] = set()
+        self._changed = asyncio.Event()
+        self._scale: tuple[ScaleTarget, str, Scale] | None = None
+        self._scale_failed_at: float | None = None
+        self._retry_seconds: float | None = None
+        self._state: Workload | Unavailable = Unavailable(
+            f"{self._title}: not read from the API server yet", is_permanent=False
+        )
+        self.requested_at = 0.0
+        self.is_synced = asyncio.Event()
+        self.task = asyncio.create_task(self._run(), name=f"workload {self._title}")
+
+    def state(self, now: float) -> Workload | Unavailable:
+        """Return the last state, unless one of its reflectors can no longer be trusted."""
+        if isinstance(self._state, Workload):
+            for reflector in self._used.values():
+                if unavailable := reflector.unavailable(now):
+                    return unavailable
+        return self._state
+
+    def close(self) -> None:
+        """Stop watching."""
+        self.task.cancel()
+        for query in self._used:
+            self._cluster.reflectors.release(query, self)
+        self._used.clear()
+
+    async def _run(self) -> None:
+        while True:
+            self._changed.clear()
+            self._needed = set()
+            self._retry_seconds = None
+            await self._update()
+            for query in self._used.keys() - self._needed:
+                del self._used[query]
+                self._cluster.reflectors.release(query, self)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._retry_seconds):
+                    await self._changed.wait()
+
+    async def _update(self) -> None:
+        """Compute the state again; it stays while an object is not listed yet."""
+        try:
+            self._set_state(await self._read())
+        except _Pending:
+            pass
+        except _UnavailableError as error:
+            self._set_state(error.unavailable)
+        except ApiError as error:
+            self._set_state(Unavailable(f"{self._title}: {error}", error.is_permanent))
+            self._retry_seconds = max(_RETRY_SECONDS, error.retry_after_seconds)
+        except Exception as error:  # an unexpected object must not end the task
+            _log.exception("%s", self._title)
+            self._set_state(Unavailable(f"{self._title}: unexpected {error!r}", is_permanent=False))
+            self._retry_seconds = _RETRY_SECONDS
+
+    def _set_state(self, state: Workload | Unavailable) -> None:
+        self.is_synced.set()
+        if state != self._state:
+            self._state = state
+            self._cluster.changed()
+
+    async def _read(self) -> Workload:
+        query = ResourceQuery("scaledobjects", *_KEDA, self._namespace)
+        scaled = self._items(query, parse.scaled_object).get(self._name)
+        return self._scaled_job() if scaled is None else await self._scaled_object(scaled)
+
+    def _scaled_job(self) -> Workload:
+        try:
+            jobs = self._items(ResourceQuery("scaledjobs", *_KEDA, self._namespace), parse.scaled_job)
+        except _UnavailableError as error:
+            # A cluster without ScaledJobs need not grant the right to read them.
+            raise _UnavailableError(
+                f"{self._title}: there is no ScaledObject of this name, and: {error}",
+                is_permanent=error.unavailable.is_permanent,
+            ) from None
+        job = jobs.get(self._name)
+        if job is None:
+            reason = f"{self._title}: there is no ScaledObject and no ScaledJob of this name"
+            raise _UnavailableError(reason, is_permanent=True)
+        pods = self._pods(f"scaledjob.keda.sh/name={self._name}")
+        running = sum(pod.phase in ("Pending", "Running") and not pod.is_deleting for pod in pods)
+        return Workload(
+            namespace=self._namespace,
+            name=self._name,
+            kind="ScaledJob",
+            target=f"ScaledJob {self._name}",
+            spec_replicas=running,
+            status_replicas=running,
+            pods=pods,
+            triggers=job.triggers,
+        )
+
+    async def _scaled_object(self, scaled: ScaledSpec) -> Workload:
+        target = scaled.target
+        if target is None or not target.is_valid:
+            reason = f"{self._title}: its ScaledObject's scaleTargetRef names no object"
+            raise _UnavailableError(reason, is_permanent=True)
+        resource = await self._cluster.resource(target)
+        query = ResourceQuery(resource, target.group, target.version, self._namespace, metadata_only=True)
+        version = self._items(query, parse.resource_version).get(target.name)
+        if version is None:
+            reason = f"{self._title}: its scale target {target} does not exist"
+            raise _UnavailableError(reason, is_permanent=True)
+        scale = await self._current_scale(target, resource, version)
+        if not scale.selector:
+            raise _UnavailableError(
+                f"{self._title}: {target} reports no selector in its scale subresource, so its pods cannot be found; "
+                "set scope: fleet or node",
+                is_permanent=True,
+            )
+        return Workload(
+            namespace=self._namespace,
+            name=self._name,
+            kind="ScaledObject",
+            target=str(target),
+            spec_replicas=scale.spec_replicas,
+            status_replicas=scale.status_replicas,
+            pods=self._pods(scale.selector),
+            triggers=scaled.triggers,
+        )
+
+    async def _current_scale(self, target: ScaleTarget, resource: str, version: str) -> Scale:
+        """Return the scale subresource, read again if the target has changed since the last read.
+
+        Raises:
+            ApiError: it cannot be read, and the last one cannot be trusted.
+        """
+        if self._scale is not None:
+            if self._scale[:2] == (target, version):
+                return self._scale[2]
+            await asyncio.sleep(MIN_SCALE_INTERVAL_SECONDS)
+        try:
+            scale = await self._cluster.scale(target, resource, self._namespace)
+        except ApiError as error:
+            if (trusted := self._trusted_scale(target, error)) is not None:
+                return trusted
+            if (explained := self._explained(error, target, f"{resource}/scale")) is not None:
+                raise explained from error
+            raise
+        self._scale, self._scale_failed_at = (target, version, scale), None
+        return scale
+
+    def _explained(self, error: ApiError, target: ScaleTarget, subresource: str) -> ApiError | None:
+        """Return an error with its cause and remedy; None where they are not known."""
+        if error.status == _FORBIDDEN:
+            rule = f"grant get on {subresource}" + (f" of {target.group}" if target.group else "")
+            sentence = f"{self._title}: the API server forbids to read {subresource}: {rule} (chart: rbac.create)"
+            return ApiError(sentence, error.status)
+        if error.status == _NOT_FOUND:
+            return ApiError(f"{self._title}: {target} has no scale subresource", error.status)
+        return None
+
+    def _trusted_scale(self, target: ScaleTarget, error: ApiError) -> Scale | None:
+        """Return the last scale, while the error is temporary and has lasted for less than the limit."""
+        if error.is_permanent or self._scale is None or self._scale[0] != target:
+            return None
+        now = self._cluster.now()
+        if self._scale_failed_at is None:
+            self._scale_failed_at = now
+        if now - self._scale_failed_at > TRUSTED_SECONDS:
+            return None
+        self._retry_seconds = max(_RETRY_SECONDS, error.retry_after_seconds)
+        return self._scale[2]
+
+    def _pods(self, selector: str) -> tuple[Pod, ...]:
+        query = ResourceQuery("pods", namespace=self._namespace, labels=selector)
+        pods = self._items(query, self._cluster.pod)
+        return tuple(sorted(pods.values(), key=lambda pod: pod.ref))
+
+    def _items(self, query: ResourceQuery, keep: Callable[[Mapping[str, Any]], Any]) -> Mapping[str, Any]:
+        """Return a collection's items, which are watched from now on.
+
+        Raises:
+            _Pending: the collection is not listed yet.
+            _UnavailableError: the collection cannot be read.
+        """
+        self._needed.add(query)
+        if query not in self._used:
+            self._used[query] = self._cluster.reflectors.use(query, keep, self, self._changed.set)
+        reflector = self._used[query]
+        if reflector.is_pending:
+            raise _Pending
+        if unavailable := reflector.unavailable(self._cluster.now()):
+            raise _UnavailableError(unavailable.reason, is_permanent=unavailable.is_permanent)
+        return reflector.items
