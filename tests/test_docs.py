@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Do the pages say what is so? Links, commands, chart values, messages and triggers, held against the things named.
+"""Compares links, commands, chart values, messages and triggers of all pages with the code.
 
-The law of this module: each check is a function from a page's text to its problems, and a page with just that mistake
-shows that it finds one.
+Law: each check is a function from the text of a page to its problems, and a page with one mistake shows that the check
+finds it.
 
-How a page marks what is checked: a fence ``yaml`` holds what a cluster is given, and its external triggers must parse;
-``yaml values`` holds values of the chart, and ``yaml foreign`` what is somebody else's. Each line of a fence
-``message`` is one message of this program, with … for what varies.
+The label of a fence selects its checks. ``yaml`` holds objects for a cluster, and their external triggers must parse.
+``yaml values`` holds values of the chart, and ``yaml foreign`` objects of other programs. Each line of a fence
+``message`` is one message of this program, with … for a part that varies.
 """
 
 import ast
@@ -29,12 +29,12 @@ from keda_gpu_scaler.core.trigger.parser import PARAMETERS, TriggerError, parse_
 HOME = Path(__file__).resolve().parent.parent
 CHART = HOME / "deploy" / "helm" / "keda-gpu-scaler"
 PROGRAM = "keda-gpu-scaler"
-MOST_LINES = 60
-"""Of prose, tables and lists between two headings."""
-SHORTEST_QUOTE = 8
-"""Characters of a message that a page must write out: fewer would be found anywhere."""
+MAX_LINES = 60
+"""The limit for prose, tables and lists between two headings."""
+MIN_QUOTE_LENGTH = 8
+"""The number of literal characters that a quoted message needs: a shorter one would match everywhere."""
 
-FLAGS_OF_OTHERS = {
+FLAGS_OF_OTHER_PROGRAMS = {
     "--enable-metrics": "SGLang",
     "--gpu-driver": "az",
     "--gpu-instance-profile": "az",
@@ -46,9 +46,9 @@ FLAGS_OF_OTHERS = {
     "--root-dir": "the kubelet",
 }
 FILE_ENDINGS = (".crt", ".key", ".json", ".yaml")
-"""By which a span names a file that looks like a value of the chart."""
-KEDAS_TYPES = {"Value", "AverageValue"}
-"""``metricType`` beside a trigger's metadata is KEDA's, and means something else than ours within it."""
+"""The endings of file names that look like a value of the chart."""
+KEDA_METRIC_TYPES = {"Value", "AverageValue"}
+"""The values of KEDA's ``metricType``, which is beside the metadata. The key within the metadata is the scaler's."""
 
 _FENCE = re.compile(r"^( *)(```+)([^\n]*)\n(.*?)^\1\2 *$", re.MULTILINE | re.DOTALL)
 _SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
@@ -70,11 +70,11 @@ def title_of(page: Path) -> str:
     return str(page.relative_to(HOME))
 
 
-# ---- what stands on a page ----
+# ---- the parts of a page ----
 
 
 def fences(text: str) -> Iterator[tuple[str, str]]:
-    """Yield each fenced block's label and content, without its indentation."""
+    """Yield the label and the content of each fenced block, without indentation."""
     for match in _FENCE.finditer(text):
         indent = match[1]
         yield match[3].strip(), re.sub(rf"^{indent}", "", match[4], flags=re.MULTILINE)
@@ -90,7 +90,7 @@ def spans(text: str) -> list[str]:
 
 
 def commands(text: str) -> Iterator[list[str]]:
-    """Yield the words of each command in shell blocks, and of each span that is a command of ours."""
+    """Yield the words of each command in shell blocks, and of each span that is a command of this program."""
     scripts = [content for label, content in fences(text) if label == "sh"]
     scripts += [span for span in spans(text) if span.startswith(f"{PROGRAM} ")]
     for script in scripts:
@@ -100,7 +100,7 @@ def commands(text: str) -> Iterator[list[str]]:
             try:
                 words = list(lexer)
             except ValueError:
-                continue  # half of a shell construct, such as a here-document's lines
+                continue  # a part of a shell construct, such as the lines of a here-document
             command: list[str] = []
             for word in [*words, ";"]:
                 if re.fullmatch(r"[|&;<>]+", word):
@@ -112,7 +112,7 @@ def commands(text: str) -> Iterator[list[str]]:
 
 
 def anchors(text: str) -> set[str]:
-    """Return what a page's headings are called in links, as GitHub makes it of them."""
+    """Return the anchors of a page's headings, as GitHub makes them."""
     found: set[str] = set()
     for _, heading in _HEADING.findall(prose(text)):
         slug = re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
@@ -127,7 +127,7 @@ def anchors(text: str) -> set[str]:
 
 
 def broken_links(text: str, page: Path) -> Iterator[str]:
-    """Say which links lead nowhere within the project."""
+    """Yield the links to files or headings that do not exist."""
     for target in _LINK.findall(_SPAN.sub("", prose(text))):
         if re.match(r"[a-z]+:", target):
             continue
@@ -139,22 +139,22 @@ def broken_links(text: str, page: Path) -> Iterator[str]:
             yield f"{target}: {found.name} has no heading of this name"
 
 
-def strange_flags(text: str, page: Path) -> Iterator[str]:
-    """Say which flags, commands and variables of ours a page names that do not exist."""
+def unknown_flags(text: str, page: Path) -> Iterator[str]:
+    """Yield the flags, commands and variables of this program that a page names and that do not exist."""
     for words in commands(text):
-        yield from misused(words)
-    every = {flag for flags in options().values() for flag in flags} | FLAGS_OF_OTHERS.keys() | {"--"}
+        yield from wrong_arguments(words)
+    every = {flag for flags in options().values() for flag in flags} | FLAGS_OF_OTHER_PROGRAMS.keys() | {"--"}
     for span in spans(text):
         flag = re.split(r"[ =]", span)[0]
         if flag.startswith("--") and flag not in every:
-            yield f"{flag}: no command of ours has it, and it is not among FLAGS_OF_OTHERS"
+            yield f"{flag}: no command of this program has it, and it is not in FLAGS_OF_OTHER_PROGRAMS"
     for variable in re.findall(r"(?<!_)KEDA_GPU_SCALER_[A-Z_]*[A-Z]", text):
         if variable not in variables():
             yield f"{variable}: no flag reads it"
 
 
-def misused(words: list[str]) -> Iterator[str]:
-    """Say what is wrong with a shell command, as far as it runs our program."""
+def wrong_arguments(words: list[str]) -> Iterator[str]:
+    """Yield the wrong commands and flags in a shell command that runs this program."""
     calls = [at for at, word in enumerate(words) if Path(word).name == PROGRAM and (at == 0 or words[at - 1] == "--")]
     for at in calls:  # behind kubectl's "--", or at the front
         if at + 1 == len(words):
@@ -163,45 +163,45 @@ def misused(words: list[str]) -> Iterator[str]:
         if known is None:
             yield f"{PROGRAM} {name}: there is no such command"
             continue
-        for given in words[at + 2 :]:
-            flag = given.partition("=")[0]
+        for word in words[at + 2 :]:
+            flag = word.partition("=")[0]
             if flag.startswith("-") and flag != "-" and flag not in known:
                 yield f"{PROGRAM} {name} {flag}: there is no such flag"
 
 
-def strange_values(text: str, page: Path) -> Iterator[str]:
-    """Say which values a page gives the chart that the chart does not have."""
+def unknown_values(text: str, page: Path) -> Iterator[str]:
+    """Yield the values on a page that the chart does not have."""
     for words in commands(text):
         if words[0] != "helm" or not any(CHART.name in word for word in words):
             continue
-        for flag, given in itertools.pairwise(words):
-            key, _, value = given.partition("=")
+        for flag, argument in itertools.pairwise(words):
+            key, _, value = argument.partition("=")
             if flag == "--set-json":
-                yield from lacking(key.split("."), json.loads(value))
+                yield from missing_values(key.split("."), json.loads(value))
             elif flag in ("--set", "--set-string"):
-                yield from lacking(key.split("."), value)
+                yield from missing_values(key.split("."), value)
     for label, content in fences(text):
         if label == "yaml values":
-            yield from lacking([], yaml.safe_load(content))
+            yield from missing_values([], yaml.safe_load(content))
     for span in spans(text):
         match = _DOTTED.fullmatch(span)
         if match and not span.endswith(FILE_ENDINGS) and match[1].split(".")[0] in values():
             value = span.partition(": ")[2]
-            yield from lacking(match[1].split("."), yaml.safe_load(value) if value else None)
+            yield from missing_values(match[1].split("."), yaml.safe_load(value) if value else None)
 
 
-def strange_messages(text: str, page: Path) -> Iterator[str]:
-    """Say which quoted messages no longer stand in the code."""
+def unknown_messages(text: str, page: Path) -> Iterator[str]:
+    """Yield the quoted messages that the code does not contain."""
     for label, content in fences(text):
         if label != "message":
             continue
         for line in filter(None, map(str.strip, content.splitlines())):
-            if not is_said(line):
-                yield f"{line}: no text of the program is so"
+            if not is_message(line):
+                yield f"{line}: the program has no such text"
 
 
 def unparsed_triggers(text: str, page: Path) -> Iterator[str]:
-    """Say which triggers of ours on a page would be refused, or hinted at."""
+    """Yield the triggers of this scaler on a page that are refused or get a hint."""
     for label, content in fences(text):
         if label != "yaml":
             continue
@@ -214,42 +214,42 @@ def unparsed_triggers(text: str, page: Path) -> Iterator[str]:
     for span in spans(text):
         key, colon, value = span.partition(": ")
         value = value.strip("\"'")
-        if not colon or key not in keys or (key == "metricType" and value in KEDAS_TYPES):
+        if not colon or key not in keys or (key == "metricType" and value in KEDA_METRIC_TYPES):
             continue
         try:
             parse_trigger({key: value})
         except TriggerError as error:
-            # A profile or metric that is elsewhere, or a placeholder, is no value: names are in capitals there.
+            # A placeholder in capitals is no value.
             if not _VARIABLE.fullmatch(value):
                 yield f"{span}: {error}"
 
 
-def long_stretches(text: str, page: Path) -> Iterator[str]:
-    """Say where a page goes on for too long without a heading."""
+def long_sections(text: str, page: Path) -> Iterator[str]:
+    """Yield the sections of a page that are too long."""
     if not re.search(r"^# .", prose(text), re.MULTILINE):
         yield "it has no title"
     for part in re.split(r"^#+ ", prose(text), flags=re.MULTILINE):
         lines = [line for line in part.splitlines() if line.strip()]
-        if len(lines) > MOST_LINES:
-            yield f"{lines[0]}: {len(lines)} lines without a heading: at most {MOST_LINES}"
+        if len(lines) > MAX_LINES:
+            yield f"{lines[0]}: {len(lines)} lines without a heading: at most {MAX_LINES}"
 
 
 CHECKS: tuple[Callable[[str, Path], Iterator[str]], ...] = (
     broken_links,
-    strange_flags,
-    strange_values,
-    strange_messages,
+    unknown_flags,
+    unknown_values,
+    unknown_messages,
     unparsed_triggers,
-    long_stretches,
+    long_sections,
 )
 
 
-# ---- what they are held against ----
+# ---- the code and the chart ----
 
 
 @functools.cache
 def options() -> dict[str, set[str]]:
-    """Return every command's flags."""
+    """Return the flags of every command."""
     context = click.Context(cli)
     assert isinstance(cli, click.Group)
     found: dict[str, set[str]] = {}
@@ -280,26 +280,26 @@ def schema() -> dict[str, Any]:
     return dict(json.loads((CHART / "values.schema.json").read_text()))
 
 
-def lacking(path: list[str], given: object) -> Iterator[str]:
-    """Say which of the values given at a path the chart lacks, and which are none that it allows."""
+def missing_values(path: list[str], given: object) -> Iterator[str]:
+    """Yield the given values at a path that the chart does not have or does not allow."""
     found: Any = values()
     for at, key in enumerate(path):
         if not isinstance(found, Mapping) or (found and key not in found):
             yield f"{'.'.join(path[: at + 1])}: the chart has no such value"
             return
         if not found:
-            return  # a map that is the user's own
+            return  # the user chooses the keys of this map
         found = found[key]
     allowed = allowed_at(path)
     if allowed and given is not None and not isinstance(given, Mapping) and given not in allowed:
         yield f"{'.'.join(path)}: {given!r} is none of {', '.join(map(str, allowed))}"
     if isinstance(given, Mapping) and isinstance(found, Mapping) and not is_free(path, found):
         for key, value in given.items():
-            yield from lacking([*path, str(key)], value)
+            yield from missing_values([*path, str(key)], value)
 
 
 def is_free(path: list[str], found: Mapping[str, Any]) -> bool:
-    """Whether a map's keys are the user's: an empty one, or labels."""
+    """Return whether the user chooses the keys of a map: an empty map, or labels."""
     return bool(path) and (not found or path[-1] in {"nodeSelector", "affinity", "annotations", "labels"})
 
 
@@ -311,7 +311,7 @@ def allowed_at(path: list[str]) -> list[Any]:
 
 
 def triggers(documents: Iterable[Any]) -> Iterator[dict[str, str]]:
-    """Yield the metadata of every trigger that asks an external scaler."""
+    """Yield the metadata of every trigger of an external scaler."""
     for document in documents:
         inner = document.get("spec", document) if isinstance(document, dict) else {}
         for trigger in inner.get("triggers") or ():
@@ -321,7 +321,7 @@ def triggers(documents: Iterable[Any]) -> Iterator[dict[str, str]]:
 
 @functools.cache
 def texts() -> frozenset[str]:
-    """Return every text that stands in the code, with gaps for what is put into it."""
+    """Return every text in the code, with gaps for its arguments."""
     found: set[str] = set()
     for path in (HOME / "src").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -330,7 +330,7 @@ def texts() -> frozenset[str]:
 
 
 def template(node: ast.AST) -> str:
-    """Return a node's text, a gap where it is no literal."""
+    """Return the text of a node, with a gap for each part that is no literal."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return node.value
     if isinstance(node, ast.JoinedStr):
@@ -340,12 +340,12 @@ def template(node: ast.AST) -> str:
     return _GAP
 
 
-def is_said(line: str) -> bool:
-    """Whether some text of the program is this message, … standing for what varies or is left out."""
+def is_message(line: str) -> bool:
+    """Return whether a text of the program matches this message. … matches any part."""
     pattern = re.compile(".*".join(re.escape(part) for part in line.split("…")), re.DOTALL)
-    # A gap is matched by … alone: what a page writes out must stand in the code as it is.
-    written_out = len(line.replace("…", "").strip())
-    return written_out >= SHORTEST_QUOTE and any(pattern.fullmatch(text) for text in texts())
+    # Only … matches a gap: the literal parts of a page must be in the code unchanged.
+    literal_length = len(line.replace("…", "").strip())
+    return literal_length >= MIN_QUOTE_LENGTH and any(pattern.fullmatch(text) for text in texts())
 
 
 # ---- the tests ----
@@ -353,39 +353,39 @@ def is_said(line: str) -> bool:
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("page", pages(), ids=title_of)
-def test_a_page_says_what_is_so(page: Path, check: Callable[[str, Path], Iterator[str]]) -> None:
+def test_a_page_agrees_with_the_code(page: Path, check: Callable[[str, Path], Iterator[str]]) -> None:
     assert list(check(page.read_text(), page)) == []
 
 
 MISTAKES: dict[str, tuple[Callable[[str, Path], Iterator[str]], str]] = {
-    "a link to a page that is not there": (broken_links, "[here](guides/nowhere.md)"),
-    "a link to a heading that is not there": (broken_links, "[here](operating.md#nothing-of-the-kind)"),
-    "a link to a heading of its own that is not there": (broken_links, "# One\n[here](#two)"),
-    "a flag that a command does not have": (strange_flags, "```sh\nkeda-gpu-scaler serve --nvml PATH\n```"),
-    "a flag of another command": (strange_flags, "`keda-gpu-scaler record --port 1`"),
-    "a flag behind kubectl's": (strange_flags, "```sh\nkubectl exec x -- keda-gpu-scaler probe --nam x\n```"),
-    "a flag on a line that goes on": (strange_flags, "```sh\nkeda-gpu-scaler probe \\\n  --nobody x\n```"),
-    "a command that is not there": (strange_flags, "`keda-gpu-scaler surgeon`"),
-    "a flag by itself": (strange_flags, "Set `--nvml PATH`."),
-    "an environment variable that nothing reads": (strange_flags, "Set KEDA_GPU_SCALER_NODE."),
+    "a link to a page that does not exist": (broken_links, "[here](guides/nowhere.md)"),
+    "a link to a heading that does not exist": (broken_links, "[here](operating.md#nothing-of-the-kind)"),
+    "a link to a heading of the same page that does not exist": (broken_links, "# One\n[here](#two)"),
+    "a flag that a command does not have": (unknown_flags, "```sh\nkeda-gpu-scaler serve --nvml PATH\n```"),
+    "a flag of another command": (unknown_flags, "`keda-gpu-scaler record --port 1`"),
+    "a flag after kubectl exec": (unknown_flags, "```sh\nkubectl exec x -- keda-gpu-scaler probe --nam x\n```"),
+    "a flag on a continued line": (unknown_flags, "```sh\nkeda-gpu-scaler probe \\\n  --unknown x\n```"),
+    "a command that does not exist": (unknown_flags, "`keda-gpu-scaler repair`"),
+    "a flag alone": (unknown_flags, "Set `--nvml PATH`."),
+    "an environment variable that no flag reads": (unknown_flags, "Set KEDA_GPU_SCALER_NODE."),
     "a chart value set on a command line": (
-        strange_values,
+        unknown_values,
         "```sh\nhelm install x deploy/helm/keda-gpu-scaler --set nothing.here=1\n```",
     ),
     "a chart value set as JSON": (
-        strange_values,
+        unknown_values,
         "```sh\nhelm install x deploy/helm/keda-gpu-scaler --set-json 'selector={}'\n```",
     ),
-    "a chart value in a block": (strange_values, "```yaml values\nfrontend:\n  copies: 2\n```"),
-    "a chart value in passing": (strange_values, "Set `driver.kind`."),
-    "a chart value that is not allowed": (strange_values, "Set `driver.mode: magic`."),
-    "a message that nobody says": (strange_messages, "```message\nno fresh samples for … of … pods\n```"),
-    "a message with a number written out": (strange_messages, "```message\nnothing came for 6 s\n```"),
+    "a chart value in a block": (unknown_values, "```yaml values\nfrontend:\n  copies: 2\n```"),
+    "a chart value in a sentence": (unknown_values, "Set `driver.kind`."),
+    "a chart value that is not allowed": (unknown_values, "Set `driver.mode: magic`."),
+    "a message that the program does not have": (unknown_messages, "```message\nno fresh samples for … of … pods\n```"),
+    "a message with a number written out": (unknown_messages, "```message\nnothing came for 6 s\n```"),
     "a trigger with a wrong unit": (
         unparsed_triggers,
         '```yaml\ntriggers:\n  - type: external\n    metadata: {targetValue: "80%"}\n```',
     ),
-    "a trigger with a number that is no string": (
+    "a trigger with a number instead of a string": (
         unparsed_triggers,
         "```yaml\nspec:\n  triggers:\n    - type: external\n      metadata: {targetValue: 80}\n```",
     ),
@@ -393,22 +393,22 @@ MISTAKES: dict[str, tuple[Callable[[str, Path], Iterator[str]], str]] = {
         unparsed_triggers,
         '```yaml\ntriggers:\n  - type: external\n    metadata: {targetvalue: "80"}\n```',
     ),
-    "a key with a wrong value in passing": (unparsed_triggers, "Set `scope: cluster`."),
-    "a stretch without a heading": (long_stretches, "# One\n" + "line\n" * (MOST_LINES + 1)),
-    "a page without a title": (long_stretches, "## Two\nline\n"),
+    "a key with a wrong value in a sentence": (unparsed_triggers, "Set `scope: cluster`."),
+    "a long section without a heading": (long_sections, "# One\n" + "line\n" * (MAX_LINES + 1)),
+    "a page without a title": (long_sections, "## Two\nline\n"),
 }
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_found_out(mistake: str) -> None:
+def test_a_mistake_is_found(mistake: str) -> None:
     check, text = MISTAKES[mistake]
     assert len(list(check(text, HOME / "docs" / "page.md"))) == 1
 
 
-def test_every_chart_value_that_the_program_names_exists() -> None:
+def test_every_chart_value_in_a_message_exists() -> None:
     named = {name for text in texts() for name in re.findall(r"\(chart: ([A-Za-z.]+)\)", text)}
-    assert named, "the program names none any more: this test is of no use"
-    assert [problem for name in sorted(named) for problem in lacking(name.split("."), None)] == []
+    assert named, "the program names no chart value: this test checks nothing"
+    assert [problem for name in sorted(named) for problem in missing_values(name.split("."), None)] == []
 
 
 def test_every_guide_is_listed() -> None:
@@ -417,7 +417,7 @@ def test_every_guide_is_listed() -> None:
     assert {path.name for path in folder.glob("*.md")} - {"README.md"} <= listed
 
 
-def test_every_metric_that_a_page_names_in_full_is_exported() -> None:
+def test_every_full_metric_name_on_a_page_is_exported() -> None:
     reference = (HOME / "docs" / "reference" / "metrics.md").read_text()
     exported = set(re.findall(r"`(keda_gpu_scaler_\w+)`", reference))
     assert exported

@@ -23,6 +23,10 @@ OLD_VOCABULARY = (
 _OLD = re.compile(rf"(?<![a-zA-Z])({'|'.join(OLD_VOCABULARY)})(?![a-zA-Z])", re.IGNORECASE)
 
 
+LISTS_OLD_NAMES = ("docs/guides/migrating-from-keda-gpu-scaler.md", "docs/decisions/0022-names-of-the-field.md")
+"""Pages that list renamed names: there an old word may stand in backticks."""
+
+
 def python_files(*folders: str) -> list[Path]:
     """Return the hand-written Python files below these folders."""
     return sorted(path for name in folders for path in (HOME / name).rglob("*.py") if "_pb2" not in path.name)
@@ -80,7 +84,10 @@ def test_the_first_line_of_a_module_is_a_plain_sentence(path: Path) -> None:
 
 @pytest.mark.parametrize("path", [*python_files("src"), *pages()], ids=titles)
 def test_no_word_of_the_old_vocabulary_is_left(path: Path) -> None:
-    assert old_words(path.read_text()) == []
+    text = path.read_text()
+    if titles(path) in LISTS_OLD_NAMES:
+        text = re.sub(r"`[^`\n]+`", "", text)
+    assert old_words(text) == []
 
 
 @pytest.mark.parametrize("path", python_files("src"), ids=titles)

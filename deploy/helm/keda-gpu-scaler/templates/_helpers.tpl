@@ -17,7 +17,7 @@
 {{- printf "%s.%s.svc.%s" (include "kgs.fullname" .) .Release.Namespace .Values.clusterDomain -}}
 {{- end -}}
 
-{{- /* Names of what belongs to the cluster: two namespaces may have an installation each. */ -}}
+{{- /* Names of cluster-wide objects: two namespaces may have an installation each. */ -}}
 {{- define "kgs.clusterName" -}}
 {{- printf "%s-%s" .Release.Namespace (include "kgs.fullname" .) -}}
 {{- end -}}
@@ -30,7 +30,7 @@
 {{- end -}}
 {{- end -}}
 
-{{- /* What selectors select by; takes (dict "root" $ "component" "agent"). Never changes between versions. */ -}}
+{{- /* The labels of selectors; takes (dict "root" $ "component" "agent"). Never changes between versions. */ -}}
 {{- define "kgs.selector" -}}
 app.kubernetes.io/name: keda-gpu-scaler
 app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
@@ -50,7 +50,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | quote }}
 {{- end }}
 {{- end -}}
 
-{{- /* A map as strings: --set makes a boolean of true, and Kubernetes takes none in labels. */ -}}
+{{- /* A map as strings: --set makes a boolean of true, and Kubernetes refuses booleans in labels. */ -}}
 {{- define "kgs.strings" -}}
 {{- $lines := list -}}
 {{- range $key, $value := . -}}
@@ -111,7 +111,7 @@ annotations:
 /etc/keda-gpu-scaler/tls
 {{- end -}}
 
-{{- /* Flags that every instance has. */ -}}
+{{- /* The flags of every instance. */ -}}
 {{- define "kgs.args" -}}
 - --log-level={{ .Values.logLevel }}
 {{- if .Values.tls.enabled }}
@@ -134,7 +134,7 @@ annotations:
 {{- end -}}
 
 {{- define "kgs.tlsMount" -}}
-# The directory, no subPath: a renewed certificate arrives in it.
+# The directory, no subPath: a renewed certificate appears in it.
 - name: tls
   mountPath: {{ include "kgs.tlsPath" . }}
   readOnly: true
@@ -144,7 +144,7 @@ annotations:
 /etc/keda-gpu-scaler/endpoints
 {{- end -}}
 
-{{- /* Flags of whoever KEDA asks, who scrapes engines and demand; what is the default is left out. */ -}}
+{{- /* Flags of the instances that KEDA calls, which scrape engines and demand; defaults are left out. */ -}}
 {{- define "kgs.enginesArgs" -}}
 {{- with .Values.engines }}
 {{- if ne (float64 .scrapeInterval) 2.0 }}
@@ -178,7 +178,7 @@ annotations:
 
 {{- define "kgs.enginesMounts" -}}
 {{- range .Values.engines.credentials }}
-# The directory, no subPath: a renewed token arrives in it.
+# The directory, no subPath: a renewed token appears in it.
 - name: endpoint-{{ .name }}
   mountPath: {{ include "kgs.endpointsPath" $ }}/{{ .name }}
   readOnly: true
@@ -197,7 +197,7 @@ annotations:
   protocol: TCP
 {{- end -}}
 
-{{- /* /livez: the loop turns. /readyz: there is something to say, or by design there never will be. */ -}}
+{{- /* /livez: the loop runs. /readyz: there is a snapshot, or the backend has no devices by design. */ -}}
 {{- define "kgs.probes" -}}
 startupProbe:
   httpGet: {path: /livez, port: probes}
@@ -215,7 +215,7 @@ readinessProbe:
   failureThreshold: 2
 {{- end -}}
 
-{{- /* Of a container that needs nothing from its node. */ -}}
+{{- /* The security context of a container that needs nothing from its node. */ -}}
 {{- define "kgs.restricted" -}}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
@@ -232,7 +232,7 @@ seccompProfile:
   type: RuntimeDefault
 {{- end -}}
 
-{{- /* Whoever KEDA asks. */ -}}
+{{- /* The component that KEDA calls. */ -}}
 {{- define "kgs.asked" -}}
 {{- ternary "frontend" "agent" .Values.frontend.enabled -}}
 {{- end -}}

@@ -71,10 +71,10 @@ GRANTED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 GRANTED_ON_NODES = ("", "nodes", ("list", "watch"))
 GRANTED_BESIDE_US = ("discovery.k8s.io", "endpointslices", ("list", "watch"))
 
-_API, _CLOCKS, _RIGHTS = "getmetrics-fails-unavailable", "clocks-differ", "the-api-server-forbids"
-_UNSEEN, _REACH, _NO_DEVICE = "pods-are-unseen", "keda-reaches-nobody", "an-agent-reads-no-device"
+_API, _CLOCKS, _RIGHTS = "getmetrics-fails-unavailable", "clocks-differ", "the-api-server-denies-access"
+_UNSEEN, _REACH, _NO_DEVICE = "pods-have-no-value", "keda-does-not-reach-the-scaler", "an-agent-reads-no-device"
 _KEDA, _WORKLOADS, _METADATA = (
-    "keda-is-old-or-unwell",
+    "keda-is-old-or-not-ready",
     "a-scaledobject-is-not-ready",
     "getmetrics-fails-invalid_argument",
 )

@@ -36,8 +36,8 @@ from keda_gpu_scaler.server.http import listener
 DRIVER_SECONDS = 15.0
 """How long a driver may take: without its persistence daemon the first call wakes the devices."""
 
-_NO_DRIVER, _NO_ALLOCATIONS = "an-agent-reads-no-device", "an-agent-knows-no-allocations"
-_UNSEEN, _PORTS, _CLOCKS = "pods-are-unseen", "a-port-is-taken", "clocks-differ"
+_NO_DRIVER, _NO_ALLOCATIONS = "an-agent-reads-no-device", "an-agent-reads-no-allocations"
+_UNSEEN, _PORTS, _CLOCKS = "pods-have-no-value", "a-port-is-in-use", "clocks-differ"
 _CLOCK_UNSYNCHRONISED = 5
 _TIMEX_BYTES = 512  # more than struct timex has anywhere; zeroed, it asks and sets nothing
 
