@@ -48,7 +48,7 @@ from scripts.reference import pages
 from keda_gpu_scaler.agent import open_backend
 from keda_gpu_scaler.cli.doctor.node import Machine, node_steps
 from keda_gpu_scaler.cli.job_environment import job_environment_of
-from keda_gpu_scaler.cli.top.rows import device_rows, origins
+from keda_gpu_scaler.cli.top.rows import device_rows, unmeasured_sources
 from keda_gpu_scaler.config import Config
 from keda_gpu_scaler.core.interfaces import BackendError
 from keda_gpu_scaler.core.state.fleet import Fleet, History
@@ -71,7 +71,7 @@ print(json.dumps({
     "auto": open_backend(Config()).source,
     "refusal": refusal("acme:7"),
     "doctor": [f"{finding.check}: {finding.text}" for step in node_steps(config, machine) for finding in step.look()],
-    "not measured": origins(rows),
+    "not measured": unmeasured_sources(rows),
     "environment": str(job_environment_of({"ACME_VISIBLE": "ACME-1"}).assigned),
     "files": job_environment_of({"SLURM_JOB_ID": "7", "SLURM_JOB_GPUS": "1", "ACME_VISIBLE": "0"}).assigned.device_file,
     "reference": [line for line in pages()["devices.md"].splitlines() if "acme" in line.lower()],
