@@ -8,7 +8,7 @@ import tracemalloc
 from collections.abc import Iterator
 
 from benchmarks.lab import Figure, Resident, Serve, node, run_alone
-from keda_gpu_scaler.core.trigger.parser import MAX_WINDOW_SECONDS
+from keda_gpu_scaler.core.state.fleet import MAX_WINDOW_SECONDS
 from keda_gpu_scaler.devices.nvml.backend import NvmlBackend
 from keda_gpu_scaler.sampler import Sampler
 from tests.fake_nvml import FakeNvml, forget_library

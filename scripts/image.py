@@ -35,6 +35,8 @@ BUILD_TOOLS = ("hatchling", "packaging", "pathspec", "pluggy", "tomlkit", "trove
 
 _FOR_BUILDERS_ONLY = ("*.pyi", "*.pyx", "*.pxd", "*.c", "*.cc", "*.h", "*.proto", "py.typed")
 _STALE_OR_OF_THE_BUILDER = ("RECORD", "REQUESTED", "INSTALLER", "direct_url.json", "entry_points.txt")
+# rich imports these to render Markdown and source code, which no command does. Their licences stay.
+_UNUSED_PACKAGES = ("markdown_it", "mdurl", "pygments")
 _EPOCH_SECONDS = 1_577_836_800  # 2020-01-01: the same input makes the same layer
 
 _LAUNCHER = """\
@@ -107,6 +109,8 @@ def strip(library: Path) -> None:
     for pattern in _FOR_BUILDERS_ONLY:
         for path in library.rglob(pattern):
             path.unlink()
+    for name in _UNUSED_PACKAGES:
+        shutil.rmtree(library / name, ignore_errors=True)
     for folder in library.glob("*.dist-info"):
         for name in _STALE_OR_OF_THE_BUILDER:
             (folder / name).unlink(missing_ok=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write recordings/demo-synthetic.jsonl.gz anew: ten minutes of the synthetic load, with a clock that starts at 0."""
+"""Writes recordings/demo-synthetic.jsonl.gz: ten minutes of the synthetic load, from second 0."""
 
 from pathlib import Path
 

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Peers of the real things, made to be told what happens next."""
+"""Fakes of the components, whose state a test sets."""
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 
-from keda_gpu_scaler.core.interfaces import BackendError, ScrapeCounts
+from keda_gpu_scaler.core.counters import ScrapeCounts
+from keda_gpu_scaler.core.interfaces import BackendError
 from keda_gpu_scaler.core.selectors import SeriesSelector
 from keda_gpu_scaler.core.state.fleet import Fleet, History
 from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult
@@ -25,7 +26,7 @@ GIB = 1 << 30
 
 
 class ManualClock:
-    """Time that passes when it is told to."""
+    """A clock that a test advances."""
 
     def __init__(self, now: float = 1000.0) -> None:
         self.now = now
@@ -81,7 +82,7 @@ def snapshots(
 def fleet_of(
     *moments: Iterable[Sample], last_at: float = 1000.0, stale_after: float = 10.0, interval_seconds: float = 1.0
 ) -> Fleet:
-    """A fleet view of one node that saw these moments, the last of them at ``last_at``."""
+    """A fleet of one node with these snapshots, the last of them taken at ``last_at``."""
     taken = snapshots(*moments, interval_seconds=interval_seconds, last_at=last_at)
     return Fleet(History(taken, last_at) if taken else None, stale_after)
 
@@ -93,7 +94,7 @@ def allocation(pod: str, device_id: str, namespace: str = "ai", container: str =
 def node_history(
     node: str, *samples: Sample, held: Mapping[str, str] | None = None, at: float = 1000.0, seconds: int = 1
 ) -> History:
-    """A node that told the same for so many seconds, the last time ``at``; ``held`` is pod by device UUID."""
+    """A node with the same samples once a second for ``seconds``, the last ``at``; ``held`` is pod by device UUID."""
     holders = None if held is None else tuple(sorted(allocation(pod, uuid) for uuid, pod in held.items()))
     return History(
         tuple(
@@ -105,7 +106,7 @@ def node_history(
 
 
 def pod(name: str, node: str | None = "gpu-7", *, ready: bool = True, age: float = 3600.0, **changes: object) -> Pod:
-    """A pod of ``ai``, ``age`` seconds old at 1000; not ready means that it still starts."""
+    """A pod of ``ai``, ``age`` seconds old at 1000; a pod that is not ready is still starting."""
     base = Pod(
         ref=PodRef("ai", name),
         node=node,
@@ -118,7 +119,7 @@ def pod(name: str, node: str | None = "gpu-7", *, ready: bool = True, age: float
 
 
 def workload(*pods: Pod, replicas: int | None = None, metric_type: str = "AverageValue", **changes: object) -> Workload:
-    """The ScaledObject ai/llama over a Deployment with these pods, and as many replicas unless said otherwise."""
+    """The ScaledObject ai/llama over a Deployment with these pods, and as many replicas unless given."""
     size = len(pods) if replicas is None else replicas
     base = Workload(
         namespace="ai",
@@ -134,7 +135,7 @@ def workload(*pods: Pod, replicas: int | None = None, metric_type: str = "Averag
 
 
 class FakeCluster:
-    """A cluster whose workloads a test sets; what was not set is still being looked up."""
+    """A cluster whose workloads a test sets. A workload that is not set was not read yet."""
 
     def __init__(self, **workloads: Workload | Unavailable) -> None:
         self.workloads: dict[tuple[str, str], Workload | Unavailable] = {
@@ -190,7 +191,7 @@ class FakePeers:
 
 
 class FakeEngines:
-    """Engines and sources of demand, of which a test sets what they told; what was not set was not scraped yet."""
+    """Engines and sources of demand whose results a test sets. An endpoint without a result was not scraped yet."""
 
     def __init__(self, told: Mapping[Endpoint, ScrapeResult] | None = None) -> None:
         self.told = dict(told or {})
@@ -226,8 +227,8 @@ class FakeEngines:
 class FakeBackend:
     """A node whose devices a test sets while it is read.
 
-    ``samples`` is what the next read returns; ``failure`` the sentence it fails with; ``before_read`` runs
-    in the reading thread, and may block as a driver does.
+    ``samples`` is the result of the next read, and ``failure`` the message of its error. ``before_read`` runs in the
+    reading thread, and may block as a driver does.
     """
 
     def __init__(self, *samples: Sample, deviceless: bool = False) -> None:

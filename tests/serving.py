@@ -21,8 +21,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
 from keda_gpu_scaler.wire.tls import ClientTls
+from tests.limits import WAIT_SECONDS
 
-WAIT_SECONDS = 30.0  # a bound for what happens at once, so that a defect fails instead of hanging
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 COMMAND = (sys.executable, "-m", "keda_gpu_scaler")
@@ -30,14 +30,14 @@ _SERVES = re.compile(r"serves ExternalScaler on port (\d+)")
 
 
 def free_port() -> int:
-    """A port that nobody listened on a moment ago."""
+    """Return a port that was free a moment ago."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port
 
 
 def ref(**metadata: str) -> pb.ScaledObjectRef:
-    # Without a cluster nobody knows the replicas, and only an average can be told.
+    # Without a cluster the replicas are unknown, and only an average can be reported.
     return pb.ScaledObjectRef(name="llama", namespace="ai", scalerMetadata={"report": "average", **metadata})
 
 

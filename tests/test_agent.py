@@ -17,7 +17,8 @@ from keda_gpu_scaler.core.interfaces import BackendError
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
 from tests.fakes import FakeBackend, ManualClock, blind, sample
-from tests.serving import WAIT_SECONDS, free_port, ref
+from tests.limits import WAIT_SECONDS
+from tests.serving import free_port, ref
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -71,7 +72,7 @@ def with_agent(
     asyncio.run(run())
 
 
-def test_what_the_backend_reads_is_what_keda_is_told() -> None:
+def test_keda_gets_the_values_that_the_backend_reads() -> None:
     async def talk(node: Running) -> None:
         await node.health_turns(SERVING, SERVICE)
         answer = await node.stub.GetMetrics(pb.GetMetricsRequest(scaledObjectRef=ref()))
@@ -96,7 +97,7 @@ def test_law_2_an_rpc_touches_no_hardware() -> None:
     with_agent(talk, backend, config(sample_interval=3600, stale_after=7200))
 
 
-def test_a_stream_is_told_of_a_change_with_the_sample_that_shows_it() -> None:
+def test_a_stream_reports_a_change_with_the_sample_that_shows_it() -> None:
     backend = FakeBackend(sample(0, 0.0))
 
     async def talk(node: Running) -> None:
@@ -124,7 +125,7 @@ def test_health_and_readiness_follow_the_devices() -> None:
         await node.health_turns(NOT_SERVING)
         assert await node.get(node.agent.probe_port, "/readyz") == (
             503,
-            "not ready: node gpu-7: not one device gives a reading\n",
+            "not ready: node gpu-7: no device has a reading\n",
         )
         assert (await node.get(node.agent.probe_port, "/livez"))[0] == 200
         backend.samples = (sample(),)
@@ -133,7 +134,7 @@ def test_health_and_readiness_follow_the_devices() -> None:
     with_agent(talk, backend, config(sample_interval=0.1, **ports))
 
 
-def test_a_call_that_hangs_makes_the_snapshot_stale_and_holds_up_no_answer() -> None:
+def test_a_driver_call_that_hangs_makes_the_snapshot_stale_and_delays_no_answer() -> None:
     backend = FakeBackend(sample(0, 0.5))
     clock = ManualClock()
     hanging, released = threading.Event(), threading.Event()
@@ -163,7 +164,7 @@ def test_a_call_that_hangs_makes_the_snapshot_stale_and_holds_up_no_answer() -> 
     with_agent(talk, backend, config(sample_interval=0.1), clock)
 
 
-def test_a_node_without_devices_by_design_is_healthy_and_says_what_it_is() -> None:
+def test_an_instance_without_devices_by_design_is_healthy() -> None:
     async def talk(node: Running) -> None:
         await node.health_turns(SERVING)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -218,7 +219,7 @@ def test_a_port_in_use_is_a_sentence_and_everything_is_closed_again(flag: str) -
     assert backend.is_closed
 
 
-def test_an_address_of_another_machine_is_not_taken_for_a_port_in_use() -> None:
+def test_an_address_of_another_machine_is_not_reported_as_a_port_in_use() -> None:
     async def run() -> None:
         await Agent(config(host="192.0.2.1", port=free_port()), FakeBackend(sample())).run()
 
@@ -266,13 +267,13 @@ def test_a_backend_is_found_by_its_name(backend: str, source: str) -> None:
         ),
     ],
 )
-def test_a_backend_that_cannot_be_had_is_a_sentence(settings: dict[str, str], sentence: str) -> None:
+def test_a_backend_that_cannot_be_opened_is_a_sentence(settings: dict[str, str], sentence: str) -> None:
     with pytest.raises(BackendError) as caught:
         open_backend(Config(**settings))  # type: ignore[arg-type]
     assert str(caught.value).startswith(sentence)
     assert "\n" not in str(caught.value)
 
 
-def test_a_recording_that_is_not_there_is_a_sentence_at_start(tmp_path: Path) -> None:
+def test_a_missing_recording_is_a_sentence_at_start(tmp_path: Path) -> None:
     with pytest.raises(BackendError, match="no-such-file"):
         open_backend(Config(backend=f"replay:{tmp_path}/no-such-file.csv"))

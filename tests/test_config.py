@@ -9,7 +9,7 @@ def test_the_defaults_are_sound() -> None:
     assert (Config().sample_interval, Config().stale_after) == (1.0, 10.0)
 
 
-def test_every_setting_says_what_it_means() -> None:
+def test_every_setting_has_a_help_text() -> None:
     assert all(text.endswith(".") for text in HELP.values())
 
 
@@ -37,15 +37,13 @@ def test_every_setting_says_what_it_means() -> None:
         ({"node_name": ""}, "--node-name: Required value: it is empty and the host has no name; set it"),
     ],
 )
-def test_a_setting_that_cannot_work_is_named_with_its_value_and_its_limits(
-    settings: dict[str, object], problem: str
-) -> None:
+def test_an_invalid_setting_is_named_with_its_value_and_its_limits(settings: dict[str, object], problem: str) -> None:
     with pytest.raises(ConfigError) as caught:
         Config(**settings)  # type: ignore[arg-type]
     assert str(caught.value) == problem
 
 
-def test_all_problems_are_told_at_once() -> None:
+def test_all_problems_are_reported_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         Config(sample_interval=0, replay_speed=-1)
     assert len(str(caught.value).splitlines()) == 2

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.fake_nvml import NOT_SUPPORTED, FakeNvml
-from tests.serving import WAIT_SECONDS, free_port
+from tests.limits import WAIT_SECONDS
+from tests.serving import free_port
 
 DEMO = Path(__file__).resolve().parent.parent / "scripts" / "demo.py"
 

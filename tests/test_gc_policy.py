@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Tests of the cycle collection by the clock."""
+
 import gc
 import subprocess
 import sys
@@ -7,56 +9,60 @@ from collections.abc import Iterator
 
 import pytest
 
-from keda_gpu_scaler.gc_policy import ALL_SECONDS, GcPolicy
+from keda_gpu_scaler.gc_policy import FULL_COLLECTION_SECONDS, GcPolicy
 
 
 class Cycle:
-    """Nothing but a search frees it."""
+    """An object that only a cycle collection frees."""
 
     def __init__(self) -> None:
-        self.me = self
+        self.cycle = self
 
 
 @pytest.fixture(autouse=True)
-def no_search_but_ours() -> Iterator[None]:
+def no_automatic_collection() -> Iterator[None]:
     gc.collect()
     gc.disable()
     yield
     gc.enable()
 
 
-def lost() -> "weakref.ref[Cycle]":
+def unreachable_cycle() -> "weakref.ref[Cycle]":
     return weakref.ref(Cycle())
 
 
-def test_what_is_new_is_found_at_each_sweep() -> None:
-    sweeper = GcPolicy(0.0)
-    cycle = lost()
-    sweeper.sweep(1.0)
+def test_each_sweep_frees_new_cycles() -> None:
+    policy = GcPolicy(0.0)
+    cycle = unreachable_cycle()
+    policy.sweep(1.0)
     assert cycle() is None
 
 
-def test_what_lasted_before_it_was_lost_is_found_when_all_is_searched_and_not_before() -> None:
-    sweeper = GcPolicy(0.0)
-    held = Cycle()
-    cycle = weakref.ref(held)
-    sweeper.sweep(1.0)
-    del held
-    sweeper.sweep(ALL_SECONDS - 1)
+def test_older_cycles_are_freed_by_the_next_full_collection_and_not_before() -> None:
+    policy = GcPolicy(0.0)
+    reachable = Cycle()
+    cycle = weakref.ref(reachable)
+    policy.sweep(1.0)
+    del reachable
+    policy.sweep(FULL_COLLECTION_SECONDS - 1)
     assert cycle() is not None
-    sweeper.sweep(ALL_SECONDS)
+    policy.sweep(FULL_COLLECTION_SECONDS)
     assert cycle() is None
-    held = Cycle()
-    cycle = weakref.ref(held)
-    sweeper.sweep(ALL_SECONDS + 1)
-    del held
-    sweeper.sweep(2 * ALL_SECONDS - 1)
+    reachable = Cycle()
+    cycle = weakref.ref(reachable)
+    policy.sweep(FULL_COLLECTION_SECONDS + 1)
+    del reachable
+    policy.sweep(2 * FULL_COLLECTION_SECONDS - 1)
     assert cycle() is not None
 
 
-def test_what_is_there_at_the_start_is_not_searched_again() -> None:
+def test_objects_from_before_the_start_are_not_scanned_again() -> None:
     script = (
-        "import gc; from keda_gpu_scaler.gc_policy import GcPolicy; sweeper = GcPolicy(0.0); sweeper.start();"
-        "assert gc.get_freeze_count() > 5000; assert len(gc.get_objects()) < 1000; assert gc.isenabled()"
+        "import gc; from keda_gpu_scaler.gc_policy import GcPolicy; policy = GcPolicy(0.0); policy.start();"
+        "print(gc.get_freeze_count(), len(gc.get_objects()), gc.isenabled())"
     )
-    subprocess.run([sys.executable, "-c", script], check=True)
+    output = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
+    frozen, scanned, is_enabled = output.split()
+    assert int(frozen) > 5000
+    assert int(scanned) < 1000
+    assert is_enabled == "True"

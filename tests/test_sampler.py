@@ -1,21 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Tests of the sampler: snapshots, failures, counts, and the pace of its thread."""
+
 import logging
 import threading
 
 import pytest
 
-from keda_gpu_scaler.core.trigger.parser import MAX_WINDOW_SECONDS
+from keda_gpu_scaler.core.state.fleet import MAX_WINDOW_SECONDS
 from keda_gpu_scaler.sampler import Sampler
 from tests.fakes import FakeBackend, ManualClock, sample
-
-WAIT_SECONDS = 20.0  # a bound for what happens at once, so that a defect fails instead of hanging
+from tests.limits import WAIT_SECONDS
 
 
 def sampler_of(backend: FakeBackend, clock: ManualClock, interval: float = 1.0) -> Sampler:
     return Sampler(backend, node="gpu-7", interval_seconds=interval, clock=clock, wall_clock=lambda: 1.7e9)
 
 
-def test_a_tick_publishes_a_numbered_dated_snapshot_of_what_the_backend_read() -> None:
+def test_a_tick_publishes_a_snapshot_with_a_number_and_a_time() -> None:
     clock = ManualClock(100.0)
     sampler = sampler_of(FakeBackend(sample(0, 0.1)), clock)
     sampler.tick()
@@ -30,7 +31,7 @@ def test_a_tick_publishes_a_numbered_dated_snapshot_of_what_the_backend_read() -
     assert second.samples == (sample(0, 0.1),)
 
 
-def test_what_was_published_does_not_change_with_later_ticks() -> None:
+def test_a_published_history_does_not_change_with_later_ticks() -> None:
     sampler = sampler_of(FakeBackend(sample()), ManualClock())
     sampler.tick()
     published = sampler.history
@@ -39,7 +40,7 @@ def test_what_was_published_does_not_change_with_later_ticks() -> None:
     assert len(published.snapshots) == 1
 
 
-def test_history_is_bounded_by_the_longest_window_a_trigger_may_ask_for() -> None:
+def test_the_history_covers_the_longest_window_of_a_trigger_and_no_more() -> None:
     clock = ManualClock()
     sampler = sampler_of(FakeBackend(sample()), clock)
     for _ in range(int(MAX_WINDOW_SECONDS) * 2):
@@ -49,7 +50,7 @@ def test_history_is_bounded_by_the_longest_window_a_trigger_may_ask_for() -> Non
     assert len(sampler.history.snapshots) == MAX_WINDOW_SECONDS + 1
 
 
-def test_a_failure_leaves_the_last_snapshot_to_grow_old_and_says_why() -> None:
+def test_a_failure_keeps_the_last_snapshot_and_reports_the_reason() -> None:
     clock = ManualClock()
     backend = FakeBackend(sample())
     sampler = sampler_of(backend, clock)
@@ -66,7 +67,7 @@ def test_a_failure_leaves_the_last_snapshot_to_grow_old_and_says_why() -> None:
     assert sampler.history.newest.sequence == 2
 
 
-def test_a_failure_is_logged_when_it_begins_and_when_it_ends_and_not_at_every_tick(
+def test_a_failure_is_logged_when_it_starts_and_ends_and_not_at_every_tick(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -110,7 +111,7 @@ def test_collections_are_counted_with_their_errors_and_durations() -> None:
     assert counts.duration_buckets == (1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1)
 
 
-def test_the_thread_samples_at_once_and_ends_with_the_backend_closed() -> None:
+def test_the_thread_samples_at_once_and_closes_the_backend_at_the_end() -> None:
     backend = FakeBackend(sample())
     published = threading.Event()
     sampler = Sampler(backend, node="gpu-7", interval_seconds=3600, on_publish=published.set)
@@ -132,7 +133,7 @@ def test_the_thread_keeps_sampling() -> None:
     assert len(backend.reads) >= 3
 
 
-def test_a_call_that_hangs_holds_up_neither_readers_nor_the_stop(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_hanging_call_blocks_neither_readers_nor_the_stop(caplog: pytest.LogCaptureFixture) -> None:
     backend = FakeBackend(sample())
     first, hanging, released = threading.Event(), threading.Event(), threading.Event()
     sampler = Sampler(backend, node="gpu-7", interval_seconds=0.001, on_publish=first.set)
@@ -157,19 +158,19 @@ def test_a_call_that_hangs_holds_up_neither_readers_nor_the_stop(caplog: pytest.
 @pytest.mark.parametrize(
     ("took", "next_read"),
     [
-        pytest.param(0.0, 1.0, id="at once: the next at the next interval"),
-        pytest.param(0.4, 1.0, id="within the interval: the pace is kept"),
-        pytest.param(2.5, 3.0, id="over two intervals: the missed ticks are skipped"),
+        pytest.param(0.0, 1.0, id="no time: the next read is one interval later"),
+        pytest.param(0.4, 1.0, id="less than the interval: the pace stays"),
+        pytest.param(2.5, 3.0, id="more than two intervals: the missed ticks are skipped"),
     ],
 )
-def test_ticks_keep_their_pace_and_missed_ones_are_skipped(took: float, next_read: float) -> None:
+def test_ticks_keep_their_pace_and_missed_ticks_are_skipped(took: float, next_read: float) -> None:
     clock = ManualClock(0.0)
     backend = FakeBackend(sample())
     sampler = sampler_of(backend, clock)
     waits: list[float] = []
 
     class Stopping:
-        """The stop event, seen from the sampler: waiting makes the manual time pass; two ticks and it is set."""
+        """A stop event whose wait advances the manual clock. It is set after two ticks."""
 
         def is_set(self) -> bool:
             return len(waits) == 2

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m keda_gpu_scaler`` is the ``keda-gpu-scaler`` command."""
+"""Runs the ``keda-gpu-scaler`` command for ``python -m keda_gpu_scaler``."""
 
 from keda_gpu_scaler.cli import main
 

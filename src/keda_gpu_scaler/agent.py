@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who is there, and in which order do they start and stop? The only module that knows everybody.
+"""The composition root: builds an instance of the scaler, starts it and stops it.
 
-The law of this module: whatever fails at start ends the process with a sentence, and whatever fails later
-does not end it.
+Law: an error at start ends the process with a sentence; a later error does not end it.
 """
 
 import asyncio
@@ -13,58 +12,56 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
+import keda_gpu_scaler.engines  # noqa: F401 - registers every engine before a trigger is parsed
 from keda_gpu_scaler import __version__
 from keda_gpu_scaler.config import Config
-from keda_gpu_scaler.core.interfaces import Backend
+from keda_gpu_scaler.core.counters import RecentAnswer
+from keda_gpu_scaler.core.interfaces import MAX_STREAMS, Backend
 from keda_gpu_scaler.core.state.fleet import Fleet
 from keda_gpu_scaler.devices import registry
 from keda_gpu_scaler.devices.registry import BackendSettings
 from keda_gpu_scaler.gc_policy import GcPolicy
 from keda_gpu_scaler.kube.podresources import DEFAULT_PATH, PodResources
 from keda_gpu_scaler.peers.server import MAX_FOLLOWERS, FleetServer
-from keda_gpu_scaler.remote import Remote, RemoteError
+from keda_gpu_scaler.remote import OnFirstUse, Remote, RemoteError
 from keda_gpu_scaler.sampler import Sampler
-from keda_gpu_scaler.server.external_scaler import MAX_STREAMS, EvaluationService, ExternalScaler
-from keda_gpu_scaler.server.http import (
-    HttpPages,
-    HttpServer,
-    listener,
-    metrics_pages,
-    probe_pages,
-    render,
-    status_pages,
-)
-from keda_gpu_scaler.server.status_page import POLICY, StatusPage, StatusView
-from keda_gpu_scaler.wire import evaluation_pb2 as evaluation_pb
-from keda_gpu_scaler.wire import evaluation_pb2_grpc as evaluation_pb_grpc
-from keda_gpu_scaler.wire import externalscaler_pb2 as pb
-from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
-from keda_gpu_scaler.wire import fleet_pb2 as fleet_pb
+from keda_gpu_scaler.server.http import HttpPages, HttpServer, listener, probe_pages
+from keda_gpu_scaler.server.lazy_service import LazyService, Registrar
+from keda_gpu_scaler.server.metrics import metrics_pages, render
+from keda_gpu_scaler.server.request_counters import RequestCounters
+from keda_gpu_scaler.server.status_assets import POLICY
+from keda_gpu_scaler.server.status_page import StatusPage, StatusView, status_pages
 from keda_gpu_scaler.wire import fleet_pb2_grpc as fleet_pb_grpc
 from keda_gpu_scaler.wire.tls import Pem, ServerTls, TlsError, own_pair
 
-_SERVICE = pb.DESCRIPTOR.services_by_name["ExternalScaler"].full_name
+if TYPE_CHECKING:
+    from keda_gpu_scaler.server.external_scaler import ExternalScaler
+
+EXTERNAL_SCALER = "externalscaler.ExternalScaler"
+EVALUATIONS = "keda_gpu_scaler.evaluation.v1.Evaluations"
+FLEET = "keda_gpu_scaler.fleet.v1.Fleet"
+REFLECTION = "grpc.reflection.v1alpha.ServerReflection"
 _HEALTH_INTERVAL_SECONDS = 1.0
 _STOP_GRACE_SECONDS = 2.0
-_PEER_NEWS_SECONDS = 0.05
-_SHARE_OF_STREAMS = 0.2
-# A reference with as much metadata as is ever read fits several times over.
+_MIN_NEWS_SECONDS = 0.05
+_STREAMS_SHARE = 0.2
+# The largest request is a reference with the longest metadata that is read; it fits several times.
 _MAX_MESSAGE_BYTES = 128 << 10
-# Streams, and as many calls again as could ever be answered at the same time: what is idle costs memory too.
+# The streams of KEDA and of followers, and more calls than can be answered at the same time; idle calls cost memory.
 _MAX_CONCURRENT_RPCS = MAX_STREAMS + MAX_FOLLOWERS + 500
-# A peer that vanished without a word is noticed, and its streams are given up.
+# A client that vanishes without closing its connection is noticed, and its streams are closed.
 _KEEPALIVE_MS, _KEEPALIVE_TIMEOUT_MS = 60_000, 20_000
 
 _log = logging.getLogger(__name__)
 
 
 class StartError(Exception):
-    """The process cannot start; the text is a sentence for a person."""
+    """The process cannot start. The text is a sentence for the operator."""
 
 
 def open_backend(config: Config) -> Backend:
@@ -79,11 +76,11 @@ def open_backend(config: Config) -> Backend:
 class Agent:
     """One running instance: samples its node's devices and answers KEDA.
 
-    ``port``, ``metrics_port`` and ``probe_port`` are the ports listened on once ``started`` is set.
+    Once ``started`` is set, ``port``, ``metrics_port`` and ``probe_port`` are the ports that the instance listens on.
 
     Args:
         config: the settings.
-        backend: where readings come from; the agent closes it.
+        backend: reads the devices; the agent closes it.
         clock: monotonic seconds.
 
     Raises:
@@ -101,38 +98,32 @@ class Agent:
             interval_seconds=config.sample_interval,
             allocations=self._pod_resources.held if self._pod_resources else lambda now: None,
             clock=clock,
-            on_publish=self._published,
+            on_publish=self._sampled_in_thread,
         )
-        instance = os.urandom(8).hex()  # not the module secrets, which brings OpenSSL: four MiB on every node
+        instance = os.urandom(8).hex()  # the module secrets would load OpenSSL, which takes 4 MiB
         try:
             self._remote = Remote(
                 config,
                 instance,
                 clock,
-                on_peers=self._beyond_told,
-                on_cluster=self._woken,
-                on_engines=self._beyond_told,
+                on_peers=self._reported,
+                on_cluster=self._notify,
+                on_engines=self._reported,
             )
         except RemoteError as error:
             raise StartError(str(error)) from error
-        self._sharing = FleetServer(
+        self._fleet_server = FleetServer(
             lambda: self._sampler.history,
             lambda: self._sampler.failure,
             clock,
             instance,
             deviceless=backend.deviceless,
         )
-        self._scaler = ExternalScaler(
-            self._fleet,
-            clock,
-            self._remote.cluster,
-            self._remote.peers,
-            self._remote.engines,
-            on_answer=self._remote.answered,
-        )
+        self._counters = RequestCounters()
+        self._scaler = OnFirstUse(self._make_scaler)
         self._status = StatusPage(self._view, clock)
         self._health = health.aio.HealthServicer()
-        self._sweeper = GcPolicy(clock())
+        self._gc_policy = GcPolicy(clock())
         self._http_servers: list[HttpServer] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = False
@@ -158,17 +149,18 @@ class Agent:
                 "keda-gpu-scaler %s serves ExternalScaler on port %d%s, reading %s",
                 __version__,
                 self.port,
-                _tls_in_words(self._config),
+                _tls_description(self._config),
                 self._backend.source,
             )
             self.started.set()
-            self._sweeper.start()
-            await self._follow()
+            self._gc_policy.start()
+            await self._run_loop()
             _log.info("stopping")
         finally:
             await self._health.enter_graceful_shutdown()
-            self._scaler.stop()
-            self._sharing.stop()
+            if self._scaler.opened is not None:
+                self._scaler.opened.stop()
+            self._fleet_server.stop()
             await server.stop(_STOP_GRACE_SECONDS)
             await self._remote.close()
             if kubelet is not None:
@@ -188,13 +180,13 @@ class Agent:
         address = f"{host}:{self._config.port}"
         tls = _server_tls(self._config)
         try:
-            # First of all, so that an error of the address is not taken for one of the certificate.
+            # First, so that an error of the address is not reported as an error of the certificate.
             credentials = tls.credentials() if tls else None
             self.port = server.add_secure_port(address, credentials) if tls else server.add_insecure_port(address)
         except TlsError as error:
             raise StartError(str(error)) from error
         except RuntimeError as error:
-            raise StartError(_why_not("--port", self._config.host, self._config.port, tls)) from error
+            raise StartError(_listen_error("--port", self._config.host, self._config.port, tls)) from error
         await server.start()
         if self._config.probe_port:
             pages = probe_pages(lambda: self._fleet().not_ready_reason(self._clock()))
@@ -208,52 +200,71 @@ class Agent:
         try:
             bound = await server.start(self._config.host, port)
         except OSError as error:
-            raise StartError(_why_not(flag, self._config.host, port)) from error
+            raise StartError(_listen_error(flag, self._config.host, port)) from error
         self._http_servers.append(server)
         return bound
 
     def _grpc_server(self) -> grpc.aio.Server:
         server = grpc.aio.server(
             options=(
-                ("grpc.so_reuseport", 0),  # or a second instance would share the port, and half the answers
+                ("grpc.so_reuseport", 0),  # otherwise a second instance would share the port and half of the calls
                 ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
                 ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
                 ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
             ),
             maximum_concurrent_rpcs=_MAX_CONCURRENT_RPCS,
         )
-        pb_grpc.add_ExternalScalerServicer_to_server(self._scaler, server)  # type: ignore[no-untyped-call]
-        fleet_pb_grpc.add_FleetServicer_to_server(self._sharing, server)  # type: ignore[no-untyped-call]
-        evaluation_pb_grpc.add_EvaluationsServicer_to_server(EvaluationService(self._scaler), server)  # type: ignore[no-untyped-call]
+        fleet_pb_grpc.add_FleetServicer_to_server(self._fleet_server, server)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        described = (pb.DESCRIPTOR, fleet_pb.DESCRIPTOR, evaluation_pb.DESCRIPTOR, health_pb2.DESCRIPTOR)
-        services = [service.full_name for file in described for service in file.services_by_name.values()]
-        reflection.enable_server_reflection((*services, reflection.SERVICE_NAME), server)
+        server.add_generic_rpc_handlers(
+            (
+                LazyService(EXTERNAL_SCALER, self._add_external_scaler),
+                LazyService(EVALUATIONS, self._add_evaluations),
+                LazyService(REFLECTION, _add_reflection),
+            )
+        )
         return server
 
-    async def _follow(self) -> None:
-        """Hand on what the sampler publishes, and keep the health service true, until the stop."""
+    def _make_scaler(self) -> "ExternalScaler":
+        from keda_gpu_scaler.server.external_scaler import ExternalScaler
+
+        remote = self._remote
+        return ExternalScaler(
+            self._fleet, self._clock, remote.cluster, remote.peers, remote.engines, remote.note_answer, self._counters
+        )
+
+    def _add_external_scaler(self, registrar: Registrar) -> None:
+        registrar.add_generic_rpc_handlers((self._scaler.open().handlers(),))
+
+    def _add_evaluations(self, registrar: Registrar) -> None:
+        from keda_gpu_scaler.server.explain import EvaluationService
+        from keda_gpu_scaler.wire import evaluation_pb2_grpc as evaluation_pb_grpc
+
+        service = EvaluationService(self._scaler.open())
+        evaluation_pb_grpc.add_EvaluationsServicer_to_server(service, registrar)  # type: ignore[no-untyped-call]
+
+    async def _run_loop(self) -> None:
+        """Wake streams on news, keep the health service up to date and release what is idle, until ``stop``."""
         serving: bool | None = None
         while not self._stopping:
             self._news.clear()
             began = self._clock()
-            await self._scaler.published()
+            if self._scaler.opened is not None:
+                await self._scaler.opened.wake_streams()
+                self._scaler.opened.expire_idle()
             ready = self._fleet().not_ready_reason(self._clock()) is None
             if ready != serving:
                 serving = ready
                 status = health_pb2.HealthCheckResponse
-                for name in ("", _SERVICE):
+                for name in ("", EXTERNAL_SCALER):
                     await self._health.set(name, status.SERVING if ready else status.NOT_SERVING)
             self._remote.expire_idle()
-            self._sweeper.sweep(self._clock())
-            # Peers and engines tell something all the time: streams that are judged by it have a share of the loop, and
-            # no more.
-            if not self._stopping and self._remote.is_talkative:
-                spent = self._clock() - began
-                await asyncio.sleep(
-                    min(max(_PEER_NEWS_SECONDS, spent / _SHARE_OF_STREAMS), self._config.sample_interval)
-                )
-            # Without news too: a snapshot grows stale in silence.
+            self._gc_policy.sweep(self._clock())
+            if not self._stopping and self._remote.has_frequent_news:
+                # Peers and engines report all the time. Evaluating the streams takes a fixed share of the loop at most.
+                pause = max(_MIN_NEWS_SECONDS, (self._clock() - began) / _STREAMS_SHARE)
+                await asyncio.sleep(min(pause, self._config.sample_interval))
+            # A snapshot becomes stale without any news.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_HEALTH_INTERVAL_SECONDS):
                     await self._news.wait()
@@ -275,8 +286,8 @@ class Agent:
             self._fleet(),
             self._clock(),
             self._sampler.counts,
-            self._scaler.counts(),
-            self._scaler.answers(),
+            self._counters.counts(),
+            self._answers(),
             self._remote.engines.counts(),
             self._remote.peer_counts(),
             self._remote.watches(),
@@ -289,39 +300,55 @@ class Agent:
             unix_seconds=time.time(),
             node=self._config.node_name,
             source=self._backend.source,
-            answers=self._scaler.answers(),
+            answers=self._answers(),
             peers=self._remote.peer_counts(),
             watches=self._remote.watches(),
         )
 
-    def _published(self) -> None:
-        """Carry the sampler's news into the event loop; called in the sampler's thread."""
+    def _answers(self) -> list[RecentAnswer]:
+        return self._scaler.opened.answers() if self._scaler.opened is not None else []
+
+    def _sampled_in_thread(self) -> None:
+        """Notify the event loop of a sample; called in the sampler's thread."""
         # A driver call that hung may return after the loop has closed.
         with contextlib.suppress(RuntimeError):
             if self._loop is not None:
                 self._loop.call_soon_threadsafe(self._sampled)
 
     def _sampled(self) -> None:
-        self._sharing.published()
+        self._fleet_server.published()
+        self._notify()
+
+    def _reported(self) -> None:
+        """Note that a peer or an engine reported something."""
+        if self._scaler.opened is not None:
+            self._scaler.opened.note_report()
+        self._notify()
+
+    def _notify(self) -> None:
         self._news.set()
 
-    def _beyond_told(self) -> None:
-        self._scaler.heard()
-        self._news.set()
 
-    def _woken(self) -> None:
-        self._news.set()
+def _add_reflection(registrar: Registrar) -> None:
+    """Add the reflection service, which describes every service to clients like grpcurl."""
+    from grpc_reflection.v1alpha import reflection
+
+    # These modules register their descriptions with protobuf, where the reflection service looks them up.
+    from keda_gpu_scaler.wire import evaluation_pb2, externalscaler_pb2  # noqa: F401
+
+    names = (EXTERNAL_SCALER, EVALUATIONS, FLEET, health.SERVICE_NAME, reflection.SERVICE_NAME)
+    reflection.enable_server_reflection(names, registrar)
 
 
 def _pod_resources(config: Config, backend: Backend, clock: Callable[[], float]) -> PodResources | None:
-    """Ask the kubelet, where there is one and there are devices that somebody may hold."""
+    """Return the client of the kubelet, or None without a kubelet or without devices."""
     path = config.pod_resources
     if path == "off" or (path == "auto" and backend.deviceless):
         return None
     if path == "auto" and not Path(DEFAULT_PATH).exists():
         _log.info(
-            "no kubelet here (%s): who holds which device is not known, so scope: workload sees nothing of this node; "
-            "on a node of a cluster mount its directory, or name the socket with --pod-resources",
+            "no kubelet here (%s): it is not known which pod holds which device, so scope: workload has no reading of "
+            "this node; on a node of a cluster mount its directory, or name the socket with --pod-resources",
             DEFAULT_PATH,
         )
         return None
@@ -340,14 +367,14 @@ def _server_tls(config: Config) -> ServerTls | None:
     return ServerTls(*pair, Pem("--tls-client-ca", Path(config.tls_client_ca)) if config.tls_client_ca else None)
 
 
-def _tls_in_words(config: Config) -> str:
+def _tls_description(config: Config) -> str:
     if config.tls_cert is None:
         return ""
     return " with TLS for clients with a certificate" if config.tls_client_ca else " with TLS"
 
 
-def _why_not(flag: str, host: str, port: int, tls: ServerTls | None = None) -> str:
-    """Say why an address cannot be listened on, in the words of another try: gRPC keeps the reason to itself."""
+def _listen_error(flag: str, host: str, port: int, tls: ServerTls | None = None) -> str:
+    """Return why an address cannot be listened on. gRPC does not report the reason, so it is tried once more."""
     cannot = f"cannot listen on {host} port {port}"
     try:
         listener(host, port).close()

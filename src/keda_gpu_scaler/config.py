@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How was this instance told to run? Every setting, checked together, each problem a sentence."""
+"""The settings of ``serve``: their defaults, their help texts and their checks."""
 
 import platform
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ MAX_NODE_NAME_LENGTH = 253  # as in Kubernetes
 
 
 class ConfigError(Exception):
-    """Settings that cannot work; the text names each flag, its value and what it must be."""
+    """The settings are invalid. The text names each flag, its value and the allowed values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,106 +19,107 @@ class Config:
     """The settings of ``serve``; the defaults are the flags' defaults.
 
     Raises:
-        ConfigError: with every problem, one a line.
+        ConfigError: some settings are invalid; the text has one line for each problem.
     """
 
-    host: str = field(default="::", metadata={"help": "Address to listen on; :: is every interface, IPv4 too."})
-    port: int = field(default=6000, metadata={"help": "gRPC port; 0 lets the system choose."})
-    metrics_port: int = field(default=9090, metadata={"help": "Port of /metrics; 0 switches it off."})
+    host: str = field(
+        default="::", metadata={"help": "Address to listen on; :: is every interface, for IPv6 and IPv4."}
+    )
+    port: int = field(default=6000, metadata={"help": "gRPC port; with 0 the system chooses one."})
+    metrics_port: int = field(
+        default=9090, metadata={"help": "Port of the status page and /metrics; 0 switches it off."}
+    )
     probe_port: int = field(default=8081, metadata={"help": "Port of /livez, /readyz and /healthz; 0 switches it off."})
     backend: str = field(
         default="auto",
-        metadata={"help": "Where readings come from: auto, nvml, replay:PATH, synthetic (a demonstration) or none."},
+        metadata={"help": "Source of the readings: auto, nvml, replay:PATH, synthetic (a demonstration) or none."},
     )
     nvml_library: str | None = field(
         default=None,
-        metadata={"help": "Path of the NVML library, where it is not libnvidia-ml.so.1 on the loader's path."},
+        metadata={"help": "Path of the NVML library; libnvidia-ml.so.1 on the loader's path by default."},
     )
     replay_speed: float = field(
-        default=1.0, metadata={"help": "How many times faster than recorded replay:PATH plays."}
+        default=1.0, metadata={"help": "Speed of replay:PATH; 2 plays twice as fast as recorded."}
     )
     sample_interval: float = field(default=1.0, metadata={"help": "Seconds between two readings of the devices."})
     stale_after: float = field(
-        default=10.0, metadata={"help": "Seconds after which a snapshot is unknown, not old truth."}
+        default=10.0, metadata={"help": "Age in seconds from which a reading is stale and counts as unknown."}
     )
     node_name: str = field(
         default_factory=platform.node,
-        metadata={"help": "This node's name in answers and logs; the host's name by default."},
+        metadata={"help": "Name of this node in answers and logs; the host's name by default."},
     )
     pod_resources: str = field(
         default="auto",
         metadata={
-            "help": "The kubelet's PodResources socket, which tells what pod holds which device: a path, off, or auto: "
-            "the usual place, if there is one."
+            "help": "The kubelet's PodResources socket, which lists the devices of each pod: a path, off, or auto. "
+            "With auto the kubelet's default path is used, if it exists."
         },
     )
     peers: str = field(
         default="auto",
         metadata={
-            "help": "Where the other instances are: kubernetes or kubernetes:SERVICE (the EndpointSlices of a headless "
-            "service), dns:NAME:PORT, static:HOST:PORT,…, none, or auto: kubernetes within a cluster."
+            "help": "How to find the other instances: kubernetes or kubernetes:SERVICE (the EndpointSlices of a "
+            "headless service), dns:NAME:PORT, static:HOST:PORT,…, none, or auto, which is kubernetes in a cluster."
         },
     )
     kubeconfig: str = field(
         default="auto",
         metadata={
-            "help": "How to reach the API server, which knows the workloads: a kubeconfig's path, off, or auto: the "
-            "pod's own service account, if it has one."
+            "help": "How to reach the API server, which knows the workloads: the path of a kubeconfig, off, or auto. "
+            "With auto the pod's service account is used, if it has one."
         },
     )
     scrape_interval: float = field(
         default=2.0,
         metadata={
-            "help": "Seconds between two scrapes of an engine that a trigger asks about; half of --stale-after at most."
+            "help": "Seconds between two scrapes of an engine that a trigger needs; at most half of --stale-after."
         },
     )
     demand_interval: float = field(
         default=0.5,
-        metadata={
-            "help": "Seconds between two looks at a demandEndpoint that a trigger asks about; half of --stale-after at "
-            "most."
-        },
+        metadata={"help": "Seconds between two scrapes of a demandEndpoint; at most half of --stale-after."},
     )
     allow_endpoints: str | None = field(
         default=None,
         metadata={
-            "help": "What the URLs in triggers may lead to: networks (10.0.0.0/8) and host names (*.ai.svc), with "
-            "commas. By default everything but loopback; link-local and metadata addresses never."
+            "help": "The networks (10.0.0.0/8) and host names (*.ai.svc) that URLs in triggers may name, separated by "
+            "commas. By default all except loopback; link-local and metadata addresses are never allowed."
         },
     )
     endpoint_credentials: str | None = field(
         default=None,
         metadata={
-            "help": "A directory of mounted Secrets with tokens and certificates for engines and demand endpoints, "
-            "each in a directory of its own whose file hosts says for whom it is."
+            "help": "A directory of mounted Secrets with tokens and certificates for engines and demand endpoints. "
+            "Each Secret is a directory, whose file hosts lists the hosts that receive it."
         },
     )
     tls_cert: str | None = field(
         default=None,
         metadata={
-            "help": "The server's certificate (PEM), with those between it and its CA; TLS is on with it. Shown to "
-            "other instances too, so it must be good for servers and clients."
+            "help": "The server's certificate (PEM), followed by intermediate certificates; it switches TLS on. It is "
+            "also the client certificate for other instances, so it must be valid for servers and clients."
         },
     )
-    tls_key: str | None = field(default=None, metadata={"help": "Its private key (PEM)."})
+    tls_key: str | None = field(default=None, metadata={"help": "The private key (PEM) of --tls-cert."})
     tls_client_ca: str | None = field(
         default=None,
         metadata={
-            "help": "The CA (PEM) that must have signed every client's certificate; without it none is asked for."
+            "help": "The CA (PEM) that must have signed every client's certificate; without it no client certificate "
+            "is required."
         },
     )
     tls_ca: str | None = field(
         default=None,
         metadata={
-            "help": "The CA (PEM) that must have signed the other instances' certificates; the same as --tls-client-ca "
-            "by default."
+            "help": "The CA (PEM) that must have signed the other instances' certificates; --tls-client-ca by default."
         },
     )
     tls_peer_name: str | None = field(
         default=None,
         metadata={
-            "help": "The name that the other instances' certificates bear; the host that is dialled by default, "
-            "which in a cluster is a pod's address."
+            "help": "The name in the other instances' certificates; by default the address that is dialled, which in a "
+            "cluster is the address of a pod."
         },
     )
     log_level: str = field(default="info", metadata={"help": "debug, info, warning (or warn), error."})
@@ -183,4 +184,4 @@ class Config:
 
 
 HELP: dict[str, str] = {setting.name: setting.metadata["help"] for setting in fields(Config)}
-"""What each setting means, by its field's name; the flag's help and the reference page say the same."""
+"""The help text of each setting, by its field's name, for ``--help`` and the reference page."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What do the devices do now? One thread asks the backend at its own pace and publishes what it heard.
+"""Reads the devices in a thread of its own, at a fixed interval, and publishes the snapshots.
 
-The law of this module: a driver call that hangs keeps this thread waiting and nobody else. Whoever wants
-to know reads the last published history and sees from its age that nothing new came.
+Law: a hanging driver call blocks only this thread. Readers use the last published history, and its age shows that no
+newer snapshot came.
 """
 
 import bisect
@@ -12,20 +12,28 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from keda_gpu_scaler.core.interfaces import COLLECTION_BUCKETS_SECONDS, Backend, BackendError, CollectionCounts
-from keda_gpu_scaler.core.state.fleet import History
-from keda_gpu_scaler.core.trigger.parser import MAX_WINDOW_SECONDS
+from keda_gpu_scaler.core.counters import COLLECTION_BUCKETS_SECONDS, CollectionCounts
+from keda_gpu_scaler.core.interfaces import Backend, BackendError
+from keda_gpu_scaler.core.state.fleet import MAX_WINDOW_SECONDS, History
 from keda_gpu_scaler.core.types import Allocation, Snapshot
 
 _log = logging.getLogger(__name__)
 
 
 class Sampler:
-    """Reads a backend every ``interval_seconds`` and keeps as much history as a trigger may ask for.
+    """Reads a backend every ``interval_seconds``, and keeps history for the longest window of a trigger.
 
-    ``history``, ``failure`` and ``counts`` may be read from any thread: each is one reference, replaced
-    as a whole. ``allocations`` says who holds the devices now, or None while nobody can tell; it must not wait.
-    ``on_publish`` is called in the sampler's thread after every snapshot and every failure.
+    ``history``, ``failure`` and ``counts`` may be read from any thread: each is one reference that is replaced as a
+    whole.
+
+    Args:
+        backend: reads the devices. The sampler closes it.
+        node: the name of this node.
+        interval_seconds: the time between two readings.
+        allocations: returns the current assignments of devices to pods, None while they are unknown. Must not wait.
+        clock: monotonic seconds.
+        wall_clock: Unix seconds.
+        on_publish: called in the sampler's thread after every snapshot and every failure.
     """
 
     def __init__(
@@ -55,15 +63,15 @@ class Sampler:
         self.counts = CollectionCounts(0, 0, 0.0, (0,) * (len(COLLECTION_BUCKETS_SECONDS) + 1))
 
     def tick(self) -> None:
-        """Read every device once and publish the outcome. Never raises."""
+        """Read every device once, and publish the snapshot or the failure. Never raises."""
         started = self._clock()
         try:
             samples = self._backend.read(started)
         except BackendError as error:
-            self._note_failure(str(error))
-        except Exception as error:  # a backend's defect must not end sampling for good
+            self._publish_failure(str(error))
+        except Exception as error:  # a defect of a backend must not end sampling for good
             _log.exception("the %s backend broke its contract", self._backend.source)
-            self._note_failure(f"unexpected {type(error).__name__} in the {self._backend.source} backend: {error}")
+            self._publish_failure(f"unexpected {type(error).__name__} in the {self._backend.source} backend: {error}")
         else:
             self._sequence += 1
             self._publish(
@@ -81,26 +89,26 @@ class Sampler:
         self._on_publish()
 
     def start(self) -> None:
-        """Begin to sample, at once and then at every interval."""
+        """Start the thread. It reads at once and then at every interval."""
         self._thread.start()
 
     def stop(self, timeout_seconds: float = 1.0) -> None:
-        """End sampling and close the backend; one whose call hangs is left behind with its daemon thread."""
+        """Stop the thread and close the backend. After the timeout a hanging call is left to the daemon thread."""
         self._stopping.set()
         self._thread.join(timeout_seconds)
         if self._thread.is_alive():
-            _log.warning("a call of the %s backend has not returned; leaving it behind", self._backend.source)
+            _log.warning("a call of the %s backend has not returned; stopping without it", self._backend.source)
 
     def _run(self) -> None:
         self._sample_until_stopped()
-        # Here, because closing may hang like any other call of a driver.
+        # In this thread, because close() may hang like any other driver call.
         self._backend.close()
 
     def _sample_until_stopped(self) -> None:
         due = self._clock()
         while not self._stopping.is_set():
             self.tick()
-            # After an overrun the missed ticks are skipped: catching up would only burden a slow driver more.
+            # After an overrun the missed ticks are skipped. Catching up would add load to a slow driver.
             now = self._clock()
             due += self._interval * max(1, -((due - now) // self._interval))
             self._stopping.wait(max(0.0, due - now))
@@ -112,15 +120,15 @@ class Sampler:
             self._snapshots.popleft()
         self.history = History(tuple(self._snapshots), snapshot.at_seconds)
         self.failure = None
-        # Published first: whoever reads the log and asks must not be told the old state.
+        # Publish before logging, so that a request after the log line gets the new state.
         if was_failing:
             _log.info("devices can be read again", extra={"source": snapshot.source})
         elif is_first and not self._backend.deviceless:
             _log.info("first sample: %d device(s)", len(snapshot.samples), extra={"source": snapshot.source})
 
-    def _note_failure(self, sentence: str) -> None:
-        is_news, self.failure = sentence != self.failure, sentence
-        if is_news:
+    def _publish_failure(self, sentence: str) -> None:
+        is_new, self.failure = sentence != self.failure, sentence
+        if is_new:
             _log.warning("%s", sentence)
 
     def _count(self, duration: float) -> None:

@@ -13,7 +13,7 @@ import pytest
 from google.protobuf.message import DecodeError
 
 from keda_gpu_scaler.cli.logs import MAX_QUEUED_LINES, JsonFormatter, ThreadedHandler, is_own_record, set_up
-from tests.serving import WAIT_SECONDS
+from tests.limits import WAIT_SECONDS
 
 
 def entry(record: logging.LogRecord) -> dict[str, object]:

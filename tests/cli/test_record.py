@@ -22,7 +22,8 @@ from keda_gpu_scaler.devices.replay.backend import ReplayBackend
 from keda_gpu_scaler.devices.synthetic import SyntheticBackend
 from keda_gpu_scaler.wire.snapshot_codec import decode
 from tests.fake_nvml import FakeNvml
-from tests.serving import COMMAND, WAIT_SECONDS
+from tests.limits import WAIT_SECONDS
+from tests.serving import COMMAND
 
 SYNTHETIC = (*COMMAND, "record", "--backend", "synthetic", "--sample-interval", "0.1")
 STOPS = (signal.SIGINT, signal.SIGTERM)

@@ -18,17 +18,8 @@ from keda_gpu_scaler.cli.options import config_of
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
 from tests.fake_nvml import GIB, LIB_RM_VERSION_MISMATCH, FakeNvml, Memory
-from tests.serving import (
-    COMMAND,
-    NOT_SERVING,
-    SERVING,
-    WAIT_SECONDS,
-    Serving,
-    free_port,
-    recorded,
-    ref,
-    refused_to_start,
-)
+from tests.limits import WAIT_SECONDS
+from tests.serving import COMMAND, NOT_SERVING, SERVING, Serving, free_port, recorded, ref, refused_to_start
 
 HEADER = "timestamp, index, name, utilization.gpu [%], memory.used [MiB], memory.total [MiB]"
 NOW = {"windowSeconds": "0"}
@@ -88,8 +79,8 @@ def test_a_missing_library_is_retried_and_answers_name_it(fake_nvml: FakeNvml) -
 def test_a_library_without_a_symbol_is_named_with_it(make_fake_nvml: object) -> None:
     fake: FakeNvml = make_fake_nvml("init")  # type: ignore[operator]
     with with_driver(fake) as node:
-        node.wait_for_log(re.compile("lacks nvmlInitWithFlags"))
-        assert "lacks nvmlInitWithFlags" in node.refusal()[1]
+        node.wait_for_log(re.compile("has no nvmlInitWithFlags"))
+        assert "has no nvmlInitWithFlags" in node.refusal()[1]
 
 
 def test_no_device_is_an_error_and_not_a_zero(fake_nvml: FakeNvml) -> None:

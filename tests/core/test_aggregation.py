@@ -25,11 +25,11 @@ names = st.sampled_from(sorted(AGGREGATIONS))
         pytest.param("p99", [5], 5, id="a single value is every percentile"),
     ],
 )
-def test_each_aggregation_does_what_its_name_says(name: str, values: list[float], expected: float) -> None:
+def test_each_aggregation_computes_its_definition(name: str, values: list[float], expected: float) -> None:
     assert AGGREGATIONS[name](values) == expected
 
 
-def test_the_mean_of_nothing_is_refused_rather_than_zero() -> None:
+def test_the_mean_of_no_values_is_refused_and_is_not_zero() -> None:
     with pytest.raises(ValueError, match="unknown"):
         mean([])
 

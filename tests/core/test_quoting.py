@@ -11,22 +11,22 @@ from keda_gpu_scaler.core.quoting import quoted
 @pytest.mark.parametrize(
     ("value", "shown"),
     [
-        pytest.param("eighty", '"eighty"', id="text stands in quotes"),
-        pytest.param("", '""', id="also where there is none"),
+        pytest.param("eighty", '"eighty"', id="text is in quotes"),
+        pytest.param("", '""', id="empty text is in quotes"),
         pytest.param('say "80"', r'"say \"80\""', id="quotes in it are escaped"),
-        pytest.param("a\x1b[2J\n", r'"a\u001b[2J\n"', id="what a terminal would obey is escaped"),
+        pytest.param("a\x1b[2J\n", r'"a\u001b[2J\n"', id="control sequences of a terminal are escaped"),
         pytest.param("°\u202e", r'"\u00b0\u202e"', id="letters of other scripts are escaped"),
         pytest.param("x" * 40, f'"{"x" * 40}"', id="text of forty characters is whole"),
         pytest.param("x" * 41, f'"{"x" * 39}\\u2026"', id="longer text ends in an omission"),
-        pytest.param(True, "true", id="true is JSON's"),
-        pytest.param(None, "null", id="nothing is JSON's"),
-        pytest.param(1.5, "1.5", id="a number is as it is"),
+        pytest.param(True, "true", id="true is true"),
+        pytest.param(None, "null", id="none is null"),
+        pytest.param(1.5, "1.5", id="a number is unchanged"),
         pytest.param(10**50, "1" + "0" * 36 + "...", id="a long number is cut"),
-        pytest.param({"a": "\x1b"}, "an object", id="of an object only the kind is told"),
-        pytest.param([1, 2], "a list of 2", id="of a list also the length"),
+        pytest.param({"a": "\x1b"}, "an object", id="an object is shown by its kind"),
+        pytest.param([1, 2], "a list of 2", id="a list is shown by its kind and length"),
     ],
 )
-def test_a_strangers_value_is_shown(value: object, shown: str) -> None:
+def test_an_untrusted_value_is_quoted(value: object, shown: str) -> None:
     assert quoted(value) == shown
 
 
@@ -36,7 +36,7 @@ _json: st.SearchStrategy[object] = (
 
 
 @given(_json, st.integers(4, 100))
-def test_whatever_is_quoted_is_printable_ascii_of_bounded_length(value: object, limit: int) -> None:
+def test_a_quoted_value_is_printable_ascii_of_bounded_length(value: object, limit: int) -> None:
     shown = quoted(value, limit)
     assert shown.isascii()
     assert shown.isprintable()
@@ -44,10 +44,10 @@ def test_whatever_is_quoted_is_printable_ascii_of_bounded_length(value: object, 
 
 
 @given(st.text(max_size=40) | st.integers(-(10**30), 10**30) | st.booleans() | st.none())
-def test_what_is_short_can_be_read_back(value: object) -> None:
+def test_a_short_value_can_be_read_back(value: object) -> None:
     assert json.loads(quoted(value)) == value
 
 
 @given(st.text(min_size=41))
-def test_of_long_text_the_beginning_can_be_read_back(value: str) -> None:
+def test_the_beginning_of_long_text_can_be_read_back(value: str) -> None:
     assert json.loads(quoted(value)) == value[:39] + "…"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Of a URL there is one reading, or none."""
+"""Tests that an accepted URL has one interpretation only."""
 
 import httpx
 import pytest
@@ -11,7 +11,7 @@ from keda_gpu_scaler.core.urls import MAX_URL_LENGTH, Url, UrlError, parse_url
 NO_URL = "a URL of at most 2048 printable ASCII characters"
 PORTS = "a port from 1 to 65535"
 SCHEME = "must begin with http:// or https://"
-STRANGER = "no user name, password or fragment"
+USER = "no user name, password or fragment"
 HOST = "must name a host"
 IPV4 = "four numbers from 0 to 255"
 IPV6 = "an IPv6 address in brackets, without a zone"
@@ -24,7 +24,7 @@ IPV6 = "an IPv6 address in brackets, without a zone"
         pytest.param("http://vllm", Url("http", "vllm", 80, "/"), "http://vllm/", id="a host alone"),
         pytest.param("https://vllm/m", Url("https", "vllm", 443, "/m"), None, id="TLS has a port of its own"),
         pytest.param("https://vllm:80/", Url("https", "vllm", 80, "/"), None, id="the other scheme's port"),
-        pytest.param("http://vllm:80/", Url("http", "vllm", 80, "/"), "http://vllm/", id="the scheme's port, said"),
+        pytest.param("http://vllm:80/", Url("http", "vllm", 80, "/"), "http://vllm/", id="the default port, given"),
         pytest.param(
             "HTTP://VLLM.AI/Metrics", Url("http", "vllm.ai", 80, "/Metrics"), "http://vllm.ai/Metrics", id="case"
         ),
@@ -48,23 +48,23 @@ def test_a_url_in_parts(text: str, url: Url, written: str | None) -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        pytest.param("", NO_URL, id="nothing"),
+        pytest.param("", NO_URL, id="empty text"),
         pytest.param("http://vllm/" + "a" * MAX_URL_LENGTH, NO_URL, id="too long"),
         pytest.param("http://vllm/a b", NO_URL, id="a blank"),
         pytest.param("http://vllm/\r\nHost: other", NO_URL, id="another line"),
-        pytest.param("\x00http://vllm/", NO_URL, id="a control character that a reader would skip"),
-        pytest.param("http://vl\tlm/", NO_URL, id="a tab that a reader would skip"),
-        pytest.param("http://vllm\uff0fmetrics", NO_URL, id="what only looks like a slash"),
-        pytest.param("http://good\\@evil/", NO_URL, id="a backslash, which is a slash to some"),
+        pytest.param("\x00http://vllm/", NO_URL, id="a control character that a parser may ignore"),
+        pytest.param("http://vl\tlm/", NO_URL, id="a tab that a parser may ignore"),
+        pytest.param("http://vllm\uff0fmetrics", NO_URL, id="a character that looks like a slash"),
+        pytest.param("http://good\\@evil/", NO_URL, id="a backslash, which some parsers read as a slash"),
         pytest.param("vllm:8000/metrics", SCHEME, id="no scheme"),
-        pytest.param("//vllm/", SCHEME, id="neither here nor there"),
+        pytest.param("//vllm/", SCHEME, id="no scheme, but slashes"),
         pytest.param("ftp://vllm/", SCHEME, id="FTP"),
         pytest.param("file:///etc/passwd", SCHEME, id="a file"),
-        pytest.param("http://user@vllm/", STRANGER, id="a user"),
-        pytest.param("http://user:word@vllm/", STRANGER, id="a password"),
-        pytest.param("http://@vllm/", STRANGER, id="an empty user"),
-        pytest.param("http://good#@evil/", STRANGER, id="what is a fragment to some and a user to others"),
-        pytest.param("http://vllm/#", STRANGER, id="an empty fragment"),
+        pytest.param("http://user@vllm/", USER, id="a user"),
+        pytest.param("http://user:word@vllm/", USER, id="a password"),
+        pytest.param("http://@vllm/", USER, id="an empty user"),
+        pytest.param("http://good#@evil/", USER, id="a fragment to some parsers and a user to others"),
+        pytest.param("http://vllm/#", USER, id="an empty fragment"),
         pytest.param("http://vllm:0/", PORTS, id="port 0"),
         pytest.param("http://vllm:65536/", PORTS, id="a port too high"),
         pytest.param("http://vllm:/", PORTS, id="an empty port"),
@@ -82,9 +82,9 @@ def test_a_url_in_parts(text: str, url: Url, written: str | None) -> None:
         pytest.param("http://" + "a" * 64 + "/", HOST, id="a label too long"),
         pytest.param("http://2130706433/", IPV4, id="an address as one number"),
         pytest.param("http://0x7f000001/", IPV4, id="an address as one number in hexadecimal"),
-        pytest.param("http://127.1/", IPV4, id="an address cut short"),
+        pytest.param("http://127.1/", IPV4, id="an abbreviated address"),
         pytest.param("http://0x7f.0.0.1/", IPV4, id="an address with a number in hexadecimal"),
-        pytest.param("http://0177.0.0.1/", IPV4, id="an address with a number that is octal to some"),
+        pytest.param("http://0177.0.0.1/", IPV4, id="an address with a number that some parsers read as octal"),
         pytest.param("http://127.0.0.1./", IPV4, id="an address with a dot at the end"),
         pytest.param("http://1.2.3.256/", IPV4, id="an address with a number too high"),
         pytest.param("http://a.0x/", IPV4, id="a name that ends like a number"),
@@ -93,11 +93,11 @@ def test_a_url_in_parts(text: str, url: Url, written: str | None) -> None:
         pytest.param("http://[::1]x:80/", IPV6, id="something after the brackets"),
         pytest.param("http://x[::1]/", IPV6, id="something before the brackets"),
         pytest.param("http://[vllm]/", f"{IPV6}|{PORTS}", id="a name in brackets"),
-        pytest.param("http://[v1.a]/", f"{IPV6}|{PORTS}", id="an address of the future"),
+        pytest.param("http://[v1.a]/", f"{IPV6}|{PORTS}", id="an address of a future version"),
         pytest.param("http://[::1/", f"{IPV6}|{PORTS}", id="half a bracket"),
     ],
 )
-def test_what_is_no_url(text: str, why: str) -> None:
+def test_other_text_is_refused_with_a_reason(text: str, why: str) -> None:
     with pytest.raises(UrlError, match=why):
         parse_url(text)
 
@@ -114,18 +114,18 @@ _TEXTS = st.one_of(
 
 @given(_TEXTS)
 @example("http://[::1]x:80/")
-def test_anything_is_a_url_or_a_sentence(text: str) -> None:
+def test_every_text_is_a_url_or_a_reason(text: str) -> None:
     try:
-        told = str(parse_url(text))
+        text_or_reason = str(parse_url(text))
     except UrlError as error:
-        told = str(error)
-    assert told.startswith("must ") or str(parse_url(told)) == told
+        text_or_reason = str(error)
+    assert text_or_reason.startswith("must ") or str(parse_url(text_or_reason)) == text_or_reason
 
 
 @given(_TEXTS)
 @example("http://[::1]x:80/")
 @example("http://good\\@evil/")
-def test_others_read_the_same(text: str) -> None:
+def test_httpx_reads_an_accepted_url_in_the_same_way(text: str) -> None:
     try:
         url = parse_url(text)
         other = httpx.URL(text)

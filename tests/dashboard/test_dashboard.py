@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does the Grafana dashboard show what a running instance exports, and only what is known?"""
+"""Tests of the Grafana dashboard against the metrics that a running instance exports."""
 
+import functools
 import itertools
 import json
 import re
+import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,11 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from keda_gpu_scaler.server.http import FAMILIES, PREFIX
+from keda_gpu_scaler.server.metrics import FAMILIES, PREFIX
 from tests.apiserver import FakeApiServer
 from tests.dashboard.queries import MACROS, Query, variables
-from tests.serving import WAIT_SECONDS, Serving, free_port, recorded
+from tests.limits import WAIT_SECONDS
+from tests.serving import Serving, free_port, recorded
 
 HOME = Path(__file__).resolve().parents[2]
 DASHBOARD: dict[str, Any] = json.loads(
@@ -36,7 +39,7 @@ RECORDING = (
 
 
 @dataclass(frozen=True)
-class Shown:
+class PanelQuery:
     """One query of a panel."""
 
     panel: Mapping[str, Any]
@@ -48,32 +51,47 @@ class Shown:
         return text
 
 
-QUERIES = [Shown(panel, target) for panel in PANELS for target in panel["targets"]]
+QUERIES = [PanelQuery(panel, target) for panel in PANELS for target in panel["targets"]]
 each_query = pytest.mark.parametrize(
-    "shown", [pytest.param(one, id=f"{one.panel['title']}, {one.target['refId']}") for one in QUERIES]
+    "query", [pytest.param(one, id=f"{one.panel['title']}, {one.target['refId']}") for one in QUERIES]
 )
 each_panel = pytest.mark.parametrize("panel", [pytest.param(one, id=one["title"]) for one in PANELS])
 
 
+def metrics_with_watches(port: int, request: Callable[[], object]) -> str:
+    """Send requests until the metrics have a watch, and return the metrics.
+
+    The first value may come without one, because the client of the API server starts later.
+    """
+    deadline = time.monotonic() + WAIT_SECONDS
+    while time.monotonic() < deadline:
+        request()
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=WAIT_SECONDS) as response:
+            text: str = response.read().decode()
+        if f"{PREFIX}api_watches{{" in text:
+            return text
+    raise AssertionError("the metrics have no watch on the API server")
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, frozenset[str]]:
-    """What a running instance that was asked exports: the labels of each series, by its name."""
+    """Return what a running instance exports after a request: the labels of each series, by its name."""
     port = free_port()
     backend = recorded(tmp_path_factory.mktemp("dashboard"), *RECORDING)
     flags = ("--backend", backend, "--node-name", "gpu-1", "--metrics-port", str(port))
     folder = tmp_path_factory.mktemp("cluster")
     with FakeApiServer() as cluster:
         cluster.scaled_object("llama")
-        reached = ("--peers", "none", "--kubeconfig", str(cluster.kubeconfig(folder / "config")))
-        with Serving(*flags, *reached, "--allow-endpoints", "127.0.0.0/8") as serving:
-            # Its own metrics stand in for a router's.
-            serving.value_in_the_end(
+        connection = ("--peers", "none", "--kubeconfig", str(cluster.kubeconfig(folder / "config")))
+        with Serving(*flags, *connection, "--allow-endpoints", "127.0.0.0/8") as serving:
+            # The instance's own metrics replace those of a router.
+            request = functools.partial(
+                serving.value_in_the_end,
                 scope="fleet",
                 demandEndpoint=f"http://127.0.0.1:{port}/metrics",
                 demandMetric="keda_gpu_scaler_gpu_device_count",
             )
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=WAIT_SECONDS) as answer:
-                text = answer.read().decode()
+            text = metrics_with_watches(port, request)
     found: dict[str, frozenset[str]] = {}
     for family in text_string_to_metric_families(text):
         for one in family.samples:
@@ -82,7 +100,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, frozenset[st
 
 
 def kinds() -> dict[str, str]:
-    """Whether a series counts, or is as it is."""
+    """Return the type of every series, counter or gauge."""
     found: dict[str, str] = {}
     for family in FAMILIES:
         if family.kind == "histogram":
@@ -96,73 +114,77 @@ def kinds() -> dict[str, str]:
 
 
 @each_query
-def test_it_asks_for_what_a_running_instance_exports(shown: Shown, exported: dict[str, frozenset[str]]) -> None:
-    query = Query(shown.expression, exported)
-    assert query.asked.matched, "it asks for nothing"
-    for name, labels in query.asked.matched.items():
+def test_a_query_selects_exported_series_and_labels(query: PanelQuery, exported: dict[str, frozenset[str]]) -> None:
+    matched = Query(query.expression, exported).selection.matched
+    assert matched, "it selects nothing"
+    for name, labels in matched.items():
         assert labels <= exported[name] | {"instance"}, name
 
 
 @each_query
-def test_its_legend_names_labels_that_the_answer_has(shown: Shown, exported: dict[str, frozenset[str]]) -> None:
-    named = set(re.findall(r"\{\{(\w+)\}\}", shown.target["legendFormat"]))
-    assert named <= Query(shown.expression, exported).labels
+def test_a_legend_uses_labels_of_the_result(query: PanelQuery, exported: dict[str, frozenset[str]]) -> None:
+    named = set(re.findall(r"\{\{(\w+)\}\}", query.target["legendFormat"]))
+    assert named <= Query(query.expression, exported).labels
 
 
 @each_query
-def test_counters_are_rated_and_gauges_are_not(shown: Shown, exported: dict[str, frozenset[str]]) -> None:
-    asked = Query(shown.expression, exported).asked
-    assert {kinds()[name] for name in asked.rated} <= {"counter"}
-    assert {kinds()[name] for name in asked.not_rated} <= {"gauge"}
+def test_rate_is_used_for_counters_and_only_for_counters(
+    query: PanelQuery, exported: dict[str, frozenset[str]]
+) -> None:
+    selection = Query(query.expression, exported).selection
+    assert {kinds()[name] for name in selection.rated} <= {"counter"}
+    assert {kinds()[name] for name in selection.not_rated} <= {"gauge"}
 
 
 @each_query
-def test_unknown_stays_unknown(shown: Shown, exported: dict[str, frozenset[str]]) -> None:
-    asked = Query(shown.expression, exported).asked
-    assert not asked.operators & {"or", "unless"}
-    assert not asked.functions & {"absent", "absent_over_time", "vector"}
-    assert "fill" not in shown.expression
+def test_an_unknown_value_stays_unknown(query: PanelQuery, exported: dict[str, frozenset[str]]) -> None:
+    selection = Query(query.expression, exported).selection
+    assert not selection.operators & {"or", "unless"}
+    assert not selection.functions & {"absent", "absent_over_time", "vector"}
+    assert "fill" not in query.expression
 
 
 @each_query
-def test_a_workload_is_chosen_by_namespace_and_name(shown: Shown, exported: dict[str, frozenset[str]]) -> None:
-    for name, labels in Query(shown.expression, exported).asked.matched.items():
+def test_a_workload_series_is_selected_by_namespace_and_name(
+    query: PanelQuery, exported: dict[str, frozenset[str]]
+) -> None:
+    for name, labels in Query(query.expression, exported).selection.matched.items():
         if name.startswith(f"{PREFIX}workload_"):
             assert labels == {"namespace", "name"}
 
 
-def test_every_family_is_shown(exported: dict[str, frozenset[str]]) -> None:
-    asked = {name for shown in QUERIES for name in Query(shown.expression, exported).asked.matched}
+def test_every_family_is_in_a_query(exported: dict[str, frozenset[str]]) -> None:
+    selected = {name for query in QUERIES for name in Query(query.expression, exported).selection.matched}
     for family in FAMILIES:
         names = {PREFIX + family.name, *(PREFIX + family.name + suffix for suffix in HISTOGRAM)}
-        assert names & asked, f"no panel shows {family.name}"
+        assert names & selected, f"no panel shows {family.name}"
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
-        pytest.param("keda_gpu_scaler_gpu_load", "nothing is called", id="a series that is not there"),
+        pytest.param("keda_gpu_scaler_gpu_load", "no series has the name", id="an unknown series"),
+        pytest.param("sum by (gpu) (keda_gpu_scaler_gpu_device_count)", "no such label", id="an unknown label"),
         pytest.param(
-            "sum by (gpu) (keda_gpu_scaler_gpu_device_count)", "no such label", id="a label that is not there"
-        ),
-        pytest.param(
-            "keda_gpu_scaler_workload_value / keda_gpu_scaler_gpu_device_count", "never meet", id="two that never meet"
+            "keda_gpu_scaler_workload_value / keda_gpu_scaler_gpu_device_count",
+            "never match",
+            id="two series that never match",
         ),
         pytest.param(
             "histogram_quantile(0.5, sum(rate(keda_gpu_scaler_collection_duration_seconds_bucket[5m])))",
-            "the buckets are gone",
+            "the label le is missing",
             id="a quantile without buckets",
         ),
-        pytest.param("sort(keda_gpu_scaler_peers_unavailable)", "not understood", id="a function nobody thought of"),
+        pytest.param("sort(keda_gpu_scaler_peers_unavailable)", "not supported", id="an unsupported function"),
     ],
 )
-def test_a_wrong_query_is_found_out(text: str, said: str, exported: dict[str, frozenset[str]]) -> None:
-    with pytest.raises(AssertionError, match=said):
+def test_a_wrong_query_is_an_error(text: str, message: str, exported: dict[str, frozenset[str]]) -> None:
+    with pytest.raises(AssertionError, match=message):
         Query(text, exported)
 
 
 @pytest.mark.parametrize("text", ["sum(", "rate(keda_gpu_scaler_collections_total)", "1 +"])
-def test_what_prometheus_would_not_parse_is_found_out(text: str, exported: dict[str, frozenset[str]]) -> None:
+def test_an_unparsable_query_is_an_error(text: str, exported: dict[str, frozenset[str]]) -> None:
     with pytest.raises(ValueError, match=r"."):
         Query(text, exported)
 
@@ -171,10 +193,10 @@ def test_what_prometheus_would_not_parse_is_found_out(text: str, exported: dict[
 
 
 @each_panel
-def test_it_says_what_it_shows_and_what_to_do(panel: dict[str, Any]) -> None:
-    shows, found, remedy = panel["description"].partition("What to do ")
-    assert found
-    assert len(shows.split()) >= 5
+def test_a_description_says_what_the_panel_shows_and_what_to_do(panel: dict[str, Any]) -> None:
+    content, separator, remedy = panel["description"].partition("What to do ")
+    assert separator
+    assert len(content.split()) >= 5
     assert len(remedy.split()) >= 8
     steps = panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
     colours = [step["color"] for step in steps]
@@ -183,29 +205,29 @@ def test_it_says_what_it_shows_and_what_to_do(panel: dict[str, Any]) -> None:
         assert "red line" in panel["description"]
 
 
-def everything_in(item: Any) -> Iterator[tuple[str, Any]]:
-    """Every key with its value, at any depth."""
+def nested_items(item: Any) -> Iterator[tuple[str, Any]]:
+    """Yield every key with its value, at any depth."""
     if isinstance(item, dict):
         for key, value in item.items():
             yield key, value
-            yield from everything_in(value)
+            yield from nested_items(value)
     elif isinstance(item, list):
         for value in item:
-            yield from everything_in(value)
+            yield from nested_items(value)
 
 
 @each_panel
 def test_a_gap_is_drawn_as_a_gap(panel: dict[str, Any]) -> None:
     if panel["type"] in ("timeseries", "state-timeline"):
         assert panel["fieldConfig"]["defaults"]["custom"]["spanNulls"] is False
-    for key, value in everything_in(panel):
+    for key, value in nested_items(panel):
         assert key != "nullValueMode"
         assert key != "noValue" or value == "unknown"
-        assert (key, value) != ("type", "special"), "a mapping may turn null into something else"
+        assert (key, value) != ("type", "special"), "a mapping may replace null by another value"
 
 
 @each_panel
-def test_it_asks_the_datasource_that_was_chosen(panel: dict[str, Any]) -> None:
+def test_a_panel_uses_the_selected_datasource(panel: dict[str, Any]) -> None:
     assert panel["datasource"] == DATASOURCE
     assert all(target["datasource"] == DATASOURCE for target in panel["targets"])
     names = [target["refId"] for target in panel["targets"]]
@@ -219,20 +241,20 @@ def test_every_variable_is_known_and_used() -> None:
     assert set(VARIABLES) <= used
 
 
-def test_no_datasource_is_named_but_by_its_variable() -> None:
+def test_a_datasource_is_named_only_by_its_variable() -> None:
     assert VARIABLES["datasource"]["type"] == "datasource"
-    assert {value for key, value in everything_in(DASHBOARD) if key == "uid"} == {DATASOURCE["uid"]}
+    assert {value for key, value in nested_items(DASHBOARD) if key == "uid"} == {DATASOURCE["uid"]}
 
 
 @pytest.mark.parametrize("name", ["namespace", "workload", "instance"])
-def test_a_variable_takes_its_values_from_what_is_exported(name: str, exported: dict[str, frozenset[str]]) -> None:
+def test_a_variable_gets_its_values_from_exported_series(name: str, exported: dict[str, frozenset[str]]) -> None:
     values = re.fullmatch(r"label_values\((.+), (\w+)\)", VARIABLES[name]["query"]["query"])
     assert values is not None
     query = Query(values[1], exported)
     assert values[2] in query.labels
 
 
-def test_panels_lie_beside_one_another_and_not_upon() -> None:
+def test_panels_do_not_overlap() -> None:
     taken: set[tuple[int, int]] = set()
     for panel in DASHBOARD["panels"]:
         at = panel["gridPos"]

@@ -16,7 +16,8 @@ import pytest
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from tests.apiserver import Asked, FakeApiServer
 from tests.deploy.rendering import Grant, Rendered, container, render
-from tests.serving import WAIT_SECONDS, Serving
+from tests.limits import WAIT_SECONDS
+from tests.serving import Serving
 
 pytestmark = pytest.mark.usefixtures("chart_tools")
 

@@ -623,7 +623,10 @@ def test_a_card_has_the_number_of_its_device_file_where_the_driver_tells(
 
 
 def test_importing_the_backend_loads_no_binding() -> None:
-    code = "import sys, keda_gpu_scaler.devices.nvml.backend as n; n.NvmlBackend().close(); sys.exit('pynvml' in sys.modules)"
+    code = (
+        "import sys, keda_gpu_scaler.devices.nvml.backend as n; n.NvmlBackend().close(); "
+        "sys.exit('pynvml' in sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -852,7 +855,7 @@ def test_a_slice_that_is_taken_away_is_unknown_until_the_next_look(fake_nvml: Fa
     fake_nvml.device(0).slices = [Slice("MIG-1"), None, None]
     kept, gone = backend.read(1.0)
     assert gone == Sample(gone.device)
-    assert not kept.has_no_reading
+    assert kept.has_reading
     assert layout(backend.read(10.0)) == [(0, "MIG-1")]
 
 
@@ -984,7 +987,7 @@ class MigUnderFire(RuleBasedStateMachine):
         self.listed = listed
 
     def check(self, sample: Sample) -> None:
-        if sample.has_no_reading:
+        if not sample.has_reading:
             assert sample.memory_total_bytes is None
         elif sample.device.parent is None:
             assert not self.card.mig
@@ -1013,7 +1016,7 @@ class MigUnderFire(RuleBasedStateMachine):
             samples = self.backend.read(self.now)
         expected = {each.uuid for each in self.card.slices if each} if self.card.mig else {A}
         assert {sample.device.uuid for sample in samples} == expected | {B}
-        assert not any(sample.has_no_reading for sample in samples)
+        assert all(sample.has_reading for sample in samples)
 
 
 def test_whatever_mig_refuses_no_slice_is_forgotten_and_no_value_is_anothers(
@@ -1044,8 +1047,7 @@ def test_a_card_that_does_not_tell_how_it_is_cut_and_tells_again_is_logged_once_
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
         (
             "WARNING",
-            f"{name} does not report its MIG layout: Unknown Error; "
-            "its readings are unknown until it does",
+            f"{name} does not report its MIG layout: Unknown Error; its readings are unknown until it does",
         ),
         ("INFO", f"{name} reports its MIG layout again"),
     ]

@@ -117,7 +117,8 @@ def test_its_environment_variables_assign_devices(answers: dict[str, Any]) -> No
 
 def test_the_reference_lists_it(answers: dict[str, Any]) -> None:
     assert answers["reference"] == [
-        "| `acme` | Acme accelerators | yes | `gpu_utilization` | percent of an anvil | `ACME_VISIBLE`, `ACME_CONTAINER` |"
+        "| `acme` | Acme accelerators | yes | `gpu_utilization` | percent of an anvil "
+        "| `ACME_VISIBLE`, `ACME_CONTAINER` |"
     ]
 
 

@@ -407,7 +407,10 @@ def test_a_gzipped_recording_that_was_cut_off_plays_what_is_whole(
 def test_a_log_that_was_cut_off_plays_what_is_whole(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     backend = begun(path, LOG[:-20])
     assert backend.read(2.0) == (SECOND[0], Sample(B))
-    assert "gpu.csv is incomplete at its end; the complete part is played (line 5: has 9 columns: must have 11" in caplog.text
+    assert (
+        "gpu.csv is incomplete at its end; the complete part is played (line 5: has 9 columns: must have 11"
+        in caplog.text
+    )
 
 
 def test_a_log_in_utf_16_may_end_in_the_middle_of_a_letter(path: Path) -> None:

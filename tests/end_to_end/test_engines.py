@@ -15,7 +15,8 @@ from keda_gpu_scaler.wire import evaluation_pb2_grpc as evaluation_pb_grpc
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from tests.apiserver import FakeApiServer
 from tests.engines.vllm_pages import vllm_page
-from tests.serving import WAIT_SECONDS, Serving, free_port
+from tests.limits import WAIT_SECONDS
+from tests.serving import Serving, free_port
 
 QUEUE = "inference_extension_flow_control_queue_size"
 
@@ -141,7 +142,7 @@ def test_an_engine_that_hangs_up_is_unknown_and_moves_nothing(cluster: Cluster) 
     port = str(cluster.port)
     assert cluster.value(enginePort=port, minCoverage="1") == 400.0
     cluster.engines[1].page = None
-    while cluster.steps(enginePort=port, minCoverage="1")[-1] != "active: nobody can tell that it is idle":
+    while cluster.steps(enginePort=port, minCoverage="1")[-1] != "active: it is not known whether the workload is idle":
         pass
     assert "no fresh reading of 1 of 2 ready pods" in cluster.refusal(enginePort=port, minCoverage="1")
     # With half of them seen: they ask for four replicas, and the silent one counts as idle when growing.
@@ -168,7 +169,7 @@ def test_a_picker_that_breaks_down_neither_wakes_nor_puts_to_sleep(cluster: Clus
     while not cluster.active(enginePort=str(cluster.port), **cluster.demand):
         pass
     last = cluster.steps(enginePort=str(cluster.port), **cluster.demand)[-1]
-    assert last.startswith("active: nobody can tell that it is idle: demand at http://localhost:")
+    assert last.startswith("active: it is not known whether the workload is idle: demand at http://localhost:")
 
 
 def test_what_nobody_asks_about_is_not_scraped(cluster: Cluster) -> None:
@@ -180,11 +181,11 @@ def test_what_nobody_asks_about_is_not_scraped(cluster: Cluster) -> None:
 @pytest.mark.parametrize(
     ("url", "why"),
     [
-        pytest.param("http://169.254.169.254/latest", "link-local or serves a cloud's metadata", id="metadata"),
+        pytest.param("http://169.254.169.254/latest", "link-local or cloud metadata address", id="metadata"),
         pytest.param(
-            "http://[::ffff:169.254.169.254]/", "link-local or serves a cloud's metadata", id="metadata in IPv6"
+            "http://[::ffff:169.254.169.254]/", "link-local or cloud metadata address", id="metadata in IPv6"
         ),
-        pytest.param("http://[fe80::1]/", "link-local or serves a cloud's metadata", id="link-local"),
+        pytest.param("http://[fe80::1]/", "link-local or cloud metadata address", id="link-local"),
         pytest.param("http://192.0.2.1/", "is not among the allowed endpoints", id="not listed"),
         pytest.param("http://no-such-host.invalid/", "cannot be resolved", id="a name that does not resolve"),
     ],

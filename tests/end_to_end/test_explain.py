@@ -16,7 +16,8 @@ import pytest
 from tests.apiserver import FakeApiServer
 from tests.certificates import NAME, Authority
 from tests.end_to_end.test_fleet import FleetOfNodes, with_value
-from tests.serving import COMMAND, WAIT_SECONDS, Serving
+from tests.limits import WAIT_SECONDS
+from tests.serving import COMMAND, Serving
 
 ADDRESS = f"{NAME}:6000"
 
@@ -258,7 +259,8 @@ def test_a_certificate_must_name_the_host_that_keda_calls(fleet: FleetOfNodes, t
         )  # fmt: skip
         fleet.server.forwards["keda", "front", 6000] = instance.port
         arguments = ("ai/llama", "--json", "--namespace-of-scaler", "keda", "--tls-ca", str(authority.certificate))
-        outcome = explain(fleet, *arguments)
+        while parsed(outcome := explain(fleet, *arguments))["no_value_reason"] == "unavailable":
+            assert instance.process.poll() is None  # its first connection to the API server is not ready yet
         assert (outcome.returncode, parsed(outcome)["value"]) == (0, 0.0)
         refused = explain(fleet, *arguments, "--tls-server-name", "another")
         assert refused.returncode == 3

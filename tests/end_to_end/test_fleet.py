@@ -18,7 +18,8 @@ from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from tests.apiserver import FakeApiServer
 from tests.fake_nvml import FakeNvml
 from tests.kubelet import FakeKubelet
-from tests.serving import COMMAND, SERVING, WAIT_SECONDS, Serving, free_port
+from tests.limits import WAIT_SECONDS
+from tests.serving import COMMAND, SERVING, Serving, free_port
 
 TARGET = 80.0
 
@@ -230,7 +231,7 @@ def test_a_kubelet_that_is_gone_leaves_its_pods_unseen(fleet: FleetOfNodes) -> N
     fleet.until("a", with_value(2))
     fleet.nodes["b"].kubelet.stop()
     evaluation = fleet.until("a", with_value(1))
-    assert any("llama-1: node b cannot tell who holds its devices" in step for step in evaluation.steps)
+    assert any("llama-1: node b does not know which pods hold its devices" in step for step in evaluation.steps)
     fleet.nodes["b"].kubelet.start()
     fleet.until("a", with_value(2))
 
@@ -287,7 +288,7 @@ def test_two_workloads_on_one_node_and_a_device_shared_by_both(fleet: FleetOfNod
     fleet.until("a", lambda evaluation: with_value(2)(evaluation) and evaluation.value == 120.0)
     evaluation = fleet.until("a", with_value(2), workload="whisper")
     assert evaluation.value == 60.0
-    assert any("shared by 2 pods (in equal parts)" in step for step in evaluation.steps)
+    assert any("shared by 2 pods (in equal shares)" in step for step in evaluation.steps)
 
 
 def test_a_front_end_without_a_device_answers_for_the_fleet(fleet: FleetOfNodes) -> None:

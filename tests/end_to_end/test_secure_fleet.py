@@ -15,7 +15,8 @@ from keda_gpu_scaler.wire import fleet_pb2 as fleet_pb
 from keda_gpu_scaler.wire import fleet_pb2_grpc as fleet_pb_grpc
 from keda_gpu_scaler.wire.tls import ClientTls, Pem
 from tests.certificates import NAME, Authority, Pair
-from tests.serving import COMMAND, SERVING, WAIT_SECONDS, Serving, recorded, refused_to_start
+from tests.limits import WAIT_SECONDS
+from tests.serving import COMMAND, SERVING, Serving, recorded, refused_to_start
 
 COUNT = {"scope": "fleet", "aggregation": "sum"}
 
@@ -139,8 +140,11 @@ def test_probe_asks_over_tls_and_says_what_to_try_where_it_is_refused(secured: S
             ((), "if the server uses TLS, give its CA with --tls-ca"),
             (known, "if the server requires a client certificate, give one with --tls-cert and --tls-key"),
             ((*known[:2], *own), "its certificate contains another name: give that name with --tls-server-name"),
-            (("--tls-ca", str(stranger.certificate), *known[2:], *own), "its certificate is not of this --tls-ca"),
-            ((*known, *_flags(stranger.issue("stranger"))), "is the --tls-cert of the CA that it asks for"),
+            (
+                ("--tls-ca", str(stranger.certificate), *known[2:], *own),
+                "its certificate is not signed by this --tls-ca",
+            ),
+            ((*known, *_flags(stranger.issue("stranger"))), "its client CA signed this --tls-cert"),
         ):
             refused = subprocess.run((*asked, *flags), capture_output=True, text=True, check=False)
             assert refused.returncode == 1
@@ -157,13 +161,13 @@ def _flags(pair: Pair) -> tuple[str, ...]:
         pytest.param(
             ("--peers", "dns:agents:6000"),
             "--tls-ca: Required value: the other instances' certificates must be checked: name the CA that signed "
-            "them, or do without their view with --peers none",
+            "them, or do not follow other instances: --peers none",
             id="no CA",
         ),
         pytest.param(
             ("--peers", "dns:agents:6000", "--tls-ca", "$CA"),
-            "--tls-peer-name: Required value: the other instances are dialled by their addresses, which no certificate "
-            "bears: name what theirs do bear, for example keda-gpu-scaler.keda.svc.cluster.local",
+            "--tls-peer-name: Required value: the other instances are dialled by their addresses, which their "
+            "certificates do not contain: set the name in them, for example keda-gpu-scaler.keda.svc.cluster.local",
             id="peers by address, and no name",
         ),
         pytest.param(

@@ -14,7 +14,8 @@ from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from tests.apiserver import FakeApiServer
 from tests.browser import Browser
 from tests.kubelet import FakeKubelet
-from tests.serving import SERVING, WAIT_SECONDS, Serving, free_port, recorded
+from tests.limits import WAIT_SECONDS
+from tests.serving import SERVING, Serving, free_port, recorded
 
 RECORDING = (
     "timestamp, index, uuid, name, utilization.gpu [%]",
@@ -77,14 +78,14 @@ def pair(tmp_path: Path) -> Iterator[Pair]:
 
 
 def test_the_page_and_the_metrics_tell_of_peers_watches_and_what_keda_was_told(pair: Pair) -> None:
-    assert "KEDA has asked this instance about nothing" in pair.get("/")
+    assert "This instance got no request from KEDA" in pair.get("/")
     while pair.ask() != 92.0:
         pass
     while "92 %</td><td>80 %" not in (page := pair.get("/")):
         pass
     assert re.search(r"<th scope=rowgroup colspan=7>gpu-2 ", page)
     assert "<td>ai/llama-0</td>" in page
-    assert "2 instances are followed" in page
+    assert "This instance follows 2 instances" in page
     text = pair.get("/metrics")
     assert "keda_gpu_scaler_peers_followed 2\n" in text
     assert 'keda_gpu_scaler_api_watches{resource="pods",state="watching"} 1\n' in text
@@ -117,6 +118,6 @@ def test_a_browser_shows_a_running_instance_and_objects_to_nothing(pair: Pair) -
             pass
         browser.open(f"http://127.0.0.1:{pair.metrics_port}/")
         while ("rowheader", "ai/llama") not in (tree := browser.tree()):
-            browser.run("look()")
+            browser.run("refresh()")
         assert ("heading", "keda-gpu-scaler on front") in tree
-        assert browser.complaints == []
+        assert browser.errors == []

@@ -16,7 +16,8 @@ from tests.apiserver import FakeApiServer
 from tests.certificates import NAME, Authority
 from tests.cli.top.test_command import OnTerminal
 from tests.end_to_end.test_fleet import FleetOfNodes
-from tests.serving import COMMAND, SERVING, WAIT_SECONDS, Serving, free_port, recorded
+from tests.limits import WAIT_SECONDS
+from tests.serving import COMMAND, SERVING, Serving, free_port, recorded
 
 AGENT = {"app.kubernetes.io/name": "keda-gpu-scaler", "app.kubernetes.io/component": "agent"}
 
@@ -101,7 +102,7 @@ def test_an_instance_that_hangs_is_waited_for_until_the_timeout(fleet: FleetOfNo
     with fleet.nodes["b"].cut_off():
         outcome = top("--address", addresses(fleet, "a", "b"), "--timeout", "1", "--format", "json")
     assert outcome.returncode == 1
-    assert list(document(outcome)["unavailable"].values()) == ["it has not been heard yet"]
+    assert list(document(outcome)["unavailable"].values()) == ["it has not answered yet"]
 
 
 def test_a_front_end_forwards_no_snapshots_and_a_note_says_so(fleet: FleetOfNodes) -> None:

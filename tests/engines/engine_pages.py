@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A page of each engine, and of each generation of it, with the traps that its names set.
+"""A page of each engine and of each generation of it, with series whose names are easily confused.
 
-Written by us in the shape that the engines document; where each shape is from stands beside it. Values are such that no
-two series can be mistaken for one another.
+The pages have the shape that the engines document; a comment names the source of each. The values differ, so that a
+test notices if one series is read instead of another.
 """
 
 # vLLM, docs "Production Metrics" and vllm/v1/metrics/loggers.py: one series for each data-parallel rank (label engine).
-# The reasons of waiting are told beside the total and must not be added to it.
+# The reasons of waiting are exported beside the total and must not be added to it.
 VLLM = b"""\
 # HELP vllm:num_requests_running Number of requests in model execution batches.
 # TYPE vllm:num_requests_running gauge
@@ -57,7 +57,7 @@ vllm:time_to_first_token_seconds_sum{engine="1",model_name="m"} 1.0
 vllm:cache_config_info{block_size="16",gpu_memory_utilization="0.9",num_gpu_blocks="2048"} 1.0
 """
 
-# The same before 0.12: another name of the cache, no reasons, no ranks.
+# vLLM before 0.12: another name of the cache, no reasons, no ranks.
 VLLM_OLD = b"""\
 # TYPE vllm:num_requests_running gauge
 vllm:num_requests_running{model_name="m"} 5.0
@@ -71,15 +71,15 @@ vllm:gpu_cache_usage_perc{model_name="m"} 0.5
 vllm:cpu_cache_usage_perc{model_name="m"} 0.9
 """
 
-# One that tells the reasons alone: what waits for capacity is the load, what was put off is not.
+# A vLLM that exports the reasons alone: requests that wait for capacity are load, deferred requests are not.
 VLLM_BY_REASON = b"""\
 # TYPE vllm:num_requests_waiting_by_reason gauge
 vllm:num_requests_waiting_by_reason{engine="0",model_name="m",reason="capacity"} 6.0
 vllm:num_requests_waiting_by_reason{engine="0",model_name="m",reason="deferred"} 30.0
 """
 
-# SGLang, docs "Production Metrics" and srt/observability/metrics_collector.py: two data-parallel ranks, each seen by
-# two tensor-parallel ones (--enable-metrics-for-all-schedulers), and priorities, whose parts stand beside the total.
+# SGLang, docs "Production Metrics" and srt/observability/metrics_collector.py: two data-parallel ranks, each exported
+# by two tensor-parallel ones (--enable-metrics-for-all-schedulers), and priorities, whose parts stand beside the total.
 SGLANG = b"""\
 # HELP sglang:num_running_reqs The number of running requests.
 # TYPE sglang:num_running_reqs gauge
@@ -120,7 +120,7 @@ sglang:time_to_first_token_seconds_bucket{engine_type="unified",le="0.1",model_n
 sglang:time_to_first_token_seconds_bucket{engine_type="unified",le="+Inf",model_name="m"} 42.0
 """
 
-# The same of one GPU, before ranks and priorities were told.
+# SGLang on one GPU, before ranks and priorities were exported.
 SGLANG_OLD = b"""\
 # TYPE sglang:num_running_reqs gauge
 sglang:num_running_reqs{model_name="m"} 7.0
@@ -272,7 +272,7 @@ lmdeploy:time_to_first_token_seconds_bucket{engine="0",le="1.0",model_name="m"} 
 lmdeploy:time_to_first_token_seconds_bucket{engine="0",le="+Inf",model_name="m"} 18.0
 """
 
-# llama.cpp, tools/server/README.md "GET /metrics"; older ones also told the cache, which is read no longer.
+# llama.cpp, tools/server/README.md "GET /metrics"; older versions also export the cache, which is not read any more.
 LLAMA_CPP = b"""\
 # HELP llamacpp:prompt_tokens_total Number of prompt tokens processed.
 # TYPE llamacpp:prompt_tokens_total counter
@@ -304,8 +304,8 @@ INTERCEPTOR_OLDEST = b'{"shop.example.com": 3, "blog.example.com": 0}\n'
 INTERCEPTOR_OLD = b'{"shop/web": {"Requests": 3, "Activity": "2024-01-01T00:00:00Z"}, "blog/web": {"Requests": 0}}\n'
 INTERCEPTOR = b'{"shop/web": {"Concurrency": 3, "RPS": 1.5}, "blog/web": {"Concurrency": 0, "RPS": 0}}\n'
 
-# The router of the vLLM production stack, src/vllm_router/services/metrics_service: what it was sent, by model, and
-# what its engines told it, by server, in their own words: it passes for one of them.
+# The router of the vLLM production stack, src/vllm_router/services/metrics_service: its incoming requests by model, and
+# the series of its engines by server, under the engines' own names. So its page is recognised as a page of vLLM.
 VLLM_ROUTER = b"""\
 # HELP vllm:num_incoming_requests_total Total valid incoming requests to router
 # TYPE vllm:num_incoming_requests_total counter

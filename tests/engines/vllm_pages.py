@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pages as vLLM exports them, made of a few numbers; as large as the real ones.
+"""Makes pages as vLLM exports them from a few numbers; they are as large as real pages.
 
 Names, labels and buckets are those of vLLM's documentation ("Production Metrics").
 """
@@ -56,7 +56,7 @@ def vllm_page(
     first_tokens: float = 0,
     generation: str = "kv_cache_usage_perc",
 ) -> bytes:
-    """One page; ``kv`` is a ratio, ``first_tokens`` how many requests had theirs, each within 60 ms."""
+    """Return one page; ``kv`` is a ratio, ``first_tokens`` the number of requests with a first token after 50 ms."""
     return "".join(
         f"{line}\n"
         for line in _lines(
@@ -84,7 +84,7 @@ def _lines(
     yield "# TYPE python_gc_objects_collected_total counter"
     yield from (f'python_gc_objects_collected_total{{generation="{number}"}} 8213.0' for number in range(3))
     for name, (value, kind) in plain.items():
-        yield f"# HELP vllm:{name} As told by vllm:num_requests_waiting 3.0 and others."
+        yield f"# HELP vllm:{name} As exported by vllm:num_requests_waiting 3.0 and others."
         yield f"# TYPE vllm:{name} {kind}"
         yield f"vllm:{name}{{{MODEL}}} {float(value)}"
         if kind == "counter":

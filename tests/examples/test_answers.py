@@ -23,7 +23,8 @@ from tests.apiserver import FakeApiServer
 from tests.examples import pages
 from tests.examples.documents import EXAMPLES, Example, every_trigger
 from tests.kubelet import FakeKubelet
-from tests.serving import SERVING, WAIT_SECONDS, Serving, recorded
+from tests.limits import WAIT_SECONDS
+from tests.serving import SERVING, Serving, recorded
 
 NODE = "gpu-1"
 ZONE = {"topology.kubernetes.io/zone": "europe-west4-a"}

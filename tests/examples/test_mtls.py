@@ -11,7 +11,8 @@ from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire.tls import ClientTls, Pem
 from tests.certificates import Authority, Pair
 from tests.examples.documents import EXAMPLES
-from tests.serving import WAIT_SECONDS, Serving, recorded
+from tests.limits import WAIT_SECONDS
+from tests.serving import Serving, recorded
 
 EXAMPLE = next(one for one in EXAMPLES if one.name == "mtls")
 (TRIGGER,) = EXAMPLE.triggers

@@ -18,7 +18,8 @@ from scripts import image
 
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
-from tests.serving import SERVING, WAIT_SECONDS, ref
+from tests.limits import WAIT_SECONDS
+from tests.serving import SERVING, ref
 
 HOME = Path(__file__).resolve().parent.parent.parent
 LOCK = (HOME / "requirements" / "run.txt").read_text()
@@ -76,6 +77,7 @@ def test_it_imports_only_itself_and_the_standard_library(layout: Path) -> None:
         "except SystemExit: pass\n"
         "import json, keda_gpu_scaler.agent, keda_gpu_scaler.cli.probe.command, keda_gpu_scaler.cli.record\n"
         "import keda_gpu_scaler.kube.workloads, keda_gpu_scaler.devices.nvml.backend, pynvml, httpx, yaml\n"
+        "import keda_gpu_scaler.cli.page, keda_gpu_scaler.kube.port_forward, rich.table\n"
         "print(json.dumps([sys.path, sorted({m.__file__ for m in sys.modules.values() if getattr(m, '__file__', 0)})]))"
     )
     done = subprocess.run((sys.executable, "-IBSOO", "-c", probe), capture_output=True, text=True, check=True)

@@ -13,8 +13,8 @@ from keda_gpu_scaler.kube.agent_port_forwards import AgentPortForwards
 from keda_gpu_scaler.kube.client import ApiError
 from keda_gpu_scaler.kube.port_forward import PortForwarder
 from tests.apiserver import FakeApiServer
+from tests.limits import WAIT_SECONDS
 
-WAIT_SECONDS = 20.0
 LABELS = {"app.kubernetes.io/name": "keda-gpu-scaler", "app.kubernetes.io/component": "agent"}
 
 

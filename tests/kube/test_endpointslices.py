@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 
-from keda_gpu_scaler.core.interfaces import KubeError, WatchState
+from keda_gpu_scaler.core.counters import WatchState
+from keda_gpu_scaler.core.interfaces import KubeError
 from keda_gpu_scaler.kube import reflector as reflector_module
 from keda_gpu_scaler.kube.auth import ClientConfig
 from keda_gpu_scaler.kube.client import ApiClient
 from keda_gpu_scaler.kube.endpointslices import EndpointSlices
 from tests.apiserver import TOKEN, FakeApiServer
 from tests.fakes import ManualClock
+from tests.limits import WAIT_SECONDS
 
 SERVICE = {"kubernetes.io/service-name": "agents"}
 GRPC = {"name": "grpc", "port": 6000, "protocol": "TCP"}
@@ -53,7 +55,7 @@ def discover(server: FakeApiServer, talk: Callable[[AsyncIterator[Mapping[str, s
     async def run() -> None:
         api = ApiClient(ClientConfig(server.url, "gpu", token=TOKEN))
         slices = EndpointSlices(api, "gpu", "agents", ManualClock())
-        async with asyncio.timeout(20), contextlib.aclosing(slices.addresses()) as addresses:  # type: ignore[type-var]
+        async with asyncio.timeout(WAIT_SECONDS), contextlib.aclosing(slices.addresses()) as addresses:  # type: ignore[type-var]
             await talk(addresses)
         await api.close()
 
@@ -123,7 +125,7 @@ def test_the_watch_is_counted_while_it_is_open(server: FakeApiServer) -> None:
         api = ApiClient(ClientConfig(server.url, "gpu", token=TOKEN))
         slices = EndpointSlices(api, "gpu", "agents", ManualClock())
         assert slices.watches() == {}
-        async with asyncio.timeout(20), contextlib.aclosing(slices.addresses()) as addresses:  # type: ignore[type-var]
+        async with asyncio.timeout(WAIT_SECONDS), contextlib.aclosing(slices.addresses()) as addresses:  # type: ignore[type-var]
             await anext(addresses)
             assert slices.watches() == {("endpointslices.discovery.k8s.io", WatchState.WATCHING): 1}
         assert slices.watches() == {}

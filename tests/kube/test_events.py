@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keda_gpu_scaler.core.interfaces import RecentAnswer
+from keda_gpu_scaler.core.counters import RecentAnswer
 from keda_gpu_scaler.kube import events as events_module
 from keda_gpu_scaler.kube.client import ApiClient
 from keda_gpu_scaler.kube.events import (
@@ -25,6 +25,7 @@ from keda_gpu_scaler.kube.events import (
 )
 from tests.apiserver import FakeApiServer
 from tests.fakes import ManualClock
+from tests.limits import WAIT_SECONDS
 
 HEALTHY = RecentAnswer("ai", "llama", "keda_gpu_metric", "gpu_utilization", 80.0, 276.0, True, 3, 3)
 MISSING = replace(HEALTHY, value=None, with_value=0, reason="no fresh sample for 3 of 3 pods")
@@ -71,7 +72,7 @@ def record(server: FakeApiServer, talk: Callable[[Recording], Awaitable[None]]) 
     async def run() -> None:
         recording = Recording(server)
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(WAIT_SECONDS):
                 await talk(recording)
         finally:
             await recording.events.close()

@@ -20,8 +20,7 @@ from keda_gpu_scaler.wire import podresources_pb2 as pb
 from tests.contract.allocations import HELD, NOW, AllocationsContract
 from tests.fakes import ManualClock
 from tests.kubelet import FakeAllocations, FakeKubelet, claim, container, pod_resources
-
-WAIT_SECONDS = 20.0
+from tests.limits import WAIT_SECONDS
 
 
 @pytest.fixture

@@ -16,8 +16,7 @@ from keda_gpu_scaler.kube.auth import ClientConfig
 from keda_gpu_scaler.kube.client import ApiError
 from keda_gpu_scaler.kube.port_forward import MAX_MESSAGE_BYTES, MessageReader, PortForwarder
 from tests.apiserver import FakeApiServer
-
-WAIT_SECONDS = 20.0
+from tests.limits import WAIT_SECONDS
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from keda_gpu_scaler.core.interfaces import WatchState
+from keda_gpu_scaler.core.counters import WatchState
 from keda_gpu_scaler.core.types import Unavailable
 from keda_gpu_scaler.kube import client as client_module
 from keda_gpu_scaler.kube import reflector as reflector_module
@@ -20,6 +20,7 @@ from keda_gpu_scaler.kube.client import ApiClient, ApiError, WatchTimeoutError
 from keda_gpu_scaler.kube.parse import labels
 from keda_gpu_scaler.kube.reflector import TRUSTED_SECONDS, Reflector, ResourceQuery
 from tests.fakes import ManualClock
+from tests.limits import WAIT_SECONDS
 
 PODS = ResourceQuery("pods", namespace="ai", labels="app=llama")
 
@@ -103,7 +104,7 @@ def reflect(
         monkeypatch.setattr(reflector_module, "_jittered", no_jitter)
         task = asyncio.create_task(reflected.reflector.run())
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(WAIT_SECONDS):
                 await talk(reflected, script)
         finally:
             task.cancel()
@@ -284,7 +285,7 @@ def test_a_token_that_cannot_be_read_is_logged_once(
         api = ApiClient(config)
         reflector = Reflector(api, PODS, labels, ManualClock(), lambda: None)
         task = asyncio.create_task(reflector.run())
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(WAIT_SECONDS):
             while len(reads) < 3:
                 await asyncio.sleep(0)
         unavailable = reflector.unavailable(0.0)
@@ -315,7 +316,7 @@ async def serving(send: Callable[[asyncio.StreamWriter], Awaitable[None]]) -> As
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     api = ApiClient(ClientConfig(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", "ai"))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(WAIT_SECONDS):
         try:
             yield api
         finally:

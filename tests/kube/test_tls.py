@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.limits import WAIT_SECONDS
+
 OPENSSL = shutil.which("openssl")
 CLIENT = """
 import sys
@@ -76,7 +78,7 @@ def port(certificate: Path) -> Iterator[int]:
 
 def output(url: str, certificate: Path) -> str:
     command = [sys.executable, "-c", CLIENT, url, str(certificate)]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=WAIT_SECONDS).stdout
 
 
 def test_tls_works_although_asyncio_was_imported_without_it(port: int, certificate: Path) -> None:

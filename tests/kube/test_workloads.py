@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from keda_gpu_scaler.core.interfaces import WatchState
+from keda_gpu_scaler.core.counters import WatchState
 from keda_gpu_scaler.core.types import DeclaredTrigger, Pod, PodRef, Unavailable, Workload
 from keda_gpu_scaler.kube import parse, watched_workload
 from keda_gpu_scaler.kube import reflector as reflector_module
@@ -24,9 +24,9 @@ from keda_gpu_scaler.kube.reflector import TRUSTED_SECONDS
 from keda_gpu_scaler.kube.workloads import IDLE_TIMEOUT_SECONDS, MAX_WORKLOADS, Workloads
 from tests.apiserver import TOKEN, FakeApiServer
 from tests.fakes import ManualClock
+from tests.limits import WAIT_SECONDS
 from tests.real_apiserver import VARIABLE, RealApiServer
 
-WAIT_SECONDS = 20.0
 AnyServer = FakeApiServer | RealApiServer
 
 

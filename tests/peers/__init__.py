@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests of peers."""
+"""Tests of the exchange of snapshots between instances."""

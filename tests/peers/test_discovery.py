@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Tests of static and DNS discovery, and of the value of --peers."""
+
 import asyncio
 import socket
 from collections.abc import Mapping
@@ -7,17 +9,18 @@ import pytest
 
 from keda_gpu_scaler.core.interfaces import Discovery, KubeError
 from keda_gpu_scaler.peers.discovery import DiscoveryError, DnsDiscovery, parse_discovery
+from tests.limits import WAIT_SECONDS
 
 
 def first(discovery: Discovery) -> Mapping[str, str]:
     async def run() -> Mapping[str, str]:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(WAIT_SECONDS):
             return await anext(discovery.addresses())
 
     return asyncio.run(run())
 
 
-def test_a_list_is_what_was_written_each_address_once() -> None:
+def test_a_static_list_has_each_address_once() -> None:
     assert first(parse_discovery("static:10.0.0.1:6000, gpu-8.local.:6000,[::1]:6000,10.0.0.1:6000")) == {
         "10.0.0.1:6000": "",
         "gpu-8.local.:6000": "",
@@ -25,16 +28,16 @@ def test_a_list_is_what_was_written_each_address_once() -> None:
     }
 
 
-def test_a_name_is_every_address_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dns_name_has_all_its_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     def resolve(*_: object, **__: object) -> list[tuple[object, ...]]:
-        four, six = ("10.0.0.1", 6000), ("fd00::1", 6000, 0, 0)
-        return [(0, 0, 0, "", four), (0, 0, 0, "", six), (0, 0, 0, "", four)]
+        ipv4, ipv6 = ("10.0.0.1", 6000), ("fd00::1", 6000, 0, 0)
+        return [(0, 0, 0, "", ipv4), (0, 0, 0, "", ipv6), (0, 0, 0, "", ipv4)]
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     assert first(parse_discovery("dns:agents.gpu.svc:6000")) == {"10.0.0.1:6000": "", "[fd00::1]:6000": ""}
 
 
-def test_a_name_that_cannot_be_resolved_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_that_cannot_be_resolved_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def resolve(*_: object, **__: object) -> None:
         raise socket.gaierror(-2, "Name or service not known")
 
@@ -45,7 +48,7 @@ def test_a_name_that_cannot_be_resolved_is_said(monkeypatch: pytest.MonkeyPatch)
         first(DnsDiscovery("agents", 6000))
 
 
-def test_a_name_that_dns_cannot_have_is_said_as_well() -> None:
+def test_a_name_with_an_invalid_label_is_an_error() -> None:
     with pytest.raises(KubeError, match=r"--peers: a\.\.b cannot be resolved: .*label empty or too long"):
         first(DnsDiscovery("a..b", 6000))
 
@@ -67,7 +70,7 @@ def test_a_name_that_dns_cannot_have_is_said_as_well() -> None:
         (f"dns:{'a.' * 127}a:1", "must be HOST:PORT"),
     ],
 )
-def test_what_names_no_directory_is_refused_with_what_would(text: str, sentence: str) -> None:
+def test_an_invalid_value_is_refused_with_a_sentence(text: str, sentence: str) -> None:
     with pytest.raises(DiscoveryError) as caught:
         parse_discovery(text)
     assert sentence in str(caught.value)

@@ -11,13 +11,13 @@ from keda_gpu_scaler.scrape.http_client import HttpClient
 from keda_gpu_scaler.scrape.resolver import Lookup
 from keda_gpu_scaler.scrape.types import FetchedPage, FetchError, Target
 from tests.fakes import ManualClock
+from tests.limits import WAIT_SECONDS
 from tests.scrape.servers import (
     Request,
     Server,
     page,
 )
 
-WAIT_SECONDS = 30.0  # a generous bound, so that a defect fails the test and does not block it
 SHORT_SECONDS = 0.05
 LOOPBACK = "127.0.0.0/8"
 

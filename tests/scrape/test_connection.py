@@ -8,14 +8,8 @@ import pytest
 
 from keda_gpu_scaler.scrape.connection import MAX_BODY_BYTES
 from keda_gpu_scaler.scrape.types import FailureKind, FetchedPage, FetchError
-from tests.scrape.clients import (
-    SHORT_SECONDS,
-    WAIT_SECONDS,
-    error_of,
-    http_client,
-    run,
-    target,
-)
+from tests.limits import WAIT_SECONDS
+from tests.scrape.clients import SHORT_SECONDS, error_of, http_client, run, target
 from tests.scrape.servers import (
     TEXT,
     Handler,

@@ -12,6 +12,7 @@ import pytest
 
 from keda_gpu_scaler.scrape.credentials import Credentials, CredentialsError, Secret
 from tests.certificates import Authority
+from tests.limits import WAIT_SECONDS
 
 LOGGER = "keda_gpu_scaler.scrape.credentials"
 
@@ -293,7 +294,7 @@ def run_in_process(program: str, folder: Path, stdin: str = "") -> subprocess.Co
         input=stdin,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=WAIT_SECONDS,
         check=False,
         start_new_session=True,
     )

@@ -13,16 +13,8 @@ from keda_gpu_scaler.scrape.credentials import Credentials
 from keda_gpu_scaler.scrape.http_client import CREDENTIALS_REFRESH_SECONDS
 from keda_gpu_scaler.scrape.types import FailureKind, FetchError, Target
 from tests.fakes import ManualClock
-from tests.scrape.clients import (
-    SHORT_SECONDS,
-    WAIT_SECONDS,
-    Gate,
-    cancel_all,
-    error_of,
-    http_client,
-    run,
-    target,
-)
+from tests.limits import WAIT_SECONDS
+from tests.scrape.clients import SHORT_SECONDS, Gate, cancel_all, error_of, http_client, run, target
 from tests.scrape.servers import (
     Request,
     Server,

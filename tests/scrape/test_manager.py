@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from keda_gpu_scaler.core.interfaces import ScrapeCounts
+from keda_gpu_scaler.core.counters import ScrapeCounts
 from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult
 from keda_gpu_scaler.core.types import PodRef
 from keda_gpu_scaler.scrape import manager as manager_module
@@ -16,6 +16,7 @@ from keda_gpu_scaler.scrape.credentials import Credentials
 from keda_gpu_scaler.scrape.http_client import HttpClient
 from keda_gpu_scaler.scrape.manager import IDLE_TIMEOUT_SECONDS, ScrapeManager
 from keda_gpu_scaler.scrape.targets import LOST_AFTER_SECONDS
+from tests.limits import WAIT_SECONDS
 from tests.scrape.scene import (
     DEPTH,
     EVERY_ADDRESS,
@@ -222,7 +223,7 @@ def test_an_engine_on_loopback_is_scraped_over_real_connections() -> None:
             url = Endpoint(url=f"http://127.0.0.1:{served.port}/metrics")
             for endpoint in (pod, url):
                 manager.register_interest(endpoint, window_seconds=10.0)
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(WAIT_SECONDS):
                 await manager.wait_for_sync([pod, url])
                 served.page = vllm(waiting=4)
                 waiting: list[float | None] = []

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from keda_gpu_scaler.core.state.scrape import Endpoint
-from keda_gpu_scaler.core.trigger.metrics import ENGINES
+from keda_gpu_scaler.core.trigger.engines import ENGINES
 from keda_gpu_scaler.scrape.targets import LOST_AFTER_SECONDS, MAX_CANDIDATES, candidates
 from tests.scrape.scene import (
     DEPTH,
@@ -109,7 +109,7 @@ OTHER_JSON = b'{"status": "ok"}'
             "the page has no series of a known engine",
             id="a page without series of an engine",
         ),
-        pytest.param({PAGE: OTHER_JSON}, True, "it is JSON of no kind that is known", id="other JSON"),
+        pytest.param({PAGE: OTHER_JSON}, True, "it is JSON of an unknown kind", id="other JSON"),
         pytest.param(
             {PAGE: b"<html>hello</html>"}, True, "the page has no series of a known engine", id="an HTML page"
         ),

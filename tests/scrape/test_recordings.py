@@ -22,6 +22,7 @@ from keda_gpu_scaler.scrape.credentials import Credentials
 from keda_gpu_scaler.scrape.http_client import HttpClient
 from keda_gpu_scaler.scrape.manager import ScrapeManager
 from tests.fakes import ManualClock
+from tests.limits import WAIT_SECONDS
 from tests.scrape.playing import CONTENT_TYPE, SWEEP, ReplayedVllm, Second, recorded
 
 pytestmark = pytest.mark.skipif(not SWEEP.is_dir(), reason=f"there are no recordings of vLLM at {SWEEP}")
@@ -110,7 +111,7 @@ def test_a_real_scrape_gives_the_same_saturation() -> None:
                 clock.now = second.at_seconds
                 manager = ScrapeManager(client, clock=clock)
                 manager.register_interest(endpoint, window_seconds=WINDOW_SECONDS)
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(WAIT_SECONDS):
                     await manager.wait_for_sync([endpoint])
                 load = engine_load(
                     EngineQuery("vllm", port=server.port),

@@ -15,14 +15,8 @@ from keda_gpu_scaler.core.urls import Url
 from keda_gpu_scaler.scrape.credentials import Credentials
 from keda_gpu_scaler.scrape.types import FailureKind, FetchedPage, FetchError, Target
 from tests.certificates import Authority, Pair
-from tests.scrape.clients import (
-    WAIT_SECONDS,
-    connections,
-    error_of,
-    http_client,
-    run,
-    target,
-)
+from tests.limits import WAIT_SECONDS
+from tests.scrape.clients import connections, error_of, http_client, run, target
 from tests.scrape.servers import (
     Handler,
     Server,

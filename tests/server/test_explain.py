@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Explain: the verdict that KEDA is answered by, and everything that led to it."""
+"""Explain: the evaluation that KEDA is answered with, and everything that led to it."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -11,23 +11,24 @@ import pytest
 from keda_gpu_scaler.core.evaluate.evaluation import Evaluation, evaluate
 from keda_gpu_scaler.core.state.fleet import Fleet, History
 from keda_gpu_scaler.core.types import Unavailable, Workload
-from keda_gpu_scaler.server import explain as explanation_module
-from keda_gpu_scaler.server import external_scaler as scaler_module
-from keda_gpu_scaler.server.external_scaler import EvaluationService, ExternalScaler
+from keda_gpu_scaler.server import evaluator as evaluator_module
+from keda_gpu_scaler.server import explain as explain_module
+from keda_gpu_scaler.server.explain import EvaluationService
+from keda_gpu_scaler.server.external_scaler import ExternalScaler
 from keda_gpu_scaler.wire import evaluation_pb2 as evaluation_pb
 from keda_gpu_scaler.wire import evaluation_pb2_grpc as evaluation_pb_grpc
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
 from tests.fakes import FakeCluster, FakePeers, ManualClock, device, node_history, pod, sample, workload
+from tests.limits import WAIT_SECONDS
 
-WAIT_SECONDS = 20.0
 HERE = node_history(
     "gpu-7", sample(0, 0.92), sample(1, 0.1), held={device(0).uuid: "llama-0", device(1).uuid: "llama-1"}
 )
 
 
-class Desk:
-    """A scaler that is asked as KEDA asks and as ``explain`` does; ``judged`` holds every evaluation."""
+class Bench:
+    """A scaler with the clients of KEDA and of ``explain``; ``evaluated`` holds every evaluation."""
 
     def __init__(
         self,
@@ -40,18 +41,18 @@ class Desk:
         self.clock = ManualClock()
         fleet = Fleet(history, 10.0, deviceless=deviceless, own_node="gpu-7")
         self.scaler = ExternalScaler(lambda: fleet, self.clock, FakeCluster(llama=known), FakePeers())
-        self.judged: list[Evaluation] = []
+        self.evaluated: list[Evaluation] = []
 
-        def judging(*arguments: Any) -> Evaluation:
-            self.judged.append(evaluate(*arguments))
-            return self.judged[-1]
+        def evaluating(*arguments: Any) -> Evaluation:
+            self.evaluated.append(evaluate(*arguments))
+            return self.evaluated[-1]
 
-        monkeypatch.setattr(scaler_module, "evaluate", judging)
+        monkeypatch.setattr(evaluator_module, "evaluate", evaluating)
 
     def on(self, talk: Callable[[Any, Any, pb.ScaledObjectRef], Awaitable[None]], **metadata: str) -> None:
         async def run() -> None:
             server = grpc.aio.server()
-            pb_grpc.add_ExternalScalerServicer_to_server(self.scaler, server)  # type: ignore[no-untyped-call]
+            server.add_generic_rpc_handlers((self.scaler.handlers(),))
             evaluation_pb_grpc.add_EvaluationsServicer_to_server(  # type: ignore[no-untyped-call]
                 EvaluationService(self.scaler), server
             )
@@ -59,54 +60,54 @@ class Desk:
             await server.start()
             async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel, asyncio.timeout(WAIT_SECONDS):
                 keda = pb_grpc.ExternalScalerStub(channel)  # type: ignore[no-untyped-call]
-                people = evaluation_pb_grpc.EvaluationsStub(channel)  # type: ignore[no-untyped-call]
-                await talk(keda, people, pb.ScaledObjectRef(name="llama", namespace="ai", scalerMetadata=metadata))
+                commands = evaluation_pb_grpc.EvaluationsStub(channel)  # type: ignore[no-untyped-call]
+                await talk(keda, commands, pb.ScaledObjectRef(name="llama", namespace="ai", scalerMetadata=metadata))
             await server.stop(None)
 
         asyncio.run(run())
 
 
-def test_what_keda_is_told_and_what_is_explained_are_one_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
-    desk = Desk(workload(pod("llama-0"), pod("llama-1")), monkeypatch)
+def test_keda_s_answer_and_its_explanation_are_one_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(workload(pod("llama-0"), pod("llama-1")), monkeypatch)
 
-    async def talk(keda: Any, people: Any, ref: pb.ScaledObjectRef) -> None:
+    async def talk(keda: Any, commands: Any, ref: pb.ScaledObjectRef) -> None:
         answer = await keda.GetMetrics(pb.GetMetricsRequest(scaledObjectRef=ref))
         state = await keda.IsActive(ref)
-        told = await people.Explain(ref)
-        (evaluation,) = desk.judged
-        assert told.value == answer.metricValues[0].metricValueFloat == evaluation.value == 102.0
-        assert told.active is state.result is evaluation.active is True
-        assert tuple(told.steps) == evaluation.steps
+        message = await commands.Explain(ref)
+        (evaluation,) = bench.evaluated
+        assert message.value == answer.metricValues[0].metricValueFloat == evaluation.value == 102.0
+        assert message.active is state.result is evaluation.active is True
+        assert tuple(message.steps) == evaluation.steps
 
-    desk.on(talk)
+    bench.on(talk)
 
 
 def test_an_error_of_keda_s_is_explained_by_the_same_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
-    desk = Desk(workload(pod("llama-0", "gpu-9"), pod("llama-1", "gpu-9")), monkeypatch)
+    bench = Bench(workload(pod("llama-0", "gpu-9"), pod("llama-1", "gpu-9")), monkeypatch)
 
-    async def talk(keda: Any, people: Any, ref: pb.ScaledObjectRef) -> None:
+    async def talk(keda: Any, commands: Any, ref: pb.ScaledObjectRef) -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await keda.GetMetrics(pb.GetMetricsRequest(scaledObjectRef=ref))
-        told = await people.Explain(ref)
-        assert not told.HasField("value")
-        assert caught.value.details() == f"ai/llama: {told.reason}"
-        assert (told.no_value_reason, told.with_value, told.expected) == ("unavailable", 0, 2)
-        assert [(observation.pod, observation.state) for observation in told.observations] == [
+        message = await commands.Explain(ref)
+        assert not message.HasField("value")
+        assert caught.value.details() == f"ai/llama: {message.reason}"
+        assert (message.no_value_reason, message.with_value, message.expected) == ("unavailable", 0, 2)
+        assert [(observation.pod, observation.state) for observation in message.observations] == [
             ("llama-0", "missing"),
             ("llama-1", "missing"),
         ]
 
-    desk.on(talk)
+    bench.on(talk)
 
 
-def test_every_pod_is_told_with_its_node_its_devices_and_their_age(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_pod_is_listed_with_its_node_its_devices_and_their_age(monkeypatch: pytest.MonkeyPatch) -> None:
     starting = pod("llama-2", ready=False, age=5.0)
-    desk = Desk(workload(pod("llama-0"), pod("llama-1"), starting), monkeypatch)
-    desk.clock.advance(4.0)
+    bench = Bench(workload(pod("llama-0"), pod("llama-1"), starting), monkeypatch)
+    bench.clock.advance(4.0)
 
-    async def talk(keda: Any, people: Any, ref: pb.ScaledObjectRef) -> None:
-        told = await people.Explain(ref)
-        first, _, third = told.observations
+    async def talk(keda: Any, commands: Any, ref: pb.ScaledObjectRef) -> None:
+        message = await commands.Explain(ref)
+        first, _, third = message.observations
         assert (first.pod, first.node, first.ready, first.state, first.value) == (
             "llama-0",
             "gpu-7",
@@ -125,67 +126,74 @@ def test_every_pod_is_told_with_its_node_its_devices_and_their_age(monkeypatch: 
             "no_device",
             False,
         )
-        assert told.workload == evaluation_pb.Workload(
+        assert message.workload == evaluation_pb.Workload(
             kind="ScaledObject", target="Deployment llama", wanted=3, actual=3, ready=2
         )
-        assert (told.instance, told.metric, told.unit, told.value_type) == (
+        assert (message.instance, message.metric, message.unit, message.value_type) == (
             "gpu-7",
             "gpu_utilization",
             "%",
             "AverageValue",
         )
 
-    desk.on(talk)
+    bench.on(talk)
 
 
-def test_a_scope_without_pods_is_told_device_by_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    desk = Desk(workload(pod("llama-0"), metric_type="Value"), monkeypatch)
+def test_a_scope_without_pods_is_listed_device_by_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(workload(pod("llama-0"), metric_type="Value"), monkeypatch)
 
-    async def talk(keda: Any, people: Any, ref: pb.ScaledObjectRef) -> None:
-        told = await people.Explain(ref)
+    async def talk(keda: Any, commands: Any, ref: pb.ScaledObjectRef) -> None:
+        message = await commands.Explain(ref)
         assert [
             (observation.pod, observation.node, observation.devices[0].index, observation.value)
-            for observation in told.observations
+            for observation in message.observations
         ] == [
             ("", "gpu-7", 0, 92.0),
             ("", "gpu-7", 1, 10.0),
         ]
-        assert (told.scope, told.value_type, told.value) == ("node", "Value", 92.0)
+        assert (message.scope, message.value_type, message.value) == ("node", "Value", 92.0)
 
-    desk.on(talk, scope="node")
+    bench.on(talk, scope="node")
 
 
-def test_demand_is_told_as_far_as_it_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    desk = Desk(workload(replicas=0), monkeypatch)
+def test_unknown_demand_has_a_sentence_and_no_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(workload(replicas=0), monkeypatch)
 
-    async def talk(keda: Any, people: Any, ref: pb.ScaledObjectRef) -> None:
-        told = await people.Explain(ref)
-        assert told.demand == evaluation_pb.Demand(
-            sentence=told.demand.sentence
+    async def talk(keda: Any, commands: Any, ref: pb.ScaledObjectRef) -> None:
+        message = await commands.Explain(ref)
+        assert message.demand == evaluation_pb.Demand(
+            sentence=message.demand.sentence
         )  # neither a value nor whether it wakes
-        assert told.demand.sentence
-        assert {one.key: one.origin for one in told.settings}["demandEndpoint"] == "given"
+        assert message.demand.sentence
+        assert {one.key: one.origin for one in message.settings}["demandEndpoint"] == "given"
 
-    desk.on(talk, demandEndpoint="http://gateway:8080/metrics", demandMetric="requests")
-
-
-def test_a_workload_that_nobody_knows_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    desk = Desk(Unavailable("ai/llama: there is none", is_permanent=True), monkeypatch)
-
-    async def talk(keda: Any, people: Any, ref: pb.ScaledObjectRef) -> None:
-        told = await people.Explain(ref)
-        assert not told.HasField("workload")
-        assert (told.value_type, told.no_value_reason, told.reason) == ("", "misconfigured", "ai/llama: there is none")
-
-    desk.on(talk)
+    bench.on(talk, demandEndpoint="http://gateway:8080/metrics", demandMetric="requests")
 
 
-def test_of_very_many_the_first_are_told_and_the_rest_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(explanation_module, "MAX_SIGHTS", 1)
-    desk = Desk(workload(pod("llama-0"), pod("llama-1")), monkeypatch)
+def test_an_unknown_workload_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(Unavailable("ai/llama: there is none", is_permanent=True), monkeypatch)
 
-    async def talk(keda: Any, people: Any, ref: pb.ScaledObjectRef) -> None:
-        told = await people.Explain(ref)
-        assert ([observation.pod for observation in told.observations], told.observations_omitted) == (["llama-0"], 1)
+    async def talk(keda: Any, commands: Any, ref: pb.ScaledObjectRef) -> None:
+        message = await commands.Explain(ref)
+        assert not message.HasField("workload")
+        assert (message.value_type, message.no_value_reason, message.reason) == (
+            "",
+            "misconfigured",
+            "ai/llama: there is none",
+        )
 
-    desk.on(talk)
+    bench.on(talk)
+
+
+def test_the_first_observations_are_listed_and_the_rest_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(explain_module, "MAX_OBSERVATIONS", 1)
+    bench = Bench(workload(pod("llama-0"), pod("llama-1")), monkeypatch)
+
+    async def talk(keda: Any, commands: Any, ref: pb.ScaledObjectRef) -> None:
+        message = await commands.Explain(ref)
+        assert ([observation.pod for observation in message.observations], message.observations_omitted) == (
+            ["llama-0"],
+            1,
+        )
+
+    bench.on(talk)

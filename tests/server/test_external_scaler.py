@@ -14,17 +14,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from keda_gpu_scaler.core.counters import REQUEST_BUCKETS_SECONDS, RecentAnswer
 from keda_gpu_scaler.core.evaluate.evaluation import Evaluation, evaluate
-from keda_gpu_scaler.core.interfaces import REQUEST_BUCKETS_SECONDS, RecentAnswer
 from keda_gpu_scaler.core.state.fleet import Fleet
 from keda_gpu_scaler.core.trigger.parser import PARAMETERS, Trigger, parse_trigger
 from keda_gpu_scaler.server import external_scaler as scaler_module
-from keda_gpu_scaler.server.external_scaler import HEARTBEAT_SECONDS, ExternalScaler
+from keda_gpu_scaler.server import recent_answers as answers_module
+from keda_gpu_scaler.server import streams as streams_module
+from keda_gpu_scaler.server.external_scaler import ExternalScaler
+from keda_gpu_scaler.server.resolver import Question
+from keda_gpu_scaler.server.streams import HEARTBEAT_SECONDS, ActivityStream
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
 from tests.fakes import ManualClock, blind, fleet_of, sample
-
-WAIT_SECONDS = 20.0
+from tests.limits import WAIT_SECONDS
 
 
 class Bench:
@@ -36,18 +39,17 @@ class Bench:
         self.answered: list[RecentAnswer] = []
         self.scaler = ExternalScaler(lambda: self.fleet, self.clock, on_answer=self.answered.append)
         self.stub: Any = None
-        self.asked = 0
 
     async def see(self, utilization: float | None, *, after_seconds: float = 1.0) -> None:
         """Let time pass and a new snapshot be published."""
         self.clock.advance(after_seconds)
         self.fleet = fleet_of([sample(0, utilization)], last_at=self.clock.now)
-        await self.scaler.published()
+        await self.scaler.wake_streams()
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator["Bench"]:
         server = grpc.aio.server()
-        pb_grpc.add_ExternalScalerServicer_to_server(self.scaler, server)  # type: ignore[no-untyped-call]
+        server.add_generic_rpc_handlers((self.scaler.handlers(),))
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         try:
@@ -59,7 +61,7 @@ class Bench:
 
 
 def ref(**metadata: str) -> pb.ScaledObjectRef:
-    # Without a cluster nobody knows the replicas, and only an average can be told.
+    # Without a cluster the replicas are unknown, and only an average can be reported.
     return pb.ScaledObjectRef(name="llama", namespace="ai", scalerMetadata={"report": "average", **metadata})
 
 
@@ -160,7 +162,7 @@ def test_the_metric_name_is_matched_without_regard_to_case(name: str) -> None:
         ),
     ],
 )
-def test_what_cannot_be_answered_gets_a_status_and_a_sentence(
+def test_an_invalid_request_gets_a_status_and_a_sentence(
     request_: pb.GetMetricsRequest, code: grpc.StatusCode, sentence: str
 ) -> None:
     async def talk(bench: Bench) -> None:
@@ -180,9 +182,9 @@ def test_what_cannot_be_answered_gets_a_status_and_a_sentence(
         ),
         pytest.param(
             fleet_of([blind()]),
-            "ai/llama: gpu_utilization is unknown for 1 of 1 devices: GPU 0 (GPU-0000) of node gpu-7 gives no "
-            "gpu_utilization; nothing moves until they answer. Repair them, ask for another metricType, or narrow the "
-            "trigger",
+            "ai/llama: gpu_utilization is unknown for 1 of 1 devices: GPU 0 (GPU-0000) of node gpu-7 has no reading "
+            "of gpu_utilization; there is no value until they have a reading. Repair them, use another metricType, or "
+            "narrow the trigger",
             id="lost card",
         ),
     ],
@@ -237,7 +239,7 @@ def test_a_stream_sends_at_once_and_then_on_change() -> None:
     on(Bench(), talk)
 
 
-def test_law_1_a_stream_pushes_no_ignorance_and_tells_what_was_learnt() -> None:
+def test_law_1_a_stream_pushes_no_unknown_state_and_pushes_the_next_known_one() -> None:
     bench = Bench()
     bench.fleet = Fleet(None, 10.0)
 
@@ -256,7 +258,7 @@ def test_law_1_a_stream_pushes_no_ignorance_and_tells_what_was_learnt() -> None:
     on(bench, talk)
 
 
-def test_a_stream_opened_in_the_dark_learns_the_state_even_when_others_know_it_already() -> None:
+def test_a_stream_that_opens_while_the_state_is_unknown_gets_the_next_known_state() -> None:
     async def talk(bench: Bench) -> None:
         informed = bench.stub.StreamIsActive(ref())
         assert (await informed.read()).result is True
@@ -279,12 +281,12 @@ def test_a_stream_repeats_an_unchanged_state_as_a_slow_heartbeat(monkeypatch: py
         bench.clock.advance(seconds)
         return asyncio.timeout_at(0)
 
-    monkeypatch.setattr(scaler_module, "asyncio", SimpleNamespace(timeout=timeout, Event=asyncio.Event))
+    monkeypatch.setattr(streams_module, "asyncio", SimpleNamespace(timeout=timeout, Event=asyncio.Event))
 
     async def pushes() -> list[tuple[float, bool]]:
         trigger, pushed = parse_trigger({"pollIntervalSeconds": "7", "report": "average"}), []
-        question = scaler_module._Request(trigger)
-        async with contextlib.aclosing(bench.scaler._states(question, scaler_module._ActivityStream())) as states:
+        question = Question(trigger)
+        async with contextlib.aclosing(bench.scaler._streams.states(question, ActivityStream())) as states:
             async for active in states:
                 pushed.append((bench.clock.now - 1000, active))
                 if len(pushed) == 3:
@@ -327,35 +329,35 @@ def test_streams_are_bounded_and_closed_ones_make_room(monkeypatch: pytest.Monke
     on(Bench(), talk)
 
 
-def test_law_3_many_questions_over_one_snapshot_are_one_judgement() -> None:
+def test_law_3_the_same_call_over_one_snapshot_is_evaluated_once() -> None:
     bench = Bench()
-    judged = 0
+    evaluated = 0
 
     def counting(*arguments: Any) -> Any:
-        nonlocal judged
-        judged += 1
+        nonlocal evaluated
+        evaluated += 1
         return evaluate(*arguments)
 
     async def talk(bench: Bench) -> None:
         answers = {(await bench.stub.GetMetrics(metrics())).SerializeToString() for _ in range(5)}
         assert len(answers) == 1
-        assert judged == 1
+        assert evaluated == 1
         await bench.see(0.5)
         value = (await bench.stub.GetMetrics(metrics())).metricValues[0].metricValueFloat
         assert value == 50.0
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("keda_gpu_scaler.server.external_scaler.evaluate", counting)
+        patch.setattr("keda_gpu_scaler.server.evaluator.evaluate", counting)
         on(bench, talk)
 
 
-def test_a_history_that_was_superseded_is_not_kept() -> None:
+def test_a_superseded_history_is_not_kept() -> None:
     bench = Bench()
 
     async def talk(bench: Bench) -> None:
         await bench.stub.GetMetrics(metrics(gpuIndex="0"))
         assert bench.fleet.history is not None
-        companion = ManualClock()  # anything that can be watched, and lives as long as the history's memo
+        companion = ManualClock()  # lives as long as the history's cache
         bench.fleet.history.cache["companion"] = companion
         old = weakref.ref(companion)
         del companion
@@ -367,28 +369,28 @@ def test_a_history_that_was_superseded_is_not_kept() -> None:
     on(bench, talk)
 
 
-def test_judging_many_dear_triggers_gives_other_calls_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_calls_get_their_turn_while_many_streams_are_evaluated(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench()
-    judging: list[str] = []
+    evaluating: list[str] = []
 
-    def dear(trigger: Trigger, fleet: Fleet, now: float, *_: object) -> Evaluation:
+    def slow(trigger: Trigger, fleet: Fleet, now: float, *_: object) -> Evaluation:
         bench.clock.advance(0.004)
-        judging.append("a trigger")
+        evaluating.append("a trigger")
         return evaluate(trigger, replace(fleet, stale_after_seconds=1e9), now)
 
     async def other_call() -> None:
-        judging.append("another call")
+        evaluating.append("another call")
 
     async def talk(bench: Bench) -> None:
         for index in range(6):
             stream = bench.stub.StreamIsActive(ref(windowSeconds=str(index)))
             assert (await stream.read()).result is True
-        monkeypatch.setattr("keda_gpu_scaler.server.external_scaler.evaluate", dear)
+        monkeypatch.setattr("keda_gpu_scaler.server.evaluator.evaluate", slow)
         bench.fleet = fleet_of([sample(0, 0.92)], last_at=bench.clock.now, stale_after=1e9)
         other = asyncio.ensure_future(other_call())
-        await bench.scaler.published()
+        await bench.scaler.wake_streams()
         await other
-        assert judging == ["a trigger", "a trigger", "another call", *["a trigger"] * 4]
+        assert evaluating == ["a trigger", "a trigger", "another call", *["a trigger"] * 4]
 
     on(bench, talk)
 
@@ -405,19 +407,19 @@ def test_requests_and_errors_are_counted_by_method() -> None:
     on(Bench(), talk)
 
 
-def test_how_long_an_answer_takes_is_counted_by_method_an_error_s_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_durations_are_counted_by_method_errors_included(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench()
 
-    def dear(*arguments: Any, **more: Any) -> Evaluation:
+    def slow(*arguments: Any, **more: Any) -> Evaluation:
         bench.clock.advance(0.25)
         return evaluate(*arguments, **more)
 
-    monkeypatch.setattr("keda_gpu_scaler.server.external_scaler.evaluate", dear)
+    monkeypatch.setattr("keda_gpu_scaler.server.evaluator.evaluate", slow)
 
     async def talk(bench: Bench) -> None:
         bench.fleet = fleet_of([sample(0, 0.92)], last_at=bench.clock.now, stale_after=1e9)
         await bench.stub.GetMetrics(metrics())
-        await bench.stub.IsActive(ref())  # by the verdict of before
+        await bench.stub.IsActive(ref())  # answered with the evaluation from before
         await refusal(bench.stub.GetMetrics(metrics(gpuIndex="9")))
         await refusal(bench.stub.GetMetricSpec(ref(targetValue="x")))
         await bench.stub.StreamIsActive(ref()).read()
@@ -434,7 +436,7 @@ def test_how_long_an_answer_takes_is_counted_by_method_an_error_s_too(monkeypatc
     on(bench, talk)
 
 
-def test_a_trigger_is_logged_when_it_stops_and_starts_being_answerable(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_trigger_is_logged_when_it_loses_its_value_and_has_one_again(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="keda_gpu_scaler")
 
     async def talk(bench: Bench) -> None:
@@ -496,10 +498,10 @@ def test_any_metadata_gets_an_answer_or_invalid_argument_and_never_a_nan(
     on(Bench(), talk)
 
 
-# --- what was answered, for those who watch
+# ---- recent answers ----
 
 
-def test_what_was_answered_last_is_kept_for_those_who_watch() -> None:
+def test_the_last_answer_to_a_trigger_is_kept() -> None:
     async def talk(bench: Bench) -> None:
         await bench.stub.GetMetrics(metrics(targetValue="50"))
         [answer] = bench.scaler.answers()
@@ -514,7 +516,7 @@ def test_what_was_answered_last_is_kept_for_those_who_watch() -> None:
     on(Bench(), talk)
 
 
-def test_an_answer_holds_the_steps_and_the_reason_of_the_verdict_that_keda_was_told() -> None:
+def test_a_recent_answer_holds_the_steps_and_the_reason_of_its_evaluation() -> None:
     async def talk(bench: Bench) -> None:
         await bench.stub.GetMetrics(metrics())
         [answer] = bench.scaler.answers()
@@ -534,7 +536,7 @@ def test_an_answer_holds_the_steps_and_the_reason_of_the_verdict_that_keda_was_t
 
 
 @pytest.mark.parametrize(("devices", "kept"), [(10, None), (500, 51)])
-def test_of_very_many_steps_the_first_and_the_last_are_kept(devices: int, kept: int | None) -> None:
+def test_the_first_and_the_last_of_many_steps_are_kept(devices: int, kept: int | None) -> None:
     bench = Bench()
     bench.fleet = fleet_of([sample(index, index / 1000) for index in range(devices)])
 
@@ -550,10 +552,10 @@ def test_of_very_many_steps_the_first_and_the_last_are_kept(devices: int, kept: 
     on(bench, talk)
 
 
-def test_what_nobody_asks_about_any_more_is_forgotten() -> None:
+def test_an_answer_that_is_not_given_again_expires() -> None:
     async def talk(bench: Bench) -> None:
         await bench.stub.GetMetrics(metrics())
-        bench.clock.advance(scaler_module.ANSWERED_SECONDS - 1)
+        bench.clock.advance(answers_module.RECENT_SECONDS - 1)
         await refusal(bench.stub.GetMetrics(metrics(metricType="power_draw")))
         assert len(bench.scaler.answers()) == 2
         bench.clock.advance(2)
@@ -562,8 +564,8 @@ def test_what_nobody_asks_about_any_more_is_forgotten() -> None:
     on(Bench(), talk)
 
 
-def test_no_more_answers_are_kept_than_can_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scaler_module, "_REMEMBERED", 2)
+def test_the_number_of_recent_answers_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers_module, "MAX_ANSWERS", 2)
 
     async def talk(bench: Bench) -> None:
         for metric in ("gpu_utilization", "power_draw", "temperature", "gpu_utilization"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a call waits for, and what it does not: workloads, node labels and peers that were not asked about before."""
+"""The first sync that a call waits for: workloads, node labels and peers."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -11,22 +11,23 @@ import pytest
 from keda_gpu_scaler.core.evaluate.evaluation import evaluate
 from keda_gpu_scaler.core.state.fleet import Fleet
 from keda_gpu_scaler.core.types import Unavailable
-from keda_gpu_scaler.server import external_scaler as scaler_module
+from keda_gpu_scaler.server import evaluator as evaluator_module
+from keda_gpu_scaler.server import interest as interest_module
 from keda_gpu_scaler.server.external_scaler import ExternalScaler
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
 from tests.fakes import FakeCluster, FakePeers, ManualClock, node_history, pod, sample, workload
+from tests.limits import WAIT_SECONDS
 
-WAIT_SECONDS = 20.0
-SEEN = node_history("gpu-7", sample(0, 0.92), held={"GPU-0000": "llama-0"})
+OBSERVED = node_history("gpu-7", sample(0, 0.92), held={"GPU-0000": "llama-0"})
 
 
-class Asked:
-    """A scaler of a cluster with one workload, whose only GPU does 92 %."""
+class Bench:
+    """A scaler in a cluster with one workload, whose only GPU is at 92 %."""
 
     def __init__(self, cluster: FakeCluster, peers: FakePeers) -> None:
         self.cluster, self.peers = cluster, peers
-        fleet = Fleet(SEEN, 10.0)
+        fleet = Fleet(OBSERVED, 10.0)
         self.clock = ManualClock()
         self.scaler = ExternalScaler(lambda: fleet, self.clock, cluster, peers)
         self.stub: Any = None
@@ -36,22 +37,22 @@ class Asked:
         return self.stub.GetMetrics(pb.GetMetricsRequest(scaledObjectRef=ref))
 
 
-def on(asked: Asked, talk: Callable[[Asked], Awaitable[None]]) -> None:
+def on(bench: Bench, talk: Callable[[Bench], Awaitable[None]]) -> None:
     async def run() -> None:
         server = grpc.aio.server()
-        pb_grpc.add_ExternalScalerServicer_to_server(asked.scaler, server)  # type: ignore[no-untyped-call]
+        server.add_generic_rpc_handlers((bench.scaler.handlers(),))
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel, asyncio.timeout(WAIT_SECONDS):
-            asked.stub = pb_grpc.ExternalScalerStub(channel)  # type: ignore[no-untyped-call]
-            await talk(asked)
+            bench.stub = pb_grpc.ExternalScalerStub(channel)  # type: ignore[no-untyped-call]
+            await talk(bench)
         await server.stop(None)
 
     asyncio.run(run())
 
 
-async def asked_of(cluster: FakeCluster) -> None:
-    """Return once a question has come through to the cluster."""
+async def reached(cluster: FakeCluster) -> None:
+    """Return once a call has reached the cluster."""
     while not cluster.asked:
         await asyncio.sleep(0)
 
@@ -59,111 +60,111 @@ async def asked_of(cluster: FakeCluster) -> None:
 KNOWN = workload(pod("llama-0"))
 
 
-def test_the_first_question_waits_until_the_workload_was_looked_up() -> None:
-    async def talk(asked: Asked) -> None:
-        call = asyncio.ensure_future(asked.metrics())
-        await asked_of(asked.cluster)
+def test_the_first_call_waits_until_the_workload_was_read() -> None:
+    async def talk(bench: Bench) -> None:
+        call = asyncio.ensure_future(bench.metrics())
+        await reached(bench.cluster)
         assert not call.done()
-        asked.cluster.tell(KNOWN)
+        bench.cluster.tell(KNOWN)
         assert (await call).metricValues[0].metricValueFloat == 92.0
 
-    on(Asked(FakeCluster(), FakePeers()), talk)
+    on(Bench(FakeCluster(), FakePeers()), talk)
 
 
-def test_the_first_question_with_a_node_selector_waits_for_the_labels_too() -> None:
+def test_the_first_call_with_a_node_selector_waits_for_the_labels() -> None:
     cluster = FakeCluster(llama=KNOWN)
     cluster.labels = Unavailable("nodes: not read yet", is_permanent=False)
 
-    async def talk(asked: Asked) -> None:
-        call = asyncio.ensure_future(asked.metrics(nodeSelector="pool=a"))
-        await asked_of(asked.cluster)
-        asked.cluster.labels = {"gpu-7": {"pool": "a"}}
+    async def talk(bench: Bench) -> None:
+        call = asyncio.ensure_future(bench.metrics(nodeSelector="pool=a"))
+        await reached(bench.cluster)
+        bench.cluster.labels = {"gpu-7": {"pool": "a"}}
         assert (await call).metricValues[0].metricValueFloat == 92.0
 
-    on(Asked(cluster, FakePeers()), talk)
+    on(Bench(cluster, FakePeers()), talk)
 
 
-def test_labels_that_may_not_be_read_are_not_waited_for() -> None:
+def test_a_call_does_not_wait_for_labels_that_are_forbidden() -> None:
     cluster = FakeCluster(llama=KNOWN)
     cluster.labels = Unavailable("nodes: forbidden", is_permanent=True)
 
-    async def talk(asked: Asked) -> None:
+    async def talk(bench: Bench) -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await asked.metrics(nodeSelector="pool=a")
+            await bench.metrics(nodeSelector="pool=a")
         assert "nodes: forbidden" in (caught.value.details() or "")
 
-    on(Asked(cluster, FakePeers()), talk)
+    on(Bench(cluster, FakePeers()), talk)
 
 
-def test_law_2_a_workload_is_waited_for_no_longer_than_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scaler_module, "LOOK_UP_SECONDS", 0.01)
+def test_law_2_a_call_waits_at_most_a_second_for_a_workload(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interest_module, "SYNC_SECONDS", 0.01)
 
-    async def talk(asked: Asked) -> None:
+    async def talk(bench: Bench) -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await asked.metrics()
+            await bench.metrics()
         assert "ai/llama: not read yet" in (caught.value.details() or "")
 
-    on(Asked(FakeCluster(), FakePeers()), talk)
+    on(Bench(FakeCluster(), FakePeers()), talk)
 
 
-def test_law_2_peers_are_waited_for_no_longer_than_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scaler_module, "LOOK_UP_SECONDS", 0.01)
+def test_law_2_a_call_waits_at_most_a_second_for_peers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interest_module, "SYNC_SECONDS", 0.01)
 
-    async def talk(asked: Asked) -> None:
-        assert (await asked.metrics()).metricValues[0].metricValueFloat == 92.0
+    async def talk(bench: Bench) -> None:
+        assert (await bench.metrics()).metricValues[0].metricValueFloat == 92.0
 
-    on(Asked(FakeCluster(llama=KNOWN), FakePeers(is_settled=False)), talk)
-
-
-def test_peers_hear_how_much_history_is_needed_unless_only_this_node_is_meant() -> None:
-    async def talk(asked: Asked) -> None:
-        await asked.metrics(windowSeconds="30")
-        assert set(asked.peers.asked_windows) == {30.0}
-        asked.peers.asked_windows.clear()
-        await asked.metrics(scope="node")
-        assert asked.peers.asked_windows == []
-
-    on(Asked(FakeCluster(llama=KNOWN), FakePeers()), talk)
+    on(Bench(FakeCluster(llama=KNOWN), FakePeers(is_settled=False)), talk)
 
 
-class Dear:
-    """A fleet that takes a while to look at: each look costs what the test says."""
+def test_interest_in_peers_names_the_window_and_scope_node_registers_none() -> None:
+    async def talk(bench: Bench) -> None:
+        await bench.metrics(windowSeconds="30")
+        assert set(bench.peers.asked_windows) == {30.0}
+        bench.peers.asked_windows.clear()
+        await bench.metrics(scope="node")
+        assert bench.peers.asked_windows == []
+
+    on(Bench(FakeCluster(llama=KNOWN), FakePeers()), talk)
+
+
+class SlowEvaluation:
+    """An evaluation that takes the time that the test sets."""
 
     def __init__(self, clock: ManualClock, seconds: float) -> None:
-        self.clock, self.seconds, self.looks = clock, seconds, 0
+        self.clock, self.seconds, self.runs = clock, seconds, 0
 
     def evaluate(self, *arguments: Any) -> Any:
-        self.looks += 1
+        self.runs += 1
         self.clock.advance(self.seconds)
         return evaluate(*arguments)
 
 
 @pytest.mark.parametrize(
-    ("cost", "spared"),
+    ("cost", "hold"),
     [
-        pytest.param(0.0, 0.0, id="what costs nothing is judged by the newest word"),
-        pytest.param(0.01, 0.1, id="ten times what it cost"),
+        pytest.param(0.0, 0.0, id="a fast evaluation is repeated for every report"),
+        pytest.param(0.01, 0.1, id="ten times its duration"),
         pytest.param(0.15, 1.0, id="a second at most"),
     ],
 )
-def test_what_is_dear_to_judge_is_not_judged_anew_for_each_word_of_a_thousand_peers(
-    cost: float, spared: float, monkeypatch: pytest.MonkeyPatch
+def test_a_slow_evaluation_is_not_repeated_for_each_report_of_a_thousand_peers(
+    cost: float, hold: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = Asked(FakeCluster(llama=KNOWN), FakePeers())
-    dear = Dear(asked.clock, cost)
-    monkeypatch.setattr(scaler_module, "evaluate", dear.evaluate)
+    bench = Bench(FakeCluster(llama=KNOWN), FakePeers())
+    slow = SlowEvaluation(bench.clock, cost)
+    monkeypatch.setattr(evaluator_module, "evaluate", slow.evaluate)
 
-    async def talk(asked: Asked) -> None:
-        await asked.metrics()
-        began = asked.clock.now - cost
-        asked.scaler.heard()
-        await asked.metrics()
-        assert dear.looks == (1 if spared else 2)
-        asked.clock.now = began + spared
-        asked.scaler.heard()
-        await asked.metrics()
-        assert dear.looks == (2 if spared else 3)
-        await asked.metrics()  # nobody told anything in between
-        assert dear.looks == (2 if spared else 3)
+    async def talk(bench: Bench) -> None:
+        await bench.metrics()
+        began = bench.clock.now - cost
+        bench.scaler.note_report()
+        await bench.metrics()
+        assert slow.runs == (1 if hold else 2)
+        bench.clock.now = began + hold
+        bench.scaler.note_report()
+        await bench.metrics()
+        assert slow.runs == (2 if hold else 3)
+        await bench.metrics()  # there was no report in between
+        assert slow.runs == (2 if hold else 3)
 
-    on(asked, talk)
+    on(bench, talk)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What KEDA is told of engines and demand, and what is asked of them for it."""
+"""Answers from engines and demand, and the interest that is registered for them."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -12,24 +12,24 @@ from keda_gpu_scaler.core.selectors import SeriesSelector
 from keda_gpu_scaler.core.state.fleet import Fleet
 from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult, TargetHistory
 from keda_gpu_scaler.core.types import EngineSample, Series, Workload
-from keda_gpu_scaler.server import external_scaler as scaler_module
+from keda_gpu_scaler.server import interest as interest_module
 from keda_gpu_scaler.server.external_scaler import ExternalScaler
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
 from tests.fakes import FakeCluster, FakeEngines, FakePeers, ManualClock, pod, workload
+from tests.limits import WAIT_SECONDS
 
-WAIT_SECONDS = 20.0
 POD = pod("llama-0", address="10.0.0.1", ports=(8000,))
 ENGINE = Endpoint(POD.ref, "10.0.0.1", declared_ports=(8000,))
 EPP = Endpoint(url="http://epp:9090/metrics", every_address=True)
-WAKING = {"demandEndpoint": EPP.url, "demandMetric": "queue_size"}
+DEMAND = {"demandEndpoint": EPP.url, "demandMetric": "queue_size"}
 NO_ENGINE = ScrapeResult(failure="nothing of an engine's is exported", is_no_engine=True)
-AWAKE, ASLEEP = workload(POD), workload()
+RUNNING, AT_ZERO = workload(POD), workload()
 
 
 def engine(waiting: float, at: float = 1000.0) -> ScrapeResult:
-    told = EngineSample(at, "vllm", waiting=waiting, running=0.0, kv_cache_ratio=0.0)
-    return ScrapeResult((TargetHistory("http://10.0.0.1:8000/metrics", (told,)),))
+    sample = EngineSample(at, "vllm", waiting=waiting, running=0.0, kv_cache_ratio=0.0)
+    return ScrapeResult((TargetHistory("http://10.0.0.1:8000/metrics", (sample,)),))
 
 
 def queue(size: float, at: float = 1000.0) -> ScrapeResult:
@@ -38,7 +38,7 @@ def queue(size: float, at: float = 1000.0) -> ScrapeResult:
     )
 
 
-class Asked:
+class Bench:
     """A scaler without a device, of a cluster with one workload."""
 
     def __init__(self, known: Workload, engines: FakeEngines) -> None:
@@ -61,144 +61,144 @@ class Asked:
         return bool((await self.stub.IsActive(self.ref(**metadata))).result)
 
 
-def on(asked: Asked, talk: Callable[[Asked], Awaitable[None]]) -> None:
+def on(bench: Bench, talk: Callable[[Bench], Awaitable[None]]) -> None:
     async def run() -> None:
         server = grpc.aio.server()
-        pb_grpc.add_ExternalScalerServicer_to_server(asked.scaler, server)  # type: ignore[no-untyped-call]
+        server.add_generic_rpc_handlers((bench.scaler.handlers(),))
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel, asyncio.timeout(WAIT_SECONDS):
-            asked.stub = pb_grpc.ExternalScalerStub(channel)  # type: ignore[no-untyped-call]
-            await talk(asked)
-        asked.scaler.stop()
+            bench.stub = pb_grpc.ExternalScalerStub(channel)  # type: ignore[no-untyped-call]
+            await talk(bench)
+        bench.scaler.stop()
         await server.stop(None)
 
     asyncio.run(run())
 
 
-def test_the_first_question_waits_until_the_engine_was_scraped() -> None:
-    async def talk(asked: Asked) -> None:
-        call = asyncio.ensure_future(asked.value())
-        while ENGINE not in asked.engines.asked:
+def test_the_first_call_waits_until_the_engine_was_scraped() -> None:
+    async def talk(bench: Bench) -> None:
+        call = asyncio.ensure_future(bench.value())
+        while ENGINE not in bench.engines.asked:
             await asyncio.sleep(0)
         assert not call.done()
-        asked.engines.tell(ENGINE, engine(10))
+        bench.engines.tell(ENGINE, engine(10))
         assert await call == 200.0
 
-    on(Asked(AWAKE, FakeEngines()), talk)
+    on(Bench(RUNNING, FakeEngines()), talk)
 
 
-def test_law_2_an_engine_is_waited_for_no_longer_than_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scaler_module, "LOOK_UP_SECONDS", 0.01)
+def test_law_2_a_call_waits_at_most_a_second_for_an_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interest_module, "SYNC_SECONDS", 0.01)
 
-    async def talk(asked: Asked) -> None:
+    async def talk(bench: Bench) -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await asked.value()
+            await bench.value()
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
         assert "no fresh reading of 1 of 1 ready pods: not scraped yet" in (caught.value.details() or "")
 
-    on(Asked(AWAKE, FakeEngines()), talk)
+    on(Bench(RUNNING, FakeEngines()), talk)
 
 
-def test_engines_are_asked_for_just_what_the_trigger_needs() -> None:
-    async def talk(asked: Asked) -> None:
-        await asked.value(windowSeconds="30", demandHoldSeconds="90", **WAKING)
-        assert asked.engines.asked == {
+def test_interest_in_engines_is_exactly_what_the_trigger_needs() -> None:
+    async def talk(bench: Bench) -> None:
+        await bench.value(windowSeconds="30", demandHoldSeconds="90", **DEMAND)
+        assert bench.engines.asked == {
             ENGINE: (30.0, (), False),
             EPP: (120.0, (SeriesSelector("queue_size"),), True),
         }
 
-    on(Asked(AWAKE, FakeEngines({ENGINE: engine(1), EPP: queue(0)})), talk)
+    on(Bench(RUNNING, FakeEngines({ENGINE: engine(1), EPP: queue(0)})), talk)
 
 
-def test_a_pod_that_comes_is_asked_at_once() -> None:
+def test_a_new_pod_is_scraped_at_once() -> None:
     late = pod("llama-1", address="10.0.0.2")
 
-    async def talk(asked: Asked) -> None:
-        await asked.value()
-        asked.cluster.tell(workload(POD, late))
-        asked.engines.tell(Endpoint(late.ref, "10.0.0.2"), engine(5))
-        assert await asked.value() == 300.0
+    async def talk(bench: Bench) -> None:
+        await bench.value()
+        bench.cluster.tell(workload(POD, late))
+        bench.engines.tell(Endpoint(late.ref, "10.0.0.2"), engine(5))
+        assert await bench.value() == 300.0
 
-    on(Asked(AWAKE, FakeEngines({ENGINE: engine(10)})), talk)
-
-
-def test_peers_are_not_followed_for_what_engines_tell() -> None:
-    async def talk(asked: Asked) -> None:
-        await asked.value()
-        assert asked.peers.asked_windows == []
-
-    on(Asked(AWAKE, FakeEngines({ENGINE: engine(10)})), talk)
+    on(Bench(RUNNING, FakeEngines({ENGINE: engine(10)})), talk)
 
 
-def test_peers_are_followed_where_no_engine_tells() -> None:
-    async def talk(asked: Asked) -> None:
+def test_peers_are_not_followed_where_engines_export_the_value() -> None:
+    async def talk(bench: Bench) -> None:
+        await bench.value()
+        assert bench.peers.asked_windows == []
+
+    on(Bench(RUNNING, FakeEngines({ENGINE: engine(10)})), talk)
+
+
+def test_peers_are_followed_where_no_pod_has_an_engine() -> None:
+    async def talk(bench: Bench) -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await asked.value()
-        assert "no engine tells of itself" in (caught.value.details() or "")
-        assert asked.peers.asked_windows
+            await bench.value()
+        assert "no pod has a known engine" in (caught.value.details() or "")
+        assert bench.peers.asked_windows
 
-    on(Asked(AWAKE, FakeEngines({ENGINE: NO_ENGINE})), talk)
+    on(Bench(RUNNING, FakeEngines({ENGINE: NO_ENGINE})), talk)
 
 
-def test_a_queue_that_fills_is_pushed_to_a_workload_that_sleeps() -> None:
-    async def talk(asked: Asked) -> None:
-        stream = asked.stub.StreamIsActive(asked.ref(**WAKING))
+def test_a_queue_that_fills_activates_a_workload_at_zero() -> None:
+    async def talk(bench: Bench) -> None:
+        stream = bench.stub.StreamIsActive(bench.ref(**DEMAND))
         assert (await stream.read()).result is False
-        asked.clock.advance(0.5)
-        asked.engines.tell(EPP, queue(1, at=1000.5))
-        asked.scaler.heard()
-        await asked.scaler.published()
+        bench.clock.advance(0.5)
+        bench.engines.tell(EPP, queue(1, at=1000.5))
+        bench.scaler.note_report()
+        await bench.scaler.wake_streams()
         assert (await stream.read()).result is True
-        assert await asked.active(**WAKING) is True
+        assert await bench.active(**DEMAND) is True
         stream.cancel()
 
-    on(Asked(ASLEEP, FakeEngines({EPP: queue(0)})), talk)
+    on(Bench(AT_ZERO, FakeEngines({EPP: queue(0)})), talk)
 
 
-def test_law_1_demand_that_is_unknown_is_not_pushed_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
-    async def talk(asked: Asked) -> None:
-        assert await asked.active(**WAKING) is False
+def test_law_1_unknown_demand_activates_nothing_and_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def talk(bench: Bench) -> None:
+        assert await bench.active(**DEMAND) is False
         for _ in range(3):
-            assert await asked.value(**WAKING) == 0.0
-        asked.engines.tell(EPP, queue(0))
-        asked.scaler.heard()
-        await asked.value(**WAKING)
+            assert await bench.value(**DEMAND) == 0.0
+        bench.engines.tell(EPP, queue(0))
+        bench.scaler.note_report()
+        await bench.value(**DEMAND)
 
     unavailable = ScrapeResult((TargetHistory(EPP.url, failure="no answer within 2 s"),))
-    with caplog.at_level("INFO", logger="keda_gpu_scaler.server.external_scaler"):
-        on(Asked(ASLEEP, FakeEngines({EPP: unavailable})), talk)
-    said = [record.message for record in caplog.records if record.name == "keda_gpu_scaler.server.external_scaler"]
+    with caplog.at_level("INFO", logger="keda_gpu_scaler.server.recent_answers"):
+        on(Bench(AT_ZERO, FakeEngines({EPP: unavailable})), talk)
+    said = [record.message for record in caplog.records if record.name == "keda_gpu_scaler.server.recent_answers"]
     assert said == [
         "ai/llama (demand): demand at http://epp:9090/metrics is unknown: http://epp:9090/metrics: no answer within "
-        "2 s; it neither wakes the workload nor lets it sleep",
+        "2 s; the workload is neither activated nor scaled to zero",
         "ai/llama (demand): it is known again: demand 0 is not above demandThreshold 0",
     ]
 
 
-def test_what_demand_cannot_decide_is_an_error_and_no_guess(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_activity_that_demand_cannot_decide_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     url = Endpoint(url="http://vllm/metrics")
 
-    async def talk(asked: Asked) -> None:
-        del asked.cluster.workloads["ai", "llama"]
+    async def talk(bench: Bench) -> None:
+        del bench.cluster.workloads["ai", "llama"]
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await asked.active(engineEndpoint=url.url, report="average", **WAKING)
+            await bench.active(engineEndpoint=url.url, report="average", **DEMAND)
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-        assert "neither to be woken nor put to sleep" in (caught.value.details() or "")
+        assert "it is not known whether the workload should run" in (caught.value.details() or "")
 
-    monkeypatch.setattr(scaler_module, "LOOK_UP_SECONDS", 0.01)
-    on(Asked(AWAKE, FakeEngines({url: engine(0), EPP: ScrapeResult(failure="no address of epp")})), talk)
+    monkeypatch.setattr(interest_module, "SYNC_SECONDS", 0.01)
+    on(Bench(RUNNING, FakeEngines({url: engine(0), EPP: ScrapeResult(failure="no address of epp")})), talk)
 
 
-def test_demand_is_told_beside_the_answer() -> None:
-    async def talk(asked: Asked) -> None:
-        await asked.value(**WAKING)
-        [answer] = asked.scaler.answers()
+def test_a_recent_answer_holds_the_demand() -> None:
+    async def talk(bench: Bench) -> None:
+        await bench.value(**DEMAND)
+        [answer] = bench.scaler.answers()
         assert (answer.demand, answer.is_demand_known) == (3.0, True)
-        asked.engines.tell(EPP, ScrapeResult(failure="no address of epp"))
-        asked.scaler.heard()
-        await asked.value(**WAKING)
-        [answer] = asked.scaler.answers()
+        bench.engines.tell(EPP, ScrapeResult(failure="no address of epp"))
+        bench.scaler.note_report()
+        await bench.value(**DEMAND)
+        [answer] = bench.scaler.answers()
         assert (answer.demand, answer.is_demand_known) == (None, False)
 
-    on(Asked(AWAKE, FakeEngines({ENGINE: engine(1), EPP: queue(3)})), talk)
+    on(Bench(RUNNING, FakeEngines({ENGINE: engine(1), EPP: queue(3)})), talk)

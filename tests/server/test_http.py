@@ -1,154 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Tests of the HTTP server over real connections on loopback."""
+
 import asyncio
 import contextlib
 import socket
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
-from pathlib import Path
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
-from keda_gpu_scaler.core.interfaces import (
-    COLLECTION_BUCKETS_SECONDS,
-    REQUEST_BUCKETS_SECONDS,
-    CollectionCounts,
-    PeerCounts,
-    RecentAnswer,
-    RequestCounts,
-    ScrapeCounts,
-    WatchState,
-)
-from keda_gpu_scaler.core.state.fleet import Fleet
-from keda_gpu_scaler.server import http as exporter
-from keda_gpu_scaler.server.http import FAMILIES, HttpPage, HttpServer, metrics_pages, probe_pages, render, status_pages
-from tests.fakes import blind, device, fleet_of, node_history, sample
-
-GOLDEN = Path(__file__).parents[1] / "golden" / "metrics.txt"
-COUNTS = CollectionCounts(7, 2, 1.25, (3, 1, 0, 0, 1, 0, 0, 0, 1, 0, 0, 1))
-REQUESTS = {
-    "GetMetrics": RequestCounts(5, 1, 1.0625, (3, 0, 1, 0, 0, 0, 1, 0, 0)),
-    "IsActive": RequestCounts(4, 0, 0.002, (4, 0, 0, 0, 0, 0, 0, 0, 0)),
-    "StreamIsActive": RequestCounts(2, 0),
-}
-PEERS = PeerCounts(3, 12.5)
-WATCHES = {
-    ("scaledobjects.keda.sh", WatchState.WATCHING): 2,
-    ("pods", WatchState.UNKNOWN): 1,
-    ("pods", WatchState.WATCHING): 4,
-}
-ANSWERS = (
-    RecentAnswer(
-        "ai", "llama", "keda_gpu_metric", "gpu_utilization", 80.0, 276.0, active=True, with_value=3, expected=4
-    ),
-    RecentAnswer("ai", "chat", "keda_gpu_llm", "saturation", 100.0, 0.0, True, 1, 1, demand=12.0, is_demand_known=True),
-    RecentAnswer(
-        "ai", "code", "keda_gpu_llm", "saturation", 100.0, 0.0, False, 0, 0, demand=None, is_demand_known=False
-    ),
-    RecentAnswer(
-        "ai", "sleeper", "keda_gpu_metric", "gpu_utilization", 75.5, None, active=True, with_value=0, expected=2
-    ),
-)
-SCRAPES = {"vllm": ScrapeCounts(120, 2), "": ScrapeCounts(8, 8), "demand": ScrapeCounts(40)}
-NOW = 1000.0
-
-
-def text(fleet: Fleet, now: float = NOW) -> str:
-    return render(fleet, now, COUNTS, REQUESTS, ANSWERS, SCRAPES, PEERS, WATCHES)
-
-
-def series(fleet: Fleet, now: float = NOW) -> dict[str, float]:
-    return {
-        f"{one.name}{sorted(one.labels.items())}": one.value
-        for family in text_string_to_metric_families(text(fleet, now))
-        for one in family.samples
-    }
-
-
-def test_the_exposition_is_as_it_was_agreed() -> None:
-    odd = sample(
-        2, 0.125, device=device(2, model='quoted "name"\\with\nline'), power_watts=None, memory_used_bytes=None
-    )
-    fleet = fleet_of([sample(0, 0.92), blind(1), odd])
-    fleet = replace(
-        fleet, unavailable={"gpu-7": "nothing came for 6 s"}, peers={"gpu-3": node_history("gpu-3", at=NOW - 4.5)}
-    )
-    assert text(fleet) == GOLDEN.read_text()
-
-
-def test_a_prometheus_parser_reads_back_what_was_written() -> None:
-    name = 'quoted "name"\\with\nline'
-    found = series(fleet_of([sample(0, 0.125, device=device(0, model=name))]))
-    labels = [("gpu_index", "0"), ("gpu_name", name), ("gpu_uuid", "GPU-0000")]
-    assert found[f"keda_gpu_scaler_gpu_utilization_percent{labels}"] == 12.5
-    assert found[f"keda_gpu_scaler_gpu_memory_used_bytes{labels}"] == 40 << 30
-    assert found["keda_gpu_scaler_collections_total[]"] == 7
-    assert found["keda_gpu_scaler_collection_duration_seconds_count[]"] == sum(COUNTS.duration_buckets)
-    assert found["keda_gpu_scaler_collection_duration_seconds_bucket[('le', '+Inf')]"] == 7
-    assert found["keda_gpu_scaler_scaler_request_errors_total[('method', 'GetMetrics')]"] == 1
-
-
-def test_every_family_is_there_with_its_type() -> None:
-    families = {family.name: family.type for family in text_string_to_metric_families(text(fleet_of([sample()])))}
-    expected = {
-        exporter.PREFIX + (family.name.removesuffix("_total") if family.kind == "counter" else family.name): family.kind
-        for family in FAMILIES
-    }
-    assert families == expected
-
-
-@pytest.mark.parametrize(
-    ("fleet", "now"),
-    [
-        pytest.param(fleet_of([blind()]), NOW, id="a lost card"),
-        pytest.param(fleet_of([sample()]), NOW + 11, id="a stale snapshot"),
-        pytest.param(Fleet(None, 10.0), NOW, id="no snapshot yet"),
-    ],
-)
-def test_law_1_an_unknown_reading_has_no_series(fleet: Fleet, now: float) -> None:
-    assert not [name for name in series(fleet, now) if "gpu_uuid" in name]
-
-
-def test_law_1_a_workload_without_an_answer_has_no_value_and_says_so() -> None:
-    found = series(fleet_of([sample()]))
-    labels = [
-        ("metric", "gpu_utilization"),
-        ("metric_name", "keda_gpu_metric"),
-        ("name", "sleeper"),
-        ("namespace", "ai"),
-    ]
-    assert f"keda_gpu_scaler_workload_value{labels}" not in found
-    assert found[f"keda_gpu_scaler_workload_value_available{labels}"] == 0
-    assert found[f"keda_gpu_scaler_workload_active{labels}"] == 1
-
-
-def test_a_node_without_devices_counts_none_and_a_stale_one_does_not_count() -> None:
-    assert series(fleet_of([]))["keda_gpu_scaler_gpu_device_count[]"] == 0
-    assert "keda_gpu_scaler_gpu_device_count[]" not in series(fleet_of([sample()]), NOW + 11)
-
-
-def test_the_histogram_has_the_bounds_that_the_sampler_counts_by() -> None:
-    bounds = [name for name in series(fleet_of([])) if "collection_duration_seconds_bucket" in name]
-    assert len(bounds) == len(COLLECTION_BUCKETS_SECONDS) + 1 == len(COUNTS.duration_buckets)
-
-
-def test_a_call_has_a_duration_by_its_method_and_a_stream_has_none() -> None:
-    found = series(fleet_of([]))
-    name = "keda_gpu_scaler_scaler_request_duration_seconds"
-    of = [one for one in found if one.startswith(f"{name}_bucket") and "('method', 'GetMetrics')" in one]
-    assert len(of) == len(REQUEST_BUCKETS_SECONDS) + 1
-    assert found[f"{name}_bucket[('le', '0.025'), ('method', 'GetMetrics')]"] == 4
-    assert found[f"{name}_count[('method', 'GetMetrics')]"] == 5
-    assert found[f"{name}_sum[('method', 'GetMetrics')]"] == 1.0625
-    assert not [one for one in found if one.startswith(name) and "StreamIsActive" in one]
-
-
-def test_without_a_cluster_or_peers_there_are_no_watches_and_nobody_is_followed() -> None:
-    found = render(fleet_of([]), NOW, COUNTS, {})
-    assert "keda_gpu_scaler_peers_followed 0\n" in found
-    assert "keda_gpu_scaler_peer_max_staleness_seconds 0\n" in found
-    assert "keda_gpu_scaler_api_watches{" not in found
-
+from keda_gpu_scaler.server import http as http_module
+from keda_gpu_scaler.server.http import HttpPage, HttpServer, probe_pages
+from keda_gpu_scaler.server.metrics import metrics_pages
+from keda_gpu_scaler.server.status_page import status_pages
+from tests.limits import WAIT_SECONDS
 
 PAGES = {
     **probe_pages(lambda: None),
@@ -158,13 +22,13 @@ PAGES = {
 }
 
 
-def with_server(talk: Callable[[int], Awaitable[None]], host: str = "127.0.0.1") -> None:
+def with_server(scenario: Callable[[int], Awaitable[None]], host: str = "127.0.0.1") -> None:
     async def run() -> None:
         server = HttpServer(PAGES)
         port = await server.start(host, 0)
         try:
-            async with asyncio.timeout(20):
-                await talk(port)
+            async with asyncio.timeout(WAIT_SECONDS):
+                await scenario(port)
         finally:
             await server.close()
 
@@ -183,45 +47,50 @@ async def exchange(port: int, request: bytes, host: str = "127.0.0.1") -> bytes:
 @pytest.mark.parametrize(
     ("request_", "status", "body"),
     [
-        pytest.param(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n", b"200", b"ok\n", id="alive"),
-        pytest.param(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", b"200", b"ok\n", id="alive, by its older name"),
-        pytest.param(b"GET /readyz?verbose HTTP/1.1\r\nHost: x\r\n\r\n", b"200", b"ok\n", id="query string"),
-        pytest.param(b"HEAD /metrics HTTP/1.1\r\nHost: x\r\n\r\n", b"200", b"", id="head without a body"),
+        pytest.param(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n", b"200", b"ok\n", id="liveness"),
+        pytest.param(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", b"200", b"ok\n", id="liveness under its older name"),
+        pytest.param(
+            b"GET /readyz?verbose HTTP/1.1\r\nHost: x\r\n\r\n", b"200", b"ok\n", id="a query string is ignored"
+        ),
+        pytest.param(b"HEAD /metrics HTTP/1.1\r\nHost: x\r\n\r\n", b"200", b"", id="HEAD has no body"),
         pytest.param(b"GET /metrics HTTP/1.0\r\n\r\n", b"200", b"metric 1\n", id="HTTP/1.0"),
         pytest.param(b"GET /broken HTTP/1.1\r\nHost: x\r\n\r\n", b"503", b"out of order\n", id="a page with a status"),
         pytest.param(
             b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n",
             b"404",
-            b"nothing is served at '/nothing'; try /, /broken, /healthz, /livez, /metrics, /readyz\n",
-            id="no such page",
+            b"there is no page '/nothing'; the pages are /, /broken, /healthz, /livez, /metrics, /readyz\n",
+            id="an unknown page",
         ),
         pytest.param(
             b"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n",
             b"405",
-            b"only GET and HEAD are served here\n",
+            b"only GET and HEAD are served\n",
             id="a method that is not served",
         ),
         pytest.param(
-            b"\x16\x03\x01 nonsense\r\n\r\n", b"400", b"not a request that can be served here\n", id="not HTTP at all"
+            b"\x16\x03\x01 nonsense\r\n\r\n",
+            b"400",
+            b"the request is not valid HTTP, or its head is too long\n",
+            id="no HTTP",
         ),
         pytest.param(
             b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 100_000,
             b"431",
-            b"not a request that can be served here\n",
-            id="endless headers",
+            b"the request is not valid HTTP, or its head is too long\n",
+            id="headers that are too long",
         ),
     ],
 )
-def test_http_requests_get_the_page_or_a_sentence(request_: bytes, status: bytes, body: bytes) -> None:
-    async def talk(port: int) -> None:
+def test_a_request_gets_its_page_or_an_error_sentence(request_: bytes, status: bytes, body: bytes) -> None:
+    async def scenario(port: int) -> None:
         head, _, found = (await exchange(port, request_)).partition(b"\r\n\r\n")
         assert head.split()[1] == status
         assert found == body
 
-    with_server(talk)
+    with_server(scenario)
 
 
-def test_readiness_says_why_not() -> None:
+def test_readiness_reports_the_reason_when_not_ready() -> None:
     assert probe_pages(lambda: "no sample yet")["/readyz"]() == HttpPage("not ready: no sample yet\n", status=503)
 
 
@@ -230,15 +99,15 @@ def test_liveness_does_not_depend_on_the_driver() -> None:
 
 
 def test_metrics_are_served_as_prometheus_text() -> None:
-    async def talk(port: int) -> None:
+    async def scenario(port: int) -> None:
         head, _, _ = (await exchange(port, b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")).partition(b"\r\n\r\n")
         assert b"Content-Type: text/plain; version=0.0.4; charset=utf-8" in head
 
-    with_server(talk)
+    with_server(scenario)
 
 
-def test_the_page_for_people_says_what_a_browser_may_do_with_it() -> None:
-    async def talk(port: int) -> None:
+def test_the_status_page_has_its_security_headers() -> None:
+    async def scenario(port: int) -> None:
         head, _, body = (await exchange(port, b"GET /?x HTTP/1.1\r\nHost: x\r\n\r\n")).partition(b"\r\n\r\n")
         lines = head.split(b"\r\n")
         assert lines[0].split()[1] == b"200"
@@ -253,23 +122,25 @@ def test_the_page_for_people_says_what_a_browser_may_do_with_it() -> None:
         ):
             assert expected in lines
 
-    with_server(talk)
+    with_server(scenario)
 
 
-def test_a_client_that_says_nothing_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exporter, "_REQUEST_TIMEOUT_SECONDS", 0.001)
+def test_a_client_that_sends_no_complete_request_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_module, "_REQUEST_TIMEOUT_SECONDS", 0.001)
 
-    async def talk(port: int) -> None:
+    async def scenario(port: int) -> None:
         with contextlib.suppress(ConnectionResetError):
             assert await exchange(port, b"GET /livez") == b""
 
-    with_server(talk)
+    with_server(scenario)
 
 
-def test_one_connection_too_many_costs_the_oldest_and_the_newest_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exporter, "_MAX_CONNECTIONS", 1)
+def test_above_the_connection_limit_the_oldest_is_dropped_and_the_newest_is_served(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(http_module, "_MAX_CONNECTIONS", 1)
 
-    async def talk(port: int) -> None:
+    async def scenario(port: int) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"GET /livez HTTP/1.1\r\n")
         await writer.drain()
@@ -280,23 +151,23 @@ def test_one_connection_too_many_costs_the_oldest_and_the_newest_is_served(monke
         with contextlib.suppress(ConnectionResetError):
             await writer.wait_closed()
 
-    with_server(talk)
+    with_server(scenario)
 
 
-def test_every_interface_means_ipv4_too() -> None:
-    async def talk(port: int) -> None:
+def test_the_host_for_every_interface_includes_ipv4() -> None:
+    async def scenario(port: int) -> None:
         assert b"200" in await exchange(port, b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
 
-    with_server(talk, host="::")
+    with_server(scenario, host="::")
 
 
 def test_a_host_without_ipv6_is_served_over_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: False)
 
-    async def talk(port: int) -> None:
+    async def scenario(port: int) -> None:
         assert b"200" in await exchange(port, b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
 
-    with_server(talk, host="::")
+    with_server(scenario, host="::")
 
 
 def test_closing_drops_open_connections() -> None:
@@ -309,7 +180,7 @@ def test_closing_drops_open_connections() -> None:
         while not server._connections:
             await asyncio.sleep(0)
         await server.close()
-        with contextlib.suppress(ConnectionResetError):  # as much a drop as an end of file
+        with contextlib.suppress(ConnectionResetError):  # a reset is a drop too
             assert await reader.read() == b""
         assert not server._connections
         writer.close()

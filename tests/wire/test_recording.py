@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is in the file that was recorded, whatever ended the recording."""
+"""Tests of recordings: the file's content, errors of writing, and headers."""
 
 import gzip
 import json
@@ -27,7 +27,7 @@ def snapshot(sequence: int) -> Snapshot:
     return Snapshot("n", sequence, 10.0 + sequence, 1.7e9 + sequence, "nvml", (sample,))
 
 
-def test_a_recording_is_a_header_and_then_one_snapshot_a_line(tmp_path: Path) -> None:
+def test_a_recording_has_a_header_and_one_snapshot_on_each_line(tmp_path: Path) -> None:
     path = tmp_path / "one.jsonl"
     with RecordingWriter(path, "nvml") as writer:
         writer.write(snapshot(1))
@@ -37,7 +37,7 @@ def test_a_recording_is_a_header_and_then_one_snapshot_a_line(tmp_path: Path) ->
     assert [decode(line) for line in rest] == [snapshot(1), snapshot(2)]
 
 
-def test_a_name_that_ends_in_gz_is_compressed_and_the_same_readings_give_the_same_bytes(tmp_path: Path) -> None:
+def test_a_gz_file_is_compressed_and_equal_readings_give_equal_bytes(tmp_path: Path) -> None:
     paths = [tmp_path / "one.jsonl.gz", tmp_path / "two.jsonl.gz"]
     for path in paths:
         with RecordingWriter(path, "nvml") as writer:
@@ -47,42 +47,42 @@ def test_a_name_that_ends_in_gz_is_compressed_and_the_same_readings_give_the_sam
 
 
 @pytest.mark.parametrize("name", ["one.jsonl", "one.jsonl.gz"])
-def test_every_line_is_in_the_file_before_the_recording_ends(tmp_path: Path, name: str) -> None:
+def test_every_line_is_flushed_before_the_recording_ends(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     with RecordingWriter(path, "nvml") as writer:
         writer.write(snapshot(1))
-        so_far = path.read_bytes()
+        content = path.read_bytes()
         if name.endswith(".gz"):
-            so_far = zlib.decompressobj(wbits=31).decompress(so_far)
-        assert [decode(line) for line in so_far.splitlines()[1:]] == [snapshot(1)]
+            content = zlib.decompressobj(wbits=31).decompress(content)
+        assert [decode(line) for line in content.splitlines()[1:]] == [snapshot(1)]
 
 
-def test_an_existing_file_is_not_overwritten_unless_that_is_wanted(tmp_path: Path) -> None:
+def test_an_existing_file_is_overwritten_only_on_request(tmp_path: Path) -> None:
     path = tmp_path / "one.jsonl"
-    path.write_text("a night's work")
+    path.write_text("older content")
     with pytest.raises(RecordingError) as caught, RecordingWriter(path, "nvml"):
         pass
-    assert str(caught.value) == f"{path} exists already: choose another name, or say that it may be overwritten"
-    assert path.read_text() == "a night's work"
+    assert str(caught.value) == f"{path} exists already: choose another name, or allow overwriting"
+    assert path.read_text() == "older content"
     with RecordingWriter(path, "nvml", overwrite=True):
         pass
     assert decode_header(path.read_text()).source == "nvml"
 
 
-def test_a_folder_that_is_missing_is_a_sentence(tmp_path: Path) -> None:
+def test_a_missing_folder_is_an_error_with_a_sentence(tmp_path: Path) -> None:
     path = tmp_path / "no" / "one.jsonl"
     with pytest.raises(RecordingError, match=r"^cannot write .*one\.jsonl: no such file or directory$"):
         RecordingWriter(path, "nvml").__enter__()
 
 
-def test_a_full_disk_is_a_sentence() -> None:
+def test_a_full_disk_is_an_error_with_a_sentence() -> None:
     if not Path("/dev/full").exists():
-        pytest.skip("there is no /dev/full here")
+        pytest.skip("this machine has no /dev/full")
     with pytest.raises(RecordingError, match=r"^cannot write /dev/full: no space left on device$"):
         RecordingWriter("/dev/full", "nvml", overwrite=True).__enter__()
 
 
-def test_an_error_inside_the_with_block_comes_out_as_it_is(tmp_path: Path) -> None:
+def test_an_error_inside_the_with_block_is_raised_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "one.jsonl"
     with pytest.raises(ZeroDivisionError), RecordingWriter(path, "nvml"):
         raise ZeroDivisionError
@@ -100,13 +100,13 @@ def test_a_dash_is_standard_output_which_stays_open(capfdbinary: pytest.CaptureF
     assert after == b"still open"
 
 
-def test_a_standard_output_that_is_closed_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdout", None)  # what Python makes of a closed one
+def test_a_closed_standard_output_is_an_error_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)  # Python does this for a closed one
     with pytest.raises(RecordingError, match=r"^cannot write standard output: it is closed; name a file, or open it$"):
         RecordingWriter("-", "nvml").__enter__()
 
 
-def test_nothing_is_written_outside_the_with_block(tmp_path: Path) -> None:
+def test_writing_outside_the_with_block_is_an_error(tmp_path: Path) -> None:
     writer = RecordingWriter(tmp_path / "one.jsonl", "nvml")
     with pytest.raises(RecordingError, match=r"one\.jsonl is not open: write inside the with block"):
         writer.write(snapshot(1))
@@ -116,14 +116,14 @@ def test_nothing_is_written_outside_the_with_block(tmp_path: Path) -> None:
         writer.write(snapshot(1))
 
 
-def test_a_source_that_could_not_be_read_again_is_refused_before_there_is_a_file(tmp_path: Path) -> None:
+def test_an_invalid_source_is_refused_before_the_file_is_created(tmp_path: Path) -> None:
     path = tmp_path / "one.jsonl"
     with pytest.raises(CodecError, match="source: Invalid value"):
         RecordingWriter(path, "n" * 2000).__enter__()
     assert not path.exists()
 
 
-def test_a_header_is_known_by_how_it_starts() -> None:
+def test_a_header_is_recognised_by_its_start() -> None:
     assert looks_like_header(encode_header(Header("nvml")))
     assert not looks_like_header('{"version":1}')
 
@@ -132,13 +132,13 @@ def test_a_header_is_known_by_how_it_starts() -> None:
     ("text", "sentence"),
     [
         ("{}", "recording: Required value: must be a number from 1"),
-        ('{"recording":2}', "recording: Invalid value: 2: is of a later version than 1"),
+        ('{"recording":2}', "recording: Invalid value: 2: is a later version than 1"),
         ('{"recording":1,"source":7}', "source: Invalid value: 7: must be text"),
         ("timestamp, index", "is not JSON"),
     ],
-    ids=["not a header", "a later version", "a source that is a number", "a log of another program"],
+    ids=["not a header", "a later version", "a source that is a number", "the log of another program"],
 )
-def test_a_header_is_refused_with_a_sentence(text: str, sentence: str) -> None:
+def test_an_invalid_header_is_refused_with_a_sentence(text: str, sentence: str) -> None:
     with pytest.raises(CodecError) as caught:
         decode_header(text)
     assert sentence in str(caught.value)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a snapshot becomes on the wire, and what a stranger's bytes may do to us: nothing but a CodecError."""
+"""Tests of the snapshot codec: round trips, changes, and that untrusted bytes only cause a CodecError."""
 
 import json
 import math
@@ -61,7 +61,7 @@ snapshots = st.builds(
     allocations=_allocations,
 )
 
-SEEN = Snapshot(
+EXAMPLE = Snapshot(
     node="gpu-7",
     sequence=12,
     at_seconds=41.5,
@@ -80,7 +80,7 @@ SEEN = Snapshot(
 
 
 def plain(**changes: object) -> dict[str, Any]:
-    return {**json.loads(encode(SEEN)), **changes}
+    return {**json.loads(encode(EXAMPLE)), **changes}
 
 
 def with_sample(**changes: object) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def with_sample(**changes: object) -> dict[str, Any]:
 
 
 @given(snapshots)
-def test_what_is_encoded_is_decoded_again_exactly(snapshot: Snapshot) -> None:
+def test_decode_returns_the_encoded_snapshot(snapshot: Snapshot) -> None:
     text = encode(snapshot)
     assert decode(text) == snapshot
     assert decode(text.encode()) == snapshot
@@ -128,14 +128,14 @@ def test_a_reading_that_is_not_finite_is_left_out(reading: float) -> None:
 
 def test_an_unknown_key_is_ignored_so_that_a_newer_version_can_add_some() -> None:
     samples = [{**item, "fan_ratio": 0.3} for item in plain()["samples"]]
-    assert decode(json.dumps(plain(version=1.4, weather="fair", samples=samples))) == SEEN
+    assert decode(json.dumps(plain(version=1.4, weather="fair", samples=samples))) == EXAMPLE
 
 
-def test_null_says_unknown_as_well() -> None:
-    assert decode(json.dumps(with_sample(power_watts=None, parent=None))).samples[0].has_no_reading
+def test_null_is_unknown_too() -> None:
+    assert not decode(json.dumps(with_sample(power_watts=None, parent=None))).samples[0].has_reading
 
 
-def test_whole_numbers_are_welcome_where_a_number_may_have_a_fraction() -> None:
+def test_a_whole_number_is_accepted_where_a_fraction_is_possible() -> None:
     sample = decode(json.dumps(with_sample(temperature_celsius=41, gpu_utilization_ratio=1))).samples[0]
     assert (sample.temperature_celsius, sample.gpu_utilization_ratio) == (41.0, 1.0)
     assert type(sample.temperature_celsius) is float
@@ -148,12 +148,12 @@ REFUSED = {
     "nested a hundred thousand deep": (b"[" * 100_000, "is nested too deeply: must be one JSON object"),
     "an integer of ten thousand digits": (b'{"version": ' + b"1" * 10_000 + b"}", "is not JSON: Exceeds the limit"),
     "longer than the limit": (b" " * (MAX_LENGTH + 1), f"is {MAX_LENGTH + 1} long: must be at most {MAX_LENGTH}"),
-    "NaN": (b'{"version": NaN}', "holds NaN, which is no number: must leave an unknown reading out"),
-    "Infinity in a key nobody knows": (b'{"x": -Infinity}', "holds -Infinity, which is no number"),
+    "NaN": (b'{"version": NaN}', "contains NaN, which is no number: an unknown reading must be left out"),
+    "Infinity in an unknown key": (b'{"x": -Infinity}', "contains -Infinity, which is no number"),
     "no version": (b"{}", "version: Required value: must be a number from 1 to"),
     "a later version": (
         plain(version=2),
-        "version: Invalid value: 2: is of a later version than 1: must be read by a newer keda-gpu-scaler",
+        "version: Invalid value: 2: is a later version than 1: must be read by a newer keda-gpu-scaler",
     ),
     "version zero": (plain(version=0), "version: Invalid value: 0: must be a number from 1 to"),
     "a version that is true": (plain(version=True), "version: Invalid value: true: must be a number"),
@@ -162,12 +162,12 @@ REFUSED = {
         plain(node="a\x1b[2J"),
         r'node: Invalid value: "a\u001b[2J": must be 1 to 256 printable characters',
     ),
-    "a node that is half a surrogate pair": (plain(node="\ud800"), r'node: Invalid value: "\ud800": must be'),
+    "a node with half a surrogate pair": (plain(node="\ud800"), r'node: Invalid value: "\ud800": must be'),
     "a node that is too long": (plain(node="n" * 257), 'node: Invalid value: "' + "n" * 39 + '\\u2026": must be'),
     "a sequence that is true": (plain(sequence=True), "sequence: Invalid value: true: must be a whole number"),
     "a sequence with a fraction": (plain(sequence=1.0), "sequence: Invalid value: 1.0: must be a whole number"),
     "a sequence below zero": (plain(sequence=-1), "sequence: Invalid value: -1: must be a whole number from 0"),
-    "a clock beyond all numbers": (
+    "a clock above the limit": (
         json.dumps(plain()).replace("41.5", "1e999"),
         "at_seconds: Invalid value: Infinity: must be a number from 0 to 1e+12",
     ),
@@ -180,7 +180,7 @@ REFUSED = {
         "samples: Invalid value: a list of 4097: must be a list of at most 4096 objects",
     ),
     "a device without a name": (with_sample(uuid=""), 'samples[0].uuid: Invalid value: "": must be 1 to 256'),
-    "a device twice": (
+    "a duplicate device": (
         plain(samples=plain()["samples"] + plain()["samples"]),
         'samples: Duplicate value: "GPU-a": a device must be listed once',
     ),
@@ -192,12 +192,12 @@ REFUSED = {
     "a ratio that is true": (with_sample(gpu_utilization_ratio=True), "Invalid value: true: must be a number"),
     "a reading that is text": (with_sample(power_watts="70 W"), 'power_watts: Invalid value: "70 W": must be a number'),
     "memory with a fraction": (with_sample(memory_used_bytes=1.5), "memory_used_bytes: Invalid value: 1.5: must be"),
-    "memory beyond what is exact": (with_sample(memory_total_bytes=2**53), "must be a whole number from 1 to"),
-    "more memory used than there is": (
+    "memory above the exact whole numbers": (with_sample(memory_total_bytes=2**53), "must be a whole number from 1 to"),
+    "more memory used than the total": (
         with_sample(memory_used_bytes=9000, memory_total_bytes=100),
         "samples[0].memory_used_bytes: Invalid value: 9000: must be a whole number from 0 to 100",
     ),
-    "no memory at all": (
+    "a memory total of zero": (
         with_sample(memory_total_bytes=0),
         "samples[0].memory_total_bytes: Invalid value: 0: must be a whole number from 1 to",
     ),
@@ -206,7 +206,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("text", "sentence"), REFUSED.values(), ids=REFUSED)
-def test_a_stranger_is_told_what_is_wrong_with(text: bytes | str | dict[str, Any], sentence: str) -> None:
+def test_invalid_text_is_refused_with_a_sentence(text: bytes | str | dict[str, Any], sentence: str) -> None:
     with pytest.raises(CodecError) as caught:
         decode(json.dumps(text) if isinstance(text, dict) else text)
     assert sentence in str(caught.value)
@@ -214,13 +214,13 @@ def test_a_stranger_is_told_what_is_wrong_with(text: bytes | str | dict[str, Any
 
 @settings(max_examples=300)
 @given(st.binary(max_size=200) | st.text(max_size=200))
-def test_any_text_at_all_is_a_snapshot_or_a_codec_error(text: bytes | str) -> None:
-    complaint = None
+def test_any_text_is_a_snapshot_or_a_codec_error(text: bytes | str) -> None:
+    message = None
     try:
         decode(text)
     except CodecError as error:
-        complaint = str(error)
-    assert complaint != ""
+        message = str(error)
+    assert message != ""
 
 
 _json = st.recursive(
@@ -236,11 +236,11 @@ def test_any_value_in_any_field_is_read_exactly_or_refused(key: str, reading: st
         try:
             snapshot = decode(json.dumps(changed))
         except CodecError as error:
-            complaint = str(error)
+            message = str(error)
         else:
             assert decode(encode(snapshot)) == snapshot
             continue
-        assert field in complaint or "no number" in complaint
+        assert field in message or "no number" in message
 
 
 @pytest.mark.parametrize(
@@ -254,15 +254,15 @@ def test_any_value_in_any_field_is_read_exactly_or_refused(key: str, reading: st
         Snapshot("n", 0, 0.0, 0.0, "s", (Sample(Device("a", 0, "M")), Sample(Device("a", 1, "M")))),
     ],
     ids=[
-        "no time",
-        "no end of time",
+        "a time that is NaN",
+        "an infinite time",
         "a device without a name",
-        "percent for a ratio",
-        "more used than there is",
-        "twice",
+        "a percentage instead of a ratio",
+        "more memory used than the total",
+        "a duplicate device",
     ],
 )
-def test_nothing_is_written_that_could_not_be_read_again(snapshot: Snapshot) -> None:
+def test_a_snapshot_that_decode_refuses_is_not_encoded(snapshot: Snapshot) -> None:
     with pytest.raises(CodecError):
         encode(snapshot)
 
@@ -288,7 +288,7 @@ def successions(draw: st.DrawFn) -> tuple[Snapshot, Snapshot]:
 
 
 @given(successions())
-def test_a_change_leads_from_one_snapshot_to_the_next_and_leaves_the_rest_as_it_is(
+def test_a_change_gives_the_next_snapshot_and_keeps_unchanged_objects(
     pair: tuple[Snapshot, Snapshot],
 ) -> None:
     before, after = pair
@@ -305,18 +305,18 @@ def test_a_change_leads_from_one_snapshot_to_the_next_and_leaves_the_rest_as_it_
 @pytest.mark.parametrize(
     "after",
     [
-        pytest.param(replace(SEEN, samples=SEEN.samples[:1]), id="a device is gone"),
-        pytest.param(replace(SEEN, samples=SEEN.samples[::-1]), id="devices are in another order"),
-        pytest.param(replace(SEEN, source="replay"), id="another source"),
-        pytest.param(replace(SEEN, node="gpu-8"), id="another node"),
+        pytest.param(replace(EXAMPLE, samples=EXAMPLE.samples[:1]), id="one device fewer"),
+        pytest.param(replace(EXAMPLE, samples=EXAMPLE.samples[::-1]), id="another order of devices"),
+        pytest.param(replace(EXAMPLE, source="replay"), id="another source"),
+        pytest.param(replace(EXAMPLE, node="gpu-8"), id="another node"),
     ],
 )
-def test_what_is_more_than_a_change_is_told_whole(after: Snapshot) -> None:
-    assert encode_change(SEEN, after) is None
+def test_other_devices_cannot_be_encoded_as_a_change(after: Snapshot) -> None:
+    assert encode_change(EXAMPLE, after) is None
 
 
-def test_a_change_without_anything_new_is_short() -> None:
-    change = encode_change(SEEN, replace(SEEN, sequence=13, at_seconds=42.5))
+def test_a_change_without_differences_is_short() -> None:
+    change = encode_change(EXAMPLE, replace(EXAMPLE, sequence=13, at_seconds=42.5))
     assert change is not None
     assert len(change) < 100
 
@@ -327,52 +327,61 @@ READINGS = [0.5, None, 1, 2, 41.0, None]
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        pytest.param({"after": 11}, "after: Invalid value: 11: must be a whole number from 12 to 12", id="of another"),
-        pytest.param({"version": 2}, "is of a later version than 1", id="a later version"),
+        pytest.param(
+            {"after": 11}, "after: Invalid value: 11: must be a whole number from 12 to 12", id="of another snapshot"
+        ),
+        pytest.param({"version": 2}, "is a later version than 1", id="a later version"),
         pytest.param({"samples": []}, "samples: Invalid value: a list of 0: must be an object", id="no positions"),
         pytest.param(
-            {"samples": {"2": READINGS}}, 'samples: Invalid value: "2": must be a position below 2', id="beyond"
+            {"samples": {"2": READINGS}},
+            'samples: Invalid value: "2": must be a position below 2',
+            id="a position above the last",
         ),
-        pytest.param({"samples": {"-1": READINGS}}, "must be a position below 2", id="before the first"),
+        pytest.param({"samples": {"-1": READINGS}}, "must be a position below 2", id="a position below the first"),
         pytest.param({"samples": {"0": 5}}, "samples.0: Invalid value: 5: must be a list", id="no list"),
-        pytest.param({"samples": {"0": READINGS[:5]}}, "must be 6 readings in range", id="too few"),
+        pytest.param({"samples": {"0": READINGS[:5]}}, "must be 6 readings in range", id="too few readings"),
         pytest.param({"samples": {"0": [1.5, *READINGS[1:]]}}, "must be 6 readings in range", id="a ratio above 1"),
-        pytest.param({"samples": {"0": [True, *READINGS[1:]]}}, "must be 6 readings in range", id="true is no number"),
         pytest.param(
-            {"samples": {"0": [0, 0, 3, 2, 0, 0]}}, "must be 6 readings in range", id="more used than there is"
+            {"samples": {"0": [True, *READINGS[1:]]}}, "must be 6 readings in range", id="true instead of a number"
+        ),
+        pytest.param(
+            {"samples": {"0": [0, 0, 3, 2, 0, 0]}}, "must be 6 readings in range", id="more memory used than the total"
         ),
         pytest.param({"samples": {"0": [0, 0, 1.0, 2, 0, 0]}}, "must be 6 readings in range", id="half a byte"),
-        pytest.param({"samples": {"0": [0, 0, 0, 0, 0, 0]}}, "must be 6 readings in range", id="no memory at all"),
-        pytest.param({"samples": {"0": [0, 0, 0, 1, 0, -1]}}, "must be 6 readings in range", id="power below nothing"),
+        pytest.param(
+            {"samples": {"0": [0, 0, 0, 0, 0, 0]}}, "must be 6 readings in range", id="a memory total of zero"
+        ),
+        pytest.param({"samples": {"0": [0, 0, 0, 1, 0, -1]}}, "must be 6 readings in range", id="negative power"),
         pytest.param({"allocations": [["a"]]}, "must be a list of namespace, pod, container", id="half an allocation"),
         pytest.param({"allocations": {}}, "allocations: Invalid value: an object", id="no list of allocations"),
     ],
 )
-def test_what_is_no_change_is_refused(changes: dict[str, object], sentence: str) -> None:
-    change = json.loads(encode_change(SEEN, replace(SEEN, sequence=13)) or "")
+def test_an_invalid_change_is_refused_with_a_sentence(changes: dict[str, object], sentence: str) -> None:
+    change = json.loads(encode_change(EXAMPLE, replace(EXAMPLE, sequence=13)) or "")
     with pytest.raises(CodecError) as caught:
-        apply_change(SEEN, json.dumps({**change, **changes}))
+        apply_change(EXAMPLE, json.dumps({**change, **changes}))
     assert sentence in str(caught.value)
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        pytest.param({"at_seconds": math.nan}, id="no time"),
-        pytest.param({"unix_seconds": math.inf}, id="no end of time"),
-        pytest.param({"sequence": -1}, id="before the first"),
+        pytest.param({"at_seconds": math.nan}, id="a time that is NaN"),
+        pytest.param({"unix_seconds": math.inf}, id="an infinite time"),
+        pytest.param({"sequence": -1}, id="a negative sequence"),
         pytest.param(
-            {"samples": (replace(SEEN.samples[0], gpu_utilization_ratio=57.0), SEEN.samples[1])}, id="percent"
+            {"samples": (replace(EXAMPLE.samples[0], gpu_utilization_ratio=57.0), EXAMPLE.samples[1])},
+            id="a percentage instead of a ratio",
         ),
         pytest.param({"allocations": (Allocation("ai", "", "c", "r", "d"),)}, id="a pod without a name"),
     ],
 )
-def test_no_change_is_written_that_could_not_be_read(changes: dict[str, Any]) -> None:
+def test_a_change_that_apply_change_refuses_is_not_encoded(changes: dict[str, Any]) -> None:
     with pytest.raises(CodecError):
-        encode_change(SEEN, replace(SEEN, **changes))
+        encode_change(EXAMPLE, replace(EXAMPLE, **changes))
 
 
 @given(st.binary(max_size=200) | st.text(max_size=200) | _json.map(json.dumps))
-def test_any_text_is_a_change_or_a_codec_error(text: str | bytes) -> None:
+def test_random_text_is_no_change_but_a_codec_error(text: str | bytes) -> None:
     with pytest.raises(CodecError):
-        apply_change(SEEN, text)
+        apply_change(EXAMPLE, text)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who gets an answer over TLS, and what a change of the files does, with real certificates and a real server."""
+"""Tests of TLS with real certificates and a real server: access, and changes of the files."""
 
 import asyncio
 import contextlib
@@ -13,8 +13,7 @@ import pytest
 
 from keda_gpu_scaler.wire.tls import ClientTls, Pem, ServerTls, TlsError
 from tests.certificates import NAME, Authority, Pair
-
-WAIT_SECONDS = 20.0
+from tests.limits import WAIT_SECONDS
 
 
 def server_tls(pair: Pair, client_ca: Path | None = None) -> ServerTls:
@@ -45,7 +44,7 @@ class _Server:
 
     def channel(self, tls: ClientTls | None) -> grpc.aio.Channel:
         address = f"127.0.0.1:{self._port}"
-        # A channel of its own each time, as a client that comes from elsewhere has one.
+        # A new connection each time, as from another client.
         options = (("grpc.use_local_subchannel_pool", 1), *(tls.options() if tls else ()))
         if tls is None:
             return grpc.aio.insecure_channel(address, options=options)
@@ -77,16 +76,16 @@ async def served(tls: ServerTls) -> AsyncIterator[_Server]:
         await server.stop(None)
 
 
-def on(tls: ServerTls, talk: Callable[[_Server], Awaitable[None]]) -> None:
+def run_with(tls: ServerTls, scenario: Callable[[_Server], Awaitable[None]]) -> None:
     async def run() -> None:
         async with served(tls) as server, asyncio.timeout(WAIT_SECONDS):
-            await talk(server)
+            await scenario(server)
 
     asyncio.run(run())
 
 
-def ours(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What was said about certificates; gRPC has a word of its own about a stream that is cut."""
+def tls_messages(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return the log messages about certificates, without those of gRPC about a cancelled stream."""
     return [record.getMessage() for record in caplog.records if record.name == "keda_gpu_scaler.wire.tls"]
 
 
@@ -95,50 +94,50 @@ def ca(tmp_path: Path) -> Authority:
     return Authority(tmp_path)
 
 
-def test_without_a_client_ca_whoever_knows_the_ca_gets_an_answer(ca: Authority, tmp_path: Path) -> None:
-    stranger = Authority(tmp_path, "stranger")
+def test_without_a_client_ca_every_client_that_trusts_the_ca_gets_an_answer(ca: Authority, tmp_path: Path) -> None:
+    other_ca = Authority(tmp_path, "other")
 
-    async def talk(server: _Server) -> None:
+    async def scenario(server: _Server) -> None:
         assert await server.answers(client_tls(ca.certificate))
-        assert not await server.answers(client_tls(stranger.certificate))
+        assert not await server.answers(client_tls(other_ca.certificate))
         assert not await server.answers(client_tls(ca.certificate, name="other.example"))
         assert not await server.answers(None)
 
-    on(server_tls(ca.issue("server")), talk)
+    run_with(server_tls(ca.issue("server")), scenario)
 
 
 def test_with_a_client_ca_only_its_clients_get_an_answer(ca: Authority, tmp_path: Path) -> None:
-    stranger = Authority(tmp_path, "stranger")
+    other_ca = Authority(tmp_path, "other")
 
-    async def talk(server: _Server) -> None:
+    async def scenario(server: _Server) -> None:
         assert await server.answers(client_tls(ca.certificate, ca.issue("keda")))
         for sentence, tls in (
             ("no certificate", client_tls(ca.certificate)),
-            ("a certificate of another CA", client_tls(ca.certificate, stranger.issue("wrong"))),
+            ("a certificate of another CA", client_tls(ca.certificate, other_ca.issue("wrong"))),
             ("an expired one", client_tls(ca.certificate, ca.issue("late", days=-1))),
             ("one for servers only", client_tls(ca.certificate, ca.issue("server-only", usage="serverAuth"))),
             ("no TLS", None),
         ):
             assert not await server.answers(tls), sentence
 
-    on(server_tls(ca.issue("server"), ca.certificate), talk)
+    run_with(server_tls(ca.issue("server"), ca.certificate), scenario)
 
 
-def test_a_server_whose_certificate_has_expired_is_not_believed(ca: Authority) -> None:
-    async def talk(server: _Server) -> None:
+def test_a_client_refuses_an_expired_server_certificate(ca: Authority) -> None:
+    async def scenario(server: _Server) -> None:
         assert not await server.answers(client_tls(ca.certificate))
 
-    on(server_tls(ca.issue("server", days=-1)), talk)
+    run_with(server_tls(ca.issue("server", days=-1)), scenario)
 
 
-def test_a_certificate_that_changes_is_used_at_the_next_connection_and_ends_no_stream(
+def test_a_changed_certificate_is_used_for_the_next_connection_and_ends_no_stream(
     ca: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     next_ca = Authority(tmp_path, "next")
     pair = ca.issue("server")
 
-    async def talk(server: _Server) -> None:
+    async def scenario(server: _Server) -> None:
         async with server.channel(client_tls(ca.certificate)) as channel:
             stream = channel.unary_stream("/test/Repeat")(b"still here")
             assert await stream.read() == b"still here"
@@ -148,14 +147,14 @@ def test_a_certificate_that_changes_is_used_at_the_next_connection_and_ends_no_s
             for _ in range(100):
                 assert await stream.read() == b"still here"
 
-    on(server_tls(pair), talk)
-    [message] = ours(caplog)
+    run_with(server_tls(pair), scenario)
+    [message] = tls_messages(caplog)
     assert message.startswith("the TLS files have changed, and are used from now on")
     assert message.endswith(str(pair.certificate))
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("damage", "expected"),
     [
         pytest.param(lambda pair: pair.key.unlink(), "--tls-key: cannot read", id="the key is gone"),
         pytest.param(lambda pair: pair.certificate.write_text("?"), "holds no certificate", id="no certificate"),
@@ -164,60 +163,60 @@ def test_a_certificate_that_changes_is_used_at_the_next_connection_and_ends_no_s
         ),
     ],
 )
-def test_files_that_cannot_be_used_replace_nothing_and_it_is_said_once(
-    spoil: Callable[[Pair], object], said: str, ca: Authority, caplog: pytest.LogCaptureFixture
+def test_invalid_files_replace_nothing_and_are_logged_once(
+    damage: Callable[[Pair], object], expected: str, ca: Authority, caplog: pytest.LogCaptureFixture
 ) -> None:
     pair = ca.issue("server")
 
-    async def talk(server: _Server) -> None:
-        spoil(pair)
+    async def scenario(server: _Server) -> None:
+        damage(pair)
         assert await server.answers(client_tls(ca.certificate))
         assert await server.answers(client_tls(ca.certificate))
-        [message] = ours(caplog)
-        assert said in message
-        assert message.endswith("; what was read before is used on")
+        [message] = tls_messages(caplog)
+        assert expected in message
+        assert message.endswith("; the files that were read before stay in use")
 
-    on(server_tls(pair), talk)
+    run_with(server_tls(pair), scenario)
 
 
-def test_a_key_that_is_not_the_certificates_own_replaces_nothing(ca: Authority) -> None:
+def test_a_key_that_does_not_match_the_certificate_replaces_nothing(ca: Authority) -> None:
     pair, other = ca.issue("server"), ca.issue("other")
 
-    async def talk(server: _Server) -> None:
+    async def scenario(server: _Server) -> None:
         pair.key.write_bytes(other.key.read_bytes())
         assert await server.answers(client_tls(ca.certificate))
         pair.replace(other)
         assert await server.answers(client_tls(ca.certificate))
 
-    on(server_tls(pair), talk)
+    run_with(server_tls(pair), scenario)
 
 
-def test_a_clients_files_are_read_again_for_each_connection(ca: Authority, tmp_path: Path) -> None:
+def test_a_client_reads_its_files_for_each_connection(ca: Authority, tmp_path: Path) -> None:
     mine = ca.issue("mine")
 
-    async def talk(server: _Server) -> None:
+    async def scenario(server: _Server) -> None:
         tls = client_tls(ca.certificate, mine)
         assert await server.answers(tls)
-        mine.replace(Authority(tmp_path, "stranger").issue("mine"))
+        mine.replace(Authority(tmp_path, "other").issue("mine"))
         assert not await server.answers(tls)
 
-    on(server_tls(ca.issue("server"), ca.certificate), talk)
+    run_with(server_tls(ca.issue("server"), ca.certificate), scenario)
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "said"),
+    ("name", "text", "expected"),
     [
         pytest.param("gone", None, "--tls-ca: cannot read {}: no such file or directory; is the Secret mounted there?",
                      id="no such file"),
         pytest.param("empty", "", "--tls-ca: {} holds no certificate in PEM form: name a file that does", id="empty"),
     ],
 )  # fmt: skip
-def test_a_file_that_cannot_be_used_is_named_with_its_flag(
-    name: str, text: str | None, said: str, tmp_path: Path
+def test_the_error_for_an_invalid_file_names_the_flag_and_the_path(
+    name: str, text: str | None, expected: str, tmp_path: Path
 ) -> None:
     path = tmp_path / name
     if text is not None:
         path.write_text(text)
     with pytest.raises(TlsError) as caught:
         client_tls(path).credentials()
-    assert str(caught.value) == said.format(path)
+    assert str(caught.value) == expected.format(path)

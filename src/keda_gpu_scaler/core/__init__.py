@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The arithmetic: standard library only, no I/O, no clock, no log, no thread, no driver.
+"""The computation, with the standard library only: no I/O, no clock, no log, no thread, no driver.
 
-``now`` is always an argument, in seconds on a monotonic clock.
+``now`` is always an argument, in monotonic seconds.
 """

@@ -1,199 +1,105 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The protocols at which the siblings meet, on one page. ``agent`` introduces them to each other."""
+"""Protocols through which the components use each other, and the errors that cross them."""
 
-import enum
 from collections.abc import AsyncIterator, Collection, Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
+from keda_gpu_scaler.core.counters import ScrapeCounts
 from keda_gpu_scaler.core.selectors import SeriesSelector
 from keda_gpu_scaler.core.state.fleet import History
 from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult
 from keda_gpu_scaler.core.types import Allocation, Sample, Unavailable, Workload
 
+MAX_STREAMS = 2000
+"""Further streams of KEDA are refused: each costs memory, and a thousand ScaledObjects are a large cluster."""
+
 
 class BackendError(Exception):
-    """The devices cannot be read now. The text is a sentence for a person: what is wrong, what to do."""
+    """The devices cannot be read now. The message is a sentence for the operator: what is wrong, and what to do."""
 
 
 class KubeError(Exception):
-    """The kubelet or the API server cannot be used as told. The text is a sentence: what is wrong, what to do."""
+    """The kubelet or the API server cannot be used. The message is a sentence: what is wrong, and what to do."""
 
 
 class Backend(Protocol):
-    """Reads every device of one node. Called from one thread only, which it may keep waiting."""
+    """Reads every device of one node. Only one thread calls it, and a call may block that thread."""
 
     @property
     def source(self) -> str:
-        """Where the readings come from, as it stands in every snapshot and every output."""
+        """The source of the readings, as shown in every snapshot and every output."""
 
     @property
     def deviceless(self) -> bool:
-        """Whether having no device is this backend's purpose rather than a fault."""
+        """Whether this backend has no device by design, so that an empty list is no fault."""
 
     def read(self, now: float) -> tuple[Sample, ...]:
         """Return one sample of every device, in the order of their indices.
 
-        Opens the driver when it is not open, and opens it anew after it was lost, no more often than
-        its back-off allows. A device that was seen before and does not answer stays listed, with every
+        It opens the driver when the driver is not open. After the driver was lost it opens it again, at most as often
+        as its back-off allows. A device that was listed before and does not answer stays in the list with every
         reading unknown.
 
         Args:
-            now: monotonic seconds, for back-off and for a recording's own clock.
+            now: monotonic seconds, for the back-off and for the clock of a recording.
 
         Raises:
-            BackendError: no device can be read. Nothing else may be raised.
+            BackendError: no device can be read. It raises no other exception.
         """
 
     def close(self) -> None:
-        """Let go of the driver. Closing twice is harmless, and a closed backend can be read again."""
-
-
-COLLECTION_BUCKETS_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-"""Upper bounds of the collection duration's histogram: the Prometheus clients' usual ones."""
-
-
-@dataclass(frozen=True, slots=True)
-class CollectionCounts:
-    """What the sampler has done since it started.
-
-    ``duration_buckets`` counts collections by duration, not cumulated; it has one entry for each of
-    ``COLLECTION_BUCKETS_SECONDS`` and a last one for everything above.
-    """
-
-    collections: int
-    errors: int
-    duration_seconds_sum: float
-    duration_buckets: tuple[int, ...]
-
-
-REQUEST_BUCKETS_SECONDS = (0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5)
-"""Upper bounds of the calls' durations: an answer takes a millisecond, the first about a workload up to a second."""
-
-
-@dataclass(frozen=True, slots=True)
-class RequestCounts:
-    """What one method of the scaler has been asked since it started.
-
-    ``duration_buckets`` counts answered calls by duration, as in ``CollectionCounts`` and by
-    ``REQUEST_BUCKETS_SECONDS``; it is empty for a method whose calls last as long as their callers like.
-    """
-
-    requests: int = 0
-    errors: int = 0
-    duration_seconds_sum: float = 0.0
-    duration_buckets: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class RecentAnswer:
-    """What GetMetrics answered last to one trigger; ``value`` is None where it was an error.
-
-    ``with_value`` of ``expected`` ready pods (or devices) had a value; both are 0 where that was not looked at. ``demand``
-    and ``is_demand_known`` are None where the trigger names no source of demand; ``demand_sentence`` says what was seen
-    of it. ``reason`` says why there is no value, ``steps`` how the answer came about (of very many the first and the
-    last), and ``at_seconds`` when, on this instance's monotonic clock.
-    """
-
-    namespace: str
-    name: str
-    metric_name: str
-    metric: str
-    target: float
-    value: float | None
-    active: bool
-    with_value: int
-    expected: int
-    demand: float | None = None
-    is_demand_known: bool | None = None
-    demand_sentence: str = ""
-    reason: str = ""
-    steps: tuple[str, ...] = ()
-    at_seconds: float = 0.0
+        """Release the driver. Closing twice is harmless, and a closed backend can be read again."""
 
 
 class Allocations(Protocol):
-    """Who holds this node's devices. May be asked from any thread; never waits."""
+    """Reads which pods hold this node's devices. Any thread may call it, and a call never blocks."""
 
     def held(self, now: float) -> tuple[Allocation, ...] | None:
-        """Return every allocation, sorted, or None while nobody can tell.
+        """Return every allocation, sorted, or None while the allocations are not known.
 
         Args:
-            now: monotonic seconds; what was last told holds until it is stale.
+            now: monotonic seconds. The last answer of the kubelet is used until it is stale.
         """
 
 
 class Cluster(Protocol):
-    """What the API server knows. Asked in the event loop; the answers are what was last heard, and never wait."""
+    """Reads workloads and nodes from the API server's watches. The event loop calls it, and a call never blocks."""
 
     def workload(self, namespace: str, name: str) -> Workload | Unavailable:
-        """Return what is known of the workload behind a ScaledObject or ScaledJob.
+        """Return the workload behind a ScaledObject or ScaledJob, or why it is not known.
 
-        Asking begins to watch it; one that nobody asks for is let go after a while. The same knowledge is the
-        same object.
+        The first call starts the watch of the workload. The watch is released when no call comes for a while. While
+        nothing changes, every call returns the same object.
         """
 
     async def wait_for_sync(self, namespace: str, name: str) -> None:
-        """Return once ``workload`` has an answer of substance, good or bad. The caller sets the deadline."""
+        """Return once ``workload`` has its first result, also where that is an error. The caller sets the deadline."""
 
     def node_labels(self) -> Mapping[str, Mapping[str, str]] | Unavailable:
-        """Return every node's labels by its name, or why they are unknown. Asking begins to watch them."""
+        """Return every node's labels by node name, or why they are not known. The first call starts the watch."""
 
 
 class Peers(Protocol):
-    """The other instances' snapshots. Asked in the event loop; the answers are what was last heard."""
+    """Reads the snapshots of the other instances. The event loop calls it, and a call never blocks."""
 
     def register_interest(self, window_seconds: float) -> None:
-        """Say that somebody needs the fleet, and so much history of it: follow every peer for a while."""
+        """Follow every peer for a while, and keep at least this much of each peer's history."""
 
     def histories(self) -> Mapping[str, History]:
-        """Return what peers told, by node; live, read it at once."""
+        """Return the peers' histories by node. The mapping is live: read it before the event loop continues."""
 
     def unavailable(self) -> Mapping[str, str]:
-        """Return peers that ought to be there and gave nothing yet, by node or else address: why."""
+        """Return the peers without a snapshot, by node (or by address where the node is not known), and why."""
 
     async def wait_for_sync(self) -> None:
-        """Return once every peer was found, and has told something or failed to. The caller sets the deadline."""
+        """Return once discovery has answered and every peer has sent a snapshot or an error.
 
-
-@dataclass(frozen=True, slots=True)
-class PeerCounts:
-    """How many instances discovery lists, and for how long the longest silent of them has told nothing (0: none is)."""
-
-    followed: int = 0
-    longest_silence_seconds: float = 0.0
-
-
-class WatchState(enum.Enum):
-    """What can be said of one collection that is watched on the API server."""
-
-    WATCHING = "watching"
-    """Every change is told as it happens."""
-
-    PENDING = "pending"
-    """Nothing was read yet."""
-
-    INTERRUPTED = "interrupted"
-    """The server cannot be heard, and what it said last is still believed."""
-
-    UNKNOWN = "unknown"
-    """It cannot be read, or was not for too long: nothing is known."""
-
-
-Watches = Mapping[tuple[str, WatchState], int]
-"""How many collections are watched, by resource ("pods", "deployments.apps", "other") and state."""
-
-
-@dataclass(frozen=True, slots=True)
-class ScrapeCounts:
-    """What the scraper has done since it started, by engine ("" where none was recognised, "demand" for demand)."""
-
-    scrapes: int = 0
-    failures: int = 0
+        The caller sets the deadline.
+        """
 
 
 class Engines(Protocol):
-    """What inference engines and sources of demand tell. Asked in the event loop; answers are what was last heard."""
+    """Reads what was scraped of engines and sources of demand. The event loop calls it, and a call never blocks."""
 
     def register_interest(
         self,
@@ -203,29 +109,36 @@ class Engines(Protocol):
         selectors: tuple[SeriesSelector, ...] = (),
         demand: bool = False,
     ) -> None:
-        """Say that somebody needs this endpoint, so much of its history, and these series of it besides.
+        """Scrape this endpoint for a while.
 
-        It is scraped for a while from now on: a source of ``demand`` at demand's pace, an engine at engines'.
+        Args:
+            endpoint: the engine or the source of demand.
+            window_seconds: how much history of it is kept, at least.
+            selectors: the series that are kept in addition to the engine's own.
+            demand: whether it is a source of demand, which has its own scrape interval.
         """
 
     def scrape_results(self) -> Mapping[Endpoint, ScrapeResult]:
-        """Return what came of every endpoint that is asked for; live, read it at once."""
+        """Return the result of every registered endpoint.
+
+        The mapping is live: read it before the event loop continues.
+        """
 
     async def wait_for_sync(self, endpoints: Collection[Endpoint]) -> None:
-        """Return once each of these has told something or was found not to. The caller sets the deadline."""
+        """Return once each of these endpoints has a result, also an error. The caller sets the deadline."""
 
     def counts(self) -> Mapping[str, ScrapeCounts]:
-        """Return how many scrapes there were, and how many failed, by engine."""
+        """Return the number of scrapes and of failed scrapes by engine."""
 
 
 class Discovery(Protocol):
-    """Where the instances are to be found."""
+    """Finds the addresses of the instances."""
 
     def addresses(self) -> AsyncIterator[Mapping[str, str]]:
-        """Yield every instance's address ("10.0.0.7:6000") with its node's name, which is empty where unknown.
+        """Yield every instance's address ("10.0.0.7:6000") with its node's name, which is empty where not known.
 
-        The first comes as soon as it is known, another on every change, until the iterator is closed.
+        The first mapping comes as soon as it is known. Another one comes on every change, until the iterator is closed.
 
         Raises:
-            KubeError: it cannot be told; what was yielded before still stands. Whoever asks tries again later.
+            KubeError: the addresses cannot be read. The last mapping stays valid, and the caller tries again later.
         """

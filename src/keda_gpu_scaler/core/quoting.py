@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How are a stranger's words shown? In quotes, escaped and cut short.
+"""Quotes untrusted text for messages.
 
-The law of this module: whatever comes in, printable ASCII of bounded length comes out, so that a complaint
-that quotes it fits in one line, disturbs no terminal and forges no line of a log.
+Law: the result is printable ASCII of bounded length, whatever the input is. A message that quotes it fits in one line,
+changes no terminal and forges no line of a log.
 """
 
 import json
@@ -12,9 +12,9 @@ def quoted(value: object, limit: int = 40) -> str:
     """Quote a value as JSON does.
 
     Args:
-        value: what JSON can hold. Text is cut to ``limit`` characters before it is escaped, anything else
-            after it; of an object and of a list only the kind is told.
-        limit: characters, the mark of an omission included; 4 at least.
+        value: a JSON value. Text is cut to ``limit`` characters before it is escaped, a number after it. An object and
+            a list are shown by their kind only.
+        limit: number of characters, the mark of an omission included; at least 4.
     """
     if isinstance(value, dict | list):
         return "an object" if isinstance(value, dict) else f"a list of {len(value)}"

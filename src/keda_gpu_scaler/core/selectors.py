@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Is this one meant? Globs over names, Kubernetes' selectors over labels, and Prometheus' over series.
+"""Selectors: globs over names, Kubernetes label selectors, and Prometheus series selectors.
 
-The law of this module: no pattern takes longer than its length times that of what is matched.
+Law: no match takes longer than the length of the pattern times the length of the text.
 """
 
 import functools
@@ -18,10 +18,10 @@ _VALUE = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?", re.
 
 @functools.lru_cache(maxsize=4096)  # a fleet of thousands of devices has few models
 def matches_glob(pattern: str, text: str) -> bool:
-    """Whether the whole text fits; ``*`` is any run of characters, ``?`` any one; upper and lower case are alike."""
+    """Whether the whole text matches. ``*`` is any number of characters, ``?`` is one; case does not matter."""
     pattern, text = pattern.lower(), text.lower()
     at, read = 0, 0
-    star, resume = -1, 0  # where the last star stood, and from where its run may grow
+    star, resume = -1, 0  # position of the last star in the pattern, and the end of its characters in the text
     while read < len(text):
         if at < len(pattern) and pattern[at] == "*":
             star, resume = at, read
@@ -38,19 +38,19 @@ def matches_glob(pattern: str, text: str) -> bool:
 
 
 class SelectorError(ValueError):
-    """Text that is no label selector; the message says what one looks like."""
+    """The text is no selector. The message says what a selector looks like."""
 
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """One condition on one label: ``value`` None asks whether it is there, ``negated`` turns either round."""
+    """One condition on one label. Where ``value`` is None the label must exist. ``negated`` inverts the condition."""
 
     key: str
     value: str | None
     negated: bool
 
     def holds(self, labels: Mapping[str, str]) -> bool:
-        """Whether these labels satisfy it; as in Kubernetes, ``key!=value`` holds where there is no such key."""
+        """Whether these labels satisfy it. As in Kubernetes, ``key!=value`` holds where the key does not exist."""
         found = self.key in labels if self.value is None else labels.get(self.key) == self.value
         return found is not self.negated
 
@@ -62,7 +62,7 @@ class LabelSelector:
     requirements: tuple[Requirement, ...]
 
     def matches(self, labels: Mapping[str, str]) -> bool:
-        """Whether an object with these labels is meant."""
+        """Whether the selector selects an object with these labels."""
         return all(requirement.holds(labels) for requirement in self.requirements)
 
 
@@ -70,7 +70,7 @@ def parse_labels(text: str) -> LabelSelector:
     """Read "zone=a,gpu!=t4,accelerator,!spot": equality and existence, joined by commas.
 
     Raises:
-        SelectorError: it is anything else.
+        SelectorError: the text has another form.
     """
     return LabelSelector(tuple(_requirement(part.strip()) for part in text.split(",")))
 
@@ -82,7 +82,7 @@ def _requirement(text: str) -> Requirement:
         negated = key.endswith("!")
         key, value = key.removesuffix("!"), value.removeprefix("=")
     elif equals:
-        key = ""  # "!key=value" says two things at once
+        key = ""  # "!key=value" combines two conditions
     key, value = key.strip(), value.strip()
     if not _KEY.fullmatch(key) or not _VALUE.fullmatch(value):
         raise SelectorError("must be label conditions joined by commas: key=value, key!=value, key or !key")
@@ -98,9 +98,9 @@ _SERIES_RULE = 'must look like name{label="value",other!="value"}'
 
 @dataclass(frozen=True, slots=True)
 class SeriesSelector:
-    """Prometheus series: of this name, with labels that are, or are not, what is said.
+    """Selects Prometheus series by name, and by labels that must or must not have a value.
 
-    ``name`` is empty where only labels are said. ``text`` is how a person would write it, the same for equal ones.
+    ``name`` is empty where only labels are given. Equal selectors have equal ``text``.
     """
 
     name: str
@@ -108,18 +108,18 @@ class SeriesSelector:
 
     @property
     def text(self) -> str:
-        """The selector as it would be written."""
-        return _written(self)
+        """The selector in the notation of Prometheus."""
+        return _notation(self)
 
     def matches(self, name: str, labels: Mapping[str, str]) -> bool:
-        """Whether a series is meant; as in Prometheus a label that is missing is the same as an empty one."""
+        """Whether it selects a series. As in Prometheus, a label that does not exist equals an empty one."""
         return name == self.name and all(
             (labels.get(it.key, "") == it.value) is not it.negated for it in self.requirements
         )
 
 
-@functools.lru_cache(maxsize=4096)  # every reading is keyed by it, so that one text serves them all
-def _written(selector: SeriesSelector) -> str:
+@functools.lru_cache(maxsize=4096)  # every reading has it as a key, so that all readings share one text
+def _notation(selector: SeriesSelector) -> str:
     if not selector.requirements:
         return selector.name
     conditions = (f"{it.key}{'!=' if it.negated else '='}{json.dumps(it.value)}" for it in selector.requirements)
@@ -127,10 +127,10 @@ def _written(selector: SeriesSelector) -> str:
 
 
 def parse_series(text: str) -> SeriesSelector:
-    """Read 'name{label="value"}', as in Prometheus but for its patterns (=~ and !~).
+    """Read 'name{label="value"}', as in Prometheus but without patterns (=~ and !~).
 
     Raises:
-        SelectorError: it is anything else.
+        SelectorError: the text has another form.
     """
     match = _SERIES.fullmatch(text.strip()) if len(text) <= _MAX_SERIES_LENGTH else None
     if match is None or not (match[1] or match[2]):
@@ -140,7 +140,7 @@ def parse_series(text: str) -> SeriesSelector:
     while at < len(inside):
         condition = _CONDITION.match(inside, at)
         if condition is None:
-            raise SelectorError(f"{_SERIES_RULE}; patterns (=~, !~) are not read")
+            raise SelectorError(f"{_SERIES_RULE}; patterns (=~, !~) are not supported")
         value = _ESCAPED.sub(lambda escaped: "\n" if escaped[1] == "n" else escaped[1], condition[3])
         requirements.append(Requirement(condition[1], value, condition[2] == "!="))
         at = condition.end()

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What was seen: devices, their samples, who holds them, and the workloads whose pods those are.
+"""Data types: devices, samples, allocations, snapshots, pods, workloads and engine samples.
 
-The law of this module: a reading the driver did not give is ``None``. It is never 0, and nothing
-downstream may turn it into one.
+Law: a reading that the driver did not return is ``None``. It is never 0, and no code may turn it into 0.
 """
 
 from collections.abc import Mapping
@@ -11,13 +10,13 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """What the kubelet hands out: a whole GPU, or a slice of one.
+    """A device that the kubelet assigns: a whole GPU, or a slice of one.
 
-    ``uuid`` is the identity ("GPU-…", "MIG-…"). ``index`` is the driver's ordinal, a convenience that
-    may change at reboot; a slice has the index of the GPU it was cut from, whose UUID is ``parent``.
-    ``pci_address`` looks like "0000:19:00.0" and is empty where the source does not tell. ``minor`` is the number
-    of the device file (/dev/nvidia0), a slice's that of its GPU; ``gpu_instance`` and ``compute_instance`` say which
-    slice of it this is. Device plugins name devices by any of these.
+    ``uuid`` is the identity ("GPU-…", "MIG-…"). ``index`` is the driver's ordinal, which may change at a reboot. A
+    slice has the index of its GPU, whose UUID is ``parent``. ``pci_address`` looks like "0000:19:00.0" and is empty
+    where the source has none. ``minor`` is the number of the device file (/dev/nvidia0); a slice has the number of its
+    GPU. ``gpu_instance`` and ``compute_instance`` identify the slice within its GPU. Device plugins use any of these as
+    the name of a device.
     """
 
     uuid: str
@@ -34,8 +33,8 @@ class Device:
 class Sample:
     """One device's readings at one instant; every reading may be unknown.
 
-    Utilisations are ratios from 0 to 1: the share of time in which a kernel ran, or in which memory was
-    being read or written.
+    Utilisations are ratios from 0 to 1: the share of time in which a kernel ran, or in which memory was read or
+    written.
     """
 
     device: Device
@@ -47,9 +46,9 @@ class Sample:
     power_watts: float | None = None
 
     @property
-    def has_no_reading(self) -> bool:
-        """Whether not one reading is known, as for a card that fell off the bus."""
-        return (
+    def has_reading(self) -> bool:
+        """Whether at least one reading is known. A card that fell off the bus has none."""
+        return not (
             self.gpu_utilization_ratio is None
             and self.memory_utilization_ratio is None
             and self.memory_used_bytes is None
@@ -60,10 +59,10 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Allocation:
-    """The kubelet's statement: this pod's container holds that device, or one share of it.
+    """A container of a pod holds a device, or one share of it, as the kubelet reports it.
 
-    ``device_id`` is spelt as the device plugin spells it; of a resource claim it is the device's name, and
-    ``resource`` the driver's. A pod's name is unique within its namespace and node at any one time.
+    ``device_id`` is the id of the device plugin. For a resource claim it is the name of the device, and ``resource`` is
+    the name of the driver. A pod's name is unique within its namespace and node at any one time.
     """
 
     namespace: str
@@ -75,12 +74,12 @@ class Allocation:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One node's samples at one instant, and who held its devices: immutable, numbered, dated.
+    """One node's samples and allocations at one instant.
 
-    ``sequence`` grows by one with every snapshot of a run. ``at_seconds`` is the sampling node's monotonic
-    clock, good for differences only; ``unix_seconds`` is the wall clock, for people. ``source`` says where
-    the readings come from ("nvml", "replay of …", "synthetic …"), so that no demonstration passes for a
-    measurement. ``allocations`` is sorted, and None while nobody can tell who holds what.
+    ``sequence`` grows by one with every snapshot of a run. ``at_seconds`` is on the node's monotonic clock; only
+    differences have a meaning. ``unix_seconds`` is the wall clock, for display. ``source`` says where the readings come
+    from ("nvml", "replay of …", "synthetic …"), so that a demonstration is never taken for a measurement.
+    ``allocations`` is sorted. It is None while the allocations are not known.
     """
 
     node: str
@@ -102,14 +101,14 @@ class PodRef:
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """One pod of a workload, as the API server tells it.
+    """One pod of a workload, as the API server returns it.
 
-    ``node`` is None until it is scheduled. ``phase`` is Kubernetes' own word ("Pending", "Running", "Succeeded",
-    "Failed", "Unknown"); ``is_ready`` is the condition Ready; ``is_deleting`` says that it was told to end.
-    ``created_at_seconds`` is on the monotonic clock of whoever judges, and may lie before its zero. ``address`` is its
-    IP, empty until it has one, and ``ports`` are the TCP ports its containers declare. ``metrics_port``,
-    ``metrics_path`` and ``metrics_scheme`` are what its annotations ``prometheus.io/port``, ``/path`` and ``/scheme``
-    say, None where they say nothing of use.
+    ``node`` is None until the pod is scheduled. ``phase`` is that of Kubernetes ("Pending", "Running", "Succeeded",
+    "Failed", "Unknown"). ``is_ready`` is the condition Ready. ``is_deleting`` says that it has a deletion timestamp.
+    ``created_at_seconds`` is on this instance's monotonic clock, and may be negative. ``address`` is the pod's IP
+    address, empty until it has one. ``ports`` are the TCP ports that the containers declare. ``metrics_port``,
+    ``metrics_path`` and ``metrics_scheme`` come from the annotations ``prometheus.io/port``, ``/path`` and ``/scheme``.
+    They are None where the annotation is missing or invalid.
     """
 
     ref: PodRef
@@ -127,7 +126,7 @@ class Pod:
 
 @dataclass(frozen=True, slots=True)
 class DeclaredTrigger:
-    """One trigger of ours in a ScaledObject: its metadata, and KEDA's ``metricType`` ("AverageValue", "Value")."""
+    """One trigger of this scaler in a ScaledObject, with KEDA's ``metricType`` ("AverageValue", "Value")."""
 
     metadata: Mapping[str, str]
     metric_type: str
@@ -137,10 +136,10 @@ class DeclaredTrigger:
 class Workload:
     """The scale target behind a ScaledObject or ScaledJob: its pods and replicas at one instant.
 
-    ``kind`` is "ScaledObject" or "ScaledJob". ``target`` names the scale target for people ("Deployment llama").
-    ``spec_replicas`` is the size it was told to have, ``status_replicas`` the size it has. ``pods`` is sorted by
-    reference and holds every pod that matches the target's selector, whatever its state. ``triggers`` are the
-    external ones.
+    ``kind`` is "ScaledObject" or "ScaledJob". ``target`` is the scale target for display ("Deployment llama").
+    ``spec_replicas`` is the size that the scale target should have, ``status_replicas`` the size that it has. ``pods``
+    is sorted by reference and has every pod that matches the target's selector, whatever its state. ``triggers`` are
+    the external triggers.
     """
 
     namespace: str
@@ -155,9 +154,9 @@ class Workload:
 
 @dataclass(frozen=True, slots=True)
 class Unavailable:
-    """Why nothing is known of a workload: a sentence for a person.
+    """Why something is not known: a sentence for the operator.
 
-    ``is_permanent`` says that it will not pass by itself: no such object, a right that is missing.
+    ``is_permanent`` says that it needs a change of the configuration: an object does not exist, a right is missing.
     """
 
     reason: str
@@ -166,10 +165,10 @@ class Unavailable:
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """How often something took how long, counted since its source started.
+    """A cumulative histogram of durations since its source started.
 
-    ``bounds_seconds`` are upper bounds in rising order, the last infinite; ``counts`` holds for each how many
-    observations were not above it.
+    ``bounds_seconds`` are upper bounds in rising order, the last infinite. ``counts`` has for each bound the number of
+    observations that are not above it.
     """
 
     bounds_seconds: tuple[float, ...]
@@ -178,7 +177,7 @@ class Histogram:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """The sum of all series that a selector means: a gauge's value, or a counter's count since its source started."""
+    """The sum of all series that a selector selects: the value of gauges, or the count of counters."""
 
     value: float
     is_counter: bool
@@ -186,13 +185,14 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class EngineSample:
-    """What one page of metrics told at one instant, in the words of no engine; every reading may be unknown.
+    """The readings of one page of metrics at one instant, independent of the engine; every reading may be unknown.
 
-    ``at_seconds`` is on the scraper's monotonic clock. ``engine`` is a name in ``core.catalog.ENGINES``, empty where
-    the page is none's. ``kv_cache_ratio`` is from 0 to 1, of several ranks the fullest; ``running_limit`` is how many
-    requests may run at once. What ends in ``_total`` is counted since the engine started: requests that ended well,
-    tokens generated, seconds that requests waited in the queue and how many requests those were. ``selected`` holds
-    what was asked for besides, by the selector's text: None where it means no series of the page.
+    ``at_seconds`` is on the scraper's monotonic clock. ``engine`` is a name in ``core.trigger.metrics.ENGINES``, empty
+    where the page belongs to no known engine. ``kv_cache_ratio`` is from 0 to 1; of several ranks it is the fullest.
+    ``running_limit`` is the number of requests that may run at once. The fields that end in ``_total`` count since the
+    engine started: requests that ended well, generated tokens, seconds of requests in the queue, and requests that left
+    the queue. ``selected`` has the series that the trigger requests in addition, by the selector's text; None where the
+    selector selects no series of the page.
     """
 
     at_seconds: float

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Is this a URL that may be asked? Its parts, or what is wrong with it.
+"""Parses URLs that may be scraped.
 
-The law of this module: what comes out has one reading only; whatever another reader could take for another host is
-refused.
+Law: an accepted URL has one interpretation only. A URL that another parser could read as another host is refused.
 """
 
 import ipaddress
@@ -22,12 +21,12 @@ _PATH = re.compile(r"/[!-~]{0,255}", re.ASCII)
 
 
 class UrlError(ValueError):
-    """Text that is no URL to be asked; the message says what must be changed."""
+    """The text is no URL that may be scraped. The message says what must be changed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Url:
-    """A URL in parts: ``host`` is a name in lower case or an address without brackets, ``path`` begins with "/"."""
+    """The parts of a URL: ``host`` is a name in lower case or an address without brackets, ``path`` begins with "/"."""
 
     scheme: str
     host: str
@@ -36,7 +35,7 @@ class Url:
 
     @property
     def authority(self) -> str:
-        """Host and port, as in a header Host; the port is left out where it is the scheme's own."""
+        """Host and port as in the header Host; the default port of the scheme is left out."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == _DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
 
@@ -48,10 +47,10 @@ def parse_url(text: str) -> Url:
     """Read "http://host:8000/metrics?query".
 
     Raises:
-        UrlError: it is anything else: another scheme, a user's name, a fragment, an oddly spelt address.
+        UrlError: it has another scheme, a user name, a fragment, or an address in an unusual notation.
     """
     if len(text) > MAX_URL_LENGTH or not _PRINTABLE.fullmatch(text) or "\\" in text:
-        raise UrlError(f"must be a URL of at most {MAX_URL_LENGTH} printable ASCII characters, none of them blank")
+        raise UrlError(f"must be a URL of at most {MAX_URL_LENGTH} printable ASCII characters without a blank")
     try:
         parts = urlsplit(text)
         port = parts.port
@@ -71,7 +70,7 @@ def _host(parts: SplitResult) -> str:
     host = (parts.hostname or "").lower()
     if "[" in parts.netloc or "]" in parts.netloc:
         try:
-            if not _BRACKETED.fullmatch(parts.netloc):  # of "[::1]x:80" the standard library drops the x
+            if not _BRACKETED.fullmatch(parts.netloc):  # the standard library ignores the x in "[::1]x:80"
                 raise ValueError
             return str(ipaddress.IPv6Address(host))
         except ValueError:
@@ -79,14 +78,14 @@ def _host(parts: SplitResult) -> str:
     if not _NAME.fullmatch(host):
         raise UrlError("must name a host: letters, digits, '-' and '.'")
     if _NUMERIC_LABEL.fullmatch(host.rstrip(".").rpartition(".")[2]):
-        # A name's last label is never a number: it is an address, which resolvers read in several ways.
+        # The last label of a name is never a number. This is an address, and resolvers read it in different ways.
         try:
             return str(ipaddress.IPv4Address(host))
         except ValueError:
-            raise UrlError("must spell an IPv4 address as four numbers from 0 to 255") from None
+            raise UrlError("must write an IPv4 address as four numbers from 0 to 255") from None
     return host
 
 
 def is_path(text: str) -> bool:
-    """Whether a page may be asked for by this path: from its slash on, printable, without a blank."""
+    """Whether the text is a path: it begins with a slash and has only printable characters without a blank."""
     return bool(_PATH.fullmatch(text))

@@ -1,15 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What does llama.cpp's server export, once it was started with ``--metrics``?
+"""llama.cpp's server, which exports series after it was started with ``--metrics``.
 
-The law of this module: its KV cache is no longer told, so nothing is told of one.
+Law: it no longer exports its KV cache usage, so the KV cache is unknown.
 
 Facts are from llama.cpp's documentation (tools/server/README.md, "GET /metrics").
 """
 
+from keda_gpu_scaler.core.trigger.engines import Engine
 from keda_gpu_scaler.engines.metric_map import MetricMap, source
 
-LLAMA_CPP = MetricMap(
+ENGINE = Engine(
     "llama.cpp",
+    "llama.cpp",
+    8080,
+    detection_order=80,
+    remark="start it with `--metrics`; exports no KV cache usage",
+    reports_kv_cache=False,
+)
+
+METRIC_MAP = MetricMap(
     signs=("llamacpp:requests_processing", "llamacpp:requests_deferred"),
     waiting=(source("llamacpp:requests_deferred"),),
     running=(source("llamacpp:requests_processing"),),

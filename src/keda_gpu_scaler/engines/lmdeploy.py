@@ -1,15 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What does LMDeploy export?
+"""LMDeploy.
 
-The law of this module: as everywhere, what is not exported is unknown.
+Law: what it does not export is unknown.
 
-Facts are from LMDeploy's documentation ("Production Metrics"), whose names follow vLLM's older ones.
+Facts are from LMDeploy's documentation ("Production Metrics"), whose names follow the older ones of vLLM.
 """
 
+from keda_gpu_scaler.core.trigger.engines import ContainerNames, Engine
 from keda_gpu_scaler.engines.metric_map import MetricMap, share, source
 
-LMDEPLOY = MetricMap(
+ENGINE = Engine(
     "lmdeploy",
+    "LMDeploy",
+    23333,
+    detection_order=70,
+    preallocating_containers=ContainerNames("LMDeploy", image_words=("lmdeploy",), commands=("lmdeploy",)),
+)
+
+METRIC_MAP = MetricMap(
     signs=("lmdeploy:num_requests_running", "lmdeploy:num_requests_waiting"),
     waiting=(source("lmdeploy:num_requests_waiting"),),
     running=(source("lmdeploy:num_requests_running"),),

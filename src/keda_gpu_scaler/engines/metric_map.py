@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What does an engine export, by which names? The words in which each engine's file says so.
+"""The description of an engine's series: the names from which each reading is taken.
 
-The law of this module: a reading is what the engine's own series say, added up, or unknown; no series stands in for
-another one.
+Law: a reading is the sum of the engine's own series, or unknown. No series stands in for another reading.
 """
 
 import functools
@@ -13,50 +12,51 @@ from enum import Enum
 
 from keda_gpu_scaler.core.selectors import SeriesSelector, parse_series
 from keda_gpu_scaler.core.types import EngineSample, Histogram
-from keda_gpu_scaler.engines.prometheus_text import Exposition, SeriesSample, is_known
+from keda_gpu_scaler.engines.exposition import Exposition, SeriesSample, is_known
 
 
 class Combine(Enum):
-    """What several series of one name come to: models, ranks, versions."""
+    """How several series of one name (of models, ranks or versions) become one number."""
 
     SUM = "sum"
     FULLEST = "fullest"
-    """Of shares of something: adding them up would mean nothing, and a mean would hide the rank that is full."""
+    """The largest, for shares. A sum of shares is not a share, and a mean would hide the rank that is full."""
 
 
 @dataclass(frozen=True, slots=True)
 class SeriesSource:
-    """Where a reading comes from: a selector, times a factor into the reading's unit.
+    """The series that a reading is taken from: a selector, and a factor into the reading's unit.
 
-    ``copied_by`` are labels by which series differ that all tell the same thing; of such copies the largest counts.
+    ``copied_by`` are labels by which series differ that all report the same quantity. Of such copies, only the
+    largest counts.
     """
 
     selector: SeriesSelector
     factor: float = 1.0
-    together: Combine = Combine.SUM
+    combine: Combine = Combine.SUM
     copied_by: frozenset[str] = frozenset()
 
     def read(self, samples: Sequence[SeriesSample]) -> float | None:
-        """Return the reading; None where there is no such series, or one that tells nothing."""
-        meant = [it for it in samples if self.selector.matches(it.name, it.labels)]
-        if self.together is Combine.FULLEST:
-            values = [it.value for it in meant]
+        """Return the reading; None where no series matches, or where the value of one is unknown."""
+        selected = [sample for sample in samples if self.selector.matches(sample.name, sample.labels)]
+        if self.combine is Combine.FULLEST:
+            values = [sample.value for sample in selected]
             return self.factor * max(values) if values and all(map(is_known, values)) else None
-        total = added_up(self._originals(meant) if self.copied_by else [it.value for it in meant])
+        total = added_up(self._without_copies(selected) if self.copied_by else [sample.value for sample in selected])
         return None if total is None else self.factor * total
 
-    def _originals(self, samples: Iterable[SeriesSample]) -> list[float]:
+    def _without_copies(self, samples: Iterable[SeriesSample]) -> list[float]:
         largest: dict[frozenset[tuple[str, str]], float] = {}
-        for it in samples:
-            if not is_known(it.value):
-                return [it.value]
-            original = frozenset((key, value) for key, value in it.labels.items() if key not in self.copied_by)
-            largest[original] = max(it.value, largest.get(original, it.value))
+        for sample in samples:
+            if not is_known(sample.value):
+                return [sample.value]
+            original = frozenset((key, value) for key, value in sample.labels.items() if key not in self.copied_by)
+            largest[original] = max(sample.value, largest.get(original, sample.value))
         return list(largest.values())
 
 
 def added_up(values: Sequence[float]) -> float | None:
-    """Return the sum; None where there is nothing to add up, something tells nothing, or no float holds it."""
+    """Return the sum; None where there is no value, a value is unknown, or the sum is too large for a float."""
     if not values or not all(map(is_known, values)):
         return None
     try:
@@ -66,24 +66,23 @@ def added_up(values: Sequence[float]) -> float | None:
 
 
 def source(text: str, factor: float = 1.0, *, copied_by: frozenset[str] = frozenset()) -> SeriesSource:
-    """Name a source by its selector; what several series tell is added up, of copies one."""
+    """Describe a source by its selector. Its series are added up; of copies, one counts."""
     return SeriesSource(parse_series(text), factor, copied_by=copied_by)
 
 
 def share(text: str) -> SeriesSource:
-    """Name a source of shares, of which the fullest counts."""
-    return SeriesSource(parse_series(text), together=Combine.FULLEST)
+    """Describe a source whose series are shares, of which the largest counts."""
+    return SeriesSource(parse_series(text), combine=Combine.FULLEST)
 
 
 @dataclass(frozen=True, slots=True)
 class MetricMap:
-    """What one engine exports. Of several sources of a reading the first that is there counts.
+    """The series that one engine exports. If a reading has several sources, the first with a value counts.
 
-    ``signs`` are names by one of which its pages are known; ``first_token`` is a histogram's name. The other names are
-    those of ``core.model.EngineSample``.
+    ``signs`` are series names; a page with one of them is recognised as a page of this engine. ``first_token`` is the
+    name of a histogram. The other fields are named as in ``core.types.EngineSample``.
     """
 
-    engine: str
     signs: tuple[str, ...]
     waiting: tuple[SeriesSource, ...] = ()
     running: tuple[SeriesSource, ...] = ()
@@ -98,19 +97,25 @@ class MetricMap:
     def names(self) -> Iterator[str]:
         """Yield the name of every series that is read."""
         yield from self.signs
-        for one in fields(self):
-            value = getattr(self, one.name)
+        for field in fields(self):
+            value = getattr(self, field.name)
             if isinstance(value, tuple):
-                yield from (it.selector.name for it in value if isinstance(it, SeriesSource))
+                yield from (source.selector.name for source in value if isinstance(source, SeriesSource))
         if self.first_token:
             yield f"{self.first_token}_bucket"
 
-    def read(self, page: Exposition, at_seconds: float) -> EngineSample:
-        """Read a page of this engine's."""
+    def read(self, page: Exposition, engine: str, at_seconds: float) -> EngineSample:
+        """Read a page of this engine.
+
+        Args:
+            page: the page.
+            engine: the engine's name.
+            at_seconds: when the page arrived, on the scraper's clock.
+        """
         samples = page.samples
         return EngineSample(
             at_seconds=at_seconds,
-            engine=self.engine,
+            engine=engine,
             waiting=_first(self.waiting, samples),
             running=_first(self.running, samples),
             running_limit=_first(self.running_limit, samples),
@@ -124,21 +129,21 @@ class MetricMap:
 
 
 def _first(sources: Iterable[SeriesSource], samples: Sequence[SeriesSample]) -> float | None:
-    return next((value for it in sources if (value := it.read(samples)) is not None), None)
+    return next((value for source in sources if (value := source.read(samples)) is not None), None)
 
 
 def _histogram(name: str, samples: Sequence[SeriesSample]) -> Histogram | None:
-    """Add up the buckets of every series; None where there are none, or where they do not fit together."""
+    """Add up the buckets of every series; None where there is no bucket, or where the bounds of the series differ."""
     counts: dict[float, float] = {}
     series: set[frozenset[tuple[str, str]]] = set()
-    buckets = [it for it in samples if it.name == f"{name}_bucket"]
-    for it in buckets:
-        bound = _bound(it.labels.get("le", ""))
+    buckets = [sample for sample in samples if sample.name == f"{name}_bucket"]
+    for bucket in buckets:
+        bound = _bound(bucket.labels.get("le", ""))
         if bound is None:
             return None
-        series.add(frozenset((key, value) for key, value in it.labels.items() if key != "le"))
-        counts[bound] = counts.get(bound, 0.0) + it.value
-    # Where ranks have different bounds, what they add up to is no histogram.
+        series.add(frozenset((key, value) for key, value in bucket.labels.items() if key != "le"))
+        counts[bound] = counts.get(bound, 0.0) + bucket.value
+    # If the ranks have different bounds, the sum of their buckets is not a histogram.
     if math.inf not in counts or len(buckets) != len(counts) * len(series) or not all(map(is_known, counts.values())):
         return None
     bounds = tuple(sorted(counts))

@@ -1,16 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What does NVIDIA NIM for LLMs export?
+"""NVIDIA NIM for large language models.
 
-The law of this module: its names have no prefix, so a page that is another engine's is never taken for its own; pages
-are held against it last of all that have such names.
+Law: its series names have no prefix. It is tried after the engines that may run inside it, so a page with the names of
+such an engine counts as that engine's page.
 
-Facts are from NIM's documentation ("Observability"); it tells how many requests may run at once.
+Facts are from NIM's documentation ("Observability"). NIM exports how many requests may run at once.
 """
 
+from keda_gpu_scaler.core.trigger.engines import ContainerNames, Engine
 from keda_gpu_scaler.engines.metric_map import MetricMap, share, source
 
-NIM = MetricMap(
+ENGINE = Engine(
     "nim",
+    "NVIDIA NIM",
+    8000,
+    detection_order=60,
+    path="/v1/metrics",
+    behind=("vllm", "sglang", "trtllm-serve"),
+    preallocating_containers=ContainerNames("NIM", image_parts=("nvcr.io/nim/",)),
+)
+
+METRIC_MAP = MetricMap(
     signs=("num_requests_running", "num_requests_waiting"),
     waiting=(source("num_requests_waiting"),),
     running=(source("num_requests_running"),),

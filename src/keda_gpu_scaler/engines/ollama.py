@@ -1,31 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What does Ollama tell? Which models are loaded, and nothing of how busy they are.
+"""Ollama, which reports the models that are loaded and no load.
 
-The law of this module: a model that is loaded is no request that runs.
+Law: a loaded model is not a running request.
 
 Facts are from Ollama's documentation ("List Running Models", GET /api/ps): a list under ``models``, each with its name.
 """
 
 from collections.abc import Mapping
 
-from keda_gpu_scaler.engines.prometheus_text import SeriesSample
+from keda_gpu_scaler.core.trigger.engines import Engine
+from keda_gpu_scaler.engines.exposition import SeriesSample
 
 LOADED = "ollama_loaded_models"
-"""The series that a page comes to: how many models are loaded, by their name in the label ``model``."""
+"""The series made of a page: the number of loaded models, with the model's name in the label ``model``."""
+
+ENGINE = Engine(
+    "ollama",
+    "Ollama",
+    11434,
+    detection_order=90,
+    path="/api/ps",
+    remark="reports which models are loaded, but neither its queue nor its KV cache",
+    reports_queue=False,
+    reports_kv_cache=False,
+)
 
 
-def loaded_models(page: Mapping[str, object]) -> tuple[SeriesSample, ...] | None:
-    """Read a page as series; None where it is no page of Ollama's."""
+def read_json(page: Mapping[str, object]) -> tuple[SeriesSample, ...] | None:
+    """Read a page as series; None where the page is not Ollama's."""
     models = page.get("models")
     if not isinstance(models, list) or len(page) != 1:
         return None
-    found: dict[str, int] = {}
+    loaded: dict[str, int] = {}
     for model in models:
         name = model.get("name") if isinstance(model, Mapping) else None
         if not isinstance(name, str):
             return None
-        found[name] = found.get(name, 0) + 1
-    # Without any the total is known all the same.
-    return tuple(SeriesSample(LOADED, {"model": name}, count) for name, count in found.items()) or (
+        loaded[name] = loaded.get(name, 0) + 1
+    # Without any loaded model the total is still known: it is 0.
+    return tuple(SeriesSample(LOADED, {"model": name}, count) for name, count in loaded.items()) or (
         SeriesSample(LOADED, {}, 0.0),
     )

@@ -1,35 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What does a page of metrics say? Prometheus' text format 0.0.4, and OpenMetrics 1.0.
+"""Parses the Prometheus text format 0.0.4 and OpenMetrics 1.0.
 
-The law of this module: a series is read exactly or the page is refused; and a page costs little more than it takes to
-find the lines that are wanted, whatever else it holds.
+Law: a series is read exactly, or the page is refused. The cost of a page is close to the cost of finding the wanted
+lines, whatever else the page contains.
 
-Facts are from the two specifications: Prometheus' "Exposition formats" and OpenMetrics 1.0.0. Prometheus' own parser
-stands in for what they leave open.
+Facts are from the two specifications: Prometheus' "Exposition formats" and OpenMetrics 1.0.0. Where they leave a case
+open, this parser follows Prometheus' own parser.
 """
 
 import functools
-import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 from keda_gpu_scaler.core.quoting import quoted
+from keda_gpu_scaler.engines.exposition import Exposition, SeriesSample
 
 _KINDS = frozenset(
     {"counter", "gauge", "histogram", "summary", "untyped", "unknown", "info", "stateset", "gaugehistogram"}
 )
-_COUNTING = frozenset({"_total", "_bucket", "_sum", "_count"})
-_REMEMBERED_LENGTH = 512
-_SUFFIXES = ("_total", "_bucket", "_sum", "_count", "_created", "_gsum", "_gcount", "_info")
+_CACHED_LENGTH = 512
 
-# Possessive throughout: whatever a stranger sends, a line takes time in proportion to its length.
+# Every quantifier is possessive, so that the time for a line is proportional to its length, also for untrusted text.
 _LABELS = rb'\{(?P<labels>[^"}]*+(?:"[^"\\]*+(?:\\.[^"\\]*+)*+"[^"}]*+)*+)\}'
 _TEXT_LINE = re.compile(
     rb"[ \t]*+(?P<name>[a-zA-Z_:][a-zA-Z0-9_:]*+)[ \t]*+(?:" + _LABELS + rb")?+[ \t]*+(?P<value>[^ \t\r{}]++)"
     rb"(?:[ \t]++(?P<at>[+-]?[0-9]++))?+[ \t\r]*+"
 )
-_OPEN_LINE = re.compile(
+_OPENMETRICS_LINE = re.compile(
     rb"(?P<name>[a-zA-Z_:][a-zA-Z0-9_:]*+)(?:" + _LABELS + rb")?+ (?P<value>[^ {}]++)"
     rb"(?: (?P<at>[+-]?[0-9.eE+-]++))?+"
     rb"(?: # \{(?:[^\"}]*+(?:\"[^\"\\]*+(?:\\.[^\"\\]*+)*+\"[^\"}]*+)*+)\} [^ ]++(?: [^ ]++)?+)?+"
@@ -42,42 +39,12 @@ _ESCAPE = re.compile(rb"\\(.)", re.DOTALL)
 _ESCAPED = {b"\\": b"\\", b'"': b'"', b"n": b"\n"}
 _NUMBER = re.compile(rb"[+-]?(?:(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?|inf(?:inity)?|nan)", re.IGNORECASE)
 _TYPE = re.compile(rb"#[ \t]++TYPE[ \t]++(?P<name>[a-zA-Z_:][a-zA-Z0-9_:]*+)[ \t]++(?P<kind>[a-z]++)[ \t\r]*+")
-_INDENTED = re.compile(rb"\n[ \t]")  # four times as fast as asking twice whether it is ``in`` the page
+_INDENTED = re.compile(rb"\n[ \t]")  # four times as fast as two tests with ``in``
 _IS_TYPE = re.compile(rb"[ \t]*+#[ \t]++TYPE(?:[ \t]|$)")
 
 
 class ExpositionError(ValueError):
-    """Text that is no exposition; the message names the line and what is wrong with it."""
-
-
-@dataclass(frozen=True, slots=True)
-class SeriesSample:
-    """One series and its value, which may be NaN or infinite."""
-
-    name: str
-    labels: Mapping[str, str]
-    value: float
-
-
-@dataclass(frozen=True, slots=True)
-class Exposition:
-    """What was read: the samples that were wanted, in order, and the kinds of families ("counter") by their names."""
-
-    samples: tuple[SeriesSample, ...]
-    kinds: Mapping[str, str] = field(default_factory=dict)
-
-    def is_counter(self, name: str) -> bool:
-        """Whether a series counts up from the start of its process, by its family's kind or else by its name."""
-        if kind := self.kinds.get(name):
-            return kind == "counter"
-        for suffix in _SUFFIXES:
-            if name.endswith(suffix) and (kind := self.kinds.get(name.removesuffix(suffix))):
-                return kind in ("counter", "histogram", "summary") and suffix in _COUNTING
-        return name.endswith("_total")
-
-    def declares_counter(self, name: str) -> bool:
-        """Whether the page declares such a counter, be it without any series yet."""
-        return self.kinds.get(name) == "counter" or self.kinds.get(name.removesuffix("_total")) == "counter"
+    """Text that is not an exposition; the message names the line and the problem."""
 
 
 def parse_exposition(body: bytes, *, wanted: frozenset[str] | None = None, is_openmetrics: bool = False) -> Exposition:
@@ -85,11 +52,11 @@ def parse_exposition(body: bytes, *, wanted: frozenset[str] | None = None, is_op
 
     Args:
         body: the text, UTF-8.
-        wanted: names of series; lines of others are not looked at, be they right or wrong. None wants them all.
-        is_openmetrics: whether it is OpenMetrics, which is stricter and tells where it ends.
+        wanted: names of the series to read; other lines are skipped, valid or not. None reads every series.
+        is_openmetrics: whether the format is OpenMetrics, which is stricter and marks its end.
 
     Raises:
-        ExpositionError: a line cannot be read, a series is told twice, or the end is missing.
+        ExpositionError: a line cannot be read, a series occurs twice, or the end mark is missing.
     """
     lines = body.split(b"\n")
     if is_openmetrics:
@@ -97,11 +64,11 @@ def parse_exposition(body: bytes, *, wanted: frozenset[str] | None = None, is_op
     if wanted is None:
         numbers: Sequence[int] = range(len(lines))
     elif body[:1] in (b" ", b"\t") or _INDENTED.search(body):
-        numbers = range(len(lines))  # who indents lines hides their names from a quick look
+        numbers = range(len(lines))  # an indented line does not begin with its name
     else:
-        length, heads = _heads(wanted)
+        length, heads = _line_heads(wanted)
         numbers = [number for number, line in enumerate(lines) if line[:length] in heads]
-    reader = _Reader(wanted, is_openmetrics=is_openmetrics)
+    reader = _LineReader(wanted, is_openmetrics=is_openmetrics)
     for number in numbers:
         try:
             reader.read(lines[number])
@@ -111,18 +78,18 @@ def parse_exposition(body: bytes, *, wanted: frozenset[str] | None = None, is_op
 
 
 @functools.lru_cache(maxsize=256)
-def _heads(wanted: frozenset[str]) -> tuple[int, frozenset[bytes]]:
-    """How a line begins that may be wanted, and how much of it is to be compared: no more than the shortest name."""
+def _line_heads(wanted: frozenset[str]) -> tuple[int, frozenset[bytes]]:
+    """Return how wanted lines begin, and how many bytes to compare: as many as the shortest name has."""
     length = min((len(name) for name in wanted), default=1)
     names = [name.encode() for name in wanted]
     return length, frozenset([name[:length] for name in names] + [(b"# TYPE " + name)[:length] for name in names])
 
 
 def _until_the_end(lines: list[bytes]) -> list[bytes]:
-    """Leave out the end mark, which must be the last line.
+    """Remove the end mark, which must be the last line.
 
     Raises:
-        ExpositionError: it is missing, so that the page was cut off.
+        ExpositionError: the end mark is missing, so the page was cut off.
     """
     while lines and lines[-1] == b"":
         lines.pop()
@@ -131,14 +98,14 @@ def _until_the_end(lines: list[bytes]) -> list[bytes]:
     return lines[:-1]
 
 
-class _Reader:
-    """Reads line after line."""
+class _LineReader:
+    """Reads a page line by line."""
 
     def __init__(self, wanted: frozenset[str] | None, *, is_openmetrics: bool) -> None:
         self._wanted = wanted
         self._is_openmetrics = is_openmetrics
-        self._line = _OPEN_LINE if is_openmetrics else _TEXT_LINE
-        self._seen: set[tuple[str, frozenset[tuple[str, str]]]] = set()
+        self._pattern = _OPENMETRICS_LINE if is_openmetrics else _TEXT_LINE
+        self._series: set[tuple[str, frozenset[tuple[str, str]]]] = set()
         self.samples: list[SeriesSample] = []
         self.kinds: dict[str, str] = {}
 
@@ -146,50 +113,50 @@ class _Reader:
         """Read one line.
 
         Raises:
-            ExpositionError: it cannot be read.
+            ExpositionError: the line cannot be read.
         """
         if line.lstrip(b" \t")[:1] == b"#":
-            self._comment(line)
+            self._read_comment(line)
         elif line.strip(b" \t\r"):
-            self._sample(line)
+            self._read_sample(line)
         elif self._is_openmetrics:
             raise ExpositionError("it is empty")
 
-    def _comment(self, line: bytes) -> None:
+    def _read_comment(self, line: bytes) -> None:
         match = _TYPE.fullmatch(line.lstrip(b" \t"))
         if match is None:
             if _IS_TYPE.match(line) and self._wanted is None:
-                raise ExpositionError(f"{_shown(line)} declares no type")
+                raise ExpositionError(f"{_quoted_start(line)} declares no type")
             if self._is_openmetrics and line == b"# EOF":
-                raise ExpositionError("there is more after the end")
+                raise ExpositionError("there are lines after the end mark")
             return
         name, kind = match["name"].decode(), match["kind"].decode()
         if self._wanted is None:
             if kind not in _KINDS:
-                raise ExpositionError(f"{quoted(kind)} is no type of metric")
+                raise ExpositionError(f"{quoted(kind)} is not a metric type")
             if name in self.kinds:
                 raise ExpositionError(f"the type of {quoted(name)} is declared twice")
         self.kinds[name] = kind
 
-    def _sample(self, line: bytes) -> None:
-        if self._wanted is not None and _name_of(line) not in self._wanted:
+    def _read_sample(self, line: bytes) -> None:
+        if self._wanted is not None and _series_name(line) not in self._wanted:
             return
-        match = self._line.fullmatch(line)
+        match = self._pattern.fullmatch(line)
         if match is None:
-            raise ExpositionError(f"{_shown(line)} is no sample")
+            raise ExpositionError(f"{_quoted_start(line)} is not a sample")
         name, text = match["name"].decode(), match["labels"] or b""
-        labels = _labels(text) if len(text) <= _REMEMBERED_LENGTH else _read_labels(text)
+        labels = _cached_labels(text) if len(text) <= _CACHED_LENGTH else _read_labels(text)
         if _NUMBER.fullmatch(match["value"]) is None:
-            raise ExpositionError(f"{_shown(match['value'])} is no number")
+            raise ExpositionError(f"{_quoted_start(match['value'])} is not a number")
         series = (name, frozenset(labels.items()))
-        if series in self._seen:
-            raise ExpositionError(f"a series of {quoted(name)} is told twice")
-        self._seen.add(series)
+        if series in self._series:
+            raise ExpositionError(f"a series of {quoted(name)} occurs twice")
+        self._series.add(series)
         self.samples.append(SeriesSample(name, labels, float(match["value"])))
 
 
-@functools.lru_cache(maxsize=16_384)  # a page has the same labels each time, and a fleet's pages have them in common
-def _labels(text: bytes) -> Mapping[str, str]:
+@functools.lru_cache(maxsize=16_384)  # labels repeat from page to page, and across a fleet
+def _cached_labels(text: bytes) -> Mapping[str, str]:
     return _read_labels(text)
 
 
@@ -200,7 +167,7 @@ def _read_labels(text: bytes) -> dict[str, str]:
     while at < len(text):
         match = _LABEL.match(text, at)
         if match is None:
-            raise ExpositionError(f"{_shown(text[at:])} is no label")
+            raise ExpositionError(f"{_quoted_start(text[at:])} is not a label")
         name = match["name"].decode()
         if name in labels:
             raise ExpositionError(f"the label {quoted(name)} is given twice")
@@ -217,18 +184,13 @@ def _unescaped(escape: re.Match[bytes]) -> bytes:
     try:
         return _ESCAPED[escape[1]]
     except KeyError:
-        raise ExpositionError(f"{_shown(escape[0])} is no escape") from None
+        raise ExpositionError(f"{_quoted_start(escape[0])} is not an escape sequence") from None
 
 
-def _name_of(line: bytes) -> str:
+def _series_name(line: bytes) -> str:
     match = _NAME.match(line)
     return match[1].decode() if match else ""
 
 
-def _shown(text: bytes) -> str:
+def _quoted_start(text: bytes) -> str:
     return quoted(text[:60].decode(errors="replace"))
-
-
-def is_known(value: float) -> bool:
-    """Whether a sample tells something: NaN and the infinities do not."""
-    return math.isfinite(value)

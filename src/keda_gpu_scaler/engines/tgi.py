@@ -1,16 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What does Hugging Face's Text Generation Inference export?
+"""Hugging Face Text Generation Inference (TGI).
 
-The law of this module: it tells nothing of a KV cache, so nothing is told of one.
+Law: TGI exports no KV cache usage, so the KV cache is unknown.
 
-Facts are from TGI's documentation ("Metrics"): counters there have no suffix, and the tokens generated are what its
-histogram of them adds up to.
+Facts are from TGI's documentation ("Metrics"). Its counters have no suffix. The number of generated tokens is the sum
+of its histogram of tokens per request.
 """
 
+from keda_gpu_scaler.core.trigger.engines import ContainerNames, Engine
 from keda_gpu_scaler.engines.metric_map import MetricMap, source
 
-TGI = MetricMap(
+ENGINE = Engine(
     "tgi",
+    "Hugging Face Text Generation Inference",
+    3000,
+    detection_order=30,
+    remark="exports no KV cache usage",
+    reports_kv_cache=False,
+    preallocating_containers=ContainerNames(
+        "TGI", image_parts=("text-generation-inference",), commands=("text-generation-launcher",)
+    ),
+)
+
+METRIC_MAP = MetricMap(
     signs=("tgi_queue_size", "tgi_batch_current_size"),
     waiting=(source("tgi_queue_size"),),
     running=(source("tgi_batch_current_size"),),

@@ -1,19 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What does NVIDIA Triton export, with and without TensorRT-LLM behind it?
+"""NVIDIA Triton Inference Server, with and without the TensorRT-LLM backend.
 
-The law of this module: all models are added up; one of several is a series of its own for ``engineMetric``.
+Law: all models are added up. To read one of several models, select its series with ``engineMetric``.
 
 Facts are from Triton's documentation ("Metrics"): the time in the queue is in microseconds, over the requests that
-ended well, cached ones among them; and from the TensorRT-LLM backend's ("Triton Metrics"), whose own queue counts where
-there is one, as it hands requests on from Triton's at once.
+ended successfully, cached ones included. The other facts are from the TensorRT-LLM backend's documentation ("Triton
+Metrics"). The backend's own queue counts where it exists, because Triton passes requests on to it at once.
 """
 
+from keda_gpu_scaler.core.trigger.engines import Engine
 from keda_gpu_scaler.engines.metric_map import MetricMap, share, source
 
 MICROSECOND = 1e-6
 
-TRITON = MetricMap(
+ENGINE = Engine(
     "triton",
+    "NVIDIA Triton, with or without TensorRT-LLM",
+    8002,
+    detection_order=40,
+    reports_kv_cache=False,
+)
+
+METRIC_MAP = MetricMap(
     signs=("nv_inference_request_success", "nv_inference_count", "nv_trt_llm_request_metrics"),
     waiting=(
         source('nv_trt_llm_request_metrics{request_type="waiting"}'),

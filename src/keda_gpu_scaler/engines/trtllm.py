@@ -1,16 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What does TensorRT-LLM's own server, trtllm-serve, export?
+"""TensorRT-LLM's own server, ``trtllm-serve``.
 
-The law of this module: as everywhere, what is not exported is unknown.
+Law: what it does not export is unknown.
 
-Facts are from TensorRT-LLM's source (tensorrt_llm/metrics/collector.py; for how many requests may be active at once,
-running ones among them, _torch/pyexecutor/py_executor.py).
+Facts are from TensorRT-LLM's source (tensorrt_llm/metrics/collector.py). The limit of active requests, running ones
+included, is from _torch/pyexecutor/py_executor.py.
 """
 
+from keda_gpu_scaler.core.trigger.engines import ContainerNames, Engine
 from keda_gpu_scaler.engines.metric_map import MetricMap, share, source
 
-TRTLLM_SERVE = MetricMap(
+ENGINE = Engine(
     "trtllm-serve",
+    "TensorRT-LLM's own server",
+    8000,
+    detection_order=50,
+    path="/prometheus/metrics",
+    # A Triton image with this backend has the word trtllm in its tag: tritonserver:25.08-trtllm-python-py3.
+    preallocating_containers=ContainerNames(
+        "TensorRT-LLM",
+        image_words=("trtllm",),
+        image_parts=("tensorrt-llm", "tensorrtllm"),
+        commands=("trtllm-serve",),
+    ),
+)
+
+METRIC_MAP = MetricMap(
     signs=("trtllm_num_requests_running", "trtllm_num_requests_waiting", "trtllm_kv_cache_utilization"),
     waiting=(source("trtllm_num_requests_waiting"),),
     running=(source("trtllm_num_requests_running"),),

@@ -1,19 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What does vLLM export? Both generations of names.
+"""vLLM, with the older and the newer generation of its series names.
 
-The law of this module: ranks are added up, each replica's data-parallel ones by their label ``engine``; of their caches
-the fullest counts.
+Law: ranks are added up; the data-parallel ranks of a replica differ by the label ``engine``. Of their KV caches, the
+fullest counts.
 
-Facts are from vLLM's documentation ("Production Metrics") and its source (vllm/v1/metrics/loggers.py): the cache was
-``gpu_cache_usage_perc`` before 0.12, and says a ratio in spite of its name; newer ones tell the reasons of waiting too.
+Facts are from vLLM's documentation ("Production Metrics") and its source (vllm/v1/metrics/loggers.py). Before 0.12 the
+cache was named ``gpu_cache_usage_perc``, which is a ratio in spite of its name. Newer versions also export the reasons
+of waiting.
 """
 
+from keda_gpu_scaler.core.trigger.engines import ContainerNames, Engine
 from keda_gpu_scaler.engines.metric_map import MetricMap, share, source
 
-VLLM = MetricMap(
+ENGINE = Engine(
     "vllm",
+    "vLLM",
+    8000,
+    detection_order=10,
+    preallocating_containers=ContainerNames("vLLM", image_words=("vllm",), commands=("vllm",)),
+)
+
+METRIC_MAP = MetricMap(
     signs=("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:num_requests_waiting_by_reason"),
-    # By reason only where the total is not told.
+    # The reasons count only where the total is not exported.
     waiting=(source("vllm:num_requests_waiting"), source('vllm:num_requests_waiting_by_reason{reason="capacity"}')),
     running=(source("vllm:num_requests_running"),),
     kv_cache_ratio=(share("vllm:kv_cache_usage_perc"), share("vllm:gpu_cache_usage_perc")),

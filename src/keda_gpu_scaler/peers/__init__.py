@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fleet: what this instance shares with others, and what it hears from them."""
+"""The exchange of snapshots between instances: server, client, discovery and the store of node histories."""

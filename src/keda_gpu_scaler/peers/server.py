@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What does this instance tell the others? Its own snapshots, to whoever follows it.
+"""Serves the snapshots of this node to the instances that follow it.
 
-The law of this module: a follower that is slow costs nothing. It gets the newest snapshot when it can take it, and
-what it missed in between was never written.
+Law: a slow follower costs nothing. It gets the newest snapshot when it can receive one, and the snapshots that it
+missed were never encoded for it.
 """
 
 import asyncio
@@ -19,23 +19,23 @@ from keda_gpu_scaler.wire import fleet_pb2_grpc as pb_grpc
 from keda_gpu_scaler.wire.snapshot_codec import CodecError, encode, encode_change
 
 MAX_FOLLOWERS = 64
-"""KEDA asks one instance or two; more follow only while connections move."""
-WORD_SECONDS = 2.0
-"""An instance without anything new says that it is there so often, and by that why."""
+"""KEDA calls one or two instances. Others follow only while KEDA changes its connection."""
+KEEPALIVE_SECONDS = 2.0
+"""Without a new snapshot the server sends an update after this time. It carries the failure, if there is one."""
 MIN_INTERVAL_SECONDS, MAX_INTERVAL_SECONDS = 0.1, 60.0
-# Sent a little before it is due, or a sampler's jitter would make a follower miss every other snapshot.
-_EARLY = 0.8
+# Below 1, because the jitter of the sampler would otherwise make a follower miss every other snapshot.
+_PAUSE_FACTOR = 0.8
 
 
 class FleetServer(pb_grpc.FleetServicer):
-    """Serves Watch.
+    """Implements the Fleet service.
 
     Args:
         history: returns this node's history, None before the first snapshot.
-        failure: returns why there is nothing newer, None while all is well.
-        clock: monotonic seconds, the clock that dated the history.
-        instance: this instance's random name.
-        deviceless: whether having no device is by design.
+        failure: returns why there is no newer snapshot, None without a failure.
+        clock: monotonic seconds, the clock of the history.
+        instance: the random name of this instance.
+        deviceless: whether this instance has no device by design.
     """
 
     def __init__(
@@ -54,27 +54,28 @@ class FleetServer(pb_grpc.FleetServicer):
         self._deviceless = deviceless
         self._followers: set[asyncio.Event] = set()
         self._stopping = asyncio.Event()
-        self._newest: Snapshot | None = None
+        # Encoded once for all followers.
+        self._encoded_snapshot: Snapshot | None = None
         self._whole = b""
         self._changes: dict[int, bytes | None] = {}
 
     def published(self) -> None:
-        """Wake the followers; to be called in the event loop after every snapshot and every failure."""
+        """Send an update to the followers. The caller runs this in the event loop after every snapshot and failure."""
         for news in self._followers:
             news.set()
 
     def stop(self) -> None:
-        """End every Watch with OK, at once and from now on."""
+        """End every Watch with OK, now and from now on."""
         self._stopping.set()
         self.published()
 
     async def Watch(self, request: pb.WatchRequest, context: ServicerContext) -> AsyncIterator[pb.Update]:  # noqa: N802
-        """Tell the newest snapshot at once, and then every newer one at the pace that was asked for."""
+        """Send the newest snapshot at once, and every newer one at the requested interval."""
         if len(self._followers) >= MAX_FOLLOWERS:
             await context.abort(
-                grpc.StatusCode.RESOURCE_EXHAUSTED, f"{MAX_FOLLOWERS} instances follow this one, the most there may be"
+                grpc.StatusCode.RESOURCE_EXHAUSTED, f"{MAX_FOLLOWERS} instances follow this one, the maximum"
             )
-        # In this order NaN becomes the shortest.
+        # With the arguments in this order NaN becomes the minimum.
         interval = min(max(MIN_INTERVAL_SECONDS, request.interval_seconds or 1.0), MAX_INTERVAL_SECONDS)
         news = asyncio.Event()
         self._followers.add(news)
@@ -87,17 +88,17 @@ class FleetServer(pb_grpc.FleetServicer):
                 yield update
                 if history is not None and (update.snapshot or update.change):
                     sent = history.newest
-                # The first snapshot is not waited for longer than it takes; a failure is told at the same pace as news.
+                # The first snapshot is sent without a pause. Failures are sent at the requested interval.
                 if history is not None or update.failure or self._deviceless:
-                    await self._pause(_EARLY * interval)
+                    await self._pause(_PAUSE_FACTOR * interval)
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(WORD_SECONDS):
+                    async with asyncio.timeout(KEEPALIVE_SECONDS):
                         await news.wait()
         finally:
             self._followers.discard(news)
 
     async def _pause(self, seconds: float) -> None:
-        """Let time pass, unless the end comes."""
+        """Wait, or return early when the server stops."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._stopping.wait()
@@ -110,30 +111,30 @@ class FleetServer(pb_grpc.FleetServicer):
         if history.newest is sent:
             return update
         try:
-            change = self._change(sent, history.newest) if sent is not None else None
+            change = self._encode_change(sent, history.newest) if sent is not None else None
             if change is not None:
                 update.change = change
             else:
-                update.snapshot = self._encoded(history.newest)
+                update.snapshot = self._encode_whole(history.newest)
         except CodecError as error:
-            update.failure = f"its snapshot cannot be told: {error}"
+            update.failure = f"its snapshot cannot be encoded: {error}"
         return update
 
-    def _encoded(self, newest: Snapshot) -> bytes:
-        self._turn_to(newest)
+    def _encode_whole(self, newest: Snapshot) -> bytes:
+        self._reset_cache_for(newest)
         if not self._whole:
             self._whole = encode(newest).encode("ascii")
         return self._whole
 
-    def _change(self, sent: Snapshot, newest: Snapshot) -> bytes | None:
-        """Write a change once for all followers that were told the same before."""
-        self._turn_to(newest)
+    def _encode_change(self, sent: Snapshot, newest: Snapshot) -> bytes | None:
+        """Encode a change once for all followers that have the same previous snapshot."""
+        self._reset_cache_for(newest)
         if sent.sequence not in self._changes:
             change = encode_change(sent, newest)
             self._changes[sent.sequence] = None if change is None else change.encode("ascii")
         return self._changes[sent.sequence]
 
-    def _turn_to(self, newest: Snapshot) -> None:
-        if self._newest is not newest:
-            self._newest, self._whole = newest, b""
+    def _reset_cache_for(self, newest: Snapshot) -> None:
+        if self._encoded_snapshot is not newest:
+            self._encoded_snapshot, self._whole = newest, b""
             self._changes.clear()

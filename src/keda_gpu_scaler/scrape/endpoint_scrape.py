@@ -11,7 +11,7 @@ from keda_gpu_scaler.core.selectors import SeriesSelector
 from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult
 from keda_gpu_scaler.scrape.loop import ScrapeLoop
 from keda_gpu_scaler.scrape.pacing import Pacer
-from keda_gpu_scaler.scrape.targets import PodTargets, Resolver, Targets, UrlTargets
+from keda_gpu_scaler.scrape.targets import PodTargets, AddressResolver, Targets, UrlTargets
 from keda_gpu_scaler.scrape.types import Target
 
 MAX_INTERESTS = 1_000
@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Interest:
+class ScrapeInterest:
     """The window, the series and the interval that one caller needs from an endpoint."""
 
     window_seconds: float
@@ -48,7 +48,7 @@ class EndpointScrape:
         self,
         endpoint: Endpoint,
         *,
-        resolver: Resolver,
+        resolver: AddressResolver,
         clock: Callable[[], float],
         pacer: Pacer,
         loop_of: Callable[[Target], ScrapeLoop],
@@ -61,7 +61,7 @@ class EndpointScrape:
         self._loop_of = loop_of
         self._publish_result = publish
         self._targets: Targets = PodTargets(endpoint) if endpoint.pod is not None else UrlTargets(endpoint)
-        self._interests: dict[Interest, float] = {}  # with the time of the last registration
+        self._interests: dict[ScrapeInterest, float] = {}  # with the time of the last registration
         self._loops: dict[Target, ScrapeLoop] = {}
         self._logged_failure: str | None = None
         self._is_new = True
@@ -75,7 +75,7 @@ class EndpointScrape:
     def __str__(self) -> str:
         return str(self._endpoint)
 
-    def add_interest(self, interest: Interest) -> None:
+    def add_interest(self, interest: ScrapeInterest) -> None:
         """Register an interest, or renew it. The first one begins the discovery of targets."""
         now = self._clock()
         is_known = interest in self._interests

@@ -11,11 +11,11 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from typing import Protocol
 
-from keda_gpu_scaler.core.interfaces import ScrapeCounts
+from keda_gpu_scaler.core.counters import ScrapeCounts
 from keda_gpu_scaler.core.selectors import SeriesSelector
 from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult
 from keda_gpu_scaler.core.urls import Url
-from keda_gpu_scaler.scrape.endpoint_scrape import EndpointScrape, Interest
+from keda_gpu_scaler.scrape.endpoint_scrape import EndpointScrape, ScrapeInterest
 from keda_gpu_scaler.scrape.loop import ScrapeLoop
 from keda_gpu_scaler.scrape.pacing import Pacer
 from keda_gpu_scaler.scrape.types import FetchedPage, Target
@@ -93,7 +93,7 @@ class ScrapeManager:
                 return
             scrape = self._endpoints[endpoint] = self._new_scrape(endpoint)
             self._results.pop(endpoint, None)  # the endpoint may have been refused before
-        scrape.add_interest(Interest(window_seconds, selectors, self._intervals[demand], demand))
+        scrape.add_interest(ScrapeInterest(window_seconds, selectors, self._intervals[demand], demand))
 
     def scrape_results(self) -> Mapping[Endpoint, ScrapeResult]:
         """Return the result of each endpoint with interest, as a live view."""

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from keda_gpu_scaler.core.selectors import SeriesSelector
 from keda_gpu_scaler.core.state.scrape import AUTO, Endpoint, ScrapeResult, TargetHistory
-from keda_gpu_scaler.core.trigger.metrics import ENGINES
+from keda_gpu_scaler.core.trigger.engines import ENGINES
 from keda_gpu_scaler.core.types import EngineSample
 from keda_gpu_scaler.core.urls import Url, UrlError, parse_url
 from keda_gpu_scaler.scrape.types import FailureKind, FetchError, Target
@@ -33,7 +33,7 @@ _MAX_LISTED = 2
 Selectors = Collection[SeriesSelector]
 
 
-class Resolver(Protocol):
+class AddressResolver(Protocol):
     """Resolves host names."""
 
     async def resolve(self, url: Url) -> tuple[str, ...]:
@@ -55,7 +55,7 @@ class Targets(Protocol):
     def is_waiting_for_scrapes(self) -> bool:
         """Whether the result is complete only after each target was scraped."""
 
-    async def discover(self, resolver: Resolver) -> float | None:
+    async def discover(self, resolver: AddressResolver) -> float | None:
         """Find the targets; return the seconds until the next call, None if ``update`` decides it."""
 
     def update(
@@ -97,7 +97,7 @@ class PodTargets:
         """Whether the engine was found. A search has a result at its own times."""
         return self._engine_target is not None
 
-    async def discover(self, resolver: Resolver) -> float | None:
+    async def discover(self, resolver: AddressResolver) -> float | None:
         """Begin a new search after the pause."""
         if self._is_pausing:
             self._begin_search()
@@ -214,7 +214,7 @@ class UrlTargets:
         """Whether an address is untried, as above."""
         return self.is_immediate
 
-    async def discover(self, resolver: Resolver) -> float | None:
+    async def discover(self, resolver: AddressResolver) -> float | None:
         """Resolve the name again. The previous addresses remain if the name cannot be resolved."""
         try:
             url = parse_url(self._endpoint.url)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What this instance answers: KEDA over gRPC, and people and Prometheus over HTTP."""
+"""The servers of this instance: gRPC for KEDA, HTTP for probes, Prometheus and browsers."""

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How is a verdict told to people's tools? The message that Explain answers with.
+"""The Explain service: an evaluation with everything that led to it, as a message for the commands.
 
-The law of this module: it says what the verdict says, and decides nothing.
+Law: the message repeats the evaluation that KEDA is answered with, and adds no decision of its own.
 """
 
 import math
 from collections.abc import Mapping
 
-from keda_gpu_scaler.core.evaluate.engine_load import DemandObservation
+from grpc.aio import ServicerContext
+
+from keda_gpu_scaler.core.evaluate.demand import DemandObservation
 from keda_gpu_scaler.core.evaluate.evaluation import Evaluation
 from keda_gpu_scaler.core.evaluate.observation import DeviceObservation, ObservationState, PodObservation, is_ready
 from keda_gpu_scaler.core.state.fleet import Fleet
@@ -15,13 +17,35 @@ from keda_gpu_scaler.core.trigger.effective import effective_settings
 from keda_gpu_scaler.core.trigger.metric_type import declared_type
 from keda_gpu_scaler.core.trigger.parser import Trigger
 from keda_gpu_scaler.core.types import Unavailable, Workload
+from keda_gpu_scaler.server.external_scaler import ExternalScaler
 from keda_gpu_scaler.wire import evaluation_pb2 as evaluation_pb
+from keda_gpu_scaler.wire import evaluation_pb2_grpc as evaluation_pb_grpc
+from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 
 MAX_STEPS = 2000
-"""So many sentences of a verdict are told; a fleet of thousands of devices has more, and a message its limits."""
+"""The number of steps that are sent; a fleet of thousands of devices has more, and a message is limited."""
 
-MAX_SIGHTS = 1000
-"""So many pods or devices are told one by one."""
+MAX_OBSERVATIONS = 1000
+"""The number of pods or devices that are sent one by one."""
+
+
+class EvaluationService(evaluation_pb_grpc.EvaluationsServicer):
+    """Explains the scaler's answers to the commands."""
+
+    def __init__(self, scaler: ExternalScaler) -> None:
+        self._scaler = scaler
+
+    async def Explain(self, request: pb.ScaledObjectRef, context: ServicerContext) -> evaluation_pb.Evaluation:  # noqa: N802
+        """Answer with the evaluation that GetMetrics and IsActive answer with, and its steps."""
+        answer = await self._scaler.explain(request, context)
+        return explanation(
+            answer.question.trigger,
+            answer.evaluation,
+            answer.workload,
+            dict(request.scalerMetadata),
+            answer.fleet,
+            answer.at_seconds,
+        )
 
 
 def explanation(
@@ -32,15 +56,15 @@ def explanation(
     fleet: Fleet,
     now: float,
 ) -> evaluation_pb.Evaluation:
-    """Put a verdict, and what it rests on, into its message.
+    """Put an evaluation, and what it rests on, into its message.
 
     Args:
-        trigger: what was asked.
-        evaluation: the answer.
-        workload: what the verdict rests on.
-        metadata: the trigger's, as it was sent.
-        fleet: who answers, and how old a reading may be.
-        now: monotonic seconds on the clock of the verdict.
+        trigger: the evaluated trigger.
+        evaluation: its evaluation.
+        workload: the workload that the evaluation rests on.
+        metadata: the trigger's metadata, as it was sent.
+        fleet: the instance that answers, and the age from which a reading is stale.
+        now: monotonic seconds on the clock of the evaluation.
     """
     return evaluation_pb.Evaluation(
         metric_name=trigger.metric_name,
@@ -63,17 +87,17 @@ def explanation(
             for one in effective_settings(trigger, metadata, evaluation.scope)
         ],
         hints=trigger.hints,
-        workload=_told_workload(workload),
+        workload=_workload_message(workload),
         observations=[
-            _told_sight(observation, now, fleet.stale_after_seconds)
-            for observation in evaluation.observations[:MAX_SIGHTS]
+            _observation_message(observation, now, fleet.stale_after_seconds)
+            for observation in evaluation.observations[:MAX_OBSERVATIONS]
         ],
-        observations_omitted=max(0, len(evaluation.observations) - MAX_SIGHTS),
-        demand=_told_demand(evaluation.demand),
+        observations_omitted=max(0, len(evaluation.observations) - MAX_OBSERVATIONS),
+        demand=_demand_message(evaluation.demand),
     )
 
 
-def _told_workload(workload: Workload | Unavailable | None) -> evaluation_pb.Workload | None:
+def _workload_message(workload: Workload | Unavailable | None) -> evaluation_pb.Workload | None:
     if not isinstance(workload, Workload):
         return None
     return evaluation_pb.Workload(
@@ -85,36 +109,44 @@ def _told_workload(workload: Workload | Unavailable | None) -> evaluation_pb.Wor
     )
 
 
-def _told_sight(
+def _observation_message(
     observation: PodObservation | DeviceObservation, now: float, stale_after_seconds: float
 ) -> evaluation_pb.Observation:
-    told = evaluation_pb.Observation(value=observation.value, sentence=observation.sentence)
+    message = evaluation_pb.Observation(value=observation.value, sentence=observation.sentence)
     if observation.value is not None and math.isfinite(observation.expires_at_seconds):
-        # What is believed for so long, and from now on only for so long, is as old as the rest.
-        told.age_seconds = max(0.0, stale_after_seconds - (observation.expires_at_seconds - now))
+        # A reading is fresh for stale_after_seconds; the rest of this time is the time that has passed.
+        message.age_seconds = max(0.0, stale_after_seconds - (observation.expires_at_seconds - now))
     if isinstance(observation, PodObservation):
-        told.pod, told.node = observation.pod.ref.name, observation.pod.node or ""
-        told.ready, told.state = is_ready(observation.pod), observation.observation.value
-        told.devices.extend(
-            evaluation_pb.ObservedDevice(
-                index=part.device.index,
-                model=part.device.model,
-                uuid=part.device.uuid,
-                value=part.value,
-                sharers=part.sharers,
-            )
-            for part in observation.device_values
+        _add_pod(message, observation)
+    else:
+        _add_device(message, observation)
+    return message
+
+
+def _add_pod(message: evaluation_pb.Observation, observation: PodObservation) -> None:
+    message.pod, message.node = observation.pod.ref.name, observation.pod.node or ""
+    message.ready, message.state = is_ready(observation.pod), observation.observation.value
+    message.devices.extend(
+        evaluation_pb.ObservedDevice(
+            index=part.device.index,
+            model=part.device.model,
+            uuid=part.device.uuid,
+            value=part.value,
+            sharers=part.sharers,
         )
-        return told
-    told.node, told.ready = observation.node, observation.value is not None
-    told.state = (ObservationState.MISSING if observation.value is None else ObservationState.OBSERVED).value
+        for part in observation.device_values
+    )
+
+
+def _add_device(message: evaluation_pb.Observation, observation: DeviceObservation) -> None:
+    message.node, message.ready = observation.node, observation.value is not None
+    message.state = (ObservationState.MISSING if observation.value is None else ObservationState.OBSERVED).value
     if observation.device is not None:
-        one = observation.device
-        told.devices.add(index=one.index, model=one.model, uuid=one.uuid, value=observation.value)
-    return told
+        device = observation.device
+        message.devices.add(index=device.index, model=device.model, uuid=device.uuid, value=observation.value)
 
 
-def _told_demand(demand: DemandObservation | None) -> evaluation_pb.Demand | None:
+def _demand_message(demand: DemandObservation | None) -> evaluation_pb.Demand | None:
     if demand is None:
         return None
     return evaluation_pb.Demand(value=demand.value, active=demand.is_active, sentence=demand.sentence)

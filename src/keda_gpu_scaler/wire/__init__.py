@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What travels: generated protobuf stubs, and the one codec of a snapshot."""
+"""Wire formats: generated protobuf stubs, the snapshot codec, recordings, and TLS for gRPC."""

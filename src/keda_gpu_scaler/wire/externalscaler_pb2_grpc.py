@@ -60,28 +60,28 @@ class ExternalScalerServicer:
     """Missing associated documentation comment in .proto file."""
 
     def IsActive(self, request, context):
-        """Should the workload run at all? Polled after every GetMetrics that succeeded.
+        """Returns whether the workload should run. KEDA calls it after every successful GetMetrics.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StreamIsActive(self, request, context):
-        """The same, pushed. Only triggers of type external-push open it.
+        """Sends the same as a stream. Only triggers of type external-push open it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetMetricSpec(self, request, context):
-        """The metric's name and target: configuration, never a reading.
+        """Returns the name and the target of the metric. Both come from the configuration, never from a reading.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetMetrics(self, request, context):
-        """The metric's value now.
+        """Returns the current value of the metric.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -45,7 +45,7 @@ class FleetServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Watch(self, request, context):
-        """The newest snapshot at once, then every newer one, and a word now and then when there is none.
+        """Sends the newest snapshot at once and then every newer one. Without a newer one it sends an update every 2 s.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

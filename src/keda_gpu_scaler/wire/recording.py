@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How are snapshots kept in a file? A header that says where they come from, then one snapshot a line.
+"""Writes snapshots to a file: a header with their source, then one snapshot on each line.
 
-The law of this module: what was written can be read, however the writing ended. Every line is flushed, also
-into a compressed file, so that a recording that was killed holds all but the line it was killed in.
+Law: a recording can be read, however its writer ended. Every line is flushed, also into a compressed file. A killed
+writer loses at most the line that it was writing.
 """
 
 import gzip
@@ -16,40 +16,41 @@ from typing import IO, Self
 
 from keda_gpu_scaler import __version__
 from keda_gpu_scaler.core.types import Snapshot
-from keda_gpu_scaler.wire.snapshot_codec import MAX_SOURCE_LENGTH, encode, parse_object
+from keda_gpu_scaler.wire.json_fields import parse_object
+from keda_gpu_scaler.wire.snapshot_codec import MAX_SOURCE_LENGTH, encode
 
 VERSION = 1
 _HEADER_START = '{"recording"'
 
 
 class RecordingError(Exception):
-    """The recording cannot be written. The text is a sentence: what is wrong, what to do."""
+    """The recording cannot be written. The message is a sentence with the problem and the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A recording's first line: where its readings come from, and which program wrote it."""
+    """The first line of a recording: the source of its readings, and the program that wrote it."""
 
     source: str
     made_by: str = f"keda-gpu-scaler {__version__}"
 
 
 def encode_header(header: Header) -> str:
-    """Write a header as one line, without a newline."""
+    """Return a header as one line, without a newline."""
     plain = {"recording": VERSION, "source": header.source, "made_by": header.made_by}
     return json.dumps(plain, separators=(",", ":"))
 
 
 def looks_like_header(text: str) -> bool:
-    """Whether a line is meant as a header; recordings that were joined have more than one."""
+    """Return whether a line starts like a header. Concatenated recordings have several headers."""
     return text.startswith(_HEADER_START)
 
 
 def decode_header(text: str | bytes) -> Header:
-    """Read a recording's first line.
+    """Return the header in the first line of a recording.
 
     Raises:
-        CodecError: it is not the header of a recording, or of one made by a later version.
+        CodecError: the line is not a header, or a later version wrote it.
     """
     fields = parse_object(text)
     fields.check_version("recording", VERSION)
@@ -60,14 +61,14 @@ def decode_header(text: str | bytes) -> Header:
 
 
 class RecordingWriter:
-    """Writes snapshots to a file, for as long as its ``with`` block lasts.
+    """Writes snapshots to a file inside its ``with`` block.
 
-    The file is compressed when its name ends in ".gz"; equal snapshots give equal bytes. ``path`` may be "-"
-    for standard output, which stays open. An existing file is replaced only when ``overwrite`` says so.
+    A file whose name ends in ".gz" is compressed. Equal snapshots give equal bytes. The path "-" is standard output,
+    which stays open. An existing file is replaced only with ``overwrite``.
 
     Raises:
-        RecordingError: on entering and on writing, when the file cannot be written.
-        CodecError: on entering and on writing, when the source or a snapshot cannot be encoded.
+        RecordingError: the file cannot be written. Raised on entry and by ``write``.
+        CodecError: the source or a snapshot cannot be encoded. Raised on entry and by ``write``.
     """
 
     def __init__(self, path: str | Path, source: str, *, overwrite: bool = False) -> None:
@@ -79,7 +80,7 @@ class RecordingWriter:
 
     def __enter__(self) -> Self:
         header = encode_header(self._header)
-        decode_header(header)  # refused now rather than when somebody wants to replay it
+        decode_header(header)  # an invalid source is refused now, not at the replay
         try:
             self._file = self._open()
             self._write_line(header)
@@ -95,37 +96,35 @@ class RecordingWriter:
         try:
             self._files.close()
         except OSError as fault:
-            # Closing tries to write what is left once more; what went wrong first says more.
+            # Closing writes the rest again. The first error is the more useful one.
             if error is None:
                 raise self._cannot_write(fault) from fault
 
     def write(self, snapshot: Snapshot) -> None:
-        """Append one snapshot, and see it out of this process."""
+        """Append one snapshot, and flush it."""
         self._write_line(encode(snapshot))
 
     def _create(self) -> IO[bytes]:
         return open(self._path, "wb" if self._overwrite else "xb")
 
     def _standard_output(self) -> IO[bytes]:
-        # Python gives a process that was started with a closed standard output none at all.
+        # In a process that was started with a closed standard output, sys.stdout is None.
         if sys.stdout is None:
             raise RecordingError("cannot write standard output: it is closed; name a file, or open it")
         sys.stdout.flush()
-        # Not sys.stdout's own buffer: what a broken pipe leaves in that one would be tried again at exit.
+        # Not the buffer of sys.stdout: Python would write its rest again at exit, and a broken pipe would fail again.
         return open(sys.stdout.fileno(), "wb", closefd=False)
 
     def _open(self) -> IO[bytes] | gzip.GzipFile:
         try:
             plain = self._files.enter_context(self._standard_output() if self._path == "-" else self._create())
         except FileExistsError:
-            raise RecordingError(
-                f"{self._path} exists already: choose another name, or say that it may be overwritten"
-            ) from None
+            raise RecordingError(f"{self._path} exists already: choose another name, or allow overwriting") from None
         except OSError as fault:
             raise self._cannot_write(fault) from fault
         if not self._path.endswith(".gz"):
             return plain
-        # Neither a name nor a time in the gzip header: the same readings give the same bytes.
+        # No name and no time in the gzip header, so that equal readings give equal bytes.
         return self._files.enter_context(gzip.GzipFile(filename="", mode="wb", fileobj=plain, mtime=0))
 
     def _write_line(self, line: str) -> None:

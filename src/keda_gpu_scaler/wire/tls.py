@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who may listen to what is said here, and who is believed? Certificates, read anew when their files change.
+"""TLS credentials for gRPC servers and clients, read again when their files change.
 
-The law of this module: what cannot be read replaces nothing. A server goes on with the certificates it had until
-there are others that can be used, and says so.
+Law: invalid files replace nothing. A server keeps its certificates until it can read usable new ones, and logs it.
 
-gRPC brings its own TLS (BoringSSL); Python's ``ssl`` is not loaded.
+gRPC has its own TLS (BoringSSL), so Python's ``ssl`` is not loaded.
 """
 
 import logging
@@ -25,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 
 class TlsError(Exception):
-    """A certificate or key cannot be used; the text is a sentence that names the flag, the file and what to do."""
+    """A certificate or key cannot be used. The message is a sentence with the flag, the file and the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +36,10 @@ class Pem:
     is_key: bool = False
 
     def read(self) -> bytes:
-        """Return what it holds.
+        """Return the content of the file.
 
         Raises:
-            TlsError: it cannot be read, or holds no certificate (or key).
+            TlsError: the file cannot be read, or contains no certificate (or key).
         """
         try:
             with self.path.open("rb") as file:
@@ -48,15 +47,15 @@ class Pem:
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             raise TlsError(f"{self.flag}: cannot read {self.path}: {reason}; is the Secret mounted there?") from error
-        begins = _BEGIN_KEY if self.is_key else (_BEGIN_CERTIFICATE,)
-        if not any(begin in text for begin in begins):
-            wanted = "a private key without a passphrase" if self.is_key else "a certificate"
-            raise TlsError(f"{self.flag}: {self.path} holds no {wanted[2:]} in PEM form: name a file that does")
+        markers = _BEGIN_KEY if self.is_key else (_BEGIN_CERTIFICATE,)
+        if not any(marker in text for marker in markers):
+            missing = "private key without a passphrase" if self.is_key else "certificate"
+            raise TlsError(f"{self.flag}: {self.path} holds no {missing} in PEM form: name a file that does")
         return text
 
 
 def own_pair(certificate: str | None, key: str | None) -> tuple[Pem, Pem] | None:
-    """Name the files of ``--tls-cert`` and ``--tls-key``, which every command calls so; None where there are none."""
+    """Return the files of ``--tls-cert`` and ``--tls-key``, None if they are not both given. Every command has them."""
     if certificate is None or key is None:
         return None
     return Pem("--tls-cert", Path(certificate)), Pem("--tls-key", Path(key), is_key=True)
@@ -64,27 +63,27 @@ def own_pair(certificate: str | None, key: str | None) -> tuple[Pem, Pem] | None
 
 @dataclass(frozen=True, slots=True)
 class ServerTls:
-    """What a server shows, and by what it knows its clients: none is asked who it is where ``client_ca`` is None."""
+    """The certificate of a server, and the CA of its clients. Without ``client_ca`` clients need no certificate."""
 
     certificate: Pem
     key: Pem
     client_ca: Pem | None = None
 
     def credentials(self) -> grpc.ServerCredentials:
-        """Return credentials that follow the files.
+        """Return credentials that follow changes of the files.
 
         Raises:
             TlsError: the files cannot be used at the start.
         """
-        changes = _Changes(self._pems())
+        changes = _FileChanges(self._pems())
         first = self._configuration()
 
-        def newest() -> grpc.ServerCertificateConfiguration | None:
-            # Called by gRPC at each connection, in a thread of its own; None keeps what there was.
+        def changed() -> grpc.ServerCertificateConfiguration | None:
+            # gRPC calls this for each connection, in another thread. None keeps the current configuration.
             return changes.read(self._configuration)
 
         return grpc.dynamic_ssl_server_credentials(
-            first, newest, require_client_authentication=self.client_ca is not None
+            first, changed, require_client_authentication=self.client_ca is not None
         )
 
     def _pems(self) -> list[Pem]:
@@ -97,9 +96,9 @@ class ServerTls:
 
 @dataclass(frozen=True, slots=True)
 class ClientTls:
-    """By what a client knows the server, and what it shows of itself, if anything.
+    """The CA of the server, and the certificate of the client, if it has one.
 
-    ``server_name`` is the name that the server's certificate must bear, where it is not the host that is dialled.
+    ``server_name`` is the expected name in the server's certificate, if it is not the host of the address.
     """
 
     ca: Pem
@@ -108,7 +107,7 @@ class ClientTls:
     server_name: str | None = None
 
     def credentials(self) -> grpc.ChannelCredentials:
-        """Read the files and return what they make.
+        """Read the files, and return the credentials.
 
         Raises:
             TlsError: the files cannot be used.
@@ -119,62 +118,65 @@ class ClientTls:
         return grpc.ssl_channel_credentials(ca, key, certificate)
 
     def options(self) -> tuple[tuple[str, str], ...]:
-        """Return the channel's options that go with the credentials."""
+        """Return the channel options that the credentials need."""
         return (("grpc.ssl_target_name_override", self.server_name),) if self.server_name else ()
 
 
-class _Changes:
-    """Notices that files have changed since they were last read, by one look at each."""
+class _FileChanges:
+    """Detects changes of the files since the last read, with one stat() for each."""
 
     def __init__(self, pems: list[Pem]) -> None:
         self._pems = pems
         self._lock = threading.Lock()
-        self._seen = _signature(pems)
+        self._last_signature = _signature(pems)
 
     def read(
         self, configuration: Callable[[], grpc.ServerCertificateConfiguration]
     ) -> grpc.ServerCertificateConfiguration | None:
-        """Return what the files make if they have changed and can be used."""
+        """Return a new configuration if the files have changed and can be used, None otherwise."""
         with self._lock:
-            now = _signature(self._pems)
-            if now == self._seen:
+            signature = _signature(self._pems)
+            if signature == self._last_signature:
                 return None
-            self._seen = now
+            self._last_signature = signature
             try:
-                made = configuration()
+                new = configuration()
             except TlsError as error:
-                _log.error("%s; what was read before is used on", error)
+                _log.error("%s; the files that were read before stay in use", error)
                 return None
-        # Whether they belong together is gRPC's to find out, which keeps what it had if not, and tells nobody.
+        # gRPC itself checks that key and certificate match. If not, it keeps the old ones without an error.
         _log.info(
-            "the TLS files have changed, and are used from now on if the key is the certificate's own: %s",
+            "the TLS files have changed, and are used from now on if the key matches the certificate: %s",
             self._pems[0].path,
         )
-        return made
+        return new
 
 
 def _read_together(pems: list[Pem]) -> list[bytes]:
-    """Read files that belong together: not a certificate from before a change and a key from after it.
+    """Return the content of files that belong together, all from before or all from after a change.
 
     Raises:
-        TlsError: one of them cannot be used, or they change without a pause.
+        TlsError: a file cannot be used, or the files change all the time.
     """
     for _ in range(_TRIES):
         before = _signature(pems)
-        read = [pem.read() for pem in pems]
+        contents = [pem.read() for pem in pems]
         if _signature(pems) == before:
-            return read
-    raise TlsError(f"{pems[0].flag}: {pems[0].path} and its companions change while they are read: try again")
+            return contents
+    raise TlsError(f"{pems[0].flag}: {pems[0].path} and its companion files change while they are read: try again")
 
 
 def _signature(pems: list[Pem]) -> list[tuple[int, int, int, int] | None]:
-    """Tell a file's state from a later one; a Secret that is mounted changes by a link, so links are followed."""
+    """Return the state of every file, None if it is missing.
+
+    Links are followed, because a mounted Secret changes by its link.
+    """
     signature: list[tuple[int, int, int, int] | None] = []
     for pem in pems:
         try:
-            found = os.stat(pem.path)
+            status = os.stat(pem.path)
         except OSError:
             signature.append(None)
         else:
-            signature.append((found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size))
+            signature.append((status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size))
     return signature

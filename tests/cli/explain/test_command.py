@@ -130,7 +130,7 @@ PAGES = {
         evaluation(
             0.0, active=False, with_value=0, expected=0, observations=[], activity_unknown=True,
             workload=pb.Workload(kind="ScaledObject", target="Deployment llama"),
-            steps=["0: it has no replica", "inactive: demand is unknown"],
+            steps=["0: the workload has no replica", "inactive: demand is unknown"],
             demand=pb.Demand(sentence="http://gateway:8080/metrics does not answer"),
         )
     ),

@@ -33,7 +33,8 @@ from keda_gpu_scaler.peers.client import FleetClient
 from keda_gpu_scaler.peers.discovery import StaticDiscovery
 from tests.fake_nvml import Card, FakeNvml
 from tests.kubelet import FakeKubelet
-from tests.serving import COMMAND, WAIT_SECONDS, free_port
+from tests.limits import WAIT_SECONDS
+from tests.serving import COMMAND, free_port
 
 LOCAL = ("--local", "--backend", "synthetic", "--node-name", "here", "--pod-resources", "off")
 SCREEN_ON, SCREEN_OFF = b"\x1b[?1049h", b"\x1b[?1049l"

@@ -39,7 +39,7 @@ def snapshot(devices: tuple[Device, ...], *allocations: Allocation) -> Snapshot:
         pytest.param(NVIDIA, f"{WHOLE}::3", "nvidia.com/gpu.shared", [H100], id="NVIDIA: one replica of a shared GPU"),
         pytest.param(NVIDIA, SLICES[0].uuid, "nvidia.com/mig-1g.10gb", [SLICES[0]], id="NVIDIA: a MIG slice"),
         pytest.param(NVIDIA, f"{SLICES[0].uuid}::0", "nvidia.com/gpu", [SLICES[0]], id="NVIDIA: a shared MIG slice"),
-        pytest.param(NVIDIA, f"MIG-{CUT}/8/0", "nvidia.com/gpu", [SLICES[1]], id="NVIDIA: a MIG slice's name of old"),
+        pytest.param(NVIDIA, f"MIG-{CUT}/8/0", "nvidia.com/gpu", [SLICES[1]], id="NVIDIA: an old MIG name"),
         pytest.param(NVIDIA, CUT, "nvidia.com/gpu", list(SLICES), id="NVIDIA: a GPU that was cut is all its slices"),
         pytest.param(NVIDIA, "nvidia4", "nvidia.com/gpu", [H100], id="GKE: by the device file's number"),
         pytest.param(NVIDIA, "nvidia0", "nvidia.com/gpu", [], id="GKE: the index is another number"),
@@ -50,18 +50,23 @@ def snapshot(devices: tuple[Device, ...], *allocations: Allocation) -> Snapshot:
             (Device(WHOLE, 0, "NVIDIA L4"),), "nvidia0", "nvidia.com/gpu", [Device(WHOLE, 0, "NVIDIA L4")],
             id="GKE: by the index where no number is known",
         ),
+        pytest.param(
+            (Device(WHOLE, 0, "NVIDIA L4", minor=1), Device(CUT, 1, "NVIDIA L4")), "nvidia1", "nvidia.com/gpu",
+            [Device(WHOLE, 0, "NVIDIA L4", minor=1)], id="GKE: an index is no number while one minor is known",
+        ),
         pytest.param(NVIDIA, "gpu-4", "gpu.nvidia.com", [H100], id="DRA: by the device file's number"),
-        pytest.param(NVIDIA, "gpu-4", "nvidia.com/gpu", [], id="DRA: only of the driver that names so"),
-        pytest.param(NVIDIA, "gpu-4", "gpu.intel.com", [], id="DRA: another driver counts otherwise"),
-        pytest.param(NVIDIA, "gpu-5-mig-1g10gb-0-1", "gpu.nvidia.com", [], id="DRA: a slice's name tells not which"),
+        pytest.param(NVIDIA, "gpu-4", "nvidia.com/gpu", [], id="DRA: only under NVIDIA's driver"),
+        pytest.param(NVIDIA, "gpu-4", "gpu.intel.com", [], id="DRA: other drivers use other numbers"),
+        pytest.param(NVIDIA, "gpu-5-mig-1g10gb-0-1", "gpu.nvidia.com", [], id="DRA: a slice has no unique name"),
         pytest.param(NVIDIA, "channel-4", "compute-domain.nvidia.com", [], id="DRA: a channel is no device"),
         pytest.param(AMD, "0000:19:00.0", "amd.com/gpu", [AMD[0]], id="AMD: PCI address"),
         pytest.param(AMD, "00000000:19:00.0", "amd.com/gpu", [AMD[0]], id="AMD: PCI address with a long domain"),
         pytest.param(AMD, "amdgpu_xcp_3", "amd.com/cpx_nps4", [AMD[1]], id="AMD: a partition"),
+        pytest.param(AMD, "renderD128", "amd.com/gpu", [], id="AMD: an id that is no PCI address"),
         pytest.param(INTEL, "card1-0", "gpu.intel.com/xe", [INTEL[1]], id="Intel: card and share"),
         pytest.param(INTEL, "all", "gpu.intel.com/xe_monitoring", [], id="Intel: monitoring is no allocation"),
-        pytest.param(INTEL, "card1-0", "gpu.intel.com/monitoring", [], id="Intel: nor is it by another name"),
-        pytest.param(INTEL, "card1-0", "gpu.intel.com/i915_monitoring", [], id="Intel: whatever the driver"),
+        pytest.param(INTEL, "card1-0", "gpu.intel.com/monitoring", [], id="Intel: monitoring under another resource"),
+        pytest.param(INTEL, "card1-0", "gpu.intel.com/i915_monitoring", [], id="Intel: monitoring of the older driver"),
         pytest.param(NVIDIA, "card4-0", "gpu.intel.com/i915", [], id="an Intel card is no NVIDIA device"),
         pytest.param(NVIDIA, "0000:19:00.0", "openshift.io/sriov", [], id="a network card's PCI address"),
         pytest.param(NVIDIA, "mlx5_0", "rdma/hca", [], id="an adapter"),
@@ -89,12 +94,12 @@ def test_a_pod_that_lists_a_device_twice_holds_it_once() -> None:
     assert held[PodRef("ai", "llama-0")].shares == (DeviceShare(H100, 1),)
 
 
-def test_a_device_that_was_found_is_not_strange_as_well() -> None:
-    strange = "GPU-8d1c2e66-6c3f-4f5e-9a3e-999999999999"
-    held = attribute(snapshot(NVIDIA, allocation(WHOLE), allocation(WHOLE, pod="p"), allocation(strange, pod="p")))
+def test_a_pod_may_hold_a_listed_and_an_unresolved_device() -> None:
+    unresolved = "GPU-8d1c2e66-6c3f-4f5e-9a3e-999999999999"
+    held = attribute(snapshot(NVIDIA, allocation(WHOLE), allocation(WHOLE, pod="p"), allocation(unresolved, pod="p")))
     assert held == {
         PodRef("ai", "llama-0"): PodDevices((DeviceShare(H100, 2),)),
-        PodRef("ai", "p"): PodDevices((DeviceShare(H100, 2),), (strange,)),
+        PodRef("ai", "p"): PodDevices((DeviceShare(H100, 2),), (unresolved,)),
     }
 
 
@@ -110,7 +115,7 @@ def test_pods_of_one_name_in_two_namespaces_are_two() -> None:
     assert set(held) == {PodRef("a", "p"), PodRef("b", "p")}
 
 
-def test_law_1_nobody_can_tell_is_not_nobody_holds() -> None:
+def test_law_1_unknown_allocations_are_not_empty_allocations() -> None:
     assert attribute(Snapshot("gpu-7", 1, 1.0, 1.0, "fake", ())) is None
     assert attribute(snapshot(NVIDIA)) == {}
 
@@ -129,19 +134,20 @@ def test_law_1_nobody_can_tell_is_not_nobody_holds() -> None:
         ("0000-03-00-0-0x56c0", "gpu.intel.com"),
     ],
 )
-def test_law_1_an_accelerator_that_the_node_does_not_list_is_held_all_the_same(device_id: str, resource: str) -> None:
+def test_law_1_an_accelerator_that_the_node_does_not_list_is_held_unresolved(device_id: str, resource: str) -> None:
     held = attribute(snapshot(NVIDIA, allocation(device_id, resource)))
     assert held is not None
     assert held[PodRef("ai", "llama-0")].unresolved == (device_id,)
 
 
-def test_what_is_no_accelerator_is_not_held() -> None:
+def test_a_device_that_is_no_accelerator_is_not_held() -> None:
     assert attribute(snapshot(NVIDIA, allocation("mlx5_0", "rdma/hca"), allocation("0000:ff:00.0", "intel/nic"))) == {}
     assert attribute(snapshot(NVIDIA, allocation("card9-0", "gpu.intel.com/xe_monitoring"))) == {}
     assert attribute(snapshot(NVIDIA, allocation("channel-0", "compute-domain.nvidia.com"))) == {}
+    assert attribute(snapshot(AMD, allocation("renderD128", "amd.com/gpu"))) == {}
 
 
-def test_shares_stand_in_the_order_of_the_devices() -> None:
+def test_shares_are_in_the_order_of_the_devices() -> None:
     held = attribute(snapshot(NVIDIA, *(allocation(device.uuid) for device in reversed(NVIDIA))))
     assert held is not None
     assert [share.device for share in held[PodRef("ai", "llama-0")].shares] == list(NVIDIA)

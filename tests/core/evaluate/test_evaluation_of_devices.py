@@ -19,7 +19,7 @@ NOW = 1000.0
 
 
 def parse_trigger(metadata: dict[str, str]) -> Trigger:
-    """A trigger that asks for the devices' own value, for which nobody needs to know the replicas."""
+    """A trigger with the devices' own value, which does not need the number of replicas."""
     return parse_metadata({"report": "average", **metadata})
 
 
@@ -39,7 +39,12 @@ def moment(*utilizations: float | None) -> list[Sample]:
         pytest.param({"windowSeconds": "2"}, [moment(0), moment(50), moment(100)], 75.0, id="window of two samples"),
         pytest.param({}, [moment(100, 0), moment(0, 100)], 50.0, id="window first, then devices"),
         pytest.param({"metricType": "power_draw"}, [moment(10)], 350.0, id="another metric"),
-        pytest.param({}, [moment(40), moment(None), moment(60)], 50.0, id="a gap in the window is left out, not 0"),
+        pytest.param(
+            {},
+            [moment(40), moment(None), moment(60)],
+            50.0,
+            id="a missing reading within the window is left out and is not 0",
+        ),
     ],
 )
 def test_the_value_is_the_aggregate_of_the_devices_windows(
@@ -81,8 +86,8 @@ def test_active_means_strictly_above_the_threshold(utilization: float, activatio
             Fleet(None, 10.0, deviceless=True),
             {},
             NoValue.MISCONFIGURED,
-            "this instance has no device by design (--backend none), and it knows no peer that has; ask one that runs "
-            "on a GPU node, or tell it where they are with --peers",
+            "this instance has no device by design (--backend none), and knows no peer with a device; call one on a "
+            "GPU node, or name the peers with --peers",
             id="no device by design",
         ),
         pytest.param(
@@ -103,22 +108,22 @@ def test_active_means_strictly_above_the_threshold(utilization: float, activatio
             fleet_of([sample(0, 0.1), blind(1), blind(2)]),
             {},
             NoValue.UNAVAILABLE,
-            "gpu_utilization is unknown for 2 of 3 devices: GPU 1 (GPU-0001) of node gpu-7 gives no gpu_utilization; "
-            "GPU 2 (GPU-0002) of node gpu-7 gives no gpu_utilization; nothing moves until they answer. Repair them, "
-            "ask for another metricType, or narrow the trigger",
-            id="fewer than half of the devices are seen",
+            "gpu_utilization is unknown for 2 of 3 devices: GPU 1 (GPU-0001) of node gpu-7 has no reading of "
+            "gpu_utilization; GPU 2 (GPU-0002) of node gpu-7 has no reading of gpu_utilization; there is no value "
+            "until they have a reading. Repair them, use another metricType, or narrow the trigger",
+            id="fewer than half of the devices have a value",
         ),
         pytest.param(
             fleet_of([sample(0, power_watts=None)]),
             {"metricType": "power_draw", "targetValue": "300"},
             NoValue.UNAVAILABLE,
-            "power_draw is unknown for 1 of 1 devices: GPU 0 (GPU-0000) of node gpu-7 gives no power_draw; nothing "
-            "moves until they answer. Repair them, ask for another metricType, or narrow the trigger",
+            "power_draw is unknown for 1 of 1 devices: GPU 0 (GPU-0000) of node gpu-7 has no reading of power_draw; "
+            "there is no value until they have a reading. Repair them, use another metricType, or narrow the trigger",
             id="a device without that reading",
         ),
     ],
 )
-def test_law_1_what_is_unknown_has_no_value_keeps_the_workload_and_says_why(
+def test_law_1_unknown_data_gives_no_value_keeps_the_workload_active_and_has_a_reason(
     fleet: Fleet, metadata: dict[str, str], no_value_reason: NoValue, reason: str
 ) -> None:
     evaluation = evaluate(parse_trigger(metadata), fleet, NOW)
@@ -127,7 +132,7 @@ def test_law_1_what_is_unknown_has_no_value_keeps_the_workload_and_says_why(
     assert reason in evaluation.steps
 
 
-def test_law_1_where_every_device_must_be_seen_no_known_one_speaks_for_an_unknown_one() -> None:
+def test_law_1_with_full_coverage_one_unknown_device_takes_the_value_away() -> None:
     for aggregation in AGGREGATIONS:
         for utilizations in ((95, None), (0, None), (10, 10, 10, None)):
             trigger = parse_trigger({"aggregation": aggregation, "minCoverage": "1"})
@@ -138,15 +143,25 @@ def test_law_1_where_every_device_must_be_seen_no_known_one_speaks_for_an_unknow
 @pytest.mark.parametrize(
     ("aggregation", "utilizations", "value"),
     [
-        pytest.param("max", (10, 20, None), 80.0, id="shrinking, the unseen device is exactly at the target"),
-        pytest.param("max", (10, 95, None), 95.0, id="growing, it adds nothing"),
-        pytest.param("avg", (10, 20, None), 110 / 3, id="shrinking by the mean, it is at the target"),
-        pytest.param("avg", (100, 100, 100, None), 80.0, id="growing by the mean turns round when it is idle: no move"),
-        pytest.param("min", (90, 95, None), 80.0, id="growing by the least turns round: no move"),
-        pytest.param("sum", (10, 20, None), 80.0, id="a sum that would shrink is held"),
+        pytest.param("max", (10, 20, None), 80.0, id="on the way down the missing device counts as at the target"),
+        pytest.param("max", (10, 95, None), 95.0, id="on the way up the missing device adds nothing"),
+        pytest.param("avg", (10, 20, None), 110 / 3, id="on the way down by the mean it counts as at the target"),
+        pytest.param(
+            "avg",
+            (100, 100, 100, None),
+            80.0,
+            id="a mean that is above the target only without the idle missing device is the target",
+        ),
+        pytest.param(
+            "min",
+            (90, 95, None),
+            80.0,
+            id="a minimum that is above the target only without the missing device is the target",
+        ),
+        pytest.param("sum", (10, 20, None), 80.0, id="a sum below the target is the target"),
     ],
 )
-def test_law_1_an_unseen_device_moves_nothing_up_and_counts_as_used_on_the_way_down(
+def test_law_1_a_missing_device_moves_nothing_up_and_counts_as_at_target_on_the_way_down(
     aggregation: str, utilizations: tuple[float | None, ...], value: float
 ) -> None:
     evaluation = evaluate(parse_trigger({"aggregation": aggregation}), fleet_of(moment(*utilizations)), NOW)
@@ -155,24 +170,24 @@ def test_law_1_an_unseen_device_moves_nothing_up_and_counts_as_used_on_the_way_d
     assert evaluation.active
 
 
-def test_law_1_what_only_ignorance_keeps_active_is_not_known_to_be_active() -> None:
+def test_law_1_activity_that_rests_on_missing_data_alone_is_not_known() -> None:
     quiet = evaluate(parse_trigger({}), fleet_of(moment(0, 0, None)), NOW)
     assert (quiet.active, quiet.known_activity) == (True, None)
     busy = evaluate(parse_trigger({}), fleet_of(moment(0, 5, None)), NOW)
     assert (busy.active, busy.known_activity) == (True, True)
 
 
-def test_an_unknown_device_outside_the_scope_does_not_matter() -> None:
+def test_an_unknown_device_out_of_scope_changes_nothing() -> None:
     assert evaluate(parse_trigger({"gpuIndex": "0"}), fleet_of(moment(95, None, None)), NOW).value == 95
 
 
-def test_the_reason_names_a_few_unknown_devices_and_counts_the_others() -> None:
+def test_the_reason_lists_a_few_missing_devices_and_counts_the_rest() -> None:
     reason = evaluate(parse_trigger({}), fleet_of(moment(*[None] * 5)), NOW).reason
-    assert reason.startswith("gpu_utilization is unknown for 5 of 5 devices: GPU 0 (GPU-0000) of node gpu-7 gives no")
-    assert "GPU 2 (GPU-0002) of node gpu-7 gives no gpu_utilization and 2 more;" in reason
+    assert reason.startswith("gpu_utilization is unknown for 5 of 5 devices: GPU 0 (GPU-0000) of node gpu-7 has no")
+    assert "GPU 2 (GPU-0002) of node gpu-7 has no reading of gpu_utilization and 2 more;" in reason
 
 
-def test_a_reading_that_stopped_is_unknown_once_it_is_older_than_the_limit_however_long_the_window() -> None:
+def test_a_reading_older_than_the_limit_is_unknown_also_in_a_longer_window() -> None:
     trigger = parse_trigger({"windowSeconds": "300"})
     ten_ago = fleet_of(moment(50), *[moment(None)] * 10)
     assert evaluate(trigger, ten_ago, NOW).value == 50.0
@@ -185,7 +200,7 @@ def test_a_reading_that_stopped_is_unknown_once_it_is_older_than_the_limit_howev
     st.floats(0, 300),
     st.sampled_from([0.1, 1.0, 9.0]),
 )
-def test_a_window_holds_exactly_the_known_readings_less_than_its_length_older_than_the_newest_snapshot(
+def test_a_window_has_exactly_the_known_readings_less_than_its_length_before_the_newest_snapshot(
     moments: list[list[float | None]], window: float, interval: float
 ) -> None:
     fleet = fleet_of(
@@ -204,7 +219,7 @@ def test_a_window_holds_exactly_the_known_readings_less_than_its_length_older_th
     assert value == (round(mean(inside), 3) if inside else None)
 
 
-def test_a_readings_age_is_its_snapshots_and_its_own_lag_together() -> None:
+def test_the_age_of_a_reading_is_the_age_of_its_history_plus_its_lag() -> None:
     trigger = parse_trigger({})
     six_behind = fleet_of(moment(50), *[moment(None)] * 6)
     evaluation = evaluate(trigger, six_behind, NOW)
@@ -213,7 +228,7 @@ def test_a_readings_age_is_its_snapshots_and_its_own_lag_together() -> None:
     assert evaluate(trigger, six_behind, NOW + 5).value is None
 
 
-def test_the_steps_say_where_the_value_came_from() -> None:
+def test_the_steps_describe_the_source_of_the_value() -> None:
     evaluation = evaluate(parse_trigger({"activationThreshold": "5"}), fleet_of(moment(10, 92)), NOW)
     assert evaluation.steps == (
         "scope fleet: gpu_utilization of 2 device(s) of node gpu-7 (mean of the last 10 s; fake)",
@@ -258,18 +273,18 @@ def placed(samples: list[Sample], index_of_unknown: set[int] = frozenset()) -> l
 
 
 @given(metadata, st.lists(known, min_size=1, max_size=6), st.data())
-def test_law_1_losing_readings_leaves_the_value_as_it_was_or_takes_it_away(
+def test_law_1_a_lost_reading_leaves_the_value_unchanged_or_takes_it_away(
     given_metadata: dict[str, str], samples: list[Sample], data: st.DataObject
 ) -> None:
     index = data.draw(st.sampled_from([-1, *range(len(samples))]))
     trigger = parse_trigger({**given_metadata, "gpuIndex": str(index), "minCoverage": "1"})
     lost = data.draw(st.sets(st.integers(0, len(samples) - 1), min_size=1))
     with_value = evaluate(trigger, fleet_of(placed(samples)), NOW)
-    half_seen = evaluate(trigger, fleet_of(placed(samples, lost)), NOW)
+    partial = evaluate(trigger, fleet_of(placed(samples, lost)), NOW)
     if index != -1 and index not in lost:
-        assert half_seen == with_value
+        assert partial == with_value
     else:
-        assert (half_seen.value, half_seen.active) == (None, True)
+        assert (partial.value, partial.active) == (None, True)
 
 
 @given(metadata, st.lists(known, min_size=1, max_size=4), st.floats(0, 10))
@@ -283,7 +298,7 @@ def test_law_3_asking_twice_gives_the_same_answer_while_the_snapshot_is_fresh(
 
 
 @given(metadata, st.lists(known, min_size=1, max_size=6))
-def test_law_4_the_total_handed_out_is_what_was_measured_device_by_device(
+def test_law_4_the_reported_total_is_the_sum_of_the_measured_devices(
     given_metadata: dict[str, str], samples: list[Sample]
 ) -> None:
     fleet = fleet_of(placed(samples))
@@ -292,7 +307,7 @@ def test_law_4_the_total_handed_out_is_what_was_measured_device_by_device(
         for index in range(len(samples))
     ]
     total = evaluate(parse_trigger({**given_metadata, "aggregation": "sum"}), fleet, NOW).value
-    # Each number that is handed out is rounded to the three decimals that KEDA keeps.
+    # Each reported number is rounded to the three decimals that KEDA keeps.
     assert total == pytest.approx(math.fsum(part for part in device_values if part is not None), abs=0.0005 * 7)
 
 

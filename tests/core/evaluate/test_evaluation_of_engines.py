@@ -17,9 +17,9 @@ from tests.fakes import node_history, pod, sample, workload
 
 NOW = 1000.0
 EPP = "http://epp:9090/metrics"
-WAKING = {"demandEndpoint": EPP, "demandMetric": "queue_size"}
+DEMAND = {"demandEndpoint": EPP, "demandMetric": "queue_size"}
 NO_ENGINE = ScrapeResult(failure="nothing of an engine's is exported", is_no_engine=True)
-SILENT = ScrapeResult(failure="no answer within 2 s")
+NO_ANSWER = ScrapeResult(failure="no answer within 2 s")
 
 
 def vllm(waiting: float = 0.0, *, running: float = 0.0, kv: float = 0.0, age: float = 0.0) -> ScrapeResult:
@@ -28,11 +28,11 @@ def vllm(waiting: float = 0.0, *, running: float = 0.0, kv: float = 0.0, age: fl
 
 
 def demand(*sizes: float, every: float = 0.5) -> ScrapeResult:
-    told = tuple(
+    results = tuple(
         EngineSample(NOW - every * (len(sizes) - 1 - number), selected={"queue_size": Series(size, is_counter=False)})
         for number, size in enumerate(sizes)
     )
-    return ScrapeResult((TargetHistory(EPP, told),))
+    return ScrapeResult((TargetHistory(EPP, results),))
 
 
 def server(number: int, *, ready: bool = True, age: float = 3600.0) -> Pod:
@@ -42,18 +42,18 @@ def server(number: int, *, ready: bool = True, age: float = 3600.0) -> Pod:
 def serving(
     *engines: ScrapeResult | None, starting: int = 0, kind: str = "ScaledObject"
 ) -> tuple[Workload, dict[Endpoint, ScrapeResult]]:
-    """A workload with a ready pod for each engine, and pods that are starting; and what was scraped of them."""
+    """Return a workload with a ready pod for each engine and with starting pods, and the scrape results."""
     pods = [server(number) for number in range(len(engines))]
     pods += [server(len(engines) + number, ready=False, age=30.0) for number in range(starting)]
-    told = {
+    results = {
         Endpoint(one.ref, one.address): engine for one, engine in zip(pods, engines, strict=False) if engine is not None
     }
-    return replace(workload(*pods), kind=kind), told
+    return replace(workload(*pods), kind=kind), results
 
 
-def judge(
+def evaluated(
     known: Workload | Unavailable | None,
-    told: dict[Endpoint, ScrapeResult],
+    results: dict[Endpoint, ScrapeResult],
     *,
     queue: ScrapeResult | None = None,
     metadata: dict[str, str] | None = None,
@@ -64,23 +64,23 @@ def judge(
         scrape.endpoint for scrape in scrape_requests(trigger, ready_pods(known) if isinstance(known, Workload) else ())
     }
     if queue is not None:
-        told = {**told, Endpoint(url=EPP, every_address=True): queue}
-    assert set(told) <= asked, "what was scraped is what is asked for"
+        results = {**results, Endpoint(url=EPP, every_address=True): queue}
+    assert set(results) <= asked, "every result belongs to a requested scrape"
     with_value = fleet or Fleet(None, 10.0, deviceless=True)
-    return evaluate(trigger, replace(with_value, scrape_results=told), NOW, known, metadata or {})
+    return evaluate(trigger, replace(with_value, scrape_results=results), NOW, known, metadata or {})
 
 
 def size(evaluation: Evaluation, known: Workload, target: float = 100.0) -> int:
-    """The size the HPA makes of it, under AverageValue."""
+    """Return the size that the HPA computes under AverageValue."""
     assert evaluation.value is not None
     return desired_replicas(
         ValueType.AVERAGE_VALUE, milli(evaluation.value), milli(target), replicas=known.status_replicas
     ).replicas
 
 
-def test_each_ready_pods_engine_tells_its_own_value() -> None:
-    known, told = serving(vllm(10), vllm(5), vllm(0, kv=0.4, running=3))
-    evaluation = judge(known, told)
+def test_each_ready_pod_has_the_value_of_its_engine() -> None:
+    known, results = serving(vllm(10), vllm(5), vllm(0, kv=0.4, running=3))
+    evaluation = evaluated(known, results)
     assert evaluation.value == pytest.approx(200 + 100 + 50)
     assert size(evaluation, known) == 4
     assert (evaluation.with_value, evaluation.expected, evaluation.active) == (3, 3, True)
@@ -89,130 +89,138 @@ def test_each_ready_pods_engine_tells_its_own_value() -> None:
     )
 
 
-def test_pods_that_are_loading_keep_the_fleet_from_doubling() -> None:
-    known, told = serving(vllm(10), vllm(10), starting=2)
-    # Two replicas at twice the target ask for four, and four there are.
-    assert size(judge(known, told), known) == 4
+def test_pods_that_are_loading_keep_the_workload_from_doubling() -> None:
+    known, results = serving(vllm(10), vllm(10), starting=2)
+    # Two replicas at twice the target need four, and there are four.
+    assert size(evaluated(known, results), known) == 4
 
 
-def test_pods_that_are_not_ready_are_not_asked_and_do_not_keep_it_awake_for_ever() -> None:
-    known, told = serving(vllm(0))
+def test_pods_that_are_not_ready_are_not_scraped_and_keep_nothing_active_beyond_their_grace() -> None:
+    known, results = serving(vllm(0))
     known = replace(known, pods=(*known.pods, server(1, ready=False, age=3600.0)))
-    assert judge(known, told).active is False
+    assert evaluated(known, results).active is False
 
 
 @pytest.mark.parametrize(
     ("queue", "active"),
     [
-        pytest.param(None, True, id="nobody knows its engine nor any demand"),
-        pytest.param(SILENT, True, id="nor does the source of demand tell any"),
-        pytest.param(demand(0), False, id="there is no demand, so it is not missed"),
+        pytest.param(None, True, id="neither its engine nor its demand is known"),
+        pytest.param(NO_ANSWER, True, id="the source of demand does not answer"),
+        pytest.param(demand(0), False, id="there is no demand"),
     ],
 )
-def test_law_1_a_workload_none_of_whose_pods_is_ready_is_not_put_to_sleep_unseen(
+def test_law_1_a_workload_without_a_ready_pod_stays_active_while_its_work_is_not_known(
     queue: ScrapeResult | None, active: bool
 ) -> None:
     overloaded = workload(server(0, ready=False, age=3600.0))
-    evaluation = judge(overloaded, {}, queue=queue, metadata=WAKING if queue else {})
+    evaluation = evaluated(overloaded, {}, queue=queue, metadata=DEMAND if queue else {})
     assert (evaluation.active, evaluation.known_activity) == (active, None if active else False)
 
 
+@pytest.mark.parametrize(("age", "active"), [(30.0, True), (3600.0, False)])
+def test_a_pending_pod_without_a_node_keeps_active_only_within_its_grace(age: float, active: bool) -> None:
+    pending = workload(pod("llama-0", None, ready=False, age=age))
+    evaluation = evaluated(pending, {})
+    assert (evaluation.active, evaluation.known_activity) == (active, active)
+    assert (evaluation.with_value, evaluation.expected) == (0, 0)
+
+
 @pytest.mark.parametrize("count", [1, 2, 4])
-def test_law_1_an_engine_that_is_silent_neither_grows_nor_shrinks_the_workload(count: int) -> None:
-    busy, told = serving(*[vllm(20)] * 2, *[SILENT] * count)
-    known_alone, told_alone = serving(*[vllm(20)] * 2)
+def test_law_1_an_engine_that_does_not_answer_scales_nothing_up_or_down(count: int) -> None:
+    busy, results = serving(*[vllm(20)] * 2, *[NO_ANSWER] * count)
+    known_alone, results_alone = serving(*[vllm(20)] * 2)
     if 2 / (2 + count) >= 0.5:
-        assert size(judge(busy, told), busy) <= size(judge(known_alone, told_alone), known_alone) + count
+        assert size(evaluated(busy, results), busy) <= size(evaluated(known_alone, results_alone), known_alone) + count
     else:
-        evaluation = judge(busy, told)
+        evaluation = evaluated(busy, results)
         assert (evaluation.value, evaluation.no_value_reason, evaluation.active) == (None, NoValue.UNAVAILABLE, True)
         assert "no fresh reading of 4 of 6 ready pods: no answer within 2 s" in evaluation.reason
-    idle, told = serving(vllm(0), SILENT)
-    assert size(judge(idle, told), idle) == 1
-    assert judge(idle, told).known_activity is None
+    idle, results = serving(vllm(0), NO_ANSWER)
+    assert size(evaluated(idle, results), idle) == 1
+    assert evaluated(idle, results).known_activity is None
 
 
-def test_a_workload_that_serves_is_awake_whatever_its_value() -> None:
-    known, told = serving(vllm(0, running=2))
-    awake = judge(known, told, metadata={"activationThreshold": "5"})
-    assert (awake.value, awake.active) == (0.0, True)
-    assert awake.steps[-1] == "active: 2 requests run, wait or just ended"
-    idle, told = serving(vllm(0))
-    assert judge(idle, told, metadata={"activationThreshold": "5"}).active is False
+def test_a_workload_with_requests_is_active_also_at_value_0() -> None:
+    known, results = serving(vllm(0, running=2))
+    active_one = evaluated(known, results, metadata={"activationThreshold": "5"})
+    assert (active_one.value, active_one.active) == (0.0, True)
+    assert active_one.steps[-1] == "active: 2 requests are running, are waiting or ended within the window"
+    idle, results = serving(vllm(0))
+    assert evaluated(idle, results, metadata={"activationThreshold": "5"}).active is False
 
 
-def test_a_workload_whose_requests_are_over_before_anybody_looks_is_awake_all_the_same() -> None:
+def test_a_workload_whose_requests_end_before_a_scrape_is_active() -> None:
     def triton(*ended: float) -> ScrapeResult:
-        told = (
+        results = (
             EngineSample(NOW - 2 * at, "triton", waiting=0.0, requests_total=n) for at, n in enumerate(reversed(ended))
         )
-        return ScrapeResult((TargetHistory("http://10.0.0.1:8002/metrics", tuple(reversed([*told]))),))
+        return ScrapeResult((TargetHistory("http://10.0.0.1:8002/metrics", tuple(reversed([*results]))),))
 
-    known, told = serving(triton(100, 104))
-    awake = judge(known, told)
-    assert (awake.value, awake.active) == (0.0, True)
-    assert awake.steps[-1] == "active: 4 requests run, wait or just ended"
-    # Of a rate the threshold says how much of it is work.
+    known, results = serving(triton(100, 104))
+    active_one = evaluated(known, results)
+    assert (active_one.value, active_one.active) == (0.0, True)
+    assert active_one.steps[-1] == "active: 4 requests are running, are waiting or ended within the window"
+    # The threshold of a rate says which rate counts as work.
     rate = {"metricType": "request_rate", "targetValue": "50", "activationThreshold": "5"}
-    assert judge(known, told, metadata=rate).active is False
-    idle, told = serving(triton(104, 104))
-    assert judge(idle, told).active is False
+    assert evaluated(known, results, metadata=rate).active is False
+    idle, results = serving(triton(104, 104))
+    assert evaluated(idle, results).active is False
 
 
-def test_without_an_engine_saturation_is_gpu_utilisation_and_it_says_so() -> None:
-    known, told = serving(NO_ENGINE, NO_ENGINE)
+def test_without_an_engine_saturation_is_gpu_utilisation_and_the_steps_say_so() -> None:
+    known, results = serving(NO_ENGINE, NO_ENGINE)
     held = {"GPU-0000": "llama-0", "GPU-0001": "llama-1"}
     history = node_history("gpu-7", sample(0, 0.8), sample(1, 0.4), held=held)
-    evaluation = judge(known, told, fleet=Fleet(history, 10.0))
+    evaluation = evaluated(known, results, fleet=Fleet(history, 10.0))
     assert evaluation.value == pytest.approx(100 + 50)
     assert evaluation.steps[0] == (
-        "no engine tells of itself (llama-0: nothing of an engine's is exported): GPU utilisation instead, of which "
-        "80 % counts as saturation 100 %"
+        "no pod has a known engine (llama-0: nothing of an engine's is exported): saturation is computed from GPU "
+        "utilisation, of which 80 % counts as 100 %"
     )
 
 
 @pytest.mark.parametrize(("age", "active"), [(300.0, True), (900.0, False)])
-def test_a_pod_that_is_ready_before_its_engine_listens_is_not_put_to_sleep(age: float, active: bool) -> None:
+def test_a_pod_that_is_ready_before_its_engine_listens_keeps_active_within_its_grace(age: float, active: bool) -> None:
     known = workload(server(0, age=age))
-    told = {Endpoint(PodRef("ai", "llama-0"), "10.0.0.1"): NO_ENGINE}
+    results = {Endpoint(PodRef("ai", "llama-0"), "10.0.0.1"): NO_ENGINE}
     history = node_history("gpu-7", sample(0, 0.0), held={"GPU-0000": "llama-0"})
-    evaluation = judge(known, told, fleet=Fleet(history, 10.0))
+    evaluation = evaluated(known, results, fleet=Fleet(history, 10.0))
     assert (evaluation.value, evaluation.active) == (0.0, active)
 
 
-def test_one_engine_among_the_pods_is_enough_to_believe_in_engines() -> None:
-    known, told = serving(vllm(5), NO_ENGINE)
+def test_one_known_engine_is_enough_to_expect_engines_in_all_pods() -> None:
+    known, results = serving(vllm(5), NO_ENGINE)
     held = {"GPU-0000": "llama-0", "GPU-0001": "llama-1"}
     history = node_history("gpu-7", sample(0, 0.8), sample(1, 0.4), held=held)
-    evaluation = judge(known, told, fleet=Fleet(history, 10.0))
+    evaluation = evaluated(known, results, fleet=Fleet(history, 10.0))
     assert (evaluation.with_value, evaluation.expected) == (1, 2)
 
 
-def test_without_engine_and_devices_it_is_said_that_neither_tells() -> None:
-    known, told = serving(NO_ENGINE)
-    evaluation = judge(known, told)
+def test_without_engines_and_devices_the_reason_names_both() -> None:
+    known, results = serving(NO_ENGINE)
+    evaluation = evaluated(known, results)
     assert evaluation.no_value_reason is NoValue.UNAVAILABLE
-    assert "node gpu-7 has told nothing" in evaluation.reason
-    assert "no engine tells of itself" in evaluation.reason
+    assert "node gpu-7 has no snapshot" in evaluation.reason
+    assert "no pod has a known engine" in evaluation.reason
 
 
-def test_a_url_counts_as_every_replicas_value() -> None:
+def test_the_value_of_a_url_counts_for_every_replica() -> None:
     known, _ = serving(None, None, None)
-    told = {Endpoint(engine="vllm", url="http://vllm-svc/metrics"): vllm(10)}
-    evaluation = judge(known, told, metadata={"vllmEndpoint": "http://vllm-svc/metrics"})
+    results = {Endpoint(engine="vllm", url="http://vllm-svc/metrics"): vllm(10)}
+    evaluation = evaluated(known, results, metadata={"vllmEndpoint": "http://vllm-svc/metrics"})
     assert evaluation.scope is Scope.ENDPOINT
     assert evaluation.value == 600.0
-    total = judge(known, told, metadata={"vllmEndpoint": "http://vllm-svc/metrics", "aggregation": "sum"})
+    total = evaluated(known, results, metadata={"vllmEndpoint": "http://vllm-svc/metrics", "aggregation": "sum"})
     assert total.value == 200.0
 
 
-def test_a_url_without_anybody_behind_it_does_not_wake_what_sleeps() -> None:
-    asleep, _ = serving()
+def test_a_url_without_an_answer_does_not_activate_a_workload_scaled_to_zero() -> None:
+    at_zero, _ = serving()
     url = Endpoint(engine="vllm", url="http://vllm-svc/metrics")
     metadata = {"vllmEndpoint": "http://vllm-svc/metrics"}
-    assert judge(asleep, {url: SILENT}, metadata=metadata).active is False
-    awake, _ = serving(None)
-    evaluation = judge(awake, {url: SILENT}, metadata=metadata)
+    assert evaluated(at_zero, {url: NO_ANSWER}, metadata=metadata).active is False
+    active_one, _ = serving(None)
+    evaluation = evaluated(active_one, {url: NO_ANSWER}, metadata=metadata)
     assert (evaluation.no_value_reason, evaluation.active, evaluation.known_activity) == (
         NoValue.UNAVAILABLE,
         True,
@@ -220,8 +228,8 @@ def test_a_url_without_anybody_behind_it_does_not_wake_what_sleeps() -> None:
     )
 
 
-def test_without_the_api_server_engines_of_pods_cannot_be_asked() -> None:
-    evaluation = judge(None, {})
+def test_without_the_api_server_the_engines_of_pods_cannot_be_scraped() -> None:
+    evaluation = evaluated(None, {})
     assert evaluation.no_value_reason is NoValue.MISCONFIGURED
     assert evaluation.reason == (
         "metadata.scope: give this instance access to the API server (chart: rbac.create), or name one endpoint: "
@@ -235,145 +243,149 @@ def test_without_the_api_server_engines_of_pods_cannot_be_asked() -> None:
 @pytest.mark.parametrize(
     ("queue", "active", "known"),
     [
-        pytest.param(demand(0, 1), True, True, id="the first request wakes it"),
-        pytest.param(demand(0, 0), False, False, id="no request, no waking"),
-        pytest.param(demand(3, 0), True, True, id="a request of just now"),
-        pytest.param(SILENT, False, None, id="law 1: what is unknown does not wake"),
-        pytest.param(None, False, None, id="law 1: what was not asked yet does not wake"),
+        pytest.param(demand(0, 1), True, True, id="the first request activates it"),
+        pytest.param(demand(0, 0), False, False, id="no request"),
+        pytest.param(demand(3, 0), True, True, id="a request half a second ago"),
+        pytest.param(NO_ANSWER, False, None, id="law 1: unknown demand does not activate"),
+        pytest.param(None, False, None, id="law 1: demand without a scrape does not activate"),
     ],
 )
-def test_demand_alone_wakes_what_sleeps(queue: ScrapeResult | None, active: bool, known: bool | None) -> None:
-    asleep, _ = serving()
-    evaluation = judge(asleep, {}, queue=queue, metadata=WAKING)
+def test_only_demand_activates_a_workload_scaled_to_zero(
+    queue: ScrapeResult | None, active: bool, known: bool | None
+) -> None:
+    at_zero, _ = serving()
+    evaluation = evaluated(at_zero, {}, queue=queue, metadata=DEMAND)
     assert (evaluation.value, evaluation.active, evaluation.known_activity) == (0.0, active, known)
 
 
 @pytest.mark.parametrize(
     ("queue", "active", "known"),
     [
-        pytest.param(demand(0, 1), True, True, id="demand keeps it awake"),
-        pytest.param(demand(1, 0, every=59), True, True, id="and for a minute after it"),
-        pytest.param(demand(1, 0, every=61), False, False, id="and no longer"),
-        pytest.param(SILENT, True, None, id="law 1: what is unknown does not put to sleep"),
+        pytest.param(demand(0, 1), True, True, id="demand keeps it active"),
+        pytest.param(demand(1, 0, every=59), True, True, id="demand a minute ago keeps it active"),
+        pytest.param(demand(1, 0, every=61), False, False, id="older demand does not"),
+        pytest.param(NO_ANSWER, True, None, id="law 1: unknown demand does not let it scale to zero"),
     ],
 )
-def test_demand_keeps_an_idle_workload_awake(queue: ScrapeResult, active: bool, known: bool | None) -> None:
-    idle, told = serving(vllm(0))
-    evaluation = judge(idle, told, queue=queue, metadata=WAKING)
+def test_demand_keeps_an_idle_workload_active(queue: ScrapeResult, active: bool, known: bool | None) -> None:
+    idle, results = serving(vllm(0))
+    evaluation = evaluated(idle, results, queue=queue, metadata=DEMAND)
     assert (evaluation.value, evaluation.active, evaluation.known_activity) == (0.0, active, known)
 
 
 @pytest.mark.parametrize(
     ("known", "is_activity_unknown"),
     [
-        pytest.param(None, True, id="nobody knows whether it sleeps"),
-        pytest.param(Unavailable("the API server is away", is_permanent=False), True, id="nobody can tell just now"),
+        pytest.param(None, True, id="without access to the API server"),
+        pytest.param(
+            Unavailable("the API server is away", is_permanent=False), True, id="while the API server does not answer"
+        ),
     ],
 )
-def test_law_1_unknown_demand_decides_nothing_where_it_is_not_known_whether_it_sleeps(
+def test_law_1_unknown_demand_decides_nothing_where_the_workload_is_not_known(
     known: Unavailable | None, is_activity_unknown: bool
 ) -> None:
-    metadata = {**WAKING, "engineEndpoint": "http://vllm-svc/metrics", "report": "average"}
+    metadata = {**DEMAND, "engineEndpoint": "http://vllm-svc/metrics", "report": "average"}
     url = Endpoint(url="http://vllm-svc/metrics")
-    evaluation = judge(known, {url: vllm(0)}, queue=SILENT, metadata=metadata)
+    evaluation = evaluated(known, {url: vllm(0)}, queue=NO_ANSWER, metadata=metadata)
     assert (evaluation.is_activity_unknown, evaluation.known_activity) == (is_activity_unknown, None)
-    with_value = judge(known, {url: vllm(0)}, queue=demand(1), metadata=metadata)
+    with_value = evaluated(known, {url: vllm(0)}, queue=demand(1), metadata=metadata)
     assert (with_value.is_activity_unknown, with_value.known_activity) == (False, True)
 
 
-def test_law_1_what_cannot_be_seen_does_not_wake_what_may_sleep_without_demand() -> None:
-    metadata = {**WAKING, "engineEndpoint": "http://vllm-svc/metrics", "report": "average"}
+def test_law_1_missing_data_activates_nothing_that_may_be_scaled_to_zero() -> None:
+    metadata = {**DEMAND, "engineEndpoint": "http://vllm-svc/metrics", "report": "average"}
     away = Unavailable("the API server is away", is_permanent=False)
-    missing = judge(away, {Endpoint(url="http://vllm-svc/metrics"): SILENT}, queue=demand(0), metadata=metadata)
+    missing = evaluated(away, {Endpoint(url="http://vllm-svc/metrics"): NO_ANSWER}, queue=demand(0), metadata=metadata)
     assert (missing.is_activity_unknown, missing.known_activity) == (True, None)
-    idle = judge(away, {Endpoint(url="http://vllm-svc/metrics"): vllm(0)}, queue=demand(0), metadata=metadata)
+    idle = evaluated(away, {Endpoint(url="http://vllm-svc/metrics"): vllm(0)}, queue=demand(0), metadata=metadata)
     assert (idle.is_activity_unknown, idle.known_activity) == (False, False)
 
 
-def test_demand_is_pushed_while_nothing_else_is_known() -> None:
+def test_demand_activates_while_nothing_else_is_known() -> None:
     away = Unavailable("the API server is away", is_permanent=False)
-    evaluation = judge(away, {}, queue=demand(1), metadata=WAKING)
+    evaluation = evaluated(away, {}, queue=demand(1), metadata=DEMAND)
     assert (evaluation.value, evaluation.active, evaluation.known_activity) == (None, True, True)
 
 
 @pytest.mark.parametrize(
     ("starting", "queued", "expected"),
     [
-        pytest.param(1, 40, 5, id="a burst starts several while the first one loads"),
+        pytest.param(1, 40, 5, id="a burst starts several pods while the first one loads"),
         pytest.param(4, 8, 4, id="never fewer than there are"),
         pytest.param(1, 8, 1, id="as many as it needs"),
     ],
 )
 def test_demand_sizes_the_workload_while_no_pod_is_ready(starting: int, queued: float, expected: int) -> None:
-    known, told = serving(starting=starting)
-    evaluation = judge(known, told, queue=demand(queued), metadata={**WAKING, "demandPerReplica": "8"})
+    known, results = serving(starting=starting)
+    evaluation = evaluated(known, results, queue=demand(queued), metadata={**DEMAND, "demandPerReplica": "8"})
     assert size(evaluation, known) == expected
 
 
 def test_demand_sizes_nothing_once_a_pod_is_ready() -> None:
-    known, told = serving(vllm(5), starting=1)
-    with_demand = judge(known, told, queue=demand(80), metadata={**WAKING, "demandPerReplica": "8"})
-    assert with_demand.value == judge(known, told).value
+    known, results = serving(vllm(5), starting=1)
+    with_demand = evaluated(known, results, queue=demand(80), metadata={**DEMAND, "demandPerReplica": "8"})
+    assert with_demand.value == evaluated(known, results).value
 
 
 def test_demand_starts_jobs_from_nothing() -> None:
     jobs, _ = serving(kind="ScaledJob")
-    evaluation = judge(jobs, {}, queue=demand(20), metadata={**WAKING, "demandPerReplica": "8"})
+    evaluation = evaluated(jobs, {}, queue=demand(20), metadata={**DEMAND, "demandPerReplica": "8"})
     assert evaluation.value is not None
     assert math.ceil(evaluation.value / 100) == 3
 
 
 @pytest.mark.parametrize("wanted", range(1, 30))
-def test_demand_starts_just_so_many_jobs_whatever_the_target_is_in_floating_point(wanted: int) -> None:
+def test_demand_starts_exactly_as_many_jobs_as_needed_despite_floating_point(wanted: int) -> None:
     jobs, _ = serving(kind="ScaledJob")
-    metadata = {**WAKING, "demandPerReplica": "1", "targetValue": "0.7"}
-    evaluation = judge(jobs, {}, queue=demand(wanted), metadata=metadata)
+    metadata = {**DEMAND, "demandPerReplica": "1", "targetValue": "0.7"}
+    evaluation = evaluated(jobs, {}, queue=demand(wanted), metadata=metadata)
     assert evaluation.value is not None
     assert math.ceil(evaluation.value / 0.7) == wanted
 
 
-def test_demand_that_wakes_starts_a_job_which_being_active_does_not() -> None:
+def test_active_demand_starts_one_job() -> None:
     jobs, _ = serving(kind="ScaledJob")
-    assert judge(jobs, {}, queue=demand(20), metadata=WAKING).value == 100.0
-    # One that has done all there was is not started again while demand is held.
-    assert judge(jobs, {}, queue=demand(20, 0), metadata=WAKING).value == 0.0
+    assert evaluated(jobs, {}, queue=demand(20), metadata=DEMAND).value == 100.0
+    # No job is started again while demand is only held.
+    assert evaluated(jobs, {}, queue=demand(20, 0), metadata=DEMAND).value == 0.0
 
 
-def test_demand_that_wakes_nothing_sizes_nothing() -> None:
-    asleep, _ = serving()
-    metadata = {**WAKING, "demandPerReplica": "8", "demandThreshold": "30"}
-    evaluation = judge(asleep, {}, queue=demand(20), metadata=metadata)
+def test_demand_below_its_threshold_sizes_nothing() -> None:
+    at_zero, _ = serving()
+    metadata = {**DEMAND, "demandPerReplica": "8", "demandThreshold": "30"}
+    evaluation = evaluated(at_zero, {}, queue=demand(20), metadata=metadata)
     assert (evaluation.value, evaluation.active) == (0.0, False)
 
 
-def test_of_demand_so_much_is_kept_that_a_rate_can_be_held() -> None:
-    metadata = {"profile": "llm", **WAKING, "windowSeconds": "20", "demandHoldSeconds": "60"}
+def test_the_history_of_demand_covers_the_window_and_the_hold() -> None:
+    metadata = {"profile": "llm", **DEMAND, "windowSeconds": "20", "demandHoldSeconds": "60"}
     (scrape,) = scrape_requests(parse_trigger(metadata), ())
     assert (scrape.is_demand, scrape.window_seconds) == (True, 80.0)
 
 
-def test_demand_for_devices_wakes_as_well() -> None:
-    asleep, _ = serving()
-    trigger = parse_trigger(WAKING)
+def test_demand_activates_also_where_the_metric_is_of_devices() -> None:
+    at_zero, _ = serving()
+    trigger = parse_trigger(DEMAND)
     with_value = Fleet(None, 10.0, deviceless=True, scrape_results={Endpoint(url=EPP, every_address=True): demand(1)})
-    assert evaluate(trigger, with_value, NOW, asleep, WAKING).known_activity is True
+    assert evaluate(trigger, with_value, NOW, at_zero, DEMAND).known_activity is True
 
 
 @given(
     st.lists(st.one_of(st.none(), st.floats(0, 50)), min_size=1, max_size=6),
     st.integers(0, 3),
 )
-def test_law_1_what_is_unknown_never_moves_the_size_up(waiting: list[float | None], starting: int) -> None:
-    known, told = serving(*(SILENT if one is None else vllm(one) for one in waiting), starting=starting)
-    evaluation = judge(known, told)
+def test_law_1_unknown_data_never_moves_the_size_up(waiting: list[float | None], starting: int) -> None:
+    known, results = serving(*(NO_ANSWER if one is None else vllm(one) for one in waiting), starting=starting)
+    evaluation = evaluated(known, results)
     if evaluation.value is None:
         return
     # With every unknown queue full the HPA would want at least as much.
-    full, told_full = serving(*(vllm(50 if one is None else one) for one in waiting), starting=starting)
-    assert size(evaluation, known) <= max(size(judge(full, told_full), full), known.spec_replicas)
+    full, results_full = serving(*(vllm(50 if one is None else one) for one in waiting), starting=starting)
+    assert size(evaluation, known) <= max(size(evaluated(full, results_full), full), known.spec_replicas)
 
 
 @given(st.lists(st.floats(0, 50), min_size=1, max_size=6))
 def test_law_3_asking_twice_gives_the_same_answer(waiting: list[float]) -> None:
-    known, told = serving(*map(vllm, waiting))
-    assert judge(known, told) == judge(known, told)
+    known, results = serving(*map(vllm, waiting))
+    assert evaluated(known, results) == evaluated(known, results)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The HPA's controller in Go, written once more from its facts and apart from the project's own arithmetic.
+"""An independent copy of the HPA's controller, written from its Go source, for comparison.
 
 From Kubernetes, pkg/controller/podautoscaler/replica_calculator.go: calcPlainMetricReplicas with the readiness rules it
 has for CPU, GetExternalPerPodMetricReplicas and GetExternalMetricReplicas; metrics/utilization.go: GetMetricUsageRatio.
@@ -32,7 +32,7 @@ def resource_metric(pods: Pods, target: int, spec_replicas: int) -> int | None:
             return spec_replicas
         return math.ceil(usage_ratio * float(ready_pod_count))
     if len(missing_pods) > 0:
-        # The one departure: the controller says < 1.0 here, and so shrinks by missing pods at exactly the target.
+        # The only difference: the controller has < 1.0 here, so it scales down for missing pods at exactly the target.
         filler = target if usage_ratio <= 1.0 else 0
         for number in missing_pods:
             metrics[number] = filler
@@ -40,8 +40,8 @@ def resource_metric(pods: Pods, target: int, spec_replicas: int) -> int | None:
         for number in unready_pods:
             metrics[number] = 0
     new_usage_ratio = usage_ratio_of(metrics, target)
-    turned = (usage_ratio < 1.0 and new_usage_ratio > 1.0) or (usage_ratio > 1.0 and new_usage_ratio < 1.0)
-    if within(new_usage_ratio) or turned:
+    is_reversed = (usage_ratio < 1.0 and new_usage_ratio > 1.0) or (usage_ratio > 1.0 and new_usage_ratio < 1.0)
+    if within(new_usage_ratio) or is_reversed:
         return spec_replicas
     new_replicas = math.ceil(new_usage_ratio * float(len(metrics)))
     if (new_usage_ratio < 1.0 and new_replicas > spec_replicas) or (

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The HPA's memory, rates and limits, against values worked out by hand from the controller's source."""
+"""Tests of the HPA's controller, with values worked out by hand from the controller's source."""
 
 import math
 
@@ -48,13 +48,13 @@ def rules(*policies: Policy, window: float = 0.0, select: SelectPolicy = SelectP
     ("sizes", "current", "expected"),
     [
         case("the largest wins", [3, 5, 4], 4, 5),
-        case("also when all shrink", [3, 2], 4, 3),
-        case("one alone is itself", [3], 4, 3),
-        case("a failed one blocks shrinking", [3, None], 4, None),
-        case("but not standing still", [4, None], 4, 4),
-        case("nor growing", [None, 6], 4, 6),
-        case("all failed: nothing", [None, None], 4, None),
-        case("no metric at all: nothing", [], 4, None),
+        case("the largest wins also when all scale down", [3, 2], 4, 3),
+        case("a single metric", [3], 4, 3),
+        case("a failed metric blocks scaling down", [3, None], 4, None),
+        case("a failed metric does not block the present size", [4, None], 4, 4),
+        case("a failed metric does not block scaling up", [None, 6], 4, 6),
+        case("every metric failed", [None, None], 4, None),
+        case("no metric", [], 4, None),
     ],
 )
 def test_several_metrics(sizes: list[int | None], current: int, expected: int | None) -> None:
@@ -85,17 +85,17 @@ UNLIMITED = Behavior(rules(Policy(PERCENT, 10_000, 15)), rules(Policy(PERCENT, 1
 @pytest.mark.parametrize(
     ("recommended", "current", "low", "high", "expected", "limit"),
     [
-        case("asleep, whatever the metric says: the HPA is disabled", recommending(5), 0, 1, 10, 0, Limit.DISABLED),
-        case("asleep without a metric as well", None, 0, 1, 10, 0, Limit.DISABLED),
-        case("no metric moves nothing", None, 4, 1, 10, 4, Limit.NO_METRIC),
-        case("above the maximum goes there without asking a metric", None, 30, 1, 10, 10, Limit.MAX),
-        case("and at once, against the recommendation", recommending(29), 30, 1, 10, 10, Limit.MAX),
-        case("below the minimum goes there without asking a metric", None, 2, 5, 10, 5, Limit.MIN),
-        case("and at once, at any rate", recommending(2), 2, 50, 60, 50, Limit.MIN),
+        case("scaled to zero, with any metric: the HPA is disabled", recommending(5), 0, 1, 10, 0, Limit.DISABLED),
+        case("scaled to zero, without a metric", None, 0, 1, 10, 0, Limit.DISABLED),
+        case("without a metric the size stays", None, 4, 1, 10, 4, Limit.NO_METRIC),
+        case("above the maximum: to the maximum, without a metric", None, 30, 1, 10, 10, Limit.MAX),
+        case("above the maximum: against the recommendation", recommending(29), 30, 1, 10, 10, Limit.MAX),
+        case("below the minimum: to the minimum, without a metric", None, 2, 5, 10, 5, Limit.MIN),
+        case("below the minimum: to the minimum, without a rate limit", recommending(2), 2, 50, 60, 50, Limit.MIN),
         case("as recommended, upwards", recommending(5), 4, 1, 10, 5, Limit.NONE),
         case("as recommended, downwards", recommending(3), 4, 1, 10, 3, Limit.NONE),
         case("as recommended, staying", recommending(4), 4, 1, 10, 4, Limit.NONE),
-        case("near enough", recommending(4, within_tolerance=True), 4, 1, 10, 4, Limit.TOLERANCE),
+        case("within the tolerance", recommending(4, within_tolerance=True), 4, 1, 10, 4, Limit.TOLERANCE),
         case("the maximum", recommending(12), 8, 1, 10, 10, Limit.MAX),
         case("the maximum, already there", recommending(50), 10, 1, 10, 10, Limit.MAX),
         case("the minimum", recommending(0), 4, 2, 10, 2, Limit.MIN),
@@ -130,7 +130,7 @@ def test_limits_that_hold_under_any_behaviour(
         case("ten double", Behavior(), 10, 20),
     ],
 )
-def test_growth_by_default(behavior: Behavior | None, current: int, expected: int) -> None:
+def test_scaling_up_by_default(behavior: Behavior | None, current: int, expected: int) -> None:
     decision = decide(recommending(90), current=current, behavior=behavior)
     assert (decision.replicas, decision.limit) == (expected, Limit.RATE_UP)
 
@@ -145,15 +145,15 @@ DOWN_2_OR_HALF = (Policy(PODS, 2, 60), Policy(PERCENT, 50, 60))
         case("Max takes the larger of +2 and +50 %", SelectPolicy.MAX, 10, (), 15),
         case("Min takes the smaller", SelectPolicy.MIN, 10, (), 12),
         case("Disabled takes none", SelectPolicy.DISABLED, 10, (), 10),
-        case("what was added in the period counts from its start", SelectPolicy.MAX, 13, ((10, 3),), 15),
-        case("what was removed too", SelectPolicy.MAX, 8, ((10, -2),), 15),
-        case("an event as old as the period is out of it", SelectPolicy.MAX, 13, ((60, 3),), 20),  # ceil(19.5)
-        case("a moment younger it is in", SelectPolicy.MAX, 13, ((59.9, 3),), 15),
+        case("replicas added in the period count from its start", SelectPolicy.MAX, 13, ((10, 3),), 15),
+        case("removed replicas count too", SelectPolicy.MAX, 8, ((10, -2),), 15),
+        case("an event as old as the period does not count", SelectPolicy.MAX, 13, ((60, 3),), 20),  # ceil(19.5)
+        case("a slightly younger event counts", SelectPolicy.MAX, 13, ((59.9, 3),), 15),
         case("a limit below the current size adds nothing", SelectPolicy.MIN, 20, ((10, 10),), 20),
-        case("percentages round up, so that one can grow", SelectPolicy.MAX, 1, (), 3),
+        case("percentages round up, so one replica can scale up", SelectPolicy.MAX, 1, (), 3),
     ],
 )
-def test_growth_is_limited_by_policies(
+def test_policies_limit_scaling_up(
     select: SelectPolicy, current: int, events: tuple[tuple[float, int], ...], expected: int
 ) -> None:
     behavior = Behavior(up=rules(*UP_2_OR_HALF, select=select), down=rules(Policy(PODS, 1, 120)))
@@ -173,14 +173,14 @@ def test_ten_per_cent_more_than_a_hundred_is_111_as_in_the_controller() -> None:
         case("Max takes the larger of -2 and -50 %", SelectPolicy.MAX, 10, (), 5),
         case("Min takes the smaller", SelectPolicy.MIN, 10, (), 8),
         case("Disabled takes none", SelectPolicy.DISABLED, 10, (), 10),
-        case("what was removed in the period counts from its start", SelectPolicy.MIN, 9, ((10, -1),), 8),
-        case("what was added too", SelectPolicy.MAX, 12, ((10, 2),), 5),
-        case("an event as old as the period is out of it", SelectPolicy.MIN, 9, ((60, -1),), 7),
+        case("replicas removed in the period count from its start", SelectPolicy.MIN, 9, ((10, -1),), 8),
+        case("added replicas count too", SelectPolicy.MAX, 12, ((10, 2),), 5),
+        case("an event as old as the period does not count", SelectPolicy.MIN, 9, ((60, -1),), 7),
         case("a limit above the current size removes nothing", SelectPolicy.MIN, 10, ((10, -10),), 10),
         case("percentages round down: half of seven leaves three", SelectPolicy.MAX, 7, (), 3),
     ],
 )
-def test_shrinking_is_limited_by_policies(
+def test_policies_limit_scaling_down(
     select: SelectPolicy, current: int, events: tuple[tuple[float, int], ...], expected: int
 ) -> None:
     behavior = Behavior(up=rules(Policy(PODS, 1, 120)), down=rules(*DOWN_2_OR_HALF, select=select))
@@ -189,7 +189,7 @@ def test_shrinking_is_limited_by_policies(
     assert (decision.replicas, decision.limit) == (expected, Limit.RATE_DOWN)
 
 
-def test_without_a_behaviour_shrinking_has_no_rate() -> None:
+def test_without_a_behaviour_scaling_down_has_no_rate_limit() -> None:
     assert decide(recommending(1), current=90).replicas == 1
 
 
@@ -199,18 +199,18 @@ def test_without_a_behaviour_shrinking_has_no_rate() -> None:
 @pytest.mark.parametrize(
     ("behavior", "past", "recommended", "current", "expected", "limit"),
     [
-        case("a larger recent recommendation holds the size", Behavior(), ((100, 8),), 2, 8, 8, Limit.STABILISATION),
+        case("a larger recent recommendation keeps the size", Behavior(), ((100, 8),), 2, 8, 8, Limit.STABILISATION),
         case("the largest of them", Behavior(), ((100, 4), (200, 6), (50, 5)), 2, 8, 6, Limit.STABILISATION),
-        case("one as old as the window is out, with a behaviour", Behavior(), ((300, 8),), 2, 8, 2, Limit.NONE),
-        case("and still in, without one", None, ((300, 8),), 2, 8, 8, Limit.STABILISATION),
-        case("a moment older it is out there too", None, ((300.1, 8),), 2, 8, 2, Limit.NONE),
-        case("growing waits for nothing by default", Behavior(), ((10, 2),), 12, 8, 12, Limit.NONE),
-        case("a behaviour goes no higher than the current size", Behavior(), ((10, 8),), 3, 4, 4, Limit.STABILISATION),
-        case("without one it goes back up", None, ((10, 8),), 3, 4, 8, Limit.STABILISATION),
-        case("the minimum comes after", Behavior(), ((10, 0),), 0, 4, 1, Limit.MIN),
+        case("with a behaviour, one as old as the window does not count", Behavior(), ((300, 8),), 2, 8, 2, Limit.NONE),
+        case("without a behaviour, one as old as the window counts", None, ((300, 8),), 2, 8, 8, Limit.STABILISATION),
+        case("without a behaviour, a slightly older one does not count", None, ((300.1, 8),), 2, 8, 2, Limit.NONE),
+        case("scaling up has no stabilisation by default", Behavior(), ((10, 2),), 12, 8, 12, Limit.NONE),
+        case("with a behaviour, at most the current size", Behavior(), ((10, 8),), 3, 4, 4, Limit.STABILISATION),
+        case("without a behaviour, back to a larger size", None, ((10, 8),), 3, 4, 8, Limit.STABILISATION),
+        case("the minimum applies after stabilisation", Behavior(), ((10, 0),), 0, 4, 1, Limit.MIN),
     ],
 )  # fmt: skip
-def test_shrinking_waits(
+def test_stabilisation_of_scaling_down(
     behavior: Behavior | None,
     past: tuple[tuple[float, int], ...],
     recommended: int,
@@ -227,13 +227,13 @@ def test_shrinking_waits(
 @pytest.mark.parametrize(
     ("past", "recommended", "expected", "limit"),
     [
-        case("a smaller recent recommendation holds the size", ((30, 8),), 12, 8, Limit.STABILISATION),
+        case("a smaller recent recommendation keeps the size", ((30, 8),), 12, 8, Limit.STABILISATION),
         case("the smallest of them, if above the current size", ((30, 11), (20, 10)), 12, 10, Limit.STABILISATION),
         case("not below the current size", ((30, 3),), 12, 8, Limit.STABILISATION),
-        case("one as old as the window is out", ((60, 3),), 12, 12, Limit.NONE),
+        case("one as old as the window does not count", ((60, 3),), 12, 12, Limit.NONE),
     ],
 )
-def test_growing_waits_where_a_window_is_set(
+def test_stabilisation_of_scaling_up_with_a_window(
     past: tuple[tuple[float, int], ...], recommended: int, expected: int, limit: Limit
 ) -> None:
     behavior = Behavior(up=rules(*DEFAULT_UP.policies, window=60))
@@ -243,7 +243,7 @@ def test_growing_waits_where_a_window_is_set(
 
 
 @pytest.mark.parametrize("behavior", [None, Behavior()], ids=["no behaviour", "defaults"])
-def test_on_first_sight_the_current_size_counts_as_recommended(behavior: Behavior | None) -> None:
+def test_at_the_first_reconciliation_the_current_size_counts_as_recommended(behavior: Behavior | None) -> None:
     state, first = reconcile(ControllerState(), 0.0, 8, recommending(2), behavior=behavior)
     assert (first.replicas, first.limit) == (8, Limit.STABILISATION)
     state, later = reconcile(state, 299.0, 8, recommending(2), behavior=behavior)
@@ -252,10 +252,10 @@ def test_on_first_sight_the_current_size_counts_as_recommended(behavior: Behavio
     assert (last.replicas, last.limit) == (2, Limit.NONE)
 
 
-# --- one step: what is remembered
+# --- one step: the new state
 
 
-def test_a_step_remembers_the_recommendation_before_its_limits() -> None:
+def test_a_step_records_the_recommendation_before_the_limits() -> None:
     state, decision = reconcile(SETTLED, 5.0, 4, recommending(90))
     assert decision.replicas == 8
     assert state.recommendations == (PastRecommendation(5.0, 90),)
@@ -263,32 +263,32 @@ def test_a_step_remembers_the_recommendation_before_its_limits() -> None:
 
 @pytest.mark.parametrize(
     ("recommended", "change"),
-    [case("grown", 7, 3), case("shrunk", 1, -3)],
+    [case("scaled up", 7, 3), case("scaled down", 1, -3)],
 )
-def test_a_change_of_size_is_remembered_with_its_sign(recommended: int, change: int) -> None:
+def test_a_change_of_size_is_recorded_with_its_sign(recommended: int, change: int) -> None:
     state, _ = reconcile(SETTLED, 5.0, 4, recommending(recommended), behavior=Behavior())
     assert state.events == (ScaleEvent(5.0, change),)
 
 
-def test_standing_still_is_no_event() -> None:
+def test_an_unchanged_size_is_not_an_event() -> None:
     assert reconcile(SETTLED, 5.0, 4, recommending(4), behavior=Behavior())[0].events == ()
 
 
-def test_a_size_forced_by_the_maximum_is_an_event_and_no_recommendation() -> None:
+def test_a_size_set_by_the_maximum_is_an_event_and_not_a_recommendation() -> None:
     state, decision = reconcile(SETTLED, 5.0, 30, recommending(25), max_replicas=10, behavior=Behavior())
     assert state.events == (ScaleEvent(5.0, -20),)
     assert state.recommendations == ()
     assert decision.recommended is None
 
 
-def test_what_no_rule_can_reach_is_forgotten() -> None:
+def test_entries_too_old_for_every_rule_are_removed() -> None:
     old = ControllerState((PastRecommendation(0.0, 5),), (ScaleEvent(0.0, 5),), started=True)
     state, _ = reconcile(old, 1000.0, 4, None, behavior=Behavior())
     assert state == SETTLED
 
 
-def test_growing_four_at_a_time_takes_a_period_each() -> None:
-    """Eleven seconds after a growth of four, only what is left of the period's four may be added: nothing."""
+def test_scaling_up_by_four_takes_a_period_each_time() -> None:
+    """Eleven seconds after four replicas were added, none of the period's four replicas is left."""
     behavior = Behavior(up=rules(Policy(PODS, 4, 15)))
     state, sizes, size = SETTLED, [], 1
     for now in (0.0, 11.0, 15.0, 26.0, 30.0):
@@ -298,7 +298,7 @@ def test_growing_four_at_a_time_takes_a_period_each() -> None:
     assert sizes == [5, 5, 9, 9, 13]
 
 
-# --- what no HPA can have
+# --- invalid arguments
 
 
 @pytest.mark.parametrize(
@@ -315,10 +315,10 @@ def test_growing_four_at_a_time_takes_a_period_each() -> None:
             lambda: rules(Policy(PODS, 1, 15), window=-1),
             "stabilizationWindowSeconds: Invalid value: -1",
         ),
-        case("a policy of nothing", lambda: Policy(PODS, 0, 15), "policy.value: Invalid value: 0"),
-        case("a period of nothing", lambda: Policy(PODS, 1, 0), "policy.periodSeconds: Invalid value: 0"),
+        case("a policy of 0 pods", lambda: Policy(PODS, 0, 15), "policy.value: Invalid value: 0"),
+        case("a period of 0 seconds", lambda: Policy(PODS, 1, 0), "policy.periodSeconds: Invalid value: 0"),
         case("a period of an hour", lambda: Policy(PODS, 1, 3600), "policy.periodSeconds: Invalid value: 3600"),
-        case("a minimum of nothing", lambda: decide(None, current=1, low=0), "minReplicas: Invalid value: 0"),
+        case("a minimum of 0", lambda: decide(None, current=1, low=0), "minReplicas: Invalid value: 0"),
         case(
             "a minimum above the maximum",
             lambda: decide(None, current=1, low=3, high=2),
@@ -327,7 +327,7 @@ def test_growing_four_at_a_time_takes_a_period_each() -> None:
         case("a negative size", lambda: decide(None, current=-1), "replicas: Invalid value: -1"),
     ],
 )
-def test_what_the_api_server_refuses_is_refused(wrong: object, sentence: str) -> None:
+def test_invalid_arguments_are_refused_as_by_the_api_server(wrong: object, sentence: str) -> None:
     assert callable(wrong)
     with pytest.raises(ValueError) as refusal:  # noqa: PT011 - the sentence is checked below
         wrong()
@@ -378,7 +378,7 @@ def test_a_size_is_never_outside_minimum_and_maximum(
 
 
 @given(states, st.floats(1000, 1100), sizes, recommendations, behaviors)
-def test_shrinking_never_goes_below_what_was_recommended_within_the_window(
+def test_scaling_down_never_goes_below_the_recommendations_within_the_window(
     state: ControllerState, now: float, current: int, recommended: Recommendation | None, behavior: Behavior | None
 ) -> None:
     window = 300.0 if behavior is None else behavior.down.stabilisation_seconds
@@ -388,14 +388,14 @@ def test_shrinking_never_goes_below_what_was_recommended_within_the_window(
 
 
 @given(states, st.floats(1000, 1100), sizes, behaviors)
-def test_without_a_metric_nothing_moves(
+def test_without_a_metric_the_size_stays(
     state: ControllerState, now: float, current: int, behavior: Behavior | None
 ) -> None:
     assert decide(None, current=current, state=state, now=now, high=200, behavior=behavior).replicas == current
 
 
 @given(states, st.floats(1000, 1100), st.integers(0, 300), recommendations, behaviors)
-def test_asking_twice_is_equal(
+def test_law_3_the_same_arguments_give_the_same_result(
     state: ControllerState, now: float, current: int, recommended: Recommendation | None, behavior: Behavior | None
 ) -> None:
     once = reconcile(state, now, current, recommended, behavior=behavior)
@@ -403,10 +403,10 @@ def test_asking_twice_is_equal(
 
 
 @given(states, st.floats(1000, 1100), sizes, recommendations, behaviors)
-def test_forgetting_changes_no_decision(
+def test_removing_old_entries_changes_no_decision(
     state: ControllerState, now: float, current: int, recommended: Recommendation | None, behavior: Behavior | None
 ) -> None:
-    """What a step drops from memory would not have changed the next decision either."""
+    """The entries that a step removes would not have changed the next decision."""
     assume(state.started)
     pruned, _ = reconcile(state, now, current, None, max_replicas=200, behavior=behavior)
     kept = decide(recommended, current=current, state=state, now=now, high=200, behavior=behavior)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is handed out, against the HPA's controller written once more (tests/core/oracle.py)."""
+"""Tests of the reported value against an independent copy of the HPA's controller (oracle.py)."""
 
 import math
 from collections.abc import Sequence
@@ -34,20 +34,20 @@ TARGETS = st.sampled_from([0.5, 1.0, 10.0, 50.0, 70.0, 75.0, 80.0, 90.0, 300.0, 
 )
 
 
-def fixed(ready: int, missing: int = 0, unready: int = 0, ending: int = 0) -> WorkloadSize:
-    """A workload that has the replicas it was told to have."""
+def at_rest_size(ready: int, missing: int = 0, unready: int = 0, ending: int = 0) -> WorkloadSize:
+    """Return the size of a workload that has exactly the wanted replicas."""
     count = ready + missing + unready
     return WorkloadSize(wanted=count, actual=count, ready=ready + missing + ending)
 
 
-def decided(report: ReportType, reported: ReportedValue, target: float, size: WorkloadSize) -> int:
-    """What the controller makes of what it is told."""
+def decision_of(report: ReportType, reported: ReportedValue, target: float, size: WorkloadSize) -> int:
+    """Return the size that the controller computes from the reported value."""
     if report is ReportType.TOTAL:
         return external_average_value(milli(reported.value), milli(target), size.actual)
     return external_value(milli(reported.value), milli(target), size.wanted, size.ready)
 
 
-def told(
+def report_and_decide(
     report: ReportType,
     values: Sequence[float],
     target: float,
@@ -56,14 +56,14 @@ def told(
     unready: int = 0,
     size: WorkloadSize | None = None,
 ) -> tuple[ReportedValue, int]:
-    size = size or fixed(len(values), missing, unready)
+    size = size or at_rest_size(len(values), missing, unready)
     reported = report_pods(report, values, missing=missing, unready=unready, size=size, target=target)
-    return reported, decided(report, reported, target, size)
+    return reported, decision_of(report, reported, target, size)
 
 
 @st.composite
 def clusters(draw: st.DrawFn, *, at_rest: bool = False) -> tuple[list[float], int, int, float, WorkloadSize]:
-    """Values of ready pods, missing and unready pods, a target, and a size that may differ from the pods there are."""
+    """Draw values of ready pods, missing and unready pods, a target, and a size that may differ from the pods."""
     target = draw(TARGETS)
     loads = st.floats(0, 2.5).map(lambda load: round(load * target, 3)) | st.just(target) | st.just(0.0)
     values = draw(st.lists(loads, max_size=30))
@@ -71,7 +71,7 @@ def clusters(draw: st.DrawFn, *, at_rest: bool = False) -> tuple[list[float], in
     count = len(values) + missing + unready
     assume(count)
     if at_rest:
-        return values, missing, unready, target, fixed(len(values), missing, unready)
+        return values, missing, unready, target, at_rest_size(len(values), missing, unready)
     wanted = draw(st.integers(max(1, count - 3), count + 3))
     actual = draw(st.integers(max(1, count - 2), count + 2))
     ending = draw(st.integers(0, 2))
@@ -92,46 +92,46 @@ def oracle(values: list[float], missing: int, unready: int, target: float, wante
 @example(ReportType.TOTAL, ([80.0] * 3, 0, 1, 80.0, WorkloadSize(4, 4, 3)))
 @example(ReportType.TOTAL, ([80.0] * 4, 0, 1, 80.0, WorkloadSize(4, 5, 4)))
 @example(ReportType.AVERAGE, ([0.5] * 8 + [0.0] * 13 + [1.25], 3, 0, 0.5, WorkloadSize(22, 23, 25)))
-def test_law_4_told_this_the_hpa_decides_as_it_would_by_the_pods_own_readings(
+def test_law_4_with_the_reported_value_the_hpa_decides_as_from_the_values_of_the_pods(
     report: ReportType, cluster: tuple[list[float], int, int, float, WorkloadSize]
 ) -> None:
     values, missing, unready, target, size = cluster
     reported = report_pods(report, values, missing=missing, unready=unready, size=size, target=target)
     by_pods = oracle(values, missing, unready, target, size.wanted)
-    by_report = decided(report, reported, target, size)
+    by_report = decision_of(report, reported, target, size)
     assert reported.replicas == by_report
     if by_report != by_pods:
-        # Nothing the HPA could be told leads there: the tolerance swallows every number that rounds to it.
-        assert not any(decided(report, ReportedValue(told / 1000, 0, ()), target, size) == by_pods for told in every(
-            report, target, size, by_pods
-        ))  # fmt: skip
-        # Then it is the nearest that can be had, except that the HPA may take the replicas that are there for those
-        # that are wanted or, where there are more than wanted, fall a tenth short of them.
+        # No number leads there: every number that rounds to this size is within the tolerance.
+        numbers = numbers_near(report, target, size, by_pods)
+        sizes = (decision_of(report, ReportedValue(number / 1000, 0, ()), target, size) for number in numbers)
+        assert by_pods not in sizes
+        # Then the size is the closest possible one, with two exceptions: the HPA may take the existing replicas for the
+        # wanted ones, and where more exist than are wanted, it may choose a tenth fewer than exist.
         low, high = sorted((size.wanted, by_pods))
         there = {size.actual, math.ceil(0.9 * size.actual)} if size.actual > size.wanted else {size.actual}
         assert low <= by_report <= high or (report is ReportType.TOTAL and by_report in there)
 
 
-def every(report: ReportType, target: float, size: WorkloadSize, wanted: int) -> list[int]:
-    """Numbers, in thousandths, that might make the HPA want this size: around every bound of its arithmetic."""
+def numbers_near(report: ReportType, target: float, size: WorkloadSize, wanted: int) -> list[int]:
+    """Return numbers in thousandths that might lead to this size: those around each bound of the HPA's arithmetic."""
     whole = milli(target)
     per = whole if report is ReportType.TOTAL else whole / max(size.ready, 1)
     low, high = math.floor((wanted - 1) * per), math.ceil(wanted * per)
     rest = whole * size.actual if report is ReportType.TOTAL else whole
     bounds = (low, high, math.floor(0.9 * rest), math.ceil(1.1 * rest), rest)
-    spread = [low + (high - low) * reconcile // 40 for reconcile in range(41)]
+    spread = [low + (high - low) * step // 40 for step in range(41)]
     return [number for bound in (*bounds, *spread) for number in range(max(0, bound - 2), bound + 3)]
 
 
 @settings(max_examples=300)
 @given(clusters(at_rest=True))
-def test_at_rest_only_a_move_within_a_tenth_is_swallowed_and_then_nothing_moves(
+def test_at_rest_only_a_change_within_a_tenth_is_lost_and_then_the_size_stays(
     cluster: tuple[list[float], int, int, float, WorkloadSize],
 ) -> None:
     values, missing, unready, target, size = cluster
     reported = report_pods(ReportType.TOTAL, values, missing=missing, unready=unready, size=size, target=target)
     by_pods = oracle(values, missing, unready, target, size.wanted)
-    by_report = decided(ReportType.TOTAL, reported, target, size)
+    by_report = decision_of(ReportType.TOTAL, reported, target, size)
     if by_report != by_pods:
         assert within(by_pods / size.wanted)
         assert by_report == size.wanted
@@ -139,29 +139,29 @@ def test_at_rest_only_a_move_within_a_tenth_is_swallowed_and_then_nothing_moves(
 
 @settings(max_examples=300)
 @given(st.sampled_from(ReportType), clusters(at_rest=True), st.data())
-def test_law_1_losing_sight_of_pods_asks_for_no_more_and_shrinks_none_of_them(
+def test_law_1_pods_that_become_missing_never_add_replicas_and_are_never_removed(
     report: ReportType, cluster: tuple[list[float], int, int, float, WorkloadSize], data: st.DataObject
 ) -> None:
     values, missing, unready, target, size = cluster
     assume(values)
-    assume(target >= 1)  # below, what the controller's whole thousandths cut off is worth a pod
+    assume(target >= 1)  # below 1, the thousandths that the controller cuts off are worth a pod
     lost = data.draw(st.integers(1, len(values)))
-    _, full = told(report, values, target, missing=missing, unready=unready)
-    _, partial = told(report, values[lost:], target, missing=missing + lost, unready=unready)
+    _, full = report_and_decide(report, values, target, missing=missing, unready=unready)
+    _, partial = report_and_decide(report, values[lost:], target, missing=missing + lost, unready=unready)
     here = size.wanted
     assert partial <= max(here, full)
     if partial < here:
-        # What was seen asked to shrink, by itself; and each unseen pod was counted as exactly at the target.
+        # The observed pods alone are below the target, and each missing pod counts as exactly at the target.
         assert sum(values[lost:]) < target * len(values[lost:])
         assert partial >= missing + lost
         at_target = [*values[lost:], *[target] * (missing + lost)]
-        assert partial == told(report, at_target, target, unready=unready)[1]
+        assert partial == report_and_decide(report, at_target, target, unready=unready)[1]
     if partial > here:
         assert sum(values[lost:]) > target * len(values[lost:])
 
 
 @given(clusters())
-def test_the_product_runs_the_algorithm_of_the_controller(
+def test_resource_replicas_is_the_algorithm_of_the_controller(
     cluster: tuple[list[float], int, int, float, WorkloadSize],
 ) -> None:
     values, missing, unready, target, size = cluster
@@ -173,7 +173,7 @@ def test_the_product_runs_the_algorithm_of_the_controller(
 
 
 @given(st.sampled_from(ReportType), clusters())
-def test_what_is_handed_out_is_a_number_that_keda_can_carry(
+def test_the_reported_value_is_a_number_that_keda_keeps_exactly(
     report: ReportType, cluster: tuple[list[float], int, int, float, WorkloadSize]
 ) -> None:
     values, missing, unready, target, size = cluster
@@ -191,7 +191,7 @@ def test_what_is_handed_out_is_a_number_that_keda_can_carry(
     st.integers(0, 100_000),
     st.integers(0, 3),
 )
-def test_any_number_that_a_trigger_or_a_driver_may_come_up_with_is_carried(
+def test_any_number_of_a_trigger_or_a_driver_can_be_reported(
     report: ReportType, target: float, some: list[float], times: int, missing: int, unready: int, surge: int
 ) -> None:
     values = some * times
@@ -199,14 +199,14 @@ def test_any_number_that_a_trigger_or_a_driver_may_come_up_with_is_carried(
     size = WorkloadSize(count, count + surge, len(values) + missing)
     reported = report_pods(report, values, missing=missing, unready=unready, size=size, target=target)
     assert 0 <= milli(reported.value) <= LARGEST_MILLI
-    assert reported.replicas == min(decided(report, reported, target, size), 2**31 - 1)
+    assert reported.replicas == min(decision_of(report, reported, target, size), 2**31 - 1)
     aggregated = report_devices(report, "max", values or [0.0], missing=surge, size=size, target=target)
     assert 0 <= milli(aggregated.value) <= LARGEST_MILLI
-    assert aggregated.replicas == min(decided(report, aggregated, target, size), 2**31 - 1)
+    assert aggregated.replicas == min(decision_of(report, aggregated, target, size), 2**31 - 1)
 
 
 @pytest.mark.parametrize("report", ReportType)
-def test_numbers_beyond_reason_end_nothing(report: ReportType) -> None:
+def test_very_large_and_very_small_numbers_stay_within_bounds(report: ReportType) -> None:
     size = WorkloadSize(100_000, 100_000, 100_000)
     huge = report_pods(report, [1e12] * 1000, missing=99_000, unready=0, size=size, target=1e12)
     many = report_pods(
@@ -226,27 +226,27 @@ def test_numbers_beyond_reason_end_nothing(report: ReportType) -> None:
         (1e12, 5000, 333333333333.333),
     ],
 )
-def test_numbers_that_lose_thousandths_on_their_way_lead_where_they_should(
+def test_numbers_that_lose_thousandths_in_floating_point_lead_to_the_right_size(
     value: float, count: int, target: float
 ) -> None:
-    reported, made = told(ReportType.TOTAL, [value] * count, target)
+    reported, made = report_and_decide(ReportType.TOTAL, [value] * count, target)
     assert made == reported.replicas == oracle([value] * count, 0, 0, target, count)
 
 
 @pytest.mark.parametrize("report", ReportType)
-def test_below_zero_is_nothing(report: ReportType) -> None:
-    """A temperature may be; what KEDA is handed may not."""
-    reported, made = told(report, [-500.0] * 3, 80.0)
+def test_a_negative_value_is_reported_as_zero(report: ReportType) -> None:
+    """A temperature may be negative; a reported value may not."""
+    reported, made = report_and_decide(report, [-500.0] * 3, 80.0)
     assert (reported.value, made) == (0.0, 0)
-    assert report_devices(report, "max", [-5.0], missing=0, size=fixed(3), target=80.0).value == 0.0
+    assert report_devices(report, "max", [-5.0], missing=0, size=at_rest_size(3), target=80.0).value == 0.0
 
 
-def test_a_load_that_three_decimals_cannot_express_is_told_as_near_as_they_can() -> None:
-    """Thirty times the target of 0.058 is 1.74, and a pod in a hundred is on a silent node."""
+def test_a_load_that_three_decimals_cannot_express_is_reported_as_closely_as_possible() -> None:
+    """The values are thirty times the target of 0.058, and most pods have no value."""
     values, size = [1.74] * 300, WorkloadSize(4958, 4958, 4955)
     by_pods = oracle(values, 4655, 3, 0.058, 4958)
     assert by_pods == 8976
-    reported, made = told(ReportType.AVERAGE, values, 0.058, missing=4655, unready=3, size=size)
+    reported, made = report_and_decide(ReportType.AVERAGE, values, 0.058, missing=4655, unready=3, size=size)
     assert (made, reported.value) == (8971, 0.105)
 
 
@@ -257,49 +257,49 @@ def test_a_load_that_three_decimals_cannot_express_is_told_as_near_as_they_can()
 @pytest.mark.parametrize(
     ("values", "missing", "unready", "replicas"),
     [
-        pytest.param([92] * 3, 0, 0, 4, id="three at 92 % ask for four"),
-        pytest.param([0] * 8, 0, 0, 0, id="eight idle ones ask for none, of which the HPA makes its minimum"),
-        pytest.param([80] * 3, 0, 1, 4, id="three at the target and one loading stay four"),
-        pytest.param([100], 0, 1, 2, id="one above and one loading: no doubling"),
-        pytest.param([200] * 2, 0, 1, 5, id="far above: it grows over the one that is loading"),
-        pytest.param([0] * 3, 0, 1, 0, id="idle: the one that is loading holds nobody"),
-        pytest.param([0] * 6, 2, 0, 2, id="idle but for two that nobody sees: these stay"),
-        pytest.param([95] * 6, 2, 0, 8, id="above, were it not for two that nobody sees: no move"),
-        pytest.param([300] * 6, 2, 0, 23, id="far above: it grows by what was seen"),
-        pytest.param([80] * 6, 2, 0, 8, id="at the target: no move, whoever is missing"),
-        pytest.param([], 0, 4, 4, id="all of them loading: no move"),
-        pytest.param([], 4, 0, 4, id="none of them seen: no move"),
+        pytest.param([92] * 3, 0, 0, 4, id="three at 92 % need four"),
+        pytest.param([0] * 8, 0, 0, 0, id="eight idle pods need none; the HPA then takes its minimum"),
+        pytest.param([80] * 3, 0, 1, 4, id="three at the target and one starting: four"),
+        pytest.param([100], 0, 1, 2, id="one above and one starting: no scale-up"),
+        pytest.param([200] * 2, 0, 1, 5, id="far above: scale-up in spite of one that is starting"),
+        pytest.param([0] * 3, 0, 1, 0, id="idle: a starting pod keeps no replica"),
+        pytest.param([0] * 6, 2, 0, 2, id="idle, and two without a value: two stay"),
+        pytest.param([95] * 6, 2, 0, 8, id="above, and two without a value: the size stays"),
+        pytest.param([300] * 6, 2, 0, 23, id="far above, and two without a value: scale-up"),
+        pytest.param([80] * 6, 2, 0, 8, id="at the target, and two without a value: the size stays"),
+        pytest.param([], 0, 4, 4, id="all pods are starting: the size stays"),
+        pytest.param([], 4, 0, 4, id="no pod has a value: the size stays"),
     ],
 )
 def test_examples(report: ReportType, values: list[float], missing: int, unready: int, replicas: int) -> None:
-    reported, made = told(report, values, 80.0, missing=missing, unready=unready)
+    reported, made = report_and_decide(report, values, 80.0, missing=missing, unready=unready)
     assert made == replicas
     assert reported.replicas == replicas
 
 
-def test_the_plain_total_and_mean_are_handed_out_wherever_they_do() -> None:
-    assert told(ReportType.TOTAL, [92.0, 40.0], 80.0)[0].value == 132.0
-    assert told(ReportType.AVERAGE, [92.0, 40.0], 80.0)[0].value == 66.0
-    assert told(ReportType.AVERAGE, [100.0, 100.0, 0.0], 80.0)[0].value == 66.667
-    assert told(ReportType.TOTAL, [300.0] * 3, 80.0)[0].value == 900.0
+def test_the_plain_total_and_mean_are_reported_wherever_they_lead_to_the_right_size() -> None:
+    assert report_and_decide(ReportType.TOTAL, [92.0, 40.0], 80.0)[0].value == 132.0
+    assert report_and_decide(ReportType.AVERAGE, [92.0, 40.0], 80.0)[0].value == 66.0
+    assert report_and_decide(ReportType.AVERAGE, [100.0, 100.0, 0.0], 80.0)[0].value == 66.667
+    assert report_and_decide(ReportType.TOTAL, [300.0] * 3, 80.0)[0].value == 900.0
 
 
-def test_a_rollout_with_surge_does_not_make_the_workload_larger() -> None:
-    """Told "at the target", the HPA would want as many replicas as there are, the surge among them."""
+def test_a_rollout_with_surge_does_not_scale_up() -> None:
+    """With a value at the target, the HPA would want as many replicas as exist, the surge included."""
     surge = WorkloadSize(wanted=4, actual=5, ready=4)
     assert external_average_value(milli(80.0 * 5), milli(80.0), surge.actual) == 5
-    reported, made = told(ReportType.TOTAL, [80.0] * 4, 80.0, unready=1, size=surge)
+    reported, made = report_and_decide(ReportType.TOTAL, [80.0] * 4, 80.0, unready=1, size=surge)
     assert made == 4
     assert reported.value == 320.0
-    assert told(ReportType.TOTAL, [75.0] * 4, 80.0, unready=1, size=surge)[1] == 4
-    assert told(ReportType.TOTAL, [85.0] * 4, 80.0, unready=1, size=surge)[1] == 4
+    assert report_and_decide(ReportType.TOTAL, [75.0] * 4, 80.0, unready=1, size=surge)[1] == 4
+    assert report_and_decide(ReportType.TOTAL, [85.0] * 4, 80.0, unready=1, size=surge)[1] == 4
 
 
 def rolled_out(report: ReportType, replicas: int, surge: int, load: float, *, by_devices: bool) -> list[int]:
-    """The sizes wanted, look by look for half an hour, while a rollout's new pods load and the old ones carry on."""
+    """Return the wanted sizes over half an hour, while the new pods of a rollout start and the old ones run."""
     state, wanted, sizes = ControllerState(), replicas, []
     value_type = ValueType.AVERAGE_VALUE if report is ReportType.TOTAL else ValueType.VALUE
-    for look in range(120):
+    for step in range(120):
         size = WorkloadSize(wanted, wanted + surge, min(replicas, wanted))
         values = [80.0 * load * replicas / size.ready] * size.ready
         if by_devices:
@@ -307,11 +307,11 @@ def rolled_out(report: ReportType, replicas: int, surge: int, load: float, *, by
         else:
             unready = size.actual - size.ready
             reported = report_pods(report, values, missing=0, unready=unready, size=size, target=80.0)
-        now_has = size.actual if report is ReportType.TOTAL else size.wanted
-        told_hpa = desired_replicas(
-            value_type, milli(reported.value), milli(80.0), replicas=now_has, ready_pods=size.ready
+        replicas_of_hpa = size.actual if report is ReportType.TOTAL else size.wanted
+        recommendation = desired_replicas(
+            value_type, milli(reported.value), milli(80.0), replicas=replicas_of_hpa, ready_pods=size.ready
         )
-        state, decision = reconcile(state, look * 15.0, wanted, told_hpa, max_replicas=1000)
+        state, decision = reconcile(state, step * 15.0, wanted, recommendation, max_replicas=1000)
         wanted = decision.replicas
         sizes.append(wanted)
     return sizes
@@ -324,18 +324,18 @@ def rolled_out(report: ReportType, replicas: int, surge: int, load: float, *, by
     ("replicas", "surge"),
     [
         pytest.param(4, 1, id="four and one more"),
-        pytest.param(18, 1, id="the most that can be held with one more"),
-        pytest.param(19, 1, id="from nineteen on the HPA's tolerance takes one more for as many as were wanted"),
+        pytest.param(18, 1, id="eighteen and one more: the largest size that can be kept"),
+        pytest.param(19, 1, id="nineteen and one more: within the tolerance of the wanted size"),
         pytest.param(40, 1, id="forty and one more"),
         pytest.param(40, 10, id="forty and a quarter more"),
         pytest.param(100, 10, id="a hundred and a tenth more"),
         pytest.param(200, 2, id="two hundred and two more"),
     ],
 )
-def test_a_slow_rollout_does_not_grow_by_itself(
+def test_a_slow_rollout_does_not_scale_up_again_and_again(
     report: ReportType, replicas: int, surge: int, load: float, by_devices: bool
 ) -> None:
-    """Growing by the surge, and by the surge of that, twenty replicas would be eighty in a quarter of an hour."""
+    """Otherwise the surge would be added at each step, and 20 replicas would be 80 after a quarter of an hour."""
     sizes = rolled_out(report, replicas, surge, load, by_devices=by_devices)
     assert max(sizes) <= math.ceil(replicas * load / 0.9) + surge
     assert min(sizes) >= math.floor(replicas * 0.9)
@@ -343,16 +343,16 @@ def test_a_slow_rollout_does_not_grow_by_itself(
         assert set(sizes) == {replicas}
 
 
-def test_a_large_workload_whose_pods_all_start_grows_at_no_look() -> None:
-    reported, made = told(ReportType.TOTAL, [], 80.0, unready=41, size=WorkloadSize(40, 41, 0))
+def test_a_large_workload_whose_pods_are_all_starting_does_not_scale_up() -> None:
+    reported, made = report_and_decide(ReportType.TOTAL, [], 80.0, unready=41, size=WorkloadSize(40, 41, 0))
     assert made == 37
     assert reported.steps == (
-        "no ready pod has a value (0 ready with a value, 0 without, 41 not ready): nothing should move",
-        "no number leads the HPA from 40 replicas (41 there) to 40: 2952 leads nearest, to 37",
+        "no ready pod has a value (0 ready with a value, 0 without, 41 not ready): the size should stay",
+        "no number leads the HPA from 40 replicas (41 exist) to 40: 2952 leads closest, to 37",
     )
 
 
-def test_a_sum_of_devices_backs_a_surge_as_far_as_it_goes() -> None:
+def test_a_sum_of_devices_supports_a_surge_as_far_as_the_load_requires_it() -> None:
     for total, made in ((3000.0, 41), (2900.0, 37)):
         reported = report_devices(
             ReportType.TOTAL, "sum", [total], missing=0, size=WorkloadSize(40, 41, 40), target=80.0
@@ -360,36 +360,72 @@ def test_a_sum_of_devices_backs_a_surge_as_far_as_it_goes() -> None:
         assert reported.replicas == made
 
 
-def test_replicas_that_cannot_be_created_are_not_wanted_for_long_and_no_others_with_them() -> None:
-    assert told(ReportType.TOTAL, [80.0] * 20, 80.0, size=WorkloadSize(22, 20, 20))[1] == 20
+def test_replicas_that_cannot_be_created_stop_being_wanted() -> None:
+    assert report_and_decide(ReportType.TOTAL, [80.0] * 20, 80.0, size=WorkloadSize(22, 20, 20))[1] == 20
 
 
-def test_more_pods_than_the_target_says_it_has_do_not_turn_a_shrinking_workload_round() -> None:
-    """39 is what 44 pods at 88 % of the target ask for, and of 42 replicas the HPA makes 42 or 38."""
-    assert told(ReportType.TOTAL, [70.4] * 44, 80.0, size=WorkloadSize(40, 42, 44))[1] == 38
+def test_more_ready_pods_than_replicas_do_not_reverse_a_scale_down() -> None:
+    """44 pods at 88 % of the target need 39, and with 42 replicas the HPA chooses 42 or 38."""
+    assert report_and_decide(ReportType.TOTAL, [70.4] * 44, 80.0, size=WorkloadSize(40, 42, 44))[1] == 38
 
 
-def test_pods_that_nobody_sees_are_load_that_backs_a_surge() -> None:
-    assert told(ReportType.TOTAL, [80.0] * 30, 80.0, missing=10, unready=1, size=WorkloadSize(40, 41, 40))[1] == 41
-    assert told(ReportType.TOTAL, [80.0] * 30, 80.0, unready=11, size=WorkloadSize(40, 41, 30))[1] == 37
+@pytest.mark.parametrize(
+    ("values", "unready", "size", "steps"),
+    [
+        pytest.param(
+            [70.4] * 44,
+            0,
+            WorkloadSize(wanted=40, actual=42, ready=44),
+            (
+                "total of 44 pods: 3097.6",
+                "no number leads the HPA from 40 replicas (42 exist) to 39: 3024 leads closest, to 38",
+            ),
+            id="after the plain total",
+        ),
+        pytest.param(
+            [],
+            41,
+            WorkloadSize(wanted=40, actual=41, ready=0),
+            (
+                "no ready pod has a value (0 ready with a value, 0 without, 41 not ready): the size should stay",
+                "no number leads the HPA from 40 replicas (41 exist) to 40: 2952 leads closest, to 37",
+            ),
+            id="after the reason why the size should stay",
+        ),
+    ],
+)
+def test_the_steps_say_that_no_number_leads_to_the_size_and_which_comes_closest(
+    values: list[float], unready: int, size: WorkloadSize, steps: tuple[str, ...]
+) -> None:
+    reported, decided = report_and_decide(ReportType.TOTAL, values, 80.0, unready=unready, size=size)
+    assert reported.steps == steps
+    assert steps[-1].endswith(f"to {decided}")
 
 
-def test_the_steps_say_which_rule_it_was() -> None:
-    assert told(ReportType.TOTAL, [92.0, 40.0], 80.0)[0].steps == ("total of 2 pods: 132",)
-    assert told(ReportType.TOTAL, [80.0] * 3, 80.0, unready=1)[0].steps == (
+def test_pods_without_a_value_count_as_load_that_supports_a_surge() -> None:
+    assert (
+        report_and_decide(ReportType.TOTAL, [80.0] * 30, 80.0, missing=10, unready=1, size=WorkloadSize(40, 41, 40))[1]
+        == 41
+    )
+    assert report_and_decide(ReportType.TOTAL, [80.0] * 30, 80.0, unready=11, size=WorkloadSize(40, 41, 30))[1] == 37
+
+
+def test_the_steps_name_the_rule() -> None:
+    assert report_and_decide(ReportType.TOTAL, [92.0, 40.0], 80.0)[0].steps == ("total of 2 pods: 132",)
+    assert report_and_decide(ReportType.TOTAL, [80.0] * 3, 80.0, unready=1)[0].steps == (
         "total of 3 pods: 240",
         "the resource-metric rules of the pods (3 ready with a value, 0 without, 1 not ready) lead to 4 replicas, and "
         "so does 320",
     )
-    assert told(ReportType.AVERAGE, [], 80.0, unready=2)[0].steps == (
-        "no ready pod has a value (0 ready with a value, 0 without, 2 not ready): nothing moves; 80 holds 2 replicas",
+    assert report_and_decide(ReportType.AVERAGE, [], 80.0, unready=2)[0].steps == (
+        "no ready pod has a value (0 ready with a value, 0 without, 2 not ready): the size stays; 80 keeps 2 replicas",
     )
-    # From 20 to 21 is a twentieth.
-    swallowed = told(ReportType.TOTAL, [93.0] * 18, 80.0, missing=0, unready=2)[0]
-    assert swallowed.replicas == 20
+    # The change from 20 to 21 is within the tolerance.
+    within_tolerance = report_and_decide(ReportType.TOTAL, [93.0] * 18, 80.0, missing=0, unready=2)[0]
+    assert within_tolerance.replicas == 20
 
 
-# ---- devices that no pods stand behind ----
+# ---- devices without regard to pods ----
 
 
 @pytest.mark.parametrize(
@@ -398,17 +434,28 @@ def test_the_steps_say_which_rule_it_was() -> None:
         pytest.param(ReportType.AVERAGE, "max", [10, 92], 0, 92.0, id="the aggregate itself"),
         pytest.param(ReportType.TOTAL, "max", [10, 92], 0, 276.0, id="times the replicas"),
         pytest.param(ReportType.TOTAL, "sum", [10, 92], 0, 102.0, id="a sum is a total already"),
-        pytest.param(ReportType.AVERAGE, "sum", [10, 92], 0, 102.0, id="a sum as it is"),
-        pytest.param(ReportType.AVERAGE, "avg", [10, 20], 1, 110 / 3, id="shrinking: at the target"),
-        pytest.param(ReportType.AVERAGE, "avg", [200, 100], 1, 100.0, id="growing: idle"),
-        pytest.param(ReportType.AVERAGE, "avg", [90, 90], 1, 80.0, id="growing, and turned round: no move"),
-        pytest.param(ReportType.TOTAL, "avg", [90, 90], 1, 240.0, id="no move of three replicas"),
-        pytest.param(ReportType.TOTAL, "sum", [10, 20], 1, 240.0, id="a sum that would shrink: no move"),
-        pytest.param(ReportType.TOTAL, "sum", [200, 200], 1, 400.0, id="a sum that grows by what was seen"),
+        pytest.param(ReportType.AVERAGE, "sum", [10, 92], 0, 102.0, id="a sum unchanged"),
         pytest.param(
-            ReportType.AVERAGE, "sum", [50, 40], 1, 90.0, id="a sum under Value is held against the target itself"
+            ReportType.AVERAGE, "avg", [10, 20], 1, 110 / 3, id="below the target: a missing device is at the target"
         ),
-        pytest.param(ReportType.AVERAGE, "p95", [10, 20], 1, 80.0, id="the 95th percentile may be the unseen one"),
+        pytest.param(ReportType.AVERAGE, "avg", [200, 100], 1, 100.0, id="above the target: a missing device is idle"),
+        pytest.param(
+            ReportType.AVERAGE,
+            "avg",
+            [90, 90],
+            1,
+            80.0,
+            id="above the target, and below it with the missing device: the size stays",
+        ),
+        pytest.param(ReportType.TOTAL, "avg", [90, 90], 1, 240.0, id="the total that keeps three replicas"),
+        pytest.param(ReportType.TOTAL, "sum", [10, 20], 1, 240.0, id="a sum below the target: the size stays"),
+        pytest.param(
+            ReportType.TOTAL, "sum", [200, 200], 1, 400.0, id="a sum above the target without the missing device"
+        ),
+        pytest.param(
+            ReportType.AVERAGE, "sum", [50, 40], 1, 90.0, id="a sum under Value is compared with the target itself"
+        ),
+        pytest.param(ReportType.AVERAGE, "p95", [10, 20], 1, 80.0, id="the 95th percentile may be the missing device"),
     ],
 )
 def test_devices(report: ReportType, aggregation: str, known: list[float], missing: int, value: float) -> None:
@@ -424,17 +471,17 @@ def test_devices(report: ReportType, aggregation: str, known: list[float], missi
     st.lists(st.integers(0, 200), min_size=1, max_size=8),
     st.integers(1, 12),
 )
-def test_law_1_losing_sight_of_devices_asks_for_no_more_than_full_sight(
-    report: ReportType, aggregation: str, seen: list[float], lost: list[float], replicas: int
+def test_law_1_devices_that_become_missing_never_add_replicas(
+    report: ReportType, aggregation: str, observed: list[float], lost: list[float], replicas: int
 ) -> None:
     size = WorkloadSize(replicas, replicas, replicas)
-    full = report_devices(report, aggregation, [*seen, *lost], missing=0, size=size, target=80.0)
-    partial = report_devices(report, aggregation, seen, missing=len(lost), size=size, target=80.0)
+    full = report_devices(report, aggregation, [*observed, *lost], missing=0, size=size, target=80.0)
+    partial = report_devices(report, aggregation, observed, missing=len(lost), size=size, target=80.0)
     assert full.replicas is not None
     assert partial.replicas is not None
     assert partial.replicas <= max(replicas, full.replicas)
     if partial.replicas < replicas:
-        alone = report_devices(report, aggregation, seen, missing=0, size=size, target=80.0)
+        alone = report_devices(report, aggregation, observed, missing=0, size=size, target=80.0)
         assert alone.replicas is not None
         assert alone.replicas < replicas
 
@@ -445,13 +492,13 @@ def test_law_1_losing_sight_of_devices_asks_for_no_more_than_full_sight(
     st.integers(0, 12),
     st.integers(0, 12),
 )
-def test_the_average_of_devices_turns_no_direction_whoever_is_ready(
+def test_the_average_of_devices_never_reverses_the_direction(
     aggregation: str, known: list[float], ready: int, surge: int
 ) -> None:
-    """The HPA multiplies a Value by its ready pods, and so shrinks at 120 % while half of them are loading."""
+    """The HPA multiplies a Value by its ready pods, so at 120 % it would scale down while half of them are starting."""
     size = WorkloadSize(8, 8 + surge, ready)
     reported = report_devices(ReportType.AVERAGE, aggregation, known, missing=0, size=size, target=80.0)
-    made = decided(ReportType.AVERAGE, reported, 80.0, size)
+    made = decision_of(ReportType.AVERAGE, reported, 80.0, size)
     value = AGGREGATIONS[aggregation](known)
     assert made == reported.replicas
     assert made >= 8 if value >= 80 else made <= 8
@@ -464,7 +511,7 @@ def test_the_average_of_devices_turns_no_direction_whoever_is_ready(
     st.integers(0, 4),
     st.data(),
 )
-def test_a_busier_device_never_asks_for_less(
+def test_a_busier_device_never_leads_to_fewer_replicas(
     report: ReportType, aggregation: str, known: list[float], missing: int, data: st.DataObject
 ) -> None:
     busier = [value + data.draw(st.integers(0, 50)) for value in known]
@@ -477,28 +524,31 @@ def test_a_busier_device_never_asks_for_less(
 
 
 def test_a_large_fleet_of_large_numbers_keeps_its_size() -> None:
-    """A thousand replicas with 100 GB each, in bytes, and wanted so."""
+    """A thousand replicas are at a target of 100 GB, in bytes."""
     size = WorkloadSize(1000, 1000, 1000)
     assert report_devices(ReportType.TOTAL, "max", [1e11], missing=0, size=size, target=1e11).replicas == 1000
 
 
 @pytest.mark.parametrize(
     ("aggregation", "missing"),
-    [pytest.param("max", 0, id="an aggregate of one replica"), pytest.param("sum", 1, id="a sum with a gap")],
+    [
+        pytest.param("max", 0, id="an aggregate of one replica"),
+        pytest.param("sum", 1, id="a sum with a missing device"),
+    ],
 )
-def test_no_total_is_told_without_the_number_of_replicas(aggregation: str, missing: int) -> None:
+def test_no_total_is_reported_without_the_number_of_replicas(aggregation: str, missing: int) -> None:
     with pytest.raises(ValueError, match=r"^report: Invalid value: total: the workload's replicas are not known"):
         report_devices(ReportType.TOTAL, aggregation, [92.0], missing=missing, size=None, target=80.0)
 
 
-def test_without_the_number_of_replicas_a_sum_is_a_total_and_an_average_fills_its_gaps() -> None:
+def test_without_the_number_of_replicas_a_sum_is_a_total_and_an_average_counts_missing_devices() -> None:
     assert report_devices(ReportType.TOTAL, "sum", [92.0, 10.0], missing=0, size=None, target=80.0).value == 102.0
     filled = report_devices(ReportType.AVERAGE, "avg", [200.0, 100.0], missing=1, size=None, target=80.0)
     assert (filled.value, filled.replicas) == (100.0, None)
 
 
 @pytest.mark.parametrize(("report", "value"), [(ReportType.AVERAGE, 20.0), (ReportType.TOTAL, 0.0)])
-def test_while_it_sleeps_the_devices_are_told_as_they_are(report: ReportType, value: float) -> None:
+def test_while_scaled_to_zero_the_devices_are_reported_unchanged(report: ReportType, value: float) -> None:
     assert report_devices(report, "avg", [20.0], missing=0, size=WorkloadSize(0, 0, 0), target=80.0).value == value
 
 
@@ -506,7 +556,8 @@ def test_while_it_sleeps_the_devices_are_told_as_they_are(report: ReportType, va
 
 
 @given(st.floats(MIN_TARGET, MAX_NUMBER), st.integers(0, 5000))
-def test_jobs_are_never_more_than_was_found_and_hardly_ever_fewer(target: float, jobs: int) -> None:
-    told = for_jobs(ReportedValue(1.0, jobs, ()), round(target, 3))
-    made = math.ceil(round(told.value, 3) / round(target, 3))
+@example(28013035103.277794, 157)
+def test_jobs_are_never_more_than_the_size_and_rarely_one_fewer(target: float, jobs: int) -> None:
+    reported = for_jobs(ReportedValue(1.0, jobs, ()), round(target, 3))
+    made = math.ceil(round(reported.value, 3) / round(target, 3))
     assert made == jobs or (round(target, 3) < 0.01 and made == jobs - 1)

@@ -9,9 +9,9 @@ from tests.fakes import blind, fleet_of, sample, snapshots
     ("window", "expected"),
     [
         pytest.param(0, [4], id="0 is the newest alone"),
-        pytest.param(1, [4], id="a window as long as the interval holds one"),
-        pytest.param(2.5, [4, 3, 2], id="a window holds what was taken less than its length before the newest"),
-        pytest.param(300, [4, 3, 2, 1, 0], id="a window longer than the history holds all of it"),
+        pytest.param(1, [4], id="a window as long as the interval has one"),
+        pytest.param(2.5, [4, 3, 2], id="a window has the snapshots less than its length before the newest"),
+        pytest.param(300, [4, 3, 2, 1, 0], id="a window longer than the history has all of it"),
     ],
 )
 def test_a_window_ends_at_the_newest_snapshot(window: float, expected: list[int]) -> None:
@@ -35,16 +35,18 @@ def test_age_is_measured_by_the_receiver_and_is_never_negative() -> None:
             "no fresh sample: node gpu-7 last answered 11 s ago (limit 10 s)",
             id="older is stale",
         ),
-        pytest.param(Fleet(None, 10.0), 0.0, "no sample yet", id="nothing came yet"),
-        pytest.param(Fleet(None, 10.0, failure="no driver"), 0.0, "no sample yet: no driver", id="nothing can come"),
+        pytest.param(Fleet(None, 10.0), 0.0, "no sample yet", id="no snapshot yet"),
+        pytest.param(
+            Fleet(None, 10.0, failure="no driver"), 0.0, "no sample yet: no driver", id="no snapshot, and the reason"
+        ),
         pytest.param(Fleet(None, 10.0, deviceless=True), 0.0, None, id="no device by design"),
         pytest.param(
             fleet_of([blind(0), blind(1)]),
             1000.0,
-            "node gpu-7: not one device gives a reading",
-            id="fresh, but blind in every device",
+            "node gpu-7: no device has a reading",
+            id="fresh, but no device has a reading",
         ),
-        pytest.param(fleet_of([blind(0), sample(1)]), 1000.0, None, id="one device that gives readings is enough"),
+        pytest.param(fleet_of([blind(0), sample(1)]), 1000.0, None, id="one device with a reading is enough"),
     ],
 )
 def test_ready_means_fresh_readings_or_no_device_by_design(fleet: Fleet, now: float, why: str | None) -> None:

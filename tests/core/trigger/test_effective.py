@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a trigger means after profile and defaults, and where each setting is from."""
+"""Tests of the effective settings and their origins."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from keda_gpu_scaler.core.trigger.effective import effective_settings
-from keda_gpu_scaler.core.trigger.metrics import PROFILES
 from keda_gpu_scaler.core.trigger.parser import PARAMETERS, Scope, parse_trigger
+from keda_gpu_scaler.core.trigger.profiles import PROFILES
 
 KEYS = {parameter.key for parameter in PARAMETERS}
 
 
-def meant(**metadata: str) -> dict[str, tuple[str, str]]:
+def settings_of(**metadata: str) -> dict[str, tuple[str, str]]:
     found = effective_settings(parse_trigger(metadata), metadata, Scope.WORKLOAD)
     assert len({one.key for one in found}) == len(found)
     return {one.key: (one.value, one.origin) for one in found}
@@ -52,8 +52,8 @@ def meant(**metadata: str) -> dict[str, tuple[str, str]]:
         ({"demandEndpoint": "http://x/metrics", "demandMetric": "requests"}, "demandHoldSeconds", "60", "default"),
     ],
 )  # fmt: skip
-def test_a_setting_is_told_with_its_origin(metadata: dict[str, str], key: str, value: str, origin: str) -> None:
-    assert meant(**metadata)[key] == (value, origin)
+def test_a_setting_is_listed_with_its_origin(metadata: dict[str, str], key: str, value: str, origin: str) -> None:
+    assert settings_of(**metadata)[key] == (value, origin)
 
 
 @pytest.mark.parametrize(
@@ -68,14 +68,16 @@ def test_a_setting_is_told_with_its_origin(metadata: dict[str, str], key: str, v
         ({"metricType": "saturation"}, "quantile"),
     ],
 )
-def test_what_has_no_say_is_not_told(metadata: dict[str, str], key: str) -> None:
-    assert key not in meant(**metadata)
+def test_a_key_without_effect_is_not_listed(metadata: dict[str, str], key: str) -> None:
+    assert key not in settings_of(**metadata)
 
 
 @given(st.sampled_from(sorted(PROFILES)), st.booleans())
-def test_every_key_told_is_a_parameter_and_what_is_given_is_told_as_given(profile: str, is_widened: bool) -> None:
-    metadata = {"profile": profile, "windowSeconds": "30", **({"activationThreshold": "1"} if is_widened else {})}
-    found = meant(**metadata)
+def test_every_listed_key_is_a_parameter_and_given_keys_have_the_origin_given(
+    profile: str, has_threshold: bool
+) -> None:
+    metadata = {"profile": profile, "windowSeconds": "30", **({"activationThreshold": "1"} if has_threshold else {})}
+    found = settings_of(**metadata)
     assert found.keys() <= KEYS
     assert all(found[key][1] == "given" for key in metadata)
 

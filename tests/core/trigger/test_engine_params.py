@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Tests of the trigger parameters about engines and demand."""
+
 import pytest
 
 from keda_gpu_scaler.core.selectors import SeriesSelector, parse_series
+from keda_gpu_scaler.core.trigger.demand_presets import DEMANDS
 from keda_gpu_scaler.core.trigger.engine_params import DemandQuery, EngineQuery
-from keda_gpu_scaler.core.trigger.metrics import DEMANDS, ENGINE_METRICS, ENGINES
+from keda_gpu_scaler.core.trigger.engines import ENGINES
+from keda_gpu_scaler.core.trigger.metrics import ENGINE_METRICS
 from keda_gpu_scaler.core.trigger.parser import Scope, Trigger, TriggerError, parse_trigger
 
 EPP = "http://epp.ai:9090/metrics"
@@ -20,7 +24,7 @@ def engine(trigger: Trigger) -> EngineQuery:
     return trigger.engine
 
 
-def test_a_devices_metric_asks_no_engine() -> None:
+def test_a_device_metric_queries_no_engine() -> None:
     trigger = parse_trigger({})
     assert (trigger.engine, trigger.demand, trigger.is_scraped) == (None, None, False)
 
@@ -36,19 +40,19 @@ def test_a_devices_metric_asks_no_engine() -> None:
         pytest.param(
             {"profile": "triton-request-rate"}, "triton_request_rate", 50, 1, "triton", id="triton-request-rate"
         ),
-        pytest.param({"metricType": "queue_depth"}, "queue_depth", 5, 0, "auto", id="a metric has a target of its own"),
-        pytest.param({"metricType": "kv_cache_usage"}, "kv_cache_usage", 80, 0, "auto", id="the cache is in per cent"),
+        pytest.param({"metricType": "queue_depth"}, "queue_depth", 5, 0, "auto", id="a metric with a default target"),
+        pytest.param(
+            {"metricType": "kv_cache_usage"}, "kv_cache_usage", 80, 0, "auto", id="the KV cache is in per cent"
+        ),
         pytest.param(
             {"profile": "vllm-inference", "metricType": "saturation"},
             "saturation",
             100,
             5,
             "auto",
-            id="a profile's target for another metric is none for this one",
+            id="a profile's target does not apply to another metric",
         ),
-        pytest.param(
-            {"profile": "llm", "engine": "sglang"}, "saturation", 100, 0, "sglang", id="an engine that is named"
-        ),
+        pytest.param({"profile": "llm", "engine": "sglang"}, "saturation", 100, 0, "sglang", id="a named engine"),
     ],
 )
 def test_metric_target_and_engine_follow_from_the_keys(
@@ -83,7 +87,7 @@ def test_every_key_about_engines_is_read() -> None:
 @pytest.mark.parametrize(
     ("key", "about"), [("vllmEndpoint", "vllm"), ("tritonEndpoint", "triton"), ("engineEndpoint", "auto")]
 )
-def test_a_url_is_scraped_as_it_stands(key: str, about: str) -> None:
+def test_an_endpoint_key_sets_url_engine_and_scope(key: str, about: str) -> None:
     trigger = parse_trigger({"metricType": "queue_depth", key: "http://vllm-svc:8000/metrics"})
     assert engine(trigger).url == "http://vllm-svc:8000/metrics"
     assert engine(trigger).engine == about
@@ -101,14 +105,14 @@ def test_any_series_of_an_engine_can_be_the_metric() -> None:
     [
         pytest.param(
             {"metricType": "token_rate"},
-            "metadata.targetValue: Required value: token_rate has no default: say how much of it one replica should "
+            "metadata.targetValue: Required value: token_rate has no default: set how much of it one replica should "
             "have",
-            id="a metric whose target only its user knows",
+            id="a metric without a default target",
         ),
         pytest.param(
             {"metricType": "engine", "targetValue": "1"},
-            'metadata.engineMetric: Required value: say which series: name{label="value"}',
-            id="which series",
+            'metadata.engineMetric: Required value: name the series: name{label="value"}',
+            id="no series",
         ),
         pytest.param(
             {"engineMetric": '{model="a"}', "targetValue": "1"},
@@ -119,7 +123,7 @@ def test_any_series_of_an_engine_can_be_the_metric() -> None:
         pytest.param(
             {"engineMetric": 'queue{model=~"a.*"}', "targetValue": "1"},
             'metadata.engineMetric: Invalid value: "queue{model=~\\"a.*\\"}": must look like '
-            'name{label="value",other!="value"}; patterns (=~, !~) are not read',
+            'name{label="value",other!="value"}; patterns (=~, !~) are not supported',
             id="a pattern",
         ),
         pytest.param(
@@ -131,22 +135,22 @@ def test_any_series_of_an_engine_can_be_the_metric() -> None:
         pytest.param(
             {"profile": "llm", "engine": "vLMM"},
             f'metadata.engine: Unsupported value: "vLMM": supported values: auto, {", ".join(ENGINES)}',
-            id="an engine nobody knows",
+            id="an unknown engine",
         ),
         pytest.param(
             {"profile": "vllm-queue-depth", "engine": "sglang"},
-            'metadata.engine: Invalid value: "sglang": what is asked is about vllm; leave engine out',
-            id="another engine than the metric's",
+            'metadata.engine: Invalid value: "sglang": the other keys select vllm; remove engine',
+            id="an engine that differs from the metric's",
         ),
         pytest.param(
             {"profile": "llm", "enginePort": "http"},
             'metadata.enginePort: Invalid value: "http": must be a whole number from 1 to 65535',
-            id="a port's name",
+            id="the name of a port",
         ),
         pytest.param(
             {"profile": "llm", "enginePath": "metrics"},
             'metadata.enginePath: Invalid value: "metrics": must begin with / and have at most 256 printable '
-            "characters, none of them blank",
+            "characters without blanks",
             id="a path without its slash",
         ),
         pytest.param(
@@ -161,14 +165,14 @@ def test_any_series_of_an_engine_can_be_the_metric() -> None:
         ),
         pytest.param(
             {"profile": "llm", "engineEndpoint": "http://a/", "enginePort": "80"},
-            'metadata.enginePort: Invalid value: "80": engineEndpoint says it already; keep one of the two',
+            'metadata.enginePort: Invalid value: "80": engineEndpoint contains it already; keep one of the two',
             id="a URL and a port",
         ),
         pytest.param(
             {"profile": "llm", "scope": "fleet"},
-            'metadata.scope: Invalid value: "fleet": saturation is told by the workload\'s pods: remove scope, or name '
-            "one endpoint: engineEndpoint",
-            id="a scope of devices",
+            'metadata.scope: Invalid value: "fleet": saturation is reported by the workload\'s pods: remove scope, or '
+            "set engineEndpoint to one URL",
+            id="a scope for devices",
         ),
         pytest.param(
             {"profile": "llm", "kvTarget": "80"},
@@ -177,25 +181,25 @@ def test_any_series_of_an_engine_can_be_the_metric() -> None:
         ),
         pytest.param(
             {"demand": "epp"},
-            "metadata.demandEndpoint: Required value: demand needs the URL of what tells the demand",
+            "metadata.demandEndpoint: Required value: demand needs the URL of the source of demand",
             id="demand without its URL",
         ),
         pytest.param(
             {"demandEndpoint": EPP},
-            "metadata.demandMetric: Required value: say which series tells the demand, or what is there with demand: "
+            "metadata.demandMetric: Required value: name the series that reports the demand, or set demand to one of: "
             + ", ".join(DEMANDS),
             id="demand without a series",
         ),
         pytest.param(
             {"demandEndpoint": EPP, "demandMetric": '{inference_pool="a"}'},
             'metadata.demandMetric: Invalid value: "{inference_pool=\\"a\\"}": labels alone narrow a preset, and '
-            "demand names none: begin with the series' name",
-            id="labels that narrow nothing",
+            "demand names no preset: begin with the series' name",
+            id="labels without a preset",
         ),
         pytest.param(
             {"demandEndpoint": EPP, "demand": "epp", "demandHoldSeconds": "600"},
             'metadata.demandHoldSeconds: Invalid value: "600": must be a plain number from 0 to 300, without a unit',
-            id="a hold beyond the history",
+            id="a hold longer than the history",
         ),
     ],
 )
@@ -209,7 +213,7 @@ def test_a_problem_names_the_key_the_value_and_the_remedy(metadata: dict[str, st
         pytest.param(
             {"demand": "epp"},
             DemandQuery(EPP, tuple(SeriesSelector(name) for name in DEMANDS["epp"].series)),
-            id="a preset knows its series",
+            id="a preset has its series",
         ),
         pytest.param(
             {"demand": "epp", "demandMetric": '{inference_pool="a"}'},
@@ -234,10 +238,10 @@ def test_demand_follows_from_the_keys(metadata: dict[str, str], demand: DemandQu
     assert trigger.metric.name == "gpu_utilization"
 
 
-def test_keys_that_nothing_reads_are_told_of() -> None:
+def test_an_unused_key_gives_a_hint() -> None:
     assert parse_trigger({"engine": "vllm"}).hints == (
-        "metadata.engine: is not read: gpu_utilization is told by devices, not by engines",
+        "metadata.engine: is not used: gpu_utilization is reported by devices, not by engines",
     )
     assert parse_trigger({"profile": "llm", "gpuModel": "*H100*"}).hints == (
-        "metadata.gpuModel: is not read: saturation is told by engines, whatever devices they run on",
+        "metadata.gpuModel: is not used: saturation is reported by engines, whatever devices they run on",
     )

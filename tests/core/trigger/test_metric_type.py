@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Tests of the search for a trigger's KEDA metricType."""
+
 import pytest
 
 from keda_gpu_scaler.core.trigger.metric_type import declared_type
@@ -13,29 +15,33 @@ def workload(*triggers: tuple[dict[str, str], str], kind: str = "ScaledObject") 
 
 
 @pytest.mark.parametrize(
-    ("triggers", "found"),
+    ("triggers", "expected"),
     [
-        pytest.param([], "AverageValue", id="no trigger at all: KEDA's default"),
-        pytest.param([(SENT, "Value")], "Value", id="the one that was sent"),
+        pytest.param([], "AverageValue", id="no trigger: KEDA's default"),
+        pytest.param([(SENT, "Value")], "Value", id="the only trigger was sent"),
         pytest.param(
             [({**SENT, "targetValue": "60"}, "AverageValue"), (SENT, "Value")],
             "Value",
-            id="the one of two that was sent",
+            id="one of two triggers was sent",
         ),
         pytest.param(
             [({**SENT, "apiKeyFromEnv": "MY_VARIABLE"}, "Value"), ({"scalerAddress": "other:1"}, "AverageValue")],
             "Value",
-            id="a value from the environment is sent resolved",
+            id="KEDA resolves a value from the environment",
         ),
-        pytest.param([({"targetValue": "1"}, "Value")], "Value", id="none was sent, but the only one says so"),
-        pytest.param([({"a": "1"}, "Value"), ({"b": "1"}, "AverageValue")], None, id="none was sent, and they differ"),
-        pytest.param([(SENT, "Value"), (SENT, "AverageValue")], None, id="two of them were sent, and they differ"),
-        pytest.param([(SENT, "Value"), (SENT, "Value")], "Value", id="two of them were sent, and they agree"),
+        pytest.param([({"targetValue": "1"}, "Value")], "Value", id="another trigger was sent, but there is only one"),
+        pytest.param(
+            [({"a": "1"}, "Value"), ({"b": "1"}, "AverageValue")],
+            None,
+            id="another trigger was sent, and the types differ",
+        ),
+        pytest.param([(SENT, "Value"), (SENT, "AverageValue")], None, id="two triggers match, and their types differ"),
+        pytest.param([(SENT, "Value"), (SENT, "Value")], "Value", id="two triggers match, and their types agree"),
     ],
 )
-def test_the_type_is_found_by_the_metadata(triggers: list[tuple[dict[str, str], str]], found: str | None) -> None:
-    assert declared_type(workload(*triggers), SENT) == found
+def test_the_type_is_found_by_the_metadata(triggers: list[tuple[dict[str, str], str]], expected: str | None) -> None:
+    assert declared_type(workload(*triggers), SENT) == expected
 
 
-def test_jobs_know_one_type_only() -> None:
+def test_jobs_have_one_type_only() -> None:
     assert declared_type(workload((SENT, "Value"), kind="ScaledJob"), SENT) == "AverageValue"

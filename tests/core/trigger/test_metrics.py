@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Tests of the device metrics and of the profiles."""
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keda_gpu_scaler.core.trigger.metrics import METRICS, PROFILES
+from keda_gpu_scaler.core.trigger.metrics import METRICS
 from keda_gpu_scaler.core.trigger.parser import METRIC_TYPES
+from keda_gpu_scaler.core.trigger.profiles import PROFILES
 from tests.fakes import GIB, blind, sample
 
 
@@ -24,7 +27,7 @@ def test_each_metric_reads_its_own_reading_in_its_own_unit(metric: str, expected
 
 
 @pytest.mark.parametrize("metric", sorted(METRICS))
-def test_a_reading_the_driver_did_not_give_is_unknown_and_not_zero(metric: str) -> None:
+def test_a_reading_that_the_driver_did_not_return_is_unknown_and_not_zero(metric: str) -> None:
     assert METRICS[metric].read(blind()) is None
 
 
@@ -33,10 +36,10 @@ def test_a_reading_the_driver_did_not_give_is_unknown_and_not_zero(metric: str) 
     [
         pytest.param(GIB, None, id="total unknown"),
         pytest.param(None, GIB, id="used unknown"),
-        pytest.param(0, 0, id="no memory of its own, as on unified-memory parts"),
+        pytest.param(0, 0, id="a device without memory of its own, with unified memory"),
     ],
 )
-def test_a_share_of_an_unknown_memory_is_unknown(used: int | None, total: int | None) -> None:
+def test_a_share_of_unknown_memory_is_unknown(used: int | None, total: int | None) -> None:
     assert METRICS["memory_used_percent"].read(sample(memory_used_bytes=used, memory_total_bytes=total)) is None
 
 
@@ -45,7 +48,7 @@ def test_a_whole_per_cent_from_the_driver_stays_whole(percent: int) -> None:
     assert METRICS["gpu_utilization"].read(sample(utilization=percent / 100)) == percent
 
 
-def test_below_the_freezing_point_is_as_cold_as_the_hpa_can_be_told() -> None:
+def test_a_temperature_below_zero_is_reported_as_zero() -> None:
     assert METRICS["temperature"].read(sample(temperature_celsius=-40.0)) == 0.0
 
 
@@ -58,6 +61,6 @@ def test_every_profile_names_a_metric_that_exists() -> None:
     [profile for profile in PROFILES.values() if profile.metric == "memory_used_percent"],
     ids=lambda p: p.name,
 )
-def test_a_profile_that_goes_by_memory_says_where_memory_misleads_and_what_to_use(profile: object) -> None:
+def test_a_profile_by_memory_has_a_caveat_that_names_an_alternative(profile: object) -> None:
     caveat: str = profile.caveat  # type: ignore[attr-defined]
     assert "`metricType: gpu_utilization`" in caveat or "`profile: llm`" in caveat

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Tests of the trigger parser."""
+
 import math
 
 import pytest
@@ -7,8 +9,9 @@ from hypothesis import strategies as st
 
 from keda_gpu_scaler.core.aggregation import AGGREGATIONS
 from keda_gpu_scaler.core.selectors import parse_labels
-from keda_gpu_scaler.core.trigger.metrics import ENGINE_METRICS, METRICS, PROFILES
+from keda_gpu_scaler.core.trigger.metrics import ENGINE_METRICS, METRICS
 from keda_gpu_scaler.core.trigger.parser import METRIC_TYPES, PARAMETERS, Scope, Trigger, TriggerError, parse_trigger
+from keda_gpu_scaler.core.trigger.profiles import PROFILES
 
 KEYS = [parameter.key for parameter in PARAMETERS]
 
@@ -19,7 +22,7 @@ def problems(metadata: dict[str, str]) -> list[str]:
     return list(caught.value.problems)
 
 
-def test_empty_metadata_means_every_default() -> None:
+def test_empty_metadata_gives_every_default() -> None:
     assert parse_trigger({}) == Trigger(
         metric=METRICS["gpu_utilization"],
         target=80.0,
@@ -82,15 +85,13 @@ def test_every_key_is_read() -> None:
         ("tgi-inference", "memory_used_percent", 75, 5),
     ],
 )
-def test_a_profile_is_what_the_original_had_under_that_name(
-    name: str, metric: str, target: float, activation: float
-) -> None:
+def test_a_profile_has_the_values_of_the_original(name: str, metric: str, target: float, activation: float) -> None:
     trigger = parse_trigger({"profile": name})
     assert (trigger.metric.name, trigger.target, trigger.activation) == (metric, target, activation)
     assert trigger.metric_name == "keda_gpu_" + name.replace("-", "_")
 
 
-def test_there_is_no_profile_and_no_metric_beyond_the_promised_ones() -> None:
+def test_the_documented_profiles_and_metrics_are_all_there_are() -> None:
     assert sorted(PROFILES) == [
         "batch",
         "llm",
@@ -134,16 +135,26 @@ def test_there_is_no_profile_and_no_metric_beyond_the_promised_ones() -> None:
     ("metadata", "metric", "target"),
     [
         pytest.param({"targetGpuUtilization": "60"}, "gpu_utilization", 60, id="GPU shorthand"),
-        pytest.param({"targetMemoryUtilization": "60"}, "memory_used_percent", 60, id="memory shorthand: how full"),
         pytest.param(
-            {"profile": "vllm-inference", "targetGpuUtilization": "60"}, "gpu_utilization", 60, id="over a profile"
+            {"targetMemoryUtilization": "60"}, "memory_used_percent", 60, id="memory shorthand: how full the memory is"
         ),
         pytest.param(
-            {"metricType": "gpu_utilization", "targetGpuUtilization": "60"}, "gpu_utilization", 60, id="agreeing metric"
+            {"profile": "vllm-inference", "targetGpuUtilization": "60"},
+            "gpu_utilization",
+            60,
+            id="a shorthand overrides a profile",
         ),
-        pytest.param({"profile": "batch", "targetValue": "90"}, "memory_used_percent", 90, id="target over a profile"),
         pytest.param(
-            {"targetValueFromEnv": "42"}, "gpu_utilization", 42, id="value that KEDA took from the environment"
+            {"metricType": "gpu_utilization", "targetGpuUtilization": "60"},
+            "gpu_utilization",
+            60,
+            id="a shorthand with the same metric",
+        ),
+        pytest.param(
+            {"profile": "batch", "targetValue": "90"}, "memory_used_percent", 90, id="a target overrides a profile"
+        ),
+        pytest.param(
+            {"targetValueFromEnv": "42"}, "gpu_utilization", 42, id="a value that KEDA took from the environment"
         ),
         pytest.param({"targetValue": " 42 "}, "gpu_utilization", 42, id="blanks around a value"),
         pytest.param({"targetValue": "8e1"}, "gpu_utilization", 80, id="exponent"),
@@ -188,7 +199,7 @@ TARGET = NUMBER.format("0.001", "1e+12")
         pytest.param(
             {"report": "totals"},
             ['metadata.report: Unsupported value: "totals": did you mean "total"?'],
-            id="misspelt report",
+            id="a misspelled report",
         ),
         pytest.param(
             {"nodeSelector": "pool in (gpu)"},
@@ -196,32 +207,32 @@ TARGET = NUMBER.format("0.001", "1e+12")
                 'metadata.nodeSelector: Invalid value: "pool in (gpu)": must be label conditions joined by commas: '
                 "key=value, key!=value, key or !key"
             ],
-            id="a label selector that is more than equality",
+            id="a label selector with a set of values",
         ),
         pytest.param(
             {"gpuModel": "*" * 257},
             [f'metadata.gpuModel: Invalid value: "{"*" * 39}\\u2026": must have at most 256 characters'],
-            id="a pattern too long to be one",
+            id="a pattern that is too long",
         ),
         pytest.param(
             {"minCoverage": "80%"},
             [f'metadata.minCoverage: Invalid value: "80%": {NUMBER.format("0", "1")}'],
-            id="a share is no percentage",
+            id="a share in per cent",
         ),
         pytest.param(
             {"startupGraceSeconds": "10m"},
             [f'metadata.startupGraceSeconds: Invalid value: "10m": {NUMBER.format("0", "86400")}'],
-            id="seconds have no unit",
+            id="seconds with a unit",
         ),
         pytest.param(
             {"metricType": "gpu_util"},
             ['metadata.metricType: Unsupported value: "gpu_util": did you mean "gpu_utilization"?'],
-            id="misspelt metric",
+            id="a misspelled metric",
         ),
         pytest.param(
             {"metricType": "xyz"},
             [f'metadata.metricType: Unsupported value: "xyz": supported values: {", ".join(METRIC_TYPES)}'],
-            id="metric unlike any of ours",
+            id="a metric unlike every known one",
         ),
         pytest.param(
             {"profile": "xyz"},
@@ -231,7 +242,7 @@ TARGET = NUMBER.format("0.001", "1e+12")
         pytest.param(
             {"profile": "vLLM"},
             ['metadata.profile: Unsupported value: "vLLM": did you mean "vllm-inference"?'],
-            id="profile that was only begun",
+            id="the beginning of a profile's name",
         ),
         pytest.param(
             {"aggregation": "mean"},
@@ -249,7 +260,7 @@ TARGET = NUMBER.format("0.001", "1e+12")
                 'metadata.targetGpuUtilization: Invalid value: "60": means metricType gpu_utilization, but metricType '
                 "is power_draw; keep one of the two"
             ],
-            id="shorthand and another metric",
+            id="a shorthand and another metric",
         ),
         pytest.param(
             {"activationThreshold": "-1"},
@@ -259,17 +270,17 @@ TARGET = NUMBER.format("0.001", "1e+12")
         pytest.param(
             {"pollIntervalSeconds": "0"},
             [f'metadata.pollIntervalSeconds: Invalid value: "0": {NUMBER.format("1", "3600")}'],
-            id="poll interval below a second",
+            id="a poll interval below a second",
         ),
         pytest.param(
             {"pollIntervalSeconds": "3601"},
             [f'metadata.pollIntervalSeconds: Invalid value: "3601": {NUMBER.format("1", "3600")}'],
-            id="poll interval above an hour",
+            id="a poll interval above an hour",
         ),
         pytest.param(
             {"windowSeconds": "301"},
             [f'metadata.windowSeconds: Invalid value: "301": {NUMBER.format("0", "300")}'],
-            id="window beyond the history",
+            id="a window longer than the history",
         ),
         pytest.param(
             {"targetValue": "80", "targetValueFromEnv": "80"},
@@ -287,7 +298,7 @@ TARGET = NUMBER.format("0.001", "1e+12")
                 "metadata.metricName: Invalid value: \"--\": must be 1 to 60 letters, digits, '-' and '_', one letter "
                 "or digit at least"
             ],
-            id="metric name with nothing left",
+            id="a metric name without a letter or digit",
         ),
     ]
     + [
@@ -316,7 +327,7 @@ def test_every_problem_is_reported_at_once() -> None:
     ]
 
 
-def test_metadata_too_long_to_be_honest_is_refused_whole() -> None:
+def test_metadata_that_is_too_long_is_refused_as_a_whole() -> None:
     assert problems({"targetValue": "8" * 20_000}) == ["metadata: Too long: 20011 characters: must have at most 16384"]
 
 
@@ -325,25 +336,25 @@ def test_a_long_value_is_quoted_in_part() -> None:
     assert len(problem) < 160
 
 
-def test_what_keda_sends_along_is_not_taken_for_a_misspelling() -> None:
+def test_keys_of_keda_are_not_taken_for_misspelled_keys() -> None:
     metadata = {"scalerAddress": "keda-gpu-scaler.keda:6000", "enableTLS": "true", "unsafeSsl": "false", "foo": "bar"}
     assert parse_trigger(metadata).hints == ()
 
 
 @pytest.mark.parametrize(
-    ("given_key", "meant"),
+    ("given_key", "suggested"),
     [("metrictype", "metricType"), ("targetvalue", "targetValue"), ("activationTreshold", "activationThreshold")],
 )
-def test_a_near_miss_of_a_key_is_served_with_a_suggestion(given_key: str, meant: str) -> None:
+def test_a_misspelled_key_is_ignored_with_a_suggestion(given_key: str, suggested: str) -> None:
     assert parse_trigger({given_key: "1"}).hints == (
-        f'metadata: "{given_key}" is no key of ours, nothing reads it: did you mean "{meant}"?',
+        f'metadata: "{given_key}" is not a key of this scaler and is ignored: did you mean "{suggested}"?',
     )
 
 
-def test_a_shorthand_overrules_the_target_as_in_the_original_and_it_is_said() -> None:
+def test_a_shorthand_overrides_the_target_as_in_the_original_with_a_hint() -> None:
     trigger = parse_trigger({"targetValue": "60", "targetGpuUtilization": "70"})
     assert trigger.target == 70
-    assert trigger.hints == ('metadata.targetValue: "60" is overruled by targetGpuUtilization "70"',)
+    assert trigger.hints == ('metadata.targetValue: "60" is overridden by targetGpuUtilization "70"',)
 
 
 @pytest.mark.parametrize(
@@ -351,30 +362,30 @@ def test_a_shorthand_overrules_the_target_as_in_the_original_and_it_is_said() ->
     [
         (
             {"metricType": "power_draw"},
-            "metadata.targetValue: not given, so the target is 80 W, a default meant for gpu_utilization; set what "
-            "suits power_draw",
+            "metadata.targetValue: not given, so the target is 80 W, the default for gpu_utilization; set a target "
+            "for power_draw",
         ),
         (
             {"profile": "batch", "metricType": "temperature"},
-            "metadata.targetValue: not given, so the target is 70 °C, a default meant for memory_used_percent; set "
-            "what suits temperature",
+            "metadata.targetValue: not given, so the target is 70 °C, the default for memory_used_percent; set a "
+            "target for temperature",
         ),
     ],
 )
-def test_a_default_target_of_another_unit_is_served_and_warned_of(metadata: dict[str, str], hint: str) -> None:
+def test_a_default_target_of_another_unit_is_used_with_a_hint(metadata: dict[str, str], hint: str) -> None:
     assert parse_trigger(metadata).hints == (hint,)
     assert parse_trigger({**metadata, "targetValue": "80"}).hints == ()
 
 
-def test_a_long_number_is_refused_without_being_weighed_digit_by_digit() -> None:
-    """A pattern that backtracks took minutes over this; whoever brings that back will wait."""
+def test_a_long_number_is_refused_in_a_short_time() -> None:
+    """A pattern that backtracks takes minutes for this number."""
     assert "must be a plain number" in problems({"targetValue": "1" * 16_000 + "x"})[0]
 
 
-def test_a_metric_name_is_made_safe_and_the_change_is_said() -> None:
+def test_a_metric_name_is_made_safe_with_a_hint() -> None:
     trigger = parse_trigger({"metricName": "GPU.Load (all)"})
     assert trigger.metric_name == "gpu-load-all"
-    assert trigger.hints == ('metadata.metricName: "GPU.Load (all)" is handed to KEDA as "gpu-load-all"',)
+    assert trigger.hints == ('metadata.metricName: "GPU.Load (all)" is reported to KEDA as "gpu-load-all"',)
 
 
 numeric = st.one_of(st.floats().map(str), st.integers().map(str), st.sampled_from(["80", "0", "-1", "1e400", "٣"]))
@@ -385,7 +396,7 @@ keys = st.one_of(st.sampled_from(KEYS), st.sampled_from(KEYS).map(lambda key: ke
 
 
 @given(st.dictionaries(keys, values, max_size=14))
-def test_any_metadata_gives_a_sound_trigger_or_a_trigger_error(metadata: dict[str, str]) -> None:
+def test_any_metadata_gives_a_valid_trigger_or_a_trigger_error(metadata: dict[str, str]) -> None:
     trigger: Trigger | None = None
     found: tuple[str, ...] = ()
     try:

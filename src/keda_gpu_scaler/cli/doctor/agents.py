@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks the Service that KEDA calls, the agents behind the headless Service, and the nodes without an agent."""
+"""Checks the Service that KEDA calls, the agents, and the nodes without an agent."""
 
 import contextlib
 from collections import Counter

@@ -140,10 +140,10 @@ def _check_devices(samples: Sequence[Sample]) -> Iterator[Finding]:
     named = ", ".join(f"{count} of {model}" for model, count in sorted(models.items()))
     yield ok("devices", f"{counted(len(samples), 'device')}: {named}")
     for sample in samples:
-        if sample.has_no_reading:
+        if not sample.has_reading:
             text = f"device {sample.device.index} ({sample.device.uuid}) has no reading"
             yield problem("devices", text, "look for Xid messages in the kernel's log, and reset it", Heading.NO_VALUE)
-    with_reading = [sample for sample in samples if not sample.has_no_reading]
+    with_reading = [sample for sample in samples if sample.has_reading]
     metrics_by_devices: dict[tuple[int, ...], list[str]] = {}
     for metric in METRICS.values():
         without = tuple(sample.device.index for sample in with_reading if metric.read(sample) is None)

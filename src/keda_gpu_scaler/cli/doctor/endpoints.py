@@ -17,7 +17,7 @@ from grpc_health.v1 import health_pb2
 
 from keda_gpu_scaler.config import Config
 from keda_gpu_scaler.core.types import Snapshot
-from keda_gpu_scaler.peers.client import WATCH
+from keda_gpu_scaler.peers.stream import WATCH
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import fleet_pb2 as fleet_pb
 from keda_gpu_scaler.wire.snapshot_codec import MAX_LENGTH, CodecError, decode
@@ -118,7 +118,7 @@ async def _agent_reply(address: str, tls: ClientTls | None, unix_clock: Callable
         return AgentReply(address, failure=failure, was_reached=error.code() is not grpc.StatusCode.UNAVAILABLE)
     except (CodecError, DecodeError) as error:
         reason = str(error)[:_MAX_DETAILS_LENGTH]
-        return AgentReply(address, failure=f"its message cannot be decoded: {reason}; is it another version?")
+        return AgentReply(address, failure=f"its answer cannot be read: {reason}; is it another version?")
     except TlsError as error:
         return AgentReply(address, failure=str(error))
 

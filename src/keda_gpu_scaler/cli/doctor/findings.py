@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Defines the findings of ``doctor``: a check, its outcome, a remedy, and a heading of the documentation.
+"""Defines the findings of ``doctor``: check, outcome, text, remedy and a link.
 
 Law: a check changes nothing. A check that cannot be made is skipped, with the reason, and is never reported as ok.
 """

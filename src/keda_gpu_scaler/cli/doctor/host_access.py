@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Opens the parts of this machine that ``doctor`` checks: device files, the kubelet's socket, the kernel's clock."""
+"""Gives ``doctor`` access to this machine: device files, the kubelet's socket, the kernel's clock."""
 
 import ctypes
 import errno

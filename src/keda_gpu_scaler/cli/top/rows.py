@@ -123,7 +123,7 @@ def _device_row(
         uuid=device.uuid,
         model=device.model,
         devices=1,
-        with_value=0 if sample.has_no_reading else 1,
+        with_value=1 if sample.has_reading else 0,
         gpu_utilization_percent=None if utilization is None else 100 * utilization,
         memory_used_bytes=sample.memory_used_bytes,
         memory_total_bytes=sample.memory_total_bytes,
@@ -132,7 +132,7 @@ def _device_row(
         held_by=None if holders is None else holders.get(device.uuid, ()),
         age_seconds=age_seconds,
         source=history.newest.source,
-        unknown=missing_reason or ("the driver returns no reading" if sample.has_no_reading else ""),
+        unknown=missing_reason or ("" if sample.has_reading else "the driver returns no reading"),
         device_keys=((node, device.uuid),),
     )
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Composes the live view of ``top``: title, status, table, notes, help and the list of unavailable instances.
+"""Composes the pages of the live view: the table, the help and the unavailable instances.
 
 Law: a view has at most as many lines as the terminal, and no line is wider. This module does not use the terminal.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks the fields of a ScaledObject or ScaledJob around its triggers: replica counts, zero replicas, cooldown."""
+"""Checks the replica counts, the activation and the cooldown of a ScaledObject or ScaledJob."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -63,7 +63,7 @@ class ScaledManifest:
         target = mapping(self.spec.get("scaleTargetRef"))
         kind, namespace = str(target.get("kind") or "Deployment"), str(self.metadata.get("namespace") or "")
         name = str(target.get("name"))
-        return next((one.engine for one in self.workloads if one.is_target(kind, namespace, name)), None)
+        return next((one.engine for one in self.workloads if one.matches(kind, namespace, name)), None)
 
     @property
     def title(self) -> str:

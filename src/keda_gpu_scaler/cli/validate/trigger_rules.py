@@ -124,8 +124,8 @@ def _check_memory_target(
         key = next((key for key in ("targetMemoryUtilization", "metricType", "profile") if key in texts), "")
         yield Problem(
             Severity.WARNING, (*metadata_path, key),
-            f"metadata.{key}: Invalid value: {quoted(texts.get(key, ''))}: {engine} allocates its memory when it starts "
-            "and keeps it, so the workload may never scale down; use profile: llm instead",
+            f"metadata.{key}: Invalid value: {quoted(texts.get(key, ''))}: {engine} allocates its memory when it "
+            "starts and keeps it, so the workload may never scale down; use profile: llm instead",
         )  # fmt: skip
 
 

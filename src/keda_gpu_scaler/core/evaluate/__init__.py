@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From what is known to one number and an activity."""
+"""Evaluates a trigger: from snapshots and scrape results to one value and an activity."""

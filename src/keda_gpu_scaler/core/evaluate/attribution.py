@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which pod holds which device? The kubelet's device ids, matched with what the node's devices are called.
+"""Matches the device ids of the kubelet with the devices of a node.
 
-The law of this module: shares add up to the device. Whoever holds a device, however often it is listed, holds one
-equal share of it, and what nobody holds belongs to nobody.
+Law: the shares of a device add up to the device. Every pod that holds a device has one equal share of it, however often
+the kubelet lists the device for that pod.
 
-Facts about the ids are from the device plugins: NVIDIA's k8s-device-plugin ("GPU-…", "MIG-…", "::N" for a replica
+The forms of the ids are those of the device plugins: NVIDIA's k8s-device-plugin ("GPU-…", "MIG-…", "::N" for a replica
 of a shared device) and DRA driver ("gpu-<minor>"), GKE's ("nvidia0/gi1/vgpu2"), AMD's (PCI address, "amdgpu_xcp_N")
-and Intel's ("card0-1", and the resource ".../monitoring", whose "all" is no allocation).
+and Intel's ("card0-1"; the id "all" of the resource ".../monitoring" is no allocation).
 """
 
 import re
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from keda_gpu_scaler.core.types import Allocation, Device, PodRef, Snapshot
 
-_MIG_OF_OLD = re.compile(r"mig-(gpu-[0-9a-f-]+)/(\d{1,4})/(\d{1,4})", re.ASCII)
+_LEGACY_MIG = re.compile(r"mig-(gpu-[0-9a-f-]+)/(\d{1,4})/(\d{1,4})", re.ASCII)
 _GKE = re.compile(r"nvidia(\d{1,4})(?:/gi(\d{1,4}))?(?:/vgpu\d+)?", re.ASCII)
 _INTEL = re.compile(r"card(\d{1,4})-\d+", re.ASCII)
 _PCI = re.compile(r"(?:[0-9a-f]{4}|0000([0-9a-f]{4})):[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]", re.ASCII)
@@ -25,14 +25,14 @@ _ACCELERATOR = re.compile(
 )
 _DRA_NVIDIA = "gpu.nvidia.com"
 _DRA_DRIVERS = frozenset({_DRA_NVIDIA, "gpu.amd.com", "gpu.intel.com"})
-_MONITORING = ("/monitoring", "_monitoring")  # the latter as in gpu.intel.com/xe_monitoring
-_PCI_RESOURCES = "amd.com/"  # of others, a PCI address may be a network card's
+_MONITORING = ("/monitoring", "_monitoring")  # the second form as in gpu.intel.com/xe_monitoring
+_PCI_RESOURCES = "amd.com/"  # under other resources a PCI address may belong to a network card
 _NVIDIA_UUIDS = ("GPU-", "MIG-")
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceShare:
-    """A pod's part of a device: one of ``sharers`` equal ones."""
+    """A pod's share of a device: one of ``sharers`` equal shares."""
 
     device: Device
     sharers: int
@@ -40,26 +40,30 @@ class DeviceShare:
 
 @dataclass(frozen=True, slots=True)
 class PodDevices:
-    """What one pod holds: shares in the order of the devices, and ids of accelerators the node does not list."""
+    """The devices of one pod.
+
+    ``shares`` is in the order of the node's devices. ``unresolved`` has the ids of accelerators that the pod holds and
+    that the node does not list.
+    """
 
     shares: tuple[DeviceShare, ...]
     unresolved: tuple[str, ...] = ()
 
 
 def attribute(snapshot: Snapshot) -> Mapping[PodRef, PodDevices] | None:
-    """Return what every pod holds that holds anything; None while nobody can tell."""
+    """Return the devices of every pod that holds at least one; None while the allocations are not known."""
     if snapshot.allocations is None:
         return None
-    names = _Names([sample.device for sample in snapshot.samples])
-    places = {device.uuid: place for place, device in enumerate(names.devices)}
+    index = _DeviceIndex([sample.device for sample in snapshot.samples])
+    positions = {device.uuid: position for position, device in enumerate(index.devices)}
     held: dict[PodRef, dict[str, Device]] = {}
-    strange: dict[PodRef, set[str]] = {}
+    unresolved: dict[PodRef, set[str]] = {}
     sharers: dict[str, set[PodRef]] = {}
     for allocation in snapshot.allocations:
         pod = PodRef(allocation.namespace, allocation.pod)
-        found = names.find(allocation)
-        if not found and _looks_like_an_accelerator(allocation):
-            strange.setdefault(pod, set()).add(allocation.device_id)
+        found = index.find(allocation)
+        if not found and _is_accelerator(allocation):
+            unresolved.setdefault(pod, set()).add(allocation.device_id)
         for device in found:
             held.setdefault(pod, {})[device.uuid] = device
             sharers.setdefault(device.uuid, set()).add(pod)
@@ -67,20 +71,21 @@ def attribute(snapshot: Snapshot) -> Mapping[PodRef, PodDevices] | None:
         pod: PodDevices(
             shares=tuple(
                 DeviceShare(device, len(sharers[device.uuid]))
-                for device in sorted(held.get(pod, {}).values(), key=lambda device: places[device.uuid])
+                for device in sorted(held.get(pod, {}).values(), key=lambda device: positions[device.uuid])
             ),
-            unresolved=tuple(sorted(strange.get(pod, ()))),
+            unresolved=tuple(sorted(unresolved.get(pod, ()))),
         )
-        for pod in held.keys() | strange.keys()
+        for pod in held.keys() | unresolved.keys()
     }
 
 
 def resolve(allocation: Allocation, devices: Sequence[Device]) -> tuple[Device, ...]:
-    """Find the device an allocation means: none, one, or every slice of a GPU that was handed out whole."""
-    return _Names(devices).find(allocation)
+    """Return the devices of an allocation: none, one, or every slice of a GPU that was assigned whole."""
+    return _DeviceIndex(devices).find(allocation)
 
 
-def _looks_like_an_accelerator(allocation: Allocation) -> bool:
+def _is_accelerator(allocation: Allocation) -> bool:
+    """Whether the form of the id says that it is an accelerator, also where the node does not list it."""
     if allocation.resource in _DRA_DRIVERS:
         return True
     if allocation.resource.endswith(_MONITORING):
@@ -91,8 +96,8 @@ def _looks_like_an_accelerator(allocation: Allocation) -> bool:
     )
 
 
-class _Names:
-    """Every name that a node's devices go by."""
+class _DeviceIndex:
+    """The devices of a node by every id that a device plugin may use for them."""
 
     def __init__(self, devices: Iterable[Device]) -> None:
         self.devices = tuple(devices)
@@ -100,25 +105,29 @@ class _Names:
         self._by_number: dict[tuple[int, int | None], tuple[Device, ...]] = {}
         self._by_address: dict[str, tuple[Device, ...]] = {}
         self._by_instances: dict[tuple[str, int, int], tuple[Device, ...]] = {}
-        have_minors = any(device.minor is not None for device in self.devices)
+        # Where one minor is known the source knows minors. Then an index is never used as the number of a device file.
+        has_minors = any(device.minor is not None for device in self.devices)
         for device in self.devices:
-            number = device.minor if have_minors else device.index
-            self._note(self._by_uuid, device.uuid.lower(), device)
-            if device.parent is not None:
-                # A GPU that was handed out whole and cut afterwards is all of its slices.
-                self._note(self._by_uuid, device.parent.lower(), device)
-                if device.gpu_instance is not None and device.compute_instance is not None:
-                    key = (device.parent.lower(), device.gpu_instance, device.compute_instance)
-                    self._note(self._by_instances, key, device)
+            self._add_names(device)
+            number = device.minor if has_minors else device.index
             if number is not None:
-                self._note(self._by_number, (number, None), device)
+                self._add(self._by_number, (number, None), device)
                 if device.gpu_instance is not None:
-                    self._note(self._by_number, (number, device.gpu_instance), device)
-            if device.pci_address:
-                self._note(self._by_address, device.pci_address.lower(), device)
+                    self._add(self._by_number, (number, device.gpu_instance), device)
+
+    def _add_names(self, device: Device) -> None:
+        self._add(self._by_uuid, device.uuid.lower(), device)
+        if device.parent is not None:
+            # A GPU that was assigned whole, and was cut into slices afterwards, is all of its slices.
+            self._add(self._by_uuid, device.parent.lower(), device)
+            if device.gpu_instance is not None and device.compute_instance is not None:
+                key = (device.parent.lower(), device.gpu_instance, device.compute_instance)
+                self._add(self._by_instances, key, device)
+        if device.pci_address:
+            self._add(self._by_address, device.pci_address.lower(), device)
 
     @staticmethod
-    def _note(table: dict, key: object, device: Device) -> None:  # type: ignore[type-arg]
+    def _add(table: dict, key: object, device: Device) -> None:  # type: ignore[type-arg]
         table[key] = (*table.get(key, ()), device)
 
     def find(self, allocation: Allocation) -> tuple[Device, ...]:
@@ -128,10 +137,10 @@ class _Names:
         if found := self._by_uuid.get(name):
             return found
         if allocation.resource in _DRA_DRIVERS:
-            # Of NVIDIA's names only a whole GPU's tells for certain which device it is; of the others', none does.
+            # Only NVIDIA's name of a whole GPU identifies the device. Names of slices and of other drivers do not.
             match = _DRA.fullmatch(name) if allocation.resource == _DRA_NVIDIA else None
             return self._by_number.get((int(match[1]), None), ()) if match else ()
-        if match := _MIG_OF_OLD.fullmatch(name):
+        if match := _LEGACY_MIG.fullmatch(name):
             return self._by_instances.get((match[1], int(match[2]), int(match[3])), ())
         if match := _GKE.fullmatch(name):
             return self._by_number.get((int(match[1]), int(match[2]) if match[2] else None), ())
@@ -139,6 +148,6 @@ class _Names:
             cards = self._by_number.get((int(match[1]), None), ())
             return tuple(card for card in cards if not card.uuid.startswith(_NVIDIA_UUIDS))
         if allocation.resource.startswith(_PCI_RESOURCES) and (match := _PCI.fullmatch(name)):
-            # Some plugins write eight digits of a domain that has four.
+            # Some plugins write a domain of eight digits; the devices have domains of four.
             return self._by_address.get(name[4:] if match[1] else name, ())
         return ()

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be seen of what a trigger asks about? Its pods' values, or its devices'.
+"""Observes the pods, devices and endpoints that a trigger selects.
 
-The law of this module: whatever is meant and cannot be seen is counted as unseen, with the reason. Nothing is
-dropped in silence, and nothing is guessed.
+Law: everything that the trigger selects and that has no value is counted as missing, with the reason. Nothing is left
+out without a reason, and no value is guessed.
 """
 
 import enum
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from keda_gpu_scaler.core.aggregation import AGGREGATIONS
 from keda_gpu_scaler.core.evaluate.attribution import DeviceShare
@@ -17,28 +17,30 @@ from keda_gpu_scaler.core.evaluate.engine_load import EngineLoad, engine_load, p
 from keda_gpu_scaler.core.selectors import matches_glob
 from keda_gpu_scaler.core.state.fleet import Fleet, History
 from keda_gpu_scaler.core.state.scrape import Endpoint
+from keda_gpu_scaler.core.trigger.engine_params import EngineQuery
 from keda_gpu_scaler.core.trigger.metrics import EngineMetric, Metric
 from keda_gpu_scaler.core.trigger.parser import Trigger
 from keda_gpu_scaler.core.types import Device, Pod, Unavailable
 
 
 class ObservationState(enum.Enum):
-    """How far a pod, or a device, can be seen."""
+    """Whether a pod has a value, or why it has none."""
 
     OBSERVED = "observed"
+    """It has a value."""
     MISSING = "missing"
-    """It is meant, but it has no value at the moment."""
+    """The trigger selects it, and it has no value at the moment."""
     OUT_OF_SCOPE = "out_of_scope"
-    """The trigger does not mean it: another model, another node."""
+    """The trigger does not select it: it is on another node, or holds a device of another model or index."""
     NO_DEVICE = "no_device"
-    """Its node is seen, and the pod holds no device there."""
+    """Its node is observed, and the pod holds no device there."""
     NOT_READY = "not_ready"
-    """It is not ready, so nobody sends its engine requests, and nobody asks it how many it has."""
+    """It is not ready. It gets no requests, so its engine is not scraped."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceValue:
-    """What one device of a pod's reads, in the metric's unit, and how many pods share it."""
+    """The value of one device of a pod, in the metric's unit, and the number of pods that share the device."""
 
     device: Device
     value: float
@@ -47,11 +49,12 @@ class DeviceValue:
 
 @dataclass(frozen=True, slots=True)
 class PodObservation:
-    """What is seen of one pod: its ``value`` in the metric's unit if it is SEEN, else None.
+    """The observation of one pod: its ``value`` in the metric's unit if it is observed, else None.
 
-    ``sentence`` describes its devices, or says why there is nothing to see. ``expires_at_seconds`` is when the readings
-    behind it grow stale, if nothing newer comes. ``requests`` are those that its engine has, as far as is known;
-    ``is_no_engine`` says that nothing in it is an engine that we know. ``device_values`` are the devices behind the value.
+    ``sentence`` describes its devices or its engine, or says why there is no value. ``expires_at_seconds`` is when the
+    readings behind the value become stale, if no newer ones come. ``requests`` is the number of requests that the
+    engine has, 0 where not known. ``is_no_engine`` says that the pod exports no page of a known engine.
+    ``device_values`` are the devices behind the value.
     """
 
     pod: Pod
@@ -66,7 +69,11 @@ class PodObservation:
 
 @dataclass(frozen=True, slots=True)
 class DeviceObservation:
-    """What is seen of one device, or of a node (``device`` is None) of which not even the devices are known."""
+    """The observation of one device.
+
+    ``device`` is None for a node whose devices are not known, and for the URL of an endpoint, which is then in
+    ``node``.
+    """
 
     node: str
     device: Device | None
@@ -76,7 +83,7 @@ class DeviceObservation:
 
 
 def node_labels_unavailable(trigger: Trigger, fleet: Fleet) -> Unavailable | None:
-    """Say why a trigger's nodeSelector cannot be followed now; None where it can, or there is none."""
+    """Return why the trigger's nodeSelector cannot be applied now; None where it can, or where there is none."""
     if trigger.node_selector is None or isinstance(fleet.node_labels, Mapping):
         return None
     return fleet.node_labels or Unavailable(
@@ -84,91 +91,123 @@ def node_labels_unavailable(trigger: Trigger, fleet: Fleet) -> Unavailable | Non
     )
 
 
+def is_ready(pod: Pod) -> bool:
+    """Whether a pod gets requests: it is scheduled, it runs, and it is ready."""
+    return pod.is_ready and pod.phase == "Running" and pod.node is not None
+
+
 def observe_pods(trigger: Trigger, pods: Iterable[Pod], fleet: Fleet, now: float) -> list[PodObservation]:
-    """Look at every pod; where the trigger has a nodeSelector, the nodes' labels are known."""
+    """Observe every pod. Where the trigger has a nodeSelector, the node labels must be known."""
     if isinstance(trigger.metric, EngineMetric):
-        return [_ask(trigger, pod, fleet, now) for pod in pods]
-    nodes = _Nodes(trigger, fleet)
-    return [_look(trigger, pod, fleet, nodes, now) for pod in pods]
+        query = _engine_query(trigger)
+        return [_observe_engine(trigger, trigger.metric, query, pod, fleet, now) for pod in pods]
+    observer = _PodObserver(trigger, trigger.metric, fleet, now)
+    return [observer.observe(pod) for pod in pods]
+
+
+def observe_pods_unnarrowed(
+    trigger: Trigger, observations: Sequence[PodObservation], fleet: Fleet, now: float
+) -> Sequence[PodObservation]:
+    """Observe the same pods as if the trigger had no gpuModel, gpuIndex and nodeSelector.
+
+    A pod is observed again only where that makes a difference. Without these parameters the result is ``observations``.
+    """
+    if not trigger.is_narrowed or isinstance(trigger.metric, EngineMetric):
+        return observations
+    wide = replace(trigger, gpu_model=None, gpu_index=None, node_selector=None)
+    observer = _PodObserver(wide, trigger.metric, fleet, now)
+    return [
+        one if one.device_values and observer.holds_only(one) else observer.observe(one.pod) for one in observations
+    ]
 
 
 def observe_endpoint(trigger: Trigger, fleet: Fleet, now: float) -> tuple[DeviceObservation, float]:
-    """Look at what a URL tells; return that, and how many requests there are, as far as is known."""
-    query = trigger.engine
-    assert query is not None  # noqa: S101 - whoever asks has seen that it is there
-    load = _load(trigger, Endpoint(engine=query.engine, url=query.url), fleet, now)
+    """Observe the engine behind the trigger's URL; return the observation and the number of its requests."""
+    if not isinstance(trigger.metric, EngineMetric):
+        raise TypeError(f"{trigger.metric.name} is no metric of an engine")
+    query = _engine_query(trigger)
+    load = _load(trigger, trigger.metric, query, Endpoint(engine=query.engine, url=query.url), fleet, now)
     return DeviceObservation(query.url, None, load.value, load.sentence, load.expires_at_seconds), load.requests
-
-
-def is_ready(pod: Pod) -> bool:
-    """Whether a pod gets work."""
-    return pod.is_ready and pod.phase == "Running" and pod.node is not None
 
 
 def observe_devices(
     trigger: Trigger, nodes: Iterable[tuple[str, History]], fleet: Fleet, now: float
 ) -> list[DeviceObservation]:
-    """Look at every device of these nodes; where the trigger has a nodeSelector, the nodes' labels are known."""
-    meant = _Nodes(trigger, fleet)
+    """Observe every device of these nodes. Where the trigger has a nodeSelector, the node labels must be known."""
+    if isinstance(trigger.metric, EngineMetric):
+        raise TypeError(f"{trigger.metric.name} is no metric of a device")
+    scope = _NodeScope(trigger, fleet)
     return [
         observation
         for node, history in nodes
-        if meant.include(node)
-        for observation in _devices(trigger, node, history, fleet, now)
+        if scope.includes(node)
+        for observation in _observe_node(trigger, trigger.metric, node, history, fleet, now)
     ]
 
 
-def observe_missing_nodes(trigger: Trigger, fleet: Fleet, seen: Sequence[DeviceObservation]) -> list[DeviceObservation]:
-    """Say of every node that has never told anything that it is unseen.
+def observe_missing_nodes(
+    trigger: Trigger, fleet: Fleet, observed: Sequence[DeviceObservation]
+) -> list[DeviceObservation]:
+    """Return a missing observation for the devices of every node without a snapshot.
 
-    Nobody knows how many devices it has: it counts as many as one of the others, on average. One of which not even the
-    labels are known may be meant.
+    The number of its devices is not known: it counts as many as the other nodes have on average. A node without known
+    labels may be in the scope, and counts.
     """
-    meant = _Nodes(trigger, fleet)
-    nodes = {observation.node for observation in seen}
-    devices = math.ceil(len(seen) / len(nodes)) if nodes else 1
+    scope = _NodeScope(trigger, fleet)
+    nodes = {observation.node for observation in observed}
+    devices = math.ceil(len(observed) / len(nodes)) if nodes else 1
     return [
         DeviceObservation(name, None, None, f"{'' if name.startswith('(') else 'node '}{name}: {reason}")
         for name, reason in fleet.nodes_without_snapshot().items()
-        if meant.may_include(name)
+        if scope.may_include(name)
         for _ in range(devices)
     ]
 
 
-class _Nodes:
-    """Which nodes a trigger means, by its nodeSelector."""
+def describe_window(trigger: Trigger) -> str:
+    """Describe the window over which a trigger's readings are averaged."""
+    return f"mean of the last {trigger.window_seconds:g} s" if trigger.window_seconds else "newest sample"
+
+
+class _NodeScope:
+    """The nodes that a trigger's nodeSelector selects."""
 
     def __init__(self, trigger: Trigger, fleet: Fleet) -> None:
         self._selector = trigger.node_selector
         self._labels = fleet.node_labels if isinstance(fleet.node_labels, Mapping) else {}
 
-    def include(self, node: str) -> bool:
+    def includes(self, node: str) -> bool:
         return self._selector is None or self._selector.matches(self._labels.get(node, {}))
 
     def may_include(self, node: str) -> bool:
-        return node not in self._labels or self.include(node)
+        return node not in self._labels or self.includes(node)
 
 
-def _ask(trigger: Trigger, pod: Pod, fleet: Fleet, now: float) -> PodObservation:
-    """Look at what a pod's engine tells."""
-    query = trigger.engine
-    assert query is not None  # noqa: S101 - the trigger's parser sees to it
+def _engine_query(trigger: Trigger) -> EngineQuery:
+    if trigger.engine is None:
+        raise ValueError(f"{trigger.metric.name} is a metric of an engine, and the trigger has no engine query")
+    return trigger.engine
+
+
+def _observe_engine(
+    trigger: Trigger, metric: EngineMetric, query: EngineQuery, pod: Pod, fleet: Fleet, now: float
+) -> PodObservation:
     if not is_ready(pod):
-        return PodObservation(pod, ObservationState.NOT_READY, None, "not asked while it is not ready")
+        return PodObservation(pod, ObservationState.NOT_READY, None, "its engine is not scraped while it is not ready")
     if not pod.address:
         return PodObservation(pod, ObservationState.MISSING, None, "has no address yet")
-    load = _load(trigger, pod_endpoint(query, pod), fleet, now)
-    observation = ObservationState.MISSING if load.value is None else ObservationState.OBSERVED
-    until = load.expires_at_seconds
-    return PodObservation(pod, observation, load.value, load.sentence, until, load.requests, load.is_no_engine)
+    load = _load(trigger, metric, query, pod_endpoint(query, pod), fleet, now)
+    state = ObservationState.MISSING if load.value is None else ObservationState.OBSERVED
+    expires = load.expires_at_seconds
+    return PodObservation(pod, state, load.value, load.sentence, expires, load.requests, load.is_no_engine)
 
 
-def _load(trigger: Trigger, endpoint: Endpoint, fleet: Fleet, now: float) -> EngineLoad:
-    assert isinstance(trigger.metric, EngineMetric)  # noqa: S101 - the only ones that engines tell
-    assert trigger.engine is not None  # noqa: S101 - the trigger's parser sees to it
+def _load(
+    trigger: Trigger, metric: EngineMetric, query: EngineQuery, endpoint: Endpoint, fleet: Fleet, now: float
+) -> EngineLoad:
     return engine_load(
-        trigger.engine,
-        trigger.metric,
+        query,
+        metric,
         fleet.scrape_results.get(endpoint),
         window_seconds=trigger.window_seconds,
         stale_after_seconds=fleet.stale_after_seconds,
@@ -176,113 +215,122 @@ def _load(trigger: Trigger, endpoint: Endpoint, fleet: Fleet, now: float) -> Eng
     )
 
 
-def _look(trigger: Trigger, pod: Pod, fleet: Fleet, nodes: _Nodes, now: float) -> PodObservation:
-    def blind(observation: ObservationState, why: str) -> PodObservation:
-        return PodObservation(pod, observation, None, why)
+class _PodObserver:
+    """Observes pods by the devices that they hold."""
 
-    if pod.node is None:
-        return blind(ObservationState.MISSING, "not scheduled yet")
-    if not nodes.include(pod.node):
-        return blind(ObservationState.OUT_OF_SCOPE, f"node {pod.node} is outside nodeSelector")
-    history = fleet.node(pod.node)
-    if history is None or not fleet.is_history_fresh(history, now):
-        return blind(ObservationState.MISSING, fleet.missing_reason(pod.node, now))
-    held = devices_by_pod(history)
-    if held is None:
-        return blind(
-            ObservationState.MISSING, f"node {pod.node} cannot tell who holds its devices; its own log says why"
-        )
-    holding = held.get(pod.ref)
-    if holding is None:
-        return blind(ObservationState.NO_DEVICE, f"holds no device of node {pod.node}")
-    meant = [share for share in holding.shares if _is_meant(trigger, share.device)]
-    if holding.unresolved:
-        return blind(
-            ObservationState.MISSING, f"holds {holding.unresolved[0]}, a device that node {pod.node} does not list"
-        )
-    if not meant:
-        return blind(
-            ObservationState.OUT_OF_SCOPE, f"holds no device that gpuModel or gpuIndex mean on node {pod.node}"
-        )
-    return _valued(trigger, pod, meant, history, fleet, now)
+    def __init__(self, trigger: Trigger, metric: Metric, fleet: Fleet, now: float) -> None:
+        self._trigger = trigger
+        self._metric = metric
+        self._fleet = fleet
+        self._now = now
+        self._scope = _NodeScope(trigger, fleet)
+        self._aggregate = AGGREGATIONS[trigger.aggregation]
 
+    def observe(self, pod: Pod) -> PodObservation:
+        node = pod.node
+        if node is None:
+            return _without_value(pod, ObservationState.MISSING, "not scheduled yet")
+        if not self._scope.includes(node):
+            return _without_value(pod, ObservationState.OUT_OF_SCOPE, f"node {node} is not selected by nodeSelector")
+        history = self._fleet.node(node)
+        if history is None or not self._fleet.is_history_fresh(history, self._now):
+            return _without_value(pod, ObservationState.MISSING, self._fleet.missing_reason(node, self._now))
+        by_pod = devices_by_pod(history)
+        if by_pod is None:
+            return _without_value(
+                pod,
+                ObservationState.MISSING,
+                f"node {node} does not know which pods hold its devices; the log of its instance says why",
+            )
+        devices = by_pod.get(pod.ref)
+        if devices is None:
+            return _without_value(pod, ObservationState.NO_DEVICE, f"holds no device of node {node}")
+        if devices.unresolved:
+            return _without_value(
+                pod,
+                ObservationState.MISSING,
+                f"holds {devices.unresolved[0]}, a device that node {node} does not list",
+            )
+        selected = [share for share in devices.shares if _selects(self._trigger, share.device)]
+        if not selected:
+            return _without_value(
+                pod, ObservationState.OUT_OF_SCOPE, f"holds no device on node {node} that gpuModel and gpuIndex select"
+            )
+        return self._observe_shares(pod, node, selected, history)
 
-def _valued(
-    trigger: Trigger, pod: Pod, shares: list[DeviceShare], history: History, fleet: Fleet, now: float
-) -> PodObservation:
-    readings = device_loads_by_holder(history, _metric(trigger), trigger.window_seconds)
-    known = [readings[share.device.uuid] for share in shares]
-    believed = fleet.stale_after_seconds - history.age_seconds(now)
-    unknown = [reading for reading in known if not reading.is_within(believed)]
-    if unknown:
+    def holds_only(self, observation: PodObservation) -> bool:
+        """Whether the observed devices are all devices of the pod."""
+        history = self._fleet.node(observation.pod.node or "")
+        by_pod = devices_by_pod(history) if history is not None else None
+        devices = by_pod.get(observation.pod.ref) if by_pod is not None else None
+        return devices is not None and len(devices.shares) == len(observation.device_values)
+
+    def _observe_shares(self, pod: Pod, node: str, shares: Sequence[DeviceShare], history: History) -> PodObservation:
+        by_uuid = device_loads_by_holder(history, self._metric, self._trigger.window_seconds)
+        loads = [by_uuid[share.device.uuid] for share in shares]
+        max_lag = self._fleet.stale_after_seconds - history.age_seconds(self._now)
+        for load in loads:
+            if not load.is_within(max_lag):
+                return _without_value(pod, ObservationState.MISSING, _no_reading(load, node, self._metric))
+        values = [load.value or 0.0 for load in loads]
+        pairs = list(zip(shares, values, strict=True))
+        divided = [value / share.sharers if self._metric.is_divided else value for share, value in pairs]
+        value = self._aggregate(divided)
+        described = ", ".join([_describe_share(self._metric, share, value) for share, value in pairs])
         return PodObservation(
-            pod, ObservationState.MISSING, None, f"{_named(unknown[0], pod.node)} gives no {trigger.metric.name}"
+            pod,
+            ObservationState.OBSERVED,
+            value,
+            f"{value:.6g} {self._metric.unit} on node {node}: {described}",
+            self._fleet.expires_at_seconds(history) - max(load.lag_seconds for load in loads),
+            device_values=tuple([DeviceValue(share.device, value, share.sharers) for share, value in pairs]),
         )
-    values = [_part(trigger, share, reading.value or 0.0) for share, reading in zip(shares, known, strict=True)]
-    value = AGGREGATIONS[trigger.aggregation](values)
-    described = ", ".join(_described(trigger, share, reading) for share, reading in zip(shares, known, strict=True))
-    until = fleet.expires_at_seconds(history) - max(reading.lag_seconds for reading in known)
-    sentence = f"{value:.6g} {trigger.metric.unit} on node {pod.node}: {described}"
-    device_values = tuple(
-        DeviceValue(share.device, reading.value or 0.0, share.sharers)
-        for share, reading in zip(shares, known, strict=True)
-    )
-    return PodObservation(pod, ObservationState.OBSERVED, value, sentence, until, device_values=device_values)
 
 
-def _metric(trigger: Trigger) -> Metric:
-    assert isinstance(trigger.metric, Metric)  # noqa: S101 - engines' metrics never come so far
-    return trigger.metric
+def _without_value(pod: Pod, state: ObservationState, sentence: str) -> PodObservation:
+    return PodObservation(pod, state, None, sentence)
 
 
-def _part(trigger: Trigger, share: DeviceShare, value: float) -> float:
-    return value / share.sharers if _metric(trigger).is_divided else value
-
-
-def _described(trigger: Trigger, share: DeviceShare, reading: DeviceLoad) -> str:
-    device = f"GPU {share.device.index} {share.device.model} {reading.value:.6g} {trigger.metric.unit}"
+def _describe_share(metric: Metric, share: DeviceShare, value: float) -> str:
+    device = f"GPU {share.device.index} {share.device.model} {value:.6g} {metric.unit}"
     if share.sharers == 1:
         return device
-    rule = "in equal parts" if _metric(trigger).is_divided else "each counts it whole"
+    rule = "in equal shares" if metric.is_divided else "each counts the whole value"
     return f"{device} shared by {share.sharers} pods ({rule})"
 
 
-def _is_meant(trigger: Trigger, device: Device) -> bool:
+def _selects(trigger: Trigger, device: Device) -> bool:
     if trigger.gpu_index is not None and device.index != trigger.gpu_index:
         return False
     return trigger.gpu_model is None or matches_glob(trigger.gpu_model, device.model)
 
 
-def _devices(trigger: Trigger, node: str, history: History, fleet: Fleet, now: float) -> Iterator[DeviceObservation]:
+def _observe_node(
+    trigger: Trigger, metric: Metric, node: str, history: History, fleet: Fleet, now: float
+) -> Iterator[DeviceObservation]:
     if not fleet.is_history_fresh(history, now):
         why = fleet.missing_reason(node, now)
         for sample in history.newest.samples:
-            if _is_meant(trigger, sample.device):
+            if _selects(trigger, sample.device):
                 yield DeviceObservation(node, sample.device, None, why)
         return
-    believed = fleet.stale_after_seconds - history.age_seconds(now)
+    max_lag = fleet.stale_after_seconds - history.age_seconds(now)
     expires = fleet.expires_at_seconds(history)
-    for reading in device_loads(history, _metric(trigger), trigger.window_seconds):
-        if not _is_meant(trigger, reading.device):
+    for load in device_loads(history, metric, trigger.window_seconds):
+        if not _selects(trigger, load.device):
             continue
-        if not reading.is_within(believed):
-            why = f"{_named(reading, node)} gives no {trigger.metric.name}"
-            yield DeviceObservation(node, reading.device, None, why)
+        if load.is_within(max_lag):
+            described = _describe_load(metric, load)
+            yield DeviceObservation(node, load.device, load.value, described, expires - load.lag_seconds)
         else:
-            until = expires - reading.lag_seconds
-            yield DeviceObservation(node, reading.device, reading.value, _told(trigger, reading), until)
+            yield DeviceObservation(node, load.device, None, _no_reading(load, node, metric))
 
 
-def _told(trigger: Trigger, reading: DeviceLoad) -> str:
-    lag = f" ({reading.lag_seconds:.0f} s before the newest snapshot)" if reading.lag_seconds >= 1 else ""
-    device = reading.device
-    return f"GPU {device.index} {device.model} ({device.uuid}): {reading.value:.6g} {trigger.metric.unit}{lag}"
+def _describe_load(metric: Metric, load: DeviceLoad) -> str:
+    lag = f" ({load.lag_seconds:.0f} s before the newest snapshot)" if load.lag_seconds >= 1 else ""
+    device = load.device
+    return f"GPU {device.index} {device.model} ({device.uuid}): {load.value:.6g} {metric.unit}{lag}"
 
 
-def _named(reading: DeviceLoad, node: str | None) -> str:
-    return f"GPU {reading.device.index} ({reading.device.uuid}) of node {node}"
-
-
-def describe_window(trigger: Trigger) -> str:
-    """Say over which time a trigger's readings are averaged."""
-    return f"mean of the last {trigger.window_seconds:g} s" if trigger.window_seconds else "newest sample"
+def _no_reading(load: DeviceLoad, node: str, metric: Metric) -> str:
+    return f"GPU {load.device.index} ({load.device.uuid}) of node {node} has no reading of {metric.name}"

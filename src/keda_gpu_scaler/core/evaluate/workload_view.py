@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which pods of a workload count, and what is seen of each?
+"""A workload's pods, sorted by what was observed of them.
 
-The law of this module: every pod is in one place, ready or not, seen or with a reason why not.
+Law: every pod is in exactly one place: ready or not ready, with a value or with the reason why it has none.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 from keda_gpu_scaler.core.evaluate.engine_load import pod_endpoint
 from keda_gpu_scaler.core.evaluate.observation import (
@@ -14,6 +15,7 @@ from keda_gpu_scaler.core.evaluate.observation import (
     describe_window,
     is_ready,
     observe_pods,
+    observe_pods_unnarrowed,
 )
 from keda_gpu_scaler.core.hpa.reported_value import WorkloadSize
 from keda_gpu_scaler.core.selectors import SeriesSelector
@@ -24,96 +26,141 @@ from keda_gpu_scaler.core.types import Pod, Workload
 
 
 class WorkloadView:
-    """A workload's pods that count, sorted by what is seen of them.
+    """A workload's pods as one trigger selects them, at one instant.
 
-    As in the HPA, pods that are ending or have ended are ignored, and those that are not ready stand apart.
+    As in the HPA, pods that are being deleted or have ended are ignored, and pods that are not ready are counted apart.
+    The size and the starting pods come from the workload alone. The pods are observed when an observation is first
+    read.
     """
 
     def __init__(self, trigger: Trigger, workload: Workload, fleet: Fleet, now: float) -> None:
-        self._trigger = trigger
-        self._workload = workload
-        living = [pod for pod in workload.pods if _is_living(pod)]
-        self.observations = observe_pods(trigger, living, fleet, now)
-        self.ready = [observation for observation in self.observations if is_ready(observation.pod)]
-        self.unready = [observation for observation in self.observations if not is_ready(observation.pod)]
-        self.values = [observation.value for observation in self.ready if observation.value is not None]
-        self.missing = [
-            observation for observation in self.ready if observation.observation is ObservationState.MISSING
-        ]
-        self.out_of_scope = [
-            observation for observation in self.ready if observation.observation is ObservationState.OUT_OF_SCOPE
-        ]
-        # What is seen of them when nothing is narrowed, by which it is told whether the workload is at work at all.
-        self.unnarrowed_observations = self.all_observations = self.observations
-        if trigger.is_narrowed:
-            wide = replace(trigger, gpu_model=None, gpu_index=None, node_selector=None)
-            self.unnarrowed_observations = observe_pods(wide, living, fleet, now)
-            self.all_observations = [*self.observations, *self.unnarrowed_observations]
-        grace = trigger.startup_grace_seconds
-        self.starting = [
-            observation.pod for observation in self.unready if now - observation.pod.created_at_seconds < grace
-        ]
-        self.missing_reasons = [
-            f"{observation.pod.ref.name}: {observation.sentence}"
-            for observation in self.unnarrowed_observations
-            if observation.observation is ObservationState.MISSING and observation.pod.node is not None
-        ]
-        if not living and workload.spec_replicas > 0:
-            self.missing_reasons.append("its pods are not there yet")
+        self.trigger = trigger
+        self.workload = workload
+        self.fleet = fleet
+        self.now = now
 
     @property
+    def title(self) -> str:
+        """The workload's namespace and name."""
+        return f"{self.workload.namespace}/{self.workload.name}"
+
+    # ---- from the workload alone ----
+
+    @cached_property
+    def pods(self) -> Sequence[Pod]:
+        """The pods that count: neither being deleted nor ended."""
+        return [pod for pod in self.workload.pods if _is_running_or_starting(pod)]
+
+    @cached_property
     def size(self) -> WorkloadSize:
-        """How large the workload is in the HPA's eyes, which still counts a pod that is ending while it is ready."""
-        ready = sum(is_ready(pod) for pod in self._workload.pods)
-        return WorkloadSize(self._workload.spec_replicas, self._workload.status_replicas, ready)
+        """The size in the HPA's arithmetic, which counts a ready pod also while it is being deleted."""
+        ready = sum([is_ready(pod) for pod in self.workload.pods])
+        return WorkloadSize(self.workload.spec_replicas, self.workload.status_replicas, ready)
+
+    @property
+    def is_scaled_to_zero(self) -> bool:
+        """Whether the workload is scaled to zero and has no pod left that counts."""
+        return self.workload.spec_replicas == 0 and not self.pods
+
+    @property
+    def has_ready_pod(self) -> bool:
+        """Whether at least one pod that counts is ready."""
+        return any(is_ready(pod) for pod in self.pods)
+
+    @cached_property
+    def starting(self) -> Sequence[Pod]:
+        """The pods that are not ready and are within their startup grace."""
+        return [pod for pod in self.pods if not is_ready(pod) and self.is_within_grace(pod)]
+
+    def is_within_grace(self, pod: Pod) -> bool:
+        """Whether a pod is younger than the trigger's startup grace."""
+        return self.now - pod.created_at_seconds < self.trigger.startup_grace_seconds
+
+    # ---- observed when first read ----
+
+    @cached_property
+    def observations(self) -> Sequence[PodObservation]:
+        """The observation of every pod that counts."""
+        return observe_pods(self.trigger, self.pods, self.fleet, self.now)
+
+    @cached_property
+    def unnarrowed_observations(self) -> Sequence[PodObservation]:
+        """The observations without gpuModel, gpuIndex and nodeSelector. They say whether the workload has work."""
+        return observe_pods_unnarrowed(self.trigger, self.observations, self.fleet, self.now)
+
+    @cached_property
+    def ready(self) -> Sequence[PodObservation]:
+        """The observations of the ready pods."""
+        return [observation for observation in self.observations if is_ready(observation.pod)]
+
+    @cached_property
+    def values(self) -> Sequence[float]:
+        """The values of the ready pods that have one."""
+        return [observation.value for observation in self.ready if observation.value is not None]
+
+    @cached_property
+    def missing(self) -> Sequence[PodObservation]:
+        """The ready pods that the trigger selects and that have no value."""
+        return [one for one in self.ready if one.observation is ObservationState.MISSING]
+
+    @cached_property
+    def out_of_scope(self) -> Sequence[PodObservation]:
+        """The ready pods that the trigger does not select."""
+        return [one for one in self.ready if one.observation is ObservationState.OUT_OF_SCOPE]
+
+    @property
+    def missing_reasons(self) -> Sequence[str]:
+        """Why pods that could be at work have no value, whichever of them the trigger selects."""
+        if not self.pods and self.workload.spec_replicas > 0:
+            return ["its pods do not exist yet"]
+        return [
+            f"{one.pod.ref.name}: {one.sentence}"
+            for one in self.unnarrowed_observations
+            if one.observation is ObservationState.MISSING and one.pod.node is not None
+        ]
 
     @property
     def no_engine_reason(self) -> str | None:
-        """Why not one ready pod has an engine that tells of itself; None where one has, or may have."""
+        """Why no ready pod has a known engine; None where one has, or where that is not known."""
         if self.ready and all(observation.is_no_engine for observation in self.ready):
             return f"{self.ready[0].pod.ref.name}: {self.ready[0].sentence}"
         return None
 
     @property
-    def is_scaled_to_zero(self) -> bool:
-        """Whether it is scaled to zero, and nothing of it runs any more."""
-        return not self.observations and self._workload.spec_replicas == 0
-
-    def nothing_in_scope(self) -> str | None:
-        """Say that the workload has no device that the trigger means; None where it may have one."""
-        kinds = {observation.observation for observation in self.observations}
-        title = f"{self._workload.namespace}/{self._workload.name}"
-        if kinds == {ObservationState.NO_DEVICE} and self.ready:
+    def no_device_reason(self) -> str | None:
+        """Why the workload has no device that the trigger selects; None where it has one, or may have one."""
+        states = {observation.observation for observation in self.observations}
+        if not self.ready or not states <= {ObservationState.OUT_OF_SCOPE, ObservationState.NO_DEVICE}:
+            return None
+        if states == {ObservationState.NO_DEVICE}:
             return (
-                f"{title}: not one of its {len(self.observations)} pods holds a device that the kubelet handed out: have it "
-                "request one (nvidia.com/gpu), or set scope: node or fleet"
+                f"{self.title}: none of its {len(self.observations)} pods holds a device that the kubelet assigned: "
+                "request one in the pod template (nvidia.com/gpu), or set scope: node or fleet"
             )
-        if kinds and kinds <= {ObservationState.OUT_OF_SCOPE, ObservationState.NO_DEVICE} and self.ready:
-            return (
-                f"{title}: not one of its {len(self.observations)} pods holds a device that nodeSelector, gpuModel and "
-                "gpuIndex mean"
-            )
-        return None
+        return (
+            f"{self.title}: none of its {len(self.observations)} pods holds a device that nodeSelector, gpuModel "
+            "and gpuIndex select"
+        )
 
     def steps(self) -> tuple[str, ...]:
         """Describe the workload and each of its pods."""
-        workload = self._workload
+        workload = self.workload
         heading = (
-            f"scope workload: {self._trigger.metric.name} of {workload.target} ({describe_window(self._trigger)}): "
+            f"scope workload: {self.trigger.metric.name} of {workload.target} ({describe_window(self.trigger)}): "
             f"{workload.status_replicas} replicas of {workload.spec_replicas} wanted, {len(self.ready)} ready pods, "
-            f"{len(self.values)} seen"
+            f"{len(self.values)} with a value"
         )
-        return (heading, *(_line(observation) for observation in self.observations))
+        return (heading, *[_describe(observation) for observation in self.observations])
 
 
-def _line(observation: PodObservation) -> str:
+def _describe(observation: PodObservation) -> str:
     state = "" if is_ready(observation.pod) else " (not ready)"
     return f"pod {observation.pod.ref.name}{state}: {observation.sentence}"
 
 
 @dataclass(frozen=True, slots=True)
 class ScrapeRequest:
-    """What a trigger needs of one endpoint: so much of its history, and these series besides."""
+    """What a trigger needs of one endpoint: the length of the history, and series beyond the engine's own."""
 
     endpoint: Endpoint
     window_seconds: float
@@ -122,28 +169,29 @@ class ScrapeRequest:
 
 
 def ready_pods(workload: Workload) -> tuple[Pod, ...]:
-    """Return the pods that get work, of which engines are asked."""
-    return tuple(pod for pod in workload.pods if _is_living(pod) and is_ready(pod))
+    """Return the pods that get requests; their engines are scraped."""
+    return tuple(pod for pod in workload.pods if _is_running_or_starting(pod) and is_ready(pod))
 
 
 def scrape_requests(trigger: Trigger, pods: Iterable[Pod]) -> tuple[ScrapeRequest, ...]:
-    """Return everything that is to be scraped for a trigger.
+    """Return everything that must be scraped for a trigger.
 
     Args:
-        trigger: what is asked.
-        pods: the workload's that are ready; those without an address yet are left out.
+        trigger: the parsed trigger.
+        pods: the ready pods of the workload. A pod without an address is left out.
     """
-    found = []
+    requests = []
     query, demand, window = trigger.engine, trigger.demand, trigger.window_seconds
     if query is not None and query.url:
-        found.append(ScrapeRequest(Endpoint(engine=query.engine, url=query.url), window, query.selectors))
+        requests.append(ScrapeRequest(Endpoint(engine=query.engine, url=query.url), window, query.selectors))
     elif query is not None:
-        found += [ScrapeRequest(pod_endpoint(query, pod), window, query.selectors) for pod in pods if pod.address]
+        requests += [ScrapeRequest(pod_endpoint(query, pod), window, query.selectors) for pod in pods if pod.address]
     if demand is not None:
-        reach = window + demand.hold_seconds  # what is held is a rate over the window, at each time of the hold
-        found.append(ScrapeRequest(demand.endpoint, reach, demand.selectors, is_demand=True))
-    return tuple(found)
+        # During the hold demand may be a rate, and a rate at the beginning of the hold needs the window before it.
+        history = window + demand.hold_seconds
+        requests.append(ScrapeRequest(demand.endpoint, history, demand.selectors, is_demand=True))
+    return tuple(requests)
 
 
-def _is_living(pod: Pod) -> bool:
+def _is_running_or_starting(pod: Pod) -> bool:
     return not pod.is_deleting and pod.phase not in ("Failed", "Succeeded")

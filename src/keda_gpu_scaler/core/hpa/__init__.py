@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Horizontal Pod Autoscaler's arithmetic, and its inverse."""
+"""The arithmetic of the Horizontal Pod Autoscaler (HPA), and its inverse."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What will the HPA make of a recommendation? What it remembers, its rates and its limits, step by step.
+"""The HPA's controller: stabilisation, scaling policies and replica limits, step by step.
 
-The law of this module: it decides as the HPA's controller does, rounding and oddities included, and it
-improves nothing. A step depends on its arguments alone: ``now`` is given, and the past travels in ``ControllerState``.
+Law: it decides as the HPA's controller does, with the same rounding and the same exceptions, and it improves nothing.
+A step depends on its arguments alone: ``now`` is an argument, and ``ControllerState`` holds the past.
 
 Facts are from Kubernetes (pkg/controller/podautoscaler, 1.33 and later): ``horizontal.go`` (reconcileAutoscaler,
 computeReplicasForMetrics, recordInitialRecommendation, stabilizeRecommendation and
@@ -18,11 +18,11 @@ from enum import StrEnum
 from keda_gpu_scaler.core.hpa.replica_calculator import Recommendation
 
 SYNC_PERIOD_SECONDS = 15.0
-"""How often the controller looks at each HPA (--horizontal-pod-autoscaler-sync-period)."""
+"""The interval between two reconciliations of an HPA (--horizontal-pod-autoscaler-sync-period)."""
 DOWN_STABILISATION_SECONDS = 300.0
 """The controller's default for scaling down (--horizontal-pod-autoscaler-downscale-stabilization)."""
 DEFAULT_MIN_REPLICAS = 1
-"""KEDA never gives an HPA less, also with a ``minReplicaCount`` of 0: the last step to zero is its own."""
+"""KEDA never sets a lower minimum, also with a ``minReplicaCount`` of 0: KEDA itself scales from one to zero."""
 DEFAULT_MAX_REPLICAS = 100
 """KEDA's default for ``maxReplicaCount``."""
 _LONGEST_WINDOW_SECONDS = 3600
@@ -30,14 +30,14 @@ _LONGEST_PERIOD_SECONDS = 1800
 
 
 class PolicyType(StrEnum):
-    """What a policy's value counts."""
+    """The unit of a policy's value."""
 
     PODS = "Pods"
     PERCENT = "Percent"
 
 
 class SelectPolicy(StrEnum):
-    """Which of several policies holds: the one that allows the largest change, the smallest, or none at all."""
+    """Which of several policies applies: the one with the largest change, with the smallest, or no change."""
 
     MAX = "Max"
     MIN = "Min"
@@ -45,7 +45,7 @@ class SelectPolicy(StrEnum):
 
 
 class Limit(StrEnum):
-    """What kept the final size from simply being the recommended one."""
+    """The reason why the final size differs from the recommended one, or why it was not changed."""
 
     NONE = "none"
     DISABLED = "disabled"
@@ -82,7 +82,7 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class ScalingRules:
-    """One direction's rules in ``spec.behavior``."""
+    """The rules for one direction in ``spec.behavior``."""
 
     policies: tuple[Policy, ...]
     stabilisation_seconds: float = 0.0
@@ -104,9 +104,9 @@ class ScalingRules:
 
 
 DEFAULT_UP = ScalingRules((Policy(PolicyType.PERCENT, 100, 15), Policy(PolicyType.PODS, 4, 15)))
-"""What ``behavior.scaleUp`` is where a behaviour is given and leaves it out."""
+"""The API server's default for ``behavior.scaleUp`` in a behaviour without it."""
 DEFAULT_DOWN = ScalingRules((Policy(PolicyType.PERCENT, 100, 15),), DOWN_STABILISATION_SECONDS)
-"""What ``behavior.scaleDown`` is where a behaviour is given and leaves it out."""
+"""The API server's default for ``behavior.scaleDown`` in a behaviour without it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ class Behavior:
 
 @dataclass(frozen=True, slots=True)
 class PastRecommendation:
-    """A size that was recommended, before any limit, and when."""
+    """A size that was recommended, before any limit, and its time."""
 
     at_seconds: float
     replicas: int
@@ -127,7 +127,7 @@ class PastRecommendation:
 
 @dataclass(frozen=True, slots=True)
 class ScaleEvent:
-    """A change of size that was carried out, and when: ``change`` is negative for fewer replicas."""
+    """A change of size that was carried out, and its time; ``change`` is negative for fewer replicas."""
 
     at_seconds: float
     change: int
@@ -135,10 +135,10 @@ class ScaleEvent:
 
 @dataclass(frozen=True, slots=True)
 class ControllerState:
-    """All the controller remembers of one HPA, oldest first. It forgets it when it restarts.
+    """The controller's memory of one HPA, oldest first. A restart of the controller clears it.
 
-    ``started`` says that the controller has seen the HPA before: on first sight it takes the current size for
-    a recommendation, so that its own restart shrinks nothing.
+    ``started`` says that the controller has reconciled the HPA before. At the first reconciliation it records the
+    current size as a recommendation, so that its own restart does not scale anything down.
     """
 
     recommendations: tuple[PastRecommendation, ...] = ()
@@ -148,10 +148,10 @@ class ControllerState:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What one step came to.
+    """The result of one step.
 
-    ``recommended`` is None where no metric was usable, or none was asked; ``replicas`` is the size from now
-    on; ``sentence`` says in words what ``limit`` did.
+    ``recommended`` is None where no metric was usable, or where the controller decided without a metric. ``replicas``
+    is the new size. ``sentence`` explains ``limit``.
     """
 
     recommended: int | None
@@ -161,19 +161,19 @@ class Decision:
 
 
 def largest(recommendations: Iterable[Recommendation | None], current_replicas: int) -> Recommendation | None:
-    """Of several metrics the largest wins; None stands for one that failed.
+    """Return the largest recommendation of several metrics; None stands for a metric that failed.
 
-    A failed metric might have asked for more: with one, nothing shrinks. The answer is then None, as it is
-    when every metric failed.
+    A failed metric might have recommended more replicas. So while a metric fails, the HPA does not scale down. The
+    result is then None, as it is where every metric failed.
     """
-    every = tuple(recommendations)
-    usable = [recommendation for recommendation in every if recommendation is not None]
+    all_metrics = tuple(recommendations)
+    usable = [recommendation for recommendation in all_metrics if recommendation is not None]
     if not usable:
         return None
-    winner = max(usable, key=lambda recommendation: recommendation.replicas)  # the first of equals
-    if len(usable) < len(every) and winner.replicas < current_replicas:
+    largest_one = max(usable, key=lambda recommendation: recommendation.replicas)  # the first of equals
+    if len(usable) < len(all_metrics) and largest_one.replicas < current_replicas:
         return None
-    return winner
+    return largest_one
 
 
 def reconcile(
@@ -186,33 +186,30 @@ def reconcile(
     max_replicas: int = DEFAULT_MAX_REPLICAS,
     behavior: Behavior | None = None,
 ) -> tuple[ControllerState, Decision]:
-    """One look of the controller at one HPA.
+    """Reconcile one HPA once.
 
     Args:
-        state: what it remembers.
+        state: the controller's memory of it.
         now: monotonic seconds; never less than at an earlier step.
         current_replicas: the scale target's ``spec.replicas``.
-        recommendation: of ``largest`` or ``desired_replicas``; None when no metric is usable.
+        recommendation: of ``largest`` or ``desired_replicas``; None where no metric is usable.
         min_replicas: the HPA's lower limit, 1 or more.
-        max_replicas: its upper limit.
-        behavior: ``spec.behavior``. None, which is what KEDA leaves it at unless a ScaledObject has one, is
-            **not** the same as ``Behavior()``: the controller then grows to twice the size or to 4, whichever
-            is more, at each step (so 1 becomes 4 and not 5), has no rate for shrinking, and may return to a
-            recent larger recommendation even if that is above the current size.
+        max_replicas: the HPA's upper limit.
+        behavior: ``spec.behavior``. KEDA sets none unless the ScaledObject has one. None is **not** the same as
+            ``Behavior()``. With None, each step may scale up to twice the size or to 4, whichever is more (so 1
+            becomes 4 and not 5). Scaling down has no rate limit. The controller may return to a recent larger
+            recommendation, even one above the current size.
 
     Raises:
         ValueError: limits that no HPA can have, or a negative size.
     """
-    if not 1 <= min_replicas <= max_replicas:
-        raise ValueError(f"minReplicas: Invalid value: {min_replicas}: must be 1 to maxReplicas ({max_replicas})")
-    if current_replicas < 0:
-        raise ValueError(f"replicas: Invalid value: {current_replicas}: must be 0 or more")
-    state = _remembered(state, now, current_replicas, behavior)
-    wait_for_sync = _settled_without_metrics(current_replicas, min_replicas, max_replicas)
-    if wait_for_sync is not None:
-        decision = wait_for_sync
+    _check_arguments(current_replicas, min_replicas, max_replicas)
+    state = _updated(state, now, current_replicas, behavior)
+    without_metrics = _decide_without_metrics(current_replicas, min_replicas, max_replicas)
+    if without_metrics is not None:
+        decision = without_metrics
     elif recommendation is None:
-        sentence = f"no usable metric: the HPA leaves {_replicas(current_replicas)} alone"
+        sentence = f"no usable metric: the HPA keeps {_replicas(current_replicas)}"
         decision = Decision(None, current_replicas, Limit.NO_METRIC, sentence)
     else:
         stable = _stabilised(state, now, current_replicas, recommendation.replicas, behavior)
@@ -225,10 +222,18 @@ def reconcile(
     return state, decision
 
 
-def _settled_without_metrics(current: int, min_replicas: int, max_replicas: int) -> Decision | None:
-    """Where the controller decides before it looks at any metric, and at no rate."""
+def _check_arguments(current: int, min_replicas: int, max_replicas: int) -> None:
+    if not 1 <= min_replicas <= max_replicas:
+        raise ValueError(f"minReplicas: Invalid value: {min_replicas}: must be 1 to maxReplicas ({max_replicas})")
+    if current < 0:
+        raise ValueError(f"replicas: Invalid value: {current}: must be 0 or more")
+
+
+def _decide_without_metrics(current: int, min_replicas: int, max_replicas: int) -> Decision | None:
+    """Return the decision where the controller needs no metric and applies no rate limit; else None."""
     if current == 0:
-        return Decision(None, 0, Limit.DISABLED, "0 replicas: the HPA is disabled, and only KEDA can wake the workload")
+        sentence = "0 replicas: the HPA is disabled, and only KEDA can activate the workload"
+        return Decision(None, 0, Limit.DISABLED, sentence)
     if current > max_replicas:
         return Decision(
             None, max_replicas, Limit.MAX, f"{_replicas(current)}, above the maximum: {max_replicas} at once"
@@ -240,15 +245,15 @@ def _settled_without_metrics(current: int, min_replicas: int, max_replicas: int)
     return None
 
 
-def _remembered(state: ControllerState, now: float, current: int, behavior: Behavior | None) -> ControllerState:
-    """The state on first sight of the HPA seeded, and always without what no rule can reach any more."""
+def _updated(state: ControllerState, now: float, current: int, behavior: Behavior | None) -> ControllerState:
+    """Add the current size at the first reconciliation; later, remove entries that are too old for every rule."""
     if not state.started:
         return ControllerState((*state.recommendations, PastRecommendation(now, current)), state.events, started=True)
     window, period = DOWN_STABILISATION_SECONDS, 0
     if behavior is not None:
         window = max(behavior.up.stabilisation_seconds, behavior.down.stabilisation_seconds)
-        # The controller keeps growing and shrinking apart, each for its own longest period, and may so lose an
-        # event that the other direction's rules would still count. That loss is not copied.
+        # The controller keeps the events of each direction for that direction's longest period. It may so drop an
+        # event that the other direction's rules would still count. This loss is not copied.
         period = max(policy.period_seconds for policy in (*behavior.up.policies, *behavior.down.policies))
     return ControllerState(
         tuple(past for past in state.recommendations if now - past.at_seconds <= window),
@@ -258,10 +263,10 @@ def _remembered(state: ControllerState, now: float, current: int, behavior: Beha
 
 
 def _stabilised(state: ControllerState, now: float, current: int, desired: int, behavior: Behavior | None) -> int:
-    """The recommendation held back by earlier ones."""
+    """Return the recommended size after stabilisation by earlier recommendations."""
     if behavior is None:
         return max([desired, *(past.replicas for past in state.recommendations)])
-    # The ends of the windows are open here, and closed without a behaviour: so in the controller.
+    # As in the controller, the windows are open at their end here, and closed without a behaviour.
     ages = [(now - past.at_seconds, past.replicas) for past in state.recommendations]
     lowest = min([desired, *(size for age, size in ages if age < behavior.up.stabilisation_seconds)])
     highest = max([desired, *(size for age, size in ages if age < behavior.down.stabilisation_seconds)])
@@ -278,36 +283,38 @@ def _limited(
     max_replicas: int,
     behavior: Behavior | None,
 ) -> Decision:
-    """The stabilised size within the rates and within minimum and maximum, and which of them bit last."""
-    asked = recommendation.replicas
+    """Limit the stabilised size by rate limits, minimum and maximum, and name the last limit that applied."""
+    recommended = recommendation.replicas
     if stable > current:
         fastest = _fastest_up(state, now, current, behavior)
         if stable > min(max_replicas, fastest):
-            return _at_most(asked, current, stable, fastest, max_replicas)
+            return _at_most(recommended, current, stable, fastest, max_replicas)
     elif stable < current:
         slowest = _fastest_down(state, now, current, behavior)
         if stable < max(min_replicas, slowest):
-            return _at_least(asked, current, stable, slowest, min_replicas)
-    if stable != asked:
-        sentence = f"{_replicas(stable)}: recent recommendations hold back {asked}"
-        return Decision(asked, stable, Limit.STABILISATION, sentence)
+            return _at_least(recommended, current, stable, slowest, min_replicas)
+    if stable != recommended:
+        sentence = f"{_replicas(stable)}: recent recommendations hold back {recommended}"
+        return Decision(recommended, stable, Limit.STABILISATION, sentence)
     if recommendation.within_tolerance:
-        return Decision(asked, stable, Limit.TOLERANCE, f"{_replicas(stable)}: near enough to the target")
-    return Decision(asked, stable, Limit.NONE, f"{_replicas(stable)}, as recommended")
+        return Decision(
+            recommended, stable, Limit.TOLERANCE, f"{_replicas(stable)}: within the tolerance of the target"
+        )
+    return Decision(recommended, stable, Limit.NONE, f"{_replicas(stable)}, as recommended")
 
 
-def _at_most(asked: int, current: int, stable: int, fastest: int, max_replicas: int) -> Decision:
+def _at_most(recommended: int, current: int, stable: int, fastest: int, max_replicas: int) -> Decision:
     if max_replicas > fastest:
-        sentence = f"{_replicas(fastest)}: growing from {current} to {stable} is faster than the rules allow"
-        return Decision(asked, fastest, Limit.RATE_UP, sentence)
-    return Decision(asked, max_replicas, Limit.MAX, f"{_replicas(max_replicas)}: {stable} is above the maximum")
+        sentence = f"{_replicas(fastest)}: scaling up from {current} to {stable} is faster than the policies allow"
+        return Decision(recommended, fastest, Limit.RATE_UP, sentence)
+    return Decision(recommended, max_replicas, Limit.MAX, f"{_replicas(max_replicas)}: {stable} is above the maximum")
 
 
-def _at_least(asked: int, current: int, stable: int, slowest: int, min_replicas: int) -> Decision:
+def _at_least(recommended: int, current: int, stable: int, slowest: int, min_replicas: int) -> Decision:
     if min_replicas < slowest:
-        sentence = f"{_replicas(slowest)}: shrinking from {current} to {stable} is faster than the rules allow"
-        return Decision(asked, slowest, Limit.RATE_DOWN, sentence)
-    return Decision(asked, min_replicas, Limit.MIN, f"{_replicas(min_replicas)}: {stable} is below the minimum")
+        sentence = f"{_replicas(slowest)}: scaling down from {current} to {stable} is faster than the policies allow"
+        return Decision(recommended, slowest, Limit.RATE_DOWN, sentence)
+    return Decision(recommended, min_replicas, Limit.MIN, f"{_replicas(min_replicas)}: {stable} is below the minimum")
 
 
 def _fastest_up(state: ControllerState, now: float, current: int, behavior: Behavior | None) -> int:
@@ -318,13 +325,13 @@ def _fastest_up(state: ControllerState, now: float, current: int, behavior: Beha
         return current
     proposals: list[int] = []
     for policy in rules.policies:
-        start = _at_period_start(state.events, now, current, policy)
+        start = _replicas_at_period_start(state.events, now, current, policy)
         if policy.type is PolicyType.PODS:
             proposals.append(start + policy.value)
         else:
-            # In floating point, as there: ten per cent more than 100 is 111.
+            # In floating point, as in the controller: ten per cent more than 100 is 111.
             proposals.append(math.ceil(float(start) * (1.0 + float(policy.value) / 100)))
-    # What was removed by other hands may put the limit below the current size: then nothing is added.
+    # A removal of replicas may put the limit below the current size. Then nothing is added.
     return max(current, min(proposals) if rules.select is SelectPolicy.MIN else max(proposals))
 
 
@@ -336,16 +343,16 @@ def _fastest_down(state: ControllerState, now: float, current: int, behavior: Be
         return current
     proposals: list[int] = []
     for policy in rules.policies:
-        start = _at_period_start(state.events, now, current, policy)
+        start = _replicas_at_period_start(state.events, now, current, policy)
         if policy.type is PolicyType.PODS:
             proposals.append(start - policy.value)
         else:
             proposals.append(int(float(start) * (1.0 - float(policy.value) / 100)))
-    # The smallest change is the largest size.
+    # The smallest change gives the largest size.
     return min(current, max(proposals) if rules.select is SelectPolicy.MIN else min(proposals))
 
 
-def _at_period_start(events: Sequence[ScaleEvent], now: float, current: int, policy: Policy) -> int:
+def _replicas_at_period_start(events: Sequence[ScaleEvent], now: float, current: int, policy: Policy) -> int:
     return current - sum(event.change for event in events if now - event.at_seconds < policy.period_seconds)
 
 

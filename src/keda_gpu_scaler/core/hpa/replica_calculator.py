@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What size does one metric ask for? The HPA's algorithm for external metrics, and its own for resources.
+"""The HPA's replica calculator: its algorithms for external metrics and for resource metrics.
 
-The law of this module: it decides as the HPA's controller does, rounding and oddities included; the one thing it
-mends is said where it is done.
+Law: it decides as the HPA's controller does, with the same rounding and the same exceptions. It differs in one case,
+which ``resource_replicas`` documents.
 
-Facts are from Kubernetes (pkg/controller/podautoscaler, 1.33 and later, where growing and shrinking have
-tolerances of their own): ``replica_calculator.go`` (GetExternalPerPodMetricReplicas, GetExternalMetricReplicas,
+Facts are from Kubernetes (pkg/controller/podautoscaler, 1.33 and later, with one tolerance for scaling up and one for
+scaling down): ``replica_calculator.go`` (GetExternalPerPodMetricReplicas, GetExternalMetricReplicas,
 getUsageRatioReplicaCount, calcPlainMetricReplicas, Tolerances.isWithin) and ``metrics/utilization.go``
 (GetMetricUsageRatio); and from KEDA 2.20 (pkg/scalers/scaler.go, quantityFromFloat64).
 """
@@ -22,7 +22,7 @@ _LARGEST_REPLICAS = 2**31 - 1
 
 
 class ValueType(StrEnum):
-    """The trigger's KEDA ``metricType``: what the HPA does with the target."""
+    """The trigger's KEDA ``metricType``: how the HPA compares the value with the target."""
 
     AVERAGE_VALUE = "AverageValue"
     VALUE = "Value"
@@ -30,20 +30,20 @@ class ValueType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Tolerances:
-    """How far from 1 the ratio may be, either way, without any change. Both ends belong to it."""
+    """How far the ratio may be above or below 1 without any change. Both bounds are inclusive."""
 
     up: float = DEFAULT_TOLERANCE
     down: float = DEFAULT_TOLERANCE
 
     def hold(self, ratio: float) -> bool:
-        """Whether the HPA leaves the size alone at this ratio."""
+        """Whether the HPA keeps the size at this ratio."""
         # Written as the controller writes it: |1 - ratio| <= 0.1 would be false for a ratio of 1.1.
         return 1.0 - self.down <= ratio <= 1.0 + self.up
 
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """The size one metric asks for, before any limit. ``ratio`` is the load against what is wanted."""
+    """The size that one metric recommends, before any limit. ``ratio`` is the value divided by the wanted value."""
 
     replicas: int
     ratio: float
@@ -52,9 +52,9 @@ class Recommendation:
 
 
 def milli(value: float) -> int:
-    """The value as the HPA holds it, in whole thousandths: KEDA writes three decimals, half to even.
+    """Return the value in whole thousandths, as the HPA holds it: KEDA writes three decimals, rounded half to even.
 
-    KEDA before 2.20 cuts the rest off instead, a difference of one thousandth at most.
+    KEDA before 2.20 truncates instead, a difference of one thousandth at most.
 
     Raises:
         ValueError: the value is not finite, or too large to count in thousandths.
@@ -76,29 +76,26 @@ def desired_replicas(
     ready_pods: int | None = None,
     tolerances: Tolerances = Tolerances(),
 ) -> Recommendation:
-    """The size one external metric asks for.
+    """Return the size that one external metric recommends.
 
     Args:
-        value_type: ``AverageValue`` divides the value among the replicas, ``Value`` takes it as it stands.
+        value_type: ``AverageValue`` divides the value by the replicas, ``Value`` uses it unchanged.
         value_milli: the metric, in thousandths; several values of one metric are added up beforehand.
         target_milli: the target, in thousandths.
         replicas: the scale target's ``status.replicas`` under ``AverageValue``, its ``spec.replicas`` under
-            ``Value``. The two differ only while pods come and go.
-        ready_pods: how many pods run and are ready, read under ``Value`` only; all of them by default.
-        tolerances: how far off the target is near enough.
+            ``Value``. The two differ only while pods are created or deleted.
+        ready_pods: how many pods run and are ready, used under ``Value`` only; by default all of them.
+        tolerances: how far from the target the value may be without any change.
 
     Raises:
         ValueError: a target that is not above 0, or a negative count.
     """
     ready = replicas if ready_pods is None else ready_pods
-    if target_milli <= 0:
-        raise ValueError(f"target: Invalid value: {_plain(target_milli)}: must be above 0, to three decimals")
-    if replicas < 0 or ready < 0:
-        raise ValueError(f"replicas: Invalid value: {min(replicas, ready)}: must be 0 or more")
+    _check_arguments(target_milli, replicas, ready)
     value, target = float(value_milli), float(target_milli)
     quotient = f"{_plain(value_milli)} / {_plain(target_milli)}"
     if replicas == 0:
-        # The controller divides by zero here under AverageValue and goes on with an infinite ratio: no tolerance.
+        # Under AverageValue the controller divides by zero here and continues with an infinite ratio: no tolerance.
         size = _ceiling(value / target)
         return Recommendation(size, value / target, False, f"from no replicas: ceil({quotient}) = {size}")
     if value_type is ValueType.AVERAGE_VALUE:
@@ -116,6 +113,13 @@ def desired_replicas(
     return Recommendation(size, ratio, False, f"{measured}, so {formula} = {size}")
 
 
+def _check_arguments(target_milli: int, replicas: int, ready: int) -> None:
+    if target_milli <= 0:
+        raise ValueError(f"target: Invalid value: {_plain(target_milli)}: must be above 0, to three decimals")
+    if replicas < 0 or ready < 0:
+        raise ValueError(f"replicas: Invalid value: {min(replicas, ready)}: must be 0 or more")
+
+
 def resource_replicas(
     values_milli: Sequence[int],
     target_milli: int,
@@ -125,27 +129,27 @@ def resource_replicas(
     replicas: int,
     tolerances: Tolerances = Tolerances(),
 ) -> int | None:
-    """The size that the HPA's own resource-metric algorithm asks for; None without any value.
+    """Return the size that the HPA's own resource-metric algorithm recommends; None without any value.
 
-    One case is mended: at a ratio of exactly 1 the controller takes missing pods for idle, and shrinks. Here they are
-    at the target then, too, as ignorance must not shrink anything.
+    One case differs: at a ratio of exactly 1 the controller counts missing pods as idle and scales down. Here they
+    count as at the target in this case too, because missing data must not scale anything down.
 
     Args:
-        values_milli: one for each ready pod that has a value, in thousandths.
-        target_milli: what each should have, in thousandths, above 0.
-        missing: ready pods without a value: idle when the others ask to grow, at the target when to shrink.
-        unready: pods that are not ready: idle when growing, left out when shrinking.
+        values_milli: one for each ready pod with a value, in thousandths.
+        target_milli: the target of each pod, in thousandths, above 0.
+        missing: ready pods without a value. They count as idle on the way up and as at the target on the way down.
+        unready: pods that are not ready. They count as idle on the way up and are ignored on the way down.
         replicas: the scale target's ``spec.replicas``.
-        tolerances: how far off the target is near enough.
+        tolerances: how far from the target the value may be without any change.
     """
     if not values_milli:
         return None
     ratio = _mean_ratio(sum(values_milli), len(values_milli), target_milli)
-    grows_over_unready = unready > 0 and ratio > 1.0
-    if not grows_over_unready and not missing:
+    counts_unready = unready > 0 and ratio > 1.0
+    if not counts_unready and not missing:
         return replicas if tolerances.hold(ratio) else _ceiling(ratio * len(values_milli))
     filled = sum(values_milli) + (missing * target_milli if ratio <= 1.0 else 0)
-    counted = len(values_milli) + missing + (unready if grows_over_unready else 0)
+    counted = len(values_milli) + missing + (unready if counts_unready else 0)
     rebalanced = _mean_ratio(filled, counted, target_milli)
     if tolerances.hold(rebalanced) or (ratio < 1.0 < rebalanced) or (rebalanced < 1.0 < ratio):
         return replicas

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which one number must the HPA be handed, so that it does what its own algorithm would do with every pod's value?
+"""The reported value: the number that makes the HPA decide as it would from the value of each pod.
 
-The law of this module: the plain total (or mean) wherever the HPA's external-metric arithmetic does the right
-thing with it, and otherwise the number that leads it there; where no number does, the one that leads nearest without
-going beyond.
+Law: the reported value is the plain total (or mean) if the HPA's external-metric arithmetic leads to the right size
+with it. Otherwise it is a number that leads there. If no number does, it is the one that leads closest without going
+beyond.
 
-The HPA treats an external metric as if it knew all about every pod. About pods that are loading, or that nobody
-sees, it does not; for its own resource metrics it has rules for these (``core.replicas.resource_replicas``), which
-are followed here.
+The HPA assumes that an external metric covers every pod. It does not cover pods that are starting or have no value. For
+its own resource metrics the HPA has rules for such pods (``replica_calculator.resource_replicas``). They are followed
+here.
 """
 
 import math
@@ -26,27 +26,27 @@ from keda_gpu_scaler.core.hpa.replica_calculator import (
 )
 
 _LARGEST_MILLI = 9 * 10**18
-"""In thousandths the largest number handed out: below 2**63, and whole in floating point."""
+"""The largest reported value in thousandths: below 2**63, and exact in floating point."""
 
 
 class ReportType(StrEnum):
-    """What is handed out: the total over the replicas (for AverageValue) or their average (for Value)."""
+    """The kind of reported value: the total over the replicas (for AverageValue) or their average (for Value)."""
 
     TOTAL = "total"
     AVERAGE = "average"
 
 
 REPORT_OF_TYPE = {"AverageValue": ReportType.TOTAL, "Value": ReportType.AVERAGE}
-"""What the HPA expects to be told, by the trigger's KEDA ``metricType``."""
+"""The kind that the HPA expects, by the trigger's KEDA ``metricType``."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkloadSize:
-    """How large the workload is, in the HPA's eyes.
+    """The size of the workload, as the HPA counts it.
 
     ``wanted`` is the scale target's ``spec.replicas``, ``actual`` its ``status.replicas``, and ``ready`` counts the
-    pods that run and are ready, those that are ending included. The three differ while pods come and go: a rollout
-    has more pods than were wanted, and an external metric within tolerance makes the HPA *want* as many.
+    pods that run and are ready, terminating ones included. The three differ while pods are created or deleted: a
+    rollout has more pods than are wanted, and with an external metric within tolerance the HPA then *wants* as many.
     """
 
     wanted: int
@@ -56,10 +56,10 @@ class WorkloadSize:
 
 @dataclass(frozen=True, slots=True)
 class ReportedValue:
-    """What to hand out, and why.
+    """The number given to the HPA, and the steps that led to it.
 
-    ``value`` is finite, not negative, and has three decimals, as many as KEDA keeps. ``replicas`` is the size the
-    HPA's external-metric algorithm makes of it, None where the workload's size is not known.
+    ``value`` is finite, not negative, and has three decimals, as many as KEDA keeps. ``replicas`` is the size that the
+    HPA's external-metric algorithm computes from it, None where the workload's size is not known.
     """
 
     value: float
@@ -67,140 +67,16 @@ class ReportedValue:
     steps: tuple[str, ...]
 
 
-def report_pods(
-    report: ReportType, values: Sequence[float], *, missing: int, unready: int, size: WorkloadSize, target: float
-) -> ReportedValue:
-    """Report a workload by its pods.
-
-    Args:
-        report: the total or the average.
-        values: one for each ready pod that has a value, in the metric's unit.
-        missing: ready pods without a value.
-        unready: pods that are not ready.
-        size: the workload's size.
-        target: what each pod's value should be.
-    """
-    hpa = _Hpa(report, milli(target), size)
-    values_milli = [_thousandths(value) for value in values]
-    wanted = resource_replicas(values_milli, hpa.target_milli, missing=missing, unready=unready, replicas=size.wanted)
-    backed = sum(values_milli) + missing * hpa.target_milli
-    counted = f"{len(values)} ready with a value, {missing} without, {unready} not ready"
-    if wanted is None:
-        return _held(hpa, backed, f"no ready pod has a value ({counted})")
-    plain = _within_bounds(sum(values_milli) if report is ReportType.TOTAL else _thousandths(mean(values)))
-    said = f"{report} of {len(values)} pods: {plain / 1000:.6g}"
-    return _leading_to(hpa, wanted, plain, backed, said, f"of the pods ({counted})")
-
-
-def report_wanted(
-    report: ReportType, wanted: int, said: str, *, size: WorkloadSize, target: float, jobs: bool
-) -> ReportedValue:
-    """Report a size that is known to be needed, for want of any pod that could tell; never less than there is.
-
-    Args:
-        report: the total or the average; of an average the HPA makes a multiple of its ready pods, so it leads nowhere.
-        wanted: the size.
-        said: why, for people.
-        size: the workload's size.
-        target: what each pod's value should be.
-        jobs: whether it is a ScaledJob, whose size the HPA has no hand in.
-    """
-    hpa = _Hpa(report, milli(target), size)
-    wanted = max(wanted, size.wanted)
-    plain = _within_bounds(hpa.target_milli * wanted)
-    if jobs or not size.wanted:
-        return ReportedValue(plain / 1000, wanted, (f"{said}: {wanted} replicas, {plain / 1000:.6g}",))
-    return _leading_to(hpa, wanted, plain, plain, f"{said}: {wanted} replicas", "for want of a ready pod")
-
-
-def for_jobs(reported: ReportedValue, target: float) -> ReportedValue:
-    """Report the size that was found, in the arithmetic of a ScaledJob: ceil(value / target) jobs, and no tolerance.
-
-    Without this a fleet of jobs a hair above the target gets another job at each poll, and jobs are never taken back.
-    (KEDA 2.20: pkg/scaling/scaledjob/scale_metrics.go and pkg/scaling/executor/scale_jobs.go.)
-    """
-    if reported.replicas is None:
-        return reported
-    value = round(target * reported.replicas, 3)
-    while value > 0 and math.ceil(value / target) > reported.replicas:
-        # The product is a hair too large in floating point; of a very large one a thousandth less is the same number.
-        value = min(round(value - 0.001, 3), math.nextafter(value, 0.0))
-    why = f"KEDA divides by the target for jobs, without a tolerance: {value:.6g} is {reported.replicas} jobs"
-    return ReportedValue(value, reported.replicas, (*reported.steps, why))
-
-
-def report_devices(
-    report: ReportType,
-    aggregation: str,
-    known: Sequence[float],
-    *,
-    missing: int,
-    size: WorkloadSize | None,
-    target: float,
-) -> ReportedValue:
-    """Report devices that no pods stand behind: one aggregate, as if every replica had it.
-
-    Args:
-        report: the total (aggregate times replicas; a sum is one already) or the average (the aggregate itself).
-        aggregation: a name in ``core.aggregate.AGGREGATIONS``.
-        known: the devices' values, at least one.
-        missing: how many devices have none: idle when the others ask to grow, at the target when to shrink.
-        size: the workload's size; None where it is not known, which leaves no total of anything but a sum, and
-            that only while nothing is unseen.
-        target: what the value should be.
-
-    Raises:
-        ValueError: a total that cannot be told without the workload's size.
-    """
-    is_sum = aggregation == "sum"
-    is_total = report is ReportType.TOTAL and is_sum
-    if size is None:
-        if report is ReportType.TOTAL and (missing or not is_sum):
-            raise ValueError(f"report: Invalid value: {report}: the workload's replicas are not known")
-        plain = _within_bounds(_thousandths(_filled(AGGREGATIONS[aggregation], known, missing, target)))
-        return ReportedValue(plain / 1000, None, (f"{aggregation}: {plain / 1000:.6g}",))
-    value = _filled(AGGREGATIONS[aggregation], known, missing, target * size.wanted if is_total else target)
-    hpa = _Hpa(report, milli(target), size)
-    said = f"{aggregation}: {value:.6g}"
-    if report is ReportType.AVERAGE:
-        plain = _within_bounds(_thousandths(value))
-        wanted = hpa.makes(plain)
-        # The HPA multiplies by its ready pods: while some are loading, it shrinks at a ratio that asks to grow.
-        is_turned = wanted < size.wanted if value > target else wanted > size.wanted
-        if size.wanted and is_turned:
-            wanted = size.wanted
-        return _leading_to(hpa, wanted, plain, plain, said, "of the devices")
-    plain = _within_bounds(_thousandths(value, 1 if is_sum else size.wanted))
-    backed = _thousandths(value, 1 if is_sum else size.ready)
-    # What the HPA would do if there were just as many replicas as were wanted.
-    wanted = _Hpa(report, hpa.target_milli, WorkloadSize(size.wanted, size.wanted, size.ready)).makes(plain)
-    if not is_sum:
-        said += f", times {size.wanted} replicas: {plain / 1000:.6g}"
-    return _leading_to(hpa, wanted, plain, backed, said, "of the devices")
-
-
-def _filled(
-    aggregate: Callable[[Sequence[float]], float], known: Sequence[float], missing: int, reference: float
-) -> float:
-    """The aggregate with unseen devices idle when it is above the reference, and at the reference when below."""
-    value = aggregate(known)
-    if not missing:
-        return value
-    if value > reference:
-        return max(reference, aggregate([*known, *[0.0] * missing]))
-    return min(reference, aggregate([*known, *[reference] * missing]))
-
-
 @dataclass(frozen=True, slots=True)
 class _Hpa:
-    """What the HPA's arithmetic for external metrics makes of a number, and which number makes it want a size."""
+    """The HPA's arithmetic for external metrics, and its inverse: the number that leads to a given size."""
 
     report: ReportType
     target_milli: int
     size: WorkloadSize
 
-    def makes(self, value_milli: int) -> int:
-        """Return the size that it wants when it is told this."""
+    def size_for(self, value_milli: int) -> int:
+        """Return the size that the HPA computes from a reported value."""
         size = self.size
         if self.report is ReportType.TOTAL:
             value_type, replicas = ValueType.AVERAGE_VALUE, size.actual
@@ -212,34 +88,34 @@ class _Hpa:
         return recommended.replicas
 
     def leading_to(self, wanted: int) -> int | None:
-        """Return the most natural number that makes it want this size; None where none does."""
-        return next((value for value in self._candidates(wanted) if self.makes(value) == wanted), None)
+        """Return the plainest number that leads the HPA to this size; None where none does."""
+        return next((value for value in self._candidates(wanted) if self.size_for(value) == wanted), None)
 
-    def leading_nearest_to(self, wanted: int, backed: int) -> int:
-        """Return a number for a size to which none leads: nearest to it, neither beyond it nor away from it.
+    def leading_nearest_to(self, wanted: int, ready_load: int) -> int:
+        """Return a number for a size to which no number leads. It leads close to the size, neither beyond nor away.
 
-        While there are more replicas than wanted (a rollout's surge), even "no change" may be such a size: from 20
-        wanted and 21 there, it is 21 or 19 and nothing between. To let it grow would be to let it grow again at each
-        look, for as long as the rollout lasts. So it grows only as far as there is load to back it.
+        During a rollout with surge more replicas exist than are wanted. Then even the present size may be such a size:
+        with 20 replicas wanted and 21 existing, the HPA chooses 21 or 19 and nothing between. If it scaled up, it would
+        scale up again at each reconciliation while the rollout lasts. So it scales up only as far as the load requires.
 
         Args:
             wanted: the size.
-            backed: the load that the ready pods bear, those unseen at the target, in thousandths.
+            ready_load: the load of the ready pods in thousandths; pods without a value count as at the target.
         """
         now = self.size.wanted
         values = [*self._candidates(now), *self._candidates(wanted)]
-        between = [value for value in values if min(now, wanted) <= self.makes(value) <= max(now, wanted)]
+        between = [value for value in values if min(now, wanted) <= self.size_for(value) <= max(now, wanted)]
         if between:
-            return min(between, key=lambda value: abs(self.makes(value) - wanted))
-        if self.size.actual > now and (wanted < now or self.makes(backed) < now):
+            return min(between, key=lambda value: abs(self.size_for(value) - wanted))
+        if self.size.actual > now and (wanted < now or self.size_for(ready_load) < now):
             return self._just_below(self.target_milli * self.size.actual)
         return values[0]
 
     def _candidates(self, wanted: int) -> Iterator[int]:
-        """Yield numbers that may make it want this size, the most natural first.
+        """Yield numbers that may lead to this size, the plainest first.
 
-        What is wanted may lie within the tolerance although it is not the present size; then the last number below
-        may round up to it all the same. The first above never does: it rounds beyond.
+        The size may lie within the tolerance although it is not the present size. Then the last number below the
+        tolerance may round up to it. The first number above the tolerance never leads to it: it rounds beyond.
         """
         if self.report is ReportType.TOTAL:
             whole, exact = self.target_milli * self.size.actual, self.target_milli * wanted
@@ -255,34 +131,170 @@ class _Hpa:
         return _within_bounds(int(whole * (1 - DEFAULT_TOLERANCE)) - _step(whole))
 
 
-def _leading_to(hpa: _Hpa, wanted: int, plain: int, backed: int, said: str, whose: str) -> ReportedValue:
-    """Hand out the plain number if it makes the HPA want this size, or else one that does, or comes near."""
-    if hpa.makes(plain) == wanted:
-        return ReportedValue(plain / 1000, wanted, (said,))
+def report_pods(
+    report: ReportType, values: Sequence[float], *, missing: int, unready: int, size: WorkloadSize, target: float
+) -> ReportedValue:
+    """Report a workload by its pods.
+
+    Args:
+        report: the total or the average.
+        values: one for each ready pod with a value, in the metric's unit.
+        missing: ready pods without a value.
+        unready: pods that are not ready.
+        size: the workload's size.
+        target: the target of each pod's value.
+    """
+    hpa = _Hpa(report, milli(target), size)
+    values_milli = [_thousandths(value) for value in values]
+    wanted = resource_replicas(values_milli, hpa.target_milli, missing=missing, unready=unready, replicas=size.wanted)
+    ready_load = sum(values_milli) + missing * hpa.target_milli
+    counted = f"{len(values)} ready with a value, {missing} without, {unready} not ready"
+    if wanted is None:
+        return _held(hpa, ready_load, f"no ready pod has a value ({counted})")
+    plain = _within_bounds(sum(values_milli) if report is ReportType.TOTAL else _thousandths(mean(values)))
+    plain_step = f"{report} of {len(values)} pods: {plain / 1000:.6g}"
+    return _leading_to(hpa, wanted, plain, ready_load, plain_step, f"of the pods ({counted})")
+
+
+def report_wanted(
+    report: ReportType, wanted: int, reason: str, *, size: WorkloadSize, target: float, jobs: bool
+) -> ReportedValue:
+    """Report a size that demand requires while no pod is ready; never less than the present size.
+
+    Args:
+        report: the total or the average. The HPA multiplies an average by its ready pods, so without a ready pod an
+            average has no effect.
+        wanted: the required size.
+        reason: why the size is required, for the steps.
+        size: the workload's size.
+        target: the target of each pod's value.
+        jobs: whether it is a ScaledJob, whose size is not set by an HPA.
+    """
+    hpa = _Hpa(report, milli(target), size)
+    wanted = max(wanted, size.wanted)
+    plain = _within_bounds(hpa.target_milli * wanted)
+    if jobs or not size.wanted:
+        return ReportedValue(plain / 1000, wanted, (f"{reason}: {wanted} replicas, {plain / 1000:.6g}",))
+    return _leading_to(hpa, wanted, plain, plain, f"{reason}: {wanted} replicas", "without a ready pod")
+
+
+def for_jobs(reported: ReportedValue, target: float) -> ReportedValue:
+    """Report the same size in the arithmetic of a ScaledJob: ceil(value / target) jobs, without a tolerance.
+
+    Otherwise jobs slightly above the target would get another job at each poll, and KEDA never removes a running job.
+    (KEDA 2.20: pkg/scaling/scaledjob/scale_metrics.go and pkg/scaling/executor/scale_jobs.go.)
+    """
+    if reported.replicas is None:
+        return reported
+    value = round(target * reported.replicas, 3)
+    step = 0.001
+    while value > 0 and math.ceil(value / target) > reported.replicas:
+        # The product is slightly too large in floating point. A thousandth less of a very large number may be rounded
+        # to the same number when it is sent, so that the steps grow.
+        value = max(0.0, round(value - step, 3))
+        step *= 2
+    why = f"KEDA divides by the target for jobs, without a tolerance: {value:.6g} is {reported.replicas} jobs"
+    return ReportedValue(value, reported.replicas, (*reported.steps, why))
+
+
+def report_devices(
+    report: ReportType,
+    aggregation: str,
+    known: Sequence[float],
+    *,
+    missing: int,
+    size: WorkloadSize | None,
+    target: float,
+) -> ReportedValue:
+    """Report devices without regard to pods: one aggregate, as if every replica had this value.
+
+    Args:
+        report: the total (aggregate times replicas; a sum is one already) or the average (the aggregate itself).
+        aggregation: a name in ``core.aggregation.AGGREGATIONS``.
+        known: the devices' values, at least one.
+        missing: how many devices have no value. They count as idle on the way up and as at the target on the way down.
+        size: the workload's size, None where it is not known. Then the only possible total is a sum of devices that
+            all have a value.
+        target: the target of the value.
+
+    Raises:
+        ValueError: the total cannot be reported without the workload's size.
+    """
+    aggregate, is_sum = AGGREGATIONS[aggregation], aggregation == "sum"
+    if size is None:
+        if report is ReportType.TOTAL and (missing or not is_sum):
+            raise ValueError(f"report: Invalid value: {report}: the workload's replicas are not known")
+        plain = _within_bounds(_thousandths(_filled(aggregate, known, missing, target)))
+        return ReportedValue(plain / 1000, None, (f"{aggregation}: {plain / 1000:.6g}",))
+    hpa = _Hpa(report, milli(target), size)
+    if report is ReportType.AVERAGE:
+        value = _filled(aggregate, known, missing, target)
+        return _average_of_devices(hpa, value, f"{aggregation}: {value:.6g}", is_above=value > target)
+    value = _filled(aggregate, known, missing, target * size.wanted if is_sum else target)
+    return _total_of_devices(hpa, value, f"{aggregation}: {value:.6g}", is_sum=is_sum)
+
+
+def _average_of_devices(hpa: _Hpa, value: float, plain_step: str, *, is_above: bool) -> ReportedValue:
+    plain = _within_bounds(_thousandths(value))
+    wanted, now = hpa.size_for(plain), hpa.size.wanted
+    # The HPA multiplies by its ready pods. While some are starting, it would scale down at a ratio above 1.
+    is_reversed = wanted < now if is_above else wanted > now
+    if now and is_reversed:
+        wanted = now
+    return _leading_to(hpa, wanted, plain, plain, plain_step, "of the devices")
+
+
+def _total_of_devices(hpa: _Hpa, value: float, plain_step: str, *, is_sum: bool) -> ReportedValue:
+    size = hpa.size
+    plain = _within_bounds(_thousandths(value, 1 if is_sum else size.wanted))
+    ready_load = _thousandths(value, 1 if is_sum else size.ready)
+    # The size that the HPA would choose if exactly the wanted replicas existed.
+    wanted = _Hpa(hpa.report, hpa.target_milli, WorkloadSize(size.wanted, size.wanted, size.ready)).size_for(plain)
+    if not is_sum:
+        plain_step += f", times {size.wanted} replicas: {plain / 1000:.6g}"
+    return _leading_to(hpa, wanted, plain, ready_load, plain_step, "of the devices")
+
+
+def _filled(
+    aggregate: Callable[[Sequence[float]], float], known: Sequence[float], missing: int, reference: float
+) -> float:
+    """Return the aggregate. Missing devices count as idle if it is above the reference, else as at the reference."""
+    value = aggregate(known)
+    if not missing:
+        return value
+    if value > reference:
+        return max(reference, aggregate([*known, *[0.0] * missing]))
+    return min(reference, aggregate([*known, *[reference] * missing]))
+
+
+def _leading_to(hpa: _Hpa, wanted: int, plain: int, ready_load: int, plain_step: str, whose: str) -> ReportedValue:
+    """Report the plain number if it leads the HPA to this size; otherwise one that does; otherwise the closest one."""
+    if hpa.size_for(plain) == wanted:
+        return ReportedValue(plain / 1000, wanted, (plain_step,))
     value = hpa.leading_to(wanted)
     if value is not None:
         why = f"the resource-metric rules {whose} lead to {wanted} replicas, and so does {value / 1000:.6g}"
-        return ReportedValue(value / 1000, wanted, (said, why))
-    nearest = _nearest(hpa, wanted, backed)
-    return ReportedValue(nearest.value, nearest.replicas, (said, *nearest.steps))
+        return ReportedValue(value / 1000, wanted, (plain_step, why))
+    nearest = _nearest(hpa, wanted, ready_load)
+    return ReportedValue(nearest.value, nearest.replicas, (plain_step, *nearest.steps))
 
 
-def _held(hpa: _Hpa, backed: int, why: str) -> ReportedValue:
-    """Hand out what makes the HPA stay at the size that is wanted now."""
+def _held(hpa: _Hpa, ready_load: int, why: str) -> ReportedValue:
+    """Report a number that makes the HPA keep the size that is wanted now."""
     now = hpa.size.wanted
     value = hpa.leading_to(now)
     if value is not None:
-        return ReportedValue(value / 1000, now, (f"{why}: nothing moves; {value / 1000:.6g} holds {now} replicas",))
-    nearest = _nearest(hpa, now, backed)
-    return ReportedValue(nearest.value, nearest.replicas, (f"{why}: nothing should move", *nearest.steps))
+        return ReportedValue(value / 1000, now, (f"{why}: the size stays; {value / 1000:.6g} keeps {now} replicas",))
+    nearest = _nearest(hpa, now, ready_load)
+    return ReportedValue(nearest.value, nearest.replicas, (f"{why}: the size should stay", *nearest.steps))
 
 
-def _nearest(hpa: _Hpa, wanted: int, backed: int) -> ReportedValue:
-    value = hpa.leading_nearest_to(wanted, backed)
-    made, size = hpa.makes(value), hpa.size
+def _nearest(hpa: _Hpa, wanted: int, ready_load: int) -> ReportedValue:
+    value = hpa.leading_nearest_to(wanted, ready_load)
+    made, size = hpa.size_for(value), hpa.size
     why = (
-        f"no number leads the HPA from {size.wanted} replicas ({size.actual} there) to {wanted}: "
-        f"{value / 1000:.6g} leads nearest, to {made}"
+        f"no number leads the HPA from {size.wanted} replicas ({size.actual} exist) to {wanted}: "
+        f"{value / 1000:.6g} leads closest, to {made}"
     )
     return ReportedValue(value / 1000, made, (why,))
 
@@ -292,10 +304,10 @@ def _thousandths(value: float, times: int = 1) -> int:
 
 
 def _within_bounds(value_milli: int) -> int:
-    """The nearest number that can be handed out, and exactly as it arrives: KEDA is sent floating point."""
+    """Return the nearest number that can be reported, exactly as it arrives: KEDA receives floating point."""
     return milli(min(max(value_milli, 0), _LARGEST_MILLI) / 1000)
 
 
 def _step(value_milli: int) -> int:
-    """A little more than floating point may be wrong by, and at least a thousandth."""
+    """Return a little more than the error of floating point, and at least a thousandth."""
     return 1 + (value_milli >> 50)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be seen now? The nodes' recent snapshots, and whether they are fresh enough to be believed."""
+"""Recent snapshots of every node, and whether they are fresh."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -8,17 +8,22 @@ from typing import Any
 from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult
 from keda_gpu_scaler.core.types import Snapshot, Unavailable
 
+DEFAULT_WINDOW_SECONDS = 10.0
+"""The history that a trigger's value is averaged over, unless it says otherwise."""
+MAX_WINDOW_SECONDS = 300.0
+"""As long as the HPA's default for scaling down; every sampler keeps this much history."""
+
 PEERS_UNKNOWN = "(peers)"
-"""In ``Fleet.unavailable``: nobody has said yet which peers there are."""
+"""Key in ``Fleet.unavailable`` while discovery has not listed the peers yet."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class History:
-    """One node's recent snapshots, oldest first, at least one. Two are equal when they are the same object.
+    """One node's recent snapshots, oldest first, at least one. Two histories are equal only if they are one object.
 
-    ``received_at_seconds`` is when the newest of them came, on the clock of whoever asks; for the node's
-    own sampler that is when it was taken. ``cache`` holds what was worked out from these snapshots, by whoever
-    did, and goes when they go.
+    ``received_at_seconds`` is when the newest snapshot came, on the clock of this instance; for its own sampler that is
+    when the snapshot was taken. ``cache`` holds results that were computed from these snapshots. It is dropped with
+    them.
     """
 
     snapshots: tuple[Snapshot, ...]
@@ -31,14 +36,13 @@ class History:
         return self.snapshots[-1]
 
     def age_seconds(self, now: float) -> float:
-        """How long ago the newest snapshot came; never negative."""
+        """Return how long ago the newest snapshot came; never negative."""
         return max(0.0, now - self.received_at_seconds)
 
     def within(self, window_seconds: float) -> Iterator[Snapshot]:
-        """Yield the newest snapshot, and before it every one taken less than ``window_seconds`` earlier.
+        """Yield the newest snapshot, and before it every snapshot that was taken less than ``window_seconds`` earlier.
 
-        The window ends at the newest snapshot and not at the time of asking: asking twice gives the
-        same answer.
+        The window ends at the newest snapshot and not at the time of the call. A second call gives the same answer.
         """
         newest = self.newest
         yield newest
@@ -50,14 +54,14 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """Everything that is seen, of which an answer may be computed.
+    """The snapshots and scrape results that an evaluation is computed from.
 
-    ``history`` is this instance's own, None until the first snapshot. ``stale_after_seconds`` is the age from
-    which a snapshot, and within a snapshot a reading, is unknown. ``deviceless`` says that this instance has no
-    device by design, and ``failure`` holds the sentence that says why there is nothing newer to see here.
-    ``peers`` holds the other nodes' histories by name, and ``unavailable`` says of peers that gave nothing why.
-    Under ``PEERS_UNKNOWN`` it says why nobody knows yet which peers there are. ``own_node`` is this instance's node.
-    ``node_labels`` are by node too; None where nobody can tell them, for want of access to the API server.
+    ``history`` is this instance's own, None until the first snapshot. ``stale_after_seconds`` is the age from which a
+    snapshot, and a reading within a snapshot, is unknown. ``deviceless`` says that this instance has no device by
+    design, and ``failure`` says why there is no newer snapshot of its own. ``peers`` has the histories of the other
+    nodes by name. ``unavailable`` says why a peer has sent no snapshot, by node, or by address where the node is not
+    known; under ``PEERS_UNKNOWN`` it says why the peers are not listed yet. ``own_node`` is the node of this instance.
+    ``node_labels`` are by node, or the reason why they are not known; None without access to the API server.
     """
 
     history: History | None
@@ -71,44 +75,44 @@ class Fleet:
     scrape_results: Mapping[Endpoint, ScrapeResult] = field(default_factory=dict)
 
     def node(self, name: str) -> History | None:
-        """Return what is known of a node's devices, however old."""
+        """Return the history of a node, also where it is stale; None where there is none."""
         if self.history is not None and not self.deviceless and self.history.newest.node == name:
             return self.history
         return self.peers.get(name)
 
     def nodes(self) -> list[tuple[str, History]]:
-        """Every node of which something is known, and what, in the order of their names; this one among them."""
+        """Return every node with a history, in the order of their names, the node of this instance included."""
         known = dict(self.peers)
         if self.history is not None and not self.deviceless:
             known[self.history.newest.node] = self.history
         return sorted(known.items())
 
     def is_history_fresh(self, history: History, now: float) -> bool:
-        """Whether a history is young enough to be believed."""
+        """Whether the newest snapshot of a history is not stale."""
         return history.age_seconds(now) <= self.stale_after_seconds
 
     def expires_at_seconds(self, history: History) -> float:
-        """Until when a history is believed, if nothing newer comes."""
+        """Return when a history becomes stale, if no newer snapshot comes."""
         return history.received_at_seconds + self.stale_after_seconds
 
     def missing_reason(self, node: str, now: float) -> str:
-        """Say why a node cannot be seen."""
+        """Say why a node has no fresh snapshot."""
         history = self.node(node)
         is_own = history is self.history if history is not None else self._is_own_without_history(node)
         cause = self.failure if is_own else self.unavailable.get(node)
-        because = f": {cause}" if cause else ""
+        suffix = f": {cause}" if cause else ""
         if history is not None:
             age = f"last answered {history.age_seconds(now):.0f} s ago (limit {self.stale_after_seconds:g} s)"
-            return f"node {node} {age}{because}"
+            return f"node {node} {age}{suffix}"
         if is_own:
-            return f"node {node}, this instance's own, has no sample yet{because}"
-        return f"node {node} has told nothing{because or ': is an instance running there, and does discovery find it?'}"
+            return f"node {node}, the node of this instance, has no sample yet{suffix}"
+        return f"node {node} has no snapshot{suffix or ': is an instance running there, and does discovery find it?'}"
 
     def _is_own_without_history(self, node: str) -> bool:
         return node == self.own_node and self.history is None and not self.deviceless
 
     def nodes_without_snapshot(self) -> Mapping[str, str]:
-        """Return every node (or address, where the node is not known) that has told nothing so far: why."""
+        """Return every node without a snapshot (or its address, where the node is not known), and why."""
         why = {
             name: reason
             for name, reason in self.unavailable.items()
@@ -119,24 +123,24 @@ class Fleet:
         return dict(sorted(why.items()))
 
     def is_fresh(self, now: float) -> bool:
-        """Whether this instance has a snapshot of its own that is young enough to be believed."""
+        """Whether this instance has a fresh snapshot of its own."""
         return self.history is not None and self.is_history_fresh(self.history, now)
 
     def own_missing_reason(self, now: float) -> str:
-        """Say why this instance sees nothing fresh of its own; meant for when ``is_fresh`` is false."""
+        """Say why this instance has no fresh snapshot of its own, where ``is_fresh`` is false."""
         if self.history is not None:
             return f"no fresh sample: {self.missing_reason(self.history.newest.node, now)}"
         return "no sample yet" + (f": {self.failure}" if self.failure else "")
 
     def not_ready_reason(self, now: float) -> str | None:
-        """Say why answers cannot be given, or None when they can.
+        """Say why this instance is not ready, or return None where it is.
 
-        Ready means fresh readings, or a backend that has no device by design.
+        An instance is ready if it has fresh readings, or if it has no device by design.
         """
         if self.deviceless:
             return None
         if self.history is None or not self.is_fresh(now):
             return self.own_missing_reason(now)
-        if all(sample.has_no_reading for sample in self.history.newest.samples):
-            return f"node {self.history.newest.node}: not one device gives a reading"
+        if not any(sample.has_reading for sample in self.history.newest.samples):
+            return f"node {self.history.newest.node}: no device has a reading"
         return None

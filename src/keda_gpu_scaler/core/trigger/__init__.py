@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A trigger: its metadata, and what its settings mean."""
+"""A trigger: its metadata, and the settings that follow from it."""

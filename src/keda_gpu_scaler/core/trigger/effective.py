@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What does a trigger mean, after its profile and the defaults? Every setting that has a say, and where it is from.
+"""The effective settings of a trigger after its profile and the defaults, each with its origin.
 
-The law of this module: what is told is what is used. A key that means nothing for this trigger is not told.
+Law: each value is the one that is used. A key that has no effect on this trigger is not listed.
 """
 
 from collections.abc import Iterator, Mapping
@@ -9,30 +9,31 @@ from dataclasses import dataclass
 
 from keda_gpu_scaler.core.trigger.engine_params import ENDPOINT_KEYS, DemandQuery, EngineQuery
 from keda_gpu_scaler.core.trigger.metadata import MetadataReader
-from keda_gpu_scaler.core.trigger.metrics import PROFILES, EngineMetric, Profile
+from keda_gpu_scaler.core.trigger.metrics import EngineMetric
 from keda_gpu_scaler.core.trigger.parser import PARAMETERS, SHORTHANDS, Scope, Trigger
+from keda_gpu_scaler.core.trigger.profiles import PROFILES, Profile
 
 _KEYS = tuple(parameter.key for parameter in PARAMETERS)
-_OF_PROFILES = ("metricType", "targetValue", "activationThreshold", "metricName", "engine")
+_PROFILE_KEYS = ("metricType", "targetValue", "activationThreshold", "metricName", "engine")
 _ALIASES = {
     "metricType": (*SHORTHANDS, "engineMetric"),
     "targetValue": tuple(SHORTHANDS),
     "engineEndpoint": ENDPOINT_KEYS,
     "demandMetric": ("demand",),
 }
-_OF_READINGS = {
+_KEYS_OF_READING = {
     "saturation": ("queueTarget", "kvTarget", "maxSeqs"),
     "ttft_ms": ("quantile",),
     "engine": ("engineMetric",),
 }
-_WHERE = ("engine", "engineEndpoint", "enginePort", "enginePath", "engineScheme")
+_LOCATION_KEYS = ("engine", "engineEndpoint", "enginePort", "enginePath", "engineScheme")
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One key's value in use, and its origin.
+    """One key's effective value, and its origin.
 
-    That is "given", "given as KEY", "metricType NAME" (which implies it), "profile NAME" or "default".
+    The origin is "given", "given as KEY", "metricType NAME" (which implies the value), "profile NAME" or "default".
     """
 
     key: str
@@ -41,23 +42,24 @@ class Setting:
 
 
 def effective_settings(trigger: Trigger, metadata: Mapping[str, str], scope: Scope) -> tuple[Setting, ...]:
-    """Return every setting that has a say, in the order in which people ask.
+    """Return every setting that has an effect, the most important first.
 
     Args:
-        trigger: what was parsed of the metadata.
+        trigger: the parsed metadata.
         metadata: as KEDA sent it.
-        scope: the one that was used, which depends on who was asked where the metadata does not say.
+        scope: the scope that was used. If the metadata has none, it depends on the instance that answers.
     """
     given = MetadataReader(metadata, _KEYS).given
     profile = PROFILES.get(trigger.profile) if trigger.profile else None
-    pairs = [*_of_the_number(trigger, given, scope), *_of_engines(trigger), *_of_demand(trigger.demand, given)]
+    pairs = [*_general_settings(trigger, given, scope), *_engine_settings(trigger)]
+    pairs += _demand_settings(trigger.demand, given)
     origins = {key: _origin(key, given, profile) for key, _ in pairs}
     if "engine" not in given and (implied := _engine_origin(trigger, given)):
         origins["engine"] = implied
     return tuple(Setting(key, value, origins[key]) for key, value in pairs)
 
 
-def _of_the_number(trigger: Trigger, given: Mapping[str, str], scope: Scope) -> Iterator[tuple[str, str]]:
+def _general_settings(trigger: Trigger, given: Mapping[str, str], scope: Scope) -> Iterator[tuple[str, str]]:
     unit = trigger.metric.unit
     if trigger.profile:
         yield "profile", trigger.profile
@@ -78,17 +80,17 @@ def _of_the_number(trigger: Trigger, given: Mapping[str, str], scope: Scope) -> 
     yield "metricName", trigger.metric_name
 
 
-def _of_engines(trigger: Trigger) -> Iterator[tuple[str, str]]:
+def _engine_settings(trigger: Trigger) -> Iterator[tuple[str, str]]:
     query, metric = trigger.engine, trigger.metric
     if query is None or not isinstance(metric, EngineMetric):
         return
-    values = _asked(query)
-    for key in (*_WHERE, *_OF_READINGS.get(metric.reading, ())):
+    values = _engine_values(query)
+    for key in (*_LOCATION_KEYS, *_KEYS_OF_READING.get(metric.reading, ())):
         if values[key]:
             yield key, values[key]
 
 
-def _asked(query: EngineQuery) -> dict[str, str]:
+def _engine_values(query: EngineQuery) -> dict[str, str]:
     return {
         "engine": query.engine,
         "engineEndpoint": query.url,
@@ -103,7 +105,7 @@ def _asked(query: EngineQuery) -> dict[str, str]:
     }
 
 
-def _of_demand(demand: DemandQuery | None, given: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+def _demand_settings(demand: DemandQuery | None, given: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     if demand is None:
         return
     yield "demandEndpoint", demand.url
@@ -117,19 +119,19 @@ def _of_demand(demand: DemandQuery | None, given: Mapping[str, str]) -> Iterator
 
 
 def _engine_origin(trigger: Trigger, given: Mapping[str, str]) -> str:
-    """Say what implies the engine, where something but the profile does."""
+    """Return which other key implies the engine; empty where none does, or where the profile does."""
     if isinstance(trigger.metric, EngineMetric) and trigger.metric.engine:
         return f"metricType {trigger.metric.name}"
     return next((f"given as {key}" for key in ENDPOINT_KEYS[1:] if key in given), "")
 
 
 def _origin(key: str, given: Mapping[str, str], profile: Profile | None) -> str:
-    # A shorthand overrules the key that it stands for.
+    # A shorthand overrides the key that it stands for.
     for alias in _ALIASES.get(key, ()):
         if alias in given and alias != key and (alias in SHORTHANDS or key not in given):
             return f"given as {alias}"
     if key in given:
         return "given"
-    if profile is not None and key in _OF_PROFILES and (key != "engine" or profile.engine):
+    if profile is not None and key in _PROFILE_KEYS and (key != "engine" or profile.engine):
         return f"profile {profile.name}"
     return "default"

@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What does a trigger ask of the engines that serve, and of whatever sends them work?
+"""The trigger parameters about engines and about demand.
 
-The law of this module: where an engine is to be found is said by its operator, by its pod or by its own habit, in this
-order; nothing is looked for anywhere else.
+Law: the operator, the pod's annotations or the engine's defaults say where an engine is, in this order of precedence.
+No engine is looked for anywhere else.
 """
 
 from dataclasses import dataclass
 
 from keda_gpu_scaler.core.selectors import SelectorError, SeriesSelector, parse_series
 from keda_gpu_scaler.core.state.scrape import AUTO, Endpoint
+from keda_gpu_scaler.core.trigger.demand_presets import DEMANDS
+from keda_gpu_scaler.core.trigger.engines import ENGINES
 from keda_gpu_scaler.core.trigger.metadata import MetadataReader, Parameter
-from keda_gpu_scaler.core.trigger.metrics import DEMANDS, ENGINES, EngineMetric, Metric
+from keda_gpu_scaler.core.trigger.metrics import EngineMetric, Metric
 from keda_gpu_scaler.core.urls import MAX_PORT, UrlError, is_path, parse_url
 
 DEFAULT_QUANTILE = 0.95
@@ -18,85 +20,104 @@ DEFAULT_QUEUE_TARGET = 5.0
 DEFAULT_KV_TARGET = 0.8
 DEFAULT_DEMAND_HOLD_SECONDS = 60.0
 MAX_DEMAND_HOLD_SECONDS = 300.0
-"""Whoever scrapes keeps this much history; KEDA's cooldownPeriod holds for longer."""
+"""The scraper keeps this much history. For a longer time, use KEDA's cooldownPeriod."""
 ENDPOINT_KEYS = ("engineEndpoint", "vllmEndpoint", "tritonEndpoint")
 _ENGINE_OF_KEY = {"vllmEndpoint": "vllm", "tritonEndpoint": "triton"}
 _SCHEMES = ("http", "https")
 
 ENGINE_PARAMETERS: tuple[Parameter, ...] = (
-    Parameter(
-        "engine",
-        AUTO,
-        "what serves in the pods: " + ", ".join(f"`{name}`" for name in ENGINES) + "; `auto` recognises it",
-    ),
+    Parameter("engine", AUTO, "the engine that runs in the pods: {choices}. `auto` recognises it by its page", ENGINES),
     Parameter(
         "enginePort",
         "the engine's",
-        "the port of its metrics; before the engine's own comes the pod's annotation `prometheus.io/port`",
+        "the port of the engine's metrics. Without this key, the pod's annotation `prometheus.io/port` is used, and "
+        "without the annotation the engine's default port",
     ),
-    Parameter("enginePath", "the engine's", "their path, likewise before the annotation `prometheus.io/path`"),
-    Parameter("engineScheme", "http", "`http` or `https`, likewise before the annotation `prometheus.io/scheme`"),
+    Parameter(
+        "enginePath",
+        "the engine's",
+        "the path of the engine's metrics. Without this key, the pod's annotation `prometheus.io/path` is used, and "
+        "without the annotation the engine's default path",
+    ),
+    Parameter(
+        "engineScheme",
+        "http",
+        "`http` or `https`. Without this key, the pod's annotation `prometheus.io/scheme` is used, and without the "
+        "annotation `http`",
+    ),
     Parameter(
         "engineEndpoint",
         "none",
-        "a URL to scrape as it stands, in place of the pods. What it tells counts as one replica's value, or with "
-        "`aggregation: sum` as all replicas' together; behind a Service it is one random pod's",
+        "one URL to scrape instead of the pods. Its value counts as the value of one replica; with `aggregation: sum` "
+        "it counts as the total of all replicas. If the URL is a Service, each scrape reaches one random pod",
     ),
-    Parameter("vllmEndpoint", "none", "the same, of vLLM"),
-    Parameter("tritonEndpoint", "none", "the same, of Triton"),
+    Parameter("vllmEndpoint", "none", "the same as `engineEndpoint`, with `engine: vllm`"),
+    Parameter("tritonEndpoint", "none", "the same as `engineEndpoint`, with `engine: triton`"),
     Parameter(
         "engineMetric",
         "none",
-        'any series an engine exports: `name{label="value"}`, of several their sum, of a counter its rate per second; '
-        "`metricType` is `engine` then",
+        'any series that an engine exports: `name{label="value"}`. Several matching series are added up; of a counter, '
+        "the rate per second is used. It sets `metricType` to `engine`",
     ),
-    Parameter("quantile", f"{DEFAULT_QUANTILE:g}", "which quantile `ttft_ms` tells: above 0 and below 1"),
-    Parameter("queueTarget", f"{DEFAULT_QUEUE_TARGET:g}", "waiting requests that are 100 % `saturation`"),
-    Parameter("kvTarget", f"{DEFAULT_KV_TARGET:g}", "part of the KV cache that is 100 % `saturation`: 0.01 to 1"),
+    Parameter(
+        "quantile", f"{DEFAULT_QUANTILE:g}", "the quantile of the time to the first token that `ttft_ms` reports: "
+        "0.001 to 0.999",
+    ),
+    Parameter("queueTarget", f"{DEFAULT_QUEUE_TARGET:g}", "the number of waiting requests that is 100 % `saturation`"),
+    Parameter(
+        "kvTarget", f"{DEFAULT_KV_TARGET:g}", "the share of the KV cache in use that is 100 % `saturation`: 0.01 to 1"
+    ),
     Parameter(
         "maxSeqs",
         "the engine's",
-        "how many requests may run at once (vLLM: `--max-num-seqs`), of which 0.8 are 100 % `saturation`; engines that "
-        "tell it themselves need not be told",
+        "the number of requests that may run at once (vLLM: `--max-num-seqs`); 0.8 times this number is 100 % "
+        "`saturation`. It is not needed for engines that export the number",
     ),
     Parameter(
         "demandEndpoint",
         "none",
-        "URL of a gateway, router, endpoint picker or interceptor that knows of requests while no pod runs; each "
-        "address its name resolves to is asked, and what they tell is added up",
+        "the URL of a gateway, router, endpoint picker or interceptor that knows of requests while no pod runs. Each "
+        "address that its host name resolves to is scraped, and the values are added up",
     ),
     Parameter(
         "demand",
         "none",
-        "what is there: " + ", ".join(f"`{name}`" for name in DEMANDS) + "; with it `demandMetric` may be left out",
+        "the kind of source at `demandEndpoint`: {choices}. With it, `demandMetric` is optional",
+        DEMANDS,
     ),
     Parameter(
         "demandMetric",
         "the preset's",
-        'the series that tells the demand, `name{label="value"}`, of a counter its rate per second; labels alone '
-        "narrow the preset's",
+        'the series that reports the demand: `name{label="value"}`; of a counter, the rate per second is used. Labels '
+        "without a name narrow the series of the preset that `demand` sets",
     ),
-    Parameter("demandThreshold", "0", "demand strictly above it makes the workload active, even at zero"),
+    Parameter(
+        "demandThreshold",
+        "0",
+        "demand strictly above this number makes the workload active, also while it is scaled to zero",
+    ),
     Parameter(
         "demandHoldSeconds",
         f"{DEFAULT_DEMAND_HOLD_SECONDS:g}",
-        f"so long after demand was last above it the workload stays active: 0 to {MAX_DEMAND_HOLD_SECONDS:g}",
+        "the seconds for which the workload stays active after demand was last above `demandThreshold`: "
+        f"0 to {MAX_DEMAND_HOLD_SECONDS:g}",
     ),
     Parameter(
         "demandPerReplica",
         "none",
-        "while no pod is ready, ask for one replica for each so much demand, so that a burst starts several at once",
+        "the demand that one replica can serve. While no pod is ready, the number of replicas is the demand divided by "
+        "this number, so that a burst starts several replicas at once",
     ),
-)
-"""Every key that is about engines and demand."""
+)  # fmt: skip
+"""Every key about engines and demand."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineQuery:
-    """What is asked of engines: where they are, and what is made of what they tell.
+    """A trigger's query to engines: where they are, and how their readings become a value.
 
-    ``engine`` is a name in ``ENGINES`` or ``AUTO``. ``url`` is empty where the workload's pods are asked. ``kv_target``
-    is a ratio; ``max_seqs`` is None where the engine alone knows it.
+    ``engine`` is a name in ``ENGINES`` or ``AUTO``. ``url`` is empty where the workload's pods are scraped.
+    ``kv_target`` is a ratio. ``max_seqs`` is None where only the engine knows the limit.
     """
 
     engine: str = AUTO
@@ -112,16 +133,16 @@ class EngineQuery:
 
     @property
     def selectors(self) -> tuple[SeriesSelector, ...]:
-        """What is asked for beyond what engines tell anyway."""
+        """The series that are requested in addition to the readings of every engine."""
         return (self.selector,) if self.selector else ()
 
 
 @dataclass(frozen=True, slots=True)
 class DemandQuery:
-    """Where demand is told of that exists without pods, and what it does.
+    """A trigger's query to a source of demand, and the effect of its demand.
 
-    ``selectors`` are alternatives, of which the first that is found counts. ``per_replica`` is None where demand wakes
-    and sizes nothing.
+    ``selectors`` are alternatives; the first that selects a series counts. ``per_replica`` is None where demand
+    activates the workload and does not set its size.
     """
 
     url: str
@@ -132,58 +153,68 @@ class DemandQuery:
 
     @property
     def endpoint(self) -> Endpoint:
-        """What is to be scraped for it."""
+        """The endpoint to scrape."""
         return Endpoint(url=self.url, every_address=True)
 
 
 def read_engine(read: MetadataReader, metric: Metric | EngineMetric, engine: str | None) -> EngineQuery | None:
-    """Read what is asked of engines; None where the metric is a device's.
+    """Read the keys about engines; None where the metric is a device's.
 
     Args:
         read: the trigger's metadata.
         metric: the trigger's metric.
-        engine: the engine that the metric or the profile is about, None for any.
+        engine: the engine that the metric or the profile is restricted to, None for any engine.
     """
-    endpoint = read.one_of(ENDPOINT_KEYS)
-    said = read.choice("engine", engine or AUTO, (AUTO, *ENGINES))
-    about = engine or (_ENGINE_OF_KEY.get(endpoint) if endpoint else None)
-    if about and said == AUTO and "engine" not in read.given:
-        said = about
-    elif about and said != about:
-        read.invalid("engine", f"what is asked is about {about}; leave engine out")
+    endpoint_key = read.one_of(ENDPOINT_KEYS)
     query = EngineQuery(
-        engine=said,
+        engine=_engine_name(read, engine, endpoint_key),
         port=_port(read),
         path=_path(read),
         scheme=read.choice("engineScheme", "http", _SCHEMES) if "engineScheme" in read.given else None,
-        url=_url(read, endpoint),
+        url=_url(read, endpoint_key),
         selector=_selector(read, metric),
         quantile=read.number("quantile", DEFAULT_QUANTILE, at_least=0.001, at_most=0.999),
         queue_target=read.number("queueTarget", DEFAULT_QUEUE_TARGET, at_least=0.001),
         kv_target=read.number("kvTarget", DEFAULT_KV_TARGET, at_least=0.01, at_most=1),
         max_seqs=read.number("maxSeqs", 0, at_least=1, at_most=1e6) if "maxSeqs" in read.given else None,
     )
-    if endpoint:
+    if endpoint_key:
         for key in ("enginePort", "enginePath", "engineScheme"):
             if key in read.given:
-                read.invalid(key, f"{endpoint} says it already; keep one of the two")
+                read.invalid(key, f"{endpoint_key} contains it already; keep one of the two")
     if isinstance(metric, EngineMetric):
         return query
-    for key in (*ENDPOINT_KEYS, *(one.key for one in ENGINE_PARAMETERS if not one.key.startswith("demand"))):
-        if key in read.given:
-            read.hints.append(f"metadata.{key}: is not read: {metric.name} is told by devices, not by engines")
-            break
+    _hint_at_unused_engine_key(read, metric)
     return None
 
 
+def _engine_name(read: MetadataReader, engine: str | None, endpoint_key: str | None) -> str:
+    name = read.choice("engine", engine or AUTO, (AUTO, *ENGINES))
+    required = engine or (_ENGINE_OF_KEY.get(endpoint_key) if endpoint_key else None)
+    if required and name == AUTO and "engine" not in read.given:
+        return required
+    if required and name != required:
+        read.invalid("engine", f"the other keys select {required}; remove engine")
+    return name
+
+
+def _hint_at_unused_engine_key(read: MetadataReader, metric: Metric) -> None:
+    engine_keys = (parameter.key for parameter in ENGINE_PARAMETERS if not parameter.key.startswith("demand"))
+    for key in (*ENDPOINT_KEYS, *engine_keys):
+        if key in read.given:
+            read.hints.append(f"metadata.{key}: is not used: {metric.name} is reported by devices, not by engines")
+            return
+
+
 def read_demand(read: MetadataReader) -> DemandQuery | None:
-    """Read where demand is told of; None where that is not said."""
-    keys = [one.key for one in ENGINE_PARAMETERS if one.key.startswith("demand") and one.key in read.given]
-    if not keys:
+    """Read the keys about demand; None where no such key is given."""
+    demand_keys = (parameter.key for parameter in ENGINE_PARAMETERS if parameter.key.startswith("demand"))
+    given_keys = [key for key in demand_keys if key in read.given]
+    if not given_keys:
         return None
     if "demandEndpoint" not in read.given:
         read.problems.append(
-            f"metadata.demandEndpoint: Required value: {keys[0]} needs the URL of what tells the demand"
+            f"metadata.demandEndpoint: Required value: {given_keys[0]} needs the URL of the source of demand"
         )
     preset = read.choice("demand", "", DEMANDS) if "demand" in read.given else ""
     selectors = _demand_selectors(read, DEMANDS[preset].series if preset else ())
@@ -202,24 +233,26 @@ def read_demand(read: MetadataReader) -> DemandQuery | None:
 
 
 def _demand_selectors(read: MetadataReader, preset: tuple[str, ...]) -> tuple[SeriesSelector, ...]:
-    said = _series(read, "demandMetric")
-    if said is None:
+    given = _series(read, "demandMetric")
+    if given is None:
         if not preset and "demandMetric" not in read.given and "demand" not in read.given:
             read.problems.append(
-                "metadata.demandMetric: Required value: say which series tells the demand, or what is there with "
-                "demand: " + ", ".join(DEMANDS)
+                "metadata.demandMetric: Required value: name the series that reports the demand, or set demand to one "
+                "of: " + ", ".join(DEMANDS)
             )
         return tuple(SeriesSelector(name) for name in preset)
-    if said.name:
-        return (said,)
+    if given.name:
+        return (given,)
     if not preset:
-        read.invalid("demandMetric", "labels alone narrow a preset, and demand names none: begin with the series' name")
-    return tuple(SeriesSelector(name, said.requirements) for name in preset)
+        read.invalid(
+            "demandMetric", "labels alone narrow a preset, and demand names no preset: begin with the series' name"
+        )
+    return tuple(SeriesSelector(name, given.requirements) for name in preset)
 
 
 def _selector(read: MetadataReader, metric: Metric | EngineMetric) -> SeriesSelector | None:
     if metric.name == "engine" and "engineMetric" not in read.given:
-        read.problems.append('metadata.engineMetric: Required value: say which series: name{label="value"}')
+        read.problems.append('metadata.engineMetric: Required value: name the series: name{label="value"}')
     selector = _series(read, "engineMetric")
     if selector is not None and not selector.name:
         read.invalid("engineMetric", 'must begin with the series\' name: name{label="value"}')
@@ -259,6 +292,6 @@ def _port(read: MetadataReader) -> int | None:
 def _path(read: MetadataReader) -> str | None:
     text = read.given.get("enginePath")
     if text is not None and not is_path(text):
-        read.invalid("enginePath", "must begin with / and have at most 256 printable characters, none of them blank")
+        read.invalid("enginePath", "must begin with / and have at most 256 printable characters without blanks")
         return None
     return text

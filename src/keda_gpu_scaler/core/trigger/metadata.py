@@ -1,43 +1,56 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What does one key of a trigger's metadata say? Its value, or what is wrong with it.
+"""Reads a trigger's metadata key by key and collects the problems.
 
-The law of this module: a problem names the key, the value and what is allowed, and is noted beside all others, so that
-one round of mending is enough.
+Law: a problem names the key, the value and the allowed values. All problems are reported together, so that one
+correction is enough.
 """
 
 import difflib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from keda_gpu_scaler.core.quoting import quoted
 
 MAX_NUMBER = 1e12
-"""Above any reading in any unit we know, and a thousandfold of it still fits the protocol's int64."""
+"""The largest number in metadata. It is above every reading in every unit, and 1000 times as much fits an int64."""
 
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,3})?", re.ASCII)
 _MAX_DIGITS = 40
-_BEGUN_LENGTH = 4
+_MIN_PREFIX_LENGTH = 4
 _COMPARED_LENGTH = 40
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One metadata key, as the reference page shows it."""
+    """One metadata key, as the reference page shows it.
+
+    ``meaning`` may contain ``{choices}``, which stands for the names in ``choices``. They are read when the
+    description is made, because the table of engines is filled after this module is imported.
+    """
 
     key: str
     default: str
     meaning: str
+    choices: Iterable[str] = field(default=(), compare=False)
+
+    @property
+    def description(self) -> str:
+        """The meaning with its choices."""
+        if not self.choices:
+            return self.meaning
+        return self.meaning.replace("{choices}", ", ".join(f"`{name}`" for name in self.choices))
 
 
 class MetadataReader:
     """A trigger's metadata, read key by key.
 
-    ``given`` holds the keys of ours that have a value; ``problems`` what is wrong, and ``hints`` what only looks so.
+    ``given`` holds this scaler's keys that have a value. ``problems`` are the errors. ``hints`` are warnings about
+    metadata that is valid but probably wrong.
 
     Args:
-        metadata: as KEDA sends it; a key may have the suffix ``FromEnv``, its value already resolved.
-        keys: those that are ours.
+        metadata: as KEDA sends it; a key may have the suffix ``FromEnv``, and KEDA has resolved its value.
+        keys: the keys of this scaler.
     """
 
     def __init__(self, metadata: Mapping[str, str], keys: Iterable[str]) -> None:
@@ -47,7 +60,7 @@ class MetadataReader:
         self.given = {key: value for key in keys if (value := self._value(key)) is not None}
 
     def _value(self, key: str) -> str | None:
-        """The key's value without surrounding blanks; None when it is not given."""
+        """Return the key's value without surrounding blanks; None where the key is not given."""
         from_env = key + "FromEnv"
         if key in self._metadata and from_env in self._metadata:
             self.problems.append(f"metadata.{from_env}: Forbidden: {key} is given as well; keep one of the two")
@@ -61,7 +74,7 @@ class MetadataReader:
         return value
 
     def invalid(self, key: str, must: str) -> None:
-        """Note that a key's value cannot be used."""
+        """Record that a key's value cannot be used."""
         self.problems.append(f"metadata.{key}: Invalid value: {quoted(self.given[key])}: {must}")
 
     def number(self, key: str, default: float, *, at_least: float, at_most: float = MAX_NUMBER) -> float:
@@ -87,7 +100,7 @@ class MetadataReader:
         return default
 
     def one_of(self, keys: Iterable[str]) -> str | None:
-        """Return which of several keys is given, of which there may be one at most."""
+        """Return the one key that is given, of several that exclude each other; None where none is given."""
         found = [key for key in keys if key in self.given]
         for key in found[1:]:
             self.problems.append(f"metadata.{key}: Forbidden: {found[0]} is given as well; keep one of the two")
@@ -95,10 +108,10 @@ class MetadataReader:
 
 
 def nearest(value: str, choices: Iterable[str]) -> str | None:
-    """Find what somebody meant: a name they began, or one with a letter or two amiss."""
-    begun = value[:_COMPARED_LENGTH].lower()
-    if len(begun) >= _BEGUN_LENGTH:
+    """Find the intended name: one that begins with the value, or one that differs in a letter or two."""
+    prefix = value[:_COMPARED_LENGTH].lower()
+    if len(prefix) >= _MIN_PREFIX_LENGTH:
         for choice in choices:
-            if choice.startswith(begun):
+            if choice.startswith(prefix):
                 return choice
-    return next(iter(difflib.get_close_matches(begun, choices, n=1, cutoff=0.8)), None)
+    return next(iter(difflib.get_close_matches(prefix, choices, n=1, cutoff=0.8)), None)

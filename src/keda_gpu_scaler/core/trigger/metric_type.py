@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which ``metricType`` did the ScaledObject give this trigger? KEDA does not send it along.
+"""Finds the ``metricType`` that the ScaledObject gives a trigger, because KEDA does not send it.
 
-The law of this module: where several answers are possible none is given.
+Law: if several types are possible, the result is None.
 """
 
 from collections.abc import Mapping
@@ -13,33 +13,30 @@ ASSUMED = "AverageValue"
 
 
 def declared_type(workload: Workload, metadata: Mapping[str, str]) -> str | None:
-    """Return the trigger's KEDA ``metricType``, found by the metadata that KEDA sent; None while it is ambiguous.
+    """Return the KEDA ``metricType`` of the trigger with this metadata; None where it is ambiguous.
 
-    Metadata that fits no trigger (an edit that KEDA has not seen, a person who tries something out) is taken for
-    one of those there are, if they agree.
+    The metadata may match no trigger: the ScaledObject was edited and KEDA has not yet read the change, or a person
+    sends a request by hand. Then the type is the one that all triggers share.
     """
     if workload.kind == "ScaledJob":
-        return ASSUMED  # KEDA divides by the target itself, and knows no other way for jobs
-    candidates = _fitting(workload, metadata) or {trigger.metric_type for trigger in workload.triggers} or {ASSUMED}
-    return candidates.pop() if len(candidates) == 1 else None
+        return ASSUMED  # for jobs KEDA itself always divides by the target
+    types = _matching_types(workload, metadata) or {trigger.metric_type for trigger in workload.triggers} or {ASSUMED}
+    return types.pop() if len(types) == 1 else None
 
 
 def certain_type(workload: Workload, metadata: Mapping[str, str]) -> str | None:
-    """Return the ``metricType`` of the triggers that have just this metadata; None where they have none, or several."""
+    """Return the ``metricType`` of the triggers with exactly this metadata; None where there is none, or several."""
     if workload.kind == "ScaledJob":
         return None
-    fitting = _fitting(workload, metadata)
-    return fitting.pop() if len(fitting) == 1 else None
+    types = _matching_types(workload, metadata)
+    return types.pop() if len(types) == 1 else None
 
 
-def _fitting(workload: Workload, metadata: Mapping[str, str]) -> set[str]:
-    return {trigger.metric_type for trigger in workload.triggers if _fits(trigger.metadata, metadata)}
+def _matching_types(workload: Workload, metadata: Mapping[str, str]) -> set[str]:
+    sent = _without_environment(metadata)
+    return {trigger.metric_type for trigger in workload.triggers if _without_environment(trigger.metadata) == sent}
 
 
-def _fits(declared: Mapping[str, str], sent: Mapping[str, str]) -> bool:
-    """Whether KEDA would send this for that: the same, but for values it took from the environment."""
-    return _said(declared) == _said(sent)
-
-
-def _said(metadata: Mapping[str, str]) -> dict[str, str]:
+def _without_environment(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Return the metadata without the values that KEDA resolves: KEDA sends the value, not the variable's name."""
     return {key: value for key, value in metadata.items() if not key.endswith("FromEnv")}

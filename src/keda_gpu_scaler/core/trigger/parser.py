@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What does a ScaledObject's metadata ask for? A Trigger, or every problem with it at once.
+"""Parses a trigger's metadata into a ``Trigger``, or reports every problem at once.
 
-The law of this module: whatever the metadata holds, the outcome is a ``Trigger`` or a ``TriggerError``.
+Law: for any metadata, the result is a ``Trigger`` or a ``TriggerError``.
 """
 
 import enum
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import TypeVar
 
 from keda_gpu_scaler.core.aggregation import AGGREGATIONS
 from keda_gpu_scaler.core.quoting import quoted
 from keda_gpu_scaler.core.selectors import LabelSelector, SelectorError, parse_labels
+from keda_gpu_scaler.core.state.fleet import DEFAULT_WINDOW_SECONDS, MAX_WINDOW_SECONDS
 from keda_gpu_scaler.core.trigger.engine_params import (
     ENGINE_PARAMETERS,
     DemandQuery,
@@ -21,143 +23,148 @@ from keda_gpu_scaler.core.trigger.engine_params import (
     read_engine,
 )
 from keda_gpu_scaler.core.trigger.metadata import MAX_NUMBER, MetadataReader, Parameter, nearest
-from keda_gpu_scaler.core.trigger.metrics import ENGINE_METRICS, METRICS, PROFILES, EngineMetric, Metric, Profile
+from keda_gpu_scaler.core.trigger.metrics import ENGINE_METRICS, METRICS, EngineMetric, Metric
+from keda_gpu_scaler.core.trigger.profiles import PROFILES, Profile
 
 DEFAULT_METRIC = "gpu_utilization"
 DEFAULT_METRIC_NAME = "keda_gpu_metric"
-"""As in the original: an HPA made for that one still finds its metric."""
+"""The original's name, so that an existing HPA still finds its metric."""
 DEFAULT_TARGET = 80.0
 DEFAULT_ACTIVATION = 0.0
 DEFAULT_AGGREGATION = "max"
 DEFAULT_POLL_INTERVAL_SECONDS = 10.0
-DEFAULT_WINDOW_SECONDS = 10.0
 DEFAULT_STARTUP_GRACE_SECONDS = 600.0
-"""Loading a large model may take that long."""
+"""Loading a large model may take this long."""
 DEFAULT_MIN_COVERAGE = 0.5
 MAX_POLL_INTERVAL_SECONDS = 3600.0
 MAX_STARTUP_GRACE_SECONDS = 86400.0
-MAX_WINDOW_SECONDS = 300.0
-"""As long as the HPA's own default for scaling down; whoever samples keeps this much history."""
 MIN_TARGET = 0.001
-"""KEDA keeps three decimals: a smaller target would reach the HPA as 0."""
+"""KEDA keeps three decimals, so a smaller target would reach the HPA as 0."""
 
 
 class Scope(enum.StrEnum):
-    """Whose devices, or engines, are meant."""
+    """The devices or engines that a trigger selects."""
 
     WORKLOAD = "workload"
     FLEET = "fleet"
     NODE = "node"
     ENDPOINT = "endpoint"
-    """What one URL tells; nobody sets this, it comes with the URL."""
+    """One URL. Metadata cannot set this scope; it follows from ``engineEndpoint``."""
 
 
 SCOPES = (Scope.WORKLOAD, Scope.FLEET, Scope.NODE)
 METRIC_TYPES: MappingProxyType[str, Metric | EngineMetric] = MappingProxyType({**METRICS, **ENGINE_METRICS})
 """Every value of ``metricType``."""
 REPORTS = ("auto", "total", "average")
-"""What is handed out: "auto" finds out from the ScaledObject which of the others its ``metricType`` needs."""
+"""The kinds of reported value. "auto" reads from the ScaledObject which of the others its ``metricType`` needs."""
 
 SHORTHANDS: MappingProxyType[str, str] = MappingProxyType(
     {"targetGpuUtilization": "gpu_utilization", "targetMemoryUtilization": "memory_used_percent"}
 )
-"""Keys that say metric and target at once. ``targetMemoryUtilization`` means how full the memory is."""
+"""Keys that set metric and target together. ``targetMemoryUtilization`` is about how full the memory is."""
 
 
 PARAMETERS: tuple[Parameter, ...] = (
-    Parameter("profile", "none", "a named set of defaults; any key overrides it"),
-    Parameter("metricType", DEFAULT_METRIC, "the metric"),
+    Parameter("profile", "none", "a named set of defaults; every other key overrides its default"),
+    Parameter("metricType", DEFAULT_METRIC, "the metric; the tables below list all of them"),
     Parameter(
         "targetValue",
         "80",
-        f"what the metric should be, in the metric's unit: {MIN_TARGET:g} to {MAX_NUMBER:g}",
+        f"the value that the metric should have, in the metric's unit: {MIN_TARGET:g} to {MAX_NUMBER:g}",
     ),
     Parameter(
         "targetGpuUtilization",
         "none",
-        "shorthand for `metricType: gpu_utilization` and its `targetValue`, which it overrules",
+        "sets `metricType: gpu_utilization` and its `targetValue` in one key, and overrides `targetValue`",
     ),
     Parameter(
         "targetMemoryUtilization",
         "none",
-        "shorthand for `metricType: memory_used_percent` and its `targetValue`, which it overrules",
+        "sets `metricType: memory_used_percent` and its `targetValue` in one key, and overrides `targetValue`",
     ),
     Parameter(
         "activationThreshold",
         "0",
-        f"active means strictly above it, in the metric's unit: 0 to {MAX_NUMBER:g}",
+        "the workload is active while the metric is strictly above this value, in the metric's unit: "
+        f"0 to {MAX_NUMBER:g}",
     ),
     Parameter(
         "scope",
         "workload",
-        "whose devices: `workload`, those its pods hold; `fleet`, all there are; `node`, those of the instance asked. "
-        "Without access to the API server the default is `fleet`",
+        "the devices that count: `workload`, those that the workload's pods use; `fleet`, all devices; `node`, those "
+        "of the instance that KEDA calls. Without access to the API server, the default is `fleet`",
     ),
-    Parameter("gpuModel", "all", "only devices whose model fits, `*` and `?` being wildcards: `*H100*`"),
+    Parameter("gpuModel", "all", "only devices whose model matches this pattern with `*` and `?`: `*H100*`"),
     Parameter(
         "nodeSelector",
         "all",
-        "only devices of nodes with these labels: `key=value`, `key!=value`, `key`, `!key`, with commas",
+        "only devices of nodes with these labels: `key=value`, `key!=value`, `key`, `!key`, joined by commas",
     ),
-    Parameter("gpuIndex", "-1", "only devices with this index on their node; -1 for all"),
+    Parameter("gpuIndex", "-1", "only devices with this index on their node; -1 selects all"),
     Parameter(
         "aggregation",
         DEFAULT_AGGREGATION,
-        "how several devices of one pod (or of the scope `fleet` or `node`) become one value: "
-        + ", ".join(AGGREGATIONS),
+        "how the values of several devices become one value: for the devices of one pod, or of the scope `fleet` or "
+        "`node`: " + ", ".join(AGGREGATIONS),
     ),
     Parameter(
         "report",
         "auto",
-        "what is handed out: the `total` over the replicas, for `metricType: AverageValue`, or their `average`, for "
-        "`metricType: Value`; `auto` reads the type from the ScaledObject, and assumes AverageValue where it cannot",
+        "the reported value: `total` is the total over the replicas and fits `metricType: AverageValue` of KEDA's "
+        "trigger; `average` is their average and fits `metricType: Value`; `auto` reads the type from the "
+        "ScaledObject, and assumes AverageValue where it cannot be read",
     ),
     Parameter(
         "startupGraceSeconds",
         "600",
-        f"a pod younger than this that is not ready yet is starting, and keeps its workload active: "
+        "a pod that is not ready and is younger than this is starting; it keeps its workload active: "
         f"0 to {MAX_STARTUP_GRACE_SECONDS:g}",
     ),
     Parameter(
         "minCoverage",
         "0.5",
-        "the least share of the ready pods (or devices) in scope that must be seen for an answer: 0 to 1",
+        "the share of the ready pods (or devices) in scope that must have a value; with fewer, no value is reported: "
+        "0 to 1",
     ),
     Parameter(
         "pollIntervalSeconds",
         "10",
-        f"how often a stream re-evaluates at the latest: 1 to {MAX_POLL_INTERVAL_SECONDS:g}",
+        f"the longest time between two evaluations of a stream: 1 to {MAX_POLL_INTERVAL_SECONDS:g}",
     ),
     Parameter(
         "windowSeconds",
         "10",
-        f"readings are averaged over this much history: 0 to {MAX_WINDOW_SECONDS:g}; 0 is the newest sample alone",
+        f"the time over which readings are averaged: 0 to {MAX_WINDOW_SECONDS:g}; 0 uses the newest sample alone",
     ),
     Parameter(
         "metricName",
         "keda_gpu_<profile>",
-        f"the name handed to KEDA: lower-case letters, digits, `-` and `_`; `{DEFAULT_METRIC_NAME}` without a profile",
+        "the metric name reported to KEDA: lower-case letters, digits, `-` and `_`. Without a profile the default is "
+        f"`{DEFAULT_METRIC_NAME}`",
     ),
     *ENGINE_PARAMETERS,
 )
-"""Every key we read. KEDA sends others, and they are none of our business."""
+"""Every key of this scaler. KEDA sends other keys too; they are ignored."""
 
-_OURS = frozenset(parameter.key for parameter in PARAMETERS)
-# Sent along by KEDA, or read by it beside us: never a misspelling of ours.
-_KEDAS = frozenset(
+_OWN_KEYS = frozenset(parameter.key for parameter in PARAMETERS)
+# KEDA's own keys. They are never taken for a misspelled key of this scaler.
+_KEDA_KEYS = frozenset(
     {"scalerAddress", "enableTLS", "unsafeSsl", "caCert", "tlsClientCert", "tlsClientKey", "tlsCertFile"}
 )
 
 _INTEGER = re.compile(r"[+-]?\d{1,9}", re.ASCII)
 _UNSAFE_IN_NAME = re.compile(r"[^a-z0-9_-]+")
-_MAX_NAME_LENGTH = 60  # with KEDA's "s0-" before it still a legal label value
+_MAX_NAME_LENGTH = 60  # with KEDA's prefix "s0-" it is still a legal label value
 _MAX_PATTERN_LENGTH = 256
-_MAX_METADATA_LENGTH = 16_384  # a dozen short values; parsed triggers are remembered, so their size is bounded
-_HINTED_KEYS = 50  # near misses are looked for among so many unknown keys, and not in a flood of them
+_MAX_METADATA_LENGTH = 16_384  # bounded, because parsed triggers are cached
+_MAX_COMPARED_KEYS = 50  # of the unknown keys, only this many are compared with the known ones
+
+
+_Value = TypeVar("_Value")
 
 
 class TriggerError(Exception):
-    """Metadata that cannot be served. ``problems`` holds one sentence for each thing that is wrong."""
+    """Metadata that cannot be used. ``problems`` holds one sentence for each problem."""
 
     def __init__(self, problems: Iterable[str]) -> None:
         self.problems = tuple(problems)
@@ -168,10 +175,10 @@ class TriggerError(Exception):
 class Trigger:
     """Parsed metadata.
 
-    ``target`` and ``activation`` are in the metric's unit. ``gpu_index``, ``gpu_model`` and ``node_selector`` are
-    None where they narrow nothing; ``scope`` is None where it was not said. ``min_coverage`` is a ratio.
-    ``hints`` are sentences about keys that look like ours misspelt, and about values that were changed. ``engine`` says
-    what engines are asked, and is None where the metric is a device's; ``demand`` is None where none was named.
+    ``target`` and ``activation`` are in the metric's unit. ``gpu_index``, ``gpu_model`` and ``node_selector`` are None
+    where they do not restrict the devices. ``scope`` is None where the metadata has none. ``min_coverage`` is a ratio.
+    ``hints`` are sentences about probably misspelled keys and about changed values. ``engine`` is the query to engines,
+    None where the metric is a device's. ``demand`` is None where no source of demand is named.
     """
 
     metric: Metric | EngineMetric
@@ -195,12 +202,12 @@ class Trigger:
 
     @property
     def is_scraped(self) -> bool:
-        """Whether engines or a source of demand have a say."""
+        """Whether engines or a source of demand are scraped for it."""
         return self.engine is not None or self.demand is not None
 
     @property
     def is_narrowed(self) -> bool:
-        """Whether it means some devices only, of those in its scope."""
+        """Whether it selects only some of the devices in its scope."""
         return not (self.gpu_index is None and self.gpu_model is None and self.node_selector is None)
 
 
@@ -210,7 +217,7 @@ def parse_trigger(metadata: Mapping[str, str]) -> Trigger:
     A key may arrive with KEDA's suffix ``FromEnv``, its value already resolved.
 
     Raises:
-        TriggerError: with every problem there is, each naming the key, the value and what is allowed.
+        TriggerError: with every problem; each names the key, the value and the allowed values.
     """
     length = sum(len(key) + len(value) for key, value in metadata.items())
     if length > _MAX_METADATA_LENGTH:
@@ -218,63 +225,57 @@ def parse_trigger(metadata: Mapping[str, str]) -> Trigger:
     return _TriggerParser(metadata).parse()
 
 
+def _only_for_devices(engine: EngineQuery | None, value: _Value | None) -> _Value | None:
+    """Return the value, or None where the metric is an engine's. The value is read, and checked, in both cases."""
+    return value if engine is None else None
+
+
 class _TriggerParser:
-    """Collects problems on the way, so that one round of mending is enough."""
+    """Parses one trigger's metadata and collects its problems."""
 
     def __init__(self, metadata: Mapping[str, str]) -> None:
         self._metadata = metadata
-        self._read = MetadataReader(metadata, _OURS)
+        self._read = MetadataReader(metadata, _OWN_KEYS)
 
     def parse(self) -> Trigger:
-        """Read every key, then either answer or complain about all of them."""
+        """Read every key; then return the trigger, or raise all problems together."""
+        read = self._read
         profile = self._profile()
-        metric = self._metric(profile)
-        engine = self._engine(METRIC_TYPES[metric], profile)
-        target = self._target(METRIC_TYPES[metric], profile)
-        activation = self._read.number(
-            "activationThreshold", profile.activation if profile else DEFAULT_ACTIVATION, at_least=0
-        )
-        gpu_index = self._gpu_index()
-        aggregation = self._read.choice("aggregation", DEFAULT_AGGREGATION, AGGREGATIONS)
-        poll = self._read.number(
-            "pollIntervalSeconds",
-            DEFAULT_POLL_INTERVAL_SECONDS,
-            at_least=1,
-            at_most=MAX_POLL_INTERVAL_SECONDS,
-        )
-        window = self._read.number("windowSeconds", DEFAULT_WINDOW_SECONDS, at_least=0, at_most=MAX_WINDOW_SECONDS)
-        name = self._metric_name(profile.metric_name if profile else DEFAULT_METRIC_NAME)
-        scope = self._scope(metric, engine)
-        report = self._read.choice("report", "auto", REPORTS)
-        model, selector = self._gpu_model(), self._node_selector()
-        grace = self._read.number(
-            "startupGraceSeconds", DEFAULT_STARTUP_GRACE_SECONDS, at_least=0, at_most=MAX_STARTUP_GRACE_SECONDS
-        )
-        coverage = self._read.number("minCoverage", DEFAULT_MIN_COVERAGE, at_least=0, at_most=1)
-        demand = read_demand(self._read)
-        if self._read.problems:
-            raise TriggerError(self._read.problems)
-        self._suggest_keys()
-        return Trigger(
-            metric=METRIC_TYPES[metric],
-            target=target,
-            activation=activation,
-            gpu_index=None if engine else gpu_index,
-            aggregation=aggregation,
-            poll_interval_seconds=poll,
-            window_seconds=window,
-            metric_name=name,
-            scope=scope,
-            report=report,
-            gpu_model=None if engine else model,
-            node_selector=None if engine else selector,
-            startup_grace_seconds=grace,
-            min_coverage=coverage,
+        metric = METRIC_TYPES[self._metric(profile)]
+        engine = self._engine(metric, profile)
+        trigger = Trigger(
+            metric=metric,
+            target=self._target(metric, profile),
+            activation=self._activation(profile),
+            gpu_index=_only_for_devices(engine, self._gpu_index()),
+            aggregation=read.choice("aggregation", DEFAULT_AGGREGATION, AGGREGATIONS),
+            poll_interval_seconds=self._seconds(
+                "pollIntervalSeconds", DEFAULT_POLL_INTERVAL_SECONDS, MAX_POLL_INTERVAL_SECONDS, at_least=1
+            ),
+            window_seconds=self._seconds("windowSeconds", DEFAULT_WINDOW_SECONDS, MAX_WINDOW_SECONDS),
+            metric_name=self._metric_name(profile.metric_name if profile else DEFAULT_METRIC_NAME),
+            scope=self._scope(metric, engine),
+            report=read.choice("report", "auto", REPORTS),
+            gpu_model=_only_for_devices(engine, self._gpu_model()),
+            node_selector=_only_for_devices(engine, self._node_selector()),
+            startup_grace_seconds=self._seconds(
+                "startupGraceSeconds", DEFAULT_STARTUP_GRACE_SECONDS, MAX_STARTUP_GRACE_SECONDS
+            ),
+            min_coverage=read.number("minCoverage", DEFAULT_MIN_COVERAGE, at_least=0, at_most=1),
             profile=profile.name if profile else None,
-            hints=tuple(self._read.hints),
             engine=engine,
-            demand=demand,
+            demand=read_demand(read),
         )
+        if read.problems:
+            raise TriggerError(read.problems)
+        return replace(trigger, hints=(*read.hints, *self._key_suggestions()))
+
+    def _activation(self, profile: Profile | None) -> float:
+        default = profile.activation if profile else DEFAULT_ACTIVATION
+        return self._read.number("activationThreshold", default, at_least=0)
+
+    def _seconds(self, key: str, default: float, at_most: float, *, at_least: float = 0) -> float:
+        return self._read.number(key, default, at_least=at_least, at_most=at_most)
 
     def _profile(self) -> Profile | None:
         if "profile" not in self._read.given:
@@ -299,21 +300,21 @@ class _TriggerParser:
     def _engine(self, metric: Metric | EngineMetric, profile: Profile | None) -> EngineQuery | None:
         engine = metric.engine if isinstance(metric, EngineMetric) else None
         query = read_engine(self._read, metric, engine or (profile.engine if profile else None))
-        if query is not None:
-            for key in ("gpuModel", "gpuIndex", "nodeSelector"):
-                if key in self._read.given:
-                    self._read.hints.append(
-                        f"metadata.{key}: is not read: {metric.name} is told by engines, whatever devices they run on"
-                    )
+        for key in ("gpuModel", "gpuIndex", "nodeSelector"):
+            if query is not None and key in self._read.given:
+                self._read.hints.append(
+                    f"metadata.{key}: is not used: {metric.name} is reported by engines, whatever devices they run on"
+                )
         return query
 
-    def _scope(self, metric: str, engine: EngineQuery | None) -> Scope | None:
+    def _scope(self, metric: Metric | EngineMetric, engine: EngineQuery | None) -> Scope | None:
         scope = Scope(self._read.choice("scope", Scope.WORKLOAD, SCOPES)) if "scope" in self._read.given else None
         if engine is None:
             return scope
         if scope not in (None, Scope.WORKLOAD):
             self._read.invalid(
-                "scope", f"{metric} is told by the workload's pods: remove scope, or name one endpoint: engineEndpoint"
+                "scope",
+                f"{metric.name} is reported by the workload's pods: remove scope, or set engineEndpoint to one URL",
             )
         return Scope.ENDPOINT if engine.url else Scope.WORKLOAD
 
@@ -323,28 +324,28 @@ class _TriggerParser:
         target = self._read.number("targetValue", default, at_least=MIN_TARGET)
         if shorthand is not None:
             if "targetValue" in self._read.given:
-                given, ruling = quoted(self._read.given["targetValue"]), quoted(self._read.given[shorthand])
-                self._read.hints.append(f"metadata.targetValue: {given} is overruled by {shorthand} {ruling}")
+                given, winner = quoted(self._read.given["targetValue"]), quoted(self._read.given[shorthand])
+                self._read.hints.append(f"metadata.targetValue: {given} is overridden by {shorthand} {winner}")
             target = self._read.number(shorthand, default, at_least=MIN_TARGET)
         return target
 
     def _default_target(self, metric: Metric | EngineMetric, profile: Profile | None, *, is_given: bool) -> float:
-        """The target where none is given; a hint, or a problem, where no default suits."""
+        """Return the target for metadata without one. Add a hint, or a problem, where no default suits the metric."""
         if profile is not None and profile.metric == metric.name:
             return profile.target
         is_given = is_given or "targetValue" in self._read.given
         if isinstance(metric, EngineMetric):
             if metric.target is None and not is_given:
                 self._read.problems.append(
-                    f"metadata.targetValue: Required value: {metric.name} has no default: say how much of it one "
+                    f"metadata.targetValue: Required value: {metric.name} has no default: set how much of it one "
                     "replica should have"
                 )
             return metric.target or DEFAULT_TARGET
-        default, meant_for = (profile.target, profile.metric) if profile else (DEFAULT_TARGET, DEFAULT_METRIC)
-        if not is_given and METRIC_TYPES[meant_for].unit != metric.unit:
+        default, default_metric = (profile.target, profile.metric) if profile else (DEFAULT_TARGET, DEFAULT_METRIC)
+        if not is_given and METRIC_TYPES[default_metric].unit != metric.unit:
             self._read.hints.append(
-                f"metadata.targetValue: not given, so the target is {default:g} {metric.unit}, a default meant for "
-                f"{meant_for}; set what suits {metric.name}"
+                f"metadata.targetValue: not given, so the target is {default:g} {metric.unit}, the default for "
+                f"{default_metric}; set a target for {metric.name}"
             )
         return default
 
@@ -374,7 +375,8 @@ class _TriggerParser:
         if "metricName" not in self._read.given:
             return default
         given = self._read.given["metricName"]
-        # KEDA lower-cases and replaces some characters itself, in some versions; what it sends back must match.
+        # Some versions of KEDA convert to lower case and replace characters themselves. The name that KEDA sends
+        # back must match.
         name = _UNSAFE_IN_NAME.sub("-", given.lower()).strip("-_")
         if not name or len(name) > _MAX_NAME_LENGTH:
             self._read.invalid(
@@ -382,16 +384,15 @@ class _TriggerParser:
                 f"must be 1 to {_MAX_NAME_LENGTH} letters, digits, '-' and '_', one letter or digit at least",
             )
         elif name != given:
-            self._read.hints.append(f"metadata.metricName: {quoted(given)} is handed to KEDA as {quoted(name)}")
+            self._read.hints.append(f"metadata.metricName: {quoted(given)} is reported to KEDA as {quoted(name)}")
         return name
 
-    def _suggest_keys(self) -> None:
-        unknown = sorted(key for key in self._metadata if key.removesuffix("FromEnv") not in _OURS | _KEDAS)
-        ours = {key.lower(): key for key in _OURS}
-        for key in unknown[:_HINTED_KEYS]:
-            near = nearest(key, ours)
-            if near:
-                meant = ours[near]
-                self._read.hints.append(
-                    f'metadata: {quoted(key)} is no key of ours, nothing reads it: did you mean "{meant}"?'
+    def _key_suggestions(self) -> Iterator[str]:
+        unknown = sorted(key for key in self._metadata if key.removesuffix("FromEnv") not in _OWN_KEYS | _KEDA_KEYS)
+        own_keys = {key.lower(): key for key in _OWN_KEYS}
+        for key in unknown[:_MAX_COMPARED_KEYS]:
+            if near := nearest(key, own_keys):
+                yield (
+                    f"metadata: {quoted(key)} is not a key of this scaler and is ignored: did you mean "
+                    f'"{own_keys[near]}"?'
                 )

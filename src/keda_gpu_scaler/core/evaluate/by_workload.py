@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measures a workload by its pods, on whichever nodes they run."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from keda_gpu_scaler.core.evaluate.demand import DemandObservation
+from keda_gpu_scaler.core.evaluate.measurement import (
+    ActivityEvidence,
+    Measurement,
+    NoMeasurement,
+    ScaledToZero,
+    expiries,
+    list_reasons,
+    misconfigured,
+    unavailable,
+)
+from keda_gpu_scaler.core.evaluate.observation import ObservationState
+from keda_gpu_scaler.core.evaluate.report_type import report_type
+from keda_gpu_scaler.core.evaluate.workload_view import WorkloadView
+from keda_gpu_scaler.core.hpa.reported_value import ReportedValue, ReportType, report_pods, report_wanted
+from keda_gpu_scaler.core.trigger.metrics import SATURATION_OF_DEVICES
+from keda_gpu_scaler.core.types import Pod, Unavailable
+
+
+def measure_workload(
+    view: WorkloadView, demand: DemandObservation | None, metadata: Mapping[str, str]
+) -> Measurement | NoMeasurement | ScaledToZero:
+    """Measure the pods of a workload.
+
+    Args:
+        view: the workload as the trigger selects it.
+        demand: the observed demand; None where the trigger names no source of demand.
+        metadata: the trigger's metadata as KEDA sent it.
+    """
+    if view.is_scaled_to_zero:
+        return scaled_to_zero(view, demand, metadata, view.steps())
+    if view.trigger.metric.name == "saturation" and (reason := view.no_engine_reason):
+        return _measure_devices_instead(view, reason, demand, metadata)
+    return _measure_pods(view, demand, metadata)
+
+
+def scaled_to_zero(
+    view: WorkloadView, demand: DemandObservation | None, metadata: Mapping[str, str], steps: tuple[str, ...]
+) -> ScaledToZero:
+    """Describe a workload without replicas and pods. Only observed demand activates it."""
+    report = report_type(view.trigger, view.workload, metadata)
+    reported = None if isinstance(report, Unavailable) else _report_demand(report, view, demand)
+    return ScaledToZero(reported, steps)
+
+
+def is_scaled_job(view: WorkloadView) -> bool:
+    """Whether KEDA starts jobs for the workload, which has its own arithmetic."""
+    return view.workload.kind == "ScaledJob"
+
+
+def _measure_devices_instead(
+    view: WorkloadView, reason: str, demand: DemandObservation | None, metadata: Mapping[str, str]
+) -> Measurement | NoMeasurement:
+    """Measure saturation by the pods' devices where no pod has a known engine."""
+    by_devices = WorkloadView(
+        replace(view.trigger, metric=SATURATION_OF_DEVICES, engine=None), view.workload, view.fleet, view.now
+    )
+    # A pod without a readiness probe is ready as soon as it runs. It may still be loading its model.
+    loading = [one.pod for one in by_devices.ready if view.is_within_grace(one.pod)]
+    measured = _measure_pods(by_devices, demand, metadata, loading)
+    sentence = (
+        f"no pod has a known engine ({reason}): saturation is computed from GPU utilisation, of which 80 % counts as "
+        "100 %"
+    )
+    if isinstance(measured, NoMeasurement):
+        return replace(measured, steps=(sentence, *measured.steps), context=sentence)
+    return replace(measured, steps=(sentence, *measured.steps))
+
+
+def _measure_pods(
+    view: WorkloadView,
+    demand: DemandObservation | None,
+    metadata: Mapping[str, str],
+    loading: Sequence[Pod] = (),
+) -> Measurement | NoMeasurement:
+    steps, observations = view.steps(), tuple(view.observations)
+    if reason := view.no_device_reason:
+        return NoMeasurement(misconfigured(reason), steps, observations=observations)
+    with_value, expected = len(view.values), len(view.values) + len(view.missing)
+    if expected and (not with_value or with_value / expected < view.trigger.min_coverage):
+        what = "no fresh reading of" if view.trigger.engine else "no fresh sample for"
+        reason = f"{what} {expected - with_value} of {expected} ready pods: {list_reasons(view.missing)}"
+        return NoMeasurement(unavailable(reason), steps, with_value, expected, observations)
+    report = report_type(view.trigger, view.workload, metadata)
+    if isinstance(report, Unavailable):
+        return NoMeasurement(report, steps, observations=observations)
+    if view.out_of_scope:
+        steps = (*steps, f"{len(view.out_of_scope)} ready pods are out of scope: they count as at the target")
+    return Measurement(
+        _report_demand(report, view, demand) or _report_pods(report, view),
+        _evidence(view, demand, loading),
+        steps,
+        with_value,
+        expected,
+        observations,
+    )
+
+
+def _report_pods(report: ReportType, view: WorkloadView) -> ReportedValue:
+    with_value, out_of_scope = len(view.values), len(view.out_of_scope)
+    return report_pods(
+        report,
+        # Whether a pod out of scope is idle or busy is not known: it counts as at the target, up and down.
+        [*view.values, *[view.trigger.target] * out_of_scope],
+        missing=len(view.ready) - with_value - out_of_scope,
+        unready=len(view.pods) - len(view.ready),
+        size=view.size,
+        target=view.trigger.target,
+    )
+
+
+def _evidence(view: WorkloadView, demand: DemandObservation | None, loading: Sequence[Pod]) -> ActivityEvidence:
+    """Collect what says whether the workload has work. All of its pods count, whichever of them the trigger selects."""
+    unnarrowed = view.unnarrowed_observations
+    observed = view.observations if unnarrowed is view.observations else [*view.observations, *unnarrowed]
+    return ActivityEvidence(
+        busiest=max([one.value for one in unnarrowed if one.value is not None], default=0.0),
+        requests=math.fsum([one.requests for one in view.observations]),
+        starting=(*view.starting, *loading),
+        missing_reasons=(*view.missing_reasons, *_not_scraped(view, demand)),
+        expires_at_seconds=expiries(observed),
+    )
+
+
+def _not_scraped(view: WorkloadView, demand: DemandObservation | None) -> list[str]:
+    """Return the pods whose work is not known, because no engine is scraped and no demand is known either.
+
+    A pod that is overloaded, or that restarts its engine, is not ready. It may be the only pod.
+    """
+    is_demand_known = demand is not None and demand.is_active is not None
+    if view.ready or is_demand_known:
+        return []
+    return [
+        f"{one.pod.ref.name}: {one.sentence}"
+        for one in view.observations
+        if one.observation is ObservationState.NOT_READY and one.pod.node is not None
+    ]
+
+
+def _report_demand(report: ReportType, view: WorkloadView, demand: DemandObservation | None) -> ReportedValue | None:
+    """Report the size that demand needs while no pod is ready; None where the trigger does not request that."""
+    query, is_job = view.trigger.demand, is_scaled_job(view)
+    if query is None or demand is None or not (demand.is_active and demand.value) or view.has_ready_pod:
+        return None
+    if query.per_replica is not None:
+        wanted = math.ceil(demand.value / query.per_replica)
+        sentence = f"demand {demand.value:.6g}, {query.per_replica:g} for each replica (demandPerReplica)"
+    elif is_job:  # KEDA starts as many jobs as the value says; it starts no job for being active
+        wanted, sentence = 1, demand.sentence
+    else:
+        return None
+    return report_wanted(report, wanted, sentence, size=view.size, target=view.trigger.target, jobs=is_job)

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Observes the demand of a workload, which exists also without a pod.
+
+Law: demand that is not known neither activates a workload nor lets it scale to zero. A counter with one reading has no
+rate.
+"""
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from keda_gpu_scaler.core.evaluate.engine_load import SHORTEST_SECONDS, missing_scrape_reason
+from keda_gpu_scaler.core.selectors import SeriesSelector
+from keda_gpu_scaler.core.state.scrape import ScrapeResult, TargetHistory
+from keda_gpu_scaler.core.trigger.engine_params import DemandQuery
+
+_DEMAND_GRAIN = 1e-6
+"""Demand is added in whole multiples of this number, so that adding and subtracting leaves no rounding error."""
+
+
+@dataclass(frozen=True, slots=True)
+class DemandObservation:
+    """The observed demand: its value now, or None where that is not known.
+
+    ``is_active`` says whether the demand is above the threshold, or was above it during the hold; None where that is
+    not known. ``expires_at_seconds`` is when the observation becomes stale.
+    """
+
+    value: float | None
+    is_active: bool | None
+    sentence: str
+    expires_at_seconds: float = math.inf
+
+
+def observe_demand(
+    demand: DemandQuery,
+    scraped: ScrapeResult | None,
+    *,
+    window_seconds: float,
+    stale_after_seconds: float,
+    now: float,
+) -> DemandObservation:
+    """Add up the demand of every address of a source.
+
+    The demand of some addresses may be enough to activate the workload. The demand of all addresses is needed to let it
+    scale to zero.
+
+    Args:
+        demand: the source of demand.
+        scraped: the result of its endpoint; None while it was not scraped yet.
+        window_seconds: the rate of a counter is over this window.
+        stale_after_seconds: an older page is not used.
+        now: monotonic seconds on the scraper's clock.
+    """
+    if scraped is None or not scraped.targets:
+        why = (scraped.failure if scraped else None) or "not scraped yet"
+        return DemandObservation(None, None, f"demand at {demand.url} is unknown: {why}")
+    timelines = [_timeline(page, demand.selectors, window_seconds) for page in scraped.targets]
+    values: list[float] = []
+    unknown: list[str] = []
+    expires = math.inf
+    for page, timeline in zip(scraped.targets, timelines, strict=True):
+        if not page.is_fresh(now, stale_after_seconds) or page.newest is None:
+            unknown.append(f"{page.url}: {missing_scrape_reason(ScrapeResult((page,)), now)}")
+            continue
+        expires = min(expires, page.newest.at_seconds + stale_after_seconds)
+        value = timeline[-1][1]
+        if value is None:
+            unknown.append(f"{page.url}: {_no_value_reason(page, demand.selectors)}")
+        else:
+            values.append(value)
+    last_above_at = _last_above(timelines, demand.threshold, stale_after_seconds)
+    return _decide(demand, values, unknown, last_above_at, expires, now)
+
+
+def _decide(
+    demand: DemandQuery,
+    values: Sequence[float],
+    unknown: Sequence[str],
+    last_above_at: float,
+    expires: float,
+    now: float,
+) -> DemandObservation:
+    total = math.fsum(values)
+    described = f"demand {total:.6g}"
+    if unknown:
+        described += f" at {len(values)} of {len(values) + len(unknown)} addresses"
+    if total > demand.threshold:
+        return DemandObservation(total, True, f"{described} is above demandThreshold {demand.threshold:g}", expires)
+    age = max(0.0, now - last_above_at)
+    if age <= demand.hold_seconds:
+        sentence = f"demand was above demandThreshold {demand.threshold:g} {age:.0f} s ago"
+        sentence += f" (demandHoldSeconds {demand.hold_seconds:g})"
+        expires = min(expires, last_above_at + demand.hold_seconds)
+        return DemandObservation(None if unknown else total, True, sentence, expires)
+    if unknown:
+        return DemandObservation(None, None, f"demand at {demand.url} is unknown: {unknown[0]}", expires)
+    return DemandObservation(total, False, f"{described} is not above demandThreshold {demand.threshold:g}", expires)
+
+
+def _no_value_reason(page: TargetHistory, selectors: Sequence[SeriesSelector]) -> str:
+    if page.newest is not None and any(page.newest.selected.get(selector.text) for selector in selectors):
+        return "its counter has one reading so far, and a rate needs two"
+    return "exports no series " + " or ".join(selector.text for selector in selectors)
+
+
+_Timeline = list[tuple[float, float | None]]
+"""The time of each reading of a page, and the demand at that time; None where the demand is not known."""
+
+
+def _timeline(page: TargetHistory, selectors: Sequence[SeriesSelector], window_seconds: float) -> _Timeline:
+    """Return the demand of a page at each of its readings.
+
+    A gauge is not averaged over the window, so that the first request activates the workload.
+    """
+    counter = _CounterRate(window_seconds)
+    texts = [selector.text for selector in selectors]
+    timeline: _Timeline = []
+    for reading in page.samples:
+        selected = reading.selected
+        text, series = next(((text, series) for text in texts if (series := selected.get(text))), ("", None))
+        if series is not None and not series.is_counter:
+            value: float | None = max(0.0, series.value)
+        elif not selected.keys().isdisjoint(texts):
+            value = counter.add(reading.at_seconds, text, series.value if series else None)
+        else:
+            value = None  # this scrape did not select the series: it does not say that the series was missing
+        timeline.append((reading.at_seconds, value))
+    return timeline
+
+
+class _CounterRate:
+    """The rate of a demand counter over the window that ends at each reading.
+
+    A counter that fell was reset, and counts from 0. A counter that was missing before also counts from 0, so that its
+    very first request is counted.
+    """
+
+    def __init__(self, window_seconds: float) -> None:
+        self._window_seconds = window_seconds
+        self._total = 0.0
+        self._last_counts: dict[str, float] = {}
+        self._earlier: deque[tuple[float, float]] = deque()
+
+    def add(self, at_seconds: float, text: str, count: float | None) -> float | None:
+        """Add one reading; return the rate, None where the counter is missing or has no earlier reading."""
+        earlier = self._earlier
+        if count is not None:
+            last = self._last_counts.get(text, 0.0 if earlier else count)
+            self._total += count - last if count >= last else count
+            self._last_counts[text] = count
+        while len(earlier) > 1 and earlier[1][0] <= at_seconds - self._window_seconds:
+            earlier.popleft()
+        rate = None
+        if earlier and count is not None:
+            since, total = earlier[0]
+            rate = (self._total - total) / max(at_seconds - since, SHORTEST_SECONDS)
+        earlier.append((at_seconds, self._total))
+        return rate
+
+
+def _last_above(timelines: Sequence[_Timeline], threshold: float, stale_after_seconds: float) -> float:
+    """Return when the demand of all addresses together was last above the threshold; -inf where it never was.
+
+    The demand of an address counts until its next reading, or until it is stale.
+    """
+    changes: list[tuple[float, int, int]] = []
+    for number, timeline in enumerate(timelines):
+        before = 0
+        for (at_seconds, value), (next_at, _) in pairwise([*timeline, (math.inf, None)]):
+            grains = round(value / _DEMAND_GRAIN) if value else 0
+            if grains or before:
+                changes.append((at_seconds, number, grains))
+            if grains and next_at - at_seconds > stale_after_seconds:
+                changes.append((at_seconds + stale_after_seconds, number, 0))
+            before = grains
+    current, total, above_at = [0] * len(timelines), 0, -math.inf
+    for at_seconds, number, grains in sorted(changes):
+        total += grains - current[number]
+        current[number] = grains
+        if total > round(threshold / _DEMAND_GRAIN):
+            above_at = at_seconds
+    return above_at

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Presets for sources of demand: routers, gateways and interceptors whose series are known."""
+
+from dataclasses import dataclass
+from types import MappingProxyType
+
+
+@dataclass(frozen=True, slots=True)
+class DemandPreset:
+    """One known source of demand.
+
+    ``series`` are the names that its series of waiting requests may have. The first name that is found counts.
+    """
+
+    name: str
+    title: str
+    series: tuple[str, ...]
+    remark: str
+
+
+DEMANDS: MappingProxyType[str, DemandPreset] = MappingProxyType(
+    {
+        preset.name: preset
+        for preset in (
+            DemandPreset(
+                "epp",
+                "endpoint picker of the Gateway API inference extension, or of llm-d",
+                ("llm_d_epp_flow_control_queue_size", "inference_extension_flow_control_queue_size"),
+                "its flow control must be switched on; to read one pool, set `demandMetric` to "
+                '`{inference_pool="NAME"}`',
+            ),
+            DemandPreset(
+                "vllm-router",
+                "router of the vLLM production stack",
+                ("vllm:num_incoming_requests_total",),
+                'incoming requests per second; to read one model, set `demandMetric` to `{model="NAME"}`',
+            ),
+            DemandPreset(
+                "http-add-on",
+                "interceptor of KEDA's HTTP add-on",
+                ("http_add_on_pending_requests",),
+                "requests that the interceptor holds or has forwarded and that have not ended; to read one host, set "
+                '`demandMetric` to `{host="NAMESPACE/NAME"}`',
+            ),
+        )
+    }
+)
+"""Every preset by its name in trigger metadata."""

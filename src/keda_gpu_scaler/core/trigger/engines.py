@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of inference engines, which the package ``engines`` fills.
+
+Law: the table does not depend on the order of registration. ``detection_order`` alone orders it, and the first read
+closes it. Reading an empty table, or registering into a closed one, is an error.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerNames:
+    """The names by which a container in a manifest is recognised as running an engine. All are lower case.
+
+    ``product`` is the short name used in sentences. ``image_words`` are words of the image's name or tag, where a word
+    ends at any character that is neither a letter nor a digit. ``image_parts`` are parts of the whole image reference.
+    ``commands`` are names of programs or of Python packages.
+    """
+
+    product: str
+    image_words: tuple[str, ...] = ()
+    image_parts: tuple[str, ...] = ()
+    commands: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """One inference engine, and where it serves its metrics by default.
+
+    ``name`` is its name in trigger metadata. ``detection_order`` orders the engines: where several could match, the
+    lowest number is tried first. ``remark`` says what must be configured, or what the engine does not report.
+    ``behind`` names the engines that may do its work, and whose series its page may then contain. ``reports_queue``
+    and ``reports_kv_cache`` are false where the engine never, or not always, reports its queue or a KV cache.
+    ``preallocating_containers`` is given for an engine that takes its memory when it starts and keeps it.
+    """
+
+    name: str
+    title: str
+    port: int
+    detection_order: int
+    path: str = "/metrics"
+    remark: str = ""
+    behind: tuple[str, ...] = ()
+    reports_queue: bool = True
+    reports_kv_cache: bool = True
+    preallocating_containers: ContainerNames | None = None
+
+
+class EngineRegistrationError(Exception):
+    """The table of engines is used in a wrong way; the message names the engine and the remedy."""
+
+
+class EngineTable(Mapping[str, Engine]):
+    """Engines by name, in their detection order. Only ``register`` changes it, and only before the first read."""
+
+    def __init__(self) -> None:
+        self._engines: dict[str, Engine] = {}
+        self._is_closed = False
+
+    def register(self, engine: Engine) -> None:
+        """Add an engine at the place of its detection order.
+
+        Raises:
+            EngineRegistrationError: the name or the detection order is taken, or the table has already been read.
+        """
+        if self._is_closed:
+            raise EngineRegistrationError(
+                f"engine {engine.name}: the table of engines has already been read; register every engine before that"
+            )
+        if engine.name in self._engines:
+            raise EngineRegistrationError(f"engine {engine.name}: it is registered twice")
+        for other in self._engines.values():
+            if other.detection_order == engine.detection_order:
+                raise EngineRegistrationError(
+                    f"engine {engine.name}: detection_order {engine.detection_order} belongs to {other.name}; "
+                    "choose another number"
+                )
+        engines = sorted([*self._engines.values(), engine], key=lambda one: one.detection_order)
+        self._engines = {one.name: one for one in engines}
+
+    def _closed(self) -> dict[str, Engine]:
+        if not self._engines:
+            raise EngineRegistrationError(
+                "no engine is registered: import keda_gpu_scaler.engines before a trigger is parsed"
+            )
+        self._is_closed = True
+        return self._engines
+
+    def __getitem__(self, name: str) -> Engine:
+        return self._closed()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._closed())
+
+    def __len__(self) -> int:
+        return len(self._closed())
+
+
+_TABLE = EngineTable()
+ENGINES: Mapping[str, Engine] = _TABLE
+"""Every engine by its name in trigger metadata, in the order in which the engines are tried."""
+
+
+def register_engine(engine: Engine) -> None:
+    """Add an engine to ``ENGINES``.
+
+    Raises:
+        EngineRegistrationError: the name or the detection order is taken, or the table has already been read.
+    """
+    _TABLE.register(engine)

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A scraped page as data: its series, and the types of its metric families."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+_COUNTING_SUFFIXES = frozenset({"_total", "_bucket", "_sum", "_count"})
+_SUFFIXES = ("_total", "_bucket", "_sum", "_count", "_created", "_gsum", "_gcount", "_info")
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesSample:
+    """One series and its value, which may be NaN or infinite."""
+
+    name: str
+    labels: Mapping[str, str]
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Exposition:
+    """A page that was read.
+
+    ``samples`` are the requested samples in the order of the page. ``kinds`` are the types of the metric families
+    ("counter") by the family's name.
+    """
+
+    samples: tuple[SeriesSample, ...]
+    kinds: Mapping[str, str] = field(default_factory=dict)
+
+    def is_counter(self, name: str) -> bool:
+        """Whether a series counts up from the start of its process: by its family's type, or else by its name."""
+        if kind := self.kinds.get(name):
+            return kind == "counter"
+        for suffix in _SUFFIXES:
+            if name.endswith(suffix) and (kind := self.kinds.get(name.removesuffix(suffix))):
+                return kind in ("counter", "histogram", "summary") and suffix in _COUNTING_SUFFIXES
+        return name.endswith("_total")
+
+    def declares_counter(self, name: str) -> bool:
+        """Whether the page declares this counter, even if the counter has no series yet."""
+        return self.kinds.get(name) == "counter" or self.kinds.get(name.removesuffix("_total")) == "counter"
+
+
+def is_known(value: float) -> bool:
+    """Whether a sample's value is a finite number. NaN and the infinities count as unknown."""
+    return math.isfinite(value)

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Step 3 of an RPC, evaluate: evaluates a question, and caches the evaluation until it expires.
+
+Law: an evaluation is used again only while everything it rests on is unchanged and it has not expired. Its expiry is
+compared with the clock at every call, so that data which becomes stale turns into an error on time.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from keda_gpu_scaler.core.counters import RecentAnswer
+from keda_gpu_scaler.core.evaluate.evaluation import Evaluation, evaluate
+from keda_gpu_scaler.core.state.fleet import Fleet
+from keda_gpu_scaler.core.types import Unavailable, Workload
+from keda_gpu_scaler.server.bounded_cache import BoundedCache
+from keda_gpu_scaler.server.interest import Prepared
+from keda_gpu_scaler.server.resolver import IDLE_SECONDS, MAX_QUESTIONS, Question
+
+# In a large fleet a peer reports every millisecond, and one evaluation may take a tenth of a second. An evaluation
+# therefore ignores further reports of peers for a multiple of the time it took, up to a limit.
+_HOLD_FACTOR, _MAX_HOLD_SECONDS = 10.0, 1.0
+
+
+class _VersionCounter:
+    """Numbers the states of one value, and keeps only the newest state in memory."""
+
+    def __init__(self) -> None:
+        self._newest: object = None
+        self._number = 0
+
+    def number_of(self, state: object) -> int:
+        """Return the number of this state; another object is a new state."""
+        if state is not self._newest:
+            self._newest = state
+            self._number += 1
+        return self._number
+
+
+@dataclass(slots=True, eq=False)
+class Evaluated:
+    """An evaluation, and the answer that was made of it; the answer holds as long as the evaluation.
+
+    ``response`` is the serialized response to GetMetrics, empty before the first one.
+    """
+
+    evaluation: Evaluation
+    answer: RecentAnswer | None = None
+    response: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class _Basis:
+    """Everything that an evaluation rests on.
+
+    Until ``held_until_seconds`` further reports of peers and engines make no difference. The history and the labels
+    are numbers and not references, so that a cached evaluation keeps no superseded history in memory.
+    """
+
+    workload: Workload | Unavailable | None
+    labels_version: int
+    history_version: int
+    reports: int
+    held_until_seconds: float = 0.0
+
+    def is_unchanged(self, current: "_Basis", now: float) -> bool:
+        """Whether an evaluation on this basis is also one on the current basis."""
+        return (
+            self.workload is current.workload
+            and self.history_version == current.history_version
+            and self.labels_version == current.labels_version
+            and (self.reports == current.reports or now < self.held_until_seconds)
+        )
+
+
+class Evaluator:
+    """Evaluates questions over a fleet view.
+
+    Args:
+        fleet: returns the current fleet view; called for every question, so it must be cheap.
+        clock: monotonic seconds, the clock that dated the fleet's histories.
+    """
+
+    def __init__(self, fleet: Callable[[], Fleet], clock: Callable[[], float]) -> None:
+        self._fleet = fleet
+        self._clock = clock
+        self._reports = 0
+        self._history, self._labels = _VersionCounter(), _VersionCounter()
+        self._evaluations: BoundedCache[Question, tuple[_Basis, Evaluated]] = BoundedCache(MAX_QUESTIONS, IDLE_SECONDS)
+
+    @property
+    def fleet(self) -> Fleet:
+        """The current fleet view."""
+        return self._fleet()
+
+    def note_report(self) -> None:
+        """Note that a peer or an engine reported something new."""
+        self._reports += 1
+
+    def evaluate(self, question: Question, prepared: Prepared) -> Evaluated:
+        """Return the evaluation at ``prepared.at_seconds``; the same object while it holds."""
+        fleet, now = self._fleet(), prepared.at_seconds
+        basis = _Basis(
+            prepared.workload,
+            self._labels.number_of(prepared.node_labels) if prepared.node_labels is not None else 0,
+            self._history.number_of(fleet.history),
+            self._reports,
+        )
+        cached = self._evaluations.get(question, now)
+        if cached is not None:
+            cached_basis, evaluated = cached
+            if cached_basis.is_unchanged(basis, now) and now <= evaluated.evaluation.expires_at_seconds:
+                return evaluated
+        if prepared.node_labels is not None:
+            fleet = replace(fleet, node_labels=prepared.node_labels)
+        evaluation = evaluate(question.trigger, fleet, now, prepared.workload, dict(question.metadata))
+        evaluated = Evaluated(evaluation)
+        if now <= evaluation.expires_at_seconds:
+            hold = min(_HOLD_FACTOR * (self._clock() - now), _MAX_HOLD_SECONDS)
+            self._evaluations.put(question, (replace(basis, held_until_seconds=now + hold), evaluated), now)
+        else:
+            self._evaluations.discard(question)
+        return evaluated
+
+    def expire_idle(self, now: float) -> None:
+        """Release the evaluations of questions that were not used for a while."""
+        self._evaluations.expire(now)

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Step 2 of an RPC, prepare: registers interest with cluster, engines and peers, and waits for the first sync.
+
+Law: a call waits at most ``SYNC_SECONDS``, and only until everything it needs was read for the first time.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from keda_gpu_scaler.core.evaluate.workload_view import ScrapeRequest, ready_pods, scrape_requests
+from keda_gpu_scaler.core.interfaces import Cluster, Engines, Peers
+from keda_gpu_scaler.core.trigger.parser import Scope
+from keda_gpu_scaler.core.types import Unavailable, Workload
+from keda_gpu_scaler.server.bounded_cache import BoundedCache
+from keda_gpu_scaler.server.resolver import IDLE_SECONDS, MAX_QUESTIONS, Question
+
+SYNC_SECONDS = 1.0
+"""The longest time that a call waits for data that was not read before."""
+REGISTER_AGAIN_SECONDS = 1.0
+"""Interest is registered again after this time, and at once when the workload changes."""
+SYNC_HOLDS_SECONDS = 60.0
+"""After a pause of this length a call waits again: engines and peers may have been closed as idle."""
+_LABELS_INTERVAL_SECONDS = 0.02
+
+NodeLabels = Mapping[str, Mapping[str, str]] | Unavailable | None
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What the API server knows for a question, read at ``at_seconds``.
+
+    ``workload`` is None without a cluster; ``node_labels`` is None where the trigger has no nodeSelector. While
+    ``is_synced`` is false, something that the question needs was not read yet.
+    """
+
+    workload: Workload | Unavailable | None
+    node_labels: NodeLabels
+    is_synced: bool
+    at_seconds: float
+
+
+@dataclass(slots=True)
+class _Registration:
+    """The interest that was registered for a question, and for which state of its workload."""
+
+    workload: Workload | Unavailable | None
+    scrapes: tuple[ScrapeRequest, ...]
+    at_seconds: float
+    needs_peers: bool = False
+    is_synced: bool = False
+
+
+class Interest:
+    """Registers what questions need.
+
+    Args:
+        clock: monotonic seconds.
+        cluster: knows the workloads; None without access to the API server.
+        peers: follows the other instances; None without peers.
+        engines: scrapes engines and demand; None without a scrape manager.
+    """
+
+    def __init__(
+        self, clock: Callable[[], float], cluster: Cluster | None, peers: Peers | None, engines: Engines | None
+    ) -> None:
+        self._clock = clock
+        self._cluster = cluster
+        self._peers = peers
+        self._engines = engines
+        self._registrations: BoundedCache[Question, _Registration] = BoundedCache(MAX_QUESTIONS, IDLE_SECONDS)
+
+    async def prepare(self, question: Question, now: float) -> Prepared:
+        """Register interest, and wait for the first sync of everything that the question needs."""
+        prepared = self.register(question, now)
+        if prepared.is_synced:
+            return prepared
+        is_synced = False
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SYNC_SECONDS):
+                await self._wait_for_sync(question, prepared)
+                is_synced = True
+        prepared = self.register(question, self._clock())
+        if is_synced and (registration := self._registrations.get(question, prepared.at_seconds)):
+            registration.is_synced = True
+        return prepared
+
+    def register(self, question: Question, now: float) -> Prepared:
+        """Register interest without waiting; return what is known now."""
+        workload, labels = None, None
+        if self._cluster is not None:
+            workload = self._cluster.workload(question.namespace, question.name)
+            if question.trigger.node_selector is not None:
+                labels = self._cluster.node_labels()
+        registration = self._registrations.get(question, now)
+        if (
+            registration is None
+            or registration.workload is not workload
+            or now - registration.at_seconds >= REGISTER_AGAIN_SECONDS
+        ):
+            registration = self._renew(question, workload, registration, now)
+        is_synced = registration.is_synced and not _is_pending(workload) and not _is_pending(labels)
+        return Prepared(workload, labels, is_synced, now)
+
+    def expire_idle(self, now: float) -> None:
+        """Release what was kept for questions that were not used for a while."""
+        self._registrations.expire(now)
+
+    def _renew(
+        self, question: Question, workload: Workload | Unavailable | None, last: _Registration | None, now: float
+    ) -> _Registration:
+        if last is not None and last.workload is workload:
+            scrapes, is_synced = last.scrapes, last.is_synced and now - last.at_seconds < SYNC_HOLDS_SECONDS
+        else:
+            scrapes, is_synced = self._scrapes(question, workload), False
+        registration = _Registration(workload, scrapes, now, is_synced=is_synced)
+        self._registrations.put(question, registration, now)
+        if self._engines is not None:
+            for scrape in scrapes:
+                self._engines.register_interest(
+                    scrape.endpoint,
+                    window_seconds=scrape.window_seconds,
+                    selectors=scrape.selectors,
+                    demand=scrape.is_demand,
+                )
+        self._register_peers(question, registration)
+        if registration.needs_peers and not (last is not None and last.needs_peers):
+            registration.is_synced = False
+        return registration
+
+    def _scrapes(self, question: Question, workload: Workload | Unavailable | None) -> tuple[ScrapeRequest, ...]:
+        if self._engines is None or not question.trigger.is_scraped:
+            return ()
+        return scrape_requests(question.trigger, ready_pods(workload) if isinstance(workload, Workload) else ())
+
+    def _register_peers(self, question: Question, registration: _Registration) -> None:
+        if self._peers is None or question.trigger.scope is Scope.NODE:
+            return
+        registration.needs_peers = self._needs_devices(question, registration)
+        if registration.needs_peers:
+            self._peers.register_interest(question.trigger.window_seconds)
+
+    def _needs_devices(self, question: Question, registration: _Registration) -> bool:
+        """Whether the answer depends on devices; for a saturation only where no pod has an engine."""
+        trigger = question.trigger
+        if trigger.engine is None:
+            return True
+        if trigger.metric.name != "saturation" or self._engines is None:
+            return False
+        results = self._engines.scrape_results()
+        engines = [scrape.endpoint for scrape in registration.scrapes if scrape.endpoint.pod is not None]
+        return bool(engines) and all(
+            (result := results.get(endpoint)) is not None and result.is_no_engine for endpoint in engines
+        )
+
+    async def _wait_for_sync(self, question: Question, prepared: Prepared) -> None:
+        """Wait for the workload, then for node labels, engines and peers. The caller sets the deadline."""
+        if self._cluster is not None:
+            if _is_pending(prepared.workload):
+                await self._cluster.wait_for_sync(question.namespace, question.name)
+                prepared = self.register(question, self._clock())
+            while _is_pending(prepared.node_labels):
+                await asyncio.sleep(_LABELS_INTERVAL_SECONDS)
+                prepared = self.register(question, self._clock())
+        registration = self._registrations.get(question, prepared.at_seconds)
+        if registration is None:
+            return
+        if self._engines is not None and registration.scrapes:
+            await self._engines.wait_for_sync([scrape.endpoint for scrape in registration.scrapes])
+            self._register_peers(question, registration)  # the scrape may have found that there is no engine
+        if self._peers is not None and registration.needs_peers:
+            await self._peers.wait_for_sync()
+
+
+def _is_pending(known: object) -> bool:
+    return isinstance(known, Unavailable) and not known.is_permanent

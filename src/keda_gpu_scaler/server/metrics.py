@@ -1,0 +1,324 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The metric families of this program, and their rendering as Prometheus text.
+
+Law: an unknown reading has no series. A gauge that falls to 0 because a driver is gone would raise an alert, or
+scale a workload down.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Generic, TypeVar
+
+from keda_gpu_scaler import __version__
+from keda_gpu_scaler.core.counters import (
+    COLLECTION_BUCKETS_SECONDS,
+    REQUEST_BUCKETS_SECONDS,
+    CollectionCounts,
+    PeerCounts,
+    RecentAnswer,
+    RequestCounts,
+    ScrapeCounts,
+    Watches,
+)
+from keda_gpu_scaler.core.state.fleet import Fleet
+from keda_gpu_scaler.core.trigger.metrics import METRICS
+from keda_gpu_scaler.core.types import Sample
+from keda_gpu_scaler.server.http import HttpPage, HttpPages
+
+PREFIX = "keda_gpu_scaler_"
+_EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
+_GaugeValue = TypeVar("_GaugeValue")
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One metric family of the exposition. ``labels`` are the label names of its series."""
+
+    name: str
+    kind: str
+    help: str
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Gauge(Generic[_GaugeValue]):
+    family: Family
+    read: Callable[[_GaugeValue], float | None]
+
+
+_DEVICE_LABELS = ("gpu_index", "gpu_uuid", "gpu_name")
+_DEVICE_GAUGES: tuple[_Gauge[Sample], ...] = (
+    _Gauge(
+        Family("gpu_utilization_percent", "gauge", "Share of the time during which a kernel ran.", _DEVICE_LABELS),
+        METRICS["gpu_utilization"].read,
+    ),
+    _Gauge(
+        Family("gpu_memory_used_bytes", "gauge", "Memory in use on the device.", _DEVICE_LABELS),
+        lambda sample: sample.memory_used_bytes,
+    ),
+    _Gauge(
+        Family("gpu_memory_total_bytes", "gauge", "Total memory of the device.", _DEVICE_LABELS),
+        lambda sample: sample.memory_total_bytes,
+    ),
+    _Gauge(
+        Family("gpu_temperature_celsius", "gauge", "Temperature of the GPU die.", _DEVICE_LABELS),
+        lambda sample: sample.temperature_celsius,
+    ),
+    _Gauge(
+        Family("gpu_power_draw_watts", "gauge", "Power draw of the board.", _DEVICE_LABELS),
+        METRICS["power_draw"].read,
+    ),
+)
+_DEVICE_COUNT = Family("gpu_device_count", "gauge", "Devices that this instance reads on its node.")
+_COLLECTIONS = Family("collections_total", "counter", "Attempts to read the devices.")
+_COLLECTION_ERRORS = Family(
+    "collection_errors_total", "counter", "Attempts to read the devices that ended with an error."
+)
+_COLLECTION_DURATION = Family("collection_duration_seconds", "histogram", "Duration of one reading of all devices.")
+_REQUESTS = Family("scaler_requests_total", "counter", "RPCs from KEDA.", ("method",))
+_REQUEST_ERRORS = Family(
+    "scaler_request_errors_total", "counter", "RPCs from KEDA that were answered with an error.", ("method",)
+)
+_REQUEST_DURATION = Family(
+    "scaler_request_duration_seconds", "histogram", "Duration of one RPC. Streams have no duration.", ("method",)
+)
+_WORKLOAD_LABELS = ("namespace", "name", "metric_name", "metric")
+_ANSWER_GAUGES: tuple[_Gauge[RecentAnswer], ...] = (
+    _Gauge(
+        Family(
+            "workload_value",
+            "gauge",
+            "Last value reported to KEDA. No series while the answer is an error.",
+            _WORKLOAD_LABELS,
+        ),
+        lambda answer: answer.value,
+    ),
+    _Gauge(
+        Family("workload_target", "gauge", "Target value of one replica.", _WORKLOAD_LABELS),
+        lambda answer: answer.target,
+    ),
+    _Gauge(
+        Family(
+            "workload_active",
+            "gauge",
+            "1 if the workload should run by the last evaluation, 0 if not.",
+            _WORKLOAD_LABELS,
+        ),
+        lambda answer: answer.active,
+    ),
+    _Gauge(
+        Family(
+            "workload_value_available",
+            "gauge",
+            "1 if the last answer to KEDA was a value, 0 if it was an error.",
+            _WORKLOAD_LABELS,
+        ),
+        lambda answer: answer.value is not None,
+    ),
+    _Gauge(
+        Family("workload_pods_with_value", "gauge", "Ready pods (or devices) in scope with a value.", _WORKLOAD_LABELS),
+        lambda answer: answer.with_value,
+    ),
+    _Gauge(
+        Family("workload_pods", "gauge", "Ready pods (or devices) in scope.", _WORKLOAD_LABELS),
+        lambda answer: answer.expected,
+    ),
+)
+_DEMAND_GAUGES: tuple[_Gauge[RecentAnswer], ...] = (
+    _Gauge(
+        Family(
+            "workload_demand", "gauge", "Value of the demand endpoint. No series while it is unknown.", _WORKLOAD_LABELS
+        ),
+        lambda answer: answer.demand,
+    ),
+    _Gauge(
+        Family(
+            "workload_demand_known",
+            "gauge",
+            "1 if it is known whether there is demand, 0 if not. No series without a demand endpoint.",
+            _WORKLOAD_LABELS,
+        ),
+        lambda answer: answer.is_demand_known,
+    ),
+)
+_SCRAPES = Family(
+    "scrapes_total", "counter", "Scrapes of engines and demand endpoints, by recognised engine.", ("engine",)
+)
+_SCRAPE_FAILURES = Family(
+    "scrape_failures_total", "counter", "Scrapes that ended with an error, by recognised engine.", ("engine",)
+)
+_SNAPSHOT_AGE = Family(
+    "snapshot_age_seconds", "gauge", "Age of the newest snapshot of each node that this instance knows.", ("node",)
+)
+_PEERS_UNAVAILABLE = Family("peers_unavailable", "gauge", "Instances that discovery lists and that are unavailable.")
+_PEERS_FOLLOWED = Family(
+    "peers_followed", "gauge", "Instances that this instance follows. 0 while KEDA does not call this instance."
+)
+_PEERS_MAX_STALENESS = Family(
+    "peer_max_staleness_seconds",
+    "gauge",
+    "Longest time without a snapshot from an unavailable instance. 0 if there is none.",
+)
+_API_WATCHES = Family(
+    "api_watches",
+    "gauge",
+    "Watches on the API server: watching, pending (no list yet), interrupted (last list in use) or unknown.",
+    ("resource", "state"),
+)
+_BUILD_INFO = Family("build_info", "gauge", "Always 1. The version is a label.", ("version",))
+
+FAMILIES = (
+    *(gauge.family for gauge in _DEVICE_GAUGES),
+    _DEVICE_COUNT,
+    _COLLECTIONS,
+    _COLLECTION_ERRORS,
+    _COLLECTION_DURATION,
+    _REQUESTS,
+    _REQUEST_ERRORS,
+    _REQUEST_DURATION,
+    *(gauge.family for gauge in _ANSWER_GAUGES),
+    *(gauge.family for gauge in _DEMAND_GAUGES),
+    _SCRAPES,
+    _SCRAPE_FAILURES,
+    _SNAPSHOT_AGE,
+    _PEERS_UNAVAILABLE,
+    _PEERS_FOLLOWED,
+    _PEERS_MAX_STALENESS,
+    _API_WATCHES,
+    _BUILD_INFO,
+)
+"""Every family of ``/metrics`` in order of appearance. The names have no prefix here."""
+
+
+def render(
+    fleet: Fleet,
+    now: float,
+    collections: CollectionCounts,
+    requests: Mapping[str, RequestCounts],
+    answers: Sequence[RecentAnswer] = (),
+    scrapes: Mapping[str, ScrapeCounts] = MappingProxyType({}),
+    peers: PeerCounts | None = None,
+    watches: Watches = MappingProxyType({}),
+) -> str:
+    """Return the exposition text (Prometheus text format 0.0.4).
+
+    Devices appear while the newest snapshot of this node is fresh. Their values are the newest readings, without the
+    window of a trigger. The devices of other nodes are left out, because their own instances export them.
+    """
+    samples: tuple[Sample, ...] | None = None
+    if fleet.history is not None and fleet.is_fresh(now):
+        samples = fleet.history.newest.samples
+    lines = (
+        *_node_lines(samples, collections, requests),
+        *_fleet_lines(fleet, now, answers, scrapes),
+        *_connection_lines(fleet, peers or PeerCounts(), watches),
+    )
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _node_lines(
+    samples: tuple[Sample, ...] | None, collections: CollectionCounts, requests: Mapping[str, RequestCounts]
+) -> Iterator[str]:
+    for gauge in _DEVICE_GAUGES:
+        yield from _family_lines(gauge.family, _series(gauge, samples or (), _device_labels))
+    yield from _family_lines(_DEVICE_COUNT, [] if samples is None else [("", (), len(samples))])
+    yield from _family_lines(_COLLECTIONS, [("", (), collections.collections)])
+    yield from _family_lines(_COLLECTION_ERRORS, [("", (), collections.errors)])
+    yield from _family_lines(
+        _COLLECTION_DURATION,
+        _histogram(COLLECTION_BUCKETS_SECONDS, collections.duration_buckets, collections.duration_seconds_sum),
+    )
+    yield from _family_lines(_REQUESTS, [("", (method,), counts.requests) for method, counts in requests.items()])
+    yield from _family_lines(_REQUEST_ERRORS, [("", (method,), counts.errors) for method, counts in requests.items()])
+    yield from _family_lines(
+        _REQUEST_DURATION,
+        itertools.chain.from_iterable(
+            _histogram(REQUEST_BUCKETS_SECONDS, counts.duration_buckets, counts.duration_seconds_sum, (method,))
+            for method, counts in requests.items()
+            if counts.duration_buckets
+        ),
+    )
+
+
+def _fleet_lines(
+    fleet: Fleet, now: float, answers: Sequence[RecentAnswer], scrapes: Mapping[str, ScrapeCounts]
+) -> Iterator[str]:
+    for gauge in (*_ANSWER_GAUGES, *_DEMAND_GAUGES):
+        yield from _family_lines(gauge.family, _series(gauge, answers, _workload_labels))
+    yield from _family_lines(
+        _SCRAPES, [("", (engine or "unknown",), counts.scrapes) for engine, counts in sorted(scrapes.items())]
+    )
+    yield from _family_lines(
+        _SCRAPE_FAILURES, [("", (engine or "unknown",), counts.failures) for engine, counts in sorted(scrapes.items())]
+    )
+    yield from _family_lines(
+        _SNAPSHOT_AGE, [("", (node,), history.age_seconds(now)) for node, history in fleet.nodes()]
+    )
+
+
+def _connection_lines(fleet: Fleet, peers: PeerCounts, watches: Watches) -> Iterator[str]:
+    yield from _family_lines(_PEERS_UNAVAILABLE, [("", (), len(fleet.unavailable))])
+    yield from _family_lines(_PEERS_FOLLOWED, [("", (), peers.followed)])
+    yield from _family_lines(_PEERS_MAX_STALENESS, [("", (), peers.max_staleness_seconds)])
+    yield from _family_lines(
+        _API_WATCHES,
+        sorted(("", (resource, state.value), count) for (resource, state), count in watches.items()),
+    )
+    yield from _family_lines(_BUILD_INFO, [("", (__version__,), 1)])
+
+
+_Series = tuple[str, tuple[str, ...], float]  # suffix of the name, label values, value
+
+
+def _series(
+    gauge: _Gauge[_GaugeValue], sources: Iterable[_GaugeValue], labels: Callable[[_GaugeValue], tuple[str, ...]]
+) -> Iterator[_Series]:
+    """Yield a series for each source whose value is known."""
+    for source in sources:
+        value = gauge.read(source)
+        if value is not None:
+            yield "", labels(source), value
+
+
+def _device_labels(sample: Sample) -> tuple[str, ...]:
+    return str(sample.device.index), sample.device.uuid, sample.device.model
+
+
+def _workload_labels(answer: RecentAnswer) -> tuple[str, ...]:
+    return answer.namespace, answer.name, answer.metric_name, answer.metric
+
+
+def _histogram(
+    bounds: Sequence[float], buckets: Sequence[int], seconds_sum: float, labels: tuple[str, ...] = ()
+) -> Iterator[_Series]:
+    cumulative = 0
+    for bound, count in zip((*bounds, math.inf), buckets, strict=True):
+        cumulative += count
+        yield "_bucket", (*labels, "+Inf" if math.isinf(bound) else f"{bound:g}"), cumulative
+    yield "_sum", labels, seconds_sum
+    yield "_count", labels, cumulative
+
+
+def _family_lines(family: Family, series: Iterable[_Series]) -> Iterator[str]:
+    yield f"# HELP {PREFIX}{family.name} {family.help}"
+    yield f"# TYPE {PREFIX}{family.name} {family.kind}"
+    for suffix, values, value in series:
+        names = (*family.labels, "le") if suffix == "_bucket" else family.labels
+        labels = ",".join(f'{name}="{_escape(text)}"' for name, text in zip(names, values, strict=bool(values)))
+        yield f"{PREFIX}{family.name}{suffix}{'{' + labels + '}' if values else ''} {_number(value)}"
+
+
+def _escape(text: str) -> str:
+    return text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if float(value).is_integer() else repr(float(value))
+
+
+def metrics_pages(text: Callable[[], str]) -> HttpPages:
+    """Return the page that Prometheus scrapes; ``text`` renders it."""
+    return {"/metrics": lambda: HttpPage(text(), content_type=_EXPOSITION)}

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keeps the last answer to each trigger, and logs when a trigger loses its value or has one again.
+
+Law: a log line reports a change, never a poll.
+"""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import replace
+
+from keda_gpu_scaler.core.counters import RecentAnswer
+from keda_gpu_scaler.core.evaluate.demand import DemandObservation
+from keda_gpu_scaler.core.evaluate.evaluation import Evaluation
+from keda_gpu_scaler.core.trigger.parser import Trigger
+from keda_gpu_scaler.server.bounded_cache import BoundedCache
+from keda_gpu_scaler.server.resolver import Subject
+
+RECENT_SECONDS = 600.0
+"""An answer that was not given again for this time is no longer reported."""
+MAX_ANSWERS = 1024
+
+_FIRST_STEPS, _LAST_STEPS = 40, 10  # the steps that are kept of a long evaluation
+
+_log = logging.getLogger(__name__)
+
+
+class RecentAnswers:
+    """The last answer to each trigger, by ScaledObject and metric; the newest where there are too many."""
+
+    def __init__(self) -> None:
+        self._answers: BoundedCache[tuple[str, ...], RecentAnswer] = BoundedCache(MAX_ANSWERS, RECENT_SECONDS)
+
+    def note(self, answer: RecentAnswer, now: float) -> None:
+        """Keep an answer that was given now; the same answer may be given again later."""
+        key = (answer.namespace, answer.name, answer.metric_name, answer.metric)
+        self._answers.put(key, answer, now)
+
+    def answers(self, now: float) -> list[RecentAnswer]:
+        """Return the recent answers, each with the time at which it was given last."""
+        self._answers.expire(now)
+        return [
+            answer if answer.at_seconds == at else replace(answer, at_seconds=at)
+            for at, answer in self._answers.values()
+        ]
+
+
+class ChangeLog:
+    """Logs a condition when it begins and when it ends; forgets the oldest conditions."""
+
+    def __init__(self) -> None:
+        self._conditions: OrderedDict[tuple[str, str | Trigger], str] = OrderedDict()
+
+    def log_problems(self, title: str, problems: Sequence[str]) -> None:
+        """Log the problems or hints of a trigger, each once."""
+        for problem in problems:
+            if self._is_new((title, problem), problem):
+                _log.warning("%s: %s", title, problem)
+
+    def log_evaluation(self, title: str, trigger: Trigger, evaluation: Evaluation) -> None:
+        """Log when a trigger loses its value or its demand, and when it has it again."""
+        key = (title, trigger)
+        # The kind of reason and not its sentence: an age in the sentence changes with every poll.
+        if evaluation.no_value_reason is not None:
+            if self._is_new(key, evaluation.no_value_reason.value):
+                _log.warning("%s: %s has no value: %s", title, trigger.metric_name, evaluation.reason)
+        elif self._conditions.pop(key, None) is not None:
+            _log.info("%s: %s has a value again", title, trigger.metric_name)
+        if evaluation.demand is not None:
+            self._log_demand(f"{title} (demand)", trigger, evaluation.demand)
+
+    def _log_demand(self, title: str, trigger: Trigger, demand: DemandObservation) -> None:
+        if demand.is_active is None:
+            if self._is_new((title, trigger), "unknown"):
+                _log.warning("%s: %s; the workload is neither activated nor scaled to zero", title, demand.sentence)
+        elif self._conditions.pop((title, trigger), None) is not None:
+            _log.info("%s: it is known again: %s", title, demand.sentence)
+
+    def _is_new(self, key: tuple[str, str | Trigger], condition: str) -> bool:
+        if self._conditions.get(key) == condition:
+            return False
+        self._conditions[key] = condition
+        while len(self._conditions) > MAX_ANSWERS:
+            self._conditions.popitem(last=False)
+        return True
+
+
+def recent_answer(subject: Subject, evaluation: Evaluation, now: float) -> RecentAnswer:
+    """Summarise an answer for the status page, the metrics and Events."""
+    trigger, demand = subject.question.trigger, evaluation.demand
+    return RecentAnswer(
+        namespace=subject.namespace,
+        name=subject.name,
+        metric_name=trigger.metric_name,
+        metric=trigger.metric.name,
+        target=round(trigger.target, 3),
+        value=None if evaluation.value is None else round(evaluation.value, 3),
+        active=evaluation.active,
+        with_value=evaluation.with_value,
+        expected=evaluation.expected,
+        demand=demand.value if demand else None,
+        is_demand_known=demand.is_active is not None if demand else None,
+        demand_sentence=demand.sentence if demand else "",
+        reason=evaluation.reason,
+        steps=_shortened(evaluation.steps),
+        at_seconds=now,
+    )
+
+
+def _shortened(steps: tuple[str, ...]) -> tuple[str, ...]:
+    """Leave out the middle of a long list: a thousand triggers are kept, each for minutes."""
+    left_out = len(steps) - _FIRST_STEPS - _LAST_STEPS
+    if left_out <= 0:
+        return steps
+    return (*steps[:_FIRST_STEPS], f"({left_out} more)", *steps[-_LAST_STEPS:])

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Step 1 of an RPC, resolve: reads the trigger of a request and names its workload.
+
+Law: the result depends on the request alone. It is therefore valid for as long as it is kept.
+"""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from keda_gpu_scaler.core.trigger.parser import Trigger, parse_trigger
+from keda_gpu_scaler.server.bounded_cache import BoundedCache
+
+MAX_QUESTIONS = 2048
+"""The number of questions for which results are cached: one for each stream or workload of a large cluster."""
+IDLE_SECONDS = 600.0
+"""A result is released when its question was not used for this time."""
+
+_MAX_NAMESPACE_LENGTH, _MAX_NAME_LENGTH = 63, 253  # of Kubernetes
+
+
+@functools.lru_cache(maxsize=MAX_QUESTIONS)
+def _parse(metadata: tuple[tuple[str, str], ...]) -> Trigger:
+    return parse_trigger(dict(metadata))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Question:
+    """A trigger and the workload it is evaluated for.
+
+    Equal questions are the same object while they are cached. Caches therefore compare and hash identities, which
+    costs less than hashing a trigger. Without a cluster no workload is known: ``namespace`` and ``name`` are empty, and
+    all ScaledObjects with the same metadata share one question.
+    """
+
+    trigger: Trigger
+    metadata: tuple[tuple[str, str], ...] = ()
+    namespace: str = ""
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Subject:
+    """A question and the ScaledObject of the request; the names are fit for logs and status messages."""
+
+    question: Question
+    namespace: str
+    name: str
+
+    @property
+    def title(self) -> str:
+        """The ScaledObject as ``namespace/name``."""
+        return f"{self.namespace}/{self.name}"
+
+
+class RequestResolver:
+    """Reads requests.
+
+    Args:
+        has_cluster: whether workloads are known.
+    """
+
+    def __init__(self, *, has_cluster: bool) -> None:
+        self._has_cluster = has_cluster
+        self._questions: BoundedCache[tuple[object, ...], Question] = BoundedCache(MAX_QUESTIONS, IDLE_SECONDS)
+
+    def resolve(self, metadata: Mapping[str, str], namespace: str, name: str, now: float) -> Subject:
+        """Return the question of a request.
+
+        Raises:
+            TriggerError: the metadata is invalid.
+        """
+        items = tuple(sorted(metadata.items()))
+        key = (items, namespace, name) if self._has_cluster else (items, "", "")
+        question = self._questions.get(key, now)
+        if question is None:
+            question = Question(_parse(items), *key)
+            self._questions.put(key, question, now)
+        return Subject(question, *printable_names(namespace, name))
+
+    def expire_idle(self, now: float) -> None:
+        """Release the questions that were not used for a while."""
+        self._questions.expire(now)
+
+
+def printable_names(namespace: str, name: str) -> tuple[str, str]:
+    """Return a ScaledObject's names as they may appear in logs and status messages.
+
+    Kubernetes names are plain ASCII. A caller may send anything.
+    """
+    return ascii(namespace[:_MAX_NAMESPACE_LENGTH])[1:-1], ascii(name[:_MAX_NAME_LENGTH])[1:-1]

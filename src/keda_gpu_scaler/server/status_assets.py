@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The fixed parts of the status page: HTML frame, style sheet, script and content security policy.
+
+Law: the policy permits this style sheet and this script by their hashes, and nothing else.
+"""
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1b1f24; --paper: #ffffff; --faint: #57606a; --line: #d0d7de;
+  --good: #116329; --bad: #a40e26; --link: #0550ae; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --paper: #0d1117; --faint: #9198a1; --line: #3d444d;
+  --good: #56d364; --bad: #ff8182; --link: #79c0ff; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 88rem; padding: 1rem; background: var(--paper); color: var(--ink);
+  font: 1rem/1.45 system-ui, sans-serif; }
+h1 { font-size: 1.4rem; margin: 0; } h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; }
+p { margin: .3rem 0; } a { color: var(--link); } .faint { color: var(--faint); }
+.skip { position: absolute; left: -100vw; } .skip:focus { position: static; }
+:focus-visible { outline: 3px solid var(--link); outline-offset: 2px; }
+button { font: inherit; color: inherit; background: none; border: 1px solid var(--faint); border-radius: .3rem;
+  padding: .1rem .7rem; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+caption { text-align: left; color: var(--faint); padding-bottom: .3rem; }
+th, td { text-align: left; vertical-align: top; padding: .3rem .8rem .3rem 0; border-top: 1px solid var(--line); }
+thead th { border-top: 0; white-space: nowrap; } tbody th { font-weight: 600; }
+th .faint, th .faint .bad, p.bad { font-weight: 400; }
+.steps td { border-top: 0; padding-top: 0; }
+meter { width: 5rem; vertical-align: middle; }
+.good { color: var(--good); font-weight: 600; } .bad { color: var(--bad); font-weight: 600; }
+ol { margin: .3rem 0; } li, dd { overflow-wrap: anywhere; }
+#live { color: var(--bad); min-height: 1.45rem; } .stale { opacity: .6; }
+"""
+SCRIPT = """
+'use strict';
+const live = document.getElementById('live'), button = document.getElementById('pause');
+let paused = false;
+button.hidden = false;
+button.addEventListener('click', () => {
+  paused = !paused;
+  button.textContent = paused ? 'Resume updates' : 'Pause updates';
+  refresh();
+});
+function findDetails(root, key) {
+  return [...root.querySelectorAll('details')].find(details => details.dataset.key === key);
+}
+async function refresh() {
+  const main = document.querySelector('main');
+  const selection = document.getSelection();
+  if (paused || document.hidden || (!selection.isCollapsed && main.contains(selection.anchorNode))) return;
+  try {
+    const response = await fetch(location.pathname, { cache: 'no-store', signal: AbortSignal.timeout(5000) });
+    if (!response.ok) throw new Error();
+    const page = new DOMParser().parseFromString(await response.text(), 'text/html');
+    const next = page.querySelector('main'), focused = document.activeElement;
+    for (const opened of main.querySelectorAll('details[open]')) {
+      const successor = findDetails(next, opened.dataset.key);
+      if (successor) successor.open = true;
+    }
+    const details = main.contains(focused) ? focused.closest('details') : null;
+    const region = main.contains(focused) && focused.id;
+    const scrolled = new Map([...main.querySelectorAll('.scroll')].map(table => [table.id, table.scrollLeft]));
+    main.replaceChildren(...next.childNodes);
+    document.getElementById('now').replaceWith(page.getElementById('now'));
+    for (const [id, left] of scrolled) {
+      const table = document.getElementById(id);
+      if (table) table.scrollLeft = left;
+    }
+    const focusTarget = details ? findDetails(main, details.dataset.key)?.querySelector('summary')
+      : region ? document.getElementById(region) : null;
+    if (focusTarget) focusTarget.focus({ preventScroll: true });
+    main.classList.remove('stale');
+    if (live.textContent) live.textContent = '';
+  } catch {
+    main.classList.add('stale');
+    if (!live.textContent) live.textContent = 'This instance does not answer. The data on this page is out of date.';
+  }
+}
+setInterval(refresh, 2000);
+"""
+# Constants, because computing the hashes would load OpenSSL on every node. A test compares them with the texts.
+STYLE_HASH = "sha256-ZO9CIq2oULbzPm7POBwnNHCyjjcq/7tSC1U/MiEzP5s="
+SCRIPT_HASH = "sha256-qtgXoRbMT+T3/jC/NN+4e6AWdZ9IcCWSV+fw1+hRpZQ="
+POLICY = (
+    f"default-src 'none'; style-src '{STYLE_HASH}'; script-src '{SCRIPT_HASH}'; connect-src 'self'; "
+    "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""The page's Content-Security-Policy."""
+
+HEAD = f"""<!doctype html>
+<html lang=en>
+<head>
+<meta charset=utf-8>
+<meta name=viewport content="width=device-width, initial-scale=1">
+<meta name=color-scheme content="light dark">
+<noscript><meta http-equiv=refresh content=10></noscript>
+<link rel=icon href="data:,">
+<title>keda-gpu-scaler</title>
+<style>{STYLE}</style>
+</head>
+<body>
+<a class=skip href="#main">Skip to the content</a>"""
+FOOT = f"""<footer class=faint>
+<p>This page changes nothing. Prometheus scrapes <a href="/metrics">/metrics</a>.</p>
+</footer>
+<script>{SCRIPT}</script>
+</body>
+</html>
+"""

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests the observation of demand."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keda_gpu_scaler.core.evaluate.demand import DemandObservation, observe_demand
+from keda_gpu_scaler.core.selectors import SeriesSelector
+from keda_gpu_scaler.core.state.scrape import ScrapeResult, TargetHistory
+from keda_gpu_scaler.core.trigger.engine_params import DemandQuery
+from tests.core.evaluate.test_engine_load import NOW, counter, gauge, page
+
+QUEUE = SeriesSelector("queue_size")
+DEMAND = DemandQuery("http://epp:9090/metrics", (QUEUE,))
+
+
+def observed(*pages: TargetHistory, demand: DemandQuery = DEMAND, failure: str | None = None) -> DemandObservation:
+    return observe_demand(demand, ScrapeResult(pages, failure), window_seconds=10.0, stale_after_seconds=10.0, now=NOW)
+
+
+def queue(*sizes: float | None, last_at: float = NOW, every: float = 0.5) -> TargetHistory:
+    return page(
+        *({"selected": {"queue_size": None if size is None else gauge(size)}} for size in sizes),
+        every=every,
+        last_at=last_at,
+    )
+
+
+def requests(*totals: float | None, every: float = 0.5) -> TargetHistory:
+    return page(
+        *({"selected": {"queue_size": None if total is None else counter(total)}} for total in totals), every=every
+    )
+
+
+@pytest.mark.parametrize(
+    ("pages", "value", "is_active"),
+    [
+        pytest.param([queue(0, 1)], 1.0, True, id="the first request activates, whatever the mean over the window"),
+        pytest.param([queue(0, 0)], 0.0, False, id="no demand"),
+        pytest.param([queue(3, 0)], 0.0, True, id="demand half a second ago is held"),
+        pytest.param([queue(3, 0, every=61)], 0.0, False, id="demand a minute ago is no longer held"),
+        pytest.param([queue(None)], None, None, id="a series that is not exported is unknown, not 0"),
+        pytest.param([queue(2, None)], None, True, id="a series that is no longer exported is held"),
+        pytest.param([queue(0), queue(4)], 4.0, True, id="the demand of all addresses is added up"),
+        pytest.param(
+            [queue(4), queue(0, last_at=900)], 4.0, True, id="the demand of one address is enough to activate"
+        ),
+        pytest.param(
+            [queue(0), queue(0, last_at=900)], None, None, id="no demand at one address is not enough to scale to zero"
+        ),
+        pytest.param([], None, None, id="no address"),
+        pytest.param([requests(100, 100)], 0.0, False, id="a counter that does not grow"),
+        pytest.param([requests(100, 101)], 2.0, True, id="a counter that grows"),
+        pytest.param([requests(None, 1)], 2.0, True, id="a counter's first request"),
+        pytest.param([requests(100)], None, None, id="a counter with one reading"),
+        pytest.param([requests(100, 101, *[101] * 60)], 0.0, True, id="a request half a minute ago is held"),
+        pytest.param(
+            [requests(1e6, None, *[1e6] * 20)],
+            0.0,
+            False,
+            id="a counter that was missing once does not count from zero",
+        ),
+        pytest.param(
+            [queue(3, last_at=989.0), queue(*[0] * 140)],
+            None,
+            True,
+            id="the demand of an address that stopped answering is held",
+        ),
+        pytest.param(
+            [queue(3, 0, last_at=930.0), queue(*[0] * 140)],
+            None,
+            None,
+            id="earlier demand of an address that stopped answering is not held for ever",
+        ),
+        pytest.param(
+            [queue(3, last_at=915.0), queue(*[0] * 200)],
+            None,
+            None,
+            id="the last demand of an address that stopped answering is not held for ever",
+        ),
+    ],
+)
+def test_some_demand_activates_and_only_complete_data_lets_scale_to_zero(
+    pages: list[TargetHistory], value: float | None, is_active: bool | None
+) -> None:
+    observation = observed(*pages)
+    assert (observation.value, observation.is_active) == (value, is_active)
+
+
+def test_demand_activates_only_above_its_threshold() -> None:
+    assert observed(queue(5, 5), demand=replace(DEMAND, threshold=5.0)).is_active is False
+    assert observed(queue(5, 6), demand=replace(DEMAND, threshold=5.0)).is_active is True
+
+
+def test_the_demand_of_all_addresses_together_is_held() -> None:
+    several = [queue(3, 0, 0), queue(3, 3, 0), queue(3, 3, 0)]
+    assert observed(*several, demand=replace(DEMAND, threshold=8.0)).is_active is True
+    assert observed(*several, demand=replace(DEMAND, threshold=9.0)).is_active is False
+    # The two addresses never had this demand at the same time.
+    apart = [queue(9, 0, 0, 0), queue(0, 0, 9, 0)]
+    assert observed(*apart, demand=replace(DEMAND, threshold=10.0)).is_active is False
+
+
+def test_the_rate_of_a_counter_over_the_window_is_compared_with_the_threshold() -> None:
+    # One request half a second before the newest reading is no rate of two per second.
+    once = requests(*[100] * 30, *[101] * 30)
+    assert observed(once, demand=replace(DEMAND, threshold=0.2)).is_active is False
+    assert observed(once, demand=replace(DEMAND, threshold=0.05)).is_active is True
+
+
+@given(st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=6), min_size=1, max_size=3), st.integers(0, 20))
+def test_demand_that_activates_is_held_at_the_next_evaluation(sizes: list[list[int]], threshold: int) -> None:
+    demand = replace(DEMAND, threshold=threshold)
+    first = observed(*(queue(*one) for one in sizes), demand=demand).is_active
+    later = observed(*(queue(*one, 0.0, last_at=NOW + 0.5) for one in sizes), demand=demand)
+    assert first is not True or later.is_active is True
+
+
+def test_the_first_of_several_series_that_is_exported_counts() -> None:
+    either = replace(DEMAND, selectors=(SeriesSelector("newer"), QUEUE))
+    result = page({"selected": {"newer": None, "queue_size": gauge(2.0)}})
+    assert observed(result, demand=either).value == 2.0
+
+
+def test_the_sentence_says_why_demand_is_unknown() -> None:
+    assert observed(failure="epp does not resolve").sentence == (
+        "demand at http://epp:9090/metrics is unknown: epp does not resolve"
+    )
+    assert "exports no series queue_size" in observed(queue(None)).sentence

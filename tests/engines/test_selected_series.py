@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of the series that selectors select from a page, text or JSON."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keda_gpu_scaler.core.selectors import SeriesSelector, parse_series
+from keda_gpu_scaler.core.trigger.demand_presets import DEMANDS
+from keda_gpu_scaler.core.types import Series
+from keda_gpu_scaler.engines.interceptor import PENDING
+from keda_gpu_scaler.engines.scrape_parser import UnknownPageError, parse_page
+from tests.engines import engine_pages
+
+TEXT = "text/plain; version=0.0.4; charset=utf-8"
+JSON = "application/json"
+AT = 7.0
+
+
+def selected(body: bytes, text: str, content_type: str = TEXT) -> Series | None:
+    """Return what one selector selects from a page."""
+    selector = parse_series(text)
+    return parse_page(body, content_type, at_seconds=AT, selectors=[selector]).selected[selector.text]
+
+
+@pytest.mark.parametrize(
+    ("body", "selector", "series"),
+    [
+        pytest.param(engine_pages.ENDPOINT_PICKER, "inference_extension_flow_control_queue_size", 69, id="every pool"),
+        pytest.param(
+            engine_pages.ENDPOINT_PICKER,
+            'inference_extension_flow_control_queue_size{inference_pool="llama"}',
+            9,
+            id="one pool, with all its queues",
+        ),
+        pytest.param(
+            engine_pages.ENDPOINT_PICKER,
+            'inference_extension_flow_control_queue_size{inference_pool!="llama"}',
+            60,
+            id="all but one pool",
+        ),
+        pytest.param(
+            engine_pages.ENDPOINT_PICKER,
+            'inference_extension_flow_control_queue_size{inference_pool="none"}',
+            None,
+            id="an unknown pool",
+        ),
+        pytest.param(engine_pages.ENDPOINT_PICKER, "inference_extension_flow_control_queue", None, id="a shorter name"),
+        pytest.param(engine_pages.VLLM, 'vllm:num_requests_running{engine="1"}', 12, id="one rank of an engine"),
+        pytest.param(engine_pages.INTERCEPTOR, "http_add_on_pending_requests", 3, id="an interceptor, every host"),
+        pytest.param(
+            engine_pages.INTERCEPTOR, 'http_add_on_pending_requests{host="blog/web"}', 0, id="a host without requests"
+        ),
+        pytest.param(
+            engine_pages.INTERCEPTOR,
+            'http_add_on_pending_requests{host="none/web"}',
+            None,
+            id="a host that it does not list",
+        ),
+        pytest.param(
+            engine_pages.INTERCEPTOR_OLD, 'http_add_on_pending_requests{host="shop/web"}', 3, id="an older interceptor"
+        ),
+        pytest.param(
+            engine_pages.INTERCEPTOR_OLDEST,
+            'http_add_on_pending_requests{host="shop.example.com"}',
+            3,
+            id="the oldest interceptor",
+        ),
+        pytest.param(b"{}\n", "http_add_on_pending_requests", None, id="an interceptor without any host"),
+        pytest.param(engine_pages.OLLAMA, "ollama_loaded_models", 2, id="the number of loaded models of Ollama"),
+        pytest.param(
+            engine_pages.OLLAMA, 'ollama_loaded_models{model="llama3:8b"}', 1, id="one loaded model of Ollama"
+        ),
+        pytest.param(b'{"models": []}', "ollama_loaded_models", 0, id="Ollama without a loaded model"),
+        pytest.param(b"a NaN\n", "a", None, id="NaN"),
+        pytest.param(b'a{x="1"} 1\na{x="2"} NaN\n', "a", None, id="a sum with an unknown part"),
+        pytest.param(b'a{x="1"} 1e308\na{x="2"} 1e308\n', "a", None, id="a sum that no float holds"),
+        pytest.param(b"# TYPE a gauge\n", "a", None, id="a gauge without a series"),
+    ],
+)
+def test_a_selected_gauge(body: bytes, selector: str, series: float | None) -> None:
+    found = selected(body, selector, JSON if body.startswith(b"{") else TEXT)
+    assert found == (None if series is None else Series(series, is_counter=False))
+
+
+@pytest.mark.parametrize(
+    ("body", "selector", "series"),
+    [
+        pytest.param(engine_pages.VLLM_ROUTER, "vllm:num_incoming_requests_total", 50, id="a router, every model"),
+        pytest.param(engine_pages.VLLM_ROUTER, 'vllm:num_incoming_requests_total{model="m"}', 42, id="one model"),
+        pytest.param(
+            engine_pages.VLLM_ROUTER, 'vllm:num_incoming_requests_total{model="o"}', None, id="an unknown model"
+        ),
+        pytest.param(engine_pages.VLLM, "vllm:time_to_first_token_seconds_count", 123, id="a histogram's count"),
+        pytest.param(engine_pages.VLLM, "vllm:request_generation_tokens_sum", 7777, id="a histogram's sum"),
+        pytest.param(
+            engine_pages.VLLM, 'vllm:time_to_first_token_seconds_bucket{le="0.1"}', 11, id="a histogram's bucket"
+        ),
+        pytest.param(b"# TYPE a_total counter\n", "a_total", 0, id="a counter that never counted"),
+        pytest.param(b"# TYPE a_total counter\n", 'a_total{x="1"}', 0, id="a counter that never counted, with labels"),
+        pytest.param(b"# TYPE a counter\na 5\n", "a", 5, id="a counter without the suffix"),
+        pytest.param(b"a_total 5\n", "a_total", 5, id="a counter by its name alone"),
+    ],
+)
+def test_a_selected_counter(body: bytes, selector: str, series: float | None) -> None:
+    assert selected(body, selector) == (None if series is None else Series(series, is_counter=True))
+
+
+@pytest.mark.parametrize(
+    ("preset", "page", "name"),
+    [
+        ("epp", engine_pages.ENDPOINT_PICKER, "inference_extension_flow_control_queue_size"),
+        ("vllm-router", engine_pages.VLLM_ROUTER, "vllm:num_incoming_requests_total"),
+        ("http-add-on", engine_pages.INTERCEPTOR, "http_add_on_pending_requests"),
+    ],
+)
+def test_every_demand_preset_names_a_series_of_its_source(preset: str, page: bytes, name: str) -> None:
+    assert name in DEMANDS[preset].series
+    assert selected(page, name, JSON if page.startswith(b"{") else TEXT) is not None
+
+
+def test_selectors_do_not_change_the_other_readings() -> None:
+    selectors = [parse_series(text) for text in ("up", 'vllm:num_requests_waiting{engine="0"}')]
+    with_them = parse_page(engine_pages.VLLM, TEXT, at_seconds=AT, selectors=selectors)
+    assert set(with_them.selected) == {"up", 'vllm:num_requests_waiting{engine="0"}'}
+    assert replace(with_them, selected={}) == parse_page(engine_pages.VLLM, TEXT, at_seconds=AT)
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        pytest.param(engine_pages.INTERCEPTOR, JSON, id="JSON by its content type"),
+        pytest.param(engine_pages.INTERCEPTOR, "text/plain; charset=utf-8", id="JSON with the content type of text"),
+        pytest.param(b"\n  " + engine_pages.INTERCEPTOR, "", id="JSON after blanks, without a content type"),
+    ],
+)
+def test_json_is_recognised(body: bytes, content_type: str) -> None:
+    assert selected(body, "http_add_on_pending_requests", content_type) == Series(3, is_counter=False)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b"[]", id="a list"),
+        pytest.param(b"3", id="a number"),
+        pytest.param(b'{"a": "b"}', id="a text value"),
+        pytest.param(b'{"a": true}', id="a boolean, which is not a number"),
+        pytest.param(b'{"a": null}', id="a null value"),
+        pytest.param(b'{"a": {"Requests": "3"}}', id="a number in quotes"),
+        pytest.param(b'{"a": {"RPS": 3}}', id="an object without a count"),
+        pytest.param(b'{"a": 3, "b": "c"}', id="a number and a text"),
+        pytest.param(b'{"a": 1' + b"0" * 400 + b"}", id="a number too large for a float"),
+        pytest.param(b'{"a": 1' + b"0" * 5000 + b"}", id="a number that Python refuses to read"),
+        pytest.param(b'{"models": {}}', id="models that are not a list"),
+        pytest.param(b'{"models": [3]}', id="models that are numbers"),
+        pytest.param(b'{"models": [{"id": "a"}]}', id="models without a name, of another server"),
+        pytest.param(b'{"object": "list", "models": []}', id="models of another server"),
+        pytest.param(b'{"detail":"Not Found"}', id="an error"),
+        pytest.param(b'{"a": 3', id="JSON that was cut off"),
+        pytest.param(b"{" * 100_000, id="braces without end"),
+        pytest.param(b"[" * 100_000, id="brackets without end"),
+        pytest.param(b'{"\xff": 3}', id="JSON that is not UTF-8"),
+        pytest.param(b"", id="an empty page"),
+    ],
+)
+def test_json_of_an_unknown_kind_is_refused(body: bytes) -> None:
+    with pytest.raises(UnknownPageError) as error:
+        parse_page(body, JSON, at_seconds=AT)
+    assert str(error.value) == ("it is JSON of an unknown kind: neither Ollama's /api/ps nor the HTTP add-on's /queue")
+
+
+@pytest.mark.parametrize("number", [b"NaN", b"Infinity", b"1e999"])
+def test_a_number_in_json_that_is_not_finite_is_unknown(number: bytes) -> None:
+    assert selected(b'{"a": %s}' % number, "http_add_on_pending_requests", JSON) is None
+
+
+@given(
+    st.lists(st.tuples(*[st.sampled_from(["", "a", "b"])] * 2), max_size=6, unique=True),
+    st.lists(st.tuples(st.sampled_from("xyz"), st.sampled_from(["=", "!="]), st.sampled_from(["", "a", "b"]))),
+)
+def test_the_index_finds_exactly_the_series_that_a_selector_matches(
+    series: list[tuple[str, str]], conditions: list[tuple[str, str, str]]
+) -> None:
+    selector = parse_series("depth{" + ",".join(f'{key}{how}"{value}"' for key, how, value in conditions) + "}")
+    body = "".join(f'depth{{x="{x}",y="{y}"}} {number}\n' for number, (x, y) in enumerate(series))
+    expected = [number for number, (x, y) in enumerate(series) if selector.matches("depth", {"x": x, "y": y})]
+    assert selected(body.encode(), selector.text) == (Series(sum(expected), is_counter=False) if expected else None)
+
+
+def test_each_series_of_a_page_is_compared_once_with_hundreds_of_selectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    comparisons = 0
+    matches = SeriesSelector.matches
+
+    def counted(selector: SeriesSelector, name: str, labels: Mapping[str, str]) -> bool:
+        nonlocal comparisons
+        comparisons += 1
+        return matches(selector, name, labels)
+
+    monkeypatch.setattr(SeriesSelector, "matches", counted)
+    selectors = [parse_series(f'{PENDING}{{host="ai/{number}"}}') for number in range(300)]
+    body = json.dumps({f"ai/{number}": {"Concurrency": 0} for number in range(300)}).encode()
+    found = parse_page(body, JSON, at_seconds=AT, selectors=selectors).selected
+    assert comparisons == 300
+    assert len(set(map(id, found.values()))) == 1, "the same reading is kept once"

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of the metrics: the golden exposition, and that unknown values have no series."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from keda_gpu_scaler.core.counters import (
+    COLLECTION_BUCKETS_SECONDS,
+    REQUEST_BUCKETS_SECONDS,
+    CollectionCounts,
+    PeerCounts,
+    RecentAnswer,
+    RequestCounts,
+    ScrapeCounts,
+    WatchState,
+)
+from keda_gpu_scaler.core.state.fleet import Fleet
+from keda_gpu_scaler.server.metrics import FAMILIES, PREFIX, metrics_pages, render
+from tests.fakes import blind, device, fleet_of, node_history, sample
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "metrics.txt"
+COUNTS = CollectionCounts(7, 2, 1.25, (3, 1, 0, 0, 1, 0, 0, 0, 1, 0, 0, 1))
+REQUESTS = {
+    "GetMetrics": RequestCounts(5, 1, 1.0625, (3, 0, 1, 0, 0, 0, 1, 0, 0)),
+    "IsActive": RequestCounts(4, 0, 0.002, (4, 0, 0, 0, 0, 0, 0, 0, 0)),
+    "StreamIsActive": RequestCounts(2, 0),
+}
+PEERS = PeerCounts(3, 12.5)
+WATCHES = {
+    ("scaledobjects.keda.sh", WatchState.WATCHING): 2,
+    ("pods", WatchState.UNKNOWN): 1,
+    ("pods", WatchState.WATCHING): 4,
+}
+ANSWERS = (
+    RecentAnswer(
+        "ai", "llama", "keda_gpu_metric", "gpu_utilization", 80.0, 276.0, active=True, with_value=3, expected=4
+    ),
+    RecentAnswer("ai", "chat", "keda_gpu_llm", "saturation", 100.0, 0.0, True, 1, 1, demand=12.0, is_demand_known=True),
+    RecentAnswer(
+        "ai", "code", "keda_gpu_llm", "saturation", 100.0, 0.0, False, 0, 0, demand=None, is_demand_known=False
+    ),
+    RecentAnswer(
+        "ai", "standby", "keda_gpu_metric", "gpu_utilization", 75.5, None, active=True, with_value=0, expected=2
+    ),
+)
+SCRAPES = {"vllm": ScrapeCounts(120, 2), "": ScrapeCounts(8, 8), "demand": ScrapeCounts(40)}
+NOW = 1000.0
+
+
+def text(fleet: Fleet, now: float = NOW) -> str:
+    return render(fleet, now, COUNTS, REQUESTS, ANSWERS, SCRAPES, PEERS, WATCHES)
+
+
+def series(fleet: Fleet, now: float = NOW) -> dict[str, float]:
+    return {
+        f"{one.name}{sorted(one.labels.items())}": one.value
+        for family in text_string_to_metric_families(text(fleet, now))
+        for one in family.samples
+    }
+
+
+def test_the_exposition_equals_the_golden_file() -> None:
+    partial = sample(
+        2, 0.125, device=device(2, model='quoted "name"\\with\nline'), power_watts=None, memory_used_bytes=None
+    )
+    fleet = fleet_of([sample(0, 0.92), blind(1), partial])
+    fleet = replace(
+        fleet, unavailable={"gpu-7": "nothing came for 6 s"}, peers={"gpu-3": node_history("gpu-3", at=NOW - 4.5)}
+    )
+    assert text(fleet) == GOLDEN.read_text()
+
+
+def test_a_prometheus_parser_reads_the_exposition() -> None:
+    name = 'quoted "name"\\with\nline'
+    found = series(fleet_of([sample(0, 0.125, device=device(0, model=name))]))
+    labels = [("gpu_index", "0"), ("gpu_name", name), ("gpu_uuid", "GPU-0000")]
+    assert found[f"keda_gpu_scaler_gpu_utilization_percent{labels}"] == 12.5
+    assert found[f"keda_gpu_scaler_gpu_memory_used_bytes{labels}"] == 40 << 30
+    assert found["keda_gpu_scaler_collections_total[]"] == 7
+    assert found["keda_gpu_scaler_collection_duration_seconds_count[]"] == sum(COUNTS.duration_buckets)
+    assert found["keda_gpu_scaler_collection_duration_seconds_bucket[('le', '+Inf')]"] == 7
+    assert found["keda_gpu_scaler_scaler_request_errors_total[('method', 'GetMetrics')]"] == 1
+
+
+def test_every_family_is_exported_with_its_type() -> None:
+    families = {family.name: family.type for family in text_string_to_metric_families(text(fleet_of([sample()])))}
+    expected = {
+        PREFIX + (family.name.removesuffix("_total") if family.kind == "counter" else family.name): family.kind
+        for family in FAMILIES
+    }
+    assert families == expected
+
+
+@pytest.mark.parametrize(
+    ("fleet", "now"),
+    [
+        pytest.param(fleet_of([blind()]), NOW, id="a device without readings"),
+        pytest.param(fleet_of([sample()]), NOW + 11, id="a stale snapshot"),
+        pytest.param(Fleet(None, 10.0), NOW, id="no snapshot yet"),
+    ],
+)
+def test_law_1_an_unknown_reading_has_no_series(fleet: Fleet, now: float) -> None:
+    assert not [name for name in series(fleet, now) if "gpu_uuid" in name]
+
+
+def test_law_1_a_workload_whose_answer_is_an_error_has_no_value_series() -> None:
+    found = series(fleet_of([sample()]))
+    labels = [
+        ("metric", "gpu_utilization"),
+        ("metric_name", "keda_gpu_metric"),
+        ("name", "standby"),
+        ("namespace", "ai"),
+    ]
+    assert f"keda_gpu_scaler_workload_value{labels}" not in found
+    assert found[f"keda_gpu_scaler_workload_value_available{labels}"] == 0
+    assert found[f"keda_gpu_scaler_workload_active{labels}"] == 1
+
+
+def test_the_device_count_of_an_empty_node_is_0_and_of_a_stale_node_is_absent() -> None:
+    assert series(fleet_of([]))["keda_gpu_scaler_gpu_device_count[]"] == 0
+    assert "keda_gpu_scaler_gpu_device_count[]" not in series(fleet_of([sample()]), NOW + 11)
+
+
+def test_the_collection_histogram_has_the_buckets_of_the_sampler() -> None:
+    bounds = [name for name in series(fleet_of([])) if "collection_duration_seconds_bucket" in name]
+    assert len(bounds) == len(COLLECTION_BUCKETS_SECONDS) + 1 == len(COUNTS.duration_buckets)
+
+
+def test_an_rpc_has_a_duration_by_method_and_a_stream_has_none() -> None:
+    found = series(fleet_of([]))
+    name = "keda_gpu_scaler_scaler_request_duration_seconds"
+    buckets = [one for one in found if one.startswith(f"{name}_bucket") and "('method', 'GetMetrics')" in one]
+    assert len(buckets) == len(REQUEST_BUCKETS_SECONDS) + 1
+    assert found[f"{name}_bucket[('le', '0.025'), ('method', 'GetMetrics')]"] == 4
+    assert found[f"{name}_count[('method', 'GetMetrics')]"] == 5
+    assert found[f"{name}_sum[('method', 'GetMetrics')]"] == 1.0625
+    assert not [one for one in found if one.startswith(name) and "StreamIsActive" in one]
+
+
+def test_without_a_cluster_or_peers_no_watch_is_exported_and_no_instance_is_followed() -> None:
+    found = render(fleet_of([]), NOW, COUNTS, {})
+    assert "keda_gpu_scaler_peers_followed 0\n" in found
+    assert "keda_gpu_scaler_peer_max_staleness_seconds 0\n" in found
+    assert "keda_gpu_scaler_api_watches{" not in found
+
+
+def test_the_metrics_page_is_prometheus_text() -> None:
+    page = metrics_pages(lambda: "metric 1\n")["/metrics"]()
+    assert (page.status, page.body) == (200, "metric 1\n")
+    assert page.content_type == "text/plain; version=0.0.4; charset=utf-8"
