@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests how ``doctor`` prints its findings, and that their links lead to headings of the documentation."""
+"""Tests how ``doctor`` prints its findings, and that the documentation has their headings."""
 
 import ast
 import json
