@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the checks of a cluster in their order, and checks the API server and its clock.
 
-Law: the checks call the same addresses as an instance does. What this machine cannot reach is skipped, and is not
-reported as a problem.
+Law: the checks call the same addresses as an instance does. A check of an address that
+this machine cannot reach is skipped, and is not reported as a problem.
 """
 
 from collections.abc import AsyncIterator, Callable

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Describes the installation that ``doctor --cluster`` checks, and holds what its checks share."""
+"""Describes the installation that ``doctor --cluster`` checks, and the state that its checks share."""
 
 import asyncio
 import socket
@@ -77,7 +77,7 @@ class ClusterOptions:
 
 @dataclass(slots=True)
 class ClusterContext:
-    """What the checks of a cluster share; a check can use what an earlier one found.
+    """The state that the checks of a cluster share. A check can use the results of an earlier one.
 
     ``is_reachable`` is False after the API server did not answer. ``scaled_objects`` are those that name this
     installation. ``agents`` are the nodes of the agents by address, None until they are known.

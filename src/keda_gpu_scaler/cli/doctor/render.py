@@ -18,7 +18,7 @@ def formatted(finding: Finding, style: str, width: int | None = None) -> str:
     """Return a finding as it is printed.
 
     Args:
-        finding: what to print.
+        finding: the finding.
         style: "text", "github" or "json".
         width: the columns of the terminal; None for one line of any length.
     """

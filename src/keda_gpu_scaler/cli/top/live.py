@@ -4,7 +4,7 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING
 
@@ -70,11 +70,10 @@ async def run_live_view(
             while not stopped.is_set():
                 changed.clear()
                 width, height = terminal.size
-                for key in terminal.take_keys():
-                    after = state_after(state, key, visible_rows(height))
-                    if after is None:
-                        return
-                    state = after
+                after = _after_keys(state, terminal.take_keys(), visible_rows(height))
+                if after is None:
+                    return
+                state = after
                 readings, now = source.readings(), timing.monotonic()
                 sparklines.record(readings.rows, now)
                 lines, state = view_lines(readings, state, sparklines, now, width, height, glyphs)
@@ -82,3 +81,13 @@ async def run_live_view(
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(interval_seconds):
                         await changed.wait()
+
+
+def _after_keys(state: ViewState, keys: Iterable[str], page_rows: int) -> ViewState | None:
+    """Return the state after these keys; None if one of them quits."""
+    for key in keys:
+        after = state_after(state, key, page_rows)
+        if after is None:
+            return None
+        state = after
+    return state

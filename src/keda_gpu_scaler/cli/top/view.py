@@ -14,6 +14,7 @@ from keda_gpu_scaler.cli.top.rows import FleetReadings
 from keda_gpu_scaler.cli.top.sparklines import STEP_SECONDS, Sparklines
 from keda_gpu_scaler.cli.top.table import (
     ALL_GLYPHS,
+    DrawSparkline,
     Glyphs,
     LineStyle,
     StyledLine,
@@ -60,18 +61,28 @@ def view_lines(
     if state.page is not ViewPage.TABLE:
         body = _help(width) if state.page is ViewPage.HELP else _all_unavailable(readings, width)
         offset = min(state.offset, max(0, len(body) - height))
-        return fitted_lines(body[offset : offset + height], width, glyphs), replace(state, offset=offset)
+        lines = body[offset : offset + height]
+    else:
+        lines, offset = _table_page(
+            readings,
+            state,
+            width,
+            height,
+            glyphs,
+            lambda row, length: sparklines.draw(row.device_keys, now, length, glyphs.bars),
+        )
+    return fitted_lines(lines, width, glyphs), replace(state, offset=offset)
+
+
+def _table_page(
+    readings: FleetReadings, state: ViewState, width: int, height: int, glyphs: Glyphs, draw_sparkline: DrawSparkline
+) -> tuple[list[StyledLine], int]:
+    """Return the lines of the table and around it, and the first row that is shown."""
     words = state.words if state.typing is None else state.typing
     rows = arrange(readings.rows, state.kind, state.sort, words, is_reversed=state.is_reversed)
     above = [*_title(readings, width), _status(state)]
     below = _below(readings)
-    table = table_lines(
-        rows,
-        state.kind,
-        width,
-        glyphs,
-        lambda row, length: sparklines.draw(row.device_keys, now, length, glyphs.bars),
-    )
+    table = table_lines(rows, state.kind, width, glyphs, draw_sparkline)
     visible = visible_rows(height, len(above) + len(below))
     offset = min(state.offset, max(0, len(rows) - visible))
     shown = table[1 + offset : 1 + offset + visible]
@@ -79,8 +90,7 @@ def view_lines(
         sentence = "no row contains these words" if readings.rows else "no device yet"
         shown = [StyledLine(sentence, LineStyle.FAINT)]
     blank = [StyledLine("")] * (height - len(above) - 1 - len(shown) - len(below))
-    lines = [*above, table[0], *shown, *blank, *below][:height]
-    return fitted_lines(lines, width, glyphs), replace(state, offset=offset)
+    return [*above, table[0], *shown, *blank, *below][:height], offset
 
 
 def visible_rows(height: int, other_lines: int = 3 + MAX_UNAVAILABLE_LINES) -> int:
