@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is rendered from the chart? ``python scripts/chart.py`` writes deploy/manifests.yaml and the tests' goldens.
+"""Renders deploy/manifests.yaml and the golden files of the chart: ``python scripts/chart.py``.
 
 The law of this script: what is committed is what helm makes of the chart, and the tests say when it is stale.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How is the image made, tried and published? ``image_docker.py build``, ``smoke`` or ``release v0.1.0``.
+"""Builds, tests and publishes the image: ``image_docker.py build``, ``smoke``, ``release v0.1.0``.
 
 The law of this script: a release is one commit, and names all that it was made of. It refuses what is not committed,
 not tagged, or called otherwise than the package, looks up the digests that the tags of both bases mean now, builds on

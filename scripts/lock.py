@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write requirements/run.txt and dev.txt: exact versions with hashes, for every platform and Python from 3.11.
+"""Writes requirements/run.txt and dev.txt: exact versions with hashes, for every platform.
 
 uv resolves for all of them at once; it is fetched into a throw-away environment, as nothing else needs it.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where do helm, kubeconform and the schemas of Kubernetes come from? ``python scripts/tools.py`` puts them in .tools.
+"""Puts helm, kubeconform and the schemas of Kubernetes into .tools: ``python scripts/tools.py``.
 
 The law of this script: everything is pinned here and comes through a registry's ordinary client, and what is there
 already at these versions is not fetched again. Go checks its modules against its checksum database; the schemas'

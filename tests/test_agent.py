@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Tests of the agent: start, stop, health and the laws of its calls."""
+
 import asyncio
 import socket
 import threading

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Tests of the settings."""
+
 import pytest
 
 from keda_gpu_scaler.config import HELP, Config, ConfigError

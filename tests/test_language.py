@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The words of the repository: unique class names, plain first lines, and no word of the old vocabulary."""
+"""Checks the words of the repository: class names, first lines, asserts and the old vocabulary."""
 
 import ast
 import re

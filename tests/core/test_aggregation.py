@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Tests of the aggregations: tables and properties."""
+
 import math
 
 import pytest

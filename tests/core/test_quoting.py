@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Tests of the quoting of untrusted text."""
+
 import json
 
 import pytest

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Tests of globs, label selectors and series selectors."""
+
 import contextlib
 import fnmatch
 import re

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Are helm and kubeconform there? `make chart` fetches them and insists; elsewhere their tests are skipped, visibly."""
+"""Skips the chart's tests where helm and kubeconform are missing; ``make chart`` requires them."""
 
 import os
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What does the chart make of some values? Its objects, and how they fit together, as Kubernetes would see it."""
+"""Renders the chart with some values, and checks how its objects fit together."""
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does the chart keep what it promises, for every shape of it, and refuse what is a mistake?"""
+"""Tests of the chart: every shape of it is valid, and wrong values are refused."""
 
 import functools
 import itertools

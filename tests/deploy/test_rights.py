@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does the chart grant what the program asks of the API server, all of it and nothing else?
+"""Tests that the chart grants exactly the rights that the program uses.
 
 A real process runs with the arguments that the chart gives, is asked about every kind of workload, and each of its
 requests is held against the rendered roles.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is replayed is what was recorded; what cannot be replayed is refused with a sentence when it is opened."""
+"""Tests of the replay backend: recordings are played unchanged, or refused with a sentence."""
 
 import gzip
 import logging

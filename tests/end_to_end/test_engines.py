@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Engines and demand with all but the engines real: a process without a device, an API server, pages over HTTP."""
+"""Tests of engines and demand with a real process, an API server and pages over HTTP."""
 
 import contextlib
 import http.server
@@ -182,9 +182,7 @@ def test_what_nobody_asks_about_is_not_scraped(cluster: Cluster) -> None:
     ("url", "why"),
     [
         pytest.param("http://169.254.169.254/latest", "link-local or cloud metadata address", id="metadata"),
-        pytest.param(
-            "http://[::ffff:169.254.169.254]/", "link-local or cloud metadata address", id="metadata in IPv6"
-        ),
+        pytest.param("http://[::ffff:169.254.169.254]/", "link-local or cloud metadata address", id="metadata in IPv6"),
         pytest.param("http://[fe80::1]/", "link-local or cloud metadata address", id="link-local"),
         pytest.param("http://192.0.2.1/", "is not among the allowed endpoints", id="not listed"),
         pytest.param("http://no-such-host.invalid/", "cannot be resolved", id="a name that does not resolve"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whole fleets on one machine: real processes, kubelets on real sockets, an API server, and KEDA's calls on one."""
+"""Tests of whole fleets: real processes, kubelets on real sockets, and an API server."""
 
 import contextlib
 import json

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an operator sees of real processes: the page and /metrics of the one that KEDA asks, and an event."""
+"""Tests of the status page, /metrics and Events of real processes."""
 
 import contextlib
 import re

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What does a running scaler answer to each example? A real ``serve``, a kubelet, and an API server with all of them.
+"""Tests that a real ``serve`` answers every example.
 
 Two pods of each workload hold one device each, all equally busy; one more device, of another model, belongs to nobody.
 An engine answers for each pod, and before the workloads that may sleep stands what holds their requests. In a second

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does the example of TLS lead to an answer? A real ``serve``, and a client that takes its secrets as KEDA does."""
+"""Tests the TLS example with a real ``serve`` and a client that reads its secrets as KEDA does."""
 
 from pathlib import Path
 from typing import Any

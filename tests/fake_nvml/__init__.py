@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A driver for tests: a real shared library with NVML's interface, and a node that a test changes at will.
+"""A fake NVIDIA driver: a real shared library with NVML's interface, and a node to configure.
 
 The law of this module: what a ``FakeNvml`` is told holds from the next call on, in every process that
 loaded its library. Only the list of cards is like the real driver's: it is taken when NVML is initialised.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where do the tests get the image's content? Laid out once a session, by the script that the Dockerfile calls."""
+"""Lays out the content of the image once a session, with the script that the Dockerfile runs."""
 
 import os
 import subprocess

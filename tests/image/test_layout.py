@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The image's content as it lies: it runs, and nothing is in it that need not be, or that is not locked."""
+"""Tests of the content of the image: it runs, and it holds only what is locked and used."""
 
 import importlib.metadata
 import json

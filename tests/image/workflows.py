@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is wrong with a workflow? Who could take it over, and what a job may do that it need not, each a sentence."""
+"""Finds what is wrong with a workflow: each problem is a sentence."""
 
 import re
 from collections.abc import Iterator, Mapping

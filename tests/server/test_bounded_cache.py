@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Tests of the bounded cache."""
+
 from keda_gpu_scaler.server.bounded_cache import BoundedCache
 
 

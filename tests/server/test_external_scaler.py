@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Tests of the ExternalScaler service with fakes."""
+
 import asyncio
 import contextlib
 import gc

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A call that was made before: what it costs, and that its answer is the one of a scaler that remembers nothing."""
+"""Tests that a repeated call costs little and gets the answer of a scaler without a cache."""
 
 import asyncio
 from collections import Counter
@@ -216,6 +216,16 @@ def test_two_forms_of_one_request_are_one_evaluation() -> None:
     assert pb.ScaledObjectRef.FromString(forms[0]).scalerMetadata == other
     assert bench.send("IsActive", forms[0]) == bench.send("IsActive", forms[1])
     assert len(bench.scaler._evaluator._evaluations) == 1
+
+
+def test_a_very_long_request_is_answered_and_not_kept() -> None:
+    # Protobuf skips fields that it does not know, so that a caller can make any request as long as it likes.
+    bench = Bench()
+    request = pb.ScaledObjectRef(name="llama", namespace="ai").SerializeToString()
+    padding = b"\xfa\x01\xa0\x1f" + 4000 * b"x"
+    assert bench.send("IsActive", request + padding) == bench.send("IsActive", request)
+    assert [key for key in bench.scaler._subjects._entries if len(key[1]) > 2048] == []
+    assert len(bench.scaler._subjects) == 1
 
 
 CALLS = st.sampled_from(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests of the status page's HTML: its golden file, untrusted text, unknown values, limits and accessibility."""
+"""Tests of the status page: its golden file, untrusted text, unknown values and limits."""
 
 import base64
 import hashlib

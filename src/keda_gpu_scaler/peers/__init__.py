@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The exchange of snapshots between instances: server, client, discovery and the store of node histories."""
+"""The exchange of snapshots between instances: server, client, discovery and node store."""

@@ -11,7 +11,7 @@ from keda_gpu_scaler.core.selectors import SeriesSelector
 from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult
 from keda_gpu_scaler.scrape.loop import ScrapeLoop
 from keda_gpu_scaler.scrape.pacing import Pacer
-from keda_gpu_scaler.scrape.targets import PodTargets, AddressResolver, Targets, UrlTargets
+from keda_gpu_scaler.scrape.targets import AddressResolver, PodTargets, Targets, UrlTargets
 from keda_gpu_scaler.scrape.types import Target
 
 MAX_INTERESTS = 1_000

@@ -31,13 +31,21 @@ from keda_gpu_scaler.server.evaluator import Evaluator
 from keda_gpu_scaler.server.interest import Interest
 from keda_gpu_scaler.server.recent_answers import ChangeLog, RecentAnswers, recent_answer
 from keda_gpu_scaler.server.request_counters import RequestCounters
-from keda_gpu_scaler.server.resolver import IDLE_SECONDS, MAX_QUESTIONS, Question, RequestResolver, Subject, printable_names
+from keda_gpu_scaler.server.resolver import (
+    IDLE_SECONDS,
+    MAX_QUESTIONS,
+    Question,
+    RequestResolver,
+    Subject,
+    printable_names,
+)
 from keda_gpu_scaler.server.streams import ActivityStreams
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 
 SERVICE = "externalscaler.ExternalScaler"
 
 _MAX_KNOWN_REQUESTS = 4 * MAX_QUESTIONS  # the methods of one question, and the forms of one request
+_MAX_KNOWN_REQUEST_BYTES = 2048  # several times a usual request; a longer one is parsed at each call
 _CODES: Mapping[NoValue | None, grpc.StatusCode] = {
     NoValue.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
     NoValue.MISCONFIGURED: grpc.StatusCode.FAILED_PRECONDITION,
@@ -227,7 +235,8 @@ class ExternalScaler:
         if metric_name and metric_name.lower() != expected:
             sentence = f"metricName: {quoted(metric_name)} is not this trigger's: it is {quoted(expected)}"
             await self._refuse(method, context, grpc.StatusCode.INVALID_ARGUMENT, sentence)
-        self._subjects.put(key, subject, now)
+        if len(request) <= _MAX_KNOWN_REQUEST_BYTES:
+            self._subjects.put(key, subject, now)
         return subject
 
     async def _parse(self, method: str, request: bytes, context: ServicerContext) -> tuple[pb.ScaledObjectRef, str]:

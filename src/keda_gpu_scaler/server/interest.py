@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Step 2 of an RPC, prepare: registers interest with cluster, engines and peers, and waits for the first sync.
+"""Step 2 of an RPC, prepare: registers interest, and waits for the first sync.
 
 Law: a call waits at most ``SYNC_SECONDS``, and only until everything it needs was read for the first time.
 """

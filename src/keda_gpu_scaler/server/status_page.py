@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The status page: one HTML document that shows the fleet, the workloads and the steps of their answers.
+"""The status page: one HTML document with the fleet, the workloads and the steps of their answers.
 
 Law: untrusted text is text and never markup, and an unknown value is shown as unknown. The page loads no other file,
 sends no request to another host, and is complete without its script.

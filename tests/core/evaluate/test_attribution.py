@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Tests of the attribution of devices to pods, by the ids of the device plugins."""
+
 from fractions import Fraction
 from random import Random
 

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Tests of the load of an engine and of demand."""
+
 import math
 from collections.abc import Mapping
 from dataclasses import replace

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Tests of evaluations of devices: the scopes fleet and node."""
+
 import math
 from dataclasses import replace
 

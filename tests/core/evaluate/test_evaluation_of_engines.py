@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Tests of evaluations of engines and of demand."""
+
 import math
 from dataclasses import replace
 

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Tests of the fleet: histories, freshness and the reasons for missing snapshots."""
+
 import pytest
 
 from keda_gpu_scaler.core.state.fleet import Fleet, History

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calls an instance for the evaluation of each trigger, and another instance when the connection breaks.
+"""Calls an instance for the evaluation of each trigger, and another one if a connection breaks.
 
 Law: the evaluation is the one behind the answers to KEDA, made by an instance that answers KEDA. Nothing of it is
 computed here.
