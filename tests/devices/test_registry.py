@@ -46,9 +46,10 @@ devices.__path__.append(sys.argv[1])
 from pathlib import Path
 from scripts.reference import pages
 from keda_gpu_scaler.agent import open_backend
-from keda_gpu_scaler.cli.doctor.node import Machine, node_steps
+from keda_gpu_scaler.cli.doctor.host_access import HostAccess
+from keda_gpu_scaler.cli.doctor.node import node_checks
 from keda_gpu_scaler.cli.job_environment import job_environment_of
-from keda_gpu_scaler.cli.top.rows import device_rows, origins
+from keda_gpu_scaler.cli.top.rows import device_rows, unmeasured_sources
 from keda_gpu_scaler.config import Config
 from keda_gpu_scaler.core.interfaces import BackendError
 from keda_gpu_scaler.core.state.fleet import Fleet, History
@@ -62,7 +63,9 @@ def refusal(backend):
 
 files = Path(sys.argv[2])
 (files / "acme0").touch()
-machine = Machine(devices=files, open_device=lambda path: None, kubelet=str(files / "none"), clock_state=lambda: 0)
+host = HostAccess(
+    device_directory=files, open_device=lambda path: None, kubelet_socket=str(files / "none"), clock_state=lambda: 0
+)
 config = Config(backend="acme", pod_resources="off", port=0, metrics_port=0, probe_port=0)
 backend = open_backend(Config(backend="acme"))
 snapshot = Snapshot("n", 1, 0.0, 0.0, backend.source, backend.read(0.0))
@@ -70,8 +73,8 @@ rows = device_rows(Fleet(History((snapshot,), 0.0), 10.0), 0.0)
 print(json.dumps({
     "auto": open_backend(Config()).source,
     "refusal": refusal("acme:7"),
-    "doctor": [f"{finding.check}: {finding.text}" for step in node_steps(config, machine) for finding in step.look()],
-    "not measured": origins(rows),
+    "doctor": [f"{finding.check}: {finding.text}" for check in node_checks(config, host) for finding in check.run()],
+    "not measured": unmeasured_sources(rows),
     "environment": str(job_environment_of({"ACME_VISIBLE": "ACME-1"}).assigned),
     "files": job_environment_of({"SLURM_JOB_ID": "7", "SLURM_JOB_GPUS": "1", "ACME_VISIBLE": "0"}).assigned.device_file,
     "reference": [line for line in pages()["devices.md"].splitlines() if "acme" in line.lower()],

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests of ``top`` with real instances: directly, with TLS, and through the API server."""
+"""Tests ``top`` with a fleet of real instances: directly, with TLS, and through the API server."""
 
 import contextlib
 import json
@@ -36,7 +36,7 @@ def top(*arguments: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def told(outcome: subprocess.CompletedProcess[str]) -> Any:
+def document(outcome: subprocess.CompletedProcess[str]) -> Any:
     assert outcome.stdout, outcome.stderr
     return json.loads(outcome.stdout)
 
@@ -45,16 +45,16 @@ def addresses(fleet: FleetOfNodes, *names: str) -> str:
     return ",".join(f"127.0.0.1:{fleet.nodes[name].port}" for name in names)
 
 
-def until(asked: Callable[[], Any], wanted: Callable[[Any], object]) -> Any:
-    """Ask until it is as wanted: what a kubelet says takes a moment to come through."""
+def until(call: Callable[[], Any], is_expected: Callable[[Any], object]) -> Any:
+    """Repeat a call until its result is as expected: the list of a kubelet takes a moment to arrive."""
     for _ in range(100):
-        if wanted(found := asked()):
+        if is_expected(found := call()):
             return found
     raise AssertionError(found)
 
 
-def installed(fleet: FleetOfNodes, *names: str) -> None:
-    """Let the API server know these instances as pods of the chart's, whose ports it can reach."""
+def install(fleet: FleetOfNodes, *names: str) -> None:
+    """Add these instances to the API server as pods of the chart, with ports that it can reach."""
     for name in names:
         fleet.server.pod(f"scaler-{name}", name, namespace="gpu", labels=AGENT)
         fleet.server.forwards["gpu", f"scaler-{name}", 6000] = fleet.nodes[name].port
@@ -65,10 +65,10 @@ def test_the_fleet_by_device_node_and_pod(fleet: FleetOfNodes) -> None:
     fleet.hold({"llama-0": ("a", 0), "llama-1": ("b", 0), "whisper-0": ("b", 0)})
     where = addresses(fleet, "a", "b")
     by_pod = until(
-        lambda: told(top("--address", where, "--by", "pod", "--sort", "util", "--format", "json")),
-        lambda picture: len(picture["rows"]) == 4,
+        lambda: document(top("--address", where, "--by", "pod", "--sort", "util", "--format", "json")),
+        lambda table: len(table["rows"]) == 4,
     )
-    assert by_pod["unheard"] == {}
+    assert by_pod["unavailable"] == {}
     assert [(row["pod"], row["gpu_utilization_percent"]) for row in by_pod["rows"]] == [
         ("ai/llama-0", 92.0),
         ("ai/llama-1", 20.0),
@@ -84,48 +84,51 @@ def test_the_fleet_by_device_node_and_pod(fleet: FleetOfNodes) -> None:
     assert "replay of a.csv" in outcome.stderr
 
 
-def test_whoever_is_not_heard_is_named_and_the_others_are_shown(fleet: FleetOfNodes) -> None:
+def test_an_unavailable_instance_is_named_and_the_others_are_shown(fleet: FleetOfNodes) -> None:
     fleet.build(a=[92], b=[40])
     fleet.nodes["b"].kill()
     outcome = top("--address", addresses(fleet, "a", "b"))
     assert outcome.returncode == 1
     assert outcome.stdout.splitlines()[1].split()[:4] == ["a", "0", "H100", "92%"]
-    assert f"not heard: 127.0.0.1:{fleet.nodes['b'].port}: UNAVAILABLE" in outcome.stderr
-    # The log stays off the screen: what it would say stands there.
+    assert f"unavailable: 127.0.0.1:{fleet.nodes['b'].port}: UNAVAILABLE" in outcome.stderr
+    # The log is suppressed: the lines of the command have the same reasons.
     assert all(line.startswith("keda-gpu-scaler: ") for line in outcome.stderr.splitlines())
-    nobody = top("--address", addresses(fleet, "b"), "--format", "json")
-    assert (nobody.returncode, told(nobody)["rows"]) == (3, [])
+    none_left = top("--address", addresses(fleet, "b"), "--format", "json")
+    assert (none_left.returncode, document(none_left)["rows"]) == (3, [])
 
 
-def test_one_that_hangs_is_waited_for_no_longer_than_asked(fleet: FleetOfNodes) -> None:
+def test_an_instance_that_hangs_is_waited_for_until_the_timeout(fleet: FleetOfNodes) -> None:
     fleet.build(a=[92], b=[40])
     with fleet.nodes["b"].cut_off():
         outcome = top("--address", addresses(fleet, "a", "b"), "--timeout", "1", "--format", "json")
     assert outcome.returncode == 1
-    assert list(told(outcome)["unheard"].values()) == ["it has not answered yet"]
+    assert list(document(outcome)["unavailable"].values()) == ["it has not answered yet"]
 
 
-def test_a_front_end_tells_nothing_of_others_and_that_is_said(fleet: FleetOfNodes) -> None:
+def test_a_front_end_forwards_no_snapshots_and_a_note_says_so(fleet: FleetOfNodes) -> None:
     with Serving("--backend", "none", "--peers", "none") as front:
         outcome = top("--address", f"127.0.0.1:{front.port}")
     assert (outcome.returncode, outcome.stdout) == (3, "")
-    assert "whoever answers has no device by design, and tells nothing of others: name the agents" in outcome.stderr
+    assert (
+        "the instance has no device by design, and does not forward the snapshots of others: name the agents with"
+        in outcome.stderr
+    )
 
 
 def test_the_agents_of_a_cluster_are_reached_through_its_api_server(fleet: FleetOfNodes) -> None:
     fleet.build(a=[92], b=[40])
-    installed(fleet, "a", "b")
+    install(fleet, "a", "b")
     fleet.server.pod("scaler-c", "c", namespace="gpu", labels=AGENT, phase="Pending")
     fleet.server.pod("front", "a", namespace="gpu", labels={**AGENT, "app.kubernetes.io/component": "frontend"})
-    picture = told(top("--kubeconfig", str(fleet.kubeconfig), "--format", "json"))
-    assert picture["unheard"] == {}
-    assert [(row["node"], row["gpu_utilization_percent"]) for row in picture["rows"]] == [("a", 92.0), ("b", 40.0)]
+    found = document(top("--kubeconfig", str(fleet.kubeconfig), "--format", "json"))
+    assert found["unavailable"] == {}
+    assert [(row["node"], row["gpu_utilization_percent"]) for row in found["rows"]] == [("a", 92.0), ("b", 40.0)]
     elsewhere = top("--kubeconfig", str(fleet.kubeconfig), "--namespace", "elsewhere")
     assert elsewhere.returncode == 3
-    assert "not heard: discovery: " in elsewhere.stderr
+    assert "unavailable: discovery: " in elsewhere.stderr
 
 
-def test_the_endpoints_of_a_service_are_followed_where_their_addresses_can_be_reached(fleet: FleetOfNodes) -> None:
+def test_the_endpoints_of_a_service_are_followed_directly(fleet: FleetOfNodes) -> None:
     fleet.build(a=[92])
     fleet.server.put(
         "endpointslices", "agents-1", "gpu",
@@ -134,8 +137,8 @@ def test_the_endpoints_of_a_service_are_followed_where_their_addresses_can_be_re
         endpoints=[{"addresses": ["127.0.0.1"], "nodeName": "a", "targetRef": {"kind": "Pod", "name": "scaler-a"}}],
     )  # fmt: skip
     where = ("--kubeconfig", str(fleet.kubeconfig), "--namespace", "gpu")
-    picture = told(top(*where, "--peers", "kubernetes:agents", "--format", "json"))
-    assert [(row["node"], row["gpu_utilization_percent"]) for row in picture["rows"]] == [("a", 92.0)]
+    found = document(top(*where, "--peers", "kubernetes:agents", "--format", "json"))
+    assert [(row["node"], row["gpu_utilization_percent"]) for row in found["rows"]] == [("a", 92.0)]
     assert fleet.server.requests["portforward"] == 0
     assert top(*where, "--peers", "kubernetes:others").returncode == 3
 
@@ -147,22 +150,22 @@ def test_the_endpoints_of_a_service_are_followed_where_their_addresses_can_be_re
         ("get", "pods/portforward", "the right to create pods/portforward"),
     ],
 )
-def test_a_right_that_is_missing_is_told(fleet: FleetOfNodes, verb: str, resource: str, sentence: str) -> None:
+def test_a_missing_right_is_named(fleet: FleetOfNodes, verb: str, resource: str, sentence: str) -> None:
     fleet.build(a=[92])
-    installed(fleet, "a")
+    install(fleet, "a")
     fleet.server.forbid(verb, resource)
     outcome = top("--kubeconfig", str(fleet.kubeconfig))
     assert outcome.returncode == 3
     assert sentence in outcome.stderr
 
 
-def test_live_a_node_that_comes_and_goes_is_shown_as_it_does(fleet: FleetOfNodes) -> None:
+def test_the_live_view_shows_a_node_that_starts_and_one_that_stops(fleet: FleetOfNodes) -> None:
     fleet.build(a=[92], b=[40])
-    installed(fleet, "a")
+    install(fleet, "a")
     arguments = ("--kubeconfig", str(fleet.kubeconfig), "--stale-after", "2", "--interval", "0.5")
     with OnTerminal(*arguments) as live:
         live.until("fleet  1 node  1 device")
-        installed(fleet, "b")
+        install(fleet, "b")
         live.until("2 nodes")
         fleet.nodes["b"].kill()
         live.until("last answered")
@@ -170,24 +173,24 @@ def test_live_a_node_that_comes_and_goes_is_shown_as_it_does(fleet: FleetOfNodes
         assert live.ended() == 0
 
 
-def test_instances_that_insist_on_certificates_are_shown_one(tmp_path: Path) -> None:
+def test_instances_that_require_a_client_certificate_get_one(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
-    own, ours = authority.issue("instance"), authority.issue("operator", usage="clientAuth")
-    known = ("--tls-ca", str(authority.certificate), "--tls-server-name", NAME)
+    server, client = authority.issue("instance"), authority.issue("operator", usage="clientAuth")
+    trust = ("--tls-ca", str(authority.certificate), "--tls-server-name", NAME)
     port = free_port()
     lines = ["timestamp, index, uuid, name, utilization.gpu [%]"]
     lines += [f"2026/01/01 00:00:0{second}.000, 0, GPU-a, NVIDIA H100, 92 %" for second in range(2)]
-    flags = ("--tls-cert", str(own.certificate), "--tls-key", str(own.key))
-    insisting = ("--tls-client-ca", str(authority.certificate))
+    flags = ("--tls-cert", str(server.certificate), "--tls-key", str(server.key))
+    requirement = ("--tls-client-ca", str(authority.certificate))
     tls = ClientTls(
-        Pem("--tls-ca", authority.certificate), Pem("--tls-cert", ours.certificate),
-        Pem("--tls-key", ours.key, is_key=True), NAME,
+        Pem("--tls-ca", authority.certificate), Pem("--tls-cert", client.certificate),
+        Pem("--tls-key", client.key, is_key=True), NAME,
     )  # fmt: skip
     backend = ("--backend", recorded(tmp_path, *lines), "--node-name", "a", "--peers", "none", "--port", str(port))
-    with Serving(*backend, *flags, *insisting, tls=tls) as serving:
+    with Serving(*backend, *flags, *requirement, tls=tls) as serving:
         serving.wait_for_health(SERVING)
-        shown = ("--tls-cert", str(ours.certificate), "--tls-key", str(ours.key))
-        outcome = top("--address", f"127.0.0.1:{port}", *known, *shown)
+        identity = ("--tls-cert", str(client.certificate), "--tls-key", str(client.key))
+        outcome = top("--address", f"127.0.0.1:{port}", *trust, *identity)
         assert outcome.returncode == 0, outcome.stderr
         assert outcome.stdout.splitlines()[1].split()[:4] == ["a", "0", "H100", "92%"]
-        assert top("--address", f"127.0.0.1:{port}", *known, "--timeout", "3").returncode == 3
+        assert top("--address", f"127.0.0.1:{port}", *trust, "--timeout", "3").returncode == 3

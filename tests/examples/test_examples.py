@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from keda_gpu_scaler.cli.validate.rules import check
+from keda_gpu_scaler.cli.validate.rules import validate_text
 from keda_gpu_scaler.core.trigger.demand_presets import DEMANDS
 from keda_gpu_scaler.core.trigger.parser import Scope, parse_trigger
 from keda_gpu_scaler.core.trigger.profiles import PROFILES
@@ -34,9 +34,9 @@ def by_kedas_schema(document: dict[str, Any]) -> list[str]:
 
 @each
 def test_validate_has_nothing_to_say_of_it(example: Example) -> None:
-    checked = check(example.path.read_text())
-    assert checked.findings == ()
-    assert checked.triggers >= 1
+    report = validate_text(example.path.read_text())
+    assert report.findings == ()
+    assert report.trigger_count >= 1
 
 
 # ---- as the API server and KEDA see them ----

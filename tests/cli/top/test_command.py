@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Tests the command ``top``: single tables, wrong usage, and the live view on a pseudoterminal."""
+
 import asyncio
 import contextlib
 import csv
@@ -25,7 +27,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from keda_gpu_scaler.cli import main
-from keda_gpu_scaler.cli.top.sources import Clocks, FollowedFleet, _Listing
+from keda_gpu_scaler.cli.pace import Timing
+from keda_gpu_scaler.cli.top.sources import FollowedFleet, InstanceList
 from keda_gpu_scaler.peers.client import FleetClient
 from keda_gpu_scaler.peers.discovery import StaticDiscovery
 from tests.fake_nvml import Card, FakeNvml
@@ -34,26 +37,26 @@ from tests.limits import WAIT_SECONDS
 from tests.serving import COMMAND, free_port
 
 LOCAL = ("--local", "--backend", "synthetic", "--node-name", "here", "--pod-resources", "off")
-ENTERED, LEFT = b"\x1b[?1049h", b"\x1b[?1049l"
-CURSOR, NO_CURSOR = b"\x1b[?25h", b"\x1b[?25l"
+SCREEN_ON, SCREEN_OFF = b"\x1b[?1049h", b"\x1b[?1049l"
+CURSOR_ON, CURSOR_OFF = b"\x1b[?25h", b"\x1b[?25l"
 REDRAW = "\x0c"
 
 
-def clean() -> dict[str, str]:
-    """The environment without what a scheduler or a cluster has put there."""
-    strange = ("SLURM_", "FLUX_", "CUDA_", "NVIDIA_", "KUBE", "NO_COLOR")
-    return {name: value for name, value in os.environ.items() if not name.startswith(strange)} | {"HOME": "/nowhere"}
+def clean_environment() -> dict[str, str]:
+    """Return the environment without the variables of a scheduler or a cluster."""
+    prefixes = ("SLURM_", "FLUX_", "CUDA_", "NVIDIA_", "KUBE", "NO_COLOR")
+    return {name: value for name, value in os.environ.items() if not name.startswith(prefixes)} | {"HOME": "/nowhere"}
 
 
 def once(*arguments: object, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         (*COMMAND, "top", "--once", *map(str, arguments)),
-        env={**clean(), "COLUMNS": "100", **(environment or {})},
+        env={**clean_environment(), "COLUMNS": "100", **(environment or {})},
         capture_output=True, text=True, check=False, timeout=WAIT_SECONDS,
     )  # fmt: skip
 
 
-def told(outcome: subprocess.CompletedProcess[str]) -> Any:
+def document(outcome: subprocess.CompletedProcess[str]) -> Any:
     assert outcome.stdout, outcome.stderr
     return json.loads(outcome.stdout)
 
@@ -62,10 +65,10 @@ def invoked(*arguments: str) -> Result:
     return CliRunner().invoke(main, ["top", *arguments])
 
 
-# ---- one picture ----
+# ---- the single table ----
 
 
-def test_one_picture_of_this_machine() -> None:
+def test_the_table_of_this_machine() -> None:
     outcome = once(*LOCAL)
     assert outcome.returncode == 0, outcome.stderr
     head, first, *others = outcome.stdout.splitlines()
@@ -76,165 +79,170 @@ def test_one_picture_of_this_machine() -> None:
     assert "\x1b" not in outcome.stdout
 
 
-def test_one_picture_for_programs() -> None:
-    picture = told(once(*LOCAL, "--format", "json", "--sort", "memory", "--filter", "h100"))
-    assert (picture["place"], picture["by"], picture["unheard"]) == ("host", "device", {})
-    assert [row["device"] for row in picture["rows"]][:2] == ["0", "2"]  # 72 GiB of 80 each
-    assert len(picture["rows"]) == 4
+def test_json_and_csv_of_this_machine() -> None:
+    found = document(once(*LOCAL, "--format", "json", "--sort", "memory", "--filter", "h100"))
+    assert (found["place"], found["by"], found["unavailable"]) == ("host", "device", {})
+    assert [row["device"] for row in found["rows"]][:2] == ["0", "2"]  # 72 GiB of 80 each
+    assert len(found["rows"]) == 4
     table = list(csv.DictReader(io.StringIO(once(*LOCAL, "--format", "csv", "--by", "node").stdout)))
     assert [(row["node"], row["devices"], row["power_watts"]) for row in table] == [("here", "8", "")]
 
 
-def test_a_locale_of_ascii_is_sent_nothing_else() -> None:
+def test_an_output_that_encodes_ascii_only_gets_ascii_only() -> None:
     outcome = once(*LOCAL, environment={"PYTHONIOENCODING": "ascii", "COLUMNS": "60"})
     assert outcome.returncode == 0, outcome.stderr
     assert outcome.stdout.isascii()
 
 
 @pytest.mark.parametrize(
-    ("environment", "place", "devices", "held", "notes"),
+    ("environment", "place", "devices", "held", "note"),
     [
         pytest.param(
             {"SLURM_JOB_ID": "4711", "SLURM_JOB_GPUS": "1,3", "SLURMD_NODENAME": "n7"},
-            "slurm job 4711", ["1", "3"], ["slurm/4711"], "2 of 4 devices are meant, by SLURM_JOB_GPUS=1,3",
+            "slurm job 4711", ["1", "3"], ["slurm/4711"], "2 of 4 devices are assigned, by SLURM_JOB_GPUS=1,3",
             id="a SLURM job",
         ),
         pytest.param(
             {"SLURM_JOB_ID": "4711", "SLURM_STEP_ID": "0", "SLURM_STEP_GPUS": "0,7"},
             "slurm job 4711.0", ["0"], ["slurm/4711.0"],
-            "SLURM_STEP_GPUS also names 7, which the driver does not show here", id="a step with a stranger",
+            "SLURM_STEP_GPUS also names 7, which the driver does not list", id="a SLURM step with an unknown device",
         ),
         pytest.param(
             {"SLURM_JOB_ID": "4711"}, "slurm job 4711", ["0", "1", "2", "3"], None,
-            "slurm job 4711 names no device: all that the driver shows are here", id="a job that names none",
+            "slurm job 4711 names no device, so every device of the driver is shown", id="a SLURM job without devices",
         ),
         pytest.param(
             {"FLUX_JOB_ID": "f2x9", "CUDA_VISIBLE_DEVICES": "2"},
-            "flux job f2x9", ["2"], ["flux/f2x9"], "1 of 4 devices are meant, by CUDA_VISIBLE_DEVICES=2",
+            "flux job f2x9", ["2"], ["flux/f2x9"], "1 of 4 devices are assigned, by CUDA_VISIBLE_DEVICES=2",
             id="a Flux job",
         ),
         pytest.param(
             {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "HOSTNAME": "llama-0"},
-            "pod llama-0", ["0", "1", "2", "3"], None, "", id="a container that sees all",
+            "pod llama-0", ["0", "1", "2", "3"], None, "", id="a container with every device",
         ),
     ],
 )  # fmt: skip
-def test_within_a_job_its_devices_alone(
-    fake_nvml: FakeNvml, environment: dict[str, str], place: str, devices: list[str], held: list[str] | None, notes: str
+def test_a_job_sees_its_assigned_devices_only(
+    fake_nvml: FakeNvml, environment: dict[str, str], place: str, devices: list[str], held: list[str] | None, note: str
 ) -> None:
     fake_nvml.devices = [Card(f"GPU-{number}", pci_bus_id=f"00000000:{number}9:00.0") for number in range(4)]
-    picture = told(
+    found = document(
         once(
             *("--local", "--backend", "nvml", "--nvml-library", fake_nvml.library, "--pod-resources", "off"),
             *("--format", "json"),
             environment=environment,
         )
     )
-    assert picture["place"] == place
-    assert [row["device"] for row in picture["rows"]] == devices
-    assert all(row["held_by"] == held for row in picture["rows"])
-    assert notes in "\n".join(picture["notes"])
+    assert found["place"] == place
+    assert [row["device"] for row in found["rows"]] == devices
+    assert all(row["held_by"] == held for row in found["rows"])
+    assert note in "\n".join(found["notes"])
 
 
-def test_on_a_node_the_kubelet_tells_who_holds_what(tmp_path: Path) -> None:
+def test_the_kubelet_of_the_node_names_the_holders(tmp_path: Path) -> None:
     with FakeKubelet(tmp_path / "kubelet.sock") as kubelet:
         kubelet.hold({"llama-0": ["synthetic-gpu-0", "synthetic-gpu-1"], "whisper-0": ["synthetic-gpu-1"]})
         outcome = once(*LOCAL[:-1], kubelet.path, "--by", "pod", "--format", "json")
-    rows = told(outcome)["rows"]
+    rows = document(outcome)["rows"]
     assert [(row["pod"], row["devices"]) for row in rows] == [("ai/llama-0", 2), ("ai/whisper-0", 1), ("", 6)]
     assert rows[2]["held_by"] == []
 
 
-def test_a_driver_that_is_not_there_is_a_sentence_and_exit_status_3() -> None:
+def test_a_missing_driver_ends_with_a_sentence_and_exit_status_3() -> None:
     outcome = once("--local", "--nvml-library", "/nowhere")
     assert (outcome.returncode, outcome.stdout) == (3, "")
     assert outcome.stderr.startswith("keda-gpu-scaler: --backend auto: no NVIDIA driver library here")
 
 
-def test_a_driver_that_cannot_be_read_is_not_heard() -> None:
+def test_a_driver_that_cannot_be_loaded_makes_the_node_unavailable() -> None:
     outcome = once("--local", "--backend", "nvml", "--nvml-library", "/nowhere", "--node-name", "here")
     assert (outcome.returncode, outcome.stdout) == (3, "")
-    assert outcome.stderr.startswith("keda-gpu-scaler: not heard: here: ")
+    assert outcome.stderr.startswith("keda-gpu-scaler: unavailable: here: ")
 
 
-def test_without_a_cluster_an_instance_on_this_machine_is_asked() -> None:
+def test_without_a_cluster_the_command_calls_an_instance_on_this_machine() -> None:
     outcome = once("--timeout", 20)
     assert outcome.returncode == 3
-    assert "keda-gpu-scaler: not heard: 127.0.0.1:6000: " in outcome.stderr
-    assert "name others with --address, or read this machine's own devices with --local" in outcome.stderr
+    assert "keda-gpu-scaler: unavailable: 127.0.0.1:6000: " in outcome.stderr
+    assert "name other instances with --address, or read this machine's own devices with --local" in outcome.stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--local", "--address", "gpu-7:6000"], "--local: asks nobody; leave out --address"),
-        (["--peers", "dns:x:1", "--address", "gpu-7:6000"], "--address, --peers: both say where the instances are"),
+        (["--local", "--address", "gpu-7:6000"], "--local: calls no instance; remove --address"),
+        (["--peers", "dns:x:1", "--address", "gpu-7:6000"], "--address, --peers: both name the instances"),
         (["--address", "gpu-7"], "must be HOST:PORT"),
-        (["--format", "json"], "--format: belongs to --once"),
+        (["--format", "json"], "--format: requires --once"),
         (["--tls-server-name", "x"], "--tls-ca: Required value: without it there is no TLS"),
         (["--once", "--peers", "elsewhere"], '--peers: Unsupported value: "elsewhere"'),
         (["--once", "--address", "x:1", "--tls-ca", "/nowhere"], "--tls-ca: cannot read /nowhere"),
         (["--interval", "0"], "0.0 is not in the range 0.1<=x<=60"),
         (
             ["--local", "--backend", "synthetic"],
-            "standard input or output is no terminal: take one picture with --once",
+            "standard input or output is not a terminal: print the table once with --once",
         ),
     ],
 )
-def test_wrong_usage_is_told_with_exit_status_2(arguments: list[str], sentence: str) -> None:
+def test_wrong_usage_ends_with_exit_status_2(arguments: list[str], sentence: str) -> None:
     outcome = invoked(*arguments)
     assert outcome.exit_code == 2
     assert sentence in outcome.stderr
 
 
-def test_a_kubeconfig_that_cannot_be_used_is_a_sentence_and_exit_status_3(tmp_path: Path) -> None:
+def test_an_unusable_kubeconfig_ends_with_a_sentence_and_exit_status_3(tmp_path: Path) -> None:
     outcome = invoked("--once", "--kubeconfig", str(tmp_path / "none"))
     assert outcome.exit_code == 3
     assert outcome.stderr == f"keda-gpu-scaler: cannot read {tmp_path / 'none'}: No such file or directory\n"
 
 
-def test_an_agent_whose_port_cannot_be_forwarded_is_not_heard_either() -> None:
-    async def unheard() -> dict[str, str]:
+def test_an_agent_whose_port_cannot_be_forwarded_is_unavailable() -> None:
+    async def unavailable() -> dict[str, str]:
         discovery = StaticDiscovery(())
-        following = FleetClient(discovery, instance="us", clock=time.monotonic)
-        listing = _Listing(discovery, lambda: {"b": "pod gpu/scaler-b: the API server answers 502"})
+        client = FleetClient(discovery, instance="us", clock=time.monotonic)
+        instances = InstanceList(discovery, lambda: {"b": "pod gpu/scaler-b: the API server answers 502"})
         try:
-            return dict(FollowedFleet(following, listing, 10.0, Clocks()).view().unheard)
+            return dict(FollowedFleet(client, instances, 10.0, Timing()).readings().unavailable)
         finally:
-            await following.close()
+            await client.close()
 
-    assert asyncio.run(unheard())["b"] == "pod gpu/scaler-b: the API server answers 502"
-
-
-# ---- live ----
+    assert asyncio.run(unavailable())["b"] == "pod gpu/scaler-b: the API server answers 502"
 
 
-def test_a_python_without_curses_is_told_with_exit_status_2(monkeypatch: pytest.MonkeyPatch) -> None:
+# ---- the live view ----
+
+
+def test_a_python_without_curses_ends_with_exit_status_2(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "keda_gpu_scaler.cli.top.curses_terminal", raising=False)
     monkeypatch.setitem(sys.modules, "curses", None)
     outcome = invoked(*LOCAL)
     assert outcome.exit_code == 2
-    assert "no screen can be drawn (" in outcome.stderr
-    assert "take one picture with --once" in outcome.stderr
+    assert "the live view is not available (" in outcome.stderr
+    assert "print the table once with --once" in outcome.stderr
 
 
 class OnTerminal:
-    """A live ``top`` on a terminal of its own; ``shown`` is everything that was sent there."""
+    """A live ``top`` on its own pseudoterminal. ``shown`` is everything that it wrote there."""
 
     def __init__(self, *arguments: str, lines: int = 24, columns: int = 100, **environment: str) -> None:
         self._arguments = (*COMMAND, "top", *arguments)
         self._size = lines, columns
-        self._environment = {**clean(), "TERM": "xterm", "LC_ALL": "C.UTF-8", **environment}
+        self._environment = {**clean_environment(), "TERM": "xterm", "LC_ALL": "C.UTF-8", **environment}
         self.shown = b""
 
     def __enter__(self) -> Self:
-        self._ours, theirs = pty.openpty()
+        self._own_end, other = pty.openpty()
         self.resize(*self._size)
         self.process = subprocess.Popen(
-            self._arguments, stdin=theirs, stdout=theirs, stderr=theirs, env=self._environment, start_new_session=True
+            self._arguments,
+            stdin=other,
+            stdout=other,
+            stderr=other,
+            env=self._environment,
+            start_new_session=True,
         )
-        # From now on our end tells when the other one is let go.
-        os.close(theirs)
+        # Reading the own end now reports an error after the process has closed its end.
+        os.close(other)
         self._watchdog = threading.Timer(WAIT_SECONDS, self.process.kill)
         self._watchdog.start()
         return self
@@ -246,30 +254,30 @@ class OnTerminal:
         self.process.wait()
         self._watchdog.cancel()
         with contextlib.suppress(OSError):
-            os.close(self._ours)
+            os.close(self._own_end)
 
     def resize(self, lines: int, columns: int) -> None:
-        fcntl.ioctl(self._ours, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+        fcntl.ioctl(self._own_end, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
 
     def press(self, keys: str) -> None:
-        os.write(self._ours, keys.encode())
+        os.write(self._own_end, keys.encode())
 
     def until(self, text: str) -> str:
-        """Read on until this is on the screen, which is drawn anew now and then: only changes are sent otherwise."""
-        news = b""
-        while text.encode() not in news:
-            if not select.select([self._ours], [], [], 0.2)[0]:
+        """Read until this text is shown. Redraw at an interval, because the program writes changes only."""
+        received = b""
+        while text.encode() not in received:
+            if not select.select([self._own_end], [], [], 0.2)[0]:
                 self.press(REDRAW)
                 continue
             try:
-                news += os.read(self._ours, 65536)
+                received += os.read(self._own_end, 65536)
             except OSError as error:
-                raise AssertionError(f"ended before it showed {text!r}: {news[-2000:]!r}") from error
-        self.shown += news
-        return news.decode("utf-8", "replace")
+                raise AssertionError(f"ended before it showed {text!r}: {received[-2000:]!r}") from error
+        self.shown += received
+        return received.decode("utf-8", "replace")
 
     def ended(self) -> int:
-        """Wait for the end, and return the exit status."""
+        """Wait for the end of the process, and return its exit status."""
         reader = threading.Thread(target=self._drain, daemon=True)
         reader.start()
         status = self.process.wait(WAIT_SECONDS)
@@ -278,7 +286,7 @@ class OnTerminal:
 
     def _drain(self) -> None:
         with contextlib.suppress(OSError):
-            while chunk := os.read(self._ours, 65536):
+            while chunk := os.read(self._own_end, 65536):
                 self.shown += chunk
 
 
@@ -288,23 +296,23 @@ def terminal() -> Iterator[Callable[..., OnTerminal]]:
         yield lambda *arguments, **options: stack.enter_context(OnTerminal(*arguments, **options))
 
 
-def test_a_live_table_obeys_its_keys_and_gives_the_terminal_back(terminal: Callable[..., OnTerminal]) -> None:
+def test_the_live_view_follows_its_keys_and_restores_the_terminal(terminal: Callable[..., OnTerminal]) -> None:
     live = terminal(*LOCAL)
     assert "host  1 node  8 devices" in live.until("Synthetic L4 24GB")
     live.press("h")
-    live.until("who is not heard, and why")
+    live.until("show every unavailable instance, with the reason")
     live.press("h")
     live.until("HELD BY")
     live.press("/L4\n")
     live.until("filter: ")
     live.press("q")
     assert live.ended() == 0
-    assert live.shown.count(ENTERED) == live.shown.count(LEFT) == 1
-    assert live.shown.index(ENTERED) < live.shown.rindex(LEFT)
-    assert live.shown.rindex(CURSOR) > live.shown.rindex(NO_CURSOR)
+    assert live.shown.count(SCREEN_ON) == live.shown.count(SCREEN_OFF) == 1
+    assert live.shown.index(SCREEN_ON) < live.shown.rindex(SCREEN_OFF)
+    assert live.shown.rindex(CURSOR_ON) > live.shown.rindex(CURSOR_OFF)
 
 
-def test_it_takes_the_size_that_the_terminal_has(terminal: Callable[..., OnTerminal]) -> None:
+def test_the_live_view_follows_the_size_of_the_terminal(terminal: Callable[..., OnTerminal]) -> None:
     live = terminal(*LOCAL, lines=6, columns=60)
     live.until("HELD BY")
     live.resize(30, 140)
@@ -315,34 +323,34 @@ def test_it_takes_the_size_that_the_terminal_has(terminal: Callable[..., OnTermi
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_ends_it_as_q_does(terminal: Callable[..., OnTerminal], number: signal.Signals) -> None:
+def test_a_signal_ends_the_live_view_as_q_does(terminal: Callable[..., OnTerminal], number: signal.Signals) -> None:
     live = terminal(*LOCAL)
     live.until("HELD BY")
     live.process.send_signal(number)
     assert live.ended() == 0
-    assert LEFT in live.shown
+    assert SCREEN_OFF in live.shown
 
 
-def test_a_line_that_is_dead_ends_it(terminal: Callable[..., OnTerminal]) -> None:
+def test_a_closed_connection_ends_the_live_view(terminal: Callable[..., OnTerminal]) -> None:
     live = terminal(*LOCAL)
     live.until("HELD BY")
-    os.close(live._ours)
+    os.close(live._own_end)
     assert live.process.wait(WAIT_SECONDS) == 0
 
 
-@pytest.mark.parametrize(("environment", "is_coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
-def test_colours_unless_they_are_not_wanted(
-    terminal: Callable[..., OnTerminal], environment: dict[str, str], is_coloured: bool
+@pytest.mark.parametrize(("environment", "has_colours"), [({}, True), ({"NO_COLOR": "1"}, False)])
+def test_colours_are_used_unless_no_color_is_set(
+    terminal: Callable[..., OnTerminal], environment: dict[str, str], has_colours: bool
 ) -> None:
     live = terminal("--address", f"127.0.0.1:{free_port()}", **environment)
     live.until("UNAVAILABLE")
     live.press("q")
     assert live.ended() == 0
-    assert (b"\x1b[31m" in live.shown) is is_coloured
+    assert (b"\x1b[31m" in live.shown) is has_colours
 
 
-def test_a_terminal_that_is_not_known_is_told_with_exit_status_2(terminal: Callable[..., OnTerminal]) -> None:
+def test_an_unknown_terminal_ends_with_exit_status_2(terminal: Callable[..., OnTerminal]) -> None:
     live = terminal(*LOCAL, TERM="none-such")
     assert live.ended() == 2
     assert b"the terminal 'none-such' is not known here" in live.shown
-    assert ENTERED not in live.shown
+    assert SCREEN_ON not in live.shown

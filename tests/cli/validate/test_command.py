@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Tests the rules of ``validate``, the engines that it recognizes, and the command."""
+
 import json
 from pathlib import Path
 
@@ -9,9 +11,9 @@ from hypothesis import strategies as st
 
 from keda_gpu_scaler.cli.validate.command import validate
 from keda_gpu_scaler.cli.validate.engine_images import engine_of
-from keda_gpu_scaler.cli.validate.rules import check
+from keda_gpu_scaler.cli.validate.rules import validate_text
 
-SOUND = """\
+VALID = """\
 apiVersion: keda.sh/v1alpha1
 kind: ScaledObject
 metadata: {name: llama, namespace: ai}
@@ -27,8 +29,8 @@ spec:
 
 
 def with_line(old: str, new: str) -> str:
-    assert old in SOUND
-    return SOUND.replace(old, new)
+    assert old in VALID
+    return VALID.replace(old, new)
 
 
 DEMAND = """\
@@ -36,12 +38,12 @@ DEMAND = """\
         demand: epp
         demandEndpoint: http://epp.ai.svc:9090/metrics
 """
-ASLEEP = with_line("minReplicaCount: 1", "minReplicaCount: 0").replace("        profile: triton-inference\n", DEMAND)
+AT_ZERO = with_line("minReplicaCount: 1", "minReplicaCount: 0").replace("        profile: triton-inference\n", DEMAND)
 ON_MEMORY = with_line("profile: triton-inference", 'targetMemoryUtilization: "80"')
 
 
 def served_by(text: str, kind: str = "Deployment", namespace: str = "ai", **container: object) -> str:
-    """Put the manifest of a workload behind a ScaledObject that is for it."""
+    """Append the manifest of the scale target to a ScaledObject."""
     pods = {"template": {"spec": {"containers": [{"name": "server", **container}]}}}
     workload = {"apiVersion": "apps/v1", "kind": kind, "metadata": {"name": "llama"}, "spec": pods}
     if namespace:
@@ -50,13 +52,13 @@ def served_by(text: str, kind: str = "Deployment", namespace: str = "ai", **cont
     return text.replace("  minReplicaCount", target) + "---\n" + json.dumps(workload)
 
 
-def said(text: str) -> list[str]:
-    return [f"{one.line}:{one.column} {one.severity} {one.message}" for one in check(text).findings]
+def findings_in(text: str) -> list[str]:
+    return [f"{one.line}:{one.column} {one.severity} {one.message}" for one in validate_text(text).findings]
 
 
-def test_what_is_sound_has_no_finding() -> None:
-    assert check(SOUND).findings == ()
-    assert check(SOUND).triggers == 1
+def test_a_valid_scaled_object_has_no_finding() -> None:
+    assert validate_text(VALID).findings == ()
+    assert validate_text(VALID).trigger_count == 1
 
 
 @pytest.mark.parametrize(
@@ -66,7 +68,7 @@ def test_what_is_sound_has_no_finding() -> None:
             with_line("profile: triton-inference", "targetValue: eighty"),
             '11:9 error metadata.targetValue: Invalid value: "eighty": must be a plain number from 0.001 to 1e+12, '
             "without a unit",
-            id="a value that the parser refuses, where it stands",
+            id="a value that the parser refuses, with its place",
         ),
         pytest.param(
             with_line("profile: triton-inference", "targetValue: 80"),
@@ -77,7 +79,7 @@ def test_what_is_sound_has_no_finding() -> None:
             with_line("profile: triton-inference", "targetValu: '80'"),
             '11:9 warning metadata: "targetValu" is not a key of this scaler and is ignored: '
             'did you mean "targetValue"?',
-            id="a key that looks like ours",
+            id="a key that is similar to one of the scaler",
         ),
         pytest.param(
             with_line(":6000", ""),
@@ -93,102 +95,106 @@ def test_what_is_sound_has_no_finding() -> None:
         ),
         pytest.param(
             with_line("minReplicaCount: 1", "minReplicaCount: 0"),
-            "5:3 warning spec.minReplicaCount: Invalid value: 0: nothing here can wake it: a workload at zero holds no "
-            "GPU; set minReplicaCount: 1, name a demandEndpoint, or add a trigger that sees the demand",
-            id="zero replicas that nothing can wake",
+            "5:3 warning spec.minReplicaCount: Invalid value: 0: no trigger here can activate it: a workload "
+            "at zero holds no GPU; set minReplicaCount: 1, name a demandEndpoint, or add a "
+            "trigger that reads the demand",
+            id="zero replicas that no trigger can activate",
         ),
         pytest.param(
             with_line("  minReplicaCount: 1\n", ""),
-            "4:1 warning spec.minReplicaCount: Invalid value: 0: nothing here can wake it: a workload at zero holds no "
-            "GPU; set minReplicaCount: 1, name a demandEndpoint, or add a trigger that sees the demand",
+            "4:1 warning spec.minReplicaCount: Invalid value: 0: no trigger here can activate it: a workload "
+            "at zero holds no GPU; set minReplicaCount: 1, name a demandEndpoint, or add a "
+            "trigger that reads the demand",
             id="KEDA's default is zero",
         ),
         pytest.param(
             with_line("maxReplicaCount: 8", "maxReplicaCount: 8\n  idleReplicaCount: 0"),
-            "7:3 warning spec.idleReplicaCount: Invalid value: 0: nothing here can wake it: a workload at zero holds "
-            "no GPU; set minReplicaCount: 1, name a demandEndpoint, or add a trigger that sees the demand",
+            "7:3 warning spec.idleReplicaCount: Invalid value: 0: no trigger here can activate it: a workload "
+            "at zero holds no GPU; set minReplicaCount: 1, name a demandEndpoint, or add a "
+            "trigger that reads the demand",
             id="idle at zero",
         ),
         pytest.param(
             with_line("maxReplicaCount: 8", "maxReplicaCount: 0"),
             "6:3 error spec.maxReplicaCount: Invalid value: 0: must not be below minReplicaCount (1)",
-            id="limits the wrong way round",
+            id="a maximum below the minimum",
         ),
         pytest.param(
             with_line("- type: external", "- type: external\n      metricType: Utilization"),
             '9:7 error metricType: Unsupported value: "Utilization": must be AverageValue or Value',
-            id="a type that KEDA has for CPU only",
+            id="a metricType that KEDA has for CPU only",
         ),
         pytest.param(
             with_line("profile: triton-inference", "report: average"),
-            '11:9 error metadata.report: Invalid value: "average": of metricType AverageValue the HPA expects the '
-            "total: say report: total, or leave it out",
+            '11:9 error metadata.report: Invalid value: "average": with metricType AverageValue '
+            "the HPA expects the total: set report: total, or remove the key",
             id="an average where the HPA divides",
         ),
         pytest.param(
             with_line("profile: triton-inference", "enableTLS: 'true'"),
-            '11:9 warning metadata.enableTLS: Invalid value: "true": without an authenticationRef KEDA knows no CA but '
-            "those of its image: name a TriggerAuthentication with caCert",
+            '11:9 warning metadata.enableTLS: Invalid value: "true": without an authenticationRef KEDA '
+            "trusts only the CAs of its image: name a TriggerAuthentication with caCert",
             id="TLS without a CA",
         ),
         pytest.param(
-            ASLEEP, '8:7 warning type: Invalid value: "external": demand wakes the workload only when KEDA polls, '
-            "every 30 s; say external-push",
+            AT_ZERO, '8:7 warning type: Invalid value: "external": demand activates the workload only when '
+            "KEDA polls, every 30 s; use external-push",
             id="demand that is not pushed",
         ),
         pytest.param(
-            ASLEEP.replace("spec:\n", "spec:\n  pollingInterval: 5\n"),
-            '9:7 warning type: Invalid value: "external": demand wakes the workload only when KEDA polls, every 5 s; '
-            "say external-push",
-            id="demand that is not pushed, and its pace",
+            AT_ZERO.replace("spec:\n", "spec:\n  pollingInterval: 5\n"),
+            '9:7 warning type: Invalid value: "external": demand activates the workload only when '
+            "KEDA polls, every 5 s; use external-push",
+            id="demand that is not pushed, with a pollingInterval",
         ),
         pytest.param(
-            ASLEEP.replace("external", "external-push").replace("spec:\n", "spec:\n  cooldownPeriod: 120\n"),
-            "5:3 warning spec.cooldownPeriod: Invalid value: 120: a pause that short may end in a cold start, which "
-            "takes a large model 60 to 130 s with its weights cached and 2 to 7 minutes without; set 300 or more",
+            AT_ZERO.replace("external", "external-push").replace("spec:\n", "spec:\n  cooldownPeriod: 120\n"),
+            "5:3 warning spec.cooldownPeriod: Invalid value: 120: after so short a pause in the load, the workload may "
+            "have to start again, which takes a large model 60 to 130 s with cached weights and 2 to 7 minutes "
+            "without; set 300 or more",
             id="a cooldown that is shorter than a start",
         ),
         pytest.param(
             with_line("keda-gpu-scaler.keda", "keda-gpu-scaler-agents.keda"),
             "10:9 warning metadata.scalerAddress: Invalid value: "
-            '"keda-gpu-scaler-agents.keda.svc.cluster.local:6000": leads to any one of the agents, which behind a '
-            "front end sees its own node alone; name the Service that KEDA asks: "
+            '"keda-gpu-scaler-agents.keda.svc.cluster.local:6000": is the Service of the agents, and an agent '
+            "behind a front end has the readings of its own node only; name the Service for KEDA: "
             "keda-gpu-scaler.keda.svc.cluster.local:6000",
-            id="the agents' own Service",
+            id="the Service of the agents",
         ),
         pytest.param(
             with_line("profile: triton-inference", "profile: vllm-inference"),
-            '11:9 warning metadata.profile: Invalid value: "vllm-inference": vLLM takes its memory when it starts and '
-            "keeps it, so the workload may never shrink; say profile: llm instead",
+            '11:9 warning metadata.profile: Invalid value: "vllm-inference": vLLM allocates its memory '
+            "when it starts and keeps it, so the workload may never scale down; use profile: llm instead",
             id="a profile of memory for vLLM",
         ),
         pytest.param(
             with_line("profile: triton-inference", "profile: tgi-inference"),
-            '11:9 warning metadata.profile: Invalid value: "tgi-inference": TGI takes its memory when it starts and '
-            "keeps it, so the workload may never shrink; say profile: llm instead",
+            '11:9 warning metadata.profile: Invalid value: "tgi-inference": TGI allocates its memory '
+            "when it starts and keeps it, so the workload may never scale down; use profile: llm instead",
             id="a profile of memory for TGI",
         ),
         pytest.param(
             served_by(ON_MEMORY, image="lmsysorg/sglang:v0.5.3"),
-            '12:9 warning metadata.targetMemoryUtilization: Invalid value: "80": SGLang takes its memory when it '
-            "starts and keeps it, so the workload may never shrink; say profile: llm instead",
-            id="a target of memory for an engine that is seen",
+            '12:9 warning metadata.targetMemoryUtilization: Invalid value: "80": SGLang allocates its memory '
+            "when it starts and keeps it, so the workload may never scale down; use profile: llm instead",
+            id="a target of memory for an engine in a manifest",
         ),
         pytest.param(
             served_by(with_line("profile: triton-inference", "metricType: memory_used_mib"), args=["vllm", "serve"])
             .replace("memory_used_mib", 'memory_used_mib\n        targetValue: "60000"'),
-            '12:9 warning metadata.metricType: Invalid value: "memory_used_mib": vLLM takes its memory when it '
-            "starts and keeps it, so the workload may never shrink; say profile: llm instead",
-            id="a target in MiB for an engine that is seen",
+            '12:9 warning metadata.metricType: Invalid value: "memory_used_mib": vLLM allocates its memory '
+            "when it starts and keeps it, so the workload may never scale down; use profile: llm instead",
+            id="a target in MiB for an engine in a manifest",
         ),
-        pytest.param("a: b: c", "1:5 error not YAML that can be read: mapping values are not allowed here; render "
-                     "templates first", id="no YAML"),
-        pytest.param("kind: {{ .Values.kind }}", "1:8 error not YAML that can be read: found unhashable key; render "
+        pytest.param("a: b: c", "1:5 error not readable as YAML: mapping values are not allowed here; render "
+                     "templates first", id="a syntax error"),
+        pytest.param("kind: {{ .Values.kind }}", "1:8 error not readable as YAML: found unhashable key; render "
                      "templates first", id="a template"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_told_with_its_place_and_its_remedy(text: str, finding: str) -> None:
-    assert said(text) == [finding]
+def test_a_finding_has_its_place_and_its_remedy(text: str, finding: str) -> None:
+    assert findings_in(text) == [finding]
 
 
 @pytest.mark.parametrize(
@@ -204,8 +210,8 @@ def test_what_is_wrong_is_told_with_its_place_and_its_remedy(text: str, finding:
         pytest.param("kind: ScaledObject\napiVersion: keda.sh/v1alpha1\nspec: {triggers: [7, null]}", id="no triggers"),
     ],
 )
-def test_what_is_not_ours_is_passed_over(text: str) -> None:
-    assert check(text) == check("")
+def test_other_objects_and_triggers_are_not_checked(text: str) -> None:
+    assert validate_text(text) == validate_text("")
 
 
 @pytest.mark.parametrize(
@@ -216,39 +222,39 @@ def test_what_is_not_ours_is_passed_over(text: str) -> None:
         pytest.param(
             with_line("minReplicaCount: 1", "minReplicaCount: 0")
             + "    - type: cron\n      metadata: {start: 0 8 * * *, end: 0 18 * * *, desiredReplicas: '1'}\n",
-            id="zero, with a trigger that can wake it",
+            id="zero replicas, and another trigger that can activate it",
         ),
         pytest.param(
             with_line("minReplicaCount: 1", "minReplicaCount: 0") + "        scope: fleet\n",
-            id="zero, and what others' devices do can wake it",
+            id="zero replicas, and activation by other workloads",
         ),
         pytest.param(
             (with_line("minReplicaCount: 1", "minReplicaCount: 0") + "        scope: fleet\n")
             .replace("spec:\n", "spec:\n  cooldownPeriod: 60\n"),
-            id="zero, and a short cooldown of what holds no GPU",
+            id="zero replicas, and a short cooldown of a workload without a GPU",
         ),
-        pytest.param(ASLEEP.replace("external", "external-push"), id="zero, and demand that wakes it"),
+        pytest.param(AT_ZERO.replace("external", "external-push"), id="zero replicas, and demand that activates it"),
         pytest.param(
-            ASLEEP.replace("external", "external-push").replace("demandEndpoint: http", "demandEndpointFromEnv: http")
+            AT_ZERO.replace("external", "external-push").replace("demandEndpoint: http", "demandEndpointFromEnv: http")
             .replace("        demand: epp\n", ""),
-            id="zero, and demand whose URL the environment tells",
+            id="zero replicas, and demand whose URL is in the environment",
         ),
         pytest.param(
-            ASLEEP.replace("external", "external-push") + ASLEEP[ASLEEP.index("    - type") :],
-            id="zero, and one of two triggers pushes the demand",
+            AT_ZERO.replace("external", "external-push") + AT_ZERO[AT_ZERO.index("    - type") :],
+            id="zero replicas, and one of two triggers pushes the demand",
         ),
         pytest.param(
-            ASLEEP.replace("minReplicaCount: 0", "minReplicaCount: 1\n  cooldownPeriod: 60"),
-            id="demand that need not wake anything, and a cooldown that says nothing",
+            AT_ZERO.replace("minReplicaCount: 0", "minReplicaCount: 1\n  cooldownPeriod: 60"),
+            id="never zero replicas, with demand and a short cooldown",
         ),
         pytest.param(
             with_line("profile: triton-inference", "profile: vllm-inference\n        metricType: gpu_utilization"),
             id="a profile of memory with another metric",
         ),
-        pytest.param(ON_MEMORY, id="a target of memory for whoever knows what"),
-        pytest.param(served_by(ON_MEMORY, image="ollama/ollama:0.12"), id="a target of memory for what lets go of it"),
+        pytest.param(ON_MEMORY, id="a target of memory for an unknown engine"),
+        pytest.param(served_by(ON_MEMORY, image="ollama/ollama:0.12"), id="memory of an engine that frees it"),
         pytest.param(
-            served_by(ON_MEMORY + "        scope: fleet\n", image="vllm/vllm-openai"), id="everybody's memory"
+            served_by(ON_MEMORY + "        scope: fleet\n", image="vllm/vllm-openai"), id="the memory of the fleet"
         ),
         pytest.param(
             served_by(ON_MEMORY, namespace="other", image="vllm/vllm-openai"), id="an engine in another namespace"
@@ -259,74 +265,72 @@ def test_what_is_not_ours_is_passed_over(text: str) -> None:
         ),
     ],
 )  # fmt: skip
-def test_what_works_is_not_complained_about(text: str) -> None:
-    assert said(text) == []
+def test_a_working_object_has_no_finding(text: str) -> None:
+    assert findings_in(text) == []
 
 
 @pytest.mark.parametrize(
     ("container", "engine"),
     [
         pytest.param({"image": "vllm/vllm-openai:v0.11.0"}, "vLLM", id="vLLM's image"),
-        pytest.param({"image": "registry.example.com:5000/ml/vllm@sha256:0"}, "vLLM", id="a copy of it elsewhere"),
+        pytest.param({"image": "registry.example.com:5000/ml/vllm@sha256:0"}, "vLLM", id="a copy in another registry"),
         pytest.param({"image": "mine", "command": ["/opt/bin/vllm", "serve"]}, "vLLM", id="its command by a path"),
         pytest.param(
             {"command": ["python3", "-m", "vllm.entrypoints.openai.api_server"]}, "vLLM", id="its Python module"
         ),
-        pytest.param({"command": ["sh", "-c", "cd /m && exec vllm serve ."]}, "vLLM", id="within a shell's script"),
+        pytest.param({"command": ["sh", "-c", "cd /m && exec vllm serve ."]}, "vLLM", id="a command in a shell script"),
         pytest.param({"args": ["sglang.launch_server"]}, "SGLang", id="SGLang's module"),
         pytest.param(
             {"image": "ghcr.io/huggingface/text-generation-inference:3.3"}, "TGI", id="TGI's image"
         ),
         pytest.param({"command": ["text-generation-launcher"]}, "TGI", id="TGI's command"),
         pytest.param(
-            {"image": "nvcr.io/nvidia/tritonserver:25.08-trtllm-python-py3"}, "TensorRT-LLM", id="Triton with it"
+            {"image": "nvcr.io/nvidia/tritonserver:25.08-trtllm-python-py3"}, "TensorRT-LLM", id="Triton with trtllm"
         ),
-        pytest.param({"image": "nvcr.io/nvidia/tensorrt-llm/release:1.0"}, "TensorRT-LLM", id="its release"),
-        pytest.param({"command": ["trtllm-serve", "m"]}, "TensorRT-LLM", id="its own server"),
+        pytest.param({"image": "nvcr.io/nvidia/tensorrt-llm/release:1.0"}, "TensorRT-LLM", id="the TensorRT image"),
+        pytest.param({"command": ["trtllm-serve", "m"]}, "TensorRT-LLM", id="the TensorRT-LLM server"),
         pytest.param({"image": "nvcr.io/nim/meta/llama-3.1-8b-instruct:1.8"}, "NIM", id="a NIM"),
         pytest.param({"image": "openmmlab/lmdeploy:latest"}, "LMDeploy", id="LMDeploy's image"),
         pytest.param({"image": "nvcr.io/nvidia/tritonserver:25.08-py3"}, None, id="Triton alone"),
-        pytest.param({"image": "vllm.example.com/speech:1"}, None, id="a registry of that name"),
+        pytest.param({"image": "vllm.example.com/speech:1"}, None, id="a registry with that name"),
         pytest.param({"image": "lmcache/vllm-router:1"}, None, id="a router"),
         pytest.param({"image": "me/vllmish"}, None, id="a longer word"),
-        pytest.param({"args": ["--url=http://vllm:8000", "http://vllm:8000/v1"]}, None, id="who talks to one"),
-        pytest.param({"image": 7, "command": "vllm", "args": None}, None, id="nothing of its kind"),
+        pytest.param({"args": ["--url=http://vllm:8000", "http://vllm:8000/v1"]}, None, id="a client of the engine"),
+        pytest.param({"image": 7, "command": "vllm", "args": None}, None, id="invalid fields"),
     ],
 )  # fmt: skip
-def test_an_engine_that_keeps_its_memory_is_known_by_what_is_started(
-    container: dict[str, object], engine: str | None
-) -> None:
+def test_the_image_and_the_command_identify_an_engine(container: dict[str, object], engine: str | None) -> None:
     assert engine_of({"spec": {"containers": [{"image": "sidecar"}, container]}}) == engine
 
 
 @pytest.mark.parametrize("kind", ["StatefulSet", "Rollout"])
-def test_a_scale_target_may_be_of_any_kind_and_leave_its_namespace_out(kind: str) -> None:
-    assert len(said(served_by(ON_MEMORY, kind, "", image="vllm/vllm-openai"))) == 1
+def test_a_scale_target_can_be_of_any_kind_and_without_a_namespace(kind: str) -> None:
+    assert len(findings_in(served_by(ON_MEMORY, kind, "", image="vllm/vllm-openai"))) == 1
 
 
-def test_a_workload_within_a_list_is_seen() -> None:
+def test_a_workload_in_a_list_is_found() -> None:
     text = served_by(ON_MEMORY, image="vllm/vllm-openai")
     head, _, workload = text.partition("---\n")
-    assert len(said(f"{head}---\n" + json.dumps({"kind": "List", "items": [json.loads(workload)]}))) == 1
+    assert len(findings_in(f"{head}---\n" + json.dumps({"kind": "List", "items": [json.loads(workload)]}))) == 1
 
 
-def test_a_job_says_itself_what_it_starts() -> None:
+def test_a_scaled_job_contains_its_containers() -> None:
     job = "  jobTargetRef: {template: {spec: {containers: [{name: it, image: vllm/vllm-openai}]}}}\n  minReplicaCount"
     text = ON_MEMORY.replace("ScaledObject", "ScaledJob").replace("  minReplicaCount", job)
-    assert [one.split(" ")[2] for one in said(text)] == ["metadata.targetMemoryUtilization:"]
+    assert [one.split(" ")[2] for one in findings_in(text)] == ["metadata.targetMemoryUtilization:"]
 
 
-def test_aliases_without_end_are_looked_through_once() -> None:
-    """A million million containers, to whoever looks at each."""
+def test_nested_aliases_are_visited_once() -> None:
+    """The aliases stand for a million million containers."""
     text = "metadata: {}\na0: &a0 {containers: []}\n" + "".join(
         f"a{at}: &a{at} [{', '.join(9 * [f'*a{at - 1}'])}]\n" for at in range(1, 13)
     )
-    assert check(text + "itself: &itself [*itself]").findings == ()
+    assert validate_text(text + "itself: &itself [*itself]").findings == ()
 
 
-def test_a_list_is_looked_into() -> None:
-    indented = "".join(f"  {line}\n" for line in SOUND.replace(":6000", "").splitlines())
-    assert len(said("kind: List\nitems:\n-" + indented[1:])) == 1
+def test_a_scaled_object_in_a_list_is_checked() -> None:
+    indented = "".join(f"  {line}\n" for line in VALID.replace(":6000", "").splitlines())
+    assert len(findings_in("kind: List\nitems:\n-" + indented[1:])) == 1
 
 
 KEYS = st.sampled_from(["kind", "apiVersion", "metadata", "spec", "triggers", "type", "items", "scalerAddress"])
@@ -334,56 +338,56 @@ SCALARS = st.none() | st.booleans() | st.floats() | st.text()
 
 
 @given(st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(KEYS, inner)))
-def test_whatever_stands_in_an_object_ends_in_findings(value: object) -> None:
+def test_every_value_in_an_object_ends_in_findings(value: object) -> None:
     trigger = {"type": "external", "metadata": {"profile": value, "scalerAddress": value}}
     spec = {"triggers": [value, trigger], "minReplicaCount": value}
     scaled = {"apiVersion": "keda.sh/v1alpha1", "kind": "ScaledObject", "metadata": value, "spec": spec}
-    check(json.dumps(scaled))
+    validate_text(json.dumps(scaled))
 
 
 def run(*arguments: str, stdin: str | None = None) -> Result:
     return CliRunner().invoke(validate, arguments, input=stdin)
 
 
-def test_files_folders_and_standard_input_are_read(tmp_path: Path) -> None:
+def test_files_directories_and_standard_input_are_read(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
-    (tmp_path / "deep" / "one.yaml").write_text(SOUND)
-    (tmp_path / "two.yml").write_text(SOUND)
+    (tmp_path / "deep" / "one.yaml").write_text(VALID)
+    (tmp_path / "two.yml").write_text(VALID)
     (tmp_path / "three.txt").write_text("a: b: c")
     assert "2 triggers" in run(str(tmp_path)).output
-    assert "3 triggers" in run(str(tmp_path), "-", stdin=SOUND).output
+    assert "3 triggers" in run(str(tmp_path), "-", stdin=VALID).output
     gone = run(str(tmp_path / "gone.yaml"))
     assert gone.exit_code == 2
     assert "gone.yaml: no such file or directory" in gone.output
 
 
-def test_the_workload_of_another_file_is_seen(tmp_path: Path) -> None:
+def test_the_workload_of_another_file_is_found(tmp_path: Path) -> None:
     scaled, _, workload = served_by(ON_MEMORY, image="vllm/vllm-openai").partition("---\n")
     (tmp_path / "a.yaml").write_text(scaled)
     (tmp_path / "b.yaml").write_text(workload)
     (tmp_path / "c.yaml").write_text("containers: b: c")
-    assert "vLLM takes its memory" in run(str(tmp_path)).output
-    assert "vLLM takes its memory" not in run(str(tmp_path / "a.yaml")).output
+    assert "vLLM allocates its memory" in run(str(tmp_path)).output
+    assert "vLLM allocates its memory" not in run(str(tmp_path / "a.yaml")).output
 
 
 @pytest.mark.parametrize(
     ("text", "arguments", "status"),
     [
-        pytest.param(SOUND, (), 0, id="nothing wrong"),
+        pytest.param(VALID, (), 0, id="no finding"),
         pytest.param(with_line("minReplicaCount: 1", "minReplicaCount: 0"), (), 0, id="a warning"),
         pytest.param(with_line("minReplicaCount: 1", "minReplicaCount: 0"), ("--strict",), 1, id="a warning, strictly"),
         pytest.param(with_line(":6000", ""), (), 1, id="an error"),
     ],
 )
-def test_the_exit_status_tells_the_worst(text: str, arguments: tuple[str, ...], status: int) -> None:
+def test_the_exit_status_is_that_of_the_most_severe_finding(text: str, arguments: tuple[str, ...], status: int) -> None:
     assert run("-", *arguments, stdin=text).exit_code == status
 
 
-def test_each_format_tells_file_line_and_column() -> None:
+def test_each_format_has_file_line_and_column() -> None:
     text = with_line(":6000", "")
     assert run("-", stdin=text).output.startswith("<stdin>:10:9: error: ai/llama: metadata.scalerAddress: Invalid")
     github = run("-", "--format", "github", stdin=text).output
     assert github.startswith("::error file=<stdin>,line=10,col=9::ai/llama: metadata.scalerAddress: Invalid value: ")
-    told = json.loads(run("-", "--format", "json", stdin=text).output)
-    assert (told["file"], told["line"], told["column"]) == ("<stdin>", 10, 9)
-    assert (told["severity"], told["subject"]) == ("error", "ai/llama")
+    document = json.loads(run("-", "--format", "json", stdin=text).output)
+    assert (document["file"], document["line"], document["column"]) == ("<stdin>", 10, 9)
+    assert (document["severity"], document["subject"]) == ("error", "ai/llama")

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``keda-gpu-scaler doctor``: check a node or a cluster."""
+"""``keda-gpu-scaler doctor``: checks of this machine and of the cluster."""

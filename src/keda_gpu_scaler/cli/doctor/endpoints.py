@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Is somebody of ours at this address? Its health, its snapshot, its pages.
+"""Calls instances of the scaler at an address: their health, their snapshot, their HTTP pages.
 
-The law of this module: every call has a deadline, and what does not answer is a sentence and no exception.
+Law: every call has a deadline. An instance that does not answer is a sentence in the result, not an exception.
 """
 
 import asyncio
 import http.client
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -23,13 +23,14 @@ from keda_gpu_scaler.wire import fleet_pb2 as fleet_pb
 from keda_gpu_scaler.wire.snapshot_codec import MAX_LENGTH, CodecError, decode
 from keda_gpu_scaler.wire.tls import ClientTls, Pem, TlsError, own_pair
 
-PATIENCE_SECONDS = 4.0
-"""For an answer that takes milliseconds, or two seconds of an instance that has nothing new."""
-AT_ONCE = 50
+TIMEOUT_SECONDS = 4.0
+"""An instance answers in milliseconds, or within two seconds where it has no new snapshot."""
+MAX_CONCURRENT_CALLS = 50
 
-_CHECK = "/grpc.health.v1.Health/Check"
+_CHECK_METHOD = "/grpc.health.v1.Health/Check"
 _SERVICE = pb.DESCRIPTOR.services_by_name["ExternalScaler"].full_name
 _MAX_PAGE_BYTES = 1 << 20
+_MAX_DETAILS_LENGTH, _MAX_FAILURE_LENGTH = 200, 500
 _OPTIONS = (
     ("grpc.max_receive_message_length", MAX_LENGTH + 4096),
     ("grpc.enable_http_proxy", 0),
@@ -39,17 +40,18 @@ _OPTIONS = (
 
 
 class Health(StrEnum):
-    """What an instance says of itself."""
+    """The health of an instance."""
 
     SERVING = "serving"
     NOT_READY = "not ready"
 
 
 @dataclass(frozen=True, slots=True)
-class Peer:
-    """What an instance told, or why it told nothing.
+class AgentReply:
+    """The snapshot of an agent, or the reason why it sent none.
 
-    ``ahead_seconds`` is how far its wall clock is ahead of ours, None where it tells no snapshot.
+    ``ahead_seconds`` is how far its wall clock is ahead of this machine's, None without a snapshot. ``failure`` is
+    empty where the agent works. ``was_reached`` is False where the connection did not work.
     """
 
     address: str
@@ -57,12 +59,12 @@ class Peer:
     age_seconds: float = 0.0
     ahead_seconds: float | None = None
     is_deviceless: bool = False
-    silence: str = ""
+    failure: str = ""
     was_reached: bool = True
 
 
-def trusting(config: Config) -> ClientTls | None:
-    """Tell how an instance knows the others, by the flags of ``serve``; None where they speak in the clear."""
+def tls_between_instances(config: Config) -> ClientTls | None:
+    """Return the TLS that instances with these flags of ``serve`` use to call each other; None without TLS."""
     pair, ca = own_pair(config.tls_cert, config.tls_key), config.tls_ca or config.tls_client_ca
     if pair is None or ca is None:
         return None
@@ -70,78 +72,82 @@ def trusting(config: Config) -> ClientTls | None:
 
 
 async def health(address: str, tls: ClientTls | None) -> Health | None:
-    """Ask an instance how it is; None where nothing of ours answers."""
+    """Return the health of the instance at an address; None where no instance answers."""
     try:
         async with _channel(address, tls) as channel:
-            check = channel.unary_unary(_CHECK)
+            check = channel.unary_unary(_CHECK_METHOD)
             request = health_pb2.HealthCheckRequest(service=_SERVICE).SerializeToString()
-            answer = health_pb2.HealthCheckResponse.FromString(await check(request, timeout=PATIENCE_SECONDS))
+            response = health_pb2.HealthCheckResponse.FromString(await check(request, timeout=TIMEOUT_SECONDS))
     except (grpc.aio.AioRpcError, DecodeError, TlsError):
         return None
-    return Health.SERVING if answer.status == health_pb2.HealthCheckResponse.SERVING else Health.NOT_READY
+    return Health.SERVING if response.status == health_pb2.HealthCheckResponse.SERVING else Health.NOT_READY
 
 
-async def peers(addresses: Mapping[str, str], tls: ClientTls | None, unix_seconds: float) -> list[Peer]:
-    """Ask every instance for its snapshot, so many at once.
+async def agent_replies(addresses: Iterable[str], tls: ClientTls | None, unix_seconds: float) -> list[AgentReply]:
+    """Get the snapshot of every agent, with at most ``MAX_CONCURRENT_CALLS`` calls at a time.
 
     Args:
-        addresses: every address, with its node's name.
-        tls: how they are known.
-        unix_seconds: our wall clock.
+        addresses: of the agents.
+        tls: how to connect.
+        unix_seconds: this machine's wall clock.
     """
-    places = asyncio.Semaphore(AT_ONCE)
+    places = asyncio.Semaphore(MAX_CONCURRENT_CALLS)
     loop = asyncio.get_running_loop()
-    began = loop.time()
+    started = loop.time()
 
-    async def one(address: str) -> Peer:
+    async def reply(address: str) -> AgentReply:
         async with places:
-            return await _peer(address, tls, lambda: unix_seconds + loop.time() - began)
+            return await _agent_reply(address, tls, lambda: unix_seconds + loop.time() - started)
 
-    return list(await asyncio.gather(*map(one, addresses)))
+    return list(await asyncio.gather(*map(reply, addresses)))
 
 
-async def _peer(address: str, tls: ClientTls | None, unix_clock: Callable[[], float]) -> Peer:
+async def _agent_reply(address: str, tls: ClientTls | None, unix_clock: Callable[[], float]) -> AgentReply:
     try:
-        async with asyncio.timeout(PATIENCE_SECONDS), _channel(address, tls) as channel:
+        async with asyncio.timeout(TIMEOUT_SECONDS), _channel(address, tls) as channel:
             call = channel.unary_stream(WATCH)(fleet_pb.WatchRequest(interval_seconds=1.0).SerializeToString())
             message = await call.read()
             call.cancel()
         if message is grpc.aio.EOF:
-            return Peer(address, silence="it ended the connection")
-        return _told(address, fleet_pb.Update.FromString(message), unix_clock())
+            return AgentReply(address, failure="it ended the connection")
+        return _decoded(address, fleet_pb.Update.FromString(message), unix_clock())
     except TimeoutError:
-        return Peer(address, silence=f"nothing came for {PATIENCE_SECONDS:g} s", was_reached=False)
+        return AgentReply(address, failure=f"it sent nothing for {TIMEOUT_SECONDS:g} s", was_reached=False)
     except grpc.aio.AioRpcError as error:
-        silence = f"{error.code().name}: {(error.details() or '')[:200]}"
-        return Peer(address, silence=silence, was_reached=error.code() is not grpc.StatusCode.UNAVAILABLE)
+        failure = f"{error.code().name}: {(error.details() or '')[:_MAX_DETAILS_LENGTH]}"
+        return AgentReply(address, failure=failure, was_reached=error.code() is not grpc.StatusCode.UNAVAILABLE)
     except (CodecError, DecodeError) as error:
-        return Peer(address, silence=f"its answer cannot be read: {str(error)[:200]}; is it another version?")
+        reason = str(error)[:_MAX_DETAILS_LENGTH]
+        return AgentReply(address, failure=f"its answer cannot be read: {reason}; is it another version?")
     except TlsError as error:
-        return Peer(address, silence=str(error))
+        return AgentReply(address, failure=str(error))
 
 
-def _told(address: str, update: fleet_pb.Update, now: float) -> Peer:
+def _decoded(address: str, update: fleet_pb.Update, unix_seconds: float) -> AgentReply:
+    failure = update.failure[:_MAX_FAILURE_LENGTH]
     if not update.snapshot:
-        silence = "" if update.deviceless else update.failure[:500] or "it has no snapshot yet"
-        return Peer(address, is_deviceless=update.deviceless, silence=silence)
+        failure = "" if update.deviceless else failure or "it has no snapshot yet"
+        return AgentReply(address, is_deviceless=update.deviceless, failure=failure)
     snapshot = decode(update.snapshot)
-    return Peer(
+    return AgentReply(
         address,
         snapshot,
         age_seconds=update.age_seconds,
-        ahead_seconds=snapshot.unix_seconds + update.age_seconds - now,
+        ahead_seconds=snapshot.unix_seconds + update.age_seconds - unix_seconds,
         is_deviceless=update.deviceless,
-        silence=update.failure[:500],
+        failure=failure,
     )
 
 
-def page(host: str, port: int, path: str) -> str:
-    """Return what stands on a page; nothing where none is there."""
-    connection = http.client.HTTPConnection(host.strip("[]"), port, timeout=PATIENCE_SECONDS)
+def http_page(host: str, port: int, path: str) -> str:
+    """Return the text of an HTTP page, empty where there is none."""
+    connection = http.client.HTTPConnection(host.strip("[]"), port, timeout=TIMEOUT_SECONDS)
     try:
         connection.request("GET", path)
-        answer = connection.getresponse()
-        return answer.read(_MAX_PAGE_BYTES).decode("utf-8", "replace") if answer.status == http.client.OK else ""
+        response = connection.getresponse()
+        if response.status != http.client.OK:
+            return ""
+        return response.read(_MAX_PAGE_BYTES).decode("utf-8", "replace")
     except (OSError, http.client.HTTPException):
         return ""
     finally:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``keda-gpu-scaler top``: show every device of the fleet."""
+"""``keda-gpu-scaler top``: a live table of the fleet's devices and their holders."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How does a screen get to a terminal, and its keys to us? By curses, from the standard library.
+"""Draws the live view on a terminal with curses, and reads the keys.
 
-The law of this module: whatever happens, the terminal is given back as it was.
+Law: the terminal gets its former state back in every case, also after an exception or a signal.
 """
 
 import asyncio
@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
-from keda_gpu_scaler.cli.top.view import Line, Style
+from keda_gpu_scaler.cli.top.table import LineStyle, StyledLine
 
-_KEYS = {
+_KEY_NAMES = {
     curses.KEY_UP: "up",
     curses.KEY_DOWN: "down",
     curses.KEY_LEFT: "left",
@@ -28,33 +28,35 @@ _KEYS = {
     curses.KEY_BACKSPACE: "backspace",
     curses.KEY_ENTER: "enter",
 }
-_SIGNS = {"\n": "enter", "\r": "enter", "\t": "tab", "\x1b": "escape", "\x7f": "backspace", "\b": "backspace"}
+_CHARACTER_NAMES = {
+    "\n": "enter", "\r": "enter", "\t": "tab", "\x1b": "escape", "\x7f": "backspace", "\b": "backspace",
+}  # fmt: skip
 _REDRAW = "\x0c"  # Ctrl-L
 _ESCAPE_MS = 25
-_DEAD_AFTER_WAKES = 5
+_MAX_EMPTY_READS = 5
 _RED, _CYAN = 1, 2
 
 
 class TerminalError(Exception):
-    """There is no terminal that a screen could be drawn on; the text is a sentence."""
+    """The terminal cannot show the live view; the text is a sentence."""
 
 
 class Terminal:
-    """The whole screen, while the ``with`` block lasts.
+    """The whole terminal, for the time of a ``with`` block.
 
     Raises:
-        TerminalError: on entering, where there is none.
+        TerminalError: on entering, if there is no usable terminal.
     """
 
     def __init__(self, *, has_colours: bool = True) -> None:
-        self._wants_colours = has_colours
-        self._styles: dict[Style, int] = {}
-        self._pressed: list[str] = []
-        self._idle_wakes = 0
+        self._has_colours = has_colours
+        self._attributes: dict[LineStyle, int] = {}
+        self._keys: list[str] = []
+        self._empty_reads = 0
 
     def __enter__(self) -> Self:
         if not (sys.stdin.isatty() and sys.stdout.isatty()):
-            raise TerminalError("standard input or output is no terminal: take one picture with --once")
+            raise TerminalError("standard input or output is not a terminal: print the table once with --once")
         os.environ.setdefault("ESCDELAY", str(_ESCAPE_MS))
         try:
             curses.setupterm()
@@ -70,7 +72,7 @@ class Terminal:
         self._window.nodelay(True)
         with contextlib.suppress(curses.error):
             curses.curs_set(0)
-        self._styles = _styles(self._wants_colours)
+        self._attributes = _attributes(self._has_colours)
         return self
 
     def __exit__(
@@ -78,7 +80,7 @@ class Terminal:
     ) -> None:
         steps: tuple[Callable[[], object], ...] = (curses.nocbreak, curses.echo, curses.endwin)
         for restore in steps:
-            with contextlib.suppress(curses.error):  # a line that is dead takes nothing back
+            with contextlib.suppress(curses.error):  # a closed connection cannot be restored
                 restore()
 
     @property
@@ -87,31 +89,31 @@ class Terminal:
         lines, columns = self._window.getmaxyx()
         return columns, lines
 
-    def resized(self) -> None:
-        """Take the size that the terminal has now."""
+    def resize(self) -> None:
+        """Use the current size of the terminal."""
         size = os.get_terminal_size(sys.stdout.fileno())
         curses.resizeterm(size.lines, size.columns)
         self._window.clear()
 
-    def draw(self, lines: Sequence[Line]) -> None:
-        """Draw a screen; curses sends what has changed."""
+    def draw(self, lines: Sequence[StyledLine]) -> None:
+        """Draw the view; curses sends the changes only."""
         columns, height = self.size
         self._window.erase()
         for number, line in enumerate(lines[:height]):
-            text = f"{line.text:<{columns}}" if line.style is Style.HEAD else line.text
-            # The last place of the last line cannot be written without scrolling: the text is there all the same.
+            text = f"{line.text:<{columns}}" if line.style is LineStyle.HEAD else line.text
+            # curses draws the last column of the last line and then reports an error, because it cannot scroll.
             with contextlib.suppress(curses.error):
-                self._window.addnstr(number, 0, text, columns, self._styles.get(line.style, curses.A_NORMAL))
+                self._window.addnstr(number, 0, text, columns, self._attributes.get(line.style, curses.A_NORMAL))
         self._window.refresh()
 
-    def pressed(self) -> list[str]:
-        """Return the keys that were pressed and not taken yet; the names of those that have no sign."""
-        pressed, self._pressed = self._pressed, []
-        return pressed
+    def take_keys(self) -> list[str]:
+        """Return the keys since the last call: characters, and the names of the others."""
+        keys, self._keys = self._keys, []
+        return keys
 
-    def _read(self) -> bool:
-        """Read what was typed; return whether there may be more to come."""
-        before = len(self._pressed)
+    def _read_keys(self) -> bool:
+        """Read the keys; return False if the connection to the terminal is closed."""
+        before = len(self._keys)
         while True:
             try:
                 key = self._window.get_wch()
@@ -119,47 +121,51 @@ class Terminal:
                 break
             if key == _REDRAW:
                 self._window.clear()
-            self._pressed.append(_KEYS.get(key, "") if isinstance(key, int) else _SIGNS.get(key, key))
-        # Something to read that cannot be read, time and again: whoever typed has gone, and the line is dead.
-        self._idle_wakes = 0 if len(self._pressed) > before else self._idle_wakes + 1
-        return self._idle_wakes < _DEAD_AFTER_WAKES
+            self._keys.append(_KEY_NAMES.get(key, "") if isinstance(key, int) else _CHARACTER_NAMES.get(key, key))
+        # A closed connection is readable for ever and has no keys.
+        self._empty_reads = 0 if len(self._keys) > before else self._empty_reads + 1
+        return self._empty_reads < _MAX_EMPTY_READS
 
     @contextlib.contextmanager
-    def calling(self, wake: Callable[[], object], stop: Callable[[], object]) -> Iterator[None]:
-        """Call ``wake`` in the event loop for every key and every new size, and ``stop`` for every signal to end."""
+    def calling(self, on_change: Callable[[], object], on_stop: Callable[[], object]) -> Iterator[None]:
+        """Call ``on_change`` in the event loop for keys and new sizes, and ``on_stop`` for signals that end it."""
         loop = asyncio.get_running_loop()
 
-        def typed() -> None:
-            (wake if self._read() else stop)()
+        def keys_readable() -> None:
+            (on_change if self._read_keys() else on_stop)()
 
-        def resized() -> None:
-            self.resized()
-            wake()
+        def size_changed() -> None:
+            self.resize()
+            on_change()
 
-        actions = {signal.SIGWINCH: resized, **dict.fromkeys((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), stop)}
-        for number, action in actions.items():
-            loop.add_signal_handler(number, action)
-        loop.add_reader(sys.stdin.fileno(), typed)
+        endings = dict.fromkeys((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), on_stop)
+        handlers = {signal.SIGWINCH: size_changed, **endings}
+        for number, handler in handlers.items():
+            loop.add_signal_handler(number, handler)
+        loop.add_reader(sys.stdin.fileno(), keys_readable)
         try:
             yield
         finally:
             loop.remove_reader(sys.stdin.fileno())
-            for number in actions:
+            for number in handlers:
                 loop.remove_signal_handler(number)
 
 
-def _styles(wants_colours: bool) -> dict[Style, int]:
-    styles = {
-        Style.TITLE: curses.A_BOLD,
-        Style.HEAD: curses.A_REVERSE,
-        Style.BAD: curses.A_BOLD,
-        Style.FAINT: curses.A_DIM,
-        Style.INPUT: curses.A_BOLD,
+def _attributes(has_colours: bool) -> dict[LineStyle, int]:
+    attributes = {
+        LineStyle.TITLE: curses.A_BOLD,
+        LineStyle.HEAD: curses.A_REVERSE,
+        LineStyle.BAD: curses.A_BOLD,
+        LineStyle.FAINT: curses.A_DIM,
+        LineStyle.INPUT: curses.A_BOLD,
     }
-    if wants_colours and curses.has_colors():
+    if has_colours and curses.has_colors():
         curses.start_color()
         curses.use_default_colors()
         curses.init_pair(_RED, curses.COLOR_RED, -1)
         curses.init_pair(_CYAN, curses.COLOR_CYAN, -1)
-        styles |= {Style.BAD: curses.color_pair(_RED), Style.INPUT: curses.color_pair(_CYAN) | curses.A_BOLD}
-    return styles
+        attributes |= {
+            LineStyle.BAD: curses.color_pair(_RED),
+            LineStyle.INPUT: curses.color_pair(_CYAN) | curses.A_BOLD,
+        }
+    return attributes

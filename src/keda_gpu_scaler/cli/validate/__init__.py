@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``keda-gpu-scaler validate``: check ScaledObjects in files."""
+"""``keda-gpu-scaler validate``: checks ScaledObjects and ScaledJobs in files."""

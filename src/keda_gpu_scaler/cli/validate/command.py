@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Will these ScaledObjects do what their author means? Reads files, before a cluster does."""
+"""Runs the command ``validate``: it reads files, prints the findings and sets the exit status."""
 
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -9,26 +8,30 @@ from pathlib import Path
 
 import click
 
-from keda_gpu_scaler.cli.validate.rules import Checked, Severity, ValidationFinding, check, workloads
+from keda_gpu_scaler.cli.output import json_line, printable, say
+from keda_gpu_scaler.cli.validate.findings import Severity, ValidationFinding, ValidationReport
+from keda_gpu_scaler.cli.validate.rules import validate_text, workloads_in
 
 MAX_BYTES = 16 << 20
 _STDIN = "-"
 _SUFFIXES = (".yaml", ".yml")
 
+HELP = """Check the ScaledObjects and ScaledJobs in YAML files: the triggers of this scaler, and the fields around them.
 
-HELP = """Check the ScaledObjects and ScaledJobs in YAML files: our triggers, and what stands around them.
-
-A FILE may be a directory (every .yaml and .yml below it) or - for standard input. Triggers of other scalers
-are passed over. Of the workloads in the files their images and commands are read, too: an engine that takes its
-memory when it starts is no good for a target of memory.
+FILE is a file, a directory (with every .yaml and .yml file in it), or - for standard input. Triggers of other scalers
+are not checked. The command also reads the images and commands of the workloads in the files. An engine that allocates
+its memory when it starts does not work with a target of memory.
 
 \b
 keda-gpu-scaler validate scaledobject.yaml
 keda-gpu-scaler validate --format github deploy/
 helm template . | keda-gpu-scaler validate -
 
-Exit status: 0 nothing wrong (warnings aside, unless --strict), 1 something wrong, 2 wrong usage, or a file
-that cannot be read.
+\b
+Exit status:
+  0  no error; with --strict also no warning
+  1  an error
+  2  wrong usage, or a file that cannot be read
 """
 
 
@@ -36,35 +39,35 @@ that cannot be read.
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @click.option(
     "--format", "style", type=click.Choice(["text", "github", "json"]), default="text", show_default=True,
-    metavar="[text|github|json]", help="For people, as GitHub's annotations, or one JSON object a line.",
+    metavar="[text|github|json]", help="Text, annotations of GitHub, or one JSON object on each line.",
 )  # fmt: skip
-@click.option("--strict", is_flag=True, help="Let warnings fail too.")
+@click.option("--strict", "is_strict", is_flag=True, help="Exit with 1 on warnings too.")
 @click.pass_context
-def validate(ctx: click.Context, files: tuple[str, ...], style: str, strict: bool) -> None:
+def validate(ctx: click.Context, files: tuple[str, ...], style: str, is_strict: bool) -> None:
     """Run the command."""
-    triggers, worst = 0, 0
+    trigger_count, exit_status = 0, 0
     texts = list(_texts(ctx, files))
-    known = [workload for _, text in texts for workload in workloads(text)]
+    workloads = [workload for _, text in texts for workload in workloads_in(text)]
     for name, text in texts:
-        checked = check(text, known)
-        triggers += checked.triggers
-        worst = max(worst, _status(checked, strict))
-        for finding in checked.findings:
-            click.echo(_shown(name, finding, style))
+        report = validate_text(text, workloads)
+        trigger_count += report.trigger_count
+        exit_status = max(exit_status, _exit_status(report, is_strict))
+        for finding in report.findings:
+            say(_formatted(name, finding, style))
     if style == "text":
-        click.echo(f"{triggers} triggers of keda-gpu-scaler checked", err=True)
-    ctx.exit(worst)
+        say(f"{trigger_count} triggers of keda-gpu-scaler checked", err=True)
+    ctx.exit(exit_status)
 
 
-def _status(checked: Checked, strict: bool) -> int:
-    return int(any(strict or finding.severity is Severity.ERROR for finding in checked.findings))
+def _exit_status(report: ValidationReport, is_strict: bool) -> int:
+    return int(any(is_strict or finding.severity is Severity.ERROR for finding in report.findings))
 
 
 def _texts(ctx: click.Context, files: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    """Yield every file's name and text.
+    """Yield the name and the text of every file.
 
     Raises:
-        click.UsageError: one cannot be read.
+        click.UsageError: a file cannot be read.
     """
     for file in files:
         if file == _STDIN:
@@ -82,12 +85,11 @@ def _texts(ctx: click.Context, files: tuple[str, ...]) -> Iterator[tuple[str, st
                 raise click.UsageError(f"{one}: not UTF-8 text: is it a YAML file?", ctx) from error
 
 
-def _shown(name: str, finding: ValidationFinding, style: str) -> str:
+def _formatted(name: str, finding: ValidationFinding, style: str) -> str:
     if style == "json":
-        return json.dumps({"file": name, **asdict(finding)})
-    text = f"{finding.subject}: {finding.message}" if finding.subject else finding.message
+        return json_line({"file": name, **asdict(finding)})
+    text = printable(f"{finding.subject}: {finding.message}" if finding.subject else finding.message)
     if style == "github":
-        # The workflow command's own escapes.
-        text = text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+        text = text.replace("%", "%25")  # the escape of GitHub's workflow commands
         return f"::{finding.severity} file={name},line={finding.line},col={finding.column}::{text}"
-    return f"{name}:{finding.line}:{finding.column}: {finding.severity}: {text}"
+    return f"{printable(name)}:{finding.line}:{finding.column}: {finding.severity}: {text}"

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks the ScaledObjects that name this installation: their triggers, and KEDA's conditions.
+
+Source: KEDA 2.20, for the conditions of its objects.
+"""
+
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import Any
+
+import yaml
+
+from keda_gpu_scaler.cli.doctor.findings import (
+    Finding,
+    Heading,
+    limited,
+    ok,
+    problem,
+    skipped,
+    split_remedy,
+    warning,
+)
+from keda_gpu_scaler.cli.doctor.installation import NOT_FOUND, ClusterContext, list_error, object_name
+from keda_gpu_scaler.cli.validate.findings import Severity
+from keda_gpu_scaler.cli.validate.rules import validate_text
+from keda_gpu_scaler.kube.client import ApiError
+from keda_gpu_scaler.kube.parse import condition, trigger_metadata
+from keda_gpu_scaler.kube.reflector import ResourceQuery
+
+_CHECK = "workloads"
+_MAX_MESSAGE_LENGTH = 200
+# A condition, the states that are a finding, the finding, and its remedy. A condition that KEDA has not evaluated yet
+# is "Unknown", which is a finding for Ready only.
+_CONDITIONS = (
+    ("Ready", ("False", "Unknown"), "KEDA reports it as not ready", "see: kubectl describe scaledobject"),
+    ("Paused", ("True",), "it is paused", "remove KEDA's annotation to scale it again"),
+    ("Fallback", ("True",), "KEDA uses its fallback, because the scaler has no value", "run probe to see the reason"),
+)
+
+
+async def check_scaled_objects(context: ClusterContext) -> AsyncIterator[Finding]:
+    """Read the ScaledObjects that name this installation, and check each of them."""
+    try:
+        context.scaled_objects = [item async for item in _naming_this_installation(context)]
+    except ApiError as error:
+        if error.status == NOT_FOUND:
+            text = "the API server does not know ScaledObjects"
+            yield problem(_CHECK, text, "install KEDA with its CustomResourceDefinitions", Heading.KEDA)
+        else:
+            yield list_error(_CHECK, "ScaledObjects", error)
+        return
+    found = context.scaled_objects
+    if not found:
+        remedy = "create one: see the keys in docs/reference/trigger.md and the examples in deploy/examples"
+        yield skipped(_CHECK, f"no ScaledObject names {context.installation.host}", remedy)
+        return
+    for finding in limited([finding for item in found for finding in _check_scaled_object(context, item)], _CHECK):
+        yield finding
+    ready = sum(_status(item, "Ready") == "True" for item in found)
+    active = sum(_status(item, "Active") == "True" for item in found)
+    if ready:
+        yield ok(_CHECK, f"{ready} of {len(found)} ScaledObjects that name this scaler are ready, {active} active")
+
+
+async def _naming_this_installation(context: ClusterContext) -> AsyncIterator[Mapping[str, Any]]:
+    for namespace in context.installation.workload_namespaces or ("",):
+        query = ResourceQuery("scaledobjects", "keda.sh", "v1alpha1", namespace)
+        for item in await context.api.items(query):
+            if any(True for _ in _own_addresses(context, item)):
+                yield item
+
+
+def _own_addresses(context: ClusterContext, scaled_object: Mapping[str, Any]) -> Iterator[str]:
+    """Yield each scalerAddress that names a Service of this installation."""
+    installation = context.installation
+    for metadata in trigger_metadata(scaled_object):
+        address = str(metadata.get("scalerAddress") or "")
+        services = (installation.service, installation.agent_service)
+        if any(installation.is_named_by(address, service) for service in services):
+            yield address
+
+
+def _check_scaled_object(context: ClusterContext, scaled_object: Mapping[str, Any]) -> Iterator[Finding]:
+    name, installation = object_name(scaled_object), context.installation
+    for address in _own_addresses(context, scaled_object):
+        if installation.is_named_by(address, installation.agent_service):
+            text = f"{name}: scalerAddress {address} is the agents' headless Service, so KEDA calls each agent in turn"
+            remedy = f"name {installation.host}:{context.options.port}"
+            yield problem(_CHECK, text, remedy, Heading.NOT_REACHED)
+    yield from _validate(scaled_object, name)
+    for kind, states, text, remedy in _CONDITIONS:
+        if _status(scaled_object, kind) in states:
+            report = problem if kind == "Ready" else warning
+            message = str(condition(scaled_object, kind).get("message") or "")[:_MAX_MESSAGE_LENGTH]
+            suffix = f": {message}" if message else ""
+            yield report(_CHECK, f"{name}: {text}{suffix}", remedy, Heading.SCALEDOBJECT)
+
+
+def _validate(scaled_object: Mapping[str, Any], name: str) -> Iterator[Finding]:
+    """Apply the rules of ``validate``."""
+    shown = {key: scaled_object.get(key) for key in ("metadata", "spec")}
+    text = yaml.safe_dump({"apiVersion": "keda.sh/v1alpha1", "kind": "ScaledObject", **shown})
+    for finding in validate_text(text).findings:
+        report = problem if finding.severity is Severity.ERROR else warning
+        message, remedy = split_remedy(finding.message, "correct the trigger's metadata")
+        yield report(_CHECK, f"{name}: {message}", remedy, Heading.INVALID_METADATA)
+
+
+def _status(scaled_object: Mapping[str, Any], kind: str) -> str | None:
+    """Return the status of a condition, None where KEDA has not written it."""
+    found = condition(scaled_object, kind)
+    return str(found.get("status")) if found else None

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes the readings of the fleet as JSON and CSV.
+
+Law: the keys are stable, and an unknown value is null in JSON and empty in CSV.
+
+The keys of the JSON object:
+
+``at``           the time, ISO 8601 in UTC
+``place``        the origin: "fleet", or with --local "host", "slurm job 4711", "flux job …", "pod ai/llama-0"
+``by``           the kind of the rows: "device", "node" or "pod"
+``rows``         a list of objects. Their keys are also the columns of CSV:
+
+    ``node``                     empty for a pod on several nodes
+    ``pod``                      "namespace/name", empty unless by pod
+    ``device``                   the driver's index, of a slice with its instance ("0/3"); empty unless by device
+    ``uuid``, ``model``          the model is empty if there are several
+    ``devices``, ``with_value``  the number of devices, and how many of them have readings
+    ``gpu_utilization_percent``  the mean of the devices with readings
+    ``memory_used_bytes``, ``memory_total_bytes``, ``power_watts``   the sum, if every device with readings has one
+    ``temperature_celsius``      the highest of the devices with readings
+    ``held_by``                  a list of pods or jobs (CSV: with spaces between), null if the holders are not known
+    ``age_seconds``              the age of the reading, the highest of several
+    ``source``                   the source of the readings ("nvml", "replay of …", "synthetic …")
+    ``unknown``                  why readings are missing, empty if none is missing
+
+``unavailable``  an object: the instances without a snapshot, with the reason
+``notes``        a list of sentences
+
+A pod's part of a shared device is an equal one, as in the answer to a trigger.
+"""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from keda_gpu_scaler.cli.output import json_line
+from keda_gpu_scaler.cli.top.arrangement import RowKind
+from keda_gpu_scaler.cli.top.rows import COLUMNS, FleetReadings, TopRow
+
+
+def as_json(readings: FleetReadings, kind: RowKind, rows: Sequence[TopRow]) -> str:
+    """Return one JSON object on one line."""
+    return json_line(
+        {
+            "at": readings.at.isoformat(),
+            "place": readings.place,
+            "by": kind,
+            "rows": [{key: value for key, value in asdict(row).items() if key in COLUMNS} for row in rows],
+            "unavailable": dict(readings.unavailable),
+            "notes": list(readings.notes),
+        }
+    )
+
+
+def as_csv(rows: Sequence[TopRow]) -> str:
+    """Return a line with the names of the columns, and a line for each row."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for row in rows:
+        values = {**asdict(row), "held_by": None if row.held_by is None else " ".join(row.held_by)}
+        writer.writerow([values[key] for key in COLUMNS])
+    return text.getvalue()

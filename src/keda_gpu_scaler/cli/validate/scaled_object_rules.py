@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks the replica counts, the activation and the cooldown of a ScaledObject or ScaledJob."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from keda_gpu_scaler.cli.validate.documents import Document, YamlPath, integer, mapping, value_at
+from keda_gpu_scaler.cli.validate.engine_images import ManifestWorkload, engine_of
+from keda_gpu_scaler.cli.validate.findings import Severity, ValidationFinding
+from keda_gpu_scaler.cli.validate.trigger_rules import (
+    FROM_ENVIRONMENT,
+    Problem,
+    check_trigger,
+    is_own_trigger,
+)
+from keda_gpu_scaler.core.trigger.parser import Scope
+
+_COOLDOWN_SECONDS = 300
+"""KEDA's default. A 70B model starts in 60 to 130 s with cached weights, and in 2 to 7 minutes without."""
+_POLLING_SECONDS = 30
+
+
+@dataclass(frozen=True, slots=True)
+class ScaledManifest:
+    """A ScaledObject or ScaledJob at a path of a document. ``workloads`` are possible scale targets."""
+
+    document: Document
+    path: YamlPath
+    workloads: Sequence[ManifestWorkload]
+
+    @property
+    def spec(self) -> Mapping[str, Any]:
+        """The object's spec."""
+        return mapping(mapping(value_at(self.document.value, self.path)).get("spec"))
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """The object's own metadata."""
+        return mapping(mapping(value_at(self.document.value, self.path)).get("metadata"))
+
+    @property
+    def triggers(self) -> Sequence[Any]:
+        """The triggers of every scaler."""
+        triggers = self.spec.get("triggers")
+        return triggers if isinstance(triggers, list) else ()
+
+    @property
+    def own_triggers(self) -> list[int]:
+        """The indexes of this scaler's triggers."""
+        return [number for number, trigger in enumerate(self.triggers) if is_own_trigger(mapping(trigger))]
+
+    @property
+    def can_be_at_zero(self) -> bool:
+        """Whether KEDA can scale it to zero replicas."""
+        return integer(self.spec, "minReplicaCount", 0) == 0 or self.spec.get("idleReplicaCount") == 0
+
+    @property
+    def engine(self) -> str | None:
+        """The engine of the scale target, if it allocates its memory at its start and its manifest is known."""
+        if "jobTargetRef" in self.spec:
+            return engine_of(self.spec["jobTargetRef"])
+        target = mapping(self.spec.get("scaleTargetRef"))
+        kind, namespace = str(target.get("kind") or "Deployment"), str(self.metadata.get("namespace") or "")
+        name = str(target.get("name"))
+        return next((one.engine for one in self.workloads if one.matches(kind, namespace, name)), None)
+
+    @property
+    def title(self) -> str:
+        """The object's "namespace/name"."""
+        names = [str(self.metadata[key]) for key in ("namespace", "name") if self.metadata.get(key)]
+        return ascii("/".join(names)[:317])[1:-1]
+
+    def trigger_metadata(self, number: int) -> Mapping[Any, Any]:
+        """Return the metadata of a trigger."""
+        return mapping(mapping(self.triggers[number]).get("metadata"))
+
+
+def check_scaled_manifest(manifest: ScaledManifest) -> Iterator[ValidationFinding]:
+    """Yield the findings about an object with triggers of this scaler."""
+    for problem in _problems(manifest):
+        position = manifest.document.position((*manifest.path, *problem.path))
+        yield ValidationFinding(*position, problem.severity, manifest.title, problem.message)
+
+
+def _problems(manifest: ScaledManifest) -> Iterator[Problem]:
+    if not manifest.own_triggers:
+        return
+    yield from _check_replica_counts(manifest)
+    if manifest.can_be_at_zero:
+        yield from _check_activation(manifest)
+        yield from _check_push(manifest)
+        yield from _check_cooldown(manifest)
+    for number in manifest.own_triggers:
+        trigger = mapping(manifest.triggers[number])
+        yield from check_trigger(("spec", "triggers", number), trigger, manifest.engine)
+
+
+def _check_replica_counts(manifest: ScaledManifest) -> Iterator[Problem]:
+    least, most = integer(manifest.spec, "minReplicaCount", 0), integer(manifest.spec, "maxReplicaCount", 100)
+    if most < least:
+        yield Problem(
+            Severity.ERROR, ("spec", "maxReplicaCount"),
+            f"spec.maxReplicaCount: Invalid value: {most}: must not be below minReplicaCount ({least})",
+        )  # fmt: skip
+
+
+def _check_activation(manifest: ScaledManifest) -> Iterator[Problem]:
+    if any(_can_activate(manifest, number) for number in range(len(manifest.triggers))):
+        return
+    key = "idleReplicaCount" if manifest.spec.get("idleReplicaCount") == 0 else "minReplicaCount"
+    yield Problem(
+        Severity.WARNING, ("spec", key),
+        f"spec.{key}: Invalid value: 0: no trigger here can activate it: a workload at zero holds no GPU; set "
+        "minReplicaCount: 1, name a demandEndpoint, or add a trigger that reads the demand",
+    )  # fmt: skip
+
+
+def _check_push(manifest: ScaledManifest) -> Iterator[Problem]:
+    with_demand = [number for number in manifest.own_triggers if _has_demand(manifest, number)]
+    if not with_demand or any(manifest.triggers[number].get("type") == "external-push" for number in with_demand):
+        return
+    seconds = integer(manifest.spec, "pollingInterval", _POLLING_SECONDS)
+    yield Problem(
+        Severity.WARNING, ("spec", "triggers", with_demand[0], "type"),
+        f'type: Invalid value: "external": demand activates the workload only when KEDA polls, every {seconds} s; use '
+        "external-push",
+    )  # fmt: skip
+
+
+def _check_cooldown(manifest: ScaledManifest) -> Iterator[Problem]:
+    seconds = integer(manifest.spec, "cooldownPeriod", _COOLDOWN_SECONDS)
+    follows_others = all(_follows_other_workloads(manifest, number) for number in manifest.own_triggers)
+    if seconds < _COOLDOWN_SECONDS and not follows_others:
+        yield Problem(
+            Severity.WARNING, ("spec", "cooldownPeriod"),
+            f"spec.cooldownPeriod: Invalid value: {seconds}: after so short a pause in the load, the workload may have "
+            "to start again, which takes a large model 60 to 130 s with cached weights and 2 to 7 minutes without; set "
+            f"{_COOLDOWN_SECONDS} or more",
+        )  # fmt: skip
+
+
+def _can_activate(manifest: ScaledManifest, number: int) -> bool:
+    """Whether a trigger can be active at zero replicas: by demand, by other workloads, or as another scaler's."""
+    return (
+        number not in manifest.own_triggers
+        or _has_demand(manifest, number)
+        or _follows_other_workloads(manifest, number)
+    )
+
+
+def _has_demand(manifest: ScaledManifest, number: int) -> bool:
+    return bool(manifest.trigger_metadata(number).keys() & {"demandEndpoint", "demandEndpoint" + FROM_ENVIRONMENT})
+
+
+def _follows_other_workloads(manifest: ScaledManifest, number: int) -> bool:
+    return manifest.trigger_metadata(number).get("scope") in (Scope.FLEET, Scope.NODE)
