@@ -30,7 +30,7 @@ ENGINE = Engine(
         "Dummy", image_words=("dummyword",), image_parts=("dummy/part",), commands=("dummyd",)
     ),
 )
-METRIC_MAP = MetricMap(signs=("dummy_waiting",), waiting=(source("dummy_waiting"),))
+METRIC_MAP = MetricMap(identifying_series=("dummy_waiting",), waiting=(source("dummy_waiting"),))
 """
 
 JSON_DUMMY = """

@@ -186,7 +186,7 @@ def test_every_reading_of_every_engine_is_on_some_page() -> None:
     pages = [page for name, page in vars(engine_pages).items() if name.isupper() and not page.startswith(b"{")]
     parsed = [parse_page(page, TEXT, at_seconds=AT) for page in pages]
     for engine, metric_map in METRIC_MAPS.items():
-        for reading in (field.name for field in fields(MetricMap) if field.name != "signs"):
+        for reading in (field.name for field in fields(MetricMap) if field.name != "identifying_series"):
             is_read = any(getattr(sample, reading) is not None for sample in parsed if sample.engine == engine)
             assert is_read is bool(getattr(metric_map, reading)), f"{engine}: {reading}"
 
@@ -198,8 +198,8 @@ def test_the_same_page_in_openmetrics_gives_the_same_readings() -> None:
 
 
 @pytest.mark.parametrize("engine", METRIC_MAPS)
-def test_each_of_its_signs_alone_identifies_an_engine(engine: str) -> None:
-    for sign in METRIC_MAPS[engine].signs:
+def test_each_of_its_identifying_series_alone_identifies_an_engine(engine: str) -> None:
+    for sign in METRIC_MAPS[engine].identifying_series:
         assert parse_page(f"{sign} 1\n".encode(), TEXT, at_seconds=AT).engine == engine
 
 

@@ -52,12 +52,14 @@ def _metadata(metadata: object) -> Iterator[str]:
 
 
 def _problems(value: Any, schema: Mapping[str, Any], path: str) -> Iterator[str]:
-    assert not (unknown := set(schema) - _UNDERSTOOD - _SILENT), f"{path}: the schema says {unknown}"
+    if unknown := set(schema) - _UNDERSTOOD - _SILENT:
+        raise AssertionError(f"{path}: the schema says {unknown}")
     here = path or "the object"
     if schema.get("x-kubernetes-int-or-string"):
         allowed: tuple[type, ...] = (int, str)
     else:
-        assert "anyOf" not in schema, path
+        if "anyOf" in schema:
+            raise AssertionError(path)
         allowed = _TYPES[schema["type"]]
     if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
         yield f"{here}: {value!r} is no {schema.get('type', 'integer or string')}"

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 from keda_gpu_scaler.core.urls import Url
 from keda_gpu_scaler.scrape.address_policy import AddressPolicy
 from keda_gpu_scaler.scrape.credentials import Credentials
+from keda_gpu_scaler.scrape.dns_resolver import Lookup
 from keda_gpu_scaler.scrape.http_client import HttpClient
-from keda_gpu_scaler.scrape.resolver import Lookup
 from keda_gpu_scaler.scrape.types import FetchedPage, FetchError, Target
 from tests.fakes import ManualClock
 from tests.limits import WAIT_SECONDS

@@ -14,8 +14,8 @@ from keda_gpu_scaler.core.trigger.parser import parse_trigger
 from keda_gpu_scaler.core.types import Workload
 from keda_gpu_scaler.server import evaluator as evaluator_module
 from keda_gpu_scaler.server.evaluator import Evaluator
-from keda_gpu_scaler.server.interest import NodeLabels, Prepared
-from keda_gpu_scaler.server.resolver import IDLE_SECONDS, MAX_QUESTIONS, Question
+from keda_gpu_scaler.server.preparation import NodeLabels, Prepared
+from keda_gpu_scaler.server.request_resolver import IDLE_SECONDS, MAX_TRIGGERS, ResolvedTrigger
 from tests.fakes import ManualClock, node_history, pod, sample, workload
 
 TRIGGER = parse_trigger({})
@@ -46,9 +46,9 @@ class Bench:
 
         monkeypatch.setattr(evaluator_module, "evaluate", counting)
 
-    def ask(self, question: Question, known: Workload | None = None, labels: NodeLabels = None) -> Evaluation:
-        known = known or workload(pod("llama-0"), name=question.name)
-        return self.evaluator.evaluate(question, Prepared(known, labels, True, self.clock.now)).evaluation
+    def ask(self, resolved: ResolvedTrigger, known: Workload | None = None, labels: NodeLabels = None) -> Evaluation:
+        known = known or workload(pod("llama-0"), name=resolved.name)
+        return self.evaluator.evaluate(resolved, Prepared(known, labels, True, self.clock.now)).evaluation
 
 
 @pytest.fixture
@@ -56,20 +56,20 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
     return Bench(monkeypatch)
 
 
-def questions(count: int) -> list[tuple[Question, Workload]]:
-    return [(Question(TRIGGER, name=f"q{n}"), workload(pod("llama-0"), name=f"q{n}")) for n in range(count)]
+def triggers(count: int) -> list[tuple[ResolvedTrigger, Workload]]:
+    return [(ResolvedTrigger(TRIGGER, name=f"q{n}"), workload(pod("llama-0"), name=f"q{n}")) for n in range(count)]
 
 
-def test_law_3_the_same_question_over_the_same_view_is_the_same_evaluation(bench: Bench) -> None:
-    [(question, known)] = questions(1)
-    assert bench.ask(question, known) is bench.ask(question, known)
+def test_law_3_the_same_resolved_over_the_same_view_is_the_same_evaluation(bench: Bench) -> None:
+    [(resolved, known)] = triggers(1)
+    assert bench.ask(resolved, known) is bench.ask(resolved, known)
     assert bench.evaluated == ["q0"]
 
 
-def test_the_question_after_a_full_cache_is_cached_and_the_oldest_is_evicted(bench: Bench) -> None:
-    asked = questions(MAX_QUESTIONS + 1)
-    for question, known in asked:
-        bench.ask(question, known)
+def test_the_resolved_after_a_full_cache_is_cached_and_the_oldest_is_evicted(bench: Bench) -> None:
+    asked = triggers(MAX_TRIGGERS + 1)
+    for resolved, known in asked:
+        bench.ask(resolved, known)
     bench.evaluated.clear()
     bench.ask(*asked[-1])
     bench.ask(*asked[1])
@@ -78,10 +78,10 @@ def test_the_question_after_a_full_cache_is_cached_and_the_oldest_is_evicted(ben
     assert bench.evaluated == ["q0"]
 
 
-def test_a_question_that_is_asked_again_is_not_the_oldest(bench: Bench) -> None:
-    asked = questions(MAX_QUESTIONS + 1)
-    for question, known in asked[:-1]:
-        bench.ask(question, known)
+def test_a_resolved_that_is_asked_again_is_not_the_oldest(bench: Bench) -> None:
+    asked = triggers(MAX_TRIGGERS + 1)
+    for resolved, known in asked[:-1]:
+        bench.ask(resolved, known)
     bench.ask(*asked[0])
     bench.ask(*asked[-1])
     bench.evaluated.clear()
@@ -90,40 +90,40 @@ def test_a_question_that_is_asked_again_is_not_the_oldest(bench: Bench) -> None:
 
 
 def test_an_evaluation_on_an_older_local_history_is_computed_again(bench: Bench) -> None:
-    [(question, known)] = questions(1)
+    [(resolved, known)] = triggers(1)
     bench.fleet = Fleet(HISTORY, 10.0)
-    assert bench.ask(question, known).value == 92.0
+    assert bench.ask(resolved, known).value == 92.0
     bench.fleet = Fleet(node_history("gpu-7", sample(0, 0.5), held={"GPU-0000": "llama-0"}), 10.0)
-    assert bench.ask(question, known).value == 50.0
+    assert bench.ask(resolved, known).value == 50.0
 
 
 def test_an_evaluation_on_older_node_labels_is_computed_again(bench: Bench) -> None:
-    question, known = Question(parse_trigger({"nodeSelector": "pool=a"}), name="q0"), workload(pod("llama-0"))
-    assert bench.ask(question, known, {"gpu-7": {"pool": "a"}}).with_value == 1
-    assert bench.ask(question, known, {"gpu-7": {"pool": "b"}}).with_value == 0
+    resolved, known = ResolvedTrigger(parse_trigger({"nodeSelector": "pool=a"}), name="q0"), workload(pod("llama-0"))
+    assert bench.ask(resolved, known, {"gpu-7": {"pool": "a"}}).with_value == 1
+    assert bench.ask(resolved, known, {"gpu-7": {"pool": "b"}}).with_value == 0
 
 
 def test_an_evaluation_on_an_older_workload_is_computed_again(bench: Bench) -> None:
-    [(question, known)] = questions(1)
-    bench.ask(question, known)
-    assert bench.ask(question, replace(known, spec_replicas=3)) is not bench.ask(question, known)
+    [(resolved, known)] = triggers(1)
+    bench.ask(resolved, known)
+    assert bench.ask(resolved, replace(known, spec_replicas=3)) is not bench.ask(resolved, known)
 
 
 def test_an_evaluation_is_used_until_it_expires_and_not_a_moment_longer(bench: Bench) -> None:
-    [(question, known)] = questions(1)
-    bench.ask(question, known)
+    [(resolved, known)] = triggers(1)
+    bench.ask(resolved, known)
     bench.clock.now = HISTORY.received_at_seconds + 10.0
-    assert bench.ask(question, known).value == 92.0
+    assert bench.ask(resolved, known).value == 92.0
     assert bench.evaluated == ["q0"]
     bench.clock.advance(0.001)
-    assert bench.ask(question, known).value is None
+    assert bench.ask(resolved, known).value is None
 
 
 def test_an_evaluation_without_a_value_is_never_cached(bench: Bench) -> None:
-    [(question, known)] = questions(1)
+    [(resolved, known)] = triggers(1)
     bench.fleet = replace(bench.fleet, peers={})
     for _ in range(3):
-        assert bench.ask(question, known).value is None
+        assert bench.ask(resolved, known).value is None
     assert len(bench.evaluated) == 3
 
 
@@ -131,7 +131,7 @@ def test_a_superseded_history_is_not_kept_in_memory(bench: Bench) -> None:
     class Companion:
         pass
 
-    asked = questions(2)
+    asked = triggers(2)
     bench.fleet = Fleet(node_history("gpu-7", sample(0, 0.9), held={"GPU-0000": "llama-0"}), 10.0)
     assert bench.fleet.history is not None
     companion = bench.fleet.history.cache["companion"] = Companion()  # lives as long as the history's cache
@@ -146,23 +146,23 @@ def test_a_superseded_history_is_not_kept_in_memory(bench: Bench) -> None:
 
 @pytest.mark.parametrize("release", ["another state of it", "no value any more", "not asked for a while", "eviction"])
 def test_an_old_workload_is_released(bench: Bench, release: str) -> None:
-    question = Question(TRIGGER, name="q0")
+    resolved = ResolvedTrigger(TRIGGER, name="q0")
     known: Workload | None = watchable()
     assert known is not None
     old = weakref.ref(known)
-    bench.ask(question, known)
+    bench.ask(resolved, known)
     bench.evaluated.clear()
     known = None
     if release == "another state of it":
-        bench.ask(question)
+        bench.ask(resolved)
     elif release == "no value any more":
         bench.fleet = replace(bench.fleet, peers={})
-        bench.ask(question)
+        bench.ask(resolved)
     elif release == "not asked for a while":
         bench.clock.advance(IDLE_SECONDS + 1)
         bench.evaluator.expire_idle(bench.clock.now)
     else:
-        for other, its_workload in questions(MAX_QUESTIONS):
+        for other, its_workload in triggers(MAX_TRIGGERS):
             bench.ask(other, its_workload)
     gc.collect()
     assert old() is None

@@ -24,7 +24,7 @@ from keda_gpu_scaler.server import external_scaler as scaler_module
 from keda_gpu_scaler.server import recent_answers as answers_module
 from keda_gpu_scaler.server import streams as streams_module
 from keda_gpu_scaler.server.external_scaler import ExternalScaler
-from keda_gpu_scaler.server.resolver import Question
+from keda_gpu_scaler.server.request_resolver import ResolvedTrigger
 from keda_gpu_scaler.server.streams import HEARTBEAT_SECONDS, ActivityStream
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
@@ -287,8 +287,8 @@ def test_a_stream_repeats_an_unchanged_state_as_a_slow_heartbeat(monkeypatch: py
 
     async def pushes() -> list[tuple[float, bool]]:
         trigger, pushed = parse_trigger({"pollIntervalSeconds": "7", "report": "average"}), []
-        question = Question(trigger)
-        async with contextlib.aclosing(bench.scaler._streams.states(question, ActivityStream())) as states:
+        resolved = ResolvedTrigger(trigger)
+        async with contextlib.aclosing(bench.scaler._streams.states(resolved, ActivityStream())) as states:
             async for active in states:
                 pushed.append((bench.clock.now - 1000, active))
                 if len(pushed) == 3:

@@ -12,7 +12,7 @@ from keda_gpu_scaler.core.evaluate.evaluation import evaluate
 from keda_gpu_scaler.core.state.fleet import Fleet
 from keda_gpu_scaler.core.types import Unavailable
 from keda_gpu_scaler.server import evaluator as evaluator_module
-from keda_gpu_scaler.server import interest as interest_module
+from keda_gpu_scaler.server import preparation as interest_module
 from keda_gpu_scaler.server.external_scaler import ExternalScaler
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc

@@ -18,7 +18,7 @@ from keda_gpu_scaler.core.state.fleet import Fleet, History
 from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult, TargetHistory
 from keda_gpu_scaler.core.types import EngineSample, Unavailable, Workload
 from keda_gpu_scaler.server.external_scaler import SERVICE, ExternalScaler
-from keda_gpu_scaler.server.interest import REGISTER_AGAIN_SECONDS
+from keda_gpu_scaler.server.preparation import REGISTER_AGAIN_SECONDS
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from tests.fakes import FakeCluster, FakeEngines, FakePeers, ManualClock, node_history, pod, sample, workload
 
@@ -224,8 +224,8 @@ def test_a_very_long_request_is_answered_and_not_kept() -> None:
     request = pb.ScaledObjectRef(name="llama", namespace="ai").SerializeToString()
     padding = b"\xfa\x01\xa0\x1f" + 4000 * b"x"
     assert bench.send("IsActive", request + padding) == bench.send("IsActive", request)
-    assert [key for key in bench.scaler._subjects._entries if len(key[1]) > 2048] == []
-    assert len(bench.scaler._subjects) == 1
+    assert [key for key in bench.scaler._requests_seen._entries if len(key[1]) > 2048] == []
+    assert len(bench.scaler._requests_seen) == 1
 
 
 CALLS = st.sampled_from(

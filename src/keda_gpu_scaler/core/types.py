@@ -187,7 +187,7 @@ class Series:
 class EngineSample:
     """The readings of one page of metrics at one instant, independent of the engine; every reading may be unknown.
 
-    ``at_seconds`` is on the scraper's monotonic clock. ``engine`` is a name in ``core.trigger.metrics.ENGINES``, empty
+    ``at_seconds`` is on the scraper's monotonic clock. ``engine`` is a name in ``core.trigger.engines.ENGINES``, empty
     where the page belongs to no known engine. ``kv_cache_ratio`` is from 0 to 1; of several ranks it is the fullest.
     ``running_limit`` is the number of requests that may run at once. The fields that end in ``_total`` count since the
     engine started: requests that ended well, generated tokens, seconds of requests in the queue, and requests that left

@@ -19,7 +19,7 @@ ENGINE = Engine(
 )
 
 METRIC_MAP = MetricMap(
-    signs=("llamacpp:requests_processing", "llamacpp:requests_deferred"),
+    identifying_series=("llamacpp:requests_processing", "llamacpp:requests_deferred"),
     waiting=(source("llamacpp:requests_deferred"),),
     running=(source("llamacpp:requests_processing"),),
     tokens_total=(source("llamacpp:tokens_predicted_total"),),

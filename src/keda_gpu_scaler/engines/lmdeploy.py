@@ -18,7 +18,7 @@ ENGINE = Engine(
 )
 
 METRIC_MAP = MetricMap(
-    signs=("lmdeploy:num_requests_running", "lmdeploy:num_requests_waiting"),
+    identifying_series=("lmdeploy:num_requests_running", "lmdeploy:num_requests_waiting"),
     waiting=(source("lmdeploy:num_requests_waiting"),),
     running=(source("lmdeploy:num_requests_running"),),
     kv_cache_ratio=(share("lmdeploy:gpu_cache_usage_perc"),),

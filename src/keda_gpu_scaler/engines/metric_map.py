@@ -79,11 +79,11 @@ def share(text: str) -> SeriesSource:
 class MetricMap:
     """The series that one engine exports. If a reading has several sources, the first with a value counts.
 
-    ``signs`` are series names; a page with one of them is recognised as a page of this engine. ``first_token`` is the
-    name of a histogram. The other fields are named as in ``core.types.EngineSample``.
+    ``identifying_series`` are series names; a page with one of them is recognised as a page of this engine.
+    ``first_token`` is the name of a histogram. The other fields are named as in ``core.types.EngineSample``.
     """
 
-    signs: tuple[str, ...]
+    identifying_series: tuple[str, ...]
     waiting: tuple[SeriesSource, ...] = ()
     running: tuple[SeriesSource, ...] = ()
     running_limit: tuple[SeriesSource, ...] = ()
@@ -96,7 +96,7 @@ class MetricMap:
 
     def names(self) -> Iterator[str]:
         """Yield the name of every series that is read."""
-        yield from self.signs
+        yield from self.identifying_series
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, tuple):

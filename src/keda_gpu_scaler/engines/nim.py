@@ -21,7 +21,7 @@ ENGINE = Engine(
 )
 
 METRIC_MAP = MetricMap(
-    signs=("num_requests_running", "num_requests_waiting"),
+    identifying_series=("num_requests_running", "num_requests_waiting"),
     waiting=(source("num_requests_waiting"),),
     running=(source("num_requests_running"),),
     running_limit=(source("num_request_max"),),

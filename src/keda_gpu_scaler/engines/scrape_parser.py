@@ -67,7 +67,7 @@ def _parse_text(body: bytes, content_type: str, selectors: Collection[SeriesSele
 def _read_text(page: Exposition, at_seconds: float) -> EngineSample:
     names = {sample.name for sample in page.samples}
     for engine, metric_map in METRIC_MAPS.items():
-        if not names.isdisjoint(metric_map.signs):
+        if not names.isdisjoint(metric_map.identifying_series):
             return metric_map.read(page, engine, at_seconds)
     return EngineSample(at_seconds)
 

@@ -25,7 +25,7 @@ ENGINE = Engine(
 )
 
 METRIC_MAP = MetricMap(
-    signs=("sglang:num_running_reqs", "sglang:num_queue_reqs"),
+    identifying_series=("sglang:num_running_reqs", "sglang:num_queue_reqs"),
     waiting=(source('sglang:num_queue_reqs{priority=""}', copied_by=_RANKS_THAT_SHARE),),
     running=(source('sglang:num_running_reqs{priority=""}', copied_by=_RANKS_THAT_SHARE),),
     kv_cache_ratio=(share("sglang:token_usage"),),

@@ -23,7 +23,7 @@ ENGINE = Engine(
 )
 
 METRIC_MAP = MetricMap(
-    signs=("tgi_queue_size", "tgi_batch_current_size"),
+    identifying_series=("tgi_queue_size", "tgi_batch_current_size"),
     waiting=(source("tgi_queue_size"),),
     running=(source("tgi_batch_current_size"),),
     requests_total=(source("tgi_request_success"),),

@@ -22,7 +22,7 @@ ENGINE = Engine(
 )
 
 METRIC_MAP = MetricMap(
-    signs=("nv_inference_request_success", "nv_inference_count", "nv_trt_llm_request_metrics"),
+    identifying_series=("nv_inference_request_success", "nv_inference_count", "nv_trt_llm_request_metrics"),
     waiting=(
         source('nv_trt_llm_request_metrics{request_type="waiting"}'),
         source("nv_inference_pending_request_count"),

@@ -26,7 +26,7 @@ ENGINE = Engine(
 )
 
 METRIC_MAP = MetricMap(
-    signs=("trtllm_num_requests_running", "trtllm_num_requests_waiting", "trtllm_kv_cache_utilization"),
+    identifying_series=("trtllm_num_requests_running", "trtllm_num_requests_waiting", "trtllm_kv_cache_utilization"),
     waiting=(source("trtllm_num_requests_waiting"),),
     running=(source("trtllm_num_requests_running"),),
     running_limit=(source("trtllm_max_num_active_requests"),),

@@ -21,7 +21,11 @@ ENGINE = Engine(
 )
 
 METRIC_MAP = MetricMap(
-    signs=("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:num_requests_waiting_by_reason"),
+    identifying_series=(
+        "vllm:num_requests_running",
+        "vllm:num_requests_waiting",
+        "vllm:num_requests_waiting_by_reason",
+    ),
     # The reasons count only where the total is not exported.
     waiting=(source("vllm:num_requests_waiting"), source('vllm:num_requests_waiting_by_reason{reason="capacity"}')),
     running=(source("vllm:num_requests_running"),),

@@ -31,7 +31,7 @@ class ScrapeInterest:
 
 
 class EndpointScrape:
-    """The scrape of one endpoint, a consumer of the scrape loops of its targets.
+    """Scrapes one endpoint: starts a ``ScrapeLoop`` for each target and combines their results.
 
     ``synced`` is set when the endpoint has a result and each requested series was searched for.
 

@@ -23,7 +23,7 @@ from keda_gpu_scaler.scrape.connection import (
     Stream,
 )
 from keda_gpu_scaler.scrape.credentials import Credentials, CredentialsError, Secret
-from keda_gpu_scaler.scrape.resolver import Lookup, allowed_addresses, system_lookup
+from keda_gpu_scaler.scrape.dns_resolver import Lookup, allowed_addresses, system_lookup
 from keda_gpu_scaler.scrape.types import FailureKind, FetchedPage, FetchError, Target
 
 TIMEOUT_SECONDS = 2.0

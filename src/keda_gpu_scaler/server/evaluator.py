@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Step 3 of an RPC, evaluate: evaluates a question, and caches the evaluation until it expires.
+"""Step 3 of an RPC, evaluate: evaluates a trigger, and caches the evaluation until it expires.
 
 Law: an evaluation is used again only while everything it rests on is unchanged and it has not expired. Its expiry is
 compared with the clock at every call, so that data which becomes stale turns into an error on time.
@@ -13,8 +13,8 @@ from keda_gpu_scaler.core.evaluate.evaluation import Evaluation, evaluate
 from keda_gpu_scaler.core.state.fleet import Fleet
 from keda_gpu_scaler.core.types import Unavailable, Workload
 from keda_gpu_scaler.server.bounded_cache import BoundedCache
-from keda_gpu_scaler.server.interest import Prepared
-from keda_gpu_scaler.server.resolver import IDLE_SECONDS, MAX_QUESTIONS, Question
+from keda_gpu_scaler.server.preparation import Prepared
+from keda_gpu_scaler.server.request_resolver import IDLE_SECONDS, MAX_TRIGGERS, ResolvedTrigger
 
 # In a large fleet a peer reports every millisecond, and one evaluation may take a tenth of a second. An evaluation
 # therefore ignores further reports of peers for a multiple of the time it took, up to a limit.
@@ -73,10 +73,10 @@ class _Basis:
 
 
 class Evaluator:
-    """Evaluates questions over a fleet view.
+    """Evaluates triggers over a fleet view.
 
     Args:
-        fleet: returns the current fleet view; called for every question, so it must be cheap.
+        fleet: returns the current fleet view; called for every trigger, so it must be cheap.
         clock: monotonic seconds, the clock that dated the fleet's histories.
     """
 
@@ -85,7 +85,9 @@ class Evaluator:
         self._clock = clock
         self._reports = 0
         self._history, self._labels = _VersionCounter(), _VersionCounter()
-        self._evaluations: BoundedCache[Question, tuple[_Basis, Evaluated]] = BoundedCache(MAX_QUESTIONS, IDLE_SECONDS)
+        self._evaluations: BoundedCache[ResolvedTrigger, tuple[_Basis, Evaluated]] = BoundedCache(
+            MAX_TRIGGERS, IDLE_SECONDS
+        )
 
     @property
     def fleet(self) -> Fleet:
@@ -96,7 +98,7 @@ class Evaluator:
         """Note that a peer or an engine reported something new."""
         self._reports += 1
 
-    def evaluate(self, question: Question, prepared: Prepared) -> Evaluated:
+    def evaluate(self, resolved: ResolvedTrigger, prepared: Prepared) -> Evaluated:
         """Return the evaluation at ``prepared.at_seconds``; the same object while it holds."""
         fleet, now = self._fleet(), prepared.at_seconds
         basis = _Basis(
@@ -105,22 +107,22 @@ class Evaluator:
             self._history.number_of(fleet.history),
             self._reports,
         )
-        cached = self._evaluations.get(question, now)
+        cached = self._evaluations.get(resolved, now)
         if cached is not None:
             cached_basis, evaluated = cached
             if cached_basis.is_unchanged(basis, now) and now <= evaluated.evaluation.expires_at_seconds:
                 return evaluated
         if prepared.node_labels is not None:
             fleet = replace(fleet, node_labels=prepared.node_labels)
-        evaluation = evaluate(question.trigger, fleet, now, prepared.workload, dict(question.metadata))
+        evaluation = evaluate(resolved.trigger, fleet, now, prepared.workload, dict(resolved.metadata))
         evaluated = Evaluated(evaluation)
         if now <= evaluation.expires_at_seconds:
             hold = min(_HOLD_FACTOR * (self._clock() - now), _MAX_HOLD_SECONDS)
-            self._evaluations.put(question, (replace(basis, held_until_seconds=now + hold), evaluated), now)
+            self._evaluations.put(resolved, (replace(basis, held_until_seconds=now + hold), evaluated), now)
         else:
-            self._evaluations.discard(question)
+            self._evaluations.discard(resolved)
         return evaluated
 
     def expire_idle(self, now: float) -> None:
-        """Release the evaluations of questions that were not used for a while."""
+        """Release the evaluations of triggers that were not used for a while."""
         self._evaluations.expire(now)

@@ -39,7 +39,7 @@ class EvaluationService(evaluation_pb_grpc.EvaluationsServicer):
         """Answer with the evaluation that GetMetrics and IsActive answer with, and its steps."""
         answer = await self._scaler.explain(request, context)
         return explanation(
-            answer.question.trigger,
+            answer.resolved.trigger,
             answer.evaluation,
             answer.workload,
             dict(request.scalerMetadata),
@@ -125,7 +125,7 @@ def _observation_message(
 
 def _add_pod(message: evaluation_pb.Observation, observation: PodObservation) -> None:
     message.pod, message.node = observation.pod.ref.name, observation.pod.node or ""
-    message.ready, message.state = is_ready(observation.pod), observation.observation.value
+    message.ready, message.state = is_ready(observation.pod), observation.state.value
     message.devices.extend(
         evaluation_pb.ObservedDevice(
             index=part.device.index,

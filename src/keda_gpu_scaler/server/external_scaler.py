@@ -6,7 +6,7 @@ which hangs would freeze a ScaledObject. A call consists of three steps, each do
 
 A call that was made before costs little, because every step remembers its result: resolve for the same request bytes,
 prepare until interest must be registered again, evaluate until the evaluation expires or something it rests on has
-changed. Handlers therefore receive and return bytes. The bytes do not identify a question: Go writes a map in random
+changed. Handlers therefore receive and return bytes. The bytes do not identify a trigger: Go writes a map in random
 order, so that KEDA sends the same trigger in several forms.
 """
 
@@ -28,15 +28,15 @@ from keda_gpu_scaler.core.trigger.parser import TriggerError
 from keda_gpu_scaler.core.types import Unavailable, Workload
 from keda_gpu_scaler.server.bounded_cache import BoundedCache
 from keda_gpu_scaler.server.evaluator import Evaluator
-from keda_gpu_scaler.server.interest import Interest
-from keda_gpu_scaler.server.recent_answers import ChangeLog, RecentAnswers, recent_answer
+from keda_gpu_scaler.server.preparation import Preparation
+from keda_gpu_scaler.server.recent_answers import RecentAnswers, TransitionLog, recent_answer
 from keda_gpu_scaler.server.request_counters import RequestCounters
-from keda_gpu_scaler.server.resolver import (
+from keda_gpu_scaler.server.request_resolver import (
     IDLE_SECONDS,
-    MAX_QUESTIONS,
-    Question,
+    MAX_TRIGGERS,
     RequestResolver,
-    Subject,
+    ResolvedTrigger,
+    ScaledObjectRequest,
     printable_names,
 )
 from keda_gpu_scaler.server.streams import ActivityStreams
@@ -44,7 +44,7 @@ from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 
 SERVICE = "externalscaler.ExternalScaler"
 
-_MAX_KNOWN_REQUESTS = 4 * MAX_QUESTIONS  # the methods of one question, and the forms of one request
+_MAX_KNOWN_REQUESTS = 4 * MAX_TRIGGERS  # the methods of one trigger, and the forms of one request
 _MAX_KNOWN_REQUEST_BYTES = 2048  # several times a usual request; a longer one is parsed at each call
 _CODES: Mapping[NoValue | None, grpc.StatusCode] = {
     NoValue.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
@@ -57,7 +57,7 @@ _IS_ACTIVE = {active: pb.IsActiveResponse(result=active).SerializeToString() for
 class Answer:
     """The evaluation of one request, and everything it rests on."""
 
-    question: Question
+    resolved: ResolvedTrigger
     workload: Workload | Unavailable | None
     evaluation: Evaluation
     fleet: Fleet
@@ -91,11 +91,13 @@ class ExternalScaler:
         self._on_answer = on_answer
         self._counters = counters or RequestCounters()
         self._resolver = RequestResolver(has_cluster=cluster is not None)
-        self._interest = Interest(clock, cluster, peers, engines)
+        self._preparation = Preparation(clock, cluster, peers, engines)
         self._evaluator = Evaluator(fleet, clock)
         self._streams = ActivityStreams(self._activity, clock)
-        self._subjects: BoundedCache[tuple[str, bytes], Subject] = BoundedCache(_MAX_KNOWN_REQUESTS, IDLE_SECONDS)
-        self._log = ChangeLog()
+        self._requests_seen: BoundedCache[tuple[str, bytes], ScaledObjectRequest] = BoundedCache(
+            _MAX_KNOWN_REQUESTS, IDLE_SECONDS
+        )
+        self._log = TransitionLog()
         self._answers = RecentAnswers()
 
     def handlers(self) -> grpc.GenericRpcHandler:
@@ -130,11 +132,11 @@ class ExternalScaler:
         await self._streams.wake_changed()
 
     def expire_idle(self) -> None:
-        """Release what is kept for questions that were not used for a while; called regularly."""
+        """Release what is kept for triggers that were not used for a while; called regularly."""
         now = self._clock()
-        self._subjects.expire(now)
+        self._requests_seen.expire(now)
         self._resolver.expire_idle(now)
-        self._interest.expire_idle(now)
+        self._preparation.expire_idle(now)
         self._evaluator.expire_idle(now)
 
     def stop(self) -> None:
@@ -144,11 +146,11 @@ class ExternalScaler:
     async def explain(self, ref: pb.ScaledObjectRef, context: ServicerContext) -> Answer:
         """Return the evaluation that GetMetrics and IsActive answer with; the call is not counted."""
         now = self._clock()
-        subject = await self._resolve(None, ref, context, now)
-        prepared = await self._interest.prepare(subject.question, now)
-        evaluated = self._evaluator.evaluate(subject.question, prepared)
+        scaled_object = await self._resolve(None, ref, context, now)
+        prepared = await self._preparation.prepare(scaled_object.resolved, now)
+        evaluated = self._evaluator.evaluate(scaled_object.resolved, prepared)
         return Answer(
-            subject.question, prepared.workload, evaluated.evaluation, self._evaluator.fleet, prepared.at_seconds
+            scaled_object.resolved, prepared.workload, evaluated.evaluation, self._evaluator.fleet, prepared.at_seconds
         )
 
     # ---- the methods ----
@@ -170,38 +172,38 @@ class ExternalScaler:
 
     async def _get_metric_spec(self, request: bytes, context: ServicerContext, now: float) -> bytes:
         """Answer with the trigger's name and target: configuration alone, so that KEDA's fallback can work."""
-        subject = await self._subject("GetMetricSpec", request, context, now)
-        self._interest.register(subject.question, now)  # GetMetrics follows soon
-        trigger = subject.question.trigger
+        scaled_object = await self._scaled_object_request("GetMetricSpec", request, context, now)
+        self._preparation.register(scaled_object.resolved, now)  # GetMetrics follows soon
+        trigger = scaled_object.resolved.trigger
         target = round(trigger.target, 3)
         spec = pb.MetricSpec(metricName=trigger.metric_name, targetSize=math.ceil(target), targetSizeFloat=target)
         return pb.GetMetricSpecResponse(metricSpecs=[spec]).SerializeToString()
 
     async def _get_metrics(self, request: bytes, context: ServicerContext, now: float) -> bytes:
         """Answer with the value, or with UNAVAILABLE or FAILED_PRECONDITION and the reason for having none."""
-        subject = await self._subject("GetMetrics", request, context, now)
-        prepared = await self._interest.prepare(subject.question, now)
-        evaluated = self._evaluator.evaluate(subject.question, prepared)
+        scaled_object = await self._scaled_object_request("GetMetrics", request, context, now)
+        prepared = await self._preparation.prepare(scaled_object.resolved, now)
+        evaluated = self._evaluator.evaluate(scaled_object.resolved, prepared)
         evaluation, answer = evaluated.evaluation, evaluated.answer
-        if answer is None or (answer.namespace, answer.name) != (subject.namespace, subject.name):
-            self._log.log_evaluation(subject.title, subject.question.trigger, evaluation)
-            answer = evaluated.answer = recent_answer(subject, evaluation, prepared.at_seconds)
+        if answer is None or (answer.namespace, answer.name) != (scaled_object.namespace, scaled_object.name):
+            self._log.log_evaluation(scaled_object.title, scaled_object.resolved.trigger, evaluation)
+            answer = evaluated.answer = recent_answer(scaled_object, evaluation, prepared.at_seconds)
         self._answers.note(answer, prepared.at_seconds)
         self._on_answer(answer)
         if evaluation.value is None:
-            sentence = f"{subject.title}: {evaluation.reason}"
+            sentence = f"{scaled_object.title}: {evaluation.reason}"
             await self._refuse("GetMetrics", context, _CODES[evaluation.no_value_reason], sentence)
         if not evaluated.response:
-            evaluated.response = _metrics_response(subject.question.trigger.metric_name, evaluation.value)
+            evaluated.response = _metrics_response(scaled_object.resolved.trigger.metric_name, evaluation.value)
         return evaluated.response
 
     async def _is_active(self, request: bytes, context: ServicerContext, now: float) -> bytes:
         """Answer whether the workload should run; a workload whose activity is unknown stays as it is."""
-        subject = await self._subject("IsActive", request, context, now)
-        prepared = await self._interest.prepare(subject.question, now)
-        evaluation = self._evaluator.evaluate(subject.question, prepared).evaluation
+        scaled_object = await self._scaled_object_request("IsActive", request, context, now)
+        prepared = await self._preparation.prepare(scaled_object.resolved, now)
+        evaluation = self._evaluator.evaluate(scaled_object.resolved, prepared).evaluation
         if evaluation.is_activity_unknown:
-            why = f"{subject.title}: it is not known whether the workload should run: {evaluation.steps[-1]}"
+            why = f"{scaled_object.title}: it is not known whether the workload should run: {evaluation.steps[-1]}"
             await self._refuse("IsActive", context, grpc.StatusCode.UNAVAILABLE, why)
         return _IS_ACTIVE[evaluation.active]
 
@@ -212,32 +214,34 @@ class ExternalScaler:
         """
         self._counters.count_request("StreamIsActive")
         now = self._clock()
-        subject = await self._subject("StreamIsActive", request, context, now)
+        scaled_object = await self._scaled_object_request("StreamIsActive", request, context, now)
         if len(self._streams) >= MAX_STREAMS:
             sentence = f"{MAX_STREAMS} streams are open, which is the limit; does a client leak streams?"
             await self._refuse("StreamIsActive", context, grpc.StatusCode.UNAVAILABLE, sentence)
-        with self._streams.opened(subject.question) as stream:
+        with self._streams.opened(scaled_object.resolved) as stream:
             await context.send_initial_metadata(())  # the client sees an open stream before there is a state
-            await self._interest.prepare(subject.question, now)
-            async for active in self._streams.states(subject.question, stream):
+            await self._preparation.prepare(scaled_object.resolved, now)
+            async for active in self._streams.states(scaled_object.resolved, stream):
                 yield _IS_ACTIVE[active]
 
     # ---- the steps ----
 
-    async def _subject(self, method: str, request: bytes, context: ServicerContext, now: float) -> Subject:
+    async def _scaled_object_request(
+        self, method: str, request: bytes, context: ServicerContext, now: float
+    ) -> ScaledObjectRequest:
         """Resolve a request, or return the result of the same request before."""
         key = (method, request)
-        if (subject := self._subjects.get(key, now)) is not None:
-            return subject
+        if (scaled_object := self._requests_seen.get(key, now)) is not None:
+            return scaled_object
         ref, metric_name = await self._parse(method, request, context)
-        subject = await self._resolve(method, ref, context, now)
-        expected = subject.question.trigger.metric_name
+        scaled_object = await self._resolve(method, ref, context, now)
+        expected = scaled_object.resolved.trigger.metric_name
         if metric_name and metric_name.lower() != expected:
             sentence = f"metricName: {quoted(metric_name)} is not this trigger's: it is {quoted(expected)}"
             await self._refuse(method, context, grpc.StatusCode.INVALID_ARGUMENT, sentence)
         if len(request) <= _MAX_KNOWN_REQUEST_BYTES:
-            self._subjects.put(key, subject, now)
-        return subject
+            self._requests_seen.put(key, scaled_object, now)
+        return scaled_object
 
     async def _parse(self, method: str, request: bytes, context: ServicerContext) -> tuple[pb.ScaledObjectRef, str]:
         """Return the reference and the metric name of a request."""
@@ -251,19 +255,19 @@ class ExternalScaler:
 
     async def _resolve(
         self, method: str | None, ref: pb.ScaledObjectRef, context: ServicerContext, now: float
-    ) -> Subject:
+    ) -> ScaledObjectRequest:
         """Read the trigger; ``method`` is None for a call that is not KEDA's and is not counted."""
         try:
-            subject = self._resolver.resolve(ref.scalerMetadata, ref.namespace, ref.name, now)
+            scaled_object = self._resolver.resolve(ref.scalerMetadata, ref.namespace, ref.name, now)
         except TriggerError as error:
             self._log.log_problems("/".join(printable_names(ref.namespace, ref.name)), error.problems)
             await self._refuse(method, context, grpc.StatusCode.INVALID_ARGUMENT, "; ".join(error.problems))
-        self._log.log_problems(subject.title, subject.question.trigger.hints)
-        return subject
+        self._log.log_problems(scaled_object.title, scaled_object.resolved.trigger.hints)
+        return scaled_object
 
-    def _activity(self, question: Question, now: float) -> bool | None:
+    def _activity(self, resolved: ResolvedTrigger, now: float) -> bool | None:
         """Return the state that a stream may push, or None while it is unknown."""
-        return self._evaluator.evaluate(question, self._interest.register(question, now)).evaluation.known_activity
+        return self._evaluator.evaluate(resolved, self._preparation.register(resolved, now)).evaluation.known_activity
 
     async def _refuse(
         self, method: str | None, context: ServicerContext, code: grpc.StatusCode, sentence: str

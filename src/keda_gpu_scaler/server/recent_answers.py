@@ -14,7 +14,7 @@ from keda_gpu_scaler.core.evaluate.demand import DemandObservation
 from keda_gpu_scaler.core.evaluate.evaluation import Evaluation
 from keda_gpu_scaler.core.trigger.parser import Trigger
 from keda_gpu_scaler.server.bounded_cache import BoundedCache
-from keda_gpu_scaler.server.resolver import Subject
+from keda_gpu_scaler.server.request_resolver import ScaledObjectRequest
 
 RECENT_SECONDS = 600.0
 """An answer that was not given again for this time is no longer reported."""
@@ -45,7 +45,7 @@ class RecentAnswers:
         ]
 
 
-class ChangeLog:
+class TransitionLog:
     """Logs a condition when it begins and when it ends; forgets the oldest conditions."""
 
     def __init__(self) -> None:
@@ -85,12 +85,12 @@ class ChangeLog:
         return True
 
 
-def recent_answer(subject: Subject, evaluation: Evaluation, now: float) -> RecentAnswer:
+def recent_answer(scaled_object: ScaledObjectRequest, evaluation: Evaluation, now: float) -> RecentAnswer:
     """Summarise an answer for the status page, the metrics and Events."""
-    trigger, demand = subject.question.trigger, evaluation.demand
+    trigger, demand = scaled_object.resolved.trigger, evaluation.demand
     return RecentAnswer(
-        namespace=subject.namespace,
-        name=subject.name,
+        namespace=scaled_object.namespace,
+        name=scaled_object.name,
         metric_name=trigger.metric_name,
         metric=trigger.metric.name,
         target=round(trigger.target, 3),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The open StreamIsActive calls: notifies a stream when the activity of its question changes.
+"""The open StreamIsActive calls: notifies a stream when the activity of its trigger changes.
 
 Law: a stream reports an observed state. While the state is unknown, nothing is sent, and the last state stands.
 """
@@ -9,7 +9,7 @@ import contextlib
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Iterator
 
-from keda_gpu_scaler.server.resolver import Question
+from keda_gpu_scaler.server.request_resolver import ResolvedTrigger
 
 HEARTBEAT_SECONDS = 60.0
 """A stream repeats an unchanged state after this time; every ``true`` costs KEDA a status write."""
@@ -27,46 +27,46 @@ class ActivityStream:
 
 
 class ActivityStreams:
-    """All open streams, by question.
+    """All open streams, by trigger.
 
     Args:
-        activity: returns whether a question's workload is active at a time, or None while that is unknown.
+        activity: returns whether a resolved's workload is active at a time, or None while that is unknown.
         clock: monotonic seconds.
     """
 
-    def __init__(self, activity: Callable[[Question, float], bool | None], clock: Callable[[], float]) -> None:
+    def __init__(self, activity: Callable[[ResolvedTrigger, float], bool | None], clock: Callable[[], float]) -> None:
         self._activity = activity
         self._clock = clock
-        self._streams: dict[Question, set[ActivityStream]] = defaultdict(set)
+        self._streams: dict[ResolvedTrigger, set[ActivityStream]] = defaultdict(set)
         self._is_stopping = False
 
     def __len__(self) -> int:
         return sum(map(len, self._streams.values()))
 
     @contextlib.contextmanager
-    def opened(self, question: Question) -> Iterator[ActivityStream]:
+    def opened(self, resolved: ResolvedTrigger) -> Iterator[ActivityStream]:
         """Count a stream as open for the duration of the ``with`` block."""
         stream = ActivityStream()
-        self._streams[question].add(stream)
+        self._streams[resolved].add(stream)
         try:
             yield stream
         finally:
-            self._streams[question].discard(stream)
-            if not self._streams[question]:
-                del self._streams[question]
+            self._streams[resolved].discard(stream)
+            if not self._streams[resolved]:
+                del self._streams[resolved]
 
-    async def states(self, question: Question, stream: ActivityStream) -> AsyncGenerator[bool, None]:
+    async def states(self, resolved: ResolvedTrigger, stream: ActivityStream) -> AsyncGenerator[bool, None]:
         """Yield the state at once, on every change, and as a slow heartbeat, until ``stop``."""
         sent_at = 0.0
         while not self._is_stopping:
             stream.wake.clear()
             now = self._clock()
-            active = self._activity(question, now)
+            active = self._activity(resolved, now)
             if active is not None and (active != stream.sent or now - sent_at >= HEARTBEAT_SECONDS):
                 stream.sent, sent_at = active, now
                 yield active
             try:
-                async with asyncio.timeout(question.trigger.poll_interval_seconds):
+                async with asyncio.timeout(resolved.trigger.poll_interval_seconds):
                     await stream.wake.wait()
             except TimeoutError:
                 continue
@@ -74,13 +74,13 @@ class ActivityStreams:
     async def wake_changed(self) -> None:
         """Wake the streams whose state changed; called in the event loop after every snapshot or report.
 
-        Each question is evaluated once, however many streams share it. Other calls get their turn every few
+        Each trigger is evaluated once, however many streams share it. Other calls get their turn every few
         milliseconds.
         """
         turn_began = now = self._clock()
-        for question in list(self._streams):
-            active = self._activity(question, now)
-            for stream in self._streams.get(question, ()):
+        for resolved in list(self._streams):
+            active = self._activity(resolved, now)
+            for stream in self._streams.get(resolved, ()):
                 if active is not None and stream.sent != active:
                     stream.wake.set()
             now = self._clock()

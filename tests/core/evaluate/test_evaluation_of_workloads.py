@@ -458,7 +458,7 @@ def test_a_pending_pod_is_not_ready_and_keeps_active_only_within_its_grace(
         [_, unready] = evaluation.observations
         assert unready.value is None
         assert isinstance(unready, PodObservation)
-        assert unready.observation is not ObservationState.OBSERVED
+        assert unready.state is not ObservationState.OBSERVED
 
 
 def test_one_pod_above_the_threshold_makes_the_workload_active() -> None:

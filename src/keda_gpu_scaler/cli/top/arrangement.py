@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Groups, sorts and filters the rows of ``top``.
 
-Law: a sum covers the devices with readings, and is None if one of these has no such reading. Unknown values come last
-in every order. A pod's part of a shared device is an equal one, as in the answer to a trigger.
+Law: a sum ignores devices without any reading. If one of the other devices does not have the summed reading, the sum is
+unknown. Unknown values come last in every order. Pods share a device in equal parts, as in the answer to a trigger.
 """
 
 import re

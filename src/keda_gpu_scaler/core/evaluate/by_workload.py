@@ -140,7 +140,7 @@ def _not_scraped(view: WorkloadView, demand: DemandObservation | None) -> list[s
     return [
         f"{one.pod.ref.name}: {one.sentence}"
         for one in view.observations
-        if one.observation is ObservationState.NOT_READY and one.pod.node is not None
+        if one.state is ObservationState.NOT_READY and one.pod.node is not None
     ]
 
 

@@ -31,8 +31,8 @@ class _UnknownError(Exception):
 class EngineLoad:
     """The load of an engine: a value in the metric's unit, or None, and a sentence in both cases.
 
-    ``requests`` is the number of requests that run or wait now. Where none does it is the number of requests that ended
-    well within the window, except where the metric is a rate, whose threshold already says which rate matters.
+    ``requests`` is the number of requests that run or wait now. If none runs or waits, it is the number of requests
+    that succeeded during the window. For a rate metric it is then 0, because the activation threshold covers the rate.
     ``expires_at_seconds`` is when the newest reading becomes stale. ``is_no_engine`` says that the target never
     exported the page of a known engine, or that the engine exports no queue.
     """

@@ -58,7 +58,7 @@ class PodObservation:
     """
 
     pod: Pod
-    observation: ObservationState
+    state: ObservationState
     value: float | None
     sentence: str
     expires_at_seconds: float = math.inf

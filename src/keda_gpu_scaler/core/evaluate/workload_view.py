@@ -101,12 +101,12 @@ class WorkloadView:
     @cached_property
     def missing(self) -> Sequence[PodObservation]:
         """The ready pods that the trigger selects and that have no value."""
-        return [one for one in self.ready if one.observation is ObservationState.MISSING]
+        return [one for one in self.ready if one.state is ObservationState.MISSING]
 
     @cached_property
     def out_of_scope(self) -> Sequence[PodObservation]:
         """The ready pods that the trigger does not select."""
-        return [one for one in self.ready if one.observation is ObservationState.OUT_OF_SCOPE]
+        return [one for one in self.ready if one.state is ObservationState.OUT_OF_SCOPE]
 
     @property
     def missing_reasons(self) -> Sequence[str]:
@@ -116,7 +116,7 @@ class WorkloadView:
         return [
             f"{one.pod.ref.name}: {one.sentence}"
             for one in self.unnarrowed_observations
-            if one.observation is ObservationState.MISSING and one.pod.node is not None
+            if one.state is ObservationState.MISSING and one.pod.node is not None
         ]
 
     @property
@@ -129,7 +129,7 @@ class WorkloadView:
     @property
     def no_device_reason(self) -> str | None:
         """Why the workload has no device that the trigger selects; None where it has one, or may have one."""
-        states = {observation.observation for observation in self.observations}
+        states = {observation.state for observation in self.observations}
         if not self.ready or not states <= {ObservationState.OUT_OF_SCOPE, ObservationState.NO_DEVICE}:
             return None
         if states == {ObservationState.NO_DEVICE}:

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The reported value: the number that makes the HPA decide as it would from the value of each pod.
 
-Law: the reported value is the plain total (or mean) if the HPA's external-metric arithmetic leads to the right size
-with it. Otherwise it is a number that leads there. If no number does, it is the one that leads closest without going
-beyond.
+Law: if the plain total (or mean) makes the HPA choose the right size, it is the reported value. Otherwise the reported
+value is a number that makes the HPA choose the right size. If no such number exists, it is the number that brings the
+HPA nearest to the right size without going past it.
 
 The HPA assumes that an external metric covers every pod. It does not cover pods that are starting or have no value. For
-its own resource metrics the HPA has rules for such pods (``replica_calculator.resource_replicas``). They are followed
-here.
+its own resource metrics the HPA has rules for such pods (``replica_calculator.resource_replicas``). This module follows
+these rules.
 """
 
 import math
@@ -92,7 +92,9 @@ class _Hpa:
         return next((value for value in self._candidates(wanted) if self.size_for(value) == wanted), None)
 
     def leading_nearest_to(self, wanted: int, ready_load: int) -> int:
-        """Return a number for a size to which no number leads. It leads close to the size, neither beyond nor away.
+        """Return the number that brings the HPA nearest to a size that it cannot reach exactly.
+
+        The HPA does not go past the size with it, and does not move in the wrong direction.
 
         During a rollout with surge more replicas exist than are wanted. Then even the present size may be such a size:
         with 20 replicas wanted and 21 existing, the HPA chooses 21 or 19 and nothing between. If it scaled up, it would

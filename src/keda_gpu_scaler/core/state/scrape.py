@@ -17,7 +17,7 @@ AUTO = "auto"
 class Endpoint:
     """One thing to scrape: the engine of a pod (``pod`` and ``address`` are set), or a ``url``.
 
-    ``engine`` is a name in ``core.trigger.metrics.ENGINES``, or ``AUTO``. ``port``, ``path`` and ``scheme`` are None
+    ``engine`` is a name in ``core.trigger.engines.ENGINES``, or ``AUTO``. ``port``, ``path`` and ``scheme`` are None
     where the trigger does not set them. Then the defaults of the engine are tried. For ``AUTO`` the defaults of each
     engine are tried in turn, and ports that the pod declares (``declared_ports``) come first. With ``every_address``
     each address of the URL's host is a target of its own; without it one address is scraped.

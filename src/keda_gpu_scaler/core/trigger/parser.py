@@ -69,7 +69,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter("metricType", DEFAULT_METRIC, "the metric; the tables below list all of them"),
     Parameter(
         "targetValue",
-        "80",
+        f"{DEFAULT_TARGET:g}",
         f"the value that the metric should have, in the metric's unit: {MIN_TARGET:g} to {MAX_NUMBER:g}",
     ),
     Parameter(
@@ -116,24 +116,24 @@ PARAMETERS: tuple[Parameter, ...] = (
     ),
     Parameter(
         "startupGraceSeconds",
-        "600",
+        f"{DEFAULT_STARTUP_GRACE_SECONDS:g}",
         "a pod that is not ready and is younger than this is starting; it keeps its workload active: "
         f"0 to {MAX_STARTUP_GRACE_SECONDS:g}",
     ),
     Parameter(
         "minCoverage",
-        "0.5",
+        f"{DEFAULT_MIN_COVERAGE:g}",
         "the share of the ready pods (or devices) in scope that must have a value; with fewer, no value is reported: "
         "0 to 1",
     ),
     Parameter(
         "pollIntervalSeconds",
-        "10",
+        f"{DEFAULT_POLL_INTERVAL_SECONDS:g}",
         f"the longest time between two evaluations of a stream: 1 to {MAX_POLL_INTERVAL_SECONDS:g}",
     ),
     Parameter(
         "windowSeconds",
-        "10",
+        f"{DEFAULT_WINDOW_SECONDS:g}",
         f"the time over which readings are averaged: 0 to {MAX_WINDOW_SECONDS:g}; 0 uses the newest sample alone",
     ),
     Parameter(

@@ -14,7 +14,7 @@ from keda_gpu_scaler.core.interfaces import Cluster, Engines, Peers
 from keda_gpu_scaler.core.trigger.parser import Scope
 from keda_gpu_scaler.core.types import Unavailable, Workload
 from keda_gpu_scaler.server.bounded_cache import BoundedCache
-from keda_gpu_scaler.server.resolver import IDLE_SECONDS, MAX_QUESTIONS, Question
+from keda_gpu_scaler.server.request_resolver import IDLE_SECONDS, MAX_TRIGGERS, ResolvedTrigger
 
 SYNC_SECONDS = 1.0
 """The longest time that a call waits for data that was not read before."""
@@ -29,10 +29,10 @@ NodeLabels = Mapping[str, Mapping[str, str]] | Unavailable | None
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What the API server knows for a question, read at ``at_seconds``.
+    """What the API server knows for a trigger, read at ``at_seconds``.
 
     ``workload`` is None without a cluster; ``node_labels`` is None where the trigger has no nodeSelector. While
-    ``is_synced`` is false, something that the question needs was not read yet.
+    ``is_synced`` is false, something that the trigger needs was not read yet.
     """
 
     workload: Workload | Unavailable | None
@@ -43,7 +43,7 @@ class Prepared:
 
 @dataclass(slots=True)
 class _Registration:
-    """The interest that was registered for a question, and for which state of its workload."""
+    """The interest that was registered for a trigger, and for which state of its workload."""
 
     workload: Workload | Unavailable | None
     scrapes: tuple[ScrapeRequest, ...]
@@ -52,8 +52,8 @@ class _Registration:
     is_synced: bool = False
 
 
-class Interest:
-    """Registers what questions need.
+class Preparation:
+    """Registers what triggers need.
 
     Args:
         clock: monotonic seconds.
@@ -69,53 +69,53 @@ class Interest:
         self._cluster = cluster
         self._peers = peers
         self._engines = engines
-        self._registrations: BoundedCache[Question, _Registration] = BoundedCache(MAX_QUESTIONS, IDLE_SECONDS)
+        self._registrations: BoundedCache[ResolvedTrigger, _Registration] = BoundedCache(MAX_TRIGGERS, IDLE_SECONDS)
 
-    async def prepare(self, question: Question, now: float) -> Prepared:
-        """Register interest, and wait for the first sync of everything that the question needs."""
-        prepared = self.register(question, now)
+    async def prepare(self, resolved: ResolvedTrigger, now: float) -> Prepared:
+        """Register interest, and wait for the first sync of everything that the trigger needs."""
+        prepared = self.register(resolved, now)
         if prepared.is_synced:
             return prepared
         is_synced = False
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SYNC_SECONDS):
-                await self._wait_for_sync(question, prepared)
+                await self._wait_for_sync(resolved, prepared)
                 is_synced = True
-        prepared = self.register(question, self._clock())
-        if is_synced and (registration := self._registrations.get(question, prepared.at_seconds)):
+        prepared = self.register(resolved, self._clock())
+        if is_synced and (registration := self._registrations.get(resolved, prepared.at_seconds)):
             registration.is_synced = True
         return prepared
 
-    def register(self, question: Question, now: float) -> Prepared:
+    def register(self, resolved: ResolvedTrigger, now: float) -> Prepared:
         """Register interest without waiting; return what is known now."""
         workload, labels = None, None
         if self._cluster is not None:
-            workload = self._cluster.workload(question.namespace, question.name)
-            if question.trigger.node_selector is not None:
+            workload = self._cluster.workload(resolved.namespace, resolved.name)
+            if resolved.trigger.node_selector is not None:
                 labels = self._cluster.node_labels()
-        registration = self._registrations.get(question, now)
+        registration = self._registrations.get(resolved, now)
         if (
             registration is None
             or registration.workload is not workload
             or now - registration.at_seconds >= REGISTER_AGAIN_SECONDS
         ):
-            registration = self._renew(question, workload, registration, now)
+            registration = self._renew(resolved, workload, registration, now)
         is_synced = registration.is_synced and not _is_pending(workload) and not _is_pending(labels)
         return Prepared(workload, labels, is_synced, now)
 
     def expire_idle(self, now: float) -> None:
-        """Release what was kept for questions that were not used for a while."""
+        """Release what was kept for triggers that were not used for a while."""
         self._registrations.expire(now)
 
     def _renew(
-        self, question: Question, workload: Workload | Unavailable | None, last: _Registration | None, now: float
+        self, resolved: ResolvedTrigger, workload: Workload | Unavailable | None, last: _Registration | None, now: float
     ) -> _Registration:
         if last is not None and last.workload is workload:
             scrapes, is_synced = last.scrapes, last.is_synced and now - last.at_seconds < SYNC_HOLDS_SECONDS
         else:
-            scrapes, is_synced = self._scrapes(question, workload), False
+            scrapes, is_synced = self._scrapes(resolved, workload), False
         registration = _Registration(workload, scrapes, now, is_synced=is_synced)
-        self._registrations.put(question, registration, now)
+        self._registrations.put(resolved, registration, now)
         if self._engines is not None:
             for scrape in scrapes:
                 self._engines.register_interest(
@@ -124,26 +124,26 @@ class Interest:
                     selectors=scrape.selectors,
                     demand=scrape.is_demand,
                 )
-        self._register_peers(question, registration)
+        self._register_peers(resolved, registration)
         if registration.needs_peers and not (last is not None and last.needs_peers):
             registration.is_synced = False
         return registration
 
-    def _scrapes(self, question: Question, workload: Workload | Unavailable | None) -> tuple[ScrapeRequest, ...]:
-        if self._engines is None or not question.trigger.is_scraped:
+    def _scrapes(self, resolved: ResolvedTrigger, workload: Workload | Unavailable | None) -> tuple[ScrapeRequest, ...]:
+        if self._engines is None or not resolved.trigger.is_scraped:
             return ()
-        return scrape_requests(question.trigger, ready_pods(workload) if isinstance(workload, Workload) else ())
+        return scrape_requests(resolved.trigger, ready_pods(workload) if isinstance(workload, Workload) else ())
 
-    def _register_peers(self, question: Question, registration: _Registration) -> None:
-        if self._peers is None or question.trigger.scope is Scope.NODE:
+    def _register_peers(self, resolved: ResolvedTrigger, registration: _Registration) -> None:
+        if self._peers is None or resolved.trigger.scope is Scope.NODE:
             return
-        registration.needs_peers = self._needs_devices(question, registration)
+        registration.needs_peers = self._needs_devices(resolved, registration)
         if registration.needs_peers:
-            self._peers.register_interest(question.trigger.window_seconds)
+            self._peers.register_interest(resolved.trigger.window_seconds)
 
-    def _needs_devices(self, question: Question, registration: _Registration) -> bool:
+    def _needs_devices(self, resolved: ResolvedTrigger, registration: _Registration) -> bool:
         """Whether the answer depends on devices; for a saturation only where no pod has an engine."""
-        trigger = question.trigger
+        trigger = resolved.trigger
         if trigger.engine is None:
             return True
         if trigger.metric.name != "saturation" or self._engines is None:
@@ -154,21 +154,21 @@ class Interest:
             (result := results.get(endpoint)) is not None and result.is_no_engine for endpoint in engines
         )
 
-    async def _wait_for_sync(self, question: Question, prepared: Prepared) -> None:
+    async def _wait_for_sync(self, resolved: ResolvedTrigger, prepared: Prepared) -> None:
         """Wait for the workload, then for node labels, engines and peers. The caller sets the deadline."""
         if self._cluster is not None:
             if _is_pending(prepared.workload):
-                await self._cluster.wait_for_sync(question.namespace, question.name)
-                prepared = self.register(question, self._clock())
+                await self._cluster.wait_for_sync(resolved.namespace, resolved.name)
+                prepared = self.register(resolved, self._clock())
             while _is_pending(prepared.node_labels):
                 await asyncio.sleep(_LABELS_INTERVAL_SECONDS)
-                prepared = self.register(question, self._clock())
-        registration = self._registrations.get(question, prepared.at_seconds)
+                prepared = self.register(resolved, self._clock())
+        registration = self._registrations.get(resolved, prepared.at_seconds)
         if registration is None:
             return
         if self._engines is not None and registration.scrapes:
             await self._engines.wait_for_sync([scrape.endpoint for scrape in registration.scrapes])
-            self._register_peers(question, registration)  # the scrape may have found that there is no engine
+            self._register_peers(resolved, registration)  # the scrape may have found that there is no engine
         if self._peers is not None and registration.needs_peers:
             await self._peers.wait_for_sync()
 

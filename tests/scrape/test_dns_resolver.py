@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from keda_gpu_scaler.core.urls import parse_url
-from keda_gpu_scaler.scrape.resolver import MAX_CONCURRENT_LOOKUPS, system_lookup
+from keda_gpu_scaler.scrape.dns_resolver import MAX_CONCURRENT_LOOKUPS, system_lookup
 from keda_gpu_scaler.scrape.types import FailureKind, FetchError
 from tests.scrape.clients import (
     SHORT_SECONDS,

@@ -11,26 +11,26 @@ from dataclasses import dataclass
 from keda_gpu_scaler.core.trigger.parser import Trigger, parse_trigger
 from keda_gpu_scaler.server.bounded_cache import BoundedCache
 
-MAX_QUESTIONS = 2048
-"""The number of questions for which results are cached: one for each stream or workload of a large cluster."""
+MAX_TRIGGERS = 2048
+"""The number of triggers for which results are cached: one for each stream or workload of a large cluster."""
 IDLE_SECONDS = 600.0
-"""A result is released when its question was not used for this time."""
+"""A result is released when its trigger was not used for this time."""
 
 _MAX_NAMESPACE_LENGTH, _MAX_NAME_LENGTH = 63, 253  # of Kubernetes
 
 
-@functools.lru_cache(maxsize=MAX_QUESTIONS)
+@functools.lru_cache(maxsize=MAX_TRIGGERS)
 def _parse(metadata: tuple[tuple[str, str], ...]) -> Trigger:
     return parse_trigger(dict(metadata))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Question:
+class ResolvedTrigger:
     """A trigger and the workload it is evaluated for.
 
-    Equal questions are the same object while they are cached. Caches therefore compare and hash identities, which
+    Equal triggers are the same object while they are cached. Caches therefore compare and hash identities, which
     costs less than hashing a trigger. Without a cluster no workload is known: ``namespace`` and ``name`` are empty, and
-    all ScaledObjects with the same metadata share one question.
+    all ScaledObjects with the same metadata share one trigger.
     """
 
     trigger: Trigger
@@ -40,10 +40,10 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Subject:
-    """A question and the ScaledObject of the request; the names are fit for logs and status messages."""
+class ScaledObjectRequest:
+    """A trigger and the ScaledObject of the request; the names are fit for logs and status messages."""
 
-    question: Question
+    resolved: ResolvedTrigger
     namespace: str
     name: str
 
@@ -62,25 +62,25 @@ class RequestResolver:
 
     def __init__(self, *, has_cluster: bool) -> None:
         self._has_cluster = has_cluster
-        self._questions: BoundedCache[tuple[object, ...], Question] = BoundedCache(MAX_QUESTIONS, IDLE_SECONDS)
+        self._triggers: BoundedCache[tuple[object, ...], ResolvedTrigger] = BoundedCache(MAX_TRIGGERS, IDLE_SECONDS)
 
-    def resolve(self, metadata: Mapping[str, str], namespace: str, name: str, now: float) -> Subject:
-        """Return the question of a request.
+    def resolve(self, metadata: Mapping[str, str], namespace: str, name: str, now: float) -> ScaledObjectRequest:
+        """Return the trigger of a request.
 
         Raises:
             TriggerError: the metadata is invalid.
         """
         items = tuple(sorted(metadata.items()))
         key = (items, namespace, name) if self._has_cluster else (items, "", "")
-        question = self._questions.get(key, now)
-        if question is None:
-            question = Question(_parse(items), *key)
-            self._questions.put(key, question, now)
-        return Subject(question, *printable_names(namespace, name))
+        resolved = self._triggers.get(key, now)
+        if resolved is None:
+            resolved = ResolvedTrigger(_parse(items), *key)
+            self._triggers.put(key, resolved, now)
+        return ScaledObjectRequest(resolved, *printable_names(namespace, name))
 
     def expire_idle(self, now: float) -> None:
-        """Release the questions that were not used for a while."""
-        self._questions.expire(now)
+        """Release the triggers that were not used for a while."""
+        self._triggers.expire(now)
 
 
 def printable_names(namespace: str, name: str) -> tuple[str, str]:
