@@ -92,7 +92,7 @@ docker-release: ## Build and push the image for amd64 and arm64: VERSION=v0.1.0,
 
 chart: setup ## Check the Helm chart; Go is needed, to build helm and kubeconform into .tools (once)
 	@$(BIN)/python scripts/tools.py
-	@KEDA_GPU_SCALER_TEST_TOOLS=required $(BIN)/python -m pytest -q tests/deploy
+	@KEDA_GPU_SCALER_TEST_TOOLS=required $(BIN)/python -m pytest -q -n $(WORKERS) tests/deploy
 
 manifests: setup ## Render deploy/manifests.yaml and the chart's golden files
 	@$(BIN)/python scripts/tools.py
