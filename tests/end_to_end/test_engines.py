@@ -107,7 +107,7 @@ class Cluster:
 
     def wait_for_value(self, expected: float, **metadata: str) -> None:
         """Call until the value is this one: the first call may come before the first scrape on a slow machine."""
-        self._wait_until(lambda: self._value_or_error(**metadata), expected.__eq__)
+        self._wait_until(lambda: self._value_or_error(**metadata), lambda answer: answer == expected)
 
     def wait_for_error(self, part: str, **metadata: str) -> None:
         """Call until the answer is an error that contains this."""
@@ -129,8 +129,14 @@ class Cluster:
             assert time.monotonic() < ends_at, answer
 
     def active(self, **metadata: str) -> bool:
-        result: bool = self.front_end.stub.IsActive(self.ref(**metadata), timeout=WAIT_SECONDS).result
-        return result
+        """Call until the activity is known: the first call may come before the first scrape on a slow machine."""
+        ends_at = time.monotonic() + WAIT_SECONDS
+        while True:
+            try:
+                result: bool = self.front_end.stub.IsActive(self.ref(**metadata), timeout=WAIT_SECONDS).result
+                return result
+            except grpc.RpcError as error:
+                assert time.monotonic() < ends_at, error.details()
 
     def steps(self, **metadata: str) -> list[str]:
         with grpc.insecure_channel(f"127.0.0.1:{self.front_end.port}") as channel:

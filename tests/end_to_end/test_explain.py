@@ -137,6 +137,7 @@ def test_json_is_one_object_with_every_reading(fleet: FleetOfNodes) -> None:
 
 def test_an_unknown_reading_is_shown_as_unknown(fleet: FleetOfNodes) -> None:
     build(fleet)
+    fleet.until("a", with_value(2), profile="triton-inference", scalerAddress=ADDRESS)  # b was read once
     fleet.nodes["b"].kill()
     fleet.until("a", with_value(1), profile="triton-inference", scalerAddress=ADDRESS)
     outcome = explain(fleet, "ai/llama", columns=140)
@@ -149,6 +150,7 @@ def test_another_instance_replaces_one_that_is_gone(fleet: FleetOfNodes) -> None
     build(fleet)
     fleet.nodes["a"].kill()
     install(fleet, "b")
+    fleet.until("b", with_value(1), profile="triton-inference", scalerAddress=ADDRESS)
     outcome = explain(fleet, "ai/llama", "-o", "json")
     assert parsed(outcome)["instance"] == "pod keda/scaler-b"
     assert outcome.returncode == 0
