@@ -123,20 +123,24 @@ class Cluster:
         except grpc.RpcError as error:
             return str(error.details())
 
-    def _wait_until(self, call: Callable[[], object], is_expected: Callable[[Any], object]) -> None:
+    def _wait_until(self, call: Callable[[], Any], is_expected: Callable[[Any], object]) -> Any:
+        """Return the first answer that is as expected."""
         ends_at = time.monotonic() + WAIT_SECONDS
         while not is_expected(answer := call()):
             assert time.monotonic() < ends_at, answer
+        return answer
 
     def active(self, **metadata: str) -> bool:
         """Call until the activity is known: the first call may come before the first scrape on a slow machine."""
-        ends_at = time.monotonic() + WAIT_SECONDS
-        while True:
-            try:
-                result: bool = self.front_end.stub.IsActive(self.ref(**metadata), timeout=WAIT_SECONDS).result
-                return result
-            except grpc.RpcError as error:
-                assert time.monotonic() < ends_at, error.details()
+        known = self._wait_until(lambda: self._active_or_error(**metadata), lambda answer: isinstance(answer, bool))
+        return known is True
+
+    def _active_or_error(self, **metadata: str) -> bool | str:
+        try:
+            result: bool = self.front_end.stub.IsActive(self.ref(**metadata), timeout=WAIT_SECONDS).result
+        except grpc.RpcError as error:
+            return str(error.details())
+        return result
 
     def steps(self, **metadata: str) -> list[str]:
         with grpc.insecure_channel(f"127.0.0.1:{self.front_end.port}") as channel:
