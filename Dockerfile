@@ -39,7 +39,7 @@ LABEL org.opencontainers.image.title="keda-gpu-scaler" \
       org.opencontainers.image.base.digest="${RUNTIME_DIGEST}"
 COPY --link --from=layout /layout/ /usr/local/
 
-# Whoever opens a Python in here by hand leaves nothing behind either; the command itself ignores the environment.
+# A Python that is started by hand in the image writes no bytecode either; the command ignores the environment.
 ENV PYTHONDONTWRITEBYTECODE=1
 # The agents' pods set root: the kubelet's socket belongs to it. No HEALTHCHECK: the kubelet asks /livez and /readyz.
 USER 65532:65532

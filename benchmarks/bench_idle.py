@@ -29,7 +29,7 @@ def figures() -> Iterator[Figure]:
             serve.wait_until_it_answers()
             shares.append(serve.cpu_share(_SECONDS))
             at_rest.append(serve.memory())
-            serve.register_interest(_TRIGGERS)
+            serve.call_triggers(_TRIGGERS)
             after_calls.append(serve.memory())
     yield Figure(f"CPU over {_SECONDS:.0f} s, of one core", {"median": f"{100 * statistics.median(shares):.2f} %"})
     yield _memory(f"memory after {_SECONDS:.0f} s", at_rest)

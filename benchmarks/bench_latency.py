@@ -32,7 +32,7 @@ def figures() -> Iterator[Figure]:
         with node(delay) as fake, Serve(fake, "--sample-interval", "1") as serve:
             serve.wait_until_it_answers()
             time.sleep(_SETTLE_SECONDS)
-            serve.register_interest(_TRIGGERS)  # all triggers are known, as after the first poll of KEDA
+            serve.call_triggers(_TRIGGERS)  # all triggers are known, as after the first poll of KEDA
             for name, calls, triggers, rate in _CASES:
                 stolen = stolen_since_now()
                 loads = [

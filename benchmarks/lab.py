@@ -229,7 +229,7 @@ class Serve:
         with self.stub() as stub:
             until_answered(stub)
 
-    def register_interest(self, triggers: int) -> None:
+    def call_triggers(self, triggers: int) -> None:
         """Call GetMetrics once for each of a number of triggers, with the targets from 1 on."""
         with self.stub() as stub:
             for target in range(1, 1 + triggers):

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What does the image hold beside its base? Lay it out: ``python scripts/image.py OUT``.
+"""Lays out the content of the image beside its base: ``python scripts/image.py OUT``.
 
-The law of this script: what runs is exactly what is locked. It builds the wheel, installs it and requirements/run.txt
-by hash, for the platform of the image and not of whoever builds it, takes away what no process reads, compiles the
-rest, and says what there is and how large. The Dockerfile copies OUT to /usr/local; the tests run it where it lies.
+Law: the image runs exactly what is locked. The script builds the wheel, installs it and requirements/run.txt by hash
+for the platform of the image, removes the files that no process reads, compiles the rest, and prints the content and
+its size. The Dockerfile copies OUT to /usr/local. The tests run it in OUT.
 """
 
 import argparse
@@ -62,7 +62,9 @@ def locked(names: Iterable[str], text: str) -> str:
     """
     entries = {found[1]: found[0] for found in re.finditer(r"^([a-z0-9-]+)==(?:.*\\\n)*.*\n?", text, re.MULTILINE)}
     if missing := [name for name in names if name not in entries]:
-        raise SystemExit(f"requirements/dev.txt lacks {', '.join(missing)}, needed to build the wheel: run `make lock`")
+        raise SystemExit(
+            f"requirements/dev.txt has no {', '.join(missing)}, which the wheel's build needs: run `make lock`"
+        )
     return "".join(entries[name] for name in names)
 
 
@@ -104,7 +106,7 @@ def _pip(python: Path, *arguments: str) -> None:
 
 
 def strip(library: Path) -> None:
-    """Take away what nobody reads where it runs; licences and METADATA stay, for people and for scanners."""
+    """Remove the files that no process reads in the image. Licences and METADATA stay, for people and scanners."""
     shutil.rmtree(library / "bin", ignore_errors=True)
     for pattern in _FOR_BUILDERS_ONLY:
         for path in library.rglob(pattern):

@@ -57,7 +57,7 @@ def sample(index: int = 0, utilization: float | None = 0.5, **changes: object) -
     return replace(base, **changes)  # type: ignore[arg-type]
 
 
-def blind(index: int = 0) -> Sample:
+def sample_without_readings(index: int = 0) -> Sample:
     return Sample(device=device(index))
 
 
@@ -145,7 +145,7 @@ class FakeCluster:
         self.asked: list[tuple[str, str]] = []
         self.news = asyncio.Event()
 
-    def tell(self, known: Workload | Unavailable, namespace: str = "ai", name: str = "llama") -> None:
+    def report(self, known: Workload | Unavailable, namespace: str = "ai", name: str = "llama") -> None:
         self.workloads[namespace, name] = known
         self.news.set()
 
@@ -170,8 +170,8 @@ class FakePeers:
     def __init__(
         self, *histories: History, unavailable: Mapping[str, str] | None = None, is_settled: bool = True
     ) -> None:
-        self.told = {history.newest.node: history for history in histories}
-        self.mute = dict(unavailable or {})
+        self.known = {history.newest.node: history for history in histories}
+        self.withhold = dict(unavailable or {})
         self.asked_windows: list[float] = []
         self.is_settled = asyncio.Event()
         if is_settled:
@@ -181,10 +181,10 @@ class FakePeers:
         self.asked_windows.append(window_seconds)
 
     def histories(self) -> Mapping[str, History]:
-        return self.told
+        return self.known
 
     def unavailable(self) -> Mapping[str, str]:
-        return self.mute
+        return self.withhold
 
     async def wait_for_sync(self) -> None:
         await self.is_settled.wait()
@@ -193,13 +193,13 @@ class FakePeers:
 class FakeEngines:
     """Engines and sources of demand whose results a test sets. An endpoint without a result was not scraped yet."""
 
-    def __init__(self, told: Mapping[Endpoint, ScrapeResult] | None = None) -> None:
-        self.told = dict(told or {})
+    def __init__(self, known: Mapping[Endpoint, ScrapeResult] | None = None) -> None:
+        self.known = dict(known or {})
         self.asked: dict[Endpoint, tuple[float, tuple[SeriesSelector, ...], bool]] = {}
         self.news = asyncio.Event()
 
-    def tell(self, endpoint: Endpoint, scraped: ScrapeResult) -> None:
-        self.told[endpoint] = scraped
+    def report(self, endpoint: Endpoint, scraped: ScrapeResult) -> None:
+        self.known[endpoint] = scraped
         self.news.set()
 
     def register_interest(
@@ -213,10 +213,10 @@ class FakeEngines:
         self.asked[endpoint] = (window_seconds, selectors, demand)
 
     def scrape_results(self) -> Mapping[Endpoint, ScrapeResult]:
-        return {endpoint: scraped for endpoint, scraped in self.told.items() if endpoint in self.asked}
+        return {endpoint: scraped for endpoint, scraped in self.known.items() if endpoint in self.asked}
 
     async def wait_for_sync(self, endpoints: Collection[Endpoint]) -> None:
-        while not self.told.keys() >= set(endpoints):
+        while not self.known.keys() >= set(endpoints):
             self.news.clear()
             await self.news.wait()
 

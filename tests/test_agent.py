@@ -18,7 +18,7 @@ from keda_gpu_scaler.config import Config
 from keda_gpu_scaler.core.interfaces import BackendError
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
-from tests.fakes import FakeBackend, ManualClock, blind, sample
+from tests.fakes import FakeBackend, ManualClock, sample, sample_without_readings
 from tests.limits import WAIT_SECONDS
 from tests.serving import free_port, ref
 
@@ -123,7 +123,7 @@ def test_health_and_readiness_follow_the_devices() -> None:
         status, text = await node.get(node.agent.metrics_port, "/metrics")
         assert status == 200
         assert 'keda_gpu_scaler_gpu_utilization_percent{gpu_index="0"' in text
-        backend.samples = (blind(),)
+        backend.samples = (sample_without_readings(),)
         await node.health_turns(NOT_SERVING)
         assert await node.get(node.agent.probe_port, "/readyz") == (
             503,

@@ -91,7 +91,7 @@ def test_serving_imports_none_of_the_other_commands() -> None:
     assert set(loaded) == {f"keda_gpu_scaler.cli.{name}" for name in ("logs", "options", "serve")}
 
 
-def test_serving_loads_no_openssl_and_leaves_it_to_whoever_wants_it() -> None:
+def test_serving_loads_no_openssl_and_other_code_can_load_it() -> None:
     script = (
         "import sys; from keda_gpu_scaler.cli import main; main.get_command(None, 'serve');"
         "import keda_gpu_scaler.agent, keda_gpu_scaler.devices.nvml.backend, pynvml;"

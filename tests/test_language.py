@@ -56,7 +56,7 @@ def first_line_problem(text: str) -> str | None:
         return "it has no docstring"
     if len(line) > LONGEST_FIRST_LINE:
         return f"{len(line)} characters: {line}"
-    if not line.endswith("."):
+    if not line.endswith(".") or "?" in line:
         return f"not a sentence: {line}"
     return None
 

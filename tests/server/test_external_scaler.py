@@ -28,7 +28,7 @@ from keda_gpu_scaler.server.request_resolver import ResolvedTrigger
 from keda_gpu_scaler.server.streams import HEARTBEAT_SECONDS, ActivityStream
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
-from tests.fakes import ManualClock, blind, fleet_of, sample
+from tests.fakes import ManualClock, fleet_of, sample, sample_without_readings
 from tests.limits import WAIT_SECONDS
 
 
@@ -183,7 +183,7 @@ def test_an_invalid_request_gets_a_status_and_a_sentence(
             id="stale",
         ),
         pytest.param(
-            fleet_of([blind()]),
+            fleet_of([sample_without_readings()]),
             "ai/llama: gpu_utilization is unknown for 1 of 1 devices: GPU 0 (GPU-0000) of node gpu-7 has no reading "
             "of gpu_utilization; there is no value until they have a reading. Repair them, use another metricType, or "
             "narrow the trigger",

@@ -65,7 +65,7 @@ def test_the_first_call_waits_until_the_workload_was_read() -> None:
         call = asyncio.ensure_future(bench.metrics())
         await reached(bench.cluster)
         assert not call.done()
-        bench.cluster.tell(KNOWN)
+        bench.cluster.report(KNOWN)
         assert (await call).metricValues[0].metricValueFloat == 92.0
 
     on(Bench(FakeCluster(), FakePeers()), talk)

@@ -82,7 +82,7 @@ def test_the_first_call_waits_until_the_engine_was_scraped() -> None:
         while ENGINE not in bench.engines.asked:
             await asyncio.sleep(0)
         assert not call.done()
-        bench.engines.tell(ENGINE, engine(10))
+        bench.engines.report(ENGINE, engine(10))
         assert await call == 200.0
 
     on(Bench(RUNNING, FakeEngines()), talk)
@@ -116,8 +116,8 @@ def test_a_new_pod_is_scraped_at_once() -> None:
 
     async def talk(bench: Bench) -> None:
         await bench.value()
-        bench.cluster.tell(workload(POD, late))
-        bench.engines.tell(Endpoint(late.ref, "10.0.0.2"), engine(5))
+        bench.cluster.report(workload(POD, late))
+        bench.engines.report(Endpoint(late.ref, "10.0.0.2"), engine(5))
         assert await bench.value() == 300.0
 
     on(Bench(RUNNING, FakeEngines({ENGINE: engine(10)})), talk)
@@ -146,7 +146,7 @@ def test_a_queue_that_fills_activates_a_workload_at_zero() -> None:
         stream = bench.stub.StreamIsActive(bench.ref(**DEMAND))
         assert (await stream.read()).result is False
         bench.clock.advance(0.5)
-        bench.engines.tell(EPP, queue(1, at=1000.5))
+        bench.engines.report(EPP, queue(1, at=1000.5))
         bench.scaler.note_report()
         await bench.scaler.wake_streams()
         assert (await stream.read()).result is True
@@ -161,7 +161,7 @@ def test_law_1_unknown_demand_activates_nothing_and_is_logged_once(caplog: pytes
         assert await bench.active(**DEMAND) is False
         for _ in range(3):
             assert await bench.value(**DEMAND) == 0.0
-        bench.engines.tell(EPP, queue(0))
+        bench.engines.report(EPP, queue(0))
         bench.scaler.note_report()
         await bench.value(**DEMAND)
 
@@ -195,7 +195,7 @@ def test_a_recent_answer_holds_the_demand() -> None:
         await bench.value(**DEMAND)
         [answer] = bench.scaler.answers()
         assert (answer.demand, answer.is_demand_known) == (3.0, True)
-        bench.engines.tell(EPP, ScrapeResult(failure="no address of epp"))
+        bench.engines.report(EPP, ScrapeResult(failure="no address of epp"))
         bench.scaler.note_report()
         await bench.value(**DEMAND)
         [answer] = bench.scaler.answers()

@@ -19,7 +19,7 @@ from keda_gpu_scaler.core.counters import (
 )
 from keda_gpu_scaler.core.state.fleet import Fleet
 from keda_gpu_scaler.server.metrics import FAMILIES, PREFIX, metrics_pages, render
-from tests.fakes import blind, device, fleet_of, node_history, sample
+from tests.fakes import device, fleet_of, node_history, sample, sample_without_readings
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "metrics.txt"
 COUNTS = CollectionCounts(7, 2, 1.25, (3, 1, 0, 0, 1, 0, 0, 0, 1, 0, 0, 1))
@@ -66,7 +66,7 @@ def test_the_exposition_equals_the_golden_file() -> None:
     partial = sample(
         2, 0.125, device=device(2, model='quoted "name"\\with\nline'), power_watts=None, memory_used_bytes=None
     )
-    fleet = fleet_of([sample(0, 0.92), blind(1), partial])
+    fleet = fleet_of([sample(0, 0.92), sample_without_readings(1), partial])
     fleet = replace(
         fleet, unavailable={"gpu-7": "nothing came for 6 s"}, peers={"gpu-3": node_history("gpu-3", at=NOW - 4.5)}
     )
@@ -97,7 +97,7 @@ def test_every_family_is_exported_with_its_type() -> None:
 @pytest.mark.parametrize(
     ("fleet", "now"),
     [
-        pytest.param(fleet_of([blind()]), NOW, id="a device without readings"),
+        pytest.param(fleet_of([sample_without_readings()]), NOW, id="a device without readings"),
         pytest.param(fleet_of([sample()]), NOW + 11, id="a stale snapshot"),
         pytest.param(Fleet(None, 10.0), NOW, id="no snapshot yet"),
     ],

@@ -74,7 +74,7 @@ class CountingEngines(FakeEngines):
         super().register_interest(endpoint, window_seconds=window_seconds, selectors=selectors, demand=demand)
 
     async def wait_for_sync(self, endpoints: Collection[Endpoint]) -> None:
-        assert self.told.keys() >= set(endpoints)
+        assert self.known.keys() >= set(endpoints)
 
 
 def history(utilization: float, at: float) -> History:
@@ -149,7 +149,7 @@ def test_a_warm_call_does_each_step_once() -> None:
 
 def test_interest_in_engines_is_registered_once_a_second() -> None:
     bench = Bench()
-    bench.engines.tell(ENGINE, engine(1, 1000.0))
+    bench.engines.report(ENGINE, engine(1, 1000.0))
     for _ in range(5):
         bench.call("GetMetrics", LLM)
     assert bench.engines.registered == {ENGINE: 1}
@@ -180,7 +180,7 @@ def test_interest_stays_registered_while_calls_are_answered_from_memory() -> Non
 )
 def test_law_1_data_that_becomes_stale_is_an_error_at_the_same_instant(metadata: dict[str, str], sentence: str) -> None:
     for bench in (Bench(), Bench(remembers=False)):
-        bench.engines.tell(ENGINE, engine(1, 1000.0))
+        bench.engines.report(ENGINE, engine(1, 1000.0))
         for now in (1000.0, 1005.0, 1010.0):
             bench.clock.now = now
             assert isinstance(bench.call("GetMetrics", metadata), bytes)
@@ -193,7 +193,7 @@ def test_law_1_data_that_becomes_stale_is_an_error_at_the_same_instant(metadata:
 def test_a_workload_that_cannot_be_read_any_more_is_an_error_at_once() -> None:
     bench = Bench()
     assert isinstance(bench.call("GetMetrics", {}), bytes)
-    bench.cluster.tell(Unavailable("pods: the API server does not answer", is_permanent=True))
+    bench.cluster.report(Unavailable("pods: the API server does not answer", is_permanent=True))
     code, _ = bench.call("GetMetrics", {})
     assert code is grpc.StatusCode.FAILED_PRECONDITION
 
@@ -258,14 +258,14 @@ def change(bench: Bench, kind: str, number: float) -> None:
     elif kind == "sample":
         bench.fleet = replace(bench.fleet, history=history(number, now))
     elif kind == "scrape":
-        bench.engines.tell(ENGINE, engine(number, now))
+        bench.engines.report(ENGINE, engine(number, now))
         bench.scaler.note_report()
     elif kind == "replicas":
-        bench.cluster.tell(replace(KNOWN, spec_replicas=int(number), status_replicas=int(number)))
+        bench.cluster.report(replace(KNOWN, spec_replicas=int(number), status_replicas=int(number)))
     elif kind == "labels":
         bench.cluster.labels = {"gpu-7": {"pool": "ab"[int(number)]}}
     else:
-        bench.cluster.tell(Unavailable("ai/llama: there is no ScaledObject of this name", is_permanent=True))
+        bench.cluster.report(Unavailable("ai/llama: there is no ScaledObject of this name", is_permanent=True))
 
 
 def counted(counts: RequestCounts) -> tuple[int, int, int]:
@@ -277,7 +277,7 @@ def test_law_3_a_scaler_that_remembers_answers_as_one_that_does_not(steps: list[
     remembering, forgetful = Bench(), Bench(remembers=False)
     calls: Counter[str] = Counter()
     for bench in (remembering, forgetful):
-        bench.engines.tell(ENGINE, engine(1, 1000.0))
+        bench.engines.report(ENGINE, engine(1, 1000.0))
     for step in steps:
         if len(step) == 2:
             change(remembering, *step)

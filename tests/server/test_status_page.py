@@ -28,7 +28,7 @@ from keda_gpu_scaler.server.status_page import (
     StatusView,
     document,
 )
-from tests.fakes import ManualClock, blind, device, node_history, sample
+from tests.fakes import ManualClock, device, node_history, sample, sample_without_readings
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "status.html"
 NOW = 1000.0
@@ -46,7 +46,7 @@ def view(**changes: object) -> StatusView:
     """An instance with four workloads that follows other instances, some of them unavailable."""
     partial = sample(2, 0.125, device=device(2, model="H<100>"), power_watts=None, memory_used_bytes=None)
     fleet = Fleet(
-        node_history("gpu-1", sample(0, 0.92), blind(1), partial, held={"GPU-0000": "llama-0"}),
+        node_history("gpu-1", sample(0, 0.92), sample_without_readings(1), partial, held={"GPU-0000": "llama-0"}),
         stale_after_seconds=10.0,
         own_node="gpu-1",
         peers={

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The registry of device backends: each module in this folder registers what it can read.
 
-Law: nothing outside a vendor's own module knows the vendor's name. ``auto``, ``doctor``, ``top``, ``record`` and the
-reference find every vendor here.
+Law: a vendor's module is the only place that has to change for a new backend. ``auto``, ``doctor``, ``top``, job
+environments and the reference find every vendor here. The ids of the kubelet's device plugins are the exception: they
+are matched with devices in ``core.evaluate.attribution``.
 
 A vendor is one module or one package of ``keda_gpu_scaler.devices``. It bears the name of its backend, and calls
 ``register`` when it is imported. It imports its driver's binding only when ``Vendor.open`` is called, because

@@ -19,7 +19,7 @@ from keda_gpu_scaler.cli.top.table import ASCII_GLYPHS, MIN_WIDTH, LineStyle, St
 from keda_gpu_scaler.cli.top.view import view_lines
 from keda_gpu_scaler.cli.top.view_state import ViewPage, ViewState, state_after
 from keda_gpu_scaler.core.state.fleet import Fleet
-from tests.fakes import GIB, blind, node_history, sample
+from tests.fakes import GIB, node_history, sample, sample_without_readings
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden"
 NOW = 1000.0
@@ -37,7 +37,7 @@ def rows() -> tuple[TopRow, ...]:
         10.0,
         peers={
             "gpu-7": node_history("gpu-7", *busy, held=holding),
-            "gpu-8": node_history("gpu-8", sample(0, 0.0, power_watts=None), blind(1), held={}),
+            "gpu-8": node_history("gpu-8", sample(0, 0.0, power_watts=None), sample_without_readings(1), held={}),
             "gpu-9": node_history("gpu-9", sample(0, 0.5), at=NOW - 41),
         },
     )

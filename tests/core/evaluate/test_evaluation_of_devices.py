@@ -15,7 +15,7 @@ from keda_gpu_scaler.core.trigger.metrics import METRICS
 from keda_gpu_scaler.core.trigger.parser import Trigger
 from keda_gpu_scaler.core.trigger.parser import parse_trigger as parse_metadata
 from keda_gpu_scaler.core.types import Sample
-from tests.fakes import blind, fleet_of, sample
+from tests.fakes import fleet_of, sample, sample_without_readings
 
 NOW = 1000.0
 
@@ -107,7 +107,7 @@ def test_active_means_strictly_above_the_threshold(utilization: float, activatio
             id="a node without devices",
         ),
         pytest.param(
-            fleet_of([sample(0, 0.1), blind(1), blind(2)]),
+            fleet_of([sample(0, 0.1), sample_without_readings(1), sample_without_readings(2)]),
             {},
             NoValue.UNAVAILABLE,
             "gpu_utilization is unknown for 2 of 3 devices: GPU 1 (GPU-0001) of node gpu-7 has no reading of "
@@ -269,7 +269,9 @@ known = st.builds(
 
 def placed(samples: list[Sample], index_of_unknown: set[int] = frozenset()) -> list[Sample]:  # type: ignore[assignment]
     return [
-        blind(index) if index in index_of_unknown else replace(one, device=blind(index).device)
+        sample_without_readings(index)
+        if index in index_of_unknown
+        else replace(one, device=sample_without_readings(index).device)
         for index, one in enumerate(samples)
     ]
 

@@ -16,7 +16,7 @@ from keda_gpu_scaler.core.hpa.replica_calculator import ValueType, desired_repli
 from keda_gpu_scaler.core.state.fleet import PEERS_UNKNOWN, Fleet, History
 from keda_gpu_scaler.core.trigger.parser import parse_trigger
 from keda_gpu_scaler.core.types import DeclaredTrigger, Unavailable, Workload
-from tests.fakes import blind, device, node_history, pod, sample, workload
+from tests.fakes import device, node_history, pod, sample, sample_without_readings, workload
 
 NOW = 1000.0
 TARGET = 80.0
@@ -589,7 +589,9 @@ def test_law_5_instances_with_the_same_snapshots_answer_the_same(
 
 
 def test_a_pod_on_a_lost_card_is_missing() -> None:
-    history = node_history("gpu-7", sample(0, 0.0), blind(1), held={device(0).uuid: "a", device(1).uuid: "b"})
+    history = node_history(
+        "gpu-7", sample(0, 0.0), sample_without_readings(1), held={device(0).uuid: "a", device(1).uuid: "b"}
+    )
     known = workload(pod("a"), pod("b"))
     evaluation = evaluated(known, fleet(history))
     assert evaluation.active

@@ -4,7 +4,7 @@
 import pytest
 
 from keda_gpu_scaler.core.state.fleet import Fleet, History
-from tests.fakes import blind, fleet_of, sample, snapshots
+from tests.fakes import fleet_of, sample, sample_without_readings, snapshots
 
 
 @pytest.mark.parametrize(
@@ -43,12 +43,14 @@ def test_age_is_measured_by_the_receiver_and_is_never_negative() -> None:
         ),
         pytest.param(Fleet(None, 10.0, deviceless=True), 0.0, None, id="no device by design"),
         pytest.param(
-            fleet_of([blind(0), blind(1)]),
+            fleet_of([sample_without_readings(0), sample_without_readings(1)]),
             1000.0,
             "node gpu-7: no device has a reading",
             id="fresh, but no device has a reading",
         ),
-        pytest.param(fleet_of([blind(0), sample(1)]), 1000.0, None, id="one device with a reading is enough"),
+        pytest.param(
+            fleet_of([sample_without_readings(0), sample(1)]), 1000.0, None, id="one device with a reading is enough"
+        ),
     ],
 )
 def test_ready_means_fresh_readings_or_no_device_by_design(fleet: Fleet, now: float, why: str | None) -> None:

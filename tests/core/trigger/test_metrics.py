@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from keda_gpu_scaler.core.trigger.metrics import METRICS
 from keda_gpu_scaler.core.trigger.parser import METRIC_TYPES
 from keda_gpu_scaler.core.trigger.profiles import PROFILES
-from tests.fakes import GIB, blind, sample
+from tests.fakes import GIB, sample, sample_without_readings
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ def test_each_metric_reads_its_own_reading_in_its_own_unit(metric: str, expected
 
 @pytest.mark.parametrize("metric", sorted(METRICS))
 def test_a_reading_that_the_driver_did_not_return_is_unknown_and_not_zero(metric: str) -> None:
-    assert METRICS[metric].read(blind()) is None
+    assert METRICS[metric].read(sample_without_readings()) is None
 
 
 @pytest.mark.parametrize(
