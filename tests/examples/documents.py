@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stands in deploy/examples? Each file's documents, and its triggers."""
+"""Reads the YAML documents of the examples."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What does KEDA itself say of its objects? Its definitions and sources, read from its Go module.
+"""Reads KEDA's own definitions and sources from its Go module.
 
 Nothing of them is kept in this project. Without the go command, or without the module, the tests that need it are
 skipped; on a CI server (environment variable CI) they fail instead.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What do the engines of the examples tell, and what stands before them? Pages over HTTP, on loopback.
+"""Serves the pages of the examples' engines and demand sources over HTTP on loopback.
 
 Each example has an engine of its own, as busy as ``BUSY`` says; what its first lines call a server it is one. Where
 each shape is from stands in tests/engines/engine_pages.py.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Would the API server take this object without a word? A structural schema, held against a document.
+"""Checks a document against a structural schema, as the API server does.
 
 The law of this module: what the schema says and this does not understand is a failure, and never a pass. Unknown fields
 are problems, as they are for ``kubectl apply``, which validates strictly.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Are the examples true? Held against KEDA's own definitions, our parser, and the rules of sense."""
+"""Tests the examples against KEDA's definitions, our parser and common sense."""
 
 import copy
 import re

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is wrong with a Dockerfile? The rules that can be checked without an engine, each a sentence.
+"""Checks a Dockerfile without an engine: each problem is a sentence.
 
 hadolint knows more of shells and package managers, and runs beside this where it is installed; what it does not know is
 the build's context, and what this image promises: a base that is pinned, no root, no shell, no health check.
