@@ -11,7 +11,6 @@ import pytest
 
 from keda_gpu_scaler.core.interfaces import BackendError
 from keda_gpu_scaler.core.trigger.metrics import METRICS
-from keda_gpu_scaler.devices import registry
 from keda_gpu_scaler.devices.registry import BackendSettings, Vendor, find, is_measured, open_backend, register, vendors
 
 DUMMY = """
@@ -183,7 +182,3 @@ def test_detection_loads_no_binding_of_a_driver() -> None:
     assert (
         subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "False\n"
     )
-
-
-def test_the_registry_is_the_only_module_that_discovers_vendors() -> None:
-    assert registry.vendor_of("nvml") is find("nvml")

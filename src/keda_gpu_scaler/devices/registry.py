@@ -131,14 +131,12 @@ def find(name: str) -> Vendor | None:
     return _vendors.get(name)
 
 
-def vendor_of(source: str) -> Vendor | None:
-    """Return the vendor that a snapshot's source names; a backend with a driver uses its own name as the source."""
-    return find(source) if source.isidentifier() else None
-
-
 def is_measured(source: str) -> bool:
-    """Whether the readings of this source come from a driver, and are not a recording or a demonstration."""
-    vendor = vendor_of(source)
+    """Whether the readings of a snapshot's source come from a driver, and are not a recording or a demonstration.
+
+    A backend with a driver uses its own name as the source.
+    """
+    vendor = find(source) if source.isidentifier() else None
     return vendor is not None and vendor.is_measured
 
 
