@@ -189,10 +189,14 @@ class EngineSample:
 
     ``at_seconds`` is on the scraper's monotonic clock. ``engine`` is a name in ``core.trigger.engines.ENGINES``, empty
     where the page belongs to no known engine. ``kv_cache_ratio`` is from 0 to 1; of several ranks it is the fullest.
-    ``running_limit`` is the number of requests that may run at once. The fields that end in ``_total`` count since the
-    engine started: requests that ended well, generated tokens, seconds of requests in the queue, and requests that left
-    the queue. ``selected`` has the series that the trigger requests in addition, by the selector's text; None where the
-    selector selects no series of the page.
+    ``running_limit`` is the number of requests that may run at once. ``selected`` has the series that the trigger
+    requests in addition, by the selector's text; None where the selector selects no series of the page.
+
+    The fields that end in ``_total`` count since the engine started: requests that ended well, generated tokens, tokens
+    of prompts, seconds of requests in the queue, and requests that left the queue. ``token_times_total`` counts
+    observed times between two tokens of a request, and ``token_time_seconds_total`` adds them up; ``token_time`` has
+    their histogram. ``first_tokens_total`` counts first tokens. ``services_total`` counts requests that were computed,
+    and ``service_seconds_total`` adds up their time of computation.
     """
 
     at_seconds: float
@@ -206,4 +210,11 @@ class EngineSample:
     queue_wait_seconds_total: float | None = None
     queue_waits_total: float | None = None
     first_token: Histogram | None = None
+    first_tokens_total: float | None = None
+    prompt_tokens_total: float | None = None
+    token_time: Histogram | None = None
+    token_time_seconds_total: float | None = None
+    token_times_total: float | None = None
+    service_seconds_total: float | None = None
+    services_total: float | None = None
     selected: Mapping[str, Series | None] = field(default_factory=dict)

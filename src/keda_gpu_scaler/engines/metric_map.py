@@ -80,7 +80,8 @@ class MetricMap:
     """The series that one engine exports. If a reading has several sources, the first with a value counts.
 
     ``identifying_series`` are series names; a page with one of them is recognised as a page of this engine.
-    ``first_token`` is the name of a histogram. The other fields are named as in ``core.types.EngineSample``.
+    ``first_token`` is the name of a histogram. ``token_time`` has names of histograms of the time between two tokens;
+    the first that the page has counts. The other fields are named as in ``core.types.EngineSample``.
     """
 
     identifying_series: tuple[str, ...]
@@ -93,6 +94,10 @@ class MetricMap:
     queue_wait_seconds_total: tuple[SeriesSource, ...] = ()
     queue_waits_total: tuple[SeriesSource, ...] = ()
     first_token: str = ""
+    prompt_tokens_total: tuple[SeriesSource, ...] = ()
+    token_time: tuple[str, ...] = ()
+    service_seconds_total: tuple[SeriesSource, ...] = ()
+    services_total: tuple[SeriesSource, ...] = ()
 
     def names(self) -> Iterator[str]:
         """Yield the name of every series that is read."""
@@ -102,7 +107,9 @@ class MetricMap:
             if isinstance(value, tuple):
                 yield from (source.selector.name for source in value if isinstance(source, SeriesSource))
         if self.first_token:
-            yield f"{self.first_token}_bucket"
+            yield from (f"{self.first_token}_bucket", f"{self.first_token}_count")
+        for histogram in self.token_time:
+            yield from (f"{histogram}_bucket", f"{histogram}_sum", f"{histogram}_count")
 
     def read(self, page: Exposition, engine: str, at_seconds: float) -> EngineSample:
         """Read a page of this engine.
@@ -113,6 +120,7 @@ class MetricMap:
             at_seconds: when the page arrived, on the scraper's clock.
         """
         samples = page.samples
+        token_time = self._token_time(samples)
         return EngineSample(
             at_seconds=at_seconds,
             engine=engine,
@@ -125,11 +133,27 @@ class MetricMap:
             queue_wait_seconds_total=_first(self.queue_wait_seconds_total, samples),
             queue_waits_total=_first(self.queue_waits_total, samples),
             first_token=_histogram(self.first_token, samples) if self.first_token else None,
+            first_tokens_total=_total(f"{self.first_token}_count", samples) if self.first_token else None,
+            prompt_tokens_total=_first(self.prompt_tokens_total, samples),
+            token_time=_histogram(token_time, samples) if token_time else None,
+            token_time_seconds_total=_total(f"{token_time}_sum", samples) if token_time else None,
+            token_times_total=_total(f"{token_time}_count", samples) if token_time else None,
+            service_seconds_total=_first(self.service_seconds_total, samples),
+            services_total=_first(self.services_total, samples),
         )
+
+    def _token_time(self, samples: Sequence[SeriesSample]) -> str:
+        """Return the first of the histograms that the page has, empty where it has none."""
+        names = {sample.name for sample in samples}
+        return next((name for name in self.token_time if f"{name}_count" in names), "")
 
 
 def _first(sources: Iterable[SeriesSource], samples: Sequence[SeriesSample]) -> float | None:
     return next((value for source in sources if (value := source.read(samples)) is not None), None)
+
+
+def _total(name: str, samples: Sequence[SeriesSample]) -> float | None:
+    return added_up([sample.value for sample in samples if sample.name == name])
 
 
 def _histogram(name: str, samples: Sequence[SeriesSample]) -> Histogram | None:

@@ -6,10 +6,11 @@ fullest counts.
 
 Facts are from vLLM's documentation ("Production Metrics") and its source (vllm/v1/metrics/loggers.py). Before 0.12 the
 cache was named ``gpu_cache_usage_perc``, which is a ratio in spite of its name. Newer versions also export the reasons
-of waiting.
+of waiting. ``inter_token_latency_seconds`` was named ``time_per_output_token_seconds`` before; both observe the time
+between two outputs of a request when the second one comes. With speculative decoding an output has several tokens.
 """
 
-from keda_gpu_scaler.core.trigger.engines import ContainerNames, Engine
+from keda_gpu_scaler.core.trigger.engines import ContainerNames, Engine, LoadRung
 from keda_gpu_scaler.engines.metric_map import MetricMap, share, source
 
 ENGINE = Engine(
@@ -18,6 +19,7 @@ ENGINE = Engine(
     8000,
     detection_order=10,
     preallocating_containers=ContainerNames("vLLM", image_words=("vllm",), commands=("vllm",)),
+    load_rung=LoadRung.TOKEN_TIME,
 )
 
 METRIC_MAP = MetricMap(
@@ -35,4 +37,6 @@ METRIC_MAP = MetricMap(
     queue_wait_seconds_total=(source("vllm:request_queue_time_seconds_sum"),),
     queue_waits_total=(source("vllm:request_queue_time_seconds_count"),),
     first_token="vllm:time_to_first_token_seconds",  # noqa: S106 - a metric
+    prompt_tokens_total=(source("vllm:prompt_tokens_total"),),
+    token_time=("vllm:inter_token_latency_seconds", "vllm:time_per_output_token_seconds"),
 )

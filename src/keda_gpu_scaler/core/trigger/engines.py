@@ -7,6 +7,26 @@ closes it. Reading an empty table, or registering into a closed one, is an error
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from enum import Enum
+
+
+class LoadRung(Enum):
+    """What the metric ``load`` can be computed from, the best first. The value describes it to users.
+
+    An engine's rung is the best that it reaches. A page that lacks a series is read by a later rung.
+    """
+
+    TOKEN_TIME = "time between tokens"  # noqa: S105 - a description
+    """Each time between two tokens of a request is observed when the second token comes."""
+    REQUEST_TOKEN_TIME = "mean time per token of each request"  # noqa: S105 - a description
+    """The mean time per token of a request is observed when the request ends."""
+    TOKEN_RATE = "running requests per generated token"  # noqa: S105 - a description
+    """Running requests, and a counter of generated tokens."""
+    SERVICE_TIME = "time of computation"
+    """The time of computation of each request is observed when the request ends."""
+    RUNNING = "running requests"
+    """Running requests. They are compared with their limit."""
+    NONE = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +53,7 @@ class Engine:
     ``behind`` names the engines that may do its work, and whose series its page may then contain. ``reports_queue``
     and ``reports_kv_cache`` are false where the engine never, or not always, reports its queue or a KV cache.
     ``preallocating_containers`` is given for an engine that takes its memory when it starts and keeps it.
+    ``load_rung`` is the best rung that the engine reaches for the metric ``load``.
     """
 
     name: str
@@ -45,6 +66,7 @@ class Engine:
     reports_queue: bool = True
     reports_kv_cache: bool = True
     preallocating_containers: ContainerNames | None = None
+    load_rung: LoadRung = LoadRung.RUNNING
 
 
 class EngineRegistrationError(Exception):
