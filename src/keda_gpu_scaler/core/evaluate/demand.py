@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from keda_gpu_scaler.core.evaluate.engine_load import SHORTEST_SECONDS, missing_scrape_reason
+from keda_gpu_scaler.core.evaluate.engine_load import missing_scrape_reason
+from keda_gpu_scaler.core.evaluate.sample_window import SHORTEST_SECONDS
 from keda_gpu_scaler.core.selectors import SeriesSelector
 from keda_gpu_scaler.core.state.scrape import ScrapeResult, TargetHistory
 from keda_gpu_scaler.core.trigger.engine_params import DemandQuery

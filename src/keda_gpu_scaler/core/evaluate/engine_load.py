@@ -8,23 +8,17 @@ with one reading has no rate.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from types import MappingProxyType
 
-from keda_gpu_scaler.core.aggregation import mean
-from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult, TargetHistory
+from keda_gpu_scaler.core.evaluate.sample_window import SampleWindow, UnknownReadingError
+from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult
 from keda_gpu_scaler.core.trigger.engine_params import EngineQuery
 from keda_gpu_scaler.core.trigger.engines import ENGINES
 from keda_gpu_scaler.core.trigger.metrics import EngineMetric
 from keda_gpu_scaler.core.types import EngineSample, Histogram, Pod
 
-SHORTEST_SECONDS = 1e-3
 RUNNING_TARGET_RATIO = 0.8
 """The share of the requests that may run at once that a replica should have at most."""
-
-
-class _UnknownError(Exception):
-    """The value is not known. The message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +79,7 @@ def engine_load(
     page = next((page for page in scraped.targets if page.is_fresh(now, stale_after_seconds)), None)
     if page is None or page.newest is None:
         return EngineLoad(None, missing_scrape_reason(scraped, now), is_no_engine=scraped.is_no_engine)
-    newest, window = page.newest, _Window(page, page.newest, window_seconds)
+    newest, window = page.newest, SampleWindow(page, page.newest, window_seconds)
     requests = (newest.running or 0.0) + (newest.waiting or 0.0)
     if not requests and metric.reading not in _RATES:
         requests = window.ended
@@ -93,7 +87,7 @@ def engine_load(
     title = newest.engine or "page"
     try:
         value, how = _VALUES[metric.reading](window, query)
-    except _UnknownError as unknown:
+    except UnknownReadingError as unknown:
         sentence = f"{title} at {page.url}: {unknown}"
         engine = ENGINES.get(newest.engine)
         return EngineLoad(
@@ -112,121 +106,27 @@ def missing_scrape_reason(scraped: ScrapeResult, now: float) -> str:
     return f"{why}; its last page came {min(ages):.0f} s ago" if ages else why
 
 
-@dataclass(frozen=True, slots=True)
-class _Growth:
-    """The growth of counters, and the time in which they grew."""
-
-    counts: tuple[float, ...]
-    seconds: float
-
-    @property
-    def rate(self) -> float:
-        """Growth of the first counter per second."""
-        return self.counts[0] / max(self.seconds, SHORTEST_SECONDS)
-
-
-class _Window:
-    """The readings of one page within the window, newest first."""
-
-    def __init__(self, page: TargetHistory, newest: EngineSample, window_seconds: float) -> None:
-        self.newest = newest
-        self._inside = list(page.within(window_seconds))
-        # The reading before the window is compared too, so that everything counted within the window has a start.
-        self._compared = [*self._inside, *page.samples[-len(self._inside) - 1 : -len(self._inside)]]
-
-    def gauge(self, read: Callable[[EngineSample], float | None], name: str) -> float:
-        """Average a gauge that the newest page still exports."""
-        if read(self.newest) is None:
-            raise _UnknownError(f"exports no {name}")
-        return mean([value for reading in self._inside if (value := read(reading)) is not None])
-
-    def growth(self, *counters: tuple[Callable[[EngineSample], float | None], str]) -> _Growth:
-        """Return how much counters grew together, between readings that have all of them.
-
-        Where a counter fell, its engine was restarted, or a model whose count was a part of the sum was unloaded. The
-        growth in that interval is not known. Neither the counts nor the time of the interval are a part of the result.
-        """
-        for read, name in counters:
-            if read(self.newest) is None:
-                raise _UnknownError(f"exports no {name}")
-        complete = []
-        for reading in self._compared:
-            values = [value for read, _ in counters if (value := read(reading)) is not None]
-            if len(values) == len(counters):
-                complete.append((reading.at_seconds, values))
-        name = counters[0][1]
-        if len(complete) < 2:
-            raise _UnknownError(f"{name} has one reading so far, and its growth needs two")
-        grown, seconds = [0.0] * len(counters), 0.0
-        for (later_at, later), (earlier_at, earlier) in pairwise(complete):
-            increases = [after - before for after, before in zip(later, earlier, strict=True)]
-            if min(increases) >= 0:
-                grown = [total + increase for total, increase in zip(grown, increases, strict=True)]
-                seconds += later_at - earlier_at
-        if not seconds:
-            raise _UnknownError(f"{name} was reset, and its growth needs two readings after that")
-        return _Growth(tuple(grown), seconds)
-
-    @property
-    def ended(self) -> float:
-        """The number of requests that ended well within the window, 0 where that is not known.
-
-        It is the only sign of work where an engine exports no running requests (Triton), or where requests are so short
-        that none runs or waits at the time of a scrape.
-        """
-        try:
-            return self.growth((lambda it: it.requests_total, "count of requests")).counts[0]
-        except _UnknownError:
-            return 0.0
-
-    def histogram(self, read: Callable[[EngineSample], Histogram | None], name: str) -> Histogram:
-        """Return the observations that a histogram counted within the window."""
-        newest = read(self.newest)
-        if newest is None:
-            raise _UnknownError(f"exports no {name}")
-        histograms = [it for reading in self._compared if (it := read(reading)) is not None]
-        histograms = [it for it in histograms if it.bounds_seconds == newest.bounds_seconds]
-        if len(histograms) < 2:
-            raise _UnknownError(f"{name} has one reading so far, and its growth needs two")
-        counts = [0.0] * len(newest.bounds_seconds)
-        for later, earlier in pairwise(histograms):
-            if later.counts[-1] >= earlier.counts[-1]:
-                increases = [max(0.0, one - other) for one, other in zip(later.counts, earlier.counts, strict=True)]
-                counts = [total + increase for total, increase in zip(counts, increases, strict=True)]
-        return Histogram(newest.bounds_seconds, tuple(counts))
-
-    @property
-    def is_without_waiting(self) -> bool:
-        """Whether every reading says that no request waits."""
-        return all(reading.waiting == 0 for reading in self._compared)
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether every reading says that no request waits or runs."""
-        return self.is_without_waiting and all(reading.running == 0 for reading in self._compared)
-
-
-def _queue_depth(window: _Window, query: EngineQuery) -> tuple[float, str]:
+def _queue_depth(window: SampleWindow, query: EngineQuery) -> tuple[float, str]:
     return window.gauge(lambda it: it.waiting, "number of waiting requests"), ""
 
 
-def _running(window: _Window, query: EngineQuery) -> tuple[float, str]:
+def _running(window: SampleWindow, query: EngineQuery) -> tuple[float, str]:
     return window.gauge(lambda it: it.running, "number of running requests"), ""
 
 
-def _kv_cache(window: _Window, query: EngineQuery) -> tuple[float, str]:
+def _kv_cache(window: SampleWindow, query: EngineQuery) -> tuple[float, str]:
     return round(100 * window.gauge(lambda it: it.kv_cache_ratio, "KV cache usage"), 6), ""
 
 
-def _request_rate(window: _Window, query: EngineQuery) -> tuple[float, str]:
+def _request_rate(window: SampleWindow, query: EngineQuery) -> tuple[float, str]:
     return window.growth((lambda it: it.requests_total, "count of requests")).rate, ""
 
 
-def _token_rate(window: _Window, query: EngineQuery) -> tuple[float, str]:
+def _token_rate(window: SampleWindow, query: EngineQuery) -> tuple[float, str]:
     return window.growth((lambda it: it.tokens_total, "count of tokens")).rate, ""
 
 
-def _queue_wait(window: _Window, query: EngineQuery) -> tuple[float, str]:
+def _queue_wait(window: SampleWindow, query: EngineQuery) -> tuple[float, str]:
     waits, seconds = window.growth(
         (lambda it: it.queue_waits_total, "count of requests that left the queue"),
         (lambda it: it.queue_wait_seconds_total, "time in the queue"),
@@ -235,20 +135,20 @@ def _queue_wait(window: _Window, query: EngineQuery) -> tuple[float, str]:
         return 1000 * seconds / waits, f" ({waits:.0f} requests)"
     if window.is_without_waiting:
         return 0.0, " (no request waited)"
-    raise _UnknownError("no request left the queue, and it is not known whether a request waits")
+    raise UnknownReadingError("no request left the queue, and it is not known whether a request waits")
 
 
-def _first_token(window: _Window, query: EngineQuery) -> tuple[float, str]:
+def _first_token(window: SampleWindow, query: EngineQuery) -> tuple[float, str]:
     observed = window.histogram(lambda it: it.first_token, "time to first token")
     total = observed.counts[-1]
     if total > 0:
         return 1000 * quantile(observed, query.quantile), f" ({query.quantile:g} quantile of {total:.0f} requests)"
     if window.is_idle:
         return 0.0, " (idle)"
-    raise _UnknownError("no request got its first token, and it is not known whether a request waits for it")
+    raise UnknownReadingError("no request got its first token, and it is not known whether a request waits for it")
 
 
-def _selected(window: _Window, query: EngineQuery) -> tuple[float, str]:
+def _selected(window: SampleWindow, query: EngineQuery) -> tuple[float, str]:
     selector = query.selector
     if selector is None:
         raise ValueError("metricType engine needs the selector of a series")
@@ -260,16 +160,16 @@ def _selected(window: _Window, query: EngineQuery) -> tuple[float, str]:
     newest = window.newest.selected.get(selector.text)
     name = f"series {selector.text}"
     if newest is None:
-        raise _UnknownError(f"exports no {name}")
+        raise UnknownReadingError(f"exports no {name}")
     if newest.is_counter:
         return window.growth((read, name)).rate, " (a counter's rate per second)"
     value = window.gauge(read, name)
     if value < 0:
-        raise _UnknownError(f"{name} is {value:g}, and the HPA accepts no value below 0")
+        raise UnknownReadingError(f"{name} is {value:g}, and the HPA accepts no value below 0")
     return value, ""
 
 
-def _saturation(window: _Window, query: EngineQuery) -> tuple[float, str]:
+def _saturation(window: SampleWindow, query: EngineQuery) -> tuple[float, str]:
     """Return the fullest of queue, KV cache and running requests, in per cent of what a replica should have at most.
 
     Every part that this engine is known to export must have a value, because a missing part may be the fullest. A part
@@ -292,7 +192,7 @@ def _saturation(window: _Window, query: EngineQuery) -> tuple[float, str]:
 
 _RATES = frozenset({"request_rate", "token_rate"})
 
-_VALUES: Mapping[str, Callable[[_Window, EngineQuery], tuple[float, str]]] = MappingProxyType(
+_VALUES: Mapping[str, Callable[[SampleWindow, EngineQuery], tuple[float, str]]] = MappingProxyType(
     {
         "saturation": _saturation,
         "queue_depth": _queue_depth,
