@@ -207,6 +207,7 @@ class FakeEngines:
         endpoint: Endpoint,
         *,
         window_seconds: float,
+        history_seconds: float = 0.0,
         selectors: tuple[SeriesSelector, ...] = (),
         demand: bool = False,
     ) -> None:

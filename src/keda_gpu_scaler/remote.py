@@ -122,12 +122,17 @@ class RemoteEngines:
         endpoint: Endpoint,
         *,
         window_seconds: float,
+        history_seconds: float = 0.0,
         selectors: tuple[SeriesSelector, ...] = (),
         demand: bool = False,
     ) -> None:
         """Have an endpoint scraped for a while."""
         self._manager.open().register_interest(
-            endpoint, window_seconds=window_seconds, selectors=selectors, demand=demand
+            endpoint,
+            window_seconds=window_seconds,
+            history_seconds=history_seconds,
+            selectors=selectors,
+            demand=demand,
         )
 
     def scrape_results(self) -> Mapping[Endpoint, ScrapeResult]:

@@ -67,6 +67,7 @@ class CountingEngines(FakeEngines):
         endpoint: Endpoint,
         *,
         window_seconds: float,
+        history_seconds: float = 0.0,
         selectors: tuple[SeriesSelector, ...] = (),
         demand: bool = False,
     ) -> None:

@@ -94,8 +94,10 @@ class RecentAnswer:
     ``value`` is None where the answer was an error; then ``reason`` says why. ``with_value`` of ``expected`` ready pods
     (or devices) had a value; both are 0 where no pod and no device was evaluated. ``demand`` and ``is_demand_known``
     are None where the trigger names no source of demand; ``demand_sentence`` describes the observed demand. ``steps``
-    describes how the value was computed; of very many steps it has only the first and the last. ``at_seconds`` is on
-    this instance's monotonic clock.
+    describes how the value was computed; of very many steps it has only the first and the last.
+    ``has_queue_contradiction`` says that requests wait and the value asks for no replica for them, and
+    ``cold_start_seconds`` is the measured cold start of the workload's pods. ``at_seconds`` is on this instance's
+    monotonic clock.
     """
 
     namespace: str
@@ -112,4 +114,6 @@ class RecentAnswer:
     demand_sentence: str = ""
     reason: str = ""
     steps: tuple[str, ...] = ()
+    has_queue_contradiction: bool = False
+    cold_start_seconds: float | None = None
     at_seconds: float = 0.0

@@ -106,6 +106,7 @@ class Engines(Protocol):
         endpoint: Endpoint,
         *,
         window_seconds: float,
+        history_seconds: float = 0.0,
         selectors: tuple[SeriesSelector, ...] = (),
         demand: bool = False,
     ) -> None:
@@ -114,6 +115,7 @@ class Engines(Protocol):
         Args:
             endpoint: the engine or the source of demand.
             window_seconds: how much history of it is kept, at least.
+            history_seconds: how far back a thinned history is kept: one sample for each ``HISTORY_STEP_SECONDS``.
             selectors: the series that are kept in addition to the engine's own.
             demand: whether it is a source of demand, which has its own scrape interval.
         """

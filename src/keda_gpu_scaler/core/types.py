@@ -4,6 +4,7 @@
 Law: a reading that the driver did not return is ``None``. It is never 0, and no code may turn it into 0.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -108,7 +109,8 @@ class Pod:
     ``created_at_seconds`` is on this instance's monotonic clock, and may be negative. ``address`` is the pod's IP
     address, empty until it has one. ``ports`` are the TCP ports that the containers declare. ``metrics_port``,
     ``metrics_path`` and ``metrics_scheme`` come from the annotations ``prometheus.io/port``, ``/path`` and ``/scheme``.
-    They are None where the annotation is missing or invalid.
+    They are None where the annotation is missing or invalid. ``ready_at_seconds`` is when the pod became ready, on the
+    clock of ``created_at_seconds``, None while it is not ready. ``restarts`` counts the restarts of its containers.
     """
 
     ref: PodRef
@@ -122,6 +124,18 @@ class Pod:
     metrics_port: int | None = None
     metrics_path: str | None = None
     metrics_scheme: str | None = None
+    ready_at_seconds: float | None = None
+    restarts: int = 0
+
+    @property
+    def cold_start_seconds(self) -> float | None:
+        """The time from the pod's creation until it was ready, None where it is not known.
+
+        A pod whose containers were restarted became ready again later, so its time says nothing.
+        """
+        if self.ready_at_seconds is None or self.restarts:
+            return None
+        return max(0.0, self.ready_at_seconds - self.created_at_seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +153,8 @@ class Workload:
     ``kind`` is "ScaledObject" or "ScaledJob". ``target`` is the scale target for display ("Deployment llama").
     ``spec_replicas`` is the size that the scale target should have, ``status_replicas`` the size that it has. ``pods``
     is sorted by reference and has every pod that matches the target's selector, whatever its state. ``triggers`` are
-    the external triggers.
+    the external triggers. ``removed_at_seconds`` is when a ready pod was last removed, on this instance's monotonic
+    clock, and minus infinity while none was seen to be removed.
     """
 
     namespace: str
@@ -150,6 +165,13 @@ class Workload:
     status_replicas: int
     pods: tuple[Pod, ...]
     triggers: tuple[DeclaredTrigger, ...] = ()
+    removed_at_seconds: float = -math.inf
+
+    @property
+    def cold_start_seconds(self) -> float | None:
+        """The median time from the creation of a pod until it was ready, None while no pod shows it."""
+        times = sorted([seconds for pod in self.pods if (seconds := pod.cold_start_seconds) is not None])
+        return times[len(times) // 2] if times else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +218,8 @@ class EngineSample:
     of prompts, seconds of requests in the queue, and requests that left the queue. ``token_times_total`` counts
     observed times between two tokens of a request, and ``token_time_seconds_total`` adds them up; ``token_time`` has
     their histogram. ``first_tokens_total`` counts first tokens. ``services_total`` counts requests that were computed,
-    and ``service_seconds_total`` adds up their time of computation.
+    ``service_seconds_total`` adds up their time of computation, and ``executions_total`` counts executions, each of one
+    batch of requests.
     """
 
     at_seconds: float
@@ -217,4 +240,5 @@ class EngineSample:
     token_times_total: float | None = None
     service_seconds_total: float | None = None
     services_total: float | None = None
+    executions_total: float | None = None
     selected: Mapping[str, Series | None] = field(default_factory=dict)

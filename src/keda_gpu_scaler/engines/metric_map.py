@@ -98,6 +98,7 @@ class MetricMap:
     token_time: tuple[str, ...] = ()
     service_seconds_total: tuple[SeriesSource, ...] = ()
     services_total: tuple[SeriesSource, ...] = ()
+    executions_total: tuple[SeriesSource, ...] = ()
 
     def names(self) -> Iterator[str]:
         """Yield the name of every series that is read."""
@@ -140,6 +141,7 @@ class MetricMap:
             token_times_total=_total(f"{token_time}_count", samples) if token_time else None,
             service_seconds_total=_first(self.service_seconds_total, samples),
             services_total=_first(self.services_total, samples),
+            executions_total=_first(self.executions_total, samples),
         )
 
     def _token_time(self, samples: Sequence[SeriesSample]) -> str:

@@ -195,15 +195,20 @@ def pod(item: Mapping[str, Any], to_monotonic: float) -> Pod:
         to_monotonic: the seconds to add to a Unix time to get this process's monotonic time.
     """
     metadata, spec, status = part(item, "metadata"), part(item, "spec"), part(item, "status")
+    ready = condition(item, "Ready")
+    is_ready = ready.get("status") == "True"
+    ready_at = _unix_seconds(ready.get("lastTransitionTime"))
     return Pod(
         ref=PodRef(text(metadata.get("namespace")), text(metadata.get("name"))),
         node=text(spec.get("nodeName")) or None,
         phase=text(status.get("phase")) or "Pending",
-        is_ready=condition(item, "Ready").get("status") == "True",
+        is_ready=is_ready,
         is_deleting=bool(metadata.get("deletionTimestamp")),
         created_at_seconds=_unix_seconds(metadata.get("creationTimestamp")) + to_monotonic,
         address=_ip_address(status.get("podIP")),
         ports=_tcp_ports(item),
+        ready_at_seconds=ready_at + to_monotonic if is_ready and ready_at else None,
+        restarts=sum(count(entry.get("restartCount")) for entry in mappings(status.get("containerStatuses"))),
         **_scrape_annotations(part(metadata, "annotations")),
     )
 

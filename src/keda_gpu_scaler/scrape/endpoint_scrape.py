@@ -28,6 +28,7 @@ class ScrapeInterest:
     selectors: tuple[SeriesSelector, ...]
     interval_seconds: float
     is_demand: bool
+    history_seconds: float = 0.0
 
 
 class EndpointScrape:
@@ -69,6 +70,7 @@ class EndpointScrape:
         self.is_needed = True
         self.selectors: tuple[SeriesSelector, ...] = ()
         self.window_seconds = 0.0
+        self.history_seconds = 0.0
         self.interval_seconds = math.inf
         self.is_demand = False
 
@@ -126,6 +128,7 @@ class EndpointScrape:
     def _combine_interests(self) -> None:
         interests = self._interests
         self.window_seconds = max(interest.window_seconds for interest in interests)
+        self.history_seconds = max(interest.history_seconds for interest in interests)
         self.interval_seconds = min(interest.interval_seconds for interest in interests)
         self.is_demand = any(interest.is_demand for interest in interests)
         self.selectors = tuple({it.text: it for interest in interests for it in interest.selectors}.values())

@@ -82,6 +82,7 @@ class ScrapeManager:
         endpoint: Endpoint,
         *,
         window_seconds: float,
+        history_seconds: float = 0.0,
         selectors: tuple[SeriesSelector, ...] = (),
         demand: bool = False,
     ) -> None:
@@ -93,7 +94,7 @@ class ScrapeManager:
                 return
             scrape = self._endpoints[endpoint] = self._new_scrape(endpoint)
             self._results.pop(endpoint, None)  # the endpoint may have been refused before
-        scrape.add_interest(ScrapeInterest(window_seconds, selectors, self._intervals[demand], demand))
+        scrape.add_interest(ScrapeInterest(window_seconds, selectors, self._intervals[demand], demand, history_seconds))
 
     def scrape_results(self) -> Mapping[Endpoint, ScrapeResult]:
         """Return the result of each endpoint with interest, as a live view."""

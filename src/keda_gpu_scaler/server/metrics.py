@@ -119,6 +119,24 @@ _ANSWER_GAUGES: tuple[_Gauge[RecentAnswer], ...] = (
         lambda answer: answer.value is not None,
     ),
     _Gauge(
+        Family(
+            "workload_queue_contradiction",
+            "gauge",
+            "1 if requests have waited longer than a replica needs to start while the value asks for no more replicas.",
+            _WORKLOAD_LABELS,
+        ),
+        lambda answer: answer.has_queue_contradiction,
+    ),
+    _Gauge(
+        Family(
+            "workload_cold_start_seconds",
+            "gauge",
+            "Median time from the creation of a pod of the workload until it was ready.",
+            _WORKLOAD_LABELS,
+        ),
+        lambda answer: answer.cold_start_seconds,
+    ),
+    _Gauge(
         Family("workload_pods_with_value", "gauge", "Ready pods (or devices) in scope with a value.", _WORKLOAD_LABELS),
         lambda answer: answer.with_value,
     ),

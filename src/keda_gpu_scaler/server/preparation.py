@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from keda_gpu_scaler.core.evaluate.workload_view import ScrapeRequest, ready_pods, scrape_requests
 from keda_gpu_scaler.core.interfaces import Cluster, Engines, Peers
+from keda_gpu_scaler.core.trigger.metrics import EngineMetric
 from keda_gpu_scaler.core.trigger.parser import Scope
 from keda_gpu_scaler.core.types import Unavailable, Workload
 from keda_gpu_scaler.server.bounded_cache import BoundedCache
@@ -121,6 +122,7 @@ class Preparation:
                 self._engines.register_interest(
                     scrape.endpoint,
                     window_seconds=scrape.window_seconds,
+                    history_seconds=scrape.history_seconds,
                     selectors=scrape.selectors,
                     demand=scrape.is_demand,
                 )
@@ -142,11 +144,17 @@ class Preparation:
             self._peers.register_interest(resolved.trigger.window_seconds)
 
     def _needs_devices(self, resolved: ResolvedTrigger, registration: _Registration) -> bool:
-        """Whether the answer depends on devices; for a saturation only where no pod has an engine."""
-        trigger = resolved.trigger
-        if trigger.engine is None:
+        """Whether the answer depends on devices.
+
+        The load of an engine depends on their model. Other metrics of engines depend on them only where a fallback to
+        devices exists and no pod has an engine.
+        """
+        metric, query = resolved.trigger.metric, resolved.trigger.engine
+        if not isinstance(metric, EngineMetric) or query is None:
             return True
-        if trigger.metric.name != "saturation" or self._engines is None:
+        if metric.reading == "load" and not query.url:
+            return True
+        if not metric.falls_back_to_devices or self._engines is None:
             return False
         results = self._engines.scrape_results()
         engines = [scrape.endpoint for scrape in registration.scrapes if scrape.endpoint.pod is not None]

@@ -66,8 +66,17 @@ class TransitionLog:
                 _log.warning("%s: %s has no value: %s", title, trigger.metric_name, evaluation.reason)
         elif self._conditions.pop(key, None) is not None:
             _log.info("%s: %s has a value again", title, trigger.metric_name)
+        self._log_contradiction(title, trigger, evaluation.contradiction)
         if evaluation.demand is not None:
             self._log_demand(f"{title} (demand)", trigger, evaluation.demand)
+
+    def _log_contradiction(self, title: str, trigger: Trigger, contradiction: str) -> None:
+        key = (f"{title} (queue)", trigger)
+        if contradiction:
+            if self._is_new(key, "contradiction"):
+                _log.warning("%s: %s: %s", title, trigger.metric_name, contradiction)
+        elif self._conditions.pop(key, None) is not None:
+            _log.info("%s: %s: the queue no longer contradicts the value", title, trigger.metric_name)
 
     def _log_demand(self, title: str, trigger: Trigger, demand: DemandObservation) -> None:
         if demand.is_active is None:
@@ -103,6 +112,8 @@ def recent_answer(scaled_object: ScaledObjectRequest, evaluation: Evaluation, no
         demand_sentence=demand.sentence if demand else "",
         reason=evaluation.reason,
         steps=_shortened(evaluation.steps),
+        has_queue_contradiction=bool(evaluation.contradiction),
+        cold_start_seconds=evaluation.cold_start_seconds,
         at_seconds=now,
     )
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from keda_gpu_scaler.core.evaluate.demand import DemandObservation
 from keda_gpu_scaler.core.evaluate.measurement import ActivityEvidence
+from keda_gpu_scaler.core.trigger.metrics import EngineMetric
 from keda_gpu_scaler.core.trigger.parser import Trigger
 from keda_gpu_scaler.core.types import Pod
 
@@ -27,12 +28,23 @@ class Activity:
         return f"{'active' if self.active else 'inactive'}: {self.why}"
 
 
+def decides_by_requests(trigger: Trigger, are_requests_known: bool) -> bool:
+    """Whether requests alone say whether an engine has work.
+
+    A KV cache may be in use without any request: it holds prefixes, and a vLLM before 0.11 counts a block that is never
+    used. A threshold that the trigger itself sets is applied nevertheless.
+    """
+    metric = trigger.metric
+    is_occupancy = isinstance(metric, EngineMetric) and metric.is_occupancy
+    return is_occupancy and are_requests_known and not trigger.is_activation_given
+
+
 def decide_activity(
     trigger: Trigger, evidence: ActivityEvidence, demand: DemandObservation | None, now: float
 ) -> Activity:
     """Decide by what was measured. The first reason to be active is the one that is reported."""
     threshold = f"activationThreshold {trigger.activation:g}"
-    if evidence.busiest > trigger.activation:
+    if evidence.busiest is not None and evidence.busiest > trigger.activation:
         return Activity(True, f"{evidence.busiest:.6g} is above {threshold}")
     if evidence.requests > 0:
         return Activity(True, f"{evidence.requests:.6g} requests are running, are waiting or ended within the window")
@@ -48,6 +60,12 @@ def decide_activity(
             True, f"it is not known whether the workload is idle: {missing[0]}", is_kept_by_missing_data=True
         )
     no_demand = f", and {demand.sentence}" if demand else ""
+    if evidence.busiest is None:
+        return Activity(
+            False,
+            f"no request is running, is waiting or ended within the window; {trigger.metric.name} shows how full the "
+            f"engines are and does not decide{no_demand}",
+        )
     return Activity(False, f"{evidence.busiest:.6g} is not above {threshold}{no_demand}")
 
 

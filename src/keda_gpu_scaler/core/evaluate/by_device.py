@@ -70,11 +70,13 @@ def measure_observations(
     steps: tuple[str, ...],
     *,
     requests: float = 0.0,
+    has_threshold: bool = True,
 ) -> Measurement | NoMeasurement:
     """Aggregate observations of devices (or of one URL), at least one of which has a value.
 
     Without the workload's size there is no total while a device is missing: the total of the others would be too low,
-    and the HPA would take it for the load of the whole workload.
+    and the HPA would take it for the load of the whole workload. ``requests`` is the number of requests of the engine,
+    and without ``has_threshold`` it alone says whether the workload has work.
     """
     if isinstance(report, Unavailable):
         return NoMeasurement(report, steps, observations=tuple(observations))
@@ -92,7 +94,7 @@ def measure_observations(
         target=trigger.target,
     )
     evidence = ActivityEvidence(
-        busiest=AGGREGATIONS[trigger.aggregation](known),
+        busiest=AGGREGATIONS[trigger.aggregation](known) if has_threshold else None,
         requests=requests,
         starting=tuple(view.starting) if view else (),
         # A workload without a replica has no work on a missing device.

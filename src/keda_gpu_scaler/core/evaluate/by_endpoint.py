@@ -3,6 +3,7 @@
 
 from collections.abc import Mapping
 
+from keda_gpu_scaler.core.evaluate.activity import decides_by_requests
 from keda_gpu_scaler.core.evaluate.by_device import measure_observations
 from keda_gpu_scaler.core.evaluate.by_workload import scaled_to_zero
 from keda_gpu_scaler.core.evaluate.demand import DemandObservation
@@ -37,9 +38,12 @@ def measure_endpoint(
     """
     if view is not None and view.is_scaled_to_zero:  # no pod is left that could answer
         return scaled_to_zero(view, demand, metadata, ())
-    observation, requests = observe_endpoint(trigger, fleet, now)
+    observation, load = observe_endpoint(trigger, fleet, now)
     steps = (f"{trigger.metric.name} at {observation.node} ({describe_window(trigger)})", observation.sentence)
     if observation.value is None:
         reason = f"no fresh reading of {observation.node}: {observation.sentence}"
         return NoMeasurement(unavailable(reason), steps, expected=1, observations=(observation,))
-    return measure_observations(trigger, [observation], report, view, steps, requests=requests)
+    by_requests = decides_by_requests(trigger, load.are_requests_known)
+    return measure_observations(
+        trigger, [observation], report, view, steps, requests=load.requests, has_threshold=not by_requests
+    )

@@ -5,6 +5,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from keda_gpu_scaler.core.evaluate.activity import decides_by_requests
+from keda_gpu_scaler.core.evaluate.contradiction import queue_contradiction
 from keda_gpu_scaler.core.evaluate.demand import DemandObservation
 from keda_gpu_scaler.core.evaluate.measurement import (
     ActivityEvidence,
@@ -16,11 +18,11 @@ from keda_gpu_scaler.core.evaluate.measurement import (
     misconfigured,
     unavailable,
 )
-from keda_gpu_scaler.core.evaluate.observation import ObservationState
+from keda_gpu_scaler.core.evaluate.observation import ObservationState, PodObservation
 from keda_gpu_scaler.core.evaluate.report_type import report_type
 from keda_gpu_scaler.core.evaluate.workload_view import WorkloadView
 from keda_gpu_scaler.core.hpa.reported_value import ReportedValue, ReportType, report_pods, report_wanted
-from keda_gpu_scaler.core.trigger.metrics import SATURATION_OF_DEVICES
+from keda_gpu_scaler.core.trigger.metrics import LOAD_OF_DEVICES, EngineMetric
 from keda_gpu_scaler.core.types import Pod, Unavailable
 
 
@@ -36,7 +38,9 @@ def measure_workload(
     """
     if view.is_scaled_to_zero:
         return scaled_to_zero(view, demand, metadata, view.steps())
-    if view.trigger.metric.name == "saturation" and (reason := view.no_engine_reason):
+    metric = view.trigger.metric
+    falls_back = isinstance(metric, EngineMetric) and metric.falls_back_to_devices
+    if falls_back and (reason := view.no_engine_reason):
         return _measure_devices_instead(view, reason, demand, metadata)
     return _measure_pods(view, demand, metadata)
 
@@ -58,16 +62,16 @@ def is_scaled_job(view: WorkloadView) -> bool:
 def _measure_devices_instead(
     view: WorkloadView, reason: str, demand: DemandObservation | None, metadata: Mapping[str, str]
 ) -> Measurement | NoMeasurement:
-    """Measure saturation by the pods' devices where no pod has a known engine."""
+    """Measure the load by the pods' devices where no pod has a known engine."""
     by_devices = WorkloadView(
-        replace(view.trigger, metric=SATURATION_OF_DEVICES, engine=None), view.workload, view.fleet, view.now
+        replace(view.trigger, metric=LOAD_OF_DEVICES, engine=None), view.workload, view.fleet, view.now
     )
     # A pod without a readiness probe is ready as soon as it runs. It may still be loading its model.
     loading = [one.pod for one in by_devices.ready if view.is_within_grace(one.pod)]
     measured = _measure_pods(by_devices, demand, metadata, loading)
     sentence = (
-        f"no pod has a known engine ({reason}): saturation is computed from GPU utilisation, of which 80 % counts as "
-        "100 %"
+        f"no pod has a known engine ({reason}): {view.trigger.metric.name} is computed from GPU utilisation, of which "
+        "80 % counts as 100 %"
     )
     if isinstance(measured, NoMeasurement):
         return replace(measured, steps=(sentence, *measured.steps), context=sentence)
@@ -93,13 +97,16 @@ def _measure_pods(
         return NoMeasurement(report, steps, observations=observations)
     if view.out_of_scope:
         steps = (*steps, f"{len(view.out_of_scope)} ready pods are out of scope: they count as at the target")
+    reported = _report_demand(report, view, demand) or _report_pods(report, view)
+    contradiction = queue_contradiction(view, reported)
     return Measurement(
-        _report_demand(report, view, demand) or _report_pods(report, view),
+        reported,
         _evidence(view, demand, loading),
-        steps,
+        (*steps, contradiction) if contradiction else steps,
         with_value,
         expected,
         observations,
+        contradiction,
     )
 
 
@@ -121,12 +128,20 @@ def _evidence(view: WorkloadView, demand: DemandObservation | None, loading: Seq
     unnarrowed = view.unnarrowed_observations
     observed = view.observations if unnarrowed is view.observations else [*view.observations, *unnarrowed]
     return ActivityEvidence(
-        busiest=max([one.value for one in unnarrowed if one.value is not None], default=0.0),
+        busiest=_busiest(view, unnarrowed),
         requests=math.fsum([one.requests for one in view.observations]),
         starting=(*view.starting, *loading),
         missing_reasons=(*view.missing_reasons, *_not_scraped(view, demand)),
         expires_at_seconds=expiries(observed),
     )
+
+
+def _busiest(view: WorkloadView, observations: Sequence[PodObservation]) -> float | None:
+    """Return the largest value; None where it shows how full the engines are and their requests are known."""
+    observed = [one for one in observations if one.value is not None]
+    if observed and all(decides_by_requests(view.trigger, one.are_requests_known) for one in observed):
+        return None
+    return max([one.value or 0.0 for one in observed], default=0.0)
 
 
 def _not_scraped(view: WorkloadView, demand: DemandObservation | None) -> list[str]:

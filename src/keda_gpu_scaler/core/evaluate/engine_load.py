@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from keda_gpu_scaler.core.evaluate.sample_window import SampleWindow, UnknownReadingError
-from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult
+from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult, TargetHistory
 from keda_gpu_scaler.core.trigger.engine_params import EngineQuery
 from keda_gpu_scaler.core.trigger.engines import ENGINES
 from keda_gpu_scaler.core.trigger.metrics import EngineMetric
@@ -27,6 +27,7 @@ class EngineLoad:
 
     ``requests`` is the number of requests that run or wait now. If none runs or waits, it is the number of requests
     that succeeded during the window. For a rate metric it is then 0, because the activation threshold covers the rate.
+    ``are_requests_known`` says that the engine exports the number of requests that run or wait.
     ``expires_at_seconds`` is when the newest reading becomes stale. ``is_no_engine`` says that the target never
     exported the page of a known engine, or that the engine exports no queue.
     """
@@ -36,6 +37,7 @@ class EngineLoad:
     requests: float = 0.0
     expires_at_seconds: float = math.inf
     is_no_engine: bool = False
+    are_requests_known: bool = False
 
 
 def pod_endpoint(query: EngineQuery, pod: Pod) -> Endpoint:
@@ -76,7 +78,7 @@ def engine_load(
     """
     if scraped is None:
         return EngineLoad(None, "not scraped yet")
-    page = next((page for page in scraped.targets if page.is_fresh(now, stale_after_seconds)), None)
+    page = fresh_history(scraped, now, stale_after_seconds)
     if page is None or page.newest is None:
         return EngineLoad(None, missing_scrape_reason(scraped, now), is_no_engine=scraped.is_no_engine)
     newest, window = page.newest, SampleWindow(page, page.newest, window_seconds)
@@ -94,8 +96,18 @@ def engine_load(
             None, sentence, requests, expires, is_no_engine=engine is not None and not engine.reports_queue
         )
     return EngineLoad(
-        value, f"{value:.6g} {metric.unit}".rstrip() + f" by {title} at {page.url}{how}", requests, expires
+        value,
+        f"{value:.6g} {metric.unit}".rstrip() + f" by {title} at {page.url}{how}",
+        requests,
+        expires,
+        are_requests_known=newest.running is not None,
     )
+
+
+def fresh_history(scraped: ScrapeResult | None, now: float, stale_after_seconds: float) -> TargetHistory | None:
+    """Return the history of the target that has a fresh sample, None where there is none."""
+    targets = scraped.targets if scraped is not None else ()
+    return next((target for target in targets if target.is_fresh(now, stale_after_seconds)), None)
 
 
 def missing_scrape_reason(scraped: ScrapeResult, now: float) -> str:

@@ -50,9 +50,11 @@ class Evaluation:
     and ``reason`` say why. ``steps`` are sentences that describe how the answer was computed, in order. ``with_value``
     of ``expected`` ready pods (or devices) had a value. ``kept_active_by_missing_data`` says that ``active`` is true
     only because data is missing. ``is_activity_unknown`` says that it is not even known whether the workload is scaled
-    to zero. ``demand`` is the observed demand, None where the trigger names no source of demand. ``observations`` are
-    the observed pods or devices, in the order of the steps. Until ``expires_at_seconds``, on the clock of ``now``, the
-    same arguments give the same evaluation.
+    to zero. ``demand`` is the observed demand, None where the trigger names no source of demand. ``contradiction`` says
+    that requests wait and the value asks for no replica for them. ``cold_start_seconds`` is the median time from the
+    creation of a pod until it was ready, None where it is not known. ``observations`` are the observed pods or devices,
+    in the order of the steps. Until ``expires_at_seconds``, on the clock of ``now``, the same arguments give the same
+    evaluation.
     """
 
     scope: Scope
@@ -66,6 +68,8 @@ class Evaluation:
     kept_active_by_missing_data: bool = False
     is_activity_unknown: bool = False
     demand: DemandObservation | None = None
+    contradiction: str = ""
+    cold_start_seconds: float | None = None
     observations: tuple[PodObservation | DeviceObservation, ...] = field(default=(), compare=False, repr=False)
     expires_at_seconds: float = field(default=-math.inf, compare=False)
 
@@ -160,6 +164,8 @@ def _with_value(
         # Without the workload it is not known whether it is scaled to zero. Then even "no change" would be a guess.
         is_activity_unknown=activity.is_kept_by_missing_data and _needs_demand(demand, view),
         demand=demand,
+        contradiction=measured.contradiction,
+        cold_start_seconds=view.workload.cold_start_seconds if view is not None else None,
         observations=measured.observations,
         expires_at_seconds=min(expires, default=-math.inf),
     )

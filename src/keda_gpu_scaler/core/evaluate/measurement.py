@@ -15,12 +15,13 @@ _MAX_LISTED = 3  # this many sentences are listed, and the others are counted
 class ActivityEvidence:
     """What says whether the workload has work.
 
-    ``busiest`` is the value that the activation threshold applies to, and ``requests`` the number of requests that the
-    engines have. ``starting`` are the pods within their startup grace. ``missing_reasons`` say what has no value, and
-    could be at work. ``expires_at_seconds`` has the time at which each observation with a value becomes stale.
+    ``busiest`` is the value that the activation threshold applies to, None where requests alone decide. ``requests`` is
+    the number of requests that the engines have. ``starting`` are the pods within their startup grace.
+    ``missing_reasons`` say what has no value, and could be at work. ``expires_at_seconds`` has the time at which each
+    observation with a value becomes stale.
     """
 
-    busiest: float
+    busiest: float | None
     requests: float = 0.0
     starting: tuple[Pod, ...] = ()
     missing_reasons: tuple[str, ...] = ()
@@ -29,7 +30,10 @@ class ActivityEvidence:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """A measured value. ``with_value`` of ``expected`` ready pods (or devices) had a value."""
+    """A measured value. ``with_value`` of ``expected`` ready pods (or devices) had a value.
+
+    ``contradiction`` says that requests wait and the value asks for no replica for them, empty where that is not so.
+    """
 
     reported: ReportedValue
     evidence: ActivityEvidence
@@ -37,6 +41,7 @@ class Measurement:
     with_value: int
     expected: int
     observations: tuple[PodObservation | DeviceObservation, ...]
+    contradiction: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,11 @@ from keda_gpu_scaler.core.aggregation import AGGREGATIONS
 from keda_gpu_scaler.core.evaluate.attribution import DeviceShare
 from keda_gpu_scaler.core.evaluate.device_load import DeviceLoad, device_loads, device_loads_by_holder, devices_by_pod
 from keda_gpu_scaler.core.evaluate.engine_load import EngineLoad, engine_load, pod_endpoint
+from keda_gpu_scaler.core.evaluate.load.trend import Horizon
+from keda_gpu_scaler.core.evaluate.load.workload_load import ScrapedEngine, WorkloadLoad, workload_load
 from keda_gpu_scaler.core.selectors import matches_glob
 from keda_gpu_scaler.core.state.fleet import Fleet, History
-from keda_gpu_scaler.core.state.scrape import Endpoint
+from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult
 from keda_gpu_scaler.core.trigger.engine_params import EngineQuery
 from keda_gpu_scaler.core.trigger.metrics import EngineMetric, Metric
 from keda_gpu_scaler.core.trigger.parser import Trigger
@@ -53,7 +55,8 @@ class PodObservation:
 
     ``sentence`` describes its devices or its engine, or says why there is no value. ``expires_at_seconds`` is when the
     readings behind the value become stale, if no newer ones come. ``requests`` is the number of requests that the
-    engine has, 0 where not known. ``is_no_engine`` says that the pod exports no page of a known engine.
+    engine has, 0 where not known; ``are_requests_known`` says whether it is. ``is_no_engine`` says that the pod exports
+    no page of a known engine.
     ``device_values`` are the devices behind the value.
     """
 
@@ -65,6 +68,7 @@ class PodObservation:
     requests: float = 0.0
     is_no_engine: bool = False
     device_values: tuple[DeviceValue, ...] = ()
+    are_requests_known: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +100,30 @@ def is_ready(pod: Pod) -> bool:
     return pod.is_ready and pod.phase == "Running" and pod.node is not None
 
 
-def observe_pods(trigger: Trigger, pods: Iterable[Pod], fleet: Fleet, now: float) -> list[PodObservation]:
-    """Observe every pod. Where the trigger has a nodeSelector, the node labels must be known."""
+@dataclass(frozen=True, slots=True)
+class ObservedPods:
+    """The observation of each pod, and sentences about what they have in common."""
+
+    observations: Sequence[PodObservation]
+    sentences: tuple[str, ...] = ()
+
+
+def observe_pods(
+    trigger: Trigger, pods: Sequence[Pod], fleet: Fleet, now: float, horizon: Horizon | None = None
+) -> ObservedPods:
+    """Observe every pod. Where the trigger has a nodeSelector, the node labels must be known.
+
+    Args:
+        trigger: the parsed trigger.
+        pods: the pods of the workload.
+        fleet: the snapshots and scrape results.
+        now: monotonic seconds.
+        horizon: how far ``load`` is forecast; None where the trigger requests no forecast.
+    """
     if isinstance(trigger.metric, EngineMetric):
-        query = _engine_query(trigger)
-        return [_observe_engine(trigger, trigger.metric, query, pod, fleet, now) for pod in pods]
+        return _observe_engines(trigger, trigger.metric, pods, fleet, now, horizon)
     observer = _PodObserver(trigger, trigger.metric, fleet, now)
-    return [observer.observe(pod) for pod in pods]
+    return ObservedPods([observer.observe(pod) for pod in pods])
 
 
 def observe_pods_unnarrowed(
@@ -121,13 +142,17 @@ def observe_pods_unnarrowed(
     ]
 
 
-def observe_endpoint(trigger: Trigger, fleet: Fleet, now: float) -> tuple[DeviceObservation, float]:
-    """Observe the engine behind the trigger's URL; return the observation and the number of its requests."""
+def observe_endpoint(trigger: Trigger, fleet: Fleet, now: float) -> tuple[DeviceObservation, EngineLoad]:
+    """Observe the engine behind the trigger's URL; return the observation and the load behind it."""
     if not isinstance(trigger.metric, EngineMetric):
         raise TypeError(f"{trigger.metric.name} is no metric of an engine")
     query = _engine_query(trigger)
-    load = _load(trigger, trigger.metric, query, Endpoint(engine=query.engine, url=query.url), fleet, now)
-    return DeviceObservation(query.url, None, load.value, load.sentence, load.expires_at_seconds), load.requests
+    scraped = fleet.scrape_results.get(Endpoint(engine=query.engine, url=query.url))
+    if trigger.metric.reading == "load":
+        load = _workload_load(trigger, query, [ScrapedEngine(scraped)], fleet, now, None).loads[0]
+    else:
+        load = _load(trigger, trigger.metric, query, scraped, fleet, now)
+    return DeviceObservation(query.url, None, load.value, load.sentence, load.expires_at_seconds), load
 
 
 def observe_devices(
@@ -189,30 +214,85 @@ def _engine_query(trigger: Trigger) -> EngineQuery:
     return trigger.engine
 
 
-def _observe_engine(
-    trigger: Trigger, metric: EngineMetric, query: EngineQuery, pod: Pod, fleet: Fleet, now: float
-) -> PodObservation:
+def _observe_engines(
+    trigger: Trigger, metric: EngineMetric, pods: Sequence[Pod], fleet: Fleet, now: float, horizon: Horizon | None
+) -> ObservedPods:
+    query = _engine_query(trigger)
+    scraped = [pod for pod in pods if is_ready(pod) and pod.address]
+    results = [fleet.scrape_results.get(pod_endpoint(query, pod)) for pod in scraped]
+    sentences: tuple[str, ...] = ()
+    if metric.reading == "load":
+        engines = [
+            ScrapedEngine(result, _device_model(pod, fleet), pod.ready_at_seconds)
+            for pod, result in zip(scraped, results, strict=True)
+        ]
+        measured = _workload_load(trigger, query, engines, fleet, now, horizon)
+        loads, sentences = measured.loads, measured.sentences
+    else:
+        loads = tuple([_load(trigger, metric, query, result, fleet, now) for result in results])
+    by_ref = dict(zip([pod.ref for pod in scraped], loads, strict=True))
+    return ObservedPods([_engine_observation(pod, by_ref.get(pod.ref)) for pod in pods], sentences)
+
+
+def _engine_observation(pod: Pod, load: EngineLoad | None) -> PodObservation:
     if not is_ready(pod):
         return PodObservation(pod, ObservationState.NOT_READY, None, "its engine is not scraped while it is not ready")
-    if not pod.address:
+    if load is None:
         return PodObservation(pod, ObservationState.MISSING, None, "has no address yet")
-    load = _load(trigger, metric, query, pod_endpoint(query, pod), fleet, now)
-    state = ObservationState.MISSING if load.value is None else ObservationState.OBSERVED
-    expires = load.expires_at_seconds
-    return PodObservation(pod, state, load.value, load.sentence, expires, load.requests, load.is_no_engine)
+    return PodObservation(
+        pod,
+        ObservationState.MISSING if load.value is None else ObservationState.OBSERVED,
+        load.value,
+        load.sentence,
+        load.expires_at_seconds,
+        load.requests,
+        load.is_no_engine,
+        are_requests_known=load.are_requests_known,
+    )
 
 
 def _load(
-    trigger: Trigger, metric: EngineMetric, query: EngineQuery, endpoint: Endpoint, fleet: Fleet, now: float
+    trigger: Trigger,
+    metric: EngineMetric,
+    query: EngineQuery,
+    scraped: ScrapeResult | None,
+    fleet: Fleet,
+    now: float,
 ) -> EngineLoad:
     return engine_load(
         query,
         metric,
-        fleet.scrape_results.get(endpoint),
+        scraped,
         window_seconds=trigger.window_seconds,
         stale_after_seconds=fleet.stale_after_seconds,
         now=now,
     )
+
+
+def _workload_load(
+    trigger: Trigger,
+    query: EngineQuery,
+    engines: Sequence[ScrapedEngine],
+    fleet: Fleet,
+    now: float,
+    horizon: Horizon | None,
+) -> WorkloadLoad:
+    return workload_load(
+        query,
+        engines,
+        window_seconds=trigger.window_seconds,
+        stale_after_seconds=fleet.stale_after_seconds,
+        now=now,
+        horizon=horizon,
+    )
+
+
+def _device_model(pod: Pod, fleet: Fleet) -> str:
+    """Return the model of a pod's devices, empty where it is not known. It is known also from an old snapshot."""
+    history = fleet.node(pod.node or "")
+    by_pod = devices_by_pod(history) if history is not None else None
+    devices = by_pod.get(pod.ref) if by_pod is not None else None
+    return devices.shares[0].device.model if devices is not None and devices.shares else ""
 
 
 class _PodObserver:

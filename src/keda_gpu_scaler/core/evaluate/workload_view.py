@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from keda_gpu_scaler.core.evaluate.engine_load import pod_endpoint
+from keda_gpu_scaler.core.evaluate.load.trend import Horizon
 from keda_gpu_scaler.core.evaluate.observation import (
     ObservationState,
+    ObservedPods,
     PodObservation,
     describe_window,
     is_ready,
@@ -23,6 +25,9 @@ from keda_gpu_scaler.core.state.fleet import Fleet
 from keda_gpu_scaler.core.state.scrape import Endpoint
 from keda_gpu_scaler.core.trigger.parser import Trigger
 from keda_gpu_scaler.core.types import Pod, Workload
+
+HISTORY_SECONDS = 300.0
+"""How far back the thinned history of engines goes: the load is calibrated by it."""
 
 
 class WorkloadView:
@@ -79,9 +84,17 @@ class WorkloadView:
     # ---- observed when first read ----
 
     @cached_property
+    def _observed(self) -> ObservedPods:
+        query, workload = self.trigger.engine, self.workload
+        horizon = None
+        if query is not None and query.is_forecast:
+            horizon = Horizon(workload.cold_start_seconds, workload.removed_at_seconds)
+        return observe_pods(self.trigger, self.pods, self.fleet, self.now, horizon)
+
+    @property
     def observations(self) -> Sequence[PodObservation]:
         """The observation of every pod that counts."""
-        return observe_pods(self.trigger, self.pods, self.fleet, self.now)
+        return self._observed.observations
 
     @cached_property
     def unnarrowed_observations(self) -> Sequence[PodObservation]:
@@ -150,7 +163,14 @@ class WorkloadView:
             f"{workload.status_replicas} replicas of {workload.spec_replicas} wanted, {len(self.ready)} ready pods, "
             f"{len(self.values)} with a value"
         )
-        return (heading, *[_describe(observation) for observation in self.observations])
+        pods = [_describe(observation) for observation in self.observations]
+        return (heading, *self._cold_start(), *self._observed.sentences, *pods)
+
+    def _cold_start(self) -> tuple[str, ...]:
+        seconds = self.workload.cold_start_seconds
+        if self.trigger.engine is None or seconds is None:
+            return ()
+        return (f"a pod was ready {seconds:.0f} s after its creation (median of the pods)",)
 
 
 def _describe(observation: PodObservation) -> str:
@@ -160,12 +180,16 @@ def _describe(observation: PodObservation) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ScrapeRequest:
-    """What a trigger needs of one endpoint: the length of the history, and series beyond the engine's own."""
+    """What a trigger needs of one endpoint: every sample of a window, thinned history before it, and series.
+
+    ``selectors`` are series in addition to the engine's own.
+    """
 
     endpoint: Endpoint
     window_seconds: float
     selectors: tuple[SeriesSelector, ...] = ()
     is_demand: bool = False
+    history_seconds: float = 0.0
 
 
 def ready_pods(workload: Workload) -> tuple[Pod, ...]:
@@ -180,12 +204,17 @@ def scrape_requests(trigger: Trigger, pods: Iterable[Pod]) -> tuple[ScrapeReques
         trigger: the parsed trigger.
         pods: the ready pods of the workload. A pod without an address is left out.
     """
-    requests = []
+    requests: list[ScrapeRequest] = []
+    endpoints: list[Endpoint] = []
     query, demand, window = trigger.engine, trigger.demand, trigger.window_seconds
     if query is not None and query.url:
-        requests.append(ScrapeRequest(Endpoint(engine=query.engine, url=query.url), window, query.selectors))
+        endpoints = [Endpoint(engine=query.engine, url=query.url)]
     elif query is not None:
-        requests += [ScrapeRequest(pod_endpoint(query, pod), window, query.selectors) for pod in pods if pod.address]
+        endpoints = [pod_endpoint(query, pod) for pod in pods if pod.address]
+    if query is not None:
+        requests += [
+            ScrapeRequest(endpoint, window, query.selectors, history_seconds=HISTORY_SECONDS) for endpoint in endpoints
+        ]
     if demand is not None:
         # During the hold demand may be a rate, and a rate at the beginning of the hold needs the window before it.
         history = window + demand.hold_seconds

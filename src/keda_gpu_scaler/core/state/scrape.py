@@ -4,13 +4,18 @@
 Law: a failure is stored next to the samples and never replaces them.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from keda_gpu_scaler.core.types import EngineSample, PodRef
 
 AUTO = "auto"
 """The engine is recognised from the series that the target exports."""
+HISTORY_STEP_SECONDS = 10.0
+"""The history before the window has one sample for each step of this length."""
+MAX_SAMPLES = 1300
+"""The number of samples that are kept for one target: ten minutes at the interval of demand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +48,13 @@ class TargetHistory:
 
     ``url`` is the scraped address for display ("http://10.1.2.3:8000/metrics"). ``samples`` is empty until the first
     successful scrape. ``failure`` is a sentence that says why the last scrape returned no sample, None if it did.
+    ``cache`` holds results that were computed from these samples. It is dropped with them.
     """
 
     url: str
     samples: tuple[EngineSample, ...] = ()
     failure: str | None = None
+    cache: dict[object, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def newest(self) -> EngineSample | None:
@@ -85,3 +92,39 @@ class ScrapeResult:
     targets: tuple[TargetHistory, ...] = ()
     failure: str | None = None
     is_no_engine: bool = False
+
+
+def retained(
+    samples: Sequence[EngineSample], sample: EngineSample, *, window_seconds: float, history_seconds: float
+) -> tuple[EngineSample, ...]:
+    """Return the samples to keep when a new sample came, the oldest first.
+
+    Every sample of the window is kept, and one before it, for the increase of counters at the beginning of the window.
+    Of the older history one sample is kept for each ``HISTORY_STEP_SECONDS``, without its histograms.
+
+    Args:
+        samples: the samples that were kept so far.
+        sample: the new sample.
+        window_seconds: the longest window of a consumer.
+        history_seconds: how far back the history goes.
+    """
+    if samples and samples[-1].engine != sample.engine:
+        return (sample,)  # another engine answers now, and its counters are not comparable
+    begin = sample.at_seconds - window_seconds
+    first = next((number for number, it in enumerate(samples) if it.at_seconds > begin), len(samples))
+    older: list[EngineSample] = []
+    for it in samples[: max(first - 1, 0)]:
+        is_old = sample.at_seconds - it.at_seconds > history_seconds
+        if is_old or (older and _step(older[-1]) == _step(it)):
+            continue
+        older.append(it if it.token_time is None and it.first_token is None else _without_histograms(it))
+    kept = (*older, *samples[max(first - 1, 0) :], sample)
+    return kept[-MAX_SAMPLES:]
+
+
+def _step(sample: EngineSample) -> int:
+    return int(sample.at_seconds // HISTORY_STEP_SECONDS)
+
+
+def _without_histograms(sample: EngineSample) -> EngineSample:
+    return replace(sample, token_time=None, first_token=None)

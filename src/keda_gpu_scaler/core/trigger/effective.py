@@ -22,6 +22,7 @@ _ALIASES = {
     "demandMetric": ("demand",),
 }
 _KEYS_OF_READING = {
+    "load": ("itlTargetMs", "itlFloorMs", "headroom", "drainSeconds", "kvTarget", "maxSeqs", "forecast"),
     "saturation": ("queueTarget", "kvTarget", "maxSeqs"),
     "ttft_ms": ("quantile",),
     "engine": ("engineMetric",),
@@ -102,6 +103,11 @@ def _engine_values(query: EngineQuery) -> dict[str, str]:
         "queueTarget": f"{query.queue_target:g}",
         "kvTarget": f"{query.kv_target:g}",
         "maxSeqs": f"{query.max_seqs:g}" if query.max_seqs else "",
+        "itlTargetMs": f"{1000 * query.itl_target_seconds:g}",
+        "itlFloorMs": f"{1000 * query.itl_floor_seconds:g}" if query.itl_floor_seconds else "",
+        "headroom": f"{query.headroom:g}",
+        "drainSeconds": f"{query.drain_seconds:g}",
+        "forecast": "trend" if query.is_forecast else "none",
     }
 
 

@@ -18,6 +18,10 @@ from keda_gpu_scaler.core.urls import MAX_PORT, UrlError, is_path, parse_url
 DEFAULT_QUANTILE = 0.95
 DEFAULT_QUEUE_TARGET = 5.0
 DEFAULT_KV_TARGET = 0.8
+DEFAULT_ITL_TARGET_MS = 50.0
+DEFAULT_HEADROOM = 1.15
+DEFAULT_DRAIN_SECONDS = 60.0
+FORECASTS = ("none", "trend")
 DEFAULT_DEMAND_HOLD_SECONDS = 60.0
 MAX_DEMAND_HOLD_SECONDS = 300.0
 """The scraper keeps this much history. For a longer time, use KEDA's cooldownPeriod."""
@@ -65,13 +69,48 @@ ENGINE_PARAMETERS: tuple[Parameter, ...] = (
     ),
     Parameter("queueTarget", f"{DEFAULT_QUEUE_TARGET:g}", "the number of waiting requests that is 100 % `saturation`"),
     Parameter(
-        "kvTarget", f"{DEFAULT_KV_TARGET:g}", "the share of the KV cache in use that is 100 % `saturation`: 0.01 to 1"
+        "kvTarget",
+        f"{DEFAULT_KV_TARGET:g}",
+        "the share of the KV cache in use that is 100 % `load` and `saturation`: 0.01 to 1. Above it the engine soon "
+        "preempts requests and computes them again",
     ),
     Parameter(
         "maxSeqs",
         "the engine's",
-        "the number of requests that may run at once (vLLM: `--max-num-seqs`); 0.8 times this number is 100 % "
-        "`saturation`. It is not needed for engines that export the number",
+        "the number of requests that may run at once (vLLM: `--max-num-seqs`); 0.8 times this number is 100 % `load` "
+        "and `saturation`. It is not needed for engines that export the number: 1 to 1000000. For Triton it is the "
+        "number of model instances in a pod",
+    ),
+    Parameter(
+        "itlTargetMs",
+        f"{DEFAULT_ITL_TARGET_MS:g}",
+        "`load`: the time per generated token, in milliseconds, that a full replica should have: 1 to 60000. Set it to "
+        "about half of the time per token that your users accept, because a burst doubles it before a new replica is "
+        "ready",
+    ),
+    Parameter(
+        "itlFloorMs",
+        "found by itself",
+        "`load`: the time per token, in milliseconds, of an engine that serves one request alone: 0.1 to 60000. It is "
+        "found from the engines' own counters; state it if `explain` shows a floor that is far too low",
+    ),
+    Parameter(
+        "headroom",
+        f"{DEFAULT_HEADROOM:g}",
+        "`load`: the factor by which the work counts more than it is, because new replicas take time to start: 1 to 3",
+    ),
+    Parameter(
+        "drainSeconds",
+        f"{DEFAULT_DRAIN_SECONDS:g}",
+        "`load`: the time, in seconds, in which waiting requests should be served: 5 to 3600. A shorter time asks for "
+        "more replicas for the same queue. About the time that a replica needs to start is right: an earlier end of "
+        "the queue is not possible",
+    ),
+    Parameter(
+        "forecast",
+        "none",
+        "`load`: `trend` adds the growth that is certain over the workload's own measured cold start. It helps where "
+        "bursts are faster than a cold start, and costs replicas where the load is smooth",
     ),
     Parameter(
         "demandEndpoint",
@@ -117,7 +156,9 @@ class EngineQuery:
     """A trigger's query to engines: where they are, and how their readings become a value.
 
     ``engine`` is a name in ``ENGINES`` or ``AUTO``. ``url`` is empty where the workload's pods are scraped.
-    ``kv_target`` is a ratio. ``max_seqs`` is None where only the engine knows the limit.
+    ``kv_target`` is a ratio. ``max_seqs`` is None where only the engine knows the limit. The last fields are for the
+    metric ``load``: the aimed time per token, the stated floor (None where it is found by itself), a factor, the time
+    in which a queue should be empty, and whether the load is forecast.
     """
 
     engine: str = AUTO
@@ -130,6 +171,11 @@ class EngineQuery:
     queue_target: float = DEFAULT_QUEUE_TARGET
     kv_target: float = DEFAULT_KV_TARGET
     max_seqs: float | None = None
+    itl_target_seconds: float = DEFAULT_ITL_TARGET_MS / 1000
+    itl_floor_seconds: float | None = None
+    headroom: float = DEFAULT_HEADROOM
+    drain_seconds: float = DEFAULT_DRAIN_SECONDS
+    is_forecast: bool = False
 
     @property
     def selectors(self) -> tuple[SeriesSelector, ...]:
@@ -177,6 +223,11 @@ def read_engine(read: MetadataReader, metric: Metric | EngineMetric, engine: str
         queue_target=read.number("queueTarget", DEFAULT_QUEUE_TARGET, at_least=0.001),
         kv_target=read.number("kvTarget", DEFAULT_KV_TARGET, at_least=0.01, at_most=1),
         max_seqs=read.number("maxSeqs", 0, at_least=1, at_most=1e6) if "maxSeqs" in read.given else None,
+        itl_target_seconds=read.number("itlTargetMs", DEFAULT_ITL_TARGET_MS, at_least=1, at_most=60_000) / 1000,
+        itl_floor_seconds=_itl_floor(read),
+        headroom=read.number("headroom", DEFAULT_HEADROOM, at_least=1, at_most=3),
+        drain_seconds=read.number("drainSeconds", DEFAULT_DRAIN_SECONDS, at_least=5, at_most=3600),
+        is_forecast=read.choice("forecast", "none", FORECASTS) == "trend",
     )
     if endpoint_key:
         for key in ("enginePort", "enginePath", "engineScheme"):
@@ -186,6 +237,12 @@ def read_engine(read: MetadataReader, metric: Metric | EngineMetric, engine: str
         return query
     _hint_at_unused_engine_key(read, metric)
     return None
+
+
+def _itl_floor(read: MetadataReader) -> float | None:
+    if "itlFloorMs" not in read.given:
+        return None
+    return read.number("itlFloorMs", 0, at_least=0.1, at_most=60_000) / 1000
 
 
 def _engine_name(read: MetadataReader, engine: str | None, endpoint_key: str | None) -> str:

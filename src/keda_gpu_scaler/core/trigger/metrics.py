@@ -9,7 +9,7 @@ from keda_gpu_scaler.core.types import Sample
 
 MIB = 1 << 20
 FULL_UTILIZATION_RATIO = 0.8
-"""GPU utilisation that counts as 100 % saturation where no engine reports its load. It is the default target."""
+"""GPU utilisation that counts as 100 % load where no engine reports its load. It is the default target."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def _memory_used_mib(sample: Sample) -> float | None:
     return None if sample.memory_used_bytes is None else sample.memory_used_bytes / MIB
 
 
-def _device_saturation(sample: Sample) -> float | None:
+def _device_load(sample: Sample) -> float | None:
     if sample.gpu_utilization_ratio is None:
         return None
     return _percent(sample.gpu_utilization_ratio / FULL_UTILIZATION_RATIO)
@@ -85,13 +85,13 @@ METRICS: MappingProxyType[str, Metric] = MappingProxyType(
 )
 """Every metric of devices by its name."""
 
-SATURATION_OF_DEVICES = Metric(
-    "saturation",
+LOAD_OF_DEVICES = Metric(
+    "load",
     "%",
     "GPU utilisation, used where no engine reports its load",
-    _device_saturation,
+    _device_load,
 )
-"""The device metric that ``saturation`` falls back to where no pod has an engine that reports its load."""
+"""The device metric that is used where no pod has an engine that reports its load."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +100,9 @@ class EngineMetric:
 
     ``reading`` names what is read ("queue_depth"); several metrics may share it. ``engine`` is the engine that the
     metric is restricted to, None for any engine. ``target`` is the default target, None where the user must set it.
+    ``window_seconds`` is the default window, None for the general one. ``is_occupancy`` says that the value shows how
+    full something is, and may be above 0 without any work. ``falls_back_to_devices`` says that GPU utilisation is used
+    where no pod has an engine that reports its load.
     """
 
     name: str
@@ -108,6 +111,9 @@ class EngineMetric:
     meaning: str
     target: float | None = None
     engine: str | None = None
+    window_seconds: float | None = None
+    is_occupancy: bool = False
+    falls_back_to_devices: bool = False
 
 
 ENGINE_METRICS: MappingProxyType[str, EngineMetric] = MappingProxyType(
@@ -115,19 +121,39 @@ ENGINE_METRICS: MappingProxyType[str, EngineMetric] = MappingProxyType(
         metric.name: metric
         for metric in (
             EngineMetric(
+                "load",
+                "load",
+                "%",
+                "the work of an engine, as a share of what one replica should carry; 100 is a full replica. It is "
+                "proportional to the traffic: by the time per token (`itlTargetMs`), by running requests and KV cache, "
+                "and by the replicas that the waiting requests need (`drainSeconds`). Where no pod has an engine that "
+                "reports its load, GPU utilisation is used, and 80 % of it counts as 100",
+                100,
+                window_seconds=30,
+                falls_back_to_devices=True,
+            ),
+            EngineMetric(
                 "saturation",
                 "saturation",
                 "%",
                 "the largest of three shares: waiting requests of `queueTarget`; KV cache in use of `kvTarget`; "
                 "running requests of 0.8 times their limit, where the limit is known. 100 is the load that one "
                 "replica should bear. Where no pod has an engine that reports its load, GPU utilisation is used, and "
-                "80 % of it counts as 100",
+                "80 % of it counts as 100. It is not proportional to the traffic: the HPA overshoots with it. Prefer "
+                "`load`",
                 100,
+                is_occupancy=True,
+                falls_back_to_devices=True,
             ),
             EngineMetric("queue_depth", "queue_depth", "requests", "requests that wait in the engine's queue", 5),
             EngineMetric("running_requests", "running_requests", "requests", "requests that the engine is processing"),
             EngineMetric(
-                "kv_cache_usage", "kv_cache_usage", "%", "KV cache in use; with several ranks, that of the fullest", 80
+                "kv_cache_usage",
+                "kv_cache_usage",
+                "%",
+                "KV cache in use; with several ranks, that of the fullest",
+                80,
+                is_occupancy=True,
             ),
             EngineMetric(
                 "queue_wait_ms",
@@ -147,7 +173,15 @@ ENGINE_METRICS: MappingProxyType[str, EngineMetric] = MappingProxyType(
                 "engine", "engine", "", "the series that `engineMetric` selects; for a counter, its rate per second"
             ),
             EngineMetric("vllm_queue_depth", "queue_depth", "requests", "`queue_depth` of vLLM", 5, "vllm"),
-            EngineMetric("vllm_kv_cache_usage", "kv_cache_usage", "%", "`kv_cache_usage` of vLLM", 80, "vllm"),
+            EngineMetric(
+                "vllm_kv_cache_usage",
+                "kv_cache_usage",
+                "%",
+                "`kv_cache_usage` of vLLM",
+                80,
+                "vllm",
+                is_occupancy=True,
+            ),
             EngineMetric("triton_queue_wait_ms", "queue_wait_ms", "ms", "`queue_wait_ms` of Triton", 50, "triton"),
             EngineMetric("triton_request_rate", "request_rate", "requests/s", "`request_rate` of Triton", 50, "triton"),
         )

@@ -134,7 +134,8 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "windowSeconds",
         f"{DEFAULT_WINDOW_SECONDS:g}",
-        f"the time over which readings are averaged: 0 to {MAX_WINDOW_SECONDS:g}; 0 uses the newest sample alone",
+        f"the time over which readings are averaged: 0 to {MAX_WINDOW_SECONDS:g}; 0 uses the newest sample alone. For "
+        f"`load` the default is {ENGINE_METRICS['load'].window_seconds:g}: a shorter window shows single requests",
     ),
     Parameter(
         "metricName",
@@ -178,7 +179,8 @@ class Trigger:
     ``target`` and ``activation`` are in the metric's unit. ``gpu_index``, ``gpu_model`` and ``node_selector`` are None
     where they do not restrict the devices. ``scope`` is None where the metadata has none. ``min_coverage`` is a ratio.
     ``hints`` are sentences about probably misspelled keys and about changed values. ``engine`` is the query to engines,
-    None where the metric is a device's. ``demand`` is None where no source of demand is named.
+    None where the metric is a device's. ``demand`` is None where no source of demand is named. ``is_activation_given``
+    says that the metadata has an activation threshold of its own.
     """
 
     metric: Metric | EngineMetric
@@ -199,6 +201,7 @@ class Trigger:
     hints: tuple[str, ...] = ()
     engine: EngineQuery | None = None
     demand: DemandQuery | None = None
+    is_activation_given: bool = False
 
     @property
     def is_scraped(self) -> bool:
@@ -252,7 +255,7 @@ class _TriggerParser:
             poll_interval_seconds=self._seconds(
                 "pollIntervalSeconds", DEFAULT_POLL_INTERVAL_SECONDS, MAX_POLL_INTERVAL_SECONDS, at_least=1
             ),
-            window_seconds=self._seconds("windowSeconds", DEFAULT_WINDOW_SECONDS, MAX_WINDOW_SECONDS),
+            window_seconds=self._window(metric),
             metric_name=self._metric_name(profile.metric_name if profile else DEFAULT_METRIC_NAME),
             scope=self._scope(metric, engine),
             report=read.choice("report", "auto", REPORTS),
@@ -265,10 +268,15 @@ class _TriggerParser:
             profile=profile.name if profile else None,
             engine=engine,
             demand=read_demand(read),
+            is_activation_given="activationThreshold" in read.given,
         )
         if read.problems:
             raise TriggerError(read.problems)
         return replace(trigger, hints=(*read.hints, *self._key_suggestions()))
+
+    def _window(self, metric: Metric | EngineMetric) -> float:
+        default = metric.window_seconds if isinstance(metric, EngineMetric) else None
+        return self._seconds("windowSeconds", default or DEFAULT_WINDOW_SECONDS, MAX_WINDOW_SECONDS)
 
     def _activation(self, profile: Profile | None) -> float:
         default = profile.activation if profile else DEFAULT_ACTIVATION

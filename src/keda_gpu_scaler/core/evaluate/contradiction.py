@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finds a queue that the reported value does not answer: requests wait, and no replica is asked for."""
+
+from collections.abc import Iterator
+
+from keda_gpu_scaler.core.evaluate.engine_load import fresh_history, pod_endpoint
+from keda_gpu_scaler.core.evaluate.workload_view import HISTORY_SECONDS, WorkloadView
+from keda_gpu_scaler.core.hpa.reported_value import ReportedValue
+from keda_gpu_scaler.core.state.scrape import TargetHistory
+
+ASSUMED_COLD_START_SECONDS = 120.0
+"""Used while no cold start was measured. A 70B model with cached weights needs one to two minutes."""
+
+
+def queue_contradiction(view: WorkloadView, reported: ReportedValue) -> str:
+    """Say that requests waited longer than a replica needs to start while the value asks for no more replicas.
+
+    Returns an empty text where there is no such contradiction, or where it is not known.
+    """
+    query = view.trigger.engine
+    if query is None or query.url or reported.replicas is None or reported.replicas > view.workload.spec_replicas:
+        return ""
+    measured = view.workload.cold_start_seconds
+    limit = min(HISTORY_SECONDS, ASSUMED_COLD_START_SECONDS if measured is None else measured)
+    longest, waiting = 0.0, 0.0
+    for history in _histories(view):
+        seconds, requests = _waiting(history)
+        longest, waiting = max(longest, seconds), waiting + requests
+    if not waiting or longest < limit:
+        return ""
+    source = "measured" if measured is not None else "assumed"
+    return (
+        f"contradiction: {waiting:.0f} requests wait, some queue for {longest:.0f} s, which is longer than a replica "
+        f"needs to start ({limit:.0f} s, {source}), and the value asks for no more than {reported.replicas} replicas. "
+        f"{view.trigger.metric.name} does not show this load: lower targetValue, or use metricType: load"
+    )
+
+
+def _histories(view: WorkloadView) -> Iterator[TargetHistory]:
+    query = view.trigger.engine
+    for pod in [one.pod for one in view.ready]:
+        scraped = view.fleet.scrape_results.get(pod_endpoint(query, pod)) if query is not None else None
+        if history := fresh_history(scraped, view.now, view.fleet.stale_after_seconds):
+            yield history
+
+
+def _waiting(history: TargetHistory) -> tuple[float, float]:
+    """Return for how long every sample had waiting requests, in seconds, and how many there are now."""
+    newest = history.newest
+    if newest is None or not newest.waiting:
+        return 0.0, 0.0
+    since = newest.at_seconds
+    for sample in reversed(history.samples):
+        if not sample.waiting:
+            break
+        since = sample.at_seconds
+    return newest.at_seconds - since, newest.waiting

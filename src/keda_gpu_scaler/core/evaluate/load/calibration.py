@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Calibrates the metric ``load`` by all engines of a workload on one model of device.
+
+Law: equal engines share one calibration. It is computed from their recent samples, and nothing is remembered.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from keda_gpu_scaler.core.evaluate.load.floor import find_floor
+from keda_gpu_scaler.core.evaluate.load.span import EngineWork
+from keda_gpu_scaler.core.evaluate.load.work_share import Reference, work_share
+from keda_gpu_scaler.core.trigger.engine_params import EngineQuery
+from keda_gpu_scaler.core.trigger.engines import LoadRung
+
+LOADED_SHARE = 0.3
+"""An engine with a smaller share says little about how many requests a loaded one serves."""
+TOKEN_RUNGS = (LoadRung.TOKEN_TIME, LoadRung.REQUEST_TOKEN_TIME, LoadRung.TOKEN_RATE)
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What equal engines have in common.
+
+    ``requests_per_second`` is what one fully loaded replica serves, None where that is not known; ``is_assumed`` says
+    that it was not measured. ``waiting`` is the number of waiting requests of all engines. ``backlog`` is the number of
+    replicas with which the queues stop growing and are empty after ``drainSeconds``.
+    """
+
+    reference: Reference
+    requests_per_second: float | None = None
+    is_assumed: bool = False
+    waiting: float = 0.0
+    backlog: float = 0.0
+
+    def backlog_of(self, work: EngineWork) -> float:
+        """Return an engine's part of the backlog, in proportion to its waiting requests."""
+        return self.backlog * work.waiting / self.waiting if self.waiting else 0.0
+
+    def describe(self, query: EngineQuery, rung: LoadRung) -> str:
+        """Describe the calibration in one sentence without a full stop."""
+        parts = [f"load is computed from the {rung.value}"]
+        if rung in TOKEN_RUNGS:
+            floor = self.reference.floor
+            parts.append(f"the floor is {1000 * floor.seconds:.3g} ms per token ({floor.sentence})")
+            parts.append(f"the target is {1000 * query.itl_target_seconds:g} ms")
+        if self.requests_per_second is not None:
+            why = " (assumed: a replica completes its running requests within drainSeconds)" if self.is_assumed else ""
+            parts.append(f"one loaded replica serves {self.requests_per_second:.3g} requests/s{why}")
+        if self.backlog:
+            parts.append(
+                f"{self.waiting:.0f} waiting requests need {self.backlog:.3g} replicas to be served within "
+                f"{query.drain_seconds:g} s"
+            )
+        return "; ".join(parts)
+
+
+def calibrate(works: Sequence[EngineWork], query: EngineQuery) -> Calibration:
+    """Calibrate by the work of equal engines at one moment."""
+    busy = [span.busy for work in works for span in (*work.spans, work.current) if span is not None and span.busy]
+    reference = Reference(
+        find_floor(works, target_seconds=query.itl_target_seconds, stated_seconds=query.itl_floor_seconds),
+        most_prompt_tokens=max([work.most_prompt_tokens for work in works], default=0.0),
+        most_busy=max(busy, default=0.0),
+    )
+    rate, is_assumed = _requests_per_second(works, reference, query)
+    waiting, backlog = math.fsum([work.waiting for work in works]), 0.0
+    if rate is not None and waiting:
+        growth = max(0.0, math.fsum([work.waiting_growth for work in works]))
+        backlog = (growth + waiting / query.drain_seconds) / rate
+    return Calibration(reference, rate, is_assumed, waiting, backlog)
+
+
+def _requests_per_second(
+    works: Sequence[EngineWork], reference: Reference, query: EngineQuery
+) -> tuple[float | None, bool]:
+    """Return how many requests per second one fully loaded replica serves, and whether that is assumed.
+
+    It is the number of requests that ended, divided by the shares of a replica that were carried meanwhile.
+    """
+    ended, carried_seconds = 0.0, 0.0
+    for work in works:
+        for span in work.spans:
+            share = work_share(work, span, reference, query)
+            if share is not None and share.total > LOADED_SHARE and span.ended is not None:
+                ended += span.ended
+                carried_seconds += share.total * span.seconds
+    if ended and carried_seconds:
+        return ended / carried_seconds, False
+    running, carried = 0.0, 0.0
+    for work in works:
+        if work.current is not None and (share := work_share(work, work.current, reference, query)) is not None:
+            running += work.current.running or 0.0
+            carried += share.total
+    if running and carried > LOADED_SHARE:
+        return running / carried / query.drain_seconds, True
+    return None, False

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Computes which share of what one replica should carry an engine carries, without its waiting requests.
+
+Law: the share is proportional to the work. Adding replicas to the same traffic divides the work and does not change
+its sum. A queue is not a part of the share; it is counted in replicas (``calibration``).
+"""
+
+import math
+from dataclasses import dataclass
+
+from keda_gpu_scaler.core.evaluate.load.floor import Floor
+from keda_gpu_scaler.core.evaluate.load.span import EngineWork, Span
+from keda_gpu_scaler.core.trigger.engine_params import EngineQuery
+from keda_gpu_scaler.core.trigger.engines import LoadRung
+
+SEATS_TARGET_RATIO = 0.8
+"""The share of the requests that may run at once that a replica should have at most."""
+MAX_WORK = 0.99
+_MAX_FULLNESS = 1.25
+_MIN_AIM = 0.3
+"""The least share of work that is aimed at. A time per token near the floor cannot be reached by any replica."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What the work of an engine is compared with; equal engines share it.
+
+    ``most_prompt_tokens`` is the largest number of prompt tokens per second of one engine, and ``most_busy`` the
+    largest mean number of executions at the same time; each is 0 where it is not known.
+    """
+
+    floor: Floor
+    most_prompt_tokens: float = 0.0
+    most_busy: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkShare:
+    """The shares of one engine; 1 is what one replica should carry.
+
+    ``by_time`` is by the time per token or of computation, ``by_seats`` by running requests and KV cache. Each is None
+    where it is not known. ``prefill`` is the part of the work that was concluded from prompt tokens.
+    """
+
+    by_time: float | None
+    by_seats: float | None
+    prefill: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """The larger of the known shares."""
+        return max(self.by_time or 0.0, self.by_seats or 0.0)
+
+
+def work_share(work: EngineWork, span: Span, reference: Reference, query: EngineQuery) -> WorkShare | None:
+    """Compute the shares of one engine over one span; None where nothing that is known shows its work."""
+    if span.is_idle:
+        return WorkShare(0.0, 0.0)
+    working, prefill, by_time = _by_time(work.rung, span, reference, query)
+    fullness = _fullness(work, span, query)
+    if fullness is None:
+        return None if by_time is None else WorkShare(by_time, None, prefill)
+    return WorkShare(by_time, working + fullness * (1 - working), prefill)
+
+
+def _by_time(rung: LoadRung, span: Span, reference: Reference, query: EngineQuery) -> tuple[float, float, float | None]:
+    """Return the share of its time that the engine works, the part of it by prompts, and the share of a replica."""
+    if rung is LoadRung.SERVICE_TIME:
+        limit = query.max_seqs or math.ceil(reference.most_busy) or 1
+        return 0.0, 0.0, (span.busy or 0.0) / (limit * SEATS_TARGET_RATIO)
+    if rung not in (LoadRung.TOKEN_TIME, LoadRung.REQUEST_TOKEN_TIME, LoadRung.TOKEN_RATE):
+        return 0.0, 0.0, None
+    decoding, floor = 0.0, reference.floor.seconds
+    rho = 0.0
+    if span.token_seconds is not None:
+        decoding = min(1.0, span.decoding or 0.0)
+        rho = min(MAX_WORK, max(0.0, 1 - floor / span.token_seconds))
+    prefill = (1 - decoding) * _prefill(span, reference)
+    working = min(MAX_WORK, decoding * rho + prefill)
+    aim = max(_MIN_AIM, 1 - floor / (query.itl_target_seconds * span.tokens_per_step))
+    return working, prefill, working / aim
+
+
+def _prefill(span: Span, reference: Reference) -> float:
+    """Return the share of its time that the engine computes prompts, as far as nothing is known of its tokens.
+
+    It is a guess: the most that an engine was seen to do may be less than it can do. Then the share is too large.
+    """
+    if not span.prompt_tokens or not reference.most_prompt_tokens:
+        return 0.0
+    return min(1.0, span.prompt_tokens / span.seconds / reference.most_prompt_tokens)
+
+
+def _fullness(work: EngineWork, span: Span, query: EngineQuery) -> float | None:
+    parts = []
+    if span.kv_cache_ratio is not None:
+        parts.append(span.kv_cache_ratio / query.kv_target)
+    limit = query.max_seqs or work.running_limit
+    if limit and span.running is not None:
+        parts.append(span.running / (limit * SEATS_TARGET_RATIO))
+    return min(_MAX_FULLNESS, max(parts)) if parts else None

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Computes the metric ``load`` for every engine of a workload.
+
+Law: engines on one model of device share a calibration; another model of device has its own.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from keda_gpu_scaler.core.evaluate.engine_load import EngineLoad, fresh_history, missing_scrape_reason
+from keda_gpu_scaler.core.evaluate.load.calibration import Calibration, calibrate
+from keda_gpu_scaler.core.evaluate.load.span import EngineWork, engine_work
+from keda_gpu_scaler.core.evaluate.load.trend import Forecast, Horizon, TrackedWork, forecast_load
+from keda_gpu_scaler.core.evaluate.load.work_share import WorkShare, work_share
+from keda_gpu_scaler.core.state.scrape import ScrapeResult, TargetHistory
+from keda_gpu_scaler.core.trigger.engine_params import EngineQuery
+from keda_gpu_scaler.core.trigger.engines import ENGINES, LoadRung
+
+_SHOWN_SHARE = 0.01  # a smaller one does not show in whole per cent
+_NO_FORECAST = Forecast(1.0, "")
+
+
+@dataclass(frozen=True, slots=True)
+class ScrapedEngine:
+    """One engine of a workload: its scrape result, and the model of the devices that it runs on.
+
+    ``scraped`` is None while it was not scraped. ``model`` is empty where it is not known. ``ready_at_seconds`` is when
+    the pod became ready, None where that is not known.
+    """
+
+    scraped: ScrapeResult | None
+    model: str = ""
+    ready_at_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadLoad:
+    """The load of each engine, in the order of the engines, and the sentences about what they share."""
+
+    loads: tuple[EngineLoad, ...]
+    sentences: tuple[str, ...]
+
+
+def workload_load(
+    query: EngineQuery,
+    engines: Sequence[ScrapedEngine],
+    *,
+    window_seconds: float,
+    stale_after_seconds: float,
+    now: float,
+    horizon: Horizon | None = None,
+) -> WorkloadLoad:
+    """Compute the load of every engine in per cent of what one replica should carry.
+
+    Args:
+        query: the trigger's parameters of engines.
+        engines: all engines of the workload.
+        window_seconds: the work is measured over this window.
+        stale_after_seconds: an older page is not used.
+        now: monotonic seconds on the scraper's clock.
+        horizon: how far the load is forecast; None where the trigger requests no forecast.
+    """
+    histories = [fresh_history(one.scraped, now, stale_after_seconds) for one in engines]
+    works = [engine_work(history, window_seconds) if history is not None else None for history in histories]
+    groups = _calibrations(query, engines, works)
+    forecast = _NO_FORECAST
+    if horizon is not None:
+        tracked = [
+            TrackedWork(work, groups[one.model, work.rung].reference, one.ready_at_seconds)
+            for one, work in zip(engines, works, strict=True)
+            if work is not None
+        ]
+        forecast = forecast_load(tracked, query, horizon)
+    loads = []
+    for one, history, work in zip(engines, histories, works, strict=True):
+        if history is None or work is None:
+            loads.append(_not_scraped(one.scraped, now))
+        else:
+            expires = work.sample.at_seconds + stale_after_seconds
+            loads.append(_load(query, history, work, groups[one.model, work.rung], forecast, expires))
+    sentences = [_describe(model, calibration, query, rung) for (model, rung), calibration in groups.items()]
+    return WorkloadLoad(tuple(loads), (*sentences, forecast.sentence) if forecast.sentence else tuple(sentences))
+
+
+def _calibrations(
+    query: EngineQuery, engines: Sequence[ScrapedEngine], works: Sequence[EngineWork | None]
+) -> dict[tuple[str, LoadRung], Calibration]:
+    groups: dict[tuple[str, LoadRung], list[EngineWork]] = {}
+    for one, work in zip(engines, works, strict=True):
+        if work is not None:
+            groups.setdefault((one.model, work.rung), []).append(work)
+    return {key: calibrate(group, query) for key, group in sorted(groups.items(), key=lambda item: item[0][0])}
+
+
+def _describe(model: str, calibration: Calibration, query: EngineQuery, rung: LoadRung) -> str:
+    return (f"{model}: " if model else "") + calibration.describe(query, rung)
+
+
+def _not_scraped(scraped: ScrapeResult | None, now: float) -> EngineLoad:
+    if scraped is None:
+        return EngineLoad(None, "not scraped yet")
+    return EngineLoad(None, missing_scrape_reason(scraped, now), is_no_engine=scraped.is_no_engine)
+
+
+def _load(
+    query: EngineQuery,
+    history: TargetHistory,
+    work: EngineWork,
+    calibration: Calibration,
+    forecast: Forecast,
+    expires: float,
+) -> EngineLoad:
+    sample, title = work.sample, work.sample.engine or "page"
+    requests = (sample.running or 0.0) + (sample.waiting or 0.0)
+    if not requests and work.current is not None:
+        requests = work.current.ended or 0.0
+    share = None
+    if work.current is not None:
+        share = work_share(work, work.current, calibration.reference, query)
+    if share is None:
+        engine = ENGINES.get(sample.engine)
+        is_no_engine = engine is not None and not engine.reports_queue
+        why = f"{title} at {history.url}: {_unknown_reason(work)}"
+        return EngineLoad(None, why, requests, expires, is_no_engine=is_no_engine)
+    backlog = calibration.backlog_of(work)
+    value = round(100 * (query.headroom * share.total * forecast.factor + backlog), 6)
+    how = _how(work, share, query, backlog)
+    sentence = f"{value:.3g} % by {title} at {history.url} ({how})"
+    return EngineLoad(value, sentence, requests, expires, are_requests_known=sample.running is not None)
+
+
+def _unknown_reason(work: EngineWork) -> str:
+    if work.current is None:
+        return "it has one sample so far, and its work needs two"
+    if work.rung is LoadRung.NONE:
+        return "exports neither times per token nor running requests"
+    return "exports neither times per token nor a KV cache, and no limit of its running requests is known: set maxSeqs"
+
+
+def _how(work: EngineWork, share: WorkShare, query: EngineQuery, backlog: float) -> str:
+    parts = []
+    span = work.current
+    if share.by_time is not None:
+        time = f", {1000 * span.token_seconds:.3g} ms per token" if span is not None and span.token_seconds else ""
+        parts.append(f"time {100 * share.by_time:.0f} %{time}")
+    if share.by_seats is not None:
+        parts.append(f"seats and cache {100 * share.by_seats:.0f} %")
+    if share.prefill >= _SHOWN_SHARE:
+        parts.append(f"of it prompts {100 * share.prefill:.0f} %, estimated")
+    parts.append(f"headroom {query.headroom:g}")
+    if backlog:
+        parts.append(f"{work.waiting:.0f} waiting {100 * backlog:.0f} %")
+    return ", ".join(parts)
