@@ -412,9 +412,17 @@ def test_any_bytes_give_a_page_or_an_error(body: bytes, content_type: str) -> No
 COUNTS = st.integers(0, 10**6)
 
 
-@given(waiting=COUNTS, running=COUNTS, kv=st.floats(0, 1), requests=COUNTS, tokens=COUNTS, wait=st.floats(0, 1e6))
+@given(
+    waiting=COUNTS,
+    running=COUNTS,
+    kv=st.floats(0, 1),
+    requests=COUNTS,
+    tokens=COUNTS,
+    wait=st.floats(0, 1e6),
+    token_time=st.floats(0, 100),
+)
 def test_the_readings_of_a_generated_page_are_the_numbers_it_was_made_of(
-    waiting: int, running: int, kv: float, requests: int, tokens: int, wait: float
+    waiting: int, running: int, kv: float, requests: int, tokens: int, wait: float, token_time: float
 ) -> None:
     page = vllm_page(
         waiting=waiting,
@@ -424,13 +432,19 @@ def test_the_readings_of_a_generated_page_are_the_numbers_it_was_made_of(
         tokens=tokens,
         queue_seconds=wait,
         first_tokens=requests,
+        token_times=tokens,
+        token_time=token_time,
     )
     readings = parse_page(page, TEXT, at_seconds=AT)
     assert (readings.waiting, readings.running, readings.kv_cache_ratio) == (waiting, running, kv)
     assert (readings.requests_total, readings.tokens_total) == (requests, tokens)
     assert (readings.queue_wait_seconds_total, readings.queue_waits_total) == (wait, requests)
     assert readings.first_token is not None
-    assert readings.first_token.counts[-1] == requests
+    assert readings.first_token.counts[-1] == readings.first_tokens_total == requests
+    assert readings.token_time is not None
+    assert readings.token_time.counts[-1] == readings.token_times_total == tokens
+    assert readings.token_time_seconds_total == tokens * token_time
+    assert readings.prompt_tokens_total == 7 * tokens
 
 
 @given(st.permutations(engine_pages.VLLM.decode().splitlines()))

@@ -188,8 +188,13 @@ def _histogram(name: str, samples: SamplesByName) -> Histogram | None:
     # If the ranks have different bounds, the sum of their buckets is not a histogram.
     if math.inf not in counts or len(buckets) != len(counts) * len(series) or not all(map(is_known, counts.values())):
         return None
-    bounds = tuple(sorted(counts))
+    bounds = _shared(tuple(sorted(counts)))
     return Histogram(bounds, tuple(counts[bound] for bound in bounds))
+
+
+@functools.lru_cache(maxsize=256)  # the bounds are the same on every page of an engine, and many pages are retained
+def _shared(bounds: tuple[float, ...]) -> tuple[float, ...]:
+    return bounds
 
 
 @functools.lru_cache(maxsize=1024)

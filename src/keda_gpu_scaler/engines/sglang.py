@@ -13,7 +13,8 @@ priorities, the label ``priority`` is empty on the total and names the priority 
 each of the output's tokens, the time since the output before divided by their number. The process that tokenizes
 exports it, so that no rank copies it. The older ``time_per_output_token_seconds`` is not read: it observed the mean
 since the first token again with each output, and for some requests the wait in the queue too. Tokens are counted when
-the request ends. The limit of running requests is not exported: ``max_running_requests_under_SLO`` is another number, and nothing sets it.
+the request ends. The limit of running requests is not exported: ``max_running_requests_under_SLO`` is another number,
+and nothing sets it.
 """
 
 from keda_gpu_scaler.core.trigger.engines import ContainerNames, Engine, LoadRung

@@ -8,8 +8,8 @@ included, is from _torch/pyexecutor/py_executor.py.
 
 ``load`` is computed from the mean time per token of each request. It is observed when the request ends, and so are its
 first token and its tokens: the time between its first and last token, divided by the number of tokens less one
-(metrics/perf_utils.py). These series need ``return_perf_metrics``, and
-the series of the queue and of running requests need ``enable_iter_perf_stats``.
+(metrics/perf_utils.py). These series need ``return_perf_metrics``, and those of the queue and of running requests need
+``enable_iter_perf_stats``.
 """
 
 from keda_gpu_scaler.core.trigger.engines import ContainerNames, Engine, LoadRung
