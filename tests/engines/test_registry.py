@@ -119,7 +119,9 @@ def test_a_new_file_makes_its_engine_known_everywhere(tmp_path: Path) -> None:
         "meaning": "the engine that runs in the pods: "
         + ", ".join(f"`{name}`" for name in known)
         + ". `auto` recognises it by its page",
-        "reference": ["| `dummy` | Dummy Engine | 4321 | `/dummy/metrics` | time of computation | start it with `--dummy` |"],
+        "reference": [
+            "| `dummy` | Dummy Engine | 4321 | `/dummy/metrics` | time of computation | start it with `--dummy` |"
+        ],
         "engine of a page": ["dummy", 3.0],
         "engine of a JSON page": ["jsondummy", 7],
         "saturation without a KV cache": 60.0,
