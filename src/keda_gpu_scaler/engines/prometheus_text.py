@@ -108,6 +108,7 @@ class _LineReader:
         self._wanted = wanted
         self._is_openmetrics = is_openmetrics
         self._pattern = _OPENMETRICS_LINE if is_openmetrics else _TEXT_LINE
+        self._read_series = _openmetrics_series if is_openmetrics else _text_series
         self._series: set[tuple[str, frozenset[tuple[str, str]]]] = set()
         self.samples: list[SeriesSample] = []
         self.kinds: dict[str, str] = {}
@@ -118,7 +119,9 @@ class _LineReader:
         Raises:
             ExpositionError: the line cannot be read.
         """
-        if line.lstrip(b" \t")[:1] == b"#":
+        if line[:1].isalpha():  # most lines
+            self._read_sample(line)
+        elif line.lstrip(b" \t")[:1] == b"#":
             self._read_comment(line)
         elif line.strip(b" \t\r"):
             self._read_sample(line)
@@ -143,7 +146,7 @@ class _LineReader:
 
     def _read_sample(self, line: bytes) -> None:
         head, _, value = line.rpartition(b" ")
-        series = _cached_series(head, is_openmetrics=self._is_openmetrics) if len(head) <= _CACHED_LENGTH else None
+        series = self._read_series(head) if len(head) <= _CACHED_LENGTH else None
         if series is None or _NUMBER.fullmatch(value) is None:
             if self._wanted is not None and _series_name(line) not in self._wanted:
                 return
@@ -181,9 +184,17 @@ class _SeriesText:
 
 
 @functools.lru_cache(maxsize=16_384)  # series repeat from page to page, and across a fleet
-def _cached_series(text: bytes, *, is_openmetrics: bool) -> _SeriesText | None:
+def _text_series(text: bytes) -> _SeriesText | None:
+    return _series_or_none(_TEXT_SERIES.fullmatch(text))
+
+
+@functools.lru_cache(maxsize=16_384)
+def _openmetrics_series(text: bytes) -> _SeriesText | None:
+    return _series_or_none(_OPENMETRICS_SERIES.fullmatch(text))
+
+
+def _series_or_none(match: re.Match[bytes] | None) -> _SeriesText | None:
     """Read a series; None where the text is not exactly one, as on a line with a timestamp."""
-    match = (_OPENMETRICS_SERIES if is_openmetrics else _TEXT_SERIES).fullmatch(text)
     try:
         return _SeriesText.read(match) if match is not None else None
     except ExpositionError:
