@@ -13,7 +13,7 @@ from enum import Enum
 class LoadRung(Enum):
     """What the metric ``load`` can be computed from, the best first. The value describes it to users.
 
-    An engine's rung is the best that it reaches. A page that lacks a series is read by a later rung.
+    An engine's rung is the best that it reaches. A page without the series of a rung is read by a later one.
     """
 
     TOKEN_TIME = "time between tokens"  # noqa: S105 - a description
