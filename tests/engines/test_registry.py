@@ -76,7 +76,7 @@ def choices():
         return error.problems[0]
 
 page = parse_page(b"dummy_waiting 3\\n", "text/plain", at_seconds=1.0)
-trigger = parse_trigger({"profile": "llm", "engine": "dummy"})
+trigger = parse_trigger({"metricType": "saturation", "engine": "dummy"})
 history = ScrapeResult((TargetHistory("10.0.0.1:4321", (page,)),))
 load = engine_load(trigger.engine, trigger.metric, history, window_seconds=10.0, stale_after_seconds=10.0, now=1.0)
 loaded = parse_page(

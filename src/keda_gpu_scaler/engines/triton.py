@@ -14,7 +14,8 @@ It is added up for each request when the request ends, so the requests of a batc
 batch. Requests are counted by ``nv_inference_request_success``, because ``nv_inference_count`` counts a request of
 eight inputs as eight. Requests that the response cache answers are counted too, without a time, so with that cache the
 mean is too low. An ensemble has the times of its steps once more (ensemble_scheduler.cc). With TensorRT-LLM the time
-begins when the backend takes the request, so that it contains the wait in the backend's queue.
+begins when the backend takes the request, so that it contains the wait in the backend's queue. Executions, each of one
+batch, are counted by ``nv_inference_exec_count``.
 """
 
 from keda_gpu_scaler.core.trigger.engines import Engine, LoadRung
@@ -48,4 +49,5 @@ METRIC_MAP = MetricMap(
     prompt_tokens_total=(source("nv_llm_input_token_len_sum"),),
     service_seconds_total=(source("nv_inference_compute_infer_duration_us", MICROSECOND),),
     services_total=(source("nv_inference_request_success"),),
+    executions_total=(source("nv_inference_exec_count"),),
 )
