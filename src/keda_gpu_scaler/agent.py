@@ -28,7 +28,8 @@ from keda_gpu_scaler.devices.registry import BackendSettings
 from keda_gpu_scaler.gc_policy import GcPolicy
 from keda_gpu_scaler.kube.podresources import DEFAULT_PATH, PodResources
 from keda_gpu_scaler.peers.server import MAX_FOLLOWERS, FleetServer
-from keda_gpu_scaler.remote import OnFirstUse, Remote, RemoteError
+from keda_gpu_scaler.remote import Remote, RemoteError
+from keda_gpu_scaler.remote.on_first_use import OnFirstUse
 from keda_gpu_scaler.sampler import Sampler
 from keda_gpu_scaler.server.http import HttpPages, HttpServer, listener, probe_pages
 from keda_gpu_scaler.server.lazy_service import LazyService, Registrar
