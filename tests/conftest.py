@@ -6,8 +6,6 @@ from collections import Counter
 import pytest
 from hypothesis import settings
 
-import keda_gpu_scaler.engines  # noqa: F401 - registers every engine, as the agent does
-
 pytest.register_assert_rewrite("tests.contract.allocations", "tests.contract.backends", "tests.contract.engines")
 pytest_plugins = ["tests.fake_nvml.fixtures"]
 

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-import keda_gpu_scaler.engines  # noqa: F401 - registers every engine before a trigger is parsed
 from keda_gpu_scaler import __version__
 from keda_gpu_scaler.config import Config
 from keda_gpu_scaler.core.counters import RecentAnswer

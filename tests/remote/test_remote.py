@@ -92,6 +92,7 @@ asyncio.run(main())
 print(json.dumps([name for name in sys.modules if name.startswith("keda_gpu_scaler.")]))
 """
 ON_A_CALL = {
+    "keda_gpu_scaler.engines",
     "keda_gpu_scaler.peers.client",
     "keda_gpu_scaler.scrape.address_policy",
     "keda_gpu_scaler.scrape.credentials",
