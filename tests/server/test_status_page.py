@@ -321,10 +321,10 @@ def test_the_page_is_rendered_at_most_once_a_second() -> None:
 
     page = StatusPage(now, clock)
     for _ in range(10):
-        page.text()
+        page.page()
     assert len(rendered) == 1
     clock.advance(REFRESH_SECONDS)
-    page.text()
+    page.page()
     assert len(rendered) == 2
 
 
