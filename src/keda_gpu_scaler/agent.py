@@ -19,7 +19,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from keda_gpu_scaler import __version__
 from keda_gpu_scaler.config import Config
-from keda_gpu_scaler.core.counters import RecentAnswer
+from keda_gpu_scaler.core.instance_status import RecentAnswer
 from keda_gpu_scaler.core.interfaces import MAX_STREAMS, Backend
 from keda_gpu_scaler.core.state.fleet import Fleet
 from keda_gpu_scaler.devices import registry

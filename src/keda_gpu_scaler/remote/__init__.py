@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keda_gpu_scaler.config import Config
-from keda_gpu_scaler.core.counters import PeerCounts, RecentAnswer, Watches
+from keda_gpu_scaler.core.instance_status import PeerCounts, RecentAnswer, Watches
 from keda_gpu_scaler.core.interfaces import KubeError
 from keda_gpu_scaler.kube.auth import in_cluster, kubeconfig, service_account
 from keda_gpu_scaler.peers.discovery import DiscoveryError

@@ -5,7 +5,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import TYPE_CHECKING
 
-from keda_gpu_scaler.core.counters import Watches
+from keda_gpu_scaler.core.instance_status import Watches
 from keda_gpu_scaler.core.interfaces import KubeError
 from keda_gpu_scaler.core.types import Unavailable, Workload
 from keda_gpu_scaler.kube.auth import ClientConfig

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keda_gpu_scaler.config import Config
-from keda_gpu_scaler.core.counters import PeerCounts
+from keda_gpu_scaler.core.instance_status import PeerCounts
 from keda_gpu_scaler.core.interfaces import Discovery
 from keda_gpu_scaler.core.state.fleet import History
 from keda_gpu_scaler.peers.discovery import DiscoveryError, parse_discovery

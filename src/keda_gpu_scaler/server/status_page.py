@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from keda_gpu_scaler import __version__
-from keda_gpu_scaler.core.counters import PeerCounts, RecentAnswer, Watches
 from keda_gpu_scaler.core.evaluate.attribution import attribute
+from keda_gpu_scaler.core.instance_status import PeerCounts, RecentAnswer, Watches
 from keda_gpu_scaler.core.state.fleet import PEERS_UNKNOWN, Fleet, History
 from keda_gpu_scaler.core.state.scrape import TargetHistory
 from keda_gpu_scaler.core.trigger.metrics import ENGINE_METRICS, METRICS
