@@ -12,7 +12,6 @@ from pathlib import Path
 
 import click
 
-import keda_gpu_scaler.engines  # noqa: F401 - registers every engine
 from keda_gpu_scaler.cli import main as cli
 from keda_gpu_scaler.core.trigger.demand_presets import DEMANDS
 from keda_gpu_scaler.core.trigger.engines import ENGINES, LoadRung
