@@ -5,10 +5,9 @@ import itertools
 from dataclasses import replace
 
 from keda_gpu_scaler.core.selectors import parse_series
-from keda_gpu_scaler.core.state.scrape import Endpoint
+from keda_gpu_scaler.core.state.scrape import MAX_SAMPLES, Endpoint
 from keda_gpu_scaler.core.types import PodRef
 from keda_gpu_scaler.scrape.endpoint_scrape import MAX_INTERESTS
-from keda_gpu_scaler.scrape.loop import MAX_SAMPLES
 from tests.scrape.scene import (
     DEPTH,
     EVERY_ADDRESS,

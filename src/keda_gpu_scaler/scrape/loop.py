@@ -11,14 +11,12 @@ from collections.abc import Callable, Collection
 from typing import Protocol
 
 from keda_gpu_scaler.core.selectors import SeriesSelector
-from keda_gpu_scaler.core.state.scrape import TargetHistory
+from keda_gpu_scaler.core.state.scrape import TargetHistory, retained
 from keda_gpu_scaler.core.types import EngineSample
 from keda_gpu_scaler.engines import scrape_parser
 from keda_gpu_scaler.scrape.pacing import Pacer
 from keda_gpu_scaler.scrape.types import FailureKind, FetchedPage, FetchError, Target
 
-MAX_SAMPLES = 1300
-"""The number of samples that are kept for one target: ten minutes at the interval of demand."""
 DEMAND = "demand"
 """The engine name under which scrapes of demand are counted."""
 _MIN_GAP = 0.25  # of an interval: two readings of a counter that are closer give a rate of chance
@@ -205,10 +203,6 @@ class ScrapeLoop:
     def _record(self, sample: EngineSample | None, failure: str | None) -> None:
         samples = self.history.samples
         if sample is not None:
-            if samples and samples[-1].engine != sample.engine:
-                samples = ()  # another engine answers now, and its counters are not comparable
-            begin = sample.at_seconds - max((consumer.window_seconds for consumer in self._consumers), default=0.0)
-            # One sample before the window is kept, for the increase of counters at the beginning of the window.
-            first = next((number for number, it in enumerate(samples) if it.at_seconds > begin), len(samples))
-            samples = (*samples[max(first - 1, len(samples) - MAX_SAMPLES + 1, 0) :], sample)
+            window = max((consumer.window_seconds for consumer in self._consumers), default=0.0)
+            samples = retained(samples, sample, window_seconds=window)
         self.history = TargetHistory(self.history.url, samples, failure)

@@ -11,6 +11,8 @@ from keda_gpu_scaler.core.types import EngineSample, PodRef
 
 AUTO = "auto"
 """The engine is recognised from the series that the target exports."""
+MAX_SAMPLES = 1300
+"""The number of samples that are kept for one target: ten minutes at the interval of demand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,26 @@ class TargetHistory:
             if newest.at_seconds - sample.at_seconds >= window_seconds:
                 return
             yield sample
+
+
+def retained(
+    samples: tuple[EngineSample, ...], sample: EngineSample, *, window_seconds: float
+) -> tuple[EngineSample, ...]:
+    """Return the samples that are kept after a scrape, with the new one at the end.
+
+    Samples of another engine are dropped, because its counters are not comparable. One sample before the window is
+    kept, for the increase of counters at the beginning of the window. At most ``MAX_SAMPLES`` are kept.
+
+    Args:
+        samples: the kept samples, oldest first.
+        sample: the new sample.
+        window_seconds: the longest history that is needed; it ends at the new sample.
+    """
+    if samples and samples[-1].engine != sample.engine:
+        samples = ()
+    begin = sample.at_seconds - window_seconds
+    first = next((number for number, it in enumerate(samples) if it.at_seconds > begin), len(samples))
+    return (*samples[max(first - 1, len(samples) - MAX_SAMPLES + 1, 0) :], sample)
 
 
 @dataclass(frozen=True, slots=True)
