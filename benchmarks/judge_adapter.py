@@ -54,7 +54,7 @@ class JudgedAnswer:
 
 
 class JudgedTrigger:
-    """One trigger in one run of the simulator.
+    """One trigger in one run of the simulator; ``histories`` has what was scraped of each pod, by its name.
 
     Args:
         trigger: the parsed trigger.
@@ -69,7 +69,7 @@ class JudgedTrigger:
         self._stale_after_seconds = Config().stale_after
         # The request of a trigger is the same for each of its pods; only the endpoint differs.
         self._of_pods, self._of_demand = _requests(trigger)
-        self._histories: dict[str, TargetHistory] = {}
+        self.histories: dict[str, TargetHistory] = {}
         self._demand: TargetHistory | None = None
 
     def scraped(self, now: float, pod: str, page: str | None) -> None:
@@ -85,8 +85,8 @@ class JudgedTrigger:
                 sample = parse_page(page.encode(), CONTENT_TYPE, at_seconds=now, selectors=request.selectors)
             except ScrapeParseError as error:
                 failure = str(error)
-        history = self._histories.get(pod) or TargetHistory(f"http://{pod}/metrics")
-        self._histories[pod] = _recorded(history, sample, failure, request.window_seconds)
+        history = self.histories.get(pod) or TargetHistory(f"http://{pod}/metrics")
+        self.histories[pod] = _recorded(history, sample, failure, request.window_seconds)
 
     def answer(
         self, now: float, pods: Sequence[PodState], spec_replicas: int, status_replicas: int, demand: float
@@ -97,7 +97,7 @@ class JudgedTrigger:
         Between two answers its value is not known here, while ``serve`` scrapes the source twice a second.
         """
         workload = self._workload(pods, spec_replicas, status_replicas)
-        self._histories = {pod.name: self._histories[pod.name] for pod in pods if pod.name in self._histories}
+        self.histories = {pod.name: self.histories[pod.name] for pod in pods if pod.name in self.histories}
         if self._of_demand is not None:
             self._note_demand(self._of_demand, now, demand)
         fleet = Fleet(None, self._stale_after_seconds, deviceless=True, scrape_results=self._results(workload))
@@ -125,7 +125,7 @@ class JudgedTrigger:
         results = {}
         for request in scrape_requests(self._trigger, ready_pods(workload)):
             pod = request.endpoint.pod
-            history = self._histories.get(pod.name) if pod is not None else self._demand
+            history = self.histories.get(pod.name) if pod is not None else self._demand
             if history is not None:
                 results[request.endpoint] = ScrapeResult((history,))
         return results
