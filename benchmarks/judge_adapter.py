@@ -35,13 +35,33 @@ _OTHER_DEMAND = frozenset(name for preset in ("vllm-router", "http-add-on") for 
 class PodState(Protocol):
     """A pod as the judge describes it."""
 
-    name: str
-    node: str | None
-    address: str
-    created_at: float
-    is_running: bool
-    is_ready: bool
-    is_deleting: bool
+    @property
+    def name(self) -> str:
+        """The pod's name, unique in a run."""
+
+    @property
+    def node(self) -> str | None:
+        """The node, None until the pod is scheduled."""
+
+    @property
+    def address(self) -> str:
+        """The IP address, empty until the pod runs."""
+
+    @property
+    def created_at(self) -> float:
+        """When it was created, in seconds on the clock of ``now``."""
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its containers run."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it is ready, also while it ends."""
+
+    @property
+    def is_deleting(self) -> bool:
+        """Whether it was asked to end."""
 
 
 @dataclass(frozen=True, slots=True)
