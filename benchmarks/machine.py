@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Describes the machine, the versions and the commit of a measurement; it needs the standard library only."""
+"""Describes the machine, the versions and the commit of a measurement, with the standard library only."""
 
 import os
 import platform

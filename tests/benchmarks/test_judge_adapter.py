@@ -152,11 +152,37 @@ def test_the_answers_are_those_of_the_server(metadata: dict[str, str], metric_ty
         judged.scraped(at, unanswered.name, None)
     sent = metadata if max_seqs is None else {**metadata, "maxSeqs": str(max_seqs)}
     own = judged.answer(1001.0, pods, 6, 5, 0.0)
-    assert own == asyncio.run(served(sent, metric_type, pods, pages))
+    assert own == asyncio.run(served(sent, metric_type, pods, pages, replicas=(6, 5)))
+
+
+@pytest.mark.parametrize(
+    ("pods", "waiting", "replicas"),
+    [
+        pytest.param([ONE, TWO], 5.4, (2, 3), id="more replicas than wanted"),
+        pytest.param([ONE, TWO], 4.6, (3, 2), id="fewer replicas than wanted"),
+        pytest.param([ONE, STARTING], 0, (2, 2), id="idle, and a pod that starts"),
+        pytest.param([ONE, replace(STARTING, created_at=0.0)], 0, (2, 2), id="idle, and a pod that never starts"),
+    ],
+)
+def test_the_size_and_the_age_of_pods_count_as_in_the_server(
+    pods: list[State], waiting: float, replicas: tuple[int, int]
+) -> None:
+    judged = judge(LLM, "AverageValue", None)
+    pages = [(998.0, page(waiting)), (1000.0, page(waiting))]
+    for at, text in pages:
+        for one in (ONE, TWO):
+            judged.scraped(at, one.name, text)
+    own = judged.answer(1001.0, pods, *replicas, 0.0)
+    assert own == asyncio.run(served(LLM, "AverageValue", pods, pages, replicas=replicas))
 
 
 async def served(
-    metadata: dict[str, str], metric_type: str, pods: Sequence[State], pages: Sequence[tuple[float, str]]
+    metadata: dict[str, str],
+    metric_type: str,
+    pods: Sequence[State],
+    pages: Sequence[tuple[float, str]],
+    *,
+    replicas: tuple[int, int],
 ) -> JudgedAnswer:
     """Return what the real server answers over gRPC for these pods; the one without a page is llama-5."""
     known = [_pod(one) for one in pods]
@@ -168,7 +194,8 @@ async def served(
         for one in known
     }
     triggers = (DeclaredTrigger(metadata, metric_type),)
-    scale_target = workload(*known, triggers=triggers, spec_replicas=6, status_replicas=5, namespace=NAMESPACE)
+    scale_target = workload(*known, triggers=triggers, namespace=NAMESPACE, replicas=replicas[0])
+    scale_target = replace(scale_target, status_replicas=replicas[1])
     cluster, engines, clock = FakeCluster(), FakeEngines(scraped), ManualClock(1001.0)
     cluster.report(scale_target, NAMESPACE, NAME)
     scaler = ExternalScaler(
