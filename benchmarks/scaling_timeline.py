@@ -6,6 +6,7 @@ The simulator and matplotlib are imported when they are needed: neither is a dep
 
 import importlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ USUAL = "queue=5 Prometheus"
 """The policy that is drawn beside the product: the queue length from Prometheus, as many guides advise."""
 _PLAN_SECONDS = 5
 _QUEUE_SECONDS = 30
+"""The queue is drawn as its largest value of each interval of this length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,21 +77,29 @@ def draw(file: Path, title: str, runs: Sequence[tuple[str, Timeline]], plan: Seq
             (_changes(run.minutes, run.ready), "ready", {"color": "C1", "lw": 1.1}),
         ):
             replicas.step(*values, where="post", label=name, **style)
-        queue.step(*_largest(run.minutes, run.queue), where="post", color="C3", lw=0.9, label="waiting requests")
+        queue.step(*_largest(run.minutes, run.queue), where="post", color="C3", lw=0.9)
         queue.set_yscale("symlog", linthresh=1)
+        queue.minorticks_off()
+        queue.yaxis.set_major_formatter(lambda value, position: f"{value:,.0f}")
         queue.set_xlabel("minutes")
         replicas.set_ylabel("replicas" if not column else "")
-        queue.set_ylabel(f"waiting requests, largest of {_QUEUE_SECONDS} s" if not column else "")
+        queue.set_ylabel("waiting requests" if not column else "")
         for axis in (replicas, queue):
             axis.grid(alpha=0.25, lw=0.5)
+    axes[1][0].set_ylim(bottom=0)
     axes[0][0].legend(fontsize=7)
     figure.suptitle(title)
     figure.tight_layout()
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, metadata={"Date": None, "Creator": None})
     pyplot.close(figure)
-    # matplotlib ends some lines with a blank
-    file.write_text("\n".join(line.rstrip() for line in file.read_text().splitlines()) + "\n")
+    file.write_text(_compact(file.read_text()))
+
+
+def _compact(svg: str) -> str:
+    """Return the drawing with coordinates of a hundredth of a point, and without blanks at the ends of lines."""
+    rounded = re.sub(r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", svg)
+    return "\n".join(line.rstrip() for line in rounded.splitlines()) + "\n"
 
 
 def _changes(minutes: Sequence[float], values: Sequence[float]) -> tuple[list[float], list[float]]:
