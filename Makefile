@@ -12,9 +12,11 @@ VALUE_TYPE ?= Value
 REPLICAS   ?= 3
 # How many processes run the tests at the same time: most tests wait for another process.
 WORKERS    ?= auto
-# Where `make judge` finds the simulator of a fleet, and how many of its runs go on at the same time.
+# Where `make judge` finds the simulator of a fleet, how many of its runs go on at the same time, and which
+# variations of its standard machine are measured (a regular expression over the names in benchmarks/scaling.py).
 JUDGE       ?= ../shared/judge
 JUDGE_JOBS  ?= 2
+VARIATIONS  ?= .
 JUDGE_VENV  := .tools/judge
 JUDGE_STAMP := $(JUDGE_VENV)/.installed
 # What `make deploy` installs, and where: a Helm release, its namespace, and more of helm's flags.
@@ -88,7 +90,8 @@ bench: setup ## Measure, and print what benchmarks/RESULTS.md records
 judge: ## Judge the scaling decisions in a simulated fleet (JUDGE names its folder), into benchmarks/SCALING.md
 	@if [ -f "$(JUDGE)/run.py" ]; then \
 		$(MAKE) --no-print-directory $(JUDGE_STAMP) && \
-		PYTHONPATH=src $(JUDGE_VENV)/bin/python -m benchmarks.scaling --judge "$(JUDGE)" --jobs $(JUDGE_JOBS); \
+		PYTHONPATH=src $(JUDGE_VENV)/bin/python -m benchmarks.scaling --judge "$(JUDGE)" --jobs $(JUDGE_JOBS) \
+			--variations '$(VARIATIONS)'; \
 	else \
 		echo "nothing is judged: there is no simulator in $(JUDGE); name its folder: make judge JUDGE=PATH/TO/judge"; \
 	fi

@@ -101,9 +101,10 @@ class Schedule:
 class Measurement:
     """All runs, by variation, what the simulator knows of the traces, and the machine that it ran on."""
 
-    def __init__(self, simulator: "Simulator") -> None:
+    def __init__(self, simulator: "Simulator", variations: Sequence[Variation]) -> None:
         self.heading = heading("src", "benchmarks/*.py")
-        self.rows = {one.name: simulator.rows(one) for one in (STANDARD, *VARIATIONS)}
+        self.variations = variations
+        self.rows = {one.name: simulator.rows(one) for one in (STANDARD, *variations)}
         self.schedules = simulator.schedules()
         self.timelines = simulator.timelines()
 
@@ -205,7 +206,7 @@ def _standard_part(measured: Measurement) -> str:
 
 def _variations_part(measured: Measurement) -> str:
     parts = []
-    for variation in VARIATIONS:
+    for variation in measured.variations:
         rows: list[tuple[str, ...]] = []
         for trace in TRACES:
             schedule = measured.schedules[trace] if variation.has_schedule else None
@@ -287,12 +288,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__)
     parser.add_argument("--judge", type=Path, required=True, help="the folder of the simulator's package, named judge")
     parser.add_argument("--jobs", type=int, default=2, help="runs at the same time (%(default)s)")
+    parser.add_argument("--variations", default=".", metavar="REGEX", help="the others leave the page; default: all")
     arguments = parser.parse_args()
     folder: Path = arguments.judge.resolve()
     if folder.name != "judge" or not (folder / "run.py").is_file():
         parser.error(f"--judge: Invalid value: {folder}: must be the folder of the package judge, with run.py in it")
     sys.path.insert(0, str(folder.parent))
-    measured = Measurement(Simulator(folder, arguments.jobs))
+    variations = [one for one in VARIATIONS if re.search(arguments.variations, one.name)]
+    measured = Measurement(Simulator(folder, arguments.jobs), variations)
     page = with_parts(PAGE.read_text(), {name: part(measured) for name, part in PARTS.items()})
     PAGE.write_text(page)
     print(f"wrote {PAGE.relative_to(HOME)} and {len(TRACES)} drawings in {DRAWINGS.relative_to(HOME)}")

@@ -69,7 +69,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture
 def parts(drawn: list[str]) -> dict[str, str]:
-    measured = Measurement(FakeSimulator())
+    measured = Measurement(FakeSimulator(), VARIATIONS)
     return {name: part(measured) for name, part in PARTS.items()}
 
 
@@ -106,6 +106,11 @@ def test_a_variation_without_a_schedule_is_not_compared_with_one(parts: dict[str
         assert [it[0] for it in rows] == list(TRACES)
         assert {it[4] for it in rows} == ({"1.25"} if variation.has_schedule else {""})
         assert bool(lines(section, LABELS[QUEUE])) is variation.concerns_all
+
+
+def test_a_variation_that_is_not_measured_is_not_on_the_page() -> None:
+    part = PARTS["variations"](Measurement(FakeSimulator(), VARIATIONS[:1]))
+    assert re.findall("^### (.*)", part, re.MULTILINE) == [VARIATIONS[0].title]
 
 
 def test_each_trace_is_drawn(parts: dict[str, str], drawn: list[str]) -> None:
