@@ -206,6 +206,8 @@ def _standard_part(measured: Measurement) -> str:
 
 def _variations_part(measured: Measurement) -> str:
     parts = []
+    if missing := [one.title for one in VARIATIONS if one not in measured.variations]:
+        parts.append(f"Not measured this time: {'; '.join(missing)}.")
     for variation in measured.variations:
         rows: list[tuple[str, ...]] = []
         for trace in TRACES:

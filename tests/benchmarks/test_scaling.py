@@ -108,9 +108,11 @@ def test_a_variation_without_a_schedule_is_not_compared_with_one(parts: dict[str
         assert bool(lines(section, LABELS[QUEUE])) is variation.concerns_all
 
 
-def test_a_variation_that_is_not_measured_is_not_on_the_page() -> None:
+def test_a_variation_that_is_not_measured_is_named_as_such(parts: dict[str, str]) -> None:
     part = PARTS["variations"](Measurement(FakeSimulator(), VARIATIONS[:1]))
     assert re.findall("^### (.*)", part, re.MULTILINE) == [VARIATIONS[0].title]
+    assert part.startswith(f"Not measured this time: {'; '.join(it.title for it in VARIATIONS[1:])}.")
+    assert "Not measured" not in parts["variations"]
 
 
 def test_each_trace_is_drawn(parts: dict[str, str], drawn: list[str]) -> None:
