@@ -214,7 +214,7 @@ def _variations_part(measured: Measurement) -> str:
             schedule = measured.schedules[trace] if variation.has_schedule else None
             rows += [(trace, *row) for row in _rows(measured.of(variation, trace), schedule)]
         options = " ".join(variation.options)
-        parts.append(f"### {variation.title}\n\n`{options}`\n\n{_table(('trace', *_HEAD), rows)}")
+        parts.append(f"### {variation.title}\n\n`python -m judge run {options}`\n\n{_table(('trace', *_HEAD), rows)}")
     return "\n\n".join(parts)
 
 
