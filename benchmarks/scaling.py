@@ -53,32 +53,30 @@ class Variation:
     """One machine or one kind of trouble.
 
     ``options`` are those of ``python -m judge run``. ``concerns_all`` is false where the option reaches this product
-    only. ``has_schedule`` says that the simulator's clairvoyant schedules were searched for this machine.
+    only.
     """
 
     name: str
     title: str
     options: tuple[str, ...]
     concerns_all: bool = True
-    has_schedule: bool = False
 
 
-STANDARD = Variation("standard", "The standard machine", (), has_schedule=True)
+STANDARD = Variation("standard", "The standard machine", ())
 VARIATIONS = (
     Variation("router-random", "Requests go to a random replica", ("--router", "random")),
     Variation("model-convex", "The time of an iteration grows faster than its batch", ("--model", "convex")),
     Variation("cold-30", "A cold start takes 30 s", ("--cold", "30-30")),
     Variation("cold-300", "A cold start takes 300 s", ("--cold", "300-300")),
     Variation("max-16", "At most 16 replicas", ("--max", "16")),
-    Variation("lost-5", "5 % of the scrapes get no answer", ("--lost", "0.05"), concerns_all=False, has_schedule=True),
+    Variation("lost-5", "5 % of the scrapes get no answer", ("--lost", "0.05"), concerns_all=False),
     Variation(
         "restart",
         "The product starts again after 20 and 40 minutes",
         ("--restart", "1200,2400"),
         concerns_all=False,
-        has_schedule=True,
     ),
-    Variation("initial-1", "The run begins with one replica", ("--initial", "1"), has_schedule=True),
+    Variation("initial-1", "The run begins with one replica", ("--initial", "1")),
 )
 
 
@@ -211,8 +209,7 @@ def _variations_part(measured: Measurement) -> str:
     for variation in measured.variations:
         rows: list[tuple[str, ...]] = []
         for trace in TRACES:
-            schedule = measured.schedules[trace] if variation.has_schedule else None
-            rows += [(trace, *row) for row in _rows(measured.of(variation, trace), schedule)]
+            rows += [(trace, *row) for row in _rows(measured.of(variation, trace), measured.schedules[trace])]
         options = " ".join(variation.options)
         parts.append(f"### {variation.title}\n\n`python -m judge run {options}`\n\n{_table(('trace', *_HEAD), rows)}")
     return "\n\n".join(parts)
@@ -239,15 +236,14 @@ def with_parts(page: str, parts: Mapping[str, str]) -> str:
     return page
 
 
-def _rows(policies: Mapping[str, Row], schedule: Schedule | None) -> Iterator[tuple[str, ...]]:
+def _rows(policies: Mapping[str, Row], schedule: Schedule) -> Iterator[tuple[str, ...]]:
     for policy, row in policies.items():
         yield (LABELS[policy], *_figures(row, schedule))
 
 
-def _figures(row: Mapping[str, Any], schedule: Schedule | None) -> tuple[str, ...]:
+def _figures(row: Mapping[str, Any], schedule: Schedule) -> tuple[str, ...]:
     slo, hours = float(row["slo"]), float(row["gpu_hours"])
-    ratio = f"{hours / schedule.gpu_hours:.2f}" if schedule else ""
-    same = f"{hours / schedule.hours_at(slo):.2f}" if schedule else ""
+    ratio, same = f"{hours / schedule.gpu_hours:.2f}", f"{hours / schedule.hours_at(slo):.2f}"
     counts = (str(row[key]) for key in ("moves", "flaps", "max_queue", "peak"))
     return (f"{slo:.1f}", f"{hours:.2f}", ratio, same, *counts)
 

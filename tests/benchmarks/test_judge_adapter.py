@@ -27,8 +27,9 @@ from tests.fakes import FakeCluster, FakeEngines, ManualClock, workload
 from tests.limits import WAIT_SECONDS
 
 JUDGE = Path(__file__).resolve().parents[3] / "shared" / "judge"
-LLM = {"profile": "llm"}
-DEMAND = {**LLM, "demandEndpoint": "http://gateway:9090/metrics", "demandMetric": "queue_size"}
+SATURATION = {"metricType": "saturation"}
+"""It needs one page, and its value follows from the page at sight."""
+DEMAND = {**SATURATION, "demandEndpoint": "http://gateway:9090/metrics", "demandMetric": "queue_size"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ def test_the_adapter_has_the_shape_of_the_contract() -> None:
 
 
 def test_a_pod_that_does_not_answer_keeps_its_value_until_it_is_stale() -> None:
-    judged = judge(LLM, "AverageValue", None)
+    judged = judge(SATURATION, "AverageValue", None)
     judged.scraped(0.0, ONE.name, page(10))
     for now in (2.0, 4.0, 6.0, 8.0, 10.0, 12.0):
         judged.scraped(now, ONE.name, None)
@@ -93,7 +94,7 @@ def test_a_pod_that_does_not_answer_keeps_its_value_until_it_is_stale() -> None:
 
 
 def test_a_page_that_cannot_be_read_is_a_failure_beside_the_samples() -> None:
-    judged = judge(LLM, "AverageValue", None)
+    judged = judge(SATURATION, "AverageValue", None)
     judged.scraped(0.0, ONE.name, page(10))
     judged.scraped(2.0, ONE.name, "vllm:num_requests_waiting{ 3\n")
     history = judged.histories[ONE.name]
@@ -104,14 +105,14 @@ def test_a_page_that_cannot_be_read_is_a_failure_beside_the_samples() -> None:
 
 
 def test_the_history_is_as_long_as_the_trigger_needs() -> None:
-    judged = judge({**LLM, "windowSeconds": "30"}, "AverageValue", None)
+    judged = judge({**SATURATION, "windowSeconds": "30"}, "AverageValue", None)
     for now in range(0, 100, 2):
         judged.scraped(float(now), ONE.name, page(1))
-    assert [it.at_seconds for it in judged.histories[ONE.name].samples] == [float(at) for at in range(68, 100, 2)]
+    assert [it.at_seconds for it in judged.histories[ONE.name].samples] == [*range(0, 70, 10), *range(68, 100, 2)]
 
 
 def test_the_history_of_a_pod_ends_with_the_pod() -> None:
-    judged = judge(LLM, "AverageValue", None)
+    judged = judge(SATURATION, "AverageValue", None)
     for one in (ONE, TWO):
         judged.scraped(0.0, one.name, page(1))
     answer(judged, 1.0, [ONE])
@@ -119,9 +120,9 @@ def test_the_history_of_a_pod_ends_with_the_pod() -> None:
 
 
 def test_a_restart_is_a_new_object_that_remembers_nothing() -> None:
-    before = judge(LLM, "AverageValue", None)
+    before = judge(SATURATION, "AverageValue", None)
     before.scraped(0.0, ONE.name, page(10))
-    after = judge(LLM, "AverageValue", None)
+    after = judge(SATURATION, "AverageValue", None)
     assert answer(before, 1.0, [ONE]).value == 200.0
     assert answer(after, 1.0, [ONE]).value is None
 
@@ -132,12 +133,12 @@ def test_a_restart_is_a_new_object_that_remembers_nothing() -> None:
 @pytest.mark.parametrize(
     ("metadata", "metric_type", "max_seqs"),
     [
-        pytest.param(LLM, "AverageValue", None, id="saturation as a total"),
-        pytest.param(LLM, "Value", None, id="saturation as an average"),
-        pytest.param(LLM, "AverageValue", 8, id="with the number of requests that run at once"),
+        pytest.param(SATURATION, "AverageValue", None, id="saturation as a total"),
+        pytest.param(SATURATION, "Value", None, id="saturation as an average"),
+        pytest.param(SATURATION, "AverageValue", 8, id="with the number of requests that run at once"),
         pytest.param({"metricType": "request_rate", "targetValue": "7.12345"}, "AverageValue", None, id="a rate"),
         pytest.param({"metricType": "ttft_ms", "targetValue": "500"}, "Value", None, id="a value that is not known"),
-        pytest.param({**LLM, "minCoverage": "1"}, "AverageValue", None, id="with less coverage than needed"),
+        pytest.param({**SATURATION, "minCoverage": "1"}, "AverageValue", None, id="with less coverage than needed"),
     ],
 )
 def test_the_answers_are_those_of_the_server(metadata: dict[str, str], metric_type: str, max_seqs: int | None) -> None:
@@ -167,13 +168,13 @@ def test_the_answers_are_those_of_the_server(metadata: dict[str, str], metric_ty
 def test_the_size_and_the_age_of_pods_count_as_in_the_server(
     pods: list[State], waiting: float, replicas: tuple[int, int]
 ) -> None:
-    judged = judge(LLM, "AverageValue", None)
+    judged = judge(SATURATION, "AverageValue", None)
     pages = [(998.0, page(waiting)), (1000.0, page(waiting))]
     for at, text in pages:
         for one in (ONE, TWO):
             judged.scraped(at, one.name, text)
     own = judged.answer(1001.0, pods, *replicas, 0.0)
-    assert own == asyncio.run(served(LLM, "AverageValue", pods, pages, replicas=replicas))
+    assert own == asyncio.run(served(SATURATION, "AverageValue", pods, pages, replicas=replicas))
 
 
 async def served(
@@ -249,7 +250,7 @@ def _pod(one: State) -> Pod:
 def test_a_trigger_without_a_source_of_demand_has_nothing_of_it(pods: list[State]) -> None:
     answers = set()
     for demand in (0.0, 500.0):
-        judged = judge(LLM, "AverageValue", None)
+        judged = judge(SATURATION, "AverageValue", None)
         judged.scraped(0.0, ONE.name, page(0))
         answers.add(answer(judged, 1.0, pods, demand))
     assert len(answers) == 1
@@ -275,14 +276,16 @@ def test_demand_that_is_over_counts_for_its_hold() -> None:
     ("metadata", "sentence"),
     [
         pytest.param({"profile": "vllm-inference"}, "is reported by devices", id="devices"),
-        pytest.param({**LLM, "engineEndpoint": "http://llama:8000/metrics"}, "no URL of all replicas", id="a URL"),
         pytest.param(
-            {**LLM, "demandEndpoint": "http://router/metrics", "demand": "vllm-router"},
+            {**SATURATION, "engineEndpoint": "http://llama:8000/metrics"}, "no URL of all replicas", id="a URL"
+        ),
+        pytest.param(
+            {**SATURATION, "demandEndpoint": "http://router/metrics", "demand": "vllm-router"},
             "only the requests that wait at the gateway",
             id="demand that is a rate",
         ),
         pytest.param(
-            {**LLM, "demandEndpoint": "http://interceptor/queue", "demand": "http-add-on"},
+            {**SATURATION, "demandEndpoint": "http://interceptor/queue", "demand": "http-add-on"},
             "only the requests that wait at the gateway",
             id="demand that counts running requests",
         ),

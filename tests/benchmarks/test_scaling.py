@@ -99,12 +99,12 @@ def test_the_product_comes_first_and_each_row_has_every_column(parts: dict[str, 
             assert LABELS[PRODUCT] in line
 
 
-def test_a_variation_without_a_schedule_is_not_compared_with_one(parts: dict[str, str]) -> None:
+def test_a_variation_is_compared_with_the_schedule_of_the_standard_machine(parts: dict[str, str]) -> None:
     for variation in VARIATIONS:
         section = parts["variations"].partition(f"### {variation.title}\n")[2].partition("\n### ")[0]
         [*rows] = lines(section, LABELS[PRODUCT])
         assert [it[0] for it in rows] == list(TRACES)
-        assert {it[4] for it in rows} == ({"1.25"} if variation.has_schedule else {""})
+        assert {it[4] for it in rows} == {"1.25"}
         assert bool(lines(section, LABELS[QUEUE])) is variation.concerns_all
 
 
