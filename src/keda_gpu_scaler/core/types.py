@@ -104,8 +104,9 @@ class Snapshot:
     """One node's samples and allocations at one instant.
 
     ``sequence`` grows by one with every snapshot of a run. ``at_seconds`` is when the devices were read, on the node's
-    monotonic clock; only differences have a meaning. ``unix_seconds`` is the wall clock, for display. ``source`` says where the readings come
-    from ("nvml", "replay of …", "synthetic …"), so that a demonstration is never taken for a measurement.
+    monotonic clock; only differences have a meaning. ``unix_seconds`` is the wall clock, for display. ``source`` says
+    where the readings come from ("nvml", "replay of …", "synthetic …"), so that a demonstration is never taken for a
+    measurement.
     ``allocations`` is sorted. It is None while the allocations are not known.
     """
 

@@ -284,7 +284,7 @@ def _details(item: list[Any], position: int) -> tuple[float, tuple[ReadingFailur
         if is_lag and isinstance(failures, list) and len(failures) <= MAX_FAILURES:
             return float(lag_seconds), tuple([_failure(failure) for failure in failures])
     raise CodecError(
-        f"details.{position}: Invalid value: {quoted(item)}: must be a lag and a list of at most {MAX_FAILURES} failures"
+        f"details.{position}: Invalid value: {quoted(item)}: must be a lag and at most {MAX_FAILURES} failures"
     )
 
 
@@ -335,11 +335,7 @@ def _allocations(fields: Fields) -> tuple[Allocation, ...] | None:
 
 
 def _allocation(item: object) -> Allocation:
-    if (
-        isinstance(item, list)
-        and len(item) == _ALLOCATION_FIELDS
-        and all(_is_text(text) and text for text in item)
-    ):
+    if isinstance(item, list) and len(item) == _ALLOCATION_FIELDS and all(_is_text(text) and text for text in item):
         return Allocation(*item)
     raise CodecError(
         f"allocations: Invalid value: {quoted(item)}: must be a list of namespace, pod, container, resource, device id"

@@ -271,7 +271,9 @@ class _PodObserver:
         max_lag = self._fleet.stale_after_seconds - history.age_seconds(self._now)
         for load in loads:
             if not load.is_within(max_lag):
-                return _without_value(pod, ObservationState.MISSING, _no_reading(load, node, self._metric, history, max_lag))
+                return _without_value(
+                    pod, ObservationState.MISSING, _no_reading(load, node, self._metric, history, max_lag)
+                )
         values = [load.value or 0.0 for load in loads]
         pairs = list(zip(shares, values, strict=True))
         divided = [value / share.sharers if self._metric.is_divided else value for share, value in pairs]
