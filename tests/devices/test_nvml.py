@@ -5,7 +5,6 @@ import contextlib
 import logging
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -152,6 +151,10 @@ def test_a_refused_reading_is_unknown_and_takes_nothing_with_it(
         pytest.param({"memory": Memory(0, 2**64 - 1)}, set(READINGS["memory"]), id="memory: all bits"),
         pytest.param({"temperature": -1}, {"temperature_celsius"}, id="a temperature below zero"),
         pytest.param({"temperature": 255}, {"temperature_celsius"}, id="a temperature no die survives"),
+        pytest.param({"temperature": 150}, {"temperature_celsius"}, id="a temperature far above the shutdown"),
+        pytest.param({"temperature": 0}, {"temperature_celsius"}, id="a die that works at the freezing point"),
+        pytest.param({"power_milliwatts": 0}, {"power_watts"}, id="a board that works without power"),
+        pytest.param({"power_milliwatts": 99_000_000}, {"power_watts"}, id="99 kW"),
         pytest.param({"power_milliwatts": 2**32 - 1}, {"power_watts"}, id="power: all bits"),
     ],
 )
@@ -174,10 +177,12 @@ def test_nonsense_from_the_older_temperature_call_is_unknown(
 
 
 def test_the_extremes_are_believed(fake_nvml: FakeNvml, backend: NvmlBackend) -> None:
-    fake_nvml.devices = [Card(A, utilisation=(100, 0), memory=Memory(24, 24), temperature=0, power_milliwatts=0)]
+    fake_nvml.devices = [Card(A, utilisation=(100, 0), memory=Memory(24, 24), temperature=1, power_milliwatts=1)]
     (sample,) = read(backend, 0.0)
     assert not unknown(sample)
     assert (sample.gpu_utilization_ratio, sample.memory_utilization_ratio) == (1.0, 0.0)
+    fake_nvml.device(0).temperature, fake_nvml.device(0).power_milliwatts = 149, 9_999_999
+    assert not unknown(read(backend, 1.0)[0])
 
 
 # Older drivers
@@ -239,7 +244,7 @@ class TestOlderCalls:
         assert getattr(read(backend, 0.0)[0], field) is None
         fake_nvml.device(0).allow(newer)
         assert getattr(read(backend, 1.0)[0], field) is not None
-        assert (fake_nvml.calls(newer), fake_nvml.calls(older)) == (2, 0)
+        assert (fake_nvml.calls(newer), fake_nvml.calls(older)) == (3, 0)  # twice after the error, then once
 
 
 def test_a_library_without_mig_serves_whole_cards(open_backend: Callable[..., tuple[FakeNvml, NvmlBackend]]) -> None:
@@ -351,49 +356,82 @@ def test_a_card_that_is_lost_between_two_readings_is_wholly_unknown(
     assert not unknown(other)
 
 
-def test_while_a_card_stays_lost_the_driver_is_opened_anew_ever_less_often(
+def test_while_one_card_stays_lost_the_driver_is_left_open(fake_nvml: FakeNvml, backend: NvmlBackend) -> None:
+    fake_nvml.devices = CARDS
+    fake_nvml.lose(1)
+    assert opened_at(fake_nvml, backend, until=130) == [0]
+    assert fake_nvml.shutdowns == 0
+
+
+def test_while_every_card_stays_lost_the_driver_is_opened_anew_ever_less_often(
+    fake_nvml: FakeNvml, backend: NvmlBackend
+) -> None:
+    fake_nvml.devices = CARDS
+    read(backend, 0.0)
+    for slot in range(3):
+        fake_nvml.lose(slot)
+    opened = opened_at(fake_nvml, backend, until=130)
+    assert opened == [1, 3, 7, 15, 31, 61, 91, 121]
+    assert fake_nvml.shutdowns == len(opened)
+
+
+@pytest.mark.parametrize(("open_seconds", "expected"), [(2.0, [300, 600]), (2.1, [])])
+def test_a_card_that_stays_lost_is_a_reason_to_open_a_driver_that_opens_quickly(
+    fake_nvml: FakeNvml,
+    backend: NvmlBackend,
+    monkeypatch: pytest.MonkeyPatch,
+    open_seconds: float,
+    expected: list[int],
+) -> None:
+    fake_nvml.devices = CARDS
+    read(backend, 0.0)
+    fake_nvml.lose(1)
+    read(backend, 0.0)
+    # As long as the driver takes, whatever this machine measures.
+    forced = property(lambda _: open_seconds, lambda _, value: None)
+    monkeypatch.setattr(type(backend._driver), "open_seconds", forced, raising=False)
+    assert opened_at(fake_nvml, backend, until=700) == expected
+
+
+def test_the_handle_of_a_lost_card_is_looked_up_at_every_second_read_and_no_others(
+    fake_nvml: FakeNvml, backend: NvmlBackend
+) -> None:
+    fake_nvml.devices = CARDS
+    read(backend, 0.0)
+    fake_nvml.lose(1)
+    read(backend, 0.5)
+    calls = fake_nvml.calls("handle")
+    for half_seconds in range(2, 18):
+        read(backend, half_seconds / 2)
+    assert fake_nvml.calls("handle") == calls + 16  # eight look-ups of two attempts
+
+
+@pytest.mark.parametrize("reads_while_lost", range(1, 5))
+def test_a_lost_card_that_comes_back_is_read_within_two_reads(
+    fake_nvml: FakeNvml, backend: NvmlBackend, reads_while_lost: int
+) -> None:
+    fake_nvml.devices = CARDS
+    read(backend, 0.0)
+    fake_nvml.lose(1)
+    for number in range(reads_while_lost):
+        assert unknown(read(backend, 0.1 * number)[1]) == FIELDS
+    fake_nvml.find(1)
+    read(backend, 1.0)
+    assert not any(map(unknown, read(backend, 1.1)))
+    assert fake_nvml.inits == 1
+
+
+def test_a_card_that_cannot_be_looked_up_is_listed_and_identified_later(
     fake_nvml: FakeNvml, backend: NvmlBackend
 ) -> None:
     fake_nvml.devices = CARDS
     fake_nvml.lose(1)
-    opened = opened_at(fake_nvml, backend, until=130)
-    assert opened == [0, 1, 3, 7, 15, 31, 61, 91, 121]
-    assert fake_nvml.shutdowns == len(opened) - 1
-
-
-def test_a_lost_card_is_left_alone_until_the_driver_is_opened_anew(fake_nvml: FakeNvml, backend: NvmlBackend) -> None:
-    fake_nvml.devices = CARDS[:1]
-    read(backend, 0.0)
-    fake_nvml.lose(0)
-    read(backend, 10.0)
-    calls = fake_nvml.calls()
-    read(backend, 10.5)
-    assert fake_nvml.calls() == calls
-
-
-def test_a_lost_card_that_comes_back_is_read_again(fake_nvml: FakeNvml, backend: NvmlBackend) -> None:
-    fake_nvml.devices = CARDS
-    read(backend, 0.0)
-    fake_nvml.lose(1)
-    read(backend, 1.0)
+    assert layout(read(backend, 0.0)) == [(0, A), (1, "unidentified-1"), (2, C)]
     fake_nvml.find(1)
-    assert unknown(read(backend, 1.5)[1]) == FIELDS
-    assert not any(map(unknown, read(backend, 2.0)))
-    # And with that the next loss starts from the shortest wait again.
-    inits = fake_nvml.inits
-    fake_nvml.lose(1)
-    read(backend, 100.0)
-    read(backend, 101.0)
-    assert fake_nvml.inits == inits + 1
-
-
-def test_the_others_are_served_when_one_card_cannot_be_looked_up(fake_nvml: FakeNvml, backend: NvmlBackend) -> None:
-    fake_nvml.devices = CARDS
-    fake_nvml.lose(1)
-    assert layout(read(backend, 0.0)) == [(0, A), (2, C)]
-    fake_nvml.find(1)
-    assert layout(read(backend, 0.5)) == [(0, A), (2, C)]
-    assert layout(read(backend, 1.0)) == [(0, A), (1, B), (2, C)]
+    read(backend, 0.5)
+    samples = read(backend, 1.0)
+    assert layout(samples) == [(0, A), (1, B), (2, C)]
+    assert not any(map(unknown, samples))
 
 
 @pytest.mark.parametrize("code", [codes.NO_PERMISSION, codes.GPU_NOT_FOUND, codes.UNKNOWN])
@@ -401,14 +439,16 @@ def test_a_card_that_cannot_be_looked_up_costs_no_other_card(
     fake_nvml: FakeNvml, backend: NvmlBackend, code: int
 ) -> None:
     fake_nvml.device(0).refuse("handle", code)
-    assert [index for index, _ in layout(read(backend, 0.0))] == [1]
+    first, second = read(backend, 0.0)
+    assert (first.device.uuid, first.device.index, unknown(first)) == ("unidentified-0", 0, FIELDS)
+    assert (second.device.index, unknown(second)) == (1, set())
 
 
 def test_a_card_withheld_by_permission_is_no_reason_to_open_the_driver_anew(
     fake_nvml: FakeNvml, backend: NvmlBackend
 ) -> None:
     fake_nvml.device(0).refuse("handle", codes.NO_PERMISSION)
-    assert opened_at(fake_nvml, backend, until=100) == [0]
+    assert opened_at(fake_nvml, backend, until=700) == [0]
 
 
 def test_a_card_that_is_no_longer_listed_stays_unknown_and_keeps_its_index(
@@ -421,8 +461,7 @@ def test_a_card_that_is_no_longer_listed_stays_unknown_and_keeps_its_index(
     assert layout(samples) == [(0, A), (1, B), (2, C)]
     assert [unknown(sample) == FIELDS for sample in samples] == [False, True, False]
     fake_nvml.enumeration = [1, 0, 2]
-    read(backend, 1.0)
-    assert not any(map(unknown, read(backend, 2.0)))
+    assert not any(map(unknown, reopen(backend, 1.0)))
 
 
 def test_a_card_that_was_replaced_is_forgotten_and_its_index_passes_on(
@@ -519,33 +558,64 @@ def test_between_two_tries_the_sentence_is_said_again_and_the_driver_left_alone(
 def test_a_driver_that_opens_well_but_cannot_be_read_is_tried_ever_less_often(
     fake_nvml: FakeNvml, backend: NvmlBackend
 ) -> None:
-    fake_nvml.refuse("utilisation", codes.GPU_NOT_FOUND)
+    fake_nvml.refuse("mig mode", codes.DRIVER_NOT_LOADED)
     assert opened_at(fake_nvml, backend, until=40) == [0, 1, 3, 7, 15, 31]
 
 
-@pytest.mark.parametrize(
-    "code", [codes.UNINITIALIZED, codes.DRIVER_NOT_LOADED, codes.LIB_RM_VERSION_MISMATCH, codes.GPU_NOT_FOUND]
-)
-def test_the_loss_of_the_driver_ends_the_tick_and_it_is_opened_anew(
+DRIVER_CODES = [codes.UNINITIALIZED, codes.DRIVER_NOT_LOADED, codes.LIB_RM_VERSION_MISMATCH]
+
+
+@pytest.mark.parametrize("code", [*DRIVER_CODES, codes.GPU_NOT_FOUND])
+def test_a_card_whose_calls_say_that_the_driver_is_lost_costs_no_other_card(
     fake_nvml: FakeNvml, backend: NvmlBackend, code: int
 ) -> None:
     devices = layout(read(backend, 0.0))
     fake_nvml.device(1).refuse("power", code)
-    said = sentence(backend, 1.0)
-    assert fake_nvml.shutdowns == 1
+    other, lost = read(backend, 1.0)
+    assert (unknown(other), unknown(lost)) == (set(), FIELDS)
     fake_nvml.device(1).allow("power")
+    read(backend, 2.0)
+    samples = read(backend, 3.0)
+    assert layout(samples) == devices
+    assert not any(map(unknown, samples))
+    assert fake_nvml.inits == 1
+
+
+@pytest.mark.parametrize("code", DRIVER_CODES)
+def test_the_loss_of_the_driver_ends_the_read_and_it_is_opened_anew(
+    fake_nvml: FakeNvml, backend: NvmlBackend, code: int
+) -> None:
+    devices = layout(read(backend, 0.0))
+    fake_nvml.driver_gone(code)
+    said = sentence(backend, 1.0)
+    assert (fake_nvml.inits, fake_nvml.shutdowns) == (2, 1)
+    fake_nvml.driver_back()
     assert sentence(backend, 1.5) == said
     assert layout(read(backend, 2.0)) == devices
+    assert fake_nvml.inits == 3
+
+
+def test_a_short_loss_of_the_driver_costs_nothing_even_while_a_card_is_lost(
+    fake_nvml: FakeNvml, backend: NvmlBackend
+) -> None:
+    import pynvml
+
+    fake_nvml.devices = CARDS
+    read(backend, 0.0)
+    fake_nvml.lose(1)
+    opened_at(fake_nvml, backend, until=120)
+    pynvml.nvmlShutdown()
+    assert blind(read(backend, 121.0)) == [False, True, False]
     assert fake_nvml.inits == 2
 
 
-def test_somebody_elses_shutdown_is_survived(fake_nvml: FakeNvml, backend: NvmlBackend) -> None:
+def test_somebody_elses_shutdown_costs_no_reading(fake_nvml: FakeNvml, backend: NvmlBackend) -> None:
     import pynvml
 
     read(backend, 0.0)
     pynvml.nvmlShutdown()
-    assert "shut down under this process" in sentence(backend, 1.0)
-    assert not any(map(unknown, read(backend, 2.0)))
+    assert not any(map(unknown, read(backend, 1.0)))
+    assert fake_nvml.inits == 2
 
 
 def test_a_driver_that_comes_back_ends_the_back_off(fake_nvml: FakeNvml, backend: NvmlBackend) -> None:
@@ -682,11 +752,13 @@ def test_a_slice_of_an_older_driver_is_read_through_the_older_call(
 
 
 @pytest.mark.parametrize("slots", [[], [None, None]], ids=["no slots", "empty slots"])
-def test_a_card_in_mig_mode_without_slices_hands_out_nothing(
+def test_a_card_in_mig_mode_without_slices_is_listed_as_unknown(
     fake_nvml: FakeNvml, backend: NvmlBackend, slots: list[None]
 ) -> None:
     fake_nvml.devices = [Card(A, mig=True, slices=slots)]
-    assert read(backend, 0.0) == ()
+    (sample,) = backend.read(0.0)
+    assert (sample.device.uuid, unknown(sample)) == (A, FIELDS)
+    assert [failure.reason for failure in sample.failures] == ["it is in MIG mode and has no instance"]
 
 
 def test_a_card_that_could_be_cut_but_is_not_is_read_whole(fake_nvml: FakeNvml, backend: NvmlBackend) -> None:
@@ -1020,9 +1092,9 @@ class MigUnderFire(RuleBasedStateMachine):
         for _ in range(2):
             self.now += nvml.LONGEST_WAIT_SECONDS
             samples = self.backend.read(self.now)
-        expected = {each.uuid for each in self.card.slices if each} if self.card.mig else {A}
-        assert {sample.device.uuid for sample in samples} == expected | {B}
-        assert all(sample.has_reading for sample in samples)
+        slices = {each.uuid for each in self.card.slices if each} if self.card.mig else set()
+        assert {sample.device.uuid for sample in samples} == (slices or {A}) | {B}
+        assert blind(samples) == [self.card.mig and not slices and sample.device.uuid == A for sample in samples]
 
 
 def test_whatever_mig_refuses_no_slice_is_forgotten_and_no_value_is_anothers(
@@ -1033,95 +1105,3 @@ def test_whatever_mig_refuses_no_slice_is_forgotten_and_no_value_is_anothers(
 
     caplog.set_level(logging.CRITICAL)
     run_state_machine_as_test(OnThisDriver, settings=settings(derandomize=True, max_examples=100, deadline=None))
-
-
-# The log
-
-
-def test_a_card_that_does_not_tell_how_it_is_cut_and_tells_again_is_logged_once_each(
-    fake_nvml: FakeNvml, backend: NvmlBackend, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO)
-    fake_nvml.devices = [SLICED]
-    fake_nvml.device(0).refuse("mig slots", codes.UNKNOWN)
-    for now in range(20):
-        read(backend, float(now))
-    reopen(backend, 20.0)
-    fake_nvml.device(0).allow("mig slots")
-    read(backend, 21.0)
-    name = f"GPU 0 (NVIDIA A100, {A})"
-    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
-        (
-            "WARNING",
-            f"{name} does not report its MIG layout: Unknown Error; its readings are unknown until it does",
-        ),
-        ("INFO", f"{name} reports its MIG layout again"),
-    ]
-
-
-def test_what_a_card_does_not_offer_is_logged_once(
-    fake_nvml: FakeNvml, backend: NvmlBackend, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO)
-    fake_nvml.devices = [BUSY]
-    fake_nvml.device(0).refuse("power")
-    fake_nvml.device(0).temperature = -1
-    for now in range(20):
-        read(backend, float(now))
-    reopen(backend)
-    assert [record.getMessage() for record in caplog.records] == [
-        f"GPU 0 (NVIDIA L4, {A}) does not offer temperature (an impossible value), power (Not Supported)"
-    ]
-    assert [record.levelname for record in caplog.records] == ["INFO"]
-
-
-def test_a_card_that_is_lost_and_comes_back_is_logged_once_each(
-    fake_nvml: FakeNvml, backend: NvmlBackend, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO)
-    fake_nvml.devices = CARDS
-    read(backend, 0.0)
-    fake_nvml.lose(1)
-    opened_at(fake_nvml, backend, until=40)
-    fake_nvml.find(1)
-    read(backend, 100.0)
-    read(backend, 101.0)
-    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
-    assert [record.getMessage().split(": ")[0] for record in caplog.records] == [
-        f"GPU 1 (NVIDIA Fake 80GB, {B}) is lost",
-        f"GPU 1 (NVIDIA Fake 80GB, {B}) is back",
-    ]
-
-
-# A driver that does not return
-
-
-def test_a_wedged_call_keeps_its_thread_waiting_and_no_other(fake_nvml: FakeNvml, backend: NvmlBackend) -> None:
-    fake_nvml.devices = [BUSY]
-    read(backend, 0.0)
-    fake_nvml.hang()
-    answers: list[tuple[Sample, ...]] = []
-    thread = threading.Thread(target=lambda: answers.append(read(backend, 1.0)), daemon=True)
-    thread.start()
-    fake_nvml.wait_until_hanging()
-    assert (answers, fake_nvml.hanging) == ([], 1)
-    fake_nvml.device(0).utilisation = (1, 1)
-    fake_nvml.release()
-    thread.join(30)
-    assert not thread.is_alive()
-    assert answers[0][0].gpu_utilization_ratio == 0.01
-    assert fake_nvml.hanging == 0
-
-
-def test_a_shutdown_may_be_the_call_that_does_not_return(fake_nvml: FakeNvml, backend: NvmlBackend) -> None:
-    read(backend, 0.0)
-    fake_nvml.hang("shutdown")
-    assert read(backend, 1.0)
-    thread = threading.Thread(target=backend.close, daemon=True)
-    thread.start()
-    fake_nvml.wait_until_hanging()
-    assert fake_nvml.hanging == 1
-    fake_nvml.release()
-    thread.join(30)
-    assert not thread.is_alive()
-    assert fake_nvml.shutdowns == 1

@@ -83,6 +83,7 @@ class NvmlBackend:
         self._wait_seconds = FIRST_WAIT_SECONDS
         self._list_due_at = -math.inf
         self._opened_at = -math.inf
+        self._reopen_at = math.inf
         self._counting: ReaderJob | None = None
         self._overrun_seconds = overrun_seconds
         self._driver_error: DriverLostError | None = None
@@ -134,7 +135,7 @@ class NvmlBackend:
         is_waiting = self._retry_at is not None and now < self._retry_at
         if is_waiting and not self._driver.is_open:
             raise BackendError(self._failure)
-        if not is_waiting and (self._retry_at is not None or not self._driver.is_open):
+        if not is_waiting and (self._retry_at is not None or not self._driver.is_open or now >= self._reopen_at):
             self._open(now)
             return True
         if now >= self._list_due_at:
@@ -300,17 +301,18 @@ class NvmlBackend:
 
     def _plan_retry(self, now: float, samples: list[Sample]) -> None:
         """After a read: schedule that the driver is opened again, where that can help and costs no reading."""
-        if self._gpus.is_any_busy or not self._gpus.lost:
-            self._retry_at = None
-        elif not any(sample.has_reading for sample in samples):
+        self._reopen_at = math.inf
+        lost = [] if self._gpus.is_any_busy else self._gpus.lost
+        if lost and not any(sample.has_reading for sample in samples):
             if self._retry_at is None:
                 self._schedule_retry(now)
             return
-        elif self._driver.open_seconds <= QUICK_OPEN_SECONDS:
-            lost_at = min([gpu.lost_at or now for gpu in self._gpus.lost])
-            self._retry_at = max(lost_at, self._opened_at) + REOPEN_FOR_LOST_SECONDS
+        if lost and self._driver.open_seconds <= QUICK_OPEN_SECONDS:
+            lost_at = min(now if gpu.lost_at is None else gpu.lost_at for gpu in lost)
+            self._reopen_at = max(lost_at, self._opened_at) + REOPEN_FOR_LOST_SECONDS
         # Only a read ends the back-off. A driver that opens and then cannot be read would otherwise be opened once a
         # second for ever.
+        self._retry_at = None
         self._wait_seconds = FIRST_WAIT_SECONDS
 
     def _schedule_retry(self, now: float) -> None:

@@ -116,7 +116,7 @@ class NvmlDriver:
             uuid,
             index,
             known.model or self.text(self.nvml.nvmlDeviceGetName, handle),
-            known.pci_address or normal_pci_address(self.text(self._bus_id, handle)),
+            known.pci_address or self._pci_address(handle),
             self.number("nvmlDeviceGetMinorNumber", handle) if known.minor is None else known.minor,
             handle,
             problem,
@@ -160,8 +160,11 @@ class NvmlDriver:
             temperature=NewestWorkingCall(*newer, nvmlDeviceGetTemperature),
         )
 
-    def _bus_id(self, handle: Any) -> Any:
-        return self.nvml.nvmlDeviceGetPciInfo(handle).busId
+    def _pci_address(self, handle: Any) -> str:
+        def nvmlDeviceGetPciInfo(handle: Any) -> Any:  # noqa: N802
+            return self.nvml.nvmlDeviceGetPciInfo(handle).busId
+
+        return normal_pci_address(self.text(nvmlDeviceGetPciInfo, handle))
 
     def _load(self) -> None:
         if self.nvml is None:

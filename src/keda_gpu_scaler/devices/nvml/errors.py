@@ -29,8 +29,6 @@ DRIVER_LOST = frozenset({UNINITIALIZED, DRIVER_NOT_LOADED, LIB_RM_VERSION_MISMAT
 _GPU_LOST = frozenset({GPU_IS_LOST, GPU_NOT_FOUND})
 CALL_NOT_AVAILABLE = frozenset({NOT_SUPPORTED, FUNCTION_NOT_FOUND, ARGUMENT_VERSION_MISMATCH})
 """This driver or this device does not have the call, now or later. An older call may work."""
-LASTING = CALL_NOT_AVAILABLE | {NO_PERMISSION, NOT_FOUND}
-"""The next call gives the same code, so there is no second attempt."""
 MAX_REASON_LENGTH = 120
 
 
@@ -113,15 +111,15 @@ def call(function: Callable[..., Any], *args: Any) -> Any:
 
 
 def call_twice(function: Callable[..., Any], *args: Any) -> Any:
-    """Call the binding, and once more after an error that may be gone at the next call.
+    """Call the binding, and once more after an error: a driver under load returns errors that are gone at once.
 
     Raises:
         NvmlError: as ``call``, of the second call.
     """
     try:
         return call(function, *args)
-    except ReadingError as error:
-        if error.code in LASTING or error.code is None:
+    except NvmlError as error:
+        if error.code in CALL_NOT_AVAILABLE or error.code is None:
             raise
     return call(function, *args)
 

@@ -135,8 +135,9 @@ class Gpu:
         return self.job is not None and not self.job.is_done
 
     def reset(self, calls: VersionedCalls) -> None:
-        """Void everything that came from an earlier opening of the driver."""
+        """Void everything that came from an earlier opening of the driver. The GPU may have been moved since then."""
         self.calls = calls
+        self.listing = ListedGpu("", self.listing.index, "", "", None, None)
         self.handle = None
         self.layout_due_at = -math.inf
         self.forget_layout(None)
@@ -193,10 +194,9 @@ def memory_bytes(answer: Any) -> tuple[int | None, int | None]:
     return (used, total) if used <= total and 0 < total < IMPOSSIBLE_BYTES else (None, None)
 
 
-def normal_pci_address(bus_id: str | bytes) -> str:
+def normal_pci_address(bus_id: str) -> str:
     """Return NVML's "00000000:3B:00.0" in the usual spelling, "0000:3b:00.0"."""
-    text = bus_id.decode("ascii", "replace") if isinstance(bus_id, bytes) else bus_id
-    domain, _, rest = text.lower().partition(":")
+    domain, _, rest = bus_id.lower().partition(":")
     try:
         return f"{int(domain, 16):04x}:{rest}"
     except ValueError:
