@@ -178,7 +178,7 @@ def test_a_driver_that_does_not_open_is_named_while_the_read_waits(
     fake_nvml: FakeNvml, backend: NvmlBackend, caplog: pytest.LogCaptureFixture, call: str, function: str
 ) -> None:
     said: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
-    watch = logging.handlers.QueueHandler(said)  # type: ignore[arg-type]
+    watch = logging.handlers.QueueHandler(said)
     logger = logging.getLogger("keda_gpu_scaler.devices.nvml.reader_threads")
     caplog.set_level(logging.INFO, logger.name)
     logger.addHandler(watch)

@@ -9,7 +9,6 @@ import bisect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from operator import itemgetter
 from typing import TypeVar
 
 from keda_gpu_scaler.core.aggregation import mean
@@ -99,10 +98,10 @@ class _DeviceColumn:
 
 def _mean_over(column: _DeviceColumn, window_seconds: float) -> DeviceLoad:
     # The newest snapshot always counts. Any other snapshot counts if it is older by less than the window.
-    count = max(bisect.bisect_left(column.lags_seconds, window_seconds), column.in_newest)
+    count = bisect.bisect_left(column.lags_seconds, window_seconds, lo=column.in_newest)
     if not count:
         return DeviceLoad(column.device, None, math.inf, column.failure)
-    return DeviceLoad(column.device, mean(column.values[:count]), column.lags_seconds[0], column.failure)
+    return DeviceLoad(column.device, mean(column.values[:count]), min(column.lags_seconds[:count]), column.failure)
 
 
 def _columns(history: History, metric: Metric, window_seconds: float) -> tuple[_DeviceColumn, ...]:
@@ -129,7 +128,7 @@ def _collect(history: History, metric: Metric, span_seconds: float) -> tuple[_De
 def _column(metric: Metric, newest: Sample, readings: list[tuple[float, float]]) -> _DeviceColumn:
     is_known = metric.read(newest) is not None
     # A reading that lags its snapshot may be older than the one of the snapshot before.
-    ordered = [*readings[: int(is_known)], *sorted(readings[int(is_known) :], key=itemgetter(0))]
+    ordered = [*readings[: int(is_known)], *sorted(readings[int(is_known) :])]
     return _DeviceColumn(
         newest.device,
         tuple([lag for lag, _ in ordered]),

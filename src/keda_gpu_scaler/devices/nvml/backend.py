@@ -27,7 +27,7 @@ from keda_gpu_scaler.devices.nvml.errors import (
     reason_of,
 )
 from keda_gpu_scaler.devices.nvml.failure_log import FailureLog
-from keda_gpu_scaler.devices.nvml.gpu import DeviceReading, Gpu, ListedGpu, Problem
+from keda_gpu_scaler.devices.nvml.gpu import DeviceReading, Gpu, ListedGpu, ReadingProblem
 from keda_gpu_scaler.devices.nvml.gpu_list import GpuList
 from keda_gpu_scaler.devices.nvml.gpu_reader import GpuReader
 from keda_gpu_scaler.devices.nvml.reader_threads import OVERDUE_SECONDS, OVERRUN_SECONDS, ReaderJob, ReaderThreads
@@ -43,7 +43,7 @@ QUICK_OPEN_SECONDS = 2.0
 """An opening of NVML that takes no longer than this is not noticed beside a sample interval."""
 
 _DRIVER = "the NVIDIA driver"
-_NOT_READ = Problem("it was not read yet", until="it is")
+_NOT_READ = ReadingProblem("it was not read yet", until="it is")
 _logger = logging.getLogger(__name__)
 
 
@@ -196,7 +196,7 @@ class NvmlBackend:
         jobs = {gpu: self._assign(gpu, partial(self._driver.look_up, slots[gpu], gpu.listing)) for gpu in gpus}
         self._threads.run([job for job in jobs.values() if job is not None])
         found: list[ListedGpu] = []
-        refused: dict[int, Problem] = {}
+        refused: dict[int, ReadingProblem] = {}
         first_error: NvmlError | None = None
         for gpu, job in jobs.items():
             slot = slots[gpu]
@@ -215,10 +215,10 @@ class NvmlBackend:
         self._gpus.update(found, refused, now, is_complete=is_complete)
         return None if found else first_error
 
-    def _refusal(self, error: NvmlError) -> Problem:
+    def _refusal(self, error: NvmlError) -> ReadingProblem:
         if isinstance(error, DriverLostError):
             self._driver_error = error
-        return Problem(
+        return ReadingProblem(
             f"it cannot be looked up: {reason_of(error)}", until="it can", is_lasting=error.code == NO_PERMISSION
         )
 
@@ -267,7 +267,7 @@ class NvmlBackend:
         if isinstance(job.error, GpuLostError | DriverLostError):
             if isinstance(job.error, DriverLostError):
                 self._driver_error = job.error
-            gpu.lose(Problem(f"it is lost: {reason_of(job.error)}"), now)
+            gpu.lose(ReadingProblem(f"it is lost: {reason_of(job.error)}"), now)
             return None
         if job.error is not None and not isinstance(job.error, NvmlError):
             raise job.error
@@ -288,7 +288,7 @@ class NvmlBackend:
         for each in readings:
             problems = each.problems
             if gpu.listing.problem:
-                problems = {**problems, "identity": Problem(gpu.listing.problem)}
+                problems = {**problems, "identity": ReadingProblem(gpu.listing.problem)}
             failures = self._failures.note(each.sample.device, problems, now)
             samples.append(replace(each.sample, failures=failures) if failures else each.sample)
         return samples
@@ -334,6 +334,6 @@ class NvmlBackend:
         return job.result
 
 
-def _hang(gpu: Gpu) -> Problem:
+def _hang(gpu: Gpu) -> ReadingProblem:
     """Return the problem of a GPU whose job does not end: the call that has not returned."""
-    return Problem(gpu.job.describe() if gpu.job else "a call has not returned", until="the call returns")
+    return ReadingProblem(gpu.job.describe() if gpu.job else "a call has not returned", until="the call returns")

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Collection, Mapping
 
 from keda_gpu_scaler.core.types import Device, ReadingFailure
-from keda_gpu_scaler.devices.nvml.gpu import Problem, describe
+from keda_gpu_scaler.devices.nvml.gpu import ReadingProblem, describe
 
 _logger = logging.getLogger(__name__)
 
@@ -17,7 +17,7 @@ class FailureLog:
         self._failures: dict[str, dict[str, ReadingFailure]] = {}
         self._results: dict[str, tuple[ReadingFailure, ...]] = {}
 
-    def note(self, device: Device, problems: Mapping[str, Problem], now: float) -> tuple[ReadingFailure, ...]:
+    def note(self, device: Device, problems: Mapping[str, ReadingProblem], now: float) -> tuple[ReadingFailure, ...]:
         """Return the failures of a device, and log what is new since the last call for this device.
 
         While no reading is known (the problem of ""), what is known of the single readings is kept as it is.
@@ -60,25 +60,26 @@ class FailureLog:
         return self._results[uuid]
 
 
-def _failure(reading: str, problem: Problem, known: ReadingFailure | None, now: float) -> ReadingFailure:
+def _failure(reading: str, problem: ReadingProblem, known: ReadingFailure | None, now: float) -> ReadingFailure:
     if known is not None and known.reason == problem.reason:
         return known
     since = known.since_seconds if known is not None else None if problem.is_lasting else now
     return ReadingFailure(reading, problem.reason, since)
 
 
-def _log_onsets(device: Device, problems: Mapping[str, Problem]) -> None:
-    for level, verb, is_lasting in (
-        (logging.INFO, "does not offer", True),
-        (logging.WARNING, "has no reading of", False),
-    ):
-        named = [f"{name} ({each.reason})" for name, each in problems.items() if each.is_lasting is is_lasting]
-        if named:
-            _logger.log(level, "%s %s %s", describe(device), verb, ", ".join(named))
+def _log_onsets(device: Device, problems: Mapping[str, ReadingProblem]) -> None:
+    lasting = [f"{name} ({each.reason})" for name, each in problems.items() if each.is_lasting]
+    passing = [f"{name} ({each.reason})" for name, each in problems.items() if not each.is_lasting]
+    if lasting:
+        _logger.info("%s does not offer %s", describe(device), ", ".join(lasting))
+    if passing:
+        _logger.warning("%s has no reading of %s", describe(device), ", ".join(passing))
 
 
 def _log_recoveries(device: Device, failures: list[ReadingFailure], now: float) -> None:
     for failure in failures:
-        what = f"has a reading of {failure.reading} again" if failure.reading else "is back"
         after = "" if failure.since_seconds is None else f", after {max(0.0, now - failure.since_seconds):.0f} s"
-        _logger.info("%s %s%s", describe(device), what, after)
+        if failure.reading:
+            _logger.info("%s has a reading of %s again%s", describe(device), failure.reading, after)
+        else:
+            _logger.info("%s is back%s", describe(device), after)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One GPU as NVML knows it: its handle, its MIG slices, the calls that read it, and the ranges of readings."""
+"""One GPU as NVML knows it: its handle, its slices, the calls that read it, the ranges of readings."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -61,7 +61,7 @@ class ListedGpu:
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class ReadingProblem:
     """Why readings are unknown. ``until`` ends the log's sentence about a GPU of which no reading is known.
 
     ``is_lasting`` says that the device does not have the reading, so that it is no fault.
@@ -72,9 +72,9 @@ class Problem:
     is_lasting: bool = False
 
 
-def problem_of(error: NvmlError) -> Problem:
+def problem_of(error: NvmlError) -> ReadingProblem:
     """Return the problem of one reading whose call returned an error."""
-    return Problem(reason_of(error), is_lasting=error.code in CALL_NOT_AVAILABLE)
+    return ReadingProblem(reason_of(error), is_lasting=error.code in CALL_NOT_AVAILABLE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class DeviceReading:
     """A sample of one device, and the problems of its unknown readings by their names ("" for all of them)."""
 
     sample: Sample
-    problems: Mapping[str, Problem] = field(default_factory=dict)
+    problems: Mapping[str, ReadingProblem] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class MigSlice:
 
     device: Device
     memory: Callable[[], Any] | None = None
-    problem: Problem | None = None
+    problem: ReadingProblem | None = None
 
 
 class Gpu:
@@ -116,7 +116,7 @@ class Gpu:
         self.slot: int | None = listing.index
         self.handle: Any = None
         self.calls: VersionedCalls | None = None
-        self.problem: Problem | None = None
+        self.problem: ReadingProblem | None = None
         self.lost_at: float | None = None
         self.was_in_mig_mode = False
         self.job: ReaderJob | None = None
@@ -150,18 +150,18 @@ class Gpu:
         self.problem = self.lost_at = None
         self.skips_look_up = False
 
-    def lose(self, problem: Problem, now: float) -> None:
+    def lose(self, problem: ReadingProblem, now: float) -> None:
         """Give up the handle. The devices stay listed without readings."""
         self.handle = None
         self.problem = problem
         if self.lost_at is None:
             self.lost_at = now
 
-    def forget_layout(self, problem: Problem | None) -> None:
+    def forget_layout(self, problem: ReadingProblem | None) -> None:
         """Keep the listed devices, without any way to read them, until the MIG layout is known."""
         self.slices: list[MigSlice] | None = [MigSlice(device, problem=problem) for device in self.listed]
 
-    def without_readings(self, problem: Problem) -> list[DeviceReading]:
+    def without_readings(self, problem: ReadingProblem) -> list[DeviceReading]:
         """Return every listed device with every reading unknown."""
         return [DeviceReading(Sample(device), {"": problem}) for device in self.listed]
 

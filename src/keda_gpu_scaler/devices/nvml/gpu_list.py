@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from keda_gpu_scaler.core.types import Device
-from keda_gpu_scaler.devices.nvml.gpu import Gpu, ListedGpu, Problem, VersionedCalls
+from keda_gpu_scaler.devices.nvml.gpu import Gpu, ListedGpu, ReadingProblem, VersionedCalls
 
 _PLACEHOLDER = "unidentified-"
-_NOT_LISTED = Problem("the driver does not list it any more")
+_NOT_LISTED = ReadingProblem("the driver does not list it any more")
 
 _logger = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class GpuList:
         return due
 
     def update(
-        self, found: Sequence[ListedGpu], refused: Mapping[int, Problem], now: float, *, is_complete: bool
+        self, found: Sequence[ListedGpu], refused: Mapping[int, ReadingProblem], now: float, *, is_complete: bool
     ) -> None:
         """Take over what the driver said about some of its indices, or about all of them.
 
@@ -106,7 +106,7 @@ class GpuList:
         for each in found:
             self._settle_found(each)
 
-    def _settle(self, gpu: Gpu, refusals: dict[int, Problem], occupied: set[str], now: float) -> None:
+    def _settle(self, gpu: Gpu, refusals: dict[int, ReadingProblem], occupied: set[str], now: float) -> None:
         """Decide what becomes of a known GPU, or of a placeholder, that was not described."""
         if gpu.device.pci_address in occupied:
             # The replacement takes over the index, because a trigger's gpuIndex means the slot.

@@ -27,7 +27,7 @@ from keda_gpu_scaler.devices.nvml.gpu import (
     DeviceReading,
     Gpu,
     MigSlice,
-    Problem,
+    ReadingProblem,
     memory_bytes,
     problem_of,
     ratio,
@@ -42,11 +42,11 @@ ATTEMPTS = 3
 
 _MIG_ENABLED = 1
 _NOT_OF_A_SLICE = {
-    "utilization": Problem("NVML has no utilisation of a MIG slice", is_lasting=True),
-    "temperature": Problem("a sensor of the whole board, not of a MIG slice", is_lasting=True),
-    "power": Problem("a sensor of the whole board, not of a MIG slice", is_lasting=True),
+    "utilization": ReadingProblem("NVML has no utilisation of a MIG slice", is_lasting=True),
+    "temperature": ReadingProblem("a sensor of the whole board, not of a MIG slice", is_lasting=True),
+    "power": ReadingProblem("a sensor of the whole board, not of a MIG slice", is_lasting=True),
 }
-_NO_INSTANCE = Problem("it is in MIG mode and has no instance", until="it has one, or MIG mode is off")
+_NO_INSTANCE = ReadingProblem("it is in MIG mode and has no instance", until="it has one, or MIG mode is off")
 
 
 class GpuReader:
@@ -98,7 +98,7 @@ class GpuReader:
         return readings
 
     def _read_whole_gpu(self, gpu: Gpu) -> DeviceReading:
-        problems: dict[str, Problem] = {}
+        problems: dict[str, ReadingProblem] = {}
         calls = gpu.calls or self._driver.versioned_calls()
 
         def reading(name: str, function: Callable[[Any], Any]) -> Any:
@@ -110,7 +110,7 @@ class GpuReader:
 
         def plausible(name: str, value: float | None, answer: object, unit: str) -> float | None:
             if value is None and answer is not None:
-                problems[name] = Problem(f"an implausible value: {answer} {unit}")
+                problems[name] = ReadingProblem(f"an implausible value: {answer} {unit}")
             return value
 
         rates = reading("utilization", self._driver.nvml.nvmlDeviceGetUtilizationRates)
@@ -147,7 +147,7 @@ class GpuReader:
         used, total = memory_bytes(answer)
         sample = Sample(each.device, memory_used_bytes=used, memory_total_bytes=total)
         if used is None:
-            implausible = Problem(f"an implausible value: {answer.used} of {answer.total} bytes")
+            implausible = ReadingProblem(f"an implausible value: {answer.used} of {answer.total} bytes")
             return DeviceReading(sample, {**_NOT_OF_A_SLICE, "memory": implausible})
         return DeviceReading(sample, _NOT_OF_A_SLICE)
 
@@ -161,7 +161,7 @@ class GpuReader:
         except ReadingError as error:
             # A GPU in MIG mode returns the memory of the whole GPU too. To read it as a whole GPU, or through handles
             # of slices that may have changed, would give a wrong number. The next read asks for the layout again.
-            gpu.forget_layout(Problem(f"it does not report its MIG layout: {reason_of(error)}", until="it does"))
+            gpu.forget_layout(ReadingProblem(f"it does not report its MIG layout: {reason_of(error)}", until="it does"))
             return
         if is_in_mig_mode is None:
             gpu.layout_due_at = math.inf  # this model has no MIG, and never will
@@ -182,13 +182,13 @@ class GpuReader:
 
     def _read_slices(self, gpu: Gpu) -> list[MigSlice]:
         slices: dict[str, MigSlice] = {}
-        problem: Problem | None = None
+        problem: ReadingProblem | None = None
         for slot in range(call_twice(self._driver.nvml.nvmlDeviceGetMaxMigDeviceCount, gpu.handle)):
             try:
                 each = self._slice_in(gpu, slot)
             except ReadingError as error:
                 if error.code != NOT_FOUND:  # NOT_FOUND is an empty slot; a later slot may hold a slice
-                    problem = Problem(f"MIG slot {slot} cannot be read: {reason_of(error)}", until="it can")
+                    problem = ReadingProblem(f"MIG slot {slot} cannot be read: {reason_of(error)}", until="it can")
             else:
                 slices[each.device.uuid] = each
         if problem is None:
