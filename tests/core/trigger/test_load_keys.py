@@ -4,7 +4,6 @@
 import pytest
 
 import keda_gpu_scaler.engines  # noqa: F401 - registers the engines
-from keda_gpu_scaler.core.trigger.engine_params import KEYS_OF_READING
 from keda_gpu_scaler.core.trigger.parser import TriggerError, parse_trigger
 
 
@@ -34,11 +33,16 @@ from keda_gpu_scaler.core.trigger.parser import TriggerError, parse_trigger
             id="the key of the queue, which load counts in another way",
         ),
         pytest.param(
+            {"metricType": "queue_depth", "queueTarget": "10"},
+            ["metadata.queueTarget: is not used by queue_depth, only by saturation: remove it, or change metricType"],
+            id="the key of the queue with the queue itself",
+        ),
+        pytest.param(
             {"profile": "llm", "itlTargetMs": "2"},
             [
-                "metadata.itlTargetMs: 2 ms per token is less than most models need for one request alone, so a replica "
-                "counts as full with a few requests: set 5 or more, about half of the time per token that your users "
-                "accept"
+                "metadata.itlTargetMs: 2 ms per token is less than most models need for one request alone, so a "
+                "replica counts as full with a few requests: set 5 or more, about half of the time per token that "
+                "your users accept"
             ],
             id="a target that no model reaches",
         ),
@@ -96,10 +100,3 @@ def test_a_floor_just_below_the_target_is_accepted() -> None:
     query = parse_trigger({"profile": "llm", "itlFloorMs": "49.9"}).engine
     assert query is not None
     assert query.itl_floor_seconds == pytest.approx(0.0499)
-
-
-def test_the_keys_of_load_have_no_effect_on_another_reading() -> None:
-    """The table decides what gets a hint: a key of load that is missing here would be ignored in silence."""
-    assert set(KEYS_OF_READING["load"]) == {
-        "itlTargetMs", "itlFloorMs", "headroom", "drainSeconds", "kvTarget", "maxSeqs", "forecast",
-    }  # fmt: skip

@@ -259,8 +259,8 @@ def _itl_target(read: MetadataReader) -> float:
     milliseconds = read.number("itlTargetMs", DEFAULT_ITL_TARGET_MS, at_least=1, at_most=60_000)
     if milliseconds < PLAUSIBLE_ITL_MS:
         read.hints.append(
-            f"metadata.itlTargetMs: {milliseconds:g} ms per token is less than most models need for one request alone, so "
-            f"a replica counts as full with a few requests: set {PLAUSIBLE_ITL_MS:g} or more, about half of the "
+            f"metadata.itlTargetMs: {milliseconds:g} ms per token is less than most models need for one request alone, "
+            f"so a replica counts as full with a few requests: set {PLAUSIBLE_ITL_MS:g} or more, about half of the "
             "time per token that your users accept"
         )
     return milliseconds
