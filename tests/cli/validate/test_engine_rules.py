@@ -67,7 +67,8 @@ def too_slow(start: int, reached: int, most: int) -> str:
         pytest.param(
             scaled(behavior={"scaleDown": {"stabilizationWindowSeconds": 0}}),
             f"{BEHAVIOR}.scaleDown.stabilizationWindowSeconds: Invalid value: 0: the HPA removes replicas in each "
-            "short pause of the load, and they take minutes to start again; set 300, the HPA's default, or remove the key",
+            "short pause of the load, and they take minutes to start again; set 300, the HPA's default, or remove the "
+            "key",
             id="no stabilisation on the way down",
         ),
         pytest.param(
