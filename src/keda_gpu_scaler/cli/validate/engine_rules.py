@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks workloads that serve an LLM: the metric, the HPA's behavior beside it, and the readiness probe."""
+"""Checks workloads that serve an LLM: the metric, the HPA's behavior, and the readiness probe."""
 
 import math
 from collections.abc import Iterator, Mapping
