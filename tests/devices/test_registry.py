@@ -180,11 +180,18 @@ def test_opening_one_backend_imports_no_other_vendor() -> None:
     assert loaded == ["keda_gpu_scaler.devices.none", "keda_gpu_scaler.devices.registry"]
 
 
+def test_a_node_of_nvidia_imports_no_other_vendor() -> None:
+    script = (
+        "import sys; from keda_gpu_scaler.devices.registry import open_backend; open_backend('nvml');"
+        "print(*sorted({name.split('.')[2] for name in sys.modules if name.startswith('keda_gpu_scaler.devices.')}))"
+    )
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    assert loaded == ["nvml", "registry"]
+
+
 def test_detection_loads_no_binding_of_a_driver() -> None:
     script = (
         "import sys; from keda_gpu_scaler.devices.registry import vendors; list(vendors());"
-        "print('pynvml' in sys.modules or 'keda_gpu_scaler.devices.nvml.backend' in sys.modules)"
+        "print([name for name in sys.modules if name in ('pynvml', 'fcntl') or name.endswith(('.backend', '.memory'))])"
     )
-    assert (
-        subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "False\n"
-    )
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -2,12 +2,12 @@
 """The registry of device backends: each module in this folder registers what it can read.
 
 Law: a vendor's module is the only place that has to change for a new backend. ``auto``, ``doctor``, ``top``, job
-environments and the reference find every vendor here. The ids of the kubelet's device plugins are the exception: they
-are matched with devices in ``core.evaluate.attribution``.
+environments and the reference find every vendor here. A backend lists the names of device plugins in ``Device.names``.
+Names with a share or a replica in them are the exception: ``core.evaluate.attribution`` knows their forms.
 
 A vendor is one module or one package of ``keda_gpu_scaler.devices``. It bears the name of its backend, and calls
 ``register`` when it is imported. It imports its driver's binding only when ``Vendor.open`` is called, because
-detection imports every vendor on every node.
+detection imports every vendor on every node. ``sysfs`` and ``combined`` serve several vendors and register none.
 """
 
 import importlib

@@ -10,7 +10,7 @@ from keda_gpu_scaler.devices.sysfs import UnreadableError, drm_cards
 PCI_VENDOR = "0x8086"
 _MEMORY_REMEDY = (
     "the kernel shows the memory in use only to processes with CAP_PERFMON that may open /dev/dri/renderD*: grant both "
-    "to the container; without them use gpu_utilization"
+    "to the container (chart: driver.privileged), or use gpu_utilization"
 )
 
 

@@ -124,7 +124,9 @@ class SysfsBackend(ABC):
         for card in self._cards.values():
             if card.key not in keys and card.drm is not None:
                 card.drm = None
-                _logger.warning("%s is lost: the kernel lists it no more; its readings are unknown", card)
+                _logger.warning(
+                    "%s is lost: the kernel lists it no more; its readings are unknown until it comes back", card
+                )
 
     def _free_index(self) -> int:
         taken = {card.index for card in self._cards.values()}
