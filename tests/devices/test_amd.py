@@ -335,6 +335,20 @@ def test_law_1_memory_is_unknown_until_it_is_known_whether_a_card_is_an_apu(
         assert backend.read(2.0)[0].memory_used_bytes == 3.5 * GIB
 
 
+def test_two_sources_that_differ_are_named_for_doctor(tree: SysfsTree) -> None:
+    card = tree.card(0, ADDRESS, files={**RADEON, "gpu_metrics": gpu_metrics((1, 3), gfx=57)})
+    backend = backend_of(tree)
+    backend.read(0.0)
+    assert backend.sources() == (
+        "1 from gpu_metrics 1.3; GPU 0 at 0000:05:00.0: gpu_metrics says 57% and gpu_busy_percent says 42%; "
+        "the first is reported"
+    )
+    write(card, {"gpu_busy_percent": 55})
+    assert backend.sources() == "1 from gpu_metrics 1.3"
+    write(card, {"gpu_busy_percent": 0, "power/runtime_status": "suspended"})
+    assert backend.sources() == "1 from gpu_metrics 1.3"
+
+
 def test_partitions_replace_their_card(tree: SysfsTree) -> None:
     partitioned(tree)
     samples = backend_of(tree).read(0.0)

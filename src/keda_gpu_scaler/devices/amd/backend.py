@@ -46,6 +46,7 @@ from keda_gpu_scaler.devices.sysfs.backend import Card, SysfsBackend
 _WHOLE_MODE = "SPX"
 _PARTITION_MODES = ("DPX", "TPX", "QPX", "CPX")
 _HWMON = "amdgpu"
+_NOTABLE_DIFFERENCE = 0.1
 # The edge of the die, as rocm-smi reports it; MI300 has the hottest spot of the die only. Memory is no substitute.
 _TEMPERATURES = ("edge", "junction")
 
@@ -86,7 +87,22 @@ class AmdBackend(SysfsBackend):
         cards = [card for card in self.cards if isinstance(card, AmdCard)]
         counts = Counter(card.source for card in cards)
         problems = [f"{card}: {card.layout_problem}" for card in cards if card.layout_problem]
+        problems += [difference for card in cards if (difference := self._difference(card))]
         return "; ".join([*(f"{count} from {source}" for source, count in sorted(counts.items())), *problems])
+
+    def _difference(self, card: AmdCard) -> str:
+        """Return where the two sources of a card's utilisation differ; drivers with a wrong one are known."""
+        if card.drm is None or is_suspended(card.drm.path):
+            return ""
+        metrics = self._read_metrics(card, card.drm.path)
+        try:
+            of_table = _of_table(metrics, "gfx_ratio")()
+            of_file = read_percent(card.drm.path / "gpu_busy_percent")
+        except UnreadableError:
+            return ""
+        if abs(of_table - of_file) < _NOTABLE_DIFFERENCE:
+            return ""
+        return f"{card}: gpu_metrics says {of_table:.0%} and gpu_busy_percent says {of_file:.0%}; the first is reported"
 
     # Listing
 

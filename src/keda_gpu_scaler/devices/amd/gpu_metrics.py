@@ -111,8 +111,6 @@ def parse(data: bytes) -> GpuMetrics:
     layout = _LAYOUTS.get((header.format, header.content))
     if layout is None or layout.size != header.size:
         raise UnreadableError(f"gpu_metrics: version {header} with {header.size} bytes is not known")
-    if len(data) < layout.size:
-        raise UnreadableError(f"gpu_metrics: it has {len(data)} of {layout.size} bytes")
     if not any(data[_HEADER.size : layout.size]):
         raise UnreadableError("gpu_metrics: it has a header only")
     temperatures = (_u16(data, offset, IMPOSSIBLE_CELSIUS) for offset in layout.celsius)
