@@ -335,6 +335,19 @@ def test_law_1_memory_is_unknown_until_it_is_known_whether_a_card_is_an_apu(
         assert backend.read(2.0)[0].memory_used_bytes == 3.5 * GIB
 
 
+@pytest.mark.parametrize("table", [b"", None], ids=["empty", "gone"])
+def test_a_card_stays_what_its_table_said(tree: SysfsTree, table: bytes | None) -> None:
+    # Without a table its files would be those of an APU.
+    card = tree.card(0, ADDRESS, files={**APU, "gpu_metrics": gpu_metrics((1, 3))})
+    backend = backend_of(tree)
+    backend.read(0.0)
+    if table is None:
+        (card / "gpu_metrics").unlink()
+    else:
+        (card / "gpu_metrics").write_bytes(table)
+    assert backend.read(1.0)[0].memory_total_bytes == GIB
+
+
 def test_two_sources_that_differ_are_named_for_doctor(tree: SysfsTree) -> None:
     card = tree.card(0, ADDRESS, files={**RADEON, "gpu_metrics": gpu_metrics((1, 3), gfx=57)})
     backend = backend_of(tree)

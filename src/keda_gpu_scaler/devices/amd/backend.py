@@ -179,14 +179,14 @@ class AmdBackend(SysfsBackend):
         """Return the table ``gpu_metrics``, or why there is none; and learn whether the card is an APU."""
         try:
             data = read_bytes(path / "gpu_metrics", LONGEST_TABLE)
-            if not data:
-                card.is_apu = card.is_apu or _looks_like_an_apu(path)
+            if not data and card.is_apu is None:
+                card.is_apu = _looks_like_an_apu(path)
             header = parse_header(data)
             card.is_apu = header.format in APU_FORMATS
             card.source = f"gpu_metrics {header}"
             return parse(data)
         except UnreadableError as error:
-            if not (path / "gpu_metrics").exists():
+            if card.is_apu is None and not (path / "gpu_metrics").exists():
                 card.is_apu = _looks_like_an_apu(path)
             card.source = "sysfs"
             return str(error)
