@@ -448,6 +448,14 @@ def test_law_1_a_card_of_an_unknown_mode_has_no_reading(tree: SysfsTree, mode: s
     assert not one_sample(tree).has_reading
 
 
+@pytest.mark.parametrize("units", [1, 2])
+def test_the_topology_decides_on_a_card_of_an_unknown_mode(tree: SysfsTree, units: int) -> None:
+    tree.card(0, ADDRESS, render=128, files={**INSTINCT, "current_compute_partition": "UNKNOWN"})
+    for number in range(units):
+        tree.kfd_node(number, drm_render_minor=128 + number, location_id=0x500 + number, domain=0)
+    assert one_sample(tree).gpu_utilization_ratio == (0.57 if units == 1 else None)
+
+
 def test_a_card_that_is_gone_stays_listed_and_comes_back(
     tree: SysfsTree, caplog: pytest.LogCaptureFixture
 ) -> None:  # fmt: skip

@@ -123,7 +123,7 @@ class AmdBackend(SysfsBackend):
             mode, problem = "", str(error)
         else:
             problem = f"current_compute_partition: {mode[:40]!a} is no known mode"
-        if mode == _WHOLE_MODE:
+        if mode == _WHOLE_MODE or (mode not in _PARTITION_MODES and self._has_one_partition(drm)):
             card.mode, card.layout_problem, card.devices = mode, "", (device,)
         elif mode in _PARTITION_MODES:
             self._set_partitions(card, drm, device, mode)
@@ -143,6 +143,12 @@ class AmdBackend(SysfsBackend):
         if drm.render is not None:
             names += [f"renderD{drm.render}", f"gpu-{drm.number}-{drm.render}"]
         return Device(uuid, card.index, model, drm.pci_address, names=tuple(names))
+
+    def _has_one_partition(self, drm: DrmCard) -> bool:
+        """Whether the topology shows a card of an unknown mode as one unit."""
+        topology = read_topology(self._root)
+        address, _, _ = drm.pci_address.rpartition(".")
+        return not topology.problems and len(topology.partitions.get(address, ())) == 1
 
     def _set_partitions(self, card: AmdCard, drm: DrmCard, whole: Device, mode: str) -> None:
         topology = read_topology(self._root)
