@@ -213,3 +213,10 @@ def test_variables_select_devices_of_their_vendor(environment: dict[str, str], e
     assigned = job_environment_of(environment).assigned
     assert assigned is not None
     assert assigned.choose(devices) == (frozenset(expected), ())
+
+
+def test_variables_of_two_vendors_select_the_devices_of_the_one_that_is_there() -> None:
+    assigned = job_environment_of({"CUDA_VISIBLE_DEVICES": "1", "ROCR_VISIBLE_DEVICES": "1"}).assigned
+    assert assigned is not None
+    for uuid in ("GPU-b", "amd-b"):
+        assert assigned.choose([device(0, uuid=uuid[:-1] + "a"), device(1, uuid=uuid)]) == (frozenset({uuid}), ())
