@@ -29,7 +29,7 @@ def has_gpus() -> bool:
         try:
             return subprocess.run(record, capture_output=True, check=False, timeout=START_SECONDS).returncode == 0
         except subprocess.TimeoutExpired:
-            print("this machine's NVIDIA driver does not answer", flush=True)
+            print("this machine's driver does not answer", flush=True)
             return False
 
 

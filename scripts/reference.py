@@ -180,8 +180,9 @@ def devices_page() -> Iterator[str]:
     yield "# Device backends"
     yield ""
     yield (
-        "The values of `--backend`. `auto` selects the first backend in this table whose driver is present. Readings "
-        "of a backend that is not measured are marked in every output. The environment variables restrict "
+        "The values of `--backend`. `auto` selects every backend whose driver is present, and a list such as "
+        "`amd,nvml` selects several. They are read together, and each device keeps the index of its own driver. "
+        "Readings of a backend that is not measured are marked in every output. The environment variables restrict "
         "`top --local` to the devices that a job or a container was assigned."
     )
     yield ""

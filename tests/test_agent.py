@@ -254,17 +254,17 @@ def test_a_backend_is_found_by_its_name(backend: str, source: str) -> None:
     [
         pytest.param(
             {"backend": "cuda"},
-            '--backend: Unsupported value: "cuda": must be one of auto, none, nvml, replay:PATH, synthetic',
+            '--backend: Unsupported value: "cuda": must be one of auto, amd, intel, none, nvml, replay:PATH, ',
             id="no such backend",
         ),
         pytest.param(
             {"backend": "replay"},
-            '--backend: Unsupported value: "replay": must be one of auto, none, nvml, replay:PATH, synthetic',
+            '--backend: Unsupported value: "replay": must be one of auto, amd, intel, none, nvml, replay:PATH, ',
             id="a replay of nothing",
         ),
         pytest.param(
-            {"backend": "auto", "nvml_library": "/nowhere/libnvidia-ml.so.1"},
-            "--backend auto: no NVIDIA driver library here",
+            {"backend": "auto", "nvml_library": "/nowhere/libnvidia-ml.so.1", "sysfs_root": "/nowhere"},
+            "--backend auto: no AMD GPU here (/nowhere/class/drm: No such file or directory), ",
             id="auto without a library",
         ),
     ],

@@ -69,7 +69,8 @@ def open_backend(config: Config) -> Backend:
     Raises:
         BackendError: there is no such backend, ``auto`` detects no driver, or the backend cannot be opened.
     """
-    return registry.open_backend(config.backend, BackendSettings(config.nvml_library, config.replay_speed))
+    settings = BackendSettings(config.nvml_library, config.replay_speed, config.sysfs_root)
+    return registry.open_backend(config.backend, settings)
 
 
 class Agent:

@@ -32,11 +32,18 @@ class Config:
     probe_port: int = field(default=8081, metadata={"help": "Port of /livez, /readyz and /healthz; 0 switches it off."})
     backend: str = field(
         default="auto",
-        metadata={"help": "Source of the readings: auto, nvml, replay:PATH, synthetic (a demonstration) or none."},
+        metadata={
+            "help": "Source of the readings: auto (every driver that is found), nvml, amd, intel, several of these "
+            "(amd,nvml), replay:PATH, synthetic (a demonstration) or none."
+        },
     )
     nvml_library: str | None = field(
         default=None,
         metadata={"help": "Path of the NVML library; libnvidia-ml.so.1 on the loader's path by default."},
+    )
+    sysfs_root: str = field(
+        default="/sys",
+        metadata={"help": "The folder at which the kernel's sysfs is mounted, for amd and intel."},
     )
     replay_speed: float = field(
         default=1.0, metadata={"help": "Speed of replay:PATH; 2 plays twice as fast as recorded."}

@@ -33,16 +33,39 @@ def in_ai() -> str:
         pytest.param(
             {"SLURM_JOB_ID": "4711", "SLURMD_NODENAME": "n7", "SLURM_JOB_GPUS": "0,3"},
             JobEnvironment(
-                JobEnvironmentKind.SLURM, "4711", "n7", AssignedDevices("SLURM_JOB_GPUS", ("0", "3"), "nvidia{}")
+                JobEnvironmentKind.SLURM,
+                "4711",
+                "n7",
+                AssignedDevices("SLURM_JOB_GPUS", ("0", "3"), ("renderD{}", "nvidia{}")),
             ),
             id="a SLURM job's script",
         ),
         pytest.param(
             {"SLURM_JOB_ID": "4711", "SLURM_STEP_ID": "2", "SLURM_STEP_GPUS": "1", "SLURM_JOB_GPUS": "0,3"},
             JobEnvironment(
-                JobEnvironmentKind.SLURM, "4711.2", "", AssignedDevices("SLURM_STEP_GPUS", ("1",), "nvidia{}")
+                JobEnvironmentKind.SLURM,
+                "4711.2",
+                "",
+                AssignedDevices("SLURM_STEP_GPUS", ("1",), ("renderD{}", "nvidia{}")),
             ),
             id="a SLURM step, which can run on another node than the script",
+        ),
+        pytest.param(
+            {"SLURM_JOB_ID": "4711", "SLURM_JOB_GPUS": "0", "CUDA_VISIBLE_DEVICES": "0"},
+            JobEnvironment(
+                JobEnvironmentKind.SLURM, "4711", "", AssignedDevices("SLURM_JOB_GPUS", ("0",), ("nvidia{}",))
+            ),
+            id="a SLURM job on a node of one vendor",
+        ),
+        pytest.param(
+            {"SLURM_JOB_ID": "4711", "ROCR_VISIBLE_DEVICES": "GPU-e3aa140f9a5f9e31,3"},
+            JobEnvironment(
+                JobEnvironmentKind.SLURM,
+                "4711",
+                "",
+                AssignedDevices("ROCR_VISIBLE_DEVICES", ("GPU-e3aa140f9a5f9e31", "3")),
+            ),
+            id="ROCm's variable",
         ),
         pytest.param(
             {"SLURM_JOB_ID": "4711", "CUDA_VISIBLE_DEVICES": "0,1"},
@@ -99,10 +122,10 @@ def test_the_variables_describe_the_job_environment(environment: Mapping[str, st
     ("named", "devices", "expected", "unknown"),
     [
         pytest.param(
-            AssignedDevices("S", ("2", "3"), "nvidia{}"), CARDS, {"GPU-0002", "GPU-0003"}, (), id="device files"
+            AssignedDevices("S", ("2", "3"), ("nvidia{}",)), CARDS, {"GPU-0002", "GPU-0003"}, (), id="device files"
         ),
         pytest.param(
-            AssignedDevices("S", ("2", "3"), "nvidia{}"),
+            AssignedDevices("S", ("2", "3"), ("nvidia{}",)),
             IN_CGROUP,
             {"GPU-0002", "GPU-0003"},
             (),
@@ -110,7 +133,7 @@ def test_the_variables_describe_the_job_environment(environment: Mapping[str, st
         ),
         pytest.param(AssignedDevices("C", ("1",)), IN_CGROUP, {"GPU-0003"}, (), id="ordinals in a cgroup"),
         pytest.param(
-            AssignedDevices("S", ("1", "9"), "nvidia{}"),
+            AssignedDevices("S", ("1", "9"), ("nvidia{}",)),
             [replace(card, minor=None) for card in CARDS],
             {"GPU-0001"},
             ("9",),

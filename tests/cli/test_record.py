@@ -85,7 +85,11 @@ def test_an_existing_file_is_replaced_only_with_overwrite(tmp_path: Path) -> Non
     ("arguments", "sentence"),
     [
         pytest.param(["--backend", "none"], "--backend none has no device, so there is nothing to record", id="none"),
-        pytest.param(["--nvml-library", "/nowhere"], "--backend auto: no NVIDIA driver library here", id="no library"),
+        pytest.param(
+            ["--nvml-library", "/nowhere", "--sysfs-root", "/nowhere"],
+            "--backend auto: no AMD GPU here",
+            id="no driver",
+        ),
         pytest.param(
             ["--backend", "nvml", "--nvml-library", "/nowhere"], "cannot load /nowhere", id="no library, but required"
         ),

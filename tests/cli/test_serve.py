@@ -175,9 +175,10 @@ def test_a_port_in_use_ends_the_start_with_a_sentence() -> None:
 
 
 def test_auto_without_a_library_names_the_library_and_the_other_backends() -> None:
-    status, sentence = refused_to_start("--nvml-library", "/nowhere/libnvidia-ml.so.1")
+    status, sentence = refused_to_start("--nvml-library", "/nowhere/libnvidia-ml.so.1", "--sysfs-root", "/nowhere")
     assert status == 1
-    assert sentence.startswith("keda-gpu-scaler: --backend auto: no NVIDIA driver library here (/nowhere/")
+    assert sentence.startswith("keda-gpu-scaler: --backend auto: no AMD GPU here (/nowhere/class/drm: ")
+    assert ", no NVIDIA driver library here (/nowhere/" in sentence
     assert sentence.endswith("synthetic (a demonstration load, not a measurement)")
 
 

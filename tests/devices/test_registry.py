@@ -75,7 +75,9 @@ print(json.dumps({
     "doctor": [f"{finding.check}: {finding.text}" for check in node_checks(config, host) for finding in check.run()],
     "not measured": unmeasured_sources(rows),
     "environment": str(job_environment_of({"ACME_VISIBLE": "ACME-1"}).assigned),
-    "files": job_environment_of({"SLURM_JOB_ID": "7", "SLURM_JOB_GPUS": "1", "ACME_VISIBLE": "0"}).assigned.device_file,
+    "files": job_environment_of(
+        {"SLURM_JOB_ID": "7", "SLURM_JOB_GPUS": "1", "ACME_VISIBLE": "0"}
+    ).assigned.device_files,
     "reference": [line for line in pages()["devices.md"].splitlines() if "acme" in line.lower()],
 }))
 """
@@ -99,7 +101,8 @@ def test_auto_detects_a_vendor_that_was_added(answers: dict[str, Any]) -> None:
 
 def test_an_unsupported_backend_is_refused_with_every_choice(answers: dict[str, Any]) -> None:
     assert answers["refusal"] == (
-        '--backend: Unsupported value: "acme:7": must be one of auto, acme, none, nvml, replay:PATH, synthetic'
+        '--backend: Unsupported value: "acme:7": must be one of auto, acme, amd, intel, none, nvml, '
+        "replay:PATH, synthetic"
     )
 
 
@@ -114,7 +117,7 @@ def test_its_readings_count_as_measured(answers: dict[str, Any]) -> None:
 
 def test_its_environment_variables_assign_devices(answers: dict[str, Any]) -> None:
     assert answers["environment"] == "ACME_VISIBLE=ACME-1"
-    assert answers["files"] == "acme{}"
+    assert answers["files"] == ["acme{}"]
 
 
 def test_the_reference_lists_it(answers: dict[str, Any]) -> None:
@@ -125,7 +128,7 @@ def test_the_reference_lists_it(answers: dict[str, Any]) -> None:
 
 
 def test_every_module_of_the_folder_is_a_vendor_except_the_registry() -> None:
-    assert [vendor.name for vendor in vendors()] == ["none", "nvml", "replay", "synthetic"]
+    assert [vendor.name for vendor in vendors()] == ["amd", "intel", "none", "nvml", "replay", "synthetic"]
 
 
 def test_a_vendor_offers_only_metrics_that_exist() -> None:
@@ -157,8 +160,11 @@ def test_a_name_is_registered_once(name: str) -> None:
 
 def test_without_any_driver_auto_says_what_each_vendor_misses(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BackendError) as refusal:
-        open_backend("auto", BackendSettings(library="/nowhere/libnvidia-ml.so.1"))
-    assert str(refusal.value).startswith("--backend auto: no NVIDIA driver library here (")
+        open_backend("auto", BackendSettings(library="/nowhere/libnvidia-ml.so.1", sysfs_root="/nowhere"))
+    assert str(refusal.value).startswith(
+        "--backend auto: no AMD GPU here (/nowhere/class/drm: No such file or directory), "
+        "no Intel GPU here (/nowhere/class/drm: No such file or directory), no NVIDIA driver library here ("
+    )
     assert str(refusal.value).endswith(
         "or choose another backend: none (no device by design), replay:PATH (a recording, played in a loop), "
         "synthetic (a demonstration load, not a measurement)"
@@ -174,11 +180,18 @@ def test_opening_one_backend_imports_no_other_vendor() -> None:
     assert loaded == ["keda_gpu_scaler.devices.none", "keda_gpu_scaler.devices.registry"]
 
 
+def test_a_node_of_nvidia_imports_no_other_vendor() -> None:
+    script = (
+        "import sys; from keda_gpu_scaler.devices.registry import open_backend; open_backend('nvml');"
+        "print(*sorted({name.split('.')[2] for name in sys.modules if name.startswith('keda_gpu_scaler.devices.')}))"
+    )
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    assert loaded == ["failure_log", "nvml", "registry"]
+
+
 def test_detection_loads_no_binding_of_a_driver() -> None:
     script = (
         "import sys; from keda_gpu_scaler.devices.registry import vendors; list(vendors());"
-        "print('pynvml' in sys.modules or 'keda_gpu_scaler.devices.nvml.backend' in sys.modules)"
+        "print([name for name in sys.modules if name in ('pynvml', 'fcntl') or name.endswith(('.backend', '.memory'))])"
     )
-    assert (
-        subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "False\n"
-    )
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -42,6 +42,7 @@ _devices = st.builds(
     minor=st.none() | st.integers(0, 255),
     gpu_instance=st.none() | st.integers(0, 20),
     compute_instance=st.none() | st.integers(0, 7),
+    names=st.lists(_names, max_size=4).map(tuple),
 )
 _allocations = st.none() | st.lists(st.builds(Allocation, *[_names] * 5), max_size=4).map(
     lambda some: tuple(sorted(some))
@@ -223,6 +224,14 @@ REFUSED = {
     "a reason that is too long": (with_sample(failures=[["power", "x" * 257, 1]]), "failures: Invalid value"),
     "a failure at no time": (with_sample(failures=[["power", "lost", "now"]]), "failures: Invalid value"),
     "a failure of two fields": (with_sample(failures=[["power", "lost"]]), "failures: Invalid value: a list of 2"),
+    "names that are text": (with_sample(names="card0"), 'samples[0].names: Invalid value: "card0": must be a list of'),
+    "a name that is a number": (with_sample(names=[0]), "samples[0].names: Invalid value: a list of 1: must be a list"),
+    "a name that is empty": (with_sample(names=["card0", ""]), "must be a list of at most 16 texts of 1 to 256"),
+    "a name with a control character": (with_sample(names=["a\n"]), "samples[0].names: Invalid value"),
+    "too many names": (
+        with_sample(names=["a"] * 17),
+        "names: Invalid value: a list of 17: must be a list of at most 16",
+    ),
     "a parent that is empty": (with_sample(parent=""), 'samples[0].parent: Invalid value: "": must be'),
 }
 

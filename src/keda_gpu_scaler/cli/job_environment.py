@@ -10,14 +10,14 @@ sets ``CUDA_VISIBLE_DEVICES``; the vendors' programming guides: ordinals or UUID
 neither. The names of the variables are the vendors' (``devices.registry.VisibleDevices``).
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
 from keda_gpu_scaler.core.evaluate.attribution import resolve
 from keda_gpu_scaler.core.types import Allocation, Device
-from keda_gpu_scaler.devices.registry import VisibleDevices, vendors
+from keda_gpu_scaler.devices.registry import Vendor, VisibleDevices, vendors
 from keda_gpu_scaler.kube.auth import SERVICE_ACCOUNT
 
 _LONGEST_NAME = 253
@@ -36,13 +36,15 @@ class JobEnvironmentKind(StrEnum):
 class AssignedDevices:
     """The names of the assigned devices, in the order of the environment variable that holds them.
 
-    ``device_file`` is the name of a device file with ``{}`` in the place of its number ("nvidia{}"), if numbers count
-    the node's device files; None if they count the devices that the driver lists in this process.
+    ``device_files`` are the names of device files with ``{}`` in the place of a number ("nvidia{}"), if numbers count
+    the node's device files; empty if they count the devices that the driver lists in this process. ``vendor`` is the
+    vendor of these devices, None if the environment does not name it.
     """
 
     variable: str
     names: tuple[str, ...]
-    device_file: str | None = None
+    device_files: tuple[str, ...] = ()
+    vendor: Vendor | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         return f"{self.variable}={','.join(self.names)}"
@@ -59,10 +61,13 @@ class AssignedDevices:
             # CUDA accepts the beginning of a UUID if exactly one UUID begins with it.
             alike = [device.uuid for device in devices if device.uuid.lower().startswith(name.lower())]
             return tuple(device.uuid for device in exact) or (tuple(alike) if len(alike) == 1 else ())
-        if self.device_file is not None:
-            file = self.device_file.format(int(name))
-            return tuple(device.uuid for device in resolve(_allocation(file), devices))
-        return tuple(device.uuid for device in devices if device.index == int(name))
+        if self.device_files:
+            files = [file.format(int(name)) for file in self.device_files]
+            return tuple(device.uuid for file in files for device in resolve(_allocation(file), devices))
+        own = [device for device in devices if not _is_foreign(device, self.vendor)]
+        if self.vendor and self.vendor.visible_devices and self.vendor.visible_devices.ordinals_count_slices:
+            return tuple(device.uuid for position, device in enumerate(own) if position == int(name))
+        return tuple(device.uuid for device in own if device.index == int(name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +101,7 @@ def job_environment_of(environment: Mapping[str, str], namespace: Callable[[], s
         environment: the environment variables of the process.
         namespace: reads the pod's namespace.
     """
-    variables = [vendor.visible_devices for vendor in vendors() if vendor.visible_devices]
+    variables = [(vendor, vendor.visible_devices) for vendor in vendors() if vendor.visible_devices]
     if job := _text(environment, "FLUX_JOB_ID"):
         return JobEnvironment(JobEnvironmentKind.FLUX, job, assigned=_of_process(environment, variables))
     if job := _text(environment, "SLURM_JOB_ID"):
@@ -114,39 +119,52 @@ def job_environment_of(environment: Mapping[str, str], namespace: Callable[[], s
     return JobEnvironment(JobEnvironmentKind.HOST, assigned=_of_process(environment, variables))
 
 
-def _of_slurm(environment: Mapping[str, str], variables: Iterable[VisibleDevices]) -> AssignedDevices | None:
+def _of_slurm(
+    environment: Mapping[str, str], variables: Sequence[tuple[Vendor, VisibleDevices]]
+) -> AssignedDevices | None:
     # A step's variable comes first: a job's variable lists the devices of its first node, and steps on other nodes
     # inherit it.
     for variable in ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS"):
         names = tuple(name.strip() for name in environment.get(variable, "").split(",") if name.strip())
         if names:
-            # SLURM does not name the vendor. Only one vendor's variable is set beside it on a node of one vendor.
-            found = next((one for one in variables if one.process_variable in environment), None)
-            found = found or next(iter(variables))
-            return AssignedDevices(variable, names, found.device_file)
+            # SLURM does not name the vendor. It sets the variables of every vendor unless it knows the device's type.
+            set_here = [one for _, one in variables if one.process_variable in environment]
+            files = tuple(one.device_file for one in set_here or [one for _, one in variables])
+            return AssignedDevices(variable, names, files)
     return None
 
 
-def _of_process(environment: Mapping[str, str], variables: Iterable[VisibleDevices]) -> AssignedDevices | None:
-    for one in variables:
-        if one.process_variable not in environment:
-            continue
+def _of_process(
+    environment: Mapping[str, str], variables: Sequence[tuple[Vendor, VisibleDevices]]
+) -> AssignedDevices | None:
+    set_here = [(vendor, one) for vendor, one in variables if one.process_variable in environment]
+    for vendor, one in set_here:
         names: list[str] = []
         for name in environment[one.process_variable].split(","):
             if not _is_number(name.strip()) and not name.strip().upper().startswith(one.uuid_prefixes):
                 break
             names.append(name.strip())
-        return AssignedDevices(one.process_variable, tuple(names))
+        # A scheduler that does not know the devices' vendor sets the variables of several.
+        return AssignedDevices(one.process_variable, tuple(names), vendor=vendor if len(set_here) == 1 else None)
     return None
 
 
-def _of_container(environment: Mapping[str, str], variables: Iterable[VisibleDevices]) -> AssignedDevices | None:
+def _of_container(
+    environment: Mapping[str, str], variables: Sequence[tuple[Vendor, VisibleDevices]]
+) -> AssignedDevices | None:
     """Return a container's devices. Ordinals count the host's devices and cannot be resolved in the container."""
-    for one in variables:
+    for _, one in variables:
         names = [name.strip() for name in environment.get(one.container_variable, "").split(",")]
         if all(name.upper().startswith(one.uuid_prefixes) for name in names):
             return AssignedDevices(one.container_variable, tuple(names))
     return _of_process(environment, variables)
+
+
+def _is_foreign(device: Device, vendor: Vendor | None) -> bool:
+    """Whether the UUID says that a device is one of another vendor. A recording's devices belong to no vendor."""
+    if vendor is None or vendor.has(device.uuid):
+        return False
+    return any(other.has(device.uuid) for other in vendors())
 
 
 def _allocation(device_id: str) -> Allocation:

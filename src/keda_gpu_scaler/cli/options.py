@@ -11,7 +11,7 @@ import click
 from keda_gpu_scaler.config import HELP, Config
 
 PREFIX = "KEDA_GPU_SCALER_"
-BACKEND_FLAGS = ("backend", "nvml_library", "replay_speed", "node_name")
+BACKEND_FLAGS = ("backend", "nvml_library", "sysfs_root", "replay_speed", "node_name")
 
 _SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://", re.IGNORECASE)
 _DEFAULTS = {setting.name: setting.default for setting in fields(Config)}
@@ -41,6 +41,7 @@ _PLACEHOLDERS = {
     "host": "ADDRESS",
     "backend": "NAME",
     "nvml_library": "PATH",
+    "sysfs_root": "PATH",
     "node_name": "NAME",
     "replay_speed": "FACTOR",
     "sample_interval": "SECONDS",

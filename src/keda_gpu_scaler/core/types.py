@@ -16,8 +16,9 @@ class Device:
     ``uuid`` is the identity ("GPU-…", "MIG-…"). ``index`` is the driver's ordinal, which may change at a reboot. A
     slice has the index of its GPU, whose UUID is ``parent``. ``pci_address`` looks like "0000:19:00.0" and is empty
     where the source has none. ``minor`` is the number of the device file (/dev/nvidia0); a slice has the number of its
-    GPU. ``gpu_instance`` and ``compute_instance`` identify the slice within its GPU. Device plugins use any of these as
-    the name of a device.
+    GPU. ``gpu_instance`` and ``compute_instance`` identify the slice within its GPU. ``names`` has further names that
+    identify the device on its node ("amdgpu_xcp_3", "card0"); a device with names is never found by its index or minor.
+    Device plugins use any of these as the name of a device.
     """
 
     uuid: str
@@ -28,6 +29,7 @@ class Device:
     minor: int | None = None
     gpu_instance: int | None = None
     compute_instance: int | None = None
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,26 +2,28 @@
 """The registry of device backends: each module in this folder registers what it can read.
 
 Law: a vendor's module is the only place that has to change for a new backend. ``auto``, ``doctor``, ``top``, job
-environments and the reference find every vendor here. The ids of the kubelet's device plugins are the exception: they
-are matched with devices in ``core.evaluate.attribution``.
+environments and the reference find every vendor here. A backend lists the names of device plugins in ``Device.names``.
+Names with a share or a replica in them are the exception: ``core.evaluate.attribution`` knows their forms.
 
 A vendor is one module or one package of ``keda_gpu_scaler.devices``. It bears the name of its backend, and calls
 ``register`` when it is imported. It imports its driver's binding only when ``Vendor.open`` is called, because
-detection imports every vendor on every node.
+detection imports every vendor on every node. ``sysfs`` and ``combined`` serve several vendors and register none.
 """
 
 import importlib
 import pkgutil
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from keda_gpu_scaler import devices
 from keda_gpu_scaler.core.interfaces import Backend, BackendError
 from keda_gpu_scaler.core.quoting import quoted
 
+COMBINED_BY = ","
+"""Separates the names of backends that are read together: ``--backend amd,nvml``."""
 AUTO = "auto"
-"""The backend name that stands for the first vendor whose driver is detected."""
+"""The backend name that stands for every vendor whose driver is detected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +31,12 @@ class BackendSettings:
     """The settings of ``serve`` that concern backends.
 
     ``library`` is the path of the driver's library, None for the vendor's default. ``replay_speed`` is the number of
-    recorded seconds that pass in one second.
+    recorded seconds that pass in one second. ``sysfs_root`` is the folder at which the kernel's sysfs is mounted.
     """
 
     library: str | None = None
     replay_speed: float = 1.0
+    sysfs_root: str = "/sys"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +46,15 @@ class VisibleDevices:
     ``process_variable`` holds ordinals or UUIDs and applies to one process; ``container_variable`` applies to a
     container, and its ordinals count the devices of the host. ``uuid_prefixes`` are the prefixes of the vendor's UUIDs.
     ``device_file`` is the name of a device file with ``{}`` in the place of its number ("nvidia{}").
+    ``ordinals_count_slices`` says that the ordinals of ``process_variable`` count the slices of a device, not the
+    devices.
     """
 
     process_variable: str
     container_variable: str
     uuid_prefixes: tuple[str, ...]
     device_file: str
+    ordinals_count_slices: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +62,18 @@ class DriverCheck:
     """The checks of a vendor's driver by ``doctor``.
 
     ``maker`` is the vendor for people ("NVIDIA"). ``describe`` returns a sentence about the driver behind an open
-    backend. ``device_files`` matches the names of the device files that the driver opens. ``command`` is the vendor's
-    own tool, which remedies name ("nvidia-smi").
+    backend. ``device_files`` matches the names of the device files that the driver opens, None if it opens none.
+    ``command`` is the vendor's own tool, which remedies name ("nvidia-smi"). ``remedies`` says for a metric what to do
+    where it is unknown. ``seconds_between_reads`` is the time that the vendor's rates need: they are the growth of a
+    counter between two reads. 0 if one read has every reading.
     """
 
     maker: str
     describe: Callable[[Backend, BackendSettings], str]
-    device_files: re.Pattern[str]
+    device_files: re.Pattern[str] | None
     command: str
+    remedies: Mapping[str, str] = field(default_factory=dict)
+    seconds_between_reads: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +93,8 @@ class Vendor:
         metrics: the device metrics that the backend can read, by their names in ``metricType``.
         units: facts about the driver's units and their conversion, for the reference.
         visible_devices: the environment variables that select devices; None if there are none.
+        uuid_prefixes: the prefixes of ``Device.uuid``, by which the devices of several vendors are distinguished; by
+            default those that ``visible_devices`` accepts.
         check: what ``doctor`` checks of the driver; None without a driver.
     """
 
@@ -95,12 +107,18 @@ class Vendor:
     metrics: tuple[str, ...] = ()
     units: str = ""
     visible_devices: VisibleDevices | None = None
+    uuid_prefixes: tuple[str, ...] = ()
     check: DriverCheck | None = field(default=None)
 
     @property
     def usage(self) -> str:
         """The backend as it is written behind ``--backend``: "nvml", "replay:PATH"."""
         return f"{self.name}:{self.argument}" if self.argument else self.name
+
+    def has(self, uuid: str) -> bool:
+        """Whether a device is one of this vendor, by its UUID."""
+        accepted = self.visible_devices.uuid_prefixes if self.visible_devices else ()
+        return uuid.startswith(self.uuid_prefixes or accepted)
 
 
 _vendors: dict[str, Vendor] = {}
@@ -134,47 +152,65 @@ def find(name: str) -> Vendor | None:
 def is_measured(source: str) -> bool:
     """Whether the readings of a snapshot's source come from a driver, and are not a recording or a demonstration.
 
-    A backend with a driver uses its own name as the source.
+    A backend with a driver uses its own name as the source, and a combination the names of its backends.
     """
-    vendor = find(source) if source.isidentifier() else None
-    return vendor is not None and vendor.is_measured
+    found = [find(name) if name.isidentifier() else None for name in source.split(COMBINED_BY)]
+    return all(vendor is not None and vendor.is_measured for vendor in found)
 
 
-def detect(settings: BackendSettings) -> Vendor:
-    """Return the first vendor whose driver is present on this machine.
+def detect(settings: BackendSettings) -> tuple[Vendor, ...]:
+    """Return every vendor whose driver is present on this machine, in the order of their names.
 
     Raises:
         BackendError: no driver was detected; the sentence holds what each vendor misses.
     """
-    reasons = []
+    found, reasons = [], []
     for vendor in vendors():
         if vendor.detect is None:
             continue
         reason = vendor.detect(settings)
         if reason is None:
-            return vendor
-        reasons.append(reason)
+            found.append(vendor)
+        else:
+            reasons.append(reason)
+    if found:
+        return tuple(found)
     others = ", ".join(f"{vendor.usage} ({vendor.title})" for vendor in vendors() if vendor.detect is None)
-    raise BackendError(f"--backend auto: {'; '.join(reasons)}; or choose another backend: {others}")
+    # The conditions first, and then those with a remedy behind a semicolon.
+    reasons.sort(key=lambda reason: ";" in reason)
+    raise BackendError(f"--backend auto: {', '.join(reasons)}; or choose another backend: {others}")
 
 
 def open_backend(backend: str, settings: BackendSettings | None = None) -> Backend:
-    """Return the backend that ``--backend`` names.
+    """Return the backend that ``--backend`` names. Several are read together as one.
 
     Args:
-        backend: "auto", "NAME" or "NAME:ARGUMENT".
+        backend: "auto", "NAME", "NAME:ARGUMENT" or "NAME,NAME".
         settings: the settings that concern backends.
 
     Raises:
         BackendError: there is no such backend, ``auto`` detects no driver, or the backend cannot be opened.
     """
     settings = settings or BackendSettings()
-    vendor = vendor_named(backend, settings)
-    return vendor.open(backend.partition(":")[2], settings)
+    chosen = selected(backend, settings)
+    if len(chosen) == 1:
+        return open_vendor(chosen[0], backend, settings)
+    from keda_gpu_scaler.devices.combined import CombinedBackend
+
+    return CombinedBackend({vendor.name: vendor.open("", settings) for vendor in chosen})
 
 
-def vendor_named(backend: str, settings: BackendSettings | None = None) -> Vendor:
-    """Return the vendor that the value of ``--backend`` selects.
+def open_vendor(vendor: Vendor, backend: str, settings: BackendSettings) -> Backend:
+    """Return the backend of one vendor that the value of ``--backend`` selects.
+
+    Raises:
+        BackendError: the backend cannot be opened.
+    """
+    return vendor.open(backend.partition(":")[2] if vendor.argument else "", settings)
+
+
+def selected(backend: str, settings: BackendSettings | None = None) -> tuple[Vendor, ...]:
+    """Return the vendors that the value of ``--backend`` selects.
 
     Raises:
         BackendError: there is no such backend, or ``auto`` detects no driver.
@@ -182,8 +218,21 @@ def vendor_named(backend: str, settings: BackendSettings | None = None) -> Vendo
     name, colon, argument = backend.partition(":")
     if name == AUTO and not colon:
         return detect(settings or BackendSettings())
+    if COMBINED_BY in name:
+        return _combination(backend)
     vendor = find(name)
     if vendor is None or bool(vendor.argument) != bool(argument) or (colon and not argument):
         choices = ", ".join((AUTO, *(vendor.usage for vendor in vendors())))
         raise BackendError(f"--backend: Unsupported value: {quoted(backend)}: must be one of {choices}")
-    return vendor
+    return (vendor,)
+
+
+def _combination(backend: str) -> tuple[Vendor, ...]:
+    names = [name.strip() for name in backend.split(COMBINED_BY)]
+    chosen = [vendor for name in names if (vendor := find(name)) is not None and vendor.is_measured]
+    if len(chosen) < len(names) or len(set(names)) < len(names):
+        choices = ", ".join(vendor.name for vendor in vendors() if vendor.is_measured)
+        raise BackendError(
+            f"--backend: Unsupported value: {quoted(backend)}: a list must have different backends of {choices}"
+        )
+    return tuple(chosen)

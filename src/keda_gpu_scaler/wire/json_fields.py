@@ -118,6 +118,15 @@ class Fields:
             self._refuse(key, f"must be a list of at most {at_most}")
         return value
 
+    def texts(self, key: str, at_most: int) -> tuple[str, ...]:
+        """Return a list of printable texts of bounded length; none is empty."""
+        value = self._plain.get(key)
+        if not isinstance(value, list) or len(value) > at_most or not all(map(_is_name, value)):
+            self._refuse(
+                key, f"must be a list of at most {at_most} texts of 1 to {MAX_TEXT_LENGTH} printable characters"
+            )
+        return tuple(value)
+
     def is_unknown(self, key: str) -> bool:
         """Return whether the field is absent or null. Both mean that the value is unknown."""
         return self._plain.get(key) is None
@@ -131,6 +140,10 @@ class Fields:
         if key not in self._plain:
             raise CodecError(f"{self._where}{key}: Required value: {requirement}")
         raise CodecError(f"{self._where}{key}: Invalid value: {quoted(self._plain[key])}: {requirement}")
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= MAX_TEXT_LENGTH and value.isprintable()
 
 
 def _refuse_constant(name: str) -> Never:

@@ -63,6 +63,7 @@ _IDENTIFIERS = ("parent", "minor", "gpu_instance", "compute_instance")
 _ALLOCATION_FIELDS = 5
 _FAILURE_FIELDS = 3
 _DETAILS_FIELDS = 2
+_MAX_NAMES = 16
 
 
 def encode(snapshot: Snapshot) -> str:
@@ -181,6 +182,8 @@ def _plain_sample(sample: Sample) -> dict[str, object]:
     for name in _IDENTIFIERS:
         if (identifier := getattr(device, name)) is not None:
             plain[name] = identifier
+    if device.names:
+        plain["names"] = list(device.names)
     for name in _READINGS:
         if (value := _finite(getattr(sample, name))) is not None:
             plain[name] = value
@@ -248,6 +251,7 @@ def _sample(fields: Fields) -> Sample:
             minor=_whole(fields, "minor", MAX_WHOLE),
             gpu_instance=_whole(fields, "gpu_instance", MAX_WHOLE),
             compute_instance=_whole(fields, "compute_instance", MAX_WHOLE),
+            names=() if fields.is_unknown("names") else fields.texts("names", _MAX_NAMES),
         ),
         gpu_utilization_ratio=_number(fields, "gpu_utilization_ratio", 0, 1),
         memory_utilization_ratio=_number(fields, "memory_utilization_ratio", 0, 1),

@@ -14,6 +14,7 @@ import pytest
 from keda_gpu_scaler.cli.doctor.host_access import HostAccess
 from keda_gpu_scaler.cli.doctor.node import node_checks
 from tests.cli.doctor.support import HOST, PLAIN, findings_of
+from tests.devices.sysfs_tree import BATTLEMAGE, INSTINCT, INTEL, SysfsTree, write
 from tests.fake_nvml import NOT_SUPPORTED, Card, FakeNvml
 from tests.kubelet import FakeKubelet
 from tests.serving import Serving, free_port
@@ -68,7 +69,11 @@ def test_a_driver_that_hangs_is_abandoned(fake_nvml: FakeNvml) -> None:
     [
         pytest.param("nvml", "/nowhere.so", "problem: cannot load /nowhere.so: ", id="a missing library"),
         pytest.param(
-            "auto", "/nowhere.so", "problem: --backend auto: no NVIDIA driver library here", id="no driver is detected"
+            "auto",
+            "/nowhere.so",
+            "problem: --backend auto: no AMD GPU here (/nowhere/class/drm: No such file or directory), "
+            "no Intel GPU here (/nowhere/class/drm: No such file or directory), no NVIDIA driver library here",
+            id="no driver is detected",
         ),
         pytest.param("magic", None, "problem: --backend: Unsupported value", id="an unknown backend"),
         pytest.param("none", None, "skipped: --backend none has no device by design", id="no device by design"),
@@ -76,8 +81,56 @@ def test_a_driver_that_hangs_is_abandoned(fake_nvml: FakeNvml) -> None:
     ],
 )
 def test_a_backend_without_a_working_driver(backend: str, library: str | None, expected: str) -> None:
-    config = replace(PLAIN, backend=backend, nvml_library=library)
+    config = replace(PLAIN, backend=backend, nvml_library=library, sysfs_root="/nowhere")
     assert findings_of(node_checks(config, HOST), "driver")[0].startswith(expected)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> SysfsTree:
+    """A node with a card of AMD and one of Intel."""
+    tree = SysfsTree(tmp_path / "sys")
+    tree.card(0, "0000:05:00.0", files=INSTINCT)
+    tree.card(1, "0000:04:00.0", vendor=INTEL, device="0xe211", driver="xe", files=BATTLEMAGE)
+    return tree
+
+
+def test_each_vendor_of_a_node_is_checked(tree: SysfsTree, fake_nvml: FakeNvml) -> None:
+    config = replace(PLAIN, backend="auto", nvml_library=str(fake_nvml.library), sysfs_root=str(tree.root))
+    checks = node_checks(config, replace(HOST, sleep=lambda seconds: None))
+    assert findings_of(checks, "driver", "devices") == [
+        f"ok: AMD's amdgpu, through {tree.root}: 1 from gpu_metrics 1.8",
+        "ok: 1 device: 1 of AMD Instinct MI300X OAM",
+        f"ok: Intel's, through {tree.root}: 1 with xe",
+        "ok: 1 device: 1 of Intel Arc Pro B60",
+        "warning: unknown for device 0: gpu_utilization, memory_utilization, memory_used_mib, memory_used_percent, "
+        "power_draw",
+        f"ok: NVIDIA's, version 999.99.99, through {fake_nvml.library}",
+        "ok: 2 devices: 2 of NVIDIA Fake 80GB",
+    ]
+
+
+def test_rates_are_read_twice(tree: SysfsTree) -> None:
+    waits: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        write(tree.root / "devices/pci0000:00/0000:04:00.0", {"hwmon/hwmon4/temp2_input": ""})
+
+    config = replace(PLAIN, backend="intel", sysfs_root=str(tree.root))
+    findings = [one for check in node_checks(config, replace(HOST, sleep=sleep)) for one in check.run()]
+    assert waits == [0.2]
+    [unknown] = [one for one in findings if one.check == "devices" and one.heading]
+    # The second read counts, in which the temperature is gone too.
+    assert unknown.text == "device 0 (intel-0000:04:00.0) has no reading"
+    assert any(one.text == "--backend intel opens no device file" for one in findings)
+
+
+def test_an_unknown_memory_of_intel_says_how_to_grant_it(tree: SysfsTree) -> None:
+    config = replace(PLAIN, backend="intel", sysfs_root=str(tree.root))
+    checks = node_checks(config, replace(HOST, sleep=lambda seconds: None))
+    [unknown] = [one for check in checks for one in check.run() if one.check == "devices" and one.heading]
+    assert "memory_used_mib, memory_used_percent" in unknown.text
+    assert "CAP_PERFMON" in unknown.remedy
 
 
 def refusing(number: int) -> Callable[[Path], None]:

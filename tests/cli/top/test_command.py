@@ -149,9 +149,9 @@ def test_the_kubelet_of_the_node_names_the_holders(tmp_path: Path) -> None:
 
 
 def test_a_missing_driver_ends_with_a_sentence_and_exit_status_3() -> None:
-    outcome = once("--local", "--nvml-library", "/nowhere")
+    outcome = once("--local", "--nvml-library", "/nowhere", "--sysfs-root", "/nowhere")
     assert (outcome.returncode, outcome.stdout) == (3, "")
-    assert outcome.stderr.startswith("keda-gpu-scaler: --backend auto: no NVIDIA driver library here")
+    assert outcome.stderr.startswith("keda-gpu-scaler: --backend auto: no AMD GPU here (/nowhere/class/drm: ")
 
 
 def test_a_driver_that_cannot_be_loaded_makes_the_node_unavailable() -> None:

@@ -21,6 +21,20 @@ SLICES = tuple(
 )  # fmt: skip
 NVIDIA = (H100, *SLICES)
 AMD = (Device("0xabc", 0, "AMD Instinct MI300X", "0000:19:00.0"), Device("amdgpu_xcp_3", 1, "AMD Instinct MI300X"))
+CPX = tuple(
+    Device(
+        f"amd-e3aa140f9a5f9e31-{partition}", 0, "AMD Instinct MI300X CPX NPS4", f"0000:05:00.{partition}",
+        "amd-e3aa140f9a5f9e31", gpu_instance=partition,
+        names=(f"renderD{128 + partition}", f"gpu-{40 + partition}-{128 + partition}", "GPU-e3aa140f9a5f9e31",
+               *([f"amdgpu_xcp_{29 + partition}"] if partition else [])),
+    )
+    for partition in range(2)
+)  # fmt: skip
+XE = (
+    Device("intel-0000:04:00.0", 0, "Intel Arc Pro B60", "0000:04:00.0", names=("card1", "0000-04-00-0-0xe211")),
+    Device("intel-0000:08:00.0", 1, "Intel Arc Pro B60", "0000:08:00.0", names=("card4", "0000-08-00-0-0xe211")),
+)
+MIXED = (H100, Device("GPU-0000", 1, "NVIDIA H100", "0000:20:00.0", minor=1), *CPX, *XE)
 INTEL = (Device("intel-0", 0, "Intel Flex 170"), Device("intel-1", 1, "Intel Flex 170"))
 
 
@@ -69,6 +83,20 @@ def snapshot(devices: tuple[Device, ...], *allocations: Allocation) -> Snapshot:
         pytest.param(INTEL, "all", "gpu.intel.com/xe_monitoring", [], id="Intel: monitoring is no allocation"),
         pytest.param(INTEL, "card1-0", "gpu.intel.com/monitoring", [], id="Intel: monitoring under another resource"),
         pytest.param(INTEL, "card1-0", "gpu.intel.com/i915_monitoring", [], id="Intel: monitoring of the older driver"),
+        pytest.param(MIXED, "0000:05:00.0", "amd.com/cpx_nps4", [CPX[0]], id="AMD: in CPX an address is partition 0"),
+        pytest.param(MIXED, "amdgpu_xcp_30", "amd.com/cpx_nps4", [CPX[1]], id="AMD: a platform device"),
+        pytest.param(MIXED, "gpu-41-129", "gpu.amd.com", [CPX[1]], id="AMD DRA: the numbers of card and render node"),
+        pytest.param(MIXED, "gpu-41-128", "gpu.amd.com", [], id="AMD DRA: numbers of two devices"),
+        pytest.param(MIXED, "gpu-4", "gpu.amd.com", [], id="AMD DRA: NVIDIA's form of a name"),
+        pytest.param(MIXED, "renderD129", "", [CPX[1]], id="AMD: a job's device file"),
+        pytest.param(MIXED, "GPU-e3aa140f9a5f9e31", "", list(CPX), id="AMD: ROCm's UUID is every partition"),
+        pytest.param(MIXED, "card1-3", "gpu.intel.com/xe", [XE[0]], id="Intel: card 1, beside an NVIDIA device file 1"),
+        pytest.param(MIXED, "card4-0", "gpu.intel.com/xe", [XE[1]], id="Intel: the card's number is no index"),
+        pytest.param(MIXED, "card0-0", "gpu.intel.com/xe", [], id="Intel: a card that the node does not list"),
+        pytest.param(MIXED, "0000-04-00-0-0xe211", "gpu.intel.com", [XE[0]], id="Intel DRA: address and id"),
+        pytest.param(MIXED, "0000-04-00-0-0x56c0", "gpu.intel.com", [], id="Intel DRA: another device id"),
+        pytest.param(MIXED, "gpu-1", "gpu.nvidia.com", [MIXED[1]], id="NVIDIA: minor 1, beside an Intel index 1"),
+        pytest.param((XE[1],), "nvidia1", "nvidia.com/gpu", [], id="an Intel index is no NVIDIA device file"),
         pytest.param(NVIDIA, "card4-0", "gpu.intel.com/i915", [], id="an Intel card is no NVIDIA device"),
         pytest.param(NVIDIA, "0000:19:00.0", "openshift.io/sriov", [], id="a network card's PCI address"),
         pytest.param(NVIDIA, "mlx5_0", "rdma/hca", [], id="an adapter"),

@@ -80,7 +80,7 @@ Exit status:
 )  # fmt: skip
 @click.option("--strict", is_flag=True, help="Exit with 1 on warnings too.")
 @flags(
-    "backend", "nvml_library", "node_name", "pod_resources", "host", "port", "metrics_port", "probe_port",
+    "backend", "nvml_library", "sysfs_root", "node_name", "pod_resources", "host", "port", "metrics_port", "probe_port",
     "stale_after", "tls_cert", "tls_key", "tls_client_ca", "tls_ca", "tls_peer_name",
 )  # fmt: skip
 @click.pass_context

@@ -9,10 +9,11 @@ import errno
 import logging
 import os
 import queue
+import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from keda_gpu_scaler.core.types import Sample
 from keda_gpu_scaler.devices import registry
 from keda_gpu_scaler.devices.registry import AUTO, BackendSettings, DriverCheck, Vendor
 
+_OTHER_METRIC = "use another metricType there: MIG slices, for example, have no utilisation"
 _NO_PERMISSION = (errno.EACCES, errno.EPERM)
 
 
@@ -34,61 +36,59 @@ class DriverChecks:
     def __init__(self, config: Config, host: HostAccess) -> None:
         self._config = config
         self._host = host
-        self._settings = BackendSettings(config.nvml_library, config.replay_speed)
+        self._settings = BackendSettings(config.nvml_library, config.replay_speed, config.sysfs_root)
         self.samples: tuple[Sample, ...] | None = None
         self.is_deviceless = False
-        self.vendor: Vendor | None = None
+        self.vendors: tuple[Vendor, ...] = ()
 
     def check_driver(self) -> Iterator[Finding]:
-        """Open the backend and read every device once."""
+        """Open each backend and read its devices."""
         # The findings report what a backend logs about its devices.
         logging.getLogger("keda_gpu_scaler").addHandler(logging.NullHandler())
         try:
-            self.vendor = registry.vendor_named(self._config.backend, self._settings)
-            backend = self.vendor.open(self._config.backend.partition(":")[2], self._settings)
+            self.vendors = registry.selected(self._config.backend, self._settings)
+            opened = [
+                (vendor, registry.open_vendor(vendor, self._config.backend, self._settings)) for vendor in self.vendors
+            ]
         except BackendError as error:
             text, remedy = split_remedy(str(error), "choose another --backend")
             yield problem("driver", text, remedy, Heading.NO_DEVICE)
             yield skipped("devices", "there is no driver that could list them")
             return
-        self.is_deviceless = backend.deviceless
-        if backend.deviceless:
-            yield skipped("driver", f"--backend {self._config.backend} has no device by design")
-            return
-        yield from self._check_backend(backend)
+        for vendor, backend in opened:
+            self.is_deviceless = backend.deviceless
+            if backend.deviceless:
+                yield skipped("driver", f"--backend {self._config.backend} has no device by design")
+            else:
+                yield from self._check_backend(vendor, backend)
 
-    def _check_backend(self, backend: Backend) -> Iterator[Finding]:
+    def _check_backend(self, vendor: Vendor, backend: Backend) -> Iterator[Finding]:
         timeout_seconds = self._host.driver_timeout_seconds
         try:
-            samples, driver = _with_timeout(timeout_seconds, lambda: self._read(backend))
+            samples, driver = _with_timeout(timeout_seconds, lambda: self._read(vendor, backend))
         except (TimeoutError, BackendError) as error:
             if isinstance(error, BackendError):
-                text, remedy = split_remedy(str(error), self._tool_remedy("runs"))
+                text, remedy = split_remedy(str(error), _tool_remedy(vendor, "runs"))
             else:
-                text, remedy = f"it did not answer within {timeout_seconds:g} s", self._tool_remedy("answers")
+                text, remedy = f"it did not answer within {timeout_seconds:g} s", _tool_remedy(vendor, "answers")
             yield problem("driver", text, remedy, Heading.NO_DEVICE)
             yield skipped("devices", "the driver does not answer")
         else:
-            self.samples = samples
+            self.samples = (*(self.samples or ()), *samples)
             yield ok("driver", driver)
-            yield from _check_devices(samples)
+            yield from _check_devices(samples, vendor.check.remedies if vendor.check else {})
 
-    def _read(self, backend: Backend) -> tuple[tuple[Sample, ...], str]:
-        """Read every device once; return the samples and a sentence about the driver."""
+    def _read(self, vendor: Vendor, backend: Backend) -> tuple[tuple[Sample, ...], str]:
+        """Read every device, twice where rates need it; return the samples and a sentence about the driver."""
         try:
             samples = backend.read(time.monotonic())
-            check = self._driver_check()
+            if vendor.check and vendor.check.seconds_between_reads:
+                self._host.sleep(vendor.check.seconds_between_reads)
+                samples = backend.read(time.monotonic())
             without_driver = f"no driver is needed: the readings are a {backend.source}"
-            return samples, check.describe(backend, self._settings) if check else without_driver
+            return samples, vendor.check.describe(backend, self._settings) if vendor.check else without_driver
         finally:
             backend.close()
-
-    def _driver_check(self) -> DriverCheck | None:
-        return self.vendor.check if self.vendor else None
-
-    def _tool_remedy(self, verb: str) -> str:
-        check = self._driver_check()
-        return f"check whether `{check.command}` {verb} on the node" if check else "choose another --backend"
 
     # ---- device files ----
 
@@ -103,8 +103,8 @@ class DriverChecks:
             paths = sorted(directory.iterdir())
         except OSError:
             paths = []
-        files = [path for path in paths if any(check.device_files.fullmatch(path.name) for check in checks)]
-        makers = " or ".join(check.maker for check in checks)
+        files = [path for path in paths if any(pattern.fullmatch(path.name) for _, pattern in checks)]
+        makers = " or ".join(check.maker for check, _ in checks)
         refused = [(path, reason) for path in files if (reason := self._refusal(path)) is not None]
         remedy = (
             "let the container runtime add the devices to this container (chart: driver.mode), or run it privileged"
@@ -118,12 +118,11 @@ class DriverChecks:
         elif not files:
             yield problem("permissions", f"{directory} has no {makers} device", remedy, Heading.NO_DEVICE)
 
-    def _checks_with_device_files(self) -> list[DriverCheck]:
-        """Return the check of the backend's driver; of every driver where ``auto`` detected none."""
-        if self.vendor is None and self._config.backend == AUTO:
-            return [vendor.check for vendor in registry.vendors() if vendor.check]
-        check = self._driver_check()
-        return [check] if check else []
+    def _checks_with_device_files(self) -> list[tuple[DriverCheck, re.Pattern[str]]]:
+        """Return the checks of the drivers that open device files; of every driver where ``auto`` detected none."""
+        is_undetected = not self.vendors and self._config.backend == AUTO
+        checks = [vendor.check for vendor in (registry.vendors() if is_undetected else self.vendors)]
+        return [(check, check.device_files) for check in checks if check and check.device_files]
 
     def _refusal(self, path: Path) -> str | None:
         try:
@@ -134,7 +133,11 @@ class DriverChecks:
         return None
 
 
-def _check_devices(samples: Sequence[Sample]) -> Iterator[Finding]:
+def _tool_remedy(vendor: Vendor, verb: str) -> str:
+    return f"check whether `{vendor.check.command}` {verb} on the node" if vendor.check else "choose another --backend"
+
+
+def _check_devices(samples: Sequence[Sample], remedies: Mapping[str, str]) -> Iterator[Finding]:
     """Report the devices, and the readings that they do not have."""
     models = Counter(sample.device.model or "no name" for sample in samples)
     named = ", ".join(f"{count} of {model}" for model, count in sorted(models.items()))
@@ -143,7 +146,8 @@ def _check_devices(samples: Sequence[Sample]) -> Iterator[Finding]:
         if not sample.has_reading:
             why = f": {sample.failures[0].reason}" if sample.failures else ""
             text = f"device {sample.device.index} ({sample.device.uuid}) has no reading{why}"
-            yield problem("devices", text, "look for Xid messages in the kernel's log, and reset it", Heading.NO_VALUE)
+            remedy = "look for the driver's messages in the kernel's log (NVIDIA: Xid), and reset it"
+            yield problem("devices", text, remedy, Heading.NO_VALUE)
     with_reading = [sample for sample in samples if sample.has_reading]
     metrics_by_devices: dict[tuple[int, ...], list[str]] = {}
     for metric in METRICS.values():
@@ -152,7 +156,7 @@ def _check_devices(samples: Sequence[Sample]) -> Iterator[Finding]:
     for devices, metrics in metrics_by_devices.items():
         if devices:
             named = f"{'device' if len(devices) == 1 else 'devices'} {', '.join(map(str, devices))}"
-            remedy = "use another metricType there: MIG slices, for example, have no utilisation"
+            remedy = next((remedies[name] for name in metrics if name in remedies), _OTHER_METRIC)
             yield warning("devices", f"unknown for {named}: {', '.join(metrics)}", remedy, Heading.NO_VALUE)
 
 

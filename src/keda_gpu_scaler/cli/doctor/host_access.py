@@ -4,6 +4,7 @@
 import ctypes
 import errno
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,7 @@ class HostAccess:
     """The access to this machine; tests replace parts of it.
 
     ``is_pod`` says whether this process runs in a pod. ``open_device`` opens a device file and closes it again.
-    ``clock_state`` returns the state of adjtimex(2).
+    ``clock_state`` returns the state of adjtimex(2). ``sleep`` waits between two reads of a driver, in seconds.
     """
 
     device_directory: Path = Path("/dev")
@@ -51,6 +52,7 @@ class HostAccess:
     open_device: Callable[[Path], None] = _open_and_close
     clock_state: Callable[[], int] = _kernel_clock_state
     driver_timeout_seconds: float = DRIVER_TIMEOUT_SECONDS
+    sleep: Callable[[float], None] = time.sleep
 
 
 def reason_of(error: OSError) -> str:

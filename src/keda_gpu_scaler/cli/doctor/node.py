@@ -78,7 +78,7 @@ def _check_kubelet(path: str, driver: DriverChecks) -> Iterator[Finding]:
     for pod, devices in sorted(attributed.items()):
         if devices.unresolved:
             text = f"{pod.namespace}/{pod.name} holds {devices.unresolved[0]}, which the driver does not list"
-            visible = driver.vendor.visible_devices if driver.vendor else None
+            visible = next((vendor.visible_devices for vendor in driver.vendors if vendor.visible_devices), None)
             remedy = "let the container runtime add every device to this container" + (
                 f": {visible.container_variable}=all" if visible else ""
             )

@@ -5,8 +5,9 @@ Law: the shares of a device add up to the device. Every pod that holds a device 
 the kubelet lists the device for that pod.
 
 The forms of the ids are those of the device plugins: NVIDIA's k8s-device-plugin ("GPU-…", "MIG-…", "::N" for a replica
-of a shared device) and DRA driver ("gpu-<minor>"), GKE's ("nvidia0/gi1/vgpu2"), AMD's (PCI address, "amdgpu_xcp_N")
-and Intel's ("card0-1"; the id "all" of the resource ".../monitoring" is no allocation).
+of a shared device) and DRA driver ("gpu-<minor>"), GKE's ("nvidia0/gi1/vgpu2"), AMD's (PCI address, "amdgpu_xcp_N";
+DRA "gpu-<card>-<render>") and Intel's ("card0-1"; DRA "0000-04-00-0-0xe211"; the id "all" of the resource
+".../monitoring" is no allocation). The backends of AMD and Intel list these names in ``Device.names``.
 """
 
 import re
@@ -104,13 +105,16 @@ class _DeviceIndex:
         self._by_uuid: dict[str, tuple[Device, ...]] = {}
         self._by_number: dict[tuple[int, int | None], tuple[Device, ...]] = {}
         self._by_address: dict[str, tuple[Device, ...]] = {}
+        self._by_name: dict[str, tuple[Device, ...]] = {}
         self._by_instances: dict[tuple[str, int, int], tuple[Device, ...]] = {}
         # Where one minor is known the source knows minors. Then an index is never used as the number of a device file.
         has_minors = any(device.minor is not None for device in self.devices)
         for device in self.devices:
             self._add_names(device)
             number = device.minor if has_minors else device.index
-            if number is not None:
+            # A device with names is known by them. Its index counts the devices of one vendor only, and with several
+            # vendors on the node it would be taken for the number of another vendor's device file.
+            if number is not None and not device.names:
                 self._add(self._by_number, (number, None), device)
                 if device.gpu_instance is not None:
                     self._add(self._by_number, (number, device.gpu_instance), device)
@@ -123,6 +127,8 @@ class _DeviceIndex:
             if device.gpu_instance is not None and device.compute_instance is not None:
                 key = (device.parent.lower(), device.gpu_instance, device.compute_instance)
                 self._add(self._by_instances, key, device)
+        for name in device.names:
+            self._add(self._by_name, name.lower(), device)
         if device.pci_address:
             self._add(self._by_address, device.pci_address.lower(), device)
 
@@ -134,10 +140,11 @@ class _DeviceIndex:
         if allocation.resource.endswith(_MONITORING):
             return ()
         name = allocation.device_id.lower().partition("::")[0]
-        if found := self._by_uuid.get(name):
+        if found := self._by_uuid.get(name) or self._by_name.get(name):
             return found
         if allocation.resource in _DRA_DRIVERS:
-            # Only NVIDIA's name of a whole GPU identifies the device. Names of slices and of other drivers do not.
+            # NVIDIA's name of a whole GPU has the device file's number. Its names of slices do not identify the slice,
+            # and the names of other drivers are among the names of the devices.
             match = _DRA.fullmatch(name) if allocation.resource == _DRA_NVIDIA else None
             return self._by_number.get((int(match[1]), None), ()) if match else ()
         if match := _LEGACY_MIG.fullmatch(name):
@@ -145,7 +152,7 @@ class _DeviceIndex:
         if match := _GKE.fullmatch(name):
             return self._by_number.get((int(match[1]), int(match[2]) if match[2] else None), ())
         if match := _INTEL.fullmatch(name):
-            cards = self._by_number.get((int(match[1]), None), ())
+            cards = self._by_name.get(f"card{int(match[1])}") or self._by_number.get((int(match[1]), None), ())
             return tuple(card for card in cards if not card.uuid.startswith(_NVIDIA_UUIDS))
         if allocation.resource.startswith(_PCI_RESOURCES) and (match := _PCI.fullmatch(name)):
             # Some plugins write a domain of eight digits; the devices have domains of four.

@@ -102,7 +102,11 @@ PARAMETERS: tuple[Parameter, ...] = (
         "all",
         "only devices of nodes with these labels: `key=value`, `key!=value`, `key`, `!key`, joined by commas",
     ),
-    Parameter("gpuIndex", "-1", "only devices with this index on their node; -1 selects all"),
+    Parameter(
+        "gpuIndex",
+        "-1",
+        "only devices with this index on their node; -1 selects all. Each vendor counts its own devices from 0",
+    ),
     Parameter(
         "aggregation",
         DEFAULT_AGGREGATION,

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from keda_gpu_scaler.core.interfaces import BackendError
 from keda_gpu_scaler.core.types import Sample
+from keda_gpu_scaler.devices.failure_log import FailureLog, ReadingProblem
 from keda_gpu_scaler.devices.nvml import LIBRARY
 from keda_gpu_scaler.devices.nvml.driver import NvmlDriver
 from keda_gpu_scaler.devices.nvml.errors import (
@@ -26,8 +27,7 @@ from keda_gpu_scaler.devices.nvml.errors import (
     explain,
     reason_of,
 )
-from keda_gpu_scaler.devices.nvml.failure_log import FailureLog
-from keda_gpu_scaler.devices.nvml.gpu import DeviceReading, Gpu, ListedGpu, ReadingProblem
+from keda_gpu_scaler.devices.nvml.gpu import DeviceReading, Gpu, ListedGpu
 from keda_gpu_scaler.devices.nvml.gpu_list import GpuList
 from keda_gpu_scaler.devices.nvml.gpu_reader import GpuReader
 from keda_gpu_scaler.devices.nvml.reader_threads import OVERDUE_SECONDS, OVERRUN_SECONDS, ReaderJob, ReaderThreads

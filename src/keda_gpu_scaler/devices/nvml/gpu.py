@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from keda_gpu_scaler.core.types import Device, Sample
+from keda_gpu_scaler.devices.failure_log import ReadingProblem, describe
 from keda_gpu_scaler.devices.nvml.errors import CALL_NOT_AVAILABLE, NvmlError, ReadingError, call, reason_of
 from keda_gpu_scaler.devices.nvml.reader_threads import ReaderJob
 
@@ -58,18 +59,6 @@ class ListedGpu:
     minor: int | None
     handle: Any
     problem: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class ReadingProblem:
-    """Why readings are unknown. ``until`` ends the log's sentence about a GPU of which no reading is known.
-
-    ``is_lasting`` says that the device does not have the reading, so that it is no fault.
-    """
-
-    reason: str
-    until: str = ""
-    is_lasting: bool = False
 
 
 def problem_of(error: NvmlError) -> ReadingProblem:
@@ -164,11 +153,6 @@ class Gpu:
     def without_readings(self, problem: ReadingProblem) -> list[DeviceReading]:
         """Return every listed device with every reading unknown."""
         return [DeviceReading(Sample(device), {"": problem}) for device in self.listed]
-
-
-def describe(device: Device) -> str:
-    """Return a device's name for logs."""
-    return f"GPU {device.index} ({device.model or 'no name'}, {device.uuid})"
 
 
 def ratio(percent: int | None) -> float | None:

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from keda_gpu_scaler.core.types import Device
-from keda_gpu_scaler.devices.nvml.gpu import Gpu, ListedGpu, ReadingProblem, VersionedCalls
+from keda_gpu_scaler.devices.failure_log import ReadingProblem
+from keda_gpu_scaler.devices.nvml.gpu import Gpu, ListedGpu, VersionedCalls
 
 _PLACEHOLDER = "unidentified-"
 _NOT_LISTED = ReadingProblem("the driver does not list it any more")

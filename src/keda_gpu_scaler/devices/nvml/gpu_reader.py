@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from keda_gpu_scaler.core.types import Device, Sample
+from keda_gpu_scaler.devices.failure_log import ReadingProblem
 from keda_gpu_scaler.devices.nvml.driver import NvmlDriver
 from keda_gpu_scaler.devices.nvml.errors import (
     CALL_NOT_AVAILABLE,
@@ -27,7 +28,6 @@ from keda_gpu_scaler.devices.nvml.gpu import (
     DeviceReading,
     Gpu,
     MigSlice,
-    ReadingProblem,
     memory_bytes,
     problem_of,
     ratio,

@@ -3,11 +3,28 @@
 
 import logging
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 from keda_gpu_scaler.core.types import Device, ReadingFailure
-from keda_gpu_scaler.devices.nvml.gpu import ReadingProblem, describe
 
 _logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadingProblem:
+    """Why readings are unknown. ``until`` ends the log's sentence about a device of which no reading is known.
+
+    ``is_lasting`` says that the device does not have the reading, so that it is no fault.
+    """
+
+    reason: str
+    until: str = ""
+    is_lasting: bool = False
+
+
+def describe(device: Device) -> str:
+    """Return a device's name for logs."""
+    return f"GPU {device.index} ({device.model or 'no name'}, {device.uuid})"
 
 
 class FailureLog:

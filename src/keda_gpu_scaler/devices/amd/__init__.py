@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""AMD devices, read through the files of the kernel's driver amdgpu; no library of ROCm is needed."""
+
+from pathlib import Path
+
+from keda_gpu_scaler.core.interfaces import Backend
+from keda_gpu_scaler.devices.registry import BackendSettings, DriverCheck, Vendor, VisibleDevices, register
+from keda_gpu_scaler.devices.sysfs import UnreadableError, drm_cards
+
+PCI_VENDOR = "0x1002"
+_MEMORY_REMEDY = "amdgpu's files do not have the memory in use of one partition: use gpu_utilization there"
+
+
+def _open(argument: str, settings: BackendSettings) -> Backend:
+    from keda_gpu_scaler.devices.amd.backend import AmdBackend
+
+    return AmdBackend(settings.sysfs_root)
+
+
+def _detect(settings: BackendSettings) -> str | None:
+    try:
+        found = drm_cards(Path(settings.sysfs_root), PCI_VENDOR)
+    except UnreadableError as error:
+        return f"no AMD GPU here ({error})"
+    return None if found else f"no AMD GPU in {settings.sysfs_root}/class/drm"
+
+
+def _describe(backend: Backend, settings: BackendSettings) -> str:
+    sources = getattr(backend, "sources", lambda: "of an unknown version")()
+    return f"AMD's amdgpu, through {settings.sysfs_root}: {sources}"
+
+
+register(
+    Vendor(
+        name="amd",
+        title="AMD GPUs, APUs and partitions of Instinct GPUs, through the files of amdgpu",
+        open=_open,
+        detect=_detect,
+        is_measured=True,
+        metrics=(
+            "gpu_utilization",
+            "memory_utilization",
+            "memory_used_mib",
+            "memory_used_percent",
+            "temperature",
+            "power_draw",
+        ),
+        units="percent, bytes, °C and watts; a partition has its utilisation only; an APU's memory includes the system "
+        "memory that it may use (GTT)",
+        # ROCm names a GPU "GPU-" and its unique id. Its ordinals count the partitions.
+        visible_devices=VisibleDevices(
+            "ROCR_VISIBLE_DEVICES", "AMD_VISIBLE_DEVICES", ("GPU-",), "renderD{}", ordinals_count_slices=True
+        ),
+        uuid_prefixes=("amd-",),
+        check=DriverCheck(
+            "AMD",
+            _describe,
+            None,
+            "amd-smi",
+            dict.fromkeys(
+                ("memory_used_mib", "memory_used_percent"),
+                "the memory in use of one partition is not in amdgpu's files; use gpu_utilization there",
+            ),
+        ),
+    )
+)
