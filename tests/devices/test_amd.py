@@ -18,6 +18,7 @@ from keda_gpu_scaler.devices.amd.backend import AmdBackend
 from keda_gpu_scaler.devices.amd.gpu_metrics import parse
 from keda_gpu_scaler.devices.registry import BackendSettings, find, open_backend
 from keda_gpu_scaler.devices.sysfs import UnreadableError
+from keda_gpu_scaler.devices.sysfs import backend as sysfs_backend
 from keda_gpu_scaler.devices.sysfs.backend import LISTING_SECONDS
 from tests.contract.backends import BackendContract
 from tests.devices.sysfs_tree import (
@@ -584,3 +585,20 @@ def test_a_recorded_topology_in_cpx(tree: SysfsTree) -> None:
         assert f"renderD{render}" in device.names
         assert device.uuid == f"amd-{unique_id}-{device.gpu_instance}"
         assert sample.gpu_utilization_ratio == (device.gpu_instance or 0) / 100
+
+
+def test_a_card_whose_files_do_not_answer_is_named(tree: SysfsTree, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree.card(0, ADDRESS, files=INSTINCT)
+    backend = backend_of(tree)
+    times = iter([0.0, 4.9, 5.0])
+    monkeypatch.setattr(sysfs_backend, "monotonic", lambda: next(times))
+    heard: list[str | None] = []
+
+    def read_card(card: object, drm: object) -> list[Sample]:
+        heard.extend([backend.overdue_call(), backend.overdue_call()])
+        return []
+
+    monkeypatch.setattr(backend, "_read_card", read_card)
+    backend.read(0.0)
+    assert heard == [None, f"GPU 0 at {ADDRESS}: its files in sysfs have not answered for 5 s"]
+    assert backend.overdue_call() is None

@@ -6,11 +6,11 @@ stays listed: without its files its readings are unknown.
 """
 
 import math
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from time import monotonic
 
 from keda_gpu_scaler.core.interfaces import BackendError
 from keda_gpu_scaler.core.types import Device, Sample
@@ -94,7 +94,7 @@ class SysfsBackend(ABC):
     def overdue_call(self) -> str | None:
         """Return which card's files have kept ``read`` waiting for a while; None where none have."""
         reading = self._reading
-        if reading is None or (seconds := time.monotonic() - reading[1]) < OVERDUE_SECONDS:
+        if reading is None or (seconds := monotonic() - reading[1]) < OVERDUE_SECONDS:
             return None
         return f"{reading[0]}: its files in sysfs have not answered for {seconds:.0f} s"
 
@@ -149,7 +149,7 @@ class SysfsBackend(ABC):
             for device in card.devices:
                 self._problems[device.uuid] = {"": ReadingProblem("it is lost: the kernel does not list it")}
             return [Sample(device) for device in card.devices]
-        self._reading = (card, time.monotonic())
+        self._reading = (card, monotonic())
         return self._read_card(card, card.drm)
 
     def _with_failures(self, sample: Sample, now: float) -> Sample:
