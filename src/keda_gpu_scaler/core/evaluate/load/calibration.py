@@ -16,6 +16,8 @@ from keda_gpu_scaler.core.trigger.engines import LoadRung
 
 LOADED_SHARE = 0.3
 """An engine with a smaller share says little about how many requests a loaded one serves."""
+_MAX_SPANS = 1000
+"""So many spans show the rate well. Of large workloads only the newest spans of each engine are used."""
 TOKEN_RUNGS = (LoadRung.TOKEN_TIME, LoadRung.REQUEST_TOKEN_TIME, LoadRung.TOKEN_RATE)
 
 
@@ -63,6 +65,7 @@ def calibrate(works: Sequence[EngineWork], query: EngineQuery) -> Calibration:
         find_floor(works, target_seconds=query.itl_target_seconds, stated_seconds=query.itl_floor_seconds),
         most_prompt_tokens=max([work.most_prompt_tokens for work in works], default=0.0),
         most_busy=max(busy, default=0.0),
+        counts_prefill=any(work.counts_prefill for work in works),
     )
     rate, is_assumed = _requests_per_second(works, reference, query)
     waiting, backlog = math.fsum([work.waiting for work in works]), 0.0
@@ -80,8 +83,9 @@ def _requests_per_second(
     It is the number of requests that ended, divided by the shares of a replica that were carried meanwhile.
     """
     ended, carried_seconds = 0.0, 0.0
+    newest = max(1, _MAX_SPANS // max(1, len(works)))
     for work in works:
-        for span in work.spans:
+        for span in work.spans[-newest:]:
             share = work_share(work, span, reference, query)
             if share is not None and share.total > LOADED_SHARE and span.ended is not None:
                 ended += span.ended
