@@ -65,7 +65,7 @@ def calibrate(works: Sequence[EngineWork], query: EngineQuery) -> Calibration:
         find_floor(works, target_seconds=query.itl_target_seconds, stated_seconds=query.itl_floor_seconds),
         most_prompt_tokens=max([work.most_prompt_tokens for work in works], default=0.0),
         most_busy=max(busy, default=0.0),
-        counts_prefill=any(work.counts_prefill for work in works),
+        prompt_token_seconds=_prompt_token_seconds(works),
     )
     rate, is_assumed = _requests_per_second(works, reference, query)
     waiting, backlog = math.fsum([work.waiting for work in works]), 0.0
@@ -73,6 +73,16 @@ def calibrate(works: Sequence[EngineWork], query: EngineQuery) -> Calibration:
         growth = max(0.0, math.fsum([work.waiting_growth for work in works]))
         backlog = (growth + waiting / query.drain_seconds) / rate
     return Calibration(reference, rate, is_assumed, waiting, backlog)
+
+
+def _prompt_token_seconds(works: Sequence[EngineWork]) -> float:
+    """Return the time for which a request runs without generating tokens, for each token of its prompt.
+
+    It is infinite where it is not known: an engine that does not count requests in prefill as running reports 0 always.
+    """
+    known = [work for work in works if work.prefill_seconds is not None]
+    tokens = math.fsum([work.prompt_tokens for work in known])
+    return max(0.0, math.fsum([work.prefill_seconds or 0.0 for work in known])) / tokens if tokens else math.inf
 
 
 def _requests_per_second(

@@ -9,16 +9,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from keda_gpu_scaler.core.evaluate.load.line import Sums, add_sums, fit_line
+from keda_gpu_scaler.core.evaluate.load.line import add_sums, fit_line
 from keda_gpu_scaler.core.evaluate.load.span import EngineWork
 
 MIN_POINTS = 8
 """A line through fewer spans is not drawn."""
+_EXPLAINED = 0.5
+"""A line that explains a smaller share of the variance may be far too low."""
 _UNKNOWN_RATIO = 0.1
 """Without any histogram, the floor is this share of the target."""
 _MAX_BOUND_RATIO = 0.2
-"""Neither a histogram alone nor a line that is drawn far raises the floor above this share of the target: the engines
-may know only hours under load."""
+"""A histogram alone does not raise the floor above this share of the target: it may know only hours under load."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,27 +46,19 @@ def find_floor(works: Sequence[EngineWork], *, target_seconds: float, stated_sec
     if stated_seconds is not None:
         return _stated(stated_seconds, least)
     buckets = [work.lowest_bucket for work in works if work.lowest_bucket is not None]
-    lower, source = _lower_bound(buckets, target_seconds)
+    bound = _lower_bound(buckets, target_seconds)
     sums = add_sums([work.sums for work in works])
     count = int(sums[0])
-    at_zero = _at_zero(sums, target_seconds)
+    fit = fit_line(sums) if count >= MIN_POINTS else None
     upper = min([least, *[bucket[1] for bucket in buckets]])
-    if at_zero is not None and lower < min(at_zero, upper):
-        return Floor(min(at_zero, upper), f"by a line through {count} spans of 10 s")
-    if upper < lower:
+    by_line = f"by a line through {count} spans of 10 s"
+    if fit is not None and bound.seconds < min(fit.low, upper):
+        return Floor(min(fit.low, upper), by_line)
+    if fit is not None and bound.is_assumed and 0 < fit.low <= fit.high < bound.seconds and fit.explained >= _EXPLAINED:
+        return Floor(fit.low, by_line)
+    if upper < bound.seconds:
         return Floor(upper, f"the least that was observed in {count} spans of 10 s")
-    return Floor(lower, source)
-
-
-def _at_zero(sums: Sums, target_seconds: float) -> float | None:
-    """Return the floor by the line through the spans; None where no line can be drawn.
-
-    A line that is drawn too far is not trusted above the share of the target that a histogram is trusted to.
-    """
-    fit = fit_line(sums) if sums[0] >= MIN_POINTS else None
-    if fit is None:
-        return None
-    return fit.at_zero if fit.is_near else min(fit.at_zero, _MAX_BOUND_RATIO * target_seconds)
+    return Floor(bound.seconds, bound.sentence)
 
 
 def _stated(stated_seconds: float, least: float) -> Floor:
@@ -75,12 +68,24 @@ def _stated(stated_seconds: float, least: float) -> Floor:
     return Floor(stated_seconds, "itlFloorMs")
 
 
-def _lower_bound(buckets: Sequence[tuple[float, float]], target_seconds: float) -> tuple[float, str]:
+@dataclass(frozen=True, slots=True)
+class _LowerBound:
+    """The least that the floor is without a line; ``is_assumed`` says that nothing that was observed proves it."""
+
+    seconds: float
+    sentence: str
+    is_assumed: bool = False
+
+
+def _lower_bound(buckets: Sequence[tuple[float, float]], target_seconds: float) -> _LowerBound:
     if not buckets:
-        return _UNKNOWN_RATIO * target_seconds, f"assumed: {100 * _UNKNOWN_RATIO:g} % of itlTargetMs"
-    lower = min(bucket[0] for bucket in buckets)
+        why = f"assumed: {100 * _UNKNOWN_RATIO:g} % of itlTargetMs"
+        return _LowerBound(_UNKNOWN_RATIO * target_seconds, why, is_assumed=True)
+    lower, upper = min(buckets)
     if lower > _MAX_BOUND_RATIO * target_seconds:
-        return _MAX_BOUND_RATIO * target_seconds, (
-            f"assumed: {100 * _MAX_BOUND_RATIO:g} % of itlTargetMs, because no faster token was observed"
-        )
-    return lower, "the lower bound of the lowest populated bucket of the engines' histograms"
+        why = f"assumed: {100 * _MAX_BOUND_RATIO:g} % of itlTargetMs, because no faster token was observed"
+        return _LowerBound(_MAX_BOUND_RATIO * target_seconds, why, is_assumed=True)
+    if lower == 0:
+        why = "assumed: half of the upper bound of the lowest bucket of the engines' histograms"
+        return _LowerBound(min(upper / 2, _MAX_BOUND_RATIO * target_seconds), why, is_assumed=True)
+    return _LowerBound(lower, "the lower bound of the lowest populated bucket of the engines' histograms")

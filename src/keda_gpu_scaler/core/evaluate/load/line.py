@@ -9,7 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 _SINGULAR = 1e-6
-"""Below this share, requests and prompt tokens cannot be told apart, or a variance is an error of rounding."""
+"""Below this share of its largest value, the determinant does not tell requests and prompt tokens apart."""
+_ROUNDING = 1e-12
+"""Below this share of the square, a variance is an error of rounding."""
 
 Sums = tuple[float, ...]
 """Of points: their number, the sums of n, t, p, nn, tt, pp, nt, np and tp.
@@ -32,21 +34,32 @@ def add_sums(several: Iterable[Sums]) -> Sums:
 
 @dataclass(frozen=True, slots=True)
 class LineFit:
-    """The seconds per token at 0 requests and 0 prompt tokens, less two standard errors.
+    """The seconds per token at 0 requests and 0 prompt tokens, and the standard error of this number.
 
-    ``is_near`` says that 0 is at most two standard deviations of the observed requests away from their mean. A line
-    says little about a point that is farther away, because the time need not grow evenly.
+    ``explained`` is the share, from 0 to 1, of the variance that the line explains.
     """
 
     at_zero: float
-    is_near: bool
+    error: float
+    explained: float
+
+    @property
+    def low(self) -> float:
+        """The number less two standard errors."""
+        return self.at_zero - 2 * self.error
+
+    @property
+    def high(self) -> float:
+        """The number plus two standard errors."""
+        return self.at_zero + 2 * self.error
 
 
 def fit_line(sums: Sums) -> LineFit | None:
-    """Fit the line through points by their sums; None where the time does not grow with the requests.
+    """Fit the line through points by their sums.
 
     What prompts take is subtracted first. The line is the regression of the requests on the seconds: noise makes its
-    slope in seconds per request too large, never too small, so the crossing is too low.
+    slope in seconds per request too large, never too small, so the crossing is too low. Returns None where the time
+    does not grow with the requests, or where the points are too few or too equal.
     """
     count = sums[0]
     if count < 3:
@@ -55,7 +68,7 @@ def fit_line(sums: Sums) -> LineFit | None:
     if not math.isfinite(nn + tt + pp + nt + np + tp):
         return None
     spread, by_time, by_prompts = nn - n * n, tt - t * t, pp - p * p
-    if spread <= _SINGULAR * nn:
+    if spread <= _ROUNDING * nn:
         return None
     together = nt - n * t
     prompt = _seconds_per_prompt_token(spread, by_prompts, np - n * p, together, tp - t * p)
@@ -63,12 +76,12 @@ def fit_line(sums: Sums) -> LineFit | None:
     seconds = t - prompt * p
     variance = by_time - 2 * prompt * (tp - t * p) + prompt * prompt * by_prompts
     together -= prompt * (np - n * p)
-    if together <= 0 or variance <= _SINGULAR * seconds * seconds:
+    if together <= 0 or variance <= _ROUNDING * seconds * seconds:
         return None
     residual = max(0.0, variance - together * together / spread) * count / (count - 2)
     error = math.sqrt(residual * (1 + n * n / spread) / count)
-    at_zero = seconds - n * variance / together - 2 * error
-    return LineFit(at_zero, n * n <= 4 * spread) if math.isfinite(at_zero) else None
+    fit = LineFit(seconds - n * variance / together, error, min(1.0, together * together / (spread * variance)))
+    return fit if math.isfinite(fit.at_zero) and math.isfinite(error) else None
 
 
 def _seconds_per_prompt_token(

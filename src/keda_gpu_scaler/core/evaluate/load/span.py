@@ -40,7 +40,7 @@ class Span:
     ``running`` and ``kv_cache_ratio`` are means. ``ended`` counts requests that ended well, ``prompt_tokens`` the
     tokens of prompts, and ``busy`` is the mean number of executions at the same time. ``is_idle`` says that the engine
     had no request at any sample, and that no counter shows work. ``prefilling`` is the mean number of running requests
-    that generate no token yet. ``sums`` are those of the span as a point of the line.
+    that generate no token yet; of few samples it may be below 0. ``sums`` are those of the span as a point of the line.
     """
 
     end_seconds: float
@@ -66,8 +66,9 @@ class EngineWork:
     ``waiting_growth`` its mean growth per second over the window. ``most_prompt_tokens`` is the largest number of
     prompt tokens per second of one span. ``lowest_bucket`` has the bounds, in seconds, of the lowest bucket of the
     times between tokens that is populated since the engine started. ``sums`` are those of the spans' points, and
-    ``least_token_seconds`` is the least of their times per token, infinite where there is none. ``counts_prefill`` says
-    that the running requests were seen to include some that generate no token yet.
+    ``least_token_seconds`` is the least of their times per token, infinite where there is none. Over all spans,
+    ``prompt_tokens`` counts tokens of prompts, and ``prefill_seconds`` adds up the time of running requests that
+    generate no token yet. It is None where no request was seen to run.
     """
 
     sample: EngineSample
@@ -80,7 +81,8 @@ class EngineWork:
     lowest_bucket: tuple[float, float] | None = None
     sums: Sums = NO_POINTS
     least_token_seconds: float = math.inf
-    counts_prefill: bool = False
+    prefill_seconds: float | None = None
+    prompt_tokens: float = 0.0
 
     @property
     def running_limit(self) -> float | None:
@@ -121,7 +123,8 @@ def _measure(page: TargetHistory, window_seconds: float) -> EngineWork | None:
         lowest_bucket=_lowest_bucket(newest.token_time),
         sums=add_sums([span.sums for span in points]),
         least_token_seconds=min([span.token_seconds or math.inf for span in points], default=math.inf),
-        counts_prefill=any(span.prefilling for span in known),
+        prefill_seconds=_prefill_seconds(spans),
+        prompt_tokens=math.fsum([span.prompt_tokens or 0.0 for span in spans]),
     )
 
 
@@ -247,8 +250,14 @@ def _span(samples: Sequence[EngineSample], rung: LoadRung) -> Span | None:
     )
 
 
+def _prefill_seconds(spans: Sequence[Span]) -> float | None:
+    if not any(span.running for span in spans):
+        return None
+    return math.fsum([span.prefilling * span.seconds for span in spans if span.prefilling is not None])
+
+
 def _prefilling(running: float | None, decoding: float | None) -> float | None:
-    return None if running is None else max(0.0, running - (decoding or 0.0))
+    return None if running is None else running - (decoding or 0.0)
 
 
 def _sums(token_seconds: float | None, decoding: float | None, prompt_rate: float) -> Sums:
@@ -309,14 +318,11 @@ def _waiting_growth(window: Sequence[EngineSample]) -> float:
 
 @functools.lru_cache(maxsize=4096)  # the same histogram is read again until the engine generates another token
 def _lowest_bucket(histogram: Histogram | None) -> tuple[float, float] | None:
-    """Return the bounds of the lowest bucket that is populated; None where too little is counted.
-
-    The lower bound of the first bucket is half of its upper bound: a time of nearly 0 means nothing.
-    """
+    """Return the bounds of the lowest bucket that is populated, from 0; None where too little is counted."""
     if histogram is None or histogram.counts[-1] < _MIN_BUCKET_TOTAL:
         return None
     least = max(_MIN_BUCKET_COUNT, histogram.counts[-1] * _MIN_BUCKET_SHARE)
-    lower = histogram.bounds_seconds[0] / 2
+    lower = 0.0
     for bound, count in zip(histogram.bounds_seconds, histogram.counts, strict=True):
         if count >= least:
             return lower, bound

@@ -26,14 +26,15 @@ class Reference:
     """What the work of an engine is compared with; equal engines share it.
 
     ``most_prompt_tokens`` is the largest number of prompt tokens per second of one engine, and ``most_busy`` the
-    largest mean number of executions at the same time; each is 0 where it is not known. ``counts_prefill`` says that
-    the engines' running requests include those whose prompts are computed.
+    largest mean number of executions at the same time; each is 0 where it is not known. ``prompt_token_seconds``
+    is the time for which a request runs without generating tokens, for each token of its prompt, infinite where it is
+    not known.
     """
 
     floor: Floor
     most_prompt_tokens: float = 0.0
     most_busy: float = 0.0
-    counts_prefill: bool = False
+    prompt_token_seconds: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +88,8 @@ def _prefill(span: Span, reference: Reference, rest: float) -> float:
     """Return the share of its time that the engine computes prompts, as far as nothing is known of its tokens.
 
     It is a guess: the most that an engine was seen to do may be less than it can do. Then the share is too large. So
-    it is at most the number of requests whose prompts are computed, where the engine counts them: by Little's law
-    their sum over all replicas does not grow when replicas are added.
+    it is at most the number of requests whose prompts are computed. By Little's law this is the rate of prompt tokens
+    times the time for each, and its sum over all replicas does not grow when replicas are added.
 
     Args:
         span: the work.
@@ -97,9 +98,8 @@ def _prefill(span: Span, reference: Reference, rest: float) -> float:
     """
     if not span.prompt_tokens or not reference.most_prompt_tokens:
         return 0.0
-    share = rest * min(1.0, span.prompt_tokens / span.seconds / reference.most_prompt_tokens)
-    prefilling = span.prefilling
-    return share if prefilling is None or not reference.counts_prefill else min(share, prefilling)
+    rate = span.prompt_tokens / span.seconds
+    return min(rest, rest * rate / reference.most_prompt_tokens, rate * reference.prompt_token_seconds)
 
 
 def _fullness(work: EngineWork, span: Span, query: EngineQuery) -> float | None:
