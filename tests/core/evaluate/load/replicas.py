@@ -144,6 +144,4 @@ def asked_replicas(evaluation: Evaluation, replicas: int) -> int:
     """Return the size that the HPA computes from the value at the target of 100, with so many replicas."""
     if evaluation.value is None:
         raise ValueError(evaluation.reason)
-    return desired_replicas(
-        ValueType.AVERAGE_VALUE, milli(evaluation.value), milli(100.0), replicas=replicas
-    ).replicas
+    return desired_replicas(ValueType.AVERAGE_VALUE, milli(evaluation.value), milli(100.0), replicas=replicas).replicas

@@ -18,6 +18,8 @@ LOADED_SHARE = 0.3
 """An engine with a smaller share says little about how many requests a loaded one serves."""
 _MAX_SPANS = 1000
 """So many spans show the rate well. Of large workloads only the newest spans of each engine are used."""
+_MAX_BACKLOG = 1e6
+"""More replicas than this are an error of a page, and the value must be finite."""
 TOKEN_RUNGS = (LoadRung.TOKEN_TIME, LoadRung.REQUEST_TOKEN_TIME, LoadRung.TOKEN_RATE)
 
 
@@ -71,7 +73,7 @@ def calibrate(works: Sequence[EngineWork], query: EngineQuery) -> Calibration:
     waiting, backlog = math.fsum([work.waiting for work in works]), 0.0
     if rate is not None and waiting:
         growth = max(0.0, math.fsum([work.waiting_growth for work in works]))
-        backlog = (growth + waiting / query.drain_seconds) / rate
+        backlog = min(_MAX_BACKLOG, (growth + waiting / query.drain_seconds) / rate)
     return Calibration(reference, rate, is_assumed, waiting, backlog)
 
 

@@ -279,7 +279,8 @@ def _token_time(
     else:
         decoding = running
     if rung in _TOKEN_TIME_RUNGS:
-        is_enough = counted.times >= (MIN_OBSERVATIONS if rung is LoadRung.TOKEN_TIME else 1)
+        least = MIN_OBSERVATIONS if rung is LoadRung.TOKEN_TIME else 1
+        is_enough = counted.times >= least and counted.waits > 0  # no token takes no time
         return (counted.waits / counted.times if is_enough else None), decoding
     if rung is LoadRung.TOKEN_RATE and running and counted.tokens >= MIN_OBSERVATIONS:
         return running * seconds / counted.tokens, decoding

@@ -105,7 +105,7 @@ class _Curve:
         self.ends = [span.end_seconds for span in spans]
         begin, ready = self.ends[0] - spans[0].seconds, tracked.ready_at_seconds
         was_new = ready is not None and begin - ready <= 2 * SPAN_SECONDS
-        self.known_since = -math.inf if was_new else begin
+        self.known_since = -math.inf if was_new else self.ends[0]
 
     def at(self, seconds: float) -> float:
         number = bisect.bisect_left(self.ends, seconds)

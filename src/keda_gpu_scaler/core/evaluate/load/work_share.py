@@ -63,7 +63,10 @@ def work_share(work: EngineWork, span: Span, reference: Reference, query: Engine
     fullness = _fullness(work, span, query)
     if fullness is None:
         return None if by_time is None else WorkShare(by_time, None, prefill)
-    return WorkShare(by_time, working + fullness * (1 - working), prefill)
+    if by_time is None:
+        return WorkShare(None, fullness)
+    # More than full seats would count less, the more the engine works. Then the share by time says more.
+    return WorkShare(by_time, working + min(1.0, fullness) * (1 - working), prefill)
 
 
 def _by_time(rung: LoadRung, span: Span, reference: Reference, query: EngineQuery) -> tuple[float, float, float | None]:
