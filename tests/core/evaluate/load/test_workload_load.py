@@ -70,12 +70,7 @@ def test_a_backlog_is_added_in_replicas_without_headroom() -> None:
 
 def test_a_pod_that_restarts_keeps_the_floor_of_the_workload() -> None:
     pages = [steady(MODEL, HALF) for _ in range(3)]
-    taken = list(pages[0].samples)
-    fresh = samples(MODEL, [HALF] * len(HISTORY))[: len(taken) - 20]
-    restarted = [
-        *taken[:20],
-        *[replace(new, at_seconds=old.at_seconds) for new, old in zip(fresh, taken[20:], strict=False)],
-    ]
+    restarted = [*pages[0].samples[:20], *samples(MODEL, [HALF] * len(HISTORY[20:]), times=HISTORY[20:])]
     before, after = evaluated(pages), evaluated([history(restarted), *pages[1:]])
     assert value(after) == pytest.approx(value(before), rel=0.1)
     assert any("the floor is 12 ms per token" in step for step in after.steps)

@@ -46,19 +46,19 @@ def find_floor(works: Sequence[EngineWork], *, target_seconds: float, stated_sec
     if stated_seconds is not None:
         return _stated(stated_seconds, least)
     buckets = [work.lowest_bucket for work in works if work.lowest_bucket is not None]
-    bound = _lower_bound(buckets, target_seconds)
+    bound, source = _lower_bound(buckets, target_seconds)
     sums = add_sums([work.sums for work in works])
     count = int(sums[0])
     fit = fit_line(sums) if count >= MIN_POINTS else None
     upper = min([least, *[bucket[1] for bucket in buckets]])
     by_line = f"by a line through {count} spans of 10 s"
-    if fit is not None and bound.seconds < min(fit.low, upper):
+    if fit is not None and bound < min(fit.low, upper):
         return Floor(min(fit.low, upper), by_line)
-    if fit is not None and bound.is_assumed and 0 < fit.low <= fit.high < bound.seconds and fit.explained >= _EXPLAINED:
+    if fit is not None and 0 < fit.low <= fit.high < bound and fit.explained >= _EXPLAINED:
         return Floor(fit.low, by_line)
-    if upper < bound.seconds:
+    if upper < bound:
         return Floor(upper, f"the least that was observed in {count} spans of 10 s")
-    return Floor(bound.seconds, bound.sentence)
+    return Floor(bound, source)
 
 
 def _stated(stated_seconds: float, least: float) -> Floor:
@@ -68,24 +68,20 @@ def _stated(stated_seconds: float, least: float) -> Floor:
     return Floor(stated_seconds, "itlFloorMs")
 
 
-@dataclass(frozen=True, slots=True)
-class _LowerBound:
-    """The least that the floor is without a line; ``is_assumed`` says that nothing that was observed proves it."""
+def _lower_bound(buckets: Sequence[tuple[float, float]], target_seconds: float) -> tuple[float, str]:
+    """Return the floor without a line, and where it comes from.
 
-    seconds: float
-    sentence: str
-    is_assumed: bool = False
-
-
-def _lower_bound(buckets: Sequence[tuple[float, float]], target_seconds: float) -> _LowerBound:
+    No token was faster than the lower bound of a histogram. That proves nothing about an engine that was never alone.
+    """
     if not buckets:
-        why = f"assumed: {100 * _UNKNOWN_RATIO:g} % of itlTargetMs"
-        return _LowerBound(_UNKNOWN_RATIO * target_seconds, why, is_assumed=True)
+        return _UNKNOWN_RATIO * target_seconds, f"assumed: {100 * _UNKNOWN_RATIO:g} % of itlTargetMs"
     lower, upper = min(buckets)
     if lower > _MAX_BOUND_RATIO * target_seconds:
-        why = f"assumed: {100 * _MAX_BOUND_RATIO:g} % of itlTargetMs, because no faster token was observed"
-        return _LowerBound(_MAX_BOUND_RATIO * target_seconds, why, is_assumed=True)
+        return _MAX_BOUND_RATIO * target_seconds, (
+            f"assumed: {100 * _MAX_BOUND_RATIO:g} % of itlTargetMs, because no faster token was observed"
+        )
     if lower == 0:
-        why = "assumed: half of the upper bound of the lowest bucket of the engines' histograms"
-        return _LowerBound(min(upper / 2, _MAX_BOUND_RATIO * target_seconds), why, is_assumed=True)
-    return _LowerBound(lower, "the lower bound of the lowest populated bucket of the engines' histograms")
+        return min(upper / 2, _MAX_BOUND_RATIO * target_seconds), (
+            "assumed: half of the upper bound of the lowest bucket of the engines' histograms"
+        )
+    return lower, "the lower bound of the lowest populated bucket of the engines' histograms"
