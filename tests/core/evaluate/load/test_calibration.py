@@ -97,6 +97,6 @@ def test_the_time_in_prefill_is_that_of_each_prompt_token(works: list[EngineWork
 def test_the_sentence_says_where_each_number_comes_from() -> None:
     sentence = calibrate([work(FULL, waiting=120.0)], QUERY).describe(QUERY, LoadRung.TOKEN_TIME)
     assert sentence == (
-        "load is computed from the time between tokens; the floor is 10 ms per token (itlFloorMs); the target is 50 ms; "
-        "one loaded replica serves 4 requests/s; 120 waiting requests need 0.5 replicas to be served within 60 s"
+        "load is computed from the time between tokens; the floor is 10 ms per token (itlFloorMs); the target is "
+        "50 ms; one loaded replica serves 4 requests/s; 120 waiting requests need 0.5 replicas to be served within 60 s"
     )

@@ -18,7 +18,7 @@ def fitted(points: list[tuple[float, float, float]]) -> LineFit | None:
 
 
 def iterations(requests: list[float], prompts: list[float], noise: float = 0.0) -> list[tuple[float, float, float]]:
-    rng = random.Random(7)
+    rng = random.Random(7)  # noqa: S311 - noise
     return [
         (n, (FLOOR + EACH * n + PROMPT * p) * (1 + rng.gauss(0, noise)), p)
         for n, p in zip(requests, prompts, strict=True)
@@ -36,7 +36,7 @@ def test_the_line_finds_the_time_of_one_request_alone(floor: float, each: float,
 
 
 def test_what_prompts_take_is_subtracted() -> None:
-    rng = random.Random(3)
+    rng = random.Random(3)  # noqa: S311 - noise
     requests = [rng.uniform(5, 60) for _ in range(40)]
     prompts = [rng.uniform(0, 400) for _ in range(40)]
     fit = fitted(iterations(requests, prompts))
@@ -65,7 +65,7 @@ def test_prompts_that_seem_to_save_time_have_no_effect() -> None:
 
 def test_noise_of_the_requests_never_raises_the_crossing() -> None:
     """A gauge is sampled: its noise flattens an ordinary regression, whose crossing is too high."""
-    rng = random.Random(5)
+    rng = random.Random(5)  # noqa: S311 - noise
     true = [rng.uniform(20, 40) for _ in range(200)]
     fit = fitted([(n + rng.gauss(0, 6), FLOOR + EACH * n, 0.0) for n in true])
     assert fit is not None
@@ -74,7 +74,7 @@ def test_noise_of_the_requests_never_raises_the_crossing() -> None:
 
 
 def test_noise_of_the_seconds_lowers_the_crossing() -> None:
-    rng = random.Random(5)
+    rng = random.Random(5)  # noqa: S311 - noise
     requests = [rng.uniform(20, 40) for _ in range(200)]
     fit = fitted(iterations(requests, [0.0] * 200, noise=0.15))
     assert fit is not None

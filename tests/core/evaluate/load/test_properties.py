@@ -31,7 +31,7 @@ def total(model: ReplicaModel, requests: float, replicas: int) -> float:
 @settings(max_examples=60)
 @given(MODELS, st.integers(1, 8), st.floats(0.35, 0.7))
 def test_load_is_the_same_for_n_and_2n_replicas(model: ReplicaModel, replicas: int, share: float) -> None:
-    """This is what linear means: the HPA divides the total by the target, and that is the size to go to."""
+    """The HPA divides the total by the target to find the size, so the total must not depend on the size."""
     requests = share * replicas * model.most_requests
     few, many = total(model, requests, replicas), total(model, requests, 2 * replicas)
     assert max(few, many) / min(few, many) <= LINEAR_WITHIN
