@@ -213,4 +213,4 @@ class ScrapeLoop:
                 window_seconds=max((consumer.window_seconds for consumer in self._consumers), default=0.0),
                 history_seconds=max((consumer.history_seconds for consumer in self._consumers), default=0.0),
             )
-        self.history = TargetHistory(self.history.url, samples, failure)
+        self.history = self.history.followed_by(samples, failure)

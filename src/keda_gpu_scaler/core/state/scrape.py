@@ -48,18 +48,24 @@ class TargetHistory:
 
     ``url`` is the scraped address for display ("http://10.1.2.3:8000/metrics"). ``samples`` is empty until the first
     successful scrape. ``failure`` is a sentence that says why the last scrape returned no sample, None if it did.
-    ``cache`` holds results that were computed from these samples. It is dropped with them.
+    ``cache`` holds results that were computed from these samples. It is dropped with them. ``between_samples`` holds
+    results that were computed from neighbouring samples; they are still right when newer samples are added.
     """
 
     url: str
     samples: tuple[EngineSample, ...] = ()
     failure: str | None = None
     cache: dict[object, Any] = field(default_factory=dict, compare=False, repr=False)
+    between_samples: dict[object, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def newest(self) -> EngineSample | None:
         """The newest sample of any age, None before the first one."""
         return self.samples[-1] if self.samples else None
+
+    def followed_by(self, samples: tuple[EngineSample, ...], failure: str | None) -> "TargetHistory":
+        """Return the history of the same target after another scrape."""
+        return TargetHistory(self.url, samples, failure, between_samples=self.between_samples)
 
     def is_fresh(self, now: float, stale_after_seconds: float) -> bool:
         """Whether the newest sample is at most ``stale_after_seconds`` old."""

@@ -16,6 +16,10 @@ from keda_gpu_scaler.core.trigger.engines import LoadRung
 
 LOADED_SHARE = 0.3
 """An engine with a smaller share says little about how many requests a loaded one serves."""
+_MAX_SPANS = 1000
+"""So many spans show the rate well. Of large workloads only the newest spans of each engine are used."""
+_MAX_BACKLOG = 1e6
+"""More replicas than this are an error of a page, and the value must be finite."""
 TOKEN_RUNGS = (LoadRung.TOKEN_TIME, LoadRung.REQUEST_TOKEN_TIME, LoadRung.TOKEN_RATE)
 
 
@@ -63,13 +67,24 @@ def calibrate(works: Sequence[EngineWork], query: EngineQuery) -> Calibration:
         find_floor(works, target_seconds=query.itl_target_seconds, stated_seconds=query.itl_floor_seconds),
         most_prompt_tokens=max([work.most_prompt_tokens for work in works], default=0.0),
         most_busy=max(busy, default=0.0),
+        prompt_token_seconds=_prompt_token_seconds(works),
     )
     rate, is_assumed = _requests_per_second(works, reference, query)
     waiting, backlog = math.fsum([work.waiting for work in works]), 0.0
     if rate is not None and waiting:
         growth = max(0.0, math.fsum([work.waiting_growth for work in works]))
-        backlog = (growth + waiting / query.drain_seconds) / rate
+        backlog = min(_MAX_BACKLOG, (growth + waiting / query.drain_seconds) / rate)
     return Calibration(reference, rate, is_assumed, waiting, backlog)
+
+
+def _prompt_token_seconds(works: Sequence[EngineWork]) -> float:
+    """Return the time for which a request runs without generating tokens, for each token of its prompt.
+
+    It is infinite where it is not known: an engine that does not count requests in prefill as running reports 0 always.
+    """
+    known = [work for work in works if work.prefill_seconds is not None]
+    tokens = math.fsum([work.prompt_tokens for work in known])
+    return max(0.0, math.fsum([work.prefill_seconds or 0.0 for work in known])) / tokens if tokens else math.inf
 
 
 def _requests_per_second(
@@ -80,8 +95,9 @@ def _requests_per_second(
     It is the number of requests that ended, divided by the shares of a replica that were carried meanwhile.
     """
     ended, carried_seconds = 0.0, 0.0
+    newest = max(1, _MAX_SPANS // max(1, len(works)))
     for work in works:
-        for span in work.spans:
+        for span in work.spans[-newest:]:
             share = work_share(work, span, reference, query)
             if share is not None and share.total > LOADED_SHARE and span.ended is not None:
                 ended += span.ended

@@ -5,17 +5,22 @@ Law: a span is measured by the growth of counters. An interval in which a counte
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from operator import attrgetter, le
+from typing import Any, NamedTuple
 
 from keda_gpu_scaler.core.aggregation import mean
+from keda_gpu_scaler.core.evaluate.load.line import NO_POINTS, Sums, add_sums, point
 from keda_gpu_scaler.core.state.scrape import TargetHistory
 from keda_gpu_scaler.core.trigger.engines import ENGINES, LoadRung
 from keda_gpu_scaler.core.types import EngineSample, Histogram
 
 SPAN_SECONDS = 10.0
 """The length of the spans into which the history of an engine is divided."""
+_MIN_SPAN_SECONDS = 0.75 * SPAN_SECONDS
+"""The thinned history has one sample in each step of a span's length, so that neighbours may be a little closer."""
 MIN_OBSERVATIONS = 20
 """A mean of fewer times per token says little about the engine."""
 _MIN_BUCKET_TOTAL = 100
@@ -34,7 +39,8 @@ class Span:
     generate tokens. ``tokens_per_step`` is above 1 where an observed time between tokens covers several tokens.
     ``running`` and ``kv_cache_ratio`` are means. ``ended`` counts requests that ended well, ``prompt_tokens`` the
     tokens of prompts, and ``busy`` is the mean number of executions at the same time. ``is_idle`` says that the engine
-    had no request at any sample and generated no token.
+    had no request at any sample, and that no counter shows work. ``prefilling`` is the mean number of running requests
+    that generate no token yet; of few samples it may be below 0. ``sums`` are those of the span as a point of the line.
     """
 
     end_seconds: float
@@ -48,6 +54,8 @@ class Span:
     prompt_tokens: float | None = None
     busy: float | None = None
     is_idle: bool = False
+    prefilling: float | None = None
+    sums: Sums = NO_POINTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +64,11 @@ class EngineWork:
 
     ``current`` is None before the second sample. ``waiting`` is the newest number of waiting requests, and
     ``waiting_growth`` its mean growth per second over the window. ``most_prompt_tokens`` is the largest number of
-    prompt tokens per second between two samples. ``lowest_bucket`` has the bounds, in seconds, of the lowest bucket of
-    the times between tokens that is populated since the engine started.
+    prompt tokens per second of one span. ``lowest_bucket`` has the bounds, in seconds, of the lowest bucket of the
+    times between tokens that is populated since the engine started. ``sums`` are those of the spans' points, and
+    ``least_token_seconds`` is the least of their times per token, infinite where there is none. Over all spans,
+    ``prompt_tokens`` counts tokens of prompts, and ``prefill_seconds`` adds up the time of running requests that
+    generate no token yet. It is None where no request was seen to run.
     """
 
     sample: EngineSample
@@ -68,6 +79,10 @@ class EngineWork:
     waiting_growth: float = 0.0
     most_prompt_tokens: float = 0.0
     lowest_bucket: tuple[float, float] | None = None
+    sums: Sums = NO_POINTS
+    least_token_seconds: float = math.inf
+    prefill_seconds: float | None = None
+    prompt_tokens: float = 0.0
 
     @property
     def running_limit(self) -> float | None:
@@ -94,21 +109,46 @@ def _measure(page: TargetHistory, window_seconds: float) -> EngineWork | None:
     rung = rung_of(newest)
     inside = [*page.within(window_seconds)][::-1]
     window = [*page.samples[-len(inside) - 1 : -len(inside)], *inside]
-    rates = [
-        growth / (later.at_seconds - earlier.at_seconds)
-        for earlier, later in pairwise(page.samples)
-        if (growth := _growth(earlier.prompt_tokens_total, later.prompt_tokens_total)) is not None
-    ]
+    current, spans = _span(window, rung), tuple(_spans(page, rung))
+    known = spans if current is None else (*spans, current)
+    points = [span for span in spans if span.sums is not NO_POINTS]
     return EngineWork(
         sample=newest,
         rung=rung,
-        current=_span(window, rung) if len(window) > 1 else None,
-        spans=tuple([span for samples in _divided(page.samples) if (span := _span(samples, rung)) is not None]),
+        current=current,
+        spans=spans,
         waiting=newest.waiting or 0.0,
         waiting_growth=_waiting_growth(window),
-        most_prompt_tokens=max(rates, default=0.0),
+        most_prompt_tokens=max([(span.prompt_tokens or 0.0) / span.seconds for span in known], default=0.0),
         lowest_bucket=_lowest_bucket(newest.token_time),
+        sums=add_sums([span.sums for span in points]),
+        least_token_seconds=min([span.token_seconds or math.inf for span in points], default=math.inf),
+        prefill_seconds=_prefill_seconds(spans),
+        prompt_tokens=math.fsum([span.prompt_tokens or 0.0 for span in spans]),
     )
+
+
+def _spans(page: TargetHistory, rung: LoadRung) -> Iterator[Span]:
+    """Yield the span of each part of the history; a span between two old samples is computed once.
+
+    It is kept with the two samples themselves, so that it belongs to no other sample with the same number.
+    """
+    known = page.between_samples
+    kept: dict[object, tuple[Sequence[EngineSample], LoadRung, Span | None]] = {}
+    for samples in _divided(page.samples):
+        if len(samples) > 2:
+            span = _span(samples, rung)
+        else:
+            key = (id(samples[0]), id(samples[1]))
+            entry = known.get(key)
+            if entry is None or entry[1] is not rung:
+                entry = (samples, rung, _span(samples, rung))
+            kept[key] = entry
+            span = entry[2]
+        if span is not None:
+            yield span
+    known.clear()
+    known.update(kept)
 
 
 def rung_of(sample: EngineSample) -> LoadRung:
@@ -127,75 +167,73 @@ def rung_of(sample: EngineSample) -> LoadRung:
 
 
 def _divided(samples: Sequence[EngineSample]) -> Iterator[Sequence[EngineSample]]:
-    """Yield runs of samples that are ``SPAN_SECONDS`` long at least; the end of a run begins the next one."""
+    """Yield runs of samples that are about ``SPAN_SECONDS`` long at least; the end of a run begins the next one."""
     first = 0
     for number, sample in enumerate(samples):
-        if sample.at_seconds - samples[first].at_seconds >= SPAN_SECONDS:
+        if sample.at_seconds - samples[first].at_seconds >= _MIN_SPAN_SECONDS:
             yield samples[first : number + 1]
             first = number
 
 
-class _Counted:
-    """The growth of every counter over the intervals in which none of them fell."""
+class _Growth(NamedTuple):
+    """The growth of every counter, in the order of ``_COUNTERS``; 0 where a counter is not known."""
 
-    __slots__ = (
-        "ended",
-        "executions",
-        "first",
-        "prompts",
-        "seconds",
-        "service",
-        "services",
-        "times",
-        "tokens",
-        "waits",
-    )
+    waits: float
+    times: float
+    tokens: float
+    first_tokens: float
+    ended: float
+    prompts: float
+    service: float
+    services: float
+    executions: float
 
-    def __init__(self, samples: Sequence[EngineSample]) -> None:
-        self.seconds = 0.0
-        self.waits = self.times = self.tokens = self.first = self.ended = self.prompts = 0.0
-        self.service = self.services = self.executions = 0.0
-        for earlier, later in pairwise(samples):
-            self._add(earlier, later)
 
-    def _add(self, earlier: EngineSample, later: EngineSample) -> None:
-        pairs = (
-            (earlier.token_time_seconds_total, later.token_time_seconds_total),
-            (earlier.token_times_total, later.token_times_total),
-            (earlier.tokens_total, later.tokens_total),
-            (earlier.first_tokens_total, later.first_tokens_total),
-            (earlier.requests_total, later.requests_total),
-            (earlier.prompt_tokens_total, later.prompt_tokens_total),
-            (earlier.service_seconds_total, later.service_seconds_total),
-            (earlier.services_total, later.services_total),
-            (earlier.executions_total, later.executions_total),
-        )
-        grown = [0.0 if before is None or after is None else after - before for before, after in pairs]
-        if min(grown) < 0:
-            return  # the engine was restarted
-        self.seconds += later.at_seconds - earlier.at_seconds
-        self.waits += grown[0]
-        self.times += grown[1]
-        self.tokens += grown[2]
-        self.first += grown[3]
-        self.ended += grown[4]
-        self.prompts += grown[5]
-        self.service += grown[6]
-        self.services += grown[7]
-        self.executions += grown[8]
+_COUNTERS: Callable[[EngineSample], tuple[Any, ...]] = attrgetter(
+    "token_time_seconds_total",
+    "token_times_total",
+    "tokens_total",
+    "first_tokens_total",
+    "requests_total",
+    "prompt_tokens_total",
+    "service_seconds_total",
+    "services_total",
+    "executions_total",
+)
+
+
+def _counted(samples: Sequence[EngineSample]) -> tuple[float, _Growth]:
+    """Return the seconds of the intervals in which no counter fell, and the growth of every counter in them.
+
+    A counter that is missing in one of the samples has no growth.
+    """
+    columns = [*zip(*map(_COUNTERS, samples), strict=True)]
+    known = [number for number, column in enumerate(columns) if None not in column]
+    if all(all(map(le, columns[number], columns[number][1:])) for number in known):
+        seconds = samples[-1].at_seconds - samples[0].at_seconds
+        grown = {number: columns[number][-1] - columns[number][0] for number in known}
+        return seconds, _Growth(*[grown.get(number, 0.0) for number in range(len(columns))])
+    seconds, total = 0.0, [0.0] * len(columns)
+    for earlier in range(len(samples) - 1):
+        growth = [columns[number][earlier + 1] - columns[number][earlier] for number in known]
+        if min(growth) >= 0:  # otherwise the engine was restarted
+            seconds += samples[earlier + 1].at_seconds - samples[earlier].at_seconds
+            for number, one in zip(known, growth, strict=True):
+                total[number] += one
+    return seconds, _Growth(*total)
 
 
 def _span(samples: Sequence[EngineSample], rung: LoadRung) -> Span | None:
-    counted = _Counted(samples)
-    if not counted.seconds:
+    seconds, counted = _counted(samples)
+    if seconds <= 0:
         return None
     newest = samples[-1]
     running = _mean([sample.running for sample in samples])
-    token_seconds, decoding = _token_time(counted, running, rung)
+    token_seconds, decoding = _token_time(counted, seconds, running, rung)
     has_requests = any(sample.running or sample.waiting for sample in samples)
     return Span(
         end_seconds=newest.at_seconds,
-        seconds=counted.seconds,
+        seconds=seconds,
         token_seconds=token_seconds,
         decoding=decoding,
         tokens_per_step=_tokens_per_step(counted, newest) if rung is LoadRung.TOKEN_TIME else 1.0,
@@ -203,44 +241,67 @@ def _span(samples: Sequence[EngineSample], rung: LoadRung) -> Span | None:
         kv_cache_ratio=_mean([sample.kv_cache_ratio for sample in samples]),
         ended=None if newest.requests_total is None else counted.ended,
         prompt_tokens=None if newest.prompt_tokens_total is None else counted.prompts,
-        busy=_busy(counted, newest) if rung is LoadRung.SERVICE_TIME else None,
-        is_idle=not has_requests and not counted.times and not counted.tokens and not counted.services,
+        busy=_busy(counted, seconds, newest) if rung is LoadRung.SERVICE_TIME else None,
+        is_idle=rung is not LoadRung.NONE
+        and not has_requests
+        and not (counted.times or counted.tokens or counted.services or counted.prompts),
+        prefilling=_prefilling(running, decoding if token_seconds is not None else 0.0),
+        sums=_sums(token_seconds, decoding, counted.prompts / seconds),
     )
 
 
-def _token_time(counted: _Counted, running: float | None, rung: LoadRung) -> tuple[float | None, float | None]:
+def _prefill_seconds(spans: Sequence[Span]) -> float | None:
+    if not any(span.running for span in spans):
+        return None
+    return math.fsum([span.prefilling * span.seconds for span in spans if span.prefilling is not None])
+
+
+def _prefilling(running: float | None, decoding: float | None) -> float | None:
+    return None if running is None else running - (decoding or 0.0)
+
+
+def _sums(token_seconds: float | None, decoding: float | None, prompt_rate: float) -> Sums:
+    if token_seconds is None or not decoding:
+        return NO_POINTS
+    return point(decoding, token_seconds, prompt_rate * token_seconds)
+
+
+def _token_time(
+    counted: _Growth, seconds: float, running: float | None, rung: LoadRung
+) -> tuple[float | None, float | None]:
     """Return the mean time per token in seconds, and the mean number of requests that generate tokens.
 
     Where each time between tokens is observed, their sum grows by one second per second and request, so it also says
     how many requests generate tokens (Little's law). No sample of a gauge is needed.
     """
     if rung is LoadRung.TOKEN_TIME:
-        decoding: float | None = counted.waits / counted.seconds
+        decoding: float | None = counted.waits / seconds
     else:
         decoding = running
     if rung in _TOKEN_TIME_RUNGS:
-        is_enough = counted.times >= (MIN_OBSERVATIONS if rung is LoadRung.TOKEN_TIME else 1)
+        least = MIN_OBSERVATIONS if rung is LoadRung.TOKEN_TIME else 1
+        is_enough = counted.times >= least and counted.waits > 0  # no token takes no time
         return (counted.waits / counted.times if is_enough else None), decoding
     if rung is LoadRung.TOKEN_RATE and running and counted.tokens >= MIN_OBSERVATIONS:
-        return running * counted.seconds / counted.tokens, decoding
+        return running * seconds / counted.tokens, decoding
     return None, decoding
 
 
-def _tokens_per_step(counted: _Counted, newest: EngineSample) -> float:
+def _tokens_per_step(counted: _Growth, newest: EngineSample) -> float:
     """Return how many tokens one observed time between tokens covers: with speculative decoding, several."""
     if newest.tokens_total is None or not counted.times:
         return 1.0
-    first = counted.first if newest.first_tokens_total is not None else counted.ended
+    first = counted.first_tokens if newest.first_tokens_total is not None else counted.ended
     tokens = max(0.0, counted.tokens - first) / counted.times
     return tokens if tokens > _MULTI_TOKEN_FACTOR else 1.0
 
 
-def _busy(counted: _Counted, newest: EngineSample) -> float:
+def _busy(counted: _Growth, seconds: float, newest: EngineSample) -> float:
     """Return the mean number of executions at the same time: requests of one batch share its time."""
     per_execution = 1.0
     if newest.executions_total is not None and counted.services:
         per_execution = min(1.0, counted.executions / counted.services)
-    return counted.service * per_execution / counted.seconds
+    return counted.service * per_execution / seconds
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -248,28 +309,21 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return mean(known) if known else None
 
 
-def _growth(before: float | None, after: float | None) -> float | None:
-    return None if before is None or after is None or after < before else after - before
-
-
 def _waiting_growth(window: Sequence[EngineSample]) -> float:
     known = [sample for sample in window if sample.waiting is not None]
-    if len(known) < 2:
+    seconds = known[-1].at_seconds - known[0].at_seconds if known else 0.0
+    if seconds <= 0:
         return 0.0
-    seconds = known[-1].at_seconds - known[0].at_seconds
     return ((known[-1].waiting or 0.0) - (known[0].waiting or 0.0)) / seconds
 
 
 @functools.lru_cache(maxsize=4096)  # the same histogram is read again until the engine generates another token
 def _lowest_bucket(histogram: Histogram | None) -> tuple[float, float] | None:
-    """Return the bounds of the lowest bucket that is populated; None where too little is counted.
-
-    The lower bound of the first bucket is half of its upper bound: a time of nearly 0 means nothing.
-    """
+    """Return the bounds of the lowest bucket that is populated, from 0; None where too little is counted."""
     if histogram is None or histogram.counts[-1] < _MIN_BUCKET_TOTAL:
         return None
     least = max(_MIN_BUCKET_COUNT, histogram.counts[-1] * _MIN_BUCKET_SHARE)
-    lower = histogram.bounds_seconds[0] / 2
+    lower = 0.0
     for bound, count in zip(histogram.bounds_seconds, histogram.counts, strict=True):
         if count >= least:
             return lower, bound

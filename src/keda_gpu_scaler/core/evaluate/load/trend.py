@@ -78,7 +78,7 @@ def forecast_load(tracked: Sequence[TrackedWork], query: EngineQuery, horizon: H
 
 def _totals(tracked: Sequence[TrackedWork], query: EngineQuery, horizon: Horizon) -> list[tuple[float, float]]:
     """Return (seconds before the newest span, replicas) for each step of the history that is known of every engine."""
-    curves = [curve for one in tracked if (curve := _Curve.of(one, query)) is not None]
+    curves = [_Curve(one, query) for one in tracked if one.work.spans]
     if not curves:
         return []
     end = max(curve.ends[-1] for curve in curves)
@@ -96,32 +96,24 @@ def _totals(tracked: Sequence[TrackedWork], query: EngineQuery, horizon: Horizon
 
 
 class _Curve:
-    """The share of one engine over time."""
+    """The share of one engine over time. It is computed only where it is asked for."""
 
-    def __init__(self, ends: list[float], shares: list[float], known_since: float) -> None:
-        self.ends = ends
-        self.known_since = known_since
-        self._shares = shares
-
-    @classmethod
-    def of(cls, tracked: TrackedWork, query: EngineQuery) -> "_Curve | None":
-        ends, shares = [], []
-        for span in tracked.work.spans:
-            share = work_share(tracked.work, span, tracked.reference, query)
-            ends.append(span.end_seconds)
-            shares.append(share.total if share is not None else 0.0)
-        if not ends:
-            return None
-        begin = ends[0] - tracked.work.spans[0].seconds
-        ready = tracked.ready_at_seconds
+    def __init__(self, tracked: TrackedWork, query: EngineQuery) -> None:
+        self._tracked = tracked
+        self._query = query
+        spans = tracked.work.spans
+        self.ends = [span.end_seconds for span in spans]
+        begin, ready = self.ends[0] - spans[0].seconds, tracked.ready_at_seconds
         was_new = ready is not None and begin - ready <= 2 * SPAN_SECONDS
-        return cls(ends, shares, -math.inf if was_new else begin)
+        self.known_since = -math.inf if was_new else self.ends[0]
 
     def at(self, seconds: float) -> float:
         number = bisect.bisect_left(self.ends, seconds)
         if number == 0 and seconds < self.ends[0] - SPAN_SECONDS:
             return 0.0  # before the engine was ready
-        return self._shares[min(number, len(self._shares) - 1)]
+        work = self._tracked.work
+        share = work_share(work, work.spans[min(number, len(self.ends) - 1)], self._tracked.reference, self._query)
+        return share.total if share is not None else 0.0
 
 
 def _line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:

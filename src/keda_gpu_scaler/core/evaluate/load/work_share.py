@@ -26,12 +26,15 @@ class Reference:
     """What the work of an engine is compared with; equal engines share it.
 
     ``most_prompt_tokens`` is the largest number of prompt tokens per second of one engine, and ``most_busy`` the
-    largest mean number of executions at the same time; each is 0 where it is not known.
+    largest mean number of executions at the same time; each is 0 where it is not known. ``prompt_token_seconds``
+    is the time for which a request runs without generating tokens, for each token of its prompt, infinite where it is
+    not known.
     """
 
     floor: Floor
     most_prompt_tokens: float = 0.0
     most_busy: float = 0.0
+    prompt_token_seconds: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,10 @@ def work_share(work: EngineWork, span: Span, reference: Reference, query: Engine
     fullness = _fullness(work, span, query)
     if fullness is None:
         return None if by_time is None else WorkShare(by_time, None, prefill)
-    return WorkShare(by_time, working + fullness * (1 - working), prefill)
+    if by_time is None:
+        return WorkShare(None, fullness)
+    # More than full seats would count less, the more the engine works. Then the share by time says more.
+    return WorkShare(by_time, working + min(1.0, fullness) * (1 - working), prefill)
 
 
 def _by_time(rung: LoadRung, span: Span, reference: Reference, query: EngineQuery) -> tuple[float, float, float | None]:
@@ -75,20 +81,28 @@ def _by_time(rung: LoadRung, span: Span, reference: Reference, query: EngineQuer
     if span.token_seconds is not None:
         decoding = min(1.0, span.decoding or 0.0)
         rho = min(MAX_WORK, max(0.0, 1 - floor / span.token_seconds))
-    prefill = (1 - decoding) * _prefill(span, reference)
+    prefill = _prefill(span, reference, 1 - decoding)
     working = min(MAX_WORK, decoding * rho + prefill)
     aim = max(_MIN_AIM, 1 - floor / (query.itl_target_seconds * span.tokens_per_step))
     return working, prefill, working / aim
 
 
-def _prefill(span: Span, reference: Reference) -> float:
+def _prefill(span: Span, reference: Reference, rest: float) -> float:
     """Return the share of its time that the engine computes prompts, as far as nothing is known of its tokens.
 
-    It is a guess: the most that an engine was seen to do may be less than it can do. Then the share is too large.
+    It is a guess: the most that an engine was seen to do may be less than it can do. Then the share is too large. So
+    it is at most the number of requests whose prompts are computed. By Little's law this is the rate of prompt tokens
+    times the time for each, and its sum over all replicas does not grow when replicas are added.
+
+    Args:
+        span: the work.
+        reference: what it is compared with.
+        rest: the share of its time in which the engine generates no token.
     """
     if not span.prompt_tokens or not reference.most_prompt_tokens:
         return 0.0
-    return min(1.0, span.prompt_tokens / span.seconds / reference.most_prompt_tokens)
+    rate = span.prompt_tokens / span.seconds
+    return min(rest, rest * rate / reference.most_prompt_tokens, rate * reference.prompt_token_seconds)
 
 
 def _fullness(work: EngineWork, span: Span, query: EngineQuery) -> float | None:

@@ -122,8 +122,10 @@ def _load(
         is_no_engine = engine is not None and not engine.reports_queue
         why = f"{title} at {history.url}: {_unknown_reason(work)}"
         return EngineLoad(None, why, requests, expires, is_no_engine=is_no_engine)
-    backlog = calibration.backlog_of(work)
-    value = round(100 * (query.headroom * share.total * forecast.factor + backlog), 6)
+    replicas, backlog = query.headroom * share.total * forecast.factor, calibration.backlog_of(work)
+    if work.waiting and calibration.requests_per_second is None:
+        backlog = max(0.0, 1 - replicas)  # it is not known how long they wait: the engine counts as at the target
+    value = round(100 * (replicas + backlog), 6)
     how = _how(work, share, query, backlog)
     sentence = f"{value:.3g} % by {title} at {history.url} ({how})"
     return EngineLoad(value, sentence, requests, expires, are_requests_known=sample.running is not None)

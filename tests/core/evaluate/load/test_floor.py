@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of the floor: the time per token of an engine that serves one request alone."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keda_gpu_scaler.core.evaluate.load.floor import MIN_POINTS, Floor, find_floor
+from keda_gpu_scaler.core.evaluate.load.span import EngineWork, Span
+from tests.core.evaluate.load.works import span, work
+
+TARGET = 0.05
+EACH = 0.0003
+
+
+def spans(*requests: float, floor: float = 0.012) -> list[Span]:
+    return [span(n, floor + EACH * n) for n in requests]
+
+
+def found(*works: EngineWork, stated: float | None = None, target: float = TARGET) -> Floor:
+    return find_floor(works, target_seconds=target, stated_seconds=stated)
+
+
+VARIED = (4.0, 8.0, 12.0, 16.0, 24.0, 32.0, 40.0, 48.0)
+
+
+def test_a_line_through_spans_of_different_load_leads_to_the_floor() -> None:
+    floor = found(work(*spans(*VARIED), lowest_bucket=(0.01, 0.025)))
+    assert floor.seconds == pytest.approx(0.012)
+    assert floor.sentence == "by a line through 8 spans of 10 s"
+
+
+def test_engines_of_one_workload_share_the_line() -> None:
+    one, other = work(*spans(4.0, 5.0, 6.0, 7.0)), work(*spans(30.0, 31.0, 32.0, 33.0))
+    assert found(one, other).seconds == pytest.approx(0.012)
+    assert "assumed" in found(one).sentence
+
+
+def test_a_line_needs_enough_spans() -> None:
+    assert len(VARIED) == MIN_POINTS
+    assert "assumed" in found(work(*spans(*VARIED[1:]))).sentence
+
+
+def test_two_standard_errors_are_subtracted() -> None:
+    noisy = [span(n, 0.012 + EACH * n + (0.0005 if number % 2 else -0.0005)) for number, n in enumerate(VARIED * 2)]
+    assert 0.0105 < found(work(*noisy)).seconds < 0.0118
+
+
+@pytest.mark.parametrize(
+    ("buckets", "expected", "sentence"),
+    [
+        pytest.param([], 0.005, "assumed: 10 % of itlTargetMs", id="no histogram"),
+        pytest.param([(0.0075, 0.01)], 0.0075, "the lower bound of the lowest", id="a bucket"),
+        pytest.param([(0.0075, 0.01), (0.005, 0.0075)], 0.005, "the lower bound of the lowest", id="the lowest of all"),
+        pytest.param([(0.025, 0.05)], 0.01, "assumed: 20 % of itlTargetMs", id="only hours under load"),
+        pytest.param([(0.0, 0.01)], 0.005, "assumed: half of the upper bound", id="the first bucket begins at 0"),
+        pytest.param([(0.0, 0.3)], 0.01, "assumed: half of the upper bound", id="a wide first bucket"),
+    ],
+)
+def test_without_a_line_the_floor_is_a_lower_bound(
+    buckets: list[tuple[float, float]], expected: float, sentence: str
+) -> None:
+    constant = spans(*[16.0] * 9)
+    floor = found(*[work(*constant, lowest_bucket=bucket) for bucket in buckets] or [work(*constant)])
+    assert floor.seconds == pytest.approx(expected)
+    assert sentence in floor.sentence
+
+
+def test_a_time_between_tokens_below_the_bound_is_the_floor() -> None:
+    """The first request ever, or an engine that became faster: what was observed is never below the floor."""
+    floor = found(work(span(1.0, 0.004)))
+    assert floor.seconds == 0.004
+    assert floor.sentence == "the least that was observed in 1 spans of 10 s"
+
+
+def test_a_line_never_leads_above_what_was_observed() -> None:
+    fast = work(span(0.5, 0.0115), *spans(*VARIED, floor=0.013))
+    assert found(fast).seconds <= 0.0115
+    assert found(work(*spans(*VARIED), lowest_bucket=(0.0075, 0.01))).seconds == 0.01
+
+
+def test_a_certain_line_lowers_the_floor() -> None:
+    """The lowest bucket of an engine that was never alone says nothing about a request alone."""
+    never_alone = [span(n, 0.007 + 0.001 * n) for n in VARIED]
+    assert found(work(*never_alone, lowest_bucket=(0.01, 0.025))).seconds == pytest.approx(0.007)
+    assert found(work(*spans(*VARIED, floor=0.003))).seconds == pytest.approx(0.003)
+    assert found(work(*spans(*VARIED, floor=0.003), lowest_bucket=(0.0, 0.01))).seconds == pytest.approx(0.003)
+    noisy = [span(n, 0.012 + EACH * n + (0.004 if number % 2 else -0.004)) for number, n in enumerate(VARIED * 2)]
+    assert found(work(*noisy)).seconds == pytest.approx(0.005), "a line through noise leads far too low"
+
+
+def test_a_stated_floor_counts_unless_a_token_was_faster() -> None:
+    assert found(work(*spans(*VARIED)), stated=0.009) == Floor(0.009, "itlFloorMs")
+    lowered = found(work(*spans(*VARIED)), stated=0.02)
+    assert lowered.seconds == pytest.approx(0.0132)
+    assert lowered.sentence == "observed; itlFloorMs 20 is above it and is not used"
+    assert found(stated=0.009).seconds == 0.009
+
+
+def test_an_hour_without_traffic_keeps_the_floor() -> None:
+    """The histogram counts since the engine started, so the bound stays when no span of the history has a token."""
+    idle = [span(None, None, is_idle=True)] * 30
+    assert found(work(*idle, lowest_bucket=(0.0075, 0.01))).seconds == 0.0075
+
+
+def test_no_engine_has_an_assumed_floor() -> None:
+    assert found().seconds == 0.1 * TARGET
+
+
+@given(
+    st.lists(st.tuples(st.floats(0.01, 1e6), st.floats(1e-5, 1e3)), max_size=30),
+    st.none() | st.tuples(st.floats(0, 1), st.floats(1, 10)),
+    st.floats(0.001, 60),
+)
+def test_a_floor_is_above_0_and_never_above_what_was_observed(
+    points: list[tuple[float, float]], bucket: tuple[float, float] | None, target: float
+) -> None:
+    floor = found(work(*[span(n, t) for n, t in points], lowest_bucket=bucket), target=target)
+    assert 0 < floor.seconds <= min([t for _, t in points], default=1e3)

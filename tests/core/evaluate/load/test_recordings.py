@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Asks for replicas by the recordings of a vLLM under rising load.
+
+The recordings have no histogram, so the load is computed from running requests and generated tokens. A replica that
+always serves as many clients does not show its floor, so the trigger states it, or the history has more than one load.
+"""
+
+from dataclasses import replace
+from functools import cache
+from itertools import pairwise
+
+import pytest
+
+from keda_gpu_scaler.core.state.scrape import TargetHistory, retained
+from keda_gpu_scaler.core.types import EngineSample
+from tests.core.evaluate.load.replicas import NOW, asked_replicas, evaluated, history
+from tests.scrape.playing import SWEEP, recorded
+
+pytestmark = pytest.mark.skipif(not SWEEP.is_dir(), reason=f"there are no recordings of vLLM at {SWEEP}")
+
+WINDOW_SECONDS, HISTORY_SECONDS = 10.0, 300.0
+MEASURED_FLOOR = {"itlFloorMs": "12.3"}
+"""The constant of a line through the times per token of the public sweep from which the recordings are."""
+
+
+@cache
+def recording(run: str) -> tuple[EngineSample, ...]:
+    return tuple(
+        EngineSample(
+            second.at_seconds,
+            "vllm",
+            waiting=second.waiting,
+            running=second.running,
+            kv_cache_ratio=second.kv,
+            requests_total=second.requests,
+            tokens_total=second.tokens,
+        )
+        for second in recorded(f"{run}_offloadoff")
+    )
+
+
+def part(run: str, begin: float, end: float) -> list[EngineSample]:
+    return [one for one in recording(run) if begin <= one.at_seconds < end]
+
+
+def kept(taken: list[EngineSample]) -> TargetHistory:
+    """Keep of the samples what the scraper keeps, the newest now."""
+    samples: tuple[EngineSample, ...] = ()
+    for one in taken:
+        samples = retained(samples, one, window_seconds=WINDOW_SECONDS, history_seconds=HISTORY_SECONDS)
+    shift = NOW - samples[-1].at_seconds
+    return history([replace(one, at_seconds=one.at_seconds + shift) for one in samples])
+
+
+def joined(first: list[EngineSample], then: list[EngineSample]) -> list[EngineSample]:
+    """Let an engine do first the one and then the other: time and counters go on."""
+    taken = list(first)
+    for before, after in pairwise(then):
+        last = taken[-1]
+        taken.append(
+            replace(
+                after,
+                at_seconds=last.at_seconds + after.at_seconds - before.at_seconds,
+                requests_total=(last.requests_total or 0.0)
+                + (after.requests_total or 0.0)
+                - (before.requests_total or 0.0),
+                tokens_total=(last.tokens_total or 0.0) + (after.tokens_total or 0.0) - (before.tokens_total or 0.0),
+            )
+        )
+    return taken
+
+
+def fleet(run: str, count: int, begin: float, *, waiting: float | None = None) -> list[TargetHistory]:
+    """Engines that all do what one of the recording did, at different seconds of it."""
+    engines = []
+    for number in range(count):
+        taken = part(run, begin + 20 * number, begin + 20 * number + 320)
+        engines.append(kept([replace(one, waiting=waiting) if waiting is not None else one for one in taken]))
+    return engines
+
+
+@pytest.mark.parametrize("begin", [300.0, 900.0, 1500.0, 2400.0])
+def test_twenty_pods_with_sixteen_requests_each_ask_for_seven_to_ten(begin: float) -> None:
+    evaluation = evaluated(fleet("tp1_bs16", 20, begin), metadata=MEASURED_FLOOR)
+    assert 7 <= asked_replicas(evaluation, 20) <= 10
+
+
+@pytest.mark.parametrize("begin", [60.0, 200.0, 400.0, 600.0])
+def test_twenty_pods_with_64_requests_each_ask_for_twelve_to_21(begin: float) -> None:
+    evaluation = evaluated(fleet("tp1_bs64", 20, begin), metadata=MEASURED_FLOOR)
+    assert 12 <= asked_replicas(evaluation, 20) <= 21
+
+
+@pytest.mark.parametrize("begin", [100.0, 300.0, 500.0])
+def test_the_floor_is_found_when_the_load_fell(begin: float) -> None:
+    """An hour with 128 requests in each pod ends: the line through both loads finds the floor."""
+    engines = [
+        kept(
+            joined(
+                part("tp1_bs128", begin + 5 * n, begin + 5 * n + 150), part("tp1_bs16", 600 + 20.0 * n, 760 + 20.0 * n)
+            )
+        )
+        for n in range(20)
+    ]
+    evaluation = evaluated(engines)
+    assert any("by a line through" in step for step in evaluation.steps)
+    assert 7 <= asked_replicas(evaluation, 20) <= 11
+
+
+@pytest.mark.parametrize("begin", [300.0, 1500.0])
+def test_an_unknown_floor_costs_replicas_and_takes_none_away(begin: float) -> None:
+    evaluation = evaluated(fleet("tp1_bs16", 20, begin))
+    assert any("(assumed: 10 % of itlTargetMs)" in step for step in evaluation.steps)
+    assert 8 <= asked_replicas(evaluation, 20) <= 20
+
+
+@pytest.mark.parametrize("begin", [100.0, 300.0, 500.0])
+def test_eight_full_pods_with_a_queue_ask_for_fourteen_and_not_for_more_when_more_start(begin: float) -> None:
+    engines = fleet("tp1_bs128", 8, begin, waiting=100.0)
+    alone = evaluated(engines)
+    assert 9 <= asked_replicas(alone, 8) <= 14
+    assert any("800 waiting requests need" in step for step in alone.steps)
+    assert asked_replicas(evaluated(engines, starting=8), 16) <= 16

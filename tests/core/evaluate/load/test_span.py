@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of the work of one engine over spans of its samples."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+
+from keda_gpu_scaler.core.evaluate.load import span as span_module
+from keda_gpu_scaler.core.evaluate.load.span import EngineWork, Span, engine_work, rung_of
+from keda_gpu_scaler.core.state.scrape import TargetHistory
+from keda_gpu_scaler.core.trigger.engines import Engine, LoadRung
+from keda_gpu_scaler.core.types import EngineSample, Histogram
+from tests.core.evaluate.load.replicas import NOW, ReplicaModel, history, samples, steady
+
+
+@pytest.fixture
+def engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three engines that reach different rungs."""
+    rungs = {
+        "vllm": LoadRung.TOKEN_TIME,
+        "tgi": LoadRung.REQUEST_TOKEN_TIME,
+        "triton": LoadRung.SERVICE_TIME,
+    }
+    table = {name: Engine(name, name, 80, detection_order=1, load_rung=rung) for name, rung in rungs.items()}
+    monkeypatch.setattr(span_module, "ENGINES", table)
+
+
+def measured(*moments: Mapping[str, float | None], every: float = 2.0, engine: str = "vllm") -> EngineWork:
+    """Measure samples that are so many seconds apart, over a window of 10 s."""
+    count = len(moments)
+    taken = [
+        EngineSample(NOW - every * (count - 1 - number), engine, **moment)  # type: ignore[arg-type]
+        for number, moment in enumerate(moments)
+    ]
+    work = engine_work(history(taken), 10.0)
+    if work is None:
+        raise ValueError("there is no sample")
+    return work
+
+
+def current(work: EngineWork) -> Span:
+    if work.current is None:
+        raise ValueError("there is no span")
+    return work.current
+
+
+def token_times(seconds: float, times: float, **others: float | None) -> dict[str, float | None]:
+    return {"token_time_seconds_total": seconds, "token_times_total": times, "running": 8.0, **others}
+
+
+def test_times_between_tokens_say_how_many_requests_decode() -> None:
+    """Eight requests with 20 ms per token: each second adds 8 s of waiting and 400 times."""
+    span = current(measured(token_times(100.0, 5000.0), token_times(116.0, 5800.0)))
+    assert span.token_seconds == pytest.approx(0.02)
+    assert span.decoding == pytest.approx(8.0)
+    assert span.seconds == 2.0
+
+
+def test_without_times_the_running_requests_and_the_tokens_say_it() -> None:
+    span = current(measured({"running": 8.0, "tokens_total": 0.0}, {"running": 12.0, "tokens_total": 1000.0}))
+    assert span.token_seconds == pytest.approx(10.0 * 2 / 1000)
+    assert span.decoding == 10.0
+    assert span.prefilling == 0.0, "the requests in prefill are a part of the running requests and of this time"
+
+
+@pytest.mark.parametrize("times", [0.0, 19.0])
+def test_few_tokens_say_nothing_about_their_time(times: float) -> None:
+    assert current(measured(token_times(0.0, 0.0), token_times(1.0, times))).token_seconds is None
+    tokens = [{"running": 8.0, "tokens_total": 0.0}, {"running": 8.0, "tokens_total": times}]
+    assert current(measured(*tokens)).token_seconds is None
+
+
+def test_tokens_that_took_no_time_say_nothing() -> None:
+    assert current(measured(token_times(5.0, 0.0), token_times(5.0, 400.0))).token_seconds is None
+
+
+def test_one_ended_request_shows_its_mean_time_per_token(engines: None) -> None:
+    span = current(measured(token_times(0.0, 0.0), token_times(0.03, 1.0), engine="tgi"))
+    assert span.token_seconds == pytest.approx(0.03)
+    assert span.decoding == 8.0
+
+
+def test_an_interval_in_which_a_counter_fell_is_not_counted() -> None:
+    """A pod restarts: the counters begin again, and the time of the restart is no time of work."""
+    span = current(
+        measured(
+            token_times(100.0, 5000.0, requests_total=50.0),
+            token_times(116.0, 5800.0, requests_total=54.0),
+            token_times(2.0, 100.0, requests_total=1.0),
+            token_times(18.0, 900.0, requests_total=5.0),
+        )
+    )
+    assert (span.seconds, span.ended) == (4.0, 8.0)
+    assert span.token_seconds == pytest.approx(0.02)
+
+
+def test_a_window_with_nothing_but_a_restart_is_unknown() -> None:
+    assert measured(token_times(100.0, 5000.0), token_times(1.0, 50.0)).current is None
+
+
+def test_samples_of_one_instant_have_no_rate() -> None:
+    taken = EngineSample(NOW, "vllm", running=1.0, waiting=3.0, tokens_total=5.0, prompt_tokens_total=7.0)
+    later = replace(taken, waiting=9.0, tokens_total=50.0, prompt_tokens_total=700.0)
+    work = engine_work(history([taken, later]), 10.0)
+    assert work is not None
+    assert (work.current, work.waiting_growth, work.most_prompt_tokens) == (None, 0.0, 0.0)
+
+
+def test_a_counter_that_is_missing_once_does_not_count_from_0() -> None:
+    span = current(
+        measured({"running": 1.0, "requests_total": 1e6}, {"running": 1.0}, {"running": 1.0, "requests_total": 1e6 + 8})
+    )
+    assert span.ended == 0.0
+    assert current(measured({"running": 1.0}, {"running": 1.0})).ended is None
+
+
+def test_without_a_sample_there_is_no_work_and_with_one_no_span() -> None:
+    assert engine_work(TargetHistory("http://10.0.0.1"), 10.0) is None
+    assert measured({"running": 1.0, "tokens_total": 5.0}).current is None
+
+
+@pytest.mark.parametrize(
+    ("tokens", "expected"),
+    [
+        pytest.param(404.0, 1.0, id="one token per time, and a first token of each request"),
+        pytest.param(460.0, 1.0, id="a little more is an error of measurement"),
+        pytest.param(1204.0, 3.0, id="speculative decoding"),
+    ],
+)
+def test_tokens_per_time_show_speculative_decoding(tokens: float, expected: float) -> None:
+    before = token_times(0.0, 0.0, tokens_total=0.0, first_tokens_total=0.0)
+    after = token_times(8.0, 400.0, tokens_total=tokens, first_tokens_total=4.0)
+    assert current(measured(before, after)).tokens_per_step == pytest.approx(expected)
+    by_ended = [
+        token_times(0.0, 0.0, tokens_total=0.0, requests_total=0.0),
+        token_times(8.0, 400.0, tokens_total=tokens, requests_total=4.0),
+    ]
+    assert current(measured(*by_ended)).tokens_per_step == pytest.approx(expected)
+
+
+def test_requests_of_one_batch_share_its_time(engines: None) -> None:
+    before = {"service_seconds_total": 0.0, "services_total": 0.0, "executions_total": 0.0}
+    after = {"service_seconds_total": 8.0, "services_total": 16.0, "executions_total": 4.0}
+    assert current(measured(before, after, engine="triton")).busy == pytest.approx(8.0 * 4 / 16 / 2)
+    del before["executions_total"], after["executions_total"]
+    assert current(measured(before, after, engine="triton")).busy == pytest.approx(4.0)
+
+
+@pytest.mark.parametrize(
+    ("engine", "readings", "expected"),
+    [
+        ("vllm", token_times(1.0, 1.0, tokens_total=1.0), LoadRung.TOKEN_TIME),
+        ("vllm", {"running": 1.0, "tokens_total": 1.0}, LoadRung.TOKEN_RATE),
+        ("vllm", {"tokens_total": 1.0}, LoadRung.NONE),
+        ("vllm", {"running": 1.0}, LoadRung.RUNNING),
+        ("triton", {"service_seconds_total": 1.0, "services_total": 1.0}, LoadRung.SERVICE_TIME),
+        ("triton", {"running": 1.0}, LoadRung.RUNNING),
+        ("", {"running": 1.0, "tokens_total": 1.0}, LoadRung.NONE),
+    ],
+)
+def test_an_engine_is_read_by_the_best_rung_that_its_page_allows(
+    engines: None, engine: str, readings: dict[str, float], expected: LoadRung
+) -> None:
+    assert rung_of(EngineSample(NOW, engine, **readings)) is expected  # type: ignore[arg-type]
+
+
+def test_law_1_an_engine_that_exports_nothing_is_not_idle() -> None:
+    assert current(measured({}, {}, engine="")).is_idle is False
+    assert current(measured({"running": 0.0, "tokens_total": 9.0}, {"running": 0.0, "tokens_total": 9.0})).is_idle
+
+
+@pytest.mark.parametrize(
+    "later",
+    [
+        {"running": 1.0, "tokens_total": 9.0},
+        {"running": 0.0, "waiting": 1.0, "tokens_total": 9.0},
+        {"running": 0.0, "tokens_total": 10.0},
+        {"running": 0.0, "tokens_total": 9.0, "prompt_tokens_total": 5.0},
+    ],
+)
+def test_a_request_or_a_token_is_work(later: dict[str, float]) -> None:
+    before: dict[str, float | None] = {"running": 0.0, "tokens_total": 9.0, "prompt_tokens_total": 0.0}
+    assert current(measured(before, {**before, **later})).is_idle is False
+
+
+def test_the_queue_grows_by_its_change_over_the_window() -> None:
+    work = measured(*[{"running": 1.0, "waiting": float(n)} for n in (0, 0, 4, 8, 12, 16, 20)])
+    assert work.waiting == 20.0
+    assert work.waiting_growth == pytest.approx(20.0 / 10)
+    unknown = measured({"running": 1.0}, {"running": 1.0, "waiting": 20.0})
+    assert (unknown.waiting, unknown.waiting_growth) == (20.0, 0.0)
+
+
+def test_the_history_is_divided_into_spans_of_ten_seconds_although_scrapes_are_not_exact() -> None:
+    exact = [EngineSample(NOW + at, "vllm", running=1.0) for at in range(-100, 1, 10)]
+    late = [replace(one, at_seconds=one.at_seconds + (0.01 if number % 2 else 0.0)) for number, one in enumerate(exact)]
+    for taken in (exact, late):
+        work = engine_work(history(taken), 10.0)
+        assert work is not None
+        assert len(work.spans) == 10
+    often = [EngineSample(NOW + at, "vllm", running=1.0) for at in range(-100, 1, 2)]
+    work = engine_work(history(often), 10.0)
+    assert work is not None
+    assert {one.seconds for one in work.spans} == {8.0}
+
+
+def test_prompt_tokens_of_one_span_are_the_most_that_was_seen() -> None:
+    """A prompt counts when it is complete, so two samples may show far more than an engine computes."""
+    totals = [0.0, 0.0, 0.0, 0.0, 8000.0, 8000.0, 8000.0]
+    work = measured(*[{"running": 1.0, "prompt_tokens_total": total} for total in totals])
+    assert work.most_prompt_tokens == pytest.approx(8000.0 / 8)
+
+
+def test_requests_that_run_and_generate_nothing_are_in_prefill() -> None:
+    readings = [token_times(8.0 * at, 400.0 * at, running=10.0, prompt_tokens_total=500.0 * at) for at in (0, 10, 20)]
+    work = measured(*readings, every=10.0)
+    assert current(work).prefilling == pytest.approx(2.0)
+    assert work.prefill_seconds == pytest.approx(2.0 * 20)
+    assert work.prompt_tokens == 10_000.0
+    never = measured(*[{**one, "running": 0.0} for one in readings], every=10.0)
+    assert never.prefill_seconds is None, "the engine does not count requests in prefill"
+
+
+def buckets(*counts: float) -> Histogram:
+    return Histogram((0.01, 0.025, 0.05, math.inf), counts)
+
+
+@pytest.mark.parametrize(
+    ("histogram", "expected"),
+    [
+        pytest.param(buckets(0, 0, 0, 99), None, id="too few"),
+        pytest.param(buckets(50, 100, 100, 100), (0.0, 0.01), id="the first bucket"),
+        pytest.param(buckets(9, 100, 100, 100), (0.01, 0.025), id="a few errors in the first bucket"),
+        pytest.param(buckets(99, 1e6, 1e6, 1e6), (0.01, 0.025), id="less than a thousandth"),
+        pytest.param(buckets(0, 0, 0, 1000), (0.05, math.inf), id="the last bucket"),
+        pytest.param(None, None, id="no histogram"),
+    ],
+)
+def test_the_lowest_populated_bucket_bounds_the_floor(
+    histogram: Histogram | None, expected: tuple[float, float] | None
+) -> None:
+    work = engine_work(history([EngineSample(NOW, "vllm", token_time=histogram)]), 10.0)
+    assert work is not None
+    assert work.lowest_bucket == expected
+
+
+def test_work_is_measured_once_for_each_page_and_a_span_once_for_its_samples() -> None:
+    page = steady(ReplicaModel(), 4.0)
+    first = engine_work(page, 10.0)
+    assert engine_work(page, 10.0) is first
+    assert first is not None
+    newer = samples(ReplicaModel(), [4.0, 4.0], times=(0, 2))[-1]
+    followed = page.followed_by((*page.samples[1:], replace(newer, at_seconds=NOW + 2)), None)
+    second = engine_work(followed, 10.0)
+    fresh = engine_work(TargetHistory(page.url, followed.samples), 10.0)
+    assert second == fresh
+    assert second is not None
+    assert any(one is other for one in first.spans for other in second.spans)
+    assert len(followed.between_samples) <= len(followed.samples), "what belongs to no sample is not kept"

@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of the metric load of a workload, and of what explain says about it."""
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from keda_gpu_scaler.core.evaluate.evaluation import Evaluation
+from keda_gpu_scaler.core.evaluate.load.workload_load import ScrapedEngine, WorkloadLoad, workload_load
+from keda_gpu_scaler.core.state.scrape import ScrapeResult, TargetHistory
+from keda_gpu_scaler.core.trigger.engine_params import EngineQuery
+from keda_gpu_scaler.core.types import EngineSample, Histogram
+from tests.core.evaluate.load.replicas import (
+    HISTORY,
+    NOW,
+    ReplicaModel,
+    asked_replicas,
+    evaluated,
+    history,
+    samples,
+    steady,
+)
+
+MODEL = ReplicaModel()
+HALF = MODEL.most_requests / 2
+
+
+def measured(*engines: ScrapedEngine, query: EngineQuery | None = None) -> WorkloadLoad:
+    return workload_load(query or EngineQuery(), engines, window_seconds=10.0, stale_after_seconds=10.0, now=NOW)
+
+
+def engine(page: TargetHistory, model: str = "") -> ScrapedEngine:
+    return ScrapedEngine(ScrapeResult((page,)), model)
+
+
+def value(evaluation: Evaluation) -> float:
+    if evaluation.value is None:
+        raise ValueError(evaluation.reason)
+    return evaluation.value
+
+
+def changed(page: TargetHistory, **changes: object) -> TargetHistory:
+    return history([replace(one, **changes) for one in page.samples])  # type: ignore[arg-type]
+
+
+def test_the_value_is_the_share_with_headroom_and_the_sentence_says_how() -> None:
+    loads = measured(engine(steady(MODEL, HALF)))
+    plain = measured(engine(steady(MODEL, HALF)), query=EngineQuery(headroom=1.0))
+    assert loads.loads[0].value == pytest.approx(1.15 * (plain.loads[0].value or 0.0))
+    assert "ms per token, seats and cache" in loads.loads[0].sentence
+    assert "headroom 1.15" in loads.loads[0].sentence
+    assert loads.sentences[0].startswith("load is computed from the time between tokens; the floor is 12 ms per token")
+
+
+def test_a_backlog_is_added_in_replicas_without_headroom() -> None:
+    calm, busy = steady(MODEL, HALF), steady(MODEL, HALF, waiting=100.0)
+    without, loads = measured(engine(calm)).loads[0].value, measured(engine(busy))
+    assert loads.loads[0].value is not None
+    assert without is not None
+    replicas = (loads.loads[0].value - without) / 100
+    assert f"100 waiting requests need {replicas:.3g} replicas" in loads.sentences[0]
+    assert f"100 waiting {100 * replicas:.0f} %" in loads.loads[0].sentence
+    higher = measured(engine(busy), query=EngineQuery(headroom=2.0)).loads[0].value
+    lower = measured(engine(busy), query=EngineQuery(headroom=1.0)).loads[0].value
+    assert higher is not None
+    assert lower is not None
+    assert higher - lower == pytest.approx(without / 1.15)
+
+
+def test_a_pod_that_restarts_keeps_the_floor_of_the_workload() -> None:
+    pages = [steady(MODEL, HALF) for _ in range(3)]
+    restarted = [*pages[0].samples[:20], *samples(MODEL, [HALF] * len(HISTORY[20:]), times=HISTORY[20:])]
+    before, after = evaluated(pages), evaluated([history(restarted), *pages[1:]])
+    assert value(after) == pytest.approx(value(before), rel=0.1)
+    assert any("the floor is 12 ms per token" in step for step in after.steps)
+
+
+def test_a_pod_that_restarted_alone_has_a_floor_from_its_own_history() -> None:
+    first = [replace(one, token_time=None) for one in samples(MODEL, [HALF / 4] * 12, times=HISTORY[:12])]
+    second = samples(MODEL, [1.9 * HALF] * (len(HISTORY) - 12), times=HISTORY[12:])
+    evaluation = evaluated([history([*first, *second])])
+    assert any("the floor is 12 ms per token (by a line through" in step for step in evaluation.steps)
+
+
+def test_another_model_of_device_has_its_own_calibration() -> None:
+    fast = ReplicaModel(base=0.006, each=0.0001)
+    loads = measured(
+        engine(steady(MODEL, HALF), "NVIDIA A100"),
+        engine(steady(fast, fast.most_requests / 2), "NVIDIA H100"),
+        engine(steady(MODEL, HALF), "NVIDIA A100"),
+    )
+    assert loads.sentences[0].startswith("NVIDIA A100: load is computed")
+    assert "the floor is 12 ms per token" in loads.sentences[0]
+    assert loads.sentences[1].startswith("NVIDIA H100: load is computed")
+    assert "the floor is 6 ms per token" in loads.sentences[1]
+    assert loads.loads[0] == loads.loads[2]
+    alone = measured(engine(steady(MODEL, HALF), "NVIDIA A100"))
+    assert alone.loads[0] == loads.loads[0]
+
+
+def test_histograms_with_other_buckets_do_not_matter_to_each_other() -> None:
+    page = steady(MODEL, HALF)
+    total = page.samples[-1].token_times_total or 0.0
+    other = changed(page, token_time=Histogram((0.011, 0.02, math.inf), (0.0, total, total)))
+    evaluation = evaluated([page, other])
+    assert value(evaluation) == pytest.approx(value(evaluated([page, page])), rel=1e-6)
+
+
+def test_a_stated_floor_above_what_was_observed_is_not_used_and_explain_says_so() -> None:
+    evaluation = evaluated([steady(MODEL, HALF)], metadata={"itlFloorMs": "40"})
+    assert any("observed; itlFloorMs 40 is above it and is not used" in step for step in evaluation.steps)
+    stated = evaluated([steady(MODEL, HALF)], metadata={"itlFloorMs": "9"})
+    assert any("the floor is 9 ms per token (itlFloorMs)" in step for step in stated.steps)
+    assert value(stated) > value(evaluated([steady(MODEL, HALF)], metadata={"itlFloorMs": "11"}))
+
+
+def test_an_engine_that_stops_exporting_tokens_is_read_by_its_cache_or_has_no_value() -> None:
+    page = steady(MODEL, HALF)
+    newest = replace(
+        page.samples[-1], token_time=None, token_time_seconds_total=None, token_times_total=None, tokens_total=None
+    )
+    by_cache = evaluated([history([*page.samples[:-1], newest])])
+    assert any("load is computed from the running requests" in step for step in by_cache.steps)
+    assert value(by_cache) > 0
+    without = changed(history([*page.samples[:-1], newest]), kv_cache_ratio=None)
+    unknown = evaluated([without])
+    assert unknown.value is None
+    assert "no limit of its running requests is known: set maxSeqs" in unknown.reason
+    assert evaluated([without], metadata={"maxSeqs": "256"}).value is not None
+
+
+def test_speculative_decoding_has_an_aim_for_each_token() -> None:
+    page = steady(MODEL, HALF)
+    tripled = history([replace(one, tokens_total=3 * (one.tokens_total or 0.0)) for one in page.samples])
+    assert value(evaluated([tripled])) < value(evaluated([page]))
+
+
+def test_an_hour_without_traffic_is_no_load_and_keeps_the_floor() -> None:
+    before = samples(MODEL, [HALF] * len(HISTORY))[-1]
+    idle = history([replace(before, at_seconds=NOW + at, running=0.0, kv_cache_ratio=0.0) for at in HISTORY])
+    evaluation = evaluated([idle])
+    assert value(evaluation) == 0.0
+    assert any("the floor is 10 ms per token (the lower bound of the lowest" in step for step in evaluation.steps)
+
+
+@pytest.mark.parametrize("has_histogram", [True, False])
+def test_the_first_request_ever_asks_for_no_second_replica(has_histogram: bool) -> None:
+    nothing = EngineSample(
+        NOW, "vllm", running=0.0, waiting=0.0, tokens_total=0.0, prompt_tokens_total=0.0, requests_total=0.0
+    )
+    if has_histogram:
+        nothing = replace(nothing, token_time_seconds_total=0.0, token_times_total=0.0)
+    waits = replace(nothing, at_seconds=NOW - 6, waiting=1.0)
+    prefill = replace(nothing, at_seconds=NOW - 4, running=1.0, prompt_tokens_total=8000.0)
+    decodes = replace(prefill, at_seconds=NOW - 2, tokens_total=100.0)
+    longer = replace(decodes, at_seconds=NOW, tokens_total=220.0)
+    if has_histogram:
+        decodes = replace(decodes, token_time_seconds_total=1.3, token_times_total=100.0)
+        longer = replace(longer, token_time_seconds_total=3.1, token_times_total=220.0)
+    taken = [replace(nothing, at_seconds=NOW + at) for at in range(-60, -7, 2)]
+    for arriving in ([waits], [waits, prefill], [waits, prefill, decodes], [waits, prefill, decodes, longer]):
+        now = arriving[-1].at_seconds
+        page = history([replace(one, at_seconds=one.at_seconds + NOW - now) for one in [*taken, *arriving]])
+        evaluation = evaluated([page])
+        assert asked_replicas(evaluation, 1) == 1, evaluation.steps
+        assert evaluation.active
+
+
+def test_waiting_requests_of_an_engine_whose_rate_is_not_known_keep_it_at_the_target() -> None:
+    """Nothing says how long they wait. The size stays: it neither grows by their number nor shrinks."""
+    one = EngineSample(NOW, "vllm", running=0.0, waiting=500.0, kv_cache_ratio=0.0)
+    stuck = history([replace(one, at_seconds=NOW + at) for at in HISTORY])
+    evaluation = evaluated([stuck] * 4)
+    assert value(evaluation) == 400.0
+    assert asked_replicas(evaluation, 4) == 4
+
+
+def test_an_engine_with_one_sample_and_one_that_does_not_answer_have_no_value() -> None:
+    page = steady(MODEL, HALF)
+    young = history(page.samples[-1:])
+    loads = measured(engine(page), engine(young), ScrapedEngine(None), ScrapedEngine(ScrapeResult(failure="no answer")))
+    assert [one.value is None for one in loads.loads] == [False, True, True, True]
+    assert "it has one sample so far, and its work needs two" in loads.loads[1].sentence
+    assert loads.loads[2].sentence == "not scraped yet"
+    assert loads.loads[3].sentence == "no answer"
+
+
+def test_law_1_a_page_of_which_nothing_is_known_has_no_value() -> None:
+    one = EngineSample(NOW, "", requests_total=5.0)
+    loads = measured(engine(history([replace(one, at_seconds=NOW - 2), one])))
+    assert loads.loads[0].value is None
+    assert "exports neither times per token nor running requests" in loads.loads[0].sentence
+
+
+def test_a_forecast_multiplies_the_work_and_not_the_backlog() -> None:
+    rates = [HALF * (0.5 + 0.5 * number / (len(HISTORY) - 1)) for number in range(len(HISTORY))]
+    page = history(samples(MODEL, rates, waiting=20.0))
+    plain = evaluated([page])
+    ready = evaluated([page], metadata={"forecast": "trend"})
+    assert any("no forecast: no cold start of a pod was measured" in step for step in ready.steps)
+    assert value(ready) == value(plain)
+
+
+def test_requests_of_an_engine_are_those_that_run_or_wait_or_ended() -> None:
+    page = steady(MODEL, HALF, waiting=3.0)
+    newest = page.samples[-1]
+    assert measured(engine(page)).loads[0].requests == pytest.approx((newest.running or 0.0) + 3.0)
+    idle = history([*page.samples[:-1], replace(newest, running=0.0, waiting=0.0)])
+    assert measured(engine(idle)).loads[0].requests > 0
+    assert measured(engine(page)).loads[0].expires_at_seconds == NOW + 10.0
