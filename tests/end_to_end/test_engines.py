@@ -156,25 +156,32 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 
 def test_pods_are_scraped_one_by_one_and_added_up(cluster: Cluster) -> None:
     cluster.run(vllm_page(waiting=10), vllm_page(kv=0.4))
-    cluster.wait_for_value(250.0, enginePort=str(cluster.port))
-    steps = cluster.steps(enginePort=str(cluster.port))
+    cluster.wait_for_value(250.0, metricType="saturation", enginePort=str(cluster.port))
+    steps = cluster.steps(metricType="saturation", enginePort=str(cluster.port))
     assert any(f"pod llama-0: 200 % by vllm at http://127.0.0.2:{cluster.port}/metrics" in step for step in steps)
 
 
 def test_an_annotation_says_where_an_engine_is(cluster: Cluster) -> None:
     cluster.run(vllm_page(waiting=10), annotated=True)
-    cluster.wait_for_value(200.0)
+    cluster.wait_for_value(200.0, metricType="saturation")
 
 
 def test_an_engine_that_hangs_up_is_unknown_and_moves_nothing(cluster: Cluster) -> None:
     cluster.run(vllm_page(waiting=10), vllm_page(waiting=10))
     port = str(cluster.port)
-    cluster.wait_for_value(400.0, enginePort=port, minCoverage="1")
+    cluster.wait_for_value(400.0, metricType="saturation", enginePort=port, minCoverage="1")
     cluster.engines[1].page = None
-    cluster.wait_for_last_step("active: it is not known whether the workload is idle", enginePort=port, minCoverage="1")
-    cluster.wait_for_error("no fresh reading of 1 of 2 ready pods", enginePort=port, minCoverage="1")
+    cluster.wait_for_last_step(
+        "active: it is not known whether the workload is idle",
+        metricType="saturation",
+        enginePort=port,
+        minCoverage="1",
+    )
+    cluster.wait_for_error(
+        "no fresh reading of 1 of 2 ready pods", metricType="saturation", enginePort=port, minCoverage="1"
+    )
     # Half of the pods have a value: it asks for four replicas, and the missing pod counts as idle for scaling up.
-    cluster.wait_for_value(200.0, enginePort=port)
+    cluster.wait_for_value(200.0, metricType="saturation", enginePort=port)
 
 
 def test_a_queue_at_the_picker_wakes_what_sleeps_by_push(cluster: Cluster) -> None:

@@ -51,7 +51,8 @@ class Bench:
         return Fleet(None, 10.0, deviceless=True, scrape_results=self.engines.scrape_results())
 
     def ref(self, **metadata: str) -> pb.ScaledObjectRef:
-        return pb.ScaledObjectRef(name="llama", namespace="ai", scalerMetadata={"profile": "llm", **metadata})
+        metadata = metadata if "profile" in metadata else {"metricType": "saturation", **metadata}
+        return pb.ScaledObjectRef(name="llama", namespace="ai", scalerMetadata=metadata)
 
     async def value(self, **metadata: str) -> float:
         answer = await self.stub.GetMetrics(pb.GetMetricsRequest(scaledObjectRef=self.ref(**metadata)))

@@ -117,6 +117,7 @@ def test_the_documented_profiles_and_metrics_are_all_there_are() -> None:
     assert sorted(ENGINE_METRICS) == [
         "engine",
         "kv_cache_usage",
+        "load",
         "queue_depth",
         "queue_wait_ms",
         "request_rate",
