@@ -70,6 +70,7 @@ def test_every_key_is_read() -> None:
         node_selector=parse_labels("pool=gpu"),
         startup_grace_seconds=90.0,
         min_coverage=0.8,
+        is_activation_given=True,
         profile="training",
     )
 
