@@ -49,7 +49,16 @@ class SimulatedEngines:
     def __init__(self, addresses: list[str], hostile: int) -> None:
         self.hostile = frozenset(addresses[:: len(addresses) // hostile] if hostile else ())
         self._engine_page = _response(
-            vllm_page(running=40, waiting=3, kv=0.55, requests=1e4, tokens=1e6, first_tokens=1e4)
+            vllm_page(
+                running=40,
+                waiting=3,
+                kv=0.55,
+                requests=1e4,
+                tokens=1e6,
+                first_tokens=1e4,
+                token_times=9.9e5,
+                token_time=0.03,
+            )
         )
         self.page_bytes = len(self._engine_page)
         self.set_queue(0)

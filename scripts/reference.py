@@ -12,10 +12,9 @@ from pathlib import Path
 
 import click
 
-import keda_gpu_scaler.engines  # noqa: F401 - registers every engine
 from keda_gpu_scaler.cli import main as cli
 from keda_gpu_scaler.core.trigger.demand_presets import DEMANDS
-from keda_gpu_scaler.core.trigger.engines import ENGINES
+from keda_gpu_scaler.core.trigger.engines import ENGINES, LoadRung
 from keda_gpu_scaler.core.trigger.metrics import ENGINE_METRICS, METRICS
 from keda_gpu_scaler.core.trigger.parser import PARAMETERS
 from keda_gpu_scaler.core.trigger.profiles import PROFILES
@@ -100,8 +99,18 @@ def engines_section() -> Iterator[str]:
     )
     yield ""
     yield from table(
-        ("`engine`", "product", "port", "path", "remark"),
-        ((f"`{one.name}`", one.title, str(one.port), f"`{one.path}`", one.remark or "—") for one in ENGINES.values()),
+        ("`engine`", "product", "port", "path", "`load` is computed from", "remark"),
+        (
+            (f"`{one.name}`", one.title, str(one.port), f"`{one.path}`", one.load_rung.value, one.remark or "—")
+            for one in ENGINES.values()
+        ),
+    )
+    yield ""
+    yield (
+        "An engine's page decides from what `load` is computed. The best reading that the page has is used, in this "
+        f"order: {', '.join(rung.value for rung in LoadRung if rung is not LoadRung.NONE)}. The table has the best one "
+        "that each engine exports; an older version may export less. Without any time or token, running requests are "
+        "compared with their limit. Requests that wait are always expressed in replicas."
     )
 
 

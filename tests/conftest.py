@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 from hypothesis import settings
 
-import keda_gpu_scaler.engines  # noqa: F401 - registers every engine, as the agent does
+import keda_gpu_scaler.cli  # noqa: F401 - the program's entry says how the engines are loaded
 
 pytest.register_assert_rewrite("tests.contract.allocations", "tests.contract.backends", "tests.contract.engines")
 pytest_plugins = ["tests.fake_nvml.fixtures"]

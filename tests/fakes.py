@@ -5,7 +5,7 @@ import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 
-from keda_gpu_scaler.core.counters import ScrapeCounts
+from keda_gpu_scaler.core.instance_status import ScrapeCounts
 from keda_gpu_scaler.core.interfaces import BackendError
 from keda_gpu_scaler.core.selectors import SeriesSelector
 from keda_gpu_scaler.core.state.fleet import Fleet, History

@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-import keda_gpu_scaler.engines  # noqa: F401 - registers every engine before a trigger is parsed
 from keda_gpu_scaler import __version__
 from keda_gpu_scaler.config import Config
-from keda_gpu_scaler.core.counters import RecentAnswer
+from keda_gpu_scaler.core.instance_status import RecentAnswer
 from keda_gpu_scaler.core.interfaces import MAX_STREAMS, Backend
 from keda_gpu_scaler.core.state.fleet import Fleet
 from keda_gpu_scaler.devices import registry
@@ -28,19 +27,19 @@ from keda_gpu_scaler.devices.registry import BackendSettings
 from keda_gpu_scaler.gc_policy import GcPolicy
 from keda_gpu_scaler.kube.podresources import DEFAULT_PATH, PodResources
 from keda_gpu_scaler.peers.server import MAX_FOLLOWERS, FleetServer
-from keda_gpu_scaler.remote import OnFirstUse, Remote, RemoteError
+from keda_gpu_scaler.remote import Remote, RemoteError
+from keda_gpu_scaler.remote.on_first_use import OnFirstUse
 from keda_gpu_scaler.sampler import Sampler
-from keda_gpu_scaler.server.http import HttpPages, HttpServer, listener, probe_pages
+from keda_gpu_scaler.server.http import HttpPage, HttpPages, HttpServer, listener, probe_pages
 from keda_gpu_scaler.server.lazy_service import LazyService, Registrar
-from keda_gpu_scaler.server.metrics import metrics_pages, render
 from keda_gpu_scaler.server.request_counters import RequestCounters
-from keda_gpu_scaler.server.status_assets import POLICY
-from keda_gpu_scaler.server.status_page import StatusPage, StatusView, status_pages
 from keda_gpu_scaler.wire import fleet_pb2_grpc as fleet_pb_grpc
 from keda_gpu_scaler.wire.tls import Pem, ServerTls, TlsError, own_pair
 
 if TYPE_CHECKING:
     from keda_gpu_scaler.server.external_scaler import ExternalScaler
+    from keda_gpu_scaler.server.status_page import StatusPage, StatusView
+
 
 EXTERNAL_SCALER = "externalscaler.ExternalScaler"
 EVALUATIONS = "keda_gpu_scaler.evaluation.v1.Evaluations"
@@ -121,7 +120,7 @@ class Agent:
         )
         self._counters = RequestCounters()
         self._scaler = OnFirstUse(self._make_scaler)
-        self._status = StatusPage(self._view, clock)
+        self._status = OnFirstUse(self._make_status_page)
         self._health = health.aio.HealthServicer()
         self._gc_policy = GcPolicy(clock())
         self._http_servers: list[HttpServer] = []
@@ -192,7 +191,7 @@ class Agent:
             pages = probe_pages(lambda: self._fleet().not_ready_reason(self._clock()))
             self.probe_port = await self._listen_http("--probe-port", self._config.probe_port, pages)
         if self._config.metrics_port:
-            pages = {**metrics_pages(self._exposition), **status_pages(self._status.text, POLICY)}
+            pages = {"/metrics": self._metrics_page, "/": lambda: self._status.open().page()}
             self.metrics_port = await self._listen_http("--metrics-port", self._config.metrics_port, pages)
 
     async def _listen_http(self, flag: str, port: int, pages: HttpPages) -> int:
@@ -281,8 +280,10 @@ class Agent:
             scrape_results=self._remote.engines.scrape_results(),
         )
 
-    def _exposition(self) -> str:
-        return render(
+    def _metrics_page(self) -> HttpPage:
+        from keda_gpu_scaler.server.metrics import metrics_page, render
+
+        text = render(
             self._fleet(),
             self._clock(),
             self._sampler.counts,
@@ -292,8 +293,16 @@ class Agent:
             self._remote.peer_counts(),
             self._remote.watches(),
         )
+        return metrics_page(text)
 
-    def _view(self) -> StatusView:
+    def _make_status_page(self) -> "StatusPage":
+        from keda_gpu_scaler.server.status_page import StatusPage
+
+        return StatusPage(self._view, self._clock)
+
+    def _view(self) -> "StatusView":
+        from keda_gpu_scaler.server.status_page import StatusView
+
         return StatusView(
             fleet=self._fleet(),
             now=self._clock(),

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from keda_gpu_scaler.core.counters import COLLECTION_BUCKETS_SECONDS, CollectionCounts
+from keda_gpu_scaler.core.instance_status import COLLECTION_BUCKETS_SECONDS, CollectionCounts
 from keda_gpu_scaler.core.interfaces import Backend, BackendError
 from keda_gpu_scaler.core.state.fleet import MAX_WINDOW_SECONDS, History
 from keda_gpu_scaler.core.types import Allocation, Snapshot

@@ -20,7 +20,7 @@ import keda_gpu_scaler
 from keda_gpu_scaler.cli import main as cli
 from keda_gpu_scaler.config import Config
 from keda_gpu_scaler.kube.podresources import DEFAULT_PATH
-from keda_gpu_scaler.remote import DEFAULT_SERVICE
+from keda_gpu_scaler.remote.peers import DEFAULT_SERVICE
 from tests.deploy.rendering import Rendered, container, matches, render, sets
 
 pytestmark = pytest.mark.usefixtures("chart_tools")

@@ -53,11 +53,33 @@ vllm:time_to_first_token_seconds_bucket{engine="1",le="2.5",model_name="m"} 2.0
 vllm:time_to_first_token_seconds_bucket{engine="1",le="+Inf",model_name="m"} 3.0
 vllm:time_to_first_token_seconds_count{engine="1",model_name="m"} 3.0
 vllm:time_to_first_token_seconds_sum{engine="1",model_name="m"} 1.0
+# TYPE vllm:inter_token_latency_seconds histogram
+vllm:inter_token_latency_seconds_bucket{engine="0",le="0.01",model_name="m"} 1000.0
+vllm:inter_token_latency_seconds_bucket{engine="0",le="0.025",model_name="m"} 4000.0
+vllm:inter_token_latency_seconds_bucket{engine="0",le="+Inf",model_name="m"} 4880.0
+vllm:inter_token_latency_seconds_count{engine="0",model_name="m"} 4880.0
+vllm:inter_token_latency_seconds_sum{engine="0",model_name="m"} 97.5
+vllm:inter_token_latency_seconds_bucket{engine="1",le="0.01",model_name="m"} 0.0
+vllm:inter_token_latency_seconds_bucket{engine="1",le="0.025",model_name="m"} 2.0
+vllm:inter_token_latency_seconds_bucket{engine="1",le="+Inf",model_name="m"} 3.0
+vllm:inter_token_latency_seconds_count{engine="1",model_name="m"} 3.0
+vllm:inter_token_latency_seconds_sum{engine="1",model_name="m"} 0.25
+# TYPE vllm:request_time_per_output_token_seconds histogram
+vllm:request_time_per_output_token_seconds_bucket{engine="0",le="+Inf",model_name="m"} 121.0
+vllm:request_time_per_output_token_seconds_count{engine="0",model_name="m"} 121.0
+vllm:request_time_per_output_token_seconds_sum{engine="0",model_name="m"} 2.5
+# TYPE vllm:prompt_tokens_total counter
+vllm:prompt_tokens_total{engine="0",model_name="m"} 30000.0
+vllm:prompt_tokens_total{engine="1",model_name="m"} 70.0
+# TYPE vllm:prompt_tokens_cached_total counter
+vllm:prompt_tokens_cached_total{engine="0",model_name="m"} 11111.0
+# TYPE vllm:request_prompt_tokens histogram
+vllm:request_prompt_tokens_sum{engine="0",model_name="m"} 22222.0
 # TYPE vllm:cache_config_info gauge
 vllm:cache_config_info{block_size="16",gpu_memory_utilization="0.9",num_gpu_blocks="2048"} 1.0
 """
 
-# vLLM before 0.12: another name of the cache, no reasons, no ranks.
+# vLLM before 0.12: other names of the cache and of the time between tokens, no reasons, no ranks.
 VLLM_OLD = b"""\
 # TYPE vllm:num_requests_running gauge
 vllm:num_requests_running{model_name="m"} 5.0
@@ -69,6 +91,16 @@ vllm:num_requests_waiting{model_name="m"} 0.0
 vllm:gpu_cache_usage_perc{model_name="m"} 0.5
 # TYPE vllm:cpu_cache_usage_perc gauge
 vllm:cpu_cache_usage_perc{model_name="m"} 0.9
+# TYPE vllm:prompt_tokens_total counter
+vllm:prompt_tokens_total{model_name="m"} 500.0
+# TYPE vllm:time_per_output_token_seconds histogram
+vllm:time_per_output_token_seconds_bucket{le="0.05",model_name="m"} 40.0
+vllm:time_per_output_token_seconds_bucket{le="+Inf",model_name="m"} 60.0
+vllm:time_per_output_token_seconds_count{model_name="m"} 60.0
+vllm:time_per_output_token_seconds_sum{model_name="m"} 2.75
+# TYPE vllm:time_per_prefill_token_request_seconds histogram
+vllm:time_per_prefill_token_request_seconds_count{model_name="m"} 66.0
+vllm:time_per_prefill_token_request_seconds_sum{model_name="m"} 6.5
 """
 
 # A vLLM that exports the reasons alone: requests that wait for capacity are load, deferred requests are not.
@@ -107,7 +139,17 @@ sglang:swa_token_usage{dp_rank="1",model_name="m",pp_rank="0",tp_rank="2"} 0.95
 sglang:num_requests_total{engine_type="unified",is_streaming="true",model_name="m"} 40.0
 sglang:num_requests_total{engine_type="unified",is_streaming="false",model_name="m"} 2.0
 # TYPE sglang:generation_tokens_total counter
-sglang:generation_tokens_total{engine_type="unified",model_name="m"} 900.0
+sglang:generation_tokens_total{engine_type="unified",is_streaming="true",model_name="m"} 850.0
+sglang:generation_tokens_total{engine_type="unified",is_streaming="false",model_name="m"} 50.0
+# TYPE sglang:prompt_tokens_total counter
+sglang:prompt_tokens_total{engine_type="unified",is_streaming="true",model_name="m"} 7000.0
+sglang:prompt_tokens_total{engine_type="unified",is_streaming="false",model_name="m"} 400.0
+# TYPE sglang:cached_tokens_total counter
+sglang:cached_tokens_total{cache_source="device",engine_type="unified",model_name="m"} 3333.0
+# TYPE sglang:prompt_tokens_histogram histogram
+sglang:prompt_tokens_histogram_sum{engine_type="unified",model_name="m"} 7401.0
+# TYPE sglang:realtime_tokens_total counter
+sglang:realtime_tokens_total{dp_rank="0",mode="decode",model_name="m",pp_rank="0",tp_rank="0"} 950.0
 # TYPE sglang:queue_time_seconds histogram
 sglang:queue_time_seconds_sum{dp_rank="0",model_name="m",pp_rank="0",tp_rank="0"} 1.5
 sglang:queue_time_seconds_sum{dp_rank="0",model_name="m",pp_rank="0",tp_rank="1"} 1.5
@@ -118,9 +160,18 @@ sglang:queue_time_seconds_count{dp_rank="1",model_name="m",pp_rank="0",tp_rank="
 # TYPE sglang:time_to_first_token_seconds histogram
 sglang:time_to_first_token_seconds_bucket{engine_type="unified",le="0.1",model_name="m"} 30.0
 sglang:time_to_first_token_seconds_bucket{engine_type="unified",le="+Inf",model_name="m"} 42.0
+sglang:time_to_first_token_seconds_count{engine_type="unified",model_name="m"} 42.0
+# TYPE sglang:inter_token_latency_seconds histogram
+sglang:inter_token_latency_seconds_bucket{engine_type="unified",le="0.02",model_name="m"} 600.0
+sglang:inter_token_latency_seconds_bucket{engine_type="unified",le="+Inf",model_name="m"} 858.0
+sglang:inter_token_latency_seconds_count{engine_type="unified",model_name="m"} 858.0
+sglang:inter_token_latency_seconds_sum{engine_type="unified",model_name="m"} 21.5
+# TYPE sglang:max_running_requests_under_SLO gauge
+sglang:max_running_requests_under_SLO{dp_rank="0",model_name="m",pp_rank="0",tp_rank="0"} 80.0
 """
 
-# SGLang on one GPU, before ranks and priorities were exported.
+# SGLang on one GPU, before ranks and priorities were exported. Its time per output token is a mean since the first
+# token that is observed with each output; it is not read.
 SGLANG_OLD = b"""\
 # TYPE sglang:num_running_reqs gauge
 sglang:num_running_reqs{model_name="m"} 7.0
@@ -130,6 +181,10 @@ sglang:num_queue_reqs{model_name="m"} 1.0
 sglang:token_usage{model_name="m"} 0.28
 # TYPE sglang:gen_throughput gauge
 sglang:gen_throughput{model_name="m"} 86.5
+# TYPE sglang:time_per_output_token_seconds histogram
+sglang:time_per_output_token_seconds_bucket{le="+Inf",model_name="m"} 77.0
+sglang:time_per_output_token_seconds_count{model_name="m"} 77.0
+sglang:time_per_output_token_seconds_sum{model_name="m"} 7.5
 """
 
 # TGI, docs "Metrics": counters without a suffix, histograms of Rust's exporter.
@@ -155,6 +210,21 @@ tgi_request_queue_duration_count 60
 tgi_request_generated_tokens_bucket{le="+Inf"} 58
 tgi_request_generated_tokens_sum 5800
 tgi_request_generated_tokens_count 58
+# TYPE tgi_request_input_length histogram
+tgi_request_input_length_bucket{le="+Inf"} 61
+tgi_request_input_length_sum 12400
+tgi_request_input_length_count 61
+# TYPE tgi_request_max_new_tokens histogram
+tgi_request_max_new_tokens_sum 9900
+tgi_request_max_new_tokens_count 61
+# TYPE tgi_request_mean_time_per_token_duration histogram
+tgi_request_mean_time_per_token_duration_bucket{le="0.025"} 20
+tgi_request_mean_time_per_token_duration_bucket{le="+Inf"} 57
+tgi_request_mean_time_per_token_duration_sum 1.75
+tgi_request_mean_time_per_token_duration_count 57
+# TYPE tgi_request_inference_duration histogram
+tgi_request_inference_duration_sum 190.5
+tgi_request_inference_duration_count 56
 """
 
 # Triton, docs "Metrics": one series for each model and version, times in microseconds.
@@ -174,6 +244,13 @@ nv_inference_request_duration_us{model="detect",version="1"} 9000000
 # TYPE nv_inference_queue_duration_us counter
 nv_inference_queue_duration_us{model="detect",version="1"} 1500000
 nv_inference_queue_duration_us{model="embed",version="3"} 500000
+# TYPE nv_inference_compute_input_duration_us counter
+nv_inference_compute_input_duration_us{model="detect",version="1"} 250000
+# TYPE nv_inference_compute_infer_duration_us counter
+nv_inference_compute_infer_duration_us{model="detect",version="1"} 6000000
+nv_inference_compute_infer_duration_us{model="embed",version="3"} 1250000
+# TYPE nv_inference_compute_output_duration_us counter
+nv_inference_compute_output_duration_us{model="detect",version="1"} 750000
 # TYPE nv_inference_pending_request_count gauge
 nv_inference_pending_request_count{model="detect",version="1"} 5
 nv_inference_pending_request_count{model="embed",version="3"} 1
@@ -181,12 +258,15 @@ nv_inference_pending_request_count{model="embed",version="3"} 1
 nv_gpu_utilization{gpu_uuid="GPU-1"} 0.9
 """
 
-# Triton with TensorRT-LLM, the backend's README "Triton Metrics": one name for requests, one for the cache's blocks.
+# Triton with TensorRT-LLM, the backend's README "Triton Metrics" and its custom_metrics_reporter: one name for
+# requests, one for the cache's blocks, and tokens by histograms of their number per request.
 TRITON_TRTLLM = b"""\
 # TYPE nv_inference_request_success counter
 nv_inference_request_success{model="tensorrt_llm",version="1"} 12
 # TYPE nv_inference_queue_duration_us counter
 nv_inference_queue_duration_us{model="tensorrt_llm",version="1"} 2000
+# TYPE nv_inference_compute_infer_duration_us counter
+nv_inference_compute_infer_duration_us{model="tensorrt_llm",version="1"} 36000000
 # TYPE nv_inference_pending_request_count gauge
 nv_inference_pending_request_count{model="tensorrt_llm",version="1"} 77
 # TYPE nv_trt_llm_request_metrics gauge
@@ -200,6 +280,12 @@ nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="tokens_per",model="tensor
 nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="used",model="tensorrt_llm",version="1"} 400
 nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="fraction",model="tensorrt_llm",version="1"} 0.4
 nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="max",model="tensorrt_llm",version="1"} 1000
+# TYPE nv_llm_output_token_len histogram
+nv_llm_output_token_len_count{model="tensorrt_llm",response_metric_type="total_output_tokens",version="1"} 11
+nv_llm_output_token_len_sum{model="tensorrt_llm",response_metric_type="total_output_tokens",version="1"} 2300
+# TYPE nv_llm_input_token_len histogram
+nv_llm_input_token_len_count{model="tensorrt_llm",response_metric_type="total_input_tokens",version="1"} 13
+nv_llm_input_token_len_sum{model="tensorrt_llm",response_metric_type="total_input_tokens",version="1"} 4700
 """
 
 # trtllm-serve, tensorrt_llm/metrics/collector.py.
@@ -226,6 +312,19 @@ trtllm_request_queue_time_seconds_count{engine_type="trtllm",model_name="m"} 91.
 # TYPE trtllm_time_to_first_token_seconds histogram
 trtllm_time_to_first_token_seconds_bucket{engine_type="trtllm",le="0.5",model_name="m"} 80.0
 trtllm_time_to_first_token_seconds_bucket{engine_type="trtllm",le="+Inf",model_name="m"} 91.0
+trtllm_time_to_first_token_seconds_count{engine_type="trtllm",model_name="m"} 91.0
+# TYPE trtllm_time_per_output_token_seconds histogram
+trtllm_time_per_output_token_seconds_bucket{engine_type="trtllm",le="0.01",model_name="m"} 33.0
+trtllm_time_per_output_token_seconds_bucket{engine_type="trtllm",le="+Inf",model_name="m"} 88.0
+trtllm_time_per_output_token_seconds_count{engine_type="trtllm",model_name="m"} 88.0
+trtllm_time_per_output_token_seconds_sum{engine_type="trtllm",model_name="m"} 1.25
+# TYPE trtllm_request_inference_time_seconds histogram
+trtllm_request_inference_time_seconds_count{engine_type="trtllm",model_name="m"} 89.0
+trtllm_request_inference_time_seconds_sum{engine_type="trtllm",model_name="m"} 140.5
+# TYPE trtllm_prompt_tokens_total counter
+trtllm_prompt_tokens_total{engine_type="trtllm",model_name="m"} 45000.0
+# TYPE trtllm_prompt_cached_tokens_total counter
+trtllm_prompt_cached_tokens_total{engine_type="trtllm",model_name="m"} 15000.0
 """
 
 # NIM for LLMs, docs "Observability": vLLM's older names without a prefix, and how many requests may run.
@@ -247,6 +346,12 @@ request_success_total{model_name="m"} 30.0
 # TYPE time_to_first_token_seconds histogram
 time_to_first_token_seconds_bucket{le="0.25",model_name="m"} 29.0
 time_to_first_token_seconds_bucket{le="+Inf",model_name="m"} 31.0
+time_to_first_token_seconds_count{model_name="m"} 31.0
+# TYPE time_per_output_token_seconds histogram
+time_per_output_token_seconds_bucket{le="0.05",model_name="m"} 700.0
+time_per_output_token_seconds_bucket{le="+Inf",model_name="m"} 966.0
+time_per_output_token_seconds_count{model_name="m"} 966.0
+time_per_output_token_seconds_sum{model_name="m"} 38.5
 """
 
 # LMDeploy, lmdeploy/metrics/loggers.py: vLLM's names by another prefix, ranks by the label engine.
@@ -270,6 +375,19 @@ lmdeploy:request_queue_time_seconds_sum{engine="0",model_name="m"} 0.75
 # TYPE lmdeploy:time_to_first_token_seconds histogram
 lmdeploy:time_to_first_token_seconds_bucket{engine="0",le="1.0",model_name="m"} 16.0
 lmdeploy:time_to_first_token_seconds_bucket{engine="0",le="+Inf",model_name="m"} 18.0
+lmdeploy:time_to_first_token_seconds_count{engine="0",model_name="m"} 18.0
+# TYPE lmdeploy:time_per_output_token_seconds histogram
+lmdeploy:time_per_output_token_seconds_bucket{engine="0",le="0.025",model_name="m"} 150.0
+lmdeploy:time_per_output_token_seconds_bucket{engine="0",le="+Inf",model_name="m"} 232.0
+lmdeploy:time_per_output_token_seconds_count{engine="0",model_name="m"} 232.0
+lmdeploy:time_per_output_token_seconds_sum{engine="0",model_name="m"} 5.5
+# TYPE lmdeploy:iter_token_latency histogram
+lmdeploy:iter_token_latency_bucket{engine="0",le="+Inf",model_name="m"} 116.0
+lmdeploy:iter_token_latency_count{engine="0",model_name="m"} 116.0
+lmdeploy:iter_token_latency_sum{engine="0",model_name="m"} 5.75
+# TYPE lmdeploy:prompt_tokens_total counter
+lmdeploy:prompt_tokens_total{engine="0",model_name="m"} 3600.0
+lmdeploy:prompt_tokens_total{engine="1",model_name="m"} 80.0
 """
 
 # llama.cpp, tools/server/README.md "GET /metrics"; older versions also export the cache, which is not read any more.
@@ -277,8 +395,16 @@ LLAMA_CPP = b"""\
 # HELP llamacpp:prompt_tokens_total Number of prompt tokens processed.
 # TYPE llamacpp:prompt_tokens_total counter
 llamacpp:prompt_tokens_total 1200
+# TYPE llamacpp:prompt_tokens_cached_total counter
+llamacpp:prompt_tokens_cached_total 900
+# TYPE llamacpp:prompt_seconds_total counter
+llamacpp:prompt_seconds_total 2.5
 # TYPE llamacpp:tokens_predicted_total counter
 llamacpp:tokens_predicted_total 3400
+# TYPE llamacpp:tokens_predicted_seconds_total counter
+llamacpp:tokens_predicted_seconds_total 66.25
+# TYPE llamacpp:n_decode_total counter
+llamacpp:n_decode_total 1800
 # TYPE llamacpp:predicted_tokens_seconds gauge
 llamacpp:predicted_tokens_seconds 51.3
 # TYPE llamacpp:kv_cache_usage_ratio gauge

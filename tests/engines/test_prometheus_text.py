@@ -283,6 +283,7 @@ def test_text_outside_openmetrics_is_refused(text: str, complaint: str) -> None:
         pytest.param('other{wanted="2"} 1', id="the name as a label's name"),
         pytest.param("wanted_total 2", id="the name and a suffix"),
         pytest.param("other what is this", id="a malformed line of another name"),
+        pytest.param('wanted_total{x="1",x="2"} 2', id="a label twice after the name and a suffix"),
         pytest.param("wanted_total what is this", id="a malformed line that begins with the wanted name"),
         pytest.param("other 1\nother 1", id="a series of another name twice"),
         pytest.param("# TYPE other what", id="a malformed type of another name"),

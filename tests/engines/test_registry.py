@@ -15,7 +15,7 @@ from keda_gpu_scaler.engines.scrape_parser import UnknownPageError, parse_page
 HOME = Path(__file__).resolve().parents[2]
 
 DUMMY = """
-from keda_gpu_scaler.core.trigger.engines import ContainerNames, Engine
+from keda_gpu_scaler.core.trigger.engines import ContainerNames, Engine, LoadRung
 from keda_gpu_scaler.engines.metric_map import MetricMap, source
 
 ENGINE = Engine(
@@ -29,6 +29,7 @@ ENGINE = Engine(
     preallocating_containers=ContainerNames(
         "Dummy", image_words=("dummyword",), image_parts=("dummy/part",), commands=("dummyd",)
     ),
+    load_rung=LoadRung.SERVICE_TIME,
 )
 METRIC_MAP = MetricMap(identifying_series=("dummy_waiting",), waiting=(source("dummy_waiting"),))
 """
@@ -75,7 +76,7 @@ def choices():
         return error.problems[0]
 
 page = parse_page(b"dummy_waiting 3\\n", "text/plain", at_seconds=1.0)
-trigger = parse_trigger({"profile": "llm", "engine": "dummy"})
+trigger = parse_trigger({"metricType": "saturation", "engine": "dummy"})
 history = ScrapeResult((TargetHistory("10.0.0.1:4321", (page,)),))
 load = engine_load(trigger.engine, trigger.metric, history, window_seconds=10.0, stale_after_seconds=10.0, now=1.0)
 loaded = parse_page(
@@ -118,7 +119,9 @@ def test_a_new_file_makes_its_engine_known_everywhere(tmp_path: Path) -> None:
         "meaning": "the engine that runs in the pods: "
         + ", ".join(f"`{name}`" for name in known)
         + ". `auto` recognises it by its page",
-        "reference": ["| `dummy` | Dummy Engine | 4321 | `/dummy/metrics` | start it with `--dummy` |"],
+        "reference": [
+            "| `dummy` | Dummy Engine | 4321 | `/dummy/metrics` | time of computation | start it with `--dummy` |"
+        ],
         "engine of a page": ["dummy", 3.0],
         "engine of a JSON page": ["jsondummy", 7],
         "saturation without a KV cache": 60.0,

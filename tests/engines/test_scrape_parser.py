@@ -44,12 +44,27 @@ def test_the_engines_of_the_table_are_those_whose_pages_are_read() -> None:
                 queue_wait_seconds_total=60.75,
                 queue_waits_total=123,
                 first_token=Histogram((0.1, 2.5, math.inf), (11, 72, 123)),
+                first_tokens_total=123,
+                prompt_tokens_total=30070,
+                token_time=Histogram((0.01, 0.025, math.inf), (1000, 4002, 4883)),
+                token_time_seconds_total=97.75,
+                token_times_total=4883,
             ),
             id="vLLM, two ranks",
         ),
         pytest.param(
             engine_pages.VLLM_OLD,
-            EngineSample(AT, "vllm", waiting=0, running=5, kv_cache_ratio=0.5),
+            EngineSample(
+                AT,
+                "vllm",
+                waiting=0,
+                running=5,
+                kv_cache_ratio=0.5,
+                prompt_tokens_total=500,
+                token_time=Histogram((0.05, math.inf), (40, 60)),
+                token_time_seconds_total=2.75,
+                token_times_total=60,
+            ),
             id="vLLM before 0.12",
         ),
         pytest.param(
@@ -68,6 +83,11 @@ def test_the_engines_of_the_table_are_those_whose_pages_are_read() -> None:
                 queue_wait_seconds_total=4,
                 queue_waits_total=42,
                 first_token=Histogram((0.1, math.inf), (30, 42)),
+                first_tokens_total=42,
+                prompt_tokens_total=7400,
+                token_time=Histogram((0.02, math.inf), (600, 858)),
+                token_time_seconds_total=21.5,
+                token_times_total=858,
             ),
             id="SGLang, two ranks of two, with priorities",
         ),
@@ -87,13 +107,25 @@ def test_the_engines_of_the_table_are_those_whose_pages_are_read() -> None:
                 tokens_total=5800,
                 queue_wait_seconds_total=4.5,
                 queue_waits_total=60,
+                prompt_tokens_total=12400,
+                token_time=Histogram((0.025, math.inf), (20, 57)),
+                token_time_seconds_total=1.75,
+                token_times_total=57,
             ),
             id="TGI",
         ),
         pytest.param(
             engine_pages.TRITON,
             EngineSample(
-                AT, "triton", waiting=6, requests_total=200, queue_wait_seconds_total=2, queue_waits_total=200
+                AT,
+                "triton",
+                waiting=6,
+                requests_total=200,
+                queue_wait_seconds_total=2,
+                queue_waits_total=200,
+                service_seconds_total=7.25,
+                services_total=200,
+                executions_total=33,
             ),
             id="Triton, two models",
         ),
@@ -107,8 +139,12 @@ def test_the_engines_of_the_table_are_those_whose_pages_are_read() -> None:
                 running_limit=64,
                 kv_cache_ratio=0.4,
                 requests_total=12,
+                tokens_total=2300,
                 queue_wait_seconds_total=0.002,
                 queue_waits_total=12,
+                prompt_tokens_total=4700,
+                service_seconds_total=36,
+                services_total=12,
             ),
             id="Triton with TensorRT-LLM",
         ),
@@ -126,6 +162,11 @@ def test_the_engines_of_the_table_are_those_whose_pages_are_read() -> None:
                 queue_wait_seconds_total=9.5,
                 queue_waits_total=91,
                 first_token=Histogram((0.5, math.inf), (80, 91)),
+                first_tokens_total=91,
+                prompt_tokens_total=45000,
+                token_time=Histogram((0.01, math.inf), (33, 88)),
+                token_time_seconds_total=1.25,
+                token_times_total=88,
             ),
             id="trtllm-serve",
         ),
@@ -141,6 +182,11 @@ def test_the_engines_of_the_table_are_those_whose_pages_are_read() -> None:
                 requests_total=30,
                 tokens_total=997,
                 first_token=Histogram((0.25, math.inf), (29, 31)),
+                first_tokens_total=31,
+                prompt_tokens_total=603,
+                token_time=Histogram((0.05, math.inf), (700, 966)),
+                token_time_seconds_total=38.5,
+                token_times_total=966,
             ),
             id="NIM",
         ),
@@ -157,12 +203,26 @@ def test_the_engines_of_the_table_are_those_whose_pages_are_read() -> None:
                 queue_wait_seconds_total=0.75,
                 queue_waits_total=18,
                 first_token=Histogram((1.0, math.inf), (16, 18)),
+                first_tokens_total=18,
+                prompt_tokens_total=3680,
+                token_time=Histogram((0.025, math.inf), (150, 232)),
+                token_time_seconds_total=5.5,
+                token_times_total=232,
             ),
             id="LMDeploy, two ranks",
         ),
         pytest.param(
             engine_pages.LLAMA_CPP,
-            EngineSample(AT, "llama.cpp", waiting=2, running=4, tokens_total=3400),
+            EngineSample(
+                AT,
+                "llama.cpp",
+                waiting=2,
+                running=4,
+                tokens_total=3400,
+                prompt_tokens_total=1200,
+                token_time_seconds_total=66.25,
+                token_times_total=3400,
+            ),
             id="llama.cpp, whose KV cache is not read",
         ),
         pytest.param(engine_pages.OLLAMA, EngineSample(AT, "ollama"), id="Ollama, which does not report requests"),
@@ -187,7 +247,9 @@ def test_every_reading_of_every_engine_is_on_some_page() -> None:
     parsed = [parse_page(page, TEXT, at_seconds=AT) for page in pages]
     for engine, metric_map in METRIC_MAPS.items():
         for reading in (field.name for field in fields(MetricMap) if field.name != "identifying_series"):
-            is_read = any(getattr(sample, reading) is not None for sample in parsed if sample.engine == engine)
+            # Not every engine has a histogram of the times between tokens.
+            read = "token_times_total" if reading == "token_time" else reading
+            is_read = any(getattr(sample, read) is not None for sample in parsed if sample.engine == engine)
             assert is_read is bool(getattr(metric_map, reading)), f"{engine}: {reading}"
 
 
@@ -351,9 +413,17 @@ def test_any_bytes_give_a_page_or_an_error(body: bytes, content_type: str) -> No
 COUNTS = st.integers(0, 10**6)
 
 
-@given(waiting=COUNTS, running=COUNTS, kv=st.floats(0, 1), requests=COUNTS, tokens=COUNTS, wait=st.floats(0, 1e6))
+@given(
+    waiting=COUNTS,
+    running=COUNTS,
+    kv=st.floats(0, 1),
+    requests=COUNTS,
+    tokens=COUNTS,
+    wait=st.floats(0, 1e6),
+    token_time=st.floats(0, 100),
+)
 def test_the_readings_of_a_generated_page_are_the_numbers_it_was_made_of(
-    waiting: int, running: int, kv: float, requests: int, tokens: int, wait: float
+    waiting: int, running: int, kv: float, requests: int, tokens: int, wait: float, token_time: float
 ) -> None:
     page = vllm_page(
         waiting=waiting,
@@ -363,13 +433,19 @@ def test_the_readings_of_a_generated_page_are_the_numbers_it_was_made_of(
         tokens=tokens,
         queue_seconds=wait,
         first_tokens=requests,
+        token_times=tokens,
+        token_time=token_time,
     )
     readings = parse_page(page, TEXT, at_seconds=AT)
     assert (readings.waiting, readings.running, readings.kv_cache_ratio) == (waiting, running, kv)
     assert (readings.requests_total, readings.tokens_total) == (requests, tokens)
     assert (readings.queue_wait_seconds_total, readings.queue_waits_total) == (wait, requests)
     assert readings.first_token is not None
-    assert readings.first_token.counts[-1] == requests
+    assert readings.first_token.counts[-1] == readings.first_tokens_total == requests
+    assert readings.token_time is not None
+    assert readings.token_time.counts[-1] == readings.token_times_total == tokens
+    assert readings.token_time_seconds_total == tokens * token_time
+    assert readings.prompt_tokens_total == 7 * tokens
 
 
 @given(st.permutations(engine_pages.VLLM.decode().splitlines()))

@@ -8,6 +8,10 @@ from collections.abc import Iterator
 
 MODEL = 'engine="0",model_name="meta-llama/Llama-3.3-70B-Instruct"'
 _TTFT_BOUNDS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0)
+_TOKEN_BOUNDS = (
+    *(0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75),
+    *(1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0),
+)
 _LATENCY_BOUNDS = (
     0.3,
     0.5,
@@ -35,7 +39,6 @@ _OTHER_HISTOGRAMS = (
     "request_max_num_generation_tokens",
     "request_params_n",
     "request_params_max_tokens",
-    "inter_token_latency_seconds",
     "request_time_per_output_token_seconds",
     "e2e_request_latency_seconds",
     "request_inference_time_seconds",
@@ -54,9 +57,16 @@ def vllm_page(
     preemptions: float = 0,
     queue_seconds: float = 0.0,
     first_tokens: float = 0,
+    token_times: float = 0,
+    token_time: float = 0.0,
     generation: str = "kv_cache_usage_perc",
 ) -> bytes:
-    """Return one page; ``kv`` is a ratio, ``first_tokens`` the number of requests with a first token after 50 ms."""
+    """Return one page.
+
+    ``kv`` is a ratio, ``first_tokens`` the number of requests with a first token after 50 ms, ``token_times`` the
+    number of times between two tokens, each of which is ``token_time`` in seconds. Prompts have seven times as many
+    tokens as answers.
+    """
     return "".join(
         f"{line}\n"
         for line in _lines(
@@ -73,12 +83,17 @@ def vllm_page(
             requests,
             queue_seconds,
             first_tokens,
+            (token_times, token_time),
         )
     ).encode()
 
 
 def _lines(
-    plain: dict[str, tuple[float, str]], requests: float, queue_seconds: float, first_tokens: float
+    plain: dict[str, tuple[float, str]],
+    requests: float,
+    queue_seconds: float,
+    first_tokens: float,
+    between_tokens: tuple[float, float],
 ) -> Iterator[str]:
     yield "# HELP python_gc_objects_collected_total Objects collected during gc"
     yield "# TYPE python_gc_objects_collected_total counter"
@@ -98,6 +113,7 @@ def _lines(
         yield f'vllm:request_success_total{{{MODEL},finished_reason="{reason}"}} {requests * part}'
     yield from _histogram("time_to_first_token_seconds", _TTFT_BOUNDS, first_tokens, 0.05)
     yield from _histogram("request_queue_time_seconds", _LATENCY_BOUNDS, requests, 0.0, queue_seconds)
+    yield from _histogram("inter_token_latency_seconds", _TOKEN_BOUNDS, *between_tokens)
     for name in _OTHER_HISTOGRAMS:
         yield from _histogram(name, _LATENCY_BOUNDS, requests, 1.2)
 

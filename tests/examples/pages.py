@@ -17,13 +17,32 @@ from tests.examples.documents import Example
 
 WAITING, RUNNING, KV_CACHE_RATIO = 8, 16, 0.5
 WAIT_MS = 30.0
+COMPUTED_MS = 120.0
 FIRST_TOKEN_MS = 3000.0
 REQUESTS_PER_SECOND = 100.0
+TOKEN_SECONDS = 0.04
+TOKENS_PER_SECOND = RUNNING / TOKEN_SECONDS
+TOKENS_ALONE = 50.0
+"""Tokens from the time when the engine had one request; each came within 10 ms."""
 HELD = 3
 """Requests that wait before a workload that sleeps."""
 
 Page = Callable[[float], str]
 """A page by the seconds that the server has run: counters grow with them."""
+
+
+def _token_times(name: str, labels: str, seconds: float) -> str:
+    """Return a histogram of times between tokens that all are TOKEN_SECONDS, but for the first ones."""
+    tokens = TOKENS_ALONE + TOKENS_PER_SECOND * seconds
+    between = f"{labels}," if labels else ""
+    return f"""\
+# TYPE {name} histogram
+{name}_bucket{{{between}le="0.01"}} {TOKENS_ALONE}
+{name}_bucket{{{between}le="{TOKEN_SECONDS}"}} {tokens}
+{name}_bucket{{{between}le="+Inf"}} {tokens}
+{name}_sum{{{labels}}} {0.01 * TOKENS_ALONE + TOKEN_SECONDS * (tokens - TOKENS_ALONE)}
+{name}_count{{{labels}}} {tokens}
+"""
 
 
 def _vllm(seconds: float) -> str:
@@ -37,7 +56,11 @@ vllm:kv_cache_usage_perc{{engine="0",model_name="m"}} {KV_CACHE_RATIO}
 vllm:time_to_first_token_seconds_bucket{{engine="0",le="2.9",model_name="m"}} 0
 vllm:time_to_first_token_seconds_bucket{{engine="0",le="3.0",model_name="m"}} {counted}
 vllm:time_to_first_token_seconds_bucket{{engine="0",le="+Inf",model_name="m"}} {counted}
-"""
+vllm:time_to_first_token_seconds_count{{engine="0",model_name="m"}} {counted}
+vllm:request_success_total{{engine="0",finished_reason="stop",model_name="m"}} {counted}
+vllm:prompt_tokens_total{{engine="0",model_name="m"}} {7 * TOKENS_PER_SECOND * seconds}
+vllm:generation_tokens_total{{engine="0",model_name="m"}} {TOKENS_ALONE + TOKENS_PER_SECOND * seconds}
+{_token_times("vllm:inter_token_latency_seconds", 'engine="0",model_name="m"', seconds)}"""
 
 
 def _sglang(seconds: float) -> str:
@@ -45,11 +68,20 @@ def _sglang(seconds: float) -> str:
 sglang:num_running_reqs{{model_name="m"}} {RUNNING}
 sglang:num_queue_reqs{{model_name="m"}} {WAITING}
 sglang:token_usage{{model_name="m"}} {KV_CACHE_RATIO}
-"""
+sglang:num_requests_total{{model_name="m"}} {REQUESTS_PER_SECOND * seconds}
+sglang:prompt_tokens_total{{model_name="m"}} {7 * TOKENS_PER_SECOND * seconds}
+sglang:generation_tokens_total{{model_name="m"}} {TOKENS_PER_SECOND * seconds}
+{_token_times("sglang:inter_token_latency_seconds", 'model_name="m"', seconds)}"""
 
 
 def _tgi(seconds: float) -> str:
-    return f"tgi_queue_size {WAITING}\ntgi_batch_current_size {RUNNING}\n"
+    return f"""\
+tgi_queue_size {WAITING}
+tgi_batch_current_size {RUNNING}
+tgi_request_success {REQUESTS_PER_SECOND * seconds}
+tgi_request_input_length_sum {7 * TOKENS_PER_SECOND * seconds}
+tgi_request_generated_tokens_sum {TOKENS_PER_SECOND * seconds}
+{_token_times("tgi_request_mean_time_per_token_duration", "", seconds)}"""
 
 
 def _triton(seconds: float) -> str:
@@ -59,6 +91,7 @@ def _triton(seconds: float) -> str:
 nv_inference_request_success{{model="detector",version="1"}} {counted}
 # TYPE nv_inference_queue_duration_us counter
 nv_inference_queue_duration_us{{model="detector",version="1"}} {1000 * WAIT_MS * counted}
+nv_inference_compute_infer_duration_us{{model="detector",version="1"}} {1000 * COMPUTED_MS * counted}
 nv_inference_pending_request_count{{model="detector",version="1"}} {WAITING}
 nv_inference_pending_request_count{{model="ocr",version="1"}} 100
 """

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from keda_gpu_scaler.core.counters import WatchState
+from keda_gpu_scaler.core.instance_status import WatchState
 from keda_gpu_scaler.core.interfaces import KubeError
 from keda_gpu_scaler.kube import reflector as reflector_module
 from keda_gpu_scaler.kube.auth import ClientConfig

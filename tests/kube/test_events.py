@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keda_gpu_scaler.core.counters import RecentAnswer
+from keda_gpu_scaler.core.instance_status import RecentAnswer
 from keda_gpu_scaler.kube import events as events_module
 from keda_gpu_scaler.kube.client import ApiClient
 from keda_gpu_scaler.kube.events import (

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from keda_gpu_scaler.core.counters import WatchState
+from keda_gpu_scaler.core.instance_status import WatchState
 from keda_gpu_scaler.core.types import Unavailable
 from keda_gpu_scaler.kube import client as client_module
 from keda_gpu_scaler.kube import reflector as reflector_module

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from keda_gpu_scaler.core.counters import WatchState
+from keda_gpu_scaler.core.instance_status import WatchState
 from keda_gpu_scaler.core.types import DeclaredTrigger, Pod, PodRef, Unavailable, Workload
 from keda_gpu_scaler.kube import parse, watched_workload
 from keda_gpu_scaler.kube import reflector as reflector_module

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 
 import pytest
 
-from keda_gpu_scaler.core.counters import PeerCounts
+from keda_gpu_scaler.core.instance_status import PeerCounts
 from keda_gpu_scaler.core.state.fleet import PEERS_UNKNOWN
 from keda_gpu_scaler.peers import client as client_module
 from keda_gpu_scaler.peers import server as server_module

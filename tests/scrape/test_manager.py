@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from keda_gpu_scaler.core.counters import ScrapeCounts
+from keda_gpu_scaler.core.instance_status import ScrapeCounts
 from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult
 from keda_gpu_scaler.core.types import PodRef
 from keda_gpu_scaler.scrape import manager as manager_module

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from keda_gpu_scaler.core.counters import REQUEST_BUCKETS_SECONDS, RecentAnswer
 from keda_gpu_scaler.core.evaluate.evaluation import Evaluation, evaluate
+from keda_gpu_scaler.core.instance_status import REQUEST_BUCKETS_SECONDS, RecentAnswer
 from keda_gpu_scaler.core.state.fleet import Fleet
 from keda_gpu_scaler.core.trigger.parser import PARAMETERS, Trigger, parse_trigger
 from keda_gpu_scaler.server import external_scaler as scaler_module

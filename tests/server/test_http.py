@@ -10,14 +10,14 @@ import pytest
 
 from keda_gpu_scaler.server import http as http_module
 from keda_gpu_scaler.server.http import HttpPage, HttpServer, probe_pages
-from keda_gpu_scaler.server.metrics import metrics_pages
-from keda_gpu_scaler.server.status_page import status_pages
+from keda_gpu_scaler.server.metrics import metrics_page
+from keda_gpu_scaler.server.status_page import status_page
 from tests.limits import WAIT_SECONDS
 
 PAGES = {
     **probe_pages(lambda: None),
-    **metrics_pages(lambda: "metric 1\n"),
-    **status_pages(lambda: "<p>fine</p>", "default-src 'none'"),
+    "/metrics": lambda: metrics_page("metric 1\n"),
+    "/": lambda: status_page("<p>fine</p>", "default-src 'none'"),
     "/broken": lambda: HttpPage("out of order\n", status=503),
 }
 

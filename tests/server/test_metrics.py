@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from keda_gpu_scaler.core.counters import (
+from keda_gpu_scaler.core.instance_status import (
     COLLECTION_BUCKETS_SECONDS,
     REQUEST_BUCKETS_SECONDS,
     CollectionCounts,
@@ -18,7 +18,7 @@ from keda_gpu_scaler.core.counters import (
     WatchState,
 )
 from keda_gpu_scaler.core.state.fleet import Fleet
-from keda_gpu_scaler.server.metrics import FAMILIES, PREFIX, metrics_pages, render
+from keda_gpu_scaler.server.metrics import FAMILIES, PREFIX, metrics_page, render
 from tests.fakes import device, fleet_of, node_history, sample, sample_without_readings
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "metrics.txt"
@@ -174,6 +174,6 @@ def test_without_a_cluster_or_peers_no_watch_is_exported_and_no_instance_is_foll
 
 
 def test_the_metrics_page_is_prometheus_text() -> None:
-    page = metrics_pages(lambda: "metric 1\n")["/metrics"]()
+    page = metrics_page("metric 1\n")
     assert (page.status, page.body) == (200, "metric 1\n")
     assert page.content_type == "text/plain; version=0.0.4; charset=utf-8"

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keda_gpu_scaler.core.counters import RecentAnswer, RequestCounts
+from keda_gpu_scaler.core.instance_status import RecentAnswer, RequestCounts
 from keda_gpu_scaler.core.selectors import SeriesSelector
 from keda_gpu_scaler.core.state.fleet import Fleet, History
 from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult, TargetHistory

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keda_gpu_scaler import __version__
-from keda_gpu_scaler.core.counters import PeerCounts, RecentAnswer, WatchState
+from keda_gpu_scaler.core.instance_status import PeerCounts, RecentAnswer, WatchState
 from keda_gpu_scaler.core.state.fleet import PEERS_UNKNOWN, Fleet
 from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult, TargetHistory
 from keda_gpu_scaler.core.types import EngineSample, PodRef, Sample
@@ -321,10 +321,10 @@ def test_the_page_is_rendered_at_most_once_a_second() -> None:
 
     page = StatusPage(now, clock)
     for _ in range(10):
-        page.text()
+        page.page()
     assert len(rendered) == 1
     clock.advance(REFRESH_SECONDS)
-    page.text()
+    page.page()
     assert len(rendered) == 2
 
 

@@ -14,9 +14,8 @@ from typing import Self
 import pytest
 
 from keda_gpu_scaler.server.http import HttpServer
-from keda_gpu_scaler.server.metrics import metrics_pages
-from keda_gpu_scaler.server.status_assets import POLICY
-from keda_gpu_scaler.server.status_page import StatusView, document, status_pages
+from keda_gpu_scaler.server.metrics import metrics_page
+from keda_gpu_scaler.server.status_page import StatusView, document, status_page
 from tests.browser import Browser
 from tests.server.test_status_page import answer, hostile, view
 
@@ -26,7 +25,7 @@ class Site:
 
     def __init__(self) -> None:
         self.view: StatusView = view()
-        self._server = HttpServer({**status_pages(lambda: document(self.view), POLICY), **metrics_pages(lambda: "")})
+        self._server = HttpServer({"/": lambda: status_page(document(self.view)), "/metrics": lambda: metrics_page("")})
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
 

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import click
 
+from keda_gpu_scaler.core.trigger.engines import load_engines_with
+
 
 class _CommandEntry(NamedTuple):
     """The module of a command, relative to this package, and its line in ``--help``."""
@@ -36,6 +38,13 @@ keda-gpu-scaler probe --metadata profile=triton-inference --replicas 3
 keda-gpu-scaler explain ai/llama
     show why this ScaledObject has its size
 """
+
+
+def _load_engines() -> None:
+    import keda_gpu_scaler.engines  # noqa: F401 - registers every engine
+
+
+load_engines_with(_load_engines)  # with the first trigger that is parsed: most agents never parse one
 
 
 class _Commands(click.Group):

@@ -48,7 +48,7 @@ class Page:
 
     def title(self, text: str) -> None:
         """Add a paragraph in bold over the whole width."""
-        self._parts.append(_literal(text, "bold"))
+        self._parts.append(literal(text, "bold"))
 
     def entry(self, label: str, text: str, style: str = "") -> None:
         """Add a labelled paragraph.
@@ -58,7 +58,7 @@ class Page:
             text: one paragraph; it is wrapped.
             style: of the text, in rich's words: "bold", "red".
         """
-        self._labelled(label, _literal(text, style))
+        self._labelled(label, literal(text, style))
 
     def entries(self, label: str, texts: Iterable[str]) -> None:
         """Add paragraphs that share one label."""
@@ -70,7 +70,7 @@ class Page:
         grid = Table.grid()
         grid.add_column(width=_NOTE, no_wrap=True)
         grid.add_column(overflow="fold")
-        grid.add_row(_literal(f"  {mark}", style), _literal(text, style))
+        grid.add_row(literal(f"  {mark}", style), literal(text, style))
         self._parts.append(grid)
 
     def table(self, label: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -96,7 +96,7 @@ class Page:
         grid = Table.grid()
         grid.add_column(width=_LABEL, no_wrap=True)
         grid.add_column(overflow="fold")
-        grid.add_row(_literal(label), content)
+        grid.add_row(literal(label), content)
         self._parts.append(grid)
 
 
@@ -116,7 +116,8 @@ def rendered(content: RenderableType, width: int) -> str:
     return _TRAILING_SPACES.sub(r"\1", file.getvalue()).rstrip("\n")
 
 
-def _literal(text: str, style: str = "") -> Text:
+def literal(text: str, style: str = "") -> Text:
+    """Return an untrusted text for rich, with its control characters replaced."""
     return Text(printable(text), style, overflow="fold")
 
 
@@ -126,12 +127,12 @@ def _beside(firsts: Sequence[str], lasts: Sequence[str], width: int) -> Table:
     grid.add_column(overflow="fold")
     for number, (first, last) in enumerate(zip(firsts, lasts, strict=True)):
         style = "" if number else "dim"
-        grid.add_row(_literal(first, style), _literal(last, style))
+        grid.add_row(literal(first, style), literal(last, style))
     return grid
 
 
 def _below(firsts: Sequence[str], lasts: Sequence[str]) -> Group:
-    lines: list[RenderableType] = [_literal(firsts[0], "dim")]
+    lines: list[RenderableType] = [literal(firsts[0], "dim")]
     for first, last in zip(firsts[1:], lasts[1:], strict=True):
-        lines += [Text(first, no_wrap=True, overflow="ellipsis"), Padding(_literal(last), (0, 0, 0, _GAP))]
+        lines += [Text(first, no_wrap=True, overflow="ellipsis"), Padding(literal(last), (0, 0, 0, _GAP))]
     return Group(*lines)

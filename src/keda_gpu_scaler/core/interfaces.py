@@ -4,7 +4,7 @@
 from collections.abc import AsyncIterator, Collection, Mapping
 from typing import Protocol
 
-from keda_gpu_scaler.core.counters import ScrapeCounts
+from keda_gpu_scaler.core.instance_status import ScrapeCounts
 from keda_gpu_scaler.core.selectors import SeriesSelector
 from keda_gpu_scaler.core.state.fleet import History
 from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult

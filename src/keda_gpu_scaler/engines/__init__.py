@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Inference engines, one file each; importing this package registers every engine.
 
+The first read of the table of engines imports it (``core/trigger/engines.py``).
 An engine's file defines ``ENGINE``, and either ``METRIC_MAP``, where the engine exports Prometheus series, or
 ``read_json``, where it serves JSON. No other file has to name the engine.
 """

@@ -2,7 +2,7 @@
 """A scraped page as data: its series, and the types of its metric families."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 _COUNTING_SUFFIXES = frozenset({"_total", "_bucket", "_sum", "_count"})
@@ -18,6 +18,10 @@ class SeriesSample:
     value: float
 
 
+SamplesByName = Mapping[str, Sequence[SeriesSample]]
+"""Samples by the name of their series, those of a name in the order of the page."""
+
+
 @dataclass(frozen=True, slots=True)
 class Exposition:
     """A page that was read.
@@ -28,6 +32,13 @@ class Exposition:
 
     samples: tuple[SeriesSample, ...]
     kinds: Mapping[str, str] = field(default_factory=dict)
+
+    def by_name(self) -> SamplesByName:
+        """Return the samples by name. A page is read from some thirty names, so that one pass over it pays."""
+        found: dict[str, list[SeriesSample]] = {}
+        for sample in self.samples:
+            found.setdefault(sample.name, []).append(sample)
+        return found
 
     def is_counter(self, name: str) -> bool:
         """Whether a series counts up from the start of its process: by its family's type, or else by its name."""

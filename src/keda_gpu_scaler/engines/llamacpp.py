@@ -3,11 +3,17 @@
 
 Law: it no longer exports its KV cache usage, so the KV cache is unknown.
 
-Facts are from llama.cpp's documentation (tools/server/README.md, "GET /metrics").
+Facts are from llama.cpp's documentation (tools/server/README.md, "GET /metrics") and its source
+(tools/server/server-task.cpp and server-context.cpp).
+
+``load`` is computed from the mean time per token of each request. When a request ends, its tokens and its time after
+the first token are added to two counters, so that longer requests count more; there is no histogram. Prompt tokens are
+counted when the prompt is processed, without those from the cache. The number of slots, which is the limit of running
+requests, is not among the metrics.
 """
 
-from keda_gpu_scaler.core.trigger.engines import Engine
-from keda_gpu_scaler.engines.metric_map import MetricMap, source
+from keda_gpu_scaler.core.trigger.engines import Engine, LoadRung
+from keda_gpu_scaler.engines.metric_map import MetricMap, Observations, source
 
 ENGINE = Engine(
     "llama.cpp",
@@ -16,6 +22,7 @@ ENGINE = Engine(
     detection_order=80,
     remark="start it with `--metrics`; exports no KV cache usage",
     reports_kv_cache=False,
+    load_rung=LoadRung.REQUEST_TOKEN_TIME,
 )
 
 METRIC_MAP = MetricMap(
@@ -23,4 +30,6 @@ METRIC_MAP = MetricMap(
     waiting=(source("llamacpp:requests_deferred"),),
     running=(source("llamacpp:requests_processing"),),
     tokens_total=(source("llamacpp:tokens_predicted_total"),),
+    prompt_tokens_total=(source("llamacpp:prompt_tokens_total"),),
+    token_time=(Observations("llamacpp:tokens_predicted_seconds_total", "llamacpp:tokens_predicted_total"),),
 )

@@ -3,11 +3,16 @@
 
 Law: what it does not export is unknown.
 
-Facts are from LMDeploy's documentation ("Production Metrics"), whose names follow the older ones of vLLM.
+Facts are from LMDeploy's documentation ("Production Metrics"), whose names follow the older ones of vLLM, and its
+source (lmdeploy/metrics/loggers.py and stats.py).
+
+``load`` is computed from the time between tokens. ``time_per_output_token_seconds`` observes, when an output of a
+request comes, the time since the output before, divided by the output's tokens. ``iter_token_latency``, which is newer,
+does not divide it. Prompt tokens are counted with the first token. The limit of running requests is not exported.
 """
 
-from keda_gpu_scaler.core.trigger.engines import ContainerNames, Engine
-from keda_gpu_scaler.engines.metric_map import MetricMap, share, source
+from keda_gpu_scaler.core.trigger.engines import ContainerNames, Engine, LoadRung
+from keda_gpu_scaler.engines.metric_map import MetricMap, histogram, share, source
 
 ENGINE = Engine(
     "lmdeploy",
@@ -15,6 +20,7 @@ ENGINE = Engine(
     23333,
     detection_order=70,
     preallocating_containers=ContainerNames("LMDeploy", image_words=("lmdeploy",), commands=("lmdeploy",)),
+    load_rung=LoadRung.TOKEN_TIME,
 )
 
 METRIC_MAP = MetricMap(
@@ -27,4 +33,6 @@ METRIC_MAP = MetricMap(
     queue_wait_seconds_total=(source("lmdeploy:request_queue_time_seconds_sum"),),
     queue_waits_total=(source("lmdeploy:request_queue_time_seconds_count"),),
     first_token="lmdeploy:time_to_first_token_seconds",  # noqa: S106 - a metric
+    prompt_tokens_total=(source("lmdeploy:prompt_tokens_total"),),
+    token_time=(histogram("lmdeploy:time_per_output_token_seconds"),),
 )

@@ -12,7 +12,7 @@ from enum import Enum
 
 from keda_gpu_scaler.core.selectors import SeriesSelector, parse_series
 from keda_gpu_scaler.core.types import EngineSample, Histogram
-from keda_gpu_scaler.engines.exposition import Exposition, SeriesSample, is_known
+from keda_gpu_scaler.engines.exposition import SamplesByName, SeriesSample, is_known
 
 
 class Combine(Enum):
@@ -36,9 +36,11 @@ class SeriesSource:
     combine: Combine = Combine.SUM
     copied_by: frozenset[str] = frozenset()
 
-    def read(self, samples: Sequence[SeriesSample]) -> float | None:
+    def read(self, samples: SamplesByName) -> float | None:
         """Return the reading; None where no series matches, or where the value of one is unknown."""
-        selected = [sample for sample in samples if self.selector.matches(sample.name, sample.labels)]
+        selected = samples.get(self.selector.name, ())
+        if self.selector.requirements:
+            selected = [sample for sample in selected if self.selector.matches(sample.name, sample.labels)]
         if self.combine is Combine.FULLEST:
             values = [sample.value for sample in selected]
             return self.factor * max(values) if values and all(map(is_known, values)) else None
@@ -76,12 +78,30 @@ def share(text: str) -> SeriesSource:
 
 
 @dataclass(frozen=True, slots=True)
+class Observations:
+    """The names of the series that add up observed times, that count them, and, if there are any, of their buckets."""
+
+    seconds: str
+    count: str
+    buckets: str = ""
+
+
+_NO_OBSERVATIONS = Observations("", "")
+
+
+def histogram(name: str) -> Observations:
+    """Describe the observations of a histogram by its name. Their unit is the second."""
+    return Observations(f"{name}_sum", f"{name}_count", f"{name}_bucket")
+
+
+@dataclass(frozen=True, slots=True)
 class MetricMap:
     """The series that one engine exports. If a reading has several sources, the first with a value counts.
 
     ``identifying_series`` are series names; a page with one of them is recognised as a page of this engine.
-    ``first_token`` is the name of a histogram. ``token_time`` has names of histograms of the time between two tokens;
-    the first that the page has counts. The other fields are named as in ``core.types.EngineSample``.
+    ``first_token`` is the name of a histogram. ``token_time`` has the times between two tokens of a request, or, of an
+    engine that reports no more, their mean for each request; the first whose sum the page has is read. The other
+    fields are named as in ``core.types.EngineSample``.
     """
 
     identifying_series: tuple[str, ...]
@@ -95,7 +115,7 @@ class MetricMap:
     queue_waits_total: tuple[SeriesSource, ...] = ()
     first_token: str = ""
     prompt_tokens_total: tuple[SeriesSource, ...] = ()
-    token_time: tuple[str, ...] = ()
+    token_time: tuple[Observations, ...] = ()
     service_seconds_total: tuple[SeriesSource, ...] = ()
     services_total: tuple[SeriesSource, ...] = ()
     executions_total: tuple[SeriesSource, ...] = ()
@@ -109,19 +129,18 @@ class MetricMap:
                 yield from (source.selector.name for source in value if isinstance(source, SeriesSource))
         if self.first_token:
             yield from (f"{self.first_token}_bucket", f"{self.first_token}_count")
-        for histogram in self.token_time:
-            yield from (f"{histogram}_bucket", f"{histogram}_sum", f"{histogram}_count")
+        for times in self.token_time:
+            yield from (name for name in (times.seconds, times.count, times.buckets) if name)
 
-    def read(self, page: Exposition, engine: str, at_seconds: float) -> EngineSample:
+    def read(self, samples: SamplesByName, engine: str, at_seconds: float) -> EngineSample:
         """Read a page of this engine.
 
         Args:
-            page: the page.
+            samples: the samples of the page.
             engine: the engine's name.
             at_seconds: when the page arrived, on the scraper's clock.
         """
-        samples = page.samples
-        token_time = self._token_time(samples)
+        token_time = next((times for times in self.token_time if times.seconds in samples), _NO_OBSERVATIONS)
         return EngineSample(
             at_seconds=at_seconds,
             engine=engine,
@@ -133,47 +152,51 @@ class MetricMap:
             tokens_total=_first(self.tokens_total, samples),
             queue_wait_seconds_total=_first(self.queue_wait_seconds_total, samples),
             queue_waits_total=_first(self.queue_waits_total, samples),
-            first_token=_histogram(self.first_token, samples) if self.first_token else None,
-            first_tokens_total=_total(f"{self.first_token}_count", samples) if self.first_token else None,
+            first_token=_histogram(f"{self.first_token}_bucket", samples),
+            first_tokens_total=_total(f"{self.first_token}_count", samples),
             prompt_tokens_total=_first(self.prompt_tokens_total, samples),
-            token_time=_histogram(token_time, samples) if token_time else None,
-            token_time_seconds_total=_total(f"{token_time}_sum", samples) if token_time else None,
-            token_times_total=_total(f"{token_time}_count", samples) if token_time else None,
+            token_time=_histogram(token_time.buckets, samples),
+            token_time_seconds_total=_total(token_time.seconds, samples),
+            token_times_total=_total(token_time.count, samples),
             service_seconds_total=_first(self.service_seconds_total, samples),
             services_total=_first(self.services_total, samples),
             executions_total=_first(self.executions_total, samples),
         )
 
-    def _token_time(self, samples: Sequence[SeriesSample]) -> str:
-        """Return the first of the histograms that the page has, empty where it has none."""
-        names = {sample.name for sample in samples}
-        return next((name for name in self.token_time if f"{name}_count" in names), "")
 
-
-def _first(sources: Iterable[SeriesSource], samples: Sequence[SeriesSample]) -> float | None:
+def _first(sources: Iterable[SeriesSource], samples: SamplesByName) -> float | None:
     return next((value for source in sources if (value := source.read(samples)) is not None), None)
 
 
-def _total(name: str, samples: Sequence[SeriesSample]) -> float | None:
-    return added_up([sample.value for sample in samples if sample.name == name])
+def _total(name: str, samples: SamplesByName) -> float | None:
+    return added_up([sample.value for sample in samples.get(name, ())])
 
 
-def _histogram(name: str, samples: Sequence[SeriesSample]) -> Histogram | None:
+def _histogram(name: str, samples: SamplesByName) -> Histogram | None:
     """Add up the buckets of every series; None where there is no bucket, or where the bounds of the series differ."""
     counts: dict[float, float] = {}
     series: set[frozenset[tuple[str, str]]] = set()
-    buckets = [sample for sample in samples if sample.name == f"{name}_bucket"]
+    previous: dict[str, str] = {}
+    buckets = samples.get(name, ())
     for bucket in buckets:
         bound = _bound(bucket.labels.get("le", ""))
         if bound is None:
             return None
-        series.add(frozenset((key, value) for key, value in bucket.labels.items() if key != "le"))
+        labels = {**bucket.labels, "le": ""}
+        if labels != previous:  # the buckets of a series usually follow one another
+            series.add(frozenset(labels.items()))
+            previous = labels
         counts[bound] = counts.get(bound, 0.0) + bucket.value
     # If the ranks have different bounds, the sum of their buckets is not a histogram.
     if math.inf not in counts or len(buckets) != len(counts) * len(series) or not all(map(is_known, counts.values())):
         return None
-    bounds = tuple(sorted(counts))
+    bounds = _shared(tuple(sorted(counts)))
     return Histogram(bounds, tuple(counts[bound] for bound in bounds))
+
+
+@functools.lru_cache(maxsize=256)  # the bounds are the same on every page of an engine, and many pages are retained
+def _shared(bounds: tuple[float, ...]) -> tuple[float, ...]:
+    return bounds
 
 
 @functools.lru_cache(maxsize=1024)

@@ -5,10 +5,13 @@ Law: its series names have no prefix. It is tried after the engines that may run
 such an engine counts as that engine's page.
 
 Facts are from NIM's documentation ("Observability"). NIM exports how many requests may run at once.
+
+``load`` is computed from the mean time per token of each request. The documentation says that the time per output token
+is exported per request; it does not say when the time is observed, so the time between tokens is not assumed.
 """
 
-from keda_gpu_scaler.core.trigger.engines import ContainerNames, Engine
-from keda_gpu_scaler.engines.metric_map import MetricMap, share, source
+from keda_gpu_scaler.core.trigger.engines import ContainerNames, Engine, LoadRung
+from keda_gpu_scaler.engines.metric_map import MetricMap, histogram, share, source
 
 ENGINE = Engine(
     "nim",
@@ -18,6 +21,7 @@ ENGINE = Engine(
     path="/v1/metrics",
     behind=("vllm", "sglang", "trtllm-serve"),
     preallocating_containers=ContainerNames("NIM", image_parts=("nvcr.io/nim/",)),
+    load_rung=LoadRung.REQUEST_TOKEN_TIME,
 )
 
 METRIC_MAP = MetricMap(
@@ -29,4 +33,6 @@ METRIC_MAP = MetricMap(
     requests_total=(source("request_success_total"),),
     tokens_total=(source("generation_tokens_total"),),
     first_token="time_to_first_token_seconds",  # noqa: S106 - a metric
+    prompt_tokens_total=(source("prompt_tokens_total"),),
+    token_time=(histogram("time_per_output_token_seconds"),),
 )

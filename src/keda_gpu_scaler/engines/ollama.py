@@ -4,11 +4,12 @@
 Law: a loaded model is not a running request.
 
 Facts are from Ollama's documentation ("List Running Models", GET /api/ps): a list under ``models``, each with its name.
+``load`` cannot be computed: neither requests nor tokens are reported.
 """
 
 from collections.abc import Mapping
 
-from keda_gpu_scaler.core.trigger.engines import Engine
+from keda_gpu_scaler.core.trigger.engines import Engine, LoadRung
 from keda_gpu_scaler.engines.exposition import SeriesSample
 
 LOADED = "ollama_loaded_models"
@@ -23,6 +24,7 @@ ENGINE = Engine(
     remark="reports which models are loaded, but neither its queue nor its KV cache",
     reports_queue=False,
     reports_kv_cache=False,
+    load_rung=LoadRung.NONE,
 )
 
 

@@ -10,7 +10,8 @@ open, this parser follows Prometheus' own parser.
 
 import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from keda_gpu_scaler.core.quoting import quoted
 from keda_gpu_scaler.engines.exposition import Exposition, SeriesSample
@@ -31,6 +32,8 @@ _OPENMETRICS_LINE = re.compile(
     rb"(?: (?P<at>[+-]?[0-9.eE+-]++))?+"
     rb"(?: # \{(?:[^\"}]*+(?:\"[^\"\\]*+(?:\\.[^\"\\]*+)*+\"[^\"}]*+)*+)\} [^ ]++(?: [^ ]++)?+)?+"
 )
+_TEXT_SERIES = re.compile(rb"(?P<name>[a-zA-Z_:][a-zA-Z0-9_:]*+)[ \t]*+(?:" + _LABELS + rb")?+[ \t]*+")
+_OPENMETRICS_SERIES = re.compile(rb"(?P<name>[a-zA-Z_:][a-zA-Z0-9_:]*+)(?:" + _LABELS + rb")?+")
 _NAME = re.compile(rb"[ \t]*+([a-zA-Z_:][a-zA-Z0-9_:]*+)")
 _LABEL = re.compile(
     rb'[ \t]*+(?P<name>[a-zA-Z_][a-zA-Z0-9_]*+)[ \t]*+=[ \t]*+"(?P<value>[^"\\]*+(?:\\.[^"\\]*+)*+)"[ \t]*+(?:,|$)'
@@ -105,6 +108,7 @@ class _LineReader:
         self._wanted = wanted
         self._is_openmetrics = is_openmetrics
         self._pattern = _OPENMETRICS_LINE if is_openmetrics else _TEXT_LINE
+        self._read_series = _openmetrics_series if is_openmetrics else _text_series
         self._series: set[tuple[str, frozenset[tuple[str, str]]]] = set()
         self.samples: list[SeriesSample] = []
         self.kinds: dict[str, str] = {}
@@ -115,7 +119,9 @@ class _LineReader:
         Raises:
             ExpositionError: the line cannot be read.
         """
-        if line.lstrip(b" \t")[:1] == b"#":
+        if line[:1].isalpha():  # most lines
+            self._read_sample(line)
+        elif line.lstrip(b" \t")[:1] == b"#":
             self._read_comment(line)
         elif line.strip(b" \t\r"):
             self._read_sample(line)
@@ -139,25 +145,60 @@ class _LineReader:
         self.kinds[name] = kind
 
     def _read_sample(self, line: bytes) -> None:
-        if self._wanted is not None and _series_name(line) not in self._wanted:
+        head, _, value = line.rpartition(b" ")
+        series = self._read_series(head) if len(head) <= _CACHED_LENGTH else None
+        if series is None or _NUMBER.fullmatch(value) is None:
+            if self._wanted is not None and _series_name(line) not in self._wanted:
+                return
+            series, value = self._read_parts(line)
+        elif self._wanted is not None and series.name not in self._wanted:
             return
+        if series.identity in self._series:
+            raise ExpositionError(f"a series of {quoted(series.name)} occurs twice")
+        self._series.add(series.identity)
+        self.samples.append(SeriesSample(series.name, series.labels, float(value)))
+
+    def _read_parts(self, line: bytes) -> tuple["_SeriesText", bytes]:
+        """Read the series of a line, and its value as text. The line may have more, such as a timestamp."""
         match = self._pattern.fullmatch(line)
         if match is None:
             raise ExpositionError(f"{_quoted_start(line)} is not a sample")
-        name, text = match["name"].decode(), match["labels"] or b""
-        labels = _cached_labels(text) if len(text) <= _CACHED_LENGTH else _read_labels(text)
+        series = _SeriesText.read(match)
         if _NUMBER.fullmatch(match["value"]) is None:
             raise ExpositionError(f"{_quoted_start(match['value'])} is not a number")
-        series = (name, frozenset(labels.items()))
-        if series in self._series:
-            raise ExpositionError(f"a series of {quoted(name)} occurs twice")
-        self._series.add(series)
-        self.samples.append(SeriesSample(name, labels, float(match["value"])))
+        return series, match["value"]
 
 
-@functools.lru_cache(maxsize=16_384)  # labels repeat from page to page, and across a fleet
-def _cached_labels(text: bytes) -> Mapping[str, str]:
-    return _read_labels(text)
+@dataclass(frozen=True, slots=True)
+class _SeriesText:
+    """What stands before the value of a line. ``identity`` is the same for labels in another order."""
+
+    name: str
+    labels: dict[str, str]
+    identity: tuple[str, frozenset[tuple[str, str]]]
+
+    @classmethod
+    def read(cls, match: re.Match[bytes]) -> "_SeriesText":
+        name, labels = match["name"].decode(), _read_labels(match["labels"] or b"")
+        return cls(name, labels, (name, frozenset(labels.items())))
+
+
+@functools.lru_cache(maxsize=16_384)  # series repeat from page to page, and across a fleet
+def _text_series(text: bytes) -> _SeriesText | None:
+    return _series_or_none(_TEXT_SERIES.fullmatch(text))
+
+
+@functools.lru_cache(maxsize=16_384)
+def _openmetrics_series(text: bytes) -> _SeriesText | None:
+    return _series_or_none(_OPENMETRICS_SERIES.fullmatch(text))
+
+
+def _series_or_none(match: re.Match[bytes] | None) -> _SeriesText | None:
+    """Read a series; None where the text is not exactly one, as on a line with a timestamp."""
+    try:
+        return _SeriesText.read(match) if match is not None else None
+    except ExpositionError:
+        return None  # the caller reads the whole line and raises the error, unless the line is to be skipped
 
 
 def _read_labels(text: bytes) -> dict[str, str]:

@@ -14,7 +14,7 @@ from keda_gpu_scaler.core.selectors import SeriesSelector
 from keda_gpu_scaler.core.trigger.engines import ENGINES
 from keda_gpu_scaler.core.types import EngineSample, Series
 from keda_gpu_scaler.engines import JSON_READERS, METRIC_MAPS
-from keda_gpu_scaler.engines.exposition import Exposition, SeriesSample
+from keda_gpu_scaler.engines.exposition import Exposition, SamplesByName, SeriesSample
 from keda_gpu_scaler.engines.interceptor import pending_requests
 from keda_gpu_scaler.engines.metric_map import added_up
 from keda_gpu_scaler.engines.prometheus_text import ExpositionError, parse_exposition
@@ -45,11 +45,15 @@ def parse_page(
     """
     if "json" in content_type or body.lstrip()[:1] in (b"{", b"["):
         page, engine = _parse_json(body)
+        samples = page.by_name()
         readings = EngineSample(at_seconds, engine)
     else:
         page = _parse_text(body, content_type, selectors)
-        readings = _read_text(page, at_seconds)
-    series = _SeriesIndex(page.samples)
+        samples = page.by_name()
+        readings = _read_text(samples, at_seconds)
+    if not selectors:
+        return readings
+    series = _SeriesIndex(samples)
     return replace(readings, selected={selector.text: _select(selector, page, series) for selector in selectors})
 
 
@@ -64,11 +68,10 @@ def _parse_text(body: bytes, content_type: str, selectors: Collection[SeriesSele
         raise ScrapeParseError(f"its metrics cannot be read: {error}") from None
 
 
-def _read_text(page: Exposition, at_seconds: float) -> EngineSample:
-    names = {sample.name for sample in page.samples}
+def _read_text(samples: SamplesByName, at_seconds: float) -> EngineSample:
     for engine, metric_map in METRIC_MAPS.items():
-        if not names.isdisjoint(metric_map.identifying_series):
-            return metric_map.read(page, engine, at_seconds)
+        if any(name in samples for name in metric_map.identifying_series):
+            return metric_map.read(samples, engine, at_seconds)
     return EngineSample(at_seconds)
 
 
@@ -80,10 +83,8 @@ def _wanted(names: frozenset[str]) -> frozenset[str]:
 class _SeriesIndex:
     """Samples by name and by label. Hundreds of workloads may each select a series of one interceptor's page."""
 
-    def __init__(self, samples: Sequence[SeriesSample]) -> None:
-        self._by_name: dict[str, list[SeriesSample]] = {}
-        for sample in samples:
-            self._by_name.setdefault(sample.name, []).append(sample)
+    def __init__(self, samples: SamplesByName) -> None:
+        self._by_name = samples
         self._by_label: dict[tuple[str, str], dict[str, list[SeriesSample]]] = {}
 
     def named(self, name: str) -> Sequence[SeriesSample]:

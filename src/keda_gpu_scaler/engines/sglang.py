@@ -8,10 +8,17 @@ Facts are from SGLang's documentation ("Production Metrics") and its source (srt
 scheduler_components/, earlier srt/metrics/collector.py). ``token_usage`` is a ratio of the KV cache's tokens. With
 priorities, the label ``priority`` is empty on the total and names the priority on its parts. With
 ``--enable-metrics-for-all-schedulers``, and in a pipeline, more than one rank exports the same requests.
+
+``load`` is computed from the time between tokens. ``inter_token_latency_seconds`` observes it when an output comes: for
+each of the output's tokens, the time since the output before divided by their number. The process that tokenizes
+exports it, so that no rank copies it. The older ``time_per_output_token_seconds`` is not read: it observed the mean
+since the first token again with each output, and for some requests the wait in the queue too. Tokens are counted when
+the request ends. The limit of running requests is not exported: ``max_running_requests_under_SLO`` is another number,
+and nothing sets it.
 """
 
-from keda_gpu_scaler.core.trigger.engines import ContainerNames, Engine
-from keda_gpu_scaler.engines.metric_map import MetricMap, share, source
+from keda_gpu_scaler.core.trigger.engines import ContainerNames, Engine, LoadRung
+from keda_gpu_scaler.engines.metric_map import MetricMap, histogram, share, source
 
 _RANKS_THAT_SHARE = frozenset({"tp_rank", "pp_rank", "moe_ep_rank"})
 
@@ -22,6 +29,7 @@ ENGINE = Engine(
     detection_order=20,
     remark="start it with `--enable-metrics`",
     preallocating_containers=ContainerNames("SGLang", image_words=("sglang",), commands=("sglang",)),
+    load_rung=LoadRung.TOKEN_TIME,
 )
 
 METRIC_MAP = MetricMap(
@@ -34,4 +42,6 @@ METRIC_MAP = MetricMap(
     queue_wait_seconds_total=(source("sglang:queue_time_seconds_sum", copied_by=_RANKS_THAT_SHARE),),
     queue_waits_total=(source("sglang:queue_time_seconds_count", copied_by=_RANKS_THAT_SHARE),),
     first_token="sglang:time_to_first_token_seconds",  # noqa: S106 - a metric
+    prompt_tokens_total=(source("sglang:prompt_tokens_total"),),
+    token_time=(histogram("sglang:inter_token_latency_seconds"),),
 )

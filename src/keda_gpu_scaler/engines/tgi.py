@@ -3,12 +3,16 @@
 
 Law: TGI exports no KV cache usage, so the KV cache is unknown.
 
-Facts are from TGI's documentation ("Metrics"). Its counters have no suffix. The number of generated tokens is the sum
-of its histogram of tokens per request.
+Facts are from TGI's documentation ("Metrics") and its source (router/src/server.rs and validation.rs). Its counters
+have no suffix. The number of generated tokens is the sum of its histogram of tokens per request.
+
+``load`` is computed from the mean time per token of each request, which is observed when the request ends: its time
+after the queue, divided by its generated tokens. So the time of its prompt is part of it. The length of a prompt is
+observed when the request arrives. The first token and the limit of running requests are not exported.
 """
 
-from keda_gpu_scaler.core.trigger.engines import ContainerNames, Engine
-from keda_gpu_scaler.engines.metric_map import MetricMap, source
+from keda_gpu_scaler.core.trigger.engines import ContainerNames, Engine, LoadRung
+from keda_gpu_scaler.engines.metric_map import MetricMap, histogram, source
 
 ENGINE = Engine(
     "tgi",
@@ -20,6 +24,7 @@ ENGINE = Engine(
     preallocating_containers=ContainerNames(
         "TGI", image_parts=("text-generation-inference",), commands=("text-generation-launcher",)
     ),
+    load_rung=LoadRung.REQUEST_TOKEN_TIME,
 )
 
 METRIC_MAP = MetricMap(
@@ -30,4 +35,6 @@ METRIC_MAP = MetricMap(
     tokens_total=(source("tgi_request_generated_tokens_sum"),),
     queue_wait_seconds_total=(source("tgi_request_queue_duration_sum"),),
     queue_waits_total=(source("tgi_request_queue_duration_count"),),
+    prompt_tokens_total=(source("tgi_request_input_length_sum"),),
+    token_time=(histogram("tgi_request_mean_time_per_token_duration"),),
 )

@@ -5,10 +5,20 @@ Law: all models are added up. To read one of several models, select its series w
 
 Facts are from Triton's documentation ("Metrics"): the time in the queue is in microseconds, over the requests that
 ended successfully, cached ones included. The other facts are from the TensorRT-LLM backend's documentation ("Triton
-Metrics"). The backend's own queue counts where it exists, because Triton passes requests on to it at once.
+Metrics") and its source (inflight_batcher_llm/src/model_instance_state.cc and custom_metrics_reporter). The backend's
+own queue counts where it exists, because Triton passes requests on to it at once.
+
+With TensorRT-LLM, ``load`` is computed from running requests and generated tokens, which are counted when a request
+ends. The time between tokens is not exported. Without TensorRT-LLM, ``load`` is computed from the time of computation.
+It is added up for each request when the request ends, so the requests of a batch each count the whole time of the
+batch. Requests are counted by ``nv_inference_request_success``, because ``nv_inference_count`` counts a request of
+eight inputs as eight. Requests that the response cache answers are counted too, without a time, so with that cache the
+mean is too low. An ensemble has the times of its steps once more (ensemble_scheduler.cc). With TensorRT-LLM the time
+begins when the backend takes the request, so that it contains the wait in the backend's queue. Executions, each of one
+batch, are counted by ``nv_inference_exec_count``.
 """
 
-from keda_gpu_scaler.core.trigger.engines import Engine
+from keda_gpu_scaler.core.trigger.engines import Engine, LoadRung
 from keda_gpu_scaler.engines.metric_map import MetricMap, share, source
 
 MICROSECOND = 1e-6
@@ -18,7 +28,9 @@ ENGINE = Engine(
     "NVIDIA Triton, with or without TensorRT-LLM",
     8002,
     detection_order=40,
+    remark="without TensorRT-LLM, `load` is computed from the time of computation",
     reports_kv_cache=False,
+    load_rung=LoadRung.TOKEN_RATE,
 )
 
 METRIC_MAP = MetricMap(
@@ -31,6 +43,11 @@ METRIC_MAP = MetricMap(
     running_limit=(source('nv_trt_llm_request_metrics{request_type="max"}'),),
     kv_cache_ratio=(share('nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="fraction"}'),),
     requests_total=(source("nv_inference_request_success"),),
+    tokens_total=(source("nv_llm_output_token_len_sum"),),
     queue_wait_seconds_total=(source("nv_inference_queue_duration_us", MICROSECOND),),
     queue_waits_total=(source("nv_inference_request_success"),),
+    prompt_tokens_total=(source("nv_llm_input_token_len_sum"),),
+    service_seconds_total=(source("nv_inference_compute_infer_duration_us", MICROSECOND),),
+    services_total=(source("nv_inference_request_success"),),
+    executions_total=(source("nv_inference_exec_count"),),
 )

@@ -5,10 +5,15 @@ Law: what it does not export is unknown.
 
 Facts are from TensorRT-LLM's source (tensorrt_llm/metrics/collector.py). The limit of active requests, running ones
 included, is from _torch/pyexecutor/py_executor.py.
+
+``load`` is computed from the mean time per token of each request. It is observed when the request ends, and so are its
+first token and its tokens: the time between its first and last token, divided by the number of tokens less one
+(metrics/perf_utils.py). These series need ``return_perf_metrics``, and those of the queue and of running requests need
+``enable_iter_perf_stats``.
 """
 
-from keda_gpu_scaler.core.trigger.engines import ContainerNames, Engine
-from keda_gpu_scaler.engines.metric_map import MetricMap, share, source
+from keda_gpu_scaler.core.trigger.engines import ContainerNames, Engine, LoadRung
+from keda_gpu_scaler.engines.metric_map import MetricMap, histogram, share, source
 
 ENGINE = Engine(
     "trtllm-serve",
@@ -16,6 +21,7 @@ ENGINE = Engine(
     8000,
     detection_order=50,
     path="/prometheus/metrics",
+    remark="set `return_perf_metrics` and `enable_iter_perf_stats`",
     # A Triton image with this backend has the word trtllm in its tag: tritonserver:25.08-trtllm-python-py3.
     preallocating_containers=ContainerNames(
         "TensorRT-LLM",
@@ -23,6 +29,7 @@ ENGINE = Engine(
         image_parts=("tensorrt-llm", "tensorrtllm"),
         commands=("trtllm-serve",),
     ),
+    load_rung=LoadRung.REQUEST_TOKEN_TIME,
 )
 
 METRIC_MAP = MetricMap(
@@ -36,4 +43,6 @@ METRIC_MAP = MetricMap(
     queue_wait_seconds_total=(source("trtllm_request_queue_time_seconds_sum"),),
     queue_waits_total=(source("trtllm_request_queue_time_seconds_count"),),
     first_token="trtllm_time_to_first_token_seconds",  # noqa: S106 - a metric
+    prompt_tokens_total=(source("trtllm_prompt_tokens_total"),),
+    token_time=(histogram("trtllm_time_per_output_token_seconds"),),
 )

@@ -6,12 +6,17 @@ fullest counts.
 
 Facts are from vLLM's documentation ("Production Metrics") and its source (vllm/v1/metrics/loggers.py). Before 0.12 the
 cache was named ``gpu_cache_usage_perc``, which is a ratio in spite of its name. Newer versions also export the reasons
-of waiting. ``inter_token_latency_seconds`` was named ``time_per_output_token_seconds`` before; both observe the time
-between two outputs of a request when the second one comes. With speculative decoding an output has several tokens.
+of waiting.
+
+``load`` is computed from the time between tokens. ``inter_token_latency_seconds`` was named
+``time_per_output_token_seconds`` before; both observe the time between two outputs of a request when the second one
+comes. With speculative decoding an output has several tokens. Prompt tokens are counted with the first token, those
+from the prefix cache included. The limit of running requests (``max_num_seqs``) is not exported: ``cache_config_info``
+has the settings of the cache alone.
 """
 
 from keda_gpu_scaler.core.trigger.engines import ContainerNames, Engine, LoadRung
-from keda_gpu_scaler.engines.metric_map import MetricMap, share, source
+from keda_gpu_scaler.engines.metric_map import MetricMap, histogram, share, source
 
 ENGINE = Engine(
     "vllm",
@@ -38,5 +43,5 @@ METRIC_MAP = MetricMap(
     queue_waits_total=(source("vllm:request_queue_time_seconds_count"),),
     first_token="vllm:time_to_first_token_seconds",  # noqa: S106 - a metric
     prompt_tokens_total=(source("vllm:prompt_tokens_total"),),
-    token_time=("vllm:inter_token_latency_seconds", "vllm:time_per_output_token_seconds"),
+    token_time=(histogram("vllm:inter_token_latency_seconds"), histogram("vllm:time_per_output_token_seconds")),
 )

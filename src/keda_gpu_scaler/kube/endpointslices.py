@@ -5,7 +5,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 
-from keda_gpu_scaler.core.counters import Watches
+from keda_gpu_scaler.core.instance_status import Watches
 from keda_gpu_scaler.core.interfaces import KubeError
 from keda_gpu_scaler.kube.client import ApiClient
 from keda_gpu_scaler.kube.parse import SliceEndpoint, endpoints

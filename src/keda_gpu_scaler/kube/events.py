@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from keda_gpu_scaler.core.counters import RecentAnswer
+from keda_gpu_scaler.core.instance_status import RecentAnswer
 from keda_gpu_scaler.core.interfaces import KubeError
 from keda_gpu_scaler.kube.client import METADATA_LIST_ONLY, ApiClient, ApiError
 from keda_gpu_scaler.kube.parse import is_name, part

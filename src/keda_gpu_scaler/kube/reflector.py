@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from keda_gpu_scaler.core.counters import WatchState
+from keda_gpu_scaler.core.instance_status import WatchState
 from keda_gpu_scaler.core.types import Unavailable
 from keda_gpu_scaler.kube.client import METADATA_LIST_ONLY, METADATA_ONLY, ApiClient, ApiError, WatchTimeoutError
 from keda_gpu_scaler.kube.parse import part

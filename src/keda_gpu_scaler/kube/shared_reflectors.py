@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from keda_gpu_scaler.core.counters import Watches
+from keda_gpu_scaler.core.instance_status import Watches
 from keda_gpu_scaler.kube.client import ApiClient
 from keda_gpu_scaler.kube.reflector import Reflector, ResourceQuery
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from keda_gpu_scaler.core.counters import Watches
+from keda_gpu_scaler.core.instance_status import Watches
 from keda_gpu_scaler.core.quoting import quoted
 from keda_gpu_scaler.core.types import Pod, Unavailable, Workload
 from keda_gpu_scaler.kube import parse

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 import grpc
 from google.protobuf.message import DecodeError
 
-from keda_gpu_scaler.core.counters import PeerCounts
+from keda_gpu_scaler.core.instance_status import PeerCounts
 from keda_gpu_scaler.core.interfaces import Discovery, KubeError
 from keda_gpu_scaler.core.state.fleet import PEERS_UNKNOWN, History
 from keda_gpu_scaler.peers.node_store import LongestWindow, NodeStore

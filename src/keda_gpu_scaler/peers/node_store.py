@@ -7,7 +7,8 @@ Law: the history of a node belongs to one machine and one boot of it, and is in 
 import logging
 from collections import deque
 
-from keda_gpu_scaler.core.state.fleet import DEFAULT_WINDOW_SECONDS, History
+from keda_gpu_scaler.core.state.fleet import History
+from keda_gpu_scaler.core.trigger.parser import DEFAULT_WINDOW_SECONDS
 from keda_gpu_scaler.core.types import Snapshot
 
 MAX_SNAPSHOTS = 4096

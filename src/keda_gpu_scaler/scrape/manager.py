@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from typing import Protocol
 
-from keda_gpu_scaler.core.counters import ScrapeCounts
+from keda_gpu_scaler.core.instance_status import ScrapeCounts
 from keda_gpu_scaler.core.selectors import SeriesSelector
 from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult
 from keda_gpu_scaler.core.urls import Url

@@ -8,8 +8,8 @@ compared with the clock at every call, so that data which becomes stale turns in
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from keda_gpu_scaler.core.counters import RecentAnswer
 from keda_gpu_scaler.core.evaluate.evaluation import Evaluation, evaluate
+from keda_gpu_scaler.core.instance_status import RecentAnswer
 from keda_gpu_scaler.core.state.fleet import Fleet
 from keda_gpu_scaler.core.types import Unavailable, Workload
 from keda_gpu_scaler.server.bounded_cache import BoundedCache

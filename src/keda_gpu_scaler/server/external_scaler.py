@@ -19,8 +19,8 @@ import grpc
 from google.protobuf.message import DecodeError
 from grpc.aio import ServicerContext
 
-from keda_gpu_scaler.core.counters import RecentAnswer, RequestCounts
 from keda_gpu_scaler.core.evaluate.evaluation import Evaluation, NoValue
+from keda_gpu_scaler.core.instance_status import RecentAnswer, RequestCounts
 from keda_gpu_scaler.core.interfaces import MAX_STREAMS, Cluster, Engines, Peers
 from keda_gpu_scaler.core.quoting import quoted
 from keda_gpu_scaler.core.state.fleet import Fleet

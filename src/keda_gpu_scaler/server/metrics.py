@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Generic, TypeVar
 
 from keda_gpu_scaler import __version__
-from keda_gpu_scaler.core.counters import (
+from keda_gpu_scaler.core.instance_status import (
     COLLECTION_BUCKETS_SECONDS,
     REQUEST_BUCKETS_SECONDS,
     CollectionCounts,
@@ -26,7 +26,7 @@ from keda_gpu_scaler.core.counters import (
 from keda_gpu_scaler.core.state.fleet import Fleet
 from keda_gpu_scaler.core.trigger.metrics import METRICS
 from keda_gpu_scaler.core.types import Sample
-from keda_gpu_scaler.server.http import HttpPage, HttpPages
+from keda_gpu_scaler.server.http import HttpPage
 
 PREFIX = "keda_gpu_scaler_"
 _EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
@@ -337,6 +337,6 @@ def _number(value: float) -> str:
     return str(int(value)) if float(value).is_integer() else repr(float(value))
 
 
-def metrics_pages(text: Callable[[], str]) -> HttpPages:
-    """Return the page that Prometheus scrapes; ``text`` renders it."""
-    return {"/metrics": lambda: HttpPage(text(), content_type=_EXPOSITION)}
+def metrics_page(text: str) -> HttpPage:
+    """Return the page that Prometheus scrapes."""
+    return HttpPage(text, content_type=_EXPOSITION)

@@ -9,9 +9,9 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 
-from keda_gpu_scaler.core.counters import RecentAnswer
 from keda_gpu_scaler.core.evaluate.demand import DemandObservation
 from keda_gpu_scaler.core.evaluate.evaluation import Evaluation
+from keda_gpu_scaler.core.instance_status import RecentAnswer
 from keda_gpu_scaler.core.trigger.parser import Trigger
 from keda_gpu_scaler.server.bounded_cache import BoundedCache
 from keda_gpu_scaler.server.request_resolver import ScaledObjectRequest

@@ -5,7 +5,7 @@ import bisect
 from collections import Counter
 from collections.abc import Mapping
 
-from keda_gpu_scaler.core.counters import REQUEST_BUCKETS_SECONDS, RequestCounts
+from keda_gpu_scaler.core.instance_status import REQUEST_BUCKETS_SECONDS, RequestCounts
 
 METHODS = ("IsActive", "StreamIsActive", "GetMetricSpec", "GetMetrics")
 _STREAMS = ("StreamIsActive",)  # the client decides how long a stream lasts

@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from keda_gpu_scaler import __version__
-from keda_gpu_scaler.core.counters import PeerCounts, RecentAnswer, Watches
 from keda_gpu_scaler.core.evaluate.attribution import attribute
+from keda_gpu_scaler.core.instance_status import PeerCounts, RecentAnswer, Watches
 from keda_gpu_scaler.core.state.fleet import PEERS_UNKNOWN, Fleet, History
 from keda_gpu_scaler.core.state.scrape import TargetHistory
 from keda_gpu_scaler.core.trigger.metrics import ENGINE_METRICS, METRICS
 from keda_gpu_scaler.core.types import Sample
-from keda_gpu_scaler.server.http import HttpPage, HttpPages
-from keda_gpu_scaler.server.status_assets import FOOT, HEAD
+from keda_gpu_scaler.server.http import HttpPage
+from keda_gpu_scaler.server.status_assets import FOOT, HEAD, POLICY
 
 MAX_DEVICES = 500
 MAX_WORKLOADS = 100
@@ -59,21 +59,16 @@ class StatusPage:
         self._rendered_at = float("-inf")
         self._text = ""
 
-    def text(self) -> str:
-        """Return the document. It is at most ``REFRESH_SECONDS`` old."""
+    def page(self) -> HttpPage:
+        """Return the page. It is at most ``REFRESH_SECONDS`` old."""
         now = self._clock()
         if now - self._rendered_at >= REFRESH_SECONDS:
             self._text, self._rendered_at = document(self._view()), now
-        return self._text
+        return status_page(self._text)
 
 
-def status_pages(text: Callable[[], str], policy: str) -> HttpPages:
-    """Return the status page.
-
-    Args:
-        text: returns the HTML document.
-        policy: the document's content security policy.
-    """
+def status_page(text: str, policy: str = POLICY) -> HttpPage:
+    """Return the page with an HTML document and its content security policy."""
     headers = (
         ("Content-Security-Policy", policy),
         ("X-Content-Type-Options", "nosniff"),
@@ -81,7 +76,7 @@ def status_pages(text: Callable[[], str], policy: str) -> HttpPages:
         ("Cross-Origin-Resource-Policy", "same-origin"),
         ("Cache-Control", "no-store"),
     )
-    return {"/": lambda: HttpPage(text(), content_type=_HTML, headers=headers)}
+    return HttpPage(text, content_type=_HTML, headers=headers)
 
 
 def document(view: StatusView) -> str:

@@ -41,6 +41,12 @@ def test_findings_fit_the_width_as_in_the_golden_file(width: int) -> None:
     assert max(map(len, plain.splitlines())) <= width
 
 
+def test_in_a_narrow_terminal_a_long_word_is_divided() -> None:
+    lines = [re.sub(r"\x1b\[\d*m", "", formatted(finding, "text", 60)) for finding in FINDINGS]
+    assert max(len(line) for text in lines for line in text.splitlines()) == 60
+    assert "/var/lib/kubelet/pod-resources/kubelet.sock" in re.sub(r"\s+", "", lines[2])
+
+
 def test_without_a_terminal_a_finding_is_one_printable_line() -> None:
     lines = [formatted(finding, "text") for finding in FINDINGS]
     assert not any("\n" in line or "\x07" in line or "\x1b[31mgpu" in line for line in lines)

@@ -37,14 +37,14 @@ TARGETS = st.sampled_from([0.5, 1.0, 10.0, 50.0, 70.0, 75.0, 80.0, 90.0, 300.0, 
 def at_rest_size(ready: int, missing: int = 0, unready: int = 0, ending: int = 0) -> WorkloadSize:
     """Return the size of a workload that has exactly the wanted replicas."""
     count = ready + missing + unready
-    return WorkloadSize(wanted=count, actual=count, ready=ready + missing + ending)
+    return WorkloadSize(spec_replicas=count, status_replicas=count, ready_pods=ready + missing + ending)
 
 
 def decision_of(report: ReportType, reported: ReportedValue, target: float, size: WorkloadSize) -> int:
     """Return the size that the controller computes from the reported value."""
     if report is ReportType.TOTAL:
-        return external_average_value(milli(reported.value), milli(target), size.actual)
-    return external_value(milli(reported.value), milli(target), size.wanted, size.ready)
+        return external_average_value(milli(reported.value), milli(target), size.status_replicas)
+    return external_value(milli(reported.value), milli(target), size.spec_replicas, size.ready_pods)
 
 
 def report_and_decide(
@@ -97,7 +97,7 @@ def test_law_4_with_the_reported_value_the_hpa_decides_as_from_the_values_of_the
 ) -> None:
     values, missing, unready, target, size = cluster
     reported = report_pods(report, values, missing=missing, unready=unready, size=size, target=target)
-    by_pods = oracle(values, missing, unready, target, size.wanted)
+    by_pods = oracle(values, missing, unready, target, size.spec_replicas)
     by_report = decision_of(report, reported, target, size)
     assert reported.replicas == by_report
     if by_report != by_pods:
@@ -107,17 +107,21 @@ def test_law_4_with_the_reported_value_the_hpa_decides_as_from_the_values_of_the
         assert by_pods not in sizes
         # Then the size is the closest possible one, with two exceptions: the HPA may take the existing replicas for the
         # wanted ones, and where more exist than are wanted, it may choose a tenth fewer than exist.
-        low, high = sorted((size.wanted, by_pods))
-        there = {size.actual, math.ceil(0.9 * size.actual)} if size.actual > size.wanted else {size.actual}
+        low, high = sorted((size.spec_replicas, by_pods))
+        there = (
+            {size.status_replicas, math.ceil(0.9 * size.status_replicas)}
+            if size.status_replicas > size.spec_replicas
+            else {size.status_replicas}
+        )
         assert low <= by_report <= high or (report is ReportType.TOTAL and by_report in there)
 
 
 def numbers_near(report: ReportType, target: float, size: WorkloadSize, wanted: int) -> list[int]:
     """Return numbers in thousandths that might lead to this size: those around each bound of the HPA's arithmetic."""
     whole = milli(target)
-    per = whole if report is ReportType.TOTAL else whole / max(size.ready, 1)
+    per = whole if report is ReportType.TOTAL else whole / max(size.ready_pods, 1)
     low, high = math.floor((wanted - 1) * per), math.ceil(wanted * per)
-    rest = whole * size.actual if report is ReportType.TOTAL else whole
+    rest = whole * size.status_replicas if report is ReportType.TOTAL else whole
     bounds = (low, high, math.floor(0.9 * rest), math.ceil(1.1 * rest), rest)
     spread = [low + (high - low) * step // 40 for step in range(41)]
     return [number for bound in (*bounds, *spread) for number in range(max(0, bound - 2), bound + 3)]
@@ -130,11 +134,11 @@ def test_at_rest_only_a_change_within_a_tenth_is_lost_and_then_the_size_stays(
 ) -> None:
     values, missing, unready, target, size = cluster
     reported = report_pods(ReportType.TOTAL, values, missing=missing, unready=unready, size=size, target=target)
-    by_pods = oracle(values, missing, unready, target, size.wanted)
+    by_pods = oracle(values, missing, unready, target, size.spec_replicas)
     by_report = decision_of(ReportType.TOTAL, reported, target, size)
     if by_report != by_pods:
-        assert within(by_pods / size.wanted)
-        assert by_report == size.wanted
+        assert within(by_pods / size.spec_replicas)
+        assert by_report == size.spec_replicas
 
 
 @settings(max_examples=300)
@@ -148,7 +152,7 @@ def test_law_1_pods_that_become_missing_never_add_replicas_and_are_never_removed
     lost = data.draw(st.integers(1, len(values)))
     _, full = report_and_decide(report, values, target, missing=missing, unready=unready)
     _, partial = report_and_decide(report, values[lost:], target, missing=missing + lost, unready=unready)
-    here = size.wanted
+    here = size.spec_replicas
     assert partial <= max(here, full)
     if partial < here:
         # The observed pods alone are below the target, and each missing pod counts as exactly at the target.
@@ -167,9 +171,9 @@ def test_resource_replicas_is_the_algorithm_of_the_controller(
     values, missing, unready, target, size = cluster
     pods = [*(milli(value) for value in values), *[None] * missing, *[UNREADY] * unready]
     made = resource_replicas(
-        [milli(value) for value in values], milli(target), missing=missing, unready=unready, replicas=size.wanted
+        [milli(value) for value in values], milli(target), missing=missing, unready=unready, replicas=size.spec_replicas
     )
-    assert made == resource_metric(pods, milli(target), size.wanted)
+    assert made == resource_metric(pods, milli(target), size.spec_replicas)
 
 
 @given(st.sampled_from(ReportType), clusters())
@@ -286,8 +290,8 @@ def test_the_plain_total_and_mean_are_reported_wherever_they_lead_to_the_right_s
 
 def test_a_rollout_with_surge_does_not_scale_up() -> None:
     """With a value at the target, the HPA would want as many replicas as exist, the surge included."""
-    surge = WorkloadSize(wanted=4, actual=5, ready=4)
-    assert external_average_value(milli(80.0 * 5), milli(80.0), surge.actual) == 5
+    surge = WorkloadSize(spec_replicas=4, status_replicas=5, ready_pods=4)
+    assert external_average_value(milli(80.0 * 5), milli(80.0), surge.status_replicas) == 5
     reported, made = report_and_decide(ReportType.TOTAL, [80.0] * 4, 80.0, unready=1, size=surge)
     assert made == 4
     assert reported.value == 320.0
@@ -301,15 +305,15 @@ def rolled_out(report: ReportType, replicas: int, surge: int, load: float, *, by
     value_type = ValueType.AVERAGE_VALUE if report is ReportType.TOTAL else ValueType.VALUE
     for step in range(120):
         size = WorkloadSize(wanted, wanted + surge, min(replicas, wanted))
-        values = [80.0 * load * replicas / size.ready] * size.ready
+        values = [80.0 * load * replicas / size.ready_pods] * size.ready_pods
         if by_devices:
             reported = report_devices(report, "avg", values, missing=0, size=size, target=80.0)
         else:
-            unready = size.actual - size.ready
+            unready = size.status_replicas - size.ready_pods
             reported = report_pods(report, values, missing=0, unready=unready, size=size, target=80.0)
-        replicas_of_hpa = size.actual if report is ReportType.TOTAL else size.wanted
+        replicas_of_hpa = size.status_replicas if report is ReportType.TOTAL else size.spec_replicas
         recommendation = desired_replicas(
-            value_type, milli(reported.value), milli(80.0), replicas=replicas_of_hpa, ready_pods=size.ready
+            value_type, milli(reported.value), milli(80.0), replicas=replicas_of_hpa, ready_pods=size.ready_pods
         )
         state, decision = reconcile(state, step * 15.0, wanted, recommendation, max_replicas=1000)
         wanted = decision.replicas
@@ -375,7 +379,7 @@ def test_more_ready_pods_than_replicas_do_not_reverse_a_scale_down() -> None:
         pytest.param(
             [70.4] * 44,
             0,
-            WorkloadSize(wanted=40, actual=42, ready=44),
+            WorkloadSize(spec_replicas=40, status_replicas=42, ready_pods=44),
             (
                 "total of 44 pods: 3097.6",
                 "no number leads the HPA from 40 replicas (42 exist) to 39: 3024 leads closest, to 38",
@@ -385,7 +389,7 @@ def test_more_ready_pods_than_replicas_do_not_reverse_a_scale_down() -> None:
         pytest.param(
             [],
             41,
-            WorkloadSize(wanted=40, actual=41, ready=0),
+            WorkloadSize(spec_replicas=40, status_replicas=41, ready_pods=0),
             (
                 "no ready pod has a value (0 ready with a value, 0 without, 41 not ready): the size should stay",
                 "no number leads the HPA from 40 replicas (41 exist) to 40: 2952 leads closest, to 37",

@@ -2,16 +2,14 @@
 """Formats the findings of ``doctor`` as text, as annotations of GitHub, and as JSON."""
 
 import sys
-import textwrap
-
-import click
 
 from keda_gpu_scaler.cli.doctor.findings import Finding, Outcome
 from keda_gpu_scaler.cli.output import json_line, output_width, printable, say
 
 _OUTCOME_WIDTH, _CHECK_WIDTH = 9, 14
 _MIN_WIDTH = 60
-_COLOURS = {Outcome.OK: "green", Outcome.SKIPPED: None, Outcome.WARNING: "yellow", Outcome.PROBLEM: "red"}
+_MARK = "→ "
+_COLOURS = {Outcome.OK: "green", Outcome.SKIPPED: "", Outcome.WARNING: "yellow", Outcome.PROBLEM: "red"}
 
 
 def formatted(finding: Finding, style: str, width: int | None = None) -> str:
@@ -26,15 +24,10 @@ def formatted(finding: Finding, style: str, width: int | None = None) -> str:
         return _as_json(finding)
     if style == "github" and finding.outcome in (Outcome.WARNING, Outcome.PROBLEM):
         return _as_annotation(finding)
-    outcome = f"{finding.outcome:<{_OUTCOME_WIDTH}}" if style == "github" else _coloured(finding.outcome)
-    label = f"{finding.check:<{_CHECK_WIDTH}}"
     if width is None:
-        return outcome + label + _one_line(finding)
-    indent = " " * (_OUTCOME_WIDTH + _CHECK_WIDTH)
-    lines = _wrapped(printable(finding.text), width, indent, "")
-    for advice in _advice(finding):
-        lines += _wrapped(printable(advice), width, indent, "→ ")
-    return outcome + label + "\n".join([lines[0].removeprefix(indent), *lines[1:]])
+        outcome = f"{finding.outcome:<{_OUTCOME_WIDTH}}"
+        return f"{outcome}{finding.check:<{_CHECK_WIDTH}}{_one_line(finding)}"
+    return _wrapped(finding, "" if style == "github" else _COLOURS[finding.outcome], width)
 
 
 def terminal_width() -> int | None:
@@ -71,16 +64,24 @@ def _advice(finding: Finding) -> list[str]:
     return [f"{finding.remedy} ({finding.link})" if finding.link else finding.remedy]
 
 
-def _wrapped(text: str, width: int, indent: str, mark: str) -> list[str]:
-    subsequent_indent = indent + " " * len(mark)
-    return textwrap.wrap(
-        text, width, initial_indent=indent + mark, subsequent_indent=subsequent_indent,
-        break_on_hyphens=False, break_long_words=False,
-    ) or [indent]  # fmt: skip
+def _wrapped(finding: Finding, style: str, width: int) -> str:
+    """Return a finding in columns, with its remedy below its text."""
+    from rich.table import Table
 
+    from keda_gpu_scaler.cli.page import literal, rendered
 
-def _coloured(outcome: Outcome) -> str:
-    return click.style(outcome, fg=_COLOURS[outcome]) + " " * (_OUTCOME_WIDTH - len(outcome))
+    grid = Table.grid()
+    for fixed in (_OUTCOME_WIDTH, _CHECK_WIDTH):
+        grid.add_column(width=fixed, no_wrap=True)
+    grid.add_column(overflow="fold")
+    grid.add_row(literal(finding.outcome, style), literal(finding.check), literal(finding.text))
+    for advice in _advice(finding):
+        remedy = Table.grid()
+        remedy.add_column(width=len(_MARK), no_wrap=True)
+        remedy.add_column(overflow="fold")
+        remedy.add_row(literal(_MARK), literal(advice))
+        grid.add_row("", "", remedy)
+    return rendered(grid, width)
 
 
 class Progress:

@@ -20,7 +20,7 @@ from keda_gpu_scaler.core.state.fleet import Fleet
 from keda_gpu_scaler.kube.auth import ClientConfig, in_cluster
 from keda_gpu_scaler.peers.client import FleetClient
 from keda_gpu_scaler.peers.discovery import StaticDiscovery, parse_discovery
-from keda_gpu_scaler.remote import DEFAULT_SERVICE
+from keda_gpu_scaler.remote.peers import DEFAULT_SERVICE
 from keda_gpu_scaler.wire.tls import ClientTls
 
 LOCAL_INSTANCE = "127.0.0.1:6000"

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import keda_gpu_scaler.engines  # noqa: F401 - registers the engines
 from keda_gpu_scaler.core.trigger.engines import ENGINES, ContainerNames
 
 _WORD_SEPARATORS = re.compile(r"[^a-z0-9]+")

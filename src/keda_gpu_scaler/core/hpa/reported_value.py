@@ -12,7 +12,7 @@ these rules.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from fractions import Fraction
 
@@ -44,14 +44,15 @@ REPORT_OF_TYPE = {"AverageValue": ReportType.TOTAL, "Value": ReportType.AVERAGE}
 class WorkloadSize:
     """The size of the workload, as the HPA counts it.
 
-    ``wanted`` is the scale target's ``spec.replicas``, ``actual`` its ``status.replicas``, and ``ready`` counts the
-    pods that run and are ready, terminating ones included. The three differ while pods are created or deleted: a
-    rollout has more pods than are wanted, and with an external metric within tolerance the HPA then *wants* as many.
+    ``spec_replicas`` and ``status_replicas`` are the scale target's ``spec.replicas`` and ``status.replicas``.
+    ``ready_pods`` counts the pods that run and are ready, terminating ones included. The three differ while pods are
+    created or deleted: a rollout has more pods than ``spec_replicas``, and with an external metric within tolerance the
+    HPA then *wants* as many.
     """
 
-    wanted: int
-    actual: int
-    ready: int
+    spec_replicas: int
+    status_replicas: int
+    ready_pods: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +80,11 @@ class _Hpa:
         """Return the size that the HPA computes from a reported value."""
         size = self.size
         if self.report is ReportType.TOTAL:
-            value_type, replicas = ValueType.AVERAGE_VALUE, size.actual
+            value_type, replicas = ValueType.AVERAGE_VALUE, size.status_replicas
         else:
-            value_type, replicas = ValueType.VALUE, size.wanted
+            value_type, replicas = ValueType.VALUE, size.spec_replicas
         recommended = desired_replicas(
-            value_type, value_milli, self.target_milli, replicas=replicas, ready_pods=size.ready
+            value_type, value_milli, self.target_milli, replicas=replicas, ready_pods=size.ready_pods
         )
         return recommended.replicas
 
@@ -104,13 +105,13 @@ class _Hpa:
             wanted: the size.
             ready_load: the load of the ready pods in thousandths; pods without a value count as at the target.
         """
-        now = self.size.wanted
+        now = self.size.spec_replicas
         values = [*self._candidates(now), *self._candidates(wanted)]
         between = [value for value in values if min(now, wanted) <= self.size_for(value) <= max(now, wanted)]
         if between:
             return min(between, key=lambda value: abs(self.size_for(value) - wanted))
-        if self.size.actual > now and (wanted < now or self.size_for(ready_load) < now):
-            return self._just_below(self.target_milli * self.size.actual)
+        if self.size.status_replicas > now and (wanted < now or self.size_for(ready_load) < now):
+            return self._just_below(self.target_milli * self.size.status_replicas)
         return values[0]
 
     def _candidates(self, wanted: int) -> Iterator[int]:
@@ -120,10 +121,10 @@ class _Hpa:
         tolerance may round up to it. The first number above the tolerance never leads to it: it rounds beyond.
         """
         if self.report is ReportType.TOTAL:
-            whole, exact = self.target_milli * self.size.actual, self.target_milli * wanted
+            whole, exact = self.target_milli * self.size.status_replicas, self.target_milli * wanted
         else:
-            whole, exact = self.target_milli, self.target_milli * wanted // max(self.size.ready, 1)
-            if wanted == self.size.wanted:
+            whole, exact = self.target_milli, self.target_milli * wanted // max(self.size.ready_pods, 1)
+            if wanted == self.size.spec_replicas:
                 yield _within_bounds(whole)
         yield _within_bounds(exact)
         yield _within_bounds(exact - _step(exact))  # 0.56 times 25 is more than 14 in the controller's floating point
@@ -148,7 +149,9 @@ def report_pods(
     """
     hpa = _Hpa(report, milli(target), size)
     values_milli = [_thousandths(value) for value in values]
-    wanted = resource_replicas(values_milli, hpa.target_milli, missing=missing, unready=unready, replicas=size.wanted)
+    wanted = resource_replicas(
+        values_milli, hpa.target_milli, missing=missing, unready=unready, replicas=size.spec_replicas
+    )
     ready_load = sum(values_milli) + missing * hpa.target_milli
     counted = f"{len(values)} ready with a value, {missing} without, {unready} not ready"
     if wanted is None:
@@ -173,9 +176,9 @@ def report_wanted(
         jobs: whether it is a ScaledJob, whose size is not set by an HPA.
     """
     hpa = _Hpa(report, milli(target), size)
-    wanted = max(wanted, size.wanted)
+    wanted = max(wanted, size.spec_replicas)
     plain = _within_bounds(hpa.target_milli * wanted)
-    if jobs or not size.wanted:
+    if jobs or not size.spec_replicas:
         return ReportedValue(plain / 1000, wanted, (f"{reason}: {wanted} replicas, {plain / 1000:.6g}",))
     return _leading_to(hpa, wanted, plain, plain, f"{reason}: {wanted} replicas", "without a ready pod")
 
@@ -232,13 +235,13 @@ def report_devices(
     if report is ReportType.AVERAGE:
         value = _filled(aggregate, known, missing, target)
         return _average_of_devices(hpa, value, f"{aggregation}: {value:.6g}", is_above=value > target)
-    value = _filled(aggregate, known, missing, target * size.wanted if is_sum else target)
+    value = _filled(aggregate, known, missing, target * size.spec_replicas if is_sum else target)
     return _total_of_devices(hpa, value, f"{aggregation}: {value:.6g}", is_sum=is_sum)
 
 
 def _average_of_devices(hpa: _Hpa, value: float, plain_step: str, *, is_above: bool) -> ReportedValue:
     plain = _within_bounds(_thousandths(value))
-    wanted, now = hpa.size_for(plain), hpa.size.wanted
+    wanted, now = hpa.size_for(plain), hpa.size.spec_replicas
     # The HPA multiplies by its ready pods. While some are starting, it would scale down at a ratio above 1.
     is_reversed = wanted < now if is_above else wanted > now
     if now and is_reversed:
@@ -248,12 +251,12 @@ def _average_of_devices(hpa: _Hpa, value: float, plain_step: str, *, is_above: b
 
 def _total_of_devices(hpa: _Hpa, value: float, plain_step: str, *, is_sum: bool) -> ReportedValue:
     size = hpa.size
-    plain = _within_bounds(_thousandths(value, 1 if is_sum else size.wanted))
-    ready_load = _thousandths(value, 1 if is_sum else size.ready)
+    plain = _within_bounds(_thousandths(value, 1 if is_sum else size.spec_replicas))
+    ready_load = _thousandths(value, 1 if is_sum else size.ready_pods)
     # The size that the HPA would choose if exactly the wanted replicas existed.
-    wanted = _Hpa(hpa.report, hpa.target_milli, WorkloadSize(size.wanted, size.wanted, size.ready)).size_for(plain)
+    wanted = replace(hpa, size=replace(size, status_replicas=size.spec_replicas)).size_for(plain)
     if not is_sum:
-        plain_step += f", times {size.wanted} replicas: {plain / 1000:.6g}"
+        plain_step += f", times {size.spec_replicas} replicas: {plain / 1000:.6g}"
     return _leading_to(hpa, wanted, plain, ready_load, plain_step, "of the devices")
 
 
@@ -283,7 +286,7 @@ def _leading_to(hpa: _Hpa, wanted: int, plain: int, ready_load: int, plain_step:
 
 def _held(hpa: _Hpa, ready_load: int, why: str) -> ReportedValue:
     """Report a number that makes the HPA keep the size that is wanted now."""
-    now = hpa.size.wanted
+    now = hpa.size.spec_replicas
     value = hpa.leading_to(now)
     if value is not None:
         return ReportedValue(value / 1000, now, (f"{why}: the size stays; {value / 1000:.6g} keeps {now} replicas",))
@@ -295,7 +298,7 @@ def _nearest(hpa: _Hpa, wanted: int, ready_load: int) -> ReportedValue:
     value = hpa.leading_nearest_to(wanted, ready_load)
     made, size = hpa.size_for(value), hpa.size
     why = (
-        f"no number leads the HPA from {size.wanted} replicas ({size.actual} exist) to {wanted}: "
+        f"no number leads the HPA from {size.spec_replicas} replicas ({size.status_replicas} exist) to {wanted}: "
         f"{value / 1000:.6g} leads closest, to {made}"
     )
     return ReportedValue(value / 1000, made, (why,))

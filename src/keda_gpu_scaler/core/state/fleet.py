@@ -8,8 +8,6 @@ from typing import Any
 from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult
 from keda_gpu_scaler.core.types import Snapshot, Unavailable
 
-DEFAULT_WINDOW_SECONDS = 10.0
-"""The history that a trigger's value is averaged over, unless it says otherwise."""
 MAX_WINDOW_SECONDS = 300.0
 """As long as the HPA's default for scaling down; every sampler keeps this much history."""
 

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of inference engines, which the package ``engines`` fills.
+"""The table of inference engines, which the package ``engines`` fills at the first read.
 
 Law: the table does not depend on the order of registration. ``detection_order`` alone orders it, and the first read
 closes it. Reading an empty table, or registering into a closed one, is an error.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -13,7 +13,7 @@ from enum import Enum
 class LoadRung(Enum):
     """What the metric ``load`` can be computed from, the best first. The value describes it to users.
 
-    An engine's rung is the best that it reaches. A page that lacks a series is read by a later rung.
+    An engine's rung is the best that it reaches. A page without the series of a rung is read by a later one.
     """
 
     TOKEN_TIME = "time between tokens"  # noqa: S105 - a description
@@ -79,6 +79,11 @@ class EngineTable(Mapping[str, Engine]):
     def __init__(self) -> None:
         self._engines: dict[str, Engine] = {}
         self._is_closed = False
+        self._load: Callable[[], object] = lambda: None
+
+    def load_with(self, load: Callable[[], object]) -> None:
+        """Have the engines registered by this function, which the first read calls. It is called again if it fails."""
+        self._load = load
 
     def register(self, engine: Engine) -> None:
         """Add an engine at the place of its detection order.
@@ -102,11 +107,13 @@ class EngineTable(Mapping[str, Engine]):
         self._engines = {one.name: one for one in engines}
 
     def _closed(self) -> dict[str, Engine]:
-        if not self._engines:
-            raise EngineRegistrationError(
-                "no engine is registered: import keda_gpu_scaler.engines before a trigger is parsed"
-            )
-        self._is_closed = True
+        if not self._is_closed:
+            self._load()
+            if not self._engines:
+                raise EngineRegistrationError(
+                    "no engine is registered: the table needs a function that registers them (load_with)"
+                )
+            self._is_closed = True
         return self._engines
 
     def __getitem__(self, name: str) -> Engine:
@@ -131,3 +138,8 @@ def register_engine(engine: Engine) -> None:
         EngineRegistrationError: the name or the detection order is taken, or the table has already been read.
     """
     _TABLE.register(engine)
+
+
+def load_engines_with(load: Callable[[], object]) -> None:
+    """Set the function that fills ``ENGINES`` at its first read."""
+    _TABLE.load_with(load)

@@ -14,7 +14,7 @@ from typing import TypeVar
 from keda_gpu_scaler.core.aggregation import AGGREGATIONS
 from keda_gpu_scaler.core.quoting import quoted
 from keda_gpu_scaler.core.selectors import LabelSelector, SelectorError, parse_labels
-from keda_gpu_scaler.core.state.fleet import DEFAULT_WINDOW_SECONDS, MAX_WINDOW_SECONDS
+from keda_gpu_scaler.core.state.fleet import MAX_WINDOW_SECONDS
 from keda_gpu_scaler.core.trigger.engine_params import (
     ENGINE_PARAMETERS,
     DemandQuery,
@@ -33,9 +33,11 @@ DEFAULT_TARGET = 80.0
 DEFAULT_ACTIVATION = 0.0
 DEFAULT_AGGREGATION = "max"
 DEFAULT_POLL_INTERVAL_SECONDS = 10.0
+DEFAULT_REPORT = "auto"
 DEFAULT_STARTUP_GRACE_SECONDS = 600.0
 """Loading a large model may take this long."""
 DEFAULT_MIN_COVERAGE = 0.5
+DEFAULT_WINDOW_SECONDS = 10.0
 MAX_POLL_INTERVAL_SECONDS = 3600.0
 MAX_STARTUP_GRACE_SECONDS = 86400.0
 MIN_TARGET = 0.001
@@ -55,7 +57,7 @@ class Scope(enum.StrEnum):
 SCOPES = (Scope.WORKLOAD, Scope.FLEET, Scope.NODE)
 METRIC_TYPES: MappingProxyType[str, Metric | EngineMetric] = MappingProxyType({**METRICS, **ENGINE_METRICS})
 """Every value of ``metricType``."""
-REPORTS = ("auto", "total", "average")
+REPORTS = (DEFAULT_REPORT, "total", "average")
 """The kinds of reported value. "auto" reads from the ScaledObject which of the others its ``metricType`` needs."""
 
 SHORTHANDS: MappingProxyType[str, str] = MappingProxyType(
@@ -84,13 +86,13 @@ PARAMETERS: tuple[Parameter, ...] = (
     ),
     Parameter(
         "activationThreshold",
-        "0",
+        f"{DEFAULT_ACTIVATION:g}",
         "the workload is active while the metric is strictly above this value, in the metric's unit: "
         f"0 to {MAX_NUMBER:g}",
     ),
     Parameter(
         "scope",
-        "workload",
+        Scope.WORKLOAD,
         "the devices that count: `workload`, those that the workload's pods use; `fleet`, all devices; `node`, those "
         "of the instance that KEDA calls. Without access to the API server, the default is `fleet`",
     ),
@@ -109,7 +111,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     ),
     Parameter(
         "report",
-        "auto",
+        DEFAULT_REPORT,
         "the reported value: `total` is the total over the replicas and fits `metricType: AverageValue` of KEDA's "
         "trigger; `average` is their average and fits `metricType: Value`; `auto` reads the type from the "
         "ScaledObject, and assumes AverageValue where it cannot be read",
@@ -192,7 +194,7 @@ class Trigger:
     window_seconds: float
     metric_name: str
     scope: Scope | None = None
-    report: str = "auto"
+    report: str = DEFAULT_REPORT
     gpu_model: str | None = None
     node_selector: LabelSelector | None = None
     startup_grace_seconds: float = DEFAULT_STARTUP_GRACE_SECONDS
@@ -258,7 +260,7 @@ class _TriggerParser:
             window_seconds=self._window(metric),
             metric_name=self._metric_name(profile.metric_name if profile else DEFAULT_METRIC_NAME),
             scope=self._scope(metric, engine),
-            report=read.choice("report", "auto", REPORTS),
+            report=read.choice("report", DEFAULT_REPORT, REPORTS),
             gpu_model=_only_for_devices(engine, self._gpu_model()),
             node_selector=_only_for_devices(engine, self._node_selector()),
             startup_grace_seconds=self._seconds(

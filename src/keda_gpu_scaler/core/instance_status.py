@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Counts and states that one component reports to the metrics endpoint and the status page."""
+"""Counts, watch states and recent answers of an instance, for its metrics endpoint and status page."""
 
 import enum
 from collections.abc import Mapping

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The cluster's workloads, the other instances and the engines, each opened on first use.
+
+Law: nothing is opened or imported before it is needed. KEDA calls only a few of the instances, and an HTTP client with
+its TLS is a third of an instance's memory.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from keda_gpu_scaler.config import Config
+from keda_gpu_scaler.core.instance_status import PeerCounts, RecentAnswer, Watches
+from keda_gpu_scaler.core.interfaces import KubeError
+from keda_gpu_scaler.kube.auth import in_cluster, kubeconfig, service_account
+from keda_gpu_scaler.peers.discovery import DiscoveryError
+from keda_gpu_scaler.remote.cluster import AgentDiscovery, ApiConnection, RemoteCluster
+from keda_gpu_scaler.remote.engines import EndpointSettingsError, RemoteEngines
+from keda_gpu_scaler.remote.on_first_use import OnFirstUse
+from keda_gpu_scaler.remote.peers import RemotePeers, discovery
+from keda_gpu_scaler.wire.tls import TlsError
+
+if TYPE_CHECKING:
+    from keda_gpu_scaler.kube.events import EventRecorder
+
+
+class RemoteError(Exception):
+    """The settings name a cluster, peers or endpoints that cannot be used. The text is a sentence for the operator."""
+
+
+class Remote:
+    """Everything outside this node: ``engines``, and ``cluster`` and ``peers``, which may be None.
+
+    Args:
+        config: the settings.
+        instance: this instance's random name.
+        clock: monotonic seconds.
+        on_peers: called after every snapshot that a peer reports.
+        on_cluster: called whenever the state of a workload has changed.
+        on_engines: called whenever an engine or a source of demand reports something.
+
+    Raises:
+        RemoteError: the settings cannot work.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        instance: str,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        on_peers: Callable[[], None] = lambda: None,
+        on_cluster: Callable[[], None] = lambda: None,
+        on_engines: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        try:
+            self._api = self._api_connection(config)
+            listed = discovery(config.peers, self._api, clock)
+            self._agents = listed if isinstance(listed, AgentDiscovery) else None
+            self.peers = None if listed is None else RemotePeers(listed, config, instance, clock, on_peers)
+            self.engines = RemoteEngines(config, clock, on_engines)
+        except (KubeError, DiscoveryError, TlsError, EndpointSettingsError) as error:
+            self._remove_scratch()
+            raise RemoteError(str(error)) from error
+        self.cluster = None if self._api is None else RemoteCluster(self._api, clock, on_cluster)
+        self._events = None if self._api is None else _event_recorder(self._api, config.node_name, clock)
+
+    @property
+    def has_frequent_news(self) -> bool:
+        """Whether peers or engines may report something several times a second."""
+        return self.engines.is_open or (self.peers is not None and self.peers.is_open)
+
+    def note_answer(self, answer: RecentAnswer) -> None:
+        """Have an Event written about a trigger that loses its value, or has one again.
+
+        The event recorder is made for the first answer without a value or with unknown demand.
+        """
+        if self._events is None:
+            return
+        is_well = answer.value is not None and answer.is_demand_known is not False
+        if self._events.opened is not None or not is_well:
+            self._events.open().note(answer)
+
+    def peer_counts(self) -> PeerCounts:
+        """Return the number of followed instances, and the longest time that one of them has been unavailable."""
+        return self.peers.counts() if self.peers is not None else PeerCounts()
+
+    def watches(self) -> Watches:
+        """Count the watches on the API server, by resource and state."""
+        workloads = self.cluster.watches() if self.cluster is not None else {}
+        agents = self._agents.watches() if self._agents is not None else {}
+        return {**workloads, **agents}
+
+    def expire_idle(self) -> None:
+        """Release everything without interest; called regularly."""
+        self.engines.expire_idle()
+        if self.cluster is not None:
+            self.cluster.expire_idle()
+        if self.peers is not None:
+            self.peers.expire_idle()
+
+    async def close(self) -> None:
+        """Close everything."""
+        await self.engines.close()
+        if self.peers is not None:
+            await self.peers.close()
+        if self._events is not None and self._events.opened is not None:
+            await self._events.opened.close()
+        if self.cluster is not None:
+            await self.cluster.close()
+        if self._api is not None:
+            await self._api.close()
+        self._remove_scratch()
+
+    def _remove_scratch(self) -> None:
+        if self._scratch is not None:
+            self._scratch.cleanup()
+
+    def _api_connection(self, config: Config) -> ApiConnection | None:
+        """Return the connection that ``--kubeconfig`` names, not opened yet.
+
+        Raises:
+            KubeError: the kubeconfig or the service account cannot be used.
+        """
+        if config.kubeconfig == "off" or (config.kubeconfig == "auto" and not in_cluster()):
+            return None
+        if config.kubeconfig == "auto":
+            return ApiConnection(service_account())
+        self._scratch = tempfile.TemporaryDirectory(prefix="keda-gpu-scaler-")
+        return ApiConnection(kubeconfig(Path(config.kubeconfig), Path(self._scratch.name)))
+
+
+def _event_recorder(api: ApiConnection, reporter: str, clock: Callable[[], float]) -> "OnFirstUse[EventRecorder]":
+    def make() -> "EventRecorder":
+        from keda_gpu_scaler.kube.events import EventRecorder
+
+        return EventRecorder(api.client, reporter, clock=clock)
+
+    return OnFirstUse(make)

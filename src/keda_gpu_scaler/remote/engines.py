@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The scrapes of engines and sources of demand, which begin with the first registered interest."""
+
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING
+
+from keda_gpu_scaler.config import Config
+from keda_gpu_scaler.core.instance_status import ScrapeCounts
+from keda_gpu_scaler.core.selectors import SeriesSelector
+from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult
+from keda_gpu_scaler.remote.on_first_use import OnFirstUse
+
+if TYPE_CHECKING:
+    from keda_gpu_scaler.scrape.address_policy import AddressPolicy
+    from keda_gpu_scaler.scrape.credentials import Credentials
+    from keda_gpu_scaler.scrape.manager import ScrapeManager
+
+
+class EndpointSettingsError(Exception):
+    """A setting of the endpoints is invalid. The message names the flag and the remedy."""
+
+
+class RemoteEngines:
+    """Engines and sources of demand; the first registered interest makes the scrape manager.
+
+    Raises:
+        EndpointSettingsError: ``--allow-endpoints`` or ``--endpoint-credentials`` is invalid.
+    """
+
+    def __init__(self, config: Config, clock: Callable[[], float], on_news: Callable[[], None]) -> None:
+        rules = OnFirstUse(lambda: _rules(config))
+        if config.allow_endpoints is not None or config.endpoint_credentials is not None:
+            rules.open()  # so that an invalid setting is an error at start
+
+        def make() -> "ScrapeManager":
+            from keda_gpu_scaler.scrape.http_client import HttpClient
+            from keda_gpu_scaler.scrape.manager import ScrapeManager
+
+            longest = config.stale_after / 2  # with a longer interval a sample is stale before the next scrape
+            return ScrapeManager(
+                HttpClient(*rules.open()),
+                clock=clock,
+                interval_seconds=min(config.scrape_interval, longest),
+                demand_interval_seconds=min(config.demand_interval, longest),
+                on_news=on_news,
+            )
+
+        self._manager = OnFirstUse(make)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether interest was ever registered."""
+        return self._manager.opened is not None
+
+    def register_interest(
+        self,
+        endpoint: Endpoint,
+        *,
+        window_seconds: float,
+        history_seconds: float = 0.0,
+        selectors: tuple[SeriesSelector, ...] = (),
+        demand: bool = False,
+    ) -> None:
+        """Have an endpoint scraped for a while."""
+        self._manager.open().register_interest(
+            endpoint,
+            window_seconds=window_seconds,
+            history_seconds=history_seconds,
+            selectors=selectors,
+            demand=demand,
+        )
+
+    def scrape_results(self) -> Mapping[Endpoint, ScrapeResult]:
+        """Return the scrape result of every endpoint with registered interest."""
+        return self._manager.opened.scrape_results() if self._manager.opened is not None else {}
+
+    async def wait_for_sync(self, endpoints: Collection[Endpoint]) -> None:
+        """Return once each of these was scraped for the first time, with or without success."""
+        if self._manager.opened is not None:
+            await self._manager.opened.wait_for_sync(endpoints)
+
+    def counts(self) -> Mapping[str, ScrapeCounts]:
+        """Return the number of scrapes, by engine."""
+        return self._manager.opened.counts() if self._manager.opened is not None else {}
+
+    def expire_idle(self) -> None:
+        """Release the endpoints without interest."""
+        if self._manager.opened is not None:
+            self._manager.opened.expire_idle()
+
+    async def close(self) -> None:
+        """End all scrapes and close all connections."""
+        if self._manager.opened is not None:
+            await self._manager.opened.close()
+
+
+def _rules(config: Config) -> "tuple[AddressPolicy, Credentials]":
+    """Return the addresses that may be scraped, and the credentials for them. The modules are imported here.
+
+    Raises:
+        EndpointSettingsError: a setting is invalid.
+    """
+    from keda_gpu_scaler.scrape.address_policy import AddressPolicy, AddressPolicyError
+    from keda_gpu_scaler.scrape.credentials import Credentials, CredentialsError
+
+    try:
+        return AddressPolicy(config.allow_endpoints), Credentials(config.endpoint_credentials)
+    except (AddressPolicyError, CredentialsError) as error:
+        raise EndpointSettingsError(str(error)) from error
