@@ -12,6 +12,13 @@ VALUE_TYPE ?= Value
 REPLICAS   ?= 3
 # How many processes run the tests at the same time: most tests wait for another process.
 WORKERS    ?= auto
+# Where `make judge` finds the simulator of a fleet, how many of its runs go on at the same time, and which
+# variations of its standard machine are measured (a regular expression over the names in benchmarks/scaling.py).
+JUDGE       ?= ../shared/judge
+JUDGE_JOBS  ?= 2
+VARIATIONS  ?= .
+JUDGE_VENV  := .tools/judge
+JUDGE_STAMP := $(JUDGE_VENV)/.installed
 # What `make deploy` installs, and where: a Helm release, its namespace, and more of helm's flags.
 RELEASE   ?= keda-gpu-scaler
 NAMESPACE ?= keda
@@ -26,7 +33,7 @@ define REACH
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run check test test-core test-optimized lint types fmt proto lock docs bench build image docker-release chart manifests deploy undeploy clean
+.PHONY: help setup run check test test-core test-optimized lint types fmt proto lock docs bench judge build image docker-release chart manifests deploy undeploy clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -79,6 +86,21 @@ docs: setup ## Generate docs/reference from the code
 
 bench: setup ## Measure, and print what benchmarks/RESULTS.md records
 	@$(BIN)/python -m benchmarks
+
+judge: ## Judge the scaling decisions in a simulated fleet (JUDGE names its folder), into benchmarks/SCALING.md
+	@if [ -f "$(JUDGE)/run.py" ]; then \
+		$(MAKE) --no-print-directory $(JUDGE_STAMP) && \
+		PYTHONPATH=src $(JUDGE_VENV)/bin/python -m benchmarks.scaling --judge "$(JUDGE)" --jobs $(JUDGE_JOBS) \
+			--variations '$(VARIATIONS)'; \
+	else \
+		echo "nothing is judged: there is no simulator in $(JUDGE); name its folder: make judge JUDGE=PATH/TO/judge"; \
+	fi
+
+$(JUDGE_STAMP): requirements/judge.txt
+	@echo "setting up $(JUDGE_VENV) (once)"
+	@$(PYTHON) -m venv $(JUDGE_VENV)
+	@$(JUDGE_VENV)/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes -r requirements/judge.txt
+	@touch $@
 
 build: setup ## Build the wheel and the source archive into dist
 	@rm -f dist/*.whl dist/*.tar.gz

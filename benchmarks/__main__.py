@@ -6,7 +6,8 @@ import pkgutil
 import sys
 
 import benchmarks
-from benchmarks.lab import heading, report
+from benchmarks.lab import report
+from benchmarks.machine import heading
 
 _PREFIX = "bench_"
 

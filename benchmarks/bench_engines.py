@@ -19,7 +19,6 @@ from typing import IO, Any, cast
 import grpc
 
 from benchmarks.lab import (
-    HOME,
     START_SECONDS,
     Figure,
     Serve,
@@ -29,6 +28,7 @@ from benchmarks.lab import (
     stolen_since_now,
     workload_request,
 )
+from benchmarks.machine import HOME
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 
 TITLE = "A front end that scrapes engines, pages of 38 KB, every 2 s; 10 pods a workload"

@@ -18,7 +18,6 @@ from typing import IO, Any, cast
 import grpc
 
 from benchmarks.lab import (
-    HOME,
     START_SECONDS,
     Figure,
     Serve,
@@ -30,6 +29,7 @@ from benchmarks.lab import (
     workload_request,
 )
 from benchmarks.load import load
+from benchmarks.machine import HOME
 
 TITLE = "A front end that follows many nodes of 8 devices, each changing every second; 16 pods a workload"
 NODES, WORKLOADS, DEVICES = 1000, 500, 8

@@ -11,7 +11,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from benchmarks.lab import HOME, PYTHON, Figure, Serve, compiled_environment, node, run_alone
+from benchmarks.lab import PYTHON, Figure, Serve, compiled_environment, node, run_alone
+from benchmarks.machine import HOME
 
 TITLE = "Resident memory, import by import; then `serve`, and what other settings would change; medians"
 ROUNDS = 7

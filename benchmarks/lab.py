@@ -7,7 +7,6 @@ by its pid.
 
 import functools
 import os
-import platform
 import socket
 import statistics
 import subprocess
@@ -23,12 +22,12 @@ from typing import Any, Self
 
 import grpc
 
+from benchmarks.machine import HOME, heading
 from keda_gpu_scaler.core.aggregation import nearest_rank
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
 from tests.fake_nvml import CALLS, GIB, Card, FakeNvml, Memory, compile_library
 
-HOME = Path(__file__).resolve().parent.parent
 PYTHON = (sys.executable,)
 DEVICES = 8
 START_SECONDS = 20.0
@@ -44,15 +43,6 @@ class Figure:
 
     what: str
     values: Mapping[str, str]
-
-
-def heading() -> str:
-    """Return the machine, the versions and the commit of the measurement."""
-    commit = _git("rev-parse", "--short", "HEAD") or "unknown"
-    dirty = " and uncommitted changes" if _git("status", "--porcelain") else ""
-    cores, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
-    machine = f"{cores} cores {platform.machine()} ({_processor()}), load {load:.1f} at start"
-    return f"{machine}; Linux {platform.release()}; Python {platform.python_version()}; commit {commit}{dirty}"
 
 
 def report(title: str, figures: Iterable[Figure]) -> None:
@@ -303,15 +293,3 @@ def _free_port() -> int:
 def _cpu_ticks() -> list[int]:
     # user, nice, system, idle, iowait, irq, softirq, steal; the time of guests is part of user.
     return [int(each) for each in Path("/proc/stat").read_text().split()[1:9]]
-
-
-def _git(*arguments: str) -> str:
-    git = subprocess.run(["git", *arguments], cwd=HOME, capture_output=True, text=True, check=False)  # noqa: S607
-    return git.stdout.strip()
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return "unknown processor"

@@ -19,7 +19,8 @@ from dataclasses import asdict, dataclass
 import grpc
 from google.protobuf.json_format import MessageToJson
 
-from benchmarks.lab import HOME, request, workload_request
+from benchmarks.lab import request, workload_request
+from benchmarks.machine import HOME
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 
 CALLERS = 16

@@ -240,6 +240,7 @@ class FakeBackend:
         self.deviceless = deviceless
         self.before_read: Callable[[], None] = lambda: None
         self.reads: list[float] = []
+        self.overdue: str | None = None
         self.is_closed = False
 
     @property
@@ -253,6 +254,9 @@ class FakeBackend:
         if self.failure is not None:
             raise BackendError(self.failure)
         return tuple(sorted(self.samples, key=lambda one: one.device.index))
+
+    def overdue_call(self) -> str | None:
+        return self.overdue
 
     def close(self) -> None:
         self.is_closed = True

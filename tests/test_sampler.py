@@ -31,6 +31,34 @@ def test_a_tick_publishes_a_snapshot_with_a_number_and_a_time() -> None:
     assert second.samples == (sample(0, 0.1),)
 
 
+def test_a_snapshot_is_dated_after_the_read() -> None:
+    clock = ManualClock(100.0)
+    backend = FakeBackend(sample(0, 0.1))
+    backend.before_read = lambda: clock.advance(12)
+    asked: list[float] = []
+    sampler = Sampler(backend, node="gpu-7", interval_seconds=1, allocations=asked.append, clock=clock)
+    sampler.tick()
+    assert sampler.history is not None
+    assert (sampler.history.newest.at_seconds, sampler.history.received_at_seconds) == (112.0, 112.0)
+    assert (backend.reads, asked) == ([100.0], [112.0])
+    assert sampler.counts.duration_seconds_sum == 12.0
+
+
+def test_a_call_that_keeps_the_read_waiting_is_the_failure_until_it_returns() -> None:
+    backend = FakeBackend(sample())
+    sampler = sampler_of(backend, ManualClock())
+    sampler.tick()
+    backend.overdue = "the driver: nvmlInit has not returned for 7 s"
+    assert sampler.failure == "the driver: nvmlInit has not returned for 7 s"
+    backend.overdue = None
+    assert sampler.failure is None
+    backend.failure = "the driver is gone"
+    sampler.tick()
+    backend.overdue = "the driver: nvmlInit has not returned for 7 s"
+    assert sampler.failure == "the driver is gone"
+    assert sampler.counts.errors == 1
+
+
 def test_a_published_history_does_not_change_with_later_ticks() -> None:
     sampler = sampler_of(FakeBackend(sample()), ManualClock())
     sampler.tick()

@@ -23,8 +23,7 @@ _log = logging.getLogger(__name__)
 class Sampler:
     """Reads a backend every ``interval_seconds``, and keeps history for the longest window of a trigger.
 
-    ``history``, ``failure`` and ``counts`` may be read from any thread: each is one reference that is replaced as a
-    whole.
+    ``history``, ``failure`` and ``counts`` may be read from any thread. A snapshot is dated when the devices were read.
 
     Args:
         backend: reads the devices. The sampler closes it.
@@ -59,7 +58,7 @@ class Sampler:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
         self.history: History | None = None
-        self.failure: str | None = None
+        self._failure: str | None = None
         self.counts = CollectionCounts(0, 0, 0.0, (0,) * (len(COLLECTION_BUCKETS_SECONDS) + 1))
 
     def tick(self) -> None:
@@ -74,19 +73,29 @@ class Sampler:
             self._publish_failure(f"unexpected {type(error).__name__} in the {self._backend.source} backend: {error}")
         else:
             self._sequence += 1
+            # Dated after the read: a driver that took long to open was read at the end of that time.
+            read_at = self._clock()
             self._publish(
                 Snapshot(
                     node=self._node,
                     sequence=self._sequence,
-                    at_seconds=started,
+                    at_seconds=read_at,
                     unix_seconds=self._wall_clock(),
                     source=self._backend.source,
                     samples=samples,
-                    allocations=self._allocations(started),
+                    allocations=self._allocations(read_at),
                 )
             )
+            self._count(read_at - started)
+            self._on_publish()
+            return
         self._count(self._clock() - started)
         self._on_publish()
+
+    @property
+    def failure(self) -> str | None:
+        """Why the last read failed, or which call of the driver keeps it waiting; None while the devices are read."""
+        return self._failure or self._backend.overdue_call()
 
     def start(self) -> None:
         """Start the thread. It reads at once and then at every interval."""
@@ -114,12 +123,12 @@ class Sampler:
             self._stopping.wait(max(0.0, due - now))
 
     def _publish(self, snapshot: Snapshot) -> None:
-        was_failing, is_first = self.failure is not None, self.history is None
+        was_failing, is_first = self._failure is not None, self.history is None
         self._snapshots.append(snapshot)
         while snapshot.at_seconds - self._snapshots[0].at_seconds > MAX_WINDOW_SECONDS:
             self._snapshots.popleft()
         self.history = History(tuple(self._snapshots), snapshot.at_seconds)
-        self.failure = None
+        self._failure = None
         # Publish before logging, so that a request after the log line gets the new state.
         if was_failing:
             _log.info("devices can be read again", extra={"source": snapshot.source})
@@ -127,7 +136,7 @@ class Sampler:
             _log.info("first sample: %d device(s)", len(snapshot.samples), extra={"source": snapshot.source})
 
     def _publish_failure(self, sentence: str) -> None:
-        is_new, self.failure = sentence != self.failure, sentence
+        is_new, self._failure = sentence != self._failure, sentence
         if is_new:
             _log.warning("%s", sentence)
 
@@ -137,7 +146,7 @@ class Sampler:
         buckets[bucket] += 1
         self.counts = CollectionCounts(
             collections=self.counts.collections + 1,
-            errors=self.counts.errors + (self.failure is not None),
+            errors=self.counts.errors + (self._failure is not None),
             duration_seconds_sum=self.counts.duration_seconds_sum + duration,
             duration_buckets=tuple(buckets),
         )

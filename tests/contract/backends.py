@@ -4,7 +4,11 @@
 import pytest
 
 from keda_gpu_scaler.core.interfaces import Backend
-from keda_gpu_scaler.core.types import Sample
+from keda_gpu_scaler.core.types import Sample, Snapshot
+from keda_gpu_scaler.wire.json_fields import MAX_TEXT_LENGTH
+from keda_gpu_scaler.wire.snapshot_codec import MAX_FAILURES, decode, encode
+
+READINGS = ("", "utilization", "memory", "temperature", "power", "identity")
 
 
 class BackendContract:
@@ -57,6 +61,25 @@ class BackendContract:
         devices = [sample.device for sample in backend.read(0.0)]
         assert [sample.device for sample in backend.read(1.0)] == devices
         assert [sample.device for sample in backend.read(1000.0)] == devices
+
+    def test_a_reading_is_dated_and_an_unknown_one_may_say_why(self, backend: Backend) -> None:
+        for sample in (*backend.read(0.0), *backend.read(1.0)):
+            assert 0 <= sample.lag_seconds < 1
+            assert len(sample.failures) <= MAX_FAILURES
+            for failure in sample.failures:
+                assert failure.reading in READINGS
+                assert 0 < len(failure.reason) <= MAX_TEXT_LENGTH
+                assert failure.reason.isprintable()
+                assert failure.since_seconds is None or 0 <= failure.since_seconds <= 1
+
+    def test_every_snapshot_of_it_can_be_sent(self, backend: Backend) -> None:
+        snapshot = Snapshot("gpu-7", 1, 1.0, 1.7e9, "a test", backend.read(0.0))
+        assert decode(encode(snapshot)) == snapshot
+
+    def test_no_call_is_overdue_between_two_reads(self, backend: Backend) -> None:
+        assert backend.overdue_call() is None
+        backend.read(0.0)
+        assert backend.overdue_call() is None
 
     def test_it_can_be_closed_before_the_first_read(self, backend: Backend) -> None:
         backend.close()

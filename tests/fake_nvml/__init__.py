@@ -64,6 +64,7 @@ The order is that of nvml.c.
 
 _CARDS = 16
 _SLICES = 8
+_FLAP_CODES = 8
 _MIG_UNSUPPORTED, _MIG_DISABLED, _MIG_ENABLED = range(3)
 _SOURCE = Path(__file__).with_name("nvml.c")
 
@@ -98,7 +99,7 @@ class Card:
     number, None where the driver does not tell.
     """
 
-    uuid: str
+    uuid: str | bytes
     model: str | bytes = "NVIDIA Fake 80GB"
     pci_bus_id: str = "00000000:19:00.0"
     utilisation: tuple[int, int] = (0, 0)
@@ -127,6 +128,7 @@ class _SliceState(ctypes.Structure):
 class _CardState(ctypes.Structure):
     _fields_ = (
         ("lost", ctypes.c_int32),
+        ("hang", ctypes.c_uint32),
         ("errors", ctypes.c_int32 * len(CALLS)),
         ("gpu_percent", ctypes.c_uint32),
         ("memory_percent", ctypes.c_uint32),
@@ -153,6 +155,11 @@ class _State(ctypes.Structure):
         ("errors", ctypes.c_int32 * len(CALLS)),
         ("delays_us", ctypes.c_uint32 * len(CALLS)),
         ("calls", ctypes.c_uint64 * len(CALLS)),
+        ("flap_per_mille", ctypes.c_uint32),
+        ("flap_code_count", ctypes.c_uint32),
+        ("flap_codes", ctypes.c_int32 * _FLAP_CODES),
+        ("flap_state", ctypes.c_uint64),
+        ("lists_live", ctypes.c_uint32),
         ("listed_count", ctypes.c_uint32),
         ("listed", ctypes.c_uint32 * _CARDS),
         ("cards", _CardState * _CARDS),
@@ -247,6 +254,10 @@ class FakeNvml:
             self._state.listed[index] = slot
         self._state.listed_count = len(slots)
 
+    def list_live(self) -> None:
+        """From now on the driver's list of cards is ``enumeration`` at any time, not only after an initialisation."""
+        self._state.lists_live = 1
+
     def device(self, slot: int) -> "FakeDevice":
         """The card in this slot, which it keeps whatever the driver calls it."""
         return FakeDevice(self, slot)
@@ -285,6 +296,17 @@ class FakeNvml:
         """Every such call takes so long."""
         self._state.delays_us[CALLS.index(call)] = microseconds
 
+    def flap(self, per_mille: int, *codes: int, seed: int = 1) -> None:
+        """From now on so many of a thousand calls err, with one of these codes; 0 ends it.
+
+        One seed gives one sequence of errors, as long as one thread calls at a time.
+        """
+        for number, code in enumerate(codes):
+            self._state.flap_codes[number] = code
+        self._state.flap_code_count = len(codes)
+        self._state.flap_state = seed
+        self._state.flap_per_mille = per_mille
+
     # A wedged driver
 
     def hang(self, *calls: str) -> None:
@@ -294,6 +316,8 @@ class FakeNvml:
     def release(self) -> None:
         """Hanging calls go on, with whatever holds by now."""
         self._state.hang = 0
+        for card in self._state.cards:
+            card.hang = 0
 
     def wait_until_hanging(self, timeout_seconds: float = 30) -> None:
         """Return when a call hangs that was not waited for before; the limit is for broken tests."""
@@ -340,7 +364,7 @@ class FakeDevice:
         """Put this card into the slot, healthy."""
         state = self._state
         ctypes.memset(ctypes.addressof(state), 0, ctypes.sizeof(state))
-        state.uuid = card.uuid.encode()
+        state.uuid = card.uuid.encode() if isinstance(card.uuid, str) else card.uuid
         state.name = card.model.encode() if isinstance(card.model, str) else card.model
         state.pci_bus_id = card.pci_bus_id.encode()
         state.power_milliwatts = card.power_milliwatts
@@ -359,6 +383,14 @@ class FakeDevice:
     def allow(self, call: str) -> None:
         """Such calls about this card no longer err."""
         self.refuse(call, 0)
+
+    def hang(self, *calls: str) -> None:
+        """From now on these calls about this card do not return until ``release``, the driver's or the card's."""
+        self._state.hang = sum(1 << CALLS.index(call) for call in calls)
+
+    def release(self) -> None:
+        """Hanging calls about this card go on."""
+        self._state.hang = 0
 
     def refuse_slice(self, slot: int, call: str, code: int = NOT_SUPPORTED) -> None:
         """Such calls about this card's slice err."""

@@ -15,7 +15,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { CARDS = 16, SLICES = 8 };
+enum { CARDS = 16, SLICES = 8, FLAP_CODES = 8 };
 
 // Every call with its own error, delay and counter; the order is that of CALLS in __init__.py.
 enum call {
@@ -39,6 +39,7 @@ struct slice {
 
 struct card {
     int32_t lost;  // the code every call about the card answers with, looking it up included
+    uint32_t hang;  // a bit for each call about this card that blocks while it is set
     int32_t errors[CALLS];
     uint32_t gpu_percent, memory_percent;
     int32_t temperature_celsius;
@@ -57,6 +58,11 @@ struct state {
     int32_t errors[CALLS];
     uint32_t delays_us[CALLS];
     uint64_t calls[CALLS];
+    uint32_t flap_per_mille;      // how many of a thousand calls err, with one of these codes
+    uint32_t flap_code_count;
+    int32_t flap_codes[FLAP_CODES];
+    uint64_t flap_state;          // of the generator that chooses them
+    uint32_t lists_live;          // the driver finds cards between two initialisations too
     uint32_t listed_count;        // what the next initialisation finds, in the order of indices
     uint32_t listed[CARDS];
     struct card cards[CARDS];
@@ -95,9 +101,9 @@ __attribute__((constructor)) static void load(void)
 
 static uint32_t load32(uint32_t *word) { return __atomic_load_n(word, __ATOMIC_SEQ_CST); }
 
-static int hangs(enum call call) { return load32(&state->hang) >> call & 1; }
+static int hangs(uint32_t *mask, enum call call) { return load32(mask) >> call & 1; }
 
-static void hang(enum call call)
+static void hang(uint32_t *mask, enum call call)
 {
     __atomic_add_fetch(&state->hanging, 1, __ATOMIC_SEQ_CST);
     int fifo = open(hanging_path, O_WRONLY | O_NONBLOCK | O_CLOEXEC);
@@ -106,7 +112,7 @@ static void hang(enum call call)
             abort();
         close(fifo);
     }
-    while (hangs(call))
+    while (hangs(mask, call))
         usleep(1000);
     __atomic_sub_fetch(&state->hanging, 1, __ATOMIC_SEQ_CST);
 }
@@ -116,8 +122,22 @@ static void arrive(enum call call)
     __atomic_add_fetch(&state->calls[call], 1, __ATOMIC_SEQ_CST);
     if (state->delays_us[call])
         usleep(state->delays_us[call]);
-    if (hangs(call))
-        hang(call);
+    if (hangs(&state->hang, call))
+        hang(&state->hang, call);
+}
+
+// The code with which this call errs though nothing is wrong, 0 for most calls. Many threads may ask.
+static int flap(void)
+{
+    uint32_t share = load32(&state->flap_per_mille);
+    if (!share || !state->flap_code_count)
+        return SUCCESS;
+    // SplitMix64: one addition to a shared counter, and the rest on a copy.
+    uint64_t bits = __atomic_add_fetch(&state->flap_state, 0x9e3779b97f4a7c15u, __ATOMIC_SEQ_CST);
+    bits = (bits ^ bits >> 30) * 0xbf58476d1ce4e5b9u;
+    bits = (bits ^ bits >> 27) * 0x94d049bb133111ebu;
+    bits ^= bits >> 31;
+    return bits % 1000 < share ? state->flap_codes[bits / 1000 % state->flap_code_count] : SUCCESS;
 }
 
 static int enter(enum call call)
@@ -125,8 +145,14 @@ static int enter(enum call call)
     arrive(call);
     if (call != INIT && !load32(&references))
         return UNINITIALIZED;
-    return state->driver ? state->driver : state->errors[call];
+    if (state->driver || state->errors[call])
+        return state->driver ? state->driver : state->errors[call];
+    return flap();
 }
+
+static uint32_t count_of_listed(void) { return state->lists_live ? state->listed_count : listed_count; }
+
+static uint32_t slot_at(uint32_t index) { return state->lists_live ? state->listed[index] : listed[index]; }
 
 static void *handle_of(uint32_t card, uint32_t slice)
 {
@@ -145,6 +171,8 @@ static int enter_card(void *handle, enum call call, struct card **card, struct s
         return INVALID_ARGUMENT;
     *card = &state->cards[number - 1];
     *slice = part ? &(*card)->slices[part - 1] : NULL;
+    if (hangs(&(*card)->hang, call))
+        hang(&(*card)->hang, call);
     if ((*card)->lost)
         return (*card)->lost;
     if (!*slice)
@@ -200,7 +228,7 @@ int nvmlDeviceGetCount_v2(unsigned *count)
 {
     int error = enter(COUNT);
     if (!error)
-        *count = listed_count;
+        *count = count_of_listed();
     return error;
 }
 
@@ -209,10 +237,12 @@ int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **handle)
     int error = enter(HANDLE);
     if (error)
         return error;
-    if (index >= listed_count)
+    if (index >= count_of_listed())
         return INVALID_ARGUMENT;
-    struct card *card = &state->cards[listed[index]];
-    *handle = handle_of(listed[index], 0);
+    struct card *card = &state->cards[slot_at(index)];
+    if (hangs(&card->hang, HANDLE))
+        hang(&card->hang, HANDLE);
+    *handle = handle_of(slot_at(index), 0);
     return card->lost ? card->lost : card->errors[HANDLE];
 }
 
@@ -237,8 +267,8 @@ int nvmlDeviceGetIndex(void *handle, unsigned *index)
     struct card *card;
     struct slice *slice;
     int error = enter_card(handle, INDEX, &card, &slice);
-    for (*index = 0; !error && *index < listed_count; ++*index)
-        if (card == &state->cards[listed[*index]])
+    for (*index = 0; !error && *index < count_of_listed(); ++*index)
+        if (card == &state->cards[slot_at(*index)])
             return SUCCESS;
     return error ? error : NOT_FOUND;
 }

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keda_gpu_scaler.core.types import Allocation, Device, Sample, Snapshot
+from keda_gpu_scaler.core.types import Allocation, Device, ReadingFailure, Sample, Snapshot
 from keda_gpu_scaler.wire.snapshot_codec import (
+    MAX_FAILURES,
     MAX_LENGTH,
     MAX_SAMPLES,
     MAX_WHOLE,
@@ -47,7 +48,11 @@ _allocations = st.none() | st.lists(st.builds(Allocation, *[_names] * 5), max_si
 )
 _celsius = st.none() | st.floats(-300, 1e4)
 _watts = st.none() | st.floats(0, 1e6)
-_samples = st.tuples(_devices, _ratios, _ratios, _memory, _celsius, _watts).map(
+_failures = st.lists(
+    st.builds(ReadingFailure, _maybe_empty, _names, st.none() | st.floats(-1e12, 1e12)), max_size=MAX_FAILURES
+).map(tuple)
+_lags = st.just(0.0) | st.floats(0, 1e6)
+_samples = st.tuples(_devices, _ratios, _ratios, _memory, _celsius, _watts, _lags, _failures).map(
     lambda drawn: Sample(*drawn[:3], *drawn[3], *drawn[4:])
 )
 snapshots = st.builds(
@@ -201,6 +206,23 @@ REFUSED = {
         with_sample(memory_total_bytes=0),
         "samples[0].memory_total_bytes: Invalid value: 0: must be a whole number from 1 to",
     ),
+    "a lag below zero": (with_sample(lag_seconds=-1), "samples[0].lag_seconds: Invalid value: -1: must be a number"),
+    "failures that are text": (
+        with_sample(failures="lost"),
+        'samples[0].failures: Invalid value: "lost": must be a list',
+    ),
+    "one failure too many": (
+        with_sample(failures=[["power", "lost", None]] * (MAX_FAILURES + 1)),
+        f"samples[0].failures: Invalid value: a list of {MAX_FAILURES + 1}: must be a list of at most {MAX_FAILURES}",
+    ),
+    "a failure without a reason": (
+        with_sample(failures=[["power", "", None]]),
+        "failures: Invalid value: a list of 3: must be a list of a reading, a printable reason and a time",
+    ),
+    "a reason with a control character": (with_sample(failures=[["power", "\x1b[2J", 1]]), "failures: Invalid value"),
+    "a reason that is too long": (with_sample(failures=[["power", "x" * 257, 1]]), "failures: Invalid value"),
+    "a failure at no time": (with_sample(failures=[["power", "lost", "now"]]), "failures: Invalid value"),
+    "a failure of two fields": (with_sample(failures=[["power", "lost"]]), "failures: Invalid value: a list of 2"),
     "a parent that is empty": (with_sample(parent=""), 'samples[0].parent: Invalid value: "": must be'),
 }
 
@@ -315,6 +337,32 @@ def test_other_devices_cannot_be_encoded_as_a_change(after: Snapshot) -> None:
     assert encode_change(EXAMPLE, after) is None
 
 
+LOST = replace(EXAMPLE.samples[0], failures=(ReadingFailure("", "GPU is lost (15)", 40.0),), lag_seconds=3.0)
+
+
+def test_the_reason_of_an_unknown_reading_is_sent_once_and_ends_with_it() -> None:
+    failed = replace(EXAMPLE, sequence=13, samples=(LOST, EXAMPLE.samples[1]))
+    change = encode_change(EXAMPLE, failed)
+    assert change is not None
+    assert json.loads(change)["details"] == {"0": [3.0, [["", "GPU is lost (15)", 40.0]]]}
+    still = replace(failed, sequence=14, samples=(replace(LOST, temperature_celsius=42.0), EXAMPLE.samples[1]))
+    change = encode_change(failed, still)
+    assert change is not None
+    assert "details" not in change
+    assert apply_change(failed, change) == still
+    change = encode_change(still, replace(EXAMPLE, sequence=15))
+    assert change is not None
+    assert apply_change(still, change) == replace(EXAMPLE, sequence=15)
+
+
+def test_an_older_version_that_ignores_the_reasons_reads_the_same_readings() -> None:
+    change = encode_change(EXAMPLE, replace(EXAMPLE, sequence=13, samples=(LOST, EXAMPLE.samples[1])))
+    assert change is not None
+    known = json.loads(change)
+    del known["details"]
+    assert apply_change(EXAMPLE, json.dumps(known)).samples[0] == replace(LOST, failures=(), lag_seconds=0.0)
+
+
 def test_a_change_without_differences_is_short() -> None:
     change = encode_change(EXAMPLE, replace(EXAMPLE, sequence=13, at_seconds=42.5))
     assert change is not None
@@ -352,6 +400,18 @@ READINGS = [0.5, None, 1, 2, 41.0, None]
             {"samples": {"0": [0, 0, 0, 0, 0, 0]}}, "must be 6 readings in range", id="a memory total of zero"
         ),
         pytest.param({"samples": {"0": [0, 0, 0, 1, 0, -1]}}, "must be 6 readings in range", id="negative power"),
+        pytest.param({"details": []}, "details: Invalid value: a list of 0: must be an object", id="no details"),
+        pytest.param(
+            {"details": {"2": [0, []]}}, 'details: Invalid value: "2": must be a position', id="details of none"
+        ),
+        pytest.param({"details": {"0": [0]}}, "details.0: Invalid value: a list of 1: must be a lag", id="no failures"),
+        pytest.param({"details": {"0": [None, []]}}, "details.0: Invalid value", id="no lag"),
+        pytest.param({"details": {"0": [-1, []]}}, "details.0: Invalid value", id="a lag below zero"),
+        pytest.param({"details": {"0": [0, {}]}}, "details.0: Invalid value", id="failures in an object"),
+        pytest.param({"details": {"0": [0, [["", "x", None]] * 9]}}, "at most 8 failures", id="too many failures"),
+        pytest.param(
+            {"details": {"0": [0, [["", "\x1b", None]]]}}, "failures: Invalid value", id="a control character"
+        ),
         pytest.param({"allocations": [["a"]]}, "must be a list of namespace, pod, container", id="half an allocation"),
         pytest.param({"allocations": {}}, "allocations: Invalid value: an object", id="no list of allocations"),
     ],

@@ -38,13 +38,20 @@ class Backend(Protocol):
 
         It opens the driver when the driver is not open. After the driver was lost it opens it again, at most as often
         as its back-off allows. A device that was listed before and does not answer stays in the list with every
-        reading unknown.
+        reading unknown. A device that the driver counts and does not describe is listed in the same way. When the
+        method returns, each reading is at most a second older than its sample's ``lag_seconds``.
 
         Args:
             now: monotonic seconds, for the back-off and for the clock of a recording.
 
         Raises:
             BackendError: no device can be read. It raises no other exception.
+        """
+
+    def overdue_call(self) -> str | None:
+        """Return which call of the driver has kept ``read`` waiting for a while, as a sentence; None where none has.
+
+        Any thread may call it, also while ``read`` blocks.
         """
 
     def close(self) -> None:

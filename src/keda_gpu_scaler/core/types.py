@@ -31,11 +31,27 @@ class Device:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadingFailure:
+    """Why a reading of a device is unknown.
+
+    ``reading`` is "utilization", "memory", "temperature", "power" or "identity", and empty for all readings.
+    ``reason`` is a short printable text, the driver's own where it has one ("Unknown Error (999)").
+    ``since_seconds`` is when the reading was first unknown, on the clock of ``Snapshot.at_seconds``; None where it
+    was never known, because the device does not have it.
+    """
+
+    reading: str
+    reason: str
+    since_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One device's readings at one instant; every reading may be unknown.
 
     Utilisations are ratios from 0 to 1: the share of time in which a kernel ran, or in which memory was read or
-    written.
+    written. ``lag_seconds`` is how much older than their snapshot the readings are; less than a second counts as 0.
+    ``failures`` says why readings are unknown, where the backend knows it.
     """
 
     device: Device
@@ -45,6 +61,8 @@ class Sample:
     memory_total_bytes: int | None = None
     temperature_celsius: float | None = None
     power_watts: float | None = None
+    lag_seconds: float = 0.0
+    failures: tuple[ReadingFailure, ...] = ()
 
     @property
     def has_reading(self) -> bool:
@@ -56,6 +74,15 @@ class Sample:
             and self.temperature_celsius is None
             and self.power_watts is None
         )
+
+    def failure_of(self, reading: str) -> ReadingFailure | None:
+        """Return why a reading is unknown: the failure of all readings, else that of this reading; None if not known.
+
+        Args:
+            reading: a value of ``ReadingFailure.reading``.
+        """
+        found = {failure.reading: failure for failure in self.failures}
+        return found.get("") or found.get(reading)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -77,9 +104,10 @@ class Allocation:
 class Snapshot:
     """One node's samples and allocations at one instant.
 
-    ``sequence`` grows by one with every snapshot of a run. ``at_seconds`` is on the node's monotonic clock; only
-    differences have a meaning. ``unix_seconds`` is the wall clock, for display. ``source`` says where the readings come
-    from ("nvml", "replay of …", "synthetic …"), so that a demonstration is never taken for a measurement.
+    ``sequence`` grows by one with every snapshot of a run. ``at_seconds`` is when the devices were read, on the node's
+    monotonic clock; only differences have a meaning. ``unix_seconds`` is the wall clock, for display. ``source`` says
+    where the readings come from ("nvml", "replay of …", "synthetic …"), so that a demonstration is never taken for a
+    measurement.
     ``allocations`` is sorted. It is None while the allocations are not known.
     """
 

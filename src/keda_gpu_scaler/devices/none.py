@@ -25,6 +25,10 @@ class NoneBackend:
         """Return no sample."""
         return ()
 
+    def overdue_call(self) -> str | None:
+        """Return None: it calls no driver."""
+        return None
+
     def close(self) -> None:
         """Do nothing: nothing is open."""
 

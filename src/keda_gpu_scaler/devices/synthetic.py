@@ -86,6 +86,10 @@ class SyntheticBackend:
         second = math.floor(now - self._started_at)
         return tuple(self._sample(device, second) for device in self._devices)
 
+    def overdue_call(self) -> str | None:
+        """Return None: it calls no driver."""
+        return None
+
     def close(self) -> None:
         """Do nothing; the load continues."""
 

@@ -4,12 +4,12 @@
 import asyncio
 import contextlib
 import logging
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
-from keda_gpu_scaler.core.types import Pod, PodRef, Unavailable, Workload
+from keda_gpu_scaler.core.state.removals import Removals
+from keda_gpu_scaler.core.types import Pod, Unavailable, Workload
 from keda_gpu_scaler.kube import parse
 from keda_gpu_scaler.kube.client import ApiError
 from keda_gpu_scaler.kube.parse import Scale, ScaledSpec, ScaleTarget
@@ -77,8 +77,7 @@ class WatchedWorkload:
         self._scale: tuple[ScaleTarget, str, Scale] | None = None
         self._scale_failed_at: float | None = None
         self._retry_seconds: float | None = None
-        self._serving: frozenset[PodRef] = frozenset()
-        self._removed_at = -math.inf
+        self._removals = Removals()
         self._state: Workload | Unavailable = Unavailable(
             f"{self._title}: not read from the API server yet", is_permanent=False
         )
@@ -133,19 +132,11 @@ class WatchedWorkload:
     def _set_state(self, state: Workload | Unavailable) -> None:
         self.is_synced.set()
         if isinstance(state, Workload):
-            self._note_removed(state)
-            state = replace(state, removed_at_seconds=self._removed_at)
+            removed_at = self._removals.note(state.pods, self._cluster.now())
+            state = replace(state, removed_at_seconds=removed_at)
         if state != self._state:
             self._state = state
             self._cluster.changed()
-
-    def _note_removed(self, state: Workload) -> None:
-        """Note the time if a pod that carried load is being deleted or is gone."""
-        serving = frozenset(pod.ref for pod in state.pods if pod.is_ready and not pod.is_deleting)
-        left = frozenset(pod.ref for pod in state.pods if not pod.is_deleting)
-        if not self._serving <= left:
-            self._removed_at = self._cluster.now()
-        self._serving = serving
 
     async def _read(self) -> Workload:
         query = ResourceQuery("scaledobjects", *_KEDA, self._namespace)

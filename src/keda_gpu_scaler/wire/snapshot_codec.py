@@ -2,7 +2,8 @@
 """Encodes a snapshot as one line of JSON, and decodes untrusted text as a snapshot.
 
 Law: ``decode(encode(snapshot)) == snapshot``, and any other text is a ``CodecError``. An unknown reading is left out;
-it is never written as 0 or NaN. Unknown keys are ignored, so that a newer version can add keys.
+it is never written as 0 or NaN. Unknown keys are ignored, so that a newer version can add keys: an older version reads
+a snapshot without the reasons of unknown readings.
 
 Between peers most of a snapshot is equal to the one before. So ``encode_change`` writes only the differences, and
 ``apply_change(before, encode_change(before, after)) == after``.
@@ -10,10 +11,11 @@ Between peers most of a snapshot is equal to the one before. So ``encode_change`
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 from keda_gpu_scaler.core.quoting import quoted
-from keda_gpu_scaler.core.types import Allocation, Device, Sample, Snapshot
+from keda_gpu_scaler.core.types import Allocation, Device, ReadingFailure, Sample, Snapshot
 from keda_gpu_scaler.wire.json_fields import (
     MAX_LENGTH,
     MAX_NUMBER,
@@ -26,6 +28,7 @@ from keda_gpu_scaler.wire.json_fields import (
 
 __all__ = [
     "MAX_ALLOCATIONS",
+    "MAX_FAILURES",
     "MAX_LENGTH",
     "MAX_NUMBER",
     "MAX_SAMPLES",
@@ -45,6 +48,8 @@ VERSION = 1
 MAX_SAMPLES = 4096
 MAX_ALLOCATIONS = 16384
 MAX_SOURCE_LENGTH = 1024
+MAX_FAILURES = 8
+"""The limit for one sample: more than a device has readings."""
 
 _READINGS = (
     "gpu_utilization_ratio",
@@ -56,6 +61,8 @@ _READINGS = (
 )
 _IDENTIFIERS = ("parent", "minor", "gpu_instance", "compute_instance")
 _ALLOCATION_FIELDS = 5
+_FAILURE_FIELDS = 3
+_DETAILS_FIELDS = 2
 
 
 def encode(snapshot: Snapshot) -> str:
@@ -94,7 +101,8 @@ def encode_change(before: Snapshot, after: Snapshot) -> str | None:
     """Return the differences of a later snapshot as one line of ASCII, None if its devices are different.
 
     The readings of a changed device are a list by its position. The order is that of ``Sample``'s fields; null means
-    unknown.
+    unknown. The lag and the failures of a sample are sent only where they changed, under a key of their own, which an
+    older version ignores.
 
     Raises:
         CodecError: ``apply_change`` would refuse the later snapshot.
@@ -102,6 +110,7 @@ def encode_change(before: Snapshot, after: Snapshot) -> str | None:
     if before.node != after.node or before.source != after.source or len(before.samples) != len(after.samples):
         return None
     changed: dict[str, list[float | None]] = {}
+    details: dict[str, list[object]] = {}
     for position, (old, new) in enumerate(zip(before.samples, after.samples, strict=True)):
         if old is new or old == new:
             continue
@@ -110,6 +119,9 @@ def encode_change(before: Snapshot, after: Snapshot) -> str | None:
         readings = [_finite(getattr(new, name)) for name in _READINGS]
         _changed_sample(new.device, readings, position)
         changed[str(position)] = readings
+        if old.failures != new.failures or old.lag_seconds != new.lag_seconds:
+            details[str(position)] = [new.lag_seconds, _plain_failures(new)]
+            _details(details[str(position)], position)
     plain: dict[str, object] = {
         "version": VERSION,
         "after": before.sequence,
@@ -118,6 +130,8 @@ def encode_change(before: Snapshot, after: Snapshot) -> str | None:
         "unix_seconds": after.unix_seconds,
         "samples": changed,
     }
+    if details:
+        plain["details"] = details
     if after.allocations is not before.allocations and after.allocations != before.allocations:
         plain["allocations"] = (
             None if after.allocations is None else [_plain_allocation(allocation) for allocation in after.allocations]
@@ -139,7 +153,14 @@ def apply_change(before: Snapshot, text: str | bytes) -> Snapshot:
     fields.whole("after", before.sequence, before.sequence)
     samples = list(before.samples)
     for position, readings in fields.lists("samples", len(samples)):
-        samples[position] = _changed_sample(samples[position].device, readings, position)
+        old = samples[position]
+        samples[position] = _changed_sample(old.device, readings, position)
+        if old.failures or old.lag_seconds:
+            samples[position] = replace(samples[position], lag_seconds=old.lag_seconds, failures=old.failures)
+    if not fields.is_unknown("details"):
+        for position, item in fields.lists("details", len(samples)):
+            lag_seconds, failures = _details(item, position)
+            samples[position] = replace(samples[position], lag_seconds=lag_seconds, failures=failures)
     sequence, at_seconds, unix_seconds = _times(fields)
     return Snapshot(
         node=before.node,
@@ -163,7 +184,15 @@ def _plain_sample(sample: Sample) -> dict[str, object]:
     for name in _READINGS:
         if (value := _finite(getattr(sample, name))) is not None:
             plain[name] = value
+    if sample.lag_seconds:
+        plain["lag_seconds"] = sample.lag_seconds
+    if sample.failures:
+        plain["failures"] = _plain_failures(sample)
     return plain
+
+
+def _plain_failures(sample: Sample) -> list[list[object]]:
+    return [[failure.reading, failure.reason, failure.since_seconds] for failure in sample.failures]
 
 
 def _plain_allocation(allocation: Allocation) -> list[str]:
@@ -226,7 +255,41 @@ def _sample(fields: Fields) -> Sample:
         memory_total_bytes=total,
         temperature_celsius=_number(fields, "temperature_celsius", -MAX_NUMBER, MAX_NUMBER),
         power_watts=_number(fields, "power_watts", 0, MAX_NUMBER),
+        lag_seconds=_number(fields, "lag_seconds", 0, MAX_NUMBER) or 0.0,
+        failures=_failures(fields),
     )
+
+
+def _failures(fields: Fields) -> tuple[ReadingFailure, ...]:
+    if fields.is_unknown("failures"):
+        return ()
+    return tuple([_failure(item) for item in fields.items("failures", MAX_FAILURES)])
+
+
+def _failure(item: object) -> ReadingFailure:
+    if isinstance(item, list) and len(item) == _FAILURE_FIELDS:
+        reading, reason, since_seconds = item
+        if _is_text(reading) and _is_text(reason) and reason and _is_between(since_seconds, -MAX_NUMBER, MAX_NUMBER):
+            return ReadingFailure(reading, reason, _float(since_seconds))
+    raise CodecError(
+        f"failures: Invalid value: {quoted(item)}: must be a list of a reading, a printable reason and a time"
+    )
+
+
+def _details(item: list[Any], position: int) -> tuple[float, tuple[ReadingFailure, ...]]:
+    """Return the lag and the failures of a sample in a change."""
+    if len(item) == _DETAILS_FIELDS:
+        lag_seconds, failures = item
+        is_lag = lag_seconds is not None and _is_between(lag_seconds, 0, MAX_NUMBER)
+        if is_lag and isinstance(failures, list) and len(failures) <= MAX_FAILURES:
+            return float(lag_seconds), tuple([_failure(failure) for failure in failures])
+    raise CodecError(
+        f"details.{position}: Invalid value: {quoted(item)}: must be a lag and at most {MAX_FAILURES} failures"
+    )
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and len(value) <= MAX_TEXT_LENGTH and value.isprintable()
 
 
 def _number(fields: Fields, key: str, at_least: float, at_most: float) -> float | None:
@@ -272,11 +335,7 @@ def _allocations(fields: Fields) -> tuple[Allocation, ...] | None:
 
 
 def _allocation(item: object) -> Allocation:
-    if (
-        isinstance(item, list)
-        and len(item) == _ALLOCATION_FIELDS
-        and all(isinstance(text, str) and 0 < len(text) <= MAX_TEXT_LENGTH and text.isprintable() for text in item)
-    ):
+    if isinstance(item, list) and len(item) == _ALLOCATION_FIELDS and all(_is_text(text) and text for text in item):
         return Allocation(*item)
     raise CodecError(
         f"allocations: Invalid value: {quoted(item)}: must be a list of namespace, pod, container, resource, device id"

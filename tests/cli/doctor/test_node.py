@@ -46,7 +46,9 @@ def test_a_device_without_a_reading_is_a_problem(fake_nvml: FakeNvml) -> None:
     for call in ("utilisation", "memory v1", "memory v2", "temperature v1", "temperature v2", "power"):
         fake_nvml.device(1).refuse(call)
     config = replace(PLAIN, backend="nvml", nvml_library=str(fake_nvml.library))
-    assert findings_of(node_checks(config, HOST), "devices")[1:] == ["problem: device 1 (GPU-b) has no reading"]
+    assert findings_of(node_checks(config, HOST), "devices")[1:] == [
+        "problem: device 1 (GPU-b) has no reading: Not Supported (3)"
+    ]
 
 
 def test_a_driver_that_hangs_is_abandoned(fake_nvml: FakeNvml) -> None:

@@ -44,7 +44,8 @@ ON_MEMORY = with_line("profile: triton-inference", 'targetMemoryUtilization: "80
 
 def served_by(text: str, kind: str = "Deployment", namespace: str = "ai", **container: object) -> str:
     """Append the manifest of the scale target to a ScaledObject."""
-    pods = {"template": {"spec": {"containers": [{"name": "server", **container}]}}}
+    server = {"name": "server", "readinessProbe": {"httpGet": {"path": "/health", "port": 8000}}, **container}
+    pods = {"template": {"spec": {"containers": [server]}}}
     workload = {"apiVersion": "apps/v1", "kind": kind, "metadata": {"name": "llama"}, "spec": pods}
     if namespace:
         workload["metadata"] = {"name": "llama", "namespace": namespace}

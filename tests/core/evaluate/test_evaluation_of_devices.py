@@ -14,7 +14,7 @@ from keda_gpu_scaler.core.state.fleet import Fleet
 from keda_gpu_scaler.core.trigger.metrics import METRICS
 from keda_gpu_scaler.core.trigger.parser import Trigger
 from keda_gpu_scaler.core.trigger.parser import parse_trigger as parse_metadata
-from keda_gpu_scaler.core.types import Sample
+from keda_gpu_scaler.core.types import ReadingFailure, Sample
 from tests.fakes import fleet_of, sample, sample_without_readings
 
 NOW = 1000.0
@@ -132,6 +132,77 @@ def test_law_1_unknown_data_gives_no_value_keeps_the_workload_active_and_has_a_r
     assert (evaluation.value, evaluation.no_value_reason, evaluation.reason) == (None, no_value_reason, reason)
     assert evaluation.active
     assert reason in evaluation.steps
+
+
+LOST = ReadingFailure("", "GPU is lost (15)", 960.0)
+FAILED = ReadingFailure("power", "Unknown Error (999)", 990.0)
+NOT_OFFERED = ReadingFailure("utilization", "Not Supported (3)")
+
+
+@pytest.mark.parametrize(
+    ("metric", "moments", "reason"),
+    [
+        pytest.param(
+            "gpu_utilization",
+            [[replace(sample_without_readings(2), failures=(LOST,))]],
+            "GPU 2 (GPU-0002) of node gpu-7 has no reading of gpu_utilization: GPU is lost (15), for 40 s",
+            id="the whole device",
+        ),
+        pytest.param(
+            "power_draw",
+            [[sample(2, power_watts=None, failures=(NOT_OFFERED, FAILED))]],
+            "GPU 2 (GPU-0002) of node gpu-7 has no reading of power_draw: Unknown Error (999), for 10 s",
+            id="one reading",
+        ),
+        pytest.param(
+            "memory_utilization",
+            [[sample_without_readings(2)], [replace(sample_without_readings(2), failures=(NOT_OFFERED,))]],
+            "GPU 2 (GPU-0002) of node gpu-7 has no reading of memory_utilization: Not Supported (3);",
+            id="a reading that the device does not have",
+        ),
+        pytest.param(
+            "temperature",
+            [[sample(2, temperature_celsius=None, failures=(FAILED,))]],
+            "GPU 2 (GPU-0002) of node gpu-7 has no reading of temperature;",
+            id="another reading",
+        ),
+        pytest.param(
+            "gpu_utilization",
+            [
+                [sample(2, 0.9)],
+                *[[sample_without_readings(2)]] * 11,
+                [replace(sample_without_readings(2), failures=(LOST,))],
+            ],
+            "GPU 2 (GPU-0002) of node gpu-7 has no recent reading of gpu_utilization: the last one is 12 s older than "
+            "the newest snapshot (limit 10 s): GPU is lost (15), for 40 s",
+            id="the last reading is too old",
+        ),
+        pytest.param(
+            "gpu_utilization",
+            [[sample(2, 0.9, lag_seconds=15.0)]],
+            "GPU 2 (GPU-0002) of node gpu-7 has no recent reading of gpu_utilization: the last one is 15 s older than "
+            "the newest snapshot (limit 10 s);",
+            id="the reading lags its snapshot by too much",
+        ),
+    ],
+)
+def test_the_reason_of_an_unknown_reading_is_in_the_answer(
+    metric: str, moments: list[list[Sample]], reason: str
+) -> None:
+    metadata = {"metricType": metric, "targetValue": "80", "windowSeconds": "60", "minCoverage": "1"}
+    evaluation = evaluate(parse_trigger(metadata), fleet_of(*moments), NOW)
+    assert evaluation.value is None
+    assert reason in evaluation.reason
+
+
+def test_a_reading_counts_at_its_own_time_and_not_at_that_of_its_snapshot() -> None:
+    late = [[sample(0, 0.1)], [sample(0, 0.9, lag_seconds=4.0)]]
+    assert evaluate(parse_trigger({"windowSeconds": "3"}), fleet_of(*late), NOW).value == 50  # the newest counts
+    later = [*late, [sample(0, 0.1)]]
+    assert evaluate(parse_trigger({"windowSeconds": "3"}), fleet_of(*later), NOW).value == 10
+    assert evaluate(parse_trigger({"windowSeconds": "0"}), fleet_of(*late), NOW).value == 90
+    observation = evaluate(parse_trigger({"windowSeconds": "0"}), fleet_of(*late), NOW)
+    assert observation.expires_at_seconds == NOW + 10 - 4
 
 
 def test_law_1_with_full_coverage_one_unknown_device_takes_the_value_away() -> None:

@@ -141,7 +141,8 @@ def _check_devices(samples: Sequence[Sample]) -> Iterator[Finding]:
     yield ok("devices", f"{counted(len(samples), 'device')}: {named}")
     for sample in samples:
         if not sample.has_reading:
-            text = f"device {sample.device.index} ({sample.device.uuid}) has no reading"
+            why = f": {sample.failures[0].reason}" if sample.failures else ""
+            text = f"device {sample.device.index} ({sample.device.uuid}) has no reading{why}"
             yield problem("devices", text, "look for Xid messages in the kernel's log, and reset it", Heading.NO_VALUE)
     with_reading = [sample for sample in samples if sample.has_reading]
     metrics_by_devices: dict[tuple[int, ...], list[str]] = {}

@@ -12,18 +12,24 @@ from typing import Any
 from keda_gpu_scaler.core.trigger.engines import ENGINES, ContainerNames
 
 _WORD_SEPARATORS = re.compile(r"[^a-z0-9]+")
+_PROBES = ("readinessProbe", "startupProbe")
 # These run in front of engines and use no GPU: vllm-router, sglang-router.
 _FRONT_WORDS = frozenset({"router", "gateway"})
 
 
 @dataclass(frozen=True, slots=True)
 class ManifestWorkload:
-    """A workload, and the engine that it runs; ``namespace`` is empty where the manifest has none."""
+    """A workload, and the engine that it runs; ``namespace`` is empty where the manifest has none.
+
+    ``is_probed`` says that a container with the engine has a readiness probe, or a startup probe: before a startup
+    probe succeeds, the kubelet reports the container as not ready.
+    """
 
     kind: str
     namespace: str
     name: str
     engine: str
+    is_probed: bool = True
 
     def matches(self, kind: str, namespace: str, name: str) -> bool:
         """Whether a scale target's reference may select this workload; an empty namespace matches every namespace."""
@@ -37,13 +43,19 @@ def serving(values: Iterable[Any]) -> Iterator[ManifestWorkload]:
         for one in items if isinstance(items, list) else [value]:
             metadata = one.get("metadata") if isinstance(one, Mapping) else None
             if isinstance(metadata, Mapping) and (engine := engine_of(one)):
-                namespace = metadata.get("namespace") or ""
-                yield ManifestWorkload(str(one.get("kind")), str(namespace), str(metadata.get("name")), engine)
+                kind, name, namespace = one.get("kind"), metadata.get("name"), metadata.get("namespace") or ""
+                yield ManifestWorkload(str(kind), str(namespace), str(name), engine, _is_probed(one))
 
 
 def engine_of(value: Any) -> str | None:
     """Return the product name of the engine that a container within an object runs; None where no engine is known."""
     return next((engine for one in _containers(value) if (engine := _engine_of_container(one))), None)
+
+
+def _is_probed(value: Any) -> bool:
+    """Whether any container with an engine has a probe. In a group of pods, only the leader may have one."""
+    engines = (one for one in _containers(value) if _engine_of_container(one))
+    return any(one.get(probe) for one in engines for probe in _PROBES)
 
 
 def _containers(value: Any) -> Iterator[Mapping[str, Any]]:

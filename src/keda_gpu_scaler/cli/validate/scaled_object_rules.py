@@ -7,6 +7,7 @@ from typing import Any
 
 from keda_gpu_scaler.cli.validate.documents import Document, YamlPath, integer, mapping, value_at
 from keda_gpu_scaler.cli.validate.engine_images import ManifestWorkload, engine_of
+from keda_gpu_scaler.cli.validate.engine_rules import check_engine_triggers
 from keda_gpu_scaler.cli.validate.findings import Severity, ValidationFinding
 from keda_gpu_scaler.cli.validate.trigger_rules import (
     FROM_ENVIRONMENT,
@@ -60,10 +61,15 @@ class ScaledManifest:
         """The engine of the scale target, if it allocates its memory at its start and its manifest is known."""
         if "jobTargetRef" in self.spec:
             return engine_of(self.spec["jobTargetRef"])
+        return self.scale_target.engine if self.scale_target else None
+
+    @property
+    def scale_target(self) -> ManifestWorkload | None:
+        """The scale target, if it runs such an engine and its manifest is known."""
         target = mapping(self.spec.get("scaleTargetRef"))
         kind, namespace = str(target.get("kind") or "Deployment"), str(self.metadata.get("namespace") or "")
         name = str(target.get("name"))
-        return next((one.engine for one in self.workloads if one.matches(kind, namespace, name)), None)
+        return next((one for one in self.workloads if one.matches(kind, namespace, name)), None)
 
     @property
     def title(self) -> str:
@@ -94,6 +100,9 @@ def _problems(manifest: ScaledManifest) -> Iterator[Problem]:
     for number in manifest.own_triggers:
         trigger = mapping(manifest.triggers[number])
         yield from check_trigger(("spec", "triggers", number), trigger, manifest.engine)
+    value = mapping(value_at(manifest.document.value, manifest.path))
+    triggers = {number: manifest.trigger_metadata(number) for number in manifest.own_triggers}
+    yield from check_engine_triggers(value, triggers, manifest.scale_target)
 
 
 def _check_replica_counts(manifest: ScaledManifest) -> Iterator[Problem]:

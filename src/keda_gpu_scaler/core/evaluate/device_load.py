@@ -15,7 +15,7 @@ from keda_gpu_scaler.core.aggregation import mean
 from keda_gpu_scaler.core.evaluate.attribution import PodDevices, attribute
 from keda_gpu_scaler.core.state.fleet import MAX_WINDOW_SECONDS, History
 from keda_gpu_scaler.core.trigger.metrics import Metric
-from keda_gpu_scaler.core.types import Allocation, Device, PodRef, Snapshot
+from keda_gpu_scaler.core.types import Allocation, Device, PodRef, ReadingFailure, Sample, Snapshot
 
 # The columns of a device are collected for the next longer of these spans, once for all shorter windows.
 _SPANS_SECONDS = (10.0, 30.0, 60.0, 120.0, MAX_WINDOW_SECONDS)
@@ -27,12 +27,14 @@ _MAX_CACHE_ENTRIES = 256  # of one history: a caller may request very many windo
 class DeviceLoad:
     """A device's mean over the window, in the metric's unit.
 
-    ``lag_seconds`` is how much older than the newest snapshot the device's newest reading is.
+    ``lag_seconds`` is how much older than the newest snapshot the device's newest reading is. ``failure`` says why the
+    newest snapshot has no reading, where that is known.
     """
 
     device: Device
     value: float | None
     lag_seconds: float
+    failure: ReadingFailure | None = None
 
     def is_within(self, lag_seconds: float) -> bool:
         """Whether there is a value whose newest reading lags by at most this."""
@@ -82,19 +84,24 @@ def _remember(history: History, key: object, value: _T) -> _T:
 
 @dataclass(frozen=True, slots=True)
 class _DeviceColumn:
-    """One device's known readings, newest first, and how much older than the newest snapshot each of them is."""
+    """One device's known readings, newest first, and how much older than the newest snapshot each of them is.
+
+    ``in_newest`` is the number of readings in the newest snapshot: 0 or 1.
+    """
 
     device: Device
     lags_seconds: tuple[float, ...]
     values: tuple[float, ...]
+    in_newest: int
+    failure: ReadingFailure | None
 
 
 def _mean_over(column: _DeviceColumn, window_seconds: float) -> DeviceLoad:
     # The newest snapshot always counts. Any other snapshot counts if it is older by less than the window.
-    count = max(bisect.bisect_left(column.lags_seconds, window_seconds), bisect.bisect_right(column.lags_seconds, 0.0))
+    count = bisect.bisect_left(column.lags_seconds, window_seconds, lo=column.in_newest)
     if not count:
-        return DeviceLoad(column.device, None, math.inf)
-    return DeviceLoad(column.device, mean(column.values[:count]), column.lags_seconds[0])
+        return DeviceLoad(column.device, None, math.inf, column.failure)
+    return DeviceLoad(column.device, mean(column.values[:count]), min(column.lags_seconds[:count]), column.failure)
 
 
 def _columns(history: History, metric: Metric, window_seconds: float) -> tuple[_DeviceColumn, ...]:
@@ -114,11 +121,20 @@ def _collect(history: History, metric: Metric, span_seconds: float) -> tuple[_De
         for sample in snapshot.samples:
             value = metric.read(sample)
             if value is not None and sample.device.uuid in known:
-                known[sample.device.uuid].append((lag, value))
-    return tuple(
-        _DeviceColumn(sample.device, tuple(lag for lag, _ in readings), tuple(value for _, value in readings))
-        for sample in history.newest.samples
-        for readings in (known[sample.device.uuid],)
+                known[sample.device.uuid].append((lag + sample.lag_seconds, value))
+    return tuple([_column(metric, sample, known[sample.device.uuid]) for sample in history.newest.samples])
+
+
+def _column(metric: Metric, newest: Sample, readings: list[tuple[float, float]]) -> _DeviceColumn:
+    is_known = metric.read(newest) is not None
+    # A reading that lags its snapshot may be older than the one of the snapshot before.
+    ordered = [*readings[: int(is_known)], *sorted(readings[int(is_known) :])]
+    return _DeviceColumn(
+        newest.device,
+        tuple([lag for lag, _ in ordered]),
+        tuple([value for _, value in ordered]),
+        int(is_known),
+        None if is_known else newest.failure_of(metric.reading),
     )
 
 

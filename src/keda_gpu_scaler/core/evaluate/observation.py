@@ -351,7 +351,9 @@ class _PodObserver:
         max_lag = self._fleet.stale_after_seconds - history.age_seconds(self._now)
         for load in loads:
             if not load.is_within(max_lag):
-                return _without_value(pod, ObservationState.MISSING, _no_reading(load, node, self._metric))
+                return _without_value(
+                    pod, ObservationState.MISSING, _no_reading(load, node, self._metric, history, max_lag)
+                )
         values = [load.value or 0.0 for load in loads]
         pairs = list(zip(shares, values, strict=True))
         divided = [value / share.sharers if self._metric.is_divided else value for share, value in pairs]
@@ -403,7 +405,7 @@ def _observe_node(
             described = _describe_load(metric, load)
             yield DeviceObservation(node, load.device, load.value, described, expires - load.lag_seconds)
         else:
-            yield DeviceObservation(node, load.device, None, _no_reading(load, node, metric))
+            yield DeviceObservation(node, load.device, None, _no_reading(load, node, metric, history, max_lag))
 
 
 def _describe_load(metric: Metric, load: DeviceLoad) -> str:
@@ -412,5 +414,17 @@ def _describe_load(metric: Metric, load: DeviceLoad) -> str:
     return f"GPU {device.index} {device.model} ({device.uuid}): {load.value:.6g} {metric.unit}{lag}"
 
 
-def _no_reading(load: DeviceLoad, node: str, metric: Metric) -> str:
-    return f"GPU {load.device.index} ({load.device.uuid}) of node {node} has no reading of {metric.name}"
+def _no_reading(load: DeviceLoad, node: str, metric: Metric, history: History, max_lag: float) -> str:
+    device = f"GPU {load.device.index} ({load.device.uuid}) of node {node}"
+    # Ages end at the newest snapshot: the sentence changes with the data, and not with the time of the call.
+    reason = ""
+    if load.failure is not None:
+        reason = f": {load.failure.reason}"
+        if load.failure.since_seconds is not None:
+            reason += f", for {max(0.0, history.newest.at_seconds - load.failure.since_seconds):.0f} s"
+    if load.value is None:
+        return f"{device} has no reading of {metric.name}{reason}"
+    return (
+        f"{device} has no recent reading of {metric.name}: the last one is {load.lag_seconds:.0f} s older than the "
+        f"newest snapshot (limit {max(0.0, max_lag):.0f} s){reason}"
+    )

@@ -139,6 +139,9 @@ class Fleet:
             return None
         if self.history is None or not self.is_fresh(now):
             return self.own_missing_reason(now)
-        if not any(sample.has_reading for sample in self.history.newest.samples):
-            return f"node {self.history.newest.node}: no device has a reading"
+        samples = self.history.newest.samples
+        if not any(sample.has_reading for sample in samples):
+            failures = [(sample.device.index, failure) for sample in samples for failure in sample.failures[:1]]
+            why = f": GPU {failures[0][0]}: {failures[0][1].reason}" if failures else ""
+            return f"node {self.history.newest.node}: no device has a reading{why}"
         return None

@@ -7,7 +7,7 @@ Law: each value is the one that is used. A key that has no effect on this trigge
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from keda_gpu_scaler.core.trigger.engine_params import ENDPOINT_KEYS, DemandQuery, EngineQuery
+from keda_gpu_scaler.core.trigger.engine_params import ENDPOINT_KEYS, KEYS_OF_READING, DemandQuery, EngineQuery
 from keda_gpu_scaler.core.trigger.metadata import MetadataReader
 from keda_gpu_scaler.core.trigger.metrics import EngineMetric
 from keda_gpu_scaler.core.trigger.parser import PARAMETERS, SHORTHANDS, Scope, Trigger
@@ -20,12 +20,6 @@ _ALIASES = {
     "targetValue": tuple(SHORTHANDS),
     "engineEndpoint": ENDPOINT_KEYS,
     "demandMetric": ("demand",),
-}
-_KEYS_OF_READING = {
-    "load": ("itlTargetMs", "itlFloorMs", "headroom", "drainSeconds", "kvTarget", "maxSeqs", "forecast"),
-    "saturation": ("queueTarget", "kvTarget", "maxSeqs"),
-    "ttft_ms": ("quantile",),
-    "engine": ("engineMetric",),
 }
 _LOCATION_KEYS = ("engine", "engineEndpoint", "enginePort", "enginePath", "engineScheme")
 
@@ -86,7 +80,7 @@ def _engine_settings(trigger: Trigger) -> Iterator[tuple[str, str]]:
     if query is None or not isinstance(metric, EngineMetric):
         return
     values = _engine_values(query)
-    for key in (*_LOCATION_KEYS, *_KEYS_OF_READING.get(metric.reading, ())):
+    for key in (*_LOCATION_KEYS, *KEYS_OF_READING.get(metric.reading, ())):
         if values[key]:
             yield key, values[key]
 

@@ -6,6 +6,7 @@ No engine is looked for anywhere else.
 """
 
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from keda_gpu_scaler.core.selectors import SelectorError, SeriesSelector, parse_series
 from keda_gpu_scaler.core.state.scrape import AUTO, Endpoint
@@ -26,6 +27,18 @@ DEFAULT_DEMAND_HOLD_SECONDS = 60.0
 MAX_DEMAND_HOLD_SECONDS = 300.0
 """The scraper keeps this much history. For a longer time, use KEDA's cooldownPeriod."""
 ENDPOINT_KEYS = ("engineEndpoint", "vllmEndpoint", "tritonEndpoint")
+KEYS_OF_READING: MappingProxyType[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "load": ("itlTargetMs", "itlFloorMs", "headroom", "drainSeconds", "kvTarget", "maxSeqs", "forecast"),
+        "saturation": ("queueTarget", "kvTarget", "maxSeqs"),
+        "ttft_ms": ("quantile",),
+        "engine": ("engineMetric",),
+    }
+)
+"""The keys that change a reading of an engine. They have no effect on another reading."""
+PLAUSIBLE_ITL_MS = 5.0
+"""Few models generate a token in less, also for one request alone: 8B on an H100 needs about 6 ms."""
+_REPLACED_KEYS = {"queueTarget": "drainSeconds"}  # by what the metric load counts instead
 _ENGINE_OF_KEY = {"vllmEndpoint": "vllm", "tritonEndpoint": "triton"}
 _SCHEMES = ("http", "https")
 
@@ -212,6 +225,7 @@ def read_engine(read: MetadataReader, metric: Metric | EngineMetric, engine: str
         engine: the engine that the metric or the profile is restricted to, None for any engine.
     """
     endpoint_key = read.one_of(ENDPOINT_KEYS)
+    itl_target_ms = _itl_target(read)
     query = EngineQuery(
         engine=_engine_name(read, engine, endpoint_key),
         port=_port(read),
@@ -223,8 +237,8 @@ def read_engine(read: MetadataReader, metric: Metric | EngineMetric, engine: str
         queue_target=read.number("queueTarget", DEFAULT_QUEUE_TARGET, at_least=0.001),
         kv_target=read.number("kvTarget", DEFAULT_KV_TARGET, at_least=0.01, at_most=1),
         max_seqs=read.number("maxSeqs", 0, at_least=1, at_most=1e6) if "maxSeqs" in read.given else None,
-        itl_target_seconds=read.number("itlTargetMs", DEFAULT_ITL_TARGET_MS, at_least=1, at_most=60_000) / 1000,
-        itl_floor_seconds=_itl_floor(read),
+        itl_target_seconds=itl_target_ms / 1000,
+        itl_floor_seconds=_itl_floor(read, itl_target_ms),
         headroom=read.number("headroom", DEFAULT_HEADROOM, at_least=1, at_most=3),
         drain_seconds=read.number("drainSeconds", DEFAULT_DRAIN_SECONDS, at_least=5, at_most=3600),
         is_forecast=read.choice("forecast", "none", FORECASTS) == "trend",
@@ -234,15 +248,35 @@ def read_engine(read: MetadataReader, metric: Metric | EngineMetric, engine: str
             if key in read.given:
                 read.invalid(key, f"{endpoint_key} contains it already; keep one of the two")
     if isinstance(metric, EngineMetric):
+        _hint_at_keys_of_other_readings(read, metric)
         return query
     _hint_at_unused_engine_key(read, metric)
     return None
 
 
-def _itl_floor(read: MetadataReader) -> float | None:
+def _itl_target(read: MetadataReader) -> float:
+    """Return the aimed time per token in milliseconds."""
+    milliseconds = read.number("itlTargetMs", DEFAULT_ITL_TARGET_MS, at_least=1, at_most=60_000)
+    if milliseconds < PLAUSIBLE_ITL_MS:
+        read.hints.append(
+            f"metadata.itlTargetMs: {milliseconds:g} ms per token is less than most models need for one request alone, "
+            f"so a replica counts as full with a few requests: set {PLAUSIBLE_ITL_MS:g} or more, about half of the "
+            "time per token that your users accept"
+        )
+    return milliseconds
+
+
+def _itl_floor(read: MetadataReader, itl_target_ms: float) -> float | None:
     if "itlFloorMs" not in read.given:
         return None
-    return read.number("itlFloorMs", 0, at_least=0.1, at_most=60_000) / 1000
+    milliseconds = read.number("itlFloorMs", 0, at_least=0.1, at_most=60_000)
+    if milliseconds >= itl_target_ms:
+        read.invalid(
+            "itlFloorMs",
+            f"must be below itlTargetMs ({itl_target_ms:g}): it is the time per token of one request alone; remove "
+            "the key, so that it is found by itself, or set a higher itlTargetMs",
+        )
+    return milliseconds / 1000
 
 
 def _engine_name(read: MetadataReader, engine: str | None, endpoint_key: str | None) -> str:
@@ -261,6 +295,17 @@ def _hint_at_unused_engine_key(read: MetadataReader, metric: Metric) -> None:
         if key in read.given:
             read.hints.append(f"metadata.{key}: is not used: {metric.name} is reported by devices, not by engines")
             return
+
+
+def _hint_at_keys_of_other_readings(read: MetadataReader, metric: EngineMetric) -> None:
+    own_keys = KEYS_OF_READING.get(metric.reading, ())
+    for key in dict.fromkeys(key for keys in KEYS_OF_READING.values() for key in keys):
+        if key not in read.given or key in own_keys:
+            continue
+        users = " and ".join(reading for reading, keys in KEYS_OF_READING.items() if key in keys)
+        replaced = _REPLACED_KEYS.get(key, "")
+        remedy = f"set {replaced} instead" if replaced in own_keys else "remove it, or change metricType"
+        read.hints.append(f"metadata.{key}: is not used by {metric.name}, only by {users}: {remedy}")
 
 
 def read_demand(read: MetadataReader) -> DemandQuery | None:

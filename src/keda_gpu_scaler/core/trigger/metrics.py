@@ -18,7 +18,8 @@ class Metric:
 
     ``read`` returns a sample's value in ``unit``, finite and not negative, or None where the driver returned no
     reading. ``is_divided`` says that the pods that share a device also share its value. A temperature, or the power
-    of the whole board, is not divided: each of these pods has the full value.
+    of the whole board, is not divided: each of these pods has the full value. ``reading`` is the reading that the value
+    comes from, as ``ReadingFailure`` names it.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Metric:
     meaning: str
     read: Callable[[Sample], float | None]
     is_divided: bool = True
+    reading: str = "utilization"
 
 
 def _percent(ratio: float | None) -> float | None:
@@ -71,15 +73,30 @@ METRICS: MappingProxyType[str, Metric] = MappingProxyType(
                 "share of the last second in which memory was read or written (not how full the memory is)",
                 lambda sample: _percent(sample.memory_utilization_ratio),
             ),
-            Metric("memory_used_mib", "MiB", "memory in use", _memory_used_mib),
+            Metric("memory_used_mib", "MiB", "memory in use", _memory_used_mib, reading="memory"),
             Metric(
                 "memory_used_percent",
                 "%",
                 "memory in use, as a share of the device's memory",
                 _memory_used_percent,
+                reading="memory",
             ),
-            Metric("temperature", "°C", "temperature of the GPU die", _temperature, is_divided=False),
-            Metric("power_draw", "W", "power drawn by the board", lambda sample: sample.power_watts, is_divided=False),
+            Metric(
+                "temperature",
+                "°C",
+                "temperature of the GPU die",
+                _temperature,
+                is_divided=False,
+                reading="temperature",
+            ),
+            Metric(
+                "power_draw",
+                "W",
+                "power drawn by the board",
+                lambda sample: sample.power_watts,
+                is_divided=False,
+                reading="power",
+            ),
         )
     }
 )

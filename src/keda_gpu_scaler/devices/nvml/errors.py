@@ -5,7 +5,10 @@ Law: every call to the binding goes through ``call``, which sorts each error by 
 available, one GPU is lost, or the driver is lost.
 """
 
+import threading
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 # Return codes of nvml.h. They are compared by number, because the exception class that pynvml makes of a code has
@@ -22,11 +25,11 @@ ARGUMENT_VERSION_MISMATCH = 25
 GPU_NOT_FOUND = 28
 
 DRIVER_LOST = frozenset({UNINITIALIZED, DRIVER_NOT_LOADED, LIB_RM_VERSION_MISMATCH})
-# A handle that the driver returned and no longer knows means that our list of devices is out of date. While devices
-# are being listed, the same code concerns one device only.
-_ENDS_THE_READ = DRIVER_LOST | {GPU_NOT_FOUND}
+# A handle that the driver returned and no longer knows concerns one GPU: its handle is looked up again.
+_GPU_LOST = frozenset({GPU_IS_LOST, GPU_NOT_FOUND})
 CALL_NOT_AVAILABLE = frozenset({NOT_SUPPORTED, FUNCTION_NOT_FOUND, ARGUMENT_VERSION_MISMATCH})
 """This driver or this device does not have the call, now or later. An older call may work."""
+MAX_REASON_LENGTH = 120
 
 
 class NvmlError(Exception):
@@ -40,6 +43,14 @@ class NvmlError(Exception):
     def __str__(self) -> str:
         # Formatted on demand: a GPU without a power sensor returns an error at every read, and is logged once.
         return f"{self._cause}" if self.code is not None else f"{type(self._cause).__name__}: {self._cause}"
+
+
+def reason_of(error: object) -> str:
+    """Return NVML's own reason with its code ("Unknown Error (999)"), printable and of bounded length."""
+    code = getattr(error, "code", None)
+    text = "".join([letter if letter.isprintable() else "?" for letter in str(error)])
+    text = text.removesuffix(".")[:MAX_REASON_LENGTH] or "no reason"
+    return text if code is None else f"{text} ({code})"
 
 
 class ReadingError(NvmlError):
@@ -58,25 +69,59 @@ class DriverUnusableError(Exception):
     """The driver cannot be used, for a reason without an NVML return code. The text is a sentence for people."""
 
 
+@dataclass(frozen=True, slots=True)
+class RunningCall:
+    """A call that has not returned: the name of NVML's function, and when it began, in monotonic seconds."""
+
+    name: str
+    since_seconds: float
+
+
+_running: dict[int, RunningCall] = {}
+
+
+def running_call(thread: int | None) -> RunningCall | None:
+    """Return the call that a thread makes now, by the thread's identifier. Any thread may call it."""
+    return None if thread is None else _running.get(thread)
+
+
 def call(function: Callable[..., Any], *args: Any) -> Any:
     """Call the binding, and sort each error by what it means for the read.
 
     Raises:
         ReadingError: this reading is not available.
-        GpuLostError: the GPU is lost.
-        DriverLostError: the driver is lost, or does not know a handle any more.
+        GpuLostError: the GPU is lost, or its handle is not valid any more.
+        DriverLostError: the driver is lost.
     """
+    thread = threading.get_ident()
+    _running[thread] = RunningCall(getattr(function, "__name__", "a call"), time.monotonic())
     try:
         return function(*args)
     except NvmlError:
         raise
     except Exception as error:  # the errors of pynvml, ctypes and the decoder have no base class in common
         code = getattr(error, "value", None)
-        if code in _ENDS_THE_READ:
+        if code in DRIVER_LOST:
             raise DriverLostError(code, error) from error
-        if code == GPU_IS_LOST:
+        if code in _GPU_LOST:
             raise GpuLostError(code, error) from error
         raise ReadingError(code, error) from error
+    finally:
+        _running.pop(thread, None)
+
+
+def call_twice(function: Callable[..., Any], *args: Any) -> Any:
+    """Call the binding, and once more after an error: a driver under load returns errors that are gone at once.
+
+    Raises:
+        NvmlError: as ``call``, of the second call.
+    """
+    try:
+        return call(function, *args)
+    except NvmlError as error:
+        if error.code in CALL_NOT_AVAILABLE or error.code is None:
+            raise
+    return call(function, *args)
 
 
 _SENTENCES = {
@@ -93,7 +138,7 @@ _SENTENCES = {
         "running process; restart the pod"
     ),
     UNINITIALIZED: "the NVIDIA driver was shut down under this process; it is being opened again",
-    GPU_NOT_FOUND: "the NVIDIA driver no longer knows a device that it listed; it is being opened again",
+    GPU_NOT_FOUND: "the NVIDIA driver no longer knows a device that it listed; its handle is looked up again",
     GPU_IS_LOST: (
         "no device answers the NVIDIA driver: all have fallen off the bus; look for Xid messages in the node's "
         "kernel log, then reset or restart the node"

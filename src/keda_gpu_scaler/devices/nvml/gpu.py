@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One GPU as NVML knows it: its handle, its MIG slices, and the calls that read it."""
+"""One GPU as NVML knows it: its handle, its slices, the calls that read it, the ranges of readings."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from keda_gpu_scaler.core.types import Device, Sample
-from keda_gpu_scaler.devices.nvml.errors import CALL_NOT_AVAILABLE, ReadingError, call
+from keda_gpu_scaler.devices.nvml.errors import CALL_NOT_AVAILABLE, NvmlError, ReadingError, call, reason_of
+from keda_gpu_scaler.devices.nvml.reader_threads import ReaderJob
 
-# NVML's value for "not available" has all bits set, and some drivers return it as a reading. No die survives this
-# temperature, no board draws this power, and memory must fit the wire's int64.
-IMPOSSIBLE_CELSIUS = 200
-IMPOSSIBLE_WATTS = 100_000
+# NVML's value for "not available" has all bits set, and some drivers return it as a reading. Others return 0 for a
+# sensor that does not answer: a die that works is warmer than 0 °C, and a board that works draws power. A GPU shuts
+# down far below this temperature, no board draws this power, and memory must fit the wire's int64.
+IMPOSSIBLE_CELSIUS = 150
+IMPOSSIBLE_WATTS = 10_000
 IMPOSSIBLE_BYTES = 1 << 63
 
 
@@ -47,7 +49,7 @@ class VersionedCalls:
 
 @dataclass(frozen=True, slots=True)
 class ListedGpu:
-    """A GPU as the driver lists it."""
+    """A GPU as the driver lists it. ``problem`` says why it has no identity of its own, empty where it has one."""
 
     uuid: str
     index: int
@@ -55,71 +57,118 @@ class ListedGpu:
     pci_address: str
     minor: int | None
     handle: Any
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadingProblem:
+    """Why readings are unknown. ``until`` ends the log's sentence about a GPU of which no reading is known.
+
+    ``is_lasting`` says that the device does not have the reading, so that it is no fault.
+    """
+
+    reason: str
+    until: str = ""
+    is_lasting: bool = False
+
+
+def problem_of(error: NvmlError) -> ReadingProblem:
+    """Return the problem of one reading whose call returned an error."""
+    return ReadingProblem(reason_of(error), is_lasting=error.code in CALL_NOT_AVAILABLE)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceReading:
+    """A sample of one device, and the problems of its unknown readings by their names ("" for all of them)."""
+
+    sample: Sample
+    problems: Mapping[str, ReadingProblem] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class MigSlice:
     """One entry of the list that replaces a GPU in MIG mode: a slice, or a device that was listed before.
 
-    ``memory`` reads the memory; it is None for a device that cannot be read now.
+    ``memory`` reads the memory; it is None for a device that cannot be read now, for the reason in ``problem``.
     """
 
     device: Device
     memory: Callable[[], Any] | None = None
+    problem: ReadingProblem | None = None
 
 
 class Gpu:
     """One GPU, identified by its UUID for the life of the process.
 
-    ``handle`` is None while the GPU cannot be reached. ``slices`` is None only while the GPU is known not to be in MIG
-    mode; ``was_in_mig_mode`` is what the GPU last reported. ``listed`` are the devices that were listed last; they stay
-    listed while the GPU is lost or does not report its MIG layout.
+    ``slot`` is the driver's index, None where the driver does not list the GPU. ``handle`` is None while the GPU cannot
+    be reached, for the reason in ``problem``. ``slices`` is None only while the GPU is known not to be in MIG mode;
+    ``was_in_mig_mode`` is what the GPU last reported. ``listed`` are the devices that were listed last; they stay
+    listed while no reading is known. ``job`` is the work of a reader thread that has not been collected. While it is
+    not done, only that thread changes the GPU. ``is_slow`` says that the last job overran, so no other GPU waits for
+    the next one. ``is_void`` says that the driver was opened while a job was at work. ``skips_look_up`` spaces the
+    look-ups of a GPU that cannot be reached.
     """
 
-    def __init__(self, device: Device, calls: VersionedCalls, handle: Any) -> None:
+    def __init__(self, device: Device, listing: ListedGpu) -> None:
         self.listed: tuple[Device, ...] = (device,)
-        self.is_lost = False
-        self.is_layout_unknown = False
+        self.device = device
+        self.listing = listing
+        self.slot: int | None = listing.index
+        self.handle: Any = None
+        self.calls: VersionedCalls | None = None
+        self.problem: ReadingProblem | None = None
+        self.lost_at: float | None = None
         self.was_in_mig_mode = False
-        self.reset(device, calls, handle)
+        self.job: ReaderJob | None = None
+        self.is_slow = False
+        self.is_void = False
+        self.skips_look_up = False
+        self.layout_due_at = -math.inf
+        self.forget_layout(None)
 
     def __str__(self) -> str:
         return describe(self.device)
 
-    def reset(self, device: Device, calls: VersionedCalls, handle: Any) -> None:
-        """Take over a new handle after the driver was opened; everything that came from the old handle is void."""
-        self.device = device
+    @property
+    def is_busy(self) -> bool:
+        """Whether a reader thread is at work on this GPU."""
+        return self.job is not None and not self.job.is_done
+
+    def reset(self, calls: VersionedCalls) -> None:
+        """Void everything that came from an earlier opening of the driver. The GPU may have been moved since then."""
         self.calls = calls
-        self.handle = handle
+        self.listing = ListedGpu("", self.listing.index, "", "", None, None)
+        self.handle = None
         self.layout_due_at = -math.inf
-        self.forget_layout()
+        self.forget_layout(None)
 
-    def forget_layout(self) -> None:
+    def found(self, device: Device, listing: ListedGpu) -> None:
+        """Take over the GPU's handle and its place in the driver's list."""
+        if self.listed == (self.device,):
+            self.listed = (device,)
+        self.device, self.listing, self.slot, self.handle = device, listing, listing.index, listing.handle
+        self.problem = self.lost_at = None
+        self.skips_look_up = False
+
+    def lose(self, problem: ReadingProblem, now: float) -> None:
+        """Give up the handle. The devices stay listed without readings."""
+        self.handle = None
+        self.problem = problem
+        if self.lost_at is None:
+            self.lost_at = now
+
+    def forget_layout(self, problem: ReadingProblem | None) -> None:
         """Keep the listed devices, without any way to read them, until the MIG layout is known."""
-        self.slices: list[MigSlice] | None = [MigSlice(device) for device in self.listed]
+        self.slices: list[MigSlice] | None = [MigSlice(device, problem=problem) for device in self.listed]
 
-    def samples_without_readings(self) -> list[Sample]:
-        """Return one sample of every listed device, with every reading unknown."""
-        return [Sample(device) for device in self.listed]
+    def without_readings(self, problem: ReadingProblem) -> list[DeviceReading]:
+        """Return every listed device with every reading unknown."""
+        return [DeviceReading(Sample(device), {"": problem}) for device in self.listed]
 
 
 def describe(device: Device) -> str:
     """Return a device's name for logs."""
-    return f"GPU {device.index} ({device.model}, {device.uuid})"
-
-
-def missing_readings(sample: Sample) -> list[str]:
-    """Return the names of the readings that a sample of a whole GPU does not have."""
-    return [
-        name
-        for name, value in (
-            ("utilization", sample.gpu_utilization_ratio),
-            ("memory", sample.memory_used_bytes),
-            ("temperature", sample.temperature_celsius),
-            ("power", sample.power_watts),
-        )
-        if value is None
-    ]
+    return f"GPU {device.index} ({device.model or 'no name'}, {device.uuid})"
 
 
 def ratio(percent: int | None) -> float | None:
@@ -133,8 +182,8 @@ def watts(milliwatts: int | None) -> float | None:
 
 
 def within(number: float | None, impossible: float) -> float | None:
-    """Return a number that is at least 0 and below ``impossible``, else None."""
-    return float(number) if number is not None and 0 <= number < impossible else None
+    """Return a number that is above 0 and below ``impossible``, else None."""
+    return float(number) if number is not None and 0 < number < impossible else None
 
 
 def memory_bytes(answer: Any) -> tuple[int | None, int | None]:
@@ -145,10 +194,9 @@ def memory_bytes(answer: Any) -> tuple[int | None, int | None]:
     return (used, total) if used <= total and 0 < total < IMPOSSIBLE_BYTES else (None, None)
 
 
-def normal_pci_address(bus_id: str | bytes) -> str:
+def normal_pci_address(bus_id: str) -> str:
     """Return NVML's "00000000:3B:00.0" in the usual spelling, "0000:3b:00.0"."""
-    text = bus_id.decode("ascii", "replace") if isinstance(bus_id, bytes) else bus_id
-    domain, _, rest = text.lower().partition(":")
+    domain, _, rest = bus_id.lower().partition(":")
     try:
         return f"{int(domain, 16):04x}:{rest}"
     except ValueError:

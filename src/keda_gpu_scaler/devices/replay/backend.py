@@ -78,6 +78,10 @@ class ReplayBackend:
             self._started_at = now
         return self._timeline.at((now - self._started_at) * self._speed)
 
+    def overdue_call(self) -> str | None:
+        """Return None: it calls no driver."""
+        return None
+
     def close(self) -> None:
         """Do nothing: the file is closed already, and the recording continues at the next read."""
 

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The threads that make the driver's calls, so that a call that hangs keeps one thread and one GPU.
+
+Law: a job runs at most once, in one thread. A job that overruns keeps its thread until its call returns, and no other
+job waits for it. There are never more of these threads than GPUs, because a GPU has one job at a time.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from keda_gpu_scaler.devices.nvml.errors import RunningCall, running_call
+
+OVERRUN_SECONDS = 1.0
+"""How long the other GPUs wait for one GPU. A call takes microseconds to milliseconds, so this is no slow driver."""
+OVERDUE_SECONDS = 5.0
+"""After this time the log names a call for which the read waits. Opening a driver may take longer than that."""
+
+_logger = logging.getLogger(__name__)
+
+
+class ReaderJob:
+    """One function for one GPU, or for the driver. ``result`` and ``error`` are valid once ``is_done``.
+
+    ``started_at`` is in monotonic seconds.
+    """
+
+    def __init__(self, subject: str, function: Callable[[], object]) -> None:
+        self.subject = subject
+        self._function = function
+        self._thread: int | None = None
+        self.result: Any = None
+        self.error: Exception | None = None
+        self.started_at: float | None = None
+        self.duration_seconds = 0.0
+        self.is_done = False
+
+    def run(self) -> None:
+        """Run the function in the calling thread. An exception is kept in ``error``."""
+        self._thread = threading.get_ident()
+        self.started_at = time.monotonic()
+        try:
+            self.result = self._function()
+        except Exception as error:  # the thread that waits for the job raises it again
+            self.error = error
+        self._thread = None
+        self.duration_seconds = time.monotonic() - self.started_at
+        self.is_done = True
+
+    @property
+    def running_call(self) -> RunningCall | None:
+        """The call that has not returned."""
+        return running_call(self._thread)
+
+    def describe(self) -> str:
+        """Return which call has not returned ("nvmlDeviceGetPowerUsage has not returned")."""
+        running = self.running_call
+        return f"{running.name if running else 'a call of the driver'} has not returned"
+
+    def seconds(self) -> float:
+        """Return for how long the running call, or the job, has been running."""
+        running = self.running_call
+        began = running.since_seconds if running else self.started_at
+        return 0.0 if began is None else time.monotonic() - began
+
+
+class ReaderThreads:
+    """Runs jobs one after the other, and leaves a job that overruns behind.
+
+    Args:
+        overrun_seconds: how long the other jobs wait for one.
+    """
+
+    def __init__(self, overrun_seconds: float = OVERRUN_SECONDS, overdue_seconds: float = OVERDUE_SECONDS) -> None:
+        self._overrun_seconds = overrun_seconds
+        self._overdue_seconds = overdue_seconds
+        self._progress = threading.Condition()
+        self._awaited: ReaderJob | None = None
+
+    def overdue_call(self) -> str | None:
+        """Return the call for which ``finish`` waits longer than usual, as a sentence; None where there is none."""
+        job = self._awaited
+        if job is None or (seconds := job.seconds()) < self._overdue_seconds:
+            return None
+        return f"{job.subject}: {job.describe()} for {seconds:.0f} s"
+
+    def finish(self, job: ReaderJob) -> None:
+        """Run a job and wait for its end, however long it takes. The log names a call that takes long.
+
+        Raises:
+            Exception: what the job raised.
+        """
+        self._awaited = job
+        self._start([job])
+        try:
+            if not self._wait([job], self._overdue_seconds):
+                _logger.warning("%s: %s for %.0f s", job.subject, job.describe(), job.seconds())
+                self._wait([job], None)
+                _logger.info("%s: the call has returned", job.subject)
+        finally:
+            self._awaited = None
+        if job.error is not None:
+            raise job.error
+
+    def run(self, jobs: Sequence[ReaderJob]) -> None:
+        """Run jobs in one thread. Where one overruns, every job after it gets a thread of its own.
+
+        It returns when every job is done or has overrun. A job that is not done then goes on in its thread.
+        """
+        waiting = self._start(jobs)
+        for position, job in enumerate(jobs):
+            if self._wait([job], self._overrun_seconds):
+                continue
+            rest = _drain(waiting)
+            for other in rest:
+                self._start([other])
+            self._wait(jobs[position + 1 :], self._overrun_seconds)
+            return
+
+    def start(self, job: ReaderJob) -> None:
+        """Run a job in a thread of its own, without waiting for it."""
+        self._start([job])
+
+    def _start(self, jobs: Sequence[ReaderJob]) -> "deque[ReaderJob]":
+        waiting = deque(jobs)
+        if waiting:
+            threading.Thread(target=self._work, args=(waiting,), name="nvml-reader", daemon=True).start()
+        return waiting
+
+    def _work(self, waiting: "deque[ReaderJob]") -> None:
+        while True:
+            try:
+                job = waiting.popleft()
+            except IndexError:
+                return
+            job.run()
+            with self._progress:
+                self._progress.notify_all()
+
+    def _wait(self, jobs: Sequence[ReaderJob], seconds: float | None) -> bool:
+        with self._progress:
+            return self._progress.wait_for(lambda: all(job.is_done for job in jobs), seconds)
+
+
+def _drain(waiting: "deque[ReaderJob]") -> list[ReaderJob]:
+    """Take every job that no thread has begun. Each is taken once, also while a thread takes some."""
+    taken: list[ReaderJob] = []
+    while True:
+        try:
+            taken.append(waiting.popleft())
+        except IndexError:
+            return taken
