@@ -171,10 +171,10 @@ def test_the_work_of_engines_is_measured_between_two_pages(cluster: Cluster) -> 
         return vllm_page(running=16, kv=0.4, tokens=tokens, token_times=tokens, token_time=0.02)
 
     cluster.run(working, vllm_page(kv=0.1))
-    port = str(cluster.port)
+    metadata = {"enginePort": str(cluster.port), "itlFloorMs": "5", "minCoverage": "1"}
     # It works 1 - 5 / 20 of its time, and 1 - 5 / 50 at the target: 83 %. With half of the rest for the cache, 87.5 %.
-    cluster.wait_for_value(pytest.approx(115 * 0.875), enginePort=port, itlFloorMs="5")
-    steps = cluster.steps(enginePort=port, itlFloorMs="5")
+    cluster.wait_for_value(pytest.approx(115 * 0.875), **metadata)
+    steps = cluster.steps(**metadata)
     assert any("pod llama-0: 101 % by vllm" in step and "20 ms per token" in step for step in steps), steps
     assert any("pod llama-1: 0 % by vllm" in step for step in steps), "a cache in use without a request is no work"
 

@@ -14,7 +14,7 @@ from keda_gpu_scaler.core.evaluate.load.span import EngineWork
 
 MIN_POINTS = 8
 """A line through fewer spans is not drawn."""
-_SINGULAR = 1e-6  # below this, requests and prompt tokens cannot be told apart
+_SINGULAR = 1e-6  # below this, requests and prompt tokens cannot be distinguished
 _UNKNOWN_RATIO = 0.1
 """Without any histogram, the floor is this share of the target."""
 _MAX_BOUND_RATIO = 0.2
