@@ -196,6 +196,7 @@ class FakeEngines:
     def __init__(self, known: Mapping[Endpoint, ScrapeResult] | None = None) -> None:
         self.known = dict(known or {})
         self.asked: dict[Endpoint, tuple[float, tuple[SeriesSelector, ...], bool]] = {}
+        self.asked_histories: dict[Endpoint, float] = {}
         self.news = asyncio.Event()
 
     def report(self, endpoint: Endpoint, scraped: ScrapeResult) -> None:
@@ -212,6 +213,7 @@ class FakeEngines:
         demand: bool = False,
     ) -> None:
         self.asked[endpoint] = (window_seconds, selectors, demand)
+        self.asked_histories[endpoint] = history_seconds
 
     def scrape_results(self) -> Mapping[Endpoint, ScrapeResult]:
         return {endpoint: scraped for endpoint, scraped in self.known.items() if endpoint in self.asked}

@@ -3,6 +3,7 @@
 
 import contextlib
 import http.server
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,7 +27,7 @@ class Pages:
     """An HTTP server on one of loopback's addresses, whose page a test sets; None hangs up on whoever asks."""
 
     def __init__(self, address: str, port: int = 0) -> None:
-        self.page: bytes | None = b""
+        self.page: bytes | Callable[[], bytes] | None = b""
         self.asked = 0
         pages = self
 
@@ -38,11 +39,12 @@ class Pages:
                 if pages.page is None:
                     self.connection.close()
                     return
+                page = pages.page() if callable(pages.page) else pages.page
                 self.send_response(200)
                 self.send_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-                self.send_header("Content-Length", str(len(pages.page)))
+                self.send_header("Content-Length", str(len(page)))
                 self.end_headers()
-                self.wfile.write(pages.page)
+                self.wfile.write(page)
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -79,7 +81,7 @@ class Cluster:
         paces = ("--scrape-interval", "0.1", "--demand-interval", "0.1", "--stale-after", "1")
         self.front_end = stack.enter_context(Serving(*flags, *paces, "--allow-endpoints", "127.0.0.0/8"))
 
-    def run(self, *pages: bytes, annotated: bool = False) -> None:
+    def run(self, *pages: bytes | Callable[[], bytes], annotated: bool = False) -> None:
         """Let the workload have a ready pod for each page, whose engine serves it."""
         self.server.scaled_object("llama")
         self.server.scale("llama", len(pages))
@@ -105,7 +107,7 @@ class Cluster:
         value: float = self.front_end.stub.GetMetrics(request, timeout=WAIT_SECONDS).metricValues[0].metricValueFloat
         return value
 
-    def wait_for_value(self, expected: float, **metadata: str) -> None:
+    def wait_for_value(self, expected: Any, **metadata: str) -> None:
         """Call until the value is this one: the first call may come before the first scrape on a slow machine."""
         self._wait_until(lambda: self._value_or_error(**metadata), lambda answer: answer == expected)
 
@@ -156,25 +158,48 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 
 def test_pods_are_scraped_one_by_one_and_added_up(cluster: Cluster) -> None:
     cluster.run(vllm_page(waiting=10), vllm_page(kv=0.4))
-    cluster.wait_for_value(250.0, enginePort=str(cluster.port))
-    steps = cluster.steps(enginePort=str(cluster.port))
+    cluster.wait_for_value(250.0, metricType="saturation", enginePort=str(cluster.port))
+    steps = cluster.steps(metricType="saturation", enginePort=str(cluster.port))
     assert any(f"pod llama-0: 200 % by vllm at http://127.0.0.2:{cluster.port}/metrics" in step for step in steps)
+
+
+def test_the_work_of_engines_is_measured_between_two_pages(cluster: Cluster) -> None:
+    counted = itertools.count(1)
+
+    def working() -> bytes:
+        tokens = 1000.0 * next(counted)
+        return vllm_page(running=16, kv=0.4, tokens=tokens, token_times=tokens, token_time=0.02)
+
+    cluster.run(working, vllm_page(kv=0.1))
+    metadata = {"enginePort": str(cluster.port), "itlFloorMs": "5", "minCoverage": "1"}
+    # It works 1 - 5 / 20 of its time, and 1 - 5 / 50 at the target: 83 %. With half of the rest for the cache, 87.5 %.
+    cluster.wait_for_value(pytest.approx(115 * 0.875), **metadata)
+    steps = cluster.steps(**metadata)
+    assert any("pod llama-0: 101 % by vllm" in step and "20 ms per token" in step for step in steps), steps
+    assert any("pod llama-1: 0 % by vllm" in step for step in steps), "a cache in use without a request is no work"
 
 
 def test_an_annotation_says_where_an_engine_is(cluster: Cluster) -> None:
     cluster.run(vllm_page(waiting=10), annotated=True)
-    cluster.wait_for_value(200.0)
+    cluster.wait_for_value(200.0, metricType="saturation")
 
 
 def test_an_engine_that_hangs_up_is_unknown_and_moves_nothing(cluster: Cluster) -> None:
     cluster.run(vllm_page(waiting=10), vllm_page(waiting=10))
     port = str(cluster.port)
-    cluster.wait_for_value(400.0, enginePort=port, minCoverage="1")
+    cluster.wait_for_value(400.0, metricType="saturation", enginePort=port, minCoverage="1")
     cluster.engines[1].page = None
-    cluster.wait_for_last_step("active: it is not known whether the workload is idle", enginePort=port, minCoverage="1")
-    cluster.wait_for_error("no fresh reading of 1 of 2 ready pods", enginePort=port, minCoverage="1")
+    cluster.wait_for_last_step(
+        "active: it is not known whether the workload is idle",
+        metricType="saturation",
+        enginePort=port,
+        minCoverage="1",
+    )
+    cluster.wait_for_error(
+        "no fresh reading of 1 of 2 ready pods", metricType="saturation", enginePort=port, minCoverage="1"
+    )
     # Half of the pods have a value: it asks for four replicas, and the missing pod counts as idle for scaling up.
-    cluster.wait_for_value(200.0, enginePort=port)
+    cluster.wait_for_value(200.0, metricType="saturation", enginePort=port)
 
 
 def test_a_queue_at_the_picker_wakes_what_sleeps_by_push(cluster: Cluster) -> None:

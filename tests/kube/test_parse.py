@@ -46,6 +46,44 @@ def test_entries_that_are_not_ports_are_left_out(containers: object) -> None:
     assert pod(spec={"containers": containers}).ports == ()
 
 
+READY = {"type": "Ready", "status": "True", "lastTransitionTime": "2023-11-14T22:13:10Z"}
+
+
+@pytest.mark.parametrize(
+    ("condition", "ready_at"),
+    [
+        pytest.param(READY, 1_699_999_990.0, id="a ready pod"),
+        pytest.param({**READY, "status": "False"}, None, id="the time at which it became unready"),
+        pytest.param({**READY, "lastTransitionTime": None}, None, id="no time"),
+        pytest.param({**READY, "lastTransitionTime": "yesterday"}, None, id="a time that cannot be read"),
+        pytest.param({**READY, "type": "PodScheduled"}, None, id="another condition"),
+    ],
+)
+def test_the_time_of_readiness_is_known_of_a_ready_pod(condition: dict[str, Any], ready_at: float | None) -> None:
+    assert pod(status={"conditions": [condition]}).ready_at_seconds == ready_at
+
+
+def test_the_time_of_readiness_is_on_the_monotonic_clock() -> None:
+    item = {
+        "metadata": {"creationTimestamp": "2023-11-14T22:12:00Z"},
+        "status": {"conditions": [READY]},
+    }
+    one = parse.pod(item, -1_699_999_000.0)
+    assert (one.ready_at_seconds, one.cold_start_seconds) == (990.0, 70.0)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "restarts"),
+    [
+        pytest.param([{"restartCount": 2}, {"restartCount": 1}, {}], 3, id="of all containers"),
+        pytest.param(None, 0, id="no status"),
+        pytest.param([{"restartCount": "x"}, None, {"restartCount": -3}], 0, id="no counts"),
+    ],
+)
+def test_the_restarts_of_containers_are_added_up(statuses: object, restarts: int) -> None:
+    assert pod(status={"containerStatuses": statuses}).restarts == restarts
+
+
 @pytest.mark.parametrize(
     ("annotations", "kept"),
     [

@@ -5,6 +5,7 @@ The tests without faults also run against a real API server, where one is config
 """
 
 import asyncio
+import math
 import os
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import replace
@@ -217,6 +218,44 @@ def test_changes_of_pods_and_size_are_received(any_server: AnyServer) -> None:
         assert known.triggers[0].metadata == {"targetValue": "60"}
 
     run(any_server, talk)
+
+
+def test_the_removal_of_a_ready_pod_is_noted(server: FakeApiServer) -> None:
+    populate(server, replicas=3)
+    server.pod("llama-2", "gpu-2", ready=False)
+
+    async def talk(client: Client) -> None:
+        known = await client.wait_for_sync()
+        assert isinstance(known, Workload)
+        assert known.removed_at_seconds == -math.inf
+        server.delete("pods", "llama-2")
+        known = await client.until(lambda workload: len(workload.pods) == 2)
+        assert known.removed_at_seconds == -math.inf, "it served nothing"
+        client.clock.now = 2000.0
+        server.pod("llama-1", "gpu-1", deleting=True)
+        known = await client.until(lambda workload: workload.pods[1].is_deleting)
+        assert known.removed_at_seconds == 2000.0
+        client.clock.now = 2010.0
+        server.delete("pods", "llama-1")
+        known = await client.until(lambda workload: len(workload.pods) == 1)
+        assert known.removed_at_seconds == 2000.0, "it was removed before"
+        server.delete("pods", "llama-0")
+        known = await client.until(lambda workload: not workload.pods)
+        assert known.removed_at_seconds == 2010.0
+
+    run(server, talk)
+
+
+def test_a_pod_that_is_only_not_ready_is_not_removed(server: FakeApiServer) -> None:
+    populate(server)
+
+    async def talk(client: Client) -> None:
+        await client.wait_for_sync()
+        server.pod("llama-1", "gpu-1", ready=False)
+        known = await client.until(lambda workload: not workload.pods[1].is_ready)
+        assert known.removed_at_seconds == -math.inf
+
+    run(server, talk)
 
 
 def test_a_stateful_set_is_a_target_like_a_deployment(any_server: AnyServer) -> None:

@@ -4,6 +4,8 @@
 import itertools
 from dataclasses import replace
 
+import pytest
+
 from keda_gpu_scaler.core.selectors import parse_series
 from keda_gpu_scaler.core.state.scrape import MAX_SAMPLES, Endpoint
 from keda_gpu_scaler.core.types import PodRef
@@ -28,10 +30,57 @@ async def test_a_target_is_scraped_at_its_own_offset_in_the_interval() -> None:
     async with Scene({PAGE: vllm()}) as scene:
         await scene.register_interest(POD)
         await scene.pass_time(20)
-        first, second, *others = scene.web.times(PAGE)
-        assert second - first >= 0.5, "two readings of a counter that are too close give a rate of chance"
+        _, second, third, *others = scene.web.times(PAGE)
+        assert third - second >= 0.5, "two readings of a counter that are too close give a rate of chance"
         assert len(others) in (8, 9)
-        assert {round(later - earlier, 6) for earlier, later in itertools.pairwise([second, *others])} == {2.0}
+        assert {round(later - earlier, 6) for earlier, later in itertools.pairwise([third, *others])} == {2.0}
+
+
+@scenario
+async def test_the_second_sample_comes_early_for_metrics_that_need_two() -> None:
+    async with Scene({PAGE: vllm()}) as scene:
+        await scene.register_interest(POD)
+        await scene.pass_time(20)
+        first, second, third, *_ = scene.web.times(PAGE)
+        assert second - first == pytest.approx(0.505), "a quarter of the interval after the first scrape ended"
+        assert 0.5 <= third - second < 2.5
+
+
+@scenario
+async def test_after_a_failure_only_the_second_sample_comes_early() -> None:
+    async with Scene({PAGE: NO_ANSWER}) as scene:
+        scene.manager.register_interest(POD, window_seconds=10.0)
+        await scene.pass_time(9)
+        failed = scene.web.times(PAGE)
+        assert all(later - earlier >= 1.5 for earlier, later in itertools.pairwise(failed[1:]))
+        scene.web.pages[PAGE] = vllm()
+        await scene.pass_time(9)
+        first, second, third, *_ = scene.web.times(PAGE)[len(failed) :]
+        assert second - first == pytest.approx(0.505)
+        assert 0.5 <= third - second < 2.5
+
+
+@scenario
+async def test_a_failure_after_the_first_sample_does_not_scrape_faster() -> None:
+    pages = iter([vllm()])
+    async with Scene({PAGE: lambda: next(pages, NO_ANSWER)}) as scene:
+        await scene.register_interest(POD)
+        await scene.pass_time(20)
+        _, second, third, *others = scene.web.times(PAGE)
+        assert {round(later - earlier, 6) for earlier, later in itertools.pairwise([third, *others])} == {2.0}
+        assert third - second >= 0.5
+
+
+@scenario
+async def test_the_early_scrapes_of_a_fleet_double_its_first_interval_only() -> None:
+    pods = [replace(POD, address=f"10.1.2.{number}", engine="vllm") for number in range(200)]
+    async with Scene({f"{pod.address}:8000/metrics": vllm() for pod in pods}) as scene:
+        await scene.register_interest(*pods)
+        began = scene.loop.time()
+        await scene.pass_time(20)
+        fetched = [sum(begin <= at - began < begin + 2 for at, _ in scene.web.fetched) for begin in range(0, 20, 2)]
+        assert 200 <= fetched[0] <= 400
+        assert set(fetched[2:-1]) == {200}
 
 
 @scenario
@@ -69,7 +118,7 @@ async def test_a_slow_target_has_one_scrape_at_a_time_and_delays_no_other_target
         await scene.pass_time(60)
         assert scene.web.most_running == 1
         assert 8 <= len(scene.web.times(PAGE)) <= 10, "missed scrapes are not repeated"
-        assert len(scene.web.times("10.1.2.4:8000/metrics")) == 30
+        assert len(scene.web.times("10.1.2.4:8000/metrics")) == 31, "the second one comes early"
 
 
 @scenario
@@ -153,6 +202,20 @@ async def test_the_history_has_the_longest_window_and_one_earlier_sample() -> No
         newest = samples[-1].at_seconds
         assert [newest - it.at_seconds >= 30 for it in samples] == [True] + [False] * (len(samples) - 1)
         assert len(samples) == 16
+
+
+@scenario
+async def test_before_the_window_a_thinned_history_goes_back_as_far_as_a_consumer_needs() -> None:
+    async with Scene({PAGE: vllm()}) as scene:
+        scene.manager.register_interest(POD, window_seconds=10.0)
+        scene.manager.register_interest(POD, window_seconds=10.0, history_seconds=100.0)
+        await scene.pass_time(200)
+        samples = scene.history().samples
+        newest = samples[-1].at_seconds
+        assert 90 < newest - samples[0].at_seconds <= 100
+        inside = [it for it in samples if newest - it.at_seconds < 10]
+        assert len(inside) == 5
+        assert len(samples) - len(inside) in (9, 10), "one sample in ten seconds, and one before the window"
 
 
 @scenario

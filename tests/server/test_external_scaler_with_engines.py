@@ -2,12 +2,16 @@
 """Answers from engines and demand, and the interest that is registered for them."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import grpc
 import pytest
 
+from keda_gpu_scaler.core.evaluate.workload_view import HISTORY_SECONDS
+from keda_gpu_scaler.core.instance_status import RecentAnswer
 from keda_gpu_scaler.core.selectors import SeriesSelector
 from keda_gpu_scaler.core.state.fleet import Fleet
 from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult, TargetHistory
@@ -51,7 +55,8 @@ class Bench:
         return Fleet(None, 10.0, deviceless=True, scrape_results=self.engines.scrape_results())
 
     def ref(self, **metadata: str) -> pb.ScaledObjectRef:
-        return pb.ScaledObjectRef(name="llama", namespace="ai", scalerMetadata={"profile": "llm", **metadata})
+        metadata = metadata if "profile" in metadata else {"metricType": "saturation", **metadata}
+        return pb.ScaledObjectRef(name="llama", namespace="ai", scalerMetadata=metadata)
 
     async def value(self, **metadata: str) -> float:
         answer = await self.stub.GetMetrics(pb.GetMetricsRequest(scaledObjectRef=self.ref(**metadata)))
@@ -107,6 +112,7 @@ def test_interest_in_engines_is_exactly_what_the_trigger_needs() -> None:
             ENGINE: (30.0, (), False),
             EPP: (120.0, (SeriesSelector("queue_size"),), True),
         }
+        assert bench.engines.asked_histories == {ENGINE: HISTORY_SECONDS, EPP: 0.0}
 
     on(Bench(RUNNING, FakeEngines({ENGINE: engine(1), EPP: queue(0)})), talk)
 
@@ -127,6 +133,16 @@ def test_peers_are_not_followed_where_engines_export_the_value() -> None:
     async def talk(bench: Bench) -> None:
         await bench.value()
         assert bench.peers.asked_windows == []
+
+    on(Bench(RUNNING, FakeEngines({ENGINE: engine(10)})), talk)
+
+
+def test_peers_are_followed_for_a_load_because_it_depends_on_the_model_of_the_devices() -> None:
+    async def talk(bench: Bench) -> None:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await bench.value(profile="llm")
+        assert "it has one sample so far, and its work needs two" in (caught.value.details() or "")
+        assert set(bench.peers.asked_windows) == {30.0}
 
     on(Bench(RUNNING, FakeEngines({ENGINE: engine(10)})), talk)
 
@@ -173,6 +189,45 @@ def test_law_1_unknown_demand_activates_nothing_and_is_logged_once(caplog: pytes
         "ai/llama (demand): demand at http://epp:9090/metrics is unknown: http://epp:9090/metrics: no answer within "
         "2 s; the workload is neither activated nor scaled to zero",
         "ai/llama (demand): it is known again: demand 0 is not above demandThreshold 0",
+    ]
+
+
+def test_a_queue_that_the_value_does_not_answer_is_logged_once_and_when_it_ends(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def cache(*waiting: float) -> ScrapeResult:
+        samples = tuple(
+            EngineSample(940.0 + 20 * number, "vllm", waiting=size, running=4.0, kv_cache_ratio=0.3)
+            for number, size in enumerate(waiting)
+        )
+        return ScrapeResult((TargetHistory("http://10.0.0.1:8000/metrics", samples),))
+
+    async def talk(bench: Bench) -> None:
+        for answer in (cache(9, 9, 9, 9), ScrapeResult(failure="no answer within 2 s"), cache(9, 9, 9, 0)):
+            bench.engines.report(ENGINE, answer)
+            bench.scaler.note_report()
+            for _ in range(3):
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    await bench.value(metricType="kv_cache_usage")
+            noted.append(bench.scaler.answers()[-1])
+
+    noted: list[RecentAnswer] = []
+    started = replace(POD, ready_at_seconds=POD.created_at_seconds + 45.0)
+    with caplog.at_level("INFO", logger="keda_gpu_scaler.server.recent_answers"):
+        on(Bench(workload(started), FakeEngines({ENGINE: cache(9)})), talk)
+    said = [record.message for record in caplog.records if record.name == "keda_gpu_scaler.server.recent_answers"]
+    assert said == [
+        "ai/llama: keda_gpu_metric: contradiction: 9 requests wait, some queue for 60 s, which is longer than a "
+        "replica needs to start (45 s, measured), and the value asks for no more than 1 replicas. kv_cache_usage does "
+        "not show this load: lower targetValue, or use metricType: load",
+        "ai/llama: keda_gpu_metric has no value: no fresh reading of 1 of 1 ready pods: no answer within 2 s",
+        "ai/llama: keda_gpu_metric has a value again",
+        "ai/llama: keda_gpu_metric: the queue no longer contradicts the value",
+    ]
+    assert [(one.has_queue_contradiction, one.cold_start_seconds) for one in noted] == [
+        (True, 45.0),
+        (False, None),
+        (False, 45.0),
     ]
 
 

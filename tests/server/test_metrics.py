@@ -38,9 +38,20 @@ ANSWERS = (
     RecentAnswer(
         "ai", "llama", "keda_gpu_metric", "gpu_utilization", 80.0, 276.0, active=True, with_value=3, expected=4
     ),
-    RecentAnswer("ai", "chat", "keda_gpu_llm", "saturation", 100.0, 0.0, True, 1, 1, demand=12.0, is_demand_known=True),
+    RecentAnswer("ai", "chat", "keda_gpu_llm", "load", 100.0, 0.0, True, 1, 1, demand=12.0, is_demand_known=True),
+    RecentAnswer("ai", "code", "keda_gpu_llm", "load", 100.0, 0.0, False, 0, 0, demand=None, is_demand_known=False),
     RecentAnswer(
-        "ai", "code", "keda_gpu_llm", "saturation", 100.0, 0.0, False, 0, 0, demand=None, is_demand_known=False
+        "ai",
+        "docs",
+        "keda_gpu_llm",
+        "saturation",
+        100.0,
+        80.0,
+        active=True,
+        with_value=2,
+        expected=2,
+        has_queue_contradiction=True,
+        cold_start_seconds=94.5,
     ),
     RecentAnswer(
         "ai", "standby", "keda_gpu_metric", "gpu_utilization", 75.5, None, active=True, with_value=0, expected=2
@@ -117,6 +128,21 @@ def test_law_1_a_workload_whose_answer_is_an_error_has_no_value_series() -> None
     assert f"keda_gpu_scaler_workload_value{labels}" not in found
     assert found[f"keda_gpu_scaler_workload_value_available{labels}"] == 0
     assert found[f"keda_gpu_scaler_workload_active{labels}"] == 1
+
+
+def test_a_contradiction_and_a_cold_start_have_series_where_they_are_known() -> None:
+    found = series(fleet_of([sample()]))
+
+    def labels(name: str, metric: str) -> list[tuple[str, str]]:
+        return [("metric", metric), ("metric_name", "keda_gpu_llm"), ("name", name), ("namespace", "ai")]
+
+    contradiction, cold_start = (
+        f"keda_gpu_scaler_workload_{name}" for name in ("queue_contradiction", "cold_start_seconds")
+    )
+    assert found[f"{contradiction}{labels('docs', 'saturation')}"] == 1
+    assert found[f"{contradiction}{labels('chat', 'load')}"] == 0
+    assert found[f"{cold_start}{labels('docs', 'saturation')}"] == 94.5
+    assert f"{cold_start}{labels('chat', 'load')}" not in found
 
 
 def test_the_device_count_of_an_empty_node_is_0_and_of_a_stale_node_is_absent() -> None:

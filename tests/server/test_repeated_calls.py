@@ -72,7 +72,13 @@ class CountingEngines(FakeEngines):
         demand: bool = False,
     ) -> None:
         self.registered[endpoint] += 1
-        super().register_interest(endpoint, window_seconds=window_seconds, selectors=selectors, demand=demand)
+        super().register_interest(
+            endpoint,
+            window_seconds=window_seconds,
+            history_seconds=history_seconds,
+            selectors=selectors,
+            demand=demand,
+        )
 
     async def wait_for_sync(self, endpoints: Collection[Endpoint]) -> None:
         assert self.known.keys() >= set(endpoints)
@@ -83,8 +89,12 @@ def history(utilization: float, at: float) -> History:
 
 
 def engine(waiting: float, at: float) -> ScrapeResult:
-    reading = EngineSample(at, "vllm", waiting=waiting, running=0.0, kv_cache_ratio=0.0)
-    return ScrapeResult((TargetHistory("http://10.0.0.1:8000/metrics", (reading,)),))
+    """Two samples: a load needs them."""
+    readings = tuple(
+        EngineSample(at - ago, "vllm", waiting=waiting, running=waiting, kv_cache_ratio=0.0, running_limit=256.0)
+        for ago in (2.0, 0.0)
+    )
+    return ScrapeResult((TargetHistory("http://10.0.0.1:8000/metrics", readings),))
 
 
 class Bench:
@@ -133,6 +143,7 @@ class _Details:
 
 
 LLM = {"profile": "llm"}
+SATURATION = {"metricType": "saturation"}
 ENGINE = Endpoint(POD.ref, "10.0.0.1", declared_ports=(8000,))
 
 
@@ -237,6 +248,7 @@ CALLS = st.sampled_from(
         ("GetMetrics", {"targetValue": "x"}, ""),
         ("GetMetrics", {"nodeSelector": "pool=a"}, ""),
         ("GetMetrics", LLM, ""),
+        ("GetMetrics", SATURATION, ""),
         ("IsActive", {"activationThreshold": "60"}, ""),
         ("IsActive", LLM, ""),
         ("GetMetricSpec", {"targetValue": "50"}, ""),

@@ -162,7 +162,9 @@ class ScrapeLoop:
         return min(consumer.interval_seconds for consumer in self._consumers)
 
     def _next_time(self) -> float:
-        if self._is_early:
+        # Rates and loads need two samples: the second one comes early, so that a start has a value soon.
+        is_first = self.history.failure is None and len(self.history.samples) == 1
+        if self._is_early or is_first:
             return max(self._clock(), self._ended_at_seconds + self._interval_seconds * _MIN_GAP)
         return self._next_regular_time()
 

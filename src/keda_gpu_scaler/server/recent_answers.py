@@ -66,7 +66,8 @@ class TransitionLog:
                 _log.warning("%s: %s has no value: %s", title, trigger.metric_name, evaluation.reason)
         elif self._conditions.pop(key, None) is not None:
             _log.info("%s: %s has a value again", title, trigger.metric_name)
-        self._log_contradiction(title, trigger, evaluation.contradiction)
+        if evaluation.no_value_reason is None:  # without a value it is not known whether the queue is still there
+            self._log_contradiction(title, trigger, evaluation.contradiction)
         if evaluation.demand is not None:
             self._log_demand(f"{title} (demand)", trigger, evaluation.demand)
 

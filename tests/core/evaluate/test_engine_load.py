@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from keda_gpu_scaler.core.evaluate.engine_load import EngineLoad, engine_load, pod_endpoint, quantile
@@ -297,6 +297,7 @@ def test_an_endpoint_comes_from_the_trigger_then_the_annotations_then_the_engine
     st.lists(st.integers(0, 50), min_size=1, max_size=8),
     st.floats(0.001, 0.999),
 )
+@example([3, 3], 0.5)  # 0.1 * 3 / 3 is above 0.1
 def test_a_quantile_lies_within_the_buckets_with_observations(sizes: list[int], ratio: float) -> None:
     bounds = (*(0.1 * 2**number for number in range(len(sizes) - 1)), math.inf)
     counts, total = [], 0

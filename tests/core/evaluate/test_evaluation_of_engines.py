@@ -61,7 +61,7 @@ def evaluated(
     metadata: dict[str, str] | None = None,
     fleet: Fleet | None = None,
 ) -> Evaluation:
-    trigger = parse_trigger({"profile": "llm", **(metadata or {})})
+    trigger = parse_trigger({"metricType": "saturation", **(metadata or {})})
     asked = {
         scrape.endpoint for scrape in scrape_requests(trigger, ready_pods(known) if isinstance(known, Workload) else ())
     }
@@ -361,7 +361,7 @@ def test_demand_below_its_threshold_sizes_nothing() -> None:
 
 
 def test_the_history_of_demand_covers_the_window_and_the_hold() -> None:
-    metadata = {"profile": "llm", **DEMAND, "windowSeconds": "20", "demandHoldSeconds": "60"}
+    metadata = {"metricType": "saturation", **DEMAND, "windowSeconds": "20", "demandHoldSeconds": "60"}
     (scrape,) = scrape_requests(parse_trigger(metadata), ())
     assert (scrape.is_demand, scrape.window_seconds) == (True, 80.0)
 

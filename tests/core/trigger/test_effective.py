@@ -34,6 +34,11 @@ def settings_of(**metadata: str) -> dict[str, tuple[str, str]]:
         ({"nodeSelector": "pool=a"}, "nodeSelector", "pool=a", "given"),
         ({"metricType": "saturation", "queueTarget": "9"}, "queueTarget", "9", "given"),
         ({"metricType": "saturation"}, "kvTarget", "0.8", "default"),
+        ({"profile": "llm"}, "windowSeconds", "30", "default"),
+        ({"profile": "llm"}, "itlTargetMs", "50", "default"),
+        ({"profile": "llm", "itlFloorMs": "6.5"}, "itlFloorMs", "6.5", "given"),
+        ({"profile": "llm", "forecast": "trend"}, "forecast", "trend", "given"),
+        ({"profile": "llm", "drainSeconds": "90"}, "drainSeconds", "90", "given"),
         ({"metricType": "ttft_ms", "targetValue": "9"}, "quantile", "0.95", "default"),
         (
             {"engineMetric": 'queue{a="b"}', "targetValue": "9", "vllmEndpoint": "http://x/metrics"},
@@ -66,6 +71,8 @@ def test_a_setting_is_listed_with_its_origin(metadata: dict[str, str], key: str,
         ({"metricType": "queue_depth"}, "aggregation"),
         ({"metricType": "queue_depth"}, "kvTarget"),
         ({"metricType": "saturation"}, "quantile"),
+        ({"metricType": "saturation"}, "headroom"),
+        ({"profile": "llm"}, "queueTarget"),
     ],
 )
 def test_a_key_without_effect_is_not_listed(metadata: dict[str, str], key: str) -> None:

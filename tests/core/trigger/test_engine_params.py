@@ -32,9 +32,9 @@ def test_a_device_metric_queries_no_engine() -> None:
 @pytest.mark.parametrize(
     ("metadata", "metric", "target", "activation", "about"),
     [
-        pytest.param({"profile": "llm"}, "saturation", 100, 0, "auto", id="llm"),
-        pytest.param({"profile": "sglang"}, "saturation", 100, 0, "sglang", id="sglang"),
-        pytest.param({"profile": "tgi"}, "saturation", 100, 0, "tgi", id="tgi"),
+        pytest.param({"profile": "llm"}, "load", 100, 0, "auto", id="llm"),
+        pytest.param({"profile": "sglang"}, "load", 100, 0, "sglang", id="sglang"),
+        pytest.param({"profile": "tgi"}, "load", 100, 0, "tgi", id="tgi"),
         pytest.param({"profile": "vllm-queue-depth"}, "vllm_queue_depth", 5, 1, "vllm", id="vllm-queue-depth"),
         pytest.param({"profile": "triton-queue-wait"}, "triton_queue_wait_ms", 50, 5, "triton", id="triton-queue-wait"),
         pytest.param(
@@ -52,7 +52,7 @@ def test_a_device_metric_queries_no_engine() -> None:
             "auto",
             id="a profile's target does not apply to another metric",
         ),
-        pytest.param({"profile": "llm", "engine": "sglang"}, "saturation", 100, 0, "sglang", id="a named engine"),
+        pytest.param({"profile": "llm", "engine": "sglang"}, "load", 100, 0, "sglang", id="a named engine"),
     ],
 )
 def test_metric_target_and_engine_follow_from_the_keys(
@@ -170,7 +170,7 @@ def test_any_series_of_an_engine_can_be_the_metric() -> None:
         ),
         pytest.param(
             {"profile": "llm", "scope": "fleet"},
-            'metadata.scope: Invalid value: "fleet": saturation is reported by the workload\'s pods: remove scope, or '
+            'metadata.scope: Invalid value: "fleet": load is reported by the workload\'s pods: remove scope, or '
             "set engineEndpoint to one URL",
             id="a scope for devices",
         ),
@@ -243,5 +243,5 @@ def test_an_unused_key_gives_a_hint() -> None:
         "metadata.engine: is not used: gpu_utilization is reported by devices, not by engines",
     )
     assert parse_trigger({"profile": "llm", "gpuModel": "*H100*"}).hints == (
-        "metadata.gpuModel: is not used: saturation is reported by engines, whatever devices they run on",
+        "metadata.gpuModel: is not used: load is reported by engines, whatever devices they run on",
     )

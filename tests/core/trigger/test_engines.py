@@ -99,9 +99,10 @@ def test_engines_that_cannot_be_registered_are_an_error_at_every_read() -> None:
             list(made)
 
 
-def test_parsing_a_trigger_loads_the_engines_and_importing_the_parser_does_not() -> None:
+def test_in_the_program_parsing_a_trigger_loads_the_engines_and_importing_the_parser_does_not() -> None:
     script = (
         "import sys\n"
+        "import keda_gpu_scaler.cli\n"
         "from keda_gpu_scaler.core.trigger.parser import parse_trigger\n"
         "print('keda_gpu_scaler.engines' in sys.modules)\n"
         "print(parse_trigger({'profile': 'llm', 'engine': 'sglang'}).engine.engine)"

@@ -70,6 +70,7 @@ def test_every_key_is_read() -> None:
         node_selector=parse_labels("pool=gpu"),
         startup_grace_seconds=90.0,
         min_coverage=0.8,
+        is_activation_given=True,
         profile="training",
     )
 
@@ -117,6 +118,7 @@ def test_the_documented_profiles_and_metrics_are_all_there_are() -> None:
     assert sorted(ENGINE_METRICS) == [
         "engine",
         "kv_cache_usage",
+        "load",
         "queue_depth",
         "queue_wait_ms",
         "request_rate",

@@ -231,7 +231,7 @@ def quantile(histogram: Histogram, ratio: float) -> float:
         if count >= rank and count > below:
             if math.isinf(bound):
                 return lower
-            return lower + (bound - lower) * (rank - below) / (count - below)
+            return min(bound, lower + (bound - lower) * (rank - below) / (count - below))  # a sum may round up
         if not math.isinf(bound):
             lower, below = bound, count
     return lower

@@ -35,7 +35,7 @@ class Horizon:
 
 
 @dataclass(frozen=True, slots=True)
-class Forecast:
+class LoadForecast:
     """The factor by which the load is expected to grow, at least 1, and a sentence about it."""
 
     factor: float
@@ -54,22 +54,22 @@ class TrackedWork:
     ready_at_seconds: float | None = None
 
 
-def forecast_load(tracked: Sequence[TrackedWork], query: EngineQuery, horizon: Horizon) -> Forecast:
+def forecast_load(tracked: Sequence[TrackedWork], query: EngineQuery, horizon: Horizon) -> LoadForecast:
     """Forecast the load of all engines together."""
     if horizon.cold_start_seconds is None:
-        return Forecast(1.0, "no forecast: no cold start of a pod was measured")
+        return LoadForecast(1.0, "no forecast: no cold start of a pod was measured")
     ahead = horizon.cold_start_seconds + HPA_INTERVAL_SECONDS
     points = _totals(tracked, query, horizon)
     if len(points) < _MIN_POINTS:
         needed = _MIN_POINTS * SPAN_SECONDS
-        return Forecast(1.0, f"no forecast: it needs {needed:.0f} s of history without a removed replica")
+        return LoadForecast(1.0, f"no forecast: it needs {needed:.0f} s of history without a removed replica")
     level, slope = _line(points)
     if slope <= 0 or level <= 0:
-        return Forecast(1.0, "no forecast: the load does not certainly grow")
+        return LoadForecast(1.0, "no forecast: the load does not certainly grow")
     now = points[-1][1]
     expected = level + slope * ahead
     factor = min(MAX_FACTOR, max(1.0, expected / max(now, level)))
-    return Forecast(
+    return LoadForecast(
         factor,
         f"forecast: the load grows by {6000 * slope:.3g} % of a replica per minute, and a new replica is ready after "
         f"{horizon.cold_start_seconds:.0f} s: the load counts {factor:.3g} times",

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from keda_gpu_scaler.core.evaluate.engine_load import EngineLoad, fresh_history, missing_scrape_reason
 from keda_gpu_scaler.core.evaluate.load.calibration import Calibration, calibrate
 from keda_gpu_scaler.core.evaluate.load.span import EngineWork, engine_work
-from keda_gpu_scaler.core.evaluate.load.trend import Forecast, Horizon, TrackedWork, forecast_load
+from keda_gpu_scaler.core.evaluate.load.trend import Horizon, LoadForecast, TrackedWork, forecast_load
 from keda_gpu_scaler.core.evaluate.load.work_share import WorkShare, work_share
 from keda_gpu_scaler.core.state.scrape import ScrapeResult, TargetHistory
 from keda_gpu_scaler.core.trigger.engine_params import EngineQuery
 from keda_gpu_scaler.core.trigger.engines import ENGINES, LoadRung
 
 _SHOWN_SHARE = 0.01  # a smaller one does not show in whole per cent
-_NO_FORECAST = Forecast(1.0, "")
+_NO_FORECAST = LoadForecast(1.0, "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ def _load(
     history: TargetHistory,
     work: EngineWork,
     calibration: Calibration,
-    forecast: Forecast,
+    forecast: LoadForecast,
     expires: float,
 ) -> EngineLoad:
     sample, title = work.sample, work.sample.engine or "page"

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of the samples that are kept for one target."""
+
+import math
+from collections.abc import Iterable
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keda_gpu_scaler.core.state.scrape import HISTORY_STEP_SECONDS, MAX_SAMPLES, retained
+from keda_gpu_scaler.core.types import EngineSample, Histogram
+
+TIMES = Histogram((0.1, math.inf), (1.0, 2.0))
+
+
+def scraped(at: float, engine: str = "vllm") -> EngineSample:
+    return EngineSample(at, engine, waiting=at, token_time=TIMES, first_token=TIMES)
+
+
+def after(times: Iterable[float], *, window: float = 30.0, history: float = 300.0) -> tuple[EngineSample, ...]:
+    """Return what is kept after samples at these times, which came one by one."""
+    samples: tuple[EngineSample, ...] = ()
+    for at in times:
+        samples = retained(samples, scraped(at), window_seconds=window, history_seconds=history)
+    return samples
+
+
+def ages(samples: tuple[EngineSample, ...]) -> list[float]:
+    return [samples[-1].at_seconds - sample.at_seconds for sample in reversed(samples)]
+
+
+def test_the_window_has_every_sample_and_one_before_it() -> None:
+    assert ages(after(range(1000, 1100, 2), history=0.0)) == [*range(0, 30, 2), 30]
+
+
+def test_the_one_sample_before_the_window_is_kept_at_any_age_with_its_histograms() -> None:
+    samples = after([1000.0, 1900.0], window=30.0, history=0.0)
+    assert ages(samples) == [0.0, 900.0]
+    assert samples[0].token_time == TIMES
+
+
+def test_without_a_window_the_newest_two_samples_are_kept() -> None:
+    assert ages(after(range(1000, 1100, 2), window=0.0, history=0.0)) == [0, 2]
+
+
+def test_before_the_window_one_sample_a_step_is_kept_as_far_back_as_the_history_goes() -> None:
+    samples = after(range(1000, 2001, 2))
+    older = [sample.at_seconds for sample in samples if sample.at_seconds < 1970]
+    assert older == [*range(1700, 1970, 10)]
+
+
+def test_samples_that_leave_the_window_lose_their_histograms_and_keep_their_counters() -> None:
+    samples = after(range(1000, 1101, 2))
+    older = [sample for sample in samples if sample.at_seconds < 1070]
+    assert len(older) == 7
+    assert {(sample.token_time, sample.first_token) for sample in older} == {(None, None)}
+    assert [sample.waiting for sample in older] == [sample.at_seconds for sample in older]
+    assert {sample.token_time for sample in samples[len(older) :]} == {TIMES}
+
+
+def test_another_engine_begins_a_new_history() -> None:
+    other = scraped(1100, "sglang")
+    assert retained(after(range(1000, 1100, 2)), other, window_seconds=30.0, history_seconds=300.0) == (other,)
+
+
+def test_a_longer_window_never_keeps_more_than_the_limit() -> None:
+    samples = tuple(scraped(float(at)) for at in range(MAX_SAMPLES))
+    kept = retained(samples, scraped(float(MAX_SAMPLES)), window_seconds=1e9, history_seconds=1e9)
+    assert len(kept) == MAX_SAMPLES
+    assert (kept[0].at_seconds, kept[-1].at_seconds) == (1, MAX_SAMPLES)
+
+
+@given(
+    st.lists(st.floats(0.1, 40.0), min_size=1, max_size=60),
+    st.floats(0.0, 60.0),
+    st.floats(0.0, 400.0),
+)
+def test_what_is_kept_is_in_order_and_as_dense_as_promised(gaps: list[float], window: float, history: float) -> None:
+    times = [1000.0 + sum(gaps[: number + 1]) for number in range(len(gaps))]
+    kept = [sample.at_seconds for sample in after(times, window=window, history=history)]
+    assert kept == sorted(set(kept))
+    assert kept[-1] == times[-1]
+    begin = times[-1] - window
+    assert [at for at in kept if at > begin or at == times[-1]] == [at for at in times if at > begin or at == times[-1]]
+    before = [at for at in kept if at <= begin and at != times[-1]]
+    assert not before or before[-1] == max(at for at in times[:-1] if at <= begin)
+    steps = [at // HISTORY_STEP_SECONDS for at in before[:-1]]
+    assert len(set(steps)) == len(steps)
+    assert all(times[-1] - at <= history for at in before[:-1])
