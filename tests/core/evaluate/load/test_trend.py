@@ -56,7 +56,7 @@ def test_one_standard_error_is_subtracted() -> None:
     noisy = [share + (0.03 if number % 2 else -0.03) for number, share in enumerate(GROWING)]
     certain, uncertain = forecast(tracked(GROWING)).factor, forecast(tracked(noisy)).factor
     assert 1.0 < uncertain < certain - 0.03
-    flat = [0.5 + (0.03 if number % 2 else -0.03) for number in range(20)]
+    flat = [0.5 + 0.0005 * number + (0.03 if number % 2 else -0.03) for number in range(20)]
     assert forecast(tracked(flat)) == Forecast(1.0, "no forecast: the load does not certainly grow")
 
 
