@@ -16,7 +16,19 @@ import keda_gpu_scaler
 HOME = Path(__file__).resolve().parent.parent
 SOURCE = HOME / "src" / "keda_gpu_scaler"
 CORE_MAY_IMPORT = frozenset(
-    {"bisect", "collections", "dataclasses", "difflib", "enum", "fractions", "functools", "itertools", "json", "math"}
+    {
+        "bisect",
+        "collections",
+        "dataclasses",
+        "difflib",
+        "enum",
+        "fractions",
+        "functools",
+        "itertools",
+        "json",
+        "math",
+        "operator",
+    }
     | {"ipaddress", "re", "types", "typing", "urllib"}  # of urllib the part that takes URLs apart
 )
 # Places of people and their tools; each built from two parts, so that this file passes its own test.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A replica that serves requests, computed as a steady state, and the samples that its engine would export.
+"""A computed replica that serves requests, and the samples that its engine would export.
 
 An iteration takes ``base`` seconds, in addition ``each`` seconds for every request that decodes, and ``prompt`` seconds
 for every prompt token. Each iteration gives every decoding request one token.

@@ -89,6 +89,13 @@ def test_a_certain_line_lowers_the_floor() -> None:
     assert found(work(*noisy)).seconds == pytest.approx(0.005), "a line through noise leads far too low"
 
 
+def test_a_line_that_explains_little_does_not_lower_the_floor() -> None:
+    """Noise of the seconds makes the slope too large: the line would lead to 11 ms, and one request takes 20 ms."""
+    noisy = [span(n / 25, 0.02 + EACH * n / 25 + (0.0042 if n % 2 else -0.0042)) for n in range(1, 1001)]
+    floor = found(work(*noisy, lowest_bucket=(0.025, 0.05)), target=0.2)
+    assert floor.sentence.startswith("the least that was observed")
+
+
 def test_a_stated_floor_counts_unless_a_token_was_faster() -> None:
     assert found(work(*spans(*VARIED)), stated=0.009) == Floor(0.009, "itlFloorMs")
     lowered = found(work(*spans(*VARIED)), stated=0.02)

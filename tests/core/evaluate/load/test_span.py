@@ -259,3 +259,11 @@ def test_work_is_measured_once_for_each_page_and_a_span_once_for_its_samples() -
     assert second is not None
     assert any(one is other for one in first.spans for other in second.spans)
     assert len(followed.between_samples) <= len(followed.samples), "what belongs to no sample is not kept"
+
+
+def test_a_kept_span_is_measured_again_when_the_engine_exports_less() -> None:
+    page = steady(ReplicaModel(), 4.0)
+    engine_work(page, 10.0)
+    poorer = replace(page.samples[-1], token_time_seconds_total=None, token_times_total=None, at_seconds=NOW + 2)
+    followed = page.followed_by((*page.samples, poorer), None)
+    assert engine_work(followed, 10.0) == engine_work(history(followed.samples), 10.0)

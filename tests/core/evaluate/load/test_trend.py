@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 
 from keda_gpu_scaler.core.evaluate.load.floor import Floor
-from keda_gpu_scaler.core.evaluate.load.trend import Forecast, Horizon, TrackedWork, forecast_load
+from keda_gpu_scaler.core.evaluate.load.trend import Horizon, LoadForecast, TrackedWork, forecast_load
 from keda_gpu_scaler.core.evaluate.load.work_share import Reference
 from keda_gpu_scaler.core.trigger.engine_params import EngineQuery
 from tests.core.evaluate.load.works import span, work
@@ -26,7 +26,7 @@ def tracked(shares: Sequence[float], *, ready_at: float | None = None, end: floa
     return TrackedWork(work(*spans), REFERENCE, ready_at)
 
 
-def forecast(*engines: TrackedWork, horizon: Horizon = ANY) -> Forecast:
+def forecast(*engines: TrackedWork, horizon: Horizon = ANY) -> LoadForecast:
     return forecast_load(engines, EngineQuery(), horizon)
 
 
@@ -56,8 +56,8 @@ def test_one_standard_error_is_subtracted() -> None:
     noisy = [share + (0.03 if number % 2 else -0.03) for number, share in enumerate(GROWING)]
     certain, uncertain = forecast(tracked(GROWING)).factor, forecast(tracked(noisy)).factor
     assert 1.0 < uncertain < certain - 0.03
-    flat = [0.5 + (0.03 if number % 2 else -0.03) for number in range(20)]
-    assert forecast(tracked(flat)) == Forecast(1.0, "no forecast: the load does not certainly grow")
+    flat = [0.5 + 0.0005 * number + (0.03 if number % 2 else -0.03) for number in range(20)]
+    assert forecast(tracked(flat)) == LoadForecast(1.0, "no forecast: the load does not certainly grow")
 
 
 def test_a_forecast_is_at_most_twice_the_load() -> None:

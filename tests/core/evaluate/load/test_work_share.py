@@ -111,7 +111,9 @@ def test_prompts_count_at_most_for_the_time_that_requests_are_in_prefill() -> No
     one = span(None, None, prompt_rate=3000.0)
     found = known(one, most_prompt_tokens=3000.0, prompt_token_seconds=0.0001)
     assert found.prefill == pytest.approx(0.3)
-    assert known(one, most_prompt_tokens=3000.0, prompt_token_seconds=math.inf).prefill == 1.0
+    full = known(one, most_prompt_tokens=3000.0, prompt_token_seconds=math.inf)
+    assert full.prefill == 1.0
+    assert full.by_time == pytest.approx(0.99 / 0.8), "as for tokens, a replica is never more than busy"
     assert known(one, most_prompt_tokens=3000.0, prompt_token_seconds=1.0).prefill == 1.0
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 _SINGULAR = 1e-6
-"""Below this share of its largest value, the determinant does not tell requests and prompt tokens apart."""
+"""A smaller determinant, as a share of its first term, means that prompt tokens are in proportion to requests."""
 _ROUNDING = 1e-12
 """Below this share of the square, a variance is an error of rounding."""
 

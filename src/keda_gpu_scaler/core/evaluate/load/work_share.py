@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Computes which share of a replica's work an engine carries, without its waiting requests.
+"""Computes the share of a replica that an engine carries, without its waiting requests.
 
 Law: the share is proportional to the work. Adding replicas to the same traffic divides the work and does not change
 its sum. A queue is not a part of the share; it is counted in replicas (``calibration``).
