@@ -25,6 +25,7 @@ ENGINE = Engine(
     detection_order=10,
     preallocating_containers=ContainerNames("vLLM", image_words=("vllm",), commands=("vllm",)),
     load_rung=LoadRung.TOKEN_TIME,
+    observes_outputs=True,
 )
 
 METRIC_MAP = MetricMap(

@@ -18,7 +18,7 @@ def queue_contradiction(view: WorkloadView, reported: ReportedValue) -> str:
     Returns an empty text where there is no such contradiction, or where it is not known.
     """
     query = view.trigger.engine
-    if query is None or query.url or reported.replicas is None or reported.replicas > view.workload.spec_replicas:
+    if query is None or reported.replicas is None or reported.replicas > view.workload.spec_replicas:
         return ""
     measured = view.workload.cold_start_seconds
     limit = min(HISTORY_SECONDS, ASSUMED_COLD_START_SECONDS if measured is None else measured)

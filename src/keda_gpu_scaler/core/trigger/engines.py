@@ -53,7 +53,8 @@ class Engine:
     ``behind`` names the engines that may do its work, and whose series its page may then contain. ``reports_queue``
     and ``reports_kv_cache`` are false where the engine never, or not always, reports its queue or a KV cache.
     ``preallocating_containers`` is given for an engine that takes its memory when it starts and keeps it.
-    ``load_rung`` is the best rung that the engine reaches for the metric ``load``.
+    ``load_rung`` is the best rung that the engine reaches for the metric ``load``. ``observes_outputs`` says that its
+    times between tokens are times between outputs, each of which may have several tokens (speculative decoding).
     """
 
     name: str
@@ -67,6 +68,7 @@ class Engine:
     reports_kv_cache: bool = True
     preallocating_containers: ContainerNames | None = None
     load_rung: LoadRung = LoadRung.RUNNING
+    observes_outputs: bool = False
 
 
 class EngineRegistrationError(Exception):

@@ -2,6 +2,7 @@
 """Tests of the calibration by all engines of a workload."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -64,6 +65,23 @@ def test_an_engine_that_counts_no_requests_completes_its_running_ones_within_the
     assert "assumed: a replica completes its running requests" in calibration.describe(QUERY, LoadRung.TOKEN_TIME)
     light = span(1.0, 0.0101, running=1.0)
     assert calibrate([work(light, waiting=50.0)], QUERY).requests_per_second is None
+
+
+def test_in_the_first_seconds_the_rate_is_that_of_the_window() -> None:
+    started = replace(work(FULL, waiting=60.0), spans=())
+    calibration = calibrate([started, started], QUERY)
+    assert calibration.requests_per_second == pytest.approx(4.0)
+    assert not calibration.is_assumed
+    none_ended = replace(started, current=replace(FULL, ended=0.0))
+    assert calibrate([none_ended], QUERY).requests_per_second == pytest.approx(100 / 60)
+    assert calibrate([none_ended], QUERY).is_assumed
+
+
+def test_a_target_near_the_floor_is_named() -> None:
+    near = "raise itlTargetMs"
+    for target, is_near in ((0.0142, True), (0.0144, False)):
+        query = EngineQuery(itl_floor_seconds=0.01, itl_target_seconds=target)
+        assert (near in calibrate([work(FULL)], query).describe(query, LoadRung.TOKEN_TIME)) is is_near
 
 
 def test_an_absurd_queue_gives_a_finite_backlog() -> None:

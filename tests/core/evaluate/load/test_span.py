@@ -138,6 +138,8 @@ def test_tokens_per_time_show_speculative_decoding(tokens: float, expected: floa
         token_times(8.0, 400.0, tokens_total=tokens, requests_total=4.0),
     ]
     assert current(measured(*by_ended)).tokens_per_step == pytest.approx(expected)
+    # SGLang observes the time of each token, and counts tokens when a request ends.
+    assert current(measured(before, after, engine="sglang")).tokens_per_step == 1.0
 
 
 def test_requests_of_one_batch_share_its_time(engines: None) -> None:

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 
 from keda_gpu_scaler.core.evaluate.load.floor import find_floor
 from keda_gpu_scaler.core.evaluate.load.span import EngineWork
-from keda_gpu_scaler.core.evaluate.load.work_share import Reference, work_share
+from keda_gpu_scaler.core.evaluate.load.work_share import Reference, is_aim_reachable, work_share
 from keda_gpu_scaler.core.trigger.engine_params import EngineQuery
 from keda_gpu_scaler.core.trigger.engines import LoadRung
 
+_MIN_RATE = 1e-6
+"""A smaller number of requests per second is an error of measurement: a request in eleven days."""
 LOADED_SHARE = 0.3
 """An engine with a smaller share says little about how many requests a loaded one serves."""
 _MAX_SPANS = 1000
@@ -49,6 +51,8 @@ class Calibration:
             floor = self.reference.floor
             parts.append(f"the floor is {1000 * floor.seconds:.3g} ms per token ({floor.sentence})")
             parts.append(f"the target is {1000 * query.itl_target_seconds:g} ms")
+            if not is_aim_reachable(floor.seconds, query.itl_target_seconds):
+                parts.append("the target is so near the floor that no replica reaches it under load: raise itlTargetMs")
         if self.requests_per_second is not None:
             why = " (assumed: a replica completes its running requests within drainSeconds)" if self.is_assumed else ""
             parts.append(f"one loaded replica serves {self.requests_per_second:.3g} requests/s{why}")
@@ -70,6 +74,8 @@ def calibrate(works: Sequence[EngineWork], query: EngineQuery) -> Calibration:
         prompt_token_seconds=_prompt_token_seconds(works),
     )
     rate, is_assumed = _requests_per_second(works, reference, query)
+    if rate is not None and rate < _MIN_RATE:
+        rate = None
     waiting, backlog = math.fsum([work.waiting for work in works]), 0.0
     if rate is not None and waiting:
         growth = max(0.0, math.fsum([work.waiting_growth for work in works]))
@@ -102,13 +108,27 @@ def _requests_per_second(
             if share is not None and share.total > LOADED_SHARE and span.ended is not None:
                 ended += span.ended
                 carried_seconds += share.total * span.seconds
-    if ended and carried_seconds:
+    if ended >= 1 and carried_seconds:
         return ended / carried_seconds, False
-    running, carried = 0.0, 0.0
+    return _requests_per_second_now(works, reference, query)
+
+
+def _requests_per_second_now(
+    works: Sequence[EngineWork], reference: Reference, query: EngineQuery
+) -> tuple[float | None, bool]:
+    """Return the rate by the window alone: in the first seconds there is no span yet.
+
+    Before the first request has ended, a replica is assumed to complete its running requests within the drain time.
+    """
+    ended, running, carried, seconds = 0.0, 0.0, 0.0, 0.0
     for work in works:
         if work.current is not None and (share := work_share(work, work.current, reference, query)) is not None:
+            ended += work.current.ended or 0.0
             running += work.current.running or 0.0
             carried += share.total
-    if running and carried > LOADED_SHARE:
-        return running / carried / query.drain_seconds, True
-    return None, False
+            seconds = max(seconds, work.current.seconds)
+    if carried <= LOADED_SHARE:
+        return None, False
+    if ended >= 1:
+        return ended / seconds / carried, False
+    return (running / carried / query.drain_seconds, True) if running >= 1 else (None, False)

@@ -236,7 +236,7 @@ def _span(samples: Sequence[EngineSample], rung: LoadRung) -> Span | None:
         seconds=seconds,
         token_seconds=token_seconds,
         decoding=decoding,
-        tokens_per_step=_tokens_per_step(counted, newest) if rung is LoadRung.TOKEN_TIME else 1.0,
+        tokens_per_step=_tokens_per_step(counted, newest),
         running=running,
         kv_cache_ratio=_mean([sample.kv_cache_ratio for sample in samples]),
         ended=None if newest.requests_total is None else counted.ended,
@@ -283,13 +283,14 @@ def _token_time(
         is_enough = counted.times >= least and counted.waits > 0  # no token takes no time
         return (counted.waits / counted.times if is_enough else None), decoding
     if rung is LoadRung.TOKEN_RATE and running and counted.tokens >= MIN_OBSERVATIONS:
-        return running * seconds / counted.tokens, decoding
+        return running * seconds / counted.tokens or None, decoding
     return None, decoding
 
 
 def _tokens_per_step(counted: _Growth, newest: EngineSample) -> float:
     """Return how many tokens one observed time between tokens covers: with speculative decoding, several."""
-    if newest.tokens_total is None or not counted.times:
+    engine = ENGINES.get(newest.engine)
+    if engine is None or not engine.observes_outputs or newest.tokens_total is None or not counted.times:
         return 1.0
     first = counted.first_tokens if newest.first_tokens_total is not None else counted.ended
     tokens = max(0.0, counted.tokens - first) / counted.times

@@ -69,6 +69,11 @@ def work_share(work: EngineWork, span: Span, reference: Reference, query: Engine
     return WorkShare(by_time, working + min(1.0, fullness) * (1 - working), prefill)
 
 
+def is_aim_reachable(floor_seconds: float, target_seconds: float) -> bool:
+    """Whether a replica may do a useful share of work before it reaches the time per token that is aimed at."""
+    return 1 - floor_seconds / target_seconds >= _MIN_AIM
+
+
 def _by_time(rung: LoadRung, span: Span, reference: Reference, query: EngineQuery) -> tuple[float, float, float | None]:
     """Return the share of its time that the engine works, the part of it by prompts, and the share of a replica."""
     if rung is LoadRung.SERVICE_TIME:
