@@ -407,7 +407,8 @@ def test_the_program_takes_the_arguments_and_finds_the_files_that_they_name(flag
         volumes = {volume["name"]: volume for volume in pod["spec"].get("volumes", ())}
         assert set(mounts.values()) == set(volumes)
         for value in given.values():
-            if isinstance(value, str) and value.startswith("/"):
+            is_given = isinstance(value, str) and any(argument.endswith(value) for argument in arguments)
+            if is_given and value.startswith("/"):
                 # A file below a mount, or a directory of mounts.
                 places = [path for path in mounts if value.startswith(f"{path}/") or path.startswith(f"{value}/")]
                 assert places

@@ -121,7 +121,7 @@ def test_rates_are_read_twice(tree: SysfsTree) -> None:
     assert waits == [0.2]
     [unknown] = [one for one in findings if one.check == "devices" and one.heading]
     # The second read counts, in which the temperature is gone too.
-    assert unknown.text == "device 0 (intel-0000:04:00.0) has no reading"
+    assert unknown.text == "device 0 (intel-0000:04:00.0) has no reading: the card has no render node"
     assert any(one.text == "--backend intel opens no device file" for one in findings)
 
 
