@@ -30,9 +30,11 @@ def resource_metric(pods: Pods, target: int, spec_replicas: int) -> int | None:
     if not scale_up_with_unready and len(missing_pods) == 0:
         if within(usage_ratio):
             return spec_replicas
-        return math.ceil(usage_ratio * float(ready_pod_count))
+        new_replicas = math.ceil(usage_ratio * float(ready_pod_count))
+        # A difference: during a rollout with surge the controller may scale up here at a ratio below 1.
+        return min(new_replicas, spec_replicas) if usage_ratio <= 1.0 else new_replicas
     if len(missing_pods) > 0:
-        # The only difference: the controller has < 1.0 here, so it scales down for missing pods at exactly the target.
+        # A difference: the controller has < 1.0 here, so it scales down for missing pods at exactly the target.
         filler = target if usage_ratio <= 1.0 else 0
         for number in missing_pods:
             metrics[number] = filler

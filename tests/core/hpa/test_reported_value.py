@@ -342,7 +342,9 @@ def test_a_slow_rollout_does_not_scale_up_again_and_again(
     """Otherwise the surge would be added at each step, and 20 replicas would be 80 after a quarter of an hour."""
     sizes = rolled_out(report, replicas, surge, load, by_devices=by_devices)
     assert max(sizes) <= math.ceil(replicas * load / 0.9) + surge
-    assert min(sizes) >= math.floor(replicas * 0.9)
+    assert min(sizes) >= math.floor(replicas * 0.9 * min(load, 1.0))
+    if load <= 1.0:
+        assert max(sizes) <= replicas
     if replicas < 10 + 9 * surge or report is ReportType.AVERAGE:
         assert set(sizes) == {replicas}
 
@@ -357,7 +359,7 @@ def test_a_large_workload_whose_pods_are_all_starting_does_not_scale_up() -> Non
 
 
 def test_a_sum_of_devices_supports_a_surge_as_far_as_the_load_requires_it() -> None:
-    for total, made in ((3000.0, 41), (2900.0, 37)):
+    for total, made in ((3300.0, 41), (3200.0, 37), (2900.0, 37)):
         reported = report_devices(
             ReportType.TOTAL, "sum", [total], missing=0, size=WorkloadSize(40, 41, 40), target=80.0
         )
@@ -407,11 +409,62 @@ def test_the_steps_say_that_no_number_leads_to_the_size_and_which_comes_closest(
 
 
 def test_pods_without_a_value_count_as_load_that_supports_a_surge() -> None:
-    assert (
-        report_and_decide(ReportType.TOTAL, [80.0] * 30, 80.0, missing=10, unready=1, size=WorkloadSize(40, 41, 40))[1]
-        == 41
-    )
-    assert report_and_decide(ReportType.TOTAL, [80.0] * 30, 80.0, unready=11, size=WorkloadSize(40, 41, 30))[1] == 37
+    """The pods with a value are slightly above the target, so that the size may grow at all."""
+    size = WorkloadSize(40, 41, 40)
+    assert report_and_decide(ReportType.TOTAL, [82.0] * 30, 80.0, missing=10, unready=1, size=size)[1] == 41
+    assert report_and_decide(ReportType.TOTAL, [80.0] * 30, 80.0, missing=10, unready=1, size=size)[1] == 37
+    assert report_and_decide(ReportType.TOTAL, [82.0] * 30, 80.0, unready=11, size=WorkloadSize(40, 41, 30))[1] == 37
+
+
+def polled(report: ReportType, wanted: int, ready: int, unready: int, value: float) -> list[int]:
+    """Return the wanted sizes at ten polls while more pods exist than are wanted, each with the same value."""
+    state, sizes = ControllerState(), []
+    surge = ready + unready - wanted
+    value_type = ValueType.AVERAGE_VALUE if report is ReportType.TOTAL else ValueType.VALUE
+    for step in range(10):
+        size = WorkloadSize(wanted, wanted + surge, ready)
+        reported = report_pods(report, [value] * ready, missing=0, unready=unready, size=size, target=80.0)
+        replicas = size.status_replicas if report is ReportType.TOTAL else size.spec_replicas
+        recommended = desired_replicas(
+            value_type, milli(reported.value), milli(80.0), replicas=replicas, ready_pods=ready
+        )
+        state, decision = reconcile(state, step * 15.0, wanted, recommended)
+        ready, wanted = ready + decision.replicas - wanted, decision.replicas
+        sizes.append(wanted)
+    return sizes
+
+
+@pytest.mark.parametrize("report", ReportType)
+@pytest.mark.parametrize(
+    ("wanted", "ready", "unready", "value"),
+    [
+        pytest.param(4, 8, 0, 70.0, id="as many new pods as old ones, all ready"),
+        pytest.param(4, 5, 0, 80.0, id="maxSurge 25 %, at the target"),
+        pytest.param(4, 5, 0, 71.0, id="maxSurge 25 %, nearly below the tolerance"),
+        pytest.param(8, 10, 0, 70.0, id="maxSurge 25 %, below the tolerance"),
+        pytest.param(8, 8, 2, 80.0, id="maxSurge 25 %, the new pods are loading"),
+        pytest.param(40, 41, 0, 80.0, id="a surge within the tolerance of the wanted size"),
+        pytest.param(3, 12, 0, 79.0, id="four times the wanted pods"),
+    ],
+)
+def test_at_or_below_the_target_a_surge_never_adds_replicas(
+    report: ReportType, wanted: int, ready: int, unready: int, value: float
+) -> None:
+    sizes = polled(report, wanted, ready, unready, value)
+    assert max(sizes) <= wanted
+    if wanted < 19:
+        assert set(sizes) == {wanted}
+
+
+@given(st.sampled_from(ReportType), clusters())
+def test_at_or_below_the_target_no_cluster_grows(
+    report: ReportType, cluster: tuple[list[float], int, int, float, WorkloadSize]
+) -> None:
+    values, missing, unready, target, size = cluster
+    assume(values)
+    assume(sum(map(milli, values)) <= milli(target) * len(values))
+    _, made = report_and_decide(report, values, target, missing=missing, unready=unready, size=size)
+    assert made <= size.spec_replicas
 
 
 def test_the_steps_name_the_rule() -> None:

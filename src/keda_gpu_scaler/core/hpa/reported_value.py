@@ -69,6 +69,17 @@ class ReportedValue:
 
 
 @dataclass(frozen=True, slots=True)
+class _Load:
+    """The load of the ready pods in thousandths, in which pods without a value count as at the target.
+
+    ``is_above_target`` says that the pods (or the devices) with a value are above the target on average.
+    """
+
+    ready_milli: int
+    is_above_target: bool
+
+
+@dataclass(frozen=True, slots=True)
 class _Hpa:
     """The HPA's arithmetic for external metrics, and its inverse: the number that leads to a given size."""
 
@@ -92,25 +103,23 @@ class _Hpa:
         """Return the plainest number that leads the HPA to this size; None where none does."""
         return next((value for value in self._candidates(wanted) if self.size_for(value) == wanted), None)
 
-    def leading_nearest_to(self, wanted: int, ready_load: int) -> int:
+    def leading_nearest_to(self, wanted: int, load: _Load) -> int:
         """Return the number that brings the HPA nearest to a size that it cannot reach exactly.
 
         The HPA does not go past the size with it, and does not move in the wrong direction.
 
         During a rollout with surge more replicas exist than are wanted. Then even the present size may be such a size:
         with 20 replicas wanted and 21 existing, the HPA chooses 21 or 19 and nothing between. If it scaled up, it would
-        scale up again at each reconciliation while the rollout lasts. So it scales up only as far as the load requires.
-
-        Args:
-            wanted: the size.
-            ready_load: the load of the ready pods in thousandths; pods without a value count as at the target.
+        scale up again at each reconciliation while the rollout lasts. So it scales up only above the target, and only
+        as far as the load requires.
         """
         now = self.size.spec_replicas
         values = [*self._candidates(now), *self._candidates(wanted)]
         between = [value for value in values if min(now, wanted) <= self.size_for(value) <= max(now, wanted)]
         if between:
             return min(between, key=lambda value: abs(self.size_for(value) - wanted))
-        if self.size.status_replicas > now and (wanted < now or self.size_for(ready_load) < now):
+        is_growth_due = load.is_above_target and wanted >= now and self.size_for(load.ready_milli) >= now
+        if self.size.status_replicas > now and not is_growth_due:
             return self._just_below(self.target_milli * self.size.status_replicas)
         return values[0]
 
@@ -152,13 +161,15 @@ def report_pods(
     wanted = resource_replicas(
         values_milli, hpa.target_milli, missing=missing, unready=unready, replicas=size.spec_replicas
     )
-    ready_load = sum(values_milli) + missing * hpa.target_milli
+    load = _Load(
+        sum(values_milli) + missing * hpa.target_milli, sum(values_milli) > len(values_milli) * hpa.target_milli
+    )
     counted = f"{len(values)} ready with a value, {missing} without, {unready} not ready"
     if wanted is None:
-        return _held(hpa, ready_load, f"no ready pod has a value ({counted})")
+        return _held(hpa, load, f"no ready pod has a value ({counted})")
     plain = _within_bounds(sum(values_milli) if report is ReportType.TOTAL else _thousandths(mean(values)))
     plain_step = f"{report} of {len(values)} pods: {plain / 1000:.6g}"
-    return _leading_to(hpa, wanted, plain, ready_load, plain_step, f"of the pods ({counted})")
+    return _leading_to(hpa, wanted, plain, load, plain_step, f"of the pods ({counted})")
 
 
 def report_wanted(
@@ -180,7 +191,7 @@ def report_wanted(
     plain = _within_bounds(hpa.target_milli * wanted)
     if jobs or not size.spec_replicas:
         return ReportedValue(plain / 1000, wanted, (f"{reason}: {wanted} replicas, {plain / 1000:.6g}",))
-    return _leading_to(hpa, wanted, plain, plain, f"{reason}: {wanted} replicas", "without a ready pod")
+    return _leading_to(hpa, wanted, plain, _Load(plain, True), f"{reason}: {wanted} replicas", "without a ready pod")
 
 
 def for_jobs(reported: ReportedValue, target: float) -> ReportedValue:
@@ -246,7 +257,7 @@ def _average_of_devices(hpa: _Hpa, value: float, plain_step: str, *, is_above: b
     is_reversed = wanted < now if is_above else wanted > now
     if now and is_reversed:
         wanted = now
-    return _leading_to(hpa, wanted, plain, plain, plain_step, "of the devices")
+    return _leading_to(hpa, wanted, plain, _Load(plain, is_above), plain_step, "of the devices")
 
 
 def _total_of_devices(hpa: _Hpa, value: float, plain_step: str, *, is_sum: bool) -> ReportedValue:
@@ -257,7 +268,8 @@ def _total_of_devices(hpa: _Hpa, value: float, plain_step: str, *, is_sum: bool)
     wanted = replace(hpa, size=replace(size, status_replicas=size.spec_replicas)).size_for(plain)
     if not is_sum:
         plain_step += f", times {size.spec_replicas} replicas: {plain / 1000:.6g}"
-    return _leading_to(hpa, wanted, plain, ready_load, plain_step, "of the devices")
+    load = _Load(ready_load, plain > hpa.target_milli * size.spec_replicas)
+    return _leading_to(hpa, wanted, plain, load, plain_step, "of the devices")
 
 
 def _filled(
@@ -272,7 +284,7 @@ def _filled(
     return min(reference, aggregate([*known, *[reference] * missing]))
 
 
-def _leading_to(hpa: _Hpa, wanted: int, plain: int, ready_load: int, plain_step: str, whose: str) -> ReportedValue:
+def _leading_to(hpa: _Hpa, wanted: int, plain: int, load: _Load, plain_step: str, whose: str) -> ReportedValue:
     """Report the plain number if it leads the HPA to this size; otherwise one that does; otherwise the closest one."""
     if hpa.size_for(plain) == wanted:
         return ReportedValue(plain / 1000, wanted, (plain_step,))
@@ -280,22 +292,22 @@ def _leading_to(hpa: _Hpa, wanted: int, plain: int, ready_load: int, plain_step:
     if value is not None:
         why = f"the resource-metric rules {whose} lead to {wanted} replicas, and so does {value / 1000:.6g}"
         return ReportedValue(value / 1000, wanted, (plain_step, why))
-    nearest = _nearest(hpa, wanted, ready_load)
+    nearest = _nearest(hpa, wanted, load)
     return ReportedValue(nearest.value, nearest.replicas, (plain_step, *nearest.steps))
 
 
-def _held(hpa: _Hpa, ready_load: int, why: str) -> ReportedValue:
+def _held(hpa: _Hpa, load: _Load, why: str) -> ReportedValue:
     """Report a number that makes the HPA keep the size that is wanted now."""
     now = hpa.size.spec_replicas
     value = hpa.leading_to(now)
     if value is not None:
         return ReportedValue(value / 1000, now, (f"{why}: the size stays; {value / 1000:.6g} keeps {now} replicas",))
-    nearest = _nearest(hpa, now, ready_load)
+    nearest = _nearest(hpa, now, load)
     return ReportedValue(nearest.value, nearest.replicas, (f"{why}: the size should stay", *nearest.steps))
 
 
-def _nearest(hpa: _Hpa, wanted: int, ready_load: int) -> ReportedValue:
-    value = hpa.leading_nearest_to(wanted, ready_load)
+def _nearest(hpa: _Hpa, wanted: int, load: _Load) -> ReportedValue:
+    value = hpa.leading_nearest_to(wanted, load)
     made, size = hpa.size_for(value), hpa.size
     why = (
         f"no number leads the HPA from {size.spec_replicas} replicas ({size.status_replicas} exist) to {wanted}: "
