@@ -25,7 +25,7 @@ from keda_gpu_scaler.cli.explain.scaledobject import (
 from keda_gpu_scaler.cli.probe.client import Call
 from keda_gpu_scaler.cli.probe.simulation import decision_sentence
 from keda_gpu_scaler.core.hpa.controller import Behavior, Limit, Policy, PolicyType, ScalingRules, SelectPolicy
-from keda_gpu_scaler.core.hpa.replica_calculator import Tolerances
+from keda_gpu_scaler.core.scaling_rules import JobRules, JobStrategy, Tolerances
 from keda_gpu_scaler.wire import evaluation_pb2 as pb
 from tests.serving import free_port
 
@@ -253,6 +253,7 @@ def keda_sentences(evaluated: pb.Evaluation, **changes: Any) -> str:
     return " | ".join(forecast_of(evaluated, scaled_object, scaled_object.triggers[0]).keda)
 
 
+JOBS = pb.Workload(kind="ScaledJob", target="ScaledJob llama", wanted=5, actual=5, ready=8, pending=1)
 SCALED_TO_ZERO = pb.Workload(kind="ScaledObject", target="Deployment llama")
 
 
@@ -287,7 +288,27 @@ SCALED_TO_ZERO = pb.Workload(kind="ScaledObject", target="Deployment llama")
         (evaluation(None), {}, "KEDA gets an error, and no fallback is set: the HPA does not change the size"),
         (evaluation(None), {"fallback": (3, 5)}, "after 3 errors its fallback sets the size to 5"),
         (evaluation(5.0, activity_unknown=True), {}, "KEDA discards the value, because IsActive returns an error"),
-        (evaluation(301.0), {"kind": "ScaledJob", "max_replicas": 4}, "KEDA keeps 4 jobs running: ceil(301 / 75)"),
+        (
+            evaluation(451.0, workload=JOBS),
+            {"kind": "ScaledJob", "jobs": JobRules(2, 8)},
+            "KEDA starts 3 jobs in addition to 5, of which 1 are pending: ceil(451 / 75) with the strategy default, "
+            "minReplicaCount 2, maxReplicaCount 8",
+        ),
+        (
+            evaluation(300.0, workload=JOBS),
+            {"kind": "ScaledJob", "jobs": JobRules(2, 8, JobStrategy.ACCURATE)},
+            "KEDA starts 3 jobs in addition to 5",
+        ),
+        (
+            evaluation(0.0, active=False, workload=JOBS),
+            {"kind": "ScaledJob", "jobs": JobRules()},
+            "KEDA starts no job, because the trigger is inactive: 5 are running",
+        ),
+        (
+            evaluation(151.0, workload=None),
+            {"kind": "ScaledJob", "jobs": JobRules(strategy=JobStrategy.EAGER)},
+            "KEDA starts jobs for ceil(151 / 75), with the strategy eager, minReplicaCount 0, maxReplicaCount 100",
+        ),
         (
             evaluation(),
             {"paused": "autoscaling.keda.sh/paused: true"},

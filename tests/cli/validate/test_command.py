@@ -391,3 +391,45 @@ def test_each_format_has_file_line_and_column() -> None:
     document = json.loads(run("-", "--format", "json", stdin=text).output)
     assert (document["file"], document["line"], document["column"]) == ("<stdin>", 10, 9)
     assert (document["severity"], document["subject"]) == ("error", "ai/llama")
+
+
+def scaled_job(**spec: object) -> str:
+    trigger = {"type": "external", "metadata": {"scalerAddress": "keda-gpu-scaler.keda:6000"}}
+    base = {"minReplicaCount": 1, "jobTargetRef": {}, "triggers": [trigger]}
+    item = {"apiVersion": "keda.sh/v1alpha1", "kind": "ScaledJob", "metadata": {"name": "batch"}}
+    return json.dumps({**item, "spec": {**base, **spec}}, indent=1)
+
+
+@pytest.mark.parametrize(
+    ("spec", "line", "message"),
+    [
+        pytest.param({}, 0, "", id="a usable job"),
+        pytest.param({"scalingStrategy": {"strategy": "eager"}}, 0, "", id="a usable strategy"),
+        pytest.param(
+            {"scalingStrategy": {"strategy": "custom", "customScalingRunningJobPercentage": "1"}},
+            18,
+            "spec.scalingStrategy.customScalingQueueLengthDeduction: Required value: KEDA fails without it: set it "
+            "to 0",
+            id="a strategy without a field that KEDA needs",
+        ),
+        pytest.param(
+            {"jobTargetRef": {"parallelism": 0}},
+            9,
+            "spec.jobTargetRef: Invalid value: 0: its Jobs start no pod: set parallelism and completions above 0",
+            id="jobs without pods",
+        ),
+        pytest.param(
+            {"triggers": [{"type": "external", "metricType": "Value", "metadata": {"scalerAddress": "a.b:1",
+             "profile": "batch"}}]},
+            13,
+            "metricType: Invalid value: Value: KEDA starts no job of a ScaledJob for a trigger of this type: remove "
+            "metricType",
+            id="a type for which KEDA starts no job",
+        ),
+    ],
+)  # fmt: skip
+def test_a_scaled_job_that_no_value_can_lead_is_an_error(spec: dict[str, object], line: int, message: str) -> None:
+    findings = validate_text(scaled_job(**spec)).findings
+    assert [(one.line, one.severity, one.message) for one in findings] == (
+        [(line, "error", message)] if message else []
+    )

@@ -21,12 +21,9 @@ from keda_gpu_scaler.core.hpa.reported_value import (
     ReportedValue,
     ReportType,
     WorkloadSize,
-    for_jobs,
     report_devices,
     report_pods,
 )
-from keda_gpu_scaler.core.trigger.metadata import MAX_NUMBER
-from keda_gpu_scaler.core.trigger.parser import MIN_TARGET
 from tests.core.hpa.oracle import UNREADY, external_average_value, external_value, resource_metric, within
 
 TARGETS = st.sampled_from([0.5, 1.0, 10.0, 50.0, 70.0, 75.0, 80.0, 90.0, 300.0, 40960.0]) | st.floats(0.01, 1e5).map(
@@ -607,14 +604,3 @@ def test_without_the_number_of_replicas_a_sum_is_a_total_and_an_average_counts_m
 @pytest.mark.parametrize(("report", "value"), [(ReportType.AVERAGE, 20.0), (ReportType.TOTAL, 0.0)])
 def test_while_scaled_to_zero_the_devices_are_reported_unchanged(report: ReportType, value: float) -> None:
     assert report_devices(report, "avg", [20.0], missing=0, size=WorkloadSize(0, 0, 0), target=80.0).value == value
-
-
-# --- jobs
-
-
-@given(st.floats(MIN_TARGET, MAX_NUMBER), st.integers(0, 5000))
-@example(28013035103.277794, 157)
-def test_jobs_are_never_more_than_the_size_and_rarely_one_fewer(target: float, jobs: int) -> None:
-    reported = for_jobs(ReportedValue(1.0, jobs, ()), round(target, 3))
-    made = math.ceil(round(reported.value, 3) / round(target, 3))
-    assert made == jobs or (round(target, 3) < 0.01 and made == jobs - 1)

@@ -5,7 +5,6 @@ Law: ``core.hpa`` alone decides. The HPA's memory cannot be read, so the forecas
 recommendation. A decision to scale down says how long it must wait.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -22,6 +21,8 @@ from keda_gpu_scaler.core.hpa.controller import (
     reconcile,
 )
 from keda_gpu_scaler.core.hpa.replica_calculator import Recommendation, ValueType, desired_replicas, milli
+from keda_gpu_scaler.core.hpa.scaled_job import JobCounts, new_jobs
+from keda_gpu_scaler.core.scaling_rules import JobRules
 from keda_gpu_scaler.wire import evaluation_pb2 as evaluation_pb
 
 
@@ -116,11 +117,7 @@ def _keda_sentences(
             "it to zero, and the size stays unchanged"
         )
     elif scaled_object.kind == "ScaledJob":
-        jobs = min(math.ceil(evaluation.value / evaluation.target), scaled_object.max_replicas)
-        yield (
-            f"KEDA keeps {jobs} jobs running: ceil({number(evaluation.value)} / {number(evaluation.target)}), at most "
-            f"{scaled_object.max_replicas} (maxReplicaCount)"
-        )
+        yield _jobs_sentence(evaluation, scaled_object.jobs or JobRules(), sizes)
     else:
         yield from _activity_sentences(evaluation, scaled_object, sizes)
     if scaled_object.others:
@@ -131,6 +128,21 @@ def _keda_sentences(
         )
     if scaled_object.has_formula:
         yield "scalingModifiers: the HPA gets the result of the formula, which is not computed here"
+
+
+def _jobs_sentence(evaluation: evaluation_pb.Evaluation, rules: JobRules, sizes: evaluation_pb.Workload | None) -> str:
+    quotient = f"ceil({number(evaluation.value)} / {number(evaluation.target)})"
+    limits = f"minReplicaCount {rules.least}, maxReplicaCount {rules.most}"
+    if sizes is None:
+        return f"KEDA starts jobs for {quotient}, with the strategy {rules.strategy}, {limits}"
+    counts = JobCounts(sizes.wanted, sizes.pending)
+    started = new_jobs(rules, counts, milli(evaluation.value), milli(evaluation.target))
+    if not evaluation.active and not rules.least:
+        return f"KEDA starts no job, because the trigger is inactive: {counts.running} are running"
+    return (
+        f"KEDA starts {started} jobs in addition to {counts.running}, of which {counts.pending} are pending: "
+        f"{quotient} with the strategy {rules.strategy}, {limits}"
+    )
 
 
 def _error_sentence(scaled_object: ScaledObject) -> str:

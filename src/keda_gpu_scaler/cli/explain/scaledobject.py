@@ -25,10 +25,11 @@ from keda_gpu_scaler.core.hpa.controller import (
     ScalingRules,
     SelectPolicy,
 )
-from keda_gpu_scaler.core.hpa.replica_calculator import DEFAULT_TOLERANCE, Tolerances
 from keda_gpu_scaler.core.quoting import quoted
+from keda_gpu_scaler.core.scaling_rules import DEFAULT_TOLERANCE, JobRules, Tolerances
 from keda_gpu_scaler.core.trigger.metric_type import ASSUMED
 from keda_gpu_scaler.core.trigger.parser import PARAMETERS
+from keda_gpu_scaler.kube.keda_objects import job_rules
 from keda_gpu_scaler.kube.parse import mappings, part
 
 DEFAULT_COOLDOWN_SECONDS = 300.0
@@ -62,8 +63,8 @@ class ScaledObject:
 
     ``others`` are the types of the triggers of other scalers. ``idle_replicas`` is None where it is not given.
     ``fallback`` holds the number of errors after which KEDA applies it, and its replicas. ``paused`` is the annotation
-    that pauses KEDA, empty where none does. ``remarks`` are sentences on fields that cannot be read. ``is_assumed``
-    says that no object was read, so that the sizes are KEDA's defaults.
+    that pauses KEDA, empty where none does. ``jobs`` has the rules of a ScaledJob. ``remarks`` are sentences on fields
+    that cannot be read. ``is_assumed`` says that no object was read, so that the sizes are KEDA's defaults.
     """
 
     namespace: str
@@ -80,6 +81,7 @@ class ScaledObject:
     fallback: tuple[int, int] | None = None
     paused: str = ""
     has_formula: bool = False
+    jobs: JobRules | None = None
     hpa_name: str = ""
     remarks: tuple[str, ...] = ()
     is_assumed: bool = False
@@ -126,6 +128,7 @@ def scaled_object_of(item: Mapping[str, Any]) -> ScaledObject:
         fallback=(_count(fallback, "failureThreshold", 0), _count(fallback, "replicas", 0)) if fallback else None,
         paused=_paused(part(metadata, "annotations")),
         has_formula=bool(part(advanced, "scalingModifiers").get("formula")),
+        jobs=job_rules(spec) if kind == "ScaledJob" else None,
         hpa_name=str(config.get("name") or f"keda-hpa-{name}"),
         remarks=remarks,
     )

@@ -14,7 +14,10 @@ from keda_gpu_scaler.cli.validate.trigger_rules import (
     check_trigger,
     is_own_trigger,
 )
+from keda_gpu_scaler.core.evaluate.report_type import JOBS_NEED_AVERAGE_VALUE
+from keda_gpu_scaler.core.hpa.replica_calculator import ValueType
 from keda_gpu_scaler.core.trigger.parser import Scope
+from keda_gpu_scaler.kube.keda_objects import job_rules
 
 _COOLDOWN_SECONDS = 300
 """KEDA's default. A 70B model starts in 60 to 130 s with cached weights, and in 2 to 7 minutes without."""
@@ -87,6 +90,8 @@ def _problems(manifest: ScaledManifest) -> Iterator[Problem]:
     if not manifest.own_triggers:
         return
     yield from _check_replica_counts(manifest)
+    if "jobTargetRef" in manifest.spec:
+        yield from _check_jobs(manifest)
     if manifest.can_be_at_zero:
         yield from _check_activation(manifest)
         yield from _check_push(manifest)
@@ -103,6 +108,14 @@ def _check_replica_counts(manifest: ScaledManifest) -> Iterator[Problem]:
             Severity.ERROR, ("spec", "maxReplicaCount"),
             f"spec.maxReplicaCount: Invalid value: {most}: must not be below minReplicaCount ({least})",
         )  # fmt: skip
+
+
+def _check_jobs(manifest: ScaledManifest) -> Iterator[Problem]:
+    if problem := job_rules(manifest.spec).problem():
+        yield Problem(Severity.ERROR, tuple(problem.partition(":")[0].split(".")), problem)
+    for number in manifest.own_triggers:
+        if mapping(manifest.triggers[number]).get("metricType") == ValueType.VALUE:
+            yield Problem(Severity.ERROR, ("spec", "triggers", number, "metricType"), JOBS_NEED_AVERAGE_VALUE)
 
 
 def _check_activation(manifest: ScaledManifest) -> Iterator[Problem]:

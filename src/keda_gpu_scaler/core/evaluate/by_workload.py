@@ -19,9 +19,11 @@ from keda_gpu_scaler.core.evaluate.measurement import (
     unavailable,
 )
 from keda_gpu_scaler.core.evaluate.observation import ObservationState, PodObservation
+from keda_gpu_scaler.core.evaluate.replica_groups import group_values
 from keda_gpu_scaler.core.evaluate.report_type import report_type
 from keda_gpu_scaler.core.evaluate.workload_view import WorkloadView
 from keda_gpu_scaler.core.hpa.reported_value import ReportedValue, ReportType, report_pods, report_wanted
+from keda_gpu_scaler.core.hpa.scaled_job import wanted_jobs
 from keda_gpu_scaler.core.trigger.metrics import LOAD_OF_DEVICES, EngineMetric
 from keda_gpu_scaler.core.types import Pod, Unavailable
 
@@ -52,11 +54,6 @@ def scaled_to_zero(
     report = report_type(view.trigger, view.workload, metadata)
     reported = None if isinstance(report, Unavailable) else _report_demand(report, view, demand)
     return ScaledToZero(reported, steps)
-
-
-def is_scaled_job(view: WorkloadView) -> bool:
-    """Whether KEDA starts jobs for the workload, which has its own arithmetic."""
-    return view.workload.kind == "ScaledJob"
 
 
 def _measure_devices_instead(
@@ -111,6 +108,8 @@ def _measure_pods(
 
 
 def _report_pods(report: ReportType, view: WorkloadView) -> ReportedValue:
+    if view.job_rules is not None:
+        return _report_jobs(view)
     with_value, out_of_scope = len(view.values), len(view.out_of_scope)
     return report_pods(
         report,
@@ -119,6 +118,19 @@ def _report_pods(report: ReportType, view: WorkloadView) -> ReportedValue:
         missing=len(view.ready) - with_value - out_of_scope,
         unready=len(view.pods) - len(view.ready),
         size=view.size,
+        target=view.trigger.target,
+    )
+
+
+def _report_jobs(view: WorkloadView) -> ReportedValue:
+    """Report the number of Jobs that the resource-metric rules want. One Job is one replica, whatever its pods."""
+    values = group_values(view.groups)
+    out_of_scope = len(values[ObservationState.OUT_OF_SCOPE])
+    return wanted_jobs(
+        [*values[ObservationState.OBSERVED], *[view.trigger.target] * out_of_scope],
+        missing=len(values[ObservationState.MISSING]),
+        unready=len(values[ObservationState.NOT_READY]),
+        running=view.job_counts.running,
         target=view.trigger.target,
     )
 
@@ -161,7 +173,7 @@ def _not_scraped(view: WorkloadView, demand: DemandObservation | None) -> list[s
 
 def _report_demand(report: ReportType, view: WorkloadView, demand: DemandObservation | None) -> ReportedValue | None:
     """Report the size that demand needs while no pod is ready; None where the trigger does not request that."""
-    query, is_job = view.trigger.demand, is_scaled_job(view)
+    query, is_job = view.trigger.demand, view.job_rules is not None
     if query is None or demand is None or not (demand.is_active and demand.value) or view.has_ready_pod:
         return None
     if query.per_replica is not None:

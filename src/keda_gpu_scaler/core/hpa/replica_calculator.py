@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from fractions import Fraction
 
-DEFAULT_TOLERANCE = 0.1
+from keda_gpu_scaler.core.scaling_rules import DEFAULT_TOLERANCES, Tolerances
+
 LARGEST_MILLI = 2**63 - 1
 _LARGEST_REPLICAS = 2**31 - 1
 
@@ -26,19 +27,6 @@ class ValueType(StrEnum):
 
     AVERAGE_VALUE = "AverageValue"
     VALUE = "Value"
-
-
-@dataclass(frozen=True, slots=True)
-class Tolerances:
-    """How far the ratio may be above or below 1 without any change. Both bounds are inclusive."""
-
-    up: float = DEFAULT_TOLERANCE
-    down: float = DEFAULT_TOLERANCE
-
-    def hold(self, ratio: float) -> bool:
-        """Whether the HPA keeps the size at this ratio."""
-        # Written as the controller writes it: |1 - ratio| <= 0.1 would be false for a ratio of 1.1.
-        return 1.0 - self.down <= ratio <= 1.0 + self.up
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +62,7 @@ def desired_replicas(
     *,
     replicas: int,
     ready_pods: int | None = None,
-    tolerances: Tolerances = Tolerances(),
+    tolerances: Tolerances = DEFAULT_TOLERANCES,
 ) -> Recommendation:
     """Return the size that one external metric recommends.
 
@@ -127,7 +115,7 @@ def resource_replicas(
     missing: int,
     unready: int,
     replicas: int,
-    tolerances: Tolerances = Tolerances(),
+    tolerances: Tolerances = DEFAULT_TOLERANCES,
 ) -> int | None:
     """Return the size that the HPA's own resource-metric algorithm recommends; None without any value.
 

@@ -10,7 +10,6 @@ its own resource metrics the HPA has rules for such pods (``replica_calculator.r
 these rules.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -18,12 +17,12 @@ from fractions import Fraction
 
 from keda_gpu_scaler.core.aggregation import AGGREGATIONS, mean
 from keda_gpu_scaler.core.hpa.replica_calculator import (
-    DEFAULT_TOLERANCE,
     ValueType,
     desired_replicas,
     milli,
     resource_replicas,
 )
+from keda_gpu_scaler.core.scaling_rules import DEFAULT_TOLERANCE
 
 _LARGEST_MILLI = 9 * 10**18
 """The largest reported value in thousandths: below 2**63, and exact in floating point."""
@@ -192,25 +191,6 @@ def report_wanted(
     if jobs or not size.spec_replicas:
         return ReportedValue(plain / 1000, wanted, (f"{reason}: {wanted} replicas, {plain / 1000:.6g}",))
     return _leading_to(hpa, wanted, plain, _Load(plain, True), f"{reason}: {wanted} replicas", "without a ready pod")
-
-
-def for_jobs(reported: ReportedValue, target: float) -> ReportedValue:
-    """Report the same size in the arithmetic of a ScaledJob: ceil(value / target) jobs, without a tolerance.
-
-    Otherwise jobs slightly above the target would get another job at each poll, and KEDA never removes a running job.
-    (KEDA 2.20: pkg/scaling/scaledjob/scale_metrics.go and pkg/scaling/executor/scale_jobs.go.)
-    """
-    if reported.replicas is None:
-        return reported
-    value = round(target * reported.replicas, 3)
-    step = 0.001
-    while value > 0 and math.ceil(value / target) > reported.replicas:
-        # The product is slightly too large in floating point. A thousandth less of a very large number may be rounded
-        # to the same number when it is sent, so that the steps grow.
-        value = max(0.0, round(value - step, 3))
-        step *= 2
-    why = f"KEDA divides by the target for jobs, without a tolerance: {value:.6g} is {reported.replicas} jobs"
-    return ReportedValue(value, reported.replicas, (*reported.steps, why))
 
 
 def report_devices(

@@ -19,7 +19,7 @@ def declared_type(workload: Workload, metadata: Mapping[str, str]) -> str | None
     sends a request by hand. Then the type is the one that all triggers share.
     """
     if workload.kind == "ScaledJob":
-        return ASSUMED  # for jobs KEDA itself always divides by the target
+        return ASSUMED  # KEDA divides by the target; with another type it starts no job
     types = _matching_types(workload, metadata) or {trigger.metric_type for trigger in workload.triggers} or {ASSUMED}
     return types.pop() if len(types) == 1 else None
 
@@ -28,6 +28,11 @@ def certain_type(workload: Workload, metadata: Mapping[str, str]) -> str | None:
     """Return the ``metricType`` of the triggers with exactly this metadata; None where there is none, or several."""
     if workload.kind == "ScaledJob":
         return None
+    return matching_type(workload, metadata)
+
+
+def matching_type(workload: Workload, metadata: Mapping[str, str]) -> str | None:
+    """Return the type as ``certain_type`` does, also in a ScaledJob, where only AverageValue is usable."""
     types = _matching_types(workload, metadata)
     return types.pop() if len(types) == 1 else None
 
