@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from keda_gpu_scaler.core.quoting import quoted
 from keda_gpu_scaler.core.scaling_rules import (
     DEFAULT_TOLERANCE,
     DEFAULT_TOLERANCES,
@@ -95,7 +96,29 @@ def formula(spec: Mapping[str, Any]) -> Formula | None:
 def tolerances(spec: Mapping[str, Any]) -> Tolerances:
     """Read the tolerances that a ScaledObject gives its HPA (behavior.scaleUp.tolerance, Kubernetes 1.33)."""
     behavior = part(part(part(spec, "advanced"), "horizontalPodAutoscalerConfig"), "behavior")
-    return Tolerances(up=_tolerance(part(behavior, "scaleUp")), down=_tolerance(part(behavior, "scaleDown")))
+    found = []
+    for direction in ("scaleUp", "scaleDown"):
+        try:
+            found.append(tolerance(part(behavior, direction)))
+        except ValueError:
+            found.append(DEFAULT_TOLERANCE)
+    return Tolerances(*found)
+
+
+def tolerance(rules: Mapping[str, Any]) -> float:
+    """Read the tolerance of one direction, a Kubernetes quantity of 0 or more: "0.05", "50m" or 5e-2.
+
+    Raises:
+        ValueError: it is no such quantity.
+    """
+    given = rules.get("tolerance")
+    if given is None:
+        return DEFAULT_TOLERANCE
+    matched = _QUANTITY.fullmatch(str(given))
+    if matched is None:
+        raise ValueError(f"tolerance: Invalid value: {quoted(str(given))}: must be a quantity of 0 or more")
+    suffix = matched[2] or ""
+    return float(matched[1] + suffix) if suffix.startswith("e") else float(matched[1]) * _SUFFIXES[suffix]
 
 
 def job_rules(spec: Mapping[str, Any]) -> JobRules:
@@ -126,15 +149,6 @@ def _pods_per_job(job: Mapping[str, Any]) -> int:
     parallelism, completions = _integer(job.get("parallelism")), _integer(job.get("completions"))
     at_once = 1 if parallelism is None else max(0, parallelism)
     return at_once if completions is None else min(at_once, max(0, completions))
-
-
-def _tolerance(rules: Mapping[str, Any]) -> float:
-    """Read a tolerance, a Kubernetes quantity of 0 or more: "0.05", "50m" or 5e-2."""
-    matched = _QUANTITY.fullmatch(str(rules.get("tolerance", "")))
-    if matched is None:
-        return DEFAULT_TOLERANCE
-    suffix = matched[2] or ""
-    return float(matched[1] + suffix) if suffix.startswith("e") else float(matched[1]) * _SUFFIXES[suffix]
 
 
 def _number_text(value: object) -> str:

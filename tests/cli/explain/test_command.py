@@ -3,6 +3,7 @@
 
 import json
 import re
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from keda_gpu_scaler.cli.explain.scaledobject import (
 from keda_gpu_scaler.cli.probe.client import Call
 from keda_gpu_scaler.cli.probe.simulation import decision_sentence
 from keda_gpu_scaler.core.hpa.controller import Behavior, Limit, Policy, PolicyType, ScalingRules, SelectPolicy
-from keda_gpu_scaler.core.scaling_rules import JobRules, JobStrategy, Tolerances
+from keda_gpu_scaler.core.scaling_rules import Formula, JobRules, JobStrategy, Tolerances
 from keda_gpu_scaler.wire import evaluation_pb2 as pb
 from tests.serving import free_port
 
@@ -314,11 +315,33 @@ SCALED_TO_ZERO = pb.Workload(kind="ScaledObject", target="Deployment llama")
             {"paused": "autoscaling.keda.sh/paused: true"},
             "KEDA does nothing: the annotation autoscaling.keda.sh/paused: true pauses it",
         ),
-        (evaluation(), {"has_formula": True}, "scalingModifiers"),
+        (
+            evaluation(276.0),
+            {"formula": Formula("max(gpu, queue)", "75", "", "Value")},
+            'scalingModifiers: the HPA compares the result of the formula "max(gpu, queue)" with its target 75 '
+            "(Value); explain does not compute the formula | this trigger gives the formula 276; its own target and "
+            "metricType have no effect | KEDA activates the workload while the result is above 0 (activationTarget), whatever the "
+            "activity of the trigger",
+        ),
+        (
+            evaluation(276.0),
+            {"formula": Formula("gpu + queue", "75"), "others": ("prometheus",)},
+            "the triggers of other scalers (prometheus) are not evaluated here; the formula takes them",
+        ),
     ],
 )
 def test_the_forecast_says_what_keda_does(evaluated: pb.Evaluation, changes: dict[str, Any], sentence: str) -> None:
     assert sentence in keda_sentences(evaluated, **changes)
+
+
+def test_under_a_formula_nothing_is_decided_from_the_number_of_the_trigger() -> None:
+    scaled_object = replace(SCALED_OBJECT_OF_LLAMA, formula=Formula("gpu", "75", "2", "Value"))
+    forecast = forecast_of(evaluation(276.0), scaled_object, scaled_object.triggers[0])
+    assert (forecast.recommendation, forecast.decision) == (None, None)
+    trigger = scaled_object.triggers[0]
+    result = ExplainResult(AT, scaled_object, trigger, 1, "gpu-a", evaluation(276.0), forecast=forecast)
+    page = explanation_page(result, 120)
+    assert "decision  ?: the HPA compares the result of a formula" in re.sub(" {2,}", "  ", page)
 
 
 def test_an_unknown_size_leads_to_no_decision_until_it_is_given() -> None:

@@ -433,3 +433,41 @@ def test_a_scaled_job_that_no_value_can_lead_is_an_error(spec: dict[str, object]
     assert [(one.line, one.severity, one.message) for one in findings] == (
         [(line, "error", message)] if message else []
     )
+
+
+def with_formula(trigger: str = "name: gpu", **modifiers: str) -> str:
+    fields = json.dumps({"formula": "gpu * 2", "target": "75", **modifiers})
+    advanced = f"  advanced: {{scalingModifiers: {fields}}}\n  minReplicaCount"
+    text = VALID.replace("  minReplicaCount", advanced)
+    return text.replace("- type: external", f"- type: external\n      {trigger}")
+
+
+@pytest.mark.parametrize(
+    ("text", "findings"),
+    [
+        pytest.param(with_formula(), [], id="a usable formula"),
+        pytest.param(
+            with_formula("metricType: AverageValue\n      name: gpu", metricType="Value"),
+            ['10:7 warning metricType: Invalid value: "AverageValue": has no effect: the HPA uses that of the formula, '
+             "Value, and the trigger reports the number for it"],
+            id="a type that has no effect",
+        ),
+        pytest.param(
+            with_formula(target=""),
+            ["5:14 error spec.advanced.scalingModifiers.target: Required value: KEDA refuses a formula without a "
+             "target"],
+            id="no target",
+        ),
+        pytest.param(
+            with_formula("timeout: 1"), ["9:7 error name: Required value: a formula takes a trigger by its name"],
+            id="no name",
+        ),
+        pytest.param(
+            with_formula() + "    - {type: cron, name: gpu, metadata: {}}\n",
+            ['10:7 error name: Duplicate value: "gpu": a formula takes a trigger by its name'],
+            id="a name that another trigger has",
+        ),
+    ],
+)  # fmt: skip
+def test_a_formula_takes_triggers_by_their_names(text: str, findings: list[str]) -> None:
+    assert findings_in(text) == findings

@@ -24,6 +24,7 @@ from keda_gpu_scaler.core.hpa.reported_value import (
     report_devices,
     report_pods,
 )
+from keda_gpu_scaler.core.scaling_rules import DEFAULT_TOLERANCES, Tolerances
 from tests.core.hpa.oracle import UNREADY, external_average_value, external_value, resource_metric, within
 
 TARGETS = st.sampled_from([0.5, 1.0, 10.0, 50.0, 70.0, 75.0, 80.0, 90.0, 300.0, 40960.0]) | st.floats(0.01, 1e5).map(
@@ -37,11 +38,18 @@ def at_rest_size(ready: int, missing: int = 0, unready: int = 0, ending: int = 0
     return WorkloadSize(spec_replicas=count, status_replicas=count, ready_pods=ready + missing + ending)
 
 
-def decision_of(report: ReportType, reported: ReportedValue, target: float, size: WorkloadSize) -> int:
+def decision_of(
+    report: ReportType,
+    reported: ReportedValue,
+    target: float,
+    size: WorkloadSize,
+    tolerances: Tolerances = DEFAULT_TOLERANCES,
+) -> int:
     """Return the size that the controller computes from the reported value."""
+    bounds = (tolerances.up, tolerances.down)
     if report is ReportType.TOTAL:
-        return external_average_value(milli(reported.value), milli(target), size.status_replicas)
-    return external_value(milli(reported.value), milli(target), size.spec_replicas, size.ready_pods)
+        return external_average_value(milli(reported.value), milli(target), size.status_replicas, bounds)
+    return external_value(milli(reported.value), milli(target), size.spec_replicas, size.ready_pods, bounds)
 
 
 def report_and_decide(
@@ -113,13 +121,15 @@ def test_law_4_with_the_reported_value_the_hpa_decides_as_from_the_values_of_the
         assert low <= by_report <= high or (report is ReportType.TOTAL and by_report in there)
 
 
-def numbers_near(report: ReportType, target: float, size: WorkloadSize, wanted: int) -> list[int]:
+def numbers_near(
+    report: ReportType, target: float, size: WorkloadSize, wanted: int, tolerances: Tolerances = DEFAULT_TOLERANCES
+) -> list[int]:
     """Return numbers in thousandths that might lead to this size: those around each bound of the HPA's arithmetic."""
     whole = milli(target)
     per = whole if report is ReportType.TOTAL else whole / max(size.ready_pods, 1)
     low, high = math.floor((wanted - 1) * per), math.ceil(wanted * per)
     rest = whole * size.status_replicas if report is ReportType.TOTAL else whole
-    bounds = (low, high, math.floor(0.9 * rest), math.ceil(1.1 * rest), rest)
+    bounds = (low, high, math.floor((1 - tolerances.down) * rest), math.ceil((1 + tolerances.up) * rest), rest)
     spread = [low + (high - low) * step // 40 for step in range(41)]
     return [number for bound in (*bounds, *spread) for number in range(max(0, bound - 2), bound + 3)]
 
@@ -604,3 +614,54 @@ def test_without_the_number_of_replicas_a_sum_is_a_total_and_an_average_counts_m
 @pytest.mark.parametrize(("report", "value"), [(ReportType.AVERAGE, 20.0), (ReportType.TOTAL, 0.0)])
 def test_while_scaled_to_zero_the_devices_are_reported_unchanged(report: ReportType, value: float) -> None:
     assert report_devices(report, "avg", [20.0], missing=0, size=WorkloadSize(0, 0, 0), target=80.0).value == value
+
+
+# ---- an HPA with its own tolerances (Kubernetes 1.33 and later) ----
+
+
+@pytest.mark.parametrize("report", ReportType)
+@pytest.mark.parametrize(
+    ("tolerances", "value", "made"),
+    [
+        pytest.param(Tolerances(), 84.0, 10, id="the default holds at 5 % above"),
+        pytest.param(Tolerances(up=0.02), 84.0, 11, id="2 % does not"),
+        pytest.param(Tolerances(up=0.02), 72.0, 10, id="scaling down keeps its own default"),
+        pytest.param(Tolerances(down=0.05), 72.0, 9, id="a tolerance for scaling down alone"),
+        pytest.param(Tolerances(up=0.5, down=0.5), 112.0, 10, id="a wide tolerance holds at 40 % above"),
+        pytest.param(Tolerances(up=0.0, down=0.0), 80.0, 10, id="none holds exactly at the target"),
+        pytest.param(Tolerances(up=0.0, down=0.0), 80.1, 11, id="none adds a replica just above it"),
+    ],
+)
+def test_the_tolerances_of_the_hpa_decide(report: ReportType, tolerances: Tolerances, value: float, made: int) -> None:
+    size = WorkloadSize(10, 10, 10)
+    pods = report_pods(report, [value] * 10, missing=0, unready=0, size=size, target=80.0, tolerances=tolerances)
+    devices = report_devices(report, "max", [value], missing=0, size=size, target=80.0, tolerances=tolerances)
+    assert (pods.replicas, devices.replicas) == (made, made)
+    assert decision_of(report, pods, 80.0, size, tolerances) == made
+    assert decision_of(report, devices, 80.0, size, tolerances) == made
+
+
+TOLERANCES = st.builds(Tolerances, *[st.sampled_from([0.0, 0.01, 0.05, 0.1, 0.2, 0.5, 1.0]) | st.floats(0, 1)] * 2)
+
+
+@settings(max_examples=500)
+@given(st.sampled_from(ReportType), clusters(), TOLERANCES)
+def test_with_any_tolerances_the_value_leads_to_the_size_of_the_resource_rules(
+    report: ReportType, cluster: tuple[list[float], int, int, float, WorkloadSize], tolerances: Tolerances
+) -> None:
+    values, missing, unready, target, size = cluster
+    reported = report_pods(
+        report, values, missing=missing, unready=unready, size=size, target=target, tolerances=tolerances
+    )
+    by_report = decision_of(report, reported, target, size, tolerances)
+    assert by_report == reported.replicas
+    pods = [*(milli(value) for value in values), *[None] * missing, *[UNREADY] * unready]
+    wanted = resource_metric(pods, milli(target), size.spec_replicas, (tolerances.up, tolerances.down))
+    by_pods = size.spec_replicas if wanted is None else wanted
+    if by_report != by_pods:
+        # No number leads there, and the size does not go past it, except where more replicas exist than are wanted.
+        numbers = numbers_near(report, target, size, by_pods, tolerances)
+        sizes = {decision_of(report, ReportedValue(one / 1000, 0, ()), target, size, tolerances) for one in numbers}
+        assert by_pods not in sizes
+        low, high = sorted((size.spec_replicas, by_pods))
+        assert low <= by_report <= high or report is ReportType.TOTAL

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from keda_gpu_scaler.cli.explain.scaledobject import ScaledObject, ScaledObjectTrigger
-from keda_gpu_scaler.cli.output import number
+from keda_gpu_scaler.cli.output import UNKNOWN, number
 from keda_gpu_scaler.core.hpa.controller import (
     DOWN_STABILISATION_SECONDS,
     SYNC_PERIOD_SECONDS,
@@ -22,7 +22,8 @@ from keda_gpu_scaler.core.hpa.controller import (
 )
 from keda_gpu_scaler.core.hpa.replica_calculator import Recommendation, ValueType, desired_replicas, milli
 from keda_gpu_scaler.core.hpa.scaled_job import JobCounts, new_jobs
-from keda_gpu_scaler.core.scaling_rules import JobRules
+from keda_gpu_scaler.core.quoting import quoted
+from keda_gpu_scaler.core.scaling_rules import Formula, JobRules
 from keda_gpu_scaler.wire import evaluation_pb2 as evaluation_pb
 
 
@@ -30,9 +31,9 @@ from keda_gpu_scaler.wire import evaluation_pb2 as evaluation_pb
 class Forecast:
     """The result of an evaluation for the workload.
 
-    ``recommendation`` and ``decision`` are the HPA's; None where the HPA does not decide (a ScaledJob) or the size is
-    not known. ``current`` is the current size, 0 where it is not known. ``keda`` holds sentences on what KEDA itself
-    does, ``limits`` sentences on the limits of the HPA.
+    ``recommendation`` and ``decision`` are the HPA's; None where the HPA does not decide (a ScaledJob), where it
+    compares the result of a formula, or where the size is not known. ``current`` is the current size, 0 where it is not
+    known. ``keda`` holds sentences on what KEDA itself does, ``limits`` sentences on the limits of the HPA.
     """
 
     value_type: str
@@ -60,7 +61,8 @@ def forecast_of(
     value_type = evaluation.value_type or trigger.value_type
     sizes = _sizes(evaluation, replicas)
     recommendation, decision = None, None
-    if scaled_object.kind == "ScaledObject" and sizes is not None and value_type in tuple(ValueType):
+    is_compared = scaled_object.kind == "ScaledObject" and scaled_object.formula is None
+    if is_compared and sizes is not None and value_type in tuple(ValueType):
         recommendation = _recommended(evaluation, ValueType(value_type), sizes, scaled_object)
         # KEDA accepts a maxReplicaCount below minReplicaCount; the API server refuses such an HPA.
         _, decision = reconcile(
@@ -118,16 +120,29 @@ def _keda_sentences(
         )
     elif scaled_object.kind == "ScaledJob":
         yield _jobs_sentence(evaluation, scaled_object.jobs or JobRules(), sizes)
-    else:
+    elif scaled_object.formula is None:
         yield from _activity_sentences(evaluation, scaled_object, sizes)
     if scaled_object.others:
         types = ", ".join(scaled_object.others)
-        yield (
-            f"the triggers of other scalers ({types}) are not evaluated here; the HPA uses the largest recommendation "
-            "of all triggers"
-        )
-    if scaled_object.has_formula:
-        yield "scalingModifiers: the HPA gets the result of the formula, which is not computed here"
+        largest = "the HPA uses the largest recommendation of all triggers"
+        rule = largest if scaled_object.formula is None else "the formula takes them"
+        yield f"the triggers of other scalers ({types}) are not evaluated here; {rule}"
+    if scaled_object.formula is not None:
+        yield from _formula_sentences(evaluation, scaled_object.formula)
+
+
+def _formula_sentences(evaluation: evaluation_pb.Evaluation, formula: Formula) -> Iterator[str]:
+    target = f"{formula.target or UNKNOWN} ({formula.metric_type})"
+    yield (
+        f"scalingModifiers: the HPA compares the result of the formula {quoted(formula.text, 200)} with its target "
+        f"{target}; explain does not compute the formula"
+    )
+    if evaluation.HasField("value"):
+        yield f"this trigger gives the formula {number(evaluation.value)}; its own target and metricType have no effect"
+    yield (
+        f"KEDA activates the workload while the result is above {formula.activation_target or 0} (activationTarget), "
+        "whatever the activity of the trigger"
+    )
 
 
 def _jobs_sentence(evaluation: evaluation_pb.Evaluation, rules: JobRules, sizes: evaluation_pb.Workload | None) -> str:

@@ -26,10 +26,10 @@ from keda_gpu_scaler.core.hpa.controller import (
     SelectPolicy,
 )
 from keda_gpu_scaler.core.quoting import quoted
-from keda_gpu_scaler.core.scaling_rules import DEFAULT_TOLERANCE, JobRules, Tolerances
+from keda_gpu_scaler.core.scaling_rules import Formula, JobRules, Tolerances
 from keda_gpu_scaler.core.trigger.metric_type import ASSUMED
 from keda_gpu_scaler.core.trigger.parser import PARAMETERS
-from keda_gpu_scaler.kube.keda_objects import job_rules
+from keda_gpu_scaler.kube.keda_objects import formula, job_rules, tolerance, tolerances
 from keda_gpu_scaler.kube.parse import mappings, part
 
 DEFAULT_COOLDOWN_SECONDS = 300.0
@@ -63,8 +63,9 @@ class ScaledObject:
 
     ``others`` are the types of the triggers of other scalers. ``idle_replicas`` is None where it is not given.
     ``fallback`` holds the number of errors after which KEDA applies it, and its replicas. ``paused`` is the annotation
-    that pauses KEDA, empty where none does. ``jobs`` has the rules of a ScaledJob. ``remarks`` are sentences on fields
-    that cannot be read. ``is_assumed`` says that no object was read, so that the sizes are KEDA's defaults.
+    that pauses KEDA, empty where none does. ``formula`` is None without scalingModifiers. ``jobs`` has the rules of a
+    ScaledJob. ``remarks`` are sentences on fields that cannot be read. ``is_assumed`` says that no object was read, so
+    that the sizes are KEDA's defaults.
     """
 
     namespace: str
@@ -80,7 +81,7 @@ class ScaledObject:
     tolerances: Tolerances = field(default_factory=Tolerances)
     fallback: tuple[int, int] | None = None
     paused: str = ""
-    has_formula: bool = False
+    formula: Formula | None = None
     jobs: JobRules | None = None
     hpa_name: str = ""
     remarks: tuple[str, ...] = ()
@@ -111,7 +112,7 @@ def scaled_object_of(item: Mapping[str, Any]) -> ScaledObject:
     triggers, others = _triggers(spec.get("triggers"))
     advanced = part(spec, "advanced")
     config = part(advanced, "horizontalPodAutoscalerConfig")
-    behavior, tolerances, remarks = _behavior(part(config, "behavior"))
+    behavior, remarks = _behavior(part(config, "behavior"))
     fallback = part(spec, "fallback")
     return ScaledObject(
         namespace=str(metadata.get("namespace", "")),
@@ -124,10 +125,10 @@ def scaled_object_of(item: Mapping[str, Any]) -> ScaledObject:
         idle_replicas=_count(spec, "idleReplicaCount", 0) if "idleReplicaCount" in spec else None,
         cooldown_seconds=_count(spec, "cooldownPeriod", int(DEFAULT_COOLDOWN_SECONDS)),
         behavior=behavior,
-        tolerances=tolerances,
+        tolerances=tolerances(spec),
         fallback=(_count(fallback, "failureThreshold", 0), _count(fallback, "replicas", 0)) if fallback else None,
         paused=_paused(part(metadata, "annotations")),
-        has_formula=bool(part(advanced, "scalingModifiers").get("formula")),
+        formula=formula(spec) if kind == "ScaledObject" else None,
         jobs=job_rules(spec) if kind == "ScaledJob" else None,
         hpa_name=str(config.get("name") or f"keda-hpa-{name}"),
         remarks=remarks,
@@ -198,16 +199,17 @@ def _paused(annotations: Mapping[str, Any]) -> str:
     return ""
 
 
-def _behavior(item: Mapping[str, Any]) -> tuple[Behavior | None, Tolerances, tuple[str, ...]]:
+def _behavior(item: Mapping[str, Any]) -> tuple[Behavior | None, tuple[str, ...]]:
     if not item:
-        return None, Tolerances(), ()
+        return None, ()
     up, down = part(item, "scaleUp"), part(item, "scaleDown")
     try:
         behavior = Behavior(_rules(up, DEFAULT_UP), _rules(down, DEFAULT_DOWN))
-        tolerances = Tolerances(_tolerance(up), _tolerance(down))
+        for rules in (up, down):
+            tolerance(rules)
     except (ValueError, KeyError, TypeError) as error:
-        return None, Tolerances(), (f"behavior: {quoted(str(error), 120)}: ignored, the defaults apply",)
-    return behavior, tolerances, ()
+        return None, (f"behavior: {quoted(str(error), 120)}: ignored, the defaults apply",)
+    return behavior, ()
 
 
 def _rules(item: Mapping[str, Any], default: ScalingRules) -> ScalingRules:
@@ -221,12 +223,6 @@ def _rules(item: Mapping[str, Any], default: ScalingRules) -> ScalingRules:
         float(item.get("stabilizationWindowSeconds", default.stabilisation_seconds)),
         SelectPolicy(item.get("selectPolicy", default.select.value)),
     )
-
-
-def _tolerance(item: Mapping[str, Any]) -> float:
-    """Read a tolerance, which is a Kubernetes quantity: "0.05", or "50m"."""
-    text = str(item.get("tolerance", DEFAULT_TOLERANCE))
-    return float(text.removesuffix("m")) / (1000 if text.endswith("m") else 1)
 
 
 def _count(spec: Mapping[str, Any], key: str, default: int) -> int:

@@ -22,7 +22,7 @@ from keda_gpu_scaler.core.hpa.replica_calculator import (
     milli,
     resource_replicas,
 )
-from keda_gpu_scaler.core.scaling_rules import DEFAULT_TOLERANCE
+from keda_gpu_scaler.core.scaling_rules import DEFAULT_TOLERANCES, Tolerances
 
 _LARGEST_MILLI = 9 * 10**18
 """The largest reported value in thousandths: below 2**63, and exact in floating point."""
@@ -85,6 +85,7 @@ class _Hpa:
     report: ReportType
     target_milli: int
     size: WorkloadSize
+    tolerances: Tolerances = DEFAULT_TOLERANCES
 
     def size_for(self, value_milli: int) -> int:
         """Return the size that the HPA computes from a reported value."""
@@ -94,7 +95,12 @@ class _Hpa:
         else:
             value_type, replicas = ValueType.VALUE, size.spec_replicas
         recommended = desired_replicas(
-            value_type, value_milli, self.target_milli, replicas=replicas, ready_pods=size.ready_pods
+            value_type,
+            value_milli,
+            self.target_milli,
+            replicas=replicas,
+            ready_pods=size.ready_pods,
+            tolerances=self.tolerances,
         )
         return recommended.replicas
 
@@ -139,11 +145,18 @@ class _Hpa:
         yield self._just_below(whole)
 
     def _just_below(self, whole: int) -> int:
-        return _within_bounds(int(whole * (1 - DEFAULT_TOLERANCE)) - _step(whole))
+        return _within_bounds(int(whole * (1 - self.tolerances.down)) - _step(whole))
 
 
 def report_pods(
-    report: ReportType, values: Sequence[float], *, missing: int, unready: int, size: WorkloadSize, target: float
+    report: ReportType,
+    values: Sequence[float],
+    *,
+    missing: int,
+    unready: int,
+    size: WorkloadSize,
+    target: float,
+    tolerances: Tolerances = DEFAULT_TOLERANCES,
 ) -> ReportedValue:
     """Report a workload by its pods.
 
@@ -154,11 +167,17 @@ def report_pods(
         unready: pods that are not ready.
         size: the workload's size.
         target: the target of each pod's value.
+        tolerances: those of the HPA.
     """
-    hpa = _Hpa(report, milli(target), size)
+    hpa = _Hpa(report, milli(target), size, tolerances)
     values_milli = [_thousandths(value) for value in values]
     wanted = resource_replicas(
-        values_milli, hpa.target_milli, missing=missing, unready=unready, replicas=size.spec_replicas
+        values_milli,
+        hpa.target_milli,
+        missing=missing,
+        unready=unready,
+        replicas=size.spec_replicas,
+        tolerances=tolerances,
     )
     load = _Load(
         sum(values_milli) + missing * hpa.target_milli, sum(values_milli) > len(values_milli) * hpa.target_milli
@@ -172,7 +191,14 @@ def report_pods(
 
 
 def report_wanted(
-    report: ReportType, wanted: int, reason: str, *, size: WorkloadSize, target: float, jobs: bool
+    report: ReportType,
+    wanted: int,
+    reason: str,
+    *,
+    size: WorkloadSize,
+    target: float,
+    is_plain: bool,
+    tolerances: Tolerances = DEFAULT_TOLERANCES,
 ) -> ReportedValue:
     """Report a size that demand requires while no pod is ready; never less than the present size.
 
@@ -183,12 +209,14 @@ def report_wanted(
         reason: why the size is required, for the steps.
         size: the workload's size.
         target: the target of each pod's value.
-        jobs: whether it is a ScaledJob, whose size is not set by an HPA.
+        is_plain: whether the HPA does not compare the value with the target: the workload is a ScaledJob, or a formula
+            takes the value.
+        tolerances: those of the HPA.
     """
-    hpa = _Hpa(report, milli(target), size)
+    hpa = _Hpa(report, milli(target), size, tolerances)
     wanted = max(wanted, size.spec_replicas)
     plain = _within_bounds(hpa.target_milli * wanted)
-    if jobs or not size.spec_replicas:
+    if is_plain or not size.spec_replicas:
         return ReportedValue(plain / 1000, wanted, (f"{reason}: {wanted} replicas, {plain / 1000:.6g}",))
     return _leading_to(hpa, wanted, plain, _Load(plain, True), f"{reason}: {wanted} replicas", "without a ready pod")
 
@@ -201,6 +229,7 @@ def report_devices(
     missing: int,
     size: WorkloadSize | None,
     target: float,
+    tolerances: Tolerances = DEFAULT_TOLERANCES,
 ) -> ReportedValue:
     """Report devices without regard to pods: one aggregate, as if every replica had this value.
 
@@ -212,6 +241,7 @@ def report_devices(
         size: the workload's size, None where it is not known. Then the only possible total is a sum of devices that
             all have a value.
         target: the target of the value.
+        tolerances: those of the HPA.
 
     Raises:
         ValueError: the total cannot be reported without the workload's size.
@@ -222,7 +252,7 @@ def report_devices(
             raise ValueError(f"report: Invalid value: {report}: the workload's replicas are not known")
         plain = _within_bounds(_thousandths(_filled(aggregate, known, missing, target)))
         return ReportedValue(plain / 1000, None, (f"{aggregation}: {plain / 1000:.6g}",))
-    hpa = _Hpa(report, milli(target), size)
+    hpa = _Hpa(report, milli(target), size, tolerances)
     if report is ReportType.AVERAGE:
         value = _filled(aggregate, known, missing, target)
         return _average_of_devices(hpa, value, f"{aggregation}: {value:.6g}", is_above=value > target)
