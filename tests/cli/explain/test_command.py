@@ -313,15 +313,36 @@ SCALED_TO_ZERO = pb.Workload(kind="ScaledObject", target="Deployment llama")
         (
             evaluation(),
             {"paused": "autoscaling.keda.sh/paused: true"},
-            "KEDA does nothing: the annotation autoscaling.keda.sh/paused: true pauses it",
+            "KEDA is paused because of the annotation autoscaling.keda.sh/paused: true: the size stays, and there is "
+            "no HPA",
+        ),
+        (
+            evaluation(),
+            {"paused": "autoscaling.keda.sh/paused-replicas: 2"},
+            "paused-replicas: 2: it sets the size to 2, and there is no HPA",
+        ),
+        (
+            evaluation(),
+            {"kind": "ScaledJob", "paused": "autoscaling.keda.sh/paused: true"},
+            "KEDA is paused because of the annotation autoscaling.keda.sh/paused: true: it starts no job",
+        ),
+        (
+            evaluation(0.0, workload=SCALED_TO_ZERO),
+            {"is_scale_out_paused": True},
+            "the workload stays at 0 replicas although a trigger is active: paused-scale-out pauses the activation",
+        ),
+        (
+            evaluation(0.0, active=False),
+            {"is_scale_in_paused": True},
+            "KEDA does not set the size to 0, although the trigger is inactive: paused-scale-in pauses it",
         ),
         (
             evaluation(276.0),
             {"formula": Formula("max(gpu, queue)", "75", "", "Value")},
             'scalingModifiers: the HPA compares the result of the formula "max(gpu, queue)" with its target 75 '
             "(Value); explain does not compute the formula | this trigger gives the formula 276; its own target and "
-            "metricType have no effect | KEDA activates the workload while the result is above 0 (activationTarget), whatever the "
-            "activity of the trigger",
+            "metricType have no effect | KEDA activates the workload while the result is above 0 (activationTarget), "
+            "whatever the activity of the trigger",
         ),
         (
             evaluation(276.0),
@@ -332,6 +353,39 @@ SCALED_TO_ZERO = pb.Workload(kind="ScaledObject", target="Deployment llama")
 )
 def test_the_forecast_says_what_keda_does(evaluated: pb.Evaluation, changes: dict[str, Any], sentence: str) -> None:
     assert sentence in keda_sentences(evaluated, **changes)
+
+
+@pytest.mark.parametrize(
+    ("annotations", "value", "replicas", "limit"),
+    [
+        pytest.param({}, 350.0, 5, Limit.NONE, id="no pause"),
+        pytest.param({"paused-scale-out": "true"}, 350.0, 4, Limit.RATE_UP, id="no growth"),
+        pytest.param({"paused-scale-out": "true"}, 150.0, 2, Limit.NONE, id="it may still shrink"),
+        pytest.param({"paused-scale-in": "true"}, 150.0, 4, Limit.RATE_DOWN, id="no shrinking"),
+        pytest.param({"paused-scale-in": "1"}, 350.0, 5, Limit.NONE, id="it may still grow"),
+        pytest.param({"paused-scale-in": "False"}, 150.0, 2, Limit.NONE, id="a pause that is off"),
+    ],
+)
+def test_a_paused_direction_is_disabled_in_the_hpa(
+    annotations: dict[str, str], value: float, replicas: int, limit: Limit
+) -> None:
+    named = {f"autoscaling.keda.sh/{key}": said for key, said in annotations.items()}
+    triggers = [{"type": "external", "metadata": {"scalerAddress": "keda-gpu-scaler:6000"}}]
+    item = {"metadata": {"name": "llama", "annotations": named}, "spec": {"triggers": triggers}}
+    scaled_object = scaled_object_of(item)
+    decision = forecast_of(evaluation(value), scaled_object, scaled_object.triggers[0]).decision
+    assert decision is not None
+    assert (decision.replicas, decision.limit) == (replicas, limit)
+
+
+def test_a_paused_workload_has_no_decision() -> None:
+    scaled_object = replace(SCALED_OBJECT_OF_LLAMA, paused="autoscaling.keda.sh/paused: true")
+    forecast = forecast_of(evaluation(276.0), scaled_object, scaled_object.triggers[0])
+    assert (forecast.recommendation, forecast.decision, len(forecast.keda)) == (None, None, 1)
+    result = ExplainResult(
+        AT, scaled_object, scaled_object.triggers[0], 1, "gpu-a", evaluation(276.0), forecast=forecast
+    )
+    assert "none: KEDA is paused" in explanation_page(result, 120)
 
 
 def test_under_a_formula_nothing_is_decided_from_the_number_of_the_trigger() -> None:

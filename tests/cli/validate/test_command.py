@@ -471,3 +471,25 @@ def with_formula(trigger: str = "name: gpu", **modifiers: str) -> str:
 )  # fmt: skip
 def test_a_formula_takes_triggers_by_their_names(text: str, findings: list[str]) -> None:
     assert findings_in(text) == findings
+
+
+@pytest.mark.parametrize(
+    ("idle", "findings"),
+    [
+        pytest.param("0", [], id="zero, below the minimum"),
+        pytest.param(
+            "3",
+            ["5:3 error spec.idleReplicaCount: Invalid value: 3: KEDA refuses it, because it must be below "
+             "minReplicaCount (3)"],
+            id="as many as the minimum",
+        ),
+        pytest.param(
+            "2",
+            ["5:3 warning spec.idleReplicaCount: Invalid value: 2: the HPA scales up to minReplicaCount again: use 0"],
+            id="above zero",
+        ),
+    ],
+)  # fmt: skip
+def test_the_size_of_an_idle_workload(idle: str, findings: list[str]) -> None:
+    text = with_line("minReplicaCount: 1", f"idleReplicaCount: {idle}\n  minReplicaCount: 3")
+    assert [one for one in findings_in(text) if "no trigger here can activate it" not in one] == findings

@@ -6,6 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from keda_gpu_scaler.core.evaluate.evaluation import Evaluation, NoValue, evaluate
 from keda_gpu_scaler.core.state.fleet import Fleet, History
@@ -13,6 +15,7 @@ from keda_gpu_scaler.core.trigger.parser import parse_trigger
 from keda_gpu_scaler.core.types import DeclaredTrigger, Pod, Workload
 from keda_gpu_scaler.kube.keda_objects import job_rules
 from tests.core.hpa.keda_jobs import KedaJobs
+from tests.core.hpa.oracle import UNREADY, resource_metric
 from tests.fakes import device, node_history, pod, sample, workload
 
 NOW = 1000.0
@@ -165,3 +168,48 @@ def test_devices_without_regard_to_pods_lead_to_the_same_jobs(scope: str) -> Non
     known, fleet = scene({"a": [95], "b": [95]}, {"minReplicaCount": 1})
     evaluation = evaluated(known, fleet, scope=scope)
     assert evaluation.value == 80.0 * (math.ceil(190 / 80) - 1)
+
+
+LOADS = st.integers(0, 200) | st.just(80) | st.none()
+JOBS = st.lists(
+    st.lists(LOADS | st.just("loading"), min_size=1, max_size=4) | st.just(["pending"]), min_size=1, max_size=12
+)
+
+
+def as_replica(members: list[float | str | None]) -> int | str | None:
+    """A Job in the words of the oracle: thousandths, UNREADY, or None without a value."""
+    if any(isinstance(one, str) for one in members):
+        return UNREADY
+    known = [one for one in members if isinstance(one, int | float)]
+    if len(known) < len(members) and max(known, default=0) < 80:
+        return None
+    return int(max(known) * 1000)
+
+
+@settings(max_examples=300)
+@given(
+    JOBS,
+    st.sampled_from(["default", "accurate", "eager", "custom"]),
+    st.fixed_dictionaries({}, optional={"minReplicaCount": st.integers(0, 4), "maxReplicaCount": st.integers(4, 30)}),
+)
+def test_keda_reaches_the_size_of_the_resource_rules_or_the_nearest_one(
+    members: list[list[float | str | None]], strategy: str, fields: dict[str, int]
+) -> None:
+    custom = {"customScalingQueueLengthDeduction": 1, "customScalingRunningJobPercentage": "0.5"}
+    spec = {**fields, "scalingStrategy": {"strategy": strategy, **custom}}
+    known, fleet = scene({f"job-{number:02}": one for number, one in enumerate(members)}, spec)
+    evaluation = evaluated(known, fleet, minCoverage="0")
+    running, pending = len(members), sum(one == ["pending"] for one in members)
+    if evaluation.value is None:  # no ready pod has a value
+        assert not evaluation.with_value
+        return
+    wanted = resource_metric([as_replica(one) for one in members], 80_000, running)
+    keda = KedaJobs(spec, running, pending)
+    keda.poll(evaluation.value, 80.0)
+    right = max(
+        running, keda.min_replica_count, min(running if wanted is None else wanted, fields.get("maxReplicaCount", 100))
+    )
+    if keda.running != right:
+        assert running <= keda.running < right
+        # Pending Jobs, or what the strategy custom subtracts, leave too little below KEDA's maximum.
+        assert right + pending + running > keda.max_replica_count

@@ -32,8 +32,9 @@ class Forecast:
     """The result of an evaluation for the workload.
 
     ``recommendation`` and ``decision`` are the HPA's; None where the HPA does not decide (a ScaledJob), where it
-    compares the result of a formula, or where the size is not known. ``current`` is the current size, 0 where it is not
-    known. ``keda`` holds sentences on what KEDA itself does, ``limits`` sentences on the limits of the HPA.
+    compares the result of a formula, while KEDA is paused, or where the size is not known. ``current`` is the current
+    size, 0 where it is not known. ``keda`` holds sentences on what KEDA itself does, ``limits`` sentences on the limits
+    of the HPA.
     """
 
     value_type: str
@@ -61,7 +62,7 @@ def forecast_of(
     value_type = evaluation.value_type or trigger.value_type
     sizes = _sizes(evaluation, replicas)
     recommendation, decision = None, None
-    is_compared = scaled_object.kind == "ScaledObject" and scaled_object.formula is None
+    is_compared = scaled_object.kind == "ScaledObject" and scaled_object.formula is None and not scaled_object.paused
     if is_compared and sizes is not None and value_type in tuple(ValueType):
         recommendation = _recommended(evaluation, ValueType(value_type), sizes, scaled_object)
         # KEDA accepts a maxReplicaCount below minReplicaCount; the API server refuses such an HPA.
@@ -110,7 +111,8 @@ def _keda_sentences(
     evaluation: evaluation_pb.Evaluation, scaled_object: ScaledObject, sizes: evaluation_pb.Workload | None
 ) -> Iterator[str]:
     if scaled_object.paused:
-        yield f"KEDA does nothing: the annotation {scaled_object.paused} pauses it"
+        yield _pause_sentence(scaled_object)
+        return
     if not evaluation.HasField("value"):
         yield _error_sentence(scaled_object)
     elif evaluation.activity_unknown:
@@ -145,6 +147,15 @@ def _formula_sentences(evaluation: evaluation_pb.Evaluation, formula: Formula) -
     )
 
 
+def _pause_sentence(scaled_object: ScaledObject) -> str:
+    name, _, value = scaled_object.paused.partition(": ")
+    because = f"because of the annotation {scaled_object.paused}"
+    if scaled_object.kind == "ScaledJob":
+        return f"KEDA is paused {because}: it starts no job"
+    size = f"it sets the size to {value}" if name.endswith("paused-replicas") else "the size stays"
+    return f"KEDA is paused {because}: {size}, and there is no HPA"
+
+
 def _jobs_sentence(evaluation: evaluation_pb.Evaluation, rules: JobRules, sizes: evaluation_pb.Workload | None) -> str:
     quotient = f"ceil({number(evaluation.value)} / {number(evaluation.target)})"
     limits = f"minReplicaCount {rules.least}, maxReplicaCount {rules.most}"
@@ -172,10 +183,14 @@ def _activity_sentences(
 ) -> Iterator[str]:
     inactive = scaled_object.inactive_replicas
     is_scaled_to_zero = sizes is not None and sizes.wanted == 0
-    if evaluation.active and is_scaled_to_zero:
+    if evaluation.active and is_scaled_to_zero and scaled_object.is_scale_out_paused:
+        yield "the workload stays at 0 replicas although a trigger is active: paused-scale-out pauses the activation"
+    elif evaluation.active and is_scaled_to_zero:
         yield f"KEDA activates the workload: it sets the size to {scaled_object.hpa_min}, and then the HPA decides"
     elif is_scaled_to_zero:
         yield "the workload stays at 0 replicas until a trigger is active"
+    elif not evaluation.active and inactive is not None and scaled_object.is_scale_in_paused:
+        yield f"KEDA does not set the size to {inactive}, although the trigger is inactive: paused-scale-in pauses it"
     elif not evaluation.active and inactive is not None:
         condition = "no trigger has been active" if scaled_object.others else "the trigger has not been active"
         yield (

@@ -9,7 +9,7 @@ pkg/scaling/executor/scale_scaledobjects.go.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import yaml
@@ -42,6 +42,9 @@ _NAME = "keda-gpu-scaler"
 _OUR_KEYS = frozenset(parameter.key for parameter in PARAMETERS)
 _PAUSED = "autoscaling.keda.sh/paused"
 _PAUSED_REPLICAS = "autoscaling.keda.sh/paused-replicas"
+_PAUSED_SCALE_IN = "autoscaling.keda.sh/paused-scale-in"
+_PAUSED_SCALE_OUT = "autoscaling.keda.sh/paused-scale-out"
+_FALSE = ("0", "f", "false")
 
 
 class ScaledObjectError(Exception):
@@ -63,9 +66,10 @@ class ScaledObject:
 
     ``others`` are the types of the triggers of other scalers. ``idle_replicas`` is None where it is not given.
     ``fallback`` holds the number of errors after which KEDA applies it, and its replicas. ``paused`` is the annotation
-    that pauses KEDA, empty where none does. ``formula`` is None without scalingModifiers. ``jobs`` has the rules of a
-    ScaledJob. ``remarks`` are sentences on fields that cannot be read. ``is_assumed`` says that no object was read, so
-    that the sizes are KEDA's defaults.
+    that pauses KEDA, empty where none does; ``is_scale_in_paused`` and ``is_scale_out_paused`` say that one direction
+    is paused. ``formula`` is None without scalingModifiers. ``jobs`` has the rules of a ScaledJob. ``remarks`` are
+    sentences on fields that cannot be read. ``is_assumed`` says that no object was read, so that the sizes are KEDA's
+    defaults.
     """
 
     namespace: str
@@ -81,6 +85,8 @@ class ScaledObject:
     tolerances: Tolerances = field(default_factory=Tolerances)
     fallback: tuple[int, int] | None = None
     paused: str = ""
+    is_scale_in_paused: bool = False
+    is_scale_out_paused: bool = False
     formula: Formula | None = None
     jobs: JobRules | None = None
     hpa_name: str = ""
@@ -113,6 +119,8 @@ def scaled_object_of(item: Mapping[str, Any]) -> ScaledObject:
     advanced = part(spec, "advanced")
     config = part(advanced, "horizontalPodAutoscalerConfig")
     behavior, remarks = _behavior(part(config, "behavior"))
+    annotations = part(metadata, "annotations")
+    is_in_paused, is_out_paused = _is_set(annotations, _PAUSED_SCALE_IN), _is_set(annotations, _PAUSED_SCALE_OUT)
     fallback = part(spec, "fallback")
     return ScaledObject(
         namespace=str(metadata.get("namespace", "")),
@@ -124,10 +132,12 @@ def scaled_object_of(item: Mapping[str, Any]) -> ScaledObject:
         max_replicas=_count(spec, "maxReplicaCount", DEFAULT_MAX_REPLICAS),
         idle_replicas=_count(spec, "idleReplicaCount", 0) if "idleReplicaCount" in spec else None,
         cooldown_seconds=_count(spec, "cooldownPeriod", int(DEFAULT_COOLDOWN_SECONDS)),
-        behavior=behavior,
+        behavior=_with_pauses(behavior, is_in_paused=is_in_paused, is_out_paused=is_out_paused),
         tolerances=tolerances(spec),
         fallback=(_count(fallback, "failureThreshold", 0), _count(fallback, "replicas", 0)) if fallback else None,
-        paused=_paused(part(metadata, "annotations")),
+        paused=_paused(annotations),
+        is_scale_in_paused=is_in_paused,
+        is_scale_out_paused=is_out_paused,
         formula=formula(spec) if kind == "ScaledObject" else None,
         jobs=job_rules(spec) if kind == "ScaledJob" else None,
         hpa_name=str(config.get("name") or f"keda-hpa-{name}"),
@@ -194,9 +204,23 @@ def _is_ours(metadata: Mapping[str, str]) -> bool:
 def _paused(annotations: Mapping[str, Any]) -> str:
     if _PAUSED_REPLICAS in annotations:
         return f"{_PAUSED_REPLICAS}: {_text(annotations[_PAUSED_REPLICAS])}"
-    if _text(annotations.get(_PAUSED, "false")).lower() not in ("false", ""):
-        return f"{_PAUSED}: {_text(annotations[_PAUSED])}"
-    return ""
+    return f"{_PAUSED}: {_text(annotations[_PAUSED])}" if _is_set(annotations, _PAUSED) else ""
+
+
+def _is_set(annotations: Mapping[str, Any], key: str) -> bool:
+    """Whether KEDA takes an annotation for true: it is there, and is not false."""
+    return key in annotations and _text(annotations[key]).lower() not in _FALSE
+
+
+def _with_pauses(behavior: Behavior | None, *, is_in_paused: bool, is_out_paused: bool) -> Behavior | None:
+    """Return the behavior that KEDA gives the HPA: a paused direction has the selectPolicy Disabled."""
+    if not (is_in_paused or is_out_paused):
+        return behavior
+    given = behavior or Behavior()
+    return Behavior(
+        replace(given.up, select=SelectPolicy.DISABLED) if is_out_paused else given.up,
+        replace(given.down, select=SelectPolicy.DISABLED) if is_in_paused else given.down,
+    )
 
 
 def _behavior(item: Mapping[str, Any]) -> tuple[Behavior | None, tuple[str, ...]]:

@@ -112,6 +112,18 @@ def _check_replica_counts(manifest: ScaledManifest) -> Iterator[Problem]:
             Severity.ERROR, ("spec", "maxReplicaCount"),
             f"spec.maxReplicaCount: Invalid value: {most}: must not be below minReplicaCount ({least})",
         )  # fmt: skip
+    idle = integer(manifest.spec, "idleReplicaCount", 0)
+    if "idleReplicaCount" in manifest.spec and idle >= least:
+        yield Problem(
+            Severity.ERROR, ("spec", "idleReplicaCount"),
+            f"spec.idleReplicaCount: Invalid value: {idle}: KEDA refuses it, because it must be below minReplicaCount "
+            f"({least})",
+        )  # fmt: skip
+    elif idle > 0:
+        yield Problem(
+            Severity.WARNING, ("spec", "idleReplicaCount"),
+            f"spec.idleReplicaCount: Invalid value: {idle}: the HPA scales up to minReplicaCount again: use 0",
+        )  # fmt: skip
 
 
 def _check_jobs(manifest: ScaledManifest) -> Iterator[Problem]:
