@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from keda_gpu_scaler.core.instance_status import WatchState
+from keda_gpu_scaler.core.scaling_rules import JobRules
 from keda_gpu_scaler.core.types import DeclaredTrigger, Pod, PodRef, Unavailable, Workload
 from keda_gpu_scaler.kube import parse, watched_workload
 from keda_gpu_scaler.kube import reflector as reflector_module
@@ -292,17 +293,22 @@ def test_any_kind_with_a_scale_subresource_is_a_target(
     run(server, talk)
 
 
-def test_the_size_of_a_scaled_job_is_its_unfinished_pods(any_server: AnyServer) -> None:
+def test_the_size_of_a_scaled_job_is_its_unfinished_jobs(any_server: AnyServer) -> None:
     label = {"scaledjob.keda.sh/name": "llama"}
-    any_server.put("scaledjobs", "llama", spec={"triggers": [{"type": "external", "metadata": {"a": "b"}}]})
-    any_server.pod("run-0", "gpu-7", labels=label)
-    any_server.pod("run-1", None, labels=label, ready=False)
-    any_server.pod("run-2", "gpu-7", labels=label, phase="Succeeded", ready=False)
+    spec = {"minReplicaCount": 1, "triggers": [{"type": "external", "metadata": {"a": "b"}}]}
+    any_server.put("scaledjobs", "llama", spec={**spec, "jobTargetRef": {"template": {"spec": {"containers": []}}}})
+    for number, job in enumerate(["first", "first", "second"]):
+        key = "job-name" if number else "batch.kubernetes.io/job-name"
+        any_server.pod(f"run-{number}", "gpu-7", labels={**label, key: job})
+    any_server.pod("alone", None, labels=label, ready=False)
+    any_server.pod("run-3", "gpu-7", labels={**label, "job-name": "third"}, phase="Succeeded", ready=False)
 
     async def talk(client: Client) -> None:
         workload = await client.wait_for_sync()
         assert isinstance(workload, Workload)
-        assert (workload.kind, workload.spec_replicas, len(workload.pods)) == ("ScaledJob", 2, 3)
+        assert (workload.kind, workload.spec_replicas, len(workload.pods)) == ("ScaledJob", 3, 5)
+        assert [pod.group for pod in workload.pods] == ["", "first", "first", "second", "third"]
+        assert workload.jobs == JobRules(min_jobs=1)
 
     run(any_server, talk)
 

@@ -8,6 +8,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from keda_gpu_scaler.core.scaling_rules import DEFAULT_TOLERANCES, Formula, JobRules, Tolerances
+
 
 @dataclass(frozen=True, slots=True)
 class Device:
@@ -141,6 +143,8 @@ class Pod:
     ``metrics_path`` and ``metrics_scheme`` come from the annotations ``prometheus.io/port``, ``/path`` and ``/scheme``.
     They are None where the annotation is missing or invalid. ``ready_at_seconds`` is when the pod became ready, on the
     clock of ``created_at_seconds``, None while it is not ready. ``restarts`` counts the restarts of its containers.
+    ``group`` is the key of the replica that several pods are together: the name of the Job of a ScaledJob. It is empty
+    where the pod is a replica by itself. ``conditions`` are the types of the true conditions of a pod of a ScaledJob.
     """
 
     ref: PodRef
@@ -156,6 +160,13 @@ class Pod:
     metrics_scheme: str | None = None
     ready_at_seconds: float | None = None
     restarts: int = 0
+    group: str = ""
+    conditions: tuple[str, ...] = ()
+
+    @property
+    def replica(self) -> str:
+        """The name of the replica that the pod is, or that it belongs to; unique within a workload."""
+        return self.group or self.ref.name
 
     @property
     def cold_start_seconds(self) -> float | None:
@@ -184,7 +195,8 @@ class Workload:
     ``spec_replicas`` is the size that the scale target should have, ``status_replicas`` the size that it has. ``pods``
     is sorted by reference and has every pod that matches the target's selector, whatever its state. ``triggers`` are
     the external triggers. ``removed_at_seconds`` is when a ready pod was last removed, on this instance's monotonic
-    clock, and minus infinity while none was seen to be removed.
+    clock, and minus infinity while none was seen to be removed. ``formula`` is None where the HPA compares each
+    trigger. ``tolerances`` are those of the HPA. ``jobs`` has the rules of a ScaledJob; its sizes count Jobs.
     """
 
     namespace: str
@@ -196,6 +208,9 @@ class Workload:
     pods: tuple[Pod, ...]
     triggers: tuple[DeclaredTrigger, ...] = ()
     removed_at_seconds: float = -math.inf
+    formula: Formula | None = None
+    tolerances: Tolerances = DEFAULT_TOLERANCES
+    jobs: JobRules | None = None
 
     @property
     def cold_start_seconds(self) -> float | None:

@@ -11,25 +11,30 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypedDict, TypeGuard
 
-from keda_gpu_scaler.core.types import DeclaredTrigger, Pod, PodRef
+from keda_gpu_scaler.core.types import Pod, PodRef
 from keda_gpu_scaler.core.urls import MAX_PORT, is_path
 
-DEFAULT_METRIC_TYPE = "AverageValue"
 GRPC_PORT_NAME = "grpc"
 """How the chart names the port on which an instance answers, in pods and in Services."""
-_EXTERNAL_TRIGGERS = ("external", "external-push")
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?", re.ASCII)
 _PORT = re.compile(r"\d{1,5}", re.ASCII)
 _ACCELERATOR = re.compile(r"(nvidia|amd|gpu\.intel)\.com/", re.ASCII)
 _MAX_TEXT_LENGTH = 256
 _MAX_SELECTOR_LENGTH = 4096
 _MAX_PORTS = 16
+_SCALED_JOB_LABEL = "scaledjob.keda.sh/name"
+_JOB_LABELS = ("batch.kubernetes.io/job-name", "job-name")
 
 
 class _ScrapeAnnotations(TypedDict):
     metrics_port: int | None
     metrics_path: str | None
     metrics_scheme: str | None
+
+
+class _JobFields(TypedDict):
+    group: str
+    conditions: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +55,6 @@ class ScaleTarget:
         """Whether every field may become a segment of a request's path."""
         segments = (self.version, self.name, *filter(None, (self.group, self.resource)))
         return all(is_name(segment) for segment in segments)
-
-
-@dataclass(frozen=True, slots=True)
-class ScaledSpec:
-    """The target and the external triggers of a ScaledObject, or of a ScaledJob, which has no target."""
-
-    target: ScaleTarget | None
-    triggers: tuple[DeclaredTrigger, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,41 +127,6 @@ def condition(item: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
     return next((entry for entry in conditions if entry.get("type") == kind), {})
 
 
-# ---- KEDA's objects ----
-
-
-def scaled_object(item: Mapping[str, Any]) -> ScaledSpec:
-    """Read a ScaledObject's target and external triggers."""
-    spec, status = part(item, "spec"), part(item, "status")
-    reference, resolved = part(spec, "scaleTargetRef"), part(status, "scaleTargetGVKR")
-    group, _, version = (text(reference.get("apiVersion")) or "apps/v1").rpartition("/")
-    target = ScaleTarget(group, version, text(reference.get("kind")) or "Deployment", text(reference.get("name")))
-    if (resolved.get("group") or "", resolved.get("version"), resolved.get("kind")) == (group, version, target.kind):
-        target = ScaleTarget(group, version, target.kind, target.name, text(resolved.get("resource")))
-    return ScaledSpec(target, _external_triggers(spec))
-
-
-def scaled_job(item: Mapping[str, Any]) -> ScaledSpec:
-    """Read a ScaledJob's external triggers."""
-    return ScaledSpec(None, _external_triggers(part(item, "spec")))
-
-
-def trigger_metadata(item: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return the metadata of every trigger of a ScaledObject or ScaledJob, of whatever type."""
-    return [part(trigger, "metadata") for trigger in mappings(part(item, "spec").get("triggers"))]
-
-
-def _external_triggers(spec: Mapping[str, Any]) -> tuple[DeclaredTrigger, ...]:
-    return tuple(
-        DeclaredTrigger(
-            {str(key): str(value) for key, value in part(trigger, "metadata").items()},
-            text(trigger.get("metricType")) or DEFAULT_METRIC_TYPE,
-        )
-        for trigger in mappings(spec.get("triggers"))
-        if trigger.get("type") in _EXTERNAL_TRIGGERS
-    )
-
-
 # ---- workloads and nodes ----
 
 
@@ -208,9 +170,25 @@ def pod(item: Mapping[str, Any], to_monotonic: float) -> Pod:
         address=_ip_address(status.get("podIP")),
         ports=_tcp_ports(item),
         ready_at_seconds=ready_at + to_monotonic if is_ready and ready_at else None,
+        **_job(item),
         restarts=sum(count(entry.get("restartCount")) for entry in mappings(status.get("containerStatuses"))),
         **_scrape_annotations(part(metadata, "annotations")),
     )
+
+
+def _job(item: Mapping[str, Any]) -> _JobFields:
+    """Read the Job that a pod of a ScaledJob belongs to, and the pod's conditions, which say whether it is pending.
+
+    Other pods are replicas by themselves, whatever labels their owners gave them.
+    """
+    found = labels(item)
+    if _SCALED_JOB_LABEL not in found:
+        return {"group": "", "conditions": ()}
+    conditions = mappings(part(item, "status").get("conditions"))
+    return {
+        "group": next((text(found[label]) for label in _JOB_LABELS if label in found), ""),
+        "conditions": tuple(sorted({text(one.get("type")) for one in conditions if one.get("status") == "True"})),
+    }
 
 
 def grpc_port(item: Mapping[str, Any]) -> int | None:

@@ -10,9 +10,10 @@ from typing import Any, Protocol
 
 from keda_gpu_scaler.core.state.removals import Removals
 from keda_gpu_scaler.core.types import Pod, Unavailable, Workload
-from keda_gpu_scaler.kube import parse
+from keda_gpu_scaler.kube import keda_objects, parse
 from keda_gpu_scaler.kube.client import ApiError
-from keda_gpu_scaler.kube.parse import Scale, ScaledSpec, ScaleTarget
+from keda_gpu_scaler.kube.keda_objects import ScaledSpec
+from keda_gpu_scaler.kube.parse import Scale, ScaleTarget
 from keda_gpu_scaler.kube.reflector import TRUSTED_SECONDS, Reflector, ResourceQuery
 from keda_gpu_scaler.kube.shared_reflectors import SharedReflectors
 
@@ -140,12 +141,12 @@ class WatchedWorkload:
 
     async def _read(self) -> Workload:
         query = ResourceQuery("scaledobjects", *_KEDA, self._namespace)
-        scaled = self._items(query, parse.scaled_object).get(self._name)
+        scaled = self._items(query, keda_objects.scaled_object).get(self._name)
         return self._scaled_job() if scaled is None else await self._scaled_object(scaled)
 
     def _scaled_job(self) -> Workload:
         try:
-            jobs = self._items(ResourceQuery("scaledjobs", *_KEDA, self._namespace), parse.scaled_job)
+            jobs = self._items(ResourceQuery("scaledjobs", *_KEDA, self._namespace), keda_objects.scaled_job)
         except _UnavailableError as error:
             # A cluster without ScaledJobs need not grant the right to read them.
             raise _UnavailableError(
@@ -157,7 +158,7 @@ class WatchedWorkload:
             reason = f"{self._title}: there is no ScaledObject and no ScaledJob of this name"
             raise _UnavailableError(reason, is_permanent=True)
         pods = self._pods(f"scaledjob.keda.sh/name={self._name}")
-        running = sum(pod.phase in ("Pending", "Running") and not pod.is_deleting for pod in pods)
+        running = len({pod.replica for pod in pods if pod.phase in ("Pending", "Running") and not pod.is_deleting})
         return Workload(
             namespace=self._namespace,
             name=self._name,
@@ -167,6 +168,7 @@ class WatchedWorkload:
             status_replicas=running,
             pods=pods,
             triggers=job.triggers,
+            jobs=job.jobs,
         )
 
     async def _scaled_object(self, scaled: ScaledSpec) -> Workload:
@@ -196,6 +198,8 @@ class WatchedWorkload:
             status_replicas=scale.status_replicas,
             pods=self._pods(scale.selector),
             triggers=scaled.triggers,
+            formula=scaled.formula,
+            tolerances=scaled.tolerances,
         )
 
     async def _current_scale(self, target: ScaleTarget, resource: str, version: str) -> Scale:

@@ -12,6 +12,7 @@ from grpc.aio import ServicerContext
 from keda_gpu_scaler.core.evaluate.demand import DemandObservation
 from keda_gpu_scaler.core.evaluate.evaluation import Evaluation
 from keda_gpu_scaler.core.evaluate.observation import DeviceObservation, ObservationState, PodObservation, is_ready
+from keda_gpu_scaler.core.evaluate.workload_view import job_counts
 from keda_gpu_scaler.core.state.fleet import Fleet
 from keda_gpu_scaler.core.trigger.effective import effective_settings
 from keda_gpu_scaler.core.trigger.metric_type import declared_type
@@ -106,6 +107,7 @@ def _workload_message(workload: Workload | Unavailable | None) -> evaluation_pb.
         wanted=workload.spec_replicas,
         actual=workload.status_replicas,
         ready=sum(map(is_ready, workload.pods)),
+        pending=job_counts(workload).pending if workload.kind == "ScaledJob" else 0,
     )
 
 

@@ -64,18 +64,20 @@ class Setting(_message.Message):
     def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ..., origin: _Optional[str] = ...) -> None: ...
 
 class Workload(_message.Message):
-    __slots__ = ("kind", "target", "wanted", "actual", "ready")
+    __slots__ = ("kind", "target", "wanted", "actual", "ready", "pending")
     KIND_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
     WANTED_FIELD_NUMBER: _ClassVar[int]
     ACTUAL_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
+    PENDING_FIELD_NUMBER: _ClassVar[int]
     kind: str
     target: str
     wanted: int
     actual: int
     ready: int
-    def __init__(self, kind: _Optional[str] = ..., target: _Optional[str] = ..., wanted: _Optional[int] = ..., actual: _Optional[int] = ..., ready: _Optional[int] = ...) -> None: ...
+    pending: int
+    def __init__(self, kind: _Optional[str] = ..., target: _Optional[str] = ..., wanted: _Optional[int] = ..., actual: _Optional[int] = ..., ready: _Optional[int] = ..., pending: _Optional[int] = ...) -> None: ...
 
 class Observation(_message.Message):
     __slots__ = ("pod", "node", "ready", "state", "value", "age_seconds", "sentence", "devices")

@@ -3,6 +3,7 @@
 
 import json
 import re
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from keda_gpu_scaler.cli.explain.scaledobject import (
 from keda_gpu_scaler.cli.probe.client import Call
 from keda_gpu_scaler.cli.probe.simulation import decision_sentence
 from keda_gpu_scaler.core.hpa.controller import Behavior, Limit, Policy, PolicyType, ScalingRules, SelectPolicy
-from keda_gpu_scaler.core.hpa.replica_calculator import Tolerances
+from keda_gpu_scaler.core.scaling_rules import Formula, JobRules, JobStrategy, Tolerances
 from keda_gpu_scaler.wire import evaluation_pb2 as pb
 from tests.serving import free_port
 
@@ -253,6 +254,7 @@ def keda_sentences(evaluated: pb.Evaluation, **changes: Any) -> str:
     return " | ".join(forecast_of(evaluated, scaled_object, scaled_object.triggers[0]).keda)
 
 
+JOBS = pb.Workload(kind="ScaledJob", target="ScaledJob llama", wanted=5, actual=5, ready=8, pending=1)
 SCALED_TO_ZERO = pb.Workload(kind="ScaledObject", target="Deployment llama")
 
 
@@ -287,17 +289,113 @@ SCALED_TO_ZERO = pb.Workload(kind="ScaledObject", target="Deployment llama")
         (evaluation(None), {}, "KEDA gets an error, and no fallback is set: the HPA does not change the size"),
         (evaluation(None), {"fallback": (3, 5)}, "after 3 errors its fallback sets the size to 5"),
         (evaluation(5.0, activity_unknown=True), {}, "KEDA discards the value, because IsActive returns an error"),
-        (evaluation(301.0), {"kind": "ScaledJob", "max_replicas": 4}, "KEDA keeps 4 jobs running: ceil(301 / 75)"),
+        (
+            evaluation(451.0, workload=JOBS),
+            {"kind": "ScaledJob", "jobs": JobRules(2, 8)},
+            "KEDA starts 3 jobs in addition to 5, of which 1 are pending: ceil(451 / 75) with the strategy default, "
+            "minReplicaCount 2, maxReplicaCount 8",
+        ),
+        (
+            evaluation(300.0, workload=JOBS),
+            {"kind": "ScaledJob", "jobs": JobRules(2, 8, JobStrategy.ACCURATE)},
+            "KEDA starts 3 jobs in addition to 5",
+        ),
+        (
+            evaluation(0.0, active=False, workload=JOBS),
+            {"kind": "ScaledJob", "jobs": JobRules()},
+            "KEDA starts no job, because the trigger is inactive: 5 are running",
+        ),
+        (
+            evaluation(151.0, workload=None),
+            {"kind": "ScaledJob", "jobs": JobRules(strategy=JobStrategy.EAGER)},
+            "KEDA starts jobs for ceil(151 / 75), with the strategy eager, minReplicaCount 0, maxReplicaCount 100",
+        ),
         (
             evaluation(),
             {"paused": "autoscaling.keda.sh/paused: true"},
-            "KEDA does nothing: the annotation autoscaling.keda.sh/paused: true pauses it",
+            "KEDA is paused because of the annotation autoscaling.keda.sh/paused: true: the size stays, and there is "
+            "no HPA",
         ),
-        (evaluation(), {"has_formula": True}, "scalingModifiers"),
+        (
+            evaluation(),
+            {"paused": "autoscaling.keda.sh/paused-replicas: 2"},
+            "paused-replicas: 2: it sets the size to 2, and there is no HPA",
+        ),
+        (
+            evaluation(),
+            {"kind": "ScaledJob", "paused": "autoscaling.keda.sh/paused: true"},
+            "KEDA is paused because of the annotation autoscaling.keda.sh/paused: true: it starts no job",
+        ),
+        (
+            evaluation(0.0, workload=SCALED_TO_ZERO),
+            {"is_scale_out_paused": True},
+            "the workload stays at 0 replicas although a trigger is active: paused-scale-out pauses the activation",
+        ),
+        (
+            evaluation(0.0, active=False),
+            {"is_scale_in_paused": True},
+            "KEDA does not set the size to 0, although the trigger is inactive: paused-scale-in pauses it",
+        ),
+        (
+            evaluation(276.0),
+            {"formula": Formula("max(gpu, queue)", "75", "", "Value")},
+            'scalingModifiers: the HPA compares the result of the formula "max(gpu, queue)" with its target 75 '
+            "(Value); explain does not compute the formula | this trigger gives the formula 276; its own target and "
+            "metricType have no effect | KEDA activates the workload while the result is above 0 (activationTarget), "
+            "whatever the activity of the trigger",
+        ),
+        (
+            evaluation(276.0),
+            {"formula": Formula("gpu + queue", "75"), "others": ("prometheus",)},
+            "the triggers of other scalers (prometheus) are not evaluated here; the formula takes them",
+        ),
     ],
 )
 def test_the_forecast_says_what_keda_does(evaluated: pb.Evaluation, changes: dict[str, Any], sentence: str) -> None:
     assert sentence in keda_sentences(evaluated, **changes)
+
+
+@pytest.mark.parametrize(
+    ("annotations", "value", "replicas", "limit"),
+    [
+        pytest.param({}, 350.0, 5, Limit.NONE, id="no pause"),
+        pytest.param({"paused-scale-out": "true"}, 350.0, 4, Limit.RATE_UP, id="no growth"),
+        pytest.param({"paused-scale-out": "true"}, 150.0, 2, Limit.NONE, id="it may still shrink"),
+        pytest.param({"paused-scale-in": "true"}, 150.0, 4, Limit.RATE_DOWN, id="no shrinking"),
+        pytest.param({"paused-scale-in": "1"}, 350.0, 5, Limit.NONE, id="it may still grow"),
+        pytest.param({"paused-scale-in": "False"}, 150.0, 2, Limit.NONE, id="a pause that is off"),
+    ],
+)
+def test_a_paused_direction_is_disabled_in_the_hpa(
+    annotations: dict[str, str], value: float, replicas: int, limit: Limit
+) -> None:
+    named = {f"autoscaling.keda.sh/{key}": said for key, said in annotations.items()}
+    triggers = [{"type": "external", "metadata": {"scalerAddress": "keda-gpu-scaler:6000"}}]
+    item = {"metadata": {"name": "llama", "annotations": named}, "spec": {"triggers": triggers}}
+    scaled_object = scaled_object_of(item)
+    decision = forecast_of(evaluation(value), scaled_object, scaled_object.triggers[0]).decision
+    assert decision is not None
+    assert (decision.replicas, decision.limit) == (replicas, limit)
+
+
+def test_a_paused_workload_has_no_decision() -> None:
+    scaled_object = replace(SCALED_OBJECT_OF_LLAMA, paused="autoscaling.keda.sh/paused: true")
+    forecast = forecast_of(evaluation(276.0), scaled_object, scaled_object.triggers[0])
+    assert (forecast.recommendation, forecast.decision, len(forecast.keda)) == (None, None, 1)
+    result = ExplainResult(
+        AT, scaled_object, scaled_object.triggers[0], 1, "gpu-a", evaluation(276.0), forecast=forecast
+    )
+    assert "none: KEDA is paused" in explanation_page(result, 120)
+
+
+def test_under_a_formula_nothing_is_decided_from_the_number_of_the_trigger() -> None:
+    scaled_object = replace(SCALED_OBJECT_OF_LLAMA, formula=Formula("gpu", "75", "2", "Value"))
+    forecast = forecast_of(evaluation(276.0), scaled_object, scaled_object.triggers[0])
+    assert (forecast.recommendation, forecast.decision) == (None, None)
+    trigger = scaled_object.triggers[0]
+    result = ExplainResult(AT, scaled_object, trigger, 1, "gpu-a", evaluation(276.0), forecast=forecast)
+    page = explanation_page(result, 120)
+    assert "decision  ?: the HPA compares the result of a formula" in re.sub(" {2,}", "  ", page)
 
 
 def test_an_unknown_size_leads_to_no_decision_until_it_is_given() -> None:

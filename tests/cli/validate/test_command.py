@@ -392,3 +392,105 @@ def test_each_format_has_file_line_and_column() -> None:
     document = json.loads(run("-", "--format", "json", stdin=text).output)
     assert (document["file"], document["line"], document["column"]) == ("<stdin>", 10, 9)
     assert (document["severity"], document["subject"]) == ("error", "ai/llama")
+
+
+def scaled_job(**spec: object) -> str:
+    trigger = {"type": "external", "metadata": {"scalerAddress": "keda-gpu-scaler.keda:6000"}}
+    base = {"minReplicaCount": 1, "jobTargetRef": {}, "triggers": [trigger]}
+    item = {"apiVersion": "keda.sh/v1alpha1", "kind": "ScaledJob", "metadata": {"name": "batch"}}
+    return json.dumps({**item, "spec": {**base, **spec}}, indent=1)
+
+
+@pytest.mark.parametrize(
+    ("spec", "line", "message"),
+    [
+        pytest.param({}, 0, "", id="a usable job"),
+        pytest.param({"scalingStrategy": {"strategy": "eager"}}, 0, "", id="a usable strategy"),
+        pytest.param(
+            {"scalingStrategy": {"strategy": "custom", "customScalingRunningJobPercentage": "1"}},
+            18,
+            "spec.scalingStrategy.customScalingQueueLengthDeduction: Required value: KEDA fails without it: set it "
+            "to 0",
+            id="a strategy without a field that KEDA needs",
+        ),
+        pytest.param(
+            {"jobTargetRef": {"parallelism": 0}},
+            9,
+            "spec.jobTargetRef: Invalid value: 0: its Jobs start no pod: set parallelism and completions above 0",
+            id="jobs without pods",
+        ),
+        pytest.param(
+            {"triggers": [{"type": "external", "metricType": "Value", "metadata": {"scalerAddress": "a.b:1",
+             "profile": "batch"}}]},
+            13,
+            "metricType: Invalid value: Value: KEDA starts no job of a ScaledJob for a trigger of this type: remove "
+            "metricType",
+            id="a type for which KEDA starts no job",
+        ),
+    ],
+)  # fmt: skip
+def test_a_scaled_job_that_no_value_can_lead_is_an_error(spec: dict[str, object], line: int, message: str) -> None:
+    findings = validate_text(scaled_job(**spec)).findings
+    assert [(one.line, one.severity, one.message) for one in findings] == (
+        [(line, "error", message)] if message else []
+    )
+
+
+def with_formula(trigger: str = "name: gpu", **modifiers: str) -> str:
+    fields = json.dumps({"formula": "gpu * 2", "target": "75", **modifiers})
+    advanced = f"  advanced: {{scalingModifiers: {fields}}}\n  minReplicaCount"
+    text = VALID.replace("  minReplicaCount", advanced)
+    return text.replace("- type: external", f"- type: external\n      {trigger}")
+
+
+@pytest.mark.parametrize(
+    ("text", "findings"),
+    [
+        pytest.param(with_formula(), [], id="a usable formula"),
+        pytest.param(
+            with_formula("metricType: AverageValue\n      name: gpu", metricType="Value"),
+            ['10:7 warning metricType: Invalid value: "AverageValue": has no effect: the HPA uses that of the formula, '
+             "Value, and the trigger reports the number for it"],
+            id="a type that has no effect",
+        ),
+        pytest.param(
+            with_formula(target=""),
+            ["5:14 error spec.advanced.scalingModifiers.target: Required value: KEDA refuses a formula without a "
+             "target"],
+            id="no target",
+        ),
+        pytest.param(
+            with_formula("timeout: 1"), ["9:7 error name: Required value: a formula takes a trigger by its name"],
+            id="no name",
+        ),
+        pytest.param(
+            with_formula() + "    - {type: cron, name: gpu, metadata: {}}\n",
+            ['10:7 error name: Duplicate value: "gpu": a formula takes a trigger by its name'],
+            id="a name that another trigger has",
+        ),
+    ],
+)  # fmt: skip
+def test_a_formula_takes_triggers_by_their_names(text: str, findings: list[str]) -> None:
+    assert findings_in(text) == findings
+
+
+@pytest.mark.parametrize(
+    ("idle", "findings"),
+    [
+        pytest.param("0", [], id="zero, below the minimum"),
+        pytest.param(
+            "3",
+            ["5:3 error spec.idleReplicaCount: Invalid value: 3: KEDA refuses it, because it must be below "
+             "minReplicaCount (3)"],
+            id="as many as the minimum",
+        ),
+        pytest.param(
+            "2",
+            ["5:3 warning spec.idleReplicaCount: Invalid value: 2: the HPA scales up to minReplicaCount again: use 0"],
+            id="above zero",
+        ),
+    ],
+)  # fmt: skip
+def test_the_size_of_an_idle_workload(idle: str, findings: list[str]) -> None:
+    text = with_line("minReplicaCount: 1", f"idleReplicaCount: {idle}\n  minReplicaCount: 3")
+    assert [one for one in findings_in(text) if "no trigger here can activate it" not in one] == findings

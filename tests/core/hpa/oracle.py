@@ -13,11 +13,18 @@ UNREADY = "unready"
 Pods = Sequence[int | str | None]
 
 
-def within(ratio: float, tolerance: float = 0.1) -> bool:
-    return (1.0 - tolerance) <= ratio <= (1.0 + tolerance)
+DEFAULT = (0.1, 0.1)
 
 
-def resource_metric(pods: Pods, target: int, spec_replicas: int) -> int | None:
+def within(ratio: float, tolerances: tuple[float, float] = DEFAULT) -> bool:
+    """Tolerances.isWithin; the tolerances are for scaling up and for scaling down."""
+    up, down = tolerances
+    return (1.0 - down) <= ratio <= (1.0 + up)
+
+
+def resource_metric(
+    pods: Pods, target: int, spec_replicas: int, tolerances: tuple[float, float] = DEFAULT
+) -> int | None:
     """calcPlainMetricReplicas; None for its error "did not receive metrics for targeted pods"."""
     metrics: dict[int, int] = {number: pod for number, pod in enumerate(pods) if isinstance(pod, int)}
     ready_pod_count = len(metrics)
@@ -28,11 +35,13 @@ def resource_metric(pods: Pods, target: int, spec_replicas: int) -> int | None:
     usage_ratio = usage_ratio_of(metrics, target)
     scale_up_with_unready = len(unready_pods) > 0 and usage_ratio > 1.0
     if not scale_up_with_unready and len(missing_pods) == 0:
-        if within(usage_ratio):
+        if within(usage_ratio, tolerances):
             return spec_replicas
-        return math.ceil(usage_ratio * float(ready_pod_count))
+        new_replicas = math.ceil(usage_ratio * float(ready_pod_count))
+        # A difference: during a rollout with surge the controller may scale up here at a ratio below 1.
+        return min(new_replicas, spec_replicas) if usage_ratio <= 1.0 else new_replicas
     if len(missing_pods) > 0:
-        # The only difference: the controller has < 1.0 here, so it scales down for missing pods at exactly the target.
+        # A difference: the controller has < 1.0 here, so it scales down for missing pods at exactly the target.
         filler = target if usage_ratio <= 1.0 else 0
         for number in missing_pods:
             metrics[number] = filler
@@ -41,7 +50,7 @@ def resource_metric(pods: Pods, target: int, spec_replicas: int) -> int | None:
             metrics[number] = 0
     new_usage_ratio = usage_ratio_of(metrics, target)
     is_reversed = (usage_ratio < 1.0 and new_usage_ratio > 1.0) or (usage_ratio > 1.0 and new_usage_ratio < 1.0)
-    if within(new_usage_ratio) or is_reversed:
+    if within(new_usage_ratio, tolerances) or is_reversed:
         return spec_replicas
     new_replicas = math.ceil(new_usage_ratio * float(len(metrics)))
     if (new_usage_ratio < 1.0 and new_replicas > spec_replicas) or (
@@ -56,19 +65,23 @@ def usage_ratio_of(metrics: dict[int, int], target: int) -> float:
     return float(current_usage) / float(target)
 
 
-def external_average_value(usage: int, target: int, status_replicas: int) -> int:
+def external_average_value(
+    usage: int, target: int, status_replicas: int, tolerances: tuple[float, float] = DEFAULT
+) -> int:
     """GetExternalPerPodMetricReplicas."""
     usage_ratio = float(usage) / (float(target) * float(status_replicas)) if status_replicas else math.inf
-    if within(usage_ratio):
+    if within(usage_ratio, tolerances):
         return status_replicas
     return math.ceil(float(usage) / float(target))
 
 
-def external_value(usage: int, target: int, spec_replicas: int, ready_pods: int) -> int:
+def external_value(
+    usage: int, target: int, spec_replicas: int, ready_pods: int, tolerances: tuple[float, float] = DEFAULT
+) -> int:
     """GetExternalMetricReplicas and getUsageRatioReplicaCount."""
     usage_ratio = float(usage) / float(target)
     if spec_replicas == 0:
         return math.ceil(usage_ratio)
-    if within(usage_ratio):
+    if within(usage_ratio, tolerances):
         return spec_replicas
     return math.ceil(usage_ratio * float(ready_pods))

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from keda_gpu_scaler.core.hpa.replica_calculator import (
     Recommendation,
-    Tolerances,
     ValueType,
     desired_replicas,
     milli,
     resource_replicas,
 )
+from keda_gpu_scaler.core.scaling_rules import Tolerances
 
 AVERAGE, VALUE = ValueType.AVERAGE_VALUE, ValueType.VALUE
 

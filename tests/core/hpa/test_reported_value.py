@@ -21,12 +21,10 @@ from keda_gpu_scaler.core.hpa.reported_value import (
     ReportedValue,
     ReportType,
     WorkloadSize,
-    for_jobs,
     report_devices,
     report_pods,
 )
-from keda_gpu_scaler.core.trigger.metadata import MAX_NUMBER
-from keda_gpu_scaler.core.trigger.parser import MIN_TARGET
+from keda_gpu_scaler.core.scaling_rules import DEFAULT_TOLERANCES, Tolerances
 from tests.core.hpa.oracle import UNREADY, external_average_value, external_value, resource_metric, within
 
 TARGETS = st.sampled_from([0.5, 1.0, 10.0, 50.0, 70.0, 75.0, 80.0, 90.0, 300.0, 40960.0]) | st.floats(0.01, 1e5).map(
@@ -40,11 +38,18 @@ def at_rest_size(ready: int, missing: int = 0, unready: int = 0, ending: int = 0
     return WorkloadSize(spec_replicas=count, status_replicas=count, ready_pods=ready + missing + ending)
 
 
-def decision_of(report: ReportType, reported: ReportedValue, target: float, size: WorkloadSize) -> int:
+def decision_of(
+    report: ReportType,
+    reported: ReportedValue,
+    target: float,
+    size: WorkloadSize,
+    tolerances: Tolerances = DEFAULT_TOLERANCES,
+) -> int:
     """Return the size that the controller computes from the reported value."""
+    bounds = (tolerances.up, tolerances.down)
     if report is ReportType.TOTAL:
-        return external_average_value(milli(reported.value), milli(target), size.status_replicas)
-    return external_value(milli(reported.value), milli(target), size.spec_replicas, size.ready_pods)
+        return external_average_value(milli(reported.value), milli(target), size.status_replicas, bounds)
+    return external_value(milli(reported.value), milli(target), size.spec_replicas, size.ready_pods, bounds)
 
 
 def report_and_decide(
@@ -116,13 +121,15 @@ def test_law_4_with_the_reported_value_the_hpa_decides_as_from_the_values_of_the
         assert low <= by_report <= high or (report is ReportType.TOTAL and by_report in there)
 
 
-def numbers_near(report: ReportType, target: float, size: WorkloadSize, wanted: int) -> list[int]:
+def numbers_near(
+    report: ReportType, target: float, size: WorkloadSize, wanted: int, tolerances: Tolerances = DEFAULT_TOLERANCES
+) -> list[int]:
     """Return numbers in thousandths that might lead to this size: those around each bound of the HPA's arithmetic."""
     whole = milli(target)
     per = whole if report is ReportType.TOTAL else whole / max(size.ready_pods, 1)
     low, high = math.floor((wanted - 1) * per), math.ceil(wanted * per)
     rest = whole * size.status_replicas if report is ReportType.TOTAL else whole
-    bounds = (low, high, math.floor(0.9 * rest), math.ceil(1.1 * rest), rest)
+    bounds = (low, high, math.floor((1 - tolerances.down) * rest), math.ceil((1 + tolerances.up) * rest), rest)
     spread = [low + (high - low) * step // 40 for step in range(41)]
     return [number for bound in (*bounds, *spread) for number in range(max(0, bound - 2), bound + 3)]
 
@@ -342,7 +349,9 @@ def test_a_slow_rollout_does_not_scale_up_again_and_again(
     """Otherwise the surge would be added at each step, and 20 replicas would be 80 after a quarter of an hour."""
     sizes = rolled_out(report, replicas, surge, load, by_devices=by_devices)
     assert max(sizes) <= math.ceil(replicas * load / 0.9) + surge
-    assert min(sizes) >= math.floor(replicas * 0.9)
+    assert min(sizes) >= math.floor(replicas * 0.9 * min(load, 1.0))
+    if load <= 1.0:
+        assert max(sizes) <= replicas
     if replicas < 10 + 9 * surge or report is ReportType.AVERAGE:
         assert set(sizes) == {replicas}
 
@@ -357,7 +366,7 @@ def test_a_large_workload_whose_pods_are_all_starting_does_not_scale_up() -> Non
 
 
 def test_a_sum_of_devices_supports_a_surge_as_far_as_the_load_requires_it() -> None:
-    for total, made in ((3000.0, 41), (2900.0, 37)):
+    for total, made in ((3300.0, 41), (3200.0, 37), (2900.0, 37)):
         reported = report_devices(
             ReportType.TOTAL, "sum", [total], missing=0, size=WorkloadSize(40, 41, 40), target=80.0
         )
@@ -407,11 +416,62 @@ def test_the_steps_say_that_no_number_leads_to_the_size_and_which_comes_closest(
 
 
 def test_pods_without_a_value_count_as_load_that_supports_a_surge() -> None:
-    assert (
-        report_and_decide(ReportType.TOTAL, [80.0] * 30, 80.0, missing=10, unready=1, size=WorkloadSize(40, 41, 40))[1]
-        == 41
-    )
-    assert report_and_decide(ReportType.TOTAL, [80.0] * 30, 80.0, unready=11, size=WorkloadSize(40, 41, 30))[1] == 37
+    """The pods with a value are slightly above the target, so that the size may grow at all."""
+    size = WorkloadSize(40, 41, 40)
+    assert report_and_decide(ReportType.TOTAL, [82.0] * 30, 80.0, missing=10, unready=1, size=size)[1] == 41
+    assert report_and_decide(ReportType.TOTAL, [80.0] * 30, 80.0, missing=10, unready=1, size=size)[1] == 37
+    assert report_and_decide(ReportType.TOTAL, [82.0] * 30, 80.0, unready=11, size=WorkloadSize(40, 41, 30))[1] == 37
+
+
+def polled(report: ReportType, wanted: int, ready: int, unready: int, value: float) -> list[int]:
+    """Return the wanted sizes at ten polls while more pods exist than are wanted, each with the same value."""
+    state, sizes = ControllerState(), []
+    surge = ready + unready - wanted
+    value_type = ValueType.AVERAGE_VALUE if report is ReportType.TOTAL else ValueType.VALUE
+    for step in range(10):
+        size = WorkloadSize(wanted, wanted + surge, ready)
+        reported = report_pods(report, [value] * ready, missing=0, unready=unready, size=size, target=80.0)
+        replicas = size.status_replicas if report is ReportType.TOTAL else size.spec_replicas
+        recommended = desired_replicas(
+            value_type, milli(reported.value), milli(80.0), replicas=replicas, ready_pods=ready
+        )
+        state, decision = reconcile(state, step * 15.0, wanted, recommended)
+        ready, wanted = ready + decision.replicas - wanted, decision.replicas
+        sizes.append(wanted)
+    return sizes
+
+
+@pytest.mark.parametrize("report", ReportType)
+@pytest.mark.parametrize(
+    ("wanted", "ready", "unready", "value"),
+    [
+        pytest.param(4, 8, 0, 70.0, id="as many new pods as old ones, all ready"),
+        pytest.param(4, 5, 0, 80.0, id="maxSurge 25 %, at the target"),
+        pytest.param(4, 5, 0, 71.0, id="maxSurge 25 %, nearly below the tolerance"),
+        pytest.param(8, 10, 0, 70.0, id="maxSurge 25 %, below the tolerance"),
+        pytest.param(8, 8, 2, 80.0, id="maxSurge 25 %, the new pods are loading"),
+        pytest.param(40, 41, 0, 80.0, id="a surge within the tolerance of the wanted size"),
+        pytest.param(3, 12, 0, 79.0, id="four times the wanted pods"),
+    ],
+)
+def test_at_or_below_the_target_a_surge_never_adds_replicas(
+    report: ReportType, wanted: int, ready: int, unready: int, value: float
+) -> None:
+    sizes = polled(report, wanted, ready, unready, value)
+    assert max(sizes) <= wanted
+    if wanted < 19:
+        assert set(sizes) == {wanted}
+
+
+@given(st.sampled_from(ReportType), clusters())
+def test_at_or_below_the_target_no_cluster_grows(
+    report: ReportType, cluster: tuple[list[float], int, int, float, WorkloadSize]
+) -> None:
+    values, missing, unready, target, size = cluster
+    assume(values)
+    assume(sum(map(milli, values)) <= milli(target) * len(values))
+    _, made = report_and_decide(report, values, target, missing=missing, unready=unready, size=size)
+    assert made <= size.spec_replicas
 
 
 def test_the_steps_name_the_rule() -> None:
@@ -556,12 +616,52 @@ def test_while_scaled_to_zero_the_devices_are_reported_unchanged(report: ReportT
     assert report_devices(report, "avg", [20.0], missing=0, size=WorkloadSize(0, 0, 0), target=80.0).value == value
 
 
-# --- jobs
+# ---- an HPA with its own tolerances (Kubernetes 1.33 and later) ----
 
 
-@given(st.floats(MIN_TARGET, MAX_NUMBER), st.integers(0, 5000))
-@example(28013035103.277794, 157)
-def test_jobs_are_never_more_than_the_size_and_rarely_one_fewer(target: float, jobs: int) -> None:
-    reported = for_jobs(ReportedValue(1.0, jobs, ()), round(target, 3))
-    made = math.ceil(round(reported.value, 3) / round(target, 3))
-    assert made == jobs or (round(target, 3) < 0.01 and made == jobs - 1)
+@pytest.mark.parametrize("report", ReportType)
+@pytest.mark.parametrize(
+    ("tolerances", "value", "made"),
+    [
+        pytest.param(Tolerances(), 84.0, 10, id="the default holds at 5 % above"),
+        pytest.param(Tolerances(up=0.02), 84.0, 11, id="2 % does not"),
+        pytest.param(Tolerances(up=0.02), 72.0, 10, id="scaling down keeps its own default"),
+        pytest.param(Tolerances(down=0.05), 72.0, 9, id="a tolerance for scaling down alone"),
+        pytest.param(Tolerances(up=0.5, down=0.5), 112.0, 10, id="a wide tolerance holds at 40 % above"),
+        pytest.param(Tolerances(up=0.0, down=0.0), 80.0, 10, id="none holds exactly at the target"),
+        pytest.param(Tolerances(up=0.0, down=0.0), 80.1, 11, id="none adds a replica just above it"),
+    ],
+)
+def test_the_tolerances_of_the_hpa_decide(report: ReportType, tolerances: Tolerances, value: float, made: int) -> None:
+    size = WorkloadSize(10, 10, 10)
+    pods = report_pods(report, [value] * 10, missing=0, unready=0, size=size, target=80.0, tolerances=tolerances)
+    devices = report_devices(report, "max", [value], missing=0, size=size, target=80.0, tolerances=tolerances)
+    assert (pods.replicas, devices.replicas) == (made, made)
+    assert decision_of(report, pods, 80.0, size, tolerances) == made
+    assert decision_of(report, devices, 80.0, size, tolerances) == made
+
+
+TOLERANCES = st.builds(Tolerances, *[st.sampled_from([0.0, 0.01, 0.05, 0.1, 0.2, 0.5, 1.0]) | st.floats(0, 1)] * 2)
+
+
+@settings(max_examples=500)
+@given(st.sampled_from(ReportType), clusters(), TOLERANCES)
+def test_with_any_tolerances_the_value_leads_to_the_size_of_the_resource_rules(
+    report: ReportType, cluster: tuple[list[float], int, int, float, WorkloadSize], tolerances: Tolerances
+) -> None:
+    values, missing, unready, target, size = cluster
+    reported = report_pods(
+        report, values, missing=missing, unready=unready, size=size, target=target, tolerances=tolerances
+    )
+    by_report = decision_of(report, reported, target, size, tolerances)
+    assert by_report == reported.replicas
+    pods = [*(milli(value) for value in values), *[None] * missing, *[UNREADY] * unready]
+    wanted = resource_metric(pods, milli(target), size.spec_replicas, (tolerances.up, tolerances.down))
+    by_pods = size.spec_replicas if wanted is None else wanted
+    if by_report != by_pods:
+        # No number leads there, and the size does not go past it, except where more replicas exist than are wanted.
+        numbers = numbers_near(report, target, size, by_pods, tolerances)
+        sizes = {decision_of(report, ReportedValue(one / 1000, 0, ()), target, size, tolerances) for one in numbers}
+        assert by_pods not in sizes
+        low, high = sorted((size.spec_replicas, by_pods))
+        assert low <= by_report <= high or report is ReportType.TOTAL

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests of the search for a trigger's KEDA metricType."""
 
+from dataclasses import replace
+
 import pytest
 
-from keda_gpu_scaler.core.trigger.metric_type import declared_type
+from keda_gpu_scaler.core.scaling_rules import Formula
+from keda_gpu_scaler.core.trigger.metric_type import certain_type, declared_type
 from keda_gpu_scaler.core.types import DeclaredTrigger, Workload
 
 SENT = {"scalerAddress": "keda-gpu-scaler:6000", "targetValue": "70", "apiKeyFromEnv": "resolved"}
@@ -45,3 +48,9 @@ def test_the_type_is_found_by_the_metadata(triggers: list[tuple[dict[str, str], 
 
 def test_jobs_have_one_type_only() -> None:
     assert declared_type(workload((SENT, "Value"), kind="ScaledJob"), SENT) == "AverageValue"
+
+
+def test_with_a_formula_its_type_counts_and_no_report_contradicts_it() -> None:
+    known = replace(workload((SENT, "AverageValue")), formula=Formula("gpu", "75", "", "Value"))
+    assert declared_type(known, SENT) == "Value"
+    assert certain_type(known, SENT) is None

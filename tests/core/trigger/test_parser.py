@@ -415,3 +415,10 @@ def test_any_metadata_gives_a_valid_trigger_or_a_trigger_error(metadata: dict[st
     assert trigger.metric_name
     assert set(trigger.metric_name) <= set("abcdefghijklmnopqrstuvwxyz0123456789_-")
     assert parse_trigger(metadata) == trigger
+
+
+@pytest.mark.parametrize("key", ["targetValue", "targetGpuUtilization"])
+def test_the_target_has_three_decimals_as_in_keda(key: str) -> None:
+    """KEDA rounds the target that it is given; a product with more decimals would be above the rounded one."""
+    assert parse_trigger({key: "33.3333"}).target == 33.333
+    assert parse_trigger({key: "66.6667"}).target == 66.667

@@ -8,7 +8,8 @@ from keda_gpu_scaler.cli.doctor.findings import Finding, Heading, counted, limit
 from keda_gpu_scaler.cli.doctor.installation import FORBIDDEN, ClusterContext
 from keda_gpu_scaler.kube.access_review import Permission
 from keda_gpu_scaler.kube.client import ApiError
-from keda_gpu_scaler.kube.parse import is_name, part, trigger_metadata
+from keda_gpu_scaler.kube.keda_objects import trigger_metadata
+from keda_gpu_scaler.kube.parse import is_name, part
 
 WORKLOAD_PERMISSIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("keda.sh", "scaledobjects", ("list", "watch")),

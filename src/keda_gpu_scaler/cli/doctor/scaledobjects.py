@@ -23,7 +23,8 @@ from keda_gpu_scaler.cli.doctor.installation import NOT_FOUND, ClusterContext, l
 from keda_gpu_scaler.cli.validate.findings import Severity
 from keda_gpu_scaler.cli.validate.rules import validate_text
 from keda_gpu_scaler.kube.client import ApiError
-from keda_gpu_scaler.kube.parse import condition, trigger_metadata
+from keda_gpu_scaler.kube.keda_objects import trigger_metadata
+from keda_gpu_scaler.kube.parse import condition
 from keda_gpu_scaler.kube.reflector import ResourceQuery
 
 _CHECK = "workloads"

@@ -5,12 +5,11 @@ Law: ``core.hpa`` alone decides. The HPA's memory cannot be read, so the forecas
 recommendation. A decision to scale down says how long it must wait.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from keda_gpu_scaler.cli.explain.scaledobject import ScaledObject, ScaledObjectTrigger
-from keda_gpu_scaler.cli.output import number
+from keda_gpu_scaler.cli.output import UNKNOWN, number
 from keda_gpu_scaler.core.hpa.controller import (
     DOWN_STABILISATION_SECONDS,
     SYNC_PERIOD_SECONDS,
@@ -22,6 +21,9 @@ from keda_gpu_scaler.core.hpa.controller import (
     reconcile,
 )
 from keda_gpu_scaler.core.hpa.replica_calculator import Recommendation, ValueType, desired_replicas, milli
+from keda_gpu_scaler.core.hpa.scaled_job import JobCounts, new_jobs
+from keda_gpu_scaler.core.quoting import quoted
+from keda_gpu_scaler.core.scaling_rules import Formula, JobRules
 from keda_gpu_scaler.wire import evaluation_pb2 as evaluation_pb
 
 
@@ -29,9 +31,10 @@ from keda_gpu_scaler.wire import evaluation_pb2 as evaluation_pb
 class Forecast:
     """The result of an evaluation for the workload.
 
-    ``recommendation`` and ``decision`` are the HPA's; None where the HPA does not decide (a ScaledJob) or the size is
-    not known. ``current`` is the current size, 0 where it is not known. ``keda`` holds sentences on what KEDA itself
-    does, ``limits`` sentences on the limits of the HPA.
+    ``recommendation`` and ``decision`` are the HPA's; None where the HPA does not decide (a ScaledJob), where it
+    compares the result of a formula, while KEDA is paused, or where the size is not known. ``current`` is the current
+    size, 0 where it is not known. ``keda`` holds sentences on what KEDA itself does, ``limits`` sentences on the limits
+    of the HPA.
     """
 
     value_type: str
@@ -59,7 +62,8 @@ def forecast_of(
     value_type = evaluation.value_type or trigger.value_type
     sizes = _sizes(evaluation, replicas)
     recommendation, decision = None, None
-    if scaled_object.kind == "ScaledObject" and sizes is not None and value_type in tuple(ValueType):
+    is_compared = scaled_object.kind == "ScaledObject" and scaled_object.formula is None and not scaled_object.paused
+    if is_compared and sizes is not None and value_type in tuple(ValueType):
         recommendation = _recommended(evaluation, ValueType(value_type), sizes, scaled_object)
         # KEDA accepts a maxReplicaCount below minReplicaCount; the API server refuses such an HPA.
         _, decision = reconcile(
@@ -107,7 +111,8 @@ def _keda_sentences(
     evaluation: evaluation_pb.Evaluation, scaled_object: ScaledObject, sizes: evaluation_pb.Workload | None
 ) -> Iterator[str]:
     if scaled_object.paused:
-        yield f"KEDA does nothing: the annotation {scaled_object.paused} pauses it"
+        yield _pause_sentence(scaled_object)
+        return
     if not evaluation.HasField("value"):
         yield _error_sentence(scaled_object)
     elif evaluation.activity_unknown:
@@ -116,21 +121,54 @@ def _keda_sentences(
             "it to zero, and the size stays unchanged"
         )
     elif scaled_object.kind == "ScaledJob":
-        jobs = min(math.ceil(evaluation.value / evaluation.target), scaled_object.max_replicas)
-        yield (
-            f"KEDA keeps {jobs} jobs running: ceil({number(evaluation.value)} / {number(evaluation.target)}), at most "
-            f"{scaled_object.max_replicas} (maxReplicaCount)"
-        )
-    else:
+        yield _jobs_sentence(evaluation, scaled_object.jobs or JobRules(), sizes)
+    elif scaled_object.formula is None:
         yield from _activity_sentences(evaluation, scaled_object, sizes)
     if scaled_object.others:
         types = ", ".join(scaled_object.others)
-        yield (
-            f"the triggers of other scalers ({types}) are not evaluated here; the HPA uses the largest recommendation "
-            "of all triggers"
-        )
-    if scaled_object.has_formula:
-        yield "scalingModifiers: the HPA gets the result of the formula, which is not computed here"
+        largest = "the HPA uses the largest recommendation of all triggers"
+        rule = largest if scaled_object.formula is None else "the formula takes them"
+        yield f"the triggers of other scalers ({types}) are not evaluated here; {rule}"
+    if scaled_object.formula is not None:
+        yield from _formula_sentences(evaluation, scaled_object.formula)
+
+
+def _formula_sentences(evaluation: evaluation_pb.Evaluation, formula: Formula) -> Iterator[str]:
+    target = f"{formula.target or UNKNOWN} ({formula.metric_type})"
+    yield (
+        f"scalingModifiers: the HPA compares the result of the formula {quoted(formula.text, 200)} with its target "
+        f"{target}; explain does not compute the formula"
+    )
+    if evaluation.HasField("value"):
+        yield f"this trigger gives the formula {number(evaluation.value)}; its own target and metricType have no effect"
+    yield (
+        f"KEDA activates the workload while the result is above {formula.activation_target or 0} (activationTarget), "
+        "whatever the activity of the trigger"
+    )
+
+
+def _pause_sentence(scaled_object: ScaledObject) -> str:
+    name, _, value = scaled_object.paused.partition(": ")
+    because = f"because of the annotation {scaled_object.paused}"
+    if scaled_object.kind == "ScaledJob":
+        return f"KEDA is paused {because}: it starts no job"
+    size = f"it sets the size to {value}" if name.endswith("paused-replicas") else "the size stays"
+    return f"KEDA is paused {because}: {size}, and there is no HPA"
+
+
+def _jobs_sentence(evaluation: evaluation_pb.Evaluation, rules: JobRules, sizes: evaluation_pb.Workload | None) -> str:
+    quotient = f"ceil({number(evaluation.value)} / {number(evaluation.target)})"
+    limits = f"minReplicaCount {rules.least}, maxReplicaCount {rules.most}"
+    if sizes is None:
+        return f"KEDA starts jobs for {quotient}, with the strategy {rules.strategy}, {limits}"
+    counts = JobCounts(sizes.wanted, sizes.pending)
+    started = new_jobs(rules, counts, milli(evaluation.value), milli(evaluation.target))
+    if not evaluation.active and not rules.least:
+        return f"KEDA starts no job, because the trigger is inactive: {counts.running} are running"
+    return (
+        f"KEDA starts {started} jobs in addition to {counts.running}, of which {counts.pending} are pending: "
+        f"{quotient} with the strategy {rules.strategy}, {limits}"
+    )
 
 
 def _error_sentence(scaled_object: ScaledObject) -> str:
@@ -145,10 +183,14 @@ def _activity_sentences(
 ) -> Iterator[str]:
     inactive = scaled_object.inactive_replicas
     is_scaled_to_zero = sizes is not None and sizes.wanted == 0
-    if evaluation.active and is_scaled_to_zero:
+    if evaluation.active and is_scaled_to_zero and scaled_object.is_scale_out_paused:
+        yield "the workload stays at 0 replicas although a trigger is active: paused-scale-out pauses the activation"
+    elif evaluation.active and is_scaled_to_zero:
         yield f"KEDA activates the workload: it sets the size to {scaled_object.hpa_min}, and then the HPA decides"
     elif is_scaled_to_zero:
         yield "the workload stays at 0 replicas until a trigger is active"
+    elif not evaluation.active and inactive is not None and scaled_object.is_scale_in_paused:
+        yield f"KEDA does not set the size to {inactive}, although the trigger is inactive: paused-scale-in pauses it"
     elif not evaluation.active and inactive is not None:
         condition = "no trigger has been active" if scaled_object.others else "the trigger has not been active"
         yield (

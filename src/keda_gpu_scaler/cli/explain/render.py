@@ -153,6 +153,10 @@ def _add_forecast(page: Page, forecast: Forecast, shown: ExplainResult) -> None:
     if forecast.decision is not None:
         sentence = decision_sentence(forecast.decision, forecast.current, scaled_object.down_window_seconds)
         page.entry("decision", sentence, "bold")
+    elif scaled_object.paused:
+        page.entry("decision", "none: KEDA is paused")
+    elif scaled_object.formula is not None:
+        page.entry("decision", f"{UNKNOWN}: the HPA compares the result of a formula")
     elif scaled_object.kind == "ScaledObject":
         page.entry("decision", f"{UNKNOWN}: the scaler does not know the workload's size; give it with --replicas N")
     page.entries("limits", forecast.limits)

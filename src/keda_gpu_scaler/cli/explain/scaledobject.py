@@ -9,7 +9,7 @@ pkg/scaling/executor/scale_scaledobjects.go.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import yaml
@@ -25,10 +25,11 @@ from keda_gpu_scaler.core.hpa.controller import (
     ScalingRules,
     SelectPolicy,
 )
-from keda_gpu_scaler.core.hpa.replica_calculator import DEFAULT_TOLERANCE, Tolerances
 from keda_gpu_scaler.core.quoting import quoted
+from keda_gpu_scaler.core.scaling_rules import Formula, JobRules, Tolerances
 from keda_gpu_scaler.core.trigger.metric_type import ASSUMED
 from keda_gpu_scaler.core.trigger.parser import PARAMETERS
+from keda_gpu_scaler.kube.keda_objects import formula, job_rules, tolerance, tolerances
 from keda_gpu_scaler.kube.parse import mappings, part
 
 DEFAULT_COOLDOWN_SECONDS = 300.0
@@ -41,6 +42,9 @@ _NAME = "keda-gpu-scaler"
 _OUR_KEYS = frozenset(parameter.key for parameter in PARAMETERS)
 _PAUSED = "autoscaling.keda.sh/paused"
 _PAUSED_REPLICAS = "autoscaling.keda.sh/paused-replicas"
+_PAUSED_SCALE_IN = "autoscaling.keda.sh/paused-scale-in"
+_PAUSED_SCALE_OUT = "autoscaling.keda.sh/paused-scale-out"
+_FALSE = ("0", "f", "false")
 
 
 class ScaledObjectError(Exception):
@@ -62,8 +66,10 @@ class ScaledObject:
 
     ``others`` are the types of the triggers of other scalers. ``idle_replicas`` is None where it is not given.
     ``fallback`` holds the number of errors after which KEDA applies it, and its replicas. ``paused`` is the annotation
-    that pauses KEDA, empty where none does. ``remarks`` are sentences on fields that cannot be read. ``is_assumed``
-    says that no object was read, so that the sizes are KEDA's defaults.
+    that pauses KEDA, empty where none does; ``is_scale_in_paused`` and ``is_scale_out_paused`` say that one direction
+    is paused. ``formula`` is None without scalingModifiers. ``jobs`` has the rules of a ScaledJob. ``remarks`` are
+    sentences on fields that cannot be read. ``is_assumed`` says that no object was read, so that the sizes are KEDA's
+    defaults.
     """
 
     namespace: str
@@ -79,7 +85,10 @@ class ScaledObject:
     tolerances: Tolerances = field(default_factory=Tolerances)
     fallback: tuple[int, int] | None = None
     paused: str = ""
-    has_formula: bool = False
+    is_scale_in_paused: bool = False
+    is_scale_out_paused: bool = False
+    formula: Formula | None = None
+    jobs: JobRules | None = None
     hpa_name: str = ""
     remarks: tuple[str, ...] = ()
     is_assumed: bool = False
@@ -109,7 +118,9 @@ def scaled_object_of(item: Mapping[str, Any]) -> ScaledObject:
     triggers, others = _triggers(spec.get("triggers"))
     advanced = part(spec, "advanced")
     config = part(advanced, "horizontalPodAutoscalerConfig")
-    behavior, tolerances, remarks = _behavior(part(config, "behavior"))
+    behavior, remarks = _behavior(part(config, "behavior"))
+    annotations = part(metadata, "annotations")
+    is_in_paused, is_out_paused = _is_set(annotations, _PAUSED_SCALE_IN), _is_set(annotations, _PAUSED_SCALE_OUT)
     fallback = part(spec, "fallback")
     return ScaledObject(
         namespace=str(metadata.get("namespace", "")),
@@ -121,11 +132,14 @@ def scaled_object_of(item: Mapping[str, Any]) -> ScaledObject:
         max_replicas=_count(spec, "maxReplicaCount", DEFAULT_MAX_REPLICAS),
         idle_replicas=_count(spec, "idleReplicaCount", 0) if "idleReplicaCount" in spec else None,
         cooldown_seconds=_count(spec, "cooldownPeriod", int(DEFAULT_COOLDOWN_SECONDS)),
-        behavior=behavior,
-        tolerances=tolerances,
+        behavior=_with_pauses(behavior, is_in_paused=is_in_paused, is_out_paused=is_out_paused),
+        tolerances=tolerances(spec),
         fallback=(_count(fallback, "failureThreshold", 0), _count(fallback, "replicas", 0)) if fallback else None,
-        paused=_paused(part(metadata, "annotations")),
-        has_formula=bool(part(advanced, "scalingModifiers").get("formula")),
+        paused=_paused(annotations),
+        is_scale_in_paused=is_in_paused,
+        is_scale_out_paused=is_out_paused,
+        formula=formula(spec) if kind == "ScaledObject" else None,
+        jobs=job_rules(spec) if kind == "ScaledJob" else None,
         hpa_name=str(config.get("name") or f"keda-hpa-{name}"),
         remarks=remarks,
     )
@@ -190,21 +204,36 @@ def _is_ours(metadata: Mapping[str, str]) -> bool:
 def _paused(annotations: Mapping[str, Any]) -> str:
     if _PAUSED_REPLICAS in annotations:
         return f"{_PAUSED_REPLICAS}: {_text(annotations[_PAUSED_REPLICAS])}"
-    if _text(annotations.get(_PAUSED, "false")).lower() not in ("false", ""):
-        return f"{_PAUSED}: {_text(annotations[_PAUSED])}"
-    return ""
+    return f"{_PAUSED}: {_text(annotations[_PAUSED])}" if _is_set(annotations, _PAUSED) else ""
 
 
-def _behavior(item: Mapping[str, Any]) -> tuple[Behavior | None, Tolerances, tuple[str, ...]]:
+def _is_set(annotations: Mapping[str, Any], key: str) -> bool:
+    """Whether KEDA takes an annotation for true: it is there, and is not false."""
+    return key in annotations and _text(annotations[key]).lower() not in _FALSE
+
+
+def _with_pauses(behavior: Behavior | None, *, is_in_paused: bool, is_out_paused: bool) -> Behavior | None:
+    """Return the behavior that KEDA gives the HPA: a paused direction has the selectPolicy Disabled."""
+    if not (is_in_paused or is_out_paused):
+        return behavior
+    given = behavior or Behavior()
+    return Behavior(
+        replace(given.up, select=SelectPolicy.DISABLED) if is_out_paused else given.up,
+        replace(given.down, select=SelectPolicy.DISABLED) if is_in_paused else given.down,
+    )
+
+
+def _behavior(item: Mapping[str, Any]) -> tuple[Behavior | None, tuple[str, ...]]:
     if not item:
-        return None, Tolerances(), ()
+        return None, ()
     up, down = part(item, "scaleUp"), part(item, "scaleDown")
     try:
         behavior = Behavior(_rules(up, DEFAULT_UP), _rules(down, DEFAULT_DOWN))
-        tolerances = Tolerances(_tolerance(up), _tolerance(down))
+        for rules in (up, down):
+            tolerance(rules)
     except (ValueError, KeyError, TypeError) as error:
-        return None, Tolerances(), (f"behavior: {quoted(str(error), 120)}: ignored, the defaults apply",)
-    return behavior, tolerances, ()
+        return None, (f"behavior: {quoted(str(error), 120)}: ignored, the defaults apply",)
+    return behavior, ()
 
 
 def _rules(item: Mapping[str, Any], default: ScalingRules) -> ScalingRules:
@@ -218,12 +247,6 @@ def _rules(item: Mapping[str, Any], default: ScalingRules) -> ScalingRules:
         float(item.get("stabilizationWindowSeconds", default.stabilisation_seconds)),
         SelectPolicy(item.get("selectPolicy", default.select.value)),
     )
-
-
-def _tolerance(item: Mapping[str, Any]) -> float:
-    """Read a tolerance, which is a Kubernetes quantity: "0.05", or "50m"."""
-    text = str(item.get("tolerance", DEFAULT_TOLERANCE))
-    return float(text.removesuffix("m")) / (1000 if text.endswith("m") else 1)
 
 
 def _count(spec: Mapping[str, Any], key: str, default: int) -> int:

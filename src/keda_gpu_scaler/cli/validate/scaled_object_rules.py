@@ -15,7 +15,12 @@ from keda_gpu_scaler.cli.validate.trigger_rules import (
     check_trigger,
     is_own_trigger,
 )
+from keda_gpu_scaler.core.evaluate.report_type import JOBS_NEED_AVERAGE_VALUE
+from keda_gpu_scaler.core.hpa.replica_calculator import ValueType
+from keda_gpu_scaler.core.quoting import quoted
+from keda_gpu_scaler.core.scaling_rules import Formula
 from keda_gpu_scaler.core.trigger.parser import Scope
+from keda_gpu_scaler.kube.keda_objects import formula, job_rules
 
 _COOLDOWN_SECONDS = 300
 """KEDA's default. A 70B model starts in 60 to 130 s with cached weights, and in 2 to 7 minutes without."""
@@ -93,6 +98,10 @@ def _problems(manifest: ScaledManifest) -> Iterator[Problem]:
     if not manifest.own_triggers:
         return
     yield from _check_replica_counts(manifest)
+    if "jobTargetRef" in manifest.spec:
+        yield from _check_jobs(manifest)
+    elif (found := formula(manifest.spec)) is not None:
+        yield from _check_formula(manifest, found)
     if manifest.can_be_at_zero:
         yield from _check_activation(manifest)
         yield from _check_push(manifest)
@@ -112,6 +121,48 @@ def _check_replica_counts(manifest: ScaledManifest) -> Iterator[Problem]:
             Severity.ERROR, ("spec", "maxReplicaCount"),
             f"spec.maxReplicaCount: Invalid value: {most}: must not be below minReplicaCount ({least})",
         )  # fmt: skip
+    idle = integer(manifest.spec, "idleReplicaCount", 0)
+    if "idleReplicaCount" in manifest.spec and idle >= least:
+        yield Problem(
+            Severity.ERROR, ("spec", "idleReplicaCount"),
+            f"spec.idleReplicaCount: Invalid value: {idle}: KEDA refuses it, because it must be below minReplicaCount "
+            f"({least})",
+        )  # fmt: skip
+    elif idle > 0:
+        yield Problem(
+            Severity.WARNING, ("spec", "idleReplicaCount"),
+            f"spec.idleReplicaCount: Invalid value: {idle}: the HPA scales up to minReplicaCount again: use 0",
+        )  # fmt: skip
+
+
+def _check_jobs(manifest: ScaledManifest) -> Iterator[Problem]:
+    if problem := job_rules(manifest.spec).problem():
+        yield Problem(Severity.ERROR, tuple(problem.partition(":")[0].split(".")), problem)
+    for number in manifest.own_triggers:
+        if mapping(manifest.triggers[number]).get("metricType") == ValueType.VALUE:
+            yield Problem(Severity.ERROR, ("spec", "triggers", number, "metricType"), JOBS_NEED_AVERAGE_VALUE)
+
+
+def _check_formula(manifest: ScaledManifest, found: Formula) -> Iterator[Problem]:
+    path = ("spec", "advanced", "scalingModifiers")
+    if not found.target:
+        message = "spec.advanced.scalingModifiers.target: Required value: KEDA refuses a formula without a target"
+        yield Problem(Severity.ERROR, path, message)
+    names = [mapping(trigger).get("name") for trigger in manifest.triggers]
+    for number in manifest.own_triggers:
+        name, key = names[number], ("spec", "triggers", number, "name")
+        if not name:
+            yield Problem(Severity.ERROR, key, "name: Required value: a formula takes a trigger by its name")
+        elif names.count(name) > 1:
+            message = f"name: Duplicate value: {quoted(str(name), 100)}: a formula takes a trigger by its name"
+            yield Problem(Severity.ERROR, key, message)
+        metric_type = mapping(manifest.triggers[number]).get("metricType", found.metric_type)
+        if metric_type != found.metric_type:
+            yield Problem(
+                Severity.WARNING, ("spec", "triggers", number, "metricType"),
+                f"metricType: Invalid value: {quoted(str(metric_type), 100)}: has no effect: the HPA uses that of the "
+                f"formula, {found.metric_type}, and the trigger reports the number for it",
+            )  # fmt: skip
 
 
 def _check_activation(manifest: ScaledManifest) -> Iterator[Problem]:

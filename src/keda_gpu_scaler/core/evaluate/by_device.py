@@ -20,7 +20,9 @@ from keda_gpu_scaler.core.evaluate.observation import (
     observe_missing_nodes,
 )
 from keda_gpu_scaler.core.evaluate.workload_view import WorkloadView
-from keda_gpu_scaler.core.hpa.reported_value import ReportType, report_devices
+from keda_gpu_scaler.core.hpa.plain_value import plain_devices
+from keda_gpu_scaler.core.hpa.reported_value import ReportedValue, ReportType, report_devices
+from keda_gpu_scaler.core.scaling_rules import DEFAULT_TOLERANCES
 from keda_gpu_scaler.core.state.fleet import PEERS_UNKNOWN, Fleet, History
 from keda_gpu_scaler.core.trigger.parser import Scope, Trigger
 from keda_gpu_scaler.core.types import Unavailable
@@ -85,14 +87,7 @@ def measure_observations(
     if view is None and report is ReportType.TOTAL and missing:
         reason = _missing_reason(trigger, observations)
         return NoMeasurement(unavailable(reason), steps, len(known), len(observations), tuple(observations))
-    reported = report_devices(
-        report,
-        trigger.aggregation,
-        known,
-        missing=len(missing),
-        size=view.size if view else None,
-        target=trigger.target,
-    )
+    reported = _reported(trigger, report, known, len(missing), view)
     evidence = ActivityEvidence(
         busiest=AGGREGATIONS[trigger.aggregation](known) if has_threshold else None,
         requests=requests,
@@ -102,6 +97,22 @@ def measure_observations(
         expires_at_seconds=expiries(observations),
     )
     return Measurement(reported, evidence, steps, len(known), len(observations), tuple(observations))
+
+
+def _reported(
+    trigger: Trigger, report: ReportType, known: Sequence[float], missing: int, view: WorkloadView | None
+) -> ReportedValue:
+    if view is not None and view.workload.formula is not None:
+        return plain_devices(report, trigger.aggregation, known, missing=missing, replicas=view.workload.spec_replicas)
+    return report_devices(
+        report,
+        trigger.aggregation,
+        known,
+        missing=missing,
+        size=view.size if view else None,
+        target=trigger.target,
+        tolerances=view.workload.tolerances if view else DEFAULT_TOLERANCES,
+    )
 
 
 def _nodes(scope: Scope, fleet: Fleet) -> list[tuple[str, History]]:

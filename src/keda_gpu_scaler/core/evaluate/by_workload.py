@@ -19,11 +19,18 @@ from keda_gpu_scaler.core.evaluate.measurement import (
     unavailable,
 )
 from keda_gpu_scaler.core.evaluate.observation import ObservationState, PodObservation
+from keda_gpu_scaler.core.evaluate.replica_groups import group_values
 from keda_gpu_scaler.core.evaluate.report_type import report_type
 from keda_gpu_scaler.core.evaluate.workload_view import WorkloadView
+from keda_gpu_scaler.core.hpa.plain_value import plain_pods
 from keda_gpu_scaler.core.hpa.reported_value import ReportedValue, ReportType, report_pods, report_wanted
+from keda_gpu_scaler.core.hpa.scaled_job import wanted_jobs
 from keda_gpu_scaler.core.trigger.metrics import LOAD_OF_DEVICES, EngineMetric
 from keda_gpu_scaler.core.types import Pod, Unavailable
+
+_NO_NUMBER = (
+    "no ready pod has a value, and the formula of scalingModifiers takes a number: the size stays until one has"
+)
 
 
 def measure_workload(
@@ -52,11 +59,6 @@ def scaled_to_zero(
     report = report_type(view.trigger, view.workload, metadata)
     reported = None if isinstance(report, Unavailable) else _report_demand(report, view, demand)
     return ScaledToZero(reported, steps)
-
-
-def is_scaled_job(view: WorkloadView) -> bool:
-    """Whether KEDA starts jobs for the workload, which has its own arithmetic."""
-    return view.workload.kind == "ScaledJob"
 
 
 def _measure_devices_instead(
@@ -95,9 +97,12 @@ def _measure_pods(
     report = report_type(view.trigger, view.workload, metadata)
     if isinstance(report, Unavailable):
         return NoMeasurement(report, steps, observations=observations)
-    if view.out_of_scope:
+    reported_demand = _report_demand(report, view, demand)
+    if view.workload.formula is not None and not view.values and reported_demand is None:
+        return NoMeasurement(unavailable(_NO_NUMBER), steps, observations=observations)
+    if view.out_of_scope and view.workload.formula is None:
         steps = (*steps, f"{len(view.out_of_scope)} ready pods are out of scope: they count as at the target")
-    reported = _report_demand(report, view, demand) or _report_pods(report, view)
+    reported = reported_demand or _report_pods(report, view)
     contradiction = queue_contradiction(view, reported)
     return Measurement(
         reported,
@@ -111,6 +116,10 @@ def _measure_pods(
 
 
 def _report_pods(report: ReportType, view: WorkloadView) -> ReportedValue:
+    if view.job_rules is not None:
+        return _report_jobs(view)
+    if view.workload.formula is not None:
+        return plain_pods(report, view.values, unknown=len(view.ready) - len(view.values))
     with_value, out_of_scope = len(view.values), len(view.out_of_scope)
     return report_pods(
         report,
@@ -119,6 +128,20 @@ def _report_pods(report: ReportType, view: WorkloadView) -> ReportedValue:
         missing=len(view.ready) - with_value - out_of_scope,
         unready=len(view.pods) - len(view.ready),
         size=view.size,
+        target=view.trigger.target,
+        tolerances=view.workload.tolerances,
+    )
+
+
+def _report_jobs(view: WorkloadView) -> ReportedValue:
+    """Report the number of Jobs that the resource-metric rules want. One Job is one replica, whatever its pods."""
+    values = group_values(view.groups)
+    out_of_scope = len(values[ObservationState.OUT_OF_SCOPE])
+    return wanted_jobs(
+        [*values[ObservationState.OBSERVED], *[view.trigger.target] * out_of_scope],
+        missing=len(values[ObservationState.MISSING]),
+        unready=len(values[ObservationState.NOT_READY]),
+        running=view.job_counts.running,
         target=view.trigger.target,
     )
 
@@ -161,14 +184,22 @@ def _not_scraped(view: WorkloadView, demand: DemandObservation | None) -> list[s
 
 def _report_demand(report: ReportType, view: WorkloadView, demand: DemandObservation | None) -> ReportedValue | None:
     """Report the size that demand needs while no pod is ready; None where the trigger does not request that."""
-    query, is_job = view.trigger.demand, is_scaled_job(view)
+    query, is_plain = view.trigger.demand, view.job_rules is not None or view.workload.formula is not None
     if query is None or demand is None or not (demand.is_active and demand.value) or view.has_ready_pod:
         return None
     if query.per_replica is not None:
         wanted = math.ceil(demand.value / query.per_replica)
         sentence = f"demand {demand.value:.6g}, {query.per_replica:g} for each replica (demandPerReplica)"
-    elif is_job:  # KEDA starts as many jobs as the value says; it starts no job for being active
+    elif is_plain:  # KEDA starts as many jobs as the value says, and a formula activates by the value; not by activity
         wanted, sentence = 1, demand.sentence
     else:
         return None
-    return report_wanted(report, wanted, sentence, size=view.size, target=view.trigger.target, jobs=is_job)
+    return report_wanted(
+        report,
+        wanted,
+        sentence,
+        size=view.size,
+        target=view.trigger.target,
+        is_plain=is_plain,
+        tolerances=view.workload.tolerances,
+    )

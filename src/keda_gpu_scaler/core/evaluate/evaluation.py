@@ -18,13 +18,14 @@ from keda_gpu_scaler.core.evaluate.activity import (
 )
 from keda_gpu_scaler.core.evaluate.by_device import measure_devices
 from keda_gpu_scaler.core.evaluate.by_endpoint import measure_endpoint
-from keda_gpu_scaler.core.evaluate.by_workload import is_scaled_job, measure_workload
+from keda_gpu_scaler.core.evaluate.by_workload import measure_workload
 from keda_gpu_scaler.core.evaluate.demand import DemandObservation, observe_demand
 from keda_gpu_scaler.core.evaluate.measurement import Measurement, NoMeasurement, ScaledToZero, misconfigured
 from keda_gpu_scaler.core.evaluate.observation import DeviceObservation, PodObservation, node_labels_unavailable
-from keda_gpu_scaler.core.evaluate.report_type import NO_ACCESS, report_type
+from keda_gpu_scaler.core.evaluate.report_type import NO_ACCESS, jobs_problem, report_type
 from keda_gpu_scaler.core.evaluate.workload_view import WorkloadView
-from keda_gpu_scaler.core.hpa.reported_value import for_jobs
+from keda_gpu_scaler.core.hpa.reported_value import ReportedValue
+from keda_gpu_scaler.core.hpa.scaled_job import for_jobs
 from keda_gpu_scaler.core.state.fleet import Fleet
 from keda_gpu_scaler.core.trigger.parser import Scope, Trigger
 from keda_gpu_scaler.core.types import Unavailable, Workload
@@ -102,6 +103,8 @@ def evaluate(
     measured: Measurement | NoMeasurement | ScaledToZero
     if labels_unavailable := node_labels_unavailable(trigger, fleet):
         measured = NoMeasurement(labels_unavailable)
+    elif problem := jobs_problem(workload, metadata):
+        measured = NoMeasurement(problem)
     elif scope is not Scope.WORKLOAD:
         report = report_type(trigger, workload, metadata)
         if scope is Scope.ENDPOINT:
@@ -144,8 +147,7 @@ def _with_value(
     demand: DemandObservation | None,
     view: WorkloadView | None,
 ) -> Evaluation:
-    is_job = view is not None and is_scaled_job(view)
-    reported = for_jobs(measured.reported, trigger.target) if is_job else measured.reported
+    reported = _for_jobs(measured.reported, trigger, view)
     activity = decide_activity(trigger, measured.evidence, demand, now)
     expires = [
         *measured.evidence.expires_at_seconds,
@@ -178,9 +180,7 @@ def _at_zero(
     demand: DemandObservation | None,
     view: WorkloadView | None,
 ) -> Evaluation:
-    reported = measured.reported
-    if reported is not None and view is not None and is_scaled_job(view):
-        reported = for_jobs(reported, trigger.target)
+    reported = _for_jobs(measured.reported, trigger, view) if measured.reported else None
     activity = decide_activity_at_zero(demand)
     return Evaluation(
         scope=scope,
@@ -215,6 +215,13 @@ def _without_value(
         demand=demand,
         observations=measured.observations,
     )
+
+
+def _for_jobs(reported: ReportedValue, trigger: Trigger, view: WorkloadView | None) -> ReportedValue:
+    """Return the value in KEDA's arithmetic for Jobs where the workload is a ScaledJob, else unchanged."""
+    if view is None or view.job_rules is None:
+        return reported
+    return for_jobs(reported, trigger.target, view.job_rules, view.job_counts)
 
 
 def _needs_demand(demand: DemandObservation | None, view: WorkloadView | None) -> bool:

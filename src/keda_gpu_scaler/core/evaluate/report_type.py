@@ -5,11 +5,14 @@ from collections.abc import Mapping
 
 from keda_gpu_scaler.core.evaluate.measurement import misconfigured
 from keda_gpu_scaler.core.hpa.reported_value import REPORT_OF_TYPE, ReportType
-from keda_gpu_scaler.core.trigger.metric_type import certain_type, declared_type
+from keda_gpu_scaler.core.trigger.metric_type import ASSUMED, certain_type, declared_type, matching_type
 from keda_gpu_scaler.core.trigger.parser import Trigger
 from keda_gpu_scaler.core.types import Unavailable, Workload
 
 NO_ACCESS = "give this instance access to the API server (chart: rbac.create)"
+JOBS_NEED_AVERAGE_VALUE = (
+    "metricType: Invalid value: Value: KEDA starts no job of a ScaledJob for a trigger of this type: remove metricType"
+)
 _TYPE_OF_REPORT = {report: metric_type for metric_type, report in REPORT_OF_TYPE.items()}
 
 
@@ -32,6 +35,16 @@ def report_type(
             f"of replicas is not known: {NO_ACCESS}, or set report: average here and metricType: Value on the trigger"
         )
     return report
+
+
+def jobs_problem(workload: Workload | Unavailable | None, metadata: Mapping[str, str]) -> Unavailable | None:
+    """Return why no value can lead KEDA to a wanted number of Jobs; None where values can, or without a ScaledJob."""
+    if not isinstance(workload, Workload) or workload.kind != "ScaledJob":
+        return None
+    if matching_type(workload, metadata) not in (None, ASSUMED):
+        return misconfigured(JOBS_NEED_AVERAGE_VALUE)
+    problem = workload.jobs.problem() if workload.jobs is not None else ""
+    return misconfigured(problem) if problem else None
 
 
 def _of_workload(trigger: Trigger, workload: Workload, metadata: Mapping[str, str]) -> ReportType | Unavailable:

@@ -19,7 +19,10 @@ from keda_gpu_scaler.core.evaluate.observation import (
     observe_pods,
     observe_pods_unnarrowed,
 )
+from keda_gpu_scaler.core.evaluate.replica_groups import ReplicaGroup, describe_groups, replica_groups
 from keda_gpu_scaler.core.hpa.reported_value import WorkloadSize
+from keda_gpu_scaler.core.hpa.scaled_job import JobCounts
+from keda_gpu_scaler.core.scaling_rules import JobRules
 from keda_gpu_scaler.core.selectors import SeriesSelector
 from keda_gpu_scaler.core.state.fleet import Fleet
 from keda_gpu_scaler.core.state.scrape import Endpoint
@@ -61,6 +64,18 @@ class WorkloadView:
         """The size in the HPA's arithmetic, which counts a ready pod also while it is being deleted."""
         ready = sum([is_ready(pod) for pod in self.workload.pods])
         return WorkloadSize(self.workload.spec_replicas, self.workload.status_replicas, ready)
+
+    @property
+    def job_rules(self) -> JobRules | None:
+        """How KEDA scales the Jobs of a ScaledJob; None for a ScaledObject."""
+        if self.workload.kind != "ScaledJob":
+            return None
+        return self.workload.jobs or JobRules()
+
+    @cached_property
+    def job_counts(self) -> JobCounts:
+        """The unfinished Jobs of a ScaledJob, counted by their pods."""
+        return job_counts(self.workload)
 
     @property
     def is_scaled_to_zero(self) -> bool:
@@ -110,6 +125,11 @@ class WorkloadView:
     def values(self) -> Sequence[float]:
         """The values of the ready pods that have one."""
         return [observation.value for observation in self.ready if observation.value is not None]
+
+    @cached_property
+    def groups(self) -> Sequence[ReplicaGroup]:
+        """The replicas, each of one pod or of several."""
+        return replica_groups(self.observations, self.trigger.aggregation, self.trigger.target)
 
     @cached_property
     def missing(self) -> Sequence[PodObservation]:
@@ -164,7 +184,8 @@ class WorkloadView:
             f"{len(self.values)} with a value"
         )
         pods = [_describe(observation) for observation in self.observations]
-        return (heading, *self._cold_start(), *self._observed.sentences, *pods)
+        groups = describe_groups(self.groups) if self.job_rules else ()
+        return (heading, *self._cold_start(), *self._observed.sentences, *pods, *groups)
 
     def _cold_start(self) -> tuple[str, ...]:
         seconds = self.workload.cold_start_seconds
@@ -190,6 +211,21 @@ class ScrapeRequest:
     selectors: tuple[SeriesSelector, ...] = ()
     is_demand: bool = False
     history_seconds: float = 0.0
+
+
+def job_counts(workload: Workload) -> JobCounts:
+    """Return the unfinished Jobs of a ScaledJob, counted by their pods.
+
+    A Job is pending while none of its pods runs or has succeeded, or none has all of the pendingPodConditions.
+    """
+    unfinished = {pod.replica for pod in workload.pods if _is_running_or_starting(pod)}
+    needed = set(workload.jobs.pending_conditions) if workload.jobs else set()
+    started = {
+        pod.replica
+        for pod in workload.pods
+        if (needed <= set(pod.conditions) if needed else pod.phase in ("Running", "Succeeded"))
+    }
+    return JobCounts(workload.spec_replicas, len(unfinished - started))
 
 
 def ready_pods(workload: Workload) -> tuple[Pod, ...]:

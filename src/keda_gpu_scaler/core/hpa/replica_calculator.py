@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The HPA's replica calculator: its algorithms for external metrics and for resource metrics.
 
-Law: it decides as the HPA's controller does, with the same rounding and the same exceptions. It differs in one case,
+Law: it decides as the HPA's controller does, with the same rounding and the same exceptions. It differs in two cases,
 which ``resource_replicas`` documents.
 
 Facts are from Kubernetes (pkg/controller/podautoscaler, 1.33 and later, with one tolerance for scaling up and one for
@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from fractions import Fraction
 
-DEFAULT_TOLERANCE = 0.1
+from keda_gpu_scaler.core.scaling_rules import DEFAULT_TOLERANCES, Tolerances
+
 LARGEST_MILLI = 2**63 - 1
 _LARGEST_REPLICAS = 2**31 - 1
 
@@ -26,19 +27,6 @@ class ValueType(StrEnum):
 
     AVERAGE_VALUE = "AverageValue"
     VALUE = "Value"
-
-
-@dataclass(frozen=True, slots=True)
-class Tolerances:
-    """How far the ratio may be above or below 1 without any change. Both bounds are inclusive."""
-
-    up: float = DEFAULT_TOLERANCE
-    down: float = DEFAULT_TOLERANCE
-
-    def hold(self, ratio: float) -> bool:
-        """Whether the HPA keeps the size at this ratio."""
-        # Written as the controller writes it: |1 - ratio| <= 0.1 would be false for a ratio of 1.1.
-        return 1.0 - self.down <= ratio <= 1.0 + self.up
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +62,7 @@ def desired_replicas(
     *,
     replicas: int,
     ready_pods: int | None = None,
-    tolerances: Tolerances = Tolerances(),
+    tolerances: Tolerances = DEFAULT_TOLERANCES,
 ) -> Recommendation:
     """Return the size that one external metric recommends.
 
@@ -127,12 +115,14 @@ def resource_replicas(
     missing: int,
     unready: int,
     replicas: int,
-    tolerances: Tolerances = Tolerances(),
+    tolerances: Tolerances = DEFAULT_TOLERANCES,
 ) -> int | None:
     """Return the size that the HPA's own resource-metric algorithm recommends; None without any value.
 
-    One case differs: at a ratio of exactly 1 the controller counts missing pods as idle and scales down. Here they
-    count as at the target in this case too, because missing data must not scale anything down.
+    Two cases differ. At a ratio of exactly 1 the controller counts missing pods as idle and scales down. Here they
+    count as at the target in this case too, because missing data must not scale anything down. During a rollout with
+    surge the controller may scale up at a ratio below 1, because it counts the old pods and the new ones: four replicas
+    become seven while eight pods are at 70 of 80. Here the size is then at most the wanted one.
 
     Args:
         values_milli: one for each ready pod with a value, in thousandths.
@@ -147,7 +137,10 @@ def resource_replicas(
     ratio = _mean_ratio(sum(values_milli), len(values_milli), target_milli)
     counts_unready = unready > 0 and ratio > 1.0
     if not counts_unready and not missing:
-        return replicas if tolerances.hold(ratio) else _ceiling(ratio * len(values_milli))
+        if tolerances.hold(ratio):
+            return replicas
+        size = _ceiling(ratio * len(values_milli))
+        return min(size, replicas) if ratio <= 1.0 else size
     filled = sum(values_milli) + (missing * target_milli if ratio <= 1.0 else 0)
     counted = len(values_milli) + missing + (unready if counts_unready else 0)
     rebalanced = _mean_ratio(filled, counted, target_milli)

@@ -10,7 +10,6 @@ its own resource metrics the HPA has rules for such pods (``replica_calculator.r
 these rules.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -18,12 +17,12 @@ from fractions import Fraction
 
 from keda_gpu_scaler.core.aggregation import AGGREGATIONS, mean
 from keda_gpu_scaler.core.hpa.replica_calculator import (
-    DEFAULT_TOLERANCE,
     ValueType,
     desired_replicas,
     milli,
     resource_replicas,
 )
+from keda_gpu_scaler.core.scaling_rules import DEFAULT_TOLERANCES, Tolerances
 
 _LARGEST_MILLI = 9 * 10**18
 """The largest reported value in thousandths: below 2**63, and exact in floating point."""
@@ -69,12 +68,24 @@ class ReportedValue:
 
 
 @dataclass(frozen=True, slots=True)
+class _Load:
+    """The load of the ready pods in thousandths, in which pods without a value count as at the target.
+
+    ``is_above_target`` says that the pods (or the devices) with a value are above the target on average.
+    """
+
+    ready_milli: int
+    is_above_target: bool
+
+
+@dataclass(frozen=True, slots=True)
 class _Hpa:
     """The HPA's arithmetic for external metrics, and its inverse: the number that leads to a given size."""
 
     report: ReportType
     target_milli: int
     size: WorkloadSize
+    tolerances: Tolerances = DEFAULT_TOLERANCES
 
     def size_for(self, value_milli: int) -> int:
         """Return the size that the HPA computes from a reported value."""
@@ -84,7 +95,12 @@ class _Hpa:
         else:
             value_type, replicas = ValueType.VALUE, size.spec_replicas
         recommended = desired_replicas(
-            value_type, value_milli, self.target_milli, replicas=replicas, ready_pods=size.ready_pods
+            value_type,
+            value_milli,
+            self.target_milli,
+            replicas=replicas,
+            ready_pods=size.ready_pods,
+            tolerances=self.tolerances,
         )
         return recommended.replicas
 
@@ -92,25 +108,23 @@ class _Hpa:
         """Return the plainest number that leads the HPA to this size; None where none does."""
         return next((value for value in self._candidates(wanted) if self.size_for(value) == wanted), None)
 
-    def leading_nearest_to(self, wanted: int, ready_load: int) -> int:
+    def leading_nearest_to(self, wanted: int, load: _Load) -> int:
         """Return the number that brings the HPA nearest to a size that it cannot reach exactly.
 
         The HPA does not go past the size with it, and does not move in the wrong direction.
 
         During a rollout with surge more replicas exist than are wanted. Then even the present size may be such a size:
         with 20 replicas wanted and 21 existing, the HPA chooses 21 or 19 and nothing between. If it scaled up, it would
-        scale up again at each reconciliation while the rollout lasts. So it scales up only as far as the load requires.
-
-        Args:
-            wanted: the size.
-            ready_load: the load of the ready pods in thousandths; pods without a value count as at the target.
+        scale up again at each reconciliation while the rollout lasts. So it scales up only above the target, and only
+        as far as the load requires.
         """
         now = self.size.spec_replicas
         values = [*self._candidates(now), *self._candidates(wanted)]
         between = [value for value in values if min(now, wanted) <= self.size_for(value) <= max(now, wanted)]
         if between:
             return min(between, key=lambda value: abs(self.size_for(value) - wanted))
-        if self.size.status_replicas > now and (wanted < now or self.size_for(ready_load) < now):
+        is_growth_due = load.is_above_target and wanted >= now and self.size_for(load.ready_milli) >= now
+        if self.size.status_replicas > now and not is_growth_due:
             return self._just_below(self.target_milli * self.size.status_replicas)
         return values[0]
 
@@ -131,11 +145,18 @@ class _Hpa:
         yield self._just_below(whole)
 
     def _just_below(self, whole: int) -> int:
-        return _within_bounds(int(whole * (1 - DEFAULT_TOLERANCE)) - _step(whole))
+        return _within_bounds(int(whole * (1 - self.tolerances.down)) - _step(whole))
 
 
 def report_pods(
-    report: ReportType, values: Sequence[float], *, missing: int, unready: int, size: WorkloadSize, target: float
+    report: ReportType,
+    values: Sequence[float],
+    *,
+    missing: int,
+    unready: int,
+    size: WorkloadSize,
+    target: float,
+    tolerances: Tolerances = DEFAULT_TOLERANCES,
 ) -> ReportedValue:
     """Report a workload by its pods.
 
@@ -146,23 +167,38 @@ def report_pods(
         unready: pods that are not ready.
         size: the workload's size.
         target: the target of each pod's value.
+        tolerances: those of the HPA.
     """
-    hpa = _Hpa(report, milli(target), size)
+    hpa = _Hpa(report, milli(target), size, tolerances)
     values_milli = [_thousandths(value) for value in values]
     wanted = resource_replicas(
-        values_milli, hpa.target_milli, missing=missing, unready=unready, replicas=size.spec_replicas
+        values_milli,
+        hpa.target_milli,
+        missing=missing,
+        unready=unready,
+        replicas=size.spec_replicas,
+        tolerances=tolerances,
     )
-    ready_load = sum(values_milli) + missing * hpa.target_milli
+    load = _Load(
+        sum(values_milli) + missing * hpa.target_milli, sum(values_milli) > len(values_milli) * hpa.target_milli
+    )
     counted = f"{len(values)} ready with a value, {missing} without, {unready} not ready"
     if wanted is None:
-        return _held(hpa, ready_load, f"no ready pod has a value ({counted})")
+        return _held(hpa, load, f"no ready pod has a value ({counted})")
     plain = _within_bounds(sum(values_milli) if report is ReportType.TOTAL else _thousandths(mean(values)))
     plain_step = f"{report} of {len(values)} pods: {plain / 1000:.6g}"
-    return _leading_to(hpa, wanted, plain, ready_load, plain_step, f"of the pods ({counted})")
+    return _leading_to(hpa, wanted, plain, load, plain_step, f"of the pods ({counted})")
 
 
 def report_wanted(
-    report: ReportType, wanted: int, reason: str, *, size: WorkloadSize, target: float, jobs: bool
+    report: ReportType,
+    wanted: int,
+    reason: str,
+    *,
+    size: WorkloadSize,
+    target: float,
+    is_plain: bool,
+    tolerances: Tolerances = DEFAULT_TOLERANCES,
 ) -> ReportedValue:
     """Report a size that demand requires while no pod is ready; never less than the present size.
 
@@ -173,33 +209,16 @@ def report_wanted(
         reason: why the size is required, for the steps.
         size: the workload's size.
         target: the target of each pod's value.
-        jobs: whether it is a ScaledJob, whose size is not set by an HPA.
+        is_plain: whether the HPA does not compare the value with the target: the workload is a ScaledJob, or a formula
+            takes the value.
+        tolerances: those of the HPA.
     """
-    hpa = _Hpa(report, milli(target), size)
+    hpa = _Hpa(report, milli(target), size, tolerances)
     wanted = max(wanted, size.spec_replicas)
     plain = _within_bounds(hpa.target_milli * wanted)
-    if jobs or not size.spec_replicas:
+    if is_plain or not size.spec_replicas:
         return ReportedValue(plain / 1000, wanted, (f"{reason}: {wanted} replicas, {plain / 1000:.6g}",))
-    return _leading_to(hpa, wanted, plain, plain, f"{reason}: {wanted} replicas", "without a ready pod")
-
-
-def for_jobs(reported: ReportedValue, target: float) -> ReportedValue:
-    """Report the same size in the arithmetic of a ScaledJob: ceil(value / target) jobs, without a tolerance.
-
-    Otherwise jobs slightly above the target would get another job at each poll, and KEDA never removes a running job.
-    (KEDA 2.20: pkg/scaling/scaledjob/scale_metrics.go and pkg/scaling/executor/scale_jobs.go.)
-    """
-    if reported.replicas is None:
-        return reported
-    value = round(target * reported.replicas, 3)
-    step = 0.001
-    while value > 0 and math.ceil(value / target) > reported.replicas:
-        # The product is slightly too large in floating point. A thousandth less of a very large number may be rounded
-        # to the same number when it is sent, so that the steps grow.
-        value = max(0.0, round(value - step, 3))
-        step *= 2
-    why = f"KEDA divides by the target for jobs, without a tolerance: {value:.6g} is {reported.replicas} jobs"
-    return ReportedValue(value, reported.replicas, (*reported.steps, why))
+    return _leading_to(hpa, wanted, plain, _Load(plain, True), f"{reason}: {wanted} replicas", "without a ready pod")
 
 
 def report_devices(
@@ -210,6 +229,7 @@ def report_devices(
     missing: int,
     size: WorkloadSize | None,
     target: float,
+    tolerances: Tolerances = DEFAULT_TOLERANCES,
 ) -> ReportedValue:
     """Report devices without regard to pods: one aggregate, as if every replica had this value.
 
@@ -221,6 +241,7 @@ def report_devices(
         size: the workload's size, None where it is not known. Then the only possible total is a sum of devices that
             all have a value.
         target: the target of the value.
+        tolerances: those of the HPA.
 
     Raises:
         ValueError: the total cannot be reported without the workload's size.
@@ -231,7 +252,7 @@ def report_devices(
             raise ValueError(f"report: Invalid value: {report}: the workload's replicas are not known")
         plain = _within_bounds(_thousandths(_filled(aggregate, known, missing, target)))
         return ReportedValue(plain / 1000, None, (f"{aggregation}: {plain / 1000:.6g}",))
-    hpa = _Hpa(report, milli(target), size)
+    hpa = _Hpa(report, milli(target), size, tolerances)
     if report is ReportType.AVERAGE:
         value = _filled(aggregate, known, missing, target)
         return _average_of_devices(hpa, value, f"{aggregation}: {value:.6g}", is_above=value > target)
@@ -246,7 +267,7 @@ def _average_of_devices(hpa: _Hpa, value: float, plain_step: str, *, is_above: b
     is_reversed = wanted < now if is_above else wanted > now
     if now and is_reversed:
         wanted = now
-    return _leading_to(hpa, wanted, plain, plain, plain_step, "of the devices")
+    return _leading_to(hpa, wanted, plain, _Load(plain, is_above), plain_step, "of the devices")
 
 
 def _total_of_devices(hpa: _Hpa, value: float, plain_step: str, *, is_sum: bool) -> ReportedValue:
@@ -257,7 +278,8 @@ def _total_of_devices(hpa: _Hpa, value: float, plain_step: str, *, is_sum: bool)
     wanted = replace(hpa, size=replace(size, status_replicas=size.spec_replicas)).size_for(plain)
     if not is_sum:
         plain_step += f", times {size.spec_replicas} replicas: {plain / 1000:.6g}"
-    return _leading_to(hpa, wanted, plain, ready_load, plain_step, "of the devices")
+    load = _Load(ready_load, plain > hpa.target_milli * size.spec_replicas)
+    return _leading_to(hpa, wanted, plain, load, plain_step, "of the devices")
 
 
 def _filled(
@@ -272,7 +294,7 @@ def _filled(
     return min(reference, aggregate([*known, *[reference] * missing]))
 
 
-def _leading_to(hpa: _Hpa, wanted: int, plain: int, ready_load: int, plain_step: str, whose: str) -> ReportedValue:
+def _leading_to(hpa: _Hpa, wanted: int, plain: int, load: _Load, plain_step: str, whose: str) -> ReportedValue:
     """Report the plain number if it leads the HPA to this size; otherwise one that does; otherwise the closest one."""
     if hpa.size_for(plain) == wanted:
         return ReportedValue(plain / 1000, wanted, (plain_step,))
@@ -280,22 +302,22 @@ def _leading_to(hpa: _Hpa, wanted: int, plain: int, ready_load: int, plain_step:
     if value is not None:
         why = f"the resource-metric rules {whose} lead to {wanted} replicas, and so does {value / 1000:.6g}"
         return ReportedValue(value / 1000, wanted, (plain_step, why))
-    nearest = _nearest(hpa, wanted, ready_load)
+    nearest = _nearest(hpa, wanted, load)
     return ReportedValue(nearest.value, nearest.replicas, (plain_step, *nearest.steps))
 
 
-def _held(hpa: _Hpa, ready_load: int, why: str) -> ReportedValue:
+def _held(hpa: _Hpa, load: _Load, why: str) -> ReportedValue:
     """Report a number that makes the HPA keep the size that is wanted now."""
     now = hpa.size.spec_replicas
     value = hpa.leading_to(now)
     if value is not None:
         return ReportedValue(value / 1000, now, (f"{why}: the size stays; {value / 1000:.6g} keeps {now} replicas",))
-    nearest = _nearest(hpa, now, ready_load)
+    nearest = _nearest(hpa, now, load)
     return ReportedValue(nearest.value, nearest.replicas, (f"{why}: the size should stay", *nearest.steps))
 
 
-def _nearest(hpa: _Hpa, wanted: int, ready_load: int) -> ReportedValue:
-    value = hpa.leading_nearest_to(wanted, ready_load)
+def _nearest(hpa: _Hpa, wanted: int, load: _Load) -> ReportedValue:
+    value = hpa.leading_nearest_to(wanted, load)
     made, size = hpa.size_for(value), hpa.size
     why = (
         f"no number leads the HPA from {size.spec_replicas} replicas ({size.status_replicas} exist) to {wanted}: "

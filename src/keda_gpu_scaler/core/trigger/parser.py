@@ -341,7 +341,8 @@ class _TriggerParser:
                 given, winner = quoted(self._read.given["targetValue"]), quoted(self._read.given[shorthand])
                 self._read.hints.append(f"metadata.targetValue: {given} is overridden by {shorthand} {winner}")
             target = self._read.number(shorthand, default, at_least=MIN_TARGET)
-        return target
+        # KEDA compares with three decimals, so everything here does too: 8 * 33.3333 would be more than 8 * 33.333.
+        return round(target, 3)
 
     def _default_target(self, metric: Metric | EngineMetric, profile: Profile | None, *, is_given: bool) -> float:
         """Return the target for metadata without one. Add a hint, or a problem, where no default suits the metric."""
