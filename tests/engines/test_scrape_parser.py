@@ -36,7 +36,8 @@ def test_the_engines_of_the_table_are_those_whose_pages_are_read() -> None:
             EngineSample(
                 AT,
                 "vllm",
-                waiting=7,
+                waiting=6,
+                deferred=1,
                 running=23,
                 kv_cache_ratio=0.75,
                 requests_total=123,
@@ -68,7 +69,9 @@ def test_the_engines_of_the_table_are_those_whose_pages_are_read() -> None:
             id="vLLM before 0.12",
         ),
         pytest.param(
-            engine_pages.VLLM_BY_REASON, EngineSample(AT, "vllm", waiting=6), id="vLLM, reasons of waiting alone"
+            engine_pages.VLLM_BY_REASON,
+            EngineSample(AT, "vllm", waiting=6, deferred=30),
+            id="vLLM, reasons of waiting alone",
         ),
         pytest.param(
             engine_pages.SGLANG,

@@ -250,6 +250,9 @@ class EngineSample:
 
     ``at_seconds`` is on the scraper's monotonic clock. ``engine`` is a name in ``core.trigger.engines.ENGINES``, empty
     where the page belongs to no known engine. ``kv_cache_ratio`` is from 0 to 1; of several ranks it is the fullest.
+    ``is_kv_percent`` says that the page told it in per cent, under the name of a ratio. ``deferred`` is the number of
+    requests that wait for something else than capacity, such as the transfer of a KV cache. ``waiting`` has none of
+    them.
     ``running_limit`` is the number of requests that may run at once. ``selected`` has the series that the trigger
     requests in addition, by the selector's text; None where the selector selects no series of the page. ``unread`` has
     the reasons why selectors were not applied, by the same text.
@@ -281,5 +284,7 @@ class EngineSample:
     service_seconds_total: float | None = None
     services_total: float | None = None
     executions_total: float | None = None
+    deferred: float | None = None
+    is_kv_percent: bool = False
     selected: Mapping[str, Series | None] = field(default_factory=dict)
     unread: Mapping[str, str] = field(default_factory=lambda: _NOTHING_UNREAD)

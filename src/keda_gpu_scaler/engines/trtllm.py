@@ -6,6 +6,9 @@ Law: what it does not export is unknown.
 Facts are from TensorRT-LLM's source (tensorrt_llm/metrics/collector.py). The limit of active requests, running ones
 included, is from _torch/pyexecutor/py_executor.py.
 
+``request_success_total`` counts requests by the reason of their end: stop and length, or timeout and cancelled, which
+are no success (tensorrt_llm/executor/result.py).
+
 ``load`` is computed from the mean time per token of each request. It is observed when the request ends, and so are its
 first token and its tokens: the time between its first and last token, divided by the number of tokens less one
 (metrics/perf_utils.py). These series need ``return_perf_metrics``, and those of the queue and of running requests need
@@ -38,7 +41,7 @@ METRIC_MAP = MetricMap(
     running=(source("trtllm_num_requests_running"),),
     running_limit=(source("trtllm_max_num_active_requests"),),
     kv_cache_ratio=(share("trtllm_kv_cache_utilization"),),
-    requests_total=(source("trtllm_request_success_total"),),
+    requests_total=(source('trtllm_request_success_total{finished_reason!="cancelled",finished_reason!="timeout"}'),),
     tokens_total=(source("trtllm_generation_tokens_total"),),
     queue_wait_seconds_total=(source("trtllm_request_queue_time_seconds_sum"),),
     queue_waits_total=(source("trtllm_request_queue_time_seconds_count"),),
