@@ -459,3 +459,32 @@ inference_extension_flow_control_queue_size{fairness_id="a",inference_pool="othe
 # TYPE inference_extension_flow_control_queue_bytes gauge
 inference_extension_flow_control_queue_bytes{fairness_id="a",inference_pool="llama",priority="0"} 4096
 """
+
+# SGLang in a pool that only decodes: its queues have names of their own (srt/observability/metrics_collector.py).
+SGLANG_DECODE = b"""\
+# TYPE sglang:num_running_reqs gauge
+sglang:num_running_reqs{engine_type="decode",model_name="m",pp_rank="0",priority="",tp_rank="0"} 3.0
+# TYPE sglang:num_queue_reqs gauge
+sglang:num_queue_reqs{engine_type="decode",model_name="m",pp_rank="0",priority="",tp_rank="0"} 0.0
+# TYPE sglang:num_decode_prealloc_queue_reqs gauge
+sglang:num_decode_prealloc_queue_reqs{engine_type="decode",model_name="m",pp_rank="0",priority="",tp_rank="0"} 5.0
+# TYPE sglang:num_decode_transfer_queue_reqs gauge
+sglang:num_decode_transfer_queue_reqs{engine_type="decode",model_name="m",pp_rank="0",priority="",tp_rank="0"} 7.0
+"""
+
+# Triton with the vLLM backend whose gauges are not exported (vllm_backend, src/utils/metrics.py).
+TRITON_VLLM = b"""\
+# TYPE nv_inference_request_success counter
+nv_inference_request_success{model="m",version="1"} 8
+# TYPE nv_inference_pending_request_count gauge
+nv_inference_pending_request_count{model="m",version="1"} 0
+# TYPE vllm:prompt_tokens_total counter
+vllm:prompt_tokens_total{model="m",version="1"} 90
+# TYPE vllm:generation_tokens_total counter
+vllm:generation_tokens_total{model="m",version="1"} 60
+# TYPE vllm:time_to_first_token_seconds histogram
+vllm:time_to_first_token_seconds_count{model="m",version="1"} 8
+vllm:time_to_first_token_seconds_sum{model="m",version="1"} 0.5
+vllm:time_to_first_token_seconds_bucket{model="m",version="1",le="0.1"} 7
+vllm:time_to_first_token_seconds_bucket{model="m",version="1",le="+Inf"} 8
+"""

@@ -6,6 +6,11 @@ The pages are made for the tests. Names, types and labels are those of the engin
 
 import pytest
 
+from keda_gpu_scaler.core.evaluate.engine_load import engine_load
+from keda_gpu_scaler.core.state.scrape import ScrapeResult, TargetHistory
+from keda_gpu_scaler.core.trigger.engine_params import EngineQuery
+from keda_gpu_scaler.core.trigger.engines import ENGINES
+from keda_gpu_scaler.core.trigger.metrics import ENGINE_METRICS
 from keda_gpu_scaler.core.types import EngineSample
 from keda_gpu_scaler.engines.scrape_parser import parse_page
 
@@ -93,3 +98,104 @@ def test_a_gauge_below_zero_counts_as_zero() -> None:
 
 def test_a_gauge_that_is_not_a_number_makes_the_sum_unknown() -> None:
     assert read('vllm:num_requests_running{engine="0"} NaN\nvllm:num_requests_running{engine="1"} 4\n').running is None
+
+
+@pytest.mark.parametrize(
+    ("series", "waiting", "deferred"),
+    [
+        pytest.param(
+            {"num_queue_reqs": 1, "num_prefill_bootstrap_queue_reqs": 20, "num_prefill_inflight_queue_reqs": 300},
+            21,
+            300,
+            id="a pool that prefills",
+        ),
+        pytest.param(
+            {"num_queue_reqs": 1, "num_decode_prealloc_queue_reqs": 20, "num_decode_transfer_queue_reqs": 300},
+            21,
+            300,
+            id="a pool that decodes",
+        ),
+        pytest.param({"num_queue_reqs": 4}, 4, None, id="a pool that does both"),
+        pytest.param({"num_queue_reqs": 4, "num_decode_prealloc_queue_reqs": "NaN"}, None, None, id="an unknown queue"),
+    ],
+)
+def test_the_queues_of_a_disaggregated_sglang(
+    series: dict[str, float | str], waiting: float | None, deferred: float | None
+) -> None:
+    lines = "".join(
+        f'sglang:{name}{{priority="{priority}",tp_rank="{rank}"}} {value}\n'
+        for name, value in series.items()
+        for rank in (0, 1)
+        for priority in ("", "3")
+    )
+    sample = read("sglang:num_running_reqs 0\n" + lines)
+    assert (sample.waiting, sample.deferred) == (waiting, deferred)
+
+
+def test_requests_that_wait_for_a_handle_of_lmdeploy_wait_too() -> None:
+    sample = read(
+        'lmdeploy:num_requests_waiting{engine="0"} 3\nlmdeploy:num_api_requests_waiting{engine="0"} 40\n'
+        'lmdeploy:request_success_total{finished_reason="ResponseType.FINISH"} 7\n'
+        'lmdeploy:request_success_total{finished_reason="ResponseType.INTERNAL_ENGINE_ERROR"} 100\n'
+    )
+    assert (sample.waiting, sample.requests_total) == (43.0, 7.0)
+
+
+TRITON = 'nv_inference_request_success{model="m",version="1"} 5\nnv_inference_pending_request_count{model="m"} 0\n'
+
+
+def test_triton_with_the_vllm_backend_is_read_by_the_series_of_vllm() -> None:
+    gauges = "vllm:num_requests_waiting 9\nvllm:num_requests_running 4\nvllm:gpu_cache_usage_perc 0.5\n"
+    sample = read(TRITON + gauges)
+    assert (sample.engine, sample.waiting, sample.running, sample.kv_cache_ratio) == ("vllm", 9.0, 4.0, 0.5)
+    assert "vllm" in ENGINES["triton"].behind
+
+
+def test_the_queue_behind_triton_is_unknown_without_the_gauges_of_vllm() -> None:
+    sample = read(TRITON + "vllm:generation_tokens_total 50\nvllm:prompt_tokens_total 70\n")
+    assert (sample.engine, sample.waiting, sample.requests_total) == ("triton", None, 5.0)
+    assert (sample.tokens_total, sample.prompt_tokens_total) == (50.0, 70.0)
+    assert read(TRITON).waiting == 0.0
+
+
+@pytest.mark.parametrize(
+    ("page", "engine", "hint"),
+    [
+        pytest.param("# TYPE tgi_request_count counter\ntgi_request_count 0\n", "tgi", "first request", id="TGI"),
+        pytest.param(
+            '# TYPE trtllm_request_success_total counter\ntrtllm_request_success_total{finished_reason="stop"} 3\n',
+            "trtllm-serve",
+            "`enable_iter_perf_stats`",
+            id="trtllm-serve after a request",
+        ),
+        pytest.param(
+            "# TYPE trtllm_num_requests_waiting gauge\n# TYPE trtllm_kv_cache_hit_rate gauge\n",
+            "trtllm-serve",
+            "`enable_iter_perf_stats`",
+            id="trtllm-serve before a request",
+        ),
+        pytest.param("# TYPE sglang:num_queue_reqs gauge\n", "sglang", "first request", id="SGLang"),
+    ],
+)
+def test_an_engine_is_recognised_before_its_first_request_and_the_reason_is_named(
+    page: str, engine: str, hint: str
+) -> None:
+    sample = read(page)
+    assert (sample.engine, sample.waiting) == (engine, None)
+    assert hint in ENGINES[engine].no_queue_hint
+    scraped = ScrapeResult((TargetHistory("http://10.1.2.3/metrics", (sample,)),))
+    load = engine_load(
+        EngineQuery(),
+        ENGINE_METRICS["saturation"],
+        scraped,
+        window_seconds=10.0,
+        stale_after_seconds=10.0,
+        now=sample.at_seconds,
+    )
+    assert (load.value, load.is_no_engine) == (None, False)
+    assert load.sentence.endswith(ENGINES[engine].no_queue_hint)
+
+
+def test_a_page_with_the_series_of_another_engine_is_not_recognised_by_a_family() -> None:
+    assert read("# TYPE tgi_request_count counter\nlightllm_unrelated 1\n" + VLLM).engine == "vllm"
+    assert read("# TYPE other_request_count counter\nother_request_count 0\n").engine == ""

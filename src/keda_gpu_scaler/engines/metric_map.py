@@ -32,8 +32,8 @@ class SeriesSource:
 
     ``copied_by`` are labels by which series differ that all report the same quantity. Of such copies, only the
     largest counts. ``stale_by`` are labels by which series differ of which only one is current, and it is not known
-    which one; if their values differ, the reading is unknown. ``plus`` are further parts of the sum, each added where
-    the page has it.
+    which one; if their values differ, the reading is unknown. ``plus`` are further parts of the sum; each part is added
+    where the page has it. The source is not read where the page has the series ``unless``.
     """
 
     selector: SeriesSelector
@@ -42,23 +42,25 @@ class SeriesSource:
     copied_by: frozenset[str] = frozenset()
     stale_by: frozenset[str] = frozenset()
     plus: tuple["SeriesSource", ...] = ()
+    unless: str = ""
 
     def read(self, samples: SamplesByName) -> float | None:
         """Return the reading; None where no series matches, or where the value of one is unknown.
 
         Counts are never negative. A gauge below 0 is the result of a race in its exporter, and counts as 0.
         """
-        total = self._read_own(samples)
-        parts = [part.read(samples) for part in self.plus if part.selector.name in samples]
-        if parts:
-            total = added_up([math.nan if part is None else part for part in (total, *parts)])
-        return total
+        if self.unless in samples:
+            return None
+        if not self.plus:
+            return self._read_own(samples)
+        parts = [part._read_own(samples) for part in (self, *self.plus) if part.selector.name in samples]
+        return added_up([math.nan if part is None else part for part in parts])
 
     def _read_own(self, samples: SamplesByName) -> float | None:
         selected = samples.get(self.selector.name, ())
         if self.selector.requirements:
             selected = [sample for sample in selected if self.selector.matches(sample.name, sample.labels)]
-        if self.stale_by and self._is_ambiguous(selected):
+        if self.stale_by and len(selected) > 1 and self._is_ambiguous(selected):
             return None
         if self.combine is Combine.FULLEST:
             values = [sample.value for sample in selected]
@@ -98,10 +100,15 @@ def added_up(values: Sequence[float]) -> float | None:
 
 
 def source(
-    text: str, factor: float = 1.0, *, copied_by: frozenset[str] = frozenset(), plus: tuple[SeriesSource, ...] = ()
+    text: str,
+    factor: float = 1.0,
+    *,
+    copied_by: frozenset[str] = frozenset(),
+    plus: tuple[SeriesSource, ...] = (),
+    unless: str = "",
 ) -> SeriesSource:
     """Describe a source by its selector. Its series are added up; of copies, one counts."""
-    return SeriesSource(parse_series(text), factor, copied_by=copied_by, plus=plus)
+    return SeriesSource(parse_series(text), factor, copied_by=copied_by, plus=plus, unless=unless)
 
 
 def share(text: str, *, stale_by: frozenset[str] = frozenset()) -> SeriesSource:
@@ -131,12 +138,15 @@ class MetricMap:
     """The series that one engine exports. If a reading has several sources, the first with a value counts.
 
     ``identifying_series`` are series names; a page with one of them is recognised as a page of this engine.
+    ``families`` are further names of its own. A page that has or declares one of them, and no series that identifies
+    another engine, is a page of this engine that cannot tell its queue yet, or is not configured to.
     ``first_token`` is the name of a histogram. ``token_time`` has the times between two tokens of a request, or, of an
     engine that reports no more, their mean for each request; the first whose sum the page has is read. The other
     fields are named as in ``core.types.EngineSample``.
     """
 
     identifying_series: tuple[str, ...]
+    families: tuple[str, ...] = ()
     waiting: tuple[SeriesSource, ...] = ()
     running: tuple[SeriesSource, ...] = ()
     running_limit: tuple[SeriesSource, ...] = ()
@@ -156,6 +166,7 @@ class MetricMap:
     def names(self) -> Iterator[str]:
         """Yield the name of every series that is read."""
         yield from self.identifying_series
+        yield from self.families
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, tuple):

@@ -106,7 +106,7 @@ class PageParser:
         else:
             page = self._finish_text()
             samples = page.by_name()
-            readings = _read_text(samples, at_seconds)
+            readings = _read_text(page, samples, at_seconds)
         if not self._selectors:
             return readings
         selected, unread = select_series(self._selectors, page, samples)
@@ -136,9 +136,13 @@ def _unreadable(error: ExpositionError) -> ScrapeParseError:
     return ScrapeParseError(f"its metrics cannot be read: {error}")
 
 
-def _read_text(samples: SamplesByName, at_seconds: float) -> EngineSample:
+def _read_text(page: Exposition, samples: SamplesByName, at_seconds: float) -> EngineSample:
     for engine, metric_map in METRIC_MAPS.items():
         if any(name in samples for name in metric_map.identifying_series):
+            return metric_map.read(samples, engine, at_seconds)
+    for engine, metric_map in METRIC_MAPS.items():
+        families = (*metric_map.identifying_series, *metric_map.families) if metric_map.families else ()
+        if any(name in samples or name in page.kinds for name in families):
             return metric_map.read(samples, engine, at_seconds)
     return EngineSample(at_seconds)
 

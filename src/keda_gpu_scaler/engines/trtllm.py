@@ -25,6 +25,7 @@ ENGINE = Engine(
     detection_order=50,
     path="/prometheus/metrics",
     remark="set `return_perf_metrics` and `enable_iter_perf_stats`",
+    no_queue_hint="trtllm-serve exports its queue and its KV cache with `enable_iter_perf_stats`",
     # A Triton image with this backend has the word trtllm in its tag: tritonserver:25.08-trtllm-python-py3.
     preallocating_containers=ContainerNames(
         "TensorRT-LLM",
@@ -37,6 +38,13 @@ ENGINE = Engine(
 
 METRIC_MAP = MetricMap(
     identifying_series=("trtllm_num_requests_running", "trtllm_num_requests_waiting", "trtllm_kv_cache_utilization"),
+    families=(
+        "trtllm_request_success_total",
+        "trtllm_e2e_request_latency_seconds",
+        "trtllm_e2e_request_latency_seconds_count",
+        "trtllm_kv_cache_hit_rate",
+        "trtllm_model_config_info",
+    ),
     waiting=(source("trtllm_num_requests_waiting"),),
     running=(source("trtllm_num_requests_running"),),
     running_limit=(source("trtllm_max_num_active_requests"),),

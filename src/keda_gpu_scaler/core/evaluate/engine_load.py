@@ -103,6 +103,8 @@ def engine_load(
     except UnknownReadingError as unknown:
         sentence = f"{title} at {page.url}: {unknown}"
         engine = ENGINES.get(newest.engine)
+        if engine is not None and engine.no_queue_hint and newest.waiting is None:
+            sentence += f"; {engine.no_queue_hint}"
         return EngineLoad(
             None,
             sentence,
