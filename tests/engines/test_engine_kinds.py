@@ -7,12 +7,15 @@ The pages are made for the tests. Names, types and labels are those of the engin
 import pytest
 
 from keda_gpu_scaler.core.evaluate.engine_load import engine_load
+from keda_gpu_scaler.core.selectors import SeriesSelector
 from keda_gpu_scaler.core.state.scrape import ScrapeResult, TargetHistory
+from keda_gpu_scaler.core.trigger.demand_presets import DEMANDS
 from keda_gpu_scaler.core.trigger.engine_params import EngineQuery
 from keda_gpu_scaler.core.trigger.engines import ENGINES
 from keda_gpu_scaler.core.trigger.metrics import ENGINE_METRICS
-from keda_gpu_scaler.core.types import EngineSample
+from keda_gpu_scaler.core.types import EngineSample, Series
 from keda_gpu_scaler.engines.scrape_parser import parse_page
+from tests.engines import engine_pages
 
 
 def read(text: str) -> EngineSample:
@@ -199,3 +202,138 @@ def test_an_engine_is_recognised_before_its_first_request_and_the_reason_is_name
 def test_a_page_with_the_series_of_another_engine_is_not_recognised_by_a_family() -> None:
     assert read("# TYPE tgi_request_count counter\nlightllm_unrelated 1\n" + VLLM).engine == "vllm"
     assert read("# TYPE other_request_count counter\nother_request_count 0\n").engine == ""
+
+
+@pytest.mark.parametrize(
+    ("page", "expected"),
+    [
+        pytest.param(
+            engine_pages.RAY,
+            {
+                "engine": "ray-serve-llm",
+                "waiting": 6.0,
+                "deferred": 21.0,
+                "running": 12.0,
+                "kv_cache_ratio": 0.5,
+                "requests_total": 150.0,
+                "tokens_total": 1800.0,
+                "queue_wait_seconds_total": 4.5,
+                "token_time_seconds_total": 16.5,
+            },
+            id="Ray Serve LLM, two workers",
+        ),
+        pytest.param(
+            engine_pages.RAY.replace(b"ray_vllm_", b"ray_vllm:"),
+            {"engine": "ray-serve-llm", "waiting": 6.0, "running": 12.0, "kv_cache_ratio": 0.5, "tokens_total": 1800.0},
+            id="Ray Serve LLM, older names",
+        ),
+        pytest.param(
+            engine_pages.DYNAMO,
+            {"engine": "dynamo", "waiting": None, "running": 12.0, "kv_cache_ratio": 0.75, "requests_total": 300.0},
+            id="a worker of Dynamo",
+        ),
+        pytest.param(
+            engine_pages.DYNAMO + engine_pages.VLLM,
+            {"engine": "vllm", "waiting": 6.0, "running": 23.0},
+            id="a worker of Dynamo that passes the series of vLLM through",
+        ),
+        pytest.param(
+            engine_pages.SGLANG_DIFFUSION,
+            {
+                "engine": "sglang-diffusion",
+                "waiting": 6.0,
+                "running": 1.0,
+                "requests_total": 40.0,
+                "queue_wait_seconds_total": 82.0,
+                "queue_waits_total": 41.0,
+            },
+            id="SGLang, diffusion models",
+        ),
+        pytest.param(
+            engine_pages.LIGHTLLM,
+            {
+                "engine": "lightllm",
+                "waiting": 8.0,
+                "running": 5.0,
+                "kv_cache_ratio": 0.5,
+                "requests_total": 30.0,
+                "tokens_total": 3000.0,
+                "queue_waits_total": 29.0,
+                "token_time_seconds_total": 0.75,
+            },
+            id="LightLLM",
+        ),
+        pytest.param(
+            engine_pages.TEI,
+            {
+                "engine": "tei",
+                "waiting": 17.0,
+                "running": None,
+                "requests_total": 200.0,
+                "service_seconds_total": 4.5,
+                "services_total": 201.0,
+                "executions_total": 33.0,
+            },
+            id="TEI",
+        ),
+    ],
+)
+def test_the_readings_of_further_engines(page: bytes, expected: dict[str, object]) -> None:
+    sample = read(page.decode())
+    assert {name: getattr(sample, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("preset", "page", "series"),
+    [
+        pytest.param(
+            "dynamo", 'dynamo_frontend_queued_requests{model="m"} 4\n', Series(4.0, is_counter=False), id="Dynamo"
+        ),
+        pytest.param(
+            "dynamo",
+            "# TYPE dynamo_frontend_requests_total counter\n",
+            Series(0.0, is_counter=False, is_absent=True),
+            id="Dynamo without a request",
+        ),
+        pytest.param("litellm", "litellm_admission_queued_requests 3\n", Series(3.0, is_counter=False), id="LiteLLM"),
+        pytest.param("litellm", "litellm_in_flight_requests 1\n", None, id="LiteLLM that counts the scrape itself"),
+        pytest.param(
+            "envoy",
+            "# TYPE envoy_cluster_upstream_rq_pending_active gauge\n"
+            'envoy_cluster_upstream_rq_pending_active{envoy_cluster_name="a"} 2\n',
+            Series(2.0, is_counter=False),
+            id="Envoy",
+        ),
+        pytest.param(
+            "ingress-nginx",
+            "# TYPE nginx_ingress_controller_requests counter\n"
+            'nginx_ingress_controller_requests{ingress="a",status="503"} 7\n',
+            Series(7.0, is_counter=True),
+            id="ingress-nginx",
+        ),
+        pytest.param(
+            "traefik",
+            "# TYPE traefik_service_requests_total counter\n"
+            'traefik_service_requests_total{code="503",service="a@kubernetes"} 9\n',
+            Series(9.0, is_counter=True),
+            id="Traefik",
+        ),
+        pytest.param(
+            "traefik",
+            "# TYPE traefik_config_reloads_total counter\ntraefik_config_reloads_total 1\n",
+            Series(0.0, is_counter=True, is_absent=True),
+            id="Traefik without a request",
+        ),
+        pytest.param(
+            "knative-activator",
+            'kn_revision_request_concurrency{kn_revision_name="a"} 5\n',
+            Series(5.0, is_counter=False),
+            id="Knative's activator",
+        ),
+        pytest.param("knative-activator", "go_goroutines 9\n", None, id="a page without the source"),
+    ],
+)
+def test_the_demand_of_a_preset(preset: str, page: str, series: Series | None) -> None:
+    selector = SeriesSelector(DEMANDS[preset].series[0])
+    sample = parse_page(page.encode(), "text/plain", at_seconds=7.0, selectors=[selector])
+    assert sample.selected[selector.text] == series

@@ -525,3 +525,11 @@ def test_any_bytes_are_a_page_or_an_error_that_says_why(body: bytes, is_openmetr
         assert not outcome or outcome.startswith(("line ", "the end mark"))
         assert outcome.isascii()
         assert outcome.isprintable()
+
+
+@pytest.mark.parametrize("family", ["prompt_tokens", "request_duration_of_some_length", "a"])
+def test_the_type_of_a_family_is_found_by_the_names_of_its_series(family: str) -> None:
+    body = f"# TYPE {family} counter\n# TYPE {family}_other gauge\n{family}_total 1\n".encode()
+    page = parse_exposition(body, wanted=frozenset({f"{family}_total", "another_name_that_is_long_enough_total"}))
+    assert page.kinds[family] == "counter"
+    assert len(page.samples) == 1

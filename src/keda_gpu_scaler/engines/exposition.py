@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 _COUNTING_SUFFIXES = frozenset({"_total", "_bucket", "_sum", "_count"})
-_SUFFIXES = ("_total", "_bucket", "_sum", "_count", "_created", "_gsum", "_gcount", "_info")
+SUFFIXES = ("_total", "_bucket", "_sum", "_count", "_created", "_gsum", "_gcount", "_info")
+"""What the name of a series may have in addition to the name of its family."""
 
 
 class SeriesSample(NamedTuple):  # of which a page makes thousands: a dataclass takes twice the time to make
@@ -49,7 +50,7 @@ class Exposition:
         """Whether a series counts up from the start of its process: by its family's type, or else by its name."""
         if kind := self.kinds.get(name):
             return kind == "counter"
-        for suffix in _SUFFIXES:
+        for suffix in SUFFIXES:
             if name.endswith(suffix) and (kind := self.kinds.get(name.removesuffix(suffix))):
                 return kind in ("counter", "histogram", "summary") and suffix in _COUNTING_SUFFIXES
         return name.endswith("_total")
@@ -57,7 +58,7 @@ class Exposition:
     def declares(self, name: str) -> bool:
         """Whether the page declares the family of this series, even if the family has no series yet."""
         return name in self.kinds or any(
-            name.endswith(suffix) and name.removesuffix(suffix) in self.kinds for suffix in _SUFFIXES
+            name.endswith(suffix) and name.removesuffix(suffix) in self.kinds for suffix in SUFFIXES
         )
 
     def declares_counter(self, name: str) -> bool:

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from keda_gpu_scaler.core.quoting import quoted
-from keda_gpu_scaler.engines.exposition import Exposition, SeriesSample
+from keda_gpu_scaler.engines.exposition import SUFFIXES, Exposition, SeriesSample
 
 _KINDS = frozenset(
     {"counter", "gauge", "histogram", "summary", "untyped", "unknown", "info", "stateset", "gaugehistogram"}
@@ -28,6 +28,7 @@ MAX_SAMPLES = 10_000
 MAX_LINES = 4 * MAX_SAMPLES
 """The number of wanted lines that are read of a page, apart for the engine's own names and for those of selectors."""
 _LINES_PER_CHECK = 1_000
+_LONG_HEAD = 26  # longer than the prefixes that an engine's names share, such as vllm:request_
 MAX_LINE_BYTES = 1 << 16
 """A longer line with a wanted series is not read."""
 
@@ -107,8 +108,9 @@ class ExpositionParser:
         prefixes: Iterable[str] = (),
         is_openmetrics: bool = False,
     ) -> None:
-        self._length, self._heads = _line_heads(wanted | extra)
-        self._reader = _LineReader(wanted, extra - wanted, is_openmetrics=is_openmetrics)
+        everything = _united(wanted, extra)
+        self._heads = _line_heads(everything)
+        self._reader = _LineReader(everything, extra - wanted, is_openmetrics=is_openmetrics)
         self._is_openmetrics = is_openmetrics
         self._prefixes = {prefix: (prefix.encode(), b"# TYPE " + prefix.encode()) for prefix in prefixes}
         self._line = 1
@@ -165,8 +167,7 @@ class ExpositionParser:
             if self._is_openmetrics:
                 numbers = [number for number in numbers if lines[number]]
         else:
-            length, heads = self._length, self._heads
-            numbers = [number for number, line in enumerate(lines) if line[:length] in heads]
+            numbers = self._heads.select(lines)
         self._reader.read_all(lines, numbers, self._line)
         self._line += len(lines) - 1
 
@@ -175,12 +176,41 @@ def _begins_a_line(texts: tuple[bytes, ...], block: bytes) -> bool:
     return any(block.startswith(text) or b"\n" + text in block for text in texts)
 
 
+@dataclass(frozen=True, slots=True)
+class _LineHeads:
+    """How wanted lines begin. Few lines pass the first comparison, and of those few unwanted ones pass the second."""
+
+    length: int
+    heads: frozenset[bytes]
+    short: frozenset[bytes]
+    long: frozenset[bytes]
+
+    def select(self, lines: Sequence[bytes]) -> list[int]:
+        """Return the numbers of the lines that may be wanted."""
+        length, heads, short, long = self.length, self.heads, self.short, self.long
+        numbers = [number for number, line in enumerate(lines) if line[:length] in heads]
+        return [it for it in numbers if lines[it][:_LONG_HEAD] in long or lines[it][:length] in short]
+
+
+@functools.lru_cache(maxsize=256)  # the same set for each page, so that its hash is computed once
+def _united(wanted: frozenset[str], extra: frozenset[str]) -> frozenset[str]:
+    return wanted | extra if extra else wanted
+
+
 @functools.lru_cache(maxsize=256)
-def _line_heads(wanted: frozenset[str]) -> tuple[int, frozenset[bytes]]:
-    """Return how wanted lines begin, and how many bytes to compare: as many as the shortest name has."""
-    length = min((len(name) for name in wanted), default=1)
-    names = [name.encode() for name in wanted]
-    return length, frozenset([name[:length] for name in names] + [(b"# TYPE " + name)[:length] for name in names])
+def _line_heads(wanted: frozenset[str]) -> _LineHeads:
+    families = {name.removesuffix(suffix) for name in wanted for suffix in ("", *SUFFIXES)}
+    texts = [*(name.encode() for name in wanted), *(f"# TYPE {family}".encode() for family in families)]
+    shortest = min((len(text) for text in texts), default=0)
+    # One more byte than the shortest text has leaves fewer unwanted lines; what may follow that text is known.
+    length = shortest + 1
+    texts += [text + end for text in texts if len(text) == shortest for end in (b" ", b"\t", b"{", b"\r")]
+    return _LineHeads(
+        length,
+        frozenset(text[:length] for text in texts),
+        frozenset(text[:length] for text in texts if len(text) < _LONG_HEAD),
+        frozenset(text[:_LONG_HEAD] for text in texts if len(text) >= _LONG_HEAD),
+    )
 
 
 def _until_the_end(lines: list[bytes]) -> list[bytes]:
@@ -203,7 +233,7 @@ class _LineReader:
     """
 
     def __init__(self, wanted: frozenset[str] | None, extra: frozenset[str], *, is_openmetrics: bool) -> None:
-        self._wanted = wanted if wanted is None else wanted | extra
+        self._wanted = wanted
         self._extra = extra
         self._is_openmetrics = is_openmetrics
         self._pattern = _OPENMETRICS_LINE if is_openmetrics else _TEXT_LINE
