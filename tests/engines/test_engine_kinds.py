@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests of what engines export in special cases: several processes, reasons, other units and other queues.
+"""Tests pages with several processes, reasons, other units and other queues.
 
 The pages are made for the tests. Names, types and labels are those of the engines' sources.
 """
@@ -58,7 +58,7 @@ def test_the_kv_cache_of_vllm_with_several_processes(series: str, ratio: float |
 
 
 @pytest.mark.parametrize(
-    ("told", "ratio", "is_percent"),
+    ("value", "ratio", "is_percent"),
     [
         pytest.param("0.425", 0.425, False, id="a ratio"),
         pytest.param("1.004", 1.004, False, id="a full cache"),
@@ -66,8 +66,8 @@ def test_the_kv_cache_of_vllm_with_several_processes(series: str, ratio: float |
         pytest.param("100", 1.0, True, id="a full cache in per cent"),
     ],
 )
-def test_a_kv_cache_told_in_per_cent_is_read_as_a_ratio(told: str, ratio: float, is_percent: bool) -> None:
-    sample = read(VLLM + f"vllm:kv_cache_usage_perc {told}\n")
+def test_a_kv_cache_in_per_cent_is_read_as_a_ratio(value: str, ratio: float, is_percent: bool) -> None:
+    sample = read(VLLM + f"vllm:kv_cache_usage_perc {value}\n")
     assert sample.kv_cache_ratio == pytest.approx(ratio)
     assert sample.is_kv_percent is is_percent
 

@@ -16,7 +16,7 @@ ENGINE = Engine(
     "dynamo",
     "NVIDIA Dynamo, a worker",
     9090,
-    detection_order=65,
+    detection_order=87,
     remark="set `DYN_SYSTEM_PORT`; a page with the series of the engine inside is read as that engine's",
     behind=("vllm", "sglang", "trtllm-serve"),
     reports_queue=False,

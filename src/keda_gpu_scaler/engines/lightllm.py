@@ -17,7 +17,7 @@ ENGINE = Engine(
     "lightllm",
     "LightLLM",
     8000,
-    detection_order=75,
+    detection_order=88,
     remark="older versions export no KV cache usage",
     reports_kv_cache=False,
     preallocating_containers=ContainerNames("LightLLM", image_words=("lightllm",), commands=("lightllm",)),

@@ -15,7 +15,7 @@ from keda_gpu_scaler.core.types import EngineSample, Histogram
 from keda_gpu_scaler.engines.exposition import SamplesByName, SeriesSample, is_known
 
 LARGEST_RATIO = 1.5
-"""A share of the KV cache above this number is told in per cent. A full cache may be told a little above 1."""
+"""A share of the KV cache above this number is in per cent. A full cache may be a little above 1."""
 
 
 class Combine(Enum):
@@ -139,7 +139,7 @@ class MetricMap:
 
     ``identifying_series`` are series names; a page with one of them is recognised as a page of this engine.
     ``families`` are further names of its own. A page that has or declares one of them, and no series that identifies
-    another engine, is a page of this engine that cannot tell its queue yet, or is not configured to.
+    another engine, is a page of this engine that does not export its queue yet, or is not configured to.
     ``first_token`` is the name of a histogram. ``token_time`` has the times between two tokens of a request, or, of an
     engine that reports no more, their mean for each request; the first whose sum the page has is read. The other
     fields are named as in ``core.types.EngineSample``.

@@ -23,7 +23,7 @@ ENGINE = Engine(
     "ray-serve-llm",
     "Ray Serve LLM, with vLLM",
     8080,
-    detection_order=16,
+    detection_order=82,
     remark="set `log_engine_metrics`; Ray's metrics agent exports the engines of its node",
     load_rung=LoadRung.TOKEN_TIME,
 )

@@ -4,8 +4,8 @@
 Law: requests are counted as clients sent them. It has no KV cache and no tokens.
 
 Facts are from SGLang's source (multimodal_gen/runtime, ``DiffusionMetricsCollector``): gauges of the scheduler's queue
-and of dispatched requests, with the labels ``role`` and ``replica`` in newer versions. ``status`` tells success from
-error, and ``is_warmup`` tells requests of the server itself.
+and of dispatched requests, with the labels ``role`` and ``replica`` in newer versions. ``status`` is success or
+error, and ``is_warmup`` marks requests of the server itself.
 """
 
 from keda_gpu_scaler.core.trigger.engines import Engine, LoadRung
@@ -15,7 +15,7 @@ ENGINE = Engine(
     "sglang-diffusion",
     "SGLang, diffusion models",
     30000,
-    detection_order=25,
+    detection_order=84,
     remark="has no KV cache; start it with `--enable-metrics`",
     reports_kv_cache=False,
     load_rung=LoadRung.RUNNING,

@@ -16,8 +16,8 @@ from keda_gpu_scaler.engines.metric_map import MetricMap, source
 ENGINE = Engine(
     "tei",
     "Hugging Face Text Embeddings Inference",
-    80,
-    detection_order=35,
+    3000,
+    detection_order=86,
     remark="has no KV cache",
     no_queue_hint="TEI exports its queue from its first request on",
     reports_kv_cache=False,

@@ -354,9 +354,9 @@ def test_a_value_that_is_known_has_no_lower_bound_and_nor_has_one_without_any_pa
     assert load("saturation", page({})).lower_bound is None
 
 
-def test_an_engine_that_tells_its_cache_in_per_cent_does_so_for_small_numbers_too() -> None:
-    told = page({"kv_cache_ratio": 0.4, "is_kv_percent": True}, {"kv_cache_ratio": 1.0})  # 40 %, then 1 %
-    found = load("kv_cache_usage", told)
+def test_an_engine_that_reports_its_cache_in_per_cent_does_so_for_small_numbers_too() -> None:
+    pages = page({"kv_cache_ratio": 0.4, "is_kv_percent": True}, {"kv_cache_ratio": 1.0})  # 40 %, then 1 %
+    found = load("kv_cache_usage", pages)
     assert found.value == 20.5
     assert "in per cent" in found.sentence
     assert (

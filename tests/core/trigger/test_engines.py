@@ -27,18 +27,18 @@ def table(*engines: Engine) -> EngineTable:
 def test_the_engines_are_tried_in_the_documented_order() -> None:
     assert list(ENGINES) == [
         "vllm",
-        "ray-serve-llm",
         "sglang",
-        "sglang-diffusion",
         "tgi",
-        "tei",
         "triton",
         "trtllm-serve",
         "nim",
-        "dynamo",
         "lmdeploy",
-        "lightllm",
         "llama.cpp",
+        "ray-serve-llm",
+        "sglang-diffusion",
+        "tei",
+        "dynamo",
+        "lightllm",
         "ollama",
     ]
 

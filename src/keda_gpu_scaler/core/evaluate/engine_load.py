@@ -152,16 +152,16 @@ def _kv_cache(window: SampleWindow, query: EngineQuery) -> tuple[float, str]:
 def _kv_ratio(window: SampleWindow) -> tuple[float, str]:
     """Return the mean KV cache usage, a ratio, and a remark.
 
-    An engine that told it in per cent once does so always, also where the number is small enough for a ratio.
+    An engine that reported it in per cent once always does, also where the number is small enough for a ratio.
     """
     if not window.is_kv_percent:
         return window.gauge(lambda it: it.kv_cache_ratio, "KV cache usage"), ""
 
     def ratio(it: EngineSample) -> float | None:
-        told = it.kv_cache_ratio
-        return told / 100 if told is not None and not it.is_kv_percent else told
+        value = it.kv_cache_ratio
+        return value / 100 if value is not None and not it.is_kv_percent else value
 
-    return window.gauge(ratio, "KV cache usage"), "the engine tells its KV cache usage in per cent"
+    return window.gauge(ratio, "KV cache usage"), "the engine reports its KV cache usage in per cent"
 
 
 def _request_rate(window: SampleWindow, query: EngineQuery) -> tuple[float, str]:

@@ -109,7 +109,7 @@ class SampleWindow:
 
     @property
     def is_kv_percent(self) -> bool:
-        """Whether a reading within the window told the KV cache usage in per cent."""
+        """Whether a reading within the window has the KV cache usage in per cent."""
         return any(reading.is_kv_percent for reading in self._inside)
 
     @property
