@@ -169,7 +169,7 @@ async def test_a_missing_answer_is_a_result_before_the_search_ends() -> None:
         assert scene.loop.time() - began < 3
         assert result.failure is not None
         assert not result.is_no_engine
-        await scene.pass_time(18)
+        await scene.pass_time(20)
         assert scene.history().url == "http://10.1.2.3:11434/api/ps"
 
 
