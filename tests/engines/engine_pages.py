@@ -459,3 +459,138 @@ inference_extension_flow_control_queue_size{fairness_id="a",inference_pool="othe
 # TYPE inference_extension_flow_control_queue_bytes gauge
 inference_extension_flow_control_queue_bytes{fairness_id="a",inference_pool="llama",priority="0"} 4096
 """
+
+# SGLang in a pool that only decodes: its queues have names of their own (srt/observability/metrics_collector.py).
+SGLANG_DECODE = b"""\
+# TYPE sglang:num_running_reqs gauge
+sglang:num_running_reqs{engine_type="decode",model_name="m",pp_rank="0",priority="",tp_rank="0"} 3.0
+# TYPE sglang:num_queue_reqs gauge
+sglang:num_queue_reqs{engine_type="decode",model_name="m",pp_rank="0",priority="",tp_rank="0"} 0.0
+# TYPE sglang:num_decode_prealloc_queue_reqs gauge
+sglang:num_decode_prealloc_queue_reqs{engine_type="decode",model_name="m",pp_rank="0",priority="",tp_rank="0"} 5.0
+# TYPE sglang:num_decode_transfer_queue_reqs gauge
+sglang:num_decode_transfer_queue_reqs{engine_type="decode",model_name="m",pp_rank="0",priority="",tp_rank="0"} 7.0
+"""
+
+# Triton with the vLLM backend whose gauges are not exported (vllm_backend, src/utils/metrics.py).
+TRITON_VLLM = b"""\
+# TYPE nv_inference_request_success counter
+nv_inference_request_success{model="m",version="1"} 8
+# TYPE nv_inference_pending_request_count gauge
+nv_inference_pending_request_count{model="m",version="1"} 0
+# TYPE vllm:prompt_tokens_total counter
+vllm:prompt_tokens_total{model="m",version="1"} 90
+# TYPE vllm:generation_tokens_total counter
+vllm:generation_tokens_total{model="m",version="1"} 60
+# TYPE vllm:time_to_first_token_seconds histogram
+vllm:time_to_first_token_seconds_count{model="m",version="1"} 8
+vllm:time_to_first_token_seconds_sum{model="m",version="1"} 0.5
+vllm:time_to_first_token_seconds_bucket{model="m",version="1",le="0.1"} 7
+vllm:time_to_first_token_seconds_bucket{model="m",version="1",le="+Inf"} 8
+"""
+
+# Ray Serve LLM (vllm/v1/metrics/ray_wrappers.py): two workers of one node, behind Ray's metrics agent.
+RAY = b"".join(
+    f"""\
+# TYPE ray_vllm_{name} {kind}
+ray_vllm_{name}{{ReplicaId="r{worker}",WorkerId="w{worker}",engine="0",model_name="m"{more}}} {value}
+""".encode()
+    for worker in (1, 2)
+    for name, kind, more, value in (
+        ("num_requests_running", "gauge", "", 4 * worker),
+        ("num_requests_waiting", "gauge", "", 9 * worker),
+        ("num_requests_waiting_by_reason", "gauge", ',reason="capacity"', 2 * worker),
+        ("num_requests_waiting_by_reason", "gauge", ',reason="deferred"', 7 * worker),
+        ("kv_cache_usage_perc", "gauge", "", 0.25 * worker),
+        ("request_success_total", "counter", ',finished_reason="stop"', 50 * worker),
+        ("request_success_total", "counter", ',finished_reason="abort"', 1000 * worker),
+        ("generation_tokens_total", "counter", "", 600 * worker),
+        ("prompt_tokens_total", "counter", "", 70 * worker),
+        ("request_queue_time_seconds_sum", "counter", "", 1.5 * worker),
+        ("request_queue_time_seconds_count", "counter", "", 51 * worker),
+        ("time_to_first_token_seconds_bucket", "counter", ',le="+Inf"', 52 * worker),
+        ("time_to_first_token_seconds_count", "counter", "", 52 * worker),
+        ("inter_token_latency_seconds_bucket", "counter", ',le="+Inf"', 550 * worker),
+        ("inter_token_latency_seconds_sum", "counter", "", 5.5 * worker),
+        ("inter_token_latency_seconds_count", "counter", "", 550 * worker),
+    )
+)
+
+# A worker of NVIDIA Dynamo, docs "Metrics". Requests for the state of a worker are not inference requests.
+DYNAMO = b"""\
+# TYPE dynamo_component_inflight_requests gauge
+dynamo_component_inflight_requests{dynamo_component="backend",dynamo_endpoint="generate",dynamo_namespace="n"} 12
+dynamo_component_inflight_requests{dynamo_component="backend",dynamo_endpoint="load_metrics",dynamo_namespace="n"} 1
+# TYPE dynamo_component_requests_total counter
+dynamo_component_requests_total{dynamo_component="backend",dynamo_endpoint="generate",dynamo_namespace="n"} 300
+dynamo_component_requests_total{dynamo_component="backend",dynamo_endpoint="load_metrics",dynamo_namespace="n"} 9000
+# TYPE dynamo_component_kvstats_gpu_cache_usage_percent gauge
+dynamo_component_kvstats_gpu_cache_usage_percent{dynamo_component="backend",dynamo_namespace="n"} 0.75
+"""
+
+# SGLang's server of diffusion models, DiffusionMetricsCollector: requests of a warm-up and errors stand apart.
+SGLANG_DIFFUSION = b"""\
+# TYPE sglang:diffusion_num_queue_reqs gauge
+sglang:diffusion_num_queue_reqs{replica="tcp://a",role="denoiser"} 6.0
+# TYPE sglang:diffusion_num_running_reqs gauge
+sglang:diffusion_num_running_reqs{replica="tcp://a",role="denoiser"} 1.0
+# TYPE sglang:diffusion_requests_total counter
+sglang:diffusion_requests_total{is_warmup="false",replica="tcp://a",role="denoiser",status="success"} 40.0
+sglang:diffusion_requests_total{is_warmup="false",replica="tcp://a",role="denoiser",status="error"} 500.0
+sglang:diffusion_requests_total{is_warmup="true",replica="tcp://a",role="denoiser",status="success"} 3.0
+# TYPE sglang:diffusion_queue_time_seconds histogram
+sglang:diffusion_queue_time_seconds_count{is_warmup="false",replica="tcp://a",role="denoiser"} 41.0
+sglang:diffusion_queue_time_seconds_sum{is_warmup="false",replica="tcp://a",role="denoiser"} 82.0
+sglang:diffusion_queue_time_seconds_count{is_warmup="true",replica="tcp://a",role="denoiser"} 3.0
+sglang:diffusion_queue_time_seconds_sum{is_warmup="true",replica="tcp://a",role="denoiser"} 1.0
+"""
+
+# LightLLM (server/metrics/metrics.py), whose histogram of the time in the queue has a name that ends with _bucket.
+LIGHTLLM = b"""\
+# TYPE lightllm_queue_size gauge
+lightllm_queue_size 8.0
+# TYPE lightllm_batch_current_size gauge
+lightllm_batch_current_size 5.0
+# TYPE lightllm_kv_cache_utilization_ratio gauge
+lightllm_kv_cache_utilization_ratio 0.5
+# TYPE lightllm_request_count_total counter
+lightllm_request_count_total 31.0
+# TYPE lightllm_request_success_total counter
+lightllm_request_success_total 30.0
+# TYPE lightllm_request_generated_tokens histogram
+lightllm_request_generated_tokens_sum 3000.0
+# TYPE lightllm_request_input_length histogram
+lightllm_request_input_length_sum 700.0
+# TYPE lightllm_request_queue_duration_bucket histogram
+lightllm_request_queue_duration_bucket_bucket{le="+Inf"} 29.0
+lightllm_request_queue_duration_bucket_count 29.0
+lightllm_request_queue_duration_bucket_sum 14.5
+# TYPE lightllm_request_first_token_duration histogram
+lightllm_request_first_token_duration_bucket{le="0.5"} 20.0
+lightllm_request_first_token_duration_bucket{le="+Inf"} 28.0
+lightllm_request_first_token_duration_count 28.0
+# TYPE lightllm_request_mean_time_per_token_duration histogram
+lightllm_request_mean_time_per_token_duration_bucket{le="+Inf"} 27.0
+lightllm_request_mean_time_per_token_duration_count 27.0
+lightllm_request_mean_time_per_token_duration_sum 0.75
+"""
+
+# TEI (core/src/queue.rs, router/src): counters without a suffix, times in seconds.
+TEI = b"""\
+# TYPE te_queue_size gauge
+te_queue_size 17
+# TYPE te_request_count counter
+te_request_count{method="single"} 210
+# TYPE te_request_success counter
+te_request_success{method="single"} 150
+te_request_success{method="batch"} 50
+# TYPE te_request_queue_duration histogram
+te_request_queue_duration_sum 2.5
+te_request_queue_duration_count 200
+# TYPE te_request_inference_duration histogram
+te_request_inference_duration_sum 4.5
+te_request_inference_duration_count 201
+# TYPE te_batch_next_size histogram
+te_batch_next_size_sum 199
+te_batch_next_size_count 33
+"""

@@ -36,7 +36,8 @@ def test_the_engines_of_the_table_are_those_whose_pages_are_read() -> None:
             EngineSample(
                 AT,
                 "vllm",
-                waiting=7,
+                waiting=6,
+                deferred=1,
                 running=23,
                 kv_cache_ratio=0.75,
                 requests_total=123,
@@ -68,7 +69,9 @@ def test_the_engines_of_the_table_are_those_whose_pages_are_read() -> None:
             id="vLLM before 0.12",
         ),
         pytest.param(
-            engine_pages.VLLM_BY_REASON, EngineSample(AT, "vllm", waiting=6), id="vLLM, reasons of waiting alone"
+            engine_pages.VLLM_BY_REASON,
+            EngineSample(AT, "vllm", waiting=6, deferred=30),
+            id="vLLM, reasons of waiting alone",
         ),
         pytest.param(
             engine_pages.SGLANG,
@@ -246,7 +249,7 @@ def test_every_reading_of_every_engine_is_on_some_page() -> None:
     pages = [page for name, page in vars(engine_pages).items() if name.isupper() and not page.startswith(b"{")]
     parsed = [parse_page(page, TEXT, at_seconds=AT) for page in pages]
     for engine, metric_map in METRIC_MAPS.items():
-        for reading in (field.name for field in fields(MetricMap) if field.name != "identifying_series"):
+        for reading in (it.name for it in fields(MetricMap) if it.name not in ("identifying_series", "families")):
             # Not every engine has a histogram of the times between tokens.
             read = "token_times_total" if reading == "token_time" else reading
             is_read = any(getattr(sample, read) is not None for sample in parsed if sample.engine == engine)

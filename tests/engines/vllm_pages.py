@@ -106,8 +106,9 @@ def _lines(
             yield f"# TYPE vllm:{name.removesuffix('_total')}_created gauge"
             yield f"vllm:{name.removesuffix('_total')}_created{{{MODEL}}} 1.7700000001e+09"
     yield "# TYPE vllm:num_requests_waiting_by_reason gauge"
-    yield f'vllm:num_requests_waiting_by_reason{{{MODEL},reason="capacity"}} 99.0'
-    yield f'vllm:num_requests_waiting_by_reason{{{MODEL},reason="deferred"}} 99.0'
+    waiting = plain["num_requests_waiting"][0]
+    yield f'vllm:num_requests_waiting_by_reason{{{MODEL},reason="capacity"}} {float(waiting)}'
+    yield f'vllm:num_requests_waiting_by_reason{{{MODEL},reason="deferred"}} 0.0'
     yield "# TYPE vllm:request_success_total counter"
     for reason, part in (("stop", 0.75), ("length", 0.25), ("abort", 0.0)):
         yield f'vllm:request_success_total{{{MODEL},finished_reason="{reason}"}} {requests * part}'

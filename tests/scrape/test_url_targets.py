@@ -228,11 +228,11 @@ async def test_a_url_is_accepted_before_its_requested_series_appear() -> None:
 
 @scenario
 async def test_a_url_of_another_engine_is_a_failure() -> None:
-    endpoint = replace(ANY_ADDRESS, engine="triton")
+    endpoint = replace(ANY_ADDRESS, engine="tgi")
     async with Scene({"10.0.0.1:80/metrics": vllm()}) as scene:
         scene.web.names["router.ai.svc"] = addresses(1)
         await scene.register_interest(endpoint)
-        assert "the page is of vllm, not of triton" in str(scene.history(endpoint).failure)
+        assert "the page is of vllm, not of tgi" in str(scene.history(endpoint).failure)
 
 
 @scenario

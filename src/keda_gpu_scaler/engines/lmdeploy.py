@@ -6,6 +6,9 @@ Law: what it does not export is unknown.
 Facts are from LMDeploy's documentation ("Production Metrics"), whose names follow the older ones of vLLM, and its
 source (lmdeploy/metrics/loggers.py and stats.py).
 
+A request waits first for a free handle of the API server, and then for the engine. ``request_success_total`` counts
+every end of a request; the reason FINISH, with or without all its tokens, is the only success.
+
 ``load`` is computed from the time between tokens. ``time_per_output_token_seconds`` observes, when an output of a
 request comes, the time since the output before, divided by the output's tokens. ``iter_token_latency``, which is newer,
 does not divide it. Prompt tokens are counted with the first token. The limit of running requests is not exported.
@@ -25,10 +28,14 @@ ENGINE = Engine(
 
 METRIC_MAP = MetricMap(
     identifying_series=("lmdeploy:num_requests_running", "lmdeploy:num_requests_waiting"),
-    waiting=(source("lmdeploy:num_requests_waiting"),),
+    waiting=(source("lmdeploy:num_requests_waiting", plus=(source("lmdeploy:num_api_requests_waiting"),)),),
     running=(source("lmdeploy:num_requests_running"),),
     kv_cache_ratio=(share("lmdeploy:gpu_cache_usage_perc"),),
-    requests_total=(source("lmdeploy:request_success_total"),),
+    requests_total=(
+        source('lmdeploy:request_success_total{finished_reason="ResponseType.FINISH"}'),
+        source('lmdeploy:request_success_total{finished_reason="FINISH"}'),
+        source('lmdeploy:request_success_total{finished_reason=""}'),
+    ),
     tokens_total=(source("lmdeploy:generation_tokens_total"),),
     queue_wait_seconds_total=(source("lmdeploy:request_queue_time_seconds_sum"),),
     queue_waits_total=(source("lmdeploy:request_queue_time_seconds_count"),),

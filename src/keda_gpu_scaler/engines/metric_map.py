@@ -14,6 +14,9 @@ from keda_gpu_scaler.core.selectors import SeriesSelector, parse_series
 from keda_gpu_scaler.core.types import EngineSample, Histogram
 from keda_gpu_scaler.engines.exposition import SamplesByName, SeriesSample, is_known
 
+LARGEST_RATIO = 1.5
+"""A share of the KV cache above this number is in per cent. A full cache may be a little above 1."""
+
 
 class Combine(Enum):
     """How several series of one name (of models, ranks or versions) become one number."""
@@ -28,24 +31,53 @@ class SeriesSource:
     """The series that a reading is taken from: a selector, and a factor into the reading's unit.
 
     ``copied_by`` are labels by which series differ that all report the same quantity. Of such copies, only the
-    largest counts.
+    largest counts. ``stale_by`` are labels by which series differ of which only one is current, and it is not known
+    which one; if their values differ, the reading is unknown. ``plus`` are further parts of the sum; each part is added
+    where the page has it. The source is not read where the page has the series ``unless``.
     """
 
     selector: SeriesSelector
     factor: float = 1.0
     combine: Combine = Combine.SUM
     copied_by: frozenset[str] = frozenset()
+    stale_by: frozenset[str] = frozenset()
+    plus: tuple["SeriesSource", ...] = ()
+    unless: str = ""
 
     def read(self, samples: SamplesByName) -> float | None:
-        """Return the reading; None where no series matches, or where the value of one is unknown."""
+        """Return the reading; None where no series matches, or where the value of one is unknown.
+
+        Counts are never negative. A gauge below 0 is the result of a race in its exporter, and counts as 0.
+        """
+        if self.unless in samples:
+            return None
+        if not self.plus:
+            return self._read_own(samples)
+        parts = [part._read_own(samples) for part in (self, *self.plus) if part.selector.name in samples]
+        return added_up([math.nan if part is None else part for part in parts])
+
+    def _read_own(self, samples: SamplesByName) -> float | None:
         selected = samples.get(self.selector.name, ())
         if self.selector.requirements:
             selected = [sample for sample in selected if self.selector.matches(sample.name, sample.labels)]
+        if self.stale_by and len(selected) > 1 and self._is_ambiguous(selected):
+            return None
         if self.combine is Combine.FULLEST:
             values = [sample.value for sample in selected]
             return self.factor * max(values) if values and all(map(is_known, values)) else None
-        total = added_up(self._without_copies(selected) if self.copied_by else [sample.value for sample in selected])
+        values = self._without_copies(selected) if self.copied_by else [sample.value for sample in selected]
+        total = added_up(values)
+        if total is not None and min(values) < 0:
+            total = added_up([max(0.0, value) for value in values])
         return None if total is None else self.factor * total
+
+    def _is_ambiguous(self, samples: Iterable[SeriesSample]) -> bool:
+        values: dict[frozenset[tuple[str, str]], float] = {}
+        for sample in samples:
+            original = frozenset((key, value) for key, value in sample.labels.items() if key not in self.stale_by)
+            if values.setdefault(original, sample.value) != sample.value:
+                return True
+        return False
 
     def _without_copies(self, samples: Iterable[SeriesSample]) -> list[float]:
         largest: dict[frozenset[tuple[str, str]], float] = {}
@@ -67,14 +99,21 @@ def added_up(values: Sequence[float]) -> float | None:
         return None
 
 
-def source(text: str, factor: float = 1.0, *, copied_by: frozenset[str] = frozenset()) -> SeriesSource:
+def source(
+    text: str,
+    factor: float = 1.0,
+    *,
+    copied_by: frozenset[str] = frozenset(),
+    plus: tuple[SeriesSource, ...] = (),
+    unless: str = "",
+) -> SeriesSource:
     """Describe a source by its selector. Its series are added up; of copies, one counts."""
-    return SeriesSource(parse_series(text), factor, copied_by=copied_by)
+    return SeriesSource(parse_series(text), factor, copied_by=copied_by, plus=plus, unless=unless)
 
 
-def share(text: str) -> SeriesSource:
+def share(text: str, *, stale_by: frozenset[str] = frozenset()) -> SeriesSource:
     """Describe a source whose series are shares, of which the largest counts."""
-    return SeriesSource(parse_series(text), combine=Combine.FULLEST)
+    return SeriesSource(parse_series(text), combine=Combine.FULLEST, stale_by=stale_by)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +138,15 @@ class MetricMap:
     """The series that one engine exports. If a reading has several sources, the first with a value counts.
 
     ``identifying_series`` are series names; a page with one of them is recognised as a page of this engine.
+    ``families`` are further names of its own. A page that has or declares one of them, and no series that identifies
+    another engine, is a page of this engine that does not export its queue yet, or is not configured to.
     ``first_token`` is the name of a histogram. ``token_time`` has the times between two tokens of a request, or, of an
     engine that reports no more, their mean for each request; the first whose sum the page has is read. The other
     fields are named as in ``core.types.EngineSample``.
     """
 
     identifying_series: tuple[str, ...]
+    families: tuple[str, ...] = ()
     waiting: tuple[SeriesSource, ...] = ()
     running: tuple[SeriesSource, ...] = ()
     running_limit: tuple[SeriesSource, ...] = ()
@@ -119,14 +161,18 @@ class MetricMap:
     service_seconds_total: tuple[SeriesSource, ...] = ()
     services_total: tuple[SeriesSource, ...] = ()
     executions_total: tuple[SeriesSource, ...] = ()
+    deferred: tuple[SeriesSource, ...] = ()
 
     def names(self) -> Iterator[str]:
         """Yield the name of every series that is read."""
         yield from self.identifying_series
+        yield from self.families
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, tuple):
-                yield from (source.selector.name for source in value if isinstance(source, SeriesSource))
+                for source in value:
+                    if isinstance(source, SeriesSource):
+                        yield from (it.selector.name for it in (source, *source.plus))
         if self.first_token:
             yield from (f"{self.first_token}_bucket", f"{self.first_token}_count")
         for times in self.token_time:
@@ -140,6 +186,10 @@ class MetricMap:
             engine: the engine's name.
             at_seconds: when the page arrived, on the scraper's clock.
         """
+        kv_cache_ratio = _first(self.kv_cache_ratio, samples)
+        is_kv_percent = kv_cache_ratio is not None and kv_cache_ratio > LARGEST_RATIO
+        if kv_cache_ratio is not None and is_kv_percent:
+            kv_cache_ratio /= 100
         token_time = next((times for times in self.token_time if times.seconds in samples), _NO_OBSERVATIONS)
         return EngineSample(
             at_seconds=at_seconds,
@@ -147,7 +197,7 @@ class MetricMap:
             waiting=_first(self.waiting, samples),
             running=_first(self.running, samples),
             running_limit=_first(self.running_limit, samples),
-            kv_cache_ratio=_first(self.kv_cache_ratio, samples),
+            kv_cache_ratio=kv_cache_ratio,
             requests_total=_first(self.requests_total, samples),
             tokens_total=_first(self.tokens_total, samples),
             queue_wait_seconds_total=_first(self.queue_wait_seconds_total, samples),
@@ -161,6 +211,8 @@ class MetricMap:
             service_seconds_total=_first(self.service_seconds_total, samples),
             services_total=_first(self.services_total, samples),
             executions_total=_first(self.executions_total, samples),
+            deferred=_first(self.deferred, samples),
+            is_kv_percent=is_kv_percent,
         )
 
 

@@ -30,7 +30,7 @@ METRIC_MAP = MetricMap(
     running=(source("num_requests_running"),),
     running_limit=(source("num_request_max"),),
     kv_cache_ratio=(share("gpu_cache_usage_perc"),),
-    requests_total=(source("request_success_total"),),
+    requests_total=(source('request_success_total{finished_reason!="abort",finished_reason!="error"}'),),
     tokens_total=(source("generation_tokens_total"),),
     first_token="time_to_first_token_seconds",  # noqa: S106 - a metric
     prompt_tokens_total=(source("prompt_tokens_total"),),

@@ -4,6 +4,10 @@
 Law: each request counts once. Data-parallel ranks have requests of their own, which are added up. Ranks that share a
 request (tensor-parallel and pipeline-parallel ranks) may each export it; these are copies.
 
+A pool that only prefills or only decodes has queues of its own. Requests that wait for their admission (bootstrap,
+preallocation of the KV cache) wait for capacity; requests whose KV cache is on its way to the other pool (inflight,
+transfer) do not. Before the first request the gauges are declared without series.
+
 Facts are from SGLang's documentation ("Production Metrics") and its source (srt/observability/metrics_collector.py and
 scheduler_components/, earlier srt/metrics/collector.py). ``token_usage`` is a ratio of the KV cache's tokens. With
 priorities, the label ``priority`` is empty on the total and names the priority on its parts. With
@@ -18,7 +22,7 @@ and nothing sets it.
 """
 
 from keda_gpu_scaler.core.trigger.engines import ContainerNames, Engine, LoadRung
-from keda_gpu_scaler.engines.metric_map import MetricMap, histogram, share, source
+from keda_gpu_scaler.engines.metric_map import MetricMap, SeriesSource, histogram, share, source
 
 _RANKS_THAT_SHARE = frozenset({"tp_rank", "pp_rank", "moe_ep_rank"})
 
@@ -28,13 +32,33 @@ ENGINE = Engine(
     30000,
     detection_order=20,
     remark="start it with `--enable-metrics`",
+    no_queue_hint="SGLang exports its queue from its first request on",
     preallocating_containers=ContainerNames("SGLang", image_words=("sglang",), commands=("sglang",)),
     load_rung=LoadRung.TOKEN_TIME,
 )
 
+
+def _queue(name: str) -> SeriesSource:
+    return source(f'sglang:{name}{{priority=""}}', copied_by=_RANKS_THAT_SHARE)
+
+
 METRIC_MAP = MetricMap(
     identifying_series=("sglang:num_running_reqs", "sglang:num_queue_reqs"),
-    waiting=(source('sglang:num_queue_reqs{priority=""}', copied_by=_RANKS_THAT_SHARE),),
+    families=("sglang:cache_hit_rate", "sglang:num_requests_total"),
+    waiting=(
+        source(
+            'sglang:num_queue_reqs{priority=""}',
+            copied_by=_RANKS_THAT_SHARE,
+            plus=(_queue("num_prefill_bootstrap_queue_reqs"), _queue("num_decode_prealloc_queue_reqs")),
+        ),
+    ),
+    deferred=(
+        source(
+            'sglang:num_prefill_inflight_queue_reqs{priority=""}',
+            copied_by=_RANKS_THAT_SHARE,
+            plus=(_queue("num_decode_transfer_queue_reqs"),),
+        ),
+    ),
     running=(source('sglang:num_running_reqs{priority=""}', copied_by=_RANKS_THAT_SHARE),),
     kv_cache_ratio=(share("sglang:token_usage"),),
     requests_total=(source("sglang:num_requests_total"),),

@@ -20,6 +20,7 @@ ENGINE = Engine(
     3000,
     detection_order=30,
     remark="exports no KV cache usage",
+    no_queue_hint="TGI exports its queue from its first request on",
     reports_kv_cache=False,
     preallocating_containers=ContainerNames(
         "TGI", image_parts=("text-generation-inference",), commands=("text-generation-launcher",)
@@ -29,6 +30,7 @@ ENGINE = Engine(
 
 METRIC_MAP = MetricMap(
     identifying_series=("tgi_queue_size", "tgi_batch_current_size"),
+    families=("tgi_request_count", "tgi_request_success", "tgi_request_failure", "tgi_batch_inference_count"),
     waiting=(source("tgi_queue_size"),),
     running=(source("tgi_batch_current_size"),),
     requests_total=(source("tgi_request_success"),),

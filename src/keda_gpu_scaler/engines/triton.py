@@ -6,7 +6,9 @@ Law: all models are added up. To read one of several models, select its series w
 Facts are from Triton's documentation ("Metrics"): the time in the queue is in microseconds, over the requests that
 ended successfully, cached ones included. The other facts are from the TensorRT-LLM backend's documentation ("Triton
 Metrics") and its source (inflight_batcher_llm/src/model_instance_state.cc and custom_metrics_reporter). The backend's
-own queue counts where it exists, because Triton passes requests on to it at once.
+own queue counts where it exists, because Triton passes requests on to it at once. The same is true of the vLLM backend
+(src/utils/metrics.py), which exports series of vLLM. With its gauges, the page is read as a page of vLLM. Without
+them its queue is unknown, because Triton's own count of pending requests does not contain it.
 
 With TensorRT-LLM, ``load`` is computed from running requests and generated tokens, which are counted when a request
 ends. The time between tokens is not exported. Without TensorRT-LLM, ``load`` is computed from the time of computation.
@@ -28,6 +30,7 @@ ENGINE = Engine(
     "NVIDIA Triton, with or without TensorRT-LLM",
     8002,
     detection_order=40,
+    behind=("vllm",),
     remark="without TensorRT-LLM, `load` is computed from the time of computation",
     reports_kv_cache=False,
     load_rung=LoadRung.TOKEN_RATE,
@@ -37,16 +40,17 @@ METRIC_MAP = MetricMap(
     identifying_series=("nv_inference_request_success", "nv_inference_count", "nv_trt_llm_request_metrics"),
     waiting=(
         source('nv_trt_llm_request_metrics{request_type="waiting"}'),
-        source("nv_inference_pending_request_count"),
+        source("nv_inference_pending_request_count", unless="vllm:generation_tokens_total"),
     ),
     running=(source('nv_trt_llm_request_metrics{request_type="scheduled"}'),),
     running_limit=(source('nv_trt_llm_request_metrics{request_type="max"}'),),
     kv_cache_ratio=(share('nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="fraction"}'),),
     requests_total=(source("nv_inference_request_success"),),
-    tokens_total=(source("nv_llm_output_token_len_sum"),),
+    tokens_total=(source("nv_llm_output_token_len_sum"), source("vllm:generation_tokens_total")),
+    first_token="vllm:time_to_first_token_seconds",  # noqa: S106 - a metric
     queue_wait_seconds_total=(source("nv_inference_queue_duration_us", MICROSECOND),),
     queue_waits_total=(source("nv_inference_request_success"),),
-    prompt_tokens_total=(source("nv_llm_input_token_len_sum"),),
+    prompt_tokens_total=(source("nv_llm_input_token_len_sum"), source("vllm:prompt_tokens_total")),
     service_seconds_total=(source("nv_inference_compute_infer_duration_us", MICROSECOND),),
     services_total=(source("nv_inference_request_success"),),
     executions_total=(source("nv_inference_exec_count"),),

@@ -6,6 +6,9 @@ Law: what it does not export is unknown.
 Facts are from TensorRT-LLM's source (tensorrt_llm/metrics/collector.py). The limit of active requests, running ones
 included, is from _torch/pyexecutor/py_executor.py.
 
+``request_success_total`` counts requests by the reason of their end: stop and length, or timeout and cancelled, which
+are no success (tensorrt_llm/executor/result.py).
+
 ``load`` is computed from the mean time per token of each request. It is observed when the request ends, and so are its
 first token and its tokens: the time between its first and last token, divided by the number of tokens less one
 (metrics/perf_utils.py). These series need ``return_perf_metrics``, and those of the queue and of running requests need
@@ -22,6 +25,7 @@ ENGINE = Engine(
     detection_order=50,
     path="/prometheus/metrics",
     remark="set `return_perf_metrics` and `enable_iter_perf_stats`",
+    no_queue_hint="trtllm-serve exports its queue and its KV cache with `enable_iter_perf_stats`",
     # A Triton image with this backend has the word trtllm in its tag: tritonserver:25.08-trtllm-python-py3.
     preallocating_containers=ContainerNames(
         "TensorRT-LLM",
@@ -34,11 +38,18 @@ ENGINE = Engine(
 
 METRIC_MAP = MetricMap(
     identifying_series=("trtllm_num_requests_running", "trtllm_num_requests_waiting", "trtllm_kv_cache_utilization"),
+    families=(
+        "trtllm_request_success_total",
+        "trtllm_e2e_request_latency_seconds",
+        "trtllm_e2e_request_latency_seconds_count",
+        "trtllm_kv_cache_hit_rate",
+        "trtllm_model_config_info",
+    ),
     waiting=(source("trtllm_num_requests_waiting"),),
     running=(source("trtllm_num_requests_running"),),
     running_limit=(source("trtllm_max_num_active_requests"),),
     kv_cache_ratio=(share("trtllm_kv_cache_utilization"),),
-    requests_total=(source("trtllm_request_success_total"),),
+    requests_total=(source('trtllm_request_success_total{finished_reason!="cancelled",finished_reason!="timeout"}'),),
     tokens_total=(source("trtllm_generation_tokens_total"),),
     queue_wait_seconds_total=(source("trtllm_request_queue_time_seconds_sum"),),
     queue_waits_total=(source("trtllm_request_queue_time_seconds_count"),),

@@ -5,8 +5,12 @@ Law: ranks are added up; the data-parallel ranks of a replica differ by the labe
 fullest counts.
 
 Facts are from vLLM's documentation ("Production Metrics") and its source (vllm/v1/metrics/loggers.py). Before 0.12 the
-cache was named ``gpu_cache_usage_perc``, which is a ratio in spite of its name. Newer versions also export the reasons
-of waiting.
+cache was named ``gpu_cache_usage_perc``, which is a ratio in spite of its name. Some versions export the newer series
+once for each process (label ``pid``) if there are several API servers, also for a process that ended; the older series
+is then the right one. Newer versions also export the reasons of waiting. A request waits for capacity, or it is
+deferred by something that a further replica does not change, such as the transfer of its KV cache in a pool that only
+decodes. Requests end with the reasons stop, length and repetition, or with abort and error, which are no success
+(vllm/v1/engine/__init__.py).
 
 ``load`` is computed from the time between tokens. ``inter_token_latency_seconds`` was named
 ``time_per_output_token_seconds`` before; both observe the time between two outputs of a request when the second one
@@ -17,6 +21,8 @@ has the settings of the cache alone.
 
 from keda_gpu_scaler.core.trigger.engines import ContainerNames, Engine, LoadRung
 from keda_gpu_scaler.engines.metric_map import MetricMap, histogram, share, source
+
+_PROCESS = frozenset({"pid"})
 
 ENGINE = Engine(
     "vllm",
@@ -34,11 +40,15 @@ METRIC_MAP = MetricMap(
         "vllm:num_requests_waiting",
         "vllm:num_requests_waiting_by_reason",
     ),
-    # The reasons count only where the total is not exported.
-    waiting=(source("vllm:num_requests_waiting"), source('vllm:num_requests_waiting_by_reason{reason="capacity"}')),
+    # The total, in which deferred requests count too, is read only where the reasons are not exported.
+    waiting=(source('vllm:num_requests_waiting_by_reason{reason="capacity"}'), source("vllm:num_requests_waiting")),
+    deferred=(source('vllm:num_requests_waiting_by_reason{reason="deferred"}'),),
     running=(source("vllm:num_requests_running"),),
-    kv_cache_ratio=(share("vllm:kv_cache_usage_perc"), share("vllm:gpu_cache_usage_perc")),
-    requests_total=(source("vllm:request_success_total"),),
+    kv_cache_ratio=(
+        share("vllm:kv_cache_usage_perc", stale_by=_PROCESS),
+        share("vllm:gpu_cache_usage_perc", stale_by=_PROCESS),
+    ),
+    requests_total=(source('vllm:request_success_total{finished_reason!="abort",finished_reason!="error"}'),),
     tokens_total=(source("vllm:generation_tokens_total"),),
     queue_wait_seconds_total=(source("vllm:request_queue_time_seconds_sum"),),
     queue_waits_total=(source("vllm:request_queue_time_seconds_count"),),

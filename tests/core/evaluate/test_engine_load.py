@@ -309,3 +309,65 @@ def test_a_quantile_lies_within_the_buckets_with_observations(sizes: list[int], 
         last = max(number for number, size in enumerate(sizes) if size)
         highest = bounds[last] if math.isfinite(bounds[last]) else ([0.0, *bounds])[last]
         assert 0 <= found <= highest
+
+
+@pytest.mark.parametrize(
+    ("moment", "reason"),
+    [
+        pytest.param(
+            {"selected": {"depth": Series(0.0, is_counter=False, is_absent=True)}},
+            "exports no series depth",
+            id="a series that is absent beside its family is unknown, unlike demand",
+        ),
+        pytest.param(
+            {"selected": {"depth": None}, "unread": {"depth": "too many"}},
+            "series depth is not read: too many",
+            id="a selector that was not applied",
+        ),
+    ],
+)
+def test_a_selected_series_of_an_engine_without_a_value(moment: Mapping[str, object], reason: str) -> None:
+    found = load("engine", page(moment), query=EngineQuery(selector=SeriesSelector("depth")))
+    assert found.value is None
+    assert reason in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("moment", "query", "bound"),
+    [
+        pytest.param({"waiting": 10.0}, {}, 200.0, id="a full queue beside an unknown cache"),
+        pytest.param({"waiting": 0.0}, {}, 0.0, id="an empty queue beside an unknown cache"),
+        pytest.param({"kv_cache_ratio": 0.72}, {}, 90.0, id="a cache beside an unknown queue"),
+        pytest.param({"waiting": 1.0, "kv_cache_ratio": 0.4}, {"max_seqs": 10.0}, 50.0, id="unknown running requests"),
+        pytest.param({"running": 8.0}, {"max_seqs": 5.0}, 200.0, id="running requests alone"),
+    ],
+)
+def test_the_known_parts_of_saturation_are_a_lower_bound(
+    moment: Mapping[str, object], query: Mapping[str, float], bound: float
+) -> None:
+    found = load("saturation", page(moment), query=EngineQuery(**query))  # type: ignore[arg-type]
+    assert (found.value, found.lower_bound) == (None, bound)
+    assert f"the saturation is at least {bound:g} %" in found.sentence
+
+
+def test_a_value_that_is_known_has_no_lower_bound_and_nor_has_one_without_any_part() -> None:
+    assert load("saturation", page({"waiting": 1.0, "kv_cache_ratio": 0.1})).lower_bound is None
+    assert load("saturation", page({})).lower_bound is None
+
+
+def test_an_engine_that_reports_its_cache_in_per_cent_does_so_for_small_numbers_too() -> None:
+    pages = page({"kv_cache_ratio": 0.4, "is_kv_percent": True}, {"kv_cache_ratio": 1.0})  # 40 %, then 1 %
+    found = load("kv_cache_usage", pages)
+    assert found.value == 20.5
+    assert "in per cent" in found.sentence
+    assert (
+        "in per cent"
+        in load("saturation", page({"waiting": 0.0, "kv_cache_ratio": 0.4, "is_kv_percent": True})).sentence
+    )
+
+
+def test_requests_that_are_deferred_keep_an_engine_busy_without_saturating_it() -> None:
+    found = load("saturation", page({"waiting": 0.0, "running": 0.0, "deferred": 40.0, "kv_cache_ratio": 0.0}))
+    assert (found.value, found.requests) == (0.0, 40.0)
+    waits = {"waiting": 0.0, "deferred": 1.0, "queue_waits_total": 5.0, "queue_wait_seconds_total": 1.0}
+    assert load("queue_wait_ms", page(waits, waits)).value is None

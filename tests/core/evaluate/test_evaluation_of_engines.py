@@ -80,6 +80,19 @@ def size(evaluation: Evaluation, known: Workload, target: float = 100.0) -> int:
     ).replicas
 
 
+def test_a_known_part_above_the_target_counts_and_one_below_it_does_not() -> None:
+    unknown_cache = EngineSample(NOW, "vllm", waiting=10.0, running=1.0)
+    partial = ScrapeResult((TargetHistory("http://10.0.0.1:8000/metrics", (unknown_cache,)),))
+    known, results = serving(partial, vllm(5), vllm(5))
+    evaluation = evaluated(known, results)
+    assert (evaluation.value, evaluation.with_value) == (pytest.approx(200 + 100 + 100), 3)
+    assert any("at least 200: vllm at " in step for step in evaluation.steps)
+    below = replace(unknown_cache, waiting=4.0)
+    partial = ScrapeResult((TargetHistory("http://10.0.0.1:8000/metrics", (below,)),))
+    known, results = serving(partial, vllm(5), vllm(5))
+    assert evaluated(known, results).with_value == 2
+
+
 def test_each_ready_pod_has_the_value_of_its_engine() -> None:
     known, results = serving(vllm(10), vllm(5), vllm(0, kv=0.4, running=3))
     evaluation = evaluated(known, results)

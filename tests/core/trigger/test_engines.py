@@ -34,6 +34,11 @@ def test_the_engines_are_tried_in_the_documented_order() -> None:
         "nim",
         "lmdeploy",
         "llama.cpp",
+        "ray-serve-llm",
+        "sglang-diffusion",
+        "tei",
+        "dynamo",
+        "lightllm",
         "ollama",
     ]
 

@@ -21,6 +21,14 @@ RUNNING_TARGET_RATIO = 0.8
 """The share of the requests that may run at once that a replica should have at most."""
 
 
+class PartialReadingError(UnknownReadingError):
+    """A part of a value is not known. ``lower_bound`` is the value of the known parts, in the metric's unit."""
+
+    def __init__(self, message: str, lower_bound: float) -> None:
+        super().__init__(message)
+        self.lower_bound = lower_bound
+
+
 @dataclass(frozen=True, slots=True)
 class EngineLoad:
     """The load of an engine: a value in the metric's unit, or None, and a sentence in both cases.
@@ -29,7 +37,9 @@ class EngineLoad:
     that succeeded during the window. For a rate metric it is then 0, because the activation threshold covers the rate.
     ``are_requests_known`` says that the engine exports the number of requests that run or wait.
     ``expires_at_seconds`` is when the newest reading becomes stale. ``is_no_engine`` says that the target never
-    exported the page of a known engine, or that the engine exports no queue.
+    exported the page of a known engine, or that the engine exports no queue. ``lower_bound`` is given where
+    a part of the value is not known: the value is at least this number. A lower bound above the target may let the
+    workload grow; one that is not above it says nothing.
     """
 
     value: float | None
@@ -38,6 +48,7 @@ class EngineLoad:
     expires_at_seconds: float = math.inf
     is_no_engine: bool = False
     are_requests_known: bool = False
+    lower_bound: float | None = None
 
 
 def pod_endpoint(query: EngineQuery, pod: Pod) -> Endpoint:
@@ -82,7 +93,7 @@ def engine_load(
     if page is None or page.newest is None:
         return EngineLoad(None, missing_scrape_reason(scraped, now), is_no_engine=scraped.is_no_engine)
     newest, window = page.newest, SampleWindow(page, page.newest, window_seconds)
-    requests = (newest.running or 0.0) + (newest.waiting or 0.0)
+    requests = (newest.running or 0.0) + (newest.waiting or 0.0) + (newest.deferred or 0.0)
     if not requests and metric.reading not in _RATES:
         requests = window.ended
     expires = newest.at_seconds + stale_after_seconds
@@ -92,8 +103,15 @@ def engine_load(
     except UnknownReadingError as unknown:
         sentence = f"{title} at {page.url}: {unknown}"
         engine = ENGINES.get(newest.engine)
+        if engine is not None and engine.no_queue_hint and newest.waiting is None:
+            sentence += f"; {engine.no_queue_hint}"
         return EngineLoad(
-            None, sentence, requests, expires, is_no_engine=engine is not None and not engine.reports_queue
+            None,
+            sentence,
+            requests,
+            expires,
+            is_no_engine=engine is not None and not engine.reports_queue,
+            lower_bound=unknown.lower_bound if isinstance(unknown, PartialReadingError) else None,
         )
     return EngineLoad(
         value,
@@ -127,7 +145,23 @@ def _running(window: SampleWindow, query: EngineQuery) -> tuple[float, str]:
 
 
 def _kv_cache(window: SampleWindow, query: EngineQuery) -> tuple[float, str]:
-    return round(100 * window.gauge(lambda it: it.kv_cache_ratio, "KV cache usage"), 6), ""
+    ratio, how = _kv_ratio(window)
+    return round(100 * ratio, 6), f" ({how})" if how else ""
+
+
+def _kv_ratio(window: SampleWindow) -> tuple[float, str]:
+    """Return the mean KV cache usage, a ratio, and a remark.
+
+    An engine that reported it in per cent once always does, also where the number is small enough for a ratio.
+    """
+    if not window.is_kv_percent:
+        return window.gauge(lambda it: it.kv_cache_ratio, "KV cache usage"), ""
+
+    def ratio(it: EngineSample) -> float | None:
+        value = it.kv_cache_ratio
+        return value / 100 if value is not None and not it.is_kv_percent else value
+
+    return window.gauge(ratio, "KV cache usage"), "the engine reports its KV cache usage in per cent"
 
 
 def _request_rate(window: SampleWindow, query: EngineQuery) -> tuple[float, str]:
@@ -167,11 +201,13 @@ def _selected(window: SampleWindow, query: EngineQuery) -> tuple[float, str]:
 
     def read(reading: EngineSample) -> float | None:
         series = reading.selected.get(selector.text)
-        return series.value if series else None
+        return series.value if series is not None and not series.is_absent else None
 
     newest = window.newest.selected.get(selector.text)
     name = f"series {selector.text}"
-    if newest is None:
+    if (reason := window.newest.unread.get(selector.text)) is not None:
+        raise UnknownReadingError(f"{name} is not read: {reason}")
+    if newest is None or newest.is_absent:
         raise UnknownReadingError(f"exports no {name}")
     if newest.is_counter:
         return window.growth((read, name)).rate, " (a counter's rate per second)"
@@ -184,22 +220,55 @@ def _selected(window: SampleWindow, query: EngineQuery) -> tuple[float, str]:
 def _saturation(window: SampleWindow, query: EngineQuery) -> tuple[float, str]:
     """Return the fullest of queue, KV cache and running requests, in per cent of what a replica should have at most.
 
-    Every part that this engine is known to export must have a value, because a missing part may be the fullest. A part
-    that the engine never exports is left out.
+    Every part that this engine is known to export must have a value, because a missing part may be the fullest. The
+    known parts are then a lower bound. A part that the engine never exports is left out.
+
+    Raises:
+        PartialReadingError: a part has no value, and another one has.
+        UnknownReadingError: no part has a value.
     """
+    parts: dict[str, float] = {}
+    missing: list[UnknownReadingError] = []
+    remarks: list[str] = []
+    for name, read in _saturation_parts(window, query).items():
+        try:
+            parts[name], remark = read()
+        except UnknownReadingError as unknown:
+            missing.append(unknown)
+        else:
+            remarks += [remark] if remark else []
+    if not parts:
+        raise missing[0]
+    value = round(100 * max(parts.values()), 6)
+    listed = ", ".join([*(f"{part} {100 * ratio:.0f} %" for part, ratio in parts.items()), *remarks])
+    if missing:
+        raise PartialReadingError(f"{missing[0]}; the saturation is at least {value:.6g} % ({listed})", value)
+    return value, f" ({listed})"
+
+
+def _saturation_parts(window: SampleWindow, query: EngineQuery) -> dict[str, Callable[[], tuple[float, str]]]:
+    """Return how each part of the saturation is read: a ratio of its target, and a remark."""
+
+    def queue() -> tuple[float, str]:
+        return window.gauge(lambda it: it.waiting, "number of waiting requests") / query.queue_target, ""
+
+    def kv_cache() -> tuple[float, str]:
+        ratio, remark = _kv_ratio(window)
+        return ratio / query.kv_target, remark
+
     newest = window.newest
     engine = ENGINES.get(newest.engine)
-    waiting = window.gauge(lambda it: it.waiting, "number of waiting requests")
-    parts: dict[str, float] = {"queue": waiting / query.queue_target}
+    parts: dict[str, Callable[[], tuple[float, str]]] = {"queue": queue}
     if newest.kv_cache_ratio is not None or engine is None or engine.reports_kv_cache:
-        parts["KV cache"] = window.gauge(lambda it: it.kv_cache_ratio, "KV cache usage") / query.kv_target
-    limit = query.max_seqs or newest.running_limit
-    if limit:
-        running = window.gauge(lambda it: it.running, "number of running requests")
-        parts["running"] = running / (limit * RUNNING_TARGET_RATIO)
-    fullest = max(parts, key=lambda part: parts[part])
-    listed = ", ".join(f"{part} {100 * ratio:.0f} %" for part, ratio in parts.items())
-    return round(100 * parts[fullest], 6), f" ({listed})"
+        parts["KV cache"] = kv_cache
+    if limit := query.max_seqs or newest.running_limit:
+
+        def running() -> tuple[float, str]:
+            count = window.gauge(lambda it: it.running, "number of running requests")
+            return count / (limit * RUNNING_TARGET_RATIO), ""
+
+        parts["running"] = running
+    return parts
 
 
 _RATES = frozenset({"request_rate", "token_rate"})

@@ -231,19 +231,23 @@ def _observe_engines(
     else:
         loads = tuple([_load(trigger, metric, query, result, fleet, now) for result in results])
     by_ref = dict(zip([pod.ref for pod in scraped], loads, strict=True))
-    return ObservedPods([_engine_observation(pod, by_ref.get(pod.ref)) for pod in pods], sentences)
+    return ObservedPods([_engine_observation(pod, by_ref.get(pod.ref), trigger.target) for pod in pods], sentences)
 
 
-def _engine_observation(pod: Pod, load: EngineLoad | None) -> PodObservation:
+def _engine_observation(pod: Pod, load: EngineLoad | None, target: float) -> PodObservation:
     if not is_ready(pod):
         return PodObservation(pod, ObservationState.NOT_READY, None, "its engine is not scraped while it is not ready")
     if load is None:
         return PodObservation(pod, ObservationState.MISSING, None, "has no address yet")
+    value, sentence = load.value, load.sentence
+    if value is None and load.lower_bound is not None and load.lower_bound > target:
+        # At least this much is known. It is more than a missing pod counts, so it can only prevent a smaller size.
+        value, sentence = load.lower_bound, f"at least {load.lower_bound:.6g}: {sentence}"
     return PodObservation(
         pod,
-        ObservationState.MISSING if load.value is None else ObservationState.OBSERVED,
-        load.value,
-        load.sentence,
+        ObservationState.MISSING if value is None else ObservationState.OBSERVED,
+        value,
+        sentence,
         load.expires_at_seconds,
         load.requests,
         load.is_no_engine,

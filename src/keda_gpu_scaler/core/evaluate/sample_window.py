@@ -104,8 +104,13 @@ class SampleWindow:
 
     @property
     def is_without_waiting(self) -> bool:
-        """Whether every reading says that no request waits."""
-        return all(reading.waiting == 0 for reading in self._compared)
+        """Whether every reading says that no request waits, for capacity or for something else."""
+        return all(reading.waiting == 0 and not reading.deferred for reading in self._compared)
+
+    @property
+    def is_kv_percent(self) -> bool:
+        """Whether a reading within the window has the KV cache usage in per cent."""
+        return any(reading.is_kv_percent for reading in self._inside)
 
     @property
     def is_idle(self) -> bool:

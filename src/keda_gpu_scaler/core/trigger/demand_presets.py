@@ -10,12 +10,15 @@ class DemandPreset:
     """One known source of demand.
 
     ``series`` are the names that its series of waiting requests may have. The first name that is found counts.
+    ``siblings`` are beginnings of names that the source exports also while it has no such series. A page with one of
+    them and without the series says that no request waits.
     """
 
     name: str
     title: str
     series: tuple[str, ...]
     remark: str
+    siblings: tuple[str, ...] = ()
 
 
 DEMANDS: MappingProxyType[str, DemandPreset] = MappingProxyType(
@@ -28,6 +31,9 @@ DEMANDS: MappingProxyType[str, DemandPreset] = MappingProxyType(
                 ("llm_d_epp_flow_control_queue_size", "inference_extension_flow_control_queue_size"),
                 "its flow control must be switched on; to read one pool, set `demandMetric` to "
                 '`{inference_pool="NAME"}`',
+                # The gauge of a flow is deleted when the flow is idle. The other series of flow control stay, and
+                # exist only where flow control is switched on.
+                siblings=("llm_d_epp_flow_control_", "inference_extension_flow_control_"),
             ),
             DemandPreset(
                 "vllm-router",
@@ -42,7 +48,61 @@ DEMANDS: MappingProxyType[str, DemandPreset] = MappingProxyType(
                 "requests that the interceptor holds or has forwarded and that have not ended; to read one host, set "
                 '`demandMetric` to `{host="NAMESPACE/NAME"}`',
             ),
+            DemandPreset(
+                "dynamo",
+                "frontend of NVIDIA Dynamo",
+                ("dynamo_frontend_queued_requests", "dynamo_frontend_inflight_requests"),
+                'requests that have no first token yet; to read one model, set `demandMetric` to `{model="NAME"}`',
+                siblings=("dynamo_frontend_",),
+            ),
+            DemandPreset(
+                "litellm",
+                "proxy of LiteLLM",
+                ("litellm_admission_queued_requests",),
+                "requests that wait for their admission, with `max_in_flight_requests_per_worker`. "
+                "`litellm_in_flight_requests` counts the scrape itself too; with it, set `demandThreshold` to the "
+                "number of scrapers",
+            ),
+            DemandPreset(
+                "envoy",
+                "Envoy, or the sidecar or gateway of Istio",
+                ("envoy_cluster_upstream_rq_pending_active",),
+                "requests that wait for a connection to the cluster; serve it at `/stats/prometheus`; to read one "
+                'cluster, set `demandMetric` to `{envoy_cluster_name="NAME"}` (Istio: `cluster_name`)',
+                siblings=("envoy_cluster_upstream_",),
+            ),
+            DemandPreset(
+                "ingress-nginx",
+                "ingress-nginx",
+                ("nginx_ingress_controller_requests",),
+                "requests per second, those that found no pod included; to read one Ingress, set `demandMetric` to "
+                '`{ingress="NAME",exported_namespace="NAMESPACE"}` with the labels of its page',
+                siblings=("nginx_ingress_controller_",),
+            ),
+            DemandPreset(
+                "traefik",
+                "Traefik",
+                ("traefik_service_requests_total",),
+                "requests per second, those that found no pod included; to read one service, set `demandMetric` to "
+                '`{service="NAME@PROVIDER"}`',
+                siblings=("traefik_",),
+            ),
+            DemandPreset(
+                "knative-activator",
+                "activator of Knative Serving",
+                ("kn_revision_request_concurrency", "activator_request_concurrency"),
+                "requests that the activator holds or has forwarded and that have not ended; to read one revision, set "
+                '`demandMetric` to `{kn_revision_name="NAME"}` (older: `revision_name`)',
+            ),
         )
     }
 )
 """Every preset by its name in trigger metadata."""
+
+
+def siblings_of(series: str) -> tuple[str, ...]:
+    """Return how the names of the other series begin that the source of this series exports; empty if unknown."""
+    return _SIBLINGS.get(series, ())
+
+
+_SIBLINGS = MappingProxyType({name: preset.siblings for preset in DEMANDS.values() for name in preset.series})

@@ -50,8 +50,9 @@ class Engine:
 
     ``name`` is its name in trigger metadata. ``detection_order`` orders the engines: where several could match, the
     lowest number is tried first. ``remark`` says what must be configured, or what the engine does not report.
-    ``behind`` names the engines that may do its work, and whose series its page may then contain. ``reports_queue``
-    and ``reports_kv_cache`` are false where the engine never, or not always, reports its queue or a KV cache.
+    ``no_queue_hint`` says why a page of the engine may be without its queue. ``behind`` names the engines that may do
+    its work, and whose series its page may then contain. ``reports_queue`` and ``reports_kv_cache`` are false where the
+    engine never, or not always, reports its queue or a KV cache.
     ``preallocating_containers`` is given for an engine that takes its memory when it starts and keeps it.
     ``load_rung`` is the best rung that the engine reaches for the metric ``load``. ``observes_outputs`` says that its
     times between tokens are times between outputs, each of which may have several tokens (speculative decoding).
@@ -63,6 +64,7 @@ class Engine:
     detection_order: int
     path: str = "/metrics"
     remark: str = ""
+    no_queue_hint: str = ""
     behind: tuple[str, ...] = ()
     reports_queue: bool = True
     reports_kv_cache: bool = True

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A worker of NVIDIA Dynamo whose page has no series of the engine inside it.
+
+Law: what the worker does not export is unknown. A page with the series of the engine counts as that engine's page.
+
+Facts are from Dynamo's documentation ("Metrics"): a worker exports ``dynamo_component_*`` on ``DYN_SYSTEM_PORT``, which
+the operator sets to 9090, and passes the series of vLLM, SGLang or TensorRT-LLM through. Requests of the endpoint
+``generate`` are inference requests; others are requests for its state. ``kvstats_gpu_cache_usage_percent`` is a ratio
+in spite of its name. The queue is not exported.
+"""
+
+from keda_gpu_scaler.core.trigger.engines import Engine, LoadRung
+from keda_gpu_scaler.engines.metric_map import MetricMap, share, source
+
+ENGINE = Engine(
+    "dynamo",
+    "NVIDIA Dynamo, a worker",
+    9090,
+    detection_order=87,
+    remark="set `DYN_SYSTEM_PORT`; a page with the series of the engine inside is read as that engine's",
+    behind=("vllm", "sglang", "trtllm-serve"),
+    reports_queue=False,
+    load_rung=LoadRung.RUNNING,
+)
+
+METRIC_MAP = MetricMap(
+    identifying_series=("dynamo_component_inflight_requests",),
+    running=(source('dynamo_component_inflight_requests{dynamo_endpoint="generate"}'),),
+    kv_cache_ratio=(share("dynamo_component_kvstats_gpu_cache_usage_percent"),),
+    requests_total=(source('dynamo_component_requests_total{dynamo_endpoint="generate"}'),),
+)

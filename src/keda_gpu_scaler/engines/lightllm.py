@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LightLLM.
+
+Law: what it does not export is unknown.
+
+Facts are from LightLLM's source (server/metrics/metrics.py and server/router/manager.py): gauges that the router sets
+while it has requests, and clears when it is idle. A name with ``_bucket`` at its end is the name of a histogram.
+
+``load`` is computed from the mean time per token of each request, which is observed when the request ends. The limit
+of running requests is not exported.
+"""
+
+from keda_gpu_scaler.core.trigger.engines import ContainerNames, Engine, LoadRung
+from keda_gpu_scaler.engines.metric_map import MetricMap, histogram, share, source
+
+ENGINE = Engine(
+    "lightllm",
+    "LightLLM",
+    8000,
+    detection_order=88,
+    remark="older versions export no KV cache usage",
+    reports_kv_cache=False,
+    preallocating_containers=ContainerNames("LightLLM", image_words=("lightllm",), commands=("lightllm",)),
+    load_rung=LoadRung.REQUEST_TOKEN_TIME,
+)
+
+METRIC_MAP = MetricMap(
+    identifying_series=("lightllm_queue_size", "lightllm_batch_current_size", "lightllm_num_running_reqs"),
+    waiting=(source("lightllm_queue_size"),),
+    running=(source("lightllm_num_running_reqs"), source("lightllm_batch_current_size")),
+    kv_cache_ratio=(share("lightllm_kv_cache_utilization_ratio"),),
+    requests_total=(source("lightllm_request_success_total"),),
+    tokens_total=(source("lightllm_request_generated_tokens_sum"),),
+    queue_wait_seconds_total=(source("lightllm_request_queue_duration_bucket_sum"),),
+    queue_waits_total=(source("lightllm_request_queue_duration_bucket_count"),),
+    first_token="lightllm_request_first_token_duration",  # noqa: S106 - a metric
+    prompt_tokens_total=(source("lightllm_request_input_length_sum"),),
+    token_time=(histogram("lightllm_request_mean_time_per_token_duration"),),
+)

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ray Serve LLM, which exports vLLM's series through the metrics agent of Ray.
+
+Law: workers are added up. They differ by the label ``WorkerId``, and Ray's agent exports every worker of its node.
+
+Facts are from vLLM's source (vllm/v1/metrics/ray_wrappers.py): the names are those of vLLM with ``_`` instead of the
+colon, and Ray puts ``ray_`` in front. Older versions kept the colon. A counter does not exist before it counts. Ray
+also exports counters without the suffix ``_total``; those are not read. KubeRay exports metrics on port 8080.
+"""
+
+from keda_gpu_scaler.core.trigger.engines import Engine, LoadRung
+from keda_gpu_scaler.engines.metric_map import MetricMap, SeriesSource, histogram, share, source
+
+_PREFIXES = ("ray_vllm_", "ray_vllm:")
+_SUCCESS = 'request_success_total{finished_reason!="abort",finished_reason!="error"}'
+
+
+def _sources(name: str) -> tuple[SeriesSource, ...]:
+    return tuple(source(f"{prefix}{name}") for prefix in _PREFIXES)
+
+
+ENGINE = Engine(
+    "ray-serve-llm",
+    "Ray Serve LLM, with vLLM",
+    8080,
+    detection_order=82,
+    remark="set `log_engine_metrics`; Ray's metrics agent exports the engines of its node",
+    load_rung=LoadRung.TOKEN_TIME,
+)
+
+METRIC_MAP = MetricMap(
+    identifying_series=tuple(
+        f"{prefix}{name}" for prefix in _PREFIXES for name in ("num_requests_running", "num_requests_waiting")
+    ),
+    waiting=(*_sources('num_requests_waiting_by_reason{reason="capacity"}'), *_sources("num_requests_waiting")),
+    deferred=_sources('num_requests_waiting_by_reason{reason="deferred"}'),
+    running=_sources("num_requests_running"),
+    kv_cache_ratio=tuple(
+        share(f"{prefix}{name}") for name in ("kv_cache_usage_perc", "gpu_cache_usage_perc") for prefix in _PREFIXES
+    ),
+    requests_total=_sources(_SUCCESS),
+    tokens_total=_sources("generation_tokens_total"),
+    queue_wait_seconds_total=_sources("request_queue_time_seconds_sum"),
+    queue_waits_total=_sources("request_queue_time_seconds_count"),
+    first_token="ray_vllm_time_to_first_token_seconds",  # noqa: S106 - a metric
+    prompt_tokens_total=_sources("prompt_tokens_total"),
+    token_time=tuple(
+        histogram(f"{prefix}{name}")
+        for name in ("inter_token_latency_seconds", "time_per_output_token_seconds")
+        for prefix in _PREFIXES
+    ),
+)

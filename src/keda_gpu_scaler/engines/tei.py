@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hugging Face Text Embeddings Inference (TEI).
+
+Law: it has no KV cache and no tokens that are generated.
+
+Facts are from TEI's source (core/src/queue.rs and infer.rs, router/src): the gauge of the queue, counters without a
+suffix, and histograms in seconds. The time of inference is observed for each request when it ends; the requests of a
+batch each count the whole time of the batch. The exporter has each series from its first use on.
+
+``load`` is computed from the time of computation.
+"""
+
+from keda_gpu_scaler.core.trigger.engines import Engine, LoadRung
+from keda_gpu_scaler.engines.metric_map import MetricMap, source
+
+ENGINE = Engine(
+    "tei",
+    "Hugging Face Text Embeddings Inference",
+    3000,
+    detection_order=86,
+    remark="has no KV cache",
+    no_queue_hint="TEI exports its queue from its first request on",
+    reports_kv_cache=False,
+    load_rung=LoadRung.SERVICE_TIME,
+)
+
+METRIC_MAP = MetricMap(
+    identifying_series=("te_queue_size",),
+    families=("te_request_count", "te_request_success", "te_batch_next_size"),
+    waiting=(source("te_queue_size"),),
+    requests_total=(source("te_request_success"),),
+    queue_wait_seconds_total=(source("te_request_queue_duration_sum"),),
+    queue_waits_total=(source("te_request_queue_duration_count"),),
+    service_seconds_total=(source("te_request_inference_duration_sum"),),
+    services_total=(source("te_request_inference_duration_count"),),
+    executions_total=(source("te_batch_next_size_count"),),
+)
