@@ -136,7 +136,7 @@ def test_a_cancelled_fetch_releases_its_slot() -> None:
                 fetching.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await fetching
-                assert client._address_slots == {}
+                assert client._slots._address_slots == {}
 
     run(test())
 

@@ -42,7 +42,7 @@ def test_at_most_two_fetches_run_at_one_address() -> None:
                     opening.set()
                 await asyncio.gather(*fetches)
                 assert gate.most == 2
-                assert client._address_slots == {}
+                assert client._slots._address_slots == {}
 
     run(test())
 
@@ -84,21 +84,6 @@ def test_a_hanging_url_does_not_delay_a_pod_at_the_same_port() -> None:
                 hanging = [asyncio.create_task(client.fetch(slow)) for _ in range(4)]
                 await asyncio.sleep(0)
                 await client.fetch(replace(target(server.port), namespace="ai"))
-                await cancel_all(hanging)
-
-    run(test())
-
-
-def test_targets_that_timed_out_use_few_slots() -> None:
-    async def test() -> None:
-        async with Server(never_ends(b"")) as slow, Server(responds(page())) as quick:
-            with contextlib.closing(http_client(concurrency=4, timeout_seconds=SHORT_SECONDS)) as client:
-                slow_ones = [replace(target(slow.port), namespace=f"ai-{number}") for number in range(4)]
-                await asyncio.gather(*(error_of(client.fetch(one)) for one in slow_ones))
-                client._timeout_seconds = WAIT_SECONDS
-                hanging = [asyncio.create_task(client.fetch(one)) for one in slow_ones]
-                await asyncio.sleep(0)
-                await client.fetch(target(quick.port))
                 await cancel_all(hanging)
 
     run(test())

@@ -2,7 +2,10 @@
 """Tests of scrape intervals and of the kept samples."""
 
 import itertools
+import logging
 from dataclasses import replace
+
+import pytest
 
 from keda_gpu_scaler.core.selectors import parse_series
 from keda_gpu_scaler.core.state.scrape import MAX_SAMPLES, Endpoint
@@ -18,6 +21,7 @@ from tests.scrape.scene import (
     depths,
     scenario,
 )
+from tests.scrape.virtual_time import run_in_virtual_time
 from tests.scrape.web import NO_ANSWER, sglang, vllm
 
 # ---- intervals ----
@@ -70,6 +74,52 @@ async def test_a_slow_target_has_one_scrape_at_a_time_and_delays_no_other_target
         assert scene.web.most_running == 1
         assert 8 <= len(scene.web.times(PAGE)) <= 10, "missed scrapes are not repeated"
         assert len(scene.web.times("10.1.2.4:8000/metrics")) == 30
+
+
+@scenario
+async def test_a_late_answer_counts_and_its_target_is_asked_less_often() -> None:
+    async with Scene({PAGE: vllm(waiting=50)}) as scene:
+        scene.web.seconds[PAGE] = 2.6
+        await scene.register_interest(replace(POD, engine="vllm"))
+        await scene.pass_time(60)
+        assert scene.newest(replace(POD, engine="vllm")).waiting == 50
+        times = scene.web.times(PAGE)[1:]
+        assert {round(later - earlier) for earlier, later in itertools.pairwise(times)} == {4}
+        scene.web.seconds[PAGE] = 0.1
+        await scene.pass_time(10)
+        scene.web.fetched.clear()
+        await scene.pass_time(20)
+        assert len(scene.web.fetched) == 10, "a target that is quick again is asked at its interval"
+
+
+@scenario
+async def test_a_slow_target_is_left_alone_for_half_the_time_of_its_answer() -> None:
+    async with Scene({PAGE: vllm()}, interval_seconds=0.5) as scene:
+        scene.web.seconds[PAGE] = 4.0
+        await scene.register_interest(replace(POD, engine="vllm"))
+        await scene.pass_time(60)
+        times = scene.web.times(PAGE)[1:]
+        assert {round(later - earlier, 3) for earlier, later in itertools.pairwise(times)} == {6.0}
+
+
+def test_a_slow_target_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def answer_slowly() -> None:
+        async with Scene({PAGE: vllm()}) as scene:
+            await scene.register_interest(replace(POD, engine="vllm"))
+            for _ in range(3):
+                scene.web.seconds[PAGE] = 2.6
+                await scene.pass_time(20)
+                scene.web.seconds[PAGE] = 0.1
+                await scene.pass_time(20)
+
+    with caplog.at_level(logging.INFO):
+        run_in_virtual_time(answer_slowly())
+    assert [(it.levelname, it.getMessage()) for it in caplog.records] == [
+        (
+            "WARNING",
+            "http://10.1.2.3:8000/metrics: asked less often: it answers after 2.6 s, and its interval is 2 s",
+        )
+    ]
 
 
 @scenario

@@ -61,16 +61,19 @@ class Web:
         self.fetched.append((asyncio.get_running_loop().time(), page_url))
         self.running[page_url] = self.running.get(page_url, 0) + 1
         self.most_running = max(self.most_running, self.running[page_url])
+        seconds = self.seconds.get(page_url, 0.005)
         try:
-            await asyncio.sleep(self.seconds.get(page_url, 0.005))
+            await asyncio.sleep(seconds)
         finally:
             self.running[page_url] -= 1
         answer = self.pages.get(page_url, REFUSED)
         if callable(answer):
             answer = answer()
+        if isinstance(answer, FetchError):
+            answer.answer_seconds = seconds
         if isinstance(answer, Exception):
             raise answer
-        return FetchedPage(answer, self.content_types.get(page_url, TEXT))
+        return FetchedPage(answer, self.content_types.get(page_url, TEXT), answer_seconds=seconds)
 
     def expire_idle(self) -> None:
         self.expired += 1

@@ -5,10 +5,10 @@ Law: a fetch takes a bounded time, and it connects only to the address that was 
 """
 
 import asyncio
-import contextlib
 import ipaddress
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
+from dataclasses import replace
 
 from keda_gpu_scaler import __version__
 from keda_gpu_scaler.core.quoting import quoted
@@ -24,16 +24,16 @@ from keda_gpu_scaler.scrape.connection import (
 )
 from keda_gpu_scaler.scrape.credentials import Credentials, CredentialsError, Secret
 from keda_gpu_scaler.scrape.dns_resolver import Lookup, allowed_addresses, system_lookup
+from keda_gpu_scaler.scrape.slots import FetchSlots
 from keda_gpu_scaler.scrape.types import FailureKind, FetchedPage, FetchError, Target
 
-TIMEOUT_SECONDS = 2.0
+TIMEOUT_SECONDS = 5.0
+"""An overloaded vLLM answers after 2.6 s (vllm#38157), and its page shows the load that matters most."""
 CONCURRENCY = 128
+SLOW_CONCURRENCY = 192
 IDLE_SECONDS = 30.0
 CREDENTIALS_REFRESH_SECONDS = 5.0
 """The interval between two checks for changed credentials."""
-_FETCHES_PER_ADDRESS = 2
-_TIMED_OUT_SHARE = 4  # targets that timed out use at most one fourth of all slots
-_TIMED_OUT_SECONDS = 60.0
 _ACCEPT = "text/plain;version=0.0.4,application/openmetrics-text;version=1.0.0;q=0.5,application/json;q=0.4,*/*;q=0.1"
 
 
@@ -45,6 +45,7 @@ class HttpClient:
         credentials: the credentials for each host.
         timeout_seconds: limit for one fetch, including the connection.
         concurrency: limit of concurrent fetches. The timeout of a fetch starts when it gets its slot.
+        slow_concurrency: limit of concurrent fetches of slow targets, in addition.
         lookup: resolves host names.
         clock: monotonic seconds, for the age of idle connections.
     """
@@ -56,19 +57,17 @@ class HttpClient:
         *,
         timeout_seconds: float = TIMEOUT_SECONDS,
         concurrency: int = CONCURRENCY,
+        slow_concurrency: int = SLOW_CONCURRENCY,
         lookup: Lookup = system_lookup,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._policy = policy
         self._credentials = credentials
         self._timeout_seconds = timeout_seconds
-        self._slots = asyncio.Semaphore(concurrency)
-        self._timed_out_slots = asyncio.Semaphore(max(1, concurrency // _TIMED_OUT_SHARE))
-        self._timed_out: dict[Target, float] = {}
+        self._slots = FetchSlots(concurrency, slow_concurrency)
         self._lookup = lookup
         self._clock = clock
         self._pool = ConnectionPool()
-        self._address_slots: dict[object, _AddressSlots] = {}
         self._refreshed_at_seconds = clock()
 
     async def resolve(self, url: Url) -> tuple[str, ...]:
@@ -86,21 +85,25 @@ class HttpClient:
             FetchError: there is no page, it is too large, or the fetch takes too long.
         """
         self._check_allowed(target)
-        async with self._slot(target):
+        async with self._slots.of(target, self._clock()):
+            began_at_seconds = self._clock()
             try:
                 async with asyncio.timeout(self._timeout_seconds):
                     page = await self._get(target)
             except TimeoutError:
-                self._timed_out[target] = self._clock()
-                raise FetchError(f"no answer within {self._timeout_seconds:g} s") from None
-            self._timed_out.pop(target, None)
-            return page
+                raise FetchError(
+                    f"no answer within {self._timeout_seconds:g} s", answer_seconds=self._timeout_seconds
+                ) from None
+            except FetchError as error:
+                error.answer_seconds = self._clock() - began_at_seconds
+                raise
+            return replace(page, answer_seconds=self._clock() - began_at_seconds)
 
     def expire_idle(self) -> None:
         """Close connections that were not used recently. The caller calls this regularly."""
         now = self._clock()
         self._pool.close(before=now - IDLE_SECONDS)
-        self._timed_out = {target: at for target, at in self._timed_out.items() if now - at <= _TIMED_OUT_SECONDS}
+        self._slots.forget(now)
 
     def close(self) -> None:
         """Close every idle connection."""
@@ -114,25 +117,6 @@ class HttpClient:
                 self._policy.check_pod(target.address)
         except AddressPolicyError as error:
             raise FetchError(str(error), FailureKind.DENIED) from None
-
-    @contextlib.asynccontextmanager
-    async def _slot(self, target: Target) -> AsyncIterator[None]:
-        """Wait for a slot: at most a few per address and port, and a few for targets that timed out.
-
-        URLs of triggers and pods of one namespace have separate slots at the same address, so that a slow URL does not
-        delay the scrape of a pod.
-        """
-        key = (target.address, target.url.port, target.namespace)
-        slots = self._address_slots.setdefault(key, _AddressSlots())
-        slots.users += 1
-        limit = self._timed_out_slots if target in self._timed_out else contextlib.nullcontext()
-        try:
-            async with slots.semaphore, limit, self._slots:
-                yield
-        finally:
-            slots.users -= 1
-            if not slots.users:
-                del self._address_slots[key]
 
     async def _get(self, target: Target) -> FetchedPage:
         secret = self._secret(target)
@@ -204,14 +188,6 @@ class HttpClient:
         if not (connection.is_reusable and self._pool.put(key, connection, self._clock())):
             connection.close()
         return page
-
-
-class _AddressSlots:
-    """The fetch slots of one address and port; ``users`` counts running and waiting fetches."""
-
-    def __init__(self) -> None:
-        self.semaphore = asyncio.Semaphore(_FETCHES_PER_ADDRESS)
-        self.users = 0
 
 
 def _headers(url: Url, secret: Secret | None) -> list[tuple[str, str]]:

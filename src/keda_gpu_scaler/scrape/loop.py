@@ -15,6 +15,7 @@ from keda_gpu_scaler.core.state.scrape import TargetHistory, retained
 from keda_gpu_scaler.core.types import EngineSample
 from keda_gpu_scaler.engines import scrape_parser
 from keda_gpu_scaler.scrape.pacing import Pacer
+from keda_gpu_scaler.scrape.scrape_pace import ScrapePace
 from keda_gpu_scaler.scrape.types import FailureKind, FetchedPage, FetchError, Target
 
 DEMAND = "demand"
@@ -96,11 +97,13 @@ class ScrapeLoop:
         self._consumers: dict[Consumer, None] = {}
         self._is_scheduled = self._is_running = self._is_early = False
         self._ended_at_seconds = -math.inf
+        self._answer_seconds, self._answered_at_seconds = 0.0, math.inf  # of the last scrape
         # Each target has its own offset in the interval, so that the targets of a fleet are not scraped all at once.
         self._offset_ratio = zlib.crc32(f"{target.address} {target.url}".encode()) / 2**32
         is_numeric = target.url.host == target.address
         self.history = TargetHistory(str(target.url) if is_numeric else f"{target.url} at {target.address}")
         self.failure_kind: FailureKind | None = None
+        self._pace = ScrapePace(self.history.url)
 
     def __repr__(self) -> str:
         return f"ScrapeLoop({self.history.url}, {len(self._consumers)} consumers, {self.history.failure or 'answers'})"
@@ -170,15 +173,18 @@ class ScrapeLoop:
         """Return the next time of the loop that is at least the minimum gap away."""
         interval = self._interval_seconds
         offset = self._offset_ratio * interval
-        return math.ceil((self._clock() + interval * _MIN_GAP - offset) / interval) * interval + offset
+        gap = max(interval * _MIN_GAP, self._pace.pause_seconds)
+        return math.ceil((self._clock() + gap - offset) / interval) * interval + offset
 
     async def _scrape(self) -> None:
         is_demand = any(consumer.is_demand for consumer in self._consumers)
         sample, failure, self.failure_kind = None, None, None
+        self._answer_seconds, self._answered_at_seconds = 0.0, math.inf
         try:
             sample = await self._fetch_sample()
         except FetchError as error:
             failure, self.failure_kind = str(error), error.kind
+            self._answer_seconds = error.answer_seconds
         except scrape_parser.UnknownPageError as error:
             failure, self.failure_kind = str(error), FailureKind.ABSENT
         except scrape_parser.ScrapeParseError as error:
@@ -186,6 +192,7 @@ class ScrapeLoop:
         except Exception as error:  # a defect must not end the loop: the next page may be readable
             failure, self.failure_kind = self._log_defect(error), FailureKind.UNREADABLE
         self._ended_at_seconds = self._clock()
+        self._record_pace()
         newest = sample or self.history.newest
         self._count(DEMAND if is_demand else newest.engine if newest else "", failure is not None)
         self._record(sample, failure)
@@ -193,9 +200,19 @@ class ScrapeLoop:
     async def _fetch_sample(self) -> EngineSample:
         selectors = {it.text: it for consumer in self._consumers for it in consumer.selectors}
         page = await self._client.fetch(self.target)
+        self._answer_seconds, self._answered_at_seconds = page.answer_seconds, self._clock()
         return scrape_parser.parse_page(
             page.content, page.content_type, at_seconds=self._clock(), selectors=tuple(selectors.values())
         )
+
+    def _record_pace(self) -> None:
+        if self._consumers:
+            self._pace.record(
+                answer_seconds=self._answer_seconds,
+                work_seconds=max(0.0, self._ended_at_seconds - self._answered_at_seconds),
+                interval_seconds=self._interval_seconds,
+                is_answer=self._answered_at_seconds < math.inf,
+            )
 
     def _log_defect(self, error: Exception) -> str:
         failure = f"unexpected {type(error).__name__}: {str(error)[:_MAX_REASON_LENGTH]}"

@@ -21,10 +21,16 @@ class FailureKind(enum.Enum):
 
 
 class FetchError(Exception):
-    """The page cannot be fetched; the text is a sentence for operators."""
+    """The page cannot be fetched; the text is a sentence for operators.
 
-    def __init__(self, sentence: str, kind: FailureKind = FailureKind.UNREADABLE) -> None:
+    ``answer_seconds`` is the time from the beginning of the fetch to the failure.
+    """
+
+    def __init__(
+        self, sentence: str, kind: FailureKind = FailureKind.UNREADABLE, *, answer_seconds: float = 0.0
+    ) -> None:
         self.kind = kind
+        self.answer_seconds = answer_seconds
         super().__init__(sentence)
 
 
@@ -43,7 +49,11 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class FetchedPage:
-    """The body of a response and its content type."""
+    """The body of a response and its content type.
+
+    ``answer_seconds`` is the time from the beginning of the fetch, without the wait for a slot, to the end of the page.
+    """
 
     content: bytes
     content_type: str
+    answer_seconds: float = 0.0
