@@ -103,3 +103,5 @@ async def test_each_slot_is_given_back_when_fetches_are_cancelled() -> None:
     assert slots._address_slots == {}
     free = [asyncio.create_task(fetches.fetch(pod(number), QUICK_SECONDS)) for number in (20, 21)]
     assert await asyncio.gather(*free) == [0.0, 0.0]
+    assert pod(0) in slots._slow
+    assert await fetches.fetch(pod(0), QUICK_SECONDS) == 0.0, "the slow slot is free"
