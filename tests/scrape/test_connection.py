@@ -84,6 +84,7 @@ def test_a_request_has_only_the_needed_headers() -> None:
 TOO_LARGE = "the page is larger than 1 MiB"
 INCOMPLETE = "the response is incomplete"
 NO_HTTP = "the server does not speak HTTP"
+WANTS_HTTPS = "the server expects https, and it is asked by http"
 
 
 @pytest.mark.parametrize(
@@ -121,15 +122,25 @@ NO_HTTP = "the server does not speak HTTP"
             FailureKind.ABSENT,
             'the server redirects to "http://169.254.169.254/'
             + "\\ufffd" * 56
-            + '\\u2026" (HTTP 302); redirects are not followed',
+            + '\\u2026" (HTTP 302), which is not followed',
             id="a redirect, quoted and truncated",
         ),
         pytest.param(
             responds(page(b"", status="308 Permanent Redirect")),
             FailureKind.ABSENT,
-            'the server redirects to "" (HTTP 308); redirects are not followed',
+            'the server redirects to "" (HTTP 308), which is not followed',
             id="a redirect without a location",
         ),
+        *(
+            pytest.param(responds(page(notice, status="400 Bad Request")), FailureKind.TLS, WANTS_HTTPS, id=server)
+            for server, notice in (
+                ("Go's notice", b"Client sent an HTTP request to an HTTPS server.\n"),
+                ("nginx's notice", b"<center>The plain HTTP request was sent to HTTPS port</center>"),
+                ("Tomcat's notice", b"Bad Request\r\nThis combination of host and port requires TLS.\r\n"),
+                ("Apache's notice", b"You're speaking plain HTTP to an SSL-enabled server port.<br />"),
+            )
+        ),
+        pytest.param(responds(b"\x15\x03\x01\0\2\2\x46"), FailureKind.TLS, WANTS_HTTPS, id="a TLS alert"),
         pytest.param(responds(ANSI + b"SSH-2.0-x\r\n"), FailureKind.ABSENT, NO_HTTP, id="another protocol"),
         pytest.param(
             responds(b"\0\0\x12\4\0\0\0\0\0\0\3\0\0\0\x80"),
@@ -157,7 +168,7 @@ NO_HTTP = "the server does not speak HTTP"
         ),
         pytest.param(
             responds_and_closes(b""),
-            FailureKind.UNREADABLE,
+            FailureKind.CLOSED,
             "the server closes the connection without an answer",
             id="a closed connection",
         ),

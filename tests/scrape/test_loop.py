@@ -125,7 +125,7 @@ def test_a_slow_target_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
 @scenario
 async def test_endpoints_share_the_scrapes_of_a_target() -> None:
     named = replace(POD, engine="vllm")
-    with_port = replace(POD, engine="vllm", port=8000)
+    with_port = replace(POD, engine="vllm", ports=(8000,))
     more = 'depth{queue="llama"} 4\n'
     async with Scene({PAGE: vllm(more=more)}) as scene:
         await scene.register_interest(POD)
@@ -182,7 +182,7 @@ async def test_a_newly_requested_series_is_scraped_early() -> None:
 
 @scenario
 async def test_a_page_that_was_read_before_a_series_was_requested_is_read_again() -> None:
-    other = replace(POD, engine="tgi", port=8000)
+    other = replace(POD, engine="tgi", ports=(8000,))
     async with Scene({PAGE: vllm(more='depth{queue="llama"} 4\n')}, interval_seconds=60.0) as scene:
         await scene.register_interest(POD)
         began = scene.loop.time()
@@ -224,7 +224,7 @@ async def test_the_history_is_bounded_for_any_window() -> None:
 
 @scenario
 async def test_the_history_begins_again_when_another_engine_answers() -> None:
-    endpoint = replace(POD, port=8000, path="/metrics")
+    endpoint = replace(POD, ports=(8000,), path="/metrics")
     async with Scene({PAGE: vllm()}) as scene:
         await scene.register_interest(endpoint, window=60)
         await scene.pass_time(10)

@@ -274,3 +274,12 @@ def test_serve_loads_openssl_only_for_https(tmp_path: Path, authority: Authority
         assert (completed.stdout, completed.stderr) == (f"up 1 {scheme == 'https'}\n", "")
 
     run(test())
+
+
+def test_a_tls_server_that_is_asked_by_http_closes_the_connection_or_says_so(
+    tmp_path: Path, authority: Authority
+) -> None:
+    context = server_context(authority.issue("server", host=NAME))
+    error, _ = fetch_over_tls(None, context, responds(page()), lambda port: target(port, host=NAME))
+    assert isinstance(error, FetchError), error
+    assert error.kind in (FailureKind.TLS, FailureKind.CLOSED)

@@ -9,8 +9,10 @@ from keda_gpu_scaler.scrape.types import FailureKind, FetchedPage, FetchError, T
 
 TEXT = "text/plain; version=0.0.4"
 REFUSED = FetchError("the connection is refused", FailureKind.REFUSED)
-ABSENT = FetchError("the server has no such page (HTTP 404)", FailureKind.ABSENT)
+ABSENT = FetchError("the server has no such page (HTTP 404)", FailureKind.ABSENT, status=404)
 DENIED = FetchError("10.1.2.3 is refused", FailureKind.DENIED)
+WANTS_HTTPS = FetchError("the server expects https, and it is asked by http", FailureKind.TLS, status=400)
+CLOSES = FetchError("the server closes the connection without an answer", FailureKind.CLOSED)
 NO_ANSWER = FetchError("no answer within 2 s", FailureKind.UNREADABLE)
 
 Answer = bytes | Exception | Callable[[], "bytes | Exception"]
@@ -26,7 +28,10 @@ def sglang(running: float = 0, waiting: float = 0) -> bytes:
 
 
 class Web:
-    """Pages by "10.1.2.3:8000/metrics" and addresses by name; every other address refuses the connection."""
+    """Pages by "10.1.2.3:8000/metrics" or "https://10.1.2.3:8000/metrics", and addresses by name.
+
+    Every other address refuses the connection.
+    """
 
     def __init__(self) -> None:
         self.pages: dict[str, Answer] = {}
@@ -57,7 +62,8 @@ class Web:
         return found
 
     async def fetch(self, target: Target) -> FetchedPage:
-        page_url = f"{target.address}:{target.url.port}{target.url.path}"
+        scheme = "https://" if target.url.scheme == "https" else ""
+        page_url = f"{scheme}{target.address}:{target.url.port}{target.url.path}"
         self.fetched.append((asyncio.get_running_loop().time(), page_url))
         self.running[page_url] = self.running.get(page_url, 0) + 1
         self.most_running = max(self.most_running, self.running[page_url])

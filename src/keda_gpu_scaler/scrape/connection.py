@@ -6,12 +6,13 @@ Law: a response uses a bounded amount of memory, however the server behaves.
 
 import asyncio
 import math
+import re
 from typing import Protocol
 
 import h11
 
 from keda_gpu_scaler.core.quoting import quoted
-from keda_gpu_scaler.scrape.types import FailureKind, FetchedPage, FetchError
+from keda_gpu_scaler.scrape.types import FailureKind, FetchedPage, FetchError, RedirectError
 
 MAX_BODY_BYTES = 1 << 20
 MAX_IDLE_CONNECTIONS = 512
@@ -24,6 +25,10 @@ _PARTS_PER_TURN = 512
 _OK = 200
 _ABSENT_STATUSES = frozenset({404, 405, 406, 410, 501})
 _CREDENTIALS_STATUSES = frozenset({401, 403})
+_BAD_REQUEST = 400
+_TLS_ALERT = b"\x15\x03"  # the beginning of the record with which a TLS server refuses plain text
+_WANTS_HTTPS = re.compile(rb"HTTPS (?:server|port)|requires TLS|SSL-enabled")  # Go, nginx, Tomcat, Apache
+_MAX_LOCATION_LENGTH = 2048
 
 
 class ConnectionClosedError(Exception):
@@ -62,6 +67,7 @@ class Connection:
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_HEAD_BYTES)
+        self._received_first = b""
         self.is_reusable = False
         self.idle_since_seconds = 0.0
 
@@ -78,7 +84,10 @@ class Connection:
         """
         self.is_reusable = False
         self._send_request(path, headers)
-        content_type = _check_response(await self._read_head())
+        head = await self._read_head()
+        if head.status_code == _BAD_REQUEST and _WANTS_HTTPS.search(await self._read_body()):
+            raise _wants_https(_BAD_REQUEST)
+        content_type = _check_response(head)
         content = await self._read_body()
         # Data after the response would be taken for the response to the next request.
         if self._http.our_state is self._http.their_state is h11.DONE and not self._http.trailing_data[0]:
@@ -104,6 +113,8 @@ class Connection:
             try:
                 event = self._http.next_event()
             except h11.RemoteProtocolError:
+                if self._received_first.startswith(_TLS_ALERT):
+                    raise _wants_https(None) from None
                 raise FetchError("the server does not speak HTTP", FailureKind.ABSENT) from None
             if isinstance(event, h11.Response):
                 return event
@@ -122,6 +133,8 @@ class Connection:
             received = b""
         if not received:
             raise FetchError("the response is incomplete") if has_received else ConnectionClosedError
+        if not has_received:
+            self._received_first = received[: len(_TLS_ALERT)]
         self._http.receive_data(received)
 
     async def _read_body(self) -> bytes:
@@ -201,15 +214,19 @@ def _check_response(head: h11.Response) -> str:
     status = head.status_code
     headers = {name: value for name, value in head.headers if name in (b"content-type", b"content-length", b"location")}
     if status in _ABSENT_STATUSES:
-        raise FetchError(f"the server has no such page (HTTP {status})", FailureKind.ABSENT)
+        raise FetchError(f"the server has no such page (HTTP {status})", FailureKind.ABSENT, status=status)
     if 300 <= status < 400:
-        location = quoted(headers.get(b"location", b"").decode("ascii", "replace"), 80)
-        raise FetchError(
-            f"the server redirects to {location} (HTTP {status}); redirects are not followed", FailureKind.ABSENT
-        )
+        location = headers.get(b"location", b"").decode("ascii", "replace")
+        raise RedirectError(location[:_MAX_LOCATION_LENGTH], status)
     if status in _CREDENTIALS_STATUSES:
-        raise FetchError(f"the server requires credentials (HTTP {status}): mount them with --endpoint-credentials")
+        raise FetchError(
+            f"the server requires credentials (HTTP {status}): mount them with --endpoint-credentials", status=status
+        )
     if status != _OK:
-        raise FetchError(f"the server answers with HTTP {status}")
+        raise FetchError(f"the server answers with HTTP {status}", status=status)
     _check_size(int(headers.get(b"content-length", b"0")), 1)
     return headers.get(b"content-type", b"").decode("ascii", "replace")
+
+
+def _wants_https(status: int | None) -> FetchError:
+    return FetchError("the server expects https, and it is asked by http", FailureKind.TLS, status=status)

@@ -9,10 +9,11 @@ import ipaddress
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from urllib.parse import urljoin
 
 from keda_gpu_scaler import __version__
 from keda_gpu_scaler.core.quoting import quoted
-from keda_gpu_scaler.core.urls import Url
+from keda_gpu_scaler.core.urls import Url, parse_url
 from keda_gpu_scaler.scrape.address_policy import AddressPolicy, AddressPolicyError
 from keda_gpu_scaler.scrape.connection import (
     CHUNK_BYTES,
@@ -25,7 +26,7 @@ from keda_gpu_scaler.scrape.connection import (
 from keda_gpu_scaler.scrape.credentials import Credentials, CredentialsError, Secret
 from keda_gpu_scaler.scrape.dns_resolver import Lookup, allowed_addresses, system_lookup
 from keda_gpu_scaler.scrape.slots import FetchSlots
-from keda_gpu_scaler.scrape.types import FailureKind, FetchedPage, FetchError, Target
+from keda_gpu_scaler.scrape.types import FailureKind, FetchedPage, FetchError, RedirectError, Target
 
 TIMEOUT_SECONDS = 5.0
 """An overloaded vLLM answers after 2.6 s (vllm#38157), and its page shows the load that matters most."""
@@ -89,7 +90,7 @@ class HttpClient:
             began_at_seconds = self._clock()
             try:
                 async with asyncio.timeout(self._timeout_seconds):
-                    page = await self._get(target)
+                    page = await self._follow(target)
             except TimeoutError:
                 raise FetchError(
                     f"no answer within {self._timeout_seconds:g} s", answer_seconds=self._timeout_seconds
@@ -118,6 +119,22 @@ class HttpClient:
         except AddressPolicyError as error:
             raise FetchError(str(error), FailureKind.DENIED) from None
 
+    async def _follow(self, target: Target) -> FetchedPage:
+        """Get a page, and follow one redirect that stays on the same scheme, host and port.
+
+        Such a redirect needs no new check of the address, and the credentials of the host remain those of the request.
+        """
+        try:
+            return await self._get(target)
+        except RedirectError as redirect:
+            try:
+                url = parse_url(urljoin(str(target.url), redirect.location))
+            except ValueError:
+                raise redirect from None
+            if url == target.url or replace(url, path="/") != replace(target.url, path="/"):
+                raise
+            return await self._get(replace(target, url=url))
+
     async def _get(self, target: Target) -> FetchedPage:
         secret = self._secret(target)
         url = target.url
@@ -134,7 +151,7 @@ class HttpClient:
         try:
             return await self._exchange(key, connection, url.path, headers)
         except ConnectionClosedError:
-            raise FetchError("the server closes the connection without an answer") from None
+            raise FetchError("the server closes the connection without an answer", FailureKind.CLOSED) from None
 
     def _secret(self, target: Target) -> Secret | None:
         now = self._clock()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 from typing import Protocol
 
 from keda_gpu_scaler.core.selectors import SeriesSelector
-from keda_gpu_scaler.core.state.scrape import TargetHistory, retained
+from keda_gpu_scaler.core.state.scrape import ScrapeAttempt, TargetHistory, retained
 from keda_gpu_scaler.core.types import EngineSample
 from keda_gpu_scaler.engines import scrape_parser
 from keda_gpu_scaler.scrape.pacing import Pacer
@@ -22,6 +22,7 @@ DEMAND = "demand"
 """The engine name under which scrapes of demand are counted."""
 _MIN_GAP = 0.25  # of an interval: two readings of a counter that are closer give a rate of chance
 _MAX_REASON_LENGTH = 200
+_OK = 200
 _MAX_LOGGED_DEFECTS = 50
 
 _log = logging.getLogger(__name__)
@@ -98,6 +99,7 @@ class ScrapeLoop:
         self._is_scheduled = self._is_running = self._is_early = False
         self._ended_at_seconds = -math.inf
         self._answer_seconds, self._answered_at_seconds = 0.0, math.inf  # of the last scrape
+        self._status: int | None = None
         # Each target has its own offset in the interval, so that the targets of a fleet are not scraped all at once.
         self._offset_ratio = zlib.crc32(f"{target.address} {target.url}".encode()) / 2**32
         is_numeric = target.url.host == target.address
@@ -179,12 +181,12 @@ class ScrapeLoop:
     async def _scrape(self) -> None:
         is_demand = any(consumer.is_demand for consumer in self._consumers)
         sample, failure, self.failure_kind = None, None, None
-        self._answer_seconds, self._answered_at_seconds = 0.0, math.inf
+        self._answer_seconds, self._answered_at_seconds, self._status = 0.0, math.inf, None
         try:
             sample = await self._fetch_sample()
         except FetchError as error:
             failure, self.failure_kind = str(error), error.kind
-            self._answer_seconds = error.answer_seconds
+            self._answer_seconds, self._status = error.answer_seconds, error.status
         except scrape_parser.UnknownPageError as error:
             failure, self.failure_kind = str(error), FailureKind.ABSENT
         except scrape_parser.ScrapeParseError as error:
@@ -200,7 +202,7 @@ class ScrapeLoop:
     async def _fetch_sample(self) -> EngineSample:
         selectors = {it.text: it for consumer in self._consumers for it in consumer.selectors}
         page = await self._client.fetch(self.target)
-        self._answer_seconds, self._answered_at_seconds = page.answer_seconds, self._clock()
+        self._answer_seconds, self._answered_at_seconds, self._status = page.answer_seconds, self._clock(), _OK
         return scrape_parser.parse_page(
             page.content, page.content_type, at_seconds=self._clock(), selectors=tuple(selectors.values())
         )
@@ -230,4 +232,12 @@ class ScrapeLoop:
                 window_seconds=max((consumer.window_seconds for consumer in self._consumers), default=0.0),
                 history_seconds=max((consumer.history_seconds for consumer in self._consumers), default=0.0),
             )
-        self.history = TargetHistory(self.history.url, samples, failure)
+        attempt = ScrapeAttempt(
+            self.history.url,
+            self._status,
+            failure,
+            self._pace.remarks,
+            at_seconds=self._ended_at_seconds,
+            answer_seconds=self._answer_seconds,
+        )
+        self.history = TargetHistory(self.history.url, samples, failure, attempt)

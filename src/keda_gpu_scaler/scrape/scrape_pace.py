@@ -41,22 +41,26 @@ class ScrapePace:
             is_answer: whether there was a page. A failure is logged elsewhere.
         """
         self.pause_seconds = 0.0
+        interval = f"{interval_seconds:g}"
         if answer_seconds > interval_seconds:
             self.pause_seconds = answer_seconds * SLOW_PAUSE_SHARE
-            what = f"it answers after {answer_seconds:.1f} s" if is_answer else f"no answer in {answer_seconds:.1f} s"
-            self._note("slow", f"{what}, and its interval is {interval_seconds:g} s", is_logged=is_answer)
+            why = f"asked less often: it answers after {answer_seconds:.1f} s, and its interval is {interval} s"
+            if not is_answer:
+                why = f"asked less often: no answer in {answer_seconds:.1f} s, and its interval is {interval} s"
+            self._note("slow", why, is_logged=is_answer)
         else:
             self._remarks.pop("slow", None)
         if work_seconds > interval_seconds * MAX_WORK_SHARE:
             self.pause_seconds = max(self.pause_seconds, work_seconds / MAX_WORK_SHARE)
-            what = f"its page takes {1000 * work_seconds:.0f} ms to read"
-            self._note("costly", f"{what}, and its interval is {interval_seconds:g} s", is_logged=True)
+            work = f"{1000 * work_seconds:.0f}"
+            why = f"asked less often: its page takes {work} ms to read, and its interval is {interval} s"
+            self._note("costly", why, is_logged=True)
         elif is_answer:
             self._remarks.pop("costly", None)
         self.pause_seconds = min(self.pause_seconds, MAX_PAUSE_SECONDS)
 
     def _note(self, kind: str, why: str, *, is_logged: bool) -> None:
-        remark = self._remarks.setdefault(kind, f"asked less often: {why}")
+        remark = self._remarks.setdefault(kind, why)
         if is_logged and kind not in self._logged:
             self._logged.add(kind)
             _log.warning("%s: %s", self._name, remark)

@@ -4,6 +4,7 @@
 import enum
 from dataclasses import dataclass
 
+from keda_gpu_scaler.core.quoting import quoted
 from keda_gpu_scaler.core.urls import Url
 
 
@@ -16,6 +17,10 @@ class FailureKind(enum.Enum):
     """A server answers, and it has no such page."""
     DENIED = "denied"
     """The address policy does not allow the address."""
+    TLS = "tls"
+    """The server was asked by http and expects https."""
+    CLOSED = "closed"
+    """The server closes the connection without an answer, as many servers do that expect https."""
     UNREADABLE = "unreadable"
     """There is no answer, or the answer is not usable. This may be temporary."""
 
@@ -23,15 +28,34 @@ class FailureKind(enum.Enum):
 class FetchError(Exception):
     """The page cannot be fetched; the text is a sentence for operators.
 
-    ``answer_seconds`` is the time from the beginning of the fetch to the failure.
+    ``status`` is the status of the HTTP response, None where there was none. ``answer_seconds`` is the time from the
+    beginning of the fetch to the failure.
     """
 
     def __init__(
-        self, sentence: str, kind: FailureKind = FailureKind.UNREADABLE, *, answer_seconds: float = 0.0
+        self,
+        sentence: str,
+        kind: FailureKind = FailureKind.UNREADABLE,
+        *,
+        status: int | None = None,
+        answer_seconds: float = 0.0,
     ) -> None:
         self.kind = kind
+        self.status = status
         self.answer_seconds = answer_seconds
         super().__init__(sentence)
+
+
+class RedirectError(FetchError):
+    """The server redirects to another location, which is text from the server."""
+
+    def __init__(self, location: str, status: int) -> None:
+        self.location = location
+        super().__init__(
+            f"the server redirects to {quoted(location, 80)} (HTTP {status}), which is not followed",
+            FailureKind.ABSENT,
+            status=status,
+        )
 
 
 @dataclass(frozen=True, slots=True)
