@@ -18,7 +18,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as families_of_text
 
 from keda_gpu_scaler.engines.exposition import Exposition, SeriesSample, is_known
-from keda_gpu_scaler.engines.prometheus_text import ExpositionError, parse_exposition
+from keda_gpu_scaler.engines.prometheus_text import MAX_LINE_BYTES, ExpositionError, parse_exposition
 
 Sample = tuple[str, dict[str, str], str]
 
@@ -147,11 +147,13 @@ def test_text_that_is_not_a_number_is_refused(number: str) -> None:
         pytest.param("a{,} 1\n", 'line 1: "," is not a label', id="a comma alone"),
         pytest.param('a{x="1",x="2"} 1\n', 'line 1: the label "x" is given twice', id="a label twice"),
         pytest.param('a{x="\\t"} 1\n', 'line 1: "\\\\t" is not an escape sequence', id="an unknown escape sequence"),
-        pytest.param("a 1\na 1\n", 'line 2: a series of "a" occurs twice', id="a series twice"),
-        pytest.param("a 1\na{} 1\n", 'line 2: a series of "a" occurs twice', id="a series twice, once in braces"),
+        pytest.param("a 1\na 2\n", 'line 2: a series of "a" occurs twice, with two values', id="a series twice"),
+        pytest.param(
+            "a 1\na{} 2\n", 'line 2: a series of "a" occurs twice, with two values', id="a series twice, once in braces"
+        ),
         pytest.param(
             'a{x="1",y="2"} 1\na{y="2",x="1"} 2\n',
-            'line 2: a series of "a" occurs twice',
+            'line 2: a series of "a" occurs twice, with two values',
             id="a series twice, with its labels in another order",
         ),
         pytest.param("# TYPE a\n", 'line 1: "# TYPE a" declares no type', id="a type without a kind"),
@@ -167,6 +169,24 @@ def test_text_outside_the_text_format_is_refused(text: str, complaint: str) -> N
     with pytest.raises(ExpositionError) as error:
         read(text)
     assert str(error.value) == complaint
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("a 1\na 1\n", id="a series twice with one value"),
+        pytest.param("a 1\na{} 1.0\nb 2\n", id="written in two ways"),
+        pytest.param('a 1 # {trace_id="x"} 0.5\n', id="an exemplar"),
+        pytest.param('a 1 1395066363000 # {trace_id="} 2"} 0.5 1395066363.5\n', id="an exemplar with time stamps"),
+        pytest.param("a 1 # {} 2\n", id="an exemplar without labels"),
+    ],
+)
+def test_what_exporters_add_to_the_text_format_is_read(text: str) -> None:
+    assert [it for it in read(text) if it[0] == "a"] == [("a", {}, "1.0")]
+
+
+def test_a_series_twice_with_nan_is_one() -> None:
+    assert read("a NaN\na nan\n") == [("a", {}, "nan")]
 
 
 def test_a_label_that_is_not_utf_8_is_refused() -> None:
@@ -258,7 +278,7 @@ def test_a_sample_of_openmetrics(text: str, name: str, labels: dict[str, str]) -
         pytest.param(
             "a 1 # {} 1 2 3\n# EOF\n", 'line 1: "a 1 # {} 1 2 3" is not a sample', id="an exemplar with too many words"
         ),
-        pytest.param("a 1\na 1\n# EOF\n", 'line 2: a series of "a" occurs twice', id="a series twice"),
+        pytest.param("a 1\na 2\n# EOF\n", 'line 2: a series of "a" occurs twice, with two values', id="a series twice"),
     ],
 )
 def test_text_outside_openmetrics_is_refused(text: str, complaint: str) -> None:
@@ -308,7 +328,10 @@ def test_a_wanted_line_that_is_indented_is_found(text: str) -> None:
         pytest.param("wanted", 'line 3: "wanted" is not a sample', id="no number"),
         pytest.param("wanted one", 'line 3: "one" is not a number', id="a word for a number"),
         pytest.param('wanted{x="y} 1', 'line 3: "wanted{x=\\"y} 1" is not a sample', id="an open quote"),
-        pytest.param("wanted 1\nwanted 1", 'line 4: a series of "wanted" occurs twice', id="twice"),
+        pytest.param("wanted 1\nwanted 2", 'line 4: a series of "wanted" occurs twice, with two values', id="twice"),
+        pytest.param(
+            "wanted 1 " + " " * MAX_LINE_BYTES, 'line 3: the line of "wanted" is longer than 65536 bytes', id="too long"
+        ),
     ],
 )
 def test_a_malformed_wanted_line_is_refused(line: str, complaint: str) -> None:

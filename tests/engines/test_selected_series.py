@@ -13,12 +13,22 @@ from keda_gpu_scaler.core.selectors import SeriesSelector, parse_series
 from keda_gpu_scaler.core.trigger.demand_presets import DEMANDS
 from keda_gpu_scaler.core.types import Series
 from keda_gpu_scaler.engines.interceptor import PENDING
-from keda_gpu_scaler.engines.scrape_parser import UnknownPageError, parse_page
+from keda_gpu_scaler.engines.prometheus_text import MAX_LINE_BYTES, MAX_LINES, MAX_SAMPLES
+from keda_gpu_scaler.engines.scrape_parser import (
+    MAX_JSON_BYTES,
+    PageParser,
+    ScrapeParseError,
+    UnknownPageError,
+    parse_page,
+)
+from keda_gpu_scaler.engines.series_selection import MAX_COMPARISONS
 from tests.engines import engine_pages
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 JSON = "application/json"
 AT = 7.0
+ABSENT_GAUGE = Series(0.0, is_counter=False, is_absent=True)
+ABSENT_COUNTER = Series(0.0, is_counter=True, is_absent=True)
 
 
 def selected(body: bytes, text: str, content_type: str = TEXT) -> Series | None:
@@ -46,8 +56,26 @@ def selected(body: bytes, text: str, content_type: str = TEXT) -> Series | None:
         pytest.param(
             engine_pages.ENDPOINT_PICKER,
             'inference_extension_flow_control_queue_size{inference_pool="none"}',
+            ABSENT_GAUGE,
+            id="a pool without a queue",
+        ),
+        pytest.param(
+            b'llm_d_epp_flow_control_pool_saturation{inference_pool="llama"} 0\n',
+            'llm_d_epp_flow_control_queue_size{inference_pool="llama"}',
+            ABSENT_GAUGE,
+            id="a picker that deleted the gauge of an idle flow",
+        ),
+        pytest.param(
+            b'llm_d_epp_ready_endpoints{name="llama"} 2\n',
+            "llm_d_epp_flow_control_queue_size",
             None,
-            id="an unknown pool",
+            id="a picker whose flow control is not switched on",
+        ),
+        pytest.param(
+            b"# TYPE inference_extension_flow_control_dispatch_cycle_duration_seconds histogram\n",
+            "other_queue_size",
+            None,
+            id="a page of another source",
         ),
         pytest.param(engine_pages.ENDPOINT_PICKER, "inference_extension_flow_control_queue", None, id="a shorter name"),
         pytest.param(engine_pages.VLLM, 'vllm:num_requests_running{engine="1"}', 12, id="one rank of an engine"),
@@ -79,12 +107,19 @@ def selected(body: bytes, text: str, content_type: str = TEXT) -> Series | None:
         pytest.param(b"a NaN\n", "a", None, id="NaN"),
         pytest.param(b'a{x="1"} 1\na{x="2"} NaN\n', "a", None, id="a sum with an unknown part"),
         pytest.param(b'a{x="1"} 1e308\na{x="2"} 1e308\n', "a", None, id="a sum that no float holds"),
-        pytest.param(b"# TYPE a gauge\n", "a", None, id="a gauge without a series"),
+        pytest.param(b"# TYPE a gauge\n", "a", ABSENT_GAUGE, id="a gauge without a series"),
+        pytest.param(b"b 1\n", "a", None, id="a page without the family"),
+        pytest.param(
+            b'a{x="1"} -1\na{x="2"} 1\n',
+            "a",
+            Series(0.0, is_counter=False, above_zero=1.0),
+            id="a negative gauge beside another one",
+        ),
     ],
 )
-def test_a_selected_gauge(body: bytes, selector: str, series: float | None) -> None:
+def test_a_selected_gauge(body: bytes, selector: str, series: float | Series | None) -> None:
     found = selected(body, selector, JSON if body.startswith(b"{") else TEXT)
-    assert found == (None if series is None else Series(series, is_counter=False))
+    assert found == (Series(series, is_counter=False) if isinstance(series, int | float) else series)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +128,10 @@ def test_a_selected_gauge(body: bytes, selector: str, series: float | None) -> N
         pytest.param(engine_pages.VLLM_ROUTER, "vllm:num_incoming_requests_total", 50, id="a router, every model"),
         pytest.param(engine_pages.VLLM_ROUTER, 'vllm:num_incoming_requests_total{model="m"}', 42, id="one model"),
         pytest.param(
-            engine_pages.VLLM_ROUTER, 'vllm:num_incoming_requests_total{model="o"}', None, id="an unknown model"
+            engine_pages.VLLM_ROUTER,
+            'vllm:num_incoming_requests_total{model="o"}',
+            ABSENT_COUNTER,
+            id="an unknown model",
         ),
         pytest.param(engine_pages.VLLM, "vllm:time_to_first_token_seconds_count", 123, id="a histogram's count"),
         pytest.param(engine_pages.VLLM, "vllm:request_generation_tokens_sum", 7777, id="a histogram's sum"),
@@ -106,8 +144,8 @@ def test_a_selected_gauge(body: bytes, selector: str, series: float | None) -> N
         pytest.param(b"a_total 5\n", "a_total", 5, id="a counter by its name alone"),
     ],
 )
-def test_a_selected_counter(body: bytes, selector: str, series: float | None) -> None:
-    assert selected(body, selector) == (None if series is None else Series(series, is_counter=True))
+def test_a_selected_counter(body: bytes, selector: str, series: float | Series) -> None:
+    assert selected(body, selector) == (series if isinstance(series, Series) else Series(series, is_counter=True))
 
 
 @pytest.mark.parametrize(
@@ -188,7 +226,8 @@ def test_the_index_finds_exactly_the_series_that_a_selector_matches(
     selector = parse_series("depth{" + ",".join(f'{key}{how}"{value}"' for key, how, value in conditions) + "}")
     body = "".join(f'depth{{x="{x}",y="{y}"}} {number}\n' for number, (x, y) in enumerate(series))
     expected = [number for number, (x, y) in enumerate(series) if selector.matches("depth", {"x": x, "y": y})]
-    assert selected(body.encode(), selector.text) == (Series(sum(expected), is_counter=False) if expected else None)
+    absent = ABSENT_GAUGE if series else None
+    assert selected(body.encode(), selector.text) == (Series(sum(expected), is_counter=False) if expected else absent)
 
 
 def test_each_series_of_a_page_is_compared_once_with_hundreds_of_selectors(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,3 +245,110 @@ def test_each_series_of_a_page_is_compared_once_with_hundreds_of_selectors(monke
     found = parse_page(body, JSON, at_seconds=AT, selectors=selectors).selected
     assert comparisons == 300
     assert len(set(map(id, found.values()))) == 1, "the same reading is kept once"
+
+
+def test_a_selector_that_selects_too_much_is_unknown_for_its_trigger_alone() -> None:
+    many = "".join(f'many{{x="{number}"}} 1\n' for number in range(MAX_SAMPLES + 1)).encode()
+    body = many + engine_pages.VLLM + b"few 3\n"
+    selectors = [parse_series(text) for text in ("many", 'many{x="1"}', "few")]
+    sample = parse_page(body, TEXT, at_seconds=AT, selectors=selectors)
+    assert (sample.engine, sample.waiting) == ("vllm", parse_page(engine_pages.VLLM, TEXT, at_seconds=AT).waiting)
+    assert sample.selected == {"many": None, 'many{x="1"}': None, "few": Series(3, is_counter=False)}
+    assert set(sample.unread) == {"many", 'many{x="1"}'}
+    assert sample.unread["many"] == f'"many" has more than {MAX_SAMPLES} series, too many to be read'
+
+
+def test_the_largest_histogram_of_a_page_that_is_too_large_is_left_out_and_the_queue_is_read() -> None:
+    buckets = "".join(
+        f'vllm:inter_token_latency_seconds_bucket{{le="1",model_name="{number}"}} 1\n' for number in range(MAX_SAMPLES)
+    )
+    body = buckets.encode() + b"vllm:num_requests_waiting 4\nvllm:num_requests_running 5\n"
+    sample = parse_page(body, TEXT, at_seconds=AT)
+    assert (sample.waiting, sample.running, sample.token_time) == (4.0, 5.0, None)
+
+
+def test_a_page_whose_engine_has_lines_without_end_is_refused() -> None:
+    body = b"vllm:num_requests_waiting 4\n" * (MAX_LINES + 1)
+    with pytest.raises(ScrapeParseError, match=f"more than {MAX_LINES} lines of its engine"):
+        parse_page(body, TEXT, at_seconds=AT)
+
+
+def test_requested_series_with_lines_without_end_are_left_out_and_the_engine_is_read() -> None:
+    body = b"a 1\n" * (MAX_LINES + 1) + b"vllm:num_requests_waiting 4\n"
+    sample = parse_page(body, TEXT, at_seconds=AT, selectors=[parse_series("a")])
+    assert (sample.waiting, sample.selected) == (4.0, {"a": None})
+    assert f"more than {MAX_LINES} lines" in sample.unread["a"]
+
+
+@pytest.mark.parametrize("line", [b"a\n", b"a one\n", b'a{x="1\n', b"a 1\na 2\n", b'a{x="\xff"} 1\n'])
+def test_a_requested_series_that_cannot_be_read_costs_its_own_trigger_alone(line: bytes) -> None:
+    body = b"b 7\n" + line + b"vllm:num_requests_waiting 4\na 1\n"
+    sample = parse_page(body, TEXT, at_seconds=AT, selectors=[parse_series("a"), parse_series("b")])
+    assert (sample.waiting, sample.selected) == (4.0, {"a": None, "b": Series(7, is_counter=False)})
+    assert sample.unread["a"].startswith("line ")
+
+
+def test_the_comparisons_of_a_page_are_bounded_and_cheap_selectors_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    comparisons = 0
+    matches = SeriesSelector.matches
+
+    def counted(selector: SeriesSelector, name: str, labels: Mapping[str, str]) -> bool:
+        nonlocal comparisons
+        comparisons += 1
+        return matches(selector, name, labels)
+
+    monkeypatch.setattr(SeriesSelector, "matches", counted)
+    body = "few 3\n" + "".join(f'many{{x="{number}"}} 1\n' for number in range(5_000))
+    negated = [parse_series(f'many{{x!="{number}"}}') for number in range(200)]
+    exact = [parse_series(f'many{{x="{number}"}}') for number in range(200)]
+    sample = parse_page(body.encode(), TEXT, at_seconds=AT, selectors=[*negated, *exact, parse_series("few")])
+    assert comparisons <= MAX_COMPARISONS
+    assert sample.selected["few"] == Series(3, is_counter=False)
+    assert all(sample.selected[it.text] == Series(1, is_counter=False) for it in exact)
+    assert len(sample.unread) > 150
+    assert set(sample.unread) <= {it.text for it in negated}
+
+
+@pytest.mark.parametrize("size", [1, 7, 64, 4096])
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        pytest.param(engine_pages.VLLM, TEXT, id="text"),
+        pytest.param(b"\n \n" + engine_pages.SGLANG.rstrip(b"\n"), TEXT, id="text that begins with blank lines"),
+        pytest.param(engine_pages.INTERCEPTOR, "", id="JSON"),
+        pytest.param(engine_pages.VLLM + b"# EOF\n\n", "application/openmetrics-text", id="OpenMetrics"),
+        pytest.param(b"x" * 70_000 + b" 1\n" + engine_pages.VLLM, TEXT, id="a long line that nobody requests"),
+    ],
+)
+def test_a_page_in_pieces_is_read_as_the_whole_page(body: bytes, content_type: str, size: int) -> None:
+    selectors = [parse_series("vllm:num_requests_running"), parse_series(PENDING)]
+    parser = PageParser(content_type, selectors=selectors)
+    for at in range(0, len(body), size):
+        parser.feed(body[at : at + size])
+    whole = parse_page(body, content_type, at_seconds=AT, selectors=selectors)
+    assert parser.finish(at_seconds=AT) == whole
+    assert whole.engine or whole.selected[PENDING]
+
+
+def test_an_error_in_a_piece_names_the_line_of_the_page() -> None:
+    parser = PageParser(TEXT)
+    parser.feed(b"# HELP a b\nx 1\n")
+    parser.feed(b"y 1\n")
+    with pytest.raises(ScrapeParseError, match="line 4: "):
+        parser.feed(b"vllm:num_requests_waiting\n")
+
+
+def test_json_without_end_is_refused() -> None:
+    parser = PageParser(JSON)
+    parser.feed(b"{" + b" " * (MAX_JSON_BYTES - 1))
+    with pytest.raises(ScrapeParseError, match=f"more than {MAX_JSON_BYTES} bytes"):
+        parser.feed(b"}")
+
+
+def test_a_requested_line_without_end_costs_its_own_trigger_alone() -> None:
+    parser = PageParser(TEXT, selectors=[parse_series("a"), parse_series("b")])
+    for piece in (b'b 7\na{x="', b"x" * (MAX_LINE_BYTES + 1), b'"} 1\n', b"vllm:num_requests_waiting 4\na 1\n"):
+        parser.feed(piece)
+    sample = parser.finish(at_seconds=AT)
+    assert (sample.waiting, sample.selected) == (4.0, {"a": None, "b": Series(7, is_counter=False)})
+    assert sample.unread["a"] == f'line 2: the line of "a" is longer than {MAX_LINE_BYTES} bytes'

@@ -7,6 +7,7 @@ Law: a reading that the driver did not return is ``None``. It is never 0, and no
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,10 +230,20 @@ class Histogram:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """The sum of all series that a selector selects: the value of gauges, or the count of counters."""
+    """The sum of all series that a selector selects: the value of gauges, or the count of counters.
+
+    ``above_zero`` is the same sum with each negative gauge counted as 0, None where no gauge is negative. With
+    ``is_absent`` the selector selects no series, ``value`` is 0, and the page has the family of the series or another
+    one of its source. A source of demand then has no demand. An engine's value is not known.
+    """
 
     value: float
     is_counter: bool
+    above_zero: float | None = None
+    is_absent: bool = False
+
+
+_NOTHING_UNREAD: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +253,8 @@ class EngineSample:
     ``at_seconds`` is on the scraper's monotonic clock. ``engine`` is a name in ``core.trigger.engines.ENGINES``, empty
     where the page belongs to no known engine. ``kv_cache_ratio`` is from 0 to 1; of several ranks it is the fullest.
     ``running_limit`` is the number of requests that may run at once. ``selected`` has the series that the trigger
-    requests in addition, by the selector's text; None where the selector selects no series of the page.
+    requests in addition, by the selector's text; None where the selector selects no series of the page. ``unread`` has
+    the reasons why selectors were not applied, by the same text.
 
     The fields that end in ``_total`` count since the engine started: requests that ended well, generated tokens, tokens
     of prompts, seconds of requests in the queue, and requests that left the queue. ``token_times_total`` counts
@@ -272,3 +284,4 @@ class EngineSample:
     services_total: float | None = None
     executions_total: float | None = None
     selected: Mapping[str, Series | None] = field(default_factory=dict)
+    unread: Mapping[str, str] = field(default_factory=lambda: _NOTHING_UNREAD)

@@ -18,7 +18,9 @@ from keda_gpu_scaler.engines.metric_map import MetricMap
 JsonReader = Callable[[Mapping[str, object]], tuple[SeriesSample, ...] | None]
 """Reads a JSON page as series; returns None where the page is not this engine's."""
 
-_SHARED_MODULES = frozenset({"exposition", "interceptor", "metric_map", "prometheus_text", "scrape_parser"})
+_SHARED_MODULES = frozenset(
+    {"exposition", "interceptor", "metric_map", "prometheus_text", "scrape_parser", "series_selection"}
+)
 
 
 def _engine_modules() -> Iterator[tuple[Engine, ModuleType]]:

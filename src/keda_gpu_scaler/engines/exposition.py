@@ -27,11 +27,16 @@ class Exposition:
     """A page that was read.
 
     ``samples`` are the requested samples in the order of the page. ``kinds`` are the types of the metric families
-    ("counter") by the family's name.
+    ("counter") by the family's name. ``left_out`` are requested names that were not read, with the reason.
+    ``prefixes`` are the requested beginnings of names that the page has. ``omits_zeros`` says that a series may be
+    missing because its value is 0, as with the client libraries of Prometheus.
     """
 
     samples: tuple[SeriesSample, ...]
     kinds: Mapping[str, str] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    prefixes: frozenset[str] = frozenset()
+    omits_zeros: bool = True
 
     def by_name(self) -> SamplesByName:
         """Return the samples by name. A page is read from some thirty names, so that one pass over it pays."""
@@ -48,6 +53,12 @@ class Exposition:
             if name.endswith(suffix) and (kind := self.kinds.get(name.removesuffix(suffix))):
                 return kind in ("counter", "histogram", "summary") and suffix in _COUNTING_SUFFIXES
         return name.endswith("_total")
+
+    def declares(self, name: str) -> bool:
+        """Whether the page declares the family of this series, even if the family has no series yet."""
+        return name in self.kinds or any(
+            name.endswith(suffix) and name.removesuffix(suffix) in self.kinds for suffix in _SUFFIXES
+        )
 
     def declares_counter(self, name: str) -> bool:
         """Whether the page declares this counter, even if the counter has no series yet."""

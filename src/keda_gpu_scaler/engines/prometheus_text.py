@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Parses the Prometheus text format 0.0.4 and OpenMetrics 1.0.
 
-Law: a series is read exactly, or the page is refused. The cost of a page is close to the cost of finding the wanted
-lines, whatever else the page contains.
+Law: a series is read exactly, or the page is refused. A name that only a trigger's selector requests never makes the
+page unreadable: it is left out, with a reason. The cost of a page is close to the cost of finding the wanted lines,
+whatever else the page contains, and the number of wanted lines that are read is bounded.
 
 Facts are from the two specifications: Prometheus' "Exposition formats" and OpenMetrics 1.0.0. Where they leave a case
 open, this parser follows Prometheus' own parser.
 """
 
 import functools
+import math
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from keda_gpu_scaler.core.quoting import quoted
@@ -20,12 +23,22 @@ _KINDS = frozenset(
     {"counter", "gauge", "histogram", "summary", "untyped", "unknown", "info", "stateset", "gaugehistogram"}
 )
 _CACHED_LENGTH = 512
+MAX_SAMPLES = 10_000
+"""The number of wanted samples that are kept of a page. The name with the most samples is left out above it."""
+MAX_LINES = 4 * MAX_SAMPLES
+"""The number of wanted lines that are read of a page, apart for the engine's own names and for those of selectors."""
+_LINES_PER_CHECK = 1_000
+MAX_LINE_BYTES = 1 << 16
+"""A longer line with a wanted series is not read."""
 
 # Every quantifier is possessive, so that the time for a line is proportional to its length, also for untrusted text.
 _LABELS = rb'\{(?P<labels>[^"}]*+(?:"[^"\\]*+(?:\\.[^"\\]*+)*+"[^"}]*+)*+)\}'
 _TEXT_LINE = re.compile(
     rb"[ \t]*+(?P<name>[a-zA-Z_:][a-zA-Z0-9_:]*+)[ \t]*+(?:" + _LABELS + rb")?+[ \t]*+(?P<value>[^ \t\r{}]++)"
-    rb"(?:[ \t]++(?P<at>[+-]?[0-9]++))?+[ \t\r]*+"
+    rb"(?:[ \t]++(?P<at>[+-]?[0-9]++))?+"
+    # Some exporters write the exemplars of OpenMetrics into this format too. They are skipped.
+    rb"(?:[ \t]++#[ \t]*+\{(?:[^\"}]*+(?:\"[^\"\\]*+(?:\\.[^\"\\]*+)*+\"[^\"}]*+)*+)\}[ \t]*+"
+    rb"[^ \t\r{}]++(?:[ \t]++[0-9.eE+-]++)?+)?+[ \t\r]*+"
 )
 _OPENMETRICS_LINE = re.compile(
     rb"(?P<name>[a-zA-Z_:][a-zA-Z0-9_:]*+)(?:" + _LABELS + rb")?+ (?P<value>[^ {}]++)"
@@ -43,6 +56,7 @@ _ESCAPED = {b"\\": b"\\", b'"': b'"', b"n": b"\n"}
 _NUMBER = re.compile(rb"[+-]?(?:(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?|inf(?:inity)?|nan)", re.IGNORECASE)
 _TYPE = re.compile(rb"#[ \t]++TYPE[ \t]++(?P<name>[a-zA-Z_:][a-zA-Z0-9_:]*+)[ \t]++(?P<kind>[a-z]++)[ \t\r]*+")
 _INDENTED = re.compile(rb"\n[ \t]")  # four times as fast as two tests with ``in``
+_NO_END = 'the end mark "# EOF" is missing: the page was cut off'
 _IS_TYPE = re.compile(rb"[ \t]*+#[ \t]++TYPE(?:[ \t]|$)")
 
 
@@ -51,7 +65,7 @@ class ExpositionError(ValueError):
 
 
 def parse_exposition(body: bytes, *, wanted: frozenset[str] | None = None, is_openmetrics: bool = False) -> Exposition:
-    """Read a page.
+    """Read a page that is here as a whole.
 
     Args:
         body: the text, UTF-8.
@@ -59,25 +73,106 @@ def parse_exposition(body: bytes, *, wanted: frozenset[str] | None = None, is_op
         is_openmetrics: whether the format is OpenMetrics, which is stricter and marks its end.
 
     Raises:
-        ExpositionError: a line cannot be read, a series occurs twice, or the end mark is missing.
+        ExpositionError: a line cannot be read, a series occurs twice with two values, or the end mark is missing.
     """
+    if wanted is not None:
+        parser = ExpositionParser(wanted, is_openmetrics=is_openmetrics)
+        parser.feed(body)
+        return parser.finish()
     lines = body.split(b"\n")
     if is_openmetrics:
         lines = _until_the_end(lines)
-    if wanted is None:
-        numbers: Sequence[int] = range(len(lines))
-    elif body[:1] in (b" ", b"\t") or _INDENTED.search(body):
-        numbers = range(len(lines))  # an indented line does not begin with its name
-    else:
-        length, heads = _line_heads(wanted)
-        numbers = [number for number, line in enumerate(lines) if line[:length] in heads]
-    reader = _LineReader(wanted, is_openmetrics=is_openmetrics)
-    for number in numbers:
-        try:
-            reader.read(lines[number])
-        except ExpositionError as error:
-            raise ExpositionError(f"line {number + 1}: {error}") from None
-    return Exposition(tuple(reader.samples), reader.kinds)
+    reader = _LineReader(None, frozenset(), is_openmetrics=is_openmetrics)
+    reader.read_all(lines, range(len(lines)), 1)
+    return reader.exposition()
+
+
+class ExpositionParser:
+    """Reads a page in pieces as they arrive; between two pieces the caller may do other work.
+
+    The result does not depend on where the page is cut. ``feed`` takes a time that is proportional to its piece.
+
+    Args:
+        wanted: names of the series to read; other lines are skipped, valid or not.
+        extra: further names of which a line that cannot be read costs only the name, and not the page.
+        prefixes: beginnings of names. The result says which of them begin a name of the page.
+        is_openmetrics: whether the format is OpenMetrics, which is stricter and marks its end.
+    """
+
+    def __init__(
+        self,
+        wanted: frozenset[str],
+        *,
+        extra: frozenset[str] = frozenset(),
+        prefixes: Iterable[str] = (),
+        is_openmetrics: bool = False,
+    ) -> None:
+        self._length, self._heads = _line_heads(wanted | extra)
+        self._reader = _LineReader(wanted, extra - wanted, is_openmetrics=is_openmetrics)
+        self._is_openmetrics = is_openmetrics
+        self._prefixes = {prefix: (prefix.encode(), b"# TYPE " + prefix.encode()) for prefix in prefixes}
+        self._line = 1
+        self._rest = self._last = b""
+        self._is_skipping = False
+
+    def feed(self, piece: bytes) -> None:
+        """Read the lines that end in this piece.
+
+        Raises:
+            ExpositionError: a line cannot be read, or a series occurs twice with two values.
+        """
+        if self._is_skipping:
+            piece = self._end_of_skipped(piece)
+        end = piece.rfind(b"\n") + 1
+        if end:
+            self._read(self._rest + piece[:end] if self._rest else piece[:end] if end < len(piece) else piece)
+            self._rest = piece[end:]
+        else:
+            self._rest += piece
+        if len(self._rest) > MAX_LINE_BYTES:
+            if self._reader.wants(_series_name(self._rest)):
+                self._reader.read_all([self._rest], [0], self._line)  # it is too long, and costs its name or the page
+            self._is_skipping, self._rest, self._last = True, b"", b""
+
+    def finish(self) -> Exposition:
+        """Read the last line and return the page.
+
+        Raises:
+            ExpositionError: the last line cannot be read, or the end mark of OpenMetrics is missing.
+        """
+        if self._rest:
+            self._read(self._rest)
+        if self._is_openmetrics and self._last != b"# EOF":
+            raise ExpositionError(_NO_END)
+        return self._reader.exposition()
+
+    def _end_of_skipped(self, piece: bytes) -> bytes:
+        at = piece.find(b"\n")
+        if at < 0:
+            return b""
+        self._is_skipping = False
+        return piece[at:]  # with its line feed, so that the lines are counted
+
+    def _read(self, block: bytes) -> None:
+        for prefix in [prefix for prefix, texts in self._prefixes.items() if _begins_a_line(texts, block)]:
+            del self._prefixes[prefix]
+            self._reader.prefixes.add(prefix)
+        lines = block.split(b"\n")
+        if self._is_openmetrics:
+            self._last = next((line for line in reversed(lines) if line), self._last)
+        if block[:1] in (b" ", b"\t") or _INDENTED.search(block):
+            numbers: Sequence[int] = range(len(lines))  # an indented line does not begin with its name
+            if self._is_openmetrics:
+                numbers = [number for number in numbers if lines[number]]
+        else:
+            length, heads = self._length, self._heads
+            numbers = [number for number, line in enumerate(lines) if line[:length] in heads]
+        self._reader.read_all(lines, numbers, self._line)
+        self._line += len(lines) - 1
+
+
+def _begins_a_line(texts: tuple[bytes, ...], block: bytes) -> bool:
+    return any(block.startswith(text) or b"\n" + text in block for text in texts)
 
 
 @functools.lru_cache(maxsize=256)
@@ -97,28 +192,62 @@ def _until_the_end(lines: list[bytes]) -> list[bytes]:
     while lines and lines[-1] == b"":
         lines.pop()
     if not lines or lines[-1] != b"# EOF":
-        raise ExpositionError('the end mark "# EOF" is missing: the page was cut off')
+        raise ExpositionError(_NO_END)
     return lines[:-1]
 
 
 class _LineReader:
-    """Reads a page line by line."""
+    """Reads a page line by line, and keeps the bounds.
 
-    def __init__(self, wanted: frozenset[str] | None, *, is_openmetrics: bool) -> None:
-        self._wanted = wanted
+    ``left_out`` has the names that could not be read, with the reason; ``prefixes`` is for its user.
+    """
+
+    def __init__(self, wanted: frozenset[str] | None, extra: frozenset[str], *, is_openmetrics: bool) -> None:
+        self._wanted = wanted if wanted is None else wanted | extra
+        self._extra = extra
         self._is_openmetrics = is_openmetrics
         self._pattern = _OPENMETRICS_LINE if is_openmetrics else _TEXT_LINE
         self._read_series = _openmetrics_series if is_openmetrics else _text_series
-        self._series: set[tuple[str, frozenset[tuple[str, str]]]] = set()
-        self.samples: list[SeriesSample] = []
-        self.kinds: dict[str, str] = {}
+        self._values: dict[tuple[str, frozenset[tuple[str, str]]], float] = {}
+        self._samples: list[SeriesSample] = []
+        self._kinds: dict[str, str] = {}
+        self._duplicates = 0
+        self._most_lines = MAX_LINES
+        self.left_out: dict[str, str] = {}
+        self.prefixes: set[str] = set()
 
-    def read(self, line: bytes) -> None:
-        """Read one line.
+    def wants(self, name: str) -> bool:
+        """Whether samples of this name are read."""
+        return self._wanted is None or name in self._wanted
+
+    def exposition(self) -> Exposition:
+        """Return what was read."""
+        return Exposition(tuple(self._samples), self._kinds, self.left_out, frozenset(self.prefixes))
+
+    def read_all(self, lines: Sequence[bytes], numbers: Sequence[int], first: int) -> None:
+        """Read the lines with these numbers; ``first`` is the number of the first line on its page.
 
         Raises:
-            ExpositionError: the line cannot be read.
+            ExpositionError: a line cannot be read.
         """
+        for start in range(0, len(numbers), _LINES_PER_CHECK):
+            for number in numbers[start : start + _LINES_PER_CHECK]:
+                try:
+                    self._read(lines[number])
+                except ExpositionError as error:
+                    name = _series_name(lines[number])
+                    if name not in self._extra:
+                        raise ExpositionError(f"line {first + number}: {error}") from None
+                    self._leave_out(name, f"line {first + number}: {error}")
+            if self._wanted is not None:
+                self._check_bounds()
+
+    def _leave_out(self, name: str, reason: str) -> None:
+        self.left_out[name] = reason
+        self._wanted = (self._wanted or frozenset()) - {name}
+        self._samples = [sample for sample in self._samples if sample.name != name]
+
+    def _read(self, line: bytes) -> None:
         if line[:1].isalpha():  # most lines
             self._read_sample(line)
         elif line.lstrip(b" \t")[:1] == b"#":
@@ -129,37 +258,55 @@ class _LineReader:
             raise ExpositionError("it is empty")
 
     def _read_comment(self, line: bytes) -> None:
-        match = _TYPE.fullmatch(line.lstrip(b" \t"))
-        if match is None:
+        declared = _declared_type(line) if len(line) <= _CACHED_LENGTH else None
+        if declared is None:
             if _IS_TYPE.match(line) and self._wanted is None:
                 raise ExpositionError(f"{_quoted_start(line)} declares no type")
             if self._is_openmetrics and line == b"# EOF":
                 raise ExpositionError("there are lines after the end mark")
             return
-        name, kind = match["name"].decode(), match["kind"].decode()
+        name, kind = declared
         if self._wanted is None:
             if kind not in _KINDS:
                 raise ExpositionError(f"{quoted(kind)} is not a metric type")
-            if name in self.kinds:
+            if name in self._kinds:
                 raise ExpositionError(f"the type of {quoted(name)} is declared twice")
-        self.kinds[name] = kind
+        if len(self._kinds) < MAX_SAMPLES:
+            self._kinds[name] = kind
 
     def _read_sample(self, line: bytes) -> None:
         head, _, value = line.rpartition(b" ")
         series = self._read_series(head) if len(head) <= _CACHED_LENGTH else None
-        if series is None or _NUMBER.fullmatch(value) is None:
-            if self._wanted is not None and _series_name(line) not in self._wanted:
-                return
-            series, value = self._read_parts(line)
-        elif self._wanted is not None and series.name not in self._wanted:
+        wanted = self._wanted
+        if wanted is not None and (series.name if series is not None else _series_name(line)) not in wanted:
             return
-        if series.identity in self._series:
-            raise ExpositionError(f"a series of {quoted(series.name)} occurs twice")
-        self._series.add(series.identity)
-        self.samples.append(SeriesSample(series.name, series.labels, float(value)))
+        if series is None or _NUMBER.fullmatch(value) is None:
+            series, value = self._read_parts(line)
+        number = float(value)
+        known = self._values.setdefault(series.identity, number)
+        if known is number:
+            self._samples.append(SeriesSample(series.name, series.labels, number))
+            return
+        self._duplicates += 1
+        if known != number and not (math.isnan(known) and math.isnan(number)):
+            raise ExpositionError(f"a series of {quoted(series.name)} occurs twice, with two values")
+
+    def _check_bounds(self) -> None:
+        while len(self._samples) > MAX_SAMPLES:
+            name, count = Counter(sample.name for sample in self._samples).most_common(1)[0]
+            self._leave_out(name, f"{quoted(name)} has more than {count - 1} series, too many to be read")
+        lines = len(self._values) + self._duplicates
+        if lines > self._most_lines:
+            if self._extra <= self.left_out.keys():
+                raise ExpositionError(f"the page has more than {MAX_LINES} lines of its engine")
+            for name in self._extra - self.left_out.keys():
+                self._leave_out(name, f"the requested series have more than {MAX_LINES} lines, too many to be read")
+            self._most_lines = lines + MAX_LINES
 
     def _read_parts(self, line: bytes) -> tuple["_SeriesText", bytes]:
         """Read the series of a line, and its value as text. The line may have more, such as a timestamp."""
+        if len(line) > MAX_LINE_BYTES and self._wanted is not None:
+            raise ExpositionError(f"the line of {quoted(_series_name(line))} is longer than {MAX_LINE_BYTES} bytes")
         match = self._pattern.fullmatch(line)
         if match is None:
             raise ExpositionError(f"{_quoted_start(line)} is not a sample")
@@ -181,6 +328,12 @@ class _SeriesText:
     def read(cls, match: re.Match[bytes]) -> "_SeriesText":
         name, labels = match["name"].decode(), _read_labels(match["labels"] or b"")
         return cls(name, labels, (name, frozenset(labels.items())))
+
+
+@functools.lru_cache(maxsize=16_384)  # families repeat too
+def _declared_type(line: bytes) -> tuple[str, str] | None:
+    match = _TYPE.fullmatch(line.lstrip(b" \t"))
+    return (match["name"].decode(), match["kind"].decode()) if match is not None else None
 
 
 @functools.lru_cache(maxsize=16_384)  # series repeat from page to page, and across a fleet

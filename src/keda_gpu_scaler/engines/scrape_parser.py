@@ -7,17 +7,21 @@ whole.
 
 import functools
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from keda_gpu_scaler.core.selectors import SeriesSelector
+from keda_gpu_scaler.core.trigger.demand_presets import siblings_of
 from keda_gpu_scaler.core.trigger.engines import ENGINES
-from keda_gpu_scaler.core.types import EngineSample, Series
+from keda_gpu_scaler.core.types import EngineSample
 from keda_gpu_scaler.engines import JSON_READERS, METRIC_MAPS
 from keda_gpu_scaler.engines.exposition import Exposition, SamplesByName, SeriesSample
 from keda_gpu_scaler.engines.interceptor import pending_requests
-from keda_gpu_scaler.engines.metric_map import added_up
-from keda_gpu_scaler.engines.prometheus_text import ExpositionError, parse_exposition
+from keda_gpu_scaler.engines.prometheus_text import ExpositionError, ExpositionParser
+from keda_gpu_scaler.engines.series_selection import select_series
+
+MAX_JSON_BYTES = 1 << 20
+"""A page of JSON is read as a whole and is at most this large."""
 
 
 class ScrapeParseError(ValueError):
@@ -31,7 +35,7 @@ class UnknownPageError(ScrapeParseError):
 def parse_page(
     body: bytes, content_type: str, *, at_seconds: float, selectors: Collection[SeriesSelector] = ()
 ) -> EngineSample:
-    """Read a page of metrics.
+    """Read a page of metrics that is here as a whole.
 
     Args:
         body: the page.
@@ -43,29 +47,93 @@ def parse_page(
         UnknownPageError: the page is JSON of an unknown kind.
         ScrapeParseError: the page is not an exposition.
     """
-    if "json" in content_type or body.lstrip()[:1] in (b"{", b"["):
-        page, engine = _parse_json(body)
-        samples = page.by_name()
-        readings = EngineSample(at_seconds, engine)
-    else:
-        page = _parse_text(body, content_type, selectors)
-        samples = page.by_name()
-        readings = _read_text(samples, at_seconds)
-    if not selectors:
-        return readings
-    series = _SeriesIndex(samples)
-    return replace(readings, selected={selector.text: _select(selector, page, series) for selector in selectors})
+    parser = PageParser(content_type, selectors=selectors)
+    parser.feed(body)
+    return parser.finish(at_seconds=at_seconds)
 
 
-def _parse_text(body: bytes, content_type: str, selectors: Collection[SeriesSelector]) -> Exposition:
-    try:
-        return parse_exposition(
-            body,
-            wanted=_wanted(frozenset(selector.name for selector in selectors)),
-            is_openmetrics="application/openmetrics-text" in content_type,
+class PageParser:
+    """Reads a page of metrics in pieces as they arrive. Of text, only the requested series are kept.
+
+    ``feed`` takes a time that is proportional to its piece, so that the caller can do other work between two pieces.
+    The result does not depend on where the page is cut.
+
+    Args:
+        content_type: the header of that name, empty where the response has none.
+        selectors: series that are requested in addition to those of the engine.
+    """
+
+    def __init__(self, content_type: str, *, selectors: Collection[SeriesSelector] = ()) -> None:
+        self._content_type = content_type
+        self._selectors = selectors
+        self._text: ExpositionParser | None = None
+        self._begin = bytearray()  # of a page whose format is not known yet, or the whole page if it is JSON
+        self._is_json = "json" in content_type
+
+    def feed(self, piece: bytes) -> None:
+        """Read the next piece of the page.
+
+        Raises:
+            ScrapeParseError: the page is not an exposition, or it is JSON and too large.
+        """
+        if self._text is None and not self._is_json:
+            first = piece.lstrip()[:1]
+            self._is_json = first in (b"{", b"[") and first != b""
+            if first and not self._is_json:
+                self._text = self._exposition_parser()
+                piece = bytes(self._begin) + piece if self._begin else piece
+        if self._text is None:
+            self._begin += piece
+            if len(self._begin) > MAX_JSON_BYTES:
+                raise ScrapeParseError(f"it has more than {MAX_JSON_BYTES} bytes and is not the text of an exposition")
+            return
+        try:
+            self._text.feed(piece)
+        except ExpositionError as error:
+            raise _unreadable(error) from None
+
+    def finish(self, *, at_seconds: float) -> EngineSample:
+        """Return the readings of the page; ``at_seconds`` is when it arrived, on the scraper's clock.
+
+        Raises:
+            UnknownPageError: the page is JSON of an unknown kind.
+            ScrapeParseError: the page is not an exposition.
+        """
+        if self._is_json:
+            page, engine = _parse_json(bytes(self._begin))
+            samples = page.by_name()
+            readings = EngineSample(at_seconds, engine)
+        else:
+            page = self._finish_text()
+            samples = page.by_name()
+            readings = _read_text(samples, at_seconds)
+        if not self._selectors:
+            return readings
+        selected, unread = select_series(self._selectors, page, samples)
+        return replace(readings, selected=selected, unread=unread)
+
+    def _finish_text(self) -> Exposition:
+        parser = self._text
+        try:
+            if parser is None:
+                parser = self._exposition_parser()
+                parser.feed(bytes(self._begin))
+            return parser.finish()
+        except ExpositionError as error:
+            raise _unreadable(error) from None
+
+    def _exposition_parser(self) -> ExpositionParser:
+        names = frozenset(selector.name for selector in self._selectors)
+        return ExpositionParser(
+            _engine_names(),
+            extra=names,
+            prefixes={prefix for name in names for prefix in siblings_of(name)},
+            is_openmetrics="application/openmetrics-text" in self._content_type,
         )
-    except ExpositionError as error:
-        raise ScrapeParseError(f"its metrics cannot be read: {error}") from None
+
+
+def _unreadable(error: ExpositionError) -> ScrapeParseError:
+    return ScrapeParseError(f"its metrics cannot be read: {error}")
 
 
 def _read_text(samples: SamplesByName, at_seconds: float) -> EngineSample:
@@ -75,50 +143,9 @@ def _read_text(samples: SamplesByName, at_seconds: float) -> EngineSample:
     return EngineSample(at_seconds)
 
 
-@functools.lru_cache(maxsize=256)
-def _wanted(names: frozenset[str]) -> frozenset[str]:
-    return names.union(*(metric_map.names() for metric_map in METRIC_MAPS.values()))
-
-
-class _SeriesIndex:
-    """Samples by name and by label. Hundreds of workloads may each select a series of one interceptor's page."""
-
-    def __init__(self, samples: SamplesByName) -> None:
-        self._by_name = samples
-        self._by_label: dict[tuple[str, str], dict[str, list[SeriesSample]]] = {}
-
-    def named(self, name: str) -> Sequence[SeriesSample]:
-        """Return the samples of a name."""
-        return self._by_name.get(name, ())
-
-    def selected_by(self, selector: SeriesSelector) -> Iterator[SeriesSample]:
-        """Yield the samples that a selector selects."""
-        equality = next((one for one in selector.requirements if one.value and not one.negated), None)
-        candidates = self.named(selector.name)
-        if equality is not None and equality.value is not None:
-            candidates = self._labelled(selector.name, equality.key).get(equality.value, ())
-        return (sample for sample in candidates if selector.matches(sample.name, sample.labels))
-
-    def _labelled(self, name: str, label: str) -> Mapping[str, Sequence[SeriesSample]]:
-        if (name, label) not in self._by_label:
-            by_value = self._by_label[name, label] = {}
-            for sample in self.named(name):
-                by_value.setdefault(sample.labels.get(label, ""), []).append(sample)
-        return self._by_label[name, label]
-
-
-def _select(selector: SeriesSelector, page: Exposition, series: _SeriesIndex) -> Series | None:
-    values = [sample.value for sample in series.selected_by(selector)]
-    if (total := added_up(values)) is not None:
-        return _series(total, is_counter=page.is_counter(selector.name))
-    if not values and not series.named(selector.name) and page.declares_counter(selector.name):
-        return _series(0.0, is_counter=True)  # the counter is declared and has not counted anything yet
-    return None
-
-
-@functools.lru_cache(maxsize=4096)  # a value that is the same on many pages is kept once
-def _series(value: float, *, is_counter: bool) -> Series:
-    return Series(value, is_counter)
+@functools.cache
+def _engine_names() -> frozenset[str]:
+    return frozenset().union(*(metric_map.names() for metric_map in METRIC_MAPS.values()))
 
 
 def _parse_json(body: bytes) -> tuple[Exposition, str]:
@@ -138,4 +165,4 @@ def _parse_json(body: bytes) -> tuple[Exposition, str]:
 
 
 def _gauges(samples: tuple[SeriesSample, ...]) -> Exposition:
-    return Exposition(samples, {sample.name: "gauge" for sample in samples})
+    return Exposition(samples, {sample.name: "gauge" for sample in samples}, omits_zeros=False)

@@ -11,6 +11,7 @@ from keda_gpu_scaler.core.evaluate.demand import DemandObservation, observe_dema
 from keda_gpu_scaler.core.selectors import SeriesSelector
 from keda_gpu_scaler.core.state.scrape import ScrapeResult, TargetHistory
 from keda_gpu_scaler.core.trigger.engine_params import DemandQuery
+from keda_gpu_scaler.core.types import Series
 from tests.core.evaluate.test_engine_load import NOW, counter, gauge, page
 
 QUEUE = SeriesSelector("queue_size")
@@ -21,17 +22,22 @@ def observed(*pages: TargetHistory, demand: DemandQuery = DEMAND, failure: str |
     return observe_demand(demand, ScrapeResult(pages, failure), window_seconds=10.0, stale_after_seconds=10.0, now=NOW)
 
 
-def queue(*sizes: float | None, last_at: float = NOW, every: float = 0.5) -> TargetHistory:
+ABSENT = Series(0.0, is_counter=False, is_absent=True)
+ABSENT_COUNT = Series(0.0, is_counter=True, is_absent=True)
+
+
+def queue(*sizes: float | Series | None, last_at: float = NOW, every: float = 0.5) -> TargetHistory:
     return page(
-        *({"selected": {"queue_size": None if size is None else gauge(size)}} for size in sizes),
+        *({"selected": {"queue_size": gauge(size) if isinstance(size, int | float) else size}} for size in sizes),
         every=every,
         last_at=last_at,
     )
 
 
-def requests(*totals: float | None, every: float = 0.5) -> TargetHistory:
+def requests(*totals: float | Series | None, every: float = 0.5) -> TargetHistory:
     return page(
-        *({"selected": {"queue_size": None if total is None else counter(total)}} for total in totals), every=every
+        *({"selected": {"queue_size": counter(it) if isinstance(it, int | float) else it}} for it in totals),
+        every=every,
     )
 
 
@@ -56,6 +62,14 @@ def requests(*totals: float | None, every: float = 0.5) -> TargetHistory:
         pytest.param([requests(100, 101)], 2.0, True, id="a counter that grows"),
         pytest.param([requests(None, 1)], 2.0, True, id="a counter's first request"),
         pytest.param([requests(100)], None, None, id="a counter with one reading"),
+        pytest.param([queue(ABSENT)], 0.0, False, id="a source without the series, whose family is there"),
+        pytest.param([queue(3, ABSENT)], 0.0, True, id="demand before the source deleted its series is held"),
+        pytest.param(
+            [queue(Series(0.0, is_counter=False, above_zero=1.0))], 1.0, True, id="a negative queue and another"
+        ),
+        pytest.param([requests(ABSENT_COUNT, 1)], 2.0, True, id="the first request of a counter that was absent"),
+        pytest.param([requests(ABSENT_COUNT, ABSENT_COUNT)], 0.0, False, id="a counter that is absent"),
+        pytest.param([requests(1e6, ABSENT_COUNT, 1e6)], 0.0, False, id="a counter that is absent once"),
         pytest.param([requests(100, 101, *[101] * 60)], 0.0, True, id="a request half a minute ago is held"),
         pytest.param(
             [requests(1e6, None, *[1e6] * 20)],
@@ -123,6 +137,26 @@ def test_the_first_of_several_series_that_is_exported_counts() -> None:
     either = replace(DEMAND, selectors=(SeriesSelector("newer"), QUEUE))
     result = page({"selected": {"newer": None, "queue_size": gauge(2.0)}})
     assert observed(result, demand=either).value == 2.0
+
+
+@pytest.mark.parametrize(
+    ("series", "value"),
+    [
+        pytest.param({"newer": ABSENT, "queue_size": gauge(2.0)}, 2.0, id="the older name"),
+        pytest.param({"newer": ABSENT, "queue_size": ABSENT}, 0.0, id="neither"),
+        pytest.param({"newer": None, "queue_size": ABSENT}, None, id="a name whose value is not known"),
+    ],
+)
+def test_a_series_that_is_absent_counts_only_if_no_other_name_is_there(
+    series: dict[str, Series | None], value: float | None
+) -> None:
+    either = replace(DEMAND, selectors=(SeriesSelector("newer"), QUEUE))
+    assert observed(page({"selected": series}), demand=either).value == value
+
+
+def test_the_sentence_says_why_a_selector_was_not_applied() -> None:
+    result = page({"selected": {"queue_size": None}, "unread": {"queue_size": "it has too many series"}})
+    assert observed(result).sentence.endswith("it has too many series")
 
 
 def test_the_sentence_says_why_demand_is_unknown() -> None:

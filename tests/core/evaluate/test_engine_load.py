@@ -316,3 +316,24 @@ def test_a_quantile_lies_within_the_buckets_with_observations(sizes: list[int], 
         last = max(number for number, size in enumerate(sizes) if size)
         highest = bounds[last] if math.isfinite(bounds[last]) else ([0.0, *bounds])[last]
         assert 0 <= found <= highest
+
+
+@pytest.mark.parametrize(
+    ("moment", "reason"),
+    [
+        pytest.param(
+            {"selected": {"depth": Series(0.0, is_counter=False, is_absent=True)}},
+            "exports no series depth",
+            id="a series that is absent beside its family is unknown, unlike demand",
+        ),
+        pytest.param(
+            {"selected": {"depth": None}, "unread": {"depth": "too many"}},
+            "series depth is not read: too many",
+            id="a selector that was not applied",
+        ),
+    ],
+)
+def test_a_selected_series_of_an_engine_without_a_value(moment: Mapping[str, object], reason: str) -> None:
+    found = load("engine", page(moment), query=EngineQuery(selector=SeriesSelector("depth")))
+    assert found.value is None
+    assert reason in found.sentence

@@ -2,12 +2,13 @@
 """Observes the demand of a workload, which exists also without a pod.
 
 Law: demand that is not known neither activates a workload nor lets it scale to zero. A counter with one reading has no
-rate.
+rate. A page of the source without the series says that there is no demand, because many sources delete the series of
+what is idle. A page without any family of the source says nothing.
 """
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -16,6 +17,7 @@ from keda_gpu_scaler.core.evaluate.sample_window import SHORTEST_SECONDS
 from keda_gpu_scaler.core.selectors import SeriesSelector
 from keda_gpu_scaler.core.state.scrape import ScrapeResult, TargetHistory
 from keda_gpu_scaler.core.trigger.engine_params import DemandQuery
+from keda_gpu_scaler.core.types import Series
 
 _DEMAND_GRAIN = 1e-6
 """Demand is added in whole multiples of this number, so that adding and subtracting leaves no rounding error."""
@@ -102,8 +104,11 @@ def _decide(
 
 
 def _no_value_reason(page: TargetHistory, selectors: Sequence[SeriesSelector]) -> str:
-    if page.newest is not None and any(page.newest.selected.get(selector.text) for selector in selectors):
+    newest = page.newest
+    if newest is not None and any(newest.selected.get(selector.text) for selector in selectors):
         return "its counter has one reading so far, and a rate needs two"
+    if newest is not None and (unread := [it for one in selectors if (it := newest.unread.get(one.text))]):
+        return unread[0]
     return "exports no series " + " or ".join(selector.text for selector in selectors)
 
 
@@ -121,15 +126,26 @@ def _timeline(page: TargetHistory, selectors: Sequence[SeriesSelector], window_s
     timeline: _Timeline = []
     for reading in page.samples:
         selected = reading.selected
-        text, series = next(((text, series) for text in texts if (series := selected.get(text))), ("", None))
+        text, series = _first_series(selected, texts)
         if series is not None and not series.is_counter:
-            value: float | None = max(0.0, series.value)
+            value: float | None = max(0.0, series.value if series.above_zero is None else series.above_zero)
+        elif series is not None and series.is_absent:
+            value = counter.add(reading.at_seconds, text, counter.last(text))
         elif not selected.keys().isdisjoint(texts):
             value = counter.add(reading.at_seconds, text, series.value if series else None)
         else:
             value = None  # this scrape did not select the series: it does not say that the series was missing
         timeline.append((reading.at_seconds, value))
     return timeline
+
+
+def _first_series(selected: Mapping[str, Series | None], texts: Sequence[str]) -> tuple[str, Series | None]:
+    """Return the first series that the page has, or the first of all if each of them is absent."""
+    found = [(text, series) for text in texts if (series := selected.get(text)) is not None]
+    for text, series in found:
+        if not series.is_absent:
+            return text, series
+    return found[0] if found and len(found) == len(texts) else ("", None)
 
 
 class _CounterRate:
@@ -144,6 +160,10 @@ class _CounterRate:
         self._total = 0.0
         self._last_counts: dict[str, float] = {}
         self._earlier: deque[tuple[float, float]] = deque()
+
+    def last(self, text: str) -> float:
+        """Return the last count of a series, 0 where it was never there."""
+        return self._last_counts.get(text, 0.0)
 
     def add(self, at_seconds: float, text: str, count: float | None) -> float | None:
         """Add one reading; return the rate, None where the counter is missing or has no earlier reading."""

@@ -167,11 +167,13 @@ def _selected(window: SampleWindow, query: EngineQuery) -> tuple[float, str]:
 
     def read(reading: EngineSample) -> float | None:
         series = reading.selected.get(selector.text)
-        return series.value if series else None
+        return series.value if series is not None and not series.is_absent else None
 
     newest = window.newest.selected.get(selector.text)
     name = f"series {selector.text}"
-    if newest is None:
+    if (reason := window.newest.unread.get(selector.text)) is not None:
+        raise UnknownReadingError(f"{name} is not read: {reason}")
+    if newest is None or newest.is_absent:
         raise UnknownReadingError(f"exports no {name}")
     if newest.is_counter:
         return window.growth((read, name)).rate, " (a counter's rate per second)"

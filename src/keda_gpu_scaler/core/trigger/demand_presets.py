@@ -10,12 +10,15 @@ class DemandPreset:
     """One known source of demand.
 
     ``series`` are the names that its series of waiting requests may have. The first name that is found counts.
+    ``siblings`` are beginnings of names that the source exports also while it has no such series. A page with one of
+    them and without the series says that no request waits.
     """
 
     name: str
     title: str
     series: tuple[str, ...]
     remark: str
+    siblings: tuple[str, ...] = ()
 
 
 DEMANDS: MappingProxyType[str, DemandPreset] = MappingProxyType(
@@ -28,6 +31,9 @@ DEMANDS: MappingProxyType[str, DemandPreset] = MappingProxyType(
                 ("llm_d_epp_flow_control_queue_size", "inference_extension_flow_control_queue_size"),
                 "its flow control must be switched on; to read one pool, set `demandMetric` to "
                 '`{inference_pool="NAME"}`',
+                # The gauge of a flow is deleted when the flow is idle. The other series of flow control stay, and
+                # exist only where flow control is switched on.
+                siblings=("llm_d_epp_flow_control_", "inference_extension_flow_control_"),
             ),
             DemandPreset(
                 "vllm-router",
@@ -46,3 +52,11 @@ DEMANDS: MappingProxyType[str, DemandPreset] = MappingProxyType(
     }
 )
 """Every preset by its name in trigger metadata."""
+
+
+def siblings_of(series: str) -> tuple[str, ...]:
+    """Return how the names of the other series begin that the source of this series exports; empty if unknown."""
+    return _SIBLINGS.get(series, ())
+
+
+_SIBLINGS = MappingProxyType({name: preset.siblings for preset in DEMANDS.values() for name in preset.series})
