@@ -6,10 +6,10 @@ import contextlib
 
 import pytest
 
-from keda_gpu_scaler.scrape.connection import MAX_BODY_BYTES
-from keda_gpu_scaler.scrape.types import FailureKind, FetchedPage, FetchError
+from keda_gpu_scaler.scrape import connection
+from keda_gpu_scaler.scrape.types import FailureKind, FetchError
 from tests.limits import WAIT_SECONDS
-from tests.scrape.clients import SHORT_SECONDS, error_of, http_client, run, target
+from tests.scrape.clients import SHORT_SECONDS, CollectedPage, error_of, http_client, run, target
 from tests.scrape.servers import (
     TEXT,
     Handler,
@@ -23,17 +23,25 @@ from tests.scrape.servers import (
 )
 
 ANSI = b"\x1b[2J"
+MAX_BODY_BYTES = 1 << 20
 
 
-def fetch_once(handler: Handler, *, timeout_seconds: float = WAIT_SECONDS) -> FetchedPage | FetchError:
+@pytest.fixture(autouse=True)
+def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Limits that a test reaches in a short time."""
+    monkeypatch.setattr(connection, "MAX_BODY_BYTES", MAX_BODY_BYTES)
+    monkeypatch.setattr(connection, "_MAX_PARTS", 1 << 14)
+
+
+def fetch_once(handler: Handler, *, timeout_seconds: float = WAIT_SECONDS) -> CollectedPage | FetchError:
     """Return the result of one fetch from a server with this handler."""
 
-    async def once() -> FetchedPage | FetchError:
+    async def once() -> CollectedPage | FetchError:
         async with Server(handler) as server:
             client = http_client(timeout_seconds=timeout_seconds)
             with contextlib.closing(client):
                 try:
-                    return await client.fetch(target(server.port))
+                    return await client.collect(target(server.port))
                 except FetchError as error:
                     return error
 
@@ -62,7 +70,7 @@ def fetch_once(handler: Handler, *, timeout_seconds: float = WAIT_SECONDS) -> Fe
 )
 def test_a_page_is_fetched(handler: Handler, content: bytes) -> None:
     got = fetch_once(handler)
-    assert isinstance(got, FetchedPage), got
+    assert isinstance(got, CollectedPage), got
     assert got.content == content
 
 
@@ -70,7 +78,9 @@ def test_a_request_has_only_the_needed_headers() -> None:
     async def test() -> None:
         async with Server(responds(page())) as server:
             with contextlib.closing(http_client()) as client:
-                assert (await client.fetch(target(server.port, host="vllm.ai.svc", path="/m?a=b"))).content_type == TEXT
+                assert (
+                    await client.collect(target(server.port, host="vllm.ai.svc", path="/m?a=b"))
+                ).content_type == TEXT
         (request,) = server.requests
         assert (request.method, request.path) == ("GET", "/m?a=b")
         assert request.headers.pop("user-agent").startswith("keda-gpu-scaler/")
@@ -249,7 +259,7 @@ def test_other_tasks_run_while_a_page_is_read() -> None:
 
         async with Server(responds(chunked(*[b"x"] * 16_000))) as server:
             with contextlib.closing(http_client()) as client:
-                fetching = asyncio.create_task(client.fetch(target(server.port)))
+                fetching = asyncio.create_task(client.collect(target(server.port)))
                 waiting = asyncio.create_task(other_task())
                 await fetching
                 waiting.cancel()
@@ -262,7 +272,7 @@ def test_a_refused_connection_is_an_error() -> None:
     async def test() -> None:
         async with Server(responds(page())) as server:
             pass
-        error = await error_of(http_client().fetch(target(server.port)))
+        error = await error_of(http_client().collect(target(server.port)))
         assert (error.kind, str(error)) == (FailureKind.REFUSED, "the connection is refused")
 
     run(test())
@@ -272,7 +282,7 @@ def test_an_invalid_path_is_not_requested() -> None:
     async def test() -> None:
         async with Server(responds(page())) as server:
             with contextlib.closing(http_client()) as client:
-                error = await error_of(client.fetch(target(server.port, path="/a\r\nHost: other")))
+                error = await error_of(client.collect(target(server.port, path="/a\r\nHost: other")))
         assert str(error) == '"/a\\r\\nHost: other" is not a valid path: it must have no blanks'
         assert server.requests == []
 

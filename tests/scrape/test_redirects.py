@@ -6,8 +6,8 @@ import contextlib
 
 import pytest
 
-from keda_gpu_scaler.scrape.types import FailureKind, FetchedPage, FetchError
-from tests.scrape.clients import http_client, run, target
+from keda_gpu_scaler.scrape.types import FailureKind, FetchError
+from tests.scrape.clients import CollectedPage, http_client, run, target
 from tests.scrape.servers import Request, Server, page
 
 
@@ -29,14 +29,14 @@ class Redirecting:
             writer.write(page(b"up 1\n"))
 
 
-async def fetch(location: str) -> tuple[FetchedPage | FetchError, list[str]]:
+async def fetch(location: str) -> tuple[CollectedPage | FetchError, list[str]]:
     """Return the result of a fetch of "/metrics" and the paths that were requested."""
     handler = Redirecting(location)
     async with Server(handler) as server:
         handler.port = server.port
         with contextlib.closing(http_client()) as client:
             try:
-                result: FetchedPage | FetchError = await client.fetch(target(server.port))
+                result: CollectedPage | FetchError = await client.collect(target(server.port))
             except FetchError as error:
                 result = error
         return result, [request.path for request in server.requests]
@@ -53,7 +53,7 @@ async def fetch(location: str) -> tuple[FetchedPage | FetchError, list[str]]:
 def test_a_redirect_on_the_same_server_is_followed(location: str, path: str) -> None:
     async def test() -> None:
         result, paths = await fetch(location)
-        assert isinstance(result, FetchedPage), result
+        assert isinstance(result, CollectedPage), result
         assert (result.content, paths) == (b"up 1\n", ["/metrics", path])
 
     run(test())
@@ -92,7 +92,7 @@ def test_only_one_redirect_is_followed() -> None:
     async def test() -> None:
         async with Server(again) as server:
             with contextlib.closing(http_client()) as client, pytest.raises(FetchError, match="which is not followed"):
-                await client.fetch(target(server.port))
+                await client.collect(target(server.port))
             assert [request.path for request in server.requests] == ["/metrics", "/metrics/"]
 
     run(test())

@@ -5,7 +5,7 @@ import asyncio
 from collections.abc import Callable
 
 from keda_gpu_scaler.core.urls import Url
-from keda_gpu_scaler.scrape.types import FailureKind, FetchedPage, FetchError, Target
+from keda_gpu_scaler.scrape.types import FailureKind, FetchedPage, FetchError, OpenReader, Target
 
 TEXT = "text/plain; version=0.0.4"
 REFUSED = FetchError("the connection is refused", FailureKind.REFUSED)
@@ -38,6 +38,7 @@ class Web:
         self.names: dict[str, tuple[str, ...] | Exception] = {}
         self.content_types: dict[str, str] = {}
         self.seconds: dict[str, float] = {}
+        self.work_seconds: dict[str, float] = {}
         self.fetched: list[tuple[float, str]] = []
         self.resolved: list[tuple[float, str]] = []
         self.running: dict[str, int] = {}
@@ -61,7 +62,7 @@ class Web:
             raise found
         return found
 
-    async def fetch(self, target: Target) -> FetchedPage:
+    async def fetch(self, target: Target, open_reader: OpenReader) -> FetchedPage:
         scheme = "https://" if target.url.scheme == "https" else ""
         page_url = f"{scheme}{target.address}:{target.url.port}{target.url.path}"
         self.fetched.append((asyncio.get_running_loop().time(), page_url))
@@ -79,7 +80,9 @@ class Web:
             answer.answer_seconds = seconds
         if isinstance(answer, Exception):
             raise answer
-        return FetchedPage(answer, self.content_types.get(page_url, TEXT), answer_seconds=seconds)
+        content_type = self.content_types.get(page_url, TEXT)
+        open_reader(content_type).feed(answer)
+        return FetchedPage(content_type, answer_seconds=seconds, work_seconds=self.work_seconds.get(page_url, 0.0))
 
     def expire_idle(self) -> None:
         self.expired += 1

@@ -26,7 +26,7 @@ from keda_gpu_scaler.scrape.connection import (
 from keda_gpu_scaler.scrape.credentials import Credentials, CredentialsError, Secret
 from keda_gpu_scaler.scrape.dns_resolver import Lookup, allowed_addresses, system_lookup
 from keda_gpu_scaler.scrape.slots import FetchSlots
-from keda_gpu_scaler.scrape.types import FailureKind, FetchedPage, FetchError, RedirectError, Target
+from keda_gpu_scaler.scrape.types import FailureKind, FetchedPage, FetchError, OpenReader, RedirectError, Target
 
 TIMEOUT_SECONDS = 5.0
 """An overloaded vLLM answers after 2.6 s (vllm#38157), and its page shows the load that matters most."""
@@ -79,18 +79,19 @@ class HttpClient:
         """
         return await allowed_addresses(url, self._policy, self._lookup, self._timeout_seconds)
 
-    async def fetch(self, target: Target) -> FetchedPage:
-        """Fetch the page of a target.
+    async def fetch(self, target: Target, open_reader: OpenReader) -> FetchedPage:
+        """Fetch the page of a target and give it to its reader, which ``open_reader`` makes.
 
         Raises:
             FetchError: there is no page, it is too large, or the fetch takes too long.
+            ValueError: the reader refuses the page.
         """
         self._check_allowed(target)
         async with self._slots.of(target, self._clock()):
             began_at_seconds = self._clock()
             try:
                 async with asyncio.timeout(self._timeout_seconds):
-                    page = await self._follow(target)
+                    page = await self._follow(target, open_reader)
             except TimeoutError:
                 raise FetchError(
                     f"no answer within {self._timeout_seconds:g} s", answer_seconds=self._timeout_seconds
@@ -98,7 +99,7 @@ class HttpClient:
             except FetchError as error:
                 error.answer_seconds = self._clock() - began_at_seconds
                 raise
-            return replace(page, answer_seconds=self._clock() - began_at_seconds)
+            return replace(page, answer_seconds=self._clock() - began_at_seconds - page.work_seconds)
 
     def expire_idle(self) -> None:
         """Close connections that were not used recently. The caller calls this regularly."""
@@ -119,13 +120,13 @@ class HttpClient:
         except AddressPolicyError as error:
             raise FetchError(str(error), FailureKind.DENIED) from None
 
-    async def _follow(self, target: Target) -> FetchedPage:
+    async def _follow(self, target: Target, open_reader: OpenReader) -> FetchedPage:
         """Get a page, and follow one redirect that stays on the same scheme, host and port.
 
         Such a redirect needs no new check of the address, and the credentials of the host remain those of the request.
         """
         try:
-            return await self._get(target)
+            return await self._get(target, open_reader)
         except RedirectError as redirect:
             try:
                 url = parse_url(urljoin(str(target.url), redirect.location))
@@ -133,9 +134,9 @@ class HttpClient:
                 raise redirect from None
             if url == target.url or replace(url, path="/") != replace(target.url, path="/"):
                 raise
-            return await self._get(replace(target, url=url))
+            return await self._get(replace(target, url=url), open_reader)
 
-    async def _get(self, target: Target) -> FetchedPage:
+    async def _get(self, target: Target, open_reader: OpenReader) -> FetchedPage:
         secret = self._secret(target)
         url = target.url
         # A connection that was opened with other credentials is not reused.
@@ -144,12 +145,12 @@ class HttpClient:
         headers = _headers(url, secret)
         while connection := self._pool.take(key):
             try:
-                return await self._exchange(key, connection, url.path, headers)
+                return await self._exchange(key, connection, url.path, headers, open_reader)
             except ConnectionClosedError:
                 continue  # servers may close idle connections
         connection = await self._connect(target, secret)
         try:
-            return await self._exchange(key, connection, url.path, headers)
+            return await self._exchange(key, connection, url.path, headers, open_reader)
         except ConnectionClosedError:
             raise FetchError("the server closes the connection without an answer", FailureKind.CLOSED) from None
 
@@ -195,10 +196,15 @@ class HttpClient:
         return stream
 
     async def _exchange(
-        self, key: object, connection: Connection, path: str, headers: list[tuple[str, str]]
+        self,
+        key: object,
+        connection: Connection,
+        path: str,
+        headers: list[tuple[str, str]],
+        open_reader: OpenReader,
     ) -> FetchedPage:
         try:
-            page = await connection.get(path, headers)
+            page = await connection.get(path, headers, open_reader)
         except BaseException:
             connection.close()
             raise

@@ -16,7 +16,7 @@ from keda_gpu_scaler.core.types import EngineSample
 from keda_gpu_scaler.engines import scrape_parser
 from keda_gpu_scaler.scrape.pacing import Pacer
 from keda_gpu_scaler.scrape.scrape_pace import ScrapePace
-from keda_gpu_scaler.scrape.types import FailureKind, FetchedPage, FetchError, Target
+from keda_gpu_scaler.scrape.types import FailureKind, FetchedPage, FetchError, OpenReader, Target
 
 DEMAND = "demand"
 """The engine name under which scrapes of demand are counted."""
@@ -31,8 +31,8 @@ _log = logging.getLogger(__name__)
 class PageClient(Protocol):
     """Fetches pages."""
 
-    async def fetch(self, target: Target) -> FetchedPage:
-        """Fetch the page of a target; raises FetchError."""
+    async def fetch(self, target: Target, open_reader: OpenReader) -> FetchedPage:
+        """Fetch the page of a target for its reader; raises FetchError, and what the reader raises."""
 
 
 class Consumer(Protocol):
@@ -98,7 +98,7 @@ class ScrapeLoop:
         self._consumers: dict[Consumer, None] = {}
         self._is_scheduled = self._is_running = self._is_early = False
         self._ended_at_seconds = -math.inf
-        self._answer_seconds, self._answered_at_seconds = 0.0, math.inf  # of the last scrape
+        self._answer_seconds = self._work_seconds = self._began_at_seconds = 0.0  # of the last scrape
         self._status: int | None = None
         # Each target has its own offset in the interval, so that the targets of a fleet are not scraped all at once.
         self._offset_ratio = zlib.crc32(f"{target.address} {target.url}".encode()) / 2**32
@@ -181,7 +181,7 @@ class ScrapeLoop:
     async def _scrape(self) -> None:
         is_demand = any(consumer.is_demand for consumer in self._consumers)
         sample, failure, self.failure_kind = None, None, None
-        self._answer_seconds, self._answered_at_seconds, self._status = 0.0, math.inf, None
+        self._answer_seconds, self._work_seconds, self._status = 0.0, 0.0, None
         try:
             sample = await self._fetch_sample()
         except FetchError as error:
@@ -191,6 +191,7 @@ class ScrapeLoop:
             failure, self.failure_kind = str(error), FailureKind.ABSENT
         except scrape_parser.ScrapeParseError as error:
             failure, self.failure_kind = str(error), FailureKind.UNREADABLE
+            self._work_seconds = self._clock() - self._began_at_seconds  # of a refused page, its transfer included
         except Exception as error:  # a defect must not end the loop: the next page may be readable
             failure, self.failure_kind = self._log_defect(error), FailureKind.UNREADABLE
         self._ended_at_seconds = self._clock()
@@ -201,19 +202,30 @@ class ScrapeLoop:
 
     async def _fetch_sample(self) -> EngineSample:
         selectors = {it.text: it for consumer in self._consumers for it in consumer.selectors}
-        page = await self._client.fetch(self.target)
-        self._answer_seconds, self._answered_at_seconds, self._status = page.answer_seconds, self._clock(), _OK
-        return scrape_parser.parse_page(
-            page.content, page.content_type, at_seconds=self._clock(), selectors=tuple(selectors.values())
-        )
+        parser: scrape_parser.PageParser | None = None
+
+        def open_reader(content_type: str) -> scrape_parser.PageParser:
+            nonlocal parser
+            self._status, self._began_at_seconds = _OK, self._clock()
+            parser = scrape_parser.PageParser(content_type, selectors=tuple(selectors.values()))
+            return parser
+
+        page = await self._client.fetch(self.target, open_reader)
+        if parser is None:
+            raise FetchError("the response has no page")
+        ended_at_seconds = self._clock()
+        sample = parser.finish(at_seconds=ended_at_seconds)
+        self._answer_seconds = page.answer_seconds
+        self._work_seconds = page.work_seconds + self._clock() - ended_at_seconds
+        return sample
 
     def _record_pace(self) -> None:
         if self._consumers:
             self._pace.record(
                 answer_seconds=self._answer_seconds,
-                work_seconds=max(0.0, self._ended_at_seconds - self._answered_at_seconds),
+                work_seconds=self._work_seconds,
                 interval_seconds=self._interval_seconds,
-                is_answer=self._answered_at_seconds < math.inf,
+                is_answer=self._status == _OK,
             )
 
     def _log_defect(self, error: Exception) -> str:

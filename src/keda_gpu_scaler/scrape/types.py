@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The values of one scrape: the target, the fetched page and the failure."""
+"""The values of one scrape: the target, the reader of the page and the failure."""
 
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from keda_gpu_scaler.core.quoting import quoted
 from keda_gpu_scaler.core.urls import Url
@@ -71,13 +73,25 @@ class Target:
     pod: str | None = None
 
 
+class PageReader(Protocol):
+    """Reads a page in pieces as they arrive."""
+
+    def feed(self, piece: bytes) -> None:
+        """Read the next piece; raises ValueError if the page is refused."""
+
+
+OpenReader = Callable[[str], PageReader]
+"""Makes the reader of a page from its content type, which is empty where the response has none."""
+
+
 @dataclass(frozen=True, slots=True)
 class FetchedPage:
-    """The body of a response and its content type.
+    """A page that was given to its reader.
 
-    ``answer_seconds`` is the time from the beginning of the fetch, without the wait for a slot, to the end of the page.
+    ``answer_seconds`` is the time from the beginning of the fetch, without the wait for a slot, to the end of the page,
+    without ``work_seconds``, the time in which the page was read.
     """
 
-    content: bytes
     content_type: str
     answer_seconds: float = 0.0
+    work_seconds: float = 0.0
