@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from keda_gpu_scaler.core.state.scrape import Endpoint
 from keda_gpu_scaler.scrape import page_feed
-from keda_gpu_scaler.scrape.page_feed import PIECE_BYTES, PageFeed
+from keda_gpu_scaler.scrape.page_feed import PIECE_BYTES, TURN_SECONDS, PageFeed, ReadingTurns
 from keda_gpu_scaler.scrape.scrape_pace import MAX_PAUSE_SECONDS
 from tests.fakes import ManualClock
 from tests.scrape.clients import Collector, http_client, run, target
@@ -44,7 +44,7 @@ def test_a_page_is_read_in_bounded_pieces_and_as_a_whole(sizes: list[int]) -> No
     async def feed() -> None:
         collector = Collector()
         pages = [bytes([number]) * size for number, size in enumerate(sizes)]
-        fed = PageFeed(collector, ManualClock())
+        fed = PageFeed(collector, ReadingTurns(ManualClock()))
         for content in pages:
             await fed.feed(content)
         await fed.finish()
@@ -57,7 +57,7 @@ def test_a_page_is_read_in_bounded_pieces_and_as_a_whole(sizes: list[int]) -> No
 def test_small_parts_are_read_together() -> None:
     async def feed() -> None:
         collector = Collector()
-        fed = PageFeed(collector, ManualClock())
+        fed = PageFeed(collector, ReadingTurns(ManualClock()))
         for _ in range(PIECE_BYTES + 100):
             await fed.feed(b"x")
         await fed.finish()
@@ -87,10 +87,34 @@ def test_other_tasks_run_after_each_5_ms_of_reading(seconds: float, turns: int) 
 
         waiting = asyncio.create_task(other_task())
         await asyncio.sleep(0)
-        fed = PageFeed(CostlyReader(clock, seconds), clock)
+        fed = PageFeed(CostlyReader(clock, seconds), ReadingTurns(clock))
         await fed.feed(b"x" * 10 * PIECE_BYTES)
         assert turn_count == turns
         assert fed.work_seconds == pytest.approx(10 * seconds)
+        waiting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await waiting
+
+    run_in_virtual_time(feed())
+
+
+def test_other_tasks_run_after_each_5_ms_however_many_pages_are_read() -> None:
+    async def feed() -> None:
+        clock = ManualClock()
+        turns = ReadingTurns(clock)
+        pauses: list[float] = []
+
+        async def other_task() -> None:
+            while True:
+                began = clock()
+                await asyncio.sleep(0)
+                pauses.append(clock() - began)
+
+        waiting = asyncio.create_task(other_task())
+        pages = [PageFeed(CostlyReader(clock, 0.003), turns) for _ in range(20)]
+        await asyncio.gather(*(one.feed(b"x" * 10 * PIECE_BYTES) for one in pages))
+        assert max(pauses) <= TURN_SECONDS + 0.003
+        assert sum(one.work_seconds for one in pages) == pytest.approx(20 * 10 * 0.003)
         waiting.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await waiting

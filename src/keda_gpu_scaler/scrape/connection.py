@@ -9,14 +9,12 @@ import asyncio
 import contextlib
 import math
 import re
-import time
-from collections.abc import Callable
 from typing import Protocol
 
 import h11
 
 from keda_gpu_scaler.core.quoting import quoted
-from keda_gpu_scaler.scrape.page_feed import PageFeed
+from keda_gpu_scaler.scrape.page_feed import PageFeed, ReadingTurns
 from keda_gpu_scaler.scrape.types import FailureKind, FetchedPage, FetchError, OpenReader, RedirectError
 
 MAX_BODY_BYTES = 64 << 20
@@ -27,6 +25,7 @@ CHUNK_BYTES = 1 << 16
 _MAX_HEAD_BYTES = 1 << 15
 _MAX_HEADS = 8  # the final response, and interim responses before it
 _MAX_PARTS = 1 << 17  # of a page that is sent line by line; each part takes some microseconds
+_PARTS_PER_TURN = 256
 _MAX_NOTICE_BYTES = 1 << 16
 _OK = 200
 _ABSENT_STATUSES = frozenset({404, 405, 406, 410, 501})
@@ -70,9 +69,9 @@ class PlainStream:
 class Connection:
     """One HTTP/1.1 connection, with one request at a time."""
 
-    def __init__(self, stream: Stream, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, stream: Stream, turns: ReadingTurns) -> None:
         self._stream = stream
-        self._clock = clock
+        self._turns = turns
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_HEAD_BYTES)
         self._received_first = b""
         self.is_reusable = False
@@ -96,7 +95,7 @@ class Connection:
         if head.status_code == _BAD_REQUEST:
             await self._check_notice()
         content_type = _check_response(head)
-        page = PageFeed(open_reader(content_type), self._clock)
+        page = PageFeed(open_reader(content_type), self._turns)
         await self._read_body(page, MAX_BODY_BYTES)
         # Data after the response would be taken for the response to the next request.
         if self._http.our_state is self._http.their_state is h11.DONE and not self._http.trailing_data[0]:
@@ -108,7 +107,7 @@ class Connection:
         """Read the page of a bad request, which may say that the server expects https; raises FetchError then."""
         notice = _Notice()
         with contextlib.suppress(FetchError):
-            await self._read_body(PageFeed(notice, self._clock), _MAX_NOTICE_BYTES)
+            await self._read_body(PageFeed(notice, self._turns), _MAX_NOTICE_BYTES)
         if _WANTS_HTTPS.search(notice.content):
             raise _wants_https(_BAD_REQUEST)
 
@@ -158,9 +157,7 @@ class Connection:
         size_bytes = part_count = 0
         try:
             while True:
-                began_at_seconds = self._clock()
                 event = self._http.next_event()
-                await page.add_work(self._clock() - began_at_seconds)
                 if event is h11.NEED_DATA:
                     self._http.receive_data(await self._stream.read(CHUNK_BYTES))
                 elif isinstance(event, h11.Data):
@@ -168,6 +165,8 @@ class Connection:
                     part_count += 1
                     _check_size(size_bytes, part_count, limit_bytes)
                     await page.feed(event.data)
+                    if not part_count % _PARTS_PER_TURN:
+                        await asyncio.sleep(0)  # lets other tasks and the timeout run
                 else:
                     await page.finish()
                     return

@@ -25,6 +25,7 @@ from keda_gpu_scaler.scrape.connection import (
 )
 from keda_gpu_scaler.scrape.credentials import Credentials, CredentialsError, Secret
 from keda_gpu_scaler.scrape.dns_resolver import Lookup, allowed_addresses, system_lookup
+from keda_gpu_scaler.scrape.page_feed import ReadingTurns
 from keda_gpu_scaler.scrape.slots import FetchSlots
 from keda_gpu_scaler.scrape.types import FailureKind, FetchedPage, FetchError, OpenReader, RedirectError, Target
 
@@ -69,6 +70,7 @@ class HttpClient:
         self._lookup = lookup
         self._clock = clock
         self._pool = ConnectionPool()
+        self._turns = ReadingTurns(clock)
         self._refreshed_at_seconds = clock()
 
     async def resolve(self, url: Url) -> tuple[str, ...]:
@@ -174,8 +176,8 @@ class HttpClient:
         try:
             _check_peer(writer, target.address)
             if target.url.scheme == "http":
-                return Connection(PlainStream(reader, writer))
-            return Connection(await self._start_tls(reader, writer, target, secret))
+                return Connection(PlainStream(reader, writer), self._turns)
+            return Connection(await self._start_tls(reader, writer, target, secret), self._turns)
         except BaseException:
             writer.transport.abort()
             raise
