@@ -20,6 +20,8 @@ def test_every_setting_has_a_help_text() -> None:
     [
         ({"replay_speed": 0.0}, "--replay-speed: Invalid value: 0: must be above 0 and at most 1000000"),
         ({"replay_speed": float("nan")}, "--replay-speed: Invalid value: nan: must be above 0 and at most 1000000"),
+        ({"scrape_timeout": 0.05}, "--scrape-timeout: Invalid value: 0.05: must be 0.1 to 60 seconds"),
+        ({"scrape_timeout": 61.0}, "--scrape-timeout: Invalid value: 61: must be 0.1 to 60 seconds"),
         ({"sample_interval": 0.01}, "--sample-interval: Invalid value: 0.01: must be 0.1 to 3600 seconds"),
         (
             {"stale_after": 1.5},

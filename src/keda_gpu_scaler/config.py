@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 
 MIN_SAMPLE_INTERVAL_SECONDS = 0.1
 MAX_SCRAPE_INTERVAL_SECONDS = 60.0
+MAX_SCRAPE_TIMEOUT_SECONDS = 60.0
 MAX_NODE_NAME_LENGTH = 253  # as in Kubernetes
 
 
@@ -81,6 +82,13 @@ class Config:
         default=2.0,
         metadata={
             "help": "Seconds between two scrapes of an engine that a trigger needs; at most half of --stale-after."
+        },
+    )
+    scrape_timeout: float = field(
+        default=5.0,
+        metadata={
+            "help": "Seconds within which a scraped page must arrive. An overloaded engine answers late, and a late "
+            "page counts; an engine that takes longer than its interval is asked less often."
         },
     )
     demand_interval: float = field(
@@ -175,6 +183,11 @@ class Config:
                     f"{flag}: Invalid value: {value:g}: must be {MIN_SAMPLE_INTERVAL_SECONDS:g} to "
                     f"{MAX_SCRAPE_INTERVAL_SECONDS:g} seconds"
                 )
+        if not MIN_SAMPLE_INTERVAL_SECONDS <= self.scrape_timeout <= MAX_SCRAPE_TIMEOUT_SECONDS:
+            yield (
+                f"--scrape-timeout: Invalid value: {self.scrape_timeout:g}: must be {MIN_SAMPLE_INTERVAL_SECONDS:g} to "
+                f"{MAX_SCRAPE_TIMEOUT_SECONDS:g} seconds"
+            )
 
     def _tls_problems(self) -> Iterator[str]:
         if (self.tls_cert is None) != (self.tls_key is None):

@@ -26,7 +26,7 @@ def completed(line: str) -> list[str]:
     ("line", "answers"),
     [
         pytest.param("keda-gpu-scaler exp", ["explain"], id="a command"),
-        pytest.param("keda-gpu-scaler serve --scr", ["--scrape-interval"], id="a flag"),
+        pytest.param("keda-gpu-scaler serve --scr", ["--scrape-interval", "--scrape-timeout"], id="a flag"),
         pytest.param("keda-gpu-scaler top --once --format ", ["table", "json", "csv"], id="a choice"),
     ],
 )

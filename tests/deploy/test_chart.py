@@ -357,6 +357,7 @@ def test_each_credential_is_a_secret_in_a_directory_of_its_own_that_the_pod_may_
     [
         pytest.param(sets("engines.demandInterval=0.25"), "--demand-interval=0.25", id="--set makes a text of it"),
         pytest.param(sets("engines.scrapeInterval=5"), "--scrape-interval=5", id="a whole number"),
+        pytest.param(sets("engines.scrapeTimeout=8"), "--scrape-timeout=8", id="the timeout of a scrape"),
         pytest.param(
             ("--set-json", 'engines.allowEndpoints=["fd00::"]'),
             "--allow-endpoints=fd00::",
@@ -371,8 +372,9 @@ def test_a_value_of_engines_arrives_as_it_was_said(flags: Sequence[str], argumen
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_pace_of_engines_is_the_programs_own_by_default(shape: str) -> None:
     engines = values()["engines"]
-    assert (engines["scrapeInterval"], engines["demandInterval"]) == (
+    assert (engines["scrapeInterval"], engines["scrapeTimeout"], engines["demandInterval"]) == (
         Config().scrape_interval,
+        Config().scrape_timeout,
         Config().demand_interval,
     )
     for pod in render(*SHAPES[shape]).pods().values():

@@ -63,7 +63,7 @@ from keda_gpu_scaler.core.trigger.engines import ENGINES
 from keda_gpu_scaler.core.trigger.parser import PARAMETERS, TriggerError, parse_trigger
 from keda_gpu_scaler.core.types import PodRef
 from keda_gpu_scaler.engines.scrape_parser import parse_page
-from keda_gpu_scaler.scrape.targets import candidates
+from keda_gpu_scaler.scrape.port_candidates import pod_ports
 from scripts.reference import pages
 
 def container(**fields):
@@ -92,7 +92,7 @@ print(json.dumps({
     "engine of a page": [page.engine, page.waiting],
     "engine of a JSON page": [loaded.engine, loaded.selected["jsondummy_load"].value],
     "saturation without a KV cache": load.value,
-    "targets": [f"{target.url.port}{target.url.path}" for target in candidates(pod)],
+    "targets": [f"{one.port}{path}" for one in pod_ports(pod) for path in one.paths],
     "image word": container(image="registry.example.com/dummyword:1"),
     "image part": container(image="registry.example.com/dummy/part:1"),
     "command": container(image="mine", command=["/bin/dummyd"]),

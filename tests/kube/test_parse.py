@@ -29,6 +29,31 @@ def test_a_pods_address_is_an_ip_address_or_empty(value: object, address: str) -
     assert pod(status={"podIP": value}).address == address
 
 
+@pytest.mark.parametrize(
+    ("status", "addresses"),
+    [
+        pytest.param(
+            {"podIP": "fd00::1", "podIPs": [{"ip": "fd00::1"}, {"ip": "10.0.0.1"}]}, ("fd00::1", "10.0.0.1"), id="both"
+        ),
+        pytest.param({"podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}]}, ("10.0.0.1",), id="one address"),
+        pytest.param({"podIP": "10.0.0.1"}, ("10.0.0.1",), id="no list"),
+        pytest.param({"podIPs": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}]}, ("10.0.0.1", "fd00::1"), id="only the list"),
+        pytest.param({"podIPs": "x"}, ("",), id="no address"),
+        pytest.param(
+            {"podIP": "10.0.0.1", "podIPs": [None, {"ip": "host"}, {"ip": 7}, {}]}, ("10.0.0.1",), id="invalid entries"
+        ),
+        pytest.param(
+            {"podIPs": [{"ip": f"10.0.0.{number}"} for number in range(9)]},
+            ("10.0.0.0", "10.0.0.1", "10.0.0.2", "10.0.0.3"),
+            id="more than the limit",
+        ),
+    ],
+)
+def test_each_address_of_a_pod_is_kept_once(status: dict[str, object], addresses: tuple[str, ...]) -> None:
+    found = pod(status=status)
+    assert (found.address, *found.other_addresses) == addresses
+
+
 def test_the_tcp_ports_of_every_container_are_kept_once_and_in_order() -> None:
     containers = [
         {"ports": [{"containerPort": 8000}, {"containerPort": 53, "protocol": "UDP"}]},

@@ -3,13 +3,14 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 from keda_gpu_scaler.core.urls import Url
 from keda_gpu_scaler.scrape.address_policy import AddressPolicy
 from keda_gpu_scaler.scrape.credentials import Credentials
 from keda_gpu_scaler.scrape.dns_resolver import Lookup
 from keda_gpu_scaler.scrape.http_client import HttpClient
-from keda_gpu_scaler.scrape.types import FetchedPage, FetchError, Target
+from keda_gpu_scaler.scrape.types import FetchError, Target
 from tests.fakes import ManualClock
 from tests.limits import WAIT_SECONDS
 from tests.scrape.servers import (
@@ -20,6 +21,33 @@ from tests.scrape.servers import (
 
 SHORT_SECONDS = 0.05
 LOOPBACK = "127.0.0.0/8"
+
+
+@dataclass(frozen=True, slots=True)
+class CollectedPage:
+    """A page as a whole."""
+
+    content: bytes
+    content_type: str
+
+
+class Collector:
+    """A reader that keeps the pieces of a page."""
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+
+    def feed(self, piece: bytes) -> None:
+        self.pieces.append(piece)
+
+
+class CollectingClient(HttpClient):
+    """An HTTP client that returns whole pages."""
+
+    async def collect(self, target: Target) -> CollectedPage:
+        collector = Collector()
+        page = await self.fetch(target, lambda _: collector)
+        return CollectedPage(b"".join(collector.pieces), page.content_type)
 
 
 async def no_lookup(host: str, port: int) -> list[str]:
@@ -34,8 +62,8 @@ def http_client(
     concurrency: int = 64,
     lookup: Lookup = no_lookup,
     clock: Callable[[], float] | None = None,
-) -> HttpClient:
-    return HttpClient(
+) -> CollectingClient:
+    return CollectingClient(
         AddressPolicy(allowed),
         credentials or Credentials(),
         timeout_seconds=timeout_seconds,
@@ -51,7 +79,7 @@ def target(
     return Target(Url(scheme, host, port, path), address)
 
 
-async def error_of(fetched: Awaitable[FetchedPage]) -> FetchError:
+async def error_of(fetched: Awaitable[CollectedPage]) -> FetchError:
     try:
         body = await fetched
     except FetchError as error:
@@ -95,7 +123,7 @@ class Gate:
             await self.arrival.wait_for(lambda: len(self.openings) >= count)
 
 
-async def cancel_all(tasks: list[asyncio.Task[FetchedPage]]) -> None:
+async def cancel_all(tasks: list[asyncio.Task[CollectedPage]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

@@ -57,6 +57,13 @@ class Scene:
         (history,) = self.result(endpoint).targets
         return history
 
+    def newest_of(self, index: int, endpoint: Endpoint = POD) -> EngineSample:
+        """The newest sample of one of several targets."""
+        newest = self.result(endpoint).targets[index].newest
+        if newest is None:
+            raise AssertionError(f"target {index} of {endpoint} has no sample")
+        return newest
+
     def newest(self, endpoint: Endpoint = POD) -> EngineSample:
         newest = self.history(endpoint).newest
         if newest is None:

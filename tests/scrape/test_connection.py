@@ -6,10 +6,10 @@ import contextlib
 
 import pytest
 
-from keda_gpu_scaler.scrape.connection import MAX_BODY_BYTES
-from keda_gpu_scaler.scrape.types import FailureKind, FetchedPage, FetchError
+from keda_gpu_scaler.scrape import connection
+from keda_gpu_scaler.scrape.types import FailureKind, FetchError
 from tests.limits import WAIT_SECONDS
-from tests.scrape.clients import SHORT_SECONDS, error_of, http_client, run, target
+from tests.scrape.clients import SHORT_SECONDS, CollectedPage, error_of, http_client, run, target
 from tests.scrape.servers import (
     TEXT,
     Handler,
@@ -23,17 +23,25 @@ from tests.scrape.servers import (
 )
 
 ANSI = b"\x1b[2J"
+MAX_BODY_BYTES = 1 << 20
 
 
-def fetch_once(handler: Handler, *, timeout_seconds: float = WAIT_SECONDS) -> FetchedPage | FetchError:
+@pytest.fixture(autouse=True)
+def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Limits that a test reaches in a short time."""
+    monkeypatch.setattr(connection, "MAX_BODY_BYTES", MAX_BODY_BYTES)
+    monkeypatch.setattr(connection, "_MAX_PARTS", 1 << 14)
+
+
+def fetch_once(handler: Handler, *, timeout_seconds: float = WAIT_SECONDS) -> CollectedPage | FetchError:
     """Return the result of one fetch from a server with this handler."""
 
-    async def once() -> FetchedPage | FetchError:
+    async def once() -> CollectedPage | FetchError:
         async with Server(handler) as server:
             client = http_client(timeout_seconds=timeout_seconds)
             with contextlib.closing(client):
                 try:
-                    return await client.fetch(target(server.port))
+                    return await client.collect(target(server.port))
                 except FetchError as error:
                     return error
 
@@ -62,7 +70,7 @@ def fetch_once(handler: Handler, *, timeout_seconds: float = WAIT_SECONDS) -> Fe
 )
 def test_a_page_is_fetched(handler: Handler, content: bytes) -> None:
     got = fetch_once(handler)
-    assert isinstance(got, FetchedPage), got
+    assert isinstance(got, CollectedPage), got
     assert got.content == content
 
 
@@ -70,7 +78,9 @@ def test_a_request_has_only_the_needed_headers() -> None:
     async def test() -> None:
         async with Server(responds(page())) as server:
             with contextlib.closing(http_client()) as client:
-                assert (await client.fetch(target(server.port, host="vllm.ai.svc", path="/m?a=b"))).content_type == TEXT
+                assert (
+                    await client.collect(target(server.port, host="vllm.ai.svc", path="/m?a=b"))
+                ).content_type == TEXT
         (request,) = server.requests
         assert (request.method, request.path) == ("GET", "/m?a=b")
         assert request.headers.pop("user-agent").startswith("keda-gpu-scaler/")
@@ -84,6 +94,7 @@ def test_a_request_has_only_the_needed_headers() -> None:
 TOO_LARGE = "the page is larger than 1 MiB"
 INCOMPLETE = "the response is incomplete"
 NO_HTTP = "the server does not speak HTTP"
+WANTS_HTTPS = "the server expects https, and it is asked by http"
 
 
 @pytest.mark.parametrize(
@@ -121,15 +132,25 @@ NO_HTTP = "the server does not speak HTTP"
             FailureKind.ABSENT,
             'the server redirects to "http://169.254.169.254/'
             + "\\ufffd" * 56
-            + '\\u2026" (HTTP 302); redirects are not followed',
+            + '\\u2026" (HTTP 302), which is not followed',
             id="a redirect, quoted and truncated",
         ),
         pytest.param(
             responds(page(b"", status="308 Permanent Redirect")),
             FailureKind.ABSENT,
-            'the server redirects to "" (HTTP 308); redirects are not followed',
+            'the server redirects to "" (HTTP 308), which is not followed',
             id="a redirect without a location",
         ),
+        *(
+            pytest.param(responds(page(notice, status="400 Bad Request")), FailureKind.TLS, WANTS_HTTPS, id=server)
+            for server, notice in (
+                ("Go's notice", b"Client sent an HTTP request to an HTTPS server.\n"),
+                ("nginx's notice", b"<center>The plain HTTP request was sent to HTTPS port</center>"),
+                ("Tomcat's notice", b"Bad Request\r\nThis combination of host and port requires TLS.\r\n"),
+                ("Apache's notice", b"You're speaking plain HTTP to an SSL-enabled server port.<br />"),
+            )
+        ),
+        pytest.param(responds(b"\x15\x03\x01\0\2\2\x46"), FailureKind.TLS, WANTS_HTTPS, id="a TLS alert"),
         pytest.param(responds(ANSI + b"SSH-2.0-x\r\n"), FailureKind.ABSENT, NO_HTTP, id="another protocol"),
         pytest.param(
             responds(b"\0\0\x12\4\0\0\0\0\0\0\3\0\0\0\x80"),
@@ -157,7 +178,7 @@ NO_HTTP = "the server does not speak HTTP"
         ),
         pytest.param(
             responds_and_closes(b""),
-            FailureKind.UNREADABLE,
+            FailureKind.CLOSED,
             "the server closes the connection without an answer",
             id="a closed connection",
         ),
@@ -238,7 +259,7 @@ def test_other_tasks_run_while_a_page_is_read() -> None:
 
         async with Server(responds(chunked(*[b"x"] * 16_000))) as server:
             with contextlib.closing(http_client()) as client:
-                fetching = asyncio.create_task(client.fetch(target(server.port)))
+                fetching = asyncio.create_task(client.collect(target(server.port)))
                 waiting = asyncio.create_task(other_task())
                 await fetching
                 waiting.cancel()
@@ -251,7 +272,7 @@ def test_a_refused_connection_is_an_error() -> None:
     async def test() -> None:
         async with Server(responds(page())) as server:
             pass
-        error = await error_of(http_client().fetch(target(server.port)))
+        error = await error_of(http_client().collect(target(server.port)))
         assert (error.kind, str(error)) == (FailureKind.REFUSED, "the connection is refused")
 
     run(test())
@@ -261,7 +282,7 @@ def test_an_invalid_path_is_not_requested() -> None:
     async def test() -> None:
         async with Server(responds(page())) as server:
             with contextlib.closing(http_client()) as client:
-                error = await error_of(client.fetch(target(server.port, path="/a\r\nHost: other")))
+                error = await error_of(client.collect(target(server.port, path="/a\r\nHost: other")))
         assert str(error) == '"/a\\r\\nHost: other" is not a valid path: it must have no blanks'
         assert server.requests == []
 

@@ -32,7 +32,7 @@ def test_a_connection_is_reused() -> None:
         async with Server(responds(page())) as server:
             with contextlib.closing(http_client()) as client:
                 for path in ("/metrics", "/metrics", "/other"):
-                    await client.fetch(target(server.port, path=path))
+                    await client.collect(target(server.port, path=path))
                 assert connections(server) == [1, 1, 1]
 
     run(test())
@@ -43,7 +43,7 @@ def test_a_connection_is_not_shared_between_hosts() -> None:
         async with Server(responds(page())) as server:
             with contextlib.closing(http_client()) as client:
                 for host in ("vllm.ai.svc", "vllm.web.svc", "vllm.ai.svc"):
-                    await client.fetch(target(server.port, host=host))
+                    await client.collect(target(server.port, host=host))
                 assert connections(server) == [1, 2, 1]
 
     run(test())
@@ -64,7 +64,7 @@ def test_a_closed_connection_is_replaced(handler: Handler) -> None:
             with contextlib.closing(http_client()) as client:
                 for _ in range(3):
                     with contextlib.suppress(FetchError):
-                        assert (await client.fetch(target(server.port))).content == b"up 1\n"
+                        assert (await client.collect(target(server.port))).content == b"up 1\n"
             assert connections(server) == [1, 2, 3]
 
     run(test())
@@ -82,8 +82,8 @@ def test_a_request_on_a_closed_idle_connection_is_repeated_once() -> None:
     async def test() -> None:
         async with server:
             with contextlib.closing(http_client()) as client:
-                await client.fetch(target(server.port))
-                error = await error_of(client.fetch(target(server.port)))
+                await client.collect(target(server.port))
+                error = await error_of(client.collect(target(server.port)))
             assert str(error) == "the server closes the connection without an answer"
             assert connections(server) == [1, 1, 2]
 
@@ -95,15 +95,15 @@ def test_an_idle_connection_is_closed_after_its_timeout() -> None:
         clock = ManualClock()
         async with Server(responds(page())) as server:
             with contextlib.closing(http_client(clock=clock)) as client:
-                await client.fetch(target(server.port))
+                await client.collect(target(server.port))
                 clock.advance(IDLE_SECONDS - 1)
                 client.expire_idle()
-                await client.fetch(target(server.port))
+                await client.collect(target(server.port))
                 assert connections(server) == [1, 1]
                 clock.advance(IDLE_SECONDS)
                 client.expire_idle()
                 await server.closed.wait()
-                await client.fetch(target(server.port))
+                await client.collect(target(server.port))
                 assert connections(server) == [1, 1, 2]
 
     run(test())
@@ -113,7 +113,7 @@ def test_close_closes_every_connection() -> None:
     async def test() -> None:
         async with Server(responds(page())) as server:
             client = http_client()
-            await client.fetch(target(server.port))
+            await client.collect(target(server.port))
             client.close()
             await server.closed.wait()
             assert server.open == 0
@@ -131,12 +131,12 @@ def test_a_cancelled_fetch_releases_its_slot() -> None:
 
         async with Server(handler) as server:
             with contextlib.closing(http_client()) as client:
-                fetching = asyncio.create_task(client.fetch(target(server.port)))
+                fetching = asyncio.create_task(client.collect(target(server.port)))
                 await begun.wait()
                 fetching.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await fetching
-                assert client._address_slots == {}
+                assert client._slots._address_slots == {}
 
     run(test())
 
@@ -149,7 +149,7 @@ def test_the_number_of_idle_connections_is_limited(monkeypatch: pytest.MonkeyPat
             with contextlib.closing(http_client()) as client:
                 for _ in range(2):
                     for host in ("a", "b", "c"):
-                        await client.fetch(target(server.port, host=host))
+                        await client.collect(target(server.port, host=host))
                 # The pool keeps the first two connections; the third one has no room.
                 assert connections(server) == [1, 2, 3, 1, 2, 4]
 

@@ -33,7 +33,7 @@ def test_at_most_two_fetches_run_at_one_address() -> None:
         gate = Gate()
         async with Server(gate) as server:
             with contextlib.closing(http_client()) as client:
-                fetches = [asyncio.create_task(client.fetch(target(server.port))) for _ in range(8)]
+                fetches = [asyncio.create_task(client.collect(target(server.port))) for _ in range(8)]
                 for number in range(2, 8):
                     await gate.wait_for(number)
                     gate.openings[number - 1].set()  # the first request stays open
@@ -42,7 +42,7 @@ def test_at_most_two_fetches_run_at_one_address() -> None:
                     opening.set()
                 await asyncio.gather(*fetches)
                 assert gate.most == 2
-                assert client._address_slots == {}
+                assert client._slots._address_slots == {}
 
     run(test())
 
@@ -51,9 +51,9 @@ def test_a_hanging_address_does_not_delay_other_addresses() -> None:
     async def test() -> None:
         async with Server(never_ends(b"")) as slow, Server(responds(page()), host="127.0.0.2") as quick:
             with contextlib.closing(http_client(concurrency=3)) as client:
-                hanging = [asyncio.create_task(client.fetch(target(slow.port))) for _ in range(9)]
+                hanging = [asyncio.create_task(client.collect(target(slow.port))) for _ in range(9)]
                 await asyncio.sleep(0)
-                await client.fetch(target(quick.port, address="127.0.0.2"))
+                await client.collect(target(quick.port, address="127.0.0.2"))
                 for task in hanging:
                     task.cancel()
                 await asyncio.gather(*hanging, return_exceptions=True)
@@ -65,9 +65,9 @@ def test_a_hanging_port_does_not_delay_other_ports_of_the_address() -> None:
     async def test() -> None:
         async with Server(never_ends(b"")) as slow, Server(responds(page())) as quick:
             with contextlib.closing(http_client()) as client:
-                hanging = [asyncio.create_task(client.fetch(target(slow.port))) for _ in range(4)]
+                hanging = [asyncio.create_task(client.collect(target(slow.port))) for _ in range(4)]
                 await asyncio.sleep(0)
-                await client.fetch(target(quick.port))
+                await client.collect(target(quick.port))
                 await cancel_all(hanging)
 
     run(test())
@@ -81,24 +81,9 @@ def test_a_hanging_url_does_not_delay_a_pod_at_the_same_port() -> None:
         async with Server(handler) as server:
             with contextlib.closing(http_client()) as client:
                 slow = target(server.port, path="/slow")
-                hanging = [asyncio.create_task(client.fetch(slow)) for _ in range(4)]
+                hanging = [asyncio.create_task(client.collect(slow)) for _ in range(4)]
                 await asyncio.sleep(0)
-                await client.fetch(replace(target(server.port), namespace="ai"))
-                await cancel_all(hanging)
-
-    run(test())
-
-
-def test_targets_that_timed_out_use_few_slots() -> None:
-    async def test() -> None:
-        async with Server(never_ends(b"")) as slow, Server(responds(page())) as quick:
-            with contextlib.closing(http_client(concurrency=4, timeout_seconds=SHORT_SECONDS)) as client:
-                slow_ones = [replace(target(slow.port), namespace=f"ai-{number}") for number in range(4)]
-                await asyncio.gather(*(error_of(client.fetch(one)) for one in slow_ones))
-                client._timeout_seconds = WAIT_SECONDS
-                hanging = [asyncio.create_task(client.fetch(one)) for one in slow_ones]
-                await asyncio.sleep(0)
-                await client.fetch(target(quick.port))
+                await client.collect(replace(target(server.port), namespace="ai"))
                 await cancel_all(hanging)
 
     run(test())
@@ -114,7 +99,7 @@ def test_the_number_of_concurrent_fetches_is_limited() -> None:
             ]
             with contextlib.closing(http_client(concurrency=3)) as client:
                 fetches = [
-                    asyncio.create_task(client.fetch(target(server.port, address=f"127.0.0.{i}")))
+                    asyncio.create_task(client.collect(target(server.port, address=f"127.0.0.{i}")))
                     for i, server in enumerate(servers, 1)
                 ]
                 for number in range(3, 6):
@@ -133,10 +118,10 @@ def test_the_wait_for_a_slot_does_not_count_for_the_timeout() -> None:
         gate = Gate()
         async with Server(never_ends(b"")) as slow, Server(gate, host="127.0.0.2") as quick:
             with contextlib.closing(http_client(concurrency=1, timeout_seconds=SHORT_SECONDS)) as client:
-                first = asyncio.create_task(error_of(client.fetch(target(slow.port))))
+                first = asyncio.create_task(error_of(client.collect(target(slow.port))))
                 await asyncio.sleep(0)
                 client._timeout_seconds = WAIT_SECONDS
-                second = asyncio.create_task(client.fetch(target(quick.port, address="127.0.0.2")))
+                second = asyncio.create_task(client.collect(target(quick.port, address="127.0.0.2")))
                 assert str(await first).startswith("no answer within")
                 await gate.wait_for(1)
                 gate.openings[0].set()
@@ -189,7 +174,7 @@ def test_a_refused_address_is_not_connected_to(
     monkeypatch.setattr(asyncio, "open_connection", fail_on_connect)
 
     async def test() -> None:
-        error = await error_of(http_client(allowed=allowed).fetch(refused_target))
+        error = await error_of(http_client(allowed=allowed).collect(refused_target))
         assert error.kind is FailureKind.DENIED
         assert sentence in str(error)
 
@@ -205,8 +190,8 @@ def test_the_list_of_endpoints_does_not_apply_to_pods(monkeypatch: pytest.Monkey
     async def test() -> None:
         url = parse_url("http://10.1.2.3:8000/metrics")
         client = http_client(allowed="127.0.0.1,*.web")
-        assert (await error_of(client.fetch(Target(url, "10.1.2.3", "ai")))).kind is FailureKind.REFUSED
-        assert (await error_of(client.fetch(Target(url, "10.1.2.3")))).kind is FailureKind.DENIED
+        assert (await error_of(client.collect(Target(url, "10.1.2.3", "ai")))).kind is FailureKind.REFUSED
+        assert (await error_of(client.collect(Target(url, "10.1.2.3")))).kind is FailureKind.DENIED
 
     run(test())
 
@@ -223,8 +208,8 @@ def test_a_changed_dns_answer_does_not_redirect_a_fetch() -> None:
             url = Url("http", "vllm.ai", server.port, "/metrics")
             with contextlib.closing(http_client(lookup=changing_lookup)) as client:
                 (address,) = await client.resolve(url)
-                await client.fetch(Target(url, address))
-                await client.fetch(Target(url, address))
+                await client.collect(Target(url, address))
+                await client.collect(Target(url, address))
                 assert len(answers) == 1
                 with pytest.raises(FetchError, match="never scraped") as raised:
                     await client.resolve(url)
@@ -244,7 +229,7 @@ def test_no_request_is_sent_to_an_address_that_was_not_checked(monkeypatch: pyte
 
     async def test() -> None:
         async with Server(responds(page()), host="127.0.0.2") as server:
-            error = await error_of(http_client().fetch(target(server.port)))
+            error = await error_of(http_client().collect(target(server.port)))
             assert error.kind is FailureKind.DENIED
             assert str(error) == f"connected to \"('127.0.0.2', {server.port})\" instead of 127.0.0.1"
             await server.closed.wait()
@@ -262,8 +247,8 @@ def test_a_token_is_sent_only_to_its_hosts(tmp_path: Path) -> None:
     async def test() -> None:
         async with Server(requires_token("word")) as server:
             with contextlib.closing(http_client(credentials=Credentials(str(tmp_path)))) as client:
-                await client.fetch(target(server.port, host="vllm.ai"))
-                error = await error_of(client.fetch(target(server.port, host="vllm.web")))
+                await client.collect(target(server.port, host="vllm.ai"))
+                error = await error_of(client.collect(target(server.port, host="vllm.web")))
         assert str(error).startswith("the server requires credentials (HTTP 401)")
         assert ["authorization" in request.headers for request in server.requests] == [True, False]
 
@@ -276,7 +261,7 @@ def test_a_token_is_not_sent_without_tls(tmp_path: Path) -> None:
     async def test() -> None:
         async with Server(responds(page())) as server:
             with contextlib.closing(http_client(credentials=Credentials(str(tmp_path)))) as client:
-                await client.fetch(target(server.port))
+                await client.collect(target(server.port))
         assert "authorization" not in server.requests[0].headers
 
     run(test())
@@ -289,11 +274,11 @@ def test_a_changed_token_is_sent_on_a_new_connection(tmp_path: Path) -> None:
     async def test() -> None:
         async with Server(responds(page())) as server:
             with contextlib.closing(http_client(credentials=Credentials(str(tmp_path)), clock=clock)) as client:
-                await client.fetch(target(server.port))
+                await client.collect(target(server.port))
                 mount(tmp_path, "one", {"token": "another"})
-                await client.fetch(target(server.port))
+                await client.collect(target(server.port))
                 clock.advance(CREDENTIALS_REFRESH_SECONDS)
-                await client.fetch(target(server.port))
+                await client.collect(target(server.port))
         sent = [(request.connection, request.headers["authorization"]) for request in server.requests]
         assert sent == [(1, "Bearer word"), (1, "Bearer word"), (2, "Bearer another")]
 
@@ -309,8 +294,8 @@ def test_unusable_credentials_are_reported_and_not_sent(tmp_path: Path) -> None:
             with contextlib.closing(http_client(credentials=Credentials(str(tmp_path)), clock=clock)) as client:
                 mount(tmp_path, "one", {"hosts": ""})
                 clock.advance(CREDENTIALS_REFRESH_SECONDS)
-                error = await error_of(client.fetch(target(server.port, host="vllm.ai")))
-                await client.fetch(target(server.port, host="vllm.web"))
+                error = await error_of(client.collect(target(server.port, host="vllm.ai")))
+                await client.collect(target(server.port, host="vllm.web"))
         assert (error.kind, "one/hosts: Required value" in str(error)) == (FailureKind.UNREADABLE, True)
         assert [request.headers["host"].partition(":")[0] for request in server.requests] == ["vllm.web"]
 

@@ -2,6 +2,7 @@
 """Tests of scrape intervals and of the kept samples."""
 
 import itertools
+import logging
 from dataclasses import replace
 
 import pytest
@@ -20,6 +21,7 @@ from tests.scrape.scene import (
     depths,
     scenario,
 )
+from tests.scrape.virtual_time import run_in_virtual_time
 from tests.scrape.web import NO_ANSWER, sglang, vllm
 
 # ---- intervals ----
@@ -122,9 +124,55 @@ async def test_a_slow_target_has_one_scrape_at_a_time_and_delays_no_other_target
 
 
 @scenario
+async def test_a_late_answer_counts_and_its_target_is_asked_less_often() -> None:
+    async with Scene({PAGE: vllm(waiting=50)}) as scene:
+        scene.web.seconds[PAGE] = 2.6
+        await scene.register_interest(replace(POD, engine="vllm"))
+        await scene.pass_time(60)
+        assert scene.newest(replace(POD, engine="vllm")).waiting == 50
+        times = scene.web.times(PAGE)[1:]
+        assert {round(later - earlier) for earlier, later in itertools.pairwise(times)} == {4}
+        scene.web.seconds[PAGE] = 0.1
+        await scene.pass_time(10)
+        scene.web.fetched.clear()
+        await scene.pass_time(20)
+        assert len(scene.web.fetched) == 10, "a target that is quick again is asked at its interval"
+
+
+@scenario
+async def test_a_slow_target_is_left_alone_for_half_the_time_of_its_answer() -> None:
+    async with Scene({PAGE: vllm()}, interval_seconds=0.5) as scene:
+        scene.web.seconds[PAGE] = 4.0
+        await scene.register_interest(replace(POD, engine="vllm"))
+        await scene.pass_time(60)
+        times = scene.web.times(PAGE)[1:]
+        assert {round(later - earlier, 3) for earlier, later in itertools.pairwise(times)} == {6.0}
+
+
+def test_a_slow_target_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def answer_slowly() -> None:
+        async with Scene({PAGE: vllm()}) as scene:
+            await scene.register_interest(replace(POD, engine="vllm"))
+            for _ in range(3):
+                scene.web.seconds[PAGE] = 2.6
+                await scene.pass_time(20)
+                scene.web.seconds[PAGE] = 0.1
+                await scene.pass_time(20)
+
+    with caplog.at_level(logging.INFO):
+        run_in_virtual_time(answer_slowly())
+    assert [(it.levelname, it.getMessage()) for it in caplog.records] == [
+        (
+            "WARNING",
+            "http://10.1.2.3:8000/metrics: asked less often: it answers after 2.6 s, and its interval is 2 s",
+        )
+    ]
+
+
+@scenario
 async def test_endpoints_share_the_scrapes_of_a_target() -> None:
     named = replace(POD, engine="vllm")
-    with_port = replace(POD, engine="vllm", port=8000)
+    with_port = replace(POD, engine="vllm", ports=(8000,))
     more = 'depth{queue="llama"} 4\n'
     async with Scene({PAGE: vllm(more=more)}) as scene:
         await scene.register_interest(POD)
@@ -181,7 +229,7 @@ async def test_a_newly_requested_series_is_scraped_early() -> None:
 
 @scenario
 async def test_a_page_that_was_read_before_a_series_was_requested_is_read_again() -> None:
-    other = replace(POD, engine="tgi", port=8000)
+    other = replace(POD, engine="tgi", ports=(8000,))
     async with Scene({PAGE: vllm(more='depth{queue="llama"} 4\n')}, interval_seconds=60.0) as scene:
         await scene.register_interest(POD)
         began = scene.loop.time()
@@ -237,7 +285,7 @@ async def test_the_history_is_bounded_for_any_window() -> None:
 
 @scenario
 async def test_the_history_begins_again_when_another_engine_answers() -> None:
-    endpoint = replace(POD, port=8000, path="/metrics")
+    endpoint = replace(POD, ports=(8000,), path="/metrics")
     async with Scene({PAGE: vllm()}) as scene:
         await scene.register_interest(endpoint, window=60)
         await scene.pass_time(10)

@@ -15,7 +15,7 @@ from keda_gpu_scaler.scrape.address_policy import AddressPolicy
 from keda_gpu_scaler.scrape.credentials import Credentials
 from keda_gpu_scaler.scrape.http_client import HttpClient
 from keda_gpu_scaler.scrape.manager import IDLE_TIMEOUT_SECONDS, ScrapeManager
-from keda_gpu_scaler.scrape.targets import LOST_AFTER_SECONDS
+from keda_gpu_scaler.scrape.port_search import LOST_AFTER_SECONDS
 from tests.limits import WAIT_SECONDS
 from tests.scrape.scene import (
     DEPTH,
@@ -137,7 +137,7 @@ async def test_scrapes_are_counted_by_engine() -> None:
 def test_the_begin_and_the_end_of_failures_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     async def fail() -> None:
         async with Scene({PAGE: NO_ANSWER}) as scene:
-            endpoint = replace(POD, engine="vllm", port=8000)
+            endpoint = replace(POD, engine="vllm", ports=(8000,))
             await scene.register_interest(endpoint)
             await scene.pass_time(60)
             scene.web.pages[PAGE] = vllm()
@@ -172,11 +172,11 @@ def test_a_defect_is_logged_once_and_does_not_end_the_loop(caplog: pytest.LogCap
 
     async def run_broken() -> None:
         async with Scene({PAGE: broken}) as scene:
-            await scene.register_interest(replace(POD, port=8000, path="/metrics"))
+            await scene.register_interest(replace(POD, ports=(8000,), path="/metrics"))
             await scene.pass_time(2 * LOST_AFTER_SECONDS)
             scene.web.pages[PAGE] = vllm()
             await scene.pass_time(LOST_AFTER_SECONDS)
-            assert scene.history(replace(POD, port=8000, path="/metrics")).failure is None
+            assert scene.history(replace(POD, ports=(8000,), path="/metrics")).failure is None
 
     run_in_virtual_time(run_broken())
     assert [record.message for record in caplog.records if record.exc_info] == ["http://10.1.2.3:8000/metrics"]
@@ -219,7 +219,7 @@ def test_an_engine_on_loopback_is_scraped_over_real_connections() -> None:
             manager = ScrapeManager(
                 HttpClient(AddressPolicy("127.0.0.0/8"), Credentials()), interval_seconds=0.02, on_news=news.set
             )
-            pod = Endpoint(PodRef("ai", "llama-0"), "127.0.0.1", port=served.port)
+            pod = Endpoint(PodRef("ai", "llama-0"), "127.0.0.1", ports=(served.port,))
             url = Endpoint(url=f"http://127.0.0.1:{served.port}/metrics")
             for endpoint in (pod, url):
                 manager.register_interest(endpoint, window_seconds=10.0)

@@ -6,9 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from keda_gpu_scaler.core.state.scrape import Endpoint
 from keda_gpu_scaler.core.trigger.engines import ENGINES
-from keda_gpu_scaler.scrape.targets import LOST_AFTER_SECONDS, MAX_CANDIDATES, candidates
+from keda_gpu_scaler.scrape.port_search import LOST_AFTER_SECONDS
 from tests.scrape.scene import (
     DEPTH,
     OTHER_PAGE,
@@ -19,61 +18,6 @@ from tests.scrape.scene import (
 )
 from tests.scrape.virtual_time import run_in_virtual_time
 from tests.scrape.web import ABSENT, DENIED, NO_ANSWER, REFUSED, Answer, sglang, vllm
-
-
-def ports_and_paths(endpoint: Endpoint) -> list[str]:
-    return [f"{target.url.scheme}:{target.url.port}{target.url.path}" for target in candidates(endpoint)]
-
-
-@pytest.mark.parametrize(
-    ("endpoint", "expected"),
-    [
-        pytest.param(
-            replace(POD, engine="vllm", port=9000, path="/m", scheme="https"),
-            ["https:9000/m"],
-            id="all parameters are set",
-        ),
-        pytest.param(replace(POD, engine="nim"), ["http:8000/v1/metrics"], id="the default port and path of an engine"),
-        pytest.param(
-            replace(POD, engine="nim", port=9000),
-            ["http:9000/v1/metrics"],
-            id="a port, and the default path of an engine",
-        ),
-        pytest.param(
-            replace(POD, engine="vllm", declared_ports=(8080, 8000)),
-            ["http:8000/metrics", "http:8080/metrics"],
-            id="the default port before the declared ports",
-        ),
-        pytest.param(
-            replace(POD, port=9000),
-            ["http:9000/metrics", "http:9000/prometheus/metrics", "http:9000/v1/metrics", "http:9000/api/ps"],
-            id="a port, and the path of each engine",
-        ),
-        pytest.param(replace(POD, port=9000, path="/m"), ["http:9000/m"], id="a port and a path"),
-    ],
-)
-def test_the_candidates_of_an_endpoint(endpoint: Endpoint, expected: list[str]) -> None:
-    assert ports_and_paths(endpoint) == expected
-
-
-def test_without_parameters_each_engine_is_a_candidate_in_the_order_of_the_table() -> None:
-    # Engines with the same port and path share a candidate.
-    expected = dict.fromkeys(f"http:{engine.port}{engine.path}" for engine in ENGINES.values())
-    assert ports_and_paths(POD) == list(expected)
-
-
-def test_declared_ports_come_first_and_displace_no_engine() -> None:
-    found = ports_and_paths(replace(POD, declared_ports=(9100, 30000, *range(7001, 7040))))
-    assert found[:3] == ["http:30000/metrics", "http:9100/metrics", "http:7001/metrics"]
-    assert set(ports_and_paths(POD)) <= set(found)
-    assert len(found) <= MAX_CANDIDATES
-
-
-@pytest.mark.parametrize("engine", [None, *ENGINES], ids=lambda engine: engine or "any")
-def test_no_candidate_occurs_twice(engine: str | None) -> None:
-    endpoint = replace(POD, engine=engine or "auto", declared_ports=(8000, 8000, 8002, 8080))
-    found = ports_and_paths(endpoint)
-    assert len(found) == len(set(found))
 
 
 @scenario
@@ -99,7 +43,7 @@ OTHER_JSON = b'{"status": "ok"}'
             {},
             True,
             "no engine is found: port 8000/metrics: the connection is refused; "
-            "port 30000/metrics: the connection is refused; and 8 more",
+            "port 30000/metrics: the connection is refused; and 6 more",
             id="each port refuses the connection",
         ),
         pytest.param(

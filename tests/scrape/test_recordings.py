@@ -104,7 +104,7 @@ def test_a_real_scrape_gives_the_same_saturation() -> None:
     async def run() -> list[float | None]:
         clock = ManualClock(0.0)
         async with ReplayedVllm(seconds, clock) as server:
-            endpoint = Endpoint(PodRef("ai", "llama-0"), "127.0.0.1", engine="vllm", port=server.port)
+            endpoint = Endpoint(PodRef("ai", "llama-0"), "127.0.0.1", engine="vllm", ports=(server.port,))
             client = HttpClient(AddressPolicy("127.0.0.0/8"), Credentials())
             values: list[float | None] = []
             for second in seconds:
@@ -114,7 +114,7 @@ def test_a_real_scrape_gives_the_same_saturation() -> None:
                 async with asyncio.timeout(WAIT_SECONDS):
                     await manager.wait_for_sync([endpoint])
                 load = engine_load(
-                    EngineQuery("vllm", port=server.port),
+                    EngineQuery("vllm", ports=(server.port,)),
                     SATURATION,
                     manager.scrape_results()[endpoint],
                     window_seconds=0.0,

@@ -13,10 +13,10 @@ import pytest
 
 from keda_gpu_scaler.core.urls import Url
 from keda_gpu_scaler.scrape.credentials import Credentials
-from keda_gpu_scaler.scrape.types import FailureKind, FetchedPage, FetchError, Target
+from keda_gpu_scaler.scrape.types import FailureKind, FetchError, Target
 from tests.certificates import Authority, Pair
 from tests.limits import WAIT_SECONDS
-from tests.scrape.clients import connections, error_of, http_client, run, target
+from tests.scrape.clients import CollectedPage, connections, error_of, http_client, run, target
 from tests.scrape.servers import (
     Handler,
     Server,
@@ -49,14 +49,14 @@ def authority(tmp_path: Path) -> Authority:
 
 def fetch_over_tls(
     mounts: Path | None, context: ssl.SSLContext | None, handler: Handler, make_target: Callable[[int], Target]
-) -> tuple[FetchedPage | FetchError, Server]:
+) -> tuple[CollectedPage | FetchError, Server]:
     """Return the result of one fetch with these mounted credentials, and the server."""
 
-    async def once() -> tuple[FetchedPage | FetchError, Server]:
+    async def once() -> tuple[CollectedPage | FetchError, Server]:
         async with Server(handler, tls=context) as server:
             with contextlib.closing(http_client(credentials=Credentials(str(mounts) if mounts else None))) as client:
                 try:
-                    return await client.fetch(make_target(server.port)), server
+                    return await client.collect(make_target(server.port)), server
                 except FetchError as error:
                     return error, server
 
@@ -71,14 +71,14 @@ def test_a_token_is_sent_over_tls(tmp_path: Path, authority: Authority) -> None:
     mount(tmp_path / "mounts", "one", {"hosts": NAME, "ca.crt": authority.certificate.read_text(), "token": "word"})
     context = server_context(authority.issue("server", host=NAME))
     body, _ = fetch_over_tls(tmp_path / "mounts", context, requires_token("word"), by_host)
-    assert isinstance(body, FetchedPage), body
+    assert isinstance(body, CollectedPage), body
 
 
 def test_a_page_of_many_tls_records_is_read(tmp_path: Path, authority: Authority) -> None:
     mount(tmp_path / "mounts", "one", {"hosts": NAME, "ca.crt": authority.certificate.read_text()})
     context = server_context(authority.issue("server", host=NAME))
     body, _ = fetch_over_tls(tmp_path / "mounts", context, responds(page(b"x" * 300_000)), by_host)
-    assert isinstance(body, FetchedPage), body
+    assert isinstance(body, CollectedPage), body
     assert len(body.content) == 300_000
 
 
@@ -90,7 +90,7 @@ def test_a_tls_connection_is_reused(tmp_path: Path, authority: Authority) -> Non
         async with Server(responds(page()), tls=context) as server:
             with contextlib.closing(http_client(credentials=Credentials(str(tmp_path / "mounts")))) as client:
                 for _ in range(3):
-                    await client.fetch(by_host(server.port))
+                    await client.collect(by_host(server.port))
                 assert connections(server) == [1, 1, 1]
 
     run(test())
@@ -102,7 +102,7 @@ def test_a_final_dot_in_the_host_is_ignored_for_the_certificate(tmp_path: Path, 
     body, _ = fetch_over_tls(
         tmp_path / "mounts", context, responds(page()), lambda port: target(port, scheme="https", host=f"{NAME}.")
     )
-    assert isinstance(body, FetchedPage), body
+    assert isinstance(body, CollectedPage), body
 
 
 def test_a_pod_is_verified_by_the_mounted_server_name(tmp_path: Path, authority: Authority) -> None:
@@ -114,7 +114,7 @@ def test_a_pod_is_verified_by_the_mounted_server_name(tmp_path: Path, authority:
         return Target(Url("https", "127.0.0.1", port, "/metrics"), "127.0.0.1", "ai")
 
     body, _ = fetch_over_tls(tmp_path / "mounts", context, responds(page()), pod)
-    assert isinstance(body, FetchedPage), body
+    assert isinstance(body, CollectedPage), body
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_the_mounted_client_certificate_is_sent(tmp_path: Path, authority: Autho
     assert isinstance(failure, FetchError), failure
     mount(tmp_path / "mounts", "one", {"tls.crt": client.certificate.read_text(), "tls.key": client.key.read_text()})
     body, _ = fetch_over_tls(tmp_path / "mounts", context, responds(page()), by_host)
-    assert isinstance(body, FetchedPage), body
+    assert isinstance(body, CollectedPage), body
 
 
 def test_a_server_without_tls_is_an_error() -> None:
@@ -176,7 +176,7 @@ def test_a_server_without_tls_is_an_error() -> None:
 
     async def test() -> None:
         async with await asyncio.start_server(answer_in_plain_text, "127.0.0.1", 0) as server:
-            error = await error_of(http_client().fetch(by_host(server.sockets[0].getsockname()[1])))
+            error = await error_of(http_client().collect(by_host(server.sockets[0].getsockname()[1])))
             await disconnected.wait()
         assert (error.kind, str(error)) == (
             FailureKind.UNREADABLE,
@@ -212,7 +212,7 @@ def test_the_end_of_a_tls_connection(tmp_path: Path, authority: Authority, handl
     mount(tmp_path / "mounts", "one", {"hosts": NAME, "ca.crt": authority.certificate.read_text()})
     context = server_context(authority.issue("server", host=NAME))
     got, _ = fetch_over_tls(tmp_path / "mounts", context, handler, by_host)
-    assert (got.content if isinstance(got, FetchedPage) else str(got)) == (
+    assert (got.content if isinstance(got, CollectedPage) else str(got)) == (
         b"up 1\n" if is_complete else "the response is incomplete"
     )
 
@@ -224,7 +224,7 @@ def test_a_server_that_closes_during_the_handshake_is_an_error() -> None:
 
     async def test() -> None:
         async with await asyncio.start_server(close_connection, "127.0.0.1", 0) as server:
-            error = await error_of(http_client().fetch(by_host(server.sockets[0].getsockname()[1])))
+            error = await error_of(http_client().collect(by_host(server.sockets[0].getsockname()[1])))
         assert (error.kind, str(error)) == (
             FailureKind.UNREADABLE,
             "the TLS handshake does not succeed: the connection is closed",
@@ -238,6 +238,7 @@ import sys
 from keda_gpu_scaler.cli import main
 main.get_command(None, "serve")
 import asyncio
+from types import SimpleNamespace
 from keda_gpu_scaler.core.urls import Url
 from keda_gpu_scaler.scrape.credentials import Credentials
 from keda_gpu_scaler.scrape.http_client import HttpClient
@@ -247,9 +248,11 @@ from keda_gpu_scaler.scrape.address_policy import AddressPolicy
 async def run():
     scheme, host, port, mounts = sys.argv[1:]
     client = HttpClient(AddressPolicy("127.0.0.1"), Credentials(mounts))
-    body = await client.fetch(Target(Url(scheme, host, int(port), "/metrics"), "127.0.0.1"))
+    pieces = []
+    reader = SimpleNamespace(feed=pieces.append)
+    await client.fetch(Target(Url(scheme, host, int(port), "/metrics"), "127.0.0.1"), lambda content_type: reader)
     client.close()
-    print(body.content.decode().strip(), "ssl" in sys.modules)
+    print(b"".join(pieces).decode().strip(), "ssl" in sys.modules)
 
 asyncio.run(run())
 """
@@ -274,3 +277,12 @@ def test_serve_loads_openssl_only_for_https(tmp_path: Path, authority: Authority
         assert (completed.stdout, completed.stderr) == (f"up 1 {scheme == 'https'}\n", "")
 
     run(test())
+
+
+def test_a_tls_server_that_is_asked_by_http_closes_the_connection_or_says_so(
+    tmp_path: Path, authority: Authority
+) -> None:
+    context = server_context(authority.issue("server", host=NAME))
+    error, _ = fetch_over_tls(None, context, responds(page()), lambda port: target(port, host=NAME))
+    assert isinstance(error, FetchError), error
+    assert error.kind in (FailureKind.TLS, FailureKind.CLOSED)

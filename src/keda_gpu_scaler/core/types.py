@@ -140,7 +140,8 @@ class Pod:
     ``node`` is None until the pod is scheduled. ``phase`` is that of Kubernetes ("Pending", "Running", "Succeeded",
     "Failed", "Unknown"). ``is_ready`` is the condition Ready. ``is_deleting`` says that it has a deletion timestamp.
     ``created_at_seconds`` is on this instance's monotonic clock, and may be negative. ``address`` is the pod's IP
-    address, empty until it has one. ``ports`` are the TCP ports that the containers declare. ``metrics_port``,
+    address, empty until it has one, and ``other_addresses`` are its further ones: a pod in a dual-stack cluster has one
+    of each family. ``ports`` are the TCP ports that the containers declare. ``metrics_port``,
     ``metrics_path`` and ``metrics_scheme`` come from the annotations ``prometheus.io/port``, ``/path`` and ``/scheme``.
     They are None where the annotation is missing or invalid. ``ready_at_seconds`` is when the pod became ready, on the
     clock of ``created_at_seconds``, None while it is not ready. ``restarts`` counts the restarts of its containers.
@@ -161,6 +162,7 @@ class Pod:
     metrics_scheme: str | None = None
     ready_at_seconds: float | None = None
     restarts: int = 0
+    other_addresses: tuple[str, ...] = ()
     group: str = ""
     conditions: tuple[str, ...] = ()
 

@@ -24,6 +24,7 @@ _MAX_SELECTOR_LENGTH = 4096
 _MAX_PORTS = 16
 _SCALED_JOB_LABEL = "scaledjob.keda.sh/name"
 _JOB_LABELS = ("batch.kubernetes.io/job-name", "job-name")
+_MAX_ADDRESSES = 4
 
 
 class _ScrapeAnnotations(TypedDict):
@@ -160,6 +161,7 @@ def pod(item: Mapping[str, Any], to_monotonic: float) -> Pod:
     ready = condition(item, "Ready")
     is_ready = ready.get("status") == "True"
     ready_at = _unix_seconds(ready.get("lastTransitionTime"))
+    address, *other_addresses = _ip_addresses(status)
     return Pod(
         ref=PodRef(text(metadata.get("namespace")), text(metadata.get("name"))),
         node=text(spec.get("nodeName")) or None,
@@ -167,7 +169,8 @@ def pod(item: Mapping[str, Any], to_monotonic: float) -> Pod:
         is_ready=is_ready,
         is_deleting=bool(metadata.get("deletionTimestamp")),
         created_at_seconds=_unix_seconds(metadata.get("creationTimestamp")) + to_monotonic,
-        address=_ip_address(status.get("podIP")),
+        address=address,
+        other_addresses=tuple(other_addresses),
         ports=_tcp_ports(item),
         ready_at_seconds=ready_at + to_monotonic if is_ready and ready_at else None,
         **_job(item),
@@ -218,6 +221,13 @@ def _ip_address(value: object) -> str:
         return str(ipaddress.ip_address(text(value)))
     except ValueError:
         return ""
+
+
+def _ip_addresses(status: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the IP addresses of a pod, each once: the one in ``podIP`` first, empty where there is none."""
+    first = _ip_address(status.get("podIP"))
+    listed = [_ip_address(entry.get("ip")) for entry in mappings(status.get("podIPs"))[:_MAX_ADDRESSES]]
+    return tuple(dict.fromkeys(filter(None, [first, *listed]))) or ("",)
 
 
 def _scrape_annotations(annotations: Mapping[str, Any]) -> _ScrapeAnnotations:

@@ -38,7 +38,7 @@ class RemoteEngines:
 
             longest = config.stale_after / 2  # with a longer interval a sample is stale before the next scrape
             return ScrapeManager(
-                HttpClient(*rules.open()),
+                HttpClient(*rules.open(), timeout_seconds=config.scrape_timeout),
                 clock=clock,
                 interval_seconds=min(config.scrape_interval, longest),
                 demand_interval_seconds=min(config.demand_interval, longest),

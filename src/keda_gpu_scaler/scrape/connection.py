@@ -1,29 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sends GET requests over one HTTP/1.1 connection, and pools idle connections.
 
-Law: a response uses a bounded amount of memory, however the server behaves.
+Law: a response uses a bounded amount of memory, however the server behaves. A page is not kept: its reader gets it in
+pieces, and keeps what it needs.
 """
 
 import asyncio
+import contextlib
 import math
+import re
 from typing import Protocol
 
 import h11
 
 from keda_gpu_scaler.core.quoting import quoted
-from keda_gpu_scaler.scrape.types import FailureKind, FetchedPage, FetchError
+from keda_gpu_scaler.scrape.page_feed import PageFeed, ReadingTurns
+from keda_gpu_scaler.scrape.types import FailureKind, FetchedPage, FetchError, OpenReader, RedirectError
 
-MAX_BODY_BYTES = 1 << 20
+MAX_BODY_BYTES = 64 << 20
+"""A vLLM with many LoRA adapters serves 22 MB."""
 MAX_IDLE_CONNECTIONS = 512
 """The number of idle connections that are kept. The file limit of a process may be as low as 1024."""
 CHUNK_BYTES = 1 << 16
 _MAX_HEAD_BYTES = 1 << 15
 _MAX_HEADS = 8  # the final response, and interim responses before it
-_MAX_PARTS = 1 << 14  # of a page that is sent line by line; each part takes some microseconds
-_PARTS_PER_TURN = 512
+_MAX_PARTS = 1 << 17  # of a page that is sent line by line; each part takes some microseconds
+_PARTS_PER_TURN = 256
+_MAX_NOTICE_BYTES = 1 << 16
 _OK = 200
 _ABSENT_STATUSES = frozenset({404, 405, 406, 410, 501})
 _CREDENTIALS_STATUSES = frozenset({401, 403})
+_BAD_REQUEST = 400
+_TLS_ALERT = b"\x15\x03"  # the beginning of the record with which a TLS server refuses plain text
+_WANTS_HTTPS = re.compile(rb"HTTPS (?:server|port)|requires TLS|SSL-enabled")  # Go, nginx, Tomcat, Apache
+_MAX_LOCATION_LENGTH = 2048
 
 
 class ConnectionClosedError(Exception):
@@ -59,9 +69,11 @@ class PlainStream:
 class Connection:
     """One HTTP/1.1 connection, with one request at a time."""
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: Stream, turns: ReadingTurns) -> None:
         self._stream = stream
+        self._turns = turns
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_HEAD_BYTES)
+        self._received_first = b""
         self.is_reusable = False
         self.idle_since_seconds = 0.0
 
@@ -69,22 +81,35 @@ class Connection:
         """Close the connection immediately and drop unread data."""
         self._stream.abort()
 
-    async def get(self, path: str, headers: list[tuple[str, str]]) -> FetchedPage:
-        """Send a GET request and return the page.
+    async def get(self, path: str, headers: list[tuple[str, str]], open_reader: OpenReader) -> FetchedPage:
+        """Send a GET request and give the page to its reader.
 
         Raises:
             FetchError: the server returns no page.
             ConnectionClosedError: the server closed the connection before it sent anything.
+            ValueError: the reader refuses the page.
         """
         self.is_reusable = False
         self._send_request(path, headers)
-        content_type = _check_response(await self._read_head())
-        content = await self._read_body()
+        head = await self._read_head()
+        if head.status_code == _BAD_REQUEST:
+            await self._check_notice()
+        content_type = _check_response(head)
+        page = PageFeed(open_reader(content_type), self._turns)
+        await self._read_body(page, MAX_BODY_BYTES)
         # Data after the response would be taken for the response to the next request.
         if self._http.our_state is self._http.their_state is h11.DONE and not self._http.trailing_data[0]:
             self._http.start_next_cycle()
             self.is_reusable = True
-        return FetchedPage(content, content_type)
+        return FetchedPage(content_type, work_seconds=page.work_seconds)
+
+    async def _check_notice(self) -> None:
+        """Read the page of a bad request, which may say that the server expects https; raises FetchError then."""
+        notice = _Notice()
+        with contextlib.suppress(FetchError):
+            await self._read_body(PageFeed(notice, self._turns), _MAX_NOTICE_BYTES)
+        if _WANTS_HTTPS.search(notice.content):
+            raise _wants_https(_BAD_REQUEST)
 
     def _send_request(self, path: str, headers: list[tuple[str, str]]) -> None:
         try:
@@ -104,6 +129,8 @@ class Connection:
             try:
                 event = self._http.next_event()
             except h11.RemoteProtocolError:
+                if self._received_first.startswith(_TLS_ALERT):
+                    raise _wants_https(None) from None
                 raise FetchError("the server does not speak HTTP", FailureKind.ABSENT) from None
             if isinstance(event, h11.Response):
                 return event
@@ -122,26 +149,39 @@ class Connection:
             received = b""
         if not received:
             raise FetchError("the response is incomplete") if has_received else ConnectionClosedError
+        if not has_received:
+            self._received_first = received[: len(_TLS_ALERT)]
         self._http.receive_data(received)
 
-    async def _read_body(self) -> bytes:
-        parts: list[bytes] = []
-        size = 0
+    async def _read_body(self, page: PageFeed, limit_bytes: int) -> None:
+        size_bytes = part_count = 0
         try:
             while True:
                 event = self._http.next_event()
                 if event is h11.NEED_DATA:
                     self._http.receive_data(await self._stream.read(CHUNK_BYTES))
                 elif isinstance(event, h11.Data):
-                    size += len(event.data)
-                    parts.append(bytes(event.data))
-                    _check_size(size, len(parts))
-                    if not len(parts) % _PARTS_PER_TURN:
+                    size_bytes += len(event.data)
+                    part_count += 1
+                    _check_size(size_bytes, part_count, limit_bytes)
+                    await page.feed(event.data)
+                    if not part_count % _PARTS_PER_TURN:
                         await asyncio.sleep(0)  # lets other tasks and the timeout run
                 else:
-                    return b"".join(parts)
+                    await page.finish()
+                    return
         except (OSError, h11.RemoteProtocolError):
             raise FetchError("the response is incomplete") from None
+
+
+class _Notice:
+    """Keeps the page of a bad request."""
+
+    def __init__(self) -> None:
+        self.content = b""
+
+    def feed(self, piece: bytes) -> None:
+        self.content += piece
 
 
 class ConnectionPool:
@@ -185,9 +225,9 @@ class ConnectionPool:
                 del self._connections[key]
 
 
-def _check_size(size_bytes: int, parts: int) -> None:
-    if size_bytes > MAX_BODY_BYTES:
-        raise FetchError(f"the page is larger than {MAX_BODY_BYTES >> 20} MiB")
+def _check_size(size_bytes: int, parts: int, limit_bytes: int) -> None:
+    if size_bytes > limit_bytes:
+        raise FetchError(f"the page is larger than {limit_bytes >> 20} MiB", status=_OK)
     if parts > _MAX_PARTS:
         raise FetchError(f"the page comes in more than {_MAX_PARTS} pieces")
 
@@ -201,15 +241,19 @@ def _check_response(head: h11.Response) -> str:
     status = head.status_code
     headers = {name: value for name, value in head.headers if name in (b"content-type", b"content-length", b"location")}
     if status in _ABSENT_STATUSES:
-        raise FetchError(f"the server has no such page (HTTP {status})", FailureKind.ABSENT)
+        raise FetchError(f"the server has no such page (HTTP {status})", FailureKind.ABSENT, status=status)
     if 300 <= status < 400:
-        location = quoted(headers.get(b"location", b"").decode("ascii", "replace"), 80)
-        raise FetchError(
-            f"the server redirects to {location} (HTTP {status}); redirects are not followed", FailureKind.ABSENT
-        )
+        location = headers.get(b"location", b"").decode("ascii", "replace")
+        raise RedirectError(location[:_MAX_LOCATION_LENGTH], status)
     if status in _CREDENTIALS_STATUSES:
-        raise FetchError(f"the server requires credentials (HTTP {status}): mount them with --endpoint-credentials")
+        raise FetchError(
+            f"the server requires credentials (HTTP {status}): mount them with --endpoint-credentials", status=status
+        )
     if status != _OK:
-        raise FetchError(f"the server answers with HTTP {status}")
-    _check_size(int(headers.get(b"content-length", b"0")), 1)
+        raise FetchError(f"the server answers with HTTP {status}", status=status)
+    _check_size(int(headers.get(b"content-length", b"0")), 1, MAX_BODY_BYTES)
     return headers.get(b"content-type", b"").decode("ascii", "replace")
+
+
+def _wants_https(status: int | None) -> FetchError:
+    return FetchError("the server expects https, and it is asked by http", FailureKind.TLS, status=status)

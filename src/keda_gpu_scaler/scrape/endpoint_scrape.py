@@ -11,7 +11,8 @@ from keda_gpu_scaler.core.selectors import SeriesSelector
 from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult
 from keda_gpu_scaler.scrape.loop import ScrapeLoop
 from keda_gpu_scaler.scrape.pacing import Pacer
-from keda_gpu_scaler.scrape.targets import AddressResolver, PodTargets, Targets, UrlTargets
+from keda_gpu_scaler.scrape.pod_targets import PodTargets
+from keda_gpu_scaler.scrape.targets import AddressResolver, Targets, UrlTargets
 from keda_gpu_scaler.scrape.types import Target
 
 MAX_INTERESTS = 1_000

@@ -5,14 +5,15 @@ Law: a fetch takes a bounded time, and it connects only to the address that was 
 """
 
 import asyncio
-import contextlib
 import ipaddress
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
+from dataclasses import replace
+from urllib.parse import urljoin
 
 from keda_gpu_scaler import __version__
 from keda_gpu_scaler.core.quoting import quoted
-from keda_gpu_scaler.core.urls import Url
+from keda_gpu_scaler.core.urls import Url, parse_url
 from keda_gpu_scaler.scrape.address_policy import AddressPolicy, AddressPolicyError
 from keda_gpu_scaler.scrape.connection import (
     CHUNK_BYTES,
@@ -24,16 +25,17 @@ from keda_gpu_scaler.scrape.connection import (
 )
 from keda_gpu_scaler.scrape.credentials import Credentials, CredentialsError, Secret
 from keda_gpu_scaler.scrape.dns_resolver import Lookup, allowed_addresses, system_lookup
-from keda_gpu_scaler.scrape.types import FailureKind, FetchedPage, FetchError, Target
+from keda_gpu_scaler.scrape.page_feed import ReadingTurns
+from keda_gpu_scaler.scrape.slots import FetchSlots
+from keda_gpu_scaler.scrape.types import FailureKind, FetchedPage, FetchError, OpenReader, RedirectError, Target
 
-TIMEOUT_SECONDS = 2.0
+TIMEOUT_SECONDS = 5.0
+"""An overloaded vLLM answers after 2.6 s (vllm#38157), and its page shows the load that matters most."""
 CONCURRENCY = 128
+SLOW_CONCURRENCY = 192
 IDLE_SECONDS = 30.0
 CREDENTIALS_REFRESH_SECONDS = 5.0
 """The interval between two checks for changed credentials."""
-_FETCHES_PER_ADDRESS = 2
-_TIMED_OUT_SHARE = 4  # targets that timed out use at most one fourth of all slots
-_TIMED_OUT_SECONDS = 60.0
 _ACCEPT = "text/plain;version=0.0.4,application/openmetrics-text;version=1.0.0;q=0.5,application/json;q=0.4,*/*;q=0.1"
 
 
@@ -45,6 +47,7 @@ class HttpClient:
         credentials: the credentials for each host.
         timeout_seconds: limit for one fetch, including the connection.
         concurrency: limit of concurrent fetches. The timeout of a fetch starts when it gets its slot.
+        slow_concurrency: limit of concurrent fetches of slow targets, in addition.
         lookup: resolves host names.
         clock: monotonic seconds, for the age of idle connections.
     """
@@ -56,19 +59,18 @@ class HttpClient:
         *,
         timeout_seconds: float = TIMEOUT_SECONDS,
         concurrency: int = CONCURRENCY,
+        slow_concurrency: int = SLOW_CONCURRENCY,
         lookup: Lookup = system_lookup,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._policy = policy
         self._credentials = credentials
         self._timeout_seconds = timeout_seconds
-        self._slots = asyncio.Semaphore(concurrency)
-        self._timed_out_slots = asyncio.Semaphore(max(1, concurrency // _TIMED_OUT_SHARE))
-        self._timed_out: dict[Target, float] = {}
+        self._slots = FetchSlots(concurrency, slow_concurrency)
         self._lookup = lookup
         self._clock = clock
         self._pool = ConnectionPool()
-        self._address_slots: dict[object, _AddressSlots] = {}
+        self._turns = ReadingTurns(clock)
         self._refreshed_at_seconds = clock()
 
     async def resolve(self, url: Url) -> tuple[str, ...]:
@@ -79,28 +81,33 @@ class HttpClient:
         """
         return await allowed_addresses(url, self._policy, self._lookup, self._timeout_seconds)
 
-    async def fetch(self, target: Target) -> FetchedPage:
-        """Fetch the page of a target.
+    async def fetch(self, target: Target, open_reader: OpenReader) -> FetchedPage:
+        """Fetch the page of a target and give it to its reader, which ``open_reader`` makes.
 
         Raises:
             FetchError: there is no page, it is too large, or the fetch takes too long.
+            ValueError: the reader refuses the page.
         """
         self._check_allowed(target)
-        async with self._slot(target):
+        async with self._slots.of(target, self._clock()):
+            began_at_seconds = self._clock()
             try:
                 async with asyncio.timeout(self._timeout_seconds):
-                    page = await self._get(target)
+                    page = await self._follow(target, open_reader)
             except TimeoutError:
-                self._timed_out[target] = self._clock()
-                raise FetchError(f"no answer within {self._timeout_seconds:g} s") from None
-            self._timed_out.pop(target, None)
-            return page
+                raise FetchError(
+                    f"no answer within {self._timeout_seconds:g} s", answer_seconds=self._timeout_seconds
+                ) from None
+            except FetchError as error:
+                error.answer_seconds = self._clock() - began_at_seconds
+                raise
+            return replace(page, answer_seconds=self._clock() - began_at_seconds - page.work_seconds)
 
     def expire_idle(self) -> None:
         """Close connections that were not used recently. The caller calls this regularly."""
         now = self._clock()
         self._pool.close(before=now - IDLE_SECONDS)
-        self._timed_out = {target: at for target, at in self._timed_out.items() if now - at <= _TIMED_OUT_SECONDS}
+        self._slots.forget(now)
 
     def close(self) -> None:
         """Close every idle connection."""
@@ -115,26 +122,23 @@ class HttpClient:
         except AddressPolicyError as error:
             raise FetchError(str(error), FailureKind.DENIED) from None
 
-    @contextlib.asynccontextmanager
-    async def _slot(self, target: Target) -> AsyncIterator[None]:
-        """Wait for a slot: at most a few per address and port, and a few for targets that timed out.
+    async def _follow(self, target: Target, open_reader: OpenReader) -> FetchedPage:
+        """Get a page, and follow one redirect that stays on the same scheme, host and port.
 
-        URLs of triggers and pods of one namespace have separate slots at the same address, so that a slow URL does not
-        delay the scrape of a pod.
+        Such a redirect needs no new check of the address, and the credentials of the host remain those of the request.
         """
-        key = (target.address, target.url.port, target.namespace)
-        slots = self._address_slots.setdefault(key, _AddressSlots())
-        slots.users += 1
-        limit = self._timed_out_slots if target in self._timed_out else contextlib.nullcontext()
         try:
-            async with slots.semaphore, limit, self._slots:
-                yield
-        finally:
-            slots.users -= 1
-            if not slots.users:
-                del self._address_slots[key]
+            return await self._get(target, open_reader)
+        except RedirectError as redirect:
+            try:
+                url = parse_url(urljoin(str(target.url), redirect.location))
+            except ValueError:
+                raise redirect from None
+            if url == target.url or replace(url, path="/") != replace(target.url, path="/"):
+                raise
+            return await self._get(replace(target, url=url), open_reader)
 
-    async def _get(self, target: Target) -> FetchedPage:
+    async def _get(self, target: Target, open_reader: OpenReader) -> FetchedPage:
         secret = self._secret(target)
         url = target.url
         # A connection that was opened with other credentials is not reused.
@@ -143,14 +147,14 @@ class HttpClient:
         headers = _headers(url, secret)
         while connection := self._pool.take(key):
             try:
-                return await self._exchange(key, connection, url.path, headers)
+                return await self._exchange(key, connection, url.path, headers, open_reader)
             except ConnectionClosedError:
                 continue  # servers may close idle connections
         connection = await self._connect(target, secret)
         try:
-            return await self._exchange(key, connection, url.path, headers)
+            return await self._exchange(key, connection, url.path, headers, open_reader)
         except ConnectionClosedError:
-            raise FetchError("the server closes the connection without an answer") from None
+            raise FetchError("the server closes the connection without an answer", FailureKind.CLOSED) from None
 
     def _secret(self, target: Target) -> Secret | None:
         now = self._clock()
@@ -172,8 +176,8 @@ class HttpClient:
         try:
             _check_peer(writer, target.address)
             if target.url.scheme == "http":
-                return Connection(PlainStream(reader, writer))
-            return Connection(await self._start_tls(reader, writer, target, secret))
+                return Connection(PlainStream(reader, writer), self._turns)
+            return Connection(await self._start_tls(reader, writer, target, secret), self._turns)
         except BaseException:
             writer.transport.abort()
             raise
@@ -194,24 +198,21 @@ class HttpClient:
         return stream
 
     async def _exchange(
-        self, key: object, connection: Connection, path: str, headers: list[tuple[str, str]]
+        self,
+        key: object,
+        connection: Connection,
+        path: str,
+        headers: list[tuple[str, str]],
+        open_reader: OpenReader,
     ) -> FetchedPage:
         try:
-            page = await connection.get(path, headers)
+            page = await connection.get(path, headers, open_reader)
         except BaseException:
             connection.close()
             raise
         if not (connection.is_reusable and self._pool.put(key, connection, self._clock())):
             connection.close()
         return page
-
-
-class _AddressSlots:
-    """The fetch slots of one address and port; ``users`` counts running and waiting fetches."""
-
-    def __init__(self) -> None:
-        self.semaphore = asyncio.Semaphore(_FETCHES_PER_ADDRESS)
-        self.users = 0
 
 
 def _headers(url: Url, secret: Secret | None) -> list[tuple[str, str]]:

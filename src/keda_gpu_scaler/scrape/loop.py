@@ -11,16 +11,18 @@ from collections.abc import Callable, Collection
 from typing import Protocol
 
 from keda_gpu_scaler.core.selectors import SeriesSelector
-from keda_gpu_scaler.core.state.scrape import TargetHistory, retained
+from keda_gpu_scaler.core.state.scrape import ScrapeAttempt, TargetHistory, retained
 from keda_gpu_scaler.core.types import EngineSample
 from keda_gpu_scaler.engines import scrape_parser
 from keda_gpu_scaler.scrape.pacing import Pacer
-from keda_gpu_scaler.scrape.types import FailureKind, FetchedPage, FetchError, Target
+from keda_gpu_scaler.scrape.scrape_pace import ScrapePace
+from keda_gpu_scaler.scrape.types import FailureKind, FetchedPage, FetchError, OpenReader, Target
 
 DEMAND = "demand"
 """The engine name under which scrapes of demand are counted."""
 _MIN_GAP = 0.25  # of an interval: two readings of a counter that are closer give a rate of chance
 _MAX_REASON_LENGTH = 200
+_OK = 200
 _MAX_LOGGED_DEFECTS = 50
 
 _log = logging.getLogger(__name__)
@@ -29,8 +31,8 @@ _log = logging.getLogger(__name__)
 class PageClient(Protocol):
     """Fetches pages."""
 
-    async def fetch(self, target: Target) -> FetchedPage:
-        """Fetch the page of a target; raises FetchError."""
+    async def fetch(self, target: Target, open_reader: OpenReader) -> FetchedPage:
+        """Fetch the page of a target for its reader; raises FetchError, and what the reader raises."""
 
 
 class Consumer(Protocol):
@@ -96,11 +98,14 @@ class ScrapeLoop:
         self._consumers: dict[Consumer, None] = {}
         self._is_scheduled = self._is_running = self._is_early = False
         self._ended_at_seconds = -math.inf
+        self._answer_seconds = self._work_seconds = self._began_at_seconds = 0.0  # of the last scrape
+        self._status: int | None = None
         # Each target has its own offset in the interval, so that the targets of a fleet are not scraped all at once.
         self._offset_ratio = zlib.crc32(f"{target.address} {target.url}".encode()) / 2**32
         is_numeric = target.url.host == target.address
         self.history = TargetHistory(str(target.url) if is_numeric else f"{target.url} at {target.address}")
         self.failure_kind: FailureKind | None = None
+        self._pace = ScrapePace(self.history.url)
 
     def __repr__(self) -> str:
         return f"ScrapeLoop({self.history.url}, {len(self._consumers)} consumers, {self.history.failure or 'answers'})"
@@ -137,7 +142,10 @@ class ScrapeLoop:
             self._on_unused(self)
 
     def scrape_early(self) -> None:
-        """Scrape before the next regular time: a consumer needs series that were not searched yet."""
+        """Scrape before the next regular time: a consumer needs series that were not searched yet.
+
+        A slow or costly target keeps its pause: a new trigger must not make its scrapes more frequent.
+        """
         self._is_early = True
         if self._is_scheduled and not self._is_running:
             self._pacer.schedule(self._next_time(), self)
@@ -164,7 +172,7 @@ class ScrapeLoop:
     def _next_time(self) -> float:
         # Rates and loads need two samples: the second one comes early, so that a start has a value soon.
         is_first = self.history.failure is None and len(self.history.samples) == 1
-        if self._is_early or is_first:
+        if (self._is_early or is_first) and not self._pace.pause_seconds:
             return max(self._clock(), self._ended_at_seconds + self._interval_seconds * _MIN_GAP)
         return self._next_regular_time()
 
@@ -172,32 +180,58 @@ class ScrapeLoop:
         """Return the next time of the loop that is at least the minimum gap away."""
         interval = self._interval_seconds
         offset = self._offset_ratio * interval
-        return math.ceil((self._clock() + interval * _MIN_GAP - offset) / interval) * interval + offset
+        gap = max(interval * _MIN_GAP, self._pace.pause_seconds)
+        return math.ceil((self._clock() + gap - offset) / interval) * interval + offset
 
     async def _scrape(self) -> None:
         is_demand = any(consumer.is_demand for consumer in self._consumers)
         sample, failure, self.failure_kind = None, None, None
+        self._answer_seconds, self._work_seconds, self._status = 0.0, 0.0, None
         try:
             sample = await self._fetch_sample()
         except FetchError as error:
             failure, self.failure_kind = str(error), error.kind
+            self._answer_seconds, self._status = error.answer_seconds, error.status
         except scrape_parser.UnknownPageError as error:
             failure, self.failure_kind = str(error), FailureKind.ABSENT
         except scrape_parser.ScrapeParseError as error:
             failure, self.failure_kind = str(error), FailureKind.UNREADABLE
+            self._work_seconds = self._clock() - self._began_at_seconds  # of a refused page, its transfer included
         except Exception as error:  # a defect must not end the loop: the next page may be readable
             failure, self.failure_kind = self._log_defect(error), FailureKind.UNREADABLE
         self._ended_at_seconds = self._clock()
+        self._record_pace()
         newest = sample or self.history.newest
         self._count(DEMAND if is_demand else newest.engine if newest else "", failure is not None)
         self._record(sample, failure)
 
     async def _fetch_sample(self) -> EngineSample:
         selectors = {it.text: it for consumer in self._consumers for it in consumer.selectors}
-        page = await self._client.fetch(self.target)
-        return scrape_parser.parse_page(
-            page.content, page.content_type, at_seconds=self._clock(), selectors=tuple(selectors.values())
-        )
+        parser: scrape_parser.PageParser | None = None
+
+        def open_reader(content_type: str) -> scrape_parser.PageParser:
+            nonlocal parser
+            self._status, self._began_at_seconds = _OK, self._clock()
+            parser = scrape_parser.PageParser(content_type, selectors=tuple(selectors.values()))
+            return parser
+
+        page = await self._client.fetch(self.target, open_reader)
+        if parser is None:
+            raise FetchError("the response has no page")
+        ended_at_seconds = self._clock()
+        sample = parser.finish(at_seconds=ended_at_seconds)
+        self._answer_seconds = page.answer_seconds
+        self._work_seconds = page.work_seconds + self._clock() - ended_at_seconds
+        return sample
+
+    def _record_pace(self) -> None:
+        if self._consumers:
+            self._pace.record(
+                answer_seconds=self._answer_seconds,
+                work_seconds=self._work_seconds,
+                interval_seconds=self._interval_seconds,
+                is_answer=self._status == _OK,
+            )
 
     def _log_defect(self, error: Exception) -> str:
         failure = f"unexpected {type(error).__name__}: {str(error)[:_MAX_REASON_LENGTH]}"
@@ -215,4 +249,12 @@ class ScrapeLoop:
                 window_seconds=max((consumer.window_seconds for consumer in self._consumers), default=0.0),
                 history_seconds=max((consumer.history_seconds for consumer in self._consumers), default=0.0),
             )
-        self.history = self.history.followed_by(samples, failure)
+        attempt = ScrapeAttempt(
+            self.history.url,
+            self._status,
+            failure,
+            self._pace.remarks,
+            at_seconds=self._ended_at_seconds,
+            answer_seconds=self._answer_seconds,
+        )
+        self.history = self.history.followed_by(samples, failure, attempt)

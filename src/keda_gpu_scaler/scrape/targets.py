@@ -1,36 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds the targets of an endpoint: the port and path of an engine, or the addresses of a URL.
+"""Declares the targets of an endpoint, and finds those of a URL: one address of its host, or each.
 
-Law: a pod counts as one without an engine only after each candidate answered with another page or refused the
-connection. A candidate that does not answer may be an engine.
+Law: a name that cannot be resolved keeps its previous addresses, unless the address policy denies them.
 """
 
 import ipaddress
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import Protocol
 
-from keda_gpu_scaler.core.selectors import SeriesSelector
-from keda_gpu_scaler.core.state.scrape import AUTO, Endpoint, ScrapeResult, TargetHistory
-from keda_gpu_scaler.core.trigger.engines import ENGINES
-from keda_gpu_scaler.core.types import EngineSample
+from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult, TargetHistory
 from keda_gpu_scaler.core.urls import Url, UrlError, parse_url
+from keda_gpu_scaler.scrape.page_match import Selectors, checked, mismatch_of
 from keda_gpu_scaler.scrape.types import FailureKind, FetchError, Target
 
 RESOLVE_INTERVAL_SECONDS = 5.0
 """The interval at which a host name is resolved again."""
-LOST_AFTER_SECONDS = 30.0
-"""An engine that refuses connections for this time is searched for again."""
-FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 2.0, 30.0
-MAX_CANDIDATES = 16
 MAX_ADDRESSES = 256
 """The number of addresses of one name that are scraped."""
 MAX_CONSECUTIVE_FAILURES = 3
 """If one address is enough, an address that answered before is replaced after this number of failures in a row."""
-_MAX_DECLARED_PORTS = 4
-_NO_ENGINE_KINDS = frozenset({FailureKind.REFUSED, FailureKind.ABSENT})
-_MAX_LISTED = 2
-
-Selectors = Collection[SeriesSelector]
 
 
 class AddressResolver(Protocol):
@@ -65,119 +53,6 @@ class Targets(Protocol):
 
     def result(self, histories: Mapping[Target, TargetHistory], selectors: Selectors) -> ScrapeResult | None:
         """Return the result of the endpoint, None if there is no result yet."""
-
-
-class PodTargets:
-    """The target of a pod: the first candidate at which an engine answers."""
-
-    is_immediate = True
-
-    def __init__(self, endpoint: Endpoint) -> None:
-        self._endpoint = endpoint
-        self._candidates = tuple(candidates(endpoint))
-        self._candidate_index = 0
-        self._is_pausing = False
-        self._without_engine: dict[Target, str] = {}
-        self._unanswered: dict[Target, str] = {}
-        self._engine_target: Target | None = None
-        self._has_seen_engine = False
-        self._refused_since_seconds: float | None = None
-        self._pause_seconds = FIRST_PAUSE_SECONDS
-        self._result: ScrapeResult | None = None
-
-    @property
-    def targets(self) -> tuple[Target, ...]:
-        """The engine, or the next candidate while the engine is searched for."""
-        if self._engine_target is not None:
-            return (self._engine_target,)
-        return () if self._is_pausing else (self._candidates[self._candidate_index],)
-
-    @property
-    def is_waiting_for_scrapes(self) -> bool:
-        """Whether the engine was found. A search has a result at its own times."""
-        return self._engine_target is not None
-
-    async def discover(self, resolver: AddressResolver) -> float | None:
-        """Begin a new search after the pause."""
-        if self._is_pausing:
-            self._begin_search()
-        return None
-
-    def update(
-        self, target: Target, history: TargetHistory, kind: FailureKind | None, selectors: Selectors, now: float
-    ) -> float | None:
-        """Process a scrape; return the seconds until the next search, None to keep the schedule."""
-        if target not in self.targets:
-            return None
-        mismatch = _mismatch(self._endpoint, history, selectors)
-        if target == self._engine_target:
-            self._update_engine(mismatch is not None or kind in _NO_ENGINE_KINDS, now)
-            return None
-        if history.failure is None and _has_unsearched(history, selectors):
-            return None  # this page was read before these series were requested
-        if history.failure is None and mismatch is None:
-            self._engine_target, self._has_seen_engine, self._refused_since_seconds = target, True, None
-            self._pause_seconds = FIRST_PAUSE_SECONDS
-            return None
-        self._reject_candidate(target, history, kind, mismatch)
-        if self._candidate_index + 1 < len(self._candidates):
-            self._candidate_index += 1
-            return None
-        return self._end_search()
-
-    def result(self, histories: Mapping[Target, TargetHistory], selectors: Selectors) -> ScrapeResult | None:
-        """Return the result of the pod, None if there is no result yet."""
-        if self._engine_target is not None and self._engine_target in histories:
-            history = histories[self._engine_target]
-            self._result = ScrapeResult((_checked(history, _mismatch(self._endpoint, history, selectors)),))
-        return self._result
-
-    def _update_engine(self, is_absent: bool, now: float) -> None:
-        if not is_absent:
-            self._refused_since_seconds = None
-        elif self._refused_since_seconds is None:
-            self._refused_since_seconds = now
-        elif now - self._refused_since_seconds >= LOST_AFTER_SECONDS:
-            self._engine_target = None  # the last result remains until another engine is found
-            self._begin_search()
-
-    def _begin_search(self) -> None:
-        self._is_pausing, self._candidate_index = False, 0
-        self._without_engine.clear()
-        self._unanswered.clear()
-
-    def _reject_candidate(
-        self, target: Target, history: TargetHistory, kind: FailureKind | None, mismatch: str | None
-    ) -> None:
-        newest = history.newest if history.failure is None else None
-        if newest is not None and newest.engine:
-            self._has_seen_engine = True  # another engine than the trigger's; the pod is not one without an engine
-        if newest is not None or kind in _NO_ENGINE_KINDS:
-            self._without_engine[target] = mismatch or history.failure or ""
-            return
-        self._unanswered[target] = history.failure or ""
-        if self._result is None or self._result.is_no_engine:
-            # This candidate may be the engine. No answer of another candidate can show that the pod has none.
-            self._result = self._not_found()
-
-    def _end_search(self) -> float:
-        self._is_pausing = True
-        if self._result is None or not self._result.targets:
-            self._result = self._not_found()
-        pause, self._pause_seconds = self._pause_seconds, min(2 * self._pause_seconds, MAX_PAUSE_SECONDS)
-        return pause
-
-    def _not_found(self) -> ScrapeResult:
-        reasons = {**self._unanswered, **self._without_engine}
-        listed = [
-            f"port {target.url.port}{target.url.path}: {reason}"
-            for target, reason in list(reasons.items())[:_MAX_LISTED]
-        ]
-        more = f"; and {len(reasons) - _MAX_LISTED} more" if len(reasons) > _MAX_LISTED else ""
-        return ScrapeResult(
-            failure=f"no engine is found: {'; '.join(listed)}{more}",
-            is_no_engine=not self._unanswered and not self._has_seen_engine,
-        )
 
 
 class UrlTargets:
@@ -253,7 +128,7 @@ class UrlTargets:
     def result(self, histories: Mapping[Target, TargetHistory], selectors: Selectors) -> ScrapeResult | None:
         """Return the result of the URL, without targets that are not scraped yet; None if there is no result yet."""
         scraped = [it for it in map(histories.get, self.targets) if it is not None and (it.failure or it.samples)]
-        found = [_checked(it, _mismatch(self._endpoint, it, selectors)) for it in scraped]
+        found = [checked(it, mismatch_of(self._endpoint, it, selectors)) for it in scraped]
         if self._address_count > MAX_ADDRESSES and found:
             failure = f"the name has {self._address_count} addresses; at most {MAX_ADDRESSES} are scraped"
             found.append(TargetHistory(self._endpoint.url, failure=failure))
@@ -277,60 +152,6 @@ class UrlTargets:
 
     def _choose(self, index: int) -> None:
         self._chosen_index, self._failure_count, self._has_answered = index, 0, False
-
-
-def candidates(endpoint: Endpoint) -> Iterator[Target]:
-    """Yield the targets at which the engine of a pod may answer: likely ones first, each once, a bounded number."""
-    if endpoint.pod is None:
-        raise ValueError("the endpoint is a URL, and only a pod has candidates")
-    seen: set[tuple[int, str]] = set()
-    for port, path in _ports_and_paths(endpoint):
-        if (port, path) not in seen and len(seen) < MAX_CANDIDATES:
-            seen.add((port, path))
-            url = Url(endpoint.scheme or "http", endpoint.address, port, path)
-            yield Target(url, endpoint.address, endpoint.pod.namespace, endpoint.pod.name)
-
-
-def _ports_and_paths(endpoint: Endpoint) -> Iterator[tuple[int, str]]:
-    engines = list(ENGINES.values()) if endpoint.engine == AUTO else [ENGINES[endpoint.engine]]
-    paths = [endpoint.path or engine.path for engine in engines]
-    if endpoint.port is not None:
-        yield from ((endpoint.port, path) for path in paths)
-        return
-    defaults = list(zip((engine.port for engine in engines), paths, strict=True))
-    yield from ((port, path) for port, path in defaults if port in endpoint.declared_ports or len(defaults) == 1)
-    yield from ((port, paths[0]) for port in endpoint.declared_ports[:_MAX_DECLARED_PORTS])
-    yield from defaults
-
-
-def _mismatch(endpoint: Endpoint, history: TargetHistory, selectors: Selectors) -> str | None:
-    """Return why a page that was read is not the page of the endpoint, None if it is."""
-    newest = history.newest if history.failure is None else None
-    if newest is None or _has_requested_series(newest, endpoint, selectors):
-        return None
-    if endpoint.engine == AUTO:
-        return None if newest.engine else "the page has no series of a known engine"
-    if newest.engine == endpoint.engine or newest.engine in ENGINES[endpoint.engine].behind:
-        return None
-    if newest.engine:
-        return f"the page is of {newest.engine}, not of {endpoint.engine}: correct `engine`, or set the engine's port"
-    return f"the page has no series of {endpoint.engine}"
-
-
-def _has_requested_series(sample: EngineSample, endpoint: Endpoint, selectors: Selectors) -> bool:
-    """Whether the page is accepted for its series. A URL is accepted before the requested series appear."""
-    if endpoint.pod is None:
-        return bool(selectors)
-    return any(sample.selected.get(it.text) is not None for it in selectors)
-
-
-def _checked(history: TargetHistory, mismatch: str | None) -> TargetHistory:
-    return history if mismatch is None else TargetHistory(history.url, failure=mismatch)
-
-
-def _has_unsearched(history: TargetHistory, selectors: Selectors) -> bool:
-    newest = history.newest
-    return newest is not None and not all(it.text in newest.selected for it in selectors)
 
 
 def _of_larger_family(addresses: Collection[str]) -> tuple[str, ...]:

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The values of one scrape: the target, the fetched page and the failure."""
+"""The values of one scrape: the target, the reader of the page and the failure."""
 
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
+from keda_gpu_scaler.core.quoting import quoted
 from keda_gpu_scaler.core.urls import Url
 
 
@@ -16,16 +19,45 @@ class FailureKind(enum.Enum):
     """A server answers, and it has no such page."""
     DENIED = "denied"
     """The address policy does not allow the address."""
+    TLS = "tls"
+    """The server was asked by http and expects https."""
+    CLOSED = "closed"
+    """The server closes the connection without an answer, as many servers do that expect https."""
     UNREADABLE = "unreadable"
     """There is no answer, or the answer is not usable. This may be temporary."""
 
 
 class FetchError(Exception):
-    """The page cannot be fetched; the text is a sentence for operators."""
+    """The page cannot be fetched; the text is a sentence for operators.
 
-    def __init__(self, sentence: str, kind: FailureKind = FailureKind.UNREADABLE) -> None:
+    ``status`` is the status of the HTTP response, None where there was none. ``answer_seconds`` is the time from the
+    beginning of the fetch to the failure.
+    """
+
+    def __init__(
+        self,
+        sentence: str,
+        kind: FailureKind = FailureKind.UNREADABLE,
+        *,
+        status: int | None = None,
+        answer_seconds: float = 0.0,
+    ) -> None:
         self.kind = kind
+        self.status = status
+        self.answer_seconds = answer_seconds
         super().__init__(sentence)
+
+
+class RedirectError(FetchError):
+    """The server redirects to another location, which is text from the server."""
+
+    def __init__(self, location: str, status: int) -> None:
+        self.location = location
+        super().__init__(
+            f"the server redirects to {quoted(location, 80)} (HTTP {status}), which is not followed",
+            FailureKind.ABSENT,
+            status=status,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +73,25 @@ class Target:
     pod: str | None = None
 
 
+class PageReader(Protocol):
+    """Reads a page in pieces as they arrive."""
+
+    def feed(self, piece: bytes) -> None:
+        """Read the next piece; raises ValueError if the page is refused."""
+
+
+OpenReader = Callable[[str], PageReader]
+"""Makes the reader of a page from its content type, which is empty where the response has none."""
+
+
 @dataclass(frozen=True, slots=True)
 class FetchedPage:
-    """The body of a response and its content type."""
+    """A page that was given to its reader.
 
-    content: bytes
+    ``answer_seconds`` is the time from the beginning of the fetch, without the wait for a slot, to the end of the page,
+    without ``work_seconds``, the time in which the page was read.
+    """
+
     content_type: str
+    answer_seconds: float = 0.0
+    work_seconds: float = 0.0

@@ -280,16 +280,24 @@ def test_requests_are_counted_in_addition_to_the_value() -> None:
     assert load("queue_depth", page({"waiting": 1.0, "running": 3.0})).requests == 4.0
 
 
-def test_an_endpoint_comes_from_the_trigger_then_the_annotations_then_the_engine() -> None:
+def test_an_endpoint_has_what_the_trigger_and_the_pod_say() -> None:
     one = pod("a", address="10.0.0.1", ports=(9000,))
-    annotated = replace(one, metrics_port=9100, metrics_path="/stats", metrics_scheme="https")
-    assert pod_endpoint(EngineQuery(), one) == Endpoint(one.ref, "10.0.0.1", declared_ports=(9000,))
-    assert pod_endpoint(EngineQuery(), annotated) == Endpoint(
-        one.ref, "10.0.0.1", port=9100, path="/stats", scheme="https", declared_ports=(9000,)
+    annotated = replace(
+        one, metrics_port=9100, metrics_path="/stats", metrics_scheme="https", other_addresses=("fd00::1",)
     )
-    # Path and scheme of the annotations belong to the port of the annotations.
-    assert pod_endpoint(EngineQuery(port=8000), annotated) == Endpoint(
-        one.ref, "10.0.0.1", port=8000, declared_ports=(9000,)
+    assert pod_endpoint(EngineQuery(), one) == Endpoint(one.ref, "10.0.0.1", declared_ports=(9000,))
+    assert pod_endpoint(EngineQuery("vllm", (8000,), "/m", "http"), annotated) == Endpoint(
+        one.ref,
+        "10.0.0.1",
+        "vllm",
+        (8000,),
+        "/m",
+        "http",
+        declared_ports=(9000,),
+        other_addresses=("fd00::1",),
+        annotated_port=9100,
+        annotated_path="/stats",
+        annotated_scheme="https",
     )
 
 

@@ -80,7 +80,7 @@ def test_every_key_about_engines_is_read() -> None:
         }
     )
     assert trigger.engine == EngineQuery(
-        "vllm", 8080, "/stats", "https", quantile=0.5, queue_target=3, kv_target=0.7, max_seqs=128
+        "vllm", (8080,), "/stats", "https", quantile=0.5, queue_target=3, kv_target=0.7, max_seqs=128
     )
 
 
@@ -144,7 +144,8 @@ def test_any_series_of_an_engine_can_be_the_metric() -> None:
         ),
         pytest.param(
             {"profile": "llm", "enginePort": "http"},
-            'metadata.enginePort: Invalid value: "http": must be a whole number from 1 to 65535',
+            'metadata.enginePort: Invalid value: "http": must be a port from 1 to 65535, or a list with '
+            "ranges such as 8000-8007,9000",
             id="the name of a port",
         ),
         pytest.param(

@@ -150,6 +150,9 @@ annotations:
 {{- if ne (float64 .scrapeInterval) 2.0 }}
 - --scrape-interval={{ .scrapeInterval }}
 {{- end }}
+{{- if ne (float64 .scrapeTimeout) 5.0 }}
+- --scrape-timeout={{ .scrapeTimeout }}
+{{- end }}
 {{- if ne (float64 .demandInterval) 0.5 }}
 - --demand-interval={{ .demandInterval }}
 {{- end }}

@@ -52,19 +52,19 @@ class EngineLoad:
 
 
 def pod_endpoint(query: EngineQuery, pod: Pod) -> Endpoint:
-    """Return the endpoint of a pod's engine.
-
-    The trigger comes first, then the pod's annotations. Path and scheme of the annotations belong to their port only.
-    """
-    is_annotated = query.port is None or query.port == pod.metrics_port
+    """Return the endpoint of a pod's engines: what the trigger says, and what the pod says."""
     return Endpoint(
         pod=pod.ref,
         address=pod.address,
         engine=query.engine,
-        port=query.port or pod.metrics_port,
-        path=query.path or (pod.metrics_path if is_annotated else None),
-        scheme=query.scheme or (pod.metrics_scheme if is_annotated else None),
+        ports=query.ports,
+        path=query.path,
+        scheme=query.scheme,
         declared_ports=pod.ports,
+        other_addresses=pod.other_addresses,
+        annotated_port=pod.metrics_port,
+        annotated_path=pod.metrics_path,
+        annotated_scheme=pod.metrics_scheme,
     )
 
 

@@ -16,30 +16,58 @@ HISTORY_STEP_SECONDS = 10.0
 """The history before the window has one sample for each step of this length."""
 MAX_SAMPLES = 1300
 """The number of samples that are kept for one target: ten minutes at the interval of demand."""
+MAX_ATTEMPTS = 16
+"""The number of places without an engine that the result of a pod lists."""
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """One thing to scrape: the engine of a pod (``pod`` and ``address`` are set), or a ``url``.
 
-    ``engine`` is a name in ``core.trigger.engines.ENGINES``, or ``AUTO``. ``port``, ``path`` and ``scheme`` are None
-    where the trigger does not set them. Then the defaults of the engine are tried. For ``AUTO`` the defaults of each
-    engine are tried in turn, and ports that the pod declares (``declared_ports``) come first. With ``every_address``
-    each address of the URL's host is a target of its own; without it one address is scraped.
+    ``engine`` is a name in ``core.trigger.engines.ENGINES``, or ``AUTO``. ``ports``, ``path`` and ``scheme`` come from
+    the trigger and are empty or None where it does not set them. ``annotated_port``, ``annotated_path`` and
+    ``annotated_scheme`` come from the pod's annotations, ``declared_ports`` from its containers. Without ``ports`` the
+    annotated and the declared ports are tried, and then the default ports of the engines. Each of ``ports`` and of the
+    annotated and declared ports that has an engine is a target of its own. ``other_addresses`` are tried where nothing
+    answers at ``address``. With ``every_address`` each address of the URL's host is a target of its own; without it
+    one address is scraped.
     """
 
     pod: PodRef | None = None
     address: str = ""
     engine: str = AUTO
-    port: int | None = None
+    ports: tuple[int, ...] = ()
     path: str | None = None
     scheme: str | None = None
     declared_ports: tuple[int, ...] = ()
     url: str = ""
     every_address: bool = False
+    other_addresses: tuple[str, ...] = ()
+    annotated_port: int | None = None
+    annotated_path: str | None = None
+    annotated_scheme: str | None = None
 
     def __str__(self) -> str:
         return f"pod {self.pod.namespace}/{self.pod.name}" if self.pod else self.url
+
+
+@dataclass(frozen=True, slots=True)
+class ScrapeAttempt:
+    """What was asked in one scrape, and what was answered, for display.
+
+    ``url`` is the scraped address. ``status`` is the status of the HTTP response, None where there was none.
+    ``failure`` is a sentence that says why the scrape returned no sample that counts, None if it did. ``remarks`` say
+    why the target is asked less often than its consumers need. ``at_seconds`` is when the scrape ended, on the
+    scraper's monotonic clock, and ``answer_seconds`` how long the answer took. Both are left out of comparisons: of
+    equal failures in a row the first one is published.
+    """
+
+    url: str
+    status: int | None = None
+    failure: str | None = None
+    remarks: tuple[str, ...] = ()
+    at_seconds: float = field(default=0.0, compare=False)
+    answer_seconds: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +76,15 @@ class TargetHistory:
 
     ``url`` is the scraped address for display ("http://10.1.2.3:8000/metrics"). ``samples`` is empty until the first
     successful scrape. ``failure`` is a sentence that says why the last scrape returned no sample, None if it did.
-    ``cache`` holds results that were computed from these samples. It is dropped with them. ``between_samples`` holds
-    results that were computed from neighbouring samples; they are still right when newer samples are added.
+    ``attempt`` is the last scrape, None before it. ``cache`` holds results that were computed from these samples. It
+    is dropped with them. ``between_samples`` holds results that were computed from neighbouring samples; they are still
+    right when newer samples are added.
     """
 
     url: str
     samples: tuple[EngineSample, ...] = ()
     failure: str | None = None
+    attempt: ScrapeAttempt | None = None
     cache: dict[object, Any] = field(default_factory=dict, compare=False, repr=False)
     between_samples: dict[object, Any] = field(default_factory=dict, compare=False, repr=False)
 
@@ -63,9 +93,11 @@ class TargetHistory:
         """The newest sample of any age, None before the first one."""
         return self.samples[-1] if self.samples else None
 
-    def followed_by(self, samples: tuple[EngineSample, ...], failure: str | None) -> "TargetHistory":
+    def followed_by(
+        self, samples: tuple[EngineSample, ...], failure: str | None, attempt: ScrapeAttempt | None = None
+    ) -> "TargetHistory":
         """Return the history of the same target after another scrape."""
-        return TargetHistory(self.url, samples, failure, between_samples=self.between_samples)
+        return TargetHistory(self.url, samples, failure, attempt, between_samples=self.between_samples)
 
     def is_fresh(self, now: float, stale_after_seconds: float) -> bool:
         """Whether the newest sample is at most ``stale_after_seconds`` old."""
@@ -92,12 +124,14 @@ class ScrapeResult:
 
     ``targets`` is empty while no target is known. Then ``failure`` says why: the name does not resolve, the address is
     not allowed, or no scrape has ended yet. ``is_no_engine`` is true if the endpoint is known to have no engine: each
-    candidate answered with something else or refused the connection, in every search so far.
+    candidate answered with something else or refused the connection, in every search so far. ``attempts`` are the
+    scrapes of places of a pod that have no engine, at most ``MAX_ATTEMPTS``.
     """
 
     targets: tuple[TargetHistory, ...] = ()
     failure: str | None = None
     is_no_engine: bool = False
+    attempts: tuple[ScrapeAttempt, ...] = ()
 
 
 def retained(

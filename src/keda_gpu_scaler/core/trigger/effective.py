@@ -11,6 +11,7 @@ from keda_gpu_scaler.core.trigger.engine_params import ENDPOINT_KEYS, KEYS_OF_RE
 from keda_gpu_scaler.core.trigger.metadata import MetadataReader
 from keda_gpu_scaler.core.trigger.metrics import EngineMetric
 from keda_gpu_scaler.core.trigger.parser import PARAMETERS, SHORTHANDS, Scope, Trigger
+from keda_gpu_scaler.core.trigger.port_list import format_ports
 from keda_gpu_scaler.core.trigger.profiles import PROFILES, Profile
 
 _KEYS = tuple(parameter.key for parameter in PARAMETERS)
@@ -89,7 +90,7 @@ def _engine_values(query: EngineQuery) -> dict[str, str]:
     return {
         "engine": query.engine,
         "engineEndpoint": query.url,
-        "enginePort": str(query.port or ""),
+        "enginePort": format_ports(query.ports),
         "enginePath": query.path or "",
         "engineScheme": query.scheme or "",
         "engineMetric": query.selector.text if query.selector else "",

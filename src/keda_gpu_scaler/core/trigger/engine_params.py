@@ -14,7 +14,8 @@ from keda_gpu_scaler.core.trigger.demand_presets import DEMANDS
 from keda_gpu_scaler.core.trigger.engines import ENGINES
 from keda_gpu_scaler.core.trigger.metadata import MetadataReader, Parameter
 from keda_gpu_scaler.core.trigger.metrics import EngineMetric, Metric
-from keda_gpu_scaler.core.urls import MAX_PORT, UrlError, is_path, parse_url
+from keda_gpu_scaler.core.trigger.port_list import MAX_PORTS, PortsError, parse_ports
+from keda_gpu_scaler.core.urls import UrlError, is_path, parse_url
 
 DEFAULT_QUANTILE = 0.95
 DEFAULT_QUEUE_TARGET = 5.0
@@ -47,20 +48,21 @@ ENGINE_PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "enginePort",
         "the engine's",
-        "the port of the engine's metrics. Without this key, the pod's annotation `prometheus.io/port` is used, and "
-        "without the annotation the engine's default port",
+        "the port of the engine's metrics, or a list with ranges for a pod with several engines or ranks: "
+        f"`8000-8007,9000`, at most {MAX_PORTS} ports. Without this key, the pod's annotation `prometheus.io/port` and "
+        "the ports that its containers declare are tried, and then the engine's default port",
     ),
     Parameter(
         "enginePath",
         "the engine's",
-        "the path of the engine's metrics. Without this key, the pod's annotation `prometheus.io/path` is used, and "
-        "without the annotation the engine's default path",
+        "the path of the engine's metrics; a path that ends with `/` may also be the base of the engine's own paths. "
+        "Without this key, the pod's annotation `prometheus.io/path` and the engine's default path are tried",
     ),
     Parameter(
         "engineScheme",
         "http",
         "`http` or `https`. Without this key, the pod's annotation `prometheus.io/scheme` is used, and without the "
-        "annotation `http`",
+        "annotation `http`, or `https` where a port of the pod accepts nothing else",
     ),
     Parameter(
         "engineEndpoint",
@@ -175,7 +177,7 @@ class EngineQuery:
     """
 
     engine: str = AUTO
-    port: int | None = None
+    ports: tuple[int, ...] = ()
     path: str | None = None
     scheme: str | None = None
     url: str = ""
@@ -228,7 +230,7 @@ def read_engine(read: MetadataReader, metric: Metric | EngineMetric, engine: str
     itl_target_ms = _itl_target(read)
     query = EngineQuery(
         engine=_engine_name(read, engine, endpoint_key),
-        port=_port(read),
+        ports=_ports(read),
         path=_path(read),
         scheme=read.choice("engineScheme", "http", _SCHEMES) if "engineScheme" in read.given else None,
         url=_url(read, endpoint_key),
@@ -381,14 +383,15 @@ def _url(read: MetadataReader, key: str | None) -> str:
         return ""
 
 
-def _port(read: MetadataReader) -> int | None:
+def _ports(read: MetadataReader) -> tuple[int, ...]:
     text = read.given.get("enginePort")
     if text is None:
-        return None
-    if not (text.isascii() and text.isdigit() and len(text) <= 5 and 1 <= int(text) <= MAX_PORT):
-        read.invalid("enginePort", f"must be a whole number from 1 to {MAX_PORT}")
-        return None
-    return int(text)
+        return ()
+    try:
+        return parse_ports(text)
+    except PortsError as error:
+        read.invalid("enginePort", str(error))
+        return ()
 
 
 def _path(read: MetadataReader) -> str | None:

@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of the pieces in which a page is read, and of the pauses after costly pages, in virtual time."""
+
+import asyncio
+import contextlib
+import itertools
+import logging
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keda_gpu_scaler.core.state.scrape import Endpoint
+from keda_gpu_scaler.scrape import page_feed
+from keda_gpu_scaler.scrape.page_feed import PIECE_BYTES, TURN_SECONDS, PageFeed, ReadingTurns
+from keda_gpu_scaler.scrape.scrape_pace import MAX_PAUSE_SECONDS
+from tests.fakes import ManualClock
+from tests.scrape.clients import Collector, http_client, run, target
+from tests.scrape.scene import PAGE, POD, Scene, scenario
+from tests.scrape.servers import Server, page, responds
+from tests.scrape.virtual_time import run_in_virtual_time
+from tests.scrape.web import vllm
+
+VLLM = replace(POD, engine="vllm")
+
+
+class CostlyReader(Collector):
+    """A reader that takes a time for each piece."""
+
+    def __init__(self, clock: ManualClock, seconds: float) -> None:
+        super().__init__()
+        self._clock = clock
+        self._seconds = seconds
+
+    def feed(self, piece: bytes) -> None:
+        super().feed(piece)
+        self._clock.advance(self._seconds)
+
+
+@given(st.lists(st.integers(0, 3 * PIECE_BYTES), max_size=8))
+def test_a_page_is_read_in_bounded_pieces_and_as_a_whole(sizes: list[int]) -> None:
+    async def feed() -> None:
+        collector = Collector()
+        pages = [bytes([number]) * size for number, size in enumerate(sizes)]
+        fed = PageFeed(collector, ReadingTurns(ManualClock()))
+        for content in pages:
+            await fed.feed(content)
+        await fed.finish()
+        assert b"".join(collector.pieces) == b"".join(pages)
+        assert all(0 < len(piece) <= PIECE_BYTES for piece in collector.pieces)
+
+    run_in_virtual_time(feed())
+
+
+def test_small_parts_are_read_together() -> None:
+    async def feed() -> None:
+        collector = Collector()
+        fed = PageFeed(collector, ReadingTurns(ManualClock()))
+        for _ in range(PIECE_BYTES + 100):
+            await fed.feed(b"x")
+        await fed.finish()
+        assert [len(piece) for piece in collector.pieces] == [PIECE_BYTES, 100]
+
+    run_in_virtual_time(feed())
+
+
+@pytest.mark.parametrize(
+    ("seconds", "turns"),
+    [
+        pytest.param(0.0001, 0, id="a cheap page is read in one turn"),
+        pytest.param(0.003, 5, id="after two pieces of 3 ms"),
+        pytest.param(0.008, 10, id="after each piece of 8 ms"),
+    ],
+)
+def test_other_tasks_run_after_each_5_ms_of_reading(seconds: float, turns: int) -> None:
+    async def feed() -> None:
+        clock = ManualClock()
+        turn_count = 0
+
+        async def other_task() -> None:
+            nonlocal turn_count
+            while True:
+                await asyncio.sleep(0)
+                turn_count += 1
+
+        waiting = asyncio.create_task(other_task())
+        await asyncio.sleep(0)
+        fed = PageFeed(CostlyReader(clock, seconds), ReadingTurns(clock))
+        await fed.feed(b"x" * 10 * PIECE_BYTES)
+        assert turn_count == turns
+        assert fed.work_seconds == pytest.approx(10 * seconds)
+        waiting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await waiting
+
+    run_in_virtual_time(feed())
+
+
+def test_other_tasks_run_after_each_5_ms_however_many_pages_are_read() -> None:
+    async def feed() -> None:
+        clock = ManualClock()
+        turns = ReadingTurns(clock)
+        pauses: list[float] = []
+
+        async def other_task() -> None:
+            while True:
+                began = clock()
+                await asyncio.sleep(0)
+                pauses.append(clock() - began)
+
+        waiting = asyncio.create_task(other_task())
+        pages = [PageFeed(CostlyReader(clock, 0.003), turns) for _ in range(20)]
+        await asyncio.gather(*(one.feed(b"x" * 10 * PIECE_BYTES) for one in pages))
+        assert max(pauses) <= TURN_SECONDS + 0.003
+        assert sum(one.work_seconds for one in pages) == pytest.approx(20 * 10 * 0.003)
+        waiting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await waiting
+
+    run_in_virtual_time(feed())
+
+
+def test_a_page_of_22_mib_is_given_to_its_reader_in_pieces() -> None:
+    async def test() -> None:
+        size = 0
+
+        class Counter:
+            def feed(self, piece: bytes) -> None:
+                nonlocal size
+                size += len(piece)
+                assert len(piece) <= page_feed.PIECE_BYTES
+
+        line = b'vllm:lora_requests_info{running_lora_adapters="' + b"adapter," * 100 + b'"} 1\n'
+        body = line * ((22 << 20) // len(line))
+        async with Server(responds(page(body))) as server:
+            with contextlib.closing(http_client()) as client:
+                await client.fetch(target(server.port), lambda _: Counter())
+        assert size == len(body)
+
+    run(test())
+
+
+@scenario
+async def test_a_page_of_22_mib_of_other_series_has_the_readings_of_its_engine() -> None:
+    line = b'istio_requests_total{source="' + b"x" * 470 + b'"} 1\n'
+    async with Scene({PAGE: line * 44_000 + vllm(waiting=12)}) as scene:
+        await scene.register_interest(VLLM)
+        assert scene.newest(VLLM).waiting == 12
+
+
+# ---- costly pages ----
+
+
+@scenario
+async def test_a_page_that_costs_more_than_a_tenth_of_its_interval_is_asked_less_often() -> None:
+    async with Scene({PAGE: vllm(waiting=1)}) as scene:
+        scene.web.work_seconds[PAGE] = 0.5
+        await scene.register_interest(VLLM)
+        await scene.pass_time(60)
+        times = scene.web.times(PAGE)[1:]
+        assert {round(later - earlier) for earlier, later in itertools.pairwise(times)} == {6}
+        attempt = scene.history(VLLM).attempt
+        assert attempt is not None
+        assert attempt.remarks == ("asked less often: its page takes 500 ms to read, and its interval is 2 s",)
+        scene.web.work_seconds[PAGE] = 0.1
+        await scene.pass_time(10)
+        attempt = scene.history(VLLM).attempt
+        assert attempt is not None
+        assert attempt.remarks == ()
+
+
+@scenario
+async def test_the_pause_after_a_costly_page_is_limited() -> None:
+    async with Scene({PAGE: vllm()}) as scene:
+        scene.web.work_seconds[PAGE] = 100.0
+        await scene.register_interest(VLLM)
+        await scene.pass_time(300)
+        times = scene.web.times(PAGE)[1:]
+        assert {round(later - earlier) for earlier, later in itertools.pairwise(times)} == {MAX_PAUSE_SECONDS + 2}
+
+
+def test_a_costly_page_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def read() -> None:
+        async with Scene({PAGE: vllm()}) as scene:
+            await scene.register_interest(VLLM)
+            for seconds in (0.3, 0.1, 0.4):
+                scene.web.work_seconds[PAGE] = seconds
+                await scene.pass_time(20)
+
+    with caplog.at_level(logging.INFO):
+        run_in_virtual_time(read())
+    assert [it.getMessage() for it in caplog.records] == [
+        "http://10.1.2.3:8000/metrics: asked less often: its page takes 300 ms to read, and its interval is 2 s"
+    ]
+
+
+@scenario
+async def test_a_refused_page_that_costs_much_is_asked_less_often() -> None:
+    async with Scene() as scene:
+        clock: Any = scene.loop
+
+        class CostlyPage(bytes):
+            def rfind(self, *arguments: Any) -> int:
+                clock.now += 1.0
+                return super().rfind(*arguments)
+
+        scene.web.pages[PAGE] = CostlyPage(b"vllm:num_requests_running {\n")
+        url = Endpoint(url=f"http://{PAGE}")
+        assert (await scene.register_interest(url)).targets[0].failure
+        began = len(scene.web.fetched)
+        await scene.pass_time(120)
+        assert len(scene.web.fetched) - began <= 12

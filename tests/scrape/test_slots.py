@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of the slots of slow targets, in virtual time."""
+
+import asyncio
+
+from keda_gpu_scaler.core.urls import Url
+from keda_gpu_scaler.scrape.slots import SLOW_AFTER_SECONDS, FetchSlots
+from keda_gpu_scaler.scrape.types import Target
+from tests.scrape.scene import scenario
+
+TIMEOUT_SECONDS = 5.0
+QUICK_SECONDS = 0.01
+
+
+def pod(number: int) -> Target:
+    address = f"10.0.0.{number}"
+    return Target(Url("http", address, 8000, "/metrics"), address, "ai", f"llama-{number}")
+
+
+class Fetches:
+    """Fetches that hold a slot for a time; ``most`` is the largest number of them that ran at once."""
+
+    def __init__(self, slots: FetchSlots) -> None:
+        self._slots = slots
+        self.running = self.most = 0
+
+    async def fetch(self, target: Target, seconds: float) -> float:
+        """Hold a slot; return how long the fetch waited for it."""
+        began = asyncio.get_running_loop().time()
+        async with self._slots.of(target, began):
+            waited = asyncio.get_running_loop().time() - began
+            self.running += 1
+            self.most = max(self.most, self.running)
+            try:
+                await asyncio.sleep(seconds)
+            finally:
+                self.running -= 1
+        return waited
+
+
+@scenario
+async def test_a_fetch_that_becomes_slow_leaves_its_slot_to_others() -> None:
+    fetches = Fetches(FetchSlots(2, 2))
+    slow = [asyncio.create_task(fetches.fetch(pod(number), TIMEOUT_SECONDS)) for number in range(2)]
+    await asyncio.sleep(0)
+    assert await fetches.fetch(pod(9), QUICK_SECONDS) == SLOW_AFTER_SECONDS
+    assert fetches.most == 3
+    await asyncio.gather(*slow)
+
+
+@scenario
+async def test_targets_that_were_slow_wait_for_slow_slots_and_delay_nobody() -> None:
+    fetches = Fetches(FetchSlots(2, 1))
+    for number in range(4):
+        await fetches.fetch(pod(number), TIMEOUT_SECONDS)
+    slow = [asyncio.create_task(fetches.fetch(pod(number), TIMEOUT_SECONDS)) for number in range(4)]
+    await asyncio.sleep(0)
+    assert fetches.running == 1
+    assert [await fetches.fetch(pod(number), QUICK_SECONDS) for number in (8, 9)] == [0.0, 0.0]
+    assert await asyncio.gather(*slow) == [0.0, 5.0, 10.0, 15.0]
+
+
+@scenario
+async def test_the_number_of_fetches_is_limited_while_each_is_slow_for_the_first_time() -> None:
+    fetches = Fetches(FetchSlots(2, 3))
+    await asyncio.gather(*(fetches.fetch(pod(number), TIMEOUT_SECONDS) for number in range(40)))
+    assert fetches.most == 5
+
+
+@scenario
+async def test_a_target_that_is_quick_again_uses_the_common_slots() -> None:
+    fetches = Fetches(FetchSlots(2, 1))
+    await fetches.fetch(pod(1), TIMEOUT_SECONDS)
+    await fetches.fetch(pod(1), QUICK_SECONDS)
+    await fetches.fetch(pod(2), TIMEOUT_SECONDS)
+    slow = asyncio.create_task(fetches.fetch(pod(2), TIMEOUT_SECONDS))
+    await asyncio.sleep(0)
+    assert await fetches.fetch(pod(1), QUICK_SECONDS) == 0.0
+    await slow
+
+
+@scenario
+async def test_a_target_that_is_not_fetched_any_more_is_forgotten() -> None:
+    slots = FetchSlots(1, 1)
+    await Fetches(slots).fetch(pod(1), TIMEOUT_SECONDS)
+    now = asyncio.get_running_loop().time()
+    slots.forget(now + 50)
+    assert list(slots._slow) == [pod(1)]
+    slots.forget(now + 70)
+    assert slots._slow == {}
+
+
+@scenario
+async def test_each_slot_is_given_back_when_fetches_are_cancelled() -> None:
+    slots = FetchSlots(2, 1)
+    fetches = Fetches(slots)
+    for cancel_after in (0.0, SLOW_AFTER_SECONDS, 2.0):
+        tasks = [asyncio.create_task(fetches.fetch(pod(number), TIMEOUT_SECONDS)) for number in range(6)]
+        await asyncio.sleep(cancel_after)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    assert slots._address_slots == {}
+    free = [asyncio.create_task(fetches.fetch(pod(number), QUICK_SECONDS)) for number in (20, 21)]
+    assert await asyncio.gather(*free) == [0.0, 0.0]
+    assert pod(0) in slots._slow
+    assert await fetches.fetch(pod(0), QUICK_SECONDS) == 0.0, "the slow slot is free"
