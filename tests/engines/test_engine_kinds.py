@@ -295,42 +295,7 @@ def test_the_readings_of_further_engines(page: bytes, expected: dict[str, object
             Series(0.0, is_counter=False, is_absent=True),
             id="Dynamo without a request",
         ),
-        pytest.param("litellm", "litellm_admission_queued_requests 3\n", Series(3.0, is_counter=False), id="LiteLLM"),
-        pytest.param("litellm", "litellm_in_flight_requests 1\n", None, id="LiteLLM that counts the scrape itself"),
-        pytest.param(
-            "envoy",
-            "# TYPE envoy_cluster_upstream_rq_pending_active gauge\n"
-            'envoy_cluster_upstream_rq_pending_active{envoy_cluster_name="a"} 2\n',
-            Series(2.0, is_counter=False),
-            id="Envoy",
-        ),
-        pytest.param(
-            "ingress-nginx",
-            "# TYPE nginx_ingress_controller_requests counter\n"
-            'nginx_ingress_controller_requests{ingress="a",status="503"} 7\n',
-            Series(7.0, is_counter=True),
-            id="ingress-nginx",
-        ),
-        pytest.param(
-            "traefik",
-            "# TYPE traefik_service_requests_total counter\n"
-            'traefik_service_requests_total{code="503",service="a@kubernetes"} 9\n',
-            Series(9.0, is_counter=True),
-            id="Traefik",
-        ),
-        pytest.param(
-            "traefik",
-            "# TYPE traefik_config_reloads_total counter\ntraefik_config_reloads_total 1\n",
-            Series(0.0, is_counter=True, is_absent=True),
-            id="Traefik without a request",
-        ),
-        pytest.param(
-            "knative-activator",
-            'kn_revision_request_concurrency{kn_revision_name="a"} 5\n',
-            Series(5.0, is_counter=False),
-            id="Knative's activator",
-        ),
-        pytest.param("knative-activator", "go_goroutines 9\n", None, id="a page without the source"),
+        pytest.param("dynamo", "go_goroutines 9\n", None, id="a page without the source"),
     ],
 )
 def test_the_demand_of_a_preset(preset: str, page: str, series: Series | None) -> None:

@@ -124,10 +124,17 @@ def _router(held: int) -> Page:
     )
 
 
+def _dynamo(held: int) -> Page:
+    name = "dynamo_frontend_queued_requests"
+    models = {"meta-llama/Llama-3.1-70B-Instruct": held, "another": 100}
+    return lambda _: "".join(f'{name}{{model="{model}"}} {size}\n' for model, size in models.items())
+
+
 DEMANDS: Mapping[str, Callable[[int], Page]] = {
     "scale-to-zero-http-add-on": _interceptor,
     "scale-to-zero-endpoint-picker": _picker,
     "scale-to-zero-vllm-router": _router,
+    "scale-to-zero-dynamo": _dynamo,
 }
 """What holds requests, by the example's file."""
 

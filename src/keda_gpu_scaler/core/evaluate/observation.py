@@ -16,13 +16,14 @@ from keda_gpu_scaler.core.evaluate.device_load import DeviceLoad, device_loads, 
 from keda_gpu_scaler.core.evaluate.engine_load import EngineLoad, engine_load, pod_endpoint
 from keda_gpu_scaler.core.evaluate.load.trend import Horizon
 from keda_gpu_scaler.core.evaluate.load.workload_load import ScrapedEngine, WorkloadLoad, workload_load
+from keda_gpu_scaler.core.evaluate.ranks import combine_ranks, ranks_of
 from keda_gpu_scaler.core.selectors import matches_glob
 from keda_gpu_scaler.core.state.fleet import Fleet, History
 from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult
 from keda_gpu_scaler.core.trigger.engine_params import EngineQuery
 from keda_gpu_scaler.core.trigger.metrics import EngineMetric, Metric
 from keda_gpu_scaler.core.trigger.parser import Trigger
-from keda_gpu_scaler.core.types import Device, Pod, Unavailable
+from keda_gpu_scaler.core.types import Device, Pod, PodRef, Unavailable
 
 
 class ObservationState(enum.Enum):
@@ -219,19 +220,25 @@ def _observe_engines(
 ) -> ObservedPods:
     query = _engine_query(trigger)
     scraped = [pod for pod in pods if is_ready(pod) and pod.address]
-    results = [fleet.scrape_results.get(pod_endpoint(query, pod)) for pod in scraped]
+    ranks = [
+        (pod, rank) for pod in scraped for rank in ranks_of(query, fleet.scrape_results.get(pod_endpoint(query, pod)))
+    ]
     sentences: tuple[str, ...] = ()
     if metric.reading == "load":
-        engines = [
-            ScrapedEngine(result, _device_model(pod, fleet), pod.ready_at_seconds)
-            for pod, result in zip(scraped, results, strict=True)
-        ]
+        engines = [ScrapedEngine(rank, _device_model(pod, fleet), pod.ready_at_seconds) for pod, rank in ranks]
         measured = _workload_load(trigger, query, engines, fleet, now, horizon)
         loads, sentences = measured.loads, measured.sentences
     else:
-        loads = tuple([_load(trigger, metric, query, result, fleet, now) for result in results])
-    by_ref = dict(zip([pod.ref for pod in scraped], loads, strict=True))
-    return ObservedPods([_engine_observation(pod, by_ref.get(pod.ref), trigger.target) for pod in pods], sentences)
+        loads = tuple([_load(trigger, metric, query, rank, fleet, now) for _, rank in ranks])
+    by_ref: dict[PodRef, list[EngineLoad]] = {}
+    for (pod, _), load in zip(ranks, loads, strict=True):
+        by_ref.setdefault(pod.ref, []).append(load)
+    observations = []
+    for pod in pods:
+        of_pod = by_ref.get(pod.ref)
+        load_of_pod = combine_ranks(metric, of_pod) if of_pod else None
+        observations.append(_engine_observation(pod, load_of_pod, trigger.target))
+    return ObservedPods(observations, sentences)
 
 
 def _engine_observation(pod: Pod, load: EngineLoad | None, target: float) -> PodObservation:

@@ -55,45 +55,6 @@ DEMANDS: MappingProxyType[str, DemandPreset] = MappingProxyType(
                 'requests that have no first token yet; to read one model, set `demandMetric` to `{model="NAME"}`',
                 siblings=("dynamo_frontend_",),
             ),
-            DemandPreset(
-                "litellm",
-                "proxy of LiteLLM",
-                ("litellm_admission_queued_requests",),
-                "requests that wait for their admission, with `max_in_flight_requests_per_worker`. "
-                "`litellm_in_flight_requests` counts the scrape itself too; with it, set `demandThreshold` to the "
-                "number of scrapers",
-            ),
-            DemandPreset(
-                "envoy",
-                "Envoy, or the sidecar or gateway of Istio",
-                ("envoy_cluster_upstream_rq_pending_active",),
-                "requests that wait for a connection to the cluster; serve it at `/stats/prometheus`; to read one "
-                'cluster, set `demandMetric` to `{envoy_cluster_name="NAME"}` (Istio: `cluster_name`)',
-                siblings=("envoy_cluster_upstream_",),
-            ),
-            DemandPreset(
-                "ingress-nginx",
-                "ingress-nginx",
-                ("nginx_ingress_controller_requests",),
-                "requests per second, those that found no pod included; to read one Ingress, set `demandMetric` to "
-                '`{ingress="NAME",exported_namespace="NAMESPACE"}` with the labels of its page',
-                siblings=("nginx_ingress_controller_",),
-            ),
-            DemandPreset(
-                "traefik",
-                "Traefik",
-                ("traefik_service_requests_total",),
-                "requests per second, those that found no pod included; to read one service, set `demandMetric` to "
-                '`{service="NAME@PROVIDER"}`',
-                siblings=("traefik_",),
-            ),
-            DemandPreset(
-                "knative-activator",
-                "activator of Knative Serving",
-                ("kn_revision_request_concurrency", "activator_request_concurrency"),
-                "requests that the activator holds or has forwarded and that have not ended; to read one revision, set "
-                '`demandMetric` to `{kn_revision_name="NAME"}` (older: `revision_name`)',
-            ),
         )
     }
 )

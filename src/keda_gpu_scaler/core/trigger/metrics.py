@@ -119,7 +119,8 @@ class EngineMetric:
     metric is restricted to, None for any engine. ``target`` is the default target, None where the user must set it.
     ``window_seconds`` is the default window, None for the general one. ``is_occupancy`` says that the value shows how
     full something is, and may be above 0 without any work. ``falls_back_to_devices`` says that GPU utilisation is used
-    where no pod has an engine that reports its load.
+    where no pod has an engine that reports its load. ``rank_aggregation`` is how the values of several engines of one
+    pod, each a rank of the replica, become the value of the pod.
     """
 
     name: str
@@ -131,6 +132,7 @@ class EngineMetric:
     window_seconds: float | None = None
     is_occupancy: bool = False
     falls_back_to_devices: bool = False
+    rank_aggregation: str = "max"
 
 
 ENGINE_METRICS: MappingProxyType[str, EngineMetric] = MappingProxyType(
@@ -148,6 +150,7 @@ ENGINE_METRICS: MappingProxyType[str, EngineMetric] = MappingProxyType(
                 100,
                 window_seconds=30,
                 falls_back_to_devices=True,
+                rank_aggregation="avg",
             ),
             EngineMetric(
                 "saturation",
@@ -162,8 +165,21 @@ ENGINE_METRICS: MappingProxyType[str, EngineMetric] = MappingProxyType(
                 is_occupancy=True,
                 falls_back_to_devices=True,
             ),
-            EngineMetric("queue_depth", "queue_depth", "requests", "requests that wait in the engine's queue", 5),
-            EngineMetric("running_requests", "running_requests", "requests", "requests that the engine is processing"),
+            EngineMetric(
+                "queue_depth",
+                "queue_depth",
+                "requests",
+                "requests that wait in the engine's queue",
+                5,
+                rank_aggregation="sum",
+            ),
+            EngineMetric(
+                "running_requests",
+                "running_requests",
+                "requests",
+                "requests that the engine is processing",
+                rank_aggregation="sum",
+            ),
             EngineMetric(
                 "kv_cache_usage",
                 "kv_cache_usage",
@@ -178,8 +194,10 @@ ENGINE_METRICS: MappingProxyType[str, EngineMetric] = MappingProxyType(
                 "ms",
                 "mean time in the queue, over the requests that left the queue within the window",
             ),
-            EngineMetric("request_rate", "request_rate", "requests/s", "requests that ended successfully"),
-            EngineMetric("token_rate", "token_rate", "tokens/s", "tokens generated"),
+            EngineMetric(
+                "request_rate", "request_rate", "requests/s", "requests that ended successfully", rank_aggregation="sum"
+            ),
+            EngineMetric("token_rate", "token_rate", "tokens/s", "tokens generated", rank_aggregation="sum"),
             EngineMetric(
                 "ttft_ms",
                 "ttft_ms",
@@ -187,9 +205,21 @@ ENGINE_METRICS: MappingProxyType[str, EngineMetric] = MappingProxyType(
                 "time to the first token: the quantile that `quantile` sets (0.95), over the requests of the window",
             ),
             EngineMetric(
-                "engine", "engine", "", "the series that `engineMetric` selects; for a counter, its rate per second"
+                "engine",
+                "engine",
+                "",
+                "the series that `engineMetric` selects; for a counter, its rate per second",
+                rank_aggregation="sum",
             ),
-            EngineMetric("vllm_queue_depth", "queue_depth", "requests", "`queue_depth` of vLLM", 5, "vllm"),
+            EngineMetric(
+                "vllm_queue_depth",
+                "queue_depth",
+                "requests",
+                "`queue_depth` of vLLM",
+                5,
+                "vllm",
+                rank_aggregation="sum",
+            ),
             EngineMetric(
                 "vllm_kv_cache_usage",
                 "kv_cache_usage",
@@ -200,7 +230,15 @@ ENGINE_METRICS: MappingProxyType[str, EngineMetric] = MappingProxyType(
                 is_occupancy=True,
             ),
             EngineMetric("triton_queue_wait_ms", "queue_wait_ms", "ms", "`queue_wait_ms` of Triton", 50, "triton"),
-            EngineMetric("triton_request_rate", "request_rate", "requests/s", "`request_rate` of Triton", 50, "triton"),
+            EngineMetric(
+                "triton_request_rate",
+                "request_rate",
+                "requests/s",
+                "`request_rate` of Triton",
+                50,
+                "triton",
+                rank_aggregation="sum",
+            ),
         )
     }
 )
