@@ -211,7 +211,7 @@ def test_keda_reaches_the_size_of_the_resource_rules_or_the_nearest_one(
     )
     if keda.running != right:
         assert running <= keda.running < right
-        # KEDA first starts the Jobs up to the minimum alone. Otherwise pending Jobs, or what the strategy custom subtracts,
-        # leave too little below KEDA's maximum.
+        # KEDA first starts the Jobs up to the minimum alone. Otherwise pending Jobs, or what the strategy custom
+        # subtracts, leave too little below KEDA's maximum.
         is_below_minimum = running < keda.min_replica_count
         assert is_below_minimum or right + pending + running > keda.max_replica_count
