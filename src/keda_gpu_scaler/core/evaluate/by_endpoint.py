@@ -7,8 +7,9 @@ from keda_gpu_scaler.core.evaluate.activity import decides_by_requests
 from keda_gpu_scaler.core.evaluate.by_device import measure_observations
 from keda_gpu_scaler.core.evaluate.by_workload import scaled_to_zero
 from keda_gpu_scaler.core.evaluate.demand import DemandObservation
+from keda_gpu_scaler.core.evaluate.engine_observation import observe_endpoint
 from keda_gpu_scaler.core.evaluate.measurement import Measurement, NoMeasurement, ScaledToZero, unavailable
-from keda_gpu_scaler.core.evaluate.observation import describe_window, observe_endpoint
+from keda_gpu_scaler.core.evaluate.observation import describe_window
 from keda_gpu_scaler.core.evaluate.workload_view import WorkloadView
 from keda_gpu_scaler.core.hpa.reported_value import ReportType
 from keda_gpu_scaler.core.state.fleet import Fleet

@@ -13,17 +13,11 @@ from dataclasses import dataclass, replace
 from keda_gpu_scaler.core.aggregation import AGGREGATIONS
 from keda_gpu_scaler.core.evaluate.attribution import DeviceShare
 from keda_gpu_scaler.core.evaluate.device_load import DeviceLoad, device_loads, device_loads_by_holder, devices_by_pod
-from keda_gpu_scaler.core.evaluate.engine_load import EngineLoad, engine_load, pod_endpoint
-from keda_gpu_scaler.core.evaluate.load.trend import Horizon
-from keda_gpu_scaler.core.evaluate.load.workload_load import ScrapedEngine, WorkloadLoad, workload_load
-from keda_gpu_scaler.core.evaluate.ranks import combine_ranks, ranks_of
 from keda_gpu_scaler.core.selectors import matches_glob
 from keda_gpu_scaler.core.state.fleet import Fleet, History
-from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult
-from keda_gpu_scaler.core.trigger.engine_params import EngineQuery
 from keda_gpu_scaler.core.trigger.metrics import EngineMetric, Metric
 from keda_gpu_scaler.core.trigger.parser import Trigger
-from keda_gpu_scaler.core.types import Device, Pod, PodRef, Unavailable
+from keda_gpu_scaler.core.types import Device, Pod, Unavailable
 
 
 class ObservationState(enum.Enum):
@@ -109,20 +103,10 @@ class ObservedPods:
     sentences: tuple[str, ...] = ()
 
 
-def observe_pods(
-    trigger: Trigger, pods: Sequence[Pod], fleet: Fleet, now: float, horizon: Horizon | None = None
-) -> ObservedPods:
-    """Observe every pod. Where the trigger has a nodeSelector, the node labels must be known.
-
-    Args:
-        trigger: the parsed trigger.
-        pods: the pods of the workload.
-        fleet: the snapshots and scrape results.
-        now: monotonic seconds.
-        horizon: how far ``load`` is forecast; None where the trigger requests no forecast.
-    """
+def observe_pods(trigger: Trigger, pods: Sequence[Pod], fleet: Fleet, now: float) -> ObservedPods:
+    """Observe every pod by its devices. Where the trigger has a nodeSelector, the node labels must be known."""
     if isinstance(trigger.metric, EngineMetric):
-        return _observe_engines(trigger, trigger.metric, pods, fleet, now, horizon)
+        raise TypeError(f"{trigger.metric.name} is no metric of a device")
     observer = _PodObserver(trigger, trigger.metric, fleet, now)
     return ObservedPods([observer.observe(pod) for pod in pods])
 
@@ -141,19 +125,6 @@ def observe_pods_unnarrowed(
     return [
         one if one.device_values and observer.holds_only(one) else observer.observe(one.pod) for one in observations
     ]
-
-
-def observe_endpoint(trigger: Trigger, fleet: Fleet, now: float) -> tuple[DeviceObservation, EngineLoad]:
-    """Observe the engine behind the trigger's URL; return the observation and the load behind it."""
-    if not isinstance(trigger.metric, EngineMetric):
-        raise TypeError(f"{trigger.metric.name} is no metric of an engine")
-    query = _engine_query(trigger)
-    scraped = fleet.scrape_results.get(Endpoint(engine=query.engine, url=query.url))
-    if trigger.metric.reading == "load":
-        load = _workload_load(trigger, query, [ScrapedEngine(scraped)], fleet, now, None).loads[0]
-    else:
-        load = _load(trigger, trigger.metric, query, scraped, fleet, now)
-    return DeviceObservation(query.url, None, load.value, load.sentence, load.expires_at_seconds), load
 
 
 def observe_devices(
@@ -207,103 +178,6 @@ class _NodeScope:
 
     def may_include(self, node: str) -> bool:
         return node not in self._labels or self.includes(node)
-
-
-def _engine_query(trigger: Trigger) -> EngineQuery:
-    if trigger.engine is None:
-        raise ValueError(f"{trigger.metric.name} is a metric of an engine, and the trigger has no engine query")
-    return trigger.engine
-
-
-def _observe_engines(
-    trigger: Trigger, metric: EngineMetric, pods: Sequence[Pod], fleet: Fleet, now: float, horizon: Horizon | None
-) -> ObservedPods:
-    query = _engine_query(trigger)
-    scraped = [pod for pod in pods if is_ready(pod) and pod.address]
-    ranks = [
-        (pod, rank) for pod in scraped for rank in ranks_of(query, fleet.scrape_results.get(pod_endpoint(query, pod)))
-    ]
-    sentences: tuple[str, ...] = ()
-    if metric.reading == "load":
-        engines = [ScrapedEngine(rank, _device_model(pod, fleet), pod.ready_at_seconds) for pod, rank in ranks]
-        measured = _workload_load(trigger, query, engines, fleet, now, horizon)
-        loads, sentences = measured.loads, measured.sentences
-    else:
-        loads = tuple([_load(trigger, metric, query, rank, fleet, now) for _, rank in ranks])
-    by_ref: dict[PodRef, list[EngineLoad]] = {}
-    for (pod, _), load in zip(ranks, loads, strict=True):
-        by_ref.setdefault(pod.ref, []).append(load)
-    observations = []
-    for pod in pods:
-        of_pod = by_ref.get(pod.ref)
-        load_of_pod = combine_ranks(metric, of_pod) if of_pod else None
-        observations.append(_engine_observation(pod, load_of_pod, trigger.target))
-    return ObservedPods(observations, sentences)
-
-
-def _engine_observation(pod: Pod, load: EngineLoad | None, target: float) -> PodObservation:
-    if not is_ready(pod):
-        return PodObservation(pod, ObservationState.NOT_READY, None, "its engine is not scraped while it is not ready")
-    if load is None:
-        return PodObservation(pod, ObservationState.MISSING, None, "has no address yet")
-    value, sentence = load.value, load.sentence
-    if value is None and load.lower_bound is not None and load.lower_bound > target:
-        # At least this much is known. It is more than a missing pod counts, so it can only prevent a smaller size.
-        value, sentence = load.lower_bound, f"at least {load.lower_bound:.6g}: {sentence}"
-    return PodObservation(
-        pod,
-        ObservationState.MISSING if value is None else ObservationState.OBSERVED,
-        value,
-        sentence,
-        load.expires_at_seconds,
-        load.requests,
-        load.is_no_engine,
-        are_requests_known=load.are_requests_known,
-    )
-
-
-def _load(
-    trigger: Trigger,
-    metric: EngineMetric,
-    query: EngineQuery,
-    scraped: ScrapeResult | None,
-    fleet: Fleet,
-    now: float,
-) -> EngineLoad:
-    return engine_load(
-        query,
-        metric,
-        scraped,
-        window_seconds=trigger.window_seconds,
-        stale_after_seconds=fleet.stale_after_seconds,
-        now=now,
-    )
-
-
-def _workload_load(
-    trigger: Trigger,
-    query: EngineQuery,
-    engines: Sequence[ScrapedEngine],
-    fleet: Fleet,
-    now: float,
-    horizon: Horizon | None,
-) -> WorkloadLoad:
-    return workload_load(
-        query,
-        engines,
-        window_seconds=trigger.window_seconds,
-        stale_after_seconds=fleet.stale_after_seconds,
-        now=now,
-        horizon=horizon,
-    )
-
-
-def _device_model(pod: Pod, fleet: Fleet) -> str:
-    """Return the model of a pod's devices, empty where it is not known. It is known also from an old snapshot."""
-    history = fleet.node(pod.node or "")
-    by_pod = devices_by_pod(history) if history is not None else None
-    devices = by_pod.get(pod.ref) if by_pod is not None else None
-    return devices.shares[0].device.model if devices is not None and devices.shares else ""
 
 
 class _PodObserver:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from keda_gpu_scaler.core.evaluate.engine_load import pod_endpoint
+from keda_gpu_scaler.core.evaluate.engine_observation import observe_engines
 from keda_gpu_scaler.core.evaluate.load.trend import Horizon
 from keda_gpu_scaler.core.evaluate.observation import (
     ObservationState,
@@ -26,6 +27,7 @@ from keda_gpu_scaler.core.scaling_rules import JobRules
 from keda_gpu_scaler.core.selectors import SeriesSelector
 from keda_gpu_scaler.core.state.fleet import Fleet
 from keda_gpu_scaler.core.state.scrape import Endpoint
+from keda_gpu_scaler.core.trigger.metrics import EngineMetric
 from keda_gpu_scaler.core.trigger.parser import Trigger
 from keda_gpu_scaler.core.types import Pod, Workload
 
@@ -100,11 +102,13 @@ class WorkloadView:
 
     @cached_property
     def _observed(self) -> ObservedPods:
-        query, workload = self.trigger.engine, self.workload
+        metric, query, workload = self.trigger.metric, self.trigger.engine, self.workload
+        if not isinstance(metric, EngineMetric):
+            return observe_pods(self.trigger, self.pods, self.fleet, self.now)
         horizon = None
         if query is not None and query.is_forecast:
             horizon = Horizon(workload.cold_start_seconds, workload.removed_at_seconds)
-        return observe_pods(self.trigger, self.pods, self.fleet, self.now, horizon)
+        return observe_engines(self.trigger, metric, self.pods, self.fleet, self.now, horizon)
 
     @property
     def observations(self) -> Sequence[PodObservation]:
