@@ -3,6 +3,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -89,6 +90,30 @@ def test_auto_finds_every_vendor_of_the_node(tree: SysfsTree, fake_nvml: FakeNvm
         (1, "NVIDIA Fake 80GB"),
         (1, "AMD GPU 0x74a1"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("integrated", "left"),
+    [
+        pytest.param({"address": "0000:00:02.0", "vendor": INTEL, "driver": "i915"}, "intel", id="Intel"),
+        pytest.param({"address": "0000:0b:00.0", "files": {"gpu_busy_percent": "3"}}, "amd", id="an APU of AMD"),
+    ],
+)
+def test_auto_leaves_out_an_integrated_device_beside_another_vendor(
+    tmp_path: Path, fake_nvml: FakeNvml, integrated: dict[str, Any], left: str
+) -> None:
+    tree = SysfsTree(tmp_path / "sys")
+    tree.card(0, **integrated)
+    root = str(tree.root)
+    beside = selected("auto", BackendSettings(library=str(fake_nvml.library), sysfs_root=root))
+    assert [vendor.name for vendor in beside] == ["nvml"]
+    alone = selected("auto", BackendSettings(library=NO_NVML, sysfs_root=root))
+    assert [vendor.name for vendor in alone] == [left]
+    named = selected(f"{left},nvml", BackendSettings(library=str(fake_nvml.library), sysfs_root=root))
+    assert [vendor.name for vendor in named] == [left, "nvml"]
+    tree.card(1, "0000:83:00.0", **{key: value for key, value in integrated.items() if key == "vendor"}, files=RADEON)
+    both = selected("auto", BackendSettings(library=str(fake_nvml.library), sysfs_root=root))
+    assert [vendor.name for vendor in both] == sorted([left, "nvml"])
 
 
 def test_a_node_of_one_vendor_has_its_backend_and_no_other(tmp_path: Path, fake_nvml: FakeNvml) -> None:

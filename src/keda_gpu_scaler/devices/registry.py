@@ -88,6 +88,8 @@ class Vendor:
         argument: the name of the argument for people ("PATH"), empty if the backend has none.
         detect: returns None if the vendor's driver is present on this machine, else a sentence that says what is
             missing and what to do. Without it, ``auto`` never selects the backend.
+        has_only_integrated: whether every device of the vendor on this machine is a part of the processor. Beside
+            another vendor's devices, ``auto`` then leaves the vendor out: such a device drives a display.
         is_measured: whether the readings come from a driver. A recording and a demonstration are not measured, and
             every output says so.
         metrics: the device metrics that the backend can read, by their names in ``metricType``.
@@ -103,6 +105,7 @@ class Vendor:
     open: Callable[[str, BackendSettings], Backend]
     argument: str = ""
     detect: Callable[[BackendSettings], str | None] | None = None
+    has_only_integrated: Callable[[BackendSettings], bool] = lambda settings: False
     is_measured: bool = False
     metrics: tuple[str, ...] = ()
     units: str = ""
@@ -161,6 +164,8 @@ def is_measured(source: str) -> bool:
 def detect(settings: BackendSettings) -> tuple[Vendor, ...]:
     """Return every vendor whose driver is present on this machine, in the order of their names.
 
+    A vendor with integrated devices alone is left out beside another vendor.
+
     Raises:
         BackendError: no driver was detected; the sentence holds what each vendor misses.
     """
@@ -174,7 +179,7 @@ def detect(settings: BackendSettings) -> tuple[Vendor, ...]:
         else:
             reasons.append(reason)
     if found:
-        return tuple(found)
+        return tuple([vendor for vendor in found if not vendor.has_only_integrated(settings)] or found)
     others = ", ".join(f"{vendor.usage} ({vendor.title})" for vendor in vendors() if vendor.detect is None)
     # The conditions first, and then those with a remedy behind a semicolon.
     reasons.sort(key=lambda reason: ";" in reason)

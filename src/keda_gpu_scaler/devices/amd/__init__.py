@@ -25,6 +25,19 @@ def _detect(settings: BackendSettings) -> str | None:
     return None if found else f"no AMD GPU in {settings.sysfs_root}/class/drm"
 
 
+def looks_like_an_apu(path: Path) -> bool:
+    """Whether a card without ``gpu_metrics`` is an APU: it has no PCIe traffic and no load of its own memory.
+
+    A virtual function has neither, but it has no ``gpu_busy_percent`` either. The files are not read.
+    """
+    has_own_memory = (path / "pcie_bw").exists() or (path / "mem_busy_percent").exists()
+    return (path / "gpu_busy_percent").exists() and not has_own_memory
+
+
+def _has_only_integrated(settings: BackendSettings) -> bool:
+    return all(looks_like_an_apu(card.path) for card in drm_cards(Path(settings.sysfs_root), PCI_VENDOR))
+
+
 def _describe(backend: Backend, settings: BackendSettings) -> str:
     sources = getattr(backend, "sources", lambda: "of an unknown version")()
     return f"AMD's amdgpu, through {settings.sysfs_root}: {sources}"
@@ -36,6 +49,7 @@ register(
         title="AMD GPUs, APUs and partitions of Instinct GPUs, through the files of amdgpu",
         open=_open,
         detect=_detect,
+        has_only_integrated=_has_only_integrated,
         is_measured=True,
         metrics=(
             "gpu_utilization",

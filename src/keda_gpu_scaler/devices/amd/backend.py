@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from keda_gpu_scaler.core.types import Device, Sample
-from keda_gpu_scaler.devices.amd import PCI_VENDOR
+from keda_gpu_scaler.devices.amd import PCI_VENDOR, looks_like_an_apu
 from keda_gpu_scaler.devices.amd.gpu_metrics import (
     APU_FORMATS,
     LONGEST_TABLE,
@@ -186,14 +186,14 @@ class AmdBackend(SysfsBackend):
         try:
             data = read_bytes(path / "gpu_metrics", LONGEST_TABLE)
             if not data and card.is_apu is None:
-                card.is_apu = _looks_like_an_apu(path)
+                card.is_apu = looks_like_an_apu(path)
             header = parse_header(data)
             card.is_apu = header.format in APU_FORMATS
             card.source = f"gpu_metrics {header}"
             return parse(data)
         except UnreadableError as error:
             if card.is_apu is None and not (path / "gpu_metrics").exists():
-                card.is_apu = _looks_like_an_apu(path)
+                card.is_apu = looks_like_an_apu(path)
             card.source = "sysfs"
             return str(error)
 
@@ -305,15 +305,6 @@ def _memory(card: AmdCard, path: Path) -> tuple[int, int]:
     if not used <= total or not total:
         raise UnreadableError(f"{used} of {total} bytes are used, which is impossible")
     return used, total
-
-
-def _looks_like_an_apu(path: Path) -> bool:
-    """Whether a card without ``gpu_metrics`` is an APU: it has no PCIe traffic and no load of its own memory.
-
-    A virtual function has neither, but it has no ``gpu_busy_percent`` either. The files are not read.
-    """
-    has_own_memory = (path / "pcie_bw").exists() or (path / "mem_busy_percent").exists()
-    return (path / "gpu_busy_percent").exists() and not has_own_memory
 
 
 def _sample_of_suspended(device: Device, path: Path) -> Sample:

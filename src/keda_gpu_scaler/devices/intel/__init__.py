@@ -8,6 +8,7 @@ from keda_gpu_scaler.devices.registry import BackendSettings, DriverCheck, Vendo
 from keda_gpu_scaler.devices.sysfs import UnreadableError, drm_cards
 
 PCI_VENDOR = "0x8086"
+_INTEGRATED = "0000:00:02.0"
 _MEMORY_REMEDY = (
     "the kernel shows the memory in use only to processes with CAP_PERFMON that may open /dev/dri/renderD*: grant both "
     "to the container (chart: driver.privileged), or use gpu_utilization"
@@ -28,6 +29,11 @@ def _detect(settings: BackendSettings) -> str | None:
     return None if found else f"no Intel GPU in {settings.sysfs_root}/class/drm"
 
 
+def _has_only_integrated(settings: BackendSettings) -> bool:
+    """Whether every card is the GPU of a processor, which Intel always puts at the same place of the first bus."""
+    return all(card.pci_address == _INTEGRATED for card in drm_cards(Path(settings.sysfs_root), PCI_VENDOR))
+
+
 def _describe(backend: Backend, settings: BackendSettings) -> str:
     sources = getattr(backend, "sources", lambda: "of an unknown version")()
     return f"Intel's, through {settings.sysfs_root}: {sources}"
@@ -39,6 +45,7 @@ register(
         title="Intel GPUs, through the files of i915 and xe",
         open=_open,
         detect=_detect,
+        has_only_integrated=_has_only_integrated,
         is_measured=True,
         metrics=("gpu_utilization", "memory_used_mib", "memory_used_percent", "temperature", "power_draw"),
         units="the share of time in which the busiest compute part was not idle, which is more than the time in which "
