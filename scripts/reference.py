@@ -180,11 +180,11 @@ def devices_page() -> Iterator[str]:
     yield "# Device backends"
     yield ""
     yield (
-        "The values of `--backend`. `auto` selects every backend whose driver is present; beside another vendor it leaves "
-        "out one with integrated GPUs alone. A list such as "
-        "`amd,nvml` selects several. They are read together, and each device keeps the index of its own driver. "
-        "Readings of a backend that is not measured are marked in every output. The environment variables restrict "
-        "`top --local` to the devices that a job or a container was assigned."
+        "The values of `--backend`. `auto` selects every backend whose driver is present; beside another vendor it "
+        "leaves out one with integrated GPUs alone. A list such as `amd,nvml` selects several. They are read together, "
+        "and each device keeps the index of its own driver. Readings of a backend that is not measured are marked in "
+        "every output. The environment variables restrict `top --local` to the devices that a job or a container was "
+        "assigned."
     )
     yield ""
     yield from table(
