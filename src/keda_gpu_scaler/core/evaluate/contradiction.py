@@ -20,7 +20,7 @@ def queue_contradiction(view: WorkloadView, reported: ReportedValue) -> str:
     query = view.trigger.engine
     if query is None or reported.replicas is None or reported.replicas > view.workload.spec_replicas:
         return ""
-    measured = view.workload.cold_start_seconds
+    measured = view.cold_start_seconds
     limit = min(HISTORY_SECONDS, ASSUMED_COLD_START_SECONDS if measured is None else measured)
     longest, waiting = 0.0, 0.0
     for history in _histories(view):

@@ -87,11 +87,9 @@ def engine_load(
         stale_after_seconds: an older page is not used.
         now: monotonic seconds on the scraper's clock.
     """
-    if scraped is None:
-        return EngineLoad(None, "not scraped yet")
     page = fresh_history(scraped, now, stale_after_seconds)
     if page is None or page.newest is None:
-        return EngineLoad(None, missing_scrape_reason(scraped, now), is_no_engine=scraped.is_no_engine)
+        return unscraped_load(scraped, now)
     newest, window = page.newest, SampleWindow(page, page.newest, window_seconds)
     requests = (newest.running or 0.0) + (newest.waiting or 0.0) + (newest.deferred or 0.0)
     if not requests and metric.reading not in _RATES:
@@ -120,6 +118,13 @@ def engine_load(
         expires,
         are_requests_known=newest.running is not None,
     )
+
+
+def unscraped_load(scraped: ScrapeResult | None, now: float) -> EngineLoad:
+    """Return the unknown load of an engine that has no fresh page, with the reason."""
+    if scraped is None:
+        return EngineLoad(None, "not scraped yet")
+    return EngineLoad(None, missing_scrape_reason(scraped, now), is_no_engine=scraped.is_no_engine)
 
 
 def fresh_history(scraped: ScrapeResult | None, now: float, stale_after_seconds: float) -> TargetHistory | None:

@@ -167,7 +167,7 @@ def _with_value(
         is_activity_unknown=activity.is_kept_by_missing_data and _needs_demand(demand, view),
         demand=demand,
         contradiction=measured.contradiction,
-        cold_start_seconds=view.workload.cold_start_seconds if view is not None else None,
+        cold_start_seconds=view.cold_start_seconds if view is not None else None,
         observations=measured.observations,
         expires_at_seconds=min(expires, default=-math.inf),
     )

@@ -79,6 +79,11 @@ class WorkloadView:
         """The unfinished Jobs of a ScaledJob, counted by their pods."""
         return job_counts(self.workload)
 
+    @cached_property
+    def cold_start_seconds(self) -> float | None:
+        """The median time from the creation of a pod until it was ready, None while no pod shows it."""
+        return self.workload.cold_start_seconds
+
     @property
     def is_scaled_to_zero(self) -> bool:
         """Whether the workload is scaled to zero and has no pod left that counts."""
@@ -107,7 +112,7 @@ class WorkloadView:
             return observe_pods(self.trigger, self.pods, self.fleet, self.now)
         horizon = None
         if query is not None and query.is_forecast:
-            horizon = Horizon(workload.cold_start_seconds, workload.removed_at_seconds)
+            horizon = Horizon(self.cold_start_seconds, workload.removed_at_seconds)
         return observe_engines(self.trigger, metric, self.pods, self.fleet, self.now, horizon)
 
     @property
@@ -192,7 +197,7 @@ class WorkloadView:
         return (heading, *self._cold_start(), *self._observed.sentences, *pods, *groups)
 
     def _cold_start(self) -> tuple[str, ...]:
-        seconds = self.workload.cold_start_seconds
+        seconds = self.cold_start_seconds
         if self.trigger.engine is None or seconds is None:
             return ()
         return (f"a pod was ready {seconds:.0f} s after its creation (median of the pods)",)

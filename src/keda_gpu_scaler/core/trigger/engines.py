@@ -28,6 +28,11 @@ class LoadRung(Enum):
     """Running requests. They are compared with their limit."""
     NONE = "none"
 
+    @property
+    def has_token_time(self) -> bool:
+        """Whether a time per token is measured, or computed by Little's law."""
+        return self in (LoadRung.TOKEN_TIME, LoadRung.REQUEST_TOKEN_TIME, LoadRung.TOKEN_RATE)
+
 
 @dataclass(frozen=True, slots=True)
 class ContainerNames:

@@ -22,7 +22,6 @@ _MAX_SPANS = 1000
 """So many spans show the rate well. Of large workloads only the newest spans of each engine are used."""
 _MAX_BACKLOG = 1e6
 """More replicas than this are an error of a page, and the value must be finite."""
-TOKEN_RUNGS = (LoadRung.TOKEN_TIME, LoadRung.REQUEST_TOKEN_TIME, LoadRung.TOKEN_RATE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +46,7 @@ class Calibration:
     def describe(self, query: EngineQuery, rung: LoadRung) -> str:
         """Describe the calibration in one sentence without a full stop."""
         parts = [f"load is computed from the {rung.value}"]
-        if rung in TOKEN_RUNGS:
+        if rung.has_token_time:
             floor = self.reference.floor
             parts.append(f"the floor is {1000 * floor.seconds:.3g} ms per token ({floor.sentence})")
             parts.append(f"the target is {1000 * query.itl_target_seconds:g} ms")

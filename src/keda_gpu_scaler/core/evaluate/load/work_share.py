@@ -8,13 +8,12 @@ its sum. A queue is not a part of the share; it is counted in replicas (``calibr
 import math
 from dataclasses import dataclass
 
+from keda_gpu_scaler.core.evaluate.engine_load import RUNNING_TARGET_RATIO
 from keda_gpu_scaler.core.evaluate.load.floor import Floor
 from keda_gpu_scaler.core.evaluate.load.span import EngineWork, Span
 from keda_gpu_scaler.core.trigger.engine_params import EngineQuery
 from keda_gpu_scaler.core.trigger.engines import LoadRung
 
-SEATS_TARGET_RATIO = 0.8
-"""The share of the requests that may run at once that a replica should have at most."""
 MAX_WORK = 0.99
 _MAX_FULLNESS = 1.25
 _MIN_AIM = 0.3
@@ -78,8 +77,8 @@ def _by_time(rung: LoadRung, span: Span, reference: Reference, query: EngineQuer
     """Return the share of its time that the engine works, the part of it by prompts, and the share of a replica."""
     if rung is LoadRung.SERVICE_TIME:
         limit = query.max_seqs or math.ceil(reference.most_busy) or 1
-        return 0.0, 0.0, (span.busy or 0.0) / (limit * SEATS_TARGET_RATIO)
-    if rung not in (LoadRung.TOKEN_TIME, LoadRung.REQUEST_TOKEN_TIME, LoadRung.TOKEN_RATE):
+        return 0.0, 0.0, (span.busy or 0.0) / (limit * RUNNING_TARGET_RATIO)
+    if not rung.has_token_time:
         return 0.0, 0.0, None
     decoding, floor = 0.0, reference.floor.seconds
     rho = 0.0
@@ -116,5 +115,5 @@ def _fullness(work: EngineWork, span: Span, query: EngineQuery) -> float | None:
         parts.append(span.kv_cache_ratio / query.kv_target)
     limit = query.max_seqs or work.running_limit
     if limit and span.running is not None:
-        parts.append(span.running / (limit * SEATS_TARGET_RATIO))
+        parts.append(span.running / (limit * RUNNING_TARGET_RATIO))
     return min(_MAX_FULLNESS, max(parts)) if parts else None

@@ -7,7 +7,7 @@ Law: engines on one model of device share a calibration; another model of device
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from keda_gpu_scaler.core.evaluate.engine_load import EngineLoad, fresh_history, missing_scrape_reason
+from keda_gpu_scaler.core.evaluate.engine_load import EngineLoad, fresh_history, unscraped_load
 from keda_gpu_scaler.core.evaluate.load.calibration import Calibration, calibrate
 from keda_gpu_scaler.core.evaluate.load.span import EngineWork, engine_work
 from keda_gpu_scaler.core.evaluate.load.trend import Horizon, LoadForecast, TrackedWork, forecast_load
@@ -74,7 +74,7 @@ def workload_load(
     loads = []
     for one, history, work in zip(engines, histories, works, strict=True):
         if history is None or work is None:
-            loads.append(_not_scraped(one.scraped, now))
+            loads.append(unscraped_load(one.scraped, now))
         else:
             expires = work.sample.at_seconds + stale_after_seconds
             loads.append(_load(query, history, work, groups[one.model, work.rung], forecast, expires))
@@ -94,12 +94,6 @@ def _calibrations(
 
 def _describe(model: str, calibration: Calibration, query: EngineQuery, rung: LoadRung) -> str:
     return (f"{model}: " if model else "") + calibration.describe(query, rung)
-
-
-def _not_scraped(scraped: ScrapeResult | None, now: float) -> EngineLoad:
-    if scraped is None:
-        return EngineLoad(None, "not scraped yet")
-    return EngineLoad(None, missing_scrape_reason(scraped, now), is_no_engine=scraped.is_no_engine)
 
 
 def _load(
