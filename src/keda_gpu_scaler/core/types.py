@@ -9,7 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from keda_gpu_scaler.core.scaling_rules import DEFAULT_TOLERANCES, Formula, JobRules, Tolerances
+from keda_gpu_scaler.core.scaling_rules import (
+    DEFAULT_COOLDOWN_SECONDS,
+    DEFAULT_TOLERANCES,
+    Formula,
+    JobRules,
+    Tolerances,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +178,11 @@ class Pod:
         return self.group or self.ref.name
 
     @property
+    def serving_since_seconds(self) -> float:
+        """When it became ready; when it was created where that is not known."""
+        return self.created_at_seconds if self.ready_at_seconds is None else self.ready_at_seconds
+
+    @property
     def cold_start_seconds(self) -> float | None:
         """The time from the pod's creation until it was ready, None where it is not known.
 
@@ -199,7 +210,8 @@ class Workload:
     is sorted by reference and has every pod that matches the target's selector, whatever its state. ``triggers`` are
     the external triggers. ``removed_at_seconds`` is when a ready pod was last removed, on this instance's monotonic
     clock, and minus infinity while none was seen to be removed. ``formula`` is None where the HPA compares each
-    trigger. ``tolerances`` are those of the HPA. ``jobs`` has the rules of a ScaledJob; its sizes count Jobs.
+    trigger. ``tolerances`` are those of the HPA. ``cooldown_seconds`` is ``cooldownPeriod``, and ``idle_replicas`` the
+    size of an inactive workload (``idleReplicaCount``). ``jobs`` has the rules of a ScaledJob; its sizes count Jobs.
     """
 
     namespace: str
@@ -214,6 +226,8 @@ class Workload:
     formula: Formula | None = None
     tolerances: Tolerances = DEFAULT_TOLERANCES
     jobs: JobRules | None = None
+    cooldown_seconds: float = DEFAULT_COOLDOWN_SECONDS
+    idle_replicas: int = 0
 
     @property
     def cold_start_seconds(self) -> float | None:
