@@ -231,7 +231,14 @@ class Agent:
 
         remote = self._remote
         return ExternalScaler(
-            self._fleet, self._clock, remote.cluster, remote.peers, remote.engines, remote.note_answer, self._counters
+            self._fleet,
+            self._clock,
+            remote.cluster,
+            remote.peers,
+            remote.engines,
+            remote.note_answer,
+            remote.note_deletion_costs if remote.has_deletion_costs else None,
+            self._counters,
         )
 
     def _add_external_scaler(self, registrar: Registrar) -> None:
