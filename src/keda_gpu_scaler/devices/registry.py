@@ -10,6 +10,7 @@ A vendor is one module or one package of ``keda_gpu_scaler.devices``. It bears t
 detection imports every vendor on every node. ``sysfs`` and ``combined`` serve several vendors and register none.
 """
 
+import functools
 import importlib
 import pkgutil
 import re
@@ -150,6 +151,12 @@ def find(name: str) -> Vendor | None:
     if name not in _vendors and any(module.name == name for module in pkgutil.iter_modules(devices.__path__)):
         importlib.import_module(f"{devices.__name__}.{name}")
     return _vendors.get(name)
+
+
+@functools.lru_cache(maxsize=4096)
+def maker_of(uuid: str) -> str:
+    """Return the maker of a device for people ("NVIDIA"), by its UUID; empty where no vendor has such UUIDs."""
+    return next((vendor.check.maker for vendor in vendors() if vendor.check and vendor.has(uuid)), "")
 
 
 def is_measured(source: str) -> bool:
