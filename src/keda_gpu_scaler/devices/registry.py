@@ -14,7 +14,7 @@ import functools
 import importlib
 import pkgutil
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from keda_gpu_scaler import devices
@@ -59,6 +59,18 @@ class VisibleDevices:
 
 
 @dataclass(frozen=True, slots=True)
+class HostProblem:
+    """A condition of this machine that keeps a device from being read: a sentence, and what to do.
+
+    ``is_intended`` says that somebody may have chosen it, such as a device that a virtual machine has.
+    """
+
+    text: str
+    remedy: str
+    is_intended: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class DriverCheck:
     """The checks of a vendor's driver by ``doctor``.
 
@@ -66,7 +78,9 @@ class DriverCheck:
     backend. ``device_files`` matches the names of the device files that the driver opens, None if it opens none.
     ``command`` is the vendor's own tool, which remedies name ("nvidia-smi"). ``remedies`` says for a metric what to do
     where it is unknown. ``seconds_between_reads`` is the time that the vendor's rates need: they are the growth of a
-    counter between two reads. 0 if one read has every reading.
+    counter between two reads. 0 if one read has every reading. ``host_problems`` returns what is wrong with devices
+    that the driver does not list. ``resources`` are the prefixes of the resources of the vendor's device plugin, and
+    its DRA driver.
     """
 
     maker: str
@@ -75,6 +89,8 @@ class DriverCheck:
     command: str
     remedies: Mapping[str, str] = field(default_factory=dict)
     seconds_between_reads: float = 0.0
+    host_problems: Callable[[BackendSettings], Sequence[HostProblem]] = lambda settings: ()
+    resources: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
