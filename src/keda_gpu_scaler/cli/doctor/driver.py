@@ -26,7 +26,7 @@ from keda_gpu_scaler.core.types import Sample
 from keda_gpu_scaler.devices import registry
 from keda_gpu_scaler.devices.registry import AUTO, BackendSettings, DriverCheck, Vendor
 
-_OTHER_METRIC = "use another metricType there: MIG slices, for example, have no utilisation"
+_OTHER_METRIC = "use another metricType there: not every device has every reading"
 _NO_PERMISSION = (errno.EACCES, errno.EPERM)
 
 
