@@ -180,6 +180,8 @@ class IntelBackend(SysfsBackend):
         watts = card.rate_of(path, read_whole(path, _LONGEST_COUNTER), at_seconds) / 1_000_000
         if watts >= IMPOSSIBLE_WATTS:
             raise UnreadableError(f"{path.name}: {watts:.6g} W is impossible")
+        if watts == 0:
+            raise UnreadableError(f"{path.name}: it does not grow, which is impossible while the card is awake")
         return watts
 
 
