@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests that the hardware tests read the outputs of vendors' tools, on a machine without their devices."""
+"""Tests that the outputs of vendors' tools are read, without their devices."""
 
 import json
 

@@ -62,7 +62,7 @@ class VisibleDevices:
 class HostProblem:
     """A condition of this machine that keeps a device from being read: a sentence, and what to do.
 
-    ``is_intended`` says that somebody may have chosen it, such as a device that a virtual machine has.
+    ``is_intended`` says that it may be chosen, such as a device that a virtual machine has.
     """
 
     text: str
