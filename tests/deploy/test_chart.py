@@ -585,7 +585,7 @@ def test_every_vendor_has_a_daemon_set_of_its_own_and_one_fleet(shape: str) -> N
     agents = {"agent", "agent-amd", "agent-intel"}
     selectors = [one["spec"]["selector"]["matchLabels"] for one in rendered.all("DaemonSet")]
     # Each selects its own agents alone, and the Service of the agents selects all of them.
-    assert sorted(rendered.selected(one) for one in selectors) == sorted({one} for one in agents)
+    assert sorted(sorted(rendered.selected(one)) for one in selectors) == sorted([one] for one in agents)
     assert rendered.selected(rendered.one("Service", DEFAULT_SERVICE)["spec"]["selector"]) == agents
     policy = rendered.one("NetworkPolicy", "keda-gpu-scaler-agents")["spec"]["podSelector"]["matchLabels"]
     assert rendered.selected(policy) == agents
