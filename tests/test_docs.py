@@ -35,6 +35,7 @@ MIN_QUOTE_LENGTH = 8
 """The number of literal characters that a quoted message needs: a shorter one would match everywhere."""
 
 FLAGS_OF_OTHER_PROGRAMS = {
+    "--cap-add": "docker",
     "--enable-metrics": "SGLang",
     "--gpu-driver": "az",
     "--gpu-instance-profile": "az",
