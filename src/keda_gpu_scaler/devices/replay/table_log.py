@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parses logs with comma-separated values: a header with titles, and one row for each device and time.
+
+Law: a row that does not fit its header is lost as a whole, because its cells may be under other titles.
+
+The columns may have any order, and other columns may be among them. A log that was started again repeats its header,
+maybe with other columns. Cells may be quoted.
+"""
+
+import csv
+from collections.abc import Callable, Sequence
+
+from keda_gpu_scaler.core.quoting import quoted
+from keda_gpu_scaler.devices.replay.log_fields import FieldTable, LogColumns
+from keda_gpu_scaler.devices.replay.log_format import LogError, Moment, UnreadableLogError, ValueTally
+from keda_gpu_scaler.devices.replay.log_moments import LogMoments
+
+TableOf = Callable[[Sequence[str]], FieldTable]
+"""Returns the titles that a header of a tool has; some tools give one title two meanings."""
+
+
+class TableLog:
+    """Parses a log line by line.
+
+    Args:
+        table_of: returns the meaning of the titles of a header.
+        uuid_prefix: the prefix of the vendor's UUIDs in this program.
+        remedy: what to record instead of a log without a column that names devices.
+    """
+
+    def __init__(self, table_of: TableOf, uuid_prefix: str = "", remedy: str = "record an index") -> None:
+        self.impossible = ValueTally()
+        self._table_of = table_of
+        self._moments = LogMoments(self.impossible, uuid_prefix, remedy)
+        self._titles: tuple[str, ...] = ()
+        self._columns: LogColumns | None = None
+
+    def line(self, text: str) -> list[Moment]:
+        """Read one line, and return the moments that end before it.
+
+        Raises:
+            LogError: the line is malformed. It is lost, and the next line can be read.
+        """
+        try:
+            self._line(text)
+        except UnreadableLogError:
+            raise
+        except LogError:
+            self._moments.lose()
+            raise
+        return self._moments.take()
+
+    def end(self) -> list[Moment]:
+        """Return the last moments."""
+        self._moments.end()
+        return self._moments.take()
+
+    def _line(self, text: str) -> None:
+        if "\0" in text or "\ufffd" in text:
+            raise LogError("has bytes that are not text")
+        cells = cells_of(text)
+        table = self._table_of(cells)
+        if cells == self._titles or table.knows(cells[0]) or (not self._titles and table.reads(cells)):
+            self._moments.end_pass()
+            self._start(table, cells)
+        elif self._titles and len(cells) != len(self._titles):
+            raise LogError(f"has {len(cells)} columns: must have {len(self._titles)}, like the header")
+        elif self._columns is not None:
+            self._moments.add(self._columns.row(cells))
+
+    def _start(self, table: FieldTable, cells: tuple[str, ...]) -> None:
+        """Begin a table. The rows of one without readings, or with a unit that is not known, are skipped."""
+        if cells == self._titles:
+            return
+        is_first, self._titles, self._columns = not self._titles, cells, None
+        if table.reads(cells):
+            try:
+                self._columns = LogColumns(table, cells, self.impossible)
+            except UnreadableLogError as error:
+                raise error if is_first else LogError(str(error)) from None
+
+
+def cells_of(line: str) -> tuple[str, ...]:
+    """Return the cells of a line without the blanks around them.
+
+    Raises:
+        LogError: a quoted cell does not end.
+    """
+    if '"' not in line:
+        return tuple(map(str.strip, line.split(",")))
+    try:
+        (cells,) = csv.reader([line], skipinitialspace=True, strict=True)
+    except (csv.Error, ValueError):
+        raise LogError(f"{quoted(line)} has a quoted cell that does not end") from None
+    return tuple(map(str.strip, cells))
+
+
+def is_header(line: str, table_of: TableOf) -> bool:
+    """Whether a line has titles of readings."""
+    try:
+        cells = cells_of(line)
+    except LogError:
+        return False
+    return table_of(cells).reads(cells)
