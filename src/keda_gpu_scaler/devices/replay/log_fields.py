@@ -54,7 +54,9 @@ _MEMORY = _Quantity(
     MAX_WHOLE,
 )
 # 0 °C and 0 W are what a driver writes for a card that does not answer.
-_CELSIUS = _Quantity(MappingProxyType({"C": 1.0, "°C": 1.0, "c": 1.0}), IMPOSSIBLE_CELSIUS, is_positive=True)
+_CELSIUS = _Quantity(
+    MappingProxyType({"C": 1.0, "°C": 1.0, "c": 1.0, "Celsius Degree": 1.0}), IMPOSSIBLE_CELSIUS, is_positive=True
+)
 _WATTS = _Quantity(MappingProxyType({"W": 1.0, "mW": 0.001}), IMPOSSIBLE_WATTS, is_positive=True)
 
 QUANTITIES: MappingProxyType[str, _Quantity] = MappingProxyType(

@@ -69,4 +69,4 @@ def _epoch(digits: str, fraction: str) -> float:
     scale = next((power for power in (3, 6, 9) if len(digits) <= _EPOCH_DIGITS_OF_SECONDS + power), 9)
     if len(digits) <= _EPOCH_DIGITS_OF_SECONDS:
         return float(digits + fraction)
-    return int(digits) / float(10**scale)
+    return float(f"{digits[:-scale]}.{digits[-scale:]}")
