@@ -11,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -18,9 +19,11 @@ from click.testing import CliRunner, Result
 from keda_gpu_scaler.cli import main
 from keda_gpu_scaler.cli.record import SamplerEvent, due
 from keda_gpu_scaler.core.types import Snapshot
+from keda_gpu_scaler.devices.registry import find, is_measured
 from keda_gpu_scaler.devices.replay.backend import ReplayBackend
 from keda_gpu_scaler.devices.synthetic import SyntheticBackend
 from keda_gpu_scaler.wire.snapshot_codec import decode
+from tests.devices.sysfs_tree import BATTLEMAGE, INTEL, RADEON, SysfsTree
 from tests.fake_nvml import FakeNvml
 from tests.limits import WAIT_SECONDS
 from tests.serving import COMMAND
@@ -61,6 +64,35 @@ def test_devices_of_a_driver_are_recorded(tmp_path: Path, fake_nvml: FakeNvml) -
     snapshot = decode(file.read_text().splitlines()[1])
     assert (snapshot.node, snapshot.source) == ("gpu-7", "nvml")
     assert [sample.gpu_utilization_ratio for sample in snapshot.samples] == [0.92, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("backend", "card", "uuid"),
+    [
+        pytest.param("amd", {"files": RADEON}, "amd-", id="AMD"),
+        pytest.param(
+            "intel", {"vendor": INTEL, "driver": "xe", "device": "0xe211", "files": BATTLEMAGE}, "intel-", id="Intel"
+        ),
+    ],
+)
+def test_a_recording_of_another_vendor_keeps_the_vendor(
+    tmp_path: Path, backend: str, card: dict[str, Any], uuid: str
+) -> None:
+    tree = SysfsTree(tmp_path / "sys")
+    tree.card(1, "0000:04:00.0", **card)
+    file = tmp_path / "gpus.jsonl.gz"
+    outcome = record("--backend", backend, "--sysfs-root", tree.root, "--out", file, "--duration", 0)
+    assert outcome.exit_code == 0
+    replayed = ReplayBackend(file)
+    (sample,) = replayed.read(0.0)
+    assert sample.device.uuid.startswith(uuid)
+    assert sample.device.pci_address == "0000:04:00.0"
+    vendor = find(backend)
+    assert vendor is not None
+    assert vendor.has(sample.device.uuid)
+    assert sample.temperature_celsius is not None
+    assert replayed.source == f"replay of gpus.jsonl.gz (recorded from {backend})"
+    assert not is_measured(replayed.source)
 
 
 def test_a_recording_on_standard_output_is_nothing_but_the_recording() -> None:

@@ -222,8 +222,9 @@ def _rocm(time: int, gpu: int, watts: float) -> str:
 """
 
 
-def _rocm_csv(gpu: int, watts: float) -> str:
+def _rocm_csv(time: int, gpu: int, watts: float) -> str:
     return f"""\
+{time}
 device,Unique ID,Card series,PCI Bus,Temperature (Sensor edge) (C),Temperature (Sensor junction) (C),GPU use (%),\
 Average Graphics Package Power (W),GPU memory use (%),VRAM Total Memory (B),VRAM Total Used Memory (B)
 card0,0x79ccd55167a2124a,AMD Instinct MI100,0000:83:00.0,41.0,55.0,{gpu},{watts},7,{23034 * MIB},{1234 * MIB}
@@ -344,9 +345,10 @@ EXAMPLES = (
     ),
     ExampleLog(
         "rocm-smi, CSV",
-        _rocm_csv(57, 63.1) + _rocm_csv(100, 70.0),
+        _rocm_csv(1738332123, 57, 63.1) + _rocm_csv(1738332125, 100, 70.0),
         _two(57, 63.1, _AMD_A, _AMD_B),
         _two(100, 70.0, _AMD_A, _AMD_B),
+        2.0,
     ),
     ExampleLog("amd-smi, CSV", _AMD_SMI_CSV, _two(57, 63.1, _AMD_0, _AMD_1), _two(100, 70.0, _AMD_0, _AMD_1), 2.0),
     ExampleLog(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the cells of logs: the fields of a device by the titles that a tool gives them, each in its unit.
+"""Reads the cells of logs: the fields of a device by their titles, each in its unit.
 
 Law: a value is read in the unit that its cell or its title names. Every text in the place of a reading ("[N/A]",
 "ERR!", "[GPU is lost]", …) is an unknown reading, and so is a value that the device cannot mean.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The formats of logs that ``replay`` reads, and the protocol that the parser of each format implements.
+"""The formats of logs that ``replay`` reads, and the protocol of their parsers.
 
 Law: a file of ``devices.replay.formats`` is the only place that has to change for a new format. Each one calls
 ``register`` when it is imported. A log is recognised by its text, never by the name of its file.

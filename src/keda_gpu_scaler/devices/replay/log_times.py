@@ -6,7 +6,7 @@ back at midnight, the replay continues with the usual gap.
 """
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from keda_gpu_scaler.devices.replay.log_format import LogError
 
@@ -42,26 +42,31 @@ def seconds_or_none(text: str) -> float | None:
     text = text.strip()
     if len(text) > _MAX_LENGTH or not text.isascii():
         return None
-    if match := _EPOCH.fullmatch(text):
-        return _epoch(match[1], match[2] or "")
     try:
+        if text[4:5] in ("/", "-"):
+            return _iso(text)
+        if match := _EPOCH.fullmatch(text):
+            return _epoch(match[1], match[2] or "")
         if match := _CTIME.fullmatch(text):
-            month, day, hour, minute, second, fraction, year = match.groups()
-            whole = datetime(
-                int(year), _MONTHS.index(month) + 1, int(day), int(hour), int(minute), int(second), tzinfo=UTC
-            )
-            return whole.timestamp() + float(fraction or 0)
+            return _ctime(match)
         if match := _TIME_OF_DAY.fullmatch(text):
-            clock = datetime.min + timedelta(seconds=float(match[3] + (match[4] or "")))
-            return int(match[1]) * 3600.0 + int(match[2]) * 60.0 + (clock - datetime.min).total_seconds()
+            return int(match[1]) * 3600.0 + int(match[2]) * 60.0 + float(match[3] + (match[4] or ""))
         if match := _COMPACT.fullmatch(text):
-            text = f"{match[1]}-{match[2]}-{match[3]} {match[4]}"
-        if "-" not in text and "/" not in text:
-            return None
-        parsed = datetime.fromisoformat(text.replace("/", "-"))
-        return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
+            return _iso(f"{match[1]}-{match[2]}-{match[3]} {match[4]}")
     except (ValueError, OverflowError):
         return None
+    return None
+
+
+def _iso(text: str) -> float:
+    parsed = datetime.fromisoformat(text.replace("/", "-"))
+    return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
+
+
+def _ctime(match: re.Match[str]) -> float:
+    month, day, hour, minute, second, fraction, year = match.groups()
+    whole = datetime(int(year), _MONTHS.index(month) + 1, int(day), int(hour), int(minute), int(second), tzinfo=UTC)
+    return whole.timestamp() + float(fraction or 0)
 
 
 def _epoch(digits: str, fraction: str) -> float:

@@ -4,16 +4,19 @@
 Law: a row that does not fit its header is lost as a whole, because its cells may be under other titles.
 
 The columns may have any order, and other columns may be among them. A log that was started again repeats its header,
-maybe with other columns. Cells may be quoted.
+maybe with other columns. Cells may be quoted. A line with only a time, as ``date`` prints it, is the time of the rows
+after it: some tools write none.
 """
 
 import csv
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from keda_gpu_scaler.core.quoting import quoted
 from keda_gpu_scaler.devices.replay.log_fields import FieldTable, LogColumns
 from keda_gpu_scaler.devices.replay.log_format import LogError, Moment, UnreadableLogError, ValueTally
 from keda_gpu_scaler.devices.replay.log_moments import LogMoments
+from keda_gpu_scaler.devices.replay.log_times import seconds_or_none
 
 TableOf = Callable[[Sequence[str]], FieldTable]
 """Returns the titles that a header of a tool has; some tools give one title two meanings."""
@@ -34,6 +37,7 @@ class TableLog:
         self._moments = LogMoments(self.impossible, uuid_prefix, remedy)
         self._titles: tuple[str, ...] = ()
         self._columns: LogColumns | None = None
+        self._at: float | None = None
 
     def line(self, text: str) -> list[Moment]:
         """Read one line, and return the moments that end before it.
@@ -59,14 +63,24 @@ class TableLog:
         if "\0" in text or "\ufffd" in text:
             raise LogError("has bytes that are not text")
         cells = cells_of(text)
-        table = self._table_of(cells)
-        if cells == self._titles or table.knows(cells[0]) or (not self._titles and table.reads(cells)):
+        if cells == self._titles or self._is_header(cells):
             self._moments.end_pass()
-            self._start(table, cells)
+            self._start(self._table_of(cells), cells)
+        elif len(cells) == 1 and len(self._titles) != 1 and (at := seconds_or_none(text)) is not None:
+            self._moments.end_pass()
+            self._at = at
         elif self._titles and len(cells) != len(self._titles):
             raise LogError(f"has {len(cells)} columns: must have {len(self._titles)}, like the header")
         elif self._columns is not None:
-            self._moments.add(self._columns.row(cells))
+            row = self._columns.row(cells)
+            self._moments.add(replace(row, at_seconds=self._at) if row.at_seconds is None else row)
+
+    def _is_header(self, cells: tuple[str, ...]) -> bool:
+        # Most rows begin with a number or a time.
+        if cells[0][:1].isdigit():
+            return False
+        table = self._table_of(cells)
+        return table.knows(cells[0]) or (not self._titles and table.reads(cells))
 
     def _start(self, table: FieldTable, cells: tuple[str, ...]) -> None:
         """Begin a table. The rows of one without readings, or with a unit that is not known, are skipped."""

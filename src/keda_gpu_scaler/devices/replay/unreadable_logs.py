@@ -37,10 +37,10 @@ _KNOWN = tuple(
         (r"^\|\s*AMD-SMI |^GPU: \d+\s*$", "the text of amd-smi, which people read", _AMD_SMI),
         (r"^\s*GPU\s+(?:XCP\s+)?POWER\s", "the table of amd-smi monitor", "amd-smi monitor --csv --watch 1 > gpus.csv"),
         (r"^\[\d+\] .*\|", "the text of gpustat", "while sleep 1; do gpustat --json; done > gpus.log"),
-        (r'"device_(?:list|level)"', "an answer of xpu-smi", "xpu-smi dump -d -1 -m 0,1,3,5,18 -i 1 > gpus.csv"),
+        (r'"device_(?:list|level)"', "an answer of xpu-smi", "xpu-smi dump -d -1 -m 0,1,3,18 -i 1 > gpus.csv"),
         (r'"device_name"\s*:.*"gpu_util"|"gpu_util"\s*:', "a snapshot of nvtop", NVIDIA_SMI),
         (r'"resultType"', "an answer of Prometheus", "curl -s http://EXPORTER:9400/metrics >> gpus.log, repeated"),
-        (r"^xpum_|^# HELP xpum_|^hw_gpu_", "a page of Intel's exporter", "xpu-smi dump -d -1 -m 0,1,3,5,18 -i 1"),
+        (r"^xpum_|^# HELP xpum_|^hw_gpu_", "a page of Intel's exporter", "xpu-smi dump -d -1 -m 0,1,3,18 -i 1"),
         (r"^SQLite format 3", "a database", NVIDIA_SMI),
     )
 )

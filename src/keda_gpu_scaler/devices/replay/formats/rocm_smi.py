@@ -3,7 +3,7 @@
 
 Source of the titles: ROCm/rocm_smi_lib, ``python_smi_tools/rocm_smi.py``, whose versions differ in them, and recorded
 outputs of ROCm 4.3 to 6.1. rocm-smi writes no time: a line with a time before each output, as ``date`` prints it, is
-read.
+read. Each table of the CSV is a moment.
 """
 
 import re
@@ -96,7 +96,7 @@ register(
         command=_COMMAND.replace("--json", "--csv"),
         recognises=lambda line: is_header(line, _titles),
         open=lambda: TableLog(_titles, PREFIX, remedy=f"record with: {_COMMAND}"),
-        note=f"{_NOTE}; each table is a moment; it has no times",
+        note=f"{_NOTE}",
     )
 )
 register(

@@ -12,7 +12,7 @@ from keda_gpu_scaler.devices.replay.log_fields import FieldTable
 from keda_gpu_scaler.devices.replay.log_format import LogFormat, register
 from keda_gpu_scaler.devices.replay.table_log import TableLog, is_header
 
-_COMMAND = "xpu-smi dump -d -1 -m 0,1,3,5,18 -i 1 > gpus.csv"
+_COMMAND = "xpu-smi dump -d -1 -m 0,1,3,18 -i 1 > gpus.csv"
 _TITLES = FieldTable(
     MappingProxyType(
         {
