@@ -306,24 +306,24 @@ def _amd_exporter(gpu: int, watts: float) -> str:
 _MI300 = Device("amd-a", 0, "AMD Instinct MI300X"), Device("amd-b", 1, "AMD Instinct MI300X")
 
 EXAMPLES = (
-    ExampleLog("nvidia-smi, CSV", _CSV, _two(57, 63.1), _two(100, 70.0), 2.0),
+    ExampleLog("nvidia-smi CSV", _CSV, _two(57, 63.1), _two(100, 70.0), 2.0),
     ExampleLog("nvidia-smi dmon", _DMON, _without_total(_two(57, 63.0)), _without_total(_two(100, 70.0)), 2.0),
     ExampleLog(
-        "nvidia-smi, XML",
+        "nvidia-smi XML",
         _xml("Fri Jan 31 14:02:03 2025", 57, "63.10 W") + _xml("Fri Jan 31 14:02:05 2025", 100, "70.00 W"),
         _two(57, 63.1),
         _two(100, 70.0),
         2.0,
     ),
     ExampleLog(
-        "nvidia-smi, text",
+        "nvidia-smi text",
         _text("Fri Jan 31 14:02:03 2025", 57, "63.10 W") + _text("Fri Jan 31 14:02:05 2025", 100, "70.00 W"),
         _two(57, 63.1),
         _two(100, 70.0),
         2.0,
     ),
     ExampleLog(
-        "gpustat, JSON",
+        "gpustat JSON",
         _gpustat("2025-01-31T14:02:03.123456", 57, 63) + _gpustat("2025-01-31T14:02:05.123456", 100, 70),
         _gpustat_samples(57, 63.0),
         _gpustat_samples(100, 70.0),
@@ -337,22 +337,22 @@ EXAMPLES = (
         2.0,
     ),
     ExampleLog(
-        "rocm-smi, JSON",
+        "rocm-smi JSON",
         _rocm(1738332123, 57, 63.1) + _rocm(1738332125, 100, 70.0),
         _two(57, 63.1, _AMD_A, _AMD_B),
         _two(100, 70.0, _AMD_A, _AMD_B),
         2.0,
     ),
     ExampleLog(
-        "rocm-smi, CSV",
+        "rocm-smi CSV",
         _rocm_csv(1738332123, 57, 63.1) + _rocm_csv(1738332125, 100, 70.0),
         _two(57, 63.1, _AMD_A, _AMD_B),
         _two(100, 70.0, _AMD_A, _AMD_B),
         2.0,
     ),
-    ExampleLog("amd-smi, CSV", _AMD_SMI_CSV, _two(57, 63.1, _AMD_0, _AMD_1), _two(100, 70.0, _AMD_0, _AMD_1), 2.0),
+    ExampleLog("amd-smi CSV", _AMD_SMI_CSV, _two(57, 63.1, _AMD_0, _AMD_1), _two(100, 70.0, _AMD_0, _AMD_1), 2.0),
     ExampleLog(
-        "amd-smi, JSON",
+        "amd-smi JSON",
         _amd_smi(1738332123, 57, 63.1) + _amd_smi(1738332125, 100, 70.0),
         _two(57, 63.1, _AMD_0, _AMD_1),
         _two(100, 70.0, _AMD_0, _AMD_1),

@@ -511,7 +511,7 @@ def test_a_bad_line_is_a_gap_and_the_rest_is_played(
     assert backend.read(0.0) == (Sample(A), FIRST[1])
     assert backend.read(2.0) == SECOND
     (record,) = caplog.records
-    assert f"{path}: 1 lines cannot be read, and are gaps in the replay; the first is line 2: " in record.message
+    assert f"{path}: 1 line(s) cannot be read: each is a gap in the replay; the first is line 2: " in record.message
     assert sentence in record.message
 
 
@@ -562,7 +562,7 @@ def test_an_impossible_value_is_unknown_and_counted(
     backend = begun(path, content)
     assert backend.read(0.0) == (expected, FIRST[1])
     (record,) = caplog.records
-    assert "1 values are impossible, and are unknown in the replay; the first is " in record.message
+    assert "1 value(s) are impossible: each is unknown in the replay; the first is " in record.message
     assert sentence in record.message
 
 
@@ -571,8 +571,8 @@ def test_a_bad_line_in_a_recording_is_a_gap(tmp_path: Path, caplog: pytest.LogCa
     header, *rest = path.read_text().splitlines()
     path.write_text("\n".join([header, rest[0], rest[0][:40], rest[1]]))
     backend = begun(path)
-    assert [backend.read(now) for now in (0.0, 1.0)] == [FIRST, SECOND]
-    assert "1 lines cannot be read, and are gaps in the replay; the first is line 3: is not JSON" in caplog.text
+    assert [backend.read(now) for now in (0.0, 0.5, 1.0)] == [FIRST, (Sample(A), Sample(B)), SECOND]
+    assert "1 line(s) cannot be read: each is a gap in the replay; the first is line 3: is not JSON" in caplog.text
 
 
 def test_what_follows_the_header_of_a_later_version_is_not_read(
@@ -582,7 +582,7 @@ def test_what_follows_the_header_of_a_later_version_is_not_read(
     header, one = path.read_text().splitlines()
     path.write_text("\n".join([header, one, '{"recording":2}', one, one]))
     assert "1 moments" in repr(ReplayBackend(path))
-    assert "3 lines cannot be read" in caplog.text
+    assert "3 line(s) cannot be read" in caplog.text
 
 
 def test_a_lost_pass_is_unknown_from_its_middle_on(path: Path) -> None:

@@ -58,7 +58,7 @@ def test_every_reading_is_replayed(path: Path, example: ExampleLog, caplog: pyte
     assert backend.read(0.0) == example.first
     assert backend.read(example.gap_seconds) == example.second
     assert backend.read(2 * example.gap_seconds) == example.first
-    assert "lines cannot be read" not in caplog.text
+    assert "cannot be read" not in caplog.text
 
 
 @every_format
@@ -82,7 +82,7 @@ def test_every_format_reads_the_same(path: Path, example: ExampleLog, packed: Ca
 def test_a_log_is_recognised_by_one_format(example: ExampleLog) -> None:
     lines = example.text.splitlines()
     found = [one.name for line in lines for one in formats() if one.recognises(line)]
-    assert set(found) == {example.format} or set(found) == {"nvidia-smi, XML"}
+    assert set(found) == {example.format} or set(found) == {"nvidia-smi XML"}
 
 
 def test_a_name_of_a_format_is_taken_once() -> None:
@@ -202,7 +202,7 @@ def test_all_devices_of_amd_smi_in_one_object_are_a_moment(path: Path) -> None:
 
 def test_an_object_that_was_cut_off_is_a_gap(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     one, two = (text for text in re.split(r"(?<=^\})\n", EXAMPLES[4].text, flags=re.MULTILINE) if text)
-    assert EXAMPLES[4].format == "gpustat, JSON"
+    assert EXAMPLES[4].format == "gpustat JSON"
     backend = opened(path, one + "\n" + one[:300] + "\n" + two)
     assert backend.read(0.0) == EXAMPLES[4].first
     assert loads(backend, 1.0) == [[None, None]]

@@ -23,6 +23,7 @@ from keda_gpu_scaler.core.interfaces import BackendError
 from keda_gpu_scaler.core.types import Sample
 from keda_gpu_scaler.devices.replay.log_format import Moment, UnreadableLineError, UnreadableLogError, ValueTally
 from keda_gpu_scaler.devices.replay.log_lines import LogLines
+from keda_gpu_scaler.devices.replay.log_moments import between
 from keda_gpu_scaler.devices.replay.text_reader import TextReader, open_recording
 from keda_gpu_scaler.devices.replay.timeline import Timeline
 from keda_gpu_scaler.wire.recording import decode_header, looks_like_header
@@ -139,12 +140,15 @@ class ReplayBackend:
             )
         if loss.count and not is_at_end:
             _log.warning(
-                "%s: %d lines cannot be read, and are gaps in the replay; the first is %s", path, loss.count, loss.first
+                "%s: %d line(s) cannot be read: each is a gap in the replay; the first is %s",
+                path,
+                loss.count,
+                loss.first,
             )
         if parser and parser.impossible.count:
             impossible = parser.impossible
             _log.warning(
-                "%s: %d values are impossible, and are unknown in the replay; the first is %s",
+                "%s: %d value(s) are impossible: each is unknown in the replay; the first is %s",
                 *(path, impossible.count, impossible.first),
             )
 
@@ -199,6 +203,8 @@ class _RecordingLines:
         self.impossible = ValueTally()
         self._sources = sources
         self._expects_header = True
+        self._at: float | None = None
+        self._has_gap = False
 
     def line(self, text: str) -> Iterable[Moment]:
         if self._expects_header or looks_like_header(text):
@@ -212,8 +218,16 @@ class _RecordingLines:
             if source and source not in self._sources:
                 self._sources.append(source)
             return ()
-        snapshot = decode(text)
-        return (Moment(snapshot.at_seconds, snapshot.samples),)
+        try:
+            snapshot = decode(text)
+        except CodecError:
+            self._has_gap = True
+            raise
+        before, self._at, has_gap, self._has_gap = self._at, snapshot.at_seconds, self._has_gap, False
+        moment = Moment(snapshot.at_seconds, snapshot.samples)
+        return (
+            (Moment(between(before, snapshot.at_seconds), ()), moment) if has_gap and before is not None else (moment,)
+        )
 
     def end(self) -> Iterable[Moment]:
         return ()

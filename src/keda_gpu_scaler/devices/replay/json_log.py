@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, Never
 
-from keda_gpu_scaler.devices.replay.log_fields import LogRow
+from keda_gpu_scaler.devices.replay.log_fields import LogRow, RowReader, TableOf
 from keda_gpu_scaler.devices.replay.log_format import LogError, Moment, UnreadableLogError, ValueTally
 from keda_gpu_scaler.devices.replay.log_moments import LogMoments
 from keda_gpu_scaler.devices.replay.log_times import seconds_or_none
@@ -22,9 +22,10 @@ from keda_gpu_scaler.wire.snapshot_codec import MAX_LENGTH
 MAX_PAGE_LENGTH = MAX_LENGTH
 """The longest object, in characters."""
 
-_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+"|[{}\[\]]')
+# A string without its end is one token too, so that the time for a line is proportional to its length.
+_TOKEN = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"|\\?$)|[{}]')
 
-JsonRows = Callable[[dict[str, Any], ValueTally], tuple[list[LogRow], bool]]
+JsonRows = Callable[[dict[str, Any], RowReader], tuple[list[LogRow], bool]]
 """Returns the rows of an object, and whether they are all devices of one moment."""
 
 
@@ -33,12 +34,14 @@ class JsonLog:
 
     Args:
         rows_of: returns the rows of one object. It raises ``LogError`` for an object without devices.
+        table_of: returns the meaning of the titles of a row.
         uuid_prefix: the prefix of the vendor's UUIDs in this program.
     """
 
-    def __init__(self, rows_of: JsonRows, uuid_prefix: str = "") -> None:
+    def __init__(self, rows_of: JsonRows, table_of: TableOf, uuid_prefix: str = "") -> None:
         self.impossible = ValueTally()
         self._rows_of = rows_of
+        self._reader = RowReader(table_of, self.impossible)
         self._moments = LogMoments(self.impossible, uuid_prefix)
         self._objects = _JsonObjects()
         self._at: float | None = None
@@ -73,7 +76,7 @@ class JsonLog:
         return self._moments.take()
 
     def _add(self, found: dict[str, Any]) -> None:
-        rows, is_page = self._rows_of(found, self.impossible)
+        rows, is_page = self._rows_of(found, self._reader)
         own = next((row.at_seconds for row in rows if row.at_seconds is not None), None)
         if is_page:
             at, self._at = (self._at if own is None else own), None

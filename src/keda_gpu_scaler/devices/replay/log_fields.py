@@ -26,6 +26,7 @@ MAX_INDEX = 65535
 IMPOSSIBLE_CELSIUS = 150
 IMPOSSIBLE_WATTS = 10_000
 _CACHED_CELLS = 4096
+_MAX_HEADERS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +118,10 @@ class FieldTable:
         return any(split_title(title)[0] in accepted for accepted in self.titles.values())
 
 
+TableOf = Callable[[Sequence[str]], FieldTable]
+"""Returns the titles that a header of a tool has; some tools give one title two meanings."""
+
+
 @dataclass(frozen=True, slots=True)
 class _OddValue:
     """A cell that is no reading although it should be one, and why."""
@@ -186,10 +191,40 @@ class LogColumns:
         return None
 
 
+class RowReader:
+    """Reads rows under any header of one log. It remembers the columns of headers, because most of them repeat."""
+
+    def __init__(self, table_of: TableOf, impossible: ValueTally) -> None:
+        self._table_of = table_of
+        self._impossible = impossible
+        self._columns: dict[tuple[str, ...], LogColumns] = {}
+
+    def columns(self, header: tuple[str, ...]) -> LogColumns:
+        """Return the columns of a header.
+
+        Raises:
+            UnreadableLineError: a column has an unknown unit.
+        """
+        found = self._columns.get(header)
+        if found is None:
+            if len(self._columns) >= _MAX_HEADERS:
+                self._columns.clear()
+            found = self._columns[header] = LogColumns(self._table_of(header), header, self._impossible)
+        return found
+
+    def row(self, cells: Mapping[str, str]) -> LogRow:
+        """Read the row that has these texts by their titles.
+
+        Raises:
+            LogError: the time or the identity of the device cannot be read.
+        """
+        return self.columns(tuple(cells)).row(tuple(cells.values()))
+
+
 def split_title(cell: str) -> tuple[str, str]:
     """Split "memory.used [MiB]" or "GPU use (%)" into the title in lower case and the unit."""
     cell = cell.strip()
-    match = _UNIT_OF_TITLE.fullmatch(cell)
+    match = _UNIT_OF_TITLE.fullmatch(cell) if len(cell) <= MAX_TEXT_LENGTH else None
     return (match[1].lower(), (match[2] or match[3] or "").strip()) if match else (cell.lower(), "")
 
 

@@ -151,7 +151,7 @@ class LogMoments:
         if self._group:
             moment = Moment(self._group_at, tuple(self._group.values()))
             if self._has_gap and self._has_moment:
-                self._ready.append(Moment(_between(self._last_at, moment.at_seconds), ()))
+                self._ready.append(Moment(between(self._last_at, moment.at_seconds), ()))
             self._ready.append(moment)
             self._has_gap, self._has_moment, self._last_at = False, True, moment.at_seconds
         elif self._lost:
@@ -243,7 +243,7 @@ class _UnnamedRows:
         )
 
 
-def _between(before: float | None, after: float | None) -> float | None:
+def between(before: float | None, after: float | None) -> float | None:
     """Return the time of a gap: the middle, so that the last sample is shown for about as long as it was valid."""
     if before is None or after is None or after < before:
         return before

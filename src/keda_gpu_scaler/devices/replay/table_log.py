@@ -9,17 +9,13 @@ after it: some tools write none.
 """
 
 import csv
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from keda_gpu_scaler.core.quoting import quoted
-from keda_gpu_scaler.devices.replay.log_fields import FieldTable, LogColumns
+from keda_gpu_scaler.devices.replay.log_fields import FieldTable, LogColumns, RowReader, TableOf
 from keda_gpu_scaler.devices.replay.log_format import LogError, Moment, UnreadableLogError, ValueTally
 from keda_gpu_scaler.devices.replay.log_moments import LogMoments
 from keda_gpu_scaler.devices.replay.log_times import seconds_or_none
-
-TableOf = Callable[[Sequence[str]], FieldTable]
-"""Returns the titles that a header of a tool has; some tools give one title two meanings."""
 
 
 class TableLog:
@@ -34,6 +30,7 @@ class TableLog:
     def __init__(self, table_of: TableOf, uuid_prefix: str = "", remedy: str = "record an index") -> None:
         self.impossible = ValueTally()
         self._table_of = table_of
+        self._reader = RowReader(table_of, self.impossible)
         self._moments = LogMoments(self.impossible, uuid_prefix, remedy)
         self._titles: tuple[str, ...] = ()
         self._columns: LogColumns | None = None
@@ -89,7 +86,7 @@ class TableLog:
         is_first, self._titles, self._columns = not self._titles, cells, None
         if table.reads(cells):
             try:
-                self._columns = LogColumns(table, cells, self.impossible)
+                self._columns = self._reader.columns(cells)
             except UnreadableLogError as error:
                 raise error if is_first else LogError(str(error)) from None
 

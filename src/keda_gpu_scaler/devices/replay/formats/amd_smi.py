@@ -12,8 +12,8 @@ from types import MappingProxyType
 from typing import Any
 
 from keda_gpu_scaler.devices.replay.json_log import JsonLog, text_of
-from keda_gpu_scaler.devices.replay.log_fields import FieldTable, LogColumns, LogRow
-from keda_gpu_scaler.devices.replay.log_format import LogError, LogFormat, ValueTally, register
+from keda_gpu_scaler.devices.replay.log_fields import FieldTable, LogRow, RowReader
+from keda_gpu_scaler.devices.replay.log_format import LogError, LogFormat, register
 from keda_gpu_scaler.devices.replay.table_log import TableLog, is_header
 
 PREFIX = "amd-"
@@ -45,18 +45,18 @@ def _titles(header: Sequence[str]) -> FieldTable:
     return _MONITOR_TITLES if _MONITOR_ONLY.intersection(cell.lower() for cell in header) else _METRIC_TITLES
 
 
-def _rows(found: dict[str, Any], impossible: ValueTally) -> tuple[list[LogRow], bool]:
+def _rows(found: dict[str, Any], reader: RowReader) -> tuple[list[LogRow], bool]:
     whole = found.get("gpu_data")
     if isinstance(whole, list):
-        return [_row(one, impossible) for one in whole if isinstance(one, dict) and "gpu" in one], True
-    return [_row(found, impossible)], False
+        return [_row(one, reader) for one in whole if isinstance(one, dict) and "gpu" in one], True
+    return [_row(found, reader)], False
 
 
-def _row(found: Mapping[str, Any], impossible: ValueTally) -> LogRow:
+def _row(found: Mapping[str, Any], reader: RowReader) -> LogRow:
     cells = dict(_leaves(found))
     if "gpu" not in cells:
         raise LogError("has no gpu: must be an object of amd-smi")
-    return LogColumns(_titles(tuple(cells)), tuple(cells), impossible).row(tuple(cells.values()))
+    return reader.row(cells)
 
 
 def _leaves(found: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -77,7 +77,7 @@ def _is_json(line: str) -> bool:
 
 register(
     LogFormat(
-        name="amd-smi, CSV",
+        name="amd-smi CSV",
         command=_COMMAND.format("--csv", "csv"),
         recognises=lambda line: is_header(line, _titles),
         open=lambda: TableLog(_titles, PREFIX, remedy=f"record with: {_COMMAND.format('--csv', 'csv')}"),
@@ -86,10 +86,10 @@ register(
 )
 register(
     LogFormat(
-        name="amd-smi, JSON",
+        name="amd-smi JSON",
         command=_COMMAND.format("--json", "json"),
         recognises=_is_json,
-        open=lambda: JsonLog(_rows, PREFIX),
+        open=lambda: JsonLog(_rows, _titles, PREFIX),
         note=_NOTE,
     )
 )

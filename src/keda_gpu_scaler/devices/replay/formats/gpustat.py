@@ -10,13 +10,13 @@ from typing import Any
 
 from keda_gpu_scaler.devices.replay.formats.nvidia_smi_csv import TITLES
 from keda_gpu_scaler.devices.replay.json_log import JsonLog, text_of
-from keda_gpu_scaler.devices.replay.log_fields import LogColumns, LogRow
-from keda_gpu_scaler.devices.replay.log_format import LogError, LogFormat, ValueTally, register
+from keda_gpu_scaler.devices.replay.log_fields import LogRow, RowReader
+from keda_gpu_scaler.devices.replay.log_format import LogError, LogFormat, register
 
 _KEYS = re.compile(r'"(?:gpus|query_time)"\s*:')
 
 
-def _rows(found: dict[str, Any], impossible: ValueTally) -> tuple[list[LogRow], bool]:
+def _rows(found: dict[str, Any], reader: RowReader) -> tuple[list[LogRow], bool]:
     gpus = found.get("gpus")
     if not isinstance(gpus, list):
         raise LogError("has no gpus: must be an object of gpustat")
@@ -26,7 +26,7 @@ def _rows(found: dict[str, Any], impossible: ValueTally) -> tuple[list[LogRow], 
         if isinstance(gpu, dict):
             cells = {title: text_of(value) for title, value in gpu.items()}
             cells |= {"timestamp": time} if isinstance(time, str) else {}
-            rows.append(LogColumns(TITLES, tuple(cells), impossible).row(tuple(cells.values())))
+            rows.append(reader.row(cells))
     return rows, True
 
 
@@ -36,10 +36,10 @@ def _is_json(line: str) -> bool:
 
 register(
     LogFormat(
-        name="gpustat, JSON",
+        name="gpustat JSON",
         command="while sleep 1; do gpustat --json; done > gpus.log",
         recognises=_is_json,
-        open=lambda: JsonLog(_rows),
+        open=lambda: JsonLog(_rows, lambda header: TITLES),
         note="power in whole watts, memory in whole MiB",
     )
 )

@@ -41,7 +41,7 @@ def _titles(header: Sequence[str]) -> FieldTable:
 
 register(
     LogFormat(
-        name="nvidia-smi, CSV",
+        name="nvidia-smi CSV",
         command=COMMAND,
         recognises=lambda line: is_header(line, _titles),
         open=lambda: TableLog(_titles, remedy=f"record with: {COMMAND}"),

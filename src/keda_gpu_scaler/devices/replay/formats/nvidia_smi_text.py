@@ -111,7 +111,7 @@ class NvidiaSmiTextLog:
 
 register(
     LogFormat(
-        name="nvidia-smi, text",
+        name="nvidia-smi text",
         command="nvidia-smi -q -l 1 > gpus.log",
         recognises=lambda line: _BEGIN in line,
         open=NvidiaSmiTextLog,

@@ -147,7 +147,7 @@ def _refuse(*_: object) -> Never:
 
 register(
     LogFormat(
-        name="nvidia-smi, XML",
+        name="nvidia-smi XML",
         command="nvidia-smi -q -x -l 1 > gpus.xml",
         recognises=lambda line: _BEGIN in line,
         open=NvidiaSmiXmlLog,

@@ -14,8 +14,8 @@ from types import MappingProxyType
 from typing import Any
 
 from keda_gpu_scaler.devices.replay.json_log import JsonLog, text_of
-from keda_gpu_scaler.devices.replay.log_fields import FieldTable, LogColumns, LogRow, name_of
-from keda_gpu_scaler.devices.replay.log_format import LogError, LogFormat, ValueTally, register
+from keda_gpu_scaler.devices.replay.log_fields import FieldTable, LogRow, RowReader, name_of
+from keda_gpu_scaler.devices.replay.log_format import LogError, LogFormat, register
 from keda_gpu_scaler.devices.replay.table_log import TableLog, is_header
 
 PREFIX = "amd-"
@@ -62,14 +62,14 @@ def _titles(header: Sequence[str]) -> FieldTable:
     return _TITLES
 
 
-def _rows(found: dict[str, Any], impossible: ValueTally) -> tuple[list[LogRow], bool]:
+def _rows(found: dict[str, Any], reader: RowReader) -> tuple[list[LogRow], bool]:
     cards = {key: value for key, value in found.items() if _CARD.fullmatch(key) and isinstance(value, dict)}
     if not cards:
         raise LogError("has no card: must be an object of rocm-smi")
     rows = []
     for card, values in cards.items():
         cells = {"device": card, **{title: text_of(value) for title, value in values.items()}}
-        rows.append(LogColumns(_TITLES, tuple(cells), impossible).row(tuple(cells.values())))
+        rows.append(reader.row(cells))
     return _distinct(rows), True
 
 
@@ -92,7 +92,7 @@ def _is_json(line: str) -> bool:
 
 register(
     LogFormat(
-        name="rocm-smi, CSV",
+        name="rocm-smi CSV",
         command=_COMMAND.replace("--json", "--csv"),
         recognises=lambda line: is_header(line, _titles),
         open=lambda: TableLog(_titles, PREFIX, remedy=f"record with: {_COMMAND}"),
@@ -101,10 +101,10 @@ register(
 )
 register(
     LogFormat(
-        name="rocm-smi, JSON",
+        name="rocm-smi JSON",
         command=_COMMAND,
         recognises=_is_json,
-        open=lambda: JsonLog(_rows, PREFIX),
+        open=lambda: JsonLog(_rows, _titles, PREFIX),
         note=_NOTE,
     )
 )
