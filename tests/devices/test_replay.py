@@ -220,6 +220,11 @@ def test_a_log_that_was_started_anew_may_have_other_columns(path: Path) -> None:
     assert backend.read(2.0)[0].power_watts == 9.5
 
 
+def test_a_header_ends_the_moment_before_it(path: Path) -> None:
+    backend = opened(path, "index, utilization.gpu\n0, 5\nindex, utilization.gpu\n1, 6\n")
+    assert loads(backend, 0.0, 1.0) == [(5, None), (None, 6)]
+
+
 def test_without_times_rows_are_a_second_apart_and_a_device_that_repeats_begins_the_next(path: Path) -> None:
     backend = opened(path, "index, utilization.gpu [%]\n0, 1 %\n1, 2 %\n0, 3 %\n1, 4 %\n")
     assert loads(backend, 0.0, 0.9, 1.0, 1.9, 2.0) == [(1, 2), (1, 2), (3, 4), (3, 4), (1, 2)]

@@ -124,8 +124,11 @@ _HEADER = "timestamp, index, utilization.gpu [%], memory.used [MiB], power.draw 
         pytest.param("index, power.draw [mW]\n0, 1500", (None, None, 1.5), id="milliwatts in the title"),
     ],
 )
-def test_a_cell_is_read_in_its_unit(path: Path, log: str, expected: tuple[float | None, ...]) -> None:
+def test_a_cell_is_read_in_its_unit(
+    path: Path, log: str, expected: tuple[float | None, ...], caplog: pytest.LogCaptureFixture
+) -> None:
     (sample,) = opened(path, log).read(0.0)
+    assert not caplog.records
     assert (sample.gpu_utilization_ratio, sample.memory_used_bytes, sample.power_watts) == expected
 
 
@@ -220,21 +223,28 @@ def test_a_document_that_was_cut_off_is_a_gap(path: Path, caplog: pytest.LogCapt
 
 
 @pytest.mark.parametrize(
-    ("inside", "reason"),
+    ("declarations", "inside", "reason"),
     [
-        pytest.param('<!DOCTYPE a [<!ENTITY b "c">]>', "declares an entity", id="an entity"),
-        pytest.param('<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]>', "declares an entity", id="a file"),
-        pytest.param("<a>" * 40, "nested too deeply", id="too many levels"),
-        pytest.param("&b;", "not XML", id="an unknown entity"),
+        pytest.param('<!DOCTYPE a [<!ENTITY b "c">]>', "&b;", "not XML: undefined entity", id="an entity"),
+        pytest.param('<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]>', "&b;", "undefined entity", id="a file"),
+        pytest.param("", '<!DOCTYPE a [<!ENTITY b "c">]>', "not XML", id="an entity in the wrong place"),
+        pytest.param("", "<a>" * 40, "nested too deeply", id="too many levels"),
+        pytest.param("", "\0", "not XML", id="a zero"),
     ],
 )
-def test_a_dangerous_document_is_a_gap(path: Path, inside: str, reason: str) -> None:
-    begin = "<nvidia_smi_log>" if "DOCTYPE" not in inside else ""
-    log = f"{EXAMPLES[2].text}<nvidia_smi_log><gpu/>{begin}{inside}</nvidia_smi_log>\n"
-    backend = opened(path, log)
-    assert backend.read(0.0) == EXAMPLES[2].first
-    with pytest.raises(BackendError, match=reason if begin else "not XML"):
-        opened(path, f"<nvidia_smi_log>{inside}</nvidia_smi_log>\n")
+def test_a_dangerous_document_is_a_gap(path: Path, declarations: str, inside: str, reason: str) -> None:
+    document = f"{declarations}\n<nvidia_smi_log><gpu><uuid>{inside}</uuid></gpu></nvidia_smi_log>\n"
+    with pytest.raises(BackendError, match=reason):
+        opened(path, document)
+    backend = opened(path, EXAMPLES[2].text + document)
+    assert (backend.read(0.0), backend.read(2.0)) == (EXAMPLES[2].first, EXAMPLES[2].second)
+
+
+def test_documents_on_one_line_each_are_read(path: Path) -> None:
+    one, two = (text.replace("\n", "") for text in re.split(r"(?<=</nvidia_smi_log>)\n", EXAMPLES[2].text) if text)
+    three = two.replace("14:02:05", "14:02:07")
+    backend = opened(path, f"{one}\n{one[:900]}\n{two}\n{three}{one}")
+    assert loads(backend, 0.0, 1.0, 2.0, 3.0, 4.0) == [[0.57, 0.0], [None, None], [1.0, 0.0], [1.0, 0.0], [1.0, 0.0]]
 
 
 def test_slices_take_the_place_of_their_gpu_on_pages_of_dcgm(path: Path) -> None:

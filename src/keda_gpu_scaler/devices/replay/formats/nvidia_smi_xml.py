@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Logs of ``nvidia-smi -q -x -l 1``: one XML document after the other.
 
-Law: nothing outside of the file is read, and no entity is expanded: a document that declares one is refused. One
-document is kept in memory at a time, and it is at most ``MAX_PAGE_LENGTH`` long.
+Law: nothing outside of the file is read, and no entity is expanded. The declarations before the root are not parsed, so
+a document with an entity of its own is no valid document. One document is kept in memory at a time, and it is at most
+``MAX_PAGE_LENGTH`` long.
 
 Source: NVIDIA's DTDs v10 to v13 in recorded outputs.
 """
 
-from typing import Never
 from xml.parsers import expat
 
 from keda_gpu_scaler.devices.replay.log_format import (
@@ -43,6 +43,10 @@ class NvidiaSmiXmlLog:
         Raises:
             LogError: the document cannot be read. It is lost, and the next one can be read.
         """
+        was_cut_off = _BEGIN in text and bool(self._parts)
+        if was_cut_off:
+            self._parts, self._length = [], 0
+            self._moments.lose_page()
         try:
             self._line(text)
         except UnreadableLogError:
@@ -50,6 +54,8 @@ class NvidiaSmiXmlLog:
         except LogError:
             self._moments.lose_page()
             raise
+        if was_cut_off:
+            raise LogError("begins a document, but the one before it was cut off")
         return self._moments.take()
 
     def end(self) -> list[Moment]:
@@ -66,15 +72,9 @@ class NvidiaSmiXmlLog:
     def _line(self, text: str) -> None:
         if _BEGIN not in text and not self._parts:
             return
-        was_cut_off = _BEGIN in text and bool(self._parts)
-        if was_cut_off:
-            self._parts, self._length = [], 0
-            self._moments.lose_page()
         rest = text
         while (rest := self._take(rest)) and _BEGIN in rest:
             pass
-        if was_cut_off:
-            raise LogError("begins a document, but the one before it was cut off")
 
     def _take(self, text: str) -> str:
         """Add a text to the open document, and return what follows its end."""
@@ -110,8 +110,6 @@ class _Document:
         parser.StartElementHandler = self._start
         parser.EndElementHandler = self._end
         parser.CharacterDataHandler = self._text.append
-        parser.EntityDeclHandler = _refuse
-        parser.ExternalEntityRefHandler = _refuse
         try:
             parser.Parse(text.encode("utf-8", "replace"), True)
         except expat.ExpatError as error:
@@ -139,10 +137,6 @@ class _Document:
             key = "/".join(path[path.index(SLICE) + 1 :] if is_of_slice else path[2:])
             if key in WANTED:
                 (gpu.slices[-1] if is_of_slice else gpu.values)[key] = text
-
-
-def _refuse(*_: object) -> Never:
-    raise LogError("ends a document that declares an entity")
 
 
 register(
