@@ -590,6 +590,12 @@ def test_what_follows_the_header_of_a_later_version_is_not_read(
     assert "3 line(s) cannot be read" in caplog.text
 
 
+def test_a_block_of_zeros_may_be_longer_than_a_line(path: Path) -> None:
+    assert (
+        begun(path, "\n".join([HEADER, *ROWS[:2], "\0" * (text_reader.MAX_LENGTH + 1), *ROWS[2:]])).read(2.0) == SECOND
+    )
+
+
 def test_a_lost_pass_is_unknown_from_its_middle_on(path: Path) -> None:
     log = log_at(10, 12, 14).replace("02:12.000, 0, 1", "02:12.000, 0")
     assert loads(opened(path, log), 0.0, 1.9, 2.0, 3.9, 4.0) == [(0,), (0,), (None,), (None,), (2,)]
