@@ -122,7 +122,8 @@ class LogMoments:
         return ready
 
     def _starts_group(self, device: Device, at: float | None) -> bool:
-        if self._lost and len(self._group) + self._lost >= len(self._devices):
+        # Without times, the number of rows shows where a pass ends, the lost ones included.
+        if self._lost and None in (at, self._group_at) and len(self._group) + self._lost >= len(self._devices):
             return True
         # A tool writes the time of each row: the rows of one pass may differ by some milliseconds.
         return device.uuid in self._group or (bool(self._group) and not self._is_same_pass(at))
