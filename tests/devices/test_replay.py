@@ -18,6 +18,7 @@ from keda_gpu_scaler.devices.replay import text_reader
 from keda_gpu_scaler.devices.replay.backend import ReplayBackend
 from keda_gpu_scaler.devices.synthetic import SyntheticBackend
 from keda_gpu_scaler.wire.recording import RecordingWriter
+from keda_gpu_scaler.wire.snapshot_codec import MAX_LENGTH
 from tests.contract.backends import BackendContract
 
 DEMONSTRATION = Path(__file__).parents[2] / "recordings" / "demo-synthetic.jsonl.gz"
@@ -592,7 +593,7 @@ def test_what_follows_the_header_of_a_later_version_is_not_read(
 
 def test_a_block_of_zeros_may_be_longer_than_a_line(path: Path) -> None:
     assert (
-        begun(path, "\n".join([HEADER, *ROWS[:2], "\0" * (text_reader.MAX_LENGTH + 1), *ROWS[2:]])).read(2.0) == SECOND
+        begun(path, "\n".join([HEADER, *ROWS[:2], "\0" * (MAX_LENGTH + 1), *ROWS[2:]])).read(2.0) == SECOND
     )
 
 
