@@ -592,9 +592,7 @@ def test_what_follows_the_header_of_a_later_version_is_not_read(
 
 
 def test_a_block_of_zeros_may_be_longer_than_a_line(path: Path) -> None:
-    assert (
-        begun(path, "\n".join([HEADER, *ROWS[:2], "\0" * (MAX_LENGTH + 1), *ROWS[2:]])).read(2.0) == SECOND
-    )
+    assert begun(path, "\n".join([HEADER, *ROWS[:2], "\0" * (MAX_LENGTH + 1), *ROWS[2:]])).read(2.0) == SECOND
 
 
 def test_a_lost_pass_is_unknown_from_its_middle_on(path: Path) -> None:
