@@ -42,6 +42,7 @@ FLAGS_OF_OTHER_PROGRAMS = {
     "--gpu-memory-utilization": "vLLM",
     "--labels": "az",
     "--max-num-seqs": "vLLM",
+    "--query-gpu": "nvidia-smi",
     "--metrics": "llama.cpp",
     "--metrics-endpoint-auth": "the endpoint picker",
     "--root-dir": "the kubelet",

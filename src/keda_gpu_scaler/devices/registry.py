@@ -260,7 +260,9 @@ def _combination(backend: str) -> tuple[Vendor, ...]:
     chosen = [vendor for name in names if (vendor := find(name)) is not None and vendor.is_measured]
     if len(chosen) < len(names) or len(set(names)) < len(names):
         choices = ", ".join(vendor.name for vendor in vendors() if vendor.is_measured)
+        others = [vendor for name in names if (vendor := find(name.partition(":")[0])) and not vendor.is_measured]
+        hint = f"; {others[0].name} is never mixed with the devices of a node" if others else ""
         raise BackendError(
-            f"--backend: Unsupported value: {quoted(backend)}: a list must have different backends of {choices}"
+            f"--backend: Unsupported value: {quoted(backend)}: a list must have different backends of {choices}{hint}"
         )
     return tuple(chosen)
