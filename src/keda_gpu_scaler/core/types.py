@@ -95,7 +95,8 @@ class Allocation:
     """A container of a pod holds a device, or one share of it, as the kubelet reports it.
 
     ``device_id`` is the id of the device plugin. For a resource claim it is the name of the device, and ``resource`` is
-    the name of the driver. A pod's name is unique within its namespace and node at any one time.
+    the name of the driver. A pod's name is unique within its namespace and node at any one time. ``quantity`` is the
+    number of ids where a plugin lists a unit of memory as a device: ``device_id`` is then the first of them.
     """
 
     namespace: str
@@ -103,6 +104,7 @@ class Allocation:
     container: str
     resource: str
     device_id: str
+    quantity: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,58 @@ class PodRef:
 
 
 @dataclass(frozen=True, slots=True)
+class AssignedPod:
+    """A pod with labels or annotations of a scheduler that assigns devices, as the API server returns it.
+
+    ``marks`` are those labels and annotations by key, sorted. ``core.assignment`` says what they mean.
+    """
+
+    ref: PodRef
+    node: str
+    marks: tuple[tuple[str, str], ...]
+
+    def mark(self, key: str) -> str:
+        """Return the value of a label or annotation, empty where the pod has none of this key."""
+        return next((value for name, value in self.marks if name == key), "")
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedDevice:
+    """A device that the allocation of a ResourceClaim gives to a pod.
+
+    ``is_admin`` says that the pod observes the device and does not use it (adminAccess). ``uuid`` and ``pci_address``
+    come from the driver's ResourceSlice, and are empty where it has none.
+    """
+
+    pod: PodRef
+    node: str
+    driver: str
+    device: str
+    is_admin: bool = False
+    uuid: str = ""
+    pci_address: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterAssignments:
+    """What the API server knows of the assignment of devices on the nodes of a workload.
+
+    ``pods`` are the running pods with marks of a scheduler. ``claimed`` are the devices of resource claims, None where
+    they were not read. ``pods_unavailable`` and ``claims_unavailable`` say why they could not be read completely.
+    Both are empty where nothing is missing, or where the workload needs nothing of it.
+    """
+
+    pods: tuple[AssignedPod, ...] = ()
+    claimed: tuple[ClaimedDevice, ...] | None = None
+    pods_unavailable: str = ""
+    claims_unavailable: str = ""
+
+
+KUBELET_ONLY = ClusterAssignments()
+"""Nothing is known but what the kubelet lists."""
+
+
+@dataclass(frozen=True, slots=True)
 class Pod:
     """One pod of a workload, as the API server returns it.
 
@@ -147,6 +201,8 @@ class Pod:
     clock of ``created_at_seconds``, None while it is not ready. ``restarts`` counts the restarts of its containers.
     ``group`` is the key of the replica that several pods are together: the name of the Job of a ScaledJob. It is empty
     where the pod is a replica by itself. ``conditions`` are the types of the true conditions of a pod of a ScaledJob.
+    ``requests`` are the extended resources that its containers request ("nvidia.com/gpu"), and ``has_claims`` says that
+    it has resource claims. ``assigned`` has the marks of a scheduler that assigns devices, None where the pod has none.
     """
 
     ref: PodRef
@@ -165,6 +221,9 @@ class Pod:
     other_addresses: tuple[str, ...] = ()
     group: str = ""
     conditions: tuple[str, ...] = ()
+    requests: tuple[str, ...] = ()
+    has_claims: bool = False
+    assigned: AssignedPod | None = None
 
     @property
     def replica(self) -> str:
@@ -200,6 +259,7 @@ class Workload:
     the external triggers. ``removed_at_seconds`` is when a ready pod was last removed, on this instance's monotonic
     clock, and minus infinity while none was seen to be removed. ``formula`` is None where the HPA compares each
     trigger. ``tolerances`` are those of the HPA. ``jobs`` has the rules of a ScaledJob; its sizes count Jobs.
+    ``assignments`` says who assigned devices besides the kubelet.
     """
 
     namespace: str
@@ -214,6 +274,7 @@ class Workload:
     formula: Formula | None = None
     tolerances: Tolerances = DEFAULT_TOLERANCES
     jobs: JobRules | None = None
+    assignments: ClusterAssignments = KUBELET_ONLY
 
     @property
     def cold_start_seconds(self) -> float | None:

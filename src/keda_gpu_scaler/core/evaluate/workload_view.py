@@ -5,7 +5,7 @@ Law: every pod is in exactly one place: ready or not ready, with a value or with
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from keda_gpu_scaler.core.evaluate.engine_load import pod_endpoint
@@ -46,7 +46,8 @@ class WorkloadView:
     def __init__(self, trigger: Trigger, workload: Workload, fleet: Fleet, now: float) -> None:
         self.trigger = trigger
         self.workload = workload
-        self.fleet = fleet
+        known = workload.assignments
+        self.fleet = fleet if fleet.assignments is known else replace(fleet, assignments=known)
         self.now = now
 
     @property
