@@ -8,6 +8,7 @@ import socket
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -166,8 +167,8 @@ def test_no_more_allocations_than_the_limit_are_read(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(podresources, "MAX_ALLOCATIONS", 2)
     made: list[Allocation] = []
 
-    def make(*names: str) -> Allocation:
-        made.append(Allocation(*names))
+    def make(*fields: Any) -> Allocation:
+        made.append(Allocation(*fields))
         return made[-1]
 
     monkeypatch.setattr(podresources, "Allocation", make)

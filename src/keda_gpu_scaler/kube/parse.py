@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypedDict, TypeGuard
 
-from keda_gpu_scaler.core.types import Pod, PodRef
+from keda_gpu_scaler.core.assignment.sources import is_detail, is_mark
+from keda_gpu_scaler.core.types import AssignedPod, Pod, PodRef
 from keda_gpu_scaler.core.urls import MAX_PORT, is_path
 
 GRPC_PORT_NAME = "grpc"
@@ -25,6 +26,8 @@ _MAX_PORTS = 16
 _SCALED_JOB_LABEL = "scaledjob.keda.sh/name"
 _JOB_LABELS = ("batch.kubernetes.io/job-name", "job-name")
 _MAX_ADDRESSES = 4
+_MAX_MARKS, _MAX_MARK_LENGTH = 64, 8192
+_MAX_REQUESTS = 16
 
 
 class _ScrapeAnnotations(TypedDict):
@@ -176,7 +179,37 @@ def pod(item: Mapping[str, Any], to_monotonic: float) -> Pod:
         **_job(item),
         restarts=sum(count(entry.get("restartCount")) for entry in mappings(status.get("containerStatuses"))),
         **_scrape_annotations(part(metadata, "annotations")),
+        requests=_extended_resources(spec),
+        has_claims=bool(mappings(spec.get("resourceClaims"))),
+        assigned=assigned_pod(item),
     )
+
+
+def assigned_pod(item: Mapping[str, Any]) -> AssignedPod | None:
+    """Read the marks of a scheduler that assigns devices; None for a pod without any, without a node, or that ended."""
+    metadata, node = part(item, "metadata"), text(part(item, "spec").get("nodeName"))
+    if not node or part(item, "status").get("phase") in ("Succeeded", "Failed"):
+        return None
+    found = {**part(metadata, "annotations"), **part(metadata, "labels")}
+    if not any(is_mark(key) for key in found if isinstance(key, str)):
+        return None
+    marks = sorted(
+        (key, value)
+        for key, value in found.items()
+        if isinstance(key, str) and (is_mark(key) or is_detail(key)) and text(value, _MAX_MARK_LENGTH)
+    )
+    ref = PodRef(text(metadata.get("namespace")), text(metadata.get("name")))
+    return AssignedPod(ref, node, tuple(marks[:_MAX_MARKS]))
+
+
+def _extended_resources(spec: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the resources of device plugins that containers request, each once, sorted."""
+    found: set[str] = set()
+    for container in (*mappings(spec.get("containers")), *mappings(spec.get("initContainers"))):
+        resources = part(container, "resources")
+        for amounts in (part(resources, "limits"), part(resources, "requests")):
+            found |= {key for key in map(text, amounts) if "/" in key and "kubernetes.io/" not in key}
+    return tuple(sorted(found)[:_MAX_REQUESTS])
 
 
 def _job(item: Mapping[str, Any]) -> _JobFields:

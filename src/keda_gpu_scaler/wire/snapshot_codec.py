@@ -340,11 +340,12 @@ def _allocations(fields: Fields) -> tuple[Allocation, ...] | None:
 
 
 def _allocation(item: object) -> Allocation:
-    if isinstance(item, list) and len(item) in (_ALLOCATION_FIELDS, _ALLOCATION_FIELDS + 1):
-        texts, quantity = item[:_ALLOCATION_FIELDS], (item[_ALLOCATION_FIELDS:] or [1])[0]
+    if isinstance(item, list) and _ALLOCATION_FIELDS <= len(item) <= _ALLOCATION_FIELDS + 1:
+        namespace, pod, container, resource, device_id, quantity = [*item, 1][: _ALLOCATION_FIELDS + 1]
+        texts = (namespace, pod, container, resource, device_id)
         if all(_is_text(text) and text for text in texts) and type(quantity) is int and 1 <= quantity <= MAX_WHOLE:
-            return Allocation(*texts, quantity)
+            return Allocation(namespace, pod, container, resource, device_id, quantity)
     raise CodecError(
-        f"allocations: Invalid value: {quoted(item)}: must be a list of namespace, pod, container, resource, device id, "
-        "and of a number of ids above 0 where it is not 1"
+        f"allocations: Invalid value: {quoted(item)}: must be a list of namespace, pod, container, resource and "
+        "device id, and of a number of ids above 0 where it is not 1"
     )

@@ -6,9 +6,9 @@ lists both kinds in the same way.
 
 The kubelet lists the devices of claims from Kubernetes 1.34 on, and before with the feature gate
 KubeletPodResourcesDynamicResources. The ResourceClaims have them in every version. The names are those of NVIDIA's
-driver ("gpu-<minor>", "gpu-<minor>-mig-<profile>-<profile id>-<placement>"), AMD's ("gpu-<card>-<render>") and Intel's
-("0000-04-00-0-0xe211"); the backends of AMD and Intel list theirs in ``Device.names``. Sources: deviceinfo.go and mig.go
-in NVIDIA/k8s-dra-driver-gpu, k8s.io/api/resource/v1.
+driver ("gpu-<minor>", "gpu-<minor>-mig-<profile>-<profile id>-<placement>"), AMD's ("gpu-<card>-<render>") and
+Intel's ("0000-04-00-0-0xe211"); the backends of AMD and Intel list theirs in ``Device.names``. Sources: deviceinfo.go
+and mig.go in NVIDIA/k8s-dra-driver-gpu, k8s.io/api/resource/v1.
 """
 
 import re

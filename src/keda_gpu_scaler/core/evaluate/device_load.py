@@ -79,9 +79,7 @@ def device_loads_by_holder(
     return _remember(history, key, (loads, cluster))[0]
 
 
-def devices_by_pod(
-    history: History, cluster: ClusterAssignments = KUBELET_ONLY
-) -> Mapping[PodRef, PodDevices] | None:
+def devices_by_pod(history: History, cluster: ClusterAssignments = KUBELET_ONLY) -> Mapping[PodRef, PodDevices] | None:
     """Return the devices of every pod in the newest snapshot, or None while the allocations are not known."""
     # The entry keeps the assignments too. So no other object can have the id while the entry exists.
     key = ("devices by pod", id(cluster))
