@@ -175,6 +175,11 @@ class FakeApiServer:
         with self._lock:
             self._forbidden.add((verb, resource))
 
+    def forbid_everywhere(self, verb: str, resource: str) -> None:
+        """Forbid requests for the objects of all namespaces at once, and not those in one namespace."""
+        with self._lock:
+            self._forbidden.add((verb, f"{resource} of all namespaces"))
+
     def allow(self, verb: str, resource: str) -> None:
         with self._lock:
             self._forbidden.discard((verb, resource))
@@ -412,7 +417,7 @@ class FakeApiServer:
         return web.json_response(self._list(request, resource, namespace))
 
     def _check(self, verb: str, resource: str, namespace: str) -> None:
-        if (verb, resource) in self._forbidden:
+        if {(verb, resource), (verb, resource if namespace else f"{resource} of all namespaces")} & self._forbidden:
             group = KINDS[resource.partition("/")[0]][0]
             where = f'in the namespace "{namespace}"' if namespace else "at the cluster scope"
             raise _StatusError(

@@ -38,7 +38,7 @@ def unit_holdings(view: NodeView, allocations: Sequence[Allocation]) -> Iterator
             devices = view.index.numbered(number)
             yield Holding(pod, f"GPU {number} (gpushare)", devices, Fraction(part) if part else None)
         if not stated:
-            yield _without_annotation(pod, entries[0].device_id, units, view)
+            yield _without_annotation(pod, min(entry.device_id for entry in entries), units, view)
 
 
 def _without_annotation(pod: PodRef, device_id: str, units: int, view: NodeView) -> Holding:

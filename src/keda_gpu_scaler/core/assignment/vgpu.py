@@ -50,7 +50,7 @@ def _holdings(annotation: str) -> Callable[[NodeView, Sequence[Allocation]], Ite
             if stated and known is not None:
                 yield from _stated_holdings(known, stated, view)
             else:
-                device_id = entries[0].device_id
+                device_id = min(entry.device_id for entry in entries)
                 unknown = "" if view.index.only else not_stated(view, annotation)
                 yield Holding(pod, device_id, view.index.only, unknown=unknown)
 

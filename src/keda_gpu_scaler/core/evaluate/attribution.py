@@ -68,6 +68,24 @@ def attribute(snapshot: Snapshot, cluster: ClusterAssignments = KUBELET_ONLY) ->
     return held.by_pod()
 
 
+def holders_by_device(snapshot: Snapshot) -> Mapping[str, tuple[str, ...]] | None:
+    """Return the pods of each held device, by UUID, as the kubelet alone knows them; None while they are not known.
+
+    A pod of which it is not known which device it has is a possible holder of each.
+    """
+    attributed = attribute(snapshot)
+    if attributed is None:
+        return None
+    holders: dict[str, set[str]] = {}
+    for pod, devices in attributed.items():
+        for share in devices.shares:
+            holders.setdefault(share.device.uuid, set()).add(f"{pod.namespace}/{pod.name}")
+        if devices.undetermined:
+            for sample in snapshot.samples:
+                holders.setdefault(sample.device.uuid, set()).add(f"{pod.namespace}/{pod.name} (perhaps)")
+    return {uuid: tuple(sorted(pods)) for uuid, pods in holders.items()}
+
+
 def resolve(allocation: Allocation, devices: Sequence[Device]) -> tuple[Device, ...]:
     """Return the devices of an allocation: none, one, or every slice of a GPU that was assigned whole."""
     view = NodeView("", DeviceIndex(devices))

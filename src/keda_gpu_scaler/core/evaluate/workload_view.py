@@ -11,6 +11,7 @@ from functools import cached_property
 from keda_gpu_scaler.core.evaluate.engine_load import pod_endpoint
 from keda_gpu_scaler.core.evaluate.engine_observation import observe_engines
 from keda_gpu_scaler.core.evaluate.load.trend import Horizon
+from keda_gpu_scaler.core.evaluate.no_device_advice import no_device_advice
 from keda_gpu_scaler.core.evaluate.observation import (
     ObservationState,
     ObservedPods,
@@ -177,8 +178,8 @@ class WorkloadView:
             return None
         if states == {ObservationState.NO_DEVICE}:
             return (
-                f"{self.title}: none of its {len(self.observations)} pods holds a device that the kubelet assigned: "
-                "request one in the pod template (nvidia.com/gpu), or set scope: node or fleet"
+                f"{self.title}: none of its {len(self.observations)} pods holds a device: "
+                f"{no_device_advice(self.pods, self.workload.assignments)}"
             )
         return (
             f"{self.title}: none of its {len(self.observations)} pods holds a device that nodeSelector, gpuModel "
