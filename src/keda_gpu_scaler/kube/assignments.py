@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads what the API server knows of the assignment of devices: marks of schedulers, claims and ResourceSlices.
+"""Reads assignments of devices from the API server: marks of schedulers, claims and slices.
 
 Law: nothing is read that no pod of the workload needs. Marks are read where a pod has one, and claims where a pod has a
 claim. What RBAC forbids is a reason in the result, and the workload stays known.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the evaluation of workloads whose devices a scheduler or a claim assigned, and the advice without a device."""
+"""Tests the evaluation of devices that a scheduler or a claim assigned, and the advice without one."""
 
 from dataclasses import replace
 from typing import Any
@@ -86,7 +86,7 @@ def test_law_1_without_the_sharers_a_share_is_missing_and_a_temperature_is_not()
     assert evaluated([pod("p")], history(RESERVATION), cluster, **metadata).value == 55
 
 
-def test_law_1_the_kubelets_id_of_a_vgpu_is_not_believed() -> None:
+def test_law_1_the_kubelets_id_of_a_vgpu_is_not_used() -> None:
     node = history(held("p", FAKE_ID))
     unknown = evaluated([pod("p")], node, KUBELET_ONLY)
     assert unknown.no_value_reason is NoValue.UNAVAILABLE

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who assigned a device to a pod: one table of sources, ``sources.SOURCES``, each in a file of its own."""
+"""Who assigned a device to a pod: the table of sources is in ``sources.py``."""

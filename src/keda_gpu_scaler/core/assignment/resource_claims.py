@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dynamic resource allocation: a claim gives a pod a device of a driver, and the driver's ResourceSlice describes it.
+"""Dynamic resource allocation: a claim gives a pod a device, and a ResourceSlice describes it.
 
 Law: a claim with adminAccess observes a device and has no share of it. Only the claim's allocation says so; the kubelet
 lists both kinds in the same way.

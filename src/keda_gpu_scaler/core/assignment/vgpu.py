@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HAMi and volcano's vGPU: the scheduler's annotation names the devices of a pod and the memory it has of each.
+"""HAMi and volcano's vGPU: an annotation names the devices of a pod and its memory of each.
 
 Law: the id that the kubelet lists does not count, because these plugins give a pod the devices of its annotation and
 not the ones that the kubelet chose.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Says why no pod of a workload holds a device, and what to do, by the way in which the pods ask for one.
+"""Says why no pod of a workload holds a device, and what to do, by the way they request one.
 
-Law: nobody is advised to request a resource that a part of their cluster does not use. Pods with a claim, with a
-scheduler that shares GPUs or with another vendor's resource get the advice for those.
+Law: the advice fits the request. Pods with a claim, with a scheduler that shares GPUs or with another vendor's resource
+are not advised to request nvidia.com/gpu.
 """
 
 from collections.abc import Iterable
