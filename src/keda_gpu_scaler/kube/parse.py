@@ -28,12 +28,21 @@ _JOB_LABELS = ("batch.kubernetes.io/job-name", "job-name")
 _MAX_ADDRESSES = 4
 _MAX_MARKS, _MAX_MARK_LENGTH = 64, 8192
 _MAX_REQUESTS = 16
+DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
+WRITTEN_DELETION_COST = "keda-gpu-scaler/pod-deletion-cost"
+"""The cost that this scaler wrote, so that it is not taken for the user's own."""
+_COST = re.compile(r"-?\d{1,10}", re.ASCII)
 
 
 class _ScrapeAnnotations(TypedDict):
     metrics_port: int | None
     metrics_path: str | None
     metrics_scheme: str | None
+
+
+class _DeletionCosts(TypedDict):
+    deletion_cost: int | None
+    written_deletion_cost: int | None
 
 
 class _JobFields(TypedDict):
@@ -182,6 +191,7 @@ def pod(item: Mapping[str, Any], to_monotonic: float) -> Pod:
         requests=_extended_resources(spec),
         has_claims=bool(mappings(spec.get("resourceClaims"))),
         assigned=assigned_pod(item),
+        **_deletion_costs(part(metadata, "annotations")),
     )
 
 
@@ -272,6 +282,15 @@ def _scrape_annotations(annotations: Mapping[str, Any]) -> _ScrapeAnnotations:
         "metrics_port": number if _is_port(number) else None,
         "metrics_path": path if is_path(path) else None,
         "metrics_scheme": scheme if scheme in ("http", "https") else None,
+    }
+
+
+def _deletion_costs(annotations: Mapping[str, Any]) -> _DeletionCosts:
+    """Read the pod's deletion cost; Kubernetes counts a value that is no integer as absent."""
+    cost, written = text(annotations.get(DELETION_COST)), text(annotations.get(WRITTEN_DELETION_COST))
+    return {
+        "deletion_cost": int(cost) if _COST.fullmatch(cost) else None,
+        "written_deletion_cost": int(written) if _COST.fullmatch(written) else None,
     }
 
 
