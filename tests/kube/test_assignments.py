@@ -2,7 +2,7 @@
 """Tests of what the API server knows of assignments: marks of schedulers, claims and ResourceSlices."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -10,13 +10,13 @@ import pytest
 from keda_gpu_scaler.core.types import KUBELET_ONLY, AssignedPod, ClaimedDevice, ClusterAssignments, PodRef, Workload
 from keda_gpu_scaler.kube import reflector as reflector_module
 from keda_gpu_scaler.kube import watched_workload
-from keda_gpu_scaler.kube.assignments import device_claim, device_slice
-from keda_gpu_scaler.kube.client import ApiClient
+from keda_gpu_scaler.kube.assignments import device_claim, device_slice, read_assignments
+from keda_gpu_scaler.kube.client import ApiClient, ApiError
 from keda_gpu_scaler.kube.parse import assigned_pod
 from keda_gpu_scaler.kube.workloads import Workloads
 from tests import apiserver
 from tests.apiserver import FakeApiServer
-from tests.fakes import ManualClock
+from tests.fakes import ManualClock, pod
 from tests.limits import WAIT_SECONDS
 
 HAMI = "hami.io/vgpu-devices-allocated"
@@ -177,6 +177,20 @@ def test_without_the_api_group_the_workload_is_known(server: FakeApiServer) -> N
     assert known(server).assignments.claims_unavailable == (
         "the API server has no version of resource.k8s.io among v1, v1beta2, v1beta1"
     )
+
+
+@pytest.mark.parametrize("status", [503, 404])
+def test_an_api_server_that_does_not_answer_is_asked_again_and_a_missing_group_is_a_reason(status: int) -> None:
+    class Versions:
+        async def version(self, group: str, known: Sequence[str]) -> str:
+            raise ApiError(f"no answer about {group}", status)
+
+    reading = read_assignments(Versions(), lambda *_: "not read", [pod("llama-0", has_claims=True)])
+    if status == 404:
+        assert asyncio.run(reading).claims_unavailable == "no answer about resource.k8s.io"
+    else:
+        with pytest.raises(ApiError):
+            asyncio.run(reading)
 
 
 @pytest.mark.parametrize("read", [assigned_pod, device_claim, device_slice])

@@ -62,6 +62,9 @@ async def read_assignments(versions: ApiVersions, items: Items, pods: Collection
         versions: finds the version of the API group of claims.
         items: returns the items of a collection, or why they cannot be read.
         pods: the pods of a workload.
+
+    Raises:
+        ApiError: the version cannot be found at the moment.
     """
     nodes = {pod.node for pod in pods if pod.node is not None}
     assigned = {pod.ref: pod.assigned for pod in pods if pod.assigned is not None}
@@ -72,7 +75,7 @@ async def read_assignments(versions: ApiVersions, items: Items, pods: Collection
         if isinstance(found, str):
             pods_unavailable = f"the pods of other namespaces may share it: {found}"
         else:
-            assigned |= {pod.ref: pod for pod in found.values() if pod.node in nodes}
+            assigned = {pod.ref: pod for pod in found.values() if pod.node in nodes} | assigned
     if any(pod.has_claims for pod in pods):
         known = await _claimed(versions, items, nodes)
         claimed, claims_unavailable = (None, known) if isinstance(known, str) else (known, "")
@@ -87,6 +90,8 @@ async def _claimed(versions: ApiVersions, items: Items, nodes: Collection[str]) 
     try:
         version = await versions.version(GROUP, VERSIONS)
     except ApiError as error:
+        if not error.is_permanent:
+            raise
         return str(error)
     claims = items(ResourceQuery("resourceclaims", GROUP, version), device_claim)
     slices = items(ResourceQuery("resourceslices", GROUP, version), device_slice)

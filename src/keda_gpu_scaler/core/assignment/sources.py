@@ -5,9 +5,11 @@ Law: an entry of the kubelet's list belongs to the first source that owns it. A 
 its ids or annotations need code, one file beside this one.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
 
 from keda_gpu_scaler.core.assignment import device_plugins, gpushare, kai, resource_claims, vgpu
+from keda_gpu_scaler.core.assignment.device_index import DeviceIndex
 from keda_gpu_scaler.core.assignment.source import AssignmentSource, NodeView
 from keda_gpu_scaler.core.types import Allocation
 
@@ -31,13 +33,27 @@ SOURCES: tuple[AssignmentSource, ...] = (
 )
 
 
+_NO_MARKS = NodeView("", DeviceIndex(()))
+
+
 def by_source(view: NodeView, allocations: Sequence[Allocation]) -> Sequence[tuple[AssignmentSource, list[Allocation]]]:
     """Return the entries of the kubelet's list that each source owns, in the order of the table."""
-    owned: Mapping[str, list[Allocation]] = {source.name: [] for source in SOURCES}
+    owned: list[list[Allocation]] = [[] for _ in SOURCES]
     for allocation in allocations:
-        owner = next(source for source in SOURCES if source.owns(allocation, view))
-        owned[owner.name].append(allocation)
-    return [(source, owned[source.name]) for source in SOURCES]
+        # Without marks the owner depends on the entry alone, and the entries of a node seldom change.
+        owner = _owner(allocation, view) if view.pods else _owner_without_marks(allocation)
+        owned[owner].append(allocation)
+    return list(zip(SOURCES, owned, strict=True))
+
+
+def _owner(allocation: Allocation, view: NodeView) -> int:
+    """Return the position of the source that owns an entry."""
+    return next(position for position, source in enumerate(SOURCES) if source.owns(allocation, view))
+
+
+@lru_cache(maxsize=8192)
+def _owner_without_marks(allocation: Allocation) -> int:
+    return _owner(allocation, _NO_MARKS)
 
 
 def is_mark(key: str) -> bool:

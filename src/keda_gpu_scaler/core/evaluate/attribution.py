@@ -130,22 +130,25 @@ class _HeldDevices:
                 self._unknown[device.uuid] = holding.unknown
 
     def by_pod(self) -> Mapping[PodRef, PodDevices]:
-        return {
-            pod: PodDevices(
-                shares=tuple(
-                    self._share(pod, device)
-                    for device in sorted(self._held.get(pod, {}).values(), key=lambda one: self._positions[one.uuid])
-                ),
+        found = {pod: PodDevices(self._shares(pod, devices)) for pod, devices in self._held.items()}
+        for pod in self._unresolved.keys() | self._undetermined.keys():
+            found[pod] = PodDevices(
+                found[pod].shares if pod in found else (),
                 unresolved=tuple(sorted(self._unresolved.get(pod, ()))),
                 undetermined=tuple(sorted(self._undetermined.get(pod, {}).items())),
             )
-            for pod in self._held.keys() | self._unresolved.keys() | self._undetermined.keys()
-        }
+        return found
+
+    def _shares(self, pod: PodRef, devices: Mapping[str, Device]) -> tuple[DeviceShare, ...]:
+        if len(devices) == 1:
+            return tuple([self._share(pod, device) for device in devices.values()])
+        ordered = sorted(devices.values(), key=lambda device: self._positions[device.uuid])
+        return tuple([self._share(pod, device) for device in ordered])
 
     def _share(self, pod: PodRef, device: Device) -> DeviceShare:
         weights = self._weights[device.uuid]
-        unknown = self._unknown.get(device.uuid) or self._other_holder(pod)
-        part = _part(weights, pod)
+        unknown = self._unknown.get(device.uuid) or (self._other_holder(pod) if self._undetermined else "")
+        part = _part(weights, pod) if len(weights) > 1 else None
         return DeviceShare(device, len(weights), part, weights[pod][1] if part is not None else "", unknown)
 
     def _other_holder(self, pod: PodRef) -> str:
