@@ -19,7 +19,7 @@ GRPC_PORT_NAME = "grpc"
 """How the chart names the port on which an instance answers, in pods and in Services."""
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?", re.ASCII)
 _PORT = re.compile(r"\d{1,5}", re.ASCII)
-_ACCELERATOR = re.compile(r"(nvidia|amd|gpu\.intel)\.com/", re.ASCII)
+_ACCELERATOR = re.compile(r"(nvidia|amd|gpu\.intel)\.com/|volcano\.sh/vgpu-|[a-z0-9.-]+/gpu-mem\Z", re.ASCII)
 _MAX_TEXT_LENGTH = 256
 _MAX_SELECTOR_LENGTH = 4096
 _MAX_PORTS = 16

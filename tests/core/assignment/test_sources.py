@@ -3,14 +3,16 @@
 
 from dataclasses import replace
 from fractions import Fraction
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keda_gpu_scaler.core.assignment.sources import SOURCES
-from keda_gpu_scaler.core.evaluate.attribution import PodDevices, attribute
+from keda_gpu_scaler.core.assignment.device_index import DeviceIndex
+from keda_gpu_scaler.core.assignment.source import NodeView
+from keda_gpu_scaler.core.assignment.sources import SOURCES, by_source
+from keda_gpu_scaler.core.evaluate.attribution import PodDevices, attribute, holders_by_device
 from keda_gpu_scaler.core.types import (
     KUBELET_ONLY,
     Allocation,
@@ -32,6 +34,10 @@ SMALL = Device("MIG-1", 2, "NVIDIA H100 MIG 1g.10gb", "0000:4c:00.0", CUT, minor
 LARGE = Device("MIG-2", 2, "NVIDIA H100 MIG 3g.40gb", "0000:4c:00.0", CUT, minor=2, gpu_instance=1, compute_instance=0)
 OTHER = replace(SMALL, uuid="MIG-3", gpu_instance=8)
 XE = Device("intel-0000:04:00.0", 0, "Intel Arc Pro B60", "0000:04:00.0", names=("card1", "0000-04-00-0-0xe211"))
+CARD = Device("amd-e3-0", 0, "AMD Instinct MI300X CPX", "0000:05:00.0", "amd-e3", gpu_instance=0, names=("renderD128",))
+XCP = Device(
+    "amd-e3-1", 0, "AMD Instinct MI300X CPX", "0000:05:00.1", "amd-e3", gpu_instance=1, names=("amdgpu_xcp_30",)
+)
 GIB = 1 << 30
 RESERVED = "kai-resource-reservation"
 GROUP = "runai-gpu-group"
@@ -77,214 +83,233 @@ ALL = Part(1)
 HALF = Part(1, 2)
 
 
-@pytest.mark.parametrize(
-    ("listed", "cluster", "expected"),
-    [
-        pytest.param(
-            [held("r", A, namespace=RESERVED)],
-            ClusterAssignments((group("r", "g", RESERVED), group("p", "g"), group("q", "g"))),
-            {"p": {A: HALF}, "q": {A: HALF}},
-            id="KAI: the pods of a group share the GPU of its reservation pod",
+CASES = [
+    pytest.param(
+        [held("r", A, namespace=RESERVED)],
+        ClusterAssignments((group("r", "g", RESERVED), group("p", "g"), group("q", "g"))),
+        {"p": {A: HALF}, "q": {A: HALF}},
+        id="KAI: the pods of a group share the GPU of its reservation pod",
+    ),
+    pytest.param(
+        [held("r", A, namespace=RESERVED)],
+        ClusterAssignments(
+            (
+                group("r", "g", RESERVED),
+                group("p", "g", **{"gpu-fraction": "0.2"}),
+                group("q", "g", **{"gpu-fraction": "0.6"}),
+            )
         ),
-        pytest.param(
-            [held("r", A, namespace=RESERVED)],
-            ClusterAssignments(
-                (
-                    group("r", "g", RESERVED),
-                    group("p", "g", **{"gpu-fraction": "0.2"}),
-                    group("q", "g", **{"gpu-fraction": "0.6"}),
-                )
-            ),
-            {"p": {A: Part(1, 4)}, "q": {A: Part(3, 4)}},
-            id="KAI: in proportion to the stated fractions",
+        {"p": {A: Part(1, 4)}, "q": {A: Part(3, 4)}},
+        id="KAI: in proportion to the stated fractions",
+    ),
+    pytest.param(
+        [held("r", A, namespace=RESERVED)],
+        ClusterAssignments(
+            (
+                group("r", "g", RESERVED),
+                group("p", "g", **{"gpu-fraction": "0.25"}),
+                group("q", "g", **{"gpu-memory": "61440"}),
+            )
         ),
-        pytest.param(
-            [held("r", A, namespace=RESERVED)],
-            ClusterAssignments(
-                (
-                    group("r", "g", RESERVED),
-                    group("p", "g", **{"gpu-fraction": "0.25"}),
-                    group("q", "g", **{"gpu-memory": "61440"}),
-                )
-            ),
-            {"p": {A: Part(1, 4)}, "q": {A: Part(3, 4)}},
-            id="KAI: 60 GiB of 80 GiB are three quarters",
+        {"p": {A: Part(1, 4)}, "q": {A: Part(3, 4)}},
+        id="KAI: 60 GiB of 80 GiB are three quarters",
+    ),
+    pytest.param(
+        [held("r", A, namespace=RESERVED)],
+        ClusterAssignments((group("r", "g", RESERVED), group("p", "g", **{"gpu-fraction": "0.2"}), group("q", "g"))),
+        {"p": {A: HALF}, "q": {A: HALF}},
+        id="KAI: equal shares where one pod states no fraction",
+    ),
+    pytest.param(
+        [held("r", A, namespace=RESERVED)],
+        ClusterAssignments(
+            (
+                group("r", "g", RESERVED),
+                group("p", "g", **{"gpu-fraction": "0.2"}),
+                group("q", "g", **{"gpu-fraction": "2"}),
+            )
         ),
-        pytest.param(
-            [held("r", A, namespace=RESERVED)],
-            ClusterAssignments(
-                (group("r", "g", RESERVED), group("p", "g", **{"gpu-fraction": "0.2"}), group("q", "g"))
-            ),
-            {"p": {A: HALF}, "q": {A: HALF}},
-            id="KAI: equal shares where one pod states no fraction",
+        {"p": {A: HALF}, "q": {A: HALF}},
+        id="KAI: equal shares where a fraction is more than the GPU",
+    ),
+    pytest.param(
+        [held("r", A, namespace=RESERVED), held("s", B, namespace=RESERVED)],
+        ClusterAssignments(
+            (
+                group("r", "g", RESERVED),
+                group("s", "h", RESERVED),
+                marked("p", **{f"{GROUP}/g": "g", f"{GROUP}/h": "h"}),
+                group("q", "h"),
+            )
         ),
-        pytest.param(
-            [held("r", A, namespace=RESERVED)],
-            ClusterAssignments(
-                (
-                    group("r", "g", RESERVED),
-                    group("p", "g", **{"gpu-fraction": "0.2"}),
-                    group("q", "g", **{"gpu-fraction": "2"}),
-                )
-            ),
-            {"p": {A: HALF}, "q": {A: HALF}},
-            id="KAI: equal shares where a fraction is more than the GPU",
+        {"p": {A: ALL, B: HALF}, "q": {B: HALF}},
+        id="KAI: a pod with parts of two GPUs",
+    ),
+    pytest.param(
+        [held("r", A, namespace="reserved")],
+        ClusterAssignments((group("r", "g", "reserved", **{"run.ai/reserve_for_gpu_index": A}), group("p", "g"))),
+        {"p": {A: ALL}},
+        id="KAI: a reservation in a namespace of another name",
+    ),
+    pytest.param(
+        [held("r", A, namespace=RESERVED)],
+        ClusterAssignments((group("r", "g", RESERVED), marked("p", node="other", **{GROUP: "g"}))),
+        {},
+        id="KAI: a pod of another node holds nothing here",
+    ),
+    pytest.param(
+        [held("p", f"{A}-0"), held("q", f"{A}-1")],
+        ClusterAssignments(
+            (marked("p", **{HAMI: f"{B},NVIDIA,3000,50:;"}), marked("q", **{HAMI: f"{B},NVIDIA,9000,0:;"}))
         ),
-        pytest.param(
-            [held("r", A, namespace=RESERVED), held("s", B, namespace=RESERVED)],
-            ClusterAssignments(
-                (
-                    group("r", "g", RESERVED),
-                    group("s", "h", RESERVED),
-                    marked("p", **{f"{GROUP}/g": "g", f"{GROUP}/h": "h"}),
-                    group("q", "h"),
-                )
-            ),
-            {"p": {A: ALL, B: HALF}, "q": {B: HALF}},
-            id="KAI: a pod with parts of two GPUs",
+        {"p": {B: Part(1, 4)}, "q": {B: Part(3, 4)}},
+        id="HAMi: the annotation's GPU counts, and not the kubelet's",
+    ),
+    pytest.param(
+        [held("p", f"{A}-0"), held("p", f"{B}-3")],
+        ClusterAssignments((marked("p", **{HAMI: f"{A},NVIDIA,3000,50:{B},NVIDIA,4000,60:;"}),)),
+        {"p": {A: ALL, B: ALL}},
+        id="HAMi: two GPUs of one container",
+    ),
+    pytest.param(
+        [held("p", f"{A}-0"), held("p", f"{B}-3")],
+        ClusterAssignments((marked("p", **{HAMI: f"{A},NVIDIA,3000,50:;{B},NVIDIA,4000,60:;"}),)),
+        {"p": {A: ALL, B: ALL}},
+        id="HAMi: a GPU for each of two containers",
+    ),
+    pytest.param(
+        [held("p", CUT)],
+        ClusterAssignments(
+            (
+                marked(
+                    "p",
+                    **{
+                        HAMI: f"{CUT}[1-0],NVIDIA,40000,0:;",
+                        HAMI_MIG: f'[{{"gpuUUID": "{CUT}", "gpuInstanceID": 1, "computeInstanceID": 0}}]',
+                    },
+                ),
+            )
         ),
-        pytest.param(
-            [held("r", A, namespace="reserved")],
-            ClusterAssignments(
-                (group("r", "g", "reserved", **{"run.ai/reserve_for_gpu_index": A}), group("p", "g"))
-            ),
-            {"p": {A: ALL}},
-            id="KAI: a reservation in a namespace of another name",
-        ),
-        pytest.param(
-            [held("r", A, namespace=RESERVED)],
-            ClusterAssignments((group("r", "g", RESERVED), marked("p", node="other", **{GROUP: "g"}))),
-            {},
-            id="KAI: a pod of another node holds nothing here",
-        ),
-        pytest.param(
-            [held("p", f"{A}-0"), held("q", f"{A}-1")],
-            ClusterAssignments(
-                (marked("p", **{HAMI: f"{B},NVIDIA,3000,50:;"}), marked("q", **{HAMI: f"{B},NVIDIA,9000,0:;"}))
-            ),
-            {"p": {B: Part(1, 4)}, "q": {B: Part(3, 4)}},
-            id="HAMi: the annotation's GPU counts, and not the kubelet's",
-        ),
-        pytest.param(
-            [held("p", f"{A}-0"), held("p", f"{B}-3")],
-            ClusterAssignments((marked("p", **{HAMI: f"{A},NVIDIA,3000,50:{B},NVIDIA,4000,60:;"}),)),
-            {"p": {A: ALL, B: ALL}},
-            id="HAMi: two GPUs of one container",
-        ),
-        pytest.param(
-            [held("p", f"{A}-0"), held("p", f"{B}-3")],
-            ClusterAssignments((marked("p", **{HAMI: f"{A},NVIDIA,3000,50:;{B},NVIDIA,4000,60:;"}),)),
-            {"p": {A: ALL, B: ALL}},
-            id="HAMi: a GPU for each of two containers",
-        ),
-        pytest.param(
-            [held("p", CUT)],
-            ClusterAssignments(
-                (
-                    marked(
-                        "p",
-                        **{
-                            HAMI: f"{CUT}[1-0],NVIDIA,40000,0:;",
-                            HAMI_MIG: f'[{{"gpuUUID": "{CUT}", "gpuInstanceID": 1, "computeInstanceID": 0}}]',
-                        },
-                    ),
-                )
-            ),
-            {"p": {"MIG-2": ALL}},
-            id="HAMi: with MIG the slice of its own annotation",
-        ),
-        pytest.param(
-            [held("p", f"{A}-1", "volcano.sh/vgpu-number"), held("p", f"{A}-memory-0", "volcano.sh/vgpu-memory")],
-            ClusterAssignments((marked("p", **{VOLCANO: f"{B},NVIDIA,1126,0:"}),)),
-            {"p": {B: ALL}},
-            id="volcano: the annotation's GPU counts",
-        ),
-        pytest.param(
-            [held("p", f"{A}-_-0", UNITS, many=20), held("q", f"{B}-_-3", UNITS, many=60)],
-            ClusterAssignments((marked("p", ALIYUN_COM_GPU_MEM_IDX="1"), marked("q", ALIYUN_COM_GPU_MEM_IDX="1"))),
-            {"p": {B: Part(1, 4)}, "q": {B: Part(3, 4)}},
-            id="gpushare: units of memory on the GPU of the annotation",
-        ),
-        pytest.param(
-            [held("p", f"{A}-_-0", UNITS), held("p", f"{A}-_-7", UNITS)],
-            ClusterAssignments(
-                (marked("p", **{"scheduler.framework.gpushare.allocation": '{"0":{"0":1},"1":{"1":1}}'}),)
-            ),
-            {"p": {A: ALL, B: ALL}},
-            id="gpushare: the newer annotation, by container",
-        ),
-        pytest.param(
-            [held("p", f"{A}-_-0", "cerit.io/gpu-mem")],
-            ClusterAssignments((marked("p", CERIT_IO_GPU_MEM_IDX="0"),)),
-            {"p": {A: ALL}},
-            id="gpushare: a fork with names of its own",
-        ),
-        pytest.param(
-            [],
-            ClusterAssignments(claimed=(claimed("p", "gpu-9", uuid=B),)),
-            {"p": {B: ALL}},
-            id="DRA: by the UUID of the slice, where the kubelet lists no claims",
-        ),
-        pytest.param(
-            [held("p", "gpu-1", DRA), held("m", "gpu-1", DRA)],
-            ClusterAssignments(claimed=(claimed("p", "gpu-1", uuid=B), claimed("m", "gpu-1", admin=True, uuid=B))),
-            {"p": {B: ALL}},
-            id="DRA: adminAccess has no share",
-        ),
-        pytest.param(
-            [],
-            ClusterAssignments(claimed=(claimed("p", "gpu-1", admin=True), claimed("p", "gpu-1"))),
-            {"p": {B: ALL}},
-            id="DRA: a pod that observes and uses a device holds it",
-        ),
-        pytest.param(
-            [held("q", "gpu-1", DRA)],
-            ClusterAssignments(claimed=(claimed("p", "gpu-1"),)),
-            {"p": {B: HALF}, "q": {B: HALF}},
-            id="DRA: a pod that only the kubelet knows yet is a sharer",
-        ),
-        pytest.param(
-            [],
-            ClusterAssignments(claimed=(claimed("p", "gpu-2-mig-3g40gb-9-0"),)),
-            {"p": {"MIG-2": ALL}},
-            id="DRA: a slice without a UUID, by its profile",
-        ),
-        pytest.param(
-            [],
-            ClusterAssignments(claimed=(claimed("p", "gpu-2-mig-1g10gb-19-0", uuid="MIG-3"),)),
-            {"p": {"MIG-3": ALL}},
-            id="DRA: a slice with a UUID",
-        ),
-        pytest.param(
-            [],
-            ClusterAssignments(claimed=(claimed("p", "0000-04-00-0-0xe211", driver="gpu.intel.com"),)),
-            {"p": {XE.uuid: ALL}},
-            id="DRA: Intel's name",
-        ),
-        pytest.param(
-            [],
-            ClusterAssignments(claimed=(claimed("p", "dev-4", driver="gpu.example.com", pci_address="0000:3b:00.0"),)),
-            {"p": {B: ALL}},
-            id="DRA: another driver, by the PCI address of the slice",
-        ),
-        pytest.param(
-            [held("p", f"{A}::0"), held("q", f"{A}::3")],
-            KUBELET_ONLY,
-            {"p": {A: HALF}, "q": {A: HALF}},
-            id="NVIDIA: replicas are equal shares",
-        ),
-        pytest.param(
-            [held("p", f"{A}::0"), held("q", f"{A}-1")],
-            ClusterAssignments((marked("q", **{HAMI: f"{A},NVIDIA,3000,50:;"}),)),
-            {"p": {A: HALF}, "q": {A: HALF}},
-            id="two sources on one GPU are equal shares",
-        ),
-    ],
-)  # fmt: skip
+        {"p": {"MIG-2": ALL}},
+        id="HAMi: with MIG the slice of its own annotation",
+    ),
+    pytest.param(
+        [held("p", f"{A}-1", "volcano.sh/vgpu-number"), held("p", f"{A}-memory-0", "volcano.sh/vgpu-memory")],
+        ClusterAssignments((marked("p", **{VOLCANO: f"{B},NVIDIA,1126,0:"}),)),
+        {"p": {B: ALL}},
+        id="volcano: the annotation's GPU counts",
+    ),
+    pytest.param(
+        [held("p", f"{A}-_-0", UNITS, many=20), held("q", f"{B}-_-3", UNITS, many=60)],
+        ClusterAssignments((marked("p", ALIYUN_COM_GPU_MEM_IDX="1"), marked("q", ALIYUN_COM_GPU_MEM_IDX="1"))),
+        {"p": {B: Part(1, 4)}, "q": {B: Part(3, 4)}},
+        id="gpushare: units of memory on the GPU of the annotation",
+    ),
+    pytest.param(
+        [held("p", f"{A}-_-0", UNITS), held("p", f"{A}-_-7", UNITS)],
+        ClusterAssignments((marked("p", **{"scheduler.framework.gpushare.allocation": '{"0":{"0":1},"1":{"1":1}}'}),)),
+        {"p": {A: ALL, B: ALL}},
+        id="gpushare: the newer annotation, by container",
+    ),
+    pytest.param(
+        [held("p", f"{A}-_-0", "cerit.io/gpu-mem")],
+        ClusterAssignments((marked("p", CERIT_IO_GPU_MEM_IDX="0"),)),
+        {"p": {A: ALL}},
+        id="gpushare: a fork with names of its own",
+    ),
+    pytest.param(
+        [],
+        ClusterAssignments(claimed=(claimed("p", "gpu-9", uuid=B),)),
+        {"p": {B: ALL}},
+        id="DRA: by the UUID of the slice, where the kubelet lists no claims",
+    ),
+    pytest.param(
+        [held("p", "gpu-1", DRA), held("m", "gpu-1", DRA)],
+        ClusterAssignments(claimed=(claimed("p", "gpu-1", uuid=B), claimed("m", "gpu-1", admin=True, uuid=B))),
+        {"p": {B: ALL}},
+        id="DRA: adminAccess has no share",
+    ),
+    pytest.param(
+        [],
+        ClusterAssignments(claimed=(claimed("p", "gpu-1", admin=True), claimed("p", "gpu-1"))),
+        {"p": {B: ALL}},
+        id="DRA: a pod that observes and uses a device holds it",
+    ),
+    pytest.param(
+        [held("q", "gpu-1", DRA)],
+        ClusterAssignments(claimed=(claimed("p", "gpu-1"),)),
+        {"p": {B: HALF}, "q": {B: HALF}},
+        id="DRA: a pod that only the kubelet knows yet is a sharer",
+    ),
+    pytest.param(
+        [],
+        ClusterAssignments(claimed=(claimed("p", "gpu-2-mig-3g40gb-9-0"),)),
+        {"p": {"MIG-2": ALL}},
+        id="DRA: a slice without a UUID, by its profile",
+    ),
+    pytest.param(
+        [],
+        ClusterAssignments(claimed=(claimed("p", "gpu-2-mig-1g10gb-19-0", uuid="MIG-3"),)),
+        {"p": {"MIG-3": ALL}},
+        id="DRA: a slice with a UUID",
+    ),
+    pytest.param(
+        [],
+        ClusterAssignments(claimed=(claimed("p", "0000-04-00-0-0xe211", driver="gpu.intel.com"),)),
+        {"p": {XE.uuid: ALL}},
+        id="DRA: Intel's name",
+    ),
+    pytest.param(
+        [],
+        ClusterAssignments(claimed=(claimed("p", "dev-4", driver="gpu.example.com", pci_address="0000:3b:00.0"),)),
+        {"p": {B: ALL}},
+        id="DRA: another driver, by the PCI address of the slice",
+    ),
+    pytest.param(
+        [held("p", f"{A}::0"), held("q", f"{A}::3")],
+        KUBELET_ONLY,
+        {"p": {A: HALF}, "q": {A: HALF}},
+        id="NVIDIA: replicas are equal shares",
+    ),
+    pytest.param(
+        [held("p", f"{A}::0"), held("q", f"{A}-1")],
+        ClusterAssignments((marked("q", **{HAMI: f"{A},NVIDIA,3000,50:;"}),)),
+        {"p": {A: HALF}, "q": {A: HALF}},
+        id="two sources on one GPU are equal shares",
+    ),
+    pytest.param(
+        [held("p", "nvidia0/vgpu0"), held("q", "nvidia0/vgpu1"), held("r", "nvidia2/gi7")],
+        KUBELET_ONLY,
+        {"p": {A: HALF}, "q": {A: HALF}, "r": {"MIG-1": ALL}},
+        id="GKE: shares of a GPU, and a slice",
+    ),
+    pytest.param(
+        [held("p", "amdgpu_xcp_30", "amd.com/cpx_nps4"), held("q", "0000:05:00.0", "amd.com/gpu")],
+        KUBELET_ONLY,
+        {"p": {XCP.uuid: ALL}, "q": {CARD.uuid: ALL}},
+        id="AMD: a partition, and a PCI address",
+    ),
+    pytest.param(
+        [held("p", "card1-0", "gpu.intel.com/xe"), held("q", "card1-4", "gpu.intel.com/xe")],
+        KUBELET_ONLY,
+        {"p": {XE.uuid: HALF}, "q": {XE.uuid: HALF}},
+        id="Intel: shares of a card",
+    ),
+    pytest.param(
+        [held("m", "card1-0", "gpu.intel.com/xe_monitoring"), held("p", "card1-0", "gpu.intel.com/xe")],
+        KUBELET_ONLY,
+        {"p": {XE.uuid: ALL}},
+        id="Intel: monitoring holds nothing",
+    ),
+]
+DEVICES = (GPU_A, GPU_B, SMALL, LARGE, OTHER, XE, CARD, XCP)
+
+
+@pytest.mark.parametrize(("listed", "cluster", "expected"), CASES)
 def test_who_assigned_the_device(
     listed: list[Allocation], cluster: ClusterAssignments, expected: dict[str, dict[str, Fraction]]
 ) -> None:
-    found = attributed((GPU_A, GPU_B, SMALL, LARGE, OTHER, XE), listed, cluster)
+    found = attributed(DEVICES, listed, cluster)
     assert {pod.name: parts(devices) for pod, devices in found.items()} == expected
     assert not any(devices.unresolved or devices.undetermined for devices in found.values())
     assert not any(share.unknown for devices in found.values() for share in devices.shares)
@@ -308,7 +333,12 @@ def parts(devices: PodDevices) -> dict[str, Fraction]:
         ),
         pytest.param(
             [], ClusterAssignments((group("p", "g"),)),
-            "the kubelet lists no reservation pod of this GPU group", id="KAI without a reservation",
+            "the kubelet lists no reservation pod of this group", id="KAI without a reservation",
+        ),
+        pytest.param(
+            [held("r", A, namespace=RESERVED), held("s", B, namespace=RESERVED)],
+            ClusterAssignments((group("r", "g", RESERVED), group("s", "g", RESERVED), group("p", "g"))),
+            "the kubelet lists several reservation pods of this group", id="KAI with two reservations",
         ),
     ],
 )  # fmt: skip
@@ -384,9 +414,25 @@ def test_annotations_that_cannot_be_read_state_nothing(text: str) -> None:
     assert all(devices.undetermined for devices in found.values())
 
 
+def test_the_holders_by_the_kubelet_alone_have_the_possible_ones() -> None:
+    listed = (held("p", A), held("q", f"{A}-0"), held("r", "mlx5_0", "rdma/hca"))
+    snapshot = Snapshot(NODE, 1, 1.0, 1.0, "fake", (Sample(GPU_A), Sample(GPU_B)), listed)
+    assert holders_by_device(snapshot) == {A: ("ai/p", "ai/q (perhaps)"), B: ("ai/q (perhaps)",)}
+    assert holders_by_device(replace(snapshot, allocations=None)) is None
+
+
 def test_a_source_is_one_row_with_a_name_of_its_own() -> None:
     assert len({source.name for source in SOURCES}) == len(SOURCES)
     assert SOURCES[-1].owns(held("p", "anything"), None)  # type: ignore[arg-type]
+
+
+def test_every_source_has_a_row_of_the_table_of_clusters() -> None:
+    owners = set()
+    for case in CASES:
+        listed, cluster, _ = cast("tuple[list[Allocation], ClusterAssignments, object]", case.values)
+        view = NodeView(NODE, DeviceIndex(DEVICES), pods={pod.ref: pod for pod in cluster.pods})
+        owners |= {source.name for source, owned in by_source(view, listed) if owned}
+    assert owners == {source.name for source in SOURCES}
 
 
 NAMES = st.sampled_from(["p", "q", "r", "s"])

@@ -32,26 +32,28 @@ def is_reservation(allocation: Allocation, view: NodeView) -> bool:
 
 def group_holdings(view: NodeView, allocations: Sequence[Allocation]) -> Iterator[Holding]:
     """Return the holdings of the pods in each GPU group; of the reservation pod where its group is not known."""
-    reserved: dict[str, tuple[Device, ...]] = {}
+    reserved: dict[str, set[tuple[Device, ...]]] = {}
     for allocation in allocations:
         reservation = PodRef(allocation.namespace, allocation.pod)
         devices = view.index.named(allocation.device_id.partition("::")[0])
         known = view.pods.get(reservation)
         if known is not None:
-            reserved[known.mark(_GROUP)] = devices
+            reserved.setdefault(known.mark(_GROUP), set()).add(devices)
         else:
             yield Holding(reservation, allocation.device_id, devices)
     for pod in view.pods.values():
         if not _is_reservation(pod.ref, view):
             for group in _groups(pod):
-                yield _holding(pod, group, reserved.get(group), view)
+                yield _holding(pod, group, reserved.get(group, set()), view)
 
 
-def _holding(pod: AssignedPod, group: str, devices: tuple[Device, ...] | None, view: NodeView) -> Holding:
+def _holding(pod: AssignedPod, group: str, reserved: set[tuple[Device, ...]], view: NodeView) -> Holding:
     unavailable = view.cluster.pods_unavailable
-    if devices is None:
-        why = unavailable or "the kubelet lists no reservation pod of this GPU group"
-        return Holding(pod.ref, f"GPU group {group}", unknown=why)
+    if len(reserved) != 1:
+        # After a race of the scheduler two pods may reserve a GPU each for one group.
+        count = "several reservation pods" if reserved else "no reservation pod"
+        return Holding(pod.ref, f"GPU group {group}", unknown=unavailable or f"the kubelet lists {count} of this group")
+    [devices] = reserved
     weight = _part(pod, devices[0], view) if devices else None
     return Holding(pod.ref, f"GPU group {group}", devices, weight, unavailable if devices else "")
 
