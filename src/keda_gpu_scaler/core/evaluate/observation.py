@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from keda_gpu_scaler.core.aggregation import AGGREGATIONS
-from keda_gpu_scaler.core.evaluate.attribution import DeviceShare
+from keda_gpu_scaler.core.evaluate.attribution import DeviceShare, PodDevices
 from keda_gpu_scaler.core.evaluate.device_load import DeviceLoad, device_loads, device_loads_by_holder, devices_by_pod
 from keda_gpu_scaler.core.selectors import matches_glob
 from keda_gpu_scaler.core.state.data_run import DataRun
@@ -219,19 +219,8 @@ class _PodObserver:
         devices = by_pod.get(pod.ref)
         if devices is None:
             return _without_value(pod, ObservationState.NO_DEVICE, f"holds no device of node {node}")
-        if devices.unresolved:
-            return _without_value(
-                pod,
-                ObservationState.MISSING,
-                f"holds {devices.unresolved[0]}, a device that node {node} does not list",
-            )
-        if devices.undetermined:
-            device_id, why = devices.undetermined[0]
-            return _without_value(
-                pod,
-                ObservationState.MISSING,
-                f"holds {device_id}, and which device of node {node} that is is not known: {why}",
-            )
+        if sentence := _not_found(devices, node):
+            return _without_value(pod, ObservationState.MISSING, sentence)
         selected = [share for share in devices.shares if _selects(self._trigger, share.device)]
         if not selected:
             return _without_value(
@@ -301,6 +290,16 @@ def _describe_share(metric: Metric, share: DeviceShare, value: float) -> str:
     if share.part is not None and metric.is_divided:
         rule = f"this one has {100 * float(share.part):.3g} % of it, by {share.weighs}"
     return f"{device} shared by {share.sharers} pods ({rule})"
+
+
+def _not_found(devices: PodDevices, node: str) -> str:
+    """Return which of a pod's devices is not among those of its node, empty where all are."""
+    if devices.unresolved:
+        return f"holds {devices.unresolved[0]}, a device that node {node} does not list"
+    if devices.undetermined:
+        device_id, why = devices.undetermined[0]
+        return f"holds {device_id}, and which device of node {node} that is is not known: {why}"
+    return ""
 
 
 def _selects(trigger: Trigger, device: Device) -> bool:
