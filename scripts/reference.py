@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from keda_gpu_scaler.cli import main as cli
-from keda_gpu_scaler.core.trigger.demand_presets import DEMANDS
+from keda_gpu_scaler.core.trigger.demand_presets import DEMANDS, DemandPreset
 from keda_gpu_scaler.core.trigger.engines import ENGINES, LoadRung
 from keda_gpu_scaler.core.trigger.metrics import ENGINE_METRICS, METRICS
 from keda_gpu_scaler.core.trigger.parser import PARAMETERS
@@ -118,15 +118,35 @@ def demands_section() -> Iterator[str]:
     """Yield the section about sources of demand."""
     yield "## Sources of demand"
     yield ""
-    yield "The presets for `demand`. Of several series, the first that is found counts."
+    yield (
+        "The presets for `demand`. Of several series, the first that is found counts. Every page of a source is read: "
+        "let `demandEndpoint` lead to all of its pods, with a headless Service."
+    )
     yield ""
     yield from table(
-        ("`demand`", "source", "series", "remark"),
+        ("`demand`", "source", "counts", "series", "where"),
+        ((f"`{one.name}`", one.title, one.counts, demand_series(one), one.place) for one in DEMANDS.values()),
+    )
+    yield ""
+    yield (
+        "`demandMetric` with labels alone narrows a preset to one workload. Where it is required, the source serves "
+        "several workloads, and its total would keep each of them active."
+    )
+    yield ""
+    yield from table(
+        ("`demand`", "`demandMetric`", "required", "without requests", "remark"),
         (
-            (f"`{one.name}`", one.title, ", ".join(f"`{name}`" for name in one.series), one.remark)
+            (f"`{one.name}`", one.narrowing, "yes" if one.labels else "no", one.at_zero, one.remark or "—")
             for one in DEMANDS.values()
         ),
     )
+
+
+def demand_series(preset: DemandPreset) -> str:
+    """Return the series of a preset: the alternatives, and what is added to the first of them."""
+    first, *others = preset.series
+    added = " + ".join(f"`{name}`" for name in (first, *preset.plus))
+    return ", ".join((added, *(f"`{name}`" for name in others)))
 
 
 def profiles_page() -> Iterator[str]:

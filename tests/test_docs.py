@@ -43,6 +43,7 @@ FLAGS_OF_OTHER_PROGRAMS = {
     "--max-num-seqs": "vLLM",
     "--metrics": "llama.cpp",
     "--metrics-endpoint-auth": "the endpoint picker",
+    "--metrics-per-host": "ingress-nginx",
     "--root-dir": "the kubelet",
 }
 FILE_ENDINGS = (".crt", ".key", ".json", ".yaml")

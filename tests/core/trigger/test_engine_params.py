@@ -4,8 +4,9 @@
 import pytest
 
 from keda_gpu_scaler.core.selectors import SeriesSelector, parse_series
+from keda_gpu_scaler.core.trigger.demand_params import DemandQuery
 from keda_gpu_scaler.core.trigger.demand_presets import DEMANDS
-from keda_gpu_scaler.core.trigger.engine_params import DemandQuery, EngineQuery
+from keda_gpu_scaler.core.trigger.engine_params import EngineQuery
 from keda_gpu_scaler.core.trigger.engines import ENGINES
 from keda_gpu_scaler.core.trigger.metrics import ENGINE_METRICS
 from keda_gpu_scaler.core.trigger.parser import Scope, Trigger, TriggerError, parse_trigger
@@ -198,6 +199,20 @@ def test_any_series_of_an_engine_can_be_the_metric() -> None:
             id="labels without a preset",
         ),
         pytest.param(
+            {"demandEndpoint": EPP, "demand": "nginx"},
+            "metadata.demandMetric: Required value: demand nginx counts the requests of every workload behind it; "
+            "select one with the label ingress or service or host, for example "
+            '{namespace="NAMESPACE",ingress="NAME"}',
+            id="a source of several workloads, of which none is selected",
+        ),
+        pytest.param(
+            {"demandEndpoint": EPP, "demand": "envoy", "demandMetric": '{envoy_cluster_name!="a"}'},
+            'metadata.demandMetric: Invalid value: "{envoy_cluster_name!=\\"a\\"}": envoy counts the requests of every '
+            "workload behind it; select one with the label envoy_cluster_name, for example "
+            '{envoy_cluster_name="NAME"}',
+            id="a label that excludes one workload selects none",
+        ),
+        pytest.param(
             {"demandEndpoint": EPP, "demand": "epp", "demandHoldSeconds": "600"},
             'metadata.demandHoldSeconds: Invalid value: "600": must be a plain number from 0 to 300, without a unit',
             id="a hold longer than the history",
@@ -222,6 +237,24 @@ def test_a_problem_names_the_key_the_value_and_the_remedy(metadata: dict[str, st
             id="labels narrow a preset",
         ),
         pytest.param(
+            {"demand": "envoy", "demandMetric": '{envoy_cluster_name="a"}'},
+            DemandQuery(
+                EPP,
+                (parse_series('envoy_cluster_upstream_rq_pending_active{envoy_cluster_name="a"}'),),
+                plus=(
+                    parse_series('envoy_cluster_upstream_rq_active{envoy_cluster_name="a"}'),
+                    parse_series('envoy_cluster_upstream_cx_none_healthy{envoy_cluster_name="a"}'),
+                ),
+                is_always_exported=True,
+            ),
+            id="a preset of several series that are added up",
+        ),
+        pytest.param(
+            {"demand": "envoy", "demandMetric": 'envoy_cluster_upstream_rq_active{envoy_cluster_name="a"}'},
+            DemandQuery(EPP, (parse_series('envoy_cluster_upstream_rq_active{envoy_cluster_name="a"}'),)),
+            id="a series of the trigger replaces the preset",
+        ),
+        pytest.param(
             {
                 "demandMetric": "queue",
                 "demandThreshold": "2",
@@ -237,6 +270,13 @@ def test_demand_follows_from_the_keys(metadata: dict[str, str], demand: DemandQu
     trigger = parse_trigger({"demandEndpoint": EPP, **metadata})
     assert trigger.demand == demand
     assert trigger.metric.name == "gpu_utilization"
+
+
+@pytest.mark.parametrize("preset", sorted(name for name, one in DEMANDS.items() if one.labels))
+def test_the_example_in_the_error_is_accepted(preset: str) -> None:
+    (problem,) = problems(demandEndpoint=EPP, demand=preset)
+    example = problem.partition("for example ")[2]
+    assert parse_trigger({"demandEndpoint": EPP, "demand": preset, "demandMetric": example}).demand
 
 
 def test_an_unused_key_gives_a_hint() -> None:

@@ -263,7 +263,7 @@ def scrape_requests(trigger: Trigger, pods: Iterable[Pod]) -> tuple[ScrapeReques
     if demand is not None:
         # During the hold demand may be a rate, and a rate at the beginning of the hold needs the window before it.
         history = window + demand.hold_seconds
-        requests.append(ScrapeRequest(demand.endpoint, history, demand.selectors, is_demand=True))
+        requests.append(ScrapeRequest(demand.endpoint, history, demand.every_selector, is_demand=True))
     return tuple(requests)
 
 
