@@ -3,7 +3,9 @@
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -56,6 +58,25 @@ def test_samples_that_leave_the_window_lose_their_histograms_and_keep_their_coun
     assert {(sample.token_time, sample.first_token) for sample in older} == {(None, None)}
     assert [sample.waiting for sample in older] == [sample.at_seconds for sample in older]
     assert {sample.token_time for sample in samples[len(older) :]} == {TIMES}
+
+
+@pytest.mark.parametrize(
+    ("exported", "ratios"),
+    [
+        pytest.param([(0.4, True), (1.0, False), (0.2, False)], [0.4, 0.01, 0.002], id="small numbers follow"),
+        pytest.param([(0.8, False), (0.4, True)], [0.008, 0.4], id="small numbers came first"),
+        pytest.param([(0.4, True), (None, False), (1.0, False)], [0.4, None, 0.01], id="one is missing between"),
+        pytest.param([(0.4, False), (0.8, False)], [0.4, 0.8], id="they are ratios"),
+    ],
+)
+def test_an_engine_that_once_exports_its_kv_cache_in_per_cent_always_does(
+    exported: list[tuple[float | None, bool]], ratios: list[float | None]
+) -> None:
+    samples: tuple[EngineSample, ...] = ()
+    for at, (ratio, is_percent) in enumerate(exported):
+        sample = replace(scraped(float(at)), kv_cache_ratio=ratio, is_kv_percent=is_percent)
+        samples = retained(samples, sample, window_seconds=30.0, history_seconds=300.0)
+    assert [sample.kv_cache_ratio for sample in samples] == ratios
 
 
 def test_another_engine_begins_a_new_history() -> None:

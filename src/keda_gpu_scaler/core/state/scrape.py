@@ -150,6 +150,7 @@ def retained(
     """
     if samples and samples[-1].engine != sample.engine:
         return (sample,)  # another engine answers now, and its counters are not comparable
+    samples, sample = _in_one_unit(samples, sample)
     begin = sample.at_seconds - window_seconds
     first = next((number for number, it in enumerate(samples) if it.at_seconds > begin), len(samples))
     older: list[EngineSample] = []
@@ -160,6 +161,25 @@ def retained(
         older.append(it if it.token_time is None and it.first_token is None else _without_histograms(it))
     kept = (*older, *samples[max(first - 1, 0) :], sample)
     return kept[-MAX_SAMPLES:]
+
+
+def _in_one_unit(samples: Sequence[EngineSample], sample: EngineSample) -> tuple[Sequence[EngineSample], EngineSample]:
+    """Return the samples with the KV cache usage in the same unit.
+
+    An engine that reports it in per cent once always does, also where the number is small enough for a ratio.
+    """
+    if not samples or samples[-1].is_kv_percent == sample.is_kv_percent:
+        return samples, sample
+    if sample.is_kv_percent:
+        return [_from_percent(it) for it in samples], sample
+    return samples, _from_percent(sample)
+
+
+def _from_percent(sample: EngineSample) -> EngineSample:
+    if sample.is_kv_percent:
+        return sample
+    ratio = sample.kv_cache_ratio
+    return replace(sample, kv_cache_ratio=None if ratio is None else ratio / 100, is_kv_percent=True)
 
 
 def _step(sample: EngineSample) -> int:
