@@ -129,6 +129,7 @@ def test_the_engines_of_the_table_are_those_whose_pages_are_read() -> None:
                 service_seconds_total=7.25,
                 services_total=200,
                 executions_total=33,
+                summed_models=2,
             ),
             id="Triton, two models",
         ),

@@ -24,6 +24,7 @@ ENGINE = Engine(
     detection_order=70,
     preallocating_containers=ContainerNames("LMDeploy", image_words=("lmdeploy",), commands=("lmdeploy",)),
     load_rung=LoadRung.TOKEN_TIME,
+    model_labels=("model_name",),
 )
 
 METRIC_MAP = MetricMap(

@@ -22,6 +22,7 @@ ENGINE = Engine(
     behind=("vllm", "sglang", "trtllm-serve"),
     preallocating_containers=ContainerNames("NIM", image_parts=("nvcr.io/nim/",)),
     load_rung=LoadRung.REQUEST_TOKEN_TIME,
+    model_labels=("model_name",),
 )
 
 METRIC_MAP = MetricMap(

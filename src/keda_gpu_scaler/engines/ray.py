@@ -26,6 +26,7 @@ ENGINE = Engine(
     detection_order=82,
     remark="set `log_engine_metrics`; Ray's metrics agent exports the engines of its node",
     load_rung=LoadRung.TOKEN_TIME,
+    model_labels=("model_name",),
 )
 
 METRIC_MAP = MetricMap(

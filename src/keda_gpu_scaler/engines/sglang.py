@@ -35,6 +35,7 @@ ENGINE = Engine(
     no_queue_hint="SGLang exports its queue from its first request on",
     preallocating_containers=ContainerNames("SGLang", image_words=("sglang",), commands=("sglang",)),
     load_rung=LoadRung.TOKEN_TIME,
+    model_labels=("model_name",),
 )
 
 

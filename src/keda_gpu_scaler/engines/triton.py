@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """NVIDIA Triton Inference Server, with and without the TensorRT-LLM backend.
 
-Law: all models are added up. To read one of several models, select its series with ``engineMetric``.
+Law: all models are added up, unless ``engineModel`` selects some of them.
 
 Facts are from Triton's documentation ("Metrics"): the time in the queue is in microseconds, over the requests that
 ended successfully, cached ones included. The other facts are from the TensorRT-LLM backend's documentation ("Triton
@@ -15,7 +15,8 @@ ends. The time between tokens is not exported. Without TensorRT-LLM, ``load`` is
 It is added up for each request when the request ends, so the requests of a batch each count the whole time of the
 batch. Requests are counted by ``nv_inference_request_success``, because ``nv_inference_count`` counts a request of
 eight inputs as eight. Requests that the response cache answers are counted too, without a time, so with that cache the
-mean is too low. An ensemble has the times of its steps once more (ensemble_scheduler.cc). With TensorRT-LLM the time
+mean is too low. An ensemble counts each request once more and has the times of its steps once more; it has no queue of
+its own (ensemble_scheduler.cc). No series and no label says which model is an ensemble. With TensorRT-LLM the time
 begins when the backend takes the request, so that it contains the wait in the backend's queue. Executions, each of one
 batch, are counted by ``nv_inference_exec_count``.
 """
@@ -34,6 +35,8 @@ ENGINE = Engine(
     remark="without TensorRT-LLM, `load` is computed from the time of computation",
     reports_kv_cache=False,
     load_rung=LoadRung.TOKEN_RATE,
+    model_labels=("model",),
+    has_ensembles=True,
 )
 
 METRIC_MAP = MetricMap(

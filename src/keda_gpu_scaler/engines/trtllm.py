@@ -34,6 +34,7 @@ ENGINE = Engine(
         commands=("trtllm-serve",),
     ),
     load_rung=LoadRung.REQUEST_TOKEN_TIME,
+    model_labels=("model_name",),
 )
 
 METRIC_MAP = MetricMap(

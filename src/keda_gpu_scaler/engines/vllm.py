@@ -31,6 +31,7 @@ ENGINE = Engine(
     detection_order=10,
     preallocating_containers=ContainerNames("vLLM", image_words=("vllm",), commands=("vllm",)),
     load_rung=LoadRung.TOKEN_TIME,
+    model_labels=("model_name", "model"),
     observes_outputs=True,
 )
 

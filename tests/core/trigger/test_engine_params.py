@@ -182,6 +182,17 @@ def test_any_series_of_an_engine_can_be_the_metric() -> None:
             id="a ratio in per cent",
         ),
         pytest.param(
+            {"engineModel": "a,,b"},
+            'metadata.engineModel: Invalid value: "a,,b": must be at most 16 names of models with commas between them, '
+            "each of at most 256 printable characters",
+            id="a model without a name",
+        ),
+        pytest.param(
+            {"engine": "tgi", "engineModel": "a"},
+            'metadata.engineModel: Invalid value: "a": tgi names no models in its series; remove the key',
+            id="models of an engine that names none",
+        ),
+        pytest.param(
             {"demand": "epp"},
             "metadata.demandEndpoint: Required value: demand needs the URL of the source of demand",
             id="demand without its URL",
@@ -286,3 +297,8 @@ def test_an_unused_key_gives_a_hint() -> None:
     assert parse_trigger({"profile": "llm", "gpuModel": "*H100*"}).hints == (
         "metadata.gpuModel: is not used: load is reported by engines, whatever devices they run on",
     )
+
+
+def test_the_models_of_an_engine_are_a_list() -> None:
+    trigger = parse_trigger({"profile": "llm", "engine": "triton", "engineModel": "detector, ocr,detector"})
+    assert engine(trigger).models == ("detector", "ocr")

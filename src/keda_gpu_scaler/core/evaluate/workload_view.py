@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from keda_gpu_scaler.core.evaluate.engine_load import pod_endpoint
+from keda_gpu_scaler.core.evaluate.engine_load import pod_endpoint, url_endpoint
 from keda_gpu_scaler.core.evaluate.engine_observation import observe_engines
 from keda_gpu_scaler.core.evaluate.load.trend import Horizon
 from keda_gpu_scaler.core.evaluate.observation import (
@@ -253,7 +253,7 @@ def scrape_requests(trigger: Trigger, pods: Iterable[Pod]) -> tuple[ScrapeReques
     endpoints: list[Endpoint] = []
     query, demand, window = trigger.engine, trigger.demand, trigger.window_seconds
     if query is not None and query.url:
-        endpoints = [Endpoint(engine=query.engine, url=query.url)]
+        endpoints = [url_endpoint(query)]
     elif query is not None:
         endpoints = [pod_endpoint(query, pod) for pod in pods if pod.address]
     if query is not None:

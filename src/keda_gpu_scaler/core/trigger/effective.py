@@ -23,7 +23,7 @@ _ALIASES = {
     "engineEndpoint": ENDPOINT_KEYS,
     "demandMetric": ("demand",),
 }
-_LOCATION_KEYS = ("engine", "engineEndpoint", "enginePort", "enginePath", "engineScheme")
+_LOCATION_KEYS = ("engine", "engineEndpoint", "enginePort", "enginePath", "engineScheme", "engineModel")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +94,7 @@ def _engine_values(query: EngineQuery) -> dict[str, str]:
         "enginePort": format_ports(query.ports),
         "enginePath": query.path or "",
         "engineScheme": query.scheme or "",
+        "engineModel": ",".join(query.models),
         "engineMetric": query.selector.text if query.selector else "",
         "quantile": f"{query.quantile:g}",
         "queueTarget": f"{query.queue_target:g}",

@@ -41,6 +41,8 @@ PLAUSIBLE_ITL_MS = 5.0
 _REPLACED_KEYS = {"queueTarget": "drainSeconds"}  # by what the metric load counts instead
 _ENGINE_OF_KEY = {"vllmEndpoint": "vllm", "tritonEndpoint": "triton"}
 _SCHEMES = ("http", "https")
+MAX_MODELS = 16
+_MAX_MODEL_LENGTH = 256
 
 ENGINE_PARAMETERS: tuple[Parameter, ...] = (
     Parameter("engine", AUTO, "the engine that runs in the pods: {choices}. `auto` recognises it by its page", ENGINES),
@@ -62,6 +64,13 @@ ENGINE_PARAMETERS: tuple[Parameter, ...] = (
         "http",
         "`http` or `https`. Without this key, the pod's annotation `prometheus.io/scheme` is used, and without the "
         "annotation `http`, or `https` where a port of the pod accepts nothing else",
+    ),
+    Parameter(
+        "engineModel",
+        "every model",
+        f"the models whose series are read, at most {MAX_MODELS}, with commas between them. Without this key, all "
+        "models of a server are added up. A Triton ensemble counts what its steps count: select the ensemble for its "
+        "requests, and the step with the queue for waiting times",
     ),
     Parameter(
         "engineEndpoint",
@@ -169,10 +178,10 @@ ENGINE_PARAMETERS: tuple[Parameter, ...] = (
 class EngineQuery:
     """A trigger's query to engines: where they are, and how their readings become a value.
 
-    ``engine`` is a name in ``ENGINES`` or ``AUTO``. ``url`` is empty where the workload's pods are scraped.
-    ``kv_target`` is a ratio. ``max_seqs`` is None where only the engine knows the limit. The last fields are for the
-    metric ``load``: the aimed time per token, the stated floor (None where it is found by itself), a factor, the time
-    in which a queue should be empty, and whether the load is forecast.
+    ``engine`` is a name in ``ENGINES`` or ``AUTO``. ``url`` is empty where the workload's pods are scraped, and
+    ``models`` where every model counts. ``kv_target`` is a ratio. ``max_seqs`` is None where only the engine knows the
+    limit. The fields before ``models`` are for the metric ``load``: the aimed time per token, the stated floor (None
+    where it is found by itself), a factor, the time in which a queue should be empty, and whether the load is forecast.
     """
 
     engine: str = AUTO
@@ -190,6 +199,7 @@ class EngineQuery:
     headroom: float = DEFAULT_HEADROOM
     drain_seconds: float = DEFAULT_DRAIN_SECONDS
     is_forecast: bool = False
+    models: tuple[str, ...] = ()
 
     @property
     def selectors(self) -> tuple[SeriesSelector, ...]:
@@ -223,7 +233,9 @@ def read_engine(read: MetadataReader, metric: Metric | EngineMetric, engine: str
         headroom=read.number("headroom", DEFAULT_HEADROOM, at_least=1, at_most=3),
         drain_seconds=read.number("drainSeconds", DEFAULT_DRAIN_SECONDS, at_least=5, at_most=3600),
         is_forecast=read.choice("forecast", "none", FORECASTS) == "trend",
+        models=_models(read),
     )
+    _check_models(read, query)
     if endpoint_key:
         for key in ("enginePort", "enginePath", "engineScheme"):
             if key in read.given:
@@ -296,6 +308,26 @@ def _selector(read: MetadataReader, metric: Metric | EngineMetric) -> SeriesSele
     if selector is not None and not selector.name:
         read.invalid("engineMetric", 'must begin with the series\' name: name{label="value"}')
     return selector
+
+
+def _models(read: MetadataReader) -> tuple[str, ...]:
+    models = tuple(dict.fromkeys(name.strip() for name in read.given.get("engineModel", "").split(",")))
+    if models == ("",):
+        return ()
+    if len(models) > MAX_MODELS or not all(it.isprintable() and 0 < len(it) <= _MAX_MODEL_LENGTH for it in models):
+        read.invalid(
+            "engineModel",
+            f"must be at most {MAX_MODELS} names of models with commas between them, each of at most "
+            f"{_MAX_MODEL_LENGTH} printable characters",
+        )
+        return ()
+    return models
+
+
+def _check_models(read: MetadataReader, query: EngineQuery) -> None:
+    engine = ENGINES.get(query.engine)
+    if query.models and engine is not None and not engine.model_labels:
+        read.invalid("engineModel", f"{engine.name} names no models in its series; remove the key")
 
 
 def _ports(read: MetadataReader) -> tuple[int, ...]:
