@@ -276,6 +276,30 @@ def test_a_page_with_the_series_of_another_engine_is_not_recognised_by_a_family(
             },
             id="TEI",
         ),
+        pytest.param(
+            engine_pages.XINFERENCE,
+            {
+                "engine": "xinference",
+                "waiting": None,
+                "running": 8.0,
+                "running_limit": 40.0,
+                "requests_total": 570.0,
+                "tokens_total": 9000.0,
+                "prompt_tokens_total": 44000.0,
+                "first_tokens_total": 67.0,
+            },
+            id="a worker of Xinference",
+        ),
+        pytest.param(
+            engine_pages.XINFERENCE_SUPERVISOR,
+            {"engine": "xinference", "running": None, "requests_total": None},
+            id="the supervisor of Xinference",
+        ),
+        pytest.param(
+            engine_pages.BENTOML,
+            {"engine": "bentoml", "waiting": None, "running": 9.0, "requests_total": 118.0, "kv_cache_ratio": None},
+            id="BentoML, without the probes",
+        ),
     ],
 )
 def test_the_readings_of_further_engines(page: bytes, expected: dict[str, object]) -> None:

@@ -80,8 +80,7 @@ def test_without_a_selection_the_sentence_says_that_models_are_added_up(reading:
     load = triton_load(reading)
     assert load.value == value
     assert load.sentence.endswith(
-        "; its 4 models are added up, and an ensemble counts what its steps count: select the ensemble or its steps "
-        "with engineModel"
+        "; its 4 models are added up, and an ensemble counts what its steps count: select one of them with engineModel"
     )
 
 
@@ -109,6 +108,20 @@ def test_an_engine_that_names_no_models_says_so() -> None:
     page = engine_pages.TGI
     sample = read(page, "llama")
     assert (sample.engine, sample.waiting, sample.has_model) == ("tgi", None, False)
+
+
+def test_the_services_of_a_bento_are_read_alone_or_together() -> None:
+    assert (read(engine_pages.BENTOML).running, read(engine_pages.BENTOML).summed_models) == (9, 2)
+    gateway = read(engine_pages.BENTOML, "Gateway")
+    assert (gateway.running, gateway.requests_total, gateway.summed_models) == (5, 60, 0)
+
+
+def test_a_limit_of_requests_counts_only_where_each_model_has_one() -> None:
+    assert read(engine_pages.XINFERENCE).running_limit == 40
+    page = engine_pages.XINFERENCE.replace(b" 32\n", b" -1\n")
+    assert read(page).running_limit is None
+    assert read(page, "chat").running_limit is None
+    assert read(page, "embed").running_limit == 8
 
 
 def test_the_series_of_one_of_two_models_are_read() -> None:

@@ -33,7 +33,8 @@ class SeriesSource:
     ``copied_by`` are labels by which series differ that all report the same quantity. Of such copies, only the
     largest counts. ``stale_by`` are labels by which series differ of which only one is current, and it is not known
     which one; if their values differ, the reading is unknown. ``plus`` are further parts of the sum; each part is added
-    where the page has it. The source is not read where the page has the series ``unless``.
+    where the page has it. The source is not read where the page has the series ``unless``. With ``is_limit``
+    a value that is not above 0 says that there is no limit.
     """
 
     selector: SeriesSelector
@@ -43,6 +44,7 @@ class SeriesSource:
     stale_by: frozenset[str] = frozenset()
     plus: tuple["SeriesSource", ...] = ()
     unless: str = ""
+    is_limit: bool = False
 
     def read(self, samples: SamplesByName) -> float | None:
         """Return the reading; None where no series matches, or where the value of one is unknown.
@@ -60,6 +62,8 @@ class SeriesSource:
         selected = samples.get(self.selector.name, ())
         if self.selector.requirements:
             selected = [sample for sample in selected if self.selector.matches(sample.name, sample.labels)]
+        if self.is_limit and not all(sample.value > 0 for sample in selected):
+            return None
         if self.stale_by and len(selected) > 1 and self._is_ambiguous(selected):
             return None
         if self.combine is Combine.FULLEST:
@@ -109,6 +113,11 @@ def source(
 ) -> SeriesSource:
     """Describe a source by its selector. Its series are added up; of copies, one counts."""
     return SeriesSource(parse_series(text), factor, copied_by=copied_by, plus=plus, unless=unless)
+
+
+def limit(text: str) -> SeriesSource:
+    """Describe a source whose series are limits; together they are none if one of them is none."""
+    return SeriesSource(parse_series(text), is_limit=True)
 
 
 def share(text: str, *, stale_by: frozenset[str] = frozenset()) -> SeriesSource:

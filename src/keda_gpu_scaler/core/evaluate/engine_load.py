@@ -292,7 +292,7 @@ def _saturation_parts(window: SampleWindow, query: EngineQuery) -> dict[str, Cal
 
 
 _RATES = frozenset({"request_rate", "token_rate"})
-_COUNTED_TWICE = frozenset({"request_rate", "queue_wait_ms"})
+_COUNTED_TWICE = frozenset({"request_rate", "queue_wait_ms", "running_requests"})
 """The readings in which an ensemble counts once more what its steps count. An ensemble itself has no queue."""
 
 _VALUES: Mapping[str, Callable[[SampleWindow, EngineQuery], tuple[float, str]]] = MappingProxyType(

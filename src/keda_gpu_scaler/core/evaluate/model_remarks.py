@@ -20,6 +20,6 @@ def ensemble_remark(sample: EngineSample) -> str:
     if not sample.summed_models:
         return ""
     return (
-        f"; its {sample.summed_models} models are added up, and an ensemble counts what its steps count: select the "
-        "ensemble or its steps with engineModel"
+        f"; its {sample.summed_models} models are added up, and an ensemble counts what its steps count: select one of "
+        "them with engineModel"
     )

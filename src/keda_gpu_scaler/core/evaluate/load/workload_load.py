@@ -126,7 +126,7 @@ def _load(
     value = round(100 * (replicas + backlog), 6)
     how = _how(work, share, query, backlog)
     sentence = f"{value:.3g} % by {title} at {history.url} ({how})"
-    if work.rung is LoadRung.SERVICE_TIME:
+    if work.rung in (LoadRung.SERVICE_TIME, LoadRung.RUNNING):
         sentence += ensemble_remark(sample)
     return EngineLoad(value, sentence, requests, expires, are_requests_known=sample.running is not None)
 
