@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Generates docs/reference from the code: trigger metadata, profiles, exported metrics and flags.
+"""Generates docs/reference from the code, and the engines' pages in docs/guides/engines.
 
 ``pages`` returns the pages without writing them. A test compares the pages in docs/reference with it.
 """
@@ -110,7 +110,8 @@ def engines_section() -> Iterator[str]:
         "An engine's page decides from what `load` is computed. The best reading that the page has is used, in this "
         f"order: {', '.join(rung.value for rung in LoadRung if rung is not LoadRung.NONE)}. The table has the best one "
         "that each engine exports; an older version may export less. Without any time or token, running requests are "
-        "compared with their limit. Requests that wait are always expressed in replicas."
+        "compared with their limit. Requests that wait are always expressed in replicas. "
+        "[Each engine has a page in the guide](../guides/engines/README.md)."
     )
 
 
@@ -283,6 +284,11 @@ def main() -> None:
     for name, text in pages().items():
         (FOLDER / name).write_text(text)
         print(f"wrote {FOLDER / name}", file=sys.stderr)
+    sys.path.insert(0, str(FOLDER.parent.parent))  # of a script, only its own folder is searched
+    from scripts import engine_guides
+
+    for path in engine_guides.write():
+        print(f"wrote {path}", file=sys.stderr)
 
 
 if __name__ == "__main__":

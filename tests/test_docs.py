@@ -35,6 +35,9 @@ MIN_QUOTE_LENGTH = 8
 """The number of literal characters that a quoted message needs: a shorter one would match everywhere."""
 
 FLAGS_OF_OTHER_PROGRAMS = {
+    "--allow-metrics": "Triton",
+    "--disable-log-stats": "vLLM",
+    "--disable-metrics": "LMDeploy",
     "--enable-metrics": "SGLang",
     "--gpu-driver": "az",
     "--gpu-instance-profile": "az",
@@ -43,6 +46,8 @@ FLAGS_OF_OTHER_PROGRAMS = {
     "--max-num-seqs": "vLLM",
     "--metrics": "llama.cpp",
     "--metrics-endpoint-auth": "the endpoint picker",
+    "--metrics-exporter-host": "Xinference",
+    "--metrics-exporter-port": "Xinference",
     "--metrics-per-host": "ingress-nginx",
     "--root-dir": "the kubelet",
 }

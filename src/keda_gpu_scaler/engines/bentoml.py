@@ -14,6 +14,7 @@ progress and their limit, which ``maxSeqs`` states.
 """
 
 from keda_gpu_scaler.core.trigger.engines import ContainerNames, Engine, LoadRung
+from keda_gpu_scaler.engines.guide import EngineGuide
 from keda_gpu_scaler.engines.metric_map import MetricMap, SeriesSource, source
 
 _PROBES = 'endpoint!="/livez",endpoint!="/readyz",endpoint!="/healthz"'
@@ -37,6 +38,22 @@ ENGINE = Engine(
     load_rung=LoadRung.RUNNING,
     model_labels=("runner_name",),
     has_ensembles=True,
+)
+
+GUIDE = EngineGuide(
+    switch_on="Nothing: `metrics.enabled` is on by default, at the port of the Service.",
+    traps=(
+        "There is no queue on the page. Requests in progress contain those that wait inside the Service. Set "
+        "`maxSeqs` to the number of requests that one replica should have at most; `load` is at 100 % when 0.8 of "
+        "it are in progress.",
+        "A request that passes through two Services of a Bento counts in both. Select the one that owns the GPU "
+        "with `engineModel`, by its class name.",
+        "Probes count as requests under their own `endpoint`. They are left out.",
+        "With `metrics.namespace` the series have another prefix. Then use `engineMetric`.",
+        "Versions before 1.2 name the series `bentoml_api_server`. Those before 1.0.6 put the name of the Bento "
+        "into the name of the series: use `engineMetric`.",
+        "A Bento that mounts vLLM's server has the series of vLLM on a page of its own path: set `enginePath`.",
+    ),
 )
 
 METRIC_MAP = MetricMap(

@@ -12,6 +12,7 @@ observed when the request arrives. The first token and the limit of running requ
 """
 
 from keda_gpu_scaler.core.trigger.engines import ContainerNames, Engine, LoadRung
+from keda_gpu_scaler.engines.guide import EngineGuide
 from keda_gpu_scaler.engines.metric_map import MetricMap, histogram, source
 
 ENGINE = Engine(
@@ -26,6 +27,17 @@ ENGINE = Engine(
         "TGI", image_parts=("text-generation-inference",), commands=("text-generation-launcher",)
     ),
     load_rung=LoadRung.REQUEST_TOKEN_TIME,
+)
+
+GUIDE = EngineGuide(
+    switch_on="Nothing. The metrics are at the port of the API.",
+    traps=(
+        "Before the first request the page has no queue. Until then the pod has no value, and the reason names this.",
+        "There is no KV cache on the page, so `kv_cache_usage` has no value.",
+        "The time per token is a mean of each request, and it contains the time of the prompt. With long prompts "
+        "`load` is too high.",
+        "The limit of running requests is not exported: set `maxSeqs`.",
+    ),
 )
 
 METRIC_MAP = MetricMap(

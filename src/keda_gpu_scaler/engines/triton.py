@@ -22,6 +22,7 @@ batch, are counted by ``nv_inference_exec_count``.
 """
 
 from keda_gpu_scaler.core.trigger.engines import Engine, LoadRung
+from keda_gpu_scaler.engines.guide import EngineGuide
 from keda_gpu_scaler.engines.metric_map import MetricMap, share, source
 
 MICROSECOND = 1e-6
@@ -37,6 +38,25 @@ ENGINE = Engine(
     load_rung=LoadRung.TOKEN_RATE,
     model_labels=("model",),
     has_ensembles=True,
+)
+
+GUIDE = EngineGuide(
+    switch_on="Nothing: metrics are on by default, at a port of their own. `--allow-metrics=false` switches them off. "
+    "For the vLLM backend, set `REPORT_CUSTOM_METRICS` in the model's configuration.",
+    traps=(
+        "All models are added up. An ensemble counts what its steps count, and no series says which model is an "
+        "ensemble: select one of them with `engineModel`. [Triton](../triton.md) has an example.",
+        "With TensorRT-LLM, the models before and after it are usually steps of an ensemble too. The queue, the "
+        "KV cache and the tokens are those of TensorRT-LLM alone, so `load` is not counted twice. Select its "
+        "model with `engineModel` for `request_rate`.",
+        "With the vLLM backend, the series of vLLM are read. If its gauges are not exported, the queue is "
+        "unknown, because Triton passes requests on to vLLM at once.",
+        "Older versions do not export `nv_inference_pending_request_count`. Without traffic `queue_wait_ms` is "
+        "then unknown.",
+        "Requests that the response cache answers are counted without a time of computation, so the mean time is "
+        "too low.",
+        "The requests of a batch each count the whole time of the batch.",
+    ),
 )
 
 METRIC_MAP = MetricMap(

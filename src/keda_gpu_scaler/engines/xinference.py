@@ -14,6 +14,7 @@ embeddings, has none; on the page of several models, select one.
 """
 
 from keda_gpu_scaler.core.trigger.engines import ContainerNames, Engine, LoadRung
+from keda_gpu_scaler.engines.guide import EngineGuide
 from keda_gpu_scaler.engines.metric_map import MetricMap, limit, source
 
 _PREFIX = "xinference:"
@@ -34,6 +35,20 @@ ENGINE = Engine(
     ),
     load_rung=LoadRung.TOKEN_RATE,
     model_labels=("model_uid", "model"),
+)
+
+GUIDE = EngineGuide(
+    switch_on="Start the worker (or `xinference-local`) with `--metrics-exporter-host` and `--metrics-exporter-port`, "
+    "and set `enginePort` to that port. `XINFERENCE_DISABLE_METRICS=1` switches metrics off.",
+    traps=(
+        "The page of the supervisor, at the port of the API, has no requests. The reason names this.",
+        "The queue inside the engine is not exported. `load` sees the requests that run, and those that wait "
+        "inside the engine as running ones.",
+        "A model without a limit has the limit -1. Then there is no limit, and `maxSeqs` states one.",
+        "A worker may serve models of several kinds. Select one with `engineModel`, by its `model_uid`.",
+        "Older versions export tokens and no requests: `load` then has no value.",
+        "`request_rate` contains failed requests.",
+    ),
 )
 
 METRIC_MAP = MetricMap(
