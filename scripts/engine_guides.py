@@ -157,7 +157,8 @@ def _sources(metric_map: MetricMap, name: str) -> str:
 def _text(one: SeriesSource | Observations) -> str:
     if isinstance(one, Observations):
         return one.seconds.removesuffix("_sum") if one.buckets else f"{one.seconds} / {one.count}"
-    return " + ".join(part.selector.text for part in (one, *one.plus))
+    text = " + ".join(part.selector.text for part in (one, *one.plus))
+    return f"{text} / {one.of.selector.text}" if one.of is not None else text
 
 
 def unnamed_readings() -> set[str]:

@@ -199,6 +199,8 @@ tgi_queue_size 13
 tgi_batch_current_size 16
 # TYPE tgi_batch_current_max_tokens gauge
 tgi_batch_current_max_tokens 32768
+# TYPE tgi_batch_max_total_tokens gauge
+tgi_batch_max_total_tokens 65536
 # TYPE tgi_batch_next_size histogram
 tgi_batch_next_size_sum 99
 # TYPE tgi_request_queue_duration histogram

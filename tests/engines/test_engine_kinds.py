@@ -72,6 +72,20 @@ def test_a_kv_cache_in_per_cent_is_read_as_a_ratio(value: str, ratio: float, is_
     assert sample.is_kv_percent is is_percent
 
 
+@pytest.mark.parametrize(
+    ("series", "ratio"),
+    [
+        pytest.param("tgi_batch_current_max_tokens 300\ntgi_batch_max_total_tokens 400\n", 0.75, id="three quarters"),
+        pytest.param("tgi_batch_current_max_tokens 0\ntgi_batch_max_total_tokens 400\n", 0.0, id="idle"),
+        pytest.param("tgi_batch_current_max_tokens 300\n", None, id="an older version without the budget"),
+        pytest.param("tgi_batch_max_total_tokens 400\n", None, id="before the first request"),
+        pytest.param("tgi_batch_current_max_tokens 3\ntgi_batch_max_total_tokens 0\n", None, id="no budget"),
+    ],
+)
+def test_the_kv_cache_of_tgi_is_its_reserved_budget_of_tokens(series: str, ratio: float | None) -> None:
+    assert read("tgi_queue_size 0\n" + series).kv_cache_ratio == ratio
+
+
 def test_requests_of_vllm_that_were_aborted_or_failed_are_no_success() -> None:
     counts = {"stop": 10, "length": 20, "repetition": 3, "abort": 400, "error": 5000}
     series = "".join(f'vllm:request_success_total{{finished_reason="{it}"}} {count}\n' for it, count in counts.items())

@@ -105,6 +105,7 @@ def test_the_engines_of_the_table_are_those_whose_pages_are_read() -> None:
                 AT,
                 "tgi",
                 waiting=13,
+                kv_cache_ratio=0.5,
                 running=16,
                 requests_total=58,
                 tokens_total=5800,

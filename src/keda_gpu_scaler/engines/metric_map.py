@@ -34,7 +34,7 @@ class SeriesSource:
     largest counts. ``stale_by`` are labels by which series differ of which only one is current, and it is not known
     which one; if their values differ, the reading is unknown. ``plus`` are further parts of the sum; each part is added
     where the page has it. The source is not read where the page has the series ``unless``. With ``is_limit``
-    a value that is not above 0 says that there is no limit.
+    a value that is not above 0 says that there is no limit. With ``of`` the reading is divided by that limit.
     """
 
     selector: SeriesSelector
@@ -45,6 +45,7 @@ class SeriesSource:
     plus: tuple["SeriesSource", ...] = ()
     unless: str = ""
     is_limit: bool = False
+    of: "SeriesSource | None" = None
 
     def read(self, samples: SamplesByName) -> float | None:
         """Return the reading; None where no series matches, or where the value of one is unknown.
@@ -53,6 +54,9 @@ class SeriesSource:
         """
         if self.unless in samples:
             return None
+        if self.of is not None:
+            used, limit = self._read_own(samples), self.of.read(samples)
+            return used / limit if used is not None and limit is not None else None
         if not self.plus:
             return self._read_own(samples)
         parts = [part._read_own(samples) for part in (self, *self.plus) if part.selector.name in samples]
@@ -120,6 +124,11 @@ def limit(text: str) -> SeriesSource:
     return SeriesSource(parse_series(text), is_limit=True)
 
 
+def share_of(text: str, limit_text: str) -> SeriesSource:
+    """Describe a share as a source and its limit, each of which has one series."""
+    return SeriesSource(parse_series(text), of=limit(limit_text))
+
+
 def share(text: str, *, stale_by: frozenset[str] = frozenset()) -> SeriesSource:
     """Describe a source whose series are shares, of which the largest counts."""
     return SeriesSource(parse_series(text), combine=Combine.FULLEST, stale_by=stale_by)
@@ -181,7 +190,9 @@ class MetricMap:
             if isinstance(value, tuple):
                 for source in value:
                     if isinstance(source, SeriesSource):
-                        yield from (it.selector.name for it in (source, *source.plus))
+                        yield from (
+                            it.selector.name for it in (source, *source.plus, *((source.of,) if source.of else ()))
+                        )
         if self.first_token:
             yield from (f"{self.first_token}_bucket", f"{self.first_token}_count")
         for times in self.token_time:
