@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keda_gpu_scaler.core.state.scrape import HISTORY_STEP_SECONDS, MAX_SAMPLES, retained
+from keda_gpu_scaler.core.state.data_run import DataRun
+from keda_gpu_scaler.core.state.scrape import HISTORY_STEP_SECONDS, MAX_SAMPLES, TargetHistory, retained
 from keda_gpu_scaler.core.types import EngineSample, Histogram
 
 TIMES = Histogram((0.1, math.inf), (1.0, 2.0))
@@ -108,3 +109,15 @@ def test_what_is_kept_is_in_order_and_as_dense_as_promised(gaps: list[float], wi
     steps = [at // HISTORY_STEP_SECONDS for at in before[:-1]]
     assert len(set(steps)) == len(steps)
     assert all(times[-1] - at <= history for at in before[:-1])
+
+
+def test_a_target_knows_since_when_its_pages_come_without_a_long_gap() -> None:
+    history = TargetHistory("http://pod/metrics")
+    runs = []
+    samples: tuple[EngineSample, ...] = ()
+    for at in (100.0, None, 110.0, None, 150.0, 151.0):
+        samples = samples if at is None else (*samples, scraped(at))
+        history = history.followed_by(samples, "no answer" if at is None else None)
+        runs.append(history.run)
+    first, later = DataRun(100.0), DataRun(150.0, 110.0)
+    assert runs == [first, first, first, first, later, later]
