@@ -20,7 +20,7 @@ from tests.scrape.web import REFUSED, Answer
 
 EVERY = [pytest.param(source, id=name) for name, source in SOURCES.items()]
 HOUR = 3600.0
-STEP = 2.0
+STEP = 5.0
 REQUESTS_A_SECOND = 2
 
 
@@ -99,7 +99,7 @@ def test_an_hour_without_a_request_is_no_demand(source: DemandSource) -> None:
         observed.serve(source.idle(1 + REQUESTS_A_SECOND * 30).encode())
         observations = await observed.pass_time(HOUR)
         assert observations[-1].value == 0
-        assert states(observations[int(12 / STEP) :]) == {False}, "a rate needs its window to become 0, and no longer"
+        assert states(observations[int(20 / STEP) :]) == {False}, "a rate needs its window to become 0, and no longer"
         observed.serve_requests()
         await observed.pass_time(2 * STEP)
         assert observed.now().is_active is True, "the first requests after an hour are seen"
@@ -143,7 +143,7 @@ def test_a_source_that_is_restarted_while_requests_wait_lets_no_workload_sleep(
         observed.serve_requests()
         observations = await observed.pass_time(60)
         assert False not in states(down + observations)
-        assert states(observations[int(10 / STEP) :]) == {True}, observations[-1].sentence
+        assert states(observations[int(15 / STEP) :]) == {True}, observations[-1].sentence
 
     run(source, scenario)
 
