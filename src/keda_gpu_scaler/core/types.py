@@ -358,7 +358,9 @@ class EngineSample:
     them.
     ``running_limit`` is the number of requests that may run at once. ``selected`` has the series that the trigger
     requests in addition, by the selector's text; None where the selector selects no series of the page. ``unread`` has
-    the reasons why selectors were not applied, by the same text.
+    the reasons why selectors were not applied, by the same text. ``summed_models`` is the number of models that are
+    added up, where one of them may count the requests of others once more; else 0. ``has_model`` is false where the
+    trigger selects models and the page has no series of them.
 
     The fields that end in ``_total`` count since the engine started: requests that ended well, generated tokens, tokens
     of prompts, seconds of requests in the queue, and requests that left the queue. ``token_times_total`` counts
@@ -391,3 +393,5 @@ class EngineSample:
     is_kv_percent: bool = False
     selected: Mapping[str, Series | None] = field(default_factory=dict)
     unread: Mapping[str, str] = field(default_factory=lambda: _NOTHING_UNREAD)
+    summed_models: int = 0
+    has_model: bool = True

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from keda_gpu_scaler.core.evaluate.engine_load import pod_endpoint
+from keda_gpu_scaler.core.evaluate.engine_load import pod_endpoint, url_endpoint
 from keda_gpu_scaler.core.evaluate.engine_observation import observe_engines
 from keda_gpu_scaler.core.evaluate.load.trend import Horizon
 from keda_gpu_scaler.core.evaluate.no_device_advice import no_device_advice
@@ -255,7 +255,7 @@ def scrape_requests(trigger: Trigger, pods: Iterable[Pod]) -> tuple[ScrapeReques
     endpoints: list[Endpoint] = []
     query, demand, window = trigger.engine, trigger.demand, trigger.window_seconds
     if query is not None and query.url:
-        endpoints = [Endpoint(engine=query.engine, url=query.url)]
+        endpoints = [url_endpoint(query)]
     elif query is not None:
         endpoints = [pod_endpoint(query, pod) for pod in pods if pod.address]
     if query is not None:
@@ -265,7 +265,7 @@ def scrape_requests(trigger: Trigger, pods: Iterable[Pod]) -> tuple[ScrapeReques
     if demand is not None:
         # During the hold demand may be a rate, and a rate at the beginning of the hold needs the window before it.
         history = window + demand.hold_seconds
-        requests.append(ScrapeRequest(demand.endpoint, history, demand.selectors, is_demand=True))
+        requests.append(ScrapeRequest(demand.endpoint, history, demand.every_selector, is_demand=True))
     return tuple(requests)
 
 
