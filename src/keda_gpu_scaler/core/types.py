@@ -134,6 +134,19 @@ class PodRef:
 
 
 @dataclass(frozen=True, slots=True)
+class OwnerReference:
+    """The controller of an object, from ``metadata.ownerReferences``; ``group`` and ``version`` are of its API."""
+
+    group: str
+    version: str
+    kind: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}"
+
+
+@dataclass(frozen=True, slots=True)
 class Pod:
     """One pod of a workload, as the API server returns it.
 
@@ -145,8 +158,11 @@ class Pod:
     ``metrics_path`` and ``metrics_scheme`` come from the annotations ``prometheus.io/port``, ``/path`` and ``/scheme``.
     They are None where the annotation is missing or invalid. ``ready_at_seconds`` is when the pod became ready, on the
     clock of ``created_at_seconds``, None while it is not ready. ``restarts`` counts the restarts of its containers.
-    ``group`` is the key of the replica that several pods are together: the name of the Job of a ScaledJob. It is empty
-    where the pod is a replica by itself. ``conditions`` are the types of the true conditions of a pod of a ScaledJob.
+    ``group`` is the key of the replica that several pods are together, such as a Job of a ScaledJob or a group of a
+    LeaderWorkerSet. It is empty where the pod is a replica by itself. ``group_size`` is the least number of pods that
+    the replica has when it is complete, 0 where that is not known. ``is_worker`` says that another pod of the replica,
+    its leader, answers requests for it. ``conditions`` are the types of the true conditions of a pod of a ScaledJob.
+    ``labels`` are sorted by key. ``owner`` is the pod's controller, None where it has none.
     """
 
     ref: PodRef
@@ -165,6 +181,15 @@ class Pod:
     other_addresses: tuple[str, ...] = ()
     group: str = ""
     conditions: tuple[str, ...] = ()
+    group_size: int = 0
+    is_worker: bool = False
+    labels: tuple[tuple[str, str], ...] = ()
+    owner: OwnerReference | None = None
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether the pod gets requests, as the HPA counts it: it is scheduled, it runs, and it is ready."""
+        return self.is_ready and self.phase == "Running" and self.node is not None
 
     @property
     def replica(self) -> str:
@@ -196,10 +221,13 @@ class Workload:
 
     ``kind`` is "ScaledObject" or "ScaledJob". ``target`` is the scale target for display ("Deployment llama").
     ``spec_replicas`` is the size that the scale target should have, ``status_replicas`` the size that it has. ``pods``
-    is sorted by reference and has every pod that matches the target's selector, whatever its state. ``triggers`` are
-    the external triggers. ``removed_at_seconds`` is when a ready pod was last removed, on this instance's monotonic
-    clock, and minus infinity while none was seen to be removed. ``formula`` is None where the HPA compares each
+    is sorted by reference and has every pod of the target, whatever its state. ``triggers`` are the external
+    triggers. ``removed_at_seconds`` is when a ready pod was last removed, on this instance's monotonic clock, and minus
+    infinity while none was seen to be removed. ``formula`` is None where the HPA compares each
     trigger. ``tolerances`` are those of the HPA. ``jobs`` has the rules of a ScaledJob; its sizes count Jobs.
+    ``counts_pods`` says that the sizes count pods also where several pods are one replica, as those of a StatefulSet
+    do; the sizes of a LeaderWorkerSet count its groups. ``selected_ready_pods`` is how many ready pods the target's
+    selector selects, None where it selects exactly ``pods``. ``remarks`` are sentences about whose the pods are.
     """
 
     namespace: str
@@ -214,6 +242,16 @@ class Workload:
     formula: Formula | None = None
     tolerances: Tolerances = DEFAULT_TOLERANCES
     jobs: JobRules | None = None
+    counts_pods: bool = True
+    selected_ready_pods: int | None = None
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def hpa_ready_pods(self) -> int:
+        """The ready pods in the HPA's arithmetic: those that the target's selector selects, also while they end."""
+        if self.selected_ready_pods is not None:
+            return self.selected_ready_pods
+        return sum([pod.is_serving for pod in self.pods])
 
     @property
     def cold_start_seconds(self) -> float | None:

@@ -6,13 +6,15 @@ Law: no object makes a reader raise. Users write these objects, and a field of a
 
 import ipaddress
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypedDict, TypeGuard
 
-from keda_gpu_scaler.core.types import Pod, PodRef
+from keda_gpu_scaler.core.types import OwnerReference, Pod, PodRef
 from keda_gpu_scaler.core.urls import MAX_PORT, is_path
+from keda_gpu_scaler.kube.replica_labels import SCALED_JOB_NAME, replica_fields
 
 GRPC_PORT_NAME = "grpc"
 """How the chart names the port on which an instance answers, in pods and in Services."""
@@ -22,8 +24,7 @@ _ACCELERATOR = re.compile(r"(nvidia|amd|gpu\.intel)\.com/", re.ASCII)
 _MAX_TEXT_LENGTH = 256
 _MAX_SELECTOR_LENGTH = 4096
 _MAX_PORTS = 16
-_SCALED_JOB_LABEL = "scaledjob.keda.sh/name"
-_JOB_LABELS = ("batch.kubernetes.io/job-name", "job-name")
+_MAX_LABELS = 64
 _MAX_ADDRESSES = 4
 
 
@@ -31,11 +32,6 @@ class _ScrapeAnnotations(TypedDict):
     metrics_port: int | None
     metrics_path: str | None
     metrics_scheme: str | None
-
-
-class _JobFields(TypedDict):
-    group: str
-    conditions: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +52,14 @@ class ScaleTarget:
         """Whether every field may become a segment of a request's path."""
         segments = (self.version, self.name, *filter(None, (self.group, self.resource)))
         return all(is_name(segment) for segment in segments)
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectMetadata:
+    """What is kept of an object that is read by its metadata alone."""
+
+    resource_version: str
+    owner: OwnerReference | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +126,21 @@ def resource_version(item: Mapping[str, Any]) -> str:
     return text(part(item, "metadata").get("resourceVersion"))
 
 
+def object_metadata(item: Mapping[str, Any]) -> ObjectMetadata:
+    """Read an object's version and its controller."""
+    return ObjectMetadata(resource_version(item), owner(item))
+
+
+def owner(item: Mapping[str, Any]) -> OwnerReference | None:
+    """Return an object's controller, of which it has at most one; None where it has none."""
+    for reference in mappings(part(item, "metadata").get("ownerReferences")):
+        if reference.get("controller") is True:
+            group, _, version = text(reference.get("apiVersion")).rpartition("/")
+            parts = (group, version, text(reference.get("kind")), text(reference.get("name")))
+            return OwnerReference(*map(sys.intern, parts))
+    return None
+
+
 def condition(item: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
     """Return the condition of a type ("Ready") in an object's status, empty where there is none."""
     conditions = mappings(part(item, "status").get("conditions"))
@@ -162,6 +181,7 @@ def pod(item: Mapping[str, Any], to_monotonic: float) -> Pod:
     is_ready = ready.get("status") == "True"
     ready_at = _unix_seconds(ready.get("lastTransitionTime"))
     address, *other_addresses = _ip_addresses(status)
+    found, annotations = labels(item), part(metadata, "annotations")
     return Pod(
         ref=PodRef(text(metadata.get("namespace")), text(metadata.get("name"))),
         node=text(spec.get("nodeName")) or None,
@@ -173,25 +193,25 @@ def pod(item: Mapping[str, Any], to_monotonic: float) -> Pod:
         other_addresses=tuple(other_addresses),
         ports=_tcp_ports(item),
         ready_at_seconds=ready_at + to_monotonic if is_ready and ready_at else None,
-        **_job(item),
+        conditions=_conditions(status) if SCALED_JOB_NAME in found else (),
         restarts=sum(count(entry.get("restartCount")) for entry in mappings(status.get("containerStatuses"))),
-        **_scrape_annotations(part(metadata, "annotations")),
+        labels=_kept_labels(found),
+        owner=owner(item),
+        **replica_fields(found, annotations),
+        **_scrape_annotations(annotations),
     )
 
 
-def _job(item: Mapping[str, Any]) -> _JobFields:
-    """Read the Job that a pod of a ScaledJob belongs to, and the pod's conditions, which say whether it is pending.
+def _conditions(status: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the types of the true conditions, which say whether the Job of a ScaledJob is pending."""
+    conditions = mappings(status.get("conditions"))
+    return tuple(sorted({text(one.get("type")) for one in conditions if one.get("status") == "True"}))
 
-    Other pods are replicas by themselves, whatever labels their owners gave them.
-    """
-    found = labels(item)
-    if _SCALED_JOB_LABEL not in found:
-        return {"group": "", "conditions": ()}
-    conditions = mappings(part(item, "status").get("conditions"))
-    return {
-        "group": next((text(found[label]) for label in _JOB_LABELS if label in found), ""),
-        "conditions": tuple(sorted({text(one.get("type")) for one in conditions if one.get("status") == "True"})),
-    }
+
+def _kept_labels(found: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Return labels in the order of their keys. The pods of a workload share the texts, which are kept once."""
+    pairs = sorted(found.items())[:_MAX_LABELS]
+    return tuple([(sys.intern(text(key)), sys.intern(text(value))) for key, value in pairs])
 
 
 def grpc_port(item: Mapping[str, Any]) -> int | None:

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Decides which of the pods that a selector matches belong to a scale target, by their controllers.
+
+Law: a pod that provably belongs to another object does not count, and a sentence says so. A pod whose owner is not
+known counts, and a sentence says so. No object is read where the pods themselves prove their owner.
+
+A ReplicaSet of a Deployment has the Deployment's name and the hash in the label of its pods (Kubernetes,
+pkg/controller/deployment/sync.go, getNewReplicaSet); a Rollout's has the same form with a label of its own (Argo
+Rollouts, rollout/sync.go). A Deployment may adopt a ReplicaSet of another name, so another name alone proves nothing.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from keda_gpu_scaler.core.types import OwnerReference, Pod
+from keda_gpu_scaler.kube.parse import ObjectMetadata
+from keda_gpu_scaler.kube.replica_labels import NAME_LABELS
+
+_MAX_DEPTH = 4
+_MAX_LISTED = 3
+_TEMPLATE_HASHES = (
+    ("pod-template-hash", "apps", "Deployment"),
+    ("rollouts-pod-template-hash", "argoproj.io", "Rollout"),
+)
+_KNOWN_CHAINS = frozenset({"Deployment", "Rollout", "StatefulSet", "ReplicaSet", *NAME_LABELS})
+"""Targets whose own pods prove their owner. Of any other, one owner of all pods is taken for the target's."""
+
+ReadOwners = Callable[[OwnerReference], Awaitable[Mapping[str, ObjectMetadata] | str]]
+"""Returns the objects of an owner's kind in the namespace, by name, or why they cannot be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class OwnedPods:
+    """The pods that count for a scale target, and sentences about those that do not, or that count without proof."""
+
+    pods: tuple[Pod, ...]
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Lineage:
+    """Pods with the same controller, and the object that the controller's name shows to be its owner."""
+
+    owner: OwnerReference
+    named_parent: OwnerReference | None
+    pods: tuple[Pod, ...]
+
+    @property
+    def root(self) -> OwnerReference:
+        return self.named_parent or self.owner
+
+    def counted(self) -> str:
+        return f"{self.owner} ({_count(self.pods)})"
+
+
+@dataclass(frozen=True, slots=True)
+class _Finding:
+    """Whether a lineage belongs to the target: None where that is not known, for ``reason``. ``root`` owns it."""
+
+    is_own: bool | None
+    root: str = ""
+    reason: str = ""
+
+
+async def owned_pods(target: OwnerReference, pods: Sequence[Pod], read: ReadOwners) -> OwnedPods:
+    """Return the pods that belong to a scale target.
+
+    Args:
+        target: the scale target.
+        pods: the pods that its selector matches.
+        read: reads the owners of controllers. It is called only for controllers whose owner the pods do not prove.
+    """
+    orphans = tuple([pod for pod in pods if pod.owner is None])
+    lineages = _lineages(pods)
+    findings = {lineage: _proven(target, lineage) for lineage in lineages}
+    unproven = [lineage for lineage, finding in findings.items() if finding is None]
+    if unproven and _is_alone(target, lineages):
+        findings.update(dict.fromkeys(unproven, _Finding(True)))
+        unproven = []
+    for lineage in unproven:
+        findings[lineage] = await _followed(target, lineage, read)
+    decided = {lineage: finding for lineage, finding in findings.items() if finding is not None}
+    others = {pod.ref for lineage, finding in decided.items() if finding.is_own is False for pod in lineage.pods}
+    kept = tuple([pod for pod in pods if pod.ref not in others])
+    return OwnedPods(kept, (*_chain(target, decided), *_remarks(target, decided), *_orphan_remarks(target, orphans)))
+
+
+def _lineages(pods: Iterable[Pod]) -> list[_Lineage]:
+    found: dict[tuple[OwnerReference, OwnerReference | None], list[Pod]] = {}
+    for pod in pods:
+        if pod.owner is not None:
+            found.setdefault((pod.owner, _named_parent(pod.owner, pod)), []).append(pod)
+    return [_Lineage(owner, parent, tuple(members)) for (owner, parent), members in found.items()]
+
+
+def _named_parent(owner: OwnerReference, pod: Pod) -> OwnerReference | None:
+    """Return the Deployment or Rollout after which a ReplicaSet is named, None where it is not named so."""
+    if (owner.group, owner.kind) != ("apps", "ReplicaSet"):
+        return None
+    labels = dict(pod.labels)
+    for label, group, kind in _TEMPLATE_HASHES:
+        suffix = f"-{labels[label]}" if labels.get(label) else ""
+        if suffix and owner.name.endswith(suffix) and owner.name != suffix:
+            return OwnerReference(group, "", kind, owner.name.removesuffix(suffix))
+    return None
+
+
+def _proven(target: OwnerReference, lineage: _Lineage) -> _Finding | None:
+    """Decide by what the pods show alone; None where they do not show it."""
+    if _is(lineage.owner, target) or (lineage.named_parent and _is(lineage.named_parent, target)):
+        return _Finding(True)
+    if _is_of_kind(lineage.owner, target):
+        return _Finding(False, str(lineage.owner))
+    label, owner_kinds = NAME_LABELS.get(target.kind, ("", ()))
+    if lineage.owner.kind in owner_kinds and all(dict(pod.labels).get(label) == target.name for pod in lineage.pods):
+        return _Finding(True)
+    return None
+
+
+def _is_alone(target: OwnerReference, lineages: Sequence[_Lineage]) -> bool:
+    """Whether all pods have one owner, which is taken for the target's because its chain is not known."""
+    roots = {(one.root.group, one.root.kind, one.root.name) for one in lineages}
+    return target.kind not in _KNOWN_CHAINS and len(roots) == 1
+
+
+async def _followed(target: OwnerReference, lineage: _Lineage, read: ReadOwners) -> _Finding:
+    """Decide by reading the owner of the controller, its owner, and so on."""
+    owner = lineage.owner
+    for _ in range(_MAX_DEPTH):
+        known = await read(owner)
+        if isinstance(known, str):
+            return _Finding(None, reason=known)
+        if owner.name not in known:
+            if owner == lineage.owner and lineage.named_parent is not None:
+                return _Finding(False, str(lineage.named_parent))
+            return _Finding(None, reason=f"{owner} does not exist")
+        parent = known[owner.name].owner
+        if parent is None:
+            return _Finding(False, str(owner))
+        if _is(parent, target):
+            return _Finding(True)
+        if _is_of_kind(parent, target):
+            return _Finding(False, str(parent))
+        owner = parent
+    return _Finding(None, reason=f"more than {_MAX_DEPTH} owners follow each other")
+
+
+def _is(one: OwnerReference, other: OwnerReference) -> bool:
+    """Whether two references name one object. In a namespace an object is known by its kind and name."""
+    return _is_of_kind(one, other) and one.name == other.name
+
+
+def _is_of_kind(one: OwnerReference, other: OwnerReference) -> bool:
+    return (one.group, one.kind) == (other.group, other.kind)
+
+
+def _chain(target: OwnerReference, findings: Mapping[_Lineage, _Finding]) -> tuple[str, ...]:
+    """Describe through which controllers a target owns its pods, where there are several."""
+    own = [lineage for lineage, finding in findings.items() if finding.is_own]
+    if len(own) < 2:
+        return ()
+    listed = ", ".join([lineage.counted() for lineage in own[:_MAX_LISTED]])
+    more = f" and {len(own) - _MAX_LISTED} more" if len(own) > _MAX_LISTED else ""
+    return (f"{target} owns its pods through {listed}{more}",)
+
+
+def _remarks(target: OwnerReference, findings: Mapping[_Lineage, _Finding]) -> list[str]:
+    others: dict[str, list[Pod]] = {}
+    unknown: dict[str, list[_Lineage]] = {}
+    for lineage, finding in findings.items():
+        if finding.is_own is False:
+            others.setdefault(finding.root, []).extend(lineage.pods)
+        elif finding.is_own is None:
+            unknown.setdefault(finding.reason, []).append(lineage)
+    remarks = [
+        f"the selector of {target} also matches {_count(pods)} of {root}: they do not count"
+        for root, pods in sorted(others.items())
+    ]
+    for reason, lineages in unknown.items():
+        listed = ", ".join([lineage.counted() for lineage in lineages[:_MAX_LISTED]])
+        more = f" and {len(lineages) - _MAX_LISTED} more" if len(lineages) > _MAX_LISTED else ""
+        remarks.append(
+            f"whether {target} owns the pods of {listed}{more} is not known, so they count by its selector: {reason}"
+        )
+    return remarks
+
+
+def _orphan_remarks(target: OwnerReference, pods: Sequence[Pod]) -> list[str]:
+    if not pods:
+        return []
+    verbs = ("has", "counts") if len(pods) == 1 else ("have", "count")
+    return [f"{_count(pods)} {verbs[0]} no controller, and {verbs[1]} by the selector of {target}"]
+
+
+def _count(pods: Sequence[Pod]) -> str:
+    return "1 pod" if len(pods) == 1 else f"{len(pods)} pods"
