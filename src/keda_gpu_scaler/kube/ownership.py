@@ -22,8 +22,14 @@ _TEMPLATE_HASHES = (
     ("pod-template-hash", "apps", "Deployment"),
     ("rollouts-pod-template-hash", "argoproj.io", "Rollout"),
 )
-_KNOWN_CHAINS = frozenset({"Deployment", "Rollout", "StatefulSet", "ReplicaSet", *NAME_LABELS})
-"""Targets whose own pods prove their owner. Of any other, one owner of all pods is taken for the target's."""
+_BETWEEN: Mapping[str, tuple[str, ...]] = {
+    "Deployment": ("ReplicaSet",),
+    "Rollout": ("ReplicaSet",),
+    "StatefulSet": (),
+    "ReplicaSet": (),
+    **{kind: between for kind, (_, between) in NAME_LABELS.items()},
+}
+"""The kinds between a target and its pods. Of a target of another kind, one owner of all pods is taken for its own."""
 
 ReadOwners = Callable[[OwnerReference], Awaitable[Mapping[str, ObjectMetadata] | str]]
 """Returns the objects of an owner's kind in the namespace, by name, or why they cannot be read."""
@@ -109,10 +115,11 @@ def _proven(target: OwnerReference, lineage: _Lineage) -> _Finding | None:
     """Decide by what the pods show alone; None where they do not show it."""
     if _is(lineage.owner, target) or (lineage.named_parent and _is(lineage.named_parent, target)):
         return _Finding(True)
-    if _is_of_kind(lineage.owner, target):
-        return _Finding(False, str(lineage.owner))
-    label, owner_kinds = NAME_LABELS.get(target.kind, ("", ()))
-    if lineage.owner.kind in owner_kinds and all(dict(pod.labels).get(label) == target.name for pod in lineage.pods):
+    between = _BETWEEN.get(target.kind)
+    if _is_of_kind(lineage.owner, target) or (between is not None and lineage.owner.kind not in between):
+        return _Finding(False, str(lineage.root))
+    label, _ = NAME_LABELS.get(target.kind, ("", ()))
+    if label and all(dict(pod.labels).get(label) == target.name for pod in lineage.pods):
         return _Finding(True)
     return None
 
@@ -120,7 +127,7 @@ def _proven(target: OwnerReference, lineage: _Lineage) -> _Finding | None:
 def _is_alone(target: OwnerReference, lineages: Sequence[_Lineage]) -> bool:
     """Whether all pods have one owner, which is taken for the target's because its chain is not known."""
     roots = {(one.root.group, one.root.kind, one.root.name) for one in lineages}
-    return target.kind not in _KNOWN_CHAINS and len(roots) == 1
+    return target.kind not in _BETWEEN and len(roots) == 1
 
 
 async def _followed(target: OwnerReference, lineage: _Lineage, read: ReadOwners) -> _Finding:
@@ -139,7 +146,7 @@ async def _followed(target: OwnerReference, lineage: _Lineage, read: ReadOwners)
             return _Finding(False, str(owner))
         if _is(parent, target):
             return _Finding(True)
-        if _is_of_kind(parent, target):
+        if _is_of_kind(parent, target) or target.kind in _BETWEEN:
             return _Finding(False, str(parent))
         owner = parent
     return _Finding(None, reason=f"more than {_MAX_DEPTH} owners follow each other")
@@ -172,10 +179,10 @@ def _remarks(target: OwnerReference, findings: Mapping[_Lineage, _Finding]) -> l
             others.setdefault(finding.root, []).extend(lineage.pods)
         elif finding.is_own is None:
             unknown.setdefault(finding.reason, []).append(lineage)
-    remarks = [
-        f"the selector of {target} also matches {_count(pods)} of {root}: they do not count"
-        for root, pods in sorted(others.items())
-    ]
+    remarks = []
+    for root, pods in sorted(others.items()):
+        verb = "it does" if len(pods) == 1 else "they do"
+        remarks.append(f"the selector of {target} also matches {_count(pods)} of {root}: {verb} not count")
     for reason, lineages in unknown.items():
         listed = ", ".join([lineage.counted() for lineage in lineages[:_MAX_LISTED]])
         more = f" and {len(lineages) - _MAX_LISTED} more" if len(lineages) > _MAX_LISTED else ""
