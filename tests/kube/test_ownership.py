@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests whose pod a pod is: clusters in which a selector matches pods of several owners, one a row."""
+"""Tests the owner of each pod: clusters in which a selector matches pods of several owners, one a row."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Combines the observations of pods that are one replica together: a Job, or a leader with its workers.
+"""Combines the observations of pods that are one replica: a Job, or a leader with its workers.
 
 Law: each pod is in exactly one group. A group is ready when all of its pods exist and are ready. An unknown pod never
 adds to the value of its group and never lowers it below the target.
