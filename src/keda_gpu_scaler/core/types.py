@@ -255,8 +255,15 @@ class Workload:
 
     @property
     def cold_start_seconds(self) -> float | None:
-        """The median time from the creation of a pod until it was ready, None while no pod shows it."""
-        times = sorted([seconds for pod in self.pods if (seconds := pod.cold_start_seconds) is not None])
+        """The median time from the creation of a pod until it was ready, None while no pod shows it.
+
+        Where several pods are one replica, the slowest of them counts.
+        """
+        slowest: dict[str, float] = {}
+        for pod in self.pods:
+            if (seconds := pod.cold_start_seconds) is not None:
+                slowest[pod.replica] = max(seconds, slowest.get(pod.replica, 0.0))
+        times = sorted(slowest.values())
         return times[len(times) // 2] if times else None
 
 

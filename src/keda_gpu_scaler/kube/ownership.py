@@ -18,10 +18,10 @@ from keda_gpu_scaler.kube.replica_labels import NAME_LABELS
 
 _MAX_DEPTH = 4
 _MAX_LISTED = 3
-_TEMPLATE_HASHES = (
-    ("pod-template-hash", "apps", "Deployment"),
-    ("rollouts-pod-template-hash", "argoproj.io", "Rollout"),
-)
+_TEMPLATE_HASHES = {
+    "pod-template-hash": ("apps", "Deployment"),
+    "rollouts-pod-template-hash": ("argoproj.io", "Rollout"),
+}
 _BETWEEN: Mapping[str, tuple[str, ...]] = {
     "Deployment": ("ReplicaSet",),
     "Rollout": ("ReplicaSet",),
@@ -63,6 +63,7 @@ class _Lineage:
 class _Finding:
     """Whether a lineage belongs to the target: None where that is not known, for ``reason``. ``root`` owns it."""
 
+    lineage: _Lineage
     is_own: bool | None
     root: str = ""
     reason: str = ""
@@ -78,35 +79,34 @@ async def owned_pods(target: OwnerReference, pods: Sequence[Pod], read: ReadOwne
     """
     orphans = tuple([pod for pod in pods if pod.owner is None])
     lineages = _lineages(pods)
-    findings = {lineage: _proven(target, lineage) for lineage in lineages}
-    unproven = [lineage for lineage, finding in findings.items() if finding is None]
-    if unproven and _is_alone(target, lineages):
-        findings.update(dict.fromkeys(unproven, _Finding(True)))
-        unproven = []
-    for lineage in unproven:
-        findings[lineage] = await _followed(target, lineage, read)
-    decided = {lineage: finding for lineage, finding in findings.items() if finding is not None}
-    others = {pod.ref for lineage, finding in decided.items() if finding.is_own is False for pod in lineage.pods}
-    kept = tuple([pod for pod in pods if pod.ref not in others])
-    return OwnedPods(kept, (*_chain(target, decided), *_remarks(target, decided), *_orphan_remarks(target, orphans)))
+    is_alone = _is_alone(target, lineages)
+    findings: list[_Finding] = []
+    for lineage in lineages:
+        proven = _proven(target, lineage) or (_Finding(lineage, True) if is_alone else None)
+        findings.append(proven or await _followed(target, lineage, read))
+    others = {pod.ref for one in findings if one.is_own is False for pod in one.lineage.pods}
+    kept = tuple([pod for pod in pods if pod.ref not in others] if others else pods)
+    return OwnedPods(kept, (*_chain(target, findings), *_remarks(target, findings), *_orphan_remarks(target, orphans)))
 
 
 def _lineages(pods: Iterable[Pod]) -> list[_Lineage]:
-    found: dict[tuple[OwnerReference, OwnerReference | None], list[Pod]] = {}
+    found: dict[OwnerReference, list[Pod]] = {}
     for pod in pods:
         if pod.owner is not None:
-            found.setdefault((pod.owner, _named_parent(pod.owner, pod)), []).append(pod)
-    return [_Lineage(owner, parent, tuple(members)) for (owner, parent), members in found.items()]
+            found.setdefault(pod.owner, []).append(pod)
+    # The pods of a ReplicaSet have the same hash.
+    return [_Lineage(owner, _named_parent(owner, members[0]), tuple(members)) for owner, members in found.items()]
 
 
 def _named_parent(owner: OwnerReference, pod: Pod) -> OwnerReference | None:
     """Return the Deployment or Rollout after which a ReplicaSet is named, None where it is not named so."""
     if (owner.group, owner.kind) != ("apps", "ReplicaSet"):
         return None
-    labels = dict(pod.labels)
-    for label, group, kind in _TEMPLATE_HASHES:
-        suffix = f"-{labels[label]}" if labels.get(label) else ""
-        if suffix and owner.name.endswith(suffix) and owner.name != suffix:
+    for label, value in pod.labels:
+        named = _TEMPLATE_HASHES.get(label)
+        suffix = f"-{value}"
+        if named and value and owner.name.endswith(suffix) and owner.name != suffix:
+            group, kind = named
             return OwnerReference(group, "", kind, owner.name.removesuffix(suffix))
     return None
 
@@ -114,13 +114,13 @@ def _named_parent(owner: OwnerReference, pod: Pod) -> OwnerReference | None:
 def _proven(target: OwnerReference, lineage: _Lineage) -> _Finding | None:
     """Decide by what the pods show alone; None where they do not show it."""
     if _is(lineage.owner, target) or (lineage.named_parent and _is(lineage.named_parent, target)):
-        return _Finding(True)
+        return _Finding(lineage, True)
     between = _BETWEEN.get(target.kind)
     if _is_of_kind(lineage.owner, target) or (between is not None and lineage.owner.kind not in between):
-        return _Finding(False, str(lineage.root))
+        return _Finding(lineage, False, str(lineage.root))
     label, _ = NAME_LABELS.get(target.kind, ("", ()))
     if label and all(dict(pod.labels).get(label) == target.name for pod in lineage.pods):
-        return _Finding(True)
+        return _Finding(lineage, True)
     return None
 
 
@@ -136,20 +136,20 @@ async def _followed(target: OwnerReference, lineage: _Lineage, read: ReadOwners)
     for _ in range(_MAX_DEPTH):
         known = await read(owner)
         if isinstance(known, str):
-            return _Finding(None, reason=known)
+            return _Finding(lineage, None, reason=known)
         if owner.name not in known:
             if owner == lineage.owner and lineage.named_parent is not None:
-                return _Finding(False, str(lineage.named_parent))
-            return _Finding(None, reason=f"{owner} does not exist")
+                return _Finding(lineage, False, str(lineage.named_parent))
+            return _Finding(lineage, None, reason=f"{owner} does not exist")
         parent = known[owner.name].owner
         if parent is None:
-            return _Finding(False, str(owner))
+            return _Finding(lineage, False, str(owner))
         if _is(parent, target):
-            return _Finding(True)
+            return _Finding(lineage, True)
         if _is_of_kind(parent, target) or target.kind in _BETWEEN:
-            return _Finding(False, str(parent))
+            return _Finding(lineage, False, str(parent))
         owner = parent
-    return _Finding(None, reason=f"more than {_MAX_DEPTH} owners follow each other")
+    return _Finding(lineage, None, reason=f"more than {_MAX_DEPTH} owners follow each other")
 
 
 def _is(one: OwnerReference, other: OwnerReference) -> bool:
@@ -161,9 +161,9 @@ def _is_of_kind(one: OwnerReference, other: OwnerReference) -> bool:
     return (one.group, one.kind) == (other.group, other.kind)
 
 
-def _chain(target: OwnerReference, findings: Mapping[_Lineage, _Finding]) -> tuple[str, ...]:
+def _chain(target: OwnerReference, findings: Sequence[_Finding]) -> tuple[str, ...]:
     """Describe through which controllers a target owns its pods, where there are several."""
-    own = [lineage for lineage, finding in findings.items() if finding.is_own]
+    own = [finding.lineage for finding in findings if finding.is_own]
     if len(own) < 2:
         return ()
     listed = ", ".join([lineage.counted() for lineage in own[:_MAX_LISTED]])
@@ -171,14 +171,14 @@ def _chain(target: OwnerReference, findings: Mapping[_Lineage, _Finding]) -> tup
     return (f"{target} owns its pods through {listed}{more}",)
 
 
-def _remarks(target: OwnerReference, findings: Mapping[_Lineage, _Finding]) -> list[str]:
+def _remarks(target: OwnerReference, findings: Sequence[_Finding]) -> list[str]:
     others: dict[str, list[Pod]] = {}
     unknown: dict[str, list[_Lineage]] = {}
-    for lineage, finding in findings.items():
+    for finding in findings:
         if finding.is_own is False:
-            others.setdefault(finding.root, []).extend(lineage.pods)
+            others.setdefault(finding.root, []).extend(finding.lineage.pods)
         elif finding.is_own is None:
-            unknown.setdefault(finding.reason, []).append(lineage)
+            unknown.setdefault(finding.reason, []).append(finding.lineage)
     remarks = []
     for root, pods in sorted(others.items()):
         verb = "it does" if len(pods) == 1 else "they do"

@@ -4,9 +4,9 @@
 Law: no object makes a reader raise. Users write these objects, and a field of an unexpected type counts as absent.
 """
 
+import functools
 import ipaddress
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,6 +25,7 @@ _MAX_TEXT_LENGTH = 256
 _MAX_SELECTOR_LENGTH = 4096
 _MAX_PORTS = 16
 _MAX_LABELS = 64
+_MAX_SHARED = 8192  # labels and owners, which the pods of a workload have in common
 _MAX_ADDRESSES = 4
 
 
@@ -136,9 +137,13 @@ def owner(item: Mapping[str, Any]) -> OwnerReference | None:
     for reference in mappings(part(item, "metadata").get("ownerReferences")):
         if reference.get("controller") is True:
             group, _, version = text(reference.get("apiVersion")).rpartition("/")
-            parts = (group, version, text(reference.get("kind")), text(reference.get("name")))
-            return OwnerReference(*map(sys.intern, parts))
+            return _owner_reference(group, version, text(reference.get("kind")), text(reference.get("name")))
     return None
+
+
+@functools.lru_cache(maxsize=_MAX_SHARED)
+def _owner_reference(*parts: str) -> OwnerReference:
+    return OwnerReference(*parts)
 
 
 def condition(item: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
@@ -210,8 +215,12 @@ def _conditions(status: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _kept_labels(found: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     """Return labels in the order of their keys. The pods of a workload share the texts, which are kept once."""
-    pairs = sorted(found.items())[:_MAX_LABELS]
-    return tuple([(sys.intern(text(key)), sys.intern(text(value))) for key, value in pairs])
+    return tuple([_label(text(key), text(value)) for key, value in sorted(found.items())[:_MAX_LABELS]])
+
+
+@functools.lru_cache(maxsize=_MAX_SHARED)
+def _label(key: str, value: str) -> tuple[str, str]:
+    return key, value
 
 
 def grpc_port(item: Mapping[str, Any]) -> int | None:

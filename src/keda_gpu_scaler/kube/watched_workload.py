@@ -322,7 +322,7 @@ def _pod_labels(target: ScaleTarget, scale: Scale) -> str:
 
 
 def _selected(target: ScaleTarget, scale: Scale, pods: Sequence[Pod]) -> Sequence[Pod]:
-    """Return the pods that the HPA counts: those that the target's selector matches, whoever owns them.
+    """Return the pods that the HPA counts: those that the target's selector matches, with any owner.
 
     (Kubernetes, pkg/controller/podautoscaler/replica_calculator.go, getReadyPodsCount.)
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests workloads whose replicas are several pods: clusters, one a row, with the size that the HPA reaches."""
+"""Tests workloads whose replicas are several pods: clusters, each with the size that the HPA reaches."""
 
 import itertools
 import math
@@ -240,7 +240,7 @@ def test_pods_without_the_label_are_replicas_by_themselves() -> None:
     known, fleet = scene(CUSTOM, [[95, 95]], 2)
     known = replace(known, pods=(*known.pods, pod("zz-alone")))
     steps = evaluated(CUSTOM, known, fleet).steps
-    expected = "1 of 1 pod, 1 of 2 pods; 1 pods without it are replicas by themselves"
+    expected = "1 of 1 pod, 1 of 2 pods; 1 pod without it counts alone"
     assert f"pods are grouped into replicas by the label example.com/group: {expected}" in steps
 
 
@@ -406,3 +406,12 @@ def test_grouping_ignores_the_order_of_pods(order: Sequence[int]) -> None:
     assert keys == {f"llama-{number}": f"group-{number % 2}" for number in range(6)}
     assert len(list(itertools.groupby(sorted(keys.values())))) == 2
     assert math.prod(one.group_size for one in grouped_pods(pods, grouping)) == 2**6
+
+
+def test_the_slowest_pod_of_a_group_says_how_long_a_replica_starts() -> None:
+    starts = {"a-0": 10, "a-1": 90, "b-0": 20, "b-1": 70, "c-0": 10, "c-1": 60}
+    pods = [
+        replace(pod(name), group=name[0], created_at_seconds=0.0, ready_at_seconds=float(seconds))
+        for name, seconds in starts.items()
+    ]
+    assert workload(*pods).cold_start_seconds == 70

@@ -28,7 +28,7 @@ OWN_NAMESPACE_PERMISSION = ("discovery.k8s.io", "endpointslices", ("list", "watc
 
 _CHECK = "rights"
 _OPTIONAL = ("events", "replicasets")
-"""Without events nobody is informed, and without ReplicaSets the selector decides whose a pod is."""
+"""Without events no user is informed, and without ReplicaSets the selector decides whose a pod is."""
 _CHART_GROUPS = ("", "apps", "keda.sh", "discovery.k8s.io")
 
 

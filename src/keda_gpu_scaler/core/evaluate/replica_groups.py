@@ -96,9 +96,12 @@ def describe_grouping(pods: Sequence[Pod], grouping: Grouping) -> str:
     """Describe how pods become replicas."""
     sizes = Counter(len(members) for members in pods_by_replica(pods).values())
     counted = ", ".join([f"{count} of {size} pod{'s' if size > 1 else ''}" for size, count in sorted(sizes.items())])
-    source = "the labels of their controller" if grouping.label == AUTO else f"the label {grouping.label}"
+    source, it = "the labels of their controller", "them"
+    if grouping.label != AUTO:
+        source, it = f"the label {grouping.label}", "it"
     alone = sum(not pod.group for pod in pods)
-    without = f"; {alone} pods without it are replicas by themselves" if alone else ""
+    counts = "1 pod without {} counts" if alone == 1 else f"{alone} pods without {{}} count"
+    without = f"; {counts.format(it)} alone" if alone else ""
     return f"pods are grouped into replicas by {source}: {counted}{without}"
 
 
