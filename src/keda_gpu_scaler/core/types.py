@@ -9,7 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from keda_gpu_scaler.core.scaling_rules import DEFAULT_TOLERANCES, Formula, JobRules, Tolerances
+from keda_gpu_scaler.core.scaling_rules import (
+    DEFAULT_COOLDOWN_SECONDS,
+    DEFAULT_TOLERANCES,
+    Formula,
+    JobRules,
+    Tolerances,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +168,9 @@ class Pod:
     LeaderWorkerSet. It is empty where the pod is a replica by itself. ``group_size`` is the least number of pods that
     the replica has when it is complete, 0 where that is not known. ``is_worker`` says that another pod of the replica,
     its leader, answers requests for it. ``conditions`` are the types of the true conditions of a pod of a ScaledJob.
-    ``labels`` are sorted by key. ``owner`` is the pod's controller, None where it has none.
+    ``labels`` are sorted by key. ``owner`` is the pod's controller, None where it has none. ``deletion_cost`` is the
+    annotation pod-deletion-cost, and ``written_deletion_cost`` the one that this scaler wrote; each is None where there
+    is none.
     """
 
     ref: PodRef
@@ -185,6 +193,8 @@ class Pod:
     is_worker: bool = False
     labels: tuple[tuple[str, str], ...] = ()
     owner: OwnerReference | None = None
+    deletion_cost: int | None = None
+    written_deletion_cost: int | None = None
 
     @property
     def is_serving(self) -> bool:
@@ -192,9 +202,19 @@ class Pod:
         return self.is_ready and self.phase == "Running" and self.node is not None
 
     @property
+    def has_users_deletion_cost(self) -> bool:
+        """Whether the pod has a deletion cost that this scaler did not write."""
+        return self.deletion_cost is not None and self.deletion_cost != self.written_deletion_cost
+
+    @property
     def replica(self) -> str:
         """The name of the replica that the pod is, or that it belongs to; unique within a workload."""
         return self.group or self.ref.name
+
+    @property
+    def serving_since_seconds(self) -> float:
+        """When it became ready; when it was created where that is not known."""
+        return self.created_at_seconds if self.ready_at_seconds is None else self.ready_at_seconds
 
     @property
     def cold_start_seconds(self) -> float | None:
@@ -223,11 +243,12 @@ class Workload:
     ``spec_replicas`` is the size that the scale target should have, ``status_replicas`` the size that it has. ``pods``
     is sorted by reference and has every pod of the target, whatever its state. ``triggers`` are the external
     triggers. ``removed_at_seconds`` is when a ready pod was last removed, on this instance's monotonic clock, and minus
-    infinity while none was seen to be removed. ``formula`` is None where the HPA compares each
-    trigger. ``tolerances`` are those of the HPA. ``jobs`` has the rules of a ScaledJob; its sizes count Jobs.
-    ``counts_pods`` says that the sizes count pods also where several pods are one replica, as those of a StatefulSet
-    do; the sizes of a LeaderWorkerSet count its groups. ``selected_ready_pods`` is how many ready pods the target's
-    selector selects, None where it selects exactly ``pods``. ``remarks`` are sentences about whose the pods are.
+    infinity while none was seen to be removed. ``formula`` is None where the HPA compares each trigger. ``tolerances``
+    are those of the HPA. ``cooldown_seconds`` is ``cooldownPeriod``, and ``idle_replicas`` the size of an inactive
+    workload (``idleReplicaCount``). ``jobs`` has the rules of a ScaledJob; its sizes count Jobs. ``counts_pods`` says
+    that the sizes count pods also where several pods are one replica, as those of a StatefulSet do; the sizes of a
+    LeaderWorkerSet count its groups. ``selected_ready_pods`` is how many ready pods the target's selector selects, None
+    where it selects exactly ``pods``. ``remarks`` are sentences about whose the pods are.
     """
 
     namespace: str
@@ -242,6 +263,8 @@ class Workload:
     formula: Formula | None = None
     tolerances: Tolerances = DEFAULT_TOLERANCES
     jobs: JobRules | None = None
+    cooldown_seconds: float = DEFAULT_COOLDOWN_SECONDS
+    idle_replicas: int = 0
     counts_pods: bool = True
     selected_ready_pods: int | None = None
     remarks: tuple[str, ...] = ()
@@ -314,8 +337,8 @@ class EngineSample:
 
     ``at_seconds`` is on the scraper's monotonic clock. ``engine`` is a name in ``core.trigger.engines.ENGINES``, empty
     where the page belongs to no known engine. ``kv_cache_ratio`` is from 0 to 1; of several ranks it is the fullest.
-    ``is_kv_percent`` says that the page has it in per cent, under the name of a ratio. ``deferred`` is the number of
-    requests that wait for something else than capacity, such as the transfer of a KV cache. ``waiting`` has none of
+    ``is_kv_percent`` says that the engine exports it in per cent, under the name of a ratio. ``deferred`` is the number
+    of requests that wait for something else than capacity, such as the transfer of a KV cache. ``waiting`` has none of
     them.
     ``running_limit`` is the number of requests that may run at once. ``selected`` has the series that the trigger
     requests in addition, by the selector's text; None where the selector selects no series of the page. ``unread`` has

@@ -219,6 +219,8 @@ class WatchedWorkload:
             counts_pods=target.group in _COUNTING_PODS,
             selected_ready_pods=sum([pod.is_serving for pod in _selected(target, scale, listed)]),
             remarks=owned.remarks,
+            cooldown_seconds=scaled.cooldown_seconds,
+            idle_replicas=scaled.idle_replicas,
         )
 
     async def _current_scale(self, target: ScaleTarget, resource: str, version: str) -> Scale:

@@ -157,6 +157,7 @@ def report_pods(
     size: WorkloadSize,
     target: float,
     tolerances: Tolerances = DEFAULT_TOLERANCES,
+    shrink_hold: str = "",
     pods_per_replica: int = 1,
     noun: str = "pods",
 ) -> ReportedValue:
@@ -170,6 +171,7 @@ def report_pods(
         size: the workload's size.
         target: the target of each pod's value.
         tolerances: those of the HPA.
+        shrink_hold: why the workload may not shrink now, empty where it may.
         pods_per_replica: how many pods one of ``values`` stands for, where the workload's size counts pods. Each of
             them has the value, and the size stays a multiple.
         noun: what has the values, for the steps: "pods" or "groups".
@@ -193,6 +195,8 @@ def report_pods(
     if wanted is None:
         return _held(hpa, load, f"no ready {noun.removesuffix('s')} has a value ({counted})")
     wanted = size.spec_replicas if wanted == replicas else wanted * pods_per_replica
+    if shrink_hold and wanted < size.spec_replicas:
+        return _held(hpa, load, f"{shrink_hold}; the resource-metric rules lead to {wanted} replicas ({counted})")
     total = pods_per_replica * sum(values_milli)
     plain = _within_bounds(total if report is ReportType.TOTAL else _thousandths(mean(values)))
     several = f" times {pods_per_replica}" if pods_per_replica > 1 else ""
