@@ -43,7 +43,7 @@ def observe_engines(
         horizon: how far ``load`` is forecast; None where the trigger requests no forecast.
     """
     query = _engine_query(trigger)
-    scraped = [pod for pod in pods if is_ready(pod) and pod.address]
+    scraped = [pod for pod in pods if is_ready(pod) and pod.address and not pod.is_worker]
     ranks = [
         (pod, rank) for pod in scraped for rank in ranks_of(query, fleet.scrape_results.get(pod_endpoint(query, pod)))
     ]
@@ -110,6 +110,8 @@ def _pages(scraped: ScrapeResult | None, fleet: Fleet, now: float) -> _Pages:
 def _engine_observation(pod: Pod, load: EngineLoad | None, target: float, pages: _Pages) -> PodObservation:
     if not is_ready(pod):
         return PodObservation(pod, ObservationState.NOT_READY, None, "its engine is not scraped while it is not ready")
+    if pod.is_worker:
+        return PodObservation(pod, ObservationState.WORKER, None, "the leader of its replica answers for it")
     if load is None:
         return PodObservation(pod, ObservationState.MISSING, None, "has no address yet")
     value, sentence = load.value, load.sentence

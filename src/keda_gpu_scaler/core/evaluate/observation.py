@@ -34,6 +34,8 @@ class ObservationState(enum.Enum):
     """Its node is observed, and the pod holds no device there."""
     NOT_READY = "not_ready"
     """It is not ready. It gets no requests, so its engine is not scraped."""
+    WORKER = "worker"
+    """The leader of its replica answers for it, so its engine is not scraped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,7 @@ def node_labels_unavailable(trigger: Trigger, fleet: Fleet) -> Unavailable | Non
 
 def is_ready(pod: Pod) -> bool:
     """Whether a pod gets requests: it is scheduled, it runs, and it is ready."""
-    return pod.is_ready and pod.phase == "Running" and pod.node is not None
+    return pod.is_serving
 
 
 @dataclass(frozen=True, slots=True)
