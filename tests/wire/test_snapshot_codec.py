@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keda_gpu_scaler.core.types import Allocation, Device, ReadingFailure, Sample, Snapshot
+from keda_gpu_scaler.core.types import Allocation, Device, PerformanceReadings, ReadingFailure, Sample, Snapshot
 from keda_gpu_scaler.wire.snapshot_codec import (
     MAX_FAILURES,
     MAX_LENGTH,
@@ -53,7 +53,9 @@ _failures = st.lists(
     st.builds(ReadingFailure, _maybe_empty, _names, st.none() | st.floats(-1e12, 1e12)), max_size=MAX_FAILURES
 ).map(tuple)
 _lags = st.just(0.0) | st.floats(0, 1e6)
-_samples = st.tuples(_devices, _ratios, _ratios, _memory, _celsius, _watts, _lags, _failures).map(
+_amounts = st.none() | st.floats(0, 1e12)
+_performance = st.none() | st.builds(PerformanceReadings, _clocks, _lags, *[_ratios] * 3, *[_amounts] * 5)
+_samples = st.tuples(_devices, _ratios, _ratios, _memory, _celsius, _watts, _lags, _failures, _performance).map(
     lambda drawn: Sample(*drawn[:3], *drawn[3], *drawn[4:])
 )
 snapshots = st.builds(

@@ -14,7 +14,7 @@ from keda_gpu_scaler.core.state.fleet import Fleet
 from keda_gpu_scaler.core.trigger.metrics import METRICS
 from keda_gpu_scaler.core.trigger.parser import Trigger
 from keda_gpu_scaler.core.trigger.parser import parse_trigger as parse_metadata
-from keda_gpu_scaler.core.types import ReadingFailure, Sample
+from keda_gpu_scaler.core.types import PerformanceReadings, ReadingFailure, Sample
 from tests.fakes import fleet_of, sample, sample_without_readings
 
 NOW = 1000.0
@@ -330,6 +330,7 @@ known = st.builds(
         memory_used_bytes=memory,
         temperature_celsius=temperature,
         power_watts=power,
+        performance=PerformanceReadings(NOW, 5.0, *[utilization] * 3, *[1e9 * power] * 4),
     ),
     ratio,
     st.integers(0, 80 << 30),
