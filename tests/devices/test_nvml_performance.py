@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests of the readings that are expensive to take, and of the utilisation of MIG slices, through the C interface."""
+"""Tests of the expensive readings and of the utilisation of MIG slices, through the C interface."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -36,7 +36,7 @@ class Node:
         self.now += after
         return self.backend.read(self.now)
 
-    def run(self, seconds: float, slot: int | None = None, **means: float) -> tuple[Sample, ...]:
+    def run(self, seconds: float, slot: int | None = None, /, **means: float) -> tuple[Sample, ...]:
         """Let the first card, or a slice of it, work; then read."""
         self.fake.device(0).run(seconds, slot, **means)
         return self.read(seconds)

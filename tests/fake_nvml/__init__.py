@@ -468,7 +468,7 @@ class FakeDevice:
         """Such calls about this card's slice err."""
         self._state.slices[slot].errors[CALLS.index(call)] = code
 
-    def run(self, seconds: float, slot: int | None = None, **means: float) -> None:
+    def run(self, seconds: float, slot: int | None = None, /, **means: float) -> None:
         """Let GPM count: the means by the names of ``GPM``, with "_" for " ", over a time; the others are 0.
 
         Args:

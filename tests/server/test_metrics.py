@@ -18,6 +18,7 @@ from keda_gpu_scaler.core.instance_status import (
     WatchState,
 )
 from keda_gpu_scaler.core.state.fleet import Fleet
+from keda_gpu_scaler.core.types import PerformanceReadings
 from keda_gpu_scaler.server.metrics import FAMILIES, PREFIX, metrics_page, render
 from tests.fakes import device, fleet_of, node_history, sample, sample_without_readings
 
@@ -77,7 +78,8 @@ def test_the_exposition_equals_the_golden_file() -> None:
     partial = sample(
         2, 0.125, device=device(2, model='quoted "name"\\with\nline'), power_watts=None, memory_used_bytes=None
     )
-    fleet = fleet_of([sample(0, 0.92), sample_without_readings(1), partial])
+    performance = PerformanceReadings(NOW - 3, 5.0, 0.57, None, 0.2, 1.5e9, 2e9, 3e9, 4e9, 12345.678)
+    fleet = fleet_of([sample(0, 0.92, performance=performance), sample_without_readings(1), partial])
     fleet = replace(
         fleet, unavailable={"gpu-7": "nothing came for 6 s"}, peers={"gpu-3": node_history("gpu-3", at=NOW - 4.5)}
     )

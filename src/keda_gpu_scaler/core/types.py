@@ -80,8 +80,8 @@ class Sample:
 
     Utilisations are ratios from 0 to 1: the share of time in which a kernel ran, or in which memory was read or
     written. ``lag_seconds`` is how much older than their snapshot the readings are; less than a second counts as 0.
-    ``failures`` says why readings are unknown, where the backend knows it. ``performance`` is None while nobody wants
-    these readings, and until the first of them was taken.
+    ``failures`` says why readings are unknown, where the backend knows it. ``performance`` is None while these
+    readings are not wanted, and until the first of them was taken.
     """
 
     device: Device

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rates from counters that grow and may wrap: the growth between two readings, divided by the time between them.
+"""Rates from counters that grow and may wrap: growth between two readings, divided by the time.
 
 Law: a rate that is not certain is unknown. A counter that may have wrapped more than once has no rate, and a growth
 that no hardware can produce means that the counter started again.

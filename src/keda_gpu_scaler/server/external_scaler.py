@@ -24,6 +24,7 @@ from keda_gpu_scaler.core.instance_status import RecentAnswer, RequestCounts
 from keda_gpu_scaler.core.interfaces import MAX_STREAMS, Cluster, Engines, Peers
 from keda_gpu_scaler.core.quoting import quoted
 from keda_gpu_scaler.core.state.fleet import Fleet
+from keda_gpu_scaler.core.state.reading_interest import ReadingInterest
 from keda_gpu_scaler.core.trigger.parser import TriggerError
 from keda_gpu_scaler.core.types import Unavailable, Workload
 from keda_gpu_scaler.server.bounded_cache import BoundedCache
@@ -75,6 +76,7 @@ class ExternalScaler:
         engines: scrapes engines and sources of demand; None without a scrape manager.
         on_answer: called with everything that GetMetrics answers; it must not wait.
         counters: counts the calls.
+        performance: the interest in the performance readings of this node.
     """
 
     def __init__(
@@ -86,12 +88,13 @@ class ExternalScaler:
         engines: Engines | None = None,
         on_answer: Callable[[RecentAnswer], None] = lambda answer: None,
         counters: RequestCounters | None = None,
+        performance: ReadingInterest | None = None,
     ) -> None:
         self._clock = clock
         self._on_answer = on_answer
         self._counters = counters or RequestCounters()
         self._resolver = RequestResolver(has_cluster=cluster is not None)
-        self._preparation = Preparation(clock, cluster, peers, engines)
+        self._preparation = Preparation(clock, cluster, peers, engines, performance)
         self._evaluator = Evaluator(fleet, clock)
         self._streams = ActivityStreams(self._activity, clock)
         self._requests_seen: BoundedCache[tuple[str, bytes], ScaledObjectRequest] = BoundedCache(

@@ -11,7 +11,7 @@ INTEREST_SECONDS = 600.0
 
 
 class ReadingInterest:
-    """The time until which somebody wants ``Sample.performance``. Any thread may call it."""
+    """Until when a trigger or the exporter needs ``Sample.performance``. Any thread may call it."""
 
     def __init__(self) -> None:
         self._until = -math.inf
@@ -27,7 +27,7 @@ class ReadingInterest:
         self._until = max(self._until, now + min(max(0.0, seconds), INTEREST_SECONDS))
 
     def is_live(self, now: float) -> bool:
-        """Whether somebody wants the readings."""
+        """Whether the readings are wanted."""
         return now < self._until
 
     def remaining_seconds(self, now: float) -> float:

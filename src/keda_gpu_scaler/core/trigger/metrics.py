@@ -20,7 +20,7 @@ class Metric:
     reading. ``is_divided`` says that the pods that share a device also share its value. A temperature, or the power
     of the whole board, is not divided: each of these pods has the full value. ``reading`` is the reading that the value
     comes from, as ``ReadingFailure`` names it. ``is_performance`` says that the value comes from
-    ``Sample.performance``, which is read only while somebody wants it.
+    ``Sample.performance``, which is read only while it is wanted.
     """
 
     name: str
@@ -167,7 +167,7 @@ METRICS: MappingProxyType[str, Metric] = MappingProxyType(
 """Every metric of devices by its name."""
 
 BASIC_METRICS = tuple(name for name, metric in METRICS.items() if not metric.is_performance)
-"""The metrics of devices that every sample has, whether or not somebody wants them."""
+"""The metrics of devices that every sample has, also while no trigger needs them."""
 
 LOAD_OF_DEVICES = Metric(
     "load",

@@ -141,7 +141,7 @@ class OpenDriver(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _Base:
+class _EarlierSample:
     sample: GpmSample
     at_seconds: float
     identity: Hashable
@@ -152,7 +152,7 @@ class GpmMeter:
 
     def __init__(self, gpm: Gpm) -> None:
         self._gpm = gpm
-        self._base: _Base | None = None
+        self._base: _EarlierSample | None = None
 
     def forget(self) -> None:
         """Start again: the next sample is compared with none."""
@@ -188,7 +188,7 @@ class GpmMeter:
             comparison = None
             if base is not None and base.identity == identity and SHORTEST_SECONDS <= seconds <= LONGEST_SECONDS:
                 comparison = GpmComparison(seconds, self._gpm.compare(base.sample, sample, metrics))
-            self._base = _Base(sample, at_seconds, identity)
+            self._base = _EarlierSample(sample, at_seconds, identity)
             taken.remove(sample)
             return comparison
         finally:

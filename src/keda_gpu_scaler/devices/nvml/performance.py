@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The readings of a whole GPU that are expensive to take: activity and traffic, by GPM and else by counters.
+"""The expensive readings of a whole GPU: its activity and its traffic, by GPM and else by counters.
 
 Law: they are taken every ``PERFORMANCE_SECONDS`` and only while they are wanted. A mean covers the whole time between
 two of these readings, so short bursts count in it.
@@ -100,7 +100,7 @@ class PerformanceReader:
         self.problems = {}
 
     def stop(self) -> None:
-        """End the readings, because nobody wants them. What the GPU does not have stays known."""
+        """End the readings, because they are not wanted any more. What the GPU does not have stays known."""
         if self._last_at is not None:
             self._pause()
             self.problems = {name: each for name, each in self.problems.items() if each.is_lasting}
