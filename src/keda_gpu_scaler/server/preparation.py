@@ -151,7 +151,9 @@ class Preparation:
             return
         registration.needs_peers = self._needs_devices(resolved, registration)
         if registration.needs_peers:
-            self._peers.register_interest(resolved.trigger.window_seconds, performance=_needs_performance(resolved))
+            metric = resolved.trigger.metric
+            window = resolved.trigger.window_seconds + (metric.span_seconds if isinstance(metric, Metric) else 0.0)
+            self._peers.register_interest(window, performance=_needs_performance(resolved))
 
     def _needs_devices(self, resolved: ResolvedTrigger, registration: _Registration) -> bool:
         """Whether the answer depends on devices.

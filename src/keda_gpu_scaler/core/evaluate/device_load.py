@@ -60,7 +60,7 @@ def device_loads_by_holder(history: History, metric: Metric, window_seconds: flo
     if key in history.cache:
         cached: Mapping[str, DeviceLoad] = history.cache[key]
         return cached
-    tenures = _tenures_seconds(history, window_seconds)
+    tenures = _tenures_seconds(history, window_seconds + metric.span_seconds)
     loads = {}
     for column in _columns(history, metric, window_seconds):
         tenure = tenures.get(column.device.uuid, math.inf)

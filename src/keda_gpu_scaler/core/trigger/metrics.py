@@ -8,6 +8,8 @@ from types import MappingProxyType
 from keda_gpu_scaler.core.types import PerformanceReadings, Sample
 
 MIB = 1 << 20
+PERFORMANCE_SPAN_SECONDS = 6.0
+"""The longest time over which a backend takes a mean of the performance readings, with the jitter of the sampler."""
 FULL_UTILIZATION_RATIO = 0.8
 """GPU utilisation that counts as 100 % load where no engine reports its load. It is the default target."""
 
@@ -20,7 +22,8 @@ class Metric:
     reading. ``is_divided`` says that the pods that share a device also share its value. A temperature, or the power
     of the whole board, is not divided: each of these pods has the full value. ``reading`` is the reading that the value
     comes from, as ``ReadingFailure`` names it. ``is_performance`` says that the value comes from
-    ``Sample.performance``, which is read only while it is wanted.
+    ``Sample.performance``, which is read only while it is wanted. Such a value is a mean that may begin up to
+    ``span_seconds`` before the window of a trigger.
     """
 
     name: str
@@ -30,6 +33,11 @@ class Metric:
     is_divided: bool = True
     reading: str = "utilization"
     is_performance: bool = False
+
+    @property
+    def span_seconds(self) -> float:
+        """How much more history than the window says which pods held a device while a value was measured."""
+        return PERFORMANCE_SPAN_SECONDS if self.is_performance else 0.0
 
 
 def _percent(ratio: float | None) -> float | None:
