@@ -491,3 +491,21 @@ def test_a_card_that_leaves_mig_mode_gives_its_samples_back(node: Node) -> None:
     (sample,) = node.run(1.0, **BUSY)
     assert sample.performance is not None
     assert node.fake.gpm_samples <= 3
+
+
+def test_two_minutes_of_errors_in_a_twentieth_of_the_calls_give_no_wrong_value_and_few_gaps(node: Node) -> None:
+    node.fake.devices = [HOPPER, replace(SLICED, uuid=B, pci_bus_id=PCI_B, slices=[Slice("MIG-1", instances=(7, 0))])]
+    node.read()
+    node.fake.flap(50, codes.UNKNOWN, codes.NO_PERMISSION, codes.GPU_IS_LOST, codes.NOT_FOUND)
+    activities: list[float | None] = []
+    utilizations: list[float | None] = []
+    for _ in range(120):
+        node.fake.device(1).run(1.0, 0, graphics=40)
+        card, piece = node.run(1.0, sm=60, nvlink_tx=5)
+        activities.append(None if card.performance is None else card.performance.sm_active_ratio)
+        utilizations.append(piece.gpu_utilization_ratio)
+    assert {round(value, 6) for value in activities if value is not None} == {0.6}
+    assert {round(value, 6) for value in utilizations if value is not None} == {0.4}
+    assert activities.count(None) < 30
+    assert utilizations.count(None) < 30
+    node.fake.flap(0)

@@ -122,7 +122,7 @@ class Gpm:
         request.sample1, request.sample2 = before.handle, after.handle
         for position, metric in enumerate(metrics):
             request.metrics[position].metricId = metric
-        call(self._nvml.nvmlGpmMetricsGet, request)
+        call_twice(self._nvml.nvmlGpmMetricsGet, request)
         return {metric: self._value(request.metrics[position]) for position, metric in enumerate(metrics)}
 
     def _value(self, metric: Any) -> GpmValue:
@@ -183,7 +183,7 @@ class GpmMeter:
         try:
             sample = self._gpm.take()
             taken.append(sample)
-            call(fill, sample.handle)
+            call_twice(fill, sample.handle)
             seconds = 0.0 if base is None else at_seconds - base.at_seconds
             comparison = None
             if base is not None and base.identity == identity and SHORTEST_SECONDS <= seconds <= LONGEST_SECONDS:
