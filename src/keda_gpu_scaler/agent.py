@@ -104,6 +104,7 @@ class Agent:
         self._backend = backend
         self._clock = clock
         self._performance = performance or ReadingInterest()
+        self._started_at = clock()
         self._pod_resources = _pod_resources(config, backend, clock)
         self._sampler = Sampler(
             backend,
@@ -300,6 +301,7 @@ class Agent:
             unavailable=self._remote.peers.unavailable() if self._remote.peers else {},
             own_node=self._config.node_name,
             scrape_results=self._remote.engines.scrape_results(),
+            started_at_seconds=self._started_at,
         )
 
     def _metrics_page(self) -> HttpPage:

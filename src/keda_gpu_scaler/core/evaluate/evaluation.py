@@ -153,6 +153,8 @@ def _with_value(
         *measured.evidence.expires_at_seconds,
         *[pod.created_at_seconds + trigger.startup_grace_seconds for pod in measured.evidence.starting],
     ]
+    if (hold := measured.evidence.hold) is not None:
+        expires.append(hold.until_seconds)
     if demand is not None:
         expires.append(demand.expires_at_seconds)
     return Evaluation(
