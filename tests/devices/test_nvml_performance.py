@@ -334,18 +334,15 @@ def test_nonsense_of_gpm_is_unknown(node: Node, name: str, mean: float, field: s
 
 
 def test_a_card_that_comes_back_is_not_compared_with_the_time_before(node: Node) -> None:
-    node.fake.devices = [HOPPER]
+    node.fake.devices = [HOPPER, replace(AMPERE, uuid=B, pci_bus_id=PCI_B)]
     node.measure(sm=50)
     node.fake.lose(0)
     node.run(5.0, sm=100)
     node.fake.find(0)
-    values = [sample.performance for sample in (node.run(1.0, sm=100)[0] for _ in range(2))]
-    assert values[0] is None
-    node.run(1.0, sm=10)
-    (sample,) = node.read()
-    assert sample.performance is not None
-    assert sample.performance.sm_active_ratio is not None
-    assert sample.performance.seconds <= 1.0
+    readings = [node.run(1.0, sm=10)[0].performance for _ in range(8)]
+    activities = [each.sm_active_ratio for each in readings if each is not None]
+    assert activities
+    assert activities == [pytest.approx(0.1)] * len(activities)
 
 
 def test_a_driver_that_is_opened_again_needs_two_samples_again(node: Node) -> None:
@@ -466,11 +463,35 @@ def test_a_new_instance_is_never_compared_with_the_one_that_had_its_id(node: Nod
         node.read(1.0)
     node.fake.device(0).slices = [Slice(uuid, instances=(7, 0))]
     node.fake.device(0).run(50.0, 0, graphics=100)
-    assert None in utilizations(node.run(1.0, 0, graphics=100))
-    for _ in range(12):
-        samples = node.run(1.0, 0, graphics=20)
-    assert utilizations(samples) == [pytest.approx(0.2)]
+    read = [node.run(1.0, 0, graphics=100)]
+    read += [node.run(1.0, 0, graphics=20) for _ in range(12)]
+    first_known = next(each for (sample,) in read if (each := sample.gpu_utilization_ratio) is not None)
+    assert first_known == pytest.approx(0.2)
+    assert {sample.device.uuid for (sample,) in read if sample.gpu_utilization_ratio is not None} == {uuid}
+    assert utilizations(read[-1]) == [pytest.approx(0.2)]
     assert node.fake.gpm_mismatches == 0
+
+
+def test_an_instance_that_is_new_in_the_layout_is_not_compared_with_the_one_that_had_its_id(node: Node) -> None:
+    node.fake.devices = [replace(SLICED, slices=[Slice("MIG-1", instances=(7, 0))])]
+    node.read()
+    node.run(9.0, 0, graphics=80)
+    node.fake.device(0).slices = [Slice("MIG-9", instances=(7, 0))]
+    (sample,) = node.run(1.0, 0, graphics=20)
+    assert (sample.device.uuid, sample.gpu_utilization_ratio) == ("MIG-9", None)
+    (sample,) = node.run(1.0, 0, graphics=20)
+    assert sample.gpu_utilization_ratio == pytest.approx(0.2)
+    assert node.fake.gpm_mismatches == 0
+
+
+def test_a_replaced_instance_is_listed_at_the_next_read(node: Node) -> None:
+    node.fake.devices = [replace(SLICED, slices=[Slice("MIG-1", instances=(7, 0))])]
+    node.read()
+    node.fake.device(0).slices = [Slice("MIG-9", instances=(7, 0))]
+    (sample,) = node.read(1.0)
+    assert reasons(sample)["utilization"] == "its instance was replaced by another one"
+    (sample,) = node.read(1.0)
+    assert sample.device.uuid == "MIG-9"
 
 
 def test_a_slice_that_gpm_refuses_keeps_its_memory_and_costs_no_other_slice(node: Node) -> None:

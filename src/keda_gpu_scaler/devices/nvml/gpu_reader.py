@@ -36,7 +36,7 @@ from keda_gpu_scaler.devices.nvml.gpu import (
     watts,
     within,
 )
-from keda_gpu_scaler.devices.nvml.slice_meters import ReadableSlice, SliceReading
+from keda_gpu_scaler.devices.nvml.slice_meters import REPLACED, ReadableSlice, SliceReading
 
 MIG_LAYOUT_SECONDS = 10.0
 """How often the MIG layout is read: it takes two dozen calls a GPU, and an administrator changes it by hand."""
@@ -179,6 +179,8 @@ class GpuReader:
         ]
         is_wanted = self._wants_performance()
         found = gpu.slice_meters.read(self._driver, gpu.handle, readable, self._clock(), is_wanted=is_wanted)
+        if any(each.utilization_problem is REPLACED for each in found.values()):
+            gpu.layout_due_at = -math.inf
         return [_with_utilization(reading, found.get(reading.sample.device.uuid), is_wanted) for reading in readings]
 
     def _read_slice(self, each: MigSlice) -> DeviceReading:

@@ -23,6 +23,7 @@ from keda_gpu_scaler.devices.nvml.performance import first_problem, known, ratio
 _NO_GPM = "NVML has no utilisation of a MIG slice of this GPU: {}"
 _SHARED = ReadingProblem("several compute instances share its GPU instance, which GPM measures as one", is_lasting=True)
 _NO_INSTANCE = ReadingProblem("the driver does not return its GPU instance")
+REPLACED = ReadingProblem("its instance was replaced by another one")
 _METRICS = (gpm.GRAPHICS,)
 _ALL_METRICS = (gpm.GRAPHICS, gpm.SM, gpm.TENSOR, gpm.DRAM)
 
@@ -127,7 +128,7 @@ class SliceMeters:
             identity = _identity(driver, each)
             if identity != (each.device.uuid, instance):
                 self._forget(instance)
-                return SliceReading(utilization_problem=ReadingProblem("its instance was replaced by another one"))
+                return SliceReading(utilization_problem=REPLACED)
             if meter.is_too_early(at_seconds):
                 return self._last.get(instance, SliceReading())
             comparison = meter.update(nvmlGpmMigSampleGet, identity, metrics, at_seconds)
