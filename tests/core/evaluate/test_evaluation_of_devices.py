@@ -409,7 +409,9 @@ def test_no_value_is_ever_negative_or_not_a_number(given_metadata: dict[str, str
 def test_a_metric_whose_first_reading_is_due_says_so() -> None:
     answer = evaluate(parse_trigger({"metricType": "nvlink_tx_mib_s"}), fleet_of([sample(0, 0.5)]), NOW)
     assert answer.value is None
-    assert "it is read only while a trigger needs it, and its first value takes some seconds" in answer.reason
+    assert (
+        "a device that has it is read while a trigger needs it, and its first value takes some seconds" in answer.reason
+    )
     failed = sample(0, 0.5, failures=(ReadingFailure("nvlink", "the GPU has no counter of it"),))
     answer = evaluate(parse_trigger({"metricType": "nvlink_tx_mib_s"}), fleet_of([failed]), NOW)
     assert "the GPU has no counter of it" in answer.reason
