@@ -251,6 +251,7 @@ class Agent:
             remote.peers,
             remote.engines,
             remote.note_answer,
+            remote.note_deletion_costs if remote.has_deletion_costs else None,
             self._counters,
             self._performance,
         )

@@ -179,6 +179,8 @@ class Pod:
     clock of ``created_at_seconds``, None while it is not ready. ``restarts`` counts the restarts of its containers.
     ``group`` is the key of the replica that several pods are together: the name of the Job of a ScaledJob. It is empty
     where the pod is a replica by itself. ``conditions`` are the types of the true conditions of a pod of a ScaledJob.
+    ``deletion_cost`` is the annotation pod-deletion-cost, and ``written_deletion_cost`` the one that this scaler wrote;
+    each is None where there is none.
     """
 
     ref: PodRef
@@ -197,6 +199,13 @@ class Pod:
     other_addresses: tuple[str, ...] = ()
     group: str = ""
     conditions: tuple[str, ...] = ()
+    deletion_cost: int | None = None
+    written_deletion_cost: int | None = None
+
+    @property
+    def has_users_deletion_cost(self) -> bool:
+        """Whether the pod has a deletion cost that this scaler did not write."""
+        return self.deletion_cost is not None and self.deletion_cost != self.written_deletion_cost
 
     @property
     def replica(self) -> str:
