@@ -83,7 +83,7 @@ def record(out: str, duration: float | None, overwrite: bool, **settings: Any) -
         raise click.UsageError(str(error)) from error
     set_up(config.log_level, "text")
     try:
-        backend = open_backend(config, lambda: True)
+        backend = open_backend(config)
         if backend.deviceless:
             raise BackendError(f"--backend {config.backend} has no device, so there is nothing to record")
         _sample_and_record(backend, config, out, duration, overwrite=overwrite)
