@@ -27,6 +27,7 @@ from keda_gpu_scaler.core.evaluate.workload_view import WorkloadView
 from keda_gpu_scaler.core.hpa.plain_value import plain_pods
 from keda_gpu_scaler.core.hpa.reported_value import ReportedValue, ReportType, report_pods, report_wanted
 from keda_gpu_scaler.core.hpa.scaled_job import wanted_jobs
+from keda_gpu_scaler.core.state.scrape import AUTO
 from keda_gpu_scaler.core.trigger.metrics import LOAD_OF_DEVICES, EngineMetric
 from keda_gpu_scaler.core.types import Pod, Unavailable
 
@@ -48,7 +49,9 @@ def measure_workload(
     if view.is_scaled_to_zero:
         return scaled_to_zero(view, demand, metadata, view.steps())
     metric = view.trigger.metric
-    falls_back = isinstance(metric, EngineMetric) and metric.falls_back_to_devices
+    # An engine that the trigger names is expected: where it cannot be read, its value is missing.
+    names_engine = view.trigger.engine is not None and view.trigger.engine.engine != AUTO
+    falls_back = isinstance(metric, EngineMetric) and metric.falls_back_to_devices and not names_engine
     if falls_back and (reason := view.no_engine_reason):
         return _measure_devices_instead(view, reason, demand, metadata)
     return _measure_pods(view, demand, metadata)

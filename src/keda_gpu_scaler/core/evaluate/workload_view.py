@@ -5,12 +5,13 @@ Law: every pod is in exactly one place: ready or not ready, with a value or with
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
-from keda_gpu_scaler.core.evaluate.engine_load import pod_endpoint
+from keda_gpu_scaler.core.evaluate.engine_load import pod_endpoint, url_endpoint
 from keda_gpu_scaler.core.evaluate.engine_observation import observe_engines
 from keda_gpu_scaler.core.evaluate.load.trend import Horizon
+from keda_gpu_scaler.core.evaluate.no_device_advice import no_device_advice
 from keda_gpu_scaler.core.evaluate.observation import (
     ObservationState,
     ObservedPods,
@@ -46,7 +47,8 @@ class WorkloadView:
     def __init__(self, trigger: Trigger, workload: Workload, fleet: Fleet, now: float) -> None:
         self.trigger = trigger
         self.workload = workload
-        self.fleet = fleet
+        known = workload.assignments
+        self.fleet = fleet if fleet.assignments is known else replace(fleet, assignments=known)
         self.now = now
 
     @property
@@ -176,8 +178,8 @@ class WorkloadView:
             return None
         if states == {ObservationState.NO_DEVICE}:
             return (
-                f"{self.title}: none of its {len(self.observations)} pods holds a device that the kubelet assigned: "
-                "request one in the pod template (nvidia.com/gpu), or set scope: node or fleet"
+                f"{self.title}: none of its {len(self.observations)} pods holds a device: "
+                f"{no_device_advice(self.pods, self.workload.assignments)}"
             )
         return (
             f"{self.title}: none of its {len(self.observations)} pods holds a device that nodeSelector, gpuModel "
@@ -253,7 +255,7 @@ def scrape_requests(trigger: Trigger, pods: Iterable[Pod]) -> tuple[ScrapeReques
     endpoints: list[Endpoint] = []
     query, demand, window = trigger.engine, trigger.demand, trigger.window_seconds
     if query is not None and query.url:
-        endpoints = [Endpoint(engine=query.engine, url=query.url)]
+        endpoints = [url_endpoint(query)]
     elif query is not None:
         endpoints = [pod_endpoint(query, pod) for pod in pods if pod.address]
     if query is not None:
@@ -263,7 +265,7 @@ def scrape_requests(trigger: Trigger, pods: Iterable[Pod]) -> tuple[ScrapeReques
     if demand is not None:
         # During the hold demand may be a rate, and a rate at the beginning of the hold needs the window before it.
         history = window + demand.hold_seconds
-        requests.append(ScrapeRequest(demand.endpoint, history, demand.selectors, is_demand=True))
+        requests.append(ScrapeRequest(demand.endpoint, history, demand.every_selector, is_demand=True))
     return tuple(requests)
 
 

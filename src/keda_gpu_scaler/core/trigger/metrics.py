@@ -221,7 +221,7 @@ ENGINE_METRICS: MappingProxyType[str, EngineMetric] = MappingProxyType(
                 "the work of an engine, as a share of what one replica should carry; 100 is a full replica. It is "
                 "proportional to the traffic: by the time per token (`itlTargetMs`), by running requests and KV cache, "
                 "and by the replicas that the waiting requests need (`drainSeconds`). Where no pod has an engine that "
-                "reports its load, GPU utilisation is used, and 80 % of it counts as 100",
+                "reports its load, and `engine` names none, GPU utilisation is used, and 80 % of it counts as 100",
                 100,
                 window_seconds=30,
                 falls_back_to_devices=True,
@@ -233,9 +233,9 @@ ENGINE_METRICS: MappingProxyType[str, EngineMetric] = MappingProxyType(
                 "%",
                 "the largest of three shares: waiting requests of `queueTarget`; KV cache in use of `kvTarget`; "
                 "running requests of 0.8 times their limit, where the limit is known. 100 is the load that one "
-                "replica should bear. Where no pod has an engine that reports its load, GPU utilisation is used, and "
-                "80 % of it counts as 100. It is not proportional to the traffic: the HPA overshoots with it. Prefer "
-                "`load`",
+                "replica should bear. Where no pod has an engine that reports its load, and `engine` names none, GPU "
+                "utilisation is used, and 80 % of it counts as 100. It is not proportional to the traffic: the HPA "
+                "overshoots with it. Prefer `load`",
                 100,
                 is_occupancy=True,
                 falls_back_to_devices=True,

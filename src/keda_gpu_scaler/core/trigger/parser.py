@@ -15,11 +15,10 @@ from keda_gpu_scaler.core.aggregation import AGGREGATIONS
 from keda_gpu_scaler.core.quoting import quoted
 from keda_gpu_scaler.core.selectors import LabelSelector, SelectorError, parse_labels
 from keda_gpu_scaler.core.state.fleet import MAX_WINDOW_SECONDS
+from keda_gpu_scaler.core.trigger.demand_params import DemandQuery, read_demand
 from keda_gpu_scaler.core.trigger.engine_params import (
     ENGINE_PARAMETERS,
-    DemandQuery,
     EngineQuery,
-    read_demand,
     read_engine,
 )
 from keda_gpu_scaler.core.trigger.metadata import MAX_NUMBER, MetadataReader, Parameter, nearest

@@ -47,6 +47,12 @@ register(
         "newer) in MiB/s and percent, else traffic by counters in bytes and KiB; a MIG slice has its memory, and with "
         "GPM its utilisation and activity",
         visible_devices=VisibleDevices("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", ("GPU-", "MIG-"), "nvidia{}"),
-        check=DriverCheck("NVIDIA", _describe, re.compile(r"nvidia(\d+|ctl)", re.ASCII), "nvidia-smi"),
+        check=DriverCheck(
+            "NVIDIA",
+            _describe,
+            re.compile(r"nvidia(\d+|ctl)", re.ASCII),
+            "nvidia-smi",
+            resources=("nvidia.com/", "gpu.nvidia.com"),
+        ),
     )
 )
