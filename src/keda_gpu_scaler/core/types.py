@@ -45,7 +45,8 @@ class Device:
 class ReadingFailure:
     """Why a reading of a device is unknown.
 
-    ``reading`` is "utilization", "memory", "temperature", "power" or "identity", and empty for all readings.
+    ``reading`` is "utilization", "memory", "temperature", "power", "activity", "pcie", "nvlink" or "identity", and
+    empty for all readings.
     ``reason`` is a short printable text, the driver's own where it has one ("Unknown Error (999)").
     ``since_seconds`` is when the reading was first unknown, on the clock of ``Snapshot.at_seconds``; None where it
     was never known, because the device does not have it.
@@ -57,12 +58,36 @@ class ReadingFailure:
 
 
 @dataclass(frozen=True, slots=True)
+class PerformanceReadings:
+    """The readings of a device that are expensive to take: means over a time, taken at a slower pace.
+
+    ``at_seconds`` is the end of that time, on the clock of ``Snapshot.at_seconds``, and ``seconds`` its length. The
+    same object is in every sample until the next one is taken. Activities are ratios from 0 to 1: the share of the
+    streaming multiprocessors that were busy, of the time in which the tensor cores were busy, and of the memory's
+    bandwidth that was used. ``tx`` is traffic from the device, ``rx`` traffic to it. NVLink stands for the links
+    between GPUs, on AMD XGMI. ``energy_joules`` counts since the driver was loaded.
+    """
+
+    at_seconds: float
+    seconds: float
+    sm_active_ratio: float | None = None
+    tensor_active_ratio: float | None = None
+    dram_active_ratio: float | None = None
+    pcie_rx_bytes_per_second: float | None = None
+    pcie_tx_bytes_per_second: float | None = None
+    nvlink_rx_bytes_per_second: float | None = None
+    nvlink_tx_bytes_per_second: float | None = None
+    energy_joules: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One device's readings at one instant; every reading may be unknown.
 
     Utilisations are ratios from 0 to 1: the share of time in which a kernel ran, or in which memory was read or
     written. ``lag_seconds`` is how much older than their snapshot the readings are; less than a second counts as 0.
-    ``failures`` says why readings are unknown, where the backend knows it.
+    ``failures`` says why readings are unknown, where the backend knows it. ``performance`` is None while these
+    readings are not wanted, and until the first of them was taken.
     """
 
     device: Device
@@ -74,6 +99,7 @@ class Sample:
     power_watts: float | None = None
     lag_seconds: float = 0.0
     failures: tuple[ReadingFailure, ...] = ()
+    performance: PerformanceReadings | None = None
 
     @property
     def has_reading(self) -> bool:

@@ -99,6 +99,7 @@ def test_every_key_is_read() -> None:
         ("batch", "memory_used_percent", 70, 1),
         ("ollama", "memory_used_percent", 70, 3),
         ("tgi-inference", "memory_used_percent", 75, 5),
+        ("distributed-training", "nvlink_tx_mib_s", 800, 100),
     ],
 )
 def test_a_profile_has_the_values_of_the_original(name: str, metric: str, target: float, activation: float) -> None:
@@ -110,6 +111,7 @@ def test_a_profile_has_the_values_of_the_original(name: str, metric: str, target
 def test_the_documented_profiles_and_metrics_are_all_there_are() -> None:
     assert sorted(PROFILES) == [
         "batch",
+        "distributed-training",
         "llm",
         "ollama",
         "sglang",
@@ -123,12 +125,21 @@ def test_the_documented_profiles_and_metrics_are_all_there_are() -> None:
         "vllm-queue-depth",
     ]
     assert sorted(METRICS) == [
+        "dram_active",
         "gpu_utilization",
         "memory_used_mib",
         "memory_used_percent",
         "memory_utilization",
+        "nvlink_rx_mib_s",
+        "nvlink_throughput",
+        "nvlink_tx_mib_s",
+        "pcie_rx_mib_s",
+        "pcie_throughput",
+        "pcie_tx_mib_s",
         "power_draw",
+        "sm_active",
         "temperature",
+        "tensor_active",
     ]
     assert sorted(ENGINE_METRICS) == [
         "engine",

@@ -345,6 +345,8 @@ def _no_reading(load: DeviceLoad, node: str, metric: Metric, history: History, m
         reason = f": {load.failure.reason}"
         if load.failure.since_seconds is not None:
             reason += f", for {max(0.0, history.newest.at_seconds - load.failure.since_seconds):.0f} s"
+    elif metric.is_performance:
+        reason = ": a device that has it is read while a trigger needs it, and its first value takes some seconds"
     if load.value is None:
         return f"{device} has no reading of {metric.name}{reason}"
     return (
