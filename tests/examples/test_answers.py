@@ -42,9 +42,25 @@ FULL_ENOUGH = 55.0
 RESOURCES = {"Deployment": "deployments", "StatefulSet": "statefulsets", "LeaderWorkerSet": "leaderworkersets"}
 GROUPS = "leaderworkerset.sigs.k8s.io"
 
+
+def is_unread(trigger: Mapping[str, Any]) -> bool:
+    """Whether the devices of a log have no reading of the trigger's metric, as of the traffic over links."""
+    return parse_trigger(trigger["metadata"]).metric.name.startswith("nvlink_")
+
+
 each_trigger = pytest.mark.parametrize(
     ("example", "trigger"),
     [pytest.param(example, trigger, id=f"{example.path.name}, {index}") for example, index, trigger in every_trigger()],
+)
+
+
+each_answered_trigger = pytest.mark.parametrize(
+    ("example", "trigger"),
+    [
+        pytest.param(example, trigger, id=f"{example.path.name}, {index}")
+        for example, index, trigger in every_trigger()
+        if not is_unread(trigger)
+    ],
 )
 
 
@@ -144,6 +160,13 @@ class Cluster:
         assert value.metricName == spec.metricName
         return value.metricValueFloat, spec.targetSizeFloat, self.is_active(ref)
 
+    def refusal(self, ref: pb.ScaledObjectRef) -> str:
+        """Ask for the value, and return why there is none."""
+        with pytest.raises(grpc.RpcError) as caught:
+            self._serving.stub.GetMetrics(pb.GetMetricsRequest(scaledObjectRef=ref), timeout=WAIT_SECONDS)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        return str(caught.value.details())
+
     def is_active(self, ref: pb.ScaledObjectRef) -> bool:
         """Ask whether it is active."""
         active: bool = self._serving.stub.IsActive(ref, timeout=WAIT_SECONDS).result
@@ -196,7 +219,17 @@ def expected(parsed: Trigger, value_type: str) -> object:
     return pytest.approx(reading if value_type == "Value" else PODS * reading)
 
 
-@each_trigger
+def test_a_workload_whose_devices_have_no_such_reading_keeps_its_size_and_the_reason_is_named(
+    cluster: Cluster,
+) -> None:
+    [(example, trigger)] = [(example, trigger) for example, _, trigger in every_trigger() if is_unread(trigger)]
+    ref = cluster.ref(example, trigger, AWAKE)
+    while "has no reading of nvlink_tx_mib_s" not in cluster.refusal(ref):
+        pass  # the workload is not read yet
+    assert cluster.is_active(ref)
+
+
+@each_answered_trigger
 def test_a_busy_workload_is_answered_with_what_its_devices_and_engines_do(
     cluster: Cluster, example: Example, trigger: Mapping[str, Any]
 ) -> None:
