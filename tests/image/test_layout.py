@@ -160,8 +160,8 @@ def test_the_contents_are_told_with_their_size(layout: Path) -> None:
     assert "grpcio 1." in told
     size = re.search(r"([\d.]+) MiB in all, \d+ files", told)
     assert size
-    # docs/releasing.md states 30 MiB; who adds to it shall notice.
-    assert 20 < float(size[1]) < 36
+    # docs/releasing.md states 36 MiB; a change that adds to it must be noticed.
+    assert 20 < float(size[1]) < 40
 
 
 MISTAKES = [
