@@ -20,7 +20,7 @@ from keda_gpu_scaler.core.evaluate.observation import (
 )
 from keda_gpu_scaler.core.evaluate.ranks import combine_ranks, ranks_of
 from keda_gpu_scaler.core.state.fleet import Fleet
-from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult
+from keda_gpu_scaler.core.state.scrape import NO_ATTEMPTS, Endpoint, ScrapeResult
 from keda_gpu_scaler.core.trigger.engine_params import EngineQuery
 from keda_gpu_scaler.core.trigger.metrics import EngineMetric
 from keda_gpu_scaler.core.trigger.parser import Trigger
@@ -42,9 +42,8 @@ def observe_engines(
     """
     query = _engine_query(trigger)
     scraped = [pod for pod in pods if is_ready(pod) and pod.address]
-    ranks = [
-        (pod, rank) for pod in scraped for rank in ranks_of(query, fleet.scrape_results.get(pod_endpoint(query, pod)))
-    ]
+    results = {pod.ref: fleet.scrape_results.get(pod_endpoint(query, pod)) for pod in scraped}
+    ranks = [(pod, rank) for pod in scraped for rank in ranks_of(query, results[pod.ref])]
     sentences: tuple[str, ...] = ()
     if metric.reading == "load":
         engines = [ScrapedEngine(rank, _device_model(pod, fleet), pod.ready_at_seconds) for pod, rank in ranks]
@@ -59,7 +58,7 @@ def observe_engines(
     for pod in pods:
         of_pod = by_ref.get(pod.ref)
         load_of_pod = combine_ranks(metric, of_pod) if of_pod else None
-        observations.append(_engine_observation(pod, load_of_pod, trigger.target))
+        observations.append(_engine_observation(pod, load_of_pod, results.get(pod.ref), trigger.target))
     return ObservedPods(observations, sentences)
 
 
@@ -73,7 +72,8 @@ def observe_endpoint(trigger: Trigger, fleet: Fleet, now: float) -> tuple[Device
         load = _workload_load(trigger, query, [ScrapedEngine(scraped)], fleet, now, None).loads[0]
     else:
         load = _load(trigger, trigger.metric, query, scraped, fleet, now)
-    return DeviceObservation(query.url, None, load.value, load.sentence, load.expires_at_seconds), load
+    attempts = scraped.shown_attempts if scraped is not None else NO_ATTEMPTS
+    return DeviceObservation(query.url, None, load.value, load.sentence, load.expires_at_seconds, attempts), load
 
 
 def _engine_query(trigger: Trigger) -> EngineQuery:
@@ -82,7 +82,9 @@ def _engine_query(trigger: Trigger) -> EngineQuery:
     return trigger.engine
 
 
-def _engine_observation(pod: Pod, load: EngineLoad | None, target: float) -> PodObservation:
+def _engine_observation(
+    pod: Pod, load: EngineLoad | None, scraped: ScrapeResult | None, target: float
+) -> PodObservation:
     if not is_ready(pod):
         return PodObservation(pod, ObservationState.NOT_READY, None, "its engine is not scraped while it is not ready")
     if load is None:
@@ -100,6 +102,7 @@ def _engine_observation(pod: Pod, load: EngineLoad | None, target: float) -> Pod
         load.requests,
         load.is_no_engine,
         are_requests_known=load.are_requests_known,
+        attempts=scraped.shown_attempts if scraped is not None else NO_ATTEMPTS,
     )
 
 

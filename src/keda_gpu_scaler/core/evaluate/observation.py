@@ -15,6 +15,7 @@ from keda_gpu_scaler.core.evaluate.attribution import DeviceShare
 from keda_gpu_scaler.core.evaluate.device_load import DeviceLoad, device_loads, device_loads_by_holder, devices_by_pod
 from keda_gpu_scaler.core.selectors import matches_glob
 from keda_gpu_scaler.core.state.fleet import Fleet, History
+from keda_gpu_scaler.core.state.scrape import NO_ATTEMPTS, ScrapeAttempts
 from keda_gpu_scaler.core.trigger.metrics import EngineMetric, Metric
 from keda_gpu_scaler.core.trigger.parser import Trigger
 from keda_gpu_scaler.core.types import Device, Pod, Unavailable
@@ -52,7 +53,8 @@ class PodObservation:
     readings behind the value become stale, if no newer ones come. ``requests`` is the number of requests that the
     engine has, 0 where not known; ``are_requests_known`` says whether it is. ``is_no_engine`` says that the pod exports
     no page of a known engine.
-    ``device_values`` are the devices behind the value.
+    ``device_values`` are the devices behind the value. ``attempts`` say which URLs of the pod were asked for an engine,
+    and what they answered.
     """
 
     pod: Pod
@@ -64,6 +66,7 @@ class PodObservation:
     is_no_engine: bool = False
     device_values: tuple[DeviceValue, ...] = ()
     are_requests_known: bool = False
+    attempts: ScrapeAttempts = NO_ATTEMPTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,7 @@ class DeviceObservation:
     """The observation of one device.
 
     ``device`` is None for a node whose devices are not known, and for the URL of an endpoint, which is then in
-    ``node``.
+    ``node``. ``attempts`` are the scrapes of this URL.
     """
 
     node: str
@@ -79,6 +82,7 @@ class DeviceObservation:
     value: float | None
     sentence: str
     expires_at_seconds: float = math.inf
+    attempts: ScrapeAttempts = NO_ATTEMPTS
 
 
 def node_labels_unavailable(trigger: Trigger, fleet: Fleet) -> Unavailable | None:
