@@ -34,6 +34,7 @@ from keda_gpu_scaler.server.http import HttpPage, HttpPages, HttpServer, listene
 from keda_gpu_scaler.server.lazy_service import LazyService, Registrar
 from keda_gpu_scaler.server.request_counters import RequestCounters
 from keda_gpu_scaler.wire import fleet_pb2_grpc as fleet_pb_grpc
+from keda_gpu_scaler.wire.engine_recording import EngineRecording, PlaysEngines
 from keda_gpu_scaler.wire.tls import Pem, ServerTls, TlsError, own_pair
 
 if TYPE_CHECKING:
@@ -73,6 +74,11 @@ def open_backend(config: Config) -> Backend:
     return registry.open_backend(config.backend, settings)
 
 
+def engine_recording(backend: Backend) -> EngineRecording | None:
+    """Return the engines that a backend plays besides devices; None where it plays none."""
+    return backend.engine_recording if isinstance(backend, PlaysEngines) else None
+
+
 class Agent:
     """One running instance: samples its node's devices and answers KEDA.
 
@@ -109,6 +115,7 @@ class Agent:
                 on_peers=self._reported,
                 on_cluster=self._notify,
                 on_engines=self._reported,
+                recording=engine_recording(backend),
             )
         except RemoteError as error:
             raise StartError(str(error)) from error

@@ -127,6 +127,38 @@ class Fields:
             )
         return tuple(value)
 
+    def block(self, key: str, at_most: int) -> str:
+        """Return text of bounded length that may have several lines. It must not be shown."""
+        value = self._plain.get(key)
+        if not isinstance(value, str):
+            self._refuse(key, "must be text")
+        if len(value) > at_most:
+            raise CodecError(f"{self._where}{key}: Too long: {len(value)} characters: must have at most {at_most}")
+        return value
+
+    def flag(self, key: str, *, default: bool | None = None) -> bool:
+        """Return true or false."""
+        value = self._plain.get(key, default)
+        if not isinstance(value, bool):
+            self._refuse(key, "must be true or false")
+        return value
+
+    def object(self, key: str) -> "Fields":
+        """Return the fields of one object."""
+        value = self._plain.get(key)
+        if not isinstance(value, dict):
+            self._refuse(key, "must be a JSON object")
+        return Fields(value, f"{self._where}{key}.")
+
+    def mapping(self, key: str, at_most: int) -> dict[str, str]:
+        """Return an object whose values are texts, of bounded length all together."""
+        value = self._plain.get(key)
+        if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
+            self._refuse(key, "must be an object whose values are texts")
+        if sum(len(name) + len(item) for name, item in value.items()) > at_most:
+            raise CodecError(f"{self._where}{key}: Too long: must have at most {at_most} characters")
+        return dict(value)
+
     def is_unknown(self, key: str) -> bool:
         """Return whether the field is absent or null. Both mean that the value is unknown."""
         return self._plain.get(key) is None

@@ -4,6 +4,9 @@
 Law: a recording that can be opened plays for ever without an error. A recording that cannot be played is refused when
 it is opened, with its file, line and value.
 
+A recording may have the pages of engines too. They are only kept here; ``engine_recording`` has them, and
+``scrape.replay_client`` plays them.
+
 It plays recordings of this program and logs of ``nvidia-smi --query-gpu=… --format=csv``, plain or gzipped. The text is
 read in pieces and is not kept: each sample of a device takes 52 bytes of memory, and each moment takes 24.
 ``MAX_BYTES`` limits the file, and ``MAX_ROWS`` limits the memory to about 150 MB.
@@ -19,6 +22,7 @@ from keda_gpu_scaler.core.types import Sample
 from keda_gpu_scaler.devices.replay.nvidia_smi_log import Moment, NvidiaSmiLog
 from keda_gpu_scaler.devices.replay.text_reader import TextReader, open_recording
 from keda_gpu_scaler.devices.replay.timeline import Timeline
+from keda_gpu_scaler.wire.engine_recording import EngineRecordingBuilder, decode_record, is_record
 from keda_gpu_scaler.wire.recording import decode_header, looks_like_header
 from keda_gpu_scaler.wire.snapshot_codec import MAX_SAMPLES, MAX_SOURCE_LENGTH, CodecError, decode
 
@@ -50,8 +54,16 @@ class ReplayBackend:
         self._timeline = Timeline()
         self._sources: list[str] = []
         self._started_at: float | None = None
+        self._engines = EngineRecordingBuilder()
         self._load(path)
-        self._timeline.finish()
+        self.engine_recording = self._engines.build()
+        if self.engine_recording is not None and speed != 1:
+            raise BackendError(
+                f"--replay-speed: Invalid value: {speed:g}: must be 1, because {path} has engines, and their counters "
+                "would grow at another speed"
+            )
+        if self._timeline:
+            self._timeline.finish()
 
     def __repr__(self) -> str:
         timeline = self._timeline
@@ -69,13 +81,15 @@ class ReplayBackend:
 
     @property
     def deviceless(self) -> bool:
-        """False: a recording without a device is refused."""
-        return False
+        """Whether the recording has engines and no device. A recording without both is refused."""
+        return not self._timeline
 
     def read(self, now: float) -> tuple[Sample, ...]:
         """Return the last samples before this position; the readings of a device without a sample there are unknown."""
         if self._started_at is None:
             self._started_at = now
+        if self.deviceless:
+            return ()
         return self._timeline.at((now - self._started_at) * self._speed)
 
     def overdue_call(self) -> str | None:
@@ -105,7 +119,7 @@ class ReplayBackend:
             if parser:
                 self._add(parser.end())
         # Only the last line can be incomplete because the writer was interrupted; other lines must be playable.
-        if not self._timeline:
+        if not self._timeline and self._engines.build() is None:
             raise BackendError(f"cannot replay {path}: {problem or self._why_empty(parser, text)}")
         if problem or text.cut_off:
             _log.warning(
@@ -113,7 +127,7 @@ class ReplayBackend:
             )
 
     def _parser(self, line: str) -> "_RecordingParser":
-        return _RecordingLines(self._sources) if line.lstrip().startswith("{") else NvidiaSmiLog()
+        return _RecordingLines(self._sources, self._engines) if line.lstrip().startswith("{") else NvidiaSmiLog()
 
     def _add(self, moment: Moment | None) -> None:
         if moment is None:
@@ -129,7 +143,7 @@ class ReplayBackend:
     def _why_empty(self, parser: "_RecordingParser | None", text: "TextReader") -> str:
         if text.cut_off:
             return "it is cut off before the first sample; record it again"
-        return "it holds no sample of any device" if parser else "it is empty"
+        return "it holds no sample of any device, and no workload with engines" if parser else "it is empty"
 
 
 class _RecordingParser(Protocol):
@@ -143,19 +157,25 @@ class _RecordingParser(Protocol):
 class _RecordingLines:
     """Parses a recording of this program, or several joined recordings."""
 
-    def __init__(self, sources: list[str]) -> None:
+    def __init__(self, sources: list[str], engines: EngineRecordingBuilder) -> None:
         self._sources = sources
+        self._engines = engines
         self._expects_header = True
 
     def line(self, text: str) -> Moment | None:
         if self._expects_header or looks_like_header(text):
             try:
-                source = decode_header(text).source
+                header = decode_header(text)
+                if header.interval_seconds is not None:
+                    self._engines.begin(header.interval_seconds)
             except CodecError as error:
                 raise CodecError(f"the header of a recording: {error}") from None
             self._expects_header = False
-            if source and source not in self._sources:
-                self._sources.append(source)
+            if header.source and header.source not in self._sources:
+                self._sources.append(header.source)
+            return None
+        if is_record(text):
+            self._engines.add(decode_record(text))
             return None
         snapshot = decode(text)
         return Moment(snapshot.at_seconds, snapshot.samples)
