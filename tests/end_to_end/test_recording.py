@@ -3,9 +3,6 @@
 
 import contextlib
 import itertools
-import json
-import os
-import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -90,12 +87,16 @@ def stack() -> Iterator[contextlib.ExitStack]:
         yield opened
 
 
-def test_a_recording_gives_the_value_that_the_engines_gave(cluster: RecordedCluster, stack: contextlib.ExitStack) -> None:
+def test_a_recording_gives_the_value_that_the_engines_gave(
+    cluster: RecordedCluster, stack: contextlib.ExitStack
+) -> None:
     metadata = {"profile": "llm", "metricType": "saturation"}
     cluster.run(vllm_page(waiting=10), vllm_page(kv=0.4), **metadata)
     said = cluster.record()
     assert "of 2 pod(s)" in said
-    evaluation = Replayed(cluster.file, stack).explain(lambda it: it.HasField("value") and it.with_value == 2, **metadata)
+    evaluation = Replayed(cluster.file, stack).explain(
+        lambda it: it.HasField("value") and it.with_value == 2, **metadata
+    )
     assert (evaluation.value, evaluation.active) == (250.0, True)
     assert [(one.pod, one.value) for one in evaluation.observations] == [("llama-0", 200.0), ("llama-1", 50.0)]
     assert evaluation.workload.target == "Deployment llama"
@@ -116,3 +117,36 @@ def test_counters_grow_as_fast_as_they_did(cluster: RecordedCluster, stack: cont
     cluster.record(duration=3.0)
     evaluation = Replayed(cluster.file, stack).explain(lambda it: it.HasField("value"), **metadata)
     assert evaluation.value == pytest.approx(115 * 0.875)
+
+
+def test_masked_labels_do_not_change_the_value(cluster: RecordedCluster, stack: contextlib.ExitStack) -> None:
+    metadata = {"profile": "llm", "metricType": "saturation"}
+    cluster.run(vllm_page(waiting=10), **metadata)
+    cluster.record("--mask-labels", duration=1.0)
+    evaluation = Replayed(cluster.file, stack).explain(lambda it: it.HasField("value"), **metadata)
+    assert evaluation.value == 200.0
+
+
+def test_a_pod_that_refused_every_port_is_played_as_one_without_an_engine(
+    cluster: RecordedCluster, stack: contextlib.ExitStack
+) -> None:
+    cluster.run(vllm_page(), profile="llm")
+    del cluster.server.forwards["ai", "llama-0", PORT]
+    cluster.record(duration=1.0)
+    evaluation = Replayed(cluster.file, stack).explain(lambda it: it.fallback, profile="llm")
+    assert evaluation.fallback.startswith("no pod has a known engine (llama-0: no engine is found: port ")
+    assert {one.failure for one in evaluation.observations[0].attempts} == {"the connection is refused"}
+
+
+def test_a_recording_of_engines_is_not_played_at_another_speed_or_beside_a_cluster(cluster: RecordedCluster) -> None:
+    cluster.run(vllm_page(), profile="llm")
+    cluster.record(duration=0.5)
+    backend = ("--backend", f"replay:{cluster.file}")
+    assert refused_to_start(*backend, "--replay-speed", "2") == (
+        1,
+        f"keda-gpu-scaler: --replay-speed: Invalid value: 2: must be 1, because {cluster.file} has engines, and their "
+        "counters would grow at another speed",
+    )
+    status, said = refused_to_start(*backend, "--kubeconfig", str(cluster.kubeconfig))
+    assert status == 1
+    assert said.endswith("the recording has the workload and its engines; leave the flag out")

@@ -131,7 +131,8 @@ class PageWriter:
 
     def _lines(self, page: Exposition) -> Iterator[str]:
         # A family without series says that its value is 0, so types are written too, except of what was not read.
-        kinds = {name: kind for name, kind in page.kinds.items() if not _belongs_to(name, page.left_out)}
+        families = _families(_engine_names() | self._names) - _families(page.left_out)
+        kinds = {name: kind for name, kind in page.kinds.items() if name in families}
         yield from (f"# TYPE {prefix} untyped\n" for prefix in sorted(page.prefixes - kinds.keys()))
         yield from (f"# TYPE {name} {kind}\n" for name, kind in kinds.items())
         yield from (self._line(sample) for sample in page.samples)
@@ -156,8 +157,9 @@ class PageWriter:
         return sample if self._mask is None else sample._replace(labels=self._mask.labels(sample))
 
 
-def _belongs_to(family: str, names: Iterable[str]) -> bool:
-    return any(name == family or name in {family + suffix for suffix in SUFFIXES} for name in names)
+def _families(names: Iterable[str]) -> set[str]:
+    """Return the names that the families of these series may have."""
+    return {name.removesuffix(suffix) for name in names for suffix in ("", *SUFFIXES)}
 
 
 @functools.cache
