@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 from keda_gpu_scaler.cli import main
 from keda_gpu_scaler.cli.record import engines as record_engines
 from keda_gpu_scaler.devices.replay.backend import ReplayBackend
+from keda_gpu_scaler.scrape.address_policy import AddressPolicy
 from keda_gpu_scaler.wire.engine_recording import Place, RecordedPage, RecordedWorkload, decode_record, is_record
 from tests.apiserver import FakeApiServer
 from tests.end_to_end.test_engines import Pages
@@ -239,3 +240,18 @@ def test_a_workload_with_too_many_pods_is_refused(cluster: Cluster, monkeypatch:
     assert (outcome.exit_code, outcome.stderr) == (
         1, "keda-gpu-scaler: ai/llama: it has 2 pods: a recording has at most 1\n"
     )  # fmt: skip
+
+
+def test_in_a_cluster_the_pods_are_scraped_directly(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster.run(profile="llm", engine="vllm")
+    with Pages("127.0.0.1") as engine:
+        engine.page = VLLM
+        cluster.server.pod("llama-0", "gpu-1", address="127.0.0.1")
+        monkeypatch.setattr(record_engines, "in_cluster", lambda: True)
+        monkeypatch.setattr(record_engines, "access_of", lambda path, scratch: cluster.server.access)
+        monkeypatch.setattr(record_engines, "AddressPolicy", lambda allowed: AddressPolicy("127.0.0.0/8"))
+        arguments = ("--engines", "ai/llama", "--out", cluster.file, "--duration", 0, "-m", f"enginePort={engine.port}")
+        outcome = CliRunner().invoke(main, ["record", *map(str, arguments)])
+    assert outcome.exit_code == 0, outcome.output
+    assert "wrote 1 page(s) of 1 pod(s)" in outcome.stderr
+    assert cluster.server.requests["portforward"] == 0

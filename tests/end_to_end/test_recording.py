@@ -14,7 +14,7 @@ import pytest
 from keda_gpu_scaler.wire import evaluation_pb2_grpc as evaluation_pb_grpc
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from tests.apiserver import FakeApiServer
-from tests.end_to_end.test_engines import Pages
+from tests.end_to_end.test_engines import Cluster, Pages
 from tests.engines.vllm_pages import vllm_page
 from tests.limits import WAIT_SECONDS
 from tests.serving import COMMAND, Serving, refused_to_start
@@ -103,6 +103,29 @@ def test_a_recording_gives_the_value_that_the_engines_gave(
     [asked] = evaluation.observations[0].attempts
     assert (asked.engine, asked.status, asked.failure) == (True, 200, "")
     assert asked.url.startswith("http://198.1")
+
+
+def test_the_value_of_a_recording_is_the_value_of_a_live_instance(tmp_path: Path) -> None:
+    counted = itertools.count(1)
+
+    def working() -> bytes:
+        tokens = 1000.0 * next(counted)
+        return vllm_page(running=16, kv=0.4, waiting=3, tokens=tokens, token_times=tokens, token_time=0.02)
+
+    with FakeApiServer() as server, contextlib.ExitStack() as stack:
+        live = Cluster(tmp_path, server, stack)
+        live.run(working, vllm_page(waiting=10, kv=0.9), vllm_page(running=3, kv=0.2))
+        metadata = {"profile": "llm", "metricType": "saturation", "enginePort": str(live.port), "minCoverage": "1"}
+        live.wait_for_value(pytest.approx(60 + 200 + 25), **metadata)
+        for number, engine in enumerate(live.engines):
+            same = stack.enter_context(Pages("127.0.0.1"))  # the kubelet connects to the pod's own loopback interface
+            same.page = engine.page
+            server.forwards["ai", f"llama-{number}", live.port] = same.port
+        recorded = RecordedCluster(tmp_path, server, stack)
+        recorded.record(*(f"--metadata={key}={value}" for key, value in metadata.items()))
+        evaluation = Replayed(recorded.file, stack).explain(lambda it: it.HasField("value"), **metadata)
+        assert evaluation.value == pytest.approx(live.value(**metadata))
+        assert [one.value for one in evaluation.observations] == pytest.approx([60.0, 200.0, 25.0])
 
 
 def test_counters_grow_as_fast_as_they_did(cluster: RecordedCluster, stack: contextlib.ExitStack) -> None:

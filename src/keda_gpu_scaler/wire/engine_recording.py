@@ -79,7 +79,7 @@ def encode_record(record: RecordedPage | RecordedWorkload) -> str:
         CodecError: the line is too long.
     """
     if isinstance(record, RecordedWorkload):
-        plain = {"workload": {"at_seconds": record.at_seconds, **encode_workload(record.workload)}}
+        plain = {"workload": {"at_seconds": round(record.at_seconds, 6), **encode_workload(record.workload)}}
     else:
         plain = {"page": _encode_page(record)}
     line = json.dumps(plain, separators=(",", ":"), allow_nan=False)
