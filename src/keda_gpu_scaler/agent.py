@@ -97,6 +97,7 @@ class Agent:
         self._config = config
         self._backend = backend
         self._clock = clock
+        self._started_at = clock()
         self._pod_resources = _pod_resources(config, backend, clock)
         self._sampler = Sampler(
             backend,
@@ -237,7 +238,14 @@ class Agent:
 
         remote = self._remote
         return ExternalScaler(
-            self._fleet, self._clock, remote.cluster, remote.peers, remote.engines, remote.note_answer, self._counters
+            self._fleet,
+            self._clock,
+            remote.cluster,
+            remote.peers,
+            remote.engines,
+            remote.note_answer,
+            remote.note_deletion_costs if remote.has_deletion_costs else None,
+            self._counters,
         )
 
     def _add_external_scaler(self, registrar: Registrar) -> None:
@@ -286,6 +294,7 @@ class Agent:
             unavailable=self._remote.peers.unavailable() if self._remote.peers else {},
             own_node=self._config.node_name,
             scrape_results=self._remote.engines.scrape_results(),
+            started_at_seconds=self._started_at,
         )
 
     def _metrics_page(self) -> HttpPage:

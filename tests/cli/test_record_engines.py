@@ -42,7 +42,7 @@ class Cluster:
         self, *pages: bytes | Callable[[], bytes] | None, ports: tuple[int, ...] = (8000,), **metadata: str
     ) -> None:
         """Let the workload have a ready pod for each page; None is a pod whose ports are refused."""
-        self.server.scaled_object("llama", **metadata)
+        self.server.scaled_object("llama", **metadata)  # type: ignore[arg-type]
         self.server.scale("llama", len(pages))
         for number, page in enumerate(pages):
             self.server.pod(f"llama-{number}", "gpu-1", address=f"10.0.0.{number + 1}")

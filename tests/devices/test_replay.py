@@ -654,7 +654,8 @@ def test_a_real_training_run_of_eight_devices_is_replayed() -> None:
 ENGINES_HEADER = '{"recording":2,"source":"engines of ai/llama","interval_seconds":2}'
 STATE = (
     '{"workload":{"at_seconds":1,"namespace":"ai","name":"llama","kind":"ScaledObject","target":"Deployment llama",'
-    '"spec_replicas":1,"status_replicas":1,"pods":[],"triggers":[],"tolerances":{"up":0.1,"down":0.1}}}'
+    '"spec_replicas":1,"status_replicas":1,"pods":[],"triggers":[],"tolerances":{"up":0.1,"down":0.1},'
+    '"cooldown_seconds":300,"idle_replicas":0}}'
 )
 SCRAPED = (
     '{"page":{"at_seconds":1,"namespace":"ai","pod":"llama-0","scheme":"http","port":8000,"path":"/metrics",'

@@ -33,7 +33,7 @@ class RecordedCluster:
         self.file = folder / "llama.jsonl.gz"
 
     def run(self, *pages: bytes | Callable[[], bytes], **metadata: str) -> None:
-        self.server.scaled_object("llama", **metadata)
+        self.server.scaled_object("llama", **metadata)  # type: ignore[arg-type]
         self.server.scale("llama", len(pages))
         for number, page in enumerate(pages):
             engine = self._stack.enter_context(Pages("127.0.0.1"))

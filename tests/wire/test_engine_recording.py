@@ -3,7 +3,7 @@
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import MISSING, fields, replace
 from typing import Any
 
 import pytest
@@ -34,6 +34,7 @@ FULL_POD = Pod(
     PodRef("ai", "llama-0"), "gpu-7", "Running", is_ready=True, is_deleting=True, created_at_seconds=-5.5,
     address=UNKNOWN_ADDRESS, ports=(8000, 9000), metrics_port=8000, metrics_path="/m", metrics_scheme="https",
     ready_at_seconds=12.25, restarts=3, group="job-1", conditions=("Ready",),
+    deletion_cost=-5, written_deletion_cost=-7,
 )  # fmt: skip
 PENDING_POD = Pod(PodRef("ai", "llama-1"), None, "Pending", is_ready=False, is_deleting=False, created_at_seconds=9.0)
 PLAIN = Workload("ai", "llama", "ScaledObject", "Deployment llama", 2, 1, (FULL_POD, PENDING_POD))
@@ -41,6 +42,8 @@ FULL = replace(
     PLAIN,
     triggers=(DeclaredTrigger({"profile": "llm", "engineMetric": 'a{b="c"}'}, "AverageValue"),),
     removed_at_seconds=3.5,
+    cooldown_seconds=60.0,
+    idle_replicas=1,
     formula=Formula("a + b\n", "5", "1", "Value"),
     tolerances=Tolerances(0.05, 0.2),
     jobs=JobRules(1, 8, JobStrategy.CUSTOM, -2, 0.5, ("Ready",), 2, "sum", 3),
@@ -57,6 +60,19 @@ def test_a_record_is_read_as_it_was_written(record: RecordedPage | RecordedWorkl
     assert line.isascii()
     assert is_record(line)
     assert decode_record(line) == record
+
+
+NOT_RECORDED = {"other_addresses"}
+
+
+@pytest.mark.parametrize(
+    "full", [FULL, FULL_POD, FULL.jobs, FULL.formula, FULL.tolerances], ids=lambda it: type(it).__name__
+)
+def test_every_field_is_recorded(full: Any) -> None:
+    """A field with its default value in the tests above could be left out without a failing test."""
+    for field in fields(full):
+        default = field.default_factory() if field.default_factory is not MISSING else field.default
+        assert field.name in NOT_RECORDED or getattr(full, field.name) != default, field.name
 
 
 def test_the_address_of_a_pod_is_not_recorded() -> None:

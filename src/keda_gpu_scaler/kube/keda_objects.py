@@ -12,6 +12,7 @@ from typing import Any
 
 from keda_gpu_scaler.core.quoting import quoted
 from keda_gpu_scaler.core.scaling_rules import (
+    DEFAULT_COOLDOWN_SECONDS,
     DEFAULT_TOLERANCE,
     DEFAULT_TOLERANCES,
     Formula,
@@ -41,6 +42,8 @@ class ScaledSpec:
     formula: Formula | None = None
     tolerances: Tolerances = DEFAULT_TOLERANCES
     jobs: JobRules | None = None
+    cooldown_seconds: float = DEFAULT_COOLDOWN_SECONDS
+    idle_replicas: int = 0
 
 
 def scaled_object(item: Mapping[str, Any]) -> ScaledSpec:
@@ -51,7 +54,15 @@ def scaled_object(item: Mapping[str, Any]) -> ScaledSpec:
     target = ScaleTarget(group, version, text(reference.get("kind")) or "Deployment", text(reference.get("name")))
     if (resolved.get("group") or "", resolved.get("version"), resolved.get("kind")) == (group, version, target.kind):
         target = ScaleTarget(group, version, target.kind, target.name, text(resolved.get("resource")))
-    return ScaledSpec(target, _external_triggers(spec), formula=formula(spec), tolerances=tolerances(spec))
+    cooldown = _integer(spec.get("cooldownPeriod"))
+    return ScaledSpec(
+        target,
+        _external_triggers(spec),
+        formula=formula(spec),
+        tolerances=tolerances(spec),
+        cooldown_seconds=DEFAULT_COOLDOWN_SECONDS if cooldown is None else max(0.0, float(cooldown)),
+        idle_replicas=max(0, _integer(spec.get("idleReplicaCount")) or 0),
+    )
 
 
 def scaled_job(item: Mapping[str, Any]) -> ScaledSpec:

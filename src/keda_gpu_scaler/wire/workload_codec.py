@@ -11,7 +11,7 @@ from typing import Any
 from keda_gpu_scaler.core.scaling_rules import Formula, JobRules, JobStrategy, Tolerances
 from keda_gpu_scaler.core.types import DeclaredTrigger, Pod, PodRef, Workload
 from keda_gpu_scaler.core.urls import MAX_PORT
-from keda_gpu_scaler.wire.json_fields import MAX_NUMBER, MAX_TEXT_LENGTH, CodecError, Fields
+from keda_gpu_scaler.wire.json_fields import MAX_NUMBER, MAX_TEXT_LENGTH, MAX_WHOLE, CodecError, Fields
 
 UNKNOWN_ADDRESS = "unknown"
 """The address of a decoded pod that had one."""
@@ -38,6 +38,8 @@ def encode_workload(workload: Workload) -> dict[str, Any]:
             {"metadata": dict(trigger.metadata), "metric_type": trigger.metric_type} for trigger in workload.triggers
         ],
         "tolerances": {"up": workload.tolerances.up, "down": workload.tolerances.down},
+        "cooldown_seconds": workload.cooldown_seconds,
+        "idle_replicas": workload.idle_replicas,
     }
     if math.isfinite(workload.removed_at_seconds):
         plain["removed_at_seconds"] = workload.removed_at_seconds
@@ -75,6 +77,8 @@ def _encode_pod(pod: Pod) -> dict[str, Any]:
         "group": pod.group,
         "conditions": list(pod.conditions),
     }
+    costs = {"deletion_cost": pod.deletion_cost, "written_deletion_cost": pod.written_deletion_cost}
+    plain |= {key: cost for key, cost in costs.items() if cost is not None}
     return plain | {key: value for key, value in optional.items() if value not in (None, [], "", 0)}
 
 
@@ -114,6 +118,8 @@ def decode_workload(fields: Fields) -> Workload:
         removed_at_seconds=_time(fields, "removed_at_seconds", default=-math.inf),
         formula=_formula(fields.object("formula")) if "formula" in fields else None,
         tolerances=Tolerances(tolerances.number("up", 0, MAX_NUMBER), tolerances.number("down", 0, MAX_NUMBER)),
+        cooldown_seconds=fields.number("cooldown_seconds", 0, MAX_NUMBER),
+        idle_replicas=fields.whole("idle_replicas"),
         jobs=_jobs(fields.object("jobs")) if "jobs" in fields else None,
     )
 
@@ -137,6 +143,8 @@ def _pod(fields: Fields, namespace: str) -> Pod:
         restarts=fields.whole("restarts") if "restarts" in fields else 0,
         group=fields.text("group", default=""),
         conditions=fields.texts("conditions", _MAX_CONDITIONS) if "conditions" in fields else (),
+        deletion_cost=_signed(fields, "deletion_cost"),
+        written_deletion_cost=_signed(fields, "written_deletion_cost"),
     )
 
 
@@ -161,17 +169,17 @@ def _jobs(fields: Fields) -> JobRules:
         min_jobs=fields.whole("min_jobs"),
         max_jobs=fields.whole("max_jobs") if "max_jobs" in fields else None,
         strategy=JobStrategy(_choice(fields, "strategy", tuple(JobStrategy))),
-        queue_length_deduction=(
-            int(fields.number("queue_length_deduction", -MAX_NUMBER, MAX_NUMBER))
-            if "queue_length_deduction" in fields
-            else None
-        ),
+        queue_length_deduction=_signed(fields, "queue_length_deduction"),
         running_job_ratio=fields.number("running_job_ratio", -MAX_NUMBER, MAX_NUMBER),
         pending_conditions=fields.texts("pending_conditions", _MAX_CONDITIONS),
         pods_per_job=fields.whole("pods_per_job"),
         calculation=fields.text("calculation", MAX_TEXT_LENGTH, default=""),
         triggers=fields.whole("triggers"),
     )
+
+
+def _signed(fields: Fields, key: str) -> int | None:
+    return fields.whole(key, -MAX_WHOLE) if key in fields else None
 
 
 def _time(fields: Fields, key: str, *, default: float) -> float:

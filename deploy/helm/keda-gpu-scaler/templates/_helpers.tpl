@@ -144,8 +144,11 @@ annotations:
 /etc/keda-gpu-scaler/endpoints
 {{- end -}}
 
-{{- /* Flags of the instances that KEDA calls, which scrape engines and demand; defaults are left out. */ -}}
+{{- /* Flags of the instances that KEDA calls: of what they scrape, and of deletion costs. Defaults are left out. */ -}}
 {{- define "kgs.enginesArgs" -}}
+{{- if ne .Values.deletionCost "none" }}
+- --deletion-cost={{ .Values.deletionCost }}
+{{- end }}
 {{- with .Values.engines }}
 {{- if ne (float64 .scrapeInterval) 2.0 }}
 - --scrape-interval={{ .scrapeInterval }}
