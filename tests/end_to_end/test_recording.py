@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests that a recording of engines is played as the engines were: record, serve the recording, and compare."""
+"""Tests that a recording of engines is played as the engines were."""
 
 import contextlib
 import itertools

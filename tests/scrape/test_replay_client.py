@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests that a recording of engines is played at its own times, with the code that scrapes live engines."""
+"""Tests that a recording of engines is played at its own times, by the code of live scrapes."""
 
 import asyncio
 from dataclasses import replace

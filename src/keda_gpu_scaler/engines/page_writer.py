@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes a page again with its requested series alone, and with other label values where they are masked.
+"""Writes a page again with its requested series alone, and with masked labels on request.
 
 Law: the written page is read as the same ``EngineSample`` as the page. A label is masked without exception, unless its
 value decides how a series is read.

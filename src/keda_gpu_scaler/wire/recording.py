@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes a recording: a header with its source, then one snapshot, page or state of a workload on each line.
+"""Writes a recording: a header, then one snapshot, page or state of a workload on each line.
 
 Law: a recording can be read, however its writer ended. Every line is flushed, also into a compressed file. A killed
 writer loses at most the line that it was writing.

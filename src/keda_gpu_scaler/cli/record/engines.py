@@ -1,22 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Records the engines of a workload: what each place of its pods answered, and the states of the workload.
+"""Records the engines of a workload: the answers of its pods, and the states of the workload.
 
 Law: engines are found and scraped by the code that ``serve`` uses, so that a recording shows what an instance reads.
 """
 
 import asyncio
 import contextlib
+import logging
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 
 from keda_gpu_scaler.cli.kube_session import access_of
 from keda_gpu_scaler.cli.record.forwarded_client import LOOPBACK, ForwardedClient
-from keda_gpu_scaler.cli.record.stop_signals import stop_signals
+from keda_gpu_scaler.cli.record.stop_signals import WriteAborted, stop_signals
 from keda_gpu_scaler.config import Config
 from keda_gpu_scaler.core.evaluate.workload_view import ScrapeRequest, ready_pods, scrape_requests
 from keda_gpu_scaler.core.interfaces import Backend, KubeError
@@ -43,6 +45,7 @@ SYNC_SECONDS = 20.0
 MAX_FILE_BYTES = MAX_BYTES - (8 << 20)
 """The recording ends before it is too large to be replayed."""
 _ROUND_SECONDS = 0.5
+_log = logging.getLogger(__name__)
 _DEFAULT_METADATA = {"profile": "llm"}
 
 
@@ -85,8 +88,8 @@ def record_engines(request: EnginesRequest, config: Config, backend: Backend | N
         with contextlib.suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(stop.set)
 
-    with stop_signals(on_stop), asyncio.Runner(loop_factory=lambda: loop) as runner:
-        runner.run(recorder.run(backend))
+    with stop_signals(on_stop) as disarm, asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(recorder.run(backend, disarm))
 
 
 class _EngineRecorder:
@@ -115,12 +118,12 @@ class _EngineRecorder:
         self._stop = stop
         self._title = "/".join(workload)
         self._written: Workload | None = None
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
         self._pages = self._failures = self._snapshots = self._records = 0
         self._pods: set[str] = set()
 
-    async def run(self, backend: Backend | None) -> None:
-        """Record until the time is over, or ``stop`` is set."""
+    async def run(self, backend: Backend | None, on_closed: Callable[[], None]) -> None:
+        """Record until the time is over, or ``stop`` is set. ``on_closed`` is called when the file is closed."""
         clock = time.monotonic
         workloads = Workloads(self._api, clock=clock)
         try:
@@ -132,20 +135,27 @@ class _EngineRecorder:
                 recording = RecordingClient(client, self._report, selectors, mask, clock)
                 manager = ScrapeManager(recording, clock=clock, interval_seconds=self._config.scrape_interval)
                 try:
-                    with self._open_file() as self._file, self._sampled(backend):
-                        await self._rounds(workloads, triggers, manager)
+                    with self._sampled(backend):
+                        try:
+                            with self._open_file() as self._file:
+                                await self._rounds(workloads, triggers, manager)
+                        finally:
+                            self._stop.set()
+                            on_closed()
                 finally:
                     await manager.close()
         finally:
+            on_closed()
             await workloads.close()  # and with it the API server's client
         if self._error is not None:
             raise self._error
         self._say_result()
 
     async def _first_state(self, workloads: Workloads) -> Workload:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(SYNC_SECONDS):
-                await workloads.wait_for_sync(*self._workload)
+        _log.info("reading %s", self._title)
+        await self._wait_for(workloads.wait_for_sync(*self._workload))
+        if self._stop.is_set():
+            raise KubeError(f"stopped before {self._title} was read: nothing is recorded")
         state = workloads.workload(*self._workload)
         if isinstance(state, Unavailable):
             raise KubeError(state.reason)
@@ -175,7 +185,7 @@ class _EngineRecorder:
                 requests = _pod_requests(triggers, state)
                 _register(manager, requests)
                 if duration == 0:
-                    await self._wait_for_first_pages(manager, requests)
+                    await self._wait_for(manager.wait_for_sync([one.endpoint for one in requests]))
                     break
             manager.expire_idle()
             left = _ROUND_SECONDS if ends_at is None else max(0.0, min(_ROUND_SECONDS, ends_at - clock()))
@@ -186,12 +196,13 @@ class _EngineRecorder:
             if result.failure:
                 click.echo(f"{endpoint}: {result.failure}", err=True)
 
-    async def _wait_for_first_pages(self, manager: ScrapeManager, requests: list[ScrapeRequest]) -> None:
-        synced = asyncio.ensure_future(manager.wait_for_sync([one.endpoint for one in requests]))
-        stopped = asyncio.ensure_future(self._stop.wait())
-        await asyncio.wait({synced, stopped}, timeout=SYNC_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-        for task in (synced, stopped):
+    async def _wait_for(self, sync: Coroutine[Any, Any, None]) -> None:
+        """Wait until something is read for the first time, at most ``SYNC_SECONDS`` and until the stop signal."""
+        tasks = {asyncio.ensure_future(sync), asyncio.ensure_future(self._stop.wait())}
+        await asyncio.wait(tasks, timeout=SYNC_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     @contextlib.contextmanager
     def _sampled(self, backend: Backend | None) -> Iterator[None]:
@@ -241,7 +252,7 @@ class _EngineRecorder:
                         record.at_seconds, record.place, record.answer_seconds, 200, failure=failure, kind=kind
                     )
                 )
-        except (RecordingError, CodecError) as error:
+        except (RecordingError, CodecError, WriteAborted) as error:  # asyncio would keep it in a task
             self._error = error
             self._stop.set()
         self._records += 1
@@ -255,7 +266,7 @@ class _EngineRecorder:
         self._snapshots += 1
         try:
             self._file.write(snapshot)
-        except (RecordingError, CodecError) as error:
+        except (RecordingError, CodecError, WriteAborted) as error:  # asyncio would keep it in a task
             self._error = error
             self._stop.set()
 

@@ -18,20 +18,23 @@ class WriteAborted(BaseException):  # as KeyboardInterrupt: no handler of errors
 
 
 @contextmanager
-def stop_signals(on_stop: Callable[[], object]) -> Iterator[None]:
+def stop_signals(on_stop: Callable[[], object]) -> Iterator[Callable[[], None]]:
     """Let SIGTERM and SIGINT call ``on_stop``, and abort a call in this block that hangs ``GRACE_SECONDS`` longer.
 
     The grace period lets a write finish that does not hang. An alarm is raised several times a second, because a
     signal that arrives just before a call blocks does not interrupt this call.
 
+    The block gets a function that ends this: it is called when no write is left that could hang.
+
     Raises:
         WriteAborted: in the call that hangs. If closing the file hangs too, it is aborted in the same way.
     """
-    abort_at = math.inf
+    abort_at, is_armed = math.inf, True
 
     def stop(*_: object) -> None:
         nonlocal abort_at
-        abort_at = min(abort_at, time.monotonic() + GRACE_SECONDS)
+        if is_armed:
+            abort_at = min(abort_at, time.monotonic() + GRACE_SECONDS)
         on_stop()
 
     def alarm(*_: object) -> None:
@@ -41,8 +44,13 @@ def stop_signals(on_stop: Callable[[], object]) -> Iterator[None]:
     handlers = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGALRM: alarm}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     signal.setitimer(signal.ITIMER_REAL, _ALARM_SECONDS, _ALARM_SECONDS)
+
+    def disarm() -> None:
+        nonlocal abort_at, is_armed
+        abort_at, is_armed = math.inf, False
+
     try:
-        yield
+        yield disarm
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
