@@ -152,6 +152,16 @@ def test_law_1_a_pause_of_a_slow_pod_is_not_filled_with_its_last_page() -> None:
     run_in_virtual_time(scenario())
 
 
+def test_law_1_no_page_is_given_twice() -> None:
+    async def scenario() -> None:
+        async with Player(page(0.5, 1), page(40.0, 2)) as player:
+            endpoint = player.register()
+            await player.until(39.0)
+            assert [at for at, _ in player.samples(endpoint)] == [0.5]
+
+    run_in_virtual_time(scenario())
+
+
 def test_law_1_a_place_that_is_not_recorded_is_unknown_and_not_one_without_an_engine() -> None:
     async def scenario() -> None:
         async with Player(failure(0.0, "refused", "the connection is refused")) as player:

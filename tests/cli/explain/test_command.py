@@ -185,7 +185,7 @@ PAGES = {
             100.0, metric="load", target=100.0, with_value=1, expected=2,
             steps=["scope workload: load of Deployment llama", "active: 8 requests are running"],
             observations=[
-                engine_pod("aaaaa", 100.0, asked(8000), asked(8001)),
+                engine_pod("aaaaa", 100.0, asked(8000), asked(8001), asked(8002, remark=SLOW)),
                 engine_pod(
                     "bbbbb", None, asked(8000, "no answer within 5 s"),
                     asked(15020, "the page has no series of a known engine", engine=False, status=200),
@@ -268,6 +268,7 @@ def test_other_urls_are_shown_where_a_pod_has_no_value_or_on_request() -> None:
     title = "an engine that does not answer, and two that answer"
     text = " ".join(" ".join(asked_lines(title)).split())
     assert "8000/metrics (one of 2 engines)" in text
+    assert "8002/metrics; asked less often: it answers after 3.1 s" in text
     assert "8000/metrics: no answer within 5 s" in text
     assert "15020/metrics: the page has no series of a known engine" in text
     assert "9000/metrics" not in " ".join(asked_lines("the engines of three pods"))
