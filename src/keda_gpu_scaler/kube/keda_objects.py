@@ -26,8 +26,8 @@ from keda_gpu_scaler.kube.parse import ScaleTarget, count, mappings, part, text
 DEFAULT_METRIC_TYPE = "AverageValue"
 _EXTERNAL_TRIGGERS = ("external", "external-push")
 _MAX_FORMULA_LENGTH = 4096
-_QUANTITY = re.compile(r"([0-9]{1,9}(?:\.[0-9]{0,9})?|\.[0-9]{1,9})(m|u|n|e-?[0-9]{1,2})?", re.ASCII)
-_SUFFIXES = {"": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
+_QUANTITY = re.compile(r"([0-9]{1,9}(?:\.[0-9]{0,9})?|\.[0-9]{1,9})([munkMG]|e-?[0-9]{1,2})?", re.ASCII)
+_SUFFIXES = {"": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9, "k": 1e3, "M": 1e6, "G": 1e9}
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +125,17 @@ def tolerance(rules: Mapping[str, Any]) -> float:
     given = rules.get("tolerance")
     if given is None:
         return DEFAULT_TOLERANCE
-    matched = _QUANTITY.fullmatch(str(given))
-    if matched is None:
+    found = quantity(given)
+    if found is None:
         raise ValueError(f"tolerance: Invalid value: {quoted(str(given))}: must be a quantity of 0 or more")
+    return found
+
+
+def quantity(value: object) -> float | None:
+    """Read a Kubernetes quantity of 0 or more ("80", "33333m", "2k"); None where the value is none."""
+    matched = _QUANTITY.fullmatch(str(value))
+    if matched is None:
+        return None
     suffix = matched[2] or ""
     return float(matched[1] + suffix) if suffix.startswith("e") else float(matched[1]) * _SUFFIXES[suffix]
 
