@@ -42,6 +42,8 @@ KINDS = {
     "endpointslices": ("discovery.k8s.io", "v1", "EndpointSlice"),
     "events": ("", "v1", "Event"),
     "horizontalpodautoscalers": ("autoscaling", "v2", "HorizontalPodAutoscaler"),
+    "resourceclaims": ("resource.k8s.io", "v1", "ResourceClaim"),
+    "resourceslices": ("resource.k8s.io", "v1", "ResourceSlice"),
 }
 _LONGEST_MESSAGE = 1024  # an event's
 _BOOKMARK_SECONDS = 60.0  # about as often as the real one
@@ -173,6 +175,11 @@ class FakeApiServer:
     def forbid(self, verb: str, resource: str) -> None:
         with self._lock:
             self._forbidden.add((verb, resource))
+
+    def forbid_everywhere(self, verb: str, resource: str) -> None:
+        """Forbid requests for the objects of all namespaces at once, and not those in one namespace."""
+        with self._lock:
+            self._forbidden.add((verb, f"{resource} of all namespaces"))
 
     def allow(self, verb: str, resource: str) -> None:
         with self._lock:
@@ -310,6 +317,7 @@ class FakeApiServer:
         labels: Mapping[str, str] | None = None,
         address: str = "",
         annotations: Mapping[str, str] | None = None,
+        spec: Mapping[str, Any] | None = None,
     ) -> None:
         metadata: dict[str, Any] = {"labels": dict(labels) if labels is not None else {"app": app}}
         if annotations:
@@ -322,7 +330,7 @@ class FakeApiServer:
         self.put(
             "pods", name, namespace,
             metadata=metadata,
-            spec={"nodeName": node} if node else {},
+            spec={**({"nodeName": node} if node else {}), **(spec or {})},
             status={
                 "phase": phase or ("Running" if node else "Pending"),
                 "conditions": conditions,
@@ -416,7 +424,7 @@ class FakeApiServer:
         return web.json_response(self._list(request, resource, namespace))
 
     def _check(self, verb: str, resource: str, namespace: str) -> None:
-        if (verb, resource) in self._forbidden:
+        if {(verb, resource), (verb, resource if namespace else f"{resource} of all namespaces")} & self._forbidden:
             group = KINDS[resource.partition("/")[0]][0]
             where = f'in the namespace "{namespace}"' if namespace else "at the cluster scope"
             raise _StatusError(
@@ -429,9 +437,24 @@ class FakeApiServer:
             self.requests[f"{verb} {resource.rpartition('/')[2]}"] += 1
             raise _StatusError(503, "ServiceUnavailable", "the server is currently unable to handle the request")
 
+    def _group(self, group: str) -> dict[str, Any]:
+        """The versions of a group, the preferred one first."""
+        served = {its_version for its_group, its_version, _ in KINDS.values() if its_group == group}
+        if not served or all(plural in self._missing for plural, known in KINDS.items() if known[0] == group):
+            raise _StatusError(404, "NotFound", "the server could not find the requested resource")
+        versions = [{"groupVersion": f"{group}/{version}", "version": version} for version in sorted(served)]
+        return {"kind": "APIGroup", "apiVersion": "v1", "name": group, "versions": versions}
+
     def _discovery(self, group: str, version: str) -> dict[str, Any]:
+        if group and not version:
+            return self._group(group)
         resources = [
-            {"name": plural, "kind": kind, "namespaced": plural != "nodes", "verbs": ["get", "list", "watch"]}
+            {
+                "name": plural,
+                "kind": kind,
+                "namespaced": plural not in ("nodes", "resourceslices"),
+                "verbs": ["get", "list", "watch"],
+            }
             for plural, (its_group, its_version, kind) in KINDS.items()
             if (its_group, its_version) == (group, version) and plural not in self._missing
         ]
@@ -640,7 +663,7 @@ def _parse_path(path: str) -> tuple[str, str, str, str, str, str]:
         group, parts = parts[0], parts[1:]
     else:
         raise _StatusError(404, "NotFound", "the server could not find the requested resource")
-    version, *parts = parts
+    version, *parts = parts or [""]
     namespace = ""
     if len(parts) > 2 and parts[0] == "namespaces":
         namespace, parts = parts[1], parts[2:]

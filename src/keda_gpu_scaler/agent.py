@@ -309,6 +309,7 @@ class Agent:
             self._remote.engines.counts(),
             self._remote.peer_counts(),
             self._remote.watches(),
+            lambda uuid: registry.maker_of(uuid).lower(),
         )
         return metrics_page(text)
 

@@ -44,9 +44,9 @@ _devices = st.builds(
     compute_instance=st.none() | st.integers(0, 7),
     names=st.lists(_names, max_size=4).map(tuple),
 )
-_allocations = st.none() | st.lists(st.builds(Allocation, *[_names] * 5), max_size=4).map(
-    lambda some: tuple(sorted(some))
-)
+_allocations = st.none() | st.lists(
+    st.builds(Allocation, *[_names] * 5, st.just(1) | st.integers(1, 20_000)), max_size=4
+).map(lambda some: tuple(sorted(some)))
 _celsius = st.none() | st.floats(-300, 1e4)
 _watts = st.none() | st.floats(0, 1e6)
 _failures = st.lists(
@@ -422,6 +422,11 @@ READINGS = [0.5, None, 1, 2, 41.0, None]
             {"details": {"0": [0, [["", "\x1b", None]]]}}, "failures: Invalid value", id="a control character"
         ),
         pytest.param({"allocations": [["a"]]}, "must be a list of namespace, pod, container", id="half an allocation"),
+        pytest.param({"allocations": [["a", "b", "c", "d", "e", 0]]}, "number of ids above 0", id="a quantity of 0"),
+        pytest.param(
+            {"allocations": [["a", "b", "c", "d", "e", "2"]]}, "number of ids above 0", id="a quantity in text"
+        ),
+        pytest.param({"allocations": [["a", "b", "c", "d", "e", 2, 3]]}, "number of ids above 0", id="a seventh field"),
         pytest.param({"allocations": {}}, "allocations: Invalid value: an object", id="no list of allocations"),
     ],
 )

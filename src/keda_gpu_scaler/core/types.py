@@ -101,7 +101,8 @@ class Allocation:
     """A container of a pod holds a device, or one share of it, as the kubelet reports it.
 
     ``device_id`` is the id of the device plugin. For a resource claim it is the name of the device, and ``resource`` is
-    the name of the driver. A pod's name is unique within its namespace and node at any one time.
+    the name of the driver. A pod's name is unique within its namespace and node at any one time. ``quantity`` is the
+    number of ids where a plugin lists a unit of memory as a device: ``device_id`` is then the first of them.
     """
 
     namespace: str
@@ -109,6 +110,7 @@ class Allocation:
     container: str
     resource: str
     device_id: str
+    quantity: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +142,58 @@ class PodRef:
 
 
 @dataclass(frozen=True, slots=True)
+class AssignedPod:
+    """A pod with labels or annotations of a scheduler that assigns devices, as the API server returns it.
+
+    ``marks`` are those labels and annotations by key, sorted. ``core.assignment`` says what they mean.
+    """
+
+    ref: PodRef
+    node: str
+    marks: tuple[tuple[str, str], ...]
+
+    def mark(self, key: str) -> str:
+        """Return the value of a label or annotation, empty where the pod has none of this key."""
+        return next((value for name, value in self.marks if name == key), "")
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedDevice:
+    """A device that the allocation of a ResourceClaim gives to a pod.
+
+    ``is_admin`` says that the pod observes the device and does not use it (adminAccess). ``uuid`` and ``pci_address``
+    come from the driver's ResourceSlice, and are empty where it has none.
+    """
+
+    pod: PodRef
+    node: str
+    driver: str
+    device: str
+    is_admin: bool = False
+    uuid: str = ""
+    pci_address: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterAssignments:
+    """What the API server knows of the assignment of devices on the nodes of a workload.
+
+    ``pods`` are the running pods with marks of a scheduler. ``claimed`` are the devices of resource claims, None where
+    they were not read. ``pods_unavailable`` and ``claims_unavailable`` say why they could not be read completely.
+    Both are empty where nothing is missing, or where the workload needs nothing of it.
+    """
+
+    pods: tuple[AssignedPod, ...] = ()
+    claimed: tuple[ClaimedDevice, ...] | None = None
+    pods_unavailable: str = ""
+    claims_unavailable: str = ""
+
+
+KUBELET_ONLY = ClusterAssignments()
+"""Nothing is known but what the kubelet lists."""
+
+
+@dataclass(frozen=True, slots=True)
 class Pod:
     """One pod of a workload, as the API server returns it.
 
@@ -153,6 +207,8 @@ class Pod:
     clock of ``created_at_seconds``, None while it is not ready. ``restarts`` counts the restarts of its containers.
     ``group`` is the key of the replica that several pods are together: the name of the Job of a ScaledJob. It is empty
     where the pod is a replica by itself. ``conditions`` are the types of the true conditions of a pod of a ScaledJob.
+    ``requests`` are the extended resources that its containers request ("nvidia.com/gpu"), and ``has_claims`` says that
+    it has resource claims. ``assigned`` has the marks of a scheduler that assigns devices, None where the pod has none.
     ``deletion_cost`` is the annotation pod-deletion-cost, and ``written_deletion_cost`` the one that this scaler wrote;
     each is None where there is none.
     """
@@ -173,6 +229,9 @@ class Pod:
     other_addresses: tuple[str, ...] = ()
     group: str = ""
     conditions: tuple[str, ...] = ()
+    requests: tuple[str, ...] = ()
+    has_claims: bool = False
+    assigned: AssignedPod | None = None
     deletion_cost: int | None = None
     written_deletion_cost: int | None = None
 
@@ -221,6 +280,7 @@ class Workload:
     clock, and minus infinity while none was seen to be removed. ``formula`` is None where the HPA compares each
     trigger. ``tolerances`` are those of the HPA. ``cooldown_seconds`` is ``cooldownPeriod``, and ``idle_replicas`` the
     size of an inactive workload (``idleReplicaCount``). ``jobs`` has the rules of a ScaledJob; its sizes count Jobs.
+    ``assignments`` says who assigned devices besides the kubelet.
     """
 
     namespace: str
@@ -235,6 +295,7 @@ class Workload:
     formula: Formula | None = None
     tolerances: Tolerances = DEFAULT_TOLERANCES
     jobs: JobRules | None = None
+    assignments: ClusterAssignments = KUBELET_ONLY
     cooldown_seconds: float = DEFAULT_COOLDOWN_SECONDS
     idle_replicas: int = 0
 

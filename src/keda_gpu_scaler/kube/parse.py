@@ -11,20 +11,23 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypedDict, TypeGuard
 
-from keda_gpu_scaler.core.types import Pod, PodRef
+from keda_gpu_scaler.core.assignment.sources import is_detail, is_mark
+from keda_gpu_scaler.core.types import AssignedPod, Pod, PodRef
 from keda_gpu_scaler.core.urls import MAX_PORT, is_path
 
 GRPC_PORT_NAME = "grpc"
 """How the chart names the port on which an instance answers, in pods and in Services."""
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?", re.ASCII)
 _PORT = re.compile(r"\d{1,5}", re.ASCII)
-_ACCELERATOR = re.compile(r"(nvidia|amd|gpu\.intel)\.com/", re.ASCII)
+_ACCELERATOR = re.compile(r"(nvidia|amd|gpu\.intel)\.com/|volcano\.sh/vgpu-|[a-z0-9.-]+/gpu-mem\Z", re.ASCII)
 _MAX_TEXT_LENGTH = 256
 _MAX_SELECTOR_LENGTH = 4096
 _MAX_PORTS = 16
 _SCALED_JOB_LABEL = "scaledjob.keda.sh/name"
 _JOB_LABELS = ("batch.kubernetes.io/job-name", "job-name")
 _MAX_ADDRESSES = 4
+_MAX_MARKS, _MAX_MARK_LENGTH = 64, 8192
+_MAX_REQUESTS = 16
 DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
 WRITTEN_DELETION_COST = "keda-gpu-scaler/pod-deletion-cost"
 """The cost that this scaler wrote, so that it is not taken for the user's own."""
@@ -185,8 +188,38 @@ def pod(item: Mapping[str, Any], to_monotonic: float) -> Pod:
         **_job(item),
         restarts=sum(count(entry.get("restartCount")) for entry in mappings(status.get("containerStatuses"))),
         **_scrape_annotations(part(metadata, "annotations")),
+        requests=_extended_resources(spec),
+        has_claims=bool(mappings(spec.get("resourceClaims"))),
+        assigned=assigned_pod(item),
         **_deletion_costs(part(metadata, "annotations")),
     )
+
+
+def assigned_pod(item: Mapping[str, Any]) -> AssignedPod | None:
+    """Read the marks of a scheduler that assigns devices; None for a pod without any, without a node, or that ended."""
+    metadata, node = part(item, "metadata"), text(part(item, "spec").get("nodeName"))
+    if not node or part(item, "status").get("phase") in ("Succeeded", "Failed"):
+        return None
+    found = {**part(metadata, "annotations"), **part(metadata, "labels")}
+    if not any(is_mark(key) for key in found if isinstance(key, str)):
+        return None
+    marks = sorted(
+        (key, value)
+        for key, value in found.items()
+        if isinstance(key, str) and (is_mark(key) or is_detail(key)) and text(value, _MAX_MARK_LENGTH)
+    )
+    ref = PodRef(text(metadata.get("namespace")), text(metadata.get("name")))
+    return AssignedPod(ref, node, tuple(marks[:_MAX_MARKS]))
+
+
+def _extended_resources(spec: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the resources of device plugins that containers request, each once, sorted."""
+    found: set[str] = set()
+    for container in (*mappings(spec.get("containers")), *mappings(spec.get("initContainers"))):
+        resources = part(container, "resources")
+        for amounts in (part(resources, "limits"), part(resources, "requests")):
+            found |= {key for key in map(text, amounts) if "/" in key and "kubernetes.io/" not in key}
+    return tuple(sorted(found)[:_MAX_REQUESTS])
 
 
 def _job(item: Mapping[str, Any]) -> _JobFields:

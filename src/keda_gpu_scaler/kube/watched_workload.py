@@ -4,13 +4,14 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
 from keda_gpu_scaler.core.state.removals import Removals
 from keda_gpu_scaler.core.types import Pod, Unavailable, Workload
 from keda_gpu_scaler.kube import keda_objects, parse
+from keda_gpu_scaler.kube.assignments import read_assignments
 from keda_gpu_scaler.kube.client import ApiError
 from keda_gpu_scaler.kube.keda_objects import ScaledSpec
 from keda_gpu_scaler.kube.parse import Scale, ScaleTarget
@@ -48,6 +49,9 @@ class WorkloadContext(Protocol):
     async def resource(self, target: ScaleTarget) -> str:
         """Return the resource of a target's kind."""
 
+    async def version(self, group: str, known: Sequence[str]) -> str:
+        """Return the first of the known versions of an API group that the API server has."""
+
 
 class _Pending(Exception):  # noqa: N818 - it is not an error
     """An object is not listed yet. The reflector reports a change when it is."""
@@ -74,6 +78,7 @@ class WatchedWorkload:
         self._cluster = cluster
         self._used: dict[ResourceQuery, Reflector[Any]] = {}
         self._needed: set[ResourceQuery] = set()
+        self._optional: set[ResourceQuery] = set()
         self._changed = asyncio.Event()
         self._scale: tuple[ScaleTarget, str, Scale] | None = None
         self._scale_failed_at: float | None = None
@@ -89,8 +94,8 @@ class WatchedWorkload:
     def state(self, now: float) -> Workload | Unavailable:
         """Return the last state, unless one of its reflectors can no longer be trusted."""
         if isinstance(self._state, Workload):
-            for reflector in self._used.values():
-                if unavailable := reflector.unavailable(now):
+            for query, reflector in self._used.items():
+                if query not in self._optional and (unavailable := reflector.unavailable(now)):
                     return unavailable
         return self._state
 
@@ -117,7 +122,9 @@ class WatchedWorkload:
     async def _update(self) -> None:
         """Compute the state again; it stays while an object is not listed yet."""
         try:
-            self._set_state(await self._read())
+            workload = await self._read()
+            assignments = await read_assignments(self._cluster, self._optional_items, workload.pods)
+            self._set_state(replace(workload, assignments=assignments))
         except _Pending:
             pass
         except _UnavailableError as error:
@@ -251,6 +258,20 @@ class WatchedWorkload:
         query = ResourceQuery("pods", namespace=self._namespace, labels=selector)
         pods = self._items(query, self._cluster.pod)
         return tuple(sorted(pods.values(), key=lambda pod: pod.ref))
+
+    def _optional_items(
+        self, query: ResourceQuery, keep: Callable[[Mapping[str, Any]], Any]
+    ) -> Mapping[str, Any] | str:
+        """Return a collection's items, or why it cannot be read: the workload is known without them.
+
+        Raises:
+            _Pending: the collection is not listed yet.
+        """
+        self._optional.add(query)
+        try:
+            return self._items(query, keep)
+        except _UnavailableError as error:
+            return str(error)
 
     def _items(self, query: ResourceQuery, keep: Callable[[Mapping[str, Any]], Any]) -> Mapping[str, Any]:
         """Return a collection's items, which are watched from now on.

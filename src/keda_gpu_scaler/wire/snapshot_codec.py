@@ -198,8 +198,9 @@ def _plain_failures(sample: Sample) -> list[list[object]]:
     return [[failure.reading, failure.reason, failure.since_seconds] for failure in sample.failures]
 
 
-def _plain_allocation(allocation: Allocation) -> list[str]:
-    return [allocation.namespace, allocation.pod, allocation.container, allocation.resource, allocation.device_id]
+def _plain_allocation(allocation: Allocation) -> list[str | int]:
+    texts = [allocation.namespace, allocation.pod, allocation.container, allocation.resource, allocation.device_id]
+    return [*texts, allocation.quantity] if allocation.quantity != 1 else [*texts]
 
 
 def _finite(value: float | None) -> float | None:
@@ -339,8 +340,12 @@ def _allocations(fields: Fields) -> tuple[Allocation, ...] | None:
 
 
 def _allocation(item: object) -> Allocation:
-    if isinstance(item, list) and len(item) == _ALLOCATION_FIELDS and all(_is_text(text) and text for text in item):
-        return Allocation(*item)
+    if isinstance(item, list) and _ALLOCATION_FIELDS <= len(item) <= _ALLOCATION_FIELDS + 1:
+        namespace, pod, container, resource, device_id, quantity = [*item, 1][: _ALLOCATION_FIELDS + 1]
+        texts = (namespace, pod, container, resource, device_id)
+        if all(_is_text(text) and text for text in texts) and type(quantity) is int and 1 <= quantity <= MAX_WHOLE:
+            return Allocation(namespace, pod, container, resource, device_id, quantity)
     raise CodecError(
-        f"allocations: Invalid value: {quoted(item)}: must be a list of namespace, pod, container, resource, device id"
+        f"allocations: Invalid value: {quoted(item)}: must be a list of namespace, pod, container, resource and "
+        "device id, and of a number of ids above 0 where it is not 1"
     )

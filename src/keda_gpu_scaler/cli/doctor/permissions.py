@@ -23,6 +23,9 @@ WORKLOAD_PERMISSIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 )
 """The permissions that the chart grants in the namespaces of workloads: group, resource, verbs."""
 NODE_PERMISSION = ("", "nodes", ("list", "watch"))
+CLAIM_PERMISSIONS = tuple(
+    ("resource.k8s.io", resource, ("list", "watch")) for resource in ("resourceclaims", "resourceslices")
+)
 OWN_NAMESPACE_PERMISSION = ("discovery.k8s.io", "endpointslices", ("list", "watch"))
 
 _CHECK = "rights"
@@ -64,6 +67,8 @@ def _required_permissions(context: ClusterContext) -> Iterator[tuple[list[Permis
         "nodeSelector" in metadata for item in context.scaled_objects for metadata in trigger_metadata(item)
     )
     yield [Permission(verb, resource, group) for verb in verbs], uses_node_selector
+    for group, resource, verbs in CLAIM_PERMISSIONS:
+        yield [Permission(verb, resource, group) for verb in verbs], False
 
 
 def _scale_target_permissions(context: ClusterContext) -> Iterator[tuple[str, str, tuple[str, ...]]]:
@@ -86,6 +91,10 @@ async def _missing(
     first = missing[0]
     if first.resource == "nodes":
         yield _missing_on_nodes(missing, is_needed)
+        return
+    if first.group == "resource.k8s.io":
+        remedy, reason = "grant it (chart: rbac.resourceClaims)", "which only workloads with resource claims need"
+        yield skipped(_CHECK, f"may not {_joined(missing)}, {reason}", remedy, Heading.FORBIDDEN)
         return
     remedy = "grant them (chart: rbac.create)"
     if first.group not in _CHART_GROUPS:

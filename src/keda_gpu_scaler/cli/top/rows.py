@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 
-from keda_gpu_scaler.core.evaluate.attribution import PodDevices, attribute
+from keda_gpu_scaler.core.evaluate.attribution import holders_by_device
 from keda_gpu_scaler.core.state.fleet import PEERS_UNKNOWN, Fleet, History
-from keda_gpu_scaler.core.types import Device, PodRef, Sample
-from keda_gpu_scaler.devices.registry import is_measured
+from keda_gpu_scaler.core.types import Device, Sample
+from keda_gpu_scaler.devices.registry import is_measured, maker_of
 
 _MAX_NAMED_NODES = 3
 
@@ -30,6 +30,7 @@ class TopRow:
     pod: str
     device: str
     uuid: str
+    vendor: str
     model: str
     devices: int
     with_value: int
@@ -121,6 +122,7 @@ def _device_row(
         pod="",
         device=f"{device.index}" if device.gpu_instance is None else f"{device.index}/{device.gpu_instance}",
         uuid=device.uuid,
+        vendor=maker_of(device.uuid),
         model=device.model,
         devices=1,
         with_value=1 if sample.has_reading else 0,
@@ -139,13 +141,8 @@ def _device_row(
 
 def _holders(history: History, default_holder: str | None) -> Mapping[str, tuple[str, ...]] | None:
     """Return the holders of each held device, by UUID; None where the holders are not known."""
-    attributed: Mapping[PodRef, PodDevices] | None = attribute(history.newest)
-    if attributed is None:
-        if default_holder is None:
-            return None
-        return {sample.device.uuid: (default_holder,) for sample in history.newest.samples}
-    holders: dict[str, list[str]] = {}
-    for pod, devices in attributed.items():
-        for share in devices.shares:
-            holders.setdefault(share.device.uuid, []).append(f"{pod.namespace}/{pod.name}")
-    return {uuid: tuple(sorted(pods)) for uuid, pods in holders.items()}
+    if (holders := holders_by_device(history.newest)) is not None:
+        return holders
+    if default_holder is None:
+        return None
+    return {sample.device.uuid: (default_holder,) for sample in history.newest.samples}

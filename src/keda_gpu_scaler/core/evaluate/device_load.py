@@ -15,7 +15,16 @@ from keda_gpu_scaler.core.aggregation import mean
 from keda_gpu_scaler.core.evaluate.attribution import PodDevices, attribute
 from keda_gpu_scaler.core.state.fleet import MAX_WINDOW_SECONDS, History
 from keda_gpu_scaler.core.trigger.metrics import Metric
-from keda_gpu_scaler.core.types import Allocation, Device, PodRef, ReadingFailure, Sample, Snapshot
+from keda_gpu_scaler.core.types import (
+    KUBELET_ONLY,
+    Allocation,
+    ClusterAssignments,
+    Device,
+    PodRef,
+    ReadingFailure,
+    Sample,
+    Snapshot,
+)
 
 # The columns of a device are collected for the next longer of these spans, once for all shorter windows.
 _SPANS_SECONDS = (10.0, 30.0, 60.0, 120.0, MAX_WINDOW_SECONDS)
@@ -51,29 +60,33 @@ def device_loads(history: History, metric: Metric, window_seconds: float) -> tup
     return _remember(history, key, loads)
 
 
-def device_loads_by_holder(history: History, metric: Metric, window_seconds: float) -> Mapping[str, DeviceLoad]:
+def device_loads_by_holder(
+    history: History, metric: Metric, window_seconds: float, cluster: ClusterAssignments = KUBELET_ONLY
+) -> Mapping[str, DeviceLoad]:
     """Average every device's readings, by its UUID, over the part of the window in which the same pods held it.
 
     The load that an earlier pod put on the device is not the load of the present pod.
     """
-    key = ("loads by holder", metric.name, window_seconds)
+    key = ("loads by holder", metric.name, window_seconds, id(cluster))
     if key in history.cache:
-        cached: Mapping[str, DeviceLoad] = history.cache[key]
-        return cached
-    tenures = _tenures_seconds(history, window_seconds)
+        cached: tuple[Mapping[str, DeviceLoad], ClusterAssignments] = history.cache[key]
+        return cached[0]
+    tenures = _tenures_seconds(history, window_seconds, cluster)
     loads = {
         column.device.uuid: _mean_over(column, min(window_seconds, tenures.get(column.device.uuid, math.inf)))
         for column in _columns(history, metric, window_seconds)
     }
-    return _remember(history, key, loads)
+    return _remember(history, key, (loads, cluster))[0]
 
 
-def devices_by_pod(history: History) -> Mapping[PodRef, PodDevices] | None:
+def devices_by_pod(history: History, cluster: ClusterAssignments = KUBELET_ONLY) -> Mapping[PodRef, PodDevices] | None:
     """Return the devices of every pod in the newest snapshot, or None while the allocations are not known."""
-    if "devices by pod" not in history.cache:
-        history.cache["devices by pod"] = attribute(history.newest)
-    found: Mapping[PodRef, PodDevices] | None = history.cache["devices by pod"]
-    return found
+    # The entry keeps the assignments too. So no other object can have the id while the entry exists.
+    key = ("devices by pod", id(cluster))
+    if key not in history.cache:
+        return _remember(history, key, (attribute(history.newest, cluster), cluster))[0]
+    found: tuple[Mapping[PodRef, PodDevices] | None, ClusterAssignments] = history.cache[key]
+    return found[0]
 
 
 def _remember(history: History, key: object, value: _T) -> _T:
@@ -138,7 +151,7 @@ def _column(metric: Metric, newest: Sample, readings: list[tuple[float, float]])
     )
 
 
-def _tenures_seconds(history: History, window_seconds: float) -> dict[str, float]:
+def _tenures_seconds(history: History, window_seconds: float, cluster: ClusterAssignments) -> dict[str, float]:
     """Return how long ago the pods of a device changed within the window, by UUID.
 
     A device without a change is left out.
@@ -153,8 +166,8 @@ def _tenures_seconds(history: History, window_seconds: float) -> dict[str, float
             continue
         compared = snapshot.allocations
         if present is None:
-            present = _pods_by_device(newest)
-        earlier = _pods_by_device(snapshot)
+            present = _pods_by_device(newest, cluster)
+        earlier = _pods_by_device(snapshot, cluster)
         lag = newest.at_seconds - snapshot.at_seconds
         for uuid in present.keys() | earlier.keys():
             if uuid not in tenures and present.get(uuid) != earlier.get(uuid):
@@ -162,9 +175,11 @@ def _tenures_seconds(history: History, window_seconds: float) -> dict[str, float
     return tenures
 
 
-def _pods_by_device(snapshot: Snapshot) -> dict[str, frozenset[PodRef]]:
+def _pods_by_device(snapshot: Snapshot, cluster: ClusterAssignments) -> dict[str, frozenset[PodRef]]:
     pods: dict[str, set[PodRef]] = {}
-    for pod, devices in (attribute(snapshot) or {}).items():
-        for share in devices.shares:
-            pods.setdefault(share.device.uuid, set()).add(pod)
+    for pod, devices in (attribute(snapshot, cluster) or {}).items():
+        held = [share.device for share in devices.shares]
+        # An earlier pod, whose annotation is gone with it, may have held any device.
+        for device in [sample.device for sample in snapshot.samples] if devices.undetermined else held:
+            pods.setdefault(device.uuid, set()).add(pod)
     return {uuid: frozenset(holders) for uuid, holders in pods.items()}

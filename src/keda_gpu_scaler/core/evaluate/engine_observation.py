@@ -173,6 +173,6 @@ def _workload_load(
 def _device_model(pod: Pod, fleet: Fleet) -> str:
     """Return the model of a pod's devices, empty where it is not known. It is known also from an old snapshot."""
     history = fleet.node(pod.node or "")
-    by_pod = devices_by_pod(history) if history is not None else None
+    by_pod = devices_by_pod(history, fleet.assignments) if history is not None else None
     devices = by_pod.get(pod.ref) if by_pod is not None else None
     return devices.shares[0].device.model if devices is not None and devices.shares else ""

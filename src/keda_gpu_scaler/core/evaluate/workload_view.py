@@ -5,12 +5,13 @@ Law: every pod is in exactly one place: ready or not ready, with a value or with
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from keda_gpu_scaler.core.evaluate.engine_load import pod_endpoint
 from keda_gpu_scaler.core.evaluate.engine_observation import observe_engines
 from keda_gpu_scaler.core.evaluate.load.trend import Horizon
+from keda_gpu_scaler.core.evaluate.no_device_advice import no_device_advice
 from keda_gpu_scaler.core.evaluate.observation import (
     ObservationState,
     ObservedPods,
@@ -46,7 +47,8 @@ class WorkloadView:
     def __init__(self, trigger: Trigger, workload: Workload, fleet: Fleet, now: float) -> None:
         self.trigger = trigger
         self.workload = workload
-        self.fleet = fleet
+        known = workload.assignments
+        self.fleet = fleet if fleet.assignments is known else replace(fleet, assignments=known)
         self.now = now
 
     @property
@@ -176,8 +178,8 @@ class WorkloadView:
             return None
         if states == {ObservationState.NO_DEVICE}:
             return (
-                f"{self.title}: none of its {len(self.observations)} pods holds a device that the kubelet assigned: "
-                "request one in the pod template (nvidia.com/gpu), or set scope: node or fleet"
+                f"{self.title}: none of its {len(self.observations)} pods holds a device: "
+                f"{no_device_advice(self.pods, self.workload.assignments)}"
             )
         return (
             f"{self.title}: none of its {len(self.observations)} pods holds a device that nodeSelector, gpuModel "
