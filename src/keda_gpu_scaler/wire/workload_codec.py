@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Encodes a workload with its pods as a JSON object, and decodes untrusted JSON as a workload.
 
-Law: a decoded workload equals the encoded one, except for the addresses of its pods, which are left out. A pod with an
-address has ``UNKNOWN_ADDRESS`` instead.
+Law: a decoded workload equals the encoded one, except for the addresses of its pods and for what assigns devices to
+them, which are left out. A pod with an address has ``UNKNOWN_ADDRESS`` instead.
 """
 
 import math
