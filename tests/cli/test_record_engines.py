@@ -108,6 +108,30 @@ def test_labels_are_masked_on_request(cluster: Cluster) -> None:
     assert "secret" not in cluster.file.read_text()
 
 
+def test_a_model_that_the_trigger_selects_keeps_its_name(cluster: Cluster) -> None:
+    cluster.run(VLLM + VLLM.replace(b"secret", b"other"), profile="llm", engineModel="secret-model")
+    assert cluster.record("--mask-labels").exit_code == 0
+    [page] = [it for it in cluster.pages() if it.text]
+    assert 'num_requests_running{model_name="secret-model"} 3.0' in page.text
+    assert "other" not in cluster.file.read_text()
+
+
+def test_only_the_labels_that_group_pods_are_recorded(cluster: Cluster) -> None:
+    cluster.run(VLLM, profile="llm", groupBy="replica", groupLeader="rank=0")
+    labels = {"app": "llama", "replica": "a", "rank": "0", "tenant": "secret-tenant"}
+    cluster.server.pod("llama-0", "gpu-1", address="10.0.0.1", labels=labels)
+    cluster.server.pod("llama-1", "gpu-1", address="10.0.0.2", labels=labels | {"rank": "1"})
+    assert cluster.record().exit_code == 0
+    [state] = [it for it in cluster.records() if isinstance(it, RecordedWorkload)]
+    leader, worker = state.workload.pods
+    assert (dict(leader.labels), dict(worker.labels)) == (
+        {"replica": "a", "rank": "0"},
+        {"replica": "a", "rank": "1"},
+    )
+    assert "secret-tenant" not in cluster.file.read_text()
+    assert {it.place.pod for it in cluster.pages()} == {"llama-0"}, "the leader alone is asked"
+
+
 def test_an_error_of_a_page_is_masked_too(cluster: Cluster) -> None:
     cluster.run(b'vllm:num_requests_running{a="secret" 3\n', engine="vllm", profile="llm")
     assert cluster.record("--mask-labels").exit_code == 0

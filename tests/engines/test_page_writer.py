@@ -93,6 +93,16 @@ def test_labels_that_select_series_keep_their_values(name: str, labels: dict[str
     assert {key for key in labels if masked[key] == labels[key]} == kept
 
 
+def test_the_models_that_the_trigger_selects_keep_their_names() -> None:
+    mask = LabelMask(models=["llama"])
+
+    def masked(**labels: str) -> dict[str, str]:
+        return dict(mask.labels(SeriesSample("vllm:num_requests_running", labels, 1.0)))
+
+    assert masked(model_name="llama", tenant="llama") == {"model_name": "llama", "tenant": "masked-1"}
+    assert masked(model_name="qwen") == {"model_name": "masked-1"}
+
+
 def test_the_number_of_pseudonyms_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page_writer, "MAX_MASKED_VALUES", 2)
     mask = LabelMask()

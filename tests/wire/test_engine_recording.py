@@ -33,7 +33,8 @@ REFUSED = RecordedPage(11.0, PLACE, 0.0, None, failure="the connection is refuse
 FULL_POD = Pod(
     PodRef("ai", "llama-0"), "gpu-7", "Running", is_ready=True, is_deleting=True, created_at_seconds=-5.5,
     address=UNKNOWN_ADDRESS, ports=(8000, 9000), metrics_port=8000, metrics_path="/m", metrics_scheme="https",
-    ready_at_seconds=12.25, restarts=3, group="job-1", conditions=("Ready",),
+    ready_at_seconds=12.25, restarts=3, group="job-1", conditions=("Ready",), group_size=4, is_worker=True,
+    labels=(("empty", ""), ("set", "llama-a")),
     deletion_cost=-5, written_deletion_cost=-7,
 )  # fmt: skip
 PENDING_POD = Pod(PodRef("ai", "llama-1"), None, "Pending", is_ready=False, is_deleting=False, created_at_seconds=9.0)
@@ -44,6 +45,9 @@ FULL = replace(
     removed_at_seconds=3.5,
     cooldown_seconds=60.0,
     idle_replicas=1,
+    counts_pods=False,
+    selected_ready_pods=5,
+    remarks=("the selector of Deployment llama also matches 1 pod of Deployment other: it does not count",),
     formula=Formula("a + b\n", "5", "1", "Value"),
     tolerances=Tolerances(0.05, 0.2),
     jobs=JobRules(1, 8, JobStrategy.CUSTOM, -2, 0.5, ("Ready",), 2, "sum", 3),
@@ -62,7 +66,7 @@ def test_a_record_is_read_as_it_was_written(record: RecordedPage | RecordedWorkl
     assert decode_record(line) == record
 
 
-NOT_RECORDED = {"other_addresses", "assignments", "requests", "has_claims", "assigned"}
+NOT_RECORDED = {"other_addresses", "assignments", "requests", "has_claims", "assigned", "owner"}
 
 
 @pytest.mark.parametrize(

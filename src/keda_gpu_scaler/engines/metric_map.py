@@ -33,7 +33,8 @@ class SeriesSource:
     ``copied_by`` are labels by which series differ that all report the same quantity. Of such copies, only the
     largest counts. ``stale_by`` are labels by which series differ of which only one is current, and it is not known
     which one; if their values differ, the reading is unknown. ``plus`` are further parts of the sum; each part is added
-    where the page has it. The source is not read where the page has the series ``unless``.
+    where the page has it. The source is not read where the page has the series ``unless``. With ``is_limit``
+    a value that is not above 0 says that there is no limit. With ``of`` the reading is divided by that limit.
     """
 
     selector: SeriesSelector
@@ -43,6 +44,8 @@ class SeriesSource:
     stale_by: frozenset[str] = frozenset()
     plus: tuple["SeriesSource", ...] = ()
     unless: str = ""
+    is_limit: bool = False
+    of: "SeriesSource | None" = None
 
     def read(self, samples: SamplesByName) -> float | None:
         """Return the reading; None where no series matches, or where the value of one is unknown.
@@ -51,6 +54,9 @@ class SeriesSource:
         """
         if self.unless in samples:
             return None
+        if self.of is not None:
+            used, limit = self._read_own(samples), self.of.read(samples)
+            return used / limit if used is not None and limit is not None else None
         if not self.plus:
             return self._read_own(samples)
         parts = [part._read_own(samples) for part in (self, *self.plus) if part.selector.name in samples]
@@ -60,6 +66,8 @@ class SeriesSource:
         selected = samples.get(self.selector.name, ())
         if self.selector.requirements:
             selected = [sample for sample in selected if self.selector.matches(sample.name, sample.labels)]
+        if self.is_limit and not all(sample.value > 0 for sample in selected):
+            return None
         if self.stale_by and len(selected) > 1 and self._is_ambiguous(selected):
             return None
         if self.combine is Combine.FULLEST:
@@ -109,6 +117,16 @@ def source(
 ) -> SeriesSource:
     """Describe a source by its selector. Its series are added up; of copies, one counts."""
     return SeriesSource(parse_series(text), factor, copied_by=copied_by, plus=plus, unless=unless)
+
+
+def limit(text: str) -> SeriesSource:
+    """Describe a source whose series are limits; together they are none if one of them is none."""
+    return SeriesSource(parse_series(text), is_limit=True)
+
+
+def share_of(text: str, limit_text: str) -> SeriesSource:
+    """Describe a share as a source and its limit, each of which has one series."""
+    return SeriesSource(parse_series(text), of=limit(limit_text))
 
 
 def share(text: str, *, stale_by: frozenset[str] = frozenset()) -> SeriesSource:
@@ -172,7 +190,9 @@ class MetricMap:
             if isinstance(value, tuple):
                 for source in value:
                     if isinstance(source, SeriesSource):
-                        yield from (it.selector.name for it in (source, *source.plus))
+                        yield from (
+                            it.selector.name for it in (source, *source.plus, *((source.of,) if source.of else ()))
+                        )
         if self.first_token:
             yield from (f"{self.first_token}_bucket", f"{self.first_token}_count")
         for times in self.token_time:

@@ -13,6 +13,7 @@ from dataclasses import fields
 
 from keda_gpu_scaler.core.selectors import SeriesSelector
 from keda_gpu_scaler.core.trigger.demand_presets import siblings_of
+from keda_gpu_scaler.core.trigger.engines import ENGINES
 from keda_gpu_scaler.engines import JSON_READERS, JSON_WRITERS, METRIC_MAPS
 from keda_gpu_scaler.engines.exposition import SUFFIXES, Exposition, SeriesSample
 from keda_gpu_scaler.engines.metric_map import MetricMap, SeriesSource
@@ -32,13 +33,15 @@ class LabelMask:
     """Replaces the values of labels by pseudonyms: equal values of a label by equal ones, on every page.
 
     The labels by which engines distinguish their series keep their values (``le``, ``reason``), and so do the labels
-    that the trigger's own selectors name.
+    that the trigger's own selectors name, and the names of the models that it selects.
 
     Args:
         selectors: the series that the trigger requests.
+        models: the models that the trigger selects.
     """
 
-    def __init__(self, selectors: Collection[SeriesSelector] = ()) -> None:
+    def __init__(self, selectors: Collection[SeriesSelector] = (), models: Collection[str] = ()) -> None:
+        self._models = frozenset(models)
         self._kept: dict[str, set[str]] = {}
         for selector in (*_engine_selectors(), *selectors):
             for requirement in selector.requirements:
@@ -55,8 +58,8 @@ class LabelMask:
         }
 
     def _pseudonym(self, key: str, value: str) -> str:
-        if not value:
-            return ""
+        if not value or (value in self._models and key in _model_labels()):
+            return value
         known = self._pseudonyms.get((key, value))
         if known is not None:
             return known
@@ -167,6 +170,11 @@ def _engine_names() -> frozenset[str]:
     return frozenset().union(*(metric_map.names() for metric_map in METRIC_MAPS.values()))
 
 
+@functools.cache
+def _model_labels() -> frozenset[str]:
+    return frozenset().union(*(engine.model_labels for engine in ENGINES.values()))
+
+
 def _number(value: float) -> str:
     if math.isinf(value):
         return "+Inf" if value > 0 else "-Inf"
@@ -176,7 +184,8 @@ def _number(value: float) -> str:
 def _engine_selectors() -> Iterator[SeriesSelector]:
     for metric_map in METRIC_MAPS.values():
         for source in _sources(metric_map):
-            yield from (part.selector for part in (source, *source.plus))
+            parts = (source, *source.plus, *((source.of,) if source.of else ()))
+            yield from (part.selector for part in parts)
 
 
 def _sources(metric_map: MetricMap) -> Iterator[SeriesSource]:

@@ -17,6 +17,7 @@ from keda_gpu_scaler.core.types import EngineSample
 from keda_gpu_scaler.engines import JSON_READERS, METRIC_MAPS
 from keda_gpu_scaler.engines.exposition import Exposition, SamplesByName, SeriesSample
 from keda_gpu_scaler.engines.interceptor import pending_requests
+from keda_gpu_scaler.engines.models import of_models, summed_models
 from keda_gpu_scaler.engines.prometheus_text import ExpositionError, ExpositionParser
 from keda_gpu_scaler.engines.series_selection import select_series
 
@@ -33,7 +34,12 @@ class UnknownPageError(ScrapeParseError):
 
 
 def parse_page(
-    body: bytes, content_type: str, *, at_seconds: float, selectors: Collection[SeriesSelector] = ()
+    body: bytes,
+    content_type: str,
+    *,
+    at_seconds: float,
+    selectors: Collection[SeriesSelector] = (),
+    models: Collection[str] = (),
 ) -> EngineSample:
     """Read a page of metrics that is here as a whole.
 
@@ -42,12 +48,13 @@ def parse_page(
         content_type: the header of that name, empty where the response has none.
         at_seconds: when the page arrived, on the scraper's clock.
         selectors: series that are requested in addition to those of the engine.
+        models: the models whose series are read; empty where every model counts.
 
     Raises:
         UnknownPageError: the page is JSON of an unknown kind.
         ScrapeParseError: the page is not an exposition.
     """
-    parser = PageParser(content_type, selectors=selectors)
+    parser = PageParser(content_type, selectors=selectors, models=models)
     parser.feed(body)
     return parser.finish(at_seconds=at_seconds)
 
@@ -61,9 +68,13 @@ class PageParser:
     Args:
         content_type: the header of that name, empty where the response has none.
         selectors: series that are requested in addition to those of the engine.
+        models: the models whose series are read; empty where every model counts.
     """
 
-    def __init__(self, content_type: str, *, selectors: Collection[SeriesSelector] = ()) -> None:
+    def __init__(
+        self, content_type: str, *, selectors: Collection[SeriesSelector] = (), models: Collection[str] = ()
+    ) -> None:
+        self._models = models
         self._content_type = content_type
         self._selectors = selectors
         self._text: ExpositionParser | None = None
@@ -102,11 +113,11 @@ class PageParser:
         if self._is_json:
             page, engine = _parse_json(bytes(self._begin))
             samples = page.by_name()
-            readings = EngineSample(at_seconds, engine)
+            readings = EngineSample(at_seconds, engine, has_model=not self._models)
         else:
             page = self._finish_text()
             samples = page.by_name()
-            readings = _read_text(page, samples, at_seconds)
+            readings = _read_text(page, samples, at_seconds, self._models)
         if not self._selectors:
             return readings
         selected, unread = select_series(self._selectors, page, samples)
@@ -136,15 +147,28 @@ def _unreadable(error: ExpositionError) -> ScrapeParseError:
     return ScrapeParseError(f"its metrics cannot be read: {error}")
 
 
-def _read_text(page: Exposition, samples: SamplesByName, at_seconds: float) -> EngineSample:
+def _read_text(page: Exposition, samples: SamplesByName, at_seconds: float, models: Collection[str]) -> EngineSample:
+    engine = _engine_of(page, samples)
+    if engine is None:
+        return EngineSample(at_seconds)
+    metric_map, facts = METRIC_MAPS[engine], ENGINES[engine]
+    if models:
+        own = of_models(samples, facts.model_labels, models)
+        return replace(metric_map.read(own, engine, at_seconds), has_model=bool(own))
+    readings = metric_map.read(samples, engine, at_seconds)
+    count = summed_models(metric_map, facts, samples)
+    return replace(readings, summed_models=count) if count else readings
+
+
+def _engine_of(page: Exposition, samples: SamplesByName) -> str | None:
     for engine, metric_map in METRIC_MAPS.items():
         if any(name in samples for name in metric_map.identifying_series):
-            return metric_map.read(samples, engine, at_seconds)
+            return engine
     for engine, metric_map in METRIC_MAPS.items():
         families = (*metric_map.identifying_series, *metric_map.families) if metric_map.families else ()
         if any(name in samples or name in page.kinds for name in families):
-            return metric_map.read(samples, engine, at_seconds)
-    return EngineSample(at_seconds)
+            return engine
+    return None
 
 
 @functools.cache

@@ -39,7 +39,10 @@ def select_series(
         if budget < 0:
             unread[selector.text] = f"the selectors of this page need more than {MAX_COMPARISONS} comparisons"
             continue
-        selected[selector.text] = _select(selector, page, index)
+        series = _select(selector, page, index)
+        if series is not None and series.is_absent and (label := index.missing_label(selector)):
+            series, unread[selector.text] = None, f"no series {selector.name} has the label {label}"
+        selected[selector.text] = series
     return selected, unread
 
 
@@ -49,6 +52,7 @@ class _SeriesIndex:
     def __init__(self, samples: SamplesByName) -> None:
         self._by_name = samples
         self._by_label: dict[tuple[str, str], dict[str, list[SeriesSample]]] = {}
+        self._labels: dict[str, frozenset[str]] = {}
 
     def named(self, name: str) -> Sequence[SeriesSample]:
         """Return the samples of a name."""
@@ -69,6 +73,18 @@ class _SeriesIndex:
     def selected_by(self, selector: SeriesSelector) -> list[SeriesSample]:
         """Return the samples that a selector selects."""
         return [it for it in self._candidates(selector) if selector.matches(it.name, it.labels)]
+
+    def missing_label(self, selector: SeriesSelector) -> str:
+        """Return a label that the selector requires and no series of its name has; empty where there is none.
+
+        Such a selector never selects anything, which does not mean that there is nothing.
+        """
+        if not self.named(selector.name):
+            return ""
+        if selector.name not in self._labels:
+            self._labels[selector.name] = frozenset().union(*(it.labels for it in self.named(selector.name)))
+        required = (one.key for one in selector.requirements if one.value and not one.negated)
+        return next((key for key in required if key not in self._labels[selector.name]), "")
 
     def _candidates(self, selector: SeriesSelector) -> Sequence[SeriesSample]:
         equality = _equality(selector)

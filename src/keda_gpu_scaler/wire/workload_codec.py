@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Encodes a workload with its pods as a JSON object, and decodes untrusted JSON as a workload.
 
-Law: a decoded workload equals the encoded one, except for the addresses of its pods and for what assigns devices to
-them, which are left out. A pod with an address has ``UNKNOWN_ADDRESS`` instead.
+Law: a decoded workload equals the encoded one, except for the addresses and the owners of its pods and for what assigns
+devices to them, which are left out. A pod with an address has ``UNKNOWN_ADDRESS`` instead.
 """
 
 import math
@@ -20,6 +20,9 @@ MAX_TRIGGERS = 64
 MAX_METADATA_LENGTH = 16 << 10
 _MAX_PORTS = 256
 _MAX_CONDITIONS = 32
+_MAX_LABELS_LENGTH = 32 << 10
+_MAX_REMARKS = 64
+_MAX_REMARK_LENGTH = 1024
 _KINDS = ("ScaledObject", "ScaledJob")
 _TYPES = ("AverageValue", "Value", "Utilization")
 
@@ -40,7 +43,12 @@ def encode_workload(workload: Workload) -> dict[str, Any]:
         "tolerances": {"up": workload.tolerances.up, "down": workload.tolerances.down},
         "cooldown_seconds": workload.cooldown_seconds,
         "idle_replicas": workload.idle_replicas,
+        "counts_pods": workload.counts_pods,
     }
+    if workload.selected_ready_pods is not None:
+        plain["selected_ready_pods"] = workload.selected_ready_pods
+    if workload.remarks:
+        plain["remarks"] = [_printable(remark) for remark in workload.remarks[:_MAX_REMARKS]]
     if math.isfinite(workload.removed_at_seconds):
         plain["removed_at_seconds"] = workload.removed_at_seconds
     if workload.formula is not None:
@@ -64,8 +72,8 @@ def _encode_pod(pod: Pod) -> dict[str, Any]:
         "created_at_seconds": pod.created_at_seconds,
         "has_address": bool(pod.address),
     }
-    if pod.is_deleting:
-        plain["is_deleting"] = True
+    flags = {"is_deleting": pod.is_deleting, "is_worker": pod.is_worker}
+    plain |= {key: True for key, is_set in flags.items() if is_set}
     optional = {
         "node": pod.node,
         "ports": list(pod.ports),
@@ -75,11 +83,13 @@ def _encode_pod(pod: Pod) -> dict[str, Any]:
         "ready_at_seconds": pod.ready_at_seconds,
         "restarts": pod.restarts,
         "group": pod.group,
+        "group_size": pod.group_size,
+        "labels": dict(pod.labels),
         "conditions": list(pod.conditions),
     }
     costs = {"deletion_cost": pod.deletion_cost, "written_deletion_cost": pod.written_deletion_cost}
     plain |= {key: cost for key, cost in costs.items() if cost is not None}
-    return plain | {key: value for key, value in optional.items() if value not in (None, [], "", 0)}
+    return plain | {key: value for key, value in optional.items() if value not in (None, [], {}, "", 0)}
 
 
 def _encode_jobs(jobs: JobRules) -> dict[str, Any]:
@@ -120,6 +130,9 @@ def decode_workload(fields: Fields) -> Workload:
         tolerances=Tolerances(tolerances.number("up", 0, MAX_NUMBER), tolerances.number("down", 0, MAX_NUMBER)),
         cooldown_seconds=fields.number("cooldown_seconds", 0, MAX_NUMBER),
         idle_replicas=fields.whole("idle_replicas"),
+        counts_pods=fields.flag("counts_pods", default=True),
+        selected_ready_pods=fields.whole("selected_ready_pods") if "selected_ready_pods" in fields else None,
+        remarks=fields.texts("remarks", _MAX_REMARKS, _MAX_REMARK_LENGTH) if "remarks" in fields else (),
         jobs=_jobs(fields.object("jobs")) if "jobs" in fields else None,
     )
 
@@ -142,6 +155,9 @@ def _pod(fields: Fields, namespace: str) -> Pod:
         ),
         restarts=fields.whole("restarts") if "restarts" in fields else 0,
         group=fields.text("group", default=""),
+        group_size=fields.whole("group_size") if "group_size" in fields else 0,
+        is_worker=fields.flag("is_worker", default=False),
+        labels=_labels(fields) if "labels" in fields else (),
         conditions=fields.texts("conditions", _MAX_CONDITIONS) if "conditions" in fields else (),
         deletion_cost=_signed(fields, "deletion_cost"),
         written_deletion_cost=_signed(fields, "written_deletion_cost"),
@@ -153,6 +169,18 @@ def _ports(fields: Fields) -> tuple[int, ...]:
     if not all(type(port) is int and 1 <= port <= MAX_PORT for port in ports):
         raise CodecError(f"ports: Invalid value: {str(ports)[:80]!a}: must be whole numbers from 1 to {MAX_PORT}")
     return tuple(ports)
+
+
+def _labels(fields: Fields) -> tuple[tuple[str, str], ...]:
+    labels = sorted(fields.mapping("labels", _MAX_LABELS_LENGTH).items())
+    for key, value in labels:
+        if not (key + value).isprintable():
+            raise CodecError(f"labels: Invalid value: {key[:80]!a}: must have printable keys and values")
+    return tuple(labels)
+
+
+def _printable(text: str) -> str:
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:_MAX_REMARK_LENGTH])
 
 
 def _formula(fields: Fields) -> Formula:

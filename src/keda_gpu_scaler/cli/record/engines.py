@@ -10,7 +10,7 @@ import logging
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +130,7 @@ class _EngineRecorder:
             state = await self._first_state(workloads)
             triggers = _engine_triggers(state, self._request.metadata)
             selectors = _selectors(triggers)
-            mask = LabelMask(selectors) if self._request.masks_labels else None
+            mask = LabelMask(selectors, _models(triggers)) if self._request.masks_labels else None
             async with _client(self._api, self._config, self._request.kubeconfig) as client:
                 recording = RecordingClient(client, self._report, selectors, mask, clock)
                 manager = ScrapeManager(recording, clock=clock, interval_seconds=self._config.scrape_interval)
@@ -181,7 +181,7 @@ class _EngineRecorder:
             if isinstance(state, Workload):
                 if state is not self._written:
                     self._written = state
-                    self._write(RecordedWorkload(clock(), state))
+                    self._write(RecordedWorkload(clock(), _with_read_labels(state, triggers)))
                 requests = _pod_requests(triggers, state)
                 _register(manager, requests)
                 if duration == 0:
@@ -327,6 +327,17 @@ def _pod_requests(triggers: list[Trigger], workload: Workload) -> list[ScrapeReq
 
 def _selectors(triggers: list[Trigger]) -> tuple[SeriesSelector, ...]:
     return tuple({it.text: it for trigger in triggers if trigger.engine for it in trigger.engine.selectors}.values())
+
+
+def _models(triggers: list[Trigger]) -> set[str]:
+    return {model for trigger in triggers if trigger.engine for model in trigger.engine.models}
+
+
+def _with_read_labels(workload: Workload, triggers: list[Trigger]) -> Workload:
+    """Return a workload whose pods have only the labels by which the triggers group them."""
+    keys = frozenset().union(*(trigger.grouping.label_keys for trigger in triggers))
+    pods = [replace(pod, labels=tuple([it for it in pod.labels if it[0] in keys])) for pod in workload.pods]
+    return replace(workload, pods=tuple(pods))
 
 
 def _register(manager: ScrapeManager, requests: list[ScrapeRequest]) -> None:

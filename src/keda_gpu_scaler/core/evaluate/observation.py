@@ -35,6 +35,8 @@ class ObservationState(enum.Enum):
     """Its node is observed, and the pod holds no device there."""
     NOT_READY = "not_ready"
     """It is not ready. It gets no requests, so its engine is not scraped."""
+    WORKER = "worker"
+    """The leader of its replica answers for it, so its engine is not scraped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,7 @@ def node_labels_unavailable(trigger: Trigger, fleet: Fleet) -> Unavailable | Non
 
 def is_ready(pod: Pod) -> bool:
     """Whether a pod gets requests: it is scheduled, it runs, and it is ready."""
-    return pod.is_ready and pod.phase == "Running" and pod.node is not None
+    return pod.is_serving
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,6 +349,8 @@ def _no_reading(load: DeviceLoad, node: str, metric: Metric, history: History, m
         reason = f": {load.failure.reason}"
         if load.failure.since_seconds is not None:
             reason += f", for {max(0.0, history.newest.at_seconds - load.failure.since_seconds):.0f} s"
+    elif metric.is_performance:
+        reason = ": a device that has it is read while a trigger needs it, and its first value takes some seconds"
     if load.value is None:
         return f"{device} has no reading of {metric.name}{reason}"
     return (
