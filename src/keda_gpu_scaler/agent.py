@@ -35,6 +35,7 @@ from keda_gpu_scaler.server.http import HttpPage, HttpPages, HttpServer, listene
 from keda_gpu_scaler.server.lazy_service import LazyService, Registrar
 from keda_gpu_scaler.server.request_counters import RequestCounters
 from keda_gpu_scaler.wire import fleet_pb2_grpc as fleet_pb_grpc
+from keda_gpu_scaler.wire.engine_recording import EngineRecording, PlaysEngines
 from keda_gpu_scaler.wire.tls import Pem, ServerTls, TlsError, own_pair
 
 if TYPE_CHECKING:
@@ -76,6 +77,11 @@ def open_backend(config: Config, wants_performance: Callable[[], bool] = lambda:
     """
     settings = BackendSettings(config.nvml_library, config.replay_speed, config.sysfs_root, wants_performance)
     return registry.open_backend(config.backend, settings)
+
+
+def engine_recording(backend: Backend) -> EngineRecording | None:
+    """Return the engines that a backend plays besides devices; None where it plays none."""
+    return backend.engine_recording if isinstance(backend, PlaysEngines) else None
 
 
 class Agent:
@@ -123,6 +129,7 @@ class Agent:
                 on_peers=self._reported,
                 on_cluster=self._notify,
                 on_engines=self._reported,
+                recording=engine_recording(backend),
             )
         except RemoteError as error:
             raise StartError(str(error)) from error

@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from keda_gpu_scaler.core.evaluate.by_workload import falls_back_to_devices
 from keda_gpu_scaler.core.evaluate.workload_view import ScrapeRequest, ready_pods, scrape_requests
 from keda_gpu_scaler.core.interfaces import Cluster, Engines, Peers
 from keda_gpu_scaler.core.state.reading_interest import ReadingInterest
@@ -166,7 +167,7 @@ class Preparation:
             return True
         if metric.reading == "load" and not query.url:
             return True
-        if not metric.falls_back_to_devices or self._engines is None:
+        if not falls_back_to_devices(resolved.trigger) or self._engines is None:
             return False
         results = self._engines.scrape_results()
         engines = [scrape.endpoint for scrape in registration.scrapes if scrape.endpoint.pod is not None]

@@ -136,14 +136,37 @@ class Fields:
             self._refuse(key, f"must be a list of at most {at_most}")
         return value
 
-    def texts(self, key: str, at_most: int) -> tuple[str, ...]:
+    def texts(self, key: str, at_most: int, length: int = MAX_TEXT_LENGTH) -> tuple[str, ...]:
         """Return a list of printable texts of bounded length; none is empty."""
         value = self._plain.get(key)
-        if not isinstance(value, list) or len(value) > at_most or not all(map(_is_name, value)):
-            self._refuse(
-                key, f"must be a list of at most {at_most} texts of 1 to {MAX_TEXT_LENGTH} printable characters"
-            )
+        if not isinstance(value, list) or len(value) > at_most or not all(_is_text(it, length) for it in value):
+            self._refuse(key, f"must be a list of at most {at_most} texts of 1 to {length} printable characters")
         return tuple(value)
+
+    def block(self, key: str, at_most: int) -> str:
+        """Return text of bounded length that may have several lines. It must not be shown."""
+        value = self._plain.get(key)
+        if not isinstance(value, str):
+            self._refuse(key, "must be text")
+        if len(value) > at_most:
+            raise CodecError(f"{self._where}{key}: Too long: {len(value)} characters: must have at most {at_most}")
+        return value
+
+    def flag(self, key: str, *, default: bool | None = None) -> bool:
+        """Return true or false."""
+        value = self._plain.get(key, default)
+        if not isinstance(value, bool):
+            self._refuse(key, "must be true or false")
+        return value
+
+    def mapping(self, key: str, at_most: int) -> dict[str, str]:
+        """Return an object whose values are texts, of bounded length all together."""
+        value = self._plain.get(key)
+        if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
+            self._refuse(key, "must be an object whose values are texts")
+        if sum(len(name) + len(item) for name, item in value.items()) > at_most:
+            raise CodecError(f"{self._where}{key}: Too long: must have at most {at_most} characters")
+        return dict(value)
 
     def is_unknown(self, key: str) -> bool:
         """Return whether the field is absent or null. Both mean that the value is unknown."""
@@ -160,8 +183,8 @@ class Fields:
         raise CodecError(f"{self._where}{key}: Invalid value: {quoted(self._plain[key])}: {requirement}")
 
 
-def _is_name(value: object) -> bool:
-    return isinstance(value, str) and 0 < len(value) <= MAX_TEXT_LENGTH and value.isprintable()
+def _is_text(value: object, length: int) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= length and value.isprintable()
 
 
 def _refuse_constant(name: str) -> Never:

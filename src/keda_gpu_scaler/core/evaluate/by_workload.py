@@ -29,6 +29,7 @@ from keda_gpu_scaler.core.hpa.reported_value import ReportedValue, ReportType, r
 from keda_gpu_scaler.core.hpa.scaled_job import wanted_jobs
 from keda_gpu_scaler.core.state.scrape import AUTO
 from keda_gpu_scaler.core.trigger.metrics import LOAD_OF_DEVICES, EngineMetric
+from keda_gpu_scaler.core.trigger.parser import Trigger
 from keda_gpu_scaler.core.types import Pod, Unavailable
 
 _NO_NUMBER = (
@@ -48,13 +49,15 @@ def measure_workload(
     """
     if view.is_scaled_to_zero:
         return scaled_to_zero(view, demand, metadata, view.steps())
-    metric = view.trigger.metric
-    # An engine that the trigger names is expected: where it cannot be read, its value is missing.
-    names_engine = view.trigger.engine is not None and view.trigger.engine.engine != AUTO
-    falls_back = isinstance(metric, EngineMetric) and metric.falls_back_to_devices and not names_engine
-    if falls_back and (reason := view.no_engine_reason):
+    if falls_back_to_devices(view.trigger) and (reason := view.no_engine_reason):
         return _measure_devices_instead(view, reason, demand, metadata)
     return _measure_pods(view, demand, metadata)
+
+
+def falls_back_to_devices(trigger: Trigger) -> bool:
+    """Whether GPU utilisation is used where no pod has a known engine. An engine that is named is never replaced."""
+    metric, query = trigger.metric, trigger.engine
+    return isinstance(metric, EngineMetric) and metric.falls_back_to_devices and (query is None or query.engine == AUTO)
 
 
 def scaled_to_zero(
@@ -80,9 +83,12 @@ def _measure_devices_instead(
         f"no pod has a known engine ({reason}): {view.trigger.metric.name} is computed from GPU utilisation, of which "
         "80 % counts as 100 %"
     )
-    if isinstance(measured, NoMeasurement):
-        return replace(measured, steps=(sentence, *measured.steps), context=sentence)
-    return replace(measured, steps=(sentence, *measured.steps))
+    attempts = {one.pod.ref: one.attempts for one in view.observations}
+    observations = tuple(
+        replace(one, attempts=attempts[one.pod.ref]) if isinstance(one, PodObservation) else one
+        for one in measured.observations
+    )
+    return replace(measured, steps=(sentence, *measured.steps), fallback=sentence, observations=observations)
 
 
 def _measure_pods(

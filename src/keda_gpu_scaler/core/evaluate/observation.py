@@ -16,6 +16,7 @@ from keda_gpu_scaler.core.evaluate.device_load import DeviceLoad, device_loads, 
 from keda_gpu_scaler.core.selectors import matches_glob
 from keda_gpu_scaler.core.state.data_run import DataRun
 from keda_gpu_scaler.core.state.fleet import Fleet, History
+from keda_gpu_scaler.core.state.scrape import NO_ATTEMPTS, ScrapeAttempts
 from keda_gpu_scaler.core.trigger.metrics import EngineMetric, Metric
 from keda_gpu_scaler.core.trigger.parser import Trigger
 from keda_gpu_scaler.core.types import Device, Pod, Unavailable
@@ -56,7 +57,8 @@ class PodObservation:
     engine has, 0 where not known; ``are_requests_known`` says whether it is. ``is_no_engine`` says that the pod exports
     no page of a known engine. ``device_values`` are the devices behind the value. ``run`` is the time in which the data
     behind the value came without a long gap, None where that is not known. Without a value, ``known_until_seconds`` is
-    when the pod's node or engine last sent data, None where it never did, or still does.
+    when the pod's node or engine last sent data, None where it never did, or still does. ``attempts`` say which
+    URLs of the pod were asked for an engine, and what they answered.
     """
 
     pod: Pod
@@ -70,6 +72,7 @@ class PodObservation:
     are_requests_known: bool = False
     run: DataRun | None = None
     known_until_seconds: float | None = None
+    attempts: ScrapeAttempts = NO_ATTEMPTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,7 @@ class DeviceObservation:
 
     ``device`` is None for a node whose devices are not known, and for the URL of an endpoint, which is then in
     ``node``. ``run`` is the time in which the data behind the value came without a long gap, None where that is not
-    known.
+    known. ``attempts`` are the scrapes of this URL.
     """
 
     node: str
@@ -87,6 +90,7 @@ class DeviceObservation:
     sentence: str
     expires_at_seconds: float = math.inf
     run: DataRun | None = None
+    attempts: ScrapeAttempts = NO_ATTEMPTS
 
 
 def node_labels_unavailable(trigger: Trigger, fleet: Fleet) -> Unavailable | None:

@@ -44,6 +44,12 @@ class Grouping:
     size: int = 0
     leader: LabelSelector | None = None
 
+    @property
+    def label_keys(self) -> frozenset[str]:
+        """The labels of pods that it reads."""
+        leader = () if self.leader is None else self.leader.requirements
+        return frozenset([*[one.key for one in leader], *([] if self.label in (AUTO, NONE) else [self.label])])
+
 
 AUTOMATIC = Grouping()
 

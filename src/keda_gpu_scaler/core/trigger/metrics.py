@@ -194,8 +194,8 @@ class EngineMetric:
     metric is restricted to, None for any engine. ``target`` is the default target, None where the user must set it.
     ``window_seconds`` is the default window, None for the general one. ``is_occupancy`` says that the value shows how
     full something is, and may be above 0 without any work. ``falls_back_to_devices`` says that GPU utilisation is used
-    where no pod has an engine that reports its load. ``rank_aggregation`` is how the values of several engines of one
-    pod, each a rank of the replica, become the value of the pod.
+    where the trigger names no engine and no pod has one that reports its load. ``rank_aggregation`` is how the values
+    of several engines of one pod, each a rank of the replica, become the value of the pod.
     """
 
     name: str
@@ -220,8 +220,8 @@ ENGINE_METRICS: MappingProxyType[str, EngineMetric] = MappingProxyType(
                 "%",
                 "the work of an engine, as a share of what one replica should carry; 100 is a full replica. It is "
                 "proportional to the traffic: by the time per token (`itlTargetMs`), by running requests and KV cache, "
-                "and by the replicas that the waiting requests need (`drainSeconds`). Where no pod has an engine that "
-                "reports its load, and `engine` names none, GPU utilisation is used, and 80 % of it counts as 100",
+                "and by the replicas that the waiting requests need (`drainSeconds`). With `engine: auto`, where no "
+                "pod has an engine that reports its load, GPU utilisation is used, and 80 % of it counts as 100",
                 100,
                 window_seconds=30,
                 falls_back_to_devices=True,
@@ -233,7 +233,7 @@ ENGINE_METRICS: MappingProxyType[str, EngineMetric] = MappingProxyType(
                 "%",
                 "the largest of three shares: waiting requests of `queueTarget`; KV cache in use of `kvTarget`; "
                 "running requests of 0.8 times their limit, where the limit is known. 100 is the load that one "
-                "replica should bear. Where no pod has an engine that reports its load, and `engine` names none, GPU "
+                "replica should bear. With `engine: auto`, where no pod has an engine that reports its load, GPU "
                 "utilisation is used, and 80 % of it counts as 100. It is not proportional to the traffic: the HPA "
                 "overshoots with it. Prefer `load`",
                 100,
