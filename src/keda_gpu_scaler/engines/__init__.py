@@ -19,7 +19,18 @@ JsonReader = Callable[[Mapping[str, object]], tuple[SeriesSample, ...] | None]
 """Reads a JSON page as series; returns None where the page is not this engine's."""
 
 _SHARED_MODULES = frozenset(
-    {"exposition", "interceptor", "metric_map", "prometheus_text", "scrape_parser", "series_selection"}
+    {
+        "bound_readings",
+        "exposition",
+        "interceptor",
+        "metric_map",
+        "page_layout",
+        "prometheus_text",
+        "scrape_parser",
+        "series_selection",
+        "series_text",
+        "steps",
+    }
 )
 
 
