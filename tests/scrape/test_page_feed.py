@@ -126,7 +126,7 @@ def test_a_page_of_22_mib_is_given_to_its_reader_in_pieces() -> None:
     async def test() -> None:
         size = 0
 
-        class Counter:
+        class Counter(Collector):
             def feed(self, piece: bytes) -> None:
                 nonlocal size
                 size += len(piece)
