@@ -6,7 +6,7 @@ Law: a reading is the sum of the engine's own series, or unknown. No series stan
 
 import functools
 import math
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -39,13 +39,13 @@ def in_steps(series: Sequence[NumberedSeries], make: Callable[[NumberedSeries], 
 class BoundSource:
     """A source as it is read from one page, by the positions of its series.
 
-    ``originals`` has for each series what it has in common with its copies, where copies are possible. ``is_largest``
+    ``originals`` has for each series a number that its copies have too, where copies are possible. ``is_largest``
     says that the largest value counts, and not the sum. A sum of several sources has ``parts`` instead.
     """
 
     positions: tuple[int, ...]
     factor: float = 1.0
-    originals: tuple[Hashable, ...] = ()
+    originals: tuple[int, ...] = ()
     parts: tuple["BoundSource", ...] = ()
     is_largest: bool = False
 
@@ -73,7 +73,7 @@ class BoundSource:
             )
             return None if is_ambiguous else self.factor * max(values)
         if self.originals:
-            largest: dict[Hashable, float] = {}
+            largest: dict[int, float] = {}
             for original, value in zip(self.originals, values, strict=True):
                 largest[original] = max(value, largest.get(original, value))
             values = list(largest.values())

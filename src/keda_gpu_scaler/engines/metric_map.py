@@ -65,9 +65,12 @@ class SeriesSource:
         if self.selector.requirements:
             selected = yield from in_steps(selected, lambda it: it if self._matches(it) else None)
         labels = self.copied_by if self.combine is Combine.SUM else self.stale_by
-        originals: list[Hashable] = []
+        originals: list[int] = []
         if labels and len(selected) > 1:
-            originals = yield from in_steps(selected, lambda it: _without(it[1], labels))
+            numbers: dict[Hashable, int] = {}
+            originals = yield from in_steps(
+                selected, lambda it: numbers.setdefault(_without(it[1], labels), len(numbers))
+            )
         positions = tuple(position for position, _ in selected)
         is_largest = self.combine is Combine.FULLEST
         return BoundSource(positions, self.factor, tuple(originals), is_largest=is_largest) if positions else None

@@ -2,8 +2,8 @@
 """Gives a page to its reader in small pieces, and lets other tasks run in between.
 
 Law: the reading of all pages together holds the event loop for about ``TURN_SECONDS`` at most, and then every other
-task runs once, whatever the pages contain and however many of them are read. Costly pages together take at most a
-quarter of the time of the event loop, in shorter turns.
+task runs once, whatever the pages contain and however many of them are read. Costly pages together take at most
+half of the time of the event loop, in shorter turns.
 """
 
 import asyncio
@@ -17,11 +17,11 @@ PIECE_BYTES = 1 << 13
 """A page of which each line is wanted takes 0.4 s per MiB to read, which is 3 ms for a piece."""
 FOLLOWED_BYTES = 1 << 16
 """A page that is as its reader expects it takes 3 ms per MiB to read."""
-COSTLY_SECONDS = 0.1
+COSTLY_SECONDS = 0.03
 """A page that takes longer to read is costly from then on."""
 COSTLY_TURN_SECONDS = 0.001
 _MAX_PAUSE_SECONDS = 0.02  # the machine itself may have paused during a turn
-_PAUSE_RATIO = 3.0  # of the turns of costly pages; an answer to KEDA takes several turns of the event loop
+_PAUSE_RATIO = 1.0  # of the turns of costly pages; an answer to KEDA takes several turns of the event loop
 
 
 class PageWork:
