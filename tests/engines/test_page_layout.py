@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keda_gpu_scaler.core.selectors import parse_series
-from keda_gpu_scaler.core.types import EngineSample
+from keda_gpu_scaler.core.types import EngineSample, Series
 from keda_gpu_scaler.engines import page_layout
 from keda_gpu_scaler.engines.scrape_parser import PageParser, ScrapeCache, ScrapeParseError, parse_page
 from tests.engines import engine_pages
@@ -234,3 +234,14 @@ def test_what_needs_the_whole_page_is_done_in_many_steps() -> None:
     parser.feed(body)
     assert sum(1 for _ in parser.end()) > 25
     assert parser.finish(at_seconds=AT).running == 1.0
+
+
+def test_a_series_that_is_missing_at_zero_is_still_known_from_its_siblings_when_a_page_is_followed() -> None:
+    selector = parse_series("inference_extension_flow_control_queue_size")
+    page = b"inference_extension_flow_control_pool_saturation 0\n"
+    cache = ScrapeCache()
+    for _ in range(3):
+        parser = PageParser(TEXT, selectors=[selector], cache=cache)
+        if not parser.follow(page):
+            parser.feed(page)
+        assert parser.finish(at_seconds=AT).selected[selector.text] == Series(0.0, is_counter=False, is_absent=True)

@@ -17,7 +17,7 @@ PIECE_BYTES = 1 << 13
 """A page of which each line is wanted takes 0.4 s per MiB to read, which is 3 ms for a piece."""
 FOLLOWED_BYTES = 1 << 16
 """A page that is as its reader expects it takes 3 ms per MiB to read."""
-COSTLY_SECONDS = 0.03
+COSTLY_SECONDS = 0.1
 """A page that takes longer to read is costly from then on."""
 COSTLY_TURN_SECONDS = 0.001
 _MAX_PAUSE_SECONDS = 0.02  # the machine itself may have paused during a turn
