@@ -4,8 +4,8 @@
 Run it with ``python -m benchmarks.bench_hostile``. Two processes serve the pages, one of them the page of a
 trigger whose answers are measured. Twenty other triggers name hostile pages, each at a port of its own, or two hundred
 triggers with a selector each share the hostile pages. A second instance without hostile triggers is called in the same
-seconds: its delays are the floor, those of the machine with everything that runs on it. Name kinds of pages as arguments
-to measure only these.
+seconds: its delays are the floor, those of the machine with everything that runs on it. Name kinds of pages as
+arguments to measure only these.
 """
 
 import subprocess
