@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The readings of one page, bound to the positions of its series, so that a page is read from its values alone.
+"""The readings of one page by the positions of its series: they need only the values.
 
 Law: a reading is the sum of the engine's own series, or unknown. No series stands in for another reading.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The layout of a page, by which the next page of the same target is read in a fraction of the time.
+"""The layout of a page, by which the next page of the same target is read in less time.
 
 An engine serves the same lines in the same order at each scrape, and only the values change. A layout has the beginning
 of each line. While the lines of a page begin as those of the layout, only the values of the wanted series are read.
