@@ -40,6 +40,10 @@ ENGINES = (
     *("--set-json", 'engines.allowEndpoints=["10.0.0.0/8","*.ai.svc.cluster.local"]'),
     *("--set-json", 'engines.credentials=[{"name":"gateway","secretName":"gateway-token"}]'),
 )
+VENDORS = (
+    "--set-json",
+    'additionalAgents=[{"name":"amd","driver":{"mode":"amd"}},{"name":"intel","driver":{"mode":"intel"}}]',
+)
 
 GOLDENS: Mapping[str, Sequence[str]] = {
     "quick-start": (),
@@ -47,6 +51,11 @@ GOLDENS: Mapping[str, Sequence[str]] = {
     "mutual-tls-and-monitoring": (*FRONT_END, *CERTIFICATE, *SCRAPED, "--set", "podMonitor.enabled=true"),
     "mig": ("--set", "driver.mode=cdi", "--set", "driver.mig=true"),
     "gke": (*FRONT_END, "--set", "driver.mode=gke"),
+    "vendors": (*FRONT_END, *VENDORS),
+    "intel-with-memory": (
+        *("--set", "driver.mode=intel", "--set", "driver.intel.perfmon=true"),
+        *("--set", "driver.intel.monitoringResource=gpu.intel.com/xe_monitoring"),
+    ),
     "extras": EXTRAS,
     "engines": (*FRONT_END, *ENGINES),
 }

@@ -19,6 +19,7 @@ from keda_gpu_scaler.core.trigger.metrics import ENGINE_METRICS, METRICS
 from keda_gpu_scaler.core.trigger.parser import PARAMETERS
 from keda_gpu_scaler.core.trigger.profiles import PROFILES
 from keda_gpu_scaler.devices.registry import vendors
+from keda_gpu_scaler.devices.replay.log_format import formats
 from keda_gpu_scaler.server.metrics import FAMILIES, PREFIX
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "reference"
@@ -202,6 +203,17 @@ def devices_page() -> Iterator[str]:
             )
             for one in vendors()
         ),
+    )
+    yield ""
+    yield "## Logs that `replay:PATH` reads"
+    yield ""
+    yield (
+        "Besides recordings of `keda-gpu-scaler record`, `replay:PATH` plays logs of these tools. A log is recognised "
+        "by its text. Values that a log does not have are unknown."
+    )
+    yield ""
+    yield from table(
+        ("log", "record with", "remark"), ((one.name, f"`{one.command}`", one.note or "—") for one in formats())
     )
 
 

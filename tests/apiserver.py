@@ -45,6 +45,7 @@ KINDS = {
 }
 _LONGEST_MESSAGE = 1024  # an event's
 _BOOKMARK_SECONDS = 60.0  # about as often as the real one
+_VERBS = {"POST": "create", "PATCH": "patch"}
 _SCALABLE = {"deployments", "statefulsets", "rollouts", "leaderworkersets"}
 
 
@@ -243,6 +244,10 @@ class FakeApiServer:
         with self._lock:
             return [copy.deepcopy(one) for (resource, _, _), one in self._objects.items() if resource == "events"]
 
+    def annotations(self, resource: str, name: str, namespace: str = "ai") -> dict[str, str]:
+        with self._lock:
+            return dict(self._objects[resource, namespace, name]["metadata"].get("annotations", {}))
+
     def delete(self, resource: str, name: str, namespace: str = "ai") -> None:
         with self._lock:
             self._version += 1
@@ -341,6 +346,7 @@ class FakeApiServer:
         app = web.Application()
         app.router.add_get("/{path:.*}", self._answer)
         app.router.add_post("/{path:.*}", self._answer)
+        app.router.add_patch("/{path:.*}", self._answer)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True)
@@ -388,14 +394,15 @@ class FakeApiServer:
         group, version, namespace, resource, name, subresource = _parse_path(request.path)
         if not resource:
             return web.json_response(self._discovery(group, version))
-        verb = "get" if name else "watch" if request.query.get("watch") == "true" else "list"
-        if request.method == "POST":
-            verb = "create"
+        reading = "get" if name else "watch" if request.query.get("watch") == "true" else "list"
+        verb = _VERBS.get(request.method, reading)
         self.asked.append(Asked(verb, group, f"{resource}/{subresource}" if subresource else resource, namespace))
         if KINDS.get(resource, ("", "", ""))[:2] != (group, version) or resource in self._missing:
             raise _StatusError(404, "NotFound", "the server could not find the requested resource")
         if verb == "create":
             return await self._create(request, namespace, resource)
+        if verb == "patch":
+            return await self._patch(request, namespace, resource, name)
         if name:
             return await self._named(request, namespace, resource, name, subresource)
         is_watch = verb == "watch"
@@ -458,6 +465,23 @@ class FakeApiServer:
         self.requests["create events"] += 1
         self.put(resource, metadata["name"], namespace, **document)
         return web.json_response(document, status=201)
+
+    async def _patch(self, request: web.Request, namespace: str, resource: str, name: str) -> web.StreamResponse:
+        self._check("patch", resource, namespace)
+        if request.content_type != "application/merge-patch+json":
+            raise _StatusError(415, "UnsupportedMediaType", "the body of the request was in an unknown format")
+        changes = (await request.json())["metadata"]["annotations"]
+        with self._lock:
+            item = self._objects.get((resource, namespace, name))
+            if item is None:
+                raise _StatusError(404, "NotFound", f'{resource} "{name}" not found')
+            merged = {**item["metadata"].get("annotations", {}), **changes}
+        if not all(value is None or isinstance(value, str) for value in merged.values()):
+            raise _StatusError(400, "BadRequest", "json: cannot unmarshal number into Go struct field of type string")
+        self.requests[f"patch {resource}"] += 1
+        annotations = {key: value for key, value in merged.items() if value is not None}
+        self.put(resource, name, namespace, metadata={"annotations": annotations})
+        return web.json_response(item)
 
     def _get(
         self, request: web.Request, namespace: str, resource: str, name: str, subresource: str

@@ -2,9 +2,11 @@
 """Tests of the agent: start, stop, health and the laws of its calls."""
 
 import asyncio
+import re
 import socket
 import threading
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from keda_gpu_scaler.agent import Agent, StartError, open_backend
 from keda_gpu_scaler.config import Config
 from keda_gpu_scaler.core.interfaces import BackendError
+from keda_gpu_scaler.core.types import Device
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
 from tests.fakes import FakeBackend, ManualClock, sample, sample_without_readings
@@ -122,7 +125,7 @@ def test_health_and_readiness_follow_the_devices() -> None:
         assert await node.get(node.agent.probe_port, "/readyz") == (200, "ok\n")
         status, text = await node.get(node.agent.metrics_port, "/metrics")
         assert status == 200
-        assert 'keda_gpu_scaler_gpu_utilization_percent{gpu_index="0"' in text
+        assert 'keda_gpu_scaler_gpu_utilization_percent{vendor="nvidia",gpu_index="0"' in text
         backend.samples = (sample_without_readings(),)
         await node.health_turns(NOT_SERVING)
         assert await node.get(node.agent.probe_port, "/readyz") == (
@@ -164,6 +167,18 @@ def test_a_driver_call_that_hangs_makes_the_snapshot_stale_and_delays_no_answer(
 
     # The manual clock stands still, so that the sampler's next tick would be due only after its interval.
     with_agent(talk, backend, config(sample_interval=0.1), clock)
+
+
+def test_the_metrics_of_a_device_name_its_vendor() -> None:
+    amd = replace(sample(1), device=Device("amd-1", 1, "AMD Instinct MI300X"))
+
+    async def talk(node: Running) -> None:
+        await node.health_turns(SERVING)
+        _, page = await node.get(node.agent.metrics_port, "/metrics")
+        found = re.findall(r'gpu_utilization_percent\{vendor="(\w+)",gpu_index="(\d)"', page)
+        assert found == [("nvidia", "0"), ("amd", "1")]
+
+    with_agent(talk, FakeBackend(sample(0), amd), config(metrics_port=free_port()))
 
 
 def test_an_instance_without_devices_by_design_is_healthy() -> None:

@@ -35,12 +35,14 @@ MIN_QUOTE_LENGTH = 8
 """The number of literal characters that a quoted message needs: a shorter one would match everywhere."""
 
 FLAGS_OF_OTHER_PROGRAMS = {
+    "--cap-add": "docker",
     "--enable-metrics": "SGLang",
     "--gpu-driver": "az",
     "--gpu-instance-profile": "az",
     "--gpu-memory-utilization": "vLLM",
     "--labels": "az",
     "--max-num-seqs": "vLLM",
+    "--query-gpu": "nvidia-smi",
     "--metrics": "llama.cpp",
     "--metrics-endpoint-auth": "the endpoint picker",
     "--root-dir": "the kubelet",

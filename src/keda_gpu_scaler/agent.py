@@ -91,6 +91,7 @@ class Agent:
         self._config = config
         self._backend = backend
         self._clock = clock
+        self._started_at = clock()
         self._pod_resources = _pod_resources(config, backend, clock)
         self._sampler = Sampler(
             backend,
@@ -230,7 +231,14 @@ class Agent:
 
         remote = self._remote
         return ExternalScaler(
-            self._fleet, self._clock, remote.cluster, remote.peers, remote.engines, remote.note_answer, self._counters
+            self._fleet,
+            self._clock,
+            remote.cluster,
+            remote.peers,
+            remote.engines,
+            remote.note_answer,
+            remote.note_deletion_costs if remote.has_deletion_costs else None,
+            self._counters,
         )
 
     def _add_external_scaler(self, registrar: Registrar) -> None:
@@ -279,6 +287,7 @@ class Agent:
             unavailable=self._remote.peers.unavailable() if self._remote.peers else {},
             own_node=self._config.node_name,
             scrape_results=self._remote.engines.scrape_results(),
+            started_at_seconds=self._started_at,
         )
 
     def _metrics_page(self) -> HttpPage:
@@ -293,6 +302,7 @@ class Agent:
             self._remote.engines.counts(),
             self._remote.peer_counts(),
             self._remote.watches(),
+            lambda uuid: registry.maker_of(uuid).lower(),
         )
         return metrics_page(text)
 

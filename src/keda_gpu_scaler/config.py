@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 MIN_SAMPLE_INTERVAL_SECONDS = 0.1
 MAX_SCRAPE_INTERVAL_SECONDS = 60.0
 MAX_SCRAPE_TIMEOUT_SECONDS = 60.0
+DELETION_COSTS = ("none", "write", "remove")
 MAX_NODE_NAME_LENGTH = 253  # as in Kubernetes
 
 
@@ -76,6 +77,13 @@ class Config:
         metadata={
             "help": "How to reach the API server, which knows the workloads: the path of a kubeconfig, off, or auto. "
             "With auto the pod's service account is used, if it has one."
+        },
+    )
+    deletion_cost: str = field(
+        default="none",
+        metadata={
+            "help": "What to do with pod-deletion-cost before a shrink: none, write (so that the ReplicaSet deletes "
+            "the idlest pods first), or remove (take away what was written). It needs patch on pods."
         },
     )
     scrape_interval: float = field(
@@ -167,6 +175,11 @@ class Config:
             yield (
                 f"--node-name: Invalid value: {self.node_name[:MAX_NODE_NAME_LENGTH]!a}: must be at most "
                 f"{MAX_NODE_NAME_LENGTH} printable characters"
+            )
+        if self.deletion_cost not in DELETION_COSTS:
+            yield (
+                f"--deletion-cost: Unsupported value: {self.deletion_cost[:200]!a}: must be "
+                f"{', '.join(DELETION_COSTS[:-1])} or {DELETION_COSTS[-1]}"
             )
         yield from self._tls_problems()
         ports = [port for port in (self.port, self.metrics_port, self.probe_port) if port]

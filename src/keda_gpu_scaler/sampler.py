@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from keda_gpu_scaler.core.instance_status import COLLECTION_BUCKETS_SECONDS, CollectionCounts
 from keda_gpu_scaler.core.interfaces import Backend, BackendError
-from keda_gpu_scaler.core.state.fleet import MAX_WINDOW_SECONDS, History
+from keda_gpu_scaler.core.state.fleet import MAX_WINDOW_SECONDS, History, next_history
 from keda_gpu_scaler.core.types import Allocation, Snapshot
 
 _log = logging.getLogger(__name__)
@@ -127,7 +127,7 @@ class Sampler:
         self._snapshots.append(snapshot)
         while snapshot.at_seconds - self._snapshots[0].at_seconds > MAX_WINDOW_SECONDS:
             self._snapshots.popleft()
-        self.history = History(tuple(self._snapshots), snapshot.at_seconds)
+        self.history = next_history(self.history, tuple(self._snapshots), snapshot.at_seconds)
         self._failure = None
         # Publish before logging, so that a request after the log line gets the new state.
         if was_failing:

@@ -21,6 +21,7 @@ from keda_gpu_scaler.core.types import Snapshot
 from keda_gpu_scaler.devices.replay.backend import ReplayBackend
 from keda_gpu_scaler.devices.synthetic import SyntheticBackend
 from keda_gpu_scaler.wire.snapshot_codec import decode
+from tests.devices.sysfs_tree import AMD, BATTLEMAGE, INSTINCT, INTEL, SysfsTree
 from tests.fake_nvml import FakeNvml
 from tests.limits import WAIT_SECONDS
 from tests.serving import COMMAND
@@ -61,6 +62,30 @@ def test_devices_of_a_driver_are_recorded(tmp_path: Path, fake_nvml: FakeNvml) -
     snapshot = decode(file.read_text().splitlines()[1])
     assert (snapshot.node, snapshot.source) == ("gpu-7", "nvml")
     assert [sample.gpu_utilization_ratio for sample in snapshot.samples] == [0.92, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("backend", "vendor", "driver", "files", "model"),
+    [
+        ("amd", AMD, "amdgpu", INSTINCT, "AMD Instinct MI300X OAM"),
+        ("intel", INTEL, "xe", BATTLEMAGE, "Intel Arc Pro B60"),
+    ],
+)
+def test_devices_of_every_vendor_are_recorded_and_replayed(
+    tmp_path: Path, backend: str, vendor: str, driver: str, files: dict[str, str], model: str
+) -> None:
+    tree = SysfsTree(tmp_path / "sys")
+    tree.card(1, "0000:04:00.0", vendor=vendor, device="0xe211", driver=driver, render=129, files=files)
+    file = tmp_path / "gpus.jsonl"
+    outcome = record("--backend", backend, "--sysfs-root", tree.root, "--out", file, "--duration", 0)
+    assert outcome.exit_code == 0
+    snapshot = decode(file.read_text().splitlines()[1])
+    [sample] = snapshot.samples
+    assert (snapshot.source, sample.device.model, sample.device.pci_address) == (backend, model, "0000:04:00.0")
+    assert "renderD129" in sample.device.names
+    assert sample.temperature_celsius is not None
+    [replayed] = ReplayBackend(file).read(0.0)
+    assert (replayed.device, replayed.temperature_celsius) == (sample.device, sample.temperature_celsius)
 
 
 def test_a_recording_on_standard_output_is_nothing_but_the_recording() -> None:

@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from keda_gpu_scaler.server.metrics import FAMILIES, PREFIX
 from tests.apiserver import FakeApiServer
 from tests.dashboard.queries import MACROS, Query, variables
+from tests.kubelet import FakeKubelet
 from tests.limits import WAIT_SECONDS
 from tests.serving import Serving, free_port, recorded
 
@@ -58,19 +59,19 @@ each_query = pytest.mark.parametrize(
 each_panel = pytest.mark.parametrize("panel", [pytest.param(one, id=one["title"]) for one in PANELS])
 
 
-def metrics_with_watches(port: int, request: Callable[[], object]) -> str:
-    """Send requests until the metrics have a watch, and return the metrics.
+def metrics_with_watches_and_holders(port: int, request: Callable[[], object]) -> str:
+    """Send requests until the metrics have a watch and a held device, and return the metrics.
 
-    The first value may come without one, because the client of the API server starts later.
+    The first value may come without them, because the clients of the API server and of the kubelet start later.
     """
     deadline = time.monotonic() + WAIT_SECONDS
     while time.monotonic() < deadline:
         request()
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=WAIT_SECONDS) as response:
             text: str = response.read().decode()
-        if f"{PREFIX}api_watches{{" in text:
+        if all(f"{PREFIX}{family}{{" in text for family in ("api_watches", "gpu_pod_share_ratio")):
             return text
-    raise AssertionError("the metrics have no watch on the API server")
+    raise AssertionError("the metrics have no watch on the API server, or no held device")
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +81,13 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, frozenset[st
     backend = recorded(tmp_path_factory.mktemp("dashboard"), *RECORDING)
     flags = ("--backend", backend, "--node-name", "gpu-1", "--metrics-port", str(port))
     folder = tmp_path_factory.mktemp("cluster")
-    with FakeApiServer() as cluster:
+    with FakeApiServer() as cluster, FakeKubelet(folder / "kubelet.sock") as kubelet:
         cluster.scaled_object("llama")
-        connection = ("--peers", "none", "--kubeconfig", str(cluster.kubeconfig(folder / "config")))
+        kubelet.hold({"llama-0": ["GPU-0"]})
+        connection = (
+            *("--peers", "none", "--kubeconfig", str(cluster.kubeconfig(folder / "config"))),
+            *("--pod-resources", str(kubelet.path)),
+        )
         with Serving(*flags, *connection, "--allow-endpoints", "127.0.0.0/8") as serving:
             # The instance's own metrics replace those of a router.
             request = functools.partial(
@@ -91,7 +96,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, frozenset[st
                 demandEndpoint=f"http://127.0.0.1:{port}/metrics",
                 demandMetric="keda_gpu_scaler_gpu_device_count",
             )
-            text = metrics_with_watches(port, request)
+            text = metrics_with_watches_and_holders(port, request)
     found: dict[str, frozenset[str]] = {}
     for family in text_string_to_metric_families(text):
         for one in family.samples:
@@ -249,7 +254,7 @@ def test_a_datasource_is_named_only_by_its_variable() -> None:
     assert {value for key, value in nested_items(DASHBOARD) if key == "uid"} == {DATASOURCE["uid"]}
 
 
-@pytest.mark.parametrize("name", ["namespace", "workload", "instance"])
+@pytest.mark.parametrize("name", ["namespace", "workload", "instance", "vendor"])
 def test_a_variable_gets_its_values_from_exported_series(name: str, exported: dict[str, frozenset[str]]) -> None:
     values = re.fullmatch(r"label_values\((.+), (\w+)\)", VARIABLES[name]["query"]["query"])
     assert values is not None

@@ -26,12 +26,18 @@ class Rendered:
         return found
 
     def pods(self) -> dict[str, dict[str, Any]]:
-        """Every pod that there will be, by its component: metadata and spec."""
+        """Every pod that there will be, by its component: metadata and spec.
+
+        The agents of an entry of additionalAgents are "agent-" and its name.
+        """
         made = {one["metadata"]["labels"]["app.kubernetes.io/component"]: one for one in self.all("Pod")}
         for one in self.all("DaemonSet", "Deployment"):
             template = one["spec"]["template"]
             assert matches(one["spec"]["selector"]["matchLabels"], template), "the selector misses its own pods"
-            made[template["metadata"]["labels"]["app.kubernetes.io/component"]] = template
+            labels = template["metadata"]["labels"]
+            agents = labels.get("keda-gpu-scaler/agents", "default")
+            component = labels["app.kubernetes.io/component"]
+            made[component if agents == "default" else f"{component}-{agents}"] = template
         return made
 
     def selected(self, selector: Mapping[str, str]) -> set[str]:

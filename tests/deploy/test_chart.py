@@ -28,6 +28,7 @@ pytestmark = pytest.mark.usefixtures("chart_tools")
 HOST_PATH = sets(
     "driver.mode=hostPath", "driver.hostPath.directory=/opt/nvidia/lib", "driver.hostPath.library=libnvidia-ml.so.1"
 )
+PERFMON = sets("driver.intel.perfmon=true", "driver.intel.monitoringResource=gpu.intel.com/xe_monitoring")
 DRIVERS: Mapping[str, Sequence[str]] = {
     "runtime class": (),
     "default runtime": sets("runtimeClassName="),
@@ -36,6 +37,11 @@ DRIVERS: Mapping[str, Sequence[str]] = {
     "GKE": sets("driver.mode=gke"),
     "GKE with devices from elsewhere": sets("driver.mode=gke", "driver.privileged=false"),
     "host path": HOST_PATH,
+    "AMD": sets("driver.mode=amd"),
+    "Intel": sets("driver.mode=intel"),
+    "Intel with its memory": (*sets("driver.mode=intel"), *PERFMON),
+    "NVIDIA with AMD and Intel": sets("driver.also={amd,intel}"),
+    "AMD and Intel on nodes of their own": chart.VENDORS,
 }
 SHAPES: Mapping[str, Sequence[str]] = {"quick start": (), "front end": chart.FRONT_END}
 MORE: Mapping[str, Sequence[str]] = {
@@ -142,6 +148,29 @@ MISTAKES: Mapping[str, tuple[Sequence[str], str]] = {
     "a key that is not there": (sets("frontent.enabled=true"), "'frontent' not allowed"),
     "a key within that is not there": (sets("frontend.replica=2"), "'replica' not allowed"),
     "a driver mode that is none": (sets("driver.mode=magic"), "/driver/mode"),
+    "a vendor that is none": (sets("driver.also={nvidia}"), "/driver/also/0"),
+    "a right of Intel without Intel's devices": (PERFMON, "driver.intel.perfmon: Invalid value: true"),
+    "the right to read Intel's memory without its device files": (
+        sets("driver.mode=intel", "driver.intel.perfmon=true"),
+        "driver.intel.monitoringResource: Required value",
+    ),
+    "a resource that takes a GPU away": (
+        sets("driver.mode=intel", "driver.intel.monitoringResource=gpu.intel.com/xe"), "/intel/monitoringResource",
+    ),
+    "agents without the mode of their driver": (
+        ("--set-json", 'additionalAgents=[{"name":"a","driver":{"mig":true}}]'), "/additionalAgents/0/driver",
+    ),
+    "agents with a value that all share": (
+        ("--set-json", 'additionalAgents=[{"name":"a","driver":{"mode":"amd"},"tls":{}}]'), "'tls' not allowed",
+    ),
+    "two DaemonSets of one name": (
+        ("--set-json", f"additionalAgents={json.dumps(2 * [{'name': 'a', 'driver': {'mode': 'amd'}}])}"),
+        'additionalAgents: Duplicate value: "a"',
+    ),
+    "a second DaemonSet with the name of the first": (
+        ("--set-json", 'additionalAgents=[{"name":"default","driver":{"mode":"amd"}}]'),
+        'additionalAgents: Duplicate value: "default"',
+    ),
     "a text for a number": (sets("frontend.replicas=two"), "/frontend/replicas"),
     "no replicas": (sets("frontend.replicas=0"), "/frontend/replicas"),
     "a text for yes or no": (("--set-string", "frontend.enabled=true"), "/frontend/enabled"),
@@ -273,6 +302,34 @@ def test_the_notes_tell_the_next_step(more: str, chart_that_shows_its_notes: Pat
     assert ("URLs in triggers may lead to all addresses" in notes) is (more != "engines")
 
 
+NO_MEMORY = "The memory in use of Intel's GPUs is unknown"
+PARTITIONS = "If AMD's GPUs are partitioned"
+
+
+@pytest.mark.parametrize(
+    ("driver", "named"),
+    [
+        ("runtime class", ()),
+        ("AMD", (PARTITIONS,)),
+        ("Intel", (NO_MEMORY,)),
+        ("Intel with its memory", ()),
+        ("NVIDIA with AMD and Intel", (NO_MEMORY,)),
+        (
+            "AMD and Intel on nodes of their own",
+            (NO_MEMORY, PARTITIONS, "A node gets one agent", "daemonset/keda-gpu-scaler-agents-intel"),
+        ),
+    ],
+)
+def test_the_notes_name_what_a_vendor_needs(
+    driver: str, named: Sequence[str], chart_that_shows_its_notes: Path
+) -> None:
+    made = chart.helm("template", "one", str(chart_that_shows_its_notes), "-n", "two", *DRIVERS[driver])
+    assert made.returncode == 0, made.stderr
+    notes = Rendered(made.stdout).one("ConfigMap", "notes")["data"]["notes"]
+    sentences = (NO_MEMORY, PARTITIONS, "A node gets one agent", "daemonset/keda-gpu-scaler-agents-intel")
+    assert {sentence for sentence in sentences if sentence in notes} == set(named)
+
+
 def test_two_installations_share_no_name() -> None:
     first, second = render(namespace="one"), render("--set", "fullnameOverride=other", namespace="one", release="other")
     elsewhere = render(namespace="two")
@@ -298,6 +355,7 @@ def test_no_pod_has_more_than_it_needs(flags: Sequence[str]) -> None:
         assert spec["enableServiceLinks"] is False
         assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
         assert spec.get("initContainers") is None
+        is_agent = component.startswith("agent")
         if component == "agent" and is_privileged(flags):
             assert context["privileged"] is True
             assert "allowPrivilegeEscalation" not in context  # Kubernetes takes no false beside privileged
@@ -305,9 +363,11 @@ def test_no_pod_has_more_than_it_needs(flags: Sequence[str]) -> None:
             assert "privileged" not in context
             assert context["allowPrivilegeEscalation"] is False
             assert context["seccompProfile"] == {"type": "RuntimeDefault"}
-            mig = component == "agent" and "driver.mig=true" in flags
-            assert context["capabilities"] == ({"drop": ["ALL"], "add": ["SYS_ADMIN"]} if mig else {"drop": ["ALL"]})
-        if component == "agent":
+            added = {"driver.mig=true": ["SYS_ADMIN"], "driver.intel.perfmon=true": ["PERFMON"]}
+            add = [right for flag in flags if component == "agent" for right in added.get(flag, ())]
+            expected = {"drop": ["ALL"], "add": add} if add else {"drop": ["ALL"]}
+            assert context["capabilities"] == expected
+        if is_agent:
             assert context["runAsUser"] == 0
         else:
             assert (context["runAsNonRoot"], context["runAsUser"]) == (True, 65532)
@@ -437,6 +497,11 @@ def test_the_driver_comes_as_the_mode_says(driver: str) -> None:
             "GKE": on_gke,
             "GKE with devices from elsewhere": on_gke,
             "host path": (None, None, "/opt/nvidia/lib", "--nvml-library=/driver/libnvidia-ml.so.1"),
+            "AMD": (None, None),
+            "Intel": (None, None),
+            "Intel with its memory": (None, None),
+            "NVIDIA with AMD and Intel": ("nvidia", "all"),
+            "AMD and Intel on nodes of their own": ("nvidia", "all"),
         }[driver]
     )
     assert environment.get("NVIDIA_MIG_MONITOR_DEVICES") == ("all" if driver == "MIG" else None)
@@ -461,13 +526,118 @@ def test_agents_know_their_node_and_ask_its_kubelet() -> None:
         pytest.param(sets("driver.mode=gke"), None, True, id="by GKE's label"),
         pytest.param(sets("nodeSelector.a=1"), {"a": "1"}, False, id="by one's own label, and no other"),
         pytest.param(sets("driver.mode=gke", "nodeSelector.a=true"), {"a": "true"}, False, id="on GKE by one's own"),
+        pytest.param(
+            sets("driver.mode=amd"), {"feature.node.kubernetes.io/amd-gpu": "true"}, False, id="by AMD's label"
+        ),
+        pytest.param(
+            sets("driver.mode=intel"), {"intel.feature.node.kubernetes.io/gpu": "true"}, False, id="by Intel's label"
+        ),
     ],
 )
 def test_which_nodes_get_an_agent(flags: Sequence[str], selector: object, has_affinity: bool) -> None:
     spec = render(*flags).pods()["agent"]["spec"]
     assert spec.get("nodeSelector") == selector
     assert ("affinity" in spec) is has_affinity
-    assert {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"} in spec["tolerations"]
+    assert spec["tolerations"]
+
+
+TAINTS = {"nvml": ["nvidia.com/gpu"], "amd": ["amd.com/gpu"], "intel": ["gpu.intel.com/i915", "gpu.intel.com/xe"]}
+
+
+@pytest.mark.parametrize(
+    ("flags", "backend"),
+    [
+        pytest.param((), "nvml", id="NVIDIA alone"),
+        pytest.param(sets("driver.mode=gke"), "nvml", id="NVIDIA on GKE"),
+        pytest.param(sets("driver.mode=amd"), "amd", id="AMD alone"),
+        pytest.param(sets("driver.mode=intel"), "intel", id="Intel alone"),
+        pytest.param(sets("driver.also={amd,intel}"), "nvml,amd,intel", id="all three"),
+        pytest.param(sets("driver.mode=amd", "driver.also={amd,intel}"), "amd,intel", id="one that is named twice"),
+    ],
+)
+def test_agents_read_the_vendors_of_their_driver_and_tolerate_their_taints(flags: Sequence[str], backend: str) -> None:
+    pod = render(*flags).pods()["agent"]
+    assert f"--backend={backend}" in container(pod)["args"]
+    tolerated = [one["key"] for one in pod["spec"]["tolerations"]]
+    assert tolerated == [taint for vendor in backend.split(",") for taint in TAINTS[vendor]]
+
+
+def test_tolerations_of_ones_own_replace_those_of_the_vendors() -> None:
+    pod = render(*sets("driver.mode=amd", "tolerations[0].operator=Exists")).pods()["agent"]
+    assert pod["spec"]["tolerations"] == [{"operator": "Exists"}]
+
+
+def test_agents_that_read_intels_memory_request_the_resource_for_monitoring_and_no_gpu() -> None:
+    one = container(render(*sets("driver.mode=intel"), *PERFMON).pods()["agent"])
+    assert one["resources"]["limits"] == {"memory": "256Mi", "gpu.intel.com/xe_monitoring": 1}
+    for flags in DRIVERS.values():
+        for pod in render(*flags).pods().values():
+            kinds = container(pod).get("resources", {}).get("limits", {}).keys()
+            assert kinds <= {"memory", "gpu.intel.com/xe_monitoring"}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_vendor_has_a_daemon_set_of_its_own_and_one_fleet(shape: str) -> None:
+    rendered = render(*chart.VENDORS, *SHAPES[shape])
+    assert {one["metadata"]["name"] for one in rendered.all("DaemonSet")} == {
+        "keda-gpu-scaler-agents", "keda-gpu-scaler-agents-amd", "keda-gpu-scaler-agents-intel",
+    }  # fmt: skip
+    agents = {"agent", "agent-amd", "agent-intel"}
+    selectors = [one["spec"]["selector"]["matchLabels"] for one in rendered.all("DaemonSet")]
+    # Each selects its own agents alone, and the Service of the agents selects all of them.
+    assert sorted(sorted(rendered.selected(one)) for one in selectors) == sorted([one] for one in agents)
+    assert rendered.selected(rendered.one("Service", DEFAULT_SERVICE)["spec"]["selector"]) == agents
+    policy = rendered.one("NetworkPolicy", "keda-gpu-scaler-agents")["spec"]["podSelector"]["matchLabels"]
+    assert rendered.selected(policy) == agents
+
+
+def test_rights_selectors_and_tolerations_of_the_first_daemon_set_are_not_those_of_others() -> None:
+    flags = sets("driver.mig=true", "driver.privileged=true", "nodeSelector.a=b", "tolerations[0].operator=Exists")
+    pod = render(*flags, *chart.VENDORS, "--set", "priorityClassName=ours").pods()["agent-amd"]
+    assert container(pod)["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert "privileged" not in container(pod)["securityContext"]
+    assert pod["spec"]["nodeSelector"] == {"feature.node.kubernetes.io/amd-gpu": "true"}
+    assert [one["key"] for one in pod["spec"]["tolerations"]] == ["amd.com/gpu"]
+    assert "runtimeClassName" not in pod["spec"]
+    assert pod["spec"]["priorityClassName"] == "ours"
+
+
+def test_values_of_additional_agents_are_theirs_alone() -> None:
+    own = {
+        "name": "mixed",
+        "driver": {"mode": "gke", "also": ["amd"], "privileged": False},
+        "nodeSelector": {"a": 1},
+        "resources": {"limits": {"memory": "300Mi"}},
+        "extraArgs": ["--sample-interval=2"],
+    }
+    pods = render("--set-json", f"additionalAgents={json.dumps([own])}").pods()
+    mixed, first = pods["agent-mixed"], pods["agent"]
+    assert {"--backend=nvml,amd", "--sample-interval=2"} <= set(container(mixed)["args"])
+    assert "privileged" not in container(mixed)["securityContext"]
+    assert mixed["spec"]["nodeSelector"] == {"a": "1"}
+    assert container(mixed)["resources"]["limits"] == {"memory": "300Mi"}
+    assert container(mixed)["resources"]["requests"] == container(first)["resources"]["requests"]
+    assert first["spec"]["nodeSelector"] == {"nvidia.com/gpu.present": "true"}
+    assert container(first)["resources"]["limits"] == {"memory": "256Mi"}
+
+
+def test_agents_of_two_daemon_sets_never_share_a_node() -> None:
+    assert "affinity" not in render().pods()["agent"]["spec"]
+    for component, pod in render(*chart.VENDORS).pods().items():
+        if not component.startswith("agent"):
+            continue
+        [term] = pod["spec"]["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+        [expression] = term["labelSelector"]["matchExpressions"]
+        own = pod["metadata"]["labels"]["keda-gpu-scaler/agents"]
+        assert expression == {"key": "keda-gpu-scaler/agents", "operator": "NotIn", "values": [own]}
+        assert term["topologyKey"] == "kubernetes.io/hostname"
+        assert matches(term["labelSelector"]["matchLabels"], pod)
+
+
+def test_an_anti_affinity_of_ones_own_is_kept() -> None:
+    flags = ("--set-json", 'affinity={"podAntiAffinity":{},"nodeAffinity":{}}')
+    affinity = render(*chart.VENDORS, *flags).pods()["agent"]["spec"]["affinity"]
+    assert affinity == {"podAntiAffinity": {}, "nodeAffinity": {}}
 
 
 def test_the_front_end_survives_a_node_and_a_drain() -> None:
@@ -493,9 +663,11 @@ def test_the_front_end_survives_a_node_and_a_drain() -> None:
 def test_kedas_service_leads_to_whoever_is_asked_and_the_headless_one_to_every_agent(flags: Sequence[str]) -> None:
     rendered = render(*flags)
     asked = "frontend" if "frontend.enabled=true" in flags else "agent"
-    assert rendered.selected(rendered.one("Service", "keda-gpu-scaler")["spec"]["selector"]) == {asked}
+    agents = {component for component in rendered.pods() if component.startswith("agent")}
+    selector = rendered.one("Service", "keda-gpu-scaler")["spec"]["selector"]
+    assert rendered.selected(selector) == (agents if asked == "agent" else {asked})
     headless = rendered.one("Service", DEFAULT_SERVICE)["spec"]
-    assert rendered.selected(headless["selector"]) == {"agent"}
+    assert rendered.selected(headless["selector"]) == agents
     assert (headless["clusterIP"], headless["publishNotReadyAddresses"]) == ("None", True)
     assert [port["name"] for port in headless["ports"]] == ["grpc"]
     account = rendered.pods()[asked]["spec"]

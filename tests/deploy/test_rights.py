@@ -157,6 +157,17 @@ def test_without_rbac_nothing_is_granted_and_without_nodes_no_node_is_read() -> 
     assert "nodes" not in {resource for _, _, resource, _ in grants}
 
 
+@pytest.mark.parametrize("mode", ["write", "remove"])
+def test_pods_are_changed_only_where_deletion_costs_are_switched_on(mode: str) -> None:
+    changing = ("patch", "", "pods", "")
+    assert changing not in set(render().grants("keda-gpu-scaler"))
+    rendered = render("--set", f"deletionCost={mode}", "--set", "frontend.enabled=true", namespace=NAMESPACE)
+    account, arguments = asked_pod(rendered)
+    assert changing in set(rendered.grants(account))
+    assert f"--deletion-cost={mode}" in arguments
+    assert not any("deletion-cost" in argument for argument in container(rendered.pods()["agent"])["args"])
+
+
 def test_every_rule_says_what_it_is_for() -> None:
     lines = (Path(__file__).parents[2] / "deploy/helm/keda-gpu-scaler/templates/rbac.yaml").read_text().splitlines()
     rules = [at for at, line in enumerate(lines) if re.match(r" +- apiGroups:", line)]

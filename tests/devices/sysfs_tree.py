@@ -77,6 +77,13 @@ class SysfsTree:
         write(folder, {"properties": "\n".join(f"{name} {value}" for name, value in properties.items())})
         return folder / "properties"
 
+    def pci(self, address: str, vendor: str, device: str, *, driver: str = "", kind: str = "0x030000") -> Path:
+        """Add a PCI device to the bus, without a card; return its folder."""
+        folder = self.root / "bus" / "pci" / "devices" / address
+        event = f"DRIVER={driver}\nPCI_SLOT_NAME={address}" if driver else f"PCI_SLOT_NAME={address}"
+        write(folder, {"vendor": vendor, "device": device, "class": kind, "uevent": event})
+        return folder
+
     def remove(self, folder: Path) -> None:
         """Remove a device and its links."""
         for link in (self.root / "class" / "drm").iterdir():

@@ -287,6 +287,16 @@ def test_a_card_that_sleeps_is_idle_and_is_not_woken(
     assert opened == ["runtime_status"]
 
 
+def test_listing_a_card_that_sleeps_reads_no_sensor(tree: SysfsTree, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree.card(0, ADDRESS, files={**RADEON, "power/runtime_status": "suspended", "unique_id": "e3aa140f9a5f9e31"})
+    backend = backend_of(tree)
+    opened = refuse_sensors(monkeypatch)
+    for now in (0.0, 100.0):  # the second read lists the cards again
+        assert readings(*backend.read(now)) == (0.0, 0.0, None, None, None, None)
+    constants = {"vendor", "device", "revision", "uevent", "unique_id", "product_name", "amdgpu.ids"}
+    assert set(opened) <= {*constants, "runtime_status"}
+
+
 def test_law_1_a_card_that_sleeps_has_no_reading_that_it_lacks_awake(tree: SysfsTree) -> None:
     tree.card(0, ADDRESS, files={**APU, "power/runtime_status": "suspended"})
     assert readings(one_sample(tree)) == (0.0, None, None, None, None, None)

@@ -141,13 +141,19 @@ def test_a_list_combines_backends(tree: SysfsTree, backend: str, source: str) ->
 
 
 @pytest.mark.parametrize(
-    "backend", ["amd,", ",amd", "amd,amd", "amd,cuda", "amd,none", "amd,auto", "amd,synthetic", "amd,sysfs", ","]
+    ("backend", "hint"),
+    [
+        *((one, "") for one in ("amd,", ",amd", "amd,amd", "amd,cuda", "amd,auto", "amd,sysfs", ",")),
+        ("amd,none", "; none is never mixed with the devices of a node"),
+        ("amd,synthetic", "; synthetic is never mixed with the devices of a node"),
+        ("amd,replay:gpus.csv", "; replay is never mixed with the devices of a node"),
+    ],
 )
-def test_a_list_has_different_backends_with_a_driver(backend: str) -> None:
+def test_a_list_has_different_backends_with_a_driver(backend: str, hint: str) -> None:
     with pytest.raises(BackendError) as refusal:
         open_backend(backend)
     assert str(refusal.value) == (
-        f'--backend: Unsupported value: "{backend}": a list must have different backends of amd, intel, nvml'
+        f'--backend: Unsupported value: "{backend}": a list must have different backends of amd, intel, nvml{hint}'
     )
 
 

@@ -183,6 +183,13 @@ def test_power_is_the_cards_else_its_packages(tree: SysfsTree, clock: Clock) -> 
     assert sample.power_watts == pytest.approx(50.0)
 
 
+def test_law_1_a_card_that_is_awake_never_draws_0_watts(tree: SysfsTree, clock: Clock) -> None:
+    card = battlemage(tree)
+    sample = after(backend_of(tree, clock), clock, 2.0, card, {})
+    assert sample.power_watts is None
+    assert sample.gpu_utilization_ratio == 1.0  # an idle time that does not grow is possible
+
+
 @pytest.mark.parametrize(
     ("files", "celsius"),
     [

@@ -11,7 +11,16 @@ import pytest
 
 from keda_gpu_scaler.core.interfaces import BackendError
 from keda_gpu_scaler.core.trigger.metrics import METRICS
-from keda_gpu_scaler.devices.registry import BackendSettings, Vendor, find, is_measured, open_backend, register, vendors
+from keda_gpu_scaler.devices.registry import (
+    BackendSettings,
+    Vendor,
+    find,
+    is_measured,
+    maker_of,
+    open_backend,
+    register,
+    vendors,
+)
 
 DUMMY = """
 import re
@@ -195,3 +204,18 @@ def test_detection_loads_no_binding_of_a_driver() -> None:
         "print([name for name in sys.modules if name in ('pynvml', 'fcntl') or name.endswith(('.backend', '.memory'))])"
     )
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("uuid", "maker"),
+    [
+        ("GPU-5a1c", "NVIDIA"),
+        ("MIG-5a1c", "NVIDIA"),
+        ("amd-e3aa140f9a5f9e31-3", "AMD"),
+        ("intel-0000:03:00.0", "Intel"),
+        ("synthetic-gpu-0", ""),
+        ("", ""),
+    ],
+)
+def test_the_maker_of_a_device_is_that_of_the_vendor_with_such_uuids(uuid: str, maker: str) -> None:
+    assert maker_of(uuid) == maker

@@ -4,6 +4,7 @@
 import gzip
 import logging
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from keda_gpu_scaler.devices.replay import text_reader
 from keda_gpu_scaler.devices.replay.backend import ReplayBackend
 from keda_gpu_scaler.devices.synthetic import SyntheticBackend
 from keda_gpu_scaler.wire.recording import RecordingWriter
+from keda_gpu_scaler.wire.snapshot_codec import MAX_LENGTH
 from tests.contract.backends import BackendContract
 
 DEMONSTRATION = Path(__file__).parents[2] / "recordings" / "demo-synthetic.jsonl.gz"
@@ -219,6 +221,11 @@ def test_a_log_that_was_started_anew_may_have_other_columns(path: Path) -> None:
     assert backend.read(2.0)[0].power_watts == 9.5
 
 
+def test_a_header_ends_the_moment_before_it(path: Path) -> None:
+    backend = opened(path, "index, utilization.gpu\n0, 5\nindex, utilization.gpu\n1, 6\n")
+    assert loads(backend, 0.0, 1.0) == [(5, None), (None, 6)]
+
+
 def test_without_times_rows_are_a_second_apart_and_a_device_that_repeats_begins_the_next(path: Path) -> None:
     backend = opened(path, "index, utilization.gpu [%]\n0, 1 %\n1, 2 %\n0, 3 %\n1, 4 %\n")
     assert loads(backend, 0.0, 0.9, 1.0, 1.9, 2.0) == [(1, 2), (1, 2), (3, 4), (3, 4), (1, 2)]
@@ -245,9 +252,33 @@ def test_where_nothing_tells_devices_apart_there_is_one_and_a_warning(
     assert "no column identifies a device" in caplog.text
 
 
-def test_where_only_the_time_tells_rows_apart_rows_of_one_time_are_devices_in_order(path: Path) -> None:
-    rows = "\n".join(f"2025-01-31 14:02:0{second}, {second}{gpu}" for second in (1, 2) for gpu in (0, 1))
-    assert loads(opened(path, "timestamp, utilization.gpu\n" + rows), 0.0, 1.0) == [(10, 11), (20, 21)]
+_TWO_GPUS = ("2025-01-31 14:02:0{0}.120, {0}0", "2025-01-31 14:02:0{0}.123, {0}1")
+
+
+@pytest.mark.parametrize(
+    "log",
+    [
+        pytest.param(
+            "timestamp, utilization.gpu\n" + "\n".join(row.format(second) for second in range(5) for row in _TWO_GPUS),
+            id="whose rows are written in pairs",
+        ),
+        pytest.param("timestamp, utilization.gpu\n" + "\n".join(_TWO_GPUS).format(0), id="of one time"),
+        pytest.param("name, utilization.gpu\nNVIDIA L4, 1\nNVIDIA H100, 2\n", id="of two models"),
+        pytest.param(
+            "name, memory.total, utilization.gpu\nNVIDIA L4, 1 MiB, 1\nNVIDIA L4, 2 MiB, 2\n", id="of two sizes"
+        ),
+    ],
+)
+def test_a_log_of_two_devices_without_an_index_is_refused(path: Path, log: str) -> None:
+    with pytest.raises(BackendError, match="it holds rows of several devices, and no column names the device of a row"):
+        opened(path, log)
+
+
+@pytest.mark.parametrize("gap", [0.02, 0.25, 1.0], ids=["fifty times a second", "four times a second", "each second"])
+def test_a_log_of_one_device_without_an_index_is_read(path: Path, gap: float) -> None:
+    rows = [f"2025-01-31 14:02:{gap * count:06.3f}, {count % 100}" for count in range(100 if gap < 0.5 else 50)]
+    backend = opened(path, "timestamp, utilization.gpu\n" + "\n".join(rows))
+    assert f"1 devices, {len(rows)} moments" in repr(backend)
 
 
 def test_a_device_that_lost_its_name_is_known_by_its_index(path: Path) -> None:
@@ -430,31 +461,29 @@ REFUSED = {
     "gzip that is cut off at once": (gzip.compress(LOG.encode())[:12], "it is cut off before the first sample"),
     "values without a header": (
         ROWS[0],
-        'line 1: no known column among "2025/01/31 14:02:03.123", "0", "GPU-a", "NVIDIA L4"',
+        'no known column among "2025/01/31 14:02:03.123", "0", "GPU-a", "NVIDIA L4"',
     ),
     "columns without a reading": (
         "timestamp, index, fan.speed [%]\n",
-        'line 1: no known column among "timestamp", "index", "fan.speed [%]": must have one of utilization.gpu, '
+        'no known column among "timestamp", "index", "fan.speed [%]": must have one of utilization.gpu, '
         "utilization.memory, memory.used, memory.total, temperature.gpu, power.draw; record with: nvidia-smi --query",
     ),
     "a column in a unit that is not known": (
         "index, power.draw [hp]\n0, 1\n",
         'line 1: column "power.draw [hp]": must be in W or mW',
     ),
-    "a row that is too short": (f"{HEADER}\n0, 1\n{ROWS[0]}", "line 2: has 2 columns: must have 11, like the header"),
-    "a value that is text": (
-        LOG.replace("57 %", "busy"),
-        'line 2: column "utilization.gpu [%]": Invalid value: "busy": must be a number of %, or [N/A]',
+    "two devices of one name, as when identifiers were masked": (
+        LOG.replace("GPU-b", "GPU-a"),
+        'line 3: column "uuid": Invalid value: "GPU-a": must differ between devices, but index 0 has it; leave uuid',
     ),
-    "a value in another unit": (
-        LOG.replace("57 %", "57 W"),
-        'line 2: column "utilization.gpu [%]": Invalid value: "57 W": must be a number of %, or [N/A]',
-    ),
-    "a percentage above a hundred": (
-        LOG.replace("57 %", "101 %"),
-        'line 2: column "utilization.gpu [%]": Invalid value: "101 %": must be from 0 to 100 %, or [N/A]',
-    ),
-    "power below zero": (LOG.replace("63.10", "-1"), 'Invalid value: "-1 W": must be from 0 to 1e+06 W, or [N/A]'),
+    "a recording without its header": ('{"version":1}\n', "line 1: the header of a recording: recording: Required"),
+    "a recording of a later version": ('{"recording":2}\n', "line 1: the header of a recording: recording: Invalid"),
+}
+
+# What is a gap, and what is unknown
+
+GAPS = {
+    "a row that is too short": (LOG.replace(", 57 %", ""), "line 2: has 10 columns: must have 11, like the header"),
     "a time that is none": (
         LOG.replace("2025/01/31 14:02:03.123", "yesterday"),
         'line 2: column "timestamp": Invalid value: "yesterday": must be a time like 2025/01/31 14:02:03.123',
@@ -464,24 +493,118 @@ REFUSED = {
         'line 2: column "timestamp": Invalid value: "[N/A]": must be a time like',
     ),
     "an index that is none": (
-        LOG.replace(" 0, GPU-a", " first, GPU-a"),
+        LOG.replace("03.123, 0, GPU-a", "03.123, first, GPU-a"),
         'line 2: column "index": Invalid value: "first": must be a whole number from 0 to 65535',
     ),
-    "a name that would disturb a terminal": (
-        LOG.replace("NVIDIA L4", "\x1b[2J"),
+    "a name that would change a terminal": (
+        LOG.replace("GPU-a, NVIDIA L4", "GPU-a, \x1b[2J", 1),
         r'line 2: column "name": Invalid value: "\u001b[2J": must be at most 256 printable characters',
     ),
-    "two devices of one name, as when identifiers were masked": (
-        LOG.replace("GPU-b", "GPU-a"),
-        'line 3: column "uuid": Invalid value: "GPU-a": must differ between devices, but index 0 has it; leave uuid',
+    "a block of zeros": (
+        LOG.replace("14:02:03.123, 0, GPU-a, NVIDIA L4", "\0" * 4096),
+        "line 2: has bytes that are not",
     ),
-    "a recording without its header": ('{"version":1}\n', "line 1: the header of a recording: recording: Required"),
-    "a recording of a later version": ('{"recording":2}\n', "line 1: the header of a recording: recording: Invalid"),
-    "a bad line in the middle of a recording": (
-        f'{_JSON_HEADER}\n{{"version":1}}\n{_JSON_HEADER}',
-        "line 2: sequence: Required value: must be a whole number from 0",
+    "bytes that are not text": (LOG.encode().replace(b"57 %", b"\xff\xfe"), "line 2: has bytes that are not text"),
+    "a quoted cell that does not end": (LOG.replace("GPU-a", '"GPU-a', 1), "has a quoted cell that does not end"),
+}
+
+
+@pytest.mark.parametrize(("content", "sentence"), GAPS.values(), ids=GAPS)
+def test_a_bad_line_is_a_gap_and_the_rest_is_played(
+    path: Path, content: str | bytes, sentence: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    backend = begun(path, content)
+    assert backend.read(0.0) == (Sample(A), FIRST[1])
+    assert backend.read(2.0) == SECOND
+    (record,) = caplog.records
+    assert f"{path}: 1 line(s) cannot be read: each is a gap in the replay; the first is line 2: " in record.message
+    assert sentence in record.message
+
+
+IMPOSSIBLE = {
+    "a percentage above a hundred": (
+        LOG.replace("57 %", "101 %"),
+        'column "utilization.gpu [%]": Invalid value: "101 %": must be from 0 to 100 %, or [N/A]',
+        replace(FIRST[0], gpu_utilization_ratio=None),
+    ),
+    "a value that is text": (
+        LOG.replace("57 %", "busy"),
+        'column "utilization.gpu [%]": Invalid value: "busy": must be a number of %, or [N/A]',
+        replace(FIRST[0], gpu_utilization_ratio=None),
+    ),
+    "a value in another unit": (
+        LOG.replace("57 %", "57 W"),
+        'column "utilization.gpu [%]": Invalid value: "57 W": must be a number of %, or [N/A]',
+        replace(FIRST[0], gpu_utilization_ratio=None),
+    ),
+    "power below zero": (
+        LOG.replace("63.10", "-1"),
+        'Invalid value: "-1 W": must be above 0 to 10000 W, or [N/A]',
+        replace(FIRST[0], power_watts=None),
+    ),
+    "no power at all": (
+        LOG.replace("63.10", "0.00"),
+        'Invalid value: "0.00 W": must be above 0 to 10000 W, or [N/A]',
+        replace(FIRST[0], power_watts=None),
+    ),
+    "99 kilowatts": (LOG.replace("63.10", "99000"), 'Invalid value: "99000 W"', replace(FIRST[0], power_watts=None)),
+    "a temperature of zero": (
+        LOG.replace("41, 63", "0, 63"),
+        'column "temperature.gpu": Invalid value: "0": must be above 0 to 150 C, or [N/A]',
+        replace(FIRST[0], temperature_celsius=None),
+    ),
+    "more memory in use than there is": (
+        LOG.replace("1234 MiB", "99999 MiB"),
+        "memory: Invalid value: 1.04857e+11 of 2.41529e+10 bytes: must be at most the total",
+        replace(FIRST[0], memory_used_bytes=None, memory_total_bytes=None),
     ),
 }
+
+
+@pytest.mark.parametrize(("content", "sentence", "expected"), IMPOSSIBLE.values(), ids=IMPOSSIBLE)
+def test_an_impossible_value_is_unknown_and_counted(
+    path: Path, content: str, sentence: str, expected: Sample, caplog: pytest.LogCaptureFixture
+) -> None:
+    backend = begun(path, content)
+    assert backend.read(0.0) == (expected, FIRST[1])
+    (record,) = caplog.records
+    assert "1 value(s) are impossible: each is unknown in the replay; the first is " in record.message
+    assert sentence in record.message
+
+
+def test_a_bad_line_in_a_recording_is_a_gap(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = recorded(tmp_path / "a", snapshot(1.0, *FIRST), snapshot(2.0, *SECOND))
+    header, *rest = path.read_text().splitlines()
+    path.write_text("\n".join([header, rest[0], rest[0][:40], rest[1]]))
+    backend = begun(path)
+    assert [backend.read(now) for now in (0.0, 0.5, 1.0)] == [FIRST, (Sample(A), Sample(B)), SECOND]
+    assert "1 line(s) cannot be read: each is a gap in the replay; the first is line 3: is not JSON" in caplog.text
+
+
+def test_what_follows_the_header_of_a_later_version_is_not_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = recorded(tmp_path / "a", snapshot(1.0, *FIRST))
+    header, one = path.read_text().splitlines()
+    path.write_text("\n".join([header, one, '{"recording":2}', one, one]))
+    assert "1 moments" in repr(ReplayBackend(path))
+    assert "3 line(s) cannot be read" in caplog.text
+
+
+def test_a_block_of_zeros_may_be_longer_than_a_line(path: Path) -> None:
+    assert begun(path, "\n".join([HEADER, *ROWS[:2], "\0" * (MAX_LENGTH + 1), *ROWS[2:]])).read(2.0) == SECOND
+
+
+def test_a_lost_pass_is_unknown_from_its_middle_on(path: Path) -> None:
+    log = log_at(10, 12, 14).replace("02:12.000, 0, 1", "02:12.000, 0")
+    assert loads(opened(path, log), 0.0, 1.9, 2.0, 3.9, 4.0) == [(0,), (0,), (None,), (None,), (2,)]
+
+
+def test_a_lost_pass_of_a_log_without_times_takes_its_second(path: Path) -> None:
+    backend = opened(path, "index, utilization.gpu\n0, 1\n1, 2\n0\n1, 4\n0, 5\n1, 6\n")
+    assert loads(backend, 0.0, 1.0, 2.0) == [(1, 2), (None, 4), (5, 6)]
+    backend = opened(path, "index, utilization.gpu\n0, 1\n0\n0, 3\n")
+    assert loads(backend, 0.0, 1.0, 2.0) == [(1,), (None,), (3,)]
 
 
 @pytest.mark.parametrize(("content", "sentence"), REFUSED.values(), ids=REFUSED)

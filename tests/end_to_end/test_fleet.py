@@ -54,7 +54,7 @@ class Node:
             Serving(
                 *("--backend", f"replay:{self._recording}", "--node-name", self.name, "--port", str(self.port)),
                 *("--pod-resources", str(self.kubelet.path), "--peers", self._fleet.peers()),
-                *("--kubeconfig", str(self._fleet.kubeconfig), "--stale-after", "1"),
+                *("--kubeconfig", str(self._fleet.kubeconfig), "--stale-after", "1", *self._fleet.flags),
             )
         )
         self.agent.wait_for_health(SERVING)
@@ -85,6 +85,7 @@ class FleetOfNodes:
         self.stack = stack
         self.kubeconfig = server.kubeconfig(folder / "kubeconfig")
         self.nodes: dict[str, Node] = {}
+        self.flags: tuple[str, ...] = ()
 
     def peers(self) -> str:
         return "static:" + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes.values())
@@ -194,10 +195,23 @@ def test_a_node_that_is_cut_off_is_unseen_until_it_is_back(fleet: FleetOfNodes) 
     fleet.until("a", with_value(3))
     with fleet.nodes["b"].cut_off():
         evaluation = fleet.until("a", with_value(2))
-        # Two idle pods and one that nobody sees: that one stays, and the workload is not put to sleep.
-        assert size(evaluation.value, 3) == 1
+        # Two idle pods and a missing one: nothing is deleted while it may be the missing one, and the workload stays.
+        assert size(evaluation.value, 3) == 3
         assert evaluation.active
+        evaluation = fleet.until("a", with_value(2), missingHoldSeconds="0")
+        assert size(evaluation.value, 3) == 1
     fleet.until("a", with_value(3))
+
+
+def test_before_a_shrink_the_idlest_pods_get_the_lowest_deletion_cost(fleet: FleetOfNodes) -> None:
+    fleet.flags = ("--deletion-cost", "write")
+    fleet.build(a=[0, 60], b=[30])
+    fleet.workload("llama", {"llama-0": ("a", 0), "llama-1": ("a", 1), "llama-2": ("b", 0)})
+    fleet.until("a", with_value(3))
+    while fleet.server.requests["patch pods"] < 3:
+        assert size(fleet.value("a"), 3) == 2
+    costs = [fleet.server.annotations("pods", f"llama-{number}") for number in range(3)]
+    assert [int(one["controller.kubernetes.io/pod-deletion-cost"]) for one in costs] == [0, 8, 4]
 
 
 def test_the_instance_that_keda_asks_may_be_another_every_time(fleet: FleetOfNodes) -> None:

@@ -97,3 +97,17 @@ KEYS = (
 def test_no_object_makes_a_reader_raise(spec: dict[str, Any]) -> None:
     scaled_object({"spec": spec})
     assert scaled_job({"spec": spec}).jobs is not None
+
+
+@pytest.mark.parametrize(
+    ("spec", "cooldown", "idle"),
+    [
+        pytest.param({}, 300.0, 0, id="KEDA's defaults"),
+        pytest.param({"cooldownPeriod": 45, "idleReplicaCount": 1}, 45.0, 1, id="given"),
+        pytest.param({"cooldownPeriod": 0}, 0.0, 0, id="no cooldown"),
+        pytest.param({"cooldownPeriod": "5m", "idleReplicaCount": -1}, 300.0, 0, id="what the API server refuses"),
+    ],
+)
+def test_the_cooldown_and_the_idle_size(spec: dict[str, object], cooldown: float, idle: int) -> None:
+    found = scaled_object({"spec": spec})
+    assert (found.cooldown_seconds, found.idle_replicas) == (cooldown, idle)

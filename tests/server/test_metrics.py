@@ -18,8 +18,9 @@ from keda_gpu_scaler.core.instance_status import (
     WatchState,
 )
 from keda_gpu_scaler.core.state.fleet import Fleet
+from keda_gpu_scaler.core.types import Allocation
 from keda_gpu_scaler.server.metrics import FAMILIES, PREFIX, metrics_page, render
-from tests.fakes import device, fleet_of, node_history, sample, sample_without_readings
+from tests.fakes import allocation, device, fleet_of, node_history, sample, sample_without_readings
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "metrics.txt"
 COUNTS = CollectionCounts(7, 2, 1.25, (3, 1, 0, 0, 1, 0, 0, 0, 1, 0, 0, 1))
@@ -61,8 +62,19 @@ SCRAPES = {"vllm": ScrapeCounts(120, 2), "": ScrapeCounts(8, 8), "demand": Scrap
 NOW = 1000.0
 
 
+def vendor_of(uuid: str) -> str:
+    return {"GPU": "nvidia", "amd": "amd"}[uuid.partition("-")[0]]
+
+
 def text(fleet: Fleet, now: float = NOW) -> str:
-    return render(fleet, now, COUNTS, REQUESTS, ANSWERS, SCRAPES, PEERS, WATCHES)
+    return render(fleet, now, COUNTS, REQUESTS, ANSWERS, SCRAPES, PEERS, WATCHES, vendor_of)
+
+
+def held(fleet: Fleet, *allocations: Allocation) -> Fleet:
+    """The fleet, with these allocations in the snapshots of its own node."""
+    assert fleet.history is not None
+    taken = tuple(replace(one, allocations=tuple(sorted(allocations))) for one in fleet.history.snapshots)
+    return replace(fleet, history=replace(fleet.history, snapshots=taken))
 
 
 def series(fleet: Fleet, now: float = NOW) -> dict[str, float]:
@@ -77,7 +89,14 @@ def test_the_exposition_equals_the_golden_file() -> None:
     partial = sample(
         2, 0.125, device=device(2, model='quoted "name"\\with\nline'), power_watts=None, memory_used_bytes=None
     )
-    fleet = fleet_of([sample(0, 0.92), sample_without_readings(1), partial])
+    shared = sample(3, 0.5, device=device(3, uuid="amd-3", model="AMD Instinct MI300X"))
+    fleet = held(
+        fleet_of([sample(0, 0.92), sample_without_readings(1), partial, shared]),
+        allocation("llama-0", "GPU-0000"),
+        allocation("chat-0", "amd-3::1"),
+        allocation("chat-1", "amd-3::0", container="main"),
+        allocation("chat-1", "amd-3::0", container="sidecar"),
+    )
     fleet = replace(
         fleet, unavailable={"gpu-7": "nothing came for 6 s"}, peers={"gpu-3": node_history("gpu-3", at=NOW - 4.5)}
     )
@@ -87,7 +106,10 @@ def test_the_exposition_equals_the_golden_file() -> None:
 def test_a_prometheus_parser_reads_the_exposition() -> None:
     name = 'quoted "name"\\with\nline'
     found = series(fleet_of([sample(0, 0.125, device=device(0, model=name))]))
-    labels = [("gpu_index", "0"), ("gpu_name", name), ("gpu_uuid", "GPU-0000")]
+    labels = [
+        *(("container", ""), ("gpu_index", "0"), ("gpu_name", name), ("gpu_uuid", "GPU-0000")),
+        *(("namespace", ""), ("pod", ""), ("vendor", "nvidia")),
+    ]
     assert found[f"keda_gpu_scaler_gpu_utilization_percent{labels}"] == 12.5
     assert found[f"keda_gpu_scaler_gpu_memory_used_bytes{labels}"] == 40 << 30
     assert found["keda_gpu_scaler_collections_total[]"] == 7
@@ -115,6 +137,61 @@ def test_every_family_is_exported_with_its_type() -> None:
 )
 def test_law_1_an_unknown_reading_has_no_series(fleet: Fleet, now: float) -> None:
     assert not [name for name in series(fleet, now) if "gpu_uuid" in name]
+
+
+def device_series(fleet: Fleet, family: str) -> list[tuple[dict[str, str], float]]:
+    return [
+        (one.labels, one.value)
+        for found in text_string_to_metric_families(text(fleet))
+        for one in found.samples
+        if one.name == PREFIX + family
+    ]
+
+
+HOLDERS = ("namespace", "pod", "container")
+
+
+@pytest.mark.parametrize(
+    ("allocations", "holder"),
+    [
+        pytest.param([], ("", "", ""), id="of a free device are empty"),
+        pytest.param([allocation("a", "GPU-0000")], ("ai", "a", "server"), id="name the pod that holds it alone"),
+        pytest.param(
+            [allocation("a", "GPU-0000"), allocation("a", "GPU-0000", container="second")],
+            ("ai", "a", ""),
+            id="name no container of two",
+        ),
+        pytest.param(
+            [allocation("a", "GPU-0000::0"), allocation("b", "GPU-0000::1")],
+            ("", "", ""),
+            id="name no pod of a device that two pods share",
+        ),
+        pytest.param([allocation("a", "GPU-9999")], ("", "", ""), id="name no pod of another device"),
+    ],
+)
+def test_the_labels_of_the_holder(allocations: list[Allocation], holder: tuple[str, str, str]) -> None:
+    [(labels, value)] = device_series(held(fleet_of([sample(0, 0.5)]), *allocations), "gpu_utilization_percent")
+    assert tuple(labels[name] for name in HOLDERS) == holder
+    assert value == 50
+
+
+@pytest.mark.parametrize("pods", range(5))
+def test_law_4_a_shared_device_has_one_series_and_its_shares_add_up_to_it(pods: int) -> None:
+    fleet = held(
+        fleet_of([sample(0, 0.5), sample(1, 0.25)]), *(allocation(f"p{at}", f"GPU-0000::{at}") for at in range(pods))
+    )
+    assert sum(value for _, value in device_series(fleet, "gpu_utilization_percent")) == 75
+    shares = device_series(fleet, "gpu_pod_share_ratio")
+    assert [labels["pod"] for labels, _ in shares] == [f"p{at}" for at in range(pods)]
+    assert sum(value for _, value in shares) == pytest.approx(1 if pods else 0)
+
+
+def test_law_1_unknown_allocations_have_no_share_and_are_no_free_device() -> None:
+    unknown = fleet_of([sample()])
+    assert device_series(unknown, "gpu_pod_share_ratio") == []
+    assert device_series(unknown, "gpu_allocations_known") == [({}, 0)]
+    assert device_series(held(unknown), "gpu_allocations_known") == [({}, 1)]
+    assert device_series(Fleet(None, 10.0), "gpu_allocations_known") == []
 
 
 def test_law_1_a_workload_whose_answer_is_an_error_has_no_value_series() -> None:

@@ -49,6 +49,7 @@ _PLACEHOLDERS = {
     "pod_resources": "PATH",
     "peers": "SOURCE",
     "kubeconfig": "PATH",
+    "deletion_cost": "MODE",
     "scrape_interval": "SECONDS",
     "scrape_timeout": "SECONDS",
     "demand_interval": "SECONDS",

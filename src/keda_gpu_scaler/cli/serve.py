@@ -28,7 +28,7 @@ _HELP = """Sample this node's devices and serve KEDA's ExternalScaler until SIGT
 keda-gpu-scaler serve
     read the NVIDIA GPUs of this machine
 keda-gpu-scaler serve --backend replay:gpus.csv
-    replay a log of nvidia-smi --query-gpu=... --format=csv -l 1
+    replay a log of nvidia-smi, rocm-smi, amd-smi, gpustat or dcgm-exporter
 keda-gpu-scaler serve --backend synthetic --port 6001
     use a demonstration load, without a GPU
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 DEFAULT_TOLERANCE = 0.1
+DEFAULT_COOLDOWN_SECONDS = 300.0
+"""KEDA's default for ``cooldownPeriod``."""
 DEFAULT_MAX_JOBS = 100
 """KEDA's default for a ScaledJob's ``maxReplicaCount``."""
 

@@ -9,7 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from keda_gpu_scaler.core.scaling_rules import DEFAULT_TOLERANCES, Formula, JobRules, Tolerances
+from keda_gpu_scaler.core.scaling_rules import (
+    DEFAULT_COOLDOWN_SECONDS,
+    DEFAULT_TOLERANCES,
+    Formula,
+    JobRules,
+    Tolerances,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +153,8 @@ class Pod:
     clock of ``created_at_seconds``, None while it is not ready. ``restarts`` counts the restarts of its containers.
     ``group`` is the key of the replica that several pods are together: the name of the Job of a ScaledJob. It is empty
     where the pod is a replica by itself. ``conditions`` are the types of the true conditions of a pod of a ScaledJob.
+    ``deletion_cost`` is the annotation pod-deletion-cost, and ``written_deletion_cost`` the one that this scaler wrote;
+    each is None where there is none.
     """
 
     ref: PodRef
@@ -165,11 +173,23 @@ class Pod:
     other_addresses: tuple[str, ...] = ()
     group: str = ""
     conditions: tuple[str, ...] = ()
+    deletion_cost: int | None = None
+    written_deletion_cost: int | None = None
+
+    @property
+    def has_users_deletion_cost(self) -> bool:
+        """Whether the pod has a deletion cost that this scaler did not write."""
+        return self.deletion_cost is not None and self.deletion_cost != self.written_deletion_cost
 
     @property
     def replica(self) -> str:
         """The name of the replica that the pod is, or that it belongs to; unique within a workload."""
         return self.group or self.ref.name
+
+    @property
+    def serving_since_seconds(self) -> float:
+        """When it became ready; when it was created where that is not known."""
+        return self.created_at_seconds if self.ready_at_seconds is None else self.ready_at_seconds
 
     @property
     def cold_start_seconds(self) -> float | None:
@@ -199,7 +219,8 @@ class Workload:
     is sorted by reference and has every pod that matches the target's selector, whatever its state. ``triggers`` are
     the external triggers. ``removed_at_seconds`` is when a ready pod was last removed, on this instance's monotonic
     clock, and minus infinity while none was seen to be removed. ``formula`` is None where the HPA compares each
-    trigger. ``tolerances`` are those of the HPA. ``jobs`` has the rules of a ScaledJob; its sizes count Jobs.
+    trigger. ``tolerances`` are those of the HPA. ``cooldown_seconds`` is ``cooldownPeriod``, and ``idle_replicas`` the
+    size of an inactive workload (``idleReplicaCount``). ``jobs`` has the rules of a ScaledJob; its sizes count Jobs.
     """
 
     namespace: str
@@ -214,6 +235,8 @@ class Workload:
     formula: Formula | None = None
     tolerances: Tolerances = DEFAULT_TOLERANCES
     jobs: JobRules | None = None
+    cooldown_seconds: float = DEFAULT_COOLDOWN_SECONDS
+    idle_replicas: int = 0
 
     @property
     def cold_start_seconds(self) -> float | None:
@@ -269,8 +292,8 @@ class EngineSample:
 
     ``at_seconds`` is on the scraper's monotonic clock. ``engine`` is a name in ``core.trigger.engines.ENGINES``, empty
     where the page belongs to no known engine. ``kv_cache_ratio`` is from 0 to 1; of several ranks it is the fullest.
-    ``is_kv_percent`` says that the page has it in per cent, under the name of a ratio. ``deferred`` is the number of
-    requests that wait for something else than capacity, such as the transfer of a KV cache. ``waiting`` has none of
+    ``is_kv_percent`` says that the engine exports it in per cent, under the name of a ratio. ``deferred`` is the number
+    of requests that wait for something else than capacity, such as the transfer of a KV cache. ``waiting`` has none of
     them.
     ``running_limit`` is the number of requests that may run at once. ``selected`` has the series that the trigger
     requests in addition, by the selector's text; None where the selector selects no series of the page. ``unread`` has

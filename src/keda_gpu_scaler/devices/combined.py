@@ -12,9 +12,8 @@ from collections.abc import Mapping
 
 from keda_gpu_scaler.core.interfaces import Backend, BackendError
 from keda_gpu_scaler.core.types import Device, ReadingFailure, Sample
+from keda_gpu_scaler.devices.failure_log import MAX_REASON_LENGTH
 from keda_gpu_scaler.devices.registry import COMBINED_BY
-
-_MAX_REASON_LENGTH = 120
 
 _logger = logging.getLogger(__name__)
 
@@ -56,7 +55,7 @@ class CombinedBackend:
             except BackendError as error:
                 failures[name] = str(error)
                 since = self._failed_at.setdefault(name, now)
-                reasons = (ReadingFailure("", str(error)[:_MAX_REASON_LENGTH], since),)
+                reasons = (ReadingFailure("", str(error)[:MAX_REASON_LENGTH], since),)
                 samples += [Sample(device, failures=reasons) for device in self._listed.get(name, ())]
             else:
                 self._failed_at.pop(name, None)

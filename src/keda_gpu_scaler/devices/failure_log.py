@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from keda_gpu_scaler.core.types import Device, ReadingFailure
 
+MAX_REASON_LENGTH = 120
+"""The letters of a reason that is kept with a failure."""
+
 _logger = logging.getLogger(__name__)
 
 

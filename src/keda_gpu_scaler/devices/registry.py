@@ -10,10 +10,11 @@ A vendor is one module or one package of ``keda_gpu_scaler.devices``. It bears t
 detection imports every vendor on every node. ``sysfs`` and ``combined`` serve several vendors and register none.
 """
 
+import functools
 import importlib
 import pkgutil
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from keda_gpu_scaler import devices
@@ -58,6 +59,18 @@ class VisibleDevices:
 
 
 @dataclass(frozen=True, slots=True)
+class HostProblem:
+    """A condition of this machine that keeps a device from being read: a sentence, and what to do.
+
+    ``is_intended`` says that it may be chosen, such as a device that a virtual machine has.
+    """
+
+    text: str
+    remedy: str
+    is_intended: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class DriverCheck:
     """The checks of a vendor's driver by ``doctor``.
 
@@ -65,7 +78,9 @@ class DriverCheck:
     backend. ``device_files`` matches the names of the device files that the driver opens, None if it opens none.
     ``command`` is the vendor's own tool, which remedies name ("nvidia-smi"). ``remedies`` says for a metric what to do
     where it is unknown. ``seconds_between_reads`` is the time that the vendor's rates need: they are the growth of a
-    counter between two reads. 0 if one read has every reading.
+    counter between two reads. 0 if one read has every reading. ``host_problems`` returns what is wrong with devices
+    that the driver does not list. ``resources`` are the prefixes of the resources of the vendor's device plugin, and
+    its DRA driver.
     """
 
     maker: str
@@ -74,6 +89,8 @@ class DriverCheck:
     command: str
     remedies: Mapping[str, str] = field(default_factory=dict)
     seconds_between_reads: float = 0.0
+    host_problems: Callable[[BackendSettings], Sequence[HostProblem]] = lambda settings: ()
+    resources: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +167,12 @@ def find(name: str) -> Vendor | None:
     if name not in _vendors and any(module.name == name for module in pkgutil.iter_modules(devices.__path__)):
         importlib.import_module(f"{devices.__name__}.{name}")
     return _vendors.get(name)
+
+
+@functools.lru_cache(maxsize=4096)
+def maker_of(uuid: str) -> str:
+    """Return the maker of a device for people ("NVIDIA"), by its UUID; empty where no vendor has such UUIDs."""
+    return next((vendor.check.maker for vendor in vendors() if vendor.check and vendor.has(uuid)), "")
 
 
 def is_measured(source: str) -> bool:
@@ -237,7 +260,9 @@ def _combination(backend: str) -> tuple[Vendor, ...]:
     chosen = [vendor for name in names if (vendor := find(name)) is not None and vendor.is_measured]
     if len(chosen) < len(names) or len(set(names)) < len(names):
         choices = ", ".join(vendor.name for vendor in vendors() if vendor.is_measured)
+        others = [vendor for name in names if (vendor := find(name.partition(":")[0])) and not vendor.is_measured]
+        hint = f"; {others[0].name} is never mixed with the devices of a node" if others else ""
         raise BackendError(
-            f"--backend: Unsupported value: {quoted(backend)}: a list must have different backends of {choices}"
+            f"--backend: Unsupported value: {quoted(backend)}: a list must have different backends of {choices}{hint}"
         )
     return tuple(chosen)

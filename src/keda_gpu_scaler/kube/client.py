@@ -112,6 +112,17 @@ class ApiClient:
         request = self._http.post(path, json=dict(document), headers=self._headers(""), timeout=self._timeout)
         await self._response(request, _CREATED)
 
+    async def patch(self, path: str, document: Mapping[str, Any]) -> None:
+        """Change the fields of an object that a JSON merge patch has; None removes a field.
+
+        Raises:
+            ApiError: the object was not changed, or it is not known whether it was.
+        """
+        headers = {**self._headers(""), "Content-Type": "application/merge-patch+json"}
+        content = json.dumps(document).encode()
+        request = self._http.patch(path, content=content, headers=headers, timeout=self._timeout)
+        await self._response(request, _OK)
+
     async def _response(self, request: Awaitable[Any], *expected: int) -> Any:
         """Return the whole response of a request.
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from keda_gpu_scaler.core.quoting import quoted
 from keda_gpu_scaler.core.scaling_rules import (
+    DEFAULT_COOLDOWN_SECONDS,
     DEFAULT_TOLERANCE,
     DEFAULT_TOLERANCES,
     Formula,
@@ -25,8 +26,8 @@ from keda_gpu_scaler.kube.parse import ScaleTarget, count, mappings, part, text
 DEFAULT_METRIC_TYPE = "AverageValue"
 _EXTERNAL_TRIGGERS = ("external", "external-push")
 _MAX_FORMULA_LENGTH = 4096
-_QUANTITY = re.compile(r"([0-9]{1,9}(?:\.[0-9]{0,9})?|\.[0-9]{1,9})(m|u|n|e-?[0-9]{1,2})?", re.ASCII)
-_SUFFIXES = {"": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
+_QUANTITY = re.compile(r"([0-9]{1,9}(?:\.[0-9]{0,9})?|\.[0-9]{1,9})([munkMG]|e-?[0-9]{1,2})?", re.ASCII)
+_SUFFIXES = {"": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9, "k": 1e3, "M": 1e6, "G": 1e9}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,8 @@ class ScaledSpec:
     formula: Formula | None = None
     tolerances: Tolerances = DEFAULT_TOLERANCES
     jobs: JobRules | None = None
+    cooldown_seconds: float = DEFAULT_COOLDOWN_SECONDS
+    idle_replicas: int = 0
 
 
 def scaled_object(item: Mapping[str, Any]) -> ScaledSpec:
@@ -51,7 +54,15 @@ def scaled_object(item: Mapping[str, Any]) -> ScaledSpec:
     target = ScaleTarget(group, version, text(reference.get("kind")) or "Deployment", text(reference.get("name")))
     if (resolved.get("group") or "", resolved.get("version"), resolved.get("kind")) == (group, version, target.kind):
         target = ScaleTarget(group, version, target.kind, target.name, text(resolved.get("resource")))
-    return ScaledSpec(target, _external_triggers(spec), formula=formula(spec), tolerances=tolerances(spec))
+    cooldown = _integer(spec.get("cooldownPeriod"))
+    return ScaledSpec(
+        target,
+        _external_triggers(spec),
+        formula=formula(spec),
+        tolerances=tolerances(spec),
+        cooldown_seconds=DEFAULT_COOLDOWN_SECONDS if cooldown is None else max(0.0, float(cooldown)),
+        idle_replicas=max(0, _integer(spec.get("idleReplicaCount")) or 0),
+    )
 
 
 def scaled_job(item: Mapping[str, Any]) -> ScaledSpec:
@@ -114,9 +125,17 @@ def tolerance(rules: Mapping[str, Any]) -> float:
     given = rules.get("tolerance")
     if given is None:
         return DEFAULT_TOLERANCE
-    matched = _QUANTITY.fullmatch(str(given))
-    if matched is None:
+    found = quantity(given)
+    if found is None:
         raise ValueError(f"tolerance: Invalid value: {quoted(str(given))}: must be a quantity of 0 or more")
+    return found
+
+
+def quantity(value: object) -> float | None:
+    """Read a Kubernetes quantity of 0 or more ("80", "33333m", "2k"); None where the value is none."""
+    matched = _QUANTITY.fullmatch(str(value))
+    if matched is None:
+        return None
     suffix = matched[2] or ""
     return float(matched[1] + suffix) if suffix.startswith("e") else float(matched[1]) * _SUFFIXES[suffix]
 

@@ -25,12 +25,21 @@ _MAX_PORTS = 16
 _SCALED_JOB_LABEL = "scaledjob.keda.sh/name"
 _JOB_LABELS = ("batch.kubernetes.io/job-name", "job-name")
 _MAX_ADDRESSES = 4
+DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
+WRITTEN_DELETION_COST = "keda-gpu-scaler/pod-deletion-cost"
+"""The cost that this scaler wrote, so that it is not taken for the user's own."""
+_COST = re.compile(r"-?\d{1,10}", re.ASCII)
 
 
 class _ScrapeAnnotations(TypedDict):
     metrics_port: int | None
     metrics_path: str | None
     metrics_scheme: str | None
+
+
+class _DeletionCosts(TypedDict):
+    deletion_cost: int | None
+    written_deletion_cost: int | None
 
 
 class _JobFields(TypedDict):
@@ -176,6 +185,7 @@ def pod(item: Mapping[str, Any], to_monotonic: float) -> Pod:
         **_job(item),
         restarts=sum(count(entry.get("restartCount")) for entry in mappings(status.get("containerStatuses"))),
         **_scrape_annotations(part(metadata, "annotations")),
+        **_deletion_costs(part(metadata, "annotations")),
     )
 
 
@@ -239,6 +249,15 @@ def _scrape_annotations(annotations: Mapping[str, Any]) -> _ScrapeAnnotations:
         "metrics_port": number if _is_port(number) else None,
         "metrics_path": path if is_path(path) else None,
         "metrics_scheme": scheme if scheme in ("http", "https") else None,
+    }
+
+
+def _deletion_costs(annotations: Mapping[str, Any]) -> _DeletionCosts:
+    """Read the pod's deletion cost; Kubernetes counts a value that is no integer as absent."""
+    cost, written = text(annotations.get(DELETION_COST)), text(annotations.get(WRITTEN_DELETION_COST))
+    return {
+        "deletion_cost": int(cost) if _COST.fullmatch(cost) else None,
+        "written_deletion_cost": int(written) if _COST.fullmatch(written) else None,
     }
 
 

@@ -200,6 +200,8 @@ class WatchedWorkload:
             triggers=scaled.triggers,
             formula=scaled.formula,
             tolerances=scaled.tolerances,
+            cooldown_seconds=scaled.cooldown_seconds,
+            idle_replicas=scaled.idle_replicas,
         )
 
     async def _current_scale(self, target: ScaleTarget, resource: str, version: str) -> Scale:

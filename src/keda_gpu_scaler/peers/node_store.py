@@ -7,7 +7,7 @@ Law: the history of a node belongs to one machine and one boot of it, and is in 
 import logging
 from collections import deque
 
-from keda_gpu_scaler.core.state.fleet import History
+from keda_gpu_scaler.core.state.fleet import History, next_history
 from keda_gpu_scaler.core.trigger.parser import DEFAULT_WINDOW_SECONDS
 from keda_gpu_scaler.core.types import Snapshot
 
@@ -84,7 +84,7 @@ class NodeStore:
         while snapshot.at_seconds - known[0].at_seconds > self.window_seconds:
             known.popleft()
         self._sources[node] = source
-        self.histories[node] = History(tuple(known), received_at)
+        self.histories[node] = next_history(self.histories.get(node), tuple(known), received_at)
         return True
 
     def _may_restart(self, node: str, source: str, now: float) -> bool:

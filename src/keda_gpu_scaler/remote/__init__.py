@@ -7,13 +7,14 @@ its TLS is a third of an instance's memory.
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keda_gpu_scaler.config import Config
 from keda_gpu_scaler.core.instance_status import PeerCounts, RecentAnswer, Watches
 from keda_gpu_scaler.core.interfaces import KubeError
+from keda_gpu_scaler.core.types import PodRef, Workload
 from keda_gpu_scaler.kube.auth import in_cluster, kubeconfig, service_account
 from keda_gpu_scaler.peers.discovery import DiscoveryError
 from keda_gpu_scaler.remote.cluster import AgentDiscovery, ApiConnection, RemoteCluster
@@ -23,6 +24,7 @@ from keda_gpu_scaler.remote.peers import RemotePeers, discovery
 from keda_gpu_scaler.wire.tls import TlsError
 
 if TYPE_CHECKING:
+    from keda_gpu_scaler.kube.deletion_cost import DeletionCostWriter
     from keda_gpu_scaler.kube.events import EventRecorder
 
 
@@ -66,6 +68,7 @@ class Remote:
             self._remove_scratch()
             raise RemoteError(str(error)) from error
         self.cluster = None if self._api is None else RemoteCluster(self._api, clock, on_cluster)
+        self._costs = None if self._api is None else _deletion_costs(self._api, config, clock)
         self._events = None if self._api is None else _event_recorder(self._api, config.node_name, clock)
 
     @property
@@ -83,6 +86,16 @@ class Remote:
         is_well = answer.value is not None and answer.is_demand_known is not False
         if self._events.opened is not None or not is_well:
             self._events.open().note(answer)
+
+    @property
+    def has_deletion_costs(self) -> bool:
+        """Whether deletion costs are written or removed."""
+        return self._costs is not None
+
+    def note_deletion_costs(self, workload: Workload, trigger: str, costs: Mapping[PodRef, int] | None) -> None:
+        """Have the deletion costs of a workload's pods written, or removed, as ``DeletionCostWriter.note`` does."""
+        if self._costs is not None:
+            self._costs.open().note(workload, trigger, costs)
 
     def peer_counts(self) -> PeerCounts:
         """Return the number of followed instances, and the longest time that one of them has been unavailable."""
@@ -109,6 +122,8 @@ class Remote:
             await self.peers.close()
         if self._events is not None and self._events.opened is not None:
             await self._events.opened.close()
+        if self._costs is not None and self._costs.opened is not None:
+            await self._costs.opened.close()
         if self.cluster is not None:
             await self.cluster.close()
         if self._api is not None:
@@ -131,6 +146,20 @@ class Remote:
             return ApiConnection(service_account())
         self._scratch = tempfile.TemporaryDirectory(prefix="keda-gpu-scaler-")
         return ApiConnection(kubeconfig(Path(config.kubeconfig), Path(self._scratch.name)))
+
+
+def _deletion_costs(
+    api: ApiConnection, config: Config, clock: Callable[[], float]
+) -> "OnFirstUse[DeletionCostWriter] | None":
+    if config.deletion_cost == "none":
+        return None
+
+    def make() -> "DeletionCostWriter":
+        from keda_gpu_scaler.kube.deletion_cost import DeletionCostWriter
+
+        return DeletionCostWriter(api.client, is_removing=config.deletion_cost == "remove", clock=clock)
+
+    return OnFirstUse(make)
 
 
 def _event_recorder(api: ApiConnection, reporter: str, clock: Callable[[], float]) -> "OnFirstUse[EventRecorder]":

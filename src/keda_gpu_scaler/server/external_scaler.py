@@ -19,13 +19,14 @@ import grpc
 from google.protobuf.message import DecodeError
 from grpc.aio import ServicerContext
 
+from keda_gpu_scaler.core.evaluate.deletion_order import shrink_costs
 from keda_gpu_scaler.core.evaluate.evaluation import Evaluation, NoValue
 from keda_gpu_scaler.core.instance_status import RecentAnswer, RequestCounts
 from keda_gpu_scaler.core.interfaces import MAX_STREAMS, Cluster, Engines, Peers
 from keda_gpu_scaler.core.quoting import quoted
 from keda_gpu_scaler.core.state.fleet import Fleet
 from keda_gpu_scaler.core.trigger.parser import TriggerError
-from keda_gpu_scaler.core.types import Unavailable, Workload
+from keda_gpu_scaler.core.types import PodRef, Unavailable, Workload
 from keda_gpu_scaler.server.bounded_cache import BoundedCache
 from keda_gpu_scaler.server.evaluator import Evaluator
 from keda_gpu_scaler.server.preparation import Preparation
@@ -74,6 +75,8 @@ class ExternalScaler:
         peers: follows the other instances; None without peers.
         engines: scrapes engines and sources of demand; None without a scrape manager.
         on_answer: called with everything that GetMetrics answers; it must not wait.
+        on_costs: called with a workload, the trigger's metric name and the wanted deletion costs of its pods, None
+            where the trigger asks for no shrink; it must not wait. None where no cost is wanted.
         counters: counts the calls.
     """
 
@@ -85,10 +88,12 @@ class ExternalScaler:
         peers: Peers | None = None,
         engines: Engines | None = None,
         on_answer: Callable[[RecentAnswer], None] = lambda answer: None,
+        on_costs: Callable[[Workload, str, Mapping[PodRef, int] | None], None] | None = None,
         counters: RequestCounters | None = None,
     ) -> None:
         self._clock = clock
         self._on_answer = on_answer
+        self._on_costs = on_costs
         self._counters = counters or RequestCounters()
         self._resolver = RequestResolver(has_cluster=cluster is not None)
         self._preparation = Preparation(clock, cluster, peers, engines)
@@ -190,6 +195,9 @@ class ExternalScaler:
             answer = evaluated.answer = recent_answer(scaled_object, evaluation, prepared.at_seconds)
         self._answers.note(answer, prepared.at_seconds)
         self._on_answer(answer)
+        if self._on_costs is not None and isinstance(prepared.workload, Workload):
+            trigger = scaled_object.resolved.trigger
+            self._on_costs(prepared.workload, trigger.metric_name, shrink_costs(prepared.workload, trigger, evaluation))
         if evaluation.value is None:
             sentence = f"{scaled_object.title}: {evaluation.reason}"
             await self._refuse("GetMetrics", context, _CODES[evaluation.no_value_reason], sentence)

@@ -26,6 +26,7 @@ from keda_gpu_scaler.core.instance_status import (
 from keda_gpu_scaler.core.state.fleet import Fleet
 from keda_gpu_scaler.core.trigger.metrics import METRICS
 from keda_gpu_scaler.core.types import Sample
+from keda_gpu_scaler.server.device_labels import DEVICE_LABELS, DeviceLabels, VendorOf
 from keda_gpu_scaler.server.http import HttpPage
 
 PREFIX = "keda_gpu_scaler_"
@@ -49,30 +50,35 @@ class _Gauge(Generic[_GaugeValue]):
     read: Callable[[_GaugeValue], float | None]
 
 
-_DEVICE_LABELS = ("gpu_index", "gpu_uuid", "gpu_name")
 _DEVICE_GAUGES: tuple[_Gauge[Sample], ...] = (
     _Gauge(
-        Family("gpu_utilization_percent", "gauge", "Share of the time during which a kernel ran.", _DEVICE_LABELS),
+        Family("gpu_utilization_percent", "gauge", "Share of the time during which a kernel ran.", DEVICE_LABELS),
         METRICS["gpu_utilization"].read,
     ),
     _Gauge(
-        Family("gpu_memory_used_bytes", "gauge", "Memory in use on the device.", _DEVICE_LABELS),
+        Family("gpu_memory_used_bytes", "gauge", "Memory in use on the device.", DEVICE_LABELS),
         lambda sample: sample.memory_used_bytes,
     ),
     _Gauge(
-        Family("gpu_memory_total_bytes", "gauge", "Total memory of the device.", _DEVICE_LABELS),
+        Family("gpu_memory_total_bytes", "gauge", "Total memory of the device.", DEVICE_LABELS),
         lambda sample: sample.memory_total_bytes,
     ),
     _Gauge(
-        Family("gpu_temperature_celsius", "gauge", "Temperature of the GPU die.", _DEVICE_LABELS),
+        Family("gpu_temperature_celsius", "gauge", "Temperature of the GPU die.", DEVICE_LABELS),
         lambda sample: sample.temperature_celsius,
     ),
     _Gauge(
-        Family("gpu_power_draw_watts", "gauge", "Power draw of the board.", _DEVICE_LABELS),
+        Family("gpu_power_draw_watts", "gauge", "Power draw of the board.", DEVICE_LABELS),
         METRICS["power_draw"].read,
     ),
 )
 _DEVICE_COUNT = Family("gpu_device_count", "gauge", "Devices that this instance reads on its node.")
+_POD_SHARE = Family(
+    "gpu_pod_share_ratio", "gauge", "Share of the device that a pod holds: equal parts that add up to 1.", DEVICE_LABELS
+)
+_ALLOCATIONS_KNOWN = Family(
+    "gpu_allocations_known", "gauge", "1 if the kubelet reports the pods that hold the devices, 0 if not."
+)
 _COLLECTIONS = Family("collections_total", "counter", "Attempts to read the devices.")
 _COLLECTION_ERRORS = Family(
     "collection_errors_total", "counter", "Attempts to read the devices that ended with an error."
@@ -191,6 +197,8 @@ _BUILD_INFO = Family("build_info", "gauge", "Always 1. The version is a label.",
 FAMILIES = (
     *(gauge.family for gauge in _DEVICE_GAUGES),
     _DEVICE_COUNT,
+    _POD_SHARE,
+    _ALLOCATIONS_KNOWN,
     _COLLECTIONS,
     _COLLECTION_ERRORS,
     _COLLECTION_DURATION,
@@ -220,29 +228,33 @@ def render(
     scrapes: Mapping[str, ScrapeCounts] = MappingProxyType({}),
     peers: PeerCounts | None = None,
     watches: Watches = MappingProxyType({}),
+    vendor_of: VendorOf = lambda uuid: "",
 ) -> str:
     """Return the exposition text (Prometheus text format 0.0.4).
 
     Devices appear while the newest snapshot of this node is fresh. Their values are the newest readings, without the
     window of a trigger. The devices of other nodes are left out, because their own instances export them.
     """
-    samples: tuple[Sample, ...] | None = None
-    if fleet.history is not None and fleet.is_fresh(now):
-        samples = fleet.history.newest.samples
+    newest = fleet.history.newest if fleet.history is not None and fleet.is_fresh(now) else None
     lines = (
-        *_node_lines(samples, collections, requests),
+        *_device_lines(None if newest is None else newest.samples, DeviceLabels(newest, vendor_of)),
+        *_instance_lines(collections, requests),
         *_fleet_lines(fleet, now, answers, scrapes),
         *_connection_lines(fleet, peers or PeerCounts(), watches),
     )
     return "".join(f"{line}\n" for line in lines)
 
 
-def _node_lines(
-    samples: tuple[Sample, ...] | None, collections: CollectionCounts, requests: Mapping[str, RequestCounts]
-) -> Iterator[str]:
+def _device_lines(samples: tuple[Sample, ...] | None, labels: DeviceLabels) -> Iterator[str]:
     for gauge in _DEVICE_GAUGES:
-        yield from _family_lines(gauge.family, _series(gauge, samples or (), _device_labels))
+        yield from _family_lines(gauge.family, _series(gauge, samples or (), labels.of))
     yield from _family_lines(_DEVICE_COUNT, [] if samples is None else [("", (), len(samples))])
+    yield from _family_lines(_POD_SHARE, (("", values, share) for values, share in labels.shares()))
+    known = labels.are_allocations_known
+    yield from _family_lines(_ALLOCATIONS_KNOWN, [] if known is None else [("", (), known)])
+
+
+def _instance_lines(collections: CollectionCounts, requests: Mapping[str, RequestCounts]) -> Iterator[str]:
     yield from _family_lines(_COLLECTIONS, [("", (), collections.collections)])
     yield from _family_lines(_COLLECTION_ERRORS, [("", (), collections.errors)])
     yield from _family_lines(
@@ -299,10 +311,6 @@ def _series(
         value = gauge.read(source)
         if value is not None:
             yield "", labels(source), value
-
-
-def _device_labels(sample: Sample) -> tuple[str, ...]:
-    return str(sample.device.index), sample.device.uuid, sample.device.model
 
 
 def _workload_labels(answer: RecentAnswer) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ import pytest
 from keda_gpu_scaler.cli.doctor.host_access import HostAccess
 from keda_gpu_scaler.cli.doctor.node import node_checks
 from tests.cli.doctor.support import HOST, PLAIN, findings_of
-from tests.devices.sysfs_tree import BATTLEMAGE, INSTINCT, INTEL, SysfsTree, write
+from tests.devices.sysfs_tree import AMD, BATTLEMAGE, INSTINCT, INTEL, SysfsTree, write
 from tests.fake_nvml import NOT_SUPPORTED, Card, FakeNvml
 from tests.kubelet import FakeKubelet
 from tests.serving import Serving, free_port
@@ -246,6 +246,75 @@ def test_an_instance_that_is_not_ready_is_a_warning() -> None:
         assert findings_of(node_checks(config, HOST), "ports")[0] == (
             f"warning: --port {serving.port}: an instance serves there and is not ready"
         )
+
+
+CARD = "0000:c1:00.0"
+
+
+@pytest.mark.parametrize(
+    ("backend", "vendor", "device", "driver", "kind", "expected"),
+    [
+        pytest.param(
+            *("amd", AMD, "0x74a1", "", "0x120000"),
+            f"problem: {CARD} (0x1002:0x74a1) has no driver in the kernel",
+            id="an accelerator of AMD without a driver",
+        ),
+        pytest.param(
+            *("auto", AMD, "0x744c", "", "0x030000"),
+            f"problem: {CARD} (0x1002:0x744c) has no driver in the kernel",
+            id="a card without a driver where auto detects no vendor",
+        ),
+        pytest.param(
+            *("amd", AMD, "0x744c", "vfio-pci", "0x030000"),
+            f"warning: {CARD} (0x1002:0x744c) has the driver 'vfio-pci', and not amdgpu",
+            id="a card of a virtual machine",
+        ),
+        pytest.param(
+            *("intel", INTEL, "0xe211", "xe", "0x030000"),
+            f"problem: {CARD} (0x8086:0xe211) has the driver xe, which lists no card for it",
+            id="a card whose driver failed to start it",
+        ),
+        pytest.param("intel", INTEL, "0x643e", "", "0x120000", None, id="an NPU of Intel is no GPU"),
+        pytest.param("intel", AMD, "0x744c", "", "0x030000", None, id="a card of a vendor that is not selected"),
+        pytest.param("amd", AMD, "0x14da", "", "0x060000", None, id="a bridge of AMD"),
+    ],
+)
+def test_a_device_that_no_driver_lists_is_named(
+    tmp_path: Path, backend: str, vendor: str, device: str, driver: str, kind: str, expected: str | None
+) -> None:
+    tree = SysfsTree(tmp_path / "sys")
+    tree.pci(CARD, vendor, device, driver=driver, kind=kind)
+    config = replace(PLAIN, backend=backend, nvml_library="/nowhere.so", sysfs_root=str(tree.root))
+    findings = findings_of(node_checks(config, HOST), "driver")
+    assert findings[0].startswith("problem: ")  # no card
+    assert findings[1:] == ([expected] if expected else [])
+
+
+def test_a_device_that_its_driver_lists_is_no_problem(tmp_path: Path) -> None:
+    tree = SysfsTree(tmp_path / "one")
+    tree.card(0, CARD, files=INSTINCT)
+    tree.pci(CARD, AMD, "0x74a1", driver="amdgpu", kind="0x120000")
+    [finding] = findings_of(node_checks(replace(PLAIN, backend="amd", sysfs_root=str(tree.root)), HOST), "driver")
+    assert finding.startswith("ok: ")
+
+
+@pytest.mark.parametrize(
+    ("resource", "expected"),
+    [
+        pytest.param("amd.com/gpu", [], id="a pod with an AMD GPU"),
+        pytest.param("amd.com/cpx_nps4", [], id="a pod with a partition"),
+        pytest.param("example.com/nic", ["skipped: no pod holds a device of AMD"], id="a pod with another device"),
+    ],
+)
+def test_a_vendor_whose_devices_nobody_holds_is_named(tmp_path: Path, resource: str, expected: list[str]) -> None:
+    tree = SysfsTree(tmp_path / "one")
+    tree.card(0, CARD, files=INSTINCT)
+    socket_path = tmp_path / "k.sock"
+    config = replace(PLAIN, backend="amd", sysfs_root=str(tree.root), pod_resources=str(socket_path))
+    with FakeKubelet(socket_path) as kubelet:
+        kubelet.hold({"llama-0": [CARD]}, resource=resource)
+        findings = findings_of(node_checks(config, HOST), "allocations")
+    assert [finding for finding in findings if "no pod holds" in finding] == expected
 
 
 def forbidden() -> int:

@@ -17,6 +17,7 @@ from keda_gpu_scaler.cli.explain.json_output import as_json
 from keda_gpu_scaler.cli.explain.render import explanation_page
 from keda_gpu_scaler.cli.explain.result import ExplainResult, HpaStatus, hpa_status
 from keda_gpu_scaler.cli.explain.scaledobject import (
+    Fallback,
     ScaledObject,
     ScaledObjectError,
     ScaledObjectTrigger,
@@ -287,7 +288,16 @@ SCALED_TO_ZERO = pb.Workload(kind="ScaledObject", target="Deployment llama")
             "the workload stays at 0 replicas until a trigger is active",
         ),
         (evaluation(None), {}, "KEDA gets an error, and no fallback is set: the HPA does not change the size"),
-        (evaluation(None), {"fallback": (3, 5)}, "after 3 errors its fallback sets the size to 5"),
+        (
+            evaluation(None),
+            {"fallback": Fallback(3, 5)},
+            "after more than 3 errors in a row its fallback sets the size to 5",
+        ),
+        (
+            evaluation(None),
+            {"fallback": Fallback(3, 5, "currentReplicasIfHigher")},
+            "its fallback keeps the present size, and at least 5",
+        ),
         (evaluation(5.0, activity_unknown=True), {}, "KEDA discards the value, because IsActive returns an error"),
         (
             evaluation(451.0, workload=JOBS),
@@ -340,7 +350,7 @@ SCALED_TO_ZERO = pb.Workload(kind="ScaledObject", target="Deployment llama")
             evaluation(276.0),
             {"formula": Formula("max(gpu, queue)", "75", "", "Value")},
             'scalingModifiers: the HPA compares the result of the formula "max(gpu, queue)" with its target 75 '
-            "(Value); explain does not compute the formula | this trigger gives the formula 276; its own target and "
+            "(Value) | this trigger gives the formula 276; its own target and "
             "metricType have no effect | KEDA activates the workload while the result is above 0 (activationTarget), "
             "whatever the activity of the trigger",
         ),
@@ -471,7 +481,7 @@ def test_a_scaled_object_is_read_completely() -> None:
     assert (found.namespace, found.name, found.kind, found.others) == ("ai", "llama", "ScaledObject", ("cpu",))
     assert (found.min_replicas, found.max_replicas, found.cooldown_seconds) == (2, 9, 60.0)
     assert (found.fallback, found.paused, found.hpa_name) == (
-        (3, 4),
+        Fallback(3, 4),
         "autoscaling.keda.sh/paused-replicas: 2",
         "of-llama",
     )

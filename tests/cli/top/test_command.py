@@ -31,6 +31,7 @@ from keda_gpu_scaler.cli.pace import Timing
 from keda_gpu_scaler.cli.top.sources import FollowedFleet, InstanceList
 from keda_gpu_scaler.peers.client import FleetClient
 from keda_gpu_scaler.peers.discovery import StaticDiscovery
+from tests.devices.sysfs_tree import BATTLEMAGE, INSTINCT, INTEL, SysfsTree
 from tests.fake_nvml import Card, FakeNvml
 from tests.kubelet import FakeKubelet
 from tests.limits import WAIT_SECONDS
@@ -146,6 +147,41 @@ def test_the_kubelet_of_the_node_names_the_holders(tmp_path: Path) -> None:
     rows = document(outcome)["rows"]
     assert [(row["pod"], row["devices"]) for row in rows] == [("ai/llama-0", 2), ("ai/whisper-0", 1), ("", 6)]
     assert rows[2]["held_by"] == []
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> SysfsTree:
+    """A node with a card of AMD and one of Intel."""
+    tree = SysfsTree(tmp_path / "sys")
+    tree.card(0, "0000:05:00.0", files=INSTINCT)
+    tree.card(1, "0000:04:00.0", vendor=INTEL, device="0xe211", driver="xe", files=BATTLEMAGE)
+    return tree
+
+
+def test_the_devices_of_several_vendors_are_shown_alike(tree: SysfsTree) -> None:
+    flags = ("--local", "--backend", "amd,intel", "--sysfs-root", tree.root)
+    rows = document(once(*flags, "--pod-resources", "off", "--format", "json"))["rows"]
+    found = {row["vendor"]: row for row in rows}
+    assert found.keys() == {"AMD", "Intel"}
+    assert found["AMD"]["model"] == "AMD Instinct MI300X OAM"
+    assert found["AMD"]["gpu_utilization_percent"] == pytest.approx(57)
+    # The counters of this card stand still, so it was busy all the time, and its power is not known.
+    assert (found["Intel"]["model"], found["Intel"]["gpu_utilization_percent"]) == ("Intel Arc Pro B60", 100)
+    assert (found["Intel"]["temperature_celsius"], found["Intel"]["power_watts"]) == (44, None)
+
+
+@pytest.mark.parametrize(
+    ("backend", "has_column"),
+    [
+        pytest.param("amd", False, id="one vendor needs no column"),
+        pytest.param("amd,intel", True, id="several vendors have one"),
+    ],
+)
+def test_the_column_of_vendors(tree: SysfsTree, backend: str, has_column: bool) -> None:
+    flags = ("--local", "--backend", backend, "--sysfs-root", tree.root)
+    outcome = once(*flags, "--pod-resources", "off", environment={"COLUMNS": "140"})
+    assert ("VENDOR" in outcome.stdout) is has_column
+    assert "AMD Instinct MI300X OAM" in outcome.stdout
 
 
 def test_a_missing_driver_ends_with_a_sentence_and_exit_status_3() -> None:

@@ -12,7 +12,7 @@ from tests.fakes import GIB, device, node_history, sample
 def test_a_row_has_the_readings_of_the_device() -> None:
     row = rows()[0]
     assert row == TopRow(
-        "gpu-10", "", "0", "GPU-0000", "NVIDIA H100", 1, 1, 90.0, 40 * GIB, 80 * GIB, 55.0, 350.0,
+        "gpu-10", "", "0", "GPU-0000", "NVIDIA", "NVIDIA H100", 1, 1, 90.0, 40 * GIB, 80 * GIB, 55.0, 350.0,
         ("ai/llama-0",), 0.0, "fake", "", (("gpu-10", "GPU-0000"),),
     )  # fmt: skip
 

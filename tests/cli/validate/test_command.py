@@ -494,3 +494,83 @@ def test_a_formula_takes_triggers_by_their_names(text: str, findings: list[str])
 def test_the_size_of_an_idle_workload(idle: str, findings: list[str]) -> None:
     text = with_line("minReplicaCount: 1", f"idleReplicaCount: {idle}\n  minReplicaCount: 3")
     assert [one for one in findings_in(text) if "no trigger here can activate it" not in one] == findings
+
+
+def with_fallback(fallback: str, more: str = "") -> str:
+    return VALID.replace("  triggers:\n", f"  fallback: {fallback}\n{more}  triggers:\n")
+
+
+EQUAL = VALID + VALID[VALID.index("    - type: external") :]
+KEEPS = ". This scaler returns an error when too little is known, and without a fallback the HPA then keeps the size"
+MODIFIERS = "  advanced: {scalingModifiers: {formula: gpu, target: %s}}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "findings"),
+    [
+        pytest.param(
+            with_fallback("{failureThreshold: 3, replicas: 4}"),
+            [
+                "7:3 info spec.fallback: after more than 3 errors in a row KEDA sets the size to 4" + KEEPS
+            ],
+            id="a static fallback",
+        ),
+        pytest.param(
+            with_fallback("{failureThreshold: 3, replicas: 4, behavior: currentReplicasIfHigher}"),
+            [
+                "7:3 info spec.fallback: after more than 3 errors in a row KEDA keeps the present size, and at least 4"
+                + KEEPS
+            ],
+            id="the present size, and at least that of the fallback",
+        ),
+        pytest.param(
+            with_fallback("{failureThreshold: 3, replicas: 4, behavior: scalingModifiers}"),
+            [
+                '7:48 error spec.fallback.behavior: Invalid value: "scalingModifiers": there is no formula, and then '
+                "KEDA's fallback fails: use currentReplicas"
+            ],
+            id="the behavior for formulas without one",
+        ),
+        pytest.param(
+            with_fallback("{failureThreshold: 3, replicas: 4}", MODIFIERS % '"7.5"').replace(
+                "- type: external", "- name: gpu\n      type: external"
+            ),
+            [
+                "7:3 warning spec.fallback: has no effect: with a formula KEDA needs a whole number as its target, "
+                'and it is "7.5"'
+            ],
+            id="a formula with a fraction as its target",
+        ),
+        pytest.param(
+            EQUAL,
+            ["12:7 warning trigger 2: Duplicate value: it is the same as trigger 1: remove one"],
+            id="the same trigger twice",
+        ),
+        pytest.param(
+            EQUAL + "      metricType: Value\n",
+            [
+                "16:7 error metricType: Invalid value: Value: trigger 1 has the same metadata and metricType "
+                "AverageValue, and KEDA sends the metadata alone, so no value fits both: remove one"
+            ],
+            id="the same trigger with two types",
+        ),
+        pytest.param(
+            with_formula(formula="gpu + lag"),
+            [
+                '5:33 error spec.advanced.scalingModifiers.formula: Not found: "lag": no external trigger has this '
+                "name, and KEDA refuses the formula"
+            ],
+            id="a formula with a name that no trigger has",
+        ),
+    ],
+)  # fmt: skip
+def test_what_triggers_do_together_is_said(text: str, findings: list[str]) -> None:
+    assert [one for one in findings_in(text) if "spec.fallback: with metricType" not in one] == findings
+
+
+def test_an_information_fails_no_strict_run_and_is_a_notice_on_github(tmp_path: Path) -> None:
+    file = tmp_path / "so.yaml"
+    file.write_text(with_fallback("{failureThreshold: 3, replicas: 4}"))
+    result = CliRunner().invoke(validate, ["--strict", "--format", "github", str(file)])
+    assert result.exit_code == 0
+    assert result.output.startswith("::notice file=")

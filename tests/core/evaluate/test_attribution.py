@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keda_gpu_scaler.core.evaluate.attribution import DeviceShare, PodDevices, attribute, resolve
+from keda_gpu_scaler.core.evaluate.attribution import DeviceHolder, DeviceShare, PodDevices, attribute, holders, resolve
 from keda_gpu_scaler.core.types import Allocation, Device, PodRef, Sample, Snapshot
 
 WHOLE = "GPU-8d1c2e66-6c3f-4f5e-9a3e-111111111111"
@@ -212,3 +212,30 @@ def test_law_4_shares_add_up_to_the_device(allocations: list[Allocation], random
     again = [*allocations, *allocations[:3]]
     random.shuffle(again)
     assert attribute(snapshot(NVIDIA, *again)) == held
+
+
+def test_a_holder_has_its_containers_and_the_number_of_sharers() -> None:
+    taken = snapshot(
+        NVIDIA,
+        Allocation("ai", "b", "two", "nvidia.com/gpu", f"{WHOLE}::1"),
+        Allocation("ai", "b", "one", "nvidia.com/gpu", f"{WHOLE}::0"),
+        Allocation("ai", "a", "one", "nvidia.com/gpu", f"{WHOLE}::2"),
+        Allocation("ai", "c", "one", "nvidia.com/gpu", "GPU-ffffffff-0000"),
+    )
+    a, b = PodRef("ai", "a"), PodRef("ai", "b")
+    assert holders(taken) == {WHOLE: (DeviceHolder(a, ("one",), 2), DeviceHolder(b, ("one", "two"), 2))}
+    assert holders(Snapshot("gpu-7", 1, 1.0, 1.0, "fake", taken.samples, None)) is None
+
+
+@given(ALLOCATIONS)
+def test_holders_and_shares_are_the_same_relation(allocations: list[Allocation]) -> None:
+    taken = snapshot(NVIDIA, *allocations)
+    by_pod = {
+        (pod, share.device.uuid): share.sharers
+        for pod, devices in (attribute(taken) or {}).items()
+        for share in devices.shares
+    }
+    by_device = {
+        (holder.pod, uuid): holder.sharers for uuid, found in (holders(taken) or {}).items() for holder in found
+    }
+    assert by_device == by_pod

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from keda_gpu_scaler.core.evaluate.contradiction import ASSUMED_COLD_START_SECONDS
+from keda_gpu_scaler.core.evaluate.engine_load import pod_endpoint
 from keda_gpu_scaler.core.evaluate.evaluation import Evaluation, evaluate
 from keda_gpu_scaler.core.evaluate.workload_view import HISTORY_SECONDS
 from keda_gpu_scaler.core.state.fleet import Fleet
@@ -104,6 +105,19 @@ def test_the_limit_is_the_cold_start_where_it_is_known(seconds: float, pods: tup
 def test_the_waiting_requests_of_all_engines_are_added_up() -> None:
     evaluation = evaluated(queueing(70, waiting=3.0), queueing(90, waiting=4.0), queueing(0, waiting=0.0))
     assert evaluation.contradiction.startswith("contradiction: 7 requests wait, some queue for 90 s")
+
+
+def test_every_engine_of_a_pod_with_several_named_ports_counts() -> None:
+    one = started()
+    first, second = queueing(0, waiting=0.0).targets[0], queueing(90, waiting=4.0).targets[0]
+    targets = (first, replace(second, url="http://10.0.0.1:8001/metrics"))
+    metadata = {**CACHE, "enginePort": "8000-8001"}
+    trigger = parse_trigger(metadata)
+    assert trigger.engine is not None
+    results = {pod_endpoint(trigger.engine, one): ScrapeResult(targets)}
+    fleet = Fleet(None, 10.0, True, scrape_results=results)
+    evaluation = evaluate(trigger, fleet, NOW, workload(one), metadata)
+    assert evaluation.contradiction.startswith("contradiction: 4 requests wait, some queue for 90 s")
 
 
 def test_law_1_a_stale_page_and_a_single_url_contradict_nothing() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from keda_gpu_scaler.core.evaluate.engine_load import EngineLoad, engine_load, pod_endpoint, quantile
 from keda_gpu_scaler.core.selectors import SeriesSelector, parse_series
-from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult, TargetHistory
+from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult, TargetHistory, retained
 from keda_gpu_scaler.core.trigger.engine_params import EngineQuery
 from keda_gpu_scaler.core.trigger.metrics import ENGINE_METRICS
 from keda_gpu_scaler.core.types import EngineSample, Histogram, Series
@@ -364,8 +364,9 @@ def test_a_value_that_is_known_has_no_lower_bound_and_nor_has_one_without_any_pa
 
 
 def test_an_engine_that_reports_its_cache_in_per_cent_does_so_for_small_numbers_too() -> None:
-    pages = page({"kv_cache_ratio": 0.4, "is_kv_percent": True}, {"kv_cache_ratio": 1.0})  # 40 %, then 1 %
-    found = load("kv_cache_usage", pages)
+    first, second = page({"kv_cache_ratio": 0.4, "is_kv_percent": True}, {"kv_cache_ratio": 1.0}).samples
+    kept = retained((first,), second, window_seconds=60.0, history_seconds=0.0)  # 40 %, then 1 %
+    found = load("kv_cache_usage", ScrapeResult((TargetHistory("http://10.0.0.1:8000/metrics", kept),)))
     assert found.value == 20.5
     assert "in per cent" in found.sentence
     assert (

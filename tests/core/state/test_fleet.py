@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests of the fleet: histories, freshness and the reasons for missing snapshots."""
 
+from dataclasses import replace
+
 import pytest
 
-from keda_gpu_scaler.core.state.fleet import Fleet, History
+from keda_gpu_scaler.core.state.data_run import DataRun
+from keda_gpu_scaler.core.state.fleet import Fleet, History, next_history
 from tests.fakes import fleet_of, sample, sample_without_readings, snapshots
 
 
@@ -55,3 +58,14 @@ def test_age_is_measured_by_the_receiver_and_is_never_negative() -> None:
 )
 def test_ready_means_fresh_readings_or_no_device_by_design(fleet: Fleet, now: float, why: str | None) -> None:
     assert fleet.not_ready_reason(now) == why
+
+
+def test_a_history_knows_since_when_data_comes_without_a_long_gap_and_when_allocations_last_came() -> None:
+    known = replace(snapshots([sample()])[0], allocations=())
+    unknown = replace(known, allocations=None)
+    first = next_history(None, (unknown,), 100.0)
+    assert (first.run, first.allocated_at_seconds) == (DataRun(100.0), None)
+    second = next_history(first, (unknown, known), 110.0)
+    assert (second.run, second.allocated_at_seconds) == (DataRun(100.0), 110.0)
+    third = next_history(second, (known, unknown), 150.0)
+    assert (third.run, third.allocated_at_seconds) == (DataRun(150.0, 110.0), 110.0)

@@ -3,11 +3,14 @@
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keda_gpu_scaler.core.state.scrape import HISTORY_STEP_SECONDS, MAX_SAMPLES, retained
+from keda_gpu_scaler.core.state.data_run import DataRun
+from keda_gpu_scaler.core.state.scrape import HISTORY_STEP_SECONDS, MAX_SAMPLES, TargetHistory, retained
 from keda_gpu_scaler.core.types import EngineSample, Histogram
 
 TIMES = Histogram((0.1, math.inf), (1.0, 2.0))
@@ -58,6 +61,25 @@ def test_samples_that_leave_the_window_lose_their_histograms_and_keep_their_coun
     assert {sample.token_time for sample in samples[len(older) :]} == {TIMES}
 
 
+@pytest.mark.parametrize(
+    ("exported", "ratios"),
+    [
+        pytest.param([(0.4, True), (1.0, False), (0.2, False)], [0.4, 0.01, 0.002], id="small numbers follow"),
+        pytest.param([(0.8, False), (0.4, True)], [0.008, 0.4], id="small numbers came first"),
+        pytest.param([(0.4, True), (None, False), (1.0, False)], [0.4, None, 0.01], id="one is missing between"),
+        pytest.param([(0.4, False), (0.8, False)], [0.4, 0.8], id="they are ratios"),
+    ],
+)
+def test_an_engine_that_once_exports_its_kv_cache_in_per_cent_always_does(
+    exported: list[tuple[float | None, bool]], ratios: list[float | None]
+) -> None:
+    samples: tuple[EngineSample, ...] = ()
+    for at, (ratio, is_percent) in enumerate(exported):
+        sample = replace(scraped(float(at)), kv_cache_ratio=ratio, is_kv_percent=is_percent)
+        samples = retained(samples, sample, window_seconds=30.0, history_seconds=300.0)
+    assert [sample.kv_cache_ratio for sample in samples] == ratios
+
+
 def test_another_engine_begins_a_new_history() -> None:
     other = scraped(1100, "sglang")
     assert retained(after(range(1000, 1100, 2)), other, window_seconds=30.0, history_seconds=300.0) == (other,)
@@ -87,3 +109,15 @@ def test_what_is_kept_is_in_order_and_as_dense_as_promised(gaps: list[float], wi
     steps = [at // HISTORY_STEP_SECONDS for at in before[:-1]]
     assert len(set(steps)) == len(steps)
     assert all(times[-1] - at <= history for at in before[:-1])
+
+
+def test_a_target_knows_since_when_its_pages_come_without_a_long_gap() -> None:
+    history = TargetHistory("http://pod/metrics")
+    runs = []
+    samples: tuple[EngineSample, ...] = ()
+    for at in (100.0, None, 110.0, None, 150.0, 151.0):
+        samples = samples if at is None else (*samples, scraped(at))
+        history = history.followed_by(samples, "no answer" if at is None else None)
+        runs.append(history.run)
+    first, later = DataRun(100.0), DataRun(150.0, 110.0)
+    assert runs == [first, first, first, first, later, later]

@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from keda_gpu_scaler.core.aggregation import AGGREGATIONS
 from keda_gpu_scaler.core.selectors import parse_labels
 from keda_gpu_scaler.core.trigger.metrics import ENGINE_METRICS, METRICS
-from keda_gpu_scaler.core.trigger.parser import METRIC_TYPES, PARAMETERS, Scope, Trigger, TriggerError, parse_trigger
+from keda_gpu_scaler.core.trigger.parser import (
+    DEFAULT_STARTUP_GRACE_SECONDS,
+    METRIC_TYPES,
+    PARAMETERS,
+    Scope,
+    Trigger,
+    TriggerError,
+    parse_trigger,
+)
 from keda_gpu_scaler.core.trigger.profiles import PROFILES
 
 KEYS = [parameter.key for parameter in PARAMETERS]
@@ -52,6 +60,7 @@ def test_every_key_is_read() -> None:
             "gpuModel": "*H100*",
             "nodeSelector": "pool=gpu",
             "startupGraceSeconds": "90",
+            "missingHoldSeconds": "40",
             "minCoverage": "0.8",
         }
     )
@@ -69,6 +78,7 @@ def test_every_key_is_read() -> None:
         gpu_model="*H100*",
         node_selector=parse_labels("pool=gpu"),
         startup_grace_seconds=90.0,
+        missing_hold_seconds=40.0,
         min_coverage=0.8,
         is_activation_given=True,
         profile="training",
@@ -422,3 +432,9 @@ def test_the_target_has_three_decimals_as_in_keda(key: str) -> None:
     """KEDA rounds the target that it is given; a product with more decimals would be above the rounded one."""
     assert parse_trigger({key: "33.3333"}).target == 33.333
     assert parse_trigger({key: "66.6667"}).target == 66.667
+
+
+def test_a_missing_pod_holds_the_size_as_long_as_a_pod_may_start_unless_the_trigger_says_otherwise() -> None:
+    assert parse_trigger({}).missing_hold_seconds == DEFAULT_STARTUP_GRACE_SECONDS
+    assert parse_trigger({"startupGraceSeconds": "90"}).missing_hold_seconds == 90.0
+    assert parse_trigger({"startupGraceSeconds": "90", "missingHoldSeconds": "0"}).missing_hold_seconds == 0.0

@@ -30,12 +30,16 @@
 {{- end -}}
 {{- end -}}
 
-{{- /* The labels of selectors; takes (dict "root" $ "component" "agent"). Never changes between versions. */ -}}
+{{- /* The labels of selectors; takes (dict "root" $ "component" "agent"). Never changes between versions. With "agents"
+it selects the agents of one DaemonSet. */ -}}
 {{- define "kgs.selector" -}}
 app.kubernetes.io/name: keda-gpu-scaler
 app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 {{- with .component }}
 app.kubernetes.io/component: {{ . }}
+{{- end }}
+{{- with .agents }}
+keda-gpu-scaler/agents: {{ . | quote }}
 {{- end }}
 {{- end -}}
 
@@ -144,8 +148,11 @@ annotations:
 /etc/keda-gpu-scaler/endpoints
 {{- end -}}
 
-{{- /* Flags of the instances that KEDA calls, which scrape engines and demand; defaults are left out. */ -}}
+{{- /* Flags of the instances that KEDA calls: of what they scrape, and of deletion costs. Defaults are left out. */ -}}
 {{- define "kgs.enginesArgs" -}}
+{{- if ne .Values.deletionCost "none" }}
+- --deletion-cost={{ .Values.deletionCost }}
+{{- end }}
 {{- with .Values.engines }}
 {{- if ne (float64 .scrapeInterval) 2.0 }}
 - --scrape-interval={{ .scrapeInterval }}
@@ -238,6 +245,91 @@ seccompProfile:
 {{- /* The component that KEDA calls. */ -}}
 {{- define "kgs.asked" -}}
 {{- ternary "frontend" "agent" .Values.frontend.enabled -}}
+{{- end -}}
+
+{{- /* The vendors of driver.mode and driver.also as --backend, in that order. */ -}}
+{{- define "kgs.backend" -}}
+{{- $own := ternary .Values.driver.mode "nvml" (has .Values.driver.mode (list "amd" "intel")) -}}
+{{- prepend .Values.driver.also $own | uniq | join "," -}}
+{{- end -}}
+
+{{- define "kgs.usesNvidiaRuntime" -}}
+{{- if has .Values.driver.mode (list "runtimeClass" "cdi") -}}true{{- end -}}
+{{- end -}}
+
+{{- /* The node selector: the value, or the label that the vendor's own operator sets. GKE has an affinity instead. */ -}}
+{{- define "kgs.agentNodeSelector" -}}
+{{- if .Values.nodeSelector -}}
+{{- include "kgs.strings" .Values.nodeSelector -}}
+{{- else if eq .Values.driver.mode "amd" -}}
+feature.node.kubernetes.io/amd-gpu: "true"
+{{- else if eq .Values.driver.mode "intel" -}}
+intel.feature.node.kubernetes.io/gpu: "true"
+{{- else if ne .Values.driver.mode "gke" -}}
+nvidia.com/gpu.present: "true"
+{{- end -}}
+{{- end -}}
+
+{{- /* The affinity as a map. A node has one agent: its snapshots have the name of the node, and two agents with different
+vendors would replace each other's. So the agents of several DaemonSets refuse to share a node. */ -}}
+{{- define "kgs.agentAffinity" -}}
+{{- $affinity := deepCopy (.Values.affinity | default dict) -}}
+{{- if and (not $affinity) (eq .Values.driver.mode "gke") (not .Values.nodeSelector) -}}
+{{- $onGpus := dict "matchExpressions" (list (dict "key" "cloud.google.com/gke-accelerator" "operator" "Exists")) -}}
+{{- $nodes := dict "requiredDuringSchedulingIgnoredDuringExecution" (dict "nodeSelectorTerms" (list $onGpus)) -}}
+{{- $_ := set $affinity "nodeAffinity" $nodes -}}
+{{- end -}}
+{{- if and .Values.additionalAgents (not (hasKey $affinity "podAntiAffinity")) -}}
+{{- $labels := include "kgs.selector" (dict "root" $ "component" "agent") | fromYaml -}}
+{{- $others := list (dict "key" "keda-gpu-scaler/agents" "operator" "NotIn" "values" (list .agents)) -}}
+{{- $selector := dict "matchLabels" $labels "matchExpressions" $others -}}
+{{- $term := dict "labelSelector" $selector "topologyKey" "kubernetes.io/hostname" -}}
+{{- $_ := set $affinity "podAntiAffinity" (dict "requiredDuringSchedulingIgnoredDuringExecution" (list $term)) -}}
+{{- end -}}
+{{- with $affinity }}{{ toYaml . }}{{ end -}}
+{{- end -}}
+
+{{- /* The tolerations: the value, or those of the taints by the names of the vendors' resources. */ -}}
+{{- define "kgs.agentTolerations" -}}
+{{- if .Values.tolerations -}}
+{{- toYaml .Values.tolerations -}}
+{{- else -}}
+{{- $taints := dict "nvml" (list "nvidia.com/gpu") "amd" (list "amd.com/gpu") "intel" (list "gpu.intel.com/i915" "gpu.intel.com/xe") -}}
+{{- range splitList "," (include "kgs.backend" .) -}}
+{{- range get $taints . }}
+- key: {{ . }}
+  operator: Exists
+  effect: NoSchedule
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* The capabilities beside none, as a list. */ -}}
+{{- define "kgs.agentCapabilities" -}}
+{{- $added := list -}}
+{{- if .Values.driver.mig -}}
+{{- $added = append $added "SYS_ADMIN" -}}
+{{- end -}}
+{{- if .Values.driver.intel.perfmon -}}
+{{- if not (has "intel" (splitList "," (include "kgs.backend" .))) -}}
+{{- fail "\n\ndriver.intel.perfmon: Invalid value: true: needs driver.mode intel, or intel in driver.also" -}}
+{{- end -}}
+{{- if not (or .Values.driver.intel.monitoringResource .Values.driver.privileged) -}}
+{{- fail "\n\ndriver.intel.monitoringResource: Required value: with driver.intel.perfmon, the resource of Intel's device plugin that gives access to /dev/dri, for example gpu.intel.com/xe_monitoring; or driver.privileged=true" -}}
+{{- end -}}
+{{- $added = append $added "PERFMON" -}}
+{{- end -}}
+{{- join ", " $added -}}
+{{- end -}}
+
+{{- /* The container's resources, with the one that gives access to Intel's devices. */ -}}
+{{- define "kgs.agentResources" -}}
+{{- $resources := deepCopy (.Values.resources | default dict) -}}
+{{- with .Values.driver.intel.monitoringResource -}}
+{{- $_ := set $resources "limits" (merge (dict . 1) ($resources.limits | default dict)) -}}
+{{- end -}}
+{{- with $resources }}{{ toYaml . }}{{ end -}}
 {{- end -}}
 
 {{- define "kgs.usesHostDriver" -}}

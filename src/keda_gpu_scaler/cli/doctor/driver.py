@@ -26,7 +26,7 @@ from keda_gpu_scaler.core.types import Sample
 from keda_gpu_scaler.devices import registry
 from keda_gpu_scaler.devices.registry import AUTO, BackendSettings, DriverCheck, Vendor
 
-_OTHER_METRIC = "use another metricType there: MIG slices, for example, have no utilisation"
+_OTHER_METRIC = "use another metricType there: not every device has every reading"
 _NO_PERMISSION = (errno.EACCES, errno.EPERM)
 
 
@@ -53,6 +53,7 @@ class DriverChecks:
         except BackendError as error:
             text, remedy = split_remedy(str(error), "choose another --backend")
             yield problem("driver", text, remedy, Heading.NO_DEVICE)
+            yield from self._check_host()
             yield skipped("devices", "there is no driver that could list them")
             return
         for vendor, backend in opened:
@@ -61,6 +62,18 @@ class DriverChecks:
                 yield skipped("driver", f"--backend {self._config.backend} has no device by design")
             else:
                 yield from self._check_backend(vendor, backend)
+        yield from self._check_host()
+
+    def _check_host(self) -> Iterator[Finding]:
+        """Report devices that no driver lists: of the selected vendors, or of all where ``auto`` detects none."""
+        for check in self._checks():
+            for one in check.host_problems(self._settings):
+                report = warning if one.is_intended else problem
+                yield report("driver", one.text, one.remedy, Heading.NO_DEVICE)
+
+    def _checks(self) -> list[DriverCheck]:
+        is_undetected = not self.vendors and self._config.backend == AUTO
+        return [vendor.check for vendor in (registry.vendors() if is_undetected else self.vendors) if vendor.check]
 
     def _check_backend(self, vendor: Vendor, backend: Backend) -> Iterator[Finding]:
         timeout_seconds = self._host.driver_timeout_seconds
@@ -120,9 +133,7 @@ class DriverChecks:
 
     def _checks_with_device_files(self) -> list[tuple[DriverCheck, re.Pattern[str]]]:
         """Return the checks of the drivers that open device files; of every driver where ``auto`` detected none."""
-        is_undetected = not self.vendors and self._config.backend == AUTO
-        checks = [vendor.check for vendor in (registry.vendors() if is_undetected else self.vendors)]
-        return [(check, check.device_files) for check in checks if check and check.device_files]
+        return [(check, check.device_files) for check in self._checks() if check.device_files]
 
     def _refusal(self, path: Path) -> str | None:
         try:

@@ -75,6 +75,7 @@ def _check_kubelet(path: str, driver: DriverChecks) -> Iterator[Finding]:
     yield ok("allocations", f"{path} lists {listed}; pods with devices that the driver lists: {pods}")
     if driver.samples is None:
         return
+    yield from _check_resources(allocations, driver)
     for pod, devices in sorted(attributed.items()):
         if devices.unresolved:
             text = f"{pod.namespace}/{pod.name} holds {devices.unresolved[0]}, which the driver does not list"
@@ -83,6 +84,17 @@ def _check_kubelet(path: str, driver: DriverChecks) -> Iterator[Finding]:
                 f": {visible.container_variable}=all" if visible else ""
             )
             yield warning("allocations", text, remedy, Heading.NO_VALUE)
+
+
+def _check_resources(allocations: tuple[Allocation, ...], driver: DriverChecks) -> Iterator[Finding]:
+    """Report a vendor of whose devices no pod holds one. Its device plugin may be missing, or pods request none."""
+    for vendor in driver.vendors:
+        resources = vendor.check.resources if vendor.check else ()
+        has_devices = any(vendor.has(sample.device.uuid) for sample in driver.samples or ())
+        if resources and has_devices and not any(one.resource.startswith(resources) for one in allocations):
+            text = f"no pod holds a device of {vendor.title.partition(' ')[0]}"
+            remedy = f"pods with a value request one as {resources[0]}…, or as a claim of {resources[-1]}"
+            yield skipped("allocations", text, remedy)
 
 
 async def _list_allocations(path: str) -> tuple[tuple[Allocation, ...] | None, str | None]:

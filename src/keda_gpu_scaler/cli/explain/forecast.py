@@ -60,27 +60,34 @@ def forecast_of(
         replicas: the workload's size, where the scaler does not know it.
     """
     value_type = evaluation.value_type or trigger.value_type
-    sizes = _sizes(evaluation, replicas)
+    sizes = workload_sizes(evaluation, replicas)
     recommendation, decision = None, None
     is_compared = scaled_object.kind == "ScaledObject" and scaled_object.formula is None and not scaled_object.paused
     if is_compared and sizes is not None and value_type in tuple(ValueType):
         recommendation = _recommended(evaluation, ValueType(value_type), sizes, scaled_object)
-        # KEDA accepts a maxReplicaCount below minReplicaCount; the API server refuses such an HPA.
-        _, decision = reconcile(
-            ControllerState(started=True),
-            0.0,
-            sizes.wanted,
-            recommendation,
-            min_replicas=scaled_object.hpa_min,
-            max_replicas=max(scaled_object.max_replicas, scaled_object.hpa_min),
-            behavior=scaled_object.behavior,
-        )
+        decision = decision_of(recommendation, sizes.wanted, scaled_object)
     keda = (*_keda_sentences(evaluation, scaled_object, sizes), *scaled_object.remarks)
     limits = () if scaled_object.kind == "ScaledJob" else tuple(_limit_sentences(scaled_object))
     return Forecast(value_type, recommendation, decision, sizes.wanted if sizes else 0, keda, limits)
 
 
-def _sizes(evaluation: evaluation_pb.Evaluation, replicas: int | None) -> evaluation_pb.Workload | None:
+def decision_of(recommendation: Recommendation | None, current: int, scaled_object: ScaledObject) -> Decision:
+    """Return what the HPA decides on a recommendation, with the limits and the behaviour of the ScaledObject."""
+    # KEDA accepts a maxReplicaCount below minReplicaCount; the API server refuses such an HPA.
+    _, decision = reconcile(
+        ControllerState(started=True),
+        0.0,
+        current,
+        recommendation,
+        min_replicas=scaled_object.hpa_min,
+        max_replicas=max(scaled_object.max_replicas, scaled_object.hpa_min),
+        behavior=scaled_object.behavior,
+    )
+    return decision
+
+
+def workload_sizes(evaluation: evaluation_pb.Evaluation, replicas: int | None) -> evaluation_pb.Workload | None:
+    """Return the workload's sizes: the scaler's, or those that the caller gives; None where neither knows them."""
     if evaluation.HasField("workload"):
         return evaluation.workload
     if replicas is None:
@@ -137,7 +144,7 @@ def _formula_sentences(evaluation: evaluation_pb.Evaluation, formula: Formula) -
     target = f"{formula.target or UNKNOWN} ({formula.metric_type})"
     yield (
         f"scalingModifiers: the HPA compares the result of the formula {quoted(formula.text, 200)} with its target "
-        f"{target}; explain does not compute the formula"
+        f"{target}"
     )
     if evaluation.HasField("value"):
         yield f"this trigger gives the formula {number(evaluation.value)}; its own target and metricType have no effect"
@@ -174,8 +181,8 @@ def _jobs_sentence(evaluation: evaluation_pb.Evaluation, rules: JobRules, sizes:
 def _error_sentence(scaled_object: ScaledObject) -> str:
     if scaled_object.fallback is None:
         return "KEDA gets an error, and no fallback is set: the HPA does not change the size"
-    failures, replicas = scaled_object.fallback
-    return f"KEDA gets an error: after {failures} errors its fallback sets the size to {replicas}"
+    fallback = scaled_object.fallback
+    return f"KEDA gets an error: after more than {fallback.failures} errors in a row its fallback {fallback.describe()}"
 
 
 def _activity_sentences(

@@ -20,7 +20,8 @@ The keys, which stay the same:
 ``active``, ``activity_unknown``, ``no_value_reason``, ``reason`` and ``steps``   the evaluation
 ``hpa``          null where the HPA does not decide or the size is not known, or ``recommended`` (null without a value),
                  ``replicas`` (the size that the HPA decides on), ``limit``, ``arithmetic`` and ``sentence``
-``hpa_status``   null, or the status of the real HPA: ``current``, ``desired`` and ``conditions``, sentences
+``hpa_status``   null, or the status of the live HPA: ``current``, ``desired``, ``conditions`` (sentences) and
+                 ``differences``, sentences on where the HPA differs from the ScaledObject and from the evaluation
 ``keda``         sentences on what KEDA itself does
 ``limits``       sentences on the limits of the HPA
 """
@@ -110,7 +111,12 @@ def _forecast(shown: ExplainResult) -> dict[str, Any]:
     return {
         "hpa": decision_entry(decision, forecast.recommendation) if forecast is not None and decision else None,
         "hpa_status": status
-        and {"current": status.current, "desired": status.desired, "conditions": list(status.conditions)},
+        and {
+            "current": status.current,
+            "desired": status.desired,
+            "conditions": list(status.conditions),
+            "differences": list(status.differences),
+        },
         "keda": list(forecast.keda) if forecast is not None else None,
         "limits": list(forecast.limits) if forecast is not None else None,
     }

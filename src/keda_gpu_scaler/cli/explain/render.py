@@ -164,4 +164,5 @@ def _add_forecast(page: Page, forecast: Forecast, shown: ExplainResult) -> None:
         page.entry("hpa status", f"{status.current} replicas now, {status.desired} desired")
         for sentence in status.conditions:
             page.entry("", sentence)
+        page.entries("difference", status.differences)
     page.entries("keda", forecast.keda)

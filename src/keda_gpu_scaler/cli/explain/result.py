@@ -9,16 +9,21 @@ from typing import Any
 from keda_gpu_scaler.cli.explain.forecast import Forecast
 from keda_gpu_scaler.cli.explain.scaledobject import ScaledObject, ScaledObjectTrigger
 from keda_gpu_scaler.cli.probe.client import Call
+from keda_gpu_scaler.kube.parse import count
 from keda_gpu_scaler.wire import evaluation_pb2 as evaluation_pb
 
 
 @dataclass(frozen=True, slots=True)
 class HpaStatus:
-    """The status of the real HPA: the current size, the desired size, and each condition as a sentence."""
+    """The status of the live HPA: the current size, the desired size, and each condition as a sentence.
+
+    ``differences`` say where the HPA has other metrics, targets or limits than the ScaledObject and the evaluation.
+    """
 
     current: int
     desired: int
     conditions: tuple[str, ...]
+    differences: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +45,7 @@ class ExplainResult:
     hpa_status: HpaStatus | None = None
 
 
-def hpa_status(item: Mapping[str, Any] | None) -> HpaStatus | None:
+def hpa_status(item: Mapping[str, Any] | None, differences: tuple[str, ...] = ()) -> HpaStatus | None:
     """Read the status of a HorizontalPodAutoscaler; None where it has none."""
     status = item.get("status") if item else None
     if not isinstance(status, Mapping):
@@ -51,4 +56,5 @@ def hpa_status(item: Mapping[str, Any] | None) -> HpaStatus | None:
         for one in (conditions if isinstance(conditions, list) else ())
         if isinstance(one, Mapping)
     )
-    return HpaStatus(int(status.get("currentReplicas") or 0), int(status.get("desiredReplicas") or 0), sentences)
+    current, desired = count(status.get("currentReplicas")), count(status.get("desiredReplicas"))
+    return HpaStatus(current, desired, sentences, differences)

@@ -53,11 +53,38 @@ class ScaledObjectError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ScaledObjectTrigger:
-    """A trigger of this scaler: its number among all triggers (from 1), its metadata, and KEDA's ``metricType``."""
+    """A trigger of this scaler: its number among all triggers (from 1), its metadata, and KEDA's ``metricType``.
+
+    ``name`` is its name in a formula, empty where it has none.
+    """
 
     number: int
     metadata: Mapping[str, str]
     value_type: str = ASSUMED
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Fallback:
+    """What KEDA does with a trigger after more than ``failures`` errors in a row.
+
+    ``behavior`` is "static", "currentReplicas", "currentReplicasIfHigher", "currentReplicasIfLower" or
+    "scalingModifiers" (KEDA 2.20: pkg/fallback/fallback.go).
+    """
+
+    failures: int
+    replicas: int
+    behavior: str = "static"
+
+    def describe(self) -> str:
+        """Say which size it leads to."""
+        size = {
+            "currentReplicas": "keeps the present size",
+            "currentReplicasIfHigher": f"keeps the present size, and at least {self.replicas}",
+            "currentReplicasIfLower": f"keeps the present size, and at most {self.replicas}",
+            "scalingModifiers": "gives the formula nil for this trigger",
+        }
+        return size.get(self.behavior, f"sets the size to {self.replicas}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +92,7 @@ class ScaledObject:
     """A ScaledObject or ScaledJob.
 
     ``others`` are the types of the triggers of other scalers. ``idle_replicas`` is None where it is not given.
-    ``fallback`` holds the number of errors after which KEDA applies it, and its replicas. ``paused`` is the annotation
+    ``fallback`` is None where none is given. ``paused`` is the annotation
     that pauses KEDA, empty where none does; ``is_scale_in_paused`` and ``is_scale_out_paused`` say that one direction
     is paused. ``formula`` is None without scalingModifiers. ``jobs`` has the rules of a ScaledJob. ``remarks`` are
     sentences on fields that cannot be read. ``is_assumed`` says that no object was read, so that the sizes are KEDA's
@@ -83,7 +110,7 @@ class ScaledObject:
     cooldown_seconds: float = DEFAULT_COOLDOWN_SECONDS
     behavior: Behavior | None = None
     tolerances: Tolerances = field(default_factory=Tolerances)
-    fallback: tuple[int, int] | None = None
+    fallback: Fallback | None = None
     paused: str = ""
     is_scale_in_paused: bool = False
     is_scale_out_paused: bool = False
@@ -121,7 +148,6 @@ def scaled_object_of(item: Mapping[str, Any]) -> ScaledObject:
     behavior, remarks = _behavior(part(config, "behavior"))
     annotations = part(metadata, "annotations")
     is_in_paused, is_out_paused = _is_set(annotations, _PAUSED_SCALE_IN), _is_set(annotations, _PAUSED_SCALE_OUT)
-    fallback = part(spec, "fallback")
     return ScaledObject(
         namespace=str(metadata.get("namespace", "")),
         name=name,
@@ -134,7 +160,7 @@ def scaled_object_of(item: Mapping[str, Any]) -> ScaledObject:
         cooldown_seconds=_count(spec, "cooldownPeriod", int(DEFAULT_COOLDOWN_SECONDS)),
         behavior=_with_pauses(behavior, is_in_paused=is_in_paused, is_out_paused=is_out_paused),
         tolerances=tolerances(spec),
-        fallback=(_count(fallback, "failureThreshold", 0), _count(fallback, "replicas", 0)) if fallback else None,
+        fallback=fallback_of(spec),
         paused=_paused(annotations),
         is_scale_in_paused=is_in_paused,
         is_scale_out_paused=is_out_paused,
@@ -166,6 +192,15 @@ def read_scaled_object(text: str, namespace: str, name: str) -> ScaledObject:
     raise ScaledObjectError(f"name one of these as NAMESPACE/NAME: {names}")
 
 
+def fallback_of(spec: Mapping[str, Any]) -> Fallback | None:
+    """Read a ScaledObject's fallback; None where it has none."""
+    given = part(spec, "fallback")
+    if not given:
+        return None
+    behavior = _text(given.get("behavior") or "static")
+    return Fallback(_count(given, "failureThreshold", 0), _count(given, "replicas", 0), behavior)
+
+
 def _items(document: object) -> list[Mapping[str, Any]]:
     if not isinstance(document, Mapping):
         return []
@@ -184,6 +219,7 @@ def _triggers(items: object) -> tuple[tuple[ScaledObjectTrigger, ...], tuple[str
             number,
             {str(key): _text(value) for key, value in part(trigger, "metadata").items()},
             str(trigger.get("metricType") or ASSUMED),
+            _text(trigger.get("name") or ""),
         )
         for number, trigger in enumerate(triggers, start=1)
         if trigger.get("type") in _EXTERNAL_TYPES

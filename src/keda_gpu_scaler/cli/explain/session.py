@@ -5,11 +5,14 @@ Law: the evaluation is the one behind the answers to KEDA, made by an instance t
 computed here.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from keda_gpu_scaler.cli.explain.forecast import forecast_of
-from keda_gpu_scaler.cli.explain.result import ExplainResult, HpaStatus, hpa_status
+from keda_gpu_scaler.cli.explain.formula_forecast import with_formula
+from keda_gpu_scaler.cli.explain.live_hpa import hpa_differences
+from keda_gpu_scaler.cli.explain.result import ExplainResult, hpa_status
 from keda_gpu_scaler.cli.explain.scaledobject import ScaledObject, ScaledObjectTrigger
 from keda_gpu_scaler.cli.kube_session import KubeSession
 from keda_gpu_scaler.cli.output import waiting_notice
@@ -60,6 +63,9 @@ class ExplainSession:
         Raises:
             KubeError: no instance can be reached, and none was reached before.
         """
+        yield from with_formula(list(self._each()), self._request.replicas)
+
+    def _each(self) -> Iterator[ExplainResult]:
         for trigger in self._request.scaled_object.triggers:
             try:
                 yield self._explain(trigger)
@@ -88,11 +94,12 @@ class ExplainSession:
             error = answer.error
             reason = self._close_broken_forward(is_connected=answer.is_connected)
             return self._result(trigger, error=replace(error, details=reason) if error and reason else error)
+        hpa = self._hpa()
         return replace(
             self._result(trigger),
             evaluation=evaluation,
             forecast=forecast_of(evaluation, scaled_object, trigger, request.replicas),
-            hpa_status=self._hpa_status(),
+            hpa_status=hpa_status(hpa, hpa_differences(hpa, scaled_object, trigger, evaluation)),
         )
 
     def _result(self, trigger: ScaledObjectTrigger, *, error: Call | None = None) -> ExplainResult:
@@ -130,8 +137,9 @@ class ExplainSession:
         self._address = ""
         return reason
 
-    def _hpa_status(self) -> HpaStatus | None:
+    def _hpa(self) -> Mapping[str, Any] | None:
+        """Return the live HPA; None where there is none, or where it cannot be read."""
         scaled_object = self._request.scaled_object
         if self._cluster is None or scaled_object.kind != "ScaledObject" or not scaled_object.hpa_name:
             return None
-        return hpa_status(self._cluster.hpa(scaled_object.namespace, scaled_object.hpa_name))
+        return self._cluster.hpa(scaled_object.namespace, scaled_object.hpa_name)

@@ -73,6 +73,7 @@ def merged(rows: Sequence[TopRow]) -> TopRow:
         pod="",
         device="",
         uuid="",
+        vendor=_common(row.vendor for row in rows),
         model=_common(row.model for row in rows),
         devices=len(rows),
         with_value=len(with_value),
@@ -181,5 +182,5 @@ def _natural(name: str) -> tuple[tuple[int, int, str], ...]:
 
 def _contains(row: TopRow, words: str) -> bool:
     state = "unknown" if row.unknown else ""
-    text = "\n".join((row.node, row.model, row.uuid, row.source, *(row.held_by or ()), state)).lower()
+    text = "\n".join((row.node, row.vendor, row.model, row.uuid, row.source, *(row.held_by or ()), state)).lower()
     return all(word in text for word in words.lower().split())

@@ -13,7 +13,8 @@ The keys of the JSON object:
     ``node``                     empty for a pod on several nodes
     ``pod``                      "namespace/name", empty unless by pod
     ``device``                   the driver's index, of a slice with its instance ("0/3"); empty unless by device
-    ``uuid``, ``model``          the model is empty if there are several
+    ``uuid``
+    ``vendor``, ``model``        "NVIDIA", "AMD", "Intel"; empty if there are several, or if it is not known
     ``devices``, ``with_value``  the number of devices, and how many of them have readings
     ``gpu_utilization_percent``  the mean of the devices with readings
     ``memory_used_bytes``, ``memory_total_bytes``, ``power_watts``   the sum, if every device with readings has one

@@ -3,6 +3,7 @@
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from keda_gpu_scaler.config import Config
 from keda_gpu_scaler.core.interfaces import Backend
 from keda_gpu_scaler.core.state.fleet import Fleet
 from keda_gpu_scaler.core.types import Device
+from keda_gpu_scaler.devices.registry import BackendSettings, selected
 from keda_gpu_scaler.kube.podresources import DEFAULT_PATH, PodResources
 from keda_gpu_scaler.sampler import Sampler
 
@@ -55,7 +57,7 @@ class LocalDevices:
         return FleetReadings(self.timing.utc(), str(self.environment), rows, unavailable_instances(fleet), notes)
 
     async def wait_for_sync(self) -> None:
-        """Return after the first attempt to read the driver."""
+        """Return after the first attempt to read the driver; the second where rates are the growth of counters."""
         await self.first_reading.wait()
 
     def _assigned(self, devices: Sequence[Device]) -> tuple[frozenset[str] | None, tuple[str, ...]]:
@@ -81,7 +83,12 @@ async def local_devices(
     kubelet = await _kubelet(config, backend, timing)
     listing = asyncio.create_task(kubelet.run()) if kubelet is not None else None
 
+    attempts = itertools.count(1)
+    needed = 2 if _needs_two_readings(config) else 1
+
     def on_publish() -> None:
+        if next(attempts) < needed:
+            return
         with contextlib.suppress(RuntimeError):  # a call of the driver may return after the loop is closed
             loop.call_soon_threadsafe(source.first_reading.set)
 
@@ -102,6 +109,12 @@ async def local_devices(
             listing.cancel()
             await asyncio.gather(listing, return_exceptions=True)
         await loop.run_in_executor(None, sampler.stop)
+
+
+def _needs_two_readings(config: Config) -> bool:
+    settings = BackendSettings(config.nvml_library, config.replay_speed, config.sysfs_root)
+    vendors = selected(config.backend, settings)
+    return any(vendor.check is not None and vendor.check.seconds_between_reads > 0 for vendor in vendors)
 
 
 async def _kubelet(config: Config, backend: Backend, timing: Timing) -> PodResources | None:

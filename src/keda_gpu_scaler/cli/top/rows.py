@@ -11,7 +11,7 @@ from datetime import datetime
 from keda_gpu_scaler.core.evaluate.attribution import PodDevices, attribute
 from keda_gpu_scaler.core.state.fleet import PEERS_UNKNOWN, Fleet, History
 from keda_gpu_scaler.core.types import Device, PodRef, Sample
-from keda_gpu_scaler.devices.registry import is_measured
+from keda_gpu_scaler.devices.registry import is_measured, maker_of
 
 _MAX_NAMED_NODES = 3
 
@@ -30,6 +30,7 @@ class TopRow:
     pod: str
     device: str
     uuid: str
+    vendor: str
     model: str
     devices: int
     with_value: int
@@ -121,6 +122,7 @@ def _device_row(
         pod="",
         device=f"{device.index}" if device.gpu_instance is None else f"{device.index}/{device.gpu_instance}",
         uuid=device.uuid,
+        vendor=maker_of(device.uuid),
         model=device.model,
         devices=1,
         with_value=1 if sample.has_reading else 0,

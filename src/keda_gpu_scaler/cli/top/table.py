@@ -125,6 +125,7 @@ def _columns(rows: Sequence[TopRow], kind: RowKind, glyphs: Glyphs, has_sparklin
         return _TableColumn(head, cells, width, min(width, least), rank)
 
     node = words("NODE", lambda row: narrow(row.node) or "(several)", 8, 5 if kind is RowKind.POD else None)
+    vendor = [words("VENDOR", _vendor, 6, 0)] if _has_vendors(rows) else []
     model = words("MODEL", lambda row: narrow(row.model).removeprefix("NVIDIA ") or "(several)", 8, 2)
     sparkline = [_TableColumn("RECENT", None, _MAX_SPARKLINE, _MIN_SPARKLINE, 4)] if has_sparkline else []
     readings = [
@@ -136,11 +137,16 @@ def _columns(rows: Sequence[TopRow], kind: RowKind, glyphs: Glyphs, has_sparklin
     ]
     if kind is RowKind.DEVICE:
         holders = words("HELD BY", _holders, 10)
-        return [node, numbers("GPU", lambda row: row.device), model, *readings, holders]
+        return [node, numbers("GPU", lambda row: row.device), *vendor, model, *readings, holders]
     count = numbers("GPUS", device_count)
     if kind is RowKind.NODE:
-        return [node, count, model, *readings, words("HELD BY", _holders, 10)]
-    return [words("POD", _pod, 16), count, *readings, node, model]
+        return [node, count, *vendor, model, *readings, words("HELD BY", _holders, 10)]
+    return [words("POD", _pod, 16), count, *readings, node, *vendor, model]
+
+
+def _has_vendors(rows: Sequence[TopRow]) -> bool:
+    """Whether the devices are of several vendors: otherwise a column says nothing."""
+    return len({row.vendor for row in rows}) > 1
 
 
 def _fitted(columns: Sequence[_TableColumn], width: int) -> list[_TableColumn]:
@@ -209,6 +215,10 @@ def _holders(row: TopRow) -> str:
     if row.held_by is None:
         return UNKNOWN
     return narrow(" ".join(row.held_by)) or "-"
+
+
+def _vendor(row: TopRow) -> str:
+    return narrow(row.vendor) or (UNKNOWN if row.devices == 1 else "(several)")
 
 
 def _pod(row: TopRow) -> str:

@@ -60,7 +60,8 @@ def validate(ctx: click.Context, files: tuple[str, ...], style: str, is_strict: 
 
 
 def _exit_status(report: ValidationReport, is_strict: bool) -> int:
-    return int(any(is_strict or finding.severity is Severity.ERROR for finding in report.findings))
+    failing = (Severity.ERROR, Severity.WARNING) if is_strict else (Severity.ERROR,)
+    return int(any(finding.severity in failing for finding in report.findings))
 
 
 def _texts(ctx: click.Context, files: tuple[str, ...]) -> Iterator[tuple[str, str]]:
@@ -91,5 +92,6 @@ def _formatted(name: str, finding: ValidationFinding, style: str) -> str:
     text = printable(f"{finding.subject}: {finding.message}" if finding.subject else finding.message)
     if style == "github":
         text = text.replace("%", "%25")  # the escape of GitHub's workflow commands
-        return f"::{finding.severity} file={name},line={finding.line},col={finding.column}::{text}"
+        command = "notice" if finding.severity is Severity.INFO else finding.severity
+        return f"::{command} file={name},line={finding.line},col={finding.column}::{text}"
     return f"{printable(name)}:{finding.line}:{finding.column}: {finding.severity}: {text}"

@@ -6,10 +6,11 @@ from enum import StrEnum
 
 
 class Severity(StrEnum):
-    """Whether the object cannot work, or works in an unexpected way."""
+    """Whether the object cannot work, works in an unexpected way, or works in a way that is worth knowing."""
 
     ERROR = "error"
     WARNING = "warning"
+    INFO = "info"
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -15,6 +15,7 @@ from keda_gpu_scaler.cli.validate.trigger_rules import (
     check_trigger,
     is_own_trigger,
 )
+from keda_gpu_scaler.cli.validate.trigger_set_rules import check_trigger_set
 from keda_gpu_scaler.core.evaluate.report_type import JOBS_NEED_AVERAGE_VALUE
 from keda_gpu_scaler.core.hpa.replica_calculator import ValueType
 from keda_gpu_scaler.core.quoting import quoted
@@ -100,8 +101,11 @@ def _problems(manifest: ScaledManifest) -> Iterator[Problem]:
     yield from _check_replica_counts(manifest)
     if "jobTargetRef" in manifest.spec:
         yield from _check_jobs(manifest)
-    elif (found := formula(manifest.spec)) is not None:
-        yield from _check_formula(manifest, found)
+    else:
+        found = formula(manifest.spec)
+        if found is not None:
+            yield from _check_formula(manifest, found)
+        yield from check_trigger_set(manifest.spec, manifest.own_triggers, found)
     if manifest.can_be_at_zero:
         yield from _check_activation(manifest)
         yield from _check_push(manifest)

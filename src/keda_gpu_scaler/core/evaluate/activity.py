@@ -59,6 +59,8 @@ def decide_activity(
         return Activity(
             True, f"it is not known whether the workload is idle: {missing[0]}", is_kept_by_missing_data=True
         )
+    if evidence.hold is not None:
+        return Activity(True, evidence.hold.reason, is_kept_by_missing_data=True)
     no_demand = f", and {demand.sentence}" if demand else ""
     if evidence.busiest is None:
         return Activity(

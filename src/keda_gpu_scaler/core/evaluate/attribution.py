@@ -51,6 +51,15 @@ class PodDevices:
     unresolved: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class DeviceHolder:
+    """A pod that holds a device: one of ``sharers`` pods. ``containers`` are those that hold it, sorted."""
+
+    pod: PodRef
+    containers: tuple[str, ...]
+    sharers: int
+
+
 def attribute(snapshot: Snapshot) -> Mapping[PodRef, PodDevices] | None:
     """Return the devices of every pod that holds at least one; None while the allocations are not known."""
     if snapshot.allocations is None:
@@ -77,6 +86,22 @@ def attribute(snapshot: Snapshot) -> Mapping[PodRef, PodDevices] | None:
             unresolved=tuple(sorted(unresolved.get(pod, ()))),
         )
         for pod in held.keys() | unresolved.keys()
+    }
+
+
+def holders(snapshot: Snapshot) -> Mapping[str, tuple[DeviceHolder, ...]] | None:
+    """Return the holders of every held device by its UUID, sorted by pod; None while the allocations are not known."""
+    if snapshot.allocations is None:
+        return None
+    index = _DeviceIndex([sample.device for sample in snapshot.samples])
+    held: dict[str, dict[PodRef, set[str]]] = {}
+    for allocation in snapshot.allocations:
+        pod = PodRef(allocation.namespace, allocation.pod)
+        for device in index.find(allocation):
+            held.setdefault(device.uuid, {}).setdefault(pod, set()).add(allocation.container)
+    return {
+        uuid: tuple(DeviceHolder(pod, tuple(sorted(containers)), len(pods)) for pod, containers in sorted(pods.items()))
+        for uuid, pods in held.items()
     }
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measures the devices of one node or of the whole fleet, whichever pods hold them."""
 
+import math
 from collections.abc import Sequence
 
 from keda_gpu_scaler.core.aggregation import AGGREGATIONS
@@ -19,6 +20,7 @@ from keda_gpu_scaler.core.evaluate.observation import (
     observe_devices,
     observe_missing_nodes,
 )
+from keda_gpu_scaler.core.evaluate.outage import DataSource, activity_hold
 from keda_gpu_scaler.core.evaluate.workload_view import WorkloadView
 from keda_gpu_scaler.core.hpa.plain_value import plain_devices
 from keda_gpu_scaler.core.hpa.reported_value import ReportedValue, ReportType, report_devices
@@ -95,8 +97,14 @@ def measure_observations(
         # A workload without a replica has no work on a missing device.
         missing_reasons=() if view and view.is_scaled_to_zero else tuple(missing),
         expires_at_seconds=expiries(observations),
+        hold=activity_hold(view.workload, _sources(observations), trigger.min_coverage, view.now) if view else None,
     )
     return Measurement(reported, evidence, steps, len(known), len(observations), tuple(observations))
+
+
+def _sources(observations: Sequence[DeviceObservation]) -> list[DataSource]:
+    known = [one.run for one in observations if one.value is not None and one.run is not None]
+    return [DataSource(run, -math.inf) for run in known]
 
 
 def _reported(

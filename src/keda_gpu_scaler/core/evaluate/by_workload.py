@@ -18,7 +18,9 @@ from keda_gpu_scaler.core.evaluate.measurement import (
     misconfigured,
     unavailable,
 )
+from keda_gpu_scaler.core.evaluate.missing_hold import ShrinkHold, shrink_hold
 from keda_gpu_scaler.core.evaluate.observation import ObservationState, PodObservation
+from keda_gpu_scaler.core.evaluate.outage import DataSource, activity_hold
 from keda_gpu_scaler.core.evaluate.replica_groups import group_values
 from keda_gpu_scaler.core.evaluate.report_type import report_type
 from keda_gpu_scaler.core.evaluate.workload_view import WorkloadView
@@ -102,11 +104,12 @@ def _measure_pods(
         return NoMeasurement(unavailable(_NO_NUMBER), steps, observations=observations)
     if view.out_of_scope and view.workload.formula is None:
         steps = (*steps, f"{len(view.out_of_scope)} ready pods are out of scope: they count as at the target")
-    reported = reported_demand or _report_pods(report, view)
+    hold = shrink_hold(view)
+    reported = reported_demand or _report_pods(report, view, hold)
     contradiction = queue_contradiction(view, reported)
     return Measurement(
         reported,
-        _evidence(view, demand, loading),
+        _evidence(view, demand, loading, hold),
         (*steps, contradiction) if contradiction else steps,
         with_value,
         expected,
@@ -115,7 +118,7 @@ def _measure_pods(
     )
 
 
-def _report_pods(report: ReportType, view: WorkloadView) -> ReportedValue:
+def _report_pods(report: ReportType, view: WorkloadView, hold: ShrinkHold | None) -> ReportedValue:
     if view.job_rules is not None:
         return _report_jobs(view)
     if view.workload.formula is not None:
@@ -130,6 +133,7 @@ def _report_pods(report: ReportType, view: WorkloadView) -> ReportedValue:
         size=view.size,
         target=view.trigger.target,
         tolerances=view.workload.tolerances,
+        shrink_hold=hold.reason if hold is not None else "",
     )
 
 
@@ -146,7 +150,9 @@ def _report_jobs(view: WorkloadView) -> ReportedValue:
     )
 
 
-def _evidence(view: WorkloadView, demand: DemandObservation | None, loading: Sequence[Pod]) -> ActivityEvidence:
+def _evidence(
+    view: WorkloadView, demand: DemandObservation | None, loading: Sequence[Pod], hold: ShrinkHold | None
+) -> ActivityEvidence:
     """Collect what says whether the workload has work. All of its pods count, whichever of them the trigger selects."""
     unnarrowed = view.unnarrowed_observations
     observed = view.observations if unnarrowed is view.observations else [*view.observations, *unnarrowed]
@@ -155,8 +161,17 @@ def _evidence(view: WorkloadView, demand: DemandObservation | None, loading: Seq
         requests=math.fsum([one.requests for one in view.observations]),
         starting=(*view.starting, *loading),
         missing_reasons=(*view.missing_reasons, *_not_scraped(view, demand)),
-        expires_at_seconds=expiries(observed),
+        expires_at_seconds=(*expiries(observed), *([hold.until_seconds] if hold is not None else [])),
+        hold=activity_hold(view.workload, _sources(view), view.trigger.min_coverage, view.now),
     )
+
+
+def _sources(view: WorkloadView) -> list[DataSource]:
+    return [
+        DataSource(one.run, one.pod.serving_since_seconds)
+        for one in view.ready
+        if one.value is not None and one.run is not None
+    ]
 
 
 def _busiest(view: WorkloadView, observations: Sequence[PodObservation]) -> float | None:

@@ -4,6 +4,7 @@
 from collections.abc import Iterator
 
 from keda_gpu_scaler.core.evaluate.engine_load import fresh_history, pod_endpoint
+from keda_gpu_scaler.core.evaluate.ranks import ranks_of
 from keda_gpu_scaler.core.evaluate.workload_view import HISTORY_SECONDS, WorkloadView
 from keda_gpu_scaler.core.hpa.reported_value import ReportedValue
 from keda_gpu_scaler.core.state.scrape import TargetHistory
@@ -38,10 +39,12 @@ def queue_contradiction(view: WorkloadView, reported: ReportedValue) -> str:
 
 def _histories(view: WorkloadView) -> Iterator[TargetHistory]:
     query = view.trigger.engine
+    if query is None:
+        return
     for pod in [one.pod for one in view.ready]:
-        scraped = view.fleet.scrape_results.get(pod_endpoint(query, pod)) if query is not None else None
-        if history := fresh_history(scraped, view.now, view.fleet.stale_after_seconds):
-            yield history
+        for rank in ranks_of(query, view.fleet.scrape_results.get(pod_endpoint(query, pod))):
+            if history := fresh_history(rank, view.now, view.fleet.stale_after_seconds):
+                yield history
 
 
 def _waiting(history: TargetHistory) -> tuple[float, float]:

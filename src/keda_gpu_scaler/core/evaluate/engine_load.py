@@ -91,7 +91,7 @@ def engine_load(
     if page is None or page.newest is None:
         return unscraped_load(scraped, now)
     newest, window = page.newest, SampleWindow(page, page.newest, window_seconds)
-    requests = (newest.running or 0.0) + (newest.waiting or 0.0) + (newest.deferred or 0.0)
+    requests = requests_now(newest)
     if not requests and metric.reading not in _RATES:
         requests = window.ended
     expires = newest.at_seconds + stale_after_seconds
@@ -99,18 +99,8 @@ def engine_load(
     try:
         value, how = _VALUES[metric.reading](window, query)
     except UnknownReadingError as unknown:
-        sentence = f"{title} at {page.url}: {unknown}"
-        engine = ENGINES.get(newest.engine)
-        if engine is not None and engine.no_queue_hint and newest.waiting is None:
-            sentence += f"; {engine.no_queue_hint}"
-        return EngineLoad(
-            None,
-            sentence,
-            requests,
-            expires,
-            is_no_engine=engine is not None and not engine.reports_queue,
-            lower_bound=unknown.lower_bound if isinstance(unknown, PartialReadingError) else None,
-        )
+        bound = unknown.lower_bound if isinstance(unknown, PartialReadingError) else None
+        return unknown_load(newest, page.url, str(unknown), requests, expires, bound)
     return EngineLoad(
         value,
         f"{value:.6g} {metric.unit}".rstrip() + f" by {title} at {page.url}{how}",
@@ -118,6 +108,32 @@ def engine_load(
         expires,
         are_requests_known=newest.running is not None,
     )
+
+
+def requests_now(sample: EngineSample) -> float:
+    """Return the number of requests that the engine has: those that run, and those that wait for whatever reason."""
+    return (sample.running or 0.0) + (sample.waiting or 0.0) + (sample.deferred or 0.0)
+
+
+def unknown_load(
+    sample: EngineSample, url: str, why: str, requests: float, expires: float, lower_bound: float | None = None
+) -> EngineLoad:
+    """Return the unknown load of an engine whose page misses a reading.
+
+    Args:
+        sample: the newest page.
+        url: where it was read.
+        why: which reading is missing.
+        requests: as in ``EngineLoad``.
+        expires: when the page becomes stale, in monotonic seconds.
+        lower_bound: as in ``EngineLoad``.
+    """
+    engine = ENGINES.get(sample.engine)
+    sentence = f"{sample.engine or 'page'} at {url}: {why}"
+    if engine is not None and engine.no_queue_hint and sample.waiting is None:
+        sentence += f"; {engine.no_queue_hint}"
+    is_no_engine = engine is not None and not engine.reports_queue
+    return EngineLoad(None, sentence, requests, expires, is_no_engine=is_no_engine, lower_bound=lower_bound)
 
 
 def unscraped_load(scraped: ScrapeResult | None, now: float) -> EngineLoad:
@@ -155,18 +171,9 @@ def _kv_cache(window: SampleWindow, query: EngineQuery) -> tuple[float, str]:
 
 
 def _kv_ratio(window: SampleWindow) -> tuple[float, str]:
-    """Return the mean KV cache usage, a ratio, and a remark.
-
-    An engine that reported it in per cent once always does, also where the number is small enough for a ratio.
-    """
-    if not window.is_kv_percent:
-        return window.gauge(lambda it: it.kv_cache_ratio, "KV cache usage"), ""
-
-    def ratio(it: EngineSample) -> float | None:
-        value = it.kv_cache_ratio
-        return value / 100 if value is not None and not it.is_kv_percent else value
-
-    return window.gauge(ratio, "KV cache usage"), "the engine reports its KV cache usage in per cent"
+    """Return the mean KV cache usage, a ratio, and a remark."""
+    remark = "the engine reports its KV cache usage in per cent" if window.newest.is_kv_percent else ""
+    return window.gauge(lambda it: it.kv_cache_ratio, "KV cache usage"), remark
 
 
 def _request_rate(window: SampleWindow, query: EngineQuery) -> tuple[float, str]:

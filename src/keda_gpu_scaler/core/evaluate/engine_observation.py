@@ -6,6 +6,7 @@ prevent a smaller size.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from keda_gpu_scaler.core.evaluate.device_load import devices_by_pod
 from keda_gpu_scaler.core.evaluate.engine_load import EngineLoad, engine_load, pod_endpoint
@@ -19,6 +20,7 @@ from keda_gpu_scaler.core.evaluate.observation import (
     is_ready,
 )
 from keda_gpu_scaler.core.evaluate.ranks import combine_ranks, ranks_of
+from keda_gpu_scaler.core.state.data_run import DataRun
 from keda_gpu_scaler.core.state.fleet import Fleet
 from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult
 from keda_gpu_scaler.core.trigger.engine_params import EngineQuery
@@ -59,7 +61,8 @@ def observe_engines(
     for pod in pods:
         of_pod = by_ref.get(pod.ref)
         load_of_pod = combine_ranks(metric, of_pod) if of_pod else None
-        observations.append(_engine_observation(pod, load_of_pod, trigger.target))
+        page = fleet.scrape_results.get(pod_endpoint(query, pod))
+        observations.append(_engine_observation(pod, load_of_pod, trigger.target, _pages(page, fleet, now)))
     return ObservedPods(observations, sentences)
 
 
@@ -73,7 +76,8 @@ def observe_endpoint(trigger: Trigger, fleet: Fleet, now: float) -> tuple[Device
         load = _workload_load(trigger, query, [ScrapedEngine(scraped)], fleet, now, None).loads[0]
     else:
         load = _load(trigger, trigger.metric, query, scraped, fleet, now)
-    return DeviceObservation(query.url, None, load.value, load.sentence, load.expires_at_seconds), load
+    run = _pages(scraped, fleet, now).run
+    return DeviceObservation(query.url, None, load.value, load.sentence, load.expires_at_seconds, run), load
 
 
 def _engine_query(trigger: Trigger) -> EngineQuery:
@@ -82,7 +86,28 @@ def _engine_query(trigger: Trigger) -> EngineQuery:
     return trigger.engine
 
 
-def _engine_observation(pod: Pod, load: EngineLoad | None, target: float) -> PodObservation:
+@dataclass(frozen=True, slots=True)
+class _Pages:
+    """When the pages of an endpoint came: ``run`` as in an observation, ``until_seconds`` where no page is fresh."""
+
+    run: DataRun | None = None
+    until_seconds: float | None = None
+
+
+def _pages(scraped: ScrapeResult | None, fleet: Fleet, now: float) -> _Pages:
+    targets = [target for target in scraped.targets if target.newest is not None] if scraped is not None else []
+    if not targets:
+        return _Pages()
+    # Of several ranks the last one that answered again ended the gap, and the first one without an answer began it.
+    runs = [target.run for target in targets if target.run is not None]
+    stale = [target for target in targets if not target.is_fresh(now, fleet.stale_after_seconds)]
+    return _Pages(
+        max(runs, key=lambda run: run.since_seconds, default=None),
+        min([target.samples[-1].at_seconds for target in stale], default=None),
+    )
+
+
+def _engine_observation(pod: Pod, load: EngineLoad | None, target: float, pages: _Pages) -> PodObservation:
     if not is_ready(pod):
         return PodObservation(pod, ObservationState.NOT_READY, None, "its engine is not scraped while it is not ready")
     if load is None:
@@ -100,6 +125,8 @@ def _engine_observation(pod: Pod, load: EngineLoad | None, target: float) -> Pod
         load.requests,
         load.is_no_engine,
         are_requests_known=load.are_requests_known,
+        run=pages.run,
+        known_until_seconds=pages.until_seconds if value is None else None,
     )
 
 

@@ -54,8 +54,9 @@ class Evaluation:
     to zero. ``demand`` is the observed demand, None where the trigger names no source of demand. ``contradiction`` says
     that requests wait and the value asks for no replica for them. ``cold_start_seconds`` is the median time from the
     creation of a pod until it was ready, None where it is not known. ``observations`` are the observed pods or devices,
-    in the order of the steps. Until ``expires_at_seconds``, on the clock of ``now``, the same arguments give the same
-    evaluation.
+    in the order of the steps. ``replicas`` is the size that the HPA computes from the value, without its limits and its
+    behaviour; None where it is not known. Until ``expires_at_seconds``, on the clock of ``now``, the same arguments
+    give the same evaluation.
     """
 
     scope: Scope
@@ -71,6 +72,7 @@ class Evaluation:
     demand: DemandObservation | None = None
     contradiction: str = ""
     cold_start_seconds: float | None = None
+    replicas: int | None = None
     observations: tuple[PodObservation | DeviceObservation, ...] = field(default=(), compare=False, repr=False)
     expires_at_seconds: float = field(default=-math.inf, compare=False)
 
@@ -153,6 +155,8 @@ def _with_value(
         *measured.evidence.expires_at_seconds,
         *[pod.created_at_seconds + trigger.startup_grace_seconds for pod in measured.evidence.starting],
     ]
+    if (hold := measured.evidence.hold) is not None:
+        expires.append(hold.until_seconds)
     if demand is not None:
         expires.append(demand.expires_at_seconds)
     return Evaluation(
@@ -168,6 +172,7 @@ def _with_value(
         demand=demand,
         contradiction=measured.contradiction,
         cold_start_seconds=view.cold_start_seconds if view is not None else None,
+        replicas=reported.replicas,
         observations=measured.observations,
         expires_at_seconds=min(expires, default=-math.inf),
     )

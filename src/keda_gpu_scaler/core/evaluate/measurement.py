@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from keda_gpu_scaler.core.evaluate.observation import DeviceObservation, PodObservation
+from keda_gpu_scaler.core.evaluate.outage import ActivityHold
 from keda_gpu_scaler.core.hpa.reported_value import ReportedValue
 from keda_gpu_scaler.core.types import Pod, Unavailable
 
@@ -18,7 +19,7 @@ class ActivityEvidence:
     ``busiest`` is the value that the activation threshold applies to, None where requests alone decide. ``requests`` is
     the number of requests that the engines have. ``starting`` are the pods within their startup grace.
     ``missing_reasons`` say what has no value, and could be at work. ``expires_at_seconds`` has the time at which each
-    observation with a value becomes stale.
+    observation with a value becomes stale. ``hold`` says why the workload counts as active although it has no work.
     """
 
     busiest: float | None
@@ -26,6 +27,7 @@ class ActivityEvidence:
     starting: tuple[Pod, ...] = ()
     missing_reasons: tuple[str, ...] = ()
     expires_at_seconds: tuple[float, ...] = ()
+    hold: ActivityHold | None = None
 
 
 @dataclass(frozen=True, slots=True)

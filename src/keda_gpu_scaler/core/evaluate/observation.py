@@ -14,6 +14,7 @@ from keda_gpu_scaler.core.aggregation import AGGREGATIONS
 from keda_gpu_scaler.core.evaluate.attribution import DeviceShare
 from keda_gpu_scaler.core.evaluate.device_load import DeviceLoad, device_loads, device_loads_by_holder, devices_by_pod
 from keda_gpu_scaler.core.selectors import matches_glob
+from keda_gpu_scaler.core.state.data_run import DataRun
 from keda_gpu_scaler.core.state.fleet import Fleet, History
 from keda_gpu_scaler.core.trigger.metrics import EngineMetric, Metric
 from keda_gpu_scaler.core.trigger.parser import Trigger
@@ -51,8 +52,9 @@ class PodObservation:
     ``sentence`` describes its devices or its engine, or says why there is no value. ``expires_at_seconds`` is when the
     readings behind the value become stale, if no newer ones come. ``requests`` is the number of requests that the
     engine has, 0 where not known; ``are_requests_known`` says whether it is. ``is_no_engine`` says that the pod exports
-    no page of a known engine.
-    ``device_values`` are the devices behind the value.
+    no page of a known engine. ``device_values`` are the devices behind the value. ``run`` is the time in which the data
+    behind the value came without a long gap, None where that is not known. Without a value, ``known_until_seconds`` is
+    when the pod's node or engine last sent data, None where it never did, or still does.
     """
 
     pod: Pod
@@ -64,6 +66,8 @@ class PodObservation:
     is_no_engine: bool = False
     device_values: tuple[DeviceValue, ...] = ()
     are_requests_known: bool = False
+    run: DataRun | None = None
+    known_until_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +75,8 @@ class DeviceObservation:
     """The observation of one device.
 
     ``device`` is None for a node whose devices are not known, and for the URL of an endpoint, which is then in
-    ``node``.
+    ``node``. ``run`` is the time in which the data behind the value came without a long gap, None where that is not
+    known.
     """
 
     node: str
@@ -79,6 +84,7 @@ class DeviceObservation:
     value: float | None
     sentence: str
     expires_at_seconds: float = math.inf
+    run: DataRun | None = None
 
 
 def node_labels_unavailable(trigger: Trigger, fleet: Fleet) -> Unavailable | None:
@@ -199,13 +205,16 @@ class _PodObserver:
             return _without_value(pod, ObservationState.OUT_OF_SCOPE, f"node {node} is not selected by nodeSelector")
         history = self._fleet.node(node)
         if history is None or not self._fleet.is_history_fresh(history, self._now):
-            return _without_value(pod, ObservationState.MISSING, self._fleet.missing_reason(node, self._now))
+            known_until = history.received_at_seconds if history is not None else None
+            sentence = self._fleet.missing_reason(node, self._now)
+            return _without_value(pod, ObservationState.MISSING, sentence, known_until)
         by_pod = devices_by_pod(history)
         if by_pod is None:
             return _without_value(
                 pod,
                 ObservationState.MISSING,
                 f"node {node} does not know which pods hold its devices; the log of its instance says why",
+                history.allocated_at_seconds,
             )
         devices = by_pod.get(pod.ref)
         if devices is None:
@@ -236,9 +245,8 @@ class _PodObserver:
         max_lag = self._fleet.stale_after_seconds - history.age_seconds(self._now)
         for load in loads:
             if not load.is_within(max_lag):
-                return _without_value(
-                    pod, ObservationState.MISSING, _no_reading(load, node, self._metric, history, max_lag)
-                )
+                sentence = _no_reading(load, node, self._metric, history, max_lag)
+                return _without_value(pod, ObservationState.MISSING, sentence, _read_until(load, history))
         values = [load.value or 0.0 for load in loads]
         pairs = list(zip(shares, values, strict=True))
         divided = [value / share.sharers if self._metric.is_divided else value for share, value in pairs]
@@ -251,11 +259,23 @@ class _PodObserver:
             f"{value:.6g} {self._metric.unit} on node {node}: {described}",
             self._fleet.expires_at_seconds(history) - max(load.lag_seconds for load in loads),
             device_values=tuple([DeviceValue(share.device, value, share.sharers) for share, value in pairs]),
+            run=history.run,
         )
 
 
-def _without_value(pod: Pod, state: ObservationState, sentence: str) -> PodObservation:
-    return PodObservation(pod, state, None, sentence)
+def _without_value(
+    pod: Pod, state: ObservationState, sentence: str, known_until_seconds: float | None = None
+) -> PodObservation:
+    return PodObservation(pod, state, None, sentence, known_until_seconds=known_until_seconds)
+
+
+def _read_until(load: DeviceLoad, history: History) -> float | None:
+    """Return when a device without a recent reading was last read, None where that is not known."""
+    if load.value is not None:
+        return history.received_at_seconds - load.lag_seconds
+    if load.failure is None or load.failure.since_seconds is None:
+        return None
+    return history.received_at_seconds - max(0.0, history.newest.at_seconds - load.failure.since_seconds)
 
 
 def _describe_share(metric: Metric, share: DeviceShare, value: float) -> str:
@@ -288,7 +308,7 @@ def _observe_node(
             continue
         if load.is_within(max_lag):
             described = _describe_load(metric, load)
-            yield DeviceObservation(node, load.device, load.value, described, expires - load.lag_seconds)
+            yield DeviceObservation(node, load.device, load.value, described, expires - load.lag_seconds, history.run)
         else:
             yield DeviceObservation(node, load.device, None, _no_reading(load, node, metric, history, max_lag))
 

@@ -108,11 +108,6 @@ class SampleWindow:
         return all(reading.waiting == 0 and not reading.deferred for reading in self._compared)
 
     @property
-    def is_kv_percent(self) -> bool:
-        """Whether a reading within the window has the KV cache usage in per cent."""
-        return any(reading.is_kv_percent for reading in self._inside)
-
-    @property
     def is_idle(self) -> bool:
         """Whether every reading says that no request waits or runs."""
         return self.is_without_waiting and all(reading.running == 0 for reading in self._compared)

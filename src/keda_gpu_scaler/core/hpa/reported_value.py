@@ -157,6 +157,7 @@ def report_pods(
     size: WorkloadSize,
     target: float,
     tolerances: Tolerances = DEFAULT_TOLERANCES,
+    shrink_hold: str = "",
 ) -> ReportedValue:
     """Report a workload by its pods.
 
@@ -168,6 +169,7 @@ def report_pods(
         size: the workload's size.
         target: the target of each pod's value.
         tolerances: those of the HPA.
+        shrink_hold: why the workload may not shrink now, empty where it may.
     """
     hpa = _Hpa(report, milli(target), size, tolerances)
     values_milli = [_thousandths(value) for value in values]
@@ -185,6 +187,8 @@ def report_pods(
     counted = f"{len(values)} ready with a value, {missing} without, {unready} not ready"
     if wanted is None:
         return _held(hpa, load, f"no ready pod has a value ({counted})")
+    if shrink_hold and wanted < size.spec_replicas:
+        return _held(hpa, load, f"{shrink_hold}; the resource-metric rules lead to {wanted} replicas ({counted})")
     plain = _within_bounds(sum(values_milli) if report is ReportType.TOTAL else _thousandths(mean(values)))
     plain_step = f"{report} of {len(values)} pods: {plain / 1000:.6g}"
     return _leading_to(hpa, wanted, plain, load, plain_step, f"of the pods ({counted})")

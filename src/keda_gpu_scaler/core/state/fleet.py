@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recent snapshots of every node, and whether they are fresh."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from keda_gpu_scaler.core.state.data_run import DataRun
 from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult
 from keda_gpu_scaler.core.types import Snapshot, Unavailable
 
@@ -20,12 +22,15 @@ class History:
     """One node's recent snapshots, oldest first, at least one. Two histories are equal only if they are one object.
 
     ``received_at_seconds`` is when the newest snapshot came, on the clock of this instance; for its own sampler that is
-    when the snapshot was taken. ``cache`` holds results that were computed from these snapshots. It is dropped with
-    them.
+    when the snapshot was taken. ``run`` is the time without a long gap to which the newest snapshot belongs.
+    ``allocated_at_seconds`` is when the newest snapshot with known allocations came, None where none is known.
+    ``cache`` holds results that were computed from these snapshots. It is dropped with them.
     """
 
     snapshots: tuple[Snapshot, ...]
     received_at_seconds: float
+    run: DataRun | None = None
+    allocated_at_seconds: float | None = None
     cache: dict[object, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -50,6 +55,24 @@ class History:
             yield snapshot
 
 
+def next_history(previous: History | None, snapshots: tuple[Snapshot, ...], received_at_seconds: float) -> History:
+    """Return a node's history after another snapshot came.
+
+    Args:
+        previous: the history before it, None for the first one.
+        snapshots: the snapshots that are kept, the new one last.
+        received_at_seconds: when it came, in monotonic seconds.
+    """
+    run, allocated_at = DataRun(received_at_seconds), None
+    if previous is not None:
+        allocated_at = previous.allocated_at_seconds
+        if previous.run is not None:
+            run = previous.run.continued(previous.received_at_seconds, received_at_seconds)
+    if snapshots[-1].allocations is not None:
+        allocated_at = received_at_seconds
+    return History(snapshots, received_at_seconds, run, allocated_at)
+
+
 @dataclass(frozen=True, slots=True)
 class Fleet:
     """The snapshots and scrape results that an evaluation is computed from.
@@ -60,6 +83,7 @@ class Fleet:
     nodes by name. ``unavailable`` says why a peer has sent no snapshot, by node, or by address where the node is not
     known; under ``PEERS_UNKNOWN`` it says why the peers are not listed yet. ``own_node`` is the node of this instance.
     ``node_labels`` are by node, or the reason why they are not known; None without access to the API server.
+    ``started_at_seconds`` is when this instance started: before, it could not receive any data.
     """
 
     history: History | None
@@ -71,6 +95,7 @@ class Fleet:
     node_labels: Mapping[str, Mapping[str, str]] | Unavailable | None = None
     own_node: str = ""
     scrape_results: Mapping[Endpoint, ScrapeResult] = field(default_factory=dict)
+    started_at_seconds: float = -math.inf
 
     def node(self, name: str) -> History | None:
         """Return the history of a node, also where it is stale; None where there is none."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from keda_gpu_scaler.core.state.data_run import DataRun
 from keda_gpu_scaler.core.types import EngineSample, PodRef
 
 AUTO = "auto"
@@ -76,7 +77,8 @@ class TargetHistory:
 
     ``url`` is the scraped address for display ("http://10.1.2.3:8000/metrics"). ``samples`` is empty until the first
     successful scrape. ``failure`` is a sentence that says why the last scrape returned no sample, None if it did.
-    ``attempt`` is the last scrape, None before it. ``cache`` holds results that were computed from these samples. It
+    ``attempt`` is the last scrape, None before it. ``run`` is the time without a long gap to which the newest sample
+    belongs, None before it. ``cache`` holds results that were computed from these samples. It
     is dropped with them. ``between_samples`` holds results that were computed from neighbouring samples; they are still
     right when newer samples are added.
     """
@@ -85,6 +87,7 @@ class TargetHistory:
     samples: tuple[EngineSample, ...] = ()
     failure: str | None = None
     attempt: ScrapeAttempt | None = None
+    run: DataRun | None = None
     cache: dict[object, Any] = field(default_factory=dict, compare=False, repr=False)
     between_samples: dict[object, Any] = field(default_factory=dict, compare=False, repr=False)
 
@@ -97,7 +100,11 @@ class TargetHistory:
         self, samples: tuple[EngineSample, ...], failure: str | None, attempt: ScrapeAttempt | None = None
     ) -> "TargetHistory":
         """Return the history of the same target after another scrape."""
-        return TargetHistory(self.url, samples, failure, attempt, between_samples=self.between_samples)
+        run, newest = self.run, samples[-1] if samples else None
+        if newest is not None and newest is not self.newest:
+            at, last = newest.at_seconds, self.newest
+            run = DataRun(at) if run is None or last is None else run.continued(last.at_seconds, at)
+        return TargetHistory(self.url, samples, failure, attempt, run, between_samples=self.between_samples)
 
     def is_fresh(self, now: float, stale_after_seconds: float) -> bool:
         """Whether the newest sample is at most ``stale_after_seconds`` old."""
@@ -150,6 +157,7 @@ def retained(
     """
     if samples and samples[-1].engine != sample.engine:
         return (sample,)  # another engine answers now, and its counters are not comparable
+    samples, sample = _in_one_unit(samples, sample)
     begin = sample.at_seconds - window_seconds
     first = next((number for number, it in enumerate(samples) if it.at_seconds > begin), len(samples))
     older: list[EngineSample] = []
@@ -160,6 +168,25 @@ def retained(
         older.append(it if it.token_time is None and it.first_token is None else _without_histograms(it))
     kept = (*older, *samples[max(first - 1, 0) :], sample)
     return kept[-MAX_SAMPLES:]
+
+
+def _in_one_unit(samples: Sequence[EngineSample], sample: EngineSample) -> tuple[Sequence[EngineSample], EngineSample]:
+    """Return the samples with the KV cache usage in the same unit.
+
+    An engine that reports it in per cent once always does, also where the number is small enough for a ratio.
+    """
+    if not samples or samples[-1].is_kv_percent == sample.is_kv_percent:
+        return samples, sample
+    if sample.is_kv_percent:
+        return [_from_percent(it) for it in samples], sample
+    return samples, _from_percent(sample)
+
+
+def _from_percent(sample: EngineSample) -> EngineSample:
+    if sample.is_kv_percent:
+        return sample
+    ratio = sample.kv_cache_ratio
+    return replace(sample, kv_cache_ratio=None if ratio is None else ratio / 100, is_kv_percent=True)
 
 
 def _step(sample: EngineSample) -> int:

@@ -72,6 +72,7 @@ def _general_settings(trigger: Trigger, given: Mapping[str, str], scope: Scope) 
     yield "windowSeconds", f"{trigger.window_seconds:g}"
     yield "minCoverage", f"{trigger.min_coverage:g}"
     yield "startupGraceSeconds", f"{trigger.startup_grace_seconds:g}"
+    yield "missingHoldSeconds", f"{trigger.missing_hold_seconds:g}"
     yield "pollIntervalSeconds", f"{trigger.poll_interval_seconds:g}"
     yield "metricName", trigger.metric_name
 

@@ -127,6 +127,12 @@ PARAMETERS: tuple[Parameter, ...] = (
         f"0 to {MAX_STARTUP_GRACE_SECONDS:g}",
     ),
     Parameter(
+        "missingHoldSeconds",
+        "startupGraceSeconds",
+        "while a ready pod has no value, the workload does not shrink for this long, because the shrink might delete "
+        f"just that pod: 0 to {MAX_STARTUP_GRACE_SECONDS:g}. With scalingModifiers it has no effect",
+    ),
+    Parameter(
         "minCoverage",
         f"{DEFAULT_MIN_COVERAGE:g}",
         "the share of the ready pods (or devices) in scope that must have a value; with fewer, no value is reported: "
@@ -202,6 +208,7 @@ class Trigger:
     gpu_model: str | None = None
     node_selector: LabelSelector | None = None
     startup_grace_seconds: float = DEFAULT_STARTUP_GRACE_SECONDS
+    missing_hold_seconds: float = DEFAULT_STARTUP_GRACE_SECONDS
     min_coverage: float = DEFAULT_MIN_COVERAGE
     profile: str | None = None
     hints: tuple[str, ...] = ()
@@ -252,6 +259,7 @@ class _TriggerParser:
         profile = self._profile()
         metric = METRIC_TYPES[self._metric(profile)]
         engine = self._engine(metric, profile)
+        grace = self._seconds("startupGraceSeconds", DEFAULT_STARTUP_GRACE_SECONDS, MAX_STARTUP_GRACE_SECONDS)
         trigger = Trigger(
             metric=metric,
             target=self._target(metric, profile),
@@ -267,9 +275,8 @@ class _TriggerParser:
             report=read.choice("report", DEFAULT_REPORT, REPORTS),
             gpu_model=_only_for_devices(engine, self._gpu_model()),
             node_selector=_only_for_devices(engine, self._node_selector()),
-            startup_grace_seconds=self._seconds(
-                "startupGraceSeconds", DEFAULT_STARTUP_GRACE_SECONDS, MAX_STARTUP_GRACE_SECONDS
-            ),
+            startup_grace_seconds=grace,
+            missing_hold_seconds=self._seconds("missingHoldSeconds", grace, MAX_STARTUP_GRACE_SECONDS),
             min_coverage=read.number("minCoverage", DEFAULT_MIN_COVERAGE, at_least=0, at_most=1),
             profile=profile.name if profile else None,
             engine=engine,

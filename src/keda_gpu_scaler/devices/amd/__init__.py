@@ -4,11 +4,11 @@
 from pathlib import Path
 
 from keda_gpu_scaler.core.interfaces import Backend
-from keda_gpu_scaler.devices.registry import BackendSettings, DriverCheck, Vendor, VisibleDevices, register
+from keda_gpu_scaler.devices.registry import BackendSettings, DriverCheck, HostProblem, Vendor, VisibleDevices, register
 from keda_gpu_scaler.devices.sysfs import UnreadableError, drm_cards
 
 PCI_VENDOR = "0x1002"
-_MEMORY_REMEDY = "amdgpu's files do not have the memory in use of one partition: use gpu_utilization there"
+DRIVERS = ("amdgpu",)
 
 
 def _open(argument: str, settings: BackendSettings) -> Backend:
@@ -43,6 +43,13 @@ def _describe(backend: Backend, settings: BackendSettings) -> str:
     return f"AMD's amdgpu, through {settings.sysfs_root}: {sources}"
 
 
+def _host_problems(settings: BackendSettings) -> tuple[HostProblem, ...]:
+    from keda_gpu_scaler.devices.sysfs.pci import ACCELERATOR_CLASS, DISPLAY_CLASS, unserved_devices
+
+    classes = (DISPLAY_CLASS, ACCELERATOR_CLASS)
+    return tuple(unserved_devices(Path(settings.sysfs_root), PCI_VENDOR, DRIVERS, classes))
+
+
 register(
     Vendor(
         name="amd",
@@ -75,6 +82,8 @@ register(
                 ("memory_used_mib", "memory_used_percent"),
                 "the memory in use of one partition is not in amdgpu's files; use gpu_utilization there",
             ),
+            host_problems=_host_problems,
+            resources=("amd.com/", "gpu.amd.com"),
         ),
     )
 )

@@ -4,14 +4,15 @@
 from pathlib import Path
 
 from keda_gpu_scaler.core.interfaces import Backend
-from keda_gpu_scaler.devices.registry import BackendSettings, DriverCheck, Vendor, register
+from keda_gpu_scaler.devices.registry import BackendSettings, DriverCheck, HostProblem, Vendor, register
 from keda_gpu_scaler.devices.sysfs import UnreadableError, drm_cards
 
 PCI_VENDOR = "0x8086"
+DRIVERS = ("i915", "xe")
 _INTEGRATED = "0000:00:02.0"
 _MEMORY_REMEDY = (
     "the kernel shows the memory in use only to processes with CAP_PERFMON that may open /dev/dri/renderD*: grant both "
-    "to the container (chart: driver.privileged), or use gpu_utilization"
+    "to the container (chart: driver.intel.perfmon and monitoringResource), or use gpu_utilization"
 )
 
 
@@ -39,6 +40,12 @@ def _describe(backend: Backend, settings: BackendSettings) -> str:
     return f"Intel's, through {settings.sysfs_root}: {sources}"
 
 
+def _host_problems(settings: BackendSettings) -> tuple[HostProblem, ...]:
+    from keda_gpu_scaler.devices.sysfs.pci import unserved_devices
+
+    return tuple(unserved_devices(Path(settings.sysfs_root), PCI_VENDOR, DRIVERS))
+
+
 register(
     Vendor(
         name="intel",
@@ -60,6 +67,8 @@ register(
             "xpu-smi",
             {"memory_used_mib": _MEMORY_REMEDY, "memory_used_percent": _MEMORY_REMEDY},
             seconds_between_reads=0.2,
+            host_problems=_host_problems,
+            resources=("gpu.intel.com/", "gpu.intel.com"),
         ),
     )
 )

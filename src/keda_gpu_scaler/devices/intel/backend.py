@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from keda_gpu_scaler.core.types import Device, Sample
-from keda_gpu_scaler.devices.intel import PCI_VENDOR
+from keda_gpu_scaler.devices.intel import DRIVERS, PCI_VENDOR
 from keda_gpu_scaler.devices.intel.counters import CounterRate
 from keda_gpu_scaler.devices.intel.memory import MemoryReader, read_memory
 from keda_gpu_scaler.devices.sysfs import (
@@ -37,7 +37,6 @@ from keda_gpu_scaler.devices.sysfs import (
 )
 from keda_gpu_scaler.devices.sysfs.backend import Card, SysfsBackend
 
-_DRIVERS = ("i915", "xe")
 _XE = "xe"
 _TILE = re.compile(r"tile\d{1,3}", re.ASCII)
 _GT = re.compile(r"gt\d{1,3}", re.ASCII)
@@ -171,7 +170,7 @@ class IntelBackend(SysfsBackend):
 
     def _watts(self, card: IntelCard, drm: DrmCard) -> float:
         """Return the mean power since the last reading: of the card, else of its package."""
-        folders = hwmon_folders(drm.path, *_DRIVERS)
+        folders = hwmon_folders(drm.path, *DRIVERS)
         if not folders:
             raise UnreadableError("there are no sensors (hwmon)")
         return first_known(*(partial(self._rate_in_watts, card, path) for path in _energy_files(folders[0])))
@@ -181,6 +180,8 @@ class IntelBackend(SysfsBackend):
         watts = card.rate_of(path, read_whole(path, _LONGEST_COUNTER), at_seconds) / 1_000_000
         if watts >= IMPOSSIBLE_WATTS:
             raise UnreadableError(f"{path.name}: {watts:.6g} W is impossible")
+        if watts == 0:
+            raise UnreadableError(f"{path.name}: it does not grow, which is impossible while the card is awake")
         return watts
 
 
@@ -216,7 +217,7 @@ def _energy_files(hwmon: Path) -> list[Path]:
 
 
 def _celsius(drm: DrmCard) -> float:
-    folders = hwmon_folders(drm.path, *_DRIVERS)
+    folders = hwmon_folders(drm.path, *DRIVERS)
     if not folders:
         raise UnreadableError("there are no sensors (hwmon)")
     labelled = dict(labelled_temperatures(folders[0]))

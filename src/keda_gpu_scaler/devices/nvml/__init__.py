@@ -51,6 +51,12 @@ register(
         ),
         units="percent of the last sampling period, bytes, °C and milliwatts; a MIG slice has its memory only",
         visible_devices=VisibleDevices("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", ("GPU-", "MIG-"), "nvidia{}"),
-        check=DriverCheck("NVIDIA", _describe, re.compile(r"nvidia(\d+|ctl)", re.ASCII), "nvidia-smi"),
+        check=DriverCheck(
+            "NVIDIA",
+            _describe,
+            re.compile(r"nvidia(\d+|ctl)", re.ASCII),
+            "nvidia-smi",
+            resources=("nvidia.com/", "gpu.nvidia.com"),
+        ),
     )
 )

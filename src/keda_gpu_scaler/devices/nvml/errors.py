@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from keda_gpu_scaler.devices.failure_log import MAX_REASON_LENGTH
+
 # Return codes of nvml.h. They are compared by number, because the exception class that pynvml makes of a code has
 # changed between its versions.
 UNINITIALIZED = 1
@@ -29,7 +31,6 @@ DRIVER_LOST = frozenset({UNINITIALIZED, DRIVER_NOT_LOADED, LIB_RM_VERSION_MISMAT
 _GPU_LOST = frozenset({GPU_IS_LOST, GPU_NOT_FOUND})
 CALL_NOT_AVAILABLE = frozenset({NOT_SUPPORTED, FUNCTION_NOT_FOUND, ARGUMENT_VERSION_MISMATCH})
 """This driver or this device does not have the call, now or later. An older call may work."""
-MAX_REASON_LENGTH = 120
 
 
 class NvmlError(Exception):

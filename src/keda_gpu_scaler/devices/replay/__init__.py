@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recordings of this program and logs of nvidia-smi, played in a loop."""
+"""Recordings of this program and logs of other tools, played in a loop."""
 
 from keda_gpu_scaler.core.interfaces import Backend
 from keda_gpu_scaler.core.trigger.metrics import METRICS

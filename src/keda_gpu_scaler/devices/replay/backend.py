@@ -1,22 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
 """The replay backend: plays a recording in a loop.
 
-Law: a recording that can be opened plays for ever without an error. A recording that cannot be played is refused when
-it is opened, with its file, line and value.
+Law: a recording that can be opened plays for ever without an error. A line that cannot be read is a gap, and a value
+that no device can have is unknown; both are counted in a warning. A file without anything to play is refused when it is
+opened, with what to record instead.
 
-It plays recordings of this program and logs of ``nvidia-smi --query-gpu=… --format=csv``, plain or gzipped. The text is
-read in pieces and is not kept: each sample of a device takes 52 bytes of memory, and each moment takes 24.
+It plays recordings of this program and the logs of ``devices.replay.formats``, plain or gzipped. The text is read in
+pieces, and at most one page of a log is kept. Each sample of a device takes 52 bytes of memory, and each moment 24.
 ``MAX_BYTES`` limits the file, and ``MAX_ROWS`` limits the memory to about 150 MB.
 """
 
 import logging
 import os
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from keda_gpu_scaler.core.interfaces import BackendError
 from keda_gpu_scaler.core.types import Sample
-from keda_gpu_scaler.devices.replay.nvidia_smi_log import Moment, NvidiaSmiLog
+from keda_gpu_scaler.devices.replay.log_format import Moment, UnreadableLineError, UnreadableLogError, ValueTally
+from keda_gpu_scaler.devices.replay.log_lines import LogLines
+from keda_gpu_scaler.devices.replay.log_moments import between
 from keda_gpu_scaler.devices.replay.text_reader import TextReader, open_recording
 from keda_gpu_scaler.devices.replay.timeline import Timeline
 from keda_gpu_scaler.wire.recording import decode_header, looks_like_header
@@ -29,6 +36,7 @@ MAX_LINES = 2 * MAX_ROWS
 MAX_SPEED = 1e6
 
 _MAX_FILE_NAME = 200
+_RECORDING = re.compile(r'\s*\{\s*"(?:recording|version)"')
 _log = logging.getLogger(__name__)
 
 
@@ -86,38 +94,68 @@ class ReplayBackend:
         """Do nothing: the file is closed already, and the recording continues at the next read."""
 
     def _load(self, path: str | os.PathLike[str]) -> None:
-        problem: str | None = None
         with open_recording(path) as file:
             text = TextReader(file, str(path))
-            parser: _RecordingParser | None = None
-            for number, line in enumerate(text.lines(), 1):
-                if number > MAX_LINES:
-                    raise BackendError(f"cannot replay {path}: it has more than {MAX_LINES} lines; cut it into parts")
-                if not line or line.isspace():
-                    continue
-                if problem:
-                    raise BackendError(f"cannot replay {path}: {problem}")
-                try:
-                    parser = parser or self._parser(line)
-                    self._add(parser.line(line))
-                except ValueError as error:
-                    problem = f"line {number}: {error}"
-            if parser:
-                self._add(parser.end())
-        # Only the last line can be incomplete because the writer was interrupted; other lines must be playable.
+            loss = _LineLoss()
+            try:
+                parser = self._read_all(text, loss)
+            except UnreadableLogError as error:
+                raise BackendError(f"cannot replay {path}: {_not_text(text) or error}") from None
         if not self._timeline:
-            raise BackendError(f"cannot replay {path}: {problem or self._why_empty(parser, text)}")
-        if problem or text.cut_off:
+            raise BackendError(f"cannot replay {path}: {self._why_empty(parser, text, loss)}")
+        self._warn(path, parser, text, loss)
+
+    def _read_all(self, text: TextReader, loss: "_LineLoss") -> "_RecordingParser | None":
+        parser: _RecordingParser | None = None
+        for number, line in enumerate(text.lines(), 1):
+            if number > MAX_LINES:
+                raise UnreadableLogError(f"it has more than {MAX_LINES} lines; cut it into parts")
+            if line and not line.isspace():
+                parser = parser or self._parser(line)
+                self._read(partial(parser.line, line), number, loss)
+        if parser:
+            self._read(parser.end, loss.last_line, loss)
+        return parser
+
+    def _read(self, moments: Callable[[], Iterable[Moment]], number: int, loss: "_LineLoss") -> None:
+        """Add the moments of a line. A line that cannot be read is a gap."""
+        loss.last_line = number
+        try:
+            for moment in moments():
+                self._add(moment)
+        except UnreadableLineError as error:
+            raise UnreadableLogError(f"line {number}: {error}") from None
+        except UnreadableLogError:
+            raise
+        except ValueError as error:
+            loss.add(number, str(error))
+
+    def _warn(
+        self, path: str | os.PathLike[str], parser: "_RecordingParser | None", text: TextReader, loss: "_LineLoss"
+    ) -> None:
+        is_at_end = loss.count == 1 and loss.line == loss.last_line
+        if text.cut_off or is_at_end:
             _log.warning(
-                "%s is incomplete at its end; the complete part is played (%s)", path, problem or "gzip is cut off"
+                "%s is incomplete at its end; the complete part is played (%s)", path, loss.first or "gzip is cut off"
+            )
+        if loss.count and not is_at_end:
+            _log.warning(
+                "%s: %d line(s) cannot be read: each is a gap in the replay; the first is %s",
+                path,
+                loss.count,
+                loss.first,
+            )
+        if parser and parser.impossible.count:
+            impossible = parser.impossible
+            _log.warning(
+                "%s: %d value(s) are impossible: each is unknown in the replay; the first is %s",
+                *(path, impossible.count, impossible.first),
             )
 
     def _parser(self, line: str) -> "_RecordingParser":
-        return _RecordingLines(self._sources) if line.lstrip().startswith("{") else NvidiaSmiLog()
+        return _RecordingLines(self._sources) if _RECORDING.match(line) else LogLines()
 
-    def _add(self, moment: Moment | None) -> None:
-        if moment is None:
-            return
+    def _add(self, moment: Moment) -> None:
         self._timeline.add(moment)
         for count, limit, what in (
             (self._timeline.device_count, MAX_SAMPLES, "devices"),
@@ -126,29 +164,52 @@ class ReplayBackend:
             if count > limit:
                 raise BackendError(f"cannot replay {self._name}: it has more than {limit} {what}; cut it into parts")
 
-    def _why_empty(self, parser: "_RecordingParser | None", text: "TextReader") -> str:
+    def _why_empty(self, parser: "_RecordingParser | None", text: TextReader, loss: "_LineLoss") -> str:
         if text.cut_off:
             return "it is cut off before the first sample; record it again"
-        return "it holds no sample of any device" if parser else "it is empty"
+        return _not_text(text) or loss.first or ("it holds no sample of any device" if parser else "it is empty")
+
+
+@dataclass(slots=True)
+class _LineLoss:
+    """The lines that cannot be read: how many, and the first one with its number."""
+
+    count: int = 0
+    line: int = 0
+    first: str = ""
+    last_line: int = 0
+
+    def add(self, number: int, sentence: str) -> None:
+        self.count += 1
+        if not self.first:
+            self.line, self.first = number, f"line {number}: {sentence}"
 
 
 class _RecordingParser(Protocol):
-    """Parses lines in order. A line may complete the moment before it. Raises ValueError with a sentence."""
+    """Parses lines in order. A line may complete moments. Raises ValueError with a sentence."""
 
-    def line(self, text: str) -> Moment | None: ...
+    @property
+    def impossible(self) -> ValueTally: ...
 
-    def end(self) -> Moment | None: ...
+    def line(self, text: str) -> Iterable[Moment]: ...
+
+    def end(self) -> Iterable[Moment]: ...
 
 
 class _RecordingLines:
     """Parses a recording of this program, or several joined recordings."""
 
     def __init__(self, sources: list[str]) -> None:
+        self.impossible = ValueTally()
         self._sources = sources
         self._expects_header = True
+        self._at: float | None = None
+        self._has_gap = False
 
-    def line(self, text: str) -> Moment | None:
+    def line(self, text: str) -> Iterable[Moment]:
         if self._expects_header or looks_like_header(text):
+            # Without its header, what follows is not read: a later version may mean something else.
+            self._expects_header = True
             try:
                 source = decode_header(text).source
             except CodecError as error:
@@ -156,12 +217,25 @@ class _RecordingLines:
             self._expects_header = False
             if source and source not in self._sources:
                 self._sources.append(source)
-            return None
-        snapshot = decode(text)
-        return Moment(snapshot.at_seconds, snapshot.samples)
+            return ()
+        try:
+            snapshot = decode(text)
+        except CodecError:
+            self._has_gap = True
+            raise
+        before, self._at, has_gap, self._has_gap = self._at, snapshot.at_seconds, self._has_gap, False
+        moment = Moment(snapshot.at_seconds, snapshot.samples)
+        return (
+            (Moment(between(before, snapshot.at_seconds), ()), moment) if has_gap and before is not None else (moment,)
+        )
 
-    def end(self) -> Moment | None:
-        return None
+    def end(self) -> Iterable[Moment]:
+        return ()
+
+
+def _not_text(text: TextReader) -> str:
+    near = text.not_text_at
+    return "" if near is None else f"it is not text near byte {near}; it must be a recording or a log of a tool"
 
 
 def _printable(name: str) -> str:

@@ -1,8 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The lines of a recording, whatever compression and encoding the file has."""
+"""The lines of a recording, whatever compression and encoding the file has.
+
+Bytes that are no text, such as a block of zeros that a power failure leaves, stay in their line as U+FFFD or U+0000.
+The parser of the format loses this line only.
+"""
 
 import codecs
 import os
+import re
 import stat
 import zlib
 from collections.abc import Iterable, Iterator
@@ -14,15 +19,28 @@ from keda_gpu_scaler.wire.snapshot_codec import MAX_LENGTH
 MAX_BYTES = 256 << 20
 """The largest recording, uncompressed: more than a day of eight devices, one sample a second."""
 _CHUNK = 1 << 16
+_ZEROS = re.compile("\0{2,}")
+_COMPRESSED = (
+    (b"\x28\xb5\x2f\xfd", "packed with zstd", "zstd -d"),
+    (b"\xfd7zXZ\x00", "packed with xz", "xz -d"),
+    (b"BZh", "packed with bzip2", "bzip2 -d"),
+    (b"PK\x03\x04", "a zip archive", "unzip"),
+)
+_SHOWS_ENCODING = 512
 
 
 class TextReader:
-    """Reads the lines of a file. ``cut_off`` is known after the last line: the file ends within a gzip member."""
+    """Reads the lines of a file.
+
+    After the last line, ``cut_off`` says that the file ends within a gzip member. ``not_text_at`` is the place of the
+    first bytes that are no text, None if there are none.
+    """
 
     def __init__(self, file: IO[bytes], path: str) -> None:
         self._file = file
         self._path = path
         self.cut_off = False
+        self.not_text_at: int | None = None
 
     def lines(self) -> Iterator[str]:
         """Yield each line without its end.
@@ -43,17 +61,27 @@ class TextReader:
         decoder: codecs.IncrementalDecoder | None = None
         begins_at = 0
         for data in self._bounded():
-            decoder = decoder or codecs.getincrementaldecoder(_encoding(data))()
+            if decoder is None:
+                self._check_kind(data)
+                decoder = codecs.getincrementaldecoder(_encoding(data))()
+            state = decoder.getstate()
             try:
                 piece = decoder.decode(data)
             except UnicodeError as error:
-                near = begins_at + (error.start if isinstance(error, UnicodeDecodeError) else 0)
-                raise self._error(
-                    f"it is not text near byte {near}; it must be a recording or a log of nvidia-smi --format=csv"
-                ) from None
-            yield piece
+                if self.not_text_at is None:
+                    self.not_text_at = begins_at + (error.start if isinstance(error, UnicodeDecodeError) else 0)
+                decoder.setstate(state)
+                decoder.errors = "replace"
+                piece = decoder.decode(data)
+            # A block of zeros has no end of line, and may be as long as the file.
+            yield _ZEROS.sub("\0", piece) if "\0" in piece else piece
             begins_at += len(data)
         # An incomplete character at the end belongs to a line that is cut off.
+
+    def _check_kind(self, head: bytes) -> None:
+        for magic, name, command in _COMPRESSED:
+            if head.startswith(magic):
+                raise self._error(f"it is {name}; unpack it with: {command} FILE, or pack it with gzip")
 
     def _bounded(self) -> Iterator[bytes]:
         size = 0
@@ -131,4 +159,12 @@ def _encoding(head: bytes) -> str:
     # A shell on Windows writes one of these marks at the beginning of redirected output.
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
+    # Without a mark: of text in UTF-16, almost every second byte is 0, and the others are not.
+    shown = head[:_SHOWS_ENCODING]
+    first, second = shown[::2].count(0), shown[1::2].count(0)
+    most, few = len(shown) * 0.4, len(shown) * 0.05
+    if len(shown) > 1 and second > most and first <= few:
+        return "utf-16-le"
+    if len(shown) > 1 and first > most and second <= few:
+        return "utf-16-be"
     return "utf-8-sig"

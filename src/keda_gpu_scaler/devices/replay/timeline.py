@@ -7,7 +7,7 @@ from bisect import bisect_right
 from statistics import median
 
 from keda_gpu_scaler.core.types import Device, Sample
-from keda_gpu_scaler.devices.replay.nvidia_smi_log import Moment
+from keda_gpu_scaler.devices.replay.log_format import Moment
 
 DEFAULT_GAP_SECONDS = 1.0
 """The duration of a moment in a recording without times."""

@@ -193,6 +193,12 @@ def test_law_1_a_page_of_which_nothing_is_known_has_no_value() -> None:
     assert "exports neither times per token nor running requests" in loads.loads[0].sentence
 
 
+def test_an_engine_whose_page_lacks_its_queue_says_what_to_switch_on() -> None:
+    one = EngineSample(NOW, "trtllm-serve", requests_total=5.0)
+    loads = measured(engine(history([replace(one, at_seconds=NOW - 2), one])))
+    assert "enable_iter_perf_stats" in loads.loads[0].sentence
+
+
 def test_a_forecast_multiplies_the_work_and_not_the_backlog() -> None:
     rates = [HALF * (0.5 + 0.5 * number / (len(HISTORY) - 1)) for number in range(len(HISTORY))]
     page = history(samples(MODEL, rates, waiting=20.0))
@@ -207,5 +213,7 @@ def test_requests_of_an_engine_are_those_that_run_or_wait_or_ended() -> None:
     newest = page.samples[-1]
     assert measured(engine(page)).loads[0].requests == pytest.approx((newest.running or 0.0) + 3.0)
     idle = history([*page.samples[:-1], replace(newest, running=0.0, waiting=0.0)])
+    deferred = history([*page.samples[:-1], replace(newest, running=0.0, waiting=0.0, deferred=7.0)])
+    assert measured(engine(deferred)).loads[0].requests == 7.0
     assert measured(engine(idle)).loads[0].requests > 0
     assert measured(engine(page)).loads[0].expires_at_seconds == NOW + 10.0

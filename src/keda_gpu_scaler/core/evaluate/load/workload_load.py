@@ -7,14 +7,20 @@ Law: engines on one model of device share a calibration; another model of device
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from keda_gpu_scaler.core.evaluate.engine_load import EngineLoad, fresh_history, unscraped_load
+from keda_gpu_scaler.core.evaluate.engine_load import (
+    EngineLoad,
+    fresh_history,
+    requests_now,
+    unknown_load,
+    unscraped_load,
+)
 from keda_gpu_scaler.core.evaluate.load.calibration import Calibration, calibrate
 from keda_gpu_scaler.core.evaluate.load.span import EngineWork, engine_work
 from keda_gpu_scaler.core.evaluate.load.trend import Horizon, LoadForecast, TrackedWork, forecast_load
 from keda_gpu_scaler.core.evaluate.load.work_share import WorkShare, work_share
 from keda_gpu_scaler.core.state.scrape import ScrapeResult, TargetHistory
 from keda_gpu_scaler.core.trigger.engine_params import EngineQuery
-from keda_gpu_scaler.core.trigger.engines import ENGINES, LoadRung
+from keda_gpu_scaler.core.trigger.engines import LoadRung
 
 _SHOWN_SHARE = 0.01  # a smaller one does not show in whole per cent
 _NO_FORECAST = LoadForecast(1.0, "")
@@ -105,17 +111,14 @@ def _load(
     expires: float,
 ) -> EngineLoad:
     sample, title = work.sample, work.sample.engine or "page"
-    requests = (sample.running or 0.0) + (sample.waiting or 0.0)
+    requests = requests_now(sample)
     if not requests and work.current is not None:
         requests = work.current.ended or 0.0
     share = None
     if work.current is not None:
         share = work_share(work, work.current, calibration.reference, query)
     if share is None:
-        engine = ENGINES.get(sample.engine)
-        is_no_engine = engine is not None and not engine.reports_queue
-        why = f"{title} at {history.url}: {_unknown_reason(work)}"
-        return EngineLoad(None, why, requests, expires, is_no_engine=is_no_engine)
+        return unknown_load(sample, history.url, _unknown_reason(work), requests, expires)
     replicas, backlog = query.headroom * share.total * forecast.factor, calibration.backlog_of(work)
     if work.waiting and calibration.requests_per_second is None:
         backlog = max(0.0, 1 - replicas)  # it is not known how long they wait: the engine counts as at the target

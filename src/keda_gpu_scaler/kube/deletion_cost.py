@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes the annotation pod-deletion-cost on the pods of a workload that is about to shrink.
+
+Law: only pods of the workload itself are written, only where the order changed, at a limited rate, and never over the
+user's own cost. A second annotation has the cost that was written, so that it can be recognised and removed.
+"""
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+
+from keda_gpu_scaler.core.evaluate.deletion_order import changed_costs
+from keda_gpu_scaler.core.interfaces import KubeError
+from keda_gpu_scaler.core.types import PodRef, Workload
+from keda_gpu_scaler.kube.client import ApiClient, ApiError
+from keda_gpu_scaler.kube.parse import DELETION_COST, WRITTEN_DELETION_COST, is_name
+from keda_gpu_scaler.kube.reflector import ResourceQuery
+
+MIN_INTERVAL_SECONDS = 30.0
+"""The least time between two changes of one workload. A shrink waits for the HPA's stabilisation of 300 s."""
+BURST, REFILL_SECONDS = 50, 0.2
+"""The rate limit of all workloads: this many pods at once, then one in this many seconds."""
+TRIGGER_SECONDS = 90.0
+"""The costs of a trigger count for this long: KEDA and the HPA request it several times a minute."""
+FORBIDDEN_PAUSE_SECONDS = 600.0
+MAX_WORKLOADS = 2048
+
+_KINDS = ("Deployment", "ReplicaSet", "Rollout")
+"""The scale targets whose pods a ReplicaSet deletes. Other controllers ignore the cost."""
+_NOT_FOUND = 404
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _WorkloadCosts:
+    """The wanted costs of one workload by trigger, None for a trigger that asks for no shrink."""
+
+    by_trigger: dict[str, tuple[float, Mapping[PodRef, int] | None]] = field(default_factory=dict)
+    written_at_seconds: float = float("-inf")
+
+
+class DeletionCostWriter:
+    """Writes costs before a shrink, or removes those that were written.
+
+    Args:
+        opened: returns the API server's client; awaited when something is written.
+        is_removing: whether the costs that were written are removed, and none is written.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        opened: Callable[[], Awaitable[ApiClient]],
+        *,
+        is_removing: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._opened = opened
+        self._is_removing = is_removing
+        self._clock = clock
+        self._workloads: OrderedDict[tuple[str, str], _WorkloadCosts] = OrderedDict()
+        self._tokens, self._refilled_at = float(BURST), clock()
+        self._paused_until = float("-inf")
+        self._failure = ""
+        self._writing: set[asyncio.Task[None]] = set()
+
+    def note(self, workload: Workload, trigger: str, costs: Mapping[PodRef, int] | None) -> None:
+        """Note what a trigger asks for; to be called in the event loop.
+
+        Args:
+            workload: the workload with its present pods.
+            trigger: the trigger's metric name. A workload may have several triggers.
+            costs: the wanted cost of each ready pod; None where the trigger asks for no shrink.
+        """
+        if workload.target.partition(" ")[0] not in _KINDS:
+            return
+        now = self._clock()
+        known = self._known(workload)
+        known.by_trigger[trigger] = (now, costs)
+        if now - known.written_at_seconds < MIN_INTERVAL_SECONDS or now < self._paused_until:
+            return
+        changes = self._changes(workload, known, now)
+        if changes and self._take_tokens(len(changes)):
+            known.written_at_seconds = now
+            task = asyncio.create_task(self._write(changes), name=f"deletion cost {workload.namespace}/{workload.name}")
+            self._writing.add(task)
+            task.add_done_callback(self._writing.discard)
+
+    async def close(self) -> None:
+        """Cancel what is being written."""
+        tasks = tuple(self._writing)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _known(self, workload: Workload) -> _WorkloadCosts:
+        key = (workload.namespace, workload.name)
+        known = self._workloads.setdefault(key, _WorkloadCosts())
+        self._workloads.move_to_end(key)
+        if len(self._workloads) > MAX_WORKLOADS:
+            self._workloads.popitem(last=False)
+        return known
+
+    def _changes(self, workload: Workload, known: _WorkloadCosts, now: float) -> Mapping[PodRef, int | None]:
+        """Return the cost of each pod that must change; None removes it."""
+        if self._is_removing:
+            return {pod.ref: None for pod in workload.pods if pod.written_deletion_cost is not None}
+        for trigger, (at, _) in list(known.by_trigger.items()):
+            if now - at > TRIGGER_SECONDS:
+                del known.by_trigger[trigger]
+        wanted: dict[PodRef, int] = {}
+        for _, costs in known.by_trigger.values():
+            if costs is None:  # the HPA uses the largest size that a trigger asks for
+                return {}
+            for ref, cost in costs.items():
+                wanted[ref] = max(cost, wanted.get(ref, cost))
+        return changed_costs(wanted, workload.pods)
+
+    def _take_tokens(self, number: int) -> bool:
+        """Take tokens of the rate limit, all or none; a workload with more pods than the burst waits for a full one."""
+        now = self._clock()
+        self._tokens = min(self._tokens + (now - self._refilled_at) / REFILL_SECONDS, BURST)
+        self._refilled_at = now
+        if self._tokens < min(number, BURST):
+            return False
+        self._tokens -= number
+        return True
+
+    async def _write(self, changes: Mapping[PodRef, int | None]) -> None:
+        try:
+            api = await self._opened()
+            for ref, cost in changes.items():
+                await _annotate(api, ref, cost)
+        except KubeError as error:
+            self._record_failure(error)
+        except Exception:  # an unexpected response must not prevent the next change
+            _log.exception("a pod-deletion-cost cannot be written")
+        else:
+            self._failure = ""
+
+    def _record_failure(self, error: KubeError) -> None:
+        is_permanent = isinstance(error, ApiError) and error.is_permanent
+        if is_permanent:
+            self._paused_until = self._clock() + FORBIDDEN_PAUSE_SECONDS
+        if str(error) != self._failure:
+            remedy = "; grant patch on pods (chart: deletionCost)" if is_permanent else ""
+            _log.warning("a pod-deletion-cost cannot be written: %s%s", error, remedy)
+        self._failure = str(error)
+
+
+async def _annotate(api: ApiClient, ref: PodRef, cost: int | None) -> None:
+    """Set or remove the annotations of one pod; a pod that no longer exists needs none.
+
+    Raises:
+        ApiError: the pod was not changed, or it is not known whether it was.
+    """
+    if not is_name(ref.namespace) or not is_name(ref.name):
+        return
+    value = None if cost is None else str(cost)
+    path = f"{ResourceQuery('pods', namespace=ref.namespace).path}/{ref.name}"
+    try:
+        await api.patch(path, {"metadata": {"annotations": {DELETION_COST: value, WRITTEN_DELETION_COST: value}}})
+    except ApiError as error:
+        if error.status != _NOT_FOUND:
+            raise
