@@ -59,7 +59,7 @@ def parse_page(
 
 
 class ScrapeCache:
-    """What a target's last page has told about its next one: its layout, and where each reading is on it.
+    """What is known of a target's next page from its last one: the layout, and the series of each reading.
 
     A page that does not follow the layout is read in the ordinary way. Its own layout is recorded, but the more rarely
     the more often the pages change, because a record takes as long as the reading.

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the usual response of an engine: HTTP/1.1 200 with a length or in chunks, on a connection that stays open.
+"""Reads the usual response of an engine: HTTP/1.1 200 with a length or in chunks.
 
-Law: what is read here is read as h11 reads it. Every other response is left to h11.
+Law: what is read here is read as h11 reads it. Every other response, such as one after which the server closes the
+connection, is left to h11.
 
 Facts are from RFC 9112. h11 takes ten times as long for the head of a response, and a front end reads hundreds of
 responses a second.

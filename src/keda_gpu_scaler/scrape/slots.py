@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Limits the fetches that run at once, with separate slots for slow targets and for those with costly pages.
+"""Limits the fetches that run at once, with separate slots for slow and for costly targets.
 
 Law: a slow or costly target delays no other target, except for the slots of its own address and port.
 """
