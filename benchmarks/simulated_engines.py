@@ -97,7 +97,7 @@ def tls_of(folder: Path) -> ssl.SSLContext:
     pair = authority.issue("engines", host=TLS_NAME)
     mount = folder / "credentials" / "engines"
     mount.mkdir(parents=True)
-    files = {"namespaces": "ai", "server-name": TLS_NAME, "ca.crt": authority.certificate.read_text()}
+    files = {"hosts": "pods:ai", "server-name": TLS_NAME, "ca.crt": authority.certificate.read_text()}
     for name, content in files.items():
         (mount / name).write_text(content)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
