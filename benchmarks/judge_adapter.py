@@ -19,8 +19,8 @@ from keda_gpu_scaler.core.evaluate.workload_view import ScrapeRequest, ready_pod
 from keda_gpu_scaler.core.state.fleet import Fleet
 from keda_gpu_scaler.core.state.removals import Removals
 from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult, TargetHistory, retained
+from keda_gpu_scaler.core.trigger.demand_params import DemandQuery
 from keda_gpu_scaler.core.trigger.demand_presets import DEMANDS
-from keda_gpu_scaler.core.trigger.engine_params import DemandQuery
 from keda_gpu_scaler.core.trigger.parser import Trigger, parse_trigger
 from keda_gpu_scaler.core.types import DeclaredTrigger, EngineSample, Pod, PodRef, Series, Workload
 from keda_gpu_scaler.engines.scrape_parser import ScrapeParseError, parse_page

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Generates docs/reference from the code: trigger metadata, profiles, exported metrics and flags.
+"""Generates docs/reference from the code, and the engines' pages in docs/guides/engines.
 
 ``pages`` returns the pages without writing them. A test compares the pages in docs/reference with it.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from keda_gpu_scaler.cli import main as cli
-from keda_gpu_scaler.core.trigger.demand_presets import DEMANDS
+from keda_gpu_scaler.core.trigger.demand_presets import DEMANDS, DemandPreset
 from keda_gpu_scaler.core.trigger.engines import ENGINES, LoadRung
 from keda_gpu_scaler.core.trigger.metrics import ENGINE_METRICS, METRICS
 from keda_gpu_scaler.core.trigger.parser import PARAMETERS
@@ -67,6 +67,11 @@ def metrics_section() -> Iterator[str]:
         ("`metricType`", "unit", "meaning"), ((f"`{one.name}`", one.unit, one.meaning) for one in METRICS.values())
     )
     yield ""
+    yield (
+        "The last nine are expensive to read. Agents read them every 5 s while a trigger needs one of them, and the "
+        "first value comes after one or two seconds. Traffic is not divided among the pods that share a device."
+    )
+    yield ""
     yield "Metrics of engines. The engine of each pod reports its own value:"
     yield ""
     yield from table(
@@ -111,7 +116,8 @@ def engines_section() -> Iterator[str]:
         "An engine's page decides from what `load` is computed. The best reading that the page has is used, in this "
         f"order: {', '.join(rung.value for rung in LoadRung if rung is not LoadRung.NONE)}. The table has the best one "
         "that each engine exports; an older version may export less. Without any time or token, running requests are "
-        "compared with their limit. Requests that wait are always expressed in replicas."
+        "compared with their limit. Requests that wait are always expressed in replicas. "
+        "[Each engine has a page in the guide](../guides/engines/README.md)."
     )
 
 
@@ -119,15 +125,35 @@ def demands_section() -> Iterator[str]:
     """Yield the section about sources of demand."""
     yield "## Sources of demand"
     yield ""
-    yield "The presets for `demand`. Of several series, the first that is found counts."
+    yield (
+        "The presets for `demand`. Of several series, the first that is found counts. Every page of a source is read: "
+        "let `demandEndpoint` lead to all of its pods, with a headless Service."
+    )
     yield ""
     yield from table(
-        ("`demand`", "source", "series", "remark"),
+        ("`demand`", "source", "counts", "series", "where"),
+        ((f"`{one.name}`", one.title, one.counts, demand_series(one), one.place) for one in DEMANDS.values()),
+    )
+    yield ""
+    yield (
+        "`demandMetric` with labels alone narrows a preset to one workload. Where it is required, the source serves "
+        "several workloads, and its total would keep each of them active."
+    )
+    yield ""
+    yield from table(
+        ("`demand`", "`demandMetric`", "required", "without requests", "remark"),
         (
-            (f"`{one.name}`", one.title, ", ".join(f"`{name}`" for name in one.series), one.remark)
+            (f"`{one.name}`", one.narrowing, "yes" if one.labels else "no", one.at_zero, one.remark or "—")
             for one in DEMANDS.values()
         ),
     )
+
+
+def demand_series(preset: DemandPreset) -> str:
+    """Return the series of a preset: the alternatives, and what is added to the first of them."""
+    first, *others = preset.series
+    added = " + ".join(f"`{name}`" for name in (first, *preset.plus))
+    return ", ".join((added, *(f"`{name}`" for name in others)))
 
 
 def profiles_page() -> Iterator[str]:
@@ -275,6 +301,11 @@ def main() -> None:
     for name, text in pages().items():
         (FOLDER / name).write_text(text)
         print(f"wrote {FOLDER / name}", file=sys.stderr)
+    sys.path.insert(0, str(FOLDER.parent.parent))  # of a script, only its own folder is searched
+    from scripts import engine_guides
+
+    for path in engine_guides.write():
+        print(f"wrote {path}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,11 @@ KINDS = {
     "nodes": ("", "v1", "Node"),
     "deployments": ("apps", "v1", "Deployment"),
     "statefulsets": ("apps", "v1", "StatefulSet"),
+    "replicasets": ("apps", "v1", "ReplicaSet"),
+    "jobs": ("batch", "v1", "Job"),
+    "rayclusters": ("ray.io", "v1", "RayCluster"),
+    "rayservices": ("ray.io", "v1", "RayService"),
+    "rayclusterfleets": ("orchestration.aibrix.ai", "v1alpha1", "RayClusterFleet"),
     "rollouts": ("argoproj.io", "v1alpha1", "Rollout"),
     "leaderworkersets": ("leaderworkerset.x-k8s.io", "v1", "LeaderWorkerSet"),
     "scaledobjects": ("keda.sh", "v1alpha1", "ScaledObject"),
@@ -42,11 +47,14 @@ KINDS = {
     "endpointslices": ("discovery.k8s.io", "v1", "EndpointSlice"),
     "events": ("", "v1", "Event"),
     "horizontalpodautoscalers": ("autoscaling", "v2", "HorizontalPodAutoscaler"),
+    "resourceclaims": ("resource.k8s.io", "v1", "ResourceClaim"),
+    "resourceslices": ("resource.k8s.io", "v1", "ResourceSlice"),
 }
 _LONGEST_MESSAGE = 1024  # an event's
 _BOOKMARK_SECONDS = 60.0  # about as often as the real one
 _VERBS = {"POST": "create", "PATCH": "patch"}
-_SCALABLE = {"deployments", "statefulsets", "rollouts", "leaderworkersets"}
+_SCALABLE = {"deployments", "statefulsets", "rollouts", "leaderworkersets", "rayclusterfleets", "rayservices"}
+_LEADERS = "leaderworkerset.sigs.k8s.io/name={},leaderworkerset.sigs.k8s.io/worker-index=0"
 
 
 @dataclass(frozen=True)
@@ -174,6 +182,11 @@ class FakeApiServer:
         with self._lock:
             self._forbidden.add((verb, resource))
 
+    def forbid_everywhere(self, verb: str, resource: str) -> None:
+        """Forbid requests for the objects of all namespaces at once, and not those in one namespace."""
+        with self._lock:
+            self._forbidden.add((verb, f"{resource} of all namespaces"))
+
     def allow(self, verb: str, resource: str) -> None:
         with self._lock:
             self._forbidden.discard((verb, resource))
@@ -290,7 +303,9 @@ class FakeApiServer:
         resource: str = "deployments",
     ) -> None:
         """Create a scale target of this size, or change its size."""
-        status = {"replicas": replicas if actual is None else actual}
+        status: dict[str, Any] = {"replicas": replicas if actual is None else actual}
+        if resource == "leaderworkersets":
+            status["hpaPodSelector"] = _LEADERS.format(name)
         self.put(
             resource, name, namespace,
             spec={"replicas": replicas, "selector": {"matchLabels": {"app": name}}}, status=status,
@@ -310,8 +325,13 @@ class FakeApiServer:
         labels: Mapping[str, str] | None = None,
         address: str = "",
         annotations: Mapping[str, str] | None = None,
+        spec: Mapping[str, Any] | None = None,
+        owner: str = "",
     ) -> None:
+        """Create or replace a pod; ``owner`` is its controller, "ReplicaSet llama-5d4f"."""
         metadata: dict[str, Any] = {"labels": dict(labels) if labels is not None else {"app": app}}
+        if owner:
+            metadata["ownerReferences"] = owner_references(owner)
         if annotations:
             metadata["annotations"] = dict(annotations)
         if created is not None:
@@ -322,7 +342,7 @@ class FakeApiServer:
         self.put(
             "pods", name, namespace,
             metadata=metadata,
-            spec={"nodeName": node} if node else {},
+            spec={**({"nodeName": node} if node else {}), **(spec or {})},
             status={
                 "phase": phase or ("Running" if node else "Pending"),
                 "conditions": conditions,
@@ -416,7 +436,7 @@ class FakeApiServer:
         return web.json_response(self._list(request, resource, namespace))
 
     def _check(self, verb: str, resource: str, namespace: str) -> None:
-        if (verb, resource) in self._forbidden:
+        if {(verb, resource), (verb, resource if namespace else f"{resource} of all namespaces")} & self._forbidden:
             group = KINDS[resource.partition("/")[0]][0]
             where = f'in the namespace "{namespace}"' if namespace else "at the cluster scope"
             raise _StatusError(
@@ -429,9 +449,24 @@ class FakeApiServer:
             self.requests[f"{verb} {resource.rpartition('/')[2]}"] += 1
             raise _StatusError(503, "ServiceUnavailable", "the server is currently unable to handle the request")
 
+    def _group(self, group: str) -> dict[str, Any]:
+        """The versions of a group, the preferred one first."""
+        served = {its_version for its_group, its_version, _ in KINDS.values() if its_group == group}
+        if not served or all(plural in self._missing for plural, known in KINDS.items() if known[0] == group):
+            raise _StatusError(404, "NotFound", "the server could not find the requested resource")
+        versions = [{"groupVersion": f"{group}/{version}", "version": version} for version in sorted(served)]
+        return {"kind": "APIGroup", "apiVersion": "v1", "name": group, "versions": versions}
+
     def _discovery(self, group: str, version: str) -> dict[str, Any]:
+        if group and not version:
+            return self._group(group)
         resources = [
-            {"name": plural, "kind": kind, "namespaced": plural != "nodes", "verbs": ["get", "list", "watch"]}
+            {
+                "name": plural,
+                "kind": kind,
+                "namespaced": plural not in ("nodes", "resourceslices"),
+                "verbs": ["get", "list", "watch"],
+            }
             for plural, (its_group, its_version, kind) in KINDS.items()
             if (its_group, its_version) == (group, version) and plural not in self._missing
         ]
@@ -503,7 +538,8 @@ class FakeApiServer:
                 "spec": {"replicas": found["spec"].get("replicas", 0)},
                 "status": {
                     "replicas": (found.get("status") or {}).get("replicas", 0),
-                    "selector": _selector_text(found["spec"].get("selector") or {}),
+                    "selector": (found.get("status") or {}).get("hpaPodSelector")
+                    or _selector_text(found["spec"].get("selector") or {}),
                 },
             }
         )
@@ -631,6 +667,20 @@ class FakeApiServer:
             self.watches[resource] -= 1
 
 
+def owner_references(owner: str) -> list[dict[str, Any]]:
+    """Return the ownerReferences of an object whose controller is ``owner``, "ReplicaSet llama-5d4f"."""
+    kind, _, name = owner.partition(" ")
+    group, version = next((one[0], one[1]) for one in KINDS.values() if one[2] == kind)
+    return [
+        # The first one is no controller: an object may have further owners.
+        {"apiVersion": "v1", "kind": "ConfigMap", "name": "settings", "uid": "uid-settings"},
+        {
+            "apiVersion": f"{group}/{version}" if group else version, "kind": kind, "name": name,
+            "uid": f"uid-{name}", "controller": True, "blockOwnerDeletion": True,
+        },
+    ]  # fmt: skip
+
+
 def _parse_path(path: str) -> tuple[str, str, str, str, str, str]:
     """Cut a path into group, version, namespace, resource, name, subresource; missing parts are empty."""
     root, *parts = path.strip("/").split("/")
@@ -640,7 +690,7 @@ def _parse_path(path: str) -> tuple[str, str, str, str, str, str]:
         group, parts = parts[0], parts[1:]
     else:
         raise _StatusError(404, "NotFound", "the server could not find the requested resource")
-    version, *parts = parts
+    version, *parts = parts or [""]
     namespace = ""
     if len(parts) > 2 and parts[0] == "namespaces":
         namespace, parts = parts[1], parts[2:]

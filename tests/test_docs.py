@@ -35,7 +35,10 @@ MIN_QUOTE_LENGTH = 8
 """The number of literal characters that a quoted message needs: a shorter one would match everywhere."""
 
 FLAGS_OF_OTHER_PROGRAMS = {
+    "--allow-metrics": "Triton",
     "--cap-add": "docker",
+    "--disable-log-stats": "vLLM",
+    "--disable-metrics": "LMDeploy",
     "--enable-metrics": "SGLang",
     "--gpu-driver": "az",
     "--gpu-instance-profile": "az",
@@ -45,6 +48,9 @@ FLAGS_OF_OTHER_PROGRAMS = {
     "--query-gpu": "nvidia-smi",
     "--metrics": "llama.cpp",
     "--metrics-endpoint-auth": "the endpoint picker",
+    "--metrics-exporter-host": "Xinference",
+    "--metrics-exporter-port": "Xinference",
+    "--metrics-per-host": "ingress-nginx",
     "--root-dir": "the kubelet",
 }
 FILE_ENDINGS = (".crt", ".key", ".json", ".yaml")

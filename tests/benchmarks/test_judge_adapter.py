@@ -186,7 +186,8 @@ async def served(
     replicas: tuple[int, int],
 ) -> JudgedAnswer:
     """Return what the real server answers over gRPC for these pods; the one without a page is llama-5."""
-    known = [_pod(one) for one in pods]
+    # The adapter takes the time of a pod's first scrape for the time when it became ready.
+    known = [replace(one, ready_at_seconds=pages[0][0]) for one in map(_pod, pods)]
     samples = tuple(parse_page(text.encode(), "text/plain", at_seconds=at) for at, text in pages)
     scraped = {
         Endpoint(one.ref, one.address): ScrapeResult(

@@ -22,19 +22,27 @@ from tests.serving import Serving
 pytestmark = pytest.mark.usefixtures("chart_tools")
 
 NAMESPACE = "gpu"  # where the test API server believes its client to be
-ROLLOUTS = ("--set-json", 'rbac.scaleTargets=[{"group":"argoproj.io","resource":"rollouts"}]')
+EXTRAS = (
+    "--set-json",
+    'rbac.scaleTargets=[{"group":"argoproj.io","resource":"rollouts"},{"group":"ray.io","resource":"rayservices"}]',
+    "--set-json",
+    'rbac.owners=[{"group":"ray.io","resource":"rayclusters"}]',
+)
 SHAPES = {
-    "the agents of the quick start": ROLLOUTS,
-    "the front end": (*ROLLOUTS, "--set", "frontend.enabled=true"),
+    "the agents of the quick start": EXTRAS,
+    "the front end": (*EXTRAS, "--set", "frontend.enabled=true"),
     "a front end for the workloads of one namespace": (
-        *ROLLOUTS,
+        *EXTRAS,
         *("--set", "frontend.enabled=true", "--set", "rbac.namespaces={ai}"),
     ),
 }
 WATCHED = {
     "scaledobjects", "scaledjobs", "pods", "deployments", "statefulsets", "rollouts", "nodes", "endpointslices",
+    "resourceclaims", "resourceslices", "replicasets", "rayservices", "rayclusters",
 }  # fmt: skip
-SCALES = 3
+SCALES = 4
+MARKS = {"hami.io/vgpu-devices-allocated": "GPU-aaa,NVIDIA,3000,50:;"}
+"""Of a scheduler that shares GPUs: the pods of all namespaces are read, where the rights allow it."""
 
 
 def asked_pod(rendered: Rendered) -> tuple[str, list[str]]:
@@ -49,12 +57,18 @@ def populate(server: FakeApiServer) -> None:
         ("llama", "Deployment", "apps/v1", "deployments"),
         ("big", "StatefulSet", "apps/v1", "statefulsets"),
         ("canary", "Rollout", "argoproj.io/v1alpha1", "rollouts"),
+        ("ray", "RayService", "ray.io/v1", "rayservices"),
     ):
         server.scale(name, 1, resource=resource)
         server.scaled_object(name, kind=kind, api_version=api_version)
         server.pod(f"{name}-0", "gpu-1", app=name)
+    # Whose pods these are, only their owners show.
+    server.pod("other-0", "gpu-1", app="llama", owner="ReplicaSet other")
+    for cluster in ("blue", "green"):
+        server.pod(f"{cluster}-0", "gpu-1", app="ray", owner=f"RayCluster {cluster}")
     server.put("scaledjobs", "batch", spec={"triggers": [{"type": "external", "metadata": {}}]})
     server.pod("batch-0", "gpu-1", labels={"scaledjob.keda.sh/name": "batch"})
+    server.pod("llama-1", "gpu-1", spec={"resourceClaims": [{"name": "gpu"}]}, annotations=MARKS)
     server.put("nodes", "gpu-1", "", metadata={"labels": {"pool": "a"}})
     server.put(
         "endpointslices", "agents-x", NAMESPACE,
@@ -91,12 +105,16 @@ def scenario(
                 and server.requests["create events"]
             ):
                 ask(serving)
-        yield set(rendered.grants(account)), set(server.asked)
+        grants, asked = set(rendered.grants(account)), set(server.asked)
+        # With rights in one namespace the pods of the others are tried, and the program goes on without them.
+        tried = {Asked(verb, "", "pods", "") for verb in ("list", "watch")} & asked
+        assert tried
+        yield grants, asked if ("list", "", "pods", "") in grants else asked - tried
 
 
 def ask(serving: Serving) -> None:
     """Ask about every workload; where nobody sees the GPUs the answer is an error, and it is not what counts here."""
-    for name in ("llama", "big", "canary", "batch"):
+    for name in ("llama", "big", "canary", "ray", "batch"):
         ref = pb.ScaledObjectRef(name=name, namespace="ai", scalerMetadata={"nodeSelector": "pool=a"})
         with contextlib.suppress(grpc.RpcError):
             serving.stub.GetMetrics(pb.GetMetricsRequest(scaledObjectRef=ref), timeout=WAIT_SECONDS)
@@ -137,7 +155,8 @@ def test_a_right_less_is_noticed_and_so_is_one_too_many(scenario: tuple[set[Gran
 def test_rights_at_one_namespace_reach_no_other() -> None:
     rendered = render(*SHAPES["a front end for the workloads of one namespace"], namespace=NAMESPACE)
     grants = set(rendered.grants("keda-gpu-scaler"))
-    assert {(resource, namespace) for _, _, resource, namespace in grants if namespace == ""} == {("nodes", "")}
+    in_no_namespace = {("nodes", ""), ("resourceclaims", ""), ("resourceslices", "")}
+    assert {(resource, namespace) for _, _, resource, namespace in grants if namespace == ""} == in_no_namespace
     assert refused(grants, [Asked("list", "", "pods", "elsewhere")])
 
 
@@ -151,10 +170,10 @@ def test_agents_behind_a_front_end_have_neither_rights_nor_a_token() -> None:
     assert rendered.pods()["frontend"]["spec"]["serviceAccountName"] != agent["serviceAccountName"]
 
 
-def test_without_rbac_nothing_is_granted_and_without_nodes_no_node_is_read() -> None:
+def test_without_rbac_nothing_is_granted_and_nodes_and_claims_can_be_left_out() -> None:
     assert render("--set", "rbac.create=false").all("Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding") == []
-    grants = render("--set", "rbac.nodes=false").grants("keda-gpu-scaler")
-    assert "nodes" not in {resource for _, _, resource, _ in grants}
+    grants = render("--set", "rbac.nodes=false", "--set", "rbac.resourceClaims=false").grants("keda-gpu-scaler")
+    assert not {"nodes", "resourceclaims", "resourceslices"} & {resource for _, _, resource, _ in grants}
 
 
 @pytest.mark.parametrize("mode", ["write", "remove"])

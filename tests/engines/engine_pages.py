@@ -199,6 +199,8 @@ tgi_queue_size 13
 tgi_batch_current_size 16
 # TYPE tgi_batch_current_max_tokens gauge
 tgi_batch_current_max_tokens 32768
+# TYPE tgi_batch_max_total_tokens gauge
+tgi_batch_max_total_tokens 65536
 # TYPE tgi_batch_next_size histogram
 tgi_batch_next_size_sum 99
 # TYPE tgi_request_queue_duration histogram
@@ -593,4 +595,56 @@ te_request_inference_duration_count 201
 # TYPE te_batch_next_size histogram
 te_batch_next_size_sum 199
 te_batch_next_size_count 33
+"""
+
+# A worker of Xinference (xinference/core/metrics.py): a chat model, and a model of embeddings.
+XINFERENCE = b"""\
+# TYPE xinference:model_serve_count gauge
+xinference:model_serve_count{model_type="LLM",model_uid="chat",worker_address="10.0.0.1:30001"} 6
+xinference:model_serve_count{model_type="embedding",model_uid="embed",worker_address="10.0.0.1:30001"} 2
+# TYPE xinference:model_request_limit gauge
+xinference:model_request_limit{model_type="LLM",model_uid="chat",worker_address="10.0.0.1:30001"} 32
+xinference:model_request_limit{model_type="embedding",model_uid="embed",worker_address="10.0.0.1:30001"} 8
+# TYPE xinference:model_request_total counter
+xinference:model_request_total{model_type="LLM",model_uid="chat",worker_address="10.0.0.1:30001"} 70
+xinference:model_request_total{model_type="embedding",model_uid="embed",worker_address="10.0.0.1:30001"} 500
+# TYPE xinference:model_request_errors_total counter
+xinference:model_request_errors_total{model_type="LLM",model_uid="chat",worker_address="10.0.0.1:30001"} 3
+# TYPE xinference:generate_tokens_total counter
+xinference:generate_tokens_total{model_type="LLM",model_uid="chat",worker_address="10.0.0.1:30001"} 9000
+# TYPE xinference:output_tokens_total_counter counter
+xinference:output_tokens_total_counter{model_type="LLM",model_uid="chat",worker_address="10.0.0.1:30001"} 8800
+# TYPE xinference:input_tokens_total_counter counter
+xinference:input_tokens_total_counter{model_type="LLM",model_uid="chat",worker_address="10.0.0.1:30001"} 44000
+# TYPE xinference:time_to_first_token_seconds histogram
+xinference:time_to_first_token_seconds_bucket{le="0.5",model_type="LLM",model_uid="chat"} 40
+xinference:time_to_first_token_seconds_bucket{le="+Inf",model_type="LLM",model_uid="chat"} 67
+xinference:time_to_first_token_seconds_sum{model_type="LLM",model_uid="chat"} 50.5
+xinference:time_to_first_token_seconds_count{model_type="LLM",model_uid="chat"} 67
+"""
+
+# The supervisor of Xinference, which exports the cluster and no requests.
+XINFERENCE_SUPERVISOR = b"""\
+# TYPE xinference:supervisor_uptime_seconds gauge
+xinference:supervisor_uptime_seconds 4000
+# TYPE xinference:workers_total gauge
+xinference:workers_total 2
+# TYPE requests_total_counter counter
+requests_total_counter{method="POST",path="/v1/chat/completions"} 90
+"""
+
+# A Bento of two Services (BentoML, docs "Metrics"): the gateway calls the model, and probes are counted.
+BENTOML = b"""\
+# TYPE bentoml_service_request_in_progress gauge
+bentoml_service_request_in_progress{endpoint="/chat",runner_name="Gateway",service_name="b",service_version="1"} 5.0
+bentoml_service_request_in_progress{endpoint="/generate",runner_name="Model",service_name="b",service_version="1"} 4.0
+bentoml_service_request_in_progress{endpoint="/readyz",runner_name="Gateway",service_name="b",service_version="1"} 1.0
+# TYPE bentoml_service_request_total counter
+bentoml_service_request_total{endpoint="/chat",http_response_code="200",runner_name="Gateway"} 60.0
+bentoml_service_request_total{endpoint="/chat",http_response_code="503",runner_name="Gateway"} 7.0
+bentoml_service_request_total{endpoint="/generate",http_response_code="200",runner_name="Model"} 58.0
+bentoml_service_request_total{endpoint="/livez",http_response_code="200",runner_name="Gateway"} 9000.0
+# TYPE bentoml_service_request_duration_seconds histogram
+bentoml_service_request_duration_seconds_sum{endpoint="/chat",http_response_code="200",runner_name="Gateway"} 90.5
+bentoml_service_request_duration_seconds_count{endpoint="/chat",http_response_code="200",runner_name="Gateway"} 60.0
 """

@@ -72,6 +72,20 @@ def test_a_kv_cache_in_per_cent_is_read_as_a_ratio(value: str, ratio: float, is_
     assert sample.is_kv_percent is is_percent
 
 
+@pytest.mark.parametrize(
+    ("series", "ratio"),
+    [
+        pytest.param("tgi_batch_current_max_tokens 300\ntgi_batch_max_total_tokens 400\n", 0.75, id="three quarters"),
+        pytest.param("tgi_batch_current_max_tokens 0\ntgi_batch_max_total_tokens 400\n", 0.0, id="idle"),
+        pytest.param("tgi_batch_current_max_tokens 300\n", None, id="an older version without the budget"),
+        pytest.param("tgi_batch_max_total_tokens 400\n", None, id="before the first request"),
+        pytest.param("tgi_batch_current_max_tokens 3\ntgi_batch_max_total_tokens 0\n", None, id="no budget"),
+    ],
+)
+def test_the_kv_cache_of_tgi_is_its_reserved_budget_of_tokens(series: str, ratio: float | None) -> None:
+    assert read("tgi_queue_size 0\n" + series).kv_cache_ratio == ratio
+
+
 def test_requests_of_vllm_that_were_aborted_or_failed_are_no_success() -> None:
     counts = {"stop": 10, "length": 20, "repetition": 3, "abort": 400, "error": 5000}
     series = "".join(f'vllm:request_success_total{{finished_reason="{it}"}} {count}\n' for it, count in counts.items())
@@ -275,6 +289,30 @@ def test_a_page_with_the_series_of_another_engine_is_not_recognised_by_a_family(
                 "executions_total": 33.0,
             },
             id="TEI",
+        ),
+        pytest.param(
+            engine_pages.XINFERENCE,
+            {
+                "engine": "xinference",
+                "waiting": None,
+                "running": 8.0,
+                "running_limit": 40.0,
+                "requests_total": 570.0,
+                "tokens_total": 9000.0,
+                "prompt_tokens_total": 44000.0,
+                "first_tokens_total": 67.0,
+            },
+            id="a worker of Xinference",
+        ),
+        pytest.param(
+            engine_pages.XINFERENCE_SUPERVISOR,
+            {"engine": "xinference", "running": None, "requests_total": None},
+            id="the supervisor of Xinference",
+        ),
+        pytest.param(
+            engine_pages.BENTOML,
+            {"engine": "bentoml", "waiting": None, "running": 9.0, "requests_total": 118.0, "kv_cache_ratio": None},
+            id="BentoML, without the probes",
         ),
     ],
 )

@@ -19,8 +19,17 @@ AT = 5.0
 SELECTORS = tuple(map(parse_series, ("vllm:num_requests_running", "depth", 'inference_pool_x{a="b"}')))
 PAGES = [
     page.rstrip(b"\n").split(b"\n")
-    for page in (engine_pages.VLLM, engine_pages.SGLANG, engine_pages.TGI, engine_pages.TRITON, engine_pages.LLAMA_CPP)
+    for page in (
+        engine_pages.VLLM,
+        engine_pages.SGLANG,
+        engine_pages.TGI,
+        engine_pages.TRITON,
+        engine_pages.LLAMA_CPP,
+        engine_pages.BENTOML,
+        engine_pages.XINFERENCE,
+    )
 ]
+MODELS: tuple[tuple[str, ...], ...] = ((), (), ("detect",), ("chat", "embed"), ("Gateway",), ("another",))
 ODD_LINES = (
     b"",
     b" vllm:num_requests_waiting 3",
@@ -103,9 +112,11 @@ def scrapes(draw: st.DrawFn) -> list[bytes]:
     return pages
 
 
-def read(page: bytes, cache: ScrapeCache | None, size: int, selectors: bool) -> EngineSample | str:
+def read(
+    page: bytes, cache: ScrapeCache | None, size: int, selectors: bool, models: tuple[str, ...] = ()
+) -> EngineSample | str:
     """Read a page in pieces as the scraper does; return the message where it is refused."""
-    parser = PageParser(TEXT, selectors=SELECTORS if selectors else (), cache=cache)
+    parser = PageParser(TEXT, selectors=SELECTORS if selectors else (), models=models, cache=cache)
     try:
         is_followed = True
         for at in range(0, len(page), size):
@@ -118,19 +129,22 @@ def read(page: bytes, cache: ScrapeCache | None, size: int, selectors: bool) -> 
         return str(error)
 
 
-def plain(page: bytes, selectors: bool) -> EngineSample | str:
+def plain(page: bytes, selectors: bool, models: tuple[str, ...] = ()) -> EngineSample | str:
     try:
-        return parse_page(page, TEXT, at_seconds=AT, selectors=SELECTORS if selectors else ())
+        return parse_page(page, TEXT, at_seconds=AT, selectors=SELECTORS if selectors else (), models=models)
     except ScrapeParseError as error:
         return str(error)
 
 
 @settings(max_examples=400)
-@given(scrapes(), st.sampled_from((7, 64, 500, 1 << 16)), st.booleans())
-def test_each_page_is_read_as_without_the_pages_before_it(pages: list[bytes], size: int, selectors: bool) -> None:
+@given(scrapes(), st.sampled_from((7, 64, 500, 1 << 16)), st.booleans(), st.sampled_from(MODELS))
+def test_each_page_is_read_as_without_the_pages_before_it(
+    pages: list[bytes], size: int, selectors: bool, models: tuple[str, ...]
+) -> None:
     cache = ScrapeCache()
     for page in pages:
-        assert repr(read(page, cache, size, selectors)) == repr(plain(page, selectors))  # NaN equals NaN here
+        expected = repr(plain(page, selectors, models))  # NaN equals NaN here
+        assert repr(read(page, cache, size, selectors, models)) == expected
 
 
 @given(scrapes(), scrapes(), st.lists(st.booleans(), min_size=12, max_size=12))
@@ -150,6 +164,46 @@ def test_a_layout_serves_only_the_series_that_were_requested_with_it(requested: 
     page = engine_pages.VLLM + b"depth 3\n"
     for selectors in requested:
         assert read(page, cache, 1 << 16, selectors) == plain(page, selectors)
+
+
+@given(st.lists(st.sampled_from(MODELS), min_size=2, max_size=8))
+def test_a_layout_serves_only_the_models_that_were_selected_with_it(selected: list[tuple[str, ...]]) -> None:
+    cache = ScrapeCache()
+    for models in selected:
+        page = engine_pages.TRITON
+        assert read(page, cache, 1 << 16, False, models) == plain(page, False, models)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "reading", "values"),
+    [
+        pytest.param(b"max_total_tokens 65536", b"max_total_tokens 0", "kv_cache_ratio", (0.5, None), id="no budget"),
+        pytest.param(b"max_total_tokens 65536", b"max_total_tokens NaN", "kv_cache_ratio", (0.5, None), id="unknown"),
+        pytest.param(
+            b"max_total_tokens 65536",
+            b"max_total_tokens 5e-324",
+            "kv_cache_ratio",
+            (0.5, None),
+            id="too small a budget",
+        ),
+        pytest.param(
+            b"current_max_tokens 32768", b"current_max_tokens 0", "kv_cache_ratio", (0.5, 0), id="nothing used"
+        ),
+        pytest.param(b" 32\n", b" -1\n", "running_limit", (40, None), id="one of two models has no limit any more"),
+        pytest.param(b" 58.0\n", b" 0.0\n", "summed_models", (2, 0), id="one of two models has served no request"),
+    ],
+)
+def test_what_depends_on_values_is_computed_for_each_page_that_follows(
+    before: bytes, after: bytes, reading: str, values: tuple[float | None, float | None]
+) -> None:
+    page = next(it for it in (engine_pages.TGI, engine_pages.XINFERENCE, engine_pages.BENTOML) if before in it)
+    cache = ScrapeCache()
+    first = read(page, cache, 1 << 16, selectors=False)
+    layout = cache.layout
+    second = read(page.replace(before, after), cache, 1 << 16, selectors=False)
+    assert layout is not None
+    assert cache.layout is layout
+    assert (getattr(first, reading), getattr(second, reading)) == values
 
 
 def loaded(running: float) -> bytes:

@@ -226,8 +226,20 @@ def test_the_index_finds_exactly_the_series_that_a_selector_matches(
     selector = parse_series("depth{" + ",".join(f'{key}{how}"{value}"' for key, how, value in conditions) + "}")
     body = "".join(f'depth{{x="{x}",y="{y}"}} {number}\n' for number, (x, y) in enumerate(series))
     expected = [number for number, (x, y) in enumerate(series) if selector.matches("depth", {"x": x, "y": y})]
-    absent = ABSENT_GAUGE if series else None
+    has_labels = all(key != "z" or how == "!=" or not value for key, how, value in conditions)
+    absent = ABSENT_GAUGE if series and has_labels else None
     assert selected(body.encode(), selector.text) == (Series(sum(expected), is_counter=False) if expected else absent)
+
+
+def test_a_label_that_no_series_has_is_unknown_and_not_zero() -> None:
+    selectors = [parse_series(text) for text in ('depth{queue="b"}', 'depth{pool="b"}', 'depth{pool!="b"}')]
+    sample = parse_page(b'depth{queue="a"} 3\n', TEXT, at_seconds=AT, selectors=selectors)
+    assert sample.selected == {
+        'depth{queue="b"}': ABSENT_GAUGE,
+        'depth{pool="b"}': None,
+        'depth{pool!="b"}': Series(3, is_counter=False),
+    }
+    assert sample.unread == {'depth{pool="b"}': "no series depth has the label pool"}
 
 
 def test_each_series_of_a_page_is_compared_once_with_hundreds_of_selectors(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,11 +130,59 @@ def _dynamo(held: int) -> Page:
     return lambda _: "".join(f'{name}{{model="{model}"}} {size}\n' for model, size in models.items())
 
 
+def _counted(name: str, one: str, another: str) -> Callable[[int], Page]:
+    """Return the pages of a counter of requests: of one workload as many a second as are held, and of another one."""
+    return lambda held: (
+        lambda seconds: (
+            f"# TYPE {name} counter\n{name}{{{one}}} {held * seconds}\n{name}{{{another}}} {100 * seconds}\n"
+        )
+    )
+
+
+def _gauges(series: Mapping[str, int]) -> str:
+    return "".join(f"# TYPE {text.partition('{')[0]} gauge\n{text} {value}\n" for text, value in series.items())
+
+
+def _envoy(held: int) -> Page:
+    cluster = '{envoy_cluster_name="httproute/ai/llama/rule/0"}'
+    refused = "envoy_cluster_upstream_cx_none_healthy"
+    names = [f"envoy_cluster_upstream_rq_{state}{cluster}" for state in ("active", "pending_active")]
+    return lambda seconds: (
+        _gauges(dict.fromkeys(names, 0)) + f"# TYPE {refused} counter\n{refused}{cluster} {held * seconds}\n"
+    )
+
+
+def _activator(held: int) -> Page:
+    labels = '{k8s_namespace_name="ai",kn_revision_name="llama-00001"}'
+    return lambda _: _gauges({f"kn_revision_request_concurrency{labels}": held})
+
+
+def _scheduler(held: int) -> Page:
+    return lambda _: _gauges({'llm_d_epp_flow_control_queue_size{inference_pool="llama-inference-pool"}': held})
+
+
 DEMANDS: Mapping[str, Callable[[int], Page]] = {
     "scale-to-zero-http-add-on": _interceptor,
     "scale-to-zero-endpoint-picker": _picker,
     "scale-to-zero-vllm-router": _router,
     "scale-to-zero-dynamo": _dynamo,
+    "scale-to-zero-litellm": _counted(
+        "litellm_proxy_total_requests_metric_total", 'requested_model="llama"', 'requested_model="another"'
+    ),
+    "scale-to-zero-envoy": _envoy,
+    "scale-to-zero-istio": _counted(
+        "istio_requests_total",
+        'destination_service_name="llama",destination_service_namespace="ai"',
+        'destination_service_name="another",destination_service_namespace="ai"',
+    ),
+    "scale-to-zero-nginx": _counted(
+        "nginx_ingress_controller_requests", 'namespace="ai",ingress="llama"', 'namespace="ai",ingress="another"'
+    ),
+    "scale-to-zero-traefik": _counted(
+        "traefik_service_requests_total", 'service="ai-llama-80@kubernetes"', 'service="ai-other-80@kubernetes"'
+    ),
+    "scale-to-zero-knative": _activator,
+    "scale-to-zero-kserve": _scheduler,
 }
 """What holds requests, by the example's file."""
 

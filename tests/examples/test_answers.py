@@ -61,17 +61,24 @@ def apply(server: FakeApiServer, example: Example, namespace: str, replicas: int
     """Put the example's ScaledObject there, and the workload it is for."""
     server.put("scaledobjects", example.workload, namespace, spec=example.spec)
     kind = example.spec["scaleTargetRef"].get("kind", "Deployment")
-    labels = leaders(example.workload) if kind == "LeaderWorkerSet" else {"app": example.workload}
+    is_grouped = kind == "LeaderWorkerSet"
+    labels = leaders(example.workload) if is_grouped else {"app": example.workload}
     spec = {"replicas": replicas, "selector": {"matchLabels": labels}}
     server.put(RESOURCES[kind], example.workload, namespace, spec=spec, status={"replicas": replicas})
     # All engines share an address here, and are told apart by their paths.
     where = {"prometheus.io/port": str(port), "prometheus.io/path": engine_path(example)}
     for index in range(replicas):
         pod = f"{example.workload}-{index}"
-        server.pod(pod, NODE, namespace=namespace, labels=labels, address="127.0.0.1", annotations=where)
-    if kind == "LeaderWorkerSet" and replicas:
-        others = {**labels, f"{GROUPS}/worker-index": "1"}
-        server.pod(f"{example.workload}-0-1", "another-node", namespace=namespace, labels=others)
+        pair = {"example.com/pair": str(index // 2), "example.com/rank": str(index % 2)}
+        group = {f"{GROUPS}/group-index": str(index)} if is_grouped else pair
+        size = {f"{GROUPS}/size": "2"} if is_grouped else {}
+        names = {pod: {**labels, **group}}
+        if is_grouped:
+            names[f"{pod}-1"] = {**labels, **group, f"{GROUPS}/worker-index": "1"}
+        for name, shown in names.items():
+            server.pod(
+                name, NODE, namespace=namespace, labels=shown, address="127.0.0.1", annotations={**where, **size}
+            )
 
 
 def held() -> dict[str, list[str]]:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from keda_gpu_scaler.cli.validate.findings import Severity
 from keda_gpu_scaler.cli.validate.rules import validate_text
 from keda_gpu_scaler.core.trigger.demand_presets import DEMANDS
 from keda_gpu_scaler.core.trigger.parser import Scope, parse_trigger
@@ -35,7 +36,7 @@ def by_kedas_schema(document: dict[str, Any]) -> list[str]:
 @each
 def test_validate_has_nothing_to_say_of_it(example: Example) -> None:
     report = validate_text(example.path.read_text())
-    assert report.findings == ()
+    assert [one for one in report.findings if one.severity is not Severity.INFO] == []
     assert report.trigger_count >= 1
 
 

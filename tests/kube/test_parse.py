@@ -155,8 +155,38 @@ def test_endpoints_that_differ_in_readiness_alone_are_equal() -> None:
     ("allocatable", "expected"),
     [
         ({"nvidia.com/gpu": "8"}, True), ({"nvidia.com/gpu": "0"}, False), ({"amd.com/gpu": "1"}, True),
+        ({"volcano.sh/vgpu-number": "10"}, True), ({"aliyun.com/gpu-mem": "80"}, True), ({"rdma/hca": "1000"}, False),
         ({"gpu.intel.com/i915": "1"}, True), ({"cpu": "8"}, False), ({}, False), (None, False),
     ],
 )  # fmt: skip
 def test_a_node_has_accelerators_where_a_device_plugin_reports_some(allocatable: object, expected: bool) -> None:
     assert parse.has_accelerators({"status": {"allocatable": allocatable}}) is expected
+
+
+@pytest.mark.parametrize(
+    ("spec", "requests", "has_claims"),
+    [
+        pytest.param(
+            {"containers": [{"resources": {"limits": {"amd.com/gpu": "1", "cpu": "2"}}}]}, ("amd.com/gpu",), False,
+            id="a device plugin's resource",
+        ),
+        pytest.param(
+            {
+                "containers": [{"resources": {"requests": {"b.io/x": "1"}}}],
+                "initContainers": [{"resources": {"limits": {"a.io/x": 1}}}],
+            },
+            ("a.io/x", "b.io/x"), False, id="requests of every container, sorted",
+        ),
+        pytest.param(
+            {"containers": [{"resources": {"limits": {"requests.kubernetes.io/x": "1"}}}]}, (), False,
+            id="a resource of Kubernetes itself",
+        ),
+        pytest.param({"resourceClaims": [{"name": "gpu"}]}, (), True, id="a claim"),
+        pytest.param({"resourceClaims": "gpu", "containers": [7, {"resources": 7}]}, (), False, id="other types"),
+    ],
+)  # fmt: skip
+def test_a_pods_requests_say_how_it_gets_devices(
+    spec: dict[str, Any], requests: tuple[str, ...], has_claims: bool
+) -> None:
+    read = pod(spec=spec)
+    assert (read.requests, read.has_claims, read.assigned) == (requests, has_claims, None)

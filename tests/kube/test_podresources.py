@@ -8,6 +8,7 @@ import socket
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -166,8 +167,8 @@ def test_no_more_allocations_than_the_limit_are_read(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(podresources, "MAX_ALLOCATIONS", 2)
     made: list[Allocation] = []
 
-    def make(*names: str) -> Allocation:
-        made.append(Allocation(*names))
+    def make(*fields: Any) -> Allocation:
+        made.append(Allocation(*fields))
         return made[-1]
 
     monkeypatch.setattr(podresources, "Allocation", make)
@@ -340,3 +341,39 @@ def test_after_a_failure_the_next_list_does_not_wait_for_a_long_interval(
         await until(lambda: resources.held(NOW) is not None)
 
     while_running(resources, talk)
+
+
+UNITS = "aliyun.com/gpu-mem"
+
+
+def accepted(*containers: pb.ContainerResources) -> PodResources:
+    resources = PodResources("unused", clock=ManualClock(NOW))
+    resources.accept(pb.ListPodResourcesResponse(pod_resources=[pod_resources("p", *containers)]))
+    return resources
+
+
+def test_twenty_thousand_units_of_memory_do_not_blind_the_node() -> None:
+    units = [f"GPU-{gpu}-_-{unit}" for gpu in range(8) for unit in range(2500)]
+    resources = accepted(container("server", UNITS, *reversed(units)), container("other", "nvidia.com/gpu", "GPU-9"))
+    held = resources.held(NOW)
+    assert held is not None
+    assert resources.failure is None
+    counted = [Allocation("ai", "p", "server", UNITS, f"GPU-{gpu}-_-0", 2500) for gpu in range(8)]
+    assert held == (Allocation("ai", "p", "other", "nvidia.com/gpu", "GPU-9"), *counted)
+
+
+def test_as_many_ids_as_a_node_may_have_devices_are_kept() -> None:
+    ids = [f"GPU-1::{number}" for number in range(podresources.MAX_SINGLE_IDS)]
+    held = accepted(container("server", "nvidia.com/gpu.shared", *ids)).held(NOW)
+    assert held is not None
+    assert [one.quantity for one in held] == [1] * podresources.MAX_SINGLE_IDS
+
+
+def test_ids_without_a_number_at_their_end_leave_out_their_resource_only(caplog: pytest.LogCaptureFixture) -> None:
+    ids = [f"{number}-x" for number in range(podresources.MAX_UNIT_GROUPS + 1)]
+    resources = accepted(container("a", "example.com/odd", *ids), container("b", "nvidia.com/gpu", "GPU-9"))
+    assert resources.held(NOW) == (Allocation("ai", "p", "b", "nvidia.com/gpu", "GPU-9"),)
+    assert [record.getMessage() for record in caplog.records] == [
+        'unused: the resource "example.com/odd" is left out: a container has more than 1024 ids of it that differ in '
+        "more than a number at their end"
+    ]

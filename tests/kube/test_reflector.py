@@ -355,3 +355,38 @@ def test_a_response_that_comes_byte_by_byte_is_cancelled_at_the_limit(monkeypatc
                 await api.get("/version")
 
     asyncio.run(run())
+
+
+def test_objects_of_all_namespaces_have_keys_with_their_namespace_and_what_is_not_kept_is_left_out() -> None:
+    def item(name: str, namespace: str, label: str) -> dict[str, Any]:
+        return {"metadata": {"name": name, "namespace": namespace, "labels": {"keep": label}}}
+
+    async def run() -> None:
+        listed = {
+            "metadata": {"resourceVersion": "7"},
+            "items": [item("a", "x", "1"), item("a", "y", "2"), item("b", "y", "")],
+        }
+        script = Script(listed)
+        reflector = Reflector(
+            script,  # type: ignore[arg-type]
+            ResourceQuery("pods"), lambda one: labels(one)["keep"] or None, ManualClock(), lambda: None,
+        )  # fmt: skip
+        task = asyncio.create_task(reflector.run())
+        try:
+            async with asyncio.timeout(WAIT_SECONDS):
+                while not reflector.items:
+                    await asyncio.sleep(0)
+                assert reflector.items == {"x/a": "1", "y/a": "2"}
+                script.events.put_nowait({"type": "MODIFIED", "object": item("a", "y", "")})
+                script.events.put_nowait({"type": "MODIFIED", "object": item("b", "y", "3")})
+                while "y/b" not in reflector.items:
+                    await asyncio.sleep(0)
+                assert reflector.items == {"x/a": "1", "y/b": "3"}
+                script.events.put_nowait({"type": "DELETED", "object": item("b", "y", "3")})
+                while "y/b" in reflector.items:
+                    await asyncio.sleep(0)
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(run())

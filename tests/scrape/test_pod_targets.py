@@ -43,7 +43,7 @@ OTHER_JSON = b'{"status": "ok"}'
             {},
             True,
             "no engine is found: port 8000/metrics: the connection is refused; "
-            "port 30000/metrics: the connection is refused; and 6 more",
+            "port 30000/metrics: the connection is refused; and 7 more",
             id="each port refuses the connection",
         ),
         pytest.param(

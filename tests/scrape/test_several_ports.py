@@ -321,3 +321,18 @@ async def test_a_repeated_search_with_the_same_answers_is_no_news() -> None:
         await scene.pass_time(300)
         assert scene.result() is result
         assert len(scene.news) == news
+
+
+@scenario
+async def test_each_selection_of_models_is_a_target_of_its_own() -> None:
+    series = "".join(
+        f'vllm:num_requests_waiting{{model_name="{name}"}} {size}\n' for name, size in (("a", 3), ("b", 5))
+    )
+    async with Scene({PAGE: series.encode()}) as scene:
+        one, other = replace(VLLM, models=("a",)), replace(VLLM, models=("b",))
+        await scene.register_interest(VLLM, one, other)
+        assert [waiting(scene.result(endpoint)) for endpoint in (VLLM, one, other)] == [[8], [3], [5]]
+        await scene.pass_time(20)
+        assert [waiting(scene.result(endpoint)) for endpoint in (VLLM, one, other)] == [[8], [3], [5]]
+        url = Endpoint(engine="vllm", url="http://10.1.2.3:8000/metrics", models=("b",))
+        assert waiting(await scene.register_interest(url)) == [5]

@@ -3,7 +3,8 @@
 
 The first read of the table of engines imports it (``core/trigger/engines.py``).
 An engine's file defines ``ENGINE``, and either ``METRIC_MAP``, where the engine exports Prometheus series, or
-``read_json``, where it serves JSON. No other file has to name the engine.
+``read_json``, where it serves JSON. ``GUIDE`` has the hand-written parts of its page in the guide. No other file has to
+name the engine.
 """
 
 import importlib
@@ -13,6 +14,7 @@ from types import MappingProxyType, ModuleType
 
 from keda_gpu_scaler.core.trigger.engines import Engine, EngineRegistrationError, register_engine
 from keda_gpu_scaler.engines.exposition import SeriesSample
+from keda_gpu_scaler.engines.guide import EngineGuide
 from keda_gpu_scaler.engines.metric_map import MetricMap
 
 JsonReader = Callable[[Mapping[str, object]], tuple[SeriesSample, ...] | None]
@@ -22,8 +24,10 @@ _SHARED_MODULES = frozenset(
     {
         "bound_readings",
         "exposition",
+        "guide",
         "interceptor",
         "metric_map",
+        "models",
         "page_layout",
         "prometheus_text",
         "scrape_parser",
@@ -62,3 +66,7 @@ JSON_READERS: Mapping[str, JsonReader] = MappingProxyType(
     {name: module.read_json for name, module in _MODULES.items() if hasattr(module, "read_json")}
 )
 """How the JSON page of each engine that serves one is read, by the engine's name, in detection order."""
+GUIDES: Mapping[str, EngineGuide] = MappingProxyType(
+    {name: module.GUIDE for name, module in _MODULES.items() if hasattr(module, "GUIDE")}
+)
+"""The hand-written parts of each engine's page in the guide, by the engine's name, in detection order."""

@@ -40,7 +40,9 @@ class BoundSource:
     """A source as it is read from one page, by the positions of its series.
 
     ``originals`` has for each series a number that its copies have too, where copies are possible. ``is_largest``
-    says that the largest value counts, and not the sum. A sum of several sources has ``parts`` instead.
+    says that the largest value counts, and not the sum. A sum of several sources has ``parts`` instead. With
+    ``is_limit`` a value that is not above 0 says that there is no limit. With ``of`` the reading is divided by that
+    limit.
     """
 
     positions: tuple[int, ...]
@@ -48,24 +50,32 @@ class BoundSource:
     originals: tuple[int, ...] = ()
     parts: tuple["BoundSource", ...] = ()
     is_largest: bool = False
+    is_limit: bool = False
+    of: "BoundSource | None" = None
 
     def read(self, values: Sequence[float]) -> float | None:
         """Return the reading; None where the value of a series is unknown.
 
         Counts are never negative. A gauge below 0 is the result of a race in its exporter, and counts as 0.
         """
+        if self.of is not None:
+            used, limit = self._read_own(values), self.of.read(values)
+            return _share(used, limit) if used is not None and limit is not None else None
+        return self._read_own(values)
+
+    def _read_own(self, values: Sequence[float]) -> float | None:
         if self.parts:
             read = [part.read(values) for part in self.parts]
             return added_up([math.nan if part is None else part for part in read])
         if len(self.positions) == 1:
             value = values[self.positions[0]]
-            if not is_known(value):
+            if not is_known(value) or (self.is_limit and value <= 0):
                 return None
             return self.factor * (value if self.is_largest else max(0.0, value))
         return self._read_several([values[position] for position in self.positions])
 
     def _read_several(self, values: list[float]) -> float | None:
-        if not all(map(is_known, values)):
+        if not all(map(is_known, values)) or (self.is_limit and min(values) <= 0):
             return None
         if self.is_largest:
             is_ambiguous = bool(self.originals) and len(set(zip(self.originals, values, strict=True))) > len(
@@ -81,6 +91,11 @@ class BoundSource:
         if total is not None and min(values) < 0:
             total = added_up([max(0.0, value) for value in values])
         return None if total is None else self.factor * total
+
+
+def _share(used: float, limit: float) -> float | None:
+    share = used / limit
+    return share if is_known(share) else None
 
 
 def added_up(values: Sequence[float]) -> float | None:
@@ -152,13 +167,17 @@ def _bound(text: str) -> float | None:
 class BoundMetricMap:
     """The readings of one engine and, for each of them, the series of one page that it is taken from.
 
-    ``sources``, ``totals`` and ``histograms`` are by the names of the readings.
+    ``sources``, ``totals`` and ``histograms`` are by the names of the readings. ``served`` has, for each series that
+    counts requests of a model, its position and the model, where the models that served requests are counted.
+    ``has_model`` is false where models are selected and the page has no series of them.
     """
 
     engine: str
     sources: Mapping[str, tuple[BoundSource, ...]]
     totals: Mapping[str, tuple[int, ...]]
     histograms: Mapping[str, BoundHistogram | None]
+    served: tuple[tuple[int, str], ...] = ()
+    has_model: bool = True
 
     def read(self, values: Sequence[float], at_seconds: float) -> EngineSample:
         """Read the page.
@@ -176,7 +195,10 @@ class BoundMetricMap:
         if kv_cache_ratio is not None and kv_cache_ratio > LARGEST_RATIO:
             readings["kv_cache_ratio"] = kv_cache_ratio / 100
             readings["is_kv_percent"] = True
-        return EngineSample(at_seconds, self.engine, **readings)
+        if self.served:
+            models = {model for position, model in self.served if values[position] > 0}
+            readings["summed_models"] = len(models) if len(models) > 1 else 0
+        return EngineSample(at_seconds, self.engine, **readings, has_model=self.has_model)
 
 
 def _first(sources: Iterable[BoundSource], values: Sequence[float]) -> float | None:

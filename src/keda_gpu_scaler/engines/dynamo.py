@@ -10,6 +10,7 @@ in spite of its name. The queue is not exported.
 """
 
 from keda_gpu_scaler.core.trigger.engines import Engine, LoadRung
+from keda_gpu_scaler.engines.guide import EngineGuide
 from keda_gpu_scaler.engines.metric_map import MetricMap, share, source
 
 ENGINE = Engine(
@@ -21,6 +22,17 @@ ENGINE = Engine(
     behind=("vllm", "sglang", "trtllm-serve"),
     reports_queue=False,
     load_rung=LoadRung.RUNNING,
+)
+
+GUIDE = EngineGuide(
+    switch_on="Set `DYN_SYSTEM_PORT` in the workers (the operator sets 9090).",
+    traps=(
+        "A worker usually passes the series of its engine through. Such a page is read as a page of vLLM, SGLang "
+        "or TensorRT-LLM.",
+        "Its own series have no queue. The frontend has one: set `demand` to `dynamo`.",
+        "`kvstats_gpu_cache_usage_percent` is a ratio in spite of its name.",
+        "Only requests of the endpoint `generate` count.",
+    ),
 )
 
 METRIC_MAP = MetricMap(

@@ -11,6 +11,7 @@ of running requests is not exported.
 """
 
 from keda_gpu_scaler.core.trigger.engines import ContainerNames, Engine, LoadRung
+from keda_gpu_scaler.engines.guide import EngineGuide
 from keda_gpu_scaler.engines.metric_map import MetricMap, histogram, share, source
 
 ENGINE = Engine(
@@ -22,6 +23,15 @@ ENGINE = Engine(
     reports_kv_cache=False,
     preallocating_containers=ContainerNames("LightLLM", image_words=("lightllm",), commands=("lightllm",)),
     load_rung=LoadRung.REQUEST_TOKEN_TIME,
+)
+
+GUIDE = EngineGuide(
+    switch_on="Nothing. The metrics are at the port of the API.",
+    traps=(
+        "Older versions export no KV cache.",
+        "The gauges are cleared while the server is idle.",
+        "A series whose name ends with `duration_bucket` is a histogram of that name, which adds `_bucket` once more.",
+    ),
 )
 
 METRIC_MAP = MetricMap(

@@ -13,6 +13,7 @@ requests, is not among the metrics.
 """
 
 from keda_gpu_scaler.core.trigger.engines import Engine, LoadRung
+from keda_gpu_scaler.engines.guide import EngineGuide
 from keda_gpu_scaler.engines.metric_map import MetricMap, Observations, source
 
 ENGINE = Engine(
@@ -23,6 +24,16 @@ ENGINE = Engine(
     remark="start it with `--metrics`; exports no KV cache usage",
     reports_kv_cache=False,
     load_rung=LoadRung.REQUEST_TOKEN_TIME,
+)
+
+GUIDE = EngineGuide(
+    switch_on="Start the server with `--metrics`.",
+    traps=(
+        "The KV cache is no longer exported, so `kv_cache_usage` has no value.",
+        "The number of slots is not exported: set `maxSeqs` to it.",
+        "There is no histogram: the floor of the time per token is a mean over requests. State `itlFloorMs` if "
+        "`explain` shows one that is far too low.",
+    ),
 )
 
 METRIC_MAP = MetricMap(

@@ -15,6 +15,7 @@ does not divide it. Prompt tokens are counted with the first token. The limit of
 """
 
 from keda_gpu_scaler.core.trigger.engines import ContainerNames, Engine, LoadRung
+from keda_gpu_scaler.engines.guide import EngineGuide
 from keda_gpu_scaler.engines.metric_map import MetricMap, histogram, share, source
 
 ENGINE = Engine(
@@ -24,6 +25,16 @@ ENGINE = Engine(
     detection_order=70,
     preallocating_containers=ContainerNames("LMDeploy", image_words=("lmdeploy",), commands=("lmdeploy",)),
     load_rung=LoadRung.TOKEN_TIME,
+    model_labels=("model_name",),
+)
+
+GUIDE = EngineGuide(
+    switch_on="Nothing, unless `--disable-metrics` is set. Older versions need `--enable-metrics`.",
+    traps=(
+        "A request waits first for a free handle of the API server and then for the engine. Both are added up.",
+        "Only the reason FINISH is a success.",
+        "The limit of running requests is not exported: set `maxSeqs`.",
+    ),
 )
 
 METRIC_MAP = MetricMap(

@@ -5,7 +5,7 @@ Law: a reading is the sum of the engine's own series, or unknown. No series stan
 """
 
 from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import Enum
 
 from keda_gpu_scaler.core.selectors import SeriesSelector, parse_series
@@ -36,7 +36,8 @@ class SeriesSource:
     ``copied_by`` are labels by which series differ that all report the same quantity. Of such copies, only the
     largest counts. ``stale_by`` are labels by which series differ of which only one is current, and it is not known
     which one; if their values differ, the reading is unknown. ``plus`` are further parts of the sum; each part is added
-    where the page has it. The source is not read where the page has the series ``unless``.
+    where the page has it. The source is not read where the page has the series ``unless``. With ``is_limit``
+    a value that is not above 0 says that there is no limit. With ``of`` the reading is divided by that limit.
     """
 
     selector: SeriesSelector
@@ -46,11 +47,16 @@ class SeriesSource:
     stale_by: frozenset[str] = frozenset()
     plus: tuple["SeriesSource", ...] = ()
     unless: str = ""
+    is_limit: bool = False
+    of: "SeriesSource | None" = None
 
     def bind(self, series: SeriesByName) -> Steps[BoundSource | None]:
         """Find the series of a page that the source is read from; None where the source is not read from this page."""
         if self.unless in series:
             return None
+        if self.of is not None:
+            used, limit = (yield from self._bind_own(series)), (yield from self.of.bind(series))
+            return replace(used, of=limit) if used is not None and limit is not None else None
         if not self.plus:
             return (yield from self._bind_own(series))
         parts: list[BoundSource | None] = []
@@ -73,7 +79,9 @@ class SeriesSource:
             )
         positions = tuple(position for position, _ in selected)
         is_largest = self.combine is Combine.FULLEST
-        return BoundSource(positions, self.factor, tuple(originals), is_largest=is_largest) if positions else None
+        if not positions:
+            return None
+        return BoundSource(positions, self.factor, tuple(originals), is_largest=is_largest, is_limit=self.is_limit)
 
     def _matches(self, series: NumberedSeries) -> bool:
         return self.selector.matches(self.selector.name, series[1])
@@ -93,6 +101,16 @@ def source(
 ) -> SeriesSource:
     """Describe a source by its selector. Its series are added up; of copies, one counts."""
     return SeriesSource(parse_series(text), factor, copied_by=copied_by, plus=plus, unless=unless)
+
+
+def limit(text: str) -> SeriesSource:
+    """Describe a source whose series are limits; together they are none if one of them is none."""
+    return SeriesSource(parse_series(text), is_limit=True)
+
+
+def share_of(text: str, limit_text: str) -> SeriesSource:
+    """Describe a share as a source and its limit, each of which has one series."""
+    return SeriesSource(parse_series(text), of=limit(limit_text))
 
 
 def share(text: str, *, stale_by: frozenset[str] = frozenset()) -> SeriesSource:
@@ -156,7 +174,9 @@ class MetricMap:
             if isinstance(value, tuple):
                 for source in value:
                     if isinstance(source, SeriesSource):
-                        yield from (it.selector.name for it in (source, *source.plus))
+                        yield from (
+                            it.selector.name for it in (source, *source.plus, *((source.of,) if source.of else ()))
+                        )
         if self.first_token:
             yield from (f"{self.first_token}_bucket", f"{self.first_token}_count")
         for times in self.token_time:

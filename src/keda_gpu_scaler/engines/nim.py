@@ -11,6 +11,7 @@ is exported per request; it does not say when the time is observed, so the time 
 """
 
 from keda_gpu_scaler.core.trigger.engines import ContainerNames, Engine, LoadRung
+from keda_gpu_scaler.engines.guide import EngineGuide
 from keda_gpu_scaler.engines.metric_map import MetricMap, histogram, share, source
 
 ENGINE = Engine(
@@ -22,6 +23,17 @@ ENGINE = Engine(
     behind=("vllm", "sglang", "trtllm-serve"),
     preallocating_containers=ContainerNames("NIM", image_parts=("nvcr.io/nim/",)),
     load_rung=LoadRung.REQUEST_TOKEN_TIME,
+    model_labels=("model_name",),
+)
+
+GUIDE = EngineGuide(
+    switch_on="Nothing. The metrics are at the port of the API.",
+    traps=(
+        "The series have no prefix, so a NIM is recognised after the engines that may run inside it. A page with "
+        "the series of vLLM, SGLang or TensorRT-LLM is read as a page of that engine; `engine: nim` accepts it.",
+        "The path is `/v1/metrics`.",
+        "The documentation does not say when the time per token is observed, so it counts as a mean of each request.",
+    ),
 )
 
 METRIC_MAP = MetricMap(

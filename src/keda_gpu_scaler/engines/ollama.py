@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from keda_gpu_scaler.core.trigger.engines import Engine, LoadRung
 from keda_gpu_scaler.engines.exposition import SeriesSample
+from keda_gpu_scaler.engines.guide import EngineGuide
 
 LOADED = "ollama_loaded_models"
 """The series made of a page: the number of loaded models, with the model's name in the label ``model``."""
@@ -25,6 +26,16 @@ ENGINE = Engine(
     reports_queue=False,
     reports_kv_cache=False,
     load_rung=LoadRung.NONE,
+)
+
+GUIDE = EngineGuide(
+    switch_on="Nothing. There are no Prometheus metrics.",
+    traps=(
+        "Ollama reports which models are loaded, but neither requests nor a queue, so no metric of engines has a "
+        "value. Use GPU utilisation, as [the example](../../../deploy/examples/ollama.yaml) does.",
+        "A loaded model is not a running request. Ollama unloads it after `OLLAMA_KEEP_ALIVE`.",
+    ),
+    reads='The loaded models, as the series `ollama_loaded_models{model="NAME"}`, which `engineMetric` can select.',
 )
 
 

@@ -9,6 +9,7 @@ also exports counters without the suffix ``_total``; those are not read. KubeRay
 """
 
 from keda_gpu_scaler.core.trigger.engines import Engine, LoadRung
+from keda_gpu_scaler.engines.guide import EngineGuide
 from keda_gpu_scaler.engines.metric_map import MetricMap, SeriesSource, histogram, share, source
 
 _PREFIXES = ("ray_vllm_", "ray_vllm:")
@@ -26,6 +27,17 @@ ENGINE = Engine(
     detection_order=82,
     remark="set `log_engine_metrics`; Ray's metrics agent exports the engines of its node",
     load_rung=LoadRung.TOKEN_TIME,
+    model_labels=("model_name",),
+)
+
+GUIDE = EngineGuide(
+    switch_on="Before Ray 2.51, set `log_engine_metrics: true` in the `LLMConfig`.",
+    traps=(
+        "Ray's metrics agent exports every engine of its node or pod. Workers are added up.",
+        "The names are those of vLLM after `ray_vllm_`; older versions kept the colon. Both are read.",
+        "A counter has no series before it counts.",
+        "The scale target is a group of Ray workers. Ray Serve has its own autoscaler: let only one of the two decide.",
+    ),
 )
 
 METRIC_MAP = MetricMap(

@@ -18,6 +18,7 @@ from keda_gpu_scaler.engines import JSON_READERS, METRIC_MAPS
 from keda_gpu_scaler.engines.bound_readings import BoundMetricMap, NumberedSeries, SeriesByName
 from keda_gpu_scaler.engines.exposition import Exposition, SeriesSample
 from keda_gpu_scaler.engines.interceptor import pending_requests
+from keda_gpu_scaler.engines.models import bind_models
 from keda_gpu_scaler.engines.page_layout import PageLayout
 from keda_gpu_scaler.engines.prometheus_text import ExpositionParser
 from keda_gpu_scaler.engines.series_selection import select_series
@@ -39,7 +40,12 @@ class UnknownPageError(ScrapeParseError):
 
 
 def parse_page(
-    body: bytes, content_type: str, *, at_seconds: float, selectors: Collection[SeriesSelector] = ()
+    body: bytes,
+    content_type: str,
+    *,
+    at_seconds: float,
+    selectors: Collection[SeriesSelector] = (),
+    models: Collection[str] = (),
 ) -> EngineSample:
     """Read a page of metrics that is here as a whole.
 
@@ -48,12 +54,13 @@ def parse_page(
         content_type: the header of that name, empty where the response has none.
         at_seconds: when the page arrived, on the scraper's clock.
         selectors: series that are requested in addition to those of the engine.
+        models: the models whose series are read; empty where every model counts.
 
     Raises:
         UnknownPageError: the page is JSON of an unknown kind.
         ScrapeParseError: the page is not an exposition.
     """
-    parser = PageParser(content_type, selectors=selectors)
+    parser = PageParser(content_type, selectors=selectors, models=models)
     parser.feed(body)
     return parser.finish(at_seconds=at_seconds)
 
@@ -68,6 +75,7 @@ class ScrapeCache:
     def __init__(self) -> None:
         self.layout: PageLayout | None = None
         self.readings: BoundMetricMap | None = None
+        self.models: frozenset[str] = frozenset()
         self._changes = self._unrecorded = 0
 
     @property
@@ -79,14 +87,14 @@ class ScrapeCache:
         """Note that a page followed the layout."""
         self._changes = 0
 
-    def record(self, layout: PageLayout | None, readings: BoundMetricMap | None) -> None:
+    def record(self, layout: PageLayout | None, readings: BoundMetricMap, models: frozenset[str]) -> None:
         """Replace the layout after a page that was read in the ordinary way, None if it has none."""
         if self.layout is not None or (self.is_recording and layout is None):
             self._changes = min(self._changes + 1, _MAX_CHANGES)
             self._unrecorded = (1 << self._changes) - 2
         elif self._unrecorded:
             self._unrecorded -= 1
-        self.layout, self.readings = layout, readings
+        self.layout, self.readings, self.models = layout, readings, models
 
 
 class PageParser:
@@ -98,17 +106,26 @@ class PageParser:
     Args:
         content_type: the header of that name, empty where the response has none.
         selectors: series that are requested in addition to those of the engine.
+        models: the models whose series are read; empty where every model counts.
         cache: what is known from the last page of the same target.
     """
 
     def __init__(
-        self, content_type: str, *, selectors: Collection[SeriesSelector] = (), cache: ScrapeCache | None = None
+        self,
+        content_type: str,
+        *,
+        selectors: Collection[SeriesSelector] = (),
+        models: Collection[str] = (),
+        cache: ScrapeCache | None = None,
     ) -> None:
+        self._models = frozenset(models)
         self._content_type = content_type
         self._selectors = selectors
         self._cache = cache or ScrapeCache()
         self._is_cached = cache is not None
-        self._known_readings = self._cache.readings
+        is_same = self._cache.models == self._models
+        self._layout = self._cache.layout if is_same else None
+        self._known_readings = self._cache.readings if is_same else None
         self._readings = BoundMetricMap("", {}, {}, {})
         self._values: Sequence[float] = ()
         self._selected: tuple[dict[str, Series | None], dict[str, str]] | None = None
@@ -120,7 +137,7 @@ class PageParser:
     def follow(self, piece: bytes) -> bool:
         """Read a piece at once if it is as expected from the last page, which is cheap; return whether it was read."""
         if self._text is None:
-            if self._cache.layout is None or self._is_json or self._begin or piece[:1] in _NO_LINES:
+            if self._layout is None or self._is_json or self._begin or piece[:1] in _NO_LINES:
                 return False
             self._text = self._exposition_parser()
         return self._text.follow(piece)
@@ -173,7 +190,7 @@ class PageParser:
         self._is_ended = True
         if self._is_json:
             page, engine = _parse_json(bytes(self._begin))
-            self._readings = BoundMetricMap(engine, {}, {}, {})
+            self._readings = BoundMetricMap(engine, {}, {}, {}, has_model=not self._models)
         else:
             is_followed = self._end_text()
             if is_followed and not self._selectors:
@@ -212,10 +229,10 @@ class PageParser:
             series.setdefault(sample.name, []).append((position, sample.labels))
         yield
         if engine := _engine_of(series, page):
-            self._readings = yield from METRIC_MAPS[engine].bind(series, engine)
+            self._readings = yield from bind_models(METRIC_MAPS[engine], ENGINES[engine], series, self._models)
         self._values = [sample.value for sample in page.samples]
         if self._is_cached and self._text is not None:
-            self._cache.record(self._text.recorded, self._readings)
+            self._cache.record(self._text.recorded, self._readings, self._models)
 
     def _exposition_parser(self) -> ExpositionParser:
         names = frozenset(selector.name for selector in self._selectors)
@@ -224,7 +241,7 @@ class PageParser:
             extra=names,
             prefixes=_prefixes(names),
             is_openmetrics="application/openmetrics-text" in self._content_type,
-            layout=self._cache.layout,
+            layout=self._layout,
             is_recorded=self._is_cached and self._cache.is_recording,
         )
 

@@ -43,7 +43,10 @@ def select_series(
             unread[selector.text] = f"the selectors of this page need more than {MAX_COMPARISONS} comparisons"
             continue
         matching = yield from index.selected_by(selector)
-        selected[selector.text] = _select(selector, page, index, [sample.value for sample in matching])
+        series = _select(selector, page, index, [sample.value for sample in matching])
+        if series is not None and series.is_absent and (label := index.missing_label(selector)):
+            series, unread[selector.text] = None, f"no series {selector.name} has the label {label}"
+        selected[selector.text] = series
     return selected, unread
 
 
@@ -53,6 +56,7 @@ class _SeriesIndex:
     def __init__(self, samples: SamplesByName) -> None:
         self._by_name = samples
         self._by_label: dict[tuple[str, str], dict[str, list[SeriesSample]]] = {}
+        self._labels: dict[str, frozenset[str]] = {}
 
     def named(self, name: str) -> Sequence[SeriesSample]:
         """Return the samples of a name."""
@@ -80,6 +84,18 @@ class _SeriesIndex:
             part = candidates[start : start + _COMPARISONS_PER_STEP]
             matching += [it for it in part if selector.matches(it.name, it.labels)]
         return matching
+
+    def missing_label(self, selector: SeriesSelector) -> str:
+        """Return a label that the selector requires and no series of its name has; empty where there is none.
+
+        Such a selector never selects anything, which does not mean that there is nothing.
+        """
+        if not self.named(selector.name):
+            return ""
+        if selector.name not in self._labels:
+            self._labels[selector.name] = frozenset().union(*(it.labels for it in self.named(selector.name)))
+        required = (one.key for one in selector.requirements if one.value and not one.negated)
+        return next((key for key in required if key not in self._labels[selector.name]), "")
 
     def _candidates(self, selector: SeriesSelector) -> Sequence[SeriesSample]:
         equality = _equality(selector)

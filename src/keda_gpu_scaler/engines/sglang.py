@@ -22,6 +22,7 @@ and nothing sets it.
 """
 
 from keda_gpu_scaler.core.trigger.engines import ContainerNames, Engine, LoadRung
+from keda_gpu_scaler.engines.guide import EngineGuide
 from keda_gpu_scaler.engines.metric_map import MetricMap, SeriesSource, histogram, share, source
 
 _RANKS_THAT_SHARE = frozenset({"tp_rank", "pp_rank", "moe_ep_rank"})
@@ -35,6 +36,21 @@ ENGINE = Engine(
     no_queue_hint="SGLang exports its queue from its first request on",
     preallocating_containers=ContainerNames("SGLang", image_words=("sglang",), commands=("sglang",)),
     load_rung=LoadRung.TOKEN_TIME,
+    model_labels=("model_name",),
+)
+
+GUIDE = EngineGuide(
+    switch_on="Start the server with `--enable-metrics`.",
+    traps=(
+        "The gauges have no series before the first request. Until then the pod has no value, and the reason "
+        "names this.",
+        "A pool that only prefills or only decodes has queues of its own. Requests that wait for their admission "
+        "count; requests whose KV cache is being transferred do not.",
+        "Tensor-parallel and pipeline-parallel ranks may each export the same requests. The copies are counted "
+        "once. Data-parallel ranks are added up.",
+        "The older `time_per_output_token_seconds` is not read: it contained the wait in the queue of some requests.",
+        "The limit of running requests is not exported: set `maxSeqs`.",
+    ),
 )
 
 

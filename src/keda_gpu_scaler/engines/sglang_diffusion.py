@@ -9,6 +9,7 @@ error, and ``is_warmup`` marks requests of the server itself.
 """
 
 from keda_gpu_scaler.core.trigger.engines import Engine, LoadRung
+from keda_gpu_scaler.engines.guide import EngineGuide
 from keda_gpu_scaler.engines.metric_map import MetricMap, source
 
 ENGINE = Engine(
@@ -19,6 +20,14 @@ ENGINE = Engine(
     remark="has no KV cache; start it with `--enable-metrics`",
     reports_kv_cache=False,
     load_rung=LoadRung.RUNNING,
+)
+
+GUIDE = EngineGuide(
+    switch_on="Start the server with `--enable-metrics`.",
+    traps=(
+        "It has neither a KV cache nor tokens. GPU utilisation is a good second signal for images and videos.",
+        "Warm-up requests of the server and failed requests are not counted.",
+    ),
 )
 
 METRIC_MAP = MetricMap(

@@ -11,6 +11,7 @@ batch each count the whole time of the batch. The exporter has each series from 
 """
 
 from keda_gpu_scaler.core.trigger.engines import Engine, LoadRung
+from keda_gpu_scaler.engines.guide import EngineGuide
 from keda_gpu_scaler.engines.metric_map import MetricMap, source
 
 ENGINE = Engine(
@@ -22,6 +23,15 @@ ENGINE = Engine(
     no_queue_hint="TEI exports its queue from its first request on",
     reports_kv_cache=False,
     load_rung=LoadRung.SERVICE_TIME,
+)
+
+GUIDE = EngineGuide(
+    switch_on="Nothing. The metrics are at the port of the API.",
+    traps=(
+        "The page has no queue before the first request. The reason names this.",
+        "The requests of a batch each count the whole time of the batch.",
+        "There are no running requests on the page: a request is in the queue, or its batch is computed.",
+    ),
 )
 
 METRIC_MAP = MetricMap(

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """NVIDIA Triton Inference Server, with and without the TensorRT-LLM backend.
 
-Law: all models are added up. To read one of several models, select its series with ``engineMetric``.
+Law: all models are added up, unless ``engineModel`` selects some of them.
 
 Facts are from Triton's documentation ("Metrics"): the time in the queue is in microseconds, over the requests that
 ended successfully, cached ones included. The other facts are from the TensorRT-LLM backend's documentation ("Triton
@@ -15,12 +15,14 @@ ends. The time between tokens is not exported. Without TensorRT-LLM, ``load`` is
 It is added up for each request when the request ends, so the requests of a batch each count the whole time of the
 batch. Requests are counted by ``nv_inference_request_success``, because ``nv_inference_count`` counts a request of
 eight inputs as eight. Requests that the response cache answers are counted too, without a time, so with that cache the
-mean is too low. An ensemble has the times of its steps once more (ensemble_scheduler.cc). With TensorRT-LLM the time
+mean is too low. An ensemble counts each request once more and has the times of its steps once more; it has no queue of
+its own (ensemble_scheduler.cc). No series and no label says which model is an ensemble. With TensorRT-LLM the time
 begins when the backend takes the request, so that it contains the wait in the backend's queue. Executions, each of one
 batch, are counted by ``nv_inference_exec_count``.
 """
 
 from keda_gpu_scaler.core.trigger.engines import Engine, LoadRung
+from keda_gpu_scaler.engines.guide import EngineGuide
 from keda_gpu_scaler.engines.metric_map import MetricMap, share, source
 
 MICROSECOND = 1e-6
@@ -34,6 +36,27 @@ ENGINE = Engine(
     remark="without TensorRT-LLM, `load` is computed from the time of computation",
     reports_kv_cache=False,
     load_rung=LoadRung.TOKEN_RATE,
+    model_labels=("model",),
+    has_ensembles=True,
+)
+
+GUIDE = EngineGuide(
+    switch_on="Nothing: metrics are on by default, at a port of their own. `--allow-metrics=false` switches them off. "
+    "For the vLLM backend, set `REPORT_CUSTOM_METRICS` in the model's configuration.",
+    traps=(
+        "All models are added up. An ensemble counts what its steps count, and no series says which model is an "
+        "ensemble: select one of them with `engineModel`. [Triton](../triton.md) has an example.",
+        "With TensorRT-LLM, the models before and after it are usually steps of an ensemble too. The queue, the "
+        "KV cache and the tokens are those of TensorRT-LLM alone, so `load` is not counted twice. Select its "
+        "model with `engineModel` for `request_rate`.",
+        "With the vLLM backend, the series of vLLM are read. If its gauges are not exported, the queue is "
+        "unknown, because Triton passes requests on to vLLM at once.",
+        "Older versions do not export `nv_inference_pending_request_count`. Without traffic `queue_wait_ms` is "
+        "then unknown.",
+        "Requests that the response cache answers are counted without a time of computation, so the mean time is "
+        "too low.",
+        "The requests of a batch each count the whole time of the batch.",
+    ),
 )
 
 METRIC_MAP = MetricMap(

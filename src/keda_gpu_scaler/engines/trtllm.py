@@ -16,6 +16,7 @@ first token and its tokens: the time between its first and last token, divided b
 """
 
 from keda_gpu_scaler.core.trigger.engines import ContainerNames, Engine, LoadRung
+from keda_gpu_scaler.engines.guide import EngineGuide
 from keda_gpu_scaler.engines.metric_map import MetricMap, histogram, share, source
 
 ENGINE = Engine(
@@ -34,6 +35,20 @@ ENGINE = Engine(
         commands=("trtllm-serve",),
     ),
     load_rung=LoadRung.REQUEST_TOKEN_TIME,
+    model_labels=("model_name",),
+)
+
+GUIDE = EngineGuide(
+    switch_on="Set `return_perf_metrics: true` and `enable_iter_perf_stats: true` in the file of extra options of the "
+    "LLM API.",
+    traps=(
+        "Without `enable_iter_perf_stats` the page has no queue, no running requests and no KV cache. The reason "
+        "names the option.",
+        "Without `return_perf_metrics` the page has no times, so `load` is computed from running requests alone.",
+        "The path is `/prometheus/metrics`. `/metrics` of the same server is another page, of JSON.",
+        "Cancelled requests and those that timed out are no success.",
+        "Behind Triton the names are other ones: see [Triton](triton.md).",
+    ),
 )
 
 METRIC_MAP = MetricMap(

@@ -20,6 +20,7 @@ has the settings of the cache alone.
 """
 
 from keda_gpu_scaler.core.trigger.engines import ContainerNames, Engine, LoadRung
+from keda_gpu_scaler.engines.guide import EngineGuide
 from keda_gpu_scaler.engines.metric_map import MetricMap, histogram, share, source
 
 _PROCESS = frozenset({"pid"})
@@ -31,7 +32,29 @@ ENGINE = Engine(
     detection_order=10,
     preallocating_containers=ContainerNames("vLLM", image_words=("vllm",), commands=("vllm",)),
     load_rung=LoadRung.TOKEN_TIME,
+    model_labels=("model_name", "model"),
     observes_outputs=True,
+)
+
+GUIDE = EngineGuide(
+    switch_on="Nothing. `vllm serve` exports its metrics at the port of its API, unless `--disable-log-stats` is set.",
+    traps=(
+        "Before 0.12 the KV cache is named `gpu_cache_usage_perc`, which is a ratio in spite of its name. Both "
+        "names are read.",
+        "With several processes of the API server, some versions export the KV cache once for each process, also "
+        "for one that ended (label `pid`). Where the values differ, the older name counts, and without it the KV "
+        "cache is unknown.",
+        "Newer versions export why requests wait. Requests that wait for capacity count. Deferred ones, such as "
+        "those of a pool that only decodes and that wait for their KV cache, do not: another replica does not "
+        "help them.",
+        "Aborted and failed requests are no success: `request_rate` counts only requests that ended with stop, "
+        "length or repetition.",
+        "Each data-parallel rank may have a port of its own. Set `enginePort: 8000-8007`, so that no rank is missed.",
+        "An overloaded server may answer `/metrics` only after seconds. A late answer counts, up to "
+        "`--scrape-timeout`; a pod that times out while its last page was busy is not idle.",
+        "The limit of running requests is not exported. Set `maxSeqs` to the value of `--max-num-seqs`.",
+        "With speculative decoding one output has several tokens. `load` takes this into account.",
+    ),
 )
 
 METRIC_MAP = MetricMap(

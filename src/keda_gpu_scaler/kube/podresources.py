@@ -13,7 +13,7 @@ import errno
 import logging
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 
 import grpc
@@ -28,6 +28,9 @@ LIST = "/v1.PodResourcesLister/List"
 TIMEOUT_SECONDS = 2.0
 """The limit of one List, for which a kubelet needs about a millisecond."""
 MAX_ALLOCATIONS = 16384
+MAX_SINGLE_IDS = 128
+"""A container with more ids of one resource holds units and not devices: no node has as many devices and replicas."""
+MAX_UNIT_GROUPS = 1024
 _RETRY_SECONDS = 1.0
 _MAX_TEXT_LENGTH = 253
 _MAX_MESSAGE_BYTES = 16 << 20
@@ -68,6 +71,7 @@ class PodResources:
         self._clock = clock
         self._received: tuple[float, tuple[Allocation, ...]] | None = None
         self._ignored_text: str | None = None
+        self._uncounted_resource: str | None = None
         self.failure: str | None = None
 
     def held(self, now: float) -> tuple[Allocation, ...] | None:
@@ -112,7 +116,9 @@ class PodResources:
             self._record_failure(f"{self._path}: the kubelet lists no pods, not even this one: has it just started?")
             return
         # The number is checked before any other work: a faulty kubelet must not block the event loop.
-        listed = list(islice(_allocations(response), MAX_ALLOCATIONS + 1))
+        refused: list[str] = []
+        listed = list(islice(_allocations(response, refused), MAX_ALLOCATIONS + 1))
+        self._record_uncounted(refused[0] if refused else None)
         if len(listed) > MAX_ALLOCATIONS:
             self._record_failure(f"{self._path}: more than {MAX_ALLOCATIONS} allocations: not plausible for one node")
             return
@@ -146,16 +152,51 @@ class PodResources:
                 _MAX_TEXT_LENGTH,
             )
 
+    def _record_uncounted(self, resource: str | None) -> None:
+        """Log once that a resource is left out, because its ids are neither devices nor units of devices."""
+        is_new, self._uncounted_resource = resource is not None and resource != self._uncounted_resource, resource
+        if is_new:
+            _log.warning(
+                "%s: the resource %s is left out: a container has more than %d ids of it that differ in more than a "
+                "number at their end",
+                self._path,
+                quoted(resource),
+                MAX_UNIT_GROUPS,
+            )
 
-def _allocations(response: pb.ListPodResourcesResponse) -> Iterator[Allocation]:
+
+def _allocations(response: pb.ListPodResourcesResponse, refused: list[str]) -> Iterator[Allocation]:
+    """Yield every allocation; resources that are left out are added to ``refused``."""
     for pod in response.pod_resources:
         for container in pod.containers:
             for devices in container.devices:
-                for device_id in devices.device_ids:
-                    yield Allocation(pod.namespace, pod.name, container.name, devices.resource_name, device_id)
+                resource = devices.resource_name
+                counted = _counted(devices.device_ids)
+                if counted is None:
+                    refused.append(resource)
+                    continue
+                for device_id, quantity in counted:
+                    yield Allocation(pod.namespace, pod.name, container.name, resource, device_id, quantity)
             for dynamic in container.dynamic_resources:
                 for claim in dynamic.claim_resources:
                     yield Allocation(pod.namespace, pod.name, container.name, claim.driver_name, claim.device_name)
+
+
+def _counted(ids: Sequence[str]) -> Iterable[tuple[str, int]] | None:
+    """Return ids with their quantities; None where there are too many.
+
+    Plugins that share memory list each unit as a device ("GPU-…-_-17"), 20,000 of them on a node. Units that differ
+    only in the number at their end are one entry: the first of them, with their quantity.
+    """
+    if len(ids) <= MAX_SINGLE_IDS:
+        return [(one, 1) for one in ids]
+    units: dict[str, list[str]] = {}
+    for one in ids:
+        stem = one.rstrip("0123456789")
+        if stem not in units and len(units) >= MAX_UNIT_GROUPS:
+            return None
+        units.setdefault(stem, []).append(one)
+    return [(min(alike, key=lambda one: (len(one), one)), len(alike)) for alike in units.values()]
 
 
 def _texts(allocation: Allocation) -> tuple[str, ...]:

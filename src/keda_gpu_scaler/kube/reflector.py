@@ -65,8 +65,9 @@ class ResourceQuery:
 class Reflector(Generic[Kept]):
     """The objects of one collection, each reduced to the fields that are kept.
 
-    ``items`` holds them by name. ``run`` updates it until cancelled, and calls ``on_change`` whenever an item or the
-    availability of the whole has changed.
+    ``items`` holds them by name, and by "namespace/name" where the query is for the objects of all namespaces. An
+    object of which nothing is kept (None) is left out. ``run`` updates it until cancelled, and calls ``on_change``
+    whenever an item or the availability of the whole has changed.
 
     Args:
         api: the API server.
@@ -230,7 +231,7 @@ class Reflector(Generic[Kept]):
             message = f"the API server ends the watch: {str(item.get('message'))[:200]!a}"
             raise ApiError(message, code if isinstance(code, int) else 0)
         metadata = part(item, "metadata")
-        name = str(metadata.get("name") or "")
+        name = self._key(metadata)
         if kind == "DELETED":
             if name in self.items:
                 del self.items[name]
@@ -245,9 +246,19 @@ class Reflector(Generic[Kept]):
         return str(metadata.get("resourceVersion") or "")
 
     def _store(self, items: dict[str, Kept], item: Mapping[str, Any]) -> None:
-        name = part(item, "metadata").get("name")
-        if isinstance(name, str) and name:
-            items[name] = self._keep(item)
+        if name := self._key(part(item, "metadata")):
+            if (kept := self._keep(item)) is None:
+                items.pop(name, None)
+            else:
+                items[name] = kept
+
+    def _key(self, metadata: Mapping[str, Any]) -> str:
+        """Return the key of an object, empty where it has no name."""
+        name, namespace = metadata.get("name"), metadata.get("namespace")
+        if not isinstance(name, str) or not name:
+            return ""
+        is_named_alone = self._query.namespace or not isinstance(namespace, str) or not namespace
+        return name if is_named_alone else f"{namespace}/{name}"
 
     def _selector(self) -> dict[str, str]:
         return {"labelSelector": self._query.labels} if self._query.labels else {}

@@ -7,7 +7,7 @@ is watched that no caller has requested lately.
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from keda_gpu_scaler.core.instance_status import Watches
@@ -56,6 +56,7 @@ class Workloads:
         self._labels_requested_at: float | None = None
         self._labels: Mapping[str, Mapping[str, str]] | None = None
         self._resources: dict[tuple[str, str, str], str] = {}
+        self._versions: dict[str, str] = {}
 
     def workload(self, namespace: str, name: str) -> Workload | Unavailable:
         """Return the last state of a workload; the first request begins to watch it."""
@@ -160,6 +161,26 @@ class Workloads:
         if key not in self._resources:
             self._resources[key] = await self._discover(target)
         return self._resources[key]
+
+    async def version(self, group: str, known: Sequence[str]) -> str:
+        """Return the first of the known versions of an API group that the API server has.
+
+        Raises:
+            ApiError: it has none of them.
+        """
+        if group not in self._versions:
+            try:
+                versions = mappings((await self._api.get(f"/apis/{group}")).get("versions"))
+            except ApiError as error:
+                if error.status != _NOT_FOUND:
+                    raise
+                versions = []
+            served = {parse.text(entry.get("version")) for entry in versions}
+            found = next((version for version in known if version in served), "")
+            if not found:
+                raise ApiError(f"the API server has no version of {group} among {', '.join(known)}", _NOT_FOUND)
+            self._versions[group] = found
+        return self._versions[group]
 
     async def _discover(self, target: ScaleTarget) -> str:
         version = f"{target.group}/{target.version}" if target.group else target.version

@@ -213,7 +213,9 @@ class ScrapeLoop:
         def open_reader(content_type: str) -> scrape_parser.PageParser:
             nonlocal parser
             self._status, self._began_at_seconds = _OK, self._clock()
-            parser = scrape_parser.PageParser(content_type, selectors=selectors, cache=self._cache)
+            parser = scrape_parser.PageParser(
+                content_type, selectors=selectors, models=self.target.models, cache=self._cache
+            )
             return parser
 
         page = await self._client.fetch(self.target, open_reader)

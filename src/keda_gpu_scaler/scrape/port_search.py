@@ -47,6 +47,7 @@ class PortSearch:
         self._addresses = (endpoint.address, *endpoint.other_addresses)
         self._is_scheme_fixed = endpoint.scheme is not None
         self._pod = endpoint.pod
+        self._models = endpoint.models
         self._rejections: dict[tuple[str, str], Rejection] = {}
         self._address_index = self._path_index = 0
         self._speaks_https = False
@@ -132,4 +133,4 @@ class PortSearch:
     def _candidate(self, scheme: str) -> Target:
         address = self._addresses[self._address_index]
         url = Url(scheme, address, self.candidates.port, self.candidates.paths[self._path_index])
-        return Target(url, address, self._pod.namespace, self._pod.name)
+        return Target(url, address, self._pod.namespace, self._pod.name, self._models)

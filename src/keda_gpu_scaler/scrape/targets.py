@@ -76,8 +76,8 @@ class UrlTargets:
         if self._url is None or not self._addresses:
             return ()
         if self._endpoint.every_address:
-            return tuple(Target(self._url, address) for address in self._addresses)
-        return (Target(self._url, self._addresses[self._chosen_index]),)
+            return tuple(map(self._target, self._addresses))
+        return (self._target(self._addresses[self._chosen_index]),)
 
     @property
     def is_immediate(self) -> bool:
@@ -149,6 +149,11 @@ class UrlTargets:
             self._chosen_index = self._addresses.index(chosen)
         else:
             self._choose(0)
+
+    def _target(self, address: str) -> Target:
+        if self._url is None:
+            raise RuntimeError("a target needs a URL, and it is not resolved yet")
+        return Target(self._url, address, models=self._endpoint.models)
 
     def _choose(self, index: int) -> None:
         self._chosen_index, self._failure_count, self._has_answered = index, 0, False

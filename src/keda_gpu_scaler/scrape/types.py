@@ -64,13 +64,15 @@ class RedirectError(FetchError):
 class Target:
     """A URL and the address to connect to; ``namespace`` and ``pod`` are None if a trigger names the URL.
 
-    A pod at another pod's former address is another target, so that it does not inherit the samples of that pod.
+    A pod at another pod's former address is another target, so that it does not inherit the samples of that pod. With
+    ``models`` the series of these models alone are read, so the same page is another target.
     """
 
     url: Url
     address: str
     namespace: str | None = None
     pod: str | None = None
+    models: tuple[str, ...] = ()
 
 
 class PageReader(Protocol):

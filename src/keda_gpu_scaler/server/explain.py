@@ -106,7 +106,7 @@ def _workload_message(workload: Workload | Unavailable | None) -> evaluation_pb.
         target=workload.target,
         wanted=workload.spec_replicas,
         actual=workload.status_replicas,
-        ready=sum(map(is_ready, workload.pods)),
+        ready=workload.hpa_ready_pods,
         pending=job_counts(workload).pending if workload.kind == "ScaledJob" else 0,
     )
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from keda_gpu_scaler import __version__
-from keda_gpu_scaler.core.evaluate.attribution import attribute
+from keda_gpu_scaler.core.evaluate.attribution import holders_by_device
 from keda_gpu_scaler.core.instance_status import PeerCounts, RecentAnswer, Watches
 from keda_gpu_scaler.core.state.fleet import PEERS_UNKNOWN, Fleet, History
 from keda_gpu_scaler.core.state.scrape import TargetHistory
@@ -218,14 +218,8 @@ def _node(name: str, history: History, samples: Sequence[Sample], view: StatusVi
 
 def _pods_by_device(history: History) -> Mapping[str, str] | None:
     """Return the pods of each assigned device, by UUID. None: the assignments are unknown."""
-    attribution = attribute(history.newest)
-    if attribution is None:
-        return None
-    pods_by_device: dict[str, list[str]] = {}
-    for pod, holding in attribution.items():
-        for share in holding.shares:
-            pods_by_device.setdefault(share.device.uuid, []).append(f"{pod.namespace}/{pod.name}")
-    return {uuid: ", ".join(sorted(pods)) for uuid, pods in pods_by_device.items()}
+    holders = holders_by_device(history.newest)
+    return None if holders is None else {uuid: ", ".join(pods) for uuid, pods in holders.items()}
 
 
 def _device(sample: Sample, pods_by_device: Mapping[str, str] | None) -> str:

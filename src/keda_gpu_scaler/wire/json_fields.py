@@ -99,16 +99,34 @@ class Fields:
                 raise CodecError(f"{where}: Invalid value: {quoted(item)}: must be a JSON object")
             yield Fields(item, where + ".")
 
+    def object(self, key: str) -> "Fields":
+        """Return an object."""
+        value = self._plain.get(key)
+        if not isinstance(value, dict):
+            self._refuse(key, "must be a JSON object")
+        return Fields(value, f"{self._where}{key}.")
+
     def lists(self, key: str, below: int) -> Iterable[tuple[int, list[Any]]]:
         """Yield the lists of an object whose keys are positions below a bound."""
+        for position, item in self._by_position(key, below):
+            if not isinstance(item, list):
+                raise CodecError(f"{key}.{position}: Invalid value: {quoted(item)}: must be a list")
+            yield position, item
+
+    def objects_by_position(self, key: str, below: int) -> Iterable[tuple[int, "Fields | None"]]:
+        """Yield the objects of an object whose keys are positions below a bound; None where one is null."""
+        for position, item in self._by_position(key, below):
+            if item is not None and not isinstance(item, dict):
+                raise CodecError(f"{key}.{position}: Invalid value: {quoted(item)}: must be an object or null")
+            yield position, None if item is None else Fields(item, f"{key}.{position}.")
+
+    def _by_position(self, key: str, below: int) -> Iterable[tuple[int, Any]]:
         value = self._plain.get(key)
         if not isinstance(value, dict):
             self._refuse(key, "must be an object")
         for name, item in value.items():
             if not (name.isascii() and name.isdigit() and len(name) < _MAX_DIGITS and int(name) < below):
                 raise CodecError(f"{key}: Invalid value: {quoted(name)}: must be a position below {below}")
-            if not isinstance(item, list):
-                raise CodecError(f"{key}.{name}: Invalid value: {quoted(item)}: must be a list")
             yield int(name), item
 
     def items(self, key: str, at_most: int) -> list[Any]:

@@ -194,6 +194,18 @@ def test_the_kubelet_lists_the_holders_of_devices(tmp_path: Path, fake_nvml: Fak
         ]
 
 
+def test_an_id_of_a_scheduler_that_shares_gpus_is_no_fault(tmp_path: Path, fake_nvml: FakeNvml) -> None:
+    uuids = [f"GPU-00000000-0000-0000-0000-00000000000{digit}" for digit in "ab"]
+    fake_nvml.devices = [Card(uuid) for uuid in uuids]
+    config = replace(PLAIN, backend="nvml", nvml_library=str(fake_nvml.library), pod_resources=f"{tmp_path}/k.sock")
+    with FakeKubelet(tmp_path / "k.sock") as kubelet:
+        kubelet.hold({"llama-0": [f"{uuids[0]}-3"]})
+        assert findings_of(node_checks(config, HOST), "allocations") == [
+            f"ok: {tmp_path}/k.sock lists 1 allocation; pods with devices that the driver lists: 0",
+            f"skipped: ai/llama-0 holds {uuids[0]}-3, which names no device",
+        ]
+
+
 @pytest.mark.parametrize(
     ("pod_resources", "is_pod", "expected"),
     [

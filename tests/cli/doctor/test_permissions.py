@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from keda_gpu_scaler.cli.doctor.permissions import (
+    CLAIM_PERMISSIONS,
     NODE_PERMISSION,
     OWN_NAMESPACE_PERMISSION,
     WORKLOAD_PERMISSIONS,
@@ -18,13 +19,13 @@ HOME = Path(__file__).resolve().parents[3]
 
 
 def test_every_permission_is_reviewed(cluster: FakeCluster) -> None:
-    assert findings_in(cluster, "rights") == ["ok: this account has 17 needed permissions"]
-    assert cluster.reviews == [("SelfSubjectAccessReview", "")] * 17
+    assert findings_in(cluster, "rights") == ["ok: this account has 23 needed permissions"]
+    assert cluster.reviews == [("SelfSubjectAccessReview", "")] * 23
 
 
 def test_from_outside_the_permissions_of_the_service_account_are_reviewed(cluster: FakeCluster) -> None:
     assert findings_in(cluster, "rights", options=OUTSIDE) == [
-        "ok: the service account keda-gpu-scaler of gpu has 17 needed permissions"
+        "ok: the service account keda-gpu-scaler of gpu has 23 needed permissions"
     ]
     assert set(cluster.reviews) == {("SubjectAccessReview", "system:serviceaccount:gpu:keda-gpu-scaler")}
 
@@ -46,7 +47,12 @@ def test_the_reviewed_permissions_are_those_that_the_chart_grants() -> None:
                 granted |= {(group, resource, verb) for resource in rule["resources"] for verb in rule["verbs"]}
     reviewed = {
         (group, resource, verb)
-        for group, resource, verbs in (*WORKLOAD_PERMISSIONS, OWN_NAMESPACE_PERMISSION, NODE_PERMISSION)
+        for group, resource, verbs in (
+            *WORKLOAD_PERMISSIONS,
+            OWN_NAMESPACE_PERMISSION,
+            NODE_PERMISSION,
+            *CLAIM_PERMISSIONS,
+        )
         for verb in verbs
     }
     assert reviewed == granted
@@ -76,9 +82,20 @@ def test_the_reviewed_permissions_are_those_that_the_chart_grants() -> None:
             id="a permission that evaluations do not need",
         ),
         pytest.param(
+            {("list", "replicasets", ""), ("watch", "replicasets", "")},
+            "warning: may not list and watch replicasets.apps in the whole cluster",
+            id="a permission without which the selector decides",
+        ),
+        pytest.param(
             {("list", "nodes", ""), ("watch", "nodes", "")},
             "skipped: may not list and watch nodes in the whole cluster, which only triggers with a nodeSelector need",
             id="a permission that no trigger needs",
+        ),
+        pytest.param(
+            {("list", "resourceclaims", "")},
+            "skipped: may not list resourceclaims.resource.k8s.io in the whole cluster, which only workloads with "
+            "resource claims need",
+            id="a permission that only resource claims need",
         ),
     ],
 )
@@ -98,7 +115,7 @@ def test_a_trigger_with_a_node_selector_needs_access_to_nodes(cluster: FakeClust
 def test_permissions_in_every_used_namespace_are_sufficient(cluster: FakeCluster) -> None:
     cluster.own_scaled_object("llama")
     cluster.denied = {("list", "pods", ""), ("list", "pods", "b")}
-    assert findings_in(cluster, "rights") == ["ok: this account has 16 needed permissions"]
+    assert findings_in(cluster, "rights") == ["ok: this account has 22 needed permissions"]
     installation = replace(INSTALLATION, workload_namespaces=("ai", "b"))
     assert findings_in(cluster, "rights", installation=installation)[0] == "problem: may not list pods in namespace b"
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests that the size which explain predicts is the size that the HPA or KEDA reaches, for any ScaledObject.
+"""Tests that explain predicts the size that the HPA or KEDA reaches, for any ScaledObject.
 
 The HPA and the executor of ScaledJobs are the independent copies in ``tests/core/hpa``.
 """

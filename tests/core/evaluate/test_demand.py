@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from keda_gpu_scaler.core.evaluate.demand import DemandObservation, observe_demand
 from keda_gpu_scaler.core.selectors import SeriesSelector
 from keda_gpu_scaler.core.state.scrape import ScrapeResult, TargetHistory
-from keda_gpu_scaler.core.trigger.engine_params import DemandQuery
+from keda_gpu_scaler.core.trigger.demand_params import DemandQuery
 from keda_gpu_scaler.core.types import Series
 from tests.core.evaluate.test_engine_load import NOW, counter, gauge, page
 
@@ -164,3 +164,48 @@ def test_the_sentence_says_why_demand_is_unknown() -> None:
         "demand at http://epp:9090/metrics is unknown: epp does not resolve"
     )
     assert "exports no series queue_size" in observed(queue(None)).sentence
+
+
+WAITING, REFUSED = SeriesSelector("waiting"), SeriesSelector("refused_total")
+GATEWAY = DemandQuery("http://envoy:9901/stats/prometheus", (WAITING,), plus=(REFUSED,), is_always_exported=True)
+
+
+def gateway(*readings: tuple[float | Series | None, float | Series | None]) -> TargetHistory:
+    return page(
+        *(
+            {
+                "selected": {
+                    "waiting": gauge(waiting) if isinstance(waiting, int | float) else waiting,
+                    "refused_total": counter(refused) if isinstance(refused, int | float) else refused,
+                }
+            }
+            for waiting, refused in readings
+        ),
+        every=0.5,
+    )
+
+
+@pytest.mark.parametrize(
+    ("history", "value", "sentence"),
+    [
+        pytest.param(gateway((0, 7), (0, 8)), 2.0, "", id="refused requests alone"),
+        pytest.param(gateway((3, 7), (3, 7)), 3.0, "", id="waiting requests alone"),
+        pytest.param(gateway((3, 7), (3, 8)), 5.0, "", id="both"),
+        pytest.param(gateway((0, 7)), None, "its counter has one reading so far", id="no rate yet"),
+        pytest.param(gateway((0, 7), (0, None)), None, "exports no series", id="a part that is not known"),
+        pytest.param(
+            gateway((ABSENT, ABSENT_COUNT)), None, "exports no series waiting", id="series that the source always has"
+        ),
+    ],
+)
+def test_the_series_of_a_sum(history: TargetHistory, value: float | None, sentence: str) -> None:
+    observation = observed(history, demand=GATEWAY)
+    assert observation.value == value
+    assert sentence in observation.sentence
+
+
+def test_a_gauge_that_counts_its_own_scrape_is_read_without_it() -> None:
+    in_flight = SeriesSelector("litellm_in_flight_requests")
+    for size, value in ((1, 0), (3, 2), (0, 0)):
+        history = page({"selected": {in_flight.name: gauge(size)}})
+        assert observed(history, demand=replace(DEMAND, selectors=(in_flight,))).value == value

@@ -195,6 +195,18 @@ def test_without_an_engine_saturation_is_gpu_utilisation_and_the_steps_say_so() 
     )
 
 
+@pytest.mark.parametrize("metric", ["saturation", "load"])
+def test_an_engine_that_the_trigger_names_is_never_replaced_by_gpu_utilisation(metric: str) -> None:
+    known, _ = serving(NO_ENGINE)
+    results = {Endpoint(PodRef("ai", "llama-0"), "10.0.0.1", engine="vllm"): NO_ENGINE}
+    history = node_history("gpu-7", sample(0, 0.98), held={"GPU-0000": "llama-0"})
+    fleet = Fleet(history, 10.0)
+    evaluation = evaluated(known, results, fleet=fleet, metadata={"metricType": metric, "engine": "vllm"})
+    assert (evaluation.value, evaluation.no_value_reason) == (None, NoValue.UNAVAILABLE)
+    assert "nothing of an engine's is exported" in evaluation.reason
+    assert evaluation.active is True, "its requests are not known"
+
+
 @pytest.mark.parametrize(("age", "active"), [(300.0, True), (900.0, False)])
 def test_a_pod_that_is_ready_before_its_engine_listens_keeps_active_within_its_grace(age: float, active: bool) -> None:
     known = workload(server(0, age=age))

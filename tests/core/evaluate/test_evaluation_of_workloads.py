@@ -211,8 +211,9 @@ def test_the_load_of_an_earlier_pod_is_not_the_load_of_this_pod() -> None:
             fleet(node("gpu-7", {"unrelated": 50})),
             {},
             NoValue.MISCONFIGURED,
-            "ai/llama: none of its 2 pods holds a device that the kubelet assigned: request one in the pod template "
-            "(nvidia.com/gpu), or set scope: node or fleet",
+            "ai/llama: none of its 2 pods holds a device: request one in the pod template, with a device plugin's "
+            "resource (nvidia.com/gpu, amd.com/gpu, gpu.intel.com/xe), a resource claim or the scheduler that shares "
+            "your GPUs, or set scope: node or fleet",
             id="its pods hold no device",
         ),
         pytest.param(

@@ -4,8 +4,9 @@
 import pytest
 
 from keda_gpu_scaler.core.selectors import SeriesSelector, parse_series
+from keda_gpu_scaler.core.trigger.demand_params import DemandQuery
 from keda_gpu_scaler.core.trigger.demand_presets import DEMANDS
-from keda_gpu_scaler.core.trigger.engine_params import DemandQuery, EngineQuery
+from keda_gpu_scaler.core.trigger.engine_params import EngineQuery
 from keda_gpu_scaler.core.trigger.engines import ENGINES
 from keda_gpu_scaler.core.trigger.metrics import ENGINE_METRICS
 from keda_gpu_scaler.core.trigger.parser import Scope, Trigger, TriggerError, parse_trigger
@@ -181,6 +182,17 @@ def test_any_series_of_an_engine_can_be_the_metric() -> None:
             id="a ratio in per cent",
         ),
         pytest.param(
+            {"engineModel": "a,,b"},
+            'metadata.engineModel: Invalid value: "a,,b": must be at most 16 names of models with commas between them, '
+            "each of at most 256 printable characters",
+            id="a model without a name",
+        ),
+        pytest.param(
+            {"engine": "tgi", "engineModel": "a"},
+            'metadata.engineModel: Invalid value: "a": tgi names no models in its series; remove the key',
+            id="models of an engine that names none",
+        ),
+        pytest.param(
             {"demand": "epp"},
             "metadata.demandEndpoint: Required value: demand needs the URL of the source of demand",
             id="demand without its URL",
@@ -196,6 +208,20 @@ def test_any_series_of_an_engine_can_be_the_metric() -> None:
             'metadata.demandMetric: Invalid value: "{inference_pool=\\"a\\"}": labels alone narrow a preset, and '
             "demand names no preset: begin with the series' name",
             id="labels without a preset",
+        ),
+        pytest.param(
+            {"demandEndpoint": EPP, "demand": "nginx"},
+            "metadata.demandMetric: Required value: demand nginx counts the requests of every workload behind it; "
+            "select one with the label ingress or service or host, for example "
+            '{namespace="NAMESPACE",ingress="NAME"}',
+            id="a source of several workloads, of which none is selected",
+        ),
+        pytest.param(
+            {"demandEndpoint": EPP, "demand": "envoy", "demandMetric": '{envoy_cluster_name!="a"}'},
+            'metadata.demandMetric: Invalid value: "{envoy_cluster_name!=\\"a\\"}": envoy counts the requests of every '
+            "workload behind it; select one with the label envoy_cluster_name, for example "
+            '{envoy_cluster_name="NAME"}',
+            id="a label that excludes one workload selects none",
         ),
         pytest.param(
             {"demandEndpoint": EPP, "demand": "epp", "demandHoldSeconds": "600"},
@@ -222,6 +248,24 @@ def test_a_problem_names_the_key_the_value_and_the_remedy(metadata: dict[str, st
             id="labels narrow a preset",
         ),
         pytest.param(
+            {"demand": "envoy", "demandMetric": '{envoy_cluster_name="a"}'},
+            DemandQuery(
+                EPP,
+                (parse_series('envoy_cluster_upstream_rq_pending_active{envoy_cluster_name="a"}'),),
+                plus=(
+                    parse_series('envoy_cluster_upstream_rq_active{envoy_cluster_name="a"}'),
+                    parse_series('envoy_cluster_upstream_cx_none_healthy{envoy_cluster_name="a"}'),
+                ),
+                is_always_exported=True,
+            ),
+            id="a preset of several series that are added up",
+        ),
+        pytest.param(
+            {"demand": "envoy", "demandMetric": 'envoy_cluster_upstream_rq_active{envoy_cluster_name="a"}'},
+            DemandQuery(EPP, (parse_series('envoy_cluster_upstream_rq_active{envoy_cluster_name="a"}'),)),
+            id="a series of the trigger replaces the preset",
+        ),
+        pytest.param(
             {
                 "demandMetric": "queue",
                 "demandThreshold": "2",
@@ -239,6 +283,13 @@ def test_demand_follows_from_the_keys(metadata: dict[str, str], demand: DemandQu
     assert trigger.metric.name == "gpu_utilization"
 
 
+@pytest.mark.parametrize("preset", sorted(name for name, one in DEMANDS.items() if one.labels))
+def test_the_example_in_the_error_is_accepted(preset: str) -> None:
+    (problem,) = problems(demandEndpoint=EPP, demand=preset)
+    example = problem.partition("for example ")[2]
+    assert parse_trigger({"demandEndpoint": EPP, "demand": preset, "demandMetric": example}).demand
+
+
 def test_an_unused_key_gives_a_hint() -> None:
     assert parse_trigger({"engine": "vllm"}).hints == (
         "metadata.engine: is not used: gpu_utilization is reported by devices, not by engines",
@@ -246,3 +297,8 @@ def test_an_unused_key_gives_a_hint() -> None:
     assert parse_trigger({"profile": "llm", "gpuModel": "*H100*"}).hints == (
         "metadata.gpuModel: is not used: load is reported by engines, whatever devices they run on",
     )
+
+
+def test_the_models_of_an_engine_are_a_list() -> None:
+    trigger = parse_trigger({"profile": "llm", "engine": "triton", "engineModel": "detector, ocr,detector"})
+    assert engine(trigger).models == ("detector", "ocr")

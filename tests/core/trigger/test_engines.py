@@ -35,10 +35,12 @@ def test_the_engines_are_tried_in_the_documented_order() -> None:
         "lmdeploy",
         "llama.cpp",
         "ray-serve-llm",
+        "xinference",
         "sglang-diffusion",
         "tei",
         "dynamo",
         "lightllm",
+        "bentoml",
         "ollama",
     ]
 

@@ -84,6 +84,12 @@ def _check_kubelet(path: str, driver: DriverChecks) -> Iterator[Finding]:
                 f": {visible.container_variable}=all" if visible else ""
             )
             yield warning("allocations", text, remedy, Heading.NO_VALUE)
+        if devices.undetermined:
+            text = f"{pod.namespace}/{pod.name} holds {devices.undetermined[0][0]}, which names no device"
+            remedy = (
+                "nothing: the annotation of its scheduler names the device, and the instance that KEDA calls reads it"
+            )
+            yield skipped("allocations", text, remedy, Heading.NO_VALUE)
 
 
 def _check_resources(allocations: tuple[Allocation, ...], driver: DriverChecks) -> Iterator[Finding]:

@@ -17,15 +17,21 @@ WORKLOAD_PERMISSIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("", "pods", ("list", "watch")),
     ("apps", "deployments", ("list", "watch")),
     ("apps", "statefulsets", ("list", "watch")),
+    ("apps", "replicasets", ("list", "watch")),
     ("apps", "deployments/scale", ("get",)),
     ("apps", "statefulsets/scale", ("get",)),
     ("", "events", ("create",)),
 )
 """The permissions that the chart grants in the namespaces of workloads: group, resource, verbs."""
 NODE_PERMISSION = ("", "nodes", ("list", "watch"))
+CLAIM_PERMISSIONS = tuple(
+    ("resource.k8s.io", resource, ("list", "watch")) for resource in ("resourceclaims", "resourceslices")
+)
 OWN_NAMESPACE_PERMISSION = ("discovery.k8s.io", "endpointslices", ("list", "watch"))
 
 _CHECK = "rights"
+_OPTIONAL = ("events", "replicasets")
+"""Without events no user is informed, and without ReplicaSets the selector decides whose a pod is."""
 _CHART_GROUPS = ("", "apps", "keda.sh", "discovery.k8s.io")
 
 
@@ -64,6 +70,8 @@ def _required_permissions(context: ClusterContext) -> Iterator[tuple[list[Permis
         "nodeSelector" in metadata for item in context.scaled_objects for metadata in trigger_metadata(item)
     )
     yield [Permission(verb, resource, group) for verb in verbs], uses_node_selector
+    for group, resource, verbs in CLAIM_PERMISSIONS:
+        yield [Permission(verb, resource, group) for verb in verbs], False
 
 
 def _scale_target_permissions(context: ClusterContext) -> Iterator[tuple[str, str, tuple[str, ...]]]:
@@ -87,11 +95,14 @@ async def _missing(
     if first.resource == "nodes":
         yield _missing_on_nodes(missing, is_needed)
         return
+    if first.group == "resource.k8s.io":
+        remedy, reason = "grant it (chart: rbac.resourceClaims)", "which only workloads with resource claims need"
+        yield skipped(_CHECK, f"may not {_joined(missing)}, {reason}", remedy, Heading.FORBIDDEN)
+        return
     remedy = "grant them (chart: rbac.create)"
     if first.group not in _CHART_GROUPS:
         remedy = f"add {first.kind.partition('/')[0]} (chart: rbac.scaleTargets)"
-    # The scaler works without events.
-    report = warning if first.resource == "events" else problem
+    report = warning if first.resource in _OPTIONAL else problem
     namespaces = _workload_namespaces(context)
     if first.namespace:
         yield report(_CHECK, f"may not {_joined(missing)}", remedy, Heading.FORBIDDEN)

@@ -18,7 +18,7 @@ MAX_ROWS = 40
 
 _ACTIVITIES = ("active: ", "inactive: ")
 _DEFAULTS_SHOWN = ("metricType", "targetValue", "scope")
-_STATES_WITHOUT_NUMBER = ("out_of_scope", "no_device", "not_ready")
+_STATES_WITHOUT_NUMBER = ("out_of_scope", "no_device", "not_ready", "worker")
 
 
 def explanation_page(shown: ExplainResult, width: int, *, is_wide: bool = False) -> str:

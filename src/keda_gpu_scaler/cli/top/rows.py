@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 
-from keda_gpu_scaler.core.evaluate.attribution import PodDevices, attribute
+from keda_gpu_scaler.core.evaluate.attribution import holders_by_device
 from keda_gpu_scaler.core.state.fleet import PEERS_UNKNOWN, Fleet, History
-from keda_gpu_scaler.core.types import Device, PodRef, Sample
+from keda_gpu_scaler.core.types import Device, Sample
 from keda_gpu_scaler.devices.registry import is_measured, maker_of
 
 _MAX_NAMED_NODES = 3
@@ -141,13 +141,8 @@ def _device_row(
 
 def _holders(history: History, default_holder: str | None) -> Mapping[str, tuple[str, ...]] | None:
     """Return the holders of each held device, by UUID; None where the holders are not known."""
-    attributed: Mapping[PodRef, PodDevices] | None = attribute(history.newest)
-    if attributed is None:
-        if default_holder is None:
-            return None
-        return {sample.device.uuid: (default_holder,) for sample in history.newest.samples}
-    holders: dict[str, list[str]] = {}
-    for pod, devices in attributed.items():
-        for share in devices.shares:
-            holders.setdefault(share.device.uuid, []).append(f"{pod.namespace}/{pod.name}")
-    return {uuid: tuple(sorted(pods)) for uuid, pods in holders.items()}
+    if (holders := holders_by_device(history.newest)) is not None:
+        return holders
+    if default_holder is None:
+        return None
+    return {sample.device.uuid: (default_holder,) for sample in history.newest.samples}

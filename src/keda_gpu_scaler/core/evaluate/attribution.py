@@ -1,42 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Matches the device ids of the kubelet with the devices of a node.
+"""Divides the devices of a node among the pods that hold them.
 
-Law: the shares of a device add up to the device. Every pod that holds a device has one equal share of it, however often
-the kubelet lists the device for that pod.
+Law: the shares of a device add up to the device. Where the scheduler states the part of every pod of a device, the
+shares are in proportion to the parts. Otherwise every pod that holds the device has one equal share of it, however
+often it is listed for that pod.
 
-The forms of the ids are those of the device plugins: NVIDIA's k8s-device-plugin ("GPU-…", "MIG-…", "::N" for a replica
-of a shared device) and DRA driver ("gpu-<minor>"), GKE's ("nvidia0/gi1/vgpu2"), AMD's (PCI address, "amdgpu_xcp_N";
-DRA "gpu-<card>-<render>") and Intel's ("card0-1"; DRA "0000-04-00-0-0xe211"; the id "all" of the resource
-".../monitoring" is no allocation). The backends of AMD and Intel list these names in ``Device.names``.
+Who holds a device is the matter of ``core.assignment``: its table has the kubelet's device plugins, resource claims and
+schedulers that share GPUs.
 """
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
-from keda_gpu_scaler.core.types import Allocation, Device, PodRef, Snapshot
-
-_LEGACY_MIG = re.compile(r"mig-(gpu-[0-9a-f-]+)/(\d{1,4})/(\d{1,4})", re.ASCII)
-_GKE = re.compile(r"nvidia(\d{1,4})(?:/gi(\d{1,4}))?(?:/vgpu\d+)?", re.ASCII)
-_INTEL = re.compile(r"card(\d{1,4})-\d+", re.ASCII)
-_PCI = re.compile(r"(?:[0-9a-f]{4}|0000([0-9a-f]{4})):[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]", re.ASCII)
-_DRA = re.compile(r"gpu-(\d{1,4})", re.ASCII)
-_ACCELERATOR = re.compile(
-    r"(?:gpu|mig)-[0-9a-f]{8}-[0-9a-f]{4}-.*|mig-gpu-.*|nvidia\d+(?:/.*)?|amdgpu_xcp_\d+|card\d+-\d+", re.ASCII
-)
-_DRA_NVIDIA = "gpu.nvidia.com"
-_DRA_DRIVERS = frozenset({_DRA_NVIDIA, "gpu.amd.com", "gpu.intel.com"})
-_MONITORING = ("/monitoring", "_monitoring")  # the second form as in gpu.intel.com/xe_monitoring
-_PCI_RESOURCES = "amd.com/"  # under other resources a PCI address may belong to a network card
-_NVIDIA_UUIDS = ("GPU-", "MIG-")
+from keda_gpu_scaler.core.assignment.device_index import DeviceIndex
+from keda_gpu_scaler.core.assignment.source import Holding, NodeView
+from keda_gpu_scaler.core.assignment.sources import by_source
+from keda_gpu_scaler.core.types import KUBELET_ONLY, Allocation, ClusterAssignments, Device, PodRef, Sample, Snapshot
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceShare:
-    """A pod's share of a device: one of ``sharers`` equal shares."""
+    """A pod's share of a device: one of ``sharers`` equal shares, or the ``part`` that the scheduler states.
+
+    ``weighs`` says by what the parts are stated, empty for equal shares. ``unknown`` says why the share is not known:
+    other pods may hold the device too. It is empty where the share is known.
+    """
 
     device: Device
     sharers: int
+    part: Fraction | None = None
+    weighs: str = ""
+    unknown: str = ""
+
+    def of(self, value: float) -> float:
+        """Return the share of a value of the device."""
+        return value / self.sharers if self.part is None else value * float(self.part)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +43,12 @@ class PodDevices:
     """The devices of one pod.
 
     ``shares`` is in the order of the node's devices. ``unresolved`` has the ids of accelerators that the pod holds and
-    that the node does not list.
+    that the node does not list. ``undetermined`` has the ids of which it is not known which device they are, and why.
     """
 
     shares: tuple[DeviceShare, ...]
     unresolved: tuple[str, ...] = ()
+    undetermined: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,126 +60,145 @@ class DeviceHolder:
     sharers: int
 
 
-def attribute(snapshot: Snapshot) -> Mapping[PodRef, PodDevices] | None:
-    """Return the devices of every pod that holds at least one; None while the allocations are not known."""
+def attribute(snapshot: Snapshot, cluster: ClusterAssignments = KUBELET_ONLY) -> Mapping[PodRef, PodDevices] | None:
+    """Return the devices of every pod that holds at least one; None while the allocations are not known.
+
+    Args:
+        snapshot: the node's devices, and the kubelet's list.
+        cluster: what the API server knows of the assignments on the node.
+    """
     if snapshot.allocations is None:
         return None
-    index = _DeviceIndex([sample.device for sample in snapshot.samples])
-    positions = {device.uuid: position for position, device in enumerate(index.devices)}
-    held: dict[PodRef, dict[str, Device]] = {}
-    unresolved: dict[PodRef, set[str]] = {}
-    sharers: dict[str, set[PodRef]] = {}
-    for allocation in snapshot.allocations:
-        pod = PodRef(allocation.namespace, allocation.pod)
-        found = index.find(allocation)
-        if not found and _is_accelerator(allocation):
-            unresolved.setdefault(pod, set()).add(allocation.device_id)
-        for device in found:
-            held.setdefault(pod, {})[device.uuid] = device
-            sharers.setdefault(device.uuid, set()).add(pod)
-    return {
-        pod: PodDevices(
-            shares=tuple(
-                DeviceShare(device, len(sharers[device.uuid]))
-                for device in sorted(held.get(pod, {}).values(), key=lambda device: positions[device.uuid])
-            ),
-            unresolved=tuple(sorted(unresolved.get(pod, ()))),
-        )
-        for pod in held.keys() | unresolved.keys()
-    }
+    view = _view(snapshot.node, snapshot.samples, cluster)
+    held = _HeldDevices(view.index.devices)
+    for source, allocations in by_source(view, snapshot.allocations):
+        for holding in source.holdings(view, allocations):
+            held.add(holding, source.weighs)
+    return held.by_pod()
+
+
+def holders_by_device(snapshot: Snapshot) -> Mapping[str, tuple[str, ...]] | None:
+    """Return the pods of each held device, by UUID, as the kubelet alone knows them; None while they are not known.
+
+    A pod of which it is not known which device it has is a possible holder of each.
+    """
+    attributed = attribute(snapshot)
+    if attributed is None:
+        return None
+    holders: dict[str, set[str]] = {}
+    for pod, devices in attributed.items():
+        for share in devices.shares:
+            holders.setdefault(share.device.uuid, set()).add(f"{pod.namespace}/{pod.name}")
+        if devices.undetermined:
+            for sample in snapshot.samples:
+                holders.setdefault(sample.device.uuid, set()).add(f"{pod.namespace}/{pod.name} (perhaps)")
+    return {uuid: tuple(sorted(pods)) for uuid, pods in holders.items()}
 
 
 def holders(snapshot: Snapshot) -> Mapping[str, tuple[DeviceHolder, ...]] | None:
-    """Return the holders of every held device by its UUID, sorted by pod; None while the allocations are not known."""
+    """Return the certain holders of every held device by its UUID, sorted by pod, as the kubelet alone knows them.
+
+    None while the allocations are not known. While the device of one pod is not known, that pod may hold any of them.
+    Then no holder is certain.
+    """
     if snapshot.allocations is None:
         return None
-    index = _DeviceIndex([sample.device for sample in snapshot.samples])
-    held: dict[str, dict[PodRef, set[str]]] = {}
+    containers: dict[tuple[PodRef, str], set[str]] = {}
     for allocation in snapshot.allocations:
-        pod = PodRef(allocation.namespace, allocation.pod)
-        for device in index.find(allocation):
-            held.setdefault(device.uuid, {}).setdefault(pod, set()).add(allocation.container)
+        key = (PodRef(allocation.namespace, allocation.pod), allocation.device_id)
+        containers.setdefault(key, set()).add(allocation.container)
+    view = _view(snapshot.node, snapshot.samples, KUBELET_ONLY)
+    held: dict[str, dict[PodRef, set[str]]] = {}
+    for source, allocations in by_source(view, snapshot.allocations):
+        for holding in source.holdings(view, allocations):
+            if holding.unknown:
+                return {}
+            for device in holding.devices:
+                found = containers.get((holding.pod, holding.device_id), set())
+                held.setdefault(device.uuid, {}).setdefault(holding.pod, set()).update(found)
     return {
-        uuid: tuple(DeviceHolder(pod, tuple(sorted(containers)), len(pods)) for pod, containers in sorted(pods.items()))
+        uuid: tuple(DeviceHolder(pod, tuple(sorted(names)), len(pods)) for pod, names in sorted(pods.items()))
         for uuid, pods in held.items()
     }
 
 
 def resolve(allocation: Allocation, devices: Sequence[Device]) -> tuple[Device, ...]:
     """Return the devices of an allocation: none, one, or every slice of a GPU that was assigned whole."""
-    return _DeviceIndex(devices).find(allocation)
-
-
-def _is_accelerator(allocation: Allocation) -> bool:
-    """Whether the form of the id says that it is an accelerator, also where the node does not list it."""
-    if allocation.resource in _DRA_DRIVERS:
-        return True
-    if allocation.resource.endswith(_MONITORING):
-        return False
-    name = allocation.device_id.lower()
-    return bool(_ACCELERATOR.fullmatch(name)) or (
-        allocation.resource.startswith(_PCI_RESOURCES) and bool(_PCI.fullmatch(name))
+    view = NodeView("", DeviceIndex(devices))
+    return tuple(
+        device
+        for source, allocations in by_source(view, [allocation])
+        if allocations
+        for holding in source.holdings(view, allocations)
+        for device in holding.devices
     )
 
 
-class _DeviceIndex:
-    """The devices of a node by every id that a device plugin may use for them."""
+def _view(node: str, samples: Iterable[Sample], cluster: ClusterAssignments) -> NodeView:
+    memory = {sample.device.uuid: sample.memory_total_bytes for sample in samples if sample.memory_total_bytes}
+    pods = {pod.ref: pod for pod in cluster.pods if pod.node == node}
+    return NodeView(node, DeviceIndex([sample.device for sample in samples]), memory, cluster, pods)
 
-    def __init__(self, devices: Iterable[Device]) -> None:
-        self.devices = tuple(devices)
-        self._by_uuid: dict[str, tuple[Device, ...]] = {}
-        self._by_number: dict[tuple[int, int | None], tuple[Device, ...]] = {}
-        self._by_address: dict[str, tuple[Device, ...]] = {}
-        self._by_name: dict[str, tuple[Device, ...]] = {}
-        self._by_instances: dict[tuple[str, int, int], tuple[Device, ...]] = {}
-        # Where one minor is known the source knows minors. Then an index is never used as the number of a device file.
-        has_minors = any(device.minor is not None for device in self.devices)
-        for device in self.devices:
-            self._add_names(device)
-            number = device.minor if has_minors else device.index
-            # A device with names is known by them. Its index counts the devices of one vendor only, and with several
-            # vendors on the node it would be taken for the number of another vendor's device file.
-            if number is not None and not device.names:
-                self._add(self._by_number, (number, None), device)
-                if device.gpu_instance is not None:
-                    self._add(self._by_number, (number, device.gpu_instance), device)
 
-    def _add_names(self, device: Device) -> None:
-        self._add(self._by_uuid, device.uuid.lower(), device)
-        if device.parent is not None:
-            # A GPU that was assigned whole, and was cut into slices afterwards, is all of its slices.
-            self._add(self._by_uuid, device.parent.lower(), device)
-            if device.gpu_instance is not None and device.compute_instance is not None:
-                key = (device.parent.lower(), device.gpu_instance, device.compute_instance)
-                self._add(self._by_instances, key, device)
-        for name in device.names:
-            self._add(self._by_name, name.lower(), device)
-        if device.pci_address:
-            self._add(self._by_address, device.pci_address.lower(), device)
+class _HeldDevices:
+    """Collects holdings, and divides each device among its holders."""
 
-    @staticmethod
-    def _add(table: dict, key: object, device: Device) -> None:  # type: ignore[type-arg]
-        table[key] = (*table.get(key, ()), device)
+    def __init__(self, devices: Sequence[Device]) -> None:
+        self._positions = {device.uuid: position for position, device in enumerate(devices)}
+        self._held: dict[PodRef, dict[str, Device]] = {}
+        self._unresolved: dict[PodRef, set[str]] = {}
+        self._undetermined: dict[PodRef, dict[str, str]] = {}
+        self._weights: dict[str, dict[PodRef, tuple[Fraction | None, str]]] = {}
+        self._unknown: dict[str, str] = {}
 
-    def find(self, allocation: Allocation) -> tuple[Device, ...]:
-        if allocation.resource.endswith(_MONITORING):
-            return ()
-        name = allocation.device_id.lower().partition("::")[0]
-        if found := self._by_uuid.get(name) or self._by_name.get(name):
-            return found
-        if allocation.resource in _DRA_DRIVERS:
-            # NVIDIA's name of a whole GPU has the device file's number. Its names of slices do not identify the slice,
-            # and the names of other drivers are among the names of the devices.
-            match = _DRA.fullmatch(name) if allocation.resource == _DRA_NVIDIA else None
-            return self._by_number.get((int(match[1]), None), ()) if match else ()
-        if match := _LEGACY_MIG.fullmatch(name):
-            return self._by_instances.get((match[1], int(match[2]), int(match[3])), ())
-        if match := _GKE.fullmatch(name):
-            return self._by_number.get((int(match[1]), int(match[2]) if match[2] else None), ())
-        if match := _INTEL.fullmatch(name):
-            cards = self._by_name.get(f"card{int(match[1])}") or self._by_number.get((int(match[1]), None), ())
-            return tuple(card for card in cards if not card.uuid.startswith(_NVIDIA_UUIDS))
-        if allocation.resource.startswith(_PCI_RESOURCES) and (match := _PCI.fullmatch(name)):
-            # Some plugins write a domain of eight digits; the devices have domains of four.
-            return self._by_address.get(name[4:] if match[1] else name, ())
-        return ()
+    def add(self, holding: Holding, weighs: str) -> None:
+        if not holding.devices and holding.unknown:
+            self._undetermined.setdefault(holding.pod, {})[holding.device_id] = holding.unknown
+        elif not holding.devices:
+            self._unresolved.setdefault(holding.pod, set()).add(holding.device_id)
+        for device in holding.devices:
+            self._held.setdefault(holding.pod, {})[device.uuid] = device
+            weights = self._weights.setdefault(device.uuid, {})
+            # A pod that holds a device in two ways has no part that one scheduler states.
+            is_first = holding.pod not in weights
+            weights[holding.pod] = (holding.weight if is_first else None, weighs)
+            if holding.unknown:
+                self._unknown[device.uuid] = holding.unknown
+
+    def by_pod(self) -> Mapping[PodRef, PodDevices]:
+        found = {pod: PodDevices(self._shares(pod, devices)) for pod, devices in self._held.items()}
+        for pod in self._unresolved.keys() | self._undetermined.keys():
+            found[pod] = PodDevices(
+                found[pod].shares if pod in found else (),
+                unresolved=tuple(sorted(self._unresolved.get(pod, ()))),
+                undetermined=tuple(sorted(self._undetermined.get(pod, {}).items())),
+            )
+        return found
+
+    def _shares(self, pod: PodRef, devices: Mapping[str, Device]) -> tuple[DeviceShare, ...]:
+        if len(devices) == 1:
+            return tuple([self._share(pod, device) for device in devices.values()])
+        ordered = sorted(devices.values(), key=lambda device: self._positions[device.uuid])
+        return tuple([self._share(pod, device) for device in ordered])
+
+    def _share(self, pod: PodRef, device: Device) -> DeviceShare:
+        weights = self._weights[device.uuid]
+        unknown = self._unknown.get(device.uuid) or (self._other_holder(pod) if self._undetermined else "")
+        part = _part(weights, pod) if len(weights) > 1 else None
+        return DeviceShare(device, len(weights), part, weights[pod][1] if part is not None else "", unknown)
+
+    def _other_holder(self, pod: PodRef) -> str:
+        """Return why any device of the node may have another holder, empty where none may."""
+        others = sorted(other for other in self._undetermined if other != pod)
+        if not others:
+            return ""
+        device_id, why = min(self._undetermined[others[0]].items())
+        return f"{others[0].namespace}/{others[0].name} holds {device_id}, and which device that is is not known: {why}"
+
+
+def _part(weights: Mapping[PodRef, tuple[Fraction | None, str]], pod: PodRef) -> Fraction | None:
+    """Return the pod's part of a device, None where the shares are equal or not every part is stated."""
+    stated = [weight for weight, _ in weights.values() if weight is not None]
+    if len(stated) < len(weights) or len(set(stated)) == 1 or len({weighs for _, weighs in weights.values()}) > 1:
+        return None
+    return stated[list(weights).index(pod)] / sum(stated)

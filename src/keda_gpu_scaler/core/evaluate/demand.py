@@ -16,8 +16,9 @@ from keda_gpu_scaler.core.evaluate.engine_load import missing_scrape_reason
 from keda_gpu_scaler.core.evaluate.sample_window import SHORTEST_SECONDS
 from keda_gpu_scaler.core.selectors import SeriesSelector
 from keda_gpu_scaler.core.state.scrape import ScrapeResult, TargetHistory
-from keda_gpu_scaler.core.trigger.engine_params import DemandQuery
-from keda_gpu_scaler.core.types import Series
+from keda_gpu_scaler.core.trigger.demand_params import DemandQuery
+from keda_gpu_scaler.core.trigger.demand_presets import counts_its_scrape
+from keda_gpu_scaler.core.types import EngineSample, Series
 
 _DEMAND_GRAIN = 1e-6
 """Demand is added in whole multiples of this number, so that adding and subtracting leaves no rounding error."""
@@ -60,7 +61,7 @@ def observe_demand(
     if scraped is None or not scraped.targets:
         why = (scraped.failure if scraped else None) or "not scraped yet"
         return DemandObservation(None, None, f"demand at {demand.url} is unknown: {why}")
-    timelines = [_timeline(page, demand.selectors, window_seconds) for page in scraped.targets]
+    timelines = [_timeline(page, demand, window_seconds) for page in scraped.targets]
     values: list[float] = []
     unknown: list[str] = []
     expires = math.inf
@@ -71,7 +72,7 @@ def observe_demand(
         expires = min(expires, page.newest.at_seconds + stale_after_seconds)
         value = timeline[-1][1]
         if value is None:
-            unknown.append(f"{page.url}: {_no_value_reason(page, demand.selectors)}")
+            unknown.append(f"{page.url}: {_no_value_reason(page, demand)}")
         else:
             values.append(value)
     last_above_at = _last_above(timelines, demand.threshold, stale_after_seconds)
@@ -103,40 +104,72 @@ def _decide(
     return DemandObservation(total, False, f"{described} is not above demandThreshold {demand.threshold:g}", expires)
 
 
-def _no_value_reason(page: TargetHistory, selectors: Sequence[SeriesSelector]) -> str:
+def _no_value_reason(page: TargetHistory, demand: DemandQuery) -> str:
     newest = page.newest
-    if newest is not None and any(newest.selected.get(selector.text) for selector in selectors):
-        return "its counter has one reading so far, and a rate needs two"
-    if newest is not None and (unread := [it for one in selectors if (it := newest.unread.get(one.text))]):
-        return unread[0]
-    return "exports no series " + " or ".join(selector.text for selector in selectors)
+    if newest is not None:
+        series = [newest.selected.get(selector.text) for selector in demand.every_selector]
+        if any(it is not None and it.is_counter and not it.is_absent for it in series):
+            return "its counter has one reading so far, and a rate needs two"
+        if unread := [it for one in demand.selectors if (it := newest.unread.get(one.text))]:
+            return unread[0]
+    return "exports no series " + " or ".join(selector.text for selector in demand.selectors)
 
 
 _Timeline = list[tuple[float, float | None]]
 """The time of each reading of a page, and the demand at that time; None where the demand is not known."""
 
 
-def _timeline(page: TargetHistory, selectors: Sequence[SeriesSelector], window_seconds: float) -> _Timeline:
-    """Return the demand of a page at each of its readings.
-
-    A gauge is not averaged over the window, so that the first request activates the workload.
-    """
-    counter = _CounterRate(window_seconds)
-    texts = [selector.text for selector in selectors]
+def _timeline(page: TargetHistory, demand: DemandQuery, window_seconds: float) -> _Timeline:
+    """Return the demand of a page at each of its readings."""
+    main = _SelectedDemand(demand.selectors, window_seconds, is_always_exported=demand.is_always_exported)
+    plus = [
+        _SelectedDemand((selector,), window_seconds, is_always_exported=demand.is_always_exported)
+        for selector in demand.plus
+    ]
     timeline: _Timeline = []
     for reading in page.samples:
-        selected = reading.selected
-        text, series = _first_series(selected, texts)
-        if series is not None and not series.is_counter:
-            value: float | None = max(0.0, series.value if series.above_zero is None else series.above_zero)
-        elif series is not None and series.is_absent:
-            value = counter.add(reading.at_seconds, text, counter.last(text))
-        elif not selected.keys().isdisjoint(texts):
-            value = counter.add(reading.at_seconds, text, series.value if series else None)
-        else:
-            value = None  # this scrape did not select the series: it does not say that the series was missing
-        timeline.append((reading.at_seconds, value))
+        values = [one.add(reading) for one in (main, *plus)]
+        total = _sum(values) if main.is_first else values[0]
+        timeline.append((reading.at_seconds, total))
     return timeline
+
+
+def _sum(values: Sequence[float | None]) -> float | None:
+    """Return the sum; None where a value is not known."""
+    known = [value for value in values if value is not None]
+    return math.fsum(known) if len(known) == len(values) else None
+
+
+class _SelectedDemand:
+    """The demand that alternative selectors select, reading by reading.
+
+    A gauge is not averaged over the window, so that the first request activates the workload.
+
+    ``is_first`` says that the first alternative counted in the last reading.
+    """
+
+    def __init__(self, selectors: Sequence[SeriesSelector], window_seconds: float, *, is_always_exported: bool) -> None:
+        self._names = {selector.text: selector.name for selector in selectors}
+        self._texts = [*self._names]
+        self._counter = _CounterRate(window_seconds)
+        self._is_always_exported = is_always_exported
+        self.is_first = False
+
+    def add(self, reading: EngineSample) -> float | None:
+        """Return the demand in the next reading of the page, None where it is not known."""
+        selected, counter = reading.selected, self._counter
+        text, series = _first_series(selected, self._texts)
+        self.is_first = text == self._texts[0]
+        if series is not None and series.is_absent and self._is_always_exported:
+            return None
+        if series is not None and not series.is_counter:
+            value = max(0.0, series.value if series.above_zero is None else series.above_zero)
+            return max(0.0, value - 1) if counts_its_scrape(self._names[text]) else value
+        if series is not None and series.is_absent:
+            return counter.add(reading.at_seconds, text, counter.last(text))
+        if not selected.keys().isdisjoint(self._texts):
+            return counter.add(reading.at_seconds, text, series.value if series else None)
+        return None  # this scrape did not select the series: it does not say that the series was missing
 
 
 def _first_series(selected: Mapping[str, Series | None], texts: Sequence[str]) -> tuple[str, Series | None]:

@@ -8,14 +8,23 @@ readings count that were taken while the present pods held the device. No readin
 import bisect
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from keda_gpu_scaler.core.aggregation import mean
 from keda_gpu_scaler.core.evaluate.attribution import PodDevices, attribute
 from keda_gpu_scaler.core.state.fleet import MAX_WINDOW_SECONDS, History
 from keda_gpu_scaler.core.trigger.metrics import Metric
-from keda_gpu_scaler.core.types import Allocation, Device, PodRef, ReadingFailure, Sample, Snapshot
+from keda_gpu_scaler.core.types import (
+    KUBELET_ONLY,
+    Allocation,
+    ClusterAssignments,
+    Device,
+    PodRef,
+    ReadingFailure,
+    Sample,
+    Snapshot,
+)
 
 # The columns of a device are collected for the next longer of these spans, once for all shorter windows.
 _SPANS_SECONDS = (10.0, 30.0, 60.0, 120.0, MAX_WINDOW_SECONDS)
@@ -51,29 +60,33 @@ def device_loads(history: History, metric: Metric, window_seconds: float) -> tup
     return _remember(history, key, loads)
 
 
-def device_loads_by_holder(history: History, metric: Metric, window_seconds: float) -> Mapping[str, DeviceLoad]:
+def device_loads_by_holder(
+    history: History, metric: Metric, window_seconds: float, cluster: ClusterAssignments = KUBELET_ONLY
+) -> Mapping[str, DeviceLoad]:
     """Average every device's readings, by its UUID, over the part of the window in which the same pods held it.
 
     The load that an earlier pod put on the device is not the load of the present pod.
     """
-    key = ("loads by holder", metric.name, window_seconds)
+    key = ("loads by holder", metric.name, window_seconds, id(cluster))
     if key in history.cache:
-        cached: Mapping[str, DeviceLoad] = history.cache[key]
-        return cached
-    tenures = _tenures_seconds(history, window_seconds)
-    loads = {
-        column.device.uuid: _mean_over(column, min(window_seconds, tenures.get(column.device.uuid, math.inf)))
-        for column in _columns(history, metric, window_seconds)
-    }
-    return _remember(history, key, loads)
+        cached: tuple[Mapping[str, DeviceLoad], ClusterAssignments] = history.cache[key]
+        return cached[0]
+    tenures = _tenures_seconds(history, window_seconds + metric.span_seconds, cluster)
+    loads = {}
+    for column in _columns(history, metric, window_seconds):
+        tenure = tenures.get(column.device.uuid, math.inf)
+        loads[column.device.uuid] = _mean_over(column.held_for(tenure), min(window_seconds, tenure))
+    return _remember(history, key, (loads, cluster))[0]
 
 
-def devices_by_pod(history: History) -> Mapping[PodRef, PodDevices] | None:
+def devices_by_pod(history: History, cluster: ClusterAssignments = KUBELET_ONLY) -> Mapping[PodRef, PodDevices] | None:
     """Return the devices of every pod in the newest snapshot, or None while the allocations are not known."""
-    if "devices by pod" not in history.cache:
-        history.cache["devices by pod"] = attribute(history.newest)
-    found: Mapping[PodRef, PodDevices] | None = history.cache["devices by pod"]
-    return found
+    # The entry keeps the assignments too. So no other object can have the id while the entry exists.
+    key = ("devices by pod", id(cluster))
+    if key not in history.cache:
+        return _remember(history, key, (attribute(history.newest, cluster), cluster))[0]
+    found: tuple[Mapping[PodRef, PodDevices] | None, ClusterAssignments] = history.cache[key]
+    return found[0]
 
 
 def _remember(history: History, key: object, value: _T) -> _T:
@@ -86,7 +99,8 @@ def _remember(history: History, key: object, value: _T) -> _T:
 class _DeviceColumn:
     """One device's known readings, newest first, and how much older than the newest snapshot each of them is.
 
-    ``in_newest`` is the number of readings in the newest snapshot: 0 or 1.
+    ``in_newest`` is the number of readings in the newest snapshot: 0 or 1. ``spans_seconds`` has for each reading the
+    time before it over which it is a mean, and is empty where that is no longer than an interval of the sampler.
     """
 
     device: Device
@@ -94,6 +108,23 @@ class _DeviceColumn:
     values: tuple[float, ...]
     in_newest: int
     failure: ReadingFailure | None
+    spans_seconds: tuple[float, ...] = ()
+
+    def held_for(self, tenure_seconds: float) -> "_DeviceColumn":
+        """Return the readings that cover only the time since the present pods hold the device."""
+        if not self.spans_seconds or tenure_seconds == math.inf:
+            return self
+        count = sum(
+            lag + span < tenure_seconds for lag, span in zip(self.lags_seconds, self.spans_seconds, strict=True)
+        )
+        # Readings of one device follow each other, so those that began within the tenure are the newest.
+        return replace(
+            self,
+            lags_seconds=self.lags_seconds[:count],
+            values=self.values[:count],
+            spans_seconds=self.spans_seconds[:count],
+            in_newest=min(self.in_newest, count),
+        )
 
 
 def _mean_over(column: _DeviceColumn, window_seconds: float) -> DeviceLoad:
@@ -115,6 +146,8 @@ def _columns(history: History, metric: Metric, window_seconds: float) -> tuple[_
 
 
 def _collect(history: History, metric: Metric, span_seconds: float) -> tuple[_DeviceColumn, ...]:
+    if metric.is_performance:
+        return _collect_performance(history, metric, span_seconds)
     known: dict[str, list[tuple[float, float]]] = {sample.device.uuid: [] for sample in history.newest.samples}
     for snapshot in history.within(span_seconds):
         lag = history.newest.at_seconds - snapshot.at_seconds
@@ -123,6 +156,32 @@ def _collect(history: History, metric: Metric, span_seconds: float) -> tuple[_De
             if value is not None and sample.device.uuid in known:
                 known[sample.device.uuid].append((lag + sample.lag_seconds, value))
     return tuple([_column(metric, sample, known[sample.device.uuid]) for sample in history.newest.samples])
+
+
+def _collect_performance(history: History, metric: Metric, span_seconds: float) -> tuple[_DeviceColumn, ...]:
+    """Collect readings that are taken at a slower pace. Several snapshots have the same one, and it counts once."""
+    found: dict[str, dict[float, tuple[float, float]]] = {sample.device.uuid: {} for sample in history.newest.samples}
+    for snapshot in history.within(span_seconds):
+        for sample in snapshot.samples:
+            value, readings = metric.read(sample), found.get(sample.device.uuid)
+            if value is not None and sample.performance is not None and readings is not None:
+                lag = max(0.0, history.newest.at_seconds - sample.performance.at_seconds)
+                readings[lag] = (value, sample.performance.seconds)
+    columns = []
+    for sample in history.newest.samples:
+        ordered = sorted(found[sample.device.uuid].items())
+        is_known = metric.read(sample) is not None
+        columns.append(
+            _DeviceColumn(
+                sample.device,
+                tuple([lag for lag, _ in ordered]),
+                tuple([value for _, (value, _) in ordered]),
+                int(is_known),
+                None if is_known else sample.failure_of(metric.reading),
+                tuple([span for _, (_, span) in ordered]),
+            )
+        )
+    return tuple(columns)
 
 
 def _column(metric: Metric, newest: Sample, readings: list[tuple[float, float]]) -> _DeviceColumn:
@@ -138,7 +197,7 @@ def _column(metric: Metric, newest: Sample, readings: list[tuple[float, float]])
     )
 
 
-def _tenures_seconds(history: History, window_seconds: float) -> dict[str, float]:
+def _tenures_seconds(history: History, window_seconds: float, cluster: ClusterAssignments) -> dict[str, float]:
     """Return how long ago the pods of a device changed within the window, by UUID.
 
     A device without a change is left out.
@@ -153,8 +212,8 @@ def _tenures_seconds(history: History, window_seconds: float) -> dict[str, float
             continue
         compared = snapshot.allocations
         if present is None:
-            present = _pods_by_device(newest)
-        earlier = _pods_by_device(snapshot)
+            present = _pods_by_device(newest, cluster)
+        earlier = _pods_by_device(snapshot, cluster)
         lag = newest.at_seconds - snapshot.at_seconds
         for uuid in present.keys() | earlier.keys():
             if uuid not in tenures and present.get(uuid) != earlier.get(uuid):
@@ -162,9 +221,11 @@ def _tenures_seconds(history: History, window_seconds: float) -> dict[str, float
     return tenures
 
 
-def _pods_by_device(snapshot: Snapshot) -> dict[str, frozenset[PodRef]]:
+def _pods_by_device(snapshot: Snapshot, cluster: ClusterAssignments) -> dict[str, frozenset[PodRef]]:
     pods: dict[str, set[PodRef]] = {}
-    for pod, devices in (attribute(snapshot) or {}).items():
-        for share in devices.shares:
-            pods.setdefault(share.device.uuid, set()).add(pod)
+    for pod, devices in (attribute(snapshot, cluster) or {}).items():
+        held = [share.device for share in devices.shares]
+        # An earlier pod, whose annotation is gone with it, may have held any device.
+        for device in [sample.device for sample in snapshot.samples] if devices.undetermined else held:
+            pods.setdefault(device.uuid, set()).add(pod)
     return {uuid: frozenset(holders) for uuid, holders in pods.items()}

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from keda_gpu_scaler.core.evaluate.model_remarks import ensemble_remark, missing_model_remark
 from keda_gpu_scaler.core.evaluate.sample_window import SampleWindow, UnknownReadingError
 from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult, TargetHistory
 from keda_gpu_scaler.core.trigger.engine_params import EngineQuery
@@ -65,7 +66,13 @@ def pod_endpoint(query: EngineQuery, pod: Pod) -> Endpoint:
         annotated_port=pod.metrics_port,
         annotated_path=pod.metrics_path,
         annotated_scheme=pod.metrics_scheme,
+        models=query.models,
     )
+
+
+def url_endpoint(query: EngineQuery) -> Endpoint:
+    """Return the endpoint of the trigger's URL."""
+    return Endpoint(engine=query.engine, url=query.url, models=query.models)
 
 
 def engine_load(
@@ -101,9 +108,10 @@ def engine_load(
     except UnknownReadingError as unknown:
         bound = unknown.lower_bound if isinstance(unknown, PartialReadingError) else None
         return unknown_load(newest, page.url, str(unknown), requests, expires, bound)
+    remark = ensemble_remark(newest) if metric.reading in _COUNTED_TWICE else ""
     return EngineLoad(
         value,
-        f"{value:.6g} {metric.unit}".rstrip() + f" by {title} at {page.url}{how}",
+        f"{value:.6g} {metric.unit}".rstrip() + f" by {title} at {page.url}{how}{remark}",
         requests,
         expires,
         are_requests_known=newest.running is not None,
@@ -129,10 +137,10 @@ def unknown_load(
         lower_bound: as in ``EngineLoad``.
     """
     engine = ENGINES.get(sample.engine)
-    sentence = f"{sample.engine or 'page'} at {url}: {why}"
+    sentence = f"{sample.engine or 'page'} at {url}: {why}{missing_model_remark(sample)}"
     if engine is not None and engine.no_queue_hint and sample.waiting is None:
         sentence += f"; {engine.no_queue_hint}"
-    is_no_engine = engine is not None and not engine.reports_queue
+    is_no_engine = engine is not None and not engine.reports_queue and sample.has_model
     return EngineLoad(None, sentence, requests, expires, is_no_engine=is_no_engine, lower_bound=lower_bound)
 
 
@@ -284,6 +292,8 @@ def _saturation_parts(window: SampleWindow, query: EngineQuery) -> dict[str, Cal
 
 
 _RATES = frozenset({"request_rate", "token_rate"})
+_COUNTED_TWICE = frozenset({"request_rate", "queue_wait_ms", "running_requests"})
+"""The readings in which an ensemble counts once more what its steps count. An ensemble itself has no queue."""
 
 _VALUES: Mapping[str, Callable[[SampleWindow, EngineQuery], tuple[float, str]]] = MappingProxyType(
     {

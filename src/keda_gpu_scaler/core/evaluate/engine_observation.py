@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from keda_gpu_scaler.core.evaluate.device_load import devices_by_pod
-from keda_gpu_scaler.core.evaluate.engine_load import EngineLoad, engine_load, pod_endpoint
+from keda_gpu_scaler.core.evaluate.engine_load import EngineLoad, engine_load, pod_endpoint, url_endpoint
 from keda_gpu_scaler.core.evaluate.load.trend import Horizon
 from keda_gpu_scaler.core.evaluate.load.workload_load import ScrapedEngine, WorkloadLoad, workload_load
 from keda_gpu_scaler.core.evaluate.observation import (
@@ -22,7 +22,7 @@ from keda_gpu_scaler.core.evaluate.observation import (
 from keda_gpu_scaler.core.evaluate.ranks import combine_ranks, ranks_of
 from keda_gpu_scaler.core.state.data_run import DataRun
 from keda_gpu_scaler.core.state.fleet import Fleet
-from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult
+from keda_gpu_scaler.core.state.scrape import ScrapeResult
 from keda_gpu_scaler.core.trigger.engine_params import EngineQuery
 from keda_gpu_scaler.core.trigger.metrics import EngineMetric
 from keda_gpu_scaler.core.trigger.parser import Trigger
@@ -43,7 +43,7 @@ def observe_engines(
         horizon: how far ``load`` is forecast; None where the trigger requests no forecast.
     """
     query = _engine_query(trigger)
-    scraped = [pod for pod in pods if is_ready(pod) and pod.address]
+    scraped = [pod for pod in pods if is_ready(pod) and pod.address and not pod.is_worker]
     ranks = [
         (pod, rank) for pod in scraped for rank in ranks_of(query, fleet.scrape_results.get(pod_endpoint(query, pod)))
     ]
@@ -71,7 +71,7 @@ def observe_endpoint(trigger: Trigger, fleet: Fleet, now: float) -> tuple[Device
     if not isinstance(trigger.metric, EngineMetric):
         raise TypeError(f"{trigger.metric.name} is no metric of an engine")
     query = _engine_query(trigger)
-    scraped = fleet.scrape_results.get(Endpoint(engine=query.engine, url=query.url))
+    scraped = fleet.scrape_results.get(url_endpoint(query))
     if trigger.metric.reading == "load":
         load = _workload_load(trigger, query, [ScrapedEngine(scraped)], fleet, now, None).loads[0]
     else:
@@ -110,6 +110,8 @@ def _pages(scraped: ScrapeResult | None, fleet: Fleet, now: float) -> _Pages:
 def _engine_observation(pod: Pod, load: EngineLoad | None, target: float, pages: _Pages) -> PodObservation:
     if not is_ready(pod):
         return PodObservation(pod, ObservationState.NOT_READY, None, "its engine is not scraped while it is not ready")
+    if pod.is_worker:
+        return PodObservation(pod, ObservationState.WORKER, None, "the leader of its replica answers for it")
     if load is None:
         return PodObservation(pod, ObservationState.MISSING, None, "has no address yet")
     value, sentence = load.value, load.sentence
@@ -169,6 +171,6 @@ def _workload_load(
 def _device_model(pod: Pod, fleet: Fleet) -> str:
     """Return the model of a pod's devices, empty where it is not known. It is known also from an old snapshot."""
     history = fleet.node(pod.node or "")
-    by_pod = devices_by_pod(history) if history is not None else None
+    by_pod = devices_by_pod(history, fleet.assignments) if history is not None else None
     devices = by_pod.get(pod.ref) if by_pod is not None else None
     return devices.shares[0].device.model if devices is not None and devices.shares else ""

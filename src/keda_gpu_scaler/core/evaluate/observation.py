@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from keda_gpu_scaler.core.aggregation import AGGREGATIONS
-from keda_gpu_scaler.core.evaluate.attribution import DeviceShare
+from keda_gpu_scaler.core.evaluate.attribution import DeviceShare, PodDevices
 from keda_gpu_scaler.core.evaluate.device_load import DeviceLoad, device_loads, device_loads_by_holder, devices_by_pod
 from keda_gpu_scaler.core.selectors import matches_glob
 from keda_gpu_scaler.core.state.data_run import DataRun
@@ -34,6 +34,8 @@ class ObservationState(enum.Enum):
     """Its node is observed, and the pod holds no device there."""
     NOT_READY = "not_ready"
     """It is not ready. It gets no requests, so its engine is not scraped."""
+    WORKER = "worker"
+    """The leader of its replica answers for it, so its engine is not scraped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,7 @@ def node_labels_unavailable(trigger: Trigger, fleet: Fleet) -> Unavailable | Non
 
 def is_ready(pod: Pod) -> bool:
     """Whether a pod gets requests: it is scheduled, it runs, and it is ready."""
-    return pod.is_ready and pod.phase == "Running" and pod.node is not None
+    return pod.is_serving
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +210,7 @@ class _PodObserver:
             known_until = history.received_at_seconds if history is not None else None
             sentence = self._fleet.missing_reason(node, self._now)
             return _without_value(pod, ObservationState.MISSING, sentence, known_until)
-        by_pod = devices_by_pod(history)
+        by_pod = devices_by_pod(history, self._fleet.assignments)
         if by_pod is None:
             return _without_value(
                 pod,
@@ -219,12 +221,8 @@ class _PodObserver:
         devices = by_pod.get(pod.ref)
         if devices is None:
             return _without_value(pod, ObservationState.NO_DEVICE, f"holds no device of node {node}")
-        if devices.unresolved:
-            return _without_value(
-                pod,
-                ObservationState.MISSING,
-                f"holds {devices.unresolved[0]}, a device that node {node} does not list",
-            )
+        if sentence := _not_found(devices, node):
+            return _without_value(pod, ObservationState.MISSING, sentence)
         selected = [share for share in devices.shares if _selects(self._trigger, share.device)]
         if not selected:
             return _without_value(
@@ -235,12 +233,20 @@ class _PodObserver:
     def holds_only(self, observation: PodObservation) -> bool:
         """Whether the observed devices are all devices of the pod."""
         history = self._fleet.node(observation.pod.node or "")
-        by_pod = devices_by_pod(history) if history is not None else None
+        by_pod = devices_by_pod(history, self._fleet.assignments) if history is not None else None
         devices = by_pod.get(observation.pod.ref) if by_pod is not None else None
         return devices is not None and len(devices.shares) == len(observation.device_values)
 
     def _observe_shares(self, pod: Pod, node: str, shares: Sequence[DeviceShare], history: History) -> PodObservation:
-        by_uuid = device_loads_by_holder(history, self._metric, self._trigger.window_seconds)
+        uncertain = next((share for share in shares if share.unknown), None)
+        if uncertain is not None and self._metric.is_divided:
+            return _without_value(
+                pod,
+                ObservationState.MISSING,
+                f"its share of GPU {uncertain.device.index} of node {node} is not known: {uncertain.unknown}",
+            )
+        window = self._trigger.window_seconds
+        by_uuid = device_loads_by_holder(history, self._metric, window, self._fleet.assignments)
         loads = [by_uuid[share.device.uuid] for share in shares]
         max_lag = self._fleet.stale_after_seconds - history.age_seconds(self._now)
         for load in loads:
@@ -249,7 +255,7 @@ class _PodObserver:
                 return _without_value(pod, ObservationState.MISSING, sentence, _read_until(load, history))
         values = [load.value or 0.0 for load in loads]
         pairs = list(zip(shares, values, strict=True))
-        divided = [value / share.sharers if self._metric.is_divided else value for share, value in pairs]
+        divided = [share.of(value) if self._metric.is_divided else value for share, value in pairs]
         value = self._aggregate(divided)
         described = ", ".join([_describe_share(self._metric, share, value) for share, value in pairs])
         return PodObservation(
@@ -283,7 +289,19 @@ def _describe_share(metric: Metric, share: DeviceShare, value: float) -> str:
     if share.sharers == 1:
         return device
     rule = "in equal shares" if metric.is_divided else "each counts the whole value"
+    if share.part is not None and metric.is_divided:
+        rule = f"this one has {100 * float(share.part):.3g} % of it, by {share.weighs}"
     return f"{device} shared by {share.sharers} pods ({rule})"
+
+
+def _not_found(devices: PodDevices, node: str) -> str:
+    """Return which of a pod's devices is not among those of its node, empty where all are."""
+    if devices.unresolved:
+        return f"holds {devices.unresolved[0]}, a device that node {node} does not list"
+    if devices.undetermined:
+        device_id, why = devices.undetermined[0]
+        return f"holds {device_id}, and which device of node {node} that is is not known: {why}"
+    return ""
 
 
 def _selects(trigger: Trigger, device: Device) -> bool:
@@ -327,6 +345,8 @@ def _no_reading(load: DeviceLoad, node: str, metric: Metric, history: History, m
         reason = f": {load.failure.reason}"
         if load.failure.since_seconds is not None:
             reason += f", for {max(0.0, history.newest.at_seconds - load.failure.since_seconds):.0f} s"
+    elif metric.is_performance:
+        reason = ": a device that has it is read while a trigger needs it, and its first value takes some seconds"
     if load.value is None:
         return f"{device} has no reading of {metric.name}{reason}"
     return (

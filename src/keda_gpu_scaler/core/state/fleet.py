@@ -8,7 +8,7 @@ from typing import Any
 
 from keda_gpu_scaler.core.state.data_run import DataRun
 from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult
-from keda_gpu_scaler.core.types import Snapshot, Unavailable
+from keda_gpu_scaler.core.types import KUBELET_ONLY, ClusterAssignments, Snapshot, Unavailable
 
 MAX_WINDOW_SECONDS = 300.0
 """As long as the HPA's default for scaling down; every sampler keeps this much history."""
@@ -83,6 +83,7 @@ class Fleet:
     nodes by name. ``unavailable`` says why a peer has sent no snapshot, by node, or by address where the node is not
     known; under ``PEERS_UNKNOWN`` it says why the peers are not listed yet. ``own_node`` is the node of this instance.
     ``node_labels`` are by node, or the reason why they are not known; None without access to the API server.
+    ``assignments`` are those of the workload that is evaluated.
     ``started_at_seconds`` is when this instance started: before, it could not receive any data.
     """
 
@@ -95,6 +96,7 @@ class Fleet:
     node_labels: Mapping[str, Mapping[str, str]] | Unavailable | None = None
     own_node: str = ""
     scrape_results: Mapping[Endpoint, ScrapeResult] = field(default_factory=dict)
+    assignments: ClusterAssignments = KUBELET_ONLY
     started_at_seconds: float = -math.inf
 
     def node(self, name: str) -> History | None:

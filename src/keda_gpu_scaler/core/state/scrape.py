@@ -31,7 +31,7 @@ class Endpoint:
     annotated and the declared ports are tried, and then the default ports of the engines. Each of ``ports`` and of the
     annotated and declared ports that has an engine is a target of its own. ``other_addresses`` are tried where nothing
     answers at ``address``. With ``every_address`` each address of the URL's host is a target of its own; without it
-    one address is scraped.
+    one address is scraped. With ``models`` the series of these models alone are read.
     """
 
     pod: PodRef | None = None
@@ -47,6 +47,7 @@ class Endpoint:
     annotated_port: int | None = None
     annotated_path: str | None = None
     annotated_scheme: str | None = None
+    models: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"pod {self.pod.namespace}/{self.pod.name}" if self.pod else self.url

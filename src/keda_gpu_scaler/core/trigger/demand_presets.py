@@ -1,24 +1,66 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Presets for sources of demand: routers, gateways and interceptors whose series are known."""
+"""Presets for sources of demand: routers, gateways and interceptors whose series are known.
+
+Law: a preset says what its source counts, also where this is not the number of waiting requests. A source that counts
+the requests of several workloads is read for one workload only.
+
+Facts are from the sources' own code and documentation:
+
+- epp: llm-d's router, formerly the Gateway API inference extension (pkg/epp/metrics and flowcontrol). The gauge of a
+  flow is deleted when the flow is idle. Newer versions set ``pool_saturation`` in each cycle of flow control.
+- vllm-router: the vLLM production stack (vllm_router/services/metrics_service).
+- http-add-on: ``engines/interceptor.py``.
+- dynamo: NVIDIA Dynamo's documentation ("Metrics").
+- litellm: LiteLLM (proxy/middleware, in_flight_requests and admission_control; integrations/prometheus.py) and its
+  documentation ("Pod health metrics"). The gauge of requests in flight is made by the first request, which may be a
+  scrape, and counts every request of HTTP. Admission control does not count probes and scrapes.
+- envoy: Envoy's documentation ("Cluster manager, Statistics"), ``prometheus_stats.cc`` and ``cluster_manager_impl.cc``:
+  a request for a cluster without a healthy host is refused and counted by ``upstream_cx_none_healthy``.
+- istio: Istio's documentation ("Istio Standard Metrics"). The response flag UH marks a request that had no endpoint.
+- nginx: ingress-nginx (internal/ingress/metric/collectors/socket.go) and its documentation ("Monitoring").
+- traefik: Traefik (pkg/metrics/prometheus.go), its documentation ("Metrics"), and its issue 9242 about Services without
+  endpoints.
+- knative: Knative Serving (pkg/activator/handler, cmd/activator, config/core/deployments/activator-service.yaml) and
+  its documentation ("Metrics"). The activator's gauge contains requests that wait and requests that are forwarded.
+- kserve: KServe (config/llmisvcconfig/config-llm-scheduler.yaml): the scheduler of an LLMInferenceService is llm-d's
+  endpoint picker.
+"""
 
 from dataclasses import dataclass
 from types import MappingProxyType
+
+_WAITING = "requests that wait in its queue"
+_FLOW_CONTROL = ("llm_d_epp_flow_control_queue_size", "inference_extension_flow_control_queue_size")
+# The gauge of a flow is deleted when the flow is idle. The other series of flow control stay, and exist only where flow
+# control is switched on.
+_FLOW_CONTROL_SIBLINGS = ("llm_d_epp_flow_control_", "inference_extension_flow_control_")
 
 
 @dataclass(frozen=True, slots=True)
 class DemandPreset:
     """One known source of demand.
 
-    ``series`` are the names that its series of waiting requests may have. The first name that is found counts.
-    ``siblings`` are beginnings of names that the source exports also while it has no such series. A page with one of
-    them and without the series says that no request waits.
+    ``series`` are the names that its series of waiting requests may have. The first name that is found counts. ``plus``
+    are further series that are added to the first of ``series``. ``siblings`` are beginnings of names that the source
+    exports also while it has no such series. A page with one of them and without the series says that no request waits.
+    ``is_always_exported`` says that the series exist from the start, so that a page without them says nothing.
+    ``labels`` are the labels of which one must select the workload, because the source serves several; empty where
+    it serves one, or where its total is useful. For users, ``counts`` says what is counted, ``place`` where the page
+    is, ``at_zero`` what the page says while nothing is requested, and ``narrowing`` how one workload is selected.
     """
 
     name: str
     title: str
     series: tuple[str, ...]
-    remark: str
+    counts: str
+    place: str
+    at_zero: str
+    narrowing: str
+    remark: str = ""
     siblings: tuple[str, ...] = ()
+    plus: tuple[str, ...] = ()
+    is_always_exported: bool = False
+    labels: tuple[str, ...] = ()
 
 
 DEMANDS: MappingProxyType[str, DemandPreset] = MappingProxyType(
@@ -28,32 +70,146 @@ DEMANDS: MappingProxyType[str, DemandPreset] = MappingProxyType(
             DemandPreset(
                 "epp",
                 "endpoint picker of the Gateway API inference extension, or of llm-d",
-                ("llm_d_epp_flow_control_queue_size", "inference_extension_flow_control_queue_size"),
-                "its flow control must be switched on; to read one pool, set `demandMetric` to "
-                '`{inference_pool="NAME"}`',
-                # The gauge of a flow is deleted when the flow is idle. The other series of flow control stay, and
-                # exist only where flow control is switched on.
-                siblings=("llm_d_epp_flow_control_", "inference_extension_flow_control_"),
+                _FLOW_CONTROL,
+                counts=_WAITING,
+                place="the picker's Service, port 9090, `/metrics`",
+                at_zero="the series of an idle flow is deleted, and others of flow control stay: no demand. An older "
+                "picker that was restarted has none of them before its first request: unknown",
+                narrowing='one pool: `{inference_pool="NAME"}`',
+                remark="flow control must be switched on: without it no request waits",
+                siblings=_FLOW_CONTROL_SIBLINGS,
             ),
             DemandPreset(
                 "vllm-router",
                 "router of the vLLM production stack",
                 ("vllm:num_incoming_requests_total",),
-                'incoming requests per second; to read one model, set `demandMetric` to `{model="NAME"}`',
+                counts="incoming requests per second, also those that are refused",
+                place="the router's Service, port 80, `/metrics`",
+                at_zero="the counter does not grow: no demand. After a restart its family is declared: no demand",
+                narrowing='one model: `{model="NAME"}`',
+                remark="it holds no request: clients must retry",
             ),
             DemandPreset(
                 "http-add-on",
                 "interceptor of KEDA's HTTP add-on",
                 ("http_add_on_pending_requests",),
-                "requests that the interceptor holds or has forwarded and that have not ended; to read one host, set "
-                '`demandMetric` to `{host="NAMESPACE/NAME"}`',
+                counts="requests that it holds or has forwarded and that have not ended",
+                place="a headless Service beside the admin Service, port 9090, `/queue`",
+                at_zero="each host is listed with 0. A host that is not listed is unknown",
+                narrowing='one host: `{host="NAMESPACE/NAME"}`',
             ),
             DemandPreset(
                 "dynamo",
                 "frontend of NVIDIA Dynamo",
                 ("dynamo_frontend_queued_requests", "dynamo_frontend_inflight_requests"),
-                'requests that have no first token yet; to read one model, set `demandMetric` to `{model="NAME"}`',
+                counts="requests that have no first token yet",
+                place="the frontend's Service, port 8000, `/metrics`",
+                at_zero="the gauge is 0. After a restart other series of the frontend are there: no demand",
+                narrowing='one model: `{model="NAME"}`',
                 siblings=("dynamo_frontend_",),
+            ),
+            DemandPreset(
+                "litellm",
+                "LiteLLM proxy",
+                (
+                    "litellm_admission_queued_requests",
+                    "litellm_in_flight_requests",
+                    "litellm_proxy_total_requests_metric_total",
+                ),
+                counts="with admission control, requests that wait or are admitted; without it, all requests in "
+                "flight but the scrape itself; for one model, requests per second when they end",
+                place="a headless Service, port 4000, `/metrics/`",
+                at_zero="the gauges are 0. After a restart there are other series of LiteLLM: no demand",
+                narrowing='one model: `{requested_model="NAME"}`; the gauges have no label',
+                remark="set `callbacks: [prometheus]`; probes are in flight too: set `SEPARATE_HEALTH_APP=1` or "
+                "`max_in_flight_requests_per_worker`",
+                siblings=("litellm_",),
+                plus=("litellm_admission_admitted_requests",),
+            ),
+            DemandPreset(
+                "envoy",
+                "Envoy, and gateways that are made of it",
+                ("envoy_cluster_upstream_rq_pending_active",),
+                counts="requests that wait for a connection or are served, and requests per second that are refused "
+                "because no endpoint is there",
+                place="each Envoy's admin or statistics port (Envoy Gateway: 19001), `/stats/prometheus`",
+                at_zero="each series is 0, from the start. A cluster without series is unknown",
+                narrowing='one cluster: `{envoy_cluster_name="NAME"}`',
+                remark="it holds no request while no endpoint is there: clients must retry. With "
+                "`enable_deferred_creation_stats` a restarted Envoy is unknown before its first request",
+                plus=("envoy_cluster_upstream_rq_active", "envoy_cluster_upstream_cx_none_healthy"),
+                is_always_exported=True,
+                labels=("envoy_cluster_name",),
+            ),
+            DemandPreset(
+                "istio",
+                "gateway or sidecar of Istio",
+                ("istio_requests_total",),
+                counts="requests per second when they end, also those that are refused because no endpoint is there",
+                place="each proxy of the gateway, port 15020, `/stats/prometheus`",
+                at_zero="the counter does not grow, or is deleted: no demand. After a restart `istio_build` is there: "
+                "no demand",
+                narrowing='one Service: `{destination_service_name="NAME",destination_service_namespace="NAMESPACE"}`',
+                remark="it cannot show requests that run or wait, and holds none: clients must retry",
+                siblings=("istio_",),
+                labels=("destination_service_name", "destination_service"),
+            ),
+            DemandPreset(
+                "nginx",
+                "ingress-nginx",
+                ("nginx_ingress_controller_requests",),
+                counts="requests per second when they end, also those that are refused because no endpoint is there",
+                place="a headless Service of the controller, port 10254, `/metrics`",
+                at_zero="the counter does not grow: no demand. After a restart other series of the controller are "
+                "there: no demand",
+                narrowing='one Ingress: `{namespace="NAMESPACE",ingress="NAME"}`',
+                remark="set `controller.metrics.enabled`; it cannot show requests that run or wait, and holds none: "
+                "clients must retry. A wildcard host needs `--metrics-per-host=false`",
+                siblings=("nginx_ingress_controller_",),
+                labels=("ingress", "service", "host"),
+            ),
+            DemandPreset(
+                "traefik",
+                "Traefik",
+                ("traefik_service_requests_total",),
+                counts="requests per second when they end, also those that are refused because no endpoint is there",
+                place="a headless Service, the port of the metrics' entry point (chart: 9100), `/metrics`",
+                at_zero="the counter does not grow, or is deleted with its service: no demand. After a restart "
+                "`traefik_config_reloads_total` is there: no demand",
+                narrowing='one service: `{service="NAMESPACE-NAME-PORT@kubernetes"}`',
+                remark="set `allowEmptyServices`: without it a request for a Service without endpoints is a 404 and is "
+                "not counted. It cannot show requests that run or wait, and holds none: clients must retry",
+                siblings=("traefik_config_",),
+                labels=("service",),
+            ),
+            DemandPreset(
+                "knative",
+                "activator of Knative Serving",
+                ("kn_revision_request_concurrency", "activator_request_concurrency"),
+                counts="requests that the activator holds or has forwarded and that have not ended",
+                place="a headless Service beside `activator-service`, port 9090, `/metrics`",
+                at_zero="the gauge is 0, or is deleted. After a restart other series of the activator are there: no "
+                "demand. An older one that was restarted may have none of them before its first request: unknown",
+                narrowing='one Revision: `{kn_revision_name="NAME",k8s_namespace_name="NAMESPACE"}`; older versions: '
+                '`{revision_name="NAME",namespace_name="NAMESPACE"}`',
+                remark="set `metrics-protocol: prometheus` in `config-observability`; the gauge is set once a second",
+                siblings=("kn_activator_", "kn_revision_request_", "activator_"),
+                labels=(
+                    *("kn_revision_name", "kn_configuration_name", "kn_service_name"),
+                    *("revision_name", "configuration_name", "service_name"),
+                ),
+            ),
+            DemandPreset(
+                "kserve",
+                "scheduler of a KServe LLMInferenceService",
+                _FLOW_CONTROL,
+                counts=_WAITING,
+                place="the Service `NAME-epp-service`, port 9090, `/metrics`",
+                at_zero="as `epp`",
+                narrowing="not needed: it serves one LLMInferenceService",
+                remark="flow control must be switched on. An InferenceService in Knative mode is read by `knative`; in "
+                "Standard mode KServe has no source of demand",
+                siblings=_FLOW_CONTROL_SIBLINGS,
             ),
         )
     }
@@ -66,4 +222,11 @@ def siblings_of(series: str) -> tuple[str, ...]:
     return _SIBLINGS.get(series, ())
 
 
-_SIBLINGS = MappingProxyType({name: preset.siblings for preset in DEMANDS.values() for name in preset.series})
+def counts_its_scrape(series: str) -> bool:
+    """Whether this gauge of requests contains the request that reads it."""
+    return series == "litellm_in_flight_requests"
+
+
+_SIBLINGS = MappingProxyType(
+    {name: preset.siblings for preset in DEMANDS.values() for name in (*preset.series, *preset.plus)}
+)

@@ -7,7 +7,8 @@ Law: each value is the one that is used. A key that has no effect on this trigge
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from keda_gpu_scaler.core.trigger.engine_params import ENDPOINT_KEYS, KEYS_OF_READING, DemandQuery, EngineQuery
+from keda_gpu_scaler.core.trigger.demand_params import DemandQuery
+from keda_gpu_scaler.core.trigger.engine_params import ENDPOINT_KEYS, KEYS_OF_READING, EngineQuery
 from keda_gpu_scaler.core.trigger.metadata import MetadataReader
 from keda_gpu_scaler.core.trigger.metrics import EngineMetric
 from keda_gpu_scaler.core.trigger.parser import PARAMETERS, SHORTHANDS, Scope, Trigger
@@ -22,7 +23,7 @@ _ALIASES = {
     "engineEndpoint": ENDPOINT_KEYS,
     "demandMetric": ("demand",),
 }
-_LOCATION_KEYS = ("engine", "engineEndpoint", "enginePort", "enginePath", "engineScheme")
+_LOCATION_KEYS = ("engine", "engineEndpoint", "enginePort", "enginePath", "engineScheme", "engineModel")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,10 @@ def _general_settings(trigger: Trigger, given: Mapping[str, str], scope: Scope) 
         for key in ("gpuModel", "gpuIndex", "nodeSelector"):
             if key in given and (key, given[key]) != ("gpuIndex", "-1"):
                 yield key, given[key]
+    if scope is Scope.WORKLOAD:
+        for key in ("groupBy", "groupSize", "groupLeader"):
+            if key in given:
+                yield key, given[key]
     yield "windowSeconds", f"{trigger.window_seconds:g}"
     yield "minCoverage", f"{trigger.min_coverage:g}"
     yield "startupGraceSeconds", f"{trigger.startup_grace_seconds:g}"
@@ -94,6 +99,7 @@ def _engine_values(query: EngineQuery) -> dict[str, str]:
         "enginePort": format_ports(query.ports),
         "enginePath": query.path or "",
         "engineScheme": query.scheme or "",
+        "engineModel": ",".join(query.models),
         "engineMetric": query.selector.text if query.selector else "",
         "quantile": f"{query.quantile:g}",
         "queueTarget": f"{query.queue_target:g}",
@@ -113,7 +119,8 @@ def _demand_settings(demand: DemandQuery | None, given: Mapping[str, str]) -> It
     yield "demandEndpoint", demand.url
     if "demand" in given:
         yield "demand", given["demand"]
-    yield "demandMetric", " or ".join(selector.text for selector in demand.selectors)
+    first, *others = (selector.text for selector in demand.selectors)
+    yield "demandMetric", " or ".join((" + ".join((first, *(one.text for one in demand.plus))), *others))
     yield "demandThreshold", f"{demand.threshold:g}"
     yield "demandHoldSeconds", f"{demand.hold_seconds:g}"
     if demand.per_replica is not None:

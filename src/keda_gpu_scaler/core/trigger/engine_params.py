@@ -8,14 +8,16 @@ No engine is looked for anywhere else.
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from keda_gpu_scaler.core.selectors import SelectorError, SeriesSelector, parse_series
-from keda_gpu_scaler.core.state.scrape import AUTO, Endpoint
+from keda_gpu_scaler.core.selectors import SeriesSelector
+from keda_gpu_scaler.core.state.scrape import AUTO
+from keda_gpu_scaler.core.trigger.demand_params import DEFAULT_DEMAND_HOLD_SECONDS, MAX_DEMAND_HOLD_SECONDS
 from keda_gpu_scaler.core.trigger.demand_presets import DEMANDS
 from keda_gpu_scaler.core.trigger.engines import ENGINES
 from keda_gpu_scaler.core.trigger.metadata import MetadataReader, Parameter
+from keda_gpu_scaler.core.trigger.metadata_values import read_series, read_url
 from keda_gpu_scaler.core.trigger.metrics import EngineMetric, Metric
 from keda_gpu_scaler.core.trigger.port_list import MAX_PORTS, PortsError, parse_ports
-from keda_gpu_scaler.core.urls import UrlError, is_path, parse_url
+from keda_gpu_scaler.core.urls import is_path
 
 DEFAULT_QUANTILE = 0.95
 DEFAULT_QUEUE_TARGET = 5.0
@@ -24,9 +26,6 @@ DEFAULT_ITL_TARGET_MS = 50.0
 DEFAULT_HEADROOM = 1.15
 DEFAULT_DRAIN_SECONDS = 60.0
 FORECASTS = ("none", "trend")
-DEFAULT_DEMAND_HOLD_SECONDS = 60.0
-MAX_DEMAND_HOLD_SECONDS = 300.0
-"""The scraper keeps this much history. For a longer time, use KEDA's cooldownPeriod."""
 ENDPOINT_KEYS = ("engineEndpoint", "vllmEndpoint", "tritonEndpoint")
 KEYS_OF_READING: MappingProxyType[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -42,6 +41,8 @@ PLAUSIBLE_ITL_MS = 5.0
 _REPLACED_KEYS = {"queueTarget": "drainSeconds"}  # by what the metric load counts instead
 _ENGINE_OF_KEY = {"vllmEndpoint": "vllm", "tritonEndpoint": "triton"}
 _SCHEMES = ("http", "https")
+MAX_MODELS = 16
+_MAX_MODEL_LENGTH = 256
 
 ENGINE_PARAMETERS: tuple[Parameter, ...] = (
     Parameter("engine", AUTO, "the engine that runs in the pods: {choices}. `auto` recognises it by its page", ENGINES),
@@ -63,6 +64,13 @@ ENGINE_PARAMETERS: tuple[Parameter, ...] = (
         "http",
         "`http` or `https`. Without this key, the pod's annotation `prometheus.io/scheme` is used, and without the "
         "annotation `http`, or `https` where a port of the pod accepts nothing else",
+    ),
+    Parameter(
+        "engineModel",
+        "every model",
+        f"the models whose series are read, at most {MAX_MODELS}, with commas between them. Without this key, all "
+        "models of a server are added up. A Triton ensemble counts what its steps count: select the ensemble for its "
+        "requests, and the step with the queue for waiting times",
     ),
     Parameter(
         "engineEndpoint",
@@ -170,10 +178,10 @@ ENGINE_PARAMETERS: tuple[Parameter, ...] = (
 class EngineQuery:
     """A trigger's query to engines: where they are, and how their readings become a value.
 
-    ``engine`` is a name in ``ENGINES`` or ``AUTO``. ``url`` is empty where the workload's pods are scraped.
-    ``kv_target`` is a ratio. ``max_seqs`` is None where only the engine knows the limit. The last fields are for the
-    metric ``load``: the aimed time per token, the stated floor (None where it is found by itself), a factor, the time
-    in which a queue should be empty, and whether the load is forecast.
+    ``engine`` is a name in ``ENGINES`` or ``AUTO``. ``url`` is empty where the workload's pods are scraped, and
+    ``models`` where every model counts. ``kv_target`` is a ratio. ``max_seqs`` is None where only the engine knows the
+    limit. The fields before ``models`` are for the metric ``load``: the aimed time per token, the stated floor (None
+    where it is found by itself), a factor, the time in which a queue should be empty, and whether the load is forecast.
     """
 
     engine: str = AUTO
@@ -191,31 +199,12 @@ class EngineQuery:
     headroom: float = DEFAULT_HEADROOM
     drain_seconds: float = DEFAULT_DRAIN_SECONDS
     is_forecast: bool = False
+    models: tuple[str, ...] = ()
 
     @property
     def selectors(self) -> tuple[SeriesSelector, ...]:
         """The series that are requested in addition to the readings of every engine."""
         return (self.selector,) if self.selector else ()
-
-
-@dataclass(frozen=True, slots=True)
-class DemandQuery:
-    """A trigger's query to a source of demand, and the effect of its demand.
-
-    ``selectors`` are alternatives; the first that selects a series counts. ``per_replica`` is None where demand
-    activates the workload and does not set its size.
-    """
-
-    url: str
-    selectors: tuple[SeriesSelector, ...]
-    threshold: float = 0.0
-    hold_seconds: float = DEFAULT_DEMAND_HOLD_SECONDS
-    per_replica: float | None = None
-
-    @property
-    def endpoint(self) -> Endpoint:
-        """The endpoint to scrape."""
-        return Endpoint(url=self.url, every_address=True)
 
 
 def read_engine(read: MetadataReader, metric: Metric | EngineMetric, engine: str | None) -> EngineQuery | None:
@@ -233,7 +222,7 @@ def read_engine(read: MetadataReader, metric: Metric | EngineMetric, engine: str
         ports=_ports(read),
         path=_path(read),
         scheme=read.choice("engineScheme", "http", _SCHEMES) if "engineScheme" in read.given else None,
-        url=_url(read, endpoint_key),
+        url=read_url(read, endpoint_key),
         selector=_selector(read, metric),
         quantile=read.number("quantile", DEFAULT_QUANTILE, at_least=0.001, at_most=0.999),
         queue_target=read.number("queueTarget", DEFAULT_QUEUE_TARGET, at_least=0.001),
@@ -244,7 +233,9 @@ def read_engine(read: MetadataReader, metric: Metric | EngineMetric, engine: str
         headroom=read.number("headroom", DEFAULT_HEADROOM, at_least=1, at_most=3),
         drain_seconds=read.number("drainSeconds", DEFAULT_DRAIN_SECONDS, at_least=5, at_most=3600),
         is_forecast=read.choice("forecast", "none", FORECASTS) == "trend",
+        models=_models(read),
     )
+    _check_models(read, query)
     if endpoint_key:
         for key in ("enginePort", "enginePath", "engineScheme"):
             if key in read.given:
@@ -310,77 +301,33 @@ def _hint_at_keys_of_other_readings(read: MetadataReader, metric: EngineMetric) 
         read.hints.append(f"metadata.{key}: is not used by {metric.name}, only by {users}: {remedy}")
 
 
-def read_demand(read: MetadataReader) -> DemandQuery | None:
-    """Read the keys about demand; None where no such key is given."""
-    demand_keys = (parameter.key for parameter in ENGINE_PARAMETERS if parameter.key.startswith("demand"))
-    given_keys = [key for key in demand_keys if key in read.given]
-    if not given_keys:
-        return None
-    if "demandEndpoint" not in read.given:
-        read.problems.append(
-            f"metadata.demandEndpoint: Required value: {given_keys[0]} needs the URL of the source of demand"
-        )
-    preset = read.choice("demand", "", DEMANDS) if "demand" in read.given else ""
-    selectors = _demand_selectors(read, DEMANDS[preset].series if preset else ())
-    per_replica = None
-    if "demandPerReplica" in read.given:
-        per_replica = read.number("demandPerReplica", 1, at_least=0.001)
-    return DemandQuery(
-        url=_url(read, "demandEndpoint"),
-        selectors=selectors,
-        threshold=read.number("demandThreshold", 0, at_least=0),
-        hold_seconds=read.number(
-            "demandHoldSeconds", DEFAULT_DEMAND_HOLD_SECONDS, at_least=0, at_most=MAX_DEMAND_HOLD_SECONDS
-        ),
-        per_replica=per_replica,
-    )
-
-
-def _demand_selectors(read: MetadataReader, preset: tuple[str, ...]) -> tuple[SeriesSelector, ...]:
-    given = _series(read, "demandMetric")
-    if given is None:
-        if not preset and "demandMetric" not in read.given and "demand" not in read.given:
-            read.problems.append(
-                "metadata.demandMetric: Required value: name the series that reports the demand, or set demand to one "
-                "of: " + ", ".join(DEMANDS)
-            )
-        return tuple(SeriesSelector(name) for name in preset)
-    if given.name:
-        return (given,)
-    if not preset:
-        read.invalid(
-            "demandMetric", "labels alone narrow a preset, and demand names no preset: begin with the series' name"
-        )
-    return tuple(SeriesSelector(name, given.requirements) for name in preset)
-
-
 def _selector(read: MetadataReader, metric: Metric | EngineMetric) -> SeriesSelector | None:
     if metric.name == "engine" and "engineMetric" not in read.given:
         read.problems.append('metadata.engineMetric: Required value: name the series: name{label="value"}')
-    selector = _series(read, "engineMetric")
+    selector = read_series(read, "engineMetric")
     if selector is not None and not selector.name:
         read.invalid("engineMetric", 'must begin with the series\' name: name{label="value"}')
     return selector
 
 
-def _series(read: MetadataReader, key: str) -> SeriesSelector | None:
-    if key not in read.given:
-        return None
-    try:
-        return parse_series(read.given[key])
-    except SelectorError as error:
-        read.invalid(key, str(error))
-        return None
+def _models(read: MetadataReader) -> tuple[str, ...]:
+    models = tuple(dict.fromkeys(name.strip() for name in read.given.get("engineModel", "").split(",")))
+    if models == ("",):
+        return ()
+    if len(models) > MAX_MODELS or not all(it.isprintable() and 0 < len(it) <= _MAX_MODEL_LENGTH for it in models):
+        read.invalid(
+            "engineModel",
+            f"must be at most {MAX_MODELS} names of models with commas between them, each of at most "
+            f"{_MAX_MODEL_LENGTH} printable characters",
+        )
+        return ()
+    return models
 
 
-def _url(read: MetadataReader, key: str | None) -> str:
-    if key is None or key not in read.given:
-        return ""
-    try:
-        return str(parse_url(read.given[key]))
-    except UrlError as error:
-        read.invalid(key, str(error))
-        return ""
+def _check_models(read: MetadataReader, query: EngineQuery) -> None:
+    engine = ENGINES.get(query.engine)
+    if query.models and engine is not None and not engine.model_labels:
+        read.invalid("engineModel", f"{engine.name} names no models in its series; remove the key")
 
 
 def _ports(read: MetadataReader) -> tuple[int, ...]:

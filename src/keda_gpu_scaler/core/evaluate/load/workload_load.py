@@ -18,6 +18,7 @@ from keda_gpu_scaler.core.evaluate.load.calibration import Calibration, calibrat
 from keda_gpu_scaler.core.evaluate.load.span import EngineWork, engine_work
 from keda_gpu_scaler.core.evaluate.load.trend import Horizon, LoadForecast, TrackedWork, forecast_load
 from keda_gpu_scaler.core.evaluate.load.work_share import WorkShare, work_share
+from keda_gpu_scaler.core.evaluate.model_remarks import ensemble_remark
 from keda_gpu_scaler.core.state.scrape import ScrapeResult, TargetHistory
 from keda_gpu_scaler.core.trigger.engine_params import EngineQuery
 from keda_gpu_scaler.core.trigger.engines import LoadRung
@@ -125,6 +126,8 @@ def _load(
     value = round(100 * (replicas + backlog), 6)
     how = _how(work, share, query, backlog)
     sentence = f"{value:.3g} % by {title} at {history.url} ({how})"
+    if work.rung in (LoadRung.SERVICE_TIME, LoadRung.RUNNING):
+        sentence += ensemble_remark(sample)
     return EngineLoad(value, sentence, requests, expires, are_requests_known=sample.running is not None)
 
 
