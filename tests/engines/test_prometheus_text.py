@@ -18,7 +18,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as families_of_text
 
 from keda_gpu_scaler.engines.exposition import Exposition, SeriesSample, is_known
-from keda_gpu_scaler.engines.prometheus_text import MAX_LINE_BYTES, ExpositionError, parse_exposition
+from keda_gpu_scaler.engines.prometheus_text import MAX_LINE_BYTES, parse_exposition
+from keda_gpu_scaler.engines.series_text import ExpositionError
 
 Sample = tuple[str, dict[str, str], str]
 

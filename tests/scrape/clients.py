@@ -2,7 +2,7 @@
 """HTTP clients, targets and a gate for the tests of the HTTP client."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
 from keda_gpu_scaler.core.urls import Url
@@ -37,8 +37,14 @@ class Collector:
     def __init__(self) -> None:
         self.pieces: list[bytes] = []
 
+    def follow(self, piece: bytes) -> bool:
+        return False
+
     def feed(self, piece: bytes) -> None:
         self.pieces.append(piece)
+
+    def end(self) -> Iterator[None]:
+        return iter(())
 
 
 class CollectingClient(HttpClient):

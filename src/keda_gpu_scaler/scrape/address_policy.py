@@ -10,6 +10,7 @@ Facts are from the documentation of the clouds. AWS, GCP, Azure, Oracle and Open
 at 168.63.129.16 and Oracle at 192.0.0.192.
 """
 
+import functools
 import ipaddress
 import re
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
@@ -28,6 +29,7 @@ _BROADCAST = IPv4Address("255.255.255.255")
 _THIS_NETWORK = IPv4Network("0.0.0.0/8")
 _NAME = re.compile(r"[A-Za-z0-9_.*?-]+", re.ASCII)
 _MAX_ENTRIES = 256
+_MAX_CHECKED = 4_096  # addresses that passed the rules, which never change; the same ones are scraped again and again
 
 
 class AddressPolicyError(ValueError):
@@ -72,6 +74,7 @@ class AddressPolicy:
         entries = [entry.strip() for entry in (allowed or "").split(",")] if allowed is not None else []
         for entry in entries:
             self._allow(entry, len(entries))
+        self._check_rules = functools.lru_cache(maxsize=_MAX_CHECKED)(self._check_rules_now)
 
     def check_pod(self, address: str) -> None:
         """Check the address of a pod, which comes from the API server; the list does not apply.
@@ -112,7 +115,7 @@ class AddressPolicy:
     def _contains(self, address: _Address) -> bool:
         return any(address.version == network.version and address in network for network in self._networks)
 
-    def _check_rules(self, host: str, address: str) -> _Address:
+    def _check_rules_now(self, host: str, address: str) -> _Address:
         try:
             parsed = ipaddress.ip_address(address)
         except ValueError:

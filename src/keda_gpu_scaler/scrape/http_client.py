@@ -9,6 +9,7 @@ import ipaddress
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import NamedTuple
 from urllib.parse import urljoin
 
 from keda_gpu_scaler import __version__
@@ -16,7 +17,6 @@ from keda_gpu_scaler.core.quoting import quoted
 from keda_gpu_scaler.core.urls import Url, parse_url
 from keda_gpu_scaler.scrape.address_policy import AddressPolicy, AddressPolicyError
 from keda_gpu_scaler.scrape.connection import (
-    CHUNK_BYTES,
     Connection,
     ConnectionClosedError,
     ConnectionPool,
@@ -25,7 +25,8 @@ from keda_gpu_scaler.scrape.connection import (
 )
 from keda_gpu_scaler.scrape.credentials import Credentials, CredentialsError, Secret
 from keda_gpu_scaler.scrape.dns_resolver import Lookup, allowed_addresses, system_lookup
-from keda_gpu_scaler.scrape.page_feed import ReadingTurns
+from keda_gpu_scaler.scrape.page_feed import PageWork, ReadingTurns
+from keda_gpu_scaler.scrape.plain_response import CHUNK_BYTES
 from keda_gpu_scaler.scrape.slots import FetchSlots
 from keda_gpu_scaler.scrape.types import FailureKind, FetchedPage, FetchError, OpenReader, RedirectError, Target
 
@@ -89,11 +90,11 @@ class HttpClient:
             ValueError: the reader refuses the page.
         """
         self._check_allowed(target)
-        async with self._slots.of(target, self._clock()):
+        async with self._slots.of(target, self._clock()) as work:
             began_at_seconds = self._clock()
             try:
                 async with asyncio.timeout(self._timeout_seconds):
-                    page = await self._follow(target, open_reader)
+                    page = await self._follow(target, open_reader, work)
             except TimeoutError:
                 raise FetchError(
                     f"no answer within {self._timeout_seconds:g} s", answer_seconds=self._timeout_seconds
@@ -122,13 +123,13 @@ class HttpClient:
         except AddressPolicyError as error:
             raise FetchError(str(error), FailureKind.DENIED) from None
 
-    async def _follow(self, target: Target, open_reader: OpenReader) -> FetchedPage:
+    async def _follow(self, target: Target, open_reader: OpenReader, work: PageWork) -> FetchedPage:
         """Get a page, and follow one redirect that stays on the same scheme, host and port.
 
         Such a redirect needs no new check of the address, and the credentials of the host remain those of the request.
         """
         try:
-            return await self._get(target, open_reader)
+            return await self._get(target, open_reader, work)
         except RedirectError as redirect:
             try:
                 url = parse_url(urljoin(str(target.url), redirect.location))
@@ -136,9 +137,9 @@ class HttpClient:
                 raise redirect from None
             if url == target.url or replace(url, path="/") != replace(target.url, path="/"):
                 raise
-            return await self._get(replace(target, url=url), open_reader)
+            return await self._get(replace(target, url=url), open_reader, work)
 
-    async def _get(self, target: Target, open_reader: OpenReader) -> FetchedPage:
+    async def _get(self, target: Target, open_reader: OpenReader, work: PageWork) -> FetchedPage:
         secret = self._secret(target)
         url = target.url
         # A connection that was opened with other credentials is not reused.
@@ -147,12 +148,12 @@ class HttpClient:
         headers = _headers(url, secret)
         while connection := self._pool.take(key):
             try:
-                return await self._exchange(key, connection, url.path, headers, open_reader)
+                return await self._exchange(key, connection, _Request(url.path, headers, open_reader, work))
             except ConnectionClosedError:
                 continue  # servers may close idle connections
         connection = await self._connect(target, secret)
         try:
-            return await self._exchange(key, connection, url.path, headers, open_reader)
+            return await self._exchange(key, connection, _Request(url.path, headers, open_reader, work))
         except ConnectionClosedError:
             raise FetchError("the server closes the connection without an answer", FailureKind.CLOSED) from None
 
@@ -197,22 +198,19 @@ class HttpClient:
             raise FetchError(_tls_failure(error)) from None
         return stream
 
-    async def _exchange(
-        self,
-        key: object,
-        connection: Connection,
-        path: str,
-        headers: list[tuple[str, str]],
-        open_reader: OpenReader,
-    ) -> FetchedPage:
+    async def _exchange(self, key: object, connection: Connection, request: "_Request") -> FetchedPage:
         try:
-            page = await connection.get(path, headers, open_reader)
-        except BaseException:
-            connection.close()
-            raise
-        if not (connection.is_reusable and self._pool.put(key, connection, self._clock())):
-            connection.close()
-        return page
+            return await connection.get(request.path, request.headers, request.open_reader, request.work)
+        finally:
+            if not (connection.is_reusable and self._pool.put(key, connection, self._clock())):
+                connection.close()
+
+
+class _Request(NamedTuple):
+    path: str
+    headers: list[tuple[str, str]]
+    open_reader: OpenReader
+    work: PageWork
 
 
 def _headers(url: Url, secret: Secret | None) -> list[tuple[str, str]]:

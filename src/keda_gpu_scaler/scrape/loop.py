@@ -106,6 +106,7 @@ class ScrapeLoop:
         self.history = TargetHistory(str(target.url) if is_numeric else f"{target.url} at {target.address}")
         self.failure_kind: FailureKind | None = None
         self._pace = ScrapePace(self.history.url)
+        self._cache = scrape_parser.ScrapeCache()
 
     def __repr__(self) -> str:
         return f"ScrapeLoop({self.history.url}, {len(self._consumers)} consumers, {self.history.failure or 'answers'})"
@@ -206,14 +207,14 @@ class ScrapeLoop:
         self._record(sample, failure)
 
     async def _fetch_sample(self) -> EngineSample:
-        selectors = {it.text: it for consumer in self._consumers for it in consumer.selectors}
+        selectors = tuple({it.text: it for consumer in self._consumers for it in consumer.selectors}.values())
         parser: scrape_parser.PageParser | None = None
 
         def open_reader(content_type: str) -> scrape_parser.PageParser:
             nonlocal parser
             self._status, self._began_at_seconds = _OK, self._clock()
             parser = scrape_parser.PageParser(
-                content_type, selectors=tuple(selectors.values()), models=self.target.models
+                content_type, selectors=selectors, models=self.target.models, cache=self._cache
             )
             return parser
 

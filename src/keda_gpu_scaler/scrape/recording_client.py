@@ -4,7 +4,7 @@
 Law: a report never changes what the caller gets.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 
 from keda_gpu_scaler.core.selectors import SeriesSelector
 from keda_gpu_scaler.core.urls import Url
@@ -125,6 +125,14 @@ class _Copy:
             except ValueError as error:
                 self._error = error
         self._reader.feed(piece)
+
+    def follow(self, piece: bytes) -> bool:
+        """Read no piece by the layout of the last page: the writer needs every line."""
+        return False
+
+    def end(self) -> Iterator[None]:
+        """End the page of the reader, in steps of bounded time."""
+        yield from self._reader.end()
 
     def finish(self) -> tuple[str, str]:
         if self._error is not None:

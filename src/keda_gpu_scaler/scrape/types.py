@@ -2,7 +2,7 @@
 """The values of one scrape: the target, the reader of the page and the failure."""
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -78,8 +78,17 @@ class Target:
 class PageReader(Protocol):
     """Reads a page in pieces as they arrive."""
 
+    def follow(self, piece: bytes) -> bool:
+        """Read a piece at once if it is as expected, which is cheap; return whether it was read.
+
+        After a piece that was not read, and is then given to ``feed`` in smaller ones, no piece is read in this way.
+        """
+
     def feed(self, piece: bytes) -> None:
         """Read the next piece; raises ValueError if the page is refused."""
+
+    def end(self) -> Iterator[None]:
+        """Read what needs the whole page, in steps of bounded time; raises ValueError if the page is refused."""
 
 
 OpenReader = Callable[[str], PageReader]
