@@ -4,7 +4,7 @@
 Law: what is read here is read as h11 reads it. Every other response, such as one after which the server closes the
 connection, is left to h11.
 
-Facts are from RFC 9112. h11 takes ten times as long for the head of a response, and a front end reads hundreds of
+Facts are from RFC 9112. h11 takes several times as long for such a response, and a front end reads hundreds of
 responses a second.
 """
 
