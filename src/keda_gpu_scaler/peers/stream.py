@@ -5,6 +5,7 @@ Law: a peer that sends nothing, too much or invalid data is limited here, and co
 """
 
 import asyncio
+import math
 from types import TracebackType
 
 import grpc
@@ -17,9 +18,11 @@ from keda_gpu_scaler.wire.snapshot_codec import MAX_NUMBER, CodecError, apply_ch
 from keda_gpu_scaler.wire.tls import ClientTls
 
 WATCH = "/keda_gpu_scaler.fleet.v1.Fleet/Watch"
-"""The path of the gRPC method."""
+REGISTER_INTEREST = "/keda_gpu_scaler.fleet.v1.Fleet/RegisterInterest"
+"""The paths of the gRPC methods."""
 
 _MIN_TIMEOUT_SECONDS = 6.0  # three keepalive updates of the server
+_INTEREST_TIMEOUT_SECONDS = 1.0  # the next update of this peer waits for it, and no other peer does
 _MAX_CONNECT_SECONDS = 0.25  # after this time a peer gives its connection slot to the next one
 # A sample without readings is short as JSON, and has about ten times that length in memory.
 _DECODED_FACTOR, _REFERENCE_BYTES = 10, 8
@@ -61,7 +64,8 @@ class ConnectionSlot:
 class PeerStream:
     """One open Watch stream, and the last snapshot that it carried.
 
-    ``decoded_bytes`` is an estimate of the memory that this snapshot adds to those before it.
+    ``decoded_bytes`` is an estimate of the memory that this snapshot adds to those before it. ``interest_due_at`` is
+    when interest in the performance readings is forwarded again.
 
     Args:
         address: "HOST:PORT" of the peer.
@@ -78,6 +82,7 @@ class PeerStream:
         self.last: Snapshot | None = None
         self.has_valid_update = False
         self.decoded_bytes = 0
+        self.interest_due_at = -math.inf
         self._interval = interval_seconds
         self._tls = tls
         self._clock = PeerClock(max_delay_seconds)
@@ -120,6 +125,19 @@ class PeerStream:
             self._rate_limit = RateLimit(self._interval, now)
         self._rate_limit.check(message, now)
         return message
+
+    async def register_interest(self, seconds: float) -> None:
+        """Have the peer take its performance readings for a while.
+
+        Raises:
+            AioRpcError: the peer does not answer in time, or does not have the method.
+            RuntimeError: the stream is not open.
+        """
+        if self._channel is None:
+            raise RuntimeError("the stream is not open")
+        register = self._channel.unary_unary(REGISTER_INTEREST)
+        request = pb.InterestRequest(seconds=seconds).SerializeToString()
+        await register(request, timeout=_INTEREST_TIMEOUT_SECONDS)
 
     def decode(self, update: pb.Update) -> Snapshot | None:
         """Return the snapshot of an update, None if it carries none.
