@@ -497,6 +497,30 @@ def test_the_state_is_trusted_for_a_minute_after_the_server_is_gone(server: Fake
     run(server, talk)
 
 
+def test_a_change_is_reported_when_a_workload_that_was_reported_as_unknown_is_trusted_again(
+    server: FakeApiServer,
+) -> None:
+    populate(server)
+
+    async def talk(client: Client) -> None:
+        known = await client.wait_for_sync()
+        await client.wait_for_watches()
+        reflectors = client.workloads.reflectors
+        query, reflector = next((query, one) for query, one in reflectors._reflectors.items() if query.kind == "pods")
+        trusted = reflector.unavailable
+        reflector.unavailable = lambda now: Unavailable("too old", is_permanent=False)  # type: ignore[method-assign]
+        assert isinstance(client.state(), Unavailable)
+        reflector.unavailable = trusted  # type: ignore[method-assign]
+        client.changed.clear()
+        reflectors._notify(query)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert client.changed.is_set()
+        assert client.state() is known
+
+    run(server, talk)
+
+
 def test_a_server_that_never_answers_is_reported_at_once(server: FakeApiServer) -> None:
     server.stop()
 

@@ -91,6 +91,7 @@ class WatchedWorkload:
         self._scale_failed_at: float | None = None
         self._retry_seconds: float | None = None
         self._removals = Removals()
+        self._is_reported_unknown = False  # although the last state is known
         self._state: Workload | Unavailable = Unavailable(
             f"{self._title}: not read from the API server yet", is_permanent=False
         )
@@ -103,6 +104,7 @@ class WatchedWorkload:
         if isinstance(self._state, Workload):
             for query, reflector in self._used.items():
                 if query not in self._optional and (unavailable := reflector.unavailable(now)):
+                    self._is_reported_unknown = True
                     return unavailable
         return self._state
 
@@ -152,7 +154,10 @@ class WatchedWorkload:
             state = replace(state, removed_at_seconds=removed_at)
         if state != self._state:
             self._state = state
-            self._cluster.changed()
+        elif not self._is_reported_unknown:
+            return
+        self._is_reported_unknown = False
+        self._cluster.changed()
 
     async def _read(self) -> Workload:
         query = ResourceQuery("scaledobjects", *_KEDA, self._namespace)

@@ -17,6 +17,7 @@ from keda_gpu_scaler.core.instance_status import (
     COLLECTION_BUCKETS_SECONDS,
     REQUEST_BUCKETS_SECONDS,
     CollectionCounts,
+    DropReason,
     PeerCounts,
     RecentAnswer,
     RequestCounts,
@@ -236,6 +237,12 @@ _PEERS_MAX_STALENESS = Family(
     "gauge",
     "Longest time without a snapshot from an unavailable instance. 0 if there is none.",
 )
+_PEER_SNAPSHOTS_DROPPED = Family(
+    "peer_snapshots_dropped_total",
+    "counter",
+    "Snapshots of peers that were not used: of a node that is not the peer's own (node), or above a limit (limit).",
+    ("reason",),
+)
 _API_WATCHES = Family(
     "api_watches",
     "gauge",
@@ -263,6 +270,7 @@ FAMILIES = (
     _PEERS_UNAVAILABLE,
     _PEERS_FOLLOWED,
     _PEERS_MAX_STALENESS,
+    _PEER_SNAPSHOTS_DROPPED,
     _API_WATCHES,
     _BUILD_INFO,
 )
@@ -343,6 +351,9 @@ def _connection_lines(fleet: Fleet, peers: PeerCounts, watches: Watches) -> Iter
     yield from _family_lines(_PEERS_UNAVAILABLE, [("", (), len(fleet.unavailable))])
     yield from _family_lines(_PEERS_FOLLOWED, [("", (), peers.followed)])
     yield from _family_lines(_PEERS_MAX_STALENESS, [("", (), peers.max_staleness_seconds)])
+    yield from _family_lines(
+        _PEER_SNAPSHOTS_DROPPED, [("", (reason.value,), peers.dropped.get(reason, 0)) for reason in DropReason]
+    )
     yield from _family_lines(
         _API_WATCHES,
         sorted(("", (resource, state.value), count) for (resource, state), count in watches.items()),
