@@ -88,6 +88,13 @@ class Workloads:
             self._labels = dict(nodes.items)
         return self._labels
 
+    def pod_addresses(self, namespace: str) -> frozenset[str]:
+        """Return the addresses of the pods of the watched workloads of a namespace."""
+        now = self._clock()
+        states = [it.state(now) for key, it in self._workloads.items() if key[0] == namespace]
+        pods = [pod for state in states if isinstance(state, Workload) for pod in state.pods]
+        return frozenset(address for pod in pods for address in (pod.address, *pod.other_addresses) if address)
+
     def watches(self) -> Watches:
         """Count the open watches by resource and state."""
         return self._reflectors.states()
