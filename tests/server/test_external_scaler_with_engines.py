@@ -25,7 +25,7 @@ from tests.limits import WAIT_SECONDS
 
 POD = pod("llama-0", address="10.0.0.1", ports=(8000,))
 ENGINE = Endpoint(POD.ref, "10.0.0.1", declared_ports=(8000,))
-EPP = Endpoint(url="http://epp:9090/metrics", every_address=True)
+EPP = Endpoint(url="http://epp:9090/metrics", every_address=True, namespace="ai")
 DEMAND = {"demandEndpoint": EPP.url, "demandMetric": "queue_size"}
 NO_ENGINE = ScrapeResult(failure="nothing of an engine's is exported", is_no_engine=True)
 RUNNING, AT_ZERO = workload(POD), workload()
@@ -232,7 +232,7 @@ def test_a_queue_that_the_value_does_not_answer_is_logged_once_and_when_it_ends(
 
 
 def test_an_activity_that_demand_cannot_decide_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    url = Endpoint(url="http://vllm/metrics")
+    url = Endpoint(url="http://vllm/metrics", namespace="ai")
 
     async def talk(bench: Bench) -> None:
         del bench.cluster.workloads["ai", "llama"]

@@ -62,7 +62,7 @@ _IS_TYPE = re.compile(rb"[ \t]*+#[ \t]++TYPE(?:[ \t]|$)")
 
 
 class ExpositionError(ValueError):
-    """Text that is not an exposition; the message names the line and the problem."""
+    """Text that is not an exposition; the message names the line, the problem and a length, and quotes nothing."""
 
 
 def parse_exposition(body: bytes, *, wanted: frozenset[str] | None = None, is_openmetrics: bool = False) -> Exposition:
@@ -291,16 +291,16 @@ class _LineReader:
         declared = _declared_type(line) if len(line) <= _CACHED_LENGTH else None
         if declared is None:
             if _IS_TYPE.match(line) and self._wanted is None:
-                raise ExpositionError(f"{_quoted_start(line)} declares no type")
+                raise ExpositionError(f"it declares no type ({len(line)} bytes)")
             if self._is_openmetrics and line == b"# EOF":
                 raise ExpositionError("there are lines after the end mark")
             return
         name, kind = declared
         if self._wanted is None:
             if kind not in _KINDS:
-                raise ExpositionError(f"{quoted(kind)} is not a metric type")
+                raise ExpositionError(f"it declares no known type ({len(line)} bytes)")
             if name in self._kinds:
-                raise ExpositionError(f"the type of {quoted(name)} is declared twice")
+                raise ExpositionError(f"it declares the type of a name again ({len(line)} bytes)")
         if len(self._kinds) < MAX_SAMPLES:
             self._kinds[name] = kind
 
@@ -339,10 +339,10 @@ class _LineReader:
             raise ExpositionError(f"the line of {quoted(_series_name(line))} is longer than {MAX_LINE_BYTES} bytes")
         match = self._pattern.fullmatch(line)
         if match is None:
-            raise ExpositionError(f"{_quoted_start(line)} is not a sample")
+            raise ExpositionError(f"it is not a sample ({len(line)} bytes)")
         series = _SeriesText.read(match)
         if _NUMBER.fullmatch(match["value"]) is None:
-            raise ExpositionError(f"{_quoted_start(match['value'])} is not a number")
+            raise ExpositionError(f"its value is not a number ({len(match['value'])} bytes)")
         return series, match["value"]
 
 
@@ -391,15 +391,15 @@ def _read_labels(text: bytes) -> dict[str, str]:
     while at < len(text):
         match = _LABEL.match(text, at)
         if match is None:
-            raise ExpositionError(f"{_quoted_start(text[at:])} is not a label")
+            raise ExpositionError(f"its label {len(labels) + 1} is not a label ({len(text) - at} bytes)")
         name = match["name"].decode()
         if name in labels:
-            raise ExpositionError(f"the label {quoted(name)} is given twice")
+            raise ExpositionError(f"its label {len(labels) + 1} has the name of one before")
         value = match["value"]
         try:
             labels[name] = (_ESCAPE.sub(_unescaped, value) if b"\\" in value else value).decode()
         except UnicodeDecodeError:
-            raise ExpositionError(f"the label {quoted(name)} is not UTF-8") from None
+            raise ExpositionError(f"its label {len(labels) + 1} is not UTF-8") from None
         at = match.end()
     return labels
 
@@ -408,13 +408,9 @@ def _unescaped(escape: re.Match[bytes]) -> bytes:
     try:
         return _ESCAPED[escape[1]]
     except KeyError:
-        raise ExpositionError(f"{_quoted_start(escape[0])} is not an escape sequence") from None
+        raise ExpositionError("a label has an unknown escape sequence") from None
 
 
 def _series_name(line: bytes) -> str:
     match = _NAME.match(line)
     return match[1].decode() if match else ""
-
-
-def _quoted_start(text: bytes) -> str:
-    return quoted(text[:60].decode(errors="replace"))

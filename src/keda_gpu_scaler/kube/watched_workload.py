@@ -134,7 +134,7 @@ class WatchedWorkload:
             self._retry_seconds = max(_RETRY_SECONDS, error.retry_after_seconds)
         except Exception as error:  # an unexpected object must not end the task
             _log.exception("%s", self._title)
-            self._set_state(Unavailable(f"{self._title}: unexpected {error!r}", is_permanent=False))
+            self._set_state(Unavailable(f"{self._title}: unexpected {type(error).__name__}", is_permanent=False))
             self._retry_seconds = _RETRY_SECONDS
 
     def _set_state(self, state: Workload | Unavailable) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from keda_gpu_scaler.core.quoting import quoted
 from keda_gpu_scaler.core.urls import Url
 
 
@@ -49,12 +48,13 @@ class FetchError(Exception):
 
 
 class RedirectError(FetchError):
-    """The server redirects to another location, which is text from the server."""
+    """The server redirects to another location, which is text from the server and may contain secrets."""
 
     def __init__(self, location: str, status: int) -> None:
         self.location = location
         super().__init__(
-            f"the server redirects to {quoted(location, 80)} (HTTP {status}), which is not followed",
+            f"the server redirects to another location (HTTP {status}, {len(location)} characters), which is not "
+            "followed",
             FailureKind.ABSENT,
             status=status,
         )
