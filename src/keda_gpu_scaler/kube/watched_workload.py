@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from keda_gpu_scaler.core.state.removals import Removals
-from keda_gpu_scaler.core.types import Pod, Unavailable, Workload
+from keda_gpu_scaler.core.types import DeclaredTrigger, Pod, Unavailable, Workload
 from keda_gpu_scaler.kube import keda_objects, parse
 from keda_gpu_scaler.kube.assignments import read_assignments
 from keda_gpu_scaler.kube.client import ApiError
@@ -83,6 +83,7 @@ class WatchedWorkload:
         self._scale: tuple[ScaleTarget, str, Scale] | None = None
         self._scale_failed_at: float | None = None
         self._retry_seconds: float | None = None
+        self._triggers: tuple[DeclaredTrigger, ...] | None = None  # of the object, None while it is not read
         self._removals = Removals()
         self._state: Workload | Unavailable = Unavailable(
             f"{self._title}: not read from the API server yet", is_permanent=False
@@ -99,6 +100,11 @@ class WatchedWorkload:
                     return unavailable
         return self._state
 
+    @property
+    def is_known(self) -> bool:
+        """Whether an object of this name exists, or existed at the last read."""
+        return isinstance(self._state, Workload) or bool(self._state.triggers)
+
     def close(self) -> None:
         """Stop watching."""
         self.task.cancel()
@@ -111,6 +117,7 @@ class WatchedWorkload:
             self._changed.clear()
             self._needed = set()
             self._retry_seconds = None
+            self._triggers = None
             await self._update()
             for query in self._used.keys() - self._needed:
                 del self._used[query]
@@ -142,6 +149,8 @@ class WatchedWorkload:
         if isinstance(state, Workload):
             removed_at = self._removals.note(state.pods, self._cluster.now())
             state = replace(state, removed_at_seconds=removed_at)
+        else:
+            state = replace(state, triggers=self._triggers)
         if state != self._state:
             self._state = state
             self._cluster.changed()
@@ -149,7 +158,10 @@ class WatchedWorkload:
     async def _read(self) -> Workload:
         query = ResourceQuery("scaledobjects", *_KEDA, self._namespace)
         scaled = self._items(query, keda_objects.scaled_object).get(self._name)
-        return self._scaled_job() if scaled is None else await self._scaled_object(scaled)
+        if scaled is None:
+            return self._scaled_job()
+        self._triggers = scaled.triggers
+        return await self._scaled_object(scaled)
 
     def _scaled_job(self) -> Workload:
         try:
@@ -161,6 +173,7 @@ class WatchedWorkload:
                 is_permanent=error.unavailable.is_permanent,
             ) from None
         job = jobs.get(self._name)
+        self._triggers = job.triggers if job is not None else ()
         if job is None:
             reason = f"{self._title}: there is no ScaledObject and no ScaledJob of this name"
             raise _UnavailableError(reason, is_permanent=True)
