@@ -38,5 +38,5 @@ class Declarations:
         return True
 
     def expire_idle(self, now: float) -> None:
-        """Release the triggers about which nobody asked for a while."""
+        """Release the triggers that were not used for a while."""
         self._declared.expire(now)
