@@ -17,7 +17,8 @@ from keda_gpu_scaler.remote.on_first_use import OnFirstUse
 if TYPE_CHECKING:
     from keda_gpu_scaler.scrape.address_policy import AddressPolicy
     from keda_gpu_scaler.scrape.credentials import Credentials
-    from keda_gpu_scaler.scrape.manager import ScrapeManager
+    from keda_gpu_scaler.scrape.manager import ScrapeClient, ScrapeManager
+    from keda_gpu_scaler.scrape.playback import Playback
 
 
 _RESOLVER_CONFIGURATION = Path("/etc/resolv.conf")
@@ -34,6 +35,7 @@ class RemoteEngines:
         config: the settings.
         clock: monotonic seconds.
         on_news: called whenever an engine or a source of demand reports something.
+        playback: the recording that takes the place of the network; None to scrape.
         pod_addresses: returns the addresses of the watched pods of a namespace.
         api_server: the URL of the API server, which is never scraped.
 
@@ -46,6 +48,7 @@ class RemoteEngines:
         config: Config,
         clock: Callable[[], float],
         on_news: Callable[[], None],
+        playback: "Playback | None" = None,
         *,
         pod_addresses: Callable[[str], Collection[str]] = lambda namespace: (),
         api_server: str | None = None,
@@ -55,19 +58,14 @@ class RemoteEngines:
             rules.open()  # so that an invalid setting is an error at start
 
         def make() -> "ScrapeManager":
-            from keda_gpu_scaler.scrape.http_client import HttpClient
             from keda_gpu_scaler.scrape.manager import ScrapeManager
-            from keda_gpu_scaler.scrape.ownership import Ownership, cluster_domain
 
             longest = config.stale_after / 2  # with a longer interval a sample is stale before the next scrape
+            client, interval = _client(config, rules, clock, playback, pod_addresses)
             return ScrapeManager(
-                HttpClient(
-                    *rules.open(),
-                    ownership=Ownership(pod_addresses, cluster_domain(_resolver_configuration())),
-                    timeout_seconds=config.scrape_timeout,
-                ),
+                client,
                 clock=clock,
-                interval_seconds=min(config.scrape_interval, longest),
+                interval_seconds=min(interval, longest),
                 demand_interval_seconds=min(config.demand_interval, longest),
                 on_news=on_news,
             )
@@ -119,6 +117,26 @@ class RemoteEngines:
         """End all scrapes and close all connections."""
         if self._manager.opened is not None:
             await self._manager.opened.close()
+
+
+def _client(
+    config: Config,
+    rules: "OnFirstUse[tuple[AddressPolicy, Credentials]]",
+    clock: Callable[[], float],
+    playback: "Playback | None",
+    pod_addresses: Callable[[str], Collection[str]],
+) -> "tuple[ScrapeClient, float]":
+    """Return the client that fetches pages, and the interval of its scrapes. The modules are imported here."""
+    if playback is None:
+        from keda_gpu_scaler.scrape.http_client import HttpClient
+        from keda_gpu_scaler.scrape.ownership import Ownership, cluster_domain
+
+        ownership = Ownership(pod_addresses, cluster_domain(_resolver_configuration()))
+        client = HttpClient(*rules.open(), ownership=ownership, timeout_seconds=config.scrape_timeout)
+        return client, config.scrape_interval
+    from keda_gpu_scaler.scrape.replay_client import SCRAPE_SHARE, ReplayClient
+
+    return ReplayClient(playback, clock), SCRAPE_SHARE * playback.recording.interval_seconds
 
 
 def _rules(config: Config, api_server: str | None) -> "tuple[AddressPolicy, Credentials]":
