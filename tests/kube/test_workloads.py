@@ -635,12 +635,38 @@ def test_the_number_of_workloads_is_bounded(server: FakeApiServer, monkeypatch: 
     monkeypatch.setattr(workloads_module, "MAX_WORKLOADS", 2)
     assert MAX_WORKLOADS > 1000
 
+    for name in ("a", "b"):
+        server.scale(name, 1)
+        server.scaled_object(name, targetValue="70")
+
     async def talk(client: Client) -> None:
         for name in ("a", "b"):
             await client.wait_for_sync(name)
         known = client.state("c")
         assert isinstance(known, Unavailable)
         assert known.reason == "the limit of 2 watched workloads is reached"
+
+    run(server, talk)
+
+
+def test_a_name_without_an_object_gives_its_place_to_another(
+    server: FakeApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workloads_module, "MAX_WORKLOADS", 3)
+    populate(server)
+
+    async def talk(client: Client) -> None:
+        await client.wait_for_sync("llama")
+        llama = client.state("llama")
+        assert isinstance(llama, Workload)
+        for number in range(20):
+            name = f"invented-{number}"
+            await client.wait_for_sync(name)
+            known = client.state(name)
+            assert isinstance(known, Unavailable)
+            assert known.triggers == ()
+        assert client.state("llama") is llama
+        assert len(client.workloads._workloads) == 3
 
     run(server, talk)
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from keda_gpu_scaler.core.urls import Url
 from keda_gpu_scaler.scrape.address_policy import AddressPolicy
 from keda_gpu_scaler.scrape.credentials import Credentials
-from keda_gpu_scaler.scrape.dns_resolver import Lookup
+from keda_gpu_scaler.scrape.dns_resolver import Lookup, LookupAnswer
 from keda_gpu_scaler.scrape.http_client import HttpClient
+from keda_gpu_scaler.scrape.ownership import Ownership
 from keda_gpu_scaler.scrape.types import FetchError, Target
 from tests.fakes import ManualClock
 from tests.limits import WAIT_SECONDS
@@ -56,7 +57,7 @@ class CollectingClient(HttpClient):
         return CollectedPage(b"".join(collector.pieces), page.content_type)
 
 
-async def no_lookup(host: str, port: int) -> list[str]:
+async def no_lookup(host: str, port: int) -> LookupAnswer:
     raise AssertionError(f"{host} is resolved")
 
 
@@ -64,6 +65,7 @@ def http_client(
     *,
     allowed: str | None = LOOPBACK,
     credentials: Credentials | None = None,
+    ownership: Ownership | None = None,
     timeout_seconds: float = WAIT_SECONDS,
     concurrency: int = 64,
     lookup: Lookup = no_lookup,
@@ -72,6 +74,7 @@ def http_client(
     return CollectingClient(
         AddressPolicy(allowed),
         credentials or Credentials(),
+        ownership=ownership,
         timeout_seconds=timeout_seconds,
         concurrency=concurrency,
         lookup=lookup,

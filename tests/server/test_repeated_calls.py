@@ -301,8 +301,8 @@ def test_law_3_a_scaler_that_remembers_answers_as_one_that_does_not(steps: list[
             assert remembering.call(*step) == forgetful.call(*step)
         if remembering.noted:
             assert replace(remembering.noted[-1], at_seconds=0) == replace(forgetful.noted[-1], at_seconds=0)
-            newest = remembering.scaler.answers()[-1]
-            assert not forgetful.scaler.answers() or newest == forgetful.scaler.answers()[-1]
+            newest = remembering.scaler.answers()[-1:]
+            assert not forgetful.scaler.answers() or newest == forgetful.scaler.answers()[-1:]
     assert len(remembering.noted) == len(forgetful.noted)
     for method, counts in remembering.scaler.counts().items():
         requests, _, durations = counted(counts)

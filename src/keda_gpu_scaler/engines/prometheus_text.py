@@ -28,7 +28,6 @@ from keda_gpu_scaler.engines.series_text import (
     SeriesText,
     declared_type,
     openmetrics_series,
-    quoted_start,
     series_name,
     text_series,
 )
@@ -358,16 +357,16 @@ class _LineReader:
         declared = declared_type(line) if len(line) <= CACHED_LENGTH else None
         if declared is None:
             if _IS_TYPE.match(line) and self._wanted is None:
-                raise ExpositionError(f"{quoted_start(line)} declares no type")
+                raise ExpositionError(f"it declares no type ({len(line)} bytes)")
             if self._is_openmetrics and line == b"# EOF":
                 raise ExpositionError("there are lines after the end mark")
             return
         name, kind = declared
         if self._wanted is None:
             if kind not in _KINDS:
-                raise ExpositionError(f"{quoted(kind)} is not a metric type")
+                raise ExpositionError(f"it declares no known type ({len(line)} bytes)")
             if name in self._kinds:
-                raise ExpositionError(f"the type of {quoted(name)} is declared twice")
+                raise ExpositionError(f"it declares the type of a name again ({len(line)} bytes)")
         if len(self._kinds) < MAX_SAMPLES:
             self._kinds[name] = kind
 
@@ -408,8 +407,8 @@ class _LineReader:
             raise ExpositionError(f"the line of {quoted(series_name(line))} is longer than {MAX_LINE_BYTES} bytes")
         match = self._pattern.fullmatch(line)
         if match is None:
-            raise ExpositionError(f"{quoted_start(line)} is not a sample")
+            raise ExpositionError(f"it is not a sample ({len(line)} bytes)")
         series = SeriesText.read(match)
         if NUMBER.fullmatch(match["value"]) is None:
-            raise ExpositionError(f"{quoted_start(match['value'])} is not a number")
+            raise ExpositionError(f"its value is not a number ({len(match['value'])} bytes)")
         return series, match["value"]

@@ -8,8 +8,6 @@ import functools
 import re
 from dataclasses import dataclass
 
-from keda_gpu_scaler.core.quoting import quoted
-
 CACHED_LENGTH = 512
 """The length up to which the text of a series is read once and remembered."""
 
@@ -40,7 +38,7 @@ _TYPE = re.compile(rb"#[ \t]++TYPE[ \t]++(?P<name>[a-zA-Z_:][a-zA-Z0-9_:]*+)[ \t
 
 
 class ExpositionError(ValueError):
-    """Text that is not an exposition; the message names the line and the problem."""
+    """Text that is not an exposition; the message names the line, the problem and a length, and quotes nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,15 +90,15 @@ def _read_labels(text: bytes) -> dict[str, str]:
     while at < len(text):
         match = _LABEL.match(text, at)
         if match is None:
-            raise ExpositionError(f"{quoted_start(text[at:])} is not a label")
+            raise ExpositionError(f"its label {len(labels) + 1} is not a label ({len(text) - at} bytes)")
         name = match["name"].decode()
         if name in labels:
-            raise ExpositionError(f"the label {quoted(name)} is given twice")
+            raise ExpositionError(f"its label {len(labels) + 1} has the name of one before")
         value = match["value"]
         try:
             labels[name] = (_ESCAPE.sub(_unescaped, value) if b"\\" in value else value).decode()
         except UnicodeDecodeError:
-            raise ExpositionError(f"the label {quoted(name)} is not UTF-8") from None
+            raise ExpositionError(f"its label {len(labels) + 1} is not UTF-8") from None
         at = match.end()
     return labels
 
@@ -109,15 +107,10 @@ def _unescaped(escape: re.Match[bytes]) -> bytes:
     try:
         return _ESCAPED[escape[1]]
     except KeyError:
-        raise ExpositionError(f"{quoted_start(escape[0])} is not an escape sequence") from None
+        raise ExpositionError("a label has an unknown escape sequence") from None
 
 
 def series_name(line: bytes) -> str:
     """Return the name with which a line begins, empty where it begins with none."""
     match = _NAME.match(line)
     return match[1].decode() if match else ""
-
-
-def quoted_start(text: bytes) -> str:
-    """Return the beginning of a text, quoted."""
-    return quoted(text[:60].decode(errors="replace"))

@@ -24,11 +24,20 @@ from keda_gpu_scaler.scrape.connection import (
     Stream,
 )
 from keda_gpu_scaler.scrape.credentials import Credentials, CredentialsError, Secret
-from keda_gpu_scaler.scrape.dns_resolver import Lookup, allowed_addresses, system_lookup
+from keda_gpu_scaler.scrape.dns_resolver import HostResolver, Lookup, system_lookup
+from keda_gpu_scaler.scrape.ownership import Ownership
 from keda_gpu_scaler.scrape.page_feed import PageWork, ReadingTurns
 from keda_gpu_scaler.scrape.plain_response import CHUNK_BYTES
 from keda_gpu_scaler.scrape.slots import FetchSlots
-from keda_gpu_scaler.scrape.types import FailureKind, FetchedPage, FetchError, OpenReader, RedirectError, Target
+from keda_gpu_scaler.scrape.types import (
+    FailureKind,
+    FetchedPage,
+    FetchError,
+    OpenReader,
+    RedirectError,
+    ResolvedHost,
+    Target,
+)
 
 TIMEOUT_SECONDS = 5.0
 """An overloaded vLLM answers after 2.6 s (vllm#38157), and its page shows the load that matters most."""
@@ -46,6 +55,7 @@ class HttpClient:
     Args:
         policy: the addresses that are allowed.
         credentials: the credentials for each host.
+        ownership: what the namespace of a trigger owns.
         timeout_seconds: limit for one fetch, including the connection.
         concurrency: limit of concurrent fetches. The timeout of a fetch starts when it gets its slot.
         slow_concurrency: limit of concurrent fetches of slow targets, in addition.
@@ -58,6 +68,7 @@ class HttpClient:
         policy: AddressPolicy,
         credentials: Credentials,
         *,
+        ownership: Ownership | None = None,
         timeout_seconds: float = TIMEOUT_SECONDS,
         concurrency: int = CONCURRENCY,
         slow_concurrency: int = SLOW_CONCURRENCY,
@@ -68,19 +79,19 @@ class HttpClient:
         self._credentials = credentials
         self._timeout_seconds = timeout_seconds
         self._slots = FetchSlots(concurrency, slow_concurrency)
-        self._lookup = lookup
+        self._resolver = HostResolver(policy, ownership or Ownership(), lookup, timeout_seconds)
         self._clock = clock
         self._pool = ConnectionPool()
         self._turns = ReadingTurns(clock)
         self._refreshed_at_seconds = clock()
 
-    async def resolve(self, url: Url) -> tuple[str, ...]:
-        """Return the allowed addresses of a URL's host, each once.
+    async def resolve(self, url: Url, namespace: str | None = None) -> ResolvedHost:
+        """Return the allowed addresses of the host of a URL that a trigger of a namespace names, each once.
 
         Raises:
             FetchError: there is no such address.
         """
-        return await allowed_addresses(url, self._policy, self._lookup, self._timeout_seconds)
+        return await self._resolver.resolve(url, namespace)
 
     async def fetch(self, target: Target, open_reader: OpenReader) -> FetchedPage:
         """Fetch the page of a target and give it to its reader, which ``open_reader`` makes.
@@ -116,10 +127,12 @@ class HttpClient:
 
     def _check_allowed(self, target: Target) -> None:
         try:
-            if target.namespace is None:
-                self._policy.check(target.url.host, target.address)
+            if target.is_own:
+                self._policy.check_own(target.url.host, target.address, target.url.port)
+            elif target.namespace is None:
+                self._policy.check(target.url.host, target.address, target.url.port, None)
             else:
-                self._policy.check_pod(target.address)
+                self._policy.check_pod(target.address, target.url.port)
         except AddressPolicyError as error:
             raise FetchError(str(error), FailureKind.DENIED) from None
 

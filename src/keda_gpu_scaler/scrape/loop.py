@@ -21,7 +21,6 @@ from keda_gpu_scaler.scrape.types import FailureKind, FetchedPage, FetchError, O
 DEMAND = "demand"
 """The engine name under which scrapes of demand are counted."""
 _MIN_GAP = 0.25  # of an interval: two readings of a counter that are closer give a rate of chance
-_MAX_REASON_LENGTH = 200
 _OK = 200
 _MAX_LOGGED_DEFECTS = 50
 
@@ -237,7 +236,7 @@ class ScrapeLoop:
             )
 
     def _log_defect(self, error: Exception) -> str:
-        failure = f"unexpected {type(error).__name__}: {str(error)[:_MAX_REASON_LENGTH]}"
+        failure = f"unexpected {type(error).__name__}: see the log"  # its text may quote the page
         if failure not in self._logged_defects and len(self._logged_defects) < _MAX_LOGGED_DEFECTS:
             self._logged_defects.add(failure)
             _log.exception("%s", self.history.url)

@@ -18,6 +18,7 @@ from keda_gpu_scaler.scrape.types import (
     OpenReader,
     PageReader,
     RedirectError,
+    ResolvedHost,
     Target,
 )
 from keda_gpu_scaler.wire.engine_recording import Place, RecordedPage
@@ -52,9 +53,9 @@ class RecordingClient:
         self._mask = mask
         self._clock = clock
 
-    async def resolve(self, url: Url) -> tuple[str, ...]:
+    async def resolve(self, url: Url, namespace: str | None) -> ResolvedHost:
         """Return the addresses of a URL's host; raises FetchError."""
-        return await self._client.resolve(url)
+        return await self._client.resolve(url, namespace)
 
     async def fetch(self, target: Target, open_reader: OpenReader) -> FetchedPage:
         """Fetch the page of a target for its reader; raises FetchError, and what the reader raises."""
