@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2
 
 from keda_gpu_scaler import __version__
 from keda_gpu_scaler.config import Config
 from keda_gpu_scaler.core.instance_status import RecentAnswer
-from keda_gpu_scaler.core.interfaces import MAX_STREAMS, Backend
+from keda_gpu_scaler.core.interfaces import Backend
 from keda_gpu_scaler.core.state.fleet import Fleet
 from keda_gpu_scaler.devices import registry
 from keda_gpu_scaler.devices.registry import BackendSettings
@@ -30,9 +30,21 @@ from keda_gpu_scaler.peers.server import MAX_FOLLOWERS, FleetServer
 from keda_gpu_scaler.remote import Remote, RemoteError
 from keda_gpu_scaler.remote.on_first_use import OnFirstUse
 from keda_gpu_scaler.sampler import Sampler
+from keda_gpu_scaler.server.call_guard import CallGuard
+from keda_gpu_scaler.server.grpc_server import (
+    EVALUATIONS,
+    EXTERNAL_SCALER,
+    FLEET,
+    MAX_FLEET_STREAMS_PER_CONNECTION,
+    health_service,
+    make_grpc_server,
+    reflection_service,
+)
 from keda_gpu_scaler.server.http import HttpPage, HttpPages, HttpServer, listener, probe_pages
 from keda_gpu_scaler.server.lazy_service import LazyService, Registrar
 from keda_gpu_scaler.server.request_counters import RequestCounters
+from keda_gpu_scaler.server.stream_limit import StreamLimit
+from keda_gpu_scaler.server.undecodable_log import UndecodableLog
 from keda_gpu_scaler.wire import fleet_pb2_grpc as fleet_pb_grpc
 from keda_gpu_scaler.wire.tls import Pem, ServerTls, TlsError, own_pair
 
@@ -41,21 +53,10 @@ if TYPE_CHECKING:
     from keda_gpu_scaler.server.status_page import StatusPage, StatusView
 
 
-EXTERNAL_SCALER = "externalscaler.ExternalScaler"
-EVALUATIONS = "keda_gpu_scaler.evaluation.v1.Evaluations"
-FLEET = "keda_gpu_scaler.fleet.v1.Fleet"
-REFLECTION = "grpc.reflection.v1alpha.ServerReflection"
 _HEALTH_INTERVAL_SECONDS = 1.0
 _STOP_GRACE_SECONDS = 2.0
 _MIN_NEWS_SECONDS = 0.05
 _STREAMS_SHARE = 0.2
-# The largest request is a reference with the longest metadata that is read; it fits several times.
-_MAX_MESSAGE_BYTES = 128 << 10
-# The streams of KEDA and of followers, and more calls than can be answered at the same time; idle calls cost memory.
-_MAX_CONCURRENT_RPCS = MAX_STREAMS + MAX_FOLLOWERS + 500
-# A client that vanishes without closing its connection is noticed, and its streams are closed.
-_KEEPALIVE_MS, _KEEPALIVE_TIMEOUT_MS = 60_000, 20_000
-
 _log = logging.getLogger(__name__)
 
 
@@ -206,22 +207,15 @@ class Agent:
         return bound
 
     def _grpc_server(self) -> grpc.aio.Server:
-        server = grpc.aio.server(
-            options=(
-                ("grpc.so_reuseport", 0),  # otherwise a second instance would share the port and half of the calls
-                ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
-                ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
-                ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
-            ),
-            maximum_concurrent_rpcs=_MAX_CONCURRENT_RPCS,
-        )
-        fleet_pb_grpc.add_FleetServicer_to_server(self._fleet_server, server)  # type: ignore[no-untyped-call]
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        server, log = make_grpc_server(MAX_FOLLOWERS), UndecodableLog(self._clock)
+        followers = StreamLimit(MAX_FLEET_STREAMS_PER_CONNECTION, MAX_FOLLOWERS)
         server.add_generic_rpc_handlers(
             (
                 LazyService(EXTERNAL_SCALER, self._add_external_scaler),
-                LazyService(EVALUATIONS, self._add_evaluations),
-                LazyService(REFLECTION, _add_reflection),
+                LazyService(EVALUATIONS, self._add_evaluations, CallGuard(log).guarded),
+                LazyService(FLEET, self._add_fleet, CallGuard(log, followers).guarded),
+                health_service(self._health, log),
+                reflection_service(log),
             )
         )
         return server
@@ -243,6 +237,9 @@ class Agent:
 
     def _add_external_scaler(self, registrar: Registrar) -> None:
         registrar.add_generic_rpc_handlers((self._scaler.open().handlers(),))
+
+    def _add_fleet(self, registrar: Registrar) -> None:
+        fleet_pb_grpc.add_FleetServicer_to_server(self._fleet_server, registrar)  # type: ignore[no-untyped-call]
 
     def _add_evaluations(self, registrar: Registrar) -> None:
         from keda_gpu_scaler.server.explain import EvaluationService
@@ -347,17 +344,6 @@ class Agent:
 
     def _notify(self) -> None:
         self._news.set()
-
-
-def _add_reflection(registrar: Registrar) -> None:
-    """Add the reflection service, which describes every service to clients like grpcurl."""
-    from grpc_reflection.v1alpha import reflection
-
-    # These modules register their descriptions with protobuf, where the reflection service looks them up.
-    from keda_gpu_scaler.wire import evaluation_pb2, externalscaler_pb2  # noqa: F401
-
-    names = (EXTERNAL_SCALER, EVALUATIONS, FLEET, health.SERVICE_NAME, reflection.SERVICE_NAME)
-    reflection.enable_server_reflection(names, registrar)
 
 
 def _pod_resources(config: Config, backend: Backend, clock: Callable[[], float]) -> PodResources | None:
