@@ -29,6 +29,7 @@ from keda_gpu_scaler.kube.podresources import DEFAULT_PATH, PodResources
 from keda_gpu_scaler.peers.server import MAX_FOLLOWERS, FleetServer
 from keda_gpu_scaler.remote import Remote, RemoteError
 from keda_gpu_scaler.remote.on_first_use import OnFirstUse
+from keda_gpu_scaler.remote.own_tls import certificate_files, server_tls, tls_description
 from keda_gpu_scaler.sampler import Sampler
 from keda_gpu_scaler.server.call_guard import CallGuard
 from keda_gpu_scaler.server.grpc_server import (
@@ -46,7 +47,8 @@ from keda_gpu_scaler.server.request_counters import RequestCounters
 from keda_gpu_scaler.server.stream_limit import StreamLimit
 from keda_gpu_scaler.server.undecodable_log import UndecodableLog
 from keda_gpu_scaler.wire import fleet_pb2_grpc as fleet_pb_grpc
-from keda_gpu_scaler.wire.tls import Pem, ServerTls, TlsError, own_pair
+from keda_gpu_scaler.wire.certificate_expiry import CertificateExpiry
+from keda_gpu_scaler.wire.tls import ServerTls, TlsError
 
 if TYPE_CHECKING:
     from keda_gpu_scaler.server.external_scaler import ExternalScaler
@@ -126,6 +128,7 @@ class Agent:
         self._status = OnFirstUse(self._make_status_page)
         self._health = health.aio.HealthServicer()
         self._gc_policy = GcPolicy(clock())
+        self._certificates = CertificateExpiry(certificate_files(config))
         self._http_servers: list[HttpServer] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = False
@@ -151,7 +154,7 @@ class Agent:
                 "keda-gpu-scaler %s serves ExternalScaler on port %d%s, reading %s",
                 __version__,
                 self.port,
-                _tls_description(self._config),
+                tls_description(self._config),
                 self._backend.source,
             )
             self.started.set()
@@ -177,10 +180,19 @@ class Agent:
         self._stopping = True
         self._news.set()
 
+    def reload(self) -> None:
+        """Read certificates and credentials again now; to be called in the event loop.
+
+        Both are also read again without this: certificates at a new connection, credentials regularly.
+        """
+        _log.info("certificates and credentials are read again")
+        self._certificates.check()
+        self._remote.reload()
+
     async def _listen(self, server: grpc.aio.Server) -> None:
         host = f"[{self._config.host}]" if ":" in self._config.host else self._config.host
         address = f"{host}:{self._config.port}"
-        tls = _server_tls(self._config)
+        tls = server_tls(self._config)
         try:
             # First, so that an error of the address is not reported as an error of the certificate.
             credentials = tls.credentials() if tls else None
@@ -264,6 +276,7 @@ class Agent:
                 for name in ("", EXTERNAL_SCALER):
                     await self._health.set(name, status.SERVING if ready else status.NOT_SERVING)
             self._remote.expire_idle()
+            self._certificates.check_regularly(self._clock())
             self._gc_policy.sweep(self._clock())
             if not self._stopping and self._remote.has_frequent_news:
                 # Peers and engines report all the time. Evaluating the streams takes a fixed share of the loop at most.
@@ -300,6 +313,7 @@ class Agent:
             self._remote.peer_counts(),
             self._remote.watches(),
             lambda uuid: registry.maker_of(uuid).lower(),
+            self._certificates.expiries(),
         )
         return metrics_page(text)
 
@@ -364,19 +378,6 @@ def _pod_resources(config: Config, backend: Backend, clock: Callable[[], float])
         stale_after_seconds=config.stale_after,
         clock=clock,
     )
-
-
-def _server_tls(config: Config) -> ServerTls | None:
-    pair = own_pair(config.tls_cert, config.tls_key)
-    if pair is None:
-        return None
-    return ServerTls(*pair, Pem("--tls-client-ca", Path(config.tls_client_ca)) if config.tls_client_ca else None)
-
-
-def _tls_description(config: Config) -> str:
-    if config.tls_cert is None:
-        return ""
-    return " with TLS for clients with a certificate" if config.tls_client_ca else " with TLS"
 
 
 def _listen_error(flag: str, host: str, port: int, tls: ServerTls | None = None) -> str:

@@ -28,9 +28,9 @@ class RemoteEngines:
     """
 
     def __init__(self, config: Config, clock: Callable[[], float], on_news: Callable[[], None]) -> None:
-        rules = OnFirstUse(lambda: _rules(config))
+        self._rules = OnFirstUse(lambda: _rules(config))
         if config.allow_endpoints is not None or config.endpoint_credentials is not None:
-            rules.open()  # so that an invalid setting is an error at start
+            self._rules.open()  # so that an invalid setting is an error at start
 
         def make() -> "ScrapeManager":
             from keda_gpu_scaler.scrape.http_client import HttpClient
@@ -38,7 +38,7 @@ class RemoteEngines:
 
             longest = config.stale_after / 2  # with a longer interval a sample is stale before the next scrape
             return ScrapeManager(
-                HttpClient(*rules.open(), timeout_seconds=config.scrape_timeout),
+                HttpClient(*self._rules.open(), timeout_seconds=config.scrape_timeout),
                 clock=clock,
                 interval_seconds=min(config.scrape_interval, longest),
                 demand_interval_seconds=min(config.demand_interval, longest),
@@ -87,6 +87,12 @@ class RemoteEngines:
         """Release the endpoints without interest."""
         if self._manager.opened is not None:
             self._manager.opened.expire_idle()
+
+    def reload(self) -> None:
+        """Read the mounted credentials that have changed."""
+        if self._rules.opened is not None:
+            _, credentials = self._rules.opened
+            credentials.refresh()
 
     async def close(self) -> None:
         """End all scrapes and close all connections."""
