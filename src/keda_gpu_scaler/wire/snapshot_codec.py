@@ -3,7 +3,7 @@
 
 Law: ``decode(encode(snapshot)) == snapshot``, and any other text is a ``CodecError``. An unknown reading is left out;
 it is never written as 0 or NaN. Unknown keys are ignored, so that a newer version can add keys: an older version reads
-a snapshot without the reasons of unknown readings.
+a snapshot without the reasons of unknown readings, and without the performance readings.
 
 Between peers most of a snapshot is equal to the one before. So ``encode_change`` writes only the differences, and
 ``apply_change(before, encode_change(before, after)) == after``.
@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from keda_gpu_scaler.core.quoting import quoted
-from keda_gpu_scaler.core.types import Allocation, Device, ReadingFailure, Sample, Snapshot
+from keda_gpu_scaler.core.types import Allocation, Device, PerformanceReadings, ReadingFailure, Sample, Snapshot
 from keda_gpu_scaler.wire.json_fields import (
     MAX_LENGTH,
     MAX_NUMBER,
@@ -58,6 +58,14 @@ _READINGS = (
     "memory_total_bytes",
     "temperature_celsius",
     "power_watts",
+)
+_RATIOS = ("sm_active_ratio", "tensor_active_ratio", "dram_active_ratio")
+_AMOUNTS = (
+    "pcie_rx_bytes_per_second",
+    "pcie_tx_bytes_per_second",
+    "nvlink_rx_bytes_per_second",
+    "nvlink_tx_bytes_per_second",
+    "energy_joules",
 )
 _IDENTIFIERS = ("parent", "minor", "gpu_instance", "compute_instance")
 _ALLOCATION_FIELDS = 5
@@ -102,8 +110,8 @@ def encode_change(before: Snapshot, after: Snapshot) -> str | None:
     """Return the differences of a later snapshot as one line of ASCII, None if its devices are different.
 
     The readings of a changed device are a list by its position. The order is that of ``Sample``'s fields; null means
-    unknown. The lag and the failures of a sample are sent only where they changed, under a key of their own, which an
-    older version ignores.
+    unknown. The lag and the failures of a sample, and its performance readings, are sent only where they changed, under
+    keys of their own, which an older version ignores.
 
     Raises:
         CodecError: ``apply_change`` would refuse the later snapshot.
@@ -112,6 +120,7 @@ def encode_change(before: Snapshot, after: Snapshot) -> str | None:
         return None
     changed: dict[str, list[float | None]] = {}
     details: dict[str, list[object]] = {}
+    performance: dict[str, dict[str, float] | None] = {}
     for position, (old, new) in enumerate(zip(before.samples, after.samples, strict=True)):
         if old is new or old == new:
             continue
@@ -123,6 +132,8 @@ def encode_change(before: Snapshot, after: Snapshot) -> str | None:
         if old.failures != new.failures or old.lag_seconds != new.lag_seconds:
             details[str(position)] = [new.lag_seconds, _plain_failures(new)]
             _details(details[str(position)], position)
+        if old.performance != new.performance:
+            performance[str(position)] = None if new.performance is None else _plain_performance(new.performance)
     plain: dict[str, object] = {
         "version": VERSION,
         "after": before.sequence,
@@ -133,6 +144,8 @@ def encode_change(before: Snapshot, after: Snapshot) -> str | None:
     }
     if details:
         plain["details"] = details
+    if performance:
+        plain["performance"] = performance
     if after.allocations is not before.allocations and after.allocations != before.allocations:
         plain["allocations"] = (
             None if after.allocations is None else [_plain_allocation(allocation) for allocation in after.allocations]
@@ -140,6 +153,7 @@ def encode_change(before: Snapshot, after: Snapshot) -> str | None:
     fields = Fields(plain)
     _times(fields)
     _allocations(fields)
+    _changed_performance(fields, len(after.samples))
     return json.dumps(plain, separators=(",", ":"), allow_nan=False)
 
 
@@ -156,12 +170,19 @@ def apply_change(before: Snapshot, text: str | bytes) -> Snapshot:
     for position, readings in fields.lists("samples", len(samples)):
         old = samples[position]
         samples[position] = _changed_sample(old.device, readings, position)
-        if old.failures or old.lag_seconds:
-            samples[position] = replace(samples[position], lag_seconds=old.lag_seconds, failures=old.failures)
+        if old.failures or old.lag_seconds or old.performance is not None:
+            samples[position] = replace(
+                samples[position],
+                lag_seconds=old.lag_seconds,
+                failures=old.failures,
+                performance=old.performance,
+            )
     if not fields.is_unknown("details"):
         for position, item in fields.lists("details", len(samples)):
             lag_seconds, failures = _details(item, position)
             samples[position] = replace(samples[position], lag_seconds=lag_seconds, failures=failures)
+    for position, performance in _changed_performance(fields, len(samples)):
+        samples[position] = replace(samples[position], performance=performance)
     sequence, at_seconds, unix_seconds = _times(fields)
     return Snapshot(
         node=before.node,
@@ -191,6 +212,16 @@ def _plain_sample(sample: Sample) -> dict[str, object]:
         plain["lag_seconds"] = sample.lag_seconds
     if sample.failures:
         plain["failures"] = _plain_failures(sample)
+    if sample.performance is not None:
+        plain["performance"] = _plain_performance(sample.performance)
+    return plain
+
+
+def _plain_performance(performance: PerformanceReadings) -> dict[str, float]:
+    plain = {"at_seconds": performance.at_seconds, "seconds": performance.seconds}
+    for name in (*_RATIOS, *_AMOUNTS):
+        if (value := _finite(getattr(performance, name))) is not None:
+            plain[name] = value
     return plain
 
 
@@ -262,7 +293,27 @@ def _sample(fields: Fields) -> Sample:
         power_watts=_number(fields, "power_watts", 0, MAX_NUMBER),
         lag_seconds=_number(fields, "lag_seconds", 0, MAX_NUMBER) or 0.0,
         failures=_failures(fields),
+        performance=None if fields.is_unknown("performance") else _performance(fields.object("performance")),
     )
+
+
+def _performance(fields: Fields) -> PerformanceReadings:
+    return PerformanceReadings(
+        fields.number("at_seconds", 0, MAX_NUMBER),
+        fields.number("seconds", 0, MAX_NUMBER),
+        *[_number(fields, name, 0, 1) for name in _RATIOS],
+        *[_number(fields, name, 0, MAX_NUMBER) for name in _AMOUNTS],
+    )
+
+
+def _changed_performance(fields: Fields, below: int) -> list[tuple[int, PerformanceReadings | None]]:
+    """Return the performance readings of a change, by the position of the sample; None where there are none now."""
+    if fields.is_unknown("performance"):
+        return []
+    return [
+        (position, None if item is None else _performance(item))
+        for position, item in fields.objects_by_position("performance", below)
+    ]
 
 
 def _failures(fields: Fields) -> tuple[ReadingFailure, ...]:

@@ -16,6 +16,7 @@ from keda_gpu_scaler.core.evaluate.device_load import DeviceLoad, device_loads, 
 from keda_gpu_scaler.core.selectors import matches_glob
 from keda_gpu_scaler.core.state.data_run import DataRun
 from keda_gpu_scaler.core.state.fleet import Fleet, History
+from keda_gpu_scaler.core.state.scrape import NO_ATTEMPTS, ScrapeAttempts
 from keda_gpu_scaler.core.trigger.metrics import EngineMetric, Metric
 from keda_gpu_scaler.core.trigger.parser import Trigger
 from keda_gpu_scaler.core.types import Device, Pod, Unavailable
@@ -34,6 +35,8 @@ class ObservationState(enum.Enum):
     """Its node is observed, and the pod holds no device there."""
     NOT_READY = "not_ready"
     """It is not ready. It gets no requests, so its engine is not scraped."""
+    WORKER = "worker"
+    """The leader of its replica answers for it, so its engine is not scraped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,8 @@ class PodObservation:
     engine has, 0 where not known; ``are_requests_known`` says whether it is. ``is_no_engine`` says that the pod exports
     no page of a known engine. ``device_values`` are the devices behind the value. ``run`` is the time in which the data
     behind the value came without a long gap, None where that is not known. Without a value, ``known_until_seconds`` is
-    when the pod's node or engine last sent data, None where it never did, or still does.
+    when the pod's node or engine last sent data, None where it never did, or still does. ``attempts`` say which
+    URLs of the pod were asked for an engine, and what they answered.
     """
 
     pod: Pod
@@ -68,6 +72,7 @@ class PodObservation:
     are_requests_known: bool = False
     run: DataRun | None = None
     known_until_seconds: float | None = None
+    attempts: ScrapeAttempts = NO_ATTEMPTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +81,7 @@ class DeviceObservation:
 
     ``device`` is None for a node whose devices are not known, and for the URL of an endpoint, which is then in
     ``node``. ``run`` is the time in which the data behind the value came without a long gap, None where that is not
-    known.
+    known. ``attempts`` are the scrapes of this URL.
     """
 
     node: str
@@ -85,6 +90,7 @@ class DeviceObservation:
     sentence: str
     expires_at_seconds: float = math.inf
     run: DataRun | None = None
+    attempts: ScrapeAttempts = NO_ATTEMPTS
 
 
 def node_labels_unavailable(trigger: Trigger, fleet: Fleet) -> Unavailable | None:
@@ -98,7 +104,7 @@ def node_labels_unavailable(trigger: Trigger, fleet: Fleet) -> Unavailable | Non
 
 def is_ready(pod: Pod) -> bool:
     """Whether a pod gets requests: it is scheduled, it runs, and it is ready."""
-    return pod.is_ready and pod.phase == "Running" and pod.node is not None
+    return pod.is_serving
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,6 +349,8 @@ def _no_reading(load: DeviceLoad, node: str, metric: Metric, history: History, m
         reason = f": {load.failure.reason}"
         if load.failure.since_seconds is not None:
             reason += f", for {max(0.0, history.newest.at_seconds - load.failure.since_seconds):.0f} s"
+    elif metric.is_performance:
+        reason = ": a device that has it is read while a trigger needs it, and its first value takes some seconds"
     if load.value is None:
         return f"{device} has no reading of {metric.name}{reason}"
     return (

@@ -61,6 +61,8 @@ class NvmlBackend:
         library: the path of NVML's library; by default the dynamic loader looks for ``LIBRARY``.
         overrun_seconds: how long the other GPUs wait for one GPU.
         overdue_seconds: when a call that opens or closes the driver is named in the log.
+        wants_performance: whether the readings that are expensive to take are wanted now.
+        clock: monotonic seconds, the sampler's.
     """
 
     source = "nvml"
@@ -72,9 +74,11 @@ class NvmlBackend:
         *,
         overrun_seconds: float = OVERRUN_SECONDS,
         overdue_seconds: float = OVERDUE_SECONDS,
+        wants_performance: Callable[[], bool] = lambda: False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._driver = NvmlDriver(library or LIBRARY)
-        self._reader = GpuReader(self._driver)
+        self._reader = GpuReader(self._driver, wants_performance, clock)
         self._threads = ReaderThreads(overrun_seconds, overdue_seconds)
         self._gpus = GpuList()
         self._failures = FailureLog()
