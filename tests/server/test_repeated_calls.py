@@ -33,6 +33,9 @@ class Refused(Exception):  # noqa: N818 - the call's status, as the client sees 
 class Context:
     """The part of a gRPC context that a unary call uses."""
 
+    def peer(self) -> str:
+        return "ipv4:127.0.0.1:1"
+
     async def abort(self, code: grpc.StatusCode, details: str) -> None:
         raise Refused(code, details)
 
@@ -214,7 +217,7 @@ def test_a_message_that_cannot_be_read_is_an_error_each_time() -> None:
     bench = Bench()
     for method in ("GetMetrics", "IsActive", "GetMetricSpec"):
         for _ in range(2):
-            assert bench.send(method, b"\xff\xff")[0] is grpc.StatusCode.INTERNAL
+            assert bench.send(method, b"\xff\xff")[0] is grpc.StatusCode.INVALID_ARGUMENT
     counts = bench.scaler.counts()
     assert [(counts[it].requests, counts[it].errors) for it in ("GetMetrics", "IsActive")] == [(2, 2), (2, 2)]
 

@@ -125,6 +125,10 @@ class Remote:
         if self.peers is not None:
             self.peers.expire_idle()
 
+    def reload(self) -> None:
+        """Read the credentials of engines and demand endpoints again."""
+        self.engines.reload()
+
     async def close(self) -> None:
         """Close everything."""
         await self.engines.close()

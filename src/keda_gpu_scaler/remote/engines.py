@@ -53,15 +53,15 @@ class RemoteEngines:
         pod_addresses: Callable[[str], Collection[str]] = lambda namespace: (),
         api_server: str | None = None,
     ) -> None:
-        rules = OnFirstUse(lambda: _rules(config, api_server))
+        self._rules = OnFirstUse(lambda: _rules(config, api_server))
         if config.allow_endpoints is not None or config.endpoint_credentials is not None:
-            rules.open()  # so that an invalid setting is an error at start
+            self._rules.open()  # so that an invalid setting is an error at start
 
         def make() -> "ScrapeManager":
             from keda_gpu_scaler.scrape.manager import ScrapeManager
 
             longest = config.stale_after / 2  # with a longer interval a sample is stale before the next scrape
-            client, interval = _client(config, rules, clock, playback, pod_addresses)
+            client, interval = _client(config, self._rules, clock, playback, pod_addresses)
             return ScrapeManager(
                 client,
                 clock=clock,
@@ -112,6 +112,12 @@ class RemoteEngines:
         """Release the endpoints without interest."""
         if self._manager.opened is not None:
             self._manager.opened.expire_idle()
+
+    def reload(self) -> None:
+        """Read the mounted credentials that have changed."""
+        if self._rules.opened is not None:
+            _, credentials = self._rules.opened
+            credentials.refresh()
 
     async def close(self) -> None:
         """End all scrapes and close all connections."""

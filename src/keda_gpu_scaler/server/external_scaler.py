@@ -43,6 +43,7 @@ from keda_gpu_scaler.server.request_resolver import (
     printable_names,
 )
 from keda_gpu_scaler.server.streams import ActivityStreams
+from keda_gpu_scaler.server.undecodable_log import NOT_A_MESSAGE, UndecodableLog
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 
 SERVICE = "externalscaler.ExternalScaler"
@@ -107,6 +108,7 @@ class ExternalScaler:
             _MAX_KNOWN_REQUESTS, IDLE_SECONDS
         )
         self._log = TransitionLog()
+        self._undecodable = UndecodableLog(clock)
         self._answers = RecentAnswers()
         self._declarations = Declarations()
 
@@ -267,7 +269,8 @@ class ExternalScaler:
                 return message.scaledObjectRef, message.metricName
             return pb.ScaledObjectRef.FromString(request), ""
         except DecodeError:
-            await self._refuse(method, context, grpc.StatusCode.INTERNAL, "the request is not a valid message")
+            self._undecodable.note(f"/{SERVICE}/{method}", context.peer())
+            await self._refuse(method, context, grpc.StatusCode.INVALID_ARGUMENT, NOT_A_MESSAGE)
 
     async def _resolve(
         self, method: str | None, ref: pb.ScaledObjectRef, context: ServicerContext, now: float
