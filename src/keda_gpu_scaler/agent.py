@@ -69,7 +69,7 @@ def open_backend(config: Config) -> Backend:
     Raises:
         BackendError: there is no such backend, ``auto`` detects no driver, or the backend cannot be opened.
     """
-    settings = BackendSettings(config.nvml_library, config.replay_speed, config.sysfs_root)
+    settings = BackendSettings(config.nvml_library, config.replay_speed, config.sysfs_root, config.measure_shares)
     return registry.open_backend(config.backend, settings)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from keda_gpu_scaler.core.pod_use import PodUse
 from keda_gpu_scaler.core.scaling_rules import (
     DEFAULT_COOLDOWN_SECONDS,
     DEFAULT_TOLERANCES,
@@ -45,7 +46,7 @@ class Device:
 class ReadingFailure:
     """Why a reading of a device is unknown.
 
-    ``reading`` is "utilization", "memory", "temperature", "power" or "identity", and empty for all readings.
+    ``reading`` is "utilization", "memory", "temperature", "power", "identity" or that of ``pod_use``; empty for all.
     ``reason`` is a short printable text, the driver's own where it has one ("Unknown Error (999)").
     ``since_seconds`` is when the reading was first unknown, on the clock of ``Snapshot.at_seconds``; None where it
     was never known, because the device does not have it.
@@ -62,7 +63,8 @@ class Sample:
 
     Utilisations are ratios from 0 to 1: the share of time in which a kernel ran, or in which memory was read or
     written. ``lag_seconds`` is how much older than their snapshot the readings are; less than a second counts as 0.
-    ``failures`` says why readings are unknown, where the backend knows it.
+    ``failures`` says why readings are unknown, where the backend knows it. ``uses`` has what each pod used of the
+    device, sorted by UID, each once; None where that is not measured.
     """
 
     device: Device
@@ -74,6 +76,7 @@ class Sample:
     power_watts: float | None = None
     lag_seconds: float = 0.0
     failures: tuple[ReadingFailure, ...] = ()
+    uses: tuple[PodUse, ...] | None = None
 
     @property
     def has_reading(self) -> bool:
@@ -210,7 +213,7 @@ class Pod:
     ``requests`` are the extended resources that its containers request ("nvidia.com/gpu"), and ``has_claims`` says that
     it has resource claims. ``assigned`` has the marks of a scheduler that assigns devices, None where the pod has none.
     ``deletion_cost`` is the annotation pod-deletion-cost, and ``written_deletion_cost`` the one that this scaler wrote;
-    each is None where there is none.
+    each is None where there is none. ``uid`` is the one that the pod has on its node, empty where it is not known.
     """
 
     ref: PodRef
@@ -234,6 +237,7 @@ class Pod:
     assigned: AssignedPod | None = None
     deletion_cost: int | None = None
     written_deletion_cost: int | None = None
+    uid: str = ""
 
     @property
     def has_users_deletion_cost(self) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from keda_gpu_scaler.core.pod_use import PodUse
 from keda_gpu_scaler.core.types import Sample
 
 MIB = 1 << 20
@@ -19,7 +20,8 @@ class Metric:
     ``read`` returns a sample's value in ``unit``, finite and not negative, or None where the driver returned no
     reading. ``is_divided`` says that the pods that share a device also share its value. A temperature, or the power
     of the whole board, is not divided: each of these pods has the full value. ``reading`` is the reading that the value
-    comes from, as ``ReadingFailure`` names it.
+    comes from, as ``ReadingFailure`` names it. ``use`` returns what a pod used of the device, by which the value is
+    divided where it is measured; None where it is not known.
     """
 
     name: str
@@ -28,6 +30,7 @@ class Metric:
     read: Callable[[Sample], float | None]
     is_divided: bool = True
     reading: str = "utilization"
+    use: Callable[[PodUse], float | None] = lambda use: use.sm_ratio
 
 
 def _percent(ratio: float | None) -> float | None:
@@ -72,14 +75,23 @@ METRICS: MappingProxyType[str, Metric] = MappingProxyType(
                 "%",
                 "share of the last second in which memory was read or written (not how full the memory is)",
                 lambda sample: _percent(sample.memory_utilization_ratio),
+                use=lambda use: use.memory_utilization_ratio,
             ),
-            Metric("memory_used_mib", "MiB", "memory in use", _memory_used_mib, reading="memory"),
+            Metric(
+                "memory_used_mib",
+                "MiB",
+                "memory in use",
+                _memory_used_mib,
+                reading="memory",
+                use=lambda use: use.memory_bytes,
+            ),
             Metric(
                 "memory_used_percent",
                 "%",
                 "memory in use, as a share of the device's memory",
                 _memory_used_percent,
                 reading="memory",
+                use=lambda use: use.memory_bytes,
             ),
             Metric(
                 "temperature",

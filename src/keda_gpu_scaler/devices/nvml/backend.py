@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, NoReturn
 
 from keda_gpu_scaler.core.interfaces import BackendError
@@ -30,6 +31,7 @@ from keda_gpu_scaler.devices.nvml.errors import (
 from keda_gpu_scaler.devices.nvml.gpu import DeviceReading, Gpu, ListedGpu
 from keda_gpu_scaler.devices.nvml.gpu_list import GpuList
 from keda_gpu_scaler.devices.nvml.gpu_reader import GpuReader
+from keda_gpu_scaler.devices.nvml.process_shares import PROC, ProcessShares
 from keda_gpu_scaler.devices.nvml.reader_threads import OVERDUE_SECONDS, OVERRUN_SECONDS, ReaderJob, ReaderThreads
 
 FIRST_WAIT_SECONDS = 1.0
@@ -61,6 +63,8 @@ class NvmlBackend:
         library: the path of NVML's library; by default the dynamic loader looks for ``LIBRARY``.
         overrun_seconds: how long the other GPUs wait for one GPU.
         overdue_seconds: when a call that opens or closes the driver is named in the log.
+        measure_shares: whether to read what the processes of each pod use of a GPU.
+        proc: the folder at which the kernel's proc is mounted.
     """
 
     source = "nvml"
@@ -72,9 +76,11 @@ class NvmlBackend:
         *,
         overrun_seconds: float = OVERRUN_SECONDS,
         overdue_seconds: float = OVERDUE_SECONDS,
+        measure_shares: bool = False,
+        proc: Path = PROC,
     ) -> None:
         self._driver = NvmlDriver(library or LIBRARY)
-        self._reader = GpuReader(self._driver)
+        self._reader = GpuReader(self._driver, ProcessShares(self._driver, proc) if measure_shares else None)
         self._threads = ReaderThreads(overrun_seconds, overdue_seconds)
         self._gpus = GpuList()
         self._failures = FailureLog()

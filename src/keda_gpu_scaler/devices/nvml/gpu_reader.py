@@ -34,6 +34,7 @@ from keda_gpu_scaler.devices.nvml.gpu import (
     watts,
     within,
 )
+from keda_gpu_scaler.devices.nvml.process_shares import ProcessShares
 
 MIG_LAYOUT_SECONDS = 10.0
 """How often the MIG layout is read: it takes two dozen calls a GPU, and an administrator changes it by hand."""
@@ -50,10 +51,11 @@ _NO_INSTANCE = ReadingProblem("it is in MIG mode and has no instance", until="it
 
 
 class GpuReader:
-    """Reads GPUs through a driver that is open."""
+    """Reads GPUs through a driver that is open. ``shares`` measures what pods use of them, where that is requested."""
 
-    def __init__(self, driver: NvmlDriver) -> None:
+    def __init__(self, driver: NvmlDriver, shares: ProcessShares | None = None) -> None:
         self._driver = driver
+        self._shares = shares
 
     def read(self, gpu: Gpu, now: float) -> list[DeviceReading]:
         """Read every device of a GPU that has a handle.
@@ -94,6 +96,8 @@ class GpuReader:
             readings = [DeviceReading(Sample(gpu.device), {"": _NO_INSTANCE})]
         else:
             readings = [self._read_slice(each) for each in gpu.slices]
+        if self._shares is not None:
+            readings = [self._shares.add_to(reading, gpu.handle) for reading in readings]
         gpu.listed = tuple([reading.sample.device for reading in readings])
         return readings
 
