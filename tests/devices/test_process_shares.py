@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keda_gpu_scaler.agent import open_backend
+from keda_gpu_scaler.config import Config
 from keda_gpu_scaler.core.pod_use import PROCESS_UTILIZATION, PodUse
 from keda_gpu_scaler.core.types import Sample
 from keda_gpu_scaler.devices.nvml.backend import NvmlBackend
@@ -23,6 +25,7 @@ from tests.fake_nvml import (
     FakeNvml,
     Process,
     Slice,
+    forget_library,
 )
 
 A = "8f1c2e66-6c3f-4f5e-9a3e-aaaaaaaaaaaa"
@@ -156,6 +159,16 @@ def test_without_the_flag_nothing_of_it_is_read(fake_nvml: FakeNvml, host: Host)
     backend.close()
 
 
+def test_the_setting_reaches_the_backend(fake_nvml: FakeNvml) -> None:
+    for is_measured in (False, True):
+        backend = open_backend(Config(backend="nvml", nvml_library=fake_nvml.library, measure_shares=is_measured))
+        sample = backend.read(0.0)[0]
+        # Whether this machine shows the processes of the host does not matter: either is an answer.
+        assert (sample.uses is not None or reason(sample) != "") is is_measured
+        backend.close()
+        forget_library()
+
+
 def test_a_process_of_no_pod_is_listed_without_one(fake_nvml: FakeNvml, read: Read) -> None:
     fake_nvml.device(0).run(Process(31, 50, GIB, graphics=True), Process(99, 5, GIB), Process(11, 1, GIB))
     assert read().uses == (PodUse("", 0.55, 0.0, 2 * GIB), PodUse(A, 0.01, 0.0, GIB))
@@ -265,7 +278,6 @@ def test_a_mig_slice_has_no_use_and_a_reason(fake_nvml: FakeNvml, read: Read) ->
     assert sample.uses is None
     assert reason(sample) == "NVML has no utilisation of processes in MIG mode"
     assert sample.memory_used_bytes is not None
-    assert not fake_nvml.calls("compute processes", "process utilisation")
 
 
 def test_without_the_hosts_pid_namespace_no_call_is_made(fake_nvml: FakeNvml, host: Host, read: Read) -> None:

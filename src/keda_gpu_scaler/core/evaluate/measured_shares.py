@@ -102,9 +102,7 @@ class MeasuredShares:
             for one in uses:
                 used = self._metric.use(one)
                 if used is None:
-                    return _DeviceUse(
-                        {}, f"the driver does not return what processes use of its {self._metric.reading}"
-                    )
+                    return _DeviceUse({}, f"the driver does not return the {self._metric.reading} of each process")
                 if used:
                     totals[one.pod_uid] = totals.get(one.pod_uid, Fraction(0)) + Fraction(used)
         failure = newest.failure_of(PROCESS_UTILIZATION)
