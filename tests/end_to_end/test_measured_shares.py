@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the processes on a GPU to the value that KEDA gets: the driver, the snapshot between instances, the evaluation."""
+"""From the processes on a GPU to the value that KEDA gets: driver, snapshot between instances, evaluation."""
 
 from pathlib import Path
 
