@@ -117,8 +117,8 @@ def ref(target: int | str = 80, **metadata: str) -> pb.ScaledObjectRef:
 
 
 @contextmanager
-def node(delay_microseconds: int = 0) -> Iterator[FakeNvml]:
-    """Provide a node with eight busy GPUs, with a delay for each driver call."""
+def node(delay_microseconds: int = 0, *, gpm: bool = False, fields: bool = False) -> Iterator[FakeNvml]:
+    """Provide a node with eight busy GPUs, with or without GPM and counters, with a delay for each driver call."""
     with tempfile.TemporaryDirectory() as folder:
         compiled = Path(folder) / "compiled"
         fresh = Path(folder) / "node"
@@ -132,6 +132,8 @@ def node(delay_microseconds: int = 0) -> Iterator[FakeNvml]:
                     pci_bus_id=f"00000000:{0x19 + index:02X}:00.0",
                     utilisation=(40 + index, 20),
                     memory=Memory(used=20 * GIB, total=80 * GIB),
+                    gpm=gpm,
+                    fields=fields,
                 )
                 for index in range(DEVICES)
             ]

@@ -29,6 +29,7 @@ CERTIFICATE = (
 )
 EXTRAS = (
     *("--set-json", 'rbac.scaleTargets=[{"group":"argoproj.io","resource":"rollouts"}]'),
+    *("--set-json", 'rbac.owners=[{"group":"ray.io","resource":"rayclusters"}]'),
     *("--set", "rbac.namespaces={ai,ml}", "--set", "rbac.nodes=false", "--set", "commonLabels.team=serving"),
     *("--set", "commonAnnotations.note=a", "--set", "podLabels.a=b", "--set", "podAnnotations.c=d"),
     *("--set", "extraArgs={--sample-interval=2}", "--set", "imagePullSecrets[0].name=registry"),

@@ -35,6 +35,11 @@ KINDS = {
     "nodes": ("", "v1", "Node"),
     "deployments": ("apps", "v1", "Deployment"),
     "statefulsets": ("apps", "v1", "StatefulSet"),
+    "replicasets": ("apps", "v1", "ReplicaSet"),
+    "jobs": ("batch", "v1", "Job"),
+    "rayclusters": ("ray.io", "v1", "RayCluster"),
+    "rayservices": ("ray.io", "v1", "RayService"),
+    "rayclusterfleets": ("orchestration.aibrix.ai", "v1alpha1", "RayClusterFleet"),
     "rollouts": ("argoproj.io", "v1alpha1", "Rollout"),
     "leaderworkersets": ("leaderworkerset.x-k8s.io", "v1", "LeaderWorkerSet"),
     "scaledobjects": ("keda.sh", "v1alpha1", "ScaledObject"),
@@ -48,7 +53,8 @@ KINDS = {
 _LONGEST_MESSAGE = 1024  # an event's
 _BOOKMARK_SECONDS = 60.0  # about as often as the real one
 _VERBS = {"POST": "create", "PATCH": "patch"}
-_SCALABLE = {"deployments", "statefulsets", "rollouts", "leaderworkersets"}
+_SCALABLE = {"deployments", "statefulsets", "rollouts", "leaderworkersets", "rayclusterfleets", "rayservices"}
+_LEADERS = "leaderworkerset.sigs.k8s.io/name={},leaderworkerset.sigs.k8s.io/worker-index=0"
 
 
 @dataclass(frozen=True)
@@ -297,7 +303,9 @@ class FakeApiServer:
         resource: str = "deployments",
     ) -> None:
         """Create a scale target of this size, or change its size."""
-        status = {"replicas": replicas if actual is None else actual}
+        status: dict[str, Any] = {"replicas": replicas if actual is None else actual}
+        if resource == "leaderworkersets":
+            status["hpaPodSelector"] = _LEADERS.format(name)
         self.put(
             resource, name, namespace,
             spec={"replicas": replicas, "selector": {"matchLabels": {"app": name}}}, status=status,
@@ -318,8 +326,12 @@ class FakeApiServer:
         address: str = "",
         annotations: Mapping[str, str] | None = None,
         spec: Mapping[str, Any] | None = None,
+        owner: str = "",
     ) -> None:
+        """Create or replace a pod; ``owner`` is its controller, "ReplicaSet llama-5d4f"."""
         metadata: dict[str, Any] = {"labels": dict(labels) if labels is not None else {"app": app}}
+        if owner:
+            metadata["ownerReferences"] = owner_references(owner)
         if annotations:
             metadata["annotations"] = dict(annotations)
         if created is not None:
@@ -526,7 +538,8 @@ class FakeApiServer:
                 "spec": {"replicas": found["spec"].get("replicas", 0)},
                 "status": {
                     "replicas": (found.get("status") or {}).get("replicas", 0),
-                    "selector": _selector_text(found["spec"].get("selector") or {}),
+                    "selector": (found.get("status") or {}).get("hpaPodSelector")
+                    or _selector_text(found["spec"].get("selector") or {}),
                 },
             }
         )
@@ -652,6 +665,20 @@ class FakeApiServer:
         finally:
             self._changed.discard(changed)
             self.watches[resource] -= 1
+
+
+def owner_references(owner: str) -> list[dict[str, Any]]:
+    """Return the ownerReferences of an object whose controller is ``owner``, "ReplicaSet llama-5d4f"."""
+    kind, _, name = owner.partition(" ")
+    group, version = next((one[0], one[1]) for one in KINDS.values() if one[2] == kind)
+    return [
+        # The first one is no controller: an object may have further owners.
+        {"apiVersion": "v1", "kind": "ConfigMap", "name": "settings", "uid": "uid-settings"},
+        {
+            "apiVersion": f"{group}/{version}" if group else version, "kind": kind, "name": name,
+            "uid": f"uid-{name}", "controller": True, "blockOwnerDeletion": True,
+        },
+    ]  # fmt: skip
 
 
 def _parse_path(path: str) -> tuple[str, str, str, str, str, str]:

@@ -173,12 +173,14 @@ class FakePeers:
         self.known = {history.newest.node: history for history in histories}
         self.withhold = dict(unavailable or {})
         self.asked_windows: list[float] = []
+        self.is_performance_wanted = False
         self.is_settled = asyncio.Event()
         if is_settled:
             self.is_settled.set()
 
-    def register_interest(self, window_seconds: float) -> None:
+    def register_interest(self, window_seconds: float, *, performance: bool = False) -> None:
         self.asked_windows.append(window_seconds)
+        self.is_performance_wanted |= performance
 
     def histories(self) -> Mapping[str, History]:
         return self.known

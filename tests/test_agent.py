@@ -18,9 +18,12 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from keda_gpu_scaler.agent import Agent, StartError, open_backend
 from keda_gpu_scaler.config import Config
 from keda_gpu_scaler.core.interfaces import BackendError
+from keda_gpu_scaler.core.state.reading_interest import INTEREST_SECONDS, ReadingInterest
 from keda_gpu_scaler.core.types import Device
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
+from keda_gpu_scaler.wire import fleet_pb2 as fleet_pb
+from keda_gpu_scaler.wire import fleet_pb2_grpc as fleet_pb_grpc
 from tests.fakes import FakeBackend, ManualClock, sample, sample_without_readings
 from tests.limits import WAIT_SECONDS
 from tests.serving import free_port, ref
@@ -100,6 +103,42 @@ def test_law_2_an_rpc_touches_no_hardware() -> None:
         assert len(backend.reads) == 1
 
     with_agent(talk, backend, config(sample_interval=3600, stale_after=7200))
+
+
+def test_interest_in_the_expensive_readings_reaches_the_backend_and_touches_no_hardware() -> None:
+    backend, interest, clock = FakeBackend(sample(0, 0.92)), ReadingInterest(), ManualClock()
+    with socket.create_server(("127.0.0.1", 0)) as one:
+        metrics_port = one.getsockname()[1]
+
+    async def run() -> None:
+        agent = Agent(
+            config(sample_interval=3600, stale_after=7200, metrics_port=metrics_port), backend, clock, interest
+        )
+        running = asyncio.create_task(agent.run())
+        try:
+            async with asyncio.timeout(WAIT_SECONDS):
+                await agent.started.wait()
+                async with grpc.aio.insecure_channel(f"127.0.0.1:{agent.port}") as channel:
+                    node = Running(agent, channel)
+                    await node.health_turns(SERVING)
+                    assert not interest.is_live(clock())
+                    fleet: Any = fleet_pb_grpc.FleetStub(channel)  # type: ignore[no-untyped-call]
+                    await fleet.RegisterInterest(fleet_pb.InterestRequest(seconds=5))
+                    assert interest.remaining_seconds(clock()) == 5
+                    await node.stub.GetMetrics(pb.GetMetricsRequest(scaledObjectRef=ref()))
+                    assert interest.remaining_seconds(clock()) == 5
+                    await node.stub.IsActive(ref(metricType="sm_active"))
+                    assert interest.remaining_seconds(clock()) == INTEREST_SECONDS
+                    clock.advance(INTEREST_SECONDS)
+                    assert not interest.is_live(clock())
+                    await node.get(metrics_port, "/metrics")
+                    assert interest.is_live(clock())
+                    assert len(backend.reads) == 1
+        finally:
+            agent.stop()
+            await running
+
+    asyncio.run(run())
 
 
 def test_a_stream_reports_a_change_with_the_sample_that_shows_it() -> None:

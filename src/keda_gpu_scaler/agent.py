@@ -22,6 +22,7 @@ from keda_gpu_scaler.config import Config
 from keda_gpu_scaler.core.instance_status import RecentAnswer
 from keda_gpu_scaler.core.interfaces import MAX_STREAMS, Backend
 from keda_gpu_scaler.core.state.fleet import Fleet
+from keda_gpu_scaler.core.state.reading_interest import ReadingInterest
 from keda_gpu_scaler.devices import registry
 from keda_gpu_scaler.devices.registry import BackendSettings
 from keda_gpu_scaler.gc_policy import GcPolicy
@@ -34,6 +35,7 @@ from keda_gpu_scaler.server.http import HttpPage, HttpPages, HttpServer, listene
 from keda_gpu_scaler.server.lazy_service import LazyService, Registrar
 from keda_gpu_scaler.server.request_counters import RequestCounters
 from keda_gpu_scaler.wire import fleet_pb2_grpc as fleet_pb_grpc
+from keda_gpu_scaler.wire.engine_recording import EngineRecording, PlaysEngines
 from keda_gpu_scaler.wire.tls import Pem, ServerTls, TlsError, own_pair
 
 if TYPE_CHECKING:
@@ -63,14 +65,25 @@ class StartError(Exception):
     """The process cannot start. The text is a sentence for the operator."""
 
 
-def open_backend(config: Config) -> Backend:
+def open_backend(config: Config, wants_performance: Callable[[], bool] = lambda: False) -> Backend:
     """Return the backend that ``--backend`` names.
+
+    Args:
+        config: the settings.
+        wants_performance: whether the readings that are expensive to take are wanted now. Any thread may call it.
 
     Raises:
         BackendError: there is no such backend, ``auto`` detects no driver, or the backend cannot be opened.
     """
-    settings = BackendSettings(config.nvml_library, config.replay_speed, config.sysfs_root, config.measure_shares)
+    settings = BackendSettings(
+        config.nvml_library, config.replay_speed, config.sysfs_root, wants_performance, config.measure_shares
+    )
     return registry.open_backend(config.backend, settings)
+
+
+def engine_recording(backend: Backend) -> EngineRecording | None:
+    """Return the engines that a backend plays besides devices; None where it plays none."""
+    return backend.engine_recording if isinstance(backend, PlaysEngines) else None
 
 
 class Agent:
@@ -82,15 +95,23 @@ class Agent:
         config: the settings.
         backend: reads the devices; the agent closes it.
         clock: monotonic seconds.
+        performance: the interest in the performance readings, which the backend looks at.
 
     Raises:
         StartError: the settings name a cluster or peers that cannot be used.
     """
 
-    def __init__(self, config: Config, backend: Backend, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        config: Config,
+        backend: Backend,
+        clock: Callable[[], float] = time.monotonic,
+        performance: ReadingInterest | None = None,
+    ) -> None:
         self._config = config
         self._backend = backend
         self._clock = clock
+        self._performance = performance or ReadingInterest()
         self._started_at = clock()
         self._pod_resources = _pod_resources(config, backend, clock)
         self._sampler = Sampler(
@@ -110,6 +131,7 @@ class Agent:
                 on_peers=self._reported,
                 on_cluster=self._notify,
                 on_engines=self._reported,
+                recording=engine_recording(backend),
             )
         except RemoteError as error:
             raise StartError(str(error)) from error
@@ -119,6 +141,7 @@ class Agent:
             clock,
             instance,
             deviceless=backend.deviceless,
+            on_interest=lambda seconds: self._performance.register(clock(), seconds),
         )
         self._counters = RequestCounters()
         self._scaler = OnFirstUse(self._make_scaler)
@@ -239,6 +262,7 @@ class Agent:
             remote.note_answer,
             remote.note_deletion_costs if remote.has_deletion_costs else None,
             self._counters,
+            self._performance,
         )
 
     def _add_external_scaler(self, registrar: Registrar) -> None:
@@ -293,6 +317,8 @@ class Agent:
     def _metrics_page(self) -> HttpPage:
         from keda_gpu_scaler.server.metrics import metrics_page, render
 
+        # The exporter wants them too: the next pages have them.
+        self._performance.register(self._clock())
         text = render(
             self._fleet(),
             self._clock(),

@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from keda_gpu_scaler.cli import main
-from keda_gpu_scaler.cli.record import SamplerEvent, due
+from keda_gpu_scaler.cli.record.devices import SamplerEvent, due
 from keda_gpu_scaler.core.types import Snapshot
 from keda_gpu_scaler.devices.replay.backend import ReplayBackend
 from keda_gpu_scaler.devices.synthetic import SyntheticBackend

@@ -10,7 +10,7 @@ from keda_gpu_scaler.core.types import Sample, Snapshot
 from keda_gpu_scaler.wire.json_fields import MAX_TEXT_LENGTH
 from keda_gpu_scaler.wire.snapshot_codec import MAX_FAILURES, decode, encode
 
-READINGS = ("", "utilization", "memory", "temperature", "power", "identity")
+READINGS = ("", "utilization", "memory", "temperature", "power", "activity", "pcie", "nvlink", "identity")
 
 
 class BackendContract:

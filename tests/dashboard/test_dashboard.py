@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from keda_gpu_scaler.server.metrics import FAMILIES, PREFIX
+from keda_gpu_scaler.server.metrics import FAMILIES, PERFORMANCE_GAUGES, PREFIX
 from tests.apiserver import FakeApiServer
 from tests.dashboard.queries import MACROS, Query, variables
 from tests.kubelet import FakeKubelet
@@ -104,6 +104,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, frozenset[st
     # No pod of this cluster shows how long its start took, so the instance has no such series.
     (cold_start,) = [one for one in FAMILIES if one.name == "workload_cold_start_seconds"]
     found[PREFIX + cold_start.name] = frozenset(cold_start.labels)
+    # The readings that are taken on interest come from a driver only.
+    found |= {PREFIX + gauge.family.name: frozenset(gauge.family.labels) for gauge in PERFORMANCE_GAUGES}
     return found
 
 

@@ -22,20 +22,25 @@ from tests.serving import Serving
 pytestmark = pytest.mark.usefixtures("chart_tools")
 
 NAMESPACE = "gpu"  # where the test API server believes its client to be
-ROLLOUTS = ("--set-json", 'rbac.scaleTargets=[{"group":"argoproj.io","resource":"rollouts"}]')
+EXTRAS = (
+    "--set-json",
+    'rbac.scaleTargets=[{"group":"argoproj.io","resource":"rollouts"},{"group":"ray.io","resource":"rayservices"}]',
+    "--set-json",
+    'rbac.owners=[{"group":"ray.io","resource":"rayclusters"}]',
+)
 SHAPES = {
-    "the agents of the quick start": ROLLOUTS,
-    "the front end": (*ROLLOUTS, "--set", "frontend.enabled=true"),
+    "the agents of the quick start": EXTRAS,
+    "the front end": (*EXTRAS, "--set", "frontend.enabled=true"),
     "a front end for the workloads of one namespace": (
-        *ROLLOUTS,
+        *EXTRAS,
         *("--set", "frontend.enabled=true", "--set", "rbac.namespaces={ai}"),
     ),
 }
 WATCHED = {
     "scaledobjects", "scaledjobs", "pods", "deployments", "statefulsets", "rollouts", "nodes", "endpointslices",
-    "resourceclaims", "resourceslices",
+    "resourceclaims", "resourceslices", "replicasets", "rayservices", "rayclusters",
 }  # fmt: skip
-SCALES = 3
+SCALES = 4
 MARKS = {"hami.io/vgpu-devices-allocated": "GPU-aaa,NVIDIA,3000,50:;"}
 """Of a scheduler that shares GPUs: the pods of all namespaces are read, where the rights allow it."""
 
@@ -52,10 +57,15 @@ def populate(server: FakeApiServer) -> None:
         ("llama", "Deployment", "apps/v1", "deployments"),
         ("big", "StatefulSet", "apps/v1", "statefulsets"),
         ("canary", "Rollout", "argoproj.io/v1alpha1", "rollouts"),
+        ("ray", "RayService", "ray.io/v1", "rayservices"),
     ):
         server.scale(name, 1, resource=resource)
         server.scaled_object(name, kind=kind, api_version=api_version)
         server.pod(f"{name}-0", "gpu-1", app=name)
+    # Whose pods these are, only their owners show.
+    server.pod("other-0", "gpu-1", app="llama", owner="ReplicaSet other")
+    for cluster in ("blue", "green"):
+        server.pod(f"{cluster}-0", "gpu-1", app="ray", owner=f"RayCluster {cluster}")
     server.put("scaledjobs", "batch", spec={"triggers": [{"type": "external", "metadata": {}}]})
     server.pod("batch-0", "gpu-1", labels={"scaledjob.keda.sh/name": "batch"})
     server.pod("llama-1", "gpu-1", spec={"resourceClaims": [{"name": "gpu"}]}, annotations=MARKS)
@@ -104,7 +114,7 @@ def scenario(
 
 def ask(serving: Serving) -> None:
     """Ask about every workload; where nobody sees the GPUs the answer is an error, and it is not what counts here."""
-    for name in ("llama", "big", "canary", "batch"):
+    for name in ("llama", "big", "canary", "ray", "batch"):
         ref = pb.ScaledObjectRef(name=name, namespace="ai", scalerMetadata={"nodeSelector": "pool=a"})
         with contextlib.suppress(grpc.RpcError):
             serving.stub.GetMetrics(pb.GetMetricsRequest(scaledObjectRef=ref), timeout=WAIT_SECONDS)

@@ -99,6 +99,16 @@ class SysfsTree:
         link.symlink_to(os.path.relpath(folder, link.parent))
 
 
+# Where a version of the table has the energy, the lanes of a link, and what each link read and wrote.
+LINKS = {
+    (1, 4): (24, 52, 104, 168),
+    (1, 5): (88, 116, 176, 240),
+    (1, 6): (16, 64, 128, 192),
+    (1, 7): (24, 72, 136, 200),
+    (1, 8): (24, 72, 136, 200),
+}
+
+
 def write(folder: Path, files: Files) -> None:
     """Write files as the kernel does: text ends in a newline."""
     for name, content in files.items():
@@ -116,6 +126,9 @@ def gpu_metrics(
     watts: int = 433,
     size: int | None = None,
     partitions: list[list[int]] | None = None,
+    energy: int | None = None,
+    read: list[int] | None = None,
+    written: list[int] | None = None,
 ) -> bytes:
     """Return a table ``gpu_metrics`` in which every other field is not available."""
     full, *offsets = TABLES[version]
@@ -128,6 +141,14 @@ def gpu_metrics(
         struct.pack_into("<H", table, count_at, len(partitions or [1]))
         for position, busy in enumerate(partitions or []):
             struct.pack_into(f"<{len(busy)}I", table, first + position * stride, *busy)
+    if version in LINKS:
+        energy_at, width_at, read_at, written_at = LINKS[version]
+        if energy is not None:
+            struct.pack_into("<Q", table, energy_at, energy)
+        if read is not None and written is not None:
+            struct.pack_into("<H", table, width_at, 16)
+            struct.pack_into(f"<{len(read)}Q", table, read_at, *read)
+            struct.pack_into(f"<{len(written)}Q", table, written_at, *written)
     return bytes(table)
 
 

@@ -310,7 +310,10 @@ def test_the_reason_of_a_lost_slice_names_its_slot(fake_nvml: FakeNvml, backend:
     first, second = backend.read(10.0)
     assert failures(second) == [("", "MIG slot 1 cannot be read: Unknown Error (999)", 10.0)]
     assert first.failure_of("memory") is None
-    assert first.failure_of("utilization") == ReadingFailure("utilization", "NVML has no utilisation of a MIG slice")
+    assert first.failure_of("utilization") == ReadingFailure(
+        "utilization",
+        "NVML has no utilisation of a MIG slice of this GPU: the GPU has no GPM, which needs Hopper or newer",
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests of what the processes of pods use of a GPU: the driver's calls, and the pod of a process by its cgroup."""
+"""Tests of what the processes of pods use of a GPU, and of the pod of a process by its cgroup."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -145,14 +145,16 @@ def reason(sample: Sample) -> str:
 
 def test_the_processes_of_a_pod_are_added_up(fake_nvml: FakeNvml, read: Read) -> None:
     fake_nvml.device(0).utilisation = (70, 10)
-    fake_nvml.device(0).run(Process(11, 30, GIB), Process(12, 10, 2 * GIB), Process(21, 20, GIB, memory_time=5))
+    fake_nvml.device(0).run_processes(
+        Process(11, 30, GIB), Process(12, 10, 2 * GIB), Process(21, 20, GIB, memory_time=5)
+    )
     sample = read()
     assert sample.uses == (PodUse(A, 0.4, 0.0, 3 * GIB), PodUse(B, 0.2, 0.05, GIB))
     assert (sample.gpu_utilization_ratio, sample.failures) == (0.7, ())
 
 
 def test_without_the_flag_nothing_of_it_is_read(fake_nvml: FakeNvml, host: Host) -> None:
-    fake_nvml.device(0).run(Process(11, 30))
+    fake_nvml.device(0).run_processes(Process(11, 30))
     backend = NvmlBackend(fake_nvml.library, proc=host.proc)
     assert [sample.uses for sample in backend.read(0.0)] == [None, None]
     assert not fake_nvml.calls("compute processes", "graphics processes", "process utilisation")
@@ -170,44 +172,44 @@ def test_the_setting_reaches_the_backend(fake_nvml: FakeNvml) -> None:
 
 
 def test_a_process_of_no_pod_is_listed_without_one(fake_nvml: FakeNvml, read: Read) -> None:
-    fake_nvml.device(0).run(Process(31, 50, GIB, graphics=True), Process(99, 5, GIB), Process(11, 1, GIB))
+    fake_nvml.device(0).run_processes(Process(31, 50, GIB, graphics=True), Process(99, 5, GIB), Process(11, 1, GIB))
     assert read().uses == (PodUse("", 0.55, 0.0, 2 * GIB), PodUse(A, 0.01, 0.0, GIB))
 
 
 def test_no_new_sample_is_no_use(fake_nvml: FakeNvml, read: Read) -> None:
-    fake_nvml.device(0).run(Process(11, 30, at_us=500))
+    fake_nvml.device(0).run_processes(Process(11, 30, at_us=500))
     assert read().uses == (PodUse(A, 0.3, 0.0, GIB),)
     assert read().uses == (PodUse(A, 0.0, 0.0, GIB),)  # the driver returns NOT_FOUND
-    fake_nvml.device(0).run(Process(11, 40, at_us=501))
+    fake_nvml.device(0).run_processes(Process(11, 40, at_us=501))
     assert read().uses == (PodUse(A, 0.4, 0.0, GIB),)
-    fake_nvml.device(0).run()
+    fake_nvml.device(0).run_processes()
     sample = read()
     assert (sample.uses, sample.failures) == ((), ())
 
 
 def test_an_implausible_sample_does_not_count(fake_nvml: FakeNvml, read: Read) -> None:
-    fake_nvml.device(0).run(Process(11, 30), Process(21, 4_000_000), Process(12, 1, memory_time=101))
+    fake_nvml.device(0).run_processes(Process(11, 30), Process(21, 4_000_000), Process(12, 1, memory_time=101))
     assert read().uses == (PodUse(A, 0.3, 0.0, 2 * GIB), PodUse(B, 0.0, 0.0, GIB))
 
 
 def test_the_newest_sample_of_a_process_counts(fake_nvml: FakeNvml, read: Read) -> None:
     newer = Process(11, 80, at_us=900, running=False)
-    fake_nvml.device(0).run(Process(11, 30, at_us=800), newer)
+    fake_nvml.device(0).run_processes(Process(11, 30, at_us=800), newer)
     assert read().uses == (PodUse(A, 0.8, 0.0, GIB),)
 
 
 def test_a_process_that_ended_has_the_pod_of_the_read_before(fake_nvml: FakeNvml, host: Host, read: Read) -> None:
-    fake_nvml.device(0).run(Process(11, 30, at_us=100))
+    fake_nvml.device(0).run_processes(Process(11, 30, at_us=100))
     read()
     host.end(11)
-    fake_nvml.device(0).run(Process(11, 20, at_us=200, running=False))
+    fake_nvml.device(0).run_processes(Process(11, 20, at_us=200, running=False))
     assert read().uses == (PodUse(A, 0.2, 0.0, 0),)
-    fake_nvml.device(0).run(Process(11, 10, at_us=300, running=False))
+    fake_nvml.device(0).run_processes(Process(11, 10, at_us=300, running=False))
     assert read().uses == (PodUse("", 0.1, 0.0, 0),)
 
 
 def test_memory_that_the_driver_does_not_return_is_unknown(fake_nvml: FakeNvml, read: Read) -> None:
-    fake_nvml.device(0).run(Process(11, 30, None), Process(12, 30, GIB))
+    fake_nvml.device(0).run_processes(Process(11, 30, None), Process(12, 30, GIB))
     assert read().uses == (PodUse(A, 0.6, 0.0, None),)
 
 
@@ -218,7 +220,7 @@ def test_a_refusal_has_a_reason_and_costs_no_other_reading(
 ) -> None:
     card = fake_nvml.device(0)
     card.utilisation = (70, 10)
-    card.run(Process(11, 30))
+    card.run_processes(Process(11, 30))
     card.refuse(call, code)
     sample = read()
     assert sample.uses is None
@@ -232,7 +234,7 @@ def test_a_refusal_has_a_reason_and_costs_no_other_reading(
 
 @pytest.mark.parametrize("code", [NOT_SUPPORTED, FUNCTION_NOT_FOUND])
 def test_a_driver_without_the_call_has_a_reason_for_good(code: int, fake_nvml: FakeNvml, read: Read) -> None:
-    fake_nvml.device(0).run(Process(11, 30))
+    fake_nvml.device(0).run_processes(Process(11, 30))
     fake_nvml.device(0).refuse("process utilisation", code)
     sample = read()
     failure = sample.failure_of(PROCESS_UTILIZATION)
@@ -242,13 +244,13 @@ def test_a_driver_without_the_call_has_a_reason_for_good(code: int, fake_nvml: F
 
 
 def test_a_driver_without_processes_that_draw_has_the_others(fake_nvml: FakeNvml, read: Read) -> None:
-    fake_nvml.device(0).run(Process(11, 30))
+    fake_nvml.device(0).run_processes(Process(11, 30))
     fake_nvml.device(0).refuse("graphics processes", NOT_SUPPORTED)
     assert read().uses == (PodUse(A, 0.3, 0.0, GIB),)
 
 
 def test_not_found_is_no_process_at_work(fake_nvml: FakeNvml, read: Read) -> None:
-    fake_nvml.device(0).run(Process(11, None))
+    fake_nvml.device(0).run_processes(Process(11, None))
     fake_nvml.device(0).refuse("process utilisation", NOT_FOUND)
     assert read().uses == (PodUse(A, 0.0, 0.0, GIB),)
 
@@ -290,7 +292,7 @@ def test_without_the_hosts_pid_namespace_no_call_is_made(fake_nvml: FakeNvml, ho
 
 def test_an_mps_server_does_the_work_of_others(fake_nvml: FakeNvml, host: Host, read: Read) -> None:
     host.add(41, f"0::/kubepods/pod{B}/x", comm="nvidia-cuda-mps")
-    fake_nvml.device(0).run(Process(11, 30), Process(41, 60))
+    fake_nvml.device(0).run_processes(Process(11, 30), Process(41, 60))
     sample = read()
     assert sample.uses is None
     assert "MPS" in reason(sample)

@@ -477,7 +477,7 @@ REFUSED = {
         'line 3: column "uuid": Invalid value: "GPU-a": must differ between devices, but index 0 has it; leave uuid',
     ),
     "a recording without its header": ('{"version":1}\n', "line 1: the header of a recording: recording: Required"),
-    "a recording of a later version": ('{"recording":2}\n', "line 1: the header of a recording: recording: Invalid"),
+    "a recording of a later version": ('{"recording":3}\n', "line 1: the header of a recording: recording: Invalid"),
 }
 
 # What is a gap, and what is unknown
@@ -586,7 +586,7 @@ def test_what_follows_the_header_of_a_later_version_is_not_read(
 ) -> None:
     path = recorded(tmp_path / "a", snapshot(1.0, *FIRST))
     header, one = path.read_text().splitlines()
-    path.write_text("\n".join([header, one, '{"recording":2}', one, one]))
+    path.write_text("\n".join([header, one, '{"recording":3}', one, one]))
     assert "1 moments" in repr(ReplayBackend(path))
     assert "3 line(s) cannot be read" in caplog.text
 
@@ -770,3 +770,66 @@ def test_a_real_training_run_of_eight_devices_is_replayed() -> None:
     last = backend.read(157.524)  # 03:48:33.493 to 03:51:11.016
     assert [sample.power_watts for sample in last[5:]] == [377.33, 389.93, 378.29]
     assert backend.read(157.523 + 0.5)[0] == first[0]
+
+
+# ---- recordings with engines ----
+
+ENGINES_HEADER = '{"recording":2,"source":"engines of ai/llama","interval_seconds":2}'
+STATE = (
+    '{"workload":{"at_seconds":1,"namespace":"ai","name":"llama","kind":"ScaledObject","target":"Deployment llama",'
+    '"spec_replicas":1,"status_replicas":1,"pods":[],"triggers":[],"tolerances":{"up":0.1,"down":0.1},'
+    '"cooldown_seconds":300,"idle_replicas":0}}'
+)
+SCRAPED = (
+    '{"page":{"at_seconds":1,"namespace":"ai","pod":"llama-0","scheme":"http","port":8000,"path":"/metrics",'
+    '"answer_seconds":0.1,"status":200,"content_type":"text/plain","text":"a 1\\n"}}'
+)
+
+
+def test_a_recording_of_engines_has_no_device_and_can_be_opened(path: Path) -> None:
+    backend = opened(path, f"{ENGINES_HEADER}\n{STATE}\n{SCRAPED}\n")
+    assert (backend.read(0.0), backend.deviceless) == ((), True)
+    assert backend.engine_recording is not None
+    assert backend.source == "replay of gpu.csv (recorded from engines of ai/llama)"
+
+
+def test_a_recording_of_devices_has_no_engines() -> None:
+    assert ReplayBackend(DEMONSTRATION).engine_recording is None
+
+
+def test_devices_and_engines_of_two_files_can_be_joined(path: Path) -> None:
+    devices = gzip.decompress(DEMONSTRATION.read_bytes()).decode()
+    backend = opened(path, f"{devices}{ENGINES_HEADER}\n{STATE}\n{SCRAPED}\n")
+    assert (len(backend.read(0.0)), backend.deviceless) == (8, False)
+    assert backend.engine_recording is not None
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        pytest.param(
+            f"{ENGINES_HEADER}\n{SCRAPED.replace('8000', '0')}\n", "line 2: page.port: Invalid value: 0",
+            id="a port that is none",
+        ),
+        pytest.param(
+            f"{ENGINES_HEADER}\n{STATE}\n{ENGINES_HEADER}\n{STATE}",
+            "line 3: two recordings of engines are joined", id="two recordings of engines",
+        ),
+        pytest.param(
+            f"{_JSON_HEADER}\n{STATE}\n{STATE}", "line 2: the header has no engines", id="engines under another header"
+        ),
+        pytest.param(
+            f"{ENGINES_HEADER}\n{SCRAPED}\n", "it holds no sample of any device, and no workload", id="pages alone"
+        ),
+    ],
+)  # fmt: skip
+def test_engines_that_cannot_be_played_are_refused_with_a_sentence(path: Path, content: str, sentence: str) -> None:
+    with pytest.raises(BackendError) as caught:
+        opened(path, content)
+    assert sentence in str(caught.value)
+
+
+def test_a_recording_of_engines_that_is_cut_off_is_played_up_to_its_last_line(path: Path) -> None:
+    backend = opened(path, f"{ENGINES_HEADER}\n{STATE}\n{SCRAPED}\n{SCRAPED[:40]}")
+    assert backend.engine_recording is not None
+    assert len(next(iter(backend.engine_recording.pages.values()))) == 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the processes on a GPU to the value that KEDA gets: driver, snapshot between instances, evaluation."""
+"""From the processes on a GPU to the value that KEDA gets: driver, snapshot, evaluation."""
 
 from pathlib import Path
 
@@ -30,9 +30,9 @@ def test_a_busy_pod_does_not_raise_the_value_of_its_idle_neighbour(fake_nvml: Fa
     )
     backend = NvmlBackend(fake_nvml.library, measure_shares=True, proc=tmp_path / "proc")
     sampler = Sampler(backend, node="gpu-7", interval_seconds=1.0, allocations=lambda now: held)
-    gpu.run(Process(11, 89, at_us=1), Process(21, None))
+    gpu.run_processes(Process(11, 89, at_us=1), Process(21, None))
     sampler.tick()
-    gpu.run(Process(11, 91, at_us=2), Process(21, None))
+    gpu.run_processes(Process(11, 91, at_us=2), Process(21, None))
     sampler.tick()
     backend.close()
 

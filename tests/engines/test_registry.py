@@ -42,6 +42,9 @@ ENGINE = Engine("jsondummy", "JSON Dummy", 4322, detection_order=95, path="/load
 
 def read_json(page):
     return (SeriesSample("jsondummy_load", {}, page["load"]),) if "load" in page else None
+
+def write_json(samples):
+    return {"load": samples[0].value}
 """
 
 # The folder joins the package's path before the package is executed, as if the file lay in it.

@@ -42,9 +42,25 @@ FULL_ENOUGH = 55.0
 RESOURCES = {"Deployment": "deployments", "StatefulSet": "statefulsets", "LeaderWorkerSet": "leaderworkersets"}
 GROUPS = "leaderworkerset.sigs.k8s.io"
 
+
+def is_unread(trigger: Mapping[str, Any]) -> bool:
+    """Whether the devices of a log have no reading of the trigger's metric, as of the traffic over links."""
+    return parse_trigger(trigger["metadata"]).metric.name.startswith("nvlink_")
+
+
 each_trigger = pytest.mark.parametrize(
     ("example", "trigger"),
     [pytest.param(example, trigger, id=f"{example.path.name}, {index}") for example, index, trigger in every_trigger()],
+)
+
+
+each_answered_trigger = pytest.mark.parametrize(
+    ("example", "trigger"),
+    [
+        pytest.param(example, trigger, id=f"{example.path.name}, {index}")
+        for example, index, trigger in every_trigger()
+        if not is_unread(trigger)
+    ],
 )
 
 
@@ -61,17 +77,24 @@ def apply(server: FakeApiServer, example: Example, namespace: str, replicas: int
     """Put the example's ScaledObject there, and the workload it is for."""
     server.put("scaledobjects", example.workload, namespace, spec=example.spec)
     kind = example.spec["scaleTargetRef"].get("kind", "Deployment")
-    labels = leaders(example.workload) if kind == "LeaderWorkerSet" else {"app": example.workload}
+    is_grouped = kind == "LeaderWorkerSet"
+    labels = leaders(example.workload) if is_grouped else {"app": example.workload}
     spec = {"replicas": replicas, "selector": {"matchLabels": labels}}
     server.put(RESOURCES[kind], example.workload, namespace, spec=spec, status={"replicas": replicas})
     # All engines share an address here, and are told apart by their paths.
     where = {"prometheus.io/port": str(port), "prometheus.io/path": engine_path(example)}
     for index in range(replicas):
         pod = f"{example.workload}-{index}"
-        server.pod(pod, NODE, namespace=namespace, labels=labels, address="127.0.0.1", annotations=where)
-    if kind == "LeaderWorkerSet" and replicas:
-        others = {**labels, f"{GROUPS}/worker-index": "1"}
-        server.pod(f"{example.workload}-0-1", "another-node", namespace=namespace, labels=others)
+        pair = {"example.com/pair": str(index // 2), "example.com/rank": str(index % 2)}
+        group = {f"{GROUPS}/group-index": str(index)} if is_grouped else pair
+        size = {f"{GROUPS}/size": "2"} if is_grouped else {}
+        names = {pod: {**labels, **group}}
+        if is_grouped:
+            names[f"{pod}-1"] = {**labels, **group, f"{GROUPS}/worker-index": "1"}
+        for name, shown in names.items():
+            server.pod(
+                name, NODE, namespace=namespace, labels=shown, address="127.0.0.1", annotations={**where, **size}
+            )
 
 
 def held() -> dict[str, list[str]]:
@@ -137,6 +160,13 @@ class Cluster:
         assert value.metricName == spec.metricName
         return value.metricValueFloat, spec.targetSizeFloat, self.is_active(ref)
 
+    def refusal(self, ref: pb.ScaledObjectRef) -> str:
+        """Ask for the value, and return why there is none."""
+        with pytest.raises(grpc.RpcError) as caught:
+            self._serving.stub.GetMetrics(pb.GetMetricsRequest(scaledObjectRef=ref), timeout=WAIT_SECONDS)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        return str(caught.value.details())
+
     def is_active(self, ref: pb.ScaledObjectRef) -> bool:
         """Ask whether it is active."""
         active: bool = self._serving.stub.IsActive(ref, timeout=WAIT_SECONDS).result
@@ -189,7 +219,17 @@ def expected(parsed: Trigger, value_type: str) -> object:
     return pytest.approx(reading if value_type == "Value" else PODS * reading)
 
 
-@each_trigger
+def test_a_workload_whose_devices_have_no_such_reading_keeps_its_size_and_the_reason_is_named(
+    cluster: Cluster,
+) -> None:
+    [(example, trigger)] = [(example, trigger) for example, _, trigger in every_trigger() if is_unread(trigger)]
+    ref = cluster.ref(example, trigger, AWAKE)
+    while "has no reading of nvlink_tx_mib_s" not in cluster.refusal(ref):
+        pass  # the workload is not read yet
+    assert cluster.is_active(ref)
+
+
+@each_answered_trigger
 def test_a_busy_workload_is_answered_with_what_its_devices_and_engines_do(
     cluster: Cluster, example: Example, trigger: Mapping[str, Any]
 ) -> None:

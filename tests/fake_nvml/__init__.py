@@ -56,6 +56,14 @@ CALLS = (
     "minor",
     "gpu instance",
     "compute instance",
+    "gpm support",
+    "gpm alloc",
+    "gpm free",
+    "gpm sample",
+    "gpm mig sample",
+    "gpm metrics",
+    "field values",
+    "pcie throughput",
     "compute processes",
     "graphics processes",
     "process utilisation",
@@ -68,6 +76,23 @@ The order is that of nvml.c.
 _CARDS = 16
 _SLICES = 8
 _FLAP_CODES = 8
+_LINKS = 18
+GPM = ("graphics", "sm", "tensor", "dram", "pcie tx", "pcie rx", "nvlink rx", "nvlink tx")
+"""The metrics of GPM: four in percent, and four in MiB/s. The order is that of nvml.c."""
+FIELDS = (
+    "energy",
+    "nvlink links",
+    "nvlink tx",
+    "nvlink rx",
+    "pcie tx",
+    "pcie rx",
+    "nvlink tx of a link",
+    "nvlink rx of a link",
+)
+"""The field values: millijoules, a number, KiB, bytes, and bytes of each link. The order is that of nvml.c."""
+_FIELDS = 10
+UNSIGNED_INT, UNSIGNED_LONG, UNSIGNED_LONG_LONG = 1, 2, 3
+"""Types of a field value; the first has 32 bits and the others 64."""
 _PROCESSES = 8
 _MIG_UNSUPPORTED, _MIG_DISABLED, _MIG_ENABLED = range(3)
 _SOURCE = Path(__file__).with_name("nvml.c")
@@ -117,7 +142,8 @@ class Card:
     """One GPU as a test describes it; utilisation in percent, of the processors and of the memory.
 
     ``mig`` is None for a model that has none; ``slices`` holds None for an empty slot; ``minor`` is the device file's
-    number, None where the driver does not tell.
+    number, None where the driver does not tell. ``gpm`` says whether the card has GPM, ``fields`` whether it has the
+    counters of ``FIELDS``.
     """
 
     uuid: str | bytes
@@ -130,6 +156,26 @@ class Card:
     mig: bool | None = None
     slices: Sequence[Slice | None] = ()
     minor: int | None = None
+    gpm: bool = False
+    fields: bool = False
+
+
+class _GpmState(ctypes.Structure):
+    _fields_ = (
+        ("supported", ctypes.c_uint32),
+        ("incarnation", ctypes.c_uint32),
+        ("errors", ctypes.c_int32 * len(GPM)),
+        ("seconds", ctypes.c_double),
+        ("totals", ctypes.c_double * len(GPM)),
+    )
+
+
+class _FieldState(ctypes.Structure):
+    _fields_ = (
+        ("error", ctypes.c_int32),
+        ("value_type", ctypes.c_uint32),
+        ("values", ctypes.c_uint64 * _LINKS),
+    )
 
 
 class _SliceState(ctypes.Structure):
@@ -141,6 +187,7 @@ class _SliceState(ctypes.Structure):
         ("memory_used", ctypes.c_uint64),
         ("gpu_instance", ctypes.c_int32),
         ("compute_instance", ctypes.c_int32),
+        ("gpm", _GpmState),
         ("uuid", ctypes.c_char * 96),
         ("name", ctypes.c_char * 96),
     )
@@ -174,6 +221,9 @@ class _CardState(ctypes.Structure):
         ("mig", ctypes.c_uint32),
         ("slots", ctypes.c_uint32),
         ("minor", ctypes.c_int32),
+        ("gpm", _GpmState),
+        ("fields", _FieldState * _FIELDS),
+        ("pcie_kb_per_second", ctypes.c_uint32 * 2),
         ("uuid", ctypes.c_char * 96),
         ("name", ctypes.c_char * 96),
         ("pci_bus_id", ctypes.c_char * 32),
@@ -197,6 +247,9 @@ class _State(ctypes.Structure):
         ("lists_live", ctypes.c_uint32),
         ("listed_count", ctypes.c_uint32),
         ("listed", ctypes.c_uint32 * _CARDS),
+        ("gpm_samples", ctypes.c_int32),
+        ("gpm_leaks", ctypes.c_uint32),
+        ("gpm_mismatches", ctypes.c_uint32),
         ("cards", _CardState * _CARDS),
     )
 
@@ -211,7 +264,7 @@ def compile_library(directory: Path, *without: str) -> Path:
 
     Args:
         directory: where it goes; it must exist.
-        without: which symbols to leave out: "init", "memory_v2", "temperature_v", "mig".
+        without: which symbols to leave out: "init", "memory_v2", "temperature_v", "mig", "gpm", "fields".
     """
     cc = compiler()
     assert cc, "a C compiler is needed (cc, gcc or clang)"
@@ -249,6 +302,7 @@ class FakeNvml:
             self._mapping = mmap.mmap(file.fileno(), 0)
         self._state = _State.from_buffer(self._mapping)
         self.environment = {"FAKE_NVML_STATE": str(path)}
+        self.incarnations = 0  # how often slices were assigned
 
     def close(self) -> None:
         """Let hanging calls go, and give everything back."""
@@ -372,6 +426,21 @@ class FakeNvml:
         return sum(self._state.calls[CALLS.index(name)] for name in names or CALLS)
 
     @property
+    def gpm_samples(self) -> int:
+        """How many GPM samples are allocated now."""
+        return int(self._state.gpm_samples)
+
+    @property
+    def gpm_leaks(self) -> int:
+        """How many GPM samples were still allocated when NVML was shut down."""
+        return int(self._state.gpm_leaks)
+
+    @property
+    def gpm_mismatches(self) -> int:
+        """How often two GPM samples were compared that belong to different instances, or in the wrong order."""
+        return int(self._state.gpm_mismatches)
+
+    @property
     def inits(self) -> int:
         """How often NVML was initialised, in vain or not."""
         return self.calls("init")
@@ -410,6 +479,9 @@ class FakeDevice:
         if card.mig is not None:
             self.mig = card.mig
         self.slices = card.slices
+        state.gpm.supported = card.gpm
+        for field in state.fields:
+            field.error, field.value_type = 0 if card.fields else NOT_SUPPORTED, UNSIGNED_LONG_LONG
 
     def refuse(self, call: str, code: int = NOT_SUPPORTED) -> None:
         """Such calls about this card err."""
@@ -430,6 +502,39 @@ class FakeDevice:
     def refuse_slice(self, slot: int, call: str, code: int = NOT_SUPPORTED) -> None:
         """Such calls about this card's slice err."""
         self._state.slices[slot].errors[CALLS.index(call)] = code
+
+    def run(self, seconds: float, slot: int | None = None, /, **means: float) -> None:
+        """Let GPM count: the means by the names of ``GPM``, with "_" for " ", over a time; the others are 0.
+
+        Args:
+            seconds: how long.
+            slot: of which slice; None for the card.
+            means: percent, or MiB/s.
+        """
+        gpm = self._state.gpm if slot is None else self._state.slices[slot].gpm
+        gpm.seconds += seconds
+        for name, mean in means.items():
+            gpm.totals[GPM.index(name.replace("_", " "))] += seconds * mean
+
+    def refuse_gpm(self, name: str, code: int = NOT_SUPPORTED, slot: int | None = None) -> None:
+        """One metric of GPM has an error of its own."""
+        gpm = self._state.gpm if slot is None else self._state.slices[slot].gpm
+        gpm.errors[GPM.index(name)] = code
+
+    def refuse_field(self, name: str, code: int = NOT_SUPPORTED) -> None:
+        """One field value has an error of its own."""
+        self._state.fields[FIELDS.index(name)].error = code
+
+    def set_field(self, name: str, *values: int, value_type: int = UNSIGNED_LONG_LONG) -> None:
+        """One field value becomes this; that of single links has a value a link."""
+        field = self._state.fields[FIELDS.index(name)]
+        field.error, field.value_type = 0, value_type
+        for number, value in enumerate(values):
+            field.values[number] = value
+
+    def set_pcie_throughput(self, *, tx: int, rx: int) -> None:
+        """Set what the call of 20 ms returns, in KB/s."""
+        self._state.pcie_kb_per_second[0], self._state.pcie_kb_per_second[1] = tx, rx
 
     @property
     def uuid(self) -> str:
@@ -482,7 +587,7 @@ class FakeDevice:
     def mig(self, enabled: bool) -> None:
         self._state.mig = _MIG_ENABLED if enabled else _MIG_DISABLED
 
-    def run(self, *processes: Process) -> None:
+    def run_processes(self, *processes: Process) -> None:
         """Take every process off the card, and put these on it."""
         ctypes.memset(self._state.processes, 0, ctypes.sizeof(self._state.processes))
         for state, each in zip(self._state.processes, processes, strict=False):
@@ -502,6 +607,7 @@ class FakeDevice:
 
     @slices.setter
     def slices(self, slices: Sequence[Slice | None]) -> None:
+        self._fake.incarnations += 1
         ctypes.memset(self._state.slices, 0, ctypes.sizeof(self._state.slices))
         for state, each in zip(self._state.slices, slices, strict=False):
             if each is not None:
@@ -509,6 +615,7 @@ class FakeDevice:
                 state.uuid = each.uuid.encode()
                 state.name = each.model.encode()
                 state.gpu_instance, state.compute_instance = each.instances or (-1, -1)
+                state.gpm.incarnation = self._fake.incarnations
                 _set_memory(state, each.memory)
         self._state.slots = len(slices)
 

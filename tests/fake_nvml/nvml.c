@@ -5,8 +5,8 @@
 // names (private memory, and so no device, where it is unset): a test changes the node while the library
 // is in use, in its own process or in another. __init__.py mirrors the layout; keep the two in step.
 //
-// -DWITHOUT_INIT, -DWITHOUT_MEMORY_V2, -DWITHOUT_TEMPERATURE_V and -DWITHOUT_MIG leave symbols out, as
-// older drivers do.
+// -DWITHOUT_INIT, -DWITHOUT_MEMORY_V2, -DWITHOUT_TEMPERATURE_V, -DWITHOUT_MIG, -DWITHOUT_GPM and
+// -DWITHOUT_FIELDS leave symbols out, as older drivers do.
 
 #include <fcntl.h>
 #include <stdint.h>
@@ -15,13 +15,15 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { CARDS = 16, SLICES = 8, FLAP_CODES = 8, PROCESSES = 8 };
+enum { CARDS = 16, SLICES = 8, FLAP_CODES = 8, GPM_METRICS = 8, FIELDS = 10, LINKS = 18, PROCESSES = 8 };
 
 // Every call with its own error, delay and counter; the order is that of CALLS in __init__.py.
 enum call {
     INIT, SHUTDOWN, DRIVER_VERSION, COUNT, HANDLE, UUID, NAME, INDEX, PCI, UTILISATION, MEMORY, MEMORY_V2,
     TEMPERATURE, TEMPERATURE_V, POWER, MIG_MODE, MIG_SLOTS, MIG_HANDLE,
-    MINOR, GPU_INSTANCE, COMPUTE_INSTANCE, COMPUTE_PROCESSES, GRAPHICS_PROCESSES, PROCESS_UTILISATION, CALLS
+    MINOR, GPU_INSTANCE, COMPUTE_INSTANCE,
+    GPM_SUPPORT, GPM_ALLOC, GPM_FREE, GPM_SAMPLE, GPM_MIG_SAMPLE, GPM_METRICS_GET, FIELD_VALUES, PCIE_THROUGHPUT,
+    COMPUTE_PROCESSES, GRAPHICS_PROCESSES, PROCESS_UTILISATION, CALLS
 };
 
 enum { SUCCESS = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6,
@@ -29,11 +31,28 @@ enum { SUCCESS = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, 
 
 enum { MIG_UNSUPPORTED = 0, MIG_DISABLED = 1, MIG_ENABLED = 2 };
 
+// What GPM has counted: the time, and for each metric of GPM_IDS its value times the time. A sample is a copy.
+struct gpm {
+    uint32_t supported;
+    uint32_t incarnation;  // another one for each GPU instance that ever was
+    int32_t errors[GPM_METRICS];
+    double seconds;
+    double totals[GPM_METRICS];
+};
+
+// A field value of a card. Those of single links have one value a link; the others have theirs in [0].
+struct field {
+    int32_t error;
+    uint32_t value_type;
+    uint64_t values[LINKS];
+};
+
 struct slice {
     uint32_t present;
     int32_t errors[CALLS];
     uint64_t memory_total, memory_reserved, memory_used;
     int32_t gpu_instance, compute_instance;  // below 0: not supported
+    struct gpm gpm;
     char uuid[96], name[96];
 };
 
@@ -53,6 +72,9 @@ struct card {
     uint64_t memory_total, memory_reserved, memory_used;
     uint32_t mig, slots;
     int32_t minor;  // below 0: not supported
+    struct gpm gpm;
+    struct field fields[FIELDS];
+    uint32_t pcie_kb_per_second[2];  // transmitted, received
     char uuid[96], name[96], pci_bus_id[32];
     struct slice slices[SLICES];
     struct process processes[PROCESSES];
@@ -72,6 +94,9 @@ struct state {
     uint32_t lists_live;          // the driver finds cards between two initialisations too
     uint32_t listed_count;        // what the next initialisation finds, in the order of indices
     uint32_t listed[CARDS];
+    int32_t gpm_samples;      // how many are allocated now
+    uint32_t gpm_leaks;       // how many were left at a shutdown
+    uint32_t gpm_mismatches;  // how often samples of two GPUs or instances, or in the wrong order, were compared
     struct card cards[CARDS];
 };
 
@@ -221,7 +246,8 @@ int nvmlShutdown(void)
     arrive(SHUTDOWN);
     if (!load32(&references))
         return UNINITIALIZED;
-    __atomic_sub_fetch(&references, 1, __ATOMIC_SEQ_CST);
+    if (!__atomic_sub_fetch(&references, 1, __ATOMIC_SEQ_CST))
+        state->gpm_leaks += (uint32_t)state->gpm_samples;
     return SUCCESS;
 }
 
@@ -465,6 +491,183 @@ int nvmlDeviceGetMigDeviceHandleByIndex(void *handle, unsigned slot, void **out)
     return card->slices[slot].errors[MIG_HANDLE];
 }
 #endif
+
+#ifndef WITHOUT_GPM
+static const unsigned GPM_IDS[GPM_METRICS] = {1, 2, 5, 10, 20, 21, 60, 61};
+
+struct gpm_sample {
+    struct gpm counted;
+    const void *owner;
+    int is_filled;
+};
+
+struct gpm_support { unsigned version, is_supported; };
+
+struct gpm_metric {
+    unsigned id;
+    int error;
+    double value;
+    char *names[3];
+};
+
+struct gpm_metrics {
+    unsigned version, count;
+    struct gpm_sample *first, *second;
+    struct gpm_metric metrics[];
+};
+
+int nvmlGpmQueryDeviceSupport(void *handle, struct gpm_support *support)
+{
+    struct card *card;
+    struct slice *slice;
+    int error = enter_card(handle, GPM_SUPPORT, &card, &slice);
+    if (error)
+        return error;
+    if (support->version != 1)
+        return ARGUMENT_VERSION_MISMATCH;
+    support->is_supported = card->gpm.supported;
+    return SUCCESS;
+}
+
+int nvmlGpmSampleAlloc(struct gpm_sample **sample)
+{
+    int error = enter(GPM_ALLOC);
+    if (error)
+        return error;
+    if (!(*sample = calloc(1, sizeof **sample)))
+        abort();
+    __atomic_add_fetch(&state->gpm_samples, 1, __ATOMIC_SEQ_CST);
+    return SUCCESS;
+}
+
+int nvmlGpmSampleFree(struct gpm_sample *sample)
+{
+    int error = enter(GPM_FREE);
+    if (error)
+        return error;
+    memset(sample, 0xff, sizeof *sample);  // a use after this is seen
+    free(sample);
+    __atomic_sub_fetch(&state->gpm_samples, 1, __ATOMIC_SEQ_CST);
+    return SUCCESS;
+}
+
+static int fill(struct gpm_sample *sample, const struct gpm *counted)
+{
+    *sample = (struct gpm_sample){*counted, counted, 1};
+    return SUCCESS;
+}
+
+int nvmlGpmSampleGet(void *handle, struct gpm_sample *sample)
+{
+    struct card *card;
+    struct slice *slice;
+    int error = enter_card(handle, GPM_SAMPLE, &card, &slice);
+    if (error)
+        return error;
+    return slice || !card->gpm.supported || card->mig == MIG_ENABLED ? NOT_SUPPORTED : fill(sample, &card->gpm);
+}
+
+int nvmlGpmMigSampleGet(void *handle, unsigned gpu_instance, struct gpm_sample *sample)
+{
+    struct card *card;
+    struct slice *slice;
+    int error = enter_card(handle, GPM_MIG_SAMPLE, &card, &slice);
+    if (error)
+        return error;
+    if (slice || !card->gpm.supported)
+        return NOT_SUPPORTED;
+    for (int each = 0; each < SLICES; each++) {
+        slice = &card->slices[each];
+        if (slice->present && slice->gpu_instance == (int32_t)gpu_instance)
+            return slice->errors[GPM_MIG_SAMPLE] ? slice->errors[GPM_MIG_SAMPLE] : fill(sample, &slice->gpm);
+    }
+    return NOT_FOUND;
+}
+
+int nvmlGpmMetricsGet(struct gpm_metrics *request)
+{
+    int error = enter(GPM_METRICS_GET);
+    if (error)
+        return error;
+    if (request->version != 1)
+        return ARGUMENT_VERSION_MISMATCH;
+    const struct gpm_sample *first = request->first, *second = request->second;
+    double seconds = second->counted.seconds - first->counted.seconds;
+    if (!first->is_filled || !second->is_filled)
+        return INVALID_ARGUMENT;
+    if (first->owner != second->owner || first->counted.incarnation != second->counted.incarnation || seconds < 0)
+        state->gpm_mismatches++;
+    if (seconds < 0.1)
+        return INVALID_ARGUMENT;
+    for (unsigned each = 0; each < request->count; each++) {
+        struct gpm_metric *metric = &request->metrics[each];
+        metric->error = INVALID_ARGUMENT;
+        for (int known = 0; known < GPM_METRICS; known++)
+            if (GPM_IDS[known] == metric->id) {
+                metric->error = second->counted.errors[known];
+                metric->value = (second->counted.totals[known] - first->counted.totals[known]) / seconds;
+            }
+    }
+    return SUCCESS;
+}
+#endif
+
+#ifndef WITHOUT_FIELDS
+// Total energy, NVLink links; NVLink data sent and received by all links; PCIe sent and received; NVLink 5 sent and
+// received by one link. FIELD_IDS has as many as FIELDS; 0 is none.
+static const unsigned FIELD_IDS[FIELDS] = {83, 91, 138, 139, 197, 198, 202, 204, 0, 0};
+
+struct field_value {
+    unsigned id, scope;
+    long long timestamp, latency;
+    int value_type, error;
+    unsigned long long value;
+};
+
+static void answer(struct card *card, struct field_value *value)
+{
+    int is_of_one_link = value->id == 202 || value->id == 204;
+    int needs_all_links = value->id == 138 || value->id == 139;
+    value->error = NOT_SUPPORTED;
+    for (int each = 0; each < FIELDS; each++)
+        if (FIELD_IDS[each] && FIELD_IDS[each] == value->id) {
+            struct field *field = &card->fields[each];
+            value->value_type = (int)field->value_type;
+            value->error = field->error;
+            if (needs_all_links && value->scope != 0xffffffff)
+                value->error = INVALID_ARGUMENT;
+            if (is_of_one_link && value->scope >= card->fields[1].values[0])
+                value->error = INVALID_ARGUMENT;
+            if (!value->error)
+                value->value = field->values[is_of_one_link ? value->scope : 0];
+        }
+}
+
+int nvmlDeviceGetFieldValues(void *handle, int count, struct field_value *values)
+{
+    struct card *card;
+    struct slice *slice;
+    int error = enter_card(handle, FIELD_VALUES, &card, &slice);
+    if (error)
+        return error;
+    for (int each = 0; each < count; each++)
+        answer(card, &values[each]);
+    return SUCCESS;
+}
+#endif
+
+int nvmlDeviceGetPcieThroughput(void *handle, int counter, unsigned *kb_per_second)
+{
+    struct card *card;
+    struct slice *slice;
+    int error = enter_card(handle, PCIE_THROUGHPUT, &card, &slice);
+    if (error)
+        return error;
+    if (slice || counter < 0 || counter > 1)
+        return INVALID_ARGUMENT;
+    *kb_per_second = card->pcie_kb_per_second[counter];
+    return SUCCESS;
+}
 
 // The processes on a card. As in the driver, a caller without an array is told its size with an error.
 

@@ -75,7 +75,7 @@ def test_it_imports_only_itself_and_the_standard_library(layout: Path) -> None:
         "import sys; sys.argv[1:] = ['version']; import runpy\n"
         f"try: runpy.run_path({str(layout / 'bin' / image.COMMAND)!r}, run_name='__main__')\n"
         "except SystemExit: pass\n"
-        "import json, keda_gpu_scaler.agent, keda_gpu_scaler.cli.probe.command, keda_gpu_scaler.cli.record\n"
+        "import json, keda_gpu_scaler.agent, keda_gpu_scaler.cli.probe.command, keda_gpu_scaler.cli.record.command\n"
         "import keda_gpu_scaler.kube.workloads, keda_gpu_scaler.devices.nvml.backend, pynvml, httpx, yaml\n"
         "import keda_gpu_scaler.cli.page, keda_gpu_scaler.kube.port_forward, rich.table\n"
         "print(json.dumps([sys.path, sorted({m.__file__ for m in sys.modules.values() if getattr(m, '__file__', 0)})]))"
@@ -160,8 +160,8 @@ def test_the_contents_are_told_with_their_size(layout: Path) -> None:
     assert "grpcio 1." in told
     size = re.search(r"([\d.]+) MiB in all, \d+ files", told)
     assert size
-    # docs/releasing.md states 30 MiB; who adds to it shall notice.
-    assert 20 < float(size[1]) < 36
+    # docs/releasing.md states 36 MiB; a change that adds to it must be noticed.
+    assert 20 < float(size[1]) < 40
 
 
 MISTAKES = [

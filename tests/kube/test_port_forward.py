@@ -112,6 +112,23 @@ def test_a_port_without_a_listener_is_reported(server: FakeApiServer) -> None:
     run(server, work)
 
 
+def test_the_reason_is_known_before_the_connection_is_closed(server: FakeApiServer) -> None:
+    async def work(api: PortForwarder) -> None:
+        reasons: list[str] = []
+        async with api.forward("keda", "scaler-0", 6000, reasons.append) as port:
+            for count, forbid in ((1, False), (2, True)):
+                if forbid:
+                    server.forbid("get", "pods/portforward")
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                assert await reader.read() == b""
+                assert len(reasons) == count
+                writer.close()
+        assert "inside the pod refused" in reasons[0]
+        assert "answers 403: pods/portforward is forbidden" in reasons[1]
+
+    run(server, work)
+
+
 def test_a_missing_pod_is_reported_at_once(server: FakeApiServer) -> None:
     async def work(api: PortForwarder) -> None:
         with pytest.raises(ApiError, match='the API server answers 404: pods "absent" not found'):

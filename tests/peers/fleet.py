@@ -29,8 +29,14 @@ class Instance:
         self.clock = clock
         self.history: History | None = node_history(node, *samples, at=clock.now) if samples else None
         self.failure: str | None = None
+        self.interests: list[float] = []
         self.server = FleetServer(
-            lambda: self.history, lambda: self.failure, clock, f"instance of {node}", deviceless=deviceless
+            lambda: self.history,
+            lambda: self.failure,
+            clock,
+            f"instance of {node}",
+            deviceless=deviceless,
+            on_interest=self.interests.append,
         )
         self.address = ""
         self._server: grpc.aio.Server | None = None

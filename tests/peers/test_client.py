@@ -10,11 +10,14 @@ import pytest
 
 from keda_gpu_scaler.core.instance_status import PeerCounts
 from keda_gpu_scaler.core.state.fleet import PEERS_UNKNOWN
+from keda_gpu_scaler.core.state.reading_interest import INTEREST_SECONDS
 from keda_gpu_scaler.peers import client as client_module
 from keda_gpu_scaler.peers import server as server_module
 from keda_gpu_scaler.peers import stream as stream_module
 from keda_gpu_scaler.peers.client import IDLE_TIMEOUT_SECONDS
 from keda_gpu_scaler.peers.server import FleetServer
+from keda_gpu_scaler.wire import fleet_pb2 as pb
+from keda_gpu_scaler.wire.snapshot_codec import encode
 from tests.fakes import ManualClock, node_history, sample
 from tests.peers.fleet import FleetScenario, RawPeer, run
 
@@ -390,3 +393,42 @@ def test_the_history_covers_the_longest_registered_window() -> None:
         run(scenario)
     finally:
         monkey.undo()
+
+
+def shows(fleet: FleetScenario, utilization: float) -> bool:
+    return fleet.newest("gpu-1") == (sample(0, utilization),)
+
+
+def test_interest_in_performance_reaches_every_peer_and_is_renewed() -> None:
+    async def scenario(fleet: FleetScenario) -> None:
+        one, other = fleet.instance("gpu-1", sample(0, 0.5)), fleet.instance("gpu-2", sample(0, 0.5))
+        await fleet.start(one, other)
+        fleet.client.register_interest(10)
+        await fleet.client.wait_for_sync()
+        one.publish(sample(0, 0.6))
+        await fleet.until(lambda: fleet.newest("gpu-1") == (sample(0, 0.6),))
+        assert (one.interests, other.interests) == ([], [])
+        fleet.client.register_interest(10, performance=True)
+        one.publish(sample(0, 0.7), after_seconds=0.0)
+        other.publish(sample(0, 0.7), after_seconds=0.0)
+        await fleet.until(lambda: one.interests and other.interests)
+        assert (one.interests, other.interests) == ([INTEREST_SECONDS], [INTEREST_SECONDS])
+        for passed in range(60, 721, 60):
+            one.publish(sample(0, passed / 1000), after_seconds=60.0)
+            await fleet.until(functools.partial(shows, fleet, passed / 1000))
+        assert one.interests == [INTEREST_SECONDS - passed for passed in range(0, 600, 60)]
+
+    run(scenario)
+
+
+def test_a_peer_of_an_older_version_is_followed_without_its_performance() -> None:
+    async def scenario(fleet: FleetScenario) -> None:
+        snapshots = [node_history("gpu-7", sample(0, 0.5), at=at).newest for at in (1.0, 2.0)]
+        older = RawPeer(*[pb.Update(snapshot=encode(each).encode()).SerializeToString() for each in snapshots])
+        await fleet.start(older)
+        fleet.client.register_interest(10, performance=True)
+        await fleet.until(lambda: (found := fleet.client.histories().get("gpu-7")) and found.newest == snapshots[1])
+        assert fleet.client.unavailable() == {}
+        assert older.calls == 1
+
+    run(scenario)

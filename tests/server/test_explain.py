@@ -9,11 +9,14 @@ import grpc
 import pytest
 
 from keda_gpu_scaler.core.evaluate.evaluation import Evaluation, evaluate
+from keda_gpu_scaler.core.evaluate.observation import ObservationState, PodObservation
 from keda_gpu_scaler.core.state.fleet import Fleet, History
+from keda_gpu_scaler.core.state.scrape import ScrapeAttempt, ScrapeAttempts
+from keda_gpu_scaler.core.trigger.parser import Scope, parse_trigger
 from keda_gpu_scaler.core.types import Unavailable, Workload
 from keda_gpu_scaler.server import evaluator as evaluator_module
 from keda_gpu_scaler.server import explain as explain_module
-from keda_gpu_scaler.server.explain import EvaluationService
+from keda_gpu_scaler.server.explain import EvaluationService, explanation
 from keda_gpu_scaler.server.external_scaler import ExternalScaler
 from keda_gpu_scaler.wire import evaluation_pb2 as evaluation_pb
 from keda_gpu_scaler.wire import evaluation_pb2_grpc as evaluation_pb_grpc
@@ -197,3 +200,49 @@ def test_the_first_observations_are_listed_and_the_rest_are_counted(monkeypatch:
         )
 
     bench.on(talk)
+
+
+# ---- the URLs that were asked ----
+
+ASKED_AT = 990.0
+
+
+def attempts_of(engines: int, rejected: int) -> ScrapeAttempts:
+    def attempt(port: int, failure: str | None) -> ScrapeAttempt:
+        status, url = (200, f"http://10.0.0.1:{port}/metrics")
+        return ScrapeAttempt(url, None if failure else status, failure, ("asked less often",), ASKED_AT, 0.25)
+
+    return ScrapeAttempts(
+        tuple(attempt(8000 + number, None) for number in range(engines)),
+        tuple(attempt(9000 + number, "the connection is refused") for number in range(rejected)),
+    )
+
+
+def message_of(*observations: PodObservation) -> evaluation_pb.Evaluation:
+    known = workload(*(one.pod for one in observations))
+    evaluated = Evaluation(Scope.WORKLOAD, 1.0, True, (), observations=observations, fallback="by devices")
+    return explanation(parse_trigger({}), evaluated, known, {}, Fleet(None, 10.0), 1000.0)
+
+
+def observed(attempts: ScrapeAttempts, name: str = "llama-0") -> PodObservation:
+    return PodObservation(pod(name), ObservationState.OBSERVED, 1.0, "1 %", attempts=attempts)
+
+
+def test_a_pod_lists_each_url_with_its_answer_and_the_engines_first() -> None:
+    message = message_of(observed(attempts_of(1, 1)))
+    [first, second] = message.observations[0].attempts
+    assert (first.url, first.engine, first.status, first.failure) == ("http://10.0.0.1:8000/metrics", True, 200, "")
+    assert (first.age_seconds, first.answer_seconds, list(first.remarks)) == (10.0, 0.25, ["asked less often"])
+    assert (second.engine, second.HasField("status"), second.failure) == (False, False, "the connection is refused")
+    assert (message.fallback, message.observations[0].attempts_omitted) == ("by devices", 0)
+
+
+@pytest.mark.parametrize("pods", [1, 100, 1000, 1500])
+def test_the_number_of_urls_is_limited_and_each_engine_comes_before_other_places(pods: int) -> None:
+    attempts = attempts_of(20, 16)
+    message = message_of(*(observed(attempts, f"llama-{number}") for number in range(pods)))
+    sent = [list(one.attempts) for one in message.observations]
+    assert sum(map(len, sent)) <= explain_module.MAX_ATTEMPTS
+    assert all(one and one[0].engine for one in sent)
+    assert all(one.attempts_omitted == 36 - len(one.attempts) for one in message.observations)
+    assert message.ByteSize() < 4 << 20

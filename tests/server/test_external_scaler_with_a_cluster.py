@@ -2,6 +2,7 @@
 """The first sync that a call waits for: workloads, node labels and peers."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from keda_gpu_scaler.core.evaluate.evaluation import evaluate
 from keda_gpu_scaler.core.state.fleet import Fleet
+from keda_gpu_scaler.core.state.reading_interest import ReadingInterest
 from keda_gpu_scaler.core.types import Unavailable
 from keda_gpu_scaler.server import evaluator as evaluator_module
 from keda_gpu_scaler.server import preparation as interest_module
@@ -29,7 +31,8 @@ class Bench:
         self.cluster, self.peers = cluster, peers
         fleet = Fleet(OBSERVED, 10.0)
         self.clock = ManualClock()
-        self.scaler = ExternalScaler(lambda: fleet, self.clock, cluster, peers)
+        self.performance = ReadingInterest()
+        self.scaler = ExternalScaler(lambda: fleet, self.clock, cluster, peers, performance=self.performance)
         self.stub: Any = None
 
     def metrics(self, **metadata: str) -> Any:
@@ -166,5 +169,29 @@ def test_a_slow_evaluation_is_not_repeated_for_each_report_of_a_thousand_peers(
         assert slow.runs == (2 if hold else 3)
         await bench.metrics()  # there was no report in between
         assert slow.runs == (2 if hold else 3)
+
+    on(bench, talk)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "is_wanted"),
+    [
+        pytest.param({"metricType": "gpu_utilization"}, False, id="a reading of every sample"),
+        pytest.param({"metricType": "queue_depth"}, False, id="a reading of engines"),
+        pytest.param({"metricType": "sm_active"}, True, id="activity"),
+        pytest.param({"profile": "distributed-training"}, True, id="traffic"),
+        pytest.param({"metricType": "pcie_throughput", "scope": "node"}, True, id="traffic of this node"),
+    ],
+)
+def test_a_trigger_registers_interest_in_the_expensive_readings_if_it_needs_them(
+    metadata: dict[str, str], is_wanted: bool
+) -> None:
+    bench = Bench(FakeCluster(llama=KNOWN), FakePeers())
+
+    async def talk(bench: Bench) -> None:
+        with contextlib.suppress(grpc.aio.AioRpcError):  # there is no value yet
+            await bench.metrics(**metadata)
+        assert bench.performance.is_live(bench.clock()) is is_wanted
+        assert bench.peers.is_performance_wanted is (is_wanted and "scope" not in metadata)
 
     on(bench, talk)

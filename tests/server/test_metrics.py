@@ -18,7 +18,7 @@ from keda_gpu_scaler.core.instance_status import (
     WatchState,
 )
 from keda_gpu_scaler.core.state.fleet import Fleet
-from keda_gpu_scaler.core.types import Allocation
+from keda_gpu_scaler.core.types import Allocation, PerformanceReadings
 from keda_gpu_scaler.server.metrics import FAMILIES, PREFIX, metrics_page, render
 from tests.fakes import allocation, device, fleet_of, node_history, sample, sample_without_readings
 
@@ -89,9 +89,10 @@ def test_the_exposition_equals_the_golden_file() -> None:
     partial = sample(
         2, 0.125, device=device(2, model='quoted "name"\\with\nline'), power_watts=None, memory_used_bytes=None
     )
+    performance = PerformanceReadings(NOW - 3, 5.0, 0.57, None, 0.2, 1.5e9, 2e9, 3e9, 4e9, 12345.678)
     shared = sample(3, 0.5, device=device(3, uuid="amd-3", model="AMD Instinct MI300X"))
     fleet = held(
-        fleet_of([sample(0, 0.92), sample_without_readings(1), partial, shared]),
+        fleet_of([sample(0, 0.92, performance=performance), sample_without_readings(1), partial, shared]),
         allocation("llama-0", "GPU-0000"),
         allocation("chat-0", "amd-3::1"),
         allocation("chat-1", "amd-3::0", container="main"),

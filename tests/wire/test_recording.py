@@ -132,11 +132,12 @@ def test_a_header_is_recognised_by_its_start() -> None:
     ("text", "sentence"),
     [
         ("{}", "recording: Required value: must be a number from 1"),
-        ('{"recording":2}', "recording: Invalid value: 2: is a later version than 1"),
+        ('{"recording":3}', "recording: Invalid value: 3: is a later version than 2"),
+        ('{"recording":2,"interval_seconds":0}', "interval_seconds: Invalid value: 0: must be a number from 0.001"),
         ('{"recording":1,"source":7}', "source: Invalid value: 7: must be text"),
         ("timestamp, index", "is not JSON"),
     ],
-    ids=["not a header", "a later version", "a source that is a number", "the log of another program"],
+    ids=["not a header", "a later version", "no interval", "a source that is a number", "the log of another program"],
 )
 def test_an_invalid_header_is_refused_with_a_sentence(text: str, sentence: str) -> None:
     with pytest.raises(CodecError) as caught:

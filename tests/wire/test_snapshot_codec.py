@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keda_gpu_scaler.core.pod_use import PodUse
-from keda_gpu_scaler.core.types import Allocation, Device, ReadingFailure, Sample, Snapshot
+from keda_gpu_scaler.core.types import Allocation, Device, PerformanceReadings, ReadingFailure, Sample, Snapshot
+from keda_gpu_scaler.wire.pod_uses import MAX_USES
 from keda_gpu_scaler.wire.snapshot_codec import (
     MAX_FAILURES,
     MAX_LENGTH,
     MAX_SAMPLES,
-    MAX_USES,
     MAX_WHOLE,
     CodecError,
     apply_change,
@@ -60,7 +60,9 @@ _uses = st.none() | st.lists(
     max_size=4,
     unique_by=lambda use: use.pod_uid,
 ).map(lambda some: tuple(sorted(some, key=lambda use: use.pod_uid)))
-_samples = st.tuples(_devices, _ratios, _ratios, _memory, _celsius, _watts, _lags, _failures, _uses).map(
+_amounts = st.none() | st.floats(0, 1e12)
+_performance = st.none() | st.builds(PerformanceReadings, _clocks, _lags, *[_ratios] * 3, *[_amounts] * 5)
+_samples = st.tuples(_devices, _ratios, _ratios, _memory, _celsius, _watts, _lags, _failures, _performance, _uses).map(
     lambda drawn: Sample(*drawn[:3], *drawn[3], *drawn[4:])
 )
 snapshots = st.builds(
@@ -406,6 +408,36 @@ def test_uses_are_sent_where_they_changed_and_end_with_null() -> None:
         assert apply_change(still, change) == after
 
 
+MEASURED = replace(EXAMPLE.samples[0], performance=PerformanceReadings(40.0, 5.0, 0.5, nvlink_tx_bytes_per_second=1e9))
+
+
+def test_the_performance_readings_are_sent_once_and_end_when_they_are_not_taken_any_more() -> None:
+    taken = replace(EXAMPLE, sequence=13, samples=(MEASURED, EXAMPLE.samples[1]))
+    change = encode_change(EXAMPLE, taken)
+    assert change is not None
+    assert json.loads(change)["performance"] == {
+        "0": {"at_seconds": 40.0, "seconds": 5.0, "sm_active_ratio": 0.5, "nvlink_tx_bytes_per_second": 1e9}
+    }
+    served = replace(taken, sequence=14, samples=(replace(MEASURED, temperature_celsius=42.0), EXAMPLE.samples[1]))
+    change = encode_change(taken, served)
+    assert change is not None
+    assert "performance" not in change
+    applied = apply_change(taken, change)
+    assert applied == served
+    assert applied.samples[0].performance is MEASURED.performance
+    change = encode_change(served, replace(EXAMPLE, sequence=15))
+    assert change is not None
+    assert apply_change(served, change) == replace(EXAMPLE, sequence=15)
+
+
+def test_an_older_version_reads_the_same_readings_without_performance() -> None:
+    change = encode_change(EXAMPLE, replace(EXAMPLE, sequence=13, samples=(MEASURED, EXAMPLE.samples[1])))
+    assert change is not None
+    known = json.loads(change)
+    del known["performance"]
+    assert apply_change(EXAMPLE, json.dumps(known)).samples[0] == EXAMPLE.samples[0]
+
+
 def test_a_change_without_differences_is_short() -> None:
     change = encode_change(EXAMPLE, replace(EXAMPLE, sequence=13, at_seconds=42.5))
     assert change is not None
@@ -443,6 +475,20 @@ READINGS = [0.5, None, 1, 2, 41.0, None]
             {"samples": {"0": [0, 0, 0, 0, 0, 0]}}, "must be 6 readings in range", id="a memory total of zero"
         ),
         pytest.param({"samples": {"0": [0, 0, 0, 1, 0, -1]}}, "must be 6 readings in range", id="negative power"),
+        pytest.param({"performance": []}, "performance: Invalid value: a list of 0: must be an object", id="no list"),
+        pytest.param(
+            {"performance": {"0": 5}}, "performance.0: Invalid value: 5: must be an object or null", id="a number"
+        ),
+        pytest.param(
+            {"performance": {"0": {"at_seconds": 1, "seconds": 1, "sm_active_ratio": 2}}},
+            "performance.0.sm_active_ratio: Invalid value: 2: must be a number from 0 to 1",
+            id="an activity above 1",
+        ),
+        pytest.param(
+            {"performance": {"0": {"seconds": 1}}},
+            "performance.0.at_seconds: Required value",
+            id="readings without time",
+        ),
         pytest.param({"details": []}, "details: Invalid value: a list of 0: must be an object", id="no details"),
         pytest.param(
             {"details": {"2": [0, []]}}, 'details: Invalid value: "2": must be a position', id="details of none"

@@ -21,7 +21,7 @@ _COMMANDS = {
     "doctor": _CommandEntry("doctor.command", "check a node or a cluster for problems"),
     "explain": _CommandEntry("explain.command", "show why a ScaledObject has its size"),
     "probe": _CommandEntry("probe.command", "call an external scaler as KEDA does, and show what the HPA would decide"),
-    "record": _CommandEntry("record", "record the devices to a file for --backend replay:PATH"),
+    "record": _CommandEntry("record.command", "record devices or engines to a file for --backend replay:PATH"),
     "serve": _CommandEntry("serve", "read the devices and answer KEDA; the command of the DaemonSet"),
     "top": _CommandEntry("top.command", "show every device of the fleet and its holders, live or once"),
     "validate": _CommandEntry("validate.command", "check the ScaledObjects in YAML files"),

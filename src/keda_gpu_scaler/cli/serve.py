@@ -48,19 +48,21 @@ def serve(**settings: Any) -> None:
     # gRPC's core library prints its own lines when a port is in use. The error of this command is clearer.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from keda_gpu_scaler.agent import Agent, StartError, open_backend
+    from keda_gpu_scaler.core.state.reading_interest import ReadingInterest
 
     set_up(config.log_level, config.log_format)
+    performance = ReadingInterest()
 
     async def run() -> None:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(_LoopErrorLog())
-        agent = Agent(config, backend)
+        agent = Agent(config, backend, performance=performance)
         stop.set_action(lambda: loop.call_soon_threadsafe(agent.stop))
         await agent.run()
         stop.set_action(lambda: None)
 
     try:
-        backend = open_backend(config)
+        backend = open_backend(config, lambda: performance.is_live(time.monotonic()))
         asyncio.run(run())
     except (BackendError, StartError) as error:
         click.echo(f"keda-gpu-scaler: {error}", err=True)

@@ -89,8 +89,13 @@ class Cluster(Protocol):
 class Peers(Protocol):
     """Reads the snapshots of the other instances. The event loop calls it, and a call never blocks."""
 
-    def register_interest(self, window_seconds: float) -> None:
-        """Follow every peer for a while, and keep at least this much of each peer's history."""
+    def register_interest(self, window_seconds: float, *, performance: bool = False) -> None:
+        """Follow every peer for a while, and keep at least this much of each peer's history.
+
+        Args:
+            window_seconds: the window of a trigger.
+            performance: whether the peers' ``Sample.performance`` is wanted too.
+        """
 
     def histories(self) -> Mapping[str, History]:
         """Return the peers' histories by node. The mapping is live: read it before the event loop continues."""

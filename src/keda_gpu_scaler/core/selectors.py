@@ -66,6 +66,11 @@ class LabelSelector:
         return all(requirement.holds(labels) for requirement in self.requirements)
 
 
+def is_label_key(text: str) -> bool:
+    """Whether Kubernetes accepts a text as the key of a label."""
+    return bool(_KEY.fullmatch(text))
+
+
 def parse_labels(text: str) -> LabelSelector:
     """Read "zone=a,gpu!=t4,accelerator,!spot": equality and existence, joined by commas.
 

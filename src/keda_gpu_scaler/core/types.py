@@ -46,7 +46,8 @@ class Device:
 class ReadingFailure:
     """Why a reading of a device is unknown.
 
-    ``reading`` is "utilization", "memory", "temperature", "power", "identity" or that of ``pod_use``; empty for all.
+    ``reading`` is "utilization", "memory", "temperature", "power", "activity", "pcie", "nvlink", "identity" or that of
+    ``pod_use``, and empty for all readings.
     ``reason`` is a short printable text, the driver's own where it has one ("Unknown Error (999)").
     ``since_seconds`` is when the reading was first unknown, on the clock of ``Snapshot.at_seconds``; None where it
     was never known, because the device does not have it.
@@ -58,12 +59,36 @@ class ReadingFailure:
 
 
 @dataclass(frozen=True, slots=True)
+class PerformanceReadings:
+    """The readings of a device that are expensive to take: means over a time, taken at a slower pace.
+
+    ``at_seconds`` is the end of that time, on the clock of ``Snapshot.at_seconds``, and ``seconds`` its length. The
+    same object is in every sample until the next one is taken. Activities are ratios from 0 to 1: the share of the
+    streaming multiprocessors that were busy, of the time in which the tensor cores were busy, and of the memory's
+    bandwidth that was used. ``tx`` is traffic from the device, ``rx`` traffic to it. NVLink stands for the links
+    between GPUs, on AMD XGMI. ``energy_joules`` counts since the driver was loaded.
+    """
+
+    at_seconds: float
+    seconds: float
+    sm_active_ratio: float | None = None
+    tensor_active_ratio: float | None = None
+    dram_active_ratio: float | None = None
+    pcie_rx_bytes_per_second: float | None = None
+    pcie_tx_bytes_per_second: float | None = None
+    nvlink_rx_bytes_per_second: float | None = None
+    nvlink_tx_bytes_per_second: float | None = None
+    energy_joules: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One device's readings at one instant; every reading may be unknown.
 
     Utilisations are ratios from 0 to 1: the share of time in which a kernel ran, or in which memory was read or
     written. ``lag_seconds`` is how much older than their snapshot the readings are; less than a second counts as 0.
-    ``failures`` says why readings are unknown, where the backend knows it. ``uses`` has what each pod used of the
+    ``failures`` says why readings are unknown, where the backend knows it. ``performance`` is None while these
+    readings are not wanted, and until the first of them was taken. ``uses`` has what each pod used of the
     device, sorted by UID, each once; None where that is not measured.
     """
 
@@ -76,6 +101,7 @@ class Sample:
     power_watts: float | None = None
     lag_seconds: float = 0.0
     failures: tuple[ReadingFailure, ...] = ()
+    performance: PerformanceReadings | None = None
     uses: tuple[PodUse, ...] | None = None
 
     @property
@@ -197,6 +223,19 @@ KUBELET_ONLY = ClusterAssignments()
 
 
 @dataclass(frozen=True, slots=True)
+class OwnerReference:
+    """The controller of an object, from ``metadata.ownerReferences``; ``group`` and ``version`` are of its API."""
+
+    group: str
+    version: str
+    kind: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}"
+
+
+@dataclass(frozen=True, slots=True)
 class Pod:
     """One pod of a workload, as the API server returns it.
 
@@ -208,12 +247,16 @@ class Pod:
     ``metrics_path`` and ``metrics_scheme`` come from the annotations ``prometheus.io/port``, ``/path`` and ``/scheme``.
     They are None where the annotation is missing or invalid. ``ready_at_seconds`` is when the pod became ready, on the
     clock of ``created_at_seconds``, None while it is not ready. ``restarts`` counts the restarts of its containers.
-    ``group`` is the key of the replica that several pods are together: the name of the Job of a ScaledJob. It is empty
-    where the pod is a replica by itself. ``conditions`` are the types of the true conditions of a pod of a ScaledJob.
+    ``group`` is the key of the replica that several pods are together, such as a Job of a ScaledJob or a group of a
+    LeaderWorkerSet. It is empty where the pod is a replica by itself. ``group_size`` is the least number of pods that
+    the replica has when it is complete, 0 where that is not known. ``is_worker`` says that another pod of the replica,
+    its leader, answers requests for it. ``conditions`` are the types of the true conditions of a pod of a ScaledJob.
+    ``labels`` are sorted by key. ``owner`` is the pod's controller, None where it has none. ``deletion_cost`` is the
+    annotation pod-deletion-cost, and ``written_deletion_cost`` the one that this scaler wrote; each is None where there
+    is none.
     ``requests`` are the extended resources that its containers request ("nvidia.com/gpu"), and ``has_claims`` says that
     it has resource claims. ``assigned`` has the marks of a scheduler that assigns devices, None where the pod has none.
-    ``deletion_cost`` is the annotation pod-deletion-cost, and ``written_deletion_cost`` the one that this scaler wrote;
-    each is None where there is none. ``uid`` is the one that the pod has on its node, empty where it is not known.
+    ``uid`` is the one that the pod has on its node, empty where it is not known.
     """
 
     ref: PodRef
@@ -235,9 +278,18 @@ class Pod:
     requests: tuple[str, ...] = ()
     has_claims: bool = False
     assigned: AssignedPod | None = None
+    group_size: int = 0
+    is_worker: bool = False
+    labels: tuple[tuple[str, str], ...] = ()
+    owner: OwnerReference | None = None
     deletion_cost: int | None = None
     written_deletion_cost: int | None = None
     uid: str = ""
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether the pod gets requests, as the HPA counts it: it is scheduled, it runs, and it is ready."""
+        return self.is_ready and self.phase == "Running" and self.node is not None
 
     @property
     def has_users_deletion_cost(self) -> bool:
@@ -279,12 +331,15 @@ class Workload:
 
     ``kind`` is "ScaledObject" or "ScaledJob". ``target`` is the scale target for display ("Deployment llama").
     ``spec_replicas`` is the size that the scale target should have, ``status_replicas`` the size that it has. ``pods``
-    is sorted by reference and has every pod that matches the target's selector, whatever its state. ``triggers`` are
-    the external triggers. ``removed_at_seconds`` is when a ready pod was last removed, on this instance's monotonic
-    clock, and minus infinity while none was seen to be removed. ``formula`` is None where the HPA compares each
-    trigger. ``tolerances`` are those of the HPA. ``cooldown_seconds`` is ``cooldownPeriod``, and ``idle_replicas`` the
-    size of an inactive workload (``idleReplicaCount``). ``jobs`` has the rules of a ScaledJob; its sizes count Jobs.
-    ``assignments`` says who assigned devices besides the kubelet.
+    is sorted by reference and has every pod of the target, whatever its state. ``triggers`` are the external
+    triggers. ``removed_at_seconds`` is when a ready pod was last removed, on this instance's monotonic clock, and minus
+    infinity while none was seen to be removed. ``formula`` is None where the HPA compares each trigger. ``tolerances``
+    are those of the HPA. ``assignments`` says who assigned devices besides the kubelet. ``cooldown_seconds`` is
+    ``cooldownPeriod``, and ``idle_replicas`` the size of an inactive workload (``idleReplicaCount``). ``jobs`` has the
+    rules of a ScaledJob; its sizes count Jobs. ``counts_pods`` says that the sizes count pods also where several pods
+    are one replica, as those of a StatefulSet do; the sizes of a LeaderWorkerSet count its groups.
+    ``selected_ready_pods`` is how many ready pods the target's selector selects, None where it selects exactly
+    ``pods``. ``remarks`` are sentences about whose the pods are.
     """
 
     namespace: str
@@ -302,11 +357,28 @@ class Workload:
     assignments: ClusterAssignments = KUBELET_ONLY
     cooldown_seconds: float = DEFAULT_COOLDOWN_SECONDS
     idle_replicas: int = 0
+    counts_pods: bool = True
+    selected_ready_pods: int | None = None
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def hpa_ready_pods(self) -> int:
+        """The ready pods in the HPA's arithmetic: those that the target's selector selects, also while they end."""
+        if self.selected_ready_pods is not None:
+            return self.selected_ready_pods
+        return sum([pod.is_serving for pod in self.pods])
 
     @property
     def cold_start_seconds(self) -> float | None:
-        """The median time from the creation of a pod until it was ready, None while no pod shows it."""
-        times = sorted([seconds for pod in self.pods if (seconds := pod.cold_start_seconds) is not None])
+        """The median time from the creation of a pod until it was ready, None while no pod shows it.
+
+        Where several pods are one replica, the slowest of them counts.
+        """
+        slowest: dict[str, float] = {}
+        for pod in self.pods:
+            if (seconds := pod.cold_start_seconds) is not None:
+                slowest[pod.replica] = max(seconds, slowest.get(pod.replica, 0.0))
+        times = sorted(slowest.values())
         return times[len(times) // 2] if times else None
 
 

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 
 from keda_gpu_scaler.core.interfaces import BackendError
-from keda_gpu_scaler.core.trigger.metrics import METRICS
+from keda_gpu_scaler.core.trigger.metrics import BASIC_METRICS
 from keda_gpu_scaler.core.types import Device, Sample
 from keda_gpu_scaler.devices.registry import Vendor, register
 
@@ -159,7 +159,7 @@ register(
         name="synthetic",
         title="a demonstration load, not a measurement",
         open=lambda argument, settings: SyntheticBackend(),
-        metrics=tuple(METRICS),
+        metrics=BASIC_METRICS,
         units="invented",
     )
 )

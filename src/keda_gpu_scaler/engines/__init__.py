@@ -3,8 +3,8 @@
 
 The first read of the table of engines imports it (``core/trigger/engines.py``).
 An engine's file defines ``ENGINE``, and either ``METRIC_MAP``, where the engine exports Prometheus series, or
-``read_json``, where it serves JSON. ``GUIDE`` has the hand-written parts of its page in the guide. No other file has to
-name the engine.
+``read_json`` and ``write_json``, where it serves JSON. ``GUIDE`` has the hand-written parts of its page in the guide.
+No other file has to name the engine.
 """
 
 import importlib
@@ -20,6 +20,9 @@ from keda_gpu_scaler.engines.metric_map import MetricMap
 JsonReader = Callable[[Mapping[str, object]], tuple[SeriesSample, ...] | None]
 """Reads a JSON page as series; returns None where the page is not this engine's."""
 
+JsonWriter = Callable[[tuple[SeriesSample, ...]], Mapping[str, object]]
+"""Makes the smallest page from which ``JsonReader`` reads these series."""
+
 _SHARED_MODULES = frozenset(
     {
         "exposition",
@@ -27,6 +30,7 @@ _SHARED_MODULES = frozenset(
         "interceptor",
         "metric_map",
         "models",
+        "page_writer",
         "prometheus_text",
         "scrape_parser",
         "series_selection",
@@ -43,6 +47,8 @@ def _engine_modules() -> Iterator[tuple[Engine, ModuleType]]:
             raise EngineRegistrationError(f"{module.__name__}: ENGINE is missing; an engine's file must define it")
         if hasattr(module, "METRIC_MAP") == hasattr(module, "read_json"):
             raise EngineRegistrationError(f"{module.__name__}: define METRIC_MAP or read_json, and only one of them")
+        if hasattr(module, "read_json") != hasattr(module, "write_json"):
+            raise EngineRegistrationError(f"{module.__name__}: define write_json beside read_json")
         yield module.ENGINE, module
 
 
@@ -58,6 +64,10 @@ METRIC_MAPS: Mapping[str, MetricMap] = MappingProxyType(
     {name: module.METRIC_MAP for name, module in _MODULES.items() if hasattr(module, "METRIC_MAP")}
 )
 """What each engine exports, by the engine's name, in detection order. Engines that serve JSON are not in it."""
+JSON_WRITERS: Mapping[str, JsonWriter] = MappingProxyType(
+    {name: module.write_json for name, module in _MODULES.items() if hasattr(module, "write_json")}
+)
+"""How the series of each engine that serves JSON become its page again, by the engine's name."""
 JSON_READERS: Mapping[str, JsonReader] = MappingProxyType(
     {name: module.read_json for name, module in _MODULES.items() if hasattr(module, "read_json")}
 )

@@ -54,3 +54,9 @@ def read_json(page: Mapping[str, object]) -> tuple[SeriesSample, ...] | None:
     return tuple(SeriesSample(LOADED, {"model": name}, count) for name, count in loaded.items()) or (
         SeriesSample(LOADED, {}, 0.0),
     )
+
+
+def write_json(samples: tuple[SeriesSample, ...]) -> Mapping[str, object]:
+    """Return the page of these series: the names of the models alone."""
+    names = [sample.labels["model"] for sample in samples if "model" in sample.labels for _ in range(int(sample.value))]
+    return {"models": [{"name": name} for name in names]}

@@ -4,6 +4,7 @@
 Law: no object makes a reader raise. Users write these objects, and a field of an unexpected type counts as absent.
 """
 
+import functools
 import ipaddress
 import re
 from collections.abc import Iterator, Mapping
@@ -12,8 +13,9 @@ from datetime import UTC, datetime
 from typing import Any, TypedDict, TypeGuard
 
 from keda_gpu_scaler.core.assignment.sources import is_detail, is_mark
-from keda_gpu_scaler.core.types import AssignedPod, Pod, PodRef
+from keda_gpu_scaler.core.types import AssignedPod, OwnerReference, Pod, PodRef
 from keda_gpu_scaler.core.urls import MAX_PORT, is_path
+from keda_gpu_scaler.kube.replica_labels import SCALED_JOB_NAME, replica_fields
 
 GRPC_PORT_NAME = "grpc"
 """How the chart names the port on which an instance answers, in pods and in Services."""
@@ -23,8 +25,8 @@ _ACCELERATOR = re.compile(r"(nvidia|amd|gpu\.intel)\.com/|volcano\.sh/vgpu-|[a-z
 _MAX_TEXT_LENGTH = 256
 _MAX_SELECTOR_LENGTH = 4096
 _MAX_PORTS = 16
-_SCALED_JOB_LABEL = "scaledjob.keda.sh/name"
-_JOB_LABELS = ("batch.kubernetes.io/job-name", "job-name")
+_MAX_LABELS = 64
+_MAX_SHARED = 8192  # labels and owners, which the pods of a workload have in common
 _MAX_ADDRESSES = 4
 _MAX_MARKS, _MAX_MARK_LENGTH = 64, 8192
 _MAX_REQUESTS = 16
@@ -47,11 +49,6 @@ class _DeletionCosts(TypedDict):
     written_deletion_cost: int | None
 
 
-class _JobFields(TypedDict):
-    group: str
-    conditions: tuple[str, ...]
-
-
 @dataclass(frozen=True, slots=True)
 class ScaleTarget:
     """A ScaledObject's scale target; ``resource`` ("deployments") is empty where KEDA has not resolved it yet."""
@@ -70,6 +67,14 @@ class ScaleTarget:
         """Whether every field may become a segment of a request's path."""
         segments = (self.version, self.name, *filter(None, (self.group, self.resource)))
         return all(is_name(segment) for segment in segments)
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectMetadata:
+    """What is kept of an object that is read by its metadata alone."""
+
+    resource_version: str
+    owner: OwnerReference | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +141,25 @@ def resource_version(item: Mapping[str, Any]) -> str:
     return text(part(item, "metadata").get("resourceVersion"))
 
 
+def object_metadata(item: Mapping[str, Any]) -> ObjectMetadata:
+    """Read an object's version and its controller."""
+    return ObjectMetadata(resource_version(item), owner(item))
+
+
+def owner(item: Mapping[str, Any]) -> OwnerReference | None:
+    """Return an object's controller, of which it has at most one; None where it has none."""
+    for reference in mappings(part(item, "metadata").get("ownerReferences")):
+        if reference.get("controller") is True:
+            group, _, version = text(reference.get("apiVersion")).rpartition("/")
+            return _owner_reference(group, version, text(reference.get("kind")), text(reference.get("name")))
+    return None
+
+
+@functools.lru_cache(maxsize=_MAX_SHARED)
+def _owner_reference(*parts: str) -> OwnerReference:
+    return OwnerReference(*parts)
+
+
 def condition(item: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
     """Return the condition of a type ("Ready") in an object's status, empty where there is none."""
     conditions = mappings(part(item, "status").get("conditions"))
@@ -176,6 +200,7 @@ def pod(item: Mapping[str, Any], to_monotonic: float) -> Pod:
     is_ready = ready.get("status") == "True"
     ready_at = _unix_seconds(ready.get("lastTransitionTime"))
     address, *other_addresses = _ip_addresses(status)
+    found, annotations = labels(item), part(metadata, "annotations")
     return Pod(
         ref=PodRef(text(metadata.get("namespace")), text(metadata.get("name"))),
         node=text(spec.get("nodeName")) or None,
@@ -187,14 +212,17 @@ def pod(item: Mapping[str, Any], to_monotonic: float) -> Pod:
         other_addresses=tuple(other_addresses),
         ports=_tcp_ports(item),
         ready_at_seconds=ready_at + to_monotonic if is_ready and ready_at else None,
-        **_job(item),
+        conditions=_conditions(status) if SCALED_JOB_NAME in found else (),
         restarts=sum(count(entry.get("restartCount")) for entry in mappings(status.get("containerStatuses"))),
-        **_scrape_annotations(part(metadata, "annotations")),
         requests=_extended_resources(spec),
         has_claims=bool(mappings(spec.get("resourceClaims"))),
         assigned=assigned_pod(item),
-        **_deletion_costs(part(metadata, "annotations")),
-        uid=text(part(metadata, "annotations").get(_STATIC_UID)) or text(metadata.get("uid")),
+        uid=text(annotations.get(_STATIC_UID)) or text(metadata.get("uid")),
+        labels=_kept_labels(found),
+        owner=owner(item),
+        **replica_fields(found, annotations),
+        **_scrape_annotations(annotations),
+        **_deletion_costs(annotations),
     )
 
 
@@ -225,19 +253,20 @@ def _extended_resources(spec: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(sorted(found)[:_MAX_REQUESTS])
 
 
-def _job(item: Mapping[str, Any]) -> _JobFields:
-    """Read the Job that a pod of a ScaledJob belongs to, and the pod's conditions, which say whether it is pending.
+def _conditions(status: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the types of the true conditions, which say whether the Job of a ScaledJob is pending."""
+    conditions = mappings(status.get("conditions"))
+    return tuple(sorted({text(one.get("type")) for one in conditions if one.get("status") == "True"}))
 
-    Other pods are replicas by themselves, whatever labels their owners gave them.
-    """
-    found = labels(item)
-    if _SCALED_JOB_LABEL not in found:
-        return {"group": "", "conditions": ()}
-    conditions = mappings(part(item, "status").get("conditions"))
-    return {
-        "group": next((text(found[label]) for label in _JOB_LABELS if label in found), ""),
-        "conditions": tuple(sorted({text(one.get("type")) for one in conditions if one.get("status") == "True"})),
-    }
+
+def _kept_labels(found: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Return labels in the order of their keys. The pods of a workload share the texts, which are kept once."""
+    return tuple([_label(text(key), text(value)) for key, value in sorted(found.items())[:_MAX_LABELS]])
+
+
+@functools.lru_cache(maxsize=_MAX_SHARED)
+def _label(key: str, value: str) -> tuple[str, str]:
+    return key, value
 
 
 def grpc_port(item: Mapping[str, Any]) -> int | None:

@@ -13,7 +13,7 @@ import asyncio
 import base64
 import contextlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -92,8 +92,16 @@ class PortForwarder(ApiClient):
     failure = ""
 
     @asynccontextmanager
-    async def forward(self, namespace: str, pod: str, port: int) -> AsyncIterator[int]:
+    async def forward(
+        self, namespace: str, pod: str, port: int, on_failure: Callable[[str], None] = lambda reason: None
+    ) -> AsyncIterator[int]:
         """Forward a local port to a pod's port while the block lasts; yield the local port.
+
+        Args:
+            namespace: the pod's namespace.
+            pod: the pod's name.
+            port: the pod's port.
+            on_failure: called with the reason when a connection cannot be opened or is broken, before it is closed.
 
         Raises:
             ApiError: the API server refuses the first connection, which is opened at once.
@@ -105,10 +113,13 @@ class PortForwarder(ApiClient):
 
         async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             try:
-                with contextlib.suppress(KubeError):
-                    connection = first.pop() if first else await self._open(path, port)
-                    async with connection:
-                        self.failure = await connection.carry(reader, writer)
+                connection = first.pop() if first else await self._open(path, port)
+                async with connection:
+                    self.failure = await connection.carry(reader, writer)
+                if self.failure:
+                    on_failure(self.failure)
+            except KubeError as error:
+                on_failure(str(error))
             finally:
                 writer.close()
 

@@ -8,14 +8,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
+from keda_gpu_scaler.core.selectors import SelectorError, parse_labels
 from keda_gpu_scaler.core.state.removals import Removals
-from keda_gpu_scaler.core.types import Pod, Unavailable, Workload
+from keda_gpu_scaler.core.types import OwnerReference, Pod, Unavailable, Workload
 from keda_gpu_scaler.kube import keda_objects, parse
 from keda_gpu_scaler.kube.assignments import read_assignments
 from keda_gpu_scaler.kube.client import ApiError
 from keda_gpu_scaler.kube.keda_objects import ScaledSpec
-from keda_gpu_scaler.kube.parse import Scale, ScaleTarget
+from keda_gpu_scaler.kube.ownership import owned_pods
+from keda_gpu_scaler.kube.parse import ObjectMetadata, Scale, ScaleTarget
 from keda_gpu_scaler.kube.reflector import TRUSTED_SECONDS, Reflector, ResourceQuery
+from keda_gpu_scaler.kube.replica_labels import LWS_NAME, SCALED_JOB_NAME
 from keda_gpu_scaler.kube.shared_reflectors import SharedReflectors
 
 MIN_SCALE_INTERVAL_SECONDS = 0.5
@@ -23,6 +26,10 @@ MIN_SCALE_INTERVAL_SECONDS = 0.5
 _RETRY_SECONDS = 5.0
 _FORBIDDEN, _NOT_FOUND = 403, 404
 _KEDA = ("keda.sh", "v1alpha1")
+_RESOURCES = {("apps", "ReplicaSet"): "replicasets", ("apps", "StatefulSet"): "statefulsets"}
+_COUNTING_PODS = ("", "apps", "argoproj.io", "apps.kruise.io")
+"""The API groups of targets whose size counts pods. Any other target's counts replicas, of one pod or of several."""
+_LEADER_WORKER_SET = ("leaderworkerset.x-k8s.io", "LeaderWorkerSet")
 
 _log = logging.getLogger(__name__)
 
@@ -114,6 +121,7 @@ class WatchedWorkload:
             await self._update()
             for query in self._used.keys() - self._needed:
                 del self._used[query]
+                self._optional.discard(query)
                 self._cluster.reflectors.release(query, self)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._retry_seconds):
@@ -149,9 +157,9 @@ class WatchedWorkload:
     async def _read(self) -> Workload:
         query = ResourceQuery("scaledobjects", *_KEDA, self._namespace)
         scaled = self._items(query, keda_objects.scaled_object).get(self._name)
-        return self._scaled_job() if scaled is None else await self._scaled_object(scaled)
+        return await (self._scaled_job() if scaled is None else self._scaled_object(scaled))
 
-    def _scaled_job(self) -> Workload:
+    async def _scaled_job(self) -> Workload:
         try:
             jobs = self._items(ResourceQuery("scaledjobs", *_KEDA, self._namespace), keda_objects.scaled_job)
         except _UnavailableError as error:
@@ -164,7 +172,9 @@ class WatchedWorkload:
         if job is None:
             reason = f"{self._title}: there is no ScaledObject and no ScaledJob of this name"
             raise _UnavailableError(reason, is_permanent=True)
-        pods = self._pods(f"scaledjob.keda.sh/name={self._name}")
+        owner = OwnerReference(*_KEDA, "ScaledJob", self._name)
+        owned = await owned_pods(owner, self._pods(f"{SCALED_JOB_NAME}={self._name}"), self._owners)
+        pods = owned.pods
         running = len({pod.replica for pod in pods if pod.phase in ("Pending", "Running") and not pod.is_deleting})
         return Workload(
             namespace=self._namespace,
@@ -176,6 +186,7 @@ class WatchedWorkload:
             pods=pods,
             triggers=job.triggers,
             jobs=job.jobs,
+            remarks=owned.remarks,
         )
 
     async def _scaled_object(self, scaled: ScaledSpec) -> Workload:
@@ -185,17 +196,21 @@ class WatchedWorkload:
             raise _UnavailableError(reason, is_permanent=True)
         resource = await self._cluster.resource(target)
         query = ResourceQuery(resource, target.group, target.version, self._namespace, metadata_only=True)
-        version = self._items(query, parse.resource_version).get(target.name)
-        if version is None:
+        self._optional.discard(query)
+        found = self._items(query, parse.object_metadata).get(target.name)
+        if found is None:
             reason = f"{self._title}: its scale target {target} does not exist"
             raise _UnavailableError(reason, is_permanent=True)
-        scale = await self._current_scale(target, resource, version)
+        scale = await self._current_scale(target, resource, found.resource_version)
         if not scale.selector:
             raise _UnavailableError(
                 f"{self._title}: {target} reports no selector in its scale subresource, so its pods cannot be found; "
                 "set scope: fleet or node",
                 is_permanent=True,
             )
+        listed = self._pods(_pod_labels(target, scale))
+        owner = OwnerReference(target.group, target.version, target.kind, target.name)
+        owned = await owned_pods(owner, listed, self._owners)
         return Workload(
             namespace=self._namespace,
             name=self._name,
@@ -203,10 +218,13 @@ class WatchedWorkload:
             target=str(target),
             spec_replicas=scale.spec_replicas,
             status_replicas=scale.status_replicas,
-            pods=self._pods(scale.selector),
+            pods=owned.pods,
             triggers=scaled.triggers,
             formula=scaled.formula,
             tolerances=scaled.tolerances,
+            counts_pods=target.group in _COUNTING_PODS,
+            selected_ready_pods=sum([pod.is_serving for pod in _selected(target, scale, listed)]),
+            remarks=owned.remarks,
             cooldown_seconds=scaled.cooldown_seconds,
             idle_replicas=scaled.idle_replicas,
         )
@@ -273,6 +291,30 @@ class WatchedWorkload:
         except _UnavailableError as error:
             return str(error)
 
+    async def _owners(self, owner: OwnerReference) -> Mapping[str, ObjectMetadata] | str:
+        """Return the metadata of the objects of an owner's kind, or why they cannot be read.
+
+        Raises:
+            _Pending: they are not listed yet.
+        """
+        kind = ScaleTarget(owner.group, owner.version, owner.kind, owner.name)
+        if not kind.is_valid:
+            return f"{owner.kind} is no kind that can be read"
+        try:
+            resource = _RESOURCES.get((owner.group, owner.kind)) or await self._cluster.resource(kind)
+        except ApiError as error:
+            if not error.is_permanent:
+                self._retry_seconds = max(_RETRY_SECONDS, error.retry_after_seconds)
+            return str(error)
+        query = ResourceQuery(resource, owner.group, owner.version, self._namespace, metadata_only=True)
+        if query not in self._needed:
+            self._optional.add(query)
+        try:
+            known: Mapping[str, ObjectMetadata] = self._items(query, parse.object_metadata)
+        except _UnavailableError as error:
+            return error.unavailable.reason
+        return known
+
     def _items(self, query: ResourceQuery, keep: Callable[[Mapping[str, Any]], Any]) -> Mapping[str, Any]:
         """Return a collection's items, which are watched from now on.
 
@@ -289,3 +331,27 @@ class WatchedWorkload:
         if unavailable := reflector.unavailable(self._cluster.now()):
             raise _UnavailableError(unavailable.reason, is_permanent=unavailable.is_permanent)
         return reflector.items
+
+
+def _pod_labels(target: ScaleTarget, scale: Scale) -> str:
+    """Return the selector of a target's pods.
+
+    The selector of a LeaderWorkerSet selects its leaders alone (LeaderWorkerSet, the status field hpaPodSelector).
+    """
+    if (target.group, target.kind) == _LEADER_WORKER_SET:
+        return f"{LWS_NAME}={target.name}"
+    return scale.selector
+
+
+def _selected(target: ScaleTarget, scale: Scale, pods: Sequence[Pod]) -> Sequence[Pod]:
+    """Return the pods that the HPA counts: those that the target's selector matches, with any owner.
+
+    (Kubernetes, pkg/controller/podautoscaler/replica_calculator.go, getReadyPodsCount.)
+    """
+    if _pod_labels(target, scale) == scale.selector:
+        return pods
+    try:
+        selector = parse_labels(scale.selector)
+    except SelectorError:
+        return [pod for pod in pods if not pod.is_worker]
+    return [pod for pod in pods if selector.matches(dict(pod.labels))]

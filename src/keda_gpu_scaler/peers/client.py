@@ -8,6 +8,7 @@ reported snapshot stays in use until it is stale.
 import asyncio
 import contextlib
 import logging
+import math
 import os
 from collections.abc import Callable, Mapping
 
@@ -17,6 +18,7 @@ from google.protobuf.message import DecodeError
 from keda_gpu_scaler.core.instance_status import PeerCounts
 from keda_gpu_scaler.core.interfaces import Discovery, KubeError
 from keda_gpu_scaler.core.state.fleet import PEERS_UNKNOWN, History
+from keda_gpu_scaler.core.state.reading_interest import ReadingInterest
 from keda_gpu_scaler.peers.node_store import LongestWindow, NodeStore
 from keda_gpu_scaler.peers.stream import ConnectionSlot, PeerStream
 from keda_gpu_scaler.wire import fleet_pb2 as pb
@@ -25,6 +27,8 @@ from keda_gpu_scaler.wire.tls import ClientTls, TlsError
 
 IDLE_TIMEOUT_SECONDS = 600.0
 """The client stops following after this time without a request for the fleet."""
+INTEREST_INTERVAL_SECONDS = 60.0
+"""How often interest in the performance readings is forwarded to a peer, which keeps it for ten times as long."""
 EXPIRE_AFTER_STALE_LIMITS = 6
 """A node is removed after this many times the stale limit without a snapshot."""
 MAX_SNAPSHOTS_PER_SECOND = 1000
@@ -80,13 +84,16 @@ class FleetClient:
         self._discovery_task: asyncio.Task[None] | None = None
         self._requested_at = 0.0
         self._window = LongestWindow(IDLE_TIMEOUT_SECONDS)
+        self._performance = ReadingInterest()
         self._pending: set[str] = set()  # addresses without a first outcome
         self._synced = asyncio.Event()
         self._connecting = asyncio.Semaphore(_MAX_CONNECTING)
 
-    def register_interest(self, window_seconds: float) -> None:
-        """Follow the fleet, and keep this much history of every node."""
+    def register_interest(self, window_seconds: float, *, performance: bool = False) -> None:
+        """Follow the fleet, and keep this much history of every node, with the performance readings if wanted."""
         now = self._clock()
+        if performance:
+            self._performance.register(now)
         self._requested_at = now
         self._nodes.window_seconds = self._window.register(window_seconds, now)
         if self._discovery_task is None:
@@ -257,8 +264,23 @@ class FleetClient:
                 await self._ignore_own_address(stream)
             self._apply_update(stream, update)
             self._mark_synced(stream.address)
+            await self._forward_interest(stream)
             await stream.limit_rate()
             message = await stream.read()
+
+    async def _forward_interest(self, stream: PeerStream) -> None:
+        """Have the peer take its performance readings while they are wanted here. An older version has none."""
+        now = self._clock()
+        seconds = self._performance.remaining_seconds(now)
+        if not seconds or now < stream.interest_due_at:
+            return
+        stream.interest_due_at = now + INTEREST_INTERVAL_SECONDS
+        try:
+            await stream.register_interest(seconds)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                stream.interest_due_at = math.inf
+            _log.info("%s: it takes no performance readings: %s", self._titles.get(stream.address), _rpc_reason(error))
 
     async def _ignore_own_address(self, stream: PeerStream) -> None:
         """Wait without a connection while discovery lists this instance's own address."""

@@ -36,6 +36,7 @@ class FleetServer(pb_grpc.FleetServicer):
         clock: monotonic seconds, the clock of the history.
         instance: the random name of this instance.
         deviceless: whether this instance has no device by design.
+        on_interest: called with the number of seconds for which a follower wants the performance readings.
     """
 
     def __init__(
@@ -46,12 +47,14 @@ class FleetServer(pb_grpc.FleetServicer):
         instance: str,
         *,
         deviceless: bool = False,
+        on_interest: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         self._history = history
         self._failure = failure
         self._clock = clock
         self._instance = instance
         self._deviceless = deviceless
+        self._on_interest = on_interest
         self._followers: set[asyncio.Event] = set()
         self._stopping = asyncio.Event()
         # Encoded once for all followers.
@@ -96,6 +99,13 @@ class FleetServer(pb_grpc.FleetServicer):
                         await news.wait()
         finally:
             self._followers.discard(news)
+
+    async def RegisterInterest(  # noqa: N802
+        self, request: pb.InterestRequest, context: ServicerContext
+    ) -> pb.InterestReply:
+        """Note that a follower wants the performance readings. The sampler takes them later, in its own thread."""
+        self._on_interest(request.seconds)
+        return pb.InterestReply()
 
     async def _pause(self, seconds: float) -> None:
         """Wait, or return early when the server stops."""

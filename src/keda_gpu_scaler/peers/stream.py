@@ -16,9 +16,11 @@ from keda_gpu_scaler.wire.snapshot_codec import MAX_LENGTH, MAX_NUMBER, CodecErr
 from keda_gpu_scaler.wire.tls import ClientTls
 
 WATCH = "/keda_gpu_scaler.fleet.v1.Fleet/Watch"
-"""The path of the gRPC method."""
+REGISTER_INTEREST = "/keda_gpu_scaler.fleet.v1.Fleet/RegisterInterest"
+"""The paths of the gRPC methods."""
 
 _MIN_TIMEOUT_SECONDS = 6.0  # three keepalive updates of the server
+_INTEREST_TIMEOUT_SECONDS = 1.0  # the next update of this peer waits for it, and no other peer does
 _MAX_CONNECT_SECONDS = 0.25  # after this time a peer gives its connection slot to the next one
 # A peer may send updates this much faster than requested, and this many at once. Then the client delays its reads.
 _MIN_INTERVAL_FACTOR, _MAX_BURST = 0.5, 3
@@ -60,6 +62,8 @@ class ConnectionSlot:
 class PeerStream:
     """One open Watch stream, and the last snapshot that it carried.
 
+    ``interest_due_at`` is when interest in the performance readings is forwarded again.
+
     Args:
         address: "HOST:PORT" of the peer.
         interval_seconds: the requested time between two updates.
@@ -71,6 +75,7 @@ class PeerStream:
         self.timeout_seconds = max(3 * interval_seconds, _MIN_TIMEOUT_SECONDS)
         self.last: Snapshot | None = None
         self.has_valid_update = False
+        self.interest_due_at = -math.inf
         self._interval = interval_seconds
         self._tls = tls
         self._next_read_at = -math.inf
@@ -105,6 +110,19 @@ class PeerStream:
         async with asyncio.timeout(self.timeout_seconds):
             message = await self._call.read()
         return None if message is grpc.aio.EOF else message
+
+    async def register_interest(self, seconds: float) -> None:
+        """Have the peer take its performance readings for a while.
+
+        Raises:
+            AioRpcError: the peer does not answer in time, or does not have the method.
+            RuntimeError: the stream is not open.
+        """
+        if self._channel is None:
+            raise RuntimeError("the stream is not open")
+        register = self._channel.unary_unary(REGISTER_INTEREST)
+        request = pb.InterestRequest(seconds=seconds).SerializeToString()
+        await register(request, timeout=_INTEREST_TIMEOUT_SECONDS)
 
     def decode(self, update: pb.Update) -> Snapshot | None:
         """Return the snapshot of an update, None if it carries none.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from keda_gpu_scaler.config import Config
 from keda_gpu_scaler.core.instance_status import PeerCounts, RecentAnswer, Watches
 from keda_gpu_scaler.core.interfaces import KubeError
+from keda_gpu_scaler.core.quoting import quoted
 from keda_gpu_scaler.core.types import PodRef, Workload
 from keda_gpu_scaler.kube.auth import in_cluster, kubeconfig, service_account
 from keda_gpu_scaler.peers.discovery import DiscoveryError
@@ -21,11 +22,14 @@ from keda_gpu_scaler.remote.cluster import AgentDiscovery, ApiConnection, Remote
 from keda_gpu_scaler.remote.engines import EndpointSettingsError, RemoteEngines
 from keda_gpu_scaler.remote.on_first_use import OnFirstUse
 from keda_gpu_scaler.remote.peers import RemotePeers, discovery
+from keda_gpu_scaler.wire.engine_recording import EngineRecording
 from keda_gpu_scaler.wire.tls import TlsError
 
 if TYPE_CHECKING:
     from keda_gpu_scaler.kube.deletion_cost import DeletionCostWriter
     from keda_gpu_scaler.kube.events import EventRecorder
+    from keda_gpu_scaler.remote.replayed_cluster import ReplayedCluster
+    from keda_gpu_scaler.scrape.playback import Playback
 
 
 class RemoteError(Exception):
@@ -42,6 +46,7 @@ class Remote:
         on_peers: called after every snapshot that a peer reports.
         on_cluster: called whenever the state of a workload has changed.
         on_engines: called whenever an engine or a source of demand reports something.
+        recording: the workloads and engines that are played; None for those of the cluster.
 
     Raises:
         RemoteError: the settings cannot work.
@@ -56,18 +61,20 @@ class Remote:
         on_peers: Callable[[], None] = lambda: None,
         on_cluster: Callable[[], None] = lambda: None,
         on_engines: Callable[[], None] = lambda: None,
+        recording: EngineRecording | None = None,
     ) -> None:
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         try:
-            self._api = self._api_connection(config)
+            playback = None if recording is None else _playback(config, recording, clock)
+            self._api = self._api_connection(config) if playback is None else None
             listed = discovery(config.peers, self._api, clock)
             self._agents = listed if isinstance(listed, AgentDiscovery) else None
             self.peers = None if listed is None else RemotePeers(listed, config, instance, clock, on_peers)
-            self.engines = RemoteEngines(config, clock, on_engines)
+            self.engines = RemoteEngines(config, clock, on_engines, playback)
         except (KubeError, DiscoveryError, TlsError, EndpointSettingsError) as error:
             self._remove_scratch()
             raise RemoteError(str(error)) from error
-        self.cluster = None if self._api is None else RemoteCluster(self._api, clock, on_cluster)
+        self.cluster = _cluster(self._api, playback, clock, on_cluster)
         self._costs = None if self._api is None else _deletion_costs(self._api, config, clock)
         self._events = None if self._api is None else _event_recorder(self._api, config.node_name, clock)
 
@@ -146,6 +153,32 @@ class Remote:
             return ApiConnection(service_account())
         self._scratch = tempfile.TemporaryDirectory(prefix="keda-gpu-scaler-")
         return ApiConnection(kubeconfig(Path(config.kubeconfig), Path(self._scratch.name)))
+
+
+def _playback(config: Config, recording: EngineRecording, clock: Callable[[], float]) -> "Playback":
+    """Begin to play a recording. The module is imported here.
+
+    Raises:
+        KubeError: the settings name another source of workloads.
+    """
+    if config.kubeconfig not in ("auto", "off"):
+        raise KubeError(
+            f"--kubeconfig: Invalid value: {quoted(config.kubeconfig)}: the recording has the workload and its "
+            "engines; leave the flag out"
+        )
+    from keda_gpu_scaler.scrape.playback import Playback
+
+    return Playback(recording, clock)
+
+
+def _cluster(
+    api: ApiConnection | None, playback: "Playback | None", clock: Callable[[], float], on_change: Callable[[], None]
+) -> "RemoteCluster | ReplayedCluster | None":
+    if playback is not None:
+        from keda_gpu_scaler.remote.replayed_cluster import ReplayedCluster
+
+        return ReplayedCluster(playback)
+    return None if api is None else RemoteCluster(api, clock, on_change)
 
 
 def _deletion_costs(

@@ -13,7 +13,8 @@ from keda_gpu_scaler.remote.on_first_use import OnFirstUse
 if TYPE_CHECKING:
     from keda_gpu_scaler.scrape.address_policy import AddressPolicy
     from keda_gpu_scaler.scrape.credentials import Credentials
-    from keda_gpu_scaler.scrape.manager import ScrapeManager
+    from keda_gpu_scaler.scrape.manager import ScrapeClient, ScrapeManager
+    from keda_gpu_scaler.scrape.playback import Playback
 
 
 class EndpointSettingsError(Exception):
@@ -23,24 +24,36 @@ class EndpointSettingsError(Exception):
 class RemoteEngines:
     """Engines and sources of demand; the first registered interest makes the scrape manager.
 
+    Args:
+        config: the settings.
+        clock: monotonic seconds.
+        on_news: called whenever an engine or a source of demand reports something.
+        playback: the recording that takes the place of the network; None to scrape.
+
     Raises:
         EndpointSettingsError: ``--allow-endpoints`` or ``--endpoint-credentials`` is invalid.
     """
 
-    def __init__(self, config: Config, clock: Callable[[], float], on_news: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        clock: Callable[[], float],
+        on_news: Callable[[], None],
+        playback: "Playback | None" = None,
+    ) -> None:
         rules = OnFirstUse(lambda: _rules(config))
         if config.allow_endpoints is not None or config.endpoint_credentials is not None:
             rules.open()  # so that an invalid setting is an error at start
 
         def make() -> "ScrapeManager":
-            from keda_gpu_scaler.scrape.http_client import HttpClient
             from keda_gpu_scaler.scrape.manager import ScrapeManager
 
             longest = config.stale_after / 2  # with a longer interval a sample is stale before the next scrape
+            client, interval = _client(config, rules, clock, playback)
             return ScrapeManager(
-                HttpClient(*rules.open(), timeout_seconds=config.scrape_timeout),
+                client,
                 clock=clock,
-                interval_seconds=min(config.scrape_interval, longest),
+                interval_seconds=min(interval, longest),
                 demand_interval_seconds=min(config.demand_interval, longest),
                 on_news=on_news,
             )
@@ -92,6 +105,22 @@ class RemoteEngines:
         """End all scrapes and close all connections."""
         if self._manager.opened is not None:
             await self._manager.opened.close()
+
+
+def _client(
+    config: Config,
+    rules: "OnFirstUse[tuple[AddressPolicy, Credentials]]",
+    clock: Callable[[], float],
+    playback: "Playback | None",
+) -> "tuple[ScrapeClient, float]":
+    """Return the client that fetches pages, and the interval of its scrapes. The modules are imported here."""
+    if playback is None:
+        from keda_gpu_scaler.scrape.http_client import HttpClient
+
+        return HttpClient(*rules.open(), timeout_seconds=config.scrape_timeout), config.scrape_interval
+    from keda_gpu_scaler.scrape.replay_client import SCRAPE_SHARE, ReplayClient
+
+    return ReplayClient(playback, clock), SCRAPE_SHARE * playback.recording.interval_seconds
 
 
 def _rules(config: Config) -> "tuple[AddressPolicy, Credentials]":

@@ -65,9 +65,9 @@ class RemotePeers:
         """Whether interest was ever registered."""
         return self._client.opened is not None
 
-    def register_interest(self, window_seconds: float) -> None:
+    def register_interest(self, window_seconds: float, *, performance: bool = False) -> None:
         """Follow every peer for a while, and keep at least this much of each peer's history."""
-        self._client.open().register_interest(window_seconds)
+        self._client.open().register_interest(window_seconds, performance=performance)
 
     def histories(self) -> Mapping[str, History]:
         """Return the peers' histories by node. The mapping is live after interest was registered."""

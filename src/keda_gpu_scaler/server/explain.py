@@ -14,6 +14,7 @@ from keda_gpu_scaler.core.evaluate.evaluation import Evaluation
 from keda_gpu_scaler.core.evaluate.observation import DeviceObservation, ObservationState, PodObservation, is_ready
 from keda_gpu_scaler.core.evaluate.workload_view import job_counts
 from keda_gpu_scaler.core.state.fleet import Fleet
+from keda_gpu_scaler.core.state.scrape import ScrapeAttempt
 from keda_gpu_scaler.core.trigger.effective import effective_settings
 from keda_gpu_scaler.core.trigger.metric_type import declared_type
 from keda_gpu_scaler.core.trigger.parser import Trigger
@@ -28,6 +29,10 @@ MAX_STEPS = 2000
 
 MAX_OBSERVATIONS = 1000
 """The number of pods or devices that are sent one by one."""
+MAX_ENGINES = 16
+"""The number of engines of one pod whose URLs are sent."""
+MAX_ATTEMPTS = 2000
+"""The number of asked URLs that are sent: half a megabyte, of the four that a client accepts."""
 
 
 class EvaluationService(evaluation_pb_grpc.EvaluationsServicer):
@@ -89,12 +94,10 @@ def explanation(
         ],
         hints=trigger.hints,
         workload=_workload_message(workload),
-        observations=[
-            _observation_message(observation, now, fleet.stale_after_seconds)
-            for observation in evaluation.observations[:MAX_OBSERVATIONS]
-        ],
+        observations=_observation_messages(evaluation, now, fleet.stale_after_seconds),
         observations_omitted=max(0, len(evaluation.observations) - MAX_OBSERVATIONS),
         demand=_demand_message(evaluation.demand),
+        fallback=evaluation.fallback,
     )
 
 
@@ -106,8 +109,43 @@ def _workload_message(workload: Workload | Unavailable | None) -> evaluation_pb.
         target=workload.target,
         wanted=workload.spec_replicas,
         actual=workload.status_replicas,
-        ready=sum(map(is_ready, workload.pods)),
+        ready=workload.hpa_ready_pods,
         pending=job_counts(workload).pending if workload.kind == "ScaledJob" else 0,
+    )
+
+
+def _observation_messages(
+    evaluation: Evaluation, now: float, stale_after_seconds: float
+) -> list[evaluation_pb.Observation]:
+    """Return the messages of the observations: the engines of each pod, and as many of the other URLs as fit."""
+    observations = evaluation.observations[:MAX_OBSERVATIONS]
+    most = min(MAX_ENGINES, MAX_ATTEMPTS // max(1, len(observations)))
+    left = MAX_ATTEMPTS - sum(min(len(one.attempts.engines), most) for one in observations)
+    messages = []
+    for observation in observations:
+        message = _observation_message(observation, now, stale_after_seconds)
+        asked = observation.attempts
+        engines, rejected = asked.engines[:most], asked.rejected[: max(0, left)]
+        left -= len(rejected)
+        message.attempts.extend(
+            _attempt_message(attempt, now, is_engine=is_engine)
+            for attempts, is_engine in ((engines, True), (rejected, False))
+            for attempt in attempts
+        )
+        message.attempts_omitted = len(asked.engines) + len(asked.rejected) - len(message.attempts)
+        messages.append(message)
+    return messages
+
+
+def _attempt_message(attempt: ScrapeAttempt, now: float, *, is_engine: bool) -> evaluation_pb.ScrapeAttempt:
+    return evaluation_pb.ScrapeAttempt(
+        url=attempt.url,
+        engine=is_engine,
+        status=attempt.status,
+        failure=attempt.failure or "",
+        age_seconds=max(0.0, now - attempt.at_seconds),
+        answer_seconds=attempt.answer_seconds,
+        remarks=attempt.remarks,
     )
 
 

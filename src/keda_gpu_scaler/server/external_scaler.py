@@ -25,6 +25,7 @@ from keda_gpu_scaler.core.instance_status import RecentAnswer, RequestCounts
 from keda_gpu_scaler.core.interfaces import MAX_STREAMS, Cluster, Engines, Peers
 from keda_gpu_scaler.core.quoting import quoted
 from keda_gpu_scaler.core.state.fleet import Fleet
+from keda_gpu_scaler.core.state.reading_interest import ReadingInterest
 from keda_gpu_scaler.core.trigger.parser import TriggerError
 from keda_gpu_scaler.core.types import PodRef, Unavailable, Workload
 from keda_gpu_scaler.server.bounded_cache import BoundedCache
@@ -78,6 +79,7 @@ class ExternalScaler:
         on_costs: called with a workload, the trigger's metric name and the wanted deletion costs of its pods, None
             where the trigger asks for no shrink; it must not wait. None where no cost is wanted.
         counters: counts the calls.
+        performance: the interest in the performance readings of this node.
     """
 
     def __init__(
@@ -90,13 +92,14 @@ class ExternalScaler:
         on_answer: Callable[[RecentAnswer], None] = lambda answer: None,
         on_costs: Callable[[Workload, str, Mapping[PodRef, int] | None], None] | None = None,
         counters: RequestCounters | None = None,
+        performance: ReadingInterest | None = None,
     ) -> None:
         self._clock = clock
         self._on_answer = on_answer
         self._on_costs = on_costs
         self._counters = counters or RequestCounters()
         self._resolver = RequestResolver(has_cluster=cluster is not None)
-        self._preparation = Preparation(clock, cluster, peers, engines)
+        self._preparation = Preparation(clock, cluster, peers, engines, performance)
         self._evaluator = Evaluator(fleet, clock)
         self._streams = ActivityStreams(self._activity, clock)
         self._requests_seen: BoundedCache[tuple[str, bytes], ScaledObjectRequest] = BoundedCache(

@@ -25,7 +25,7 @@ from keda_gpu_scaler.core.instance_status import (
 )
 from keda_gpu_scaler.core.state.fleet import Fleet
 from keda_gpu_scaler.core.trigger.metrics import METRICS
-from keda_gpu_scaler.core.types import Sample
+from keda_gpu_scaler.core.types import PerformanceReadings, Sample
 from keda_gpu_scaler.server.device_labels import DEVICE_LABELS, DeviceLabels, VendorOf
 from keda_gpu_scaler.server.http import HttpPage
 
@@ -72,6 +72,56 @@ _DEVICE_GAUGES: tuple[_Gauge[Sample], ...] = (
         METRICS["power_draw"].read,
     ),
 )
+
+
+def _performance(
+    name: str, kind: str, meaning: str, read: Callable[[PerformanceReadings], float | None]
+) -> _Gauge[Sample]:
+    return _Gauge(
+        Family(name, kind, meaning, DEVICE_LABELS),
+        lambda sample: None if sample.performance is None else read(sample.performance),
+    )
+
+
+def _percent(ratio: float | None) -> float | None:
+    return None if ratio is None else round(100 * ratio, 6)
+
+
+PERFORMANCE_GAUGES = (
+    _performance(
+        "gpu_sm_active_percent", "gauge", "Share of the streaming multiprocessors that were busy.",
+        lambda it: _percent(it.sm_active_ratio),
+    ),
+    _performance(
+        "gpu_tensor_active_percent", "gauge", "Share of the time in which tensor cores were busy.",
+        lambda it: _percent(it.tensor_active_ratio),
+    ),
+    _performance(
+        "gpu_dram_active_percent", "gauge", "Share of the memory's bandwidth that was used.",
+        lambda it: _percent(it.dram_active_ratio),
+    ),
+    _performance(
+        "gpu_pcie_rx_bytes_per_second", "gauge", "Traffic over PCIe to the device.",
+        lambda it: it.pcie_rx_bytes_per_second,
+    ),
+    _performance(
+        "gpu_pcie_tx_bytes_per_second", "gauge", "Traffic over PCIe from the device.",
+        lambda it: it.pcie_tx_bytes_per_second,
+    ),
+    _performance(
+        "gpu_nvlink_rx_bytes_per_second", "gauge", "Traffic over the links between GPUs (NVLink, XGMI) to the device.",
+        lambda it: it.nvlink_rx_bytes_per_second,
+    ),
+    _performance(
+        "gpu_nvlink_tx_bytes_per_second", "gauge",
+        "Traffic over the links between GPUs (NVLink, XGMI) from the device.",
+        lambda it: it.nvlink_tx_bytes_per_second,
+    ),
+    _performance(
+        "gpu_energy_joules_total", "counter", "Energy that the board has used since its driver was loaded.",
+        lambda it: it.energy_joules,
+    ),
+)  # fmt: skip
 _DEVICE_COUNT = Family("gpu_device_count", "gauge", "Devices that this instance reads on its node.")
 _POD_SHARE = Family(
     "gpu_pod_share_ratio", "gauge", "Share of the device that a pod holds: equal parts that add up to 1.", DEVICE_LABELS
@@ -195,7 +245,7 @@ _API_WATCHES = Family(
 _BUILD_INFO = Family("build_info", "gauge", "Always 1. The version is a label.", ("version",))
 
 FAMILIES = (
-    *(gauge.family for gauge in _DEVICE_GAUGES),
+    *(gauge.family for gauge in (*_DEVICE_GAUGES, *PERFORMANCE_GAUGES)),
     _DEVICE_COUNT,
     _POD_SHARE,
     _ALLOCATIONS_KNOWN,
@@ -246,7 +296,7 @@ def render(
 
 
 def _device_lines(samples: tuple[Sample, ...] | None, labels: DeviceLabels) -> Iterator[str]:
-    for gauge in _DEVICE_GAUGES:
+    for gauge in (*_DEVICE_GAUGES, *PERFORMANCE_GAUGES):
         yield from _family_lines(gauge.family, _series(gauge, samples or (), labels.of))
     yield from _family_lines(_DEVICE_COUNT, [] if samples is None else [("", (), len(samples))])
     yield from _family_lines(_POD_SHARE, (("", values, share) for values, share in labels.shares()))

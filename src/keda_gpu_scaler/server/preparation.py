@@ -9,9 +9,11 @@ import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from keda_gpu_scaler.core.evaluate.by_workload import falls_back_to_devices
 from keda_gpu_scaler.core.evaluate.workload_view import ScrapeRequest, ready_pods, scrape_requests
 from keda_gpu_scaler.core.interfaces import Cluster, Engines, Peers
-from keda_gpu_scaler.core.trigger.metrics import EngineMetric
+from keda_gpu_scaler.core.state.reading_interest import ReadingInterest
+from keda_gpu_scaler.core.trigger.metrics import EngineMetric, Metric
 from keda_gpu_scaler.core.trigger.parser import Scope
 from keda_gpu_scaler.core.types import Unavailable, Workload
 from keda_gpu_scaler.server.bounded_cache import BoundedCache
@@ -61,15 +63,22 @@ class Preparation:
         cluster: knows the workloads; None without access to the API server.
         peers: follows the other instances; None without peers.
         engines: scrapes engines and demand; None without a scrape manager.
+        performance: the interest in the performance readings of this node.
     """
 
     def __init__(
-        self, clock: Callable[[], float], cluster: Cluster | None, peers: Peers | None, engines: Engines | None
+        self,
+        clock: Callable[[], float],
+        cluster: Cluster | None,
+        peers: Peers | None,
+        engines: Engines | None,
+        performance: ReadingInterest | None = None,
     ) -> None:
         self._clock = clock
         self._cluster = cluster
         self._peers = peers
         self._engines = engines
+        self._performance = performance or ReadingInterest()
         self._registrations: BoundedCache[ResolvedTrigger, _Registration] = BoundedCache(MAX_TRIGGERS, IDLE_SECONDS)
 
     async def prepare(self, resolved: ResolvedTrigger, now: float) -> Prepared:
@@ -126,6 +135,8 @@ class Preparation:
                     selectors=scrape.selectors,
                     demand=scrape.is_demand,
                 )
+        if _needs_performance(resolved):
+            self._performance.register(now)
         self._register_peers(resolved, registration)
         if registration.needs_peers and not (last is not None and last.needs_peers):
             registration.is_synced = False
@@ -141,7 +152,9 @@ class Preparation:
             return
         registration.needs_peers = self._needs_devices(resolved, registration)
         if registration.needs_peers:
-            self._peers.register_interest(resolved.trigger.window_seconds)
+            metric = resolved.trigger.metric
+            window = resolved.trigger.window_seconds + (metric.span_seconds if isinstance(metric, Metric) else 0.0)
+            self._peers.register_interest(window, performance=_needs_performance(resolved))
 
     def _needs_devices(self, resolved: ResolvedTrigger, registration: _Registration) -> bool:
         """Whether the answer depends on devices.
@@ -154,7 +167,7 @@ class Preparation:
             return True
         if metric.reading == "load" and not query.url:
             return True
-        if not metric.falls_back_to_devices or self._engines is None:
+        if not falls_back_to_devices(resolved.trigger) or self._engines is None:
             return False
         results = self._engines.scrape_results()
         engines = [scrape.endpoint for scrape in registration.scrapes if scrape.endpoint.pod is not None]
@@ -179,6 +192,10 @@ class Preparation:
             self._register_peers(resolved, registration)  # the scrape may have found that there is no engine
         if self._peers is not None and registration.needs_peers:
             await self._peers.wait_for_sync()
+
+
+def _needs_performance(resolved: ResolvedTrigger) -> bool:
+    return isinstance(resolved.trigger.metric, Metric) and resolved.trigger.metric.is_performance
 
 
 def _is_pending(known: object) -> bool:

@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Evaluation(_message.Message):
-    __slots__ = ("metric_name", "target", "scope", "value", "no_value_reason", "reason", "active", "with_value", "expected", "steps", "instance", "metric", "unit", "value_type", "settings", "hints", "workload", "observations", "observations_omitted", "demand", "activity_unknown")
+    __slots__ = ("metric_name", "target", "scope", "value", "no_value_reason", "reason", "active", "with_value", "expected", "steps", "instance", "metric", "unit", "value_type", "settings", "hints", "workload", "observations", "observations_omitted", "demand", "activity_unknown", "fallback")
     METRIC_NAME_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
     SCOPE_FIELD_NUMBER: _ClassVar[int]
@@ -30,6 +30,7 @@ class Evaluation(_message.Message):
     OBSERVATIONS_OMITTED_FIELD_NUMBER: _ClassVar[int]
     DEMAND_FIELD_NUMBER: _ClassVar[int]
     ACTIVITY_UNKNOWN_FIELD_NUMBER: _ClassVar[int]
+    FALLBACK_FIELD_NUMBER: _ClassVar[int]
     metric_name: str
     target: float
     scope: str
@@ -51,7 +52,8 @@ class Evaluation(_message.Message):
     observations_omitted: int
     demand: Demand
     activity_unknown: bool
-    def __init__(self, metric_name: _Optional[str] = ..., target: _Optional[float] = ..., scope: _Optional[str] = ..., value: _Optional[float] = ..., no_value_reason: _Optional[str] = ..., reason: _Optional[str] = ..., active: _Optional[bool] = ..., with_value: _Optional[int] = ..., expected: _Optional[int] = ..., steps: _Optional[_Iterable[str]] = ..., instance: _Optional[str] = ..., metric: _Optional[str] = ..., unit: _Optional[str] = ..., value_type: _Optional[str] = ..., settings: _Optional[_Iterable[_Union[Setting, _Mapping]]] = ..., hints: _Optional[_Iterable[str]] = ..., workload: _Optional[_Union[Workload, _Mapping]] = ..., observations: _Optional[_Iterable[_Union[Observation, _Mapping]]] = ..., observations_omitted: _Optional[int] = ..., demand: _Optional[_Union[Demand, _Mapping]] = ..., activity_unknown: _Optional[bool] = ...) -> None: ...
+    fallback: str
+    def __init__(self, metric_name: _Optional[str] = ..., target: _Optional[float] = ..., scope: _Optional[str] = ..., value: _Optional[float] = ..., no_value_reason: _Optional[str] = ..., reason: _Optional[str] = ..., active: _Optional[bool] = ..., with_value: _Optional[int] = ..., expected: _Optional[int] = ..., steps: _Optional[_Iterable[str]] = ..., instance: _Optional[str] = ..., metric: _Optional[str] = ..., unit: _Optional[str] = ..., value_type: _Optional[str] = ..., settings: _Optional[_Iterable[_Union[Setting, _Mapping]]] = ..., hints: _Optional[_Iterable[str]] = ..., workload: _Optional[_Union[Workload, _Mapping]] = ..., observations: _Optional[_Iterable[_Union[Observation, _Mapping]]] = ..., observations_omitted: _Optional[int] = ..., demand: _Optional[_Union[Demand, _Mapping]] = ..., activity_unknown: _Optional[bool] = ..., fallback: _Optional[str] = ...) -> None: ...
 
 class Setting(_message.Message):
     __slots__ = ("key", "value", "origin")
@@ -80,7 +82,7 @@ class Workload(_message.Message):
     def __init__(self, kind: _Optional[str] = ..., target: _Optional[str] = ..., wanted: _Optional[int] = ..., actual: _Optional[int] = ..., ready: _Optional[int] = ..., pending: _Optional[int] = ...) -> None: ...
 
 class Observation(_message.Message):
-    __slots__ = ("pod", "node", "ready", "state", "value", "age_seconds", "sentence", "devices")
+    __slots__ = ("pod", "node", "ready", "state", "value", "age_seconds", "sentence", "devices", "attempts", "attempts_omitted")
     POD_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
@@ -89,6 +91,8 @@ class Observation(_message.Message):
     AGE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     SENTENCE_FIELD_NUMBER: _ClassVar[int]
     DEVICES_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPTS_OMITTED_FIELD_NUMBER: _ClassVar[int]
     pod: str
     node: str
     ready: bool
@@ -97,7 +101,27 @@ class Observation(_message.Message):
     age_seconds: float
     sentence: str
     devices: _containers.RepeatedCompositeFieldContainer[ObservedDevice]
-    def __init__(self, pod: _Optional[str] = ..., node: _Optional[str] = ..., ready: _Optional[bool] = ..., state: _Optional[str] = ..., value: _Optional[float] = ..., age_seconds: _Optional[float] = ..., sentence: _Optional[str] = ..., devices: _Optional[_Iterable[_Union[ObservedDevice, _Mapping]]] = ...) -> None: ...
+    attempts: _containers.RepeatedCompositeFieldContainer[ScrapeAttempt]
+    attempts_omitted: int
+    def __init__(self, pod: _Optional[str] = ..., node: _Optional[str] = ..., ready: _Optional[bool] = ..., state: _Optional[str] = ..., value: _Optional[float] = ..., age_seconds: _Optional[float] = ..., sentence: _Optional[str] = ..., devices: _Optional[_Iterable[_Union[ObservedDevice, _Mapping]]] = ..., attempts: _Optional[_Iterable[_Union[ScrapeAttempt, _Mapping]]] = ..., attempts_omitted: _Optional[int] = ...) -> None: ...
+
+class ScrapeAttempt(_message.Message):
+    __slots__ = ("url", "engine", "status", "failure", "age_seconds", "answer_seconds", "remarks")
+    URL_FIELD_NUMBER: _ClassVar[int]
+    ENGINE_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    AGE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    REMARKS_FIELD_NUMBER: _ClassVar[int]
+    url: str
+    engine: bool
+    status: int
+    failure: str
+    age_seconds: float
+    answer_seconds: float
+    remarks: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, url: _Optional[str] = ..., engine: _Optional[bool] = ..., status: _Optional[int] = ..., failure: _Optional[str] = ..., age_seconds: _Optional[float] = ..., answer_seconds: _Optional[float] = ..., remarks: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ObservedDevice(_message.Message):
     __slots__ = ("index", "model", "uuid", "value", "sharers")

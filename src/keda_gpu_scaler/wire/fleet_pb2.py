@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n keda_gpu_scaler/wire/fleet.proto\x12\x18keda_gpu_scaler.fleet.v1\"(\n\x0cWatchRequest\x12\x18\n\x10interval_seconds\x18\x01 \x01(\x01\"v\n\x06Update\x12\x10\n\x08instance\x18\x01 \x01(\t\x12\x13\n\x0b\x61ge_seconds\x18\x02 \x01(\x01\x12\x10\n\x08snapshot\x18\x03 \x01(\x0c\x12\x0e\n\x06\x63hange\x18\x04 \x01(\x0c\x12\x0f\n\x07\x66\x61ilure\x18\x05 \x01(\t\x12\x12\n\ndeviceless\x18\x06 \x01(\x08\x32\\\n\x05\x46leet\x12S\n\x05Watch\x12&.keda_gpu_scaler.fleet.v1.WatchRequest\x1a .keda_gpu_scaler.fleet.v1.Update0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n keda_gpu_scaler/wire/fleet.proto\x12\x18keda_gpu_scaler.fleet.v1\"(\n\x0cWatchRequest\x12\x18\n\x10interval_seconds\x18\x01 \x01(\x01\"\"\n\x0fInterestRequest\x12\x0f\n\x07seconds\x18\x01 \x01(\x01\"\x0f\n\rInterestReply\"v\n\x06Update\x12\x10\n\x08instance\x18\x01 \x01(\t\x12\x13\n\x0b\x61ge_seconds\x18\x02 \x01(\x01\x12\x10\n\x08snapshot\x18\x03 \x01(\x0c\x12\x0e\n\x06\x63hange\x18\x04 \x01(\x0c\x12\x0f\n\x07\x66\x61ilure\x18\x05 \x01(\t\x12\x12\n\ndeviceless\x18\x06 \x01(\x08\x32\xc4\x01\n\x05\x46leet\x12S\n\x05Watch\x12&.keda_gpu_scaler.fleet.v1.WatchRequest\x1a .keda_gpu_scaler.fleet.v1.Update0\x01\x12\x66\n\x10RegisterInterest\x12).keda_gpu_scaler.fleet.v1.InterestRequest\x1a\'.keda_gpu_scaler.fleet.v1.InterestReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,8 +33,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_WATCHREQUEST']._serialized_start=62
   _globals['_WATCHREQUEST']._serialized_end=102
-  _globals['_UPDATE']._serialized_start=104
-  _globals['_UPDATE']._serialized_end=222
-  _globals['_FLEET']._serialized_start=224
-  _globals['_FLEET']._serialized_end=316
+  _globals['_INTERESTREQUEST']._serialized_start=104
+  _globals['_INTERESTREQUEST']._serialized_end=138
+  _globals['_INTERESTREPLY']._serialized_start=140
+  _globals['_INTERESTREPLY']._serialized_end=155
+  _globals['_UPDATE']._serialized_start=157
+  _globals['_UPDATE']._serialized_end=275
+  _globals['_FLEET']._serialized_start=278
+  _globals['_FLEET']._serialized_end=474
 # @@protoc_insertion_point(module_scope)

@@ -10,6 +10,16 @@ class WatchRequest(_message.Message):
     interval_seconds: float
     def __init__(self, interval_seconds: _Optional[float] = ...) -> None: ...
 
+class InterestRequest(_message.Message):
+    __slots__ = ("seconds",)
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    seconds: float
+    def __init__(self, seconds: _Optional[float] = ...) -> None: ...
+
+class InterestReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class Update(_message.Message):
     __slots__ = ("instance", "age_seconds", "snapshot", "change", "failure", "deviceless")
     INSTANCE_FIELD_NUMBER: _ClassVar[int]

@@ -39,6 +39,11 @@ class FleetStub:
                 request_serializer=keda__gpu__scaler_dot_wire_dot_fleet__pb2.WatchRequest.SerializeToString,
                 response_deserializer=keda__gpu__scaler_dot_wire_dot_fleet__pb2.Update.FromString,
                 _registered_method=True)
+        self.RegisterInterest = channel.unary_unary(
+                '/keda_gpu_scaler.fleet.v1.Fleet/RegisterInterest',
+                request_serializer=keda__gpu__scaler_dot_wire_dot_fleet__pb2.InterestRequest.SerializeToString,
+                response_deserializer=keda__gpu__scaler_dot_wire_dot_fleet__pb2.InterestReply.FromString,
+                _registered_method=True)
 
 
 class FleetServicer:
@@ -51,6 +56,13 @@ class FleetServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RegisterInterest(self, request, context):
+        """Has this instance take the readings that are expensive to take, for a while. Its next snapshots have them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FleetServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -58,6 +70,11 @@ def add_FleetServicer_to_server(servicer, server):
                     servicer.Watch,
                     request_deserializer=keda__gpu__scaler_dot_wire_dot_fleet__pb2.WatchRequest.FromString,
                     response_serializer=keda__gpu__scaler_dot_wire_dot_fleet__pb2.Update.SerializeToString,
+            ),
+            'RegisterInterest': grpc.unary_unary_rpc_method_handler(
+                    servicer.RegisterInterest,
+                    request_deserializer=keda__gpu__scaler_dot_wire_dot_fleet__pb2.InterestRequest.FromString,
+                    response_serializer=keda__gpu__scaler_dot_wire_dot_fleet__pb2.InterestReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -87,6 +104,33 @@ class Fleet:
             '/keda_gpu_scaler.fleet.v1.Fleet/Watch',
             keda__gpu__scaler_dot_wire_dot_fleet__pb2.WatchRequest.SerializeToString,
             keda__gpu__scaler_dot_wire_dot_fleet__pb2.Update.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RegisterInterest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keda_gpu_scaler.fleet.v1.Fleet/RegisterInterest',
+            keda__gpu__scaler_dot_wire_dot_fleet__pb2.InterestRequest.SerializeToString,
+            keda__gpu__scaler_dot_wire_dot_fleet__pb2.InterestReply.FromString,
             options,
             channel_credentials,
             insecure,

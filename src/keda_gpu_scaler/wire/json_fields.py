@@ -99,16 +99,34 @@ class Fields:
                 raise CodecError(f"{where}: Invalid value: {quoted(item)}: must be a JSON object")
             yield Fields(item, where + ".")
 
+    def object(self, key: str) -> "Fields":
+        """Return an object."""
+        value = self._plain.get(key)
+        if not isinstance(value, dict):
+            self._refuse(key, "must be a JSON object")
+        return Fields(value, f"{self._where}{key}.")
+
     def lists(self, key: str, below: int) -> Iterable[tuple[int, list[Any]]]:
         """Yield the lists of an object whose keys are positions below a bound."""
+        for position, item in self._by_position(key, below):
+            if not isinstance(item, list):
+                raise CodecError(f"{key}.{position}: Invalid value: {quoted(item)}: must be a list")
+            yield position, item
+
+    def objects_by_position(self, key: str, below: int) -> Iterable[tuple[int, "Fields | None"]]:
+        """Yield the objects of an object whose keys are positions below a bound; None where one is null."""
+        for position, item in self._by_position(key, below):
+            if item is not None and not isinstance(item, dict):
+                raise CodecError(f"{key}.{position}: Invalid value: {quoted(item)}: must be an object or null")
+            yield position, None if item is None else Fields(item, f"{key}.{position}.")
+
+    def _by_position(self, key: str, below: int) -> Iterable[tuple[int, Any]]:
         value = self._plain.get(key)
         if not isinstance(value, dict):
             self._refuse(key, "must be an object")
         for name, item in value.items():
             if not (name.isascii() and name.isdigit() and len(name) < _MAX_DIGITS and int(name) < below):
                 raise CodecError(f"{key}: Invalid value: {quoted(name)}: must be a position below {below}")
-            if not isinstance(item, list):
-                raise CodecError(f"{key}.{name}: Invalid value: {quoted(item)}: must be a list")
             yield int(name), item
 
     def items(self, key: str, at_most: int) -> list[Any]:
@@ -118,14 +136,37 @@ class Fields:
             self._refuse(key, f"must be a list of at most {at_most}")
         return value
 
-    def texts(self, key: str, at_most: int) -> tuple[str, ...]:
+    def texts(self, key: str, at_most: int, length: int = MAX_TEXT_LENGTH) -> tuple[str, ...]:
         """Return a list of printable texts of bounded length; none is empty."""
         value = self._plain.get(key)
-        if not isinstance(value, list) or len(value) > at_most or not all(map(_is_name, value)):
-            self._refuse(
-                key, f"must be a list of at most {at_most} texts of 1 to {MAX_TEXT_LENGTH} printable characters"
-            )
+        if not isinstance(value, list) or len(value) > at_most or not all(_is_text(it, length) for it in value):
+            self._refuse(key, f"must be a list of at most {at_most} texts of 1 to {length} printable characters")
         return tuple(value)
+
+    def block(self, key: str, at_most: int) -> str:
+        """Return text of bounded length that may have several lines. It must not be shown."""
+        value = self._plain.get(key)
+        if not isinstance(value, str):
+            self._refuse(key, "must be text")
+        if len(value) > at_most:
+            raise CodecError(f"{self._where}{key}: Too long: {len(value)} characters: must have at most {at_most}")
+        return value
+
+    def flag(self, key: str, *, default: bool | None = None) -> bool:
+        """Return true or false."""
+        value = self._plain.get(key, default)
+        if not isinstance(value, bool):
+            self._refuse(key, "must be true or false")
+        return value
+
+    def mapping(self, key: str, at_most: int) -> dict[str, str]:
+        """Return an object whose values are texts, of bounded length all together."""
+        value = self._plain.get(key)
+        if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
+            self._refuse(key, "must be an object whose values are texts")
+        if sum(len(name) + len(item) for name, item in value.items()) > at_most:
+            raise CodecError(f"{self._where}{key}: Too long: must have at most {at_most} characters")
+        return dict(value)
 
     def is_unknown(self, key: str) -> bool:
         """Return whether the field is absent or null. Both mean that the value is unknown."""
@@ -142,8 +183,8 @@ class Fields:
         raise CodecError(f"{self._where}{key}: Invalid value: {quoted(self._plain[key])}: {requirement}")
 
 
-def _is_name(value: object) -> bool:
-    return isinstance(value, str) and 0 < len(value) <= MAX_TEXT_LENGTH and value.isprintable()
+def _is_text(value: object, length: int) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= length and value.isprintable()
 
 
 def _refuse_constant(name: str) -> Never:

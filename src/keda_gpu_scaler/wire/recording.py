@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes snapshots to a file: a header with their source, then one snapshot on each line.
+"""Writes a recording: a header, then one snapshot, page or state of a workload on each line.
 
 Law: a recording can be read, however its writer ended. Every line is flushed, also into a compressed file. A killed
 writer loses at most the line that it was writing.
@@ -16,10 +16,13 @@ from typing import IO, Self
 
 from keda_gpu_scaler import __version__
 from keda_gpu_scaler.core.types import Snapshot
+from keda_gpu_scaler.wire.engine_recording import RecordedPage, RecordedWorkload, encode_record
 from keda_gpu_scaler.wire.json_fields import parse_object
 from keda_gpu_scaler.wire.snapshot_codec import MAX_SOURCE_LENGTH, encode
 
-VERSION = 1
+VERSION = 2
+"""The newest version that is read. Version 2 has pages of engines; a recording without them is of version 1."""
+MAX_INTERVAL_SECONDS = 3600.0
 _HEADER_START = '{"recording"'
 
 
@@ -29,15 +32,22 @@ class RecordingError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The first line of a recording: the source of its readings, and the program that wrote it."""
+    """The first line of a recording: the source of its readings, and the program that wrote it.
+
+    ``interval_seconds`` is the interval at which engines were scraped, None in a recording without engines.
+    """
 
     source: str
     made_by: str = f"keda-gpu-scaler {__version__}"
+    interval_seconds: float | None = None
 
 
 def encode_header(header: Header) -> str:
     """Return a header as one line, without a newline."""
-    plain = {"recording": VERSION, "source": header.source, "made_by": header.made_by}
+    version = 1 if header.interval_seconds is None else VERSION
+    plain: dict[str, object] = {"recording": version, "source": header.source, "made_by": header.made_by}
+    if header.interval_seconds is not None:
+        plain["interval_seconds"] = header.interval_seconds
     return json.dumps(plain, separators=(",", ":"))
 
 
@@ -57,11 +67,14 @@ def decode_header(text: str | bytes) -> Header:
     return Header(
         source=fields.text("source", MAX_SOURCE_LENGTH, default=""),
         made_by=fields.text("made_by", default=""),
+        interval_seconds=(
+            fields.number("interval_seconds", 0.001, MAX_INTERVAL_SECONDS) if "interval_seconds" in fields else None
+        ),
     )
 
 
 class RecordingWriter:
-    """Writes snapshots to a file inside its ``with`` block.
+    """Writes a recording to a file inside its ``with`` block. ``size_bytes`` is its size so far, uncompressed.
 
     A file whose name ends in ".gz" is compressed. Equal snapshots give equal bytes. The path "-" is standard output,
     which stays open. An existing file is replaced only with ``overwrite``.
@@ -71,9 +84,12 @@ class RecordingWriter:
         CodecError: the source or a snapshot cannot be encoded. Raised on entry and by ``write``.
     """
 
-    def __init__(self, path: str | Path, source: str, *, overwrite: bool = False) -> None:
+    def __init__(
+        self, path: str | Path, source: str, *, overwrite: bool = False, interval_seconds: float | None = None
+    ) -> None:
         self._path = str(path)
-        self._header = Header(source)
+        self._header = Header(source, interval_seconds=interval_seconds)
+        self.size_bytes = 0
         self._overwrite = overwrite
         self._files = ExitStack()
         self._file: IO[bytes] | gzip.GzipFile | None = None
@@ -104,6 +120,10 @@ class RecordingWriter:
         """Append one snapshot, and flush it."""
         self._write_line(encode(snapshot))
 
+    def write_record(self, record: RecordedPage | RecordedWorkload) -> None:
+        """Append one page or state of a workload, and flush it. The header must have an interval."""
+        self._write_line(encode_record(record))
+
     def _create(self) -> IO[bytes]:
         return open(self._path, "wb" if self._overwrite else "xb")
 
@@ -131,7 +151,7 @@ class RecordingWriter:
         if self._file is None:
             raise RecordingError(f"{self._path} is not open: write inside the with block")
         try:
-            self._file.write(line.encode("ascii") + b"\n")
+            self.size_bytes += self._file.write(line.encode("ascii") + b"\n")
             self._file.flush()
         except OSError as fault:
             raise self._cannot_write(fault) from fault

@@ -3,7 +3,7 @@
 
 Law: ``decode(encode(snapshot)) == snapshot``, and any other text is a ``CodecError``. An unknown reading is left out;
 it is never written as 0 or NaN. Unknown keys are ignored, so that a newer version can add keys: an older version reads
-a snapshot without the reasons of unknown readings.
+a snapshot without the reasons of unknown readings, and without the performance readings.
 
 Between peers most of a snapshot is equal to the one before. So ``encode_change`` writes only the differences, and
 ``apply_change(before, encode_change(before, after)) == after``.
@@ -14,9 +14,8 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from keda_gpu_scaler.core.pod_use import PodUse
 from keda_gpu_scaler.core.quoting import quoted
-from keda_gpu_scaler.core.types import Allocation, Device, ReadingFailure, Sample, Snapshot
+from keda_gpu_scaler.core.types import Allocation, Device, PerformanceReadings, ReadingFailure, Sample, Snapshot
 from keda_gpu_scaler.wire.json_fields import (
     MAX_LENGTH,
     MAX_NUMBER,
@@ -26,6 +25,7 @@ from keda_gpu_scaler.wire.json_fields import (
     Fields,
     parse_object,
 )
+from keda_gpu_scaler.wire.pod_uses import plain_changed_uses, plain_uses, read_changed_uses, read_uses
 
 __all__ = [
     "MAX_ALLOCATIONS",
@@ -35,7 +35,6 @@ __all__ = [
     "MAX_SAMPLES",
     "MAX_SOURCE_LENGTH",
     "MAX_TEXT_LENGTH",
-    "MAX_USES",
     "MAX_WHOLE",
     "VERSION",
     "CodecError",
@@ -52,8 +51,6 @@ MAX_ALLOCATIONS = 16384
 MAX_SOURCE_LENGTH = 1024
 MAX_FAILURES = 8
 """The limit for one sample: more than a device has readings."""
-MAX_USES = 256
-"""The limit for one sample: more pods than share a device."""
 
 _READINGS = (
     "gpu_utilization_ratio",
@@ -63,11 +60,18 @@ _READINGS = (
     "temperature_celsius",
     "power_watts",
 )
+_RATIOS = ("sm_active_ratio", "tensor_active_ratio", "dram_active_ratio")
+_AMOUNTS = (
+    "pcie_rx_bytes_per_second",
+    "pcie_tx_bytes_per_second",
+    "nvlink_rx_bytes_per_second",
+    "nvlink_tx_bytes_per_second",
+    "energy_joules",
+)
 _IDENTIFIERS = ("parent", "minor", "gpu_instance", "compute_instance")
 _ALLOCATION_FIELDS = 5
 _FAILURE_FIELDS = 3
 _DETAILS_FIELDS = 2
-_USE_FIELDS = 4
 _MAX_NAMES = 16
 
 
@@ -107,8 +111,9 @@ def encode_change(before: Snapshot, after: Snapshot) -> str | None:
     """Return the differences of a later snapshot as one line of ASCII, None if its devices are different.
 
     The readings of a changed device are a list by its position. The order is that of ``Sample``'s fields; null means
-    unknown. The lag and the failures of a sample are sent only where they changed, under a key of their own, which an
-    older version ignores. So are the uses, as a list of one list; it is empty where they are not known.
+    unknown. The lag and the failures of a sample, and its performance readings, are sent only where they changed, under
+    keys of their own, which an older version ignores. The uses are a list of one
+    list there, which is empty where they are not known.
 
     Raises:
         CodecError: ``apply_change`` would refuse the later snapshot.
@@ -117,7 +122,7 @@ def encode_change(before: Snapshot, after: Snapshot) -> str | None:
         return None
     changed: dict[str, list[float | None]] = {}
     details: dict[str, list[object]] = {}
-    uses: dict[str, list[object]] = {}
+    performance: dict[str, dict[str, float] | None] = {}
     for position, (old, new) in enumerate(zip(before.samples, after.samples, strict=True)):
         if old is new or old == new:
             continue
@@ -129,9 +134,8 @@ def encode_change(before: Snapshot, after: Snapshot) -> str | None:
         if old.failures != new.failures or old.lag_seconds != new.lag_seconds:
             details[str(position)] = [new.lag_seconds, _plain_failures(new)]
             _details(details[str(position)], position)
-        if old.uses != new.uses:
-            uses[str(position)] = [] if new.uses is None else [_plain_uses(new.uses)]
-            _changed_uses(uses[str(position)], position)
+        if old.performance != new.performance:
+            performance[str(position)] = None if new.performance is None else _plain_performance(new.performance)
     plain: dict[str, object] = {
         "version": VERSION,
         "after": before.sequence,
@@ -142,8 +146,9 @@ def encode_change(before: Snapshot, after: Snapshot) -> str | None:
     }
     if details:
         plain["details"] = details
-    if uses:
-        plain["uses"] = uses
+    plain.update(plain_changed_uses(before.samples, after.samples))
+    if performance:
+        plain["performance"] = performance
     if after.allocations is not before.allocations and after.allocations != before.allocations:
         plain["allocations"] = (
             None if after.allocations is None else [_plain_allocation(allocation) for allocation in after.allocations]
@@ -151,6 +156,7 @@ def encode_change(before: Snapshot, after: Snapshot) -> str | None:
     fields = Fields(plain)
     _times(fields)
     _allocations(fields)
+    _changed_performance(fields, len(after.samples))
     return json.dumps(plain, separators=(",", ":"), allow_nan=False)
 
 
@@ -167,16 +173,22 @@ def apply_change(before: Snapshot, text: str | bytes) -> Snapshot:
     for position, readings in fields.lists("samples", len(samples)):
         old = samples[position]
         samples[position] = _changed_sample(old.device, readings, position)
-        if old.failures or old.lag_seconds or old.uses is not None:
-            kept = samples[position]
-            samples[position] = replace(kept, lag_seconds=old.lag_seconds, failures=old.failures, uses=old.uses)
+        if old.failures or old.lag_seconds or old.performance is not None or old.uses is not None:
+            samples[position] = replace(
+                samples[position],
+                lag_seconds=old.lag_seconds,
+                failures=old.failures,
+                performance=old.performance,
+                uses=old.uses,
+            )
     if not fields.is_unknown("details"):
         for position, item in fields.lists("details", len(samples)):
             lag_seconds, failures = _details(item, position)
             samples[position] = replace(samples[position], lag_seconds=lag_seconds, failures=failures)
-    if not fields.is_unknown("uses"):
-        for position, item in fields.lists("uses", len(samples)):
-            samples[position] = replace(samples[position], uses=_changed_uses(item, position))
+    for position, uses in read_changed_uses(fields, len(samples)):
+        samples[position] = replace(samples[position], uses=uses)
+    for position, performance in _changed_performance(fields, len(samples)):
+        samples[position] = replace(samples[position], performance=performance)
     sequence, at_seconds, unix_seconds = _times(fields)
     return Snapshot(
         node=before.node,
@@ -206,17 +218,22 @@ def _plain_sample(sample: Sample) -> dict[str, object]:
         plain["lag_seconds"] = sample.lag_seconds
     if sample.failures:
         plain["failures"] = _plain_failures(sample)
-    if sample.uses is not None:
-        plain["uses"] = _plain_uses(sample.uses)
+    if sample.performance is not None:
+        plain["performance"] = _plain_performance(sample.performance)
+    plain.update(plain_uses(sample.uses))
+    return plain
+
+
+def _plain_performance(performance: PerformanceReadings) -> dict[str, float]:
+    plain = {"at_seconds": performance.at_seconds, "seconds": performance.seconds}
+    for name in (*_RATIOS, *_AMOUNTS):
+        if (value := _finite(getattr(performance, name))) is not None:
+            plain[name] = value
     return plain
 
 
 def _plain_failures(sample: Sample) -> list[list[object]]:
     return [[failure.reading, failure.reason, failure.since_seconds] for failure in sample.failures]
-
-
-def _plain_uses(uses: tuple[PodUse, ...]) -> list[list[object]]:
-    return [[use.pod_uid, use.sm_ratio, use.memory_utilization_ratio, use.memory_bytes] for use in uses]
 
 
 def _plain_allocation(allocation: Allocation) -> list[str | int]:
@@ -283,8 +300,28 @@ def _sample(fields: Fields) -> Sample:
         power_watts=_number(fields, "power_watts", 0, MAX_NUMBER),
         lag_seconds=_number(fields, "lag_seconds", 0, MAX_NUMBER) or 0.0,
         failures=_failures(fields),
-        uses=None if fields.is_unknown("uses") else _uses(fields.items("uses", MAX_USES)),
+        uses=read_uses(fields),
+        performance=None if fields.is_unknown("performance") else _performance(fields.object("performance")),
     )
+
+
+def _performance(fields: Fields) -> PerformanceReadings:
+    return PerformanceReadings(
+        fields.number("at_seconds", 0, MAX_NUMBER),
+        fields.number("seconds", 0, MAX_NUMBER),
+        *[_number(fields, name, 0, 1) for name in _RATIOS],
+        *[_number(fields, name, 0, MAX_NUMBER) for name in _AMOUNTS],
+    )
+
+
+def _changed_performance(fields: Fields, below: int) -> list[tuple[int, PerformanceReadings | None]]:
+    """Return the performance readings of a change, by the position of the sample; None where there are none now."""
+    if fields.is_unknown("performance"):
+        return []
+    return [
+        (position, None if item is None else _performance(item))
+        for position, item in fields.objects_by_position("performance", below)
+    ]
 
 
 def _failures(fields: Fields) -> tuple[ReadingFailure, ...]:
@@ -300,40 +337,6 @@ def _failure(item: object) -> ReadingFailure:
             return ReadingFailure(reading, reason, _float(since_seconds))
     raise CodecError(
         f"failures: Invalid value: {quoted(item)}: must be a list of a reading, a printable reason and a time"
-    )
-
-
-def _uses(items: list[Any]) -> tuple[PodUse, ...]:
-    uses = tuple(sorted((_use(item) for item in items), key=lambda use: use.pod_uid))
-    uids = [use.pod_uid for use in uses]
-    if len(uids) != len(set(uids)):
-        raise CodecError(f"uses: Invalid value: {quoted(items)}: a pod must be listed once")
-    return uses
-
-
-def _use(item: object) -> PodUse:
-    if isinstance(item, list) and len(item) == _USE_FIELDS:
-        uid, sm_ratio, memory_ratio, memory_bytes = item
-        ratios = (sm_ratio, memory_ratio)
-        if (
-            _is_text(uid)
-            and all(ratio is not None and _is_between(ratio, 0, MAX_NUMBER) for ratio in ratios)
-            and (memory_bytes is None or (type(memory_bytes) is int and 0 <= memory_bytes <= MAX_WHOLE))
-        ):
-            return PodUse(uid, float(sm_ratio), float(memory_ratio), memory_bytes)
-    raise CodecError(
-        f"uses: Invalid value: {quoted(item)}: must be a list of a pod's UID, two ratios and a number of bytes"
-    )
-
-
-def _changed_uses(item: list[Any], position: int) -> tuple[PodUse, ...] | None:
-    """Return the uses of a sample in a change, None where they are not known."""
-    if not item:
-        return None
-    if len(item) == 1 and isinstance(item[0], list) and len(item[0]) <= MAX_USES:
-        return _uses(item[0])
-    raise CodecError(
-        f"uses.{position}: Invalid value: {quoted(item)}: must be empty, or have one list of at most {MAX_USES} pods"
     )
 
 

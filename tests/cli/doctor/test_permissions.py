@@ -19,13 +19,13 @@ HOME = Path(__file__).resolve().parents[3]
 
 
 def test_every_permission_is_reviewed(cluster: FakeCluster) -> None:
-    assert findings_in(cluster, "rights") == ["ok: this account has 21 needed permissions"]
-    assert cluster.reviews == [("SelfSubjectAccessReview", "")] * 21
+    assert findings_in(cluster, "rights") == ["ok: this account has 23 needed permissions"]
+    assert cluster.reviews == [("SelfSubjectAccessReview", "")] * 23
 
 
 def test_from_outside_the_permissions_of_the_service_account_are_reviewed(cluster: FakeCluster) -> None:
     assert findings_in(cluster, "rights", options=OUTSIDE) == [
-        "ok: the service account keda-gpu-scaler of gpu has 21 needed permissions"
+        "ok: the service account keda-gpu-scaler of gpu has 23 needed permissions"
     ]
     assert set(cluster.reviews) == {("SubjectAccessReview", "system:serviceaccount:gpu:keda-gpu-scaler")}
 
@@ -82,6 +82,11 @@ def test_the_reviewed_permissions_are_those_that_the_chart_grants() -> None:
             id="a permission that evaluations do not need",
         ),
         pytest.param(
+            {("list", "replicasets", ""), ("watch", "replicasets", "")},
+            "warning: may not list and watch replicasets.apps in the whole cluster",
+            id="a permission without which the selector decides",
+        ),
+        pytest.param(
             {("list", "nodes", ""), ("watch", "nodes", "")},
             "skipped: may not list and watch nodes in the whole cluster, which only triggers with a nodeSelector need",
             id="a permission that no trigger needs",
@@ -110,7 +115,7 @@ def test_a_trigger_with_a_node_selector_needs_access_to_nodes(cluster: FakeClust
 def test_permissions_in_every_used_namespace_are_sufficient(cluster: FakeCluster) -> None:
     cluster.own_scaled_object("llama")
     cluster.denied = {("list", "pods", ""), ("list", "pods", "b")}
-    assert findings_in(cluster, "rights") == ["ok: this account has 20 needed permissions"]
+    assert findings_in(cluster, "rights") == ["ok: this account has 22 needed permissions"]
     installation = replace(INSTALLATION, workload_namespaces=("ai", "b"))
     assert findings_in(cluster, "rights", installation=installation)[0] == "problem: may not list pods in namespace b"
 

@@ -101,6 +101,27 @@ def evaluation(value: float | None = 276.0, **changes: Any) -> pb.Evaluation:
     return base
 
 
+SLOW = "asked less often: it answers after 3.1 s, and its interval is 2 s"
+
+
+def asked(
+    port: int, failure: str = "", *, engine: bool = True, status: int | None = None, remark: str = ""
+) -> pb.ScrapeAttempt:
+    seconds = 3.1 if remark else 0.0034
+    return pb.ScrapeAttempt(
+        url=f"http://10.244.117.17:{port}/metrics", engine=engine, status=status or (None if failure else 200),
+        failure=failure, age_seconds=0.4, answer_seconds=seconds, remarks=[remark] if remark else [],
+    )  # fmt: skip
+
+
+def engine_pod(suffix: str, value: float | None, *attempts: pb.ScrapeAttempt) -> pb.Observation:
+    return pb.Observation(
+        pod=f"llama-7c9f6d5b8-{suffix}", node="gpu-a", ready=True, state="missing" if value is None else "observed",
+        value=value, age_seconds=None if value is None else 0.4, attempts=attempts,
+        sentence="no answer within 5 s" if value is None else f"{value:g} % by vllm",
+    )  # fmt: skip
+
+
 SCALED_OBJECT_OF_LLAMA = ScaledObject(
     "ai", "llama", triggers=(ScaledObjectTrigger(1, {}),), min_replicas=1, max_replicas=6, hpa_name="keda-hpa-llama"
 )
@@ -149,6 +170,41 @@ PAGES = {
             ],
         )
     ),
+    "the engines of three pods": explained(
+        evaluation(
+            152.0, metric="load", target=100.0, with_value=3, expected=3,
+            steps=["scope workload: load of Deployment llama", "active: 8 requests are running"],
+            observations=[
+                engine_pod("aaaaa", 52.0, asked(8000)),
+                engine_pod("bbbbb", 100.0, asked(8000), asked(9000, "the connection is refused", engine=False)),
+                engine_pod("ccccc", 0.0, asked(8000, remark=SLOW)),
+            ],
+        )
+    ),
+    "an engine that does not answer, and two that answer": explained(
+        evaluation(
+            100.0, metric="load", target=100.0, with_value=1, expected=2,
+            steps=["scope workload: load of Deployment llama", "active: 8 requests are running"],
+            observations=[
+                engine_pod("aaaaa", 100.0, asked(8000), asked(8001), asked(8002, remark=SLOW)),
+                engine_pod(
+                    "bbbbb", None, asked(8000, "no answer within 5 s"),
+                    asked(15020, "the page has no series of a known engine", engine=False, status=200),
+                ),
+            ],
+        )
+    ),
+    "no engine, so GPU utilisation": explained(
+        evaluation(
+            115.0, metric="load", with_value=1, expected=1,
+            fallback="no pod has a known engine (llama-0: no engine is found): load is computed from GPU utilisation",
+            steps=[
+                "no pod has a known engine (llama-0: no engine is found): load is computed from GPU utilisation",
+                "active: 115 is above activationThreshold 5",
+            ],
+            observations=[engine_pod("aaaaa", 115.0, asked(8000, "the connection is refused", engine=False))],
+        )
+    ),
     "refused metadata": explained(
         None, error=Call("Explain", 1.0, "INVALID_ARGUMENT", 'metadata.targetValue: Invalid value: "eighty"')
     ),
@@ -188,6 +244,53 @@ def test_an_untrusted_text_sends_no_escape_sequence() -> None:
 
 def test_a_sentence_of_the_table_is_not_repeated_in_the_steps() -> None:
     assert explanation_page(PAGES["one pod without a value and one not ready"], 140).count("holds no device") == 1
+
+
+def asked_lines(title: str, *, is_wide: bool = False) -> list[str]:
+    """Return the lines of the table of URLs at 80 columns, without its head."""
+    lines = re.sub("\x1b\\[[0-9;]*m", "", explanation_page(PAGES[title], 80, is_wide=is_wide)).splitlines()
+    begin = next(number for number, line in enumerate(lines) if line.startswith("asked "))
+    end = next(number for number, line in enumerate(lines) if number > begin and not line.startswith(" "))
+    return lines[begin + 1 : end]
+
+
+def test_the_asked_urls_of_three_pods_take_one_line_each_and_a_slow_one_says_why() -> None:
+    lines = asked_lines("the engines of three pods")
+    assert [line.split() for line in lines[:2]] == [
+        ["…6d5b8-aaaaa", "200", "3", "ms", "0.4", "s", "http://10.244.117.17:8000/metrics"],
+        ["…6d5b8-bbbbb", "200", "3", "ms", "0.4", "s", "http://10.244.117.17:8000/metrics"],
+    ]
+    rest = " ".join(" ".join(lines[2:]).split())
+    assert rest.startswith("…6d5b8-ccccc 200 3.1 s 0.4 s http://10.244.117.17:8000/metrics;")
+    assert "asked less often: it answers after 3.1 s" in rest
+
+
+def test_other_urls_are_shown_where_a_pod_has_no_value_or_on_request() -> None:
+    title = "an engine that does not answer, and two that answer"
+    text = " ".join(" ".join(asked_lines(title)).split())
+    assert "8000/metrics (one of 2 engines)" in text
+    assert "8002/metrics; asked less often: it answers after 3.1 s" in text
+    assert "8000/metrics: no answer within 5 s" in text
+    assert "15020/metrics" in text
+    assert ": the page has no series of a known engine" in text
+    assert "9000/metrics" not in " ".join(asked_lines("the engines of three pods"))
+    assert "9000/metrics" in " ".join(asked_lines("the engines of three pods", is_wide=True))
+
+
+def test_a_fallback_is_in_the_first_lines_and_only_there() -> None:
+    lines = explanation_page(PAGES["no engine, so GPU utilisation"], 140).splitlines()
+    assert "no pod has a known engine" in lines[2]
+    assert sum("no pod has a known engine" in line for line in lines) == 1
+
+
+def test_json_has_the_asked_urls() -> None:
+    title = "an engine that does not answer, and two that answer"
+    shown = json.loads(as_json(PAGES[title]))["observations"][1]["attempts"]
+    assert shown[0] == {
+        "url": "http://10.244.117.17:8000/metrics", "engine": True, "status": None, "failure": "no answer within 5 s",
+        "age_seconds": 0.4, "milliseconds": 3.4, "remarks": [],
+    }  # fmt: skip
+    assert (shown[1]["engine"], shown[1]["status"]) == (False, 200)
 
 
 @pytest.mark.parametrize("title", PAGES)

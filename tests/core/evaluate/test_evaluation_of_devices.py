@@ -14,7 +14,7 @@ from keda_gpu_scaler.core.state.fleet import Fleet
 from keda_gpu_scaler.core.trigger.metrics import METRICS
 from keda_gpu_scaler.core.trigger.parser import Trigger
 from keda_gpu_scaler.core.trigger.parser import parse_trigger as parse_metadata
-from keda_gpu_scaler.core.types import ReadingFailure, Sample
+from keda_gpu_scaler.core.types import PerformanceReadings, ReadingFailure, Sample
 from tests.fakes import fleet_of, sample, sample_without_readings
 
 NOW = 1000.0
@@ -330,6 +330,7 @@ known = st.builds(
         memory_used_bytes=memory,
         temperature_celsius=temperature,
         power_watts=power,
+        performance=PerformanceReadings(NOW, 5.0, *[utilization] * 3, *[1e9 * power] * 4),
     ),
     ratio,
     st.integers(0, 80 << 30),
@@ -403,3 +404,14 @@ def test_no_value_is_ever_negative_or_not_a_number(given_metadata: dict[str, str
     assert value is not None
     assert math.isfinite(value)
     assert value >= 0
+
+
+def test_a_metric_whose_first_reading_is_due_says_so() -> None:
+    answer = evaluate(parse_trigger({"metricType": "nvlink_tx_mib_s"}), fleet_of([sample(0, 0.5)]), NOW)
+    assert answer.value is None
+    assert (
+        "a device that has it is read while a trigger needs it, and its first value takes some seconds" in answer.reason
+    )
+    failed = sample(0, 0.5, failures=(ReadingFailure("nvlink", "the GPU has no counter of it"),))
+    answer = evaluate(parse_trigger({"metricType": "nvlink_tx_mib_s"}), fleet_of([failed]), NOW)
+    assert "the GPU has no counter of it" in answer.reason

@@ -12,7 +12,7 @@ from keda_gpu_scaler.core.evaluate.evaluation import Evaluation, NoValue, evalua
 from keda_gpu_scaler.core.evaluate.workload_view import ready_pods, scrape_requests
 from keda_gpu_scaler.core.hpa.replica_calculator import ValueType, desired_replicas, milli
 from keda_gpu_scaler.core.state.fleet import Fleet
-from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult, TargetHistory
+from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeAttempt, ScrapeAttempts, ScrapeResult, TargetHistory
 from keda_gpu_scaler.core.trigger.parser import Scope, parse_trigger
 from keda_gpu_scaler.core.types import EngineSample, Pod, PodRef, Series, Unavailable, Workload
 from tests.fakes import node_history, pod, sample, workload
@@ -196,15 +196,72 @@ def test_without_an_engine_saturation_is_gpu_utilisation_and_the_steps_say_so() 
 
 
 @pytest.mark.parametrize("metric", ["saturation", "load"])
-def test_an_engine_that_the_trigger_names_is_never_replaced_by_gpu_utilisation(metric: str) -> None:
-    known, _ = serving(NO_ENGINE)
-    results = {Endpoint(PodRef("ai", "llama-0"), "10.0.0.1", engine="vllm"): NO_ENGINE}
-    history = node_history("gpu-7", sample(0, 0.98), held={"GPU-0000": "llama-0"})
-    fleet = Fleet(history, 10.0)
-    evaluation = evaluated(known, results, fleet=fleet, metadata={"metricType": metric, "engine": "vllm"})
-    assert (evaluation.value, evaluation.no_value_reason) == (None, NoValue.UNAVAILABLE)
-    assert "nothing of an engine's is exported" in evaluation.reason
-    assert evaluation.active is True, "its requests are not known"
+def test_a_named_engine_is_never_replaced_by_gpu_utilisation(metric: str) -> None:
+    known, results = serving(NO_ENGINE, NO_ENGINE)
+    results = {replace(endpoint, engine="vllm"): result for endpoint, result in results.items()}
+    history = node_history(
+        "gpu-7", sample(0, 0.98), sample(1, 0.98), held={"GPU-0000": "llama-0", "GPU-0001": "llama-1"}
+    )
+    metadata = {"metricType": metric, "engine": "vllm"}
+    evaluation = evaluated(known, results, fleet=Fleet(history, 10.0), metadata=metadata)
+    assert (evaluation.value, evaluation.no_value_reason, evaluation.fallback) == (None, NoValue.UNAVAILABLE, "")
+    assert evaluation.reason == "no fresh reading of 2 of 2 ready pods: nothing of an engine's is exported"
+    assert evaluation.active is True
+
+
+@pytest.mark.parametrize(
+    ("second", "falls_back"),
+    [
+        pytest.param(NO_ENGINE, True, id="each candidate of each pod answered and is no engine"),
+        pytest.param(NO_ANSWER, False, id="a candidate of one pod did not answer"),
+        pytest.param(None, False, id="one pod was not searched yet"),
+    ],
+)
+def test_an_engine_that_may_be_there_is_not_replaced(second: ScrapeResult | None, falls_back: bool) -> None:
+    known, results = serving(NO_ENGINE, second)
+    history = node_history(
+        "gpu-7", sample(0, 0.98), sample(1, 0.98), held={"GPU-0000": "llama-0", "GPU-0001": "llama-1"}
+    )
+    evaluation = evaluated(known, results, fleet=Fleet(history, 10.0))
+    assert bool(evaluation.fallback) is falls_back
+    assert (evaluation.value is not None) is falls_back
+
+
+REFUSED = ScrapeAttempt("http://10.0.0.1:9000/metrics", None, "the connection is refused")
+ANSWERED = ScrapeAttempt("http://10.0.0.1:8000/metrics", 200, answer_seconds=0.003, at_seconds=NOW - 1)
+
+
+def test_a_pod_shows_which_urls_were_asked_and_what_they_answered() -> None:
+    [target] = vllm(10).targets
+    known, results = serving(ScrapeResult((replace(target, attempt=ANSWERED),), attempts=(REFUSED,)))
+    [observation] = evaluated(known, results).observations
+    assert observation.attempts == ScrapeAttempts((ANSWERED,), (REFUSED,))
+
+
+def test_a_page_that_does_not_count_shows_the_reason() -> None:
+    mismatch = TargetHistory(ANSWERED.url, failure="the page is of sglang", attempt=ANSWERED)
+    known, results = serving(
+        ScrapeResult((mismatch,), attempts=(replace(ANSWERED, failure="an earlier search"), REFUSED))
+    )
+    [observation] = evaluated(known, results).observations
+    assert observation.attempts == ScrapeAttempts((replace(ANSWERED, failure="the page is of sglang"),), (REFUSED,))
+
+
+def test_the_urls_are_shown_also_where_gpu_utilisation_is_used() -> None:
+    known, results = serving(replace(NO_ENGINE, attempts=(REFUSED,)))
+    history = node_history("gpu-7", sample(0, 0.8), held={"GPU-0000": "llama-0"})
+    evaluation = evaluated(known, results, fleet=Fleet(history, 10.0))
+    [observation] = evaluation.observations
+    assert (evaluation.value, observation.attempts.rejected) == (100.0, (REFUSED,))
+    assert evaluation.fallback == evaluation.steps[0]
+
+
+def test_a_url_of_the_trigger_shows_what_it_answered() -> None:
+    known, _ = serving(None)
+    failed = TargetHistory(ANSWERED.url, failure=REFUSED.failure, attempt=REFUSED)
+    url = Endpoint(engine="vllm", url="http://vllm-svc/metrics")
+    [observation] = evaluated(known, {url: ScrapeResult((failed,))}, metadata={"vllmEndpoint": url.url}).observations
+    assert observation.attempts == ScrapeAttempts((REFUSED,))
 
 
 @pytest.mark.parametrize(("age", "active"), [(300.0, True), (900.0, False)])

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests of the device metrics and of the profiles."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 from keda_gpu_scaler.core.trigger.metrics import METRICS
 from keda_gpu_scaler.core.trigger.parser import METRIC_TYPES
 from keda_gpu_scaler.core.trigger.profiles import PROFILES
+from keda_gpu_scaler.core.types import PerformanceReadings
 from tests.fakes import GIB, sample, sample_without_readings
 
 
@@ -24,6 +27,35 @@ from tests.fakes import GIB, sample, sample_without_readings
 )
 def test_each_metric_reads_its_own_reading_in_its_own_unit(metric: str, expected: float) -> None:
     assert METRICS[metric].read(sample(utilization=0.92)) == expected
+
+
+PERFORMANCE = PerformanceReadings(1000.0, 5.0, 0.57, 0.07, 0.2, 1 << 20, 2 << 20, 3 << 20, 4 << 20, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected"),
+    [
+        ("sm_active", 57.0),
+        ("tensor_active", 7.0),
+        ("dram_active", 20.0),
+        ("pcie_rx_mib_s", 1.0),
+        ("pcie_tx_mib_s", 2.0),
+        ("pcie_throughput", 3.0),
+        ("nvlink_rx_mib_s", 3.0),
+        ("nvlink_tx_mib_s", 4.0),
+        ("nvlink_throughput", 7.0),
+    ],
+)
+def test_each_metric_of_performance_reads_its_own_reading(metric: str, expected: float) -> None:
+    assert METRICS[metric].read(sample(performance=PERFORMANCE)) == expected
+    assert METRICS[metric].read(sample(performance=PerformanceReadings(1000.0, 5.0))) is None
+    assert METRICS[metric].is_divided is (METRICS[metric].unit == "%")
+
+
+@pytest.mark.parametrize("missing", ["pcie_rx_bytes_per_second", "pcie_tx_bytes_per_second"])
+def test_a_throughput_with_one_direction_unknown_is_unknown(missing: str) -> None:
+    known = replace(PERFORMANCE, **{missing: None})  # type: ignore[arg-type]
+    assert METRICS["pcie_throughput"].read(sample(performance=known)) is None
 
 
 @pytest.mark.parametrize("metric", sorted(METRICS))

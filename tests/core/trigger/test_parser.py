@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from keda_gpu_scaler.core.aggregation import AGGREGATIONS
 from keda_gpu_scaler.core.selectors import parse_labels
+from keda_gpu_scaler.core.trigger.grouping import Grouping
 from keda_gpu_scaler.core.trigger.metrics import ENGINE_METRICS, METRICS
 from keda_gpu_scaler.core.trigger.parser import (
     DEFAULT_STARTUP_GRACE_SECONDS,
@@ -62,6 +63,9 @@ def test_every_key_is_read() -> None:
             "startupGraceSeconds": "90",
             "missingHoldSeconds": "40",
             "minCoverage": "0.8",
+            "groupBy": "example.com/group",
+            "groupSize": "4",
+            "groupLeader": "example.com/rank=0",
         }
     )
     assert trigger == Trigger(
@@ -82,6 +86,7 @@ def test_every_key_is_read() -> None:
         min_coverage=0.8,
         is_activation_given=True,
         profile="training",
+        grouping=Grouping("example.com/group", 4, parse_labels("example.com/rank=0")),
     )
 
 
@@ -94,6 +99,7 @@ def test_every_key_is_read() -> None:
         ("batch", "memory_used_percent", 70, 1),
         ("ollama", "memory_used_percent", 70, 3),
         ("tgi-inference", "memory_used_percent", 75, 5),
+        ("distributed-training", "nvlink_tx_mib_s", 800, 100),
     ],
 )
 def test_a_profile_has_the_values_of_the_original(name: str, metric: str, target: float, activation: float) -> None:
@@ -105,6 +111,7 @@ def test_a_profile_has_the_values_of_the_original(name: str, metric: str, target
 def test_the_documented_profiles_and_metrics_are_all_there_are() -> None:
     assert sorted(PROFILES) == [
         "batch",
+        "distributed-training",
         "llm",
         "ollama",
         "sglang",
@@ -118,12 +125,21 @@ def test_the_documented_profiles_and_metrics_are_all_there_are() -> None:
         "vllm-queue-depth",
     ]
     assert sorted(METRICS) == [
+        "dram_active",
         "gpu_utilization",
         "memory_used_mib",
         "memory_used_percent",
         "memory_utilization",
+        "nvlink_rx_mib_s",
+        "nvlink_throughput",
+        "nvlink_tx_mib_s",
+        "pcie_rx_mib_s",
+        "pcie_throughput",
+        "pcie_tx_mib_s",
         "power_draw",
+        "sm_active",
         "temperature",
+        "tensor_active",
     ]
     assert sorted(ENGINE_METRICS) == [
         "engine",
@@ -220,6 +236,38 @@ TARGET = NUMBER.format("0.001", "1e+12")
                 "key=value, key!=value, key or !key"
             ],
             id="a label selector with a set of values",
+        ),
+        pytest.param(
+            {"groupBy": "a=b"},
+            ['metadata.groupBy: Invalid value: "a=b": must be the key of a label, auto or none'],
+            id="a label with a value",
+        ),
+        pytest.param(
+            {"groupBy": "example.com/pair", "groupSize": "1"},
+            ['metadata.groupSize: Invalid value: "1": must be a whole number from 2 to 10000'],
+            id="a group of one pod",
+        ),
+        pytest.param(
+            {"groupSize": "2.5"},
+            ['metadata.groupSize: Invalid value: "2.5": must be a whole number from 2 to 10000'],
+            id="a group of a part of a pod",
+        ),
+        pytest.param(
+            {"groupBy": "none", "groupSize": "2", "groupLeader": "rank=0"},
+            [
+                'metadata.groupSize: Invalid value: "2": has no meaning with groupBy none: remove one of the two',
+                'metadata.groupLeader: Invalid value: "rank=0": has no meaning with groupBy none: remove one of the '
+                "two",
+            ],
+            id="a group without grouping",
+        ),
+        pytest.param(
+            {"groupLeader": "rank in (0)"},
+            [
+                'metadata.groupLeader: Invalid value: "rank in (0)": must be label conditions joined by commas: '
+                "key=value, key!=value, key or !key"
+            ],
+            id="a leader by a set of values",
         ),
         pytest.param(
             {"gpuModel": "*" * 257},

@@ -21,7 +21,7 @@ from keda_gpu_scaler.cli.doctor.findings import Finding, Heading, counted, ok, p
 from keda_gpu_scaler.cli.doctor.host_access import HostAccess, reason_of
 from keda_gpu_scaler.config import Config
 from keda_gpu_scaler.core.interfaces import Backend, BackendError
-from keda_gpu_scaler.core.trigger.metrics import METRICS
+from keda_gpu_scaler.core.trigger.metrics import BASIC_METRICS, METRICS
 from keda_gpu_scaler.core.types import Sample
 from keda_gpu_scaler.devices import registry
 from keda_gpu_scaler.devices.registry import AUTO, BackendSettings, DriverCheck, Vendor
@@ -161,7 +161,8 @@ def _check_devices(samples: Sequence[Sample], remedies: Mapping[str, str]) -> It
             yield problem("devices", text, remedy, Heading.NO_VALUE)
     with_reading = [sample for sample in samples if sample.has_reading]
     metrics_by_devices: dict[tuple[int, ...], list[str]] = {}
-    for metric in METRICS.values():
+    # The others are read only while they are wanted, and need two readings.
+    for metric in map(METRICS.__getitem__, BASIC_METRICS):
         without = tuple(sample.device.index for sample in with_reading if metric.read(sample) is None)
         metrics_by_devices.setdefault(without, []).append(metric.name)
     for devices, metrics in metrics_by_devices.items():

@@ -17,6 +17,7 @@ WORKLOAD_PERMISSIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("", "pods", ("list", "watch")),
     ("apps", "deployments", ("list", "watch")),
     ("apps", "statefulsets", ("list", "watch")),
+    ("apps", "replicasets", ("list", "watch")),
     ("apps", "deployments/scale", ("get",)),
     ("apps", "statefulsets/scale", ("get",)),
     ("", "events", ("create",)),
@@ -29,6 +30,8 @@ CLAIM_PERMISSIONS = tuple(
 OWN_NAMESPACE_PERMISSION = ("discovery.k8s.io", "endpointslices", ("list", "watch"))
 
 _CHECK = "rights"
+_OPTIONAL = ("events", "replicasets")
+"""Without events no user is informed, and without ReplicaSets the selector decides whose a pod is."""
 _CHART_GROUPS = ("", "apps", "keda.sh", "discovery.k8s.io")
 
 
@@ -99,8 +102,7 @@ async def _missing(
     remedy = "grant them (chart: rbac.create)"
     if first.group not in _CHART_GROUPS:
         remedy = f"add {first.kind.partition('/')[0]} (chart: rbac.scaleTargets)"
-    # The scaler works without events.
-    report = warning if first.resource == "events" else problem
+    report = warning if first.resource in _OPTIONAL else problem
     namespaces = _workload_namespaces(context)
     if first.namespace:
         yield report(_CHECK, f"may not {_joined(missing)}", remedy, Heading.FORBIDDEN)

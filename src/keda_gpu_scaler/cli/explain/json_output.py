@@ -14,10 +14,14 @@ The keys, which stay the same:
 ``workload``     null where it is not known, or ``target``, ``wanted`` (spec.replicas), ``actual`` (status.replicas) and
                  ``ready``
 ``observations``   of each pod (or device): ``pod``, ``node``, ``ready``, ``state``, ``value``, ``age_seconds``,
-                 ``sentence`` and ``devices`` (``index``, ``model``, ``uuid``, ``value``, ``sharers``)
+                 ``sentence``, ``devices`` (``index``, ``model``, ``uuid``, ``value``, ``sharers``) and ``attempts``,
+                 the URLs that were asked for an engine: ``url``, ``engine`` (false for a place without one), ``status``
+                 (null where there was no response), ``failure`` (null where the page counts), ``age_seconds``,
+                 ``milliseconds`` and ``remarks``, a list. ``attempts_omitted`` counts the URLs that are left out
 ``demand``       null, or ``value``, ``active`` (each null while it is not known) and ``sentence``
 ``scope``, ``with_value``, ``expected``, ``metric``, ``unit``, ``value`` (null without one), ``target``, ``value_type``,
-``active``, ``activity_unknown``, ``no_value_reason``, ``reason`` and ``steps``   the evaluation
+``active``, ``activity_unknown``, ``no_value_reason``, ``reason``, ``fallback`` (empty, or why the value comes from
+another source) and ``steps``   the evaluation
 ``hpa``          null where the HPA does not decide or the size is not known, or ``recommended`` (null without a value),
                  ``replicas`` (the size that the HPA decides on), ``limit``, ``arithmetic`` and ``sentence``
 ``hpa_status``   null, or the status of the live HPA: ``current``, ``desired``, ``conditions`` (sentences) and
@@ -36,7 +40,8 @@ from keda_gpu_scaler.wire import evaluation_pb2 as evaluation_pb
 
 _EVALUATION_KEYS = (
     "settings", "hints", "workload", "observations", "demand", "scope", "with_value", "expected", "metric", "unit",
-    "value", "target", "value_type", "active", "activity_unknown", "no_value_reason", "reason", "steps",
+    "value", "target", "value_type", "active", "activity_unknown", "no_value_reason", "reason", "fallback",
+    "steps",
 )  # fmt: skip
 
 
@@ -78,7 +83,7 @@ def _evaluation(evaluation: evaluation_pb.Evaluation) -> Iterator[tuple[str, Any
     for key in ("scope", "with_value", "expected", "metric", "unit"):
         yield key, getattr(evaluation, key)
     yield "value", _optional(evaluation, "value")
-    for key in ("target", "value_type", "active", "activity_unknown", "no_value_reason", "reason"):
+    for key in ("target", "value_type", "active", "activity_unknown", "no_value_reason", "reason", "fallback"):
         yield key, getattr(evaluation, key)
     yield "steps", list(evaluation.steps)
 
@@ -102,6 +107,19 @@ def _observation(observation: evaluation_pb.Observation) -> dict[str, Any]:
             }
             for one in observation.devices
         ],
+        "attempts": [
+            {
+                "url": one.url,
+                "engine": one.engine,
+                "status": _optional(one, "status"),
+                "failure": one.failure or None,
+                "age_seconds": one.age_seconds,
+                "milliseconds": 1000 * one.answer_seconds,
+                "remarks": list(one.remarks),
+            }
+            for one in observation.attempts
+        ],
+        "attempts_omitted": observation.attempts_omitted,
     }
 
 

@@ -4,6 +4,7 @@
 Law: no line is wider than the page. A number that is not known is shown as "?", with its reason.
 """
 
+from keda_gpu_scaler.cli.explain.attempts import add_attempts
 from keda_gpu_scaler.cli.explain.forecast import Forecast
 from keda_gpu_scaler.cli.explain.result import ExplainResult
 from keda_gpu_scaler.cli.explain.scaledobject import FROM_ENVIRONMENT, ScaledObjectTrigger
@@ -18,7 +19,7 @@ MAX_ROWS = 40
 
 _ACTIVITIES = ("active: ", "inactive: ")
 _DEFAULTS_SHOWN = ("metricType", "targetValue", "scope")
-_STATES_WITHOUT_NUMBER = ("out_of_scope", "no_device", "not_ready")
+_STATES_WITHOUT_NUMBER = ("out_of_scope", "no_device", "not_ready", "worker")
 
 
 def explanation_page(shown: ExplainResult, width: int, *, is_wide: bool = False) -> str:
@@ -35,6 +36,8 @@ def explanation_page(shown: ExplainResult, width: int, *, is_wide: bool = False)
     page.title(f"{name}, trigger {shown.trigger.number} of {shown.total_triggers}")
     node = f" on node {evaluation.instance}" if evaluation is not None and evaluation.instance else ""
     page.entry("instance", f"{shown.instance}{node}, at {shown.at.astimezone():%H:%M:%S}")
+    if evaluation is not None and evaluation.fallback:
+        page.entry("warning", evaluation.fallback, "yellow")
     if evaluation is None:
         error = shown.error
         page.entry("error", f"{error.status}: {error.details}" if error else "", "red")
@@ -42,6 +45,7 @@ def explanation_page(shown: ExplainResult, width: int, *, is_wide: bool = False)
     _add_settings(page, evaluation, shown.trigger, is_wide)
     _add_workload(page, evaluation)
     _add_observations(page, evaluation, is_wide)
+    add_attempts(page, evaluation.observations, None if is_wide else MAX_ROWS)
     _add_steps(page, evaluation, is_wide)
     _add_value(page, evaluation, shown.forecast)
     if shown.forecast is not None:
@@ -112,8 +116,8 @@ def _device(device: evaluation_pb.ObservedDevice, unit: str, is_wide: bool) -> s
 
 
 def _add_steps(page: Page, evaluation: evaluation_pb.Evaluation, is_wide: bool) -> None:
-    """Add the steps of the evaluation, without those that the table shows."""
-    in_table = {observation.sentence for observation in evaluation.observations}
+    """Add the steps of the evaluation, without those that are shown above."""
+    in_table = {evaluation.fallback, *(observation.sentence for observation in evaluation.observations)}
     in_table |= {
         f"pod {observation.pod}{'' if observation.ready else ' (not ready)'}: {observation.sentence}"
         for observation in evaluation.observations

@@ -29,6 +29,7 @@ from keda_gpu_scaler.core.hpa.reported_value import ReportedValue, ReportType, r
 from keda_gpu_scaler.core.hpa.scaled_job import wanted_jobs
 from keda_gpu_scaler.core.state.scrape import AUTO
 from keda_gpu_scaler.core.trigger.metrics import LOAD_OF_DEVICES, EngineMetric
+from keda_gpu_scaler.core.trigger.parser import Trigger
 from keda_gpu_scaler.core.types import Pod, Unavailable
 
 _NO_NUMBER = (
@@ -48,13 +49,15 @@ def measure_workload(
     """
     if view.is_scaled_to_zero:
         return scaled_to_zero(view, demand, metadata, view.steps())
-    metric = view.trigger.metric
-    # An engine that the trigger names is expected: where it cannot be read, its value is missing.
-    names_engine = view.trigger.engine is not None and view.trigger.engine.engine != AUTO
-    falls_back = isinstance(metric, EngineMetric) and metric.falls_back_to_devices and not names_engine
-    if falls_back and (reason := view.no_engine_reason):
+    if falls_back_to_devices(view.trigger) and (reason := view.no_engine_reason):
         return _measure_devices_instead(view, reason, demand, metadata)
     return _measure_pods(view, demand, metadata)
+
+
+def falls_back_to_devices(trigger: Trigger) -> bool:
+    """Whether GPU utilisation is used where no pod has a known engine. An engine that is named is never replaced."""
+    metric, query = trigger.metric, trigger.engine
+    return isinstance(metric, EngineMetric) and metric.falls_back_to_devices and (query is None or query.engine == AUTO)
 
 
 def scaled_to_zero(
@@ -80,9 +83,12 @@ def _measure_devices_instead(
         f"no pod has a known engine ({reason}): {view.trigger.metric.name} is computed from GPU utilisation, of which "
         "80 % counts as 100 %"
     )
-    if isinstance(measured, NoMeasurement):
-        return replace(measured, steps=(sentence, *measured.steps), context=sentence)
-    return replace(measured, steps=(sentence, *measured.steps))
+    attempts = {one.pod.ref: one.attempts for one in view.observations}
+    observations = tuple(
+        replace(one, attempts=attempts[one.pod.ref]) if isinstance(one, PodObservation) else one
+        for one in measured.observations
+    )
+    return replace(measured, steps=(sentence, *measured.steps), fallback=sentence, observations=observations)
 
 
 def _measure_pods(
@@ -103,7 +109,7 @@ def _measure_pods(
     if isinstance(report, Unavailable):
         return NoMeasurement(report, steps, observations=observations)
     reported_demand = _report_demand(report, view, demand)
-    if view.workload.formula is not None and not view.values and reported_demand is None:
+    if view.workload.formula is not None and not view.has_value and reported_demand is None:
         return NoMeasurement(unavailable(_NO_NUMBER), steps, observations=observations)
     if view.out_of_scope and view.workload.formula is None:
         steps = (*steps, f"{len(view.out_of_scope)} ready pods are out of scope: they count as at the target")
@@ -124,6 +130,8 @@ def _measure_pods(
 def _report_pods(report: ReportType, view: WorkloadView, hold: ShrinkHold | None) -> ReportedValue:
     if view.job_rules is not None:
         return _report_jobs(view)
+    if view.is_grouped:
+        return _report_groups(report, view, hold)
     if view.workload.formula is not None:
         return plain_pods(report, view.values, unknown=len(view.ready) - len(view.values))
     with_value, out_of_scope = len(view.values), len(view.out_of_scope)
@@ -137,6 +145,33 @@ def _report_pods(report: ReportType, view: WorkloadView, hold: ShrinkHold | None
         target=view.trigger.target,
         tolerances=view.workload.tolerances,
         shrink_hold=hold.reason if hold is not None else "",
+    )
+
+
+def _report_groups(report: ReportType, view: WorkloadView, hold: ShrinkHold | None) -> ReportedValue:
+    """Report the replicas, each of which is a group of pods with one value."""
+    values = group_values(view.groups)
+    observed, missing = values[ObservationState.OBSERVED], len(values[ObservationState.MISSING])
+    out_of_scope = len(values[ObservationState.OUT_OF_SCOPE])
+    if view.workload.formula is not None and observed:
+        return plain_pods(
+            report,
+            observed,
+            unknown=missing + out_of_scope,
+            pods_per_replica=view.pods_per_replica,
+            noun="groups",
+        )
+    return report_pods(
+        report,
+        [*observed, *[view.trigger.target] * out_of_scope],
+        missing=missing,
+        unready=len(values[ObservationState.NOT_READY]),
+        size=view.size,
+        target=view.trigger.target,
+        tolerances=view.workload.tolerances,
+        shrink_hold=hold.reason if hold is not None else "",
+        pods_per_replica=view.pods_per_replica,
+        noun="groups",
     )
 
 
@@ -182,7 +217,8 @@ def _busiest(view: WorkloadView, observations: Sequence[PodObservation]) -> floa
     observed = [one for one in observations if one.value is not None]
     if observed and all(decides_by_requests(view.trigger, one.are_requests_known) for one in observed):
         return None
-    return max([one.value or 0.0 for one in observed], default=0.0)
+    groups = [group.value or 0.0 for group in view.groups] if view.is_grouped else []
+    return max([*[one.value or 0.0 for one in observed], *groups], default=0.0)
 
 
 def _not_scraped(view: WorkloadView, demand: DemandObservation | None) -> list[str]:
@@ -191,7 +227,7 @@ def _not_scraped(view: WorkloadView, demand: DemandObservation | None) -> list[s
     A pod that is overloaded, or that restarts its engine, is not ready. It may be the only pod.
     """
     is_demand_known = demand is not None and demand.is_active is not None
-    if view.ready or is_demand_known:
+    if view.asked or is_demand_known:
         return []
     return [
         f"{one.pod.ref.name}: {one.sentence}"
@@ -203,7 +239,7 @@ def _not_scraped(view: WorkloadView, demand: DemandObservation | None) -> list[s
 def _report_demand(report: ReportType, view: WorkloadView, demand: DemandObservation | None) -> ReportedValue | None:
     """Report the size that demand needs while no pod is ready; None where the trigger does not request that."""
     query, is_plain = view.trigger.demand, view.job_rules is not None or view.workload.formula is not None
-    if query is None or demand is None or not (demand.is_active and demand.value) or view.has_ready_pod:
+    if query is None or demand is None or not (demand.is_active and demand.value) or view.has_ready_replica:
         return None
     if query.per_replica is not None:
         wanted = math.ceil(demand.value / query.per_replica)

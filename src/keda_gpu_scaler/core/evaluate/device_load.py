@@ -8,7 +8,7 @@ readings count that were taken while the present pods held the device. No readin
 import bisect
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from keda_gpu_scaler.core.aggregation import mean
@@ -71,11 +71,11 @@ def device_loads_by_holder(
     if key in history.cache:
         cached: tuple[Mapping[str, DeviceLoad], ClusterAssignments] = history.cache[key]
         return cached[0]
-    tenures = tenures_seconds(history, window_seconds, cluster)
-    loads = {
-        column.device.uuid: _mean_over(column, min(window_seconds, tenures.get(column.device.uuid, math.inf)))
-        for column in _columns(history, metric, window_seconds)
-    }
+    tenures = tenures_seconds(history, window_seconds + metric.span_seconds, cluster)
+    loads = {}
+    for column in _columns(history, metric, window_seconds):
+        tenure = tenures.get(column.device.uuid, math.inf)
+        loads[column.device.uuid] = _mean_over(column.held_for(tenure), min(window_seconds, tenure))
     return remember(history, key, (loads, cluster))[0]
 
 
@@ -100,7 +100,8 @@ def remember(history: History, key: object, value: _T) -> _T:
 class _DeviceColumn:
     """One device's known readings, newest first, and how much older than the newest snapshot each of them is.
 
-    ``in_newest`` is the number of readings in the newest snapshot: 0 or 1.
+    ``in_newest`` is the number of readings in the newest snapshot: 0 or 1. ``spans_seconds`` has for each reading the
+    time before it over which it is a mean, and is empty where that is no longer than an interval of the sampler.
     """
 
     device: Device
@@ -108,6 +109,23 @@ class _DeviceColumn:
     values: tuple[float, ...]
     in_newest: int
     failure: ReadingFailure | None
+    spans_seconds: tuple[float, ...] = ()
+
+    def held_for(self, tenure_seconds: float) -> "_DeviceColumn":
+        """Return the readings that cover only the time since the present pods hold the device."""
+        if not self.spans_seconds or tenure_seconds == math.inf:
+            return self
+        count = sum(
+            lag + span < tenure_seconds for lag, span in zip(self.lags_seconds, self.spans_seconds, strict=True)
+        )
+        # Readings of one device follow each other, so those that began within the tenure are the newest.
+        return replace(
+            self,
+            lags_seconds=self.lags_seconds[:count],
+            values=self.values[:count],
+            spans_seconds=self.spans_seconds[:count],
+            in_newest=min(self.in_newest, count),
+        )
 
 
 def _mean_over(column: _DeviceColumn, window_seconds: float) -> DeviceLoad:
@@ -129,6 +147,8 @@ def _columns(history: History, metric: Metric, window_seconds: float) -> tuple[_
 
 
 def _collect(history: History, metric: Metric, span_seconds: float) -> tuple[_DeviceColumn, ...]:
+    if metric.is_performance:
+        return _collect_performance(history, metric, span_seconds)
     known: dict[str, list[tuple[float, float]]] = {sample.device.uuid: [] for sample in history.newest.samples}
     for snapshot in history.within(span_seconds):
         lag = history.newest.at_seconds - snapshot.at_seconds
@@ -137,6 +157,32 @@ def _collect(history: History, metric: Metric, span_seconds: float) -> tuple[_De
             if value is not None and sample.device.uuid in known:
                 known[sample.device.uuid].append((lag + sample.lag_seconds, value))
     return tuple([_column(metric, sample, known[sample.device.uuid]) for sample in history.newest.samples])
+
+
+def _collect_performance(history: History, metric: Metric, span_seconds: float) -> tuple[_DeviceColumn, ...]:
+    """Collect readings that are taken at a slower pace. Several snapshots have the same one, and it counts once."""
+    found: dict[str, dict[float, tuple[float, float]]] = {sample.device.uuid: {} for sample in history.newest.samples}
+    for snapshot in history.within(span_seconds):
+        for sample in snapshot.samples:
+            value, readings = metric.read(sample), found.get(sample.device.uuid)
+            if value is not None and sample.performance is not None and readings is not None:
+                lag = max(0.0, history.newest.at_seconds - sample.performance.at_seconds)
+                readings[lag] = (value, sample.performance.seconds)
+    columns = []
+    for sample in history.newest.samples:
+        ordered = sorted(found[sample.device.uuid].items())
+        is_known = metric.read(sample) is not None
+        columns.append(
+            _DeviceColumn(
+                sample.device,
+                tuple([lag for lag, _ in ordered]),
+                tuple([value for _, (value, _) in ordered]),
+                int(is_known),
+                None if is_known else sample.failure_of(metric.reading),
+                tuple([span for _, (_, span) in ordered]),
+            )
+        )
+    return tuple(columns)
 
 
 def _column(metric: Metric, newest: Sample, readings: list[tuple[float, float]]) -> _DeviceColumn:

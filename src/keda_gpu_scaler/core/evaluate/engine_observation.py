@@ -22,7 +22,7 @@ from keda_gpu_scaler.core.evaluate.observation import (
 from keda_gpu_scaler.core.evaluate.ranks import combine_ranks, ranks_of
 from keda_gpu_scaler.core.state.data_run import DataRun
 from keda_gpu_scaler.core.state.fleet import Fleet
-from keda_gpu_scaler.core.state.scrape import ScrapeResult
+from keda_gpu_scaler.core.state.scrape import NO_ATTEMPTS, ScrapeResult
 from keda_gpu_scaler.core.trigger.engine_params import EngineQuery
 from keda_gpu_scaler.core.trigger.metrics import EngineMetric
 from keda_gpu_scaler.core.trigger.parser import Trigger
@@ -43,10 +43,9 @@ def observe_engines(
         horizon: how far ``load`` is forecast; None where the trigger requests no forecast.
     """
     query = _engine_query(trigger)
-    scraped = [pod for pod in pods if is_ready(pod) and pod.address]
-    ranks = [
-        (pod, rank) for pod in scraped for rank in ranks_of(query, fleet.scrape_results.get(pod_endpoint(query, pod)))
-    ]
+    scraped = [pod for pod in pods if is_ready(pod) and pod.address and not pod.is_worker]
+    results = {pod.ref: fleet.scrape_results.get(pod_endpoint(query, pod)) for pod in scraped}
+    ranks = [(pod, rank) for pod in scraped for rank in ranks_of(query, results[pod.ref])]
     sentences: tuple[str, ...] = ()
     if metric.reading == "load":
         engines = [ScrapedEngine(rank, _device_model(pod, fleet), pod.ready_at_seconds) for pod, rank in ranks]
@@ -61,8 +60,9 @@ def observe_engines(
     for pod in pods:
         of_pod = by_ref.get(pod.ref)
         load_of_pod = combine_ranks(metric, of_pod) if of_pod else None
-        page = fleet.scrape_results.get(pod_endpoint(query, pod))
-        observations.append(_engine_observation(pod, load_of_pod, trigger.target, _pages(page, fleet, now)))
+        scraped_pod = results.get(pod.ref)
+        pages = _pages(scraped_pod, fleet, now)
+        observations.append(_engine_observation(pod, load_of_pod, scraped_pod, trigger.target, pages))
     return ObservedPods(observations, sentences)
 
 
@@ -76,8 +76,9 @@ def observe_endpoint(trigger: Trigger, fleet: Fleet, now: float) -> tuple[Device
         load = _workload_load(trigger, query, [ScrapedEngine(scraped)], fleet, now, None).loads[0]
     else:
         load = _load(trigger, trigger.metric, query, scraped, fleet, now)
+    attempts = scraped.shown_attempts if scraped is not None else NO_ATTEMPTS
     run = _pages(scraped, fleet, now).run
-    return DeviceObservation(query.url, None, load.value, load.sentence, load.expires_at_seconds, run), load
+    return DeviceObservation(query.url, None, load.value, load.sentence, load.expires_at_seconds, run, attempts), load
 
 
 def _engine_query(trigger: Trigger) -> EngineQuery:
@@ -107,9 +108,13 @@ def _pages(scraped: ScrapeResult | None, fleet: Fleet, now: float) -> _Pages:
     )
 
 
-def _engine_observation(pod: Pod, load: EngineLoad | None, target: float, pages: _Pages) -> PodObservation:
+def _engine_observation(
+    pod: Pod, load: EngineLoad | None, scraped: ScrapeResult | None, target: float, pages: _Pages
+) -> PodObservation:
     if not is_ready(pod):
         return PodObservation(pod, ObservationState.NOT_READY, None, "its engine is not scraped while it is not ready")
+    if pod.is_worker:
+        return PodObservation(pod, ObservationState.WORKER, None, "the leader of its replica answers for it")
     if load is None:
         return PodObservation(pod, ObservationState.MISSING, None, "has no address yet")
     value, sentence = load.value, load.sentence
@@ -127,6 +132,7 @@ def _engine_observation(pod: Pod, load: EngineLoad | None, target: float, pages:
         are_requests_known=load.are_requests_known,
         run=pages.run,
         known_until_seconds=pages.until_seconds if value is None else None,
+        attempts=scraped.shown_attempts if scraped is not None else NO_ATTEMPTS,
     )
 
 

@@ -52,7 +52,8 @@ class Evaluation:
     of ``expected`` ready pods (or devices) had a value. ``kept_active_by_missing_data`` says that ``active`` is true
     only because data is missing. ``is_activity_unknown`` says that it is not even known whether the workload is scaled
     to zero. ``demand`` is the observed demand, None where the trigger names no source of demand. ``contradiction`` says
-    that requests wait and the value asks for no replica for them. ``cold_start_seconds`` is the median time from the
+    that requests wait and the value asks for no replica for them. ``fallback`` says that the value comes from another
+    source than the one that the metric names first, and why. ``cold_start_seconds`` is the median time from the
     creation of a pod until it was ready, None where it is not known. ``observations`` are the observed pods or devices,
     in the order of the steps. ``replicas`` is the size that the HPA computes from the value, without its limits and its
     behaviour; None where it is not known. Until ``expires_at_seconds``, on the clock of ``now``, the same arguments
@@ -71,6 +72,7 @@ class Evaluation:
     is_activity_unknown: bool = False
     demand: DemandObservation | None = None
     contradiction: str = ""
+    fallback: str = ""
     cold_start_seconds: float | None = None
     replicas: int | None = None
     observations: tuple[PodObservation | DeviceObservation, ...] = field(default=(), compare=False, repr=False)
@@ -171,6 +173,7 @@ def _with_value(
         is_activity_unknown=activity.is_kept_by_missing_data and _needs_demand(demand, view),
         demand=demand,
         contradiction=measured.contradiction,
+        fallback=measured.fallback,
         cold_start_seconds=view.cold_start_seconds if view is not None else None,
         replicas=reported.replicas,
         observations=measured.observations,
@@ -218,6 +221,7 @@ def _without_value(
         kept_active_by_missing_data=activity.is_kept_by_missing_data,
         is_activity_unknown=_needs_demand(demand, view),
         demand=demand,
+        fallback=measured.fallback,
         observations=measured.observations,
     )
 

@@ -35,6 +35,8 @@ class Measurement:
     """A measured value. ``with_value`` of ``expected`` ready pods (or devices) had a value.
 
     ``contradiction`` says that requests wait and the value asks for no replica for them, empty where that is not so.
+    ``fallback`` says that the value comes from another source than the one that the metric names first, and why. It is
+    in ``steps`` too.
     """
 
     reported: ReportedValue
@@ -44,13 +46,14 @@ class Measurement:
     expected: int
     observations: tuple[PodObservation | DeviceObservation, ...]
     contradiction: str = ""
+    fallback: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class NoMeasurement:
     """The reason why there is no value, and what was observed nevertheless.
 
-    ``context`` is a sentence that is already in ``steps``, and that the reason needs where it is read alone.
+    ``fallback`` is that of ``Measurement``. The reason needs it where it is read alone.
     """
 
     why: Unavailable
@@ -58,12 +61,12 @@ class NoMeasurement:
     with_value: int = 0
     expected: int = 0
     observations: tuple[PodObservation | DeviceObservation, ...] = ()
-    context: str = ""
+    fallback: str = ""
 
     @property
     def reason(self) -> str:
         """The reason as it is read alone."""
-        return f"{self.why.reason}; {self.context}" if self.context else self.why.reason
+        return f"{self.why.reason}; {self.fallback}" if self.fallback else self.why.reason
 
 
 @dataclass(frozen=True, slots=True)

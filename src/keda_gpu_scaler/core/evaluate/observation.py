@@ -17,6 +17,7 @@ from keda_gpu_scaler.core.evaluate.measured_shares import MeasuredShares
 from keda_gpu_scaler.core.selectors import matches_glob
 from keda_gpu_scaler.core.state.data_run import DataRun
 from keda_gpu_scaler.core.state.fleet import Fleet, History
+from keda_gpu_scaler.core.state.scrape import NO_ATTEMPTS, ScrapeAttempts
 from keda_gpu_scaler.core.trigger.metrics import EngineMetric, Metric
 from keda_gpu_scaler.core.trigger.parser import Trigger
 from keda_gpu_scaler.core.types import Device, Pod, Unavailable
@@ -35,6 +36,8 @@ class ObservationState(enum.Enum):
     """Its node is observed, and the pod holds no device there."""
     NOT_READY = "not_ready"
     """It is not ready. It gets no requests, so its engine is not scraped."""
+    WORKER = "worker"
+    """The leader of its replica answers for it, so its engine is not scraped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,8 @@ class PodObservation:
     engine has, 0 where not known; ``are_requests_known`` says whether it is. ``is_no_engine`` says that the pod exports
     no page of a known engine. ``device_values`` are the devices behind the value. ``run`` is the time in which the data
     behind the value came without a long gap, None where that is not known. Without a value, ``known_until_seconds`` is
-    when the pod's node or engine last sent data, None where it never did, or still does.
+    when the pod's node or engine last sent data, None where it never did, or still does. ``attempts`` say which
+    URLs of the pod were asked for an engine, and what they answered.
     """
 
     pod: Pod
@@ -69,6 +73,7 @@ class PodObservation:
     are_requests_known: bool = False
     run: DataRun | None = None
     known_until_seconds: float | None = None
+    attempts: ScrapeAttempts = NO_ATTEMPTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +82,7 @@ class DeviceObservation:
 
     ``device`` is None for a node whose devices are not known, and for the URL of an endpoint, which is then in
     ``node``. ``run`` is the time in which the data behind the value came without a long gap, None where that is not
-    known.
+    known. ``attempts`` are the scrapes of this URL.
     """
 
     node: str
@@ -86,6 +91,7 @@ class DeviceObservation:
     sentence: str
     expires_at_seconds: float = math.inf
     run: DataRun | None = None
+    attempts: ScrapeAttempts = NO_ATTEMPTS
 
 
 def node_labels_unavailable(trigger: Trigger, fleet: Fleet) -> Unavailable | None:
@@ -99,7 +105,7 @@ def node_labels_unavailable(trigger: Trigger, fleet: Fleet) -> Unavailable | Non
 
 def is_ready(pod: Pod) -> bool:
     """Whether a pod gets requests: it is scheduled, it runs, and it is ready."""
-    return pod.is_ready and pod.phase == "Running" and pod.node is not None
+    return pod.is_serving
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,10 +296,12 @@ def _describe_share(metric: Metric, share: DeviceShare, value: float) -> str:
         return device
     rule = "in equal shares" if metric.is_divided else "each counts the whole value"
     if share.part is not None and metric.is_divided:
-        by = "measured by process" if share.is_measured else f"by {share.weighs}"
-        rule = f"this one has {100 * float(share.part):.3g} % of it, {by}"
+        percent = 100 * float(share.part)
+        rule = f"this one has {percent:.3g} % of it, by {share.weighs}"
+        if share.is_measured:
+            rule = f"this one has {percent:.3g} % of it, measured by process"
     if share.not_measured and metric.is_divided:
-        rule += f"; not measured: {share.not_measured}"
+        rule = f"{rule}; not measured: {share.not_measured}"
     return f"{device} shared by {share.sharers} pods ({rule})"
 
 
@@ -348,6 +356,8 @@ def _no_reading(load: DeviceLoad, node: str, metric: Metric, history: History, m
         reason = f": {load.failure.reason}"
         if load.failure.since_seconds is not None:
             reason += f", for {max(0.0, history.newest.at_seconds - load.failure.since_seconds):.0f} s"
+    elif metric.is_performance:
+        reason = ": a device that has it is read while a trigger needs it, and its first value takes some seconds"
     if load.value is None:
         return f"{device} has no reading of {metric.name}{reason}"
     return (

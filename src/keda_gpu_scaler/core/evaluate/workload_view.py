@@ -21,13 +21,22 @@ from keda_gpu_scaler.core.evaluate.observation import (
     observe_pods,
     observe_pods_unnarrowed,
 )
-from keda_gpu_scaler.core.evaluate.replica_groups import ReplicaGroup, describe_groups, replica_groups
+from keda_gpu_scaler.core.evaluate.replica_groups import (
+    ReplicaGroup,
+    describe_grouping,
+    describe_groups,
+    grouped_pods,
+    pods_by_replica,
+    replica_groups,
+    unready_reason,
+)
 from keda_gpu_scaler.core.hpa.reported_value import WorkloadSize
 from keda_gpu_scaler.core.hpa.scaled_job import JobCounts
 from keda_gpu_scaler.core.scaling_rules import JobRules
 from keda_gpu_scaler.core.selectors import SeriesSelector
 from keda_gpu_scaler.core.state.fleet import Fleet
 from keda_gpu_scaler.core.state.scrape import Endpoint
+from keda_gpu_scaler.core.trigger.grouping import AUTO, NONE
 from keda_gpu_scaler.core.trigger.metrics import EngineMetric
 from keda_gpu_scaler.core.trigger.parser import Trigger
 from keda_gpu_scaler.core.types import Pod, Workload
@@ -61,13 +70,26 @@ class WorkloadView:
     @cached_property
     def pods(self) -> Sequence[Pod]:
         """The pods that count: neither being deleted nor ended."""
-        return [pod for pod in self.workload.pods if _is_running_or_starting(pod)]
+        pods = [pod for pod in self.workload.pods if _is_running_or_starting(pod)]
+        return pods if self.job_rules else grouped_pods(pods, self.trigger.grouping)
+
+    @cached_property
+    def is_grouped(self) -> bool:
+        """Whether several pods may be one replica of a ScaledObject's target."""
+        return self.job_rules is None and any(pod.group for pod in self.pods)
+
+    @cached_property
+    def pods_per_replica(self) -> int:
+        """How many pods the workload's size counts for one replica."""
+        if not self.is_grouped or not self.workload.counts_pods:
+            return 1
+        return max(len(pods) for pods in pods_by_replica(self.pods).values())
 
     @cached_property
     def size(self) -> WorkloadSize:
         """The size in the HPA's arithmetic, which counts a ready pod also while it is being deleted."""
-        ready = sum([is_ready(pod) for pod in self.workload.pods])
-        return WorkloadSize(self.workload.spec_replicas, self.workload.status_replicas, ready)
+        workload = self.workload
+        return WorkloadSize(workload.spec_replicas, workload.status_replicas, workload.hpa_ready_pods)
 
     @property
     def job_rules(self) -> JobRules | None:
@@ -92,14 +114,17 @@ class WorkloadView:
         return self.workload.spec_replicas == 0 and not self.pods
 
     @property
-    def has_ready_pod(self) -> bool:
-        """Whether at least one pod that counts is ready."""
-        return any(is_ready(pod) for pod in self.pods)
+    def has_ready_replica(self) -> bool:
+        """Whether at least one replica is ready, with all of its pods."""
+        return any(not unready_reason(pods) for pods in pods_by_replica(self.pods).values())
 
     @cached_property
     def starting(self) -> Sequence[Pod]:
-        """The pods that are not ready and are within their startup grace."""
-        return [pod for pod in self.pods if not is_ready(pod) and self.is_within_grace(pod)]
+        """The pods that are not ready, or whose replica has further pods to come, within their startup grace."""
+        starting = [pod for pod in self.pods if not is_ready(pod)]
+        if self.is_grouped:
+            starting = [pod for pods in pods_by_replica(self.pods).values() if unready_reason(pods) for pod in pods]
+        return [pod for pod in starting if self.is_within_grace(pod)]
 
     def is_within_grace(self, pod: Pod) -> bool:
         """Whether a pod is younger than the trigger's startup grace."""
@@ -137,10 +162,22 @@ class WorkloadView:
         """The values of the ready pods that have one."""
         return [observation.value for observation in self.ready if observation.value is not None]
 
+    @property
+    def has_value(self) -> bool:
+        """Whether at least one replica has a value."""
+        if not self.is_grouped:
+            return bool(self.values)
+        return any(group.value is not None for group in self.groups)
+
     @cached_property
     def groups(self) -> Sequence[ReplicaGroup]:
         """The replicas, each of one pod or of several."""
-        return replica_groups(self.observations, self.trigger.aggregation, self.trigger.target)
+        return replica_groups(self.observations, self.trigger)
+
+    @cached_property
+    def asked(self) -> Sequence[PodObservation]:
+        """The ready pods, without workers for which their leader answers."""
+        return [one for one in self.ready if one.state is not ObservationState.WORKER]
 
     @cached_property
     def missing(self) -> Sequence[PodObservation]:
@@ -166,8 +203,8 @@ class WorkloadView:
     @property
     def no_engine_reason(self) -> str | None:
         """Why no ready pod has a known engine; None where one has, or where that is not known."""
-        if self.ready and all(observation.is_no_engine for observation in self.ready):
-            return f"{self.ready[0].pod.ref.name}: {self.ready[0].sentence}"
+        if self.asked and all(observation.is_no_engine for observation in self.asked):
+            return f"{self.asked[0].pod.ref.name}: {self.asked[0].sentence}"
         return None
 
     @property
@@ -195,8 +232,17 @@ class WorkloadView:
             f"{len(self.values)} with a value"
         )
         pods = [_describe(observation) for observation in self.observations]
-        groups = describe_groups(self.groups) if self.job_rules else ()
-        return (heading, *self._cold_start(), *self._observed.sentences, *pods, *groups)
+        groups = describe_groups(self.groups) if self.job_rules or self.is_grouped else ()
+        grouping = self._grouping()
+        return (heading, *workload.remarks, *grouping, *self._cold_start(), *self._observed.sentences, *pods, *groups)
+
+    def _grouping(self) -> tuple[str, ...]:
+        label = self.trigger.grouping.label
+        if self.is_grouped:
+            return (describe_grouping(self.pods, self.trigger.grouping),)
+        if label in (AUTO, NONE) or self.job_rules or not self.pods:
+            return ()
+        return (f"no pod has the label {label} (groupBy): each pod is a replica",)
 
     def _cold_start(self) -> tuple[str, ...]:
         seconds = self.cold_start_seconds
@@ -257,7 +303,8 @@ def scrape_requests(trigger: Trigger, pods: Iterable[Pod]) -> tuple[ScrapeReques
     if query is not None and query.url:
         endpoints = [url_endpoint(query)]
     elif query is not None:
-        endpoints = [pod_endpoint(query, pod) for pod in pods if pod.address]
+        asked = [pod for pod in grouped_pods(pods, trigger.grouping) if not pod.is_worker]
+        endpoints = [pod_endpoint(query, pod) for pod in asked if pod.address]
     if query is not None:
         requests += [
             ScrapeRequest(endpoint, window, query.selectors, history_seconds=HISTORY_SECONDS) for endpoint in endpoints

@@ -17,18 +17,23 @@ from keda_gpu_scaler.core.hpa.reported_value import ReportedValue, ReportType
 _LARGEST_VALUE = 9e15
 
 
-def plain_pods(report: ReportType, values: Sequence[float], *, unknown: int) -> ReportedValue:
+def plain_pods(
+    report: ReportType, values: Sequence[float], *, unknown: int, pods_per_replica: int = 1, noun: str = "pods"
+) -> ReportedValue:
     """Report the total over the ready pods, or their mean.
 
     Args:
         report: the total or the average.
         values: one for each ready pod with a value, at least one.
         unknown: ready pods without a value.
+        pods_per_replica: how many pods one of the values stands for, where the workload's size counts pods.
+        noun: what has the values, for the steps: "pods" or "groups".
     """
-    average = mean(values)
-    value = average if report is ReportType.AVERAGE else average * (len(values) + unknown)
+    average, count = mean(values), len(values) + unknown
+    value = average if report is ReportType.AVERAGE else average * count * pods_per_replica
+    several = f" times {pods_per_replica}" if pods_per_replica > 1 else ""
     counted = f", of which {unknown} without a value count as the mean of the others" if unknown else ""
-    return _plain(value, f"{report} of {len(values) + unknown} pods{counted}")
+    return _plain(value, f"{report} of {count} {noun}{several}{counted}")
 
 
 def plain_devices(

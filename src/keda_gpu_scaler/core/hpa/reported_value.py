@@ -158,8 +158,10 @@ def report_pods(
     target: float,
     tolerances: Tolerances = DEFAULT_TOLERANCES,
     shrink_hold: str = "",
+    pods_per_replica: int = 1,
+    noun: str = "pods",
 ) -> ReportedValue:
-    """Report a workload by its pods.
+    """Report a workload by its pods, or by its replicas where several pods are one replica.
 
     Args:
         report: the total or the average.
@@ -170,28 +172,36 @@ def report_pods(
         target: the target of each pod's value.
         tolerances: those of the HPA.
         shrink_hold: why the workload may not shrink now, empty where it may.
+        pods_per_replica: how many pods one of ``values`` stands for, where the workload's size counts pods. Each of
+            them has the value, and the size stays a multiple.
+        noun: what has the values, for the steps: "pods" or "groups".
     """
     hpa = _Hpa(report, milli(target), size, tolerances)
     values_milli = [_thousandths(value) for value in values]
+    replicas = -(-size.spec_replicas // pods_per_replica)
     wanted = resource_replicas(
         values_milli,
         hpa.target_milli,
         missing=missing,
         unready=unready,
-        replicas=size.spec_replicas,
+        replicas=replicas,
         tolerances=tolerances,
     )
     load = _Load(
-        sum(values_milli) + missing * hpa.target_milli, sum(values_milli) > len(values_milli) * hpa.target_milli
+        pods_per_replica * (sum(values_milli) + missing * hpa.target_milli),
+        sum(values_milli) > len(values_milli) * hpa.target_milli,
     )
     counted = f"{len(values)} ready with a value, {missing} without, {unready} not ready"
     if wanted is None:
-        return _held(hpa, load, f"no ready pod has a value ({counted})")
+        return _held(hpa, load, f"no ready {noun.removesuffix('s')} has a value ({counted})")
+    wanted = size.spec_replicas if wanted == replicas else wanted * pods_per_replica
     if shrink_hold and wanted < size.spec_replicas:
         return _held(hpa, load, f"{shrink_hold}; the resource-metric rules lead to {wanted} replicas ({counted})")
-    plain = _within_bounds(sum(values_milli) if report is ReportType.TOTAL else _thousandths(mean(values)))
-    plain_step = f"{report} of {len(values)} pods: {plain / 1000:.6g}"
-    return _leading_to(hpa, wanted, plain, load, plain_step, f"of the pods ({counted})")
+    total = pods_per_replica * sum(values_milli)
+    plain = _within_bounds(total if report is ReportType.TOTAL else _thousandths(mean(values)))
+    several = f" times {pods_per_replica}" if pods_per_replica > 1 else ""
+    plain_step = f"{report} of {len(values)} {noun}{several}: {plain / 1000:.6g}"
+    return _leading_to(hpa, wanted, plain, load, plain_step, f"of the {noun} ({counted})")
 
 
 def report_wanted(

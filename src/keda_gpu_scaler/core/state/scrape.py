@@ -73,6 +73,21 @@ class ScrapeAttempt:
 
 
 @dataclass(frozen=True, slots=True)
+class ScrapeAttempts:
+    """What was asked of a pod or a URL, for display.
+
+    ``engines`` are the last scrapes of its engines. ``rejected`` are those of places without an engine, or whose page
+    does not count; each has a ``failure``.
+    """
+
+    engines: tuple[ScrapeAttempt, ...] = ()
+    rejected: tuple[ScrapeAttempt, ...] = ()
+
+
+NO_ATTEMPTS = ScrapeAttempts()
+
+
+@dataclass(frozen=True, slots=True)
 class TargetHistory:
     """The recent samples of one target, oldest first; immutable.
 
@@ -140,6 +155,19 @@ class ScrapeResult:
     failure: str | None = None
     is_no_engine: bool = False
     attempts: tuple[ScrapeAttempt, ...] = ()
+
+    @property
+    def shown_attempts(self) -> ScrapeAttempts:
+        """What was asked, with each place once. A page that does not count has the reason as its failure."""
+        engines = tuple([_shown(history, history.attempt) for history in self.targets if history.attempt is not None])
+        if not self.attempts:
+            return ScrapeAttempts(engines)
+        urls = {attempt.url for attempt in engines}
+        return ScrapeAttempts(engines, tuple([attempt for attempt in self.attempts if attempt.url not in urls]))
+
+
+def _shown(history: TargetHistory, attempt: ScrapeAttempt) -> ScrapeAttempt:
+    return attempt if attempt.failure == history.failure else replace(attempt, failure=history.failure)
 
 
 def retained(

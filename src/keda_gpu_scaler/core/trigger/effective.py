@@ -70,6 +70,10 @@ def _general_settings(trigger: Trigger, given: Mapping[str, str], scope: Scope) 
         for key in ("gpuModel", "gpuIndex", "nodeSelector"):
             if key in given and (key, given[key]) != ("gpuIndex", "-1"):
                 yield key, given[key]
+    if scope is Scope.WORKLOAD:
+        for key in ("groupBy", "groupSize", "groupLeader"):
+            if key in given:
+                yield key, given[key]
     yield "windowSeconds", f"{trigger.window_seconds:g}"
     yield "minCoverage", f"{trigger.min_coverage:g}"
     yield "startupGraceSeconds", f"{trigger.startup_grace_seconds:g}"

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from keda_gpu_scaler.core.pod_use import PodUse
-from keda_gpu_scaler.core.types import Sample
+from keda_gpu_scaler.core.types import PerformanceReadings, Sample
 
 MIB = 1 << 20
+PERFORMANCE_SPAN_SECONDS = 6.0
+"""The longest time over which a backend takes a mean of the performance readings, with the jitter of the sampler."""
 FULL_UTILIZATION_RATIO = 0.8
 """GPU utilisation that counts as 100 % load where no engine reports its load. It is the default target."""
 
@@ -20,8 +22,10 @@ class Metric:
     ``read`` returns a sample's value in ``unit``, finite and not negative, or None where the driver returned no
     reading. ``is_divided`` says that the pods that share a device also share its value. A temperature, or the power
     of the whole board, is not divided: each of these pods has the full value. ``reading`` is the reading that the value
-    comes from, as ``ReadingFailure`` names it. ``use`` returns what a pod used of the device, by which the value is
-    divided where it is measured; None where it is not known.
+    comes from, as ``ReadingFailure`` names it. ``is_performance`` says that the value comes from
+    ``Sample.performance``, which is read only while it is wanted. Such a value is a mean that may begin up to
+    ``span_seconds`` before the window of a trigger. ``use`` returns what a pod used of the device, by
+    which the value is divided where it is measured; None where it is not known.
     """
 
     name: str
@@ -31,6 +35,12 @@ class Metric:
     is_divided: bool = True
     reading: str = "utilization"
     use: Callable[[PodUse], float | None] = lambda use: use.sm_ratio
+    is_performance: bool = False
+
+    @property
+    def span_seconds(self) -> float:
+        """How much more history than the window says which pods held a device while a value was measured."""
+        return PERFORMANCE_SPAN_SECONDS if self.is_performance else 0.0
 
 
 def _percent(ratio: float | None) -> float | None:
@@ -59,6 +69,68 @@ def _device_load(sample: Sample) -> float | None:
         return None
     return _percent(sample.gpu_utilization_ratio / FULL_UTILIZATION_RATIO)
 
+
+def _performance(read: Callable[[PerformanceReadings], float | None]) -> Callable[[Sample], float | None]:
+    return lambda sample: None if sample.performance is None else read(sample.performance)
+
+
+def _mib(*directions: float | None) -> float | None:
+    """Return the sum of rates in MiB/s; None if one of them is unknown."""
+    known = [rate for rate in directions if rate is not None]
+    return sum(known) / MIB if len(known) == len(directions) else None
+
+
+def _traffic(
+    name: str, meaning: str, reading: str, directions: Callable[[PerformanceReadings], tuple[float | None, ...]]
+) -> Metric:
+    return Metric(
+        name,
+        "MiB/s",
+        meaning,
+        _performance(lambda performance: _mib(*directions(performance))),
+        is_divided=False,
+        reading=reading,
+        is_performance=True,
+    )
+
+
+def _activity(name: str, meaning: str, ratio: Callable[[PerformanceReadings], float | None]) -> Metric:
+    read = _performance(lambda performance: _percent(ratio(performance)))
+    # The driver does not return it for each process.
+    return Metric(name, "%", meaning, read, reading="activity", is_performance=True, use=lambda use: None)
+
+
+_PERFORMANCE_METRICS = (
+    _traffic("pcie_rx_mib_s", "traffic over PCIe to the GPU", "pcie", lambda it: (it.pcie_rx_bytes_per_second,)),
+    _traffic("pcie_tx_mib_s", "traffic over PCIe from the GPU", "pcie", lambda it: (it.pcie_tx_bytes_per_second,)),
+    _traffic(
+        "pcie_throughput",
+        "traffic over PCIe in both directions",
+        "pcie",
+        lambda it: (it.pcie_rx_bytes_per_second, it.pcie_tx_bytes_per_second),
+    ),
+    _traffic(
+        "nvlink_rx_mib_s",
+        "traffic over all links between GPUs (NVLink, XGMI) to the GPU",
+        "nvlink",
+        lambda it: (it.nvlink_rx_bytes_per_second,),
+    ),
+    _traffic(
+        "nvlink_tx_mib_s",
+        "traffic over all links between GPUs (NVLink, XGMI) from the GPU",
+        "nvlink",
+        lambda it: (it.nvlink_tx_bytes_per_second,),
+    ),
+    _traffic(
+        "nvlink_throughput",
+        "traffic over all links between GPUs in both directions",
+        "nvlink",
+        lambda it: (it.nvlink_rx_bytes_per_second, it.nvlink_tx_bytes_per_second),
+    ),
+    _activity("sm_active", "share of the streaming multiprocessors that were busy", lambda it: it.sm_active_ratio),
+    _activity("tensor_active", "share of the time in which tensor cores were busy", lambda it: it.tensor_active_ratio),
+    _activity("dram_active", "share of the memory's bandwidth that was used", lambda it: it.dram_active_ratio),
+)
 
 METRICS: MappingProxyType[str, Metric] = MappingProxyType(
     {
@@ -109,10 +181,14 @@ METRICS: MappingProxyType[str, Metric] = MappingProxyType(
                 is_divided=False,
                 reading="power",
             ),
+            *_PERFORMANCE_METRICS,
         )
     }
 )
 """Every metric of devices by its name."""
+
+BASIC_METRICS = tuple(name for name, metric in METRICS.items() if not metric.is_performance)
+"""The metrics of devices that every sample has, also while no trigger needs them."""
 
 LOAD_OF_DEVICES = Metric(
     "load",
@@ -131,8 +207,8 @@ class EngineMetric:
     metric is restricted to, None for any engine. ``target`` is the default target, None where the user must set it.
     ``window_seconds`` is the default window, None for the general one. ``is_occupancy`` says that the value shows how
     full something is, and may be above 0 without any work. ``falls_back_to_devices`` says that GPU utilisation is used
-    where no pod has an engine that reports its load. ``rank_aggregation`` is how the values of several engines of one
-    pod, each a rank of the replica, become the value of the pod.
+    where the trigger names no engine and no pod has one that reports its load. ``rank_aggregation`` is how the values
+    of several engines of one pod, each a rank of the replica, become the value of the pod.
     """
 
     name: str
@@ -157,8 +233,8 @@ ENGINE_METRICS: MappingProxyType[str, EngineMetric] = MappingProxyType(
                 "%",
                 "the work of an engine, as a share of what one replica should carry; 100 is a full replica. It is "
                 "proportional to the traffic: by the time per token (`itlTargetMs`), by running requests and KV cache, "
-                "and by the replicas that the waiting requests need (`drainSeconds`). Where no pod has an engine that "
-                "reports its load, and `engine` names none, GPU utilisation is used, and 80 % of it counts as 100",
+                "and by the replicas that the waiting requests need (`drainSeconds`). With `engine: auto`, where no "
+                "pod has an engine that reports its load, GPU utilisation is used, and 80 % of it counts as 100",
                 100,
                 window_seconds=30,
                 falls_back_to_devices=True,
@@ -170,7 +246,7 @@ ENGINE_METRICS: MappingProxyType[str, EngineMetric] = MappingProxyType(
                 "%",
                 "the largest of three shares: waiting requests of `queueTarget`; KV cache in use of `kvTarget`; "
                 "running requests of 0.8 times their limit, where the limit is known. 100 is the load that one "
-                "replica should bear. Where no pod has an engine that reports its load, and `engine` names none, GPU "
+                "replica should bear. With `engine: auto`, where no pod has an engine that reports its load, GPU "
                 "utilisation is used, and 80 % of it counts as 100. It is not proportional to the traffic: the HPA "
                 "overshoots with it. Prefer `load`",
                 100,

@@ -21,6 +21,7 @@ from keda_gpu_scaler.core.trigger.engine_params import (
     EngineQuery,
     read_engine,
 )
+from keda_gpu_scaler.core.trigger.grouping import AUTOMATIC, GROUP_PARAMETERS, Grouping, read_grouping
 from keda_gpu_scaler.core.trigger.metadata import MAX_NUMBER, MetadataReader, Parameter, nearest
 from keda_gpu_scaler.core.trigger.metrics import ENGINE_METRICS, METRICS, EngineMetric, Metric
 from keda_gpu_scaler.core.trigger.profiles import PROFILES, Profile
@@ -154,6 +155,7 @@ PARAMETERS: tuple[Parameter, ...] = (
         "the metric name reported to KEDA: lower-case letters, digits, `-` and `_`. Without a profile the default is "
         f"`{DEFAULT_METRIC_NAME}`",
     ),
+    *GROUP_PARAMETERS,
     *ENGINE_PARAMETERS,
 )
 """Every key of this scaler. KEDA sends other keys too; they are ignored."""
@@ -191,7 +193,7 @@ class Trigger:
     where they do not restrict the devices. ``scope`` is None where the metadata has none. ``min_coverage`` is a ratio.
     ``hints`` are sentences about probably misspelled keys and about changed values. ``engine`` is the query to engines,
     None where the metric is a device's. ``demand`` is None where no source of demand is named. ``is_activation_given``
-    says that the metadata has an activation threshold of its own.
+    says that the metadata has an activation threshold of its own. ``grouping`` says which pods are one replica.
     """
 
     metric: Metric | EngineMetric
@@ -214,6 +216,7 @@ class Trigger:
     engine: EngineQuery | None = None
     demand: DemandQuery | None = None
     is_activation_given: bool = False
+    grouping: Grouping = AUTOMATIC
 
     @property
     def is_scraped(self) -> bool:
@@ -281,6 +284,7 @@ class _TriggerParser:
             engine=engine,
             demand=read_demand(read),
             is_activation_given="activationThreshold" in read.given,
+            grouping=read_grouping(read),
         )
         if read.problems:
             raise TriggerError(read.problems)

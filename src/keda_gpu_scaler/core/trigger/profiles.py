@@ -54,6 +54,16 @@ PROFILES: MappingProxyType[str, Profile] = MappingProxyType(
                 "The workload never scales to zero while a device has any load.",
             ),
             Profile(
+                "distributed-training",
+                "nvlink_tx_mib_s",
+                800,
+                100,
+                "training over several GPUs of a node, by the traffic over their links",
+                "Only GPUs with NVLink or XGMI have the value. The traffic depends on the model and on the way in "
+                "which it is divided among the GPUs, so measure it before you set `targetValue`. The default is the "
+                "original's.",
+            ),
+            Profile(
                 "batch",
                 "memory_used_percent",
                 70,

@@ -14,7 +14,7 @@ DRIVERS = ("amdgpu",)
 def _open(argument: str, settings: BackendSettings) -> Backend:
     from keda_gpu_scaler.devices.amd.backend import AmdBackend
 
-    return AmdBackend(settings.sysfs_root)
+    return AmdBackend(settings.sysfs_root, wants_performance=settings.wants_performance)
 
 
 def _detect(settings: BackendSettings) -> str | None:
@@ -65,9 +65,12 @@ register(
             "memory_used_percent",
             "temperature",
             "power_draw",
+            "nvlink_rx_mib_s",
+            "nvlink_tx_mib_s",
+            "nvlink_throughput",
         ),
-        units="percent, bytes, °C and watts; a partition has its utilisation only; an APU's memory includes the system "
-        "memory that it may use (GTT)",
+        units="percent, bytes, °C and watts; traffic over XGMI (MI300 and newer) in KB of 1,024 bytes; a partition has "
+        "its utilisation only; an APU's memory includes the system memory that it may use (GTT)",
         # ROCm names a GPU "GPU-" and its unique id. Its ordinals count the partitions.
         visible_devices=VisibleDevices(
             "ROCR_VISIBLE_DEVICES", "AMD_VISIBLE_DEVICES", ("GPU-",), "renderD{}", ordinals_count_slices=True

@@ -8,12 +8,13 @@ newer ones return EPERM; EPERM is also the answer while a card is in reset. ``pc
 reading sleeps for a second in the kernel.
 """
 
+import time
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from keda_gpu_scaler.core.types import Device, Sample
+from keda_gpu_scaler.core.types import Device, PerformanceReadings, Sample
 from keda_gpu_scaler.devices.amd import PCI_VENDOR, looks_like_an_apu
 from keda_gpu_scaler.devices.amd.gpu_metrics import (
     APU_FORMATS,
@@ -23,6 +24,7 @@ from keda_gpu_scaler.devices.amd.gpu_metrics import (
     parse_header,
     parse_partition,
 )
+from keda_gpu_scaler.devices.amd.performance import CardPerformance
 from keda_gpu_scaler.devices.amd.product_names import AMDGPU_IDS, product_name
 from keda_gpu_scaler.devices.amd.topology import Partition, Topology, read_topology
 from keda_gpu_scaler.devices.sysfs import (
@@ -65,6 +67,10 @@ class AmdCard(Card):
     layout_problem = ""
     source = "not read yet"
 
+    def __init__(self, key: str, index: int, drm: DrmCard) -> None:
+        super().__init__(key, index, drm)
+        self.performance = CardPerformance()
+
 
 class AmdBackend(SysfsBackend):
     """Reads every AMD GPU of the node, and the partitions in the place of a GPU that is partitioned.
@@ -72,15 +78,25 @@ class AmdBackend(SysfsBackend):
     Args:
         root: the folder at which sysfs is mounted.
         names: the file of libdrm with the names of products.
+        wants_performance: whether the readings that are expensive to take are wanted now.
+        clock: monotonic seconds, the sampler's.
     """
 
     source = "amd"
     maker = "AMD"
     vendor_id = PCI_VENDOR
 
-    def __init__(self, root: str = ROOT, names: str = AMDGPU_IDS) -> None:
+    def __init__(
+        self,
+        root: str = ROOT,
+        names: str = AMDGPU_IDS,
+        wants_performance: Callable[[], bool] = lambda: False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         super().__init__(root)
         self._names = Path(names)
+        self._wants_performance = wants_performance
+        self._clock = clock
 
     def sources(self) -> str:
         """Return a sentence about the sources of the readings, for ``doctor``."""
@@ -170,6 +186,7 @@ class AmdBackend(SysfsBackend):
             return []
         if is_suspended(drm.path):
             card.source = "the state of the card: it sleeps"
+            card.performance.stop()
             return [_sample_of_suspended(device, drm.path) for device in card.devices]
         metrics = self._read_metrics(card, drm.path)
         is_whole = len(card.devices) == 1 and card.devices[0].parent is None
@@ -179,6 +196,7 @@ class AmdBackend(SysfsBackend):
             return [Sample(card.devices[0])]
         if is_whole:
             return [self._read_whole(card, card.devices[0], drm.path, metrics)]
+        card.performance.stop()
         return [self._read_partition(device, drm, metrics) for device in card.devices]
 
     def _read_metrics(self, card: AmdCard, path: Path) -> GpuMetrics | str:
@@ -214,10 +232,17 @@ class AmdBackend(SysfsBackend):
             total,
             reasons.reading("temperature", of_table("celsius"), hwmon.celsius),
             reasons.reading("power", of_table("watts"), hwmon.watts),
+            performance=self._performance(card, metrics),
         )
-        if reasons.missing:
-            self._note_missing(device, reasons.missing)
+        if missing := {**card.performance.missing, **reasons.missing}:
+            self._note_missing(device, missing)
         return sample
+
+    def _performance(self, card: AmdCard, metrics: GpuMetrics | str) -> PerformanceReadings | None:
+        if self._wants_performance():
+            return card.performance.update(metrics, self._clock())
+        card.performance.stop()
+        return None
 
     def _read_partition(self, device: Device, drm: DrmCard, metrics: GpuMetrics | str) -> Sample:
         # Temperature and power belong to the whole board, and the files do not have the memory of a partition.

@@ -11,7 +11,8 @@ attributes and no struct, and is not decoded.
 """
 
 import struct
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from keda_gpu_scaler.devices.sysfs import IMPOSSIBLE_CELSIUS, UnreadableError
 
@@ -23,7 +24,21 @@ _OLD_DRIVERS_CUT_AT = 4095  # one page, without the end of the text that sysfs t
 _SMALLEST_TABLE = 64
 _HEADER = struct.Struct("<HBB")
 _NO_U16 = 0xFFFF
+_NO_U64 = (1 << 64) - 1
+_JOULES = 2**-16
+"""One count of the energy: the kernel's comment says 15.259 uJ."""
+_LINKS = 8
 _XCC = struct.Struct("<8I")
+
+
+@dataclass(frozen=True, slots=True)
+class _Links:
+    """The offsets of the counters of energy and XGMI: the lanes of a link, and what each of 8 links read and wrote."""
+
+    energy: int
+    width: int
+    read: int
+    written: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +47,7 @@ class _Layout:
 
     ``celsius`` are the offsets of temperatures in the order of preference: the edge of the die, else its hottest spot.
     ``partition_count`` and ``partitions`` are None before version 1.6; ``stride`` is the size of one partition.
+    ``links`` is None before version 1.4.
     """
 
     size: int
@@ -42,17 +58,18 @@ class _Layout:
     partition_count: int | None = None
     partitions: int | None = None
     stride: int = 0
+    links: "_Links | None" = None
 
 
 _LAYOUTS = {
     (1, 1): _Layout(96, (4, 6), 22, 16, 18),
     (1, 2): _Layout(104, (4, 6), 22, 16, 18),
     (1, 3): _Layout(120, (4, 6), 22, 16, 18),
-    (1, 4): _Layout(288, (4,), 10, 12, 14),
-    (1, 5): _Layout(360, (4,), 10, 12, 14),
-    (1, 6): _Layout(1664, (4,), 10, 12, 14, 306, 312, 168),
-    (1, 7): _Layout(2208, (4,), 10, 12, 14, 338, 344, 232),
-    (1, 8): _Layout(3872, (4,), 10, 12, 14, 338, 344, 440),
+    (1, 4): _Layout(288, (4,), 10, 12, 14, links=_Links(24, 52, 104, 168)),
+    (1, 5): _Layout(360, (4,), 10, 12, 14, links=_Links(88, 116, 176, 240)),
+    (1, 6): _Layout(1664, (4,), 10, 12, 14, 306, 312, 168, _Links(16, 64, 128, 192)),
+    (1, 7): _Layout(2208, (4,), 10, 12, 14, 338, 344, 232, _Links(24, 72, 136, 200)),
+    (1, 8): _Layout(3872, (4,), 10, 12, 14, 338, 344, 440, _Links(24, 72, 136, 200)),
 }
 _PARTITION_VERSION = (1, 0)
 _PARTITION_SIZE = 488
@@ -76,6 +93,8 @@ class GpuMetrics:
     """The readings of one GPU; None where the table has none.
 
     Utilisations are ratios from 0 to 1. ``partitions`` has the utilisation of each compute partition by its number.
+    ``energy_joules`` counts since the driver was loaded. ``xgmi_read_kib`` and ``xgmi_written_kib`` count, by the
+    number of the link; they are empty where the card has no links. What a card reads comes to it.
     """
 
     gfx_ratio: float | None
@@ -83,6 +102,9 @@ class GpuMetrics:
     celsius: float | None
     watts: float | None
     partitions: tuple[float | None, ...] = ()
+    energy_joules: float | None = None
+    xgmi_read_kib: Mapping[int, int] = field(default_factory=dict)
+    xgmi_written_kib: Mapping[int, int] = field(default_factory=dict)
 
 
 def parse_header(data: bytes) -> TableHeader:
@@ -121,6 +143,9 @@ def parse(data: bytes) -> GpuMetrics:
         celsius=next((float(celsius) for celsius in temperatures if celsius), None),
         watts=float(_u16(data, layout.watts, _NO_U16) or 0) or None,
         partitions=_partitions(data, layout),
+        energy_joules=_energy_joules(data, layout.links),
+        xgmi_read_kib=_links(data, layout.links, layout.links.read if layout.links else 0),
+        xgmi_written_kib=_links(data, layout.links, layout.links.written if layout.links else 0),
     )
 
 
@@ -150,6 +175,23 @@ def _mean_busy(data: bytes, offset: int) -> float | None:
     """Return the mean of the known utilisations of a partition's compute dies (XCC); None without any."""
     ratios = [ratio for percent in _XCC.unpack_from(data, offset) if (ratio := _ratio(percent)) is not None]
     return sum(ratios) / len(ratios) if ratios else None
+
+
+def _energy_joules(data: bytes, links: _Links | None) -> float | None:
+    counted = None if links is None else _u64(data, links.energy)
+    return None if counted is None else counted * _JOULES
+
+
+def _links(data: bytes, links: _Links | None, offset: int) -> Mapping[int, int]:
+    if links is None or not _u16(data, links.width, _NO_U16):
+        return {}
+    found = ((link, _u64(data, offset + 8 * link)) for link in range(_LINKS))
+    return {link: count for link, count in found if count is not None}
+
+
+def _u64(data: bytes, offset: int) -> int | None:
+    value = int.from_bytes(data[offset : offset + 8], "little")
+    return value if value != _NO_U64 else None
 
 
 def _u16(data: bytes, offset: int, below: int) -> int | None:

@@ -5,6 +5,7 @@ import ctypes
 import re
 
 from keda_gpu_scaler.core.interfaces import Backend
+from keda_gpu_scaler.core.trigger.metrics import METRICS
 from keda_gpu_scaler.devices.registry import BackendSettings, DriverCheck, Vendor, VisibleDevices, register
 
 LIBRARY = "libnvidia-ml.so.1"
@@ -14,7 +15,11 @@ LIBRARY = "libnvidia-ml.so.1"
 def _open(argument: str, settings: BackendSettings) -> Backend:
     from keda_gpu_scaler.devices.nvml.backend import NvmlBackend
 
-    return NvmlBackend(settings.library or LIBRARY, measure_shares=settings.measure_shares)
+    return NvmlBackend(
+        settings.library or LIBRARY,
+        wants_performance=settings.wants_performance,
+        measure_shares=settings.measure_shares,
+    )
 
 
 def _detect(settings: BackendSettings) -> str | None:
@@ -41,15 +46,10 @@ register(
         open=_open,
         detect=_detect,
         is_measured=True,
-        metrics=(
-            "gpu_utilization",
-            "memory_utilization",
-            "memory_used_mib",
-            "memory_used_percent",
-            "temperature",
-            "power_draw",
-        ),
-        units="percent of the last sampling period, bytes, °C and milliwatts; a MIG slice has its memory only",
+        metrics=tuple(METRICS),
+        units="percent of the last sampling period, bytes, °C and milliwatts; traffic and activity by GPM (Hopper and "
+        "newer) in MiB/s and percent, else traffic by counters in bytes and KiB; a MIG slice has its memory, and with "
+        "GPM its utilisation and activity",
         visible_devices=VisibleDevices("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", ("GPU-", "MIG-"), "nvidia{}"),
         check=DriverCheck(
             "NVIDIA",

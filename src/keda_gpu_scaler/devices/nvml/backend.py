@@ -63,6 +63,8 @@ class NvmlBackend:
         library: the path of NVML's library; by default the dynamic loader looks for ``LIBRARY``.
         overrun_seconds: how long the other GPUs wait for one GPU.
         overdue_seconds: when a call that opens or closes the driver is named in the log.
+        wants_performance: whether the readings that are expensive to take are wanted now.
+        clock: monotonic seconds, the sampler's.
         measure_shares: whether to read what the processes of each pod use of a GPU.
         proc: the folder at which the kernel's proc is mounted.
     """
@@ -76,11 +78,14 @@ class NvmlBackend:
         *,
         overrun_seconds: float = OVERRUN_SECONDS,
         overdue_seconds: float = OVERDUE_SECONDS,
+        wants_performance: Callable[[], bool] = lambda: False,
+        clock: Callable[[], float] = time.monotonic,
         measure_shares: bool = False,
         proc: Path = PROC,
     ) -> None:
         self._driver = NvmlDriver(library or LIBRARY)
-        self._reader = GpuReader(self._driver, ProcessShares(self._driver, proc) if measure_shares else None)
+        shares = ProcessShares(self._driver, proc) if measure_shares else None
+        self._reader = GpuReader(self._driver, wants_performance, clock, shares)
         self._threads = ReaderThreads(overrun_seconds, overdue_seconds)
         self._gpus = GpuList()
         self._failures = FailureLog()

@@ -16,6 +16,7 @@ from keda_gpu_scaler.devices.nvml.errors import (
     explain_load_error,
     reason_of,
 )
+from keda_gpu_scaler.devices.nvml.gpm import Gpm
 from keda_gpu_scaler.devices.nvml.gpu import ListedGpu, NewestWorkingCall, VersionedCalls, normal_pci_address
 
 _NEEDED = (
@@ -33,13 +34,14 @@ _logger = logging.getLogger(__name__)
 class NvmlDriver:
     """One library of NVML. ``pynvml`` keeps it in a variable of its module, so a process uses one at a time.
 
-    ``open_seconds`` is how long it took to open the driver the last time.
+    ``gpm`` is usable once the driver was opened. ``open_seconds`` is how long it took to open the driver the last time.
     """
 
     def __init__(self, library_name: str) -> None:
         self.library_name = library_name
         self._library: ctypes.CDLL | None = None
         self.nvml: Any = None
+        self.gpm = Gpm(None, lambda symbol: False)
         self.is_open = False
         self.open_seconds = 0.0
 
@@ -76,6 +78,7 @@ class NvmlDriver:
         if not self.is_open:
             return
         self.is_open = False
+        self.gpm.free_all()
         try:
             call(self.nvml.nvmlShutdown)
         except NvmlError as error:
@@ -181,6 +184,7 @@ class NvmlDriver:
                     "that is too old; point --nvml-library at the library that came with the node's driver"
                 )
             self._library = library
+            self.gpm = Gpm(self.nvml, lambda symbol: hasattr(library, symbol))
         # The library is loaded here and not by pynvml, which would hide the loader's reason and knows one name only.
         # The function pointers that pynvml has cached may belong to another library.
         self.nvml.nvmlLib = self._library

@@ -9,7 +9,9 @@ from typing import Any
 from keda_gpu_scaler.core.types import Device, Sample
 from keda_gpu_scaler.devices.failure_log import ReadingProblem, describe
 from keda_gpu_scaler.devices.nvml.errors import CALL_NOT_AVAILABLE, NvmlError, ReadingError, call, reason_of
+from keda_gpu_scaler.devices.nvml.performance import PerformanceReader
 from keda_gpu_scaler.devices.nvml.reader_threads import ReaderJob
+from keda_gpu_scaler.devices.nvml.slice_meters import SliceMeters
 
 # NVML's value for "not available" has all bits set, and some drivers return it as a reading. Others return 0 for a
 # sensor that does not answer: a die that works is warmer than 0 °C, and a board that works draws power. A GPU shuts
@@ -78,12 +80,14 @@ class DeviceReading:
 class MigSlice:
     """One entry of the list that replaces a GPU in MIG mode: a slice, or a device that was listed before.
 
-    ``memory`` reads the memory; it is None for a device that cannot be read now, for the reason in ``problem``.
+    ``memory`` reads the memory, and ``handle`` is the slice's. They are None for a device that cannot be read now, for
+    the reason in ``problem``.
     """
 
     device: Device
     memory: Callable[[], Any] | None = None
     problem: ReadingProblem | None = None
+    handle: Any = None
 
 
 class Gpu:
@@ -95,7 +99,8 @@ class Gpu:
     listed while no reading is known. ``job`` is the work of a reader thread that has not been collected. While it is
     not done, only that thread changes the GPU. ``is_slow`` says that the last job overran, so no other GPU waits for
     the next one. ``is_void`` says that the driver was opened while a job was at work. ``skips_look_up`` spaces the
-    look-ups of a GPU that cannot be reached.
+    look-ups of a GPU that cannot be reached. ``performance`` and ``slice_meters`` compare
+    readings with earlier ones.
     """
 
     def __init__(self, device: Device, listing: ListedGpu) -> None:
@@ -113,6 +118,8 @@ class Gpu:
         self.is_void = False
         self.skips_look_up = False
         self.layout_due_at = -math.inf
+        self.performance = PerformanceReader()
+        self.slice_meters = SliceMeters()
         self.forget_layout(None)
 
     def __str__(self) -> str:
@@ -129,6 +136,7 @@ class Gpu:
         self.listing = ListedGpu("", self.listing.index, "", "", None, None)
         self.handle = None
         self.layout_due_at = -math.inf
+        self._forget_counts()
         self.forget_layout(None)
 
     def found(self, device: Device, listing: ListedGpu) -> None:
@@ -143,12 +151,18 @@ class Gpu:
         """Give up the handle. The devices stay listed without readings."""
         self.handle = None
         self.problem = problem
+        self._forget_counts()
         if self.lost_at is None:
             self.lost_at = now
 
     def forget_layout(self, problem: ReadingProblem | None) -> None:
         """Keep the listed devices, without any way to read them, until the MIG layout is known."""
         self.slices: list[MigSlice] | None = [MigSlice(device, problem=problem) for device in self.listed]
+
+    def _forget_counts(self) -> None:
+        """Compare the next reading with none: what was counted meanwhile is not known."""
+        self.performance.forget()
+        self.slice_meters.forget()
 
     def without_readings(self, problem: ReadingProblem) -> list[DeviceReading]:
         """Return every listed device with every reading unknown."""

@@ -6,7 +6,9 @@ reading and no other device.
 """
 
 import math
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -35,6 +37,7 @@ from keda_gpu_scaler.devices.nvml.gpu import (
     within,
 )
 from keda_gpu_scaler.devices.nvml.process_shares import ProcessShares
+from keda_gpu_scaler.devices.nvml.slice_meters import REPLACED, ReadableSlice, SliceReading
 
 MIG_LAYOUT_SECONDS = 10.0
 """How often the MIG layout is read: it takes two dozen calls a GPU, and an administrator changes it by hand."""
@@ -43,18 +46,35 @@ ATTEMPTS = 3
 
 _MIG_ENABLED = 1
 _NOT_OF_A_SLICE = {
-    "utilization": ReadingProblem("NVML has no utilisation of a MIG slice", is_lasting=True),
     "temperature": ReadingProblem("a sensor of the whole board, not of a MIG slice", is_lasting=True),
     "power": ReadingProblem("a sensor of the whole board, not of a MIG slice", is_lasting=True),
 }
+_TRAFFIC_OF_A_SLICE = dict.fromkeys(
+    ("pcie", "nvlink"), ReadingProblem("GPM measures it for the whole board, not for a MIG slice", is_lasting=True)
+)
 _NO_INSTANCE = ReadingProblem("it is in MIG mode and has no instance", until="it has one, or MIG mode is off")
 
 
 class GpuReader:
-    """Reads GPUs through a driver that is open. ``shares`` measures what pods use of them, where that is requested."""
+    """Reads GPUs through a driver that is open.
 
-    def __init__(self, driver: NvmlDriver, shares: ProcessShares | None = None) -> None:
+    Args:
+        driver: the driver.
+        wants_performance: whether the expensive readings are wanted now. Reader threads call it.
+        clock: monotonic seconds, the sampler's.
+        shares: measures what pods use of GPUs, None where that is not requested.
+    """
+
+    def __init__(
+        self,
+        driver: NvmlDriver,
+        wants_performance: Callable[[], bool] = lambda: False,
+        clock: Callable[[], float] = time.monotonic,
+        shares: ProcessShares | None = None,
+    ) -> None:
         self._driver = driver
+        self._wants_performance = wants_performance
+        self._clock = clock
         self._shares = shares
 
     def read(self, gpu: Gpu, now: float) -> list[DeviceReading]:
@@ -91,15 +111,28 @@ class GpuReader:
         if now >= gpu.layout_due_at:
             self._read_layout(gpu, now)
         if gpu.slices is None:
-            readings = [self._read_whole_gpu(gpu)]
-        elif not gpu.slices:
-            readings = [DeviceReading(Sample(gpu.device), {"": _NO_INSTANCE})]
+            gpu.slice_meters.forget()
+            readings = [self._with_performance(gpu, self._read_whole_gpu(gpu))]
         else:
-            readings = [self._read_slice(each) for each in gpu.slices]
+            gpu.performance.stop()
+            readings = self._read_slices_of(gpu, gpu.slices)
         if self._shares is not None:
             readings = [self._shares.add_to(reading, gpu.handle) for reading in readings]
         gpu.listed = tuple([reading.sample.device for reading in readings])
         return readings
+
+    def _with_performance(self, gpu: Gpu, reading: DeviceReading) -> DeviceReading:
+        """Add the expensive readings, which are taken last: they may take long."""
+        if self._wants_performance():
+            performance = gpu.performance.read(self._driver, gpu.handle, self._clock())
+        else:
+            gpu.performance.stop()
+            performance = None
+        problems = gpu.performance.problems
+        if performance is None and not problems:
+            return reading
+        sample = reading.sample if performance is None else replace(reading.sample, performance=performance)
+        return DeviceReading(sample, {**reading.problems, **problems})
 
     def _read_whole_gpu(self, gpu: Gpu) -> DeviceReading:
         problems: dict[str, ReadingProblem] = {}
@@ -138,6 +171,23 @@ class GpuReader:
             power_watts=plausible("power", watts(milliwatts), milliwatts, "mW"),
         )
         return DeviceReading(sample, problems)
+
+    def _read_slices_of(self, gpu: Gpu, slices: list[MigSlice]) -> list[DeviceReading]:
+        if not slices:
+            gpu.slice_meters.forget()
+            return [DeviceReading(Sample(gpu.device), {"": _NO_INSTANCE})]
+        # All memory first: there are drivers of which GPM of a slice disturbs the next reading of memory.
+        readings = [self._read_slice(each) for each in slices]
+        readable = [
+            ReadableSlice(each.device, each.handle)
+            for each, reading in zip(slices, readings, strict=True)
+            if reading.sample.memory_used_bytes is not None
+        ]
+        is_wanted = self._wants_performance()
+        found = gpu.slice_meters.read(self._driver, gpu.handle, readable, self._clock(), is_wanted=is_wanted)
+        if any(each.utilization_problem is REPLACED for each in found.values()):
+            gpu.layout_due_at = -math.inf
+        return [_with_utilization(reading, found.get(reading.sample.device.uuid), is_wanted) for reading in readings]
 
     def _read_slice(self, each: MigSlice) -> DeviceReading:
         # The handle of a slice returns its memory only. Temperature and power belong to the whole board: they are
@@ -228,4 +278,17 @@ class GpuReader:
             gpu_instance=gpu_instance,
             compute_instance=compute_instance,
         )
-        return MigSlice(device, partial(driver.versioned_calls().memory, handle))
+        return MigSlice(device, partial(driver.versioned_calls().memory, handle), handle=handle)
+
+
+def _with_utilization(reading: DeviceReading, found: SliceReading | None, is_wanted: bool) -> DeviceReading:
+    """Add to the reading of a slice what GPM measured."""
+    if found is None:
+        return reading
+    problems = dict(reading.problems)
+    if found.utilization_problem is not None:
+        problems["utilization"] = found.utilization_problem
+    if is_wanted:
+        problems |= _TRAFFIC_OF_A_SLICE
+    sample = replace(reading.sample, gpu_utilization_ratio=found.utilization_ratio, performance=found.performance)
+    return DeviceReading(sample, problems)

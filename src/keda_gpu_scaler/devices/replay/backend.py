@@ -5,6 +5,9 @@ Law: a recording that can be opened plays for ever without an error. A line that
 that no device can have is unknown; both are counted in a warning. A file without anything to play is refused when it is
 opened, with what to record instead.
 
+A recording may have the pages of engines too. They are only kept here; ``engine_recording`` has them, and
+``scrape.replay_client`` plays them.
+
 It plays recordings of this program and the logs of ``devices.replay.formats``, plain or gzipped. The text is read in
 pieces, and at most one page of a log is kept. Each sample of a device takes 52 bytes of memory, and each moment 24.
 ``MAX_BYTES`` limits the file, and ``MAX_ROWS`` limits the memory to about 150 MB.
@@ -26,6 +29,7 @@ from keda_gpu_scaler.devices.replay.log_lines import LogLines
 from keda_gpu_scaler.devices.replay.log_moments import between
 from keda_gpu_scaler.devices.replay.text_reader import TextReader, open_recording
 from keda_gpu_scaler.devices.replay.timeline import Timeline
+from keda_gpu_scaler.wire.engine_recording import EngineRecordingBuilder, decode_record, is_record
 from keda_gpu_scaler.wire.recording import decode_header, looks_like_header
 from keda_gpu_scaler.wire.snapshot_codec import MAX_SAMPLES, MAX_SOURCE_LENGTH, CodecError, decode
 
@@ -36,6 +40,7 @@ MAX_LINES = 2 * MAX_ROWS
 MAX_SPEED = 1e6
 
 _MAX_FILE_NAME = 200
+_NOTHING = "it holds no sample of any device, and no workload with engines"
 _RECORDING = re.compile(r'\s*\{\s*"(?:recording|version)"')
 _log = logging.getLogger(__name__)
 
@@ -58,8 +63,16 @@ class ReplayBackend:
         self._timeline = Timeline()
         self._sources: list[str] = []
         self._started_at: float | None = None
+        self._engines = EngineRecordingBuilder()
         self._load(path)
-        self._timeline.finish()
+        self.engine_recording = self._engines.build()
+        if self.engine_recording is not None and speed != 1:
+            raise BackendError(
+                f"--replay-speed: Invalid value: {speed:g}: must be 1, because {path} has engines, and their counters "
+                "would grow at another speed"
+            )
+        if self._timeline:
+            self._timeline.finish()
 
     def __repr__(self) -> str:
         timeline = self._timeline
@@ -77,13 +90,15 @@ class ReplayBackend:
 
     @property
     def deviceless(self) -> bool:
-        """False: a recording without a device is refused."""
-        return False
+        """Whether the recording has engines and no device. A recording without both is refused."""
+        return not self._timeline
 
     def read(self, now: float) -> tuple[Sample, ...]:
         """Return the last samples before this position; the readings of a device without a sample there are unknown."""
         if self._started_at is None:
             self._started_at = now
+        if self.deviceless:
+            return ()
         return self._timeline.at((now - self._started_at) * self._speed)
 
     def overdue_call(self) -> str | None:
@@ -101,7 +116,7 @@ class ReplayBackend:
                 parser = self._read_all(text, loss)
             except UnreadableLogError as error:
                 raise BackendError(f"cannot replay {path}: {_not_text(text) or error}") from None
-        if not self._timeline:
+        if not self._timeline and self._engines.build() is None:
             raise BackendError(f"cannot replay {path}: {self._why_empty(parser, text, loss)}")
         self._warn(path, parser, text, loss)
 
@@ -153,7 +168,7 @@ class ReplayBackend:
             )
 
     def _parser(self, line: str) -> "_RecordingParser":
-        return _RecordingLines(self._sources) if _RECORDING.match(line) else LogLines()
+        return _RecordingLines(self._sources, self._engines) if _RECORDING.match(line) else LogLines()
 
     def _add(self, moment: Moment) -> None:
         self._timeline.add(moment)
@@ -167,7 +182,7 @@ class ReplayBackend:
     def _why_empty(self, parser: "_RecordingParser | None", text: TextReader, loss: "_LineLoss") -> str:
         if text.cut_off:
             return "it is cut off before the first sample; record it again"
-        return _not_text(text) or loss.first or ("it holds no sample of any device" if parser else "it is empty")
+        return _not_text(text) or loss.first or (_NOTHING if parser else "it is empty")
 
 
 @dataclass(slots=True)
@@ -199,9 +214,10 @@ class _RecordingParser(Protocol):
 class _RecordingLines:
     """Parses a recording of this program, or several joined recordings."""
 
-    def __init__(self, sources: list[str]) -> None:
+    def __init__(self, sources: list[str], engines: EngineRecordingBuilder) -> None:
         self.impossible = ValueTally()
         self._sources = sources
+        self._engines = engines
         self._expects_header = True
         self._at: float | None = None
         self._has_gap = False
@@ -211,12 +227,18 @@ class _RecordingLines:
             # Without its header, what follows is not read: a later version may mean something else.
             self._expects_header = True
             try:
-                source = decode_header(text).source
+                header = decode_header(text)
             except CodecError as error:
                 raise CodecError(f"the header of a recording: {error}") from None
             self._expects_header = False
-            if source and source not in self._sources:
-                self._sources.append(source)
+            if header.interval_seconds is not None:
+                self._add_to_engines(lambda: self._engines.begin(header.interval_seconds or 1.0))
+            if header.source and header.source not in self._sources:
+                self._sources.append(header.source)
+            return ()
+        if is_record(text):
+            record = decode_record(text)
+            self._add_to_engines(lambda: self._engines.add(record))
             return ()
         try:
             snapshot = decode(text)
@@ -231,6 +253,13 @@ class _RecordingLines:
 
     def end(self) -> Iterable[Moment]:
         return ()
+
+    def _add_to_engines(self, add: Callable[[], None]) -> None:
+        """Add to the engines. What exceeds a limit, or has another clock, is no gap: the file is refused."""
+        try:
+            add()
+        except CodecError as error:
+            raise UnreadableLineError(str(error)) from None
 
 
 def _not_text(text: TextReader) -> str:
