@@ -51,6 +51,7 @@ GOLDENS: Mapping[str, Sequence[str]] = {
     "front-end": FRONT_END,
     "mutual-tls-and-monitoring": (*FRONT_END, *CERTIFICATE, *SCRAPED, "--set", "podMonitor.enabled=true"),
     "mig": ("--set", "driver.mode=cdi", "--set", "driver.mig=true"),
+    "measured-shares": (*FRONT_END, *VENDORS, "--set", "measureShares=true"),
     "gke": (*FRONT_END, "--set", "driver.mode=gke"),
     "vendors": (*FRONT_END, *VENDORS),
     "intel-with-memory": (

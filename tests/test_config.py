@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests of the settings."""
 
+import click
 import pytest
+from click.testing import CliRunner
 
+from keda_gpu_scaler.cli.options import flags
 from keda_gpu_scaler.config import HELP, Config, ConfigError
 
 
@@ -55,3 +58,25 @@ def test_all_problems_are_reported_at_once() -> None:
 
 def test_switched_off_ports_do_not_collide() -> None:
     assert Config(metrics_port=0, probe_port=0).probe_port == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "printed"),
+    [
+        pytest.param([], {}, "False", id="off by default"),
+        pytest.param(["--measure-shares"], {}, "True", id="by the flag"),
+        pytest.param([], {"KEDA_GPU_SCALER_MEASURE_SHARES": "true"}, "True", id="by the variable"),
+        pytest.param([], {"KEDA_GPU_SCALER_MEASURE_SHARES": "0"}, "False", id="a variable that says no"),
+        pytest.param([], {"KEDA_GPU_SCALER_MEASURE_SHARES": "tcp://10.0.0.1:80"}, "False", id="a service link"),
+    ],
+)
+def test_a_switch_is_set_by_its_flag_or_its_variable(
+    arguments: list[str], environment: dict[str, str], printed: str
+) -> None:
+    @click.command()
+    @flags("measure_shares")
+    def shown(measure_shares: bool) -> None:
+        click.echo(measure_shares)
+
+    result = CliRunner().invoke(shown, arguments, env=environment)
+    assert (result.exit_code, result.output) == (0, f"{printed}\n")

@@ -78,7 +78,9 @@ def open_backend(config: Config, wants_performance: Callable[[], bool] = lambda:
     Raises:
         BackendError: there is no such backend, ``auto`` detects no driver, or the backend cannot be opened.
     """
-    settings = BackendSettings(config.nvml_library, config.replay_speed, config.sysfs_root, wants_performance)
+    settings = BackendSettings(
+        config.nvml_library, config.replay_speed, config.sysfs_root, wants_performance, config.measure_shares
+    )
     return registry.open_backend(config.backend, settings)
 
 

@@ -47,6 +47,13 @@ class Config:
         default="/sys",
         metadata={"help": "The folder at which the kernel's sysfs is mounted, for amd and intel."},
     )
+    measure_shares: bool = field(
+        default=False,
+        metadata={
+            "help": "Read what the processes of each pod use of NVIDIA's GPUs, so that pods on one GPU are divided by "
+            "measurement. It needs the PID namespace of the host (hostPID)."
+        },
+    )
     replay_speed: float = field(
         default=1.0, metadata={"help": "Speed of replay:PATH; 2 plays twice as fast as recorded."}
     )

@@ -441,6 +441,26 @@ def test_the_pace_of_engines_is_the_programs_own_by_default(shape: str) -> None:
         assert not [argument for argument in container(pod)["args"] if re.match("--(scrape|demand|allow)-", argument)]
 
 
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize(
+    ("driver", "agents"),
+    [
+        pytest.param(sets("driver.mode=runtimeClass"), {"agent"}, id="NVIDIA"),
+        pytest.param((*sets("driver.mode=gke"), *chart.VENDORS), {"agent"}, id="GKE, and other vendors' agents"),
+        pytest.param(sets("driver.also={amd}"), {"agent"}, id="NVIDIA and AMD on one node"),
+        pytest.param(sets("driver.mode=amd"), set(), id="AMD"),
+    ],
+)
+def test_measured_shares_add_the_pid_namespace_to_agents_with_nvidias_driver_and_nothing_else(
+    driver: Sequence[str], agents: set[str], shape: Sequence[str]
+) -> None:
+    without, measured = (render(*driver, *shape, *sets(f"measureShares={value}")).pods() for value in ("false", "true"))
+    assert {name for name, pod in measured.items() if pod["spec"].pop("hostPID", False)} == agents
+    for name in agents:
+        container(measured[name])["args"].remove("--measure-shares")
+    assert measured == without
+
+
 @EVERY_SHAPE
 def test_the_kubelet_finds_every_port_it_probes(flags: Sequence[str]) -> None:
     for component, pod in render(*flags).pods().items():

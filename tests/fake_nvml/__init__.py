@@ -64,6 +64,9 @@ CALLS = (
     "gpm metrics",
     "field values",
     "pcie throughput",
+    "compute processes",
+    "graphics processes",
+    "process utilisation",
 )
 """Every call that can be made to err (but for "shutdown"), to dawdle or to hang, and is counted.
 
@@ -90,6 +93,7 @@ FIELDS = (
 _FIELDS = 10
 UNSIGNED_INT, UNSIGNED_LONG, UNSIGNED_LONG_LONG = 1, 2, 3
 """Types of a field value; the first has 32 bits and the others 64."""
+_PROCESSES = 8
 _MIG_UNSUPPORTED, _MIG_DISABLED, _MIG_ENABLED = range(3)
 _SOURCE = Path(__file__).with_name("nvml.c")
 
@@ -114,6 +118,23 @@ class Slice:
     model: str = "NVIDIA Fake 80GB MIG 1g.10gb"
     memory: Memory = _SLICE_MEMORY
     instances: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process on a card as a test describes it.
+
+    ``sm`` and ``memory_time`` are percents at the time ``at_us``; ``sm`` is None where the driver has no sample of it.
+    ``memory`` is None where the driver does not return it.
+    """
+
+    pid: int
+    sm: int | None = 0
+    memory: int | None = 1 * GIB
+    memory_time: int = 0
+    at_us: int = 1_000_000
+    graphics: bool = False
+    running: bool = True
 
 
 @dataclass(frozen=True)
@@ -172,6 +193,19 @@ class _SliceState(ctypes.Structure):
     )
 
 
+class _ProcessState(ctypes.Structure):
+    _fields_ = (
+        ("pid", ctypes.c_uint32),
+        ("graphics", ctypes.c_uint32),
+        ("running", ctypes.c_uint32),
+        ("has_sample", ctypes.c_uint32),
+        ("sm_percent", ctypes.c_uint32),
+        ("memory_percent", ctypes.c_uint32),
+        ("memory_used", ctypes.c_uint64),
+        ("time_us", ctypes.c_uint64),
+    )
+
+
 class _CardState(ctypes.Structure):
     _fields_ = (
         ("lost", ctypes.c_int32),
@@ -194,6 +228,7 @@ class _CardState(ctypes.Structure):
         ("name", ctypes.c_char * 96),
         ("pci_bus_id", ctypes.c_char * 32),
         ("slices", _SliceState * _SLICES),
+        ("processes", _ProcessState * _PROCESSES),
     )
 
 
@@ -551,6 +586,19 @@ class FakeDevice:
     @mig.setter
     def mig(self, enabled: bool) -> None:
         self._state.mig = _MIG_ENABLED if enabled else _MIG_DISABLED
+
+    def run_processes(self, *processes: Process) -> None:
+        """Take every process off the card, and put these on it."""
+        ctypes.memset(self._state.processes, 0, ctypes.sizeof(self._state.processes))
+        for state, each in zip(self._state.processes, processes, strict=False):
+            state.pid, state.graphics, state.running = each.pid, each.graphics, each.running
+            state.has_sample, state.sm_percent, state.memory_percent = (
+                each.sm is not None,
+                each.sm or 0,
+                each.memory_time,
+            )
+            state.memory_used = (1 << 64) - 1 if each.memory is None else each.memory
+            state.time_us = each.at_us
 
     @property
     def slices(self) -> Sequence[Slice | None]:

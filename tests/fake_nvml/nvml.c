@@ -15,7 +15,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { CARDS = 16, SLICES = 8, FLAP_CODES = 8, GPM_METRICS = 8, FIELDS = 10, LINKS = 18 };
+enum { CARDS = 16, SLICES = 8, FLAP_CODES = 8, GPM_METRICS = 8, FIELDS = 10, LINKS = 18, PROCESSES = 8 };
 
 // Every call with its own error, delay and counter; the order is that of CALLS in __init__.py.
 enum call {
@@ -23,7 +23,7 @@ enum call {
     TEMPERATURE, TEMPERATURE_V, POWER, MIG_MODE, MIG_SLOTS, MIG_HANDLE,
     MINOR, GPU_INSTANCE, COMPUTE_INSTANCE,
     GPM_SUPPORT, GPM_ALLOC, GPM_FREE, GPM_SAMPLE, GPM_MIG_SAMPLE, GPM_METRICS_GET, FIELD_VALUES, PCIE_THROUGHPUT,
-    CALLS
+    COMPUTE_PROCESSES, GRAPHICS_PROCESSES, PROCESS_UTILISATION, CALLS
 };
 
 enum { SUCCESS = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6,
@@ -56,6 +56,12 @@ struct slice {
     char uuid[96], name[96];
 };
 
+struct process {
+    uint32_t pid, graphics, running, has_sample;
+    uint32_t sm_percent, memory_percent;
+    uint64_t memory_used, time_us;
+};
+
 struct card {
     int32_t lost;  // the code every call about the card answers with, looking it up included
     uint32_t hang;  // a bit for each call about this card that blocks while it is set
@@ -71,6 +77,7 @@ struct card {
     uint32_t pcie_kb_per_second[2];  // transmitted, received
     char uuid[96], name[96], pci_bus_id[32];
     struct slice slices[SLICES];
+    struct process processes[PROCESSES];
 };
 
 struct state {
@@ -660,4 +667,67 @@ int nvmlDeviceGetPcieThroughput(void *handle, int counter, unsigned *kb_per_seco
         return INVALID_ARGUMENT;
     *kb_per_second = card->pcie_kb_per_second[counter];
     return SUCCESS;
+}
+
+// The processes on a card. As in the driver, a caller without an array is told its size with an error.
+
+struct process_info { unsigned pid; unsigned long long memory_used; unsigned gpu_instance, compute_instance; };
+
+static int running_processes(struct card *card, uint32_t graphics, unsigned *count, struct process_info *out)
+{
+    unsigned room = *count, found = 0;
+    for (unsigned each = 0; each < PROCESSES; each++) {
+        struct process *process = &card->processes[each];
+        if (!process->running || process->graphics != graphics)
+            continue;
+        if (out && found < room)
+            out[found] = (struct process_info){process->pid, process->memory_used, 0xffffffffu, 0xffffffffu};
+        found++;
+    }
+    *count = found;
+    return found > room || (found && !out) ? INSUFFICIENT_SIZE : SUCCESS;
+}
+
+int nvmlDeviceGetComputeRunningProcesses_v3(void *handle, unsigned *count, struct process_info *out)
+{
+    struct card *card;
+    struct slice *slice;
+    int error = enter_card(handle, COMPUTE_PROCESSES, &card, &slice);
+    return error ? error : running_processes(card, 0, count, out);
+}
+
+int nvmlDeviceGetGraphicsRunningProcesses_v3(void *handle, unsigned *count, struct process_info *out)
+{
+    struct card *card;
+    struct slice *slice;
+    int error = enter_card(handle, GRAPHICS_PROCESSES, &card, &slice);
+    return error ? error : running_processes(card, 1, count, out);
+}
+
+struct process_sample { unsigned pid; unsigned long long time_us; unsigned sm, memory, encoder, decoder; };
+
+int nvmlDeviceGetProcessUtilization(void *handle, struct process_sample *out, unsigned *count,
+                                    unsigned long long last_seen_us)
+{
+    struct card *card;
+    struct slice *slice;
+    int error = enter_card(handle, PROCESS_UTILISATION, &card, &slice);
+    if (error)
+        return error;
+    if (slice || card->mig == MIG_ENABLED)
+        return NOT_SUPPORTED;
+    unsigned room = *count, found = 0;
+    for (unsigned each = 0; each < PROCESSES; each++) {
+        struct process *process = &card->processes[each];
+        if (!process->has_sample || process->time_us <= last_seen_us)
+            continue;
+        if (out && found < room)
+            out[found] = (struct process_sample){process->pid, process->time_us, process->sm_percent,
+                                                 process->memory_percent, 0, 0};
+        found++;
+    }
+    *count = found;
+    if (!found)
+        return NOT_FOUND;
+    return found > room || !out ? INSUFFICIENT_SIZE : SUCCESS;
 }

@@ -189,3 +189,26 @@ def test_a_whole_card_answers_with_more_than_its_name(backend: NvmlBackend) -> N
         assert sample.device.model
         assert sample.device.pci_address.count(":") == 2
         assert sample.has_reading
+
+
+def test_nvidia_smi_pmon_names_no_process_that_is_not_counted() -> None:
+    smi = shutil.which("nvidia-smi")
+    if smi is None:
+        pytest.skip("no nvidia-smi to compare with")
+    forget_library()
+    backend = NvmlBackend(measure_shares=True)
+    samples = {str(sample.device.index): sample for sample in backend.read(0.0)}
+    backend.close()
+    forget_library()
+    if all(sample.uses is None for sample in samples.values()):
+        reasons = {failure.reason for sample in samples.values() for failure in sample.failures}
+        pytest.skip(f"nothing is measured here: {'; '.join(sorted(reasons))}")
+    pmon = subprocess.run(
+        [smi, "pmon", "-c", "1", "-s", "u"], check=True, capture_output=True, text=True, timeout=WAIT_SECONDS
+    )
+    rows = [line.split() for line in pmon.stdout.splitlines() if not line.startswith("#")]
+    for index, pid, _, sm, *_ in rows:
+        sample = samples.get(index)
+        # A process that began or ended between the two readings differs, so only whole GPUs at work are compared.
+        if pid.isdigit() and sm.isdigit() and int(sm) > 0 and sample is not None and sample.uses is not None:
+            assert sample.uses, f"GPU {index}: nvidia-smi pmon has process {pid}"

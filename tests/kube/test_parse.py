@@ -30,6 +30,19 @@ def test_a_pods_address_is_an_ip_address_or_empty(value: object, address: str) -
 
 
 @pytest.mark.parametrize(
+    ("annotations", "uid"),
+    [
+        pytest.param({}, "8f1c", id="the pod's own UID"),
+        pytest.param({"kubernetes.io/config.hash": "0123"}, "0123", id="a static pod: the UID on its node"),
+        pytest.param({"kubernetes.io/config.hash": 7}, "8f1c", id="an annotation that is no text"),
+    ],
+)
+def test_a_pod_has_the_uid_of_its_cgroup(annotations: dict[str, Any], uid: str) -> None:
+    metadata = {"namespace": "ai", "name": "llama-0", "uid": "8f1c", "annotations": annotations}
+    assert parse.pod({"metadata": metadata}, 0.0).uid == uid
+
+
+@pytest.mark.parametrize(
     ("status", "addresses"),
     [
         pytest.param(

@@ -35,7 +35,7 @@ FULL_POD = Pod(
     address=UNKNOWN_ADDRESS, ports=(8000, 9000), metrics_port=8000, metrics_path="/m", metrics_scheme="https",
     ready_at_seconds=12.25, restarts=3, group="job-1", conditions=("Ready",), group_size=4, is_worker=True,
     labels=(("empty", ""), ("set", "llama-a")),
-    deletion_cost=-5, written_deletion_cost=-7,
+    deletion_cost=-5, written_deletion_cost=-7, uid="8f1c2e66",
 )  # fmt: skip
 PENDING_POD = Pod(PodRef("ai", "llama-1"), None, "Pending", is_ready=False, is_deleting=False, created_at_seconds=9.0)
 PLAIN = Workload("ai", "llama", "ScaledObject", "Deployment llama", 2, 1, (FULL_POD, PENDING_POD))

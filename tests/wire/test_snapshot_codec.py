@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from keda_gpu_scaler.core.pod_use import PodUse
 from keda_gpu_scaler.core.types import Allocation, Device, PerformanceReadings, ReadingFailure, Sample, Snapshot
+from keda_gpu_scaler.wire.pod_uses import MAX_USES
 from keda_gpu_scaler.wire.snapshot_codec import (
     MAX_FAILURES,
     MAX_LENGTH,
@@ -53,9 +55,14 @@ _failures = st.lists(
     st.builds(ReadingFailure, _maybe_empty, _names, st.none() | st.floats(-1e12, 1e12)), max_size=MAX_FAILURES
 ).map(tuple)
 _lags = st.just(0.0) | st.floats(0, 1e6)
+_uses = st.none() | st.lists(
+    st.builds(PodUse, _maybe_empty, st.floats(0, 100), st.floats(0, 100), st.none() | st.integers(0, MAX_WHOLE)),
+    max_size=4,
+    unique_by=lambda use: use.pod_uid,
+).map(lambda some: tuple(sorted(some, key=lambda use: use.pod_uid)))
 _amounts = st.none() | st.floats(0, 1e12)
 _performance = st.none() | st.builds(PerformanceReadings, _clocks, _lags, *[_ratios] * 3, *[_amounts] * 5)
-_samples = st.tuples(_devices, _ratios, _ratios, _memory, _celsius, _watts, _lags, _failures, _performance).map(
+_samples = st.tuples(_devices, _ratios, _ratios, _memory, _celsius, _watts, _lags, _failures, _performance, _uses).map(
     lambda drawn: Sample(*drawn[:3], *drawn[3], *drawn[4:])
 )
 snapshots = st.builds(
@@ -226,6 +233,15 @@ REFUSED = {
     "a reason that is too long": (with_sample(failures=[["power", "x" * 257, 1]]), "failures: Invalid value"),
     "a failure at no time": (with_sample(failures=[["power", "lost", "now"]]), "failures: Invalid value"),
     "a failure of two fields": (with_sample(failures=[["power", "lost"]]), "failures: Invalid value: a list of 2"),
+    "uses that are text": (with_sample(uses="all"), 'samples[0].uses: Invalid value: "all": must be a list of at most'),
+    "one pod too many": (with_sample(uses=[["a", 0, 0, 0]] * (MAX_USES + 1)), f"must be a list of at most {MAX_USES}"),
+    "a pod twice": (with_sample(uses=[["a", 0, 0, 0], ["a", 1, 0, 0]]), "uses: Invalid value: a list of 2: a pod must"),
+    "a use of three fields": (with_sample(uses=[["a", 0, 0]]), "uses: Invalid value: a list of 3: must be a list of"),
+    "a use below zero": (with_sample(uses=[["a", -0.1, 0, 0]]), "uses: Invalid value: a list of 4: must be a list of"),
+    "a use that is unknown": (with_sample(uses=[["a", None, 0, 0]]), "uses: Invalid value: a list of 4"),
+    "a use that is true": (with_sample(uses=[["a", 0, True, 0]]), "uses: Invalid value: a list of 4"),
+    "half a byte in use": (with_sample(uses=[["a", 0, 0, 0.5]]), "uses: Invalid value: a list of 4"),
+    "a UID with a control character": (with_sample(uses=[["\x1b", 0, 0, 0]]), "uses: Invalid value: a list of 4"),
     "names that are text": (with_sample(names="card0"), 'samples[0].names: Invalid value: "card0": must be a list of'),
     "a name that is a number": (with_sample(names=[0]), "samples[0].names: Invalid value: a list of 1: must be a list"),
     "a name that is empty": (with_sample(names=["card0", ""]), "must be a list of at most 16 texts of 1 to 256"),
@@ -374,6 +390,24 @@ def test_an_older_version_that_ignores_the_reasons_reads_the_same_readings() -> 
     assert apply_change(EXAMPLE, json.dumps(known)).samples[0] == replace(LOST, failures=(), lag_seconds=0.0)
 
 
+def test_uses_are_sent_where_they_changed_and_end_with_null() -> None:
+    first, *others = EXAMPLE.samples
+    used = replace(EXAMPLE, sequence=13, samples=(replace(first, uses=(PodUse("a", 0.5, 0.0, 7),)), *others))
+    change = encode_change(EXAMPLE, used)
+    assert change is not None
+    assert json.loads(change)["uses"] == {"0": [[["a", 0.5, 0.0, 7]]]}
+    still = replace(used, sequence=14, samples=(replace(used.samples[0], temperature_celsius=42.0), *others))
+    change = encode_change(used, still)
+    assert change is not None
+    assert "uses" not in change
+    assert apply_change(used, change) == still
+    for uses in ((), None):
+        after = replace(still, sequence=15, samples=(replace(still.samples[0], uses=uses), *others))
+        change = encode_change(still, after)
+        assert change is not None
+        assert apply_change(still, change) == after
+
+
 MEASURED = replace(EXAMPLE.samples[0], performance=PerformanceReadings(40.0, 5.0, 0.5, nvlink_tx_bytes_per_second=1e9))
 
 
@@ -467,6 +501,10 @@ READINGS = [0.5, None, 1, 2, 41.0, None]
         pytest.param(
             {"details": {"0": [0, [["", "\x1b", None]]]}}, "failures: Invalid value", id="a control character"
         ),
+        pytest.param({"uses": {"0": [[], []]}}, "uses.0: Invalid value: a list of 2: must be empty", id="two lists"),
+        pytest.param({"uses": {"0": [7]}}, "uses.0: Invalid value: a list of 1: must be empty", id="no list of uses"),
+        pytest.param({"uses": {"0": [[["a"]]]}}, "uses: Invalid value: a list of 1: must be a list", id="half a use"),
+        pytest.param({"uses": {"9": []}}, 'uses: Invalid value: "9": must be a position', id="uses of no device"),
         pytest.param({"allocations": [["a"]]}, "must be a list of namespace, pod, container", id="half an allocation"),
         pytest.param({"allocations": [["a", "b", "c", "d", "e", 0]]}, "number of ids above 0", id="a quantity of 0"),
         pytest.param(

@@ -81,14 +81,16 @@ _TYPES: dict[str, click.ParamType[Any]] = {
 def flag(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return the decorator that gives a command the flag of the setting ``name``."""
     default = _DEFAULTS[name]
+    is_switch = isinstance(default, bool)
     return click.option(
         f"--{name.replace('_', '-')}",
         name,
         cls=_Flag,
-        type=_TYPES.get(name, click.STRING),
-        metavar=_PLACEHOLDERS.get(name, "PORT"),
+        type=click.BOOL if is_switch else _TYPES.get(name, click.STRING),
+        is_flag=is_switch,
+        metavar=None if is_switch else _PLACEHOLDERS.get(name, "PORT"),
         default=None if default is MISSING else default,
-        show_default=default not in (MISSING, None),
+        show_default=default not in (MISSING, None) and not is_switch,
         envvar=PREFIX + name.upper(),
         show_envvar=True,
         help=HELP[name],

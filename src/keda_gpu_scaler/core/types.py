@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from keda_gpu_scaler.core.pod_use import PodUse
 from keda_gpu_scaler.core.scaling_rules import (
     DEFAULT_COOLDOWN_SECONDS,
     DEFAULT_TOLERANCES,
@@ -45,8 +46,8 @@ class Device:
 class ReadingFailure:
     """Why a reading of a device is unknown.
 
-    ``reading`` is "utilization", "memory", "temperature", "power", "activity", "pcie", "nvlink" or "identity", and
-    empty for all readings.
+    ``reading`` is "utilization", "memory", "temperature", "power", "activity", "pcie", "nvlink", "identity" or that of
+    ``pod_use``, and empty for all readings.
     ``reason`` is a short printable text, the driver's own where it has one ("Unknown Error (999)").
     ``since_seconds`` is when the reading was first unknown, on the clock of ``Snapshot.at_seconds``; None where it
     was never known, because the device does not have it.
@@ -87,7 +88,8 @@ class Sample:
     Utilisations are ratios from 0 to 1: the share of time in which a kernel ran, or in which memory was read or
     written. ``lag_seconds`` is how much older than their snapshot the readings are; less than a second counts as 0.
     ``failures`` says why readings are unknown, where the backend knows it. ``performance`` is None while these
-    readings are not wanted, and until the first of them was taken.
+    readings are not wanted, and until the first of them was taken. ``uses`` has what each pod used of the
+    device, sorted by UID, each once; None where that is not measured.
     """
 
     device: Device
@@ -100,6 +102,7 @@ class Sample:
     lag_seconds: float = 0.0
     failures: tuple[ReadingFailure, ...] = ()
     performance: PerformanceReadings | None = None
+    uses: tuple[PodUse, ...] | None = None
 
     @property
     def has_reading(self) -> bool:
@@ -253,6 +256,7 @@ class Pod:
     is none.
     ``requests`` are the extended resources that its containers request ("nvidia.com/gpu"), and ``has_claims`` says that
     it has resource claims. ``assigned`` has the marks of a scheduler that assigns devices, None where the pod has none.
+    ``uid`` is the one that the pod has on its node, empty where it is not known.
     """
 
     ref: PodRef
@@ -280,6 +284,7 @@ class Pod:
     owner: OwnerReference | None = None
     deletion_cost: int | None = None
     written_deletion_cost: int | None = None
+    uid: str = ""
 
     @property
     def is_serving(self) -> bool:

@@ -34,12 +34,14 @@ class BackendSettings:
     ``library`` is the path of the driver's library, None for the vendor's default. ``replay_speed`` is the number of
     recorded seconds that pass in one second. ``sysfs_root`` is the folder at which the kernel's sysfs is mounted.
     ``wants_performance`` says whether the readings that are expensive to take are wanted now. Any thread may call it.
+    ``measure_shares`` requests what the processes of each pod use of a device, where the driver returns that.
     """
 
     library: str | None = None
     replay_speed: float = 1.0
     sysfs_root: str = "/sys"
     wants_performance: Callable[[], bool] = lambda: False
+    measure_shares: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,8 @@ _MAX_REQUESTS = 16
 DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
 WRITTEN_DELETION_COST = "keda-gpu-scaler/pod-deletion-cost"
 """The cost that this scaler wrote, so that it is not taken for the user's own."""
+_STATIC_UID = "kubernetes.io/config.hash"
+"""The UID of a static pod, with which the kubelet names its cgroup. The API server has a mirror with another UID."""
 _COST = re.compile(r"-?\d{1,10}", re.ASCII)
 
 
@@ -215,6 +217,7 @@ def pod(item: Mapping[str, Any], to_monotonic: float) -> Pod:
         requests=_extended_resources(spec),
         has_claims=bool(mappings(spec.get("resourceClaims"))),
         assigned=assigned_pod(item),
+        uid=text(annotations.get(_STATIC_UID)) or text(metadata.get("uid")),
         labels=_kept_labels(found),
         owner=owner(item),
         **replica_fields(found, annotations),

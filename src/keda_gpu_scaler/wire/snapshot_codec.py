@@ -25,6 +25,7 @@ from keda_gpu_scaler.wire.json_fields import (
     Fields,
     parse_object,
 )
+from keda_gpu_scaler.wire.pod_uses import plain_changed_uses, plain_uses, read_changed_uses, read_uses
 
 __all__ = [
     "MAX_ALLOCATIONS",
@@ -111,7 +112,8 @@ def encode_change(before: Snapshot, after: Snapshot) -> str | None:
 
     The readings of a changed device are a list by its position. The order is that of ``Sample``'s fields; null means
     unknown. The lag and the failures of a sample, and its performance readings, are sent only where they changed, under
-    keys of their own, which an older version ignores.
+    keys of their own, which an older version ignores. The uses are a list of one
+    list there, which is empty where they are not known.
 
     Raises:
         CodecError: ``apply_change`` would refuse the later snapshot.
@@ -144,6 +146,7 @@ def encode_change(before: Snapshot, after: Snapshot) -> str | None:
     }
     if details:
         plain["details"] = details
+    plain.update(plain_changed_uses(before.samples, after.samples))
     if performance:
         plain["performance"] = performance
     if after.allocations is not before.allocations and after.allocations != before.allocations:
@@ -170,17 +173,20 @@ def apply_change(before: Snapshot, text: str | bytes) -> Snapshot:
     for position, readings in fields.lists("samples", len(samples)):
         old = samples[position]
         samples[position] = _changed_sample(old.device, readings, position)
-        if old.failures or old.lag_seconds or old.performance is not None:
+        if old.failures or old.lag_seconds or old.performance is not None or old.uses is not None:
             samples[position] = replace(
                 samples[position],
                 lag_seconds=old.lag_seconds,
                 failures=old.failures,
                 performance=old.performance,
+                uses=old.uses,
             )
     if not fields.is_unknown("details"):
         for position, item in fields.lists("details", len(samples)):
             lag_seconds, failures = _details(item, position)
             samples[position] = replace(samples[position], lag_seconds=lag_seconds, failures=failures)
+    for position, uses in read_changed_uses(fields, len(samples)):
+        samples[position] = replace(samples[position], uses=uses)
     for position, performance in _changed_performance(fields, len(samples)):
         samples[position] = replace(samples[position], performance=performance)
     sequence, at_seconds, unix_seconds = _times(fields)
@@ -214,6 +220,7 @@ def _plain_sample(sample: Sample) -> dict[str, object]:
         plain["failures"] = _plain_failures(sample)
     if sample.performance is not None:
         plain["performance"] = _plain_performance(sample.performance)
+    plain.update(plain_uses(sample.uses))
     return plain
 
 
@@ -293,6 +300,7 @@ def _sample(fields: Fields) -> Sample:
         power_watts=_number(fields, "power_watts", 0, MAX_NUMBER),
         lag_seconds=_number(fields, "lag_seconds", 0, MAX_NUMBER) or 0.0,
         failures=_failures(fields),
+        uses=read_uses(fields),
         performance=None if fields.is_unknown("performance") else _performance(fields.object("performance")),
     )
 

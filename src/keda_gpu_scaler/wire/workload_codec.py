@@ -82,6 +82,7 @@ def _encode_pod(pod: Pod) -> dict[str, Any]:
         "metrics_scheme": pod.metrics_scheme,
         "ready_at_seconds": pod.ready_at_seconds,
         "restarts": pod.restarts,
+        "uid": pod.uid,
         "group": pod.group,
         "group_size": pod.group_size,
         "labels": dict(pod.labels),
@@ -154,6 +155,7 @@ def _pod(fields: Fields, namespace: str) -> Pod:
             fields.number("ready_at_seconds", -MAX_NUMBER, MAX_NUMBER) if "ready_at_seconds" in fields else None
         ),
         restarts=fields.whole("restarts") if "restarts" in fields else 0,
+        uid=fields.text("uid", default=""),
         group=fields.text("group", default=""),
         group_size=fields.whole("group_size") if "group_size" in fields else 0,
         is_worker=fields.flag("is_worker", default=False),

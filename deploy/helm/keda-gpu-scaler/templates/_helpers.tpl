@@ -253,6 +253,11 @@ seccompProfile:
 {{- prepend .Values.driver.also $own | uniq | join "," -}}
 {{- end -}}
 
+{{- /* Whether agents measure shares. Only NVIDIA's driver returns what processes use. */ -}}
+{{- define "kgs.measuresShares" -}}
+{{- if and .Values.measureShares (has "nvml" (splitList "," (include "kgs.backend" .))) -}}true{{- end -}}
+{{- end -}}
+
 {{- define "kgs.usesNvidiaRuntime" -}}
 {{- if has .Values.driver.mode (list "runtimeClass" "cdi") -}}true{{- end -}}
 {{- end -}}

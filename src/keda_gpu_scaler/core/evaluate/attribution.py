@@ -3,7 +3,7 @@
 
 Law: the shares of a device add up to the device. Where the scheduler states the part of every pod of a device, the
 shares are in proportion to the parts. Otherwise every pod that holds the device has one equal share of it, however
-often it is listed for that pod.
+often it is listed for that pod. ``measured_shares`` replaces these shares where an agent measures them.
 
 Who holds a device is the matter of ``core.assignment``: its table has the kubelet's device plugins, resource claims and
 schedulers that share GPUs.
@@ -24,7 +24,8 @@ class DeviceShare:
     """A pod's share of a device: one of ``sharers`` equal shares, or the ``part`` that the scheduler states.
 
     ``weighs`` says by what the parts are stated, empty for equal shares. ``unknown`` says why the share is not known:
-    other pods may hold the device too. It is empty where the share is known.
+    other pods may hold the device too. It is empty where the share is known. ``is_measured`` says that the part is
+    what the pod's processes used. ``not_measured`` says why it is not, where the agent measures shares.
     """
 
     device: Device
@@ -32,6 +33,8 @@ class DeviceShare:
     part: Fraction | None = None
     weighs: str = ""
     unknown: str = ""
+    is_measured: bool = False
+    not_measured: str = ""
 
     def of(self, value: float) -> float:
         """Return the share of a value of the device."""

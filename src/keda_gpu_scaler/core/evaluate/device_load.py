@@ -57,7 +57,7 @@ def device_loads(history: History, metric: Metric, window_seconds: float) -> tup
         cached: tuple[DeviceLoad, ...] = history.cache[key]
         return cached
     loads = tuple(_mean_over(column, window_seconds) for column in _columns(history, metric, window_seconds))
-    return _remember(history, key, loads)
+    return remember(history, key, loads)
 
 
 def device_loads_by_holder(
@@ -71,12 +71,12 @@ def device_loads_by_holder(
     if key in history.cache:
         cached: tuple[Mapping[str, DeviceLoad], ClusterAssignments] = history.cache[key]
         return cached[0]
-    tenures = _tenures_seconds(history, window_seconds + metric.span_seconds, cluster)
+    tenures = tenures_seconds(history, window_seconds + metric.span_seconds, cluster)
     loads = {}
     for column in _columns(history, metric, window_seconds):
         tenure = tenures.get(column.device.uuid, math.inf)
         loads[column.device.uuid] = _mean_over(column.held_for(tenure), min(window_seconds, tenure))
-    return _remember(history, key, (loads, cluster))[0]
+    return remember(history, key, (loads, cluster))[0]
 
 
 def devices_by_pod(history: History, cluster: ClusterAssignments = KUBELET_ONLY) -> Mapping[PodRef, PodDevices] | None:
@@ -84,12 +84,13 @@ def devices_by_pod(history: History, cluster: ClusterAssignments = KUBELET_ONLY)
     # The entry keeps the assignments too. So no other object can have the id while the entry exists.
     key = ("devices by pod", id(cluster))
     if key not in history.cache:
-        return _remember(history, key, (attribute(history.newest, cluster), cluster))[0]
+        return remember(history, key, (attribute(history.newest, cluster), cluster))[0]
     found: tuple[Mapping[PodRef, PodDevices] | None, ClusterAssignments] = history.cache[key]
     return found[0]
 
 
-def _remember(history: History, key: object, value: _T) -> _T:
+def remember(history: History, key: object, value: _T) -> _T:
+    """Keep a result that was computed from a history, while there is space, and return it."""
     if len(history.cache) < _MAX_CACHE_ENTRIES:
         history.cache[key] = value
     return value
@@ -197,7 +198,7 @@ def _column(metric: Metric, newest: Sample, readings: list[tuple[float, float]])
     )
 
 
-def _tenures_seconds(history: History, window_seconds: float, cluster: ClusterAssignments) -> dict[str, float]:
+def tenures_seconds(history: History, window_seconds: float, cluster: ClusterAssignments) -> dict[str, float]:
     """Return how long ago the pods of a device changed within the window, by UUID.
 
     A device without a change is left out.

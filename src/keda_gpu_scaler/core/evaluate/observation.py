@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from keda_gpu_scaler.core.aggregation import AGGREGATIONS
 from keda_gpu_scaler.core.evaluate.attribution import DeviceShare, PodDevices
 from keda_gpu_scaler.core.evaluate.device_load import DeviceLoad, device_loads, device_loads_by_holder, devices_by_pod
+from keda_gpu_scaler.core.evaluate.measured_shares import MeasuredShares
 from keda_gpu_scaler.core.selectors import matches_glob
 from keda_gpu_scaler.core.state.data_run import DataRun
 from keda_gpu_scaler.core.state.fleet import Fleet, History
@@ -119,7 +120,7 @@ def observe_pods(trigger: Trigger, pods: Sequence[Pod], fleet: Fleet, now: float
     """Observe every pod by its devices. Where the trigger has a nodeSelector, the node labels must be known."""
     if isinstance(trigger.metric, EngineMetric):
         raise TypeError(f"{trigger.metric.name} is no metric of a device")
-    observer = _PodObserver(trigger, trigger.metric, fleet, now)
+    observer = _PodObserver(trigger, trigger.metric, pods, fleet, now)
     return ObservedPods([observer.observe(pod) for pod in pods])
 
 
@@ -133,7 +134,7 @@ def observe_pods_unnarrowed(
     if not trigger.is_narrowed or isinstance(trigger.metric, EngineMetric):
         return observations
     wide = replace(trigger, gpu_model=None, gpu_index=None, node_selector=None)
-    observer = _PodObserver(wide, trigger.metric, fleet, now)
+    observer = _PodObserver(wide, trigger.metric, [one.pod for one in observations], fleet, now)
     return [
         one if one.device_values and observer.holds_only(one) else observer.observe(one.pod) for one in observations
     ]
@@ -195,9 +196,10 @@ class _NodeScope:
 class _PodObserver:
     """Observes pods by the devices that they hold."""
 
-    def __init__(self, trigger: Trigger, metric: Metric, fleet: Fleet, now: float) -> None:
+    def __init__(self, trigger: Trigger, metric: Metric, pods: Sequence[Pod], fleet: Fleet, now: float) -> None:
         self._trigger = trigger
         self._metric = metric
+        self._shares = MeasuredShares(metric, trigger.window_seconds, fleet.assignments, pods)
         self._fleet = fleet
         self._now = now
         self._scope = _NodeScope(trigger, fleet)
@@ -232,7 +234,7 @@ class _PodObserver:
             return _without_value(
                 pod, ObservationState.OUT_OF_SCOPE, f"holds no device on node {node} that gpuModel and gpuIndex select"
             )
-        return self._observe_shares(pod, node, selected, history)
+        return self._observe_shares(pod, node, self._shares.of(pod, selected, history), history)
 
     def holds_only(self, observation: PodObservation) -> bool:
         """Whether the observed devices are all devices of the pod."""
@@ -294,7 +296,12 @@ def _describe_share(metric: Metric, share: DeviceShare, value: float) -> str:
         return device
     rule = "in equal shares" if metric.is_divided else "each counts the whole value"
     if share.part is not None and metric.is_divided:
-        rule = f"this one has {100 * float(share.part):.3g} % of it, by {share.weighs}"
+        percent = 100 * float(share.part)
+        rule = f"this one has {percent:.3g} % of it, by {share.weighs}"
+        if share.is_measured:
+            rule = f"this one has {percent:.3g} % of it, measured by process"
+    if share.not_measured and metric.is_divided:
+        rule = f"{rule}; not measured: {share.not_measured}"
     return f"{device} shared by {share.sharers} pods ({rule})"
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from keda_gpu_scaler.core.pod_use import PodUse
 from keda_gpu_scaler.core.types import PerformanceReadings, Sample
 
 MIB = 1 << 20
@@ -23,7 +24,8 @@ class Metric:
     of the whole board, is not divided: each of these pods has the full value. ``reading`` is the reading that the value
     comes from, as ``ReadingFailure`` names it. ``is_performance`` says that the value comes from
     ``Sample.performance``, which is read only while it is wanted. Such a value is a mean that may begin up to
-    ``span_seconds`` before the window of a trigger.
+    ``span_seconds`` before the window of a trigger. ``use`` returns what a pod used of the device, by
+    which the value is divided where it is measured; None where it is not known.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Metric:
     read: Callable[[Sample], float | None]
     is_divided: bool = True
     reading: str = "utilization"
+    use: Callable[[PodUse], float | None] = lambda use: use.sm_ratio
     is_performance: bool = False
 
     @property
@@ -93,7 +96,8 @@ def _traffic(
 
 def _activity(name: str, meaning: str, ratio: Callable[[PerformanceReadings], float | None]) -> Metric:
     read = _performance(lambda performance: _percent(ratio(performance)))
-    return Metric(name, "%", meaning, read, reading="activity", is_performance=True)
+    # The driver does not return it for each process.
+    return Metric(name, "%", meaning, read, reading="activity", is_performance=True, use=lambda use: None)
 
 
 _PERFORMANCE_METRICS = (
@@ -143,14 +147,23 @@ METRICS: MappingProxyType[str, Metric] = MappingProxyType(
                 "%",
                 "share of the last second in which memory was read or written (not how full the memory is)",
                 lambda sample: _percent(sample.memory_utilization_ratio),
+                use=lambda use: use.memory_utilization_ratio,
             ),
-            Metric("memory_used_mib", "MiB", "memory in use", _memory_used_mib, reading="memory"),
+            Metric(
+                "memory_used_mib",
+                "MiB",
+                "memory in use",
+                _memory_used_mib,
+                reading="memory",
+                use=lambda use: use.memory_bytes,
+            ),
             Metric(
                 "memory_used_percent",
                 "%",
                 "memory in use, as a share of the device's memory",
                 _memory_used_percent,
                 reading="memory",
+                use=lambda use: use.memory_bytes,
             ),
             Metric(
                 "temperature",

@@ -15,7 +15,11 @@ LIBRARY = "libnvidia-ml.so.1"
 def _open(argument: str, settings: BackendSettings) -> Backend:
     from keda_gpu_scaler.devices.nvml.backend import NvmlBackend
 
-    return NvmlBackend(settings.library or LIBRARY, wants_performance=settings.wants_performance)
+    return NvmlBackend(
+        settings.library or LIBRARY,
+        wants_performance=settings.wants_performance,
+        measure_shares=settings.measure_shares,
+    )
 
 
 def _detect(settings: BackendSettings) -> str | None:

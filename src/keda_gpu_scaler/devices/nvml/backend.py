@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, NoReturn
 
 from keda_gpu_scaler.core.interfaces import BackendError
@@ -30,6 +31,7 @@ from keda_gpu_scaler.devices.nvml.errors import (
 from keda_gpu_scaler.devices.nvml.gpu import DeviceReading, Gpu, ListedGpu
 from keda_gpu_scaler.devices.nvml.gpu_list import GpuList
 from keda_gpu_scaler.devices.nvml.gpu_reader import GpuReader
+from keda_gpu_scaler.devices.nvml.process_shares import PROC, ProcessShares
 from keda_gpu_scaler.devices.nvml.reader_threads import OVERDUE_SECONDS, OVERRUN_SECONDS, ReaderJob, ReaderThreads
 
 FIRST_WAIT_SECONDS = 1.0
@@ -63,6 +65,8 @@ class NvmlBackend:
         overdue_seconds: when a call that opens or closes the driver is named in the log.
         wants_performance: whether the readings that are expensive to take are wanted now.
         clock: monotonic seconds, the sampler's.
+        measure_shares: whether to read what the processes of each pod use of a GPU.
+        proc: the folder at which the kernel's proc is mounted.
     """
 
     source = "nvml"
@@ -76,9 +80,12 @@ class NvmlBackend:
         overdue_seconds: float = OVERDUE_SECONDS,
         wants_performance: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
+        measure_shares: bool = False,
+        proc: Path = PROC,
     ) -> None:
         self._driver = NvmlDriver(library or LIBRARY)
-        self._reader = GpuReader(self._driver, wants_performance, clock)
+        shares = ProcessShares(self._driver, proc) if measure_shares else None
+        self._reader = GpuReader(self._driver, wants_performance, clock, shares)
         self._threads = ReaderThreads(overrun_seconds, overdue_seconds)
         self._gpus = GpuList()
         self._failures = FailureLog()

@@ -36,6 +36,7 @@ from keda_gpu_scaler.devices.nvml.gpu import (
     watts,
     within,
 )
+from keda_gpu_scaler.devices.nvml.process_shares import ProcessShares
 from keda_gpu_scaler.devices.nvml.slice_meters import REPLACED, ReadableSlice, SliceReading
 
 MIG_LAYOUT_SECONDS = 10.0
@@ -61,6 +62,7 @@ class GpuReader:
         driver: the driver.
         wants_performance: whether the expensive readings are wanted now. Reader threads call it.
         clock: monotonic seconds, the sampler's.
+        shares: measures what pods use of GPUs, None where that is not requested.
     """
 
     def __init__(
@@ -68,10 +70,12 @@ class GpuReader:
         driver: NvmlDriver,
         wants_performance: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
+        shares: ProcessShares | None = None,
     ) -> None:
         self._driver = driver
         self._wants_performance = wants_performance
         self._clock = clock
+        self._shares = shares
 
     def read(self, gpu: Gpu, now: float) -> list[DeviceReading]:
         """Read every device of a GPU that has a handle.
@@ -112,6 +116,8 @@ class GpuReader:
         else:
             gpu.performance.stop()
             readings = self._read_slices_of(gpu, gpu.slices)
+        if self._shares is not None:
+            readings = [self._shares.add_to(reading, gpu.handle) for reading in readings]
         gpu.listed = tuple([reading.sample.device for reading in readings])
         return readings
 
