@@ -63,7 +63,7 @@ SCALE_PATHS = {
 """The fields of the status with the replicas and the selector of a custom resource's scale subresource.
 
 A controller writes them; before that the selector is empty. Sources: the definitions of Argo Rollouts 1.8,
-LeaderWorkerSet 0.8 and AIBrix 0.5 (rayclusterfleet_types.go). A RayCluster, a RayService and a JobSet have none.
+LeaderWorkerSet 0.8 and AIBrix (rayclusterfleet_types.go). A RayCluster, a RayService and a JobSet have none.
 """
 _SCALABLE = {"deployments", "statefulsets", *SCALE_PATHS}
 _LEADERS = "leaderworkerset.sigs.k8s.io/name={},leaderworkerset.sigs.k8s.io/worker-index=0"
