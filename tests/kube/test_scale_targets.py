@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests each custom kind that is read, on the fake API server and on a real one if there is one.
+"""Tests each custom kind that is read, on the fake API server and on a real one if there is one."""
 
 import pytest
 
