@@ -240,7 +240,7 @@ def test_what_nobody_asks_about_is_not_scraped(cluster: Cluster) -> None:
         pytest.param("http://169.254.169.254/latest", "link-local or cloud metadata address", id="metadata"),
         pytest.param("http://[::ffff:169.254.169.254]/", "link-local or cloud metadata address", id="metadata in IPv6"),
         pytest.param("http://[fe80::1]/", "link-local or cloud metadata address", id="link-local"),
-        pytest.param("http://192.0.2.1/", "is not among the allowed endpoints", id="not listed"),
+        pytest.param("http://192.0.2.1/", "leads to no Service and no watched pod", id="not listed"),
         pytest.param("http://no-such-host.invalid/", "cannot be resolved", id="a name that does not resolve"),
     ],
 )
