@@ -40,9 +40,11 @@ _CALLS_PER_SECOND = 15  # 50 workloads, 18 calls a minute each
 class _Simulation:
     """The process with the simulated engines, inside a ``with`` block."""
 
-    def __init__(self, pods: int, hostile: int = 0) -> None:
+    def __init__(self, pods: int, hostile: int = 0, scheme: str = "http") -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="engines-")
-        command = (sys.executable, "-m", "benchmarks.simulated_engines", str(pods), str(hostile), self._folder.name)
+        self._scheme = scheme
+        program = (sys.executable, "-m", "benchmarks.simulated_engines")
+        command = (*program, str(pods), str(hostile), self._folder.name, scheme)
         self._process = subprocess.Popen(command, cwd=HOME, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._stdin, stdout = cast("IO[str]", self._process.stdin), cast("IO[str]", self._process.stdout)
         self.settings: dict[str, Any] = json.loads(stdout.readline())
@@ -61,7 +63,11 @@ class _Simulation:
         self._stdin.flush()
 
     def metadata(self) -> dict[str, str]:
-        return {"profile": "llm", "enginePort": str(self.settings["port"])}
+        return {"profile": "llm", "enginePort": str(self.settings["port"]), "engineScheme": self._scheme}
+
+    def flags(self) -> tuple[str, ...]:
+        credentials = ("--endpoint-credentials", f"{self._folder.name}/credentials") if self._scheme == "https" else ()
+        return ("--kubeconfig", self.settings["kubeconfig"], *credentials)
 
     def scaled_to_zero(self) -> pb.ScaledObjectRef:
         url = f"http://127.0.0.1:{self.settings['port']}/metrics"
@@ -70,12 +76,12 @@ class _Simulation:
 
 
 def figures() -> Iterator[Figure]:
-    """Yield the cost of scraping, with and without hostile engines, and the time from a request to the push."""
-    for pods, hostile in ((0, 0), (PODS, 0), (PODS, HOSTILE)):
-        with _Simulation(pods or 10, hostile) as simulation, _front_end(simulation) as serve:
+    """Yield the cost of scraping, with and without hostile engines and TLS, and the time from a request to the push."""
+    for pods, hostile, scheme in ((0, 0, "http"), (PODS, 0, "http"), (PODS, 0, "https"), (PODS, HOSTILE, "http")):
+        with _Simulation(pods or 10, hostile, scheme) as simulation, _front_end(simulation) as serve:
             serve.wait_until_it_listens()
             yield _measure_scraping(simulation, serve, pods, hostile)
-            if pods:
+            if pods and scheme == "http":
                 delays = list(_activation_delays(simulation, serve))
                 yield Figure(
                     f"{pods} pods, {hostile} of them hostile: a request at the picker to the pushed true",
@@ -84,8 +90,8 @@ def figures() -> Iterator[Figure]:
 
 
 def _front_end(simulation: _Simulation) -> Serve:
-    flags = ("--backend", "none", "--peers", "none", "--kubeconfig", simulation.settings["kubeconfig"])
-    return Serve(None, *flags, "--allow-endpoints", "127.0.0.0/8")
+    flags = ("--backend", "none", "--peers", "none", "--allow-endpoints", "127.0.0.0/8")
+    return Serve(None, *flags, *simulation.flags())
 
 
 def _measure_scraping(simulation: _Simulation, serve: Serve, pods: int, hostile: int) -> Figure:
@@ -107,7 +113,8 @@ def _measure_scraping(simulation: _Simulation, serve: Serve, pods: int, hostile:
         share = (serve.cpu_seconds() - cpu) / (time.monotonic() - began)
     latency = {key: in_milliseconds([value]) for key, value in percentiles(latencies or [0.0]).items()}
     return Figure(
-        f"{pods} pods, {hostile} of them hostile: GetMetrics at {_CALLS_PER_SECOND if pods else 0}/s",
+        f"{pods} pods by {simulation.metadata()['engineScheme']}, {hostile} of them hostile: "
+        f"GetMetrics at {_CALLS_PER_SECOND if pods else 0}/s",
         {
             **latency,
             "CPU": f"{share:.1%} of a core",

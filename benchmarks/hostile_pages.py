@@ -3,6 +3,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import sys
 
 _GOOD = b'vllm:num_requests_running 1\nvllm:num_requests_waiting{model_name="llama"} 3\nvllm:kv_cache_usage_perc 0.5\n'
@@ -13,7 +14,17 @@ _PAGES = {
     "negated": b"".join(b'depth{queue="%d"} 1\n' % number for number in range(_LINES)),
     "labels": (b'vllm:lora_requests_info{running_lora_adapters="' + 100 * b"adapter," + b'"} 1\n') * 27_000 + _GOOD,
     "drip": _GOOD + b"# " + 4_000 * b"x",
+    "selected": b"".join(b'depth{queue="%d"} 1\n' % number for number in range(9_999)),
+    "copies": b"".join(b'sglang:num_running_reqs{tp_rank="%d",model="m"} 1\n' % number for number in range(9_999)),
 }
+_numbers = itertools.count()
+
+
+def _page(kind: str) -> bytes:
+    if kind != "changing":
+        return _PAGES[kind]
+    scrape = next(_numbers)
+    return b"".join(b'vllm:num_requests_waiting{engine="%d-%d"} 1\n' % (scrape, number) for number in range(1_000))
 
 
 async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -21,7 +32,7 @@ async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
         while True:
             request = await reader.readuntil(b"\r\n\r\n")
             kind = request.split(b" ")[1].decode().strip("/")
-            page = _PAGES[kind]
+            page = _page(kind)
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n" % len(page))
             if kind != "drip":
                 writer.write(page)

@@ -2,20 +2,24 @@
 """Simulates engines, the queue of an endpoint picker and the API server in one process.
 
 All engines listen on one port, each at its own address (127.1.x.y), and serve pages of the size of vLLM's. Some engines
-are hostile: they accept a request and never finish the response. ``bench_engines`` starts this process, reads one line
-of JSON from it, and writes "queue SIZE" to set the number of requests that wait at the picker.
+are hostile: they accept a request and never finish the response. With "https" they speak TLS, with a certificate of
+their own CA. ``bench_engines`` starts this process, reads one line of JSON from it, and writes "queue SIZE" to set the
+number of requests that wait at the picker.
 """
 
 import asyncio
 import json
+import ssl
 import sys
 from pathlib import Path
 from typing import cast
 
 from tests.apiserver import FakeApiServer
+from tests.certificates import Authority
 from tests.engines.vllm_pages import vllm_page
 
 PODS_A_WORKLOAD = 10
+TLS_NAME = "engines.ai.svc"
 QUEUE = "inference_extension_flow_control_queue_size"
 _HEAD = "HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4\r\nContent-Length: {}\r\n\r\n"
 
@@ -87,9 +91,23 @@ def populate(server: FakeApiServer, addresses: list[str]) -> None:
     server.scaled_object("llama-at-zero")
 
 
-async def _serve(engines: SimulatedEngines, kubeconfig: Path) -> None:
+def tls_of(folder: Path) -> ssl.SSLContext:
+    """Return the context of the engines, and mount their CA for the pods of the namespace."""
+    authority = Authority(folder, "authority")
+    pair = authority.issue("engines", host=TLS_NAME)
+    mount = folder / "credentials" / "engines"
+    mount.mkdir(parents=True)
+    files = {"hosts": "pods:ai", "server-name": TLS_NAME, "ca.crt": authority.certificate.read_text()}
+    for name, content in files.items():
+        (mount / name).write_text(content)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pair.certificate, pair.key)
+    return context
+
+
+async def _serve(engines: SimulatedEngines, kubeconfig: Path, tls: ssl.SSLContext | None) -> None:
     loop = asyncio.get_running_loop()
-    listener = await loop.create_server(lambda: PageServer(engines), "0.0.0.0", 0, backlog=1024)  # noqa: S104 - 127.x.y.z
+    listener = await loop.create_server(lambda: PageServer(engines), "0.0.0.0", 0, backlog=1024, ssl=tls)  # noqa: S104 - 127.x.y.z
     port = listener.sockets[0].getsockname()[1]
     print(json.dumps({"port": port, "kubeconfig": str(kubeconfig), "page_bytes": engines.page_bytes}), flush=True)
     while line := await loop.run_in_executor(None, sys.stdin.readline):
@@ -97,13 +115,14 @@ async def _serve(engines: SimulatedEngines, kubeconfig: Path) -> None:
     listener.close()
 
 
-def main(pods: int, hostile: int, folder: str) -> None:
+def main(pods: int, hostile: int, folder: Path, scheme: str) -> None:
     """Serve until standard input ends."""
     addresses = [f"127.1.{number // 250 + 1}.{number % 250 + 1}" for number in range(pods)]
     with FakeApiServer() as server:
         populate(server, addresses)
-        asyncio.run(_serve(SimulatedEngines(addresses, hostile), server.kubeconfig(Path(folder) / "kubeconfig")))
+        tls = tls_of(folder) if scheme == "https" else None
+        asyncio.run(_serve(SimulatedEngines(addresses, hostile), server.kubeconfig(folder / "kubeconfig"), tls))
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4])

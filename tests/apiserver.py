@@ -38,7 +38,8 @@ KINDS = {
     "replicasets": ("apps", "v1", "ReplicaSet"),
     "jobs": ("batch", "v1", "Job"),
     "rayclusters": ("ray.io", "v1", "RayCluster"),
-    "rayservices": ("ray.io", "v1", "RayService"),
+    "modelservers": ("example.com", "v1", "ModelServer"),
+    "jobsets": ("jobset.x-k8s.io", "v1alpha2", "JobSet"),
     "rayclusterfleets": ("orchestration.aibrix.ai", "v1alpha1", "RayClusterFleet"),
     "rollouts": ("argoproj.io", "v1alpha1", "Rollout"),
     "leaderworkersets": ("leaderworkerset.x-k8s.io", "v1", "LeaderWorkerSet"),
@@ -53,7 +54,18 @@ KINDS = {
 _LONGEST_MESSAGE = 1024  # an event's
 _BOOKMARK_SECONDS = 60.0  # about as often as the real one
 _VERBS = {"POST": "create", "PATCH": "patch"}
-_SCALABLE = {"deployments", "statefulsets", "rollouts", "leaderworkersets", "rayclusterfleets", "rayservices"}
+SCALE_PATHS = {
+    "rollouts": ("HPAReplicas", "selector"),
+    "leaderworkersets": ("replicas", "hpaPodSelector"),
+    "rayclusterfleets": ("replicas", "scalingTargetSelector"),
+    "modelservers": ("replicas", "selector"),
+}
+"""The fields of the status with the replicas and the selector of a custom resource's scale subresource.
+
+A controller writes them; before that the selector is empty. Sources: the definitions of Argo Rollouts 1.8,
+LeaderWorkerSet 0.8 and AIBrix 0.5 (rayclusterfleet_types.go). A RayCluster, a RayService and a JobSet have none.
+"""
+_SCALABLE = {"deployments", "statefulsets", *SCALE_PATHS}
 _LEADERS = "leaderworkerset.sigs.k8s.io/name={},leaderworkerset.sigs.k8s.io/worker-index=0"
 
 
@@ -303,9 +315,7 @@ class FakeApiServer:
         resource: str = "deployments",
     ) -> None:
         """Create a scale target of this size, or change its size."""
-        status: dict[str, Any] = {"replicas": replicas if actual is None else actual}
-        if resource == "leaderworkersets":
-            status["hpaPodSelector"] = _LEADERS.format(name)
+        status = scale_status(resource, name, replicas if actual is None else actual)
         self.put(
             resource, name, namespace,
             spec={"replicas": replicas, "selector": {"matchLabels": {"app": name}}}, status=status,
@@ -536,11 +546,7 @@ class FakeApiServer:
                 "apiVersion": "autoscaling/v1",
                 "metadata": {"name": name, "namespace": namespace},
                 "spec": {"replicas": found["spec"].get("replicas", 0)},
-                "status": {
-                    "replicas": (found.get("status") or {}).get("replicas", 0),
-                    "selector": (found.get("status") or {}).get("hpaPodSelector")
-                    or _selector_text(found["spec"].get("selector") or {}),
-                },
+                "status": _scale_status_of(resource, found),
             }
         )
 
@@ -665,6 +671,21 @@ class FakeApiServer:
         finally:
             self._changed.discard(changed)
             self.watches[resource] -= 1
+
+
+def scale_status(resource: str, name: str, replicas: int) -> dict[str, Any]:
+    """Return the status that the controller of a scale target writes."""
+    replicas_field, selector_field = SCALE_PATHS.get(resource, ("replicas", ""))
+    selector = _LEADERS.format(name) if resource == "leaderworkersets" else f"app={name}"
+    return {"replicas": replicas, replicas_field: replicas, **({selector_field: selector} if selector_field else {})}
+
+
+def _scale_status_of(resource: str, item: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the status of a scale subresource: a custom resource's is what its controller has written."""
+    status = item.get("status") or {}
+    replicas_field, selector_field = SCALE_PATHS.get(resource, ("replicas", ""))
+    selector = status.get(selector_field, "") if selector_field else _selector_text(item["spec"].get("selector") or {})
+    return {"replicas": status.get(replicas_field, 0), "selector": selector}
 
 
 def owner_references(owner: str) -> list[dict[str, Any]]:

@@ -17,10 +17,16 @@ from typing import Any, Self
 import httpx
 
 from keda_gpu_scaler.kube.auth import ClientConfig, kubeconfig
-from tests.apiserver import KINDS
+from tests.apiserver import KINDS, SCALE_PATHS, owner_references, scale_status
 
 VARIABLE = "KEDA_GPU_SCALER_TEST_KUBECONFIG"
 _CONTAINER = {"name": "server", "image": "example.com/server"}
+_REQUIRED: Mapping[str, dict[str, Any]] = {
+    "leaderworkersets": {
+        "leaderWorkerTemplate": {"size": 2, "workerTemplate": {"spec": {"containers": [_CONTAINER]}}},
+    },
+}
+"""The spec of a scale target whose real definition has no selector."""
 
 
 class RealApiServer:
@@ -32,21 +38,25 @@ class RealApiServer:
         verify: ssl.SSLContext | bool = self.access.is_verified
         if self.access.ca_data:
             verify = ssl.create_default_context(cadata=self.access.ca_data)
+        self._installed: set[str] = set()
+        self._slices: set[str] = set()
         self._http = httpx.Client(
             base_url=self.access.server, verify=verify, headers=self.access.authorization(), trust_env=False
         )
 
     def __enter__(self) -> Self:
-        self._install("scaledobjects", "scaledobject", "ScaledObject")
-        self._install("scaledjobs", "scaledjob", "ScaledJob")
+        self._install("scaledobjects")
+        self._install("scaledjobs")
         self._send("POST", "/api/v1/namespaces", {"metadata": {"name": self.namespace}})
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for resource in ("pods", "deployments", "statefulsets", "scaledobjects", "scaledjobs"):
+        for resource in ("pods", "deployments", "statefulsets", "resourceclaims", *sorted(self._installed)):
             self._http.delete(self._path(resource), params={"gracePeriodSeconds": "0"})
+        for name in self._slices:
+            self._http.delete(f"{self._path('resourceslices')}/{name}")
         self._http.delete(f"/api/v1/namespaces/{self.namespace}")
         self._http.close()
 
@@ -61,8 +71,12 @@ class RealApiServer:
         }
         if resource == "statefulsets":
             spec["serviceName"] = name
+        if resource in SCALE_PATHS:
+            self._install(resource)
+            # The fields that the real definitions require and the fake one does without.
+            spec = _REQUIRED.get(resource, spec) | {"replicas": replicas}
         self._put(resource, name, spec=spec)
-        status = {"replicas": replicas if actual is None else actual}
+        status = scale_status(resource, name, replicas if actual is None else actual)
         self._patch(f"{self._path(resource)}/{name}/status", {"status": status})
 
     def scaled_object(
@@ -81,7 +95,14 @@ class RealApiServer:
         self._put("scaledobjects", name, spec={"scaleTargetRef": reference, "triggers": [trigger]})
 
     def put(self, resource: str, name: str, **parts: Any) -> None:
+        if "." in KINDS[resource][0] and not KINDS[resource][0].endswith(".k8s.io"):
+            self._install(resource)
+        if resource == "resourceslices":
+            self._slices.add(name)
+        status = parts.pop("status", None)
         self._put(resource, name, **parts)
+        if status is not None:
+            self._patch(f"{self._path(resource)}/{name}/status", {"status": status})
 
     def pod(
         self,
@@ -93,13 +114,20 @@ class RealApiServer:
         phase: str | None = None,
         deleting: bool = False,
         labels: Mapping[str, str] | None = None,
+        annotations: Mapping[str, str] | None = None,
+        spec: Mapping[str, Any] | None = None,
+        owner: str = "",
     ) -> None:
         path = f"{self._path('pods')}/{name}"
         found = self._http.get(path)
         metadata: dict[str, Any] = {"name": name, "labels": dict(labels) if labels is not None else {"app": app}}
+        if owner:
+            metadata["ownerReferences"] = owner_references(owner)
+        if annotations:
+            metadata["annotations"] = dict(annotations)
         if found.status_code == 404:
-            spec = {"containers": [_CONTAINER], **({"nodeName": node} if node else {})}
-            self._send("POST", self._path("pods"), {"metadata": metadata, "spec": spec})
+            made = {"containers": [_CONTAINER], **({"nodeName": node} if node else {}), **(spec or {})}
+            self._send("POST", self._path("pods"), {"metadata": metadata, "spec": made})
         else:
             gone: dict[str, str | None] = dict.fromkeys(found.json()["metadata"]["labels"])
             self._patch(path, {"metadata": {"labels": gone | metadata["labels"]}})
@@ -121,6 +149,8 @@ class RealApiServer:
     def _path(self, resource: str) -> str:
         group, version, _ = KINDS[resource]
         root = f"/apis/{group}/{version}" if group else f"/api/{version}"
+        if resource == "resourceslices":
+            return f"{root}/{resource}"
         return f"{root}/namespaces/{self.namespace}/{resource}"
 
     def _put(self, resource: str, name: str, **parts: Any) -> None:
@@ -130,13 +160,13 @@ class RealApiServer:
         item = {
             "apiVersion": f"{group}/{version}" if group else version,
             "kind": kind,
-            "metadata": {"name": name},
             **parts,
+            "metadata": {**parts.get("metadata", {}), "name": name},
         }
         if found.status_code == 404:
             self._send("POST", self._path(resource), item)
         else:
-            item["metadata"] = {**found.json()["metadata"]}
+            item["metadata"] = found.json()["metadata"] | item["metadata"]
             self._send("PUT", path, item)
 
     def _patch(self, path: str, parts: Mapping[str, Any]) -> None:
@@ -148,25 +178,31 @@ class RealApiServer:
         if not response.is_success:
             raise AssertionError(response.text)
 
-    def _install(self, plural: str, singular: str, kind: str) -> None:
+    def _install(self, plural: str) -> None:
+        """Install a minimal definition of a kind where the server has none; one that is there stays as it is."""
+        self._installed.add(plural)
+        group, version, kind = KINDS[plural]
         root = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-        name = f"{plural}.keda.sh"
-        if self._http.get(f"{root}/{name}").status_code == 404:
+        if self._http.get(f"{root}/{plural}.{group}").status_code == 404:
             schema = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
-            self._send(
-                "POST",
-                root,
-                {
-                    "apiVersion": "apiextensions.k8s.io/v1",
-                    "kind": "CustomResourceDefinition",
-                    "metadata": {"name": name},
-                    "spec": {
-                        "group": "keda.sh",
-                        "scope": "Namespaced",
-                        "names": {"plural": plural, "singular": singular, "kind": kind},
-                        "versions": [{"name": "v1alpha1", "served": True, "storage": True, "schema": schema}],
-                    },
-                },
-            )
+            subresources: dict[str, Any] = {"status": {}}
+            if plural in SCALE_PATHS:
+                replicas, selector = SCALE_PATHS[plural]
+                subresources["scale"] = {
+                    "specReplicasPath": ".spec.replicas",
+                    "statusReplicasPath": f".status.{replicas}",
+                    "labelSelectorPath": f".status.{selector}",
+                }
+            served = {
+                "name": version, "served": True, "storage": True, "schema": schema, "subresources": subresources
+            }  # fmt: skip
+            names = {"plural": plural, "singular": kind.lower(), "kind": kind}
+            metadata: dict[str, Any] = {"name": f"{plural}.{group}"}
+            if group.endswith(".k8s.io"):
+                # The API server accepts groups of the Kubernetes community only with a reference to their review.
+                metadata["annotations"] = {"api-approved.kubernetes.io": "unapproved, a definition of the tests"}
+            spec = {"group": group, "scope": "Namespaced", "names": names, "versions": [served]}
+            definition = {"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition"}
+            self._send("POST", root, {**definition, "metadata": metadata, "spec": spec})
         while self._http.get(self._path(plural)).status_code == 404:
             pass  # the API server needs a moment after the definition is created

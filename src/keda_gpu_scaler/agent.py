@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2
 
 from keda_gpu_scaler import __version__
 from keda_gpu_scaler.config import Config
 from keda_gpu_scaler.core.instance_status import RecentAnswer
-from keda_gpu_scaler.core.interfaces import MAX_STREAMS, Backend
+from keda_gpu_scaler.core.interfaces import Backend
 from keda_gpu_scaler.core.state.fleet import Fleet
 from keda_gpu_scaler.core.state.reading_interest import ReadingInterest
 from keda_gpu_scaler.devices import registry
@@ -30,34 +30,37 @@ from keda_gpu_scaler.kube.podresources import DEFAULT_PATH, PodResources
 from keda_gpu_scaler.peers.server import MAX_FOLLOWERS, FleetServer
 from keda_gpu_scaler.remote import Remote, RemoteError
 from keda_gpu_scaler.remote.on_first_use import OnFirstUse
+from keda_gpu_scaler.remote.own_tls import certificate_files, server_tls, tls_description
 from keda_gpu_scaler.sampler import Sampler
+from keda_gpu_scaler.server.call_guard import CallGuard
+from keda_gpu_scaler.server.grpc_server import (
+    EVALUATIONS,
+    EXTERNAL_SCALER,
+    FLEET,
+    MAX_FLEET_STREAMS_PER_CONNECTION,
+    health_service,
+    make_grpc_server,
+    reflection_service,
+)
 from keda_gpu_scaler.server.http import HttpPage, HttpPages, HttpServer, listener, probe_pages
 from keda_gpu_scaler.server.lazy_service import LazyService, Registrar
 from keda_gpu_scaler.server.request_counters import RequestCounters
+from keda_gpu_scaler.server.stream_limit import StreamLimit
+from keda_gpu_scaler.server.undecodable_log import UndecodableLog
 from keda_gpu_scaler.wire import fleet_pb2_grpc as fleet_pb_grpc
+from keda_gpu_scaler.wire.certificate_expiry import CertificateExpiry
 from keda_gpu_scaler.wire.engine_recording import EngineRecording, PlaysEngines
-from keda_gpu_scaler.wire.tls import Pem, ServerTls, TlsError, own_pair
+from keda_gpu_scaler.wire.tls import ServerTls, TlsError
 
 if TYPE_CHECKING:
     from keda_gpu_scaler.server.external_scaler import ExternalScaler
     from keda_gpu_scaler.server.status_page import StatusPage, StatusView
 
 
-EXTERNAL_SCALER = "externalscaler.ExternalScaler"
-EVALUATIONS = "keda_gpu_scaler.evaluation.v1.Evaluations"
-FLEET = "keda_gpu_scaler.fleet.v1.Fleet"
-REFLECTION = "grpc.reflection.v1alpha.ServerReflection"
 _HEALTH_INTERVAL_SECONDS = 1.0
 _STOP_GRACE_SECONDS = 2.0
 _MIN_NEWS_SECONDS = 0.05
 _STREAMS_SHARE = 0.2
-# The largest request is a reference with the longest metadata that is read; it fits several times.
-_MAX_MESSAGE_BYTES = 128 << 10
-# The streams of KEDA and of followers, and more calls than can be answered at the same time; idle calls cost memory.
-_MAX_CONCURRENT_RPCS = MAX_STREAMS + MAX_FOLLOWERS + 500
-# A client that vanishes without closing its connection is noticed, and its streams are closed.
-_KEEPALIVE_MS, _KEEPALIVE_TIMEOUT_MS = 60_000, 20_000
-
 _log = logging.getLogger(__name__)
 
 
@@ -148,6 +151,7 @@ class Agent:
         self._status = OnFirstUse(self._make_status_page)
         self._health = health.aio.HealthServicer()
         self._gc_policy = GcPolicy(clock())
+        self._certificates = CertificateExpiry(certificate_files(config))
         self._http_servers: list[HttpServer] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = False
@@ -173,7 +177,7 @@ class Agent:
                 "keda-gpu-scaler %s serves ExternalScaler on port %d%s, reading %s",
                 __version__,
                 self.port,
-                _tls_description(self._config),
+                tls_description(self._config),
                 self._backend.source,
             )
             self.started.set()
@@ -199,10 +203,19 @@ class Agent:
         self._stopping = True
         self._news.set()
 
+    def reload(self) -> None:
+        """Read certificates and credentials again now; to be called in the event loop.
+
+        Both are also read again without this: certificates at a new connection, credentials regularly.
+        """
+        _log.info("certificates and credentials are read again")
+        self._certificates.check()
+        self._remote.reload()
+
     async def _listen(self, server: grpc.aio.Server) -> None:
         host = f"[{self._config.host}]" if ":" in self._config.host else self._config.host
         address = f"{host}:{self._config.port}"
-        tls = _server_tls(self._config)
+        tls = server_tls(self._config)
         try:
             # First, so that an error of the address is not reported as an error of the certificate.
             credentials = tls.credentials() if tls else None
@@ -229,22 +242,15 @@ class Agent:
         return bound
 
     def _grpc_server(self) -> grpc.aio.Server:
-        server = grpc.aio.server(
-            options=(
-                ("grpc.so_reuseport", 0),  # otherwise a second instance would share the port and half of the calls
-                ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
-                ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
-                ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
-            ),
-            maximum_concurrent_rpcs=_MAX_CONCURRENT_RPCS,
-        )
-        fleet_pb_grpc.add_FleetServicer_to_server(self._fleet_server, server)  # type: ignore[no-untyped-call]
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        server, log = make_grpc_server(MAX_FOLLOWERS), UndecodableLog(self._clock)
+        followers = StreamLimit(MAX_FLEET_STREAMS_PER_CONNECTION, MAX_FOLLOWERS)
         server.add_generic_rpc_handlers(
             (
                 LazyService(EXTERNAL_SCALER, self._add_external_scaler),
-                LazyService(EVALUATIONS, self._add_evaluations),
-                LazyService(REFLECTION, _add_reflection),
+                LazyService(EVALUATIONS, self._add_evaluations, CallGuard(log).guarded),
+                LazyService(FLEET, self._add_fleet, CallGuard(log, followers).guarded),
+                health_service(self._health, log),
+                reflection_service(log),
             )
         )
         return server
@@ -267,6 +273,9 @@ class Agent:
 
     def _add_external_scaler(self, registrar: Registrar) -> None:
         registrar.add_generic_rpc_handlers((self._scaler.open().handlers(),))
+
+    def _add_fleet(self, registrar: Registrar) -> None:
+        fleet_pb_grpc.add_FleetServicer_to_server(self._fleet_server, registrar)  # type: ignore[no-untyped-call]
 
     def _add_evaluations(self, registrar: Registrar) -> None:
         from keda_gpu_scaler.server.explain import EvaluationService
@@ -291,6 +300,7 @@ class Agent:
                 for name in ("", EXTERNAL_SCALER):
                     await self._health.set(name, status.SERVING if ready else status.NOT_SERVING)
             self._remote.expire_idle()
+            self._certificates.check_regularly(self._clock())
             self._gc_policy.sweep(self._clock())
             if not self._stopping and self._remote.has_frequent_news:
                 # Peers and engines report all the time. Evaluating the streams takes a fixed share of the loop at most.
@@ -329,6 +339,7 @@ class Agent:
             self._remote.peer_counts(),
             self._remote.watches(),
             lambda uuid: registry.maker_of(uuid).lower(),
+            self._certificates.expiries(),
         )
         return metrics_page(text)
 
@@ -375,17 +386,6 @@ class Agent:
         self._news.set()
 
 
-def _add_reflection(registrar: Registrar) -> None:
-    """Add the reflection service, which describes every service to clients like grpcurl."""
-    from grpc_reflection.v1alpha import reflection
-
-    # These modules register their descriptions with protobuf, where the reflection service looks them up.
-    from keda_gpu_scaler.wire import evaluation_pb2, externalscaler_pb2  # noqa: F401
-
-    names = (EXTERNAL_SCALER, EVALUATIONS, FLEET, health.SERVICE_NAME, reflection.SERVICE_NAME)
-    reflection.enable_server_reflection(names, registrar)
-
-
 def _pod_resources(config: Config, backend: Backend, clock: Callable[[], float]) -> PodResources | None:
     """Return the client of the kubelet, or None without a kubelet or without devices."""
     path = config.pod_resources
@@ -404,19 +404,6 @@ def _pod_resources(config: Config, backend: Backend, clock: Callable[[], float])
         stale_after_seconds=config.stale_after,
         clock=clock,
     )
-
-
-def _server_tls(config: Config) -> ServerTls | None:
-    pair = own_pair(config.tls_cert, config.tls_key)
-    if pair is None:
-        return None
-    return ServerTls(*pair, Pem("--tls-client-ca", Path(config.tls_client_ca)) if config.tls_client_ca else None)
-
-
-def _tls_description(config: Config) -> str:
-    if config.tls_cert is None:
-        return ""
-    return " with TLS for clients with a certificate" if config.tls_client_ca else " with TLS"
 
 
 def _listen_error(flag: str, host: str, port: int, tls: ServerTls | None = None) -> str:

@@ -113,8 +113,10 @@ class Config:
     allow_endpoints: str | None = field(
         default=None,
         metadata={
-            "help": "The networks (10.0.0.0/8) and host names (*.ai.svc) that URLs in triggers may name, separated by "
-            "commas. By default all except loopback; link-local and metadata addresses are never allowed."
+            "help": "The networks (10.0.0.0/8) and host names (*.web.svc.cluster.local) that URLs in triggers may name "
+            "in addition to the Services and pods of their own namespace, separated by commas. Without access to the "
+            "API server the list alone decides, and by default all except loopback. Link-local and metadata addresses "
+            "and Kubernetes' own components are never allowed."
         },
     )
     endpoint_credentials: str | None = field(

@@ -284,3 +284,15 @@ def test_too_large_and_invalid_messages_are_refused_and_the_server_continues(fak
 def test_the_module_is_the_command() -> None:
     shown = subprocess.run((*COMMAND, "version"), capture_output=True, text=True, check=True).stdout
     assert re.fullmatch(r"keda-gpu-scaler \d+\.\d+\.\d+ \(Python 3\.\d+\.\d+\S*\)\n", shown)
+
+
+def test_sighup_reads_changed_credentials_again(tmp_path: Path) -> None:
+    secret = tmp_path / "credentials" / "engine"
+    secret.mkdir(parents=True)
+    (secret / "hosts").write_text("*.ai.svc\n")
+    with Serving("--backend", "synthetic", "--endpoint-credentials", str(secret.parent)) as node:
+        (secret / "hosts").write_text("not a host!\n")
+        node.process.send_signal(signal.SIGHUP)
+        node.wait_for_log(re.compile(r"--endpoint-credentials: .*hosts: Invalid value"))
+        node.wait_for_health(SERVING)
+        assert node.process.poll() is None

@@ -16,7 +16,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from keda_gpu_scaler.server.metrics import FAMILIES, PERFORMANCE_GAUGES, PREFIX
+from keda_gpu_scaler.wire.tls import ClientTls, Pem
 from tests.apiserver import FakeApiServer
+from tests.certificates import NAME, Authority
 from tests.dashboard.queries import MACROS, Query, variables
 from tests.kubelet import FakeKubelet
 from tests.limits import WAIT_SECONDS
@@ -88,7 +90,11 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, frozenset[st
             *("--peers", "none", "--kubeconfig", str(cluster.kubeconfig(folder / "config"))),
             *("--pod-resources", str(kubelet.path)),
         )
-        with Serving(*flags, *connection, "--allow-endpoints", "127.0.0.0/8") as serving:
+        authority = Authority(folder)
+        pair = authority.issue("server")
+        certificates = ("--tls-cert", str(pair.certificate), "--tls-key", str(pair.key))
+        tls = ClientTls(Pem("--tls-ca", authority.certificate), server_name=NAME)
+        with Serving(*flags, *connection, *certificates, "--allow-endpoints", "127.0.0.0/8", tls=tls) as serving:
             # The instance's own metrics replace those of a router.
             request = functools.partial(
                 serving.value_in_the_end,

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("chart_tools")
 NAMESPACE = "gpu"  # where the test API server believes its client to be
 EXTRAS = (
     "--set-json",
-    'rbac.scaleTargets=[{"group":"argoproj.io","resource":"rollouts"},{"group":"ray.io","resource":"rayservices"}]',
+    'rbac.scaleTargets=[{"group":"argoproj.io","resource":"rollouts"},{"group":"example.com","resource":"modelservers"}]',
     "--set-json",
     'rbac.owners=[{"group":"ray.io","resource":"rayclusters"}]',
 )
@@ -38,7 +38,7 @@ SHAPES = {
 }
 WATCHED = {
     "scaledobjects", "scaledjobs", "pods", "deployments", "statefulsets", "rollouts", "nodes", "endpointslices",
-    "resourceclaims", "resourceslices", "replicasets", "rayservices", "rayclusters",
+    "resourceclaims", "resourceslices", "replicasets", "modelservers", "rayclusters",
 }  # fmt: skip
 SCALES = 4
 MARKS = {"hami.io/vgpu-devices-allocated": "GPU-aaa,NVIDIA,3000,50:;"}
@@ -57,7 +57,7 @@ def populate(server: FakeApiServer) -> None:
         ("llama", "Deployment", "apps/v1", "deployments"),
         ("big", "StatefulSet", "apps/v1", "statefulsets"),
         ("canary", "Rollout", "argoproj.io/v1alpha1", "rollouts"),
-        ("ray", "RayService", "ray.io/v1", "rayservices"),
+        ("ray", "ModelServer", "example.com/v1", "modelservers"),
     ):
         server.scale(name, 1, resource=resource)
         server.scaled_object(name, kind=kind, api_version=api_version)

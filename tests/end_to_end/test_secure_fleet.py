@@ -3,7 +3,11 @@
 
 import contextlib
 import json
+import re
+import signal
 import subprocess
+import time
+import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +20,7 @@ from keda_gpu_scaler.wire import fleet_pb2_grpc as fleet_pb_grpc
 from keda_gpu_scaler.wire.tls import ClientTls, Pem
 from tests.certificates import NAME, Authority, Pair
 from tests.limits import WAIT_SECONDS
-from tests.serving import COMMAND, SERVING, Serving, recorded, refused_to_start
+from tests.serving import COMMAND, SERVING, Serving, free_port, recorded, refused_to_start
 
 COUNT = {"scope": "fleet", "aggregation": "sum"}
 
@@ -207,3 +211,23 @@ def test_probe_names_the_flag_that_is_missing_or_wrong() -> None:
         outcome = subprocess.run((*COMMAND, "probe", *flags), capture_output=True, text=True, check=False)
         assert outcome.returncode == 2
         assert said in outcome.stderr
+
+
+def test_sighup_reads_the_certificates_again_and_ends_nothing(secured: Secured) -> None:
+    with secured.instance("gpu-a", 40) as node:
+        node.wait_for_health(SERVING)
+        node.process.send_signal(signal.SIGHUP)
+        node.wait_for_log(re.compile("certificates and credentials are read again"))
+        assert node.value_in_the_end(scope="node") == 40
+        assert node.process.poll() is None
+
+
+def test_an_instance_warns_about_a_certificate_that_expires_in_two_days_and_exports_its_end(secured: Secured) -> None:
+    metrics_port = free_port()
+    with secured.instance("gpu-a", 40, flags=(*secured.flags(), "--metrics-port", str(metrics_port))) as node:
+        node.wait_for_log(re.compile(r"--tls-cert: .* expires in [12] days, at "))
+        with urllib.request.urlopen(f"http://127.0.0.1:{metrics_port}/metrics", timeout=WAIT_SECONDS) as page:
+            text = page.read().decode()
+    found = re.findall(r'certificate_expiry_timestamp_seconds\{flag="([^"]+)"\} (\S+)', text)
+    assert [flag for flag, _ in found] == ["--tls-cert", "--tls-client-ca"]
+    assert all(float(ends) == pytest.approx(time.time() + 2 * 86_400, abs=3600) for _, ends in found)

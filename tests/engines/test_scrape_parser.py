@@ -385,7 +385,7 @@ def test_a_bucket_without_a_bound_makes_no_histogram() -> None:
         pytest.param(
             b"a 1\nvllm:num_requests_running what\n",
             TEXT,
-            'its metrics cannot be read: line 2: "what" is not a number',
+            "its metrics cannot be read: line 2: its value is not a number (4 bytes)",
             id="a malformed wanted line",
         ),
         pytest.param(

@@ -9,13 +9,13 @@ import pytest
 from keda_gpu_scaler.core.types import Workload
 from keda_gpu_scaler.kube import reflector as reflector_module
 from keda_gpu_scaler.kube import watched_workload
-from tests.apiserver import FakeApiServer, owner_references
+from tests.apiserver import FakeApiServer, owner_references, scale_status
 from tests.kube.test_workloads import Client, names, run
 
 LWS = "leaderworkerset.sigs.k8s.io"
 OF_TARGETS = {
     "scaledobjects", "scaledjobs", "pods", "deployments", "statefulsets", "rollouts", "leaderworkersets",
-    "rayclusterfleets", "rayservices",
+    "rayclusterfleets", "modelservers",
 }  # fmt: skip
 
 
@@ -41,7 +41,7 @@ def deployment(server: FakeApiServer, name: str, *hashes: str, pods: int = 1, ki
     server.put(
         "rollouts" if is_rollout else "deployments", name,
         spec={"replicas": pods * len(hashes), "selector": {"matchLabels": {"app": "llama"}}},
-        status={"replicas": pods * len(hashes)},
+        status=scale_status("rollouts" if is_rollout else "deployments", "llama", pods * len(hashes)),
     )  # fmt: skip
     server.scaled_object(name, kind=kind, api_version="argoproj.io/v1alpha1" if is_rollout else "apps/v1")
     for text in hashes:
@@ -130,7 +130,10 @@ def leader_worker_set(server: FakeApiServer) -> None:
 def ray_cluster_fleet(server: FakeApiServer) -> None:
     fleet = {"orchestration.aibrix.ai/raycluster-fleet-name": "llama"}
     server.put(
-        "rayclusterfleets", "llama", spec={"replicas": 2, "selector": {"matchLabels": fleet}}, status={"replicas": 2}
+        "rayclusterfleets",
+        "llama",
+        spec={"replicas": 2, "selector": {"matchLabels": fleet}},
+        status={"replicas": 2, "scalingTargetSelector": "orchestration.aibrix.ai/raycluster-fleet-name=llama"},
     )
     server.scaled_object("llama", kind="RayClusterFleet", api_version="orchestration.aibrix.ai/v1alpha1")
     for cluster in ("llama-aaa-1", "llama-aaa-2"):
@@ -139,21 +142,21 @@ def ray_cluster_fleet(server: FakeApiServer) -> None:
             server.pod(f"{cluster}-{kind}", "gpu-1", labels=labels, owner=f"RayCluster {cluster}")
 
 
-def ray_services(server: FakeApiServer) -> None:
-    server.scale("llama", 1, resource="rayservices")
-    server.scaled_object("llama", kind="RayService", api_version="ray.io/v1")
+def model_servers(server: FakeApiServer) -> None:
+    server.scale("llama", 1, resource="modelservers")
+    server.scaled_object("llama", kind="ModelServer", api_version="example.com/v1")
     for name in ("llama", "other"):
-        server.put("rayclusters", f"{name}-x", metadata={"ownerReferences": owner_references(f"RayService {name}")})
+        server.put("rayclusters", f"{name}-x", metadata={"ownerReferences": owner_references(f"ModelServer {name}")})
         server.pod(f"{name}-x-0", "gpu-1", owner=f"RayCluster {name}-x")
 
 
-def ray_services_without_the_right(server: FakeApiServer) -> None:
-    ray_services(server)
+def model_servers_without_the_right(server: FakeApiServer) -> None:
+    model_servers(server)
     server.forbid("list", "rayclusters")
 
 
-def ray_service_alone(server: FakeApiServer) -> None:
-    ray_services(server)
+def model_server_alone(server: FakeApiServer) -> None:
+    model_servers(server)
     server.delete("pods", "other-x-0")
 
 
@@ -289,26 +292,26 @@ CLUSTERS: Mapping[str, tuple[Callable[[FakeApiServer], None], Expected]] = {
         ),
     ),
     "two custom resources, followed over the objects between": (
-        ray_services,
+        model_servers,
         Expected(
             ["llama-x-0"],
-            ("the selector of RayService llama also matches 1 pod of RayService other: it does not count",),
+            ("the selector of ModelServer llama also matches 1 pod of ModelServer other: it does not count",),
             frozenset({"rayclusters"}),
         ),
     ),
     "two custom resources without the right to follow them": (
-        ray_services_without_the_right,
+        model_servers_without_the_right,
         Expected(
             ["llama-x-0", "other-x-0"],
             (
                 UNKNOWN_OWNER.format(
-                    "RayService llama owns the pods of RayCluster llama-x (1 pod), RayCluster other-x (1 pod)",
+                    "ModelServer llama owns the pods of RayCluster llama-x (1 pod), RayCluster other-x (1 pod)",
                     NOT_GRANTED.format("rayclusters.ray.io"),
                 ),
             ),
         ),
     ),
-    "one owner of all pods is not followed": (ray_service_alone, Expected(["llama-x-0"])),
+    "one owner of all pods is not followed": (model_server_alone, Expected(["llama-x-0"])),
 }
 
 

@@ -497,6 +497,30 @@ def test_the_state_is_trusted_for_a_minute_after_the_server_is_gone(server: Fake
     run(server, talk)
 
 
+def test_a_change_is_reported_when_a_workload_that_was_reported_as_unknown_is_trusted_again(
+    server: FakeApiServer,
+) -> None:
+    populate(server)
+
+    async def talk(client: Client) -> None:
+        known = await client.wait_for_sync()
+        await client.wait_for_watches()
+        reflectors = client.workloads.reflectors
+        query, reflector = next((query, one) for query, one in reflectors._reflectors.items() if query.kind == "pods")
+        trusted = reflector.unavailable
+        reflector.unavailable = lambda now: Unavailable("too old", is_permanent=False)  # type: ignore[method-assign]
+        assert isinstance(client.state(), Unavailable)
+        reflector.unavailable = trusted  # type: ignore[method-assign]
+        client.changed.clear()
+        reflectors._notify(query)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert client.changed.is_set()
+        assert client.state() is known
+
+    run(server, talk)
+
+
 def test_a_server_that_never_answers_is_reported_at_once(server: FakeApiServer) -> None:
     server.stop()
 
@@ -611,12 +635,38 @@ def test_the_number_of_workloads_is_bounded(server: FakeApiServer, monkeypatch: 
     monkeypatch.setattr(workloads_module, "MAX_WORKLOADS", 2)
     assert MAX_WORKLOADS > 1000
 
+    for name in ("a", "b"):
+        server.scale(name, 1)
+        server.scaled_object(name, targetValue="70")
+
     async def talk(client: Client) -> None:
         for name in ("a", "b"):
             await client.wait_for_sync(name)
         known = client.state("c")
         assert isinstance(known, Unavailable)
         assert known.reason == "the limit of 2 watched workloads is reached"
+
+    run(server, talk)
+
+
+def test_a_name_without_an_object_gives_its_place_to_another(
+    server: FakeApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workloads_module, "MAX_WORKLOADS", 3)
+    populate(server)
+
+    async def talk(client: Client) -> None:
+        await client.wait_for_sync("llama")
+        llama = client.state("llama")
+        assert isinstance(llama, Workload)
+        for number in range(20):
+            name = f"invented-{number}"
+            await client.wait_for_sync(name)
+            known = client.state(name)
+            assert isinstance(known, Unavailable)
+            assert known.triggers == ()
+        assert client.state("llama") is llama
+        assert len(client.workloads._workloads) == 3
 
     run(server, talk)
 

@@ -12,8 +12,8 @@ from keda_gpu_scaler.core.instance_status import PeerCounts
 from keda_gpu_scaler.core.state.fleet import PEERS_UNKNOWN
 from keda_gpu_scaler.core.state.reading_interest import INTEREST_SECONDS
 from keda_gpu_scaler.peers import client as client_module
+from keda_gpu_scaler.peers import limits as limits_module
 from keda_gpu_scaler.peers import server as server_module
-from keda_gpu_scaler.peers import stream as stream_module
 from keda_gpu_scaler.peers.client import IDLE_TIMEOUT_SECONDS
 from keda_gpu_scaler.peers.server import FleetServer
 from keda_gpu_scaler.wire import fleet_pb2 as pb
@@ -226,29 +226,6 @@ def test_a_new_stream_without_a_new_snapshot_leaves_the_history_unchanged() -> N
     run(scenario)
 
 
-def test_a_node_name_that_differs_from_discovery_is_logged_once(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    async def scenario(fleet: FleetScenario) -> None:
-        peer = fleet.instance("0a1b2c3d", sample(0, 0.5))
-        await peer.start()
-        other = fleet.instance("gpu-8", sample(0, 0.5))
-        await fleet.start(other)
-        fleet.discovery.listing = {peer.address: "gpu-7", other.address: "gpu-8"}
-        fleet.client.register_interest(10)
-        await fleet.client.wait_for_sync()
-        peer.publish(sample(0, 0.8))
-        await fleet.until(lambda: fleet.newest("0a1b2c3d") == (sample(0, 0.8),))
-        await peer.stop()
-        assert [record.getMessage() for record in caplog.records if "spec.nodeName" in record.getMessage()] == [
-            f"{peer.address}: it reports the node name 0a1b2c3d, but it runs on node gpu-7: the pods of that node get "
-            "no readings; pass spec.nodeName to it as KEDA_GPU_SCALER_NODE_NAME"
-        ]
-
-    with caplog.at_level(logging.WARNING):
-        run(scenario)
-
-
 def test_an_unavailable_second_address_of_a_node_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     async def scenario(fleet: FleetScenario) -> None:
         peer, raw_peer = fleet.instance("gpu-7", sample(0, 0.1)), RawPeer(ends_stream=True)
@@ -388,7 +365,7 @@ def test_the_history_covers_the_longest_registered_window() -> None:
 
     monkey = pytest.MonkeyPatch()
     monkey.setattr(server_module, "_PAUSE_FACTOR", 0.0)
-    monkey.setattr(stream_module, "_MIN_INTERVAL_FACTOR", 0.0)
+    monkey.setattr(limits_module, "_MIN_INTERVAL_FACTOR", 1e-6)
     try:
         run(scenario)
     finally:

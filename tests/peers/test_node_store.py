@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keda_gpu_scaler.core.types import Snapshot
-from keda_gpu_scaler.peers.node_store import MAX_SNAPSHOTS, LongestWindow, NodeStore
+from keda_gpu_scaler.peers.node_store import MAX_HISTORY_BYTES, LongestWindow, NodeStore
 from tests.fakes import sample
 
 NOW = 5000.0
@@ -23,7 +23,7 @@ def times(nodes: NodeStore, node: str) -> list[float]:
 
 
 def nodes(window_seconds: float = 10.0) -> NodeStore:
-    made = NodeStore(stale_after_seconds=10.0)
+    made = NodeStore(stale_after_seconds=10.0, sample_interval_seconds=1.0)
     made.window_seconds = window_seconds
     return made
 
@@ -46,11 +46,59 @@ def test_a_repeated_snapshot_is_not_new_and_leaves_the_history_unchanged() -> No
     assert some.histories["gpu-7"] is before
 
 
-def test_the_number_of_snapshots_is_limited_when_a_clock_hardly_moves() -> None:
-    slow = nodes()
-    for number in range(MAX_SNAPSHOTS + 10):
-        slow.add("a:1", snapshot("gpu-7", 100.0 + number / 1e9), NOW, NOW)
-    assert len(times(slow, "gpu-7")) == MAX_SNAPSHOTS
+@pytest.mark.parametrize(
+    ("step_seconds", "kept"),
+    [
+        pytest.param(1e-6, [100.0], id="a microsecond"),
+        pytest.param(0.4, [100.0, 100.8, 101.6, 102.4, 103.2], id="less than half a sample interval"),
+        pytest.param(0.5, [100.0 + n / 2 for n in range(10)], id="half a sample interval"),
+    ],
+)
+def test_snapshots_that_are_too_close_by_their_own_clock_are_not_kept(step_seconds: float, kept: list[float]) -> None:
+    some = nodes()
+    for number in range(10):
+        some.add("a:1", snapshot("gpu-7", 100.0 + number * step_seconds), NOW + number, NOW + number)
+    assert times(some, "gpu-7") == pytest.approx(kept)
+
+
+@given(
+    st.lists(st.tuples(st.floats(0.5, 20), st.integers(0, MAX_HISTORY_BYTES // 20)), min_size=1, max_size=200),
+    st.sampled_from([10.0, 300.0]),
+)
+def test_the_snapshots_of_a_node_are_limited_in_bytes_whatever_their_sizes(
+    steps: list[tuple[float, int]], window: float
+) -> None:
+    some, sizes, at = nodes(window), {}, 100.0
+    for step, size in steps:
+        at += step
+        sizes[at] = size
+        some.add("a:1", snapshot("gpu-7", at), NOW, NOW, size)
+    assert sum(sizes[one] for one in times(some, "gpu-7")[1:]) <= MAX_HISTORY_BYTES * 1.001
+
+
+def test_the_snapshots_of_an_ordinary_node_are_all_kept() -> None:
+    some = NodeStore(stale_after_seconds=10.0, sample_interval_seconds=0.1)
+    some.window_seconds = 300.0
+    for number in range(3001):
+        some.add("a:1", snapshot("gpu-7", 100.0 + number / 10), NOW, NOW, 8000)
+    assert len(times(some, "gpu-7")) == 3001
+
+
+def test_a_source_has_one_node() -> None:
+    some = nodes()
+    for number in range(100):
+        some.add("a:1", snapshot(f"gpu-{number}", 1.0 + number), NOW, NOW)
+    assert list(some.histories) == ["gpu-99"]
+
+
+def test_a_node_that_moved_to_another_source_outlives_the_first_one() -> None:
+    some = nodes()
+    some.add("a:1", snapshot("gpu-7", 100.0), NOW, NOW)
+    some.add("b:1", snapshot("gpu-7", 101.0), NOW + 1, NOW + 1)
+    some.add("a:1", snapshot("gpu-8", 102.0), NOW + 2, NOW + 2)
+    assert sorted(some.histories) == ["gpu-7", "gpu-8"]
+    some.expire(NOW + 62, 60.5)
+    assert list(some.histories) == ["gpu-8"]
 
 
 @pytest.mark.parametrize(

@@ -199,30 +199,6 @@ def test_a_peer_that_answers_releases_its_connection_slot_at_once(monkeypatch: p
     run(scenario)
 
 
-def test_a_peer_that_sends_too_fast_is_slowed_down(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream_module, "_MIN_INTERVAL_FACTOR", 1e6)
-
-    async def scenario(fleet: FleetScenario) -> None:
-        first = node_history("gpu-9", sample(0, 0.5)).newest
-        messages = [pb.Update(snapshot=encode(first).encode())]
-        for number in range(1, 1000):
-            later = replace(first, sequence=first.sequence + number, at_seconds=first.at_seconds + number / 1e6)
-            before = replace(first, sequence=first.sequence + number - 1)
-            messages.append(pb.Update(change=(encode_change(before, later) or "").encode()))
-        await fleet.start(
-            RawPeer(*(message.SerializeToString() for message in messages)),
-            fleet.instance("gpu-7", sample(0, 0.5)),
-        )
-        fleet.client.register_interest(10)
-        await fleet.until(lambda: len(fleet.client.histories()) == 2 and fleet.news.is_set())
-        await fleet.until(lambda: len(fleet.client.histories()["gpu-9"].snapshots) >= 3)
-        for _ in range(1000):
-            await asyncio.sleep(0)
-        assert len(fleet.client.histories()["gpu-9"].snapshots) == 3
-
-    run(scenario)
-
-
 def test_the_failure_of_a_peer_is_printable_and_of_bounded_length() -> None:
     async def scenario(fleet: FleetScenario) -> None:
         peer = fleet.instance("gpu-7")

@@ -2,14 +2,15 @@
 """HTTP clients, targets and a gate for the tests of the HTTP client."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
 from keda_gpu_scaler.core.urls import Url
 from keda_gpu_scaler.scrape.address_policy import AddressPolicy
 from keda_gpu_scaler.scrape.credentials import Credentials
-from keda_gpu_scaler.scrape.dns_resolver import Lookup
+from keda_gpu_scaler.scrape.dns_resolver import Lookup, LookupAnswer
 from keda_gpu_scaler.scrape.http_client import HttpClient
+from keda_gpu_scaler.scrape.ownership import Ownership
 from keda_gpu_scaler.scrape.types import FetchError, Target
 from tests.fakes import ManualClock
 from tests.limits import WAIT_SECONDS
@@ -37,8 +38,14 @@ class Collector:
     def __init__(self) -> None:
         self.pieces: list[bytes] = []
 
+    def follow(self, piece: bytes) -> bool:
+        return False
+
     def feed(self, piece: bytes) -> None:
         self.pieces.append(piece)
+
+    def end(self) -> Iterator[None]:
+        return iter(())
 
 
 class CollectingClient(HttpClient):
@@ -50,7 +57,7 @@ class CollectingClient(HttpClient):
         return CollectedPage(b"".join(collector.pieces), page.content_type)
 
 
-async def no_lookup(host: str, port: int) -> list[str]:
+async def no_lookup(host: str, port: int) -> LookupAnswer:
     raise AssertionError(f"{host} is resolved")
 
 
@@ -58,6 +65,7 @@ def http_client(
     *,
     allowed: str | None = LOOPBACK,
     credentials: Credentials | None = None,
+    ownership: Ownership | None = None,
     timeout_seconds: float = WAIT_SECONDS,
     concurrency: int = 64,
     lookup: Lookup = no_lookup,
@@ -66,6 +74,7 @@ def http_client(
     return CollectingClient(
         AddressPolicy(allowed),
         credentials or Credentials(),
+        ownership=ownership,
         timeout_seconds=timeout_seconds,
         concurrency=concurrency,
         lookup=lookup,

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests of the address policy: addresses that are always refused, and those that the operator lists."""
 
+import contextlib
+from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address
 
 import pytest
@@ -18,7 +20,7 @@ UNLISTED = "not among the allowed endpoints"
 
 def refusal(policy: AddressPolicy, address: str, host: str | None = None) -> str | None:
     try:
-        policy.check(host or address, address)
+        policy.check(host or address, address, 8000, None)
     except AddressPolicyError as error:
         return str(error)
     return None
@@ -26,7 +28,7 @@ def refusal(policy: AddressPolicy, address: str, host: str | None = None) -> str
 
 def refusal_of_pod(policy: AddressPolicy, address: str) -> str | None:
     try:
-        policy.check_pod(address)
+        policy.check_pod(address, 8000)
     except AddressPolicyError as error:
         return str(error)
     return None
@@ -41,7 +43,9 @@ def refusal_of_pod(policy: AddressPolicy, address: str) -> str | None:
         pytest.param("fe80::1%eth0", METADATA, id="link-local with a zone"),
         pytest.param("febf::1", METADATA, id="the end of the link-local range"),
         pytest.param("fd00:ec2::254", METADATA, id="Amazon's metadata in IPv6"),
+        pytest.param("fd00:ec2::23", METADATA, id="Amazon's credentials of pods in IPv6"),
         pytest.param("fd20:ce::254", METADATA, id="Google's metadata in IPv6"),
+        pytest.param("fd00:42::42", METADATA, id="Scaleway's metadata in IPv6"),
         pytest.param("100.100.100.200", METADATA, id="Alibaba's metadata"),
         pytest.param("168.63.129.16", METADATA, id="Azure's host"),
         pytest.param("192.0.0.192", METADATA, id="Oracle's metadata"),
@@ -55,6 +59,10 @@ def refusal_of_pod(policy: AddressPolicy, address: str) -> str | None:
         pytest.param("::169.254.169.254", METADATA, id="metadata as an IPv4-compatible address"),
         pytest.param("64:ff9b::169.254.169.254", METADATA, id="metadata through NAT64"),
         pytest.param("64:ff9b:1::169.254.169.254", METADATA, id="metadata through a local NAT64 prefix"),
+        pytest.param("64:ff9b:1:a9fe:a9:fe00::", METADATA, id="metadata through a local NAT64 prefix of 48 bits"),
+        pytest.param("::ffff:0:a9fe:a9fe", METADATA, id="metadata as an IPv4-translated address"),
+        pytest.param("fd00::5efe:a9fe:a9fe", METADATA, id="metadata through ISATAP"),
+        pytest.param("64:ff9b::a83f:8110", METADATA, id="Azure's host through NAT64"),
         pytest.param("2002:a9fe:a9fe::1", METADATA, id="metadata through 6to4"),
         pytest.param("2001:0:102:304::5601:5601", METADATA, id="metadata through Teredo"),
         pytest.param("2001:0:a9fe:a9fe::fefe:fefe", METADATA, id="metadata as a Teredo server"),
@@ -125,6 +133,61 @@ def test_only_listed_endpoints_are_allowed(allowed: str | None, host: str, addre
 
 def test_the_list_does_not_apply_to_pods() -> None:
     assert refusal_of_pod(AddressPolicy("*.ai.svc"), "10.1.2.3") is None
+
+
+@pytest.mark.parametrize(
+    ("port", "is_refused"),
+    [
+        pytest.param(10250, True, id="the kubelet"),
+        pytest.param(10255, True, id="the kubelet, read only"),
+        pytest.param(10248, True, id="the kubelet's health"),
+        pytest.param(10249, True, id="kube-proxy"),
+        pytest.param(10256, True, id="kube-proxy's health"),
+        pytest.param(10257, True, id="the controller manager"),
+        pytest.param(10259, True, id="the scheduler"),
+        pytest.param(6443, True, id="the API server"),
+        pytest.param(2379, True, id="etcd"),
+        pytest.param(10254, False, id="ingress-nginx"),
+        pytest.param(10247, False, id="the port before"),
+        pytest.param(10260, False, id="the port after"),
+        pytest.param(443, False, id="https at another address than the API server's"),
+    ],
+)
+def test_ports_of_the_components_of_kubernetes_are_refused_even_if_they_are_listed(port: int, is_refused: bool) -> None:
+    policy = AddressPolicy(EVERYTHING)
+    checks: list[Callable[[], None]] = [
+        lambda: policy.check("gateway.web.svc", "10.1.2.3", port, "ai"),
+        lambda: policy.check("gateway.web.svc", "10.1.2.3", port, None),
+        lambda: policy.check_own("llama.ai.svc", "10.1.2.3", port),
+        lambda: policy.check_pod("10.1.2.3", port),
+    ]
+    for check in checks:
+        with contextlib.nullcontext() if not is_refused else pytest.raises(AddressPolicyError, match="never scraped"):
+            check()
+
+
+@pytest.mark.parametrize(
+    ("host", "address", "port", "is_refused"),
+    [
+        pytest.param("10.96.0.1", "10.96.0.1", 443, True, id="by its address"),
+        pytest.param("api.ai.svc", "10.96.0.1", 443, True, id="by an alias"),
+        pytest.param("api.ai.svc", "::ffff:10.96.0.1", 443, True, id="by its address in IPv6"),
+        pytest.param("kubernetes.default.svc", "10.0.0.7", 8443, True, id="by its name at another address"),
+        pytest.param("kubernetes.default", "10.0.0.7", 8443, True, id="by a short name"),
+        pytest.param("kubernetes.default.svc.cluster.local.", "10.0.0.7", 8443, True, id="by its full name"),
+        pytest.param("10.96.0.1", "10.96.0.1", 8000, False, id="another port of the address"),
+        pytest.param("kubernetes.ai.svc", "10.0.0.7", 8443, False, id="a Service of the same name elsewhere"),
+    ],
+)
+def test_the_api_server_is_refused_even_if_it_is_listed(host: str, address: str, port: int, is_refused: bool) -> None:
+    policy = AddressPolicy(EVERYTHING, api_servers=[("10.96.0.1", 443)])
+    checks: list[Callable[[], None]] = [
+        lambda: policy.check(host, address, port, "ai"),
+        lambda: policy.check_own(host, address, port),
+    ]
+    for check in checks:
+        with contextlib.nullcontext() if not is_refused else pytest.raises(AddressPolicyError, match="never scraped"):
+            check()
 
 
 def test_a_refusal_names_the_address_the_reason_and_the_remedy() -> None:

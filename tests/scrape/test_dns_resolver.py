@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from keda_gpu_scaler.core.urls import parse_url
-from keda_gpu_scaler.scrape.dns_resolver import MAX_CONCURRENT_LOOKUPS, system_lookup
+from keda_gpu_scaler.scrape.dns_resolver import MAX_CONCURRENT_LOOKUPS, LookupAnswer, system_lookup
 from keda_gpu_scaler.scrape.types import FailureKind, FetchError
 from tests.scrape.clients import (
     SHORT_SECONDS,
@@ -18,14 +18,15 @@ from tests.scrape.clients import (
 
 
 def resolve_once(addresses: list[str] | Exception, allowed: str | None = None) -> tuple[str, ...] | FetchError:
-    async def resolve(host: str, port: int) -> list[str]:
+    async def resolve(host: str, port: int) -> LookupAnswer:
         if isinstance(addresses, Exception):
             raise addresses
-        return addresses
+        return LookupAnswer(tuple(addresses))
 
     async def once() -> tuple[str, ...] | FetchError:
         try:
-            return await http_client(allowed=allowed, lookup=resolve).resolve(parse_url("http://vllm.ai:8000/"))
+            client = http_client(allowed=allowed, lookup=resolve)
+            return (await client.resolve(parse_url("http://vllm.ai:8000/"))).addresses
         except FetchError as error:
             return error
 
@@ -78,7 +79,7 @@ def test_a_name_without_an_allowed_address_is_an_error(
 
 
 def test_a_slow_resolution_is_an_error() -> None:
-    async def hangs(host: str, port: int) -> list[str]:
+    async def hangs(host: str, port: int) -> LookupAnswer:
         await asyncio.Event().wait()
         raise AssertionError("the lookup ends")
 
@@ -90,11 +91,11 @@ def test_a_slow_resolution_is_an_error() -> None:
 
 
 def test_the_system_lookup_returns_an_address_unchanged() -> None:
-    assert asyncio.run(system_lookup("127.0.0.1", 80)) == ["127.0.0.1"]
+    assert asyncio.run(system_lookup("127.0.0.1", 80)) == LookupAnswer(("127.0.0.1",))
 
 
 def test_the_system_lookup_resolves_names() -> None:
-    assert set(asyncio.run(system_lookup("localhost", 80))) <= {"127.0.0.1", "::1"}
+    assert set(asyncio.run(system_lookup("localhost", 80)).addresses) <= {"127.0.0.1", "::1"}
     with pytest.raises(socket.gaierror):
         asyncio.run(system_lookup("no-such-host.invalid", 80))
 
@@ -105,7 +106,7 @@ def test_hanging_lookups_use_their_own_threads_up_to_the_limit(monkeypatch: pyte
     def hangs(host: str, port: int, **_: object) -> list[object]:
         resolved.wait(20)
         released.wait(20)
-        return [(0, 0, 0, "", ("192.0.2.1", port))]
+        return [(0, 0, 0, "vllm.ai", ("192.0.2.1", port)), (0, 0, 0, "", ("192.0.2.2", port))]
 
     async def test() -> None:
         loop = asyncio.get_running_loop()
@@ -116,7 +117,9 @@ def test_hanging_lookups_use_their_own_threads_up_to_the_limit(monkeypatch: pyte
             await system_lookup("one-more.ai", 80)
         calls[0].cancel()
         released.set()
-        assert await asyncio.gather(*calls[1:]) == [["192.0.2.1"]] * (len(calls) - 1)
+        assert await asyncio.gather(*calls[1:]) == [LookupAnswer(("192.0.2.1", "192.0.2.2"), "vllm.ai")] * (
+            len(calls) - 1
+        )
 
     monkeypatch.setattr(socket, "getaddrinfo", hangs)
     run(test())

@@ -10,6 +10,7 @@ import pytest
 
 from keda_gpu_scaler.core.urls import Url, parse_url
 from keda_gpu_scaler.scrape.credentials import Credentials
+from keda_gpu_scaler.scrape.dns_resolver import LookupAnswer
 from keda_gpu_scaler.scrape.http_client import CREDENTIALS_REFRESH_SECONDS
 from keda_gpu_scaler.scrape.types import FailureKind, FetchError, Target
 from tests.fakes import ManualClock
@@ -200,14 +201,14 @@ def test_a_changed_dns_answer_does_not_redirect_a_fetch() -> None:
     """The client connects to the address that was checked. Each new answer of the DNS is checked too."""
     answers = [["127.0.0.1"], ["169.254.169.254"]]
 
-    async def changing_lookup(host: str, port: int) -> list[str]:
-        return answers.pop(0)
+    async def changing_lookup(host: str, port: int) -> LookupAnswer:
+        return LookupAnswer(tuple(answers.pop(0)))
 
     async def test() -> None:
         async with Server(responds(page())) as server:
             url = Url("http", "vllm.ai", server.port, "/metrics")
             with contextlib.closing(http_client(lookup=changing_lookup)) as client:
-                (address,) = await client.resolve(url)
+                (address,) = (await client.resolve(url)).addresses
                 await client.collect(Target(url, address))
                 await client.collect(Target(url, address))
                 assert len(answers) == 1

@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,15 @@ from hypothesis import strategies as st
 
 from keda_gpu_scaler.core.state.scrape import Endpoint
 from keda_gpu_scaler.scrape import page_feed
-from keda_gpu_scaler.scrape.page_feed import PIECE_BYTES, TURN_SECONDS, PageFeed, ReadingTurns
+from keda_gpu_scaler.scrape.page_feed import (
+    COSTLY_SECONDS,
+    FOLLOWED_BYTES,
+    PIECE_BYTES,
+    TURN_SECONDS,
+    PageFeed,
+    PageWork,
+    ReadingTurns,
+)
 from keda_gpu_scaler.scrape.scrape_pace import MAX_PAUSE_SECONDS
 from tests.fakes import ManualClock
 from tests.scrape.clients import Collector, http_client, run, target
@@ -126,7 +135,7 @@ def test_a_page_of_22_mib_is_given_to_its_reader_in_pieces() -> None:
     async def test() -> None:
         size = 0
 
-        class Counter:
+        class Counter(Collector):
             def feed(self, piece: bytes) -> None:
                 nonlocal size
                 size += len(piece)
@@ -212,3 +221,90 @@ async def test_a_refused_page_that_costs_much_is_asked_less_often() -> None:
         began = len(scene.web.fetched)
         await scene.pass_time(120)
         assert len(scene.web.fetched) - began <= 12
+
+
+# ---- the turns of costly pages ----
+
+
+class FollowingReader(CostlyReader):
+    """A reader that reads everything as expected, until a piece begins with an exclamation mark."""
+
+    def follow(self, piece: bytes) -> bool:
+        if piece.startswith(b"!"):
+            return False
+        self.feed(piece)
+        return True
+
+
+def test_a_page_that_is_as_expected_is_read_in_large_pieces() -> None:
+    async def feed() -> None:
+        reader = FollowingReader(ManualClock(), 0.0)
+        fed = PageFeed(reader, ReadingTurns(ManualClock()))
+        await fed.feed(b"x" * 2 * FOLLOWED_BYTES)
+        await fed.feed(b"!" + b"x" * (2 * PIECE_BYTES - 1))
+        await fed.feed(b"x" * 2 * PIECE_BYTES)
+        await fed.finish()
+        assert [len(piece) for piece in reader.pieces] == [FOLLOWED_BYTES] * 2 + [PIECE_BYTES] * 4
+
+    run_in_virtual_time(feed())
+
+
+def test_a_costly_page_pauses_between_its_turns_and_does_not_delay_other_pages() -> None:
+    async def feed() -> None:
+        clock = ManualClock()
+        turns = ReadingTurns(clock)
+        costly = PageFeed(CostlyReader(clock, 0.002), turns, PageWork(is_costly=True))
+        began = asyncio.get_running_loop().time()
+        reading = asyncio.create_task(costly.feed(b"x" * 10 * PIECE_BYTES))
+        await asyncio.sleep(0)
+        usual = PageFeed(CostlyReader(clock, 0.0001), turns)
+        await usual.feed(b"x" * 4 * PIECE_BYTES)
+        assert asyncio.get_running_loop().time() == began  # the loop waited for nothing
+        await reading
+        assert asyncio.get_running_loop().time() - began == pytest.approx(10 * 0.002)  # as long as the work again
+
+    run_in_virtual_time(feed())
+
+
+def test_a_page_becomes_costly_while_it_is_read() -> None:
+    async def feed() -> None:
+        clock = ManualClock()
+        work = PageWork()
+        fed = PageFeed(CostlyReader(clock, COSTLY_SECONDS / 4), ReadingTurns(clock), work)
+        await fed.feed(b"x" * 4 * PIECE_BYTES)
+        assert not work.is_costly
+        await fed.feed(b"x" * PIECE_BYTES)
+        assert work.is_costly
+
+    run_in_virtual_time(feed())
+
+
+def test_the_steps_at_the_end_of_a_page_have_turns_too() -> None:
+    class SteppingReader(Collector):
+        def end(self) -> Iterator[None]:
+            for _ in range(10):
+                clock.advance(0.003)
+                yield
+
+    clock = ManualClock()
+
+    async def feed() -> None:
+        turn_count = 0
+
+        async def other_task() -> None:
+            nonlocal turn_count
+            while True:
+                await asyncio.sleep(0)
+                turn_count += 1
+
+        waiting = asyncio.create_task(other_task())
+        await asyncio.sleep(0)
+        fed = PageFeed(SteppingReader(), ReadingTurns(clock))
+        await fed.finish()
+        assert turn_count == 5
+        assert fed.work_seconds == pytest.approx(0.03)
+        waiting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await waiting
+
+    run_in_virtual_time(feed())

@@ -75,7 +75,9 @@ OTHER_JSON = b'{"status": "ok"}'
             "its metrics cannot be read",
             id="a page of an engine that cannot be parsed",
         ),
-        pytest.param({PAGE: ValueError("oops")}, False, "unexpected ValueError: oops", id="a defect of the scaler"),
+        pytest.param(
+            {PAGE: ValueError("oops")}, False, "unexpected ValueError: see the log", id="a defect of the scaler"
+        ),
     ],
 )
 def test_the_result_of_a_pod_without_a_found_engine(pages: dict[str, Answer], is_no_engine: bool, failure: str) -> None:

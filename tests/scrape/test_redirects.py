@@ -79,7 +79,9 @@ def test_another_redirect_is_not_followed(location: str) -> None:
         result, paths = await fetch(location)
         assert isinstance(result, FetchError), result
         assert (result.kind, result.status) == (FailureKind.ABSENT, 307)
-        assert str(result).endswith("(HTTP 307), which is not followed")
+        assert str(result).startswith("the server redirects to another location (HTTP 307, ")
+        assert str(result).endswith(" characters), which is not followed")
+        assert "169.254" not in str(result)  # nothing of the location is quoted
         assert paths == ["/metrics"]
 
     run(test())

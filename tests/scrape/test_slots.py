@@ -4,7 +4,7 @@
 import asyncio
 
 from keda_gpu_scaler.core.urls import Url
-from keda_gpu_scaler.scrape.slots import SLOW_AFTER_SECONDS, FetchSlots
+from keda_gpu_scaler.scrape.slots import COSTLY_CONCURRENCY, COSTLY_PAGE_SECONDS, SLOW_AFTER_SECONDS, FetchSlots
 from keda_gpu_scaler.scrape.types import Target
 from tests.scrape.scene import scenario
 
@@ -24,10 +24,11 @@ class Fetches:
         self._slots = slots
         self.running = self.most = 0
 
-    async def fetch(self, target: Target, seconds: float) -> float:
+    async def fetch(self, target: Target, seconds: float, work_seconds: float = 0.0) -> float:
         """Hold a slot; return how long the fetch waited for it."""
         began = asyncio.get_running_loop().time()
-        async with self._slots.of(target, began):
+        async with self._slots.of(target, began) as work:
+            work.add(work_seconds)
             waited = asyncio.get_running_loop().time() - began
             self.running += 1
             self.most = max(self.most, self.running)
@@ -105,3 +106,27 @@ async def test_each_slot_is_given_back_when_fetches_are_cancelled() -> None:
     assert await asyncio.gather(*free) == [0.0, 0.0]
     assert pod(0) in slots._slow
     assert await fetches.fetch(pod(0), QUICK_SECONDS) == 0.0, "the slow slot is free"
+
+
+@scenario
+async def test_targets_with_costly_pages_wait_for_costly_slots_and_delay_nobody() -> None:
+    fetches = Fetches(FetchSlots(2, 1))
+    targets = [pod(number) for number in range(2 * COSTLY_CONCURRENCY)]
+    for target in targets:
+        await fetches.fetch(target, QUICK_SECONDS, 2 * COSTLY_PAGE_SECONDS)
+    costly = [asyncio.create_task(fetches.fetch(target, 0.5, 2 * COSTLY_PAGE_SECONDS)) for target in targets]
+    await asyncio.sleep(0)
+    assert fetches.running == COSTLY_CONCURRENCY
+    assert [await fetches.fetch(pod(number), QUICK_SECONDS) for number in (90, 91)] == [0.0, 0.0]
+    assert await asyncio.gather(*costly) == [0.0] * COSTLY_CONCURRENCY + [0.5] * COSTLY_CONCURRENCY
+
+
+@scenario
+async def test_a_target_whose_page_is_cheap_again_uses_the_common_slots() -> None:
+    slots = FetchSlots(2, 1)
+    fetches = Fetches(slots)
+    await fetches.fetch(pod(1), QUICK_SECONDS, 2 * COSTLY_PAGE_SECONDS)
+    async with slots.of(pod(1), 0.0) as work:
+        assert work.is_costly
+    async with slots.of(pod(1), 0.0) as work:
+        assert not work.is_costly

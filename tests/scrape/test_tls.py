@@ -249,7 +249,7 @@ async def run():
     scheme, host, port, mounts = sys.argv[1:]
     client = HttpClient(AddressPolicy("127.0.0.1"), Credentials(mounts))
     pieces = []
-    reader = SimpleNamespace(feed=pieces.append)
+    reader = SimpleNamespace(follow=lambda piece: False, feed=pieces.append, end=lambda: iter(()))
     await client.fetch(Target(Url(scheme, host, int(port), "/metrics"), "127.0.0.1"), lambda content_type: reader)
     client.close()
     print(b"".join(pieces).decode().strip(), "ssl" in sys.modules)

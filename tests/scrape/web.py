@@ -5,7 +5,7 @@ import asyncio
 from collections.abc import Callable
 
 from keda_gpu_scaler.core.urls import Url
-from keda_gpu_scaler.scrape.types import FailureKind, FetchedPage, FetchError, OpenReader, Target
+from keda_gpu_scaler.scrape.types import FailureKind, FetchedPage, FetchError, OpenReader, ResolvedHost, Target
 
 TEXT = "text/plain; version=0.0.4"
 REFUSED = FetchError("the connection is refused", FailureKind.REFUSED)
@@ -55,12 +55,12 @@ class Web:
         """The fetched pages, in order."""
         return [url for _, url in self.fetched]
 
-    async def resolve(self, url: Url) -> tuple[str, ...]:
+    async def resolve(self, url: Url, namespace: str | None) -> ResolvedHost:
         self.resolved.append((asyncio.get_running_loop().time(), url.host))
         found = self.names.get(url.host, (url.host,))
         if isinstance(found, Exception):
             raise found
-        return found
+        return ResolvedHost(found)
 
     async def fetch(self, target: Target, open_reader: OpenReader) -> FetchedPage:
         scheme = "https://" if target.url.scheme == "https" else ""

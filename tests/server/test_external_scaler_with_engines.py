@@ -15,7 +15,7 @@ from keda_gpu_scaler.core.instance_status import RecentAnswer
 from keda_gpu_scaler.core.selectors import SeriesSelector
 from keda_gpu_scaler.core.state.fleet import Fleet
 from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult, TargetHistory
-from keda_gpu_scaler.core.types import EngineSample, Series, Workload
+from keda_gpu_scaler.core.types import DeclaredTrigger, EngineSample, Series, Workload
 from keda_gpu_scaler.server import preparation as interest_module
 from keda_gpu_scaler.server.external_scaler import ExternalScaler
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
@@ -25,7 +25,7 @@ from tests.limits import WAIT_SECONDS
 
 POD = pod("llama-0", address="10.0.0.1", ports=(8000,))
 ENGINE = Endpoint(POD.ref, "10.0.0.1", declared_ports=(8000,))
-EPP = Endpoint(url="http://epp:9090/metrics", every_address=True)
+EPP = Endpoint(url="http://epp:9090/metrics", every_address=True, namespace="ai")
 DEMAND = {"demandEndpoint": EPP.url, "demandMetric": "queue_size"}
 NO_ENGINE = ScrapeResult(failure="nothing of an engine's is exported", is_no_engine=True)
 RUNNING, AT_ZERO = workload(POD), workload()
@@ -214,7 +214,8 @@ def test_a_queue_that_the_value_does_not_answer_is_logged_once_and_when_it_ends(
     noted: list[RecentAnswer] = []
     started = replace(POD, ready_at_seconds=POD.created_at_seconds + 45.0)
     with caplog.at_level("INFO", logger="keda_gpu_scaler.server.recent_answers"):
-        on(Bench(workload(started), FakeEngines({ENGINE: cache(9)})), talk)
+        declared = workload(started, triggers=(DeclaredTrigger({"metricType": "kv_cache_usage"}, "AverageValue"),))
+        on(Bench(declared, FakeEngines({ENGINE: cache(9)})), talk)
     said = [record.message for record in caplog.records if record.name == "keda_gpu_scaler.server.recent_answers"]
     assert said == [
         "ai/llama: keda_gpu_metric: contradiction: 9 requests wait, some queue for 60 s, which is longer than a "
@@ -232,7 +233,7 @@ def test_a_queue_that_the_value_does_not_answer_is_logged_once_and_when_it_ends(
 
 
 def test_an_activity_that_demand_cannot_decide_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    url = Endpoint(url="http://vllm/metrics")
+    url = Endpoint(url="http://vllm/metrics", namespace="ai")
 
     async def talk(bench: Bench) -> None:
         del bench.cluster.workloads["ai", "llama"]
@@ -256,4 +257,5 @@ def test_a_recent_answer_holds_the_demand() -> None:
         [answer] = bench.scaler.answers()
         assert (answer.demand, answer.is_demand_known) == (None, False)
 
-    on(Bench(RUNNING, FakeEngines({ENGINE: engine(1), EPP: queue(3)})), talk)
+    declared = replace(RUNNING, triggers=(DeclaredTrigger({"metricType": "saturation", **DEMAND}, "AverageValue"),))
+    on(Bench(declared, FakeEngines({ENGINE: engine(1), EPP: queue(3)})), talk)

@@ -186,3 +186,51 @@ def test_closing_drops_open_connections() -> None:
         writer.close()
 
     asyncio.run(run())
+
+
+def test_one_client_with_many_connections_does_not_displace_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_module, "_MAX_CONNECTIONS", 3)
+
+    async def scenario(port: int) -> None:
+        kubelet_reader, kubelet = await asyncio.open_connection("127.0.0.1", port)
+        kubelet.write(b"GET /livez HTTP/1.1\r\n")
+        await kubelet.drain()
+        greedy = [await asyncio.open_connection("127.0.0.1", port, local_addr=("127.0.0.2", 0)) for _ in range(8)]
+        for reader, _ in greedy[:5]:
+            with contextlib.suppress(ConnectionResetError):
+                assert await reader.read() == b""
+        kubelet.write(b"Host: x\r\n\r\n")
+        assert (await kubelet_reader.read()).startswith(b"HTTP/1.1 200")
+        for writer in (kubelet, *(writer for _, writer in greedy)):
+            writer.close()
+            with contextlib.suppress(ConnectionResetError):
+                await writer.wait_closed()
+
+    with_server(scenario)
+
+
+def test_a_client_that_does_not_read_its_page_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rest of a page that the kernel does not take stays in the server. It is small enough for drain to return."""
+    monkeypatch.setattr(http_module, "_REQUEST_TIMEOUT_SECONDS", 0.05)
+    transports: list[asyncio.WriteTransport] = []
+
+    class Recording(HttpServer):
+        async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            transports.append(writer.transport)
+            await super()._serve(reader, writer)
+
+    async def run() -> None:
+        server = Recording({"/": lambda: HttpPage("x" * 60_000)})
+        port = await server.start("127.0.0.1", 0)
+        client = socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", port))
+        client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        while not transports or server._connections:
+            await asyncio.sleep(0)
+        assert transports[0].get_write_buffer_size() == 0
+        await server.close()
+        client.close()
+
+    asyncio.run(asyncio.wait_for(run(), WAIT_SECONDS))

@@ -59,6 +59,7 @@ ANSWERS = (
     ),
 )
 SCRAPES = {"vllm": ScrapeCounts(120, 2), "": ScrapeCounts(8, 8), "demand": ScrapeCounts(40)}
+CERTIFICATES = {"--tls-client-ca": 2_100_000_000.0, "--tls-cert": 1_800_000_000.0}
 NOW = 1000.0
 
 
@@ -67,7 +68,7 @@ def vendor_of(uuid: str) -> str:
 
 
 def text(fleet: Fleet, now: float = NOW) -> str:
-    return render(fleet, now, COUNTS, REQUESTS, ANSWERS, SCRAPES, PEERS, WATCHES, vendor_of)
+    return render(fleet, now, COUNTS, REQUESTS, ANSWERS, SCRAPES, PEERS, WATCHES, vendor_of, CERTIFICATES)
 
 
 def held(fleet: Fleet, *allocations: Allocation) -> Fleet:

@@ -32,6 +32,8 @@ keda-gpu-scaler serve --backend replay:gpus.csv
 keda-gpu-scaler serve --backend synthetic --port 6001
     use a demonstration load, without a GPU
 
+SIGHUP reads certificates and credentials again.
+
 Exit status: 0 stopped by a signal, 1 cannot start (one sentence says why), 2 wrong usage.
 """
 
@@ -44,7 +46,7 @@ def serve(**settings: Any) -> None:
         config = config_of(settings)
     except ConfigError as error:
         raise click.UsageError(str(error)) from error
-    stop = _StopSignals()
+    stop, reload = _StopSignals(), _ReloadSignal()
     # gRPC's core library prints its own lines when a port is in use. The error of this command is clearer.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from keda_gpu_scaler.agent import Agent, StartError, open_backend
@@ -58,7 +60,9 @@ def serve(**settings: Any) -> None:
         loop.set_exception_handler(_LoopErrorLog())
         agent = Agent(config, backend, performance=performance)
         stop.set_action(lambda: loop.call_soon_threadsafe(agent.stop))
+        reload.set_action(lambda: loop.call_soon_threadsafe(agent.reload))
         await agent.run()
+        reload.set_action(lambda: None)
         stop.set_action(lambda: None)
 
     try:
@@ -79,6 +83,21 @@ class _StopSignals:
 
     def set_action(self, action: Callable[[], object]) -> None:
         """Set the action of the signals; it replaces the action before."""
+        self._action = action
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self._action()
+
+
+class _ReloadSignal:
+    """Handles SIGHUP from the start: without a handler it ends the process."""
+
+    def __init__(self) -> None:
+        self._action: Callable[[], object] = lambda: None
+        signal.signal(signal.SIGHUP, self._handle)
+
+    def set_action(self, action: Callable[[], object]) -> None:
+        """Set the action of the signal; it replaces the action before."""
         self._action = action
 
     def _handle(self, number: int, frame: FrameType | None) -> None:

@@ -3,7 +3,7 @@
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 COLLECTION_BUCKETS_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper bounds of the histogram of collection durations. These are the usual bounds of Prometheus clients."""
@@ -44,16 +44,28 @@ class RequestCounts:
     duration_buckets: tuple[int, ...] = ()
 
 
+class DropReason(enum.Enum):
+    """Why a snapshot of a peer is dropped."""
+
+    NODE = "node"
+    """It is of another node than the one on which the peer runs."""
+
+    LIMIT = "limit"
+    """It exceeds a limit: of size, of rate, or of the peer's clock."""
+
+
 @dataclass(frozen=True, slots=True)
 class PeerCounts:
     """Counts of the peers that this instance follows.
 
     ``followed`` is the number of instances that discovery lists. ``max_staleness_seconds`` is the longest time for
-    which one of them has sent nothing; it is 0 while every peer answers.
+    which one of them has sent nothing; it is 0 while every peer answers. ``dropped`` counts the snapshots that were not
+    used, since this instance started.
     """
 
     followed: int = 0
     max_staleness_seconds: float = 0.0
+    dropped: Mapping[DropReason, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -387,10 +387,13 @@ class Unavailable:
     """Why something is not known: a sentence for the operator.
 
     ``is_permanent`` says that it needs a change of the configuration: an object does not exist, a right is missing.
+    ``triggers`` are those that the ScaledObject or ScaledJob of this name declares, also where something else of the
+    workload is not known: empty where there is no such object, None where that is not known.
     """
 
     reason: str
     is_permanent: bool
+    triggers: tuple[DeclaredTrigger, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

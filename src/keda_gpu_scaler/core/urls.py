@@ -11,6 +11,8 @@ from urllib.parse import SplitResult, urlsplit
 
 MAX_URL_LENGTH = 2048
 MAX_PORT = 65535
+CLUSTER_DOMAIN = "cluster.local"
+"""The usual domain of a cluster's Services."""
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _LABEL = "[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _NAME = re.compile(rf"(?=.{{1,253}}\.?\Z)(?:{_LABEL}\.)*{_LABEL}\.?")
@@ -89,3 +91,21 @@ def _host(parts: SplitResult) -> str:
 def is_path(text: str) -> bool:
     """Whether the text is a path: it begins with a slash and has only printable characters without a blank."""
     return bool(_PATH.fullmatch(text))
+
+
+def service_name(host: str, namespace: str, cluster_domain: str = CLUSTER_DOMAIN) -> str | None:
+    """Return the name of the Service of a namespace that a host names ("llama.ai.svc"); None where it names no such.
+
+    A Service is written NAME, NAME.NAMESPACE, NAME.NAMESPACE.svc or with the cluster's domain, and a pod behind a
+    headless Service POD.NAME.NAMESPACE.svc. A name under another domain is never one, whatever it begins with.
+    """
+    name = host.rstrip(".")
+    labels = name.removesuffix(f".{cluster_domain}").split(".")
+    if len(labels) > 2 and labels[-1] == "svc":
+        labels.pop()
+    elif len(name.split(".")) > 2 or name == "localhost" or ":" in name:
+        return None
+    if len(labels) == 1:
+        labels.append(namespace)
+    is_own = len(labels) in (2, 3) and namespace != "" and labels[-1] == namespace
+    return ".".join((*labels, "svc")) if is_own else None

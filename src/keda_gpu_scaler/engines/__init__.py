@@ -25,15 +25,19 @@ JsonWriter = Callable[[tuple[SeriesSample, ...]], Mapping[str, object]]
 
 _SHARED_MODULES = frozenset(
     {
+        "bound_readings",
         "exposition",
         "guide",
         "interceptor",
         "metric_map",
         "models",
+        "page_layout",
         "page_writer",
         "prometheus_text",
         "scrape_parser",
         "series_selection",
+        "series_text",
+        "steps",
     }
 )
 

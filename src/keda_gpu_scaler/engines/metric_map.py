@@ -4,18 +4,21 @@
 Law: a reading is the sum of the engine's own series, or unknown. No series stands in for another reading.
 """
 
-import functools
-import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
 from enum import Enum
 
 from keda_gpu_scaler.core.selectors import SeriesSelector, parse_series
-from keda_gpu_scaler.core.types import EngineSample, Histogram
-from keda_gpu_scaler.engines.exposition import SamplesByName, SeriesSample, is_known
-
-LARGEST_RATIO = 1.5
-"""A share of the KV cache above this number is in per cent. A full cache may be a little above 1."""
+from keda_gpu_scaler.engines.bound_readings import (
+    BoundMetricMap,
+    BoundSource,
+    NumberedSeries,
+    SeriesByName,
+    bind_histogram,
+    in_steps,
+    positions_of,
+)
+from keda_gpu_scaler.engines.steps import Steps
 
 
 class Combine(Enum):
@@ -47,64 +50,45 @@ class SeriesSource:
     is_limit: bool = False
     of: "SeriesSource | None" = None
 
-    def read(self, samples: SamplesByName) -> float | None:
-        """Return the reading; None where no series matches, or where the value of one is unknown.
-
-        Counts are never negative. A gauge below 0 is the result of a race in its exporter, and counts as 0.
-        """
-        if self.unless in samples:
+    def bind(self, series: SeriesByName) -> Steps[BoundSource | None]:
+        """Find the series of a page that the source is read from; None where the source is not read from this page."""
+        if self.unless in series:
             return None
         if self.of is not None:
-            used, limit = self._read_own(samples), self.of.read(samples)
-            return used / limit if used is not None and limit is not None else None
+            used, limit = (yield from self._bind_own(series)), (yield from self.of.bind(series))
+            return replace(used, of=limit) if used is not None and limit is not None else None
         if not self.plus:
-            return self._read_own(samples)
-        parts = [part._read_own(samples) for part in (self, *self.plus) if part.selector.name in samples]
-        return added_up([math.nan if part is None else part for part in parts])
+            return (yield from self._bind_own(series))
+        parts: list[BoundSource | None] = []
+        for part in (self, *self.plus):
+            if part.selector.name in series:
+                parts += ((yield from part._bind_own(series)),)
+        known = tuple(part for part in parts if part is not None)
+        return BoundSource((), parts=known) if known and len(known) == len(parts) else None
 
-    def _read_own(self, samples: SamplesByName) -> float | None:
-        selected = samples.get(self.selector.name, ())
+    def _bind_own(self, series: SeriesByName) -> Steps[BoundSource | None]:
+        selected = series.get(self.selector.name, ())
         if self.selector.requirements:
-            selected = [sample for sample in selected if self.selector.matches(sample.name, sample.labels)]
-        if self.is_limit and not all(sample.value > 0 for sample in selected):
+            selected = yield from in_steps(selected, lambda it: it if self._matches(it) else None)
+        labels = self.copied_by if self.combine is Combine.SUM else self.stale_by
+        originals: list[int] = []
+        if labels and len(selected) > 1:
+            numbers: dict[Hashable, int] = {}
+            originals = yield from in_steps(
+                selected, lambda it: numbers.setdefault(_without(it[1], labels), len(numbers))
+            )
+        positions = tuple(position for position, _ in selected)
+        is_largest = self.combine is Combine.FULLEST
+        if not positions:
             return None
-        if self.stale_by and len(selected) > 1 and self._is_ambiguous(selected):
-            return None
-        if self.combine is Combine.FULLEST:
-            values = [sample.value for sample in selected]
-            return self.factor * max(values) if values and all(map(is_known, values)) else None
-        values = self._without_copies(selected) if self.copied_by else [sample.value for sample in selected]
-        total = added_up(values)
-        if total is not None and min(values) < 0:
-            total = added_up([max(0.0, value) for value in values])
-        return None if total is None else self.factor * total
+        return BoundSource(positions, self.factor, tuple(originals), is_largest=is_largest, is_limit=self.is_limit)
 
-    def _is_ambiguous(self, samples: Iterable[SeriesSample]) -> bool:
-        values: dict[frozenset[tuple[str, str]], float] = {}
-        for sample in samples:
-            original = frozenset((key, value) for key, value in sample.labels.items() if key not in self.stale_by)
-            if values.setdefault(original, sample.value) != sample.value:
-                return True
-        return False
-
-    def _without_copies(self, samples: Iterable[SeriesSample]) -> list[float]:
-        largest: dict[frozenset[tuple[str, str]], float] = {}
-        for sample in samples:
-            if not is_known(sample.value):
-                return [sample.value]
-            original = frozenset((key, value) for key, value in sample.labels.items() if key not in self.copied_by)
-            largest[original] = max(sample.value, largest.get(original, sample.value))
-        return list(largest.values())
+    def _matches(self, series: NumberedSeries) -> bool:
+        return self.selector.matches(self.selector.name, series[1])
 
 
-def added_up(values: Sequence[float]) -> float | None:
-    """Return the sum; None where there is no value, a value is unknown, or the sum is too large for a float."""
-    if not values or not all(map(is_known, values)):
-        return None
-    try:
-        return math.fsum(values)
-    except OverflowError:
-        return None
+def _without(labels: Mapping[str, str], names: frozenset[str]) -> Hashable:
+    return frozenset((name, value) for name, value in labels.items() if name not in names)
 
 
 def source(
@@ -198,83 +182,28 @@ class MetricMap:
         for times in self.token_time:
             yield from (name for name in (times.seconds, times.count, times.buckets) if name)
 
-    def read(self, samples: SamplesByName, engine: str, at_seconds: float) -> EngineSample:
-        """Read a page of this engine.
+    def bind(self, series: SeriesByName, engine: str) -> Steps[BoundMetricMap]:
+        """Find the series of a page of this engine from which each reading is taken.
 
         Args:
-            samples: the samples of the page.
+            series: the series of the page.
             engine: the engine's name.
-            at_seconds: when the page arrived, on the scraper's clock.
         """
-        kv_cache_ratio = _first(self.kv_cache_ratio, samples)
-        is_kv_percent = kv_cache_ratio is not None and kv_cache_ratio > LARGEST_RATIO
-        if kv_cache_ratio is not None and is_kv_percent:
-            kv_cache_ratio /= 100
-        token_time = next((times for times in self.token_time if times.seconds in samples), _NO_OBSERVATIONS)
-        return EngineSample(
-            at_seconds=at_seconds,
-            engine=engine,
-            waiting=_first(self.waiting, samples),
-            running=_first(self.running, samples),
-            running_limit=_first(self.running_limit, samples),
-            kv_cache_ratio=kv_cache_ratio,
-            requests_total=_first(self.requests_total, samples),
-            tokens_total=_first(self.tokens_total, samples),
-            queue_wait_seconds_total=_first(self.queue_wait_seconds_total, samples),
-            queue_waits_total=_first(self.queue_waits_total, samples),
-            first_token=_histogram(f"{self.first_token}_bucket", samples),
-            first_tokens_total=_total(f"{self.first_token}_count", samples),
-            prompt_tokens_total=_first(self.prompt_tokens_total, samples),
-            token_time=_histogram(token_time.buckets, samples),
-            token_time_seconds_total=_total(token_time.seconds, samples),
-            token_times_total=_total(token_time.count, samples),
-            service_seconds_total=_first(self.service_seconds_total, samples),
-            services_total=_first(self.services_total, samples),
-            executions_total=_first(self.executions_total, samples),
-            deferred=_first(self.deferred, samples),
-            is_kv_percent=is_kv_percent,
-        )
-
-
-def _first(sources: Iterable[SeriesSource], samples: SamplesByName) -> float | None:
-    return next((value for source in sources if (value := source.read(samples)) is not None), None)
-
-
-def _total(name: str, samples: SamplesByName) -> float | None:
-    return added_up([sample.value for sample in samples.get(name, ())])
-
-
-def _histogram(name: str, samples: SamplesByName) -> Histogram | None:
-    """Add up the buckets of every series; None where there is no bucket, or where the bounds of the series differ."""
-    counts: dict[float, float] = {}
-    series: set[frozenset[tuple[str, str]]] = set()
-    previous: dict[str, str] = {}
-    buckets = samples.get(name, ())
-    for bucket in buckets:
-        bound = _bound(bucket.labels.get("le", ""))
-        if bound is None:
-            return None
-        labels = {**bucket.labels, "le": ""}
-        if labels != previous:  # the buckets of a series usually follow one another
-            series.add(frozenset(labels.items()))
-            previous = labels
-        counts[bound] = counts.get(bound, 0.0) + bucket.value
-    # If the ranks have different bounds, the sum of their buckets is not a histogram.
-    if math.inf not in counts or len(buckets) != len(counts) * len(series) or not all(map(is_known, counts.values())):
-        return None
-    bounds = _shared(tuple(sorted(counts)))
-    return Histogram(bounds, tuple(counts[bound] for bound in bounds))
-
-
-@functools.lru_cache(maxsize=256)  # the bounds are the same on every page of an engine, and many pages are retained
-def _shared(bounds: tuple[float, ...]) -> tuple[float, ...]:
-    return bounds
-
-
-@functools.lru_cache(maxsize=1024)
-def _bound(text: str) -> float | None:
-    try:
-        bound = float(text)
-    except ValueError:
-        return None
-    return None if math.isnan(bound) else bound
+        sources: dict[str, tuple[BoundSource, ...]] = {}
+        for field in fields(self):
+            described = getattr(self, field.name)
+            found: list[BoundSource | None] = []
+            for source in described if isinstance(described, tuple) else ():
+                found += ((yield from source.bind(series)),) if isinstance(source, SeriesSource) else ()
+            if bound := tuple(it for it in found if it is not None):
+                sources[field.name] = bound
+        yield
+        times = next((times for times in self.token_time if times.seconds in series), _NO_OBSERVATIONS)
+        first_token = yield from bind_histogram(f"{self.first_token}_bucket", series)
+        token_time = yield from bind_histogram(times.buckets, series)
+        totals = {
+            "first_tokens_total": positions_of(f"{self.first_token}_count", series),
+            "token_time_seconds_total": positions_of(times.seconds, series),
+            "token_times_total": positions_of(times.count, series),
+        }
+        return BoundMetricMap(engine, sources, totals, {"first_token": first_token, "token_time": token_time})

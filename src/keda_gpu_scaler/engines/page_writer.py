@@ -128,7 +128,7 @@ class PageWriter:
         return ExpositionParser(
             _engine_names(),
             extra=self._names,
-            prefixes={prefix for name in self._names for prefix in siblings_of(name)},
+            prefixes=frozenset(prefix for name in self._names for prefix in siblings_of(name)),
             is_openmetrics=self._is_openmetrics,
         )
 

@@ -13,16 +13,28 @@ import functools
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from keda_gpu_scaler.core.quoting import quoted
 from keda_gpu_scaler.engines.exposition import SUFFIXES, Exposition, SeriesSample
+from keda_gpu_scaler.engines.page_layout import LayoutFollower, LayoutRecorder, PageLayout
+from keda_gpu_scaler.engines.series_text import (
+    CACHED_LENGTH,
+    NUMBER,
+    OPENMETRICS_LINE,
+    TEXT_LINE,
+    ExpositionError,
+    SeriesText,
+    declared_type,
+    openmetrics_series,
+    series_name,
+    text_series,
+)
 
 _KINDS = frozenset(
     {"counter", "gauge", "histogram", "summary", "untyped", "unknown", "info", "stateset", "gaugehistogram"}
 )
-_CACHED_LENGTH = 512
 MAX_SAMPLES = 10_000
 """The number of wanted samples that are kept of a page. The name with the most samples is left out above it."""
 MAX_LINES = 4 * MAX_SAMPLES
@@ -32,37 +44,9 @@ _LONG_HEAD = 26  # longer than the prefixes that an engine's names share, such a
 MAX_LINE_BYTES = 1 << 16
 """A longer line with a wanted series is not read."""
 
-# Every quantifier is possessive, so that the time for a line is proportional to its length, also for untrusted text.
-_LABELS = rb'\{(?P<labels>[^"}]*+(?:"[^"\\]*+(?:\\.[^"\\]*+)*+"[^"}]*+)*+)\}'
-_TEXT_LINE = re.compile(
-    rb"[ \t]*+(?P<name>[a-zA-Z_:][a-zA-Z0-9_:]*+)[ \t]*+(?:" + _LABELS + rb")?+[ \t]*+(?P<value>[^ \t\r{}]++)"
-    rb"(?:[ \t]++(?P<at>[+-]?[0-9]++))?+"
-    # Some exporters write the exemplars of OpenMetrics into this format too. They are skipped.
-    rb"(?:[ \t]++#[ \t]*+\{(?:[^\"}]*+(?:\"[^\"\\]*+(?:\\.[^\"\\]*+)*+\"[^\"}]*+)*+)\}[ \t]*+"
-    rb"[^ \t\r{}]++(?:[ \t]++[0-9.eE+-]++)?+)?+[ \t\r]*+"
-)
-_OPENMETRICS_LINE = re.compile(
-    rb"(?P<name>[a-zA-Z_:][a-zA-Z0-9_:]*+)(?:" + _LABELS + rb")?+ (?P<value>[^ {}]++)"
-    rb"(?: (?P<at>[+-]?[0-9.eE+-]++))?+"
-    rb"(?: # \{(?:[^\"}]*+(?:\"[^\"\\]*+(?:\\.[^\"\\]*+)*+\"[^\"}]*+)*+)\} [^ ]++(?: [^ ]++)?+)?+"
-)
-_TEXT_SERIES = re.compile(rb"(?P<name>[a-zA-Z_:][a-zA-Z0-9_:]*+)[ \t]*+(?:" + _LABELS + rb")?+[ \t]*+")
-_OPENMETRICS_SERIES = re.compile(rb"(?P<name>[a-zA-Z_:][a-zA-Z0-9_:]*+)(?:" + _LABELS + rb")?+")
-_NAME = re.compile(rb"[ \t]*+([a-zA-Z_:][a-zA-Z0-9_:]*+)")
-_LABEL = re.compile(
-    rb'[ \t]*+(?P<name>[a-zA-Z_][a-zA-Z0-9_]*+)[ \t]*+=[ \t]*+"(?P<value>[^"\\]*+(?:\\.[^"\\]*+)*+)"[ \t]*+(?:,|$)'
-)
-_ESCAPE = re.compile(rb"\\(.)", re.DOTALL)
-_ESCAPED = {b"\\": b"\\", b'"': b'"', b"n": b"\n"}
-_NUMBER = re.compile(rb"[+-]?(?:(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?|inf(?:inity)?|nan)", re.IGNORECASE)
-_TYPE = re.compile(rb"#[ \t]++TYPE[ \t]++(?P<name>[a-zA-Z_:][a-zA-Z0-9_:]*+)[ \t]++(?P<kind>[a-z]++)[ \t\r]*+")
 _INDENTED = re.compile(rb"\n[ \t]")  # four times as fast as two tests with ``in``
 _NO_END = 'the end mark "# EOF" is missing: the page was cut off'
 _IS_TYPE = re.compile(rb"[ \t]*+#[ \t]++TYPE(?:[ \t]|$)")
-
-
-class ExpositionError(ValueError):
-    """Text that is not an exposition; the message names the line and the problem."""
 
 
 def parse_exposition(body: bytes, *, wanted: frozenset[str] | None = None, is_openmetrics: bool = False) -> Exposition:
@@ -98,6 +82,8 @@ class ExpositionParser:
         extra: further names of which a line that cannot be read costs only the name, and not the page.
         prefixes: beginnings of names. The result says which of them begin a name of the page.
         is_openmetrics: whether the format is OpenMetrics, which is stricter and marks its end.
+        layout: the layout of an earlier page of the same target. Any layout gives the same result.
+        is_recorded: whether the layout of this page is recorded where it does not follow the earlier one.
     """
 
     def __init__(
@@ -105,17 +91,47 @@ class ExpositionParser:
         wanted: frozenset[str],
         *,
         extra: frozenset[str] = frozenset(),
-        prefixes: Iterable[str] = (),
+        prefixes: frozenset[str] = frozenset(),
         is_openmetrics: bool = False,
+        layout: PageLayout | None = None,
+        is_recorded: bool = False,
     ) -> None:
-        everything = _united(wanted, extra)
-        self._heads = _line_heads(everything)
+        self._everything = everything = _united(wanted, extra)
+        self._heads = _line_heads(everything, everything)
         self._reader = _LineReader(everything, extra - wanted, is_openmetrics=is_openmetrics)
         self._is_openmetrics = is_openmetrics
         self._prefixes = {prefix: (prefix.encode(), b"# TYPE " + prefix.encode()) for prefix in prefixes}
         self._line = 1
         self._rest = self._last = b""
         self._is_skipping = False
+        self._follower: LayoutFollower | None = None
+        self._recorder: LayoutRecorder | None = None
+        if not is_openmetrics:
+            if layout is not None and layout.wanted == everything and layout.searched == prefixes:
+                self._follower = LayoutFollower(layout)
+            elif is_recorded:
+                self._recorder = LayoutRecorder(everything, prefixes)
+
+    @property
+    def recorded(self) -> PageLayout | None:
+        """The layout of the page, which was read to its end; None where none was recorded."""
+        return self._recorder.layout(frozenset(self._reader.prefixes)) if self._recorder is not None else None
+
+    def follow(self, piece: bytes) -> bool:
+        """Read a piece at once if its lines follow the earlier layout, which is cheap; return whether it was read.
+
+        After a piece that was not read, and is then given to ``feed``, no piece is read in this way.
+        """
+        if self._follower is None:
+            return False
+        end = piece.rfind(b"\n") + 1
+        rest = piece[end:] if end else self._rest + piece
+        lines = (self._rest + piece[:end]).split(b"\n") if end else [b""]
+        if len(rest) > MAX_LINE_BYTES or not self._follower.follow(lines[:-1]):
+            self._stop_following()
+            return False
+        self._rest = rest
+        return True
 
     def feed(self, piece: bytes) -> None:
         """Read the lines that end in this piece.
@@ -123,6 +139,8 @@ class ExpositionParser:
         Raises:
             ExpositionError: a line cannot be read, or a series occurs twice with two values.
         """
+        if self.follow(piece):
+            return
         if self._is_skipping:
             piece = self._end_of_skipped(piece)
         end = piece.rfind(b"\n") + 1
@@ -132,9 +150,21 @@ class ExpositionParser:
         else:
             self._rest += piece
         if len(self._rest) > MAX_LINE_BYTES:
-            if self._reader.wants(_series_name(self._rest)):
+            if self._reader.wants(series_name(self._rest)):
                 self._reader.read_all([self._rest], [0], self._line)  # it is too long, and costs its name or the page
             self._is_skipping, self._rest, self._last = True, b"", b""
+            if self._recorder is not None:
+                self._recorder.refuse()
+
+    def end_following(self) -> LayoutFollower | None:
+        """Read the last line; return the follower of the earlier layout if the page followed it to its end."""
+        if self._follower is None:
+            return None
+        if self._rest and self._follower.follow([self._rest]):
+            self._rest = b""
+        if self._rest or not self._follower.is_complete:
+            self._stop_following()
+        return self._follower
 
     def finish(self) -> Exposition:
         """Read the last line and return the page.
@@ -142,11 +172,23 @@ class ExpositionParser:
         Raises:
             ExpositionError: the last line cannot be read, or the end mark of OpenMetrics is missing.
         """
-        if self._rest:
+        follower = self.end_following()
+        if follower is not None:
+            self._reader.continue_after(follower)
+        elif self._rest:
             self._read(self._rest)
         if self._is_openmetrics and self._last != b"# EOF":
             raise ExpositionError(_NO_END)
         return self._reader.exposition()
+
+    def _stop_following(self) -> None:
+        """Read the rest of the page in the ordinary way, and what was read so far as if it had been read so."""
+        if self._follower is not None:
+            heads = self._follower.layout.heads[: self._follower.line_count]
+            self._find_prefixes(b"\n".join(heads))
+            self._line += len(heads)
+            self._reader.continue_after(self._follower)
+            self._follower = None
 
     def _end_of_skipped(self, piece: bytes) -> bytes:
         at = piece.find(b"\n")
@@ -155,10 +197,13 @@ class ExpositionParser:
         self._is_skipping = False
         return piece[at:]  # with its line feed, so that the lines are counted
 
-    def _read(self, block: bytes) -> None:
+    def _find_prefixes(self, block: bytes) -> None:
         for prefix in [prefix for prefix, texts in self._prefixes.items() if _begins_a_line(texts, block)]:
             del self._prefixes[prefix]
             self._reader.prefixes.add(prefix)
+
+    def _read(self, block: bytes) -> None:
+        self._find_prefixes(block)
         lines = block.split(b"\n")
         if self._is_openmetrics:
             self._last = next((line for line in reversed(lines) if line), self._last)
@@ -166,10 +211,22 @@ class ExpositionParser:
             numbers: Sequence[int] = range(len(lines))  # an indented line does not begin with its name
             if self._is_openmetrics:
                 numbers = [number for number in numbers if lines[number]]
+            if self._recorder is not None:
+                self._recorder.refuse()
         else:
             numbers = self._heads.select(lines)
         self._reader.read_all(lines, numbers, self._line)
         self._line += len(lines) - 1
+        if self._recorder is not None:
+            self._recorder.add(lines if lines[-1] else lines[:-1], numbers)
+        if self._reader.left_out:
+            self._leave_out()
+
+    def _leave_out(self) -> None:
+        """Search no more for the names that are left out: a page may have very many lines of one."""
+        self._heads = _line_heads(self._everything.difference(self._reader.left_out), self._everything)
+        if self._recorder is not None:
+            self._recorder.refuse()
 
 
 def _begins_a_line(texts: tuple[bytes, ...], block: bytes) -> bool:
@@ -198,8 +255,8 @@ def _united(wanted: frozenset[str], extra: frozenset[str]) -> frozenset[str]:
 
 
 @functools.lru_cache(maxsize=256)
-def _line_heads(wanted: frozenset[str]) -> _LineHeads:
-    families = {name.removesuffix(suffix) for name in wanted for suffix in ("", *SUFFIXES)}
+def _line_heads(wanted: frozenset[str], declared: frozenset[str]) -> _LineHeads:
+    families = {name.removesuffix(suffix) for name in declared for suffix in ("", *SUFFIXES)}
     texts = [*(name.encode() for name in wanted), *(f"# TYPE {family}".encode() for family in families)]
     shortest = min((len(text) for text in texts), default=0)
     # One more byte than the shortest text has leaves fewer unwanted lines; what may follow that text is known.
@@ -236,8 +293,8 @@ class _LineReader:
         self._wanted = wanted
         self._extra = extra
         self._is_openmetrics = is_openmetrics
-        self._pattern = _OPENMETRICS_LINE if is_openmetrics else _TEXT_LINE
-        self._read_series = _openmetrics_series if is_openmetrics else _text_series
+        self._pattern = OPENMETRICS_LINE if is_openmetrics else TEXT_LINE
+        self._read_series = openmetrics_series if is_openmetrics else text_series
         self._values: dict[tuple[str, frozenset[tuple[str, str]]], float] = {}
         self._samples: list[SeriesSample] = []
         self._kinds: dict[str, str] = {}
@@ -265,12 +322,21 @@ class _LineReader:
                 try:
                     self._read(lines[number])
                 except ExpositionError as error:
-                    name = _series_name(lines[number])
+                    name = series_name(lines[number])
                     if name not in self._extra:
                         raise ExpositionError(f"line {first + number}: {error}") from None
                     self._leave_out(name, f"line {first + number}: {error}")
             if self._wanted is not None:
                 self._check_bounds()
+
+    def continue_after(self, follower: LayoutFollower) -> None:
+        """Take what a follower read as if it had been read here. Nothing was read here before."""
+        self._kinds = follower.layout.kinds(follower.line_count)
+        for series, value in follower.read_series():
+            self._values[series.identity] = value
+            self._samples.append(SeriesSample(series.name, series.labels, value))
+        if follower.is_complete:
+            self.prefixes |= follower.layout.prefixes
 
     def _leave_out(self, name: str, reason: str) -> None:
         self.left_out[name] = reason
@@ -288,29 +354,31 @@ class _LineReader:
             raise ExpositionError("it is empty")
 
     def _read_comment(self, line: bytes) -> None:
-        declared = _declared_type(line) if len(line) <= _CACHED_LENGTH else None
+        declared = declared_type(line) if len(line) <= CACHED_LENGTH else None
         if declared is None:
             if _IS_TYPE.match(line) and self._wanted is None:
-                raise ExpositionError(f"{_quoted_start(line)} declares no type")
+                raise ExpositionError(f"it declares no type ({len(line)} bytes)")
             if self._is_openmetrics and line == b"# EOF":
                 raise ExpositionError("there are lines after the end mark")
             return
         name, kind = declared
         if self._wanted is None:
             if kind not in _KINDS:
-                raise ExpositionError(f"{quoted(kind)} is not a metric type")
+                raise ExpositionError(f"it declares no known type ({len(line)} bytes)")
             if name in self._kinds:
-                raise ExpositionError(f"the type of {quoted(name)} is declared twice")
+                raise ExpositionError(f"it declares the type of a name again ({len(line)} bytes)")
         if len(self._kinds) < MAX_SAMPLES:
             self._kinds[name] = kind
 
     def _read_sample(self, line: bytes) -> None:
-        head, _, value = line.rpartition(b" ")
-        series = self._read_series(head) if len(head) <= _CACHED_LENGTH else None
         wanted = self._wanted
-        if wanted is not None and (series.name if series is not None else _series_name(line)) not in wanted:
+        if wanted is not None and self.left_out and series_name(line) not in wanted:
+            return  # such a page may have very many different series
+        head, _, value = line.rpartition(b" ")
+        series = self._read_series(head) if len(head) <= CACHED_LENGTH else None
+        if wanted is not None and (series.name if series is not None else series_name(line)) not in wanted:
             return
-        if series is None or _NUMBER.fullmatch(value) is None:
+        if series is None or NUMBER.fullmatch(value) is None:
             series, value = self._read_parts(line)
         number = float(value)
         known = self._values.setdefault(series.identity, number)
@@ -333,88 +401,14 @@ class _LineReader:
                 self._leave_out(name, f"the requested series have more than {MAX_LINES} lines, too many to be read")
             self._most_lines = lines + MAX_LINES
 
-    def _read_parts(self, line: bytes) -> tuple["_SeriesText", bytes]:
+    def _read_parts(self, line: bytes) -> tuple["SeriesText", bytes]:
         """Read the series of a line, and its value as text. The line may have more, such as a timestamp."""
         if len(line) > MAX_LINE_BYTES and self._wanted is not None:
-            raise ExpositionError(f"the line of {quoted(_series_name(line))} is longer than {MAX_LINE_BYTES} bytes")
+            raise ExpositionError(f"the line of {quoted(series_name(line))} is longer than {MAX_LINE_BYTES} bytes")
         match = self._pattern.fullmatch(line)
         if match is None:
-            raise ExpositionError(f"{_quoted_start(line)} is not a sample")
-        series = _SeriesText.read(match)
-        if _NUMBER.fullmatch(match["value"]) is None:
-            raise ExpositionError(f"{_quoted_start(match['value'])} is not a number")
+            raise ExpositionError(f"it is not a sample ({len(line)} bytes)")
+        series = SeriesText.read(match)
+        if NUMBER.fullmatch(match["value"]) is None:
+            raise ExpositionError(f"its value is not a number ({len(match['value'])} bytes)")
         return series, match["value"]
-
-
-@dataclass(frozen=True, slots=True)
-class _SeriesText:
-    """What stands before the value of a line. ``identity`` is the same for labels in another order."""
-
-    name: str
-    labels: dict[str, str]
-    identity: tuple[str, frozenset[tuple[str, str]]]
-
-    @classmethod
-    def read(cls, match: re.Match[bytes]) -> "_SeriesText":
-        name, labels = match["name"].decode(), _read_labels(match["labels"] or b"")
-        return cls(name, labels, (name, frozenset(labels.items())))
-
-
-@functools.lru_cache(maxsize=16_384)  # families repeat too
-def _declared_type(line: bytes) -> tuple[str, str] | None:
-    match = _TYPE.fullmatch(line.lstrip(b" \t"))
-    return (match["name"].decode(), match["kind"].decode()) if match is not None else None
-
-
-@functools.lru_cache(maxsize=16_384)  # series repeat from page to page, and across a fleet
-def _text_series(text: bytes) -> _SeriesText | None:
-    return _series_or_none(_TEXT_SERIES.fullmatch(text))
-
-
-@functools.lru_cache(maxsize=16_384)
-def _openmetrics_series(text: bytes) -> _SeriesText | None:
-    return _series_or_none(_OPENMETRICS_SERIES.fullmatch(text))
-
-
-def _series_or_none(match: re.Match[bytes] | None) -> _SeriesText | None:
-    """Read a series; None where the text is not exactly one, as on a line with a timestamp."""
-    try:
-        return _SeriesText.read(match) if match is not None else None
-    except ExpositionError:
-        return None  # the caller reads the whole line and raises the error, unless the line is to be skipped
-
-
-def _read_labels(text: bytes) -> dict[str, str]:
-    labels: dict[str, str] = {}
-    at = 0
-    text = text.rstrip(b" \t")
-    while at < len(text):
-        match = _LABEL.match(text, at)
-        if match is None:
-            raise ExpositionError(f"{_quoted_start(text[at:])} is not a label")
-        name = match["name"].decode()
-        if name in labels:
-            raise ExpositionError(f"the label {quoted(name)} is given twice")
-        value = match["value"]
-        try:
-            labels[name] = (_ESCAPE.sub(_unescaped, value) if b"\\" in value else value).decode()
-        except UnicodeDecodeError:
-            raise ExpositionError(f"the label {quoted(name)} is not UTF-8") from None
-        at = match.end()
-    return labels
-
-
-def _unescaped(escape: re.Match[bytes]) -> bytes:
-    try:
-        return _ESCAPED[escape[1]]
-    except KeyError:
-        raise ExpositionError(f"{_quoted_start(escape[0])} is not an escape sequence") from None
-
-
-def _series_name(line: bytes) -> str:
-    match = _NAME.match(line)
-    return match[1].decode() if match else ""
-
-
-def _quoted_start(text: bytes) -> str:
-    return quoted(text[:60].decode(errors="replace"))

@@ -7,22 +7,28 @@ whole.
 
 import functools
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from keda_gpu_scaler.core.selectors import SeriesSelector
 from keda_gpu_scaler.core.trigger.demand_presets import siblings_of
 from keda_gpu_scaler.core.trigger.engines import ENGINES
-from keda_gpu_scaler.core.types import EngineSample
+from keda_gpu_scaler.core.types import EngineSample, Series
 from keda_gpu_scaler.engines import JSON_READERS, METRIC_MAPS
-from keda_gpu_scaler.engines.exposition import Exposition, SamplesByName, SeriesSample
+from keda_gpu_scaler.engines.bound_readings import BoundMetricMap, NumberedSeries, SeriesByName
+from keda_gpu_scaler.engines.exposition import Exposition, SeriesSample
 from keda_gpu_scaler.engines.interceptor import pending_requests
-from keda_gpu_scaler.engines.models import of_models, summed_models
-from keda_gpu_scaler.engines.prometheus_text import ExpositionError, ExpositionParser
+from keda_gpu_scaler.engines.models import bind_models
+from keda_gpu_scaler.engines.page_layout import PageLayout
+from keda_gpu_scaler.engines.prometheus_text import ExpositionParser
 from keda_gpu_scaler.engines.series_selection import select_series
+from keda_gpu_scaler.engines.series_text import ExpositionError
+from keda_gpu_scaler.engines.steps import Steps, run_steps
 
 MAX_JSON_BYTES = 1 << 20
 """A page of JSON is read as a whole and is at most this large."""
+_NO_LINES = b" \t\r\n\v\f{["
+_MAX_CHANGES = 6
 
 
 class ScrapeParseError(ValueError):
@@ -59,27 +65,82 @@ def parse_page(
     return parser.finish(at_seconds=at_seconds)
 
 
+class ScrapeCache:
+    """What is known of a target's next page from its last one: the layout, and the series of each reading.
+
+    A page that does not follow the layout is read in the ordinary way. Its own layout is recorded, but the more rarely
+    the more often the pages change, because a record takes as long as the reading.
+    """
+
+    def __init__(self) -> None:
+        self.layout: PageLayout | None = None
+        self.readings: BoundMetricMap | None = None
+        self.models: frozenset[str] = frozenset()
+        self._changes = self._unrecorded = 0
+
+    @property
+    def is_recording(self) -> bool:
+        """Whether the layout of the next page is to be recorded."""
+        return self.layout is None and not self._unrecorded
+
+    def record_followed(self) -> None:
+        """Note that a page followed the layout."""
+        self._changes = 0
+
+    def record(self, layout: PageLayout | None, readings: BoundMetricMap, models: frozenset[str]) -> None:
+        """Replace the layout after a page that was read in the ordinary way, None if it has none."""
+        if self.layout is not None or (self.is_recording and layout is None):
+            self._changes = min(self._changes + 1, _MAX_CHANGES)
+            self._unrecorded = (1 << self._changes) - 2
+        elif self._unrecorded:
+            self._unrecorded -= 1
+        self.layout, self.readings, self.models = layout, readings, models
+
+
 class PageParser:
     """Reads a page of metrics in pieces as they arrive. Of text, only the requested series are kept.
 
     ``feed`` takes a time that is proportional to its piece, so that the caller can do other work between two pieces.
-    The result does not depend on where the page is cut.
+    The result does not depend on where the page is cut, nor on the cache.
 
     Args:
         content_type: the header of that name, empty where the response has none.
         selectors: series that are requested in addition to those of the engine.
         models: the models whose series are read; empty where every model counts.
+        cache: what is known from the last page of the same target.
     """
 
     def __init__(
-        self, content_type: str, *, selectors: Collection[SeriesSelector] = (), models: Collection[str] = ()
+        self,
+        content_type: str,
+        *,
+        selectors: Collection[SeriesSelector] = (),
+        models: Collection[str] = (),
+        cache: ScrapeCache | None = None,
     ) -> None:
-        self._models = models
+        self._models = frozenset(models)
         self._content_type = content_type
         self._selectors = selectors
+        self._cache = cache or ScrapeCache()
+        self._is_cached = cache is not None
+        is_same = self._cache.models == self._models
+        self._layout = self._cache.layout if is_same else None
+        self._known_readings = self._cache.readings if is_same else None
+        self._readings = BoundMetricMap("", {}, {}, {})
+        self._values: Sequence[float] = ()
+        self._selected: tuple[dict[str, Series | None], dict[str, str]] | None = None
         self._text: ExpositionParser | None = None
         self._begin = bytearray()  # of a page whose format is not known yet, or the whole page if it is JSON
         self._is_json = "json" in content_type
+        self._is_ended = False
+
+    def follow(self, piece: bytes) -> bool:
+        """Read a piece at once if it is as expected from the last page, which is cheap; return whether it was read."""
+        if self._text is None:
+            if self._layout is None or self._is_json or self._begin or piece[:1] in _NO_LINES:
+                return False
+            self._text = self._exposition_parser()
+        return self._text.follow(piece)
 
     def feed(self, piece: bytes) -> None:
         """Read the next piece of the page.
@@ -110,36 +171,78 @@ class PageParser:
             UnknownPageError: the page is JSON of an unknown kind.
             ScrapeParseError: the page is not an exposition.
         """
-        if self._is_json:
-            page, engine = _parse_json(bytes(self._begin))
-            samples = page.by_name()
-            readings = EngineSample(at_seconds, engine, has_model=not self._models)
-        else:
-            page = self._finish_text()
-            samples = page.by_name()
-            readings = _read_text(page, samples, at_seconds, self._models)
-        if not self._selectors:
+        run_steps(self.end())
+        readings = self._readings.read(self._values, at_seconds)
+        if self._selected is None:
             return readings
-        selected, unread = select_series(self._selectors, page, samples)
+        selected, unread = self._selected
         return replace(readings, selected=selected, unread=unread)
 
+    def end(self) -> Steps[None]:
+        """Read what needs the whole page, in steps of bounded time, if this is not done yet.
+
+        Raises:
+            UnknownPageError: the page is JSON of an unknown kind.
+            ScrapeParseError: the page is not an exposition.
+        """
+        if self._is_ended:
+            return
+        self._is_ended = True
+        if self._is_json:
+            page, engine = _parse_json(bytes(self._begin))
+            self._readings = BoundMetricMap(engine, {}, {}, {}, has_model=not self._models)
+        else:
+            is_followed = self._end_text()
+            if is_followed and not self._selectors:
+                return
+            page = self._finish_text()
+            yield
+            if not is_followed:
+                yield from self._bind(page)
+        if self._selectors:
+            samples = page.by_name()
+            yield
+            self._selected = yield from select_series(self._selectors, page, samples)
+
+    def _end_text(self) -> bool:
+        """Read the end of the text; return whether the page followed the layout of the last one."""
+        if self._text is None:
+            self._text = self._exposition_parser()
+            self.feed(bytes(self._begin))
+        follower = self._text.end_following()
+        if follower is None or self._known_readings is None:
+            return False
+        self._readings, self._values = self._known_readings, follower.values
+        self._cache.record_followed()
+        return True
+
     def _finish_text(self) -> Exposition:
-        parser = self._text
         try:
-            if parser is None:
-                parser = self._exposition_parser()
-                parser.feed(bytes(self._begin))
-            return parser.finish()
+            return self._text.finish() if self._text is not None else Exposition(())
         except ExpositionError as error:
             raise _unreadable(error) from None
+
+    def _bind(self, page: Exposition) -> Steps[None]:
+        """Find the readings of a page that was read in the ordinary way, and keep what the next page may have too."""
+        series: dict[str, list[NumberedSeries]] = {}
+        for position, sample in enumerate(page.samples):
+            series.setdefault(sample.name, []).append((position, sample.labels))
+        yield
+        if engine := _engine_of(series, page):
+            self._readings = yield from bind_models(METRIC_MAPS[engine], ENGINES[engine], series, self._models)
+        self._values = [sample.value for sample in page.samples]
+        if self._is_cached and self._text is not None:
+            self._cache.record(self._text.recorded, self._readings, self._models)
 
     def _exposition_parser(self) -> ExpositionParser:
         names = frozenset(selector.name for selector in self._selectors)
         return ExpositionParser(
             _engine_names(),
             extra=names,
-            prefixes={prefix for name in names for prefix in siblings_of(name)},
+            prefixes=_prefixes(names),
             is_openmetrics="application/openmetrics-text" in self._content_type,
+            layout=self._layout,
+            is_recorded=self._is_cached and self._cache.is_recording,
         )
 
 
@@ -147,28 +250,21 @@ def _unreadable(error: ExpositionError) -> ScrapeParseError:
     return ScrapeParseError(f"its metrics cannot be read: {error}")
 
 
-def _read_text(page: Exposition, samples: SamplesByName, at_seconds: float, models: Collection[str]) -> EngineSample:
-    engine = _engine_of(page, samples)
-    if engine is None:
-        return EngineSample(at_seconds)
-    metric_map, facts = METRIC_MAPS[engine], ENGINES[engine]
-    if models:
-        own = of_models(samples, facts.model_labels, models)
-        return replace(metric_map.read(own, engine, at_seconds), has_model=bool(own))
-    readings = metric_map.read(samples, engine, at_seconds)
-    count = summed_models(metric_map, facts, samples)
-    return replace(readings, summed_models=count) if count else readings
-
-
-def _engine_of(page: Exposition, samples: SamplesByName) -> str | None:
+def _engine_of(series: SeriesByName, page: Exposition) -> str:
+    """Return the engine whose page this is, empty where it is none's."""
     for engine, metric_map in METRIC_MAPS.items():
-        if any(name in samples for name in metric_map.identifying_series):
+        if any(name in series for name in metric_map.identifying_series):
             return engine
     for engine, metric_map in METRIC_MAPS.items():
         families = (*metric_map.identifying_series, *metric_map.families) if metric_map.families else ()
-        if any(name in samples or name in page.kinds for name in families):
+        if any(name in series or name in page.kinds for name in families):
             return engine
-    return None
+    return ""
+
+
+@functools.lru_cache(maxsize=256)
+def _prefixes(names: frozenset[str]) -> frozenset[str]:
+    return frozenset(prefix for name in names for prefix in siblings_of(name))
 
 
 @functools.cache

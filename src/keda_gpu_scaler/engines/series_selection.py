@@ -10,17 +10,19 @@ from collections.abc import Collection, Mapping, Sequence
 from keda_gpu_scaler.core.selectors import Requirement, SeriesSelector
 from keda_gpu_scaler.core.trigger.demand_presets import siblings_of
 from keda_gpu_scaler.core.types import Series
+from keda_gpu_scaler.engines.bound_readings import added_up
 from keda_gpu_scaler.engines.exposition import Exposition, SamplesByName, SeriesSample
-from keda_gpu_scaler.engines.metric_map import added_up
+from keda_gpu_scaler.engines.steps import Steps
 
 MAX_COMPARISONS = 100_000
 """The number of comparisons of a series with a selector for one page, about a tenth of a second."""
+_COMPARISONS_PER_STEP = 500
 
 
 def select_series(
     selectors: Collection[SeriesSelector], page: Exposition, samples: SamplesByName
-) -> tuple[dict[str, Series | None], dict[str, str]]:
-    """Apply selectors to a page, the cheapest first.
+) -> Steps[tuple[dict[str, Series | None], dict[str, str]]]:
+    """Apply selectors to a page, the cheapest first, in steps of bounded time.
 
     Returns:
         The selected series by the selector's text, None where the page has none. Then, by the same text, the reasons
@@ -35,11 +37,13 @@ def select_series(
         if (reason := page.left_out.get(selector.name)) is not None:
             unread[selector.text] = reason
             continue
+        yield
         budget -= index.cost(selector)
         if budget < 0:
             unread[selector.text] = f"the selectors of this page need more than {MAX_COMPARISONS} comparisons"
             continue
-        series = _select(selector, page, index)
+        matching = yield from index.selected_by(selector)
+        series = _select(selector, page, index, [sample.value for sample in matching])
         if series is not None and series.is_absent and (label := index.missing_label(selector)):
             series, unread[selector.text] = None, f"no series {selector.name} has the label {label}"
         selected[selector.text] = series
@@ -70,9 +74,16 @@ class _SeriesIndex:
         is_indexed = (selector.name, equality.key) in self._by_label
         return len(self._candidates(selector)) + (0 if is_indexed else len(self.named(selector.name)))
 
-    def selected_by(self, selector: SeriesSelector) -> list[SeriesSample]:
+    def selected_by(self, selector: SeriesSelector) -> Steps[list[SeriesSample]]:
         """Return the samples that a selector selects."""
-        return [it for it in self._candidates(selector) if selector.matches(it.name, it.labels)]
+        candidates = self._candidates(selector)
+        matching: list[SeriesSample] = []
+        for start in range(0, len(candidates), _COMPARISONS_PER_STEP):
+            if start:
+                yield
+            part = candidates[start : start + _COMPARISONS_PER_STEP]
+            matching += [it for it in part if selector.matches(it.name, it.labels)]
+        return matching
 
     def missing_label(self, selector: SeriesSelector) -> str:
         """Return a label that the selector requires and no series of its name has; empty where there is none.
@@ -104,9 +115,8 @@ def _equality(selector: SeriesSelector) -> Requirement | None:
     return next((one for one in selector.requirements if one.value and not one.negated), None)
 
 
-def _select(selector: SeriesSelector, page: Exposition, index: _SeriesIndex) -> Series | None:
+def _select(selector: SeriesSelector, page: Exposition, index: _SeriesIndex, values: Sequence[float]) -> Series | None:
     name, is_counter = selector.name, page.is_counter(selector.name)
-    values = [sample.value for sample in index.selected_by(selector)]
     if values:
         total = added_up(values)
         if total is None:

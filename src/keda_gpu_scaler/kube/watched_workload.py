@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from keda_gpu_scaler.core.selectors import SelectorError, parse_labels
 from keda_gpu_scaler.core.state.removals import Removals
-from keda_gpu_scaler.core.types import OwnerReference, Pod, Unavailable, Workload
+from keda_gpu_scaler.core.types import DeclaredTrigger, OwnerReference, Pod, Unavailable, Workload
 from keda_gpu_scaler.kube import keda_objects, parse
 from keda_gpu_scaler.kube.assignments import read_assignments
 from keda_gpu_scaler.kube.client import ApiError
@@ -90,7 +90,9 @@ class WatchedWorkload:
         self._scale: tuple[ScaleTarget, str, Scale] | None = None
         self._scale_failed_at: float | None = None
         self._retry_seconds: float | None = None
+        self._triggers: tuple[DeclaredTrigger, ...] | None = None  # of the object, None while it is not read
         self._removals = Removals()
+        self._is_reported_unknown = False  # although the last state is known
         self._state: Workload | Unavailable = Unavailable(
             f"{self._title}: not read from the API server yet", is_permanent=False
         )
@@ -103,8 +105,14 @@ class WatchedWorkload:
         if isinstance(self._state, Workload):
             for query, reflector in self._used.items():
                 if query not in self._optional and (unavailable := reflector.unavailable(now)):
+                    self._is_reported_unknown = True
                     return unavailable
         return self._state
+
+    @property
+    def is_known(self) -> bool:
+        """Whether an object of this name exists, or existed at the last read."""
+        return isinstance(self._state, Workload) or bool(self._state.triggers)
 
     def close(self) -> None:
         """Stop watching."""
@@ -118,6 +126,7 @@ class WatchedWorkload:
             self._changed.clear()
             self._needed = set()
             self._retry_seconds = None
+            self._triggers = None
             await self._update()
             for query in self._used.keys() - self._needed:
                 del self._used[query]
@@ -142,7 +151,7 @@ class WatchedWorkload:
             self._retry_seconds = max(_RETRY_SECONDS, error.retry_after_seconds)
         except Exception as error:  # an unexpected object must not end the task
             _log.exception("%s", self._title)
-            self._set_state(Unavailable(f"{self._title}: unexpected {error!r}", is_permanent=False))
+            self._set_state(Unavailable(f"{self._title}: unexpected {type(error).__name__}", is_permanent=False))
             self._retry_seconds = _RETRY_SECONDS
 
     def _set_state(self, state: Workload | Unavailable) -> None:
@@ -150,14 +159,22 @@ class WatchedWorkload:
         if isinstance(state, Workload):
             removed_at = self._removals.note(state.pods, self._cluster.now())
             state = replace(state, removed_at_seconds=removed_at)
+        else:
+            state = replace(state, triggers=self._triggers)
         if state != self._state:
             self._state = state
-            self._cluster.changed()
+        elif not self._is_reported_unknown:
+            return
+        self._is_reported_unknown = False
+        self._cluster.changed()
 
     async def _read(self) -> Workload:
         query = ResourceQuery("scaledobjects", *_KEDA, self._namespace)
         scaled = self._items(query, keda_objects.scaled_object).get(self._name)
-        return await (self._scaled_job() if scaled is None else self._scaled_object(scaled))
+        if scaled is None:
+            return await self._scaled_job()
+        self._triggers = scaled.triggers
+        return await self._scaled_object(scaled)
 
     async def _scaled_job(self) -> Workload:
         try:
@@ -169,6 +186,7 @@ class WatchedWorkload:
                 is_permanent=error.unavailable.is_permanent,
             ) from None
         job = jobs.get(self._name)
+        self._triggers = job.triggers if job is not None else ()
         if job is None:
             reason = f"{self._title}: there is no ScaledObject and no ScaledJob of this name"
             raise _UnavailableError(reason, is_permanent=True)

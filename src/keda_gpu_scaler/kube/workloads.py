@@ -64,8 +64,10 @@ class Workloads:
         if workload is None:
             if not parse.is_name(namespace) or not parse.is_name(name):
                 title = quoted(f"{namespace}/{name}")
-                return Unavailable(f"{title} is not a valid name of a Kubernetes object", is_permanent=True)
-            if len(self._workloads) >= MAX_WORKLOADS:
+                return Unavailable(
+                    f"{title} is not a valid name of a Kubernetes object", is_permanent=True, triggers=()
+                )
+            if len(self._workloads) >= MAX_WORKLOADS and not self._release_unknown():
                 return Unavailable(f"the limit of {MAX_WORKLOADS} watched workloads is reached", is_permanent=False)
             workload = WatchedWorkload(namespace, name, self)
             self._workloads[namespace, name] = workload
@@ -87,6 +89,13 @@ class Workloads:
         if self._labels is None:
             self._labels = dict(nodes.items)
         return self._labels
+
+    def pod_addresses(self, namespace: str) -> frozenset[str]:
+        """Return the addresses of the pods of the watched workloads of a namespace."""
+        now = self._clock()
+        states = [it.state(now) for key, it in self._workloads.items() if key[0] == namespace]
+        pods = [pod for state in states if isinstance(state, Workload) for pod in state.pods]
+        return frozenset(address for pod in pods for address in (pod.address, *pod.other_addresses) if address)
 
     def watches(self) -> Watches:
         """Count the open watches by resource and state."""
@@ -112,6 +121,17 @@ class Workloads:
         await asyncio.gather(*(workload.task for workload in workloads), return_exceptions=True)
         await self._reflectors.close()
         await self._api.close()
+
+    def _release_unknown(self) -> bool:
+        """Stop watching the name without an object that was not requested for the longest time; whether there was one.
+
+        Otherwise invented names would take the places of workloads.
+        """
+        unknown = [(it.requested_at, key) for key, it in self._workloads.items() if not it.is_known]
+        if not unknown:
+            return False
+        self._workloads.pop(min(unknown)[1]).close()
+        return True
 
     def _labels_changed(self) -> None:
         self._labels = None

@@ -2,7 +2,7 @@
 """Follows the other instances while the fleet is needed, and keeps what they report.
 
 Law: peers that appear, vanish, restart, hang or send invalid data are normal. None of them stops another one, and a
-reported snapshot stays in use until it is stale.
+reported snapshot stays in use until it is stale. A peer whose node discovery names reports that node and no other one.
 """
 
 import asyncio
@@ -10,15 +10,19 @@ import contextlib
 import logging
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping
 
 import grpc
 from google.protobuf.message import DecodeError
 
-from keda_gpu_scaler.core.instance_status import PeerCounts
+from keda_gpu_scaler.core.instance_status import DropReason, PeerCounts
 from keda_gpu_scaler.core.interfaces import Discovery, KubeError
+from keda_gpu_scaler.core.quoting import quoted
 from keda_gpu_scaler.core.state.fleet import PEERS_UNKNOWN, History
 from keda_gpu_scaler.core.state.reading_interest import ReadingInterest
+from keda_gpu_scaler.core.types import Snapshot
+from keda_gpu_scaler.peers.limits import PeerError
 from keda_gpu_scaler.peers.node_store import LongestWindow, NodeStore
 from keda_gpu_scaler.peers.stream import ConnectionSlot, PeerStream
 from keda_gpu_scaler.wire import fleet_pb2 as pb
@@ -73,10 +77,12 @@ class FleetClient:
         self._stale_after = stale_after_seconds
         self._on_news = on_news
         self._tls = tls
-        self._nodes = NodeStore(stale_after_seconds)
+        self._nodes = NodeStore(stale_after_seconds, sample_interval_seconds)
+        self._dropped: Counter[DropReason] = Counter()
         self._unavailable: dict[str, str] = {}  # by title: a node's name, or an address while the node is not known
         self._logged_reasons: dict[str, str] = {}  # by address
         self._listing: Mapping[str, str] = {}
+        self._named_nodes: frozenset[str] = frozenset()  # the nodes that discovery names
         self._titles: dict[str, str] = {}  # by address
         self._received_at: dict[str, float] = {}  # by address
         self._interval = sample_interval_seconds
@@ -116,7 +122,7 @@ class FleetClient:
             for address, received_at in self._received_at.items()
             if self._titles[address] in self._unavailable
         )
-        return PeerCounts(len(self._titles), max(staleness, default=0.0))
+        return PeerCounts(len(self._titles), max(staleness, default=0.0), dict(self._dropped))
 
     async def wait_for_sync(self) -> None:
         """Wait until discovery has listed the peers and each has a first outcome: an update or an error."""
@@ -170,13 +176,11 @@ class FleetClient:
             backoff = min(2 * backoff, _MAX_BACKOFF_SECONDS)
 
     def _apply_listing(self, listing: Mapping[str, str]) -> None:
-        for address in self._peer_tasks.keys() - listing.keys():
-            self._peer_tasks.pop(address).cancel()
-            self._mark_available(address)
-            self._titles.pop(address)
-            self._received_at.pop(address)
-            self._pending.discard(address)
-        self._listing = listing
+        for address in list(self._peer_tasks):
+            # An address that moved to another node belongs to another instance.
+            if listing.get(address) != self._listing.get(address):
+                self._forget(address)
+        self._listing, self._named_nodes = listing, frozenset(listing.values()) - {""}
         if listing:
             self._unavailable.pop(PEERS_UNKNOWN, None)
         else:
@@ -190,6 +194,13 @@ class FleetClient:
                 self._pending.add(address)
                 self._peer_tasks[address] = asyncio.create_task(self._follow(address), name=f"peer {address}")
         self._check_sync()
+
+    def _forget(self, address: str) -> None:
+        self._peer_tasks.pop(address).cancel()
+        self._mark_available(address)
+        self._titles.pop(address)
+        self._received_at.pop(address)
+        self._pending.discard(address)
 
     def _mark_synced(self, address: str) -> None:
         self._pending.discard(address)
@@ -222,7 +233,7 @@ class FleetClient:
         backoff = _MIN_BACKOFF_SECONDS
         loop = asyncio.get_running_loop()
         while True:
-            stream, started_at = PeerStream(address, self._interval, self._tls), loop.time()
+            stream, started_at = PeerStream(address, self._interval, self._stale_after, self._tls), loop.time()
             try:
                 reason = await self._receive_until_error(stream)
             finally:
@@ -247,6 +258,9 @@ class FleetClient:
             return f"nothing came for {stream.timeout_seconds:g} s"
         except TlsError as error:
             return str(error)
+        except PeerError as error:
+            self._dropped[DropReason.LIMIT] += 1
+            return str(error)
         except (CodecError, DecodeError) as error:
             return f"its answer cannot be read: {str(error)[:200]}; is it another version?"
         except Exception as error:  # the client follows a peer again after any error
@@ -265,7 +279,6 @@ class FleetClient:
             self._apply_update(stream, update)
             self._mark_synced(stream.address)
             await self._forward_interest(stream)
-            await stream.limit_rate()
             message = await stream.read()
 
     async def _forward_interest(self, stream: PeerStream) -> None:
@@ -294,26 +307,41 @@ class FleetClient:
         if stream.address not in self._titles:
             return
         if snapshot is not None:
-            self._set_title(stream.address, snapshot.node)
-            now = self._received_at[stream.address] = self._clock()
-            if self._nodes.add(stream.address, snapshot, now - update.age_seconds, now):
+            now = self._clock()
+            taken_at = stream.taken_at(snapshot, update.age_seconds, now)
+            if not self._is_own_node(stream.address, snapshot):
+                return
+            self._received_at[stream.address] = now
+            if self._nodes.add(stream.address, snapshot, taken_at, now, stream.decoded_bytes):
                 self._on_news()
+        elif stream.last is not None and self._wrong_node(stream.address, stream.last.node):
+            return
         if update.failure or (stream.last is None and not update.deviceless):
             self._mark_unavailable(stream.address, _printable(update.failure) or "it has no snapshot yet")
         else:
             self._mark_available(stream.address)
 
-    def _set_title(self, address: str, node: str) -> None:
-        """Use the node's name for this peer from now on."""
-        if self._titles[address] == node:
-            return
-        if self._listing.get(address, "") not in ("", node):
-            _log.warning(
-                "%s: it reports the node name %s, but it runs on node %s: the pods of that node get no readings; "
-                "pass spec.nodeName to it as KEDA_GPU_SCALER_NODE_NAME", address, node, self._listing[address],
-            )  # fmt: skip
-        self._unavailable.pop(self._titles[address], None)
-        self._titles[address] = node
+    def _is_own_node(self, address: str, snapshot: Snapshot) -> bool:
+        """Whether a snapshot is of the peer's own node. Another one is dropped."""
+        if reason := self._wrong_node(address, snapshot.node):
+            self._dropped[DropReason.NODE] += 1
+            self._mark_unavailable(address, reason)
+            return False
+        if self._titles[address] != snapshot.node:
+            self._unavailable.pop(self._titles[address], None)
+            self._titles[address] = snapshot.node
+        return True
+
+    def _wrong_node(self, address: str, node: str) -> str:
+        """Return why a peer cannot speak for a node, empty where it can."""
+        own = self._listing.get(address, "")
+        if own in ("", node) and (own or node not in self._named_nodes):
+            return ""
+        runs = f"but it runs on node {own}" if own else "which is the node of another address"
+        return (
+            f"it reports the node name {quoted(node)}, {runs}: its snapshots are dropped, and the pods of its node get "
+            "no readings; pass spec.nodeName to it as KEDA_GPU_SCALER_NODE_NAME"
+        )
 
 
 def _rpc_reason(error: grpc.aio.AioRpcError) -> str:

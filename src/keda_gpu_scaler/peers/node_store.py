@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The recent snapshots of every node, put together from all instances.
 
-Law: the history of a node belongs to one machine and one boot of it, and is in the order of the machine's clock.
+Law: the history of a node belongs to one machine and one boot of it, and is in the order of the machine's clock. A
+source has one node, and its history has a limit in number and in bytes.
 """
 
 import logging
@@ -13,6 +14,11 @@ from keda_gpu_scaler.core.types import Snapshot
 
 MAX_SNAPSHOTS = 4096
 """The limit for one node. The longest window with the shortest sample interval has 3,001 snapshots."""
+
+MAX_HISTORY_BYTES = 32 << 20
+"""The limit for one node. The history of eight devices has less than 20 MiB with the longest window and shortest
+sample interval."""
+_MIN_STEP_FACTOR = 0.5
 
 _log = logging.getLogger(__name__)
 
@@ -40,21 +46,27 @@ class LongestWindow:
 class NodeStore:
     """The history of every followed node, by name, for the last ``window_seconds``.
 
+    Two snapshots of a history are at least half a sample interval apart by the clock of their node, and further apart
+    where they are large: the kept history is then as long, and has fewer snapshots.
+
     Args:
         stale_after_seconds: the age at which a history becomes stale. A stale history only explains why a node is
             missing.
+        sample_interval_seconds: the requested time between two snapshots of a node.
     """
 
-    def __init__(self, stale_after_seconds: float) -> None:
+    def __init__(self, stale_after_seconds: float, sample_interval_seconds: float) -> None:
         self._stale_after = stale_after_seconds
+        self._min_step = _MIN_STEP_FACTOR * sample_interval_seconds
         self._snapshots: dict[str, deque[Snapshot]] = {}
         self._sources: dict[str, str] = {}
+        self._nodes: dict[str, str] = {}  # by source: the inverse of the sources
         self._disputed: set[str] = set()
         self.window_seconds = 0.0
         self.histories: dict[str, History] = {}
 
-    def add(self, source: str, snapshot: Snapshot, received_at: float, now: float) -> bool:
-        """Add a snapshot, and return whether it is new.
+    def add(self, source: str, snapshot: Snapshot, taken_at: float, now: float, size_bytes: int = 0) -> bool:
+        """Add a snapshot, and return whether it is new and kept.
 
         Two instances of one node (during a rollout) read the same clock, so the later snapshot wins. A clock that
         goes back has two possible causes: the machine was rebooted, or two machines have the same name. So the
@@ -63,29 +75,49 @@ class NodeStore:
         Args:
             source: the address that the snapshot came from.
             snapshot: a snapshot of the source's node.
-            received_at: when the snapshot was taken, on this instance's monotonic clock.
+            taken_at: when the snapshot was taken, on this instance's monotonic clock.
             now: monotonic seconds.
+            size_bytes: the memory that it takes.
         """
         node = snapshot.node
         known = self._snapshots.get(node)
         if known and snapshot == known[-1]:  # a new stream starts with the last snapshot
             return False
-        if known and snapshot.at_seconds <= known[-1].at_seconds and not self._may_restart(node, source, now):
-            if snapshot.at_seconds < known[-1].at_seconds - self._stale_after and node not in self._disputed:
-                self._disputed.add(node)
-                _log.warning(
-                    "two instances report the node name %s, and their clocks differ: give each machine its own "
-                    "--node-name", node,
-                )  # fmt: skip
+        if known and snapshot.at_seconds <= known[-1].at_seconds:
+            if not self._may_restart(node, source, now):
+                self._note_dispute(node, known[-1].at_seconds - snapshot.at_seconds)
+                return False
+            known = None
+        if known and snapshot.at_seconds - known[-1].at_seconds < self._step_seconds(size_bytes):
             return False
-        if known is None or snapshot.at_seconds <= known[-1].at_seconds:
+        if known is None:
             known = self._snapshots[node] = deque(maxlen=MAX_SNAPSHOTS)
         known.append(snapshot)
         while snapshot.at_seconds - known[0].at_seconds > self.window_seconds:
             known.popleft()
-        self._sources[node] = source
-        self.histories[node] = next_history(self.histories.get(node), tuple(known), received_at)
+        self._set_source(node, source)
+        self.histories[node] = next_history(self.histories.get(node), tuple(known), taken_at)
         return True
+
+    def _step_seconds(self, size_bytes: int) -> float:
+        """Return the least time before a snapshot. With it, the kept snapshots together are within the limit."""
+        return max(self._min_step, self.window_seconds * size_bytes / MAX_HISTORY_BYTES)
+
+    def _set_source(self, node: str, source: str) -> None:
+        """Note where a node's snapshots come from. An earlier node of the same source is removed."""
+        if (before := self._nodes.get(source)) not in (None, node):
+            self._remove(before)
+        self._nodes.pop(self._sources.get(node, ""), None)
+        self._sources[node] = source
+        self._nodes[source] = node
+
+    def _note_dispute(self, node: str, difference_seconds: float) -> None:
+        if difference_seconds > self._stale_after and node not in self._disputed:
+            self._disputed.add(node)
+            _log.warning(
+                "two instances report the node name %s, and their clocks differ: give each machine its own "
+                "--node-name", node,
+            )  # fmt: skip
 
     def _may_restart(self, node: str, source: str, now: float) -> bool:
         return self._sources.get(node) == source or self.histories[node].age_seconds(now) > self._stale_after
@@ -94,9 +126,14 @@ class NodeStore:
         """Remove every node whose history is older than this."""
         for node, history in list(self.histories.items()):
             if history.age_seconds(now) > seconds:
-                del self.histories[node], self._snapshots[node], self._sources[node]
+                self._remove(node)
+
+    def _remove(self, node: str) -> None:
+        del self._nodes[self._sources.pop(node)]
+        del self.histories[node], self._snapshots[node]
+        self._disputed.discard(node)
 
     def clear(self) -> None:
         """Remove every node."""
-        for table in (self._snapshots, self._sources, self.histories, self._disputed):
+        for table in (self._snapshots, self._sources, self._nodes, self.histories, self._disputed):
             table.clear()

@@ -70,7 +70,10 @@ class Remote:
             listed = discovery(config.peers, self._api, clock)
             self._agents = listed if isinstance(listed, AgentDiscovery) else None
             self.peers = None if listed is None else RemotePeers(listed, config, instance, clock, on_peers)
-            self.engines = RemoteEngines(config, clock, on_engines, playback)
+            server = None if self._api is None else self._api.config.server
+            self.engines = RemoteEngines(
+                config, clock, on_engines, playback, pod_addresses=self._pod_addresses, api_server=server
+            )
         except (KubeError, DiscoveryError, TlsError, EndpointSettingsError) as error:
             self._remove_scratch()
             raise RemoteError(str(error)) from error
@@ -122,6 +125,10 @@ class Remote:
         if self.peers is not None:
             self.peers.expire_idle()
 
+    def reload(self) -> None:
+        """Read the credentials of engines and demand endpoints again."""
+        self.engines.reload()
+
     async def close(self) -> None:
         """Close everything."""
         await self.engines.close()
@@ -136,6 +143,9 @@ class Remote:
         if self._api is not None:
             await self._api.close()
         self._remove_scratch()
+
+    def _pod_addresses(self, namespace: str) -> frozenset[str]:
+        return self.cluster.pod_addresses(namespace) if isinstance(self.cluster, RemoteCluster) else frozenset()
 
     def _remove_scratch(self) -> None:
         if self._scratch is not None:

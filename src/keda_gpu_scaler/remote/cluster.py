@@ -77,6 +77,10 @@ class RemoteCluster:
         self._opening.open()
         return self._unavailable
 
+    def pod_addresses(self, namespace: str) -> frozenset[str]:
+        """Return the addresses of the pods of the watched workloads of a namespace."""
+        return self._workloads.pod_addresses(namespace) if self._workloads is not None else frozenset()
+
     def watches(self) -> Watches:
         """Count the watches, by resource and state."""
         return self._workloads.watches() if self._workloads is not None else {}

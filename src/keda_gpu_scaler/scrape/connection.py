@@ -9,20 +9,27 @@ import asyncio
 import contextlib
 import math
 import re
+from collections.abc import Iterator
 from typing import Protocol
 
 import h11
 
 from keda_gpu_scaler.core.quoting import quoted
-from keda_gpu_scaler.scrape.page_feed import PageFeed, ReadingTurns
+from keda_gpu_scaler.scrape.page_feed import PageFeed, PageWork, ReadingTurns
+from keda_gpu_scaler.scrape.plain_response import (
+    CHUNK_BYTES,
+    MAX_HEAD_BYTES,
+    IncompleteResponseError,
+    PlainBody,
+    PlainHead,
+    parse_plain_head,
+)
 from keda_gpu_scaler.scrape.types import FailureKind, FetchedPage, FetchError, OpenReader, RedirectError
 
 MAX_BODY_BYTES = 64 << 20
 """A vLLM with many LoRA adapters serves 22 MB."""
 MAX_IDLE_CONNECTIONS = 512
 """The number of idle connections that are kept. The file limit of a process may be as low as 1024."""
-CHUNK_BYTES = 1 << 16
-_MAX_HEAD_BYTES = 1 << 15
 _MAX_HEADS = 8  # the final response, and interim responses before it
 _MAX_PARTS = 1 << 17  # of a page that is sent line by line; each part takes some microseconds
 _PARTS_PER_TURN = 256
@@ -72,8 +79,8 @@ class Connection:
     def __init__(self, stream: Stream, turns: ReadingTurns) -> None:
         self._stream = stream
         self._turns = turns
-        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_HEAD_BYTES)
-        self._received_first = b""
+        self._http = h11.Connection(h11.CLIENT)
+        self._request: tuple[str, list[tuple[str, str]], bytes] | None = None
         self.is_reusable = False
         self.idle_since_seconds = 0.0
 
@@ -81,77 +88,111 @@ class Connection:
         """Close the connection immediately and drop unread data."""
         self._stream.abort()
 
-    async def get(self, path: str, headers: list[tuple[str, str]], open_reader: OpenReader) -> FetchedPage:
+    async def get(
+        self, path: str, headers: list[tuple[str, str]], open_reader: OpenReader, work: PageWork
+    ) -> FetchedPage:
         """Send a GET request and give the page to its reader.
 
         Raises:
             FetchError: the server returns no page.
             ConnectionClosedError: the server closed the connection before it sent anything.
-            ValueError: the reader refuses the page.
+            ValueError: the reader refuses the page. The connection stays usable if the page was received completely.
         """
         self.is_reusable = False
         self._send_request(path, headers)
-        head = await self._read_head()
-        if head.status_code == _BAD_REQUEST:
-            await self._check_notice()
-        content_type = _check_response(head)
-        page = PageFeed(open_reader(content_type), self._turns)
-        await self._read_body(page, MAX_BODY_BYTES)
-        # Data after the response would be taken for the response to the next request.
-        if self._http.our_state is self._http.their_state is h11.DONE and not self._http.trailing_data[0]:
-            self._http.start_next_cycle()
-            self.is_reusable = True
+        received = await self._receive_first()
+        if (plain := parse_plain_head(received)) is not None:
+            page = await self._read_plain(plain, received, open_reader, work)
+            content_type = plain.content_type
+        else:
+            head = await self._read_head(received)
+            if head.status_code == _BAD_REQUEST:
+                await self._check_notice()
+            content_type = _check_response(head)
+            page = PageFeed(open_reader(content_type), self._turns, work)
+            await self._read_body(page, MAX_BODY_BYTES)
+            # Data after the response would be taken for the response to the next request.
+            is_ended = self._http.our_state is self._http.their_state is h11.DONE
+            self.is_reusable = is_ended and not self._http.trailing_data[0]
+        await page.finish()
         return FetchedPage(content_type, work_seconds=page.work_seconds)
+
+    async def _read_plain(self, head: PlainHead, received: bytes, open_reader: OpenReader, work: PageWork) -> PageFeed:
+        _check_size(head.content_length or 0, 1, MAX_BODY_BYTES)
+        page = PageFeed(open_reader(head.content_type), self._turns, work)
+        body = PlainBody(head, received, self._stream.read)
+        size_bytes = next_pause = 0
+        try:
+            async for part in body.parts():
+                size_bytes += len(part)
+                _check_size(size_bytes, body.part_count, MAX_BODY_BYTES)
+                await page.feed(part)
+                if body.part_count >= next_pause + _PARTS_PER_TURN:
+                    next_pause = body.part_count
+                    await asyncio.sleep(0)  # lets other tasks and the timeout run
+        except (OSError, IncompleteResponseError):
+            raise FetchError("the response is incomplete") from None
+        self.is_reusable = not body.has_more
+        return page
 
     async def _check_notice(self) -> None:
         """Read the page of a bad request, which may say that the server expects https; raises FetchError then."""
         notice = _Notice()
         with contextlib.suppress(FetchError):
-            await self._read_body(PageFeed(notice, self._turns), _MAX_NOTICE_BYTES)
+            page = PageFeed(notice, self._turns)
+            await self._read_body(page, _MAX_NOTICE_BYTES)
+            await page.finish()
         if _WANTS_HTTPS.search(notice.content):
             raise _wants_https(_BAD_REQUEST)
 
     def _send_request(self, path: str, headers: list[tuple[str, str]]) -> None:
+        if self._request is None or self._request[:2] != (path, headers):
+            self._request = (path, headers, _sent(h11.Connection(h11.CLIENT), path, headers))
         try:
-            request = self._http.send(h11.Request(method="GET", target=path, headers=headers))
-            end = self._http.send(h11.EndOfMessage())
-        except h11.LocalProtocolError:
-            raise FetchError(f"{quoted(path, 80)} is not a valid path: it must have no blanks") from None
-        try:
-            self._stream.write((request or b"") + (end or b""))
+            self._stream.write(self._request[2])
         except OSError:
             raise ConnectionClosedError from None
 
-    async def _read_head(self) -> h11.Response:
-        has_received = False
-        heads = 0
-        while True:
-            try:
-                event = self._http.next_event()
-            except h11.RemoteProtocolError:
-                if self._received_first.startswith(_TLS_ALERT):
-                    raise _wants_https(None) from None
-                raise FetchError("the server does not speak HTTP", FailureKind.ABSENT) from None
-            if isinstance(event, h11.Response):
-                return event
-            if event is h11.NEED_DATA:
-                await self._receive_head(has_received)
-                has_received = True
-                continue
-            heads += 1
-            if not isinstance(event, h11.InformationalResponse) or heads >= _MAX_HEADS:
-                raise FetchError("the server does not speak HTTP", FailureKind.ABSENT)
-
-    async def _receive_head(self, has_received: bool) -> None:
+    async def _receive_first(self) -> bytes:
         try:
             received = await self._stream.read(CHUNK_BYTES)
         except OSError:
             received = b""
         if not received:
-            raise FetchError("the response is incomplete") if has_received else ConnectionClosedError
-        if not has_received:
-            self._received_first = received[: len(_TLS_ALERT)]
-        self._http.receive_data(received)
+            raise ConnectionClosedError
+        return received
+
+    async def _read_head(self, received: bytes) -> h11.Response:
+        """Read the head of a response of which this was received, with h11 from here on."""
+        is_tls_alert = received.startswith(_TLS_ALERT)
+        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
+        if self._request is not None:
+            _sent(self._http, *self._request[:2])
+        heads = 0
+        while True:
+            if received:
+                self._http.receive_data(received)
+                received = b""
+            try:
+                event = self._http.next_event()
+            except h11.RemoteProtocolError:
+                if is_tls_alert:
+                    raise _wants_https(None) from None
+                raise FetchError("the server does not speak HTTP", FailureKind.ABSENT) from None
+            if isinstance(event, h11.Response):
+                return event
+            if event is h11.NEED_DATA:
+                received = await self._receive_more()
+                continue
+            heads += 1
+            if not isinstance(event, h11.InformationalResponse) or heads >= _MAX_HEADS:
+                raise FetchError("the server does not speak HTTP", FailureKind.ABSENT)
+
+    async def _receive_more(self) -> bytes:
+        with contextlib.suppress(OSError):
+            if received := await self._stream.read(CHUNK_BYTES):
+                return received
+        raise FetchError("the response is incomplete")
 
     async def _read_body(self, page: PageFeed, limit_bytes: int) -> None:
         size_bytes = part_count = 0
@@ -168,7 +209,6 @@ class Connection:
                     if not part_count % _PARTS_PER_TURN:
                         await asyncio.sleep(0)  # lets other tasks and the timeout run
                 else:
-                    await page.finish()
                     return
         except (OSError, h11.RemoteProtocolError):
             raise FetchError("the response is incomplete") from None
@@ -180,8 +220,14 @@ class _Notice:
     def __init__(self) -> None:
         self.content = b""
 
+    def follow(self, piece: bytes) -> bool:
+        return False
+
     def feed(self, piece: bytes) -> None:
         self.content += piece
+
+    def end(self) -> Iterator[None]:
+        return iter(())
 
 
 class ConnectionPool:
@@ -223,6 +269,15 @@ class ConnectionPool:
                 self._count -= 1
             if not idle:
                 del self._connections[key]
+
+
+def _sent(http: h11.Connection, path: str, headers: list[tuple[str, str]]) -> bytes:
+    """Send a request with h11 and return its text; raises FetchError."""
+    try:
+        request = http.send(h11.Request(method="GET", target=path, headers=headers))
+        return (request or b"") + (http.send(h11.EndOfMessage()) or b"")
+    except h11.LocalProtocolError:
+        raise FetchError(f"{quoted(path, 80)} is not a valid path: it must have no blanks") from None
 
 
 def _check_size(size_bytes: int, parts: int, limit_bytes: int) -> None:

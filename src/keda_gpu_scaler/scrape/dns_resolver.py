@@ -9,50 +9,98 @@ import contextlib
 import ipaddress
 import socket
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
 
 from keda_gpu_scaler.core.quoting import quoted
 from keda_gpu_scaler.core.urls import Url
 from keda_gpu_scaler.scrape.address_policy import AddressPolicy, AddressPolicyError
-from keda_gpu_scaler.scrape.types import FailureKind, FetchError
+from keda_gpu_scaler.scrape.ownership import Ownership
+from keda_gpu_scaler.scrape.types import FailureKind, FetchError, ResolvedHost
 
 MAX_CONCURRENT_LOOKUPS = 32
 """The number of names that are resolved at the same time."""
-Lookup = Callable[[str, int], Awaitable[list[str]]]
-"""Returns the addresses of a host name and port; raises OSError."""
+
+
+@dataclass(frozen=True, slots=True)
+class LookupAnswer:
+    """The addresses of a host name. ``canonical_name`` is the name at the end of its aliases, empty if not known."""
+
+    addresses: tuple[str, ...]
+    canonical_name: str = ""
+
+
+Lookup = Callable[[str, int], Awaitable[LookupAnswer]]
+"""Looks up a host name and port; raises OSError."""
 _lookup_slots = threading.BoundedSemaphore(MAX_CONCURRENT_LOOKUPS)
 
 
-async def allowed_addresses(url: Url, policy: AddressPolicy, lookup: Lookup, timeout_seconds: float) -> tuple[str, ...]:
-    """Return the addresses of a URL's host that the policy allows, each once, in the order of the lookup.
+class HostResolver:
+    """Resolves the hosts of URLs.
 
-    Raises:
-        FetchError: there is no such address.
+    Args:
+        policy: the addresses that are allowed.
+        ownership: what the namespace of a trigger owns.
+        lookup: looks up a name.
+        timeout_seconds: limit for one lookup.
     """
-    host = quoted(url.host, 80)
-    try:
-        async with asyncio.timeout(timeout_seconds):
-            addresses = list(dict.fromkeys(await lookup(url.host, url.port)))
-    except TimeoutError:
-        raise FetchError(f"{host} was not resolved within {timeout_seconds:g} s") from None
-    except (OSError, UnicodeError) as error:
-        reason = (getattr(error, "strerror", None) or str(error)).lower()
-        raise FetchError(f"{host} cannot be resolved: {reason}") from None
-    allowed, refusal = [], None
-    for address in addresses:
+
+    def __init__(self, policy: AddressPolicy, ownership: Ownership, lookup: Lookup, timeout_seconds: float) -> None:
+        self._policy = policy
+        self._ownership = ownership
+        self._lookup = lookup
+        self._timeout_seconds = timeout_seconds
+
+    async def resolve(self, url: Url, namespace: str | None) -> ResolvedHost:
+        """Return the addresses of a URL's host that are allowed, each once, in the order of the lookup.
+
+        Args:
+            url: the URL.
+            namespace: that of the trigger that names the URL; None where it is not known.
+
+        Raises:
+            FetchError: there is no such address.
+        """
+        service = self._ownership.service(url.host, namespace)
+        is_own = self._ownership.owns_address(url.host, namespace)
         try:
-            policy.check(url.host, address)
-            allowed.append(address)
+            if service is None and not is_own:
+                self._policy.check_name(url.host, namespace)
+            answer = await self._looked_up(url, service or url.host)
+            is_own = is_own or (service is not None and self._ownership.owns_name(service, answer.canonical_name))
+            return ResolvedHost(self._allowed(url, answer, namespace, is_own=is_own), is_own)
         except AddressPolicyError as error:
-            refusal = error
-    if allowed:
+            raise FetchError(str(error), FailureKind.DENIED) from None
+
+    def _allowed(self, url: Url, answer: LookupAnswer, namespace: str | None, *, is_own: bool) -> tuple[str, ...]:
+        allowed, refusal = [], None
+        for address in dict.fromkeys(answer.addresses):
+            try:
+                if is_own:
+                    self._policy.check_own(url.host, address, url.port)
+                else:
+                    self._policy.check(url.host, address, url.port, namespace)
+                allowed.append(address)
+            except AddressPolicyError as error:
+                refusal = error
+        if not allowed:
+            raise refusal or FetchError(f"{quoted(url.host, 80)} has no address")
         return tuple(allowed)
-    if refusal is not None:
-        raise FetchError(str(refusal), FailureKind.DENIED)
-    raise FetchError(f"{host} has no address")
+
+    async def _looked_up(self, url: Url, name: str) -> LookupAnswer:
+        host = quoted(name, 80)
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                return await self._lookup(name, url.port)
+        except TimeoutError:
+            raise FetchError(f"{host} was not resolved within {self._timeout_seconds:g} s") from None
+        except (OSError, UnicodeError) as error:
+            reason = (getattr(error, "strerror", None) or str(error)).lower()
+            raise FetchError(f"{host} cannot be resolved: {reason}") from None
 
 
-async def system_lookup(host: str, port: int) -> list[str]:
+async def system_lookup(host: str, port: int) -> LookupAnswer:
     """Return the addresses from the system's resolver, which queries the cluster's DNS.
 
     Each lookup runs in a thread of its own. A DNS server that does not answer blocks a thread for half a minute. In the
@@ -62,32 +110,38 @@ async def system_lookup(host: str, port: int) -> list[str]:
         OSError: the name has no address, or too many names are being resolved.
     """
     with contextlib.suppress(ValueError):
-        return [str(ipaddress.ip_address(host))]
+        return LookupAnswer((str(ipaddress.ip_address(host)),))
     if not _lookup_slots.acquire(blocking=False):
         raise OSError(f"{MAX_CONCURRENT_LOOKUPS} names are being resolved, which is the limit")
     loop = asyncio.get_running_loop()
-    outcome: asyncio.Future[list[str]] = loop.create_future()
+    outcome: asyncio.Future[LookupAnswer] = loop.create_future()
 
     def lookup() -> None:
-        addresses: list[str] = []
+        answer = LookupAnswer(())
         failure: Exception | None = None
         try:
-            addresses = [str(address[0]) for *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+            answer = _answer(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_CANONNAME))
         except (OSError, UnicodeError) as error:
             failure = error
         finally:
             _lookup_slots.release()
         with contextlib.suppress(RuntimeError):  # the loop may be closed by now
-            loop.call_soon_threadsafe(_complete, outcome, addresses, failure)
+            loop.call_soon_threadsafe(_complete, outcome, answer, failure)
 
     threading.Thread(target=lookup, name="resolve", daemon=True).start()
     return await outcome
 
 
-def _complete(outcome: asyncio.Future[list[str]], addresses: list[str], failure: Exception | None) -> None:
+def _answer(found: Iterable[tuple[Any, ...]]) -> LookupAnswer:
+    entries = list(found)
+    names = [str(name) for _, _, _, name, _ in entries if name]  # the first entry alone has it
+    return LookupAnswer(tuple(str(address[0]) for *_, address in entries), names[0] if names else "")
+
+
+def _complete(outcome: asyncio.Future[LookupAnswer], answer: LookupAnswer, failure: Exception | None) -> None:
     if outcome.done():
         return  # the caller was cancelled
     if failure is not None:
         outcome.set_exception(failure)
     else:
-        outcome.set_result(addresses)
+        outcome.set_result(answer)

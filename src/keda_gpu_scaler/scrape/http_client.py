@@ -9,6 +9,7 @@ import ipaddress
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import NamedTuple
 from urllib.parse import urljoin
 
 from keda_gpu_scaler import __version__
@@ -16,7 +17,6 @@ from keda_gpu_scaler.core.quoting import quoted
 from keda_gpu_scaler.core.urls import Url, parse_url
 from keda_gpu_scaler.scrape.address_policy import AddressPolicy, AddressPolicyError
 from keda_gpu_scaler.scrape.connection import (
-    CHUNK_BYTES,
     Connection,
     ConnectionClosedError,
     ConnectionPool,
@@ -24,10 +24,20 @@ from keda_gpu_scaler.scrape.connection import (
     Stream,
 )
 from keda_gpu_scaler.scrape.credentials import Credentials, CredentialsError, Secret
-from keda_gpu_scaler.scrape.dns_resolver import Lookup, allowed_addresses, system_lookup
-from keda_gpu_scaler.scrape.page_feed import ReadingTurns
+from keda_gpu_scaler.scrape.dns_resolver import HostResolver, Lookup, system_lookup
+from keda_gpu_scaler.scrape.ownership import Ownership
+from keda_gpu_scaler.scrape.page_feed import PageWork, ReadingTurns
+from keda_gpu_scaler.scrape.plain_response import CHUNK_BYTES
 from keda_gpu_scaler.scrape.slots import FetchSlots
-from keda_gpu_scaler.scrape.types import FailureKind, FetchedPage, FetchError, OpenReader, RedirectError, Target
+from keda_gpu_scaler.scrape.types import (
+    FailureKind,
+    FetchedPage,
+    FetchError,
+    OpenReader,
+    RedirectError,
+    ResolvedHost,
+    Target,
+)
 
 TIMEOUT_SECONDS = 5.0
 """An overloaded vLLM answers after 2.6 s (vllm#38157), and its page shows the load that matters most."""
@@ -45,6 +55,7 @@ class HttpClient:
     Args:
         policy: the addresses that are allowed.
         credentials: the credentials for each host.
+        ownership: what the namespace of a trigger owns.
         timeout_seconds: limit for one fetch, including the connection.
         concurrency: limit of concurrent fetches. The timeout of a fetch starts when it gets its slot.
         slow_concurrency: limit of concurrent fetches of slow targets, in addition.
@@ -57,6 +68,7 @@ class HttpClient:
         policy: AddressPolicy,
         credentials: Credentials,
         *,
+        ownership: Ownership | None = None,
         timeout_seconds: float = TIMEOUT_SECONDS,
         concurrency: int = CONCURRENCY,
         slow_concurrency: int = SLOW_CONCURRENCY,
@@ -67,19 +79,19 @@ class HttpClient:
         self._credentials = credentials
         self._timeout_seconds = timeout_seconds
         self._slots = FetchSlots(concurrency, slow_concurrency)
-        self._lookup = lookup
+        self._resolver = HostResolver(policy, ownership or Ownership(), lookup, timeout_seconds)
         self._clock = clock
         self._pool = ConnectionPool()
         self._turns = ReadingTurns(clock)
         self._refreshed_at_seconds = clock()
 
-    async def resolve(self, url: Url) -> tuple[str, ...]:
-        """Return the allowed addresses of a URL's host, each once.
+    async def resolve(self, url: Url, namespace: str | None = None) -> ResolvedHost:
+        """Return the allowed addresses of the host of a URL that a trigger of a namespace names, each once.
 
         Raises:
             FetchError: there is no such address.
         """
-        return await allowed_addresses(url, self._policy, self._lookup, self._timeout_seconds)
+        return await self._resolver.resolve(url, namespace)
 
     async def fetch(self, target: Target, open_reader: OpenReader) -> FetchedPage:
         """Fetch the page of a target and give it to its reader, which ``open_reader`` makes.
@@ -89,11 +101,11 @@ class HttpClient:
             ValueError: the reader refuses the page.
         """
         self._check_allowed(target)
-        async with self._slots.of(target, self._clock()):
+        async with self._slots.of(target, self._clock()) as work:
             began_at_seconds = self._clock()
             try:
                 async with asyncio.timeout(self._timeout_seconds):
-                    page = await self._follow(target, open_reader)
+                    page = await self._follow(target, open_reader, work)
             except TimeoutError:
                 raise FetchError(
                     f"no answer within {self._timeout_seconds:g} s", answer_seconds=self._timeout_seconds
@@ -115,20 +127,22 @@ class HttpClient:
 
     def _check_allowed(self, target: Target) -> None:
         try:
-            if target.namespace is None:
-                self._policy.check(target.url.host, target.address)
+            if target.is_own:
+                self._policy.check_own(target.url.host, target.address, target.url.port)
+            elif target.namespace is None:
+                self._policy.check(target.url.host, target.address, target.url.port, None)
             else:
-                self._policy.check_pod(target.address)
+                self._policy.check_pod(target.address, target.url.port)
         except AddressPolicyError as error:
             raise FetchError(str(error), FailureKind.DENIED) from None
 
-    async def _follow(self, target: Target, open_reader: OpenReader) -> FetchedPage:
+    async def _follow(self, target: Target, open_reader: OpenReader, work: PageWork) -> FetchedPage:
         """Get a page, and follow one redirect that stays on the same scheme, host and port.
 
         Such a redirect needs no new check of the address, and the credentials of the host remain those of the request.
         """
         try:
-            return await self._get(target, open_reader)
+            return await self._get(target, open_reader, work)
         except RedirectError as redirect:
             try:
                 url = parse_url(urljoin(str(target.url), redirect.location))
@@ -136,9 +150,9 @@ class HttpClient:
                 raise redirect from None
             if url == target.url or replace(url, path="/") != replace(target.url, path="/"):
                 raise
-            return await self._get(replace(target, url=url), open_reader)
+            return await self._get(replace(target, url=url), open_reader, work)
 
-    async def _get(self, target: Target, open_reader: OpenReader) -> FetchedPage:
+    async def _get(self, target: Target, open_reader: OpenReader, work: PageWork) -> FetchedPage:
         secret = self._secret(target)
         url = target.url
         # A connection that was opened with other credentials is not reused.
@@ -147,12 +161,12 @@ class HttpClient:
         headers = _headers(url, secret)
         while connection := self._pool.take(key):
             try:
-                return await self._exchange(key, connection, url.path, headers, open_reader)
+                return await self._exchange(key, connection, _Request(url.path, headers, open_reader, work))
             except ConnectionClosedError:
                 continue  # servers may close idle connections
         connection = await self._connect(target, secret)
         try:
-            return await self._exchange(key, connection, url.path, headers, open_reader)
+            return await self._exchange(key, connection, _Request(url.path, headers, open_reader, work))
         except ConnectionClosedError:
             raise FetchError("the server closes the connection without an answer", FailureKind.CLOSED) from None
 
@@ -197,22 +211,19 @@ class HttpClient:
             raise FetchError(_tls_failure(error)) from None
         return stream
 
-    async def _exchange(
-        self,
-        key: object,
-        connection: Connection,
-        path: str,
-        headers: list[tuple[str, str]],
-        open_reader: OpenReader,
-    ) -> FetchedPage:
+    async def _exchange(self, key: object, connection: Connection, request: "_Request") -> FetchedPage:
         try:
-            page = await connection.get(path, headers, open_reader)
-        except BaseException:
-            connection.close()
-            raise
-        if not (connection.is_reusable and self._pool.put(key, connection, self._clock())):
-            connection.close()
-        return page
+            return await connection.get(request.path, request.headers, request.open_reader, request.work)
+        finally:
+            if not (connection.is_reusable and self._pool.put(key, connection, self._clock())):
+                connection.close()
+
+
+class _Request(NamedTuple):
+    path: str
+    headers: list[tuple[str, str]]
+    open_reader: OpenReader
+    work: PageWork
 
 
 def _headers(url: Url, secret: Secret | None) -> list[tuple[str, str]]:

@@ -21,7 +21,6 @@ from keda_gpu_scaler.scrape.types import FailureKind, FetchedPage, FetchError, O
 DEMAND = "demand"
 """The engine name under which scrapes of demand are counted."""
 _MIN_GAP = 0.25  # of an interval: two readings of a counter that are closer give a rate of chance
-_MAX_REASON_LENGTH = 200
 _OK = 200
 _MAX_LOGGED_DEFECTS = 50
 
@@ -106,6 +105,7 @@ class ScrapeLoop:
         self.history = TargetHistory(str(target.url) if is_numeric else f"{target.url} at {target.address}")
         self.failure_kind: FailureKind | None = None
         self._pace = ScrapePace(self.history.url)
+        self._cache = scrape_parser.ScrapeCache()
 
     def __repr__(self) -> str:
         return f"ScrapeLoop({self.history.url}, {len(self._consumers)} consumers, {self.history.failure or 'answers'})"
@@ -206,14 +206,14 @@ class ScrapeLoop:
         self._record(sample, failure)
 
     async def _fetch_sample(self) -> EngineSample:
-        selectors = {it.text: it for consumer in self._consumers for it in consumer.selectors}
+        selectors = tuple({it.text: it for consumer in self._consumers for it in consumer.selectors}.values())
         parser: scrape_parser.PageParser | None = None
 
         def open_reader(content_type: str) -> scrape_parser.PageParser:
             nonlocal parser
             self._status, self._began_at_seconds = _OK, self._clock()
             parser = scrape_parser.PageParser(
-                content_type, selectors=tuple(selectors.values()), models=self.target.models
+                content_type, selectors=selectors, models=self.target.models, cache=self._cache
             )
             return parser
 
@@ -236,7 +236,7 @@ class ScrapeLoop:
             )
 
     def _log_defect(self, error: Exception) -> str:
-        failure = f"unexpected {type(error).__name__}: {str(error)[:_MAX_REASON_LENGTH]}"
+        failure = f"unexpected {type(error).__name__}: see the log"  # its text may quote the page
         if failure not in self._logged_defects and len(self._logged_defects) < _MAX_LOGGED_DEFECTS:
             self._logged_defects.add(failure)
             _log.exception("%s", self.history.url)

@@ -18,7 +18,7 @@ from keda_gpu_scaler.core.urls import Url
 from keda_gpu_scaler.scrape.endpoint_scrape import EndpointScrape, ScrapeInterest
 from keda_gpu_scaler.scrape.loop import ScrapeLoop
 from keda_gpu_scaler.scrape.pacing import Pacer
-from keda_gpu_scaler.scrape.types import FetchedPage, OpenReader, Target
+from keda_gpu_scaler.scrape.types import FetchedPage, OpenReader, ResolvedHost, Target
 
 IDLE_TIMEOUT_SECONDS = 300.0
 """An endpoint without interest for this time is no longer scraped. KEDA may have a polling interval this long."""
@@ -30,8 +30,8 @@ _EXPIRE_INTERVAL_SECONDS = 5.0
 class ScrapeClient(Protocol):
     """Resolves names and fetches pages (``scrape.http_client.HttpClient``)."""
 
-    async def resolve(self, url: Url) -> tuple[str, ...]:
-        """Return the addresses of a URL's host; raises FetchError."""
+    async def resolve(self, url: Url, namespace: str | None) -> ResolvedHost:
+        """Return the addresses of the host of a URL that a trigger of a namespace names; raises FetchError."""
 
     async def fetch(self, target: Target, open_reader: OpenReader) -> FetchedPage:
         """Fetch the page of a target for its reader; raises FetchError, and what the reader raises."""

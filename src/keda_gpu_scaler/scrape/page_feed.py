@@ -2,10 +2,12 @@
 """Gives a page to its reader in small pieces, and lets other tasks run in between.
 
 Law: the reading of all pages together holds the event loop for about ``TURN_SECONDS`` at most, and then every other
-task runs once, whatever the pages contain and however many of them are read.
+task runs once, whatever the pages contain and however many of them are read. Costly pages together take at most
+half of the time of the event loop, in shorter turns.
 """
 
 import asyncio
+import functools
 from collections.abc import Callable
 
 from keda_gpu_scaler.scrape.types import PageReader
@@ -13,10 +15,32 @@ from keda_gpu_scaler.scrape.types import PageReader
 TURN_SECONDS = 0.005
 PIECE_BYTES = 1 << 13
 """A page of which each line is wanted takes 0.4 s per MiB to read, which is 3 ms for a piece."""
+FOLLOWED_BYTES = 1 << 16
+"""A page that is as its reader expects it takes 3 ms per MiB to read."""
+COSTLY_SECONDS = 0.1
+"""A page that takes longer to read is costly from then on."""
+COSTLY_TURN_SECONDS = 0.001
+_MAX_PAUSE_SECONDS = 0.02  # the machine itself may have paused during a turn
+_PAUSE_RATIO = 1.0  # of the turns of costly pages; an answer to KEDA takes several turns of the event loop
+
+
+class PageWork:
+    """The time that the reading of a page takes; ``is_costly`` says that it is known to take long."""
+
+    def __init__(self, *, is_costly: bool = False) -> None:
+        self.seconds = 0.0
+        self.is_costly = is_costly
+
+    def add(self, seconds: float) -> None:
+        """Count a piece of work."""
+        self.seconds += seconds
+        self.is_costly = self.is_costly or self.seconds > COSTLY_SECONDS
 
 
 class ReadingTurns:
     """The turns of all pages that are read: one page at a time, each piece in its turn.
+
+    Costly pages have turns of their own, and other pages do not wait for them.
 
     Args:
         clock: monotonic seconds.
@@ -24,19 +48,35 @@ class ReadingTurns:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.clock = clock
-        self._lock = asyncio.Lock()
-        self._turn_seconds = 0.0
+        self._lock, self._costly_lock = asyncio.Lock(), asyncio.Lock()
+        self._turn_seconds = self._costly_turn_seconds = 0.0
 
-    async def run(self, work: Callable[[], None]) -> float:
-        """Do a piece of work in its turn; return the seconds that it took."""
+    async def run(self, work: Callable[[], None], page: PageWork) -> None:
+        """Do a piece of work in its turn, and count its time."""
+        if page.is_costly:
+            await self._run_costly(work, page)
+            return
         async with self._lock:
-            began_at_seconds = self.clock()
-            work()
-            seconds = self.clock() - began_at_seconds
-            self._turn_seconds += seconds
+            self._turn_seconds += self._timed(work, page)
             if self._turn_seconds >= TURN_SECONDS:
                 self._turn_seconds = 0.0
                 await asyncio.sleep(0)  # with the lock, so that no other page is read in this time
+
+    async def _run_costly(self, work: Callable[[], None], page: PageWork) -> None:
+        async with self._costly_lock:
+            self._costly_turn_seconds += self._timed(work, page)
+            if self._costly_turn_seconds >= COSTLY_TURN_SECONDS:
+                pause_seconds = min(self._costly_turn_seconds * _PAUSE_RATIO, _MAX_PAUSE_SECONDS)
+                self._costly_turn_seconds = 0.0
+                await asyncio.sleep(pause_seconds)
+
+    def _timed(self, work: Callable[[], None], page: PageWork) -> float:
+        began_at_seconds = self.clock()
+        try:
+            work()
+        finally:
+            seconds = self.clock() - began_at_seconds
+            page.add(seconds)
         return seconds
 
 
@@ -46,13 +86,20 @@ class PageFeed:
     Args:
         reader: receives the pieces.
         turns: the turns that all pages share.
+        work: the time that the reading takes.
     """
 
-    def __init__(self, reader: PageReader, turns: ReadingTurns) -> None:
+    def __init__(self, reader: PageReader, turns: ReadingTurns, work: PageWork | None = None) -> None:
         self._reader = reader
         self._turns = turns
+        self._work = work if work is not None else PageWork()
         self._small = bytearray()
-        self.work_seconds = 0.0
+        self._is_followed = True
+
+    @property
+    def work_seconds(self) -> float:
+        """The time that the reading took so far."""
+        return self._work.seconds
 
     async def feed(self, content: bytes) -> None:
         """Read the next part of the page, of any size. Small parts are read together.
@@ -60,21 +107,46 @@ class PageFeed:
         Raises:
             ValueError: the reader refuses the page.
         """
-        self._small += content
-        if len(self._small) < PIECE_BYTES:
-            return
-        content, self._small = bytes(self._small), bytearray()
-        for start in range(0, len(content), PIECE_BYTES):
-            await self._read(content[start : start + PIECE_BYTES])
+        if self._small or len(content) < PIECE_BYTES:
+            self._small += content
+            if len(self._small) < PIECE_BYTES:
+                return
+            content, self._small = bytes(self._small), bytearray()
+        await self._read(content)
 
     async def finish(self) -> None:
-        """Read what is left.
+        """Read what is left, and what the reader reads at the end of the page.
 
         Raises:
             ValueError: the reader refuses the page.
         """
         if self._small:
             await self._read(bytes(self._small))
+        steps = iter(self._reader.end())
+        is_ended = False
 
-    async def _read(self, piece: bytes) -> None:
-        self.work_seconds += await self._turns.run(lambda: self._reader.feed(piece))
+        def step() -> None:
+            nonlocal is_ended
+            is_ended = next(steps, _ENDED) is _ENDED
+
+        while not is_ended:
+            await self._turns.run(step, self._work)
+
+    async def _read(self, content: bytes) -> None:
+        for start in range(0, len(content), FOLLOWED_BYTES):
+            part = content[start : start + FOLLOWED_BYTES]
+            if self._is_followed:
+                await self._turns.run(functools.partial(self._follow, part), self._work)
+            if not self._is_followed:
+                await self._read_pieces(part)
+
+    def _follow(self, part: bytes) -> None:
+        self._is_followed = self._reader.follow(part)
+
+    async def _read_pieces(self, part: bytes) -> None:
+        for start in range(0, len(part), PIECE_BYTES):
+            piece = part[start : start + PIECE_BYTES]
+            await self._turns.run(functools.partial(self._reader.feed, piece), self._work)
+
+
+_ENDED = object()

@@ -4,7 +4,7 @@
 Law: a report never changes what the caller gets.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 
 from keda_gpu_scaler.core.selectors import SeriesSelector
 from keda_gpu_scaler.core.urls import Url
@@ -18,6 +18,7 @@ from keda_gpu_scaler.scrape.types import (
     OpenReader,
     PageReader,
     RedirectError,
+    ResolvedHost,
     Target,
 )
 from keda_gpu_scaler.wire.engine_recording import Place, RecordedPage
@@ -52,9 +53,9 @@ class RecordingClient:
         self._mask = mask
         self._clock = clock
 
-    async def resolve(self, url: Url) -> tuple[str, ...]:
+    async def resolve(self, url: Url, namespace: str | None) -> ResolvedHost:
         """Return the addresses of a URL's host; raises FetchError."""
-        return await self._client.resolve(url)
+        return await self._client.resolve(url, namespace)
 
     async def fetch(self, target: Target, open_reader: OpenReader) -> FetchedPage:
         """Fetch the page of a target for its reader; raises FetchError, and what the reader raises."""
@@ -125,6 +126,14 @@ class _Copy:
             except ValueError as error:
                 self._error = error
         self._reader.feed(piece)
+
+    def follow(self, piece: bytes) -> bool:
+        """Read no piece by the layout of the last page: the writer needs every line."""
+        return False
+
+    def end(self) -> Iterator[None]:
+        """End the page of the reader, in steps of bounded time."""
+        yield from self._reader.end()
 
     def finish(self) -> tuple[str, str]:
         if self._error is not None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from keda_gpu_scaler.core.urls import Url
 from keda_gpu_scaler.scrape.page_feed import PageFeed, ReadingTurns
 from keda_gpu_scaler.scrape.playback import Playback
-from keda_gpu_scaler.scrape.types import FailureKind, FetchedPage, FetchError, OpenReader, Target
+from keda_gpu_scaler.scrape.types import FailureKind, FetchedPage, FetchError, OpenReader, ResolvedHost, Target
 from keda_gpu_scaler.wire.engine_recording import Place, StoredPage, index_at
 
 SCRAPE_SHARE = 0.75
@@ -32,7 +32,7 @@ class ReplayClient:
         self._turns = ReadingTurns(clock)
         self._given: dict[Target, int] = {}
 
-    async def resolve(self, url: Url) -> tuple[str, ...]:
+    async def resolve(self, url: Url, namespace: str | None) -> ResolvedHost:
         """Raise FetchError: a recording has pages of pods only."""
         raise FetchError("the pages of a URL are not recorded: this instance replays a recording")
 

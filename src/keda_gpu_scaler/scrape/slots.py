@@ -1,17 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Limits the fetches that run at once, with separate slots for slow targets.
+"""Limits the fetches that run at once, with separate slots for slow and for costly targets.
 
-Law: a slow target delays no other target, except for the slots of its own address and port.
+Law: a slow or costly target delays no other target, except for the slots of its own address and port.
 """
 
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
+from keda_gpu_scaler.scrape.page_feed import PageWork
 from keda_gpu_scaler.scrape.types import Target
 
 SLOW_AFTER_SECONDS = 1.0
 """A fetch that takes longer uses a slow slot, and the next fetch of its target begins in one."""
+COSTLY_PAGE_SECONDS = 0.02
+"""A page that takes longer to read makes its target costly. The next fetch of it waits for a costly slot."""
+COSTLY_CONCURRENCY = 4
 _FETCHES_PER_ADDRESS = 2
 _FORGET_SECONDS = 60.0
 
@@ -27,12 +31,16 @@ class FetchSlots:
     def __init__(self, concurrency: int, slow_concurrency: int) -> None:
         self._slots = asyncio.Semaphore(concurrency)
         self._slow_slots = asyncio.Semaphore(slow_concurrency)
+        self._costly_slots = asyncio.Semaphore(COSTLY_CONCURRENCY)
         self._slow: dict[Target, float] = {}
+        self._costly: dict[Target, float] = {}
         self._address_slots: dict[object, _AddressSlots] = {}
 
     @contextlib.asynccontextmanager
-    async def of(self, target: Target, now: float) -> AsyncIterator[None]:
-        """Wait for a slot and hold it: of the target's address and port, and then of all or of slow targets.
+    async def of(self, target: Target, now: float) -> AsyncIterator[PageWork]:
+        """Wait for a slot and hold it: of the target's address and port, and then of all, slow or costly targets.
+
+        The caller counts the work for the page in what is returned.
 
         URLs of triggers and pods of one namespace have separate slots at the same address, so that a slow URL does not
         delay the scrape of a pod.
@@ -42,24 +50,31 @@ class FetchSlots:
         slots.users += 1
         try:
             async with slots.semaphore:
-                slot = _Slot(self._slots, self._slow_slots)
-                await slot.take(is_slow=target in self._slow)
+                work = PageWork(is_costly=target in self._costly)
+                slot = _Slot(self._costly_slots if work.is_costly else self._slots, self._slow_slots)
+                await slot.take(is_slow=target in self._slow and not work.is_costly)
                 try:
-                    yield
+                    yield work
                 finally:
                     slot.give_back()
-                    if slot.is_slow:
-                        self._slow[target] = now
-                    else:
-                        self._slow.pop(target, None)
+                    _note(self._slow, target, now, is_noted=slot.is_slow)
+                    _note(self._costly, target, now, is_noted=work.seconds > COSTLY_PAGE_SECONDS)
         finally:
             slots.users -= 1
             if not slots.users:
                 del self._address_slots[key]
 
     def forget(self, now: float) -> None:
-        """Forget the slow targets that were not fetched recently."""
+        """Forget the slow and the costly targets that were not fetched recently."""
         self._slow = {target: at for target, at in self._slow.items() if now - at <= _FORGET_SECONDS}
+        self._costly = {target: at for target, at in self._costly.items() if now - at <= _FORGET_SECONDS}
+
+
+def _note(targets: dict[Target, float], target: Target, now: float, *, is_noted: bool) -> None:
+    if is_noted:
+        targets[target] = now
+    else:
+        targets.pop(target, None)
 
 
 class _AddressSlots:

@@ -11,7 +11,7 @@ from typing import Protocol
 from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult, TargetHistory
 from keda_gpu_scaler.core.urls import Url, UrlError, parse_url
 from keda_gpu_scaler.scrape.page_match import Selectors, checked, mismatch_of
-from keda_gpu_scaler.scrape.types import FailureKind, FetchError, Target
+from keda_gpu_scaler.scrape.types import FailureKind, FetchError, ResolvedHost, Target
 
 RESOLVE_INTERVAL_SECONDS = 5.0
 """The interval at which a host name is resolved again."""
@@ -24,8 +24,8 @@ MAX_CONSECUTIVE_FAILURES = 3
 class AddressResolver(Protocol):
     """Resolves host names."""
 
-    async def resolve(self, url: Url) -> tuple[str, ...]:
-        """Return the addresses of a URL's host; raises FetchError."""
+    async def resolve(self, url: Url, namespace: str | None) -> ResolvedHost:
+        """Return the addresses of the host of a URL that a trigger of a namespace names; raises FetchError."""
 
 
 class Targets(Protocol):
@@ -62,6 +62,7 @@ class UrlTargets:
         self._endpoint = endpoint
         self._url: Url | None = None
         self._addresses: tuple[str, ...] = ()
+        self._is_own = False
         self._address_count = 0
         self._chosen_index = 0
         self._failure_count = 0  # of the chosen address, in a row
@@ -93,7 +94,7 @@ class UrlTargets:
         """Resolve the name again. The previous addresses remain if the name cannot be resolved."""
         try:
             url = parse_url(self._endpoint.url)
-            addresses = await resolver.resolve(url)
+            found = await resolver.resolve(url, self._endpoint.namespace)
         except UrlError as error:
             self._failure = f"URL: {error}"
             return None
@@ -105,9 +106,10 @@ class UrlTargets:
         except Exception as error:  # a defect of the resolver must not end the retries
             self._failure = f"unexpected {type(error).__name__}: {str(error)[:200]}"
             return RESOLVE_INTERVAL_SECONDS
-        self._url, self._failure = url, None
-        self._set_addresses(addresses)
-        return None if _is_address(url.host) else RESOLVE_INTERVAL_SECONDS
+        self._url, self._failure, self._is_own = url, None, found.is_own
+        self._set_addresses(found.addresses)
+        # The address of a pod may become that of a pod in another namespace.
+        return None if _is_address(url.host) and not found.is_own else RESOLVE_INTERVAL_SECONDS
 
     def update(
         self, target: Target, history: TargetHistory, kind: FailureKind | None, selectors: Selectors, now: float
@@ -153,7 +155,7 @@ class UrlTargets:
     def _target(self, address: str) -> Target:
         if self._url is None:
             raise RuntimeError("a target needs a URL, and it is not resolved yet")
-        return Target(self._url, address, models=self._endpoint.models)
+        return Target(self._url, address, models=self._endpoint.models, is_own=self._is_own)
 
     def _choose(self, index: int) -> None:
         self._chosen_index, self._failure_count, self._has_answered = index, 0, False

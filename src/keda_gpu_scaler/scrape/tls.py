@@ -11,6 +11,7 @@ import asyncio
 import ssl
 
 _RECORD_BYTES = 1 << 14
+_RECEIVED_BYTES = 1 << 16
 
 
 class TlsStream:
@@ -52,11 +53,19 @@ class TlsStream:
         Raises:
             OSError: the connection ends without a TLS close. An attacker on the network could have cut it.
         """
-        while True:
+        content = bytearray()
+        while len(content) < limit_bytes:
             try:
-                return self._tls.read(min(limit_bytes, _RECORD_BYTES))
+                record = self._tls.read(min(limit_bytes - len(content), _RECORD_BYTES))
             except ssl.SSLWantReadError:
+                if content:
+                    break
                 await self._flush_and_receive()
+                continue
+            if not record:
+                break
+            content += record
+        return bytes(content)
 
     def write(self, content: bytes) -> None:
         """Send bytes.
@@ -78,7 +87,7 @@ class TlsStream:
     async def _flush_and_receive(self) -> None:
         """Send pending records, then wait for received ones."""
         self._flush()
-        received = await self._reader.read(_RECORD_BYTES)
+        received = await self._reader.read(_RECEIVED_BYTES)
         if not received:
             raise ConnectionResetError("the connection is closed")
         self._incoming.write(received)

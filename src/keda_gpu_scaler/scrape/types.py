@@ -2,11 +2,10 @@
 """The values of one scrape: the target, the reader of the page and the failure."""
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from keda_gpu_scaler.core.quoting import quoted
 from keda_gpu_scaler.core.urls import Url
 
 
@@ -49,12 +48,13 @@ class FetchError(Exception):
 
 
 class RedirectError(FetchError):
-    """The server redirects to another location, which is text from the server."""
+    """The server redirects to another location, which is text from the server and may contain secrets."""
 
     def __init__(self, location: str, status: int) -> None:
         self.location = location
         super().__init__(
-            f"the server redirects to {quoted(location, 80)} (HTTP {status}), which is not followed",
+            f"the server redirects to another location (HTTP {status}, {len(location)} characters), which is not "
+            "followed",
             FailureKind.ABSENT,
             status=status,
         )
@@ -65,7 +65,8 @@ class Target:
     """A URL and the address to connect to; ``namespace`` and ``pod`` are None if a trigger names the URL.
 
     A pod at another pod's former address is another target, so that it does not inherit the samples of that pod. With
-    ``models`` the series of these models alone are read, so the same page is another target.
+    ``models`` the series of these models alone are read, so the same page is another target. ``is_own`` says that the
+    namespace of the trigger owns what its URL leads to, so that the operator need not list it.
     """
 
     url: Url
@@ -73,13 +74,31 @@ class Target:
     namespace: str | None = None
     pod: str | None = None
     models: tuple[str, ...] = ()
+    is_own: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedHost:
+    """The allowed addresses of a URL's host; ``is_own`` is that of ``Target``."""
+
+    addresses: tuple[str, ...]
+    is_own: bool = False
 
 
 class PageReader(Protocol):
     """Reads a page in pieces as they arrive."""
 
+    def follow(self, piece: bytes) -> bool:
+        """Read a piece at once if it is as expected, which is cheap; return whether it was read.
+
+        After a piece that was not read, and is then given to ``feed`` in smaller ones, no piece is read in this way.
+        """
+
     def feed(self, piece: bytes) -> None:
         """Read the next piece; raises ValueError if the page is refused."""
+
+    def end(self) -> Iterator[None]:
+        """Read what needs the whole page, in steps of bounded time; raises ValueError if the page is refused."""
 
 
 OpenReader = Callable[[str], PageReader]

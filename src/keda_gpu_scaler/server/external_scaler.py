@@ -29,6 +29,7 @@ from keda_gpu_scaler.core.state.reading_interest import ReadingInterest
 from keda_gpu_scaler.core.trigger.parser import TriggerError
 from keda_gpu_scaler.core.types import PodRef, Unavailable, Workload
 from keda_gpu_scaler.server.bounded_cache import BoundedCache
+from keda_gpu_scaler.server.declarations import Declarations
 from keda_gpu_scaler.server.evaluator import Evaluator
 from keda_gpu_scaler.server.preparation import Preparation
 from keda_gpu_scaler.server.recent_answers import RecentAnswers, TransitionLog, recent_answer
@@ -42,6 +43,7 @@ from keda_gpu_scaler.server.request_resolver import (
     printable_names,
 )
 from keda_gpu_scaler.server.streams import ActivityStreams
+from keda_gpu_scaler.server.undecodable_log import NOT_A_MESSAGE, UndecodableLog
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 
 SERVICE = "externalscaler.ExternalScaler"
@@ -106,7 +108,9 @@ class ExternalScaler:
             _MAX_KNOWN_REQUESTS, IDLE_SECONDS
         )
         self._log = TransitionLog()
+        self._undecodable = UndecodableLog(clock)
         self._answers = RecentAnswers()
+        self._declarations = Declarations()
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """Return the service for ``grpc.aio.Server.add_generic_rpc_handlers``."""
@@ -146,6 +150,7 @@ class ExternalScaler:
         self._resolver.expire_idle(now)
         self._preparation.expire_idle(now)
         self._evaluator.expire_idle(now)
+        self._declarations.expire_idle(now)
 
     def stop(self) -> None:
         """End every stream with OK, now and from now on; other calls are answered until the server stops."""
@@ -196,9 +201,11 @@ class ExternalScaler:
         if answer is None or (answer.namespace, answer.name) != (scaled_object.namespace, scaled_object.name):
             self._log.log_evaluation(scaled_object.title, scaled_object.resolved.trigger, evaluation)
             answer = evaluated.answer = recent_answer(scaled_object, evaluation, prepared.at_seconds)
-        self._answers.note(answer, prepared.at_seconds)
-        self._on_answer(answer)
-        if self._on_costs is not None and isinstance(prepared.workload, Workload):
+        is_declared = self._declarations.is_declared(scaled_object.resolved, prepared)
+        if is_declared:
+            self._answers.note(answer, prepared.at_seconds)
+            self._on_answer(answer)
+        if self._on_costs is not None and is_declared and isinstance(prepared.workload, Workload):
             trigger = scaled_object.resolved.trigger
             self._on_costs(prepared.workload, trigger.metric_name, shrink_costs(prepared.workload, trigger, evaluation))
         if evaluation.value is None:
@@ -262,7 +269,8 @@ class ExternalScaler:
                 return message.scaledObjectRef, message.metricName
             return pb.ScaledObjectRef.FromString(request), ""
         except DecodeError:
-            await self._refuse(method, context, grpc.StatusCode.INTERNAL, "the request is not a valid message")
+            self._undecodable.note(f"/{SERVICE}/{method}", context.peer())
+            await self._refuse(method, context, grpc.StatusCode.INVALID_ARGUMENT, NOT_A_MESSAGE)
 
     async def _resolve(
         self, method: str | None, ref: pb.ScaledObjectRef, context: ServicerContext, now: float

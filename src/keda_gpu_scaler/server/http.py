@@ -7,6 +7,7 @@ Law: a client costs a bounded time and a bounded amount of memory, whatever it s
 import asyncio
 import errno
 import socket
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -55,13 +56,13 @@ def probe_pages(not_ready_reason: Callable[[], str | None]) -> HttpPages:
 class HttpServer:
     """Serves pages to GET and HEAD requests on one port, until it is closed.
 
-    Bounds: the time for one request, the size of a request's head, and the number of connections.
+    Bounds: the time of a connection, the size of a request's head, and the number of connections.
     """
 
     def __init__(self, pages: HttpPages) -> None:
         self._pages = pages
         self._server: asyncio.Server | None = None
-        self._connections: dict[asyncio.Task[None], None] = {}  # oldest first
+        self._connections: dict[asyncio.Task[None], str] = {}  # the client's address, oldest first
 
     async def start(self, host: str, port: int) -> int:
         """Listen, and return the port. The operating system chooses one when ``port`` is 0.
@@ -90,35 +91,43 @@ class HttpServer:
         if task is None:
             raise RuntimeError("a connection is served outside of a task")  # asyncio starts one for each connection
         if len(self._connections) >= _MAX_CONNECTIONS:
-            # The oldest connection is the least likely to finish. Refusing the newest would let a few idle clients
-            # lock the kubelet out.
-            next(iter(self._connections)).cancel()
-        self._connections[task] = None
+            self._drop_one()
+        self._connections[task] = _host(writer)
         try:
-            await self._handle_request(reader, writer)
-            writer.close()
+            async with asyncio.timeout(_REQUEST_TIMEOUT_SECONDS):
+                await self._handle_request(reader, writer)
+                writer.close()
+                await writer.wait_closed()  # a client that does not read keeps the connection open
         except (TimeoutError, ConnectionError, asyncio.CancelledError):
             # The client left or does not read. Drop the buffered response, and log nothing.
             writer.transport.abort()
         finally:
             del self._connections[task]
 
+    def _drop_one(self) -> None:
+        """Drop the oldest connection of the client with the most connections.
+
+        The oldest is the least likely to finish. Refusing the newest would let a few idle clients lock the kubelet
+        out, and dropping the oldest of all clients would let one client with many connections do the same.
+        """
+        [(busiest, _)] = Counter(self._connections.values()).most_common(1)
+        next(task for task, host in self._connections.items() if host == busiest).cancel()
+
     async def _handle_request(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one request. There is no keep-alive, because scrapes and probes are seconds apart."""
         connection = h11.Connection(h11.SERVER, max_incomplete_event_size=_MAX_REQUEST_BYTES)
-        async with asyncio.timeout(_REQUEST_TIMEOUT_SECONDS):
-            try:
-                request = await _read_request(connection, reader)
-            except h11.RemoteProtocolError as error:
-                request = None
-                page = HttpPage("the request is not valid HTTP, or its head is too long\n", error.error_status_hint)
-            else:
-                if request is None:
-                    return
-                page = self._page(request)
-            is_head = request is not None and request.method == b"HEAD"
-            writer.write(_response(connection, page, without_body=is_head))
-            await writer.drain()
+        try:
+            request = await _read_request(connection, reader)
+        except h11.RemoteProtocolError as error:
+            request = None
+            page = HttpPage("the request is not valid HTTP, or its head is too long\n", error.error_status_hint)
+        else:
+            if request is None:
+                return
+            page = self._page(request)
+        is_head = request is not None and request.method == b"HEAD"
+        writer.write(_response(connection, page, without_body=is_head))
+        await writer.drain()
 
     def _page(self, request: h11.Request) -> HttpPage:
         path = request.target.split(b"?", 1)[0].decode("ascii", "replace")
@@ -127,6 +136,11 @@ class HttpServer:
         if path not in self._pages:
             return HttpPage(f"there is no page {path!a}; the pages are {', '.join(sorted(self._pages))}\n", status=404)
         return self._pages[path]()
+
+
+def _host(writer: asyncio.StreamWriter) -> str:
+    address = writer.get_extra_info("peername")
+    return str(address[0]) if address else ""  # none where the client has left already
 
 
 def listener(host: str, port: int) -> socket.socket:

@@ -17,6 +17,9 @@ class Registrar(Protocol):
         """Add handlers once more, by name."""
 
 
+Guard = Callable[[str, grpc.RpcMethodHandler], grpc.RpcMethodHandler]
+
+
 class LazyService(grpc.GenericRpcHandler):  # type: ignore[misc]
     """Adds a service to the server when it is called first.
 
@@ -25,12 +28,15 @@ class LazyService(grpc.GenericRpcHandler):  # type: ignore[misc]
     Args:
         name: the service's full name.
         add: adds the service; called once.
+        guard: returns the handler that serves a method, by the method's path and the service's own handler.
     """
 
-    def __init__(self, name: str, add: Callable[[Registrar], None]) -> None:
+    def __init__(self, name: str, add: Callable[[Registrar], None], guard: Guard | None = None) -> None:
         self._prefix = f"/{name}/"
         self._add = add
+        self._guard = guard
         self._handlers: list[grpc.GenericRpcHandler] = []
+        self._guarded: dict[str, grpc.RpcMethodHandler] = {}
 
     def add_generic_rpc_handlers(self, generic_rpc_handlers: Sequence[grpc.GenericRpcHandler]) -> None:
         """Accept the handlers of the service."""
@@ -45,5 +51,11 @@ class LazyService(grpc.GenericRpcHandler):  # type: ignore[misc]
             return None
         if not self._handlers:
             self._add(self)
+        method: str = handler_call_details.method
+        if method in self._guarded:
+            return self._guarded[method]
         found = (handlers.service(handler_call_details) for handlers in self._handlers)
-        return next((handler for handler in found if handler is not None), None)
+        handler = next((handler for handler in found if handler is not None), None)
+        if handler is None or self._guard is None:
+            return handler
+        return self._guarded.setdefault(method, self._guard(method, handler))

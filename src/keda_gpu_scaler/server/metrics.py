@@ -17,6 +17,7 @@ from keda_gpu_scaler.core.instance_status import (
     COLLECTION_BUCKETS_SECONDS,
     REQUEST_BUCKETS_SECONDS,
     CollectionCounts,
+    DropReason,
     PeerCounts,
     RecentAnswer,
     RequestCounts,
@@ -236,11 +237,24 @@ _PEERS_MAX_STALENESS = Family(
     "gauge",
     "Longest time without a snapshot from an unavailable instance. 0 if there is none.",
 )
+_PEER_SNAPSHOTS_DROPPED = Family(
+    "peer_snapshots_dropped_total",
+    "counter",
+    "Snapshots of peers that were not used: of a node that is not the peer's own (node), or above a limit (limit).",
+    ("reason",),
+)
 _API_WATCHES = Family(
     "api_watches",
     "gauge",
     "Watches on the API server: watching, pending (no list yet), interrupted (last list in use) or unknown.",
     ("resource", "state"),
+)
+_CERTIFICATE_EXPIRY = Family(
+    "certificate_expiry_timestamp_seconds",
+    "gauge",
+    "End of the certificate in the file of a TLS flag, as a Unix time: of a chain the first end, of authorities the "
+    "last one. No series while the file cannot be read.",
+    ("flag",),
 )
 _BUILD_INFO = Family("build_info", "gauge", "Always 1. The version is a label.", ("version",))
 
@@ -263,7 +277,9 @@ FAMILIES = (
     _PEERS_UNAVAILABLE,
     _PEERS_FOLLOWED,
     _PEERS_MAX_STALENESS,
+    _PEER_SNAPSHOTS_DROPPED,
     _API_WATCHES,
+    _CERTIFICATE_EXPIRY,
     _BUILD_INFO,
 )
 """Every family of ``/metrics`` in order of appearance. The names have no prefix here."""
@@ -279,6 +295,7 @@ def render(
     peers: PeerCounts | None = None,
     watches: Watches = MappingProxyType({}),
     vendor_of: VendorOf = lambda uuid: "",
+    certificates: Mapping[str, float] = MappingProxyType({}),
 ) -> str:
     """Return the exposition text (Prometheus text format 0.0.4).
 
@@ -291,6 +308,8 @@ def render(
         *_instance_lines(collections, requests),
         *_fleet_lines(fleet, now, answers, scrapes),
         *_connection_lines(fleet, peers or PeerCounts(), watches),
+        *_family_lines(_CERTIFICATE_EXPIRY, [("", (flag,), ends) for flag, ends in sorted(certificates.items())]),
+        *_family_lines(_BUILD_INFO, [("", (__version__,), 1)]),
     )
     return "".join(f"{line}\n" for line in lines)
 
@@ -344,10 +363,12 @@ def _connection_lines(fleet: Fleet, peers: PeerCounts, watches: Watches) -> Iter
     yield from _family_lines(_PEERS_FOLLOWED, [("", (), peers.followed)])
     yield from _family_lines(_PEERS_MAX_STALENESS, [("", (), peers.max_staleness_seconds)])
     yield from _family_lines(
+        _PEER_SNAPSHOTS_DROPPED, [("", (reason.value,), peers.dropped.get(reason, 0)) for reason in DropReason]
+    )
+    yield from _family_lines(
         _API_WATCHES,
         sorted(("", (resource, state.value), count) for (resource, state), count in watches.items()),
     )
-    yield from _family_lines(_BUILD_INFO, [("", (__version__,), 1)])
 
 
 _Series = tuple[str, tuple[str, ...], float]  # suffix of the name, label values, value

@@ -6,7 +6,7 @@ Law: the result depends on the request alone. It is therefore valid for as long 
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from keda_gpu_scaler.core.trigger.parser import Trigger, parse_trigger
 from keda_gpu_scaler.server.bounded_cache import BoundedCache
@@ -74,13 +74,28 @@ class RequestResolver:
         key = (items, namespace, name) if self._has_cluster else (items, "", "")
         resolved = self._triggers.get(key, now)
         if resolved is None:
-            resolved = ResolvedTrigger(_parse(items), *key)
+            trigger = _parse(items)
+            if self._has_cluster:
+                trigger = _in_namespace(trigger, namespace)
+            resolved = ResolvedTrigger(trigger, *key)
             self._triggers.put(key, resolved, now)
         return ScaledObjectRequest(resolved, *printable_names(namespace, name))
 
     def expire_idle(self, now: float) -> None:
         """Release the triggers that were not used for a while."""
         self._triggers.expire(now)
+
+
+def _in_namespace(trigger: Trigger, namespace: str) -> Trigger:
+    """Return a trigger whose URLs may lead to what this namespace owns, and to what the operator lists."""
+    engine, demand = trigger.engine, trigger.demand
+    if engine is not None and engine.url:
+        engine = replace(engine, namespace=namespace)
+    if demand is not None:
+        demand = replace(demand, namespace=namespace)
+    if engine is trigger.engine and demand is trigger.demand:
+        return trigger
+    return replace(trigger, engine=engine, demand=demand)
 
 
 def printable_names(namespace: str, name: str) -> tuple[str, str]:

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keda_gpu_scaler.cli.doctor.certificates import certificate_checks
-from keda_gpu_scaler.cli.doctor.x509_dates import CertificateError, validities, validity
 from keda_gpu_scaler.config import Config
+from keda_gpu_scaler.wire.x509_dates import CertificateError, validities, validity
 from tests.certificates import NAME, Authority
 from tests.cli.doctor.support import PLAIN, findings_of
 

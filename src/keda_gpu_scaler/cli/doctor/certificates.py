@@ -11,12 +11,15 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from keda_gpu_scaler.cli.doctor.findings import Check, Finding, Heading, ok, problem, skipped, split_remedy, warning
-from keda_gpu_scaler.cli.doctor.x509_dates import CertificateError, validities
 from keda_gpu_scaler.config import Config
 from keda_gpu_scaler.wire.tls import Pem, TlsError
+from keda_gpu_scaler.wire.x509_dates import CertificateError, expiry, validities
 
 EXPIRES_SOON = timedelta(days=14)
-"""A certificate that expires sooner should have been renewed: cert-manager renews 30 days before the end of 90."""
+"""A certificate that expires sooner should have been renewed: cert-manager renews 30 days before the end of 90.
+
+``serve`` warns earlier, at 30 days.
+"""
 
 _CHECK = "certificates"
 _MAX_HANDSHAKE_ROUNDS = 10
@@ -56,9 +59,8 @@ def _check_file_dates(pem: Pem, now: datetime) -> Finding:
         return problem(_CHECK, *split_remedy(str(error), "set a file that can be read"), Heading.TLS)
     except CertificateError as error:
         return problem(_CHECK, f"{name}: {error}", "set a PEM file with a certificate", Heading.TLS)
-    # Every certificate of a chain must be valid; of several CAs, one valid CA is enough.
     begins = max(one.begins for one in found)
-    ends = min(one.ends for one in found) if pem.flag == "--tls-cert" else max(one.ends for one in found)
+    ends = expiry(found, is_authority=pem.flag != "--tls-cert")
     if now < begins:
         remedy = "correct this machine's clock, or the clock of the machine that signed the certificate"
         return problem(_CHECK, f"{name} is not valid before {_minute(begins)}", remedy, Heading.CERTIFICATES)

@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 
 from keda_gpu_scaler.cli.pace import Timing
+from keda_gpu_scaler.cli.probe.answer_check import answer_problem
 from keda_gpu_scaler.wire import evaluation_pb2 as evaluation_pb
 from keda_gpu_scaler.wire import evaluation_pb2_grpc as evaluation_pb_grpc
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
@@ -124,6 +125,10 @@ class ScalerClient:
         Returns the evaluation, None where the scaler returns none; the answer's error then says why.
         """
         call, evaluation = self._call(self._evaluations, "Explain", self._reference)
+        problem = answer_problem(evaluation) if evaluation is not None else None
+        if problem is not None:
+            # gRPC itself reports an answer that it cannot decode as INTERNAL.
+            return ProbeAnswer(is_connected=True, calls=(replace(call, status="INTERNAL", details=problem),)), None
         answer = ProbeAnswer(is_connected=True, calls=(call,))
         return (answer if evaluation is not None else self._with_reason(answer)), evaluation
 

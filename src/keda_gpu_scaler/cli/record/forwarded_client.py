@@ -13,7 +13,7 @@ from keda_gpu_scaler.core.interfaces import KubeError
 from keda_gpu_scaler.core.urls import Url
 from keda_gpu_scaler.kube.port_forward import PortForwarder
 from keda_gpu_scaler.scrape.http_client import HttpClient
-from keda_gpu_scaler.scrape.types import FailureKind, FetchedPage, FetchError, OpenReader, Target
+from keda_gpu_scaler.scrape.types import FailureKind, FetchedPage, FetchError, OpenReader, ResolvedHost, Target
 
 LOOPBACK = "127.0.0.1"
 _REFUSED = "refused"
@@ -35,7 +35,7 @@ class ForwardedClient:
         self._ports: dict[_Place, asyncio.Task[int]] = {}
         self._failures: dict[_Place, str] = {}
 
-    async def resolve(self, url: Url) -> tuple[str, ...]:
+    async def resolve(self, url: Url, namespace: str | None) -> ResolvedHost:
         """Raise FetchError: the cluster's names and addresses have no meaning here."""
         raise FetchError("a URL is not scraped from outside of the cluster")
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from keda_gpu_scaler.cli.validate.documents import Document, YamlPath, integer, mapping, value_at
+from keda_gpu_scaler.cli.validate.endpoint_rules import check_endpoints
 from keda_gpu_scaler.cli.validate.engine_images import ManifestWorkload, engine_of
 from keda_gpu_scaler.cli.validate.engine_rules import check_engine_triggers
 from keda_gpu_scaler.cli.validate.findings import Severity, ValidationFinding
@@ -116,6 +117,7 @@ def _problems(manifest: ScaledManifest) -> Iterator[Problem]:
     value = mapping(value_at(manifest.document.value, manifest.path))
     triggers = {number: manifest.trigger_metadata(number) for number in manifest.own_triggers}
     yield from check_engine_triggers(value, triggers, manifest.scale_target)
+    yield from check_endpoints(str(manifest.metadata.get("namespace") or ""), triggers)
 
 
 def _check_replica_counts(manifest: ScaledManifest) -> Iterator[Problem]:

@@ -72,7 +72,7 @@ def pod_endpoint(query: EngineQuery, pod: Pod) -> Endpoint:
 
 def url_endpoint(query: EngineQuery) -> Endpoint:
     """Return the endpoint of the trigger's URL."""
-    return Endpoint(engine=query.engine, url=query.url, models=query.models)
+    return Endpoint(engine=query.engine, url=query.url, models=query.models, namespace=query.namespace)
 
 
 def engine_load(

@@ -21,9 +21,10 @@ PEERS_UNKNOWN = "(peers)"
 class History:
     """One node's recent snapshots, oldest first, at least one. Two histories are equal only if they are one object.
 
-    ``received_at_seconds`` is when the newest snapshot came, on the clock of this instance; for its own sampler that is
-    when the snapshot was taken. ``run`` is the time without a long gap to which the newest snapshot belongs.
-    ``allocated_at_seconds`` is when the newest snapshot with known allocations came, None where none is known.
+    ``received_at_seconds`` is when the newest snapshot was taken, on the clock of this instance. A snapshot that was
+    delayed is dated by the clock of its peer and not by its arrival. ``run`` is the time without a long gap to which
+    the newest snapshot belongs. ``allocated_at_seconds`` is when the newest snapshot with known allocations was taken,
+    None where none is known.
     ``cache`` holds results that were computed from these snapshots. It is dropped with them.
     """
 
@@ -39,7 +40,7 @@ class History:
         return self.snapshots[-1]
 
     def age_seconds(self, now: float) -> float:
-        """Return how long ago the newest snapshot came; never negative."""
+        """Return how long ago the newest snapshot was taken; never negative."""
         return max(0.0, now - self.received_at_seconds)
 
     def within(self, window_seconds: float) -> Iterator[Snapshot]:
@@ -61,7 +62,7 @@ def next_history(previous: History | None, snapshots: tuple[Snapshot, ...], rece
     Args:
         previous: the history before it, None for the first one.
         snapshots: the snapshots that are kept, the new one last.
-        received_at_seconds: when it came, in monotonic seconds.
+        received_at_seconds: when it was taken, on the monotonic clock of this instance.
     """
     run, allocated_at = DataRun(received_at_seconds), None
     if previous is not None:

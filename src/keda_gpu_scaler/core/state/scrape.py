@@ -31,7 +31,8 @@ class Endpoint:
     annotated and the declared ports are tried, and then the default ports of the engines. Each of ``ports`` and of the
     annotated and declared ports that has an engine is a target of its own. ``other_addresses`` are tried where nothing
     answers at ``address``. With ``every_address`` each address of the URL's host is a target of its own; without it
-    one address is scraped. With ``models`` the series of these models alone are read.
+    one address is scraped. With ``models`` the series of these models alone are read. ``namespace`` is that of the
+    trigger that names the URL, which may lead to what the namespace owns; None where it is not known.
     """
 
     pod: PodRef | None = None
@@ -48,6 +49,7 @@ class Endpoint:
     annotated_path: str | None = None
     annotated_scheme: str | None = None
     models: tuple[str, ...] = ()
+    namespace: str | None = None
 
     def __str__(self) -> str:
         return f"pod {self.pod.namespace}/{self.pod.name}" if self.pod else self.url

@@ -24,7 +24,8 @@ class DemandQuery:
 
     ``selectors`` are alternatives; the first that selects a series counts. ``per_replica`` is None where demand
     activates the workload and does not set its size. ``plus`` are selected series that are added to the first of the
-    alternatives. ``is_always_exported`` says that a page without the series says nothing.
+    alternatives. ``is_always_exported`` says that a page without the series says nothing. ``namespace`` is that of
+    ``Endpoint``.
     """
 
     url: str
@@ -34,11 +35,12 @@ class DemandQuery:
     per_replica: float | None = None
     plus: tuple[SeriesSelector, ...] = ()
     is_always_exported: bool = False
+    namespace: str | None = None
 
     @property
     def endpoint(self) -> Endpoint:
         """The endpoint to scrape."""
-        return Endpoint(url=self.url, every_address=True)
+        return Endpoint(url=self.url, every_address=True, namespace=self.namespace)
 
     @property
     def every_selector(self) -> tuple[SeriesSelector, ...]:

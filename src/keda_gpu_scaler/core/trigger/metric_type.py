@@ -4,9 +4,9 @@
 Law: if several types are possible, the result is None.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from keda_gpu_scaler.core.types import Workload
+from keda_gpu_scaler.core.types import DeclaredTrigger, Workload
 
 ASSUMED = "AverageValue"
 """KEDA's default."""
@@ -42,6 +42,12 @@ def matching_type(workload: Workload, metadata: Mapping[str, str]) -> str | None
     """Return the type as ``certain_type`` does, also in a ScaledJob, where only AverageValue is usable."""
     types = _matching_types(workload, metadata)
     return types.pop() if len(types) == 1 else None
+
+
+def declares(triggers: Iterable[DeclaredTrigger], metadata: Mapping[str, str]) -> bool:
+    """Whether one of these triggers has exactly this metadata."""
+    sent = _without_environment(metadata)
+    return any(_without_environment(trigger.metadata) == sent for trigger in triggers)
 
 
 def _matching_types(workload: Workload, metadata: Mapping[str, str]) -> set[str]:

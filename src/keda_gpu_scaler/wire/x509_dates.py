@@ -60,6 +60,15 @@ def validities(pem: bytes) -> list[Validity]:
     return found
 
 
+def expiry(found: list[Validity], *, is_authority: bool) -> datetime:
+    """Return when a file can no longer be used.
+
+    Every certificate of a chain must be valid; of several authorities one is enough.
+    """
+    ends = [one.ends for one in found]
+    return max(ends) if is_authority else min(ends)
+
+
 def _elements(data: bytes, max_count: int | None = None) -> Iterator[tuple[int, bytes]]:
     """Yield the tag and the content of each DER element in a sequence.
 
