@@ -208,6 +208,26 @@ def test_a_process_that_ended_has_the_pod_of_the_read_before(fake_nvml: FakeNvml
     assert read().uses == (PodUse("", 0.1, 0.0, 0),)
 
 
+def test_a_process_that_ends_during_the_read_has_the_pod_of_the_read_before(
+    fake_nvml: FakeNvml, host: Host, read: Read
+) -> None:
+    fake_nvml.device(0).run_processes(Process(11, 30, at_us=100))
+    read()
+    host.end(11)
+    fake_nvml.device(0).run_processes(Process(11, 20, at_us=200))
+    assert read().uses == (PodUse(A, 0.2, 0.0, GIB),)
+
+
+def test_a_number_that_another_process_has_by_now_is_of_that_process(
+    fake_nvml: FakeNvml, host: Host, read: Read
+) -> None:
+    fake_nvml.device(0).run_processes(Process(11, 30, at_us=100))
+    read()
+    host.add(11, "0::/system.slice/other.service")
+    fake_nvml.device(0).run_processes(Process(11, 20, at_us=200))
+    assert read().uses == (PodUse("", 0.2, 0.0, GIB),)
+
+
 def test_memory_that_the_driver_does_not_return_is_unknown(fake_nvml: FakeNvml, read: Read) -> None:
     fake_nvml.device(0).run_processes(Process(11, 30, None), Process(12, 30, GIB))
     assert read().uses == (PodUse(A, 0.6, 0.0, None),)

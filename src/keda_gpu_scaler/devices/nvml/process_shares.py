@@ -87,12 +87,13 @@ class ProcessShares:
         memory = self._running(handle)
         if any(_text(self._proc / str(pid) / "comm").startswith(_MPS_SERVER) for pid in memory):
             return _MPS
-        pods = {pid: pod_uid(_text(self._proc / str(pid) / "cgroup")) for pid in memory}
-        # A process may end between two calls. Then its pod is the one that it had in the read before.
-        pods = {pid: uid or state.pods.get(pid, "") for pid, uid in pods.items()}
+        cgroups = {pid: _text(self._proc / str(pid) / "cgroup") for pid in memory}
+        # A process may end between two calls. Then its pod is the one that it had in the read before. A cgroup that can
+        # be read always counts, because the number may be another process's by now.
+        pods = {pid: pod_uid(text) if text else state.pods.get(pid, "") for pid, text in cgroups.items()}
         uses = [PodUse(pods[pid], 0.0, 0.0, used) for pid, used in memory.items()]
         for pid, sample in self._utilization(handle, state).items():
-            uid = pods.get(pid) or state.pods.get(pid, "")
+            uid = pods[pid] if pid in pods else state.pods.get(pid, "")
             uses.append(PodUse(uid, sample.smUtil / 100, sample.memUtil / 100, 0))
         state.pods = pods
         return sum_uses(uses)
