@@ -62,7 +62,7 @@ each_panel = pytest.mark.parametrize("panel", [pytest.param(one, id=one["title"]
 
 
 def metrics_with_watches_and_holders(port: int, request: Callable[[], object]) -> str:
-    """Send requests until the metrics have a watch and a held device, and return the metrics.
+    """Send requests until the metrics have a watch, a held device and demand, and return the metrics.
 
     The first value may come without them, because the clients of the API server and of the kubelet start later.
     """
@@ -71,9 +71,9 @@ def metrics_with_watches_and_holders(port: int, request: Callable[[], object]) -
         request()
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=WAIT_SECONDS) as response:
             text: str = response.read().decode()
-        if all(f"{PREFIX}{family}{{" in text for family in ("api_watches", "gpu_pod_share_ratio")):
+        if all(f"{PREFIX}{family}{{" in text for family in ("api_watches", "gpu_pod_share_ratio", "workload_demand")):
             return text
-    raise AssertionError("the metrics have no watch on the API server, or no held device")
+    raise AssertionError("the metrics have no watch on the API server, no held device, or no demand")
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,16 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, frozenset[st
     flags = ("--backend", backend, "--node-name", "gpu-1", "--metrics-port", str(port))
     folder = tmp_path_factory.mktemp("cluster")
     with FakeApiServer() as cluster, FakeKubelet(folder / "kubelet.sock") as kubelet:
-        cluster.scaled_object("llama")
+        metadata = {
+            "report": "average",
+            "scope": "fleet",
+            # The instance's own metrics replace those of a router.
+            "demandEndpoint": f"http://127.0.0.1:{port}/metrics",
+            "demandMetric": "keda_gpu_scaler_gpu_device_count",
+        }
+        trigger = {"type": "external", "metricType": "Value", "metadata": metadata}
+        spec = {"scaleTargetRef": {"name": "llama"}, "triggers": [trigger]}
+        cluster.put("scaledobjects", "llama", spec=spec)
         kubelet.hold({"llama-0": ["GPU-0"]})
         connection = (
             *("--peers", "none", "--kubeconfig", str(cluster.kubeconfig(folder / "config"))),
@@ -95,13 +104,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, frozenset[st
         certificates = ("--tls-cert", str(pair.certificate), "--tls-key", str(pair.key))
         tls = ClientTls(Pem("--tls-ca", authority.certificate), server_name=NAME)
         with Serving(*flags, *connection, *certificates, "--allow-endpoints", "127.0.0.0/8", tls=tls) as serving:
-            # The instance's own metrics replace those of a router.
-            request = functools.partial(
-                serving.value_in_the_end,
-                scope="fleet",
-                demandEndpoint=f"http://127.0.0.1:{port}/metrics",
-                demandMetric="keda_gpu_scaler_gpu_device_count",
-            )
+            request = functools.partial(serving.value_in_the_end, **metadata)
             text = metrics_with_watches_and_holders(port, request)
     found: dict[str, frozenset[str]] = {}
     for family in text_string_to_metric_families(text):

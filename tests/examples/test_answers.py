@@ -19,7 +19,7 @@ from keda_gpu_scaler.core.trigger.metrics import EngineMetric
 from keda_gpu_scaler.core.trigger.parser import Scope, Trigger, parse_trigger
 from keda_gpu_scaler.wire import evaluation_pb2_grpc as evaluation_pb_grpc
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
-from tests.apiserver import FakeApiServer
+from tests.apiserver import FakeApiServer, scale_status
 from tests.examples import pages
 from tests.examples.documents import EXAMPLES, Example, every_trigger
 from tests.kubelet import FakeKubelet
@@ -80,7 +80,8 @@ def apply(server: FakeApiServer, example: Example, namespace: str, replicas: int
     is_grouped = kind == "LeaderWorkerSet"
     labels = leaders(example.workload) if is_grouped else {"app": example.workload}
     spec = {"replicas": replicas, "selector": {"matchLabels": labels}}
-    server.put(RESOURCES[kind], example.workload, namespace, spec=spec, status={"replicas": replicas})
+    status = scale_status(RESOURCES[kind], example.workload, replicas)
+    server.put(RESOURCES[kind], example.workload, namespace, spec=spec, status=status)
     # All engines share an address here, and are told apart by their paths.
     where = {"prometheus.io/port": str(port), "prometheus.io/path": engine_path(example)}
     for index in range(replicas):

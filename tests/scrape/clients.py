@@ -42,6 +42,7 @@ class Collector:
         return False
 
     def feed(self, piece: bytes) -> None:
+        assert isinstance(piece, bytes), "the readers look pieces up, and a bytearray cannot be"
         self.pieces.append(piece)
 
     def end(self) -> Iterator[None]:

@@ -2,6 +2,7 @@
 """Tests that a usual response is read as h11 reads it, and that h11 reads every other one."""
 
 import asyncio
+import contextlib
 from collections.abc import Iterator
 
 import h11
@@ -10,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keda_gpu_scaler.scrape.plain_response import IncompleteResponseError, PlainBody, parse_plain_head
+from tests.scrape.clients import http_client, run, target
+from tests.scrape.servers import Server, responds_and_closes, until_closed
 
 OK = b"HTTP/1.1 200 OK\r\n"
 
@@ -121,3 +124,14 @@ def test_a_usual_response_is_read_as_h11_reads_it(made: tuple[bytes, bytes], cut
     head, sent = made
     first, *pieces = in_pieces(sent, cuts) if sent else [b""]
     assert read_plainly([head + first, *pieces]) == read_by_h11([head + first, *pieces])
+
+
+def test_a_large_page_that_h11_reads_reaches_the_reader_in_bytes() -> None:
+    body = b"up 1\n" * 20_000
+
+    async def test() -> None:
+        async with Server(responds_and_closes(until_closed(body))) as server:
+            with contextlib.closing(http_client()) as client:
+                assert (await client.collect(target(server.port))).content == body
+
+    run(test())

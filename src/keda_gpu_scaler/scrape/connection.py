@@ -205,7 +205,7 @@ class Connection:
                     size_bytes += len(event.data)
                     part_count += 1
                     _check_size(size_bytes, part_count, limit_bytes)
-                    await page.feed(event.data)
+                    await page.feed(bytes(event.data))  # h11 has a bytearray, which the reader cannot look up
                     if not part_count % _PARTS_PER_TURN:
                         await asyncio.sleep(0)  # lets other tasks and the timeout run
                 else:
