@@ -299,7 +299,7 @@ def test_the_notes_tell_the_next_step(more: str, chart_that_shows_its_notes: Pat
     assert ("TLS is on" in notes) is (more in ("mutual TLS by cert-manager", "TLS by a Secret"))
     assert ("Only pods of keda reach port 6000" in notes) is (more != "open and without rights")
     assert "app.kubernetes.io/component: frontend." in notes
-    assert ("URLs in triggers may lead to all addresses" in notes) is (more != "engines")
+    assert ("List a gateway in another namespace in" in notes) is (more != "engines")
 
 
 NO_MEMORY = "The memory in use of Intel's GPUs is unknown"
