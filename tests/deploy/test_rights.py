@@ -60,13 +60,13 @@ def populate(server: FakeApiServer) -> None:
         ("ray", "ModelServer", "example.com/v1", "modelservers"),
     ):
         server.scale(name, 1, resource=resource)
-        server.scaled_object(name, kind=kind, api_version=api_version)
+        server.scaled_object(name, kind=kind, api_version=api_version, nodeSelector="pool=a")
         server.pod(f"{name}-0", "gpu-1", app=name)
     # Whose pods these are, only their owners show.
     server.pod("other-0", "gpu-1", app="llama", owner="ReplicaSet other")
     for cluster in ("blue", "green"):
         server.pod(f"{cluster}-0", "gpu-1", app="ray", owner=f"RayCluster {cluster}")
-    server.put("scaledjobs", "batch", spec={"triggers": [{"type": "external", "metadata": {}}]})
+    server.put("scaledjobs", "batch", spec={"triggers": [{"type": "external", "metadata": {"nodeSelector": "pool=a"}}]})
     server.pod("batch-0", "gpu-1", labels={"scaledjob.keda.sh/name": "batch"})
     server.pod("llama-1", "gpu-1", spec={"resourceClaims": [{"name": "gpu"}]}, annotations=MARKS)
     server.put("nodes", "gpu-1", "", metadata={"labels": {"pool": "a"}})
