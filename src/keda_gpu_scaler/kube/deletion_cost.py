@@ -17,6 +17,7 @@ from keda_gpu_scaler.core.interfaces import KubeError
 from keda_gpu_scaler.core.types import PodRef, Workload
 from keda_gpu_scaler.kube.client import ApiClient, ApiError
 from keda_gpu_scaler.kube.parse import DELETION_COST, WRITTEN_DELETION_COST, is_name
+from keda_gpu_scaler.kube.rate_limit import WriteLimit
 from keda_gpu_scaler.kube.reflector import ResourceQuery
 
 MIN_INTERVAL_SECONDS = 30.0
@@ -63,7 +64,7 @@ class DeletionCostWriter:
         self._is_removing = is_removing
         self._clock = clock
         self._workloads: OrderedDict[tuple[str, str], _WorkloadCosts] = OrderedDict()
-        self._tokens, self._refilled_at = float(BURST), clock()
+        self._limit = WriteLimit(BURST, REFILL_SECONDS, clock)
         self._paused_until = float("-inf")
         self._failure = ""
         self._writing: set[asyncio.Task[None]] = set()
@@ -84,7 +85,7 @@ class DeletionCostWriter:
         if now - known.written_at_seconds < MIN_INTERVAL_SECONDS or now < self._paused_until:
             return
         changes = self._changes(workload, known, now)
-        if changes and self._take_tokens(len(changes)):
+        if changes and self._limit.take(len(changes)):
             known.written_at_seconds = now
             task = asyncio.create_task(self._write(changes), name=f"deletion cost {workload.namespace}/{workload.name}")
             self._writing.add(task)
@@ -119,16 +120,6 @@ class DeletionCostWriter:
             for ref, cost in costs.items():
                 wanted[ref] = max(cost, wanted.get(ref, cost))
         return changed_costs(wanted, workload.pods)
-
-    def _take_tokens(self, number: int) -> bool:
-        """Take tokens of the rate limit, all or none; a workload with more pods than the burst waits for a full one."""
-        now = self._clock()
-        self._tokens = min(self._tokens + (now - self._refilled_at) / REFILL_SECONDS, BURST)
-        self._refilled_at = now
-        if self._tokens < min(number, BURST):
-            return False
-        self._tokens -= number
-        return True
 
     async def _write(self, changes: Mapping[PodRef, int | None]) -> None:
         try:

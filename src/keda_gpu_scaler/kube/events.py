@@ -21,6 +21,7 @@ from keda_gpu_scaler.core.instance_status import RecentAnswer
 from keda_gpu_scaler.core.interfaces import KubeError
 from keda_gpu_scaler.kube.client import METADATA_LIST_ONLY, ApiClient, ApiError
 from keda_gpu_scaler.kube.parse import is_name, part
+from keda_gpu_scaler.kube.rate_limit import WriteLimit
 from keda_gpu_scaler.kube.reflector import ResourceQuery
 
 MIN_DURATION_SECONDS = 3.0
@@ -95,7 +96,7 @@ class EventRecorder:
         self._clock = clock
         self._wall_clock = wall_clock
         self._last_events: OrderedDict[_Subject, _LastEvent] = OrderedDict()
-        self._tokens, self._refilled_at = float(BURST), clock()
+        self._limit = WriteLimit(BURST, REFILL_SECONDS, clock)
         self._paused_until = float("-inf")
         self._failure = ""
         self._writing: set[asyncio.Task[None]] = set()
@@ -103,7 +104,7 @@ class EventRecorder:
     def note(self, answer: RecentAnswer) -> None:
         """Compare an answer with the last events; to be called in the event loop."""
         for condition in _conditions(answer):
-            if self._is_due(condition) and self._take_token():
+            if self._is_due(condition) and self._may_write():
                 last = self._last_events[condition.subject]
                 last.is_healthy, last.at_seconds, last.differs_since_seconds = condition.is_healthy, self._clock(), None
                 task = asyncio.create_task(self._write(condition), name=f"event {condition.reason}")
@@ -136,15 +137,9 @@ class EventRecorder:
         has_lasted = now - last.differs_since_seconds >= MIN_DURATION_SECONDS
         return has_lasted and now - last.at_seconds >= MIN_INTERVAL_SECONDS
 
-    def _take_token(self) -> bool:
+    def _may_write(self) -> bool:
         """Take a token of the rate limit. An event without a token is due again with the next answer."""
-        now = self._clock()
-        self._tokens = min(self._tokens + (now - self._refilled_at) / REFILL_SECONDS, BURST)
-        self._refilled_at = now
-        if self._tokens < 1 or now < self._paused_until:
-            return False
-        self._tokens -= 1
-        return True
+        return self._clock() >= self._paused_until and self._limit.take()
 
     async def _write(self, condition: _Condition) -> None:
         subject = condition.subject
