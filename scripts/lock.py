@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes requirements/run.txt, dev.txt and judge.txt: exact versions with hashes, for every platform.
+"""Writes the files in requirements/: exact versions with hashes, for every platform.
 
 uv resolves for all of them at once; it is fetched into a throw-away environment, as nothing else needs it.
 """
@@ -24,6 +24,7 @@ def main() -> None:
         for target, options in (
             ("requirements/run.txt", (PROJECT,)),
             ("requirements/dev.txt", (PROJECT, "--group", "dev", "--constraints", "requirements/run.txt")),
+            ("requirements/fuzz.txt", (PROJECT, "--group", "fuzz", "--constraints", "requirements/run.txt")),
             ("requirements/judge.txt", ("--group", "judge")),
         ):
             arguments = (*COMPILE, *PLAIN, *options, "--output-file", target)

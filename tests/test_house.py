@@ -140,7 +140,7 @@ def test_every_source_file_states_its_licence() -> None:
 def test_the_project_speaks_of_itself_alone() -> None:
     for path in tracked():
         if path.suffix != ".gz" and path.name != "LICENSE":
-            found = FOREIGN.search(path.read_text())
+            found = FOREIGN.search(path.read_text(errors="replace"))  # the corpus of the fuzz targets has binary files
             assert not found, f"{path}: {found}"
 
 
@@ -149,6 +149,7 @@ def test_the_lock_files_cover_what_the_project_declares_and_hash_it() -> None:
     for name, requirements in (
         ("run", declared["project"]["dependencies"]),
         ("dev", declared["project"]["dependencies"] + declared["dependency-groups"]["dev"]),
+        ("fuzz", declared["project"]["dependencies"] + declared["dependency-groups"]["fuzz"]),
     ):
         locked = (HOME / "requirements" / f"{name}.txt").read_text()
         pinned = set(re.findall(r"^([a-z0-9-]+)==", locked, re.MULTILINE))
