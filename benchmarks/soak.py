@@ -88,6 +88,7 @@ class _Process:
     """A process that answers lines, inside a ``with`` block."""
 
     def __init__(self, *command: str) -> None:
+        self._title = command[0]
         self.process = subprocess.Popen(
             (sys.executable, "-m", *command),
             cwd=HOME,
@@ -112,7 +113,7 @@ class _Process:
         """Return the next line."""
         line = self._stdout.readline()
         if not line:
-            raise RuntimeError(f"{self.process.args} has ended")
+            raise RuntimeError(f"{self._title} has ended")
         found: dict[str, Any] = json.loads(line)
         return found
 

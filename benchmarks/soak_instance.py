@@ -64,7 +64,7 @@ class Meter:
             frame = sys._getframe(1)
             caches.append((f"{frame.f_code.co_qualname.split('.')[0]}:{frame.f_lineno}", weakref.ref(cache)))
 
-        BoundedCache.__init__ = noted  # type: ignore[method-assign]
+        setattr(BoundedCache, "__init__", noted)  # noqa: B010 - mypy refuses an assignment to a method
 
     def answer_commands(self) -> None:
         """Answer each line of standard input, until its end."""

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from benchmarks import fast_clock
 
@@ -123,7 +123,7 @@ class ChurningCluster:
         self._server.scale(name, PODS)
         self._workloads[name], self._pods[name] = metadata, []
         self._add_pods(name, slots)
-        self._server.scaled_object(name, **metadata)
+        self._server.scaled_object(name, **cast("Any", metadata))
 
     def _add_pods(self, name: str, slots: list[tuple[int, int]] | None) -> None:
         for index in range(PODS):
@@ -203,12 +203,13 @@ class ChurningCluster:
     async def _new_node(self) -> ChurningNode:
         node = ChurningNode(next(self._numbers))
         await node.start()
+        agent = {"kind": "Pod", "name": f"agent-{node.name}", "uid": node.name}
         self._server.put(
             "endpointslices", f"{SERVICE}-{node.name}", "gpu",
             metadata={"labels": {"kubernetes.io/service-name": SERVICE}},
             addressType="IPv4",
             ports=[{"name": "grpc", "port": node.port, "protocol": "TCP"}],
-            endpoints=[{"addresses": ["127.0.0.1"], "nodeName": node.name, "targetRef": {"kind": "Pod", "name": f"agent-{node.name}", "uid": node.name}}],
+            endpoints=[{"addresses": ["127.0.0.1"], "nodeName": node.name, "targetRef": agent}],
         )  # fmt: skip
         return node
 
