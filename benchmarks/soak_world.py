@@ -9,6 +9,7 @@ input.
 import asyncio
 import itertools
 import json
+import logging
 import random
 import sys
 import threading
@@ -254,5 +255,6 @@ async def _serve(server: FakeApiServer, folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    logging.disable(logging.CRITICAL)  # a client that goes away in the middle of a response is no news here
     with FakeApiServer() as api_server:
         asyncio.run(_serve(api_server, Path(sys.argv[2])))

@@ -178,6 +178,6 @@ def test_the_changelog_knows_this_version() -> None:
 
 def test_every_make_target_of_the_help_exists_and_says_what_it_does() -> None:
     shown = subprocess.run(["make", "help"], cwd=HOME, capture_output=True, text=True, check=True).stdout  # noqa: S607
-    promised = {"help", "setup", "run", "check", "test", "fmt", "proto", "docs", "bench"}
+    promised = {"help", "setup", "run", "check", "test", "fmt", "proto", "docs", "bench", "fuzz"}
     promised |= {"build", "image", "docker-release", "chart", "manifests", "deploy", "undeploy"}
     assert set(re.findall(r"make ([\w-]+)", shown)) >= promised
