@@ -68,7 +68,11 @@ def bodies(draw: st.DrawFn) -> tuple[bytes, bytes]:
         return head, sent
     lines = [draw(CHUNK_LINES) if draw(st.integers(0, 4)) == 0 else b"%x\r\n" for _ in content]
     sent = b"".join(line % len(part) + part + b"\r\n" for line, part in zip(lines, content, strict=True))
-    end = draw(st.sampled_from((b"0\r\n\r\n", b"0\r\n\r\n", b"0\r\nA: b\r\n\r\n", b"0\r\n", b"", b"0\r\n\r\nx")))
+    end = draw(
+        st.sampled_from(
+            (b"0\r\n\r\n", b"0\r\n\r\n", b"0\r\nA: b\r\n\r\n", b"0\r\nA\r\n\r\n", b"0\r\n", b"", b"0\r\n\r\nx")
+        )
+    )
     return OK + b"Transfer-Encoding: chunked\r\n\r\n", sent + end
 
 
