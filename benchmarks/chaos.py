@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Breaks one part of a fleet after another under KEDA's load: ``python -m benchmarks.chaos [--minutes 10]``.
+"""Breaks one part of a fleet after another under KEDA's load (``python -m benchmarks.chaos``).
 
 Real processes of ``serve`` read fake drivers whose loads are known. The HPA's own algorithm decides a size from each
 answer, and the size is compared with what the HPA would decide from the true loads. A size is wrong if neither the true

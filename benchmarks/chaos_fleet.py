@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A fleet of real processes whose true loads are known: agents with fake drivers, front ends, and an API server."""
+"""A fleet of real processes whose true loads are known: agents, front ends and an API server."""
 
 import asyncio
 import contextlib

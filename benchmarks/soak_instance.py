@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs a command of this program with a meter: ``python -m benchmarks.soak_instance FACTOR serve [flag…]``.
+"""Runs a command of this program with a meter.
 
-The meter is a thread. It reads commands from standard input, and writes one line of JSON for each: ``measure``,
-``trim`` (malloc returns free memory to the system first), ``collect`` (cycles are collected first), ``trace`` (notes
-where memory is allocated from now on) and ``compare`` (what grew since ``trace``).
+``python -m benchmarks.soak_instance FACTOR serve [flag…]``: the meter is a thread. It reads commands from standard
+input, and writes one line of JSON for each: ``measure``, ``trim`` (malloc returns free memory to the system first),
+``collect`` (cycles are collected first), ``trace`` (notes where memory is allocated from now on) and ``compare`` (what
+grew since ``trace``).
 """
 
 import asyncio
@@ -103,12 +104,13 @@ class Meter:
         sizes: Counter[str] = Counter()
         for title, reference in self._caches:
             if (cache := reference()) is not None:
-                sizes[f"entries of {title}"] += len(cache)
+                sizes[f"expiring entries of {title}"] += len(cache)
         for name, module in list(sys.modules.items()):
             if name.startswith("keda_gpu_scaler.") and module is not None:
                 for key, value in list(vars(module).items()):
-                    if hasattr(value, "cache_info") and value.__module__ == name:
-                        sizes[f"entries of {name.removeprefix('keda_gpu_scaler.')}.{key}"] = value.cache_info().currsize
+                    if hasattr(value, "cache_info") and value.__module__ == name and value.cache_info().currsize > 1:
+                        info, short = value.cache_info(), name.removeprefix("keda_gpu_scaler.")
+                        sizes[f"of {info.maxsize} entries of {short}.{key}"] = info.currsize
         return dict(sizes)
 
 

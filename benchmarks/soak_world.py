@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A cluster in one process in which everything is replaced again and again: workloads, pods, nodes, engines.
+"""A cluster in one process whose workloads, pods, nodes and engines are replaced all the time.
 
 ``python -m benchmarks.soak_world FACTOR FOLDER`` writes a line of JSON with the kubeconfig and the engines' port, and
 then a line for every change: the ScaledObjects that exist, with the metadata of their triggers. It ends with standard
