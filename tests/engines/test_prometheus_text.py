@@ -342,6 +342,11 @@ def test_a_wanted_value_without_a_blank_before_it_is_read_as_on_the_whole_page(t
         assert some.samples[0].name == "wanted"
 
 
+def test_a_wanted_name_of_one_letter_does_not_make_the_end_mark_a_comment() -> None:
+    page = parse_exposition(b"a 1\n# EOF\n", wanted=frozenset({"a"}), is_openmetrics=True)
+    assert comparable(page.samples) == [("a", {}, "1.0")]
+
+
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [

@@ -70,7 +70,16 @@ def bodies(draw: st.DrawFn) -> tuple[bytes, bytes]:
     sent = b"".join(line % len(part) + part + b"\r\n" for line, part in zip(lines, content, strict=True))
     end = draw(
         st.sampled_from(
-            (b"0\r\n\r\n", b"0\r\n\r\n", b"0\r\nA: b\r\n\r\n", b"0\r\nA\r\n\r\n", b"0\r\n", b"", b"0\r\n\r\nx")
+            (
+                b"0\r\n\r\n",
+                b"0\r\n\r\n",
+                b"0\r\nA: b\r\n\r\n",
+                b"0\r\nA\r\n\r\n",
+                b"0\r\nTransfer-Encoding: x\r\n\r\n",
+                b"0\r\n",
+                b"",
+                b"0\r\n\r\nx",
+            )
         )
     )
     return OK + b"Transfer-Encoding: chunked\r\n\r\n", sent + end

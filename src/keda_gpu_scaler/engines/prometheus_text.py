@@ -359,7 +359,7 @@ class _LineReader:
         if declared is None:
             if _IS_TYPE.match(line) and self._wanted is None:
                 raise ExpositionError(f"it declares no type ({len(line)} bytes)")
-            if self._is_openmetrics and line == b"# EOF":
+            if self._is_openmetrics and self._wanted is None and line == b"# EOF":
                 raise ExpositionError("there are lines after the end mark")
             return
         name, kind = declared

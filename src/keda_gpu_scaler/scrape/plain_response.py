@@ -18,7 +18,8 @@ _HEAD = re.compile(rb"HTTP/1\.1 200 " + _TEXT + rb"\r\n((?:[!#$%&'*+.^_`|~0-9A-Z
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]++):[ \t]*+([^\r]*+)\r\n")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 _CHUNK = re.compile(rb"([0-9a-fA-F]{1,15})(?:;" + _TEXT + rb")?[ \t]*+")
-_TRAILER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++:" + _TEXT)
+# RFC 9110, section 6.5.1: a trailer has no framing.
+_TRAILER = re.compile(rb"(?!content-length:|transfer-encoding:)[!#$%&'*+.^_`|~0-9A-Za-z-]++:" + _TEXT, re.IGNORECASE)
 _OUR_FIELDS = frozenset({b"content-length", b"transfer-encoding", b"connection", b"content-type"})
 CHUNK_BYTES = 1 << 16
 _CHUNKS_PER_PART = 256
