@@ -43,27 +43,21 @@ ENGINES = (
 )
 EXPECTED = (
     *("--set", "global.imageRegistry=registry.example.com:5000", "--set", "nameOverride=gpu-scaler"),
-    *("--set", "hostNetwork=true", "--set", "podSecurityContext.seLinuxOptions.type=spc_t"),
-    *("--set", "securityContext.runAsUser=0", "--set", "frontend.securityContext.runAsUser=1000"),
-    *("--set", "serviceAccount.create=false", "--set", "serviceAccount.name=mine", "--set", "service.type=NodePort"),
-    *(
-        "--set",
-        "revisionHistoryLimit=3",
-        "--set",
-        "frontend.dnsPolicy=Default",
-        "--set",
-        "livenessProbe.periodSeconds=20",
-    ),
-    *(
-        "--set-json",
-        'extraContainers=[{"name":"a","image":"b"}]',
-        "--set-json",
-        'frontend.initContainers=[{"name":"a","image":"b"}]',
-    ),
+    *("--set", "fullnameOverride=keda-gpu-scaler", "--set", "service.type=NodePort", "--set", "revisionHistoryLimit=3"),
+    *("--set", "frontend.dnsPolicy=Default", "--set", "livenessProbe.periodSeconds=20"),
+    *("--set-json", 'extraContainers=[{"name":"a","image":"b"}]'),
     *("--set", "serviceMonitor.enabled=true", "--set", "prometheusRule.enabled=true"),
     *("--set-json", 'serviceMonitor.relabelings=[{"action":"labeldrop","regex":"pod"}]'),
 )
 """What charts usually have."""
+OVERRIDDEN = (
+    *("--set", "hostNetwork=true", "--set", "podSecurityContext.seLinuxOptions.type=spc_t"),
+    *("--set", "securityContext.runAsUser=0", "--set", "frontend.securityContext.runAsUser=1000"),
+    *("--set", "frontend.podSecurityContext.fsGroup=1000"),
+    *("--set-json", 'frontend.initContainers=[{"name":"a","image":"b"}]'),
+    *("--set", "serviceAccount.create=false", "--set", "serviceAccount.name=mine"),
+)
+"""What changes the rights of the pods."""
 VENDORS = (
     "--set-json",
     'additionalAgents=[{"name":"amd","driver":{"mode":"amd"}},{"name":"intel","driver":{"mode":"intel"}}]',
@@ -84,6 +78,7 @@ GOLDENS: Mapping[str, Sequence[str]] = {
     "extras": EXTRAS,
     "engines": ENGINES,
     "expected": EXPECTED,
+    "overridden": OVERRIDDEN,
 }
 """Renderings that are kept, each a file below tests/golden/chart."""
 

@@ -92,6 +92,7 @@ def test_every_object_of_every_shape_is_one_that_kubernetes_takes(version: str, 
     for at, flags in enumerate(MATRIX.values()):
         (tmp_path / f"{at}.yaml").write_text(render(*flags).text)
     (tmp_path / "manifests.yaml").write_text(chart.MANIFESTS.read_text())
+    (tmp_path / "overridden.yaml").write_text(render(*chart.OVERRIDDEN).text)
     assert conform(tmp_path, version) == []
 
 
