@@ -119,6 +119,9 @@ class ReplayBackend:
                 raise BackendError(f"cannot replay {path}: {_not_text(text) or error}") from None
         if not self._timeline and self._engines.build() is None:
             raise BackendError(f"cannot replay {path}: {self._why_empty(parser, text, loss)}")
+        if parser and parser.impossible.count and not self._timeline.has_reading:
+            # A text whose lines only look like a log. A log of a lost device has [N/A], which is no impossible value.
+            raise BackendError(f"cannot replay {path}: it holds no reading of any device; {parser.impossible.first}")
         self._warn(path, parser, text, loss)
 
     def _read_all(self, text: TextReader, loss: "_LineLoss") -> "_RecordingParser | None":

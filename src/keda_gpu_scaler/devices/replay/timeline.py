@@ -60,6 +60,13 @@ class Timeline:
         """The number of samples of all devices together, and of their performance readings."""
         return len(self._row_device) + len(self._performance)
 
+    @property
+    def has_reading(self) -> bool:
+        """Whether at least one reading is known."""
+        is_known = (not math.isnan(value) for value in self._row_readings)
+        # The lag, the last one of each row, is no reading.
+        return any(known and place % self._READINGS != self._READINGS - 1 for place, known in enumerate(is_known))
+
     def add(self, moment: Moment) -> None:
         """Append a moment. The first description of a device is kept."""
         number = len(self._clock)
