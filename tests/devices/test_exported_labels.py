@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The exported series of every vendor's devices have the vendor, and the pod by the ids of the vendor's plugins."""
+"""The exported series of every vendor's devices name the vendor, and the pod that holds the device."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The performance readings of a recording in columns, each kept once and dated by its position in time.
+"""The performance readings of a recording in columns, each dated by its position in time.
 
 Several snapshots have the same reading, until the next one is taken. It stays one reading here: a trigger counts it
 once, by its date.
