@@ -68,8 +68,8 @@ def metrics_section() -> Iterator[str]:
     )
     yield ""
     yield (
-        "The last nine are expensive to read. Agents read them every 5 s while a trigger needs one of them, and the "
-        "first value comes after one or two seconds. Traffic is not divided among the pods that share a device."
+        "Activity and traffic are expensive to read. Agents read them every 5 s while a trigger needs one of them, and "
+        "the first value comes after one or two seconds. Traffic is not divided among the pods that share a device."
     )
     yield ""
     yield "Metrics of engines. The engine of each pod reports its own value:"

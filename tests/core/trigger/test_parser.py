@@ -133,8 +133,10 @@ def test_the_documented_profiles_and_metrics_are_all_there_are() -> None:
         "nvlink_rx_mib_s",
         "nvlink_throughput",
         "nvlink_tx_mib_s",
+        "pcie_rx_kbps",
         "pcie_rx_mib_s",
         "pcie_throughput",
+        "pcie_tx_kbps",
         "pcie_tx_mib_s",
         "power_draw",
         "sm_active",
@@ -288,6 +290,22 @@ TARGET = NUMBER.format("0.001", "1e+12")
             {"metricType": "gpu_util"},
             ['metadata.metricType: Unsupported value: "gpu_util": did you mean "gpu_utilization"?'],
             id="a misspelled metric",
+        ),
+        pytest.param(
+            {"metricType": "nvlink_tx_mbps"},
+            [
+                'metadata.metricType: Unsupported value: "nvlink_tx_mbps": use nvlink_tx_mib_s, a rate in MiB/s, and '
+                "measure targetValue again: the original's value is a sum of counters that only grow"
+            ],
+            id="a metric of the original that means something else here",
+        ),
+        pytest.param(
+            {"metricType": "nvlink_rx_mbps", "targetValue": "600"},
+            [
+                'metadata.metricType: Unsupported value: "nvlink_rx_mbps": use nvlink_rx_mib_s, a rate in MiB/s, and '
+                "measure targetValue again: the original's value is a sum of counters that only grow"
+            ],
+            id="and the one of the other direction",
         ),
         pytest.param(
             {"metricType": "xyz"},

@@ -23,7 +23,7 @@ from keda_gpu_scaler.core.trigger.engine_params import (
 )
 from keda_gpu_scaler.core.trigger.grouping import AUTOMATIC, GROUP_PARAMETERS, Grouping, read_grouping
 from keda_gpu_scaler.core.trigger.metadata import MAX_NUMBER, MetadataReader, Parameter, nearest
-from keda_gpu_scaler.core.trigger.metrics import ENGINE_METRICS, METRICS, EngineMetric, Metric
+from keda_gpu_scaler.core.trigger.metrics import ENGINE_METRICS, METRICS, REPLACED_METRICS, EngineMetric, Metric
 from keda_gpu_scaler.core.trigger.profiles import PROFILES, Profile
 
 DEFAULT_METRIC = "gpu_utilization"
@@ -308,7 +308,7 @@ class _TriggerParser:
 
     def _metric(self, profile: Profile | None) -> str:
         default = profile.metric if profile else DEFAULT_METRIC
-        metric = self._read.choice("metricType", default, METRIC_TYPES)
+        metric = self._read.choice("metricType", default, METRIC_TYPES, REPLACED_METRICS)
         if "engineMetric" in self._read.given:
             if "metricType" in self._read.given and metric != "engine":
                 self._read.invalid("engineMetric", f"means metricType engine, but metricType is {metric}; keep one")
