@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from keda_gpu_scaler.server.metrics import FAMILIES, PERFORMANCE_GAUGES, PREFIX
+from keda_gpu_scaler.server.metric_family import PREFIX
+from keda_gpu_scaler.server.metrics import FAMILIES, PERFORMANCE_GAUGES
 from keda_gpu_scaler.wire.tls import ClientTls, Pem
 from tests.apiserver import FakeApiServer
 from tests.certificates import NAME, Authority

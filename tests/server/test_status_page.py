@@ -14,13 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keda_gpu_scaler import __version__
-from keda_gpu_scaler.core.instance_status import PeerCounts, RecentAnswer, WatchState
+from keda_gpu_scaler.core.instance_status import PeerCounts, RecentAnswer, RefusedTrigger, WatchState
 from keda_gpu_scaler.core.state.fleet import PEERS_UNKNOWN, Fleet
 from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult, TargetHistory
 from keda_gpu_scaler.core.types import EngineSample, PodRef, Sample
 from keda_gpu_scaler.server import status_assets
 from keda_gpu_scaler.server.status_page import (
     MAX_DEVICES,
+    MAX_REFUSED,
     MAX_ROWS,
     MAX_WORKLOADS,
     REFRESH_SECONDS,
@@ -32,9 +33,11 @@ from tests.fakes import ManualClock, device, node_history, sample, sample_withou
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "status.html"
 NOW = 1000.0
+TYPO = 'metadata.targetValu: Forbidden: it is not a key of this scaler: did you mean "targetValue"?'
 STEPS = ("scope workload: Deployment llama", "pod llama-0: 92 % on gpu-1", "active: 92 is above 5")
 VOID = {"meta", "link", "br"}
 HOSTILE = "<script>window.hacked=1</script><img src=x onerror=window.hacked=1>\"'&\u202e\x00"
+REFUSED = (RefusedTrigger("ai", "typo", (TYPO,), NOW - 75),)
 
 
 def answer(name: str = "llama", value: float | None = 276.0, **changes: object) -> RecentAnswer:
@@ -128,7 +131,7 @@ def row(text: str, head: str) -> str:
 
 
 def test_the_page_equals_the_golden_file() -> None:
-    assert document(view()).replace(__version__, "VERSION") == GOLDEN.read_text()
+    assert document(view(refused=REFUSED)).replace(__version__, "VERSION") == GOLDEN.read_text()
 
 
 @pytest.mark.parametrize(
@@ -381,3 +384,19 @@ def documents() -> Iterator[str]:
 def test_every_document_is_well_formed() -> None:
     for text in documents():
         Outline(text)
+
+
+def test_a_refused_trigger_is_the_first_row_with_its_sentence() -> None:
+    text = document(view(refused=REFUSED))
+    first = text[text.index("<tbody") : text.index("</tbody>") + len("</tbody>")]
+    assert first.startswith("<tbody class=refused>")
+    assert Outline(first).text == f"ai/typo refused for 75 s: KEDA gets no value and no target {TYPO}"
+    assert document(view()).count("refused") == 0
+
+
+def test_refused_triggers_are_shown_without_an_answer_and_their_text_is_no_markup() -> None:
+    refused = tuple(RefusedTrigger("ai", f"t{number}", ("<b>&",)) for number in range(MAX_REFUSED + 3))
+    text = document(view(answers=(), refused=refused))
+    assert text.count("<tbody class=refused>") == MAX_REFUSED
+    assert "3 more triggers are not shown" in text
+    assert "&lt;b&gt;&amp;" in text

@@ -99,11 +99,35 @@ Watches = Mapping[tuple[str, WatchState], int]
 """Number of watched collections by resource ("pods", "deployments.apps", "other") and state."""
 
 
+REFUSED = "refused"
+"""Why a refused trigger has no value, beside the reasons of an evaluation: "unavailable" and "misconfigured"."""
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedTrigger:
+    """A trigger that an object declares, and whose metadata is refused. KEDA gets no value and no target for it.
+
+    ``problems`` has a sentence for each problem. ``since_seconds`` is when this instance found it, on its monotonic
+    clock.
+    """
+
+    namespace: str
+    name: str
+    problems: tuple[str, ...]
+    since_seconds: float = 0.0
+
+    @property
+    def reason(self) -> str:
+        """The problems as one sentence."""
+        return "; ".join(self.problems)
+
+
 @dataclass(frozen=True, slots=True)
 class RecentAnswer:
     """The last answer of GetMetrics to one trigger.
 
-    ``value`` is None where the answer was an error; then ``reason`` says why. ``with_value`` of ``expected`` ready pods
+    ``value`` is None where the answer was an error; then ``reason`` says why, and ``no_value_reason`` is
+    "unavailable" or "misconfigured". ``with_value`` of ``expected`` ready pods
     (or devices) had a value; both are 0 where no pod and no device was evaluated. ``demand`` and ``is_demand_known``
     are None where the trigger names no source of demand; ``demand_sentence`` describes the observed demand. ``steps``
     describes how the value was computed; of very many steps it has only the first and the last.
@@ -129,3 +153,4 @@ class RecentAnswer:
     has_queue_contradiction: bool = False
     cold_start_seconds: float | None = None
     at_seconds: float = 0.0
+    no_value_reason: str = ""

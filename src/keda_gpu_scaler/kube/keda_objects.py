@@ -23,6 +23,7 @@ from keda_gpu_scaler.core.scaling_rules import (
 from keda_gpu_scaler.core.types import DeclaredTrigger
 from keda_gpu_scaler.kube.parse import ScaleTarget, count, mappings, part, text
 
+KEDA_GROUP = "keda.sh"
 DEFAULT_METRIC_TYPE = "AverageValue"
 _EXTERNAL_TRIGGERS = ("external", "external-push")
 _MAX_FORMULA_LENGTH = 4096

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from keda_gpu_scaler import __version__
 from keda_gpu_scaler.core.evaluate.attribution import holders_by_device
-from keda_gpu_scaler.core.instance_status import PeerCounts, RecentAnswer, Watches
+from keda_gpu_scaler.core.instance_status import PeerCounts, RecentAnswer, RefusedTrigger, Watches
 from keda_gpu_scaler.core.state.fleet import PEERS_UNKNOWN, Fleet, History
 from keda_gpu_scaler.core.state.scrape import TargetHistory
 from keda_gpu_scaler.core.trigger.metrics import ENGINE_METRICS, METRICS
@@ -21,8 +21,12 @@ from keda_gpu_scaler.server.status_assets import FOOT, HEAD, POLICY
 
 MAX_DEVICES = 500
 MAX_WORKLOADS = 100
+MAX_REFUSED = 100
 MAX_ROWS = 200
-"""The limits of the page: devices, triggers, and rows of any other list. The page says how many it leaves out."""
+"""The limits of the page: devices, triggers (those with an answer, and refused ones), and rows of any other list.
+
+The page says how many it leaves out.
+"""
 REFRESH_SECONDS = 1.0
 """The page is rendered at most this often, however many browsers show it."""
 
@@ -43,6 +47,7 @@ class StatusView:
     answers: Sequence[RecentAnswer] = ()
     peers: PeerCounts = field(default_factory=PeerCounts)
     watches: Watches = field(default_factory=dict)
+    refused: Sequence[RefusedTrigger] = ()
 
 
 class StatusPage:
@@ -114,7 +119,7 @@ def _main(view: StatusView) -> Iterator[str]:
 def _workloads(view: StatusView) -> Iterator[str]:
     yield "<section aria-labelledby=workloads>"
     yield "<h2 id=workloads>Workloads</h2>"
-    if not view.answers:
+    if not view.answers and not view.refused:
         yield "<p>This instance got no request from KEDA in the last ten minutes. KEDA may call another instance.</p>"
     else:
         # Answers with unknown data come first, so that the limit does not hide them. The shown order is stable.
@@ -124,11 +129,27 @@ def _workloads(view: StatusView) -> Iterator[str]:
         shown = sorted(shown[:MAX_WORKLOADS], key=_key)
         heads = ("Workload", "Metric", "Reported value", "Target", "Active", "With value", "Demand", "Last answer")
         yield from _table_start("workloads", "Last value reported to KEDA for each trigger, and its steps", heads)
+        for trigger in view.refused[:MAX_REFUSED]:
+            yield from _refused(trigger, view.now)
         for answer in shown:
             yield from _workload(answer, view.now)
         yield "</table></div>"
-        yield _left_out(len(view.answers) - len(shown), "triggers")
+        left_out = max(0, len(view.refused) - MAX_REFUSED) + len(view.answers) - len(shown)
+        yield _left_out(left_out, "triggers")
     yield "</section>"
+
+
+def _refused(trigger: RefusedTrigger, now: float) -> Iterator[str]:
+    """Yield the rows of a refused trigger: its object, and what to change."""
+    state = (
+        f"<span class=bad>refused</span> for {_duration(now - trigger.since_seconds)}: KEDA gets no value and no target"
+    )
+    title = _text(f"{trigger.namespace}/{trigger.name}")
+    problems = "".join(f"<li>{_text(problem)}</li>" for problem in trigger.problems)
+    yield "<tbody class=refused>"
+    yield f"<tr><th scope=rowgroup>{title}</th><td colspan=7>{state}</td></tr>"
+    yield f"<tr class=steps><td colspan=8><ul class=bad>{problems}</ul></td></tr>"
+    yield "</tbody>"
 
 
 def _workload(answer: RecentAnswer, now: float) -> Iterator[str]:

@@ -111,7 +111,7 @@ def test_one_edit_of_a_key_is_refused(key: str, edit: str, letter: str, position
 
 def plain_distance(one: str, other: str) -> int:
     """Compute the edit distance by its definition, with exchanges of neighbours."""
-    rows = [[*range(len(other) + 1)]]
+    rows: list[list[int]] = [[*range(len(other) + 1)]]
     for i, letter in enumerate(one, 1):
         row = [i]
         for j, opposite in enumerate(other, 1):
