@@ -46,8 +46,7 @@ def ask(pair: Pair, metadata: dict[str, str], name: str = "llama") -> str:
         pair.asked.stub.GetMetrics(pb.GetMetricsRequest(scaledObjectRef=ref), timeout=WAIT_SECONDS)
     except grpc.RpcError as error:
         assert pair.asked.process.poll() is None, "the server has ended"
-        code: grpc.StatusCode = error.code()  # type: ignore[attr-defined]
-        return code.name
+        return str(error.code().name)
     return "OK"
 
 

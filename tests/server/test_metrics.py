@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from keda_gpu_scaler.core.comparison import Comparison, ReplicaLimit
 from keda_gpu_scaler.core.instance_status import (
     COLLECTION_BUCKETS_SECONDS,
     REQUEST_BUCKETS_SECONDS,
@@ -55,6 +56,7 @@ ANSWERS = (
         expected=2,
         has_queue_contradiction=True,
         cold_start_seconds=94.5,
+        comparison=Comparison(40.0, 70.5, 80.0, "total", "a pod is starting", 2, 8, ReplicaLimit.MAX),
     ),
     RecentAnswer(
         "ai",
@@ -67,6 +69,7 @@ ANSWERS = (
         with_value=0,
         expected=2,
         no_value_reason="unavailable",
+        comparison=Comparison(current_replicas=2),
     ),
 )
 SCRAPES = {"vllm": ScrapeCounts(120, 2), "": ScrapeCounts(8, 8), "demand": ScrapeCounts(40)}

@@ -146,6 +146,10 @@ class ExternalScaler:
         """Return the refused triggers as of the last look, and the objects that had one a short time ago."""
         return self._refused.triggers(), self._refused.accepted()
 
+    def workloads(self) -> tuple[list[RecentAnswer], list[RefusedTrigger], str, float]:
+        """Return the last answers, the refused triggers, the node of this instance, and the time."""
+        return self.answers(), self._refused.triggers(), self._evaluator.fleet.own_node, self._clock()
+
     def counts(self) -> Mapping[str, RequestCounts]:
         """Return the number of calls of each method, of errors, and the calls' durations."""
         return self._counters.counts()

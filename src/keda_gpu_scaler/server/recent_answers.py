@@ -138,6 +138,7 @@ def recent_answer(scaled_object: ScaledObjectRequest, evaluation: Evaluation, no
         has_queue_contradiction=bool(evaluation.contradiction),
         cold_start_seconds=evaluation.cold_start_seconds,
         at_seconds=now,
+        comparison=evaluation.comparison,
     )
 
 

@@ -3,6 +3,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from keda_gpu_scaler.core.comparison import ReplicaLimit
 from keda_gpu_scaler.core.instance_status import REFUSED, RecentAnswer, RefusedTrigger
 from keda_gpu_scaler.server.metric_family import Family, Gauge, MetricSeries, family_lines, gauge_series
 
@@ -12,10 +13,53 @@ _ANSWER_GAUGES: tuple[Gauge[RecentAnswer], ...] = (
         Family(
             "workload_value",
             "gauge",
-            "Last value reported to KEDA. No series while the answer is an error.",
+            "Last value reported to KEDA: for AverageValue about the total over the replicas, for Value about their "
+            "average. No series while the answer is an error.",
             _LABELS,
         ),
         lambda answer: answer.value,
+    ),
+    Gauge(
+        Family(
+            "workload_measured_value",
+            "gauge",
+            "Mean of the replicas with a value, or the aggregate of the devices: it is compared with the target.",
+            _LABELS,
+        ),
+        lambda answer: answer.comparison.measured,
+    ),
+    Gauge(
+        Family(
+            "workload_plain_value",
+            "gauge",
+            "Plain total (AverageValue) or average (Value) of what was measured. Where some replicas have no value, "
+            "workload_value is another number.",
+            _LABELS,
+        ),
+        lambda answer: answer.comparison.plain,
+    ),
+    Gauge(
+        Family(
+            "workload_value_adjusted",
+            "gauge",
+            "1 if the reported value is not the plain total or average, 0 if it is.",
+            _LABELS,
+        ),
+        lambda answer: None if answer.value is None else answer.comparison.is_adjusted,
+    ),
+    Gauge(
+        Family("workload_current_replicas", "gauge", "Size of the scale target (spec.replicas).", _LABELS),
+        lambda answer: answer.comparison.current_replicas,
+    ),
+    Gauge(
+        Family(
+            "workload_desired_replicas",
+            "gauge",
+            "Size that follows from the reported value, within the limits of the ScaledObject, before the behavior of "
+            "the HPA.",
+            _LABELS,
+        ),
+        lambda answer: answer.comparison.desired_replicas,
     ),
     Gauge(
         Family("workload_target", "gauge", "Target value of one replica.", _LABELS),
@@ -80,13 +124,21 @@ _AVAILABLE = Family(
     "and metric are empty).",
     (*_LABELS, "reason"),
 )
-FAMILIES = (_AVAILABLE, *(gauge.family for gauge in (*_ANSWER_GAUGES, *_DEMAND_GAUGES)))
+_LIMITED = Family(
+    "workload_replicas_limited",
+    "gauge",
+    "1 for the limit that the desired size comes from: min, max or inactive. No series without a limit.",
+    (*_LABELS, "limit"),
+)
+FAMILIES = (_AVAILABLE, _LIMITED, *(gauge.family for gauge in (*_ANSWER_GAUGES, *_DEMAND_GAUGES)))
 """The families about workloads in order of appearance."""
 
 
 def workload_lines(answers: Sequence[RecentAnswer], refused: Sequence[RefusedTrigger]) -> Iterator[str]:
     """Yield the lines of the families about workloads."""
     yield from family_lines(_AVAILABLE, _availability(answers, refused))
+    limited = [one for one in answers if one.comparison.limit is not ReplicaLimit.NONE]
+    yield from family_lines(_LIMITED, [("", (*_labels(one), one.comparison.limit.value), 1) for one in limited])
     for gauge in (*_ANSWER_GAUGES, *_DEMAND_GAUGES):
         yield from family_lines(gauge.family, gauge_series(gauge, answers, _labels))
 
