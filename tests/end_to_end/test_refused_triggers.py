@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests refused triggers with a real process: the row, the series and the Event, and a wrong edit that is undone."""
+"""Tests refused triggers with a real process: row, series and Event, and a wrong edit undone."""
 
 import contextlib
 import re
@@ -84,7 +84,7 @@ def test_a_misspelt_trigger_has_a_row_an_event_and_a_series(pair: Pair) -> None:
     assert ask(pair, MISSPELT) == "INVALID_ARGUMENT"
     until(lambda: series(pair) == {"workload_value_available refused": 0}, "no series")
     until(lambda: row(pair).startswith("ai/llama refused for "), "no row")
-    problem = 'metadata.targetValu: Forbidden: it is not a key of this scaler: did you mean "targetValue"?'
+    problem = 'metadata.targetValu: Forbidden: it is not a key of this scaler, but almost "targetValue"'
     assert problem in row(pair)
     [event] = until(pair.server.events, "no event")
     assert (event["type"], event["reason"]) == ("Warning", "GPUTriggerRefused")

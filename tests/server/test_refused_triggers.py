@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests which refused triggers are reported: those that an object declares, until it is edited or deleted."""
+"""Tests which refused triggers are reported: those that an object declares, while it does."""
 
 from collections.abc import Mapping
 from dataclasses import replace

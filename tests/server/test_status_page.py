@@ -33,7 +33,7 @@ from tests.fakes import ManualClock, device, node_history, sample, sample_withou
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "status.html"
 NOW = 1000.0
-TYPO = 'metadata.targetValu: Forbidden: it is not a key of this scaler: did you mean "targetValue"?'
+TYPO = 'metadata.targetValu: Forbidden: it is not a key of this scaler, but almost "targetValue"'
 STEPS = ("scope workload: Deployment llama", "pod llama-0: 92 % on gpu-1", "active: 92 is above 5")
 VOID = {"meta", "link", "br"}
 HOSTILE = "<script>window.hacked=1</script><img src=x onerror=window.hacked=1>\"'&\u202e\x00"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What was measured, what is reported, and the sizes that follow, as every output shows them side by side.
+"""Measured and reported values, and the sizes that follow, as every output shows them.
 
 Law: measured and reported values are shown apart. The measured one is compared with the target; the reported one is for
 the HPA.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds the declared triggers whose metadata is refused, when KEDA asks and in what the API server watches.
+"""Finds the declared triggers whose metadata is refused, by KEDA's questions and by the watches.
 
 Law: only a trigger that a ScaledObject or ScaledJob declares is reported. Any client can ask, with any name and any
 metadata. The instance that KEDA asks reports; an instance that is not asked watches nothing.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The section of the status page with the workloads: refused triggers first, then the last answers and their steps.
+"""The workloads on the status page: refused triggers first, then the last answers and their steps.
 
 Law: measured and reported values are shown apart.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The metric families about workloads: the values that KEDA received, and the triggers that are refused."""
+"""The metric families about workloads: the values that KEDA received, and refused triggers."""
 
 from collections.abc import Iterator, Sequence
 

@@ -78,7 +78,7 @@ def test_a_valid_scaled_object_has_no_finding() -> None:
         ),
         pytest.param(
             with_line("profile: triton-inference", "targetValu: '80'"),
-            '11:9 error metadata.targetValu: Forbidden: it is not a key of this scaler: did you mean "targetValue"? '
+            '11:9 error metadata.targetValu: Forbidden: it is not a key of this scaler, but almost "targetValue"; '
             "rename it, or remove it",
             id="a misspelt key of the scaler",
         ),

@@ -55,7 +55,7 @@ def test_a_misspelt_key_is_refused_with_the_key_that_is_meant(key: str, meant: s
     with pytest.raises(TriggerError) as caught:
         parse_trigger({key: "1"})
     assert caught.value.problems[0] == (
-        f'metadata.{key}: Forbidden: it is not a key of this scaler: did you mean "{meant}"? rename it, or remove it'
+        f'metadata.{key}: Forbidden: it is not a key of this scaler, but almost "{meant}"; rename it, or remove it'
     )
 
 

@@ -62,8 +62,8 @@ def similar_key_hints(metadata: Mapping[str, str], own_keys: Iterable[str]) -> I
 def misspelt_problem(key: str, meant: str) -> str:
     """Return the problem of a misspelt key, with the remedy."""
     return (
-        f"metadata.{quoted(key)[1:-1]}: Forbidden: it is not a key of this scaler: did you mean "
-        f"{quoted(meant)}? rename it, or remove it"
+        f"metadata.{quoted(key)[1:-1]}: Forbidden: it is not a key of this scaler, but almost "
+        f"{quoted(meant)}; rename it, or remove it"
     )
 
 
