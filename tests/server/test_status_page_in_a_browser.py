@@ -101,7 +101,11 @@ def test_a_screen_reader_finds_headings_tables_and_names(browser: Browser, site:
         "Watches on the API server, by resource and state",
     ]
     assert {name for role, name in tree if role == "rowheader"} >= {"ai/llama", "0 GPU-0000", "pods"}
-    assert {name for role, name in tree if role == "columnheader"} >= {"Measured per replica", "Utilisation", "Assigned to"}
+    assert {name for role, name in tree if role == "columnheader"} >= {
+        "Measured per replica",
+        "Utilisation",
+        "Assigned to",
+    }
     assert ("meter", "utilisation") in tree
     assert ("button", "Pause updates") in tree
     assert all(name for role, name in tree if role in ("link", "button", "table", "region", "meter", "heading"))
