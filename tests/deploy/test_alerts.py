@@ -28,13 +28,13 @@ CASES: Mapping[str, tuple[str, Mapping[str, str], str, bool]] = {
     "an instance": ("GPUScalerAbsent", {'keda_gpu_scaler_build_info{version="1"}': "1x30"}, "11m", False),
     "a refused trigger": (
         "GPUTriggerRefused",
-        {'keda_gpu_scaler_workload_trigger_refused{namespace="ai",name="llama"}': "1x30"},
+        {f'keda_gpu_scaler_workload_value_available{{{WORKLOAD},reason="refused"}}': "0x30"},
         "2m",
         True,
     ),
-    "an accepted trigger": (
+    "a trigger without data": (
         "GPUTriggerRefused",
-        {'keda_gpu_scaler_workload_trigger_refused{namespace="ai",name="llama"}': "0x30"},
+        {f'keda_gpu_scaler_workload_value_available{{{WORKLOAD},reason="unavailable"}}': "0x30"},
         "2m",
         False,
     ),

@@ -22,7 +22,7 @@ from keda_gpu_scaler.core.trigger.engine_params import (
     read_engine,
 )
 from keda_gpu_scaler.core.trigger.grouping import AUTOMATIC, GROUP_PARAMETERS, Grouping, read_grouping
-from keda_gpu_scaler.core.trigger.metadata import MAX_NUMBER, MetadataReader, Parameter, nearest
+from keda_gpu_scaler.core.trigger.metadata import MAX_NUMBER, MetadataReader, Parameter
 from keda_gpu_scaler.core.trigger.metrics import ENGINE_METRICS, METRICS, REPLACED_METRICS, EngineMetric, Metric
 from keda_gpu_scaler.core.trigger.near_keys import misspelt_keys, misspelt_problem, similar_key_hints
 from keda_gpu_scaler.core.trigger.profiles import PROFILES, Profile
