@@ -30,9 +30,10 @@ from keda_gpu_scaler.kube.podresources import DEFAULT_PATH, PodResources
 from keda_gpu_scaler.peers.server import MAX_FOLLOWERS, FleetServer
 from keda_gpu_scaler.remote import Remote, RemoteError
 from keda_gpu_scaler.remote.on_first_use import OnFirstUse
-from keda_gpu_scaler.remote.own_tls import certificate_files, server_tls, tls_description
+from keda_gpu_scaler.remote.own_tls import certificate_files, client_roles, server_tls, tls_description
 from keda_gpu_scaler.sampler import Sampler
 from keda_gpu_scaler.server.call_guard import CallGuard
+from keda_gpu_scaler.server.certificate_roles import role_guard
 from keda_gpu_scaler.server.grpc_server import (
     EVALUATIONS,
     EXTERNAL_SCALER,
@@ -153,6 +154,7 @@ class Agent:
         self._gc_policy = GcPolicy(clock())
         self._certificates = CertificateExpiry(certificate_files(config))
         self._http_servers: list[HttpServer] = []
+        self._explain_server: grpc.aio.Server | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = False
         self._news = asyncio.Event()
@@ -190,6 +192,8 @@ class Agent:
                 self._scaler.opened.stop()
             self._fleet_server.stop()
             await server.stop(_STOP_GRACE_SECONDS)
+            if self._explain_server is not None:
+                await self._explain_server.stop(_STOP_GRACE_SECONDS)
             await self._remote.close()
             if kubelet is not None:
                 kubelet.cancel()
@@ -225,12 +229,23 @@ class Agent:
         except RuntimeError as error:
             raise StartError(_listen_error("--port", self._config.host, self._config.port, tls)) from error
         await server.start()
+        if self._config.explain_port:
+            self._explain_server = await self._listen_for_people(self._config.explain_port)
         if self._config.probe_port:
             pages = probe_pages(lambda: self._fleet().not_ready_reason(self._clock()))
             self.probe_port = await self._listen_http("--probe-port", self._config.probe_port, pages)
         if self._config.metrics_port:
             pages = {"/metrics": self._metrics_page, "/": lambda: self._status.open().page()}
             self.metrics_port = await self._listen_http("--metrics-port", self._config.metrics_port, pages)
+
+    async def _listen_for_people(self, port: int) -> grpc.aio.Server:
+        from keda_gpu_scaler.server.explain_access import LOOPBACK, start_explain_server
+
+        reviews, log = self._remote.caller_reviews(), UndecodableLog(self._clock)
+        try:
+            return await start_explain_server(port, self._scaler.open, reviews, log)
+        except RuntimeError as error:
+            raise StartError(_listen_error("--explain-port", LOOPBACK, port)) from error
 
     async def _listen_http(self, flag: str, port: int, pages: HttpPages) -> int:
         server = HttpServer(pages)
@@ -244,11 +259,12 @@ class Agent:
     def _grpc_server(self) -> grpc.aio.Server:
         server, log = make_grpc_server(MAX_FOLLOWERS), UndecodableLog(self._clock)
         followers = StreamLimit(MAX_FLEET_STREAMS_PER_CONNECTION, MAX_FOLLOWERS)
+        roles = client_roles(self._config)
         server.add_generic_rpc_handlers(
             (
-                LazyService(EXTERNAL_SCALER, self._add_external_scaler),
-                LazyService(EVALUATIONS, self._add_evaluations, CallGuard(log).guarded),
-                LazyService(FLEET, self._add_fleet, CallGuard(log, followers).guarded),
+                LazyService(EXTERNAL_SCALER, self._add_external_scaler, role_guard(roles.keda)),
+                LazyService(EVALUATIONS, self._add_evaluations, role_guard(roles.explain, CallGuard(log).guarded)),
+                LazyService(FLEET, self._add_fleet, role_guard(roles.watch, CallGuard(log, followers).guarded)),
                 health_service(self._health, log),
                 reflection_service(log),
             )
