@@ -41,6 +41,7 @@ ENGINES = (
     *("--set-json", 'engines.allowEndpoints=["10.0.0.0/8","*.ai.svc.cluster.local"]'),
     *("--set-json", 'engines.credentials=[{"name":"gateway","secretName":"gateway-token"}]'),
 )
+EXPLAIN = ("--set", "explain.enabled=true", "--set", "tls.kedaNames={keda}")
 VENDORS = (
     "--set-json",
     'additionalAgents=[{"name":"amd","driver":{"mode":"amd"}},{"name":"intel","driver":{"mode":"intel"}}]',
@@ -60,6 +61,7 @@ GOLDENS: Mapping[str, Sequence[str]] = {
     ),
     "extras": EXTRAS,
     "engines": (*FRONT_END, *ENGINES),
+    "explain": (*FRONT_END, *CERTIFICATE, *EXPLAIN),
 }
 """Renderings that are kept, each a file below tests/golden/chart."""
 

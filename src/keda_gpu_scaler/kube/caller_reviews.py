@@ -33,6 +33,8 @@ MAX_TOKEN_LENGTH = 16_384
 """A longer token is refused without a review."""
 REVIEW_SECONDS = 4.0
 """The limit of one review."""
+OPEN_SECONDS = 20.0
+"""The limit of the first connection, for which the HTTP client is loaded."""
 
 _BURST, _REFILL_SECONDS = 40, 0.1  # reviews at once, and then one in this time
 _AUTHENTICATION = "authentication.k8s.io", "tokenreviews"
@@ -147,11 +149,12 @@ class ApiCallerReviews:
             raise KubeError("the limit of reviews of callers is reached; try again in a second")
         review = {"apiVersion": f"{group}/v1", "kind": kind, "spec": spec}
         try:
-            async with asyncio.timeout(REVIEW_SECONDS):
+            async with asyncio.timeout(OPEN_SECONDS):
                 client = await self._client()
+            async with asyncio.timeout(REVIEW_SECONDS):
                 return part(await client.create(f"/apis/{group}/v1/{resource}", review), "status")
         except TimeoutError as error:
-            raise KubeError(f"the API server does not answer a review within {REVIEW_SECONDS:g} s") from error
+            raise KubeError("the API server does not answer the review in time; try again") from error
         except ApiError as error:
             if error.status != _FORBIDDEN:
                 raise KubeError(f"the API server makes no review: status {error.status}") from None
