@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes requirements/run.txt, dev.txt, judge.txt and audit.txt: exact versions with hashes, for every platform.
+"""Writes the files of requirements/: exact versions with hashes, for every platform.
 
 uv resolves for all of them at once; it is fetched into a throw-away environment, as nothing else needs it.
 """
