@@ -6,7 +6,6 @@ Law: an error at start ends the process with a sentence; a later error does not 
 
 import asyncio
 import contextlib
-import errno
 import logging
 import os
 import time
@@ -43,15 +42,16 @@ from keda_gpu_scaler.server.grpc_server import (
     make_grpc_server,
     reflection_service,
 )
-from keda_gpu_scaler.server.http import HttpPage, HttpPages, HttpServer, listener, probe_pages
+from keda_gpu_scaler.server.http import HttpPage, HttpPages, HttpServer, probe_pages
 from keda_gpu_scaler.server.lazy_service import LazyService, Registrar
+from keda_gpu_scaler.server.listen_error import listen_error
 from keda_gpu_scaler.server.request_counters import RequestCounters
 from keda_gpu_scaler.server.stream_limit import StreamLimit
 from keda_gpu_scaler.server.undecodable_log import UndecodableLog
 from keda_gpu_scaler.wire import fleet_pb2_grpc as fleet_pb_grpc
 from keda_gpu_scaler.wire.certificate_expiry import CertificateExpiry
 from keda_gpu_scaler.wire.engine_recording import EngineRecording, PlaysEngines
-from keda_gpu_scaler.wire.tls import ServerTls, TlsError
+from keda_gpu_scaler.wire.tls import TlsError
 
 if TYPE_CHECKING:
     from keda_gpu_scaler.server.external_scaler import ExternalScaler
@@ -227,7 +227,7 @@ class Agent:
         except TlsError as error:
             raise StartError(str(error)) from error
         except RuntimeError as error:
-            raise StartError(_listen_error("--port", self._config.host, self._config.port, tls)) from error
+            raise StartError(listen_error("--port", self._config.host, self._config.port, tls)) from error
         await server.start()
         if self._config.explain_port:
             self._explain_server = await self._listen_for_people(self._config.explain_port)
@@ -245,14 +245,14 @@ class Agent:
         try:
             return await start_explain_server(port, self._scaler.open, reviews, log)
         except RuntimeError as error:
-            raise StartError(_listen_error("--explain-port", LOOPBACK, port)) from error
+            raise StartError(listen_error("--explain-port", LOOPBACK, port)) from error
 
     async def _listen_http(self, flag: str, port: int, pages: HttpPages) -> int:
         server = HttpServer(pages)
         try:
             bound = await server.start(self._config.host, port)
         except OSError as error:
-            raise StartError(_listen_error(flag, self._config.host, port)) from error
+            raise StartError(listen_error(flag, self._config.host, port)) from error
         self._http_servers.append(server)
         return bound
 
@@ -420,21 +420,3 @@ def _pod_resources(config: Config, backend: Backend, clock: Callable[[], float])
         stale_after_seconds=config.stale_after,
         clock=clock,
     )
-
-
-def _listen_error(flag: str, host: str, port: int, tls: ServerTls | None = None) -> str:
-    """Return why an address cannot be listened on. gRPC does not report the reason, so it is tried once more."""
-    cannot = f"cannot listen on {host} port {port}"
-    try:
-        listener(host, port).close()
-    except OSError as error:
-        if error.errno != errno.EADDRINUSE:
-            reason = (error.strerror or str(error)).lower()
-            return f"--host, {flag}: {cannot}: {reason}; choose an address of this machine, and a port you may use"
-    else:
-        if tls is not None:
-            return (
-                f"--tls-cert, --tls-key: {tls.certificate.path} and {tls.key.path} cannot be used: they must be PEM, "
-                "and the key the certificate's own"
-            )
-    return f"{flag}: {cannot}: is another server there? Stop it, or choose another port"
