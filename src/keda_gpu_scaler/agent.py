@@ -262,9 +262,9 @@ class Agent:
         roles = client_roles(self._config)
         server.add_generic_rpc_handlers(
             (
-                LazyService(EXTERNAL_SCALER, self._add_external_scaler, role_guard(roles.keda)),
-                LazyService(EVALUATIONS, self._add_evaluations, role_guard(roles.explain, CallGuard(log).guarded)),
-                LazyService(FLEET, self._add_fleet, role_guard(roles.watch, CallGuard(log, followers).guarded)),
+                LazyService(EXTERNAL_SCALER, self._add_external_scaler, role_guard(roles.keda, log)),
+                LazyService(EVALUATIONS, self._add_evaluations, role_guard(roles.explain, log, CallGuard(log).guarded)),
+                LazyService(FLEET, self._add_fleet, role_guard(roles.watch, log, CallGuard(log, followers).guarded)),
                 health_service(self._health, log),
                 reflection_service(log),
             )

@@ -41,7 +41,7 @@ class Installation:
             Serving(
                 *("--backend", "none", "--peers", "none", "--kubeconfig", str(self.kubeconfig)),
                 *("--tls-cert", str(self.pair.certificate), "--tls-key", str(self.pair.key)),
-                *("--tls-client-ca", str(self.ca.certificate), "--tls-peer-name", NAME),
+                *("--tls-client-ca", str(self.ca.certificate), "--tls-peer-name", NAME, "--tls-keda-names", "keda"),
                 *("--explain-port", str(self.explain_port), "--log-level", "debug"),
                 tls=self.client(self.keda),
             )
@@ -121,16 +121,16 @@ def test_keda_and_instances_call_their_own_methods_and_no_certificate_explains(i
             explain = evaluation_pb_grpc.EvaluationsStub(channel)  # type: ignore[no-untyped-call]
             ref = pb.ScaledObjectRef(name="llama", namespace="ai", scalerMetadata=TRIGGER)
             followed = watch.Watch(fleet_pb.WatchRequest(), timeout=WAIT_SECONDS)
+            spec = channel.unary_unary("/externalscaler.ExternalScaler/GetMetricSpec")
             found[client] = (
+                code_of(lambda: spec(ref.SerializeToString(), timeout=WAIT_SECONDS)),  # noqa: B023 - called at once
                 code_of(lambda: next(followed)),  # noqa: B023 - called at once
                 code_of(lambda: watch.RegisterInterest(fleet_pb.InterestRequest(seconds=1))),  # noqa: B023
                 code_of(lambda: explain.Explain(ref, timeout=WAIT_SECONDS)),  # noqa: B023
             )
             followed.cancel()
     denied = "PERMISSION_DENIED"
-    assert found == {"keda": (denied, denied, denied), "instance": ("OK", "OK", denied)}
-    spec = installed.serving.stub.GetMetricSpec(pb.ScaledObjectRef(name="llama", scalerMetadata=TRIGGER))
-    assert spec.metricSpecs[0].targetSizeFloat == 80.0
+    assert found == {"keda": ("OK", denied, denied, denied), "instance": (denied, "OK", "OK", denied)}
 
 
 def test_a_person_explains_with_the_token_of_the_kubeconfig_and_no_certificate(installed: Installation) -> None:

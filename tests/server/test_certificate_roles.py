@@ -2,6 +2,7 @@
 """Tests of the roles by certificate, with real certificates and the services of an instance."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from keda_gpu_scaler.config import Config
 from keda_gpu_scaler.remote.own_tls import client_roles
 from keda_gpu_scaler.server.certificate_roles import is_named, role_guard
 from keda_gpu_scaler.server.lazy_service import LazyService, Registrar
+from keda_gpu_scaler.server.undecodable_log import UndecodableLog
 from keda_gpu_scaler.wire.tls import ClientTls, Pem, ServerTls
 from tests.certificates import NAME, Authority, Pair
 from tests.limits import WAIT_SECONDS
@@ -41,7 +43,7 @@ class Served:
     def services(self) -> list[LazyService]:
         roles = client_roles(self.config)
         return [
-            LazyService(name, self._adding(name), role_guard(role))
+            LazyService(name, self._adding(name), role_guard(role, UndecodableLog(lambda: 0.0)))
             for name, role in ((KEDA, roles.keda), (WATCH, roles.watch), (EXPLAIN, roles.explain))
         ]
 
@@ -166,9 +168,13 @@ def test_without_certificates_of_clients_there_are_no_roles(
     assert admitted(Served(tmp_path, client_ca=False, tls_peer_name=NAME, **settings).outcomes(None)) == expected
 
 
-def test_a_refusal_names_the_certificate_the_flag_and_the_way_of_people(tmp_path: Path) -> None:
+def test_a_refusal_names_the_certificate_the_flag_and_the_way_of_people(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     served = Served(tmp_path, tls_peer_name=NAME, tls_keda_names="keda")
-    found = served.outcomes(served.pairs["operator"])
+    with caplog.at_level(logging.WARNING):
+        found = served.outcomes(served.pairs["operator"])
+    assert any("/keda/One from ipv4:127.0.0.1" in line and found[KEDA] in line for line in caplog.messages)
     denied = 'One: permission denied to a certificate with the name "operator", "alice.example": '
     assert found[KEDA] == f"{denied}add its name to --tls-keda-names"
     assert found[WATCH] == f"{denied}add its name to --tls-watch-names"

@@ -8,7 +8,7 @@ gRPC gives the names of a verified certificate as properties of the call: x509_c
 x509_subject_alternative_name for each DNS name, URI and address (include/grpc/grpc_security_constants.h).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,12 +18,14 @@ from grpc.aio import ServicerContext
 from keda_gpu_scaler.core.quoting import quoted
 from keda_gpu_scaler.server.call_guard import write_messages
 from keda_gpu_scaler.server.lazy_service import Guard
+from keda_gpu_scaler.server.undecodable_log import UndecodableLog
 
 ANY_NAME = "*"
 """In a list of names: every certificate of the CA."""
 
 _NAME_PROPERTIES = ("x509_common_name", "x509_subject_alternative_name")
 _MAX_SHOWN_NAMES = 3
+_Check = Callable[[ServicerContext], Awaitable[None]]
 _EXPLAIN_PORT = (
     "people use the port of --explain-port (in the chart: explain.enabled), through a port-forward and with their own "
     "Kubernetes token: keda-gpu-scaler explain NAMESPACE/NAME --namespace-of-scaler NAMESPACE"
@@ -104,45 +106,46 @@ def is_named(listed: str, names: Iterable[str]) -> bool:
     return any(name.lower() in (wanted, f"*.{rest}" if label and rest else wanted) for name in names)
 
 
-def role_guard(role: Role, inner: Guard | None = None) -> Guard | None:
+def role_guard(role: Role, log: UndecodableLog, inner: Guard | None = None) -> Guard | None:
     """Return the guard of a service whose methods only one role may call.
 
     Args:
         role: who may call.
+        log: logs refused calls, because the client may be KEDA with a name that is not listed.
         inner: a further guard, which comes after the role.
     """
     if role.names is None:
         return inner
 
     def guarded(method: str, handler: grpc.RpcMethodHandler) -> grpc.RpcMethodHandler:
-        return _restricted(role, method, handler if inner is None else inner(method, handler))
+        return _restricted(role, log, method, handler if inner is None else inner(method, handler))
 
     return guarded
 
 
-def _restricted(role: Role, method: str, handler: grpc.RpcMethodHandler) -> grpc.RpcMethodHandler:
+def _restricted(role: Role, log: UndecodableLog, method: str, handler: grpc.RpcMethodHandler) -> grpc.RpcMethodHandler:
+    async def check(context: ServicerContext) -> None:
+        if refusal := role.refusal(method, context):
+            log.note(method, context.peer(), refusal)
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, refusal)
+
     decode, encode = handler.request_deserializer, handler.response_serializer
     if handler.unary_unary is not None:
-        return grpc.unary_unary_rpc_method_handler(_unary(role, method, handler.unary_unary), decode, encode)
-    return grpc.unary_stream_rpc_method_handler(_stream(role, method, handler.unary_stream), decode, encode)
+        return grpc.unary_unary_rpc_method_handler(_unary(check, handler.unary_unary), decode, encode)
+    return grpc.unary_stream_rpc_method_handler(_stream(check, handler.unary_stream), decode, encode)
 
 
-def _unary(role: Role, method: str, behavior: Callable[..., Any]) -> Callable[..., Any]:
+def _unary(check: _Check, behavior: Callable[..., Any]) -> Callable[..., Any]:
     async def unary(request: Any, context: ServicerContext) -> Any:
-        await _check(role, method, context)
+        await check(context)
         return await behavior(request, context)
 
     return unary
 
 
-def _stream(role: Role, method: str, behavior: Callable[..., Any]) -> Callable[..., Any]:
+def _stream(check: _Check, behavior: Callable[..., Any]) -> Callable[..., Any]:
     async def stream(request: Any, context: ServicerContext) -> None:
-        await _check(role, method, context)
+        await check(context)
         await write_messages(behavior(request, context), context)
 
     return stream
-
-
-async def _check(role: Role, method: str, context: ServicerContext) -> None:
-    if refusal := role.refusal(method, context):
-        await context.abort(grpc.StatusCode.PERMISSION_DENIED, refusal)
