@@ -82,7 +82,7 @@ class Installation:
 
     def explain(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            (*COMMAND, "explain", "--kubeconfig", str(self.kubeconfig), "ai/llama", "--json", *arguments),
+            (*COMMAND, "explain", "--kubeconfig", str(self.kubeconfig), "ai/llama", "--json", "--timeout", "60", *arguments),
             capture_output=True, text=True, check=False, timeout=WAIT_SECONDS,
             env={**os.environ, "GRPC_VERBOSITY": "debug"},
         )  # fmt: skip
