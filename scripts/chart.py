@@ -58,6 +58,7 @@ OVERRIDDEN = (
     *("--set", "serviceAccount.create=false", "--set", "serviceAccount.name=mine"),
 )
 """What changes the rights of the pods."""
+EXPLAIN = ("--set", "explain.enabled=true", "--set", "tls.kedaNames={keda}")
 VENDORS = (
     "--set-json",
     'additionalAgents=[{"name":"amd","driver":{"mode":"amd"}},{"name":"intel","driver":{"mode":"intel"}}]',
@@ -79,6 +80,7 @@ GOLDENS: Mapping[str, Sequence[str]] = {
     "engines": ENGINES,
     "expected": EXPECTED,
     "overridden": OVERRIDDEN,
+    "explain": (*CERTIFICATE, *EXPLAIN),
 }
 """Renderings that are kept, each a file below tests/golden/chart."""
 

@@ -57,7 +57,7 @@ MORE: Mapping[str, Sequence[str]] = {
 MATRIX = {
     f"{driver}, {shape}, {more}": (*DRIVERS[driver], *SHAPES[shape], *MORE[more])
     for driver, shape, more in itertools.product(DRIVERS, SHAPES, MORE)
-}
+} | {f"people and roles, {shape}": (*SHAPES[shape], *chart.CERTIFICATE, *chart.EXPLAIN) for shape in SHAPES}
 EVERY_SHAPE = pytest.mark.parametrize("flags", MATRIX.values(), ids=MATRIX)
 
 
@@ -210,6 +210,9 @@ MISTAKES: Mapping[str, tuple[Sequence[str], str]] = {
         sets(*(f"engines.credentials[{at}].{key}=a" for at in (0, 1) for key in ("name", "secretName"))),
         'engines.credentials: Duplicate value: "a"',
     ),
+    "names of certificates in one text": (
+        ("--set-json", 'tls.kedaNames=["keda,other"]'), "/tls/kedaNames/0",
+    ),
     "TLS without a certificate": (sets("tls.enabled=true"), "tls.secretName: Required value"),
     "cert-manager without an issuer": (
         sets("tls.enabled=true", "tls.certManager.enabled=true"), "tls.certManager.issuerRef.name: Required value",
@@ -254,7 +257,7 @@ def test_every_value_has_a_comment() -> None:
     plain = {"image", "frontend", "rbac", "tls", "driver", "podResources", "service", "serviceAccount", "podMonitor"}
     plain |= {"networkPolicy", "dashboards", "affinity", "tolerations"}
     plain |= {f"{kind}{what}" for kind in ("pod", "extra") for what in ("Labels", "Annotations", "Env", "Volumes")}
-    plain |= {"extraVolumeMounts", "commonAnnotations"}
+    plain |= {"extraVolumeMounts", "commonAnnotations", "explain"}
     for at, line in enumerate(lines):
         if (found := re.match(r"(?:  )?(enabled|\w+):", line)) and (not line.startswith(" ") or found[1] == "enabled"):
             assert found[1] in plain or lines[at - 1].lstrip().startswith("#"), line
@@ -470,6 +473,8 @@ def test_the_kubelet_finds_every_port_it_probes(flags: Sequence[str]) -> None:
             continue
         one = container(pod)
         ports = {port["name"]: port["containerPort"] for port in one["ports"]}
+        explain_port = ports.pop("explain", None)  # a port-forward leads there, and no probe
+        assert (f"--explain-port={explain_port}" in one["args"]) is (explain_port is not None)
         assert ports == {"grpc": Config().port, "metrics": Config().metrics_port, "probes": Config().probe_port}
         probed = {one[kind]["httpGet"]["path"] for kind in ("startupProbe", "livenessProbe", "readinessProbe")}
         assert probed == {"/livez", "/readyz"}
@@ -798,6 +803,49 @@ def test_without_a_clients_ca_nobody_is_asked_for_a_certificate() -> None:
         arguments = container(pod)["args"]
         assert not any(argument.startswith("--tls-client-ca") for argument in arguments)
         assert "--tls-ca=/etc/keda-gpu-scaler/tls/ca.crt" in arguments
+
+
+@pytest.mark.parametrize(
+    ("values", "arguments"),
+    [
+        pytest.param((), [], id="by default none is given, and the program has its own defaults"),
+        pytest.param(
+            sets("tls.kedaNames={keda,keda-operator}"),
+            ["--tls-keda-names=keda,keda-operator,keda-gpu-scaler.keda.svc.cluster.local"],
+            id="KEDA, and the instances, whose certificate the test of the chart shows",
+        ),
+        pytest.param(
+            sets("tls.watchNames={keda-gpu-scaler.keda.svc.cluster.local,top}", "tls.explainNames={alice}"),
+            ["--tls-watch-names=keda-gpu-scaler.keda.svc.cluster.local,top", "--tls-explain-names=alice"],
+            id="operators with a certificate",
+        ),
+        pytest.param(
+            sets("tls.clientCA=", "tls.kedaNames={keda}"), [], id="without a CA of clients there are no names"
+        ),
+    ],
+)
+def test_the_roles_of_certificates_arrive_at_every_instance(values: Sequence[str], arguments: list[str]) -> None:
+    rendered = render(*chart.FRONT_END, *chart.CERTIFICATE, *values)
+    for component in ("agent", "frontend"):
+        args = container(rendered.pods()[component])["args"]
+        assert [one for one in args if one.startswith("--tls") and "-names=" in one] == arguments
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_people_have_a_port_at_the_instances_that_keda_calls_and_no_policy_opens_it(shape: str) -> None:
+    assert "--explain-port" not in render(*SHAPES[shape]).text
+    rendered = render(*SHAPES[shape], *chart.EXPLAIN)
+    asked = "frontend" if shape == "front end" else "agent"
+    with_port = {
+        component
+        for component, pod in rendered.pods().items()
+        if any(port["name"] == "explain" for port in container(pod).get("ports", ()))
+    }
+    assert with_port == {asked}
+    for policy in rendered.all("NetworkPolicy"):
+        opened = [port["port"] for rule in policy["spec"]["ingress"] for port in rule["ports"]]
+        assert set(opened) <= {"grpc", "metrics"}
+    assert all(port["targetPort"] == "grpc" for one in rendered.all("Service") for port in one["spec"]["ports"])
 
 
 # ---- what is added to everything ----

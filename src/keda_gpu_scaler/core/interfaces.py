@@ -2,6 +2,7 @@
 """Protocols through which the components use each other, and the errors that cross them."""
 
 from collections.abc import AsyncIterator, Collection, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 from keda_gpu_scaler.core.instance_status import ScrapeCounts
@@ -67,6 +68,34 @@ class Allocations(Protocol):
 
         Args:
             now: monotonic seconds. The last answer of the kubelet is used until it is stale.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A user as the API server names it: ``extra`` has further attributes, each with its values."""
+
+    user: str
+    uid: str = ""
+    groups: tuple[str, ...] = ()
+    extra: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+
+class CallerReviews(Protocol):
+    """Asks the API server who a caller is, and what it may do. Results are kept for a short time."""
+
+    async def caller(self, token: str) -> Caller | None:
+        """Return the user of a bearer token; None where the API server does not accept the token.
+
+        Raises:
+            KubeError: the review cannot be made.
+        """
+
+    async def may(self, caller: Caller, verb: str, resource: str, namespace: str, name: str) -> bool:
+        """Whether a user has a right on one object of keda.sh, for example of ``scaledobjects``.
+
+        Raises:
+            KubeError: the review cannot be made.
         """
 
 

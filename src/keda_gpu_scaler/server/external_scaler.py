@@ -187,6 +187,11 @@ class ExternalScaler:
             scaled_object.resolved, prepared.workload, evaluated.evaluation, self._evaluator.fleet, prepared.at_seconds
         )
 
+    async def workload(self, ref: pb.ScaledObjectRef, context: ServicerContext) -> Workload | Unavailable | None:
+        """Return what is known of the workload that a request names; nothing is scraped for it."""
+        scaled_object = await self._resolve(None, ref, context, self._clock())
+        return await self._preparation.workload(scaled_object.resolved)
+
     # ---- the methods ----
 
     def _counted(

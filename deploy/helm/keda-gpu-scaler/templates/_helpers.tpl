@@ -161,7 +161,19 @@ annotations:
 {{- with .Values.tls.clientCA }}
 - --tls-client-ca={{ $path }}/{{ . }}
 {{- end }}
-- --tls-peer-name={{ .Values.tls.peerName | default (include "kgs.host" .) }}
+{{- $peer := .Values.tls.peerName | default (include "kgs.host" .) }}
+- --tls-peer-name={{ $peer }}
+{{- if .Values.tls.clientCA }}
+{{- with .Values.tls.kedaNames }}
+- {{ printf "--tls-keda-names=%s" (append . $peer | join ",") | quote }}
+{{- end }}
+{{- with .Values.tls.watchNames }}
+- {{ printf "--tls-watch-names=%s" (join "," .) | quote }}
+{{- end }}
+{{- with .Values.tls.explainNames }}
+- {{ printf "--tls-explain-names=%s" (join "," .) | quote }}
+{{- end }}
+{{- end }}
 {{- end }}
 {{- end -}}
 
@@ -183,8 +195,12 @@ annotations:
 /etc/keda-gpu-scaler/endpoints
 {{- end -}}
 
-{{- /* Flags of the instances that KEDA calls: of what they scrape, and of deletion costs. Defaults are left out. */ -}}
+{{- /* Flags of the instances that KEDA calls: of what they scrape, of deletion costs and of explanations. Defaults are left
+out. */ -}}
 {{- define "kgs.enginesArgs" -}}
+{{- if .Values.explain.enabled }}
+- --explain-port=6001
+{{- end }}
 {{- if ne .Values.deletionCost "none" }}
 - --deletion-cost={{ .Values.deletionCost }}
 {{- end }}
@@ -238,6 +254,15 @@ annotations:
   {{- if $.hostNetwork }}
   hostPort: {{ $port }}
   {{- end }}
+  protocol: TCP
+{{- end }}
+{{- end -}}
+
+{{- /* The port for people, of the instances that KEDA calls. It listens on the loopback interface. */ -}}
+{{- define "kgs.explainPort" -}}
+{{- if .Values.explain.enabled }}
+- name: explain
+  containerPort: 6001
   protocol: TCP
 {{- end }}
 {{- end -}}
