@@ -825,7 +825,7 @@ def test_without_a_clients_ca_nobody_is_asked_for_a_certificate() -> None:
     ],
 )
 def test_the_roles_of_certificates_arrive_at_every_instance(values: Sequence[str], arguments: list[str]) -> None:
-    rendered = render(*chart.FRONT_END, *chart.CERTIFICATE, *values)
+    rendered = render(*chart.CERTIFICATE, *values)
     for component in ("agent", "frontend"):
         args = container(rendered.pods()[component])["args"]
         assert [one for one in args if one.startswith("--tls") and "-names=" in one] == arguments
