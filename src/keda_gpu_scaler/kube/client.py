@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from keda_gpu_scaler.core.interfaces import KubeError
+from keda_gpu_scaler.file_descriptors import shortage
 from keda_gpu_scaler.kube.auth import ClientConfig
 from keda_gpu_scaler.kube.list_reader import ListError, ListReader
 
@@ -200,6 +201,8 @@ class ApiClient:
             ApiError: on entering, when the server refuses the watch; while iterating, when the connection breaks, a
                 line is not an event, or (``WatchTimeoutError``) nothing was received for longer than ``seconds``.
         """
+        if reason := shortage():
+            raise ApiError(reason)
         parameters = {**query, "watch": "true", "timeoutSeconds": str(seconds)}
         limit = seconds + WATCH_GRACE_SECONDS
         timeout = self._timeout_type(REQUEST_TIMEOUT_SECONDS, read=limit)
@@ -221,7 +224,7 @@ class ApiClient:
         return {"Accept": accept or "application/json", **authorization}
 
     def _unreachable(self, error: Exception | str) -> ApiError:
-        cause = str(error) or type(error).__name__
+        cause = shortage() or str(error) or type(error).__name__
         return ApiError(f"the API server {self._config.server} does not answer: {cause}")
 
 

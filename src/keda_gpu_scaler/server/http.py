@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import h11
 
+from keda_gpu_scaler.file_descriptors import max_page_connections
+
 _PLAIN = "text/plain; charset=utf-8"
 _REQUEST_TIMEOUT_SECONDS = 5.0
 _MAX_REQUEST_BYTES = 16_384
@@ -61,6 +63,7 @@ class HttpServer:
 
     def __init__(self, pages: HttpPages) -> None:
         self._pages = pages
+        self._max_connections = min(_MAX_CONNECTIONS, max_page_connections())
         self._server: asyncio.Server | None = None
         self._connections: dict[asyncio.Task[None], str] = {}  # the client's address, oldest first
 
@@ -90,7 +93,7 @@ class HttpServer:
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("a connection is served outside of a task")  # asyncio starts one for each connection
-        if len(self._connections) >= _MAX_CONNECTIONS:
+        if len(self._connections) >= self._max_connections:
             self._drop_one()
         self._connections[task] = _host(writer)
         try:
