@@ -8,8 +8,11 @@ import logging
 import os
 import resource
 
-_OUTGOING, _GRPC, _PAGES = 3 / 4, 1 / 10, 1 / 16
-"""The shares of the limit. There are two servers of pages, and a rest for files that are open for a moment."""
+_OUTGOING, _GRPC, _PAGES = 3 / 4, 1 / 10, 1 / 32
+"""The shares of the limit. There are two servers of pages, and each accepts as many connections again before it drops one.
+
+The rest is for files that are open for a moment.
+"""
 _MIN_GRPC, _MIN_PAGES = 8, 4
 _UNLIMITED = 1 << 30
 

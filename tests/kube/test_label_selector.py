@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from keda_gpu_scaler.kube.label_selector import parse_selector
 from tests.apiserver import _condition, _parts
 
-_LABELS = ({}, {"app": "a"}, {"app": "b", "x.io/tier": "gold"}, {"app": "", "old": "1"})
+_LABELS: tuple[dict[str, str], ...] = ({}, {"app": "a"}, {"app": "b", "x.io/tier": "gold"}, {"app": "", "old": "1"})
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,9 @@ class HttpServer:
         """
         socket_ = listener(host, port)
         bound: int = socket_.getsockname()[1]
-        self._server = await asyncio.start_server(self._serve, sock=socket_, limit=_MAX_REQUEST_BYTES)
+        # asyncio accepts this many connections before the first of them is served, and may be dropped.
+        backlog = self._max_connections
+        self._server = await asyncio.start_server(self._serve, sock=socket_, limit=_MAX_REQUEST_BYTES, backlog=backlog)
         return bound
 
     async def close(self) -> None:
@@ -105,7 +107,7 @@ class HttpServer:
             # The client left or does not read. Drop the buffered response, and log nothing.
             writer.transport.abort()
         finally:
-            del self._connections[task]
+            self._connections.pop(task, None)
 
     def _drop_one(self) -> None:
         """Drop the oldest connection of the client with the most connections.
@@ -114,7 +116,9 @@ class HttpServer:
         out, and dropping the oldest of all clients would let one client with many connections do the same.
         """
         [(busiest, _)] = Counter(self._connections.values()).most_common(1)
-        next(task for task, host in self._connections.items() if host == busiest).cancel()
+        oldest = next(task for task, host in self._connections.items() if host == busiest)
+        del self._connections[oldest]  # before it ends, so that the next connection drops another one
+        oldest.cancel()
 
     async def _handle_request(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one request. There is no keep-alive, because scrapes and probes are seconds apart."""
