@@ -9,7 +9,7 @@ import os
 import resource
 
 _OUTGOING, _GRPC, _PAGES = 3 / 4, 1 / 10, 1 / 32
-"""The shares of the limit. There are two servers of pages, and each accepts as many connections again before it drops one.
+"""The shares of the limit. Two servers have pages, and each accepts as many connections again before it drops one.
 
 The rest is for files that are open for a moment.
 """
