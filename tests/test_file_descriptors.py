@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests of the limit of open files: who gets descriptors near it, and that KEDA and probes are still answered."""
+"""Tests of the limit of open files, near which KEDA and probes are still answered."""
 
 import asyncio
 import contextlib
@@ -23,6 +23,7 @@ from keda_gpu_scaler.peers.client import FleetClient
 from keda_gpu_scaler.peers.stream import PeerStream
 from keda_gpu_scaler.scrape import http_client
 from keda_gpu_scaler.scrape.types import FetchError
+from keda_gpu_scaler.server import http as http_module
 from keda_gpu_scaler.server.http import HttpServer, probe_pages
 from tests.apiserver import FakeApiServer
 from tests.limits import WAIT_SECONDS
@@ -182,3 +183,26 @@ def test_a_server_of_pages_without_any_descriptor_waits_logs_one_line_and_answer
     assert [record.getMessage() for record in caplog.records] == [
         "socket.accept() out of system resource: [Errno 24] Too many open files"
     ]
+
+
+def test_connections_that_come_at_once_each_drop_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_descriptors, "limit", lambda: 128)
+    monkeypatch.setattr(http_module, "_REQUEST_TIMEOUT_SECONDS", 2 * WAIT_SECONDS)
+
+    async def talk() -> None:
+        server = HttpServer(probe_pages(lambda: None))
+        port = await server.start("127.0.0.1", 0)
+        clients = await asyncio.gather(*(asyncio.open_connection("127.0.0.1", port) for _ in range(40)))
+        ends = [asyncio.create_task(reader.read()) for reader, _ in clients]
+        async with asyncio.timeout(WAIT_SECONDS):
+            while sum(end.done() for end in ends) < 36:
+                await asyncio.sleep(0)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert sum(end.done() for end in ends) == 36, "four may stay"
+        await server.close()
+        await asyncio.gather(*ends, return_exceptions=True)
+        for _, writer in clients:
+            writer.close()
+
+    asyncio.run(talk())

@@ -61,7 +61,7 @@ class Reflector:
         store: receives the objects.
         clock: monotonic seconds.
         on_change: called in the event loop.
-        on_refused: called when RBAC forbids the collection; returns whether somebody else provides the objects.
+        on_refused: called when RBAC forbids the collection; returns whether the objects are provided otherwise.
     """
 
     def __init__(

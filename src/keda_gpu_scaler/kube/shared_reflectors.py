@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shares watches among queries, and the objects of one query among its users; stops both with the last of them.
+"""Shares watches among queries, and the objects of one query among its users.
 
 Law: a query without a user costs the API server nothing, and the number of watches does not grow with the number of
 queries.
