@@ -78,6 +78,7 @@ class HttpServer:
         # asyncio accepts this many connections before the first of them is served, and may be dropped.
         backlog = self._max_connections
         self._server = await asyncio.start_server(self._serve, sock=socket_, limit=_MAX_REQUEST_BYTES, backlog=backlog)
+        socket_.listen(_MAX_CONNECTIONS)  # those that wait in the operating system need no descriptor
         return bound
 
     async def close(self) -> None:
