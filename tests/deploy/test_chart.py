@@ -43,7 +43,7 @@ DRIVERS: Mapping[str, Sequence[str]] = {
     "NVIDIA with AMD and Intel": sets("driver.also={amd,intel}"),
     "AMD and Intel on nodes of their own": chart.VENDORS,
 }
-SHAPES: Mapping[str, Sequence[str]] = {"quick start": (), "front end": chart.FRONT_END}
+SHAPES: Mapping[str, Sequence[str]] = {"one node": chart.ONE_NODE, "front end": ()}
 MORE: Mapping[str, Sequence[str]] = {
     "as it is": (),
     "mutual TLS by cert-manager": chart.CERTIFICATE,
@@ -51,6 +51,7 @@ MORE: Mapping[str, Sequence[str]] = {
     "watched": (*chart.SCRAPED, *sets("podMonitor.enabled=true", "dashboards.enabled=true")),
     "open and without rights": sets("networkPolicy.enabled=false", "rbac.create=false"),
     "extras": chart.EXTRAS,
+    "what charts usually have": chart.EXPECTED,
     "engines": chart.ENGINES,
 }
 MATRIX = {
@@ -291,7 +292,7 @@ def chart_that_shows_its_notes(tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.mark.parametrize("more", MORE)
 def test_the_notes_tell_the_next_step(more: str, chart_that_shows_its_notes: Path) -> None:
-    made = chart.helm("template", "one", str(chart_that_shows_its_notes), "-n", "two", *MORE[more], *chart.FRONT_END)
+    made = chart.helm("template", "one", str(chart_that_shows_its_notes), "-n", "two", *MORE[more])
     assert made.returncode == 0, made.stderr
     notes = Rendered(made.stdout).one("ConfigMap", "notes")["data"]["notes"]
     assert "scalerAddress: keda-gpu-scaler.two.svc.cluster.local:6000" in notes
@@ -403,7 +404,7 @@ def test_engines_are_scraped_by_whoever_keda_asks_and_by_nobody_else(shape: str)
 def test_each_credential_is_a_secret_in_a_directory_of_its_own_that_the_pod_may_read_alone() -> None:
     longest = 54 * "a"
     given = [{"name": "a", "secretName": "one"}, {"name": longest, "secretName": "two"}]
-    pod = render(*chart.FRONT_END, "--set-json", f"engines.credentials={json.dumps(given)}").pods()["frontend"]
+    pod = render("--set-json", f"engines.credentials={json.dumps(given)}").pods()["frontend"]
     volumes = {one["name"]: one["secret"] for one in pod["spec"]["volumes"] if "secret" in one}
     assert all(len(name) <= 63 for name in volumes)  # a label's length, which Kubernetes holds volumes to
     mounts = {one["mountPath"].rpartition("/")[2]: one for one in container(pod)["volumeMounts"]}
@@ -661,7 +662,7 @@ def test_an_anti_affinity_of_ones_own_is_kept() -> None:
 
 
 def test_the_front_end_survives_a_node_and_a_drain() -> None:
-    rendered = render(*chart.FRONT_END)
+    rendered = render()
     deployment, name = rendered.one("Deployment", "keda-gpu-scaler-frontend"), "keda-gpu-scaler-frontend"
     assert deployment["spec"]["replicas"] == 2
     budget = rendered.one("PodDisruptionBudget", name)["spec"]
@@ -682,7 +683,7 @@ def test_the_front_end_survives_a_node_and_a_drain() -> None:
 @EVERY_SHAPE
 def test_kedas_service_leads_to_whoever_is_asked_and_the_headless_one_to_every_agent(flags: Sequence[str]) -> None:
     rendered = render(*flags)
-    asked = "frontend" if "frontend.enabled=true" in flags else "agent"
+    asked = "agent" if "frontend.enabled=false" in flags else "frontend"
     agents = {component for component in rendered.pods() if component.startswith("agent")}
     selector = rendered.one("Service", "keda-gpu-scaler")["spec"]["selector"]
     assert rendered.selected(selector) == (agents if asked == "agent" else {asked})
@@ -723,7 +724,7 @@ def test_only_keda_and_our_own_pods_reach_the_agents_of_the_quick_start() -> Non
 
 
 def test_only_the_front_end_reaches_its_agents_and_they_reach_nobody() -> None:
-    rendered = render(*chart.FRONT_END)
+    rendered = render()
     assert admitted(rendered, "agent", "grpc") == ({"frontend"}, [])
     assert admitted(rendered, "frontend", "grpc") == ({"test"}, [KEDA])
     agents = rendered.one("NetworkPolicy", "keda-gpu-scaler-agents")["spec"]
@@ -752,7 +753,7 @@ def test_scrapers_and_other_clients_are_let_in_by_name(shape: str) -> None:
 
 
 def test_the_pod_monitor_selects_every_instance_and_keeps_our_labels() -> None:
-    rendered = render(*chart.FRONT_END, *chart.SCRAPED, "--set", "podMonitor.enabled=true")
+    rendered = render(*chart.SCRAPED, "--set", "podMonitor.enabled=true")
     spec = rendered.one("PodMonitor", "keda-gpu-scaler")["spec"]
     assert rendered.selected(spec["selector"]["matchLabels"]) == {"agent", "frontend", "test"}
     [expression] = spec["selector"]["matchExpressions"]
@@ -774,7 +775,7 @@ def test_the_dashboard_arrives_whole() -> None:
 
 
 def test_the_certificate_bears_the_name_that_keda_and_peers_expect_and_serves_both_ends() -> None:
-    rendered = render(*chart.FRONT_END, *chart.CERTIFICATE, namespace="gpu")
+    rendered = render(*chart.CERTIFICATE, namespace="gpu")
     certificate = rendered.one("Certificate", "keda-gpu-scaler")["spec"]
     host = "keda-gpu-scaler.gpu.svc.cluster.local"
     assert certificate["dnsNames"] == [host, "keda-gpu-scaler.gpu.svc", "keda-gpu-scaler.gpu"]
@@ -802,7 +803,7 @@ def test_without_a_clients_ca_nobody_is_asked_for_a_certificate() -> None:
 
 
 def test_labels_annotations_and_extras_arrive_where_they_belong() -> None:
-    rendered = render(*chart.EXTRAS, *chart.FRONT_END)
+    rendered = render(*chart.EXTRAS)
     for one in rendered.objects:
         assert one["metadata"]["labels"]["team"] == "serving", one["metadata"]["name"]
         assert one["metadata"]["annotations"]["note"] == "a"
@@ -827,6 +828,6 @@ def test_labels_annotations_and_extras_arrive_where_they_belong() -> None:
     ids=["of this version", "a tag elsewhere", "a digest before a tag"],
 )
 def test_every_pod_runs_the_one_image(flags: Sequence[str], image: str) -> None:
-    pods = render(*flags, *chart.FRONT_END).pods()
+    pods = render(*flags).pods()
     assert pods.keys() == {"agent", "frontend", "test"}
     assert {container(pod)["image"] for pod in pods.values()} == {image}

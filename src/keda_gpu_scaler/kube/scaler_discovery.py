@@ -17,7 +17,7 @@ from keda_gpu_scaler.kube.pager import list_objects
 from keda_gpu_scaler.kube.parse import is_name
 from keda_gpu_scaler.kube.resource_query import ResourceQuery
 
-LABEL = "app.kubernetes.io/name=keda-gpu-scaler"
+LABEL = "app.kubernetes.io/part-of=keda-gpu-scaler"
 COMPONENT_LABEL = "app.kubernetes.io/component"
 AGENT = "agent"
 COMPONENTS = ("frontend", AGENT)
