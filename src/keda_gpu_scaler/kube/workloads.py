@@ -18,7 +18,7 @@ from keda_gpu_scaler.kube import parse
 from keda_gpu_scaler.kube.client import ApiClient, ApiError
 from keda_gpu_scaler.kube.keda_objects import KEDA_GROUP
 from keda_gpu_scaler.kube.parse import Scale, ScaleTarget, mappings
-from keda_gpu_scaler.kube.reflector import ResourceQuery
+from keda_gpu_scaler.kube.resource_query import ResourceQuery
 from keda_gpu_scaler.kube.shared_reflectors import SharedReflectors
 from keda_gpu_scaler.kube.watched_workload import WatchedWorkload
 
