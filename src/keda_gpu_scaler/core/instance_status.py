@@ -108,8 +108,12 @@ class RecentAnswer:
     are None where the trigger names no source of demand; ``demand_sentence`` describes the observed demand. ``steps``
     describes how the value was computed; of very many steps it has only the first and the last.
     ``has_queue_contradiction`` says that requests wait and the value asks for no replica for them, and
-    ``cold_start_seconds`` is the measured cold start of the workload's pods. ``at_seconds`` is on this instance's
-    monotonic clock.
+    ``cold_start_seconds`` is the measured cold start of the workload's pods. ``measured`` is the mean of the replicas
+    with a value, in ``unit``, and ``adjustment`` says why ``value`` is not the plain total or mean of them, empty where
+    it is. ``activity`` says why the workload is active or not, and ``is_activity_unknown`` that this is not known.
+    ``replicas`` is the workload's size, and ``wanted`` the one that the value leads to within ``min_replicas`` and
+    ``max_replicas``; ``limit`` is "min" or "max" where that changed it, else "none". All of them are None where they
+    are not known. ``at_seconds`` is on this instance's monotonic clock.
     """
 
     namespace: str
@@ -129,3 +133,13 @@ class RecentAnswer:
     has_queue_contradiction: bool = False
     cold_start_seconds: float | None = None
     at_seconds: float = 0.0
+    unit: str = ""
+    measured: float | None = None
+    adjustment: str = ""
+    activity: str = ""
+    is_activity_unknown: bool = False
+    replicas: int | None = None
+    wanted: int | None = None
+    limit: str = "none"
+    min_replicas: int | None = None
+    max_replicas: int | None = None

@@ -13,6 +13,7 @@ from typing import Any
 from keda_gpu_scaler.core.quoting import quoted
 from keda_gpu_scaler.core.scaling_rules import (
     DEFAULT_COOLDOWN_SECONDS,
+    DEFAULT_MAX_REPLICAS,
     DEFAULT_TOLERANCE,
     DEFAULT_TOLERANCES,
     Formula,
@@ -44,6 +45,8 @@ class ScaledSpec:
     jobs: JobRules | None = None
     cooldown_seconds: float = DEFAULT_COOLDOWN_SECONDS
     idle_replicas: int = 0
+    min_replicas: int = 0
+    max_replicas: int = DEFAULT_MAX_REPLICAS
 
 
 def scaled_object(item: Mapping[str, Any]) -> ScaledSpec:
@@ -62,6 +65,8 @@ def scaled_object(item: Mapping[str, Any]) -> ScaledSpec:
         tolerances=tolerances(spec),
         cooldown_seconds=DEFAULT_COOLDOWN_SECONDS if cooldown is None else max(0.0, float(cooldown)),
         idle_replicas=max(0, _integer(spec.get("idleReplicaCount")) or 0),
+        min_replicas=max(0, _integer(spec.get("minReplicaCount")) or 0),
+        max_replicas=_replica_limit(spec.get("maxReplicaCount")),
     )
 
 
@@ -168,6 +173,11 @@ def _pods_per_job(job: Mapping[str, Any]) -> int:
     parallelism, completions = _integer(job.get("parallelism")), _integer(job.get("completions"))
     at_once = 1 if parallelism is None else max(0, parallelism)
     return at_once if completions is None else min(at_once, max(0, completions))
+
+
+def _replica_limit(value: object) -> int:
+    given = _integer(value)
+    return DEFAULT_MAX_REPLICAS if given is None or given < 0 else given
 
 
 def _number_text(value: object) -> str:

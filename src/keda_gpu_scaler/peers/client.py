@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError
 from keda_gpu_scaler.core.instance_status import DropReason, PeerCounts
 from keda_gpu_scaler.core.interfaces import Discovery, KubeError
 from keda_gpu_scaler.core.quoting import quoted
-from keda_gpu_scaler.core.state.fleet import PEERS_UNKNOWN, History
+from keda_gpu_scaler.core.state.fleet import NOT_ANSWERED_YET, PEERS_UNKNOWN, History
 from keda_gpu_scaler.core.state.reading_interest import ReadingInterest
 from keda_gpu_scaler.core.types import Snapshot
 from keda_gpu_scaler.peers.limits import PeerError
@@ -190,7 +190,7 @@ class FleetClient:
             if address not in self._peer_tasks:
                 self._titles[address] = node or address
                 self._received_at[address] = self._clock()
-                self._unavailable.setdefault(node or address, "it has not answered yet")
+                self._unavailable.setdefault(node or address, NOT_ANSWERED_YET)
                 self._pending.add(address)
                 self._peer_tasks[address] = asyncio.create_task(self._follow(address), name=f"peer {address}")
         self._check_sync()

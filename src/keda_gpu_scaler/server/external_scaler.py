@@ -44,6 +44,7 @@ from keda_gpu_scaler.server.request_resolver import (
 )
 from keda_gpu_scaler.server.streams import ActivityStreams
 from keda_gpu_scaler.server.undecodable_log import NOT_A_MESSAGE, UndecodableLog
+from keda_gpu_scaler.server.workload_history import WorkloadHistories, history_key, point_of
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 
 SERVICE = "externalscaler.ExternalScaler"
@@ -59,17 +60,21 @@ _IS_ACTIVE = {active: pb.IsActiveResponse(result=active).SerializeToString() for
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The evaluation of one request, and everything it rests on."""
+    """The evaluation of one request, and everything it rests on.
+
+    ``is_synced`` is false while something that the trigger needs was not read yet.
+    """
 
     resolved: ResolvedTrigger
     workload: Workload | Unavailable | None
     evaluation: Evaluation
     fleet: Fleet
     at_seconds: float
+    is_synced: bool = True
 
 
 class ExternalScaler:
-    """KEDA's ExternalScaler over a fleet view.
+    """KEDA's ExternalScaler over a fleet view. ``histories`` has the last hour of every declared trigger.
 
     Args:
         fleet: returns the current fleet view; called for every answer, so it must be cheap.
@@ -111,6 +116,7 @@ class ExternalScaler:
         self._undecodable = UndecodableLog(clock)
         self._answers = RecentAnswers()
         self._declarations = Declarations()
+        self.histories = WorkloadHistories()
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """Return the service for ``grpc.aio.Server.add_generic_rpc_handlers``."""
@@ -135,6 +141,10 @@ class ExternalScaler:
         """Return the number of calls of each method, of errors, and the calls' durations."""
         return self._counters.counts()
 
+    def now(self) -> float:
+        """Return the time on the clock of the answers, in monotonic seconds."""
+        return self._clock()
+
     def note_report(self) -> None:
         """Note that a peer or an engine reported something: evaluations that rest on older data are out of date."""
         self._evaluator.note_report()
@@ -151,6 +161,7 @@ class ExternalScaler:
         self._preparation.expire_idle(now)
         self._evaluator.expire_idle(now)
         self._declarations.expire_idle(now)
+        self.histories.expire_idle(now)
 
     def stop(self) -> None:
         """End every stream with OK, now and from now on; other calls are answered until the server stops."""
@@ -163,7 +174,12 @@ class ExternalScaler:
         prepared = await self._preparation.prepare(scaled_object.resolved, now)
         evaluated = self._evaluator.evaluate(scaled_object.resolved, prepared)
         return Answer(
-            scaled_object.resolved, prepared.workload, evaluated.evaluation, self._evaluator.fleet, prepared.at_seconds
+            scaled_object.resolved,
+            prepared.workload,
+            evaluated.evaluation,
+            self._evaluator.fleet,
+            prepared.at_seconds,
+            prepared.is_synced,
         )
 
     # ---- the methods ----
@@ -200,10 +216,11 @@ class ExternalScaler:
         evaluation, answer = evaluated.evaluation, evaluated.answer
         if answer is None or (answer.namespace, answer.name) != (scaled_object.namespace, scaled_object.name):
             self._log.log_evaluation(scaled_object.title, scaled_object.resolved.trigger, evaluation)
-            answer = evaluated.answer = recent_answer(scaled_object, evaluation, prepared.at_seconds)
+            answer = evaluated.answer = recent_answer(scaled_object, evaluation, prepared.at_seconds, prepared.workload)
         is_declared = self._declarations.is_declared(scaled_object.resolved, prepared)
         if is_declared:
             self._answers.note(answer, prepared.at_seconds)
+            self.histories.record(history_key(answer), point_of(answer), prepared.at_seconds)
             self._on_answer(answer)
         if self._on_costs is not None and is_declared and isinstance(prepared.workload, Workload):
             trigger = scaled_object.resolved.trigger

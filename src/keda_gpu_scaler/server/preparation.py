@@ -7,7 +7,7 @@ Law: a call waits at most ``SYNC_SECONDS``, and only until everything it needs w
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from keda_gpu_scaler.core.evaluate.by_workload import falls_back_to_devices
 from keda_gpu_scaler.core.evaluate.workload_view import ScrapeRequest, ready_pods, scrape_requests
@@ -94,6 +94,8 @@ class Preparation:
         prepared = self.register(resolved, self._clock())
         if is_synced and (registration := self._registrations.get(resolved, prepared.at_seconds)):
             registration.is_synced = True
+            pending = _is_pending(prepared.workload) or _is_pending(prepared.node_labels)
+            prepared = replace(prepared, is_synced=not pending)
         return prepared
 
     def register(self, resolved: ResolvedTrigger, now: float) -> Prepared:

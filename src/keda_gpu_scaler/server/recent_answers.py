@@ -11,8 +11,12 @@ from dataclasses import replace
 
 from keda_gpu_scaler.core.evaluate.demand import DemandObservation
 from keda_gpu_scaler.core.evaluate.evaluation import Evaluation
+from keda_gpu_scaler.core.evaluate.measured_value import measured_value
+from keda_gpu_scaler.core.hpa.controller import Limit
+from keda_gpu_scaler.core.hpa.wanted_size import wanted_size
 from keda_gpu_scaler.core.instance_status import RecentAnswer
 from keda_gpu_scaler.core.trigger.parser import Trigger
+from keda_gpu_scaler.core.types import Unavailable, Workload
 from keda_gpu_scaler.server.bounded_cache import BoundedCache
 from keda_gpu_scaler.server.request_resolver import ScaledObjectRequest
 
@@ -95,10 +99,19 @@ class TransitionLog:
         return True
 
 
-def recent_answer(scaled_object: ScaledObjectRequest, evaluation: Evaluation, now: float) -> RecentAnswer:
-    """Summarise an answer for the status page, the metrics and Events."""
+def recent_answer(
+    scaled_object: ScaledObjectRequest, evaluation: Evaluation, now: float, known: Workload | Unavailable | None = None
+) -> RecentAnswer:
+    """Summarise an answer for the status page, the metrics, Events and ``top``.
+
+    Args:
+        scaled_object: the request.
+        evaluation: its evaluation.
+        now: monotonic seconds.
+        known: the workload that the evaluation rests on.
+    """
     trigger, demand = scaled_object.resolved.trigger, evaluation.demand
-    return RecentAnswer(
+    answer = RecentAnswer(
         namespace=scaled_object.namespace,
         name=scaled_object.name,
         metric_name=trigger.metric_name,
@@ -116,7 +129,38 @@ def recent_answer(scaled_object: ScaledObjectRequest, evaluation: Evaluation, no
         has_queue_contradiction=bool(evaluation.contradiction),
         cold_start_seconds=evaluation.cold_start_seconds,
         at_seconds=now,
+        unit=trigger.metric.unit,
+        measured=measured_value(trigger, evaluation),
+        adjustment=evaluation.adjustment,
+        activity=evaluation.steps[-1] if evaluation.steps else "",
+        is_activity_unknown=evaluation.is_activity_unknown,
     )
+    return _with_sizes(answer, evaluation, known) if isinstance(known, Workload) else answer
+
+
+def _with_sizes(answer: RecentAnswer, evaluation: Evaluation, known: Workload) -> RecentAnswer:
+    """Return the answer with the sizes of a ScaledObject's target. KEDA has other rules for a ScaledJob's Jobs."""
+    if known.kind != "ScaledObject":
+        return replace(answer, replicas=known.spec_replicas)
+    answer = replace(
+        answer, replicas=known.spec_replicas, min_replicas=known.min_replicas, max_replicas=known.max_replicas
+    )
+    if evaluation.value is None or evaluation.is_activity_unknown or known.formula is not None:
+        return answer
+    recommended = evaluation.replicas
+    if recommended is None:
+        recommended = 0 if known.spec_replicas == 0 else None
+    if recommended is None:
+        return answer
+    wanted = wanted_size(
+        recommended,
+        known.spec_replicas,
+        active=evaluation.active,
+        min_replicas=known.min_replicas,
+        max_replicas=known.max_replicas,
+    )
+    limit = wanted.limit.value if wanted.limit in (Limit.MIN, Limit.MAX) else Limit.NONE.value
+    return replace(answer, wanted=wanted.replicas, limit=limit)
 
 
 def _shortened(steps: tuple[str, ...]) -> tuple[str, ...]:

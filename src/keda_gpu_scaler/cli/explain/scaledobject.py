@@ -16,7 +16,6 @@ import yaml
 
 from keda_gpu_scaler.core.hpa.controller import (
     DEFAULT_DOWN,
-    DEFAULT_MAX_REPLICAS,
     DEFAULT_UP,
     DOWN_STABILISATION_SECONDS,
     Behavior,
@@ -26,7 +25,7 @@ from keda_gpu_scaler.core.hpa.controller import (
     SelectPolicy,
 )
 from keda_gpu_scaler.core.quoting import quoted
-from keda_gpu_scaler.core.scaling_rules import Formula, JobRules, Tolerances
+from keda_gpu_scaler.core.scaling_rules import DEFAULT_MAX_REPLICAS, Formula, JobRules, Tolerances
 from keda_gpu_scaler.core.trigger.metric_type import ASSUMED
 from keda_gpu_scaler.core.trigger.parser import PARAMETERS
 from keda_gpu_scaler.kube.keda_objects import formula, job_rules, tolerance, tolerances

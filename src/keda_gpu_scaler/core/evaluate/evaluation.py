@@ -56,7 +56,8 @@ class Evaluation:
     source than the one that the metric names first, and why. ``cold_start_seconds`` is the median time from the
     creation of a pod until it was ready, None where it is not known. ``observations`` are the observed pods or devices,
     in the order of the steps. ``replicas`` is the size that the HPA computes from the value, without its limits and its
-    behaviour; None where it is not known. Until ``expires_at_seconds``, on the clock of ``now``, the same arguments
+    behaviour; None where it is not known. ``adjustment`` says why the value is not the plain total or mean of what was
+    measured, empty where it is. Until ``expires_at_seconds``, on the clock of ``now``, the same arguments
     give the same evaluation.
     """
 
@@ -75,6 +76,7 @@ class Evaluation:
     fallback: str = ""
     cold_start_seconds: float | None = None
     replicas: int | None = None
+    adjustment: str = ""
     observations: tuple[PodObservation | DeviceObservation, ...] = field(default=(), compare=False, repr=False)
     expires_at_seconds: float = field(default=-math.inf, compare=False)
 
@@ -176,6 +178,7 @@ def _with_value(
         fallback=measured.fallback,
         cold_start_seconds=view.cold_start_seconds if view is not None else None,
         replicas=reported.replicas,
+        adjustment=reported.adjustment,
         observations=measured.observations,
         expires_at_seconds=min(expires, default=-math.inf),
     )

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from keda_gpu_scaler.core.hpa.replica_calculator import Recommendation
+from keda_gpu_scaler.core.scaling_rules import DEFAULT_MAX_REPLICAS
 
 SYNC_PERIOD_SECONDS = 15.0
 """The interval between two reconciliations of an HPA (--horizontal-pod-autoscaler-sync-period)."""
@@ -23,8 +24,6 @@ DOWN_STABILISATION_SECONDS = 300.0
 """The controller's default for scaling down (--horizontal-pod-autoscaler-downscale-stabilization)."""
 DEFAULT_MIN_REPLICAS = 1
 """KEDA never sets a lower minimum, also with a ``minReplicaCount`` of 0: KEDA itself scales from one to zero."""
-DEFAULT_MAX_REPLICAS = 100
-"""KEDA's default for ``maxReplicaCount``."""
 _LONGEST_WINDOW_SECONDS = 3600
 _LONGEST_PERIOD_SECONDS = 1800
 

@@ -59,12 +59,14 @@ class ReportedValue:
     """The number given to the HPA, and the steps that led to it.
 
     ``value`` is finite, not negative, and has three decimals, as many as KEDA keeps. ``replicas`` is the size that the
-    HPA's external-metric algorithm computes from it, None where the workload's size is not known.
+    HPA's external-metric algorithm computes from it, None where the workload's size is not known. ``adjustment`` says
+    why the value is not the plain total or mean, empty where it is.
     """
 
     value: float
     replicas: int | None
     steps: tuple[str, ...]
+    adjustment: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,9 +317,9 @@ def _leading_to(hpa: _Hpa, wanted: int, plain: int, load: _Load, plain_step: str
     value = hpa.leading_to(wanted)
     if value is not None:
         why = f"the resource-metric rules {whose} lead to {wanted} replicas, and so does {value / 1000:.6g}"
-        return ReportedValue(value / 1000, wanted, (plain_step, why))
+        return ReportedValue(value / 1000, wanted, (plain_step, why), why)
     nearest = _nearest(hpa, wanted, load)
-    return ReportedValue(nearest.value, nearest.replicas, (plain_step, *nearest.steps))
+    return replace(nearest, steps=(plain_step, *nearest.steps))
 
 
 def _held(hpa: _Hpa, load: _Load, why: str) -> ReportedValue:
@@ -325,9 +327,10 @@ def _held(hpa: _Hpa, load: _Load, why: str) -> ReportedValue:
     now = hpa.size.spec_replicas
     value = hpa.leading_to(now)
     if value is not None:
-        return ReportedValue(value / 1000, now, (f"{why}: the size stays; {value / 1000:.6g} keeps {now} replicas",))
+        held = f"{why}: the size stays; {value / 1000:.6g} keeps {now} replicas"
+        return ReportedValue(value / 1000, now, (held,), held)
     nearest = _nearest(hpa, now, load)
-    return ReportedValue(nearest.value, nearest.replicas, (f"{why}: the size should stay", *nearest.steps))
+    return replace(nearest, steps=(f"{why}: the size should stay", *nearest.steps))
 
 
 def _nearest(hpa: _Hpa, wanted: int, load: _Load) -> ReportedValue:
@@ -337,7 +340,7 @@ def _nearest(hpa: _Hpa, wanted: int, load: _Load) -> ReportedValue:
         f"no number leads the HPA from {size.spec_replicas} replicas ({size.status_replicas} exist) to {wanted}: "
         f"{value / 1000:.6g} leads closest, to {made}"
     )
-    return ReportedValue(value / 1000, made, (why,))
+    return ReportedValue(value / 1000, made, (why,), why)
 
 
 def _thousandths(value: float, times: int = 1) -> int:

@@ -67,7 +67,7 @@ def for_jobs(reported: ReportedValue, target: float, rules: JobRules, counts: Jo
         f"KEDA has {counts.running} jobs{pending} ({rule}): with {value_milli / 1000:.6g} it starts {started} at this "
         "poll"
     )
-    return ReportedValue(value_milli / 1000, counts.running + started, (*reported.steps, why))
+    return ReportedValue(value_milli / 1000, counts.running + started, (*reported.steps, why), why)
 
 
 def new_jobs(rules: JobRules, counts: JobCounts, value_milli: int, target_milli: int) -> int:
