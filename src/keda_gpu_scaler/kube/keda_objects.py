@@ -4,6 +4,7 @@
 Law: no object makes a reader raise. A field of an unexpected type counts as absent, and then has KEDA's default.
 """
 
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -25,6 +26,8 @@ from keda_gpu_scaler.core.types import DeclaredTrigger
 from keda_gpu_scaler.kube.parse import ScaleTarget, count, mappings, part, text
 
 DEFAULT_METRIC_TYPE = "AverageValue"
+MAX_SPEC_LENGTH = 64 << 10
+"""The length of a spec that a command sends."""
 _EXTERNAL_TRIGGERS = ("external", "external-push")
 _MAX_FORMULA_LENGTH = 4096
 _QUANTITY = re.compile(r"([0-9]{1,9}(?:\.[0-9]{0,9})?|\.[0-9]{1,9})([munkMG]|e-?[0-9]{1,2})?", re.ASCII)
@@ -68,6 +71,21 @@ def scaled_object(item: Mapping[str, Any]) -> ScaledSpec:
         min_replicas=max(0, _integer(spec.get("minReplicaCount")) or 0),
         max_replicas=_replica_limit(spec.get("maxReplicaCount")),
     )
+
+
+def proposed_object(spec: str) -> ScaledSpec:
+    """Read the spec of a ScaledObject that is not applied, a JSON object.
+
+    Raises:
+        ValueError: it is none, or it is too long.
+    """
+    if len(spec) > MAX_SPEC_LENGTH:
+        raise ValueError(f"spec: Too long: must have at most {MAX_SPEC_LENGTH} characters")
+    try:
+        plain = json.loads(spec)
+    except (ValueError, RecursionError) as error:
+        raise ValueError("spec: Invalid value: must be a JSON object") from error
+    return scaled_object({"spec": plain})
 
 
 def scaled_job(item: Mapping[str, Any]) -> ScaledSpec:

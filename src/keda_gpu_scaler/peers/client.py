@@ -26,6 +26,7 @@ from keda_gpu_scaler.peers.limits import PeerError
 from keda_gpu_scaler.peers.node_store import LongestWindow, NodeStore
 from keda_gpu_scaler.peers.stream import ConnectionSlot, PeerStream
 from keda_gpu_scaler.wire import fleet_pb2 as pb
+from keda_gpu_scaler.wire.rpc_failure import rpc_failure
 from keda_gpu_scaler.wire.snapshot_codec import CodecError
 from keda_gpu_scaler.wire.tls import ClientTls, TlsError
 
@@ -347,8 +348,7 @@ class FleetClient:
 def _rpc_reason(error: grpc.aio.AioRpcError) -> str:
     if error.code() is grpc.StatusCode.UNIMPLEMENTED:
         return "it does not share its snapshots: is it an older version?"
-    details = ascii(str(error.details() or "")[:200])
-    return f"{error.code().name}: {details}"
+    return rpc_failure(error.code().name, str(error.details() or ""))
 
 
 def _printable(untrusted: str) -> str:

@@ -59,6 +59,14 @@ class EvaluationService(evaluation_pb_grpc.EvaluationsServicer):
         answer = await self._scaler.explain(request, context)
         return self._explanation(answer, dict(request.scalerMetadata))
 
+    async def Preview(  # noqa: N802
+        self, request: evaluation_pb.PreviewRequest, context: ServicerContext
+    ) -> evaluation_pb.Evaluation:
+        """Answer with the evaluation that a ScaledObject would have; it is not remembered."""
+        ref = request.scaled_object
+        answer = await self._scaler.explain(ref, context, request.spec)
+        return self._explanation(answer, dict(ref.scalerMetadata))
+
     async def ListWorkloads(  # noqa: N802
         self, request: evaluation_pb.ListWorkloadsRequest, context: ServicerContext
     ) -> evaluation_pb.ListWorkloadsResponse:

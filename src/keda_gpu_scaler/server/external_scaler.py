@@ -167,10 +167,16 @@ class ExternalScaler:
         """End every stream with OK, now and from now on; other calls are answered until the server stops."""
         self._streams.stop()
 
-    async def explain(self, ref: pb.ScaledObjectRef, context: ServicerContext) -> Answer:
-        """Return the evaluation that GetMetrics and IsActive answer with; the call is not counted."""
+    async def explain(self, ref: pb.ScaledObjectRef, context: ServicerContext, proposed_spec: str = "") -> Answer:
+        """Return the evaluation that GetMetrics and IsActive answer with; the call is not counted.
+
+        Args:
+            ref: the ScaledObject and the trigger's metadata.
+            context: of the call.
+            proposed_spec: the spec of a ScaledObject that is not applied, as a JSON object; empty for one that is.
+        """
         now = self._clock()
-        scaled_object = await self._resolve(None, ref, context, now)
+        scaled_object = await self._resolve(None, ref, context, now, proposed_spec)
         prepared = await self._preparation.prepare(scaled_object.resolved, now)
         evaluated = self._evaluator.evaluate(scaled_object.resolved, prepared)
         return Answer(
@@ -290,11 +296,16 @@ class ExternalScaler:
             await self._refuse(method, context, grpc.StatusCode.INVALID_ARGUMENT, NOT_A_MESSAGE)
 
     async def _resolve(
-        self, method: str | None, ref: pb.ScaledObjectRef, context: ServicerContext, now: float
+        self,
+        method: str | None,
+        ref: pb.ScaledObjectRef,
+        context: ServicerContext,
+        now: float,
+        proposed_spec: str = "",
     ) -> ScaledObjectRequest:
         """Read the trigger; ``method`` is None for a call that is not KEDA's and is not counted."""
         try:
-            scaled_object = self._resolver.resolve(ref.scalerMetadata, ref.namespace, ref.name, now)
+            scaled_object = self._resolver.resolve(ref.scalerMetadata, ref.namespace, ref.name, now, proposed_spec)
         except TriggerError as error:
             self._log.log_problems("/".join(printable_names(ref.namespace, ref.name)), error.problems)
             await self._refuse(method, context, grpc.StatusCode.INVALID_ARGUMENT, "; ".join(error.problems))

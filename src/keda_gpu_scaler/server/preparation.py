@@ -102,7 +102,7 @@ class Preparation:
         """Register interest without waiting; return what is known now."""
         workload, labels = None, None
         if self._cluster is not None:
-            workload = self._cluster.workload(resolved.namespace, resolved.name)
+            workload = self._cluster.workload(*_place(resolved))
             if resolved.trigger.node_selector is not None:
                 labels = self._cluster.node_labels()
         registration = self._registrations.get(resolved, now)
@@ -181,7 +181,7 @@ class Preparation:
         """Wait for the workload, then for node labels, engines and peers. The caller sets the deadline."""
         if self._cluster is not None:
             if _is_pending(prepared.workload):
-                await self._cluster.wait_for_sync(resolved.namespace, resolved.name)
+                await self._cluster.wait_for_sync(*_place(resolved))
                 prepared = self.register(resolved, self._clock())
             while _is_pending(prepared.node_labels):
                 await asyncio.sleep(_LABELS_INTERVAL_SECONDS)
@@ -194,6 +194,12 @@ class Preparation:
             self._register_peers(resolved, registration)  # the scrape may have found that there is no engine
         if self._peers is not None and registration.needs_peers:
             await self._peers.wait_for_sync()
+
+
+def _place(resolved: ResolvedTrigger) -> tuple[str, ...]:
+    """Return the arguments that identify a workload in the cluster."""
+    place = (resolved.namespace, resolved.name)
+    return (*place, resolved.proposed_spec) if resolved.proposed_spec else place
 
 
 def _needs_performance(resolved: ResolvedTrigger) -> bool:

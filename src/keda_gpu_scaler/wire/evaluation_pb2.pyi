@@ -8,18 +8,12 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class PreviewRequest(_message.Message):
-    __slots__ = ("scaled_object", "target_api_version", "target_kind", "target_name", "metric_type")
+    __slots__ = ("scaled_object", "spec")
     SCALED_OBJECT_FIELD_NUMBER: _ClassVar[int]
-    TARGET_API_VERSION_FIELD_NUMBER: _ClassVar[int]
-    TARGET_KIND_FIELD_NUMBER: _ClassVar[int]
-    TARGET_NAME_FIELD_NUMBER: _ClassVar[int]
-    METRIC_TYPE_FIELD_NUMBER: _ClassVar[int]
+    SPEC_FIELD_NUMBER: _ClassVar[int]
     scaled_object: _externalscaler_pb2.ScaledObjectRef
-    target_api_version: str
-    target_kind: str
-    target_name: str
-    metric_type: str
-    def __init__(self, scaled_object: _Optional[_Union[_externalscaler_pb2.ScaledObjectRef, _Mapping]] = ..., target_api_version: _Optional[str] = ..., target_kind: _Optional[str] = ..., target_name: _Optional[str] = ..., metric_type: _Optional[str] = ...) -> None: ...
+    spec: str
+    def __init__(self, scaled_object: _Optional[_Union[_externalscaler_pb2.ScaledObjectRef, _Mapping]] = ..., spec: _Optional[str] = ...) -> None: ...
 
 class Evaluation(_message.Message):
     __slots__ = ("metric_name", "target", "scope", "value", "no_value_reason", "reason", "active", "with_value", "expected", "steps", "instance", "metric", "unit", "value_type", "settings", "hints", "workload", "observations", "observations_omitted", "demand", "activity_unknown", "fallback", "measured", "adjustment", "pending", "clocks")

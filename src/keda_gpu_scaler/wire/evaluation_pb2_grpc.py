@@ -63,7 +63,7 @@ class EvaluationsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Preview(self, request, context):
-        """Evaluates a trigger for a scale target, as if a ScaledObject that does not exist named both.
+        """Evaluates a trigger of a ScaledObject that is not applied yet.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

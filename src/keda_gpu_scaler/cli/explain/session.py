@@ -17,9 +17,12 @@ from keda_gpu_scaler.cli.explain.scaledobject import ScaledObject, ScaledObjectT
 from keda_gpu_scaler.cli.kube_session import KubeSession
 from keda_gpu_scaler.cli.output import waiting_notice
 from keda_gpu_scaler.cli.pace import Timing
-from keda_gpu_scaler.cli.probe.client import Call, ProbeRequest, ScalerClient
+from keda_gpu_scaler.cli.probe.client import Call, ProbeAnswer, ProbeRequest, ScalerClient
 from keda_gpu_scaler.core.interfaces import KubeError
+from keda_gpu_scaler.wire import evaluation_pb2 as evaluation_pb
 from keda_gpu_scaler.wire.tls import ClientTls
+
+_RETRY_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,7 @@ class ExplainSession:
         self._forwarding = cluster if not request.address else None
         self._address = request.address
         self._instance = request.address
+        self._cold_until: float | None = None
 
     def explain(self) -> Iterator[ExplainResult]:
         """Yield the explanation of each trigger.
@@ -73,7 +77,7 @@ class ExplainSession:
                 if not self._instance:
                     raise
                 # With --watch, a later round may reach an instance again.
-                yield self._result(trigger, error=Call("Explain", 0.0, "UNAVAILABLE", str(error)))
+                yield self._result(trigger, error=Call("Explain", 0.0, "UNAVAILABLE", str(error), str(error)))
 
     def _explain(self, trigger: ScaledObjectTrigger) -> ExplainResult:
         if not self._address and self._forwarding is not None:
@@ -82,18 +86,20 @@ class ExplainSession:
         scaled_object = request.scaled_object
         call = ProbeRequest(
             self._address, scaled_object.name, scaled_object.namespace, trigger.metadata, request.timeout_seconds,
-            self._tls(trigger),
+            self._tls(trigger), scaled_object.proposed_spec,
         )  # fmt: skip
         client = ScalerClient(call, self._timing)
         try:
             with waiting_notice(f"calling {self._instance}"):
-                answer, evaluation = client.explain()
+                answer, evaluation = self._complete_answer(client)
         finally:
             client.close()
         if evaluation is None:
             error = answer.error
             reason = self._close_broken_forward(is_connected=answer.is_connected)
-            return self._result(trigger, error=replace(error, details=reason) if error and reason else error)
+            return self._result(
+                trigger, error=replace(error, details=reason, sentence=reason) if error and reason else error
+            )
         hpa = self._hpa()
         return replace(
             self._result(trigger),
@@ -101,6 +107,17 @@ class ExplainSession:
             forecast=forecast_of(evaluation, scaled_object, trigger, request.replicas),
             hpa_status=hpa_status(hpa, hpa_differences(hpa, scaled_object, trigger, evaluation)),
         )
+
+    def _complete_answer(self, client: ScalerClient) -> tuple[ProbeAnswer, evaluation_pb.Evaluation | None]:
+        """Call the instance until it has read everything once, at most for the time limit of the first call."""
+        if self._cold_until is None:
+            self._cold_until = self._timing.monotonic() + self._request.timeout_seconds
+        while True:
+            answer, evaluation = client.explain()
+            is_late = self._timing.monotonic() + _RETRY_SECONDS > self._cold_until
+            if evaluation is None or not evaluation.pending or is_late:
+                return answer, evaluation
+            self._timing.sleep(_RETRY_SECONDS)
 
     def _result(self, trigger: ScaledObjectTrigger, *, error: Call | None = None) -> ExplainResult:
         request = self._request

@@ -12,7 +12,14 @@ from typing import Any
 
 import click
 
-from keda_gpu_scaler.cli.arguments import client_tls, host_and_port, interval_option, timeout_option, tls_options
+from keda_gpu_scaler.cli.arguments import (
+    client_tls,
+    context_option,
+    host_and_port,
+    interval_option,
+    timeout_option,
+    tls_options,
+)
 from keda_gpu_scaler.cli.job_environment import JobEnvironment, job_environment_of
 from keda_gpu_scaler.cli.options import BACKEND_FLAGS, config_of, flags
 from keda_gpu_scaler.cli.output import output_width, printable, say, say_error, waiting_notice
@@ -93,6 +100,7 @@ Exit status:
     help="The cluster whose agents are followed, through port-forwards.  [default: in a pod its own cluster, "
     "otherwise the file that kubectl uses]",
 )  # fmt: skip
+@context_option()
 @click.option(
     "--namespace", default="", metavar="NAME",
     help="The namespace of the agents.  [default: every namespace, or in a pod its own]",
@@ -148,7 +156,9 @@ def _check_usage(ctx: click.Context, given: dict[str, Any]) -> None:
     Raises:
         click.UsageError: two flags do.
     """
-    if given["is_local"] and (given["addresses"] or given["peers"] or given["kubeconfig"] or given["namespace"]):
+    if given["is_local"] and (
+        given["addresses"] or given["peers"] or given["kubeconfig"] or given["kube_context"] or given["namespace"]
+    ):
         message = "--local: calls no instance; remove --address, --peers, --kubeconfig and --namespace"
         raise click.UsageError(message, ctx)
     if given["addresses"] and given["peers"]:
@@ -162,6 +172,7 @@ def _selection(ctx: click.Context, given: dict[str, Any]) -> FleetSelection:
         given["addresses"],
         given["peers"],
         given["kubeconfig"],
+        given["kube_context"],
         given["namespace"],
         client_tls(ctx, given),
         given["interval"],

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from keda_gpu_scaler.cli.kube_session import access_of, is_configured
+from keda_gpu_scaler.cli.kube_session import access_of, is_configured, is_own_pod
 from keda_gpu_scaler.cli.pace import Timing
 from keda_gpu_scaler.cli.top.rows import FleetReadings, device_rows, unavailable_instances, unmeasured_sources
 from keda_gpu_scaler.core.interfaces import Discovery
 from keda_gpu_scaler.core.state.fleet import Fleet
-from keda_gpu_scaler.kube.auth import ClientConfig, in_cluster
+from keda_gpu_scaler.kube.auth import ClientConfig
 from keda_gpu_scaler.peers.client import FleetClient
 from keda_gpu_scaler.peers.discovery import StaticDiscovery, parse_discovery
 from keda_gpu_scaler.remote.peers import DEFAULT_SERVICE
@@ -59,6 +59,7 @@ class FleetSelection:
     addresses: tuple[str, ...] = ()
     peers: str | None = None
     kubeconfig: str | None = None
+    context: str | None = None
     namespace: str = ""
     tls: ClientTls | None = None
     interval_seconds: float = 1.0
@@ -145,12 +146,12 @@ async def _instances(selection: FleetSelection, timing: Timing) -> AsyncIterator
     if selection.peers is not None and kind != "kubernetes":
         yield InstanceList(parse_discovery(selection.peers))
         return
-    if selection.peers is None and not is_configured(selection.kubeconfig):
+    if selection.peers is None and not is_configured(selection.kubeconfig, selection.context):
         yield InstanceList(StaticDiscovery((LOCAL_INSTANCE,)), is_default=True)
         return
     with tempfile.TemporaryDirectory(prefix="keda-gpu-scaler-") as scratch:
-        access = access_of(selection.kubeconfig, Path(scratch))
-        is_direct = selection.peers is not None or (selection.kubeconfig is None and in_cluster())
+        access = access_of(selection.kubeconfig, Path(scratch), selection.context)
+        is_direct = selection.peers is not None or is_own_pod(selection.kubeconfig, selection.context)
         async with _cluster_agents(access, selection, service if is_direct else None, timing) as instances:
             yield instances
 

@@ -6,10 +6,11 @@ Law: the sentence of an observation says the reason in full. The cause only says
 
 import enum
 
+from keda_gpu_scaler.core.evaluate.engine_load import pod_endpoint, url_endpoint
 from keda_gpu_scaler.core.evaluate.evaluation import Evaluation
 from keda_gpu_scaler.core.evaluate.observation import DeviceObservation, ObservationState, PodObservation
-from keda_gpu_scaler.core.state.fleet import NOT_ANSWERED_YET, Fleet
-from keda_gpu_scaler.core.trigger.metrics import EngineMetric
+from keda_gpu_scaler.core.state.fleet import NOT_ANSWERED_YET, Fleet, History
+from keda_gpu_scaler.core.trigger.metrics import EngineMetric, Metric
 from keda_gpu_scaler.core.trigger.parser import Trigger
 
 
@@ -54,18 +55,35 @@ def missing_cause(
     else:
         node = observation.node
     if isinstance(trigger.metric, EngineMetric) and not evaluation.fallback:
-        return _engine_cause(observation)
+        return _engine_cause(observation, trigger, fleet)
     history = fleet.node(node)
     if history is None or not fleet.is_history_fresh(history, now):
         is_first = history is None and fleet.unavailable.get(node) == NOT_ANSWERED_YET
         return MissingCause.PENDING if is_first else MissingCause.NODE
     if is_pod and history.newest.allocations is None:
         return MissingCause.HOLDERS
-    return MissingCause.READING
+    return MissingCause.PENDING if _is_first_wanted(trigger, history) else MissingCause.READING
 
 
-def _engine_cause(observation: PodObservation | DeviceObservation) -> MissingCause:
-    if isinstance(observation, PodObservation) and not observation.pod.address:
-        return MissingCause.NOT_SCHEDULED
+def _is_first_wanted(trigger: Trigger, history: History) -> bool:
+    """Whether no device of a node has been read for an expensive reading yet, and none says why."""
+    if not isinstance(trigger.metric, Metric) or not trigger.metric.is_performance:
+        return False
+    return all(sample.performance is None and not sample.failures for sample in history.newest.samples)
+
+
+def _engine_cause(observation: PodObservation | DeviceObservation, trigger: Trigger, fleet: Fleet) -> MissingCause:
+    query, scraped = trigger.engine, None
+    if isinstance(observation, PodObservation):
+        if not observation.pod.address:
+            return MissingCause.NOT_SCHEDULED
+        scraped = fleet.scrape_results.get(pod_endpoint(query, observation.pod)) if query is not None else None
+    elif query is not None:
+        scraped = fleet.scrape_results.get(url_endpoint(query))
     attempts = observation.attempts
-    return MissingCause.ENGINE if attempts.engines or attempts.rejected else MissingCause.PENDING
+    if not (attempts.engines or attempts.rejected):
+        return MissingCause.PENDING
+    # The growth of a counter needs a second page.
+    targets = scraped.targets if scraped is not None else ()
+    is_first_page = any(len(target.samples) == 1 and not target.failure for target in targets)
+    return MissingCause.PENDING if is_first_page else MissingCause.ENGINE
