@@ -27,9 +27,9 @@ _REMARKS = (
     "the other numbers are of these three.",
     f"RECENT is the utilisation since the view was opened, {STEP_SECONDS:g} s for each character.",
     "By pod, each pod has an equal part of a shared device. RECENT shows the whole device.",
-    "By workload, VALUE is the mean of the replicas. The bar beside it has a mark at the target. REPORTED is the number "
-    "for the HPA; * means adjusted. RECENT has a minute for each character, from the memory of the instances. REPLICAS "
-    "are those now, and those wanted within minimum and maximum.",
+    "By workload, VALUE is the mean of the replicas. The bar beside it has a mark at the target. REPORTED is the "
+    "number for the HPA; * means adjusted. RECENT has a minute for each character, from the memory of the instances. "
+    "REPLICAS are those now, and those wanted within minimum and maximum.",
 )
 
 
