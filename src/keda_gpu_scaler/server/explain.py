@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The service of the commands: an evaluation with everything that led to it, and the list of the workloads.
+"""The service of the commands: an evaluation with everything that led to it, and the workloads.
 
 Law: the message repeats the evaluation that KEDA is answered with, and adds no decision of its own.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The last hour of every declared workload: what was measured, the target, and the sizes, in steps of ten seconds.
+"""The last hour of every declared workload: measured value, target and sizes in steps of ten seconds.
 
 Law: the history records what an answer to KEDA already computed, and adds no evaluation. Reading it changes nothing,
 so that two reads return the same. A step without an answer is a gap, and an answer without a value is a point without

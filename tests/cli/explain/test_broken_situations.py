@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Five broken situations: the first five lines of ``explain`` name the cause, and the last ones a command for it.
+"""Five broken situations: the first five lines of ``explain`` name the cause.
+
+The last lines have a command for it.
 
 The evaluations are those of a real scaler in this process, over snapshots, pages and certificates that are broken.
 """

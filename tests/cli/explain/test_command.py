@@ -29,9 +29,14 @@ from keda_gpu_scaler.cli.explain.scaledobject import (
 )
 from keda_gpu_scaler.cli.probe.client import Call
 from keda_gpu_scaler.cli.probe.simulation import decision_sentence
+from keda_gpu_scaler.core.evaluate.evaluation import evaluate
 from keda_gpu_scaler.core.hpa.controller import Behavior, Limit, Policy, PolicyType, ScalingRules, SelectPolicy
 from keda_gpu_scaler.core.scaling_rules import Formula, JobRules, JobStrategy, Tolerances
+from keda_gpu_scaler.core.state.fleet import Fleet
+from keda_gpu_scaler.core.trigger.parser import parse_trigger
+from keda_gpu_scaler.server.explain import explanation
 from keda_gpu_scaler.wire import evaluation_pb2 as pb
+from tests.fakes import device, node_history, pod, sample, workload
 from tests.serving import free_port
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "explain.txt"
@@ -145,7 +150,36 @@ def explained(
     return ExplainResult(AT, scaled_object, trigger, 1, **parts)
 
 
+TRITON = replace(SCALED_OBJECT_OF_LLAMA, name="triton", hpa_name="keda-hpa-triton")
+NOW = 1000.0
+GONE = "nothing listens there (connection refused): is it running, and is the port right?"
+
+
+def of_triton(third_answered_at: float = NOW) -> pb.Evaluation:
+    """Evaluate a Deployment of three pods on three nodes; the third agent may be gone."""
+    names = {
+        node: f"triton-5f7c9b6d4-{suffix}" for node, suffix in zip("abc", ("4kq8x", "j2m5d", "w9r7t"), strict=True)
+    }
+    histories = {
+        f"gpu-{node}": node_history(
+            f"gpu-{node}", sample(0, ratio), held={device(0).uuid: names[node]},
+            at=third_answered_at if node == "c" else NOW - 0.4, seconds=10,
+        )
+        for node, ratio in zip("abc", (0.98, 0.97, 0.99), strict=True)
+    }  # fmt: skip
+    own = histories.pop("gpu-a")
+    unavailable = {} if third_answered_at == NOW else {"gpu-c": GONE}
+    fleet = Fleet(own, 10.0, peers=histories, unavailable=unavailable, own_node="gpu-a")
+    pods = [pod(name, f"gpu-{node}") for node, name in names.items()]
+    known = workload(*pods, name="triton", target="Deployment triton", min_replicas=1, max_replicas=6)
+    metadata = {"profile": "triton-inference"}
+    trigger = parse_trigger(metadata)
+    return explanation(trigger, evaluate(trigger, fleet, NOW, known, metadata), known, metadata, fleet, NOW)
+
+
 PAGES = {
+    "three busy pods": explained(of_triton(), TRITON),
+    "three busy pods, one of them on a node whose agent is gone": explained(of_triton(NOW - 41), TRITON),
     "one pod without a value and one not ready": explained(
         evaluation(), hpa_status=HpaStatus(4, 4, ("ScalingLimited False: it is within the range (DesiredWithinRange)",))
     ),
@@ -773,3 +807,13 @@ def test_an_address_without_a_server_is_exit_status_3() -> None:
     assert json.loads(outcome.stdout)["error"] == {
         "status": "UNAVAILABLE", "details": "nothing answers there: connection refused"
     }  # fmt: skip
+
+
+GUIDE = Path(__file__).parents[3] / "docs" / "guides" / "explaining.md"
+
+
+def test_the_outputs_in_the_guide_are_pages_of_the_golden_file() -> None:
+    shown = re.findall(r"```text\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+    assert len(shown) >= 2
+    for block in shown:
+        assert block in GOLDEN.read_text()

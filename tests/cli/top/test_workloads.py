@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the view by workload: its rows, its table against golden files, and its client against servers."""
+"""Tests the view by workload: its rows, its table against golden files, and its client."""
 
 import asyncio
 import os
+import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -211,3 +212,9 @@ def test_an_instance_that_does_not_answer_is_reported_without_grpc_s_text() -> N
         following.cancel()
 
     asyncio.run(run())
+
+
+def test_the_table_in_the_guide_is_that_of_the_golden_file() -> None:
+    guide = GOLDEN.parents[1] / "docs" / "guides" / "watching.md"
+    shown = re.findall(r"```text\n(.*?)```", guide.read_text(), re.DOTALL)
+    assert (GOLDEN / "top-workloads-80.txt").read_text() in shown

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The reasons on a page of ``explain``: what is wrong first, then what leads to the size; and the next commands.
+"""The reasons on a page of ``explain``, what is wrong first, and the next commands.
 
 Law: the cause of a problem stands in the first reason. A reason repeats what the scaler, KEDA or the HPA said, and
 concludes nothing of its own.

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shows the explanation of a trigger as a page of text: the answer, the reasons, the pods, the next commands.
+"""Shows the explanation of a trigger as a page: the answer, the reasons, the pods, the next commands.
 
 Law: no line is wider than the page. A number that is not known is shown as "?", with its reason. The measured value and
 the number for the HPA stand in two columns.
 """
 
 from keda_gpu_scaler.cli.explain.answer import answer_line, measured_text
+from keda_gpu_scaler.cli.explain.causes import Cause
 from keda_gpu_scaler.cli.explain.details import add_details
 from keda_gpu_scaler.cli.explain.reasons import next_steps, reasons
 from keda_gpu_scaler.cli.explain.result import ExplainResult
@@ -41,7 +42,8 @@ def explanation_page(shown: ExplainResult, width: int, *, is_wide: bool = False)
         _add_value(page, shown, evaluation)
         if is_wide:
             add_details(page, shown, evaluation)
-    for number, step in enumerate(next_steps(shown)):
+    steps = [step for step in next_steps(shown) if not (is_wide and step.cause is Cause.NONE)]
+    for number, step in enumerate(steps):
         page.command("" if number else "next", step.command, step.cause.value)
     _add_source(page, shown, is_wide)
     return page.text
