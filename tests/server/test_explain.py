@@ -263,7 +263,9 @@ def test_a_preview_is_evaluated_for_the_proposed_workload_and_not_remembered(mon
         assert not (await commands.Explain(ref)).HasField("value")
         with pytest.raises(grpc.aio.AioRpcError):
             await keda.GetMetrics(pb.GetMetricsRequest(scaledObjectRef=ref))
-        assert not (await commands.ListWorkloads(evaluation_pb.ListWorkloadsRequest(max_points=9))).workloads
+        assert not (
+            await commands.ListWorkloadHistories(evaluation_pb.ListWorkloadHistoriesRequest(max_points=9))
+        ).workloads
 
     bench.on(talk)
 
@@ -274,12 +276,12 @@ def test_the_workloads_are_those_that_keda_asked_for_and_listing_evaluates_nothi
     bench = Bench(workload(pod("llama-0"), pod("llama-1"), min_replicas=1, max_replicas=6), monkeypatch)
 
     async def talk(keda: Any, commands: Any, ref: pb.ScaledObjectRef) -> None:
-        request = evaluation_pb.ListWorkloadsRequest(max_points=360)
+        request = evaluation_pb.ListWorkloadHistoriesRequest(max_points=360)
         await commands.Explain(ref)
-        assert not (await commands.ListWorkloads(request)).workloads  # a command asked, and KEDA did not
+        assert not (await commands.ListWorkloadHistories(request)).workloads  # a command asked, and KEDA did not
         await keda.GetMetrics(pb.GetMetricsRequest(scaledObjectRef=ref))
-        listed = await commands.ListWorkloads(request)
-        assert listed == await commands.ListWorkloads(request)
+        listed = await commands.ListWorkloadHistories(request)
+        assert listed == await commands.ListWorkloadHistories(request)
         [shown] = listed.workloads
         assert (shown.namespace, shown.name, shown.measured, shown.reported) == ("ai", "llama", 51.0, 102.0)
         assert (shown.replicas, shown.wanted, shown.limit, shown.active) == (2, 2, "none", True)

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keda_gpu_scaler.core.instance_status import RecentAnswer
+from keda_gpu_scaler.server.workload_histories import workload_histories
 from keda_gpu_scaler.server.workload_history import (
     MAX_HISTORIES,
     MAX_POINTS,
@@ -16,7 +17,6 @@ from keda_gpu_scaler.server.workload_history import (
     history_key,
     point_of,
 )
-from keda_gpu_scaler.server.workload_list import workload_list
 
 FULL = WorkloadPoint(98.5, 75.0, 3, 4, 1, 6, active=True)
 UNKNOWN = WorkloadPoint(None, 75.0, None, None, None, None)
@@ -92,12 +92,12 @@ def test_the_list_repeats_the_answers_with_as_much_history_as_is_wanted(max_poin
     histories = WorkloadHistories()
     for at in (980.0, 1000.0):
         histories.record(history_key(ANSWER), point_of(ANSWER), at)
-    [shown] = workload_list([ANSWER], histories, 1004.0, max_points).workloads
+    [shown] = workload_histories([ANSWER], histories, 1004.0, max_points).workloads
     assert (shown.name, shown.measured, shown.reported, shown.replicas, shown.wanted) == ("llama", 98.0, 294.0, 3, 4)
     assert (shown.age_seconds, len(shown.history.points)) == (4.0, points)
 
 
 def test_a_size_that_is_not_known_is_absent_and_not_zero() -> None:
     unknown = RecentAnswer("ai", "llama", "m", "gpu_utilization", 75.0, None, True, 0, 3)
-    [shown] = workload_list([unknown], WorkloadHistories(), 0.0, 10).workloads
+    [shown] = workload_histories([unknown], WorkloadHistories(), 0.0, 10).workloads
     assert not any(shown.HasField(field) for field in ("measured", "reported", "replicas", "wanted"))

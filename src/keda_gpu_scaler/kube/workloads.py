@@ -130,7 +130,7 @@ class Workloads:
     def _limit_proposals(self) -> None:
         """Stop watching the proposals that were not requested for the longest time, so that one more fits."""
         proposed = sorted((it.requested_at, key) for key, it in self._workloads.items() if key[2])
-        for _, key in proposed[: len(proposed) - MAX_PROPOSALS + 1]:
+        for _, key in proposed[: max(0, len(proposed) - MAX_PROPOSALS + 1)]:
             self._workloads.pop(key).close()
 
     def _release_unknown(self) -> bool:

@@ -24,7 +24,7 @@ from keda_gpu_scaler.core.trigger.parser import Trigger
 from keda_gpu_scaler.core.types import Unavailable, Workload
 from keda_gpu_scaler.server.external_scaler import Answer, ExternalScaler
 from keda_gpu_scaler.server.node_clocks import clock_differences
-from keda_gpu_scaler.server.workload_list import workload_list
+from keda_gpu_scaler.server.workload_histories import workload_histories
 from keda_gpu_scaler.wire import evaluation_pb2 as evaluation_pb
 from keda_gpu_scaler.wire import evaluation_pb2_grpc as evaluation_pb_grpc
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
@@ -67,12 +67,12 @@ class EvaluationService(evaluation_pb_grpc.EvaluationsServicer):
         answer = await self._scaler.explain(ref, context, request.spec)
         return self._explanation(answer, dict(ref.scalerMetadata))
 
-    async def ListWorkloads(  # noqa: N802
-        self, request: evaluation_pb.ListWorkloadsRequest, context: ServicerContext
-    ) -> evaluation_pb.ListWorkloadsResponse:
+    async def ListWorkloadHistories(  # noqa: N802
+        self, request: evaluation_pb.ListWorkloadHistoriesRequest, context: ServicerContext
+    ) -> evaluation_pb.WorkloadHistoryList:
         """Answer with the last answer to each declared trigger."""
         scaler = self._scaler
-        return workload_list(scaler.answers(), scaler.histories, scaler.now(), request.max_points)
+        return workload_histories(scaler.answers(), scaler.histories, scaler.now(), request.max_points)
 
     def _explanation(self, answer: Answer, metadata: Mapping[str, str]) -> evaluation_pb.Evaluation:
         message = explanation(

@@ -173,13 +173,13 @@ class Demand(_message.Message):
     sentence: str
     def __init__(self, value: _Optional[float] = ..., active: _Optional[bool] = ..., sentence: _Optional[str] = ...) -> None: ...
 
-class ListWorkloadsRequest(_message.Message):
+class ListWorkloadHistoriesRequest(_message.Message):
     __slots__ = ("max_points",)
     MAX_POINTS_FIELD_NUMBER: _ClassVar[int]
     max_points: int
     def __init__(self, max_points: _Optional[int] = ...) -> None: ...
 
-class ListWorkloadsResponse(_message.Message):
+class WorkloadHistoryList(_message.Message):
     __slots__ = ("workloads", "omitted")
     WORKLOADS_FIELD_NUMBER: _ClassVar[int]
     OMITTED_FIELD_NUMBER: _ClassVar[int]

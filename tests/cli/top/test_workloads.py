@@ -26,8 +26,8 @@ from keda_gpu_scaler.cli.top.workload_rows import WorkloadRow, newest_rows, work
 from keda_gpu_scaler.cli.top.workload_table import meter, replicas_text, sparkline, workload_lines
 from keda_gpu_scaler.core.instance_status import RecentAnswer
 from keda_gpu_scaler.peers.discovery import StaticDiscovery
+from keda_gpu_scaler.server.workload_histories import workload_histories
 from keda_gpu_scaler.server.workload_history import WorkloadHistories, history_key, point_of
-from keda_gpu_scaler.server.workload_list import workload_list
 from keda_gpu_scaler.wire import evaluation_pb2 as pb
 from keda_gpu_scaler.wire import evaluation_pb2_grpc as pb_grpc
 from tests.limits import WAIT_SECONDS
@@ -62,8 +62,8 @@ def histories() -> WorkloadHistories:
     return found
 
 
-def listed() -> pb.ListWorkloadsResponse:
-    return workload_list([LLAMA, TRITON, EMBED], histories(), NOW, 360)
+def listed() -> pb.WorkloadHistoryList:
+    return workload_histories([LLAMA, TRITON, EMBED], histories(), NOW, 360)
 
 
 def rows() -> tuple[WorkloadRow, ...]:
@@ -164,9 +164,9 @@ def test_of_two_instances_the_last_answer_counts() -> None:
 class Lists(pb_grpc.EvaluationsServicer):
     """A server that lists the workloads of this test."""
 
-    async def ListWorkloads(  # noqa: N802
-        self, request: pb.ListWorkloadsRequest, context: grpc.aio.ServicerContext
-    ) -> pb.ListWorkloadsResponse:
+    async def ListWorkloadHistories(  # noqa: N802
+        self, request: pb.ListWorkloadHistoriesRequest, context: grpc.aio.ServicerContext
+    ) -> pb.WorkloadHistoryList:
         return listed()
 
 

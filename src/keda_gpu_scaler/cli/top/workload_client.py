@@ -23,7 +23,7 @@ INTERVAL_SECONDS = 2.0
 TIMEOUT_SECONDS = 3.0
 MAX_CONCURRENT_CALLS = 20
 
-_METHOD = "/keda_gpu_scaler.evaluation.v1.Evaluations/ListWorkloads"
+_METHOD = "/keda_gpu_scaler.evaluation.v1.Evaluations/ListWorkloadHistories"
 _STEP_SECONDS = 10.0
 _MAX_POINTS = int(MAX_CHARACTERS * SECONDS_PER_CHARACTER / _STEP_SECONDS)
 _OPTIONS = (("grpc.enable_http_proxy", 0),)
@@ -100,10 +100,10 @@ class WorkloadClient:
 
     async def _ask(self, address: str, name: str) -> None:
         call = self._channel(address).unary_unary(_METHOD)
-        request = pb.ListWorkloadsRequest(max_points=_MAX_POINTS).SerializeToString()
+        request = pb.ListWorkloadHistoriesRequest(max_points=_MAX_POINTS).SerializeToString()
         try:
             async with self._places:
-                response = pb.ListWorkloadsResponse.FromString(await call(request, timeout=TIMEOUT_SECONDS))
+                response = pb.WorkloadHistoryList.FromString(await call(request, timeout=TIMEOUT_SECONDS))
         except grpc.aio.AioRpcError as error:
             self.unavailable[address] = f"{name}: {rpc_failure(error.code().name, error.details() or '')}"
             return

@@ -15,9 +15,9 @@ MAX_WORKLOADS = 256
 """The number of triggers in one message: with an hour of history each, less than the four megabytes of a message."""
 
 
-def workload_list(
+def workload_histories(
     answers: Sequence[RecentAnswer], histories: WorkloadHistories, now: float, max_points: int
-) -> evaluation_pb.ListWorkloadsResponse:
+) -> evaluation_pb.WorkloadHistoryList:
     """Put the last answers into their message.
 
     Args:
@@ -27,7 +27,7 @@ def workload_list(
         max_points: the number of steps of each history; 0 for none.
     """
     ordered = sorted(answers, key=history_key)
-    return evaluation_pb.ListWorkloadsResponse(
+    return evaluation_pb.WorkloadHistoryList(
         workloads=[
             _status(answer, histories.of(history_key(answer)), now, min(max_points, MAX_POINTS))
             for answer in ordered[:MAX_WORKLOADS]
