@@ -53,7 +53,8 @@ def answer_line(shown: ExplainResult) -> str:
 def title(shown: ExplainResult) -> str:
     """Return the name of the ScaledObject, and the number of the trigger where there are several."""
     scaled_object = shown.scaled_object
-    name = "/".join(filter(None, (scaled_object.namespace, scaled_object.name))) or "no ScaledObject"
+    name = "/".join(filter(None, (scaled_object.namespace, scaled_object.name)))
+    name = name if scaled_object.name else "no ScaledObject"
     return f"{name} (trigger {shown.trigger.number} of {shown.total_triggers})" if shown.total_triggers > 1 else name
 
 

@@ -98,10 +98,15 @@ def _details(observation: evaluation_pb.Observation, unit: str, *, has_room: boo
     if not observation.HasField("value"):
         return "; ".join([observation.sentence, *remarks])
     if not has_room:
-        return "; ".join(remarks)
+        return "; ".join([*_indices(observation), *remarks])
     if observation.devices:
         return "; ".join(_device(device, unit, is_wide) for device in observation.devices)
     return "; ".join([observation.sentence, *remarks])
+
+
+def _indices(observation: evaluation_pb.Observation) -> list[str]:
+    """Return the index of a device that is observed without its pods; a pod is named by itself."""
+    return [] if observation.pod else [f"GPU {device.index}" for device in observation.devices]
 
 
 def _device(device: evaluation_pb.ObservedDevice, unit: str, is_wide: bool) -> str:
@@ -128,5 +133,7 @@ def _reported(evaluation: evaluation_pb.Evaluation, value_type: str) -> str:
     if evaluation.adjustment:
         return f"adjusted ({value_type}): {evaluation.adjustment}"
     counted = _COUNTED.get(evaluation.scope, "devices")
-    what = "total" if value_type == "AverageValue" else "mean" if value_type == "Value" else "value"
-    return f"the {what} of {evaluation.with_value} of {evaluation.expected} {counted} ({value_type})"
+    what = {"AverageValue": "the total of", "Value": "the mean of"}.get(value_type, "from")
+    if evaluation.scope != "workload":
+        what = "from"
+    return f"{what} {evaluation.with_value} of {evaluation.expected} {counted} ({value_type})"

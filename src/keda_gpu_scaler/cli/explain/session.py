@@ -18,11 +18,13 @@ from keda_gpu_scaler.cli.kube_session import KubeSession
 from keda_gpu_scaler.cli.output import waiting_notice
 from keda_gpu_scaler.cli.pace import Timing
 from keda_gpu_scaler.cli.probe.client import Call, ProbeAnswer, ProbeRequest, ScalerClient
+from keda_gpu_scaler.core.hpa.replica_calculator import ValueType
 from keda_gpu_scaler.core.interfaces import KubeError
 from keda_gpu_scaler.wire import evaluation_pb2 as evaluation_pb
 from keda_gpu_scaler.wire.tls import ClientTls
 
 _RETRY_SECONDS = 0.2
+_REPORT = "report"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,27 @@ class ExplainSession:
                 yield self._result(trigger, error=Call("Explain", 0.0, "UNAVAILABLE", str(error), str(error)))
 
     def _explain(self, trigger: ScaledObjectTrigger) -> ExplainResult:
+        result = self._called(trigger)
+        if not self._needs_average(result):
+            return result
+        # The total over the replicas is their mean times their number, so the HPA decides the same from the mean.
+        mean = replace(trigger, metadata={**trigger.metadata, _REPORT: "average"}, value_type=ValueType.VALUE.value)
+        result = self._called(mean)
+        if result.forecast is None:
+            return result
+        size = self._request.replicas
+        sentence = f"the instance does not know the size: evaluated with report: average for {size} replicas"
+        return replace(result, forecast=replace(result.forecast, keda=(*result.forecast.keda, sentence)))
+
+    def _needs_average(self, result: ExplainResult) -> bool:
+        """Whether only the workload's size is missing, and the command line gives it."""
+        evaluation = result.evaluation
+        if self._request.replicas is None or evaluation is None or evaluation.HasField("value"):
+            return False
+        is_measured = any(observation.HasField("value") for observation in evaluation.observations)
+        return is_measured and not evaluation.HasField("workload") and _REPORT not in result.trigger.metadata
+
+    def _called(self, trigger: ScaledObjectTrigger) -> ExplainResult:
         if not self._address and self._forwarding is not None:
             self._forward(self._forwarding, trigger)
         request = self._request
