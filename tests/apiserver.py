@@ -97,6 +97,14 @@ class _StatusError(Exception):
         }  # fmt: skip
 
 
+def _generation(before: Mapping[str, Any] | None, parts: Mapping[str, Any]) -> int:
+    """The number of the object's specification: a change of anything but the status is a new one."""
+    if before is None:
+        return 1
+    is_changed = any(before.get(key) != value for key, value in parts.items() if key not in ("metadata", "status"))
+    return int(before["metadata"].get("generation", 1)) + is_changed
+
+
 class FakeApiServer:
     """Serves while its ``with`` block lasts. Every method may be called from the test's thread.
 
@@ -250,6 +258,7 @@ class FakeApiServer:
                 "uid": f"uid-{self._version}",
                 "creationTimestamp": _now(),
                 **((before or {}).get("metadata") or {}),
+                "generation": _generation(before, parts),
                 **parts.pop("metadata", {}),
                 "resourceVersion": str(self._version),
             }

@@ -19,7 +19,7 @@ from grpc_health.v1 import health, health_pb2
 
 from keda_gpu_scaler import __version__
 from keda_gpu_scaler.config import Config
-from keda_gpu_scaler.core.instance_status import RecentAnswer
+from keda_gpu_scaler.core.instance_status import RecentAnswer, RefusedTrigger
 from keda_gpu_scaler.core.interfaces import Backend
 from keda_gpu_scaler.core.state.fleet import Fleet
 from keda_gpu_scaler.core.state.reading_interest import ReadingInterest
@@ -293,6 +293,7 @@ class Agent:
             if self._scaler.opened is not None:
                 await self._scaler.opened.wake_streams()
                 self._scaler.opened.expire_idle()
+                self._remote.note_refusals(*self._scaler.opened.refusals())
             ready = self._fleet().not_ready_reason(self._clock()) is None
             if ready != serving:
                 serving = ready
@@ -340,6 +341,7 @@ class Agent:
             self._remote.watches(),
             lambda uuid: registry.maker_of(uuid).lower(),
             self._certificates.expiries(),
+            self._refused(),
         )
         return metrics_page(text)
 
@@ -360,7 +362,11 @@ class Agent:
             answers=self._answers(),
             peers=self._remote.peer_counts(),
             watches=self._remote.watches(),
+            refused=self._refused(),
         )
+
+    def _refused(self) -> list[RefusedTrigger]:
+        return self._scaler.opened.refused_triggers() if self._scaler.opened is not None else []
 
     def _answers(self) -> list[RecentAnswer]:
         return self._scaler.opened.answers() if self._scaler.opened is not None else []

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keda_gpu_scaler.core.comparison import Comparison, ReplicaLimit, ReplicaLimits
 from keda_gpu_scaler.core.instance_status import RecentAnswer
-from keda_gpu_scaler.server.workload_histories import workload_histories
 from keda_gpu_scaler.server.workload_history import (
     MAX_HISTORIES,
     MAX_POINTS,
@@ -17,6 +17,7 @@ from keda_gpu_scaler.server.workload_history import (
     history_key,
     point_of,
 )
+from keda_gpu_scaler.server.workload_list import workload_list
 
 FULL = WorkloadPoint(98.5, 75.0, 3, 4, 1, 6, active=True)
 UNKNOWN = WorkloadPoint(None, 75.0, None, None, None, None)
@@ -75,15 +76,16 @@ def test_reading_a_history_does_not_keep_it() -> None:
     assert histories.of(("ai", "llama", "m")) is None
 
 
+NUMBERS = Comparison(98.0, 294.0, 294.0, "total", "", 3, 4, ReplicaLimit.NONE, "98 is above 5")
 ANSWER = RecentAnswer(
-    "ai", "llama", "m", "gpu_utilization", 75.0, 294.0, True, 3, 3, at_seconds=1000.0, unit="%", measured=98.0,
-    activity="active: 98 is above 5", replicas=3, wanted=4, limit="none", min_replicas=1, max_replicas=6,
+    "ai", "llama", "m", "gpu_utilization", 75.0, 294.0, True, 3, 3, at_seconds=1000.0, comparison=NUMBERS,
+    limits=ReplicaLimits(1, 6),
 )  # fmt: skip
 
 
 def test_an_answer_without_a_value_is_a_point_without_one() -> None:
     assert point_of(ANSWER) == WorkloadPoint(98.0, 75.0, 3, 4, 1, 6, active=True)
-    without = RecentAnswer("ai", "llama", "m", "gpu_utilization", 75.0, None, True, 0, 3, measured=98.0)
+    without = RecentAnswer("ai", "llama", "m", "gpu_utilization", 75.0, None, True, 0, 3, comparison=NUMBERS)
     assert point_of(without).measured is None
 
 
@@ -92,12 +94,15 @@ def test_the_list_repeats_the_answers_with_as_much_history_as_is_wanted(max_poin
     histories = WorkloadHistories()
     for at in (980.0, 1000.0):
         histories.record(history_key(ANSWER), point_of(ANSWER), at)
-    [shown] = workload_histories([ANSWER], histories, 1004.0, max_points).workloads
-    assert (shown.name, shown.measured, shown.reported, shown.replicas, shown.wanted) == ("llama", 98.0, 294.0, 3, 4)
+    [shown] = workload_list([ANSWER], [], "gpu-7", 1004.0, histories, max_points).answers
+    numbers = shown.comparison
+    assert (shown.name, numbers.measured, numbers.reported) == ("llama", 98.0, 294.0)
+    assert (numbers.current_replicas, numbers.desired_replicas) == (3, 4)
     assert (shown.age_seconds, len(shown.history.points)) == (4.0, points)
 
 
 def test_a_size_that_is_not_known_is_absent_and_not_zero() -> None:
     unknown = RecentAnswer("ai", "llama", "m", "gpu_utilization", 75.0, None, True, 0, 3)
-    [shown] = workload_histories([unknown], WorkloadHistories(), 0.0, 10).workloads
-    assert not any(shown.HasField(field) for field in ("measured", "reported", "replicas", "wanted"))
+    [shown] = workload_list([unknown], [], "", 0.0, WorkloadHistories(), 10).answers
+    fields = ("measured", "reported", "current_replicas", "desired_replicas")
+    assert not any(shown.comparison.HasField(field) for field in fields)

@@ -8,6 +8,7 @@ from keda_gpu_scaler.core.instance_status import ScrapeCounts
 from keda_gpu_scaler.core.selectors import SeriesSelector
 from keda_gpu_scaler.core.state.fleet import History
 from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult
+from keda_gpu_scaler.core.trigger.declared_objects import DeclaredObjects
 from keda_gpu_scaler.core.types import Allocation, Sample, Unavailable, Workload
 
 MAX_STREAMS = 2000
@@ -89,6 +90,13 @@ class Cluster(Protocol):
 
     def node_labels(self) -> Mapping[str, Mapping[str, str]] | Unavailable:
         """Return every node's labels by node name, or why they are not known. The first call starts the watch."""
+
+    def declarations(self) -> Mapping[str, DeclaredObjects]:
+        """Return what the objects of each watched namespace declare, by namespace.
+
+        A namespace that is not watched, or whose last state is not trusted, is absent. The call starts and keeps no
+        watch. An unchanged tuple of triggers is the same object.
+        """
 
 
 class Peers(Protocol):

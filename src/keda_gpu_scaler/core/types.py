@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from keda_gpu_scaler.core.comparison import ReplicaLimits
 from keda_gpu_scaler.core.pod_use import PodUse
 from keda_gpu_scaler.core.scaling_rules import (
     DEFAULT_COOLDOWN_SECONDS,
-    DEFAULT_MAX_REPLICAS,
     DEFAULT_TOLERANCES,
     Formula,
     JobRules,
@@ -332,16 +332,16 @@ class Workload:
 
     ``kind`` is "ScaledObject" or "ScaledJob". ``target`` is the scale target for display ("Deployment llama").
     ``spec_replicas`` is the size that the scale target should have, ``status_replicas`` the size that it has. ``pods``
-    is sorted by reference and has every pod of the target, whatever its state. ``triggers`` are the external triggers.
-    ``removed_at_seconds`` is when a ready pod was last removed, on this instance's monotonic clock, and minus infinity
-    while none was seen to be removed. ``formula`` is None where the HPA compares each trigger. ``tolerances`` are those
-    of the HPA. ``assignments`` says who assigned devices besides the kubelet. ``cooldown_seconds`` is
-    ``cooldownPeriod``, and ``idle_replicas`` the size of an inactive workload (``idleReplicaCount``). ``min_replicas``
-    and ``max_replicas`` are ``minReplicaCount`` and ``maxReplicaCount``. ``jobs`` has the rules of a ScaledJob; its
-    sizes count Jobs. ``counts_pods`` says that the sizes count pods also where several pods are one replica, as those
-    of a StatefulSet do; the sizes of a LeaderWorkerSet count its groups. ``selected_ready_pods`` is how many ready pods
-    the target's selector selects, None where it selects exactly ``pods``. ``remarks`` are sentences about whose the
-    pods are.
+    is sorted by reference and has every pod of the target, whatever its state. ``triggers`` are the external
+    triggers. ``removed_at_seconds`` is when a ready pod was last removed, on this instance's monotonic clock, and minus
+    infinity while none was seen to be removed. ``formula`` is None where the HPA compares each trigger. ``tolerances``
+    are those of the HPA. ``assignments`` says who assigned devices besides the kubelet. ``cooldown_seconds`` is
+    ``cooldownPeriod``, and ``idle_replicas`` the size of an inactive workload (``idleReplicaCount``). ``jobs`` has the
+    rules of a ScaledJob; its sizes count Jobs. ``counts_pods`` says that the sizes count pods also where several pods
+    are one replica, as those of a StatefulSet do; the sizes of a LeaderWorkerSet count its groups.
+    ``selected_ready_pods`` is how many ready pods the target's selector selects, None where it selects exactly
+    ``pods``. ``remarks`` are sentences about whose the pods are. ``limits`` are those of the ScaledObject, None where
+    they are not known, and for a ScaledJob.
     """
 
     namespace: str
@@ -359,11 +359,10 @@ class Workload:
     assignments: ClusterAssignments = KUBELET_ONLY
     cooldown_seconds: float = DEFAULT_COOLDOWN_SECONDS
     idle_replicas: int = 0
-    min_replicas: int = 0
-    max_replicas: int = DEFAULT_MAX_REPLICAS
     counts_pods: bool = True
     selected_ready_pods: int | None = None
     remarks: tuple[str, ...] = ()
+    limits: ReplicaLimits | None = None
 
     @property
     def hpa_ready_pods(self) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from keda_gpu_scaler.core.comparison import ReplicaLimits
 from keda_gpu_scaler.core.quoting import quoted
 from keda_gpu_scaler.core.scaling_rules import (
     DEFAULT_COOLDOWN_SECONDS,
@@ -25,6 +26,7 @@ from keda_gpu_scaler.core.scaling_rules import (
 from keda_gpu_scaler.core.types import DeclaredTrigger
 from keda_gpu_scaler.kube.parse import ScaleTarget, count, mappings, part, text
 
+KEDA_GROUP = "keda.sh"
 DEFAULT_METRIC_TYPE = "AverageValue"
 MAX_SPEC_LENGTH = 64 << 10
 """The length of a spec that a command sends."""
@@ -48,8 +50,7 @@ class ScaledSpec:
     jobs: JobRules | None = None
     cooldown_seconds: float = DEFAULT_COOLDOWN_SECONDS
     idle_replicas: int = 0
-    min_replicas: int = 0
-    max_replicas: int = DEFAULT_MAX_REPLICAS
+    limits: ReplicaLimits | None = None
 
 
 def scaled_object(item: Mapping[str, Any]) -> ScaledSpec:
@@ -68,8 +69,16 @@ def scaled_object(item: Mapping[str, Any]) -> ScaledSpec:
         tolerances=tolerances(spec),
         cooldown_seconds=DEFAULT_COOLDOWN_SECONDS if cooldown is None else max(0.0, float(cooldown)),
         idle_replicas=max(0, _integer(spec.get("idleReplicaCount")) or 0),
-        min_replicas=max(0, _integer(spec.get("minReplicaCount")) or 0),
-        max_replicas=_replica_limit(spec.get("maxReplicaCount")),
+        limits=_limits(spec),
+    )
+
+
+def _limits(spec: Mapping[str, Any]) -> ReplicaLimits:
+    least, most, idle = (_integer(spec.get(f"{key}ReplicaCount")) for key in ("min", "max", "idle"))
+    return ReplicaLimits(
+        min_replicas=max(0, least or 0),
+        max_replicas=DEFAULT_MAX_REPLICAS if most is None else max(0, most),
+        idle_replicas=None if idle is None else max(0, idle),
     )
 
 
@@ -191,11 +200,6 @@ def _pods_per_job(job: Mapping[str, Any]) -> int:
     parallelism, completions = _integer(job.get("parallelism")), _integer(job.get("completions"))
     at_once = 1 if parallelism is None else max(0, parallelism)
     return at_once if completions is None else min(at_once, max(0, completions))
-
-
-def _replica_limit(value: object) -> int:
-    given = _integer(value)
-    return DEFAULT_MAX_REPLICAS if given is None or given < 0 else given
 
 
 def _number_text(value: object) -> str:

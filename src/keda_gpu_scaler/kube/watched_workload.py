@@ -253,8 +253,7 @@ class WatchedWorkload:
             remarks=owned.remarks,
             cooldown_seconds=scaled.cooldown_seconds,
             idle_replicas=scaled.idle_replicas,
-            min_replicas=scaled.min_replicas,
-            max_replicas=scaled.max_replicas,
+            limits=scaled.limits,
         )
 
     async def _current_scale(self, target: ScaleTarget, resource: str, version: str) -> Scale:

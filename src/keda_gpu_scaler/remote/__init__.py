@@ -7,12 +7,12 @@ its TLS is a third of an instance's memory.
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keda_gpu_scaler.config import Config
-from keda_gpu_scaler.core.instance_status import PeerCounts, RecentAnswer, Watches
+from keda_gpu_scaler.core.instance_status import PeerCounts, RecentAnswer, RefusedTrigger, Watches
 from keda_gpu_scaler.core.interfaces import KubeError
 from keda_gpu_scaler.core.quoting import quoted
 from keda_gpu_scaler.core.types import PodRef, Workload
@@ -96,6 +96,16 @@ class Remote:
         is_well = answer.value is not None and answer.is_demand_known is not False
         if self._events.opened is not None or not is_well:
             self._events.open().note(answer)
+
+    def note_refusals(self, refused: Sequence[RefusedTrigger], accepted: Iterable[tuple[str, str]]) -> None:
+        """Have an Event written about each object with refused triggers, and about those that have none any more."""
+        if self._events is None or not (refused or self._events.opened):
+            return
+        problems: dict[tuple[str, str], list[str]] = {name: [] for name in accepted}
+        for trigger in refused:
+            problems.setdefault((trigger.namespace, trigger.name), []).extend(trigger.problems)
+        for (namespace, name), found in problems.items():
+            self._events.open().note_metadata(namespace, name, found)
 
     @property
     def has_deletion_costs(self) -> bool:

@@ -12,7 +12,6 @@ from grpc.aio import ServicerContext
 
 from keda_gpu_scaler.core.evaluate.demand import DemandObservation
 from keda_gpu_scaler.core.evaluate.evaluation import Evaluation
-from keda_gpu_scaler.core.evaluate.measured_value import measured_value
 from keda_gpu_scaler.core.evaluate.missing_cause import MissingCause, missing_cause
 from keda_gpu_scaler.core.evaluate.observation import DeviceObservation, ObservationState, PodObservation, is_ready
 from keda_gpu_scaler.core.evaluate.workload_view import job_counts
@@ -24,7 +23,7 @@ from keda_gpu_scaler.core.trigger.parser import Trigger
 from keda_gpu_scaler.core.types import Unavailable, Workload
 from keda_gpu_scaler.server.external_scaler import Answer, ExternalScaler
 from keda_gpu_scaler.server.node_clocks import clock_differences
-from keda_gpu_scaler.server.workload_histories import workload_histories
+from keda_gpu_scaler.server.workload_list import comparison_message, workload_list
 from keda_gpu_scaler.wire import evaluation_pb2 as evaluation_pb
 from keda_gpu_scaler.wire import evaluation_pb2_grpc as evaluation_pb_grpc
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
@@ -67,13 +66,6 @@ class EvaluationService(evaluation_pb_grpc.EvaluationsServicer):
         answer = await self._scaler.explain(ref, context, request.spec)
         return self._explanation(answer, dict(ref.scalerMetadata))
 
-    async def ListWorkloadHistories(  # noqa: N802
-        self, request: evaluation_pb.ListWorkloadHistoriesRequest, context: ServicerContext
-    ) -> evaluation_pb.WorkloadHistoryList:
-        """Answer with the last answer to each declared trigger."""
-        scaler = self._scaler
-        return workload_histories(scaler.answers(), scaler.histories, scaler.now(), request.max_points)
-
     def _explanation(self, answer: Answer, metadata: Mapping[str, str]) -> evaluation_pb.Evaluation:
         message = explanation(
             answer.resolved.trigger, answer.evaluation, answer.workload, metadata, answer.fleet, answer.at_seconds
@@ -86,6 +78,13 @@ class EvaluationService(evaluation_pb_grpc.EvaluationsServicer):
             evaluation_pb.ClockDifference(node=node, ahead_seconds=ahead) for node, ahead in differences.items()
         )
         return message
+
+    async def ListWorkloads(  # noqa: N802
+        self, request: evaluation_pb.ListWorkloadsRequest, context: ServicerContext
+    ) -> evaluation_pb.WorkloadList:
+        """Answer with the last answers to KEDA and the refused triggers. Nothing is evaluated or watched for it."""
+        answers, refused, instance, now = self._scaler.workloads()
+        return workload_list(answers, refused, instance, now, self._scaler.histories, request.max_points)
 
 
 def explanation(
@@ -132,8 +131,7 @@ def explanation(
         observations_omitted=max(0, len(evaluation.observations) - MAX_OBSERVATIONS),
         demand=_demand_message(evaluation.demand),
         fallback=evaluation.fallback,
-        measured=measured_value(trigger, evaluation),
-        adjustment=evaluation.adjustment,
+        comparison=comparison_message(evaluation.comparison),
     )
 
 

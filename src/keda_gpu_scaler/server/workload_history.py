@@ -55,13 +55,14 @@ def history_key(answer: RecentAnswer) -> HistoryKey:
 
 def point_of(answer: RecentAnswer) -> WorkloadPoint:
     """Return the point that records an answer."""
+    numbers, limits = answer.comparison, answer.limits
     return WorkloadPoint(
-        answer.measured if answer.value is not None else None,
+        numbers.measured if answer.value is not None else None,
         answer.target,
-        answer.replicas,
-        answer.wanted,
-        answer.min_replicas,
-        answer.max_replicas,
+        numbers.current_replicas,
+        numbers.desired_replicas,
+        limits.min_replicas if limits is not None else None,
+        limits.max_replicas if limits is not None else None,
         answer.active,
     )
 

@@ -45,10 +45,10 @@ class EvaluationsStub:
                 request_serializer=keda__gpu__scaler_dot_wire_dot_evaluation__pb2.PreviewRequest.SerializeToString,
                 response_deserializer=keda__gpu__scaler_dot_wire_dot_evaluation__pb2.Evaluation.FromString,
                 _registered_method=True)
-        self.ListWorkloadHistories = channel.unary_unary(
-                '/keda_gpu_scaler.evaluation.v1.Evaluations/ListWorkloadHistories',
-                request_serializer=keda__gpu__scaler_dot_wire_dot_evaluation__pb2.ListWorkloadHistoriesRequest.SerializeToString,
-                response_deserializer=keda__gpu__scaler_dot_wire_dot_evaluation__pb2.WorkloadHistoryList.FromString,
+        self.ListWorkloads = channel.unary_unary(
+                '/keda_gpu_scaler.evaluation.v1.Evaluations/ListWorkloads',
+                request_serializer=keda__gpu__scaler_dot_wire_dot_evaluation__pb2.ListWorkloadsRequest.SerializeToString,
+                response_deserializer=keda__gpu__scaler_dot_wire_dot_evaluation__pb2.WorkloadList.FromString,
                 _registered_method=True)
 
 
@@ -69,8 +69,8 @@ class EvaluationsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def ListWorkloadHistories(self, request, context):
-        """Returns the history of the workload of each declared trigger, and its last answer. It evaluates nothing.
+    def ListWorkloads(self, request, context):
+        """Returns the last answer to each trigger that KEDA asked this instance for, and the refused triggers.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -89,10 +89,10 @@ def add_EvaluationsServicer_to_server(servicer, server):
                     request_deserializer=keda__gpu__scaler_dot_wire_dot_evaluation__pb2.PreviewRequest.FromString,
                     response_serializer=keda__gpu__scaler_dot_wire_dot_evaluation__pb2.Evaluation.SerializeToString,
             ),
-            'ListWorkloadHistories': grpc.unary_unary_rpc_method_handler(
-                    servicer.ListWorkloadHistories,
-                    request_deserializer=keda__gpu__scaler_dot_wire_dot_evaluation__pb2.ListWorkloadHistoriesRequest.FromString,
-                    response_serializer=keda__gpu__scaler_dot_wire_dot_evaluation__pb2.WorkloadHistoryList.SerializeToString,
+            'ListWorkloads': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListWorkloads,
+                    request_deserializer=keda__gpu__scaler_dot_wire_dot_evaluation__pb2.ListWorkloadsRequest.FromString,
+                    response_serializer=keda__gpu__scaler_dot_wire_dot_evaluation__pb2.WorkloadList.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -160,7 +160,7 @@ class Evaluations:
             _registered_method=True)
 
     @staticmethod
-    def ListWorkloadHistories(request,
+    def ListWorkloads(request,
             target,
             options=(),
             channel_credentials=None,
@@ -173,9 +173,9 @@ class Evaluations:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/keda_gpu_scaler.evaluation.v1.Evaluations/ListWorkloadHistories',
-            keda__gpu__scaler_dot_wire_dot_evaluation__pb2.ListWorkloadHistoriesRequest.SerializeToString,
-            keda__gpu__scaler_dot_wire_dot_evaluation__pb2.WorkloadHistoryList.FromString,
+            '/keda_gpu_scaler.evaluation.v1.Evaluations/ListWorkloads',
+            keda__gpu__scaler_dot_wire_dot_evaluation__pb2.ListWorkloadsRequest.SerializeToString,
+            keda__gpu__scaler_dot_wire_dot_evaluation__pb2.WorkloadList.FromString,
             options,
             channel_credentials,
             insecure,

@@ -8,7 +8,7 @@ devices to them, which are left out. A pod with an address has ``UNKNOWN_ADDRESS
 import math
 from typing import Any
 
-from keda_gpu_scaler.core.scaling_rules import DEFAULT_MAX_REPLICAS, Formula, JobRules, JobStrategy, Tolerances
+from keda_gpu_scaler.core.scaling_rules import Formula, JobRules, JobStrategy, Tolerances
 from keda_gpu_scaler.core.types import DeclaredTrigger, Pod, PodRef, Workload
 from keda_gpu_scaler.core.urls import MAX_PORT
 from keda_gpu_scaler.wire.json_fields import MAX_NUMBER, MAX_TEXT_LENGTH, MAX_WHOLE, CodecError, Fields
@@ -43,8 +43,6 @@ def encode_workload(workload: Workload) -> dict[str, Any]:
         "tolerances": {"up": workload.tolerances.up, "down": workload.tolerances.down},
         "cooldown_seconds": workload.cooldown_seconds,
         "idle_replicas": workload.idle_replicas,
-        "min_replicas": workload.min_replicas,
-        "max_replicas": workload.max_replicas,
         "counts_pods": workload.counts_pods,
     }
     if workload.selected_ready_pods is not None:
@@ -133,8 +131,6 @@ def decode_workload(fields: Fields) -> Workload:
         tolerances=Tolerances(tolerances.number("up", 0, MAX_NUMBER), tolerances.number("down", 0, MAX_NUMBER)),
         cooldown_seconds=fields.number("cooldown_seconds", 0, MAX_NUMBER),
         idle_replicas=fields.whole("idle_replicas"),
-        min_replicas=fields.whole("min_replicas") if "min_replicas" in fields else 0,
-        max_replicas=fields.whole("max_replicas") if "max_replicas" in fields else DEFAULT_MAX_REPLICAS,
         counts_pods=fields.flag("counts_pods", default=True),
         selected_ready_pods=fields.whole("selected_ready_pods") if "selected_ready_pods" in fields else None,
         remarks=fields.texts("remarks", _MAX_REMARKS, _MAX_REMARK_LENGTH) if "remarks" in fields else (),

@@ -29,6 +29,7 @@ from keda_gpu_scaler.cli.explain.scaledobject import (
 )
 from keda_gpu_scaler.cli.probe.client import Call
 from keda_gpu_scaler.cli.probe.simulation import decision_sentence
+from keda_gpu_scaler.core.comparison import ReplicaLimits
 from keda_gpu_scaler.core.evaluate.evaluation import evaluate
 from keda_gpu_scaler.core.hpa.controller import Behavior, Limit, Policy, PolicyType, ScalingRules, SelectPolicy
 from keda_gpu_scaler.core.scaling_rules import Formula, JobRules, JobStrategy, Tolerances
@@ -62,7 +63,7 @@ def evaluation(value: float | None = 276.0, **changes: Any) -> pb.Evaluation:
         active=True,
         with_value=2,
         expected=3,
-        measured=138.0,
+        comparison=pb.Comparison(measured=138.0),
         steps=[
             "scope workload: gpu_utilization of Deployment llama (mean of the last 10 s): 4 replicas of 4 wanted",
             "pod llama-7c9f6d5b8-aaaaa: 92 % on node gpu-a: GPU 0 NVIDIA H100 92 %",
@@ -97,6 +98,12 @@ def evaluation(value: float | None = 276.0, **changes: Any) -> pb.Evaluation:
             ),
         ],
     )  # fmt: skip
+    for key in ("measured", "adjustment"):
+        if key in changes:
+            change = changes.pop(key)
+            base.comparison.ClearField(key)
+            if change is not None:
+                setattr(base.comparison, key, change)
     for key, change in changes.items():
         if isinstance(change, list):
             del getattr(base, key)[:]
@@ -171,7 +178,7 @@ def of_triton(third_answered_at: float = NOW) -> pb.Evaluation:
     unavailable = {} if third_answered_at == NOW else {"gpu-c": GONE}
     fleet = Fleet(own, 10.0, peers=histories, unavailable=unavailable, own_node="gpu-a")
     pods = [pod(name, f"gpu-{node}") for node, name in names.items()]
-    known = workload(*pods, name="triton", target="Deployment triton", min_replicas=1, max_replicas=6)
+    known = workload(*pods, name="triton", target="Deployment triton", limits=ReplicaLimits(1, 6))
     metadata = {"profile": "triton-inference"}
     trigger = parse_trigger(metadata)
     return explanation(trigger, evaluate(trigger, fleet, NOW, known, metadata), known, metadata, fleet, NOW)

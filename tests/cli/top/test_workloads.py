@@ -22,12 +22,13 @@ from keda_gpu_scaler.cli.top.sparklines import BARS, Sparklines
 from keda_gpu_scaler.cli.top.view import view_lines
 from keda_gpu_scaler.cli.top.view_state import ViewState, state_after
 from keda_gpu_scaler.cli.top.workload_client import ListedAddresses, asked_workloads
-from keda_gpu_scaler.cli.top.workload_rows import WorkloadRow, newest_rows, workload_row
+from keda_gpu_scaler.cli.top.workload_rows import WorkloadRow, newest_rows, refused_row, workload_row
 from keda_gpu_scaler.cli.top.workload_table import meter, replicas_text, sparkline, workload_lines
-from keda_gpu_scaler.core.instance_status import RecentAnswer
+from keda_gpu_scaler.core.comparison import Comparison, ReplicaLimit
+from keda_gpu_scaler.core.instance_status import RecentAnswer, RefusedTrigger
 from keda_gpu_scaler.peers.discovery import StaticDiscovery
-from keda_gpu_scaler.server.workload_histories import workload_histories
 from keda_gpu_scaler.server.workload_history import WorkloadHistories, history_key, point_of
+from keda_gpu_scaler.server.workload_list import workload_list
 from keda_gpu_scaler.wire import evaluation_pb2 as pb
 from keda_gpu_scaler.wire import evaluation_pb2_grpc as pb_grpc
 from tests.limits import WAIT_SECONDS
@@ -35,19 +36,20 @@ from tests.limits import WAIT_SECONDS
 GOLDEN = Path(__file__).resolve().parents[2] / "golden"
 NOW = 10_000.0
 LLAMA = RecentAnswer(
-    "ai", "llama", "keda_gpu_llama", "load", 100.0, 390.0, True, 3, 3, at_seconds=NOW - 4, unit="%", measured=130.0,
-    activity="active: 8 requests are running", replicas=3, wanted=4, limit="none", min_replicas=1, max_replicas=6,
+    "ai", "llama", "keda_gpu_llama", "load", 100.0, 390.0, True, 3, 3, at_seconds=NOW - 4,
+    comparison=Comparison(130.0, 390.0, 390.0, "total", "", 3, 4, ReplicaLimit.NONE, "8 requests are running"),
 )  # fmt: skip
+RULES = "the resource-metric rules of the pods lead to 3 replicas, and so does 160"
 TRITON = RecentAnswer(
-    "ai", "triton", "keda_gpu_triton", "gpu_utilization", 75.0, 160.0, True, 2, 3, at_seconds=NOW - 2, unit="%",
-    measured=61.5, adjustment="the resource-metric rules of the pods lead to 3 replicas, and so does 160",
-    activity="active: 92 is above activationThreshold 10", replicas=3, wanted=3, limit="none",
+    "ai", "triton", "keda_gpu_triton", "gpu_utilization", 75.0, 160.0, True, 2, 3, at_seconds=NOW - 2,
+    comparison=Comparison(61.5, 123.0, 160.0, "total", RULES, 3, 3, ReplicaLimit.NONE, "92 is above 10"),
 )  # fmt: skip
 EMBED = RecentAnswer(
-    "batch", "embed", "keda_gpu_embed", "gpu_utilization", 80.0, None, True, 0, 2, at_seconds=NOW - 2, unit="%",
+    "batch", "embed", "keda_gpu_embed", "gpu_utilization", 80.0, None, True, 0, 2, at_seconds=NOW - 2,
     reason="no fresh sample for 2 of 2 ready pods: node gpu-c last answered 41 s ago (limit 10 s)",
-    activity="active: it is not known whether the workload is idle", replicas=2,
+    comparison=Comparison(current_replicas=2, activity="it is not known whether the workload is idle"),
 )  # fmt: skip
+REFUSED = RefusedTrigger("ai", "whisper", ("metadata.profile: Unsupported value",), NOW - 60)
 
 
 def histories() -> WorkloadHistories:
@@ -57,17 +59,17 @@ def histories() -> WorkloadHistories:
         at = NOW - 60 * (29 - minute)
         for answer in (LLAMA, TRITON, EMBED):
             value = None if answer is EMBED and minute > 20 else answer.target * (0.3 + minute / 30)
-            known = replace(answer, measured=value, value=value)
+            known = replace(answer, value=value, comparison=replace(answer.comparison, measured=value))
             found.record(history_key(answer), point_of(known), at)
     return found
 
 
-def listed() -> pb.WorkloadHistoryList:
-    return workload_histories([LLAMA, TRITON, EMBED], histories(), NOW, 360)
+def listed() -> pb.WorkloadList:
+    return workload_list([LLAMA, TRITON, EMBED], [REFUSED], "front", NOW, histories(), 360)
 
 
 def rows() -> tuple[WorkloadRow, ...]:
-    return newest_rows({"front": [workload_row(status, "front") for status in listed().workloads]})
+    return newest_rows({"front": [workload_row(one, "front") for one in listed().answers]})
 
 
 def readings(*workloads: WorkloadRow) -> FleetReadings:
@@ -158,15 +160,23 @@ def test_of_two_instances_the_last_answer_counts() -> None:
     assert newest_rows({"a": [older], "b": [newer]}) == (newer,)
 
 
+def test_a_refused_trigger_has_a_row_with_its_problem() -> None:
+    row = refused_row(listed().refused[0], "front")
+    assert (row.name, row.reported, row.active, row.limit) == ("whisper", None, None, "none")
+    shown = workload_lines([row], 140)[1]
+    assert "refused: metadata.profile: Unsupported value" in shown.text
+    assert shown.style is LineStyle.BAD
+
+
 # ---- the client ----
 
 
 class Lists(pb_grpc.EvaluationsServicer):
     """A server that lists the workloads of this test."""
 
-    async def ListWorkloadHistories(  # noqa: N802
-        self, request: pb.ListWorkloadHistoriesRequest, context: grpc.aio.ServicerContext
-    ) -> pb.WorkloadHistoryList:
+    async def ListWorkloads(  # noqa: N802
+        self, request: pb.ListWorkloadsRequest, context: grpc.aio.ServicerContext
+    ) -> pb.WorkloadList:
         return listed()
 
 
@@ -191,7 +201,7 @@ def test_the_instances_that_answer_keda_are_asked(has_front_end: bool) -> None:
         following = asyncio.create_task(listing.keep_listing())
         async with asyncio.timeout(WAIT_SECONDS), asked_workloads(listing, called, None) as client:
             await client.is_synced.wait()
-            assert [row.name for row in client.rows()] == ["llama", "triton", "embed"]
+            assert [row.name for row in client.rows()] == ["llama", "triton", "whisper", "embed"]
             assert client.unavailable == {}
         following.cancel()
         await server.stop(None)

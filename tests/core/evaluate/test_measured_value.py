@@ -4,7 +4,6 @@
 import pytest
 
 from keda_gpu_scaler.core.evaluate.evaluation import evaluate
-from keda_gpu_scaler.core.evaluate.measured_value import measured_value
 from keda_gpu_scaler.core.evaluate.missing_cause import MissingCause, missing_cause
 from keda_gpu_scaler.core.state.fleet import NOT_ANSWERED_YET, Fleet, History
 from keda_gpu_scaler.core.trigger.parser import parse_trigger
@@ -33,16 +32,16 @@ HERE = node_history("gpu-7", sample(0, 0.9), sample(1, 0.3), held=HELD)
 def test_the_measured_value(metadata: dict[str, str], pods: tuple[Pod, ...], measured: float | None) -> None:
     trigger = parse_trigger(metadata)
     evaluation = evaluate(trigger, Fleet(HERE, 10.0), NOW, workload(*pods), metadata)
-    assert measured_value(trigger, evaluation) == (measured if measured is None else pytest.approx(measured))
+    assert evaluation.comparison.measured == (measured if measured is None else pytest.approx(measured))
 
 
 def test_a_value_that_is_not_the_plain_total_has_a_reason() -> None:
     trigger, fleet = parse_trigger({}), Fleet(HERE, 10.0)
     plain = evaluate(trigger, fleet, NOW, workload(pod("llama-0"), pod("llama-1")))
-    assert (plain.value, plain.adjustment) == (120.0, "")
+    assert (plain.value, plain.comparison.adjustment) == (120.0, "")
     adjusted = evaluate(trigger, fleet, NOW, workload(pod("llama-1"), pod("llama-2", "gpu-8"), replicas=2))
-    assert adjusted.adjustment in adjusted.steps
-    assert "the resource-metric rules of the pods" in adjusted.adjustment
+    assert adjusted.comparison.adjustment in adjusted.steps
+    assert "the resource-metric rules of the pods" in adjusted.comparison.adjustment
 
 
 @pytest.mark.parametrize(

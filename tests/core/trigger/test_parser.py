@@ -396,19 +396,9 @@ def test_a_long_value_is_quoted_in_part() -> None:
     assert len(problem) < 160
 
 
-def test_keys_of_keda_are_not_taken_for_misspelled_keys() -> None:
+def test_keys_of_keda_are_not_taken_for_misspelt_keys() -> None:
     metadata = {"scalerAddress": "keda-gpu-scaler.keda:6000", "enableTLS": "true", "unsafeSsl": "false", "foo": "bar"}
     assert parse_trigger(metadata).hints == ()
-
-
-@pytest.mark.parametrize(
-    ("given_key", "suggested"),
-    [("metrictype", "metricType"), ("targetvalue", "targetValue"), ("activationTreshold", "activationThreshold")],
-)
-def test_a_misspelled_key_is_ignored_with_a_suggestion(given_key: str, suggested: str) -> None:
-    assert parse_trigger({given_key: "1"}).hints == (
-        f'metadata: "{given_key}" is not a key of this scaler and is ignored: did you mean "{suggested}"?',
-    )
 
 
 def test_a_shorthand_overrides_the_target_as_in_the_original_with_a_hint() -> None:

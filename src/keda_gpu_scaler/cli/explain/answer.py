@@ -60,8 +60,8 @@ def title(shown: ExplainResult) -> str:
 
 def measured_of(evaluation: evaluation_pb.Evaluation) -> float | None:
     """Return the measured value; from an older instance, the mean of the ready pods with a value."""
-    if evaluation.HasField("measured"):
-        return evaluation.measured
+    if evaluation.comparison.HasField("measured"):
+        return evaluation.comparison.measured
     values = [one.value for one in evaluation.observations if one.HasField("value") and one.ready]
     return sum(values) / len(values) if values and evaluation.scope == "workload" else None
 

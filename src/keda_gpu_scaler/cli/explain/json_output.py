@@ -98,7 +98,7 @@ def _evaluation(evaluation: evaluation_pb.Evaluation) -> Iterator[tuple[str, Any
         yield key, getattr(evaluation, key)
     yield "steps", list(evaluation.steps)
     yield "measured", measured_of(evaluation)
-    yield "adjustment", evaluation.adjustment
+    yield "adjustment", evaluation.comparison.adjustment
     yield "clocks", [{"node": one.node, "ahead_seconds": one.ahead_seconds} for one in evaluation.clocks]
 
 

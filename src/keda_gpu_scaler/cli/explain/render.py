@@ -130,8 +130,8 @@ def _reported(evaluation: evaluation_pb.Evaluation, value_type: str) -> str:
     """Say what the number for the HPA is: the plain total or mean, or an adjusted number and why."""
     if not evaluation.HasField("value"):
         return f"KEDA gets an error ({value_type})"
-    if evaluation.adjustment:
-        return f"adjusted ({value_type}): {evaluation.adjustment}"
+    if evaluation.comparison.adjustment:
+        return f"adjusted ({value_type}): {evaluation.comparison.adjustment}"
     counted = _COUNTED.get(evaluation.scope, "devices")
     what = {"AverageValue": "the total of", "Value": "the mean of"}.get(value_type, "from")
     if evaluation.scope != "workload":

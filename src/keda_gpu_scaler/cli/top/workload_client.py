@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 
 import grpc
 
-from keda_gpu_scaler.cli.top.workload_rows import WorkloadRow, newest_rows, workload_row
+from keda_gpu_scaler.cli.top.workload_rows import WorkloadRow, newest_rows, refused_row, workload_row
 from keda_gpu_scaler.cli.top.workload_table import MAX_CHARACTERS, SECONDS_PER_CHARACTER
 from keda_gpu_scaler.core.interfaces import Discovery, KubeError
 from keda_gpu_scaler.wire import evaluation_pb2 as pb
@@ -23,7 +23,7 @@ INTERVAL_SECONDS = 2.0
 TIMEOUT_SECONDS = 3.0
 MAX_CONCURRENT_CALLS = 20
 
-_METHOD = "/keda_gpu_scaler.evaluation.v1.Evaluations/ListWorkloadHistories"
+_METHOD = "/keda_gpu_scaler.evaluation.v1.Evaluations/ListWorkloads"
 _STEP_SECONDS = 10.0
 _MAX_POINTS = int(MAX_CHARACTERS * SECONDS_PER_CHARACTER / _STEP_SECONDS)
 _OPTIONS = (("grpc.enable_http_proxy", 0),)
@@ -100,10 +100,10 @@ class WorkloadClient:
 
     async def _ask(self, address: str, name: str) -> None:
         call = self._channel(address).unary_unary(_METHOD)
-        request = pb.ListWorkloadHistoriesRequest(max_points=_MAX_POINTS).SerializeToString()
+        request = pb.ListWorkloadsRequest(max_points=_MAX_POINTS).SerializeToString()
         try:
             async with self._places:
-                response = pb.WorkloadHistoryList.FromString(await call(request, timeout=TIMEOUT_SECONDS))
+                response = pb.WorkloadList.FromString(await call(request, timeout=TIMEOUT_SECONDS))
         except grpc.aio.AioRpcError as error:
             self.unavailable[address] = f"{name}: {rpc_failure(error.code().name, error.details() or '')}"
             return
@@ -111,7 +111,10 @@ class WorkloadClient:
             self.unavailable[address] = f"{name}: its list of workloads cannot be read: is it another version?"
             return
         self.unavailable.pop(address, None)
-        self._rows[address] = [workload_row(status, name) for status in response.workloads]
+        self._rows[address] = [
+            *(refused_row(one, name) for one in response.refused),
+            *(workload_row(one, name) for one in response.answers),
+        ]
 
     def _channel(self, address: str) -> grpc.aio.Channel:
         if address not in self._channels:

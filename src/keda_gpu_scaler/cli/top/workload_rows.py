@@ -48,32 +48,57 @@ WORKLOAD_COLUMNS = tuple(column.name for column in fields(WorkloadRow) if column
 """The keys of a row in JSON, and the columns of CSV."""
 
 
-def workload_row(status: pb.WorkloadStatus, instance: str) -> WorkloadRow:
-    """Read the status of one trigger."""
-    step = status.history.step_seconds
+def workload_row(answer: pb.WorkloadAnswer, instance: str) -> WorkloadRow:
+    """Read the last answer to one trigger."""
+    numbers, step = answer.comparison, answer.history.step_seconds
+    reported = numbers.reported if numbers.HasField("reported") else None
     return WorkloadRow(
-        namespace=status.namespace,
-        name=status.name,
-        metric_name=status.metric_name,
-        metric=status.metric,
-        unit=status.unit,
-        measured=status.measured if status.HasField("measured") and status.HasField("reported") else None,
-        target=status.target,
-        reported=status.reported if status.HasField("reported") else None,
-        adjustment=status.adjustment,
-        replicas=status.replicas if status.HasField("replicas") else None,
-        wanted=status.wanted if status.HasField("wanted") else None,
-        limit=status.limit,
-        active=None if status.activity_unknown else status.active,
-        why=status.reason or status.adjustment or status.activity,
-        with_value=status.with_value,
-        expected=status.expected,
-        age_seconds=status.age_seconds,
+        namespace=answer.namespace,
+        name=answer.name,
+        metric_name=answer.metric_name,
+        metric=answer.metric,
+        unit=answer.unit,
+        measured=numbers.measured if numbers.HasField("measured") and reported is not None else None,
+        target=answer.target,
+        reported=reported,
+        adjustment=numbers.adjustment,
+        replicas=numbers.current_replicas if numbers.HasField("current_replicas") else None,
+        wanted=numbers.desired_replicas if numbers.HasField("desired_replicas") else None,
+        limit=numbers.limit,
+        active=answer.active,
+        why=answer.reason or numbers.adjustment or numbers.activity,
+        with_value=answer.with_value,
+        expected=answer.expected,
+        age_seconds=answer.age_seconds,
         instance=instance,
         history=tuple(
             (step * point.steps_ago, point.measured if point.HasField("measured") else None)
-            for point in status.history.points
+            for point in answer.history.points
         ),
+    )
+
+
+def refused_row(refused: pb.RefusedTrigger, instance: str) -> WorkloadRow:
+    """Return the row of a trigger whose metadata is refused: it has neither a value nor a target."""
+    return WorkloadRow(
+        namespace=refused.namespace,
+        name=refused.name,
+        metric_name="",
+        metric="refused",
+        unit="",
+        measured=None,
+        target=0.0,
+        reported=None,
+        adjustment="",
+        replicas=None,
+        wanted=None,
+        limit="none",
+        active=None,
+        why="refused: " + "; ".join(refused.problems),
+        with_value=0,
+        expected=0,
+        age_seconds=refused.age_seconds,
+        instance=instance,
     )
 
 

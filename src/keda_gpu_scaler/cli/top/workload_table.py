@@ -64,7 +64,7 @@ def _columns(rows: Sequence[WorkloadRow], glyphs: Glyphs, width: int) -> list[Ta
         column("METRIC", lambda row: narrow(row.metric), 0, right=False),
         column("VALUE", lambda row: three_digits(row.measured, narrow(row.unit))),
         column("", lambda row: meter(row.ratio, glyphs), 3, right=False),
-        column("TARGET", lambda row: three_digits(row.target)),
+        column("TARGET", lambda row: three_digits(row.target or None)),
         TableColumn("RECENT", None, MAX_CHARACTERS, recent, 4),
         column("REPORTED", lambda row: three_digits(row.reported) + ("*" if row.adjustment else ""), 2),
         column("REPLICAS", lambda row: replicas_text(row, glyphs)),
