@@ -9,7 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keda_gpu_scaler.core.comparison import Comparison, ReplicaLimit, ReplicaLimits
+from keda_gpu_scaler.core.evaluate.activity import Activity
+from keda_gpu_scaler.core.evaluate.compare import compare
 from keda_gpu_scaler.core.evaluate.evaluation import Evaluation, evaluate
+from keda_gpu_scaler.core.evaluate.measurement import ActivityEvidence, Measurement
+from keda_gpu_scaler.core.hpa.reported_value import ReportedValue
 from keda_gpu_scaler.core.state.fleet import Fleet
 from keda_gpu_scaler.core.trigger.parser import parse_trigger
 from keda_gpu_scaler.core.types import Pod, Unavailable, Workload
@@ -107,6 +111,19 @@ def test_a_sum_over_the_fleet_is_divided_by_the_replicas() -> None:
     assert evaluate(trigger, fleet_of(0.9), NOW).comparison == Comparison(
         plain=90.0, reported=90.0, report="total", activity="90 is above activationThreshold 0"
     )
+
+
+def test_a_size_that_no_number_leads_to_keeps_the_plain_value_apart() -> None:
+    known = workload(*pods(21), replicas=20, status_replicas=21, limits=ReplicaLimits(0, 50))
+    found = compared(*[0.75] * 21, known=known)
+    assert (found.measured, found.plain, found.reported) == (75.0, 1575.0, 1417.499)
+    assert found.adjustment.startswith("no number leads the HPA from 20 replicas (21 exist) to 20")
+
+
+def test_a_number_that_equals_the_plain_one_is_not_adjusted() -> None:
+    reported = ReportedValue(150.0, 2, (), plain=150.0, adjustment="it is the nearest number")
+    measured = Measurement(reported, ActivityEvidence(75.0), (), 2, 2, ())
+    assert compare(measured, reported, Activity(True, "busy"), None).adjustment == ""
 
 
 RATIOS = st.one_of(st.none(), st.floats(0, 1))
