@@ -12,8 +12,8 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 
-from keda_gpu_scaler.core.scaling_rules import DEFAULT_MAX_REPLICAS
-
+DEFAULT_MAX_REPLICAS = 100
+"""KEDA's default for ``maxReplicaCount``."""
 DIGITS = 3
 """The number of significant digits on a screen."""
 

@@ -13,8 +13,6 @@ from enum import StrEnum
 DEFAULT_TOLERANCE = 0.1
 DEFAULT_COOLDOWN_SECONDS = 300.0
 """KEDA's default for ``cooldownPeriod``."""
-DEFAULT_MAX_REPLICAS = 100
-"""KEDA's default for a ScaledObject's ``maxReplicaCount``."""
 DEFAULT_MAX_JOBS = 100
 """KEDA's default for a ScaledJob's ``maxReplicaCount``."""
 

@@ -11,11 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from keda_gpu_scaler.core.comparison import ReplicaLimits
+from keda_gpu_scaler.core.comparison import DEFAULT_MAX_REPLICAS, ReplicaLimits
 from keda_gpu_scaler.core.quoting import quoted
 from keda_gpu_scaler.core.scaling_rules import (
     DEFAULT_COOLDOWN_SECONDS,
-    DEFAULT_MAX_REPLICAS,
     DEFAULT_TOLERANCE,
     DEFAULT_TOLERANCES,
     Formula,

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from keda_gpu_scaler.core.comparison import DEFAULT_MAX_REPLICAS
 from keda_gpu_scaler.core.hpa.controller import (
     DEFAULT_DOWN,
     DEFAULT_UP,
@@ -26,7 +27,7 @@ from keda_gpu_scaler.core.hpa.controller import (
     SelectPolicy,
 )
 from keda_gpu_scaler.core.quoting import quoted
-from keda_gpu_scaler.core.scaling_rules import DEFAULT_MAX_REPLICAS, Formula, JobRules, Tolerances
+from keda_gpu_scaler.core.scaling_rules import Formula, JobRules, Tolerances
 from keda_gpu_scaler.core.trigger.metric_type import ASSUMED
 from keda_gpu_scaler.core.trigger.parser import PARAMETERS
 from keda_gpu_scaler.kube.keda_objects import formula, job_rules, tolerance, tolerances

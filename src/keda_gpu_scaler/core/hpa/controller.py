@@ -15,8 +15,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from keda_gpu_scaler.core.comparison import DEFAULT_MAX_REPLICAS
 from keda_gpu_scaler.core.hpa.replica_calculator import Recommendation
-from keda_gpu_scaler.core.scaling_rules import DEFAULT_MAX_REPLICAS
 
 SYNC_PERIOD_SECONDS = 15.0
 """The interval between two reconciliations of an HPA (--horizontal-pod-autoscaler-sync-period)."""
