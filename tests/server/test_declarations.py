@@ -80,7 +80,7 @@ def test_a_declared_trigger_stays_one_while_the_api_server_does_not_answer() -> 
 class InventingCluster(FakeCluster):
     """A cluster with one ScaledObject. Every other name has none."""
 
-    def workload(self, namespace: str, name: str) -> Workload | Unavailable:
+    def workload(self, namespace: str, name: str, proposed_spec: str = "") -> Workload | Unavailable:
         return KNOWN if (namespace, name) == ("ai", "llama") else ABSENT
 
 

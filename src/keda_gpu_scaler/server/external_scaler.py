@@ -45,6 +45,7 @@ from keda_gpu_scaler.server.request_resolver import (
 )
 from keda_gpu_scaler.server.streams import ActivityStreams
 from keda_gpu_scaler.server.undecodable_log import NOT_A_MESSAGE, UndecodableLog
+from keda_gpu_scaler.server.workload_history import WorkloadHistories, history_key, point_of
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 
 SERVICE = "externalscaler.ExternalScaler"
@@ -61,17 +62,21 @@ _IS_ACTIVE = {active: pb.IsActiveResponse(result=active).SerializeToString() for
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The evaluation of one request, and everything it rests on."""
+    """The evaluation of one request, and everything it rests on.
+
+    ``is_synced`` is false while something that the trigger needs was not read yet.
+    """
 
     resolved: ResolvedTrigger
     workload: Workload | Unavailable | None
     evaluation: Evaluation
     fleet: Fleet
     at_seconds: float
+    is_synced: bool = True
 
 
 class ExternalScaler:
-    """KEDA's ExternalScaler over a fleet view.
+    """KEDA's ExternalScaler over a fleet view. ``histories`` has the last hour of every declared trigger.
 
     Args:
         fleet: returns the current fleet view; called for every answer, so it must be cheap.
@@ -113,6 +118,7 @@ class ExternalScaler:
         self._undecodable = UndecodableLog(clock)
         self._answers = RecentAnswers()
         self._declarations = Declarations()
+        self.histories = WorkloadHistories()
         self._cluster = cluster
         self._refused = RefusedTriggers(cluster)
         self._looked_at = -math.inf
@@ -154,6 +160,10 @@ class ExternalScaler:
         """Return the number of calls of each method, of errors, and the calls' durations."""
         return self._counters.counts()
 
+    def now(self) -> float:
+        """Return the time on the clock of the answers, in monotonic seconds."""
+        return self._clock()
+
     def note_report(self) -> None:
         """Note that a peer reported something: evaluations that rest on older data are out of date."""
         self._evaluator.note_report()
@@ -170,6 +180,7 @@ class ExternalScaler:
         self._preparation.expire_idle(now)
         self._evaluator.expire_idle(now)
         self._declarations.expire_idle(now)
+        self.histories.expire_idle(now)
         if now - self._looked_at >= _LOOK_SECONDS:
             self._look_at_declarations(now)
 
@@ -177,14 +188,25 @@ class ExternalScaler:
         """End every stream with OK, now and from now on; other calls are answered until the server stops."""
         self._streams.stop()
 
-    async def explain(self, ref: pb.ScaledObjectRef, context: ServicerContext) -> Answer:
-        """Return the evaluation that GetMetrics and IsActive answer with; the call is not counted."""
+    async def explain(self, ref: pb.ScaledObjectRef, context: ServicerContext, proposed_spec: str = "") -> Answer:
+        """Return the evaluation that GetMetrics and IsActive answer with; the call is not counted.
+
+        Args:
+            ref: the ScaledObject and the trigger's metadata.
+            context: of the call.
+            proposed_spec: the spec of a ScaledObject that is not applied, as a JSON object; empty for one that is.
+        """
         now = self._clock()
-        scaled_object = await self._resolve(None, ref, context, now)
+        scaled_object = await self._resolve(None, ref, context, now, proposed_spec)
         prepared = await self._preparation.prepare(scaled_object.resolved, now)
         evaluated = self._evaluator.evaluate(scaled_object.resolved, prepared)
         return Answer(
-            scaled_object.resolved, prepared.workload, evaluated.evaluation, self._evaluator.fleet, prepared.at_seconds
+            scaled_object.resolved,
+            prepared.workload,
+            evaluated.evaluation,
+            self._evaluator.fleet,
+            prepared.at_seconds,
+            prepared.is_synced,
         )
 
     async def workload(self, ref: pb.ScaledObjectRef, context: ServicerContext) -> Workload | Unavailable | None:
@@ -226,9 +248,10 @@ class ExternalScaler:
         evaluation, answer = evaluated.evaluation, evaluated.answer
         if answer is None or (answer.namespace, answer.name) != (scaled_object.namespace, scaled_object.name):
             self._log.log_evaluation(scaled_object.title, scaled_object.resolved.trigger, evaluation)
-            answer = evaluated.answer = recent_answer(scaled_object, evaluation, prepared.at_seconds)
+            answer = evaluated.answer = recent_answer(scaled_object, evaluation, prepared.at_seconds, prepared.workload)
         is_declared = self._declarations.is_declared(scaled_object.resolved, prepared)
         if is_declared:
+            self.histories.record(history_key(answer), point_of(answer), prepared.at_seconds)
             self._answers.note(answer, scaled_object.resolved, prepared.at_seconds)
             self._refused.note_valid(scaled_object.namespace, dict(scaled_object.resolved.metadata), now)
             self._on_answer(answer)
@@ -300,11 +323,16 @@ class ExternalScaler:
             await self._refuse(method, context, grpc.StatusCode.INVALID_ARGUMENT, NOT_A_MESSAGE)
 
     async def _resolve(
-        self, method: str | None, ref: pb.ScaledObjectRef, context: ServicerContext, now: float
+        self,
+        method: str | None,
+        ref: pb.ScaledObjectRef,
+        context: ServicerContext,
+        now: float,
+        proposed_spec: str = "",
     ) -> ScaledObjectRequest:
         """Read the trigger; ``method`` is None for a call that is not KEDA's and is not counted."""
         try:
-            scaled_object = self._resolver.resolve(ref.scalerMetadata, ref.namespace, ref.name, now)
+            scaled_object = self._resolver.resolve(ref.scalerMetadata, ref.namespace, ref.name, now, proposed_spec)
         except TriggerError as error:
             title = "/".join(printable_names(ref.namespace, ref.name))
             self._log.log_problems(title, error.problems)

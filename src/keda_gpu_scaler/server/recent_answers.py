@@ -14,6 +14,7 @@ from keda_gpu_scaler.core.evaluate.evaluation import Evaluation
 from keda_gpu_scaler.core.instance_status import RecentAnswer
 from keda_gpu_scaler.core.trigger.declared_objects import DeclaredObjects
 from keda_gpu_scaler.core.trigger.parser import Trigger
+from keda_gpu_scaler.core.types import Unavailable, Workload
 from keda_gpu_scaler.server.bounded_cache import BoundedCache
 from keda_gpu_scaler.server.request_resolver import ResolvedTrigger, ScaledObjectRequest
 
@@ -116,8 +117,17 @@ class TransitionLog:
         return True
 
 
-def recent_answer(scaled_object: ScaledObjectRequest, evaluation: Evaluation, now: float) -> RecentAnswer:
-    """Summarise an answer for the status page, the metrics and Events."""
+def recent_answer(
+    scaled_object: ScaledObjectRequest, evaluation: Evaluation, now: float, known: Workload | Unavailable | None = None
+) -> RecentAnswer:
+    """Summarise an answer for the status page, the metrics, Events and ``top``.
+
+    Args:
+        scaled_object: the request.
+        evaluation: its evaluation.
+        now: monotonic seconds.
+        known: the workload that the evaluation rests on.
+    """
     trigger, demand = scaled_object.resolved.trigger, evaluation.demand
     return RecentAnswer(
         namespace=scaled_object.namespace,
@@ -139,6 +149,7 @@ def recent_answer(scaled_object: ScaledObjectRequest, evaluation: Evaluation, no
         cold_start_seconds=evaluation.cold_start_seconds,
         at_seconds=now,
         comparison=evaluation.comparison,
+        limits=known.limits if isinstance(known, Workload) else None,
     )
 
 
