@@ -10,6 +10,7 @@ from keda_gpu_scaler.core.interfaces import BackendError
 from keda_gpu_scaler.core.selectors import SeriesSelector
 from keda_gpu_scaler.core.state.fleet import Fleet, History
 from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult
+from keda_gpu_scaler.core.trigger.declared_objects import DeclaredObjects
 from keda_gpu_scaler.core.types import (
     Allocation,
     DeclaredTrigger,
@@ -142,6 +143,7 @@ class FakeCluster:
             ("ai", name): known for name, known in workloads.items()
         }
         self.labels: Mapping[str, Mapping[str, str]] | Unavailable = {}
+        self.proposed: Workload | Unavailable = Unavailable("no object is proposed", is_permanent=True)
         self.asked: list[tuple[str, str]] = []
         self.news = asyncio.Event()
 
@@ -149,19 +151,29 @@ class FakeCluster:
         self.workloads[namespace, name] = known
         self.news.set()
 
-    def workload(self, namespace: str, name: str) -> Workload | Unavailable:
+    def workload(self, namespace: str, name: str, proposed_spec: str = "") -> Workload | Unavailable:
         self.asked.append((namespace, name))
+        if proposed_spec:
+            return self.proposed
         return self.workloads.get(
             (namespace, name), Unavailable(f"{namespace}/{name}: not read yet", is_permanent=False)
         )
 
-    async def wait_for_sync(self, namespace: str, name: str) -> None:
-        while (namespace, name) not in self.workloads:
+    async def wait_for_sync(self, namespace: str, name: str, proposed_spec: str = "") -> None:
+        while not proposed_spec and (namespace, name) not in self.workloads:
             self.news.clear()
             await self.news.wait()
 
     def node_labels(self) -> Mapping[str, Mapping[str, str]] | Unavailable:
         return self.labels
+
+    def declarations(self) -> Mapping[str, DeclaredObjects]:
+        """Every ScaledObject of the namespaces in which one is known."""
+        found: dict[str, dict[str, tuple[DeclaredTrigger, ...]]] = {}
+        for (namespace, name), known in self.workloads.items():
+            if known.triggers is not None:
+                found.setdefault(namespace, {}).update({name: known.triggers} if known.triggers else {})
+        return {namespace: DeclaredObjects(objects, is_complete=True) for namespace, objects in found.items()}
 
 
 class FakePeers:

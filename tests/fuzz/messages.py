@@ -43,7 +43,7 @@ class _CallContext:
 class _SyncedCluster(FakeCluster):
     """A cluster in which each ScaledObject has the same pod."""
 
-    def workload(self, namespace: str, name: str) -> Workload | Unavailable:
+    def workload(self, namespace: str, name: str, proposed_spec: str = "") -> Workload | Unavailable:
         return self.workloads["ai", "llama"]
 
 

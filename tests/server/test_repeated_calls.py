@@ -53,7 +53,7 @@ class CountingClock(ManualClock):
 class CountingCluster(FakeCluster):
     """A cluster that counts requests."""
 
-    def workload(self, namespace: str, name: str) -> Workload | Unavailable:
+    def workload(self, namespace: str, name: str, proposed_spec: str = "") -> Workload | Unavailable:
         self.asked.append((namespace, name))
         return self.workloads[namespace, name]
 

@@ -55,6 +55,15 @@ def number(value: float | None, unit: str = "", *, digits: int = 6) -> str:
     return UNKNOWN if value is None else f"{value:.{digits}g} {unit}".rstrip()
 
 
+def three_digits(value: float | None, unit: str = "") -> str:
+    """Return a number with its unit, to three significant digits, without an exponent below a million."""
+    if value is None:
+        return UNKNOWN
+    rounded = float(f"{value:.3g}")
+    text = f"{rounded:.10f}".rstrip("0").rstrip(".") if 1e-6 < abs(rounded) < 1e6 else f"{rounded:g}"
+    return f"{text} {unit}".rstrip()
+
+
 def age(seconds: float | None) -> str:
     """Return an age in seconds, to a tenth while it is below ten; "-" where there is none."""
     if seconds is None:

@@ -7,7 +7,7 @@ it.
 
 import base64
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Never
 
@@ -30,7 +30,7 @@ class ClientConfig:
     namespace: str
     ca_data: str = ""
     is_verified: bool = True
-    token: str = ""
+    token: str = field(default="", repr=False)
     token_file: Path | None = None
     client_certificate: Path | None = None
     client_key: Path | None = None
@@ -41,8 +41,16 @@ class ClientConfig:
         Raises:
             KubeError: the token's file cannot be read.
         """
-        token = self.token or (_read(self.token_file).strip() if self.token_file else "")
+        token = self.bearer_token()
         return {"Authorization": f"Bearer {token}"} if token else {}
+
+    def bearer_token(self) -> str:
+        """Return the token; empty for an identity without one, such as a client certificate.
+
+        Raises:
+            KubeError: the token's file cannot be read.
+        """
+        return self.token or (_read(self.token_file).strip() if self.token_file else "")
 
 
 def in_cluster() -> bool:
@@ -68,13 +76,14 @@ def service_account() -> ClientConfig:
     )
 
 
-def kubeconfig(path: Path, scratch: Path, *, runs_plugins: bool = False) -> ClientConfig:
-    """Read a kubeconfig's current context.
+def kubeconfig(path: Path, scratch: Path, *, runs_plugins: bool = False, context: str = "") -> ClientConfig:
+    """Read a context of a kubeconfig.
 
     Args:
         path: the file.
         scratch: a private folder for a client certificate that the kubeconfig itself contains: TLS needs files.
         runs_plugins: whether an exec credential plugin is run. Only commands at a shell run one.
+        context: the name of the context; empty for the current one.
 
     Raises:
         KubeError: the file cannot be read, is incomplete, or needs a plugin that must not be run.
@@ -90,7 +99,7 @@ def kubeconfig(path: Path, scratch: Path, *, runs_plugins: bool = False) -> Clie
     except RecursionError as error:
         raise KubeError(f"--kubeconfig: {path} is nested too deeply: must be a kubeconfig") from error
     file = _Kubeconfig(path, config if isinstance(config, dict) else {}, scratch, runs_plugins=runs_plugins)
-    return file.client_config()
+    return file.client_config(context)
 
 
 class _Kubeconfig:
@@ -102,8 +111,8 @@ class _Kubeconfig:
         self._scratch = scratch
         self._runs_plugins = runs_plugins
 
-    def client_config(self) -> ClientConfig:
-        context = self._entry("contexts", "context", _scalar(self._config.get("current-context")))
+    def client_config(self, name: str) -> ClientConfig:
+        context = self._entry("contexts", "context", name or _scalar(self._config.get("current-context")))
         cluster = self._entry("clusters", "cluster", _scalar(context.get("cluster")))
         user = self._entry("users", "user", _scalar(context["user"])) if context.get("user") else {}
         if self._runs_plugins and isinstance(user.get("exec"), dict):

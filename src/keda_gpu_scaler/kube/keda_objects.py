@@ -4,12 +4,14 @@
 Law: no object makes a reader raise. A field of an unexpected type counts as absent, and then has KEDA's default.
 """
 
+import json
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from keda_gpu_scaler.core.comparison import DEFAULT_MAX_REPLICAS, ReplicaLimits
 from keda_gpu_scaler.core.quoting import quoted
 from keda_gpu_scaler.core.scaling_rules import (
     DEFAULT_COOLDOWN_SECONDS,
@@ -23,7 +25,10 @@ from keda_gpu_scaler.core.scaling_rules import (
 from keda_gpu_scaler.core.types import DeclaredTrigger
 from keda_gpu_scaler.kube.parse import ScaleTarget, count, mappings, part, text
 
+KEDA_GROUP = "keda.sh"
 DEFAULT_METRIC_TYPE = "AverageValue"
+MAX_SPEC_LENGTH = 64 << 10
+"""The length of a spec that a command sends."""
 _EXTERNAL_TRIGGERS = ("external", "external-push")
 _MAX_FORMULA_LENGTH = 4096
 _QUANTITY = re.compile(r"([0-9]{1,9}(?:\.[0-9]{0,9})?|\.[0-9]{1,9})([munkMG]|e-?[0-9]{1,2})?", re.ASCII)
@@ -44,6 +49,7 @@ class ScaledSpec:
     jobs: JobRules | None = None
     cooldown_seconds: float = DEFAULT_COOLDOWN_SECONDS
     idle_replicas: int = 0
+    limits: ReplicaLimits | None = None
 
 
 def scaled_object(item: Mapping[str, Any]) -> ScaledSpec:
@@ -62,7 +68,32 @@ def scaled_object(item: Mapping[str, Any]) -> ScaledSpec:
         tolerances=tolerances(spec),
         cooldown_seconds=DEFAULT_COOLDOWN_SECONDS if cooldown is None else max(0.0, float(cooldown)),
         idle_replicas=max(0, _integer(spec.get("idleReplicaCount")) or 0),
+        limits=_limits(spec),
     )
+
+
+def _limits(spec: Mapping[str, Any]) -> ReplicaLimits:
+    least, most, idle = (_integer(spec.get(f"{key}ReplicaCount")) for key in ("min", "max", "idle"))
+    return ReplicaLimits(
+        min_replicas=max(0, least or 0),
+        max_replicas=DEFAULT_MAX_REPLICAS if most is None else max(0, most),
+        idle_replicas=None if idle is None else max(0, idle),
+    )
+
+
+def proposed_object(spec: str) -> ScaledSpec:
+    """Read the spec of a ScaledObject that is not applied, a JSON object.
+
+    Raises:
+        ValueError: it is none, or it is too long.
+    """
+    if len(spec) > MAX_SPEC_LENGTH:
+        raise ValueError(f"spec: Too long: must have at most {MAX_SPEC_LENGTH} characters")
+    try:
+        plain = json.loads(spec)
+    except (ValueError, RecursionError) as error:
+        raise ValueError("spec: Invalid value: must be a JSON object") from error
+    return scaled_object({"spec": plain})
 
 
 def scaled_job(item: Mapping[str, Any]) -> ScaledSpec:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from keda_gpu_scaler.core.instance_status import Watches
 from keda_gpu_scaler.core.interfaces import KubeError
+from keda_gpu_scaler.core.trigger.declared_objects import DeclaredObjects
 from keda_gpu_scaler.core.types import Unavailable, Workload
 from keda_gpu_scaler.kube.auth import ClientConfig
 from keda_gpu_scaler.remote.on_first_use import OnFirstUse
@@ -57,18 +58,18 @@ class RemoteCluster:
         self._workloads: Workloads | None = None
         self._unavailable = Unavailable("the connection to the API server is being opened", is_permanent=False)
 
-    def workload(self, namespace: str, name: str) -> Workload | Unavailable:
+    def workload(self, namespace: str, name: str, proposed_spec: str = "") -> Workload | Unavailable:
         """Return what is known of a workload; it is watched from now on."""
         if self._workloads is not None:
-            return self._workloads.workload(namespace, name)
+            return self._workloads.workload(namespace, name, proposed_spec)
         self._opening.open()
         return self._unavailable
 
-    async def wait_for_sync(self, namespace: str, name: str) -> None:
+    async def wait_for_sync(self, namespace: str, name: str, proposed_spec: str = "") -> None:
         """Return once the workload was read, or found to be unreadable."""
         await asyncio.shield(self._opening.open())
         if self._workloads is not None:
-            await self._workloads.wait_for_sync(namespace, name)
+            await self._workloads.wait_for_sync(namespace, name, proposed_spec)
 
     def node_labels(self) -> Mapping[str, Mapping[str, str]] | Unavailable:
         """Return every node's labels by its name, or why they are unknown."""
@@ -76,6 +77,10 @@ class RemoteCluster:
             return self._workloads.node_labels()
         self._opening.open()
         return self._unavailable
+
+    def declarations(self) -> Mapping[str, DeclaredObjects]:
+        """Return what the objects of each watched namespace declare."""
+        return self._workloads.declarations() if self._workloads is not None else {}
 
     def pod_addresses(self, namespace: str) -> frozenset[str]:
         """Return the addresses of the pods of the watched workloads of a namespace."""

@@ -7,7 +7,7 @@ Law: a call waits at most ``SYNC_SECONDS``, and only until everything it needs w
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from keda_gpu_scaler.core.evaluate.by_workload import falls_back_to_devices
 from keda_gpu_scaler.core.evaluate.workload_view import ScrapeRequest, ready_pods, scrape_requests
@@ -94,13 +94,15 @@ class Preparation:
         prepared = self.register(resolved, self._clock())
         if is_synced and (registration := self._registrations.get(resolved, prepared.at_seconds)):
             registration.is_synced = True
+            pending = _is_pending(prepared.workload) or _is_pending(prepared.node_labels)
+            prepared = replace(prepared, is_synced=not pending)
         return prepared
 
     def register(self, resolved: ResolvedTrigger, now: float) -> Prepared:
         """Register interest without waiting; return what is known now."""
         workload, labels = None, None
         if self._cluster is not None:
-            workload = self._cluster.workload(resolved.namespace, resolved.name)
+            workload = self._cluster.workload(*_place(resolved))
             if resolved.trigger.node_selector is not None:
                 labels = self._cluster.node_labels()
         registration = self._registrations.get(resolved, now)
@@ -112,6 +114,21 @@ class Preparation:
             registration = self._renew(resolved, workload, registration, now)
         is_synced = registration.is_synced and not _is_pending(workload) and not _is_pending(labels)
         return Prepared(workload, labels, is_synced, now)
+
+    async def workload(self, resolved: ResolvedTrigger) -> Workload | Unavailable | None:
+        """Return what is known of a trigger's workload, and register interest in nothing else; None without a cluster.
+
+        It waits for the first result as ``prepare`` does.
+        """
+        if self._cluster is None:
+            return None
+        known = self._cluster.workload(resolved.namespace, resolved.name)
+        if not _is_pending(known):
+            return known
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SYNC_SECONDS):
+                await self._cluster.wait_for_sync(resolved.namespace, resolved.name)
+        return self._cluster.workload(resolved.namespace, resolved.name)
 
     def expire_idle(self, now: float) -> None:
         """Release what was kept for triggers that were not used for a while."""
@@ -179,7 +196,7 @@ class Preparation:
         """Wait for the workload, then for node labels, engines and peers. The caller sets the deadline."""
         if self._cluster is not None:
             if _is_pending(prepared.workload):
-                await self._cluster.wait_for_sync(resolved.namespace, resolved.name)
+                await self._cluster.wait_for_sync(*_place(resolved))
                 prepared = self.register(resolved, self._clock())
             while _is_pending(prepared.node_labels):
                 await asyncio.sleep(_LABELS_INTERVAL_SECONDS)
@@ -192,6 +209,12 @@ class Preparation:
             self._register_peers(resolved, registration)  # the scrape may have found that there is no engine
         if self._peers is not None and registration.needs_peers:
             await self._peers.wait_for_sync()
+
+
+def _place(resolved: ResolvedTrigger) -> tuple[str, ...]:
+    """Return the arguments that identify a workload in the cluster."""
+    place = (resolved.namespace, resolved.name)
+    return (*place, resolved.proposed_spec) if resolved.proposed_spec else place
 
 
 def _needs_performance(resolved: ResolvedTrigger) -> bool:

@@ -30,13 +30,15 @@ class ResolvedTrigger:
 
     Equal triggers are the same object while they are cached. Caches therefore compare and hash identities, which
     costs less than hashing a trigger. Without a cluster no workload is known: ``namespace`` and ``name`` are empty, and
-    all ScaledObjects with the same metadata share one trigger.
+    all ScaledObjects with the same metadata share one trigger. ``proposed_spec`` is the spec of a ScaledObject that is
+    not applied, empty for one that the API server has.
     """
 
     trigger: Trigger
     metadata: tuple[tuple[str, str], ...] = ()
     namespace: str = ""
     name: str = ""
+    proposed_spec: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,14 +66,16 @@ class RequestResolver:
         self._has_cluster = has_cluster
         self._triggers: BoundedCache[tuple[object, ...], ResolvedTrigger] = BoundedCache(MAX_TRIGGERS, IDLE_SECONDS)
 
-    def resolve(self, metadata: Mapping[str, str], namespace: str, name: str, now: float) -> ScaledObjectRequest:
+    def resolve(
+        self, metadata: Mapping[str, str], namespace: str, name: str, now: float, proposed_spec: str = ""
+    ) -> ScaledObjectRequest:
         """Return the trigger of a request.
 
         Raises:
             TriggerError: the metadata is invalid.
         """
         items = tuple(sorted(metadata.items()))
-        key = (items, namespace, name) if self._has_cluster else (items, "", "")
+        key = (items, namespace, name, proposed_spec) if self._has_cluster else (items, "", "", "")
         resolved = self._triggers.get(key, now)
         if resolved is None:
             trigger = _parse(items)

@@ -33,7 +33,7 @@ def test_json_has_no_control_character_of_an_untrusted_text() -> None:
 
 
 def test_csv_has_the_same_columns_and_an_empty_cell_for_an_unknown_value() -> None:
-    found = list(csv.DictReader(io.StringIO(as_csv(rows()))))
+    found = list(csv.DictReader(io.StringIO(as_csv(RowKind.DEVICE, rows()))))
     assert tuple(found[0]) == COLUMNS
     assert (found[0]["held_by"], found[0]["gpu_utilization_percent"]) == ("ai/llama-0", "90.0")
     assert found[2]["gpu_utilization_percent"] == ""

@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from keda_gpu_scaler.cli.kube_session import access_of
+from keda_gpu_scaler.cli.kube_session import access_of, is_own_pod
 from keda_gpu_scaler.cli.record.forwarded_client import LOOPBACK, ForwardedClient
 from keda_gpu_scaler.cli.record.stop_signals import WriteAborted, stop_signals
 from keda_gpu_scaler.config import Config
@@ -27,7 +27,6 @@ from keda_gpu_scaler.core.trigger.parser import Trigger, TriggerError, parse_tri
 from keda_gpu_scaler.core.types import Snapshot, Unavailable, Workload
 from keda_gpu_scaler.devices.replay.text_reader import MAX_BYTES
 from keda_gpu_scaler.engines.page_writer import LabelMask
-from keda_gpu_scaler.kube.auth import in_cluster
 from keda_gpu_scaler.kube.port_forward import PortForwarder
 from keda_gpu_scaler.kube.workloads import Workloads
 from keda_gpu_scaler.sampler import Sampler
@@ -64,6 +63,7 @@ class EnginesRequest:
     overwrite: bool
     masks_labels: bool
     kubeconfig: str | None
+    context: str | None = None
 
 
 def record_engines(request: EnginesRequest, config: Config, backend: Backend | None) -> None:
@@ -77,7 +77,7 @@ def record_engines(request: EnginesRequest, config: Config, backend: Backend | N
     """
     # The HTTP client reads the TLS files when it is made, so the directory is not needed later.
     with tempfile.TemporaryDirectory() as scratch:
-        access = access_of(request.kubeconfig, Path(scratch))
+        access = access_of(request.kubeconfig, Path(scratch), request.context)
         api = PortForwarder(access)
     namespace, _, name = request.workload.rpartition("/")
     loop = asyncio.new_event_loop()
@@ -131,7 +131,8 @@ class _EngineRecorder:
             triggers = _engine_triggers(state, self._request.metadata)
             selectors = _selectors(triggers)
             mask = LabelMask(selectors, _models(triggers)) if self._request.masks_labels else None
-            async with _client(self._api, self._config, self._request.kubeconfig) as client:
+            is_direct = is_own_pod(self._request.kubeconfig, self._request.context)
+            async with _client(self._api, self._config, is_direct=is_direct) as client:
                 recording = RecordingClient(client, self._report, selectors, mask, clock)
                 manager = ScrapeManager(recording, clock=clock, interval_seconds=self._config.scrape_interval)
                 try:
@@ -280,7 +281,7 @@ class _EngineRecorder:
 
 
 @contextlib.asynccontextmanager
-async def _client(api: PortForwarder, config: Config, kubeconfig: str | None) -> AsyncIterator[ScrapeClient]:
+async def _client(api: PortForwarder, config: Config, *, is_direct: bool) -> AsyncIterator[ScrapeClient]:
     """Yield the client that fetches the pages: directly in a cluster, else through forwarded ports.
 
     Raises:
@@ -290,7 +291,7 @@ async def _client(api: PortForwarder, config: Config, kubeconfig: str | None) ->
         credentials = Credentials(config.endpoint_credentials)
     except CredentialsError as error:
         raise KubeError(str(error)) from error
-    if kubeconfig is None and in_cluster():
+    if is_direct:
         yield HttpClient(AddressPolicy(None), credentials, timeout_seconds=config.scrape_timeout)
         return
     local = HttpClient(AddressPolicy(LOOPBACK), credentials, timeout_seconds=config.scrape_timeout)
