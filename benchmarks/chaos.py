@@ -10,6 +10,7 @@ activity, a minute without an answer, or a process that ended by itself.
 import argparse
 import asyncio
 import os
+import signal
 import sys
 import time
 from collections import Counter
@@ -214,6 +215,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--only", default="", help="faults whose title contains this")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the processes are stopped, too
     print(heading())
     print(f"\n{TITLE}\n\n{'':<58}{'calls':>6}{'values':>8}{'errors':>8}{'no value':>10}{'wrong':>7}  without a value")
     began = os.getloadavg()[0]

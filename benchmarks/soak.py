@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import signal
 import socket
 import statistics
 import subprocess
@@ -296,6 +297,7 @@ def _arguments() -> argparse.Namespace:
 def main() -> int:
     """Run the soak; return the exit status."""
     arguments = _arguments()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the processes are stopped, too
     print(heading())
     print(f"\n{TITLE}: {arguments.minutes * arguments.factor / 60:.1f} virtual hours in {arguments.minutes:g} minutes")
     port, metrics_port = free_port(), free_port()
