@@ -23,6 +23,7 @@ from keda_gpu_scaler.config import Config
 from keda_gpu_scaler.core.evaluate.workload_view import ScrapeRequest, ready_pods, scrape_requests
 from keda_gpu_scaler.core.interfaces import Backend, KubeError
 from keda_gpu_scaler.core.selectors import SeriesSelector
+from keda_gpu_scaler.core.trigger.namespace import with_credentials
 from keda_gpu_scaler.core.trigger.parser import Trigger, TriggerError, parse_trigger
 from keda_gpu_scaler.core.types import Snapshot, Unavailable, Workload
 from keda_gpu_scaler.devices.replay.text_reader import MAX_BYTES
@@ -310,12 +311,12 @@ def _engine_triggers(workload: Workload, metadata: Mapping[str, str]) -> list[Tr
     found = []
     for declared in workload.triggers:
         with contextlib.suppress(TriggerError):
-            found.append(parse_trigger({**declared.metadata, **metadata}))
+            found.append(with_credentials(parse_trigger({**declared.metadata, **metadata}), workload.namespace))
     engines = [trigger for trigger in found if trigger.engine is not None and not trigger.engine.url]
     if engines:
         return engines
     try:
-        return [parse_trigger({**_DEFAULT_METADATA, **metadata})]
+        return [with_credentials(parse_trigger({**_DEFAULT_METADATA, **metadata}), workload.namespace)]
     except TriggerError as error:
         raise KubeError(str(error)) from error
 
