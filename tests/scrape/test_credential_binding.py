@@ -228,9 +228,9 @@ def test_a_refusal_says_why_the_mounted_credentials_were_not_sent(
         async with Server(responds(page(b"", status="401 Unauthorized"))) as server:
             bound = {**TOKEN, "hosts": "127.0.0.1", "ports": str(server.port), "namespaces": "ai"}
             mount(tmp_path, "one", {**bound, **files})
-            with contextlib.closing(http_client(credentials=Credentials(str(tmp_path)))) as client:
-                with pytest.raises(FetchError) as raised:
-                    await client.collect(target(server.port, **request_))
+            client = http_client(credentials=Credentials(str(tmp_path)))
+            with contextlib.closing(client), pytest.raises(FetchError) as raised:
+                await client.collect(target(server.port, **request_))
         assert str(raised.value) == (
             "the server requires credentials (HTTP 401), and those of --endpoint-credentials for this host are not for "
             + why.format(port=server.port)
