@@ -15,6 +15,7 @@ import click
 
 from keda_gpu_scaler.cli.logs import set_up
 from keda_gpu_scaler.cli.options import config_of, flags
+from keda_gpu_scaler.cli.output import say_error
 from keda_gpu_scaler.config import HELP, ConfigError
 from keda_gpu_scaler.core.interfaces import BackendError
 
@@ -69,7 +70,7 @@ def serve(**settings: Any) -> None:
         backend = open_backend(config, lambda: performance.is_live(time.monotonic()))
         asyncio.run(run())
     except (BackendError, StartError) as error:
-        click.echo(f"keda-gpu-scaler: {error}", err=True)
+        say_error(str(error))
         sys.exit(1)
 
 

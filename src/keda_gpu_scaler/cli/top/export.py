@@ -35,7 +35,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from keda_gpu_scaler.cli.output import json_line
+from keda_gpu_scaler.cli.output import json_line, printable
 from keda_gpu_scaler.cli.top.arrangement import RowKind
 from keda_gpu_scaler.cli.top.rows import COLUMNS, FleetReadings, TopRow
 
@@ -55,11 +55,11 @@ def as_json(readings: FleetReadings, kind: RowKind, rows: Sequence[TopRow]) -> s
 
 
 def as_csv(rows: Sequence[TopRow]) -> str:
-    """Return a line with the names of the columns, and a line for each row."""
+    """Return a line with the names of the columns, and a line for each row. Control characters are replaced."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     for row in rows:
         values = {**asdict(row), "held_by": None if row.held_by is None else " ".join(row.held_by)}
-        writer.writerow([values[key] for key in COLUMNS])
+        writer.writerow([printable(it) if isinstance(it, str) else it for it in map(values.get, COLUMNS)])
     return text.getvalue()
