@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Simulates a cluster with one honest workload, hostile ScaledObjects and a forging peer, in one process.
+"""Simulates a cluster with an honest workload, hostile ScaledObjects and a forging peer.
 
 ``bench_attack`` starts this process with the ports of hostile pages, reads one line of JSON from it, and closes its
 standard input at the end. All nodes listen on one port, each at its own address. The forging peer says in turn that it

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attacks one instance until standard input ends: hostile triggers, invented names and slow connections.
+"""Attacks one instance with hostile triggers, invented names and slow connections.
 
 ``bench_attack`` starts this process with the address, the ports of the pages for people and probes, and the ports of
 the hostile pages.
@@ -102,21 +102,26 @@ async def hold_slowly(host: str, port: int, beginning: bytes) -> None:
                 writer.transport.abort()
 
 
-async def attack(address: str, pages: int, probes: int, hostile: list[int]) -> None:
-    """Attack until standard input ends."""
+async def attack(kinds: str, address: str, pages: int, probes: int, hostile: list[int]) -> None:
+    """Attack in these ways until standard input ends."""
     client = Client(address)
     host, _, port = address.rpartition(":")
     slow = itertools.cycle(
         [(pages, b"GET /metrics HTTP/1.1\r\nHost: "), (probes, b""), (int(port), b""), (int(port), _PREFACE)]
     )
-    attacks: list[Coroutine[Any, Any, None]] = [invent(client)]
-    attacks += [ask_hostile(client, number, page) for number, page in enumerate(hostile)]
-    attacks += [hold_slowly(host, place, beginning) for place, beginning in itertools.islice(slow, SLOW_CONNECTIONS)]
+    attacks: list[Coroutine[Any, Any, None]] = []
+    if "invented" in kinds:
+        attacks.append(invent(client))
+    if "hostile" in kinds:
+        attacks += [ask_hostile(client, number, page) for number, page in enumerate(hostile)]
+    if "slow" in kinds:
+        attacks += [hold_slowly(host, place, begin) for place, begin in itertools.islice(slow, SLOW_CONNECTIONS)]
     running = list(map(asyncio.ensure_future, attacks))
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
     for task in running:
         task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
 
 
 if __name__ == "__main__":
-    asyncio.run(attack(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), list(map(int, sys.argv[4:]))))
+    asyncio.run(attack(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), list(map(int, sys.argv[5:]))))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests that invented names take nothing from real ones: no credentials, places, streams, scrapes or log lines."""
+"""Tests that invented names take nothing from real ones."""
 
 import asyncio
 import contextlib

@@ -34,7 +34,7 @@ def say(text: str, *, err: bool = False, nl: bool = True) -> None:
     """Print a text that may hold colours; click removes them where the stream is not a terminal.
 
     Whatever else a terminal would obey is replaced here once more. The parts of the text that are not trusted must be
-    ``printable`` all the same: this cannot distinguish their colours and line breaks from those of the command.
+    ``printable`` before: this cannot distinguish their colours and line breaks from those of the command.
     """
     click.echo(_without_controls(text), err=err, nl=nl, color=False if os.environ.get("NO_COLOR") else None)
 

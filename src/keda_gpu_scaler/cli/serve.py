@@ -15,7 +15,6 @@ import click
 
 from keda_gpu_scaler.cli.logs import set_up
 from keda_gpu_scaler.cli.options import config_of, flags
-from keda_gpu_scaler.cli.output import say_error
 from keda_gpu_scaler.config import HELP, ConfigError
 from keda_gpu_scaler.core.interfaces import BackendError
 
@@ -70,7 +69,7 @@ def serve(**settings: Any) -> None:
         backend = open_backend(config, lambda: performance.is_live(time.monotonic()))
         asyncio.run(run())
     except (BackendError, StartError) as error:
-        say_error(str(error))
+        click.echo(f"keda-gpu-scaler: {error}", err=True)
         sys.exit(1)
 
 

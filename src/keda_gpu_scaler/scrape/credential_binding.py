@@ -61,7 +61,7 @@ class Binding:
     """What the credentials of one Secret are bound to.
 
     ``pod_namespaces`` are the namespaces whose pods receive them. ``ports`` and ``paths`` are None where any fits;
-    ``paths`` are the segments of each path. ``is_secret`` is false for a CA, which is sent to nobody.
+    ``paths`` are the segments of each path. ``is_secret`` is false for a CA, which is not sent.
     """
 
     hosts: tuple[BoundHost, ...] = ()

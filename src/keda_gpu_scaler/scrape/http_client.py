@@ -24,7 +24,7 @@ from keda_gpu_scaler.scrape.connection import (
     PlainStream,
     Stream,
 )
-from keda_gpu_scaler.scrape.credentials import FLAG, Credentials, CredentialsError, Secret
+from keda_gpu_scaler.scrape.credentials import Credentials, CredentialsError, Secret
 from keda_gpu_scaler.scrape.dns_resolver import HostResolver, Lookup, system_lookup
 from keda_gpu_scaler.scrape.ownership import Ownership
 from keda_gpu_scaler.scrape.page_feed import PageWork, ReadingTurns
@@ -166,8 +166,8 @@ class HttpClient:
             if misfit is None:
                 raise
             raise FetchError(
-                f"the server requires credentials (HTTP {error.status}), and those of {FLAG} for this host are not for "
-                f"{misfit}",
+                f"the server requires credentials (HTTP {error.status}), and those of --endpoint-credentials for this "
+                f"host are not for {misfit}",
                 status=error.status,
             ) from None
 

@@ -307,7 +307,7 @@ class ExternalScaler:
             scaled_object = self._resolver.resolve(ref.scalerMetadata, ref.namespace, ref.name, now)
         except TriggerError as error:
             title = "/".join(printable_names(ref.namespace, ref.name))
-            self._log.log_problems(title, error.problems, Standing.UNDECLARED)  # nobody has compared it
+            self._log.log_problems(title, error.problems, Standing.UNDECLARED)  # it was not compared
             await self._refuse(method, context, grpc.StatusCode.INVALID_ARGUMENT, "; ".join(error.problems))
         return scaled_object
 

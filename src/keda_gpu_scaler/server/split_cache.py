@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A cache in two parts: one for what ScaledObjects declare, and a small one for everything else that is asked.
+"""A cache in two parts: what ScaledObjects declare, and a small one for everything else.
 
 Law: a question that no ScaledObject declares evicts only others of its kind. Any client can invent names.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Logs when a trigger loses its value or its demand and when it has it again, and the problems of triggers.
+"""Logs when a trigger loses its value or has it again, and the problems of triggers.
 
 Law: a log line reports a change, never a poll. Questions that no ScaledObject declares write a bounded number of lines,
 and push no condition of a declared trigger out.

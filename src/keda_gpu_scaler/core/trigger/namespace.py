@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gives a parsed trigger the namespace of its ScaledObject, which decides what its scrapes may reach and receive."""
+"""Gives a parsed trigger its namespace, which decides what its scrapes may reach and receive."""
 
 from dataclasses import replace
 
