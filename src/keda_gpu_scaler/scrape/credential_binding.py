@@ -177,8 +177,8 @@ def _host(line: str, listed: frozenset[str] | None, *, is_secret: bool) -> Bound
     if service is None:
         raise BindingError(
             NAMESPACES,
-            f"Required value: {quoted(line)} in the file {HOSTS} is not in one namespace: list the namespaces whose "
-            f"triggers may use these credentials, one per line, or {EVERY} for every namespace",
+            f"Required value: {quoted(line)} in the file hosts is not in one namespace: list the namespaces whose "
+            "triggers may use these credentials, one per line, or * for every namespace",
         )
     return BoundHost(pattern, frozenset({service["namespace"]}))
 
