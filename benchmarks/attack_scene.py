@@ -23,6 +23,8 @@ HONEST = {"scalerAddress": "keda-gpu-scaler:6000"}
 """The metadata of the honest trigger: the utilisation of two pods with one device each."""
 VALUE = 100.0
 """Its right value: each of its two devices is at 50 %."""
+ROUTER = "router"
+"""Another honest workload, whose trigger names the page of an engine."""
 KINDS = ("wanted", "copies", "changing", "negated", "drip")
 _NODES = 2
 _FORGED_SECONDS = 0.02
@@ -53,7 +55,15 @@ def hostile_metadata(kind: str, number: int, port: int) -> dict[str, str]:
     return {**HONEST, **read, "engineEndpoint": f"http://127.0.0.1:{port}/{kind}", "report": "average"}
 
 
-def _populate(server: FakeApiServer, ports: list[int]) -> None:
+def router_metadata(port: int) -> dict[str, str]:
+    """Return the metadata of the honest trigger with an engine."""
+    url = f"http://127.0.0.1:{port}/good"
+    return {**HONEST, "metricType": "queue_depth", "engineEndpoint": url, "report": "average"}
+
+
+def _populate(server: FakeApiServer, good: int, ports: list[int]) -> None:
+    server.scale(ROUTER, 0)
+    server.scaled_object(ROUTER, **router_metadata(good))  # type: ignore[arg-type]
     for node in range(_NODES):
         server.pod(pod_name(node, 0, 1), f"gpu-{node}", app=NAME)
     server.scale(NAME, _NODES)
@@ -107,7 +117,7 @@ async def _serve(server: FakeApiServer, folder: Path) -> None:
 def main(folder: str, ports: list[int]) -> None:
     """Serve until standard input ends; the line "forge" adds the forging peer."""
     with FakeApiServer() as server:
-        _populate(server, ports)
+        _populate(server, ports[0], ports[1:])
         asyncio.run(_serve(server, Path(folder)))
 
 

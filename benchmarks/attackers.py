@@ -19,8 +19,8 @@ from benchmarks.attack_scene import HONEST, KINDS, NAME, NAMESPACE, hostile_meta
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 
 INVENTED = 2_000
-INVENTED_PER_SECOND = 200
-"""Names that are asked in a second, each with GetMetrics and StreamIsActive."""
+INVENTED_PER_SECOND = INVENTED / 30
+"""Names that are asked in a second, with GetMetrics and StreamIsActive: each once in KEDA's usual interval."""
 INVENTED_NAMESPACES = 20
 SLOW_CONNECTIONS = 600
 _HOSTILE_SECONDS = 2.0

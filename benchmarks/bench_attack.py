@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures the answers to an honest trigger while an instance is attacked in every way at once.
+"""Measures the answers to honest triggers while an instance is attacked in every way at once.
 
 Run it with ``python -m benchmarks.bench_attack``. Twenty declared triggers name hostile pages, 2,000 invented names
 are asked in turn and open streams, 600 connections are slow (HTTP and gRPC), and one peer forges snapshots. A second
@@ -14,21 +14,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import IO, Any, cast
 
 import grpc
 
-from benchmarks.attack_scene import HONEST, NAME, NAMESPACE, VALUE
+from benchmarks.attack_scene import HONEST, NAME, NAMESPACE, ROUTER, VALUE, router_metadata
 from benchmarks.lab import START_SECONDS, Figure, Serve, free_port, in_milliseconds, percentiles, run_alone
 from benchmarks.machine import HOME
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 
-TITLE = (
-    "Answers to an honest trigger during an attack: 20 hostile triggers, 2,000 names, 600 slow connections, a forger"
-)
+TITLE = "Answers to honest triggers during an attack: 20 hostile triggers, 2,000 names, 600 slow connections, a forger"
 HOSTILE = 20
 _SECONDS = 20.0
 _CALLS_PER_SECOND = 20
@@ -50,9 +48,11 @@ def figures() -> Iterator[Figure]:
     """Yield the answers before the attack and during it."""
     with ExitStack() as stack:
         pages = stack.enter_context(_process("benchmarks.hostile_pages", str(HOSTILE)))
+        good = stack.enter_context(_process("benchmarks.hostile_pages", "1")).readline().strip()
+        refs = (_ref(), _router_ref(int(good)))
         ports = pages.readline().split()
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="attack-"))
-        scene = stack.enter_context(_process("benchmarks.attack_scene", folder, *ports))
+        scene = stack.enter_context(_process("benchmarks.attack_scene", folder, good, *ports))
         kubeconfig = json.loads(scene.readline())["kubeconfig"]
         numbers = [free_port() for _ in range(2)]
         serve = stack.enter_context(_serve(kubeconfig, *numbers))
@@ -61,10 +61,12 @@ def figures() -> Iterator[Figure]:
             each.wait_until_it_listens()
         stubs = (stack.enter_context(serve.stub()), stack.enter_context(floor.stub()))
         for stub in stubs:
-            _wait_for_value(stub)
+            for ref in refs:
+                _wait_for_value(stub, ref)
         time.sleep(_WARM_SECONDS)
+        honest = ((refs[0], VALUE), (refs[1], _value(stubs[1], refs[1])))
         idle = serve.memory().rss
-        before = _measure(serve, stubs)
+        before = _measure(serve, stubs, honest)
         yield _figure("before", before, idle, serve, 0.0)
         kinds = ",".join(sys.argv[1:]) or "invented,hostile,slow,forge"
         if "forge" in kinds:
@@ -76,7 +78,7 @@ def figures() -> Iterator[Figure]:
         stream = stubs[0].StreamIsActive(_ref(), timeout=START_SECONDS)
         opened = next(iter(stream)).result
         cpu, began = serve.cpu_seconds(), time.monotonic()
-        during = _measure(serve, stubs)
+        during = _measure(serve, stubs, honest)
         share = (serve.cpu_seconds() - cpu) / (time.monotonic() - began)
         yield _figure(f"attacked ({kinds}); its stream says {opened}", during, idle, serve, share)
         stream.cancel()
@@ -126,17 +128,21 @@ def _ref() -> pb.ScaledObjectRef:
     return pb.ScaledObjectRef(name=NAME, namespace=NAMESPACE, scalerMetadata=HONEST)
 
 
-def _value(stub: Any) -> float:
-    answer = stub.GetMetrics(pb.GetMetricsRequest(scaledObjectRef=_ref()), timeout=START_SECONDS)
+def _router_ref(port: int) -> pb.ScaledObjectRef:
+    return pb.ScaledObjectRef(name=ROUTER, namespace=NAMESPACE, scalerMetadata=router_metadata(port))
+
+
+def _value(stub: Any, ref: pb.ScaledObjectRef) -> float:
+    answer = stub.GetMetrics(pb.GetMetricsRequest(scaledObjectRef=ref), timeout=START_SECONDS)
     value: float = answer.metricValues[0].metricValueFloat
     return value
 
 
-def _wait_for_value(stub: Any) -> None:
+def _wait_for_value(stub: Any, ref: pb.ScaledObjectRef) -> None:
     deadline = time.monotonic() + START_SECONDS
     while True:
         try:
-            _value(stub)
+            _value(stub, ref)
         except grpc.RpcError:
             if time.monotonic() > deadline:
                 raise
@@ -145,21 +151,22 @@ def _wait_for_value(stub: Any) -> None:
             return
 
 
-def _measure(serve: Serve, stubs: tuple[Any, Any]) -> _Measured:
-    """Call two instances in turn."""
+def _measure(serve: Serve, stubs: tuple[Any, Any], honest: Sequence[tuple[pb.ScaledObjectRef, float]]) -> _Measured:
+    """Call two instances in turn, each time for another honest trigger."""
     measured, began = _Measured(), time.monotonic()
     call = -1
     while time.monotonic() - began < _SECONDS:
         call += 1
         for number, latencies in enumerate((measured.latencies, measured.floor)):
             time.sleep(max(0.0, began + (call + number / 2) / _CALLS_PER_SECOND - time.monotonic()))
+            ref, right = honest[call % len(honest)]
             at = time.monotonic()
             try:
-                value = _value(stubs[number])
+                value = _value(stubs[number], ref)
             except grpc.RpcError:
                 measured.failed += number == 0
             else:
-                measured.wrong += number == 0 and value != VALUE
+                measured.wrong += number == 0 and value != right
             latencies.append(time.monotonic() - at)
         if not call % _CALLS_PER_SECOND:
             measured.rss = max(measured.rss, serve.memory().rss)

@@ -4,6 +4,7 @@
 import asyncio
 import contextlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -236,5 +237,18 @@ def test_a_refusal_says_why_the_mounted_credentials_were_not_sent(
             + why.format(port=server.port)
         )
         assert raised.value.status == 401
+
+    run(test())
+
+
+def test_a_forwarded_port_receives_the_token_of_the_port_of_the_pod(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with Server(responds(page(b"up 1\n"))) as server:
+            mount(tmp_path, "one", {**TOKEN, "hosts": "pods:ai"})
+            with contextlib.closing(http_client(credentials=Credentials(str(tmp_path)))) as client:
+                for port in (8000, 9000):
+                    forwarded = replace(pod("ai", port=port), address="127.0.0.1", forwarded_port=server.port)
+                    await client.collect(forwarded)
+            assert [request.headers.get("authorization") for request in server.requests] == ["Bearer word", None]
 
     run(test())
