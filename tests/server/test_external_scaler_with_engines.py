@@ -181,7 +181,8 @@ def test_law_1_unknown_demand_activates_nothing_and_is_logged_once(caplog: pytes
 
     unavailable = ScrapeResult((TargetHistory(EPP.url, failure="no answer within 2 s"),))
     with caplog.at_level("INFO", logger="keda_gpu_scaler.server.transition_log"):
-        declared = replace(AT_ZERO, triggers=(DeclaredTrigger(DEMAND, "AverageValue"),))
+        metadata = {"metricType": "saturation", **DEMAND}
+        declared = replace(AT_ZERO, triggers=(DeclaredTrigger(metadata, "AverageValue"),))
         on(Bench(declared, FakeEngines({EPP: unavailable})), talk)
     said = [record.message for record in caplog.records if record.name == "keda_gpu_scaler.server.transition_log"]
     assert said == [
