@@ -4,6 +4,7 @@
 Law: a name that cannot be resolved keeps its previous addresses, unless the address policy denies them.
 """
 
+import ipaddress
 from collections.abc import Collection, Mapping
 from typing import Protocol
 
@@ -108,8 +109,9 @@ class UrlTargets:
         self._url, self._failure = url, None
         self._is_own, self._has_credentials = found.is_own, found.has_credentials
         self._set_addresses(found.addresses)
-        # An address is resolved again too: it may become that of a pod in another namespace, and credentials change.
-        return RESOLVE_INTERVAL_SECONDS
+        # The address of a pod may become that of a pod in another namespace, and the mounted credentials may change.
+        is_lasting = not found.is_own and self._endpoint.credentials_namespace is None
+        return None if is_lasting and _is_address(url.host) else RESOLVE_INTERVAL_SECONDS
 
     def update(
         self, target: Target, history: TargetHistory, kind: FailureKind | None, selectors: Selectors, now: float
@@ -169,3 +171,11 @@ def _of_larger_family(addresses: Collection[str]) -> tuple[str, ...]:
     ipv4 = tuple(it for it in addresses if ":" not in it)
     ipv6 = tuple(it for it in addresses if ":" in it)
     return ipv4 if len(ipv4) >= len(ipv6) else ipv6
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
