@@ -594,6 +594,52 @@ def test_an_invalid_name_is_not_sent_to_the_api_server(server: FakeApiServer) ->
     run(server, talk)
 
 
+def test_the_declarations_of_a_watched_namespace_are_those_of_all_its_objects(server: FakeApiServer) -> None:
+    populate(server)
+    server.scaled_object("chat", targetValue="60")
+    server.scaled_object("far", namespace="elsewhere")
+
+    async def talk(client: Client) -> None:
+        assert client.workloads.declarations() == {}
+        await client.wait_for_sync()
+        known = client.workloads.declarations()
+        assert known.keys() == {"ai"}
+        assert known["ai"].triggers == {
+            "llama": (DeclaredTrigger({"targetValue": "70"}, "Value"),),
+            "chat": (DeclaredTrigger({"targetValue": "60"}, "AverageValue"),),
+        }
+        assert known["ai"].declares("batch", {}) is None  # ScaledJobs are not watched
+        again = client.workloads.declarations()["ai"].triggers
+        assert again["chat"] is known["ai"].triggers["chat"]
+        server.put("scaledjobs", "batch", spec={"triggers": [{"type": "external", "metadata": {"gpuIndex": "1"}}]})
+        await client.wait_for_sync("batch")
+        known = client.workloads.declarations()
+        assert known["ai"].declares("batch", {"gpuIndex": "1"}) is True
+        assert known["ai"].declares("absent", {}) is False
+        client.clock.advance(IDLE_TIMEOUT_SECONDS + 1)
+        client.workloads.expire_idle()
+        assert client.workloads.declarations() == {}
+
+    run(server, talk)
+
+
+def test_declarations_that_are_not_trusted_are_not_known(server: FakeApiServer) -> None:
+    populate(server)
+
+    async def talk(client: Client) -> None:
+        await client.wait_for_sync()
+        await client.wait_for_watches()
+        server.stop()
+        while client.workloads.watches().get(("scaledobjects.keda.sh", WatchState.WATCHING)):
+            await asyncio.sleep(0)
+        assert client.workloads.declarations().keys() == {"ai"}
+        client.clock.advance(TRUSTED_SECONDS + 1)
+        assert client.workloads.declarations() == {}
+        server.start()
+
+    run(server, talk)
+
+
 def test_watches_are_counted_by_resource_and_state(server: FakeApiServer) -> None:
     populate(server)
     server.forbid("watch", "nodes")

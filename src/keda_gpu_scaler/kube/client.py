@@ -103,14 +103,19 @@ class ApiClient:
             raise ApiError(f"the API server's response to {path} is not a JSON object")
         return document
 
-    async def create(self, path: str, document: Mapping[str, Any]) -> None:
-        """Add an object to a collection.
+    async def create(self, path: str, document: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Add an object to a collection; return it as the server does, empty where that is not a JSON object.
 
         Raises:
             ApiError: the object was not created, or it is not known whether it was.
         """
         request = self._http.post(path, json=dict(document), headers=self._headers(""), timeout=self._timeout)
-        await self._response(request, _CREATED)
+        response = await self._response(request, _CREATED)
+        try:
+            created = json.loads(response.content)
+        except ValueError:
+            return {}
+        return created if isinstance(created, dict) else {}
 
     async def patch(self, path: str, document: Mapping[str, Any]) -> None:
         """Change the fields of an object that a JSON merge patch has; None removes a field.

@@ -6,7 +6,7 @@ Law: a query without a user costs the API server nothing.
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from keda_gpu_scaler.core.instance_status import Watches
@@ -69,6 +69,14 @@ class SharedReflectors:
             (query.kind if query.kind in kinds else OTHER, reflector.state(now))
             for query, reflector in self._reflectors.items()
         )
+
+    def trusted_items(self, resource: str, group: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """Yield the items of each unrestricted query for a resource, with its namespace, while they can be trusted."""
+        now = self._clock()
+        for query, reflector in self._reflectors.items():
+            is_wanted = (query.resource, query.group) == (resource, group)
+            if is_wanted and not query.labels and reflector.unavailable(now) is None:
+                yield query.namespace, reflector.items
 
     def __len__(self) -> int:
         return len(self._reflectors)

@@ -250,6 +250,7 @@ class WatchedWorkload:
             remarks=owned.remarks,
             cooldown_seconds=scaled.cooldown_seconds,
             idle_replicas=scaled.idle_replicas,
+            limits=scaled.limits,
         )
 
     async def _current_scale(self, target: ScaleTarget, resource: str, version: str) -> Scale:

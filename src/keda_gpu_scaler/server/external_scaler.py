@@ -12,7 +12,7 @@ order, so that KEDA sends the same trigger in several forms.
 
 import contextlib
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
@@ -22,7 +22,7 @@ from grpc.aio import ServicerContext
 
 from keda_gpu_scaler.core.evaluate.deletion_order import shrink_costs
 from keda_gpu_scaler.core.evaluate.evaluation import Evaluation, NoValue
-from keda_gpu_scaler.core.instance_status import RecentAnswer, RequestCounts
+from keda_gpu_scaler.core.instance_status import RecentAnswer, RefusedTrigger, RequestCounts
 from keda_gpu_scaler.core.interfaces import Cluster, Engines, Peers
 from keda_gpu_scaler.core.quoting import quoted
 from keda_gpu_scaler.core.state.fleet import Fleet
@@ -33,6 +33,7 @@ from keda_gpu_scaler.server.declarations import Declarations
 from keda_gpu_scaler.server.evaluator import Evaluator
 from keda_gpu_scaler.server.preparation import Preparation, Prepared
 from keda_gpu_scaler.server.recent_answers import RecentAnswers, recent_answer
+from keda_gpu_scaler.server.refused_triggers import RefusedTriggers
 from keda_gpu_scaler.server.request_counters import RequestCounters
 from keda_gpu_scaler.server.request_resolver import (
     IDLE_SECONDS,
@@ -59,6 +60,7 @@ _CODES: Mapping[NoValue | None, grpc.StatusCode] = {
     NoValue.MISCONFIGURED: grpc.StatusCode.FAILED_PRECONDITION,
 }
 _RequestKey = tuple[str, bytes]  # the method and the request
+_LOOK_SECONDS = 0.5  # the least time between two looks at the declarations without a question about them
 _IS_ACTIVE = {active: pb.IsActiveResponse(result=active).SerializeToString() for active in (False, True)}
 
 
@@ -121,6 +123,9 @@ class ExternalScaler:
         self._undecodable = UndecodableLog(clock)
         self._answers = RecentAnswers()
         self._declarations = Declarations()
+        self._cluster = cluster
+        self._refused = RefusedTriggers(cluster)
+        self._looked_at = -math.inf
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """Return the service for ``grpc.aio.Server.add_generic_rpc_handlers``."""
@@ -139,7 +144,21 @@ class ExternalScaler:
 
     def answers(self) -> list[RecentAnswer]:
         """Return the last answer of GetMetrics to each trigger that was evaluated recently."""
+        self._look_at_declarations(self._clock())
         return self._answers.answers(self._clock())
+
+    def refused_triggers(self) -> list[RefusedTrigger]:
+        """Return the declared triggers whose metadata is refused."""
+        self._look_at_declarations(self._clock())
+        return self._refused.triggers()
+
+    def refusals(self) -> tuple[list[RefusedTrigger], list[tuple[str, str]]]:
+        """Return the refused triggers as of the last look, and the objects that had one a short time ago."""
+        return self._refused.triggers(), self._refused.accepted()
+
+    def workloads(self) -> tuple[list[RecentAnswer], list[RefusedTrigger], str, float]:
+        """Return the last answers, the refused triggers, the node of this instance, and the time."""
+        return self.answers(), self._refused.triggers(), self._evaluator.fleet.own_node, self._clock()
 
     def counts(self) -> Mapping[str, RequestCounts]:
         """Return the number of calls of each method, of errors, and the calls' durations."""
@@ -161,6 +180,8 @@ class ExternalScaler:
         self._preparation.expire_idle(now)
         self._evaluator.expire_idle(now)
         self._declarations.expire_idle(now)
+        if now - self._looked_at >= _LOOK_SECONDS:
+            self._look_at_declarations(now)
 
     def stop(self) -> None:
         """End every stream with OK, now and from now on; other calls are answered until the server stops."""
@@ -175,6 +196,11 @@ class ExternalScaler:
         return Answer(
             prepared.resolved, prepared.workload, evaluated.evaluation, self._evaluator.fleet, prepared.at_seconds
         )
+
+    async def workload(self, ref: pb.ScaledObjectRef, context: ServicerContext) -> Workload | Unavailable | None:
+        """Return what is known of the workload that a request names; nothing is scraped for it."""
+        scaled_object = await self._resolve(None, ref, context, self._clock())
+        return await self._preparation.workload(scaled_object.resolved)
 
     # ---- the methods ----
 
@@ -213,7 +239,8 @@ class ExternalScaler:
             self._log.log_evaluation(scaled_object.title, trigger, evaluation, standing)
             answer = evaluated.answer = recent_answer(scaled_object, evaluation, prepared.at_seconds)
         if standing.counts:
-            self._answers.note(answer, prepared.at_seconds)
+            self._answers.note(answer, prepared.resolved, prepared.at_seconds)
+            self._refused.note_valid(scaled_object.namespace, dict(prepared.resolved.metadata), now)
             self._on_answer(answer)
         if self._on_costs is not None and standing.counts and isinstance(prepared.workload, Workload):
             self._on_costs(prepared.workload, trigger.metric_name, shrink_costs(prepared.workload, trigger, evaluation))
@@ -308,8 +335,24 @@ class ExternalScaler:
         except TriggerError as error:
             title = "/".join(printable_names(ref.namespace, ref.name))
             self._log.log_problems(title, error.problems, Standing.UNDECLARED)  # it was not compared
+            if method is not None:
+                self._note_refused(ref, error.problems, now)
             await self._refuse(method, context, grpc.StatusCode.INVALID_ARGUMENT, "; ".join(error.problems))
         return scaled_object
+
+    def _note_refused(self, ref: pb.ScaledObjectRef, problems: Sequence[str], now: float) -> None:
+        """Note a refused question. Where declarations cannot be read, an older answer may be about its trigger."""
+        if self._refused.note_refused(ref.namespace, ref.name, dict(ref.scalerMetadata), problems, now):
+            self._answers.discard_object(*printable_names(ref.namespace, ref.name))
+
+    def _look_at_declarations(self, now: float) -> None:
+        """Compare what was answered and refused with what is declared now."""
+        self._looked_at = now
+        declarations = self._cluster.declarations() if self._cluster is not None else {}
+        self._answers.discard_undeclared(declarations)
+        self._refused.look(declarations, now)
+        for trigger in self._refused.triggers():
+            self._log.log_problems(f"{trigger.namespace}/{trigger.name}", trigger.problems, Standing.DECLARED)
 
     def _activity(self, resolved: ResolvedTrigger, now: float) -> bool | None:
         """Return the state that a stream may push, or None while it is unknown."""

@@ -33,6 +33,8 @@ MAX_FLEET_STREAMS_PER_CONNECTION = 4
 _MAX_MESSAGE_BYTES = 128 << 10
 # More calls than can be answered at the same time, beside the streams; idle calls cost memory.
 _OTHER_CALLS = 500
+# Of people on the explain port. A token of an identity provider may have several kilobytes.
+_MAX_EXPLAIN_CALLS, _MAX_EXPLAIN_METADATA_BYTES = 32, 32 << 10
 # KEDA opens all its streams in one connection.
 _MAX_CALLS_PER_CONNECTION = MAX_STREAMS + 100
 # A client that vanishes without closing its connection is noticed, and its streams are closed.
@@ -64,6 +66,22 @@ def make_grpc_server(max_followers: int) -> grpc.aio.Server:
             ("grpc.max_connection_idle_ms", _IDLE_CONNECTION_MS),
         ),
         maximum_concurrent_rpcs=MAX_STREAMS + max_followers + _OTHER_CALLS,
+    )
+
+
+def make_explain_server() -> grpc.aio.Server:
+    """Return a server without services for the port of people, who are few."""
+    return grpc.aio.server(
+        options=(
+            ("grpc.so_reuseport", 0),
+            ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
+            ("grpc.max_concurrent_streams", _MAX_EXPLAIN_CALLS),
+            ("grpc.max_metadata_size", _MAX_EXPLAIN_METADATA_BYTES),
+            ("grpc.absolute_max_metadata_size", 2 * _MAX_EXPLAIN_METADATA_BYTES),
+            ("grpc.server_handshake_timeout_ms", _HANDSHAKE_TIMEOUT_MS),
+            ("grpc.max_connection_idle_ms", _IDLE_CONNECTION_MS),
+        ),
+        maximum_concurrent_rpcs=_MAX_EXPLAIN_CALLS,
     )
 
 

@@ -6,6 +6,7 @@ that no ScaledObject declares takes a place of its own kind only.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -131,6 +132,21 @@ class Preparation:
             registration = self._renew(resolved, workload, registration, now)
         is_synced = registration.is_synced and not _is_pending(workload) and not _is_pending(labels)
         return Prepared(resolved, workload, labels, is_synced, now)
+
+    async def workload(self, resolved: ResolvedTrigger) -> Workload | Unavailable | None:
+        """Return what is known of a trigger's workload, and register interest in nothing else; None without a cluster.
+
+        It waits for the first result as ``prepare`` does.
+        """
+        if self._cluster is None:
+            return None
+        known = self._cluster.workload(resolved.namespace, resolved.name)
+        if not _is_pending(known):
+            return known
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SYNC_SECONDS):
+                await self._cluster.wait_for_sync(resolved.namespace, resolved.name)
+        return self._cluster.workload(resolved.namespace, resolved.name)
 
     def expire_idle(self, now: float) -> None:
         """Release what was kept for triggers that were not used for a while."""

@@ -120,6 +120,11 @@ def test_no_scaled_object_names_the_scaler(cluster: FakeCluster) -> None:
             id="the address of the headless Service",
         ),
         pytest.param(
+            {"targetValu": "80"},
+            "problem: ai/llama: metadata.targetValu: Forbidden: it is not a key of this scaler, but almost",
+            id="a misspelt key",
+        ),
+        pytest.param(
             {"targetValue": "eighty"},
             'problem: ai/llama: metadata.targetValue: Invalid value: "eighty"',
             id="invalid metadata",
