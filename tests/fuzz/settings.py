@@ -9,6 +9,7 @@ from keda_gpu_scaler.cli.formula import FormulaError, formula_names, formula_res
 from keda_gpu_scaler.core.urls import UrlError, parse_url
 from keda_gpu_scaler.scrape.address_policy import AddressPolicy, AddressPolicyError
 from keda_gpu_scaler.scrape.credentials import HOSTS, SERVER_NAME, TOKEN, Credentials, CredentialsError
+from keda_gpu_scaler.scrape.types import Target
 from keda_gpu_scaler.wire.x509_dates import CertificateError, validities, validity
 from tests.fuzz.target import PARTS, check_has_message, check_message
 
@@ -71,10 +72,12 @@ def check_credentials(data: bytes) -> None:
     except CredentialsError as error:
         check_message(error)
         return
-    for host in ("engines.ai.svc", "10.0.0.1", "fd00::1", "a" * 300):
-        credentials.find(host, None)
-    found = credentials.find("10.0.0.1", "ai")
-    assert found is None or found.token is None or found.token.isprintable()
+    for url in ("https://engines.ai.svc/metrics", "http://10.0.0.1:8000/", "http://[fd00::1]/"):
+        for namespace in (None, "ai"):
+            target = Target(parse_url(url), "10.0.0.1", namespace, trigger_namespace="ai")
+            found = credentials.find(target)
+            assert found is None or found.token is None or found.token.isprintable()
+            assert credentials.misfit(target) != ""
 
 
 def check_certificate(data: bytes) -> None:
