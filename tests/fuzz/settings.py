@@ -8,7 +8,8 @@ from pathlib import Path
 from keda_gpu_scaler.cli.formula import FormulaError, formula_names, formula_result
 from keda_gpu_scaler.core.urls import UrlError, parse_url
 from keda_gpu_scaler.scrape.address_policy import AddressPolicy, AddressPolicyError
-from keda_gpu_scaler.scrape.credentials import HOSTS, SERVER_NAME, TOKEN, Credentials, CredentialsError
+from keda_gpu_scaler.scrape.credential_binding import HOSTS
+from keda_gpu_scaler.scrape.credentials import SERVER_NAME, TOKEN, Credentials, CredentialsError
 from keda_gpu_scaler.scrape.types import Target
 from keda_gpu_scaler.wire.x509_dates import CertificateError, validities, validity
 from tests.fuzz.target import PARTS, check_has_message, check_message
