@@ -58,8 +58,8 @@ class EngineModel:
     def describe(self) -> str:
         """Describe the model in one sentence without a full stop."""
         return (
-            f"an iteration takes {1000 * self.iteration_seconds:.3g} ms + {1e6 * self.request_seconds:.3g} us a request + "
-            f"{1e6 * self.prompt_token_seconds:.3g} us a prompt token + {1e9 * self.kv_token_seconds:.3g} ns a token "
+            f"an iteration takes {1000 * self.iteration_seconds:.3g} ms + {1e6 * self.request_seconds:.3g} us a "
+            f"request + {1e6 * self.prompt_token_seconds:.3g} us a prompt token + {1e9 * self.kv_token_seconds:.3g} ns a token "
             f"in the KV cache of {self.kv_tokens}; at most {self.max_seqs} requests and {self.token_budget} tokens an "
             f"iteration; {self.gpus} GPU{'' if self.gpus == 1 else 's'} a replica"
         )

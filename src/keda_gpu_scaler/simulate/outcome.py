@@ -94,10 +94,8 @@ def best_of(outcomes: Sequence[Outcome], goal: float) -> Best | None:
         reason = f"the fewest GPU-hours ({summary.gpu_hours:.2f}){others} that serve {goal:g} % in time"
         return Best(number, f"{summary.title}: {reason}")
     number, summary = max(rows, key=lambda row: (row[1].within_percent, -row[1].gpu_hours))
-    return Best(
-        number,
-        f"{summary.title}: no row serves {goal:g} % in time, and this one comes nearest ({summary.within_percent:.1f} %)",
-    )
+    nearest = f"this one comes nearest ({summary.within_percent:.1f} %)"
+    return Best(number, f"{summary.title}: no row serves {goal:g} % in time, and {nearest}")
 
 
 def _notes(run: Run, summary: Summary) -> list[str]:

@@ -7,6 +7,7 @@ Law: the page loads nothing and runs nothing. Its Content-Security-Policy forbid
 import html
 import math
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 from keda_gpu_scaler.cli.simulate.render import NOT_MODELLED, Report, heads, rows
 from keda_gpu_scaler.cli.simulate.svg import Line, Point, timeline
@@ -105,7 +106,7 @@ def _latencies(outcome: Outcome, report: Report) -> str:
 
 def _rates(moments: Sequence[Moment]) -> list[Point]:
     rates: list[Point] = []
-    for earlier, later in zip(moments, moments[1:], strict=False):
+    for earlier, later in pairwise(moments):
         seconds = later.at_seconds - earlier.at_seconds
         rates.append((later.at_seconds / 60, (later.arrived - earlier.arrived) / seconds))
     return rates

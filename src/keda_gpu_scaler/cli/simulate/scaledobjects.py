@@ -61,7 +61,8 @@ def read_specs(paths: Sequence[str], settings: Sequence[Setting]) -> tuple[list[
     """
     items = [(path, item) for path in paths for item in _scaled_objects(path)]
     names = [_name(item) for _, item in items]
-    specs, remarks = [], []
+    specs: list[ScalingSpec] = []
+    remarks: list[str] = []
     for (path, item), name in zip(items, names, strict=True):
         title = name if names.count(name) == 1 else f"{Path(path).stem}:{name}"
         for changed, suffix in _variants(item, settings):

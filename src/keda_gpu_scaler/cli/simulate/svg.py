@@ -44,8 +44,10 @@ def timeline(title: str, lines: Sequence[Line], *, is_logarithmic: bool = False)
     for number, (line, thinned) in reversed([*enumerate(shown)]):
         colour = _COLOURS[number % len(_COLOURS)]
         dash = ' stroke-dasharray="5 4"' if line.is_dashed else ""
-        for path in scale.paths(thinned, is_step=line.is_step):
-            parts.append(f'<path d="{path}" stroke="{colour}" fill="none" stroke-width="1.4"{dash}/>')
+        parts += [
+            f'<path d="{path}" stroke="{colour}" fill="none" stroke-width="1.4"{dash}/>'
+            for path in scale.paths(thinned, is_step=line.is_step)
+        ]
         parts.append(f'<text x="{x:.0f}" y="14" fill="{colour}" text-anchor="end">{html.escape(line.name)}</text>')
         x -= 7 * len(line.name) + 14
     return "\n".join([*parts, "</svg>"])
@@ -69,8 +71,8 @@ class _Scale:
         most = max(values, default=1.0) or 1.0
         if is_logarithmic:
             least = min([value for value in values if value > 0], default=most / 10)
-            self._low, self._high = math.floor(math.log10(least)), max(math.ceil(math.log10(most)), -9)
-            self._high = max(self._high, self._low + 1)
+            self._low: float = math.floor(math.log10(least))
+            self._high: float = max(math.ceil(math.log10(most)), self._low + 1)
         else:
             self._low, self._high = 0.0, 1.05 * most
 

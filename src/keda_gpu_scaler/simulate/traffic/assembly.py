@@ -62,7 +62,8 @@ def assemble(
 def _check_count(title: str, count: int) -> None:
     if count > MAX_REQUESTS:
         raise SimulationError(
-            f"{title}: {count} requests: at most {MAX_REQUESTS} are simulated: take a shorter part of it, or --scale 0.1"
+            f"{title}: {count} requests: at most {MAX_REQUESTS} are simulated: take a shorter part of it, or --scale "
+            "0.1"
         )
 
 
@@ -93,9 +94,9 @@ def _gap_remarks(arrivals: Sequence[float]) -> Iterable[str]:
     if gaps:
         longest, begin = max(gaps)
         yield (
-            f"{len(gaps)} times no request arrives for more than {_LONG_GAP_SECONDS / 60:.0f} minutes, the longest time "
-            f"is {longest / 60:.0f} minutes from minute {begin / 60:.0f} on: it is simulated as no traffic; if only the "
-            "log has the gap, cut it out"
+            f"{len(gaps)} times no request arrives for more than {_LONG_GAP_SECONDS / 60:.0f} minutes, the longest "
+            f"time is {longest / 60:.0f} minutes from minute {begin / 60:.0f} on: it is simulated as no traffic; if "
+            "only the log has the gap, cut it out"
         )
 
 
@@ -155,8 +156,8 @@ def fitted_to(traffic: Traffic, model: EngineModel) -> Traffic:
     if not cut:
         return traffic
     remark = (
-        f"{cut} of {len(traffic)} requests have up to {longest} tokens and the KV cache of a replica {model.kv_tokens}: "
-        "they are cut to its size; a real engine refuses them"
+        f"{cut} of {len(traffic)} requests have up to {longest} tokens and the KV cache of a replica "
+        f"{model.kv_tokens}: they are cut to its size; a real engine refuses them"
     )
     return Traffic(
         traffic.title,

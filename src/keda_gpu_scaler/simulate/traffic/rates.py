@@ -42,8 +42,8 @@ def traffic_of_rates(
     rows: list[RequestRow] = []
     for minute, count in rates:
         whole, part = divmod(count, 1.0)
-        for _ in range(int(whole) + (random.random() < part)):
-            rows.append(((minute - begin) * 60 + 60 * random.random(), *next_lengths()))
+        arriving = int(whole) + (random.random() < part)
+        rows += [((minute - begin) * 60 + 60 * random.random(), *next_lengths()) for _ in range(arriving)]
     seconds = 60 * (max((minute for minute, _ in rates), default=0.0) - begin + 1)
     rows.sort(key=lambda row: row[0])
     sentences = ["requests arrive at random times within their minute"]

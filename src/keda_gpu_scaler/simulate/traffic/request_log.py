@@ -69,8 +69,7 @@ def _rows(lines: IO[str], path: Path) -> Iterator[Mapping[str, Any]]:
                 yield _json_row(line, path, number)
         return
     header = next(csv.reader([first]), [])
-    for row in csv.DictReader(lines, fieldnames=[name.strip().lower() for name in header]):
-        yield row
+    yield from csv.DictReader(lines, fieldnames=[name.strip().lower() for name in header])
 
 
 def _json_row(line: str, path: Path, number: int) -> Mapping[str, Any]:
@@ -140,8 +139,8 @@ def _number(value: object, path: Path, number: int, key: str) -> float:
         found = math.nan
     if not (math.isfinite(found) and found >= 0):
         raise SimulationError(
-            f"--traffic: {path}, request {number}: {key}: Invalid value: {quoted(str(value), 80)}: must be a number of 0 "
-            "or more"
+            f"--traffic: {path}, request {number}: {key}: Invalid value: {quoted(str(value), 80)}: must be a number of "
+            "0 or more"
         )
     return found
 
