@@ -57,12 +57,14 @@ class EngineModel:
 
     def describe(self) -> str:
         """Describe the model in one sentence without a full stop."""
-        return (
-            f"an iteration takes {1000 * self.iteration_seconds:.3g} ms + {1e6 * self.request_seconds:.3g} us a "
-            f"request + {1e6 * self.prompt_token_seconds:.3g} us a prompt token + {1e9 * self.kv_token_seconds:.3g} ns a token "
-            f"in the KV cache of {self.kv_tokens}; at most {self.max_seqs} requests and {self.token_budget} tokens an "
-            f"iteration; {self.gpus} GPU{'' if self.gpus == 1 else 's'} a replica"
+        parts = (
+            f"an iteration takes {1000 * self.iteration_seconds:.3g} ms",
+            f"{1e6 * self.request_seconds:.3g} us a request",
+            f"{1e6 * self.prompt_token_seconds:.3g} us a prompt token",
+            f"{1e9 * self.kv_token_seconds:.3g} ns a token in the KV cache of {self.kv_tokens}",
         )
+        limits = f"at most {self.max_seqs} requests and {self.token_budget} tokens an iteration"
+        return f"{' + '.join(parts)}; {limits}; {self.gpus} GPU{'' if self.gpus == 1 else 's'} a replica"
 
     def work_seconds(self, prompt: float, answer: float, together: float = 100.0) -> float:
         """Return the time that a well-filled replica spends on a request.
@@ -75,3 +77,46 @@ class EngineModel:
         token = self.iteration_seconds / together + self.request_seconds
         token += self.kv_token_seconds * (prompt + answer / 2)
         return prompt * self.prompt_token_seconds + answer * token
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceModel:
+    """A server that computes whole requests: ``batch`` of them at most in ``service_seconds``, in each instance."""
+
+    name: str
+    service_seconds: float
+    batch: int = 1
+    instances: int = 1
+    overhead_seconds: float = 0.0
+    gpus: int = 1
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse a model with which time does not go on.
+
+        Raises:
+            SimulationError: the time of a batch is not above 0, or a number is below 1.
+        """
+        if not (math.isfinite(self.service_seconds) and self.service_seconds > 0):
+            raise SimulationError(f"--service-time: Invalid value: {self.service_seconds:g}: must be above 0 seconds")
+        if min(self.batch, self.instances, self.gpus) < 1:
+            raise SimulationError("--batch, --instances, --gpus: must be 1 or more")
+
+    @property
+    def max_seqs(self) -> int:
+        """The number of requests that are computed at once at most."""
+        return self.batch * self.instances
+
+    def describe(self) -> str:
+        """Describe the model in one sentence without a full stop."""
+        return (
+            f"a batch of up to {self.batch} requests takes {1000 * self.service_seconds:g} ms, and {self.instances} "
+            f"batches are computed at the same time; {self.gpus} GPU{'' if self.gpus == 1 else 's'} a replica"
+        )
+
+    def work_seconds(self, prompt: float, answer: float) -> float:
+        """Return the time that a well-filled replica spends on a request, whatever its length is."""
+        return self.service_seconds / self.max_seqs
+
+
+ReplicaModel = EngineModel | ServiceModel

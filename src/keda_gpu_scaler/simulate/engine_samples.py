@@ -21,15 +21,25 @@ from keda_gpu_scaler.simulate.engine_model import SimulationError
 from keda_gpu_scaler.simulate.fleet import Server
 
 ASSUMED_ENGINE = "vllm"
+ASSUMED_SERVICE = "triton"
 
 
-def simulated_engine(name: str) -> str:
+def simulated_engine(name: str, *, is_service: bool = False) -> str:
     """Return the engine whose pages are simulated for a trigger's ``engine``.
+
+    Args:
+        name: the trigger's engine, or ``AUTO``.
+        is_service: whether the replicas compute whole requests.
 
     Raises:
         SimulationError: the pages of this engine have no load.
     """
-    engine = ASSUMED_ENGINE if name == AUTO else name
+    engine = (ASSUMED_SERVICE if is_service else ASSUMED_ENGINE) if name == AUTO else name
+    if is_service and engine in METRIC_MAPS and not METRIC_MAPS[engine].service_seconds_total:
+        raise SimulationError(
+            f"metadata.engine: {engine} generates tokens, and with --service-time a replica computes whole requests: "
+            "remove --service-time, or engine"
+        )
     if engine not in METRIC_MAPS or ENGINES[engine].load_rung is LoadRung.NONE:
         raise SimulationError(
             f"metadata.engine: {engine} exports no load of its requests, so that its pods cannot be simulated: remove "
@@ -62,14 +72,20 @@ class SampleMaker:
         return EngineSample(now, self.engine, **readings)
 
 
-def sample_maker(engine: str) -> SampleMaker:
-    """Return what makes the samples of an engine, by its metric map."""
+def sample_maker(engine: str, *, is_service: bool = False) -> SampleMaker:
+    """Return what makes the samples of an engine, by its metric map.
+
+    Args:
+        engine: its name.
+        is_service: whether it computes whole requests; Triton then has no series of TensorRT-LLM.
+    """
     described = METRIC_MAPS[engine]
     names = {field.name for field in fields(described) if getattr(described, field.name)}
     if "first_token" in names:
         names.add("first_tokens_total")
     if "token_time" in names:
         names |= {"token_time_seconds_total", "token_times_total"}
+    names = names & _SERVICE_READINGS if is_service else names - _SERVICE_ONLY
     is_by_request = ENGINES[engine].load_rung is LoadRung.REQUEST_TOKEN_TIME
     return SampleMaker(engine, frozenset(names & _READINGS.keys()), is_by_request)
 
@@ -120,9 +136,6 @@ _READINGS: dict[str, _Reading] = {
     "services_total": lambda server, counters: float(counters.ended),
     "executions_total": lambda server, counters: float(counters.executions),
 }
-_VLLM_READINGS = frozenset(_READINGS) - {
-    "running_limit",
-    "service_seconds_total",
-    "services_total",
-    "executions_total",
-}
+_SERVICE_ONLY = frozenset({"service_seconds_total", "services_total", "executions_total"})
+_SERVICE_READINGS = _SERVICE_ONLY | {"waiting", "requests_total", "queue_wait_seconds_total", "queue_waits_total"}
+_VLLM_READINGS = frozenset(_READINGS) - _SERVICE_ONLY - {"running_limit"}

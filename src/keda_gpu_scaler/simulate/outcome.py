@@ -7,7 +7,7 @@ Law: the best row is the cheapest of those that reach the goal; where none does,
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from keda_gpu_scaler.simulate.engine_model import EngineModel
+from keda_gpu_scaler.simulate.engine_model import ReplicaModel
 from keda_gpu_scaler.simulate.requests import NEVER, Traffic
 from keda_gpu_scaler.simulate.scenario import Circumstances, FormulaResult, ScalingSpec
 from keda_gpu_scaler.simulate.simulation import Moment, Progress, Run, Simulation
@@ -53,7 +53,7 @@ class Best:
 def simulate_spec(
     spec: ScalingSpec,
     traffic: Traffic,
-    model: EngineModel,
+    model: ReplicaModel,
     circumstances: Circumstances,
     initial: int,
     formula: FormulaResult | None = None,

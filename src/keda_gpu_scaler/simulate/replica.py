@@ -176,7 +176,8 @@ class Replica:
         iterations = decoding[0][0] - self._step
         if count > 1:
             iterations = min(iterations, (capacity - before) // count)
-        self._iterations = max(1, iterations)
+        # In the iteration after a preemption there may be room for the request that was preempted.
+        self._iterations = 1 if was_preempted else max(1, iterations)
         self._first_step_seconds, self._growth = seconds, model.kv_token_seconds * count
         self.ends_at = now + self._seconds_of(self._iterations)
 

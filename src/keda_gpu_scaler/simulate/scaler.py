@@ -43,18 +43,20 @@ class SimulatedScaler:
     Args:
         spec: the trigger.
         stale_after_seconds: an older sample is not used.
+        is_service: whether the replicas compute whole requests.
 
     Raises:
         TriggerError: the metadata cannot be used.
         SimulationError: the trigger needs data that a simulation does not have.
     """
 
-    def __init__(self, spec: TriggerSpec, stale_after_seconds: float) -> None:
+    def __init__(self, spec: TriggerSpec, stale_after_seconds: float, *, is_service: bool = False) -> None:
         self.spec = spec
         self.trigger = parse_trigger(spec.metadata)
         _check(self.trigger)
-        self.engine = "" if self.trigger.engine is None else simulated_engine(self.trigger.engine.engine)
-        self._maker = sample_maker(self.engine) if self.engine else None
+        query = self.trigger.engine
+        self.engine = "" if query is None else simulated_engine(query.engine, is_service=is_service)
+        self._maker = sample_maker(self.engine, is_service=is_service) if self.engine else None
         self._devices = None if self.trigger.engine is not None else DeviceSnapshots(self.trigger.window_seconds)
         self._stale_after_seconds = stale_after_seconds
         requests = scrape_requests(self.trigger, (_ANY_POD,))

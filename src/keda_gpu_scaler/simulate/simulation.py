@@ -12,13 +12,13 @@ from keda_gpu_scaler.core.hpa.controller import SYNC_PERIOD_SECONDS, Decision, L
 from keda_gpu_scaler.core.state.removals import Removals
 from keda_gpu_scaler.core.types import DeclaredTrigger, Workload
 from keda_gpu_scaler.simulate.autoscaler import Autoscaler, Sizes, TriggerAnswer
-from keda_gpu_scaler.simulate.engine_model import EngineModel
-from keda_gpu_scaler.simulate.fleet import Fleet, Server
+from keda_gpu_scaler.simulate.engine_model import ReplicaModel, ServiceModel
+from keda_gpu_scaler.simulate.fleet import Fleet
 from keda_gpu_scaler.simulate.pods import NAMESPACE, Pods, SimulatedPod
-from keda_gpu_scaler.simulate.replica import Replica
 from keda_gpu_scaler.simulate.requests import RequestLog, Traffic
 from keda_gpu_scaler.simulate.scaler import GatewayCounts, SimulatedScaler
 from keda_gpu_scaler.simulate.scenario import Circumstances, FormulaResult, ScalingSpec
+from keda_gpu_scaler.simulate.servers import make_server
 
 MOMENT_SECONDS = 15
 Progress = Callable[[float], None]
@@ -83,27 +83,25 @@ class Simulation:
 
     Args:
         traffic: the requests.
-        model: the engine of each replica.
+        model: the model of each replica.
         circumstances: cold starts, the router and the objective.
         initial: the number of ready replicas at the start.
-        make_server: makes the engine of a pod; by default one with continuous batching.
     """
 
     def __init__(
         self,
         traffic: Traffic,
-        model: EngineModel,
+        model: ReplicaModel,
         circumstances: Circumstances,
         initial: int,
-        make_server: Callable[[RequestLog], Server] | None = None,
     ) -> None:
         self.run_log = Run(RequestLog(traffic))
         log = self.run_log.log
         self._traffic = traffic
         self._circumstances = circumstances
         self._fleet = Fleet(log, circumstances.router, circumstances.seed)
-        make = make_server or (lambda one: Replica(model, one))
-        self._pods = Pods(self._fleet, lambda: make(log), circumstances)
+        self._is_service = isinstance(model, ServiceModel)
+        self._pods = Pods(self._fleet, lambda: make_server(model, log), circumstances)
         self._pods.start(initial)
         self._wanted = initial
         self._removals = Removals()
@@ -120,7 +118,7 @@ class Simulation:
             SimulationError: a trigger needs data that a simulation does not have.
         """
         stale_after = self._circumstances.stale_after_seconds
-        scalers = [SimulatedScaler(trigger, stale_after) for trigger in spec.triggers]
+        scalers = [SimulatedScaler(trigger, stale_after, is_service=self._is_service) for trigger in spec.triggers]
         control = _Control(self, spec, scalers, Autoscaler(spec, formula))
         return self._run(control.second, progress)
 
@@ -280,7 +278,7 @@ class _Control:
         ]
 
 
-def initial_replicas(traffic: Traffic, model: EngineModel, seconds: float = 120.0, rho: float = 0.7) -> int:
+def initial_replicas(traffic: Traffic, model: ReplicaModel, seconds: float = 120.0, rho: float = 0.7) -> int:
     """Return how many replicas serve the first minutes of a traffic, each with this share of its time."""
     work = 0.0
     for arrival, prompt, answer in zip(traffic.arrivals, traffic.prompts, traffic.answers, strict=True):

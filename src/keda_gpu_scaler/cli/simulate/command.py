@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from keda_gpu_scaler.cli.output import say, say_error
+from keda_gpu_scaler.cli.simulate.fit_command import fit
 from keda_gpu_scaler.cli.simulate.prepare import prepare
 from keda_gpu_scaler.cli.simulate.render import Report, csv_text, json_text, table
 from keda_gpu_scaler.cli.simulate.scaledobjects import read_settings, read_specs
@@ -53,6 +54,16 @@ Exit status: 0 simulated, 1 not possible (one sentence says why), 2 wrong usage.
     help="A log of requests (CSV or JSON lines, also Azure's and Mooncake's traces), requests a minute (CSV), a "
     f"recording of `record --engines`, or a shape: {', '.join(SHAPES)}.",
 )  # fmt: skip
+@click.option(
+    "--prometheus", metavar="URL",
+    help="Take the traffic from a Prometheus server: the increase of --query in the range.",
+)  # fmt: skip
+@click.option(
+    "--query", default="sum(vllm:request_success_total)", show_default=True, metavar="PROMQL",
+    help="A counter of requests of the engines or of a gateway, with --prometheus.",
+)  # fmt: skip
+@click.option("--from", "start", metavar="TIME", help="Begin of the range (ISO 8601, UTC where it has no zone).")
+@click.option("--to", "end", metavar="TIME", help="End of the range.")
 @click.option(
     "--rate", type=float, default=10.0, show_default=True, metavar="NUMBER",
     help="Mean requests per second of a shape.",
@@ -139,8 +150,10 @@ def simulate(ctx: click.Context, /, **given: Any) -> None:
     """Simulate ScaledObjects on a traffic."""
     if ctx.invoked_subcommand is not None:
         return
-    if not given["files"] or not given["traffic"]:
-        raise click.UsageError("-f FILE and --traffic FILE|SHAPE are required", ctx)
+    if not given["files"] or not (given["traffic"] or given["prometheus"]):
+        raise click.UsageError("-f FILE and --traffic FILE|SHAPE (or --prometheus URL) are required", ctx)
+    if given["prometheus"] and not (given["start"] and given["end"]):
+        raise click.UsageError("--prometheus needs the range: --from TIME --to TIME", ctx)
     try:
         report = _simulated(given)
         if given["out"]:
@@ -149,6 +162,9 @@ def simulate(ctx: click.Context, /, **given: Any) -> None:
         say_error(str(error))
         sys.exit(1)
     say({"table": table, "json": json_text, "csv": csv_text}[given["form"]](report))
+
+
+simulate.add_command(fit)
 
 
 def _simulated(given: dict[str, Any]) -> Report:

@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from keda_gpu_scaler.cli.simulate.prometheus_range import ask_prometheus
 from keda_gpu_scaler.cli.simulate.workers import Setup
 from keda_gpu_scaler.core.quoting import quoted
 from keda_gpu_scaler.core.trigger.parser import parse_trigger
-from keda_gpu_scaler.simulate.engine_model import EngineModel, SimulationError
-from keda_gpu_scaler.simulate.engine_samples import ASSUMED_ENGINE
+from keda_gpu_scaler.simulate.engine_model import EngineModel, ReplicaModel, ServiceModel, SimulationError
+from keda_gpu_scaler.simulate.engine_samples import ASSUMED_ENGINE, ASSUMED_SERVICE
 from keda_gpu_scaler.simulate.fleet import Router
 from keda_gpu_scaler.simulate.presets import engine_model
 from keda_gpu_scaler.simulate.requests import Traffic
@@ -18,7 +19,9 @@ from keda_gpu_scaler.simulate.scaler import demand_sentence
 from keda_gpu_scaler.simulate.scenario import Circumstances, Objective, ScalingSpec
 from keda_gpu_scaler.simulate.simulation import initial_replicas
 from keda_gpu_scaler.simulate.traffic.assembly import fitted_to, scaled
+from keda_gpu_scaler.simulate.traffic.engine_history import is_recording
 from keda_gpu_scaler.simulate.traffic.lengths import Lengths
+from keda_gpu_scaler.simulate.traffic.recording import traffic_of_recording
 from keda_gpu_scaler.simulate.traffic.request_log import read_request_log
 from keda_gpu_scaler.simulate.traffic.shapes import SHAPES, traffic_of_shape
 
@@ -49,7 +52,8 @@ def prepare(given: Mapping[str, Any], specs: Sequence[ScalingSpec]) -> Prepared:
             f"--traffic: {traffic.title} covers {traffic.seconds / 86400:.0f} days: at most "
             f"{MOST_SECONDS / 86400:.0f} are simulated: take a part of it"
         )
-    traffic = fitted_to(traffic, model)
+    if isinstance(model, EngineModel):
+        traffic = fitted_to(traffic, model)
     circumstances = Circumstances(
         objective=Objective(given["slo_ttft"], given["slo_token_ms"] / 1000),
         cold_start_seconds=_range(given["cold_start"]),
@@ -70,13 +74,19 @@ def prepare(given: Mapping[str, Any], specs: Sequence[ScalingSpec]) -> Prepared:
 def _traffic(given: Mapping[str, Any]) -> Traffic:
     name = given["traffic"]
     lengths = Lengths(given["prompt_tokens"], given["answer_tokens"], given["length_spread"], given["seed"])
+    if given["prometheus"]:
+        return ask_prometheus(given["prometheus"], given["query"], given["start"], given["end"], lengths)
     path = Path(name)
     if name in SHAPES or not path.exists():
         return traffic_of_shape(name, given["rate"], lengths, given["minutes"])
-    return read_request_log(path, lengths)
+    return traffic_of_recording(path, lengths) if is_recording(path) else read_request_log(path, lengths)
 
 
-def _model(given: Mapping[str, Any]) -> EngineModel:
+def _model(given: Mapping[str, Any]) -> ReplicaModel:
+    if given["service_time"] is not None:
+        return ServiceModel(
+            "--service-time", given["service_time"], given["batch"], given["instances"], gpus=given["gpus"] or 1
+        )
     model = engine_model(given["engine_model"])
     changes = {name: given[name] for name in ("max_seqs", "gpus") if given[name] is not None}
     return replace(model, **changes) if changes else model
@@ -93,7 +103,7 @@ def _range(text: str) -> tuple[float, float]:
     return found
 
 
-def _title(traffic: Traffic, model: EngineModel) -> str:
+def _title(traffic: Traffic, model: ReplicaModel) -> str:
     return (
         f"{len(traffic)} requests in {traffic.seconds / 3600:.2f} h of {traffic.title}, on replicas of {model.name}: "
         f"{len(traffic) / traffic.seconds:.3g} requests/s, {_mean(traffic.prompts):.0f} prompt and "
@@ -120,7 +130,9 @@ def _assumptions(given: Mapping[str, Any], specs: Sequence[ScalingSpec], setup: 
     )
     triggers = [parse_trigger(trigger.metadata) for spec in specs for trigger in spec.triggers]
     if any(trigger.engine is not None and trigger.engine.engine == "auto" for trigger in triggers):
-        yield f"the engines export what {ASSUMED_ENGINE} exports (set `engine` in the trigger for another one)"
+        assumed = ASSUMED_SERVICE if isinstance(model, ServiceModel) else ASSUMED_ENGINE
+        yield f"the engines export what {assumed} exports (set `engine` in the trigger for another one)"
     if any(trigger.engine is None for trigger in triggers):
-        yield "a GPU is busy while its engine computes, and 90 % of its memory is in use, as vLLM takes it at its start"
+        share = "50 %" if isinstance(model, ServiceModel) else "90 %, as vLLM takes it at its start,"
+        yield f"a GPU is busy while its engine computes, and {share} of its memory is in use"
     yield from dict.fromkeys(sentence for trigger in triggers if (sentence := demand_sentence(trigger)))

@@ -12,7 +12,7 @@ from typing import Any
 from keda_gpu_scaler.cli.formula import FormulaError, formula_result
 from keda_gpu_scaler.cli.output import say
 from keda_gpu_scaler.simulate.bounds import Bound, clairvoyant, static_peak
-from keda_gpu_scaler.simulate.engine_model import EngineModel
+from keda_gpu_scaler.simulate.engine_model import ReplicaModel
 from keda_gpu_scaler.simulate.outcome import Outcome, outcome_of, simulate_spec
 from keda_gpu_scaler.simulate.requests import Traffic
 from keda_gpu_scaler.simulate.scenario import Circumstances, ScalingSpec
@@ -25,7 +25,7 @@ class Setup:
     """What every row has in common. ``goal`` is in percent."""
 
     traffic: Traffic
-    model: EngineModel
+    model: ReplicaModel
     circumstances: Circumstances
     initial: int
     goal: float
