@@ -23,9 +23,9 @@ from types import MappingProxyType
 from typing import Any
 
 from keda_gpu_scaler.simulate.engine_model import EngineModel
-from keda_gpu_scaler.simulate.requests import Traffic
+from keda_gpu_scaler.simulate.requests import RequestTraffic
 from keda_gpu_scaler.simulate.scenario import Circumstances, Objective, ScalingSpec, TriggerSpec
-from keda_gpu_scaler.simulate.simulation import Simulation
+from keda_gpu_scaler.simulate.simulation import WorkloadSimulation
 from keda_gpu_scaler.simulate.summary import Summary, summarize
 
 HOME = Path(__file__).resolve().parent.parent
@@ -109,12 +109,12 @@ class Judge:
             overhead_seconds=kind.overhead, overhead_request_seconds=4e-4, gpus=kind.gpus,
         )  # fmt: skip
 
-    def traffic(self) -> Traffic:
+    def traffic(self) -> RequestTraffic:
         """Return the requests of the trace."""
         arrivals, prompts, answers = (
             column.tolist() for column in (self.trace.arrival, self.trace.prompt, self.trace.out)
         )
-        return Traffic(self.trace.name, arrivals, prompts, answers, self.trace.end)
+        return RequestTraffic(self.trace.name, arrivals, prompts, answers, self.trace.end)
 
 
 def simulated(judge: Judge, metadata: Mapping[str, str]) -> Summary:
@@ -123,7 +123,7 @@ def simulated(judge: Judge, metadata: Mapping[str, str]) -> Summary:
     spec = ScalingSpec("product", (trigger,), min_replicas=1, max_replicas=MAX_REPLICAS)
     circumstances = Circumstances(objective=Objective(*judge.trace.slo))
     model = judge.model()
-    run = Simulation(judge.traffic(), model, circumstances, judge.initial).scaled_by(spec)
+    run = WorkloadSimulation(judge.traffic(), model, circumstances, judge.initial).scaled_by(spec)
     return summarize(spec.title, run, circumstances.objective, model.gpus)
 
 

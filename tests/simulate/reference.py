@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A replica that computes each iteration by itself, token by token: slow, and simple enough to be read."""
+"""A replica that computes each iteration by itself: slow, and simple enough to be read."""
 
 from dataclasses import dataclass, field
 

@@ -13,12 +13,27 @@ JUDGE = Path(os.environ.get("JUDGE", HOME.parent / "shared" / "judge"))
 PYTHON = HOME / ".tools" / "judge" / "bin" / "python"
 
 
-@pytest.mark.skipif(not (JUDGE / "run.py").is_file(), reason=f"there is no simulator in {JUDGE}: JUDGE names its folder")
+@pytest.mark.skipif(not (JUDGE / "run.py").is_file(), reason=f"no simulator in {JUDGE}: JUDGE names its folder")
 @pytest.mark.skipif(not PYTHON.exists(), reason="its libraries are not installed: `make judge` installs them")
 def test_another_simulator_agrees_on_ten_minutes_of_a_trace() -> None:
-    command = [PYTHON, "-m", "benchmarks.simulate_against_judge", "--judge", JUDGE, "--minutes", "10", "--policy", "llm"]
+    command = [
+        PYTHON,
+        "-m",
+        "benchmarks.simulate_against_judge",
+        "--judge",
+        JUDGE,
+        "--minutes",
+        "10",
+        "--policy",
+        "llm",
+    ]
     outcome = subprocess.run(
-        command, cwd=HOME, env={**os.environ, "PYTHONPATH": "src:."}, capture_output=True, text=True, check=False
+        [*command, "--policy", "llm"],
+        cwd=HOME,
+        env={**os.environ, "PYTHONPATH": "src:."},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert outcome.returncode == 0, outcome.stdout + outcome.stderr
     assert json.loads(outcome.stdout)["agrees"] is True

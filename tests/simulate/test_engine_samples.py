@@ -14,8 +14,8 @@ from keda_gpu_scaler.engines.scrape_parser import parse_page
 from keda_gpu_scaler.simulate.counters import FIRST_TOKEN_BOUNDS, TOKEN_TIME_BOUNDS
 from keda_gpu_scaler.simulate.engine_model import EngineModel, ServiceModel, SimulationError
 from keda_gpu_scaler.simulate.engine_samples import sample_maker, simulated_engine
-from keda_gpu_scaler.simulate.fleet import Fleet, Server
-from keda_gpu_scaler.simulate.requests import RequestLog, Traffic
+from keda_gpu_scaler.simulate.gateway import Gateway, Server
+from keda_gpu_scaler.simulate.requests import RequestLog, RequestTraffic
 from keda_gpu_scaler.simulate.servers import make_server
 
 MODEL = EngineModel("test", 0.01, 0.001, 1e-4, 1e-6, kv_tokens=2000, max_seqs=4, token_budget=64)
@@ -26,9 +26,11 @@ def server_at_work(model: EngineModel | ServiceModel) -> Server:
     """A replica that has served some requests, serves some, and has some in its queue."""
     count = 60
     arrivals = [0.05 * number for number in range(count)]
-    traffic = Traffic("test", arrivals, [20 + 3 * one for one in range(count)], [5 + one for one in range(count)], 3.0)
+    traffic = RequestTraffic(
+        "test", arrivals, [20 + 3 * one for one in range(count)], [5 + one for one in range(count)], 3.0
+    )
     log = RequestLog(traffic)
-    server, fleet = make_server(model, log), Fleet(log)
+    server, fleet = make_server(model, log), Gateway(log)
     fleet.add(server, 0.0)
     fleet.run(AT_SECONDS)
     server.settle(AT_SECONDS)

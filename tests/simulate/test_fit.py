@@ -9,10 +9,10 @@ import pytest
 from keda_gpu_scaler.core.types import Workload
 from keda_gpu_scaler.simulate.engine_model import EngineModel, SimulationError
 from keda_gpu_scaler.simulate.fit import fit_engine_model
-from keda_gpu_scaler.simulate.fleet import Fleet
+from keda_gpu_scaler.simulate.gateway import Gateway
 from keda_gpu_scaler.simulate.presets import PRESETS, engine_model, model_json
 from keda_gpu_scaler.simulate.replica import Replica
-from keda_gpu_scaler.simulate.requests import RequestLog, Traffic
+from keda_gpu_scaler.simulate.requests import RequestLog, RequestTraffic
 from keda_gpu_scaler.simulate.traffic.engine_history import is_recording, read_engine_history
 from keda_gpu_scaler.simulate.traffic.lengths import Lengths
 from keda_gpu_scaler.simulate.traffic.rates import traffic_of_rates
@@ -24,15 +24,15 @@ from tests.simulate.test_engine_samples import vllm_page
 MODEL = EngineModel("true", 0.012, 0.0006, 6e-5, 4e-8, kv_tokens=200_000, max_seqs=128, token_budget=4096)
 
 
-def traffic(*rates: float, minutes: int = 2) -> Traffic:
+def traffic(*rates: float, minutes: int = 2) -> RequestTraffic:
     rows = [(float(number), 60 * rates[number // minutes]) for number in range(minutes * len(rates))]
     return traffic_of_rates("load", rows, Lengths(300, 80, 0.5))
 
 
-def recorded(path: Path, requests: Traffic) -> Path:
+def recorded(path: Path, requests: RequestTraffic) -> Path:
     """Record two engines every two seconds."""
     log = RequestLog(requests)
-    fleet = Fleet(log)
+    fleet = Gateway(log)
     replicas = [Replica(MODEL, log) for _ in range(2)]
     for replica in replicas:
         fleet.add(replica, 0.0)

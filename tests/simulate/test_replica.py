@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keda_gpu_scaler.simulate.engine_model import EngineModel, ServiceModel
-from keda_gpu_scaler.simulate.fleet import Fleet
+from keda_gpu_scaler.simulate.gateway import Gateway
 from keda_gpu_scaler.simulate.replica import Replica
-from keda_gpu_scaler.simulate.requests import RequestLog, Traffic
+from keda_gpu_scaler.simulate.requests import RequestLog, RequestTraffic
 from keda_gpu_scaler.simulate.service_replica import ServiceReplica
 from tests.simulate.reference import Job, SlowReplica
 
@@ -26,15 +26,15 @@ rows = st.lists(
 )
 
 
-def traffic_of(requests: Rows) -> Traffic:
+def traffic_of(requests: Rows) -> RequestTraffic:
     ordered = sorted(requests)
     columns = [list(column) for column in zip(*ordered, strict=True)]
-    return Traffic("test", columns[0], columns[1], columns[2], 10.0)
+    return RequestTraffic("test", columns[0], columns[1], columns[2], 10.0)
 
 
 def served(model: EngineModel, requests: Rows, step: float = math.inf) -> tuple[RequestLog, Replica]:
     log = RequestLog(traffic_of(requests))
-    replica, fleet = Replica(model, log), Fleet(log)
+    replica, fleet = Replica(model, log), Gateway(log)
     fleet.add(replica, 0.0)
     now = 0.0
     while step < math.inf and now < 100:
@@ -81,7 +81,7 @@ def test_the_counters_count_every_token_and_every_time_between_two(requests: Row
 
 def test_what_a_killed_replica_had_is_sent_to_another_one_from_the_start() -> None:
     log = RequestLog(traffic_of([(0.0, 10, 50), (0.0, 10, 50)]))
-    fleet = Fleet(log)
+    fleet = Gateway(log)
     first, second = Replica(MODEL, log), Replica(MODEL, log)
     fleet.add(first, 0.0)
     fleet.run(0.2)
@@ -97,7 +97,7 @@ def test_what_a_killed_replica_had_is_sent_to_another_one_from_the_start() -> No
 
 def test_requests_wait_at_the_gateway_until_a_replica_is_ready() -> None:
     log = RequestLog(traffic_of([(0.0, 10, 5), (1.0, 10, 5)]))
-    fleet = Fleet(log)
+    fleet = Gateway(log)
     fleet.run(5.0)
     assert (len(fleet.gate), fleet.in_flight, fleet.arrived) == (2, 2, 2)
     fleet.add(Replica(MODEL, log), 5.0)
@@ -108,7 +108,7 @@ def test_requests_wait_at_the_gateway_until_a_replica_is_ready() -> None:
 
 def test_the_gateway_gives_each_replica_as_many_requests_as_the_others() -> None:
     log = RequestLog(traffic_of([(0.001 * number, 10, 50) for number in range(9)]))
-    fleet = Fleet(log)
+    fleet = Gateway(log)
     replicas = [Replica(ROOMY, log) for _ in range(3)]
     for replica in replicas:
         fleet.add(replica, 0.0)
@@ -126,7 +126,7 @@ def test_the_gateway_gives_each_replica_as_many_requests_as_the_others() -> None
 )
 def test_a_server_of_whole_requests(model: ServiceModel, ends: list[float]) -> None:
     log = RequestLog(traffic_of([(0.0, 1, 1), (0.1, 1, 1), (0.2, 1, 1), (0.3, 1, 1)]))
-    server, fleet = ServiceReplica(model, log), Fleet(log)
+    server, fleet = ServiceReplica(model, log), Gateway(log)
     fleet.add(server, 0.0)
     fleet.run(100)
     assert log.ended_at == pytest.approx(ends)

@@ -9,10 +9,10 @@ import pytest
 from keda_gpu_scaler.core.trigger.parser import TriggerError
 from keda_gpu_scaler.simulate.bounds import clairvoyant, static_peak
 from keda_gpu_scaler.simulate.engine_model import EngineModel, ServiceModel, SimulationError
-from keda_gpu_scaler.simulate.outcome import Outcome, best_of, simulate_spec
-from keda_gpu_scaler.simulate.requests import Traffic
+from keda_gpu_scaler.simulate.outcome import RunOutcome, best_of, simulate_spec
+from keda_gpu_scaler.simulate.requests import RequestTraffic
 from keda_gpu_scaler.simulate.scenario import Circumstances, Objective, ScalingSpec, TriggerSpec
-from keda_gpu_scaler.simulate.simulation import Run, Simulation, initial_replicas
+from keda_gpu_scaler.simulate.simulation import Run, WorkloadSimulation, initial_replicas
 from keda_gpu_scaler.simulate.summary import Summary, percentile, summarize
 from keda_gpu_scaler.simulate.traffic.assembly import assemble
 from keda_gpu_scaler.simulate.traffic.lengths import Lengths
@@ -29,14 +29,14 @@ def spec(metadata: dict[str, str], *, is_push: bool = True, **changes: object) -
     return replace(ScalingSpec("test", (trigger,), min_replicas=1, max_replicas=20), **changes)  # type: ignore[arg-type]
 
 
-def steps(*rates: float, minutes: int = 6) -> Traffic:
+def steps(*rates: float, minutes: int = 6) -> RequestTraffic:
     """Some minutes of each rate, in requests per second."""
     rows = [(float(number), 60 * rates[number // minutes]) for number in range(minutes * len(rates))]
     return traffic_of_rates("steps", rows, Lengths(200, 50, 0.3))
 
 
-def run(scaling: ScalingSpec, traffic: Traffic, initial: int = 1, circumstances: Circumstances = FAST) -> Run:
-    return Simulation(traffic, MODEL, circumstances, initial).scaled_by(scaling)
+def run(scaling: ScalingSpec, traffic: RequestTraffic, initial: int = 1, circumstances: Circumstances = FAST) -> Run:
+    return WorkloadSimulation(traffic, MODEL, circumstances, initial).scaled_by(scaling)
 
 
 def test_the_size_follows_the_traffic_up_and_down() -> None:
@@ -103,7 +103,7 @@ def test_other_triggers_scale_up_under_load(metadata: dict[str, str]) -> None:
 def test_a_server_of_whole_requests_scales_by_its_load() -> None:
     model = ServiceModel("triton", 0.2)
     traffic = steps(12)
-    result = Simulation(traffic, model, FAST, 1).scaled_by(spec({"profile": "llm", "engine": "triton"}))
+    result = WorkloadSimulation(traffic, model, FAST, 1).scaled_by(spec({"profile": "llm", "engine": "triton"}))
     assert max(moment.ready for moment in result.moments) >= 3
 
 
@@ -133,7 +133,7 @@ def test_metadata_that_cannot_be_used_is_the_error_of_the_parser() -> None:
 
 def test_a_pod_that_ends_serves_what_it_has() -> None:
     traffic = assemble("long", [(float(number), 100, 400) for number in range(20)], seconds=120.0)
-    simulation = Simulation(traffic, MODEL, FAST, 2)
+    simulation = WorkloadSimulation(traffic, MODEL, FAST, 2)
     result = simulation.sized_by(lambda now: 1 if now >= 10 else 2)
     ended = next(pod for pod in result.pods if not math.isinf(pod.deleting_at))
     assert ended.deleting_at < ended.gone_at < ended.ends_at
@@ -142,7 +142,7 @@ def test_a_pod_that_ends_serves_what_it_has() -> None:
 
 def test_a_new_node_takes_its_time() -> None:
     circumstances = replace(FAST, node_start_seconds=300.0)
-    result = Simulation(steps(1, minutes=8), MODEL, circumstances, 1).sized_by(lambda now: 2)
+    result = WorkloadSimulation(steps(1, minutes=8), MODEL, circumstances, 1).sized_by(lambda now: 2)
     assert result.pods[1].ready_at - result.pods[1].created_at >= 320
 
 
@@ -154,7 +154,9 @@ def test_the_bounds_reach_the_goal_and_the_schedule_costs_no_more() -> None:
     assert schedule is not None
     assert min(static.within_percent, schedule.within_percent) >= 99
     assert schedule.gpu_hours < static.gpu_hours
-    fewer = Simulation(traffic, MODEL, FAST, static.most_replicas - 1).sized_by(lambda now: static.most_replicas - 1)
+    fewer = WorkloadSimulation(traffic, MODEL, FAST, static.most_replicas - 1).sized_by(
+        lambda now: static.most_replicas - 1
+    )
     assert summarize("fewer", fewer, FAST.objective, 1).within_percent < 99
 
 
@@ -166,7 +168,7 @@ def test_no_bound_reaches_an_objective_that_no_replica_can_keep() -> None:
 
 
 def test_gpu_hours_are_those_of_the_pods_within_the_traffic() -> None:
-    result = Simulation(steps(1, minutes=30), MODEL, FAST, 2).sized_by(lambda now: 2)
+    result = WorkloadSimulation(steps(1, minutes=30), MODEL, FAST, 2).sized_by(lambda now: 2)
     assert summarize("two", result, FAST.objective, 4).gpu_hours == pytest.approx(4.0)
 
 
@@ -175,13 +177,13 @@ def test_the_initial_size_serves_the_first_minutes() -> None:
     assert initial_replicas(steps(20), MODEL) > initial_replicas(steps(5), MODEL) > 1
 
 
-def outcome(title: str, within: float, hours: float) -> Outcome:
+def outcome(title: str, within: float, hours: float) -> RunOutcome:
     figures = dict.fromkeys(Summary.__dataclass_fields__, 0) | {
         "title": title,
         "within_percent": within,
         "gpu_hours": hours,
     }
-    return Outcome(title, Summary(**figures))  # type: ignore[arg-type]
+    return RunOutcome(title, Summary(**figures))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""KEDA and the HPA in a simulation: polling, activation, cooldown and fallback, and the HPA's controller.
+"""KEDA and the HPA in a simulation: polling, activation, cooldown, fallback, and the HPA's sync.
 
 Law: ``core.hpa`` alone computes sizes. KEDA's own rules are those of its executor and its fallback.
 

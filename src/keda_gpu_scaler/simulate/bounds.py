@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from keda_gpu_scaler.simulate.engine_model import ReplicaModel
-from keda_gpu_scaler.simulate.requests import Traffic
+from keda_gpu_scaler.simulate.requests import RequestTraffic
 from keda_gpu_scaler.simulate.scenario import Circumstances
-from keda_gpu_scaler.simulate.simulation import Run, Simulation
+from keda_gpu_scaler.simulate.simulation import Run, WorkloadSimulation
 from keda_gpu_scaler.simulate.summary import Summary, summarize
 
 BIN_SECONDS = 15
@@ -36,7 +36,7 @@ class Bound:
     sentence: str
 
 
-def work_by_bin(traffic: Traffic, model: ReplicaModel) -> list[float]:
+def work_by_bin(traffic: RequestTraffic, model: ReplicaModel) -> list[float]:
     """Return the seconds of a well-filled replica that arrive in each second, for each bin."""
     bins = [0.0] * (int(traffic.seconds // BIN_SECONDS) + 1)
     for arrival, prompt, answer in zip(traffic.arrivals, traffic.prompts, traffic.answers, strict=True):
@@ -44,14 +44,14 @@ def work_by_bin(traffic: Traffic, model: ReplicaModel) -> list[float]:
     return [work / BIN_SECONDS for work in bins]
 
 
-def static_peak(traffic: Traffic, model: ReplicaModel, circumstances: Circumstances, goal: float) -> Bound:
+def static_peak(traffic: RequestTraffic, model: ReplicaModel, circumstances: Circumstances, goal: float) -> Bound:
     """Search for the smallest constant size with which the goal is reached."""
     busiest = max(_smoothed(work_by_bin(traffic, model)))
     found: dict[int, tuple[Summary, Run]] = {}
 
     def is_good(size: int) -> bool:
         title = f"static peak ({size})"
-        run = Simulation(traffic, model, circumstances, size).sized_by(lambda now: size)
+        run = WorkloadSimulation(traffic, model, circumstances, size).sized_by(lambda now: size)
         found[size] = (summarize(title, run, circumstances.objective, model.gpus), run)
         return found[size][0].within_percent >= goal
 
@@ -64,7 +64,7 @@ def static_peak(traffic: Traffic, model: ReplicaModel, circumstances: Circumstan
     )
 
 
-def clairvoyant(traffic: Traffic, model: ReplicaModel, circumstances: Circumstances, goal: float) -> Bound:
+def clairvoyant(traffic: RequestTraffic, model: ReplicaModel, circumstances: Circumstances, goal: float) -> Bound:
     """Search for the cheapest schedule of its kind with which the goal is reached."""
     cold = sum(circumstances.cold_start_seconds) / 2
     work = _smoothed(work_by_bin(traffic, model))
@@ -100,9 +100,9 @@ def _smallest(is_good: Callable[[int], bool], guess: int) -> int | None:
 
 
 def _run_plan(
-    traffic: Traffic, model: ReplicaModel, circumstances: Circumstances, plan: Sequence[int], cold: float
+    traffic: RequestTraffic, model: ReplicaModel, circumstances: Circumstances, plan: Sequence[int], cold: float
 ) -> tuple[Summary, Run]:
-    run = Simulation(traffic, model, circumstances, plan[0]).sized_by(
+    run = WorkloadSimulation(traffic, model, circumstances, plan[0]).sized_by(
         lambda now: plan[min(len(plan) - 1, int(now // BIN_SECONDS))]
     )
     summary = summarize("clairvoyant", run, circumstances.objective, model.gpus)

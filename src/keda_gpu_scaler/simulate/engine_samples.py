@@ -18,7 +18,7 @@ from keda_gpu_scaler.core.types import EngineSample, Histogram
 from keda_gpu_scaler.engines import METRIC_MAPS
 from keda_gpu_scaler.simulate.counters import FIRST_TOKEN_BOUNDS, TOKEN_TIME_BOUNDS, EngineCounters
 from keda_gpu_scaler.simulate.engine_model import SimulationError
-from keda_gpu_scaler.simulate.fleet import Server
+from keda_gpu_scaler.simulate.gateway import Server
 
 ASSUMED_ENGINE = "vllm"
 ASSUMED_SERVICE = "triton"

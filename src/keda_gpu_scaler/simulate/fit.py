@@ -19,9 +19,9 @@ from keda_gpu_scaler.core.evaluate.engine_load import quantile
 from keda_gpu_scaler.core.types import EngineSample, Histogram
 from keda_gpu_scaler.simulate.counters import FIRST_TOKEN_BOUNDS
 from keda_gpu_scaler.simulate.engine_model import EngineModel, SimulationError
-from keda_gpu_scaler.simulate.requests import Traffic
+from keda_gpu_scaler.simulate.requests import RequestTraffic
 from keda_gpu_scaler.simulate.scenario import Circumstances
-from keda_gpu_scaler.simulate.simulation import Simulation
+from keda_gpu_scaler.simulate.simulation import WorkloadSimulation
 from keda_gpu_scaler.simulate.summary import latencies, percentile
 from keda_gpu_scaler.simulate.traffic.engine_history import EngineHistory
 from keda_gpu_scaler.simulate.traffic.lengths import Lengths
@@ -49,7 +49,7 @@ class FitSpan:
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class FitCheck:
     """A percentile as it was measured and as the fitted model predicts it, in seconds."""
 
     name: str
@@ -64,7 +64,7 @@ class Fit:
     model: EngineModel
     spans: int
     explained: float
-    checks: tuple[Check, ...]
+    checks: tuple[FitCheck, ...]
     sentences: tuple[str, ...]
 
 
@@ -237,7 +237,7 @@ def _sentences(slopes: Sequence[float], *, is_size_found: bool) -> Iterator[str]
 # ---- how good it is ----
 
 
-def checks_of(model: EngineModel, spans: Sequence[FitSpan], history: EngineHistory) -> tuple[Check, ...]:
+def checks_of(model: EngineModel, spans: Sequence[FitSpan], history: EngineHistory) -> tuple[FitCheck, ...]:
     """Compare percentiles of the recording with those of the model under the same traffic."""
     measured = sorted([span.token_seconds for span in spans])
     predicted = sorted(
@@ -250,26 +250,28 @@ def checks_of(model: EngineModel, spans: Sequence[FitSpan], history: EngineHisto
         ]
     )
     checks = [
-        Check(f"time per token of a span, p{percent}", percentile(measured, percent), percentile(predicted, percent))
+        FitCheck(f"time per token of a span, p{percent}", percentile(measured, percent), percentile(predicted, percent))
         for percent in (50, 95)
     ]
     return (*checks, *_first_token_checks(model, history))
 
 
-def _first_token_checks(model: EngineModel, history: EngineHistory) -> list[Check]:
+def _first_token_checks(model: EngineModel, history: EngineHistory) -> list[FitCheck]:
     """Simulate the recorded traffic on as many replicas, and compare the times to the first token."""
     observed = _first_token_histogram(history)
     if observed is None or observed.counts[-1] < _MIN_TOKENS:
         return []
-    traffic: Traffic = traffic_of_history("recording", history, Lengths())
+    traffic: RequestTraffic = traffic_of_history("recording", history, Lengths())
     size = len(history.samples)
-    run = Simulation(traffic, model, Circumstances(), size).sized_by(lambda now: size)
+    run = WorkloadSimulation(traffic, model, Circumstances(), size).sized_by(lambda now: size)
     first, _ = latencies(run.log)
     inside = sorted([seconds - over for seconds, over in zip(first, run.log.overheads, strict=True)])
     counts = [float(sum(one <= bound for one in inside)) for bound in FIRST_TOKEN_BOUNDS]
     simulated = Histogram(FIRST_TOKEN_BOUNDS, tuple(counts))
     return [
-        Check(f"time to the first token, p{percent}", *[quantile(one, percent / 100) for one in (observed, simulated)])
+        FitCheck(
+            f"time to the first token, p{percent}", *[quantile(one, percent / 100) for one in (observed, simulated)]
+        )
         for percent in (50, 95)
     ]
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from keda_gpu_scaler.simulate.engine_model import ReplicaModel
-from keda_gpu_scaler.simulate.requests import NEVER, Traffic
+from keda_gpu_scaler.simulate.requests import NEVER, RequestTraffic
 from keda_gpu_scaler.simulate.scenario import Circumstances, FormulaResult, ScalingSpec
-from keda_gpu_scaler.simulate.simulation import Moment, Progress, Run, Simulation
+from keda_gpu_scaler.simulate.simulation import Progress, Run, WorkloadMoment, WorkloadSimulation
 from keda_gpu_scaler.simulate.summary import Summary, latencies, percentile, summarize
 
 LATENCY_BIN_SECONDS = 60.0
@@ -27,7 +27,7 @@ class LatencyBin:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RunOutcome:
     """One row: its figures and its timelines.
 
     ``is_bound`` says that no ScaledObject decided. ``notes`` are sentences about it. ``summary`` is None where nothing
@@ -36,7 +36,7 @@ class Outcome:
 
     title: str
     summary: Summary | None
-    moments: tuple[Moment, ...] = ()
+    moments: tuple[WorkloadMoment, ...] = ()
     latencies: tuple[LatencyBin, ...] = ()
     notes: tuple[str, ...] = ()
     is_bound: bool = False
@@ -52,13 +52,13 @@ class Best:
 
 def simulate_spec(
     spec: ScalingSpec,
-    traffic: Traffic,
+    traffic: RequestTraffic,
     model: ReplicaModel,
     circumstances: Circumstances,
     initial: int,
     formula: FormulaResult | None = None,
     progress: Progress | None = None,
-) -> Outcome:
+) -> RunOutcome:
     """Simulate one ScaledObject.
 
     Raises:
@@ -66,21 +66,21 @@ def simulate_spec(
         SimulationError: a trigger needs data that a simulation does not have.
     """
     first = min(spec.hpa_max, max(initial, spec.min_replicas))
-    run = Simulation(traffic, model, circumstances, first).scaled_by(spec, formula, progress)
+    run = WorkloadSimulation(traffic, model, circumstances, first).scaled_by(spec, formula, progress)
     summary = summarize(spec.title, run, circumstances.objective, model.gpus)
     return outcome_of(spec.title, summary, run, notes=_notes(run, summary))
 
 
 def outcome_of(
     title: str, summary: Summary | None, run: Run | None, *, notes: Sequence[str] = (), is_bound: bool = False
-) -> Outcome:
+) -> RunOutcome:
     """Return the outcome of a run."""
     if run is None:
-        return Outcome(title, summary, notes=tuple(notes), is_bound=is_bound)
-    return Outcome(title, summary, tuple(run.moments), _latency_bins(run), tuple(notes), is_bound)
+        return RunOutcome(title, summary, notes=tuple(notes), is_bound=is_bound)
+    return RunOutcome(title, summary, tuple(run.moments), _latency_bins(run), tuple(notes), is_bound)
 
 
-def best_of(outcomes: Sequence[Outcome], goal: float) -> Best | None:
+def best_of(outcomes: Sequence[RunOutcome], goal: float) -> Best | None:
     """Return the best of the rows of ScaledObjects; None without any."""
     rows = [
         (number, one.summary) for number, one in enumerate(outcomes) if one.summary is not None and not one.is_bound

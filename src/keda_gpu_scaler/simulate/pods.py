@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pods of a simulated workload: their creation, cold start, readiness and end, as a ReplicaSet and a kubelet do it.
+"""The pods of a simulated workload: their creation, cold start, readiness and end.
 
-A size that falls ends first the pods that are not ready, and then those that became ready last (Kubernetes:
-pkg/controller, ActivePodsWithRanks). A pod that ends gets no new request, and serves what it has for the grace period.
+It behaves as a ReplicaSet and a kubelet. A size that falls ends first the pods that are not ready, and then those that
+became ready last (Kubernetes: pkg/controller, ActivePodsWithRanks). A pod that ends gets no new request, and serves
+what it has for the grace period.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from random import Random
 
 from keda_gpu_scaler.core.types import Pod, PodRef
-from keda_gpu_scaler.simulate.fleet import Fleet, Server
+from keda_gpu_scaler.simulate.gateway import Gateway, Server
 from keda_gpu_scaler.simulate.requests import NEVER
 from keda_gpu_scaler.simulate.scenario import Circumstances
 
@@ -76,13 +77,13 @@ class Pods:
     """The pods of one workload.
 
     Args:
-        fleet: where the replicas of ready pods serve.
+        gateway: where the replicas of ready pods serve.
         make_server: makes the engine of a pod.
         circumstances: how long a start takes.
     """
 
-    def __init__(self, fleet: Fleet, make_server: Callable[[], Server], circumstances: Circumstances) -> None:
-        self._fleet = fleet
+    def __init__(self, gateway: Gateway, make_server: Callable[[], Server], circumstances: Circumstances) -> None:
+        self._gateway = gateway
         self._make_server = make_server
         self._circumstances = circumstances
         self._random = Random(circumstances.seed)  # noqa: S311 - a simulation, reproducible by its seed
@@ -132,15 +133,15 @@ class Pods:
             at, pod = due
             if pod is None or at > until:
                 break
-            self._fleet.run(at)
+            self._gateway.run(at)
             if pod.gone_at != NEVER:
                 continue  # it became idle before its grace period was over
             if pod.is_active:
                 self._become_ready(pod)
             else:
-                self._fleet.kill(pod.server, at)
+                self._gateway.kill(pod.server, at)
                 self._gone(pod, at)
-        self._fleet.run(until)
+        self._gateway.run(until)
 
     def _changes(self) -> Iterator[tuple[float, SimulatedPod]]:
         for pod in self.present:
@@ -166,7 +167,7 @@ class Pods:
 
     def _become_ready(self, pod: SimulatedPod) -> None:
         pod.is_ready = True
-        self._fleet.add(pod.server, pod.ready_at)
+        self._gateway.add(pod.server, pod.ready_at)
 
     def _delete(self, pod: SimulatedPod, now: float) -> None:
         pod.deleting_at = now
@@ -174,9 +175,9 @@ class Pods:
             self._gone(pod, now)
             return
         pod.ends_at = now + self._circumstances.grace_seconds
-        self._fleet.drain(pod.server, lambda at: self._gone(pod, at))
+        self._gateway.drain(pod.server, lambda at: self._gone(pod, at))
         if not pod.server.load:
-            self._fleet.kill(pod.server, now)
+            self._gateway.kill(pod.server, now)
             self._gone(pod, now)
 
     def _gone(self, pod: SimulatedPod, now: float) -> None:

@@ -9,7 +9,7 @@ NEVER = math.inf
 
 
 @dataclass(frozen=True, slots=True)
-class Traffic:
+class RequestTraffic:
     """Requests in the order of their arrival.
 
     ``arrivals`` are seconds from the begin of the simulation, ``prompts`` and ``answers`` numbers of tokens, at least
@@ -39,7 +39,7 @@ class RequestLog:
     ``given_at`` is when its replica got it, and after a preemption when it was preempted.
     """
 
-    traffic: Traffic
+    traffic: RequestTraffic
     first_at: list[float] = field(init=False)
     ended_at: list[float] = field(init=False)
     overheads: list[float] = field(init=False)

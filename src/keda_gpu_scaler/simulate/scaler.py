@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The external scaler in a simulation: the product's own parser, histories and evaluation, on simulated samples.
+"""The external scaler in a simulation: the product's own evaluation, on simulated samples.
 
 Law: nothing is decided here. ``retained`` keeps the samples, ``scrape_requests`` says what is scraped, and ``evaluate``
 answers, as in ``serve``.

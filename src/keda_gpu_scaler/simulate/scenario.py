@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from keda_gpu_scaler.core.hpa.controller import DEFAULT_MAX_REPLICAS, Behavior
 from keda_gpu_scaler.core.scaling_rules import DEFAULT_COOLDOWN_SECONDS, DEFAULT_TOLERANCES, Formula, Tolerances
-from keda_gpu_scaler.simulate.fleet import Router
+from keda_gpu_scaler.simulate.gateway import Router
 
 POLLING_SECONDS = 30.0
 """KEDA's default for ``pollingInterval``."""

@@ -2,7 +2,7 @@
 """Makes the engine of a pod from the model of a replica."""
 
 from keda_gpu_scaler.simulate.engine_model import EngineModel, ServiceModel
-from keda_gpu_scaler.simulate.fleet import Server
+from keda_gpu_scaler.simulate.gateway import Server
 from keda_gpu_scaler.simulate.replica import Replica
 from keda_gpu_scaler.simulate.requests import RequestLog
 from keda_gpu_scaler.simulate.service_replica import ServiceReplica

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs one ScaledObject on one traffic, second by second; between two seconds every event has its own time.
+"""Runs one ScaledObject on one traffic, second by second; events between have their own time.
 
 Law: the same arguments give the same result.
 """
@@ -13,9 +13,9 @@ from keda_gpu_scaler.core.state.removals import Removals
 from keda_gpu_scaler.core.types import DeclaredTrigger, Workload
 from keda_gpu_scaler.simulate.autoscaler import Autoscaler, Sizes, TriggerAnswer
 from keda_gpu_scaler.simulate.engine_model import ReplicaModel, ServiceModel
-from keda_gpu_scaler.simulate.fleet import Fleet
+from keda_gpu_scaler.simulate.gateway import Gateway
 from keda_gpu_scaler.simulate.pods import NAMESPACE, Pods, SimulatedPod
-from keda_gpu_scaler.simulate.requests import RequestLog, Traffic
+from keda_gpu_scaler.simulate.requests import RequestLog, RequestTraffic
 from keda_gpu_scaler.simulate.scaler import GatewayCounts, SimulatedScaler
 from keda_gpu_scaler.simulate.scenario import Circumstances, FormulaResult, ScalingSpec
 from keda_gpu_scaler.simulate.servers import make_server
@@ -26,7 +26,7 @@ Progress = Callable[[float], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class WorkloadMoment:
     """The state of the workload at one instant.
 
     ``value`` and ``target`` are those of the first trigger at the last sync of the HPA; the value is None where there
@@ -65,7 +65,7 @@ class Run:
 
     log: RequestLog
     pods: list[SimulatedPod] = field(default_factory=list)
-    moments: list[Moment] = field(default_factory=list)
+    moments: list[WorkloadMoment] = field(default_factory=list)
     moves: list[Move] = field(default_factory=list)
     max_seconds: float = 0.0
     max_waiting: int = 0
@@ -78,7 +78,7 @@ Sizing = Callable[[float], int]
 """Returns the size of the workload at a time, where no ScaledObject decides."""
 
 
-class Simulation:
+class WorkloadSimulation:
     """One run.
 
     Args:
@@ -90,7 +90,7 @@ class Simulation:
 
     def __init__(
         self,
-        traffic: Traffic,
+        traffic: RequestTraffic,
         model: ReplicaModel,
         circumstances: Circumstances,
         initial: int,
@@ -99,9 +99,9 @@ class Simulation:
         log = self.run_log.log
         self._traffic = traffic
         self._circumstances = circumstances
-        self._fleet = Fleet(log, circumstances.router, circumstances.seed)
+        self._gateway = Gateway(log, circumstances.router, circumstances.seed)
         self._is_service = isinstance(model, ServiceModel)
-        self._pods = Pods(self._fleet, lambda: make_server(model, log), circumstances)
+        self._pods = Pods(self._gateway, lambda: make_server(model, log), circumstances)
         self._pods.start(initial)
         self._wanted = initial
         self._removals = Removals()
@@ -142,27 +142,27 @@ class Simulation:
             self._pods.resize(self._wanted, float(now))
             if progress is not None and now % 60 == 0:
                 progress(min(1.0, now / max(1.0, end)))
-            if now > end + 5 and not self._fleet.in_flight:
+            if now > end + 5 and not self._gateway.in_flight:
                 break
             now += 1
         self.run_log.pods = self._pods.all
         return self.run_log
 
     def _note(self, now: float) -> None:
-        run, fleet = self.run_log, self._fleet
-        waiting = fleet.waiting
+        run, gateway = self.run_log, self._gateway
+        waiting = gateway.waiting
         run.max_waiting = max(run.max_waiting, waiting)
         if now % MOMENT_SECONDS == 0:
             value, target, is_total = self._shown
             run.moments.append(
-                Moment(
+                WorkloadMoment(
                     now,
                     self._wanted,
                     self._pods.ready,
                     self._pods.active,
                     waiting,
-                    fleet.running,
-                    fleet.arrived,
+                    gateway.running,
+                    gateway.arrived,
                     value,
                     target,
                     is_total,
@@ -181,9 +181,9 @@ class Simulation:
         """The pods whose engines are scraped."""
         return self._pods.serving
 
-    def gateway(self) -> GatewayCounts:
+    def gateway_counts(self) -> GatewayCounts:
         """Return what the gateway counts."""
-        return GatewayCounts(len(self._fleet.gate), self._fleet.in_flight, self._fleet.arrived)
+        return GatewayCounts(len(self._gateway.gate), self._gateway.in_flight, self._gateway.arrived)
 
     def sizes(self) -> Sizes:
         """Return the sizes of the workload."""
@@ -220,7 +220,7 @@ class _Control:
 
     def __init__(
         self,
-        simulation: Simulation,
+        simulation: WorkloadSimulation,
         spec: ScalingSpec,
         scalers: Sequence[SimulatedScaler],
         autoscaler: Autoscaler,
@@ -241,7 +241,7 @@ class _Control:
             for scaler in self._scalers:
                 scaler.scrape(simulation.serving, now)
         if self._has_demand:
-            counts = simulation.gateway()
+            counts = simulation.gateway_counts()
             for scaler in self._scalers:
                 scaler.note_demand(counts, now)
         if self._is_due(now, circumstances.hpa_phase_seconds, SYNC_PERIOD_SECONDS) and simulation.wanted > 0:
@@ -278,7 +278,7 @@ class _Control:
         ]
 
 
-def initial_replicas(traffic: Traffic, model: ReplicaModel, seconds: float = 120.0, rho: float = 0.7) -> int:
+def initial_replicas(traffic: RequestTraffic, model: ReplicaModel, seconds: float = 120.0, rho: float = 0.7) -> int:
     """Return how many replicas serve the first minutes of a traffic, each with this share of its time."""
     work = 0.0
     for arrival, prompt, answer in zip(traffic.arrivals, traffic.prompts, traffic.answers, strict=True):

@@ -16,7 +16,7 @@ from keda_gpu_scaler.cli.simulate.workers import simulate_rows
 from keda_gpu_scaler.core.trigger.parser import TriggerError
 from keda_gpu_scaler.simulate.bounds import GOAL_PERCENT
 from keda_gpu_scaler.simulate.engine_model import SimulationError
-from keda_gpu_scaler.simulate.fleet import Router
+from keda_gpu_scaler.simulate.gateway import Router
 from keda_gpu_scaler.simulate.outcome import best_of
 from keda_gpu_scaler.simulate.presets import DEFAULT_PRESET, PRESETS
 from keda_gpu_scaler.simulate.traffic.lengths import DEFAULT_ANSWER_TOKENS, DEFAULT_PROMPT_TOKENS, DEFAULT_SPREAD

@@ -11,8 +11,8 @@ from itertools import pairwise
 
 from keda_gpu_scaler.cli.simulate.render import NOT_MODELLED, Report, heads, rows
 from keda_gpu_scaler.cli.simulate.svg import Line, Point, timeline
-from keda_gpu_scaler.simulate.outcome import Outcome
-from keda_gpu_scaler.simulate.simulation import Moment
+from keda_gpu_scaler.simulate.outcome import RunOutcome
+from keda_gpu_scaler.simulate.simulation import WorkloadMoment
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 62em; padding: 0 1em; color: #1f2328; }
@@ -61,7 +61,7 @@ def _table(report: Report) -> str:
     return "\n".join([*lines, "</tbody></table>"])
 
 
-def _timelines(outcome: Outcome, report: Report) -> Iterable[str]:
+def _timelines(outcome: RunOutcome, report: Report) -> Iterable[str]:
     moments = outcome.moments
     yield f"<h2>{html.escape(outcome.title)}</h2>"
     for note in outcome.notes:
@@ -89,7 +89,7 @@ def _timelines(outcome: Outcome, report: Report) -> Iterable[str]:
     yield _latencies(outcome, report)
 
 
-def _latencies(outcome: Outcome, report: Report) -> str:
+def _latencies(outcome: RunOutcome, report: Report) -> str:
     objective, bins = report.objective, outcome.latencies
     ends = [bins[0].at_seconds / 60, bins[-1].at_seconds / 60] if bins else [0.0, 1.0]
     return timeline(
@@ -104,7 +104,7 @@ def _latencies(outcome: Outcome, report: Report) -> str:
     )
 
 
-def _rates(moments: Sequence[Moment]) -> list[Point]:
+def _rates(moments: Sequence[WorkloadMoment]) -> list[Point]:
     rates: list[Point] = []
     for earlier, later in pairwise(moments):
         seconds = later.at_seconds - earlier.at_seconds
@@ -112,7 +112,7 @@ def _rates(moments: Sequence[Moment]) -> list[Point]:
     return rates
 
 
-def _average(moment: Moment) -> float | None:
+def _average(moment: WorkloadMoment) -> float | None:
     """Return the value as the HPA compares it with the target: of one replica."""
     if moment.value is None:
         return None

@@ -12,9 +12,9 @@ from keda_gpu_scaler.core.quoting import quoted
 from keda_gpu_scaler.core.trigger.parser import parse_trigger
 from keda_gpu_scaler.simulate.engine_model import EngineModel, ReplicaModel, ServiceModel, SimulationError
 from keda_gpu_scaler.simulate.engine_samples import ASSUMED_ENGINE, ASSUMED_SERVICE
-from keda_gpu_scaler.simulate.fleet import Router
+from keda_gpu_scaler.simulate.gateway import Router
 from keda_gpu_scaler.simulate.presets import engine_model
-from keda_gpu_scaler.simulate.requests import Traffic
+from keda_gpu_scaler.simulate.requests import RequestTraffic
 from keda_gpu_scaler.simulate.scaler import demand_sentence
 from keda_gpu_scaler.simulate.scenario import Circumstances, Objective, ScalingSpec
 from keda_gpu_scaler.simulate.simulation import initial_replicas
@@ -29,7 +29,7 @@ MOST_SECONDS = 8 * 86400.0
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class PreparedSimulation:
     """What is simulated, and the sentences about it."""
 
     setup: Setup
@@ -38,7 +38,7 @@ class Prepared:
     remarks: tuple[str, ...]
 
 
-def prepare(given: Mapping[str, Any], specs: Sequence[ScalingSpec]) -> Prepared:
+def prepare(given: Mapping[str, Any], specs: Sequence[ScalingSpec]) -> PreparedSimulation:
     """Prepare a simulation by the flags of the command.
 
     Raises:
@@ -63,7 +63,7 @@ def prepare(given: Mapping[str, Any], specs: Sequence[ScalingSpec]) -> Prepared:
     )
     initial = initial_replicas(traffic, model) if given["initial"] is None else given["initial"]
     setup = Setup(traffic, model, circumstances, initial, given["goal"])
-    return Prepared(
+    return PreparedSimulation(
         setup,
         _title(traffic, model),
         (*traffic.assumptions, *_assumptions(given, specs, setup)),
@@ -71,7 +71,7 @@ def prepare(given: Mapping[str, Any], specs: Sequence[ScalingSpec]) -> Prepared:
     )
 
 
-def _traffic(given: Mapping[str, Any]) -> Traffic:
+def _traffic(given: Mapping[str, Any]) -> RequestTraffic:
     name = given["traffic"]
     lengths = Lengths(given["prompt_tokens"], given["answer_tokens"], given["length_spread"], given["seed"])
     if given["prometheus"]:
@@ -103,7 +103,7 @@ def _range(text: str) -> tuple[float, float]:
     return found
 
 
-def _title(traffic: Traffic, model: ReplicaModel) -> str:
+def _title(traffic: RequestTraffic, model: ReplicaModel) -> str:
     return (
         f"{len(traffic)} requests in {traffic.seconds / 3600:.2f} h of {traffic.title}, on replicas of {model.name}: "
         f"{len(traffic) / traffic.seconds:.3g} requests/s, {_mean(traffic.prompts):.0f} prompt and "

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from keda_gpu_scaler.core.quoting import quoted
 from keda_gpu_scaler.simulate.engine_model import SimulationError
-from keda_gpu_scaler.simulate.requests import Traffic
+from keda_gpu_scaler.simulate.requests import RequestTraffic
 from keda_gpu_scaler.simulate.traffic.lengths import Lengths
 from keda_gpu_scaler.simulate.traffic.prometheus import STEP_SECONDS, traffic_of_range
 
@@ -16,7 +16,7 @@ TIMEOUT_SECONDS = 60.0
 MOST_BYTES = 64 << 20
 
 
-def ask_prometheus(url: str, query: str, start: str, end: str, lengths: Lengths) -> Traffic:
+def ask_prometheus(url: str, query: str, start: str, end: str, lengths: Lengths) -> RequestTraffic:
     """Return the traffic that a server has recorded.
 
     Args:

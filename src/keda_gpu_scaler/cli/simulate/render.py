@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from keda_gpu_scaler.cli.output import cut, json_line, printable
-from keda_gpu_scaler.simulate.outcome import Best, Outcome
+from keda_gpu_scaler.simulate.outcome import Best, RunOutcome
 from keda_gpu_scaler.simulate.scenario import Objective
 from keda_gpu_scaler.simulate.summary import Summary
 
@@ -28,7 +28,7 @@ class Report:
     """Everything that is shown of a simulation. ``price`` is that of a GPU-hour, None where it is not given."""
 
     title: str
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[RunOutcome, ...]
     best: Best | None
     goal: float
     objective: Objective
@@ -74,7 +74,7 @@ def rows(report: Report) -> list[list[str]]:
     return [_row(outcome, report) for outcome in report.outcomes]
 
 
-def _row(outcome: Outcome, report: Report) -> list[str]:
+def _row(outcome: RunOutcome, report: Report) -> list[str]:
     is_best = report.best is not None and report.outcomes[report.best.number] is outcome
     title = f"{'*' if is_best else ' '} {cut(outcome.title, _WIDEST_TITLE)}"
     summary = outcome.summary
@@ -149,7 +149,7 @@ def json_text(report: Report) -> str:
     )
 
 
-def _fields(summary: Summary, number: int, outcome: Outcome, report: Report) -> dict[str, object]:
+def _fields(summary: Summary, number: int, outcome: RunOutcome, report: Report) -> dict[str, object]:
     cost = None if report.price is None else round(summary.gpu_hours * report.price, 2)
     return {
         "is_best": report.best is not None and report.best.number == number,

@@ -25,14 +25,14 @@ _OUR_KEYS = frozenset(parameter.key for parameter in PARAMETERS)
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
+class FieldSetting:
     """One ``--set``: the path of a field, and the values that it takes one after another."""
 
     path: str
     values: tuple[str, ...]
 
 
-def read_settings(texts: Iterable[str], *, is_sweep: bool) -> tuple[Setting, ...]:
+def read_settings(texts: Iterable[str], *, is_sweep: bool) -> tuple[FieldSetting, ...]:
     """Read ``--set PATH=VALUE[,VALUE…]``.
 
     Raises:
@@ -49,11 +49,11 @@ def read_settings(texts: Iterable[str], *, is_sweep: bool) -> tuple[Setting, ...
             )
         if len(given) > 1 and not is_sweep:
             raise SimulationError(f"--set: {quoted(text, 120)} has {len(given)} values: add --sweep to simulate each")
-        settings.append(Setting(path, given))
+        settings.append(FieldSetting(path, given))
     return tuple(settings)
 
 
-def read_specs(paths: Sequence[str], settings: Sequence[Setting]) -> tuple[list[ScalingSpec], list[str]]:
+def read_specs(paths: Sequence[str], settings: Sequence[FieldSetting]) -> tuple[list[ScalingSpec], list[str]]:
     """Return each ScaledObject of some files with each combination of the settings, and sentences about them.
 
     Raises:
@@ -103,7 +103,7 @@ def _name(item: Mapping[str, Any]) -> str:
     return "/".join(str(metadata[key]) for key in ("namespace", "name") if metadata.get(key)) or "scaledobject"
 
 
-def _variants(item: Mapping[str, Any], settings: Sequence[Setting]) -> Iterator[tuple[Mapping[str, Any], str]]:
+def _variants(item: Mapping[str, Any], settings: Sequence[FieldSetting]) -> Iterator[tuple[Mapping[str, Any], str]]:
     for values in itertools.product(*[setting.values for setting in settings]):
         changed = copy.deepcopy(dict(item))
         shown = []

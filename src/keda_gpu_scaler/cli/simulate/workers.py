@@ -13,8 +13,8 @@ from keda_gpu_scaler.cli.formula import FormulaError, formula_result
 from keda_gpu_scaler.cli.output import say
 from keda_gpu_scaler.simulate.bounds import Bound, clairvoyant, static_peak
 from keda_gpu_scaler.simulate.engine_model import ReplicaModel
-from keda_gpu_scaler.simulate.outcome import Outcome, outcome_of, simulate_spec
-from keda_gpu_scaler.simulate.requests import Traffic
+from keda_gpu_scaler.simulate.outcome import RunOutcome, outcome_of, simulate_spec
+from keda_gpu_scaler.simulate.requests import RequestTraffic
 from keda_gpu_scaler.simulate.scenario import Circumstances, ScalingSpec
 
 _SHOWN_EVERY_SECONDS = 1.0
@@ -24,7 +24,7 @@ _SHOWN_EVERY_SECONDS = 1.0
 class Setup:
     """What every row has in common. ``goal`` is in percent."""
 
-    traffic: Traffic
+    traffic: RequestTraffic
     model: ReplicaModel
     circumstances: Circumstances
     initial: int
@@ -38,14 +38,14 @@ class _Shared:
     shares: Any = None
 
 
-def simulate_rows(setup: Setup, specs: Sequence[ScalingSpec], *, jobs: int, with_bounds: bool) -> list[Outcome]:
+def simulate_rows(setup: Setup, specs: Sequence[ScalingSpec], *, jobs: int, with_bounds: bool) -> list[RunOutcome]:
     """Simulate each ScaledObject, and with bounds also the static peak and the clairvoyant schedule.
 
     Raises:
         TriggerError: the metadata of a trigger cannot be used.
         SimulationError: a trigger needs data that a simulation does not have.
     """
-    rows: list[tuple[Callable[..., Outcome], Any]] = []
+    rows: list[tuple[Callable[..., RunOutcome], Any]] = []
     rows += [(_spec_row, spec) for spec in specs]
     rows += [(_bound_row, name) for name in ("static", "clairvoyant")] if with_bounds else []
     jobs = min(jobs or os.cpu_count() or 1, len(rows))
@@ -63,7 +63,7 @@ def _begin(setup: Setup, shares: Any) -> None:
     _Shared.setup, _Shared.shares = setup, shares
 
 
-def _spec_row(number: int, spec: ScalingSpec) -> Outcome:
+def _spec_row(number: int, spec: ScalingSpec) -> RunOutcome:
     setup = _of_process()
     outcome = simulate_spec(
         spec,
@@ -78,7 +78,7 @@ def _spec_row(number: int, spec: ScalingSpec) -> Outcome:
     return outcome
 
 
-def _bound_row(number: int, name: str) -> Outcome:
+def _bound_row(number: int, name: str) -> RunOutcome:
     setup = _of_process()
     search = static_peak if name == "static" else clairvoyant
     bound: Bound = search(setup.traffic, setup.model, setup.circumstances, setup.goal)
@@ -105,7 +105,7 @@ def _formula_or_none(text: str, values: Mapping[str, float]) -> float | None:
         return None
 
 
-def _show_progress(futures: Sequence[Future[Outcome]], shares: Any) -> None:
+def _show_progress(futures: Sequence[Future[RunOutcome]], shares: Any) -> None:
     pending = set(futures)
     while pending:
         done, pending = wait(pending, _SHOWN_EVERY_SECONDS)

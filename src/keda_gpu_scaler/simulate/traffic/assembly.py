@@ -10,7 +10,7 @@ from itertools import pairwise
 from random import Random
 
 from keda_gpu_scaler.simulate.engine_model import EngineModel, SimulationError
-from keda_gpu_scaler.simulate.requests import Traffic
+from keda_gpu_scaler.simulate.requests import RequestTraffic
 
 MAX_REQUESTS = 10_000_000
 MAX_REQUESTS_A_MINUTE = 300_000
@@ -24,7 +24,7 @@ RequestRow = tuple[float, int, int]
 
 def assemble(
     title: str, rows: Sequence[RequestRow], *, assumptions: Iterable[str] = (), seconds: float | None = None
-) -> Traffic:
+) -> RequestTraffic:
     """Return the traffic of some requests; it begins with the first arrival.
 
     Args:
@@ -48,7 +48,7 @@ def assemble(
     remarks += _zero_remarks("prompt", sum(row[1] < 1 for row in rows), len(rows))
     remarks += _zero_remarks("answer", sum(row[2] < 1 for row in rows), len(rows))
     _check_rate(title, arrivals)
-    return Traffic(
+    return RequestTraffic(
         title,
         arrivals,
         [max(1, row[1]) for row in ordered],
@@ -105,7 +105,7 @@ def _zero_remarks(what: str, count: int, total: int) -> Iterable[str]:
         yield f"{count} of {total} requests have no {what} token (failed or cancelled?): each counts as one token"
 
 
-def scaled(traffic: Traffic, factor: float, seed: int = 1) -> Traffic:
+def scaled(traffic: RequestTraffic, factor: float, seed: int = 1) -> RequestTraffic:
     """Return the traffic with so many times its requests; the shape of its minutes stays.
 
     A copy arrives up to five seconds before or after its original. Below 1, requests are left out at random.
@@ -132,7 +132,7 @@ def scaled(traffic: Traffic, factor: float, seed: int = 1) -> Traffic:
         f"--scale {factor:g}: {len(rows)} requests instead of {len(traffic)}; each copy arrives up to "
         f"{_JITTER_SECONDS:g} s from its original, and has its lengths"
     )
-    return Traffic(
+    return RequestTraffic(
         traffic.title,
         made.arrivals,
         made.prompts,
@@ -143,7 +143,7 @@ def scaled(traffic: Traffic, factor: float, seed: int = 1) -> Traffic:
     )
 
 
-def fitted_to(traffic: Traffic, model: EngineModel) -> Traffic:
+def fitted_to(traffic: RequestTraffic, model: EngineModel) -> RequestTraffic:
     """Return the traffic with every request small enough for the KV cache of a replica."""
     prompts, answers, longest = list(traffic.prompts), list(traffic.answers), 0
     cut = 0
@@ -159,7 +159,7 @@ def fitted_to(traffic: Traffic, model: EngineModel) -> Traffic:
         f"{cut} of {len(traffic)} requests have up to {longest} tokens and the KV cache of a replica "
         f"{model.kv_tokens}: they are cut to its size; a real engine refuses them"
     )
-    return Traffic(
+    return RequestTraffic(
         traffic.title,
         traffic.arrivals,
         prompts,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The samples of the engines in a recording of ``record --engines``, read by the product's own page parser."""
+"""The samples of the engines in a recording of ``record --engines``."""
 
 import gzip
 from collections.abc import Iterator, Mapping, Sequence

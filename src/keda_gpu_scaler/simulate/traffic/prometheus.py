@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes a traffic of a range query of Prometheus: the increase of a counter of requests in each minute.
+"""Makes a traffic of a range query of Prometheus: the increase of a counter in each minute.
 
 The answer is that of ``/api/v1/query_range`` (Prometheus: docs/querying/api.md). Several series are added up. A counter
 that fell was reset, and counts from 0.
@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 from keda_gpu_scaler.simulate.engine_model import SimulationError
-from keda_gpu_scaler.simulate.requests import Traffic
+from keda_gpu_scaler.simulate.requests import RequestTraffic
 from keda_gpu_scaler.simulate.traffic.lengths import Lengths
 from keda_gpu_scaler.simulate.traffic.rates import RateRow, traffic_of_rates
 
@@ -20,7 +20,7 @@ STEP_SECONDS = 60
 _LONGEST_GAP_SECONDS = 5 * STEP_SECONDS
 
 
-def traffic_of_range(title: str, answer: bytes, lengths: Lengths) -> Traffic:
+def traffic_of_range(title: str, answer: bytes, lengths: Lengths) -> RequestTraffic:
     """Return the traffic of an answer to a range query with steps of a minute.
 
     Args:

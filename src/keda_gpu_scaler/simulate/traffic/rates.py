@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from random import Random
 
 from keda_gpu_scaler.simulate.engine_model import SimulationError
-from keda_gpu_scaler.simulate.requests import Traffic
+from keda_gpu_scaler.simulate.requests import RequestTraffic
 from keda_gpu_scaler.simulate.traffic.assembly import MAX_REQUESTS, MAX_REQUESTS_A_MINUTE, RequestRow, assemble
 from keda_gpu_scaler.simulate.traffic.lengths import Lengths
 
@@ -17,7 +17,7 @@ Draw = Callable[[], tuple[int, int]]
 
 def traffic_of_rates(
     title: str, rates: Sequence[RateRow], lengths: Lengths, *, assumptions: Iterable[str] = (), draw: Draw | None = None
-) -> Traffic:
+) -> RequestTraffic:
     """Return a traffic with the requests of each minute.
 
     Args:

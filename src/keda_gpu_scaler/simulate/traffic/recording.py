@@ -9,13 +9,13 @@ from pathlib import Path
 
 from keda_gpu_scaler.core.types import EngineSample
 from keda_gpu_scaler.simulate.engine_model import SimulationError
-from keda_gpu_scaler.simulate.requests import Traffic
+from keda_gpu_scaler.simulate.requests import RequestTraffic
 from keda_gpu_scaler.simulate.traffic.engine_history import EngineHistory, read_engine_history
 from keda_gpu_scaler.simulate.traffic.lengths import Lengths
 from keda_gpu_scaler.simulate.traffic.rates import RateRow, traffic_of_rates
 
 
-def traffic_of_recording(path: Path, lengths: Lengths) -> Traffic:
+def traffic_of_recording(path: Path, lengths: Lengths) -> RequestTraffic:
     """Return the traffic of a recording.
 
     Raises:
@@ -24,7 +24,7 @@ def traffic_of_recording(path: Path, lengths: Lengths) -> Traffic:
     return traffic_of_history(path.name, read_engine_history(path), lengths)
 
 
-def traffic_of_history(title: str, history: EngineHistory, lengths: Lengths) -> Traffic:
+def traffic_of_history(title: str, history: EngineHistory, lengths: Lengths) -> RequestTraffic:
     """Return the traffic of the engines of a recording."""
     by_minute: dict[int, float] = {}
     for earlier, later in history.intervals():

@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from keda_gpu_scaler.core.quoting import quoted
 from keda_gpu_scaler.simulate.engine_model import SimulationError
-from keda_gpu_scaler.simulate.requests import Traffic
+from keda_gpu_scaler.simulate.requests import RequestTraffic
 from keda_gpu_scaler.simulate.traffic.assembly import MAX_REQUESTS, RequestRow, assemble
 from keda_gpu_scaler.simulate.traffic.lengths import Lengths
 from keda_gpu_scaler.simulate.traffic.rates import RateRow, traffic_of_rates
@@ -31,7 +31,7 @@ _MILLISECONDS_SINCE_1970 = 1e11
 _LARGEST_TOKENS = 100_000_000
 
 
-def read_request_log(path: Path, lengths: Lengths) -> Traffic:
+def read_request_log(path: Path, lengths: Lengths) -> RequestTraffic:
     """Read a file of requests, or of requests per minute.
 
     Args:
@@ -86,7 +86,7 @@ def _key(row: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
     return next((key for key in keys if key in row), None)
 
 
-def _requests(path: Path, rows: list[Mapping[str, Any]], lengths: Lengths) -> Traffic:
+def _requests(path: Path, rows: list[Mapping[str, Any]], lengths: Lengths) -> RequestTraffic:
     first = rows[0]
     arrival = _key(first, ARRIVAL_KEYS)
     if arrival is None:
@@ -117,7 +117,7 @@ def _requests(path: Path, rows: list[Mapping[str, Any]], lengths: Lengths) -> Tr
     return assemble(path.name, read, assumptions=assumptions)
 
 
-def _rates(path: Path, rows: list[Mapping[str, Any]], lengths: Lengths) -> Traffic:
+def _rates(path: Path, rows: list[Mapping[str, Any]], lengths: Lengths) -> RequestTraffic:
     key, minute = _key(rows[0], RATE_KEYS) or "", _key(rows[0], MINUTE_KEYS)
     rates: list[RateRow] = []
     for number, row in enumerate(rows, start=1):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from keda_gpu_scaler.simulate.engine_model import SimulationError
-from keda_gpu_scaler.simulate.requests import Traffic
+from keda_gpu_scaler.simulate.requests import RequestTraffic
 from keda_gpu_scaler.simulate.traffic.lengths import Lengths
 from keda_gpu_scaler.simulate.traffic.rates import RateRow, traffic_of_rates
 
@@ -54,7 +54,7 @@ SHAPES: MappingProxyType[str, Shape] = MappingProxyType(
 """Every shape by its name."""
 
 
-def traffic_of_shape(name: str, rate: float, lengths: Lengths, minutes: float | None = None) -> Traffic:
+def traffic_of_shape(name: str, rate: float, lengths: Lengths, minutes: float | None = None) -> RequestTraffic:
     """Return the traffic of a shape.
 
     Args:

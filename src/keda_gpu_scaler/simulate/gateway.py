@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The replicas of a workload behind their gateway: which replica gets a request, and what happens until when.
+"""The gateway of a workload: which replica gets a request, and what happens until when.
 
 Law: events happen in the order of their times, whatever the caller's steps are.
 """
@@ -67,7 +67,7 @@ class Server(Protocol):
         """Stop, and return the requests that did not end."""
 
 
-class Fleet:
+class Gateway:
     """The ready replicas, those that drain, and the requests that wait at the gateway because none is ready."""
 
     def __init__(self, log: RequestLog, router: Router = Router.LEAST_REQUESTS, seed: int = 1) -> None:
