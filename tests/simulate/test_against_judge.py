@@ -16,7 +16,7 @@ PYTHON = HOME / ".tools" / "judge" / "bin" / "python"
 @pytest.mark.skipif(not (JUDGE / "run.py").is_file(), reason=f"no simulator in {JUDGE}: JUDGE names its folder")
 @pytest.mark.skipif(not PYTHON.exists(), reason="its libraries are not installed: `make judge` installs them")
 def test_another_simulator_agrees_on_ten_minutes_of_a_trace() -> None:
-    command = [
+    command: list[str | Path] = [
         PYTHON,
         "-m",
         "benchmarks.simulate_against_judge",
