@@ -2,8 +2,8 @@
 """Measures the cost of scraping engines, and the time from a request to the activation.
 
 Run it with ``python -m benchmarks.bench_engines``. A front end scrapes 500 pods of 50 workloads every two seconds; one
-other process simulates them. It answers for each workload at KEDA's rate, 18 calls a minute. One more workload is
-scaled to zero, and its picker is scraped twice a second.
+other process simulates them. It answers for each workload at KEDA's rate, 18 calls a minute. More workloads are scaled
+to zero, each with a picker that is scraped twice a second and a stream that receives what is pushed.
 """
 
 import json
@@ -29,10 +29,13 @@ from benchmarks.lab import (
     workload_request,
 )
 from benchmarks.machine import HOME
+from benchmarks.simulated_engines import PICKERS, picker_address
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 
 TITLE = "A front end that scrapes engines, pages of 38 KB, every 2 s; 10 pods a workload"
 PODS, HOSTILE, ACTIVATIONS = 500, 50, 100
+SOURCES = PICKERS
+"""The number of workloads that are scaled to zero, each with its own source of demand."""
 _SECONDS = 30.0
 _CALLS_PER_SECOND = 15  # 50 workloads, 18 calls a minute each
 
@@ -58,8 +61,8 @@ class _Simulation:
         self._process.wait(20)
         self._folder.cleanup()
 
-    def set_queue(self, size: int) -> None:
-        self._stdin.write(f"queue {size}\n")
+    def set_queue(self, picker: int, size: int) -> None:
+        self._stdin.write(f"queue {picker} {size}\n")
         self._stdin.flush()
 
     def metadata(self) -> dict[str, str]:
@@ -69,10 +72,10 @@ class _Simulation:
         credentials = ("--endpoint-credentials", f"{self._folder.name}/credentials") if self._scheme == "https" else ()
         return ("--kubeconfig", self.settings["kubeconfig"], *credentials)
 
-    def scaled_to_zero(self) -> pb.ScaledObjectRef:
-        url = f"http://127.0.0.1:{self.settings['port']}/metrics"
+    def scaled_to_zero(self, picker: int) -> pb.ScaledObjectRef:
+        url = f"http://{picker_address(picker)}:{self.settings['port']}/metrics"
         metadata = {**self.metadata(), "demandEndpoint": url, "demand": "epp", "demandHoldSeconds": "0"}
-        return pb.ScaledObjectRef(name="llama-at-zero", namespace="ai", scalerMetadata=metadata)
+        return pb.ScaledObjectRef(name=f"llama-at-zero-{picker}", namespace="ai", scalerMetadata=metadata)
 
 
 def figures() -> Iterator[Figure]:
@@ -81,10 +84,11 @@ def figures() -> Iterator[Figure]:
         with _Simulation(pods or 10, hostile, scheme) as simulation, _front_end(simulation) as serve:
             serve.wait_until_it_listens()
             yield _measure_scraping(simulation, serve, pods, hostile)
-            if pods and scheme == "http":
-                delays = list(_activation_delays(simulation, serve))
+            for sources in (1, SOURCES) if pods and scheme == "http" else ():
+                delays = list(_activation_delays(simulation, serve, sources))
                 yield Figure(
-                    f"{pods} pods, {hostile} of them hostile: a request at the picker to the pushed true",
+                    f"{pods} pods, {hostile} of them hostile, {sources} workloads at zero: a request at one of the "
+                    "pickers to the pushed true",
                     {key: in_milliseconds([value]) for key, value in percentiles(delays).items()},
                 )
 
@@ -124,40 +128,53 @@ def _measure_scraping(simulation: _Simulation, serve: Serve, pods: int, hostile:
     )
 
 
-def _activation_delays(simulation: _Simulation, serve: Serve) -> Iterator[float]:
-    """Send requests to a workload that is scaled to zero, and yield the time until each push."""
-    pushed: list[tuple[float, bool]] = []
-    changed = threading.Condition()
+class _Listener:
+    """Listens to the stream of one workload that is scaled to zero, until the channel is closed."""
 
-    def listen(stream: Any) -> None:
+    def __init__(self, stub: Any, request: pb.ScaledObjectRef) -> None:
+        self._pushed: list[tuple[float, bool]] = []
+        self._changed = threading.Condition()
+        self._stream = stub.StreamIsActive(request)
+        self._thread = threading.Thread(target=self._listen)
+        self._thread.start()
+
+    def wait_for_push(self, state: bool) -> float:
+        """Return when this state was pushed, if it is the newest one, or wait for it."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: bool(self._pushed) and self._pushed[-1][1] is state, START_SECONDS):
+                raise TimeoutError("nothing was pushed")
+            return self._pushed[-1][0]
+
+    def close(self) -> None:
+        self._stream.cancel()
+        self._thread.join()
+
+    def _listen(self) -> None:
         try:
-            for answer in stream:
-                with changed:
-                    pushed.append((time.monotonic(), answer.result))
-                    changed.notify()
+            for answer in self._stream:
+                with self._changed:
+                    self._pushed.append((time.monotonic(), answer.result))
+                    self._changed.notify()
         except grpc.RpcError:
             return
 
-    def wait_for_push(state: bool) -> float:
-        with changed:
-            if not changed.wait_for(lambda: bool(pushed) and pushed[-1][1] is state, START_SECONDS):
-                raise TimeoutError("nothing was pushed")
-            return pushed[-1][0]
 
+def _activation_delays(simulation: _Simulation, serve: Serve, sources: int) -> Iterator[float]:
+    """Send requests to workloads that are scaled to zero, one after another, and yield the time until each push."""
     with serve.stub() as stub:
-        stream = stub.StreamIsActive(simulation.scaled_to_zero())
-        listener = threading.Thread(target=listen, args=(stream,))
-        listener.start()
-        wait_for_push(False)
-        for _ in range(ACTIVATIONS):
+        listeners = [_Listener(stub, simulation.scaled_to_zero(picker)) for picker in range(sources)]
+        for listener in listeners:
+            listener.wait_for_push(False)
+        for number in range(ACTIVATIONS):
+            picker = number % sources
             time.sleep(random.random())  # noqa: S311 - at any moment of the interval
             requested = time.monotonic()
-            simulation.set_queue(1)
-            yield wait_for_push(True) - requested
-            simulation.set_queue(0)
-            wait_for_push(False)
-        stream.cancel()
-        listener.join()
+            simulation.set_queue(picker, 1)
+            yield listeners[picker].wait_for_push(True) - requested
+            simulation.set_queue(picker, 0)
+            listeners[picker].wait_for_push(False)
+        for listener in listeners:
+            listener.close()
 
 
 def _wait_for_value(stub: Any, workload: int, simulation: _Simulation) -> float:

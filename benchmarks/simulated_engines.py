@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Simulates engines, the queue of an endpoint picker and the API server in one process.
+"""Simulates engines, the queues of endpoint pickers and the API server in one process.
 
-All engines listen on one port, each at its own address (127.1.x.y), and serve pages of the size of vLLM's. Some engines
-are hostile: they accept a request and never finish the response. With "https" they speak TLS, with a certificate of
-their own CA. ``bench_engines`` starts this process, reads one line of JSON from it, and writes "queue SIZE" to set the
-number of requests that wait at the picker.
+All engines listen on one port, each at its own address (127.1.x.y), and serve pages of the size of vLLM's. Their
+counters grow. Some engines are hostile: they accept a request and never finish the response. The pickers are at
+127.2.0.x. With "https" they all speak TLS, with a certificate of their own CA. ``bench_engines`` starts this process,
+reads one line of JSON from it, and writes "queue PICKER SIZE" to set the number of requests that wait at a picker.
 """
 
 import asyncio
 import json
 import ssl
 import sys
+import time
 from pathlib import Path
 from typing import cast
 
@@ -19,6 +20,7 @@ from tests.certificates import Authority
 from tests.engines.vllm_pages import vllm_page
 
 PODS_A_WORKLOAD = 10
+PICKERS = 100
 TLS_NAME = "engines.ai.svc"
 QUEUE = "inference_extension_flow_control_queue_size"
 _HEAD = "HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4\r\nContent-Length: {}\r\n\r\n"
@@ -52,28 +54,45 @@ class SimulatedEngines:
 
     def __init__(self, addresses: list[str], hostile: int) -> None:
         self.hostile = frozenset(addresses[:: len(addresses) // hostile] if hostile else ())
-        self._engine_page = _response(
-            vllm_page(
-                running=40,
-                waiting=3,
-                kv=0.55,
-                requests=1e4,
-                tokens=1e6,
-                first_tokens=1e4,
-                token_times=9.9e5,
-                token_time=0.03,
-            )
-        )
-        self.page_bytes = len(self._engine_page)
-        self.set_queue(0)
+        self._picker_pages = {picker_address(number): _picker_page(0) for number in range(PICKERS)}
+        self._second = -1
+        self._engine_page = self._page()
 
-    def set_queue(self, size: float) -> None:
-        """Set the number of requests that wait at the picker."""
-        self._picker_page = _response(f'# TYPE {QUEUE} gauge\n{QUEUE}{{inference_pool="llama"}} {size}\n'.encode())
+    def set_queue(self, picker: int, size: float) -> None:
+        """Set the number of requests that wait at a picker."""
+        self._picker_pages[picker_address(picker)] = _picker_page(size)
 
     def answer(self, address: str) -> bytes:
-        """Return the page of an address; 127.0.0.1 is the picker."""
-        return self._picker_page if address == "127.0.0.1" else self._engine_page
+        """Return the page of an address."""
+        return self._picker_pages.get(address) or self._page()
+
+    def _page(self) -> bytes:
+        """Return the page of the engines, whose counters grow once a second."""
+        if self._second != int(time.monotonic()):
+            self._second = int(time.monotonic())
+            requests = 1e4 + self._second
+            self._engine_page = _response(
+                vllm_page(
+                    running=40,
+                    waiting=3,
+                    kv=0.55,
+                    requests=requests,
+                    tokens=100 * requests,
+                    first_tokens=requests,
+                    token_times=99 * requests,
+                    token_time=0.03,
+                )
+            )
+        return self._engine_page
+
+
+def picker_address(number: int) -> str:
+    """Return the address of a picker."""
+    return f"127.2.0.{number + 1}"
+
+
+def _picker_page(size: float) -> bytes:
+    return _response(f'# TYPE {QUEUE} gauge\n{QUEUE}{{inference_pool="llama"}} {size}\n'.encode())
 
 
 def _response(page: bytes) -> bytes:
@@ -81,14 +100,15 @@ def _response(page: bytes) -> bytes:
 
 
 def populate(server: FakeApiServer, addresses: list[str]) -> None:
-    """Create workloads of ten ready pods each, and one that is scaled to zero."""
+    """Create workloads of ten ready pods each, and those that are scaled to zero, one for each picker."""
     for number, address in enumerate(addresses):
         server.pod(f"engine-{number}", "gpu-1", app=f"llama-{number // PODS_A_WORKLOAD + 1}", address=address)
     for workload in range(1, -(-len(addresses) // PODS_A_WORKLOAD) + 1):
         server.scale(f"llama-{workload}", PODS_A_WORKLOAD)
         server.scaled_object(f"llama-{workload}")
-    server.scale("llama-at-zero", 0)
-    server.scaled_object("llama-at-zero")
+    for number in range(PICKERS):
+        server.scale(f"llama-at-zero-{number}", 0)
+        server.scaled_object(f"llama-at-zero-{number}")
 
 
 def tls_of(folder: Path) -> ssl.SSLContext:
@@ -109,9 +129,10 @@ async def _serve(engines: SimulatedEngines, kubeconfig: Path, tls: ssl.SSLContex
     loop = asyncio.get_running_loop()
     listener = await loop.create_server(lambda: PageServer(engines), "0.0.0.0", 0, backlog=1024, ssl=tls)  # noqa: S104 - 127.x.y.z
     port = listener.sockets[0].getsockname()[1]
-    print(json.dumps({"port": port, "kubeconfig": str(kubeconfig), "page_bytes": engines.page_bytes}), flush=True)
+    print(json.dumps({"port": port, "kubeconfig": str(kubeconfig)}), flush=True)
     while line := await loop.run_in_executor(None, sys.stdin.readline):
-        engines.set_queue(float(line.split()[1]))
+        _, picker, size = line.split()
+        engines.set_queue(int(picker), float(size))
     listener.close()
 
 

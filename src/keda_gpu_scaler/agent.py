@@ -133,7 +133,7 @@ class Agent:
                 clock,
                 on_peers=self._reported,
                 on_cluster=self._notify,
-                on_engines=self._reported,
+                on_engines=self._notify,
                 recording=engine_recording(backend),
             )
         except RemoteError as error:
@@ -377,7 +377,7 @@ class Agent:
         self._notify()
 
     def _reported(self) -> None:
-        """Note that a peer or an engine reported something."""
+        """Note that a peer reported something."""
         if self._scaler.opened is not None:
             self._scaler.opened.note_report()
         self._notify()

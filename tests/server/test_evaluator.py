@@ -10,6 +10,7 @@ import pytest
 
 from keda_gpu_scaler.core.evaluate.evaluation import Evaluation, evaluate
 from keda_gpu_scaler.core.state.fleet import Fleet
+from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult
 from keda_gpu_scaler.core.trigger.parser import parse_trigger
 from keda_gpu_scaler.core.types import Workload
 from keda_gpu_scaler.server import evaluator as evaluator_module
@@ -107,6 +108,39 @@ def test_an_evaluation_on_an_older_workload_is_computed_again(bench: Bench) -> N
     [(resolved, known)] = triggers(1)
     bench.ask(resolved, known)
     assert bench.ask(resolved, replace(known, spec_replicas=3)) is not bench.ask(resolved, known)
+
+
+DEMAND = ResolvedTrigger(parse_trigger({"demandEndpoint": "http://epp:9090/metrics", "demand": "epp"}), name="q0")
+
+
+def test_an_evaluation_is_computed_again_after_a_scrape_of_what_it_read_and_of_nothing_else(bench: Bench) -> None:
+    assert DEMAND.trigger.demand is not None
+    own = DEMAND.trigger.demand.endpoint
+    results: dict[Endpoint, ScrapeResult] = {}
+    bench.fleet = replace(bench.fleet, scrape_results=results)
+    known = workload(pod("llama-0"))
+    bench.ask(DEMAND, known)
+    bench.evaluated.clear()
+    results[replace(own, url="http://other:9090/metrics")] = ScrapeResult(failure="no answer")
+    bench.ask(DEMAND, known)
+    assert bench.evaluated == []
+    for result in (ScrapeResult(failure="no answer"), ScrapeResult(failure="no answer")):
+        results[own] = result
+        bench.ask(DEMAND, known)
+        bench.ask(DEMAND, known)
+    del results[own]
+    bench.ask(DEMAND, known)
+    assert bench.evaluated == [known.name] * 3
+
+
+def test_a_superseded_scrape_is_not_kept_in_memory(bench: Bench) -> None:
+    assert DEMAND.trigger.demand is not None
+    results = {DEMAND.trigger.demand.endpoint: ScrapeResult(failure="no answer")}
+    bench.fleet = replace(bench.fleet, scrape_results=results)
+    bench.ask(DEMAND)
+    old = weakref.ref(results.pop(DEMAND.trigger.demand.endpoint))
+    gc.collect()
+    assert old() is None
 
 
 def test_an_evaluation_is_used_until_it_expires_and_not_a_moment_longer(bench: Bench) -> None:

@@ -163,7 +163,6 @@ def test_a_queue_that_fills_activates_a_workload_at_zero() -> None:
         assert (await stream.read()).result is False
         bench.clock.advance(0.5)
         bench.engines.report(EPP, queue(1, at=1000.5))
-        bench.scaler.note_report()
         await bench.scaler.wake_streams()
         assert (await stream.read()).result is True
         assert await bench.active(**DEMAND) is True
@@ -178,7 +177,6 @@ def test_law_1_unknown_demand_activates_nothing_and_is_logged_once(caplog: pytes
         for _ in range(3):
             assert await bench.value(**DEMAND) == 0.0
         bench.engines.report(EPP, queue(0))
-        bench.scaler.note_report()
         await bench.value(**DEMAND)
 
     unavailable = ScrapeResult((TargetHistory(EPP.url, failure="no answer within 2 s"),))
@@ -205,7 +203,6 @@ def test_a_queue_that_the_value_does_not_answer_is_logged_once_and_when_it_ends(
     async def talk(bench: Bench) -> None:
         for answer in (cache(9, 9, 9, 9), ScrapeResult(failure="no answer within 2 s"), cache(9, 9, 9, 0)):
             bench.engines.report(ENGINE, answer)
-            bench.scaler.note_report()
             for _ in range(3):
                 with contextlib.suppress(grpc.aio.AioRpcError):
                     await bench.value(metricType="kv_cache_usage")
@@ -252,7 +249,6 @@ def test_a_recent_answer_holds_the_demand() -> None:
         [answer] = bench.scaler.answers()
         assert (answer.demand, answer.is_demand_known) == (3.0, True)
         bench.engines.report(EPP, ScrapeResult(failure="no address of epp"))
-        bench.scaler.note_report()
         await bench.value(**DEMAND)
         [answer] = bench.scaler.answers()
         assert (answer.demand, answer.is_demand_known) == (None, False)

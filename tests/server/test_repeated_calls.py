@@ -275,7 +275,6 @@ def change(bench: Bench, kind: str, number: float) -> None:
         bench.fleet = replace(bench.fleet, history=history(number, now))
     elif kind == "scrape":
         bench.engines.report(ENGINE, engine(number, now))
-        bench.scaler.note_report()
     elif kind == "replicas":
         bench.cluster.report(replace(KNOWN, spec_replicas=int(number), status_replicas=int(number)))
     elif kind == "labels":

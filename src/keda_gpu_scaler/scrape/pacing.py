@@ -5,7 +5,6 @@ Law: a slow or broken task neither delays nor ends another one.
 """
 
 import asyncio
-import contextlib
 import heapq
 import itertools
 import logging
@@ -27,7 +26,7 @@ class ScheduledTask(Protocol):
 
 
 class Pacer:
-    """One heap of scheduled tasks and one asyncio task that starts them; it begins with the first ``schedule``.
+    """One heap of scheduled tasks, and one timer of the event loop for the earliest of them.
 
     Args:
         clock: monotonic seconds.
@@ -38,9 +37,9 @@ class Pacer:
         self._heap: list[tuple[float, int, ScheduledTask]] = []
         self._entry_numbers: dict[ScheduledTask, int] = {}
         self._next_number = itertools.count()
-        self._earliest_changed = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at_seconds = 0.0
         self._running: set[asyncio.Task[None]] = set()
-        self._dispatcher: asyncio.Task[None] | None = None
         self._is_closed = False
 
     def schedule(self, at_seconds: float, task: ScheduledTask) -> None:
@@ -49,33 +48,40 @@ class Pacer:
             return
         number = self._entry_numbers[task] = next(self._next_number)
         heapq.heappush(self._heap, (at_seconds, number, task))
-        if self._dispatcher is None:
-            self._dispatcher = asyncio.create_task(self._dispatch(), name="scrape pacer")
-        elif self._heap[0][1] == number:
-            self._earliest_changed.set()
+        self._set_timer()
 
     async def close(self) -> None:
         """Start no more tasks, cancel the running ones and wait for their end."""
         self._is_closed = True
-        tasks = [*self._running, *([self._dispatcher] if self._dispatcher else [])]
+        if self._timer is not None:
+            self._timer.cancel()
+        tasks = [*self._running]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._heap.clear()
         self._entry_numbers.clear()
 
-    async def _dispatch(self) -> None:
-        while True:
-            self._earliest_changed.clear()
-            while self._heap and self._heap[0][0] <= self._clock():
-                _, number, task = heapq.heappop(self._heap)
-                if self._entry_numbers.get(task) == number:  # otherwise the task was scheduled for another time
-                    del self._entry_numbers[task]
-                    self._start(task)
-            wait_seconds = max(0.0, self._heap[0][0] - self._clock()) if self._heap else None
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(wait_seconds):
-                    await self._earliest_changed.wait()
+    def _set_timer(self) -> None:
+        """Wait for the earliest time, unless an earlier one is waited for."""
+        at_seconds = self._heap[0][0]
+        if self._timer is not None:
+            if self._timer_at_seconds <= at_seconds:
+                return
+            self._timer.cancel()
+        delay_seconds = max(0.0, at_seconds - self._clock())
+        self._timer = asyncio.get_running_loop().call_later(delay_seconds, self._dispatch)
+        self._timer_at_seconds = at_seconds
+
+    def _dispatch(self) -> None:
+        self._timer = None
+        while self._heap and self._heap[0][0] <= self._clock():
+            _, number, task = heapq.heappop(self._heap)
+            if self._entry_numbers.get(task) == number:  # otherwise the task was scheduled for another time
+                del self._entry_numbers[task]
+                self._start(task)
+        if self._heap:
+            self._set_timer()
 
     def _start(self, task: ScheduledTask) -> None:
         if task.is_needed:

@@ -5,19 +5,21 @@ Law: an evaluation is used again only while everything it rests on is unchanged 
 compared with the clock at every call, so that data which becomes stale turns into an error on time.
 """
 
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from keda_gpu_scaler.core.evaluate.evaluation import Evaluation, evaluate
 from keda_gpu_scaler.core.instance_status import RecentAnswer
 from keda_gpu_scaler.core.state.fleet import Fleet
+from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult
 from keda_gpu_scaler.core.types import Unavailable, Workload
 from keda_gpu_scaler.server.bounded_cache import BoundedCache
 from keda_gpu_scaler.server.preparation import Prepared
 from keda_gpu_scaler.server.request_resolver import IDLE_SECONDS, MAX_TRIGGERS, ResolvedTrigger
 
 # In a large fleet a peer reports every millisecond, and one evaluation may take a tenth of a second. An evaluation
-# therefore ignores further reports of peers for a multiple of the time it took, up to a limit.
+# therefore ignores further reports of peers and engines for a multiple of the time it took, up to a limit.
 _HOLD_FACTOR, _MAX_HOLD_SECONDS = 10.0, 1.0
 
 
@@ -36,6 +38,38 @@ class _VersionCounter:
         return self._number
 
 
+class _ReadResults(Mapping[Endpoint, ScrapeResult]):
+    """The scrape results, which remembers those that an evaluation reads.
+
+    The references are weak, so that a cached evaluation keeps no superseded history in memory.
+    """
+
+    def __init__(self, results: Mapping[Endpoint, ScrapeResult]) -> None:
+        self._results = results
+        self._read: dict[Endpoint, weakref.ref[ScrapeResult] | None] = {}
+
+    def __getitem__(self, endpoint: Endpoint) -> ScrapeResult:
+        result = self._results.get(endpoint)
+        self._read[endpoint] = None if result is None else weakref.ref(result)
+        if result is None:
+            raise KeyError(endpoint)
+        return result
+
+    def __iter__(self) -> Iterator[Endpoint]:
+        return iter(self._results)
+
+    def __len__(self) -> int:
+        return len(self._results)
+
+    def is_unchanged(self, results: Mapping[Endpoint, ScrapeResult]) -> bool:
+        """Whether all that was read is the same in these results."""
+        for endpoint, read in self._read.items():
+            current = results.get(endpoint)
+            if (read is None) is not (current is None) or (read is not None and read() is not current):
+                return False
+        return True
+
+
 @dataclass(slots=True, eq=False)
 class Evaluated:
     """An evaluation, and the answer that was made of it; the answer holds as long as the evaluation.
@@ -52,23 +86,28 @@ class Evaluated:
 class _Basis:
     """Everything that an evaluation rests on.
 
-    Until ``held_until_seconds`` further reports of peers and engines make no difference. The history and the labels
-    are numbers and not references, so that a cached evaluation keeps no superseded history in memory.
+    ``reports`` counts the reports of peers, and ``results`` has what was read of engines and demand. Until
+    ``held_until_seconds`` further ones of both make no difference. The history and the labels are numbers and not
+    references, so that a cached evaluation keeps no superseded history in memory.
     """
 
     workload: Workload | Unavailable | None
     labels_version: int
     history_version: int
     reports: int
+    results: _ReadResults
     held_until_seconds: float = 0.0
 
-    def is_unchanged(self, current: "_Basis", now: float) -> bool:
-        """Whether an evaluation on this basis is also one on the current basis."""
+    def is_unchanged(self, current: "_Basis", results: Mapping[Endpoint, ScrapeResult], now: float) -> bool:
+        """Whether an evaluation on this basis is also one on the current basis, with the current results of scrapes."""
         return (
             self.workload is current.workload
             and self.history_version == current.history_version
             and self.labels_version == current.labels_version
-            and (self.reports == current.reports or now < self.held_until_seconds)
+            and (
+                now < self.held_until_seconds
+                or (self.reports == current.reports and self.results.is_unchanged(results))
+            )
         )
 
 
@@ -95,7 +134,7 @@ class Evaluator:
         return self._fleet()
 
     def note_report(self) -> None:
-        """Note that a peer or an engine reported something new."""
+        """Note that a peer reported something new. New results of scrapes are noticed in the fleet view."""
         self._reports += 1
 
     def evaluate(self, resolved: ResolvedTrigger, prepared: Prepared) -> Evaluated:
@@ -106,12 +145,15 @@ class Evaluator:
             self._labels.number_of(prepared.node_labels) if prepared.node_labels is not None else 0,
             self._history.number_of(fleet.history),
             self._reports,
+            _ReadResults(fleet.scrape_results),
         )
         cached = self._evaluations.get(resolved, now)
         if cached is not None:
             cached_basis, evaluated = cached
-            if cached_basis.is_unchanged(basis, now) and now <= evaluated.evaluation.expires_at_seconds:
+            is_unchanged = cached_basis.is_unchanged(basis, fleet.scrape_results, now)
+            if is_unchanged and now <= evaluated.evaluation.expires_at_seconds:
                 return evaluated
+        fleet = replace(fleet, scrape_results=basis.results)
         if prepared.node_labels is not None:
             fleet = replace(fleet, node_labels=prepared.node_labels)
         evaluation = evaluate(resolved.trigger, fleet, now, prepared.workload, dict(resolved.metadata))

@@ -136,7 +136,7 @@ class ExternalScaler:
         return self._counters.counts()
 
     def note_report(self) -> None:
-        """Note that a peer or an engine reported something: evaluations that rest on older data are out of date."""
+        """Note that a peer reported something: evaluations that rest on older data are out of date."""
         self._evaluator.note_report()
 
     async def wake_streams(self) -> None:

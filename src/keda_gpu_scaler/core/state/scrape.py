@@ -143,7 +143,7 @@ class TargetHistory:
             yield sample
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class ScrapeResult:
     """The result of scraping an endpoint: one history for each target.
 

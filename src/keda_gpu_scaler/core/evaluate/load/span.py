@@ -129,24 +129,20 @@ def _measure(page: TargetHistory, window_seconds: float) -> EngineWork | None:
 
 
 def _spans(page: TargetHistory, rung: LoadRung) -> Iterator[Span]:
-    """Yield the span of each part of the history; a span between two old samples is computed once.
+    """Yield the span of each part of the history; a span of the same samples is computed once.
 
-    It is kept with the two samples themselves, so that it belongs to no other sample with the same number.
+    It is kept with the samples themselves, so that it belongs to no other sample with the same number.
     """
     known = page.between_samples
     kept: dict[object, tuple[Sequence[EngineSample], LoadRung, Span | None]] = {}
     for samples in _divided(page.samples):
-        if len(samples) > 2:
-            span = _span(samples, rung)
-        else:
-            key = (id(samples[0]), id(samples[1]))
-            entry = known.get(key)
-            if entry is None or entry[1] is not rung:
-                entry = (samples, rung, _span(samples, rung))
-            kept[key] = entry
-            span = entry[2]
-        if span is not None:
-            yield span
+        key = tuple(map(id, samples))
+        entry = known.get(key)
+        if entry is None or entry[1] is not rung:
+            entry = (samples, rung, _span(samples, rung))
+        kept[key] = entry
+        if entry[2] is not None:
+            yield entry[2]
     known.clear()
     known.update(kept)
 
