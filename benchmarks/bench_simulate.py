@@ -4,6 +4,7 @@
 Run it with ``python -m benchmarks.bench_simulate [MINUTES]``; the default is an hour.
 """
 
+import gc
 import sys
 import time
 
@@ -23,14 +24,16 @@ def main(minutes: float) -> None:
     model, circumstances = PRESETS[MODEL], Circumstances()
     traffic = traffic_of_shape("steady", REQUESTS_PER_SECOND, Lengths(), minutes)
     spec = ScalingSpec("llm", (TriggerSpec({"profile": "llm"}, is_push=True),), min_replicas=1, max_replicas=60)
+    gc.freeze()
+    gc.set_threshold(100_000)  # as the command does
     began = time.process_time()
     run = WorkloadSimulation(traffic, model, circumstances, initial_replicas(traffic, model)).scaled_by(spec)
     seconds = time.process_time() - began
     summary = summarize(spec.title, run, circumstances.objective, model.gpus)
     replicas = sum(moment.active for moment in run.moments) / len(run.moments)
     print(
-        f"{len(traffic)} requests in {minutes:g} minutes on {replicas:.0f} replicas of {MODEL}: {seconds:.1f} s of CPU, "
-        f"{1e6 * seconds / len(traffic):.1f} us a request; {summary.within_percent:.1f} % in time"
+        f"{len(traffic)} requests in {minutes:g} minutes on {replicas:.0f} replicas of {MODEL}: {seconds:.1f} s of "
+        f"CPU, {1e6 * seconds / len(traffic):.1f} us a request; {summary.within_percent:.1f} % in time"
     )
 
 

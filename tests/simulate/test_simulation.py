@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whole simulations: a ScaledObject follows its traffic, and the cluster around it behaves as a cluster."""
+"""Whole simulations: a ScaledObject follows its traffic in a cluster with pods and nodes."""
 
 import math
 from dataclasses import replace

@@ -7,7 +7,7 @@ that fell was reset, and counts from 0.
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -48,7 +48,7 @@ def traffic_of_range(title: str, answer: bytes, lengths: Lengths) -> RequestTraf
     return traffic_of_rates(title, rates, lengths, assumptions=sentences)
 
 
-def _series(title: str, answer: bytes) -> list[Sequence[tuple[float, float]]]:
+def _series(title: str, answer: bytes) -> list[list[tuple[float, float]]]:
     try:
         found: Any = json.loads(answer)
     except ValueError as error:
