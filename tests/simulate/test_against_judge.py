@@ -16,19 +16,9 @@ PYTHON = HOME / ".tools" / "judge" / "bin" / "python"
 @pytest.mark.skipif(not (JUDGE / "run.py").is_file(), reason=f"no simulator in {JUDGE}: JUDGE names its folder")
 @pytest.mark.skipif(not PYTHON.exists(), reason="its libraries are not installed: `make judge` installs them")
 def test_another_simulator_agrees_on_ten_minutes_of_a_trace() -> None:
-    command: list[str | Path] = [
-        PYTHON,
-        "-m",
-        "benchmarks.simulate_against_judge",
-        "--judge",
-        JUDGE,
-        "--minutes",
-        "10",
-        "--policy",
-        "llm",
-    ]
+    options = ["--judge", str(JUDGE), "--minutes", "10", "--policy", "llm"]
     outcome = subprocess.run(
-        [*command, "--policy", "llm"],
+        [PYTHON, "-m", "benchmarks.simulate_against_judge", *options],
         cwd=HOME,
         env={**os.environ, "PYTHONPATH": "src:."},
         capture_output=True,

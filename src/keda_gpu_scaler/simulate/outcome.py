@@ -90,8 +90,8 @@ def best_of(outcomes: Sequence[RunOutcome], goal: float) -> Best | None:
     good = [(number, summary) for number, summary in rows if summary.within_percent >= goal]
     if good:
         number, summary = min(good, key=lambda row: (row[1].gpu_hours, -row[1].within_percent))
-        others = f" of the {len(good)} rows" if len(good) > 1 else ", the only row"
-        reason = f"the fewest GPU-hours ({summary.gpu_hours:.2f}){others} that serve {goal:g} % in time"
+        others = f" of the {len(good)} rows that serve" if len(good) > 1 else ", the only row that serves"
+        reason = f"the fewest GPU-hours ({summary.gpu_hours:.2f}){others} {goal:g} % in time"
         return Best(number, f"{summary.title}: {reason}")
     number, summary = max(rows, key=lambda row: (row[1].within_percent, -row[1].gpu_hours))
     nearest = f"this one comes nearest ({summary.within_percent:.1f} %)"
