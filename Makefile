@@ -18,6 +18,7 @@ JUDGE       ?= ../shared/judge
 JUDGE_JOBS  ?= 2
 VARIATIONS  ?= .
 JUDGE_VENV  := .tools/judge
+AUDIT_VENV  := .tools/audit
 JUDGE_STAMP := $(JUDGE_VENV)/.installed
 # What `make deploy` installs, and where: a Helm release, its namespace, and more of helm's flags.
 RELEASE   ?= keda-gpu-scaler
@@ -33,7 +34,7 @@ define REACH
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run check test test-core test-optimized lint types fmt proto lock docs bench judge build image docker-release chart manifests deploy undeploy clean
+.PHONY: help setup run check test test-core test-optimized lint types fmt proto lock docs bench judge audit sbom build image docker-release chart manifests deploy undeploy clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -101,6 +102,14 @@ $(JUDGE_STAMP): requirements/judge.txt
 	@$(PYTHON) -m venv $(JUDGE_VENV)
 	@$(JUDGE_VENV)/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes -r requirements/judge.txt
 	@touch $@
+
+audit: ## Look for known vulnerabilities of the packages in the image; needs the network
+	@$(PYTHON) -m venv $(AUDIT_VENV)
+	@$(AUDIT_VENV)/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes -r requirements/audit.txt
+	@$(AUDIT_VENV)/bin/pip-audit --requirement requirements/run.txt --require-hashes --disable-pip --strict --progress-spinner off
+
+sbom: ## Write the list of the image's packages into dist/sbom.cdx.json, in CycloneDX
+	@$(PYTHON) scripts/sbom.py dist/sbom.cdx.json
 
 build: setup ## Build the wheel and the source archive into dist
 	@rm -f dist/*.whl dist/*.tar.gz

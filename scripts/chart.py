@@ -21,7 +21,7 @@ GOLDEN = HOME / "tests" / "golden" / "chart"
 MANIFESTS = HOME / "deploy" / "manifests.yaml"
 KUBERNETES = "1.34.0"
 
-FRONT_END = ("--set", "frontend.enabled=true")
+ONE_NODE = ("--set", "frontend.enabled=false")
 SCRAPED = ("--set-json", 'networkPolicy.scrapers=[{"namespaceSelector":{"matchLabels":{"team":"observers"}}}]')
 CERTIFICATE = (
     *("--set", "tls.enabled=true", "--set", "tls.certManager.enabled=true"),
@@ -41,25 +41,46 @@ ENGINES = (
     *("--set-json", 'engines.allowEndpoints=["10.0.0.0/8","*.ai.svc.cluster.local"]'),
     *("--set-json", 'engines.credentials=[{"name":"gateway","secretName":"gateway-token"}]'),
 )
+EXPECTED = (
+    *("--set", "global.imageRegistry=registry.example.com:5000", "--set", "nameOverride=gpu-scaler"),
+    *("--set", "fullnameOverride=keda-gpu-scaler", "--set", "service.type=NodePort", "--set", "revisionHistoryLimit=3"),
+    *("--set", "frontend.dnsPolicy=Default", "--set", "livenessProbe.periodSeconds=20"),
+    *("--set-json", 'extraContainers=[{"name":"a","image":"b"}]'),
+    *("--set", "serviceMonitor.enabled=true", "--set", "prometheusRule.enabled=true"),
+    *("--set-json", 'serviceMonitor.relabelings=[{"action":"labeldrop","regex":"pod"}]'),
+)
+"""What charts usually have."""
+OVERRIDDEN = (
+    *("--set", "hostNetwork=true", "--set", "podSecurityContext.seLinuxOptions.type=spc_t"),
+    *("--set", "securityContext.runAsUser=0", "--set", "frontend.securityContext.runAsUser=1000"),
+    *("--set", "frontend.podSecurityContext.fsGroup=1000"),
+    *("--set-json", 'frontend.initContainers=[{"name":"a","image":"b"}]'),
+    *("--set", "serviceAccount.create=false", "--set", "serviceAccount.name=mine"),
+)
+"""What changes the rights of the pods."""
+EXPLAIN = ("--set", "explain.enabled=true", "--set", "tls.kedaNames={keda}")
 VENDORS = (
     "--set-json",
     'additionalAgents=[{"name":"amd","driver":{"mode":"amd"}},{"name":"intel","driver":{"mode":"intel"}}]',
 )
 
 GOLDENS: Mapping[str, Sequence[str]] = {
-    "quick-start": (),
-    "front-end": FRONT_END,
-    "mutual-tls-and-monitoring": (*FRONT_END, *CERTIFICATE, *SCRAPED, "--set", "podMonitor.enabled=true"),
+    "default": (),
+    "one-node": ONE_NODE,
+    "mutual-tls-and-monitoring": (*CERTIFICATE, *SCRAPED, "--set", "podMonitor.enabled=true"),
     "mig": ("--set", "driver.mode=cdi", "--set", "driver.mig=true"),
-    "measured-shares": (*FRONT_END, *VENDORS, "--set", "measureShares=true"),
-    "gke": (*FRONT_END, "--set", "driver.mode=gke"),
-    "vendors": (*FRONT_END, *VENDORS),
+    "measured-shares": (*VENDORS, "--set", "measureShares=true"),
+    "gke": ("--set", "driver.mode=gke"),
+    "vendors": VENDORS,
     "intel-with-memory": (
         *("--set", "driver.mode=intel", "--set", "driver.intel.perfmon=true"),
         *("--set", "driver.intel.monitoringResource=gpu.intel.com/xe_monitoring"),
     ),
     "extras": EXTRAS,
-    "engines": (*FRONT_END, *ENGINES),
+    "engines": ENGINES,
+    "expected": EXPECTED,
+    "overridden": OVERRIDDEN,
+    "explain": (*CERTIFICATE, *EXPLAIN),
 }
 """Renderings that are kept, each a file below tests/golden/chart."""
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes requirements/run.txt, dev.txt and judge.txt: exact versions with hashes, for every platform.
+"""Writes the files of requirements/: exact versions with hashes, for every platform.
 
 uv resolves for all of them at once; it is fetched into a throw-away environment, as nothing else needs it.
 """
@@ -16,7 +16,7 @@ PLAIN = ("--no-emit-index-url", "--no-header", "--no-annotate")
 
 
 def main() -> None:
-    """Resolve what the image needs first, then the tools, which must agree with it, then the judge's own libraries."""
+    """Resolve what the image needs first, then the tools, which must agree with it, then those of single jobs."""
     with tempfile.TemporaryDirectory() as folder:
         venv.create(folder, with_pip=True)
         tools = Path(folder) / "bin"
@@ -25,6 +25,7 @@ def main() -> None:
             ("requirements/run.txt", (PROJECT,)),
             ("requirements/dev.txt", (PROJECT, "--group", "dev", "--constraints", "requirements/run.txt")),
             ("requirements/judge.txt", ("--group", "judge")),
+            ("requirements/audit.txt", ("--group", "audit")),
         ):
             arguments = (*COMPILE, *PLAIN, *options, "--output-file", target)
             subprocess.run([tools / "uv", *arguments], check=True)

@@ -22,6 +22,7 @@ from typing import Any, Self
 from aiohttp import web
 
 from keda_gpu_scaler.kube.auth import ClientConfig
+from tests.reviews import REVIEWS, FakeReviews
 
 TOKEN = "a-token-of-the-tests"  # noqa: S105 - not a real secret
 _LIST_PARAMETERS = {"limit", "continue", "labelSelector", "fieldSelector", "resourceVersion"}
@@ -50,6 +51,7 @@ KINDS = {
     "horizontalpodautoscalers": ("autoscaling", "v2", "HorizontalPodAutoscaler"),
     "resourceclaims": ("resource.k8s.io", "v1", "ResourceClaim"),
     "resourceslices": ("resource.k8s.io", "v1", "ResourceSlice"),
+    **REVIEWS,
 }
 _LONGEST_MESSAGE = 1024  # an event's
 _BOOKMARK_SECONDS = 60.0  # about as often as the real one
@@ -97,6 +99,14 @@ class _StatusError(Exception):
         }  # fmt: skip
 
 
+def _generation(before: Mapping[str, Any] | None, parts: Mapping[str, Any]) -> int:
+    """The number of the object's specification: a change of anything but the status is a new one."""
+    if before is None:
+        return 1
+    is_changed = any(before.get(key) != value for key, value in parts.items() if key not in ("metadata", "status"))
+    return int(before["metadata"].get("generation", 1)) + is_changed
+
+
 class FakeApiServer:
     """Serves while its ``with`` block lasts. Every method may be called from the test's thread.
 
@@ -132,6 +142,7 @@ class FakeApiServer:
         self.forwarded_bytes = 65536
         self.port = 0
         self.tokens = {TOKEN}
+        self.caller_reviews = FakeReviews()
 
     # ---- start and stop ----
 
@@ -250,6 +261,7 @@ class FakeApiServer:
                 "uid": f"uid-{self._version}",
                 "creationTimestamp": _now(),
                 **((before or {}).get("metadata") or {}),
+                "generation": _generation(before, parts),
                 **parts.pop("metadata", {}),
                 "resourceVersion": str(self._version),
             }
@@ -493,6 +505,9 @@ class FakeApiServer:
     async def _create(self, request: web.Request, namespace: str, resource: str) -> web.StreamResponse:
         self._check("create", resource, namespace)
         document = await request.json()
+        if resource in REVIEWS:
+            self.requests[f"create {resource}"] += 1
+            return web.json_response(self.caller_reviews.reviewed(document), status=201)
         metadata = document["metadata"]
         if resource != "events":
             raise _StatusError(
@@ -600,11 +615,12 @@ class FakeApiServer:
         with self._lock:
             if token is None:
                 version = self._version
-                left = [
-                    shown(item)
-                    for (kind, place, _), item in sorted(self._objects.items())
-                    if kind == resource and (not namespace or place == namespace) and chosen(item)
+                own = [
+                    (key, item)
+                    for key, item in self._objects.items()
+                    if key[0] == resource and (not namespace or key[1] == namespace) and chosen(item)
                 ]
+                left = [shown(item) for _, item in sorted(own, key=lambda one: one[0])]
             else:
                 version, left = self._pages.get(token, (-1, []))
                 if version < self._oldest:

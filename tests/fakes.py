@@ -10,6 +10,7 @@ from keda_gpu_scaler.core.interfaces import BackendError
 from keda_gpu_scaler.core.selectors import SeriesSelector
 from keda_gpu_scaler.core.state.fleet import Fleet, History
 from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult
+from keda_gpu_scaler.core.trigger.declared_objects import DeclaredObjects
 from keda_gpu_scaler.core.types import (
     Allocation,
     DeclaredTrigger,
@@ -162,6 +163,14 @@ class FakeCluster:
 
     def node_labels(self) -> Mapping[str, Mapping[str, str]] | Unavailable:
         return self.labels
+
+    def declarations(self) -> Mapping[str, DeclaredObjects]:
+        """Every ScaledObject of the namespaces in which one is known."""
+        found: dict[str, dict[str, tuple[DeclaredTrigger, ...]]] = {}
+        for (namespace, name), known in self.workloads.items():
+            if known.triggers is not None:
+                found.setdefault(namespace, {}).update({name: known.triggers} if known.triggers else {})
+        return {namespace: DeclaredObjects(objects, is_complete=True) for namespace, objects in found.items()}
 
 
 class FakePeers:

@@ -33,7 +33,16 @@ def test_every_setting_has_a_help_text() -> None:
         ),
         (
             {"port": 9090},
-            "--port, --metrics-port, --probe-port: Invalid value: 9090, 9090, 8081: must differ from one another",
+            "--port, --metrics-port, --probe-port, --explain-port: Invalid value: 9090, 9090, 8081, 0: must differ "
+            "from one another",
+        ),
+        (
+            {"tls_keda_names": "keda"},
+            "--tls-keda-names: Invalid value: 'keda': without --tls-client-ca clients have no names",
+        ),
+        (
+            {"tls_cert": "c", "tls_key": "k", "tls_client_ca": "ca", "tls_watch_names": "a,,b"},
+            "--tls-watch-names: Invalid value: 'a,,b': must be names, separated by commas",
         ),
         ({"node_name": "n\udcff"}, "--node-name: Invalid value: 'n\\udcff': must be at most 253 printable characters"),
         ({"tls_cert": "tls.crt"}, "--tls-key: Required value: --tls-cert and --tls-key belong together"),

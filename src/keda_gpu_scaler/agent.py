@@ -6,7 +6,6 @@ Law: an error at start ends the process with a sentence; a later error does not 
 
 import asyncio
 import contextlib
-import errno
 import logging
 import os
 import time
@@ -19,7 +18,7 @@ from grpc_health.v1 import health, health_pb2
 
 from keda_gpu_scaler import __version__
 from keda_gpu_scaler.config import Config
-from keda_gpu_scaler.core.instance_status import RecentAnswer
+from keda_gpu_scaler.core.instance_status import RecentAnswer, RefusedTrigger
 from keda_gpu_scaler.core.interfaces import Backend
 from keda_gpu_scaler.core.state.fleet import Fleet
 from keda_gpu_scaler.core.state.reading_interest import ReadingInterest
@@ -30,9 +29,10 @@ from keda_gpu_scaler.kube.podresources import DEFAULT_PATH, PodResources
 from keda_gpu_scaler.peers.server import MAX_FOLLOWERS, FleetServer
 from keda_gpu_scaler.remote import Remote, RemoteError
 from keda_gpu_scaler.remote.on_first_use import OnFirstUse
-from keda_gpu_scaler.remote.own_tls import certificate_files, server_tls, tls_description
+from keda_gpu_scaler.remote.own_tls import certificate_files, client_roles, server_tls, tls_description
 from keda_gpu_scaler.sampler import Sampler
 from keda_gpu_scaler.server.call_guard import CallGuard
+from keda_gpu_scaler.server.certificate_roles import role_guard
 from keda_gpu_scaler.server.grpc_server import (
     EVALUATIONS,
     EXTERNAL_SCALER,
@@ -42,15 +42,16 @@ from keda_gpu_scaler.server.grpc_server import (
     make_grpc_server,
     reflection_service,
 )
-from keda_gpu_scaler.server.http import HttpPage, HttpPages, HttpServer, listener, probe_pages
+from keda_gpu_scaler.server.http import HttpPage, HttpPages, HttpServer, probe_pages
 from keda_gpu_scaler.server.lazy_service import LazyService, Registrar
+from keda_gpu_scaler.server.listen_error import listen_error
 from keda_gpu_scaler.server.request_counters import RequestCounters
 from keda_gpu_scaler.server.stream_limit import StreamLimit
 from keda_gpu_scaler.server.undecodable_log import UndecodableLog
 from keda_gpu_scaler.wire import fleet_pb2_grpc as fleet_pb_grpc
 from keda_gpu_scaler.wire.certificate_expiry import CertificateExpiry
 from keda_gpu_scaler.wire.engine_recording import EngineRecording, PlaysEngines
-from keda_gpu_scaler.wire.tls import ServerTls, TlsError
+from keda_gpu_scaler.wire.tls import TlsError
 
 if TYPE_CHECKING:
     from keda_gpu_scaler.server.external_scaler import ExternalScaler
@@ -153,6 +154,7 @@ class Agent:
         self._gc_policy = GcPolicy(clock())
         self._certificates = CertificateExpiry(certificate_files(config))
         self._http_servers: list[HttpServer] = []
+        self._explain_server: grpc.aio.Server | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = False
         self._news = asyncio.Event()
@@ -190,6 +192,8 @@ class Agent:
                 self._scaler.opened.stop()
             self._fleet_server.stop()
             await server.stop(_STOP_GRACE_SECONDS)
+            if self._explain_server is not None:
+                await self._explain_server.stop(_STOP_GRACE_SECONDS)
             await self._remote.close()
             if kubelet is not None:
                 kubelet.cancel()
@@ -223,8 +227,10 @@ class Agent:
         except TlsError as error:
             raise StartError(str(error)) from error
         except RuntimeError as error:
-            raise StartError(_listen_error("--port", self._config.host, self._config.port, tls)) from error
+            raise StartError(listen_error("--port", self._config.host, self._config.port, tls)) from error
         await server.start()
+        if self._config.explain_port:
+            self._explain_server = await self._listen_for_people(self._config.explain_port)
         if self._config.probe_port:
             pages = probe_pages(lambda: self._fleet().not_ready_reason(self._clock()))
             self.probe_port = await self._listen_http("--probe-port", self._config.probe_port, pages)
@@ -232,23 +238,33 @@ class Agent:
             pages = {"/metrics": self._metrics_page, "/": lambda: self._status.open().page()}
             self.metrics_port = await self._listen_http("--metrics-port", self._config.metrics_port, pages)
 
+    async def _listen_for_people(self, port: int) -> grpc.aio.Server:
+        from keda_gpu_scaler.server.explain_access import LOOPBACK, start_explain_server
+
+        reviews, log = self._remote.caller_reviews(), UndecodableLog(self._clock)
+        try:
+            return await start_explain_server(port, self._scaler.open, reviews, log)
+        except RuntimeError as error:
+            raise StartError(listen_error("--explain-port", LOOPBACK, port)) from error
+
     async def _listen_http(self, flag: str, port: int, pages: HttpPages) -> int:
         server = HttpServer(pages)
         try:
             bound = await server.start(self._config.host, port)
         except OSError as error:
-            raise StartError(_listen_error(flag, self._config.host, port)) from error
+            raise StartError(listen_error(flag, self._config.host, port)) from error
         self._http_servers.append(server)
         return bound
 
     def _grpc_server(self) -> grpc.aio.Server:
         server, log = make_grpc_server(MAX_FOLLOWERS), UndecodableLog(self._clock)
         followers = StreamLimit(MAX_FLEET_STREAMS_PER_CONNECTION, MAX_FOLLOWERS)
+        roles = client_roles(self._config)
         server.add_generic_rpc_handlers(
             (
-                LazyService(EXTERNAL_SCALER, self._add_external_scaler),
-                LazyService(EVALUATIONS, self._add_evaluations, CallGuard(log).guarded),
-                LazyService(FLEET, self._add_fleet, CallGuard(log, followers).guarded),
+                LazyService(EXTERNAL_SCALER, self._add_external_scaler, role_guard(roles.keda, log)),
+                LazyService(EVALUATIONS, self._add_evaluations, role_guard(roles.explain, log, CallGuard(log).guarded)),
+                LazyService(FLEET, self._add_fleet, role_guard(roles.watch, log, CallGuard(log, followers).guarded)),
                 health_service(self._health, log),
                 reflection_service(log),
             )
@@ -293,6 +309,7 @@ class Agent:
             if self._scaler.opened is not None:
                 await self._scaler.opened.wake_streams()
                 self._scaler.opened.expire_idle()
+                self._remote.note_refusals(*self._scaler.opened.refusals())
             ready = self._fleet().not_ready_reason(self._clock()) is None
             if ready != serving:
                 serving = ready
@@ -340,6 +357,7 @@ class Agent:
             self._remote.watches(),
             lambda uuid: registry.maker_of(uuid).lower(),
             self._certificates.expiries(),
+            self._refused(),
         )
         return metrics_page(text)
 
@@ -360,7 +378,11 @@ class Agent:
             answers=self._answers(),
             peers=self._remote.peer_counts(),
             watches=self._remote.watches(),
+            refused=self._refused(),
         )
+
+    def _refused(self) -> list[RefusedTrigger]:
+        return self._scaler.opened.refused_triggers() if self._scaler.opened is not None else []
 
     def _answers(self) -> list[RecentAnswer]:
         return self._scaler.opened.answers() if self._scaler.opened is not None else []
@@ -404,21 +426,3 @@ def _pod_resources(config: Config, backend: Backend, clock: Callable[[], float])
         stale_after_seconds=config.stale_after,
         clock=clock,
     )
-
-
-def _listen_error(flag: str, host: str, port: int, tls: ServerTls | None = None) -> str:
-    """Return why an address cannot be listened on. gRPC does not report the reason, so it is tried once more."""
-    cannot = f"cannot listen on {host} port {port}"
-    try:
-        listener(host, port).close()
-    except OSError as error:
-        if error.errno != errno.EADDRINUSE:
-            reason = (error.strerror or str(error)).lower()
-            return f"--host, {flag}: {cannot}: {reason}; choose an address of this machine, and a port you may use"
-    else:
-        if tls is not None:
-            return (
-                f"--tls-cert, --tls-key: {tls.certificate.path} and {tls.key.path} cannot be used: they must be PEM, "
-                "and the key the certificate's own"
-            )
-    return f"{flag}: {cannot}: is another server there? Stop it, or choose another port"

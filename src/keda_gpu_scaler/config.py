@@ -32,6 +32,14 @@ class Config:
         default=9090, metadata={"help": "Port of the status page and /metrics; 0 switches it off."}
     )
     probe_port: int = field(default=8081, metadata={"help": "Port of /livez, /readyz and /healthz; 0 switches it off."})
+    explain_port: int = field(
+        default=0,
+        metadata={
+            "help": "Port on the loopback interface that answers Explain for people with a Kubernetes token, through a "
+            "port-forward; 0 switches it off. It needs create on tokenreviews and subjectaccessreviews, and closes "
+            "Explain on --port."
+        },
+    )
     backend: str = field(
         default="auto",
         metadata={
@@ -154,6 +162,27 @@ class Config:
             "cluster is the address of a pod."
         },
     )
+    tls_keda_names: str | None = field(
+        default=None,
+        metadata={
+            "help": "The names in KEDA's certificate, separated by commas; by default every certificate of "
+            "--tls-client-ca may call KEDA's four methods."
+        },
+    )
+    tls_watch_names: str | None = field(
+        default=None,
+        metadata={
+            "help": "The names in the certificates that may read the snapshots of this instance, separated by commas; "
+            "by default --tls-peer-name, and without it every certificate of --tls-client-ca. * is every certificate."
+        },
+    )
+    tls_explain_names: str | None = field(
+        default=None,
+        metadata={
+            "help": "The names in the certificates that may call Explain on --port, separated by commas; by default no "
+            "certificate of --tls-client-ca may. * is every certificate."
+        },
+    )
     log_level: str = field(default="info", metadata={"help": "debug, info, warning (or warn), error."})
     log_format: str = field(
         default="auto", metadata={"help": "text, json, or auto: text on a terminal, json elsewhere."}
@@ -191,11 +220,12 @@ class Config:
                 f"{', '.join(DELETION_COSTS[:-1])} or {DELETION_COSTS[-1]}"
             )
         yield from self._tls_problems()
-        ports = [port for port in (self.port, self.metrics_port, self.probe_port) if port]
+        given = (self.port, self.metrics_port, self.probe_port, self.explain_port)
+        ports = [port for port in given if port]
         if len(set(ports)) < len(ports):
             yield (
-                f"--port, --metrics-port, --probe-port: Invalid value: {self.port}, {self.metrics_port}, "
-                f"{self.probe_port}: must differ from one another"
+                f"--port, --metrics-port, --probe-port, --explain-port: Invalid value: {', '.join(map(str, given))}: "
+                "must differ from one another"
             )
 
     def _scrape_problems(self) -> Iterator[str]:
@@ -223,6 +253,20 @@ class Config:
             ):
                 if value is not None:
                     yield f"{flag}: Invalid value: {value[:200]!a}: without --tls-cert and --tls-key there is no TLS"
+        for flag, value in (
+            ("--tls-keda-names", self.tls_keda_names),
+            ("--tls-watch-names", self.tls_watch_names),
+            ("--tls-explain-names", self.tls_explain_names),
+        ):
+            if value is not None and self.tls_client_ca is None:
+                yield f"{flag}: Invalid value: {value[:200]!a}: without --tls-client-ca clients have no names"
+            elif value is not None and not all(name.strip() for name in value.split(",")):
+                yield f"{flag}: Invalid value: {value[:200]!a}: must be names, separated by commas"
+
+
+def listed_names(text: str | None) -> tuple[str, ...]:
+    """Return the names of a list separated by commas; none where it is not given."""
+    return tuple(name.strip() for name in text.split(",")) if text is not None else ()
 
 
 HELP: dict[str, str] = {setting.name: setting.metadata["help"] for setting in fields(Config)}

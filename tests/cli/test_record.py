@@ -208,7 +208,7 @@ def test_a_stop_while_the_driver_hangs_leaves_a_complete_recording(
     environment = {**os.environ, **fake_nvml.environment}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as recording:
         assert recording.stderr is not None
-        assert "first sample" in recording.stderr.readline()
+        assert any("first sample" in line for line in recording.stderr)
         fake_nvml.hang()
         fake_nvml.wait_until_hanging()
         recording.send_signal(number)

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from keda_gpu_scaler.server.metrics import FAMILIES, PERFORMANCE_GAUGES, PREFIX
+from keda_gpu_scaler.server.metric_family import PREFIX
+from keda_gpu_scaler.server.metrics import FAMILIES, PERFORMANCE_GAUGES
 from keda_gpu_scaler.wire.tls import ClientTls, Pem
 from tests.apiserver import FakeApiServer
 from tests.certificates import NAME, Authority
@@ -92,8 +93,10 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, frozenset[st
             "demandMetric": "keda_gpu_scaler_gpu_device_count",
         }
         trigger = {"type": "external", "metricType": "Value", "metadata": metadata}
-        spec = {"scaleTargetRef": {"name": "llama"}, "triggers": [trigger]}
+        spec = {"scaleTargetRef": {"name": "llama"}, "maxReplicaCount": 1, "triggers": [trigger]}
         cluster.put("scaledobjects", "llama", spec=spec)
+        cluster.scale("llama", 1)
+        cluster.pod("llama-0", "gpu-1")
         kubelet.hold({"llama-0": ["GPU-0"]})
         connection = (
             *("--peers", "none", "--kubeconfig", str(cluster.kubeconfig(folder / "config"))),

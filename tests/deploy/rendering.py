@@ -77,8 +77,8 @@ def render(*flags: str, namespace: str = "keda", release: str = "keda-gpu-scaler
 
 
 def container(pod: Mapping[str, Any]) -> dict[str, Any]:
-    [only] = pod["spec"]["containers"]
-    return dict(only)
+    """The chart's own container, which is the first one."""
+    return dict(pod["spec"]["containers"][0])
 
 
 def sets(*pairs: str) -> Sequence[str]:

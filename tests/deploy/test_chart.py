@@ -43,7 +43,7 @@ DRIVERS: Mapping[str, Sequence[str]] = {
     "NVIDIA with AMD and Intel": sets("driver.also={amd,intel}"),
     "AMD and Intel on nodes of their own": chart.VENDORS,
 }
-SHAPES: Mapping[str, Sequence[str]] = {"quick start": (), "front end": chart.FRONT_END}
+SHAPES: Mapping[str, Sequence[str]] = {"one node": chart.ONE_NODE, "front end": ()}
 MORE: Mapping[str, Sequence[str]] = {
     "as it is": (),
     "mutual TLS by cert-manager": chart.CERTIFICATE,
@@ -51,12 +51,13 @@ MORE: Mapping[str, Sequence[str]] = {
     "watched": (*chart.SCRAPED, *sets("podMonitor.enabled=true", "dashboards.enabled=true")),
     "open and without rights": sets("networkPolicy.enabled=false", "rbac.create=false"),
     "extras": chart.EXTRAS,
+    "what charts usually have": chart.EXPECTED,
     "engines": chart.ENGINES,
 }
 MATRIX = {
     f"{driver}, {shape}, {more}": (*DRIVERS[driver], *SHAPES[shape], *MORE[more])
     for driver, shape, more in itertools.product(DRIVERS, SHAPES, MORE)
-}
+} | {f"people and roles, {shape}": (*SHAPES[shape], *chart.CERTIFICATE, *chart.EXPLAIN) for shape in SHAPES}
 EVERY_SHAPE = pytest.mark.parametrize("flags", MATRIX.values(), ids=MATRIX)
 
 
@@ -91,6 +92,7 @@ def test_every_object_of_every_shape_is_one_that_kubernetes_takes(version: str, 
     for at, flags in enumerate(MATRIX.values()):
         (tmp_path / f"{at}.yaml").write_text(render(*flags).text)
     (tmp_path / "manifests.yaml").write_text(chart.MANIFESTS.read_text())
+    (tmp_path / "overridden.yaml").write_text(render(*chart.OVERRIDDEN).text)
     assert conform(tmp_path, version) == []
 
 
@@ -208,6 +210,9 @@ MISTAKES: Mapping[str, tuple[Sequence[str], str]] = {
         sets(*(f"engines.credentials[{at}].{key}=a" for at in (0, 1) for key in ("name", "secretName"))),
         'engines.credentials: Duplicate value: "a"',
     ),
+    "names of certificates in one text": (
+        ("--set-json", 'tls.kedaNames=["keda,other"]'), "/tls/kedaNames/0",
+    ),
     "TLS without a certificate": (sets("tls.enabled=true"), "tls.secretName: Required value"),
     "cert-manager without an issuer": (
         sets("tls.enabled=true", "tls.certManager.enabled=true"), "tls.certManager.issuerRef.name: Required value",
@@ -252,7 +257,7 @@ def test_every_value_has_a_comment() -> None:
     plain = {"image", "frontend", "rbac", "tls", "driver", "podResources", "service", "serviceAccount", "podMonitor"}
     plain |= {"networkPolicy", "dashboards", "affinity", "tolerations"}
     plain |= {f"{kind}{what}" for kind in ("pod", "extra") for what in ("Labels", "Annotations", "Env", "Volumes")}
-    plain |= {"extraVolumeMounts", "commonAnnotations"}
+    plain |= {"extraVolumeMounts", "commonAnnotations", "explain"}
     for at, line in enumerate(lines):
         if (found := re.match(r"(?:  )?(enabled|\w+):", line)) and (not line.startswith(" ") or found[1] == "enabled"):
             assert found[1] in plain or lines[at - 1].lstrip().startswith("#"), line
@@ -291,7 +296,7 @@ def chart_that_shows_its_notes(tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.mark.parametrize("more", MORE)
 def test_the_notes_tell_the_next_step(more: str, chart_that_shows_its_notes: Path) -> None:
-    made = chart.helm("template", "one", str(chart_that_shows_its_notes), "-n", "two", *MORE[more], *chart.FRONT_END)
+    made = chart.helm("template", "one", str(chart_that_shows_its_notes), "-n", "two", *MORE[more])
     assert made.returncode == 0, made.stderr
     notes = Rendered(made.stdout).one("ConfigMap", "notes")["data"]["notes"]
     assert "scalerAddress: keda-gpu-scaler.two.svc.cluster.local:6000" in notes
@@ -403,7 +408,7 @@ def test_engines_are_scraped_by_whoever_keda_asks_and_by_nobody_else(shape: str)
 def test_each_credential_is_a_secret_in_a_directory_of_its_own_that_the_pod_may_read_alone() -> None:
     longest = 54 * "a"
     given = [{"name": "a", "secretName": "one"}, {"name": longest, "secretName": "two"}]
-    pod = render(*chart.FRONT_END, "--set-json", f"engines.credentials={json.dumps(given)}").pods()["frontend"]
+    pod = render("--set-json", f"engines.credentials={json.dumps(given)}").pods()["frontend"]
     volumes = {one["name"]: one["secret"] for one in pod["spec"]["volumes"] if "secret" in one}
     assert all(len(name) <= 63 for name in volumes)  # a label's length, which Kubernetes holds volumes to
     mounts = {one["mountPath"].rpartition("/")[2]: one for one in container(pod)["volumeMounts"]}
@@ -468,6 +473,8 @@ def test_the_kubelet_finds_every_port_it_probes(flags: Sequence[str]) -> None:
             continue
         one = container(pod)
         ports = {port["name"]: port["containerPort"] for port in one["ports"]}
+        explain_port = ports.pop("explain", None)  # a port-forward leads there, and no probe
+        assert (f"--explain-port={explain_port}" in one["args"]) is (explain_port is not None)
         assert ports == {"grpc": Config().port, "metrics": Config().metrics_port, "probes": Config().probe_port}
         probed = {one[kind]["httpGet"]["path"] for kind in ("startupProbe", "livenessProbe", "readinessProbe")}
         assert probed == {"/livez", "/readyz"}
@@ -661,7 +668,7 @@ def test_an_anti_affinity_of_ones_own_is_kept() -> None:
 
 
 def test_the_front_end_survives_a_node_and_a_drain() -> None:
-    rendered = render(*chart.FRONT_END)
+    rendered = render()
     deployment, name = rendered.one("Deployment", "keda-gpu-scaler-frontend"), "keda-gpu-scaler-frontend"
     assert deployment["spec"]["replicas"] == 2
     budget = rendered.one("PodDisruptionBudget", name)["spec"]
@@ -682,7 +689,7 @@ def test_the_front_end_survives_a_node_and_a_drain() -> None:
 @EVERY_SHAPE
 def test_kedas_service_leads_to_whoever_is_asked_and_the_headless_one_to_every_agent(flags: Sequence[str]) -> None:
     rendered = render(*flags)
-    asked = "frontend" if "frontend.enabled=true" in flags else "agent"
+    asked = "agent" if "frontend.enabled=false" in flags else "frontend"
     agents = {component for component in rendered.pods() if component.startswith("agent")}
     selector = rendered.one("Service", "keda-gpu-scaler")["spec"]["selector"]
     assert rendered.selected(selector) == (agents if asked == "agent" else {asked})
@@ -723,7 +730,7 @@ def test_only_keda_and_our_own_pods_reach_the_agents_of_the_quick_start() -> Non
 
 
 def test_only_the_front_end_reaches_its_agents_and_they_reach_nobody() -> None:
-    rendered = render(*chart.FRONT_END)
+    rendered = render()
     assert admitted(rendered, "agent", "grpc") == ({"frontend"}, [])
     assert admitted(rendered, "frontend", "grpc") == ({"test"}, [KEDA])
     agents = rendered.one("NetworkPolicy", "keda-gpu-scaler-agents")["spec"]
@@ -752,7 +759,7 @@ def test_scrapers_and_other_clients_are_let_in_by_name(shape: str) -> None:
 
 
 def test_the_pod_monitor_selects_every_instance_and_keeps_our_labels() -> None:
-    rendered = render(*chart.FRONT_END, *chart.SCRAPED, "--set", "podMonitor.enabled=true")
+    rendered = render(*chart.SCRAPED, "--set", "podMonitor.enabled=true")
     spec = rendered.one("PodMonitor", "keda-gpu-scaler")["spec"]
     assert rendered.selected(spec["selector"]["matchLabels"]) == {"agent", "frontend", "test"}
     [expression] = spec["selector"]["matchExpressions"]
@@ -774,7 +781,7 @@ def test_the_dashboard_arrives_whole() -> None:
 
 
 def test_the_certificate_bears_the_name_that_keda_and_peers_expect_and_serves_both_ends() -> None:
-    rendered = render(*chart.FRONT_END, *chart.CERTIFICATE, namespace="gpu")
+    rendered = render(*chart.CERTIFICATE, namespace="gpu")
     certificate = rendered.one("Certificate", "keda-gpu-scaler")["spec"]
     host = "keda-gpu-scaler.gpu.svc.cluster.local"
     assert certificate["dnsNames"] == [host, "keda-gpu-scaler.gpu.svc", "keda-gpu-scaler.gpu"]
@@ -798,11 +805,54 @@ def test_without_a_clients_ca_nobody_is_asked_for_a_certificate() -> None:
         assert "--tls-ca=/etc/keda-gpu-scaler/tls/ca.crt" in arguments
 
 
+@pytest.mark.parametrize(
+    ("values", "arguments"),
+    [
+        pytest.param((), [], id="by default none is given, and the program has its own defaults"),
+        pytest.param(
+            sets("tls.kedaNames={keda,keda-operator}"),
+            ["--tls-keda-names=keda,keda-operator,keda-gpu-scaler.keda.svc.cluster.local"],
+            id="KEDA, and the instances, whose certificate the test of the chart shows",
+        ),
+        pytest.param(
+            sets("tls.watchNames={keda-gpu-scaler.keda.svc.cluster.local,top}", "tls.explainNames={alice}"),
+            ["--tls-watch-names=keda-gpu-scaler.keda.svc.cluster.local,top", "--tls-explain-names=alice"],
+            id="operators with a certificate",
+        ),
+        pytest.param(
+            sets("tls.clientCA=", "tls.kedaNames={keda}"), [], id="without a CA of clients there are no names"
+        ),
+    ],
+)
+def test_the_roles_of_certificates_arrive_at_every_instance(values: Sequence[str], arguments: list[str]) -> None:
+    rendered = render(*chart.CERTIFICATE, *values)
+    for component in ("agent", "frontend"):
+        args = container(rendered.pods()[component])["args"]
+        assert [one for one in args if one.startswith("--tls") and "-names=" in one] == arguments
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_people_have_a_port_at_the_instances_that_keda_calls_and_no_policy_opens_it(shape: str) -> None:
+    assert "--explain-port" not in render(*SHAPES[shape]).text
+    rendered = render(*SHAPES[shape], *chart.EXPLAIN)
+    asked = "frontend" if shape == "front end" else "agent"
+    with_port = {
+        component
+        for component, pod in rendered.pods().items()
+        if any(port["name"] == "explain" for port in container(pod).get("ports", ()))
+    }
+    assert with_port == {asked}
+    for policy in rendered.all("NetworkPolicy"):
+        opened = [port["port"] for rule in policy["spec"]["ingress"] for port in rule["ports"]]
+        assert set(opened) <= {"grpc", "metrics"}
+    assert all(port["targetPort"] == "grpc" for one in rendered.all("Service") for port in one["spec"]["ports"])
+
+
 # ---- what is added to everything ----
 
 
 def test_labels_annotations_and_extras_arrive_where_they_belong() -> None:
-    rendered = render(*chart.EXTRAS, *chart.FRONT_END)
+    rendered = render(*chart.EXTRAS)
     for one in rendered.objects:
         assert one["metadata"]["labels"]["team"] == "serving", one["metadata"]["name"]
         assert one["metadata"]["annotations"]["note"] == "a"
@@ -827,6 +877,6 @@ def test_labels_annotations_and_extras_arrive_where_they_belong() -> None:
     ids=["of this version", "a tag elsewhere", "a digest before a tag"],
 )
 def test_every_pod_runs_the_one_image(flags: Sequence[str], image: str) -> None:
-    pods = render(*flags, *chart.FRONT_END).pods()
+    pods = render(*flags).pods()
     assert pods.keys() == {"agent", "frontend", "test"}
     assert {container(pod)["image"] for pod in pods.values()} == {image}

@@ -13,11 +13,12 @@ from pathlib import Path
 import grpc
 import pytest
 
+from keda_gpu_scaler.wire import evaluation_pb2_grpc as evaluation_pb_grpc
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from tests.apiserver import Asked, FakeApiServer
 from tests.deploy.rendering import Grant, Rendered, container, render
 from tests.limits import WAIT_SECONDS
-from tests.serving import Serving
+from tests.serving import Serving, free_port
 
 pytestmark = pytest.mark.usefixtures("chart_tools")
 
@@ -185,6 +186,35 @@ def test_pods_are_changed_only_where_deletion_costs_are_switched_on(mode: str) -
     assert changing in set(rendered.grants(account))
     assert f"--deletion-cost={mode}" in arguments
     assert not any("deletion-cost" in argument for argument in container(rendered.pods()["agent"])["args"])
+
+
+def test_callers_are_reviewed_only_where_people_have_a_port(tmp_path: Path) -> None:
+    reviewing = {
+        ("create", "authentication.k8s.io", "tokenreviews", ""),
+        ("create", "authorization.k8s.io", "subjectaccessreviews", ""),
+    }
+    assert not reviewing & set(render().grants("keda-gpu-scaler"))
+    rendered = render("--set", "explain.enabled=true", "--set", "frontend.enabled=true", namespace=NAMESPACE)
+    account, arguments = asked_pod(rendered)
+    assert reviewing <= set(rendered.grants(account))
+    port = free_port()
+    given = [f"--explain-port={port}" if one == "--explain-port=6001" else one for one in arguments[1:]]
+    assert given != arguments[1:]
+    with FakeApiServer() as server:
+        server.caller_reviews.person("token-of-alice", "alice")
+        config = server.kubeconfig(tmp_path / "config")
+        with (
+            Serving(*given, "--kubeconfig", str(config)),
+            grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
+        ):
+            stub = evaluation_pb_grpc.EvaluationsStub(channel)  # type: ignore[no-untyped-call]
+            ref, headers = pb.ScaledObjectRef(name="llama"), (("authorization", "Bearer token-of-alice"),)
+            with pytest.raises(grpc.RpcError) as denied:
+                stub.Explain(ref, metadata=headers, timeout=WAIT_SECONDS)
+        assert denied.value.code() is grpc.StatusCode.PERMISSION_DENIED
+        created = [one for one in server.asked if one.verb == "create"]
+    assert refused(reviewing, created) == []
+    assert unused(reviewing, created) == []
 
 
 def test_every_rule_says_what_it_is_for() -> None:

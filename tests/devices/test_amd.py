@@ -2,6 +2,7 @@
 """Tests of the AMD backend on trees of sysfs, and on recorded ones."""
 
 import contextlib
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -597,18 +598,63 @@ def test_a_recorded_topology_in_cpx(tree: SysfsTree) -> None:
         assert sample.gpu_utilization_ratio == (device.gpu_instance or 0) / 100
 
 
-def test_a_card_whose_files_do_not_answer_is_named(tree: SysfsTree, monkeypatch: pytest.MonkeyPatch) -> None:
+@recorded
+def test_a_recorded_topology_of_whole_cards(tree: SysfsTree) -> None:
+    nodes = RECORDED / "kfd-topology-mi210" / "nodes"
+    (tree.root / "class" / "kfd" / "kfd" / "topology").mkdir(parents=True)
+    (tree.root / "class" / "kfd" / "kfd" / "topology" / "nodes").symlink_to(nodes)
+    expected = []
+    for path in nodes.glob("*/properties"):
+        properties = {key: int(value) for key, value in (line.split() for line in path.read_text().splitlines())}
+        if properties["drm_render_minor"]:
+            location = properties["location_id"]
+            address = f"{properties.get('domain', 0):04x}:{location >> 8:02x}:{location >> 3 & 31:02x}.{location & 7}"
+            expected.append((address, properties["drm_render_minor"], f"{properties['unique_id']:016x}"))
+    expected.sort()
+    for number, (address, render, unique_id) in enumerate(expected):
+        tree.card(number, address, device="0x740f", render=render, files={**INSTINCT, "unique_id": unique_id})
+    samples = backend_of(tree).read(0.0)
+    assert len(samples) == len(expected) > 1
+    for sample, (address, render, unique_id) in zip(samples, expected, strict=True):
+        assert (sample.device.uuid, sample.device.pci_address) == (f"amd-{unique_id}", address)
+        assert (sample.device.parent, f"renderD{render}" in sample.device.names) == (None, True)
+        assert not sample.failures
+
+
+@recorded
+def test_a_device_of_a_recorded_resource_slice(tree: SysfsTree) -> None:
+    """The slice was cut by its author: its device has the name of another card, and its attributes are of one card."""
+    lines = (RECORDED / "dra-resourceslice" / "resourceslice-mi300x.yaml").read_text().splitlines()
+    titles = {line.strip(): lines[number + 1].split()[-1].strip('"') for number, line in enumerate(lines[:-1])}
+    card, render, address = int(titles["cardIndex:"]), int(titles["renderIndex:"]), titles["pciAddr:"]
+    unique_id = f"{int(titles['deviceID:']):016x}"
+    tree.card(card, address, render=render, files={**INSTINCT, "unique_id": unique_id})
+    tree.card(0, ADDRESS, render=128, files=INSTINCT)
+    devices = [sample.device for sample in backend_of(tree).read(0.0)]
+    (found,) = resolve(Allocation("ai", "p", "c", "gpu.amd.com", f"gpu-{card}-{render}"), devices)
+    assert (found.pci_address, found.uuid) == (address, f"amd-{unique_id}")
+
+
+def test_a_card_whose_files_do_not_answer_is_named_and_logged_once(
+    tree: SysfsTree, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     tree.card(0, ADDRESS, files=INSTINCT)
     backend = backend_of(tree)
-    times = iter([0.0, 4.9, 5.0])
+    times = iter([0.0, 4.9, 5.0, 6.0, 7.0])
     monkeypatch.setattr(sysfs_backend, "monotonic", lambda: next(times))
     heard: list[str | None] = []
 
     def read_card(card: object, drm: object) -> list[Sample]:
-        heard.extend([backend.overdue_call(), backend.overdue_call()])
+        heard.extend([backend.overdue_call(), backend.overdue_call(), backend.overdue_call()])
         return []
 
     monkeypatch.setattr(backend, "_read_card", read_card)
     backend.read(0.0)
-    assert heard == [None, f"GPU 0 at {ADDRESS}: its files in sysfs have not answered for 5 s"]
+    named = f"GPU 0 at {ADDRESS}: its files in sysfs have not answered for"
+    assert heard == [None, f"{named} 5 s", f"{named} 6 s"]
     assert backend.overdue_call() is None
+    assert caplog.messages == [
+        f"{named} 5 s; no device of AMD is read until they do",
+        f"GPU 0 at {ADDRESS}: its files in sysfs have answered, after 7 s",
+    ]

@@ -11,7 +11,7 @@ import pytest
 
 from keda_gpu_scaler.core.evaluate.attribution import resolve
 from keda_gpu_scaler.core.interfaces import Backend, BackendError
-from keda_gpu_scaler.core.types import Allocation, Sample
+from keda_gpu_scaler.core.types import Allocation, PerformanceReadings, Sample
 from keda_gpu_scaler.devices.intel.backend import IntelBackend
 from keda_gpu_scaler.devices.intel.counters import LONGEST_SECONDS
 from keda_gpu_scaler.devices.intel.memory import may_know_usage, memory_of, read_memory
@@ -262,6 +262,45 @@ def test_memory_with_the_right(tree: SysfsTree) -> None:
     battlemage(tree)
     [sample] = IntelBackend(str(tree.root), Clock(), lambda card: (3 * GIB, 24 * GIB)).read(0.0)
     assert (sample.memory_used_bytes, sample.memory_total_bytes) == (3 * GIB, 24 * GIB)
+
+
+def test_the_energy_of_the_card_is_read_every_five_seconds_while_it_is_wanted(tree: SysfsTree, clock: Clock) -> None:
+    card = battlemage(tree)
+    wanted = [False]
+    backend = IntelBackend(str(tree.root), clock, refused_memory, lambda: wanted[0])
+    assert backend.read(0.0)[0].performance is None
+    wanted[0] = True
+    [sample] = backend.read(0.0)
+    assert sample.performance == PerformanceReadings(100.0, 0.0, energy_joules=5.0)
+    assert {failure.reading for failure in sample.failures} > {"activity", "pcie", "nvlink"}
+    for second in range(1, 5):
+        (card / "hwmon/hwmon4/energy1_input").write_text(f"{5_000_000 + 1_000_000 * second}")
+        clock.now = 100.0 + second
+        assert backend.read(0.0)[0].performance is sample.performance
+    clock.now = 105.0
+    (card / "hwmon/hwmon4/energy1_input").write_text("15000000")
+    assert backend.read(0.0)[0].performance == PerformanceReadings(105.0, 5.0, energy_joules=15.0)
+    wanted[0] = False
+    assert backend.read(0.0)[0].performance is None
+
+
+@pytest.mark.parametrize("content", ["-1", "nonsense", None])
+def test_law_1_an_energy_that_cannot_be_read_is_unknown(tree: SysfsTree, clock: Clock, content: str | None) -> None:
+    card = battlemage(tree)
+    for number in (1, 2):
+        file = card / f"hwmon/hwmon4/energy{number}_input"
+        file.unlink() if content is None else file.write_text(content)
+    [sample] = IntelBackend(str(tree.root), clock, refused_memory, lambda: True).read(0.0)
+    assert sample.performance is None
+
+
+def test_a_card_that_sleeps_has_no_reading_of_its_energy(tree: SysfsTree, clock: Clock) -> None:
+    card = battlemage(tree)
+    backend = IntelBackend(str(tree.root), clock, refused_memory, lambda: True)
+    assert backend.read(0.0)[0].performance is not None
+    (card / "power").mkdir(exist_ok=True)
+    (card / "power" / "runtime_status").write_text("suspended")
+    assert backend.read(0.0)[0].performance is None
 
 
 def test_a_node_without_a_card_is_refused_with_a_sentence(tree: SysfsTree, clock: Clock) -> None:

@@ -12,6 +12,8 @@ from keda_gpu_scaler.core.state.fleet import Fleet
 from keda_gpu_scaler.core.trigger.parser import parse_trigger
 from keda_gpu_scaler.core.types import ReadingFailure, Sample
 from keda_gpu_scaler.devices.nvml.backend import NvmlBackend
+from keda_gpu_scaler.devices.nvml.driver import NvmlDriver
+from keda_gpu_scaler.devices.nvml.gpu import ListedGpu
 from keda_gpu_scaler.sampler import Sampler
 from keda_gpu_scaler.wire.snapshot_codec import decode, encode
 from tests import fake_nvml as codes
@@ -369,6 +371,22 @@ def test_the_answer_carries_the_reason(
 
 
 # Calls that err now and then
+
+
+def test_a_card_that_seems_to_be_lost_is_looked_up_and_read_again_at_once(
+    fake_nvml: FakeNvml, backend: NvmlBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend.read(0.0)
+    fake_nvml.device(1).refuse("utilisation", codes.GPU_IS_LOST)
+    look_up = NvmlDriver.look_up
+
+    def recovering(driver: NvmlDriver, slot: int, known: ListedGpu | None = None) -> ListedGpu:
+        fake_nvml.device(1).allow("utilisation")
+        return look_up(driver, slot, known)
+
+    monkeypatch.setattr(NvmlDriver, "look_up", recovering)
+    assert not any(map(unknown, backend.read(1.0)))
+
 
 FLAPS = {
     "a reading": [codes.UNKNOWN],

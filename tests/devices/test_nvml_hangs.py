@@ -162,15 +162,27 @@ def test_a_driver_that_is_lost_while_a_card_hangs_is_opened_again(fake_nvml: Fak
     assert not any(map(unknown, samples))
 
 
-def test_a_count_that_hangs_costs_no_card(fake_nvml: FakeNvml, backend: NvmlBackend) -> None:
+def test_a_count_that_hangs_is_named_and_costs_no_card(
+    fake_nvml: FakeNvml, backend: NvmlBackend, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     backend.read(0.0)
+    caplog.clear()
     fake_nvml.hang("count")
     for now in (10.0, 20.0, 30.0):
         assert not any(map(unknown, backend.read(now)))
     assert (fake_nvml.hanging, len(readers())) == (1, 1)
+    named = (
+        "the NVIDIA driver: nvmlDeviceGetCount has not returned; new and removed GPUs are not noticed until it returns"
+    )
+    assert caplog.messages == [named]
     fake_nvml.release()
     wait_for_readers()
     assert not any(map(unknown, backend.read(40.0)))
+    assert [message.partition(", after")[0] for message in caplog.messages] == [
+        named,
+        "the NVIDIA driver: the call has returned",
+    ]
 
 
 @pytest.mark.parametrize(("call", "function"), [("init", "nvmlInit"), ("count", "nvmlDeviceGetCount")])

@@ -7,9 +7,13 @@ from dataclasses import replace
 
 import pytest
 
+from keda_gpu_scaler.core.evaluate.evaluation import evaluate
 from keda_gpu_scaler.core.interfaces import Backend
+from keda_gpu_scaler.core.state.fleet import Fleet
+from keda_gpu_scaler.core.trigger.parser import parse_trigger
 from keda_gpu_scaler.core.types import PerformanceReadings, Sample
 from keda_gpu_scaler.devices.nvml.backend import NvmlBackend
+from keda_gpu_scaler.sampler import Sampler
 from tests import fake_nvml as codes
 from tests.contract.backends import BackendContract
 from tests.fake_nvml import GPM, Card, FakeNvml, Slice
@@ -530,3 +534,39 @@ def test_two_minutes_of_errors_in_a_twentieth_of_the_calls_give_no_wrong_value_a
     assert activities.count(None) < 30
     assert utilizations.count(None) < 30
     node.fake.flap(0)
+
+
+@pytest.mark.parametrize("window", ["0", "10"])
+@pytest.mark.parametrize(
+    ("card", "metric", "expected"),
+    [
+        pytest.param(HOPPER, "sm_active", 60.0, id="activity by GPM"),
+        pytest.param(HOPPER, "nvlink_tx_mib_s", 5.0, id="traffic by GPM"),
+        pytest.param(AMPERE, "nvlink_tx_mib_s", 5.0, id="traffic by counters"),
+        pytest.param(SLICED, "gpu_utilization", 40.0, id="utilisation of a slice"),
+        pytest.param(SLICED, "sm_active", 60.0, id="activity of a slice"),
+        pytest.param(SLICED, "memory_used_percent", 10.0, id="memory of a slice"),
+    ],
+)
+def test_under_errors_in_a_twentieth_of_the_calls_fewer_than_a_twentieth_of_the_answers_are_unavailable(
+    node: Node, caplog: pytest.LogCaptureFixture, card: Card, metric: str, expected: float, window: str
+) -> None:
+    caplog.set_level(logging.CRITICAL)
+    node.fake.devices = [replace(card, slices=card.slices[:1])]
+    sampler = Sampler(node.backend, node="gpu-7", interval_seconds=1, clock=lambda: node.now)
+    metadata = {"metricType": metric, "targetValue": "50", "scope": "node", "windowSeconds": window}
+    trigger = parse_trigger({**metadata, "report": "average", "minCoverage": "1"})
+    values: list[float | None] = []
+    for second in range(130):
+        node.now += 1
+        node.fake.device(0).run(1.0, 0 if card.mig else None, graphics=40, sm=60, nvlink_tx=5)
+        node.fake.device(0).set_field("nvlink tx", second * 5 * KIB)
+        sampler.tick()
+        if second == 9:
+            node.fake.flap(50, codes.UNKNOWN, codes.GPU_IS_LOST, codes.UNINITIALIZED, codes.NO_PERMISSION, 10)
+        elif second > 9:
+            fleet = Fleet(sampler.history, 10.0, failure=sampler.failure)
+            values.append(evaluate(trigger, fleet, node.now).value)
+    node.fake.flap(0)
+    assert {round(value, 6) for value in values if value is not None} == {expected}
+    assert values.count(None) < 6

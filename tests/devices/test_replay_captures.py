@@ -4,6 +4,7 @@
 import json
 import re
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -187,9 +188,98 @@ def test_every_capture_of_amds_exporter(capture: Path) -> None:
     assert values(sample) == (0.0, None, None, 68702.0, None, 41.0)
 
 
-@pytest.mark.parametrize("capture", captures("accelerators/amd/*/*smi*.txt") + captures("accelerators/amd/*smi*/*.txt"))
-def test_a_capture_that_people_read_is_named(capture: Path) -> None:
-    with pytest.raises(
-        BackendError, match=r"it is the (text of amd-smi|table of amd-smi monitor), .*; record with: amd-smi"
-    ):
+@pytest.mark.parametrize("capture", captures("training-log/*.csv"))
+def test_every_row_of_a_training_run(capture: Path) -> None:
+    titles, *rows = ([cell.strip() for cell in line.split(",")] for line in capture.read_text().splitlines())
+    assert titles == ["timestamp", "gpu_index", "temperature_C", "utilization_gpu_percent", "power_W"]
+    moments = [rows[begin : begin + 8] for begin in range(0, len(rows), 8)]
+    assert len(moments) > 600
+    backend = replayed(capture)
+    first = datetime.fromisoformat(rows[0][0])
+    for moment in moments:
+        # A moment is read just after its first row was written.
+        samples = backend.read((datetime.fromisoformat(moment[0][0]) - first).total_seconds() + 1e-6)
+        assert [(one.temperature_celsius, values(one)[0], one.power_watts) for one in samples] == [
+            (float(celsius), float(percent), float(watts)) for _, _, celsius, percent, watts in moment
+        ]
+
+
+PEOPLE_READ = {
+    "accelerators/amd/*/*smi*.txt": r"it is the (text of amd-smi|table of amd-smi monitor), .*; record with: amd-smi",
+    "accelerators/amd/*smi*/*.txt": r"it is the (text of amd-smi|table of amd-smi monitor), .*; record with: amd-smi",
+    "accelerators/intel/xpum-v1-cli-outputs/*.txt": r"it is an answer of xpu-smi; record with: xpu-smi dump",
+    "accelerators/intel/xpum-v1-cli-outputs/*.json": r"it is an answer of xpu-smi; record with: xpu-smi dump",
+    "nvidia-smi-captures/fields.txt": r"it holds no reading of any device",
+}
+
+
+@pytest.mark.parametrize(
+    ("capture", "sentence"),
+    [
+        pytest.param(*found.values, sentence, marks=found.marks, id=found.id)
+        for pattern, sentence in PEOPLE_READ.items()
+        for found in captures(pattern)
+    ],
+)
+def test_a_capture_that_people_read_is_named(capture: Path, sentence: str) -> None:
+    with pytest.raises(BackendError, match=sentence):
         replayed(capture)
+
+
+OTHER_SECTIONS = {
+    "nvidia-smi (default table)": r"it is the overview of nvidia-smi, which people read; record with: nvidia-smi",
+    "pmon": r"it is a log of nvidia-smi pmon, which has processes and no devices; record with: nvidia-smi",
+    "query-compute-apps (per-process)": r"it is a list of processes, which has no utilisation of devices; record with",
+    "help-query-gpu": r"it (is the help of nvidia-smi; record with|holds no reading of any device)",
+}
+
+
+@pytest.mark.parametrize("title", OTHER_SECTIONS)
+@pytest.mark.parametrize("capture", captures("nvidia-smi-captures/*86_64*.txt"))
+def test_every_other_output_of_nvidia_smi_is_named(capture: Path, title: str, tmp_path: Path) -> None:
+    bodies = list(sections(capture, title))
+    assert bodies
+    for body in bodies:
+        (tmp_path / "a.log").write_text(body)
+        with pytest.raises(BackendError, match=OTHER_SECTIONS[title]):
+            replayed(tmp_path / "a.log")
+
+
+READ_ELSEWHERE = {
+    "accelerators/amd/vega10-sysfs-procfs/": "tests/devices/test_amd.py",
+    "accelerators/amd/kfd-topology-mi300-cpx/": "tests/devices/test_amd.py",
+    "accelerators/amd/kfd-topology-mi210/": "tests/devices/test_amd.py",
+    "accelerators/amd/dra-resourceslice/resourceslice-mi300x.yaml": "tests/devices/test_amd.py",
+    "accelerators/intel/dra-resourceslice/gpu.yaml": "tests/devices/test_intel.py",
+    "vllm-load-sweep/": "tests/scrape/playing.py",
+}
+NO_READINGS = {
+    "README.md": "it describes the captures",
+    "accelerators/amd/device-metrics-exporter/metrics-support-matrix.yaml": "it lists metrics",
+    "accelerators/amd/dra-resourceslice/claim-status.yaml": "an allocation",
+    "accelerators/intel/xpum-v1-cli-outputs/Prometheus_Exported_Metrics.csv": "it lists metrics",
+    "accelerators/intel/xpumd-v2-metrics/metadata.yaml": "it lists metrics",
+    "accelerators/intel/dra-resourceslice/gaudi.yaml": "an accelerator that is not read",
+    "accelerators/kubernetes/": "annotations of schedulers",
+    "accelerators/nvidia/nvml-mock-profiles/": "made up by its author, and not captured",
+}
+READ_HERE = (
+    "nvidia-smi-captures/*86_64*.txt", "nvidia-smi-xml/*.xml", "rocm-smi-json/*.json", "training-log/*.csv",
+    "accelerators/intel/xpum-v1-cli-outputs/*dump*.csv", "accelerators/amd/device-metrics-exporter/*.txt",
+    *PEOPLE_READ,
+)  # fmt: skip
+
+
+def test_no_capture_is_left_out() -> None:
+    if not TELEMETRY.is_dir():
+        pytest.skip(f"the recorded captures are not here: {TELEMETRY}")
+    here = {path for pattern in READ_HERE for path in TELEMETRY.glob(pattern)}
+    for path in sorted(TELEMETRY.rglob("*")):
+        name = path.relative_to(TELEMETRY).as_posix()
+        if path.is_dir() or path.name.startswith(("LICENSE", "SOURCE")) or path in here:
+            continue
+        assert any(name.startswith(known) for known in (*READ_ELSEWHERE, *NO_READINGS)), f"{name} is read by no test"
+    for known, test in READ_ELSEWHERE.items():
+        words = known.split("/")
+        text = (Path(__file__).parents[2] / test).read_text()
+        assert words[0] in text or words[-2] in text, f"{test} does not read {known}"

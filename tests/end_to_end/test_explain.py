@@ -34,7 +34,7 @@ def install(fleet: FleetOfNodes, *nodes: str) -> None:
         name = f"scaler-{node}"
         fleet.server.pod(
             name, node, namespace="keda",
-            labels={"app.kubernetes.io/name": "keda-gpu-scaler", "app.kubernetes.io/component": "agent"},
+            labels={"app.kubernetes.io/part-of": "keda-gpu-scaler", "app.kubernetes.io/component": "agent"},
         )  # fmt: skip
         fleet.server.forwards["keda", name, 6000] = fleet.nodes[node].port
     fleet.server.put(
@@ -168,7 +168,7 @@ def test_without_an_address_in_the_trigger_an_instance_is_found_by_its_label(fle
     assert (shown["instance"], shown["value"]) == ("pod keda/scaler-a", 92.0)
     outcome = explain(fleet, "ai/llama", "--namespace-of-scaler", "elsewhere")
     assert outcome.returncode == 3
-    assert "no instance is found by a pod labelled app.kubernetes.io/name=keda-gpu-scaler" in outcome.stderr
+    assert "no instance is found by a pod labelled app.kubernetes.io/part-of=keda-gpu-scaler" in outcome.stderr
 
 
 def test_a_workload_that_does_not_exist_has_no_value(fleet: FleetOfNodes, tmp_path: Path) -> None:
@@ -259,7 +259,7 @@ def test_a_certificate_must_name_the_host_that_keda_calls(fleet: FleetOfNodes, t
         install(fleet)
         fleet.server.pod(
             "front", "z", namespace="keda",
-            labels={"app.kubernetes.io/name": "keda-gpu-scaler", "app.kubernetes.io/component": "frontend"},
+            labels={"app.kubernetes.io/part-of": "keda-gpu-scaler", "app.kubernetes.io/component": "frontend"},
         )  # fmt: skip
         fleet.server.forwards["keda", "front", 6000] = instance.port
         arguments = ("ai/llama", "--json", "--namespace-of-scaler", "keda", "--tls-ca", str(authority.certificate))

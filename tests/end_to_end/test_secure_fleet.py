@@ -81,7 +81,7 @@ def test_peers_know_each_other_by_their_certificates_and_keda_is_answered_for_bo
 
 
 def test_a_peer_whose_certificate_bears_another_name_is_not_believed(secured: Secured) -> None:
-    with two(secured, secured.flags(name="other.example")) as (a, b):
+    with two(secured, (*secured.flags(name="other.example"), "--tls-explain-names", "keda")) as (a, b):
         # What is not seen counts as exactly at the target, 80; once the connection was refused, it is said why.
         asked = (*COMMAND, "probe", "--address", f"127.0.0.1:{b.port}", "-m", "report=average", *secured.probing())
         while (told := _probed(*asked, "-m", "scope=fleet", "-m", "aggregation=sum", "--json"))["value"] == 80.0:

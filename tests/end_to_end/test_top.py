@@ -19,7 +19,7 @@ from tests.end_to_end.test_fleet import FleetOfNodes
 from tests.limits import WAIT_SECONDS
 from tests.serving import COMMAND, SERVING, Serving, free_port, recorded
 
-AGENT = {"app.kubernetes.io/name": "keda-gpu-scaler", "app.kubernetes.io/component": "agent"}
+AGENT = {"app.kubernetes.io/part-of": "keda-gpu-scaler", "app.kubernetes.io/component": "agent"}
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from keda_gpu_scaler.core.trigger.demand_presets import DEMANDS
 from keda_gpu_scaler.core.trigger.parser import Scope, parse_trigger
 from keda_gpu_scaler.core.trigger.profiles import PROFILES
 from tests.examples import keda
-from tests.examples.documents import EXAMPLES, FOLDER, Example, load
+from tests.examples.documents import EXAMPLES, FOLDER, HOME, OURS, Example, load
 from tests.examples.structural import problems, rules
 
 ADDRESS = "keda-gpu-scaler.keda.svc.cluster.local:6000"
@@ -78,19 +78,37 @@ def test_other_triggers_say_only_what_keda_reads(example: Example) -> None:
 @each
 def test_what_authenticates_is_in_the_same_file_and_says_what_keda_reads(example: Example) -> None:
     known = {
-        (one["metadata"]["namespace"], one["metadata"]["name"]): one
+        (one["kind"], one["metadata"].get("namespace", ""), one["metadata"]["name"]): one
         for one in example.documents
-        if one["kind"] == "TriggerAuthentication"
+        if one["kind"] in ("TriggerAuthentication", "ClusterTriggerAuthentication")
     }
     used = set()
     for trigger in example.spec["triggers"]:
         if reference := trigger.get("authenticationRef"):
-            assert reference.get("kind", "TriggerAuthentication") == "TriggerAuthentication"
-            key = (example.scaled["metadata"]["namespace"], reference["name"])
+            kind = reference.get("kind", "TriggerAuthentication")
+            namespace = example.scaled["metadata"]["namespace"] if kind == "TriggerAuthentication" else ""
+            key = (kind, namespace, reference["name"])
             given = {one["parameter"] for one in known[key]["spec"]["secretTargetRef"]}
             assert given <= keda.parameters(trigger["type"], "authParams")
             used.add(key)
     assert used == set(known)
+
+
+@each
+def test_the_key_of_keda_is_in_no_namespace_of_a_workload(example: Example) -> None:
+    """Who reads this key can call the scaler as KEDA does."""
+    for trigger in example.triggers:
+        if reference := trigger.get("authenticationRef"):
+            assert reference.get("kind") == "ClusterTriggerAuthentication"
+
+
+def test_the_key_of_keda_is_in_no_namespace_of_a_workload_in_any_page_either() -> None:
+    for page in sorted((HOME / "docs").rglob("*.md")):
+        for block in re.findall(r"^```yaml\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
+            for one in load(block):
+                for trigger in (one or {}).get("spec", {}).get("triggers", ()):
+                    if trigger["type"] in OURS and (reference := trigger.get("authenticationRef")):
+                        assert reference.get("kind") == "ClusterTriggerAuthentication", page
 
 
 # ---- as we see them ----

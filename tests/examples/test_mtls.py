@@ -30,8 +30,10 @@ def secret(folder: Path, ca: Authority, client: Pair) -> Path:
 
 def as_keda(folder: Path) -> ClientTls:
     """What KEDA makes of the example: each parameter from its Secret's key, and the name from scalerAddress."""
-    (authentication,) = (one for one in EXAMPLE.documents if one["kind"] == "TriggerAuthentication")
-    assert TRIGGER["authenticationRef"]["name"] == authentication["metadata"]["name"]
+    (authentication,) = (one for one in EXAMPLE.documents if one["kind"] == "ClusterTriggerAuthentication")
+    assert TRIGGER["authenticationRef"] == {
+        "name": authentication["metadata"]["name"], "kind": "ClusterTriggerAuthentication"
+    }  # fmt: skip
     references: list[dict[str, Any]] = authentication["spec"]["secretTargetRef"]
     assert len({one["name"] for one in references}) == 1
     files = {one["parameter"]: folder / one["key"] for one in references}

@@ -116,10 +116,33 @@ def test_a_release_is_run_before_it_is_signed() -> None:
     jobs = workflow("release.yml")["jobs"]
     assert jobs["image"]["needs"] == "check"
     assert jobs["smoke"]["needs"] == "image"
-    assert jobs["publish"]["needs"] == ["image", "smoke"]
+    assert jobs["scan"]["needs"] == "image"
+    assert jobs["publish"]["needs"] == ["image", "smoke", "scan"]
     signing = [name for name, job in jobs.items() if "id-token" in job.get("permissions", {})]
     assert signing == ["publish"]
     assert "cosign" not in "".join(str(job) for name, job in jobs.items() if name != "publish")
+
+
+def test_a_release_is_scanned_for_known_vulnerabilities_before_it_is_signed() -> None:
+    [scan] = [
+        step for step in workflow("release.yml")["jobs"]["scan"]["steps"] if "scan-action" in step.get("uses", "")
+    ]
+    given = scan["with"]
+    assert given["image"] == "${{ env.IMAGE }}@${{ needs.image.outputs.digest }}"
+    assert (given["fail-build"], given["severity-cutoff"]) == (True, "high")
+    assert "make audit" in "".join(step.get("run", "") for step in workflow("release.yml")["jobs"]["scan"]["steps"])
+    makefile = (HOME / "Makefile").read_text()
+    audit = makefile.partition("\naudit:")[2].partition("\n\n")[0]
+    assert "--require-hashes -r requirements/audit.txt" in audit
+    assert "--requirement requirements/run.txt" in audit
+    assert "--strict" in audit  # a package that cannot be looked up is not a package without vulnerabilities
+
+
+def test_a_release_has_the_list_of_its_packages_with_a_checksum_and_an_attestation() -> None:
+    jobs = workflow("release.yml")["jobs"]
+    assert "make build sbom" in "".join(step.get("run", "") for step in jobs["image"]["steps"])
+    text = "".join(str(step) for step in jobs["publish"]["steps"])
+    assert text.count("sbom.cdx.json") == 2
 
 
 def test_the_smoke_test_runs_on_both_platforms() -> None:

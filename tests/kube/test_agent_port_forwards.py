@@ -15,7 +15,7 @@ from keda_gpu_scaler.kube.port_forward import PortForwarder
 from tests.apiserver import FakeApiServer
 from tests.limits import WAIT_SECONDS
 
-LABELS = {"app.kubernetes.io/name": "keda-gpu-scaler", "app.kubernetes.io/component": "agent"}
+LABELS = {"app.kubernetes.io/part-of": "keda-gpu-scaler", "app.kubernetes.io/component": "agent"}
 
 
 @pytest.fixture

@@ -146,3 +146,7 @@ def test_the_http_client_is_imported_by_preload_and_not_by_its_module() -> None:
         "client.preload(); sys.exit(was_imported or 'httpx' not in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def test_a_configuration_shows_no_token() -> None:
+    assert "a-secret-token" not in repr(ClientConfig("https://api", "ai", token="a-secret-token"))  # noqa: S106

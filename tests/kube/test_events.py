@@ -21,6 +21,7 @@ from keda_gpu_scaler.kube.events import (
     MIN_DURATION_SECONDS,
     MIN_INTERVAL_SECONDS,
     REFILL_SECONDS,
+    REPEAT_SECONDS,
     EventRecorder,
 )
 from tests.apiserver import FakeApiServer
@@ -59,9 +60,20 @@ class Recording:
         """Pass these answers to the recorder one after another, and wait until each has been handled."""
         for answer in answers:
             self.events.note(answer)
-            while self.events._writing:
-                await asyncio.gather(*self.events._writing)
-                await asyncio.sleep(0)
+            await self.written()
+            self.clock.advance(apart)
+
+    async def written(self) -> None:
+        """Wait until every event is written."""
+        while self.events._writing:
+            await asyncio.gather(*self.events._writing)
+            await asyncio.sleep(0)
+
+    async def refuse(self, *problems: str, times: int = 2, apart: float = POLL) -> None:
+        """Note the problems of the object's triggers several times; without a problem all of them are accepted."""
+        for _ in range(times):
+            self.events.note_metadata("ai", "llama", problems)
+            await self.written()
             self.clock.advance(apart)
 
     def reasons(self) -> list[str]:
@@ -326,3 +338,70 @@ def test_events_alternate_and_are_never_closer_than_a_minute(answers: list[tuple
     assert reasons[:1] in ([], ["GPUTriggerUnanswered"])
     assert all(one != another for one, another in itertools.pairwise(reasons))
     assert all(later - earlier >= MIN_INTERVAL_SECONDS for (_, earlier), (_, later) in itertools.pairwise(written))
+
+
+def test_a_refused_trigger_is_one_event_with_its_sentence_and_its_end_is_another(server: FakeApiServer) -> None:
+    async def talk(recording: Recording) -> None:
+        await recording.refuse("metadata.targetValu: Forbidden", "metadata.profile: Unsupported value", times=9)
+        await recording.refuse(times=9)
+        refused, accepted = server.events()
+        assert (refused["type"], refused["reason"]) == ("Warning", "GPUTriggerRefused")
+        assert refused["message"] == (
+            "a trigger is refused, and KEDA gets no value for it: metadata.targetValu: Forbidden; "
+            "metadata.profile: Unsupported value"
+        )
+        assert (accepted["type"], accepted["reason"]) == ("Normal", "GPUTriggerAccepted")
+
+    record(server, talk)
+
+
+def test_an_object_that_was_never_refused_is_not_accepted(server: FakeApiServer) -> None:
+    async def talk(recording: Recording) -> None:
+        await recording.refuse(times=9)
+        assert server.events() == []
+
+    record(server, talk)
+
+
+def test_another_problem_of_a_refused_trigger_is_another_event_a_minute_later(server: FakeApiServer) -> None:
+    async def talk(recording: Recording) -> None:
+        await recording.refuse("one", times=2, apart=MIN_DURATION_SECONDS)
+        await recording.refuse("two", times=4, apart=MIN_DURATION_SECONDS)
+        assert len(server.events()) == 1
+        await recording.refuse("two", times=2, apart=MIN_INTERVAL_SECONDS)
+        assert [event["message"][-3:] for event in server.events()] == ["one", "two"]
+
+    record(server, talk)
+
+
+def test_two_instances_write_one_event_about_a_refused_trigger_until_it_is_edited(
+    server: FakeApiServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def talk(recording: Recording) -> None:
+        await recording.refuse("one")
+        other = Recording(server)
+        await other.refuse("one")
+        assert recording.reasons() == ["GPUTriggerRefused"]
+        assert caplog.messages == []
+        server.put("scaledobjects", "llama", spec={"triggers": []})
+        third = Recording(server)
+        await third.refuse("one")
+        assert recording.reasons() == ["GPUTriggerRefused"] * 2
+        for one in (other, third):
+            await one.events.close()
+            await one.api.close()
+
+    record(server, talk)
+
+
+def test_an_event_about_a_refused_trigger_is_repeated_when_kubernetes_has_removed_it(server: FakeApiServer) -> None:
+    async def talk(recording: Recording) -> None:
+        await recording.refuse("one")
+        server.delete("events", server.events()[0]["metadata"]["name"])
+        await recording.refuse("one", times=10)
+        assert server.events() == []
+        recording.clock.advance(REPEAT_SECONDS)
+        await recording.refuse("one", times=1)
+        assert recording.reasons() == ["GPUTriggerRefused"]
+
+    record(server, talk)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keda_gpu_scaler.core.comparison import ReplicaLimits
 from keda_gpu_scaler.core.scaling_rules import Formula, JobRules, JobStrategy, Tolerances
 from keda_gpu_scaler.kube.keda_objects import formula, job_rules, scaled_job, scaled_object, tolerances
 
@@ -64,6 +65,19 @@ def test_the_rules_of_jobs(spec: dict[str, Any], rules: JobRules) -> None:
 def test_the_tolerances_of_the_hpa(given_texts: tuple[object, object], read: Tolerances) -> None:
     found = tolerances(behavior(*given_texts))
     assert (found.up, found.down) == pytest.approx((read.up, read.down))
+
+
+@pytest.mark.parametrize(
+    ("spec", "limits"),
+    [
+        pytest.param({}, ReplicaLimits(0, 100), id="KEDA's defaults"),
+        pytest.param({"minReplicaCount": 2, "maxReplicaCount": 9}, ReplicaLimits(2, 9), id="both given"),
+        pytest.param({"idleReplicaCount": 0, "minReplicaCount": 2}, ReplicaLimits(2, 100, 0), id="a size for inactive"),
+        pytest.param({"minReplicaCount": "2", "maxReplicaCount": -1}, ReplicaLimits(0, 0), id="what KEDA refuses"),
+    ],
+)
+def test_the_limits_of_a_scaled_object(spec: dict[str, Any], limits: ReplicaLimits) -> None:
+    assert scaled_object({"spec": spec}).limits == limits
 
 
 def test_a_formula_has_its_own_type_and_target() -> None:

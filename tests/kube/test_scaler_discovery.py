@@ -57,7 +57,7 @@ def put_slice(server: FakeApiServer, *endpoints: dict[str, Any], port: int = 600
 
 
 def pod(server: FakeApiServer, name: str, component: str, *, ready: bool = True, namespace: str = "keda") -> None:
-    labels = {"app.kubernetes.io/name": "keda-gpu-scaler", "app.kubernetes.io/component": component}
+    labels = {"app.kubernetes.io/part-of": "keda-gpu-scaler", "app.kubernetes.io/component": component}
     server.pod(name, f"of-{name}", namespace=namespace, labels=labels, ready=ready)
 
 
@@ -95,7 +95,7 @@ def test_a_given_namespace_takes_precedence_over_the_address(server: FakeApiServ
     ("address", "namespace", "sentence"),
     [
         ("gpu.keda:6000", "", "no instance is found by the Service gpu in namespace keda"),
-        ("", "", "no instance is found by a pod labelled app.kubernetes.io/name=keda-gpu-scaler in any namespace"),
+        ("", "", "no instance is found by a pod labelled app.kubernetes.io/part-of=keda-gpu-scaler in any namespace"),
         ("", "gpu", "keda-gpu-scaler in namespace gpu: is it installed there"),
         ("", "../x", "not a valid name of a Kubernetes object"),
     ],

@@ -17,12 +17,12 @@ import pytest
 from keda_gpu_scaler.core.instance_status import WatchState
 from keda_gpu_scaler.core.scaling_rules import JobRules
 from keda_gpu_scaler.core.types import DeclaredTrigger, Pod, PodRef, Unavailable, Workload
+from keda_gpu_scaler.kube import backoff as backoff_module
 from keda_gpu_scaler.kube import parse, watched_workload
-from keda_gpu_scaler.kube import reflector as reflector_module
 from keda_gpu_scaler.kube import shared_reflectors as shared_reflectors_module
 from keda_gpu_scaler.kube import workloads as workloads_module
 from keda_gpu_scaler.kube.client import ApiClient
-from keda_gpu_scaler.kube.reflector import TRUSTED_SECONDS
+from keda_gpu_scaler.kube.reflector import TRUSTED_SECONDS, Reflector
 from keda_gpu_scaler.kube.workloads import IDLE_TIMEOUT_SECONDS, MAX_WORKLOADS, Workloads
 from tests.apiserver import TOKEN, FakeApiServer
 from tests.fakes import ManualClock
@@ -52,7 +52,7 @@ def any_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[AnySe
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reflector_module, "_jittered", lambda seconds: 0.0)
+    monkeypatch.setattr(backoff_module, "jittered", lambda seconds: 0.0)
     monkeypatch.setattr(watched_workload, "MIN_SCALE_INTERVAL_SECONDS", 0.0)
     monkeypatch.setattr(watched_workload, "_RETRY_SECONDS", 0.01)
 
@@ -74,6 +74,9 @@ class Client:
     async def wait_for_sync(self, name: str = "llama") -> Workload | Unavailable:
         await self.workloads.wait_for_sync(self.server.namespace, name)
         return self.state(name)
+
+    def reflectors(self) -> list[Reflector]:
+        return [watch.reflector for watch in self.workloads.reflectors._watches.values()]
 
     async def wait_for_watches(self) -> None:
         """Wait until the server counts every watch that one workload needs."""
@@ -463,7 +466,7 @@ def test_a_watch_that_goes_on_from_a_bookmark_does_not_list_again(server: FakeAp
         await client.wait_for_sync()
         await client.wait_for_watches()
         marked = server.bookmark()
-        while {one._version for one in client.workloads.reflectors._reflectors.values()} != {marked}:
+        while {one.version for one in client.reflectors()} != {marked}:
             await asyncio.sleep(0)
         lists = server.requests["list pods"]
         server.compact(keep=marked)
@@ -483,7 +486,7 @@ def test_the_state_is_trusted_for_a_minute_after_the_server_is_gone(server: Fake
         await client.wait_for_watches()
         client.clock.advance(300)  # without events, while the watches are open
         await asyncio.to_thread(server.stop)
-        while not any(one._failure for one in client.workloads.reflectors._reflectors.values()):
+        while not any(one.failure for one in client.reflectors()):
             await asyncio.sleep(0)
         assert client.state() is known
         client.clock.advance(TRUSTED_SECONDS + 1)
@@ -506,13 +509,14 @@ def test_a_change_is_reported_when_a_workload_that_was_reported_as_unknown_is_tr
         known = await client.wait_for_sync()
         await client.wait_for_watches()
         reflectors = client.workloads.reflectors
-        query, reflector = next((query, one) for query, one in reflectors._reflectors.items() if query.kind == "pods")
+        watch = next(one for query, one in reflectors._watches.items() if query.kind == "pods")
+        reflector = watch.reflector
         trusted = reflector.unavailable
         reflector.unavailable = lambda now: Unavailable("too old", is_permanent=False)  # type: ignore[method-assign]
         assert isinstance(client.state(), Unavailable)
         reflector.unavailable = trusted  # type: ignore[method-assign]
         client.changed.clear()
-        reflectors._notify(query)
+        watch._availability_changed()
         for _ in range(100):
             await asyncio.sleep(0)
         assert client.changed.is_set()
@@ -540,12 +544,12 @@ def test_an_idle_workload_expires_and_reflectors_end_with_their_last_user(server
     async def talk(client: Client) -> None:
         await client.wait_for_sync()
         await client.wait_for_sync("other")
-        assert len(client.workloads.reflectors) == 4  # ScaledObjects and Deployments once, pods twice
+        assert len(client.workloads.reflectors) == 3  # ScaledObjects, Deployments and pods
         client.clock.advance(IDLE_TIMEOUT_SECONDS)
         client.state()
         client.clock.advance(1)
         client.workloads.expire_idle()
-        assert len(client.workloads.reflectors) == 3
+        assert len(client.workloads.reflectors) == 3  # for the other one
         client.clock.advance(IDLE_TIMEOUT_SECONDS + 1)
         client.workloads.expire_idle()
         assert len(client.workloads.reflectors) == 0
@@ -590,6 +594,52 @@ def test_an_invalid_name_is_not_sent_to_the_api_server(server: FakeApiServer) ->
             assert "is not a valid name of a Kubernetes object" in known.reason
             await client.workloads.wait_for_sync(namespace, name)
         assert server.requests.total() == 0
+
+    run(server, talk)
+
+
+def test_the_declarations_of_a_watched_namespace_are_those_of_all_its_objects(server: FakeApiServer) -> None:
+    populate(server)
+    server.scaled_object("chat", targetValue="60")
+    server.scaled_object("far", namespace="elsewhere")
+
+    async def talk(client: Client) -> None:
+        assert client.workloads.declarations() == {}
+        await client.wait_for_sync()
+        known = client.workloads.declarations()
+        assert known.keys() == {"ai"}
+        assert known["ai"].triggers == {
+            "llama": (DeclaredTrigger({"targetValue": "70"}, "Value"),),
+            "chat": (DeclaredTrigger({"targetValue": "60"}, "AverageValue"),),
+        }
+        assert known["ai"].declares("batch", {}) is None  # ScaledJobs are not watched
+        again = client.workloads.declarations()["ai"].triggers
+        assert again["chat"] is known["ai"].triggers["chat"]
+        server.put("scaledjobs", "batch", spec={"triggers": [{"type": "external", "metadata": {"gpuIndex": "1"}}]})
+        await client.wait_for_sync("batch")
+        known = client.workloads.declarations()
+        assert known["ai"].declares("batch", {"gpuIndex": "1"}) is True
+        assert known["ai"].declares("absent", {}) is False
+        client.clock.advance(IDLE_TIMEOUT_SECONDS + 1)
+        client.workloads.expire_idle()
+        assert client.workloads.declarations() == {}
+
+    run(server, talk)
+
+
+def test_declarations_that_are_not_trusted_are_not_known(server: FakeApiServer) -> None:
+    populate(server)
+
+    async def talk(client: Client) -> None:
+        await client.wait_for_sync()
+        await client.wait_for_watches()
+        server.stop()
+        while client.workloads.watches().get(("scaledobjects.keda.sh", WatchState.WATCHING)):
+            await asyncio.sleep(0)
+        assert client.workloads.declarations().keys() == {"ai"}
+        client.clock.advance(TRUSTED_SECONDS + 1)
+        assert client.workloads.declarations() == {}
+        server.start()
 
     run(server, talk)
 
@@ -713,7 +763,7 @@ def test_a_renewed_token_is_read_again(server: FakeApiServer, tmp_path: Path) ->
 
 def test_an_unexpected_object_does_not_end_the_watch(server: FakeApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
     populate(server)
-    monkeypatch.setattr(reflector_module, "_MAX_BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr(backoff_module, "MAX_BACKOFF_SECONDS", 0.01)
 
     async def talk(client: Client) -> None:
         await client.wait_for_sync()

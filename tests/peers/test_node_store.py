@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keda_gpu_scaler.core.types import Snapshot
-from keda_gpu_scaler.peers.node_store import MAX_HISTORY_BYTES, LongestWindow, NodeStore
+from keda_gpu_scaler.peers.node_store import MAX_HISTORY_BYTES, MAX_SNAPSHOTS, LongestWindow, NodeStore
 from tests.fakes import sample
 
 NOW = 5000.0
@@ -74,6 +74,23 @@ def test_the_snapshots_of_a_node_are_limited_in_bytes_whatever_their_sizes(
         sizes[at] = size
         some.add("a:1", snapshot("gpu-7", at), NOW, NOW, size)
     assert sum(sizes[one] for one in times(some, "gpu-7")[1:]) <= MAX_HISTORY_BYTES * 1.001
+
+
+def test_large_snapshots_are_kept_less_often_and_the_history_stays_as_long() -> None:
+    some, size = nodes(300.0), MAX_HISTORY_BYTES // 30
+    for number in range(301):
+        some.add("a:1", snapshot("gpu-7", 100.0 + number), NOW, NOW, size)
+    kept = times(some, "gpu-7")
+    assert (len(kept) - 1) * size <= MAX_HISTORY_BYTES
+    assert kept[-1] - kept[0] > 280
+
+
+def test_the_snapshots_of_a_node_are_limited_in_number() -> None:
+    some = NodeStore(stale_after_seconds=10.0, sample_interval_seconds=0.1)
+    some.window_seconds = 300.0
+    for number in range(MAX_SNAPSHOTS + 100):
+        some.add("a:1", snapshot("gpu-7", 100.0 + number / 16), NOW, NOW)  # a peer may send twice as often
+    assert len(times(some, "gpu-7")) == MAX_SNAPSHOTS
 
 
 def test_the_snapshots_of_an_ordinary_node_are_all_kept() -> None:

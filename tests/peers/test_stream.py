@@ -10,6 +10,7 @@ import pytest
 
 from keda_gpu_scaler.peers import client as client_module
 from keda_gpu_scaler.peers import stream as stream_module
+from keda_gpu_scaler.peers.limits import MAX_MESSAGE_BYTES
 from keda_gpu_scaler.peers.stream import ConnectionSlot
 from keda_gpu_scaler.wire import fleet_pb2 as pb
 from keda_gpu_scaler.wire.snapshot_codec import encode, encode_change
@@ -37,7 +38,7 @@ from tests.peers.fleet import FleetScenario, RawPeer, run
             "is a later version than 1",
             id="a later version",
         ),
-        pytest.param([b"\0" * (5 << 20)], "RESOURCE_EXHAUSTED", id="too long"),
+        pytest.param([b"\0" * (MAX_MESSAGE_BYTES + 1)], "RESOURCE_EXHAUSTED", id="too long"),
         *(
             pytest.param(
                 [

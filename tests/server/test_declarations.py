@@ -132,3 +132,51 @@ def test_invented_names_evict_no_scaled_object_and_reach_no_event() -> None:
     assert [(it.name, it.metric_name) for it in asked.scaler.answers()] == [("llama", "gpu")]
     assert [(it.name, it.metric_name) for it in asked.events] == [("llama", "gpu")]
     assert len(asked.costs) == 1
+
+
+EDITED = workload(pod("llama-0"), triggers=(DeclaredTrigger({"profile": "tritn-inference"}, "AverageValue"),))
+
+
+def test_an_answer_ends_with_the_edit_of_its_trigger_and_does_not_come_back_with_it() -> None:
+    async def talk() -> None:
+        cluster.report(KNOWN)
+        await asked.ask("llama", SENT)
+        assert [it.value for it in asked.scaler.answers()] != []
+        cluster.report(EDITED)
+        assert asked.scaler.answers() == []
+        cluster.report(KNOWN)
+        assert asked.scaler.answers() == []
+        await asked.ask("llama", SENT)
+        assert len(asked.scaler.answers()) == 1
+
+    cluster = FakeCluster()
+    asked = Asked(cluster)
+    asyncio.run(talk())
+
+
+def test_a_refused_question_ends_the_answers_about_its_object_where_declarations_cannot_be_read() -> None:
+    async def talk() -> None:
+        await asked.ask("llama", SENT)
+        await asked.ask("chat", SENT)
+        await asked.ask("llama", {"profile": "tritn-inference"})
+        assert [it.name for it in asked.scaler.answers()] == ["chat"]
+        assert [it.name for it in asked.scaler.refused_triggers()] == ["llama"]
+        await asked.ask("llama", SENT)  # another trigger of the object is still valid
+        await asked.ask("llama", {"profile": "tritn-inference"})
+        assert {it.name for it in asked.scaler.answers()} == {"llama", "chat"}
+
+    asked = Asked(None)
+    asyncio.run(talk())
+
+
+def test_refused_triggers_are_compared_regularly_without_a_page_that_asks_for_them() -> None:
+    async def talk() -> None:
+        cluster.report(EDITED)
+        await asked.ask("llama", {"profile": "tritn-inference"})
+        asked.scaler.expire_idle()
+        refused, accepted = asked.scaler.refusals()
+        assert ([it.name for it in refused], accepted) == (["llama"], [])
+
+    cluster = FakeCluster()
+    asked = Asked(cluster)
+    asyncio.run(talk())

@@ -8,16 +8,19 @@ from typing import Any
 import grpc
 import pytest
 
+from keda_gpu_scaler.core.comparison import Comparison, ReplicaLimits
 from keda_gpu_scaler.core.evaluate.evaluation import Evaluation, evaluate
 from keda_gpu_scaler.core.evaluate.observation import ObservationState, PodObservation
+from keda_gpu_scaler.core.instance_status import RecentAnswer, RefusedTrigger
 from keda_gpu_scaler.core.state.fleet import Fleet, History
 from keda_gpu_scaler.core.state.scrape import ScrapeAttempt, ScrapeAttempts
 from keda_gpu_scaler.core.trigger.parser import Scope, parse_trigger
-from keda_gpu_scaler.core.types import Unavailable, Workload
+from keda_gpu_scaler.core.types import DeclaredTrigger, Unavailable, Workload
 from keda_gpu_scaler.server import evaluator as evaluator_module
 from keda_gpu_scaler.server import explain as explain_module
 from keda_gpu_scaler.server.explain import EvaluationService, explanation
 from keda_gpu_scaler.server.external_scaler import ExternalScaler
+from keda_gpu_scaler.server.workload_list import MAX_LISTED, workload_list
 from keda_gpu_scaler.wire import evaluation_pb2 as evaluation_pb
 from keda_gpu_scaler.wire import evaluation_pb2_grpc as evaluation_pb_grpc
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
@@ -246,3 +249,50 @@ def test_the_number_of_urls_is_limited_and_each_engine_comes_before_other_places
     assert all(one and one[0].engine for one in sent)
     assert all(one.attempts_omitted == 36 - len(one.attempts) for one in message.observations)
     assert message.ByteSize() < 4 << 20
+
+
+def test_the_list_of_workloads_has_the_last_answers_and_the_refused_triggers(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = {"profile": "tritn-inference"}
+    triggers = (DeclaredTrigger({}, "AverageValue"), DeclaredTrigger(wrong, "AverageValue"))
+    limits = ReplicaLimits(1, 2)
+    bench = Bench(workload(pod("llama-0"), pod("llama-1"), triggers=triggers, limits=limits), monkeypatch)
+
+    async def talk(keda: Any, commands: Any, ref: pb.ScaledObjectRef) -> None:
+        await keda.GetMetrics(pb.GetMetricsRequest(scaledObjectRef=ref))
+        with pytest.raises(grpc.aio.AioRpcError):
+            await keda.GetMetricSpec(pb.ScaledObjectRef(name="llama", namespace="ai", scalerMetadata=wrong))
+        bench.clock.advance(2.0)
+        listed = await commands.ListWorkloads(evaluation_pb.ListWorkloadsRequest())
+        explained = await commands.Explain(ref)
+        assert listed.instance == "gpu-7"
+        [answer] = listed.answers
+        assert (answer.namespace, answer.name, answer.metric, answer.unit, answer.target) == (
+            "ai", "llama", "gpu_utilization", "%", 80.0,
+        )  # fmt: skip
+        assert (answer.age_seconds, answer.with_value, answer.expected, answer.active) == (2.0, 2, 2, True)
+        assert not answer.HasField("demand")
+        assert answer.comparison == explained.comparison == evaluation_pb.Comparison(
+            measured=51.0, plain=102.0, reported=102.0, report="total", current_replicas=2, desired_replicas=2,
+            limit="none", activity="92 is above activationThreshold 0",
+        )  # fmt: skip
+        [refused] = listed.refused
+        assert (refused.namespace, refused.name) == ("ai", "llama")
+        assert refused.problems == [
+            'metadata.profile: Unsupported value: "tritn-inference": did you mean "triton-inference"?'
+        ]
+
+    bench.on(talk)
+
+
+def test_a_list_of_very_many_workloads_is_cut_and_can_be_sent() -> None:
+    answers = [
+        RecentAnswer("n" * 63, f"{number:05}" + "x" * 200, "m" * 60, "gpu_utilization", 1.0, None, True, 0, 0,
+                     reason="é" * 5000, is_demand_known=False, demand_sentence="é" * 5000,
+                     comparison=Comparison(activity="é" * 5000, adjustment="é" * 5000))
+        for number in range(MAX_LISTED + 5)
+    ]  # fmt: skip
+    refused = [RefusedTrigger("ai", f"{number}", ("é" * 500,)) for number in range(MAX_LISTED + 5)]
+    message = workload_list(answers, refused, "gpu-7", 1000.0)
+    assert (len(message.answers), len(message.refused)) == (MAX_LISTED, MAX_LISTED)
+    assert message.answers[0].name.startswith("00000")
+    assert message.ByteSize() < 6_000_000

@@ -445,7 +445,7 @@ def test_a_trigger_is_logged_when_it_loses_its_value_and_has_one_again(caplog: p
         for utilization in (None, None, 0.5, 0.5):
             await bench.see(utilization, after_seconds=20)
             with contextlib.suppress(grpc.aio.AioRpcError):
-                await bench.stub.GetMetrics(metrics(metrictype="x"))
+                await bench.stub.GetMetrics(metrics(target="x"))
 
     on(Bench(), talk)
     assert [message.split(":")[0:2] for message in caplog.messages] == [

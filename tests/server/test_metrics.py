@@ -7,19 +7,22 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from keda_gpu_scaler.core.comparison import Comparison, ReplicaLimit
 from keda_gpu_scaler.core.instance_status import (
     COLLECTION_BUCKETS_SECONDS,
     REQUEST_BUCKETS_SECONDS,
     CollectionCounts,
     PeerCounts,
     RecentAnswer,
+    RefusedTrigger,
     RequestCounts,
     ScrapeCounts,
     WatchState,
 )
 from keda_gpu_scaler.core.state.fleet import Fleet
 from keda_gpu_scaler.core.types import Allocation, PerformanceReadings
-from keda_gpu_scaler.server.metrics import FAMILIES, PREFIX, metrics_page, render
+from keda_gpu_scaler.server.metric_family import PREFIX
+from keda_gpu_scaler.server.metrics import FAMILIES, metrics_page, render
 from tests.fakes import allocation, device, fleet_of, node_history, sample, sample_without_readings
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "metrics.txt"
@@ -53,13 +56,28 @@ ANSWERS = (
         expected=2,
         has_queue_contradiction=True,
         cold_start_seconds=94.5,
+        comparison=Comparison(40.0, 70.5, 80.0, "total", "a pod is starting", 2, 8, ReplicaLimit.MAX),
     ),
     RecentAnswer(
-        "ai", "standby", "keda_gpu_metric", "gpu_utilization", 75.5, None, active=True, with_value=0, expected=2
+        "ai",
+        "standby",
+        "keda_gpu_metric",
+        "gpu_utilization",
+        75.5,
+        None,
+        active=True,
+        with_value=0,
+        expected=2,
+        no_value_reason="unavailable",
+        comparison=Comparison(current_replicas=2),
     ),
 )
 SCRAPES = {"vllm": ScrapeCounts(120, 2), "": ScrapeCounts(8, 8), "demand": ScrapeCounts(40)}
 CERTIFICATES = {"--tls-client-ca": 2_100_000_000.0, "--tls-cert": 1_800_000_000.0}
+REFUSED = (
+    RefusedTrigger("ai", "typo", ("metadata.targetValu: Forbidden: …",), 990.0),
+    RefusedTrigger("ai", "typo", ("metadata.profile: Unsupported value: …",), 991.0),
+)
 NOW = 1000.0
 
 
@@ -68,7 +86,7 @@ def vendor_of(uuid: str) -> str:
 
 
 def text(fleet: Fleet, now: float = NOW) -> str:
-    return render(fleet, now, COUNTS, REQUESTS, ANSWERS, SCRAPES, PEERS, WATCHES, vendor_of, CERTIFICATES)
+    return render(fleet, now, COUNTS, REQUESTS, ANSWERS, SCRAPES, PEERS, WATCHES, vendor_of, CERTIFICATES, REFUSED)
 
 
 def held(fleet: Fleet, *allocations: Allocation) -> Fleet:
@@ -205,8 +223,15 @@ def test_law_1_a_workload_whose_answer_is_an_error_has_no_value_series() -> None
         ("namespace", "ai"),
     ]
     assert f"keda_gpu_scaler_workload_value{labels}" not in found
-    assert found[f"keda_gpu_scaler_workload_value_available{labels}"] == 0
+    with_reason = sorted([*labels, ("reason", "unavailable")])
+    assert found[f"keda_gpu_scaler_workload_value_available{with_reason}"] == 0
     assert found[f"keda_gpu_scaler_workload_active{labels}"] == 1
+
+
+def test_an_object_with_refused_triggers_has_one_series_without_a_value() -> None:
+    found = {name: value for name, value in series(fleet_of([sample()])).items() if "('name', 'typo')" in name}
+    labels = [("metric", ""), ("metric_name", ""), ("name", "typo"), ("namespace", "ai"), ("reason", "refused")]
+    assert found == {f"keda_gpu_scaler_workload_value_available{labels}": 0}
 
 
 def test_a_contradiction_and_a_cold_start_have_series_where_they_are_known() -> None:

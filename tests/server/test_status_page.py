@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keda_gpu_scaler import __version__
-from keda_gpu_scaler.core.instance_status import PeerCounts, RecentAnswer, WatchState
+from keda_gpu_scaler.core.comparison import Comparison, ReplicaLimit
+from keda_gpu_scaler.core.instance_status import PeerCounts, RecentAnswer, RefusedTrigger, WatchState
 from keda_gpu_scaler.core.state.fleet import PEERS_UNKNOWN, Fleet
 from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult, TargetHistory
 from keda_gpu_scaler.core.types import EngineSample, PodRef, Sample
@@ -22,19 +23,25 @@ from keda_gpu_scaler.server import status_assets
 from keda_gpu_scaler.server.status_page import (
     MAX_DEVICES,
     MAX_ROWS,
-    MAX_WORKLOADS,
     REFRESH_SECONDS,
     StatusPage,
     StatusView,
     document,
 )
+from keda_gpu_scaler.server.status_workloads import MAX_REFUSED, MAX_WORKLOADS
 from tests.fakes import ManualClock, device, node_history, sample, sample_without_readings
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "status.html"
 NOW = 1000.0
+TYPO = 'metadata.targetValu: Forbidden: it is not a key of this scaler, but almost "targetValue"'
 STEPS = ("scope workload: Deployment llama", "pod llama-0: 92 % on gpu-1", "active: 92 is above 5")
 VOID = {"meta", "link", "br"}
 HOSTILE = "<script>window.hacked=1</script><img src=x onerror=window.hacked=1>\"'&\u202e\x00"
+REFUSED = (RefusedTrigger("ai", "typo", (TYPO,), NOW - 75),)
+
+
+COMPARED = Comparison(92.04, 276.1, 276.0, "total", "", 3, 4, activity="92 is above activationThreshold 10")
+ADJUSTED = Comparison(4.17, 8.34, 12.5, "average", "<1> pod is starting", 2, 1, ReplicaLimit.MIN, "no request")
 
 
 def answer(name: str = "llama", value: float | None = 276.0, **changes: object) -> RecentAnswer:
@@ -80,9 +87,9 @@ def view(**changes: object) -> StatusView:
         node="gpu-1",
         source="fake",
         answers=(
-            answer(),
+            answer(comparison=COMPARED),
             answer("chat", 0.0, demand=12.0, is_demand_known=True),
-            answer("code", 12.5, demand=None, is_demand_known=False, active=False),
+            answer("code", 12.5, demand=None, is_demand_known=False, active=False, comparison=ADJUSTED),
             answer("standby", None, with_value=0, expected=0, reason="no fresh sample for 2 of 2 pods", steps=()),
         ),
         peers=PeerCounts(3, 45.0),
@@ -128,7 +135,7 @@ def row(text: str, head: str) -> str:
 
 
 def test_the_page_equals_the_golden_file() -> None:
-    assert document(view()).replace(__version__, "VERSION") == GOLDEN.read_text()
+    assert document(view(refused=REFUSED)).replace(__version__, "VERSION") == GOLDEN.read_text()
 
 
 @pytest.mark.parametrize(
@@ -216,10 +223,10 @@ def test_a_very_long_text_is_cut() -> None:
         pytest.param(
             "gpu-4 <span class=faint>", "last answered 45 s ago (limit 10 s): nothing", id="an unavailable node"
         ),
-        pytest.param("ai/llama", "keda_gpu_metric gpu_utilization 276 % 80 % active 3 of 4 — 3.0 s ago", id="a value"),
-        pytest.param("ai/standby", "no value 80 % active — — 3.0 s ago", id="no value"),
-        pytest.param("ai/code", "12.5 % 80 % inactive 3 of 4 unknown", id="unknown demand"),
-        pytest.param("ai/chat", "0 % 80 % active 3 of 4 12 3.0 s ago", id="known demand"),
+        pytest.param("ai/llama", "gpu_utilization 92 % 80 % 276 % total 3 → 4 active 3 of 4 — 3.0 s ago", id="a value"),
+        pytest.param("ai/standby", "80 % no value unknown active — — 3.0 s ago", id="no value"),
+        pytest.param("ai/code", "limit: min inactive 3 of 4 unknown", id="unknown demand"),
+        pytest.param("ai/chat", "unknown 80 % 0 % unknown active 3 of 4 12 3.0 s ago", id="known demand"),
         pytest.param("pod ai/llama-0", "http://10.1.2.3:8000/metrics vllm 30 12 61 % 1.0 s ago", id="an engine"),
         pytest.param(
             "pod ai/llama-1", "unknown unknown unknown unknown 60 s ago; connection refused", id="a stale target"
@@ -381,3 +388,32 @@ def documents() -> Iterator[str]:
 def test_every_document_is_well_formed() -> None:
     for text in documents():
         Outline(text)
+
+
+def test_a_refused_trigger_is_the_first_row_with_its_sentence() -> None:
+    text = document(view(refused=REFUSED))
+    first = text[text.index("<tbody") : text.index("</tbody>") + len("</tbody>")]
+    assert first.startswith("<tbody class=refused>")
+    assert Outline(first).text == f"ai/typo refused for 75 s: KEDA gets no value and no target {TYPO}"
+    assert "class=refused" not in document(view())
+
+
+def test_refused_triggers_are_shown_without_an_answer_and_their_text_is_no_markup() -> None:
+    refused = tuple(RefusedTrigger("ai", f"t{number}", ("<b>&",)) for number in range(MAX_REFUSED + 3))
+    text = document(view(answers=(), refused=refused))
+    assert text.count("<tbody class=refused>") == MAX_REFUSED
+    assert "3 more triggers are not shown" in text
+    assert "&lt;b&gt;&amp;" in text
+
+
+def test_measured_and_reported_are_two_columns_with_the_sizes_and_the_reasons() -> None:
+    text = document(view())
+    assert row(text, "ai/llama") == (
+        "ai/llama keda_gpu_metric gpu_utilization 92 % 80 % 276 % total 3 → 4 active 3 of 4 — 3.0 s ago"
+    )
+    assert row(text, "ai/code") == (
+        "ai/code keda_gpu_metric gpu_utilization 4.17 % 80 % 12.5 % average adjusted, instead of 8.34 2 → 1 limit: min "
+        "inactive 3 of 4 unknown 3.0 s ago"
+    )
+    assert "<p>adjusted: &lt;1&gt; pod is starting</p><p class=faint>inactive: no request</p>" in text
+    assert "<p class=faint>active: 92 is above activationThreshold 10</p>" in text

@@ -95,13 +95,17 @@ def test_a_screen_reader_finds_headings_tables_and_names(browser: Browser, site:
     roles = [role for role, _ in tree]
     assert {"banner", "main", "contentinfo", "status"} <= set(roles)
     assert [name for role, name in tree if role == "table"] == [
-        "Last value reported to KEDA for each trigger, and its steps",
+        "Last answer to KEDA for each trigger: what was measured, what is reported, and its steps",
         "Newest readings of every device, by node",
         "Last sample of every target of the endpoints that triggers use",
         "Watches on the API server, by resource and state",
     ]
     assert {name for role, name in tree if role == "rowheader"} >= {"ai/llama", "0 GPU-0000", "pods"}
-    assert {name for role, name in tree if role == "columnheader"} >= {"Reported value", "Utilisation", "Assigned to"}
+    assert {name for role, name in tree if role == "columnheader"} >= {
+        "Measured per replica",
+        "Utilisation",
+        "Assigned to",
+    }
     assert ("meter", "utilisation") in tree
     assert ("button", "Pause updates") in tree
     assert all(name for role, name in tree if role in ("link", "button", "table", "region", "meter", "heading"))

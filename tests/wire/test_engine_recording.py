@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keda_gpu_scaler.core.comparison import ReplicaLimits
 from keda_gpu_scaler.core.scaling_rules import Formula, JobRules, JobStrategy, Tolerances
 from keda_gpu_scaler.core.types import DeclaredTrigger, Pod, PodRef, Workload
 from keda_gpu_scaler.scrape.types import FailureKind
@@ -50,6 +51,7 @@ FULL = replace(
     remarks=("the selector of Deployment llama also matches 1 pod of Deployment other: it does not count",),
     formula=Formula("a + b\n", "5", "1", "Value"),
     tolerances=Tolerances(0.05, 0.2),
+    limits=ReplicaLimits(2, 9, 1),
     jobs=JobRules(1, 8, JobStrategy.CUSTOM, -2, 0.5, ("Ready",), 2, "sum", 3),
 )
 
@@ -70,7 +72,7 @@ NOT_RECORDED = {"other_addresses", "assignments", "requests", "has_claims", "ass
 
 
 @pytest.mark.parametrize(
-    "full", [FULL, FULL_POD, FULL.jobs, FULL.formula, FULL.tolerances], ids=lambda it: type(it).__name__
+    "full", [FULL, FULL_POD, FULL.jobs, FULL.formula, FULL.tolerances, FULL.limits], ids=lambda it: type(it).__name__
 )
 def test_every_field_is_recorded(full: Any) -> None:
     """A field with its default value in the tests above could be left out without a failing test."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Instances of two versions in one fleet: the texts that version 0.1 writes are read, and it reads what is written now.
+"""Instances of two versions in one fleet: each reads what the other one writes.
 
-The texts here never change while instances of 0.1 are supported. A change of the format that breaks a test here needs
-another version number, and support for both of them.
+The texts are those that version 0.1 writes. They never change while instances of 0.1 are supported. A change of the
+format that breaks a test here needs another version number, and support for both of them.
 """
 
 import json

@@ -16,7 +16,7 @@ from typing import Any, Self, TypeVar
 
 from keda_gpu_scaler.kube.auth import ClientConfig, in_cluster, kubeconfig, service_account
 from keda_gpu_scaler.kube.port_forward import PortForwarder
-from keda_gpu_scaler.kube.scaler_discovery import ScalerPod, find_scaler, hpa, scaled
+from keda_gpu_scaler.kube.scaler_discovery import ScalerPod, explain_port, find_scaler, hpa, scaled
 
 Result = TypeVar("Result")
 
@@ -68,6 +68,7 @@ class KubeSession:
         with tempfile.TemporaryDirectory() as scratch:
             access = access_of(self._path, Path(scratch))
             self._api = PortForwarder(access)
+        self._access = access
         self.namespace = access.namespace
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -111,6 +112,18 @@ class KubeSession:
             KubeError: there is none.
         """
         return self._run(find_scaler(self._api, scaler_address, namespace))
+
+    def explain_port(self, instance: ScalerPod) -> int | None:
+        """Return the port on which an instance gives explanations to people with a token; None where it has none."""
+        return self._run(explain_port(self._api, instance))
+
+    def bearer_token(self) -> str:
+        """Return the token of the access; empty where it has none, such as with a client certificate.
+
+        Raises:
+            KubeError: the token's file cannot be read.
+        """
+        return self._access.bearer_token()
 
     def forward(self, instance: ScalerPod) -> str:
         """Return a local address that is forwarded to the instance, until ``close_forwards``.

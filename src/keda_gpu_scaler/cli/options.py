@@ -60,6 +60,9 @@ _PLACEHOLDERS = {
     "tls_client_ca": "PATH",
     "tls_ca": "PATH",
     "tls_peer_name": "NAME",
+    "tls_keda_names": "LIST",
+    "tls_watch_names": "LIST",
+    "tls_explain_names": "LIST",
     "log_level": "LEVEL",
     "log_format": "FORMAT",
 }
@@ -67,6 +70,7 @@ _TYPES: dict[str, click.ParamType[Any]] = {
     "port": _Port(),
     "metrics_port": _Port(),
     "probe_port": _Port(),
+    "explain_port": _Port(),
     "replay_speed": click.FLOAT,
     "sample_interval": click.FLOAT,
     "stale_after": click.FLOAT,

@@ -5,6 +5,8 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from keda_gpu_scaler.core.comparison import NO_COMPARISON, Comparison
+
 COLLECTION_BUCKETS_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper bounds of the histogram of collection durations. These are the usual bounds of Prometheus clients."""
 
@@ -99,16 +101,41 @@ Watches = Mapping[tuple[str, WatchState], int]
 """Number of watched collections by resource ("pods", "deployments.apps", "other") and state."""
 
 
+REFUSED = "refused"
+"""Why a refused trigger has no value, beside the reasons of an evaluation: "unavailable" and "misconfigured"."""
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedTrigger:
+    """A trigger that an object declares, and whose metadata is refused. KEDA gets no value and no target for it.
+
+    ``problems`` has a sentence for each problem. ``since_seconds`` is when this instance found it, on its monotonic
+    clock.
+    """
+
+    namespace: str
+    name: str
+    problems: tuple[str, ...]
+    since_seconds: float = 0.0
+
+    @property
+    def reason(self) -> str:
+        """The problems as one sentence."""
+        return "; ".join(self.problems)
+
+
 @dataclass(frozen=True, slots=True)
 class RecentAnswer:
     """The last answer of GetMetrics to one trigger.
 
-    ``value`` is None where the answer was an error; then ``reason`` says why. ``with_value`` of ``expected`` ready pods
+    ``value`` is None where the answer was an error; then ``reason`` says why, and ``no_value_reason`` is
+    "unavailable" or "misconfigured". ``with_value`` of ``expected`` ready pods
     (or devices) had a value; both are 0 where no pod and no device was evaluated. ``demand`` and ``is_demand_known``
     are None where the trigger names no source of demand; ``demand_sentence`` describes the observed demand. ``steps``
     describes how the value was computed; of very many steps it has only the first and the last.
     ``has_queue_contradiction`` says that requests wait and the value asks for no replica for them, and
-    ``cold_start_seconds`` is the measured cold start of the workload's pods. ``at_seconds`` is on this instance's
+    ``cold_start_seconds`` is the measured cold start of the workload's pods. ``comparison`` has the measured
+    value beside the reported one, and the sizes. ``at_seconds`` is on this instance's
     monotonic clock.
     """
 
@@ -129,3 +156,5 @@ class RecentAnswer:
     has_queue_contradiction: bool = False
     cold_start_seconds: float | None = None
     at_seconds: float = 0.0
+    no_value_reason: str = ""
+    comparison: Comparison = NO_COMPARISON

@@ -2,12 +2,14 @@
 """Protocols through which the components use each other, and the errors that cross them."""
 
 from collections.abc import AsyncIterator, Collection, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 from keda_gpu_scaler.core.instance_status import ScrapeCounts
 from keda_gpu_scaler.core.selectors import SeriesSelector
 from keda_gpu_scaler.core.state.fleet import History
 from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult
+from keda_gpu_scaler.core.trigger.declared_objects import DeclaredObjects
 from keda_gpu_scaler.core.types import Allocation, Sample, Unavailable, Workload
 
 MAX_STREAMS = 2000
@@ -69,6 +71,34 @@ class Allocations(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A user as the API server names it: ``extra`` has further attributes, each with its values."""
+
+    user: str
+    uid: str = ""
+    groups: tuple[str, ...] = ()
+    extra: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+
+class CallerReviews(Protocol):
+    """Asks the API server who a caller is, and what it may do. Results are kept for a short time."""
+
+    async def caller(self, token: str) -> Caller | None:
+        """Return the user of a bearer token; None where the API server does not accept the token.
+
+        Raises:
+            KubeError: the review cannot be made.
+        """
+
+    async def may(self, caller: Caller, verb: str, resource: str, namespace: str, name: str) -> bool:
+        """Whether a user has a right on one object of keda.sh, for example of ``scaledobjects``.
+
+        Raises:
+            KubeError: the review cannot be made.
+        """
+
+
 class Cluster(Protocol):
     """Reads workloads and nodes from the API server's watches. The event loop calls it, and a call never blocks."""
 
@@ -84,6 +114,13 @@ class Cluster(Protocol):
 
     def node_labels(self) -> Mapping[str, Mapping[str, str]] | Unavailable:
         """Return every node's labels by node name, or why they are not known. The first call starts the watch."""
+
+    def declarations(self) -> Mapping[str, DeclaredObjects]:
+        """Return what the objects of each watched namespace declare, by namespace.
+
+        A namespace that is not watched, or whose last state is not trusted, is absent. The call starts and keeps no
+        watch. An unchanged tuple of triggers is the same object.
+        """
 
 
 class Peers(Protocol):

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from keda_gpu_scaler.core.comparison import ReplicaLimits
 from keda_gpu_scaler.core.pod_use import PodUse
 from keda_gpu_scaler.core.scaling_rules import (
     DEFAULT_COOLDOWN_SECONDS,
@@ -339,7 +340,8 @@ class Workload:
     rules of a ScaledJob; its sizes count Jobs. ``counts_pods`` says that the sizes count pods also where several pods
     are one replica, as those of a StatefulSet do; the sizes of a LeaderWorkerSet count its groups.
     ``selected_ready_pods`` is how many ready pods the target's selector selects, None where it selects exactly
-    ``pods``. ``remarks`` are sentences about whose the pods are.
+    ``pods``. ``remarks`` are sentences about whose the pods are. ``limits`` are those of the ScaledObject, None where
+    they are not known, and for a ScaledJob.
     """
 
     namespace: str
@@ -360,6 +362,7 @@ class Workload:
     counts_pods: bool = True
     selected_ready_pods: int | None = None
     remarks: tuple[str, ...] = ()
+    limits: ReplicaLimits | None = None
 
     @property
     def hpa_ready_pods(self) -> int:

@@ -13,8 +13,10 @@ from collections.abc import AsyncIterator, Callable, Mapping
 
 from keda_gpu_scaler.core.interfaces import KubeError
 from keda_gpu_scaler.kube.client import ApiError
+from keda_gpu_scaler.kube.item_store import ItemStore
 from keda_gpu_scaler.kube.port_forward import PortForwarder
-from keda_gpu_scaler.kube.reflector import Reflector, ResourceQuery
+from keda_gpu_scaler.kube.reflector import Reflector
+from keda_gpu_scaler.kube.resource_query import ResourceQuery
 from keda_gpu_scaler.kube.scaler_discovery import AGENT, COMPONENT_LABEL, LABEL, ScalerPod, scaler_pod
 
 AGENTS = f"{LABEL},{COMPONENT_LABEL}={AGENT}"
@@ -52,18 +54,19 @@ class AgentPortForwards:
             KubeError: the pods cannot be listed, or no agent can be reached.
         """
         changed = asyncio.Event()
-        reflector = Reflector(self._api, self._query, scaler_pod, self._clock, changed.set)
+        store = ItemStore(self._query, scaler_pod)
+        reflector = Reflector(self._api, self._query, store, self._clock, changed.set)
         task = asyncio.create_task(reflector.run(), name=f"watch {self._query}")
         try:
             while True:
                 with contextlib.suppress(TimeoutError):
-                    is_missing = bool(_running(reflector) - self._open.keys())
+                    is_missing = bool(_running(store) - self._open.keys())
                     async with asyncio.timeout(RETRY_SECONDS if is_missing else None):
                         await changed.wait()
                 changed.clear()
                 if unavailable := reflector.unavailable(self._clock()):
                     raise KubeError(f"{unavailable.reason}; or name instances: --address HOST:PORT")
-                await self._update(_running(reflector))
+                await self._update(_running(store))
                 yield {f"127.0.0.1:{port}": pod.node for pod, (port, _) in self._open.items()}
         finally:
             task.cancel()
@@ -103,5 +106,5 @@ class AgentPortForwards:
         await stack.aclose()
 
 
-def _running(reflector: Reflector[ScalerPod | None]) -> frozenset[ScalerPod]:
-    return frozenset(pod for pod in reflector.items.values() if pod is not None)
+def _running(store: ItemStore[ScalerPod | None]) -> frozenset[ScalerPod]:
+    return frozenset(pod for pod in store.items.values() if pod is not None)

@@ -8,7 +8,7 @@ it.
 import base64
 import binascii
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Never
 
@@ -31,7 +31,7 @@ class ClientConfig:
     namespace: str
     ca_data: str = ""
     is_verified: bool = True
-    token: str = ""
+    token: str = field(default="", repr=False)
     token_file: Path | None = None
     client_certificate: Path | None = None
     client_key: Path | None = None
@@ -42,8 +42,16 @@ class ClientConfig:
         Raises:
             KubeError: the token's file cannot be read.
         """
-        token = self.token or (_read(self.token_file).strip() if self.token_file else "")
+        token = self.bearer_token()
         return {"Authorization": f"Bearer {token}"} if token else {}
+
+    def bearer_token(self) -> str:
+        """Return the token; empty for an identity without one, such as a client certificate.
+
+        Raises:
+            KubeError: the token's file cannot be read.
+        """
+        return self.token or (_read(self.token_file).strip() if self.token_file else "")
 
 
 def in_cluster() -> bool:

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Records events on a ScaledObject when a trigger loses its value, and when it has one again.
+"""Records events on a ScaledObject when a trigger is refused or loses its value, and when that ends.
 
 Law: an event reports a change that has lasted, never a single call, and no call waits for an event.
+
+Several instances may find the same refused trigger. The name of such an event follows from the object and its text, so
+that the first instance writes it, and the API server refuses the others.
 
 ``kubectl describe`` finds events by the object's name, kind and uid, so the recorder reads the uid first.
 KEDA itself writes an event for every call that fails; these events mark the first and the last of them.
@@ -11,8 +14,9 @@ import asyncio
 import logging
 import os
 import time
+import zlib
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -22,7 +26,7 @@ from keda_gpu_scaler.core.interfaces import KubeError
 from keda_gpu_scaler.kube.client import METADATA_LIST_ONLY, ApiClient, ApiError
 from keda_gpu_scaler.kube.parse import is_name, part
 from keda_gpu_scaler.kube.rate_limit import WriteLimit
-from keda_gpu_scaler.kube.reflector import ResourceQuery
+from keda_gpu_scaler.kube.resource_query import ResourceQuery
 
 MIN_DURATION_SECONDS = 3.0
 """A change is recorded when an answer finds it this long after another answer did. A shorter change is no event."""
@@ -30,6 +34,8 @@ MIN_INTERVAL_SECONDS = 60.0
 """The least time between two events of one trigger."""
 BURST, REFILL_SECONDS = 20, 5.0
 """The rate limit: this many events at once, then one in this many seconds. No caller can fill a cluster's store."""
+REPEAT_SECONDS = 3600.0
+"""An event about a refused trigger is written again after this time: Kubernetes keeps an event for an hour."""
 FORBIDDEN_PAUSE_SECONDS = 600.0
 """How long no event is written after the API server has forbidden one."""
 MAX_SUBJECTS = 1024
@@ -39,13 +45,15 @@ _GROUP, _VERSION = "keda.sh", "v1alpha1"
 _COMPONENT = "keda-gpu-scaler"
 _MAX_MESSAGE_LENGTH = 1000  # Kubernetes accepts 1,024
 _MAX_NAME_LENGTH = 200
+_CONFLICT = 409
+_REFUSED = "refused"  # the aspect of the subject that is an object with its metadata
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class _Subject:
-    """The subject of events: the value of one trigger, or its demand."""
+    """The subject of events: the value of one trigger, its demand, or the metadata of all triggers of an object."""
 
     namespace: str
     name: str
@@ -56,9 +64,13 @@ class _Subject:
 
 @dataclass(slots=True)
 class _LastEvent:
-    """The last event of a subject, and since when the subject differs from it."""
+    """The last event of a subject, and since when the subject differs from it.
+
+    ``message`` is kept where the text counts as well: another problem of refused metadata is a change.
+    """
 
     is_healthy: bool = True
+    message: str = ""
     at_seconds: float = 0.0
     differs_since_seconds: float | None = None
 
@@ -104,12 +116,21 @@ class EventRecorder:
     def note(self, answer: RecentAnswer) -> None:
         """Compare an answer with the last events; to be called in the event loop."""
         for condition in _conditions(answer):
-            if self._is_due(condition) and self._may_write():
-                last = self._last_events[condition.subject]
-                last.is_healthy, last.at_seconds, last.differs_since_seconds = condition.is_healthy, self._clock(), None
-                task = asyncio.create_task(self._write(condition), name=f"event {condition.reason}")
-                self._writing.add(task)
-                task.add_done_callback(self._writing.discard)
+            self._note_condition(condition)
+
+    def note_metadata(self, namespace: str, name: str, problems: Sequence[str]) -> None:
+        """Compare the problems of an object's triggers with the last events; without a problem all are accepted."""
+        self._note_condition(_metadata_condition(namespace, name, problems))
+
+    def _note_condition(self, condition: _Condition) -> None:
+        if not (self._is_due(condition) and self._may_write()):
+            return
+        last = self._last_events[condition.subject]
+        last.is_healthy, last.at_seconds, last.differs_since_seconds = condition.is_healthy, self._clock(), None
+        last.message = _compared_text(condition)
+        task = asyncio.create_task(self._write(condition), name=f"event {condition.reason}")
+        self._writing.add(task)
+        task.add_done_callback(self._writing.discard)
 
     async def close(self) -> None:
         """Cancel the events that are being written."""
@@ -129,9 +150,10 @@ class EventRecorder:
             if len(self._last_events) > MAX_SUBJECTS:
                 self._last_events.popitem(last=False)
         self._last_events.move_to_end(subject)
-        if condition.is_healthy == last.is_healthy:
+        if condition.is_healthy == last.is_healthy and _compared_text(condition) == last.message:
             last.differs_since_seconds = None
-            return False
+            is_repeated = subject.aspect == _REFUSED and not condition.is_healthy
+            return is_repeated and now - last.at_seconds >= REPEAT_SECONDS
         if last.differs_since_seconds is None:
             last.differs_since_seconds = now
         has_lasted = now - last.differs_since_seconds >= MIN_DURATION_SECONDS
@@ -147,19 +169,23 @@ class EventRecorder:
             return
         try:
             api = await self._opened()
-            reference = await _object_reference(api, subject)
-            if reference is not None:
+            found = await _object_reference(api, subject)
+            if found is not None:
                 path = ResourceQuery("events", namespace=subject.namespace).path
-                await api.create(path, self._event(condition, reference))
+                await api.create(path, self._event(condition, *found))
         except KubeError as error:
-            self._record_failure(error)
+            if not (isinstance(error, ApiError) and error.status == _CONFLICT and subject.aspect == _REFUSED):
+                self._record_failure(error)
         except Exception:  # an unexpected response must not prevent the next event
             _log.exception("an event cannot be written")
         else:
             self._failure = ""
 
-    def _event(self, condition: _Condition, reference: dict[str, str]) -> dict[str, Any]:
+    def _event(self, condition: _Condition, reference: dict[str, str], generation: str) -> dict[str, Any]:
         subject = condition.subject
+        identity = f"{reference['uid']} {generation} {condition.reason} {condition.message}"
+        is_shared = subject.aspect == _REFUSED
+        suffix = f"{zlib.crc32(identity.encode()):08x}" if is_shared else os.urandom(8).hex()
         now = datetime.fromtimestamp(self._wall_clock(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         message = condition.message
         return {
@@ -167,7 +193,7 @@ class EventRecorder:
             "kind": "Event",
             "metadata": {
                 "namespace": subject.namespace,
-                "name": f"{subject.name[:_MAX_NAME_LENGTH].rstrip('.-')}.{os.urandom(8).hex()}",
+                "name": f"{subject.name[:_MAX_NAME_LENGTH].rstrip('.-')}.{suffix}",
             },
             "involvedObject": reference,
             "type": "Normal" if condition.is_healthy else "Warning",
@@ -192,8 +218,10 @@ class EventRecorder:
         self._failure = str(error)
 
 
-async def _object_reference(api: ApiClient, subject: _Subject) -> dict[str, str] | None:
-    """Return the reference to an event's object; None where the object does not exist, as in a call by hand.
+async def _object_reference(api: ApiClient, subject: _Subject) -> tuple[dict[str, str], str] | None:
+    """Return the reference to an event's object, and the generation of its specification.
+
+    Returns None where the object does not exist, as in a call by hand.
 
     Raises:
         ApiError: the object cannot be read.
@@ -203,13 +231,15 @@ async def _object_reference(api: ApiClient, subject: _Subject) -> dict[str, str]
         parameters = {"fieldSelector": f"metadata.name={subject.name}", "limit": "1"}
         page = await api.get(collection.path, parameters, METADATA_LIST_ONLY)
         for item in page.get("items") or ():
-            return {
+            metadata = part(item, "metadata")
+            reference = {
                 "apiVersion": f"{_GROUP}/{_VERSION}",
                 "kind": kind,
                 "namespace": subject.namespace,
                 "name": subject.name,
-                "uid": str(part(item, "metadata").get("uid") or ""),
+                "uid": str(metadata.get("uid") or ""),
             }
+            return reference, str(metadata.get("generation") or "")
     return None
 
 
@@ -227,3 +257,16 @@ def _conditions(answer: RecentAnswer) -> Iterator[_Condition]:
         yield _Condition(demand, False, "DemandUnknown", message)
     elif answer.is_demand_known:
         yield _Condition(demand, True, "DemandKnown", f"demand is known again: {answer.demand_sentence}")
+
+
+def _metadata_condition(namespace: str, name: str, problems: Sequence[str]) -> _Condition:
+    subject = _Subject(namespace, name, "", "", _REFUSED)
+    if problems:
+        message = f"a trigger is refused, and KEDA gets no value for it: {'; '.join(problems)}"
+        return _Condition(subject, False, "GPUTriggerRefused", message)
+    return _Condition(subject, True, "GPUTriggerAccepted", "no trigger is refused any more")
+
+
+def _compared_text(condition: _Condition) -> str:
+    """Return the text in which a change is a change of the condition: that of a refusal."""
+    return condition.message if condition.subject.aspect == _REFUSED and not condition.is_healthy else ""

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from keda_gpu_scaler.core.comparison import DEFAULT_MAX_REPLICAS, ReplicaLimits
 from keda_gpu_scaler.core.quoting import quoted
 from keda_gpu_scaler.core.scaling_rules import (
     DEFAULT_COOLDOWN_SECONDS,
@@ -23,6 +24,7 @@ from keda_gpu_scaler.core.scaling_rules import (
 from keda_gpu_scaler.core.types import DeclaredTrigger
 from keda_gpu_scaler.kube.parse import ScaleTarget, count, mappings, part, text
 
+KEDA_GROUP = "keda.sh"
 DEFAULT_METRIC_TYPE = "AverageValue"
 _EXTERNAL_TRIGGERS = ("external", "external-push")
 _MAX_FORMULA_LENGTH = 4096
@@ -44,6 +46,7 @@ class ScaledSpec:
     jobs: JobRules | None = None
     cooldown_seconds: float = DEFAULT_COOLDOWN_SECONDS
     idle_replicas: int = 0
+    limits: ReplicaLimits | None = None
 
 
 def scaled_object(item: Mapping[str, Any]) -> ScaledSpec:
@@ -62,6 +65,16 @@ def scaled_object(item: Mapping[str, Any]) -> ScaledSpec:
         tolerances=tolerances(spec),
         cooldown_seconds=DEFAULT_COOLDOWN_SECONDS if cooldown is None else max(0.0, float(cooldown)),
         idle_replicas=max(0, _integer(spec.get("idleReplicaCount")) or 0),
+        limits=_limits(spec),
+    )
+
+
+def _limits(spec: Mapping[str, Any]) -> ReplicaLimits:
+    least, most, idle = (_integer(spec.get(f"{key}ReplicaCount")) for key in ("min", "max", "idle"))
+    return ReplicaLimits(
+        min_replicas=max(0, least or 0),
+        max_replicas=DEFAULT_MAX_REPLICAS if most is None else max(0, most),
+        idle_replicas=None if idle is None else max(0, idle),
     )
 
 

@@ -271,7 +271,12 @@ def _label(key: str, value: str) -> tuple[str, str]:
 
 def grpc_port(item: Mapping[str, Any]) -> int | None:
     """Return the container port of a pod that is named grpc, None where there is none."""
-    ports = (port for port in _container_ports(item) if port.get("name") == GRPC_PORT_NAME)
+    return container_port(item, GRPC_PORT_NAME)
+
+
+def container_port(item: Mapping[str, Any], name: str) -> int | None:
+    """Return the container port of a pod that has this name, None where there is none."""
+    ports = (port for port in _container_ports(item) if port.get("name") == name)
     return next((number for port in ports if _is_port(number := port.get("containerPort"))), None)
 
 

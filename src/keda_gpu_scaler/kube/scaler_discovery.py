@@ -15,14 +15,16 @@ from keda_gpu_scaler.kube import parse
 from keda_gpu_scaler.kube.client import ApiClient, ApiError, escaped
 from keda_gpu_scaler.kube.pager import list_objects
 from keda_gpu_scaler.kube.parse import is_name
-from keda_gpu_scaler.kube.reflector import ResourceQuery
+from keda_gpu_scaler.kube.resource_query import ResourceQuery
 
-LABEL = "app.kubernetes.io/name=keda-gpu-scaler"
+LABEL = "app.kubernetes.io/part-of=keda-gpu-scaler"
 COMPONENT_LABEL = "app.kubernetes.io/component"
 AGENT = "agent"
 COMPONENTS = ("frontend", AGENT)
 """The components that answer KEDA. KEDA calls the front end where there is one, so it comes first."""
 DEFAULT_PORT = 6000
+EXPLAIN_PORT_NAME = "explain"
+"""The name of the container port on which people get explanations with their token."""
 
 _HOST = re.compile(r"(?:dns:///)?([a-z0-9-]+)(?:\.([a-z0-9-]+)(?:\.svc(?:\.[a-z0-9.-]+)?)?)?", re.ASCII)
 _FORBIDDEN, _NOT_FOUND = 403, 404
@@ -99,6 +101,18 @@ async def find_scaler(api: ApiClient, scaler_address: str, namespace: str = "") 
         raise KubeError(f"{error}; name the scaler's namespace with --namespace-of-scaler") from error
     scope = f"namespace {namespace}" if namespace else "any namespace"
     return _best(_pods_by_component(items), f"a pod labelled {LABEL} in {scope}")
+
+
+async def explain_port(api: ApiClient, pod: ScalerPod) -> int | None:
+    """Return the port on which a pod gives explanations to people with a token; None where it has none.
+
+    It is also None where the pod cannot be read, for which the right to get pods is needed.
+    """
+    try:
+        item = await api.get(f"/api/v1/namespaces/{pod.namespace}/pods/{pod.pod}")
+    except ApiError:
+        return None
+    return parse.container_port(item, EXPLAIN_PORT_NAME)
 
 
 async def scaled(api: ApiClient, namespace: str, name: str) -> dict[str, Any]:

@@ -17,8 +17,10 @@ from keda_gpu_scaler.kube.client import ApiError
 from keda_gpu_scaler.kube.keda_objects import ScaledSpec
 from keda_gpu_scaler.kube.ownership import owned_pods
 from keda_gpu_scaler.kube.parse import ObjectMetadata, Scale, ScaleTarget
-from keda_gpu_scaler.kube.reflector import TRUSTED_SECONDS, Reflector, ResourceQuery
+from keda_gpu_scaler.kube.reflector import TRUSTED_SECONDS
 from keda_gpu_scaler.kube.replica_labels import LWS_NAME, SCALED_JOB_NAME
+from keda_gpu_scaler.kube.resource_query import ResourceQuery
+from keda_gpu_scaler.kube.selection import Selection
 from keda_gpu_scaler.kube.shared_reflectors import SharedReflectors
 
 MIN_SCALE_INTERVAL_SECONDS = 0.5
@@ -83,7 +85,7 @@ class WatchedWorkload:
         self._name = name
         self._title = f"{namespace}/{name}"
         self._cluster = cluster
-        self._used: dict[ResourceQuery, Reflector[Any]] = {}
+        self._used: dict[ResourceQuery, Selection[Any]] = {}
         self._needed: set[ResourceQuery] = set()
         self._optional: set[ResourceQuery] = set()
         self._changed = asyncio.Event()
@@ -101,10 +103,10 @@ class WatchedWorkload:
         self.task = asyncio.create_task(self._run(), name=f"workload {self._title}")
 
     def state(self, now: float) -> Workload | Unavailable:
-        """Return the last state, unless one of its reflectors can no longer be trusted."""
+        """Return the last state, unless one of its collections can no longer be trusted."""
         if isinstance(self._state, Workload):
-            for query, reflector in self._used.items():
-                if query not in self._optional and (unavailable := reflector.unavailable(now)):
+            for query, selection in self._used.items():
+                if query not in self._optional and (unavailable := selection.unavailable(now)):
                     self._is_reported_unknown = True
                     return unavailable
         return self._state
@@ -245,6 +247,7 @@ class WatchedWorkload:
             remarks=owned.remarks,
             cooldown_seconds=scaled.cooldown_seconds,
             idle_replicas=scaled.idle_replicas,
+            limits=scaled.limits,
         )
 
     async def _current_scale(self, target: ScaleTarget, resource: str, version: str) -> Scale:
@@ -343,12 +346,12 @@ class WatchedWorkload:
         self._needed.add(query)
         if query not in self._used:
             self._used[query] = self._cluster.reflectors.use(query, keep, self, self._changed.set)
-        reflector = self._used[query]
-        if reflector.is_pending:
+        selection = self._used[query]
+        if selection.is_pending:
             raise _Pending
-        if unavailable := reflector.unavailable(self._cluster.now()):
+        if unavailable := selection.unavailable(self._cluster.now()):
             raise _UnavailableError(unavailable.reason, is_permanent=unavailable.is_permanent)
-        return reflector.items
+        return selection.items
 
 
 def _pod_labels(target: ScaleTarget, scale: Scale) -> str:

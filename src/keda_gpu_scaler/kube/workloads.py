@@ -12,11 +12,13 @@ from typing import Any
 
 from keda_gpu_scaler.core.instance_status import Watches
 from keda_gpu_scaler.core.quoting import quoted
+from keda_gpu_scaler.core.trigger.declared_objects import DeclaredObjects
 from keda_gpu_scaler.core.types import Pod, Unavailable, Workload
 from keda_gpu_scaler.kube import parse
 from keda_gpu_scaler.kube.client import ApiClient, ApiError
+from keda_gpu_scaler.kube.keda_objects import KEDA_GROUP
 from keda_gpu_scaler.kube.parse import Scale, ScaleTarget, mappings
-from keda_gpu_scaler.kube.reflector import ResourceQuery
+from keda_gpu_scaler.kube.resource_query import ResourceQuery
 from keda_gpu_scaler.kube.shared_reflectors import SharedReflectors
 from keda_gpu_scaler.kube.watched_workload import WatchedWorkload
 
@@ -89,6 +91,17 @@ class Workloads:
         if self._labels is None:
             self._labels = dict(nodes.items)
         return self._labels
+
+    def declarations(self) -> Mapping[str, DeclaredObjects]:
+        """Return the external triggers of each namespace whose ScaledObjects are watched and trusted."""
+        jobs = dict(self._reflectors.trusted_items("scaledjobs", KEDA_GROUP))
+        return {
+            namespace: DeclaredObjects(
+                {name: spec.triggers for name, spec in {**jobs.get(namespace, {}), **objects}.items()},
+                is_complete=namespace in jobs,
+            )
+            for namespace, objects in self._reflectors.trusted_items("scaledobjects", KEDA_GROUP)
+        }
 
     def pod_addresses(self, namespace: str) -> frozenset[str]:
         """Return the addresses of the pods of the watched workloads of a namespace."""

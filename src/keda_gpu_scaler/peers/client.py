@@ -22,6 +22,7 @@ from keda_gpu_scaler.core.quoting import quoted
 from keda_gpu_scaler.core.state.fleet import PEERS_UNKNOWN, History
 from keda_gpu_scaler.core.state.reading_interest import ReadingInterest
 from keda_gpu_scaler.core.types import Snapshot
+from keda_gpu_scaler.file_descriptors import shortage
 from keda_gpu_scaler.peers.limits import PeerError
 from keda_gpu_scaler.peers.node_store import LongestWindow, NodeStore
 from keda_gpu_scaler.peers.stream import ConnectionSlot, PeerStream
@@ -250,6 +251,8 @@ class FleetClient:
 
     async def _receive_until_error(self, stream: PeerStream) -> str:
         """Receive updates until the stream ends, and return why it ended."""
+        if reason := shortage():
+            return reason
         try:
             await self._receive(stream)
         except grpc.aio.AioRpcError as error:

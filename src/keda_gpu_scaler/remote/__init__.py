@@ -7,13 +7,13 @@ its TLS is a third of an instance's memory.
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keda_gpu_scaler.config import Config
-from keda_gpu_scaler.core.instance_status import PeerCounts, RecentAnswer, Watches
-from keda_gpu_scaler.core.interfaces import KubeError
+from keda_gpu_scaler.core.instance_status import PeerCounts, RecentAnswer, RefusedTrigger, Watches
+from keda_gpu_scaler.core.interfaces import CallerReviews, KubeError
 from keda_gpu_scaler.core.quoting import quoted
 from keda_gpu_scaler.core.types import PodRef, Workload
 from keda_gpu_scaler.kube.auth import in_cluster, kubeconfig, service_account
@@ -71,6 +71,11 @@ class Remote:
             self._agents = listed if isinstance(listed, AgentDiscovery) else None
             self.peers = None if listed is None else RemotePeers(listed, config, instance, clock, on_peers)
             server = None if self._api is None else self._api.config.server
+            if config.explain_port and self._api is None:
+                raise KubeError(
+                    f"--explain-port: Invalid value: {config.explain_port}: needs access to the API server, which "
+                    "checks the tokens: run in a pod with a service account, or name a --kubeconfig"
+                )
             self.engines = RemoteEngines(
                 config, clock, on_engines, playback, pod_addresses=self._pod_addresses, api_server=server
             )
@@ -80,6 +85,7 @@ class Remote:
         self.cluster = _cluster(self._api, playback, clock, on_cluster)
         self._costs = None if self._api is None else _deletion_costs(self._api, config, clock)
         self._events = None if self._api is None else _event_recorder(self._api, config.node_name, clock)
+        self._clock = clock
 
     @property
     def has_frequent_news(self) -> bool:
@@ -97,6 +103,16 @@ class Remote:
         if self._events.opened is not None or not is_well:
             self._events.open().note(answer)
 
+    def note_refusals(self, refused: Sequence[RefusedTrigger], accepted: Iterable[tuple[str, str]]) -> None:
+        """Have an Event written about each object with refused triggers, and about those that have none any more."""
+        if self._events is None or not (refused or self._events.opened):
+            return
+        problems: dict[tuple[str, str], list[str]] = {name: [] for name in accepted}
+        for trigger in refused:
+            problems.setdefault((trigger.namespace, trigger.name), []).extend(trigger.problems)
+        for (namespace, name), found in problems.items():
+            self._events.open().note_metadata(namespace, name, found)
+
     @property
     def has_deletion_costs(self) -> bool:
         """Whether deletion costs are written or removed."""
@@ -106,6 +122,18 @@ class Remote:
         """Have the deletion costs of a workload's pods written, or removed, as ``DeletionCostWriter.note`` does."""
         if self._costs is not None:
             self._costs.open().note(workload, trigger, costs)
+
+    def caller_reviews(self) -> CallerReviews:
+        """Return the reviews of callers.
+
+        Raises:
+            KubeError: there is no access to the API server.
+        """
+        if self._api is None:
+            raise KubeError("there is no access to the API server")
+        from keda_gpu_scaler.kube.caller_reviews import ApiCallerReviews
+
+        return ApiCallerReviews(self._api.client, self._clock)
 
     def peer_counts(self) -> PeerCounts:
         """Return the number of followed instances, and the longest time that one of them has been unavailable."""

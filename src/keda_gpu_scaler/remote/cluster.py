@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from keda_gpu_scaler.core.instance_status import Watches
 from keda_gpu_scaler.core.interfaces import KubeError
+from keda_gpu_scaler.core.trigger.declared_objects import DeclaredObjects
 from keda_gpu_scaler.core.types import Unavailable, Workload
 from keda_gpu_scaler.kube.auth import ClientConfig
 from keda_gpu_scaler.remote.on_first_use import OnFirstUse
@@ -76,6 +77,10 @@ class RemoteCluster:
             return self._workloads.node_labels()
         self._opening.open()
         return self._unavailable
+
+    def declarations(self) -> Mapping[str, DeclaredObjects]:
+        """Return what the objects of each watched namespace declare."""
+        return self._workloads.declarations() if self._workloads is not None else {}
 
     def pod_addresses(self, namespace: str) -> frozenset[str]:
         """Return the addresses of the pods of the watched workloads of a namespace."""

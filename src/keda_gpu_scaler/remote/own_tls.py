@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The TLS files of this instance, by the settings of ``serve``."""
+"""The TLS files of this instance and the roles of its clients, by the settings of ``serve``."""
 
 from pathlib import Path
 
-from keda_gpu_scaler.config import Config
+from keda_gpu_scaler.config import Config, listed_names
+from keda_gpu_scaler.server.certificate_roles import CertificateRoles, certificate_roles
 from keda_gpu_scaler.wire.tls import Pem, ServerTls, own_pair
 
 
@@ -26,3 +27,15 @@ def tls_description(config: Config) -> str:
     if config.tls_cert is None:
         return ""
     return " with TLS for clients with a certificate" if config.tls_client_ca else " with TLS"
+
+
+def client_roles(config: Config) -> CertificateRoles:
+    """Return which clients of the gRPC port may call which methods."""
+    return certificate_roles(
+        has_client_ca=config.tls_client_ca is not None,
+        keda=listed_names(config.tls_keda_names),
+        watch=listed_names(config.tls_watch_names),
+        explain=listed_names(config.tls_explain_names),
+        peer_name=config.tls_peer_name,
+        has_explain_port=bool(config.explain_port),
+    )

@@ -4,6 +4,7 @@
 from collections.abc import Mapping
 
 from keda_gpu_scaler.core.instance_status import Watches
+from keda_gpu_scaler.core.trigger.declared_objects import DeclaredObjects
 from keda_gpu_scaler.core.types import Unavailable, Workload
 from keda_gpu_scaler.scrape.playback import Playback
 
@@ -24,6 +25,10 @@ class ReplayedCluster:
     def node_labels(self) -> Mapping[str, Mapping[str, str]] | Unavailable:
         """Return that the labels are not known."""
         return Unavailable("metadata.nodeSelector: the labels of nodes are not recorded", is_permanent=True)
+
+    def declarations(self) -> Mapping[str, DeclaredObjects]:
+        """Return nothing: a recording has one workload and not its namespace."""
+        return {}
 
     def watches(self) -> Watches:
         """Return nothing."""

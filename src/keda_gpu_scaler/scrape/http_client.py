@@ -15,6 +15,7 @@ from urllib.parse import urljoin
 from keda_gpu_scaler import __version__
 from keda_gpu_scaler.core.quoting import quoted
 from keda_gpu_scaler.core.urls import Url, parse_url
+from keda_gpu_scaler.file_descriptors import shortage
 from keda_gpu_scaler.scrape.address_policy import AddressPolicy, AddressPolicyError
 from keda_gpu_scaler.scrape.connection import (
     Connection,
@@ -181,6 +182,8 @@ class HttpClient:
         return secret
 
     async def _connect(self, target: Target, secret: Secret | None) -> Connection:
+        if reason := shortage():
+            raise FetchError(reason)
         try:
             reader, writer = await asyncio.open_connection(target.address, target.url.port, limit=CHUNK_BYTES)
         except ConnectionRefusedError:

@@ -50,14 +50,14 @@ class CallGuard:
         async def stream(request: Any, context: ServicerContext) -> None:
             request = await self._checked(method, request, context)
             async with self._opened(context):
-                await _write(behavior(request, context), context)
+                await write_messages(behavior(request, context), context)
 
         return stream
 
     def _streams_both(self, method: str, behavior: Callable[..., Any]) -> Callable[..., Any]:
         async def both(requests: AsyncIterator[Any], context: ServicerContext) -> None:
             async with self._opened(context):
-                await _write(behavior(self._all_checked(method, requests, context), context), context)
+                await write_messages(behavior(self._all_checked(method, requests, context), context), context)
 
         return both
 
@@ -86,7 +86,7 @@ class CallGuard:
             yield
 
 
-async def _write(result: Any, context: ServicerContext) -> None:
+async def write_messages(result: Any, context: ServicerContext) -> None:
     """Send the messages of a method: it yields them, or it is a coroutine that writes them itself."""
     if not isinstance(result, AsyncIterable):
         await result

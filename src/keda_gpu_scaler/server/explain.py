@@ -20,6 +20,7 @@ from keda_gpu_scaler.core.trigger.metric_type import declared_type
 from keda_gpu_scaler.core.trigger.parser import Trigger
 from keda_gpu_scaler.core.types import Unavailable, Workload
 from keda_gpu_scaler.server.external_scaler import ExternalScaler
+from keda_gpu_scaler.server.workload_list import comparison_message, workload_list
 from keda_gpu_scaler.wire import evaluation_pb2 as evaluation_pb
 from keda_gpu_scaler.wire import evaluation_pb2_grpc as evaluation_pb_grpc
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
@@ -52,6 +53,12 @@ class EvaluationService(evaluation_pb_grpc.EvaluationsServicer):
             answer.fleet,
             answer.at_seconds,
         )
+
+    async def ListWorkloads(  # noqa: N802
+        self, request: evaluation_pb.ListWorkloadsRequest, context: ServicerContext
+    ) -> evaluation_pb.WorkloadList:
+        """Answer with the last answers to KEDA and the refused triggers. Nothing is evaluated or watched for it."""
+        return workload_list(*self._scaler.workloads())
 
 
 def explanation(
@@ -98,6 +105,7 @@ def explanation(
         observations_omitted=max(0, len(evaluation.observations) - MAX_OBSERVATIONS),
         demand=_demand_message(evaluation.demand),
         fallback=evaluation.fallback,
+        comparison=comparison_message(evaluation.comparison),
     )
 
 

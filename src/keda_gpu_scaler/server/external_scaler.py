@@ -11,7 +11,7 @@ order, so that KEDA sends the same trigger in several forms.
 """
 
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -21,7 +21,7 @@ from grpc.aio import ServicerContext
 
 from keda_gpu_scaler.core.evaluate.deletion_order import shrink_costs
 from keda_gpu_scaler.core.evaluate.evaluation import Evaluation, NoValue
-from keda_gpu_scaler.core.instance_status import RecentAnswer, RequestCounts
+from keda_gpu_scaler.core.instance_status import RecentAnswer, RefusedTrigger, RequestCounts
 from keda_gpu_scaler.core.interfaces import MAX_STREAMS, Cluster, Engines, Peers
 from keda_gpu_scaler.core.quoting import quoted
 from keda_gpu_scaler.core.state.fleet import Fleet
@@ -33,6 +33,7 @@ from keda_gpu_scaler.server.declarations import Declarations
 from keda_gpu_scaler.server.evaluator import Evaluator
 from keda_gpu_scaler.server.preparation import Preparation
 from keda_gpu_scaler.server.recent_answers import RecentAnswers, TransitionLog, recent_answer
+from keda_gpu_scaler.server.refused_triggers import RefusedTriggers
 from keda_gpu_scaler.server.request_counters import RequestCounters
 from keda_gpu_scaler.server.request_resolver import (
     IDLE_SECONDS,
@@ -54,6 +55,7 @@ _CODES: Mapping[NoValue | None, grpc.StatusCode] = {
     NoValue.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
     NoValue.MISCONFIGURED: grpc.StatusCode.FAILED_PRECONDITION,
 }
+_LOOK_SECONDS = 0.5  # the least time between two looks at the declarations without a question about them
 _IS_ACTIVE = {active: pb.IsActiveResponse(result=active).SerializeToString() for active in (False, True)}
 
 
@@ -111,6 +113,9 @@ class ExternalScaler:
         self._undecodable = UndecodableLog(clock)
         self._answers = RecentAnswers()
         self._declarations = Declarations()
+        self._cluster = cluster
+        self._refused = RefusedTriggers(cluster)
+        self._looked_at = -math.inf
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """Return the service for ``grpc.aio.Server.add_generic_rpc_handlers``."""
@@ -129,7 +134,21 @@ class ExternalScaler:
 
     def answers(self) -> list[RecentAnswer]:
         """Return the last answer of GetMetrics to each trigger that was evaluated recently."""
+        self._look_at_declarations(self._clock())
         return self._answers.answers(self._clock())
+
+    def refused_triggers(self) -> list[RefusedTrigger]:
+        """Return the declared triggers whose metadata is refused."""
+        self._look_at_declarations(self._clock())
+        return self._refused.triggers()
+
+    def refusals(self) -> tuple[list[RefusedTrigger], list[tuple[str, str]]]:
+        """Return the refused triggers as of the last look, and the objects that had one a short time ago."""
+        return self._refused.triggers(), self._refused.accepted()
+
+    def workloads(self) -> tuple[list[RecentAnswer], list[RefusedTrigger], str, float]:
+        """Return the last answers, the refused triggers, the node of this instance, and the time."""
+        return self.answers(), self._refused.triggers(), self._evaluator.fleet.own_node, self._clock()
 
     def counts(self) -> Mapping[str, RequestCounts]:
         """Return the number of calls of each method, of errors, and the calls' durations."""
@@ -151,6 +170,8 @@ class ExternalScaler:
         self._preparation.expire_idle(now)
         self._evaluator.expire_idle(now)
         self._declarations.expire_idle(now)
+        if now - self._looked_at >= _LOOK_SECONDS:
+            self._look_at_declarations(now)
 
     def stop(self) -> None:
         """End every stream with OK, now and from now on; other calls are answered until the server stops."""
@@ -165,6 +186,11 @@ class ExternalScaler:
         return Answer(
             scaled_object.resolved, prepared.workload, evaluated.evaluation, self._evaluator.fleet, prepared.at_seconds
         )
+
+    async def workload(self, ref: pb.ScaledObjectRef, context: ServicerContext) -> Workload | Unavailable | None:
+        """Return what is known of the workload that a request names; nothing is scraped for it."""
+        scaled_object = await self._resolve(None, ref, context, self._clock())
+        return await self._preparation.workload(scaled_object.resolved)
 
     # ---- the methods ----
 
@@ -203,7 +229,8 @@ class ExternalScaler:
             answer = evaluated.answer = recent_answer(scaled_object, evaluation, prepared.at_seconds)
         is_declared = self._declarations.is_declared(scaled_object.resolved, prepared)
         if is_declared:
-            self._answers.note(answer, prepared.at_seconds)
+            self._answers.note(answer, scaled_object.resolved, prepared.at_seconds)
+            self._refused.note_valid(scaled_object.namespace, dict(scaled_object.resolved.metadata), now)
             self._on_answer(answer)
         if self._on_costs is not None and is_declared and isinstance(prepared.workload, Workload):
             trigger = scaled_object.resolved.trigger
@@ -279,10 +306,27 @@ class ExternalScaler:
         try:
             scaled_object = self._resolver.resolve(ref.scalerMetadata, ref.namespace, ref.name, now)
         except TriggerError as error:
-            self._log.log_problems("/".join(printable_names(ref.namespace, ref.name)), error.problems)
+            title = "/".join(printable_names(ref.namespace, ref.name))
+            self._log.log_problems(title, error.problems)
+            if method is not None:
+                self._note_refused(ref, error.problems, now)
             await self._refuse(method, context, grpc.StatusCode.INVALID_ARGUMENT, "; ".join(error.problems))
         self._log.log_problems(scaled_object.title, scaled_object.resolved.trigger.hints)
         return scaled_object
+
+    def _note_refused(self, ref: pb.ScaledObjectRef, problems: Sequence[str], now: float) -> None:
+        """Note a refused question. Where declarations cannot be read, an older answer may be about its trigger."""
+        if self._refused.note_refused(ref.namespace, ref.name, dict(ref.scalerMetadata), problems, now):
+            self._answers.discard_object(*printable_names(ref.namespace, ref.name))
+
+    def _look_at_declarations(self, now: float) -> None:
+        """Compare what was answered and refused with what is declared now."""
+        self._looked_at = now
+        declarations = self._cluster.declarations() if self._cluster is not None else {}
+        self._answers.discard_undeclared(declarations)
+        self._refused.look(declarations, now)
+        for trigger in self._refused.triggers():
+            self._log.log_problems(f"{trigger.namespace}/{trigger.name}", trigger.problems)
 
     def _activity(self, resolved: ResolvedTrigger, now: float) -> bool | None:
         """Return the state that a stream may push, or None while it is unknown."""

@@ -12,6 +12,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 
 from keda_gpu_scaler.core.interfaces import MAX_STREAMS
+from keda_gpu_scaler.file_descriptors import max_grpc_connections
 from keda_gpu_scaler.server.call_guard import CallGuard
 from keda_gpu_scaler.server.lazy_service import LazyService, Registrar
 from keda_gpu_scaler.server.stream_limit import StreamLimit
@@ -33,6 +34,8 @@ MAX_FLEET_STREAMS_PER_CONNECTION = 4
 _MAX_MESSAGE_BYTES = 128 << 10
 # More calls than can be answered at the same time, beside the streams; idle calls cost memory.
 _OTHER_CALLS = 500
+# Of people on the explain port. A token of an identity provider may have several kilobytes.
+_MAX_EXPLAIN_CALLS, _MAX_EXPLAIN_METADATA_BYTES = 32, 32 << 10
 # KEDA opens all its streams in one connection.
 _MAX_CALLS_PER_CONNECTION = MAX_STREAMS + 100
 # A client that vanishes without closing its connection is noticed, and its streams are closed.
@@ -52,6 +55,7 @@ def make_grpc_server(max_followers: int) -> grpc.aio.Server:
     """
     return grpc.aio.server(
         options=(
+            ("grpc.max_allowed_incoming_connections", max_grpc_connections()),
             ("grpc.so_reuseport", 0),  # otherwise a second instance would share the port and half of the calls
             ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
             ("grpc.max_concurrent_streams", _MAX_CALLS_PER_CONNECTION),
@@ -64,6 +68,22 @@ def make_grpc_server(max_followers: int) -> grpc.aio.Server:
             ("grpc.max_connection_idle_ms", _IDLE_CONNECTION_MS),
         ),
         maximum_concurrent_rpcs=MAX_STREAMS + max_followers + _OTHER_CALLS,
+    )
+
+
+def make_explain_server() -> grpc.aio.Server:
+    """Return a server without services for the port of people, who are few."""
+    return grpc.aio.server(
+        options=(
+            ("grpc.so_reuseport", 0),
+            ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
+            ("grpc.max_concurrent_streams", _MAX_EXPLAIN_CALLS),
+            ("grpc.max_metadata_size", _MAX_EXPLAIN_METADATA_BYTES),
+            ("grpc.absolute_max_metadata_size", 2 * _MAX_EXPLAIN_METADATA_BYTES),
+            ("grpc.server_handshake_timeout_ms", _HANDSHAKE_TIMEOUT_MS),
+            ("grpc.max_connection_idle_ms", _IDLE_CONNECTION_MS),
+        ),
+        maximum_concurrent_rpcs=_MAX_EXPLAIN_CALLS,
     )
 
 

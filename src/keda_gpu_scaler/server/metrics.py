@@ -7,10 +7,8 @@ scale a workload down.
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Generic, TypeVar
 
 from keda_gpu_scaler import __version__
 from keda_gpu_scaler.core.instance_status import (
@@ -20,6 +18,7 @@ from keda_gpu_scaler.core.instance_status import (
     DropReason,
     PeerCounts,
     RecentAnswer,
+    RefusedTrigger,
     RequestCounts,
     ScrapeCounts,
     Watches,
@@ -29,46 +28,30 @@ from keda_gpu_scaler.core.trigger.metrics import METRICS
 from keda_gpu_scaler.core.types import PerformanceReadings, Sample
 from keda_gpu_scaler.server.device_labels import DEVICE_LABELS, DeviceLabels, VendorOf
 from keda_gpu_scaler.server.http import HttpPage
+from keda_gpu_scaler.server.metric_family import Family, Gauge, MetricSeries, family_lines, gauge_series
+from keda_gpu_scaler.server.workload_metrics import FAMILIES as WORKLOAD_FAMILIES
+from keda_gpu_scaler.server.workload_metrics import workload_lines
 
-PREFIX = "keda_gpu_scaler_"
 _EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
-_GaugeValue = TypeVar("_GaugeValue")
 
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """One metric family of the exposition. ``labels`` are the label names of its series."""
-
-    name: str
-    kind: str
-    help: str
-    labels: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class _Gauge(Generic[_GaugeValue]):
-    family: Family
-    read: Callable[[_GaugeValue], float | None]
-
-
-_DEVICE_GAUGES: tuple[_Gauge[Sample], ...] = (
-    _Gauge(
+_DEVICE_GAUGES: tuple[Gauge[Sample], ...] = (
+    Gauge(
         Family("gpu_utilization_percent", "gauge", "Share of the time during which a kernel ran.", DEVICE_LABELS),
         METRICS["gpu_utilization"].read,
     ),
-    _Gauge(
+    Gauge(
         Family("gpu_memory_used_bytes", "gauge", "Memory in use on the device.", DEVICE_LABELS),
         lambda sample: sample.memory_used_bytes,
     ),
-    _Gauge(
+    Gauge(
         Family("gpu_memory_total_bytes", "gauge", "Total memory of the device.", DEVICE_LABELS),
         lambda sample: sample.memory_total_bytes,
     ),
-    _Gauge(
+    Gauge(
         Family("gpu_temperature_celsius", "gauge", "Temperature of the GPU die.", DEVICE_LABELS),
         lambda sample: sample.temperature_celsius,
     ),
-    _Gauge(
+    Gauge(
         Family("gpu_power_draw_watts", "gauge", "Power draw of the board.", DEVICE_LABELS),
         METRICS["power_draw"].read,
     ),
@@ -77,8 +60,8 @@ _DEVICE_GAUGES: tuple[_Gauge[Sample], ...] = (
 
 def _performance(
     name: str, kind: str, meaning: str, read: Callable[[PerformanceReadings], float | None]
-) -> _Gauge[Sample]:
-    return _Gauge(
+) -> Gauge[Sample]:
+    return Gauge(
         Family(name, kind, meaning, DEVICE_LABELS),
         lambda sample: None if sample.performance is None else read(sample.performance),
     )
@@ -142,83 +125,6 @@ _REQUEST_ERRORS = Family(
 _REQUEST_DURATION = Family(
     "scaler_request_duration_seconds", "histogram", "Duration of one RPC. Streams have no duration.", ("method",)
 )
-_WORKLOAD_LABELS = ("namespace", "name", "metric_name", "metric")
-_ANSWER_GAUGES: tuple[_Gauge[RecentAnswer], ...] = (
-    _Gauge(
-        Family(
-            "workload_value",
-            "gauge",
-            "Last value reported to KEDA. No series while the answer is an error.",
-            _WORKLOAD_LABELS,
-        ),
-        lambda answer: answer.value,
-    ),
-    _Gauge(
-        Family("workload_target", "gauge", "Target value of one replica.", _WORKLOAD_LABELS),
-        lambda answer: answer.target,
-    ),
-    _Gauge(
-        Family(
-            "workload_active",
-            "gauge",
-            "1 if the workload should run by the last evaluation, 0 if not.",
-            _WORKLOAD_LABELS,
-        ),
-        lambda answer: answer.active,
-    ),
-    _Gauge(
-        Family(
-            "workload_value_available",
-            "gauge",
-            "1 if the last answer to KEDA was a value, 0 if it was an error.",
-            _WORKLOAD_LABELS,
-        ),
-        lambda answer: answer.value is not None,
-    ),
-    _Gauge(
-        Family(
-            "workload_queue_contradiction",
-            "gauge",
-            "1 if requests have waited longer than a replica needs to start while the value asks for no more replicas.",
-            _WORKLOAD_LABELS,
-        ),
-        lambda answer: answer.has_queue_contradiction,
-    ),
-    _Gauge(
-        Family(
-            "workload_cold_start_seconds",
-            "gauge",
-            "Median time from the creation of a pod of the workload until it was ready.",
-            _WORKLOAD_LABELS,
-        ),
-        lambda answer: answer.cold_start_seconds,
-    ),
-    _Gauge(
-        Family("workload_pods_with_value", "gauge", "Ready pods (or devices) in scope with a value.", _WORKLOAD_LABELS),
-        lambda answer: answer.with_value,
-    ),
-    _Gauge(
-        Family("workload_pods", "gauge", "Ready pods (or devices) in scope.", _WORKLOAD_LABELS),
-        lambda answer: answer.expected,
-    ),
-)
-_DEMAND_GAUGES: tuple[_Gauge[RecentAnswer], ...] = (
-    _Gauge(
-        Family(
-            "workload_demand", "gauge", "Value of the demand endpoint. No series while it is unknown.", _WORKLOAD_LABELS
-        ),
-        lambda answer: answer.demand,
-    ),
-    _Gauge(
-        Family(
-            "workload_demand_known",
-            "gauge",
-            "1 if it is known whether there is demand, 0 if not. No series without a demand endpoint.",
-            _WORKLOAD_LABELS,
-        ),
-        lambda answer: answer.is_demand_known,
-    ),
-)
 _SCRAPES = Family(
     "scrapes_total", "counter", "Scrapes of engines and demand endpoints, by recognised engine.", ("engine",)
 )
@@ -269,8 +175,7 @@ FAMILIES = (
     _REQUESTS,
     _REQUEST_ERRORS,
     _REQUEST_DURATION,
-    *(gauge.family for gauge in _ANSWER_GAUGES),
-    *(gauge.family for gauge in _DEMAND_GAUGES),
+    *WORKLOAD_FAMILIES,
     _SCRAPES,
     _SCRAPE_FAILURES,
     _SNAPSHOT_AGE,
@@ -296,6 +201,7 @@ def render(
     watches: Watches = MappingProxyType({}),
     vendor_of: VendorOf = lambda uuid: "",
     certificates: Mapping[str, float] = MappingProxyType({}),
+    refused: Sequence[RefusedTrigger] = (),
 ) -> str:
     """Return the exposition text (Prometheus text format 0.0.4).
 
@@ -306,33 +212,34 @@ def render(
     lines = (
         *_device_lines(None if newest is None else newest.samples, DeviceLabels(newest, vendor_of)),
         *_instance_lines(collections, requests),
-        *_fleet_lines(fleet, now, answers, scrapes),
+        *workload_lines(answers, refused),
+        *_fleet_lines(fleet, now, scrapes),
         *_connection_lines(fleet, peers or PeerCounts(), watches),
-        *_family_lines(_CERTIFICATE_EXPIRY, [("", (flag,), ends) for flag, ends in sorted(certificates.items())]),
-        *_family_lines(_BUILD_INFO, [("", (__version__,), 1)]),
+        *family_lines(_CERTIFICATE_EXPIRY, [("", (flag,), ends) for flag, ends in sorted(certificates.items())]),
+        *family_lines(_BUILD_INFO, [("", (__version__,), 1)]),
     )
     return "".join(f"{line}\n" for line in lines)
 
 
 def _device_lines(samples: tuple[Sample, ...] | None, labels: DeviceLabels) -> Iterator[str]:
     for gauge in (*_DEVICE_GAUGES, *PERFORMANCE_GAUGES):
-        yield from _family_lines(gauge.family, _series(gauge, samples or (), labels.of))
-    yield from _family_lines(_DEVICE_COUNT, [] if samples is None else [("", (), len(samples))])
-    yield from _family_lines(_POD_SHARE, (("", values, share) for values, share in labels.shares()))
+        yield from family_lines(gauge.family, gauge_series(gauge, samples or (), labels.of))
+    yield from family_lines(_DEVICE_COUNT, [] if samples is None else [("", (), len(samples))])
+    yield from family_lines(_POD_SHARE, (("", values, share) for values, share in labels.shares()))
     known = labels.are_allocations_known
-    yield from _family_lines(_ALLOCATIONS_KNOWN, [] if known is None else [("", (), known)])
+    yield from family_lines(_ALLOCATIONS_KNOWN, [] if known is None else [("", (), known)])
 
 
 def _instance_lines(collections: CollectionCounts, requests: Mapping[str, RequestCounts]) -> Iterator[str]:
-    yield from _family_lines(_COLLECTIONS, [("", (), collections.collections)])
-    yield from _family_lines(_COLLECTION_ERRORS, [("", (), collections.errors)])
-    yield from _family_lines(
+    yield from family_lines(_COLLECTIONS, [("", (), collections.collections)])
+    yield from family_lines(_COLLECTION_ERRORS, [("", (), collections.errors)])
+    yield from family_lines(
         _COLLECTION_DURATION,
         _histogram(COLLECTION_BUCKETS_SECONDS, collections.duration_buckets, collections.duration_seconds_sum),
     )
-    yield from _family_lines(_REQUESTS, [("", (method,), counts.requests) for method, counts in requests.items()])
-    yield from _family_lines(_REQUEST_ERRORS, [("", (method,), counts.errors) for method, counts in requests.items()])
-    yield from _family_lines(
+    yield from family_lines(_REQUESTS, [("", (method,), counts.requests) for method, counts in requests.items()])
+    yield from family_lines(_REQUEST_ERRORS, [("", (method,), counts.errors) for method, counts in requests.items()])
+    yield from family_lines(
         _REQUEST_DURATION,
         itertools.chain.from_iterable(
             _histogram(REQUEST_BUCKETS_SECONDS, counts.duration_buckets, counts.duration_seconds_sum, (method,))
@@ -342,78 +249,38 @@ def _instance_lines(collections: CollectionCounts, requests: Mapping[str, Reques
     )
 
 
-def _fleet_lines(
-    fleet: Fleet, now: float, answers: Sequence[RecentAnswer], scrapes: Mapping[str, ScrapeCounts]
-) -> Iterator[str]:
-    for gauge in (*_ANSWER_GAUGES, *_DEMAND_GAUGES):
-        yield from _family_lines(gauge.family, _series(gauge, answers, _workload_labels))
-    yield from _family_lines(
+def _fleet_lines(fleet: Fleet, now: float, scrapes: Mapping[str, ScrapeCounts]) -> Iterator[str]:
+    yield from family_lines(
         _SCRAPES, [("", (engine or "unknown",), counts.scrapes) for engine, counts in sorted(scrapes.items())]
     )
-    yield from _family_lines(
+    yield from family_lines(
         _SCRAPE_FAILURES, [("", (engine or "unknown",), counts.failures) for engine, counts in sorted(scrapes.items())]
     )
-    yield from _family_lines(
-        _SNAPSHOT_AGE, [("", (node,), history.age_seconds(now)) for node, history in fleet.nodes()]
-    )
+    yield from family_lines(_SNAPSHOT_AGE, [("", (node,), history.age_seconds(now)) for node, history in fleet.nodes()])
 
 
 def _connection_lines(fleet: Fleet, peers: PeerCounts, watches: Watches) -> Iterator[str]:
-    yield from _family_lines(_PEERS_UNAVAILABLE, [("", (), len(fleet.unavailable))])
-    yield from _family_lines(_PEERS_FOLLOWED, [("", (), peers.followed)])
-    yield from _family_lines(_PEERS_MAX_STALENESS, [("", (), peers.max_staleness_seconds)])
-    yield from _family_lines(
+    yield from family_lines(_PEERS_UNAVAILABLE, [("", (), len(fleet.unavailable))])
+    yield from family_lines(_PEERS_FOLLOWED, [("", (), peers.followed)])
+    yield from family_lines(_PEERS_MAX_STALENESS, [("", (), peers.max_staleness_seconds)])
+    yield from family_lines(
         _PEER_SNAPSHOTS_DROPPED, [("", (reason.value,), peers.dropped.get(reason, 0)) for reason in DropReason]
     )
-    yield from _family_lines(
+    yield from family_lines(
         _API_WATCHES,
         sorted(("", (resource, state.value), count) for (resource, state), count in watches.items()),
     )
 
 
-_Series = tuple[str, tuple[str, ...], float]  # suffix of the name, label values, value
-
-
-def _series(
-    gauge: _Gauge[_GaugeValue], sources: Iterable[_GaugeValue], labels: Callable[[_GaugeValue], tuple[str, ...]]
-) -> Iterator[_Series]:
-    """Yield a series for each source whose value is known."""
-    for source in sources:
-        value = gauge.read(source)
-        if value is not None:
-            yield "", labels(source), value
-
-
-def _workload_labels(answer: RecentAnswer) -> tuple[str, ...]:
-    return answer.namespace, answer.name, answer.metric_name, answer.metric
-
-
 def _histogram(
     bounds: Sequence[float], buckets: Sequence[int], seconds_sum: float, labels: tuple[str, ...] = ()
-) -> Iterator[_Series]:
+) -> Iterator[MetricSeries]:
     cumulative = 0
     for bound, count in zip((*bounds, math.inf), buckets, strict=True):
         cumulative += count
         yield "_bucket", (*labels, "+Inf" if math.isinf(bound) else f"{bound:g}"), cumulative
     yield "_sum", labels, seconds_sum
     yield "_count", labels, cumulative
-
-
-def _family_lines(family: Family, series: Iterable[_Series]) -> Iterator[str]:
-    yield f"# HELP {PREFIX}{family.name} {family.help}"
-    yield f"# TYPE {PREFIX}{family.name} {family.kind}"
-    for suffix, values, value in series:
-        names = (*family.labels, "le") if suffix == "_bucket" else family.labels
-        labels = ",".join(f'{name}="{_escape(text)}"' for name, text in zip(names, values, strict=bool(values)))
-        yield f"{PREFIX}{family.name}{suffix}{'{' + labels + '}' if values else ''} {_number(value)}"
-
-
-def _escape(text: str) -> str:
-    return text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
-
-
-def _number(value: float) -> str:
-    return str(int(value)) if float(value).is_integer() else repr(float(value))
 
 
 def metrics_page(text: str) -> HttpPage:

@@ -113,6 +113,21 @@ class Preparation:
         is_synced = registration.is_synced and not _is_pending(workload) and not _is_pending(labels)
         return Prepared(workload, labels, is_synced, now)
 
+    async def workload(self, resolved: ResolvedTrigger) -> Workload | Unavailable | None:
+        """Return what is known of a trigger's workload, and register interest in nothing else; None without a cluster.
+
+        It waits for the first result as ``prepare`` does.
+        """
+        if self._cluster is None:
+            return None
+        known = self._cluster.workload(resolved.namespace, resolved.name)
+        if not _is_pending(known):
+            return known
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SYNC_SECONDS):
+                await self._cluster.wait_for_sync(resolved.namespace, resolved.name)
+        return self._cluster.workload(resolved.namespace, resolved.name)
+
     def expire_idle(self, now: float) -> None:
         """Release what was kept for triggers that were not used for a while."""
         self._registrations.expire(now)

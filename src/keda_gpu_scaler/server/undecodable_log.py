@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Logs requests that are not valid messages, each method at most once a minute."""
+"""Logs requests that are not valid messages or not permitted, each method at most once a minute."""
 
 import logging
 from collections.abc import Callable
@@ -24,8 +24,8 @@ class UndecodableLog:
         self._logged_at: dict[str, float] = {}
         self._unlogged: dict[str, int] = {}
 
-    def note(self, method: str, peer: str) -> None:
-        """Note an invalid request to one of this program's methods, from the address ``peer``."""
+    def note(self, method: str, peer: str, problem: str = NOT_A_MESSAGE) -> None:
+        """Note a request to one of this program's methods, from the address ``peer``, that has a problem."""
         now = self._clock()
         if now - self._logged_at.get(method, -REPEAT_SECONDS) < REPEAT_SECONDS:
             self._unlogged[method] = self._unlogged.get(method, 0) + 1
@@ -33,4 +33,4 @@ class UndecodableLog:
         self._logged_at[method] = now
         more = self._unlogged.pop(method, 0)
         before = f"; {more} more requests since the last line" if more else ""
-        _log.warning("%s from %s: %s%s", method, peer, NOT_A_MESSAGE, before)
+        _log.warning("%s from %s: %s%s", method, peer, problem, before)

@@ -7,8 +7,88 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class ListWorkloadsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class WorkloadList(_message.Message):
+    __slots__ = ("instance", "refused", "answers")
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    ANSWERS_FIELD_NUMBER: _ClassVar[int]
+    instance: str
+    refused: _containers.RepeatedCompositeFieldContainer[RefusedTrigger]
+    answers: _containers.RepeatedCompositeFieldContainer[WorkloadAnswer]
+    def __init__(self, instance: _Optional[str] = ..., refused: _Optional[_Iterable[_Union[RefusedTrigger, _Mapping]]] = ..., answers: _Optional[_Iterable[_Union[WorkloadAnswer, _Mapping]]] = ...) -> None: ...
+
+class RefusedTrigger(_message.Message):
+    __slots__ = ("namespace", "name", "problems", "age_seconds")
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PROBLEMS_FIELD_NUMBER: _ClassVar[int]
+    AGE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    namespace: str
+    name: str
+    problems: _containers.RepeatedScalarFieldContainer[str]
+    age_seconds: float
+    def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., problems: _Optional[_Iterable[str]] = ..., age_seconds: _Optional[float] = ...) -> None: ...
+
+class WorkloadAnswer(_message.Message):
+    __slots__ = ("namespace", "name", "metric_name", "metric", "unit", "target", "active", "no_value_reason", "reason", "with_value", "expected", "comparison", "demand", "age_seconds")
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    METRIC_NAME_FIELD_NUMBER: _ClassVar[int]
+    METRIC_FIELD_NUMBER: _ClassVar[int]
+    UNIT_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    ACTIVE_FIELD_NUMBER: _ClassVar[int]
+    NO_VALUE_REASON_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    WITH_VALUE_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_FIELD_NUMBER: _ClassVar[int]
+    COMPARISON_FIELD_NUMBER: _ClassVar[int]
+    DEMAND_FIELD_NUMBER: _ClassVar[int]
+    AGE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    namespace: str
+    name: str
+    metric_name: str
+    metric: str
+    unit: str
+    target: float
+    active: bool
+    no_value_reason: str
+    reason: str
+    with_value: int
+    expected: int
+    comparison: Comparison
+    demand: Demand
+    age_seconds: float
+    def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., metric_name: _Optional[str] = ..., metric: _Optional[str] = ..., unit: _Optional[str] = ..., target: _Optional[float] = ..., active: _Optional[bool] = ..., no_value_reason: _Optional[str] = ..., reason: _Optional[str] = ..., with_value: _Optional[int] = ..., expected: _Optional[int] = ..., comparison: _Optional[_Union[Comparison, _Mapping]] = ..., demand: _Optional[_Union[Demand, _Mapping]] = ..., age_seconds: _Optional[float] = ...) -> None: ...
+
+class Comparison(_message.Message):
+    __slots__ = ("measured", "plain", "reported", "report", "adjustment", "current_replicas", "desired_replicas", "limit", "activity")
+    MEASURED_FIELD_NUMBER: _ClassVar[int]
+    PLAIN_FIELD_NUMBER: _ClassVar[int]
+    REPORTED_FIELD_NUMBER: _ClassVar[int]
+    REPORT_FIELD_NUMBER: _ClassVar[int]
+    ADJUSTMENT_FIELD_NUMBER: _ClassVar[int]
+    CURRENT_REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    DESIRED_REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    ACTIVITY_FIELD_NUMBER: _ClassVar[int]
+    measured: float
+    plain: float
+    reported: float
+    report: str
+    adjustment: str
+    current_replicas: int
+    desired_replicas: int
+    limit: str
+    activity: str
+    def __init__(self, measured: _Optional[float] = ..., plain: _Optional[float] = ..., reported: _Optional[float] = ..., report: _Optional[str] = ..., adjustment: _Optional[str] = ..., current_replicas: _Optional[int] = ..., desired_replicas: _Optional[int] = ..., limit: _Optional[str] = ..., activity: _Optional[str] = ...) -> None: ...
+
 class Evaluation(_message.Message):
-    __slots__ = ("metric_name", "target", "scope", "value", "no_value_reason", "reason", "active", "with_value", "expected", "steps", "instance", "metric", "unit", "value_type", "settings", "hints", "workload", "observations", "observations_omitted", "demand", "activity_unknown", "fallback")
+    __slots__ = ("metric_name", "target", "scope", "value", "no_value_reason", "reason", "active", "with_value", "expected", "steps", "instance", "metric", "unit", "value_type", "settings", "hints", "workload", "observations", "observations_omitted", "demand", "activity_unknown", "fallback", "comparison")
     METRIC_NAME_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
     SCOPE_FIELD_NUMBER: _ClassVar[int]
@@ -31,6 +111,7 @@ class Evaluation(_message.Message):
     DEMAND_FIELD_NUMBER: _ClassVar[int]
     ACTIVITY_UNKNOWN_FIELD_NUMBER: _ClassVar[int]
     FALLBACK_FIELD_NUMBER: _ClassVar[int]
+    COMPARISON_FIELD_NUMBER: _ClassVar[int]
     metric_name: str
     target: float
     scope: str
@@ -53,7 +134,8 @@ class Evaluation(_message.Message):
     demand: Demand
     activity_unknown: bool
     fallback: str
-    def __init__(self, metric_name: _Optional[str] = ..., target: _Optional[float] = ..., scope: _Optional[str] = ..., value: _Optional[float] = ..., no_value_reason: _Optional[str] = ..., reason: _Optional[str] = ..., active: _Optional[bool] = ..., with_value: _Optional[int] = ..., expected: _Optional[int] = ..., steps: _Optional[_Iterable[str]] = ..., instance: _Optional[str] = ..., metric: _Optional[str] = ..., unit: _Optional[str] = ..., value_type: _Optional[str] = ..., settings: _Optional[_Iterable[_Union[Setting, _Mapping]]] = ..., hints: _Optional[_Iterable[str]] = ..., workload: _Optional[_Union[Workload, _Mapping]] = ..., observations: _Optional[_Iterable[_Union[Observation, _Mapping]]] = ..., observations_omitted: _Optional[int] = ..., demand: _Optional[_Union[Demand, _Mapping]] = ..., activity_unknown: _Optional[bool] = ..., fallback: _Optional[str] = ...) -> None: ...
+    comparison: Comparison
+    def __init__(self, metric_name: _Optional[str] = ..., target: _Optional[float] = ..., scope: _Optional[str] = ..., value: _Optional[float] = ..., no_value_reason: _Optional[str] = ..., reason: _Optional[str] = ..., active: _Optional[bool] = ..., with_value: _Optional[int] = ..., expected: _Optional[int] = ..., steps: _Optional[_Iterable[str]] = ..., instance: _Optional[str] = ..., metric: _Optional[str] = ..., unit: _Optional[str] = ..., value_type: _Optional[str] = ..., settings: _Optional[_Iterable[_Union[Setting, _Mapping]]] = ..., hints: _Optional[_Iterable[str]] = ..., workload: _Optional[_Union[Workload, _Mapping]] = ..., observations: _Optional[_Iterable[_Union[Observation, _Mapping]]] = ..., observations_omitted: _Optional[int] = ..., demand: _Optional[_Union[Demand, _Mapping]] = ..., activity_unknown: _Optional[bool] = ..., fallback: _Optional[str] = ..., comparison: _Optional[_Union[Comparison, _Mapping]] = ...) -> None: ...
 
 class Setting(_message.Message):
     __slots__ = ("key", "value", "origin")

@@ -40,6 +40,11 @@ class EvaluationsStub:
                 request_serializer=keda__gpu__scaler_dot_wire_dot_externalscaler__pb2.ScaledObjectRef.SerializeToString,
                 response_deserializer=keda__gpu__scaler_dot_wire_dot_evaluation__pb2.Evaluation.FromString,
                 _registered_method=True)
+        self.ListWorkloads = channel.unary_unary(
+                '/keda_gpu_scaler.evaluation.v1.Evaluations/ListWorkloads',
+                request_serializer=keda__gpu__scaler_dot_wire_dot_evaluation__pb2.ListWorkloadsRequest.SerializeToString,
+                response_deserializer=keda__gpu__scaler_dot_wire_dot_evaluation__pb2.WorkloadList.FromString,
+                _registered_method=True)
 
 
 class EvaluationsServicer:
@@ -52,6 +57,13 @@ class EvaluationsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListWorkloads(self, request, context):
+        """Returns the last answer to each trigger that KEDA asked this instance for, and the refused triggers.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EvaluationsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -59,6 +71,11 @@ def add_EvaluationsServicer_to_server(servicer, server):
                     servicer.Explain,
                     request_deserializer=keda__gpu__scaler_dot_wire_dot_externalscaler__pb2.ScaledObjectRef.FromString,
                     response_serializer=keda__gpu__scaler_dot_wire_dot_evaluation__pb2.Evaluation.SerializeToString,
+            ),
+            'ListWorkloads': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListWorkloads,
+                    request_deserializer=keda__gpu__scaler_dot_wire_dot_evaluation__pb2.ListWorkloadsRequest.FromString,
+                    response_serializer=keda__gpu__scaler_dot_wire_dot_evaluation__pb2.WorkloadList.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -88,6 +105,33 @@ class Evaluations:
             '/keda_gpu_scaler.evaluation.v1.Evaluations/Explain',
             keda__gpu__scaler_dot_wire_dot_externalscaler__pb2.ScaledObjectRef.SerializeToString,
             keda__gpu__scaler_dot_wire_dot_evaluation__pb2.Evaluation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListWorkloads(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keda_gpu_scaler.evaluation.v1.Evaluations/ListWorkloads',
+            keda__gpu__scaler_dot_wire_dot_evaluation__pb2.ListWorkloadsRequest.SerializeToString,
+            keda__gpu__scaler_dot_wire_dot_evaluation__pb2.WorkloadList.FromString,
             options,
             channel_credentials,
             insecure,

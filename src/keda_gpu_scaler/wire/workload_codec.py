@@ -8,6 +8,7 @@ devices to them, which are left out. A pod with an address has ``UNKNOWN_ADDRESS
 import math
 from typing import Any
 
+from keda_gpu_scaler.core.comparison import ReplicaLimits
 from keda_gpu_scaler.core.scaling_rules import Formula, JobRules, JobStrategy, Tolerances
 from keda_gpu_scaler.core.types import DeclaredTrigger, Pod, PodRef, Workload
 from keda_gpu_scaler.core.urls import MAX_PORT
@@ -59,6 +60,8 @@ def encode_workload(workload: Workload) -> dict[str, Any]:
             "activation_target": formula.activation_target,
             "metric_type": formula.metric_type,
         }
+    if workload.limits is not None:
+        plain["limits"] = _encode_limits(workload.limits)
     if workload.jobs is not None:
         plain["jobs"] = _encode_jobs(workload.jobs)
     return plain
@@ -91,6 +94,16 @@ def _encode_pod(pod: Pod) -> dict[str, Any]:
     costs = {"deletion_cost": pod.deletion_cost, "written_deletion_cost": pod.written_deletion_cost}
     plain |= {key: cost for key, cost in costs.items() if cost is not None}
     return plain | {key: value for key, value in optional.items() if value not in (None, [], {}, "", 0)}
+
+
+def _encode_limits(limits: ReplicaLimits) -> dict[str, Any]:
+    plain = {"min_replicas": limits.min_replicas, "max_replicas": limits.max_replicas}
+    return plain if limits.idle_replicas is None else {**plain, "idle_replicas": limits.idle_replicas}
+
+
+def _limits(fields: Fields) -> ReplicaLimits:
+    idle = fields.whole("idle_replicas") if "idle_replicas" in fields else None
+    return ReplicaLimits(fields.whole("min_replicas"), fields.whole("max_replicas"), idle)
 
 
 def _encode_jobs(jobs: JobRules) -> dict[str, Any]:
@@ -134,6 +147,7 @@ def decode_workload(fields: Fields) -> Workload:
         counts_pods=fields.flag("counts_pods", default=True),
         selected_ready_pods=fields.whole("selected_ready_pods") if "selected_ready_pods" in fields else None,
         remarks=fields.texts("remarks", _MAX_REMARKS, _MAX_REMARK_LENGTH) if "remarks" in fields else (),
+        limits=_limits(fields.object("limits")) if "limits" in fields else None,
         jobs=_jobs(fields.object("jobs")) if "jobs" in fields else None,
     )
 

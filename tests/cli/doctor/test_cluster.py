@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import pytest
 
 from keda_gpu_scaler.kube.access_review import AccessReviewer
-from keda_gpu_scaler.kube.reflector import ResourceQuery
+from keda_gpu_scaler.kube.resource_query import ResourceQuery
 from tests.cli.doctor.fake_cluster import IN_CLUSTER, FakeCluster, findings_in
 
 
@@ -118,6 +118,11 @@ def test_no_scaled_object_names_the_scaler(cluster: FakeCluster) -> None:
             {"scalerAddress": "keda-gpu-scaler-agents.gpu.svc:6000"},
             "problem: ai/llama: scalerAddress keda-gpu-scaler-agents.gpu.svc:6000 is the agents' headless Service",
             id="the address of the headless Service",
+        ),
+        pytest.param(
+            {"targetValu": "80"},
+            "problem: ai/llama: metadata.targetValu: Forbidden: it is not a key of this scaler, but almost",
+            id="a misspelt key",
         ),
         pytest.param(
             {"targetValue": "eighty"},

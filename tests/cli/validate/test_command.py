@@ -78,8 +78,13 @@ def test_a_valid_scaled_object_has_no_finding() -> None:
         ),
         pytest.param(
             with_line("profile: triton-inference", "targetValu: '80'"),
-            '11:9 warning metadata: "targetValu" is not a key of this scaler and is ignored: '
-            'did you mean "targetValue"?',
+            '11:9 error metadata.targetValu: Forbidden: it is not a key of this scaler, but almost "targetValue"; '
+            "rename it, or remove it",
+            id="a misspelt key of the scaler",
+        ),
+        pytest.param(
+            with_line("profile: triton-inference", "target: '80'"),
+            '11:9 warning metadata: "target" is not a key of this scaler and is ignored: did you mean "targetValue"?',
             id="a key that is similar to one of the scaler",
         ),
         pytest.param(

@@ -44,6 +44,8 @@ PERFORMANCE = PerformanceReadings(1000.0, 5.0, 0.57, 0.07, 0.2, 1 << 20, 2 << 20
         ("nvlink_rx_mib_s", 3.0),
         ("nvlink_tx_mib_s", 4.0),
         ("nvlink_throughput", 7.0),
+        pytest.param("pcie_rx_kbps", 1048.576, id="the original's name, in kilobytes of 1,000 bytes"),
+        pytest.param("pcie_tx_kbps", 2097.152, id="and of the other direction"),
     ],
 )
 def test_each_metric_of_performance_reads_its_own_reading(metric: str, expected: float) -> None:

@@ -1,7 +1,11 @@
 {{- /* SPDX-License-Identifier: Apache-2.0 */ -}}
 
+{{- define "kgs.name" -}}
+{{- .Values.nameOverride | default "keda-gpu-scaler" -}}
+{{- end -}}
+
 {{- define "kgs.fullname" -}}
-{{- .Values.fullnameOverride | default "keda-gpu-scaler" -}}
+{{- .Values.fullnameOverride | default (include "kgs.name" .) -}}
 {{- end -}}
 
 {{- define "kgs.agents" -}}
@@ -22,18 +26,49 @@
 {{- printf "%s-%s" .Release.Namespace (include "kgs.fullname" .) -}}
 {{- end -}}
 
+{{- /* The repository. The first part of a name is a registry if it has a dot or a port. */ -}}
+{{- define "kgs.repository" -}}
+{{- with (.Values.global | default dict).imageRegistry -}}
+{{- printf "%s/%s" . (regexReplaceAll "^[^/]*[.:][^/]*/" $.Values.image.repository "") -}}
+{{- else -}}
+{{- .Values.image.repository -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "kgs.image" -}}
 {{- if .Values.image.digest -}}
-{{- printf "%s@%s" .Values.image.repository .Values.image.digest -}}
+{{- printf "%s@%s" (include "kgs.repository" .) .Values.image.digest -}}
 {{- else -}}
-{{- printf "%s:%s" .Values.image.repository (.Values.image.tag | default .Chart.AppVersion) -}}
+{{- printf "%s:%s" (include "kgs.repository" .) (.Values.image.tag | default .Chart.AppVersion) -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* The account of the instances that KEDA calls, and that of agents behind a front end. */ -}}
+{{- define "kgs.account" -}}
+{{- .Values.serviceAccount.name | default (ternary (include "kgs.fullname" .) "default" .Values.serviceAccount.create) -}}
+{{- end -}}
+
+{{- define "kgs.agentAccount" -}}
+{{- if and .Values.frontend.enabled .Values.serviceAccount.create -}}
+{{- include "kgs.agents" . -}}
+{{- else -}}
+{{- include "kgs.account" . -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* A map with more fields, which replace its own; takes (dict "own" TEXT "more" MAP). */ -}}
+{{- define "kgs.overlaid" -}}
+{{- if .more -}}
+{{- mergeOverwrite (fromYaml .own) (deepCopy .more) | toYaml -}}
+{{- else -}}
+{{- .own -}}
 {{- end -}}
 {{- end -}}
 
 {{- /* The labels of selectors; takes (dict "root" $ "component" "agent"). Never changes between versions. With "agents"
 it selects the agents of one DaemonSet. */ -}}
 {{- define "kgs.selector" -}}
-app.kubernetes.io/name: keda-gpu-scaler
+app.kubernetes.io/name: {{ include "kgs.name" .root }}
 app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 {{- with .component }}
 app.kubernetes.io/component: {{ . }}
@@ -126,7 +161,19 @@ annotations:
 {{- with .Values.tls.clientCA }}
 - --tls-client-ca={{ $path }}/{{ . }}
 {{- end }}
-- --tls-peer-name={{ .Values.tls.peerName | default (include "kgs.host" .) }}
+{{- $peer := .Values.tls.peerName | default (include "kgs.host" .) }}
+- --tls-peer-name={{ $peer }}
+{{- if .Values.tls.clientCA }}
+{{- with .Values.tls.kedaNames }}
+- {{ printf "--tls-keda-names=%s" (append . $peer | join ",") | quote }}
+{{- end }}
+{{- with .Values.tls.watchNames }}
+- {{ printf "--tls-watch-names=%s" (join "," .) | quote }}
+{{- end }}
+{{- with .Values.tls.explainNames }}
+- {{ printf "--tls-explain-names=%s" (join "," .) | quote }}
+{{- end }}
+{{- end }}
 {{- end }}
 {{- end -}}
 
@@ -148,8 +195,12 @@ annotations:
 /etc/keda-gpu-scaler/endpoints
 {{- end -}}
 
-{{- /* Flags of the instances that KEDA calls: of what they scrape, and of deletion costs. Defaults are left out. */ -}}
+{{- /* Flags of the instances that KEDA calls: of what they scrape, of deletion costs and of explanations. Defaults are left
+out. */ -}}
 {{- define "kgs.enginesArgs" -}}
+{{- if .Values.explain.enabled }}
+- --explain-port=6001
+{{- end }}
 {{- if ne .Values.deletionCost "none" }}
 - --deletion-cost={{ .Values.deletionCost }}
 {{- end }}
@@ -195,34 +246,39 @@ annotations:
 {{- end }}
 {{- end -}}
 
+{{- /* Takes whether the pod uses the network of its node. */ -}}
 {{- define "kgs.ports" -}}
-- name: grpc
-  containerPort: 6000
+{{- range $name, $port := dict "grpc" 6000 "metrics" 9090 "probes" 8081 }}
+- name: {{ $name }}
+  containerPort: {{ $port }}
+  {{- if $.hostNetwork }}
+  hostPort: {{ $port }}
+  {{- end }}
   protocol: TCP
-- name: metrics
-  containerPort: 9090
-  protocol: TCP
-- name: probes
-  containerPort: 8081
-  protocol: TCP
+{{- end }}
 {{- end -}}
 
-{{- /* /livez: the loop runs. /readyz: there is a snapshot, or the backend has no devices by design. */ -}}
+{{- /* The port for people, of the instances that KEDA calls. It listens on the loopback interface. */ -}}
+{{- define "kgs.explainPort" -}}
+{{- if .Values.explain.enabled }}
+- name: explain
+  containerPort: 6001
+  protocol: TCP
+{{- end }}
+{{- end -}}
+
+{{- /* /livez: the loop runs. /readyz: there is a snapshot, or the backend has no devices by design. Takes the values of
+the component. */ -}}
 {{- define "kgs.probes" -}}
+{{- $startup := "httpGet: {path: /livez, port: probes}\nperiodSeconds: 2\nfailureThreshold: 30" -}}
+{{- $liveness := "httpGet: {path: /livez, port: probes}\nperiodSeconds: 10\ntimeoutSeconds: 3\nfailureThreshold: 3" -}}
+{{- $readiness := "httpGet: {path: /readyz, port: probes}\nperiodSeconds: 5\ntimeoutSeconds: 3\nfailureThreshold: 2" -}}
 startupProbe:
-  httpGet: {path: /livez, port: probes}
-  periodSeconds: 2
-  failureThreshold: 30
+  {{- include "kgs.overlaid" (dict "own" $startup "more" .startupProbe) | nindent 2 }}
 livenessProbe:
-  httpGet: {path: /livez, port: probes}
-  periodSeconds: 10
-  timeoutSeconds: 3
-  failureThreshold: 3
+  {{- include "kgs.overlaid" (dict "own" $liveness "more" .livenessProbe) | nindent 2 }}
 readinessProbe:
-  httpGet: {path: /readyz, port: probes}
-  periodSeconds: 5
-  timeoutSeconds: 3
-  failureThreshold: 2
+  {{- include "kgs.overlaid" (dict "own" $readiness "more" .readinessProbe) | nindent 2 }}
 {{- end -}}
 
 {{- /* The security context of a container that needs nothing from its node. */ -}}
@@ -347,6 +403,31 @@ vendors would replace each other's. So the agents of several DaemonSets refuse t
 {{- else -}}
 {{- include "kgs.usesHostDriver" . -}}
 {{- end -}}
+{{- end -}}
+
+{{- define "kgs.agentPodSecurity" -}}
+# The kubelet's socket belongs to root. All other rights of root are dropped.
+runAsUser: 0
+runAsGroup: 0
+{{- if not (include "kgs.isPrivileged" .) }}
+seccompProfile:
+  type: RuntimeDefault
+{{- end }}
+{{- end -}}
+
+{{- define "kgs.agentSecurity" -}}
+{{- if include "kgs.isPrivileged" . -}}
+# No runtime assigns the devices to this container: see driver.privileged.
+privileged: true
+readOnlyRootFilesystem: true
+{{- else -}}
+{{- include "kgs.restricted" . }}
+{{- with include "kgs.agentCapabilities" . }}
+  # SYS_ADMIN: NVIDIA's driver requires it to monitor MIG slices. PERFMON: Intel's drivers require it to report
+  # the memory in use.
+  add: [{{ . }}]
+{{- end }}
+{{- end }}
 {{- end -}}
 
 {{- define "kgs.driverDirectory" -}}

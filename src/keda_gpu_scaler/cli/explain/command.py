@@ -30,6 +30,7 @@ from keda_gpu_scaler.cli.explain.scaledobject import (
     scaled_object_of,
 )
 from keda_gpu_scaler.cli.explain.session import ExplainRequest, ExplainSession
+from keda_gpu_scaler.cli.explain.token import TokenError, check_address, read_token
 from keda_gpu_scaler.cli.kube_session import KubeSession, is_configured
 from keda_gpu_scaler.cli.output import output_width, say, say_error, waiting_notice
 from keda_gpu_scaler.cli.pace import OK, Pace, Timing, repeat
@@ -59,8 +60,9 @@ keda-gpu-scaler explain -m scope=fleet --address 127.0.0.1:6000 --replicas 3
 keda-gpu-scaler explain ai/llama --json | jq .observations
     for programs
 
-It reads one ScaledObject and its HPA. Without --address it also needs the right to get and create pods/portforward in
-the namespace of the scaler.
+It reads one ScaledObject and its HPA. Without --address it also needs the right to get and create pods/portforward, and
+to get pods, in the namespace of the scaler. Where the instances have an explain port, your Kubernetes token is sent to
+the instance, if you name its namespace: --namespace-of-scaler.
 
 \b
 Exit status (with --watch or --count, the highest of all rounds):
@@ -97,6 +99,10 @@ _CLEAR_SCREEN = "\x1b[H\x1b[2J"
     "--namespace-of-scaler", default="", metavar="NAME",
     help="The namespace to look for an instance in.  [default: that of the trigger's scalerAddress, or every one]",
 )  # fmt: skip
+@click.option(
+    "--token-file", metavar="PATH",
+    help="A file with the Kubernetes token for the explain port.  [default: the token of the kubeconfig]",
+)  # fmt: skip
 @tls_options("the host of scalerAddress, or of --address")
 @value_type_option("The trigger's metricType in KEDA, where no ScaledObject gives it.")
 @click.option(
@@ -126,7 +132,7 @@ def explain(ctx: click.Context, /, **given: Any) -> None:
             status = repeat(lambda number: _play(session, number, style, pace), pace, timing)
     except ScaledObjectError as error:
         raise click.UsageError(f"{given['filename']}: {error}", ctx) from error
-    except TlsError as error:
+    except (TlsError, TokenError) as error:
         raise click.UsageError(str(error), ctx) from error
     except KubeError as error:
         say_error(str(error))
@@ -145,8 +151,9 @@ def _session(
     Raises:
         ScaledObjectError: the file has no ScaledObject that can be explained.
         KubeError: the cluster cannot be reached, or has no such ScaledObject.
+        TokenError: the token cannot be used.
     """
-    tls = client_tls(ctx, given)
+    tls, token = client_tls(ctx, given), _token(given)
     cluster = None
     needs_cluster = not given["address"] or (given["scaled_object"] and not given["filename"])
     if needs_cluster and is_configured(given["kubeconfig"]):
@@ -167,8 +174,24 @@ def _session(
         timeout_seconds=given["timeout"],
         tls=tls,
         replicas=given["replicas"],
+        token=token,
     )
     return ExplainSession(request, cluster, timing)
+
+
+def _token(given: dict[str, Any]) -> str:
+    """Return the token of ``--token-file``, empty where it is not given.
+
+    Raises:
+        TokenError: it cannot be read, or the address is not one to which a token is sent.
+    """
+    if given["token_file"] is None:
+        return ""
+    if given["address"]:
+        check_address(given["address"])
+    if given["tls_ca"] is not None:
+        raise TokenError("--token-file: Forbidden: with --tls-ca the certificate decides; leave one of the two out")
+    return read_token(given["token_file"])
 
 
 def _scaled_object(ctx: click.Context, given: dict[str, Any], cluster: KubeSession | None) -> ScaledObject:

@@ -6,7 +6,7 @@ computed here.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from keda_gpu_scaler.cli.explain.forecast import forecast_of
@@ -14,6 +14,7 @@ from keda_gpu_scaler.cli.explain.formula_forecast import with_formula
 from keda_gpu_scaler.cli.explain.live_hpa import hpa_differences
 from keda_gpu_scaler.cli.explain.result import ExplainResult, hpa_status
 from keda_gpu_scaler.cli.explain.scaledobject import ScaledObject, ScaledObjectTrigger
+from keda_gpu_scaler.cli.explain.token import token_for
 from keda_gpu_scaler.cli.kube_session import KubeSession
 from keda_gpu_scaler.cli.output import waiting_notice
 from keda_gpu_scaler.cli.pace import Timing
@@ -28,7 +29,7 @@ class ExplainRequest:
 
     ``address`` is the instance to call; empty to find one in the cluster, in ``scaler_namespace`` where that is not
     empty. ``total_triggers`` counts all triggers of the ScaledObject, also those that are not to be explained.
-    ``replicas`` is the workload's size where the scaler does not know it.
+    ``replicas`` is the workload's size where the scaler does not know it. ``token`` is that of ``--token-file``.
     """
 
     scaled_object: ScaledObject
@@ -38,6 +39,7 @@ class ExplainRequest:
     timeout_seconds: float
     tls: ClientTls | None
     replicas: int | None
+    token: str = field(default="", repr=False)
 
 
 class ExplainSession:
@@ -56,6 +58,7 @@ class ExplainSession:
         self._forwarding = cluster if not request.address else None
         self._address = request.address
         self._instance = request.address
+        self._token = request.token if request.address else ""
 
     def explain(self) -> Iterator[ExplainResult]:
         """Yield the explanation of each trigger.
@@ -82,7 +85,7 @@ class ExplainSession:
         scaled_object = request.scaled_object
         call = ProbeRequest(
             self._address, scaled_object.name, scaled_object.namespace, trigger.metadata, request.timeout_seconds,
-            self._tls(trigger),
+            self._tls(trigger), self._token,
         )  # fmt: skip
         client = ScalerClient(call, self._timing)
         try:
@@ -116,7 +119,12 @@ class ExplainSession:
         """
         with waiting_notice("looking for an instance"):
             instance = cluster.instance(trigger.metadata.get("scalerAddress", ""), self._request.scaler_namespace)
-            self._address = cluster.forward(instance)
+            # With certificates the person calls the port of the instances.
+            port = cluster.explain_port(instance) if self._request.tls is None else None
+            self._token = ""
+            if port is not None:
+                self._token = token_for(cluster, instance, self._request.scaler_namespace, self._request.token)
+            self._address = cluster.forward(instance if port is None else replace(instance, port=port))
         self._instance = str(instance)
 
     def _tls(self, trigger: ScaledObjectTrigger) -> ClientTls | None:

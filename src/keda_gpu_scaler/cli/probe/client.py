@@ -8,7 +8,7 @@ Facts are from KEDA 2.20: pkg/scalers/external_scaler.go and pkg/util/normalize_
 
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import grpc
@@ -27,7 +27,7 @@ _REPLACED_BY_KEDA = str.maketrans(dict.fromkeys("/.:%()", "-"))
 
 @dataclass(frozen=True, slots=True)
 class ProbeRequest:
-    """The ScaledObject that the calls name, and the scaler that receives them."""
+    """The ScaledObject that the calls name, and the scaler that receives them. Explain carries ``token``, if any."""
 
     address: str
     name: str
@@ -35,6 +35,7 @@ class ProbeRequest:
     metadata: Mapping[str, str]
     timeout_seconds: float
     tls: ClientTls | None = None
+    token: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,9 @@ class ScalerClient:
 
         Returns the evaluation, None where the scaler returns none; the answer's error then says why.
         """
-        call, evaluation = self._call(self._evaluations, "Explain", self._reference)
+        token = self._request.token
+        headers = (("authorization", f"Bearer {token}"),) if token else ()
+        call, evaluation = self._call(self._evaluations, "Explain", self._reference, headers)
         problem = answer_problem(evaluation) if evaluation is not None else None
         if problem is not None:
             # gRPC itself reports an answer that it cannot decode as INTERNAL.
@@ -148,11 +151,13 @@ class ScalerClient:
         request = self._request
         return pb.ScaledObjectRef(name=request.name, namespace=request.namespace, scalerMetadata=request.metadata)
 
-    def _call(self, stub: Any, method: str, message: Any) -> tuple[Call, Any]:
+    def _call(
+        self, stub: Any, method: str, message: Any, headers: tuple[tuple[str, str], ...] = ()
+    ) -> tuple[Call, Any]:
         """Make one call; the second part of the result is None where it returns an error."""
         began = self._timing.monotonic()
         try:
-            reply = getattr(stub, method)(message, timeout=self._request.timeout_seconds)
+            reply = getattr(stub, method)(message, timeout=self._request.timeout_seconds, metadata=headers)
         except grpc.RpcError as error:
             took = (self._timing.monotonic() - began) * 1000
             return Call(method, took, error.code().name, error.details() or ""), None

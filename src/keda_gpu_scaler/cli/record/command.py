@@ -122,7 +122,8 @@ def _backend(config: Config) -> Backend:
     """
     from keda_gpu_scaler.agent import open_backend
 
-    backend = open_backend(config)
+    # A recording is made to look into a problem, so the expensive readings belong to it.
+    backend = open_backend(config, lambda: True)
     if backend.deviceless:
         raise BackendError(f"--backend {config.backend} has no device, so there is nothing to record")
     return backend

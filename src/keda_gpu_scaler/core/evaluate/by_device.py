@@ -99,7 +99,25 @@ def measure_observations(
         expires_at_seconds=expiries(observations),
         hold=activity_hold(view.workload, _sources(observations), trigger.min_coverage, view.now) if view else None,
     )
-    return Measurement(reported, evidence, steps, len(known), len(observations), tuple(observations))
+    return Measurement(
+        reported,
+        evidence,
+        steps,
+        len(known),
+        len(observations),
+        tuple(observations),
+        measured=_measured(trigger, report, known, view),
+        report=report,
+    )
+
+
+def _measured(trigger: Trigger, report: ReportType, known: Sequence[float], view: WorkloadView | None) -> float | None:
+    """Return what one replica is compared by: the aggregate, or its part of a sum over all devices."""
+    value = AGGREGATIONS[trigger.aggregation](known)
+    if trigger.aggregation != "sum" or report is ReportType.AVERAGE:
+        return value
+    replicas = view.workload.spec_replicas if view is not None else 0
+    return value / replicas if replicas else None
 
 
 def _sources(observations: Sequence[DeviceObservation]) -> list[DataSource]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from keda_gpu_scaler.core.evaluate.activity import decides_by_requests
+from keda_gpu_scaler.core.evaluate.compare import measured_per_replica
 from keda_gpu_scaler.core.evaluate.contradiction import queue_contradiction
 from keda_gpu_scaler.core.evaluate.demand import DemandObservation
 from keda_gpu_scaler.core.evaluate.measurement import (
@@ -124,6 +125,8 @@ def _measure_pods(
         expected,
         observations,
         contradiction,
+        measured=measured_per_replica(view),
+        report=report,
     )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from keda_gpu_scaler.core.comparison import NO_COMPARISON, Comparison
 from keda_gpu_scaler.core.evaluate.activity import (
     decide_activity,
     decide_activity_at_zero,
@@ -19,6 +20,7 @@ from keda_gpu_scaler.core.evaluate.activity import (
 from keda_gpu_scaler.core.evaluate.by_device import measure_devices
 from keda_gpu_scaler.core.evaluate.by_endpoint import measure_endpoint
 from keda_gpu_scaler.core.evaluate.by_workload import measure_workload
+from keda_gpu_scaler.core.evaluate.compare import compare
 from keda_gpu_scaler.core.evaluate.demand import DemandObservation, observe_demand
 from keda_gpu_scaler.core.evaluate.measurement import Measurement, NoMeasurement, ScaledToZero, misconfigured
 from keda_gpu_scaler.core.evaluate.observation import DeviceObservation, PodObservation, node_labels_unavailable
@@ -30,6 +32,7 @@ from keda_gpu_scaler.core.state.fleet import Fleet
 from keda_gpu_scaler.core.trigger.parser import Scope, Trigger
 from keda_gpu_scaler.core.types import Unavailable, Workload
 
+_ZERO = ReportedValue(0.0, 0, ())  # of a workload that is scaled to zero
 _NO_METADATA: Mapping[str, str] = MappingProxyType({})
 
 
@@ -56,8 +59,8 @@ class Evaluation:
     source than the one that the metric names first, and why. ``cold_start_seconds`` is the median time from the
     creation of a pod until it was ready, None where it is not known. ``observations`` are the observed pods or devices,
     in the order of the steps. ``replicas`` is the size that the HPA computes from the value, without its limits and its
-    behaviour; None where it is not known. Until ``expires_at_seconds``, on the clock of ``now``, the same arguments
-    give the same evaluation.
+    behaviour; None where it is not known. ``comparison`` has the numbers that every output shows. Until
+    ``expires_at_seconds``, on the clock of ``now``, the same arguments give the same evaluation.
     """
 
     scope: Scope
@@ -75,6 +78,7 @@ class Evaluation:
     fallback: str = ""
     cold_start_seconds: float | None = None
     replicas: int | None = None
+    comparison: Comparison = NO_COMPARISON
     observations: tuple[PodObservation | DeviceObservation, ...] = field(default=(), compare=False, repr=False)
     expires_at_seconds: float = field(default=-math.inf, compare=False)
 
@@ -176,6 +180,7 @@ def _with_value(
         fallback=measured.fallback,
         cold_start_seconds=view.cold_start_seconds if view is not None else None,
         replicas=reported.replicas,
+        comparison=compare(measured, reported, activity, view),
         observations=measured.observations,
         expires_at_seconds=min(expires, default=-math.inf),
     )
@@ -201,6 +206,7 @@ def _at_zero(
         ),
         kept_active_by_missing_data=activity.is_kept_by_missing_data,
         demand=demand,
+        comparison=compare(None, reported or _ZERO, activity, view),
         expires_at_seconds=demand.expires_at_seconds if demand else math.inf,
     )
 
@@ -222,6 +228,7 @@ def _without_value(
         is_activity_unknown=_needs_demand(demand, view),
         demand=demand,
         fallback=measured.fallback,
+        comparison=compare(None, None, activity, view),
         observations=measured.observations,
     )
 

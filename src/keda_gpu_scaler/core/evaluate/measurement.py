@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from keda_gpu_scaler.core.evaluate.observation import DeviceObservation, PodObservation
 from keda_gpu_scaler.core.evaluate.outage import ActivityHold
-from keda_gpu_scaler.core.hpa.reported_value import ReportedValue
+from keda_gpu_scaler.core.hpa.reported_value import ReportedValue, ReportType
 from keda_gpu_scaler.core.types import Pod, Unavailable
 
 _MAX_LISTED = 3  # this many sentences are listed, and the others are counted
@@ -36,7 +36,8 @@ class Measurement:
 
     ``contradiction`` says that requests wait and the value asks for no replica for them, empty where that is not so.
     ``fallback`` says that the value comes from another source than the one that the metric names first, and why. It is
-    in ``steps`` too.
+    in ``steps`` too. ``measured`` is the mean of the replicas with a value, or the aggregate of the devices; None where
+    it is not known for one replica. ``report`` is what the HPA expects.
     """
 
     reported: ReportedValue
@@ -47,6 +48,8 @@ class Measurement:
     observations: tuple[PodObservation | DeviceObservation, ...]
     contradiction: str = ""
     fallback: str = ""
+    measured: float | None = None
+    report: ReportType | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,4 +58,4 @@ def plain_devices(
 
 def _plain(value: float, what: str) -> ReportedValue:
     kept = milli(min(max(value, 0.0), _LARGEST_VALUE)) / 1000
-    return ReportedValue(kept, None, (f"{what}: {kept:.6g}, which the formula of scalingModifiers takes",))
+    return ReportedValue(kept, None, (f"{what}: {kept:.6g}, which the formula of scalingModifiers takes",), kept)

@@ -59,12 +59,15 @@ class ReportedValue:
     """The number given to the HPA, and the steps that led to it.
 
     ``value`` is finite, not negative, and has three decimals, as many as KEDA keeps. ``replicas`` is the size that the
-    HPA's external-metric algorithm computes from it, None where the workload's size is not known.
+    HPA's external-metric algorithm computes from it, None where the workload's size is not known. ``plain`` is the
+    plain total or average, None where nothing was measured, and ``adjustment`` says why ``value`` is another number.
     """
 
     value: float
     replicas: int | None
     steps: tuple[str, ...]
+    plain: float | None = None
+    adjustment: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,10 +198,11 @@ def report_pods(
     if wanted is None:
         return _held(hpa, load, f"no ready {noun.removesuffix('s')} has a value ({counted})")
     wanted = size.spec_replicas if wanted == replicas else wanted * pods_per_replica
-    if shrink_hold and wanted < size.spec_replicas:
-        return _held(hpa, load, f"{shrink_hold}; the resource-metric rules lead to {wanted} replicas ({counted})")
     total = pods_per_replica * sum(values_milli)
     plain = _within_bounds(total if report is ReportType.TOTAL else _thousandths(mean(values)))
+    if shrink_hold and wanted < size.spec_replicas:
+        held = _held(hpa, load, f"{shrink_hold}; the resource-metric rules lead to {wanted} replicas ({counted})")
+        return replace(held, plain=plain / 1000, adjustment=shrink_hold)
     several = f" times {pods_per_replica}" if pods_per_replica > 1 else ""
     plain_step = f"{report} of {len(values)} {noun}{several}: {plain / 1000:.6g}"
     return _leading_to(hpa, wanted, plain, load, plain_step, f"of the {noun} ({counted})")
@@ -231,8 +235,11 @@ def report_wanted(
     wanted = max(wanted, size.spec_replicas)
     plain = _within_bounds(hpa.target_milli * wanted)
     if is_plain or not size.spec_replicas:
-        return ReportedValue(plain / 1000, wanted, (f"{reason}: {wanted} replicas, {plain / 1000:.6g}",))
-    return _leading_to(hpa, wanted, plain, _Load(plain, True), f"{reason}: {wanted} replicas", "without a ready pod")
+        reported = ReportedValue(plain / 1000, wanted, (f"{reason}: {wanted} replicas, {plain / 1000:.6g}",))
+    else:
+        step = f"{reason}: {wanted} replicas"
+        reported = _leading_to(hpa, wanted, plain, _Load(plain, True), step, "without a ready pod")
+    return replace(reported, plain=None, adjustment=reason)  # nothing was measured
 
 
 def report_devices(
@@ -265,7 +272,7 @@ def report_devices(
         if report is ReportType.TOTAL and (missing or not is_sum):
             raise ValueError(f"report: Invalid value: {report}: the workload's replicas are not known")
         plain = _within_bounds(_thousandths(_filled(aggregate, known, missing, target)))
-        return ReportedValue(plain / 1000, None, (f"{aggregation}: {plain / 1000:.6g}",))
+        return ReportedValue(plain / 1000, None, (f"{aggregation}: {plain / 1000:.6g}",), plain / 1000)
     hpa = _Hpa(report, milli(target), size, tolerances)
     if report is ReportType.AVERAGE:
         value = _filled(aggregate, known, missing, target)
@@ -311,13 +318,14 @@ def _filled(
 def _leading_to(hpa: _Hpa, wanted: int, plain: int, load: _Load, plain_step: str, whose: str) -> ReportedValue:
     """Report the plain number if it leads the HPA to this size; otherwise one that does; otherwise the closest one."""
     if hpa.size_for(plain) == wanted:
-        return ReportedValue(plain / 1000, wanted, (plain_step,))
+        return ReportedValue(plain / 1000, wanted, (plain_step,), plain / 1000)
     value = hpa.leading_to(wanted)
     if value is not None:
         why = f"the resource-metric rules {whose} lead to {wanted} replicas, and so does {value / 1000:.6g}"
-        return ReportedValue(value / 1000, wanted, (plain_step, why))
+        return ReportedValue(value / 1000, wanted, (plain_step, why), plain / 1000, why)
     nearest = _nearest(hpa, wanted, load)
-    return ReportedValue(nearest.value, nearest.replicas, (plain_step, *nearest.steps))
+    steps = (plain_step, *nearest.steps)
+    return ReportedValue(nearest.value, nearest.replicas, steps, plain / 1000, nearest.adjustment)
 
 
 def _held(hpa: _Hpa, load: _Load, why: str) -> ReportedValue:
@@ -325,9 +333,11 @@ def _held(hpa: _Hpa, load: _Load, why: str) -> ReportedValue:
     now = hpa.size.spec_replicas
     value = hpa.leading_to(now)
     if value is not None:
-        return ReportedValue(value / 1000, now, (f"{why}: the size stays; {value / 1000:.6g} keeps {now} replicas",))
+        step = f"{why}: the size stays; {value / 1000:.6g} keeps {now} replicas"
+        return ReportedValue(value / 1000, now, (step,), adjustment=why)
     nearest = _nearest(hpa, now, load)
-    return ReportedValue(nearest.value, nearest.replicas, (f"{why}: the size should stay", *nearest.steps))
+    steps = (f"{why}: the size should stay", *nearest.steps)
+    return ReportedValue(nearest.value, nearest.replicas, steps, adjustment=why)
 
 
 def _nearest(hpa: _Hpa, wanted: int, load: _Load) -> ReportedValue:
@@ -337,7 +347,7 @@ def _nearest(hpa: _Hpa, wanted: int, load: _Load) -> ReportedValue:
         f"no number leads the HPA from {size.spec_replicas} replicas ({size.status_replicas} exist) to {wanted}: "
         f"{value / 1000:.6g} leads closest, to {made}"
     )
-    return ReportedValue(value / 1000, made, (why,))
+    return ReportedValue(value / 1000, made, (why,), adjustment=why)
 
 
 def _thousandths(value: float, times: int = 1) -> int:

@@ -48,7 +48,7 @@ def wanted_jobs(values: Sequence[float], *, missing: int, unready: int, running:
         return ReportedValue(0.0, running, (f"no ready job has a value ({counted}): {running} jobs stay",))
     total = sum(thousandths) / 1000
     step = f"total of {len(values)} jobs: {total:.6g}; the resource-metric rules ({counted}) lead to {wanted} jobs"
-    return ReportedValue(total, wanted, (step,))
+    return ReportedValue(total, wanted, (step,), total)
 
 
 def for_jobs(reported: ReportedValue, target: float, rules: JobRules, counts: JobCounts) -> ReportedValue:
@@ -67,7 +67,8 @@ def for_jobs(reported: ReportedValue, target: float, rules: JobRules, counts: Jo
         f"KEDA has {counts.running} jobs{pending} ({rule}): with {value_milli / 1000:.6g} it starts {started} at this "
         "poll"
     )
-    return ReportedValue(value_milli / 1000, counts.running + started, (*reported.steps, why))
+    steps = (*reported.steps, why)
+    return ReportedValue(value_milli / 1000, counts.running + started, steps, reported.plain, why)
 
 
 def new_jobs(rules: JobRules, counts: JobCounts, value_milli: int, target_milli: int) -> int:

@@ -9,6 +9,7 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from keda_gpu_scaler.core.quoting import quoted
 
@@ -17,6 +18,7 @@ MAX_NUMBER = 1e12
 
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,3})?", re.ASCII)
 _MAX_DIGITS = 40
+_NONE_REPLACED: Mapping[str, str] = MappingProxyType({})
 _MIN_PREFIX_LENGTH = 4
 _COMPARED_LENGTH = 40
 
@@ -89,13 +91,16 @@ class MetadataReader:
             return default
         return float(text)
 
-    def choice(self, key: str, default: str, choices: Iterable[str]) -> str:
-        """Read one of several words."""
+    def choice(
+        self, key: str, default: str, choices: Iterable[str], replaced: Mapping[str, str] = _NONE_REPLACED
+    ) -> str:  # fmt: skip
+        """Read one of several words. ``replaced`` says of other words what to use in their place."""
         value = self.given.get(key, default)
         if value in choices:
             return value
         near = nearest(value, choices)
         remedy = f'did you mean "{near}"?' if near else "supported values: " + ", ".join(choices)
+        remedy = replaced.get(value, remedy)
         self.problems.append(f"metadata.{key}: Unsupported value: {quoted(value)}: {remedy}")
         return default
 

@@ -46,15 +46,15 @@ def matching_type(workload: Workload, metadata: Mapping[str, str]) -> str | None
 
 def declares(triggers: Iterable[DeclaredTrigger], metadata: Mapping[str, str]) -> bool:
     """Whether one of these triggers has exactly this metadata."""
-    sent = _without_environment(metadata)
-    return any(_without_environment(trigger.metadata) == sent for trigger in triggers)
+    sent = without_environment(metadata)
+    return any(without_environment(trigger.metadata) == sent for trigger in triggers)
 
 
 def _matching_types(workload: Workload, metadata: Mapping[str, str]) -> set[str]:
-    sent = _without_environment(metadata)
-    return {trigger.metric_type for trigger in workload.triggers if _without_environment(trigger.metadata) == sent}
+    sent = without_environment(metadata)
+    return {trigger.metric_type for trigger in workload.triggers if without_environment(trigger.metadata) == sent}
 
 
-def _without_environment(metadata: Mapping[str, str]) -> dict[str, str]:
+def without_environment(metadata: Mapping[str, str]) -> dict[str, str]:
     """Return the metadata without the values that KEDA resolves: KEDA sends the value, not the variable's name."""
     return {key: value for key, value in metadata.items() if not key.endswith("FromEnv")}

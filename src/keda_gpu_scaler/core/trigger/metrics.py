@@ -80,14 +80,24 @@ def _mib(*directions: float | None) -> float | None:
     return sum(known) / MIB if len(known) == len(directions) else None
 
 
+def _kilobytes(rate: float | None) -> float | None:
+    """Return a rate in KB/s of 1,000 bytes, as NVML counts traffic over PCIe."""
+    return None if rate is None else rate / 1000
+
+
 def _traffic(
-    name: str, meaning: str, reading: str, directions: Callable[[PerformanceReadings], tuple[float | None, ...]]
+    name: str,
+    meaning: str,
+    reading: str,
+    directions: Callable[[PerformanceReadings], tuple[float | None, ...]],
+    unit: str = "MiB/s",
+    in_unit: Callable[..., float | None] = _mib,
 ) -> Metric:
     return Metric(
         name,
-        "MiB/s",
+        unit,
         meaning,
-        _performance(lambda performance: _mib(*directions(performance))),
+        _performance(lambda performance: in_unit(*directions(performance))),
         is_divided=False,
         reading=reading,
         is_performance=True,
@@ -130,7 +140,37 @@ _PERFORMANCE_METRICS = (
     _activity("sm_active", "share of the streaming multiprocessors that were busy", lambda it: it.sm_active_ratio),
     _activity("tensor_active", "share of the time in which tensor cores were busy", lambda it: it.tensor_active_ratio),
     _activity("dram_active", "share of the memory's bandwidth that was used", lambda it: it.dram_active_ratio),
+    _traffic(
+        "pcie_rx_kbps",
+        "`pcie_rx_mib_s` with the name and the unit of the original",
+        "pcie",
+        lambda it: (it.pcie_rx_bytes_per_second,),
+        "KB/s",
+        _kilobytes,
+    ),
+    _traffic(
+        "pcie_tx_kbps",
+        "`pcie_tx_mib_s` with the name and the unit of the original",
+        "pcie",
+        lambda it: (it.pcie_tx_bytes_per_second,),
+        "KB/s",
+        _kilobytes,
+    ),
 )
+
+_OF_A_COUNTER = (
+    "use {}, a rate in MiB/s, and measure targetValue again: the original's value is a sum of counters that only grow"
+)
+REPLACED_METRICS: MappingProxyType[str, str] = MappingProxyType(
+    {
+        "nvlink_rx_mbps": _OF_A_COUNTER.format("nvlink_rx_mib_s"),
+        "nvlink_tx_mbps": _OF_A_COUNTER.format("nvlink_tx_mib_s"),
+    }
+)
+"""What to use in the place of the original's metrics whose value means something else.
+
+Source: pmady/keda-gpu-scaler, pkg/gpu/nvml.go, which divides nvmlDeviceGetNvLinkUtilizationCounter by 1,024.
+"""
 
 METRICS: MappingProxyType[str, Metric] = MappingProxyType(
     {

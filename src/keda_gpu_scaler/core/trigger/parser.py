@@ -6,7 +6,7 @@ Law: for any metadata, the result is a ``Trigger`` or a ``TriggerError``.
 
 import enum
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TypeVar
@@ -22,8 +22,9 @@ from keda_gpu_scaler.core.trigger.engine_params import (
     read_engine,
 )
 from keda_gpu_scaler.core.trigger.grouping import AUTOMATIC, GROUP_PARAMETERS, Grouping, read_grouping
-from keda_gpu_scaler.core.trigger.metadata import MAX_NUMBER, MetadataReader, Parameter, nearest
-from keda_gpu_scaler.core.trigger.metrics import ENGINE_METRICS, METRICS, EngineMetric, Metric
+from keda_gpu_scaler.core.trigger.metadata import MAX_NUMBER, MetadataReader, Parameter
+from keda_gpu_scaler.core.trigger.metrics import ENGINE_METRICS, METRICS, REPLACED_METRICS, EngineMetric, Metric
+from keda_gpu_scaler.core.trigger.near_keys import misspelt_keys, misspelt_problem, similar_key_hints
 from keda_gpu_scaler.core.trigger.profiles import PROFILES, Profile
 
 DEFAULT_METRIC = "gpu_utilization"
@@ -160,19 +161,13 @@ PARAMETERS: tuple[Parameter, ...] = (
 )
 """Every key of this scaler. KEDA sends other keys too; they are ignored."""
 
-_OWN_KEYS = frozenset(parameter.key for parameter in PARAMETERS)
-# KEDA's own keys. They are never taken for a misspelled key of this scaler.
-_KEDA_KEYS = frozenset(
-    {"scalerAddress", "enableTLS", "unsafeSsl", "caCert", "tlsClientCert", "tlsClientKey", "tlsCertFile"}
-)
+_OWN_KEYS = tuple(parameter.key for parameter in PARAMETERS)
 
 _INTEGER = re.compile(r"[+-]?\d{1,9}", re.ASCII)
 _UNSAFE_IN_NAME = re.compile(r"[^a-z0-9_-]+")
 _MAX_NAME_LENGTH = 60  # with KEDA's prefix "s0-" it is still a legal label value
 _MAX_PATTERN_LENGTH = 256
 _MAX_METADATA_LENGTH = 16_384  # bounded, because parsed triggers are cached
-_MAX_COMPARED_KEYS = 50  # of the unknown keys, only this many are compared with the known ones
-
 
 _Value = TypeVar("_Value")
 
@@ -191,7 +186,7 @@ class Trigger:
 
     ``target`` and ``activation`` are in the metric's unit. ``gpu_index``, ``gpu_model`` and ``node_selector`` are None
     where they do not restrict the devices. ``scope`` is None where the metadata has none. ``min_coverage`` is a ratio.
-    ``hints`` are sentences about probably misspelled keys and about changed values. ``engine`` is the query to engines,
+    ``hints`` are sentences about keys of other names and about changed values. ``engine`` is the query to engines,
     None where the metric is a device's. ``demand`` is None where no source of demand is named. ``is_activation_given``
     says that the metadata has an activation threshold of its own. ``grouping`` says which pods are one replica.
     """
@@ -286,9 +281,11 @@ class _TriggerParser:
             is_activation_given="activationThreshold" in read.given,
             grouping=read_grouping(read),
         )
-        if read.problems:
-            raise TriggerError(read.problems)
-        return replace(trigger, hints=(*read.hints, *self._key_suggestions()))
+        misspelt = [misspelt_problem(key, meant) for key, meant in misspelt_keys(self._metadata, _OWN_KEYS)]
+        if misspelt or read.problems:
+            # A misspelt key may be the cause of the other problems, so it comes first.
+            raise TriggerError([*misspelt, *read.problems])
+        return replace(trigger, hints=(*read.hints, *similar_key_hints(self._metadata, _OWN_KEYS)))
 
     def _window(self, metric: Metric | EngineMetric) -> float:
         default = metric.window_seconds if isinstance(metric, EngineMetric) else None
@@ -308,7 +305,7 @@ class _TriggerParser:
 
     def _metric(self, profile: Profile | None) -> str:
         default = profile.metric if profile else DEFAULT_METRIC
-        metric = self._read.choice("metricType", default, METRIC_TYPES)
+        metric = self._read.choice("metricType", default, METRIC_TYPES, REPLACED_METRICS)
         if "engineMetric" in self._read.given:
             if "metricType" in self._read.given and metric != "engine":
                 self._read.invalid("engineMetric", f"means metricType engine, but metricType is {metric}; keep one")
@@ -411,13 +408,3 @@ class _TriggerParser:
         elif name != given:
             self._read.hints.append(f"metadata.metricName: {quoted(given)} is reported to KEDA as {quoted(name)}")
         return name
-
-    def _key_suggestions(self) -> Iterator[str]:
-        unknown = sorted(key for key in self._metadata if key.removesuffix("FromEnv") not in _OWN_KEYS | _KEDA_KEYS)
-        own_keys = {key.lower(): key for key in _OWN_KEYS}
-        for key in unknown[:_MAX_COMPARED_KEYS]:
-            if near := nearest(key, own_keys):
-                yield (
-                    f"metadata: {quoted(key)} is not a key of this scaler and is ignored: did you mean "
-                    f'"{own_keys[near]}"?'
-                )

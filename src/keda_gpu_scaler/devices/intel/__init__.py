@@ -19,7 +19,7 @@ _MEMORY_REMEDY = (
 def _open(argument: str, settings: BackendSettings) -> Backend:
     from keda_gpu_scaler.devices.intel.backend import IntelBackend
 
-    return IntelBackend(settings.sysfs_root)
+    return IntelBackend(settings.sysfs_root, wants_performance=settings.wants_performance)
 
 
 def _detect(settings: BackendSettings) -> str | None:

@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from keda_gpu_scaler.core.types import Device, Sample
+from keda_gpu_scaler.core.types import Device, PerformanceReadings, Sample
 from keda_gpu_scaler.devices.intel import DRIVERS, PCI_VENDOR
 from keda_gpu_scaler.devices.intel.counters import CounterRate
 from keda_gpu_scaler.devices.intel.memory import MemoryReader, read_memory
+from keda_gpu_scaler.devices.intel.performance import MISSING, CardEnergy
 from keda_gpu_scaler.devices.sysfs import (
     IMPOSSIBLE_WATTS,
     ROOT,
@@ -67,6 +68,7 @@ class IntelCard(Card):
     def __init__(self, key: str, index: int, drm: DrmCard) -> None:
         super().__init__(key, index, drm)
         self.rates: dict[Path, CounterRate] = {}
+        self.energy = CardEnergy()
 
     def rate_of(self, path: Path, count: int, at_seconds: float) -> float:
         """Return the growth of a counter's file in a second.
@@ -84,6 +86,7 @@ class IntelBackend(SysfsBackend):
         root: the folder at which sysfs is mounted.
         clock: monotonic seconds, read with every counter.
         memory: reads the used and the total memory of a card.
+        wants_performance: whether the readings that are expensive to take are wanted now.
     """
 
     source = "intel"
@@ -95,10 +98,12 @@ class IntelBackend(SysfsBackend):
         root: str = ROOT,
         clock: Callable[[], float] = time.monotonic,
         memory: MemoryReader = read_memory,
+        wants_performance: Callable[[], bool] = lambda: False,
     ) -> None:
         super().__init__(root)
         self._clock = clock
         self._memory = memory
+        self._wants_performance = wants_performance
 
     def sources(self) -> str:
         """Return a sentence about the drivers of the cards, for ``doctor``."""
@@ -125,6 +130,7 @@ class IntelBackend(SysfsBackend):
         if is_suspended(drm.path):
             # The counters stand still while the card sleeps, so growth over this time means nothing.
             card.rates.clear()
+            card.energy.stop()
             has_idle = any(True for _ in _idle_files(self._root, drm))
             return [Sample(device, gpu_utilization_ratio=0.0 if has_idle else None)]
         reasons = Reasons()
@@ -140,11 +146,19 @@ class IntelBackend(SysfsBackend):
             memory_total_bytes=total,
             temperature_celsius=reasons.reading("temperature", lambda: _celsius(drm)),
             power_watts=reasons.reading("power", lambda: self._watts(card, drm)),
+            performance=self._performance(card, drm, reasons),
         )
         lasting = {name: why for name, why in reasons.missing.items() if "one reading so far" not in why}
         if lasting:
             self._note_missing(device, lasting)
         return [sample]
+
+    def _performance(self, card: IntelCard, drm: DrmCard, reasons: Reasons) -> PerformanceReadings | None:
+        if not self._wants_performance():
+            card.energy.stop()
+            return None
+        reasons.missing.update(MISSING)
+        return card.energy.update(partial(_joules, drm), self._clock())
 
     def _busy(self, card: IntelCard, drm: DrmCard) -> float:
         """Return the share of time in which the busiest compute GT was not idle.
@@ -214,6 +228,14 @@ def _energy_files(hwmon: Path) -> list[Path]:
     files = [hwmon / f"energy{number}_input" for number in (1, 2)]
     # Always the same one: the growth is that of one counter.
     return [path for path in files if path.exists()][:1] or files[:1]
+
+
+def _joules(drm: DrmCard) -> float:
+    """Return the energy of the card, else of its package."""
+    folders = hwmon_folders(drm.path, *DRIVERS)
+    if not folders:
+        raise UnreadableError("there are no sensors (hwmon)")
+    return read_whole(_energy_files(folders[0])[0], _LONGEST_COUNTER) / 1_000_000
 
 
 def _celsius(drm: DrmCard) -> float:

@@ -182,12 +182,18 @@ class NvmlBackend:
 
     def _list_again(self, now: float) -> None:
         """Ask for new and removed GPUs. A driver that does not answer keeps the list as it is."""
-        if self._counting is None:
-            self._counting = ReaderJob(_DRIVER, self._driver.count)
-            self._threads.run([self._counting])
-        job = self._counting
+        is_new = self._counting is None
+        job = self._counting = self._counting or ReaderJob(_DRIVER, self._driver.count)
+        if is_new:
+            self._threads.run([job])
         if not job.is_done:
-            return  # the call hangs; the GPUs that are known are read
+            if is_new:
+                _logger.warning(
+                    "%s: %s; new and removed GPUs are not noticed until it returns", _DRIVER, job.describe()
+                )
+            return  # the GPUs that are known are read
+        if not is_new:
+            _logger.info("%s: the call has returned, after %.0f s", _DRIVER, job.duration_seconds)
         self._counting = None
         try:
             if job.error is not None:

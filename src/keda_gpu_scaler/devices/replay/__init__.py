@@ -2,7 +2,7 @@
 """Recordings of this program and logs of other tools, played in a loop."""
 
 from keda_gpu_scaler.core.interfaces import Backend
-from keda_gpu_scaler.core.trigger.metrics import BASIC_METRICS
+from keda_gpu_scaler.core.trigger.metrics import METRICS
 from keda_gpu_scaler.devices.registry import BackendSettings, Vendor, register
 
 
@@ -18,7 +18,7 @@ register(
         title="a recording, played in a loop",
         open=_open,
         argument="PATH",
-        metrics=BASIC_METRICS,
-        units="as recorded",
+        metrics=tuple(METRICS),
+        units="as recorded; traffic and activity are in recordings of this program",
     )
 )

@@ -9,8 +9,8 @@ A recording may have the pages of engines too. They are only kept here; ``engine
 ``scrape.replay_client`` plays them.
 
 It plays recordings of this program and the logs of ``devices.replay.formats``, plain or gzipped. The text is read in
-pieces, and at most one page of a log is kept. Each sample of a device takes 52 bytes of memory, and each moment 24.
-``MAX_BYTES`` limits the file, and ``MAX_ROWS`` limits the memory to about 150 MB.
+pieces, and at most one page of a log is kept. Each sample of a device takes 66 bytes of memory, a performance reading
+88, and each moment 24. ``MAX_BYTES`` limits the file, and ``MAX_ROWS`` limits the memory to about 160 MB.
 """
 
 import logging
@@ -34,7 +34,8 @@ from keda_gpu_scaler.wire.recording import decode_header, looks_like_header
 from keda_gpu_scaler.wire.snapshot_codec import MAX_SAMPLES, MAX_SOURCE_LENGTH, CodecError, decode
 
 MAX_ROWS = 2_000_000
-"""The most samples of all devices together: almost three days of eight devices, one sample a second."""
+"""The most samples of all devices together, and of their performance readings: almost three days of eight devices, one
+sample a second."""
 MAX_LINES = 2 * MAX_ROWS
 """The most lines, headers and blank lines included: a file that unpacks into blank lines only is refused early."""
 MAX_SPEED = 1e6
@@ -99,7 +100,7 @@ class ReplayBackend:
             self._started_at = now
         if self.deviceless:
             return ()
-        return self._timeline.at((now - self._started_at) * self._speed)
+        return self._timeline.at((now - self._started_at) * self._speed, self._started_at, self._speed)
 
     def overdue_call(self) -> str | None:
         """Return None: it calls no driver."""
@@ -118,6 +119,9 @@ class ReplayBackend:
                 raise BackendError(f"cannot replay {path}: {_not_text(text) or error}") from None
         if not self._timeline and self._engines.build() is None:
             raise BackendError(f"cannot replay {path}: {self._why_empty(parser, text, loss)}")
+        if parser and parser.impossible.count and not self._timeline.has_reading:
+            # A text whose lines only look like a log. A log of a lost device has [N/A], which is no impossible value.
+            raise BackendError(f"cannot replay {path}: it holds no reading of any device; {parser.impossible.first}")
         self._warn(path, parser, text, loss)
 
     def _read_all(self, text: TextReader, loss: "_LineLoss") -> "_RecordingParser | None":

@@ -5,6 +5,7 @@ Law: every reading is independent, and a file that gives no value makes one read
 stays listed: without its files its readings are unknown.
 """
 
+import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -22,6 +23,8 @@ LISTING_SECONDS = 10.0
 
 OVERDUE_SECONDS = 5.0
 """After this time a card whose files do not answer is named. A read takes some milliseconds."""
+
+_logger = logging.getLogger(__name__)
 
 
 class Card:
@@ -63,6 +66,7 @@ class SysfsBackend(ABC):
         self._failures = FailureLog()
         self._problems: dict[str, dict[str, ReadingProblem]] = {}  # of this read, by the device's UUID
         self._reading: tuple[Card, float] | None = None
+        self._named: tuple[Card, float] | None = None  # the reading that the log names
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._root}, {len(self._cards)} cards>"
@@ -92,11 +96,19 @@ class SysfsBackend(ABC):
         return tuple(sorted(samples, key=lambda sample: (sample.device.index, sample.device.uuid)))
 
     def overdue_call(self) -> str | None:
-        """Return which card's files have kept ``read`` waiting for a while; None where none have."""
+        """Return which card's files have kept ``read`` waiting for a while; None where none have.
+
+        The first call that finds such a card writes it to the log. An instance calls this regularly, also while no
+        request comes.
+        """
         reading = self._reading
         if reading is None or (seconds := monotonic() - reading[1]) < OVERDUE_SECONDS:
             return None
-        return f"{reading[0]}: its files in sysfs have not answered for {seconds:.0f} s"
+        sentence = f"{reading[0]}: its files in sysfs have not answered for {seconds:.0f} s"
+        if self._named is not reading:
+            self._named = reading
+            _logger.warning("%s; no device of %s is read until they do", sentence, self.maker)
+        return sentence
 
     def close(self) -> None:
         """Forget when the cards were listed. They stay known, and the next read lists them at once."""
@@ -149,8 +161,11 @@ class SysfsBackend(ABC):
             for device in card.devices:
                 self._problems[device.uuid] = {"": ReadingProblem("it is lost: the kernel does not list it")}
             return [Sample(device) for device in card.devices]
-        self._reading = (card, monotonic())
-        return self._read_card(card, card.drm)
+        self._reading = reading = (card, monotonic())
+        samples = self._read_card(card, card.drm)
+        if self._named is reading:
+            _logger.info("%s: its files in sysfs have answered, after %.0f s", card, monotonic() - reading[1])
+        return samples
 
     def _with_failures(self, sample: Sample, now: float) -> Sample:
         failures = self._failures.note(sample.device, self._problems.get(sample.device.uuid, {}), now)

@@ -9,16 +9,9 @@ ran. Without times, the passes are a second apart, which is the interval of dmon
 from collections.abc import Sequence
 from types import MappingProxyType
 
-from keda_gpu_scaler.devices.replay.log_fields import FieldTable, LogColumns
-from keda_gpu_scaler.devices.replay.log_format import (
-    LogError,
-    LogFormat,
-    Moment,
-    UnreadableLogError,
-    ValueTally,
-    register,
-)
-from keda_gpu_scaler.devices.replay.log_moments import LogMoments
+from keda_gpu_scaler.devices.replay.log_fields import FieldTable
+from keda_gpu_scaler.devices.replay.log_format import LogFormat, register
+from keda_gpu_scaler.devices.replay.row_log import RowLog
 
 COMMAND = "nvidia-smi dmon -s pum -o DT > gpus.log"
 _TITLES = FieldTable(
@@ -37,54 +30,23 @@ _TITLES = FieldTable(
 _DATE, _TIME = "date", "time"
 
 
-class DmonLog:
+class DmonLog(RowLog):
     """Parses a log line by line."""
 
     def __init__(self) -> None:
-        self.impossible = ValueTally()
-        self._moments = LogMoments(self.impossible)
-        self._titles: tuple[str, ...] = ()
-        self._columns: LogColumns | None = None
-
-    def line(self, text: str) -> list[Moment]:
-        """Read one line, and return the moments that end before it.
-
-        Raises:
-            LogError: the line is malformed. It is lost, and the next line can be read.
-        """
-        try:
-            self._line(text)
-        except UnreadableLogError:
-            raise
-        except LogError:
-            self._moments.lose()
-            raise
-        return self._moments.take()
-
-    def end(self) -> list[Moment]:
-        """Return the last moments."""
-        self._moments.end()
-        return self._moments.take()
+        super().__init__(lambda titles: _TITLES)
 
     def _line(self, text: str) -> None:
-        if "\0" in text or "\ufffd" in text:
-            raise LogError("has bytes that are not text")
         if text.lstrip().startswith("#"):
             # dmon repeats its header. The line with the units has none of the titles.
             if is_titles(text):
-                self._start(titles_of(text))
-        elif self._columns is not None:
+                titles = titles_of(text)
+                # A date alone (-o D) says nothing of the time between two passes.
+                self._begin(titles, ("timestamp",) if _TIME in titles else ())
+        elif self._titles:
             cells = _cells(text)
-            if len(cells) != len(self._titles):
-                raise LogError(f"has {len(cells)} columns: must have {len(self._titles)}, like the header")
-            self._moments.add(self._columns.row((*cells, self._time(cells))))
-
-    def _start(self, titles: tuple[str, ...]) -> None:
-        if titles == self._titles:
-            return
-        # A date alone (-o D) says nothing of the time between two passes.
-        header = (*titles, "timestamp") if _TIME in titles else titles
-        self._titles, self._columns = titles, LogColumns(_TITLES, header, self.impossible)
+            self._check_length(cells)
+            self._add((*cells, self._time(cells)))
 
     def _time(self, cells: Sequence[str]) -> str:
         found = dict(zip(self._titles, cells, strict=True))
