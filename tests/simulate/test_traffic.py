@@ -3,6 +3,7 @@
 
 import gzip
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -164,3 +165,18 @@ def test_a_request_beyond_the_kv_cache_is_cut_and_said() -> None:
     traffic = fitted_to(assemble("test", [(0.0, 5000, 100), (1.0, 10, 10)]), model)
     assert traffic.prompts[0] + traffic.answers[0] == 1000
     assert "1 of 2 requests have up to 5100 tokens" in traffic.remarks[0]
+
+
+def morning(minute: int) -> int:
+    """The requests of a minute: 300 at first, 1200 after 40 minutes, a burst at minute 66, 500 at the end."""
+    base = 300 + 900 / (1 + math.exp(-(minute - 35) / 6)) - 700 / (1 + math.exp(-(minute - 95) / 5))
+    return round(base + 500 * math.exp(-(((minute - 66) / 3.0) ** 2)))
+
+
+def test_the_shipped_traffic_is_the_synthetic_one_that_its_page_describes() -> None:
+    path = Path(__file__).resolve().parents[2] / "recordings" / "morning-requests.csv"
+    traffic = read_request_log(path, Lengths())
+    assert len(traffic) == sum(map(morning, range(120)))
+    assert traffic.seconds == 7200
+    minutes = [int(arrival // 60) for arrival in traffic.arrivals]
+    assert [minutes.count(minute) for minute in (0, 50, 66, 119)] == [morning(minute) for minute in (0, 50, 66, 119)]
