@@ -2,11 +2,13 @@
 """A replica from event to event serves each request when one that computes every iteration does."""
 
 import math
+from bisect import bisect_left
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keda_gpu_scaler.simulate.counters import TOKEN_TIME_BOUNDS
 from keda_gpu_scaler.simulate.engine_model import EngineModel, ServiceModel
 from keda_gpu_scaler.simulate.gateway import Gateway
 from keda_gpu_scaler.simulate.replica import Replica
@@ -77,6 +79,18 @@ def test_the_counters_count_every_token_and_every_time_between_two(requests: Row
     assert counters.prompt_tokens == sum(log.traffic.prompts)
     between = [ended - first for ended, first in zip(log.ended_at, log.first_at, strict=True)]
     assert counters.token_seconds == pytest.approx(math.fsum(between))
+
+
+def test_a_run_whose_iterations_grow_is_counted_in_each_bucket_of_the_histogram() -> None:
+    model = EngineModel("growing", 0.0015, 0.001, 1e-4, 1e-3, kv_tokens=10_000, max_seqs=4, token_budget=64)
+    _, replica = served(model, [(0.0, 1, 90)])
+    times = [0.0025 + 1e-3 * (1 + number) for number in range(1, 90)]
+    expected = [0] * len(TOKEN_TIME_BOUNDS)
+    for seconds in times:
+        expected[bisect_left(TOKEN_TIME_BOUNDS, seconds)] += 1
+    assert sum(count > 0 for count in expected) >= 4
+    assert replica.counters.token_histogram == expected
+    assert replica.counters.token_seconds == pytest.approx(math.fsum(times))
 
 
 def test_what_a_killed_replica_had_is_sent_to_another_one_from_the_start() -> None:

@@ -142,8 +142,12 @@ def test_a_pod_that_ends_serves_what_it_has() -> None:
 
 def test_a_new_node_takes_its_time() -> None:
     circumstances = replace(FAST, node_start_seconds=300.0)
-    result = WorkloadSimulation(steps(1, minutes=8), MODEL, circumstances, 1).sized_by(lambda now: 2)
-    assert result.pods[1].ready_at - result.pods[1].created_at >= 320
+    sizes = {0: 2, 1: 1, 2: 2}
+    simulation = WorkloadSimulation(steps(1, minutes=24), MODEL, circumstances, 1)
+    result = simulation.sized_by(lambda now: sizes[min(2, int(now // 480))])
+    starts = [pod.ready_at - pod.created_at for pod in result.pods]
+    assert starts[1] >= 320
+    assert starts[2] <= 30, "the node of the pod that ended is there"
 
 
 def test_the_bounds_reach_the_goal_and_the_schedule_costs_no_more() -> None:
