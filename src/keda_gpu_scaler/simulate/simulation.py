@@ -247,11 +247,20 @@ class _Control:
         if self._is_due(now, circumstances.hpa_phase_seconds, SYNC_PERIOD_SECONDS) and simulation.wanted > 0:
             self._sync(now)
         if self._is_due(now, circumstances.keda_phase_seconds, self._polling_seconds):
+            if self._is_poll_without_effect():
+                return
             answers = self._answers(now)
             simulation.resize(self._autoscaler.poll(answers, simulation.sizes(), now), now, "KEDA")
         elif self._is_push and simulation.wanted == (self._spec.inactive_replicas or 0):
             answers = self._answers(now)
             simulation.resize(self._autoscaler.push(answers, simulation.sizes(), now), now, "KEDA")
+
+    def _is_poll_without_effect(self) -> bool:
+        """Whether no answer could make KEDA change the size; a polled trigger is asked nevertheless, to be scraped."""
+        spec = self._spec
+        is_left_to_the_hpa = spec.inactive_replicas is None and spec.fallback is None
+        are_pushed = all(trigger.is_push for trigger in spec.triggers)
+        return is_left_to_the_hpa and are_pushed and self._simulation.wanted >= spec.hpa_min
 
     def _is_due(self, now: float, phase: float, period: float) -> bool:
         return now >= phase and (now - phase) % period == 0
