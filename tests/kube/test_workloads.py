@@ -5,6 +5,7 @@ The tests without faults also run against a real API server, where one is config
 """
 
 import asyncio
+import json
 import math
 import os
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -721,6 +722,24 @@ def test_a_name_without_an_object_gives_its_place_to_another(
     run(server, talk)
 
 
+def test_few_names_without_an_object_stay_watched(server: FakeApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workloads_module, "MAX_ABSENT", 3)
+    populate(server)
+
+    async def talk(client: Client) -> None:
+        await client.wait_for_sync("llama")
+        llama = client.state("llama")
+        for number in range(20):
+            await client.wait_for_sync(f"invented-{number}")
+            client.clock.advance(0.01)
+        client.workloads.expire_idle()
+        names = [name for _, name, _ in client.workloads._workloads]
+        assert names == ["llama", "invented-17", "invented-18", "invented-19"]
+        assert client.state("llama") is llama
+
+    run(server, talk)
+
+
 def test_node_labels_are_watched_after_the_first_request(server: FakeApiServer) -> None:
     server.put("nodes", "gpu-7", "", metadata={"labels": {"pool": "a"}}, status={"images": ["large"] * 100})
 
@@ -911,5 +930,68 @@ def test_a_selector_of_any_form_is_sent_unchanged(server: FakeApiServer) -> None
         known = await client.wait_for_sync()
         assert isinstance(known, Workload)
         assert names(known) == ["chosen"]
+
+    run(server, talk)
+
+
+# ---- objects that are not applied ----
+
+
+def spec(**changes: Any) -> str:
+    trigger = {"type": "external", "metricType": "Value", "metadata": {"targetValue": "50"}}
+    return json.dumps({"scaleTargetRef": {"name": "llama"}, "maxReplicaCount": 9, "triggers": [trigger], **changes})
+
+
+def test_a_proposed_object_has_the_workload_that_its_spec_names(server: FakeApiServer) -> None:
+    populate(server)
+    server.delete("scaledobjects", "llama", server.namespace)
+
+    async def talk(client: Client) -> None:
+        await client.workloads.wait_for_sync(server.namespace, "new", spec())
+        found = client.workloads.workload(server.namespace, "new", spec())
+        assert isinstance(found, Workload)
+        assert (found.target, found.spec_replicas) == ("Deployment llama", 2)
+        assert found.limits is not None
+        assert found.limits.max_replicas == 9
+        assert found.triggers == (DeclaredTrigger({"targetValue": "50"}, "Value"),)
+        # The object itself does not exist, whatever is proposed for its name.
+        assert isinstance(await client.wait_for_sync("new"), Unavailable)
+        assert client.workloads.pod_addresses(server.namespace) == frozenset()
+
+    run(server, talk)
+
+
+@pytest.mark.parametrize(
+    ("proposed", "reason"),
+    [
+        pytest.param("{", "spec: Invalid value: must be a JSON object", id="no JSON"),
+        pytest.param("[]", "scaleTargetRef names no object", id="no object"),
+        pytest.param(" " * 70_000, "spec: Too long", id="too long"),
+        pytest.param(spec(scaleTargetRef={"name": "nothing"}), "Deployment nothing does not exist", id="no target"),
+    ],
+)
+def test_a_proposal_that_names_no_workload_says_why(server: FakeApiServer, proposed: str, reason: str) -> None:
+    async def talk(client: Client) -> None:
+        await client.workloads.wait_for_sync(server.namespace, "new", proposed)
+        found = client.workloads.workload(server.namespace, "new", proposed)
+        assert isinstance(found, Unavailable)
+        assert found.is_permanent
+        assert reason in found.reason
+
+    run(server, talk)
+
+
+def test_the_number_of_proposals_is_limited_and_they_expire_soon(server: FakeApiServer) -> None:
+    populate(server)
+
+    async def talk(client: Client) -> None:
+        await client.wait_for_sync()
+        for number in range(workloads_module.MAX_PROPOSALS + 3):
+            client.workloads.workload(server.namespace, "new", spec(maxReplicaCount=number))
+        assert len(client.workloads._workloads) == workloads_module.MAX_PROPOSALS + 1
+        client.clock.advance(workloads_module.PROPOSAL_IDLE_SECONDS + 1)
+        client.state()
+        client.workloads.expire_idle()
+        assert [key[2] for key in client.workloads._workloads] == [""]
 
     run(server, talk)

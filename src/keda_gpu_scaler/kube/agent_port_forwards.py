@@ -17,9 +17,10 @@ from keda_gpu_scaler.kube.item_store import ItemStore
 from keda_gpu_scaler.kube.port_forward import PortForwarder
 from keda_gpu_scaler.kube.reflector import Reflector
 from keda_gpu_scaler.kube.resource_query import ResourceQuery
-from keda_gpu_scaler.kube.scaler_discovery import AGENT, COMPONENT_LABEL, LABEL, ScalerPod, scaler_pod
+from keda_gpu_scaler.kube.scaler_discovery import AGENT, COMPONENT_LABEL, FRONT_END, LABEL, ScalerPod, scaler_pod
 
 AGENTS = f"{LABEL},{COMPONENT_LABEL}={AGENT}"
+FRONT_ENDS = f"{LABEL},{COMPONENT_LABEL}={FRONT_END}"
 MAX_CONCURRENT_REQUESTS = 20
 """How many connections are opened at the same time."""
 RETRY_SECONDS = 10.0
@@ -29,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 
 class AgentPortForwards:
-    """A discovery of the pods with an agent's labels.
+    """A discovery of the pods with an agent's labels, or with those of a front end.
 
     ``refused`` says why an agent has no address, by node or, where the node is not known, by pod.
 
@@ -37,11 +38,18 @@ class AgentPortForwards:
         api: the API server.
         namespace: the agents' namespace; empty for every namespace.
         clock: monotonic seconds.
+        labels: the selector of the pods.
     """
 
-    def __init__(self, api: PortForwarder, namespace: str = "", clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        api: PortForwarder,
+        namespace: str = "",
+        clock: Callable[[], float] = time.monotonic,
+        labels: str = AGENTS,
+    ) -> None:
         self._api = api
-        self._query = ResourceQuery("pods", namespace=namespace, labels=AGENTS)
+        self._query = ResourceQuery("pods", namespace=namespace, labels=labels)
         self._clock = clock
         self._open: dict[ScalerPod, tuple[int, contextlib.AsyncExitStack]] = {}
         self._requests = asyncio.Semaphore(MAX_CONCURRENT_REQUESTS)

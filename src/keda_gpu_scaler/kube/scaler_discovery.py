@@ -20,7 +20,8 @@ from keda_gpu_scaler.kube.resource_query import ResourceQuery
 LABEL = "app.kubernetes.io/part-of=keda-gpu-scaler"
 COMPONENT_LABEL = "app.kubernetes.io/component"
 AGENT = "agent"
-COMPONENTS = ("frontend", AGENT)
+FRONT_END = "frontend"
+COMPONENTS = (FRONT_END, AGENT)
 """The components that answer KEDA. KEDA calls the front end where there is one, so it comes first."""
 DEFAULT_PORT = 6000
 EXPLAIN_PORT_NAME = "explain"

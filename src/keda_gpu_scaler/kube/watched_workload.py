@@ -77,14 +77,16 @@ class _UnavailableError(Exception):
 class WatchedWorkload:
     """One workload that callers request.
 
-    ``requested_at`` is the monotonic time of the last request, ``is_synced`` is set once the state is known.
+    ``requested_at`` is the monotonic time of the last request, ``is_synced`` is set once the state is known. With a
+    ``proposed_spec`` it is the workload that a ScaledObject with this spec would have.
     """
 
-    def __init__(self, namespace: str, name: str, cluster: WorkloadContext) -> None:
+    def __init__(self, namespace: str, name: str, cluster: WorkloadContext, proposed_spec: str = "") -> None:
         self._namespace = namespace
         self._name = name
         self._title = f"{namespace}/{name}"
         self._cluster = cluster
+        self._proposed_spec = proposed_spec
         self._used: dict[ResourceQuery, Selection[Any]] = {}
         self._needed: set[ResourceQuery] = set()
         self._optional: set[ResourceQuery] = set()
@@ -115,6 +117,11 @@ class WatchedWorkload:
     def is_known(self) -> bool:
         """Whether an object of this name exists, or existed at the last read."""
         return isinstance(self._state, Workload) or bool(self._state.triggers)
+
+    @property
+    def is_absent(self) -> bool:
+        """Whether it is known that no object of this name exists."""
+        return isinstance(self._state, Unavailable) and self._state.triggers == ()
 
     def close(self) -> None:
         """Stop watching."""
@@ -171,6 +178,12 @@ class WatchedWorkload:
         self._cluster.changed()
 
     async def _read(self) -> Workload:
+        if self._proposed_spec:
+            try:
+                proposed = keda_objects.proposed_object(self._proposed_spec)
+            except ValueError as error:
+                raise _UnavailableError(f"{self._title}: {error}", is_permanent=True) from None
+            return await self._scaled_object(proposed)
         query = ResourceQuery("scaledobjects", *_KEDA, self._namespace)
         scaled = self._items(query, keda_objects.scaled_object).get(self._name)
         if scaled is None:
