@@ -4,7 +4,8 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from keda_gpu_scaler.core.hpa.controller import DEFAULT_MAX_REPLICAS, Behavior
+from keda_gpu_scaler.core.comparison import DEFAULT_MAX_REPLICAS
+from keda_gpu_scaler.core.hpa.controller import Behavior
 from keda_gpu_scaler.core.scaling_rules import DEFAULT_COOLDOWN_SECONDS, DEFAULT_TOLERANCES, Formula, Tolerances
 from keda_gpu_scaler.simulate.gateway import Router
 
