@@ -103,6 +103,26 @@ def test_serving_imports_none_of_the_other_commands() -> None:
     assert set(loaded) == {f"keda_gpu_scaler.cli.{name}" for name in ("logs", "options", "serve")}
 
 
+def test_serving_imports_no_part_of_a_simulation() -> None:
+    script = (
+        "import sys; from keda_gpu_scaler.cli import serve; import keda_gpu_scaler.agent;"
+        "sys.exit(any(name.startswith('keda_gpu_scaler.simulate') for name in sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "path", sorted((SOURCE / "simulate").rglob("*.py")), ids=lambda path: str(path.relative_to(SOURCE))
+)
+def test_a_simulation_imports_the_standard_library_core_engines_and_wire(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+        for name in names:
+            house = [f"keda_gpu_scaler.{part}" for part in ("core", "engines", "wire", "simulate")]
+            assert name.split(".")[0] in sys.stdlib_module_names or name.startswith(tuple(house)), name
+
+
 def test_serving_loads_no_openssl_and_other_code_can_load_it() -> None:
     script = (
         "import sys; from keda_gpu_scaler.cli import main; main.get_command(None, 'serve');"
