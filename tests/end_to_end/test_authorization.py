@@ -52,7 +52,7 @@ class Installation:
         server.scaled_object("llama", scalerAddress=f"{NAME}:6000", **TRIGGER)
         server.pod(
             POD, "node-1", namespace=NAMESPACE,
-            labels={"app.kubernetes.io/name": "keda-gpu-scaler", "app.kubernetes.io/component": "frontend"},
+            labels={"app.kubernetes.io/part-of": "keda-gpu-scaler", "app.kubernetes.io/component": "frontend"},
             spec={
                 "containers": [
                     {"ports": [{"name": "grpc", "containerPort": 6000}, {"name": "explain", "containerPort": 6001}]}
