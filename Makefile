@@ -5,11 +5,13 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
-# What `make run` asks for: trigger metadata (KEY=VALUE …), the trigger's KEDA metricType, and the replicas there are.
+# What `make run` shows: flags of the command demo, or for devices: trigger metadata (KEY=VALUE …), the trigger's KEDA
+# metricType, and the replicas there are.
 ADDRESS    ?= 127.0.0.1:6000
-METADATA   ?= profile=triton-inference report=average
-VALUE_TYPE ?= Value
-REPLICAS   ?= 3
+DEMO       ?=
+METADATA   ?=
+VALUE_TYPE ?=
+REPLICAS   ?=
 # How many processes run the tests at the same time: most tests wait for another process.
 WORKERS    ?= auto
 # Where `make judge` finds the simulator of a fleet, how many of its runs go on at the same time, and which
@@ -50,8 +52,9 @@ $(STAMP): pyproject.toml requirements/dev.txt
 	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-run: setup ## Serve this machine's GPUs, or else a recording, and show what KEDA and the HPA make of it
-	@$(BIN)/python scripts/demo.py --address $(ADDRESS) --replicas $(REPLICAS) --value-type $(VALUE_TYPE) $(METADATA)
+run: setup ## Show on this machine how a workload follows its load; DEMO=--devices for its GPUs or a recording
+	@$(BIN)/keda-gpu-scaler demo --address $(ADDRESS) $(DEMO) $(addprefix --metadata ,$(METADATA)) \
+		$(if $(REPLICAS),--replicas $(REPLICAS)) $(if $(VALUE_TYPE),--value-type $(VALUE_TYPE))
 
 check: lint types test chart ## Run everything that CI runs
 
