@@ -36,7 +36,7 @@ define REACH
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run check test test-core test-optimized lint types fmt proto lock docs bench judge audit sbom build image docker-release chart manifests deploy undeploy clean
+.PHONY: help setup run check test test-core test-optimized lint types fmt proto lock docs bench judge audit sbom build krew image docker-release chart manifests deploy undeploy clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -117,6 +117,9 @@ sbom: ## Write the list of the image's packages into dist/sbom.cdx.json, in Cycl
 build: setup ## Build the wheel and the source archive into dist
 	@rm -f dist/*.whl dist/*.tar.gz
 	@$(BIN)/python -m build --no-isolation --outdir dist
+
+krew: setup ## Write the kubectl plugin of the wheel in dist, and its manifest for krew, into dist
+	@$(BIN)/python scripts/krew.py dist
 
 image: ## Build the container image of this working tree for this machine; IMAGE names it otherwise
 	@$(PYTHON) scripts/image_docker.py build $(if $(IMAGE),--image $(IMAGE))
