@@ -173,7 +173,7 @@ class Serve:
         python: tuple[str, ...] = PYTHON,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        self._port = _free_port()
+        self._port = free_port()
         ports = ("--host", "127.0.0.1", "--port", str(self._port), "--metrics-port", "0", "--probe-port", "0")
         backend = ("--backend", "nvml", "--nvml-library", fake.library) if fake else ()
         self._command = [*python, "-m", "keda_gpu_scaler", "serve", *ports, *backend, "--log-level", "error", *flags]
@@ -286,7 +286,8 @@ def _row(what: str, cells: Iterable[str]) -> str:
     return f"{what:<66}" + "".join(f"  {cell:>26}" for cell in cells)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port that was free a moment ago."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port

@@ -56,20 +56,20 @@ class SeriesText:
         return cls(name, labels, (name, frozenset(labels.items())))
 
 
-@functools.lru_cache(maxsize=16_384)  # families repeat too
+@functools.lru_cache(maxsize=4_096)  # families repeat too
 def declared_type(line: bytes) -> tuple[str, str] | None:
     """Return the name and the type that a comment declares, None if it declares none."""
     match = _TYPE.fullmatch(line.lstrip(b" \t"))
     return (match["name"].decode(), match["kind"].decode()) if match is not None else None
 
 
-@functools.lru_cache(maxsize=16_384)  # series repeat from page to page, and across a fleet
+@functools.lru_cache(maxsize=4_096)  # series repeat from page to page, and across a fleet
 def text_series(text: bytes) -> SeriesText | None:
     """Read the series of a line of the text format, without its value."""
     return _series_or_none(_TEXT_SERIES.fullmatch(text))
 
 
-@functools.lru_cache(maxsize=16_384)
+@functools.lru_cache(maxsize=4_096)
 def openmetrics_series(text: bytes) -> SeriesText | None:
     """Read the series of a line of OpenMetrics, without its value."""
     return _series_or_none(_OPENMETRICS_SERIES.fullmatch(text))

@@ -77,13 +77,14 @@ def service_account() -> ClientConfig:
     )
 
 
-def kubeconfig(path: Path, scratch: Path, *, runs_plugins: bool = False) -> ClientConfig:
-    """Read a kubeconfig's current context.
+def kubeconfig(path: Path, scratch: Path, *, runs_plugins: bool = False, context: str = "") -> ClientConfig:
+    """Read a context of a kubeconfig.
 
     Args:
         path: the file.
         scratch: a private folder for a client certificate that the kubeconfig itself contains: TLS needs files.
         runs_plugins: whether an exec credential plugin is run. Only commands at a shell run one.
+        context: the name of the context; empty for the current one.
 
     Raises:
         KubeError: the file cannot be read, is incomplete, or needs a plugin that must not be run.
@@ -95,7 +96,7 @@ def kubeconfig(path: Path, scratch: Path, *, runs_plugins: bool = False) -> Clie
     except yaml.YAMLError as error:
         raise KubeError(f"--kubeconfig: {path} is not YAML: {str(error)[:200]}") from error
     file = _Kubeconfig(path, config if isinstance(config, dict) else {}, scratch, runs_plugins=runs_plugins)
-    return file.client_config()
+    return file.client_config(context)
 
 
 class _Kubeconfig:
@@ -107,8 +108,8 @@ class _Kubeconfig:
         self._scratch = scratch
         self._runs_plugins = runs_plugins
 
-    def client_config(self) -> ClientConfig:
-        context = self._entry("contexts", "context", str(self._config.get("current-context", "")))
+    def client_config(self, name: str) -> ClientConfig:
+        context = self._entry("contexts", "context", name or str(self._config.get("current-context", "")))
         cluster = self._entry("clusters", "cluster", str(context.get("cluster", "")))
         user = self._entry("users", "user", str(context["user"])) if context.get("user") else {}
         if self._runs_plugins and isinstance(user.get("exec"), dict):
