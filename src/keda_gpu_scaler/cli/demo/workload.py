@@ -73,7 +73,7 @@ class ScaledWorkload:
             self.last_active_at = now
         if self.replicas == 0:
             if not answer.active:
-                return "asleep"
+                return "at zero"
             self.replicas = DEFAULT_MIN_REPLICAS
             return "KEDA wakes it"
         if not answer.active and now - self.last_active_at >= COOLDOWN_SECONDS:
