@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the krew plugin of the wheel in dist: its archive, and the manifest with the checksum."""
+"""Writes the krew plugin of the wheel in dist: its archive, and the manifest with the checksum.
 
 Law: the same wheel gives the same bytes.
 """
