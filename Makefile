@@ -36,7 +36,7 @@ define REACH
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run check test test-core test-optimized lint types fmt proto lock docs bench judge audit sbom build krew image docker-release chart manifests deploy undeploy clean
+.PHONY: help setup run check test test-core test-optimized lint types fmt proto lock docs bench judge audit sbom build krew image image-test docker-release chart manifests deploy undeploy clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -123,6 +123,9 @@ krew: setup ## Write the kubectl plugin of the wheel in dist, and its manifest f
 
 image: ## Build the container image of this working tree for this machine; IMAGE names it otherwise
 	@$(PYTHON) scripts/image_docker.py build $(if $(IMAGE),--image $(IMAGE))
+
+image-test: setup ## Run the image's content on its base's Debian packages, without a container engine, where namespaces are allowed
+	@$(BIN)/python scripts/image_test.py
 
 docker-release: ## Build and push the image for amd64 and arm64: VERSION=v0.1.0, on a clean, tagged commit
 	@$(PYTHON) scripts/image_docker.py release "$(VERSION)" $(if $(IMAGE),--image $(IMAGE))
