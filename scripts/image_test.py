@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the image's layout on its base's own Debian packages, without a container engine: ``make image-test``.
+"""Runs the image's layout on its base's own Debian packages, without a container engine.
 
 The packages are extracted and not installed. The program runs in namespaces, as restricted as in a cluster: read-only,
 uid 65532, without capabilities, with loopback alone. It is called as KEDA calls it, and ended as the kubelet ends it.
@@ -49,7 +49,7 @@ _INTERFACE_UP, _SET_FLAGS = 0x1, 0x8914
 
 
 class SkippedError(Exception):
-    """This machine cannot run the test; the text says why."""
+    """The machine cannot run the test; the text says why."""
 
 
 def extract_packages(root: Path, folder: Path) -> None:
@@ -78,7 +78,7 @@ def extract_packages(root: Path, folder: Path) -> None:
         if outcome.returncode != 0:
             raise SkippedError(f"apt-get {words[0]}: {_last_line(outcome.stderr)}")
     for package in sorted((folder / "packages").glob("*.deb")):
-        subprocess.run(("dpkg-deb", "-x", package, root), check=True)
+        _must("dpkg-deb", "-x", str(package), str(root))
 
 
 def lay_out(root: Path, folder: Path) -> None:
@@ -110,10 +110,10 @@ def run_inside(root: Path) -> None:
     Raises:
         SystemExit: it is not as restricted as it should be, does not answer, or does not end by itself with 0.
     """
-    subprocess.run(("mount", "--bind", root, root), check=True)
+    _must("mount", "--bind", str(root), str(root))
     for name in ("dev", "proc"):
-        subprocess.run(("mount", "--rbind", f"/{name}", root / name), check=True)
-    subprocess.run(("mount", "-o", "remount,bind,ro", root), check=True)
+        _must("mount", "--rbind", f"/{name}", str(root / name))
+    _must("mount", "-o", "remount,bind,ro", str(root))
     _bring_loopback_up()
     environment = {"PATH": "/usr/local/bin:/usr/bin"}
     found = _run(*restricted(root, PYTHON, "-IBSc", _CHECK), env=environment)
@@ -162,6 +162,11 @@ def _memory_mib(pid: int) -> float:
 
 def _run(*command: str, cwd: Path | None = None, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
+
+
+def _must(*command: str) -> None:
+    if (outcome := _run(*command)).returncode != 0:
+        raise SystemExit(f"{' '.join(command)}: {_last_line(outcome.stderr)}")
 
 
 def _last_line(text: str) -> str:

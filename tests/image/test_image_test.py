@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests ``make image-test`` as far as it goes without packages: what it skips, and that it is about the image."""
+"""Tests the script of the image's root as far as it goes without packages: what it skips, and its base."""
 
 import re
 import subprocess
@@ -29,5 +29,5 @@ def test_a_machine_without_the_programs_skips_it_with_one_line(tmp_path: Path) -
 
 def test_a_machine_without_a_python_of_the_image_skips_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IMAGE_PYTHON", str(tmp_path / "python3.13"))
-    with pytest.raises(image_test.SkippedError, match="there is no Python 3.13, which makes the layout"):
+    with pytest.raises(image_test.SkippedError, match="which makes the layout; name one: IMAGE_PYTHON=PATH"):
         image_test.lay_out(tmp_path, tmp_path)
