@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the script of the image's root as far as it goes without packages: what it skips, and its base."""
+"""Tests the script of the image's root: what it skips, and what it shares with the Dockerfile."""
 
 import re
 import subprocess
