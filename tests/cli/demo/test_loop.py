@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from keda_gpu_scaler.cli.demo import loop
-from keda_gpu_scaler.cli.demo.gateway import SERIES, Gateway
+from keda_gpu_scaler.cli.demo.gateway import SERIES, GatewayPage
 from keda_gpu_scaler.cli.demo.render import introduction
 from keda_gpu_scaler.cli.demo.schedule import TICK_SECONDS, TICKS, load_at
 from keda_gpu_scaler.cli.demo.workload import COOLDOWN_SECONDS, DOWN_SECONDS, ScaledWorkload
@@ -100,7 +100,7 @@ def test_an_idle_workload_shrinks_after_the_window_and_sleeps_after_the_cooldown
 
 
 def test_the_gateway_says_the_load_and_waits_until_it_has_been_processed() -> None:
-    with Gateway() as gateway:
+    with GatewayPage() as gateway:
         gateway.set_requests(7)
         assert not gateway.wait_until_read(0)
         with httpx.Client(trust_env=False) as client:

@@ -12,7 +12,7 @@ import click
 
 from keda_gpu_scaler.cli.arguments import host_and_port, metadata_option, value_type_option
 from keda_gpu_scaler.cli.demo import loop
-from keda_gpu_scaler.cli.demo.gateway import Gateway
+from keda_gpu_scaler.cli.demo.gateway import GatewayPage
 from keda_gpu_scaler.cli.demo.render import ending, introduction
 from keda_gpu_scaler.cli.demo.schedule import TICKS
 from keda_gpu_scaler.cli.demo.server import RECORDING, DemoError, check_address, has_gpus, serving
@@ -96,7 +96,7 @@ def demo(ctx: click.Context, /, **given: Any) -> None:
 def _show_loop(given: dict[str, Any], timing: Timing) -> int:
     address = given["address"]
     say("starting the scaler of the demonstration …", err=True)
-    with Gateway() as gateway, serving(address, loop.SERVE_FLAGS, keeps_settings=False):
+    with GatewayPage() as gateway, serving(address, loop.SERVE_FLAGS, keeps_settings=False):
         request = ProbeRequest(address, "demo", "demo", loop.trigger(gateway.url), _CALL_SECONDS)
         client = ScalerClient(request, timing)
         try:

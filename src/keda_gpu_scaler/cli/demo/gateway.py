@@ -14,7 +14,7 @@ HOST = "127.0.0.1"
 _READS = 2
 
 
-class Gateway:
+class GatewayPage:
     """Serves the page for the time of a ``with`` block.
 
     The scaler reads the page again and again. When it begins to read the same load a second time, it has processed the
