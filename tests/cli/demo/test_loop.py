@@ -3,12 +3,13 @@
 
 import re
 
+import click
 import httpx
 import pytest
 
 from keda_gpu_scaler.cli.demo import loop
 from keda_gpu_scaler.cli.demo.gateway import SERIES, GatewayPage
-from keda_gpu_scaler.cli.demo.render import introduction
+from keda_gpu_scaler.cli.demo.render import ending, introduction
 from keda_gpu_scaler.cli.demo.schedule import TICK_SECONDS, TICKS, load_at
 from keda_gpu_scaler.cli.demo.workload import COOLDOWN_SECONDS, DOWN_SECONDS, ScaledWorkload
 from keda_gpu_scaler.cli.pace import Timing
@@ -70,9 +71,9 @@ def test_the_workload_wakes_climbs_settles_sleeps_and_wakes_again(capsys: pytest
 
 
 def test_the_introduction_says_what_is_synthetic_and_fits_a_terminal() -> None:
-    lines = introduction("127.0.0.1:6000", loop.TARGET).splitlines()
+    lines = click.unstyle(f"{introduction('127.0.0.1:6000', loop.TARGET)}\n{ending()}").splitlines()
     assert "synthetic" in lines[0]
-    assert all(len(line) <= 88 for line in lines)
+    assert all(len(line) <= 80 for line in lines)
     assert sum(line.startswith("Legend: ") for line in lines) == 1
 
 

@@ -27,7 +27,7 @@ def introduction(address: str, target: int) -> str:
             f"KEDA's polling {TICK_SECONDS} s instead of {_KEDA_SECONDS['polling']} s,",
             f"  scale-down window {DOWN_SECONDS:g} s instead of {DOWN_STABILISATION_SECONDS:g} s, "
             f"cooldown {COOLDOWN_SECONDS:g} s instead of {_KEDA_SECONDS['cooldown']} s",
-            f"Legend: load = requests in flight; each = load of a replica, target {target}; █ = replica",
+            f"Legend: load = requests in flight; each = per replica (target {target}); █ = replica",
             "",
             click.style(f"{'time':>5}  {'phase':<6}  {'load':>4}  {'each':>5}  {'active':<6}  "
                         f"{'replicas':<8}  {'':<{MAX_REPLICAS}}  why", bold=True),
@@ -50,6 +50,6 @@ def row(seconds: float, phase: str, answer: ProbeAnswer, step: Step) -> str:
 def ending() -> str:
     """Return the line after the last tick."""
     return (
-        "End of the demonstration: the load was synthetic. Next: `keda-gpu-scaler demo --devices`\n"
-        "shows what KEDA receives for GPUs, and docs/guides/install.md installs it in a cluster."
+        "End of the demonstration: the load was synthetic. What KEDA receives for GPUs:\n"
+        "keda-gpu-scaler demo --devices. To install it: docs/guides/install.md"
     )
