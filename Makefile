@@ -5,11 +5,13 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
-# What `make run` asks for: trigger metadata (KEY=VALUE …), the trigger's KEDA metricType, and the replicas there are.
+# What `make run` shows: flags of the command demo, or for devices: trigger metadata (KEY=VALUE …), the trigger's KEDA
+# metricType, and the replicas there are.
 ADDRESS    ?= 127.0.0.1:6000
-METADATA   ?= profile=triton-inference report=average
-VALUE_TYPE ?= Value
-REPLICAS   ?= 3
+DEMO       ?=
+METADATA   ?=
+VALUE_TYPE ?=
+REPLICAS   ?=
 # How many processes run the tests at the same time: most tests wait for another process.
 WORKERS    ?= auto
 # Where `make judge` finds the simulator of a fleet, how many of its runs go on at the same time, and which
@@ -39,7 +41,7 @@ define REACH
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run check test test-core test-optimized lint types fmt proto lock docs bench judge fuzz audit sbom build image docker-release chart manifests deploy undeploy clean
+.PHONY: help setup run check test test-core test-optimized lint types fmt proto lock docs bench judge fuzz audit sbom build krew image image-test docker-release chart manifests deploy undeploy clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,8 +57,9 @@ $(STAMP): pyproject.toml requirements/dev.txt
 	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-run: setup ## Serve this machine's GPUs, or else a recording, and show what KEDA and the HPA make of it
-	@$(BIN)/python scripts/demo.py --address $(ADDRESS) --replicas $(REPLICAS) --value-type $(VALUE_TYPE) $(METADATA)
+run: setup ## Show on this machine how a workload follows its load; DEMO=--devices for its GPUs or a recording
+	@$(BIN)/keda-gpu-scaler demo --address $(ADDRESS) $(DEMO) $(addprefix --metadata ,$(METADATA)) \
+		$(if $(REPLICAS),--replicas $(REPLICAS)) $(if $(VALUE_TYPE),--value-type $(VALUE_TYPE))
 
 check: lint types test chart ## Run everything that CI runs
 
@@ -129,8 +132,14 @@ build: setup ## Build the wheel and the source archive into dist
 	@rm -f dist/*.whl dist/*.tar.gz
 	@$(BIN)/python -m build --no-isolation --outdir dist
 
+krew: setup ## Write the kubectl plugin of the wheel in dist, and its manifest for krew, into dist
+	@$(BIN)/python scripts/krew.py dist
+
 image: ## Build the container image of this working tree for this machine; IMAGE names it otherwise
 	@$(PYTHON) scripts/image_docker.py build $(if $(IMAGE),--image $(IMAGE))
+
+image-test: setup ## Run the image's content on its base's Debian packages, without a container engine, where namespaces are allowed
+	@$(BIN)/python scripts/image_test.py
 
 docker-release: ## Build and push the image for amd64 and arm64: VERSION=v0.1.0, on a clean, tagged commit
 	@$(PYTHON) scripts/image_docker.py release "$(VERSION)" $(if $(IMAGE),--image $(IMAGE))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes recordings/demo-synthetic.jsonl.gz: ten minutes of the synthetic load, from second 0."""
+"""Writes the recording of the demonstration: ten minutes of the synthetic load, from second 0."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from keda_gpu_scaler.core.types import Snapshot
 from keda_gpu_scaler.devices.synthetic import SyntheticBackend
 from keda_gpu_scaler.wire.recording import RecordingWriter
 
-FILE = Path(__file__).resolve().parent.parent / "recordings" / "demo-synthetic.jsonl.gz"
+FILE = Path(__file__).resolve().parent.parent / "src" / "keda_gpu_scaler" / "cli" / "demo" / "demo-synthetic.jsonl.gz"
 SECONDS = 600
 UNIX_SECONDS = 1_767_225_600.0  # 2026-01-01T00:00:00Z: equal readings give equal bytes
 

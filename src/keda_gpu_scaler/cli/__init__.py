@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The program's command line: each command is a module that is imported only when it runs."""
 
+import copy
 import importlib
+import re
 import sys
 from typing import NamedTuple
 
@@ -17,9 +19,15 @@ class _CommandEntry(NamedTuple):
     summary: str
 
 
+PROGRAM = "keda-gpu-scaler"
+PLUGIN = "kubectl gpu-scaler"
+"""How people type the program where it is a plugin of kubectl, which finds ``kubectl-gpu_scaler`` on the PATH."""
+
 _COMMANDS = {
+    "demo": _CommandEntry("demo.command", "show on this machine how a workload follows its load; needs no cluster"),
     "doctor": _CommandEntry("doctor.command", "check a node or a cluster for problems"),
     "explain": _CommandEntry("explain.command", "show why a ScaledObject has its size"),
+    "help": _CommandEntry("help", "show the help of a command"),
     "probe": _CommandEntry("probe.command", "call an external scaler as KEDA does, and show what the HPA would decide"),
     "record": _CommandEntry("record.command", "record devices or engines to a file for --backend replay:PATH"),
     "serve": _CommandEntry("serve", "read the devices and answer KEDA; the command of the DaemonSet"),
@@ -38,7 +46,12 @@ keda-gpu-scaler probe --metadata profile=triton-inference --replicas 3
     show the answers to KEDA, and what the HPA would decide
 keda-gpu-scaler explain ai/llama
     show why this ScaledObject has its size
+keda-gpu-scaler demo
+    show on this machine, without a cluster, how a workload follows its load
 """
+
+# What a pod runs keeps its name: kubectl exec POD -- keda-gpu-scaler doctor.
+_TYPED_COMMAND = re.compile(rf"(?<!-- ){PROGRAM} (?={'|'.join(_COMMANDS)})")
 
 
 def _load_engines() -> None:
@@ -61,11 +74,45 @@ class _Commands(click.Group):
         if cmd_name == "serve":
             _import_asyncio_without_openssl()
         command: click.Command = getattr(importlib.import_module(f"{__name__}.{entry.module}"), cmd_name)
+        if _is_plugin(ctx):
+            command = copy.copy(command)
+            command.help = _as_plugin(command.help or "")
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.exceptions.NoSuchCommand as error:
+            # The commands are not imported, so click does not know them.
+            raise click.exceptions.NoSuchCommand(error.command_name, possibilities=_COMMANDS, ctx=ctx) from None
+
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        help_of_this_call = copy.copy(self)
+        help_of_this_call.help = _as_plugin(self.help or "") if _is_plugin(ctx) else self.help
+        click.Group.format_help_text(help_of_this_call, ctx, formatter)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, _COMMANDS[name].summary) for name in sorted(_COMMANDS)])
+
+
+def _is_plugin(ctx: click.Context | None) -> bool:
+    return ctx is not None and ctx.find_root().info_name == PLUGIN
+
+
+def _as_plugin(text: str) -> str:
+    """Return a help text whose examples can be typed where the program is a plugin of kubectl."""
+    return _TYPED_COMMAND.sub(f"{PLUGIN} ", text)
+
+
+def _print_version(ctx: click.Context, param: click.Parameter, is_given: bool) -> None:
+    if is_given and not ctx.resilient_parsing:
+        from keda_gpu_scaler.cli.version import version_line
+
+        click.echo(version_line())
+        ctx.exit()
 
 
 def _import_asyncio_without_openssl() -> None:
@@ -83,5 +130,14 @@ def _import_asyncio_without_openssl() -> None:
 @click.command(
     cls=_Commands, help=HELP, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
 )
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version,
+    help="Print the version and exit.",
+)  # fmt: skip
 def main() -> None:
     """Run the command that the command line names."""
+
+
+def kubectl_plugin() -> None:
+    """Run the command that the command line names after ``kubectl gpu-scaler``."""
+    main(prog_name=PLUGIN)

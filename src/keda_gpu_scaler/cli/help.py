@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs the command ``help``."""
+
+import click
+
+HELP = """Show the help of a command; without a name, that of the program.
+
+\b
+keda-gpu-scaler help explain
+"""
+
+
+@click.command(help=HELP)
+@click.argument("command", required=False)
+@click.pass_context
+def help(ctx: click.Context, command: str | None) -> None:  # noqa: A001 - the name of the command
+    """Print what ``COMMAND --help`` prints."""
+    root = ctx.find_root()
+    group = root.command
+    if command is None or not isinstance(group, click.Group):
+        click.echo(root.get_help())
+        return
+    name, found, _ = group.resolve_command(root, [command])
+    if found is not None:
+        with click.Context(found, info_name=name, parent=root) as shown:
+            click.echo(found.get_help(shown))
