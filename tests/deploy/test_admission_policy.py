@@ -169,13 +169,13 @@ def test_the_policy_leaves_other_services_alone(policy_server: PolicyServer, add
     assert policy_server.refusal({"type": "external", "metadata": {"scalerAddress": address, "profile": "?"}}) == ""
 
 
-def test_the_policy_names_every_problem_of_a_rule(policy_server: PolicyServer) -> None:
+def test_the_policy_names_every_problem(policy_server: PolicyServer) -> None:
     def trigger(**metadata: str) -> dict[str, Any]:
         return {"type": "external", "metadata": {"scalerAddress": ADDRESS, **metadata}}
 
-    refusal = policy_server.refusal(trigger(profile="a", scope="b"), trigger(), trigger(demand="c"))
-    assert all(f'metadata.{key}: Unsupported value: "{word}"' in refusal for key, word in
-               (("profile", "a"), ("scope", "b"), ("demand", "c")))  # fmt: skip
+    refusal = policy_server.refusal(trigger(profile="a", scope="b"), trigger(), trigger(targetValue="800", Engine="c"))
+    for key in ("profile: Unsupp", "scope: Unsupp", "targetValue: Invalid", "Engine: Forbidden"):
+        assert f"metadata.{key}" in refusal
 
 
 def test_an_object_that_is_older_than_the_policy_can_still_be_labelled(policy_server: PolicyServer) -> None:
