@@ -27,7 +27,7 @@ are not checked. A trigger is of this scaler if its scalerAddress has the name k
 --address. The command also reads the images and commands of the workloads in the files. An engine that allocates its
 memory when it starts does not work with a target of memory.
 
-In the directory of a Helm chart, templates are not checked. Let Helm render them first:
+In the directory of a Helm chart, templates are not checked: let Helm render them first, as below.
 
 \b
 helm template . | keda-gpu-scaler validate -
