@@ -615,11 +615,12 @@ class FakeApiServer:
         with self._lock:
             if token is None:
                 version = self._version
-                left = [
-                    shown(item)
-                    for (kind, place, _), item in sorted(self._objects.items())
-                    if kind == resource and (not namespace or place == namespace) and chosen(item)
+                own = [
+                    (key, item)
+                    for key, item in self._objects.items()
+                    if key[0] == resource and (not namespace or key[1] == namespace) and chosen(item)
                 ]
+                left = [shown(item) for _, item in sorted(own, key=lambda one: one[0])]
             else:
                 version, left = self._pages.get(token, (-1, []))
                 if version < self._oldest:

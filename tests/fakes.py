@@ -143,6 +143,7 @@ class FakeCluster:
             ("ai", name): known for name, known in workloads.items()
         }
         self.labels: Mapping[str, Mapping[str, str]] | Unavailable = {}
+        self.proposed: Workload | Unavailable = Unavailable("no object is proposed", is_permanent=True)
         self.asked: list[tuple[str, str]] = []
         self.news = asyncio.Event()
 
@@ -150,14 +151,16 @@ class FakeCluster:
         self.workloads[namespace, name] = known
         self.news.set()
 
-    def workload(self, namespace: str, name: str) -> Workload | Unavailable:
+    def workload(self, namespace: str, name: str, proposed_spec: str = "") -> Workload | Unavailable:
         self.asked.append((namespace, name))
+        if proposed_spec:
+            return self.proposed
         return self.workloads.get(
             (namespace, name), Unavailable(f"{namespace}/{name}: not read yet", is_permanent=False)
         )
 
-    async def wait_for_sync(self, namespace: str, name: str) -> None:
-        while (namespace, name) not in self.workloads:
+    async def wait_for_sync(self, namespace: str, name: str, proposed_spec: str = "") -> None:
+        while not proposed_spec and (namespace, name) not in self.workloads:
             self.news.clear()
             await self.news.wait()
 

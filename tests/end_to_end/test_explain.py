@@ -91,19 +91,25 @@ def test_a_scaledobject_is_explained_through_the_service_that_keda_calls(fleet: 
     assert outcome.returncode == 0, outcome.stderr
     text = re.sub(r"\s+", " ", outcome.stdout)
     for part in (
-        "ai/llama, trigger 2 of 2",
-        "instance pod keda/scaler-a on node a",
-        "targetValue 75 % profile triton-inference",
-        "workload Deployment llama: 2 replicas specified, 2 exist, 2 ready",
+        "ai/llama (trigger 2 of 2): 66 % per replica against 75 → 2 → 2 replicas (limit: none)",
+        "from pod keda/scaler-a on node a",
         "llama-0 a yes 92 %",
         "GPU 0 NVIDIA H100 40 %",
-        "value 132 from 2 of 2 ready pods; target 75 (AverageValue)",
-        "active yes: 92 is above activationThreshold 10",
-        "132 is 0.880 of 2 * 75, so ceil(132 / 75) = 2",
-        "2 to 6 replicas",
+        "66 % per replica 75 % 132 the total of 2 of 2 ready pods (AverageValue)",
+        "active: 92 is above activationThreshold 10",
+        "132 for the HPA is 0.88 times its target, below the tolerance of 0.9",
         "the triggers of other scalers (cpu) are not evaluated here",
+        "next keda-gpu-scaler explain ai/llama -o wide # more",
     ):
         assert part in text, outcome.stdout
+    wide = re.sub(r"\s+", " ", explain(fleet, "ai/llama", "-o", "wide").stdout)
+    for part in (
+        "targetValue 75 % profile triton-inference",
+        "workload Deployment llama: 2 replicas specified, 2 exist, 2 ready",
+        "132 is 0.880 of 2 * 75, so ceil(132 / 75) = 2",
+        "2 to 6 replicas",
+    ):
+        assert part in wide, wide
     assert fleet.server.requests["portforward"] >= 1
 
 
@@ -144,8 +150,10 @@ def test_an_unknown_reading_is_shown_as_unknown(fleet: FleetOfNodes) -> None:
     assert outcome.returncode == 0
     # After six times --stale-after, which is 1 s here, the node's last snapshot is removed.
     reason = r"node b (last answered \d+ s ago|has no snapshot)"
-    assert re.search(rf"llama-1 +b +yes +\? +- +{reason}", outcome.stdout), outcome.stdout
-    assert "from 1 of 2 ready pods" in outcome.stdout
+    lines = outcome.stdout.splitlines()
+    assert re.search(rf"1 of 2 ready pods without a value: {reason}", lines[1]), outcome.stdout
+    assert re.search(r"llama-1 +b +yes +\? +-", outcome.stdout), outcome.stdout
+    assert "1 of 2 ready pods (AverageValue)" in outcome.stdout
 
 
 def test_another_instance_replaces_one_that_is_gone(fleet: FleetOfNodes) -> None:
@@ -176,14 +184,13 @@ def test_a_workload_that_does_not_exist_has_no_value(fleet: FleetOfNodes, tmp_pa
     file = tmp_path / "scaledobject.yaml"
     file.write_text(
         f"apiVersion: keda.sh/v1alpha1\nkind: ScaledObject\nmetadata: {{name: new, namespace: ai}}\n"
-        f"spec: {{triggers: [{{type: external, metadata: {{scalerAddress: '{ADDRESS}'}}}}]}}\n"
+        f"spec: {{scaleTargetRef: {{name: nothing}}, "
+        f"triggers: [{{type: external, metadata: {{scalerAddress: '{ADDRESS}'}}}}]}}\n"
     )
     outcome = explain(fleet, "-f", str(file), columns=200)
     assert outcome.returncode == 1
-    assert (
-        "? (needs a change of the configuration): ai/new: there is no ScaledObject and no ScaledJob of this name"
-        in outcome.stdout
-    )
+    why = "no value (the configuration must change): ai/new: its scale target Deployment nothing does not exist"
+    assert why in outcome.stdout
     assert "KEDA gets an error, and no fallback is set: the HPA does not change the size" in outcome.stdout
 
 
@@ -269,3 +276,25 @@ def test_a_certificate_must_name_the_host_that_keda_calls(fleet: FleetOfNodes, t
         refused = explain(fleet, *arguments, "--tls-server-name", "another")
         assert refused.returncode == 3
         assert "its certificate contains another name" in parsed(refused)["error"]["details"]
+
+
+def test_a_file_is_explained_before_anything_is_applied(fleet: FleetOfNodes, tmp_path: Path) -> None:
+    build(fleet)
+    fleet.server.delete("scaledobjects", "llama", "ai")
+    file = tmp_path / "scaledobject.yaml"
+    file.write_text(
+        f"apiVersion: keda.sh/v1alpha1\nkind: ScaledObject\nmetadata: {{name: new, namespace: ai}}\n"
+        f"spec: {{scaleTargetRef: {{name: llama}}, maxReplicaCount: 6, triggers: [{{type: external, "
+        f"metadata: {{scalerAddress: '{ADDRESS}', profile: triton-inference, targetValue: '50'}}}}]}}\n"
+    )
+    outcome = explain(fleet, "-f", str(file))
+    assert outcome.returncode == 0, outcome.stdout
+    assert outcome.stdout.splitlines()[0] == "ai/new: 66 % per replica against 50 → 2 → 3 replicas (limit: none)"
+
+
+def test_another_context_of_the_kubeconfig_is_used(fleet: FleetOfNodes) -> None:
+    build(fleet)
+    assert parsed(explain(fleet, "ai/llama", "--json", "--context", "test"))["value"] == 132.0
+    outcome = explain(fleet, "ai/llama", "--context", "elsewhere")
+    assert outcome.returncode == 2
+    assert 'contexts: Not found: "elsewhere"' in re.sub(r"\s+", " ", outcome.stderr)

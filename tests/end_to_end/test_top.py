@@ -90,7 +90,7 @@ def test_an_unavailable_instance_is_named_and_the_others_are_shown(fleet: FleetO
     outcome = top("--address", addresses(fleet, "a", "b"))
     assert outcome.returncode == 1
     assert outcome.stdout.splitlines()[1].split()[:4] == ["a", "0", "H100", "92%"]
-    assert f"unavailable: 127.0.0.1:{fleet.nodes['b'].port}: UNAVAILABLE" in outcome.stderr
+    assert f"unavailable: 127.0.0.1:{fleet.nodes['b'].port}: nothing listens there" in outcome.stderr
     # The log is suppressed: the lines of the command have the same reasons.
     assert all(line.startswith("keda-gpu-scaler: ") for line in outcome.stderr.splitlines())
     none_left = top("--address", addresses(fleet, "b"), "--format", "json")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from keda_gpu_scaler.core.types import KUBELET_ONLY, AssignedPod, ClaimedDevice, ClusterAssignments, PodRef, Workload
-from keda_gpu_scaler.kube import reflector as reflector_module
+from keda_gpu_scaler.kube import backoff as backoff_module
 from keda_gpu_scaler.kube import watched_workload
 from keda_gpu_scaler.kube.assignments import device_claim, device_slice, read_assignments
 from keda_gpu_scaler.kube.client import ApiClient, ApiError
@@ -35,7 +35,7 @@ def server() -> Iterator[FakeApiServer]:
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reflector_module, "_jittered", lambda seconds: 0.0)
+    monkeypatch.setattr(backoff_module, "jittered", lambda seconds: 0.0)
     monkeypatch.setattr(watched_workload, "_RETRY_SECONDS", 0.01)
 
 

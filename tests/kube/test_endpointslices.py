@@ -10,7 +10,7 @@ import pytest
 
 from keda_gpu_scaler.core.instance_status import WatchState
 from keda_gpu_scaler.core.interfaces import KubeError
-from keda_gpu_scaler.kube import reflector as reflector_module
+from keda_gpu_scaler.kube import backoff as backoff_module
 from keda_gpu_scaler.kube.auth import ClientConfig
 from keda_gpu_scaler.kube.client import ApiClient
 from keda_gpu_scaler.kube.endpointslices import EndpointSlices
@@ -30,7 +30,7 @@ def server() -> Iterator[FakeApiServer]:
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reflector_module, "_jittered", lambda seconds: 0.0)
+    monkeypatch.setattr(backoff_module, "jittered", lambda seconds: 0.0)
 
 
 def endpoint(address: str, node: str, **conditions: bool) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from keda_gpu_scaler.core.types import Workload
-from keda_gpu_scaler.kube import reflector as reflector_module
+from keda_gpu_scaler.kube import backoff as backoff_module
 from keda_gpu_scaler.kube import watched_workload
 from tests.apiserver import FakeApiServer, owner_references, scale_status
 from tests.kube.test_workloads import Client, names, run
@@ -27,7 +27,7 @@ def server() -> Iterator[FakeApiServer]:
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reflector_module, "_jittered", lambda seconds: 0.0)
+    monkeypatch.setattr(backoff_module, "jittered", lambda seconds: 0.0)
     monkeypatch.setattr(watched_workload, "MIN_SCALE_INTERVAL_SECONDS", 0.0)
 
 

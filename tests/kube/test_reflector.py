@@ -13,12 +13,16 @@ import pytest
 
 from keda_gpu_scaler.core.instance_status import WatchState
 from keda_gpu_scaler.core.types import Unavailable
+from keda_gpu_scaler.kube import backoff as backoff_module
 from keda_gpu_scaler.kube import client as client_module
-from keda_gpu_scaler.kube import reflector as reflector_module
+from keda_gpu_scaler.kube import pager as pager_module
 from keda_gpu_scaler.kube.auth import ClientConfig
 from keda_gpu_scaler.kube.client import ApiClient, ApiError, WatchTimeoutError
+from keda_gpu_scaler.kube.item_store import ItemStore
+from keda_gpu_scaler.kube.pager import list_objects
 from keda_gpu_scaler.kube.parse import labels
-from keda_gpu_scaler.kube.reflector import TRUSTED_SECONDS, Reflector, ResourceQuery
+from keda_gpu_scaler.kube.reflector import TRUSTED_SECONDS, Reflector
+from keda_gpu_scaler.kube.resource_query import ResourceQuery
 from tests.fakes import ManualClock
 from tests.limits import WAIT_SECONDS
 
@@ -44,16 +48,21 @@ class Script:
         self.opening.set()
         self.events: asyncio.Queue[dict[str, Any] | ApiError | None] = asyncio.Queue()
 
-    async def get(self, path: str, query: Mapping[str, str], accept: str = "") -> dict[str, Any]:
+    async def read_list(
+        self, path: str, query: Mapping[str, str], accept: str, receive: Callable[[Mapping[str, Any]], object]
+    ) -> Mapping[str, Any]:
         self.queries.append(dict(query))
         found = self.pages.pop(0) if len(self.pages) > 1 else self.pages[0]
         if isinstance(found, ApiError):
             raise found
-        return found
+        for item in found["items"]:
+            receive(item)
+        metadata: Mapping[str, Any] = found["metadata"]
+        return metadata
 
     @asynccontextmanager
     async def watch(
-        self, path: str, query: Mapping[str, str], accept: str = ""
+        self, path: str, query: Mapping[str, str], accept: str = "", *, seconds: int
     ) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
         self.watches.append(query["resourceVersion"])
         await self.opening.wait()
@@ -74,7 +83,8 @@ class Reflected:
         self.changed = asyncio.Event()
         self.pauses: list[float] = []
         self.changes = 0
-        self.reflector = Reflector(script, PODS, labels, self.clock, self._count)  # type: ignore[arg-type]
+        self.store = ItemStore(PODS, labels)
+        self.reflector = Reflector(script, PODS, self.store, self.clock, self._count)  # type: ignore[arg-type]
 
     def _count(self) -> None:
         self.changes += 1
@@ -101,7 +111,7 @@ def reflect(
             reflected.pauses.append(seconds)
             return 0.0
 
-        monkeypatch.setattr(reflector_module, "_jittered", no_jitter)
+        monkeypatch.setattr(backoff_module, "jittered", no_jitter)
         task = asyncio.create_task(reflected.reflector.run())
         try:
             async with asyncio.timeout(WAIT_SECONDS):
@@ -196,7 +206,7 @@ def test_a_list_whose_next_page_is_gone_is_read_again_without_pages(monkeypatch:
             ["continue", "labelSelector", "limit"],
             ["labelSelector"],
         ]
-        assert set(reflected.reflector.items) == {"b", "c"}
+        assert set(reflected.store.items) == {"b", "c"}
         assert reflected.pauses == []
         assert reflected.changes == 1  # the items are available; the page that is gone is no change
 
@@ -215,8 +225,10 @@ def test_a_server_that_drops_every_version_at_once_is_called_with_pauses(monkeyp
     reflect(monkeypatch, talk)
 
 
-def test_a_version_that_is_gone_is_listed_again_at_once_and_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_version_that_is_gone_is_listed_again_and_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     async def talk(reflected: Reflected, script: Script) -> None:
+        await reflected.until(lambda: script.watches and reflected.unavailable() is None)
+        reflected.clock.advance(30)
         script.events.put_nowait({"type": "ADDED", "object": named("llama-1")})
         script.events.put_nowait({"type": "ERROR", "object": {"code": 410, "message": "too old"}})
         await reflected.until(lambda: len(script.watches) == 2)
@@ -254,21 +266,182 @@ def test_the_next_request_waits_for_retry_after(monkeypatch: pytest.MonkeyPatch)
     reflect(monkeypatch, talk, ApiError("the API server answers 429", 429, 7.0), page("llama-0"))
 
 
-def test_the_backoff_is_reset_after_a_useful_watch_however_it_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_watch_that_ends_after_each_event_is_reopened_with_growing_pauses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     async def talk(reflected: Reflected, script: Script) -> None:
-        for number in range(4):
+        for number in range(8):
             script.events.put_nowait({"type": "ADDED", "object": named(f"llama-{number}")})
-            script.events.put_nowait(ApiError("the connection broke"))
-        await reflected.until(lambda: len(script.watches) == 5)
-        assert reflected.pauses == [0.5] * 4
+            script.events.put_nowait(None)  # a normal end
+        await reflected.until(lambda: len(script.watches) == 9)
+        assert reflected.pauses == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
+        assert reflected.unavailable() is None
 
     reflect(monkeypatch, talk)
+
+
+@pytest.mark.parametrize(
+    ("end", "pauses"),
+    [
+        pytest.param(None, [0.5, 0.5], id="a normal end, without a pause"),
+        pytest.param(ApiError("the connection broke"), [0.5, 0.5, 1.0], id="an error"),
+    ],
+)
+def test_the_backoff_is_reset_by_a_watch_that_lived_a_while_however_it_ended(
+    monkeypatch: pytest.MonkeyPatch, end: ApiError | None, pauses: list[float]
+) -> None:
+    async def talk(reflected: Reflected, script: Script) -> None:
+        script.events.put_nowait(None)
+        await reflected.until(lambda: len(script.watches) == 2 and reflected.unavailable() is None)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        reflected.clock.advance(30)
+        script.events.put_nowait(end)
+        script.events.put_nowait(None)
+        await reflected.until(lambda: len(script.watches) == 4)
+        assert reflected.pauses == pauses
+
+    reflect(monkeypatch, talk)
+
+
+class QuietServer(Script):
+    """An API server on which nothing happens: a watch ends after the requested time, or when the client gives up."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        super().__init__(page("llama-0"))
+        self.clock = clock
+        self.lives = True
+        self.parameters: list[Mapping[str, str]] = []
+        self.timeouts: list[int] = []
+        self.go_on = asyncio.Semaphore(0)
+
+    @asynccontextmanager
+    async def watch(
+        self, path: str, query: Mapping[str, str], accept: str = "", *, seconds: int
+    ) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
+        self.watches.append(query["resourceVersion"])
+        self.parameters.append(dict(query))
+        self.timeouts.append(seconds)
+        if not self.lives:
+            raise ApiError("the API server does not answer: connection refused")
+        yield self._quiet(seconds)
+
+    async def _quiet(self, seconds: int) -> AsyncIterator[dict[str, Any]]:
+        await self.go_on.acquire()
+        if self.lives:
+            self.clock.advance(seconds)
+            return
+        self.clock.advance(seconds + client_module.WATCH_GRACE_SECONDS)
+        raise WatchTimeoutError("the API server sent nothing")
+        yield
+
+
+def quiet(talk: Callable[[Reflected, QuietServer], Awaitable[None]], monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        server = QuietServer(ManualClock())
+        reflected = Reflected(server)
+        reflected.clock = server.clock
+        reflected.reflector._clock = server.clock
+        monkeypatch.setattr(backoff_module, "jittered", lambda seconds: 0.0)
+        task = asyncio.create_task(reflected.reflector.run())
+        try:
+            async with asyncio.timeout(WAIT_SECONDS):
+                await reflected.until(lambda: server.watches and reflected.unavailable() is None)
+                await talk(reflected, server)
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(run())
+
+
+def test_a_quiet_kind_is_watched_for_an_hour_without_a_list_a_failure_or_a_log_line(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Etcd reports its progress every ten minutes by default, so no bookmark comes before that."""
+
+    async def talk(reflected: Reflected, server: QuietServer) -> None:
+        started, changes = reflected.clock(), reflected.changes
+        while reflected.clock() - started < 3600:
+            opened = len(server.watches)
+            server.go_on.release()
+            while len(server.watches) == opened or reflected.reflector.state(0.0) is not WatchState.WATCHING:
+                assert reflected.unavailable() is None
+                await asyncio.sleep(0)
+        assert len(server.queries) == 1
+        assert set(server.watches) == {"7"}, "each goes on from the last version"
+        assert reflected.changes == changes
+        assert {one["allowWatchBookmarks"] for one in server.parameters} == {"true"}
+        assert all(seconds + client_module.WATCH_GRACE_SECONDS < TRUSTED_SECONDS for seconds in server.timeouts)
+        assert len(server.watches) < 3600 / 25
+
+    with caplog.at_level(logging.INFO):
+        quiet(talk, monkeypatch)
+    assert caplog.records == []
+
+
+def test_a_server_that_does_not_end_a_quiet_watch_is_unavailable_a_minute_after_its_last_sign(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def talk(reflected: Reflected, server: QuietServer) -> None:
+        opened_at = reflected.clock()
+        server.lives = False
+        server.go_on.release()
+        await reflected.until(lambda: len(server.watches) > 3)
+        assert reflected.unavailable() is None, "the last sign is younger than a minute"
+        reflected.clock.now = opened_at + TRUSTED_SECONDS + 1
+        unavailable = reflected.unavailable()
+        assert unavailable is not None
+        assert "connection refused" in unavailable.reason
+        server.lives = True
+        await reflected.until(lambda: reflected.unavailable() is None)
+
+    quiet(talk, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "error", "requests"),
+    [
+        pytest.param(lambda number: "same", "the API server repeats a page of the list", 2, id="the same token"),
+        pytest.param(
+            lambda number: f"token-{number}",
+            "the API server's list does not end after 400 pages",
+            400,
+            id="always a new token",
+        ),
+    ],
+)
+def test_a_list_without_an_end_is_read_with_pauses_and_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, tokens: Callable[[int], str], error: str, requests: int
+) -> None:
+    pauses = 0
+
+    async def counted() -> None:
+        nonlocal pauses
+        pauses += 1
+
+    class Endless(Script):
+        async def read_list(
+            self, path: str, query: Mapping[str, str], accept: str, receive: Callable[[Mapping[str, Any]], object]
+        ) -> Mapping[str, Any]:
+            self.queries.append(dict(query))
+            receive(named(f"llama-{len(self.queries)}"))
+            return {"resourceVersion": "7", "continue": tokens(len(self.queries))}
+
+    async def run() -> None:
+        monkeypatch.setattr(pager_module, "_pause", counted)
+        server = Endless()
+        with pytest.raises(ApiError, match=error):
+            await list_objects(server, PODS)  # type: ignore[arg-type]
+        assert (len(server.queries), pauses) == (requests, requests - 1)
+
+    asyncio.run(run())
 
 
 def test_a_token_that_cannot_be_read_is_logged_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(reflector_module, "_jittered", lambda seconds: 0.0)
+    monkeypatch.setattr(backoff_module, "jittered", lambda seconds: 0.0)
     missing = tmp_path / "token"
     sentence = f'pods in namespace "ai": cannot read {missing}: No such file or directory'
 
@@ -283,7 +456,7 @@ def test_a_token_that_cannot_be_read_is_logged_once(
 
         monkeypatch.setattr(ClientConfig, "authorization", counted)
         api = ApiClient(config)
-        reflector = Reflector(api, PODS, labels, ManualClock(), lambda: None)
+        reflector = Reflector(api, PODS, ItemStore(PODS, labels), ManualClock(), lambda: None)
         task = asyncio.create_task(reflector.run())
         async with asyncio.timeout(WAIT_SECONDS):
             while len(reads) < 3:
@@ -326,13 +499,13 @@ async def serving(send: Callable[[asyncio.StreamWriter], Awaitable[None]]) -> As
 
 
 def test_a_watch_that_receives_nothing_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "WATCH_TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr(client_module, "WATCH_GRACE_SECONDS", 0.1)
 
     async def send_head(writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
 
     async def run() -> None:
-        async with serving(send_head) as api, api.watch("/watch", {}) as events:
+        async with serving(send_head) as api, api.watch("/watch", {}, seconds=0) as events:
             with pytest.raises(WatchTimeoutError, match=r"^the API server sent nothing for 0\.1 s$"):
                 await anext(events)
 
@@ -367,23 +540,22 @@ def test_objects_of_all_namespaces_have_keys_with_their_namespace_and_what_is_no
             "items": [item("a", "x", "1"), item("a", "y", "2"), item("b", "y", "")],
         }
         script = Script(listed)
-        reflector = Reflector(
-            script,  # type: ignore[arg-type]
-            ResourceQuery("pods"), lambda one: labels(one)["keep"] or None, ManualClock(), lambda: None,
-        )  # fmt: skip
+        query = ResourceQuery("pods")
+        store = ItemStore(query, lambda one: labels(one)["keep"] or None)
+        reflector = Reflector(script, query, store, ManualClock(), lambda: None)  # type: ignore[arg-type]
         task = asyncio.create_task(reflector.run())
         try:
             async with asyncio.timeout(WAIT_SECONDS):
-                while not reflector.items:
+                while not store.items:
                     await asyncio.sleep(0)
-                assert reflector.items == {"x/a": "1", "y/a": "2"}
+                assert store.items == {"x/a": "1", "y/a": "2"}
                 script.events.put_nowait({"type": "MODIFIED", "object": item("a", "y", "")})
                 script.events.put_nowait({"type": "MODIFIED", "object": item("b", "y", "3")})
-                while "y/b" not in reflector.items:
+                while "y/b" not in store.items:
                     await asyncio.sleep(0)
-                assert reflector.items == {"x/a": "1", "y/b": "3"}
+                assert store.items == {"x/a": "1", "y/b": "3"}
                 script.events.put_nowait({"type": "DELETED", "object": item("b", "y", "3")})
-                while "y/b" in reflector.items:
+                while "y/b" in store.items:
                     await asyncio.sleep(0)
         finally:
             task.cancel()

@@ -29,7 +29,7 @@ async def run():
     api = ApiClient(ClientConfig(sys.argv[1], "gpu", ca_data=Path(sys.argv[2]).read_text()))
     try:
         print((await api.get("/version"))["gitVersion"])
-        async with api.watch("/watch", {}) as events:
+        async with api.watch("/watch", {}, seconds=30) as events:
             print([event["type"] async for event in events])
     except ApiError as error:
         print(error)

@@ -5,6 +5,7 @@ The tests without faults also run against a real API server, where one is config
 """
 
 import asyncio
+import json
 import math
 import os
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -17,12 +18,12 @@ import pytest
 from keda_gpu_scaler.core.instance_status import WatchState
 from keda_gpu_scaler.core.scaling_rules import JobRules
 from keda_gpu_scaler.core.types import DeclaredTrigger, Pod, PodRef, Unavailable, Workload
+from keda_gpu_scaler.kube import backoff as backoff_module
 from keda_gpu_scaler.kube import parse, watched_workload
-from keda_gpu_scaler.kube import reflector as reflector_module
 from keda_gpu_scaler.kube import shared_reflectors as shared_reflectors_module
 from keda_gpu_scaler.kube import workloads as workloads_module
 from keda_gpu_scaler.kube.client import ApiClient
-from keda_gpu_scaler.kube.reflector import TRUSTED_SECONDS
+from keda_gpu_scaler.kube.reflector import TRUSTED_SECONDS, Reflector
 from keda_gpu_scaler.kube.workloads import IDLE_TIMEOUT_SECONDS, MAX_WORKLOADS, Workloads
 from tests.apiserver import TOKEN, FakeApiServer
 from tests.fakes import ManualClock
@@ -52,7 +53,7 @@ def any_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[AnySe
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reflector_module, "_jittered", lambda seconds: 0.0)
+    monkeypatch.setattr(backoff_module, "jittered", lambda seconds: 0.0)
     monkeypatch.setattr(watched_workload, "MIN_SCALE_INTERVAL_SECONDS", 0.0)
     monkeypatch.setattr(watched_workload, "_RETRY_SECONDS", 0.01)
 
@@ -74,6 +75,9 @@ class Client:
     async def wait_for_sync(self, name: str = "llama") -> Workload | Unavailable:
         await self.workloads.wait_for_sync(self.server.namespace, name)
         return self.state(name)
+
+    def reflectors(self) -> list[Reflector]:
+        return [watch.reflector for watch in self.workloads.reflectors._watches.values()]
 
     async def wait_for_watches(self) -> None:
         """Wait until the server counts every watch that one workload needs."""
@@ -463,7 +467,7 @@ def test_a_watch_that_goes_on_from_a_bookmark_does_not_list_again(server: FakeAp
         await client.wait_for_sync()
         await client.wait_for_watches()
         marked = server.bookmark()
-        while {one._version for one in client.workloads.reflectors._reflectors.values()} != {marked}:
+        while {one.version for one in client.reflectors()} != {marked}:
             await asyncio.sleep(0)
         lists = server.requests["list pods"]
         server.compact(keep=marked)
@@ -483,7 +487,7 @@ def test_the_state_is_trusted_for_a_minute_after_the_server_is_gone(server: Fake
         await client.wait_for_watches()
         client.clock.advance(300)  # without events, while the watches are open
         await asyncio.to_thread(server.stop)
-        while not any(one._failure for one in client.workloads.reflectors._reflectors.values()):
+        while not any(one.failure for one in client.reflectors()):
             await asyncio.sleep(0)
         assert client.state() is known
         client.clock.advance(TRUSTED_SECONDS + 1)
@@ -506,13 +510,14 @@ def test_a_change_is_reported_when_a_workload_that_was_reported_as_unknown_is_tr
         known = await client.wait_for_sync()
         await client.wait_for_watches()
         reflectors = client.workloads.reflectors
-        query, reflector = next((query, one) for query, one in reflectors._reflectors.items() if query.kind == "pods")
+        watch = next(one for query, one in reflectors._watches.items() if query.kind == "pods")
+        reflector = watch.reflector
         trusted = reflector.unavailable
         reflector.unavailable = lambda now: Unavailable("too old", is_permanent=False)  # type: ignore[method-assign]
         assert isinstance(client.state(), Unavailable)
         reflector.unavailable = trusted  # type: ignore[method-assign]
         client.changed.clear()
-        reflectors._notify(query)
+        watch._availability_changed()
         for _ in range(100):
             await asyncio.sleep(0)
         assert client.changed.is_set()
@@ -540,12 +545,12 @@ def test_an_idle_workload_expires_and_reflectors_end_with_their_last_user(server
     async def talk(client: Client) -> None:
         await client.wait_for_sync()
         await client.wait_for_sync("other")
-        assert len(client.workloads.reflectors) == 4  # ScaledObjects and Deployments once, pods twice
+        assert len(client.workloads.reflectors) == 3  # ScaledObjects, Deployments and pods
         client.clock.advance(IDLE_TIMEOUT_SECONDS)
         client.state()
         client.clock.advance(1)
         client.workloads.expire_idle()
-        assert len(client.workloads.reflectors) == 3
+        assert len(client.workloads.reflectors) == 3  # for the other one
         client.clock.advance(IDLE_TIMEOUT_SECONDS + 1)
         client.workloads.expire_idle()
         assert len(client.workloads.reflectors) == 0
@@ -717,6 +722,24 @@ def test_a_name_without_an_object_gives_its_place_to_another(
     run(server, talk)
 
 
+def test_few_names_without_an_object_stay_watched(server: FakeApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workloads_module, "MAX_ABSENT", 3)
+    populate(server)
+
+    async def talk(client: Client) -> None:
+        await client.wait_for_sync("llama")
+        llama = client.state("llama")
+        for number in range(20):
+            await client.wait_for_sync(f"invented-{number}")
+            client.clock.advance(0.01)
+        client.workloads.expire_idle()
+        names = [name for _, name, _ in client.workloads._workloads]
+        assert names == ["llama", "invented-17", "invented-18", "invented-19"]
+        assert client.state("llama") is llama
+
+    run(server, talk)
+
+
 def test_node_labels_are_watched_after_the_first_request(server: FakeApiServer) -> None:
     server.put("nodes", "gpu-7", "", metadata={"labels": {"pool": "a"}}, status={"images": ["large"] * 100})
 
@@ -759,7 +782,7 @@ def test_a_renewed_token_is_read_again(server: FakeApiServer, tmp_path: Path) ->
 
 def test_an_unexpected_object_does_not_end_the_watch(server: FakeApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
     populate(server)
-    monkeypatch.setattr(reflector_module, "_MAX_BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr(backoff_module, "MAX_BACKOFF_SECONDS", 0.01)
 
     async def talk(client: Client) -> None:
         await client.wait_for_sync()
@@ -907,5 +930,68 @@ def test_a_selector_of_any_form_is_sent_unchanged(server: FakeApiServer) -> None
         known = await client.wait_for_sync()
         assert isinstance(known, Workload)
         assert names(known) == ["chosen"]
+
+    run(server, talk)
+
+
+# ---- objects that are not applied ----
+
+
+def spec(**changes: Any) -> str:
+    trigger = {"type": "external", "metricType": "Value", "metadata": {"targetValue": "50"}}
+    return json.dumps({"scaleTargetRef": {"name": "llama"}, "maxReplicaCount": 9, "triggers": [trigger], **changes})
+
+
+def test_a_proposed_object_has_the_workload_that_its_spec_names(server: FakeApiServer) -> None:
+    populate(server)
+    server.delete("scaledobjects", "llama", server.namespace)
+
+    async def talk(client: Client) -> None:
+        await client.workloads.wait_for_sync(server.namespace, "new", spec())
+        found = client.workloads.workload(server.namespace, "new", spec())
+        assert isinstance(found, Workload)
+        assert (found.target, found.spec_replicas) == ("Deployment llama", 2)
+        assert found.limits is not None
+        assert found.limits.max_replicas == 9
+        assert found.triggers == (DeclaredTrigger({"targetValue": "50"}, "Value"),)
+        # The object itself does not exist, whatever is proposed for its name.
+        assert isinstance(await client.wait_for_sync("new"), Unavailable)
+        assert client.workloads.pod_addresses(server.namespace) == frozenset()
+
+    run(server, talk)
+
+
+@pytest.mark.parametrize(
+    ("proposed", "reason"),
+    [
+        pytest.param("{", "spec: Invalid value: must be a JSON object", id="no JSON"),
+        pytest.param("[]", "scaleTargetRef names no object", id="no object"),
+        pytest.param(" " * 70_000, "spec: Too long", id="too long"),
+        pytest.param(spec(scaleTargetRef={"name": "nothing"}), "Deployment nothing does not exist", id="no target"),
+    ],
+)
+def test_a_proposal_that_names_no_workload_says_why(server: FakeApiServer, proposed: str, reason: str) -> None:
+    async def talk(client: Client) -> None:
+        await client.workloads.wait_for_sync(server.namespace, "new", proposed)
+        found = client.workloads.workload(server.namespace, "new", proposed)
+        assert isinstance(found, Unavailable)
+        assert found.is_permanent
+        assert reason in found.reason
+
+    run(server, talk)
+
+
+def test_the_number_of_proposals_is_limited_and_they_expire_soon(server: FakeApiServer) -> None:
+    populate(server)
+
+    async def talk(client: Client) -> None:
+        await client.wait_for_sync()
+        for number in range(workloads_module.MAX_PROPOSALS + 3):
+            client.workloads.workload(server.namespace, "new", spec(maxReplicaCount=number))
+        assert len(client.workloads._workloads) == workloads_module.MAX_PROPOSALS + 1
+        client.clock.advance(workloads_module.PROPOSAL_IDLE_SECONDS + 1)
+        client.state()
+        client.workloads.expire_idle()
+        assert [key[2] for key in client.workloads._workloads] == [""]
 
     run(server, talk)

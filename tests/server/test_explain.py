@@ -251,6 +251,49 @@ def test_the_number_of_urls_is_limited_and_each_engine_comes_before_other_places
     assert message.ByteSize() < 4 << 20
 
 
+def test_a_preview_is_evaluated_for_the_proposed_workload_and_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = Unavailable(
+        "ai/llama: there is no ScaledObject and no ScaledJob of this name", is_permanent=True, triggers=()
+    )
+    bench = Bench(gone, monkeypatch)
+    cluster = bench.scaler._preparation._cluster
+    assert isinstance(cluster, FakeCluster)
+    cluster.proposed = workload(pod("llama-0"), pod("llama-1"))
+
+    async def talk(keda: Any, commands: Any, ref: pb.ScaledObjectRef) -> None:
+        message = await commands.Preview(evaluation_pb.PreviewRequest(scaled_object=ref, spec="{}"))
+        assert (message.value, message.comparison.measured, message.pending) == (102.0, 51.0, False)
+        assert not (await commands.Explain(ref)).HasField("value")
+        with pytest.raises(grpc.aio.AioRpcError):
+            await keda.GetMetrics(pb.GetMetricsRequest(scaledObjectRef=ref))
+        assert not (await commands.ListWorkloads(evaluation_pb.ListWorkloadsRequest(max_points=9))).answers
+
+    bench.on(talk)
+
+
+def test_the_workloads_are_those_that_keda_asked_for_and_listing_evaluates_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Bench(workload(pod("llama-0"), pod("llama-1"), limits=ReplicaLimits(1, 6)), monkeypatch)
+
+    async def talk(keda: Any, commands: Any, ref: pb.ScaledObjectRef) -> None:
+        request = evaluation_pb.ListWorkloadsRequest(max_points=360)
+        await commands.Explain(ref)
+        assert not (await commands.ListWorkloads(request)).answers  # a command asked, and KEDA did not
+        await keda.GetMetrics(pb.GetMetricsRequest(scaledObjectRef=ref))
+        listed = await commands.ListWorkloads(request)
+        assert listed == await commands.ListWorkloads(request)
+        [shown] = listed.answers
+        numbers = shown.comparison
+        assert (shown.namespace, shown.name, numbers.measured, numbers.reported) == ("ai", "llama", 51.0, 102.0)
+        assert (numbers.current_replicas, numbers.desired_replicas, numbers.limit, shown.active) == (2, 2, "none", True)
+        [point] = shown.history.points
+        assert (point.steps_ago, point.measured, point.replicas, point.max_replicas) == (0, 51.0, 2, 6)
+        assert len(bench.evaluated) == 1
+
+    bench.on(talk)
+
+
 def test_the_list_of_workloads_has_the_last_answers_and_the_refused_triggers(monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = {"profile": "tritn-inference"}
     triggers = (DeclaredTrigger({}, "AverageValue"), DeclaredTrigger(wrong, "AverageValue"))

@@ -128,6 +128,14 @@ def watch_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+def context_option() -> Decorator:
+    """Return the decorator that gives a command ``--context``, the context of the kubeconfig."""
+    return click.option(
+        "--context", "kube_context", metavar="NAME",
+        help="The context of the kubeconfig.  [default: its current one]",
+    )  # fmt: skip
+
+
 def metadata_option(meaning: str) -> Decorator:
     """Return the decorator that gives a command ``--metadata``, which can be repeated."""
     return click.option(

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from keda_gpu_scaler.core.interfaces import KubeError
 from keda_gpu_scaler.kube.auth import ClientConfig, in_cluster, kubeconfig, service_account
 from keda_gpu_scaler.kube.port_forward import PortForwarder
 from keda_gpu_scaler.kube.scaler_discovery import ScalerPod, explain_port, find_scaler, hpa, scaled
@@ -21,29 +22,46 @@ from keda_gpu_scaler.kube.scaler_discovery import ScalerPod, explain_port, find_
 Result = TypeVar("Result")
 
 
-def access_of(path: str | None, scratch: Path) -> ClientConfig:
+def access_of(path: str | None, scratch: Path, context: str | None = None) -> ClientConfig:
     """Return the access to a cluster: of this kubeconfig, or else of the pod, or else of the file that kubectl uses.
 
     Args:
         path: the kubeconfig; None for one of the others.
         scratch: a directory for the files that TLS reads.
+        context: the context of the kubeconfig; None for its current one. A pod's own access has no context.
 
     Raises:
         KubeError: there is no access, or it cannot be used.
     """
-    if path is None and in_cluster():
+    if is_own_pod(path, context):
         return service_account()
-    return kubeconfig(Path(path or default_kubeconfig()), scratch, runs_plugins=True)
+    file = Path(path) if path is not None else default_kubeconfig()
+    if file is None:
+        raise KubeError("--kubeconfig: Required value: HOME is not set, so there is no default; or set KUBECONFIG")
+    return kubeconfig(file, scratch, runs_plugins=True, context=context or "")
 
 
-def default_kubeconfig() -> Path:
-    """Return the kubeconfig that kubectl uses."""
-    return Path(os.environ.get("KUBECONFIG", "").split(os.pathsep)[0] or Path.home() / ".kube" / "config")
+def is_own_pod(path: str | None, context: str | None = None) -> bool:
+    """Whether the access is the service account of the pod that the command runs in."""
+    return path is None and context is None and in_cluster()
 
 
-def is_configured(path: str | None) -> bool:
+def default_kubeconfig() -> Path | None:
+    """Return the kubeconfig that kubectl uses; None where neither a variable nor the user's entry names a home."""
+    if given := os.environ.get("KUBECONFIG", "").split(os.pathsep)[0]:
+        return Path(given)
+    try:
+        return Path.home() / ".kube" / "config"
+    except RuntimeError:  # HOME is not set, and the user has no entry in the system's list of users
+        return None
+
+
+def is_configured(path: str | None, context: str | None = None) -> bool:
     """Whether there is an access to a cluster, valid or not."""
-    return path is not None or in_cluster() or default_kubeconfig().exists()
+    if path is not None or context is not None or in_cluster():
+        return True
+    file = default_kubeconfig()
+    return file is not None and file.exists()
 
 
 class KubeSession:
@@ -53,20 +71,22 @@ class KubeSession:
 
     Args:
         path: the kubeconfig; None for the pod's own access, or for the file that kubectl uses.
+        context: the context of the kubeconfig; None for its current one.
 
     Raises:
         KubeError: on entering, when the access cannot be used.
     """
 
-    def __init__(self, path: str | None) -> None:
+    def __init__(self, path: str | None, context: str | None = None) -> None:
         self._path = path
+        self._context = context
         self._forwards: list[contextlib.AsyncExitStack] = []
         self.namespace = "default"
 
     def __enter__(self) -> Self:
         # The HTTP client reads the TLS files now, so the directory is not needed later.
         with tempfile.TemporaryDirectory() as scratch:
-            access = access_of(self._path, Path(scratch))
+            access = access_of(self._path, Path(scratch), self._context)
             self._api = PortForwarder(access)
         self._access = access
         self.namespace = access.namespace

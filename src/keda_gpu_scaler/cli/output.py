@@ -11,6 +11,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import shutil
 import sys
 import threading
@@ -26,11 +27,16 @@ UNKNOWN = "?"
 
 _NOTICE_DELAY_SECONDS = 1.0
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+_BREAKS_AND_OWN = re.compile(r"([\r\n]|\x1b\[[0-9;]*[mHJK])")  # colours, and movements on a line or a screen
 
 
 def say(text: str, *, err: bool = False, nl: bool = True) -> None:
-    """Print a text that may hold colours; click removes them where the stream is not a terminal."""
-    click.echo(text, err=err, nl=nl, color=False if os.environ.get("NO_COLOR") else None)
+    """Print a text that may hold colours; click removes them where the stream is not a terminal.
+
+    Whatever else a terminal would obey is replaced here once more. The parts of the text that are not trusted must be
+    ``printable`` before: this cannot distinguish their colours and line breaks from those of the command.
+    """
+    click.echo(_without_controls(text), err=err, nl=nl, color=False if os.environ.get("NO_COLOR") else None)
 
 
 def say_error(sentence: str) -> None:
@@ -45,6 +51,13 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() else _REPLACEMENT for character in text)
 
 
+def _without_controls(text: str) -> str:
+    """Replace every character that is not printable, but the command's own colours, movements and line breaks."""
+    parts = _BREAKS_AND_OWN.split(text)
+    parts[::2] = map(printable, parts[::2])
+    return "".join(parts)
+
+
 def cut(text: str, width: int) -> str:
     """Shorten a name to ``width`` characters. Its end stays: the end distinguishes the pods of one workload."""
     return text if len(text) <= width else "…" + text[1 - width :]
@@ -53,6 +66,15 @@ def cut(text: str, width: int) -> str:
 def number(value: float | None, unit: str = "", *, digits: int = 6) -> str:
     """Return a number with its unit, to ``digits`` significant digits; "?" where it is not known."""
     return UNKNOWN if value is None else f"{value:.{digits}g} {unit}".rstrip()
+
+
+def three_digits(value: float | None, unit: str = "") -> str:
+    """Return a number with its unit, to three significant digits, without an exponent below a million."""
+    if value is None:
+        return UNKNOWN
+    rounded = float(f"{value:.3g}")
+    text = f"{rounded:.10f}".rstrip("0").rstrip(".") if 1e-6 < abs(rounded) < 1e6 else f"{rounded:g}"
+    return f"{text} {unit}".rstrip()
 
 
 def age(seconds: float | None) -> str:

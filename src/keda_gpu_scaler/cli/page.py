@@ -9,6 +9,7 @@ Only the commands that print tables import this module: ``serve`` must not load 
 
 import io
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
 
 from rich.cells import cell_len, set_cell_size
@@ -73,6 +74,23 @@ class Page:
         grid.add_row(literal(f"  {mark}", style), literal(text, style))
         self._parts.append(grid)
 
+    def command(self, label: str, command: str, comment: str) -> None:
+        """Add a command of a shell with a comment, so that its lines can be copied and run.
+
+        Args:
+            label: as of an entry.
+            command: it is continued with a backslash where it is too long for a line.
+            comment: what the command is for.
+        """
+        text = f"{printable(command)}  # {printable(comment)}"
+        if cell_len(text) <= self.width - _LABEL:
+            self.entry(label, text)
+            return
+        self.entry(label, f"# {comment}")
+        lines = textwrap.wrap(printable(command), self.width - _NOTE, break_on_hyphens=False, break_long_words=False)
+        folded = " \\\n".join(f"{' ' * (_GAP if number == 0 else _NOTE)}{line}" for number, line in enumerate(lines))
+        self._parts.append(Text(folded, overflow="fold"))
+
     def table(self, label: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Add a table, nothing where it has no row.
 
@@ -134,5 +152,7 @@ def _beside(firsts: Sequence[str], lasts: Sequence[str], width: int) -> Table:
 def _below(firsts: Sequence[str], lasts: Sequence[str]) -> Group:
     lines: list[RenderableType] = [literal(firsts[0], "dim")]
     for first, last in zip(firsts[1:], lasts[1:], strict=True):
-        lines += [Text(first, no_wrap=True, overflow="ellipsis"), Padding(literal(last), (0, 0, 0, _GAP))]
+        lines.append(Text(first, no_wrap=True, overflow="ellipsis"))
+        if last:
+            lines.append(Padding(literal(last), (0, 0, 0, _GAP)))
     return Group(*lines)

@@ -17,6 +17,7 @@ from keda_gpu_scaler.cli.logs import set_up
 from keda_gpu_scaler.cli.options import config_of, flags
 from keda_gpu_scaler.config import HELP, ConfigError
 from keda_gpu_scaler.core.interfaces import BackendError
+from keda_gpu_scaler.file_descriptors import raise_limit
 
 _REPEAT_SECONDS = 60.0
 _log = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ def serve(**settings: Any) -> None:
     from keda_gpu_scaler.core.state.reading_interest import ReadingInterest
 
     set_up(config.log_level, config.log_format)
+    raise_limit()
     performance = ReadingInterest()
 
     async def run() -> None:

@@ -5,7 +5,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from keda_gpu_scaler.core.comparison import NO_COMPARISON, Comparison
+from keda_gpu_scaler.core.comparison import NO_COMPARISON, Comparison, ReplicaLimits
 
 COLLECTION_BUCKETS_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper bounds of the histogram of collection durations. These are the usual bounds of Prometheus clients."""
@@ -135,8 +135,8 @@ class RecentAnswer:
     describes how the value was computed; of very many steps it has only the first and the last.
     ``has_queue_contradiction`` says that requests wait and the value asks for no replica for them, and
     ``cold_start_seconds`` is the measured cold start of the workload's pods. ``comparison`` has the measured
-    value beside the reported one, and the sizes. ``at_seconds`` is on this instance's
-    monotonic clock.
+    value beside the reported one, and the sizes. ``limits`` are those of the ScaledObject, None where they are not
+    known. ``at_seconds`` is on this instance's monotonic clock.
     """
 
     namespace: str
@@ -158,3 +158,4 @@ class RecentAnswer:
     at_seconds: float = 0.0
     no_value_reason: str = ""
     comparison: Comparison = NO_COMPARISON
+    limits: ReplicaLimits | None = None

@@ -102,14 +102,19 @@ class CallerReviews(Protocol):
 class Cluster(Protocol):
     """Reads workloads and nodes from the API server's watches. The event loop calls it, and a call never blocks."""
 
-    def workload(self, namespace: str, name: str) -> Workload | Unavailable:
+    def workload(self, namespace: str, name: str, proposed_spec: str = "") -> Workload | Unavailable:
         """Return the workload behind a ScaledObject or ScaledJob, or why it is not known.
 
         The first call starts the watch of the workload. The watch is released when no call comes for a while. While
         nothing changes, every call returns the same object.
+
+        Args:
+            namespace: of the object.
+            name: of the object.
+            proposed_spec: the spec of a ScaledObject that is not applied, as a JSON object; empty to read the object.
         """
 
-    async def wait_for_sync(self, namespace: str, name: str) -> None:
+    async def wait_for_sync(self, namespace: str, name: str, proposed_spec: str = "") -> None:
         """Return once ``workload`` has its first result, also where that is an error. The caller sets the deadline."""
 
     def node_labels(self) -> Mapping[str, Mapping[str, str]] | Unavailable:

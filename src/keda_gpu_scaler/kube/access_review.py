@@ -12,7 +12,7 @@ from typing import Any
 from keda_gpu_scaler.kube.client import ApiClient
 from keda_gpu_scaler.kube.pager import list_objects
 from keda_gpu_scaler.kube.parse import part
-from keda_gpu_scaler.kube.reflector import ResourceQuery
+from keda_gpu_scaler.kube.resource_query import ResourceQuery
 
 _REVIEWS = "/apis/authorization.k8s.io/v1"
 _OK, _CREATED = 200, 201
@@ -110,8 +110,12 @@ class AccessReviewer(ApiClient):
         Raises:
             ApiError: the request did not succeed.
         """
-        request = self._http.request(method, path, json=document, headers=self._headers(""), timeout=self._timeout)
-        response = await self._response(request, _OK, _CREATED)
+        headers = self._headers("")
+        response = await self._response(
+            lambda: self._http.request(method, path, json=document, headers=headers, timeout=self._timeout),
+            _OK,
+            _CREATED,
+        )
         try:
             body = response.json()
         except ValueError:

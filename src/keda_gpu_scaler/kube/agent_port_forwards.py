@@ -13,11 +13,14 @@ from collections.abc import AsyncIterator, Callable, Mapping
 
 from keda_gpu_scaler.core.interfaces import KubeError
 from keda_gpu_scaler.kube.client import ApiError
+from keda_gpu_scaler.kube.item_store import ItemStore
 from keda_gpu_scaler.kube.port_forward import PortForwarder
-from keda_gpu_scaler.kube.reflector import Reflector, ResourceQuery
-from keda_gpu_scaler.kube.scaler_discovery import AGENT, COMPONENT_LABEL, LABEL, ScalerPod, scaler_pod
+from keda_gpu_scaler.kube.reflector import Reflector
+from keda_gpu_scaler.kube.resource_query import ResourceQuery
+from keda_gpu_scaler.kube.scaler_discovery import AGENT, COMPONENT_LABEL, FRONT_END, LABEL, ScalerPod, scaler_pod
 
 AGENTS = f"{LABEL},{COMPONENT_LABEL}={AGENT}"
+FRONT_ENDS = f"{LABEL},{COMPONENT_LABEL}={FRONT_END}"
 MAX_CONCURRENT_REQUESTS = 20
 """How many connections are opened at the same time."""
 RETRY_SECONDS = 10.0
@@ -27,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 
 class AgentPortForwards:
-    """A discovery of the pods with an agent's labels.
+    """A discovery of the pods with an agent's labels, or with those of a front end.
 
     ``refused`` says why an agent has no address, by node or, where the node is not known, by pod.
 
@@ -35,11 +38,18 @@ class AgentPortForwards:
         api: the API server.
         namespace: the agents' namespace; empty for every namespace.
         clock: monotonic seconds.
+        labels: the selector of the pods.
     """
 
-    def __init__(self, api: PortForwarder, namespace: str = "", clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        api: PortForwarder,
+        namespace: str = "",
+        clock: Callable[[], float] = time.monotonic,
+        labels: str = AGENTS,
+    ) -> None:
         self._api = api
-        self._query = ResourceQuery("pods", namespace=namespace, labels=AGENTS)
+        self._query = ResourceQuery("pods", namespace=namespace, labels=labels)
         self._clock = clock
         self._open: dict[ScalerPod, tuple[int, contextlib.AsyncExitStack]] = {}
         self._requests = asyncio.Semaphore(MAX_CONCURRENT_REQUESTS)
@@ -52,18 +62,19 @@ class AgentPortForwards:
             KubeError: the pods cannot be listed, or no agent can be reached.
         """
         changed = asyncio.Event()
-        reflector = Reflector(self._api, self._query, scaler_pod, self._clock, changed.set)
+        store = ItemStore(self._query, scaler_pod)
+        reflector = Reflector(self._api, self._query, store, self._clock, changed.set)
         task = asyncio.create_task(reflector.run(), name=f"watch {self._query}")
         try:
             while True:
                 with contextlib.suppress(TimeoutError):
-                    is_missing = bool(_running(reflector) - self._open.keys())
+                    is_missing = bool(_running(store) - self._open.keys())
                     async with asyncio.timeout(RETRY_SECONDS if is_missing else None):
                         await changed.wait()
                 changed.clear()
                 if unavailable := reflector.unavailable(self._clock()):
                     raise KubeError(f"{unavailable.reason}; or name instances: --address HOST:PORT")
-                await self._update(_running(reflector))
+                await self._update(_running(store))
                 yield {f"127.0.0.1:{port}": pod.node for pod, (port, _) in self._open.items()}
         finally:
             task.cancel()
@@ -103,5 +114,5 @@ class AgentPortForwards:
         await stack.aclose()
 
 
-def _running(reflector: Reflector[ScalerPod | None]) -> frozenset[ScalerPod]:
-    return frozenset(pod for pod in reflector.items.values() if pod is not None)
+def _running(store: ItemStore[ScalerPod | None]) -> frozenset[ScalerPod]:
+    return frozenset(pod for pod in store.items.values() if pod is not None)

@@ -16,7 +16,7 @@ from keda_gpu_scaler.core.types import KUBELET_ONLY, AssignedPod, ClaimedDevice,
 from keda_gpu_scaler.kube import parse
 from keda_gpu_scaler.kube.client import ApiError
 from keda_gpu_scaler.kube.parse import count, mappings, part, text
-from keda_gpu_scaler.kube.reflector import ResourceQuery
+from keda_gpu_scaler.kube.resource_query import ResourceQuery
 
 GROUP = "resource.k8s.io"
 VERSIONS = ("v1", "v1beta2", "v1beta1")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sends requests to the API server, and turns every refusal into a sentence.
 
-Law: every request has a deadline, and a watch that receives nothing is closed.
+Law: every request has a deadline. A watch too: the server ends it after the requested time, also if nothing happens.
 
 The first instance of ``ApiClient`` imports httpx, and with it ``ssl``. They take 15 MiB, and an agent that KEDA never
 calls needs neither. ``preload`` imports them ahead of time.
@@ -10,12 +10,14 @@ calls needs neither. ``preload`` imports them ahead of time.
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 from keda_gpu_scaler.core.interfaces import KubeError
+from keda_gpu_scaler.file_descriptors import shortage
 from keda_gpu_scaler.kube.auth import ClientConfig
+from keda_gpu_scaler.kube.list_reader import ListError, ListReader
 
 METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1, application/json"
 METADATA_LIST_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1, application/json"
@@ -23,8 +25,12 @@ REQUEST_TIMEOUT_SECONDS = 10.0
 """The limit of each step of a request: to connect, to send, to receive the next bytes."""
 RESPONSE_TIMEOUT_SECONDS = 30.0
 """The limit of a whole response, which a server that sends a few bytes at a time would never reach otherwise."""
-WATCH_TIMEOUT_SECONDS = 90.0
-"""A watch that receives nothing for this long is closed: the server sends a bookmark about once a minute."""
+LIST_TIMEOUT_SECONDS = 65.0
+"""The limit of one page of a list. The API server ends it after 60 s by default (--request-timeout)."""
+WATCH_GRACE_SECONDS = 10.0
+"""How much later than requested the server may end a watch in which nothing happens."""
+MAX_CONCURRENT_REQUESTS = 16
+"""Requests besides watches that are sent at the same time. Each may need a connection."""
 MAX_LINE_BYTES = 8 << 20
 
 _OK, _CREATED = 200, 201
@@ -48,7 +54,7 @@ class ApiError(KubeError):
 
 
 class WatchTimeoutError(ApiError):
-    """A watch received nothing for so long that its connection may be dead."""
+    """The server did not end a quiet watch in time, so the connection may be dead."""
 
 
 def preload() -> None:
@@ -77,11 +83,13 @@ class ApiClient:
             base_url=config.server,
             verify=_tls_context(config),
             trust_env=False,  # the API server is never behind a web proxy of the environment
-            timeout=httpx.Timeout(REQUEST_TIMEOUT_SECONDS, read=WATCH_TIMEOUT_SECONDS),
-            # A watch keeps a connection for as long as it lasts, and there may be hundreds.
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
+            timeout=httpx.Timeout(REQUEST_TIMEOUT_SECONDS),
+            # A watch keeps a connection for as long as it lasts; ``_slots`` limits the others.
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=MAX_CONCURRENT_REQUESTS),
         )
         self._timeout = httpx.Timeout(REQUEST_TIMEOUT_SECONDS)
+        self._timeout_type = httpx.Timeout
+        self._slots = asyncio.Semaphore(MAX_CONCURRENT_REQUESTS)
 
     async def close(self) -> None:
         """Close every connection."""
@@ -93,8 +101,10 @@ class ApiClient:
         Raises:
             ApiError: the request did not succeed, or the response is not a JSON object.
         """
-        request = self._http.get(path, params=dict(query or {}), headers=self._headers(accept), timeout=self._timeout)
-        response = await self._response(request, _OK)
+        headers = self._headers(accept)
+        response = await self._response(
+            lambda: self._http.get(path, params=dict(query or {}), headers=headers, timeout=self._timeout), _OK
+        )
         try:
             document = json.loads(response.content)
         except ValueError as error:
@@ -103,14 +113,48 @@ class ApiClient:
             raise ApiError(f"the API server's response to {path} is not a JSON object")
         return document
 
+    async def read_list(
+        self, path: str, query: Mapping[str, str], accept: str, receive: Callable[[Mapping[str, Any]], object]
+    ) -> Mapping[str, Any]:
+        """Read a list, give each object to ``receive`` as soon as it is complete, and return the list's metadata.
+
+        Raises:
+            ApiError: the request did not succeed, or the response is not a list; some objects may be received already.
+        """
+        # The size of a compressed piece would not limit the size of its content.
+        headers = {**self._headers(accept), "Accept-Encoding": "identity"}
+        reader = ListReader()
+        try:
+            async with (
+                self._slots,
+                asyncio.timeout(LIST_TIMEOUT_SECONDS),
+                self._http.stream("GET", path, params=dict(query), headers=headers, timeout=self._timeout) as response,
+            ):
+                if response.status_code != _OK:
+                    raise refusal(response.status_code, await response.aread(), response.headers)
+                async for piece in response.aiter_bytes():
+                    for item in reader.feed(piece):
+                        receive(item)
+            for item in reader.end():
+                receive(item)
+        except ListError as error:
+            raise ApiError(f"the API server's list of {path} cannot be read: {error}") from error
+        except TimeoutError as error:
+            raise self._unreachable(f"no complete list within {LIST_TIMEOUT_SECONDS:g} s") from error
+        except self._http_errors as error:
+            raise self._unreachable(error) from error
+        return reader.metadata
+
     async def create(self, path: str, document: Mapping[str, Any]) -> Mapping[str, Any]:
         """Add an object to a collection; return it as the server does, empty where that is not a JSON object.
 
         Raises:
             ApiError: the object was not created, or it is not known whether it was.
         """
-        request = self._http.post(path, json=dict(document), headers=self._headers(""), timeout=self._timeout)
-        response = await self._response(request, _CREATED)
+        headers = self._headers("")
+        response = await self._response(
+            lambda: self._http.post(path, json=dict(document), headers=headers, timeout=self._timeout), _CREATED
+        )
         try:
             created = json.loads(response.content)
         except ValueError:
@@ -125,18 +169,19 @@ class ApiClient:
         """
         headers = {**self._headers(""), "Content-Type": "application/merge-patch+json"}
         content = json.dumps(document).encode()
-        request = self._http.patch(path, content=content, headers=headers, timeout=self._timeout)
-        await self._response(request, _OK)
+        await self._response(
+            lambda: self._http.patch(path, content=content, headers=headers, timeout=self._timeout), _OK
+        )
 
-    async def _response(self, request: Awaitable[Any], *expected: int) -> Any:
-        """Return the whole response of a request.
+    async def _response(self, send: Callable[[], Awaitable[Any]], *expected: int) -> Any:
+        """Return the whole response of the request that ``send`` sends.
 
         Raises:
             ApiError: there is no response within the limit, or its status is none of the expected ones.
         """
         try:
-            async with asyncio.timeout(RESPONSE_TIMEOUT_SECONDS):
-                response = await request
+            async with self._slots, asyncio.timeout(RESPONSE_TIMEOUT_SECONDS):
+                response = await send()
         except TimeoutError as error:
             raise self._unreachable(f"not within {RESPONSE_TIMEOUT_SECONDS:g} s") from error
         except self._http_errors as error:
@@ -147,21 +192,32 @@ class ApiClient:
 
     @asynccontextmanager
     async def watch(
-        self, path: str, query: Mapping[str, str], accept: str = ""
+        self, path: str, query: Mapping[str, str], accept: str = "", *, seconds: int
     ) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
         """Open a watch, and yield an iterator of its events, which ends when the server ends the watch.
 
+        Args:
+            path: the collection.
+            query: the parameters.
+            accept: the media types.
+            seconds: when the server ends the watch, whether or not anything has happened.
+
         Raises:
-            ApiError: on entering, when the server refuses the watch; while iterating, when the connection breaks or a
-                line is not an event.
+            ApiError: on entering, when the server refuses the watch; while iterating, when the connection breaks, a
+                line is not an event, or (``WatchTimeoutError``) nothing was received for longer than ``seconds``.
         """
+        if reason := shortage():
+            raise ApiError(reason)
+        parameters = {**query, "watch": "true", "timeoutSeconds": str(seconds)}
+        limit = seconds + WATCH_GRACE_SECONDS
+        timeout = self._timeout_type(REQUEST_TIMEOUT_SECONDS, read=limit)
         try:
             async with self._http.stream(
-                "GET", path, params={**query, "watch": "true"}, headers=self._headers(accept)
+                "GET", path, params=parameters, headers=self._headers(accept), timeout=timeout
             ) as response:
                 if response.status_code != _OK:
                     raise refusal(response.status_code, await response.aread(), response.headers)
-                yield _events(response.aiter_bytes(), self._read_timeout)
+                yield _events(response.aiter_bytes(), self._read_timeout, limit)
         except self._http_errors as error:
             raise self._unreachable(error) from error
 
@@ -173,7 +229,7 @@ class ApiClient:
         return {"Accept": accept or "application/json", **authorization}
 
     def _unreachable(self, error: Exception | str) -> ApiError:
-        cause = str(error) or type(error).__name__
+        cause = shortage() or str(error) or type(error).__name__
         return ApiError(f"the API server {self._config.server} does not answer: {cause}")
 
 
@@ -196,7 +252,9 @@ def escaped(text: str) -> str:
     return ascii(text[:_MAX_MESSAGE_LENGTH])[1:-1]
 
 
-async def _events(chunks: AsyncIterator[bytes], read_timeout: type[Exception]) -> AsyncIterator[dict[str, Any]]:
+async def _events(
+    chunks: AsyncIterator[bytes], read_timeout: type[Exception], limit_seconds: float
+) -> AsyncIterator[dict[str, Any]]:
     """Cut a stream into lines, and read each as an event. An incomplete line at the end is dropped."""
     rest = b""
     try:
@@ -208,7 +266,7 @@ async def _events(chunks: AsyncIterator[bytes], read_timeout: type[Exception]) -
             if len(rest) > MAX_LINE_BYTES:
                 raise ApiError(f"the API server sends an object of more than {MAX_LINE_BYTES} bytes")
     except read_timeout as error:
-        raise WatchTimeoutError(f"the API server sent nothing for {WATCH_TIMEOUT_SECONDS:g} s") from error
+        raise WatchTimeoutError(f"the API server sent nothing for {limit_seconds:g} s") from error
 
 
 def _event(line: bytes) -> dict[str, Any]:

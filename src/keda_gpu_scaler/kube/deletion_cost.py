@@ -18,7 +18,7 @@ from keda_gpu_scaler.core.types import PodRef, Workload
 from keda_gpu_scaler.kube.client import ApiClient, ApiError
 from keda_gpu_scaler.kube.parse import DELETION_COST, WRITTEN_DELETION_COST, is_name
 from keda_gpu_scaler.kube.rate_limit import WriteLimit
-from keda_gpu_scaler.kube.reflector import ResourceQuery
+from keda_gpu_scaler.kube.resource_query import ResourceQuery
 
 MIN_INTERVAL_SECONDS = 30.0
 """The least time between two changes of one workload. A shrink waits for the HPA's stabilisation of 300 s."""

@@ -8,8 +8,10 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from keda_gpu_scaler.core.instance_status import Watches
 from keda_gpu_scaler.core.interfaces import KubeError
 from keda_gpu_scaler.kube.client import ApiClient
+from keda_gpu_scaler.kube.item_store import ItemStore
 from keda_gpu_scaler.kube.parse import SliceEndpoint, endpoints
-from keda_gpu_scaler.kube.reflector import Reflector, ResourceQuery
+from keda_gpu_scaler.kube.reflector import Reflector
+from keda_gpu_scaler.kube.resource_query import ResourceQuery
 
 
 class EndpointSlices:
@@ -33,7 +35,7 @@ class EndpointSlices:
             namespace=namespace,
             labels=f"kubernetes.io/service-name={service}",
         )
-        self._reflector: Reflector[tuple[SliceEndpoint, ...]] | None = None
+        self._reflector: Reflector | None = None
 
     def watches(self) -> Watches:
         """Count the open watches by resource and state."""
@@ -48,7 +50,8 @@ class EndpointSlices:
             KubeError: the slices cannot be read now.
         """
         changed = asyncio.Event()
-        reflector = Reflector(self._api, self._query, endpoints, self._clock, changed.set)
+        store = ItemStore(self._query, endpoints)
+        reflector = Reflector(self._api, self._query, store, self._clock, changed.set)
         self._reflector = reflector
         task = asyncio.create_task(reflector.run(), name=f"watch {self._query}")
         try:
@@ -57,7 +60,7 @@ class EndpointSlices:
                 changed.clear()
                 if unavailable := reflector.unavailable(self._clock()):
                     raise KubeError(f"--peers: {unavailable.reason}")
-                yield _merged(reflector.items.values())
+                yield _merged(store.items.values())
         finally:
             self._reflector = None
             task.cancel()

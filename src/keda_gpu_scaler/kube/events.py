@@ -26,7 +26,7 @@ from keda_gpu_scaler.core.interfaces import KubeError
 from keda_gpu_scaler.kube.client import METADATA_LIST_ONLY, ApiClient, ApiError
 from keda_gpu_scaler.kube.parse import is_name, part
 from keda_gpu_scaler.kube.rate_limit import WriteLimit
-from keda_gpu_scaler.kube.reflector import ResourceQuery
+from keda_gpu_scaler.kube.resource_query import ResourceQuery
 
 MIN_DURATION_SECONDS = 3.0
 """A change is recorded when an answer finds it this long after another answer did. A shorter change is no event."""

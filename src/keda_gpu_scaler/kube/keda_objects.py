@@ -4,6 +4,7 @@
 Law: no object makes a reader raise. A field of an unexpected type counts as absent, and then has KEDA's default.
 """
 
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -26,6 +27,8 @@ from keda_gpu_scaler.kube.parse import ScaleTarget, count, mappings, part, text
 
 KEDA_GROUP = "keda.sh"
 DEFAULT_METRIC_TYPE = "AverageValue"
+MAX_SPEC_LENGTH = 64 << 10
+"""The length of a spec that a command sends."""
 _EXTERNAL_TRIGGERS = ("external", "external-push")
 _MAX_FORMULA_LENGTH = 4096
 _QUANTITY = re.compile(r"([0-9]{1,9}(?:\.[0-9]{0,9})?|\.[0-9]{1,9})([munkMG]|e-?[0-9]{1,2})?", re.ASCII)
@@ -76,6 +79,21 @@ def _limits(spec: Mapping[str, Any]) -> ReplicaLimits:
         max_replicas=DEFAULT_MAX_REPLICAS if most is None else max(0, most),
         idle_replicas=None if idle is None else max(0, idle),
     )
+
+
+def proposed_object(spec: str) -> ScaledSpec:
+    """Read the spec of a ScaledObject that is not applied, a JSON object.
+
+    Raises:
+        ValueError: it is none, or it is too long.
+    """
+    if len(spec) > MAX_SPEC_LENGTH:
+        raise ValueError(f"spec: Too long: must have at most {MAX_SPEC_LENGTH} characters")
+    try:
+        plain = json.loads(spec)
+    except (ValueError, RecursionError) as error:
+        raise ValueError("spec: Invalid value: must be a JSON object") from error
+    return scaled_object({"spec": plain})
 
 
 def scaled_job(item: Mapping[str, Any]) -> ScaledSpec:

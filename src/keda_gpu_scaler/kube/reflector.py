@@ -1,102 +1,100 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps a local copy of one collection of objects: lists it once, and then watches it.
+"""Keeps a copy of one collection of objects: lists it once, and then watches it.
 
 Law: the copy is the server's last state, in the server's order; after a possible gap the reflector lists again. While
 the API server cannot be reached the copy is trusted for a minute, and afterwards the objects are unavailable.
 
 It works as client-go's reflector does: it lists in pages, watches from the list's resource version, goes on from the
 last version received (a bookmark's, too) when a watch ends, and lists again when the server has dropped that version.
+
+A kind in which nothing changes sends nothing: a bookmark follows the progress of etcd, which is reported every ten
+minutes by default (etcd's --experimental-watch-progress-notify-interval). Therefore each watch is short. The server
+ends it in time if it lives, and nothing is unavailable in between. Only a server that does not end it, or does not
+open the next one, is a failure.
 """
 
-import asyncio
 import logging
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Protocol
 
 from keda_gpu_scaler.core.instance_status import WatchState
 from keda_gpu_scaler.core.types import Unavailable
-from keda_gpu_scaler.kube.client import METADATA_LIST_ONLY, METADATA_ONLY, ApiClient, ApiError, WatchTimeoutError
+from keda_gpu_scaler.kube.backoff import Backoff, longest
+from keda_gpu_scaler.kube.client import METADATA_ONLY, ApiClient, ApiError, WatchTimeoutError
 from keda_gpu_scaler.kube.parse import part
+from keda_gpu_scaler.kube.resource_query import ResourceQuery
 
 TRUSTED_SECONDS = 60.0
 """How long the last state is trusted while the API server cannot be reached."""
-PAGE_SIZE = 500
-_WATCH_SECONDS = 240
-_MIN_BACKOFF_SECONDS, _MAX_BACKOFF_SECONDS = 0.5, 30.0
-_SHORT_WATCH_SECONDS = 1.0
+WATCH_SECONDS, _WATCH_SPREAD_SECONDS = 30, 16
+"""When the server ends a watch, plus a spread. With the client's grace it is less than ``TRUSTED_SECONDS``."""
+_SETTLED_SECONDS = 10.0
+"""A watch that lived as long as this is opened again at once, and ends the back-off."""
 _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _GONE, _TOO_MANY, _SERVER_ERROR = 401, 403, 404, 410, 429, 500
-
-Kept = TypeVar("Kept")
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class ResourceQuery:
-    """A collection: resource "pods" of group "" in namespace "ai", and a label selector.
+class Store(Protocol):
+    """Where a reflector puts the state of a collection."""
 
-    ``namespace`` is empty for the whole cluster. ``metadata_only`` requests the objects' metadata alone.
-    """
+    async def relist(self, api: ApiClient, /) -> tuple[str, bool]:
+        """Read the collection; return the version to watch from, and whether anything has changed.
 
-    resource: str
-    group: str = ""
-    version: str = "v1"
-    namespace: str = ""
-    labels: str = ""
-    metadata_only: bool = field(default=False, kw_only=True)
+        Raises:
+            ApiError: it cannot be listed.
+        """
 
-    @property
-    def kind(self) -> str:
-        """The resource with its group ("deployments.apps")."""
-        return f"{self.resource}.{self.group}" if self.group else self.resource
-
-    @property
-    def path(self) -> str:
-        """The collection's path on the API server."""
-        root = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
-        return f"{root}/namespaces/{self.namespace}/{self.resource}" if self.namespace else f"{root}/{self.resource}"
-
-    def __str__(self) -> str:
-        return f'{self.kind} in namespace "{self.namespace}"' if self.namespace else self.kind
+    def apply(self, item: Mapping[str, Any], /, *, is_deleted: bool) -> bool:
+        """Apply an event of the watch; return whether anything has changed."""
 
 
-class Reflector(Generic[Kept]):
-    """The objects of one collection, each reduced to the fields that are kept.
+class Reflector:
+    """Keeps a store up to date with one collection.
 
-    ``items`` holds them by name, and by "namespace/name" where the query is for the objects of all namespaces. An
-    object of which nothing is kept (None) is left out. ``run`` updates it until cancelled, and calls ``on_change``
-    whenever an item or the availability of the whole has changed.
+    ``run`` updates it until cancelled, and calls ``on_change`` whenever the store or its availability has changed.
 
     Args:
         api: the API server.
-        query: the collection.
-        keep: reduces an object to what is kept of it.
+        query: the collection that is watched.
+        store: receives the objects.
         clock: monotonic seconds.
         on_change: called in the event loop.
+        on_refused: called when RBAC forbids the collection; returns whether the objects are provided otherwise.
     """
 
     def __init__(
         self,
         api: ApiClient,
         query: ResourceQuery,
-        keep: Callable[[Mapping[str, Any]], Kept],
+        store: Store,
         clock: Callable[[], float],
         on_change: Callable[[], None],
+        on_refused: Callable[[], bool] = lambda: False,
     ) -> None:
         self._api = api
         self._query = query
-        self._keep = keep
+        self._store = store
         self._clock = clock
         self._on_change = on_change
+        self._on_refused = on_refused
         self._failure: ApiError | None = None
         self._is_synced = False
         self._is_watching = False
-        self._was_useful = False
+        self._lived_seconds = 0.0
         self._last_contact = clock()
         self._version = ""
-        self.items: dict[str, Kept] = {}
+
+    @property
+    def version(self) -> str:
+        """The version up to which the store is complete; empty before the first list and when it has to be repeated."""
+        return self._version
+
+    @property
+    def failure(self) -> ApiError | None:
+        """Why the collection cannot be watched at the moment."""
+        return self._failure
 
     @property
     def is_pending(self) -> bool:
@@ -125,21 +123,20 @@ class Reflector(Generic[Kept]):
             )
         if self._failure is None:
             return Unavailable(f"{self._query}: not read from the API server yet", is_permanent=False)
-        return Unavailable(self._sentence(self._failure), self._failure.is_permanent)
+        return Unavailable(sentence(self._query, self._failure), self._failure.is_permanent)
 
     async def run(self) -> None:
         """List and watch in a loop, until cancelled."""
-        backoff = _MIN_BACKOFF_SECONDS
+        backoff = Backoff()
         while True:
-            self._was_useful = False
+            self._lived_seconds = 0.0
             is_normal, min_wait = await self._list_and_watch()
-            if self._was_useful:
-                backoff = _MIN_BACKOFF_SECONDS
+            if self._lived_seconds >= _SETTLED_SECONDS:
+                backoff.reset()
                 if is_normal:
                     continue
-            # A watch that ends as soon as it begins must not be opened again without a pause.
-            await asyncio.sleep(max(_jittered(backoff), min_wait))
-            backoff = min(2 * backoff, _MAX_BACKOFF_SECONDS)
+            # A watch that ends soon, for whatever reason and with whatever events, is not opened again without a pause.
+            await backoff.pause(min_wait)
 
     async def _list_and_watch(self) -> tuple[bool, float]:
         """List if necessary, and watch once; return whether the end is normal, and how long to wait at least."""
@@ -152,69 +149,48 @@ class Reflector(Generic[Kept]):
             is_normal = error.status == _GONE and bool(self._version)
             if error.status and error.status != _TOO_MANY and error.status < _SERVER_ERROR:
                 self._version = ""  # dropped or refused: there is no version to go on from
-            if not is_normal:
+            is_replaced = error.status == _FORBIDDEN and self._on_refused()
+            if not is_normal and not is_replaced:
                 self._record_failure(error)
             return is_normal, error.retry_after_seconds
         except Exception as error:  # an unexpected object must not end the watch for good
             _log.exception("%s: cannot be read", self._query)
             self._version = ""
-            self._record_failure(ApiError(f"unexpected {type(error).__name__}: {str(error)[:200]}"))
-            return False, _MAX_BACKOFF_SECONDS
+            self._record_failure(unexpected(error))
+            return False, longest()
         return True, 0.0
 
     async def _list(self) -> None:
-        """Read every page, and the resource version to watch from."""
-        found: dict[str, Kept] = {}
-        parameters = {"limit": str(PAGE_SIZE), **self._selector()}
-        accept = METADATA_LIST_ONLY if self._query.metadata_only else ""
-        while True:
-            try:
-                page = await self._api.get(self._query.path, parameters, accept)
-            except ApiError as error:
-                if error.status != _GONE or "continue" not in parameters:
-                    raise
-                # The server dropped the next page. A list without pages cannot be dropped while it is read.
-                found, parameters = {}, self._selector()
-                continue
-            for item in page.get("items") or ():  # a list of another type is a failure, and not an empty list
-                self._store(found, item)
-            metadata = page.get("metadata") or {}
-            if not metadata.get("continue"):
-                break
-            parameters["continue"] = str(metadata["continue"])
-        before = self.items
-        # An unchanged item stays the same object, so that callers can compare by identity.
-        self.items = {
-            name: before[name] if name in before and before[name] == kept else kept for name, kept in found.items()
-        }
-        if self._is_synced and self.items != before:
+        """Have the store read the collection, and get the resource version to watch from."""
+        version, is_change = await self._store.relist(self._api)
+        if self._is_synced and is_change:
             self._on_change()
-        self._version = str(metadata.get("resourceVersion") or "")
+        self._version = version
 
     async def _watch(self) -> None:
         """Apply events from the current version on, until the server ends the watch."""
         parameters = {
             "allowWatchBookmarks": "true",
             "resourceVersion": self._version,
-            "timeoutSeconds": str(_WATCH_SECONDS + os.urandom(1)[0]),  # spreads the renewal of many watches
-            **self._selector(),
+            **self._query.parameters,
         }
         accept = METADATA_ONLY if self._query.metadata_only else ""
-        started, timed_out = self._clock(), False
+        seconds = WATCH_SECONDS + os.urandom(1)[0] % _WATCH_SPREAD_SECONDS
+        opened, timed_out = self._clock(), False
         try:
-            async with self._api.watch(self._query.path, parameters, accept) as events:
+            async with self._api.watch(self._query.path, parameters, accept, seconds=seconds) as events:
+                opened = self._clock()
                 self._mark_synced()
                 async for event in events:
                     self._last_contact = self._clock()
                     self._version = self._apply(event) or self._version
-                    self._was_useful = True
         except WatchTimeoutError:
             timed_out = True
             raise
         finally:
             if self._is_watching:
                 self._is_watching = False
-                self._was_useful |= self._clock() - started >= _SHORT_WATCH_SECONDS
+                self._lived_seconds = self._clock() - opened
                 if not timed_out:
                     # The connection worked until now. After a timeout it is not known when it stopped working.
                     self._last_contact = self._clock()
@@ -230,38 +206,9 @@ class Reflector(Generic[Kept]):
             code = item.get("code")
             message = f"the API server ends the watch: {str(item.get('message'))[:200]!a}"
             raise ApiError(message, code if isinstance(code, int) else 0)
-        metadata = part(item, "metadata")
-        name = self._key(metadata)
-        if kind == "DELETED":
-            if name in self.items:
-                del self.items[name]
-                self._on_change()
-        elif kind in ("ADDED", "MODIFIED"):
-            before = self.items.get(name)
-            self._store(self.items, item)
-            if self.items.get(name) != before:
-                self._on_change()
-            elif before is not None:
-                self.items[name] = before
-        return str(metadata.get("resourceVersion") or "")
-
-    def _store(self, items: dict[str, Kept], item: Mapping[str, Any]) -> None:
-        if name := self._key(part(item, "metadata")):
-            if (kept := self._keep(item)) is None:
-                items.pop(name, None)
-            else:
-                items[name] = kept
-
-    def _key(self, metadata: Mapping[str, Any]) -> str:
-        """Return the key of an object, empty where it has no name."""
-        name, namespace = metadata.get("name"), metadata.get("namespace")
-        if not isinstance(name, str) or not name:
-            return ""
-        is_named_alone = self._query.namespace or not isinstance(namespace, str) or not namespace
-        return name if is_named_alone else f"{namespace}/{name}"
-
-    def _selector(self) -> dict[str, str]:
-        return {"labelSelector": self._query.labels} if self._query.labels else {}
+        if kind in ("ADDED", "MODIFIED", "DELETED") and self._store.apply(item, is_deleted=kind == "DELETED"):
+            self._on_change()
+        return str(part(item, "metadata").get("resourceVersion") or "")
 
     def _mark_synced(self) -> None:
         """Trust the items from now on.
@@ -279,23 +226,25 @@ class Reflector(Generic[Kept]):
     def _record_failure(self, error: ApiError) -> None:
         """Keep a failure, and log it if it is another one than before."""
         if self._failure is None or str(self._failure) != str(error):
-            _log.warning("%s", self._sentence(error))
+            _log.warning("%s", sentence(self._query, error))
             self._failure = error
             self._on_change()
 
-    def _sentence(self, error: ApiError) -> str:
-        query, kind = self._query, self._query.kind
-        if error.status == _FORBIDDEN:
-            rule = f"grant list and watch on {kind}"
-            return f"the API server forbids to list and watch {query}: {rule} (chart: rbac.create)"
-        if error.status == _UNAUTHORIZED:
-            return f"the API server does not accept the credentials for {query}: is the service account's token valid?"
-        if error.status == _NOT_FOUND:
-            return (
-                f"the API server has no {kind} of version {query.version}: is its CustomResourceDefinition installed?"
-            )
-        return f"{query}: {error}"
+
+def sentence(query: ResourceQuery, error: ApiError) -> str:
+    """Say why a collection cannot be read, and the remedy where it is known."""
+    if error.status == _FORBIDDEN:
+        rule = f"grant list and watch on {query.kind}"
+        return f"the API server forbids to list and watch {query}: {rule} (chart: rbac.create)"
+    if error.status == _UNAUTHORIZED:
+        return f"the API server does not accept the credentials for {query}: is the service account's token valid?"
+    if error.status == _NOT_FOUND:
+        return (
+            f"the API server has no {query.kind} of version {query.version}: is its CustomResourceDefinition installed?"
+        )
+    return f"{query}: {error}"
 
 
-def _jittered(seconds: float) -> float:
-    return seconds * (0.5 + os.urandom(1)[0] / 255)
+def unexpected(error: Exception) -> ApiError:
+    """Return the error of a defect of this program, or of an object of an unexpected form."""
+    return ApiError(f"unexpected {type(error).__name__}: {str(error)[:200]}")

@@ -15,12 +15,13 @@ from keda_gpu_scaler.kube import parse
 from keda_gpu_scaler.kube.client import ApiClient, ApiError, escaped
 from keda_gpu_scaler.kube.pager import list_objects
 from keda_gpu_scaler.kube.parse import is_name
-from keda_gpu_scaler.kube.reflector import ResourceQuery
+from keda_gpu_scaler.kube.resource_query import ResourceQuery
 
 LABEL = "app.kubernetes.io/part-of=keda-gpu-scaler"
 COMPONENT_LABEL = "app.kubernetes.io/component"
 AGENT = "agent"
-COMPONENTS = ("frontend", AGENT)
+FRONT_END = "frontend"
+COMPONENTS = (FRONT_END, AGENT)
 """The components that answer KEDA. KEDA calls the front end where there is one, so it comes first."""
 DEFAULT_PORT = 6000
 EXPLAIN_PORT_NAME = "explain"

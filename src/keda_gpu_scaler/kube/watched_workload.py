@@ -17,8 +17,10 @@ from keda_gpu_scaler.kube.client import ApiError
 from keda_gpu_scaler.kube.keda_objects import ScaledSpec
 from keda_gpu_scaler.kube.ownership import owned_pods
 from keda_gpu_scaler.kube.parse import ObjectMetadata, Scale, ScaleTarget
-from keda_gpu_scaler.kube.reflector import TRUSTED_SECONDS, Reflector, ResourceQuery
+from keda_gpu_scaler.kube.reflector import TRUSTED_SECONDS
 from keda_gpu_scaler.kube.replica_labels import LWS_NAME, SCALED_JOB_NAME
+from keda_gpu_scaler.kube.resource_query import ResourceQuery
+from keda_gpu_scaler.kube.selection import Selection
 from keda_gpu_scaler.kube.shared_reflectors import SharedReflectors
 
 MIN_SCALE_INTERVAL_SECONDS = 0.5
@@ -75,15 +77,17 @@ class _UnavailableError(Exception):
 class WatchedWorkload:
     """One workload that callers request.
 
-    ``requested_at`` is the monotonic time of the last request, ``is_synced`` is set once the state is known.
+    ``requested_at`` is the monotonic time of the last request, ``is_synced`` is set once the state is known. With a
+    ``proposed_spec`` it is the workload that a ScaledObject with this spec would have.
     """
 
-    def __init__(self, namespace: str, name: str, cluster: WorkloadContext) -> None:
+    def __init__(self, namespace: str, name: str, cluster: WorkloadContext, proposed_spec: str = "") -> None:
         self._namespace = namespace
         self._name = name
         self._title = f"{namespace}/{name}"
         self._cluster = cluster
-        self._used: dict[ResourceQuery, Reflector[Any]] = {}
+        self._proposed_spec = proposed_spec
+        self._used: dict[ResourceQuery, Selection[Any]] = {}
         self._needed: set[ResourceQuery] = set()
         self._optional: set[ResourceQuery] = set()
         self._changed = asyncio.Event()
@@ -101,10 +105,10 @@ class WatchedWorkload:
         self.task = asyncio.create_task(self._run(), name=f"workload {self._title}")
 
     def state(self, now: float) -> Workload | Unavailable:
-        """Return the last state, unless one of its reflectors can no longer be trusted."""
+        """Return the last state, unless one of its collections can no longer be trusted."""
         if isinstance(self._state, Workload):
-            for query, reflector in self._used.items():
-                if query not in self._optional and (unavailable := reflector.unavailable(now)):
+            for query, selection in self._used.items():
+                if query not in self._optional and (unavailable := selection.unavailable(now)):
                     self._is_reported_unknown = True
                     return unavailable
         return self._state
@@ -113,6 +117,11 @@ class WatchedWorkload:
     def is_known(self) -> bool:
         """Whether an object of this name exists, or existed at the last read."""
         return isinstance(self._state, Workload) or bool(self._state.triggers)
+
+    @property
+    def is_absent(self) -> bool:
+        """Whether it is known that no object of this name exists."""
+        return isinstance(self._state, Unavailable) and self._state.triggers == ()
 
     def close(self) -> None:
         """Stop watching."""
@@ -169,6 +178,12 @@ class WatchedWorkload:
         self._cluster.changed()
 
     async def _read(self) -> Workload:
+        if self._proposed_spec:
+            try:
+                proposed = keda_objects.proposed_object(self._proposed_spec)
+            except ValueError as error:
+                raise _UnavailableError(f"{self._title}: {error}", is_permanent=True) from None
+            return await self._scaled_object(proposed)
         query = ResourceQuery("scaledobjects", *_KEDA, self._namespace)
         scaled = self._items(query, keda_objects.scaled_object).get(self._name)
         if scaled is None:
@@ -344,12 +359,12 @@ class WatchedWorkload:
         self._needed.add(query)
         if query not in self._used:
             self._used[query] = self._cluster.reflectors.use(query, keep, self, self._changed.set)
-        reflector = self._used[query]
-        if reflector.is_pending:
+        selection = self._used[query]
+        if selection.is_pending:
             raise _Pending
-        if unavailable := reflector.unavailable(self._cluster.now()):
+        if unavailable := selection.unavailable(self._cluster.now()):
             raise _UnavailableError(unavailable.reason, is_permanent=unavailable.is_permanent)
-        return reflector.items
+        return selection.items
 
 
 def _pod_labels(target: ScaleTarget, scale: Scale) -> str:

@@ -18,13 +18,18 @@ from keda_gpu_scaler.kube import parse
 from keda_gpu_scaler.kube.client import ApiClient, ApiError
 from keda_gpu_scaler.kube.keda_objects import KEDA_GROUP
 from keda_gpu_scaler.kube.parse import Scale, ScaleTarget, mappings
-from keda_gpu_scaler.kube.reflector import ResourceQuery
+from keda_gpu_scaler.kube.resource_query import ResourceQuery
 from keda_gpu_scaler.kube.shared_reflectors import SharedReflectors
 from keda_gpu_scaler.kube.watched_workload import WatchedWorkload
 
 IDLE_TIMEOUT_SECONDS = 600.0
 """How long a workload is watched after the last request for it."""
 MAX_WORKLOADS = 2000
+MAX_PROPOSALS = 8
+"""The number of ScaledObjects that are not applied and whose workloads are watched at the same time."""
+PROPOSAL_IDLE_SECONDS = 60.0
+MAX_ABSENT = 128
+"""The number of names without an object that stay watched: any client can invent names, and each costs memory."""
 _MAX_CLOCK_DRIFT_SECONDS = 1.0
 _NOT_FOUND = 404
 _NODES = ResourceQuery("nodes", metadata_only=True)
@@ -54,15 +59,15 @@ class Workloads:
         self._wall_clock = wall_clock
         self._to_monotonic = clock() - wall_clock()
         self._reflectors = SharedReflectors(api, clock)
-        self._workloads: dict[tuple[str, str], WatchedWorkload] = {}
+        self._workloads: dict[tuple[str, str, str], WatchedWorkload] = {}
         self._labels_requested_at: float | None = None
         self._labels: Mapping[str, Mapping[str, str]] | None = None
         self._resources: dict[tuple[str, str, str], str] = {}
         self._versions: dict[str, str] = {}
 
-    def workload(self, namespace: str, name: str) -> Workload | Unavailable:
+    def workload(self, namespace: str, name: str, proposed_spec: str = "") -> Workload | Unavailable:
         """Return the last state of a workload; the first request begins to watch it."""
-        workload = self._workloads.get((namespace, name))
+        workload = self._workloads.get((namespace, name, proposed_spec))
         if workload is None:
             if not parse.is_name(namespace) or not parse.is_name(name):
                 title = quoted(f"{namespace}/{name}")
@@ -71,15 +76,17 @@ class Workloads:
                 )
             if len(self._workloads) >= MAX_WORKLOADS and not self._release_unknown():
                 return Unavailable(f"the limit of {MAX_WORKLOADS} watched workloads is reached", is_permanent=False)
-            workload = WatchedWorkload(namespace, name, self)
-            self._workloads[namespace, name] = workload
+            if proposed_spec:
+                self._limit_proposals()
+            workload = WatchedWorkload(namespace, name, self, proposed_spec)
+            self._workloads[namespace, name, proposed_spec] = workload
         workload.requested_at = self._clock()
         return workload.state(workload.requested_at)
 
-    async def wait_for_sync(self, namespace: str, name: str) -> None:
+    async def wait_for_sync(self, namespace: str, name: str, proposed_spec: str = "") -> None:
         """Return once the state of a workload is known, good or bad."""
-        self.workload(namespace, name)
-        if workload := self._workloads.get((namespace, name)):
+        self.workload(namespace, name, proposed_spec)
+        if workload := self._workloads.get((namespace, name, proposed_spec)):
             await workload.is_synced.wait()
 
     def node_labels(self) -> Mapping[str, Mapping[str, str]] | Unavailable:
@@ -106,7 +113,7 @@ class Workloads:
     def pod_addresses(self, namespace: str) -> frozenset[str]:
         """Return the addresses of the pods of the watched workloads of a namespace."""
         now = self._clock()
-        states = [it.state(now) for key, it in self._workloads.items() if key[0] == namespace]
+        states = [it.state(now) for key, it in self._workloads.items() if key[0] == namespace and not key[2]]
         pods = [pod for state in states if isinstance(state, Workload) for pod in state.pods]
         return frozenset(address for pod in pods for address in (pod.address, *pod.other_addresses) if address)
 
@@ -118,9 +125,10 @@ class Workloads:
         """Stop watching what no caller has requested within the limit; to be called from time to time."""
         now = self._clock()
         for key, workload in list(self._workloads.items()):
-            if now - workload.requested_at > IDLE_TIMEOUT_SECONDS:
+            if now - workload.requested_at > (PROPOSAL_IDLE_SECONDS if key[2] else IDLE_TIMEOUT_SECONDS):
                 del self._workloads[key]
                 workload.close()
+        self._release_absent()
         if self._labels_requested_at is not None and now - self._labels_requested_at > IDLE_TIMEOUT_SECONDS:
             self._labels_requested_at = self._labels = None
             self._reflectors.release(_NODES, self)
@@ -135,16 +143,28 @@ class Workloads:
         await self._reflectors.close()
         await self._api.close()
 
+    def _limit_proposals(self) -> None:
+        """Stop watching the proposals that were not requested for the longest time, so that one more fits."""
+        proposed = sorted((it.requested_at, key) for key, it in self._workloads.items() if key[2])
+        for _, key in proposed[: max(0, len(proposed) - MAX_PROPOSALS + 1)]:
+            self._workloads.pop(key).close()
+
     def _release_unknown(self) -> bool:
         """Stop watching the name without an object that was not requested for the longest time; whether there was one.
 
         Otherwise invented names would take the places of workloads.
         """
-        unknown = [(it.requested_at, key) for key, it in self._workloads.items() if not it.is_known]
+        unknown = [(not it.is_absent, it.requested_at, key) for key, it in self._workloads.items() if not it.is_known]
         if not unknown:
             return False
-        self._workloads.pop(min(unknown)[1]).close()
+        self._workloads.pop(min(unknown)[2]).close()  # what is not read yet may exist, so it goes last
         return True
+
+    def _release_absent(self) -> None:
+        """Stop watching the names without an object that were not requested for the longest time."""
+        absent = sorted((it.requested_at, key) for key, it in self._workloads.items() if it.is_absent)
+        for _, key in absent[: max(0, len(absent) - MAX_ABSENT)]:
+            self._workloads.pop(key).close()
 
     def _labels_changed(self) -> None:
         self._labels = None

@@ -19,13 +19,15 @@ from google.protobuf.message import DecodeError
 from keda_gpu_scaler.core.instance_status import DropReason, PeerCounts
 from keda_gpu_scaler.core.interfaces import Discovery, KubeError
 from keda_gpu_scaler.core.quoting import quoted
-from keda_gpu_scaler.core.state.fleet import PEERS_UNKNOWN, History
+from keda_gpu_scaler.core.state.fleet import NOT_ANSWERED_YET, PEERS_UNKNOWN, History
 from keda_gpu_scaler.core.state.reading_interest import ReadingInterest
 from keda_gpu_scaler.core.types import Snapshot
+from keda_gpu_scaler.file_descriptors import shortage
 from keda_gpu_scaler.peers.limits import PeerError
 from keda_gpu_scaler.peers.node_store import LongestWindow, NodeStore
 from keda_gpu_scaler.peers.stream import ConnectionSlot, PeerStream
 from keda_gpu_scaler.wire import fleet_pb2 as pb
+from keda_gpu_scaler.wire.rpc_failure import rpc_failure
 from keda_gpu_scaler.wire.snapshot_codec import CodecError
 from keda_gpu_scaler.wire.tls import ClientTls, TlsError
 
@@ -190,7 +192,7 @@ class FleetClient:
             if address not in self._peer_tasks:
                 self._titles[address] = node or address
                 self._received_at[address] = self._clock()
-                self._unavailable.setdefault(node or address, "it has not answered yet")
+                self._unavailable.setdefault(node or address, NOT_ANSWERED_YET)
                 self._pending.add(address)
                 self._peer_tasks[address] = asyncio.create_task(self._follow(address), name=f"peer {address}")
         self._check_sync()
@@ -250,6 +252,8 @@ class FleetClient:
 
     async def _receive_until_error(self, stream: PeerStream) -> str:
         """Receive updates until the stream ends, and return why it ended."""
+        if reason := shortage():
+            return reason
         try:
             await self._receive(stream)
         except grpc.aio.AioRpcError as error:
@@ -347,8 +351,7 @@ class FleetClient:
 def _rpc_reason(error: grpc.aio.AioRpcError) -> str:
     if error.code() is grpc.StatusCode.UNIMPLEMENTED:
         return "it does not share its snapshots: is it an older version?"
-    details = ascii(str(error.details() or "")[:200])
-    return f"{error.code().name}: {details}"
+    return rpc_failure(error.code().name, str(error.details() or ""))
 
 
 def _printable(untrusted: str) -> str:

@@ -58,18 +58,18 @@ class RemoteCluster:
         self._workloads: Workloads | None = None
         self._unavailable = Unavailable("the connection to the API server is being opened", is_permanent=False)
 
-    def workload(self, namespace: str, name: str) -> Workload | Unavailable:
+    def workload(self, namespace: str, name: str, proposed_spec: str = "") -> Workload | Unavailable:
         """Return what is known of a workload; it is watched from now on."""
         if self._workloads is not None:
-            return self._workloads.workload(namespace, name)
+            return self._workloads.workload(namespace, name, proposed_spec)
         self._opening.open()
         return self._unavailable
 
-    async def wait_for_sync(self, namespace: str, name: str) -> None:
+    async def wait_for_sync(self, namespace: str, name: str, proposed_spec: str = "") -> None:
         """Return once the workload was read, or found to be unreadable."""
         await asyncio.shield(self._opening.open())
         if self._workloads is not None:
-            await self._workloads.wait_for_sync(namespace, name)
+            await self._workloads.wait_for_sync(namespace, name, proposed_spec)
 
     def node_labels(self) -> Mapping[str, Mapping[str, str]] | Unavailable:
         """Return every node's labels by its name, or why they are unknown."""

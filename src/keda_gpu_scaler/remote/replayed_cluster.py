@@ -15,11 +15,11 @@ class ReplayedCluster:
     def __init__(self, playback: Playback) -> None:
         self._playback = playback
 
-    def workload(self, namespace: str, name: str) -> Workload | Unavailable:
+    def workload(self, namespace: str, name: str, proposed_spec: str = "") -> Workload | Unavailable:
         """Return the recorded state of a workload now."""
         return self._playback.workload(namespace, name)
 
-    async def wait_for_sync(self, namespace: str, name: str) -> None:
+    async def wait_for_sync(self, namespace: str, name: str, proposed_spec: str = "") -> None:
         """Return at once: the recording was read before."""
 
     def node_labels(self) -> Mapping[str, Mapping[str, str]] | Unavailable:

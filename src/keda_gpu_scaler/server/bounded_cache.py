@@ -36,6 +36,11 @@ class BoundedCache(Generic[_Key, _Value]):
         self._entries.move_to_end(key)
         return value
 
+    def peek(self, key: _Key) -> _Value | None:
+        """Return an entry without noting a use; None where there is no such entry."""
+        found = self._entries.get(key)
+        return None if found is None else found[1]
+
     def put(self, key: _Key, value: _Value, now: float) -> None:
         """Add or replace an entry, and evict the oldest one where there are too many."""
         self._entries[key] = (now, value)

@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Explain service: an evaluation with everything that led to it, as a message for the commands.
+"""The service of the commands: an evaluation with everything that led to it, and the workloads.
 
 Law: the message repeats the evaluation that KEDA is answered with, and adds no decision of its own.
 """
 
 import math
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 
 from grpc.aio import ServicerContext
 
 from keda_gpu_scaler.core.evaluate.demand import DemandObservation
 from keda_gpu_scaler.core.evaluate.evaluation import Evaluation
+from keda_gpu_scaler.core.evaluate.missing_cause import MissingCause, missing_cause
 from keda_gpu_scaler.core.evaluate.observation import DeviceObservation, ObservationState, PodObservation, is_ready
 from keda_gpu_scaler.core.evaluate.workload_view import job_counts
 from keda_gpu_scaler.core.state.fleet import Fleet
@@ -19,7 +21,8 @@ from keda_gpu_scaler.core.trigger.effective import effective_settings
 from keda_gpu_scaler.core.trigger.metric_type import declared_type
 from keda_gpu_scaler.core.trigger.parser import Trigger
 from keda_gpu_scaler.core.types import Unavailable, Workload
-from keda_gpu_scaler.server.external_scaler import ExternalScaler
+from keda_gpu_scaler.server.external_scaler import Answer, ExternalScaler
+from keda_gpu_scaler.server.node_clocks import clock_differences
 from keda_gpu_scaler.server.workload_list import comparison_message, workload_list
 from keda_gpu_scaler.wire import evaluation_pb2 as evaluation_pb
 from keda_gpu_scaler.wire import evaluation_pb2_grpc as evaluation_pb_grpc
@@ -35,30 +38,53 @@ MAX_ENGINES = 16
 MAX_ATTEMPTS = 2000
 """The number of asked URLs that are sent: half a megabyte, of the four that a client accepts."""
 
+_PENDING = MissingCause.PENDING.value
+
 
 class EvaluationService(evaluation_pb_grpc.EvaluationsServicer):
-    """Explains the scaler's answers to the commands."""
+    """Explains the scaler's answers to the commands.
 
-    def __init__(self, scaler: ExternalScaler) -> None:
+    Args:
+        scaler: answers KEDA.
+        unix_clock: seconds since 1970, with which the clocks of the nodes are compared for display.
+    """
+
+    def __init__(self, scaler: ExternalScaler, unix_clock: Callable[[], float] = time.time) -> None:
         self._scaler = scaler
+        self._unix_clock = unix_clock
 
     async def Explain(self, request: pb.ScaledObjectRef, context: ServicerContext) -> evaluation_pb.Evaluation:  # noqa: N802
         """Answer with the evaluation that GetMetrics and IsActive answer with, and its steps."""
         answer = await self._scaler.explain(request, context)
-        return explanation(
-            answer.resolved.trigger,
-            answer.evaluation,
-            answer.workload,
-            dict(request.scalerMetadata),
-            answer.fleet,
-            answer.at_seconds,
+        return self._explanation(answer, dict(request.scalerMetadata))
+
+    async def Preview(  # noqa: N802
+        self, request: evaluation_pb.PreviewRequest, context: ServicerContext
+    ) -> evaluation_pb.Evaluation:
+        """Answer with the evaluation that a ScaledObject would have; it is not remembered."""
+        ref = request.scaled_object
+        answer = await self._scaler.explain(ref, context, request.spec)
+        return self._explanation(answer, dict(ref.scalerMetadata))
+
+    def _explanation(self, answer: Answer, metadata: Mapping[str, str]) -> evaluation_pb.Evaluation:
+        message = explanation(
+            answer.resolved.trigger, answer.evaluation, answer.workload, metadata, answer.fleet, answer.at_seconds
         )
+        causes = {observation.cause for observation in message.observations}
+        message.pending = not answer.is_synced or (not message.HasField("value") and _PENDING in causes)
+        nodes = [observation.node for observation in message.observations if observation.node]
+        differences = clock_differences(answer.fleet, nodes, answer.at_seconds, self._unix_clock())
+        message.clocks.extend(
+            evaluation_pb.ClockDifference(node=node, ahead_seconds=ahead) for node, ahead in differences.items()
+        )
+        return message
 
     async def ListWorkloads(  # noqa: N802
         self, request: evaluation_pb.ListWorkloadsRequest, context: ServicerContext
     ) -> evaluation_pb.WorkloadList:
         """Answer with the last answers to KEDA and the refused triggers. Nothing is evaluated or watched for it."""
-        return workload_list(*self._scaler.workloads())
+        answers, refused, instance, now = self._scaler.workloads()
+        return workload_list(answers, refused, instance, now, self._scaler.histories, request.max_points)
 
 
 def explanation(
@@ -101,7 +127,7 @@ def explanation(
         ],
         hints=trigger.hints,
         workload=_workload_message(workload),
-        observations=_observation_messages(evaluation, now, fleet.stale_after_seconds),
+        observations=_observation_messages(trigger, evaluation, fleet, now),
         observations_omitted=max(0, len(evaluation.observations) - MAX_OBSERVATIONS),
         demand=_demand_message(evaluation.demand),
         fallback=evaluation.fallback,
@@ -123,7 +149,7 @@ def _workload_message(workload: Workload | Unavailable | None) -> evaluation_pb.
 
 
 def _observation_messages(
-    evaluation: Evaluation, now: float, stale_after_seconds: float
+    trigger: Trigger, evaluation: Evaluation, fleet: Fleet, now: float
 ) -> list[evaluation_pb.Observation]:
     """Return the messages of the observations: the engines of each pod, and as many of the other URLs as fit."""
     observations = evaluation.observations[:MAX_OBSERVATIONS]
@@ -131,7 +157,9 @@ def _observation_messages(
     left = MAX_ATTEMPTS - sum(min(len(one.attempts.engines), most) for one in observations)
     messages = []
     for observation in observations:
-        message = _observation_message(observation, now, stale_after_seconds)
+        message = _observation_message(observation, now, fleet.stale_after_seconds)
+        cause = missing_cause(observation, trigger, evaluation, fleet, now)
+        message.cause = cause.value if cause is not None else ""
         asked = observation.attempts
         engines, rejected = asked.engines[:most], asked.rejected[: max(0, left)]
         left -= len(rejected)

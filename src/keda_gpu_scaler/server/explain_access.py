@@ -2,14 +2,15 @@
 """The port for people: Explain on the loopback interface, for callers with a Kubernetes token.
 
 Law: a caller learns what the API server lets it learn. To get a ScaledObject is the right to have its declared triggers
-explained. To update it is the right to have other metadata explained, because the caller then chooses what is read.
-A check that cannot be made admits no caller.
+explained. To update it is the right to have other metadata explained, because the caller then chooses what is read. To
+create one is the right to have one explained before it is applied, and to list those of all namespaces is the right to
+see the last answer to each. A check that cannot be made admits no caller.
 
 The interface is the loopback one because a port-forward ends there: the container runtime connects to the port within
 the pod's network. No other pod reaches it, and the bytes come from the API server over TLS.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import grpc
 from grpc.aio import ServicerContext
@@ -66,14 +67,37 @@ class AuthorizedEvaluationService(evaluation_pb_grpc.EvaluationsServicer):
 
     async def Explain(self, request: pb.ScaledObjectRef, context: ServicerContext) -> evaluation_pb.Evaluation:  # noqa: N802
         """Answer as ``EvaluationService`` does, where the caller may get the ScaledObject."""
+        await self._admit(context, lambda caller: self._check(caller, request, context))
+        return await self._service.Explain(request, context)
+
+    async def Preview(  # noqa: N802
+        self, request: evaluation_pb.PreviewRequest, context: ServicerContext
+    ) -> evaluation_pb.Evaluation:
+        """Answer as ``EvaluationService`` does, where the caller may create the ScaledObject."""
+        await self._admit(context, lambda caller: self._need(caller, "create", request.scaled_object))
+        return await self._service.Preview(request, context)
+
+    async def ListWorkloads(  # noqa: N802
+        self, request: evaluation_pb.ListWorkloadsRequest, context: ServicerContext
+    ) -> evaluation_pb.WorkloadList:
+        """Answer as ``EvaluationService`` does, where the caller may list the ScaledObjects of all namespaces."""
+        await self._admit(context, lambda caller: self._need(caller, "list", pb.ScaledObjectRef()))
+        return await self._service.ListWorkloads(request, context)
+
+    async def _admit(self, context: ServicerContext, check: Callable[[Caller], Awaitable[None]]) -> None:
+        """End the call with an error unless the caller is known and the check passes."""
         try:
-            caller = await self._caller(context)
-            await self._check(caller, request, context)
+            await check(await self._caller(context))
         except _RefusedError as refused:
             await context.abort(refused.code, str(refused))
         except KubeError as error:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, f"Explain: the right is not known: {error}")
-        return await self._service.Explain(request, context)
+
+    async def _need(self, caller: Caller, verb: str, request: pb.ScaledObjectRef) -> None:
+        """Raise _RefusedError where a right is missing, KubeError where that is not known."""
+        resource = RESOURCES["ScaledObject"]
+        if not await self._reviews.may(caller, verb, resource, request.namespace, request.name):
+            raise _missing(caller, verb, resource, request)
 
     async def _caller(self, context: ServicerContext) -> Caller:
         """Return the user of the call's token.
@@ -125,7 +149,14 @@ def bearer_token(context: ServicerContext) -> str:
 
 def _missing(caller: Caller, verb: str, resource: str, request: pb.ScaledObjectRef) -> _RefusedError:
     namespace, name = quoted(request.namespace, 80), quoted(request.name, 80)
-    why = "" if verb == "get" else ", which is needed for metadata that it does not declare"
+    why = ", which is needed for metadata that it does not declare" if verb == "update" else ""
+    if verb == "list":
+        return _RefusedError(
+            grpc.StatusCode.PERMISSION_DENIED,
+            f"Explain: user {quoted(caller.user, 80)} may not list {resource}.keda.sh in all namespaces; grant it: "
+            f"kubectl create clusterrole list-{resource} --verb=list --resource={resource}.keda.sh, and kubectl create "
+            f"clusterrolebinding list-{resource} --clusterrole=list-{resource} --user=USER",
+        )
     return _RefusedError(
         grpc.StatusCode.PERMISSION_DENIED,
         f"Explain: user {quoted(caller.user, 80)} may not {verb} {resource}.keda.sh {name} in namespace "

@@ -12,6 +12,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 
 from keda_gpu_scaler.core.interfaces import MAX_STREAMS
+from keda_gpu_scaler.file_descriptors import max_grpc_connections
 from keda_gpu_scaler.server.call_guard import CallGuard
 from keda_gpu_scaler.server.lazy_service import LazyService, Registrar
 from keda_gpu_scaler.server.stream_limit import StreamLimit
@@ -54,6 +55,7 @@ def make_grpc_server(max_followers: int) -> grpc.aio.Server:
     """
     return grpc.aio.server(
         options=(
+            ("grpc.max_allowed_incoming_connections", max_grpc_connections()),
             ("grpc.so_reuseport", 0),  # otherwise a second instance would share the port and half of the calls
             ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
             ("grpc.max_concurrent_streams", _MAX_CALLS_PER_CONNECTION),

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import h11
 
+from keda_gpu_scaler.file_descriptors import max_page_connections
+
 _PLAIN = "text/plain; charset=utf-8"
 _REQUEST_TIMEOUT_SECONDS = 5.0
 _MAX_REQUEST_BYTES = 16_384
@@ -61,6 +63,7 @@ class HttpServer:
 
     def __init__(self, pages: HttpPages) -> None:
         self._pages = pages
+        self._max_connections = min(_MAX_CONNECTIONS, max_page_connections())
         self._server: asyncio.Server | None = None
         self._connections: dict[asyncio.Task[None], str] = {}  # the client's address, oldest first
 
@@ -72,7 +75,10 @@ class HttpServer:
         """
         socket_ = listener(host, port)
         bound: int = socket_.getsockname()[1]
-        self._server = await asyncio.start_server(self._serve, sock=socket_, limit=_MAX_REQUEST_BYTES)
+        # asyncio accepts this many connections before the first of them is served, and may be dropped.
+        backlog = self._max_connections
+        self._server = await asyncio.start_server(self._serve, sock=socket_, limit=_MAX_REQUEST_BYTES, backlog=backlog)
+        socket_.listen(_MAX_CONNECTIONS)  # those that wait in the operating system need no descriptor
         return bound
 
     async def close(self) -> None:
@@ -90,7 +96,7 @@ class HttpServer:
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("a connection is served outside of a task")  # asyncio starts one for each connection
-        if len(self._connections) >= _MAX_CONNECTIONS:
+        if len(self._connections) >= self._max_connections:
             self._drop_one()
         self._connections[task] = _host(writer)
         try:
@@ -102,7 +108,7 @@ class HttpServer:
             # The client left or does not read. Drop the buffered response, and log nothing.
             writer.transport.abort()
         finally:
-            del self._connections[task]
+            self._connections.pop(task, None)
 
     def _drop_one(self) -> None:
         """Drop the oldest connection of the client with the most connections.
@@ -111,7 +117,9 @@ class HttpServer:
         out, and dropping the oldest of all clients would let one client with many connections do the same.
         """
         [(busiest, _)] = Counter(self._connections.values()).most_common(1)
-        next(task for task, host in self._connections.items() if host == busiest).cancel()
+        oldest = next(task for task, host in self._connections.items() if host == busiest)
+        del self._connections[oldest]  # before it ends, so that the next connection drops another one
+        oldest.cancel()
 
     async def _handle_request(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one request. There is no keep-alive, because scrapes and probes are seconds apart."""

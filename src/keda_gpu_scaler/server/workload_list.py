@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from keda_gpu_scaler.core.comparison import Comparison
 from keda_gpu_scaler.core.instance_status import RecentAnswer, RefusedTrigger
 from keda_gpu_scaler.core.trigger.metrics import ENGINE_METRICS, METRICS
+from keda_gpu_scaler.server.workload_history import STEP_SECONDS, WorkloadHistories, WorkloadHistory, history_key
 from keda_gpu_scaler.wire import evaluation_pb2 as evaluation_pb
 
 MAX_LISTED = 1000
@@ -17,7 +18,12 @@ _MAX_SENTENCE_LENGTH = 500
 
 
 def workload_list(
-    answers: Sequence[RecentAnswer], refused: Sequence[RefusedTrigger], instance: str, now: float
+    answers: Sequence[RecentAnswer],
+    refused: Sequence[RefusedTrigger],
+    instance: str,
+    now: float,
+    histories: WorkloadHistories | None = None,
+    max_points: int = 0,
 ) -> evaluation_pb.WorkloadList:
     """Put the last answers and the refused triggers into their message.
 
@@ -26,6 +32,9 @@ def workload_list(
         refused: the refused triggers.
         instance: the node of this instance.
         now: monotonic seconds on the clock of the answers.
+        histories: the last hour of each trigger.
+        max_points: the number of steps of each history; 0 for none. The histories of ``MAX_HISTORIES`` triggers are
+            sent at most.
     """
     ordered = sorted(answers, key=lambda one: (one.namespace, one.name, one.metric_name, one.metric))
     return evaluation_pb.WorkloadList(
@@ -39,7 +48,10 @@ def workload_list(
             )
             for one in refused[:MAX_LISTED]
         ],
-        answers=[_answer_message(one, now) for one in ordered[:MAX_LISTED]],
+        answers=[
+            _answer_message(one, now, histories.of(history_key(one)) if histories is not None else None, max_points)
+            for one in ordered[:MAX_LISTED]
+        ],
     )
 
 
@@ -58,7 +70,9 @@ def comparison_message(comparison: Comparison) -> evaluation_pb.Comparison:
     )
 
 
-def _answer_message(answer: RecentAnswer, now: float) -> evaluation_pb.WorkloadAnswer:
+def _answer_message(
+    answer: RecentAnswer, now: float, history: WorkloadHistory | None, max_points: int
+) -> evaluation_pb.WorkloadAnswer:
     metric = METRICS.get(answer.metric) or ENGINE_METRICS.get(answer.metric)
     message = evaluation_pb.WorkloadAnswer(
         namespace=answer.namespace,
@@ -75,6 +89,8 @@ def _answer_message(answer: RecentAnswer, now: float) -> evaluation_pb.WorkloadA
         comparison=comparison_message(answer.comparison),
         age_seconds=max(0.0, now - answer.at_seconds),
     )
+    if history is not None and max_points:
+        message.history.CopyFrom(_history(history, now, max_points))
     if answer.is_demand_known is not None:
         message.demand.sentence = _shortened(answer.demand_sentence)
         if answer.is_demand_known and answer.demand is not None:
@@ -84,3 +100,22 @@ def _answer_message(answer: RecentAnswer, now: float) -> evaluation_pb.WorkloadA
 
 def _shortened(sentence: str) -> str:
     return sentence if len(sentence) <= _MAX_SENTENCE_LENGTH else f"{sentence[:_MAX_SENTENCE_LENGTH]}…"
+
+
+def _history(history: WorkloadHistory, now: float, max_points: int) -> evaluation_pb.History:
+    return evaluation_pb.History(
+        step_seconds=STEP_SECONDS,
+        points=[
+            evaluation_pb.HistoryPoint(
+                steps_ago=steps_ago,
+                measured=point.measured,
+                target=point.target,
+                replicas=point.replicas,
+                wanted=point.wanted,
+                min_replicas=point.min_replicas,
+                max_replicas=point.max_replicas,
+                active=point.active,
+            )
+            for steps_ago, point in history.points(now, max_points)
+        ],
+    )

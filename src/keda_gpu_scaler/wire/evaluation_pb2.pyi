@@ -7,9 +7,19 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class PreviewRequest(_message.Message):
+    __slots__ = ("scaled_object", "spec")
+    SCALED_OBJECT_FIELD_NUMBER: _ClassVar[int]
+    SPEC_FIELD_NUMBER: _ClassVar[int]
+    scaled_object: _externalscaler_pb2.ScaledObjectRef
+    spec: str
+    def __init__(self, scaled_object: _Optional[_Union[_externalscaler_pb2.ScaledObjectRef, _Mapping]] = ..., spec: _Optional[str] = ...) -> None: ...
+
 class ListWorkloadsRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("max_points",)
+    MAX_POINTS_FIELD_NUMBER: _ClassVar[int]
+    max_points: int
+    def __init__(self, max_points: _Optional[int] = ...) -> None: ...
 
 class WorkloadList(_message.Message):
     __slots__ = ("instance", "refused", "answers")
@@ -34,7 +44,7 @@ class RefusedTrigger(_message.Message):
     def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., problems: _Optional[_Iterable[str]] = ..., age_seconds: _Optional[float] = ...) -> None: ...
 
 class WorkloadAnswer(_message.Message):
-    __slots__ = ("namespace", "name", "metric_name", "metric", "unit", "target", "active", "no_value_reason", "reason", "with_value", "expected", "comparison", "demand", "age_seconds")
+    __slots__ = ("namespace", "name", "metric_name", "metric", "unit", "target", "active", "no_value_reason", "reason", "with_value", "expected", "comparison", "demand", "age_seconds", "history")
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     METRIC_NAME_FIELD_NUMBER: _ClassVar[int]
@@ -49,6 +59,7 @@ class WorkloadAnswer(_message.Message):
     COMPARISON_FIELD_NUMBER: _ClassVar[int]
     DEMAND_FIELD_NUMBER: _ClassVar[int]
     AGE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_FIELD_NUMBER: _ClassVar[int]
     namespace: str
     name: str
     metric_name: str
@@ -63,7 +74,36 @@ class WorkloadAnswer(_message.Message):
     comparison: Comparison
     demand: Demand
     age_seconds: float
-    def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., metric_name: _Optional[str] = ..., metric: _Optional[str] = ..., unit: _Optional[str] = ..., target: _Optional[float] = ..., active: _Optional[bool] = ..., no_value_reason: _Optional[str] = ..., reason: _Optional[str] = ..., with_value: _Optional[int] = ..., expected: _Optional[int] = ..., comparison: _Optional[_Union[Comparison, _Mapping]] = ..., demand: _Optional[_Union[Demand, _Mapping]] = ..., age_seconds: _Optional[float] = ...) -> None: ...
+    history: History
+    def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., metric_name: _Optional[str] = ..., metric: _Optional[str] = ..., unit: _Optional[str] = ..., target: _Optional[float] = ..., active: _Optional[bool] = ..., no_value_reason: _Optional[str] = ..., reason: _Optional[str] = ..., with_value: _Optional[int] = ..., expected: _Optional[int] = ..., comparison: _Optional[_Union[Comparison, _Mapping]] = ..., demand: _Optional[_Union[Demand, _Mapping]] = ..., age_seconds: _Optional[float] = ..., history: _Optional[_Union[History, _Mapping]] = ...) -> None: ...
+
+class History(_message.Message):
+    __slots__ = ("step_seconds", "points")
+    STEP_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    POINTS_FIELD_NUMBER: _ClassVar[int]
+    step_seconds: float
+    points: _containers.RepeatedCompositeFieldContainer[HistoryPoint]
+    def __init__(self, step_seconds: _Optional[float] = ..., points: _Optional[_Iterable[_Union[HistoryPoint, _Mapping]]] = ...) -> None: ...
+
+class HistoryPoint(_message.Message):
+    __slots__ = ("steps_ago", "measured", "target", "replicas", "wanted", "min_replicas", "max_replicas", "active")
+    STEPS_AGO_FIELD_NUMBER: _ClassVar[int]
+    MEASURED_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    WANTED_FIELD_NUMBER: _ClassVar[int]
+    MIN_REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    MAX_REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    ACTIVE_FIELD_NUMBER: _ClassVar[int]
+    steps_ago: int
+    measured: float
+    target: float
+    replicas: int
+    wanted: int
+    min_replicas: int
+    max_replicas: int
+    active: bool
+    def __init__(self, steps_ago: _Optional[int] = ..., measured: _Optional[float] = ..., target: _Optional[float] = ..., replicas: _Optional[int] = ..., wanted: _Optional[int] = ..., min_replicas: _Optional[int] = ..., max_replicas: _Optional[int] = ..., active: _Optional[bool] = ...) -> None: ...
 
 class Comparison(_message.Message):
     __slots__ = ("measured", "plain", "reported", "report", "adjustment", "current_replicas", "desired_replicas", "limit", "activity")
@@ -88,7 +128,7 @@ class Comparison(_message.Message):
     def __init__(self, measured: _Optional[float] = ..., plain: _Optional[float] = ..., reported: _Optional[float] = ..., report: _Optional[str] = ..., adjustment: _Optional[str] = ..., current_replicas: _Optional[int] = ..., desired_replicas: _Optional[int] = ..., limit: _Optional[str] = ..., activity: _Optional[str] = ...) -> None: ...
 
 class Evaluation(_message.Message):
-    __slots__ = ("metric_name", "target", "scope", "value", "no_value_reason", "reason", "active", "with_value", "expected", "steps", "instance", "metric", "unit", "value_type", "settings", "hints", "workload", "observations", "observations_omitted", "demand", "activity_unknown", "fallback", "comparison")
+    __slots__ = ("metric_name", "target", "scope", "value", "no_value_reason", "reason", "active", "with_value", "expected", "steps", "instance", "metric", "unit", "value_type", "settings", "hints", "workload", "observations", "observations_omitted", "demand", "activity_unknown", "fallback", "comparison", "pending", "clocks")
     METRIC_NAME_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
     SCOPE_FIELD_NUMBER: _ClassVar[int]
@@ -112,6 +152,8 @@ class Evaluation(_message.Message):
     ACTIVITY_UNKNOWN_FIELD_NUMBER: _ClassVar[int]
     FALLBACK_FIELD_NUMBER: _ClassVar[int]
     COMPARISON_FIELD_NUMBER: _ClassVar[int]
+    PENDING_FIELD_NUMBER: _ClassVar[int]
+    CLOCKS_FIELD_NUMBER: _ClassVar[int]
     metric_name: str
     target: float
     scope: str
@@ -135,7 +177,17 @@ class Evaluation(_message.Message):
     activity_unknown: bool
     fallback: str
     comparison: Comparison
-    def __init__(self, metric_name: _Optional[str] = ..., target: _Optional[float] = ..., scope: _Optional[str] = ..., value: _Optional[float] = ..., no_value_reason: _Optional[str] = ..., reason: _Optional[str] = ..., active: _Optional[bool] = ..., with_value: _Optional[int] = ..., expected: _Optional[int] = ..., steps: _Optional[_Iterable[str]] = ..., instance: _Optional[str] = ..., metric: _Optional[str] = ..., unit: _Optional[str] = ..., value_type: _Optional[str] = ..., settings: _Optional[_Iterable[_Union[Setting, _Mapping]]] = ..., hints: _Optional[_Iterable[str]] = ..., workload: _Optional[_Union[Workload, _Mapping]] = ..., observations: _Optional[_Iterable[_Union[Observation, _Mapping]]] = ..., observations_omitted: _Optional[int] = ..., demand: _Optional[_Union[Demand, _Mapping]] = ..., activity_unknown: _Optional[bool] = ..., fallback: _Optional[str] = ..., comparison: _Optional[_Union[Comparison, _Mapping]] = ...) -> None: ...
+    pending: bool
+    clocks: _containers.RepeatedCompositeFieldContainer[ClockDifference]
+    def __init__(self, metric_name: _Optional[str] = ..., target: _Optional[float] = ..., scope: _Optional[str] = ..., value: _Optional[float] = ..., no_value_reason: _Optional[str] = ..., reason: _Optional[str] = ..., active: _Optional[bool] = ..., with_value: _Optional[int] = ..., expected: _Optional[int] = ..., steps: _Optional[_Iterable[str]] = ..., instance: _Optional[str] = ..., metric: _Optional[str] = ..., unit: _Optional[str] = ..., value_type: _Optional[str] = ..., settings: _Optional[_Iterable[_Union[Setting, _Mapping]]] = ..., hints: _Optional[_Iterable[str]] = ..., workload: _Optional[_Union[Workload, _Mapping]] = ..., observations: _Optional[_Iterable[_Union[Observation, _Mapping]]] = ..., observations_omitted: _Optional[int] = ..., demand: _Optional[_Union[Demand, _Mapping]] = ..., activity_unknown: _Optional[bool] = ..., fallback: _Optional[str] = ..., comparison: _Optional[_Union[Comparison, _Mapping]] = ..., pending: _Optional[bool] = ..., clocks: _Optional[_Iterable[_Union[ClockDifference, _Mapping]]] = ...) -> None: ...
+
+class ClockDifference(_message.Message):
+    __slots__ = ("node", "ahead_seconds")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    AHEAD_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    ahead_seconds: float
+    def __init__(self, node: _Optional[str] = ..., ahead_seconds: _Optional[float] = ...) -> None: ...
 
 class Setting(_message.Message):
     __slots__ = ("key", "value", "origin")
@@ -164,7 +216,7 @@ class Workload(_message.Message):
     def __init__(self, kind: _Optional[str] = ..., target: _Optional[str] = ..., wanted: _Optional[int] = ..., actual: _Optional[int] = ..., ready: _Optional[int] = ..., pending: _Optional[int] = ...) -> None: ...
 
 class Observation(_message.Message):
-    __slots__ = ("pod", "node", "ready", "state", "value", "age_seconds", "sentence", "devices", "attempts", "attempts_omitted")
+    __slots__ = ("pod", "node", "ready", "state", "value", "age_seconds", "sentence", "devices", "attempts", "attempts_omitted", "cause")
     POD_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
@@ -175,6 +227,7 @@ class Observation(_message.Message):
     DEVICES_FIELD_NUMBER: _ClassVar[int]
     ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
     ATTEMPTS_OMITTED_FIELD_NUMBER: _ClassVar[int]
+    CAUSE_FIELD_NUMBER: _ClassVar[int]
     pod: str
     node: str
     ready: bool
@@ -185,7 +238,8 @@ class Observation(_message.Message):
     devices: _containers.RepeatedCompositeFieldContainer[ObservedDevice]
     attempts: _containers.RepeatedCompositeFieldContainer[ScrapeAttempt]
     attempts_omitted: int
-    def __init__(self, pod: _Optional[str] = ..., node: _Optional[str] = ..., ready: _Optional[bool] = ..., state: _Optional[str] = ..., value: _Optional[float] = ..., age_seconds: _Optional[float] = ..., sentence: _Optional[str] = ..., devices: _Optional[_Iterable[_Union[ObservedDevice, _Mapping]]] = ..., attempts: _Optional[_Iterable[_Union[ScrapeAttempt, _Mapping]]] = ..., attempts_omitted: _Optional[int] = ...) -> None: ...
+    cause: str
+    def __init__(self, pod: _Optional[str] = ..., node: _Optional[str] = ..., ready: _Optional[bool] = ..., state: _Optional[str] = ..., value: _Optional[float] = ..., age_seconds: _Optional[float] = ..., sentence: _Optional[str] = ..., devices: _Optional[_Iterable[_Union[ObservedDevice, _Mapping]]] = ..., attempts: _Optional[_Iterable[_Union[ScrapeAttempt, _Mapping]]] = ..., attempts_omitted: _Optional[int] = ..., cause: _Optional[str] = ...) -> None: ...
 
 class ScrapeAttempt(_message.Message):
     __slots__ = ("url", "engine", "status", "failure", "age_seconds", "answer_seconds", "remarks")

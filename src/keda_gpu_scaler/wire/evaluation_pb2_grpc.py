@@ -40,6 +40,11 @@ class EvaluationsStub:
                 request_serializer=keda__gpu__scaler_dot_wire_dot_externalscaler__pb2.ScaledObjectRef.SerializeToString,
                 response_deserializer=keda__gpu__scaler_dot_wire_dot_evaluation__pb2.Evaluation.FromString,
                 _registered_method=True)
+        self.Preview = channel.unary_unary(
+                '/keda_gpu_scaler.evaluation.v1.Evaluations/Preview',
+                request_serializer=keda__gpu__scaler_dot_wire_dot_evaluation__pb2.PreviewRequest.SerializeToString,
+                response_deserializer=keda__gpu__scaler_dot_wire_dot_evaluation__pb2.Evaluation.FromString,
+                _registered_method=True)
         self.ListWorkloads = channel.unary_unary(
                 '/keda_gpu_scaler.evaluation.v1.Evaluations/ListWorkloads',
                 request_serializer=keda__gpu__scaler_dot_wire_dot_evaluation__pb2.ListWorkloadsRequest.SerializeToString,
@@ -52,6 +57,13 @@ class EvaluationsServicer:
 
     def Explain(self, request, context):
         """Evaluates a trigger as GetMetrics and IsActive do, and returns the steps.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Preview(self, request, context):
+        """Evaluates a trigger of a ScaledObject that is not applied yet.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -70,6 +82,11 @@ def add_EvaluationsServicer_to_server(servicer, server):
             'Explain': grpc.unary_unary_rpc_method_handler(
                     servicer.Explain,
                     request_deserializer=keda__gpu__scaler_dot_wire_dot_externalscaler__pb2.ScaledObjectRef.FromString,
+                    response_serializer=keda__gpu__scaler_dot_wire_dot_evaluation__pb2.Evaluation.SerializeToString,
+            ),
+            'Preview': grpc.unary_unary_rpc_method_handler(
+                    servicer.Preview,
+                    request_deserializer=keda__gpu__scaler_dot_wire_dot_evaluation__pb2.PreviewRequest.FromString,
                     response_serializer=keda__gpu__scaler_dot_wire_dot_evaluation__pb2.Evaluation.SerializeToString,
             ),
             'ListWorkloads': grpc.unary_unary_rpc_method_handler(
@@ -104,6 +121,33 @@ class Evaluations:
             target,
             '/keda_gpu_scaler.evaluation.v1.Evaluations/Explain',
             keda__gpu__scaler_dot_wire_dot_externalscaler__pb2.ScaledObjectRef.SerializeToString,
+            keda__gpu__scaler_dot_wire_dot_evaluation__pb2.Evaluation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Preview(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keda_gpu_scaler.evaluation.v1.Evaluations/Preview',
+            keda__gpu__scaler_dot_wire_dot_evaluation__pb2.PreviewRequest.SerializeToString,
             keda__gpu__scaler_dot_wire_dot_evaluation__pb2.Evaluation.FromString,
             options,
             channel_credentials,

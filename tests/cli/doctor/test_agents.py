@@ -66,7 +66,7 @@ def test_a_working_fleet_is_ok_and_a_missing_agent_is_named(cluster: FakeCluster
         findings = findings_in(cluster, "service", "agents", "peers", "nodes", options=options)
     assert findings[1].startswith(f"ok: keda-gpu-scaler.gpu.svc.cluster.local:{front.port} serves; ")
     assert findings[2] == "ok: the headless Service gpu/keda-gpu-scaler-agents has 3 endpoints"
-    assert findings[3].startswith(f"problem: node gpu-9 (127.0.0.1:{gone}): UNAVAILABLE: ")
+    assert findings[3].startswith(f"problem: node gpu-9 (127.0.0.1:{gone}): nothing listens there ")
     assert re.fullmatch(r"ok: 2 of 3 agents report 16 devices; the oldest snapshot is \d\.\d s old", findings[4])
     assert findings[5:] == ["ok: each of 3 nodes with accelerators has an agent"]
 

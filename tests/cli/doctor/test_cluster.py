@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import pytest
 
 from keda_gpu_scaler.kube.access_review import AccessReviewer
-from keda_gpu_scaler.kube.reflector import ResourceQuery
+from keda_gpu_scaler.kube.resource_query import ResourceQuery
 from tests.cli.doctor.fake_cluster import IN_CLUSTER, FakeCluster, findings_in
 
 

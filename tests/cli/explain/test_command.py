@@ -12,8 +12,11 @@ import pytest
 from click.testing import CliRunner
 
 from keda_gpu_scaler.cli import main
+from keda_gpu_scaler.cli.explain.answer import answer_line
+from keda_gpu_scaler.cli.explain.causes import COMMANDS, Cause, next_step
 from keda_gpu_scaler.cli.explain.forecast import forecast_of
 from keda_gpu_scaler.cli.explain.json_output import as_json
+from keda_gpu_scaler.cli.explain.reasons import next_steps
 from keda_gpu_scaler.cli.explain.render import explanation_page
 from keda_gpu_scaler.cli.explain.result import ExplainResult, HpaStatus, hpa_status
 from keda_gpu_scaler.cli.explain.scaledobject import (
@@ -26,9 +29,15 @@ from keda_gpu_scaler.cli.explain.scaledobject import (
 )
 from keda_gpu_scaler.cli.probe.client import Call
 from keda_gpu_scaler.cli.probe.simulation import decision_sentence
+from keda_gpu_scaler.core.comparison import ReplicaLimits
+from keda_gpu_scaler.core.evaluate.evaluation import evaluate
 from keda_gpu_scaler.core.hpa.controller import Behavior, Limit, Policy, PolicyType, ScalingRules, SelectPolicy
 from keda_gpu_scaler.core.scaling_rules import Formula, JobRules, JobStrategy, Tolerances
+from keda_gpu_scaler.core.state.fleet import Fleet
+from keda_gpu_scaler.core.trigger.parser import parse_trigger
+from keda_gpu_scaler.server.explain import explanation
 from keda_gpu_scaler.wire import evaluation_pb2 as pb
+from tests.fakes import device, node_history, pod, sample, workload
 from tests.serving import free_port
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "explain.txt"
@@ -54,6 +63,7 @@ def evaluation(value: float | None = 276.0, **changes: Any) -> pb.Evaluation:
         active=True,
         with_value=2,
         expected=3,
+        comparison=pb.Comparison(measured=138.0),
         steps=[
             "scope workload: gpu_utilization of Deployment llama (mean of the last 10 s): 4 replicas of 4 wanted",
             "pod llama-7c9f6d5b8-aaaaa: 92 % on node gpu-a: GPU 0 NVIDIA H100 92 %",
@@ -80,7 +90,7 @@ def evaluation(value: float | None = 276.0, **changes: Any) -> pb.Evaluation:
                 ],
             ),
             pb.Observation(
-                pod="llama-7c9f6d5b8-ccccc", node="gpu-c", ready=True, state="missing",
+                pod="llama-7c9f6d5b8-ccccc", node="gpu-c", ready=True, state="missing", cause="node",
                 sentence="node gpu-c last answered 41 s ago (limit 10 s): it does not answer",
             ),
             pb.Observation(
@@ -88,6 +98,12 @@ def evaluation(value: float | None = 276.0, **changes: Any) -> pb.Evaluation:
             ),
         ],
     )  # fmt: skip
+    for key in ("measured", "adjustment"):
+        if key in changes:
+            change = changes.pop(key)
+            base.comparison.ClearField(key)
+            if change is not None:
+                setattr(base.comparison, key, change)
     for key, change in changes.items():
         if isinstance(change, list):
             del getattr(base, key)[:]
@@ -118,6 +134,7 @@ def engine_pod(suffix: str, value: float | None, *attempts: pb.ScrapeAttempt) ->
     return pb.Observation(
         pod=f"llama-7c9f6d5b8-{suffix}", node="gpu-a", ready=True, state="missing" if value is None else "observed",
         value=value, age_seconds=None if value is None else 0.4, attempts=attempts,
+        cause="engine" if value is None else "",
         sentence="no answer within 5 s" if value is None else f"{value:g} % by vllm",
     )  # fmt: skip
 
@@ -140,39 +157,77 @@ def explained(
     return ExplainResult(AT, scaled_object, trigger, 1, **parts)
 
 
+TRITON = replace(SCALED_OBJECT_OF_LLAMA, name="triton", hpa_name="keda-hpa-triton")
+NOW = 1000.0
+GONE = "nothing listens there (connection refused): is it running, and is the port right?"
+
+
+def of_triton(third_answered_at: float = NOW) -> pb.Evaluation:
+    """Evaluate a Deployment of three pods on three nodes; the third agent may be gone."""
+    names = {
+        node: f"triton-5f7c9b6d4-{suffix}" for node, suffix in zip("abc", ("4kq8x", "j2m5d", "w9r7t"), strict=True)
+    }
+    histories = {
+        f"gpu-{node}": node_history(
+            f"gpu-{node}", sample(0, ratio), held={device(0).uuid: names[node]},
+            at=third_answered_at if node == "c" else NOW - 0.4, seconds=10,
+        )
+        for node, ratio in zip("abc", (0.98, 0.97, 0.99), strict=True)
+    }  # fmt: skip
+    own = histories.pop("gpu-a")
+    unavailable = {} if third_answered_at == NOW else {"gpu-c": GONE}
+    fleet = Fleet(own, 10.0, peers=histories, unavailable=unavailable, own_node="gpu-a")
+    pods = [pod(name, f"gpu-{node}") for node, name in names.items()]
+    known = workload(*pods, name="triton", target="Deployment triton", limits=ReplicaLimits(1, 6))
+    metadata = {"profile": "triton-inference"}
+    trigger = parse_trigger(metadata)
+    return explanation(trigger, evaluate(trigger, fleet, NOW, known, metadata), known, metadata, fleet, NOW)
+
+
 PAGES = {
+    "three busy pods": explained(of_triton(), TRITON),
+    "three busy pods, one of them on a node whose agent is gone": explained(of_triton(NOW - 41), TRITON),
     "one pod without a value and one not ready": explained(
         evaluation(), hpa_status=HpaStatus(4, 4, ("ScalingLimited False: it is within the range (DesiredWithinRange)",))
     ),
     "no value": explained(
         evaluation(
-            None, with_value=0, no_value_reason="unavailable", reason="no fresh sample for 3 of 3 ready pods"
+            None, with_value=0, no_value_reason="unavailable", measured=None,
+            reason="no fresh sample for 3 of 3 ready pods: node gpu-c last answered 41 s ago (limit 10 s): it does not "
+            "answer",
+            observations=[
+                pb.Observation(
+                    pod=f"llama-7c9f6d5b8-{name}", node="gpu-c", ready=True, state="missing", cause="node",
+                    sentence="node gpu-c last answered 41 s ago (limit 10 s): it does not answer",
+                )
+                for name in ("aaaaa", "bbbbb", "ccccc")
+            ],
         )
     ),
     "scaled to zero, with unknown demand": explained(
         evaluation(
             0.0, active=False, with_value=0, expected=0, observations=[], activity_unknown=True,
-            workload=pb.Workload(kind="ScaledObject", target="Deployment llama"),
+            workload=pb.Workload(kind="ScaledObject", target="Deployment llama"), measured=None,
             steps=["0: the workload has no replica", "inactive: demand is unknown"],
             demand=pb.Demand(sentence="http://gateway:8080/metrics does not answer"),
         )
     ),
     "devices of the fleet, without a workload": explained(
         evaluation(
-            92.0, scope="fleet", workload=None, value_type="", with_value=1, expected=2,
+            92.0, scope="fleet", workload=None, value_type="", with_value=1, expected=2, measured=92.0,
             steps=["scope fleet: gpu_utilization of 2 device(s) of 2 nodes", "max: 92", "active: 92 is above 0"],
             observations=[
                 pb.Observation(
                     node="gpu-a", ready=True, state="observed", value=92.0, age_seconds=0.1, sentence="GPU 0",
                     devices=[pb.ObservedDevice(index=0, model="NVIDIA H100", uuid="GPU-0", value=92.0)],
                 ),
-                pb.Observation(node="gpu-c", state="missing", sentence="node gpu-c: it does not answer"),
+                pb.Observation(node="gpu-c", state="missing", cause="node", sentence="node gpu-c: it does not answer"),
             ],
         )
     ),
     "the engines of three pods": explained(
         evaluation(
-            152.0, metric="load", target=100.0, with_value=3, expected=3,
+            152.0, metric="load", target=100.0, with_value=3, expected=3, measured=50.6667,
             steps=["scope workload: load of Deployment llama", "active: 8 requests are running"],
             observations=[
                 engine_pod("aaaaa", 52.0, asked(8000)),
@@ -183,7 +238,9 @@ PAGES = {
     ),
     "an engine that does not answer, and two that answer": explained(
         evaluation(
-            100.0, metric="load", target=100.0, with_value=1, expected=2,
+            200.0, metric="load", target=100.0, with_value=1, expected=2, measured=100.0,
+            adjustment="the resource-metric rules of the pods (1 ready with a value, 1 without, 0 not ready) lead to 4 "
+            "replicas, and so does 400",
             steps=["scope workload: load of Deployment llama", "active: 8 requests are running"],
             observations=[
                 engine_pod("aaaaa", 100.0, asked(8000), asked(8001), asked(8002, remark=SLOW)),
@@ -196,7 +253,7 @@ PAGES = {
     ),
     "no engine, so GPU utilisation": explained(
         evaluation(
-            115.0, metric="load", with_value=1, expected=1,
+            115.0, metric="load", with_value=1, expected=1, measured=115.0,
             fallback="no pod has a known engine (llama-0: no engine is found): load is computed from GPU utilisation",
             steps=[
                 "no pod has a known engine (llama-0: no engine is found): load is computed from GPU utilisation",
@@ -246,41 +303,122 @@ def test_a_sentence_of_the_table_is_not_repeated_in_the_steps() -> None:
     assert explanation_page(PAGES["one pod without a value and one not ready"], 140).count("holds no device") == 1
 
 
-def asked_lines(title: str, *, is_wide: bool = False) -> list[str]:
+def plain(page: str) -> str:
+    return re.sub("\x1b\\[[0-9;]*m", "", page)
+
+
+def asked_lines(title: str) -> list[str]:
     """Return the lines of the table of URLs at 80 columns, without its head."""
-    lines = re.sub("\x1b\\[[0-9;]*m", "", explanation_page(PAGES[title], 80, is_wide=is_wide)).splitlines()
+    lines = plain(explanation_page(PAGES[title], 80, is_wide=True)).splitlines()
     begin = next(number for number, line in enumerate(lines) if line.startswith("asked "))
     end = next(number for number, line in enumerate(lines) if number > begin and not line.startswith(" "))
     return lines[begin + 1 : end]
 
 
-def test_the_asked_urls_of_three_pods_take_one_line_each_and_a_slow_one_says_why() -> None:
-    lines = asked_lines("the engines of three pods")
-    assert [line.split() for line in lines[:2]] == [
-        ["…6d5b8-aaaaa", "200", "3", "ms", "0.4", "s", "http://10.244.117.17:8000/metrics"],
-        ["…6d5b8-bbbbb", "200", "3", "ms", "0.4", "s", "http://10.244.117.17:8000/metrics"],
-    ]
-    rest = " ".join(" ".join(lines[2:]).split())
-    assert rest.startswith("…6d5b8-ccccc 200 3.1 s 0.4 s http://10.244.117.17:8000/metrics;")
-    assert "asked less often: it answers after 3.1 s" in rest
-
-
-def test_other_urls_are_shown_where_a_pod_has_no_value_or_on_request() -> None:
+def test_wide_shows_every_asked_url_and_why_it_does_not_count() -> None:
     title = "an engine that does not answer, and two that answer"
     text = " ".join(" ".join(asked_lines(title)).split())
-    assert "8000/metrics (one of 2 engines)" in text
+    assert "…6d5b8-aaaaa 200 3 ms 0.4 s http://10.244.117.17:8000/metrics" in text
     assert "8002/metrics; asked less often: it answers after 3.1 s" in text
     assert "8000/metrics: no answer within 5 s" in text
-    assert "15020/metrics" in text
     assert ": the page has no series of a known engine" in text
-    assert "9000/metrics" not in " ".join(asked_lines("the engines of three pods"))
-    assert "9000/metrics" in " ".join(asked_lines("the engines of three pods", is_wide=True))
+
+
+def test_a_slow_engine_is_named_on_the_short_page() -> None:
+    assert "asked less often: it answers after 3.1 s" in plain(explanation_page(PAGES["the engines of three pods"], 80))
 
 
 def test_a_fallback_is_in_the_first_lines_and_only_there() -> None:
     lines = explanation_page(PAGES["no engine, so GPU utilisation"], 140).splitlines()
-    assert "no pod has a known engine" in lines[2]
+    assert "no pod has a known engine" in lines[1]
     assert sum("no pod has a known engine" in line for line in lines) == 1
+
+
+@pytest.mark.parametrize("title", PAGES)
+def test_three_pods_fit_one_screen_of_80_columns_and_24_lines(title: str) -> None:
+    assert len(plain(explanation_page(PAGES[title], 80)).splitlines()) <= 24
+
+
+ANSWERS = {
+    "one pod without a value and one not ready": "138 % per replica against 75 → 4 → 4 replicas (limit: tolerance)",
+    "no value": "? per replica against 75 → 4 → 4 replicas (limit: no metric)",
+    "scaled to zero, with unknown demand": "? per replica against 75 → 0 → 0 replicas (limit: activity unknown)",
+    "devices of the fleet, without a workload": "92 % of the devices against 75 → ? replicas (limit: size unknown)",
+    "the engines of three pods": "50.7 % per replica against 100 → 4 → 2 replicas (limit: window 300 s)",
+    "refused metadata": 'the scaler refuses the trigger: metadata.targetValue: Invalid value: "eighty"',
+}
+
+
+@pytest.mark.parametrize("title", ANSWERS)
+def test_the_first_line_is_the_answer(title: str) -> None:
+    assert answer_line(PAGES[title]) == f"ai/llama: {ANSWERS[title]}"
+
+
+@pytest.mark.parametrize(
+    ("evaluated", "changes", "answer"),
+    [
+        pytest.param(evaluation(350.0, measured=87.5), {},
+                     "87.5 % per replica against 75 → 4 → 5 replicas (limit: none)",
+                     id="growth"),
+        pytest.param(evaluation(900.0, measured=225.0), {},
+                     "225 % per replica against 75 → 4 → 6 replicas (limit: max)",
+                     id="the maximum"),
+        pytest.param(evaluation(0.0, measured=0.0, active=False), {"min_replicas": 0},
+                     "0 % per replica against 75 → 4 → 0 replicas (limit: cooldown 300 s)", id="inactive"),
+        pytest.param(evaluation(0.0, measured=0.0, active=False), {"min_replicas": 0, "is_scale_in_paused": True},
+                     "0 % per replica against 75 → 4 → 1 replica (limit: min)", id="shrinking is paused"),
+        pytest.param(evaluation(), {"paused": "autoscaling.keda.sh/paused: true"},
+                     "138 % per replica against 75 → ? replicas (limit: KEDA is paused)", id="paused"),
+        pytest.param(evaluation(), {"formula": Formula("gpu", "75", "", "Value")},
+                     "the formula is ? against 75 → ? replicas (limit: size unknown)", id="a formula"),
+        pytest.param(
+            evaluation(75.0, measured=75.0, workload=pb.Workload(kind="ScaledJob", target="x", wanted=5, actual=5)),
+            {"kind": "ScaledJob", "jobs": JobRules()},
+            "75 % per Job against 75 → KEDA starts 0 jobs in addition to 5, of which 0 are pending", id="Jobs",
+        ),
+        pytest.param(evaluation(1234.567, measured=1234.567, unit=""), {},
+                     "1230 per replica against 75 → 4 → 6 replicas (limit: max)", id="three significant digits"),
+    ],
+)  # fmt: skip
+def test_the_answer_names_what_limits_the_size(evaluated: pb.Evaluation, changes: dict[str, Any], answer: str) -> None:
+    shown = explained(evaluated, replace(SCALED_OBJECT_OF_LLAMA, **changes))
+    assert answer_line(shown) == f"ai/llama: {answer}"
+
+
+def test_measured_and_reported_are_two_columns_and_an_adjusted_number_has_its_reason() -> None:
+    text = plain(explanation_page(PAGES["an engine that does not answer, and two that answer"], 140))
+    assert re.search(r"value +MEASURED +TARGET +REPORTED +TO THE HPA", text)
+    assert re.search(r"100 % per replica +100 % +200 +adjusted \(AverageValue\): the resource-metric rules", text)
+
+
+def test_every_cause_has_a_command() -> None:
+    assert set(COMMANDS) == set(Cause)
+    assert all(next_step(cause, {}).command for cause in Cause)
+
+
+@pytest.mark.parametrize(
+    ("title", "commands"),
+    [
+        (
+            "one pod without a value and one not ready",
+            ["kubectl get pods -n keda -o wide --field-selector spec.nodeName=gpu-c"],
+        ),
+        (
+            "an engine that does not answer, and two that answer",
+            ["kubectl get --raw /api/v1/namespaces/ai/pods/llama-7c9f6d5b8-bbbbb:8000/proxy/metrics",
+             "keda-gpu-scaler explain ai/llama --watch"],
+        ),
+        ("refused metadata", ["kubectl -n ai edit scaledobject llama"]),
+    ],
+)  # fmt: skip
+def test_the_page_ends_with_the_next_command_for_each_cause(title: str, commands: list[str]) -> None:
+    assert [step.command for step in next_steps(PAGES[title])] == commands
+
+
+def test_a_clock_that_differs_is_a_reason_with_a_next_command() -> None:
+    shown = explained(evaluation(clocks=[pb.ClockDifference(node="gpu-b", ahead_seconds=-3600.0)]))
+    assert "the clock of node gpu-b is 60 min behind that of the instance" in plain(explanation_page(shown, 140))
+    assert "keda-gpu-scaler doctor --cluster" in [step.command for step in next_steps(shown)]
 
 
 def test_json_has_the_asked_urls() -> None:
@@ -498,7 +636,7 @@ def test_a_paused_workload_has_no_decision() -> None:
     result = ExplainResult(
         AT, scaled_object, scaled_object.triggers[0], 1, "gpu-a", evaluation(276.0), forecast=forecast
     )
-    assert "none: KEDA is paused" in explanation_page(result, 120)
+    assert "(limit: KEDA is paused)" in explanation_page(result, 120)
 
 
 def test_under_a_formula_nothing_is_decided_from_the_number_of_the_trigger() -> None:
@@ -508,7 +646,7 @@ def test_under_a_formula_nothing_is_decided_from_the_number_of_the_trigger() -> 
     trigger = scaled_object.triggers[0]
     result = ExplainResult(AT, scaled_object, trigger, 1, "gpu-a", evaluation(276.0), forecast=forecast)
     page = explanation_page(result, 120)
-    assert "decision  ?: the HPA compares the result of a formula" in re.sub(" {2,}", "  ", page)
+    assert "the result of the formula is not known here" in page
 
 
 def test_an_unknown_size_leads_to_no_decision_until_it_is_given() -> None:
@@ -673,4 +811,16 @@ def test_an_address_without_a_server_is_exit_status_3() -> None:
     address = f"127.0.0.1:{free_port()}"
     outcome = CliRunner().invoke(main, ["explain", "-m", "scope=node", "--address", address, "--json"])
     assert outcome.exit_code == 3
-    assert json.loads(outcome.stdout)["error"] == {"status": "UNAVAILABLE", "details": "Connection refused"}
+    assert json.loads(outcome.stdout)["error"] == {
+        "status": "UNAVAILABLE", "details": "nothing answers there: connection refused"
+    }  # fmt: skip
+
+
+GUIDE = Path(__file__).parents[3] / "docs" / "guides" / "explaining.md"
+
+
+def test_the_outputs_in_the_guide_are_pages_of_the_golden_file() -> None:
+    shown = re.findall(r"```text\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+    assert len(shown) >= 2
+    for block in shown:
+        assert block in GOLDEN.read_text()

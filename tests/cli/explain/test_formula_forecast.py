@@ -68,7 +68,7 @@ def test_the_hpa_decides_on_the_result_of_the_formula(
     assert (decision.replicas if decision is not None else None) == replicas
     assert sentence in " | ".join(first.forecast.keda)
     page = explanation_page(first, 120)
-    assert ("the HPA compares the result of a formula" in page) is (replicas is None)
+    assert ("the result of the formula is not known here" in page) is (replicas is None)
 
 
 def test_without_a_formula_and_while_paused_nothing_changes() -> None:

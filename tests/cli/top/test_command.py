@@ -379,7 +379,7 @@ def test_colours_are_used_unless_no_color_is_set(
     terminal: Callable[..., OnTerminal], environment: dict[str, str], has_colours: bool
 ) -> None:
     live = terminal("--address", f"127.0.0.1:{free_port()}", **environment)
-    live.until("UNAVAILABLE")
+    live.until("nothing listens there")
     live.press("q")
     assert live.ended() == 0
     assert (b"\x1b[31m" in live.shown) is has_colours

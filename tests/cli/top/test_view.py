@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keda_gpu_scaler.cli.top.arrangement import RowKind, SortKey, arrange
+from keda_gpu_scaler.cli.top.columns import ASCII_GLYPHS, LineStyle, StyledLine
 from keda_gpu_scaler.cli.top.rows import FleetReadings, TopRow, device_rows
 from keda_gpu_scaler.cli.top.sparklines import STEP_SECONDS, Sparklines
-from keda_gpu_scaler.cli.top.table import ASCII_GLYPHS, MIN_WIDTH, LineStyle, StyledLine, table_lines
+from keda_gpu_scaler.cli.top.table import MIN_WIDTH, table_lines
 from keda_gpu_scaler.cli.top.view import view_lines
 from keda_gpu_scaler.cli.top.view_state import ViewPage, ViewState, state_after
 from keda_gpu_scaler.core.state.fleet import Fleet

@@ -27,7 +27,7 @@ def after(*keys: str) -> ViewState | None:
         pytest.param(["!"], ViewState(page=ViewPage.UNAVAILABLE), id="! shows the unavailable instances"),
         pytest.param(["!", "escape"], ViewState(), id="Esc goes back"),
         pytest.param(["b"], ViewState(kind=RowKind.NODE), id="b switches to nodes"),
-        pytest.param(["tab", "tab", "tab"], ViewState(), id="Tab returns to devices after pods"),
+        pytest.param(["tab", "tab", "tab", "tab"], ViewState(), id="Tab returns to devices after pods and workloads"),
         pytest.param(["p"], ViewState(kind=RowKind.POD), id="p shows pods"),
         pytest.param(["s"], ViewState(sort=SortKey.UTILIZATION), id="s sorts by the next column"),
         pytest.param(["left"], ViewState(sort=SortKey.AGE), id="the column before the first is the last"),

@@ -18,7 +18,7 @@ from keda_gpu_scaler.core.interfaces import KubeError
 from keda_gpu_scaler.kube.client import ApiError
 from keda_gpu_scaler.kube.endpointslices import EndpointSlices
 from keda_gpu_scaler.kube.parse import has_accelerators, part
-from keda_gpu_scaler.kube.reflector import ResourceQuery
+from keda_gpu_scaler.kube.resource_query import ResourceQuery
 
 _MAX_NAMED_NODES = 20
 _MAX_NAMED_ADDRESSES = 4

@@ -14,14 +14,13 @@ import click
 
 from keda_gpu_scaler.cli.doctor.findings import Finding, Outcome
 from keda_gpu_scaler.cli.doctor.render import Progress, formatted, terminal_width
-from keda_gpu_scaler.cli.kube_session import access_of
+from keda_gpu_scaler.cli.kube_session import access_of, is_own_pod
 from keda_gpu_scaler.cli.options import config_of, flags
 from keda_gpu_scaler.cli.output import say
 from keda_gpu_scaler.config import Config, ConfigError
 from keda_gpu_scaler.core.interfaces import KubeError
-from keda_gpu_scaler.kube.auth import in_cluster
 
-_CLUSTER_FLAGS = ("path", "namespace", "service", "cluster_domain", "workloads_in")
+_CLUSTER_FLAGS = ("path", "kube_context", "namespace", "service", "cluster_domain", "workloads_in")
 
 HELP = """Check whether this machine or a cluster is ready for the scaler. It changes nothing.
 
@@ -61,6 +60,10 @@ Exit status:
     "kubectl uses]",
 )  # fmt: skip
 @click.option(
+    "--context", "kube_context", metavar="NAME",
+    help="The context of the kubeconfig; implies --cluster.  [default: its current one]",
+)  # fmt: skip
+@click.option(
     "--namespace", metavar="NAME", help="The namespace of the scaler.  [default: in a pod its own, otherwise keda]"
 )
 @click.option(
@@ -97,7 +100,7 @@ def doctor(ctx: click.Context, /, **given: Any) -> None:
     progress = Progress()
     outcomes: Counter[Outcome] = Counter()
     try:
-        if is_cluster or cluster_flags["path"]:
+        if is_cluster or cluster_flags["path"] or cluster_flags["kube_context"]:
             findings = _cluster_findings(config, cluster_flags, progress)
         else:
             findings = _node_findings(config, progress)
@@ -136,8 +139,9 @@ def _cluster_findings(config: Config, cluster_flags: dict[str, Any], progress: P
     from keda_gpu_scaler.cli.doctor.installation import ClusterOptions, Installation
 
     with tempfile.TemporaryDirectory(prefix="keda-gpu-scaler-") as scratch, asyncio.Runner() as runner:
-        access = access_of(cluster_flags["path"], Path(scratch))
-        is_in_cluster = cluster_flags["path"] is None and in_cluster()
+        place = (cluster_flags["path"], cluster_flags["kube_context"])
+        access = access_of(place[0], Path(scratch), place[1])
+        is_in_cluster = is_own_pod(*place)
         installation = Installation(
             namespace=cluster_flags["namespace"] or (access.namespace if is_in_cluster else "keda"),
             service=cluster_flags["service"],

@@ -20,6 +20,7 @@ from keda_gpu_scaler.core.types import Snapshot
 from keda_gpu_scaler.peers.stream import WATCH
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import fleet_pb2 as fleet_pb
+from keda_gpu_scaler.wire.rpc_failure import rpc_failure
 from keda_gpu_scaler.wire.snapshot_codec import MAX_LENGTH, CodecError, decode
 from keda_gpu_scaler.wire.tls import ClientTls, Pem, TlsError, own_pair
 
@@ -114,7 +115,7 @@ async def _agent_reply(address: str, tls: ClientTls | None, unix_clock: Callable
     except TimeoutError:
         return AgentReply(address, failure=f"it sent nothing for {TIMEOUT_SECONDS:g} s", was_reached=False)
     except grpc.aio.AioRpcError as error:
-        failure = f"{error.code().name}: {(error.details() or '')[:_MAX_DETAILS_LENGTH]}"
+        failure = rpc_failure(error.code().name, error.details() or "")
         return AgentReply(address, failure=failure, was_reached=error.code() is not grpc.StatusCode.UNAVAILABLE)
     except (CodecError, DecodeError) as error:
         reason = str(error)[:_MAX_DETAILS_LENGTH]

@@ -12,7 +12,7 @@ from keda_gpu_scaler.cli.doctor.findings import Finding, Heading, ok, problem, s
 from keda_gpu_scaler.cli.doctor.installation import ClusterContext, list_error, object_name
 from keda_gpu_scaler.kube.client import ApiError
 from keda_gpu_scaler.kube.parse import first_image, labels, part
-from keda_gpu_scaler.kube.reflector import ResourceQuery
+from keda_gpu_scaler.kube.resource_query import ResourceQuery
 
 FLOAT_VALUES_SINCE = (2, 17)
 """The version of KEDA that reads fractions."""

@@ -25,7 +25,7 @@ from keda_gpu_scaler.cli.validate.rules import validate_text
 from keda_gpu_scaler.kube.client import ApiError
 from keda_gpu_scaler.kube.keda_objects import trigger_metadata
 from keda_gpu_scaler.kube.parse import condition
-from keda_gpu_scaler.kube.reflector import ResourceQuery
+from keda_gpu_scaler.kube.resource_query import ResourceQuery
 
 _CHECK = "workloads"
 _MAX_MESSAGE_LENGTH = 200

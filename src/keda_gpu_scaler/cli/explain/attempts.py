@@ -12,52 +12,31 @@ _OTHER_COLUMNS = 68  # of the table beside the pod's name, with an address of th
 _NO_STATUS = "-"
 
 
-def add_attempts(page: Page, observations: Sequence[evaluation_pb.Observation], max_rows: int | None) -> None:
-    """Add one line for each pod: the URL of its engine, and what it answered.
-
-    Further URLs of a pod are added only where it has no value, or where an engine of it does not answer.
+def add_attempts(page: Page, observations: Sequence[evaluation_pb.Observation]) -> None:
+    """Add one line for each URL that was asked of a pod, and what it answered.
 
     Args:
         page: the page.
         observations: the observed pods, or the observed URL.
-        max_rows: the most rows that are shown; None to show each URL of every pod.
     """
-    rows = [
-        (observation.pod or "-", *row)
-        for observation in observations
-        for row in (_all_rows(observation) if max_rows is None else _short_rows(observation))
-    ]
-    shown = rows[:max_rows]
+    rows = [(observation.pod or "-", *row) for observation in observations for row in _rows(observation)]
     width = max(_MIN_POD_WIDTH, page.width - _OTHER_COLUMNS)
     has_pods = any(observation.pod for observation in observations)
     heads, first = ("pod", "http", "time", "age", "url"), 0 if has_pods else 1
-    page.table("asked", heads[first:], [(cut(pod, width), *row)[first:] for pod, *row in shown])
-    if len(shown) < len(rows):
-        page.entry("", f"and {len(rows) - len(shown)} more; -o wide and --json show them")
+    page.table("asked", heads[first:], [(cut(pod, width), *row)[first:] for pod, *row in rows])
 
 
-def _all_rows(observation: evaluation_pb.Observation) -> Iterator[tuple[str, ...]]:
+def _rows(observation: evaluation_pb.Observation) -> Iterator[tuple[str, ...]]:
     for attempt in observation.attempts:
         yield _row(attempt)
     if observation.attempts_omitted:
         yield _NO_STATUS, "", "", f"and {observation.attempts_omitted} more"
 
 
-def _short_rows(observation: evaluation_pb.Observation) -> Iterator[tuple[str, ...]]:
-    engines = [attempt for attempt in observation.attempts if attempt.engine]
-    good = [attempt for attempt in engines if not attempt.failure and not attempt.remarks]
-    is_wrong = not observation.HasField("value") or any(attempt.failure for attempt in engines)
-    if good:
-        yield _row(good[0], f" (one of {len(good)} engines)" if len(good) > 1 else "")
-    for attempt in observation.attempts:
-        if attempt not in good and (attempt.engine or is_wrong):
-            yield _row(attempt)
-
-
-def _row(attempt: evaluation_pb.ScrapeAttempt, more: str = "") -> tuple[str, ...]:
+def _row(attempt: evaluation_pb.ScrapeAttempt) -> tuple[str, ...]:
     status = str(attempt.status) if attempt.HasField("status") else _NO_STATUS
     texts = [attempt.url + (f": {attempt.failure}" if attempt.failure else ""), *attempt.remarks]
-    return status, _duration(attempt.answer_seconds), age(attempt.age_seconds), "; ".join(texts) + more
+    return status, _duration(attempt.answer_seconds), age(attempt.age_seconds), "; ".join(texts)
 
 
 def _duration(seconds: float) -> str:

@@ -12,6 +12,7 @@ import click
 
 from keda_gpu_scaler.cli.arguments import (
     client_tls,
+    context_option,
     host_and_port,
     metadata_option,
     timeout_option,
@@ -95,6 +96,7 @@ _CLEAR_SCREEN = "\x1b[H\x1b[2J"
     "--kubeconfig", metavar="PATH",
     help="The access to the cluster.  [default: the pod's service account, or the file that kubectl uses]",
 )  # fmt: skip
+@context_option()
 @click.option(
     "--namespace-of-scaler", default="", metavar="NAME",
     help="The namespace to look for an instance in.  [default: that of the trigger's scalerAddress, or every one]",
@@ -156,8 +158,8 @@ def _session(
     tls, token = client_tls(ctx, given), _token(given)
     cluster = None
     needs_cluster = not given["address"] or (given["scaled_object"] and not given["filename"])
-    if needs_cluster and is_configured(given["kubeconfig"]):
-        cluster = KubeSession(given["kubeconfig"])
+    if needs_cluster and is_configured(given["kubeconfig"], given["kube_context"]):
+        cluster = KubeSession(given["kubeconfig"], given["kube_context"])
         try:
             stack.enter_context(cluster)
         except KubeError as error:

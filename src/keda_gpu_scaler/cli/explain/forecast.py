@@ -34,7 +34,7 @@ class Forecast:
     ``recommendation`` and ``decision`` are the HPA's; None where the HPA does not decide (a ScaledJob), where it
     compares the result of a formula, while KEDA is paused, or where the size is not known. ``current`` is the current
     size, 0 where it is not known. ``keda`` holds sentences on what KEDA itself does, ``limits`` sentences on the limits
-    of the HPA.
+    of the HPA. ``formula_value`` is the result of the formula of scalingModifiers, None where it is not known.
     """
 
     value_type: str
@@ -43,6 +43,7 @@ class Forecast:
     current: int
     keda: tuple[str, ...]
     limits: tuple[str, ...]
+    formula_value: float | None = None
 
 
 def forecast_of(

@@ -68,7 +68,8 @@ def _with_outcome(
     forecast = result.forecast
     if forecast is None or result.evaluation is None or scaled_object.paused:
         return result
-    forecast = replace(forecast, keda=(*forecast.keda, outcome.sentence, *_activation(outcome, formula)))
+    keda = (*forecast.keda, outcome.sentence, *_activation(outcome, formula))
+    forecast = replace(forecast, keda=keda, formula_value=outcome.value)
     sizes = workload_sizes(result.evaluation, replicas)
     recommendation = _recommendation(outcome, formula, sizes, scaled_object)
     if sizes is not None and recommendation is not None:

@@ -8,20 +8,26 @@ The keys, which stay the same:
 ``instance``     the instance that was called: an address, or "pod NAMESPACE/NAME"
 ``node``         the node of the instance, null where it has none
 ``trigger``      ``number`` (from 1, among all triggers) and ``metadata`` as it was sent
-``error``        null, or ``status`` (the name of gRPC's status code) and ``details``; then every key below is null
+``answer``       the first line of the page, and ``next``, a list of ``cause`` and ``command``
+``error``        null, or ``status`` (the name of gRPC's status code) and ``details``, a sentence; then every key
+                 below is null
 ``settings``     a list of ``key``, ``value`` and ``origin``: the settings after the profile and the defaults
 ``hints``        sentences on keys that look misspelt
 ``workload``     null where it is not known, or ``target``, ``wanted`` (spec.replicas), ``actual`` (status.replicas) and
                  ``ready``
 ``observations``   of each pod (or device): ``pod``, ``node``, ``ready``, ``state``, ``value``, ``age_seconds``,
-                 ``sentence``, ``devices`` (``index``, ``model``, ``uuid``, ``value``, ``sharers``) and ``attempts``,
-                 the URLs that were asked for an engine: ``url``, ``engine`` (false for a place without one), ``status``
-                 (null where there was no response), ``failure`` (null where the page counts), ``age_seconds``,
-                 ``milliseconds`` and ``remarks``, a list. ``attempts_omitted`` counts the URLs that are left out
+                 ``sentence``, ``cause`` (null, or why the value is missing), ``devices`` (``index``, ``model``,
+                 ``uuid``, ``value``, ``sharers``) and ``attempts``, the URLs that were asked for an engine: ``url``,
+                 ``engine`` (false for a place without one), ``status`` (null where there was no response), ``failure``
+                 (null where the page counts), ``age_seconds``, ``milliseconds`` and ``remarks``, a list.
+                 ``attempts_omitted`` counts the URLs that are left out
 ``demand``       null, or ``value``, ``active`` (each null while it is not known) and ``sentence``
 ``scope``, ``with_value``, ``expected``, ``metric``, ``unit``, ``value`` (null without one), ``target``, ``value_type``,
 ``active``, ``activity_unknown``, ``no_value_reason``, ``reason``, ``fallback`` (empty, or why the value comes from
 another source) and ``steps``   the evaluation
+``measured``     the mean of the replicas with a value, null without one; ``adjustment`` is empty, or why ``value``, the
+                 number for the HPA, is not the plain total or mean
+``clocks``       a list of ``node`` and ``ahead_seconds``: nodes whose clock differs from the instance's
 ``hpa``          null where the HPA does not decide or the size is not known, or ``recommended`` (null without a value),
                  ``replicas`` (the size that the HPA decides on), ``limit``, ``arithmetic`` and ``sentence``
 ``hpa_status``   null, or the status of the live HPA: ``current``, ``desired``, ``conditions`` (sentences) and
@@ -33,6 +39,9 @@ another source) and ``steps``   the evaluation
 from collections.abc import Iterator
 from typing import Any
 
+from keda_gpu_scaler.cli.explain.answer import answer_line, measured_of
+from keda_gpu_scaler.cli.explain.failures import failure_of
+from keda_gpu_scaler.cli.explain.reasons import next_steps
 from keda_gpu_scaler.cli.explain.result import ExplainResult
 from keda_gpu_scaler.cli.output import json_line
 from keda_gpu_scaler.cli.probe.json_output import decision_entry
@@ -41,7 +50,7 @@ from keda_gpu_scaler.wire import evaluation_pb2 as evaluation_pb
 _EVALUATION_KEYS = (
     "settings", "hints", "workload", "observations", "demand", "scope", "with_value", "expected", "metric", "unit",
     "value", "target", "value_type", "active", "activity_unknown", "no_value_reason", "reason", "fallback",
-    "steps",
+    "steps", "measured", "adjustment", "clocks",
 )  # fmt: skip
 
 
@@ -56,8 +65,10 @@ def as_json(shown: ExplainResult) -> str:
         "instance": shown.instance,
         "node": (evaluation.instance or None) if evaluation is not None else None,
         "trigger": {"number": shown.trigger.number, "metadata": dict(shown.trigger.metadata)},
-        "error": error and {"status": error.status, "details": error.details},
+        "error": error and {"status": error.status, "details": failure_of(error, shown.instance).reason},
     }
+    entry["answer"] = answer_line(shown)
+    entry["next"] = [{"cause": step.cause.value, "command": step.command} for step in next_steps(shown)]
     entry |= dict(_evaluation(evaluation)) if evaluation is not None else dict.fromkeys(_EVALUATION_KEYS)
     return json_line(entry | _forecast(shown))
 
@@ -86,6 +97,9 @@ def _evaluation(evaluation: evaluation_pb.Evaluation) -> Iterator[tuple[str, Any
     for key in ("target", "value_type", "active", "activity_unknown", "no_value_reason", "reason", "fallback"):
         yield key, getattr(evaluation, key)
     yield "steps", list(evaluation.steps)
+    yield "measured", measured_of(evaluation)
+    yield "adjustment", evaluation.comparison.adjustment
+    yield "clocks", [{"node": one.node, "ahead_seconds": one.ahead_seconds} for one in evaluation.clocks]
 
 
 def _observation(observation: evaluation_pb.Observation) -> dict[str, Any]:
@@ -97,6 +111,7 @@ def _observation(observation: evaluation_pb.Observation) -> dict[str, Any]:
         "value": _optional(observation, "value"),
         "age_seconds": _optional(observation, "age_seconds"),
         "sentence": observation.sentence,
+        "cause": observation.cause or None,
         "devices": [
             {
                 "index": one.index,

@@ -1,25 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shows the explanation of a trigger as a page of text.
+"""Shows the explanation of a trigger as a page: the answer, the reasons, the pods, the next commands.
 
-Law: no line is wider than the page. A number that is not known is shown as "?", with its reason.
+Law: no line is wider than the page. A number that is not known is shown as "?", with its reason. The measured value and
+the number for the HPA stand in two columns.
 """
 
-from keda_gpu_scaler.cli.explain.attempts import add_attempts
-from keda_gpu_scaler.cli.explain.forecast import Forecast
+from keda_gpu_scaler.cli.explain.answer import answer_line, measured_text
+from keda_gpu_scaler.cli.explain.causes import Cause
+from keda_gpu_scaler.cli.explain.details import add_details
+from keda_gpu_scaler.cli.explain.reasons import next_steps, reasons
 from keda_gpu_scaler.cli.explain.result import ExplainResult
-from keda_gpu_scaler.cli.explain.scaledobject import FROM_ENVIRONMENT, ScaledObjectTrigger
-from keda_gpu_scaler.cli.output import UNKNOWN, age, number
+from keda_gpu_scaler.cli.output import age, three_digits
 from keda_gpu_scaler.cli.page import Page
-from keda_gpu_scaler.cli.probe.render import MAX_STEPS, add_steps
-from keda_gpu_scaler.cli.probe.simulation import decision_sentence
 from keda_gpu_scaler.wire import evaluation_pb2 as evaluation_pb
 
-MAX_ROWS = 40
-"""A page shows at most this many pods or devices; ``-o wide`` and JSON have all of them."""
+MAX_ROWS = 10
+"""A page shows at most this many pods or devices, those without a value first; ``-o wide`` has all of them."""
+ROOM_FOR_DEVICES = 100
+"""Columns of a page from which the devices of a pod with a value are shown."""
 
-_ACTIVITIES = ("active: ", "inactive: ")
-_DEFAULTS_SHOWN = ("metricType", "targetValue", "scope")
 _STATES_WITHOUT_NUMBER = ("out_of_scope", "no_device", "not_ready", "worker")
+_COUNTED = {"workload": "ready pods", "endpoint": "endpoints"}
 
 
 def explanation_page(shown: ExplainResult, width: int, *, is_wide: bool = False) -> str:
@@ -28,69 +29,58 @@ def explanation_page(shown: ExplainResult, width: int, *, is_wide: bool = False)
     Args:
         shown: the explanation.
         width: columns.
-        is_wide: show every setting, pod, device id and step.
+        is_wide: show every setting, pod, device id, URL and step.
     """
     page = Page(width)
-    scaled_object, evaluation = shown.scaled_object, shown.evaluation
-    name = "/".join(filter(None, (scaled_object.namespace, scaled_object.name))) or "no ScaledObject"
-    page.title(f"{name}, trigger {shown.trigger.number} of {shown.total_triggers}")
-    node = f" on node {evaluation.instance}" if evaluation is not None and evaluation.instance else ""
-    page.entry("instance", f"{shown.instance}{node}, at {shown.at.astimezone():%H:%M:%S}")
-    if evaluation is not None and evaluation.fallback:
-        page.entry("warning", evaluation.fallback, "yellow")
-    if evaluation is None:
-        error = shown.error
-        page.entry("error", f"{error.status}: {error.details}" if error else "", "red")
-        return page.text
-    _add_settings(page, evaluation, shown.trigger, is_wide)
-    _add_workload(page, evaluation)
-    _add_observations(page, evaluation, is_wide)
-    add_attempts(page, evaluation.observations, None if is_wide else MAX_ROWS)
-    _add_steps(page, evaluation, is_wide)
-    _add_value(page, evaluation, shown.forecast)
-    if shown.forecast is not None:
-        _add_forecast(page, shown.forecast, shown)
+    evaluation = shown.evaluation
+    page.title(answer_line(shown))
+    why = reasons(shown)
+    for number, reason in enumerate(why):
+        page.entry("" if number else "why", reason.text, reason.style)
+    if evaluation is not None:
+        _add_observations(page, evaluation, is_wide, "" if is_wide else "\n".join(one.text for one in why))
+        _add_value(page, shown, evaluation)
+        if is_wide:
+            add_details(page, shown, evaluation)
+    steps = [step for step in next_steps(shown) if not (is_wide and step.cause is Cause.NONE)]
+    for number, step in enumerate(steps):
+        page.command("" if number else "next", step.command, step.cause.value)
+    _add_source(page, shown, is_wide)
     return page.text
 
 
-def _add_settings(
-    page: Page, evaluation: evaluation_pb.Evaluation, trigger: ScaledObjectTrigger, is_wide: bool
-) -> None:
-    rows = [
-        (one.key, one.value, one.origin)
-        for one in evaluation.settings
-        if is_wide or one.origin != "default" or one.key in _DEFAULTS_SHOWN
-    ]
-    page.table("settings", ("key", "value", "from"), rows)
-    for hint in evaluation.hints:
-        page.entry("warning", hint, "yellow")
-    for key in trigger.metadata:
-        if key.endswith(FROM_ENVIRONMENT):
-            text = f"{key}: KEDA reads this value from the workload's environment, and explain does not"
-            remedy = f"give the value with --metadata {key.removesuffix(FROM_ENVIRONMENT)}=…"
-            page.entry("warning", f"{text}; {remedy}", "yellow")
+def _add_source(page: Page, shown: ExplainResult, is_wide: bool) -> None:
+    evaluation = shown.evaluation
+    node = f" on node {evaluation.instance}" if evaluation is not None and evaluation.instance else ""
+    more = "" if is_wide or evaluation is None else "; -o wide shows the settings and steps"
+    page.entry("from", f"{shown.instance}{node} at {shown.at.astimezone():%H:%M:%S}{more}")
 
 
-def _add_workload(page: Page, evaluation: evaluation_pb.Evaluation) -> None:
-    if evaluation.HasField("workload"):
-        one = evaluation.workload
-        page.entry("workload", f"{one.target}: {one.wanted} replicas specified, {one.actual} exist, {one.ready} ready")
+# ---- the pods ----
 
 
-def _add_observations(page: Page, evaluation: evaluation_pb.Evaluation, is_wide: bool) -> None:
-    observations = evaluation.observations if is_wide else evaluation.observations[:MAX_ROWS]
-    rows = [_row(observation, evaluation.unit, is_wide) for observation in observations]
-    if any(observation.pod for observation in evaluation.observations):
-        page.table("pods", ("pod", "node", "ready", "value", "age", "devices"), rows)
-    else:
-        page.table("devices", ("node", "value", "age", "device"), [(row[1], *row[3:]) for row in rows])
+def _add_observations(page: Page, evaluation: evaluation_pb.Evaluation, is_wide: bool, said: str) -> None:
+    """Add the table; a sentence that was said above is left out."""
+    observations = list(evaluation.observations)
+    if not is_wide:
+        observations.sort(key=lambda one: one.state != "missing")  # stable: the others keep their order
+        observations = observations[:MAX_ROWS]
+    has_room = is_wide or page.width >= ROOM_FOR_DEVICES
+    rows = [_row(one, evaluation.unit, has_room=has_room, is_wide=is_wide) for one in observations]
+    rows = [(*row[:-1], "" if row[-1] in said else row[-1]) for row in rows]
+    heads: tuple[str, ...] = ("pod", "node", "ready", "measured", "age", "devices")
+    if not any(one.pod for one in evaluation.observations):
+        heads, rows = ("node", "measured", "age", "device"), [(row[1], *row[3:]) for row in rows]
+    if not any(row[-1] for row in rows):
+        heads, rows = heads[:-1], [row[:-1] for row in rows]
+    page.table(heads[0] + "s" if heads[0] == "pod" else "devices", heads, rows)
     omitted = evaluation.observations_omitted + len(evaluation.observations) - len(observations)
     if omitted:
-        page.entry("", f"and {omitted} more" + ("" if is_wide else "; -o wide and --json show more of them"))
+        page.entry("", f"and {omitted} more" + ("" if is_wide else "; -o wide and --json show them"))
 
 
-def _row(observation: evaluation_pb.Observation, unit: str, is_wide: bool) -> tuple[str, ...]:
-    value = number(observation.value if observation.HasField("value") else None, unit)
+def _row(observation: evaluation_pb.Observation, unit: str, *, has_room: bool, is_wide: bool) -> tuple[str, ...]:
+    value = three_digits(observation.value if observation.HasField("value") else None, unit)
     age_seconds = observation.age_seconds if observation.HasField("age_seconds") else None
     return (
         observation.pod,
@@ -98,75 +88,52 @@ def _row(observation: evaluation_pb.Observation, unit: str, is_wide: bool) -> tu
         "yes" if observation.ready else "no",
         "-" if observation.state in _STATES_WITHOUT_NUMBER else value,
         age(age_seconds),
-        _devices(observation, unit, is_wide),
+        _details(observation, unit, has_room=has_room, is_wide=is_wide),
     )
 
 
-def _devices(observation: evaluation_pb.Observation, unit: str, is_wide: bool) -> str:
-    if not observation.devices or not observation.HasField("value"):
-        return observation.sentence
-    return "; ".join(_device(device, unit, is_wide) for device in observation.devices)
+def _details(observation: evaluation_pb.Observation, unit: str, *, has_room: bool, is_wide: bool) -> str:
+    """Return why there is no value, and where there is room the devices or the engine behind one."""
+    remarks = [remark for attempt in observation.attempts for remark in attempt.remarks]
+    if not observation.HasField("value"):
+        return "; ".join([observation.sentence, *remarks])
+    if not has_room:
+        return "; ".join([*_indices(observation), *remarks])
+    if observation.devices:
+        return "; ".join(_device(device, unit, is_wide) for device in observation.devices)
+    return "; ".join([observation.sentence, *remarks])
+
+
+def _indices(observation: evaluation_pb.Observation) -> list[str]:
+    """Return the index of a device that is observed without its pods; a pod is named by itself."""
+    return [] if observation.pod else [f"GPU {device.index}" for device in observation.devices]
 
 
 def _device(device: evaluation_pb.ObservedDevice, unit: str, is_wide: bool) -> str:
     identity = f" ({device.uuid})" if is_wide else ""
-    value = number(device.value if device.HasField("value") else None, unit)
+    value = three_digits(device.value if device.HasField("value") else None, unit)
     shared = f", shared by {device.sharers} pods" if device.sharers > 1 else ""
     return f"GPU {device.index} {device.model}{identity} {value}{shared}"
 
 
-def _add_steps(page: Page, evaluation: evaluation_pb.Evaluation, is_wide: bool) -> None:
-    """Add the steps of the evaluation, without those that are shown above."""
-    in_table = {evaluation.fallback, *(observation.sentence for observation in evaluation.observations)}
-    in_table |= {
-        f"pod {observation.pod}{'' if observation.ready else ' (not ready)'}: {observation.sentence}"
-        for observation in evaluation.observations
-    }
-    steps = [step for step in evaluation.steps if step not in in_table and not step.startswith(_ACTIVITIES)]
-    add_steps(page, steps if is_wide else steps[:MAX_STEPS], len(steps), "-o wide")
-    if evaluation.HasField("demand"):
-        page.entry("demand", evaluation.demand.sentence)
+# ---- the value ----
 
 
-def _add_value(page: Page, evaluation: evaluation_pb.Evaluation, forecast: Forecast | None) -> None:
-    value_type = (forecast.value_type if forecast else evaluation.value_type) or "metricType unknown"
-    counted = {"workload": "ready pods", "endpoint": "endpoints"}.get(evaluation.scope, "devices")
-    if evaluation.HasField("value"):
-        coverage = f"from {evaluation.with_value} of {evaluation.expected} {counted}"
-        target = f"target {number(evaluation.target)} ({value_type})"
-        page.entry("value", f"{number(evaluation.value)} {coverage}; {target}", "bold")
-    else:
-        is_misconfigured = evaluation.no_value_reason == "misconfigured"
-        kind = "needs a change of the configuration" if is_misconfigured else "temporary"
-        page.entry("value", f"{UNKNOWN} ({kind}): {evaluation.reason}", "red")
-    page.entry("active", _activity(evaluation))
+def _add_value(page: Page, shown: ExplainResult, evaluation: evaluation_pb.Evaluation) -> None:
+    value_type = (shown.forecast.value_type if shown.forecast else evaluation.value_type) or "metricType unknown"
+    reported = three_digits(evaluation.value if evaluation.HasField("value") else None)
+    row = (measured_text(evaluation), three_digits(evaluation.target, evaluation.unit), reported)
+    page.table("value", ("measured", "target", "reported", "to the hpa"), [(*row, _reported(evaluation, value_type))])
 
 
-def _activity(evaluation: evaluation_pb.Evaluation) -> str:
-    if evaluation.activity_unknown:
-        return f"{UNKNOWN}: IsActive returns an error"
-    last = evaluation.steps[-1] if evaluation.steps else ""
-    reason = last.partition(": ")[2] if last.startswith(_ACTIVITIES) else ""
-    return f"{'yes' if evaluation.active else 'no'}{f': {reason}' if reason else ''}"
-
-
-def _add_forecast(page: Page, forecast: Forecast, shown: ExplainResult) -> None:
-    scaled_object, status = shown.scaled_object, shown.hpa_status
-    if forecast.recommendation is not None:
-        page.entry("hpa", forecast.recommendation.sentence)
-    if forecast.decision is not None:
-        sentence = decision_sentence(forecast.decision, forecast.current, scaled_object.down_window_seconds)
-        page.entry("decision", sentence, "bold")
-    elif scaled_object.paused:
-        page.entry("decision", "none: KEDA is paused")
-    elif scaled_object.formula is not None:
-        page.entry("decision", f"{UNKNOWN}: the HPA compares the result of a formula")
-    elif scaled_object.kind == "ScaledObject":
-        page.entry("decision", f"{UNKNOWN}: the scaler does not know the workload's size; give it with --replicas N")
-    page.entries("limits", forecast.limits)
-    if status is not None:
-        page.entry("hpa status", f"{status.current} replicas now, {status.desired} desired")
-        for sentence in status.conditions:
-            page.entry("", sentence)
-        page.entries("difference", status.differences)
-    page.entries("keda", forecast.keda)
+def _reported(evaluation: evaluation_pb.Evaluation, value_type: str) -> str:
+    """Say what the number for the HPA is: the plain total or mean, or an adjusted number and why."""
+    if not evaluation.HasField("value"):
+        return f"KEDA gets an error ({value_type})"
+    if evaluation.comparison.adjustment:
+        return f"adjusted ({value_type}): {evaluation.comparison.adjustment}"
+    counted = _COUNTED.get(evaluation.scope, "devices")
+    what = {"AverageValue": "the total of", "Value": "the mean of"}.get(value_type, "from")
+    if evaluation.scope != "workload":
+        what = "from"
+    return f"{what} {evaluation.with_value} of {evaluation.expected} {counted} ({value_type})"

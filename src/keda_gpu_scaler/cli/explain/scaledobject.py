@@ -8,15 +8,16 @@ Facts are from KEDA 2.20: apis/keda/v1alpha1/scaledobject_types.go and scaledjob
 pkg/scaling/executor/scale_scaledobjects.go.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import yaml
 
+from keda_gpu_scaler.core.comparison import DEFAULT_MAX_REPLICAS
 from keda_gpu_scaler.core.hpa.controller import (
     DEFAULT_DOWN,
-    DEFAULT_MAX_REPLICAS,
     DEFAULT_UP,
     DOWN_STABILISATION_SECONDS,
     Behavior,
@@ -31,6 +32,7 @@ from keda_gpu_scaler.core.trigger.metric_type import ASSUMED
 from keda_gpu_scaler.core.trigger.parser import PARAMETERS
 from keda_gpu_scaler.kube.keda_objects import formula, job_rules, tolerance, tolerances
 from keda_gpu_scaler.kube.parse import mappings, part
+from keda_gpu_scaler.kube.yaml_loader import PlainLoader
 
 DEFAULT_COOLDOWN_SECONDS = 300.0
 KINDS = ("ScaledObject", "ScaledJob")
@@ -96,7 +98,7 @@ class ScaledObject:
     that pauses KEDA, empty where none does; ``is_scale_in_paused`` and ``is_scale_out_paused`` say that one direction
     is paused. ``formula`` is None without scalingModifiers. ``jobs`` has the rules of a ScaledJob. ``remarks`` are
     sentences on fields that cannot be read. ``is_assumed`` says that no object was read, so that the sizes are KEDA's
-    defaults.
+    defaults. ``proposed_spec`` is the spec of an object in a file as JSON, empty for one that the API server returned.
     """
 
     namespace: str
@@ -119,6 +121,7 @@ class ScaledObject:
     hpa_name: str = ""
     remarks: tuple[str, ...] = ()
     is_assumed: bool = False
+    proposed_spec: str = ""
 
     @property
     def hpa_min(self) -> int:
@@ -178,11 +181,15 @@ def read_scaled_object(text: str, namespace: str, name: str) -> ScaledObject:
         ScaledObjectError: there is none, or there are several.
     """
     try:
-        documents = list(yaml.safe_load_all(text))
+        documents = list(yaml.load_all(text, PlainLoader))
     except yaml.YAMLError as error:
         raise ScaledObjectError(f"not valid YAML: {str(error).splitlines()[0]}; render templates first") from error
+    except RecursionError as error:
+        raise ScaledObjectError("not valid YAML: it is nested too deeply; name a manifest") from error
     items = [item for document in documents for item in _items(document)]
-    found = [scaled_object_of(item) for item in items if item.get("kind") in KINDS]
+    found = [
+        replace(scaled_object_of(item), proposed_spec=_spec_text(item)) for item in items if item.get("kind") in KINDS
+    ]
     matching = [one for one in found if not name or (one.name == name and one.namespace in ("", namespace))]
     if len(matching) == 1:
         return matching[0]
@@ -199,6 +206,11 @@ def fallback_of(spec: Mapping[str, Any]) -> Fallback | None:
         return None
     behavior = _text(given.get("behavior") or "static")
     return Fallback(_count(given, "failureThreshold", 0), _count(given, "replicas", 0), behavior)
+
+
+def _spec_text(item: Mapping[str, Any]) -> str:
+    """Return the spec of a ScaledObject as JSON. A ScaledJob has no workload before it is applied."""
+    return json.dumps(part(item, "spec"), default=str) if item.get("kind") == "ScaledObject" else ""
 
 
 def _items(document: object) -> list[Mapping[str, Any]]:

@@ -18,9 +18,14 @@ from keda_gpu_scaler.cli.explain.token import token_for
 from keda_gpu_scaler.cli.kube_session import KubeSession
 from keda_gpu_scaler.cli.output import waiting_notice
 from keda_gpu_scaler.cli.pace import Timing
-from keda_gpu_scaler.cli.probe.client import Call, ProbeRequest, ScalerClient
+from keda_gpu_scaler.cli.probe.client import Call, ProbeAnswer, ProbeRequest, ScalerClient
+from keda_gpu_scaler.core.hpa.replica_calculator import ValueType
 from keda_gpu_scaler.core.interfaces import KubeError
+from keda_gpu_scaler.wire import evaluation_pb2 as evaluation_pb
 from keda_gpu_scaler.wire.tls import ClientTls
+
+_RETRY_SECONDS = 0.2
+_REPORT = "report"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +64,7 @@ class ExplainSession:
         self._address = request.address
         self._instance = request.address
         self._token = request.token if request.address else ""
+        self._cold_until: float | None = None
 
     def explain(self) -> Iterator[ExplainResult]:
         """Yield the explanation of each trigger.
@@ -76,27 +82,50 @@ class ExplainSession:
                 if not self._instance:
                     raise
                 # With --watch, a later round may reach an instance again.
-                yield self._result(trigger, error=Call("Explain", 0.0, "UNAVAILABLE", str(error)))
+                yield self._result(trigger, error=Call("Explain", 0.0, "UNAVAILABLE", str(error), str(error)))
 
     def _explain(self, trigger: ScaledObjectTrigger) -> ExplainResult:
+        result = self._called(trigger)
+        if not self._needs_average(result):
+            return result
+        # The total over the replicas is their mean times their number, so the HPA decides the same from the mean.
+        mean = replace(trigger, metadata={**trigger.metadata, _REPORT: "average"}, value_type=ValueType.VALUE.value)
+        result = self._called(mean)
+        if result.forecast is None:
+            return result
+        size = self._request.replicas
+        sentence = f"the instance does not know the size: evaluated with report: average for {size} replicas"
+        return replace(result, forecast=replace(result.forecast, keda=(*result.forecast.keda, sentence)))
+
+    def _needs_average(self, result: ExplainResult) -> bool:
+        """Whether only the workload's size is missing, and the command line gives it."""
+        evaluation = result.evaluation
+        if self._request.replicas is None or evaluation is None or evaluation.HasField("value"):
+            return False
+        is_measured = any(observation.HasField("value") for observation in evaluation.observations)
+        return is_measured and not evaluation.HasField("workload") and _REPORT not in result.trigger.metadata
+
+    def _called(self, trigger: ScaledObjectTrigger) -> ExplainResult:
         if not self._address and self._forwarding is not None:
             self._forward(self._forwarding, trigger)
         request = self._request
         scaled_object = request.scaled_object
         call = ProbeRequest(
             self._address, scaled_object.name, scaled_object.namespace, trigger.metadata, request.timeout_seconds,
-            self._tls(trigger), self._token,
+            self._tls(trigger), self._token, scaled_object.proposed_spec,
         )  # fmt: skip
         client = ScalerClient(call, self._timing)
         try:
             with waiting_notice(f"calling {self._instance}"):
-                answer, evaluation = client.explain()
+                answer, evaluation = self._complete_answer(client)
         finally:
             client.close()
         if evaluation is None:
             error = answer.error
             reason = self._close_broken_forward(is_connected=answer.is_connected)
-            return self._result(trigger, error=replace(error, details=reason) if error and reason else error)
+            return self._result(
+                trigger, error=replace(error, details=reason, sentence=reason) if error and reason else error
+            )
         hpa = self._hpa()
         return replace(
             self._result(trigger),
@@ -104,6 +133,17 @@ class ExplainSession:
             forecast=forecast_of(evaluation, scaled_object, trigger, request.replicas),
             hpa_status=hpa_status(hpa, hpa_differences(hpa, scaled_object, trigger, evaluation)),
         )
+
+    def _complete_answer(self, client: ScalerClient) -> tuple[ProbeAnswer, evaluation_pb.Evaluation | None]:
+        """Call the instance until it has read everything once, at most for the time limit of the first call."""
+        if self._cold_until is None:
+            self._cold_until = self._timing.monotonic() + self._request.timeout_seconds
+        while True:
+            answer, evaluation = client.explain()
+            is_late = self._timing.monotonic() + _RETRY_SECONDS > self._cold_until
+            if evaluation is None or not evaluation.pending or is_late:
+                return answer, evaluation
+            self._timing.sleep(_RETRY_SECONDS)
 
     def _result(self, trigger: ScaledObjectTrigger, *, error: Call | None = None) -> ExplainResult:
         request = self._request

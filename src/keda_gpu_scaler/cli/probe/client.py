@@ -15,6 +15,7 @@ import grpc
 
 from keda_gpu_scaler.cli.pace import Timing
 from keda_gpu_scaler.cli.probe.answer_check import answer_problem
+from keda_gpu_scaler.cli.probe.tls_failure import tls_failure
 from keda_gpu_scaler.wire import evaluation_pb2 as evaluation_pb
 from keda_gpu_scaler.wire import evaluation_pb2_grpc as evaluation_pb_grpc
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
@@ -27,7 +28,11 @@ _REPLACED_BY_KEDA = str.maketrans(dict.fromkeys("/.:%()", "-"))
 
 @dataclass(frozen=True, slots=True)
 class ProbeRequest:
-    """The ScaledObject that the calls name, and the scaler that receives them. Explain carries ``token``, if any."""
+    """The ScaledObject that the calls name, and the scaler that receives them.
+
+    Explain carries ``token``, if any. ``proposed_spec`` is the spec of a ScaledObject that is not applied, for
+    ``explain`` alone.
+    """
 
     address: str
     name: str
@@ -36,16 +41,22 @@ class ProbeRequest:
     timeout_seconds: float
     tls: ClientTls | None = None
     token: str = field(default="", repr=False)
+    proposed_spec: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call and its result. ``status`` is the name of gRPC's status code, also "OK"."""
+    """One call and its result. ``status`` is the name of gRPC's status code, also "OK".
+
+    ``details`` is the text of the server, or of gRPC itself. ``sentence`` says why the call did not succeed where this
+    program knows it, and is empty otherwise.
+    """
 
     method: str
     milliseconds: float
     status: str = "OK"
     details: str = ""
+    sentence: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,26 +136,40 @@ class ScalerClient:
 
         Returns the evaluation, None where the scaler returns none; the answer's error then says why.
         """
-        token = self._request.token
-        headers = (("authorization", f"Bearer {token}"),) if token else ()
-        call, evaluation = self._call(self._evaluations, "Explain", self._reference, headers)
+        call, evaluation = self._explained()
         problem = answer_problem(evaluation) if evaluation is not None else None
         if problem is not None:
             # gRPC itself reports an answer that it cannot decode as INTERNAL.
-            return ProbeAnswer(is_connected=True, calls=(replace(call, status="INTERNAL", details=problem),)), None
+            return ProbeAnswer(
+                is_connected=True, calls=(replace(call, status="INTERNAL", details=problem, sentence=problem),)
+            ), None
         answer = ProbeAnswer(is_connected=True, calls=(call,))
         return (answer if evaluation is not None else self._with_reason(answer)), evaluation
+
+    def _explained(self) -> tuple[Call, Any]:
+        """Call Preview for an object that is not applied, and Explain where the scaler is too old for it."""
+        spec, token = self._request.proposed_spec, self._request.token
+        headers = (("authorization", f"Bearer {token}"),) if token else ()
+        if spec:
+            preview = evaluation_pb.PreviewRequest(scaled_object=self._reference, spec=spec)
+            call, evaluation = self._call(self._evaluations, "Preview", preview, headers)
+            if call.status != "UNIMPLEMENTED":
+                return call, evaluation
+        return self._call(self._evaluations, "Explain", self._reference, headers)
 
     def _with_reason(self, answer: ProbeAnswer) -> ProbeAnswer:
         """Distinguish a scaler that returns UNAVAILABLE from an address without a server; gRPC reports both alike."""
         *before, failed = answer.calls
         if failed.status not in ("UNAVAILABLE", "DEADLINE_EXCEEDED"):
             return answer
-        reason = unreachable(self._request.address, min(self._request.timeout_seconds, _CONNECT_SECONDS))
+        request = self._request
+        reason = unreachable(request.address, min(request.timeout_seconds, _CONNECT_SECONDS))
         if reason is None:
-            hint = _tls_hint(failed.details, self._request.tls)
+            failed = replace(failed, sentence=tls_failure(request.address, request.tls, failed.details))
+            hint = _tls_hint(failed.details, request.tls)
             return replace(answer, calls=(*before, replace(failed, details=failed.details + hint)))
-        return replace(answer, is_connected=False, calls=(*before, replace(failed, details=reason)))
+        failed = replace(failed, details=reason, sentence=f"nothing answers there: {reason[:1].lower()}{reason[1:]}")
+        return replace(answer, is_connected=False, calls=(*before, failed))
 
     @property
     def _reference(self) -> pb.ScaledObjectRef:

@@ -20,7 +20,8 @@ from keda_gpu_scaler.cli.probe.client import ProbeRequest, ScalerClient
 from keda_gpu_scaler.cli.probe.json_output import as_json
 from keda_gpu_scaler.cli.probe.render import error_text, header, notes, round_page, row
 from keda_gpu_scaler.cli.probe.simulation import Round, Scenario, Simulation
-from keda_gpu_scaler.core.hpa.controller import DEFAULT_MAX_REPLICAS, DEFAULT_MIN_REPLICAS, ControllerState
+from keda_gpu_scaler.core.comparison import DEFAULT_MAX_REPLICAS
+from keda_gpu_scaler.core.hpa.controller import DEFAULT_MIN_REPLICAS, ControllerState
 from keda_gpu_scaler.core.hpa.replica_calculator import ValueType
 from keda_gpu_scaler.wire.tls import TlsError
 

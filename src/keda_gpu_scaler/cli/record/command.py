@@ -6,9 +6,10 @@ from typing import Any
 
 import click
 
-from keda_gpu_scaler.cli.arguments import metadata_option
+from keda_gpu_scaler.cli.arguments import context_option, metadata_option
 from keda_gpu_scaler.cli.logs import set_up
 from keda_gpu_scaler.cli.options import BACKEND_FLAGS, config_of, flags
+from keda_gpu_scaler.cli.output import say_error
 from keda_gpu_scaler.cli.record.devices import record_devices
 from keda_gpu_scaler.cli.record.stop_signals import WriteAborted
 from keda_gpu_scaler.config import Config, ConfigError
@@ -68,6 +69,7 @@ usage.
     help="The access to the cluster, with --engines.  [default: the pod's service account, or the file that kubectl "
     "uses]",
 )  # fmt: skip
+@context_option()
 @metadata_option("One key of the trigger's metadata, with --engines; can be repeated. It replaces the ScaledObject's.")
 @flags(*BACKEND_FLAGS, "sample_interval", "scrape_interval", "scrape_timeout", "endpoint_credentials", "log_level")
 @click.pass_context
@@ -80,11 +82,13 @@ def record(
     engines: str | None,
     mask_labels: bool,
     kubeconfig: str | None,
+    kube_context: str | None,
     metadata: dict[str, str],
     **settings: Any,
 ) -> None:
     """Open what is to be recorded, and write it until the time is over or a signal arrives."""
     only_with_engines = {"--mask-labels": mask_labels, "--kubeconfig": kubeconfig, "--metadata": metadata}
+    only_with_engines["--context"] = kube_context
     if engines is None and (given := next((flag for flag, value in only_with_engines.items() if value), "")):
         raise click.UsageError(f"{given}: belongs to --engines; give both or neither", ctx)
     try:
@@ -100,17 +104,14 @@ def record(
             from keda_gpu_scaler.cli.record.engines import EnginesRequest, record_engines
 
             is_given = ctx.get_parameter_source("backend") is not click.core.ParameterSource.DEFAULT
-            request = EnginesRequest(engines, metadata, out, duration, overwrite, mask_labels, kubeconfig)
+            request = EnginesRequest(engines, metadata, out, duration, overwrite, mask_labels, kubeconfig, kube_context)
             record_engines(request, config, _backend(config) if is_given else None)
     except WriteAborted:
         target = "standard output" if out == "-" else out
-        click.echo(
-            f"keda-gpu-scaler: stopped while {target} accepted no more data: check its reader. The end is missing",
-            err=True,
-        )
+        say_error(f"stopped while {target} accepted no more data: check its reader. The end is missing")
         sys.exit(1)
     except (BackendError, KubeError, RecordingError, CodecError) as error:
-        click.echo(f"keda-gpu-scaler: {error}", err=True)
+        say_error(str(error))
         sys.exit(1)
 
 

@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any
 
 from keda_gpu_scaler.cli.top.rows import TopRow
+from keda_gpu_scaler.cli.top.workload_rows import WorkloadRow
 
 _NAME_PARTS = re.compile(r"[0-9]{1,18}|[^0-9]+")
 
@@ -22,6 +23,8 @@ class RowKind(StrEnum):
     DEVICE = "device"
     NODE = "node"
     POD = "pod"
+    WORKLOAD = "workload"
+    """A trigger of a ScaledObject. Its rows are not made of devices: see ``workload_rows``."""
 
 
 class SortKey(StrEnum):
@@ -184,3 +187,33 @@ def _contains(row: TopRow, words: str) -> bool:
     state = "unknown" if row.unknown else ""
     text = "\n".join((row.node, row.vendor, row.model, row.uuid, row.source, *(row.held_by or ()), state)).lower()
     return all(word in text for word in words.lower().split())
+
+
+# ---- workloads ----
+
+
+def arrange_workloads(
+    rows: Iterable[WorkloadRow], sort: SortKey, words: str = "", *, is_reversed: bool = False
+) -> list[WorkloadRow]:
+    """Return the rows that contain every word, sorted. A trigger without a value comes first in the order of names.
+
+    Args:
+        rows: one row for each trigger.
+        sort: ``UTILIZATION`` orders by the value as a multiple of the target, ``AGE`` by the age of the answer, and
+            every other one by the name.
+        words: words with spaces between, in any case.
+        is_reversed: reverse the order.
+    """
+    kept = [row for row in rows if all(word in _workload_text(row) for word in words.lower().split())]
+    if sort is SortKey.UTILIZATION:
+        known = [row for row in kept if row.ratio is not None]
+        known.sort(key=lambda row: row.ratio or 0.0, reverse=not is_reversed)
+        return [*known, *(row for row in kept if row.ratio is None)]
+    if sort is SortKey.AGE:
+        return sorted(kept, key=lambda row: row.age_seconds, reverse=not is_reversed)
+    return sorted(kept, key=lambda row: (row.reported is not None, row.namespace, row.name), reverse=is_reversed)
+
+
+def _workload_text(row: WorkloadRow) -> str:
+    state = "unknown" if row.reported is None else ""
+    return f"{row.namespace}/{row.name}\n{row.metric}\n{row.metric_name}\n{row.limit}\n{row.why}\n{state}".lower()

@@ -8,23 +8,34 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import astuple
 from typing import Any
 
 import click
 
-from keda_gpu_scaler.cli.arguments import client_tls, host_and_port, interval_option, timeout_option, tls_options
+from keda_gpu_scaler.cli.arguments import (
+    client_tls,
+    context_option,
+    host_and_port,
+    interval_option,
+    timeout_option,
+    tls_options,
+)
 from keda_gpu_scaler.cli.job_environment import JobEnvironment, job_environment_of
 from keda_gpu_scaler.cli.options import BACKEND_FLAGS, config_of, flags
 from keda_gpu_scaler.cli.output import output_width, printable, say, say_error, waiting_notice
 from keda_gpu_scaler.cli.pace import Timing
-from keda_gpu_scaler.cli.top.arrangement import RowKind, SortKey, arrange
+from keda_gpu_scaler.cli.top.arrangement import RowKind, SortKey, arrange, arrange_workloads
+from keda_gpu_scaler.cli.top.columns import ALL_GLYPHS, ASCII_GLYPHS, Glyphs, LineStyle, StyledLine
 from keda_gpu_scaler.cli.top.export import as_csv, as_json
 from keda_gpu_scaler.cli.top.live import run_live_view, whole_terminal
 from keda_gpu_scaler.cli.top.local_source import local_devices
 from keda_gpu_scaler.cli.top.rows import FleetReadings, TopRow
 from keda_gpu_scaler.cli.top.sources import FleetSelection, FleetSource, followed_fleet
-from keda_gpu_scaler.cli.top.table import ALL_GLYPHS, ASCII_GLYPHS, Glyphs, LineStyle, StyledLine, table_lines
+from keda_gpu_scaler.cli.top.table import table_lines
 from keda_gpu_scaler.cli.top.view_state import ViewState
+from keda_gpu_scaler.cli.top.workload_rows import WorkloadRow
+from keda_gpu_scaler.cli.top.workload_table import workload_lines
 from keda_gpu_scaler.config import Config, ConfigError
 from keda_gpu_scaler.core.interfaces import BackendError, KubeError
 from keda_gpu_scaler.peers.discovery import DiscoveryError
@@ -45,7 +56,7 @@ def _addresses(ctx: click.Context, param: click.Parameter, given: tuple[str, ...
     return tuple(dict.fromkeys(address for text in texts if (address := host_and_port(ctx, param, text))))
 
 
-HELP = """Show every device of the fleet and its holders, in a live table by device, node or pod.
+HELP = """Show every workload with its value, target and replicas, and every device of the fleet with its holders.
 
 Without flags, the command follows the agents of the cluster that kubectl reaches: through port-forwards, or in a pod
 directly. Where no cluster is configured, it follows an instance on this machine. It changes nothing, and calls the
@@ -61,18 +72,20 @@ keda-gpu-scaler top --address gpu-7:6000,gpu-8:6000 --by node
     these two instances
 keda-gpu-scaler top --local
     this machine; for the devices of a job: srun --jobid=4711 --overlap keda-gpu-scaler top --local
+keda-gpu-scaler top --once --by workload
+    one table of the workloads
 keda-gpu-scaler top --once --by pod --sort util --filter llama
     one table of the pods of llama
 keda-gpu-scaler top --once --format json | jq -r '.rows[] | select(.gpu_utilization_percent == 0) | .uuid'
     the idle devices (an unknown utilisation is null, not 0)
 
 \b
-Keys: q quit, h help, b or Tab device/node/pod, s or arrows sort, r reverse, / filter, ! unavailable instances
+Keys: q quit, h help, b or Tab workload/device/node/pod, s or arrows sort, r reverse, / filter, ! unavailable instances
 
 \b
 Exit status:
-  0  every instance answered and every device has readings (with --once); or quit
-  1  an instance is unavailable, or a device has no reading (with --once)
+  0  every instance answered and every device (or workload) has readings (with --once); or quit
+  1  an instance is unavailable, or a device (or workload) has no reading (with --once)
   2  wrong usage, for example no terminal and no --once
   3  no readings (with --once); or no driver, or no access to the cluster
 """
@@ -93,6 +106,7 @@ Exit status:
     help="The cluster whose agents are followed, through port-forwards.  [default: in a pod its own cluster, "
     "otherwise the file that kubectl uses]",
 )  # fmt: skip
+@context_option()
 @click.option(
     "--namespace", default="", metavar="NAME",
     help="The namespace of the agents.  [default: every namespace, or in a pod its own]",
@@ -101,8 +115,8 @@ Exit status:
 @click.option("--local", "is_local", is_flag=True, help="Read this machine's devices, and call no instance.")
 @flags(*BACKEND_FLAGS, "pod_resources", "stale_after")
 @click.option(
-    "--by", type=click.Choice([kind.value for kind in RowKind]), default=RowKind.DEVICE.value, show_default=True,
-    help="The kind of the rows.",
+    "--by", type=click.Choice([kind.value for kind in RowKind]), default=None,
+    help="The kind of the rows.  [default: workload in the live view, device with --once or --local]",
 )  # fmt: skip
 @click.option(
     "--sort", type=click.Choice([sort.value for sort in SortKey]), default=SortKey.NODE.value, show_default=True,
@@ -126,7 +140,8 @@ def top(ctx: click.Context, /, **given: Any) -> None:
     _check_usage(ctx, given)
     # gRPC's core library logs refused connections to the terminal; the table shows them with their reason.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    state = ViewState(RowKind(given["by"]), SortKey(given["sort"]), given["reverse"], given["words"])
+    default_kind = RowKind.DEVICE if given["once"] or given["is_local"] else RowKind.WORKLOAD
+    state = ViewState(RowKind(given["by"] or default_kind), SortKey(given["sort"]), given["reverse"], given["words"])
     timing = ctx.find_object(Timing) or Timing()
     try:
         source = _local(given, timing) if given["is_local"] else followed_fleet(_selection(ctx, given), timing)
@@ -148,11 +163,15 @@ def _check_usage(ctx: click.Context, given: dict[str, Any]) -> None:
     Raises:
         click.UsageError: two flags do.
     """
-    if given["is_local"] and (given["addresses"] or given["peers"] or given["kubeconfig"] or given["namespace"]):
+    if given["is_local"] and (
+        given["addresses"] or given["peers"] or given["kubeconfig"] or given["kube_context"] or given["namespace"]
+    ):
         message = "--local: calls no instance; remove --address, --peers, --kubeconfig and --namespace"
         raise click.UsageError(message, ctx)
     if given["addresses"] and given["peers"]:
         raise click.UsageError("--address, --peers: both name the instances; give one of them", ctx)
+    if given["is_local"] and given["by"] == RowKind.WORKLOAD:
+        raise click.UsageError("--by workload: an instance knows the workloads; remove --local", ctx)
     if given["style"] and not given["once"]:
         raise click.UsageError("--format: requires --once", ctx)
 
@@ -162,6 +181,7 @@ def _selection(ctx: click.Context, given: dict[str, Any]) -> FleetSelection:
         given["addresses"],
         given["peers"],
         given["kubeconfig"],
+        given["kube_context"],
         given["namespace"],
         client_tls(ctx, given),
         given["interval"],
@@ -203,7 +223,11 @@ async def _print_once(
         with waiting_notice("waiting for readings"), contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_seconds):
                 await source.wait_for_sync()
+                if state.kind is RowKind.WORKLOAD:
+                    await source.wait_for_workloads()
         readings = source.readings()
+    if state.kind is RowKind.WORKLOAD:
+        return _print_workloads(readings, state, style)
     rows = arrange(readings.rows, state.kind, state.sort, state.words, is_reversed=state.is_reversed)
     _print(readings, state.kind, rows, style)
     if not any(row.with_value for row in readings.rows):
@@ -211,19 +235,35 @@ async def _print_once(
     return INCOMPLETE if readings.unavailable or any(row.unknown for row in readings.rows) else OK
 
 
-def _print(readings: FleetReadings, kind: RowKind, rows: Sequence[TopRow], style: str) -> None:
+def _print_workloads(readings: FleetReadings, state: ViewState, style: str) -> int:
+    """Print the workloads, and return the exit status: every one should have a value."""
+    rows = arrange_workloads(readings.workloads, state.sort, state.words, is_reversed=state.is_reversed)
+    _print(readings, state.kind, rows, style)
+    if not readings.workloads:
+        return NO_READINGS
+    return INCOMPLETE if readings.unavailable or any(row.reported is None for row in readings.workloads) else OK
+
+
+def _print(readings: FleetReadings, kind: RowKind, rows: Sequence[TopRow | WorkloadRow], style: str) -> None:
     if style == "json":
         say(as_json(readings, kind, rows))
         return
     if style == "csv":
-        say(as_csv(rows), nl=False)
+        say(as_csv(kind, rows), nl=False)
     elif rows:
-        for line in table_lines(rows, kind, output_width(DEFAULT_WIDTH), _glyphs()):
+        for line in _lines(kind, rows):
             say(_coloured(line))
     for name, reason in readings.unavailable.items():
         say_error(f"unavailable: {name}: {reason}")
     for note in readings.notes:
         say(f"keda-gpu-scaler: {printable(note)}", err=True)
+
+
+def _lines(kind: RowKind, rows: Sequence[TopRow | WorkloadRow]) -> Sequence[StyledLine]:
+    width, glyphs = output_width(DEFAULT_WIDTH), _glyphs()
+    if kind is RowKind.WORKLOAD:
+        return workload_lines([row for row in rows if isinstance(row, WorkloadRow)], width, glyphs)
+    return table_lines([row for row in rows if isinstance(row, TopRow)], kind, width, glyphs)
 
 
 def _coloured(line: StyledLine) -> str:
@@ -238,7 +278,7 @@ def _coloured(line: StyledLine) -> str:
 def _glyphs() -> Glyphs:
     """Return the characters that standard output can encode: all of them, or ASCII only."""
     try:
-        "".join((ALL_GLYPHS.bars, ALL_GLYPHS.ellipsis, ALL_GLYPHS.celsius)).encode(sys.stdout.encoding or "ascii")
+        "".join(astuple(ALL_GLYPHS)).encode(sys.stdout.encoding or "ascii")
     except (UnicodeEncodeError, LookupError):
         return ASCII_GLYPHS
     return ALL_GLYPHS

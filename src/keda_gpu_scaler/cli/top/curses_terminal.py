@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
-from keda_gpu_scaler.cli.top.table import LineStyle, StyledLine
+from keda_gpu_scaler.cli.top.columns import LineStyle, StyledLine
 
 _KEY_NAMES = {
     curses.KEY_UP: "up",

@@ -7,7 +7,7 @@ The keys of the JSON object:
 
 ``at``           the time, ISO 8601 in UTC
 ``place``        the origin: "fleet", or with --local "host", "slurm job 4711", "flux job …", "pod ai/llama-0"
-``by``           the kind of the rows: "device", "node" or "pod"
+``by``           the kind of the rows: "device", "node", "pod" or "workload"
 ``rows``         a list of objects. Their keys are also the columns of CSV:
 
     ``node``                     empty for a pod on several nodes
@@ -24,6 +24,18 @@ The keys of the JSON object:
     ``source``                   the source of the readings ("nvml", "replay of …", "synthetic …")
     ``unknown``                  why readings are missing, empty if none is missing
 
+With ``by`` "workload" a row is one trigger of a ScaledObject, as an instance last answered it:
+
+    ``namespace``, ``name``, ``metric_name``, ``metric``, ``unit``
+    ``measured``, ``target``     the mean of the replicas with a value, and the target of one
+    ``reported``, ``adjustment`` the number for the HPA, and why it is not the plain total or mean, empty where it is
+    ``replicas``, ``wanted``     the size, and the one that the value leads to within minimum and maximum
+    ``limit``                    "min" or "max" where that changed the wanted size, else "none"
+    ``active``                   null where it is not known
+    ``why``                      why there is no value, why the number is adjusted, or why it is active or not
+    ``with_value``, ``expected`` how many of the ready pods have a value
+    ``age_seconds``, ``instance``   of the answer
+
 ``unavailable``  an object: the instances without a snapshot, with the reason
 ``notes``        a list of sentences
 
@@ -35,31 +47,38 @@ import io
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from keda_gpu_scaler.cli.output import json_line
+from keda_gpu_scaler.cli.output import json_line, printable
 from keda_gpu_scaler.cli.top.arrangement import RowKind
 from keda_gpu_scaler.cli.top.rows import COLUMNS, FleetReadings, TopRow
+from keda_gpu_scaler.cli.top.workload_rows import WORKLOAD_COLUMNS, WorkloadRow
 
 
-def as_json(readings: FleetReadings, kind: RowKind, rows: Sequence[TopRow]) -> str:
+def as_json(readings: FleetReadings, kind: RowKind, rows: Sequence[TopRow | WorkloadRow]) -> str:
     """Return one JSON object on one line."""
     return json_line(
         {
             "at": readings.at.isoformat(),
             "place": readings.place,
             "by": kind,
-            "rows": [{key: value for key, value in asdict(row).items() if key in COLUMNS} for row in rows],
+            "rows": [{key: value for key, value in asdict(row).items() if key in _columns(kind)} for row in rows],
             "unavailable": dict(readings.unavailable),
             "notes": list(readings.notes),
         }
     )
 
 
-def as_csv(rows: Sequence[TopRow]) -> str:
-    """Return a line with the names of the columns, and a line for each row."""
+def as_csv(kind: RowKind, rows: Sequence[TopRow | WorkloadRow]) -> str:
+    """Return a line with the names of the columns, and a line for each row. Control characters are replaced."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    writer.writerow(_columns(kind))
     for row in rows:
-        values = {**asdict(row), "held_by": None if row.held_by is None else " ".join(row.held_by)}
-        writer.writerow([values[key] for key in COLUMNS])
+        values = asdict(row)
+        if isinstance(row, TopRow):
+            values["held_by"] = None if row.held_by is None else " ".join(row.held_by)
+        writer.writerow([printable(it) if isinstance(it, str) else it for it in map(values.get, _columns(kind))])
     return text.getvalue()
+
+
+def _columns(kind: RowKind) -> Sequence[str]:
+    return WORKLOAD_COLUMNS if kind is RowKind.WORKLOAD else COLUMNS

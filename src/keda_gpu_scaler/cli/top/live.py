@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import click
 
 from keda_gpu_scaler.cli.pace import Timing
+from keda_gpu_scaler.cli.top.columns import Glyphs
 from keda_gpu_scaler.cli.top.sources import FleetSource
 from keda_gpu_scaler.cli.top.sparklines import Sparklines
-from keda_gpu_scaler.cli.top.table import Glyphs
 from keda_gpu_scaler.cli.top.view import view_lines, visible_rows
 from keda_gpu_scaler.cli.top.view_state import ViewState, state_after
 

@@ -60,6 +60,9 @@ class LocalDevices:
         """Return after the first attempt to read the driver; the second where rates are the growth of counters."""
         await self.first_reading.wait()
 
+    async def wait_for_workloads(self) -> None:
+        """Return at once: a driver knows no workloads."""
+
     def _assigned(self, devices: Sequence[Device]) -> tuple[frozenset[str] | None, tuple[str, ...]]:
         """Return the UUIDs of the assigned devices, None for all of them, and notes about the assignment."""
         environment, names = self.environment, self.environment.assigned

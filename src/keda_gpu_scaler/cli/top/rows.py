@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 
+from keda_gpu_scaler.cli.top.workload_rows import WorkloadRow
 from keda_gpu_scaler.core.evaluate.attribution import holders_by_device
 from keda_gpu_scaler.core.state.fleet import PEERS_UNKNOWN, Fleet, History
 from keda_gpu_scaler.core.types import Device, Sample
@@ -56,6 +57,7 @@ class FleetReadings:
 
     ``place`` is their origin for people ("fleet", "slurm job 4711"). ``rows`` has one row for each device.
     ``unavailable`` has the instances without a snapshot, with the reason. ``notes`` are sentences for the reader.
+    ``workloads`` has one row for each trigger that an instance answered for.
     """
 
     at: datetime
@@ -63,6 +65,7 @@ class FleetReadings:
     rows: tuple[TopRow, ...]
     unavailable: Mapping[str, str]
     notes: tuple[str, ...] = ()
+    workloads: tuple[WorkloadRow, ...] = ()
 
 
 def device_rows(

@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from keda_gpu_scaler.cli.kube_session import access_of, is_configured
+from keda_gpu_scaler.cli.kube_session import access_of, is_configured, is_own_pod
 from keda_gpu_scaler.cli.pace import Timing
 from keda_gpu_scaler.cli.top.rows import FleetReadings, device_rows, unavailable_instances, unmeasured_sources
+from keda_gpu_scaler.cli.top.workload_client import ListedAddresses, WorkloadClient, asked_workloads
+from keda_gpu_scaler.cli.top.workload_rows import WorkloadRow
 from keda_gpu_scaler.core.interfaces import Discovery
 from keda_gpu_scaler.core.state.fleet import Fleet
-from keda_gpu_scaler.kube.auth import ClientConfig, in_cluster
+from keda_gpu_scaler.kube.auth import ClientConfig
 from keda_gpu_scaler.peers.client import FleetClient
 from keda_gpu_scaler.peers.discovery import StaticDiscovery, parse_discovery
 from keda_gpu_scaler.remote.peers import DEFAULT_SERVICE
@@ -26,6 +28,7 @@ from keda_gpu_scaler.wire.tls import ClientTls
 LOCAL_INSTANCE = "127.0.0.1:6000"
 """The address that is followed where neither a flag nor a cluster names another."""
 
+_AGENTS_SUFFIX = "-agents"  # of the headless Service of the agents; the one that KEDA calls has none
 _WINDOW_SECONDS = 10.0  # the table shows the newest readings only
 _NOTE_FRONT_END = (
     "the instance has no device by design, and does not forward the snapshots of others: name the agents with "
@@ -46,6 +49,9 @@ class FleetSource(Protocol):
     async def wait_for_sync(self) -> None:
         """Return after each instance has sent a snapshot or is unavailable. The caller sets the deadline."""
 
+    async def wait_for_workloads(self) -> None:
+        """Return after the instances have listed their workloads, or did not answer. The caller sets the deadline."""
+
 
 @dataclass(frozen=True, slots=True)
 class FleetSelection:
@@ -59,6 +65,7 @@ class FleetSelection:
     addresses: tuple[str, ...] = ()
     peers: str | None = None
     kubeconfig: str | None = None
+    context: str | None = None
     namespace: str = ""
     tls: ClientTls | None = None
     interval_seconds: float = 1.0
@@ -69,24 +76,32 @@ class FleetSelection:
 class InstanceList:
     """A discovery, and the instances that it cannot list, with the reason.
 
-    ``is_default`` says that no flag and no cluster named the instances.
+    ``is_default`` says that no flag and no cluster named the instances. ``front_ends`` finds the instances that KEDA
+    calls where there are such; None where the instances are named.
     """
 
     discovery: Discovery
     refused: Callable[[], Mapping[str, str]] = dict
     is_default: bool = False
+    front_ends: Discovery | None = None
 
 
 class FollowedFleet:
     """The readings of the instances that a discovery finds."""
 
     def __init__(
-        self, client: FleetClient, instances: InstanceList, stale_after_seconds: float, timing: Timing
+        self,
+        client: FleetClient,
+        instances: InstanceList,
+        stale_after_seconds: float,
+        timing: Timing,
+        workloads: WorkloadClient | None = None,
     ) -> None:
         self._instances = instances
         self._client = client
         self._stale_after_seconds = stale_after_seconds
         self._timing = timing
+        self._workloads = workloads
 
     def readings(self) -> FleetReadings:
         """Return the newest readings that the instances sent."""
@@ -102,12 +117,23 @@ class FollowedFleet:
             note = _NOTE_FRONT_END if not unavailable else _NOTE_LOCAL_INSTANCE if self._instances.is_default else ""
         rows = tuple(device_rows(fleet, now))
         notes = (*([note] if note else ()), *unmeasured_sources(rows))
-        return FleetReadings(self._timing.utc(), "fleet", rows, unavailable, notes)
+        workloads: tuple[WorkloadRow, ...] = ()
+        if self._workloads is not None:
+            workloads = self._workloads.rows()
+            if not workloads and (reason := next(iter(self._workloads.unavailable.values()), "")):
+                notes = (*notes, f"the workloads are not known: {reason}")
+        return FleetReadings(self._timing.utc(), "fleet", rows, unavailable, notes, workloads)
 
     async def wait_for_sync(self) -> None:
         """Return after every instance has sent a snapshot or is unavailable."""
         self._client.register_interest(_WINDOW_SECONDS)
         await self._client.wait_for_sync()
+
+    async def wait_for_workloads(self) -> None:
+        """Return after the instances that answer KEDA have listed their workloads, or have not answered."""
+        self._client.register_interest(_WINDOW_SECONDS)
+        if self._workloads is not None:
+            await self._workloads.is_synced.wait()
 
 
 @asynccontextmanager
@@ -122,16 +148,19 @@ async def followed_fleet(selection: FleetSelection, timing: Timing) -> AsyncIter
     if selection.tls is not None:
         selection.tls.credentials()
     async with _instances(selection, timing) as instances:
+        agents = ListedAddresses(instances.discovery)
         client = FleetClient(
-            instances.discovery,
+            agents,
             instance=os.urandom(8).hex(),
             clock=timing.monotonic,
             sample_interval_seconds=selection.interval_seconds,
             stale_after_seconds=selection.stale_after_seconds,
             tls=selection.tls,
         )
+        front_ends = ListedAddresses(instances.front_ends) if instances.front_ends is not None else None
         try:
-            yield FollowedFleet(client, instances, selection.stale_after_seconds, timing)
+            async with asked_workloads(agents, front_ends, selection.tls) as workloads:
+                yield FollowedFleet(client, instances, selection.stale_after_seconds, timing, workloads)
         finally:
             await client.close()
 
@@ -145,12 +174,12 @@ async def _instances(selection: FleetSelection, timing: Timing) -> AsyncIterator
     if selection.peers is not None and kind != "kubernetes":
         yield InstanceList(parse_discovery(selection.peers))
         return
-    if selection.peers is None and not is_configured(selection.kubeconfig):
+    if selection.peers is None and not is_configured(selection.kubeconfig, selection.context):
         yield InstanceList(StaticDiscovery((LOCAL_INSTANCE,)), is_default=True)
         return
     with tempfile.TemporaryDirectory(prefix="keda-gpu-scaler-") as scratch:
-        access = access_of(selection.kubeconfig, Path(scratch))
-        is_direct = selection.peers is not None or (selection.kubeconfig is None and in_cluster())
+        access = access_of(selection.kubeconfig, Path(scratch), selection.context)
+        is_direct = selection.peers is not None or is_own_pod(selection.kubeconfig, selection.context)
         async with _cluster_agents(access, selection, service if is_direct else None, timing) as instances:
             yield instances
 
@@ -168,7 +197,7 @@ async def _cluster_agents(
             by their labels and to follow them through port-forwards.
         timing: the clocks.
     """
-    from keda_gpu_scaler.kube.agent_port_forwards import AgentPortForwards
+    from keda_gpu_scaler.kube.agent_port_forwards import FRONT_ENDS, AgentPortForwards
     from keda_gpu_scaler.kube.endpointslices import EndpointSlices
     from keda_gpu_scaler.kube.port_forward import PortForwarder
 
@@ -176,9 +205,13 @@ async def _cluster_agents(
     try:
         if service is None:
             agents = AgentPortForwards(api, selection.namespace, timing.monotonic)
-            yield InstanceList(agents, lambda: agents.refused)
+            front_ends = AgentPortForwards(api, selection.namespace, timing.monotonic, FRONT_ENDS)
+            yield InstanceList(agents, lambda: agents.refused, front_ends=front_ends)
         else:
             namespace = selection.namespace or access.namespace
-            yield InstanceList(EndpointSlices(api, namespace, service or DEFAULT_SERVICE, timing.monotonic))
+            agents_service = service or DEFAULT_SERVICE
+            called = EndpointSlices(api, namespace, agents_service.removesuffix(_AGENTS_SUFFIX), timing.monotonic)
+            slices = EndpointSlices(api, namespace, agents_service, timing.monotonic)
+            yield InstanceList(slices, front_ends=called if agents_service.endswith(_AGENTS_SUFFIX) else None)
     finally:
         await api.close()

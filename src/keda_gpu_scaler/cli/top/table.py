@@ -5,55 +5,30 @@ Law: no line is wider than the terminal. Untrusted text reaches a terminal witho
 characters that take no column or two.
 """
 
-import unicodedata
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import replace
 
 from keda_gpu_scaler.cli.output import UNKNOWN
 from keda_gpu_scaler.cli.top.arrangement import RowKind
+from keda_gpu_scaler.cli.top.columns import (
+    ALL_GLYPHS,
+    Glyphs,
+    LineStyle,
+    StyledLine,
+    TableColumn,
+    cut_end,
+    fitted_columns,
+    joined,
+    narrow,
+)
 from keda_gpu_scaler.cli.top.rows import TopRow
-from keda_gpu_scaler.cli.top.sparklines import ASCII_BARS, BARS
 
 MIN_WIDTH = 40
 
 _GIB = 1 << 30
-_GAP = 2
 _MAX_SPARKLINE = 36
 _MIN_SPARKLINE = 6
-_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
-
-class LineStyle(StrEnum):
-    """How a line is drawn."""
-
-    PLAIN = "plain"
-    TITLE = "title"
-    HEAD = "head"
-    BAD = "bad"
-    FAINT = "faint"
-    INPUT = "input"
-
-
-@dataclass(frozen=True, slots=True)
-class StyledLine:
-    """One line of the table or of the live view."""
-
-    text: str
-    style: LineStyle = LineStyle.PLAIN
-
-
-@dataclass(frozen=True, slots=True)
-class Glyphs:
-    """The characters outside ASCII that a terminal shows."""
-
-    bars: str = BARS
-    ellipsis: str = "…"
-    celsius: str = "°C"
-
-
-ALL_GLYPHS = Glyphs()
-ASCII_GLYPHS = Glyphs(ASCII_BARS, "~", "C")
 
 DrawSparkline = Callable[[TopRow, int], str]
 """Draws a row's sparkline in this number of characters."""
@@ -75,8 +50,8 @@ def table_lines(
         glyphs: the characters that it shows.
         draw_sparkline: None for a table without sparklines.
     """
-    columns = _fitted(_columns(rows, kind, glyphs, draw_sparkline is not None), width)
-    lines = [StyledLine(_joined([column.head for column in columns], columns, glyphs), LineStyle.HEAD)]
+    columns = fitted_columns(_columns(rows, kind, glyphs, draw_sparkline is not None), width)
+    lines = [StyledLine(joined([column.head for column in columns], columns, glyphs), LineStyle.HEAD)]
     for number, row in enumerate(rows):
         cells = [
             draw_sparkline(row, column.width)
@@ -85,49 +60,33 @@ def table_lines(
             for column in columns
         ]
         style = LineStyle.BAD if row.unknown else LineStyle.PLAIN
-        lines.append(StyledLine(_joined(cells, columns, glyphs).rstrip(), style))
+        lines.append(StyledLine(joined(cells, columns, glyphs).rstrip(), style))
     return lines
 
 
 def fitted_lines(lines: Iterable[StyledLine], width: int, glyphs: Glyphs) -> list[StyledLine]:
     """Return the lines, each cut to the width."""
-    return [replace(line, text=_cut_end(line.text, width, glyphs)) for line in lines]
+    return [replace(line, text=cut_end(line.text, width, glyphs)) for line in lines]
 
 
 # ---- columns ----
 
 
-@dataclass(frozen=True, slots=True)
-class _TableColumn:
-    """A column of the table.
-
-    ``cells`` is None for the sparkline. ``width`` is the preferred width and ``least`` the smallest useful one.
-    ``rank`` orders the columns that are left out where there is no room, the lowest first; None is never left out.
-    """
-
-    head: str
-    cells: list[str] | None
-    width: int
-    least: int
-    rank: int | None = None
-    is_right: bool = False
-
-
-def _columns(rows: Sequence[TopRow], kind: RowKind, glyphs: Glyphs, has_sparkline: bool) -> list[_TableColumn]:
-    def numbers(head: str, cell: Callable[[TopRow], str], rank: int | None = None) -> _TableColumn:
+def _columns(rows: Sequence[TopRow], kind: RowKind, glyphs: Glyphs, has_sparkline: bool) -> list[TableColumn]:
+    def numbers(head: str, cell: Callable[[TopRow], str], rank: int | None = None) -> TableColumn:
         cells = [cell(row) for row in rows]
         width = max(map(len, (head, *cells)))
-        return _TableColumn(head, cells, width, width, rank, is_right=True)
+        return TableColumn(head, cells, width, width, rank, is_right=True)
 
-    def words(head: str, cell: Callable[[TopRow], str], least: int, rank: int | None = None) -> _TableColumn:
+    def words(head: str, cell: Callable[[TopRow], str], least: int, rank: int | None = None) -> TableColumn:
         cells = [cell(row) for row in rows]
         width = max(map(len, (head, *cells)))
-        return _TableColumn(head, cells, width, min(width, least), rank)
+        return TableColumn(head, cells, width, min(width, least), rank)
 
     node = words("NODE", lambda row: narrow(row.node) or "(several)", 8, 5 if kind is RowKind.POD else None)
     vendor = [words("VENDOR", _vendor, 6, 0)] if _has_vendors(rows) else []
     model = words("MODEL", lambda row: narrow(row.model).removeprefix("NVIDIA ") or "(several)", 8, 2)
-    sparkline = [_TableColumn("RECENT", None, _MAX_SPARKLINE, _MIN_SPARKLINE, 4)] if has_sparkline else []
+    sparkline = [TableColumn("RECENT", None, _MAX_SPARKLINE, _MIN_SPARKLINE, 4)] if has_sparkline else []
     readings = [
         numbers("UTIL", lambda row: whole_number(row.gpu_utilization_percent, "%")),
         *sparkline,
@@ -149,45 +108,7 @@ def _has_vendors(rows: Sequence[TopRow]) -> bool:
     return len({row.vendor for row in rows}) > 1
 
 
-def _fitted(columns: Sequence[_TableColumn], width: int) -> list[_TableColumn]:
-    """Leave out columns until the rest fits. Give the spare width to the texts first, then to the sparkline."""
-    kept = list(columns)
-    while _least_width(kept) > width and any(column.rank is not None for column in kept):
-        kept.remove(min((column for column in kept if column.rank is not None), key=lambda column: column.rank or 0))
-    spare = max(0, width - _least_width(kept))
-    widths = {id(column): column.least for column in kept}
-    for column in sorted(kept, key=lambda column: column.cells is None):
-        more = min(spare, column.width - column.least)
-        widths[id(column)] += more
-        spare -= more
-    return [replace(column, width=widths[id(column)]) for column in kept]
-
-
-def _least_width(columns: Sequence[_TableColumn]) -> int:
-    return sum(column.least for column in columns) + _GAP * (len(columns) - 1)
-
-
-def _joined(cells: Sequence[str], columns: Sequence[_TableColumn], glyphs: Glyphs) -> str:
-    parts = []
-    for cell, column in zip(cells, columns, strict=True):
-        text = _cut_end(cell, column.width, glyphs)
-        parts.append(text.rjust(column.width) if column.is_right else text.ljust(column.width))
-    return (" " * _GAP).join(parts)
-
-
 # ---- cells ----
-
-
-def narrow(text: str) -> str:
-    """Return an untrusted text in which every character takes exactly one column of a terminal."""
-    return "".join(character if _is_narrow(character) else _REPLACEMENT for character in text)
-
-
-def _is_narrow(character: str) -> bool:
-    if character.isascii():
-        return character.isprintable()
-    is_wide = unicodedata.east_asian_width(character) in "WF"
-    return character.isprintable() and not unicodedata.combining(character) and not is_wide
 
 
 def whole_number(value: float | None, unit: str = "") -> str:
@@ -225,7 +146,3 @@ def _pod(row: TopRow) -> str:
     if row.pod:
         return narrow(row.pod)
     return UNKNOWN if row.held_by is None else "(no pod)"
-
-
-def _cut_end(text: str, width: int, glyphs: Glyphs) -> str:
-    return text if len(text) <= width else text[: max(0, width - 1)] + glyphs.ellipsis[:width]

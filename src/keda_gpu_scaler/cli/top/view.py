@@ -9,32 +9,27 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from keda_gpu_scaler.cli.output import UNKNOWN
-from keda_gpu_scaler.cli.top.arrangement import arrange, merged
+from keda_gpu_scaler.cli.top.arrangement import RowKind, arrange, arrange_workloads, merged
+from keda_gpu_scaler.cli.top.columns import ALL_GLYPHS, Glyphs, LineStyle, StyledLine, narrow
 from keda_gpu_scaler.cli.top.rows import FleetReadings
 from keda_gpu_scaler.cli.top.sparklines import STEP_SECONDS, Sparklines
-from keda_gpu_scaler.cli.top.table import (
-    ALL_GLYPHS,
-    DrawSparkline,
-    Glyphs,
-    LineStyle,
-    StyledLine,
-    device_count,
-    fitted_lines,
-    memory,
-    narrow,
-    table_lines,
-    whole_number,
-)
+from keda_gpu_scaler.cli.top.table import DrawSparkline, device_count, fitted_lines, memory, table_lines, whole_number
 from keda_gpu_scaler.cli.top.view_state import KEYS, ViewPage, ViewState
+from keda_gpu_scaler.cli.top.workload_table import workload_lines
 
 MAX_UNAVAILABLE_LINES = 4
 """The most lines below the table that name unavailable instances; ``!`` shows all."""
 
+_NO_MATCH = "no row contains these words"
+_NO_WORKLOAD = "no instance has answered for a workload in the last minutes; d shows the devices"
 _REMARKS = (
     f"{UNKNOWN} means unknown: the value is not available, or too old. 3/4 devices: three of four have readings, and "
     "the other numbers are of these three.",
     f"RECENT is the utilisation since the view was opened, {STEP_SECONDS:g} s for each character.",
     "By pod, each pod has an equal part of a shared device. RECENT shows the whole device.",
+    "By workload, VALUE is the mean of the replicas. The bar beside it has a mark at the target. REPORTED is the "
+    "number for the HPA; * means adjusted. RECENT has a minute for each character, from the memory of the instances. "
+    "REPLICAS are those now, and those wanted within minimum and maximum.",
 )
 
 
@@ -78,19 +73,29 @@ def _table_page(
     readings: FleetReadings, state: ViewState, width: int, height: int, glyphs: Glyphs, draw_sparkline: DrawSparkline
 ) -> tuple[list[StyledLine], int]:
     """Return the lines of the table and around it, and the first row that is shown."""
-    words = state.words if state.typing is None else state.typing
-    rows = arrange(readings.rows, state.kind, state.sort, words, is_reversed=state.is_reversed)
+    table, nothing = _table(readings, state, width, glyphs, draw_sparkline)
     above = [*_title(readings, width), _status(state)]
     below = _below(readings)
-    table = table_lines(rows, state.kind, width, glyphs, draw_sparkline)
     visible = visible_rows(height, len(above) + len(below))
-    offset = min(state.offset, max(0, len(rows) - visible))
+    offset = min(state.offset, max(0, len(table) - 1 - visible))
     shown = table[1 + offset : 1 + offset + visible]
-    if not rows:
-        sentence = "no row contains these words" if readings.rows else "no device yet"
-        shown = [StyledLine(sentence, LineStyle.FAINT)]
+    if len(table) == 1:
+        shown = [StyledLine(nothing, LineStyle.FAINT)]
     blank = [StyledLine("")] * (height - len(above) - 1 - len(shown) - len(below))
     return [*above, table[0], *shown, *blank, *below][:height], offset
+
+
+def _table(
+    readings: FleetReadings, state: ViewState, width: int, glyphs: Glyphs, draw_sparkline: DrawSparkline
+) -> tuple[list[StyledLine], str]:
+    """Return the head and the rows of the table, and what is shown where there is no row."""
+    words = state.words if state.typing is None else state.typing
+    if state.kind is RowKind.WORKLOAD:
+        workloads = arrange_workloads(readings.workloads, state.sort, words, is_reversed=state.is_reversed)
+        nothing = _NO_MATCH if readings.workloads else _NO_WORKLOAD
+        return workload_lines(workloads, width, glyphs), nothing
+    rows = arrange(readings.rows, state.kind, state.sort, words, is_reversed=state.is_reversed)
+    return table_lines(rows, state.kind, width, glyphs, draw_sparkline), _NO_MATCH if readings.rows else "no device yet"
 
 
 def visible_rows(height: int, other_lines: int = 3 + MAX_UNAVAILABLE_LINES) -> int:

@@ -44,11 +44,11 @@ class ViewState:
 KEYS = (
     ("q, Ctrl-C", "quit"),
     ("h, ?", "show this help; the same key or Esc goes back"),
-    ("b, Tab", "switch the rows: devices, nodes, pods"),
-    ("d, n, p", "show devices, nodes or pods"),
+    ("b, Tab", "switch the rows: workloads, devices, nodes, pods"),
+    ("w, d, n, p", "show workloads, devices, nodes or pods"),
     ("s, right, left", "sort by the next or the previous column"),
     ("r", "reverse the order"),
-    ("/", "filter by words in the node, model, UUID or holder; Enter applies the filter, Esc removes it"),
+    ("/", "filter by words in the row; Enter applies the filter, Esc removes it"),
     ("up, down", "scroll by a line; PgUp and PgDn by a page; Home and End"),
     ("!", "show every unavailable instance, with the reason"),
     ("Ctrl-L", "redraw"),
@@ -56,7 +56,7 @@ KEYS = (
 """The keys and their effects, for the help."""
 
 _PAGES = {"h": ViewPage.HELP, "?": ViewPage.HELP, "!": ViewPage.UNAVAILABLE}
-_KINDS = {"d": RowKind.DEVICE, "n": RowKind.NODE, "p": RowKind.POD}
+_KINDS = {"w": RowKind.WORKLOAD, "d": RowKind.DEVICE, "n": RowKind.NODE, "p": RowKind.POD}
 _SCROLLS = {"up": -1, "down": 1, "k": -1, "j": 1}
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from keda_gpu_scaler.core.comparison import DEFAULT_MAX_REPLICAS
 from keda_gpu_scaler.core.hpa.replica_calculator import Recommendation
 
 SYNC_PERIOD_SECONDS = 15.0
@@ -23,8 +24,6 @@ DOWN_STABILISATION_SECONDS = 300.0
 """The controller's default for scaling down (--horizontal-pod-autoscaler-downscale-stabilization)."""
 DEFAULT_MIN_REPLICAS = 1
 """KEDA never sets a lower minimum, also with a ``minReplicaCount`` of 0: KEDA itself scales from one to zero."""
-DEFAULT_MAX_REPLICAS = 100
-"""KEDA's default for ``maxReplicaCount``."""
 _LONGEST_WINDOW_SECONDS = 3600
 _LONGEST_PERIOD_SECONDS = 1800
 

@@ -16,6 +16,9 @@ MAX_WINDOW_SECONDS = 300.0
 PEERS_UNKNOWN = "(peers)"
 """Key in ``Fleet.unavailable`` while discovery has not listed the peers yet."""
 
+NOT_ANSWERED_YET = "it has not answered yet"
+"""The reason in ``Fleet.unavailable`` of a peer that is called for the first time."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class History:
