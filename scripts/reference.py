@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Generates docs/reference from the code, the engines' pages in docs/guides/engines, and the chart's lists of keys.
+"""Generates docs/reference, the engines' pages in docs/guides/engines, and the chart's lists of keys.
 
 ``pages`` returns the pages without writing them. A test compares the pages in docs/reference with it.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes what other programs need to check a trigger: a JSON Schema, and the lists of the chart's admission policy.
+"""Generates the JSON Schema of triggers, and the lists of the chart's admission policy.
 
 The law of this script: both come from the tables of the parser. A test says when a committed file is stale.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the JSON Schema of triggers: it takes every example, and refuses the usual mistakes as far as it can."""
+"""Tests the JSON Schema of triggers: it takes every example, and refuses the usual mistakes."""
 
 import json
 import re

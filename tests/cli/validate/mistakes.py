@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mistakes in the metadata of a trigger, for everything that checks it: ``validate``, the schema and the policy."""
+"""Mistakes in the metadata of a trigger, for ``validate``, the schema and the policy."""
 
 from dataclasses import dataclass
 from typing import Any

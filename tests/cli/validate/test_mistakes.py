@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests that ``validate`` finds the usual mistakes in a trigger, in the object around it, and between triggers."""
+"""Tests that ``validate`` finds the usual mistakes in triggers and in the object around them."""
 
 import json
 from pathlib import Path

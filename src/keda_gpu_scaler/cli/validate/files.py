@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds the YAML files in a directory, and the templates of charts, which are not YAML before Helm renders them."""
+"""Finds the YAML files in a directory, and the templates of charts among them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds the keys of other scalers in a trigger's metadata, and keys from the environment that are misspelt.
+"""Finds keys of other scalers in a trigger's metadata, and misspelt keys from the environment.
 
 Facts are from KEDA 2.18: the metadata of its scalers prometheus, kafka, rabbitmq, cpu, metrics-api and postgresql
 (pkg/scalers).

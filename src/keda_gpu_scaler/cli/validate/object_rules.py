@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks the fields of a ScaledObject or ScaledJob that every scaler needs: its version, target, poll and behavior.
+"""Checks the version, the target, the poll and the behavior of a ScaledObject or ScaledJob.
 
 Facts are from KEDA 2.18 (config/crd/bases/keda.sh_scaledobjects.yaml; pkg/scaling/scale_handler.go, startScaleLoop) and
 from Kubernetes 1.34 (pkg/apis/autoscaling/validation/validation.go, validateScalingRules).

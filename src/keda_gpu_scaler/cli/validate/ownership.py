@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decides which triggers are this scaler's: by the host in the address, or by a key where there is no address.
+"""Decides which triggers are this scaler's: by the address, or by a key where there is none.
 
 Law: the address decides. A key of this scaler beside the address of another Service is the key of that scaler.
 """

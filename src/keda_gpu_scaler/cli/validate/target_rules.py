@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks the targets of a trigger: fractions, targets that no reading reaches, and activation above the target."""
+"""Checks a trigger's target: fractions, values that no reading reaches, activation above it."""
 
 from collections.abc import Iterator, Mapping
 
