@@ -59,6 +59,10 @@ OVERRIDDEN = (
 )
 """What changes the rights of the pods."""
 EXPLAIN = ("--set", "explain.enabled=true", "--set", "tls.kedaNames={keda}")
+ADMISSION = (
+    *("--set", "admissionPolicy.enabled=true", "--set", "admissionPolicy.validationActions={Deny,Audit}"),
+    *("--set", "admissionPolicy.namespaceSelector.matchLabels.team=ml"),
+)
 VENDORS = (
     "--set-json",
     'additionalAgents=[{"name":"amd","driver":{"mode":"amd"}},{"name":"intel","driver":{"mode":"intel"}}]',
@@ -81,6 +85,7 @@ GOLDENS: Mapping[str, Sequence[str]] = {
     "expected": EXPECTED,
     "overridden": OVERRIDDEN,
     "explain": (*CERTIFICATE, *EXPLAIN),
+    "admission-policy": ADMISSION,
 }
 """Renderings that are kept, each a file below tests/golden/chart."""
 

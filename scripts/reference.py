@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Generates docs/reference from the code, and the engines' pages in docs/guides/engines.
+"""Generates docs/reference, the engines' pages in docs/guides/engines, and the chart's lists of keys.
 
 ``pages`` returns the pages without writing them. A test compares the pages in docs/reference with it.
 """
@@ -311,9 +311,9 @@ def main() -> None:
         (FOLDER / name).write_text(text)
         print(f"wrote {FOLDER / name}", file=sys.stderr)
     sys.path.insert(0, str(FOLDER.parent.parent))  # of a script, only its own folder is searched
-    from scripts import engine_guides
+    from scripts import engine_guides, trigger_forms
 
-    for path in engine_guides.write():
+    for path in (*engine_guides.write(), *trigger_forms.write()):
         print(f"wrote {path}", file=sys.stderr)
 
 

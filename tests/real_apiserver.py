@@ -146,6 +146,11 @@ class RealApiServer:
 
     # ---- requests ----
 
+    @property
+    def http(self) -> httpx.Client:
+        """The client, for objects that the methods above do not write."""
+        return self._http
+
     def _path(self, resource: str) -> str:
         group, version, _ = KINDS[resource]
         root = f"/apis/{group}/{version}" if group else f"/api/{version}"

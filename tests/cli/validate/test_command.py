@@ -18,6 +18,7 @@ apiVersion: keda.sh/v1alpha1
 kind: ScaledObject
 metadata: {name: llama, namespace: ai}
 spec:
+  scaleTargetRef: {name: llama}
   minReplicaCount: 1
   maxReplicaCount: 8
   triggers:
@@ -67,41 +68,41 @@ def test_a_valid_scaled_object_has_no_finding() -> None:
     [
         pytest.param(
             with_line("profile: triton-inference", "targetValue: eighty"),
-            '11:9 error metadata.targetValue: Invalid value: "eighty": must be a plain number from 0.001 to 1e+12, '
+            '12:9 error metadata.targetValue: Invalid value: "eighty": must be a plain number from 0.001 to 1e+12, '
             "without a unit",
             id="a value that the parser refuses, with its place",
         ),
         pytest.param(
             with_line("profile: triton-inference", "targetValue: 80"),
-            "11:9 error metadata.targetValue: Invalid value: 80: must be text: quote it",
+            "12:9 error metadata.targetValue: Invalid value: 80: must be text: quote it",
             id="a number without quotes, which the API server refuses",
         ),
         pytest.param(
             with_line("profile: triton-inference", "targetValu: '80'"),
-            '11:9 error metadata.targetValu: Forbidden: it is not a key of this scaler, but almost "targetValue"; '
+            '12:9 error metadata.targetValu: Forbidden: it is not a key of this scaler, but almost "targetValue"; '
             "rename it, or remove it",
             id="a misspelt key of the scaler",
         ),
         pytest.param(
             with_line("profile: triton-inference", "target: '80'"),
-            '11:9 warning metadata: "target" is not a key of this scaler and is ignored: did you mean "targetValue"?',
-            id="a key that is similar to one of the scaler",
+            "12:9 warning metadata.target: is a key of other scalers and is ignored: set targetValue, or remove it",
+            id="a key of other scalers",
         ),
         pytest.param(
             with_line(":6000", ""),
-            '10:9 error metadata.scalerAddress: Invalid value: "keda-gpu-scaler.keda.svc.cluster.local": must be '
+            '11:9 error metadata.scalerAddress: Invalid value: "keda-gpu-scaler.keda.svc.cluster.local": must be '
             "HOST:PORT, without a scheme",
             id="an address without a port",
         ),
         pytest.param(
             with_line("        scalerAddress: keda-gpu-scaler.keda.svc.cluster.local:6000\n", ""),
-            "9:7 error metadata.scalerAddress: Required value: for example "
+            "10:7 error metadata.scalerAddress: Required value: for example "
             "keda-gpu-scaler.keda.svc.cluster.local:6000",
             id="no address",
         ),
         pytest.param(
             with_line("minReplicaCount: 1", "minReplicaCount: 0"),
-            "5:3 warning spec.minReplicaCount: Invalid value: 0: no trigger here can activate it: a workload "
+            "6:3 warning spec.minReplicaCount: Invalid value: 0: no trigger here can activate it: a workload "
             "at zero holds no GPU; set minReplicaCount: 1, name a demandEndpoint, or add a "
             "trigger that reads the demand",
             id="zero replicas that no trigger can activate",
@@ -115,41 +116,41 @@ def test_a_valid_scaled_object_has_no_finding() -> None:
         ),
         pytest.param(
             with_line("maxReplicaCount: 8", "maxReplicaCount: 8\n  idleReplicaCount: 0"),
-            "7:3 warning spec.idleReplicaCount: Invalid value: 0: no trigger here can activate it: a workload "
+            "8:3 warning spec.idleReplicaCount: Invalid value: 0: no trigger here can activate it: a workload "
             "at zero holds no GPU; set minReplicaCount: 1, name a demandEndpoint, or add a "
             "trigger that reads the demand",
             id="idle at zero",
         ),
         pytest.param(
             with_line("maxReplicaCount: 8", "maxReplicaCount: 0"),
-            "6:3 error spec.maxReplicaCount: Invalid value: 0: must not be below minReplicaCount (1)",
+            "7:3 error spec.maxReplicaCount: Invalid value: 0: must not be below minReplicaCount (1)",
             id="a maximum below the minimum",
         ),
         pytest.param(
             with_line("- type: external", "- type: external\n      metricType: Utilization"),
-            '9:7 error metricType: Unsupported value: "Utilization": must be AverageValue or Value',
+            '10:7 error metricType: Unsupported value: "Utilization": must be AverageValue or Value',
             id="a metricType that KEDA has for CPU only",
         ),
         pytest.param(
             with_line("profile: triton-inference", "report: average"),
-            '11:9 error metadata.report: Invalid value: "average": with metricType AverageValue '
+            '12:9 error metadata.report: Invalid value: "average": with metricType AverageValue '
             "the HPA expects the total: set report: total, or remove the key",
             id="an average where the HPA divides",
         ),
         pytest.param(
             with_line("profile: triton-inference", "enableTLS: 'true'"),
-            '11:9 warning metadata.enableTLS: Invalid value: "true": without an authenticationRef KEDA '
+            '12:9 warning metadata.enableTLS: Invalid value: "true": without an authenticationRef KEDA '
             "trusts only the CAs of its image: name a TriggerAuthentication with caCert",
             id="TLS without a CA",
         ),
         pytest.param(
-            AT_ZERO, '8:7 warning type: Invalid value: "external": demand activates the workload only when '
+            AT_ZERO, '9:7 warning type: Invalid value: "external": demand activates the workload only when '
             "KEDA polls, every 30 s; use external-push",
             id="demand that is not pushed",
         ),
         pytest.param(
             AT_ZERO.replace("spec:\n", "spec:\n  pollingInterval: 5\n"),
-            '9:7 warning type: Invalid value: "external": demand activates the workload only when '
+            '10:7 warning type: Invalid value: "external": demand activates the workload only when '
             "KEDA polls, every 5 s; use external-push",
             id="demand that is not pushed, with a pollingInterval",
         ),
@@ -162,7 +163,7 @@ def test_a_valid_scaled_object_has_no_finding() -> None:
         ),
         pytest.param(
             with_line("keda-gpu-scaler.keda", "keda-gpu-scaler-agents.keda"),
-            "10:9 warning metadata.scalerAddress: Invalid value: "
+            "11:9 warning metadata.scalerAddress: Invalid value: "
             '"keda-gpu-scaler-agents.keda.svc.cluster.local:6000": is the Service of the agents, and an agent '
             "behind a front end has the readings of its own node only; name the Service for KEDA: "
             "keda-gpu-scaler.keda.svc.cluster.local:6000",
@@ -170,26 +171,26 @@ def test_a_valid_scaled_object_has_no_finding() -> None:
         ),
         pytest.param(
             with_line("profile: triton-inference", "profile: vllm-inference"),
-            '11:9 warning metadata.profile: Invalid value: "vllm-inference": vLLM allocates its memory '
+            '12:9 warning metadata.profile: Invalid value: "vllm-inference": vLLM allocates its memory '
             "when it starts and keeps it, so the workload may never scale down; use profile: llm instead",
             id="a profile of memory for vLLM",
         ),
         pytest.param(
             with_line("profile: triton-inference", "profile: tgi-inference"),
-            '11:9 warning metadata.profile: Invalid value: "tgi-inference": TGI allocates its memory '
+            '12:9 warning metadata.profile: Invalid value: "tgi-inference": TGI allocates its memory '
             "when it starts and keeps it, so the workload may never scale down; use profile: llm instead",
             id="a profile of memory for TGI",
         ),
         pytest.param(
             served_by(ON_MEMORY, image="lmsysorg/sglang:v0.5.3"),
-            '12:9 warning metadata.targetMemoryUtilization: Invalid value: "80": SGLang allocates its memory '
+            '13:9 warning metadata.targetMemoryUtilization: Invalid value: "80": SGLang allocates its memory '
             "when it starts and keeps it, so the workload may never scale down; use profile: llm instead",
             id="a target of memory for an engine in a manifest",
         ),
         pytest.param(
             served_by(with_line("profile: triton-inference", "metricType: memory_used_mib"), args=["vllm", "serve"])
             .replace("memory_used_mib", 'memory_used_mib\n        targetValue: "60000"'),
-            '12:9 warning metadata.metricType: Invalid value: "memory_used_mib": vLLM allocates its memory '
+            '13:9 warning metadata.metricType: Invalid value: "memory_used_mib": vLLM allocates its memory '
             "when it starts and keeps it, so the workload may never scale down; use profile: llm instead",
             id="a target in MiB for an engine in a manifest",
         ),
@@ -213,7 +214,10 @@ def test_a_finding_has_its_place_and_its_remedy(text: str, finding: str) -> None
         pytest.param(
             with_line("keda-gpu-scaler.keda", "other.keda").replace("profile", "queue"), id="another scaler's"
         ),
-        pytest.param(with_line("type: external", "type: prometheus"), id="another type's"),
+        pytest.param(
+            with_line("type: external", "type: prometheus").replace("scalerAddress", "serverAddress"),
+            id="another type's",
+        ),
         pytest.param("kind: ScaledObject\napiVersion: keda.sh/v1alpha1", id="without a spec"),
         pytest.param("kind: ScaledObject\napiVersion: keda.sh/v1alpha1\nspec: {triggers: [7, null]}", id="no triggers"),
     ],
@@ -396,11 +400,11 @@ def test_the_exit_status_is_that_of_the_most_severe_finding(text: str, arguments
 
 def test_each_format_has_file_line_and_column() -> None:
     text = with_line(":6000", "")
-    assert run("-", stdin=text).output.startswith("<stdin>:10:9: error: ai/llama: metadata.scalerAddress: Invalid")
+    assert run("-", stdin=text).output.startswith("<stdin>:11:9: error: ai/llama: metadata.scalerAddress: Invalid")
     github = run("-", "--format", "github", stdin=text).output
-    assert github.startswith("::error file=<stdin>,line=10,col=9::ai/llama: metadata.scalerAddress: Invalid value: ")
+    assert github.startswith("::error file=<stdin>,line=11,col=9::ai/llama: metadata.scalerAddress: Invalid value: ")
     document = json.loads(run("-", "--format", "json", stdin=text).output)
-    assert (document["file"], document["line"], document["column"]) == ("<stdin>", 10, 9)
+    assert (document["file"], document["line"], document["column"]) == ("<stdin>", 11, 9)
     assert (document["severity"], document["subject"]) == ("error", "ai/llama")
 
 
@@ -430,8 +434,8 @@ def scaled_job(**spec: object) -> str:
             id="jobs without pods",
         ),
         pytest.param(
-            {"triggers": [{"type": "external", "metricType": "Value", "metadata": {"scalerAddress": "a.b:1",
-             "profile": "batch"}}]},
+            {"triggers": [{"type": "external", "metricType": "Value", "metadata": {
+             "scalerAddress": "keda-gpu-scaler.b:1", "profile": "batch"}}]},
             13,
             "metricType: Invalid value: Value: KEDA starts no job of a ScaledJob for a trigger of this type: remove "
             "metricType",
@@ -459,23 +463,23 @@ def with_formula(trigger: str = "name: gpu", **modifiers: str) -> str:
         pytest.param(with_formula(), [], id="a usable formula"),
         pytest.param(
             with_formula("metricType: AverageValue\n      name: gpu", metricType="Value"),
-            ['10:7 warning metricType: Invalid value: "AverageValue": has no effect: the HPA uses that of the formula, '
+            ['11:7 warning metricType: Invalid value: "AverageValue": has no effect: the HPA uses that of the formula, '
              "Value, and the trigger reports the number for it"],
             id="a type that has no effect",
         ),
         pytest.param(
             with_formula(target=""),
-            ["5:14 error spec.advanced.scalingModifiers.target: Required value: KEDA refuses a formula without a "
+            ["6:14 error spec.advanced.scalingModifiers.target: Required value: KEDA refuses a formula without a "
              "target"],
             id="no target",
         ),
         pytest.param(
-            with_formula("timeout: 1"), ["9:7 error name: Required value: a formula takes a trigger by its name"],
+            with_formula("timeout: 1"), ["10:7 error name: Required value: a formula takes a trigger by its name"],
             id="no name",
         ),
         pytest.param(
             with_formula() + "    - {type: cron, name: gpu, metadata: {}}\n",
-            ['10:7 error name: Duplicate value: "gpu": a formula takes a trigger by its name'],
+            ['11:7 error name: Duplicate value: "gpu": a formula takes a trigger by its name'],
             id="a name that another trigger has",
         ),
     ],
@@ -490,13 +494,13 @@ def test_a_formula_takes_triggers_by_their_names(text: str, findings: list[str])
         pytest.param("0", [], id="zero, below the minimum"),
         pytest.param(
             "3",
-            ["5:3 error spec.idleReplicaCount: Invalid value: 3: KEDA refuses it, because it must be below "
+            ["6:3 error spec.idleReplicaCount: Invalid value: 3: KEDA refuses it, because it must be below "
              "minReplicaCount (3)"],
             id="as many as the minimum",
         ),
         pytest.param(
             "2",
-            ["5:3 warning spec.idleReplicaCount: Invalid value: 2: the HPA scales up to minReplicaCount again: use 0"],
+            ["6:3 warning spec.idleReplicaCount: Invalid value: 2: the HPA scales up to minReplicaCount again: use 0"],
             id="above zero",
         ),
     ],
@@ -521,14 +525,14 @@ MODIFIERS = "  advanced: {scalingModifiers: {formula: gpu, target: %s}}\n"
         pytest.param(
             with_fallback("{failureThreshold: 3, replicas: 4}"),
             [
-                "7:3 info spec.fallback: after more than 3 errors in a row KEDA sets the size to 4" + KEEPS
+                "8:3 info spec.fallback: after more than 3 errors in a row KEDA sets the size to 4" + KEEPS
             ],
             id="a static fallback",
         ),
         pytest.param(
             with_fallback("{failureThreshold: 3, replicas: 4, behavior: currentReplicasIfHigher}"),
             [
-                "7:3 info spec.fallback: after more than 3 errors in a row KEDA keeps the present size, and at least 4"
+                "8:3 info spec.fallback: after more than 3 errors in a row KEDA keeps the present size, and at least 4"
                 + KEEPS
             ],
             id="the present size, and at least that of the fallback",
@@ -536,7 +540,7 @@ MODIFIERS = "  advanced: {scalingModifiers: {formula: gpu, target: %s}}\n"
         pytest.param(
             with_fallback("{failureThreshold: 3, replicas: 4, behavior: scalingModifiers}"),
             [
-                '7:48 error spec.fallback.behavior: Invalid value: "scalingModifiers": there is no formula, and then '
+                '8:48 error spec.fallback.behavior: Invalid value: "scalingModifiers": there is no formula, and then '
                 "KEDA's fallback fails: use currentReplicas"
             ],
             id="the behavior for formulas without one",
@@ -546,20 +550,20 @@ MODIFIERS = "  advanced: {scalingModifiers: {formula: gpu, target: %s}}\n"
                 "- type: external", "- name: gpu\n      type: external"
             ),
             [
-                "7:3 warning spec.fallback: has no effect: with a formula KEDA needs a whole number as its target, "
+                "8:3 warning spec.fallback: has no effect: with a formula KEDA needs a whole number as its target, "
                 'and it is "7.5"'
             ],
             id="a formula with a fraction as its target",
         ),
         pytest.param(
             EQUAL,
-            ["12:7 warning trigger 2: Duplicate value: it is the same as trigger 1: remove one"],
+            ["13:7 warning trigger 2: Duplicate value: it is the same as trigger 1: remove one"],
             id="the same trigger twice",
         ),
         pytest.param(
             EQUAL + "      metricType: Value\n",
             [
-                "16:7 error metricType: Invalid value: Value: trigger 1 has the same metadata and metricType "
+                "17:7 error metricType: Invalid value: Value: trigger 1 has the same metadata and metricType "
                 "AverageValue, and KEDA sends the metadata alone, so no value fits both: remove one"
             ],
             id="the same trigger with two types",
@@ -567,7 +571,7 @@ MODIFIERS = "  advanced: {scalingModifiers: {formula: gpu, target: %s}}\n"
         pytest.param(
             with_formula(formula="gpu + lag"),
             [
-                '5:33 error spec.advanced.scalingModifiers.formula: Not found: "lag": no external trigger has this '
+                '6:33 error spec.advanced.scalingModifiers.formula: Not found: "lag": no external trigger has this '
                 "name, and KEDA refuses the formula"
             ],
             id="a formula with a name that no trigger has",

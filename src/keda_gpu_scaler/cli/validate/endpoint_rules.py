@@ -6,7 +6,7 @@ from typing import Any
 
 from keda_gpu_scaler.cli.validate.documents import as_text
 from keda_gpu_scaler.cli.validate.findings import Severity
-from keda_gpu_scaler.cli.validate.trigger_rules import Problem
+from keda_gpu_scaler.cli.validate.problem import Problem
 from keda_gpu_scaler.core.quoting import quoted
 from keda_gpu_scaler.core.trigger.engine_params import ENDPOINT_KEYS
 from keda_gpu_scaler.core.urls import UrlError, parse_url, service_name

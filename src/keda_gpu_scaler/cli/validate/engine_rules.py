@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from keda_gpu_scaler.cli.explain.scaledobject import ScaledObject, scaled_object_of
-from keda_gpu_scaler.cli.validate.documents import YamlPath, as_text
+from keda_gpu_scaler.cli.validate.documents import YamlPath
 from keda_gpu_scaler.cli.validate.engine_images import ManifestWorkload
 from keda_gpu_scaler.cli.validate.findings import Severity
-from keda_gpu_scaler.cli.validate.trigger_rules import FROM_ENVIRONMENT, Problem
+from keda_gpu_scaler.cli.validate.parsed_metadata import parsed_metadata
+from keda_gpu_scaler.cli.validate.problem import Problem
 from keda_gpu_scaler.core.hpa.controller import (
     DOWN_STABILISATION_SECONDS,
     SYNC_PERIOD_SECONDS,
@@ -18,7 +19,7 @@ from keda_gpu_scaler.core.hpa.controller import (
     reconcile,
 )
 from keda_gpu_scaler.core.hpa.replica_calculator import Recommendation
-from keda_gpu_scaler.core.trigger.parser import Trigger, TriggerError, parse_trigger
+from keda_gpu_scaler.core.trigger.parser import Trigger
 
 LOAD, SATURATION = "load", "saturation"
 MIN_STABILISATION_SECONDS = 120
@@ -41,7 +42,7 @@ def check_engine_triggers(
         triggers: the metadata of this scaler's triggers by their index.
         target: the scale target, if it runs an LLM engine and its manifest is known.
     """
-    parsed = {number: trigger for number, one in triggers.items() if (trigger := _parsed(one)) is not None}
+    parsed = {number: trigger for number, one in triggers.items() if (trigger := parsed_metadata(one)) is not None}
     for number, trigger in parsed.items():
         if trigger.metric.name == SATURATION:
             yield _prefer_load(number)
@@ -51,15 +52,6 @@ def check_engine_triggers(
         yield from _check_scale_up(scaled)
     if target is not None and target.kind in POD_KINDS and not target.is_probed:
         yield from _check_probe(target, parsed)
-
-
-def _parsed(metadata: Mapping[Any, Any]) -> Trigger | None:
-    """Return the trigger; None where the parser refuses it, which is another finding."""
-    texts = {str(key): as_text(value) for key, value in metadata.items() if not str(key).endswith(FROM_ENVIRONMENT)}
-    try:
-        return parse_trigger(texts)
-    except TriggerError:
-        return None
 
 
 def _prefer_load(number: int) -> Problem:

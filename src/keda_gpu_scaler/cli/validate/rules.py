@@ -15,12 +15,15 @@ KINDS = ("ScaledObject", "ScaledJob")
 _TOO_DEEP = ValidationFinding(1, 1, Severity.ERROR, "", "not readable as YAML: it is nested too deeply")
 
 
-def validate_text(text: str, other_workloads: Iterable[ManifestWorkload] = ()) -> ValidationReport:
+def validate_text(
+    text: str, other_workloads: Iterable[ManifestWorkload] = (), hosts: Sequence[str] = ()
+) -> ValidationReport:
     """Read YAML documents, and check every trigger of this scaler.
 
     Args:
         text: the documents.
         other_workloads: workloads in other texts, which can be scale targets of this one (``workloads_in``).
+        hosts: hosts of this scaler beside those with its name.
     """
     findings: list[ValidationFinding] = []
     trigger_count = 0
@@ -29,7 +32,7 @@ def validate_text(text: str, other_workloads: Iterable[ManifestWorkload] = ()) -
         findings += syntax_errors
         workloads = (*other_workloads, *serving(document.value for document in documents))
         for document in documents:
-            for manifest in _scaled_manifests(document, workloads):
+            for manifest in _scaled_manifests(document, workloads, hosts):
                 trigger_count += len(manifest.own_triggers)
                 findings += check_scaled_manifest(manifest)
     except RecursionError:
@@ -47,7 +50,9 @@ def workloads_in(text: str) -> list[ManifestWorkload]:
         return []
 
 
-def _scaled_manifests(document: Document, workloads: Sequence[ManifestWorkload]) -> Iterator[ScaledManifest]:
+def _scaled_manifests(
+    document: Document, workloads: Sequence[ManifestWorkload], hosts: Sequence[str]
+) -> Iterator[ScaledManifest]:
     """Yield KEDA's objects in a document, also those in a List."""
     items = mapping(document.value).get("items")
     paths: list[YamlPath] = [()]
@@ -55,5 +60,5 @@ def _scaled_manifests(document: Document, workloads: Sequence[ManifestWorkload])
         paths = [("items", number) for number in range(len(items))]
     for path in paths:
         value = mapping(value_at(document.value, path))
-        if value.get("kind") in KINDS and str(value.get("apiVersion", "")).startswith("keda.sh/"):
-            yield ScaledManifest(document, path, workloads)
+        if value.get("kind") in KINDS:
+            yield ScaledManifest(document, path, workloads, hosts)

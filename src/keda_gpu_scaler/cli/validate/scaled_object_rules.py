@@ -10,17 +10,16 @@ from keda_gpu_scaler.cli.validate.endpoint_rules import check_endpoints
 from keda_gpu_scaler.cli.validate.engine_images import ManifestWorkload, engine_of
 from keda_gpu_scaler.cli.validate.engine_rules import check_engine_triggers
 from keda_gpu_scaler.cli.validate.findings import Severity, ValidationFinding
-from keda_gpu_scaler.cli.validate.trigger_rules import (
-    FROM_ENVIRONMENT,
-    Problem,
-    check_trigger,
-    is_own_trigger,
-)
+from keda_gpu_scaler.cli.validate.object_rules import check_object
+from keda_gpu_scaler.cli.validate.ownership import host_of, is_own_trigger, is_taken_for_own
+from keda_gpu_scaler.cli.validate.problem import Problem
+from keda_gpu_scaler.cli.validate.trigger_rules import check_trigger
 from keda_gpu_scaler.cli.validate.trigger_set_rules import check_trigger_set
 from keda_gpu_scaler.core.evaluate.report_type import JOBS_NEED_AVERAGE_VALUE
 from keda_gpu_scaler.core.hpa.replica_calculator import ValueType
 from keda_gpu_scaler.core.quoting import quoted
 from keda_gpu_scaler.core.scaling_rules import Formula
+from keda_gpu_scaler.core.trigger.near_keys import FROM_ENVIRONMENT
 from keda_gpu_scaler.core.trigger.parser import Scope
 from keda_gpu_scaler.kube.keda_objects import formula, job_rules
 
@@ -31,11 +30,15 @@ _POLLING_SECONDS = 30
 
 @dataclass(frozen=True, slots=True)
 class ScaledManifest:
-    """A ScaledObject or ScaledJob at a path of a document. ``workloads`` are possible scale targets."""
+    """A ScaledObject or ScaledJob at a path of a document.
+
+    ``workloads`` are possible scale targets. ``hosts`` are hosts of this scaler beside those with its name.
+    """
 
     document: Document
     path: YamlPath
     workloads: Sequence[ManifestWorkload]
+    hosts: Sequence[str] = ()
 
     @property
     def spec(self) -> Mapping[str, Any]:
@@ -56,7 +59,7 @@ class ScaledManifest:
     @property
     def own_triggers(self) -> list[int]:
         """The indexes of this scaler's triggers."""
-        return [number for number, trigger in enumerate(self.triggers) if is_own_trigger(mapping(trigger))]
+        return [number for number, trigger in enumerate(self.triggers) if is_own_trigger(mapping(trigger), self.hosts)]
 
     @property
     def can_be_at_zero(self) -> bool:
@@ -97,8 +100,11 @@ def check_scaled_manifest(manifest: ScaledManifest) -> Iterator[ValidationFindin
 
 
 def _problems(manifest: ScaledManifest) -> Iterator[Problem]:
+    yield from _note_other_scalers(manifest)
     if not manifest.own_triggers:
         return
+    value = mapping(value_at(manifest.document.value, manifest.path))
+    yield from check_object(value)
     yield from _check_replica_counts(manifest)
     if "jobTargetRef" in manifest.spec:
         yield from _check_jobs(manifest)
@@ -114,10 +120,20 @@ def _problems(manifest: ScaledManifest) -> Iterator[Problem]:
     for number in manifest.own_triggers:
         trigger = mapping(manifest.triggers[number])
         yield from check_trigger(("spec", "triggers", number), trigger, manifest.engine)
-    value = mapping(value_at(manifest.document.value, manifest.path))
     triggers = {number: manifest.trigger_metadata(number) for number in manifest.own_triggers}
     yield from check_engine_triggers(value, triggers, manifest.scale_target)
     yield from check_endpoints(str(manifest.metadata.get("namespace") or ""), triggers)
+
+
+def _note_other_scalers(manifest: ScaledManifest) -> Iterator[Problem]:
+    for number, trigger in enumerate(manifest.triggers):
+        if is_taken_for_own(mapping(trigger), manifest.hosts):
+            address = str(manifest.trigger_metadata(number)["scalerAddress"])
+            yield Problem(
+                Severity.INFO, ("spec", "triggers", number, "metadata", "scalerAddress"),
+                f"metadata.scalerAddress: {quoted(address, 100)} is not an address of this scaler, so trigger "
+                f"{number + 1} is not checked: if it is, add --address {quoted(host_of(address), 100)[1:-1]}",
+            )  # fmt: skip
 
 
 def _check_replica_counts(manifest: ScaledManifest) -> Iterator[Problem]:
@@ -184,7 +200,10 @@ def _check_activation(manifest: ScaledManifest) -> Iterator[Problem]:
 
 def _check_push(manifest: ScaledManifest) -> Iterator[Problem]:
     with_demand = [number for number in manifest.own_triggers if _has_demand(manifest, number)]
-    if not with_demand or any(manifest.triggers[number].get("type") == "external-push" for number in with_demand):
+    types = {manifest.triggers[number].get("type") for number in with_demand}
+    if "external" not in types or any(
+        manifest.triggers[number].get("type") == "external-push" for number in with_demand
+    ):
         return
     seconds = integer(manifest.spec, "pollingInterval", _POLLING_SECONDS)
     yield Problem(

@@ -3,44 +3,27 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from keda_gpu_scaler.cli.validate.documents import YamlPath, as_text, json_value, mapping
 from keda_gpu_scaler.cli.validate.findings import Severity
+from keda_gpu_scaler.cli.validate.foreign_keys import check_environment_keys, check_foreign_keys, foreign_key_hint
+from keda_gpu_scaler.cli.validate.ownership import SCALER_NAME, TRIGGER_TYPES, host_of, scheme_of
+from keda_gpu_scaler.cli.validate.problem import Problem
+from keda_gpu_scaler.cli.validate.target_rules import check_targets
 from keda_gpu_scaler.core.hpa.reported_value import REPORT_OF_TYPE
 from keda_gpu_scaler.core.quoting import quoted
+from keda_gpu_scaler.core.trigger.metadata import nearest
 from keda_gpu_scaler.core.trigger.metric_type import ASSUMED
-from keda_gpu_scaler.core.trigger.parser import PARAMETERS, Scope, Trigger, TriggerError, parse_trigger
+from keda_gpu_scaler.core.trigger.near_keys import FROM_ENVIRONMENT
+from keda_gpu_scaler.core.trigger.parser import Scope, Trigger, TriggerError, parse_trigger
 
-SCALER_NAME = "keda-gpu-scaler"
-FROM_ENVIRONMENT = "FromEnv"
-
-_TYPES = ("external", "external-push")
-_OWN_KEYS = frozenset(parameter.key for parameter in PARAMETERS)
 _KEY = re.compile(r'metadata(?:\.([^:]+)|: "([^"]+)")')
 _AGENTS_SUFFIX = "-agents"
 _MEMORY_METRICS = frozenset({"memory_used_percent", "memory_used_mib"})
 _PREALLOCATING_PROFILES = {"vllm-inference": "vLLM", "tgi-inference": "TGI"}
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """A finding, with its path below the object."""
-
-    severity: Severity
-    path: YamlPath
-    message: str
-
-
-def is_own_trigger(trigger: Mapping[str, Any]) -> bool:
-    """Whether a trigger is for this scaler: its address has the scaler's name, or it has a key of the scaler."""
-    if trigger.get("type") not in _TYPES:
-        return False
-    metadata = mapping(trigger.get("metadata"))
-    if SCALER_NAME in str(metadata.get("scalerAddress", "")):
-        return True
-    return any(str(key).removesuffix(FROM_ENVIRONMENT) in _OWN_KEYS for key in metadata)
+_RESOLVER_SCHEMES = ("dns", "passthrough")
+"""The schemes of gRPC-Go that stand before HOST:PORT."""
 
 
 def check_trigger(path: YamlPath, trigger: Mapping[str, Any], engine: str | None) -> Iterator[Problem]:
@@ -57,19 +40,39 @@ def check_trigger(path: YamlPath, trigger: Mapping[str, Any], engine: str | None
         if not isinstance(value, str):
             message = f"metadata.{quoted(str(key))[1:-1]}: Invalid value: {quoted(json_value(value))}"
             yield Problem(Severity.ERROR, (*metadata_path, key), f"{message}: must be text: quote it")
+    yield from _check_type(path, trigger)
     yield from _check_address(metadata_path, metadata)
+    yield from check_foreign_keys(metadata_path, metadata)
+    yield from check_environment_keys(metadata_path, metadata)
     texts = {str(key): as_text(value) for key, value in metadata.items() if not str(key).endswith(FROM_ENVIRONMENT)}
     try:
         parsed = parse_trigger(texts)
     except TriggerError as error:
         for sentence in error.problems:
+            if _is_from_environment(sentence, metadata):
+                continue
             yield Problem(Severity.ERROR, (*metadata_path, _key_of(sentence)), sentence)
         return
     for hint in parsed.hints:
-        yield Problem(Severity.WARNING, (*metadata_path, _key_of(hint)), hint)
+        if foreign_key_hint(_key_of(hint)) is None:
+            yield Problem(Severity.WARNING, (*metadata_path, _key_of(hint)), hint)
+    yield from check_targets(metadata_path, texts, parsed)
     yield from _check_metric_type(path, trigger, parsed)
     yield from _check_memory_target(metadata_path, texts, parsed, engine)
     yield from _check_ca(metadata_path, trigger, texts)
+
+
+def _check_type(path: YamlPath, trigger: Mapping[str, Any]) -> Iterator[Problem]:
+    given = trigger.get("type")
+    if given in TRIGGER_TYPES:
+        return
+    near = nearest(as_text(given).replace("_", "-"), tuple(reversed(TRIGGER_TYPES)))
+    remedy = f'did you mean "{near}"?' if near else "must be external or external-push"
+    yield Problem(
+        Severity.ERROR, (*path, "type"),
+        f"type: Unsupported value: {quoted(json_value(given))}: KEDA has no scaler of this type with a scalerAddress: "
+        f"{remedy}",
+    )  # fmt: skip
 
 
 def _check_address(metadata_path: YamlPath, metadata: Mapping[str, Any]) -> Iterator[Problem]:
@@ -81,12 +84,23 @@ def _check_address(metadata_path: YamlPath, metadata: Mapping[str, Any]) -> Iter
         yield Problem(Severity.ERROR, metadata_path, message)
         return
     address_path = (*metadata_path, "scalerAddress")
-    host, _, port = str(address).rpartition(":")
-    if not host or not (port.isascii() and port.isdigit() and 0 < int(port) <= 65535):
+    scheme = scheme_of(str(address))
+    # dns://AUTHORITY/HOST:PORT names a server of names; dns:///HOST:PORT is the usual form.
+    is_resolved = scheme.partition(":")[0] in _RESOLVER_SCHEMES
+    rest = str(address)[len(scheme) :]
+    if scheme and not is_resolved:
+        yield Problem(
+            Severity.ERROR, address_path,
+            f"metadata.scalerAddress: Invalid value: {quoted(str(address), 100)}: must be HOST:PORT, without a scheme: "
+            f"remove {quoted(scheme)}",
+        )  # fmt: skip
+        return
+    host, _, port = (rest.rpartition("/")[2] if is_resolved else rest).rpartition(":")
+    if not host or "/" in host or not (port.isascii() and port.isdigit() and 0 < int(port) <= 65535):
         message = f"metadata.scalerAddress: Invalid value: {quoted(str(address))}: must be HOST:PORT, without a scheme"
         yield Problem(Severity.ERROR, address_path, message)
         return
-    service, _, domain = host.partition(".")
+    service, _, domain = host_of(host).partition(".")
     if service.endswith(_AGENTS_SUFFIX):
         called = f"{service.removesuffix(_AGENTS_SUFFIX)}.{domain}".rstrip(".")
         yield Problem(
@@ -136,6 +150,11 @@ def _check_ca(metadata_path: YamlPath, trigger: Mapping[str, Any], texts: Mappin
             'metadata.enableTLS: Invalid value: "true": without an authenticationRef KEDA trusts only the CAs of its '
             "image: name a TriggerAuthentication with caCert",
         )  # fmt: skip
+
+
+def _is_from_environment(sentence: str, metadata: Mapping[Any, Any]) -> bool:
+    """Whether the parser misses a key that KEDA reads from the environment."""
+    return ": Required value: " in sentence and _key_of(sentence) + FROM_ENVIRONMENT in metadata
 
 
 def _key_of(sentence: str) -> str:

@@ -5,16 +5,20 @@ Law: what works as written, and may surprise, is an information; it is no warnin
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from keda_gpu_scaler.cli.explain.scaledobject import Fallback, fallback_of
 from keda_gpu_scaler.cli.formula import FormulaError, formula_names
 from keda_gpu_scaler.cli.validate.documents import mapping
 from keda_gpu_scaler.cli.validate.findings import Severity
-from keda_gpu_scaler.cli.validate.trigger_rules import Problem
+from keda_gpu_scaler.cli.validate.parsed_metadata import parsed_metadata
+from keda_gpu_scaler.cli.validate.problem import Problem
 from keda_gpu_scaler.core.hpa.replica_calculator import ValueType
 from keda_gpu_scaler.core.quoting import quoted
 from keda_gpu_scaler.core.scaling_rules import Formula
+from keda_gpu_scaler.core.trigger.near_keys import FROM_ENVIRONMENT
+from keda_gpu_scaler.core.trigger.parser import Trigger
 
 _RESOURCE_TRIGGERS = ("cpu", "memory")
 _MODIFIERS = "scalingModifiers"
@@ -33,6 +37,7 @@ def check_trigger_set(spec: Mapping[str, Any], own: Sequence[int], found: Formul
         yield from _check_names(triggers, found)
     elif found is None:
         yield from _check_equal_triggers(triggers, own)
+        yield from _check_targets_at_odds(triggers, own)
     if (fallback := fallback_of(spec)) is not None:
         yield from _check_fallback(fallback, triggers, own, found)
 
@@ -77,6 +82,42 @@ def _check_equal_triggers(triggers: Sequence[Mapping[str, Any]], own: Sequence[i
                     "both: remove one",
                 )  # fmt: skip
             break
+
+
+def _check_targets_at_odds(triggers: Sequence[Mapping[str, Any]], own: Sequence[int]) -> Iterator[Problem]:
+    """Yield a warning for each trigger that reads the same as another one, and compares it with its own target."""
+    known: dict[int, Trigger] = {}
+    for number in own:
+        metadata = mapping(triggers[number].get("metadata"))
+        parsed = parsed_metadata(metadata)
+        if parsed is None or any(str(key).endswith(FROM_ENVIRONMENT) for key in metadata):
+            continue
+        same = next((at for at, one in known.items() if _reading(one) == _reading(parsed)), None)
+        known[number] = parsed
+        if same is None or mapping(triggers[same].get("metadata")) == metadata:
+            continue
+        first, second = known[same].target, parsed.target
+        is_typed_alike = _value_type(triggers[same]) == _value_type(triggers[number])
+        if first == second and not is_typed_alike:
+            continue
+        path = ("spec", "triggers", number)
+        reads = f"trigger {number + 1}: Duplicate value: it reads {parsed.metric.name} as trigger {same + 1} does"
+        lower = number if second < first else same
+        message = (
+            f"{reads}, and their targets are {first:g} and {second:g}: the HPA follows trigger {lower + 1} alone, "
+            "whose target is lower: remove the other"
+            if first != second
+            else f"{reads}, with the same target: remove one"
+        )
+        yield Problem(Severity.WARNING, path, message)
+
+
+def _reading(trigger: Trigger) -> Trigger:
+    """Return a trigger without its target, its names, and what says how a part of them was given."""
+    return replace(
+        trigger, target=0, activation=0, is_activation_given=False, metric_name="", profile=None, hints=(),
+        poll_interval_seconds=0, report="", demand=None,
+    )  # fmt: skip
 
 
 def _check_fallback(
