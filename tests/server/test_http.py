@@ -11,13 +11,13 @@ import pytest
 from keda_gpu_scaler.server import http as http_module
 from keda_gpu_scaler.server.http import HttpPage, HttpServer, probe_pages
 from keda_gpu_scaler.server.metrics import metrics_page
-from keda_gpu_scaler.server.status_page import status_page
+from keda_gpu_scaler.server.status_view import html_page
 from tests.limits import WAIT_SECONDS
 
 PAGES = {
     **probe_pages(lambda: None),
     "/metrics": lambda: metrics_page("metric 1\n"),
-    "/": lambda: status_page("<p>fine</p>", "default-src 'none'"),
+    "/": lambda: html_page("<p>fine</p>", "default-src 'none'"),
     "/broken": lambda: HttpPage("out of order\n", status=503),
 }
 

@@ -25,9 +25,9 @@ from keda_gpu_scaler.server.status_page import (
     MAX_ROWS,
     REFRESH_SECONDS,
     StatusPage,
-    StatusView,
     document,
 )
+from keda_gpu_scaler.server.status_view import StatusView
 from keda_gpu_scaler.server.status_workloads import MAX_REFUSED, MAX_WORKLOADS
 from tests.fakes import ManualClock, device, node_history, sample, sample_without_readings
 
