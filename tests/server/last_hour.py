@@ -44,7 +44,9 @@ def last_evaluation(answer: RecentAnswer) -> Evaluation | None:
             PodObservation(pod(f"llama-{number}", "gpu-1"), ObservationState.OBSERVED, 90.04 + number, f"H100 {number}")
             for number in range(3)
         ),
-        PodObservation(pod("llama-3"), ObservationState.MISSING, None, "node gpu-7 last answered 41 s ago (limit 10 s)"),
+        PodObservation(
+            pod("llama-3"), ObservationState.MISSING, None, "node gpu-7 last answered 41 s ago (limit 10 s)"
+        ),
         PodObservation(pod("llama-4", None, ready=False), ObservationState.NOT_READY, None, "not ready"),
     )
     return Evaluation(Scope.WORKLOAD, answer.value, answer.active, answer.steps, observations=observations)

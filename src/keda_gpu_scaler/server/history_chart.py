@@ -56,12 +56,15 @@ def value_chart(points: Points, name: str, title: str, unit: str) -> str:
 
 
 def replica_chart(points: Points, name: str, title: str) -> str:
-    """Return the replicas and the wanted ones, within the limits. The arguments are those of ``value_chart``."""
+    """Return the replicas and the wanted ones, within the limits. The arguments are those of ``value_chart``.
+
+    An inactive time covers the limits: KEDA sets the size then, and not the HPA.
+    """
     top = float(replica_scale(points))
     idle = _runs(points, lambda point: None if point.active else True)
     shapes = (
-        *(f'<rect class=inactive x="{x}" y="0" width="{wide}" height="{HEIGHT}"/>' for x, wide, _ in idle),
         *(_band(x, wide, limits, top) for x, wide, limits in _runs(points, _limits)),
+        *(f'<rect class=inactive x="{x}" y="0" width="{wide}" height="{HEIGHT}"/>' for x, wide, _ in idle),
         *(f'<rect class=inactive-bar x="{x}" y="{HEIGHT - _BAR}" width="{wide}" height="{_BAR}"/>'
           for x, wide, _ in idle),
         _path("wanted", _steps_line(((ago, point.wanted) for ago, point in points), top)),
@@ -98,7 +101,7 @@ def replica_scale(points: Points) -> int:
     peak = max((*sizes, 1))
     limits = [point.max_replicas for _, point in points if point.max_replicas is not None]
     shown = [limit for limit in limits if limit <= 2 * peak + 2]
-    return max((peak, *shown)) + 1
+    return max((peak, *shown))
 
 
 def history_table(points: Points, name: str, unit: str) -> Iterator[str]:
@@ -277,7 +280,7 @@ def _nice(highest: float) -> float:
     """Return a round number that is not below the highest value."""
     highest = max(highest, _SMALLEST)
     unit = 10.0 ** math.floor(math.log10(highest))
-    return next((unit * step for step in (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10) if unit * step >= highest), highest)
+    return next((unit * step for step in (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10) if unit * step >= highest), highest)
 
 
 def _finite(value: float | None) -> float | None:
