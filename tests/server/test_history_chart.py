@@ -104,6 +104,13 @@ def test_answers_without_a_value_are_a_bar_at_the_bottom(history: Points, bars: 
     assert rects(value(history), "no-value") == bars
 
 
+def test_at_zero_replicas_no_value_is_missing() -> None:
+    history = [(0, WorkloadPoint(None, 80.0, 0, 0, 0, 4, active=False))]
+    assert rects(value(history), "no-value") == []
+    assert "0 of 1 answers have no value" in value(history)
+    assert "<td>0 of 1 answers</td>" in "".join(history_table(history, "t", "%"))
+
+
 def test_the_limits_are_a_band_and_a_change_begins_another_one() -> None:
     history = [
         (2, WorkloadPoint(None, 80.0, 2, 2, 1, 4, active=True)),

@@ -46,7 +46,7 @@ def value_chart(points: Points, name: str, title: str, unit: str) -> str:
         unit: the unit of the values, "" for none.
     """
     top = value_scale(points)
-    runs = _runs(points, lambda point: True if _finite(point.measured) is None else None)
+    runs = _runs(points, lambda point: True if _has_no_value(point) else None)
     shapes = (
         *(f'<rect class=no-value x="{x}" y="{HEIGHT - _BAR}" width="{wide}" height="{_BAR}"/>' for x, wide, _ in runs),
         _path("target", _steps_line(((ago, point.target) for ago, point in points), top)),
@@ -120,7 +120,7 @@ def history_table(points: Points, name: str, unit: str) -> Iterator[str]:
 
 def span_text(values: Iterable[float | None], unit: str = "") -> str:
     """Return the lowest and the highest known value; empty where none is known."""
-    known = [value for value in map(_finite, values) if value is not None]
+    known = [value for value in values if value is not None and math.isfinite(value)]
     if not known:
         return ""
     lowest, highest = significant(min(known)), significant(max(known))
@@ -132,7 +132,7 @@ def span_text(values: Iterable[float | None], unit: str = "") -> str:
 
 def _row(row: Sequence[WorkloadPoint], unit: str) -> tuple[str, ...]:
     newest = row[-1]
-    without = sum(_finite(point.measured) is None for point in row)
+    without = sum(map(_has_no_value, row))
     active = sum(point.active for point in row)
     limits = _limits(newest)
     return (
@@ -149,7 +149,7 @@ def _row(row: Sequence[WorkloadPoint], unit: str) -> tuple[str, ...]:
 def _value_summary(points: Points, unit: str) -> str:
     if not points:
         return "No answer to KEDA is known."
-    without = sum(_finite(point.measured) is None for _, point in points)
+    without = sum(_has_no_value(point) for _, point in points)
     span = span_text((point.measured for _, point in points), unit)
     newest = _finite(points[-1][1].measured)
     last = "unknown" if newest is None else f"{significant(newest)} {unit}".rstrip()
@@ -256,6 +256,11 @@ def _runs(points: Points, key: Callable[[WorkloadPoint], _Key | None]) -> list[t
         else:
             runs.append((x, wide, value))
     return runs
+
+
+def _has_no_value(point: WorkloadPoint) -> bool:
+    """Whether a value is missing. At zero replicas there is nothing to measure."""
+    return _finite(point.measured) is None and point.replicas != 0
 
 
 def _limits(point: WorkloadPoint) -> tuple[int, int] | None:
