@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 import grpc
 
@@ -164,6 +164,7 @@ class Serve:
         flags: more flags for ``serve``.
         python: the command of the interpreter; by default this one, without options.
         environment: more environment variables.
+        log: where its log goes; by default to the terminal.
     """
 
     def __init__(
@@ -172,7 +173,9 @@ class Serve:
         *flags: str,
         python: tuple[str, ...] = PYTHON,
         environment: Mapping[str, str] | None = None,
+        log: IO[str] | None = None,
     ) -> None:
+        self._log = log
         self._port = free_port()
         ports = ("--host", "127.0.0.1", "--port", str(self._port), "--metrics-port", "0", "--probe-port", "0")
         backend = ("--backend", "nvml", "--nvml-library", fake.library) if fake else ()
@@ -183,7 +186,7 @@ class Serve:
 
     def __enter__(self) -> Self:
         self.started = time.monotonic()
-        self._process = subprocess.Popen(self._command, env=self._environment, cwd=HOME)
+        self._process = subprocess.Popen(self._command, env=self._environment, cwd=HOME, stderr=self._log)
         self.pid = self._process.pid
         return self
 
@@ -196,6 +199,20 @@ class Serve:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process has ended by itself."""
+        return self._process.poll() is not None
+
+    def kill(self) -> None:
+        """End the process as a power failure does. ``__enter__`` starts it again, on the same port."""
+        self._process.kill()
+        self._process.wait()
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal to the process."""
+        self._process.send_signal(number)
 
     def wait_until_it_listens(self) -> None:
         """Return after the first connection. A gRPC channel that connects too early waits for its back-off."""
