@@ -141,8 +141,11 @@ def test_an_inactive_time_is_a_band_over_the_limits() -> None:
         pytest.param((0, 0, 0, 2), 2, id="the maximum of a workload at zero"),
     ],
 )
-def test_the_top_of_the_chart_of_replicas(sizes: tuple[int | None, ...], top: int) -> None:
-    history = [(0, WorkloadPoint(None, 80.0, *sizes, active=True))]
+def test_the_top_of_the_chart_of_replicas(
+    sizes: tuple[int | None, int | None, int | None, int | None], top: int
+) -> None:
+    replicas, wanted, lowest, highest = sizes
+    history = [(0, WorkloadPoint(None, 80.0, replicas, wanted, lowest, highest, active=True))]
     assert replica_scale(history) == top
     assert all(y >= 0 for _, y, _, _ in rects(size(history), "limits"))
 
