@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The last hour of a workload that wakes up, grows, loses its value for a while, and meets its maximum."""
+"""The last hour of a workload that wakes up, grows, and has no value for a while."""
 
 import math
 
