@@ -10,6 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,7 +43,7 @@ from keda_gpu_scaler.server.grpc_server import (
     make_grpc_server,
     reflection_service,
 )
-from keda_gpu_scaler.server.http import HttpPage, HttpPages, HttpServer, probe_pages
+from keda_gpu_scaler.server.http import HttpPage, HttpPages, HttpServer, QueryPages, probe_pages
 from keda_gpu_scaler.server.lazy_service import LazyService, Registrar
 from keda_gpu_scaler.server.listen_error import listen_error
 from keda_gpu_scaler.server.request_counters import RequestCounters
@@ -55,7 +56,8 @@ from keda_gpu_scaler.wire.tls import TlsError
 
 if TYPE_CHECKING:
     from keda_gpu_scaler.server.external_scaler import ExternalScaler
-    from keda_gpu_scaler.server.status_page import StatusPage, StatusView
+    from keda_gpu_scaler.server.status_page import StatusPage
+    from keda_gpu_scaler.server.status_view import StatusView
 
 
 _HEALTH_INTERVAL_SECONDS = 1.0
@@ -236,7 +238,8 @@ class Agent:
             self.probe_port = await self._listen_http("--probe-port", self._config.probe_port, pages)
         if self._config.metrics_port:
             pages = {"/metrics": self._metrics_page, "/": lambda: self._status.open().page()}
-            self.metrics_port = await self._listen_http("--metrics-port", self._config.metrics_port, pages)
+            by_query = {"/workload": lambda query: self._status.open().workload_page(query)}
+            self.metrics_port = await self._listen_http("--metrics-port", self._config.metrics_port, pages, by_query)
 
     async def _listen_for_people(self, port: int) -> grpc.aio.Server:
         from keda_gpu_scaler.server.explain_access import LOOPBACK, start_explain_server
@@ -247,8 +250,8 @@ class Agent:
         except RuntimeError as error:
             raise StartError(listen_error("--explain-port", LOOPBACK, port)) from error
 
-    async def _listen_http(self, flag: str, port: int, pages: HttpPages) -> int:
-        server = HttpServer(pages)
+    async def _listen_http(self, flag: str, port: int, pages: HttpPages, by_query: QueryPages | None = None) -> int:
+        server = HttpServer(pages, by_query)
         try:
             bound = await server.start(self._config.host, port)
         except OSError as error:
@@ -368,9 +371,9 @@ class Agent:
         return StatusPage(self._view, self._clock)
 
     def _view(self) -> "StatusView":
-        from keda_gpu_scaler.server.status_page import StatusView
+        from keda_gpu_scaler.server.status_view import StatusView
 
-        return StatusView(
+        view = StatusView(
             fleet=self._fleet(),
             now=self._clock(),
             unix_seconds=time.time(),
@@ -381,6 +384,9 @@ class Agent:
             watches=self._remote.watches(),
             refused=self._refused(),
         )
+        if (scaler := self._scaler.opened) is None:
+            return view
+        return replace(view, histories=scaler.histories, evaluation_of=scaler.last_evaluation)
 
     def _refused(self) -> list[RefusedTrigger]:
         return self._scaler.opened.refused_triggers() if self._scaler.opened is not None else []

@@ -16,7 +16,7 @@ from keda_gpu_scaler.core.comparison import Comparison, ReplicaLimit, ReplicaLim
         (0.0, "0"), (98.437, "98.4"), (98.0, "98"), (100.0, "100"), (99.96, "100"), (999.6, "1,000"),
         (12345.0, "12,300"),
         (0.012345, "0.0123"), (0.5, "0.5"), (1e12, "1,000,000,000,000"), (-98.437, "-98.4"), (1.005, "1"),
-        (0.0004, "0.0004"), (math.inf, "inf"),
+        (0.0004, "0.0004"), (math.inf, "inf"), (1.796e308, "1.796e+308"), (math.nan, "nan"),
     ],
 )  # fmt: skip
 def test_a_number_has_three_significant_digits(value: float, shown: str) -> None:

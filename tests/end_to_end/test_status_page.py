@@ -3,6 +3,7 @@
 
 import contextlib
 import re
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,6 +94,22 @@ def test_the_page_and_the_metrics_tell_of_peers_watches_and_what_keda_was_told(p
     counted = re.search(r'request_duration_seconds_count\{method="GetMetrics"\} (\d+)', text)
     assert counted is not None
     assert int(counted[1]) >= 1
+
+
+def test_the_page_of_a_workload_shows_the_last_hour_and_the_pods(pair: Pair) -> None:
+    while pair.ask() != 92.0:
+        pass
+    while "llama-0</th><td>gpu-2</td><td>92 %</td><td>with value</td>" not in (
+        page := pair.get("/workload?namespace=ai&name=llama")
+    ):
+        pass
+    assert "<title>ai/llama</title>" in page
+    assert re.search(r"<path class=measured d=\"M3[0-9.]+ [0-9.]+", page)
+    assert "<li>scope workload: " in page
+    assert "<svg " in pair.get("/")
+    with pytest.raises(urllib.error.HTTPError, match="404") as found:
+        pair.get("/workload?namespace=ai&name=nope")
+    assert "This instance got no request from KEDA about ai/nope" in found.value.read().decode()
 
 
 def test_a_trigger_that_stops_being_answerable_is_an_event_of_its_scaled_object(pair: Pair) -> None:

@@ -11,20 +11,23 @@ import pytest
 from keda_gpu_scaler.server import http as http_module
 from keda_gpu_scaler.server.http import HttpPage, HttpServer, probe_pages
 from keda_gpu_scaler.server.metrics import metrics_page
-from keda_gpu_scaler.server.status_page import status_page
+from keda_gpu_scaler.server.status_view import html_page
 from tests.limits import WAIT_SECONDS
 
 PAGES = {
     **probe_pages(lambda: None),
     "/metrics": lambda: metrics_page("metric 1\n"),
-    "/": lambda: status_page("<p>fine</p>", "default-src 'none'"),
+    "/": lambda: html_page("<p>fine</p>", "default-src 'none'"),
     "/broken": lambda: HttpPage("out of order\n", status=503),
 }
 
 
+QUERY_PAGES = {"/query": lambda query: HttpPage(f"{query}\n", status=404 if query == "none" else 200)}
+
+
 def with_server(scenario: Callable[[int], Awaitable[None]], host: str = "127.0.0.1") -> None:
     async def run() -> None:
-        server = HttpServer(PAGES)
+        server = HttpServer(PAGES, QUERY_PAGES)
         port = await server.start(host, 0)
         try:
             async with asyncio.timeout(WAIT_SECONDS):
@@ -52,13 +55,18 @@ async def exchange(port: int, request: bytes, host: str = "127.0.0.1") -> bytes:
         pytest.param(
             b"GET /readyz?verbose HTTP/1.1\r\nHost: x\r\n\r\n", b"200", b"ok\n", id="a query string is ignored"
         ),
+        pytest.param(
+            b"GET /query?a=1&b=%20? HTTP/1.1\r\nHost: x\r\n\r\n", b"200", b"a=1&b=%20?\n", id="a page of its query"
+        ),
+        pytest.param(b"GET /query HTTP/1.1\r\nHost: x\r\n\r\n", b"200", b"\n", id="a page of an empty query"),
+        pytest.param(b"GET /query?none HTTP/1.1\r\nHost: x\r\n\r\n", b"404", b"none\n", id="a page that is not found"),
         pytest.param(b"HEAD /metrics HTTP/1.1\r\nHost: x\r\n\r\n", b"200", b"", id="HEAD has no body"),
         pytest.param(b"GET /metrics HTTP/1.0\r\n\r\n", b"200", b"metric 1\n", id="HTTP/1.0"),
         pytest.param(b"GET /broken HTTP/1.1\r\nHost: x\r\n\r\n", b"503", b"out of order\n", id="a page with a status"),
         pytest.param(
             b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n",
             b"404",
-            b"there is no page '/nothing'; the pages are /, /broken, /healthz, /livez, /metrics, /readyz\n",
+            b"there is no page '/nothing'; the pages are /, /broken, /healthz, /livez, /metrics, /query, /readyz\n",
             id="an unknown page",
         ),
         pytest.param(

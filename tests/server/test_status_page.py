@@ -25,11 +25,12 @@ from keda_gpu_scaler.server.status_page import (
     MAX_ROWS,
     REFRESH_SECONDS,
     StatusPage,
-    StatusView,
     document,
 )
+from keda_gpu_scaler.server.status_view import StatusView
 from keda_gpu_scaler.server.status_workloads import MAX_REFUSED, MAX_WORKLOADS
 from tests.fakes import ManualClock, device, node_history, sample, sample_without_readings
+from tests.server.last_hour import last_hour
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "status.html"
 NOW = 1000.0
@@ -129,13 +130,15 @@ class Outline(HTMLParser):
 
 def row(text: str, head: str) -> str:
     """Return the text of the table row whose first cell begins with ``head``."""
-    found = re.search(rf"<tr><th [^>]*>{re.escape(head)}.*?</tr>", text)
+    found = re.search(rf"<tr><th [^>]*>(<a [^>]*>)?{re.escape(head)}.*?</tr>", text)
     assert found is not None, f"no row {head}"
     return " ".join(re.sub(r"<[^>]+>", " ", found[0]).split())
 
 
 def test_the_page_equals_the_golden_file() -> None:
-    assert document(view(refused=REFUSED)).replace(__version__, "VERSION") == GOLDEN.read_text()
+    assert (
+        document(view(refused=REFUSED, histories=last_hour(NOW))).replace(__version__, "VERSION") == GOLDEN.read_text()
+    )
 
 
 @pytest.mark.parametrize(
@@ -156,7 +159,11 @@ def test_the_policy_permits_only_the_style_and_the_script_of_the_page(kind: str,
 def test_the_page_loads_nothing_else() -> None:
     elements = Outline(document(view())).elements
     links = {str(attributes[name]) for _, attributes in elements for name in ("href", "src") if name in attributes}
-    assert links == {"data:,", "#main", "/metrics"}
+    local = {link for link in links if link.startswith("/workload?namespace=ai&name=")}
+    guides = {f"{status_assets.DOCUMENTS}/{page}" for page in ("guides/watching.md#the-status-page", "operating.md")}
+    assert links - local - guides == {"data:,", "#main", "/metrics"}
+    assert guides <= links
+    assert len(local) == 4
     assert not [attributes for _, attributes in elements if any(name.startswith("on") for name in attributes)]
     assert not [attributes for _, attributes in elements if "style" in attributes]
 
@@ -359,10 +366,16 @@ def luminance(colour: str) -> float:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("ink", ["ink", "faint", "good", "bad", "link"])
-def test_every_text_colour_has_enough_contrast(scheme: str, ink: str) -> None:
+@pytest.mark.parametrize(
+    ("ink", "ground"),
+    [
+        *((ink, "paper") for ink in ("ink", "faint", "good", "bad", "link")),
+        *((line, band) for line in ("ink", "faint", "link") for band in ("band", "idle")),
+    ],
+)
+def test_every_text_colour_and_every_line_has_enough_contrast(scheme: str, ink: str, ground: str) -> None:
     shades = colours(scheme)
-    darker, lighter = sorted((luminance(shades[ink]), luminance(shades["paper"])))
+    darker, lighter = sorted((luminance(shades[ink]), luminance(shades[ground])))
     assert (lighter + 0.05) / (darker + 0.05) >= 4.5  # WCAG 2.2, 1.4.3
 
 
@@ -409,11 +422,11 @@ def test_refused_triggers_are_shown_without_an_answer_and_their_text_is_no_marku
 def test_measured_and_reported_are_two_columns_with_the_sizes_and_the_reasons() -> None:
     text = document(view())
     assert row(text, "ai/llama") == (
-        "ai/llama keda_gpu_metric gpu_utilization 92 % 80 % 276 % total 3 → 4 active 3 of 4 — 3.0 s ago"
+        "ai/llama — keda_gpu_metric gpu_utilization 92 % 80 % 276 % total 3 → 4 active 3 of 4 — 3.0 s ago"
     )
     assert row(text, "ai/code") == (
-        "ai/code keda_gpu_metric gpu_utilization 4.17 % 80 % 12.5 % average adjusted, instead of 8.34 2 → 1 limit: min "
-        "inactive 3 of 4 unknown 3.0 s ago"
+        "ai/code — keda_gpu_metric gpu_utilization 4.17 % 80 % 12.5 % average adjusted, instead of 8.34 2 → 1 "
+        "limit: min inactive 3 of 4 unknown 3.0 s ago"
     )
     assert "<p>adjusted: &lt;1&gt; pod is starting</p><p class=faint>inactive: no request</p>" in text
     assert "<p class=faint>active: 92 is above activationThreshold 10</p>" in text

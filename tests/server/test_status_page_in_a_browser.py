@@ -2,6 +2,7 @@
 """Tests of the status page in a browser: updates, dark mode, keyboard, no scripts, hostile text."""
 
 import asyncio
+import itertools
 import struct
 import threading
 import zlib
@@ -15,7 +16,8 @@ import pytest
 
 from keda_gpu_scaler.server.http import HttpServer
 from keda_gpu_scaler.server.metrics import metrics_page
-from keda_gpu_scaler.server.status_page import StatusView, document, status_page
+from keda_gpu_scaler.server.status_page import StatusPage
+from keda_gpu_scaler.server.status_view import StatusView
 from tests.browser import Browser
 from tests.server.test_status_page import answer, hostile, view
 
@@ -25,7 +27,9 @@ class Site:
 
     def __init__(self) -> None:
         self.view: StatusView = view()
-        self._server = HttpServer({"/": lambda: status_page(document(self.view)), "/metrics": lambda: metrics_page("")})
+        status = StatusPage(lambda: self.view, itertools.count().__next__)  # a second passes before every request
+        pages = {"/": status.page, "/metrics": lambda: metrics_page("")}
+        self._server = HttpServer(pages, {"/workload": status.workload_page})
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
 

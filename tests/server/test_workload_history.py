@@ -63,17 +63,17 @@ def test_reading_twice_gives_the_same_and_at_most_an_hour(waits: list[float], la
 def test_the_number_of_histories_is_bounded_and_the_oldest_goes_first() -> None:
     histories = WorkloadHistories()
     for number in range(MAX_HISTORIES + 1):
-        histories.record(("ai", f"llama-{number}", "m"), FULL, float(number))
-    assert histories.of(("ai", "llama-0", "m")) is None
-    assert histories.of(("ai", "llama-1", "m")) is not None
+        histories.record(("ai", f"llama-{number}", "m", "gpu_utilization"), FULL, float(number))
+    assert histories.of(("ai", "llama-0", "m", "gpu_utilization")) is None
+    assert histories.of(("ai", "llama-1", "m", "gpu_utilization")) is not None
 
 
 def test_reading_a_history_does_not_keep_it() -> None:
     histories = WorkloadHistories()
-    histories.record(("ai", "llama", "m"), FULL, 0.0)
-    assert histories.of(("ai", "llama", "m")) is not None
+    histories.record(("ai", "llama", "m", "gpu_utilization"), FULL, 0.0)
+    assert histories.of(("ai", "llama", "m", "gpu_utilization")) is not None
     histories.expire_idle(MAX_POINTS * STEP_SECONDS + 1)
-    assert histories.of(("ai", "llama", "m")) is None
+    assert histories.of(("ai", "llama", "m", "gpu_utilization")) is None
 
 
 NUMBERS = Comparison(98.0, 294.0, 294.0, "total", "", 3, 4, ReplicaLimit.NONE, "98 is above 5")

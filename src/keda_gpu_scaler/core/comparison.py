@@ -16,6 +16,7 @@ DEFAULT_MAX_REPLICAS = 100
 """KEDA's default for ``maxReplicaCount``."""
 DIGITS = 3
 """The number of significant digits on a screen."""
+_LARGEST = 1e300  # rounding a float above it may overflow
 
 
 class ReplicaLimit(StrEnum):
@@ -90,7 +91,7 @@ NO_COMPARISON = Comparison()
 
 def significant(value: float, digits: int = DIGITS) -> str:
     """Return a number with this many significant digits, without an exponent: 98.4, 0.0123, 12,300."""
-    if not math.isfinite(value):
+    if not abs(value) < _LARGEST:
         return f"{value:g}"
     if value == 0:
         return "0"

@@ -167,6 +167,11 @@ class Evaluator:
             self._evaluations.discard(resolved)
         return evaluated
 
+    def last_evaluation(self, resolved: ResolvedTrigger) -> Evaluation | None:
+        """Return the last evaluation of a trigger, which may be out of date; None where it is not kept."""
+        cached = self._evaluations.peek(resolved)
+        return None if cached is None else cached[1].evaluation
+
     def expire_idle(self, now: float) -> None:
         """Release the evaluations of triggers that were not used for a while."""
         self._evaluations.expire(now)

@@ -166,6 +166,11 @@ class ExternalScaler:
         """Return the last answers, the refused triggers, the node of this instance, and the time."""
         return self.answers(), self._refused.triggers(), self._evaluator.fleet.own_node, self._clock()
 
+    def last_evaluation(self, answer: RecentAnswer) -> Evaluation | None:
+        """Return the last evaluation of the trigger of an answer; None where it is not kept."""
+        resolved = self._answers.resolved(answer)
+        return None if resolved is None else self._evaluator.last_evaluation(resolved)
+
     def counts(self) -> Mapping[str, RequestCounts]:
         """Return the number of calls of each method, of errors, and the calls' durations."""
         return self._counters.counts()

@@ -33,6 +33,8 @@ class HttpPage:
 
 HttpPages = Mapping[str, Callable[[], HttpPage]]
 """The function that makes each page, by path."""
+QueryPages = Mapping[str, Callable[[str], HttpPage]]
+"""The function that makes each page of its query string, by path."""
 
 
 def probe_pages(not_ready_reason: Callable[[], str | None]) -> HttpPages:
@@ -59,10 +61,15 @@ class HttpServer:
     """Serves pages to GET and HEAD requests on one port, until it is closed.
 
     Bounds: the time of a connection, the size of a request's head, and the number of connections.
+
+    Args:
+        pages: the pages without a query string; one that is sent is ignored.
+        query_pages: the pages that depend on the query string.
     """
 
-    def __init__(self, pages: HttpPages) -> None:
+    def __init__(self, pages: HttpPages, query_pages: QueryPages | None = None) -> None:
         self._pages = pages
+        self._query_pages = query_pages or {}
         self._max_connections = min(_MAX_CONNECTIONS, max_page_connections())
         self._server: asyncio.Server | None = None
         self._connections: dict[asyncio.Task[None], str] = {}  # the client's address, oldest first
@@ -138,11 +145,14 @@ class HttpServer:
         await writer.drain()
 
     def _page(self, request: h11.Request) -> HttpPage:
-        path = request.target.split(b"?", 1)[0].decode("ascii", "replace")
+        path, _, query = request.target.decode("ascii", "replace").partition("?")
         if request.method not in (b"GET", b"HEAD"):
             return HttpPage("only GET and HEAD are served\n", status=405)
+        if path in self._query_pages:
+            return self._query_pages[path](query)
         if path not in self._pages:
-            return HttpPage(f"there is no page {path!a}; the pages are {', '.join(sorted(self._pages))}\n", status=404)
+            known = ", ".join(sorted({*self._pages, *self._query_pages}))
+            return HttpPage(f"there is no page {path!a}; the pages are {known}\n", status=404)
         return self._pages[path]()
 
 

@@ -32,6 +32,11 @@ class RecentAnswers:
         """Keep an answer that was given now; the same answer may be given again later."""
         self._answers.put(_key(answer), (answer, resolved), now)
 
+    def resolved(self, answer: RecentAnswer) -> ResolvedTrigger | None:
+        """Return the trigger of an answer; None where the answer is no longer kept."""
+        found = self._answers.peek(_key(answer))
+        return None if found is None else found[1]
+
     def discard_undeclared(self, declarations: Mapping[str, DeclaredObjects]) -> None:
         """Remove the answers to triggers that are known not to be declared any more: an edit or a deletion.
 

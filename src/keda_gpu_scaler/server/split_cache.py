@@ -36,6 +36,11 @@ class SplitCache(Generic[_Key, _Value]):
         found = self._declared.get(key, now)
         return self._others.get(key, now) if found is None else found
 
+    def peek(self, key: _Key) -> _Value | None:
+        """Return an entry without noting a use; None where there is no such entry."""
+        found = self._declared.peek(key)
+        return self._others.peek(key) if found is None else found
+
     def put(self, key: _Key, value: _Value, now: float, *, is_declared: bool) -> None:
         """Add or replace an entry, which moves to the part that it belongs to now."""
         here, there = (self._declared, self._others) if is_declared else (self._others, self._declared)

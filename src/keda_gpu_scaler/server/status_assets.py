@@ -4,15 +4,19 @@
 Law: the policy permits this style sheet and this script by their hashes, and nothing else.
 """
 
+from keda_gpu_scaler.server.status_text import safe_text
+
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --paper: #ffffff; --faint: #57606a; --line: #d0d7de;
-  --good: #116329; --bad: #a40e26; --link: #0550ae; }
+  --good: #116329; --bad: #a40e26; --link: #0550ae; --band: #dbeafe; --idle: #eaeef2; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --paper: #0d1117; --faint: #9198a1; --line: #3d444d;
-  --good: #56d364; --bad: #ff8182; --link: #79c0ff; } }
+  --good: #56d364; --bad: #ff8182; --link: #79c0ff;
+  --band: #12304f; --idle: #21262d; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 88rem; padding: 1rem; background: var(--paper); color: var(--ink);
   font: 1rem/1.45 system-ui, sans-serif; }
 h1 { font-size: 1.4rem; margin: 0; } h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; }
+h3 { font-size: 1rem; margin: 1.5rem 0 .3rem; } h2 .faint { font-weight: 400; }
 p { margin: .3rem 0; } a { color: var(--link); } .faint { color: var(--faint); }
 .skip { position: absolute; left: -100vw; } .skip:focus { position: static; }
 :focus-visible { outline: 3px solid var(--link); outline-offset: 2px; }
@@ -28,6 +32,32 @@ th .faint, th .faint .bad, p.bad { font-weight: 400; }
 meter { width: 5rem; vertical-align: middle; }
 .good { color: var(--good); font-weight: 600; } .bad { color: var(--bad); font-weight: 600; }
 ol { margin: .3rem 0; } li, dd { overflow-wrap: anywhere; }
+.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .6rem 1rem;
+  margin: .5rem 0; }
+.facts dt { color: var(--faint); font-size: .9rem; } .facts dd { margin: 0; }
+figure { margin: 1rem 0 1.5rem; } figcaption { font-weight: 600; margin-bottom: .3rem; }
+.plot { display: grid; grid-template-columns: 4.5rem minmax(0, 1fr); column-gap: .5rem; }
+.scale { display: flex; flex-direction: column; justify-content: space-between; text-align: right; line-height: 1; }
+.scale, .hour { color: var(--faint); font-size: .875rem; }
+.hour { display: flex; justify-content: space-between; margin-left: 5rem; }
+svg.chart { display: block; width: 100%; height: 10rem; border: solid var(--faint); border-width: 0 0 1px 1px; }
+svg.spark { width: 7rem; height: 1.8rem; border-width: 0 0 1px; }
+.chart path { fill: none; stroke-width: 2px; stroke-linecap: round; stroke-linejoin: round;
+  vector-effect: non-scaling-stroke; }
+.chart .measured { stroke: var(--link); } .chart .replicas { stroke: var(--ink); }
+.chart .target { stroke: var(--bad); stroke-width: 1.5px; stroke-dasharray: 6 5; stroke-linecap: butt; }
+.chart .wanted { stroke: var(--link); stroke-dasharray: 2 5; }
+.chart .no-value { fill: var(--bad); } .chart .inactive { fill: var(--idle); }
+.chart .inactive-bar { fill: var(--faint); }
+.chart .limits { fill: var(--band); }
+.legend { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; list-style: none; margin: .3rem 0 0 5rem; padding: 0;
+  font-size: .875rem; }
+.key::before { content: ""; display: inline-block; width: 1.6rem; margin-right: .4rem; vertical-align: middle;
+  border-top: 2px solid; }
+.key.measured::before { border-color: var(--link); } .key.target::before { border-top: 2px dashed var(--bad); }
+.key.wanted::before { border-top: 3px dotted var(--link); } .key.no-value::before { border-top: 5px solid var(--bad); }
+.key.limits::before, .key.inactive::before { height: .9rem; border: 1px solid var(--faint); background: var(--band); }
+.key.inactive::before { background: var(--idle); border-bottom-width: 5px; }
 #live { color: var(--bad); min-height: 1.45rem; } .stale { opacity: .6; }
 """
 SCRIPT = """
@@ -48,14 +78,16 @@ async function refresh() {
   const selection = document.getSelection();
   if (paused || document.hidden || (!selection.isCollapsed && main.contains(selection.anchorNode))) return;
   try {
-    const response = await fetch(location.pathname, { cache: 'no-store', signal: AbortSignal.timeout(5000) });
-    if (!response.ok) throw new Error();
+    const options = { cache: 'no-store', signal: AbortSignal.timeout(5000) };
+    const response = await fetch(location.pathname + location.search, options);
+    if (!response.ok && response.status !== 404) throw new Error();
     const page = new DOMParser().parseFromString(await response.text(), 'text/html');
     const next = page.querySelector('main'), focused = document.activeElement;
     for (const opened of main.querySelectorAll('details[open]')) {
       const successor = findDetails(next, opened.dataset.key);
       if (successor) successor.open = true;
     }
+    const link = main.contains(focused) && focused.href;
     const details = main.contains(focused) ? focused.closest('details') : null;
     const region = main.contains(focused) && focused.id;
     const scrolled = new Map([...main.querySelectorAll('.scroll')].map(table => [table.id, table.scrollLeft]));
@@ -65,8 +97,9 @@ async function refresh() {
       const table = document.getElementById(id);
       if (table) table.scrollLeft = left;
     }
-    const focusTarget = details ? findDetails(main, details.dataset.key)?.querySelector('summary')
-      : region ? document.getElementById(region) : null;
+    const focusTarget = link ? [...main.querySelectorAll('a')].find(next => next.href === link)
+      : region ? document.getElementById(region)
+      : details ? findDetails(main, details.dataset.key)?.querySelector('summary') : null;
     if (focusTarget) focusTarget.focus({ preventScroll: true });
     main.classList.remove('stale');
     if (live.textContent) live.textContent = '';
@@ -78,15 +111,21 @@ async function refresh() {
 setInterval(refresh, 2000);
 """
 # Constants, because computing the hashes would load OpenSSL on every node. A test compares them with the texts.
-STYLE_HASH = "sha256-ZO9CIq2oULbzPm7POBwnNHCyjjcq/7tSC1U/MiEzP5s="
-SCRIPT_HASH = "sha256-qtgXoRbMT+T3/jC/NN+4e6AWdZ9IcCWSV+fw1+hRpZQ="
+STYLE_HASH = "sha256-eBSOwByphSnwuQl/z+RWFDQ2nJZmUnAHIr5c1Af0SzE="
+SCRIPT_HASH = "sha256-B85rGLowAklMV0SZhet/sspdQteqEHnMKt+9IHimZ8o="
 POLICY = (
     f"default-src 'none'; style-src '{STYLE_HASH}'; script-src '{SCRIPT_HASH}'; connect-src 'self'; "
     "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 """The page's Content-Security-Policy."""
 
-HEAD = f"""<!doctype html>
+DOCUMENTS = "https://github.com/keda-gpu-scaler/keda-gpu-scaler/blob/main/docs"
+"""The address of the folder of the guides."""
+
+
+def head(title: str) -> str:
+    """Return the start of a document, with its title."""
+    return f"""<!doctype html>
 <html lang=en>
 <head>
 <meta charset=utf-8>
@@ -94,13 +133,17 @@ HEAD = f"""<!doctype html>
 <meta name=color-scheme content="light dark">
 <noscript><meta http-equiv=refresh content=10></noscript>
 <link rel=icon href="data:,">
-<title>keda-gpu-scaler</title>
+<title>{safe_text(title)}</title>
 <style>{STYLE}</style>
 </head>
 <body>
 <a class=skip href="#main">Skip to the content</a>"""
+
+
 FOOT = f"""<footer class=faint>
-<p>This page changes nothing. Prometheus scrapes <a href="/metrics">/metrics</a>.</p>
+<p>This page changes nothing. Prometheus scrapes <a href="/metrics">/metrics</a>.
+<a href="{DOCUMENTS}/guides/watching.md#the-status-page">How to read this page</a>;
+<a href="{DOCUMENTS}/operating.md">what to do when something is wrong</a>.</p>
 </footer>
 <script>{SCRIPT}</script>
 </body>

@@ -6,17 +6,12 @@ sends no request to another host, and is complete without its script.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
-from keda_gpu_scaler import __version__
 from keda_gpu_scaler.core.evaluate.attribution import holders_by_device
-from keda_gpu_scaler.core.instance_status import PeerCounts, RecentAnswer, RefusedTrigger, Watches
-from keda_gpu_scaler.core.state.fleet import PEERS_UNKNOWN, Fleet, History
+from keda_gpu_scaler.core.state.fleet import PEERS_UNKNOWN, History
 from keda_gpu_scaler.core.state.scrape import TargetHistory
 from keda_gpu_scaler.core.types import Sample
 from keda_gpu_scaler.server.http import HttpPage
-from keda_gpu_scaler.server.status_assets import FOOT, HEAD, POLICY
 from keda_gpu_scaler.server.status_text import (
     UNKNOWN,
     ago,
@@ -29,7 +24,9 @@ from keda_gpu_scaler.server.status_text import (
     table_cells,
     table_start,
 )
+from keda_gpu_scaler.server.status_view import StatusView, framed, html_page
 from keda_gpu_scaler.server.status_workloads import workloads
+from keda_gpu_scaler.server.workload_page import workload_document
 
 MAX_DEVICES = 500
 MAX_ROWS = 200
@@ -37,27 +34,12 @@ MAX_ROWS = 200
 REFRESH_SECONDS = 1.0
 """The page is rendered at most this often, however many browsers show it."""
 
-_HTML = "text/html; charset=utf-8"
+_MAX_RENDERED = 32  # pages that are kept for REFRESH_SECONDS
 _GIB = 1 << 30
 
 
-@dataclass(frozen=True, slots=True)
-class StatusView:
-    """The data of the page at one instant. ``now`` is monotonic; ``unix_seconds`` is the time that the page shows."""
-
-    fleet: Fleet
-    now: float
-    unix_seconds: float
-    node: str
-    source: str
-    answers: Sequence[RecentAnswer] = ()
-    peers: PeerCounts = field(default_factory=PeerCounts)
-    watches: Watches = field(default_factory=dict)
-    refused: Sequence[RefusedTrigger] = ()
-
-
 class StatusPage:
-    """The page, rendered on request.
+    """The status page and the pages of the workloads, rendered on request.
 
     Args:
         view: returns the data at this moment.
@@ -65,56 +47,45 @@ class StatusPage:
     """
 
     def __init__(self, view: Callable[[], StatusView], clock: Callable[[], float]) -> None:
-        self._view = view
+        self._make_view = view
         self._clock = clock
-        self._rendered_at = float("-inf")
-        self._text = ""
+        self._view: StatusView | None = None
+        self._viewed_at = float("-inf")
+        self._rendered: dict[str | None, HttpPage] = {}
 
     def page(self) -> HttpPage:
-        """Return the page. It is at most ``REFRESH_SECONDS`` old."""
+        """Return the status page. It is at most ``REFRESH_SECONDS`` old."""
+        return self._page(None, lambda view: html_page(document(view)))
+
+    def workload_page(self, query: str) -> HttpPage:
+        """Return the page of the workload that a query string names. It is at most ``REFRESH_SECONDS`` old."""
+
+        def render(view: StatusView) -> HttpPage:
+            text, status = workload_document(view, query)
+            return html_page(text, status=status)
+
+        return self._page(query, render)
+
+    def _page(self, key: str | None, render: Callable[[StatusView], HttpPage]) -> HttpPage:
         now = self._clock()
-        if now - self._rendered_at >= REFRESH_SECONDS:
-            self._text, self._rendered_at = document(self._view()), now
-        return status_page(self._text)
-
-
-def status_page(text: str, policy: str = POLICY) -> HttpPage:
-    """Return the page with an HTML document and its content security policy."""
-    headers = (
-        ("Content-Security-Policy", policy),
-        ("X-Content-Type-Options", "nosniff"),
-        ("Referrer-Policy", "no-referrer"),
-        ("Cross-Origin-Resource-Policy", "same-origin"),
-        ("Cache-Control", "no-store"),
-    )
-    return HttpPage(text, content_type=_HTML, headers=headers)
+        if self._view is None or now - self._viewed_at >= REFRESH_SECONDS:
+            self._view, self._viewed_at = self._make_view(), now
+            self._rendered.clear()
+        page = self._rendered.get(key)
+        if page is None:
+            page = render(self._view)
+            if len(self._rendered) < _MAX_RENDERED:
+                self._rendered[key] = page
+        return page
 
 
 def document(view: StatusView) -> str:
     """Return the page as HTML."""
-    parts = (HEAD, _header(view), "<main id=main tabindex=-1>", *_main(view), "</main>", FOOT)
-    return "\n".join(part for part in parts if part)
-
-
-def _header(view: StatusView) -> str:
-    reason = view.fleet.not_ready_reason(view.now)
-    state = "<span class=good>ready</span>"
-    if reason is not None:
-        state = f"<span class=bad>not ready</span>: {safe_text(reason)}"
-    at = datetime.fromtimestamp(view.unix_seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    return f"""<header>
-<h1>keda-gpu-scaler on {safe_text(view.node)}</h1>
-<div id=now>
-<p>{state}</p>
-<p class=faint>version {safe_text(__version__)}, devices from {safe_text(view.source)}, at <time>{at}</time></p>
-</div>
-<p><button id=pause type=button hidden>Pause updates</button></p>
-<p id=live role=status></p>
-</header>"""
+    return framed(view, f"keda-gpu-scaler on {view.node}", _main(view))
 
 
 def _main(view: StatusView) -> Iterator[str]:
-    yield from workloads(view.answers, view.refused, view.now)
+    yield from workloads(view)
     yield from _devices(view)
     yield from _unavailable(view)
     yield from _engines(view)

@@ -4,11 +4,12 @@
 Law: measured and reported values are shown apart.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from keda_gpu_scaler.core.comparison import Comparison, ReplicaLimit, significant
 from keda_gpu_scaler.core.instance_status import RecentAnswer, RefusedTrigger
 from keda_gpu_scaler.core.trigger.metrics import ENGINE_METRICS, METRICS
+from keda_gpu_scaler.server.history_chart import span_text, sparkline
 from keda_gpu_scaler.server.status_text import (
     UNKNOWN,
     ago,
@@ -19,19 +20,21 @@ from keda_gpu_scaler.server.status_text import (
     table_cells,
     table_start,
 )
+from keda_gpu_scaler.server.status_view import StatusView, workload_address
 
 MAX_WORKLOADS = 100
 MAX_REFUSED = 100
 """The most triggers that are shown with an answer, and the most that are refused. The page counts the others."""
 
 _HEADS = (
-    "Workload", "Metric", "Measured per replica", "Target", "Reported to the HPA", "Replicas", "Active", "With value",
-    "Demand", "Last answer",
+    "Workload", "Last hour", "Metric", "Measured per replica", "Target", "Reported to the HPA", "Replicas", "Active",
+    "With value", "Demand", "Last answer",
 )  # fmt: skip
 
 
-def workloads(answers: Sequence[RecentAnswer], refused: Sequence[RefusedTrigger], now: float) -> Iterator[str]:
+def workloads(view: StatusView) -> Iterator[str]:
     """Yield the section of the workloads: first the refused triggers, then the last answers."""
+    answers, refused, now = view.answers, view.refused, view.now
     yield "<section aria-labelledby=workloads>"
     yield "<h2 id=workloads>Workloads</h2>"
     if not answers and not refused:
@@ -45,7 +48,7 @@ def workloads(answers: Sequence[RecentAnswer], refused: Sequence[RefusedTrigger]
         for trigger in refused[:MAX_REFUSED]:
             yield from _refused_rows(trigger, now)
         for answer in shown:
-            yield from _workload(answer, now)
+            yield from _workload(view, answer)
         yield "</table></div>"
         left_out = max(0, len(refused) - MAX_REFUSED) + len(answers) - len(shown)
         yield left_out_note(left_out, "triggers")
@@ -54,25 +57,68 @@ def workloads(answers: Sequence[RecentAnswer], refused: Sequence[RefusedTrigger]
 
 def _refused_rows(trigger: RefusedTrigger, now: float) -> Iterator[str]:
     """Yield the rows of a refused trigger: its object, and what to change."""
-    state = (
-        f"<span class=bad>refused</span> for {duration(now - trigger.since_seconds)}: KEDA gets no value and no target"
-    )
-    title = safe_text(f"{trigger.namespace}/{trigger.name}")
-    problems = "".join(f"<li>{safe_text(problem)}</li>" for problem in trigger.problems)
+    state, problems = refusal(trigger, now)
     yield "<tbody class=refused>"
-    yield f"<tr><th scope=rowgroup>{title}</th><td colspan={len(_HEADS) - 1}>{state}</td></tr>"
-    yield f"<tr class=steps><td colspan={len(_HEADS)}><ul class=bad>{problems}</ul></td></tr>"
+    link = _link(trigger.namespace, trigger.name)
+    yield f"<tr><th scope=rowgroup>{link}</th><td colspan={len(_HEADS) - 1}>{state}</td></tr>"
+    yield f"<tr class=steps><td colspan={len(_HEADS)}>{problems}</td></tr>"
     yield "</tbody>"
 
 
-def _workload(answer: RecentAnswer, now: float) -> Iterator[str]:
+def refusal(trigger: RefusedTrigger, now: float) -> tuple[str, str]:
+    """Return since when a trigger is refused, and the list of its problems."""
+    problems = "".join(f"<li>{safe_text(problem)}</li>" for problem in trigger.problems)
+    since = duration(now - trigger.since_seconds)
+    return (
+        f"<span class=bad>refused</span> for {since}: KEDA gets no value and no target",
+        f"<ul class=bad>{problems}</ul>",
+    )
+
+
+def _workload(view: StatusView, answer: RecentAnswer) -> Iterator[str]:
+    """Yield the rows of a trigger: its numbers, and the folded steps."""
+    cells = (_spark(view, answer), *(cell for _, cell in _cells(answer, view.now)))
+    yield "<tbody>"
+    link = _link(answer.namespace, answer.name, answer.metric_name)
+    yield f"<tr><th scope=rowgroup>{link}</th>{table_cells(cells)}</tr>"
+    key = safe_text("/".join(_key(answer)))
+    steps = "".join(f"<li>{safe_text(step)}</li>" for step in answer.steps)
+    details = f'<details data-key="{key}"><summary>Steps ({len(answer.steps)})</summary><ol>{steps}</ol></details>'
+    yield f"<tr class=steps><td colspan={len(_HEADS)}>{answer_notes(answer)}{details}</td></tr>"
+    yield "</tbody>"
+
+
+def _link(namespace: str, name: str, metric_name: str | None = None) -> str:
+    return f'<a href="{workload_address(namespace, name, metric_name)}">{safe_text(f"{namespace}/{name}")}</a>'
+
+
+def _spark(view: StatusView, answer: RecentAnswer) -> str:
+    history = view.history(answer)
+    values = list(history.measured(view.now)) if history is not None else []
+    if not values:
+        return "—"
+    span = span_text((value for _, value in values), unit_of(answer)) or "no value"
+    return sparkline(values, answer.target, f"measured in the last hour: {span}")
+
+
+def unit_of(answer: RecentAnswer) -> str:
+    """Return the unit of the values of an answer; empty for none."""
     metric = METRICS.get(answer.metric) or ENGINE_METRICS.get(answer.metric)
-    unit = f" {metric.unit}" if metric is not None and metric.unit else ""
+    return metric.unit if metric is not None else ""
+
+
+def answer_facts(answer: RecentAnswer, now: float) -> Iterator[tuple[str, str]]:
+    """Yield the numbers of an answer, each with its head, without the name of the metric."""
+    yield from list(_cells(answer, now))[1:]
+
+
+def _cells(answer: RecentAnswer, now: float) -> Iterator[tuple[str, str]]:
+    unit = safe_text(f" {unit_of(answer)}".rstrip())
     comparison = answer.comparison
     cells = (
         f"{safe_text(answer.metric_name)}<br><span class=faint>{safe_text(answer.metric)}</span>",
-        UNKNOWN if comparison.measured is None else f"{significant(comparison.measured)}{safe_text(unit)}",
-        f"{number_text(answer.target)}{safe_text(unit)}",
+        UNKNOWN if comparison.measured is None else f"{significant(comparison.measured)}{unit}",
+        f"{number_text(answer.target)}{unit}",
         _reported(answer, unit),
         _replicas(comparison),
         "<span class=good>active</span>" if answer.active else "inactive",
@@ -80,18 +126,18 @@ def _workload(answer: RecentAnswer, now: float) -> Iterator[str]:
         _demand(answer),
         ago(now - answer.at_seconds),
     )
-    yield "<tbody>"
-    yield f"<tr><th scope=rowgroup>{safe_text(f'{answer.namespace}/{answer.name}')}</th>{table_cells(cells)}</tr>"
-    key = safe_text("/".join(_key(answer)))
-    steps = "".join(f"<li>{safe_text(step)}</li>" for step in answer.steps)
-    reason = f"<p class=bad>{safe_text(answer.reason)}</p>" if answer.reason else ""
+    yield from zip(_HEADS[2:], cells, strict=True)
+
+
+def answer_notes(answer: RecentAnswer) -> str:
+    """Return why there is no value, why it is adjusted, and why the workload is active or not."""
+    comparison = answer.comparison
+    notes = f"<p class=bad>{safe_text(answer.reason)}</p>" if answer.reason else ""
     if comparison.is_adjusted:
-        reason += f"<p>adjusted: {safe_text(comparison.adjustment)}</p>"
+        notes += f"<p>adjusted: {safe_text(comparison.adjustment)}</p>"
     if comparison.activity:
-        reason += f"<p class=faint>{'active' if answer.active else 'inactive'}: {safe_text(comparison.activity)}</p>"
-    details = f'<details data-key="{key}"><summary>Steps ({len(answer.steps)})</summary><ol>{steps}</ol></details>'
-    yield f"<tr class=steps><td colspan={len(_HEADS)}>{reason}{details}</td></tr>"
-    yield "</tbody>"
+        notes += f"<p class=faint>{'active' if answer.active else 'inactive'}: {safe_text(comparison.activity)}</p>"
+    return notes
 
 
 def _reported(answer: RecentAnswer, unit: str) -> str:
@@ -99,7 +145,7 @@ def _reported(answer: RecentAnswer, unit: str) -> str:
     if answer.value is None:
         return "<span class=bad>no value</span>"
     comparison = answer.comparison
-    text = f"{significant(answer.value)}{safe_text(unit)}"
+    text = f"{significant(answer.value)}{unit}"
     if comparison.report:
         text += f" <span class=faint>{comparison.report}</span>"
     if comparison.is_adjusted:

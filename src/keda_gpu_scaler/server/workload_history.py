@@ -23,8 +23,8 @@ MAX_POINTS = 360
 MAX_HISTORIES = 256
 """The number of triggers with a history. One more replaces the one that was not answered for the longest time."""
 
-HistoryKey = tuple[str, str, str]
-"""The namespace and the name of a ScaledObject, and the metric name of one of its triggers."""
+HistoryKey = tuple[str, str, str, str]
+"""The namespace and the name of a ScaledObject, and the metric name and the metric of one of its triggers."""
 
 _UNKNOWN_COUNT = -1
 _LARGEST_COUNT = 2**31 - 1
@@ -50,7 +50,7 @@ class WorkloadPoint:
 
 def history_key(answer: RecentAnswer) -> HistoryKey:
     """Return the key of the history that an answer belongs to."""
-    return answer.namespace, answer.name, answer.metric_name
+    return answer.namespace, answer.name, answer.metric_name, answer.metric
 
 
 def point_of(answer: RecentAnswer) -> WorkloadPoint:
@@ -110,6 +110,13 @@ class WorkloadHistory:
         for number, at in enumerate(self._steps):
             if step - at < min(max_points, MAX_POINTS):
                 yield step - at, self._point(number)
+
+    def measured(self, now: float) -> Iterator[tuple[int, float | None]]:
+        """Yield the measured value of each point, as ``points`` does."""
+        step = _step(now)
+        for at, value in zip(self._steps, self._values[::2], strict=True):
+            if step - at < MAX_POINTS:
+                yield step - at, None if math.isnan(value) else value
 
     def _point(self, number: int) -> WorkloadPoint:
         measured, target = self._values[2 * number : 2 * number + 2]
