@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -164,6 +165,7 @@ class Serve:
         flags: more flags for ``serve``.
         python: the command of the interpreter; by default this one, without options.
         environment: more environment variables.
+        has_metrics: whether it serves its own metrics, which take memory.
     """
 
     def __init__(
@@ -172,9 +174,12 @@ class Serve:
         *flags: str,
         python: tuple[str, ...] = PYTHON,
         environment: Mapping[str, str] | None = None,
+        has_metrics: bool = False,
     ) -> None:
         self._port = _free_port()
-        ports = ("--host", "127.0.0.1", "--port", str(self._port), "--metrics-port", "0", "--probe-port", "0")
+        self._metrics_port = _free_port() if has_metrics else 0
+        metrics = ("--metrics-port", str(self._metrics_port))
+        ports = ("--host", "127.0.0.1", "--port", str(self._port), *metrics, "--probe-port", "0")
         backend = ("--backend", "nvml", "--nvml-library", fake.library) if fake else ()
         self._command = [*python, "-m", "keda_gpu_scaler", "serve", *ports, *backend, "--log-level", "error", *flags]
         environments = (compiled_environment(python), fake.environment if fake else {}, environment or {})
@@ -241,6 +246,16 @@ class Serve:
     def memory(self) -> "Resident":
         """Return the resident memory now."""
         return resident(str(self.pid))
+
+    def descriptors(self) -> int:
+        """Return the number of open files now."""
+        return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
+
+    def snapshot_ages(self) -> list[float]:
+        """Return the age in seconds of the newest snapshot of each followed node."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self._metrics_port}/metrics", timeout=START_SECONDS) as page:
+            lines = page.read().decode().splitlines()
+        return [float(line.split()[-1]) for line in lines if line.startswith("keda_gpu_scaler_snapshot_age_seconds{")]
 
     def threads(self) -> int:
         """Return the number of threads now."""

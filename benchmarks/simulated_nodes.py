@@ -45,13 +45,14 @@ class SimulatedNode:
                 for index, device in enumerate(self._devices)
             )
         )
-        self.history: History | None = None
-        self._sequence = itertools.count()
-        self.bytes_sent = 0
-        self.server = FleetServer(lambda: self.history, lambda: None, time.monotonic, self.name)
+        self._tick = (-1, 0.0, 0.0)  # the number of the newest sample, and when it was taken by both clocks
+        self._built: History | None = None
+        self.bytes_sent = self.updates_sent = 0
+        self.server = FleetServer(self._history, lambda: None, time.monotonic, self.name)
 
     async def sample_forever(self, phase: float) -> None:
-        """Sample once a second, after an initial delay of ``phase`` seconds."""
+        """Sample at once, and then once a second, the first time after ``phase`` seconds."""
+        self._sample()
         await asyncio.sleep(phase)
         due = time.monotonic()
         while True:
@@ -60,8 +61,19 @@ class SimulatedNode:
             await asyncio.sleep(due - time.monotonic())
 
     def _sample(self) -> None:
-        now = time.monotonic()
-        samples = tuple(
+        self._tick = (self._tick[0] + 1, time.monotonic(), time.time())
+        self.server.published()
+
+    def _history(self) -> History:
+        """Return the newest snapshot. It is built here: a snapshot that no follower gets costs the simulation nothing."""
+        sequence, now, wall = self._tick
+        if self._built is None or self._built.newest.sequence != sequence:
+            snapshot = Snapshot(self.name, sequence, now, wall, "simulation", self._samples(), self._allocations)
+            self._built = History((snapshot,), now)
+        return self._built
+
+    def _samples(self) -> tuple[Sample, ...]:
+        return tuple(
             Sample(
                 device,
                 gpu_utilization_ratio=self.percent / 100,
@@ -73,9 +85,6 @@ class SimulatedNode:
             )
             for device in self._devices
         )
-        snapshot = Snapshot(self.name, next(self._sequence), now, time.time(), "simulation", samples, self._allocations)
-        self.history = History((snapshot,), now)
-        self.server.published()
 
 
 class NodePool(pb_grpc.FleetServicer):
@@ -92,6 +101,7 @@ class NodePool(pb_grpc.FleetServicer):
         try:
             async for update in node.server.Watch(request, context):
                 node.bytes_sent += update.ByteSize()
+                node.updates_sent += bool(update.snapshot or update.change)
                 yield update
         finally:
             self._free.append(node)
@@ -126,8 +136,9 @@ async def _serve(nodes: list[SimulatedNode], server: FakeApiServer, kubeconfig: 
     print(json.dumps({"addresses": addresses, "kubeconfig": str(server.kubeconfig(kubeconfig))}), flush=True)
     loop = asyncio.get_running_loop()
     while line := await loop.run_in_executor(None, sys.stdin.readline):
-        if line.startswith("bytes"):
-            print(sum(node.bytes_sent for node in nodes), flush=True)
+        if line.startswith("sent"):
+            totals = (sum(node.bytes_sent for node in nodes), sum(node.updates_sent for node in nodes))
+            print(json.dumps(totals), flush=True)
             continue
         number, percent = line.split()
         nodes[int(number)].percent = float(percent)

@@ -6,12 +6,11 @@ Law: a span is measured by the growth of counters. An interval in which a counte
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from operator import attrgetter, le
-from typing import Any, NamedTuple
 
 from keda_gpu_scaler.core.aggregation import mean
+from keda_gpu_scaler.core.evaluate.load.counter_steps import CounterSteps, Growth, counter_steps
 from keda_gpu_scaler.core.evaluate.load.line import NO_POINTS, Sums, add_sums, point
 from keda_gpu_scaler.core.state.scrape import TargetHistory
 from keda_gpu_scaler.core.trigger.engines import ENGINES, LoadRung
@@ -90,6 +89,10 @@ class EngineWork:
         return self.sample.running_limit
 
 
+_SPANS = "spans"
+_KnownSpan = tuple[tuple[EngineSample, ...], LoadRung, Span | None]
+
+
 def engine_work(page: TargetHistory, window_seconds: float) -> EngineWork | None:
     """Measure the work of an engine from its samples; None before the first sample.
 
@@ -109,7 +112,8 @@ def _measure(page: TargetHistory, window_seconds: float) -> EngineWork | None:
     rung = rung_of(newest)
     inside = [*page.within(window_seconds)][::-1]
     window = [*page.samples[-len(inside) - 1 : -len(inside)], *inside]
-    current, spans = _span(window, rung), tuple(_spans(page, rung))
+    steps = counter_steps(page)
+    current, spans = _span(window, rung, steps), tuple(_spans(page, rung, steps))
     known = spans if current is None else (*spans, current)
     points = [span for span in spans if span.sums is not NO_POINTS]
     return EngineWork(
@@ -128,23 +132,39 @@ def _measure(page: TargetHistory, window_seconds: float) -> EngineWork | None:
     )
 
 
-def _spans(page: TargetHistory, rung: LoadRung) -> Iterator[Span]:
+def _spans(page: TargetHistory, rung: LoadRung, steps: CounterSteps) -> Iterator[Span]:
     """Yield the span of each part of the history; a span of the same samples is computed once.
 
     It is kept with the samples themselves, so that it belongs to no other sample with the same number.
     """
-    known = page.between_samples
-    kept: dict[object, tuple[Sequence[EngineSample], LoadRung, Span | None]] = {}
-    for samples in _divided(page.samples):
-        key = tuple(map(id, samples))
+    known: dict[int, _KnownSpan] = page.between_samples.get(_SPANS, {})
+    kept: dict[int, _KnownSpan] = {}
+    samples, first = page.samples, 0
+    while first < len(samples):
+        key = id(samples[first])
         entry = known.get(key)
-        if entry is None or entry[1] is not rung:
-            entry = (samples, rung, _span(samples, rung))
+        if entry is None or entry[1] is not rung or samples[first : first + len(entry[0])] != entry[0]:
+            part = _part(samples, first)
+            if part is None:
+                break
+            entry = (part, rung, _span(part, rung, steps))
         kept[key] = entry
+        first += len(entry[0]) - 1
         if entry[2] is not None:
             yield entry[2]
-    known.clear()
-    known.update(kept)
+    page.between_samples[_SPANS] = kept
+
+
+def _part(samples: tuple[EngineSample, ...], first: int) -> tuple[EngineSample, ...] | None:
+    """Return the samples of about ``SPAN_SECONDS`` from this one on; None where the history ends before.
+
+    The last sample of a part is the first one of the next part.
+    """
+    end = samples[first].at_seconds
+    for number in range(first + 1, len(samples)):
+        if samples[number].at_seconds - end >= _MIN_SPAN_SECONDS:
+            return samples[first : number + 1]
+    return None
 
 
 def rung_of(sample: EngineSample) -> LoadRung:
@@ -162,65 +182,8 @@ def rung_of(sample: EngineSample) -> LoadRung:
     return next((rung for rung in rungs[best:] if has.get(rung)), LoadRung.NONE)
 
 
-def _divided(samples: Sequence[EngineSample]) -> Iterator[Sequence[EngineSample]]:
-    """Yield runs of samples that are about ``SPAN_SECONDS`` long at least; the end of a run begins the next one."""
-    first = 0
-    for number, sample in enumerate(samples):
-        if sample.at_seconds - samples[first].at_seconds >= _MIN_SPAN_SECONDS:
-            yield samples[first : number + 1]
-            first = number
-
-
-class _Growth(NamedTuple):
-    """The growth of every counter, in the order of ``_COUNTERS``; 0 where a counter is not known."""
-
-    waits: float
-    times: float
-    tokens: float
-    first_tokens: float
-    ended: float
-    prompts: float
-    service: float
-    services: float
-    executions: float
-
-
-_COUNTERS: Callable[[EngineSample], tuple[Any, ...]] = attrgetter(
-    "token_time_seconds_total",
-    "token_times_total",
-    "tokens_total",
-    "first_tokens_total",
-    "requests_total",
-    "prompt_tokens_total",
-    "service_seconds_total",
-    "services_total",
-    "executions_total",
-)
-
-
-def _counted(samples: Sequence[EngineSample]) -> tuple[float, _Growth]:
-    """Return the seconds of the intervals in which no counter fell, and the growth of every counter in them.
-
-    A counter that is missing in one of the samples has no growth.
-    """
-    columns = [*zip(*map(_COUNTERS, samples), strict=True)]
-    known = [number for number, column in enumerate(columns) if None not in column]
-    if all(all(map(le, columns[number], columns[number][1:])) for number in known):
-        seconds = samples[-1].at_seconds - samples[0].at_seconds
-        grown = {number: columns[number][-1] - columns[number][0] for number in known}
-        return seconds, _Growth(*[grown.get(number, 0.0) for number in range(len(columns))])
-    seconds, total = 0.0, [0.0] * len(columns)
-    for earlier in range(len(samples) - 1):
-        growth = [columns[number][earlier + 1] - columns[number][earlier] for number in known]
-        if min(growth) >= 0:  # otherwise the engine was restarted
-            seconds += samples[earlier + 1].at_seconds - samples[earlier].at_seconds
-            for number, one in zip(known, growth, strict=True):
-                total[number] += one
-    return seconds, _Growth(*total)
-
-
-def _span(samples: Sequence[EngineSample], rung: LoadRung) -> Span | None:
-    seconds, counted = _counted(samples)
+def _span(samples: Sequence[EngineSample], rung: LoadRung, steps: CounterSteps) -> Span | None:
+    seconds, counted = steps.growth(samples)
     if seconds <= 0:
         return None
     newest = samples[-1]
@@ -263,7 +226,7 @@ def _sums(token_seconds: float | None, decoding: float | None, prompt_rate: floa
 
 
 def _token_time(
-    counted: _Growth, seconds: float, running: float | None, rung: LoadRung
+    counted: Growth, seconds: float, running: float | None, rung: LoadRung
 ) -> tuple[float | None, float | None]:
     """Return the mean time per token in seconds, and the mean number of requests that generate tokens.
 
@@ -283,7 +246,7 @@ def _token_time(
     return None, decoding
 
 
-def _tokens_per_step(counted: _Growth, newest: EngineSample) -> float:
+def _tokens_per_step(counted: Growth, newest: EngineSample) -> float:
     """Return how many tokens one observed time between tokens covers: with speculative decoding, several."""
     engine = ENGINES.get(newest.engine)
     if engine is None or not engine.observes_outputs or newest.tokens_total is None or not counted.times:
@@ -293,7 +256,7 @@ def _tokens_per_step(counted: _Growth, newest: EngineSample) -> float:
     return tokens if tokens > _MULTI_TOKEN_FACTOR else 1.0
 
 
-def _busy(counted: _Growth, seconds: float, newest: EngineSample) -> float:
+def _busy(counted: Growth, seconds: float, newest: EngineSample) -> float:
     """Return the mean number of executions at the same time: requests of one batch share its time."""
     per_execution = 1.0
     if newest.executions_total is not None and counted.services:
