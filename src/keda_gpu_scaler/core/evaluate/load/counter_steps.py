@@ -5,8 +5,8 @@ Law: an interval in which a counter fell is not counted. A pair of neighbours is
 spans contain it.
 """
 
-from collections.abc import Callable, Sequence
-from operator import attrgetter
+from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter, le, sub
 from typing import Any, NamedTuple
 
 from keda_gpu_scaler.core.state.scrape import TargetHistory
@@ -42,8 +42,23 @@ _COUNTERS: Callable[[EngineSample], tuple[Any, ...]] = attrgetter(
     "executions_total",
 )
 
-_Step = tuple[EngineSample, EngineSample, int, int]
-"""Two neighbours, and as bits: the counters that fell between them, and those that are missing in one of them."""
+
+class _Step(NamedTuple):
+    """What two neighbours say about the counters, which are bits here.
+
+    ``before`` and ``after`` are the counters, with 0 for a missing one. ``fell`` has those that fell. ``missing`` has
+    those that are missing in one of both, ``absent`` those that are missing in both, and ``missing_after`` those that
+    are missing in the later sample.
+    """
+
+    earlier: EngineSample
+    later: EngineSample
+    before: tuple[float, ...]
+    after: tuple[float, ...]
+    fell: int
+    missing: int
+    absent: int
+    missing_after: int
 
 
 class CounterSteps:
@@ -57,24 +72,43 @@ class CounterSteps:
 
         A counter that is missing in one of the samples has no growth.
         """
-        fell, missing = 0, 0
-        earlier = samples[0]
-        if len(samples) == 1:
-            missing = _compare(earlier, earlier)[3]
-        for later in samples[1:]:
+        first = last = self._step(samples[0], samples[min(1, len(samples) - 1)])
+        fell, missing, absent = first.fell, first.missing, first.absent
+        earlier = first.later
+        for later in samples[2:]:
             step = self._steps.get(id(later))
-            if step is None or step[0] is not earlier or step[1] is not later:
-                step = self._steps[id(later)] = _compare(earlier, later)
-            fell |= step[2]
-            missing |= step[3]
-            earlier = later
+            if step is None or step.earlier is not earlier or step.later is not later:
+                step = self._step(earlier, later)
+            fell |= step.fell
+            missing |= step.missing
+            absent &= step.absent
+            earlier, last = later, step
         if fell & ~missing:
             return _growth_between_restarts(samples)
-        grown = [
-            0.0 if missing >> number & 1 else last - first
-            for number, (first, last) in enumerate(zip(_COUNTERS(samples[0]), _COUNTERS(earlier), strict=True))
-        ]
+        grown: Iterable[float] = map(sub, last.after, first.before)
+        if missing != absent:  # a counter came or went
+            grown = [0.0 if missing >> number & 1 else one for number, one in enumerate(grown)]
         return earlier.at_seconds - samples[0].at_seconds, Growth(*grown)
+
+    def _step(self, earlier: EngineSample, later: EngineSample) -> _Step:
+        step = self._steps.get(id(later))
+        if step is None or step.earlier is not earlier or step.later is not later:
+            step = self._steps[id(later)] = self._compare(earlier, later)
+        return step
+
+    def _compare(self, earlier: EngineSample, later: EngineSample) -> _Step:
+        known = self._steps.get(id(earlier))
+        if known is not None and known.later is earlier:
+            before, missing_before = known.after, known.missing_after
+        else:
+            before, missing_before = _counters(earlier)
+        after, missing_after = _counters(later)
+        fell = 0
+        if not all(map(le, before, after)):
+            pairs = enumerate(zip(before, after, strict=True))
+            fell = sum([1 << number for number, (one, other) in pairs if not one <= other])
+        missing, absent = missing_before | missing_after, missing_before & missing_after
+        return _Step(earlier, later, before, after, fell, missing, absent, missing_after)
 
     def forget_others(self, samples: Sequence[EngineSample]) -> None:
         """Release the pairs of samples that are no longer kept, where there are many of them."""
@@ -85,19 +119,20 @@ class CounterSteps:
 
 def counter_steps(page: TargetHistory) -> CounterSteps:
     """Return the steps of a history. They are kept with it, and passed on to the history that follows it."""
-    steps: CounterSteps = page.between_samples.setdefault(_STEPS, CounterSteps())
+    steps: CounterSteps | None = page.between_samples.get(_STEPS)
+    if steps is None:
+        steps = page.between_samples[_STEPS] = CounterSteps()
     steps.forget_others(page.samples)
     return steps
 
 
-def _compare(earlier: EngineSample, later: EngineSample) -> _Step:
-    fell, missing = 0, 0
-    for number, (before, after) in enumerate(zip(_COUNTERS(earlier), _COUNTERS(later), strict=True)):
-        if before is None or after is None:
-            missing |= 1 << number
-        elif not before <= after:
-            fell |= 1 << number
-    return earlier, later, fell, missing
+def _counters(sample: EngineSample) -> tuple[tuple[float, ...], int]:
+    """Return the counters of a sample, with 0 for a missing one, and the missing ones as bits."""
+    counters = _COUNTERS(sample)
+    if None not in counters:
+        return counters, 0
+    missing = sum([1 << number for number, counter in enumerate(counters) if counter is None])
+    return tuple([counter or 0.0 for counter in counters]), missing
 
 
 def _growth_between_restarts(samples: Sequence[EngineSample]) -> tuple[float, Growth]:
