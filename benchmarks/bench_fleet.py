@@ -15,15 +15,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any, cast
 
 import grpc
 
 from benchmarks.lab import (
+    NAMESPACES,
     START_SECONDS,
     Figure,
     Serve,
     in_milliseconds,
+    namespace_of,
     node,
     percentiles,
     run_alone,
@@ -40,19 +43,20 @@ CHANGES, CHANGES_OF_MANY = 100, 30
 _CPU_SECONDS = 20.0
 _IDLE_SECONDS = 10.0
 _SYNC_SECONDS = 180.0
+_CALLERS = 8
 _SIZES = ((10, 5), (100, 50), (NODES, WORKLOADS))
 
 
 class _Simulation:
     """The process with the simulated nodes, inside a ``with`` block."""
 
-    def __init__(self, nodes: int, workloads: int) -> None:
+    def __init__(self, nodes: int, workloads: int, namespaces: int) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="simulation-")
         command = (
             sys.executable,
             "-m",
             "benchmarks.simulated_nodes",
-            *map(str, (nodes, DEVICES, workloads)),
+            *map(str, (nodes, DEVICES, workloads, namespaces)),
             self._folder.name,
         )
         self._process = subprocess.Popen(command, cwd=HOME, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -93,8 +97,12 @@ def figures_of(sizes: Iterable[tuple[int, int]], *, kind: str) -> Iterator[Figur
     ``kind`` is the kind of load: "workloads" or "keda".
     """
     for nodes, workloads in sizes:
-        with _Simulation(nodes, workloads) as simulation, _front_end(simulation) as serve:
+        with _Simulation(nodes, workloads, _namespaces(kind)) as simulation, _front_end(simulation) as serve:
             yield from _measure_front_end(simulation, serve, nodes, workloads, kind)
+
+
+def _namespaces(kind: str) -> int:
+    return NAMESPACES if kind == "keda" else 1
 
 
 def _front_end(simulation: _Simulation) -> Serve:
@@ -109,9 +117,10 @@ def _measure_front_end(
     size = f"{nodes:,} nodes, {workloads:,} workloads"
     serve.wait_until_it_listens()
     before, began = serve.memory(), time.monotonic()
-    with serve.stub() as stub:
-        for number in range(1, workloads + 1):
-            _wait_for_value(stub, number)
+    with serve.stub() as stub, ThreadPoolExecutor(_CALLERS) as callers:
+        waits = [callers.submit(_wait_for_value, stub, number, kind) for number in range(1, workloads + 1)]
+        for wait in waits:
+            wait.result()
     known_after, cpu_until_known = time.monotonic() - began, serve.cpu_seconds()
     time.sleep(15)  # the default window of ten seconds is full
     rate = max(1, round(workloads * 18 / 60))
@@ -139,24 +148,25 @@ def _measure_front_end(
             "load average": f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores",
         },
     )
+    ages, delays = serve.snapshot_ages(), _change_delays(simulation, serve, nodes, workloads, kind)
     for what, seconds in (
-        ("age of the newest snapshot of each node", serve.snapshot_ages()),
-        ("from a change of a device to the answer that shows it", _change_delays(simulation, serve, nodes, workloads)),
+        ("age of the newest snapshot of each node", ages),
+        ("from a change of a device to the answer that shows it", delays),
     ):
         yield Figure(
             f"{size}: {what}", {key: in_milliseconds([value]) for key, value in percentiles([*seconds]).items()}
         )
 
 
-def _change_delays(simulation: _Simulation, serve: Serve, nodes: int, workloads: int) -> Iterator[float]:
+def _change_delays(simulation: _Simulation, serve: Serve, nodes: int, workloads: int, kind: str) -> Iterator[float]:
     with serve.stub() as stub:
         for number in range(CHANGES if nodes <= NODES else CHANGES_OF_MANY):
             chosen = random.randrange(nodes)  # noqa: S311 - any node
             workload = chosen % workloads + 1
-            before = _wait_for_value(stub, workload)
+            before = _wait_for_value(stub, workload, kind)
             changed = time.monotonic()
             simulation.set_utilisation(chosen, 20.0 if number % 2 else 70.0)
-            while _wait_for_value(stub, workload) == before:
+            while _wait_for_value(stub, workload, kind) == before:
                 if time.monotonic() - changed > 10:
                     break  # the node had this utilisation already
                 time.sleep(0.005)
@@ -164,11 +174,12 @@ def _change_delays(simulation: _Simulation, serve: Serve, nodes: int, workloads:
                 yield time.monotonic() - changed
 
 
-def _wait_for_value(stub: Any, workload: int) -> float:
+def _wait_for_value(stub: Any, workload: int, kind: str) -> float:
+    request = workload_request(workload, namespace_of(workload, _namespaces(kind)), windowSeconds="0")
     deadline = time.monotonic() + _SYNC_SECONDS
     while True:
         try:
-            answer = stub.GetMetrics(workload_request(workload, windowSeconds="0"), timeout=START_SECONDS)
+            answer = stub.GetMetrics(request, timeout=START_SECONDS)
         except grpc.RpcError:
             if time.monotonic() > deadline:
                 raise

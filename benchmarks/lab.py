@@ -31,6 +31,8 @@ from tests.fake_nvml import CALLS, GIB, Card, FakeNvml, Memory, compile_library
 
 PYTHON = (sys.executable,)
 DEVICES = 8
+NAMESPACES = 200
+"""Of the workloads of a very large fleet."""
 START_SECONDS = 20.0
 _STOP_SECONDS = 10.0
 _STEAL = 7
@@ -96,10 +98,17 @@ def request(target: int | str = 80) -> pb.GetMetricsRequest:
     return pb.GetMetricsRequest(scaledObjectRef=ref(target))
 
 
-def workload_request(number: int | str, **metadata: str) -> pb.GetMetricsRequest:
+def namespace_of(number: int, namespaces: int) -> str:
+    """Return the namespace of one of many workloads: they are spread over so many namespaces."""
+    return "ai" if namespaces == 1 else f"team-{number % namespaces}"
+
+
+def workload_request(number: int | str, namespace: str = "ai", **metadata: str) -> pb.GetMetricsRequest:
     """Return KEDA's request for one of many workloads, which are numbered from 1 and have short triggers."""
     scaled_object = pb.ScaledObjectRef(
-        name=f"llama-{number}", namespace="ai", scalerMetadata={"scalerAddress": "keda-gpu-scaler:6000", **metadata}
+        name=f"llama-{number}",
+        namespace=namespace,
+        scalerMetadata={"scalerAddress": "keda-gpu-scaler:6000", **metadata},
     )
     return pb.GetMetricsRequest(scaledObjectRef=scaled_object)
 

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 import grpc
 from google.protobuf.json_format import MessageToJson
 
-from benchmarks.lab import request, workload_request
+from benchmarks.lab import NAMESPACES, namespace_of, request, workload_request
 from benchmarks.machine import HOME
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 
@@ -31,7 +31,7 @@ _OPEN_LOOP_CALLERS = 300
 _REQUESTS: Mapping[str, Callable[[int | str], pb.GetMetricsRequest]] = {
     "triggers": request,
     "workloads": workload_request,
-    "keda": workload_request,
+    "keda": lambda number: workload_request(number, namespace_of(int(number), NAMESPACES)),
 }
 _LIMIT_SECONDS = 90.0
 
