@@ -13,7 +13,7 @@ from keda_gpu_scaler.core.state.scrape import TargetHistory
 from keda_gpu_scaler.core.types import EngineSample
 
 _STEPS = "steps"
-_SPARE_STEPS = 64
+_SPARE_STEPS = 8
 
 
 class Growth(NamedTuple):
@@ -66,6 +66,11 @@ class CounterSteps:
 
     def __init__(self) -> None:
         self._steps: dict[int, _Step] = {}  # by the identity of the later sample, which the step keeps
+
+    @property
+    def count(self) -> int:
+        """The number of compared pairs that are kept."""
+        return len(self._steps)
 
     def growth(self, samples: Sequence[EngineSample]) -> tuple[float, Growth]:
         """Return the seconds of the intervals in which no counter fell, and the growth of every counter in them.
