@@ -6,7 +6,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keda_gpu_scaler.core.evaluate.load.counter_steps import CounterSteps, Growth, counter_steps
+from keda_gpu_scaler.core.evaluate.load.counter_steps import CounterGrowth, CounterSteps, counter_steps
 from keda_gpu_scaler.core.state.scrape import TargetHistory
 from keda_gpu_scaler.core.types import EngineSample
 
@@ -27,7 +27,7 @@ _SAMPLES = st.lists(
 ).map(lambda pages: tuple(EngineSample(2.0 * number, **page) for number, page in enumerate(pages)))  # fmt: skip
 
 
-def _by_definition(samples: tuple[EngineSample, ...]) -> tuple[float, Growth]:
+def _by_definition(samples: tuple[EngineSample, ...]) -> tuple[float, CounterGrowth]:
     """Compare every sample with the next one, in each counter that no sample lacks."""
     known = [name for name, field in _FIELDS.items() if all(getattr(one, field) is not None for one in samples)]
     seconds, total = 0.0, dict.fromkeys(_FIELDS, 0.0)
@@ -37,7 +37,7 @@ def _by_definition(samples: tuple[EngineSample, ...]) -> tuple[float, Growth]:
             seconds += later.at_seconds - earlier.at_seconds
             for name, one in grown.items():
                 total[name] += one
-    return seconds, Growth(**total)
+    return seconds, CounterGrowth(**total)
 
 
 @given(_SAMPLES)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures the growth of an engine's counters over its samples, from what is known of each pair of neighbours.
+"""Measures the growth of an engine's counters over its samples, pair by pair.
 
 Law: an interval in which a counter fell is not counted. A pair of neighbours is compared once, however many windows and
 spans contain it.
@@ -16,7 +16,7 @@ _STEPS = "steps"
 _SPARE_STEPS = 8
 
 
-class Growth(NamedTuple):
+class CounterGrowth(NamedTuple):
     """The growth of every counter, in the order of ``_COUNTERS``; 0 where a counter is not known."""
 
     waits: float
@@ -72,7 +72,7 @@ class CounterSteps:
         """The number of compared pairs that are kept."""
         return len(self._steps)
 
-    def growth(self, samples: Sequence[EngineSample]) -> tuple[float, Growth]:
+    def growth(self, samples: Sequence[EngineSample]) -> tuple[float, CounterGrowth]:
         """Return the seconds of the intervals in which no counter fell, and the growth of every counter in them.
 
         A counter that is missing in one of the samples has no growth.
@@ -93,7 +93,7 @@ class CounterSteps:
         grown: Iterable[float] = map(sub, last.after, first.before)
         if missing != absent:  # a counter came or went
             grown = [0.0 if missing >> number & 1 else one for number, one in enumerate(grown)]
-        return earlier.at_seconds - samples[0].at_seconds, Growth(*grown)
+        return earlier.at_seconds - samples[0].at_seconds, CounterGrowth(*grown)
 
     def _step(self, earlier: EngineSample, later: EngineSample) -> _Step:
         step = self._steps.get(id(later))
@@ -140,7 +140,7 @@ def _counters(sample: EngineSample) -> tuple[tuple[float, ...], int]:
     return tuple([counter or 0.0 for counter in counters]), missing
 
 
-def _growth_between_restarts(samples: Sequence[EngineSample]) -> tuple[float, Growth]:
+def _growth_between_restarts(samples: Sequence[EngineSample]) -> tuple[float, CounterGrowth]:
     columns = [*zip(*map(_COUNTERS, samples), strict=True)]
     known = [number for number, column in enumerate(columns) if None not in column]
     seconds, total = 0.0, [0.0] * len(columns)
@@ -150,4 +150,4 @@ def _growth_between_restarts(samples: Sequence[EngineSample]) -> tuple[float, Gr
             seconds += samples[earlier + 1].at_seconds - samples[earlier].at_seconds
             for number, one in zip(known, growth, strict=True):
                 total[number] += one
-    return seconds, Growth(*total)
+    return seconds, CounterGrowth(*total)

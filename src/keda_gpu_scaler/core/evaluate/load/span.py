@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from operator import is_
 
 from keda_gpu_scaler.core.aggregation import mean
-from keda_gpu_scaler.core.evaluate.load.counter_steps import CounterSteps, Growth, counter_steps
+from keda_gpu_scaler.core.evaluate.load.counter_steps import CounterGrowth, CounterSteps, counter_steps
 from keda_gpu_scaler.core.evaluate.load.line import NO_POINTS, Sums, add_sums, point
 from keda_gpu_scaler.core.state.scrape import TargetHistory
 from keda_gpu_scaler.core.trigger.engines import ENGINES, LoadRung
@@ -273,7 +273,7 @@ def _sums(token_seconds: float | None, decoding: float | None, prompt_rate: floa
 
 
 def _token_time(
-    counted: Growth, seconds: float, running: float | None, rung: LoadRung
+    counted: CounterGrowth, seconds: float, running: float | None, rung: LoadRung
 ) -> tuple[float | None, float | None]:
     """Return the mean time per token in seconds, and the mean number of requests that generate tokens.
 
@@ -293,7 +293,7 @@ def _token_time(
     return None, decoding
 
 
-def _tokens_per_step(counted: Growth, newest: EngineSample) -> float:
+def _tokens_per_step(counted: CounterGrowth, newest: EngineSample) -> float:
     """Return how many tokens one observed time between tokens covers: with speculative decoding, several."""
     if newest.tokens_total is None or not counted.times:
         return 1.0
@@ -305,7 +305,7 @@ def _tokens_per_step(counted: Growth, newest: EngineSample) -> float:
     return tokens if tokens > _MULTI_TOKEN_FACTOR else 1.0
 
 
-def _busy(counted: Growth, seconds: float, newest: EngineSample) -> float:
+def _busy(counted: CounterGrowth, seconds: float, newest: EngineSample) -> float:
     """Return the mean number of executions at the same time: requests of one batch share its time."""
     per_execution = 1.0
     if newest.executions_total is not None and counted.services:
