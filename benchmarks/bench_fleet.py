@@ -122,7 +122,7 @@ def _measure_front_end(
         for wait in waits:
             wait.result()
     known_after, cpu_until_known = time.monotonic() - began, serve.cpu_seconds()
-    time.sleep(12)  # the default window of ten seconds is full
+    time.sleep(15)  # the default window of ten seconds is full
     rate = max(1, round(workloads * 18 / 60))
     calls = max(50, rate * 10)
     idle_share = serve.cpu_share(_IDLE_SECONDS)
