@@ -19,6 +19,11 @@ JUDGE_JOBS  ?= 2
 VARIATIONS  ?= .
 JUDGE_VENV  := .tools/judge
 AUDIT_VENV  := .tools/audit
+# How long `make fuzz` takes for each decoder, how many it fuzzes at the same time, and which (by default all).
+FUZZ_SECONDS ?= 3600
+FUZZ_JOBS    ?= 2
+FUZZ_TARGETS ?=
+FUZZ_VENV    ?= .tools/fuzz
 JUDGE_STAMP := $(JUDGE_VENV)/.installed
 # What `make deploy` installs, and where: a Helm release, its namespace, and more of helm's flags.
 RELEASE   ?= keda-gpu-scaler
@@ -34,7 +39,7 @@ define REACH
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run check test test-core test-optimized lint types fmt proto lock docs bench judge audit sbom build image docker-release chart manifests deploy undeploy clean
+.PHONY: help setup run check test test-core test-optimized lint types fmt proto lock docs bench judge fuzz audit sbom build image docker-release chart manifests deploy undeploy clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -103,6 +108,15 @@ $(JUDGE_STAMP): requirements/judge.txt
 	@$(JUDGE_VENV)/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes -r requirements/judge.txt
 	@touch $@
 
+fuzz: $(FUZZ_VENV)/.installed ## Fuzz the decoders for hours, guided by coverage (FUZZ_SECONDS for each of them)
+	@nice -n 10 $(FUZZ_VENV)/bin/python scripts/fuzz.py --seconds $(FUZZ_SECONDS) --jobs $(FUZZ_JOBS) $(FUZZ_TARGETS)
+
+$(FUZZ_VENV)/.installed: requirements/fuzz.txt
+	@echo "setting up $(FUZZ_VENV) (once)"
+	@$(PYTHON) -m venv $(FUZZ_VENV)
+	@$(FUZZ_VENV)/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes -r requirements/fuzz.txt
+	@touch $@
+
 audit: ## Look for known vulnerabilities of the packages in the image; needs the network
 	@$(PYTHON) -m venv $(AUDIT_VENV)
 	@$(AUDIT_VENV)/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes -r requirements/audit.txt
@@ -138,4 +152,4 @@ undeploy: ## Remove from a cluster what deploy installed
 	@$(HELM) uninstall $(RELEASE) --namespace $(NAMESPACE) --ignore-not-found --wait
 
 clean: ## Remove what was built
-	@rm -rf $(VENV) dist .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .tools
+	@rm -rf $(VENV) dist .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .fuzz .tools

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 import grpc
 
@@ -174,6 +174,7 @@ class Serve:
         flags: more flags for ``serve``.
         python: the command of the interpreter; by default this one, without options.
         environment: more environment variables.
+        log: where its log goes; by default to the terminal.
         has_metrics: whether it serves its own metrics, which take memory.
     """
 
@@ -183,10 +184,12 @@ class Serve:
         *flags: str,
         python: tuple[str, ...] = PYTHON,
         environment: Mapping[str, str] | None = None,
+        log: IO[str] | None = None,
         has_metrics: bool = False,
     ) -> None:
-        self._port = _free_port()
-        self._metrics_port = _free_port() if has_metrics else 0
+        self._log = log
+        self._port = free_port()
+        self._metrics_port = free_port() if has_metrics else 0
         metrics = ("--metrics-port", str(self._metrics_port))
         ports = ("--host", "127.0.0.1", "--port", str(self._port), *metrics, "--probe-port", "0")
         backend = ("--backend", "nvml", "--nvml-library", fake.library) if fake else ()
@@ -197,7 +200,7 @@ class Serve:
 
     def __enter__(self) -> Self:
         self.started = time.monotonic()
-        self._process = subprocess.Popen(self._command, env=self._environment, cwd=HOME)
+        self._process = subprocess.Popen(self._command, env=self._environment, cwd=HOME, stderr=self._log)
         self.pid = self._process.pid
         return self
 
@@ -210,6 +213,20 @@ class Serve:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process has ended by itself."""
+        return self._process.poll() is not None
+
+    def kill(self) -> None:
+        """End the process as a power failure does. ``__enter__`` starts it again, on the same port."""
+        self._process.kill()
+        self._process.wait()
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal to the process."""
+        self._process.send_signal(number)
 
     def wait_until_it_listens(self) -> None:
         """Return after the first connection. A gRPC channel that connects too early waits for its back-off."""
@@ -310,7 +327,8 @@ def _row(what: str, cells: Iterable[str]) -> str:
     return f"{what:<66}" + "".join(f"  {cell:>26}" for cell in cells)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port that was free a moment ago."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port

@@ -24,6 +24,7 @@ def main() -> None:
         for target, options in (
             ("requirements/run.txt", (PROJECT,)),
             ("requirements/dev.txt", (PROJECT, "--group", "dev", "--constraints", "requirements/run.txt")),
+            ("requirements/fuzz.txt", (PROJECT, "--group", "fuzz", "--constraints", "requirements/run.txt")),
             ("requirements/judge.txt", ("--group", "judge")),
             ("requirements/audit.txt", ("--group", "audit")),
         ):

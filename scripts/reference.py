@@ -249,11 +249,7 @@ def flags_page() -> Iterator[str]:
     yield "# Commands and flags"
     yield ""
     yield "A flag with an environment variable can also be set by that variable. If both are set, the flag is used."
-    context = click.Context(cli)
-    for name in cli.list_commands(context):
-        command = cli.get_command(context, name)
-        if command is None:
-            raise LookupError(f"command {name}: it is listed, but it cannot be loaded")
+    for name, command in commands(cli, ""):
         yield ""
         yield f"## `keda-gpu-scaler {name}`"
         yield ""
@@ -262,6 +258,18 @@ def flags_page() -> Iterator[str]:
         if options:
             yield ""
             yield from table(("flag", "environment", "default", "meaning"), map(flag_row, options))
+
+
+def commands(group: click.Group, prefix: str) -> Iterator[tuple[str, click.Command]]:
+    """Yield every command of a group with its whole name, and after it its own commands."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        if command is None:
+            raise LookupError(f"command {name}: it is listed, but it cannot be loaded")
+        yield f"{prefix}{name}", command
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{prefix}{name} ")
 
 
 def prose(text: str) -> Iterator[str]:

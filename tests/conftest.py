@@ -9,6 +9,9 @@ from hypothesis import settings
 import keda_gpu_scaler.cli  # noqa: F401 - the program's entry says how the engines are loaded
 
 pytest.register_assert_rewrite("tests.contract.allocations", "tests.contract.backends", "tests.contract.engines")
+pytest.register_assert_rewrite(
+    *(f"tests.fuzz.{name}" for name in ("target", "pages", "recordings", "messages", "kubernetes", "settings"))
+)
 pytest_plugins = ["tests.fake_nvml.fixtures"]
 
 # A property is about values, not about how fast a busy machine makes them.

@@ -257,14 +257,16 @@ CHECKS: tuple[Callable[[str, Path], Iterator[str]], ...] = (
 
 @functools.cache
 def options() -> dict[str, set[str]]:
-    """Return the flags of every command."""
+    """Return the flags of every command; those of the commands of a group count as its own."""
     context = click.Context(cli)
     assert isinstance(cli, click.Group)
     found: dict[str, set[str]] = {}
     for name in cli.list_commands(context):
         command = cli.get_command(context, name)
         assert command is not None
-        found[name] = {"--help", "-h"} | {opt for one in command.params for opt in (*one.opts, *one.secondary_opts)}
+        inner = command.commands.values() if isinstance(command, click.Group) else ()
+        given = [one for group in (command, *inner) for one in group.params]
+        found[name] = {"--help", "-h"} | {opt for one in given for opt in (*one.opts, *one.secondary_opts)}
     return found
 
 

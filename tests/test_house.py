@@ -103,6 +103,26 @@ def test_serving_imports_none_of_the_other_commands() -> None:
     assert set(loaded) == {f"keda_gpu_scaler.cli.{name}" for name in ("logs", "options", "serve")}
 
 
+def test_serving_imports_no_part_of_a_simulation() -> None:
+    script = (
+        "import sys; from keda_gpu_scaler.cli import serve; import keda_gpu_scaler.agent;"
+        "sys.exit(any(name.startswith('keda_gpu_scaler.simulate') for name in sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "path", sorted((SOURCE / "simulate").rglob("*.py")), ids=lambda path: str(path.relative_to(SOURCE))
+)
+def test_a_simulation_imports_the_standard_library_core_engines_and_wire(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+        for name in names:
+            house = [f"keda_gpu_scaler.{part}" for part in ("core", "engines", "wire", "simulate")]
+            assert name.split(".")[0] in sys.stdlib_module_names or name.startswith(tuple(house)), name
+
+
 def test_serving_loads_no_openssl_and_other_code_can_load_it() -> None:
     script = (
         "import sys; from keda_gpu_scaler.cli import main; main.get_command(None, 'serve');"
@@ -140,7 +160,7 @@ def test_every_source_file_states_its_licence() -> None:
 def test_the_project_speaks_of_itself_alone() -> None:
     for path in tracked():
         if path.suffix != ".gz" and path.name != "LICENSE":
-            found = FOREIGN.search(path.read_text())
+            found = FOREIGN.search(path.read_text(errors="replace"))  # the corpus of the fuzz targets has binary files
             assert not found, f"{path}: {found}"
 
 
@@ -149,6 +169,7 @@ def test_the_lock_files_cover_what_the_project_declares_and_hash_it() -> None:
     for name, requirements in (
         ("run", declared["project"]["dependencies"]),
         ("dev", declared["project"]["dependencies"] + declared["dependency-groups"]["dev"]),
+        ("fuzz", declared["project"]["dependencies"] + declared["dependency-groups"]["fuzz"]),
     ):
         locked = (HOME / "requirements" / f"{name}.txt").read_text()
         pinned = set(re.findall(r"^([a-z0-9-]+)==", locked, re.MULTILINE))
@@ -177,6 +198,6 @@ def test_the_changelog_knows_this_version() -> None:
 
 def test_every_make_target_of_the_help_exists_and_says_what_it_does() -> None:
     shown = subprocess.run(["make", "help"], cwd=HOME, capture_output=True, text=True, check=True).stdout  # noqa: S607
-    promised = {"help", "setup", "run", "check", "test", "fmt", "proto", "docs", "bench"}
+    promised = {"help", "setup", "run", "check", "test", "fmt", "proto", "docs", "bench", "fuzz"}
     promised |= {"build", "image", "docker-release", "chart", "manifests", "deploy", "undeploy"}
     assert set(re.findall(r"make ([\w-]+)", shown)) >= promised

@@ -285,6 +285,7 @@ class Agent:
             remote.note_deletion_costs if remote.has_deletion_costs else None,
             self._counters,
             self._performance,
+            has_credentials=self._config.endpoint_credentials is not None,
         )
 
     def _add_external_scaler(self, registrar: Registrar) -> None:

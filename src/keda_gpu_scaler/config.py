@@ -131,7 +131,7 @@ class Config:
         default=None,
         metadata={
             "help": "A directory of mounted Secrets with tokens and certificates for engines and demand endpoints. "
-            "Each Secret is a directory, whose file hosts lists the hosts that receive it."
+            "Each Secret is a directory, whose files hosts, ports, paths and namespaces say where it is sent."
         },
     )
     tls_cert: str | None = field(

@@ -5,10 +5,13 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
+import click
 import pytest
 
-from keda_gpu_scaler.cli.output import age, cut, json_line, number, printable
+from keda_gpu_scaler.cli import output
+from keda_gpu_scaler.cli.output import age, cut, json_line, number, printable, say
 from keda_gpu_scaler.cli.page import NARROWEST, Page
 
 ESCAPES = re.compile("\x1b\\[[0-9;]*m")
@@ -24,6 +27,29 @@ def test_a_control_character_is_replaced(character: str) -> None:
     assert printable(f"a{character}b") == "a�b"
     assert character not in json_line({"key": character})
     assert json.loads(json_line({"key": character})) == {"key": character}
+
+
+PRINTS_ITSELF = {"output.py", "serve.py", "version.py"}  # serve has no other module of commands
+HOSTILE = [chr(code) for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F, 0x61C, 7, 8, 0x9B)]
+
+
+@pytest.mark.parametrize(
+    "text", [*HOSTILE, "\x1b]0;title\x07", "\x1b[6n", "\x1bc", "\x1b[?1049h", "\x1bP", "\x1b[5;5r"]
+)
+def test_whatever_is_printed_a_terminal_obeys_only_the_colours_and_line_breaks_of_the_command(
+    text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    say(f"a{text}b\n{click.style('c', fg='red')}\r")
+    printed = capsys.readouterr().out
+    assert all(it.isprintable() or it in "\r\n" for it in ESCAPES.sub("", printed))
+    assert ESCAPES.sub("", printed).endswith("b\nc\r\n")
+
+
+def test_every_command_prints_through_the_one_function_that_replaces_control_characters() -> None:
+    folder = Path(output.__file__).parent
+    printing = re.compile(r"click\.s?echo\(|(?<![.\w])print\(|sys\.std(?:out|err)\.write\(")
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*.py") if printing.search(path.read_text())}
+    assert found == PRINTS_ITSELF
 
 
 def test_markup_of_an_untrusted_text_is_not_interpreted() -> None:

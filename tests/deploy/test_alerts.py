@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The alerts of the chart: each names a metric that is exported, leads to its entry, and fires when it should."""
+"""The alerts of the chart: each uses metrics that exist, leads to its entry, and fires when it should."""
 
 import json
 import os

@@ -333,6 +333,20 @@ def test_a_wanted_line_that_is_indented_is_found(text: str) -> None:
     assert comparable(parse_exposition(text.encode(), wanted=frozenset({"wanted"})).samples) == [("wanted", {}, "1.0")]
 
 
+@pytest.mark.parametrize("text", ["wanted.5\nother 1\n", "wanted+.5\n", "wanted-.5\nwant_others 1\n"])
+def test_a_wanted_value_without_a_blank_before_it_is_read_as_on_the_whole_page(text: str) -> None:
+    page = parse_exposition(text.encode())
+    for wanted in ({"wanted"}, {"wanted", "want_others"}):
+        some = parse_exposition(text.encode(), wanted=frozenset(wanted))
+        assert some.samples == tuple(sample for sample in page.samples if sample.name in wanted)
+        assert some.samples[0].name == "wanted"
+
+
+def test_a_wanted_name_of_one_letter_does_not_make_the_end_mark_a_comment() -> None:
+    page = parse_exposition(b"a 1\n# EOF\n", wanted=frozenset({"a"}), is_openmetrics=True)
+    assert comparable(page.samples) == [("a", {}, "1.0")]
+
+
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [

@@ -95,6 +95,8 @@ def test_a_field_without_a_value_counts_as_absent(tmp_path: Path) -> None:
         ({"cluster": {"server": "api:6443"}}, 'clusters.server: Invalid value: "api:6443": must be a URL'),
         ({"user": {"exec": {"command": "aws"}}}, "users.exec: Forbidden: plugins are not run"),
         ({"cluster": {"certificate-authority-data": "%"}}, "certificate-authority-data: Invalid value: must be base64"),
+        ({"cluster": {"certificate-authority-data": "é"}}, "certificate-authority-data: Invalid value: must be base64"),
+        ({"cluster": {"certificate-authority": "a\0b"}}, "it is not a path"),
         ({"cluster": {"certificate-authority": "nowhere.crt"}}, "nowhere.crt: No such file or directory"),
     ],
 )
@@ -106,7 +108,15 @@ def test_an_unusable_field_is_reported_with_file_and_field(
     assert sentence in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["{", "- a", "\t", "current-context: [", "null"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("{", "- a", "\t", "current-context: [", "null"),
+        pytest.param("current-context: 2001-99-99", id="a date that does not exist"),
+        pytest.param("current-context: !!int a", id="a value that its type cannot have"),
+        pytest.param("[" * 400, id="nested too deeply"),
+    ],
+)
 def test_a_file_that_is_not_a_kubeconfig_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "config"
     path.write_text(text)

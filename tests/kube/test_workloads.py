@@ -722,6 +722,24 @@ def test_a_name_without_an_object_gives_its_place_to_another(
     run(server, talk)
 
 
+def test_few_names_without_an_object_stay_watched(server: FakeApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workloads_module, "MAX_ABSENT", 3)
+    populate(server)
+
+    async def talk(client: Client) -> None:
+        await client.wait_for_sync("llama")
+        llama = client.state("llama")
+        for number in range(20):
+            await client.wait_for_sync(f"invented-{number}")
+            client.clock.advance(0.01)
+        client.workloads.expire_idle()
+        names = [name for _, name, _ in client.workloads._workloads]
+        assert names == ["llama", "invented-17", "invented-18", "invented-19"]
+        assert client.state("llama") is llama
+
+    run(server, talk)
+
+
 def test_node_labels_are_watched_after_the_first_request(server: FakeApiServer) -> None:
     server.put("nodes", "gpu-7", "", metadata={"labels": {"pool": "a"}}, status={"images": ["large"] * 100})
 

@@ -84,9 +84,15 @@ def http_client(
 
 
 def target(
-    port: int, *, host: str = "127.0.0.1", address: str = "127.0.0.1", scheme: str = "http", path: str = "/metrics"
+    port: int,
+    *,
+    host: str = "127.0.0.1",
+    address: str = "127.0.0.1",
+    scheme: str = "http",
+    path: str = "/metrics",
+    trigger_namespace: str | None = "ai",
 ) -> Target:
-    return Target(Url(scheme, host, port, path), address)
+    return Target(Url(scheme, host, port, path), address, trigger_namespace=trigger_namespace)
 
 
 async def error_of(fetched: Awaitable[CollectedPage]) -> FetchError:

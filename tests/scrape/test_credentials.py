@@ -10,11 +10,19 @@ from pathlib import Path
 
 import pytest
 
+from keda_gpu_scaler.core.urls import Url
 from keda_gpu_scaler.scrape.credentials import Credentials, CredentialsError, Secret
+from keda_gpu_scaler.scrape.types import Target
 from tests.certificates import Authority
 from tests.limits import WAIT_SECONDS
 
 LOGGER = "keda_gpu_scaler.scrape.credentials"
+_PLACE = (
+    f"import sys; from {LOGGER} import Credentials; from keda_gpu_scaler.core.urls import Url; "
+    "from keda_gpu_scaler.scrape.types import Target; "
+    "place = Target(Url('https', 'a', 443, '/metrics'), '10.0.0.1', trigger_namespace='ai')"
+)
+EVERYWHERE = {"hosts": "*", "ports": "443", "namespaces": "*"}
 
 
 def mount(folder: Path, name: str, files: Mapping[str, str]) -> Path:
@@ -26,8 +34,19 @@ def mount(folder: Path, name: str, files: Mapping[str, str]) -> Path:
     return mounted
 
 
+def place(host: str, pod_namespace: str | None = None) -> Target:
+    """A URL, or a pod of a namespace, of a trigger that is declared in the namespace of the pod or in "ai"."""
+    return Target(
+        Url("https", host, 443, "/metrics"),
+        "10.0.0.1",
+        pod_namespace,
+        pod_namespace and "pod",
+        trigger_namespace=pod_namespace or "ai",
+    )
+
+
 def found(folder: Path, host: str, namespace: str | None = None) -> str | None:
-    secret = Credentials(str(folder)).find(host, namespace)
+    secret = Credentials(str(folder)).find(place(host, namespace))
     return secret.name if secret else None
 
 
@@ -77,17 +96,17 @@ def test_files_and_hidden_directories_are_ignored(tmp_path: Path) -> None:
 def test_without_a_directory_there_are_no_credentials() -> None:
     credentials = Credentials()
     credentials.refresh()
-    assert credentials.find("vllm.ai", None) is None
+    assert credentials.find(place("vllm.ai")) is None
 
 
 def test_the_files_of_a_secret_are_read(tmp_path: Path) -> None:
-    mount(tmp_path, "one", {"hosts": "*", "token": "word\n", "server-name": "vllm.ai\n", "insecure-token": ""})
-    secret = Credentials(str(tmp_path)).find("vllm.ai", None)
+    mount(tmp_path, "one", {**EVERYWHERE, "token": "word\n", "server-name": "vllm.ai\n", "insecure-token": ""})
+    secret = Credentials(str(tmp_path)).find(place("vllm.ai"))
     assert secret is not None
     assert (secret.token, secret.server_name, secret.is_token_for_http) == ("word", "vllm.ai", True)
     mount(tmp_path, "one", {"hosts": "*"})
     (tmp_path / "one" / "insecure-token").unlink()
-    again = Credentials(str(tmp_path)).find("vllm.ai", None)
+    again = Credentials(str(tmp_path)).find(place("vllm.ai"))
     assert again is not None
     assert not again.is_token_for_http
 
@@ -150,13 +169,13 @@ def test_a_missing_directory_is_reported(tmp_path: Path) -> None:
 
 def refreshed(credentials: Credentials) -> Secret:
     credentials.refresh()
-    secret = credentials.find("vllm.ai", None)
+    secret = credentials.find(place("vllm.ai"))
     assert secret is not None
     return secret
 
 
 def test_unchanged_files_give_the_same_object(tmp_path: Path) -> None:
-    mount(tmp_path, "one", {"hosts": "*", "token": "word"})
+    mount(tmp_path, "one", {**EVERYWHERE, "token": "word"})
     credentials = Credentials(str(tmp_path))
     assert refreshed(credentials) is refreshed(credentials)
 
@@ -165,9 +184,9 @@ def test_a_token_is_read_again_when_the_kubelet_replaces_its_link(tmp_path: Path
     """The kubelet writes a new directory and replaces the link through which each file is read."""
     mounted = tmp_path / "mounts" / "one"
     for version in ("old", "new"):
-        mount(mounted, f"..{version}", {"hosts": "*", "token": version})
+        mount(mounted, f"..{version}", {**EVERYWHERE, "token": version})
     (mounted / "..data").symlink_to("..old")
-    for file in ("hosts", "token"):
+    for file in (*EVERYWHERE, "token"):
         (mounted / file).symlink_to(f"..data/{file}")
     credentials = Credentials(str(tmp_path / "mounts"))
     before = refreshed(credentials)
@@ -185,21 +204,21 @@ def test_a_secret_is_mounted_and_removed_later(tmp_path: Path) -> None:
     (mounted / "hosts").unlink()
     mounted.rmdir()
     credentials.refresh()
-    assert credentials.find("vllm.ai", None) is None
+    assert credentials.find(place("vllm.ai")) is None
 
 
 def test_a_secret_that_becomes_invalid_is_not_used_and_is_logged_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    mount(tmp_path, "one", {"hosts": "*.ai", "token": "word"})
-    mount(tmp_path, "two", {"hosts": "*", "token": "other"})
+    mount(tmp_path, "one", {**EVERYWHERE, "hosts": "*.ai", "token": "word"})
+    mount(tmp_path, "two", {**EVERYWHERE, "token": "other"})
     credentials = Credentials(str(tmp_path))
     mount(tmp_path, "one", {"hosts": ""})
     with caplog.at_level(logging.WARNING, LOGGER):
         assert "one/hosts: Required value" in str(refreshed(credentials).fault)
         assert "one/hosts: Required value" in str(refreshed(credentials).fault)
     assert len(caplog.messages) == 1
-    other = credentials.find("vllm.web", None)
+    other = credentials.find(place("vllm.web"))
     assert other is not None
     assert other.fault is None
 
@@ -259,7 +278,7 @@ def test_the_server_is_always_verified(tmp_path: Path) -> None:
     ],
 )
 def test_an_invalid_certificate_is_reported_with_its_file(tmp_path: Path, files: dict[str, str], named: str) -> None:
-    mounted = mount(tmp_path, "one", {"hosts": "*", **files})
+    mounted = mount(tmp_path, "one", {**EVERYWHERE, **files})
     credentials = Credentials(str(tmp_path))
     with pytest.raises(CredentialsError, match=r"cannot be used: .*; it must be PEM") as raised:
         credentials.context(refreshed(credentials))
@@ -272,10 +291,10 @@ def test_a_key_with_a_passphrase_is_refused_without_a_prompt(tmp_path: Path) -> 
     command = ["openssl", "ec", "-aes256", "-passout", "pass:word", "-in", str(pair.key), "-out", str(locked)]
     subprocess.run(command, check=True, capture_output=True)
     files = {"tls.crt": pair.certificate.read_text(), "tls.key": locked.read_text()}
-    mount(tmp_path / "mounts", "one", {"hosts": "*", **files})
+    mount(tmp_path / "mounts", "one", {**EVERYWHERE, **files})
     # Without a terminal OpenSSL would read the passphrase from the standard input.
     completed = run_in_process(
-        "credentials = Credentials(sys.argv[1]); credentials.context(credentials.find('a', None))",
+        "credentials = Credentials(sys.argv[1]); credentials.context(credentials.find(place))",
         tmp_path / "mounts",
         stdin="word\n",
     )
@@ -283,14 +302,14 @@ def test_a_key_with_a_passphrase_is_refused_without_a_prompt(tmp_path: Path) -> 
 
 
 def test_openssl_is_not_loaded_for_tokens(tmp_path: Path) -> None:
-    mount(tmp_path, "one", {"hosts": "*", "token": "word"})
-    completed = run_in_process("print(Credentials(sys.argv[1]).find('a', None).token, 'ssl' in sys.modules)", tmp_path)
+    mount(tmp_path, "one", {**EVERYWHERE, "token": "word"})
+    completed = run_in_process("print(Credentials(sys.argv[1]).find(place).token, 'ssl' in sys.modules)", tmp_path)
     assert completed.stdout == "word False\n"
 
 
 def run_in_process(program: str, folder: Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", f"import sys; from {LOGGER} import Credentials; {program}", str(folder)],
+        [sys.executable, "-c", f"{_PLACE}; {program}", str(folder)],
         input=stdin,
         capture_output=True,
         text=True,

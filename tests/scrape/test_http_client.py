@@ -24,7 +24,7 @@ from tests.scrape.servers import (
     requires_token,
     responds,
 )
-from tests.scrape.test_credentials import mount
+from tests.scrape.test_credentials import EVERYWHERE, mount
 
 # ---- concurrency ----
 
@@ -242,11 +242,15 @@ def test_no_request_is_sent_to_an_address_that_was_not_checked(monkeypatch: pyte
 # ---- tokens ----
 
 
-def test_a_token_is_sent_only_to_its_hosts(tmp_path: Path) -> None:
-    mount(tmp_path, "one", {"hosts": "*.ai", "token": "word", "insecure-token": ""})
+def mount_token(folder: Path, server: Server, **files: str) -> None:
+    """Mount a token for every host, for the port of the server, which may be sent without TLS."""
+    mount(folder, "one", {**EVERYWHERE, "token": "word", "insecure-token": "", "ports": str(server.port), **files})
 
+
+def test_a_token_is_sent_only_to_its_hosts(tmp_path: Path) -> None:
     async def test() -> None:
         async with Server(requires_token("word")) as server:
+            mount_token(tmp_path, server, hosts="*.ai")
             with contextlib.closing(http_client(credentials=Credentials(str(tmp_path)))) as client:
                 await client.collect(target(server.port, host="vllm.ai"))
                 error = await error_of(client.collect(target(server.port, host="vllm.web")))
@@ -257,10 +261,10 @@ def test_a_token_is_sent_only_to_its_hosts(tmp_path: Path) -> None:
 
 
 def test_a_token_is_not_sent_without_tls(tmp_path: Path) -> None:
-    mount(tmp_path, "one", {"hosts": "*", "token": "word"})
-
     async def test() -> None:
         async with Server(responds(page())) as server:
+            mount_token(tmp_path, server)
+            (tmp_path / "one" / "insecure-token").unlink()
             with contextlib.closing(http_client(credentials=Credentials(str(tmp_path)))) as client:
                 await client.collect(target(server.port))
         assert "authorization" not in server.requests[0].headers
@@ -269,11 +273,11 @@ def test_a_token_is_not_sent_without_tls(tmp_path: Path) -> None:
 
 
 def test_a_changed_token_is_sent_on_a_new_connection(tmp_path: Path) -> None:
-    mount(tmp_path, "one", {"hosts": "*", "token": "word", "insecure-token": ""})
     clock = ManualClock()
 
     async def test() -> None:
         async with Server(responds(page())) as server:
+            mount_token(tmp_path, server)
             with contextlib.closing(http_client(credentials=Credentials(str(tmp_path)), clock=clock)) as client:
                 await client.collect(target(server.port))
                 mount(tmp_path, "one", {"token": "another"})
@@ -287,11 +291,11 @@ def test_a_changed_token_is_sent_on_a_new_connection(tmp_path: Path) -> None:
 
 
 def test_unusable_credentials_are_reported_and_not_sent(tmp_path: Path) -> None:
-    mount(tmp_path, "one", {"hosts": "*.ai", "token": "word", "insecure-token": ""})
     clock = ManualClock()
 
     async def test() -> None:
         async with Server(responds(page())) as server:
+            mount_token(tmp_path, server, hosts="*.ai")
             with contextlib.closing(http_client(credentials=Credentials(str(tmp_path)), clock=clock)) as client:
                 mount(tmp_path, "one", {"hosts": ""})
                 clock.advance(CREDENTIALS_REFRESH_SECONDS)

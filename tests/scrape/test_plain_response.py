@@ -1,17 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests that a usual response is read as h11 reads it, and that h11 reads every other one."""
 
-import asyncio
 import contextlib
-from collections.abc import Iterator
 
-import h11
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keda_gpu_scaler.scrape.plain_response import IncompleteResponseError, PlainBody, parse_plain_head
+from keda_gpu_scaler.scrape.plain_response import parse_plain_head
 from tests.scrape.clients import http_client, run, target
+from tests.scrape.responses import in_pieces, read_by_h11, read_plainly
 from tests.scrape.servers import Server, responds_and_closes, until_closed
 
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -55,50 +53,6 @@ def test_every_other_head_is_left_to_h11(head: bytes) -> None:
     assert parse_plain_head(head) is None
 
 
-def read_by_h11(pieces: list[bytes]) -> tuple[bytes, bool] | None:
-    """Return the body, and whether the connection can be used again; None for a response that is not complete."""
-    http = h11.Connection(h11.CLIENT)
-    http.send(h11.Request(method="GET", target="/", headers=[("Host", "a")]))
-    http.send(h11.EndOfMessage())
-    body = b""
-    pieces = [*pieces, b""]
-    try:
-        while True:
-            event = http.next_event()
-            if event is h11.NEED_DATA:
-                http.receive_data(pieces.pop(0) if pieces else b"")
-            elif isinstance(event, h11.Data):
-                body += event.data
-            elif isinstance(event, h11.EndOfMessage):
-                is_reusable = http.our_state is http.their_state is h11.DONE
-                return body, is_reusable and not http.trailing_data[0]
-    except h11.RemoteProtocolError:
-        return None
-
-
-def read_plainly(pieces: list[bytes]) -> tuple[bytes, bool] | None:
-    head = parse_plain_head(pieces[0])
-    assert head is not None
-    left: Iterator[bytes] = iter(pieces[1:])
-
-    async def receive(limit_bytes: int) -> bytes:
-        return next(left, b"")
-
-    async def read() -> tuple[bytes, bool] | None:
-        body = PlainBody(head, pieces[0], receive)
-        try:
-            return b"".join([part async for part in body.parts()]), not body.has_more
-        except IncompleteResponseError:
-            return None
-
-    return asyncio.run(read())
-
-
-def in_pieces(content: bytes, cuts: list[int]) -> list[bytes]:
-    marks = sorted({cut for cut in cuts if 0 < cut < len(content)})
-    return [content[begin:end] for begin, end in zip([0, *marks], [*marks, len(content)], strict=True)]
-
-
 CHUNK_LINES = st.sampled_from(
     (b"%x\r\n", b"%X\r\n", b"00%x\r\n", b"%x;a=b\r\n", b"%x \r\n", b"%x;\r\n", b"-%x\r\n", b"%xg\r\n")
 )
@@ -114,7 +68,20 @@ def bodies(draw: st.DrawFn) -> tuple[bytes, bytes]:
         return head, sent
     lines = [draw(CHUNK_LINES) if draw(st.integers(0, 4)) == 0 else b"%x\r\n" for _ in content]
     sent = b"".join(line % len(part) + part + b"\r\n" for line, part in zip(lines, content, strict=True))
-    end = draw(st.sampled_from((b"0\r\n\r\n", b"0\r\n\r\n", b"0\r\nA: b\r\n\r\n", b"0\r\n", b"", b"0\r\n\r\nx")))
+    end = draw(
+        st.sampled_from(
+            (
+                b"0\r\n\r\n",
+                b"0\r\n\r\n",
+                b"0\r\nA: b\r\n\r\n",
+                b"0\r\nA\r\n\r\n",
+                b"0\r\nTransfer-Encoding: x\r\n\r\n",
+                b"0\r\n",
+                b"",
+                b"0\r\n\r\nx",
+            )
+        )
+    )
     return OK + b"Transfer-Encoding: chunked\r\n\r\n", sent + end
 
 

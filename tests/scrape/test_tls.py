@@ -54,6 +54,8 @@ def fetch_over_tls(
 
     async def once() -> tuple[CollectedPage | FetchError, Server]:
         async with Server(handler, tls=context) as server:
+            for mounted in mounts.iterdir() if mounts else ():
+                mount(mounted.parent, mounted.name, {"ports": str(server.port), "namespaces": "*"})
             with contextlib.closing(http_client(credentials=Credentials(str(mounts) if mounts else None))) as client:
                 try:
                     return await client.collect(make_target(server.port)), server

@@ -70,10 +70,13 @@ async def test_a_name_is_resolved_every_five_seconds_and_an_ip_address_once() ->
         await scene.register_interest(
             EVERY_ADDRESS, Endpoint(url="http://10.0.0.1/metrics"), series=DEPTH.text, demand=True
         )
+        with_credentials = Endpoint(url="http://10.0.0.2/metrics", credentials_namespace="ai")
+        await scene.register_interest(with_credentials, series=DEPTH.text, demand=True)
         await scene.pass_time(61)
         hosts = [host for _, host in scene.web.resolved]
         assert hosts.count("router.ai.svc") == 13
         assert hosts.count("10.0.0.1") == 1
+        assert hosts.count("10.0.0.2") > 10  # the mounted credentials may change
 
 
 @scenario

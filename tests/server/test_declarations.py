@@ -14,7 +14,6 @@ from keda_gpu_scaler.core.trigger.parser import parse_trigger
 from keda_gpu_scaler.core.types import DeclaredTrigger, PodRef, Unavailable, Workload
 from keda_gpu_scaler.server.declarations import Declarations
 from keda_gpu_scaler.server.external_scaler import ExternalScaler
-from keda_gpu_scaler.server.preparation import Prepared
 from keda_gpu_scaler.server.recent_answers import MAX_ANSWERS
 from keda_gpu_scaler.server.request_resolver import ResolvedTrigger
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
@@ -35,8 +34,7 @@ def resolved(metadata: Mapping[str, str]) -> ResolvedTrigger:
 def is_declared(
     known: Workload | Unavailable | None, metadata: Mapping[str, str] = SENT, declarations: Declarations | None = None
 ) -> bool:
-    prepared = Prepared(known, None, is_synced=True, at_seconds=0.0)
-    return (declarations or Declarations()).is_declared(resolved(metadata), prepared)
+    return (declarations or Declarations()).standing(resolved(metadata), known, 0.0).counts
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ class Bench:
 
     def ask(self, resolved: ResolvedTrigger, known: Workload | None = None, labels: NodeLabels = None) -> Evaluation:
         known = known or workload(pod("llama-0"), name=resolved.name)
-        return self.evaluator.evaluate(resolved, Prepared(known, labels, True, self.clock.now)).evaluation
+        return self.evaluator.evaluate(Prepared(resolved, known, labels, True, self.clock.now)).evaluation
 
 
 @pytest.fixture

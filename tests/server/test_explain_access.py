@@ -15,6 +15,7 @@ from keda_gpu_scaler.server import preparation as preparation_module
 from keda_gpu_scaler.server.explain_access import start_explain_server
 from keda_gpu_scaler.server.external_scaler import ExternalScaler
 from keda_gpu_scaler.server.undecodable_log import UndecodableLog
+from keda_gpu_scaler.wire import evaluation_pb2 as evaluation_pb
 from keda_gpu_scaler.wire import evaluation_pb2_grpc as evaluation_pb_grpc
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
@@ -26,6 +27,7 @@ DECLARED = {"targetValue": "80", "windowSeconds": "30"}
 LLAMA = workload(pod("llama-0"), triggers=(DeclaredTrigger(DECLARED, "AverageValue"),))
 GET, UPDATE = ("get", "scaledobjects", "ai", "llama"), ("update", "scaledobjects", "ai", "llama")
 GET_JOB = ("get", "scaledjobs", "ai", "llama")
+SPEC = '{"scaleTargetRef":{"name":"llama"},"triggers":[]}'
 ALICE = (("authorization", "Bearer token-of-alice"),)
 
 
@@ -59,12 +61,13 @@ class Port:
         reviews: FakeCallerReviews,
         metadata: dict[str, str] = DECLARED,
         headers: Iterable[tuple[str, str]] = ALICE,
+        method: str = "Explain",
     ) -> tuple[str, str]:
-        """Call Explain; return the code and the details of a refusal, or "OK" and the value."""
-        return asyncio.run(self._call(reviews, tuple(headers), metadata))
+        """Call a method; return the code and the details of a refusal, or "OK" and the value, if there is one."""
+        return asyncio.run(self._call(reviews, tuple(headers), metadata, method))
 
     async def _call(
-        self, reviews: FakeCallerReviews, headers: tuple[tuple[str, str], ...], metadata: dict[str, str]
+        self, reviews: FakeCallerReviews, headers: tuple[tuple[str, str], ...], metadata: dict[str, str], method: str
     ) -> tuple[str, str]:
         port = free_port()
         server = await start_explain_server(port, lambda: self.scaler, reviews, UndecodableLog(lambda: 0.0))
@@ -72,12 +75,17 @@ class Port:
         try:
             async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
                 stub: Any = evaluation_pb_grpc.EvaluationsStub(channel)  # type: ignore[no-untyped-call]
-                message = await stub.Explain(ref, metadata=headers, timeout=WAIT_SECONDS)
+                request = {
+                    "Explain": ref,
+                    "Preview": evaluation_pb.PreviewRequest(scaled_object=ref, spec=SPEC),
+                    "ListWorkloads": evaluation_pb.ListWorkloadsRequest(),
+                }[method]
+                message = await getattr(stub, method)(request, metadata=headers, timeout=WAIT_SECONDS)
         except grpc.aio.AioRpcError as error:
             return error.code().name, error.details() or ""
         finally:
             await server.stop(None)
-        return "OK", f"{message.value:g}"
+        return "OK", f"{message.value:g}" if method == "Explain" else ""
 
 
 def test_who_may_get_a_scaledobject_gets_the_explanation_of_its_declared_trigger() -> None:
@@ -208,3 +216,20 @@ def test_the_port_has_no_other_service_and_no_other_interface() -> None:
         await server.stop(None)
 
     asyncio.run(talk())
+
+
+@pytest.mark.parametrize(
+    ("method", "right"),
+    [
+        ("Preview", ("create", "scaledobjects", "ai", "llama")),
+        ("ListWorkloads", ("list", "scaledobjects", "", "")),
+    ],
+)
+def test_a_preview_needs_the_right_to_create_and_the_list_the_right_to_list_everywhere(
+    method: str, right: tuple[str, str, str, str]
+) -> None:
+    assert Port().call(FakeCallerReviews(right), method=method)[0] == "OK"
+    code, sentence = Port().call(FakeCallerReviews(GET, UPDATE), method=method)
+    assert (code, f"may not {right[0]} scaledobjects.keda.sh" in sentence) == ("PERMISSION_DENIED", True)
+    assert Port().call(FakeCallerReviews(right), headers=(), method=method)[0] == "UNAUTHENTICATED"
+    assert Port().call(FakeCallerReviews(failure="it does not answer"), method=method)[0] == "PERMISSION_DENIED"

@@ -20,7 +20,6 @@ from keda_gpu_scaler.core.evaluate.evaluation import Evaluation, evaluate
 from keda_gpu_scaler.core.instance_status import REQUEST_BUCKETS_SECONDS, RecentAnswer
 from keda_gpu_scaler.core.state.fleet import Fleet
 from keda_gpu_scaler.core.trigger.parser import PARAMETERS, Trigger, parse_trigger
-from keda_gpu_scaler.server import external_scaler as scaler_module
 from keda_gpu_scaler.server import recent_answers as answers_module
 from keda_gpu_scaler.server import streams as streams_module
 from keda_gpu_scaler.server.external_scaler import ExternalScaler
@@ -287,8 +286,8 @@ def test_a_stream_repeats_an_unchanged_state_as_a_slow_heartbeat(monkeypatch: py
 
     async def pushes() -> list[tuple[float, bool]]:
         trigger, pushed = parse_trigger({"pollIntervalSeconds": "7", "report": "average"}), []
-        resolved = ResolvedTrigger(trigger)
-        async with contextlib.aclosing(bench.scaler._streams.states(resolved, ActivityStream())) as states:
+        stream = ActivityStream(ResolvedTrigger(trigger), "ipv4:10.0.0.1")
+        async with contextlib.aclosing(bench.scaler._streams.states(stream)) as states:
             async for active in states:
                 pushed.append((bench.clock.now - 1000, active))
                 if len(pushed) == 3:
@@ -314,7 +313,7 @@ def test_streams_end_with_ok_on_shutdown_and_new_ones_at_once() -> None:
 
 
 def test_streams_are_bounded_and_closed_ones_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scaler_module, "MAX_STREAMS", 2)
+    monkeypatch.setattr(streams_module, "MAX_STREAMS", 2)
 
     async def talk(bench: Bench) -> None:
         streams = [bench.stub.StreamIsActive(ref(gpuIndex="0")), bench.stub.StreamIsActive(ref())]

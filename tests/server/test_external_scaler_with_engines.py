@@ -180,9 +180,11 @@ def test_law_1_unknown_demand_activates_nothing_and_is_logged_once(caplog: pytes
         await bench.value(**DEMAND)
 
     unavailable = ScrapeResult((TargetHistory(EPP.url, failure="no answer within 2 s"),))
-    with caplog.at_level("INFO", logger="keda_gpu_scaler.server.recent_answers"):
-        on(Bench(AT_ZERO, FakeEngines({EPP: unavailable})), talk)
-    said = [record.message for record in caplog.records if record.name == "keda_gpu_scaler.server.recent_answers"]
+    with caplog.at_level("INFO", logger="keda_gpu_scaler.server.transition_log"):
+        metadata = {"metricType": "saturation", **DEMAND}
+        declared = replace(AT_ZERO, triggers=(DeclaredTrigger(metadata, "AverageValue"),))
+        on(Bench(declared, FakeEngines({EPP: unavailable})), talk)
+    said = [record.message for record in caplog.records if record.name == "keda_gpu_scaler.server.transition_log"]
     assert said == [
         "ai/llama (demand): demand at http://epp:9090/metrics is unknown: http://epp:9090/metrics: no answer within "
         "2 s; the workload is neither activated nor scaled to zero",
@@ -210,10 +212,10 @@ def test_a_queue_that_the_value_does_not_answer_is_logged_once_and_when_it_ends(
 
     noted: list[RecentAnswer] = []
     started = replace(POD, ready_at_seconds=POD.created_at_seconds + 45.0)
-    with caplog.at_level("INFO", logger="keda_gpu_scaler.server.recent_answers"):
+    with caplog.at_level("INFO", logger="keda_gpu_scaler.server.transition_log"):
         declared = workload(started, triggers=(DeclaredTrigger({"metricType": "kv_cache_usage"}, "AverageValue"),))
         on(Bench(declared, FakeEngines({ENGINE: cache(9)})), talk)
-    said = [record.message for record in caplog.records if record.name == "keda_gpu_scaler.server.recent_answers"]
+    said = [record.message for record in caplog.records if record.name == "keda_gpu_scaler.server.transition_log"]
     assert said == [
         "ai/llama: keda_gpu_metric: contradiction: 9 requests wait, some queue for 60 s, which is longer than a "
         "replica needs to start (45 s, measured), and the value asks for no more than 1 replicas. kv_cache_usage does "

@@ -23,6 +23,7 @@ _COMMANDS = {
     "probe": _CommandEntry("probe.command", "call an external scaler as KEDA does, and show what the HPA would decide"),
     "record": _CommandEntry("record.command", "record devices or engines to a file for --backend replay:PATH"),
     "serve": _CommandEntry("serve", "read the devices and answer KEDA; the command of the DaemonSet"),
+    "simulate": _CommandEntry("simulate.command", "simulate ScaledObjects on a traffic: requests in time, GPU-hours"),
     "top": _CommandEntry("top.command", "show the workloads and every device of the fleet, live or once"),
     "validate": _CommandEntry("validate.command", "check the ScaledObjects in YAML files"),
     "version": _CommandEntry("version", "print the version"),

@@ -52,7 +52,7 @@ _GRAMMAR = r"""
 COMPARE: "==" | "!=" | "<=" | ">=" | "<" | ">"
 ADD: "+" | "-"
 MULTIPLY: "*" | "/" | "%"
-NUMBER: /0[xX][0-9a-fA-F_]+|(\d[\d_]*\.?\d*|\.\d+)([eE][+-]?\d+)?/
+NUMBER: /0[xX]_*[0-9a-fA-F][0-9a-fA-F_]*|(\d[\d_]*\.?\d*|\.\d+)([eE][+-]?\d+)?/
 NAME: /(?!(?:or|and|not|in|if|else|true|false|nil|let)\b)[A-Za-z_$][A-Za-z0-9_$]*/
 COMMENT: /\/\/[^\n]*/ | /\/\*(.|\n)*?\*\//
 %ignore /\s+/
@@ -61,10 +61,10 @@ COMMENT: /\/\/[^\n]*/ | /\/\*(.|\n)*?\*\//
 
 _NUMBERS: Mapping[str, Callable[[float], float]] = {
     "abs": abs,
-    "ceil": lambda value: float(math.ceil(value)),
-    "floor": lambda value: float(math.floor(value)),
-    "round": lambda value: math.copysign(math.floor(abs(value) + 0.5), value),  # half away from zero, as in Go
-    "int": lambda value: float(math.trunc(value)),
+    "ceil": lambda value: float(math.ceil(value)) if math.isfinite(value) else value,
+    "floor": lambda value: float(math.floor(value)) if math.isfinite(value) else value,
+    "round": lambda value: _rounded(value) if math.isfinite(value) else value,
+    "int": lambda value: float(math.trunc(_finite(value))),
     "float": float,
 }
 _LISTS: Mapping[str, Callable[[Sequence[float]], float]] = {
@@ -153,6 +153,17 @@ def _described(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return "a list" if isinstance(value, list) else f"{value:g}"
+
+
+def _rounded(value: float) -> float:
+    """Round half away from zero, as Go does."""
+    return math.copysign(math.floor(abs(value) + 0.5), value)
+
+
+def _finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise FormulaError(f"int takes {value:g}, which is not a finite number, and is not computed here")
+    return value
 
 
 def _median(values: Sequence[float]) -> float:

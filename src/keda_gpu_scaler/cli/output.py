@@ -11,6 +11,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import shutil
 import sys
 import threading
@@ -26,11 +27,16 @@ UNKNOWN = "?"
 
 _NOTICE_DELAY_SECONDS = 1.0
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+_BREAKS_AND_OWN = re.compile(r"([\r\n]|\x1b\[[0-9;]*[mHJK])")  # colours, and movements on a line or a screen
 
 
 def say(text: str, *, err: bool = False, nl: bool = True) -> None:
-    """Print a text that may hold colours; click removes them where the stream is not a terminal."""
-    click.echo(text, err=err, nl=nl, color=False if os.environ.get("NO_COLOR") else None)
+    """Print a text that may hold colours; click removes them where the stream is not a terminal.
+
+    Whatever else a terminal would obey is replaced here once more. The parts of the text that are not trusted must be
+    ``printable`` before: this cannot distinguish their colours and line breaks from those of the command.
+    """
+    click.echo(_without_controls(text), err=err, nl=nl, color=False if os.environ.get("NO_COLOR") else None)
 
 
 def say_error(sentence: str) -> None:
@@ -43,6 +49,13 @@ def say_error(sentence: str) -> None:
 def printable(text: str) -> str:
     """Return one line of an untrusted text, with every character replaced that a terminal would obey."""
     return "".join(character if character.isprintable() else _REPLACEMENT for character in text)
+
+
+def _without_controls(text: str) -> str:
+    """Replace every character that is not printable, but the command's own colours, movements and line breaks."""
+    parts = _BREAKS_AND_OWN.split(text)
+    parts[::2] = map(printable, parts[::2])
+    return "".join(parts)
 
 
 def cut(text: str, width: int) -> str:

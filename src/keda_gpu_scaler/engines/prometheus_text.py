@@ -40,6 +40,7 @@ MAX_SAMPLES = 10_000
 MAX_LINES = 4 * MAX_SAMPLES
 """The number of wanted lines that are read of a page, apart for the engine's own names and for those of selectors."""
 _LINES_PER_CHECK = 1_000
+_AFTER_NAME = (b" ", b"\t", b"{", b"\r", b".", b"+", b"-")  # a value needs no blank before it
 _LONG_HEAD = 26  # longer than the prefixes that an engine's names share, such as vllm:request_
 MAX_LINE_BYTES = 1 << 16
 """A longer line with a wanted series is not read."""
@@ -261,7 +262,7 @@ def _line_heads(wanted: frozenset[str], declared: frozenset[str]) -> _LineHeads:
     shortest = min((len(text) for text in texts), default=0)
     # One more byte than the shortest text has leaves fewer unwanted lines; what may follow that text is known.
     length = shortest + 1
-    texts += [text + end for text in texts if len(text) == shortest for end in (b" ", b"\t", b"{", b"\r")]
+    texts += [text + end for text in texts if len(text) == shortest for end in _AFTER_NAME]
     return _LineHeads(
         length,
         frozenset(text[:length] for text in texts),
@@ -358,7 +359,7 @@ class _LineReader:
         if declared is None:
             if _IS_TYPE.match(line) and self._wanted is None:
                 raise ExpositionError(f"it declares no type ({len(line)} bytes)")
-            if self._is_openmetrics and line == b"# EOF":
+            if self._is_openmetrics and self._wanted is None and line == b"# EOF":
                 raise ExpositionError("there are lines after the end mark")
             return
         name, kind = declared

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 CACHED_LENGTH = 512
 """The length up to which the text of a series is read once and remembered."""
+# A series takes 1.3 KB. Pods that are replaced leave theirs here, so the number decides how far an instance grows; a
+# target's layout has its own series, and most pages need none of these.
+_MAX_CACHED = 4_096
 
 # Every quantifier is possessive, so that no text is searched twice.
 _LABELS = rb'\{(?P<labels>[^"}]*+(?:"[^"\\]*+(?:\\.[^"\\]*+)*+"[^"}]*+)*+)\}'
@@ -56,20 +59,20 @@ class SeriesText:
         return cls(name, labels, (name, frozenset(labels.items())))
 
 
-@functools.lru_cache(maxsize=16_384)  # families repeat too
+@functools.lru_cache(maxsize=_MAX_CACHED)  # families repeat too
 def declared_type(line: bytes) -> tuple[str, str] | None:
     """Return the name and the type that a comment declares, None if it declares none."""
     match = _TYPE.fullmatch(line.lstrip(b" \t"))
     return (match["name"].decode(), match["kind"].decode()) if match is not None else None
 
 
-@functools.lru_cache(maxsize=16_384)  # series repeat from page to page, and across a fleet
+@functools.lru_cache(maxsize=_MAX_CACHED)  # series repeat from page to page, and across a fleet
 def text_series(text: bytes) -> SeriesText | None:
     """Read the series of a line of the text format, without its value."""
     return _series_or_none(_TEXT_SERIES.fullmatch(text))
 
 
-@functools.lru_cache(maxsize=16_384)
+@functools.lru_cache(maxsize=_MAX_CACHED)
 def openmetrics_series(text: bytes) -> SeriesText | None:
     """Read the series of a line of OpenMetrics, without its value."""
     return _series_or_none(_OPENMETRICS_SERIES.fullmatch(text))

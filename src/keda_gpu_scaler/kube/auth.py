@@ -6,7 +6,6 @@ it.
 """
 
 import base64
-import binascii
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,10 +90,14 @@ def kubeconfig(path: Path, scratch: Path, *, runs_plugins: bool = False, context
     """
     import yaml
 
+    from keda_gpu_scaler.kube.yaml_loader import PlainLoader
+
     try:
-        config = yaml.safe_load(_read(path))
+        config = yaml.load(_read(path), PlainLoader)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as error:
         raise KubeError(f"--kubeconfig: {path} is not YAML: {str(error)[:200]}") from error
+    except RecursionError as error:
+        raise KubeError(f"--kubeconfig: {path} is nested too deeply: must be a kubeconfig") from error
     file = _Kubeconfig(path, config if isinstance(config, dict) else {}, scratch, runs_plugins=runs_plugins)
     return file.client_config(context)
 
@@ -109,23 +112,23 @@ class _Kubeconfig:
         self._runs_plugins = runs_plugins
 
     def client_config(self, name: str) -> ClientConfig:
-        context = self._entry("contexts", "context", name or str(self._config.get("current-context", "")))
-        cluster = self._entry("clusters", "cluster", str(context.get("cluster", "")))
-        user = self._entry("users", "user", str(context["user"])) if context.get("user") else {}
+        context = self._entry("contexts", "context", name or _scalar(self._config.get("current-context")))
+        cluster = self._entry("clusters", "cluster", _scalar(context.get("cluster")))
+        user = self._entry("users", "user", _scalar(context["user"])) if context.get("user") else {}
         if self._runs_plugins and isinstance(user.get("exec"), dict):
             user = self._run_plugin(user["exec"])
         for plugin in ("exec", "auth-provider"):
             if plugin in user:
                 self._refuse(f"users.{plugin}: Forbidden: plugins are not run: use a token or a client certificate")
-        server = str(cluster.get("server", ""))
+        server = _scalar(cluster.get("server"))
         if not server.startswith(("https://", "http://")):
             self._refuse(f"clusters.server: Invalid value: {quoted(server)}: must be a URL")
         return ClientConfig(
             server=server.rstrip("/"),
-            namespace=str(context.get("namespace") or "default"),
+            namespace=_scalar(context.get("namespace")) or "default",
             ca_data=self._text(cluster, "certificate-authority"),
             is_verified=not cluster.get("insecure-skip-tls-verify", False),
-            token=str(user.get("token") or ""),
+            token=_scalar(user.get("token")),
             token_file=self._relative(user["tokenFile"]) if user.get("tokenFile") else None,
             client_certificate=self._file(user, "client-certificate"),
             client_key=self._file(user, "client-key"),
@@ -167,20 +170,28 @@ class _Kubeconfig:
 
     def _decoded(self, entry: dict[str, Any], key: str) -> bytes:
         try:
-            return base64.b64decode(str(entry[f"{key}-data"]), validate=True)
-        except binascii.Error:
+            return base64.b64decode(_scalar(entry[f"{key}-data"]), validate=True)
+        except ValueError:  # also for letters that are not ASCII
             self._refuse(f"{key}-data: Invalid value: must be base64")
 
     def _relative(self, name: object) -> Path:
-        return self._path.parent / str(name)
+        return self._path.parent / _scalar(name)
 
     def _refuse(self, problem: str) -> Never:
         raise KubeError(f"--kubeconfig: {self._path}: {problem}")
 
 
+def _scalar(value: object) -> str:
+    """Return a scalar as text, empty where the value is none. Aliases can make a list of a few lines endless."""
+    return str(value) if isinstance(value, str | int | float) and value else ""
+
+
 def _read(path: Path) -> str:
     try:
         return path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise KubeError(f"cannot read {path}: {reason}") from error
+    except UnicodeDecodeError as error:
+        raise KubeError(f"cannot read {path}: it is not text") from error
+    except OSError as error:
+        raise KubeError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:  # a path with a NUL character
+        raise KubeError(f"cannot read {str(path)!a}: it is not a path") from error

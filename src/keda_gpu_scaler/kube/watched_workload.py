@@ -118,6 +118,11 @@ class WatchedWorkload:
         """Whether an object of this name exists, or existed at the last read."""
         return isinstance(self._state, Workload) or bool(self._state.triggers)
 
+    @property
+    def is_absent(self) -> bool:
+        """Whether it is known that no object of this name exists."""
+        return isinstance(self._state, Unavailable) and self._state.triggers == ()
+
     def close(self) -> None:
         """Stop watching."""
         self.task.cancel()

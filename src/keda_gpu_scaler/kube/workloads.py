@@ -28,6 +28,8 @@ MAX_WORKLOADS = 2000
 MAX_PROPOSALS = 8
 """The number of ScaledObjects that are not applied and whose workloads are watched at the same time."""
 PROPOSAL_IDLE_SECONDS = 60.0
+MAX_ABSENT = 128
+"""The number of names without an object that stay watched: any client can invent names, and each costs memory."""
 _MAX_CLOCK_DRIFT_SECONDS = 1.0
 _NOT_FOUND = 404
 _NODES = ResourceQuery("nodes", metadata_only=True)
@@ -126,6 +128,7 @@ class Workloads:
             if now - workload.requested_at > (PROPOSAL_IDLE_SECONDS if key[2] else IDLE_TIMEOUT_SECONDS):
                 del self._workloads[key]
                 workload.close()
+        self._release_absent()
         if self._labels_requested_at is not None and now - self._labels_requested_at > IDLE_TIMEOUT_SECONDS:
             self._labels_requested_at = self._labels = None
             self._reflectors.release(_NODES, self)
@@ -151,11 +154,17 @@ class Workloads:
 
         Otherwise invented names would take the places of workloads.
         """
-        unknown = [(it.requested_at, key) for key, it in self._workloads.items() if not it.is_known]
+        unknown = [(not it.is_absent, it.requested_at, key) for key, it in self._workloads.items() if not it.is_known]
         if not unknown:
             return False
-        self._workloads.pop(min(unknown)[1]).close()
+        self._workloads.pop(min(unknown)[2]).close()  # what is not read yet may exist, so it goes last
         return True
+
+    def _release_absent(self) -> None:
+        """Stop watching the names without an object that were not requested for the longest time."""
+        absent = sorted((it.requested_at, key) for key, it in self._workloads.items() if it.is_absent)
+        for _, key in absent[: max(0, len(absent) - MAX_ABSENT)]:
+            self._workloads.pop(key).close()
 
     def _labels_changed(self) -> None:
         self._labels = None

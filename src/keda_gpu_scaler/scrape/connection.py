@@ -30,13 +30,14 @@ MAX_BODY_BYTES = 64 << 20
 """A vLLM with many LoRA adapters serves 22 MB."""
 MAX_IDLE_CONNECTIONS = 512
 """The number of idle connections that are kept. The file limit of a process may be as low as 1024."""
+CREDENTIALS_STATUSES = frozenset({401, 403})
+"""The statuses with which a server asks for credentials, or for others."""
 _MAX_HEADS = 8  # the final response, and interim responses before it
 _MAX_PARTS = 1 << 17  # of a page that is sent line by line; each part takes some microseconds
 _PARTS_PER_TURN = 256
 _MAX_NOTICE_BYTES = 1 << 16
 _OK = 200
 _ABSENT_STATUSES = frozenset({404, 405, 406, 410, 501})
-_CREDENTIALS_STATUSES = frozenset({401, 403})
 _BAD_REQUEST = 400
 _TLS_ALERT = b"\x15\x03"  # the beginning of the record with which a TLS server refuses plain text
 _WANTS_HTTPS = re.compile(rb"HTTPS (?:server|port)|requires TLS|SSL-enabled")  # Go, nginx, Tomcat, Apache
@@ -300,7 +301,7 @@ def _check_response(head: h11.Response) -> str:
     if 300 <= status < 400:
         location = headers.get(b"location", b"").decode("ascii", "replace")
         raise RedirectError(location[:_MAX_LOCATION_LENGTH], status)
-    if status in _CREDENTIALS_STATUSES:
+    if status in CREDENTIALS_STATUSES:
         raise FetchError(
             f"the server requires credentials (HTTP {status}): mount them with --endpoint-credentials", status=status
         )

@@ -1,29 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads the tokens and certificates that the operator mounted for the hosts of endpoints.
 
-Law: only the operator chooses credentials and the hosts that receive them. The author of a ScaledObject chooses
-neither.
+Law: only the operator chooses credentials and the places that receive them (``credential_binding``). The author of a
+ScaledObject chooses neither.
 """
 
-import ipaddress
 import logging
 import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keda_gpu_scaler.core.quoting import quoted
-from keda_gpu_scaler.scrape.address_policy import matches_host, parse_pattern
+from keda_gpu_scaler.scrape.credential_binding import (
+    HOSTS,
+    NAMESPACES,
+    PATHS,
+    PORTS,
+    Binding,
+    BindingError,
+    read_binding,
+)
+from keda_gpu_scaler.scrape.types import Target
 
 if TYPE_CHECKING:
     import ssl
 
 FLAG = "--endpoint-credentials"
-HOSTS, TOKEN, CA, CERTIFICATE, KEY, SERVER_NAME, INSECURE = (
-    "hosts",
+TOKEN, CA, CERTIFICATE, KEY, SERVER_NAME, INSECURE = (
     "token",
     "ca.crt",
     "tls.crt",
@@ -31,9 +37,7 @@ HOSTS, TOKEN, CA, CERTIFICATE, KEY, SERVER_NAME, INSECURE = (
     "server-name",
     "insecure-token",
 )
-_FILES = (HOSTS, TOKEN, CA, CERTIFICATE, KEY, SERVER_NAME, INSECURE)
-_PODS = "pods:"
-_NAMESPACE = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
+_FILES = (HOSTS, PORTS, PATHS, NAMESPACES, TOKEN, CA, CERTIFICATE, KEY, SERVER_NAME, INSECURE)
 _SERVER_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,253}", re.ASCII)
 _MAX_BYTES = 1 << 16
 _UNREAD: tuple[object, ...] = ("not read",)
@@ -49,30 +53,18 @@ class CredentialsError(ValueError):
 class Secret:
     """The content of one mounted directory at the last read.
 
-    ``hosts`` holds name patterns and networks, ``namespaces`` the namespaces whose pods receive the credentials.
-    ``token`` is None if the directory has none. ``fingerprint`` changes when a file changes. ``fault`` says why the
-    credentials cannot be used now, None if they can.
+    ``binding`` says which places receive it. ``token`` is None if the directory has none. ``fingerprint`` changes when
+    a file changes. ``fault`` says why the credentials cannot be used now, None if they can.
     """
 
     name: str
     folder: Path
-    hosts: tuple[str | IPv4Network | IPv6Network, ...]
-    namespaces: frozenset[str]
+    binding: Binding
     token: str | None
     server_name: str | None
     is_token_for_http: bool
     fingerprint: tuple[object, ...]
     fault: str | None = None
-
-    def is_for(self, host: str, namespace: str | None) -> bool:
-        """Whether the credentials are for a URL's host (``namespace`` is None), or for the pods of a namespace.
-
-        A network matches only a URL that contains an IP address. It does not match the addresses of a host name,
-        because the owner of the name chooses these addresses.
-        """
-        if namespace is not None:
-            return namespace in self.namespaces
-        return any(_matches(pattern, host) for pattern in self.hosts)
 
 
 class Credentials:
@@ -113,9 +105,25 @@ class Credentials:
             _log.warning("%s", fault)
         self._faults = faults
 
-    def find(self, host: str, namespace: str | None) -> Secret | None:
-        """Return the first credentials by name for a host, or for the pods of a namespace; None if there are none."""
-        return next((secret for secret in self._secrets if secret.is_for(host, namespace)), None)
+    @property
+    def is_empty(self) -> bool:
+        """Whether no credentials can be mounted."""
+        return self._folder is None
+
+    def are_for_host(self, host: str) -> bool:
+        """Whether some credentials are for a URL's host, at some port and path, for some trigger."""
+        return any(secret.binding.is_for_host(host) for secret in self._secrets)
+
+    def find(self, target: Target) -> Secret | None:
+        """Return the first credentials by name that are bound to a target; None if there are none."""
+        return next((secret for secret in self._secrets if secret.binding.fits(target)), None)
+
+    def misfit(self, target: Target) -> str | None:
+        """Return why the credentials for the host or the pod of a target are not sent; None if there are none."""
+        for secret in self._secrets:
+            if secret.binding.is_for_place(target) and (reason := secret.binding.misfit(target)):
+                return reason
+        return None
 
     def context(self, secret: Secret | None) -> "ssl.SSLContext":
         """Return the TLS context of these credentials, or a context with the CAs of the system.
@@ -150,7 +158,7 @@ def _refreshed(folder: Path, before: Secret | None) -> Secret:
         is_unchanged = before is not None and before.fingerprint == fingerprint
         return before if before is not None and is_unchanged else _read_secret(folder, fingerprint)
     except CredentialsError as error:
-        empty = Secret(folder.name, folder, (), frozenset(), None, None, False, _UNREAD)
+        empty = Secret(folder.name, folder, Binding(), None, None, False, _UNREAD)
         return _with_fault(before or empty, error)
 
 
@@ -159,12 +167,6 @@ def _with_fault(secret: Secret, error: CredentialsError) -> Secret:
 
 
 def _read_secret(folder: Path, fingerprint: tuple[object, ...]) -> Secret:
-    lines = [line.strip() for line in (_text(folder / HOSTS) or "").splitlines() if line.strip()]
-    if not lines:
-        raise CredentialsError(
-            f"{FLAG}: {folder / HOSTS}: Required value: list the hosts of these credentials, one per line: a name "
-            "(*.ai.svc), a network (10.0.0.0/8) or pods:NAMESPACE"
-        )
     has_certificate, has_key = (folder / CERTIFICATE).exists(), (folder / KEY).exists()
     if has_certificate != has_key:
         missing = KEY if has_certificate else CERTIFICATE
@@ -178,8 +180,7 @@ def _read_secret(folder: Path, fingerprint: tuple[object, ...]) -> Secret:
     return Secret(
         name=folder.name,
         folder=folder,
-        hosts=tuple(_pattern(line, folder) for line in lines if not line.startswith(_PODS)),
-        namespaces=frozenset(_namespace(line, folder) for line in lines if line.startswith(_PODS)),
+        binding=_binding(folder, is_secret=token is not None or has_certificate),
         token=token.strip() if token else None,
         server_name=server_name,
         is_token_for_http=(folder / INSECURE).exists(),
@@ -204,32 +205,17 @@ def _client_context(folder: Path) -> "ssl.SSLContext":
     return context
 
 
-def _pattern(line: str, folder: Path) -> str | IPv4Network | IPv6Network:
+def _binding(folder: Path, *, is_secret: bool) -> Binding:
     try:
-        return parse_pattern(line)
-    except ValueError as error:
-        raise CredentialsError(
-            f"{FLAG}: {folder / HOSTS}: Invalid value: {quoted(line)}: {error}, or pods:NAMESPACE"
-        ) from None
-
-
-def _namespace(line: str, folder: Path) -> str:
-    namespace = line.removeprefix(_PODS)
-    if not _NAMESPACE.fullmatch(namespace):
-        raise CredentialsError(
-            f"{FLAG}: {folder / HOSTS}: Invalid value: {quoted(line)}: must name one namespace after {_PODS}"
+        return read_binding(
+            _text(folder / HOSTS) or "",
+            ports=_text(folder / PORTS),
+            paths=_text(folder / PATHS),
+            namespaces=_text(folder / NAMESPACES),
+            is_secret=is_secret,
         )
-    return namespace
-
-
-def _matches(pattern: str | IPv4Network | IPv6Network, host: str) -> bool:
-    if isinstance(pattern, str):
-        return matches_host(pattern, host)
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return address in pattern
+    except BindingError as error:
+        raise CredentialsError(f"{FLAG}: {folder / error.file}: {error}") from None
 
 
 def _fingerprint(folder: Path) -> tuple[object, ...]:

@@ -18,6 +18,7 @@ from keda_gpu_scaler.core.urls import Url, parse_url
 from keda_gpu_scaler.file_descriptors import shortage
 from keda_gpu_scaler.scrape.address_policy import AddressPolicy, AddressPolicyError
 from keda_gpu_scaler.scrape.connection import (
+    CREDENTIALS_STATUSES,
     Connection,
     ConnectionClosedError,
     ConnectionPool,
@@ -92,7 +93,8 @@ class HttpClient:
         Raises:
             FetchError: there is no such address.
         """
-        return await self._resolver.resolve(url, namespace)
+        found = await self._resolver.resolve(url, namespace)
+        return replace(found, has_credentials=self._credentials.are_for_host(url.host))
 
     async def fetch(self, target: Target, open_reader: OpenReader) -> FetchedPage:
         """Fetch the page of a target and give it to its reader, which ``open_reader`` makes.
@@ -138,9 +140,10 @@ class HttpClient:
             raise FetchError(str(error), FailureKind.DENIED) from None
 
     async def _follow(self, target: Target, open_reader: OpenReader, work: PageWork) -> FetchedPage:
-        """Get a page, and follow one redirect that stays on the same scheme, host and port.
+        """Get a page, and follow one redirect that stays on the same scheme, host and port, with the same credentials.
 
-        Such a redirect needs no new check of the address, and the credentials of the host remain those of the request.
+        Such a redirect needs no new check of the address. A redirect to a path for which other credentials or none are
+        mounted is not followed.
         """
         try:
             return await self._get(target, open_reader, work)
@@ -149,16 +152,33 @@ class HttpClient:
                 url = parse_url(urljoin(str(target.url), redirect.location))
             except ValueError:
                 raise redirect from None
-            if url == target.url or replace(url, path="/") != replace(target.url, path="/"):
+            moved = replace(target, url=url)
+            is_elsewhere = replace(url, path="/") != replace(target.url, path="/")
+            if url == target.url or is_elsewhere or self._secret(moved) is not self._secret(target):
                 raise
-            return await self._get(replace(target, url=url), open_reader, work)
+            return await self._get(moved, open_reader, work)
 
     async def _get(self, target: Target, open_reader: OpenReader, work: PageWork) -> FetchedPage:
         secret = self._secret(target)
+        try:
+            return await self._get_with(secret, target, open_reader, work)
+        except FetchError as error:
+            misfit = self._credentials.misfit(target) if error.status in CREDENTIALS_STATUSES and not secret else None
+            if misfit is None:
+                raise
+            raise FetchError(
+                f"the server requires credentials (HTTP {error.status}), and those of --endpoint-credentials for this "
+                f"host are not for {misfit}",
+                status=error.status,
+            ) from None
+
+    async def _get_with(
+        self, secret: Secret | None, target: Target, open_reader: OpenReader, work: PageWork
+    ) -> FetchedPage:
         url = target.url
         # A connection that was opened with other credentials is not reused.
         credentials_key = secret and (secret.name, secret.fingerprint)
-        key = (url.scheme, url.host, url.port, target.address, credentials_key)
+        key = (url.scheme, url.host, target.port, target.address, credentials_key)
         headers = _headers(url, secret)
         while connection := self._pool.take(key):
             try:
@@ -176,7 +196,7 @@ class HttpClient:
         if now - self._refreshed_at_seconds >= CREDENTIALS_REFRESH_SECONDS:
             self._refreshed_at_seconds = now
             self._credentials.refresh()
-        secret = self._credentials.find(target.url.host, target.namespace)
+        secret = self._credentials.find(target)
         if secret is not None and secret.fault is not None:
             raise FetchError(secret.fault)
         return secret
@@ -185,7 +205,7 @@ class HttpClient:
         if reason := shortage():
             raise FetchError(reason)
         try:
-            reader, writer = await asyncio.open_connection(target.address, target.url.port, limit=CHUNK_BYTES)
+            reader, writer = await asyncio.open_connection(target.address, target.port, limit=CHUNK_BYTES)
         except ConnectionRefusedError:
             raise FetchError("the connection is refused", FailureKind.REFUSED) from None
         except OSError as error:

@@ -18,6 +18,8 @@ _HEAD = re.compile(rb"HTTP/1\.1 200 " + _TEXT + rb"\r\n((?:[!#$%&'*+.^_`|~0-9A-Z
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]++):[ \t]*+([^\r]*+)\r\n")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 _CHUNK = re.compile(rb"([0-9a-fA-F]{1,15})(?:;" + _TEXT + rb")?[ \t]*+")
+# RFC 9110, section 6.5.1: a trailer has no framing.
+_TRAILER = re.compile(rb"(?!content-length:|transfer-encoding:)[!#$%&'*+.^_`|~0-9A-Za-z-]++:" + _TEXT, re.IGNORECASE)
 _OUR_FIELDS = frozenset({b"content-length", b"transfer-encoding", b"connection", b"content-type"})
 CHUNK_BYTES = 1 << 16
 _CHUNKS_PER_PART = 256
@@ -118,6 +120,8 @@ class PlainBody:
         yield b"".join(small)
         size_bytes = 0
         while line := await self._line(_MAX_TRAILER_BYTES - size_bytes):
+            if _TRAILER.fullmatch(line) is None:
+                raise IncompleteResponseError
             size_bytes += len(line)
 
     async def _chunk_size(self) -> int:

@@ -48,6 +48,7 @@ class PortSearch:
         self._is_scheme_fixed = endpoint.scheme is not None
         self._pod = endpoint.pod
         self._models = endpoint.models
+        self._trigger_namespace = endpoint.credentials_namespace
         self._rejections: dict[tuple[str, str], Rejection] = {}
         self._address_index = self._path_index = 0
         self._speaks_https = False
@@ -133,4 +134,11 @@ class PortSearch:
     def _candidate(self, scheme: str) -> Target:
         address = self._addresses[self._address_index]
         url = Url(scheme, address, self.candidates.port, self.candidates.paths[self._path_index])
-        return Target(url, address, self._pod.namespace, self._pod.name, self._models)
+        return Target(
+            url,
+            address,
+            self._pod.namespace,
+            self._pod.name,
+            self._models,
+            trigger_namespace=self._trigger_namespace,
+        )

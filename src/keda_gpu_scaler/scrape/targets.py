@@ -62,7 +62,7 @@ class UrlTargets:
         self._endpoint = endpoint
         self._url: Url | None = None
         self._addresses: tuple[str, ...] = ()
-        self._is_own = False
+        self._is_own = self._has_credentials = False
         self._address_count = 0
         self._chosen_index = 0
         self._failure_count = 0  # of the chosen address, in a row
@@ -106,10 +106,12 @@ class UrlTargets:
         except Exception as error:  # a defect of the resolver must not end the retries
             self._failure = f"unexpected {type(error).__name__}: {str(error)[:200]}"
             return RESOLVE_INTERVAL_SECONDS
-        self._url, self._failure, self._is_own = url, None, found.is_own
+        self._url, self._failure = url, None
+        self._is_own, self._has_credentials = found.is_own, found.has_credentials
         self._set_addresses(found.addresses)
-        # The address of a pod may become that of a pod in another namespace.
-        return None if _is_address(url.host) and not found.is_own else RESOLVE_INTERVAL_SECONDS
+        # The address of a pod may become that of a pod in another namespace, and the mounted credentials may change.
+        is_lasting = not found.is_own and self._endpoint.credentials_namespace is None
+        return None if is_lasting and _is_address(url.host) else RESOLVE_INTERVAL_SECONDS
 
     def update(
         self, target: Target, history: TargetHistory, kind: FailureKind | None, selectors: Selectors, now: float
@@ -155,7 +157,10 @@ class UrlTargets:
     def _target(self, address: str) -> Target:
         if self._url is None:
             raise RuntimeError("a target needs a URL, and it is not resolved yet")
-        return Target(self._url, address, models=self._endpoint.models, is_own=self._is_own)
+        # Triggers of several namespaces share one target, except where the namespace decides about credentials.
+        namespace = self._endpoint.credentials_namespace if self._has_credentials else None
+        models, is_own = self._endpoint.models, self._is_own
+        return Target(self._url, address, models=models, is_own=is_own, trigger_namespace=namespace)
 
     def _choose(self, index: int) -> None:
         self._chosen_index, self._failure_count, self._has_answered = index, 0, False

@@ -66,7 +66,9 @@ class Target:
 
     A pod at another pod's former address is another target, so that it does not inherit the samples of that pod. With
     ``models`` the series of these models alone are read, so the same page is another target. ``is_own`` says that the
-    namespace of the trigger owns what its URL leads to, so that the operator need not list it.
+    namespace of the trigger owns what its URL leads to, so that the operator need not list it. ``trigger_namespace`` is
+    the namespace for whose triggers credentials are sent: empty where no namespace is known, None where none are sent.
+    ``forwarded_port`` is the local port at which the port of the URL is forwarded, None without a port-forward.
     """
 
     url: Url
@@ -75,14 +77,25 @@ class Target:
     pod: str | None = None
     models: tuple[str, ...] = ()
     is_own: bool = False
+    trigger_namespace: str | None = None
+    forwarded_port: int | None = None
+
+    @property
+    def port(self) -> int:
+        """The port to connect to."""
+        return self.url.port if self.forwarded_port is None else self.forwarded_port
 
 
 @dataclass(frozen=True, slots=True)
 class ResolvedHost:
-    """The allowed addresses of a URL's host; ``is_own`` is that of ``Target``."""
+    """The allowed addresses of a URL's host.
+
+    ``is_own`` is that of ``Target``. ``has_credentials`` says that some credentials are for the host.
+    """
 
     addresses: tuple[str, ...]
     is_own: bool = False
+    has_credentials: bool = False
 
 
 class PageReader(Protocol):

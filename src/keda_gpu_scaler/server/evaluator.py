@@ -14,9 +14,9 @@ from keda_gpu_scaler.core.instance_status import RecentAnswer
 from keda_gpu_scaler.core.state.fleet import Fleet
 from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult
 from keda_gpu_scaler.core.types import Unavailable, Workload
-from keda_gpu_scaler.server.bounded_cache import BoundedCache
 from keda_gpu_scaler.server.preparation import Prepared
 from keda_gpu_scaler.server.request_resolver import IDLE_SECONDS, MAX_TRIGGERS, ResolvedTrigger
+from keda_gpu_scaler.server.split_cache import SplitCache
 
 # In a large fleet a peer reports every millisecond, and one evaluation may take a tenth of a second. An evaluation
 # therefore ignores further reports of peers and engines for a multiple of the time it took, up to a limit.
@@ -124,7 +124,7 @@ class Evaluator:
         self._clock = clock
         self._reports = 0
         self._history, self._labels = _VersionCounter(), _VersionCounter()
-        self._evaluations: BoundedCache[ResolvedTrigger, tuple[_Basis, Evaluated]] = BoundedCache(
+        self._evaluations: SplitCache[ResolvedTrigger, tuple[_Basis, Evaluated]] = SplitCache(
             MAX_TRIGGERS, IDLE_SECONDS
         )
 
@@ -137,8 +137,9 @@ class Evaluator:
         """Note that a peer reported something new. New results of scrapes are noticed in the fleet view."""
         self._reports += 1
 
-    def evaluate(self, resolved: ResolvedTrigger, prepared: Prepared) -> Evaluated:
-        """Return the evaluation at ``prepared.at_seconds``; the same object while it holds."""
+    def evaluate(self, prepared: Prepared) -> Evaluated:
+        """Return the evaluation of the prepared trigger at ``prepared.at_seconds``; the same object while it holds."""
+        resolved = prepared.resolved
         fleet, now = self._fleet(), prepared.at_seconds
         basis = _Basis(
             prepared.workload,
@@ -160,7 +161,8 @@ class Evaluator:
         evaluated = Evaluated(evaluation)
         if now <= evaluation.expires_at_seconds:
             hold = min(_HOLD_FACTOR * (self._clock() - now), _MAX_HOLD_SECONDS)
-            self._evaluations.put(resolved, (replace(basis, held_until_seconds=now + hold), evaluated), now)
+            cached = (replace(basis, held_until_seconds=now + hold), evaluated)
+            self._evaluations.put(resolved, cached, now, is_declared=resolved.standing.counts)
         else:
             self._evaluations.discard(resolved)
         return evaluated

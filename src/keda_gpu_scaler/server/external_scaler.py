@@ -10,9 +10,10 @@ changed. Handlers therefore receive and return bytes. The bytes do not identify 
 order, so that KEDA sends the same trigger in several forms.
 """
 
+import contextlib
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 import grpc
@@ -22,17 +23,16 @@ from grpc.aio import ServicerContext
 from keda_gpu_scaler.core.evaluate.deletion_order import shrink_costs
 from keda_gpu_scaler.core.evaluate.evaluation import Evaluation, NoValue
 from keda_gpu_scaler.core.instance_status import RecentAnswer, RefusedTrigger, RequestCounts
-from keda_gpu_scaler.core.interfaces import MAX_STREAMS, Cluster, Engines, Peers
+from keda_gpu_scaler.core.interfaces import Cluster, Engines, Peers
 from keda_gpu_scaler.core.quoting import quoted
 from keda_gpu_scaler.core.state.fleet import Fleet
 from keda_gpu_scaler.core.state.reading_interest import ReadingInterest
 from keda_gpu_scaler.core.trigger.parser import TriggerError
 from keda_gpu_scaler.core.types import PodRef, Unavailable, Workload
-from keda_gpu_scaler.server.bounded_cache import BoundedCache
 from keda_gpu_scaler.server.declarations import Declarations
 from keda_gpu_scaler.server.evaluator import Evaluator
-from keda_gpu_scaler.server.preparation import Preparation
-from keda_gpu_scaler.server.recent_answers import RecentAnswers, TransitionLog, recent_answer
+from keda_gpu_scaler.server.preparation import Preparation, Prepared
+from keda_gpu_scaler.server.recent_answers import RecentAnswers, recent_answer
 from keda_gpu_scaler.server.refused_triggers import RefusedTriggers
 from keda_gpu_scaler.server.request_counters import RequestCounters
 from keda_gpu_scaler.server.request_resolver import (
@@ -41,9 +41,13 @@ from keda_gpu_scaler.server.request_resolver import (
     RequestResolver,
     ResolvedTrigger,
     ScaledObjectRequest,
+    Standing,
     printable_names,
 )
+from keda_gpu_scaler.server.split_cache import SplitCache
+from keda_gpu_scaler.server.stream_limit import TooManyStreamsError
 from keda_gpu_scaler.server.streams import ActivityStreams
+from keda_gpu_scaler.server.transition_log import TransitionLog
 from keda_gpu_scaler.server.undecodable_log import NOT_A_MESSAGE, UndecodableLog
 from keda_gpu_scaler.server.workload_history import WorkloadHistories, history_key, point_of
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
@@ -56,6 +60,7 @@ _CODES: Mapping[NoValue | None, grpc.StatusCode] = {
     NoValue.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
     NoValue.MISCONFIGURED: grpc.StatusCode.FAILED_PRECONDITION,
 }
+_RequestKey = tuple[str, bytes]  # the method and the request
 _LOOK_SECONDS = 0.5  # the least time between two looks at the declarations without a question about them
 _IS_ACTIVE = {active: pb.IsActiveResponse(result=active).SerializeToString() for active in (False, True)}
 
@@ -89,6 +94,7 @@ class ExternalScaler:
             where the trigger asks for no shrink; it must not wait. None where no cost is wanted.
         counters: counts the calls.
         performance: the interest in the performance readings of this node.
+        has_credentials: whether credentials for engines and sources of demand are mounted.
     """
 
     def __init__(
@@ -102,19 +108,23 @@ class ExternalScaler:
         on_costs: Callable[[Workload, str, Mapping[PodRef, int] | None], None] | None = None,
         counters: RequestCounters | None = None,
         performance: ReadingInterest | None = None,
+        *,
+        has_credentials: bool = False,
     ) -> None:
         self._clock = clock
         self._on_answer = on_answer
         self._on_costs = on_costs
         self._counters = counters or RequestCounters()
-        self._resolver = RequestResolver(has_cluster=cluster is not None)
-        self._preparation = Preparation(clock, cluster, peers, engines, performance)
+        self._resolver = RequestResolver(has_cluster=cluster is not None, has_credentials=has_credentials)
+        self._preparation = Preparation(clock, cluster, peers, engines, performance, self._settled)
         self._evaluator = Evaluator(fleet, clock)
-        self._streams = ActivityStreams(self._activity, clock)
-        self._requests_seen: BoundedCache[tuple[str, bytes], ScaledObjectRequest] = BoundedCache(
+        self._streams = ActivityStreams(
+            self._activity, clock, lambda resolved, now: self._preparation.register(resolved, now).resolved
+        )
+        self._requests_seen: SplitCache[_RequestKey, ScaledObjectRequest] = SplitCache(
             _MAX_KNOWN_REQUESTS, IDLE_SECONDS
         )
-        self._log = TransitionLog()
+        self._log = TransitionLog(clock)
         self._undecodable = UndecodableLog(clock)
         self._answers = RecentAnswers()
         self._declarations = Declarations()
@@ -199,9 +209,9 @@ class ExternalScaler:
         now = self._clock()
         scaled_object = await self._resolve(None, ref, context, now, proposed_spec)
         prepared = await self._preparation.prepare(scaled_object.resolved, now)
-        evaluated = self._evaluator.evaluate(scaled_object.resolved, prepared)
+        evaluated = self._evaluator.evaluate(prepared)
         return Answer(
-            scaled_object.resolved,
+            prepared.resolved,
             prepared.workload,
             evaluated.evaluation,
             self._evaluator.fleet,
@@ -243,33 +253,32 @@ class ExternalScaler:
     async def _get_metrics(self, request: bytes, context: ServicerContext, now: float) -> bytes:
         """Answer with the value, or with UNAVAILABLE or FAILED_PRECONDITION and the reason for having none."""
         scaled_object = await self._scaled_object_request("GetMetrics", request, context, now)
-        prepared = await self._preparation.prepare(scaled_object.resolved, now)
-        evaluated = self._evaluator.evaluate(scaled_object.resolved, prepared)
+        prepared = await self._prepared("GetMetrics", scaled_object, request, now)
+        evaluated = self._evaluator.evaluate(prepared)
         evaluation, answer = evaluated.evaluation, evaluated.answer
+        trigger, standing = prepared.resolved.trigger, prepared.resolved.standing
         if answer is None or (answer.namespace, answer.name) != (scaled_object.namespace, scaled_object.name):
-            self._log.log_evaluation(scaled_object.title, scaled_object.resolved.trigger, evaluation)
+            self._log.log_evaluation(scaled_object.title, trigger, evaluation, standing)
             answer = evaluated.answer = recent_answer(scaled_object, evaluation, prepared.at_seconds, prepared.workload)
-        is_declared = self._declarations.is_declared(scaled_object.resolved, prepared)
-        if is_declared:
+        if standing.counts:
             self.histories.record(history_key(answer), point_of(answer), prepared.at_seconds)
-            self._answers.note(answer, scaled_object.resolved, prepared.at_seconds)
-            self._refused.note_valid(scaled_object.namespace, dict(scaled_object.resolved.metadata), now)
+            self._answers.note(answer, prepared.resolved, prepared.at_seconds)
+            self._refused.note_valid(scaled_object.namespace, dict(prepared.resolved.metadata), now)
             self._on_answer(answer)
-        if self._on_costs is not None and is_declared and isinstance(prepared.workload, Workload):
-            trigger = scaled_object.resolved.trigger
+        if self._on_costs is not None and standing.counts and isinstance(prepared.workload, Workload):
             self._on_costs(prepared.workload, trigger.metric_name, shrink_costs(prepared.workload, trigger, evaluation))
         if evaluation.value is None:
             sentence = f"{scaled_object.title}: {evaluation.reason}"
             await self._refuse("GetMetrics", context, _CODES[evaluation.no_value_reason], sentence)
         if not evaluated.response:
-            evaluated.response = _metrics_response(scaled_object.resolved.trigger.metric_name, evaluation.value)
+            evaluated.response = _metrics_response(trigger.metric_name, evaluation.value)
         return evaluated.response
 
     async def _is_active(self, request: bytes, context: ServicerContext, now: float) -> bytes:
         """Answer whether the workload should run; a workload whose activity is unknown stays as it is."""
         scaled_object = await self._scaled_object_request("IsActive", request, context, now)
-        prepared = await self._preparation.prepare(scaled_object.resolved, now)
-        evaluation = self._evaluator.evaluate(scaled_object.resolved, prepared).evaluation
+        prepared = await self._prepared("IsActive", scaled_object, request, now)
+        evaluation = self._evaluator.evaluate(prepared).evaluation
         if evaluation.is_activity_unknown:
             why = f"{scaled_object.title}: it is not known whether the workload should run: {evaluation.steps[-1]}"
             await self._refuse("IsActive", context, grpc.StatusCode.UNAVAILABLE, why)
@@ -283,13 +292,14 @@ class ExternalScaler:
         self._counters.count_request("StreamIsActive")
         now = self._clock()
         scaled_object = await self._scaled_object_request("StreamIsActive", request, context, now)
-        if len(self._streams) >= MAX_STREAMS:
-            sentence = f"{MAX_STREAMS} streams are open, which is the limit; does a client leak streams?"
-            await self._refuse("StreamIsActive", context, grpc.StatusCode.UNAVAILABLE, sentence)
-        with self._streams.opened(scaled_object.resolved) as stream:
+        prepared = await self._prepared("StreamIsActive", scaled_object, request, now)
+        with contextlib.ExitStack() as stack:
+            try:
+                stream = stack.enter_context(self._streams.opened(prepared.resolved, _address(context.peer())))
+            except TooManyStreamsError as error:
+                await self._refuse("StreamIsActive", context, grpc.StatusCode.UNAVAILABLE, str(error))
             await context.send_initial_metadata(())  # the client sees an open stream before there is a state
-            await self._preparation.prepare(scaled_object.resolved, now)
-            async for active in self._streams.states(scaled_object.resolved, stream):
+            async for active in self._streams.states(stream):
                 yield _IS_ACTIVE[active]
 
     # ---- the steps ----
@@ -307,9 +317,28 @@ class ExternalScaler:
         if metric_name and metric_name.lower() != expected:
             sentence = f"metricName: {quoted(metric_name)} is not this trigger's: it is {quoted(expected)}"
             await self._refuse(method, context, grpc.StatusCode.INVALID_ARGUMENT, sentence)
-        if len(request) <= _MAX_KNOWN_REQUEST_BYTES:
-            self._requests_seen.put(key, scaled_object, now)
+        self._remember(key, scaled_object, now, is_declared=scaled_object.resolved.standing.counts)
         return scaled_object
+
+    async def _prepared(self, method: str, scaled_object: ScaledObjectRequest, request: bytes, now: float) -> Prepared:
+        """Prepare the trigger of a request, and keep the request with those that ScaledObjects declare."""
+        prepared = await self._preparation.prepare(scaled_object.resolved, now)
+        resolved = prepared.resolved
+        if resolved is not scaled_object.resolved:
+            settled = replace(scaled_object, resolved=resolved)
+            self._remember((method, request), settled, prepared.at_seconds, is_declared=resolved.standing.counts)
+        self._log.log_problems(scaled_object.title, resolved.trigger.hints, resolved.standing)
+        return prepared
+
+    def _remember(self, key: _RequestKey, scaled_object: ScaledObjectRequest, now: float, *, is_declared: bool) -> None:
+        if len(key[1]) <= _MAX_KNOWN_REQUEST_BYTES:
+            self._requests_seen.put(key, scaled_object, now, is_declared=is_declared)
+
+    def _settled(self, resolved: ResolvedTrigger, known: Workload | Unavailable | None, now: float) -> ResolvedTrigger:
+        """Return a trigger with the standing that it has now. What is only proposed is declared by no object."""
+        if resolved.proposed_spec:
+            return self._resolver.with_standing(resolved, Standing.UNDECLARED, now)
+        return self._resolver.with_standing(resolved, self._declarations.standing(resolved, known, now), now)
 
     async def _parse(self, method: str, request: bytes, context: ServicerContext) -> tuple[pb.ScaledObjectRef, str]:
         """Return the reference and the metric name of a request."""
@@ -335,11 +364,10 @@ class ExternalScaler:
             scaled_object = self._resolver.resolve(ref.scalerMetadata, ref.namespace, ref.name, now, proposed_spec)
         except TriggerError as error:
             title = "/".join(printable_names(ref.namespace, ref.name))
-            self._log.log_problems(title, error.problems)
+            self._log.log_problems(title, error.problems, Standing.UNDECLARED)  # it was not compared
             if method is not None:
                 self._note_refused(ref, error.problems, now)
             await self._refuse(method, context, grpc.StatusCode.INVALID_ARGUMENT, "; ".join(error.problems))
-        self._log.log_problems(scaled_object.title, scaled_object.resolved.trigger.hints)
         return scaled_object
 
     def _note_refused(self, ref: pb.ScaledObjectRef, problems: Sequence[str], now: float) -> None:
@@ -354,11 +382,11 @@ class ExternalScaler:
         self._answers.discard_undeclared(declarations)
         self._refused.look(declarations, now)
         for trigger in self._refused.triggers():
-            self._log.log_problems(f"{trigger.namespace}/{trigger.name}", trigger.problems)
+            self._log.log_problems(f"{trigger.namespace}/{trigger.name}", trigger.problems, Standing.DECLARED)
 
     def _activity(self, resolved: ResolvedTrigger, now: float) -> bool | None:
         """Return the state that a stream may push, or None while it is unknown."""
-        return self._evaluator.evaluate(resolved, self._preparation.register(resolved, now)).evaluation.known_activity
+        return self._evaluator.evaluate(self._preparation.register(resolved, now)).evaluation.known_activity
 
     async def _refuse(
         self, method: str | None, context: ServicerContext, code: grpc.StatusCode, sentence: str
@@ -373,3 +401,8 @@ def _metrics_response(metric_name: str, value: float) -> bytes:
     rounded = round(value, 3)
     metric: Any = pb.MetricValue(metricName=metric_name, metricValue=math.ceil(rounded), metricValueFloat=rounded)
     return pb.GetMetricsResponse(metricValues=[metric]).SerializeToString()
+
+
+def _address(peer: str) -> str:
+    """Return the address of a gRPC peer ("ipv4:10.0.0.1:4711") without its port."""
+    return peer.rpartition(":")[0]

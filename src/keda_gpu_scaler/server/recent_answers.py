@@ -1,19 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps the last answer to each trigger, and logs when a trigger loses its value or has one again.
+"""Keeps the last answer to each trigger, for the status page and the metrics."""
 
-Law: a log line reports a change, never a poll.
-"""
-
-import logging
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
-from keda_gpu_scaler.core.evaluate.demand import DemandObservation
 from keda_gpu_scaler.core.evaluate.evaluation import Evaluation
 from keda_gpu_scaler.core.instance_status import RecentAnswer
 from keda_gpu_scaler.core.trigger.declared_objects import DeclaredObjects
-from keda_gpu_scaler.core.trigger.parser import Trigger
 from keda_gpu_scaler.core.types import Unavailable, Workload
 from keda_gpu_scaler.server.bounded_cache import BoundedCache
 from keda_gpu_scaler.server.request_resolver import ResolvedTrigger, ScaledObjectRequest
@@ -25,8 +18,6 @@ MAX_ANSWERS = 1024
 _FIRST_STEPS, _LAST_STEPS = 40, 10  # the steps that are kept of a long evaluation
 
 _Key = tuple[str, str, str, str]
-
-_log = logging.getLogger(__name__)
 
 
 class RecentAnswers:
@@ -65,56 +56,6 @@ class RecentAnswers:
             answer if answer.at_seconds == at else replace(answer, at_seconds=at)
             for at, (answer, _) in self._answers.values()
         ]
-
-
-class TransitionLog:
-    """Logs a condition when it begins and when it ends; forgets the oldest conditions."""
-
-    def __init__(self) -> None:
-        self._conditions: OrderedDict[tuple[str, str | Trigger], str] = OrderedDict()
-
-    def log_problems(self, title: str, problems: Sequence[str]) -> None:
-        """Log the problems or hints of a trigger, each once."""
-        for problem in problems:
-            if self._is_new((title, problem), problem):
-                _log.warning("%s: %s", title, problem)
-
-    def log_evaluation(self, title: str, trigger: Trigger, evaluation: Evaluation) -> None:
-        """Log when a trigger loses its value or its demand, and when it has it again."""
-        key = (title, trigger)
-        # The kind of reason and not its sentence: an age in the sentence changes with every poll.
-        if evaluation.no_value_reason is not None:
-            if self._is_new(key, evaluation.no_value_reason.value):
-                _log.warning("%s: %s has no value: %s", title, trigger.metric_name, evaluation.reason)
-        elif self._conditions.pop(key, None) is not None:
-            _log.info("%s: %s has a value again", title, trigger.metric_name)
-        if evaluation.no_value_reason is None:  # without a value it is not known whether the queue is still there
-            self._log_contradiction(title, trigger, evaluation.contradiction)
-        if evaluation.demand is not None:
-            self._log_demand(f"{title} (demand)", trigger, evaluation.demand)
-
-    def _log_contradiction(self, title: str, trigger: Trigger, contradiction: str) -> None:
-        key = (f"{title} (queue)", trigger)
-        if contradiction:
-            if self._is_new(key, "contradiction"):
-                _log.warning("%s: %s: %s", title, trigger.metric_name, contradiction)
-        elif self._conditions.pop(key, None) is not None:
-            _log.info("%s: %s: the queue no longer contradicts the value", title, trigger.metric_name)
-
-    def _log_demand(self, title: str, trigger: Trigger, demand: DemandObservation) -> None:
-        if demand.is_active is None:
-            if self._is_new((title, trigger), "unknown"):
-                _log.warning("%s: %s; the workload is neither activated nor scaled to zero", title, demand.sentence)
-        elif self._conditions.pop((title, trigger), None) is not None:
-            _log.info("%s: it is known again: %s", title, demand.sentence)
-
-    def _is_new(self, key: tuple[str, str | Trigger], condition: str) -> bool:
-        if self._conditions.get(key) == condition:
-            return False
-        self._conditions[key] = condition
-        while len(self._conditions) > MAX_ANSWERS:
-            self._conditions.popitem(last=False)
-        return True
 
 
 def recent_answer(

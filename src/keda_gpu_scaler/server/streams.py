@@ -1,27 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
 """The open StreamIsActive calls: notifies a stream when the activity of its trigger changes.
 
-Law: a stream reports an observed state. While the state is unknown, nothing is sent, and the last state stands.
+Law: a stream reports an observed state. While the state is unknown, nothing is sent, and the last state stands. A
+trigger that its ScaledObject declares always gets a stream, however many others are open.
 """
 
 import asyncio
 import contextlib
-from collections import defaultdict
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator
 
-from keda_gpu_scaler.server.request_resolver import ResolvedTrigger
+from keda_gpu_scaler.core.interfaces import MAX_STREAMS
+from keda_gpu_scaler.server.request_resolver import ResolvedTrigger, Standing
+from keda_gpu_scaler.server.stream_limit import TooManyStreamsError
 
 HEARTBEAT_SECONDS = 60.0
 """A stream repeats an unchanged state after this time; every ``true`` costs KEDA a status write."""
+MAX_UNDECLARED_STREAMS = 64
+"""The number of streams of all triggers that no ScaledObject declares. KEDA opens none of them for long."""
+MAX_STREAMS_PER_TRIGGER = 8
+"""The number of streams of one trigger that one client may have open; KEDA has one, and another after a restart."""
 _TURN_SECONDS = 0.005
 
 
 class ActivityStream:
-    """One open StreamIsActive: the state that was sent last, and an event that resumes it."""
+    """One open StreamIsActive: its trigger and client, the state that was sent last, and an event that resumes it."""
 
-    __slots__ = ("sent", "wake")
+    __slots__ = ("client", "resolved", "sent", "wake")
 
-    def __init__(self) -> None:
+    def __init__(self, resolved: ResolvedTrigger, client: str) -> None:
+        self.resolved = resolved
+        self.client = client
         self.sent: bool | None = None
         self.wake = asyncio.Event()
 
@@ -32,32 +41,46 @@ class ActivityStreams:
     Args:
         activity: returns whether a resolved's workload is active at a time, or None while that is unknown.
         clock: monotonic seconds.
+        settle: returns a trigger with the standing that it has now; without it every trigger keeps its own.
     """
 
-    def __init__(self, activity: Callable[[ResolvedTrigger, float], bool | None], clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        activity: Callable[[ResolvedTrigger, float], bool | None],
+        clock: Callable[[], float],
+        settle: Callable[[ResolvedTrigger, float], ResolvedTrigger] = lambda resolved, now: resolved,
+    ) -> None:
         self._activity = activity
         self._clock = clock
-        self._streams: dict[ResolvedTrigger, set[ActivityStream]] = defaultdict(set)
+        self._settle = settle
+        self._streams: dict[ResolvedTrigger, set[ActivityStream]] = {}
         self._is_stopping = False
 
     def __len__(self) -> int:
         return sum(map(len, self._streams.values()))
 
     @contextlib.contextmanager
-    def opened(self, resolved: ResolvedTrigger) -> Iterator[ActivityStream]:
-        """Count a stream as open for the duration of the ``with`` block."""
-        stream = ActivityStream()
-        self._streams[resolved].add(stream)
+    def opened(self, resolved: ResolvedTrigger, client: str) -> Iterator[ActivityStream]:
+        """Count a stream as open for the duration of the ``with`` block.
+
+        Args:
+            resolved: the trigger with its standing.
+            client: identifies the client: its address without the port.
+
+        Raises:
+            TooManyStreamsError: a limit is reached; the stream is not counted.
+        """
+        self._check_limits(resolved, client)
+        stream = ActivityStream(resolved, client)
+        self._add(stream)
         try:
             yield stream
         finally:
-            self._streams[resolved].discard(stream)
-            if not self._streams[resolved]:
-                del self._streams[resolved]
+            self._remove(stream)
 
-    async def states(self, resolved: ResolvedTrigger, stream: ActivityStream) -> AsyncGenerator[bool, None]:
+    async def states(self, stream: ActivityStream) -> AsyncGenerator[bool, None]:
         """Yield the state at once, on every change, and as a slow heartbeat, until ``stop``."""
-        sent_at = 0.0
+        resolved, sent_at = stream.resolved, 0.0
         while not self._is_stopping:
             stream.wake.clear()
             now = self._clock()
@@ -94,3 +117,44 @@ class ActivityStreams:
         for streams in self._streams.values():
             for stream in streams:
                 stream.wake.set()
+
+    def _check_limits(self, resolved: ResolvedTrigger, client: str) -> None:
+        declared = sum(len(streams) for it, streams in self._streams.items() if it.standing.counts)
+        if not resolved.standing.counts:
+            if len(self) - declared >= MAX_UNDECLARED_STREAMS and self._undeclared() >= MAX_UNDECLARED_STREAMS:
+                raise TooManyStreamsError(
+                    f"{MAX_UNDECLARED_STREAMS} streams of triggers that no ScaledObject declares are open, which is "
+                    "the limit; apply the ScaledObject, or try later"
+                )
+            return
+        own = Counter(stream.client for stream in self._streams.get(resolved, ()))[client]
+        is_declared = resolved.standing is Standing.DECLARED
+        if is_declared and own >= MAX_STREAMS_PER_TRIGGER:
+            raise TooManyStreamsError(
+                f"this client has {MAX_STREAMS_PER_TRIGGER} streams of this trigger open, which is the limit; does it "
+                "leak streams?"
+            )
+        if declared >= MAX_STREAMS and (own or not is_declared):
+            raise TooManyStreamsError(
+                f"{MAX_STREAMS} streams are open, which is the limit; does a client leak streams?"
+            )
+
+    def _undeclared(self) -> int:
+        """Return the number of streams of undeclared triggers, some of which may be declared by now."""
+        now = self._clock()
+        for resolved in [it for it in self._streams if not it.standing.counts]:
+            settled = self._settle(resolved, now)
+            for stream in list(self._streams[resolved]) if settled is not resolved else ():
+                self._remove(stream)
+                stream.resolved = settled
+                self._add(stream)
+        return sum(len(streams) for it, streams in self._streams.items() if not it.standing.counts)
+
+    def _add(self, stream: ActivityStream) -> None:
+        self._streams.setdefault(stream.resolved, set()).add(stream)
+
+    def _remove(self, stream: ActivityStream) -> None:
+        streams = self._streams[stream.resolved]
+        streams.discard(stream)
+        if not streams:
+            del self._streams[stream.resolved]

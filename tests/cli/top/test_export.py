@@ -32,6 +32,13 @@ def test_json_has_no_control_character_of_an_untrusted_text() -> None:
     assert json.loads(text)["rows"][0]["model"] == row.model
 
 
+def test_csv_has_no_control_and_no_line_break_of_an_untrusted_text() -> None:
+    row = replace(BASE, model="a\x1b[31m\u202e\u2066\u200f\u061c\r\nb", held_by=("ai/\x9bpod",))
+    lines = as_csv(RowKind.DEVICE, [row]).splitlines()
+    assert len(lines) == 2
+    assert all(line.isprintable() for line in lines)
+
+
 def test_csv_has_the_same_columns_and_an_empty_cell_for_an_unknown_value() -> None:
     found = list(csv.DictReader(io.StringIO(as_csv(RowKind.DEVICE, rows()))))
     assert tuple(found[0]) == COLUMNS

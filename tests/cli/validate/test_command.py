@@ -195,6 +195,8 @@ def test_a_valid_scaled_object_has_no_finding() -> None:
         ),
         pytest.param("a: b: c", "1:5 error not readable as YAML: mapping values are not allowed here; render "
                      "templates first", id="a syntax error"),
+        pytest.param("a: 1\nb: 2001-99-99", "2:4 error not readable as YAML: a value is not a possible timestamp; put "
+                     "it in quotes; render templates first", id="a date that does not exist"),
         pytest.param("kind: {{ .Values.kind }}", "1:8 error not readable as YAML: found unhashable key; render "
                      "templates first", id="a template"),
     ],

@@ -32,6 +32,7 @@ from keda_gpu_scaler.core.trigger.metric_type import ASSUMED
 from keda_gpu_scaler.core.trigger.parser import PARAMETERS
 from keda_gpu_scaler.kube.keda_objects import formula, job_rules, tolerance, tolerances
 from keda_gpu_scaler.kube.parse import mappings, part
+from keda_gpu_scaler.kube.yaml_loader import PlainLoader
 
 DEFAULT_COOLDOWN_SECONDS = 300.0
 KINDS = ("ScaledObject", "ScaledJob")
@@ -180,9 +181,11 @@ def read_scaled_object(text: str, namespace: str, name: str) -> ScaledObject:
         ScaledObjectError: there is none, or there are several.
     """
     try:
-        documents = list(yaml.safe_load_all(text))
+        documents = list(yaml.load_all(text, PlainLoader))
     except yaml.YAMLError as error:
         raise ScaledObjectError(f"not valid YAML: {str(error).splitlines()[0]}; render templates first") from error
+    except RecursionError as error:
+        raise ScaledObjectError("not valid YAML: it is nested too deeply; name a manifest") from error
     items = [item for document in documents for item in _items(document)]
     found = [
         replace(scaled_object_of(item), proposed_spec=_spec_text(item)) for item in items if item.get("kind") in KINDS

@@ -9,6 +9,7 @@ import click
 from keda_gpu_scaler.cli.arguments import context_option, metadata_option
 from keda_gpu_scaler.cli.logs import set_up
 from keda_gpu_scaler.cli.options import BACKEND_FLAGS, config_of, flags
+from keda_gpu_scaler.cli.output import say_error
 from keda_gpu_scaler.cli.record.devices import record_devices
 from keda_gpu_scaler.cli.record.stop_signals import WriteAborted
 from keda_gpu_scaler.config import Config, ConfigError
@@ -107,13 +108,10 @@ def record(
             record_engines(request, config, _backend(config) if is_given else None)
     except WriteAborted:
         target = "standard output" if out == "-" else out
-        click.echo(
-            f"keda-gpu-scaler: stopped while {target} accepted no more data: check its reader. The end is missing",
-            err=True,
-        )
+        say_error(f"stopped while {target} accepted no more data: check its reader. The end is missing")
         sys.exit(1)
     except (BackendError, KubeError, RecordingError, CodecError) as error:
-        click.echo(f"keda-gpu-scaler: {error}", err=True)
+        say_error(str(error))
         sys.exit(1)
 
 

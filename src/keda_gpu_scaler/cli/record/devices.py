@@ -11,8 +11,7 @@ import signal
 import time
 from collections.abc import Iterator
 
-import click
-
+from keda_gpu_scaler.cli.output import say
 from keda_gpu_scaler.cli.record.stop_signals import stop_signals
 from keda_gpu_scaler.config import Config
 from keda_gpu_scaler.core.interfaces import Backend, BackendError
@@ -73,7 +72,7 @@ def _record(
         for snapshot in due(events, first, duration, interval_seconds):
             recording.write(snapshot)
             written += 1
-    click.echo(f"wrote {written} snapshot(s) of {len(snapshot.samples)} device(s) to {out}", err=True)
+    say(f"wrote {written} snapshot(s) of {len(snapshot.samples)} device(s) to {out}", err=True)
 
 
 def due(

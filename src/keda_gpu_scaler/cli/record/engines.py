@@ -14,15 +14,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import click
-
 from keda_gpu_scaler.cli.kube_session import access_of, is_own_pod
+from keda_gpu_scaler.cli.output import printable, say
 from keda_gpu_scaler.cli.record.forwarded_client import LOOPBACK, ForwardedClient
 from keda_gpu_scaler.cli.record.stop_signals import WriteAborted, stop_signals
 from keda_gpu_scaler.config import Config
 from keda_gpu_scaler.core.evaluate.workload_view import ScrapeRequest, ready_pods, scrape_requests
 from keda_gpu_scaler.core.interfaces import Backend, KubeError
 from keda_gpu_scaler.core.selectors import SeriesSelector
+from keda_gpu_scaler.core.trigger.namespace import with_credentials
 from keda_gpu_scaler.core.trigger.parser import Trigger, TriggerError, parse_trigger
 from keda_gpu_scaler.core.types import Snapshot, Unavailable, Workload
 from keda_gpu_scaler.devices.replay.text_reader import MAX_BYTES
@@ -176,7 +176,7 @@ class _EngineRecorder:
         """Register interest in the engines of the ready pods, again and again."""
         clock, duration = time.monotonic, self._request.duration
         ends_at = None if not duration else clock() + duration
-        click.echo(f"recording the engines of {self._title}; Ctrl-C ends the recording", err=True)
+        say(f"recording the engines of {self._title}; Ctrl-C ends the recording", err=True)
         while not self._stop.is_set() and (ends_at is None or clock() < ends_at):
             state = workloads.workload(*self._workload)
             if isinstance(state, Workload):
@@ -195,7 +195,7 @@ class _EngineRecorder:
                     await self._stop.wait()
         for endpoint, result in manager.scrape_results().items():
             if result.failure:
-                click.echo(f"{endpoint}: {result.failure}", err=True)
+                say(printable(f"{endpoint}: {result.failure}"), err=True)
 
     async def _wait_for(self, sync: Coroutine[Any, Any, None]) -> None:
         """Wait until something is read for the first time, at most ``SYNC_SECONDS`` and until the stop signal."""
@@ -258,7 +258,7 @@ class _EngineRecorder:
             self._stop.set()
         self._records += 1
         if self._file.size_bytes > MAX_FILE_BYTES or self._records >= MAX_RECORDS:
-            click.echo("the recording has the largest size that can be replayed, and ends here", err=True)
+            say("the recording has the largest size that can be replayed, and ends here", err=True)
             self._stop.set()
 
     def _write_snapshot(self, snapshot: Snapshot) -> None:
@@ -273,7 +273,7 @@ class _EngineRecorder:
 
     def _say_result(self) -> None:
         devices = f" and {self._snapshots} snapshot(s) of devices" if self._snapshots else ""
-        click.echo(
+        say(
             f"wrote {self._pages} page(s) of {len(self._pods)} pod(s), {self._failures} answer(s) without an engine's "
             f"page{devices} to {self._request.out}",
             err=True,
@@ -311,12 +311,12 @@ def _engine_triggers(workload: Workload, metadata: Mapping[str, str]) -> list[Tr
     found = []
     for declared in workload.triggers:
         with contextlib.suppress(TriggerError):
-            found.append(parse_trigger({**declared.metadata, **metadata}))
+            found.append(with_credentials(parse_trigger({**declared.metadata, **metadata}), workload.namespace))
     engines = [trigger for trigger in found if trigger.engine is not None and not trigger.engine.url]
     if engines:
         return engines
     try:
-        return [parse_trigger({**_DEFAULT_METADATA, **metadata})]
+        return [with_credentials(parse_trigger({**_DEFAULT_METADATA, **metadata}), workload.namespace)]
     except TriggerError as error:
         raise KubeError(str(error)) from error
 

@@ -44,7 +44,7 @@ class ForwardedClient:
         place = (target.namespace or "", target.pod or "", target.url.port)
         self._failures.pop(place, None)
         port = await self._port(place)
-        local = replace(target, url=replace(target.url, port=port), address=LOOPBACK)
+        local = replace(target, address=LOOPBACK, forwarded_port=port)  # credentials are bound to the port of the pod
         try:
             return await self._client.fetch(local, open_reader)
         except FetchError as error:

@@ -47,7 +47,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from keda_gpu_scaler.cli.output import json_line
+from keda_gpu_scaler.cli.output import json_line, printable
 from keda_gpu_scaler.cli.top.arrangement import RowKind
 from keda_gpu_scaler.cli.top.rows import COLUMNS, FleetReadings, TopRow
 from keda_gpu_scaler.cli.top.workload_rows import WORKLOAD_COLUMNS, WorkloadRow
@@ -68,7 +68,7 @@ def as_json(readings: FleetReadings, kind: RowKind, rows: Sequence[TopRow | Work
 
 
 def as_csv(kind: RowKind, rows: Sequence[TopRow | WorkloadRow]) -> str:
-    """Return a line with the names of the columns, and a line for each row."""
+    """Return a line with the names of the columns, and a line for each row. Control characters are replaced."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(_columns(kind))
@@ -76,7 +76,7 @@ def as_csv(kind: RowKind, rows: Sequence[TopRow | WorkloadRow]) -> str:
         values = asdict(row)
         if isinstance(row, TopRow):
             values["held_by"] = None if row.held_by is None else " ".join(row.held_by)
-        writer.writerow([values[key] for key in _columns(kind)])
+        writer.writerow([printable(it) if isinstance(it, str) else it for it in map(values.get, _columns(kind))])
     return text.getvalue()
 
 

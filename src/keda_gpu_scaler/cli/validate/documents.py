@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from keda_gpu_scaler.cli.validate.findings import Severity, ValidationFinding
+from keda_gpu_scaler.kube.yaml_loader import PlainLoader
 
 YamlPath = tuple[str | int, ...]
 """The keys and indexes that lead to a value."""
@@ -54,7 +55,7 @@ def read_documents(text: str) -> tuple[list[Document], list[ValidationFinding]]:
 
 
 def _documents(text: str) -> Iterator[Document]:
-    loader = yaml.SafeLoader(text)
+    loader = PlainLoader(text)
     try:
         while loader.check_node():
             node = loader.get_node()

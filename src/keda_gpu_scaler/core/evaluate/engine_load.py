@@ -67,12 +67,19 @@ def pod_endpoint(query: EngineQuery, pod: Pod) -> Endpoint:
         annotated_path=pod.metrics_path,
         annotated_scheme=pod.metrics_scheme,
         models=query.models,
+        credentials_namespace=query.credentials_namespace,
     )
 
 
 def url_endpoint(query: EngineQuery) -> Endpoint:
     """Return the endpoint of the trigger's URL."""
-    return Endpoint(engine=query.engine, url=query.url, models=query.models, namespace=query.namespace)
+    return Endpoint(
+        engine=query.engine,
+        url=query.url,
+        models=query.models,
+        namespace=query.namespace,
+        credentials_namespace=query.credentials_namespace,
+    )
 
 
 def engine_load(

@@ -33,6 +33,8 @@ class Endpoint:
     answers at ``address``. With ``every_address`` each address of the URL's host is a target of its own; without it
     one address is scraped. With ``models`` the series of these models alone are read. ``namespace`` is that of the
     trigger that names the URL, which may lead to what the namespace owns; None where it is not known.
+    ``credentials_namespace`` is the namespace for whose triggers credentials are sent: that of a trigger that its
+    ScaledObject declares, empty where no namespace is known, None where no credentials are sent.
     """
 
     pod: PodRef | None = None
@@ -50,6 +52,7 @@ class Endpoint:
     annotated_scheme: str | None = None
     models: tuple[str, ...] = ()
     namespace: str | None = None
+    credentials_namespace: str | None = None
 
     def __str__(self) -> str:
         return f"pod {self.pod.namespace}/{self.pod.name}" if self.pod else self.url

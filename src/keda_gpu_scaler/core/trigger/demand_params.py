@@ -24,8 +24,8 @@ class DemandQuery:
 
     ``selectors`` are alternatives; the first that selects a series counts. ``per_replica`` is None where demand
     activates the workload and does not set its size. ``plus`` are selected series that are added to the first of the
-    alternatives. ``is_always_exported`` says that a page without the series says nothing. ``namespace`` is that of
-    ``Endpoint``.
+    alternatives. ``is_always_exported`` says that a page without the series says nothing. ``namespace`` and
+    ``credentials_namespace`` are those of ``Endpoint``.
     """
 
     url: str
@@ -36,11 +36,17 @@ class DemandQuery:
     plus: tuple[SeriesSelector, ...] = ()
     is_always_exported: bool = False
     namespace: str | None = None
+    credentials_namespace: str | None = None
 
     @property
     def endpoint(self) -> Endpoint:
         """The endpoint to scrape."""
-        return Endpoint(url=self.url, every_address=True, namespace=self.namespace)
+        return Endpoint(
+            url=self.url,
+            every_address=True,
+            namespace=self.namespace,
+            credentials_namespace=self.credentials_namespace,
+        )
 
     @property
     def every_selector(self) -> tuple[SeriesSelector, ...]:

@@ -182,7 +182,7 @@ class EngineQuery:
     ``models`` where every model counts. ``kv_target`` is a ratio. ``max_seqs`` is None where only the engine knows the
     limit. The fields before ``models`` are for the metric ``load``: the aimed time per token, the stated floor (None
     where it is found by itself), a factor, the time in which a queue should be empty, and whether the load is forecast.
-    ``namespace`` is that of ``Endpoint``.
+    ``namespace`` and ``credentials_namespace`` are those of ``Endpoint``.
     """
 
     engine: str = AUTO
@@ -202,6 +202,7 @@ class EngineQuery:
     is_forecast: bool = False
     models: tuple[str, ...] = ()
     namespace: str | None = None
+    credentials_namespace: str | None = None
 
     @property
     def selectors(self) -> tuple[SeriesSelector, ...]:
