@@ -33,7 +33,7 @@ _MODEL = "NVIDIA H100 80GB HBM3"
 class SimulatedNode:
     """A node whose utilisation is set from outside, and whose pods have one device each."""
 
-    def __init__(self, number: int, devices: int, workloads: int, namespaces: int) -> None:
+    def __init__(self, number: int, devices: int, workloads: int, namespaces: int = 1) -> None:
         namespace = namespace_of(number % workloads + 1, namespaces)
         self.name = f"gpu-{number}"
         self.percent = 50.0

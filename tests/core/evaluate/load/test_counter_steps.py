@@ -22,9 +22,14 @@ _FIELDS = {
     "executions": "executions_total",
 }
 _COUNTER = st.one_of(st.none(), st.integers(0, 3).map(float))
-_SAMPLES = st.lists(
-    st.fixed_dictionaries(dict.fromkeys(_FIELDS.values(), _COUNTER)), min_size=1, max_size=8
-).map(lambda pages: tuple(EngineSample(2.0 * number, **page) for number, page in enumerate(pages)))  # fmt: skip
+_PAGES = st.lists(st.fixed_dictionaries(dict.fromkeys(_FIELDS.values(), _COUNTER)), min_size=1, max_size=8)
+
+
+def _engine_samples(pages: list[dict[str, float | None]]) -> tuple[EngineSample, ...]:
+    return tuple([EngineSample(2.0 * number, **page) for number, page in enumerate(pages)])  # type: ignore[arg-type]
+
+
+_SAMPLES = _PAGES.map(_engine_samples)
 
 
 def _by_definition(samples: tuple[EngineSample, ...]) -> tuple[float, CounterGrowth]:
