@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ from tests.fake_nvml import CALLS, GIB, Card, FakeNvml, Memory, compile_library
 
 PYTHON = (sys.executable,)
 DEVICES = 8
+NAMESPACES = 200
+"""Of the workloads of a very large fleet."""
 START_SECONDS = 20.0
 _STOP_SECONDS = 10.0
 _STEAL = 7
@@ -95,10 +98,17 @@ def request(target: int | str = 80) -> pb.GetMetricsRequest:
     return pb.GetMetricsRequest(scaledObjectRef=ref(target))
 
 
-def workload_request(number: int | str, **metadata: str) -> pb.GetMetricsRequest:
+def namespace_of(number: int, namespaces: int) -> str:
+    """Return the namespace of one of many workloads: they are spread over so many namespaces."""
+    return "ai" if namespaces == 1 else f"team-{number % namespaces}"
+
+
+def workload_request(number: int | str, namespace: str = "ai", **metadata: str) -> pb.GetMetricsRequest:
     """Return KEDA's request for one of many workloads, which are numbered from 1 and have short triggers."""
     scaled_object = pb.ScaledObjectRef(
-        name=f"llama-{number}", namespace="ai", scalerMetadata={"scalerAddress": "keda-gpu-scaler:6000", **metadata}
+        name=f"llama-{number}",
+        namespace=namespace,
+        scalerMetadata={"scalerAddress": "keda-gpu-scaler:6000", **metadata},
     )
     return pb.GetMetricsRequest(scaledObjectRef=scaled_object)
 
@@ -165,6 +175,7 @@ class Serve:
         python: the command of the interpreter; by default this one, without options.
         environment: more environment variables.
         log: where its log goes; by default to the terminal.
+        has_metrics: whether it serves its own metrics, which take memory.
     """
 
     def __init__(
@@ -174,10 +185,13 @@ class Serve:
         python: tuple[str, ...] = PYTHON,
         environment: Mapping[str, str] | None = None,
         log: IO[str] | None = None,
+        has_metrics: bool = False,
     ) -> None:
         self._log = log
         self._port = free_port()
-        ports = ("--host", "127.0.0.1", "--port", str(self._port), "--metrics-port", "0", "--probe-port", "0")
+        self._metrics_port = free_port() if has_metrics else 0
+        metrics = ("--metrics-port", str(self._metrics_port))
+        ports = ("--host", "127.0.0.1", "--port", str(self._port), *metrics, "--probe-port", "0")
         backend = ("--backend", "nvml", "--nvml-library", fake.library) if fake else ()
         self._command = [*python, "-m", "keda_gpu_scaler", "serve", *ports, *backend, "--log-level", "error", *flags]
         environments = (compiled_environment(python), fake.environment if fake else {}, environment or {})
@@ -258,6 +272,16 @@ class Serve:
     def memory(self) -> "Resident":
         """Return the resident memory now."""
         return resident(str(self.pid))
+
+    def descriptors(self) -> int:
+        """Return the number of open files now."""
+        return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
+
+    def snapshot_ages(self) -> list[float]:
+        """Return the age in seconds of the newest snapshot of each followed node."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self._metrics_port}/metrics", timeout=START_SECONDS) as page:
+            lines = page.read().decode().splitlines()
+        return [float(line.split()[-1]) for line in lines if line.startswith("keda_gpu_scaler_snapshot_age_seconds{")]
 
     def threads(self) -> int:
         """Return the number of threads now."""

@@ -19,18 +19,21 @@ from dataclasses import asdict, dataclass
 import grpc
 from google.protobuf.json_format import MessageToJson
 
-from benchmarks.lab import request, workload_request
+from benchmarks.lab import NAMESPACES, namespace_of, request, workload_request
 from benchmarks.machine import HOME
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 
 CALLERS = 16
-_METHOD = "/externalscaler.ExternalScaler/GetMetrics"
+_SERVICE = "/externalscaler.ExternalScaler"
+_METHOD = f"{_SERVICE}/GetMetrics"
+_OTHER_METHODS = ("IsActive", "GetMetricSpec")
 _OPEN_LOOP_CALLERS = 300
 _REQUESTS: Mapping[str, Callable[[int | str], pb.GetMetricsRequest]] = {
     "triggers": request,
     "workloads": workload_request,
+    "keda": lambda number: workload_request(number, namespace_of(int(number), NAMESPACES)),
 }
-_LIMIT_SECONDS = 60.0
+_LIMIT_SECONDS = 90.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +56,11 @@ def load(
         triggers: the number of different triggers.
         calls_per_second: calls start at this rate, even if earlier ones have not returned (open loop);
             by default each of 16 callers sends its next call after the answer (closed loop).
-        kind: "triggers" of one workload, or one trigger for each of many "workloads".
+        kind: "triggers" of one workload, or one trigger for each of many "workloads". With "keda" two of three calls
+            are IsActive and GetMetricSpec, and the latencies are those of GetMetrics; the client is grpcio.
     """
     ghz = os.environ.get("GHZ") or shutil.which("ghz")
-    if ghz:
+    if ghz and kind != "keda":
         return _with_ghz(ghz, address, calls, triggers, calls_per_second, kind)
     numbers = (str(calls), str(triggers), str(calls_per_second or 0))
     command = [sys.executable, "-m", "benchmarks.load", address, *numbers, kind]
@@ -86,12 +90,16 @@ async def _with_grpcio(address: str, calls: int, triggers: int, calls_per_second
     latencies: list[float] = []
     async with grpc.aio.insecure_channel(address) as channel:
         get_metrics = channel.unary_unary(_METHOD)
+        others = [channel.unary_unary(f"{_SERVICE}/{method}") for method in _OTHER_METHODS] if kind == "keda" else []
+        methods = [get_metrics, *others]
         await get_metrics(requests[0])
 
         async def call(number: int) -> None:
-            started_call = time.monotonic()
-            await get_metrics(requests[number % triggers])
-            latencies.append(time.monotonic() - started_call)
+            method, started_call = methods[number % len(methods)], time.monotonic()
+            request = requests[number // len(methods) % triggers]
+            await method(request if method is get_metrics else _scaled_object(request))
+            if method is get_metrics:
+                latencies.append(time.monotonic() - started_call)
 
         async def caller(numbers: range) -> None:
             for number in numbers:
@@ -107,6 +115,10 @@ async def _with_grpcio(address: str, calls: int, triggers: int, calls_per_second
                     await asyncio.sleep(started + number / calls_per_second - time.monotonic())
                     group.create_task(call(number))
         return Load("grpcio (Python)", latencies, calls / (time.monotonic() - started))
+
+
+def _scaled_object(request: bytes) -> bytes:
+    return pb.GetMetricsRequest.FromString(request).scaledObjectRef.SerializeToString()
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import grpc
 
+from benchmarks.lab import namespace_of
 from keda_gpu_scaler.core.state.fleet import History
 from keda_gpu_scaler.core.types import Allocation, Device, Sample, Snapshot
 from keda_gpu_scaler.peers.server import FleetServer
@@ -32,7 +33,8 @@ _MODEL = "NVIDIA H100 80GB HBM3"
 class SimulatedNode:
     """A node whose utilisation is set from outside, and whose pods have one device each."""
 
-    def __init__(self, number: int, devices: int, workloads: int) -> None:
+    def __init__(self, number: int, devices: int, workloads: int, namespaces: int = 1) -> None:
+        namespace = namespace_of(number % workloads + 1, namespaces)
         self.name = f"gpu-{number}"
         self.percent = 50.0
         self._devices = tuple(
@@ -41,17 +43,18 @@ class SimulatedNode:
         )
         self._allocations = tuple(
             sorted(
-                Allocation("ai", pod_name(number, index, workloads), "server", "nvidia.com/gpu", device.uuid)
+                Allocation(namespace, pod_name(number, index, workloads), "server", "nvidia.com/gpu", device.uuid)
                 for index, device in enumerate(self._devices)
             )
         )
-        self.history: History | None = None
-        self._sequence = itertools.count()
-        self.bytes_sent = 0
-        self.server = FleetServer(lambda: self.history, lambda: None, time.monotonic, self.name)
+        self._tick = (-1, 0.0, 0.0)  # the number of the newest sample, and when it was taken by both clocks
+        self._built: History | None = None
+        self.bytes_sent = self.updates_sent = 0
+        self.server = FleetServer(self._history, lambda: None, time.monotonic, self.name)
 
     async def sample_forever(self, phase: float) -> None:
-        """Sample once a second, after an initial delay of ``phase`` seconds."""
+        """Sample at once, and then once a second, the first time after ``phase`` seconds."""
+        self._sample()
         await asyncio.sleep(phase)
         due = time.monotonic()
         while True:
@@ -60,8 +63,19 @@ class SimulatedNode:
             await asyncio.sleep(due - time.monotonic())
 
     def _sample(self) -> None:
-        now = time.monotonic()
-        samples = tuple(
+        self._tick = (self._tick[0] + 1, time.monotonic(), time.time())
+        self.server.published()
+
+    def _history(self) -> History:
+        """Return the newest snapshot. It is built here: one that no follower gets costs the simulation nothing."""
+        sequence, now, wall = self._tick
+        if self._built is None or self._built.newest.sequence != sequence:
+            snapshot = Snapshot(self.name, sequence, now, wall, "simulation", self._samples(), self._allocations)
+            self._built = History((snapshot,), now)
+        return self._built
+
+    def _samples(self) -> tuple[Sample, ...]:
+        return tuple(
             Sample(
                 device,
                 gpu_utilization_ratio=self.percent / 100,
@@ -73,9 +87,6 @@ class SimulatedNode:
             )
             for device in self._devices
         )
-        snapshot = Snapshot(self.name, next(self._sequence), now, time.time(), "simulation", samples, self._allocations)
-        self.history = History((snapshot,), now)
-        self.server.published()
 
 
 class NodePool(pb_grpc.FleetServicer):
@@ -92,6 +103,7 @@ class NodePool(pb_grpc.FleetServicer):
         try:
             async for update in node.server.Watch(request, context):
                 node.bytes_sent += update.ByteSize()
+                node.updates_sent += bool(update.snapshot or update.change)
                 yield update
         finally:
             self._free.append(node)
@@ -102,16 +114,18 @@ def pod_name(node: int, index: int, workloads: int) -> str:
     return f"llama-{node % workloads + 1}-{node // workloads}-{index}"
 
 
-def populate(server: FakeApiServer, nodes: int, devices: int, workloads: int) -> None:
+def populate(server: FakeApiServer, nodes: int, devices: int, workloads: int, namespaces: int = 1) -> None:
     """Create the workloads whose pods have the devices of the nodes."""
     sizes = dict.fromkeys(range(1, workloads + 1), 0)
     for node, index in itertools.product(range(nodes), range(devices)):
         workload = node % workloads + 1
         sizes[workload] += 1
-        server.pod(pod_name(node, index, workloads), f"gpu-{node}", app=f"llama-{workload}")
+        namespace = namespace_of(workload, namespaces)
+        server.pod(pod_name(node, index, workloads), f"gpu-{node}", app=f"llama-{workload}", namespace=namespace)
     for workload, size in sizes.items():
-        server.scale(f"llama-{workload}", size)
-        server.scaled_object(f"llama-{workload}")
+        namespace = namespace_of(workload, namespaces)
+        server.scale(f"llama-{workload}", size, namespace=namespace)
+        server.scaled_object(f"llama-{workload}", namespace=namespace)
 
 
 async def _serve(nodes: list[SimulatedNode], server: FakeApiServer, kubeconfig: Path) -> None:
@@ -126,8 +140,9 @@ async def _serve(nodes: list[SimulatedNode], server: FakeApiServer, kubeconfig: 
     print(json.dumps({"addresses": addresses, "kubeconfig": str(server.kubeconfig(kubeconfig))}), flush=True)
     loop = asyncio.get_running_loop()
     while line := await loop.run_in_executor(None, sys.stdin.readline):
-        if line.startswith("bytes"):
-            print(sum(node.bytes_sent for node in nodes), flush=True)
+        if line.startswith("sent"):
+            totals = (sum(node.bytes_sent for node in nodes), sum(node.updates_sent for node in nodes))
+            print(json.dumps(totals), flush=True)
             continue
         number, percent = line.split()
         nodes[int(number)].percent = float(percent)
@@ -136,13 +151,14 @@ async def _serve(nodes: list[SimulatedNode], server: FakeApiServer, kubeconfig: 
     await grpc_server.stop(None)
 
 
-def main(nodes: int, devices: int, workloads: int, folder: str) -> None:
+def main(nodes: int, devices: int, workloads: int, namespaces: int, folder: str) -> None:
     """Serve until standard input ends."""
     with FakeApiServer() as server:
-        populate(server, nodes, devices, workloads)
-        simulated = [SimulatedNode(number, devices, workloads) for number in range(nodes)]
+        populate(server, nodes, devices, workloads, namespaces)
+        simulated = [SimulatedNode(number, devices, workloads, namespaces) for number in range(nodes)]
         asyncio.run(_serve(simulated, server, Path(folder) / "kubeconfig"))
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
+    numbers = [int(each) for each in sys.argv[1:5]]
+    main(numbers[0], numbers[1], numbers[2], numbers[3], sys.argv[5])

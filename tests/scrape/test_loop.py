@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from keda_gpu_scaler.core.evaluate.load.span import engine_work
 from keda_gpu_scaler.core.selectors import parse_series
 from keda_gpu_scaler.core.state.scrape import MAX_SAMPLES, Endpoint
 from keda_gpu_scaler.core.types import PodRef
@@ -250,6 +251,19 @@ async def test_the_history_has_the_longest_window_and_one_earlier_sample() -> No
         newest = samples[-1].at_seconds
         assert [newest - it.at_seconds >= 30 for it in samples] == [True] + [False] * (len(samples) - 1)
         assert len(samples) == 16
+
+
+@scenario
+async def test_the_work_of_an_engine_is_measured_when_its_page_comes_while_evaluations_ask_for_it() -> None:
+    async with Scene({PAGE: vllm()}) as scene:
+        await scene.register_interest(POD, window=10)
+        await scene.pass_time(20)
+        assert not scene.history().cache
+        engine_work(scene.history(), 10.0)
+        await scene.pass_time(20)
+        assert [*scene.history().cache.values()] == [engine_work(scene.history(), 10.0)]
+        await scene.pass_time(100)
+        assert not scene.history().cache
 
 
 @scenario

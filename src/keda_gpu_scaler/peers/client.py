@@ -37,6 +37,8 @@ INTEREST_INTERVAL_SECONDS = 60.0
 """How often interest in the performance readings is forwarded to a peer, which keeps it for ten times as long."""
 EXPIRE_AFTER_STALE_LIMITS = 6
 """A node is removed after this many times the stale limit without a snapshot."""
+EXPIRE_NODES_SECONDS = 1.0
+"""The least time between two searches for nodes to remove."""
 MAX_SNAPSHOTS_PER_SECOND = 1000
 """The limit for all peers together. In a large fleet the interval of each peer grows accordingly."""
 
@@ -91,6 +93,7 @@ class FleetClient:
         self._peer_tasks: dict[str, asyncio.Task[None]] = {}
         self._discovery_task: asyncio.Task[None] | None = None
         self._requested_at = 0.0
+        self._expire_nodes_at = -math.inf
         self._window = LongestWindow(IDLE_TIMEOUT_SECONDS)
         self._performance = ReadingInterest()
         self._pending: set[str] = set()  # addresses without a first outcome
@@ -137,7 +140,9 @@ class FleetClient:
         if self._discovery_task is not None and now - self._requested_at > IDLE_TIMEOUT_SECONDS:
             _log.info("no request for the fleet in %.0f s: its instances are no longer followed", IDLE_TIMEOUT_SECONDS)
             self._stop()
-        self._nodes.expire(now, EXPIRE_AFTER_STALE_LIMITS * self._stale_after)
+        if now >= self._expire_nodes_at:  # the caller comes several times a second, and this looks at every node
+            self._expire_nodes_at = now + EXPIRE_NODES_SECONDS
+            self._nodes.expire(now, EXPIRE_AFTER_STALE_LIMITS * self._stale_after)
 
     async def close(self) -> None:
         """Stop following, and wait until every connection is closed."""

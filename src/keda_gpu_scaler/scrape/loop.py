@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable, Collection
 from typing import Protocol
 
+from keda_gpu_scaler.core.evaluate.load.span import measure_ahead
 from keda_gpu_scaler.core.selectors import SeriesSelector
 from keda_gpu_scaler.core.state.scrape import ScrapeAttempt, TargetHistory, retained
 from keda_gpu_scaler.core.types import EngineSample
@@ -260,3 +261,4 @@ class ScrapeLoop:
             answer_seconds=self._answer_seconds,
         )
         self.history = self.history.followed_by(samples, failure, attempt)
+        measure_ahead(self.history)

@@ -8,7 +8,14 @@ from dataclasses import replace
 import pytest
 
 from keda_gpu_scaler.core.evaluate.load import span as span_module
-from keda_gpu_scaler.core.evaluate.load.span import EngineWork, Span, engine_work, rung_of
+from keda_gpu_scaler.core.evaluate.load.span import (
+    AHEAD_SECONDS,
+    EngineWork,
+    Span,
+    engine_work,
+    measure_ahead,
+    rung_of,
+)
 from keda_gpu_scaler.core.state.scrape import TargetHistory
 from keda_gpu_scaler.core.trigger.engines import Engine, LoadRung
 from keda_gpu_scaler.core.types import EngineSample, Histogram
@@ -260,7 +267,41 @@ def test_work_is_measured_once_for_each_page_and_a_span_once_for_its_samples() -
     assert second == fresh
     assert second is not None
     assert any(one is other for one in first.spans for other in second.spans)
-    assert len(followed.between_samples) <= len(followed.samples), "what belongs to no sample is not kept"
+
+
+def test_the_work_is_measured_ahead_while_evaluations_ask_for_it() -> None:
+    page = steady(ReplicaModel(), 4.0)
+    engine_work(page, 10.0)
+    followed = page.followed_by((*page.samples, _later(page, AHEAD_SECONDS)), None)
+    measure_ahead(followed)
+    assert followed.cache, "an evaluation asked a minute ago"
+    work = engine_work(TargetHistory(page.url, followed.samples), 10.0)
+    assert [*followed.cache.values()] == [work], "it is the same work"
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(TargetHistory("http://10.0.0.1:8000/metrics"), id="there is no sample yet"),
+        pytest.param(steady(ReplicaModel(), 4.0), id="no evaluation asked"),
+    ],
+)
+def test_nothing_is_measured_ahead_without_an_evaluation(page: TargetHistory) -> None:
+    measure_ahead(page)
+    assert not page.cache
+
+
+def test_nothing_is_measured_ahead_long_after_the_last_evaluation() -> None:
+    page = steady(ReplicaModel(), 4.0)
+    engine_work(page, 10.0)
+    for seconds in (AHEAD_SECONDS + 2, AHEAD_SECONDS + 4):
+        page = page.followed_by((*page.samples, _later(page, seconds)), None)
+        measure_ahead(page)
+        assert not page.cache
+
+
+def _later(page: TargetHistory, seconds: float) -> EngineSample:
+    return replace(page.samples[-1], at_seconds=NOW + seconds)
 
 
 def test_a_kept_span_is_measured_again_when_the_engine_exports_less() -> None:

@@ -6,12 +6,12 @@ Law: a span is measured by the growth of counters. An interval in which a counte
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import attrgetter, le
-from typing import Any, NamedTuple
+from operator import is_
 
 from keda_gpu_scaler.core.aggregation import mean
+from keda_gpu_scaler.core.evaluate.load.counter_steps import CounterGrowth, CounterSteps, counter_steps
 from keda_gpu_scaler.core.evaluate.load.line import NO_POINTS, Sums, add_sums, point
 from keda_gpu_scaler.core.state.scrape import TargetHistory
 from keda_gpu_scaler.core.trigger.engines import ENGINES, LoadRung
@@ -29,6 +29,8 @@ _MIN_BUCKET_SHARE = 1e-3
 _MULTI_TOKEN_FACTOR = 1.2  # fewer tokens per observation are an error of measurement, not speculative decoding
 
 _TOKEN_TIME_RUNGS = (LoadRung.TOKEN_TIME, LoadRung.REQUEST_TOKEN_TIME)
+_RUNGS_FROM = {rung: tuple(LoadRung)[number:] for number, rung in enumerate(LoadRung)}
+"""Each rung with those after it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +92,63 @@ class EngineWork:
         return self.sample.running_limit
 
 
+_PARTS, _ASKED = "parts", "asked"
+AHEAD_SECONDS = 60.0
+"""For so long after an evaluation the work is measured with each sample. KEDA and the HPA ask more often."""
+
+
+@dataclass(frozen=True, slots=True)
+class _KnownParts:
+    """The parts of a history: the number of the last sample of each, and its span."""
+
+    samples: tuple[EngineSample, ...]
+    rung: LoadRung
+    parts: list[tuple[int, Span | None]]
+
+    def common_with(self, samples: tuple[EngineSample, ...]) -> list[tuple[int, Span | None]]:
+        """Return the first parts of a later history that have the same samples as here.
+
+        A part may begin later there than here, because the oldest samples were dropped.
+        """
+        dropped, parts = 0, self.parts
+        if samples and self.samples and samples[0] is not self.samples[0]:
+            begins = (number for number, (last, _) in enumerate(parts) if self.samples[last] is samples[0])
+            if (begin := next(begins, None)) is None:
+                return []
+            dropped, parts = parts[begin][0], parts[begin + 1 :]
+        are_same = [*map(is_, samples, self.samples[dropped:])]
+        same = are_same.index(False) if False in are_same else len(are_same)
+        return [(last - dropped, span) for last, span in parts if last - dropped < same]
+
+
 def engine_work(page: TargetHistory, window_seconds: float) -> EngineWork | None:
     """Measure the work of an engine from its samples; None before the first sample.
 
     The result is kept with the history, because every trigger and every evaluation until the next scrape needs it.
     """
+    asked: dict[float, EngineSample] = page.between_samples.setdefault(_ASKED, {})
+    if page.samples:
+        asked[window_seconds] = page.samples[-1]
+    return _work(page, window_seconds)
+
+
+def measure_ahead(page: TargetHistory) -> None:
+    """Measure the work of an engine as soon as a sample came, over the windows that were asked for recently.
+
+    An evaluation of many engines is then short, because their work is measured already. Its result is the same.
+    """
+    newest = page.newest
+    asked: dict[float, EngineSample] = page.between_samples.get(_ASKED, {})
+    if newest is None:
+        return
+    for window_seconds, sample in [*asked.items()]:
+        if newest.at_seconds - sample.at_seconds > AHEAD_SECONDS:
+            del asked[window_seconds]
+        else:
+            _work(page, window_seconds)
+
+
+def _work(page: TargetHistory, window_seconds: float) -> EngineWork | None:
     key = ("work", window_seconds)
     if key not in page.cache:
         page.cache[key] = _measure(page, window_seconds)
@@ -109,7 +163,8 @@ def _measure(page: TargetHistory, window_seconds: float) -> EngineWork | None:
     rung = rung_of(newest)
     inside = [*page.within(window_seconds)][::-1]
     window = [*page.samples[-len(inside) - 1 : -len(inside)], *inside]
-    current, spans = _span(window, rung), tuple(_spans(page, rung))
+    steps = counter_steps(page)
+    current, spans = _span(window, rung, steps), _spans(page, rung, steps)
     known = spans if current is None else (*spans, current)
     points = [span for span in spans if span.sums is not NO_POINTS]
     return EngineWork(
@@ -128,99 +183,54 @@ def _measure(page: TargetHistory, window_seconds: float) -> EngineWork | None:
     )
 
 
-def _spans(page: TargetHistory, rung: LoadRung) -> Iterator[Span]:
-    """Yield the span of each part of the history; a span of the same samples is computed once.
+def _spans(page: TargetHistory, rung: LoadRung, steps: CounterSteps) -> tuple[Span, ...]:
+    """Return the span of each part of the history; a span of the same samples is computed once.
 
-    It is kept with the samples themselves, so that it belongs to no other sample with the same number.
+    The parts are kept with the samples themselves, so that they belong to no other sample with the same number.
     """
-    known = page.between_samples
-    kept: dict[object, tuple[Sequence[EngineSample], LoadRung, Span | None]] = {}
-    for samples in _divided(page.samples):
-        key = tuple(map(id, samples))
-        entry = known.get(key)
-        if entry is None or entry[1] is not rung:
-            entry = (samples, rung, _span(samples, rung))
-        kept[key] = entry
-        if entry[2] is not None:
-            yield entry[2]
-    known.clear()
-    known.update(kept)
+    known: _KnownParts | None = page.between_samples.get(_PARTS)
+    kept = known.common_with(page.samples) if known is not None and known.rung is rung else []
+    first = kept[-1][0] if kept else 0
+    while (last := _end_of_part(page.samples, first)) is not None:
+        kept.append((last, _span(page.samples[first : last + 1], rung, steps)))
+        first = last
+    page.between_samples[_PARTS] = _KnownParts(page.samples, rung, kept)
+    return tuple([span for _, span in kept if span is not None])
+
+
+def _end_of_part(samples: Sequence[EngineSample], first: int) -> int | None:
+    """Return the number of the last sample of a part of about ``SPAN_SECONDS``; None where the history ends before.
+
+    It is the first sample of the next part, too.
+    """
+    begin = samples[first].at_seconds if samples else 0.0
+    for number in range(first + 1, len(samples)):
+        if samples[number].at_seconds - begin >= _MIN_SPAN_SECONDS:
+            return number
+    return None
 
 
 def rung_of(sample: EngineSample) -> LoadRung:
     """Return the best rung that the engine of this sample reaches with what the page has."""
     engine = ENGINES.get(sample.engine)
-    has = {
-        LoadRung.TOKEN_RATE: sample.tokens_total is not None and sample.running is not None,
-        LoadRung.SERVICE_TIME: sample.service_seconds_total is not None and sample.services_total is not None,
-        LoadRung.RUNNING: sample.running is not None,
-    }
-    for rung in _TOKEN_TIME_RUNGS:
-        has[rung] = sample.token_time_seconds_total is not None and sample.token_times_total is not None
-    rungs = list(LoadRung)
-    best = rungs.index(engine.load_rung) if engine is not None else len(rungs)
-    return next((rung for rung in rungs[best:] if has.get(rung)), LoadRung.NONE)
+    if engine is None:
+        return LoadRung.NONE
+    rungs = _RUNGS_FROM[engine.load_rung]
+    return next((rung for rung in rungs if _has(sample, rung)), LoadRung.NONE)
 
 
-def _divided(samples: Sequence[EngineSample]) -> Iterator[Sequence[EngineSample]]:
-    """Yield runs of samples that are about ``SPAN_SECONDS`` long at least; the end of a run begins the next one."""
-    first = 0
-    for number, sample in enumerate(samples):
-        if sample.at_seconds - samples[first].at_seconds >= _MIN_SPAN_SECONDS:
-            yield samples[first : number + 1]
-            first = number
+def _has(sample: EngineSample, rung: LoadRung) -> bool:
+    if rung in _TOKEN_TIME_RUNGS:
+        return sample.token_time_seconds_total is not None and sample.token_times_total is not None
+    if rung is LoadRung.TOKEN_RATE:
+        return sample.tokens_total is not None and sample.running is not None
+    if rung is LoadRung.SERVICE_TIME:
+        return sample.service_seconds_total is not None and sample.services_total is not None
+    return rung is LoadRung.RUNNING and sample.running is not None
 
 
-class _Growth(NamedTuple):
-    """The growth of every counter, in the order of ``_COUNTERS``; 0 where a counter is not known."""
-
-    waits: float
-    times: float
-    tokens: float
-    first_tokens: float
-    ended: float
-    prompts: float
-    service: float
-    services: float
-    executions: float
-
-
-_COUNTERS: Callable[[EngineSample], tuple[Any, ...]] = attrgetter(
-    "token_time_seconds_total",
-    "token_times_total",
-    "tokens_total",
-    "first_tokens_total",
-    "requests_total",
-    "prompt_tokens_total",
-    "service_seconds_total",
-    "services_total",
-    "executions_total",
-)
-
-
-def _counted(samples: Sequence[EngineSample]) -> tuple[float, _Growth]:
-    """Return the seconds of the intervals in which no counter fell, and the growth of every counter in them.
-
-    A counter that is missing in one of the samples has no growth.
-    """
-    columns = [*zip(*map(_COUNTERS, samples), strict=True)]
-    known = [number for number, column in enumerate(columns) if None not in column]
-    if all(all(map(le, columns[number], columns[number][1:])) for number in known):
-        seconds = samples[-1].at_seconds - samples[0].at_seconds
-        grown = {number: columns[number][-1] - columns[number][0] for number in known}
-        return seconds, _Growth(*[grown.get(number, 0.0) for number in range(len(columns))])
-    seconds, total = 0.0, [0.0] * len(columns)
-    for earlier in range(len(samples) - 1):
-        growth = [columns[number][earlier + 1] - columns[number][earlier] for number in known]
-        if min(growth) >= 0:  # otherwise the engine was restarted
-            seconds += samples[earlier + 1].at_seconds - samples[earlier].at_seconds
-            for number, one in zip(known, growth, strict=True):
-                total[number] += one
-    return seconds, _Growth(*total)
-
-
-def _span(samples: Sequence[EngineSample], rung: LoadRung) -> Span | None:
-    seconds, counted = _counted(samples)
+def _span(samples: Sequence[EngineSample], rung: LoadRung, steps: CounterSteps) -> Span | None:
+    seconds, counted = steps.growth(samples)
     if seconds <= 0:
         return None
     newest = samples[-1]
@@ -263,7 +273,7 @@ def _sums(token_seconds: float | None, decoding: float | None, prompt_rate: floa
 
 
 def _token_time(
-    counted: _Growth, seconds: float, running: float | None, rung: LoadRung
+    counted: CounterGrowth, seconds: float, running: float | None, rung: LoadRung
 ) -> tuple[float | None, float | None]:
     """Return the mean time per token in seconds, and the mean number of requests that generate tokens.
 
@@ -283,17 +293,19 @@ def _token_time(
     return None, decoding
 
 
-def _tokens_per_step(counted: _Growth, newest: EngineSample) -> float:
+def _tokens_per_step(counted: CounterGrowth, newest: EngineSample) -> float:
     """Return how many tokens one observed time between tokens covers: with speculative decoding, several."""
+    if newest.tokens_total is None or not counted.times:
+        return 1.0
     engine = ENGINES.get(newest.engine)
-    if engine is None or not engine.observes_outputs or newest.tokens_total is None or not counted.times:
+    if engine is None or not engine.observes_outputs:
         return 1.0
     first = counted.first_tokens if newest.first_tokens_total is not None else counted.ended
     tokens = max(0.0, counted.tokens - first) / counted.times
     return tokens if tokens > _MULTI_TOKEN_FACTOR else 1.0
 
 
-def _busy(counted: _Growth, seconds: float, newest: EngineSample) -> float:
+def _busy(counted: CounterGrowth, seconds: float, newest: EngineSample) -> float:
     """Return the mean number of executions at the same time: requests of one batch share its time."""
     per_execution = 1.0
     if newest.executions_total is not None and counted.services:

@@ -51,7 +51,8 @@ class WorkShare:
     @property
     def total(self) -> float:
         """The larger of the known shares."""
-        return max(self.by_time or 0.0, self.by_seats or 0.0)
+        by_time, by_seats = self.by_time or 0.0, self.by_seats or 0.0
+        return by_seats if by_seats > by_time else by_time
 
 
 def work_share(work: EngineWork, span: Span, reference: Reference, query: EngineQuery) -> WorkShare | None:
@@ -65,7 +66,8 @@ def work_share(work: EngineWork, span: Span, reference: Reference, query: Engine
     if by_time is None:
         return WorkShare(None, fullness)
     # More than full seats would count less, the more the engine works. Then the share by time says more.
-    return WorkShare(by_time, working + min(1.0, fullness) * (1 - working), prefill)
+    fullness = fullness if fullness < 1.0 else 1.0
+    return WorkShare(by_time, working + fullness * (1 - working), prefill)
 
 
 def is_aim_reachable(floor_seconds: float, target_seconds: float) -> bool:
@@ -83,12 +85,17 @@ def _by_time(rung: LoadRung, span: Span, reference: Reference, query: EngineQuer
     decoding, floor = 0.0, reference.floor.seconds
     rho = 0.0
     if span.token_seconds is not None:
-        decoding = min(1.0, span.decoding or 0.0)
-        rho = min(MAX_WORK, max(0.0, 1 - floor / span.token_seconds))
+        decoding = span.decoding or 0.0
+        if not decoding < 1.0:
+            decoding = 1.0
+        rho = 1 - floor / span.token_seconds
+        rho = 0.0 if not rho > 0.0 else rho if rho < MAX_WORK else MAX_WORK
     prefill = _prefill(span, reference, 1 - decoding)
-    working = min(MAX_WORK, decoding * rho + prefill)
-    aim = max(_MIN_AIM, 1 - floor / (query.itl_target_seconds * span.tokens_per_step))
-    return working, prefill, working / aim
+    working = decoding * rho + prefill
+    if not working < MAX_WORK:
+        working = MAX_WORK
+    aim = 1 - floor / (query.itl_target_seconds * span.tokens_per_step)
+    return working, prefill, working / (aim if aim > _MIN_AIM else _MIN_AIM)
 
 
 def _prefill(span: Span, reference: Reference, rest: float) -> float:
@@ -110,10 +117,14 @@ def _prefill(span: Span, reference: Reference, rest: float) -> float:
 
 
 def _fullness(work: EngineWork, span: Span, query: EngineQuery) -> float | None:
-    parts = []
+    fullness = None
     if span.kv_cache_ratio is not None:
-        parts.append(span.kv_cache_ratio / query.kv_target)
-    limit = query.max_seqs or work.running_limit
+        fullness = span.kv_cache_ratio / query.kv_target
+    limit = query.max_seqs or work.sample.running_limit
     if limit and span.running is not None:
-        parts.append(span.running / (limit * RUNNING_TARGET_RATIO))
-    return min(_MAX_FULLNESS, max(parts)) if parts else None
+        by_running = span.running / (limit * RUNNING_TARGET_RATIO)
+        if fullness is None or by_running > fullness:
+            fullness = by_running
+    if fullness is None or fullness < _MAX_FULLNESS:
+        return fullness
+    return _MAX_FULLNESS
