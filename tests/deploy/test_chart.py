@@ -258,7 +258,8 @@ def test_every_value_has_a_comment() -> None:
     plain = {"image", "frontend", "rbac", "tls", "driver", "podResources", "service", "serviceAccount", "podMonitor"}
     plain |= {"networkPolicy", "dashboards", "affinity", "tolerations"}
     plain |= {f"{kind}{what}" for kind in ("pod", "extra") for what in ("Labels", "Annotations", "Env", "Volumes")}
-    plain |= {"extraVolumeMounts", "commonAnnotations", "explain"}
+    plain |= {"extraVolumeMounts", "commonAnnotations", "explain", "securityContext", "initContainers"}
+    plain |= {"livenessProbe", "readinessProbe", "serviceMonitor", "prometheusRule", "admissionPolicy"}
     for at, line in enumerate(lines):
         if (found := re.match(r"(?:  )?(enabled|\w+):", line)) and (not line.startswith(" ") or found[1] == "enabled"):
             assert found[1] in plain or lines[at - 1].lstrip().startswith("#"), line
@@ -432,7 +433,7 @@ def test_each_credential_is_a_secret_in_a_directory_of_its_own_that_the_pod_may_
     ],
 )
 def test_a_value_of_engines_arrives_as_it_was_said(flags: Sequence[str], argument: str) -> None:
-    assert argument in container(render(*flags).pods()["agent"])["args"]
+    assert argument in container(render(*flags).pods()["frontend"])["args"]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -681,7 +682,7 @@ def test_the_front_end_survives_a_node_and_a_drain() -> None:
         assert rendered.selected(one["labelSelector"]["matchLabels"]) == {"frontend"}
     arguments = container(rendered.pods()["frontend"])["args"]
     assert {"--backend=none", "--pod-resources=off", f"--peers=kubernetes:{DEFAULT_SERVICE}"} <= set(arguments)
-    assert not render().all("Deployment", "PodDisruptionBudget")
+    assert not render(*chart.ONE_NODE).all("Deployment", "PodDisruptionBudget")
 
 
 # ---- who reaches whom ----
@@ -724,8 +725,8 @@ KEDA = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "ke
 OBSERVERS = {"namespaceSelector": {"matchLabels": {"team": "observers"}}}
 
 
-def test_only_keda_and_our_own_pods_reach_the_agents_of_the_quick_start() -> None:
-    rendered = render()
+def test_only_keda_and_our_own_pods_reach_agents_without_a_front_end() -> None:
+    rendered = render(*chart.ONE_NODE)
     assert admitted(rendered, "agent", "grpc") == ({"agent", "test"}, [KEDA])
     assert admitted(rendered, "agent", "metrics") == (set(), [])
 

@@ -37,6 +37,12 @@ TLS = "Tls handshake failed (TSI_PROTOCOL_FAILURE): SSL_ERROR_SSL: error:1000007
         ("UNIMPLEMENTED", "Method not found!", "it does not have this call"),
         ("RESOURCE_EXHAUSTED", "Received message larger than max (9 vs. 4)", "larger than the limit"),
         ("UNAUTHENTICATED", "", "it refuses this client"),
+        ("PERMISSION_DENIED", "Received http2 header with status: 403", "it refuses this client"),
+        (
+            "PERMISSION_DENIED",
+            'Explain: user "a" may not get it: grant\x1b it',
+            'user "a" may not get it: grant\ufffd it',
+        ),
         ("INTERNAL", "Exception deserializing response!", "an error of its own: see its log"),
     ],
 )

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Says in a sentence why a call between two programs did not succeed, with what to do about it.
 
-Law: the texts of gRPC's own library never reach a person. A text that is not known leads to the sentence of its status.
+Law: the texts of gRPC's own library never reach a person. A text that is not known leads to the sentence of its status. A
+refusal by this program's own servers begins with the method and has its own remedy, so it is shown as it is.
 
 The texts are those of gRPC 1.62 and later (src/core: tcp_connect, ssl_transport_security, the DNS resolvers).
 """
@@ -37,6 +38,9 @@ _OF_STATUS = {
     "CANCELLED": "the call was cancelled: try again",
     "UNAVAILABLE": "it cannot be reached: is it running, and does the network allow the connection?",
 }
+_REFUSALS = ("PERMISSION_DENIED", "UNAUTHENTICATED")
+_METHODS = ("Explain: ", "Preview: ", "ListWorkloads: ", "Watch: ", "RegisterInterest: ")
+_MAX_REFUSAL_LENGTH = 1000
 _OTHER = "it answers with an error of its own: see its log"
 
 
@@ -47,6 +51,9 @@ def rpc_failure(status: str, details: str) -> str:
         status: the name of gRPC's status code.
         details: the text that came with it; of the library itself, and of no use to a person.
     """
+    if status in _REFUSALS and details.startswith(_METHODS):
+        refusal = details.partition(": ")[2][:_MAX_REFUSAL_LENGTH]
+        return "".join(char if char.isprintable() else "\ufffd" for char in refusal)
     if status in ("UNAVAILABLE", "UNKNOWN", "INTERNAL", "RESOURCE_EXHAUSTED"):
         lower = details.lower()
         found = next((sentence for part, sentence in _SENTENCES if part in lower), None)
