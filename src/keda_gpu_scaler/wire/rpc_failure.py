@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Says in a sentence why a call between two programs did not succeed, with what to do about it.
 
-Law: the texts of gRPC's own library never reach a person. A text that is not known leads to the sentence of its status. A
-refusal by this program's own servers begins with the method and has its own remedy, so it is shown as it is.
+Law: the texts of gRPC's own library never reach a person. A text that is not known leads to the sentence of its status.
+A refusal by this program's own servers begins with the method and has its own remedy, so it is shown as it is.
 
 The texts are those of gRPC 1.62 and later (src/core: tcp_connect, ssl_transport_security, the DNS resolvers).
 """
