@@ -48,9 +48,9 @@ class NextStep:
 COMMANDS: Mapping[Cause, str] = MappingProxyType(
     {
         Cause.REFUSED: "kubectl -n {namespace} edit {resource} {name}",
-        Cause.UNREACHABLE: "kubectl get pods -A -o wide -l app.kubernetes.io/name=keda-gpu-scaler",
+        Cause.UNREACHABLE: "kubectl get pods -A -o wide -l app.kubernetes.io/part-of=keda-gpu-scaler",
         Cause.CERTIFICATE: "kubectl get certificates,secrets -n {scaler_namespace}",
-        Cause.OTHER_SERVER: "kubectl get pods -A -o wide -l app.kubernetes.io/name=keda-gpu-scaler",
+        Cause.OTHER_SERVER: "kubectl get pods -A -o wide -l app.kubernetes.io/part-of=keda-gpu-scaler",
         Cause.SCALER_ERROR: "kubectl logs -n {scaler_namespace} {scaler_pod}",
         Cause.WORKLOAD: "kubectl -n {namespace} describe {resource} {name}",
         Cause.MISCONFIGURED: "kubectl -n {namespace} edit {resource} {name}",
