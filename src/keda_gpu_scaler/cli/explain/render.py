@@ -19,6 +19,7 @@ MAX_ROWS = 10
 ROOM_FOR_DEVICES = 100
 """Columns of a page from which the devices of a pod with a value are shown."""
 
+_SIMULATE = "keda-gpu-scaler simulate -f FILE --traffic FILE --set trigger.{}=A,B --sweep"
 _STATES_WITHOUT_NUMBER = ("out_of_scope", "no_device", "not_ready", "worker")
 _COUNTED = {"workload": "ready pods", "endpoint": "endpoints"}
 
@@ -45,6 +46,9 @@ def explanation_page(shown: ExplainResult, width: int, *, is_wide: bool = False)
     steps = [step for step in next_steps(shown) if not (is_wide and step.cause is Cause.NONE)]
     for number, step in enumerate(steps):
         page.command("" if number else "next", step.command, step.cause.value)
+    if is_wide and evaluation is not None and evaluation.HasField("value"):
+        key = "headroom" if evaluation.metric == "load" else "targetValue"
+        page.command("try", _SIMULATE.format(key), "another target, on your traffic")
     _add_source(page, shown, is_wide)
     return page.text
 
