@@ -143,7 +143,8 @@ def head(title: str) -> str:
 FOOT = f"""<footer class=faint>
 <p>This page changes nothing. Prometheus scrapes <a href="/metrics">/metrics</a>.
 <a href="{DOCUMENTS}/guides/watching.md#the-status-page">How to read this page</a>;
-<a href="{DOCUMENTS}/operating.md">what to do when something is wrong</a>.</p>
+<a href="{DOCUMENTS}/operating.md">what to do when something is wrong</a>;
+<a href="{DOCUMENTS}/guides/simulating.md">how to try another target</a>.</p>
 </footer>
 <script>{SCRIPT}</script>
 </body>
