@@ -160,7 +160,8 @@ def test_the_page_loads_nothing_else() -> None:
     elements = Outline(document(view())).elements
     links = {str(attributes[name]) for _, attributes in elements for name in ("href", "src") if name in attributes}
     local = {link for link in links if link.startswith("/workload?namespace=ai&name=")}
-    guides = {f"{status_assets.DOCUMENTS}/{page}" for page in ("guides/watching.md#the-status-page", "operating.md")}
+    pages = ("guides/watching.md#the-status-page", "operating.md", "guides/simulating.md")
+    guides = {f"{status_assets.DOCUMENTS}/{page}" for page in pages}
     assert links - local - guides == {"data:,", "#main", "/metrics"}
     assert guides <= links
     assert len(local) == 4
