@@ -164,6 +164,7 @@ def test_the_live_view_shows_a_node_that_starts_and_one_that_stops(fleet: FleetO
     install(fleet, "a")
     arguments = ("--kubeconfig", str(fleet.kubeconfig), "--stale-after", "2", "--interval", "0.5")
     with OnTerminal(*arguments) as live:
+        live.press("d")
         live.until("fleet  1 node  1 device")
         install(fleet, "b")
         live.until("2 nodes")

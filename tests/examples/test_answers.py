@@ -28,7 +28,7 @@ from tests.serving import SERVING, Serving, recorded
 
 NODE = "gpu-1"
 ZONE = {"topology.kubernetes.io/zone": "europe-west4-a"}
-AWAKE, ASLEEP = "ai", "asleep"
+AWAKE, ASLEEP, QUIET = "ai", "asleep", "quiet"
 PODS = 2
 READINGS = {
     "gpu_utilization": 92.0,
@@ -73,9 +73,23 @@ def engine_path(example: Example) -> str:
     return f"/{example.name}/metrics"
 
 
-def apply(server: FakeApiServer, example: Example, namespace: str, replicas: int, port: int) -> None:
-    """Put the example's ScaledObject there, and the workload it is for."""
-    server.put("scaledobjects", example.workload, namespace, spec=example.spec)
+def local_metadata(example: Example, metadata: Mapping[str, str], engines: int, demand: int) -> dict[str, str]:
+    """Return the metadata of a trigger with ports and hosts of this machine."""
+    local = dict(metadata)
+    if "enginePort" in local:
+        local |= {"enginePort": str(engines), "enginePath": engine_path(example)}
+    if "demandEndpoint" in local:
+        path = urlsplit(local["demandEndpoint"]).path
+        local["demandEndpoint"] = f"http://127.0.0.1:{demand}/{example.name}{path}"
+    return local
+
+
+def apply(server: FakeApiServer, example: Example, namespace: str, replicas: int, port: int, demand: int) -> None:
+    """Put the example's ScaledObject there, as it is on this machine, and the workload it is for."""
+    triggers = [
+        {**one, "metadata": local_metadata(example, one["metadata"], port, demand)} for one in example.spec["triggers"]
+    ]
+    server.put("scaledobjects", example.workload, namespace, spec={**example.spec, "triggers": triggers})
     kind = example.spec["scaleTargetRef"].get("kind", "Deployment")
     is_grouped = kind == "LeaderWorkerSet"
     labels = leaders(example.workload) if is_grouped else {"app": example.workload}
@@ -128,14 +142,8 @@ class Cluster:
         self, example: Example, trigger: Mapping[str, Any], namespace: str, *, quiet: bool = False
     ) -> pb.ScaledObjectRef:
         """Name the workload; ports and hosts that the trigger tells are those of this machine."""
-        metadata = dict(trigger["metadata"])
-        if "enginePort" in metadata:
-            metadata |= {"enginePort": str(self._engines), "enginePath": engine_path(example)}
-        if "demandEndpoint" in metadata:
-            port = self._quiet if quiet else self._holding
-            metadata["demandEndpoint"] = (
-                f"http://127.0.0.1:{port}/{example.name}{urlsplit(metadata['demandEndpoint']).path}"
-            )
+        demand = self._quiet if quiet else self._holding
+        metadata = local_metadata(example, trigger["metadata"], self._engines, demand)
         return pb.ScaledObjectRef(name=example.workload, namespace=namespace, scalerMetadata=metadata)
 
     def evaluation(self, ref: pb.ScaledObjectRef) -> Any:
@@ -194,8 +202,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         server = stack.enter_context(FakeApiServer())
         server.put("nodes", NODE, "", metadata={"labels": ZONE})
         for example in EXAMPLES:
-            apply(server, example, AWAKE, PODS, engines.port)
-            apply(server, example, ASLEEP, 0, engines.port)
+            apply(server, example, AWAKE, PODS, engines.port, busy.port)
+            apply(server, example, ASLEEP, 0, engines.port, busy.port)
+            apply(server, example, QUIET, 0, engines.port, quiet.port)
         kubelet = stack.enter_context(FakeKubelet(folder / "kubelet.sock"))
         kubelet.hold(held(), namespace=AWAKE)
         serving = stack.enter_context(
@@ -269,6 +278,6 @@ def test_while_nothing_is_held_nothing_is_woken(cluster: Cluster, example: Examp
     if "demandEndpoint" not in trigger["metadata"]:
         assert cluster.ref(example, trigger, ASLEEP, quiet=True) == cluster.ref(example, trigger, ASLEEP)
         return
-    ref = cluster.ref(example, trigger, ASLEEP, quiet=True)
+    ref = cluster.ref(example, trigger, QUIET, quiet=True)
     cluster.evaluation(ref)
     assert not cluster.is_active(ref)
