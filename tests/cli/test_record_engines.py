@@ -308,7 +308,7 @@ def test_in_a_cluster_the_pods_are_scraped_directly(cluster: Cluster, monkeypatc
     with Pages("127.0.0.1") as engine:
         engine.page = VLLM
         cluster.server.pod("llama-0", "gpu-1", address="127.0.0.1")
-        monkeypatch.setattr(record_engines, "in_cluster", lambda: True)
+        monkeypatch.setattr(record_engines, "is_own_pod", lambda path, context: True)
         monkeypatch.setattr(record_engines, "access_of", lambda path, scratch, context: cluster.server.access)
         monkeypatch.setattr(record_engines, "AddressPolicy", lambda allowed: AddressPolicy("127.0.0.0/8"))
         arguments = ("--engines", "ai/llama", "--out", cluster.file, "--duration", 0, "-m", f"enginePort={engine.port}")

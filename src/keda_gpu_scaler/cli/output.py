@@ -41,7 +41,9 @@ def say(text: str, *, err: bool = False, nl: bool = True) -> None:
 
 def say_error(sentence: str) -> None:
     """Print why the command ends, after the program's name, on standard error."""
-    sys.stdout.flush()
+    if sys.stdout is not None:  # it is None where the command was started with a closed output
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
     lines = "\n".join(printable(line) for line in sentence.split("\n"))
     say(click.style(f"keda-gpu-scaler: {lines}", fg="red"), err=True)
 
