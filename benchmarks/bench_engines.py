@@ -29,7 +29,7 @@ from benchmarks.lab import (
     workload_request,
 )
 from benchmarks.machine import HOME
-from benchmarks.simulated_engines import PICKERS, picker_address
+from benchmarks.simulated_engines import PICKERS, engine_metadata, picker_metadata
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 
 TITLE = "A front end that scrapes engines, pages of 38 KB, every 2 s; 10 pods a workload"
@@ -66,15 +66,14 @@ class _Simulation:
         self._stdin.flush()
 
     def metadata(self) -> dict[str, str]:
-        return {"profile": "llm", "enginePort": str(self.settings["port"]), "engineScheme": self._scheme}
+        return engine_metadata(self.settings["port"], self._scheme)
 
     def flags(self) -> tuple[str, ...]:
         credentials = ("--endpoint-credentials", f"{self._folder.name}/credentials") if self._scheme == "https" else ()
         return ("--kubeconfig", self.settings["kubeconfig"], *credentials)
 
     def scaled_to_zero(self, picker: int) -> pb.ScaledObjectRef:
-        url = f"http://{picker_address(picker)}:{self.settings['port']}/metrics"
-        metadata = {**self.metadata(), "demandEndpoint": url, "demand": "epp", "demandHoldSeconds": "0"}
+        metadata = picker_metadata(self.settings["port"], self._scheme, picker)
         return pb.ScaledObjectRef(name=f"llama-at-zero-{picker}", namespace="ai", scalerMetadata=metadata)
 
 

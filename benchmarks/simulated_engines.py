@@ -21,6 +21,8 @@ from tests.engines.vllm_pages import vllm_page
 
 PODS_A_WORKLOAD = 10
 PICKERS = 100
+SCALER_ADDRESS = "keda-gpu-scaler:6000"
+"""As in ``lab.workload_request``: a ScaledObject declares the trigger with every key that KEDA sends."""
 TLS_NAME = "engines.ai.svc"
 QUEUE = "inference_extension_flow_control_queue_size"
 _HEAD = "HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4\r\nContent-Length: {}\r\n\r\n"
@@ -99,16 +101,28 @@ def _response(page: bytes) -> bytes:
     return _HEAD.format(len(page)).encode() + page
 
 
-def populate(server: FakeApiServer, addresses: list[str]) -> None:
+def engine_metadata(port: int, scheme: str) -> dict[str, str]:
+    """Return the trigger of a workload of engines, as its ScaledObject declares it."""
+    return {"profile": "llm", "enginePort": str(port), "engineScheme": scheme}
+
+
+def picker_metadata(port: int, scheme: str, picker: int) -> dict[str, str]:
+    """Return the trigger of a workload that is scaled to zero."""
+    url = f"http://{picker_address(picker)}:{port}/metrics"
+    return {**engine_metadata(port, scheme), "demandEndpoint": url, "demand": "epp", "demandHoldSeconds": "0"}
+
+
+def populate(server: FakeApiServer, addresses: list[str], port: int, scheme: str) -> None:
     """Create workloads of ten ready pods each, and those that are scaled to zero, one for each picker."""
     for number, address in enumerate(addresses):
         server.pod(f"engine-{number}", "gpu-1", app=f"llama-{number // PODS_A_WORKLOAD + 1}", address=address)
     for workload in range(1, -(-len(addresses) // PODS_A_WORKLOAD) + 1):
         server.scale(f"llama-{workload}", PODS_A_WORKLOAD)
-        server.scaled_object(f"llama-{workload}")
+        metadata = {"scalerAddress": SCALER_ADDRESS, **engine_metadata(port, scheme)}
+        server.scaled_object(f"llama-{workload}", **metadata)  # type: ignore[arg-type]
     for number in range(PICKERS):
         server.scale(f"llama-at-zero-{number}", 0)
-        server.scaled_object(f"llama-at-zero-{number}")
+        server.scaled_object(f"llama-at-zero-{number}", **picker_metadata(port, scheme, number))  # type: ignore[arg-type]
 
 
 def tls_of(folder: Path) -> ssl.SSLContext:
@@ -125,10 +139,14 @@ def tls_of(folder: Path) -> ssl.SSLContext:
     return context
 
 
-async def _serve(engines: SimulatedEngines, kubeconfig: Path, tls: ssl.SSLContext | None) -> None:
+async def _serve(
+    addresses: list[str], hostile: int, server: FakeApiServer, kubeconfig: Path, tls: ssl.SSLContext | None
+) -> None:
+    engines = SimulatedEngines(addresses, hostile)
     loop = asyncio.get_running_loop()
     listener = await loop.create_server(lambda: PageServer(engines), "0.0.0.0", 0, backlog=1024, ssl=tls)  # noqa: S104 - 127.x.y.z
     port = listener.sockets[0].getsockname()[1]
+    populate(server, addresses, port, "https" if tls else "http")
     print(json.dumps({"port": port, "kubeconfig": str(kubeconfig)}), flush=True)
     while line := await loop.run_in_executor(None, sys.stdin.readline):
         _, picker, size = line.split()
@@ -140,9 +158,8 @@ def main(pods: int, hostile: int, folder: Path, scheme: str) -> None:
     """Serve until standard input ends."""
     addresses = [f"127.1.{number // 250 + 1}.{number % 250 + 1}" for number in range(pods)]
     with FakeApiServer() as server:
-        populate(server, addresses)
         tls = tls_of(folder) if scheme == "https" else None
-        asyncio.run(_serve(SimulatedEngines(addresses, hostile), server.kubeconfig(folder / "kubeconfig"), tls))
+        asyncio.run(_serve(addresses, hostile, server, server.kubeconfig(folder / "kubeconfig"), tls))
 
 
 if __name__ == "__main__":
