@@ -12,7 +12,6 @@ from keda_gpu_scaler.peers.limits import (
     PeerClock,
     PeerError,
     RateLimit,
-    TokenBucket,
     check_size,
 )
 from tests.fakes import allocation, sample
@@ -92,14 +91,6 @@ def test_a_delayed_snapshot_is_never_dated_after_it_came_and_hardly_before_it_wa
         now = max(now, sent + delay)
         date = received(clock, taken, sent, now)
         assert taken - 1e-6 <= date <= now - (sent - taken) + 1e-6
-
-
-def test_units_are_saved_up_to_the_limit_and_a_refused_take_costs_nothing() -> None:
-    bucket = TokenBucket(per_second=2, saved=4, first=3, now=0.0)
-    assert [bucket.take(1, 0.0) for _ in range(4)] == [True, True, True, False]
-    assert not bucket.take(3, 1.0)
-    assert bucket.take(2, 1.0)
-    assert [bucket.take(1, 1000.0) for _ in range(5)] == [True, True, True, True, False]
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,9 @@ from typing import Any, Generic, TypeVar
 
 from keda_gpu_scaler.core.interfaces import Caller, KubeError
 from keda_gpu_scaler.core.quoting import quoted
+from keda_gpu_scaler.core.token_bucket import TokenBucket
 from keda_gpu_scaler.kube.client import ApiClient, ApiError
 from keda_gpu_scaler.kube.parse import part
-from keda_gpu_scaler.kube.rate_limit import WriteLimit
 
 AUDIENCE = "keda-gpu-scaler"
 """A token that was made for this audience is good for explanations and for nothing else."""
@@ -83,7 +83,8 @@ class ApiCallerReviews:
 
     def __init__(self, client: Callable[[], Awaitable[ApiClient]], clock: Callable[[], float]) -> None:
         self._client = client
-        self._limit = WriteLimit(_BURST, _REFILL_SECONDS, clock)
+        self._clock = clock
+        self._limit = TokenBucket(_BURST, _REFILL_SECONDS, clock())
         self._callers: ReviewCache[Caller | None] = ReviewCache(clock)
         self._rights: ReviewCache[bool] = ReviewCache(clock)
 
@@ -145,7 +146,7 @@ class ApiCallerReviews:
         Raises:
             KubeError: the review cannot be made. The text has nothing of the review.
         """
-        if not self._limit.take():
+        if not self._limit.take(1, self._clock()):
             raise KubeError("the limit of reviews of callers is reached; try again in a second")
         review = {"apiVersion": f"{group}/v1", "kind": kind, "spec": spec}
         try:

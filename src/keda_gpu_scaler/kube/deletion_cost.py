@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 
 from keda_gpu_scaler.core.evaluate.deletion_order import changed_costs
 from keda_gpu_scaler.core.interfaces import KubeError
+from keda_gpu_scaler.core.token_bucket import TokenBucket
 from keda_gpu_scaler.core.types import PodRef, Workload
 from keda_gpu_scaler.kube.client import ApiClient, ApiError
 from keda_gpu_scaler.kube.parse import DELETION_COST, WRITTEN_DELETION_COST, is_name
-from keda_gpu_scaler.kube.rate_limit import WriteLimit
 from keda_gpu_scaler.kube.resource_query import ResourceQuery
 
 MIN_INTERVAL_SECONDS = 30.0
@@ -64,7 +64,7 @@ class DeletionCostWriter:
         self._is_removing = is_removing
         self._clock = clock
         self._workloads: OrderedDict[tuple[str, str], _WorkloadCosts] = OrderedDict()
-        self._limit = WriteLimit(BURST, REFILL_SECONDS, clock)
+        self._limit = TokenBucket(BURST, REFILL_SECONDS, clock())
         self._paused_until = float("-inf")
         self._failure = ""
         self._writing: set[asyncio.Task[None]] = set()
@@ -85,7 +85,7 @@ class DeletionCostWriter:
         if now - known.written_at_seconds < MIN_INTERVAL_SECONDS or now < self._paused_until:
             return
         changes = self._changes(workload, known, now)
-        if changes and self._limit.take(len(changes)):
+        if changes and self._limit.take_or_owe(len(changes), now):
             known.written_at_seconds = now
             task = asyncio.create_task(self._write(changes), name=f"deletion cost {workload.namespace}/{workload.name}")
             self._writing.add(task)

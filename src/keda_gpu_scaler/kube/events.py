@@ -23,9 +23,9 @@ from typing import Any
 
 from keda_gpu_scaler.core.instance_status import RecentAnswer
 from keda_gpu_scaler.core.interfaces import KubeError
+from keda_gpu_scaler.core.token_bucket import TokenBucket
 from keda_gpu_scaler.kube.client import METADATA_LIST_ONLY, ApiClient, ApiError
 from keda_gpu_scaler.kube.parse import is_name, part
-from keda_gpu_scaler.kube.rate_limit import WriteLimit
 from keda_gpu_scaler.kube.resource_query import ResourceQuery
 
 MIN_DURATION_SECONDS = 3.0
@@ -108,7 +108,7 @@ class EventRecorder:
         self._clock = clock
         self._wall_clock = wall_clock
         self._last_events: OrderedDict[_Subject, _LastEvent] = OrderedDict()
-        self._limit = WriteLimit(BURST, REFILL_SECONDS, clock)
+        self._limit = TokenBucket(BURST, REFILL_SECONDS, clock())
         self._paused_until = float("-inf")
         self._failure = ""
         self._writing: set[asyncio.Task[None]] = set()
@@ -161,7 +161,8 @@ class EventRecorder:
 
     def _may_write(self) -> bool:
         """Take a token of the rate limit. An event without a token is due again with the next answer."""
-        return self._clock() >= self._paused_until and self._limit.take()
+        now = self._clock()
+        return now >= self._paused_until and self._limit.take(1, now)
 
     async def _write(self, condition: _Condition) -> None:
         subject = condition.subject

@@ -4,6 +4,7 @@
 Law: no peer, whatever it sends, takes more than a fixed amount of memory and of the event loop's time.
 """
 
+from keda_gpu_scaler.core.token_bucket import TokenBucket
 from keda_gpu_scaler.core.types import Snapshot
 
 MAX_MESSAGE_BYTES = 1 << 20
@@ -25,33 +26,6 @@ class PeerError(Exception):
     """A peer exceeds a limit. The message is a sentence."""
 
 
-class TokenBucket:
-    """Counts units against a rate. Unused units are saved up to a limit.
-
-    Args:
-        per_second: the rate.
-        saved: the units that can be saved.
-        first: the units at the start.
-        now: monotonic seconds.
-    """
-
-    def __init__(self, per_second: float, saved: float, first: float, now: float) -> None:
-        self._per_second = per_second
-        self._saved = saved
-        self._units = first
-        self._updated_at = now
-
-    def take(self, units: float, now: float) -> bool:
-        """Take units, and return whether there were enough."""
-        elapsed = max(0.0, now - self._updated_at)
-        self._updated_at = now
-        self._units = min(self._units + elapsed * self._per_second, max(self._saved, self._units))
-        if units > self._units:
-            return False
-        self._units -= units
-        return True
-
-
 class RateLimit:
     """The number and the bytes of the updates of one stream.
 
@@ -64,9 +38,9 @@ class RateLimit:
 
     def __init__(self, interval_seconds: float, now: float) -> None:
         self._interval = interval_seconds
-        per_second = 1 / (_MIN_INTERVAL_FACTOR * interval_seconds)
-        self._messages = TokenBucket(per_second, _SAVED_MESSAGES, _FIRST_MESSAGES, now)
-        self._bytes = TokenBucket(_BYTES_PER_SECOND, _SAVED_BYTES, _SAVED_BYTES, now)
+        refill_seconds = _MIN_INTERVAL_FACTOR * interval_seconds
+        self._messages = TokenBucket(_SAVED_MESSAGES, refill_seconds, now, first=_FIRST_MESSAGES)
+        self._bytes = TokenBucket(_SAVED_BYTES, 1 / _BYTES_PER_SECOND, now)
 
     def check(self, message: bytes, now: float) -> None:
         """Count one update.

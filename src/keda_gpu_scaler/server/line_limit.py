@@ -3,9 +3,11 @@
 
 from collections.abc import Callable
 
+from keda_gpu_scaler.core.token_bucket import TokenBucket
+
 
 class LineLimit:
-    """A bucket of tokens, one for each line.
+    """A bucket of tokens, one for each line, and the number of lines without one.
 
     Args:
         burst: the number of lines at once.
@@ -14,20 +16,14 @@ class LineLimit:
     """
 
     def __init__(self, burst: int, refill_seconds: float, clock: Callable[[], float]) -> None:
-        self._burst = burst
-        self._refill_seconds = refill_seconds
+        self._bucket = TokenBucket(burst, refill_seconds, clock())
         self._clock = clock
-        self._tokens, self._refilled_at = float(burst), clock()
         self._left_out = 0
 
     def take(self) -> int | None:
         """Take a token for a line; return the number of lines without one since the last, None where there is none."""
-        now = self._clock()
-        self._tokens = min(self._tokens + (now - self._refilled_at) / self._refill_seconds, float(self._burst))
-        self._refilled_at = now
-        if self._tokens < 1:
+        if not self._bucket.take(1, self._clock()):
             self._left_out += 1
             return None
-        self._tokens -= 1
         left_out, self._left_out = self._left_out, 0
         return left_out
