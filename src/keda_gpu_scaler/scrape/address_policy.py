@@ -112,7 +112,7 @@ class AddressPolicy:
         Raises:
             AddressPolicyError: no address of this host can be allowed.
         """
-        is_number = _is_address(host)
+        is_number = is_address(host)
         if namespace is not None and not self._networks and not is_number and not self._names_host(host):
             raise AddressPolicyError(_not_own(host, namespace))
 
@@ -218,7 +218,7 @@ def _not_own(host: str, namespace: str) -> str:
 
 def _entry(host: str) -> str:
     """Return a host as an entry of the list: hosts of parsed URLs have no other characters."""
-    return host.rstrip(".") if _NAME.fullmatch(host) or _is_address(host) else quoted(host, 80)
+    return host.rstrip(".") if _NAME.fullmatch(host) or is_address(host) else quoted(host, 80)
 
 
 def _is_api_server(host: str) -> bool:
@@ -226,7 +226,8 @@ def _is_api_server(host: str) -> bool:
     return name == _API_SERVER or name.startswith(f"{_API_SERVER}.svc")
 
 
-def _is_address(host: str) -> bool:
+def is_address(host: str) -> bool:
+    """Whether a host is an IP address and not a name."""
     try:
         ipaddress.ip_address(host)
     except ValueError:

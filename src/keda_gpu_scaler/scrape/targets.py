@@ -4,12 +4,12 @@
 Law: a name that cannot be resolved keeps its previous addresses, unless the address policy denies them.
 """
 
-import ipaddress
 from collections.abc import Collection, Mapping
 from typing import Protocol
 
 from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult, TargetHistory
 from keda_gpu_scaler.core.urls import Url, UrlError, parse_url
+from keda_gpu_scaler.scrape.address_policy import is_address
 from keda_gpu_scaler.scrape.page_match import Selectors, checked, mismatch_of
 from keda_gpu_scaler.scrape.types import FailureKind, FetchError, ResolvedHost, Target
 
@@ -111,7 +111,7 @@ class UrlTargets:
         self._set_addresses(found.addresses)
         # The address of a pod may become that of a pod in another namespace, and the mounted credentials may change.
         is_lasting = not found.is_own and self._endpoint.credentials_namespace is None
-        return None if is_lasting and _is_address(url.host) else RESOLVE_INTERVAL_SECONDS
+        return None if is_lasting and is_address(url.host) else RESOLVE_INTERVAL_SECONDS
 
     def update(
         self, target: Target, history: TargetHistory, kind: FailureKind | None, selectors: Selectors, now: float
@@ -171,11 +171,3 @@ def _of_larger_family(addresses: Collection[str]) -> tuple[str, ...]:
     ipv4 = tuple(it for it in addresses if ":" not in it)
     ipv6 = tuple(it for it in addresses if ":" in it)
     return ipv4 if len(ipv4) >= len(ipv6) else ipv6
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True

@@ -3,6 +3,8 @@
 
 from dataclasses import replace
 
+from keda_gpu_scaler.core.trigger.demand_params import DemandQuery
+from keda_gpu_scaler.core.trigger.engine_params import EngineQuery
 from keda_gpu_scaler.core.trigger.parser import Trigger
 
 
@@ -13,9 +15,7 @@ def in_namespace(trigger: Trigger, namespace: str) -> Trigger:
         engine = replace(engine, namespace=namespace)
     if demand is not None:
         demand = replace(demand, namespace=namespace)
-    if engine is trigger.engine and demand is trigger.demand:
-        return trigger
-    return replace(trigger, engine=engine, demand=demand)
+    return _with_sources(trigger, engine, demand)
 
 
 def with_credentials(trigger: Trigger, namespace: str) -> Trigger:
@@ -30,6 +30,11 @@ def with_credentials(trigger: Trigger, namespace: str) -> Trigger:
         engine = replace(engine, credentials_namespace=namespace)
     if demand is not None:
         demand = replace(demand, credentials_namespace=namespace)
+    return _with_sources(trigger, engine, demand)
+
+
+def _with_sources(trigger: Trigger, engine: EngineQuery | None, demand: DemandQuery | None) -> Trigger:
+    """Return a trigger with these sources; the same object where nothing changes."""
     if engine is trigger.engine and demand is trigger.demand:
         return trigger
     return replace(trigger, engine=engine, demand=demand)
