@@ -7,36 +7,17 @@ Law: all waits of asyncio end at their virtual time. Waits of threads and of gRP
 import asyncio
 import selectors
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
+
+from tests.wrapped_selector import WrappedSelector
 
 
-class _FastSelector(selectors.BaseSelector):
+class _FastSelector(WrappedSelector):
     """A selector whose timeouts are in virtual seconds."""
 
     def __init__(self, factor: float) -> None:
-        self._real = selectors.DefaultSelector()
+        super().__init__()
         self._factor = factor
-
-    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        """Watch a file."""
-        return self._real.register(fileobj, events, data)
-
-    def unregister(self, fileobj: Any) -> selectors.SelectorKey:
-        """Stop watching a file."""
-        return self._real.unregister(fileobj)
-
-    def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        """Watch a file for other events."""
-        return self._real.modify(fileobj, events, data)
-
-    def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
-        """Return the watched files."""
-        return self._real.get_map()
-
-    def close(self) -> None:
-        """Release the files."""
-        self._real.close()
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """Wait for events, at most for so many virtual seconds."""

@@ -3,33 +3,20 @@
 
 import asyncio
 import selectors
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine
 from typing import Any
+
+from tests.wrapped_selector import WrappedSelector
 
 LAST_SECOND = 20_000.0
 
 
-class _VirtualSelector(selectors.BaseSelector):
+class _VirtualSelector(WrappedSelector):
     """A selector that advances the clock of the loop instead of waiting."""
 
     def __init__(self, loop: "VirtualTimeLoop") -> None:
-        self._real = selectors.DefaultSelector()
+        super().__init__()
         self._loop = loop
-
-    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        return self._real.register(fileobj, events, data)
-
-    def unregister(self, fileobj: Any) -> selectors.SelectorKey:
-        return self._real.unregister(fileobj)
-
-    def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        return self._real.modify(fileobj, events, data)
-
-    def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
-        return self._real.get_map()
-
-    def close(self) -> None:
-        self._real.close()
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         ready = self._real.select(0)
