@@ -54,7 +54,6 @@ def until(condition: Callable[[], Any], what: str) -> Any:
     deadline = time.monotonic() + WAIT_SECONDS
     while not (found := condition()):
         assert time.monotonic() < deadline, what
-        time.sleep(0.1)
     return found
 
 

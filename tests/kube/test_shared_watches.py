@@ -281,19 +281,21 @@ def test_two_thousand_workloads_in_two_hundred_namespaces_need_less_than_a_hundr
 
     async def talk(client: Client) -> None:
         before = len(os.listdir("/proc/self/fd"))
-        shared = client.workloads.reflectors
+        shared, changed = client.workloads.reflectors, asyncio.Event()
+        notify = changed.set
         pods = [
-            shared.use(ResourceQuery("pods", namespace=f"team-{number}", labels=f"app=model-{it}"), labels, it, _ignore)
+            shared.use(ResourceQuery("pods", namespace=f"team-{number}", labels=f"app=model-{it}"), labels, it, notify)
             for number in range(200)
             for it in range(10)
         ]
         for number in range(200):
             for resource, group, version in (("scaledobjects", "keda.sh", "v1alpha1"), ("deployments", "apps", "v1")):
-                shared.use(ResourceQuery(resource, group, version, f"team-{number}"), labels, number, _ignore)
+                shared.use(ResourceQuery(resource, group, version, f"team-{number}"), labels, number, notify)
         most = 0
         while not all(len(one.items) == 1 and one.unavailable(client.clock()) is None for one in pods):
             most = max(most, len(os.listdir("/proc/self/fd")) - before)
-            await asyncio.sleep(0.01)
+            changed.clear()
+            await changed.wait()
         assert 0 < most / 2 < 100, "this process has both ends of each connection"
         assert len(shared) == 3 * (shared_reflectors_module.MAX_NAMESPACE_WATCHES + 1)
         server.pod("model-3-1", app="model-3", namespace="team-199")
