@@ -10,10 +10,10 @@ import pytest
 
 from keda_gpu_scaler.core.types import PodRef, Workload
 from keda_gpu_scaler.kube import parse
+from keda_gpu_scaler.kube.background_writes import FORBIDDEN_PAUSE_SECONDS
 from keda_gpu_scaler.kube.client import ApiClient
 from keda_gpu_scaler.kube.deletion_cost import (
     BURST,
-    FORBIDDEN_PAUSE_SECONDS,
     MIN_INTERVAL_SECONDS,
     TRIGGER_SECONDS,
     DeletionCostWriter,
@@ -54,8 +54,8 @@ class Writing:
     ) -> None:
         by_ref = None if costs is None else {PodRef("ai", name): cost for name, cost in costs.items()}
         self.writer.note(known or self.workload(), trigger, by_ref)
-        while self.writer._writing:
-            await asyncio.gather(*self.writer._writing)
+        while self.writer._writes.running:
+            await asyncio.gather(*self.writer._writes.running)
             await asyncio.sleep(0)
         self.clock.advance(wait)
 

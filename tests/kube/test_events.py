@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from keda_gpu_scaler.core.instance_status import RecentAnswer
 from keda_gpu_scaler.kube import events as events_module
+from keda_gpu_scaler.kube.background_writes import FORBIDDEN_PAUSE_SECONDS
 from keda_gpu_scaler.kube.client import ApiClient
 from keda_gpu_scaler.kube.events import (
     BURST,
-    FORBIDDEN_PAUSE_SECONDS,
     MIN_DURATION_SECONDS,
     MIN_INTERVAL_SECONDS,
     REFILL_SECONDS,
@@ -65,8 +65,8 @@ class Recording:
 
     async def written(self) -> None:
         """Wait until every event is written."""
-        while self.events._writing:
-            await asyncio.gather(*self.events._writing)
+        while self.events._writes.running:
+            await asyncio.gather(*self.events._writes.running)
             await asyncio.sleep(0)
 
     async def refuse(self, *problems: str, times: int = 2, apart: float = POLL) -> None:
@@ -294,9 +294,9 @@ def test_no_answer_waits_for_an_event_and_close_cancels_the_writes(server: FakeA
         recording.clock.advance(POLL)
         recording.events.note(MISSING)
         await asyncio.sleep(0)
-        assert len(recording.events._writing) == 1
+        assert len(recording.events._writes.running) == 1
         await recording.events.close()
-        assert not recording.events._writing
+        assert not recording.events._writes.running
         server.hang(False)
 
     record(server, talk)
@@ -324,13 +324,14 @@ def test_events_alternate_and_are_never_closer_than_a_minute(answers: list[tuple
 
         events = EventRecorder(unused, "gpu-1", clock=clock)
 
-        async def write(condition: Any) -> None:
+        async def write(condition: Any) -> bool:
             written.append((condition.reason, clock.now))
+            return True
 
         events._write = write  # type: ignore[method-assign]
         for is_healthy, seconds in answers:
             events.note(HEALTHY if is_healthy else MISSING)
-            await asyncio.gather(*events._writing)
+            await asyncio.gather(*events._writes.running)
             clock.advance(seconds)
 
     asyncio.run(run())

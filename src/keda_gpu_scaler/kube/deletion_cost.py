@@ -5,17 +5,15 @@ Law: only pods of the workload itself are written, only where the order changed,
 user's own cost. A second annotation has the cost that was written, so that it can be recognised and removed.
 """
 
-import asyncio
-import logging
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from keda_gpu_scaler.core.evaluate.deletion_order import changed_costs
-from keda_gpu_scaler.core.interfaces import KubeError
 from keda_gpu_scaler.core.token_bucket import TokenBucket
 from keda_gpu_scaler.core.types import PodRef, Workload
+from keda_gpu_scaler.kube.background_writes import BackgroundWrites
 from keda_gpu_scaler.kube.client import ApiClient, ApiError
 from keda_gpu_scaler.kube.parse import DELETION_COST, WRITTEN_DELETION_COST, is_name
 from keda_gpu_scaler.kube.resource_query import ResourceQuery
@@ -26,14 +24,11 @@ BURST, REFILL_SECONDS = 50, 0.2
 """The rate limit of all workloads: this many pods at once, then one in this many seconds."""
 TRIGGER_SECONDS = 90.0
 """The costs of a trigger count for this long: KEDA and the HPA request it several times a minute."""
-FORBIDDEN_PAUSE_SECONDS = 600.0
 MAX_WORKLOADS = 2048
 
 _KINDS = ("Deployment", "ReplicaSet", "Rollout")
 """The scale targets whose pods a ReplicaSet deletes. Other controllers ignore the cost."""
 _NOT_FOUND = 404
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -64,10 +59,12 @@ class DeletionCostWriter:
         self._is_removing = is_removing
         self._clock = clock
         self._workloads: OrderedDict[tuple[str, str], _WorkloadCosts] = OrderedDict()
-        self._limit = TokenBucket(BURST, REFILL_SECONDS, clock())
-        self._paused_until = float("-inf")
-        self._failure = ""
-        self._writing: set[asyncio.Task[None]] = set()
+        self._writes = BackgroundWrites(
+            "a pod-deletion-cost",
+            "grant patch on pods (chart: deletionCost)",
+            TokenBucket(BURST, REFILL_SECONDS, clock()),
+            clock,
+        )
 
     def note(self, workload: Workload, trigger: str, costs: Mapping[PodRef, int] | None) -> None:
         """Note what a trigger asks for; to be called in the event loop.
@@ -82,21 +79,16 @@ class DeletionCostWriter:
         now = self._clock()
         known = self._known(workload)
         known.by_trigger[trigger] = (now, costs)
-        if now - known.written_at_seconds < MIN_INTERVAL_SECONDS or now < self._paused_until:
+        if now - known.written_at_seconds < MIN_INTERVAL_SECONDS or self._writes.is_paused(now):
             return
         changes = self._changes(workload, known, now)
-        if changes and self._limit.take_or_owe(len(changes), now):
+        if changes and self._writes.limit.take_or_owe(len(changes), now):
             known.written_at_seconds = now
-            task = asyncio.create_task(self._write(changes), name=f"deletion cost {workload.namespace}/{workload.name}")
-            self._writing.add(task)
-            task.add_done_callback(self._writing.discard)
+            self._writes.start(self._write(changes), f"deletion cost {workload.namespace}/{workload.name}")
 
     async def close(self) -> None:
         """Cancel what is being written."""
-        tasks = tuple(self._writing)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._writes.close()
 
     def _known(self, workload: Workload) -> _WorkloadCosts:
         key = (workload.namespace, workload.name)
@@ -121,26 +113,11 @@ class DeletionCostWriter:
                 wanted[ref] = max(cost, wanted.get(ref, cost))
         return changed_costs(wanted, workload.pods)
 
-    async def _write(self, changes: Mapping[PodRef, int | None]) -> None:
-        try:
-            api = await self._opened()
-            for ref, cost in changes.items():
-                await _annotate(api, ref, cost)
-        except KubeError as error:
-            self._record_failure(error)
-        except Exception:  # an unexpected response must not prevent the next change
-            _log.exception("a pod-deletion-cost cannot be written")
-        else:
-            self._failure = ""
-
-    def _record_failure(self, error: KubeError) -> None:
-        is_permanent = isinstance(error, ApiError) and error.is_permanent
-        if is_permanent:
-            self._paused_until = self._clock() + FORBIDDEN_PAUSE_SECONDS
-        if str(error) != self._failure:
-            remedy = "; grant patch on pods (chart: deletionCost)" if is_permanent else ""
-            _log.warning("a pod-deletion-cost cannot be written: %s%s", error, remedy)
-        self._failure = str(error)
+    async def _write(self, changes: Mapping[PodRef, int | None]) -> bool:
+        api = await self._opened()
+        for ref, cost in changes.items():
+            await _annotate(api, ref, cost)
+        return True
 
 
 async def _annotate(api: ApiClient, ref: PodRef, cost: int | None) -> None:

@@ -10,8 +10,6 @@ that the first instance writes it, and the API server refuses the others.
 KEDA itself writes an event for every call that fails; these events mark the first and the last of them.
 """
 
-import asyncio
-import logging
 import os
 import time
 import zlib
@@ -22,8 +20,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from keda_gpu_scaler.core.instance_status import RecentAnswer
-from keda_gpu_scaler.core.interfaces import KubeError
 from keda_gpu_scaler.core.token_bucket import TokenBucket
+from keda_gpu_scaler.kube.background_writes import BackgroundWrites
 from keda_gpu_scaler.kube.client import METADATA_LIST_ONLY, ApiClient, ApiError
 from keda_gpu_scaler.kube.parse import is_name, part
 from keda_gpu_scaler.kube.resource_query import ResourceQuery
@@ -36,8 +34,6 @@ BURST, REFILL_SECONDS = 20, 5.0
 """The rate limit: this many events at once, then one in this many seconds. No caller can fill a cluster's store."""
 REPEAT_SECONDS = 3600.0
 """An event about a refused trigger is written again after this time: Kubernetes keeps an event for an hour."""
-FORBIDDEN_PAUSE_SECONDS = 600.0
-"""How long no event is written after the API server has forbidden one."""
 MAX_SUBJECTS = 1024
 
 _KINDS = (("scaledobjects", "ScaledObject"), ("scaledjobs", "ScaledJob"))
@@ -47,8 +43,6 @@ _MAX_MESSAGE_LENGTH = 1000  # Kubernetes accepts 1,024
 _MAX_NAME_LENGTH = 200
 _CONFLICT = 409
 _REFUSED = "refused"  # the aspect of the subject that is an object with its metadata
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +102,8 @@ class EventRecorder:
         self._clock = clock
         self._wall_clock = wall_clock
         self._last_events: OrderedDict[_Subject, _LastEvent] = OrderedDict()
-        self._limit = TokenBucket(BURST, REFILL_SECONDS, clock())
-        self._paused_until = float("-inf")
-        self._failure = ""
-        self._writing: set[asyncio.Task[None]] = set()
+        limit = TokenBucket(BURST, REFILL_SECONDS, clock())
+        self._writes = BackgroundWrites("an event", "grant create on events (chart: rbac.create)", limit, clock)
 
     def note(self, answer: RecentAnswer) -> None:
         """Compare an answer with the last events; to be called in the event loop."""
@@ -128,16 +120,11 @@ class EventRecorder:
         last = self._last_events[condition.subject]
         last.is_healthy, last.at_seconds, last.differs_since_seconds = condition.is_healthy, self._clock(), None
         last.message = _compared_text(condition)
-        task = asyncio.create_task(self._write(condition), name=f"event {condition.reason}")
-        self._writing.add(task)
-        task.add_done_callback(self._writing.discard)
+        self._writes.start(self._write(condition), f"event {condition.reason}")
 
     async def close(self) -> None:
         """Cancel the events that are being written."""
-        tasks = tuple(self._writing)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._writes.close()
 
     def _is_due(self, condition: _Condition) -> bool:
         """Whether a condition differs from the last event, and has done so for long enough."""
@@ -162,25 +149,23 @@ class EventRecorder:
     def _may_write(self) -> bool:
         """Take a token of the rate limit. An event without a token is due again with the next answer."""
         now = self._clock()
-        return now >= self._paused_until and self._limit.take(1, now)
+        return not self._writes.is_paused(now) and self._writes.limit.take(1, now)
 
-    async def _write(self, condition: _Condition) -> None:
+    async def _write(self, condition: _Condition) -> bool:
         subject = condition.subject
         if not is_name(subject.namespace) or not is_name(subject.name):
-            return
+            return False
         try:
             api = await self._opened()
             found = await _object_reference(api, subject)
             if found is not None:
                 path = ResourceQuery("events", namespace=subject.namespace).path
                 await api.create(path, self._event(condition, *found))
-        except KubeError as error:
-            if not (isinstance(error, ApiError) and error.status == _CONFLICT and subject.aspect == _REFUSED):
-                self._record_failure(error)
-        except Exception:  # an unexpected response must not prevent the next event
-            _log.exception("an event cannot be written")
-        else:
-            self._failure = ""
+        except ApiError as error:
+            if error.status == _CONFLICT and subject.aspect == _REFUSED:
+                return False  # another instance has written it
+            raise
+        return True
 
     def _event(self, condition: _Condition, reference: dict[str, str], generation: str) -> dict[str, Any]:
         subject = condition.subject
@@ -207,16 +192,6 @@ class EventRecorder:
             "lastTimestamp": now,
             "count": 1,
         }
-
-    def _record_failure(self, error: KubeError) -> None:
-        """Log a failure once, and pause where an operator must change something."""
-        is_permanent = isinstance(error, ApiError) and error.is_permanent
-        if is_permanent:
-            self._paused_until = self._clock() + FORBIDDEN_PAUSE_SECONDS
-        if str(error) != self._failure:
-            remedy = "; grant create on events (chart: rbac.create)" if is_permanent else ""
-            _log.warning("an event cannot be written: %s%s", error, remedy)
-        self._failure = str(error)
 
 
 async def _object_reference(api: ApiClient, subject: _Subject) -> tuple[dict[str, str], str] | None:
