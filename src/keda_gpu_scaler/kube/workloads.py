@@ -77,7 +77,7 @@ class Workloads:
             if len(self._workloads) >= MAX_WORKLOADS and not self._release_unknown():
                 return Unavailable(f"the limit of {MAX_WORKLOADS} watched workloads is reached", is_permanent=False)
             if proposed_spec:
-                self._limit_proposals()
+                self._keep_newest([key for key in self._workloads if key[2]], MAX_PROPOSALS - 1)
             workload = WatchedWorkload(namespace, name, self, proposed_spec)
             self._workloads[namespace, name, proposed_spec] = workload
         workload.requested_at = self._clock()
@@ -128,7 +128,7 @@ class Workloads:
             if now - workload.requested_at > (PROPOSAL_IDLE_SECONDS if key[2] else IDLE_TIMEOUT_SECONDS):
                 del self._workloads[key]
                 workload.close()
-        self._release_absent()
+        self._keep_newest([key for key, it in self._workloads.items() if it.is_absent], MAX_ABSENT)
         if self._labels_requested_at is not None and now - self._labels_requested_at > IDLE_TIMEOUT_SECONDS:
             self._labels_requested_at = self._labels = None
             self._reflectors.release(_NODES, self)
@@ -143,10 +143,10 @@ class Workloads:
         await self._reflectors.close()
         await self._api.close()
 
-    def _limit_proposals(self) -> None:
-        """Stop watching the proposals that were not requested for the longest time, so that one more fits."""
-        proposed = sorted((it.requested_at, key) for key, it in self._workloads.items() if key[2])
-        for _, key in proposed[: max(0, len(proposed) - MAX_PROPOSALS + 1)]:
+    def _keep_newest(self, keys: list[tuple[str, str, str]], most: int) -> None:
+        """Stop watching those of these that were not requested for the longest time, until so many are left."""
+        oldest = sorted((self._workloads[key].requested_at, key) for key in keys)
+        for _, key in oldest[: max(0, len(oldest) - most)]:
             self._workloads.pop(key).close()
 
     def _release_unknown(self) -> bool:
@@ -159,12 +159,6 @@ class Workloads:
             return False
         self._workloads.pop(min(unknown)[2]).close()  # what is not read yet may exist, so it goes last
         return True
-
-    def _release_absent(self) -> None:
-        """Stop watching the names without an object that were not requested for the longest time."""
-        absent = sorted((it.requested_at, key) for key, it in self._workloads.items() if it.is_absent)
-        for _, key in absent[: max(0, len(absent) - MAX_ABSENT)]:
-            self._workloads.pop(key).close()
 
     def _labels_changed(self) -> None:
         self._labels = None
