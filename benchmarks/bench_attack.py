@@ -22,7 +22,7 @@ from typing import IO, Any, cast
 import grpc
 
 from benchmarks.attack_scene import HONEST, NAME, NAMESPACE, ROUTER, VALUE, router_metadata
-from benchmarks.lab import START_SECONDS, Figure, Serve, free_port, in_milliseconds, percentiles, run_alone
+from benchmarks.lab import START_SECONDS, Figure, Serve, free_port, in_milliseconds, percentiles, run_alone, until_value
 from benchmarks.machine import HOME
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 
@@ -62,7 +62,7 @@ def figures() -> Iterator[Figure]:
         stubs = (stack.enter_context(serve.stub()), stack.enter_context(floor.stub()))
         for stub in stubs:
             for ref in refs:
-                _wait_for_value(stub, ref)
+                until_value(stub, pb.GetMetricsRequest(scaledObjectRef=ref), pause_seconds=0.05)
         time.sleep(_WARM_SECONDS)
         honest = ((refs[0], VALUE), (refs[1], _value(stubs[1], refs[1])))
         idle = serve.memory().rss
@@ -136,19 +136,6 @@ def _value(stub: Any, ref: pb.ScaledObjectRef) -> float:
     answer = stub.GetMetrics(pb.GetMetricsRequest(scaledObjectRef=ref), timeout=START_SECONDS)
     value: float = answer.metricValues[0].metricValueFloat
     return value
-
-
-def _wait_for_value(stub: Any, ref: pb.ScaledObjectRef) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while True:
-        try:
-            _value(stub, ref)
-        except grpc.RpcError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
-        else:
-            return
 
 
 def _measure(serve: Serve, stubs: tuple[Any, Any], honest: Sequence[tuple[pb.ScaledObjectRef, float]]) -> _Measured:

@@ -26,6 +26,7 @@ from benchmarks.lab import (
     percentiles,
     run_alone,
     stolen_since_now,
+    until_value,
     workload_request,
 )
 from benchmarks.machine import HOME
@@ -177,17 +178,7 @@ def _activation_delays(simulation: _Simulation, serve: Serve, sources: int) -> I
 
 
 def _wait_for_value(stub: Any, workload: int, simulation: _Simulation) -> float:
-    deadline = time.monotonic() + START_SECONDS
-    while True:
-        try:
-            answer = stub.GetMetrics(workload_request(workload, **simulation.metadata()), timeout=START_SECONDS)
-        except grpc.RpcError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
-        else:
-            value: float = answer.metricValues[0].metricValueFloat
-            return value
+    return until_value(stub, workload_request(workload, **simulation.metadata()))
 
 
 if __name__ == "__main__":

@@ -18,8 +18,6 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any, cast
 
-import grpc
-
 from benchmarks.lab import (
     NAMESPACES,
     START_SECONDS,
@@ -31,6 +29,7 @@ from benchmarks.lab import (
     percentiles,
     run_alone,
     stolen_since_now,
+    until_value,
     workload_request,
 )
 from benchmarks.load import load
@@ -176,17 +175,7 @@ def _change_delays(simulation: _Simulation, serve: Serve, nodes: int, workloads:
 
 def _wait_for_value(stub: Any, workload: int, kind: str) -> float:
     request = workload_request(workload, namespace_of(workload, _namespaces(kind)), windowSeconds="0")
-    deadline = time.monotonic() + _SYNC_SECONDS
-    while True:
-        try:
-            answer = stub.GetMetrics(request, timeout=START_SECONDS)
-        except grpc.RpcError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
-        else:
-            value: float = answer.metricValues[0].metricValueFloat
-            return value
+    return until_value(stub, request, limit_seconds=_SYNC_SECONDS)
 
 
 def _measure_node() -> Iterator[Figure]:

@@ -15,9 +15,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Any, cast
 
-import grpc
-
-from benchmarks.lab import START_SECONDS, Figure, Serve, in_milliseconds, percentiles, run_alone, stolen_since_now
+from benchmarks.lab import (
+    START_SECONDS,
+    Figure,
+    Serve,
+    in_milliseconds,
+    percentiles,
+    run_alone,
+    stolen_since_now,
+    until_value,
+)
 from benchmarks.machine import HOME
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 
@@ -80,8 +87,8 @@ def _measure(what: str, port: int, hostile: list[pb.GetMetricsRequest]) -> Figur
         serve.wait_until_it_listens()
         floor.wait_until_it_listens()
         with serve.stub() as stub, floor.stub() as floor_stub:
-            _wait_for_value(stub, good)
-            _wait_for_value(floor_stub, good)
+            until_value(stub, good, pause_seconds=0.05)
+            until_value(floor_stub, good, pause_seconds=0.05)
             futures = [stub.GetMetrics.future(request, timeout=START_SECONDS) for request in hostile]
             time.sleep(6)  # three intervals
             stolen, cpu, began = stolen_since_now(), serve.cpu_seconds(), time.monotonic()
@@ -106,19 +113,6 @@ def _latencies(stubs: tuple[Any, Any], request: pb.GetMetricsRequest, began: flo
             stub.GetMetrics(request, timeout=START_SECONDS)
             latencies[number].append(time.monotonic() - at)
     return latencies
-
-
-def _wait_for_value(stub: Any, request: pb.GetMetricsRequest) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while True:
-        try:
-            stub.GetMetrics(request, timeout=START_SECONDS)
-        except grpc.RpcError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
-        else:
-            return
 
 
 if __name__ == "__main__":

@@ -289,17 +289,43 @@ class Serve:
 
 
 def until_answered(stub: Any) -> None:
-    """Call GetMetrics until it returns a value."""
-    deadline = time.monotonic() + START_SECONDS
+    """Call GetMetrics until it returns a value; any error but a missing value ends it."""
+    until_value(
+        stub,
+        request(),
+        pause_seconds=0.001,
+        is_temporary=lambda error: error.code() is grpc.StatusCode.UNAVAILABLE,
+    )
+
+
+def until_value(
+    stub: Any,
+    question: pb.GetMetricsRequest,
+    *,
+    pause_seconds: float = 0.01,
+    limit_seconds: float = START_SECONDS,
+    is_temporary: Callable[[Any], bool] = lambda error: True,
+) -> float:
+    """Call GetMetrics until it returns a value, and return it.
+
+    Args:
+        stub: the client.
+        question: the request of KEDA.
+        pause_seconds: the pause after an error.
+        limit_seconds: after this time the last error is raised.
+        is_temporary: whether to call again after an error.
+    """
+    deadline = time.monotonic() + limit_seconds
     while True:
         try:
-            stub.GetMetrics(request(), timeout=START_SECONDS)
+            answer = stub.GetMetrics(question, timeout=START_SECONDS)
         except grpc.RpcError as error:
-            if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > deadline:
+            if not is_temporary(error) or time.monotonic() > deadline:
                 raise
-            time.sleep(0.001)
+            time.sleep(pause_seconds)
         else:
-            return
+            value: float = answer.metricValues[0].metricValueFloat
+            return value
 
 
 @dataclass(frozen=True, slots=True)

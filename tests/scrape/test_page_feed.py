@@ -5,7 +5,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -75,6 +75,26 @@ def test_small_parts_are_read_together() -> None:
     run_in_virtual_time(feed())
 
 
+async def turns_of_others(work: Coroutine[Any, Any, None]) -> int:
+    """Do some work; return how often another task ran meanwhile."""
+    turn_count = 0
+
+    async def other_task() -> None:
+        nonlocal turn_count
+        while True:
+            await asyncio.sleep(0)
+            turn_count += 1
+
+    waiting = asyncio.create_task(other_task())
+    await asyncio.sleep(0)
+    await work
+    result = turn_count
+    waiting.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await waiting
+    return result
+
+
 @pytest.mark.parametrize(
     ("seconds", "turns"),
     [
@@ -86,23 +106,9 @@ def test_small_parts_are_read_together() -> None:
 def test_other_tasks_run_after_each_5_ms_of_reading(seconds: float, turns: int) -> None:
     async def feed() -> None:
         clock = ManualClock()
-        turn_count = 0
-
-        async def other_task() -> None:
-            nonlocal turn_count
-            while True:
-                await asyncio.sleep(0)
-                turn_count += 1
-
-        waiting = asyncio.create_task(other_task())
-        await asyncio.sleep(0)
         fed = PageFeed(CostlyReader(clock, seconds), ReadingTurns(clock))
-        await fed.feed(b"x" * 10 * PIECE_BYTES)
-        assert turn_count == turns
+        assert await turns_of_others(fed.feed(b"x" * 10 * PIECE_BYTES)) == turns
         assert fed.work_seconds == pytest.approx(10 * seconds)
-        waiting.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await waiting
 
     run_in_virtual_time(feed())
 
@@ -289,22 +295,8 @@ def test_the_steps_at_the_end_of_a_page_have_turns_too() -> None:
     clock = ManualClock()
 
     async def feed() -> None:
-        turn_count = 0
-
-        async def other_task() -> None:
-            nonlocal turn_count
-            while True:
-                await asyncio.sleep(0)
-                turn_count += 1
-
-        waiting = asyncio.create_task(other_task())
-        await asyncio.sleep(0)
         fed = PageFeed(SteppingReader(), ReadingTurns(clock))
-        await fed.finish()
-        assert turn_count == 5
+        assert await turns_of_others(fed.finish()) == 5
         assert fed.work_seconds == pytest.approx(0.03)
-        waiting.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await waiting
 
     run_in_virtual_time(feed())
