@@ -105,11 +105,6 @@ class Credentials:
             _log.warning("%s", fault)
         self._faults = faults
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether no credentials can be mounted."""
-        return self._folder is None
-
     def are_for_host(self, host: str) -> bool:
         """Whether some credentials are for a URL's host, at some port and path, for some trigger."""
         return any(secret.binding.is_for_host(host) for secret in self._secrets)

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from keda_gpu_scaler.core.hpa.controller import SYNC_PERIOD_SECONDS, Decision, Limit
+from keda_gpu_scaler.core.hpa.controller import SYNC_PERIOD_SECONDS, Limit
 from keda_gpu_scaler.core.state.removals import Removals
 from keda_gpu_scaler.core.types import DeclaredTrigger, Workload
 from keda_gpu_scaler.simulate.autoscaler import Autoscaler, Sizes, TriggerAnswer
@@ -105,7 +105,6 @@ class WorkloadSimulation:
         self._pods.start(initial)
         self._wanted = initial
         self._removals = Removals()
-        self._decision: Decision | None = None
         self._shown: tuple[float | None, float, bool] = (None, 0.0, True)
 
     def scaled_by(
