@@ -153,11 +153,15 @@ def test_keda_and_probes_are_answered_while_clients_open_more_connections_than_t
     assert len([line for line in lines if re.search("out of system resource|Too many open files", line)]) <= 1
 
 
-def test_a_server_of_pages_without_any_descriptor_waits_logs_one_line_and_answers_afterwards(
-    caplog: pytest.LogCaptureFixture,
+@pytest.mark.parametrize("ends", [False, True], ids=["answers", "ends before asyncio listens again"])
+def test_a_server_of_pages_without_any_descriptor_logs_one_line(
+    ends: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    monkeypatch.setattr("asyncio.constants.ACCEPT_RETRY_DELAY", 0)
+
     async def talk() -> None:
-        asyncio.get_running_loop().set_exception_handler(_LoopErrorLog())
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(_LoopErrorLog())
         server = HttpServer(probe_pages(lambda: None))
         port = await server.start("127.0.0.1", 0)
         client = socket.socket()
@@ -167,14 +171,19 @@ def test_a_server_of_pages_without_any_descriptor_waits_logs_one_line_and_answer
         os.close(taken)
         resource.setrlimit(resource.RLIMIT_NOFILE, (taken, hard))
         try:
-            await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", port))
+            await loop.sock_connect(client, ("127.0.0.1", port))
             while not caplog.records:
                 await asyncio.sleep(0)
+            if ends:
+                await server.close()
+                for _ in range(10):
+                    await asyncio.sleep(0)  # asyncio tries to listen again on the closed socket
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        await asyncio.get_running_loop().sock_sendall(client, b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n")
-        async with asyncio.timeout(WAIT_SECONDS):
-            assert (await asyncio.get_running_loop().sock_recv(client, 4096)).startswith(b"HTTP/1.1 200")
+        if not ends:
+            await loop.sock_sendall(client, b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n")
+            async with asyncio.timeout(WAIT_SECONDS):
+                assert (await loop.sock_recv(client, 4096)).startswith(b"HTTP/1.1 200")
         client.close()
         await server.close()
 

@@ -106,6 +106,15 @@ class _ReloadSignal:
         self._action()
 
 
+def _is_accept_retry_after_close(context: dict[str, Any]) -> bool:
+    """Return whether asyncio listens again, after a shortage of descriptors, on a socket that is closed by now.
+
+    It happens when the process ends within the second after the shortage; there is nothing left to accept.
+    """
+    retried = "_start_serving" in context["message"]
+    return retried and isinstance(context.get("exception"), ValueError)
+
+
 class _LoopErrorLog:
     """Logs errors of the event loop (for example: no file descriptor is left), each at most once a minute."""
 
@@ -113,6 +122,8 @@ class _LoopErrorLog:
         self._logged_at: dict[str, float] = {}
 
     def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if _is_accept_retry_after_close(context):
+            return
         sentence = f"{context['message']}: {context.get('exception', '')}"
         if time.monotonic() - self._logged_at.get(context["message"], -_REPEAT_SECONDS) >= _REPEAT_SECONDS:
             self._logged_at[context["message"]] = time.monotonic()
