@@ -49,7 +49,7 @@ def measured(replicas: int, requests_per_second: float, kind: str) -> FleetRun:
     """Serve traffic with prompts of 10 to 3000 tokens and answers of 1 to 400 by a fleet of constant size."""
     simulator: Any = importlib.import_module("judge.core")
     pages: Any = importlib.import_module("judge.pages")
-    random = Random(7)
+    random = Random(7)  # noqa: S311 - the same traffic in each run
     count = int(requests_per_second * SECONDS)
     arrivals = sorted(random.uniform(0, SECONDS) for _ in range(count))
     prompts = [random.randint(10, 3000) for _ in range(count)]
