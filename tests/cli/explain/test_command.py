@@ -732,6 +732,19 @@ def test_a_scaled_object_is_read_completely() -> None:
     assert (found.tolerances.up, found.tolerances.down) == (0.05, 0.2)
 
 
+def test_a_trigger_of_another_scaler_with_a_key_of_this_one_is_not_explained() -> None:
+    own = {"type": "external", "metadata": {"scalerAddress": "keda-gpu-scaler.keda:6000"}}
+    other = {"type": "external", "metadata": {"scalerAddress": "other-scaler.tools:9090", "targetValue": "5"}}
+    found = scaled_object_of({"spec": {"triggers": [other, own]}})
+    assert ([trigger.number for trigger in found.triggers], found.others) == ([2], ("external",))
+
+
+def test_without_a_recognized_trigger_every_external_one_is_explained() -> None:
+    unknown = {"type": "external", "metadata": {"scalerAddress": "gpu.tools:9090"}}
+    found = scaled_object_of({"spec": {"triggers": [{"type": "cpu"}, unknown, unknown]}})
+    assert ([trigger.number for trigger in found.triggers], found.others) == ([2, 3], ("cpu",))
+
+
 @pytest.mark.parametrize(
     "spec",
     [

@@ -38,7 +38,7 @@ keda-gpu-scaler doctor --backend replay:gpus.csv --pod-resources off
 keda-gpu-scaler doctor --cluster --workloads-in ai
     the cluster that kubectl reaches
 kubectl -n keda exec svc/keda-gpu-scaler -- keda-gpu-scaler doctor --cluster
-    the cluster from a pod, which also reaches names and pods, and checks its own permissions
+    the cluster from a pod, which also reaches names, pods and its own rights
 keda-gpu-scaler doctor --format json | jq 'select(.outcome != "ok")'
     for programs: check, outcome, text, remedy and link
 

@@ -49,13 +49,13 @@ limit that applies.
 
 \b
 keda-gpu-scaler explain ai/llama
-    read the ScaledObject from the cluster that kubectl uses, and forward a port to an instance
+    find an instance in the cluster that kubectl uses, and forward a port
 keda-gpu-scaler explain ai/llama --watch
     repeat every two seconds
 keda-gpu-scaler explain ai/llama -m targetValue=60 -m windowSeconds=60
     evaluate the trigger with these changes; the ScaledObject stays unchanged
 keda-gpu-scaler explain -f scaledobject.yaml
-    evaluate a ScaledObject before it is applied; its workload must exist to have a value
+    evaluate a ScaledObject before it is applied; its workload exists
 keda-gpu-scaler explain -m scope=fleet --address 127.0.0.1:6000 --replicas 3
     without a cluster
 keda-gpu-scaler explain ai/llama --json | jq .observations

@@ -36,7 +36,7 @@ keda-gpu-scaler validate --format github deploy/
 
 \b
 Exit status:
-  0  no error; with --strict also no warning, and at least one trigger of this scaler
+  0  no error; with --strict also no warning, and a trigger of this scaler
   1  an error
   2  wrong usage, or a file that cannot be read
 """
