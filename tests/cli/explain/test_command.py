@@ -801,7 +801,7 @@ def test_an_invalid_status_of_an_hpa_is_no_error(item: dict[str, Any] | None) ->
     ("arguments", "sentence"),
     [
         ((), "name a ScaledObject (ai/llama), a file (-f), or metadata"),
-        (("ai/llama",), "--address: Required value: there is no kubeconfig"),
+        (("ai/llama",), "there is no kubeconfig to find an instance with: name one with --kubeconfig or KUBECONFIG"),
         (("ai/llama", "--address", "127.0.0.1:1"), "there is no kubeconfig to read ai/llama with"),
         (("-f", "nowhere.yaml", "--address", "127.0.0.1:1"), "nowhere.yaml: no such file"),
         (("-m", "a=b", "--address", "here"), "must be HOST:PORT"),

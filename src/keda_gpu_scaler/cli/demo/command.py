@@ -30,7 +30,7 @@ HELP = """Show on this machine how a workload follows its load. It needs no clus
 
 \b
 keda-gpu-scaler demo
-    in a terminal: a load of two minutes that climbs, settles, sleeps and wakes
+    in a terminal: a load of two minutes climbs, settles, sleeps and wakes
 keda-gpu-scaler demo --devices
     what KEDA receives for the GPUs of this machine, or for a recording
 keda-gpu-scaler demo --devices --watch -m targetValue=60

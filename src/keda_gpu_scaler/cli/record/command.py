@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from keda_gpu_scaler.cli.arguments import context_option, metadata_option
+from keda_gpu_scaler.cli.completion import FILE
 from keda_gpu_scaler.cli.logs import set_up
 from keda_gpu_scaler.cli.options import BACKEND_FLAGS, config_of, flags
 from keda_gpu_scaler.cli.output import say_error
@@ -46,6 +47,7 @@ usage.
     "--out",
     required=True,
     metavar="FILE",
+    type=FILE,
     help="The file to write, with gzip where its name ends in .gz; - for standard output.",
 )
 @click.option(
@@ -65,7 +67,7 @@ usage.
     help="Replace the values of labels in the pages of engines, such as names of models: equal values by equal ones.",
 )  # fmt: skip
 @click.option(
-    "--kubeconfig", metavar="PATH",
+    "--kubeconfig", metavar="PATH", type=FILE,
     help="The access to the cluster, with --engines.  [default: the pod's service account, or the file that kubectl "
     "uses]",
 )  # fmt: skip

@@ -21,6 +21,7 @@ from keda_gpu_scaler.cli.arguments import (
     timeout_option,
     tls_options,
 )
+from keda_gpu_scaler.cli.completion import FILE
 from keda_gpu_scaler.cli.job_environment import JobEnvironment, job_environment_of
 from keda_gpu_scaler.cli.options import BACKEND_FLAGS, config_of, flags
 from keda_gpu_scaler.cli.output import output_width, printable, say, say_error, waiting_notice
@@ -105,7 +106,7 @@ Exit status:
     "addresses of the Service's pods must be reachable from here.",
 )  # fmt: skip
 @click.option(
-    "--kubeconfig", metavar="PATH",
+    "--kubeconfig", metavar="PATH", type=FILE,
     help="The cluster whose agents are followed, through port-forwards.  [default: in a pod its own cluster, "
     "otherwise the file that kubectl uses]",
 )  # fmt: skip
