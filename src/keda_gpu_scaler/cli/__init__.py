@@ -6,11 +6,14 @@ import importlib
 import os
 import re
 import sys
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
 from keda_gpu_scaler.core.trigger.engines import load_engines_with
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 
 class _CommandEntry(NamedTuple):
@@ -82,6 +85,14 @@ class _Commands(click.Group):
             command = copy.copy(command)
             command.help = _as_plugin(command.help or "")
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list["CompletionItem"]:
+        """Complete the name of a command. No command is imported for it."""
+        from click.shell_completion import CompletionItem  # with a completion only
+
+        names = [name for name in self.list_commands(ctx) if name.startswith(incomplete)]
+        commands = [CompletionItem(name, help=_COMMANDS[name].summary) for name in names]
+        return [*commands, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
