@@ -16,12 +16,12 @@ fd20:ce::254, Scaleway at fd00:42::42, Alibaba at 100.100.100.200, the Azure hos
 the components' flags; 10254, which ingress-nginx uses, is not among them.
 """
 
-import functools
 import ipaddress
 import re
 from collections.abc import Collection
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
+from keda_gpu_scaler.core.idle_cache import cached_while_used
 from keda_gpu_scaler.core.quoting import quoted
 from keda_gpu_scaler.core.selectors import matches_glob
 
@@ -88,7 +88,7 @@ class AddressPolicy:
         entries = [entry.strip() for entry in (allowed or "").split(",")] if allowed is not None else []
         for entry in entries:
             self._allow(entry, len(entries))
-        self._check_rules = functools.lru_cache(maxsize=_MAX_CHECKED)(self._check_rules_now)
+        self._check_rules = cached_while_used(_MAX_CHECKED)(self._check_rules_now)
 
     def check_pod(self, address: str, port: int) -> None:
         """Check the address of a pod, which comes from the API server; the list does not apply.
