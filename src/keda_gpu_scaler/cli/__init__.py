@@ -89,6 +89,9 @@ class _Commands(click.Group):
         entry = _COMMANDS.get(cmd_name)
         if entry is None:
             return None
+        # gRPC's core library prints lines of its own where a connection is refused, and reads this at its import. The
+        # commands say the same in sentences.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         if cmd_name == "serve":
             _import_asyncio_without_openssl()
         command: click.Command = getattr(importlib.import_module(f"{__name__}.{entry.module}"), cmd_name)

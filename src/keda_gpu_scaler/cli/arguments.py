@@ -104,11 +104,11 @@ def tls_options(default_name: str = "the host of --address") -> Decorator:
     )  # fmt: skip
 
 
-def timeout_option(limits: str = "Time limit of each call.") -> Decorator:
+def timeout_option(limits: str = "Time limit of each call.", *, default_seconds: float = 5.0) -> Decorator:
     """Return the decorator that gives a command ``--timeout``, in seconds."""
     return click.option(
-        "--timeout", type=click.FloatRange(min=0, min_open=True), default=5.0, show_default=True, metavar="SECONDS",
-        help=limits,
+        "--timeout", type=click.FloatRange(min=0, min_open=True), default=default_seconds, show_default=True,
+        metavar="SECONDS", help=limits,
     )  # fmt: skip
 
 

@@ -97,8 +97,6 @@ def doctor(ctx: click.Context, /, **given: Any) -> None:
         config = config_of(given)
     except ConfigError as error:
         raise click.UsageError(str(error), ctx) from error
-    # gRPC's core library logs refused connections to the terminal; a finding reports them.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     progress = Progress()
     outcomes: Counter[Outcome] = Counter()
     try:

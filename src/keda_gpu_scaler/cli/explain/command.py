@@ -2,7 +2,6 @@
 """Runs the command ``explain``: its flags, its rounds and its exit status."""
 
 import contextlib
-import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -112,7 +111,7 @@ _CLEAR_SCREEN = "\x1b[H\x1b[2J"
     "--replicas", type=click.IntRange(min=0), metavar="N",
     help="The workload's size, where the scaler does not know it.",
 )  # fmt: skip
-@timeout_option()
+@timeout_option(default_seconds=4.0)  # an instance that hangs is named within five seconds
 @watch_options
 @click.option(
     "-o", "--output", type=click.Choice(["text", "wide", "json"]), default="text", show_default=True,
@@ -124,8 +123,6 @@ def explain(ctx: click.Context, /, **given: Any) -> None:
     """Find out what to explain, connect, and play the rounds."""
     if not (given["scaled_object"] or given["filename"] or given["metadata"]):
         raise click.UsageError("name a ScaledObject (ai/llama), a file (-f), or metadata (-m KEY=VALUE)", ctx)
-    # gRPC's core library prints its own lines when a connection is refused. The error of this command is clearer.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     timing = ctx.find_object(Timing) or Timing()
     pace = Pace.of(given)
     style = "json" if given["is_json"] else given["output"]

@@ -142,8 +142,6 @@ Exit status:
 def top(ctx: click.Context, /, **given: Any) -> None:
     """Run the command."""
     _check_usage(ctx, given)
-    # gRPC's core library logs refused connections to the terminal; the table shows them with their reason.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     default_kind = RowKind.DEVICE if given["once"] or given["is_local"] else RowKind.WORKLOAD
     state = ViewState(RowKind(given["by"] or default_kind), SortKey(given["sort"]), given["reverse"], given["words"])
     timing = ctx.find_object(Timing) or Timing()
