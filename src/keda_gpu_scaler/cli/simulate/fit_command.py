@@ -17,7 +17,8 @@ HELP = """Fit the model of a replica to a recording of `record --engines`.
 
 \b
 keda-gpu-scaler simulate fit llama.jsonl.gz --out llama-model.json
-keda-gpu-scaler simulate -f so.yaml --engine-model llama-model.json
+keda-gpu-scaler simulate -f so.yaml --traffic llama.jsonl.gz \\
+        --engine-model llama-model.json
 
 The recording must show changing load of one model on one kind of GPU. The command prints how well the model explains
 it, or says why it cannot be fitted.
