@@ -76,7 +76,7 @@ def matches(selector: Mapping[str, str], pod: Mapping[str, Any]) -> bool:
 
 
 class Renderings:
-    """What helm renders, kept in a folder that the processes of the tests share: each shape is rendered once."""
+    """What helm renders, in a folder that the processes of the tests share: helm renders each shape once."""
 
     def __init__(self) -> None:
         self.folder: Path | None = None

@@ -852,6 +852,12 @@ def test_labels_annotations_and_extras_arrive_where_they_belong() -> None:
         assert pod["spec"]["imagePullSecrets"] == [{"name": "registry"}]
 
 
+def test_the_secrets_of_a_parent_chart_are_added_to_those_of_the_chart() -> None:
+    flags = sets("global.imagePullSecrets[0].name=parent", "imagePullSecrets[0].name=own")
+    for pod in render(*flags).pods().values():
+        assert pod["spec"]["imagePullSecrets"] == [{"name": "own"}, {"name": "parent"}]
+
+
 @pytest.mark.parametrize(
     ("flags", "image"),
     [
