@@ -100,6 +100,22 @@ def test_a_missing_context_names_every_file(tmp_path: Path, monkeypatch: pytest.
         access_of(None, tmp_path, "four")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        pytest.param(("--kubeconfig", "nowhere"), "cannot read nowhere", id="a missing file"),
+        pytest.param(("--context", "x", "--address", "127.0.0.1:1"), "--address: Forbidden", id="an address as well"),
+    ],
+)
+def test_wrong_access_of_probe_is_exit_status_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], sentence: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = CliRunner().invoke(main, ["probe", *arguments])
+    assert outcome.exit_code == 2, outcome.output
+    assert sentence in " ".join(outcome.output.split())
+
+
 @pytest.mark.usefixtures("no_home")
 def test_without_a_home_there_is_no_default_and_a_given_file_works(tmp_path: Path) -> None:
     assert default_kubeconfigs() == ()
