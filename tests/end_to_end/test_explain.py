@@ -296,3 +296,16 @@ def test_another_context_of_the_kubeconfig_is_used(fleet: FleetOfNodes) -> None:
     outcome = explain(fleet, "ai/llama", "--context", "elsewhere")
     assert outcome.returncode == 2
     assert 'contexts: Not found: "elsewhere"' in re.sub(r"\s+", " ", outcome.stderr)
+
+
+def test_probe_calls_an_instance_of_the_cluster_through_a_port_forward(fleet: FleetOfNodes) -> None:
+    build(fleet)
+    install(fleet, "a")
+    words = ("--namespace", "ai", "--name", "llama", "-m", f"scalerAddress={ADDRESS}", "-m", "profile=triton-inference")
+    outcome = subprocess.run(
+        (*COMMAND, "probe", "--kubeconfig", str(fleet.kubeconfig), "--replicas", "2", "--timeout", "20", *words),
+        capture_output=True, text=True, check=False, timeout=WAIT_SECONDS,
+    )  # fmt: skip
+    assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+    assert outcome.stderr == "calling pod keda/scaler-a\n"
+    assert "total of 2 pods: 132" in outcome.stdout
