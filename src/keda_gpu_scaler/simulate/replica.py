@@ -12,6 +12,7 @@ youngest running request is preempted and computed again.
 import math
 from bisect import bisect_left
 from collections import deque
+from collections.abc import Sequence
 from heapq import heappop, heappush
 
 from keda_gpu_scaler.simulate.counters import FIRST_TOKEN_BOUNDS, TOKEN_TIME_BOUNDS, EngineCounters
@@ -74,6 +75,11 @@ class Replica:
         return self._model.max_seqs
 
     @property
+    def room(self) -> int:
+        """The number of further requests that may run."""
+        return max(0, self._model.max_seqs - self.load)
+
+    @property
     def memory_ratio(self) -> float:
         """The share of the GPU's memory in use: an engine takes it when it starts, and keeps it."""
         return PREALLOCATED_RATIO
@@ -92,6 +98,11 @@ class Replica:
             self._begin(now)
         elif was_empty and self._iterations > 1 and self.running < self._model.max_seqs:
             self._end_after_this_iteration(now)
+
+    def give_all(self, requests: Sequence[int], now: float) -> None:
+        """Take some requests together."""
+        for request in requests:
+            self.give(request, now)
 
     def settle(self, now: float) -> None:
         """Count the iterations that ended until now; no request ends in them."""

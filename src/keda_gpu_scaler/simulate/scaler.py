@@ -20,8 +20,9 @@ from keda_gpu_scaler.core.types import EngineSample, Pod, PodRef, Series, Worklo
 from keda_gpu_scaler.simulate.device_snapshots import DeviceSnapshots, check_device_trigger
 from keda_gpu_scaler.simulate.engine_model import SimulationError
 from keda_gpu_scaler.simulate.engine_samples import sample_maker, simulated_engine
+from keda_gpu_scaler.simulate.gateway import Dispatcher
 from keda_gpu_scaler.simulate.pods import NAMESPACE, SimulatedPod
-from keda_gpu_scaler.simulate.scenario import TriggerSpec
+from keda_gpu_scaler.simulate.scenario import Circumstances, TriggerSpec
 
 _ANY_POD = Pod(PodRef(NAMESPACE, "any"), "node", "Running", True, False, 0.0, address="10.0.0.1")
 _COUNTERS_OF_REQUESTS = ("vllm:num_incoming_requests", "istio_", "nginx_", "traefik_")
@@ -30,11 +31,22 @@ _IN_FLIGHT = ("http_add_on_", "kn_", "activator_", "litellm_", "dynamo_frontend_
 
 @dataclass(frozen=True, slots=True)
 class GatewayCounts:
-    """What a source of demand counts: requests that wait for a ready replica, that did not end, and that arrived."""
+    """What is counted before the replicas: requests that did not end, and requests that arrived.
+
+    ``waiting`` are those that a source of demand counts as waiting, ``not_taken`` those that no replica has.
+    """
 
     waiting: int
     in_flight: int
     arrived: int
+    not_taken: int
+
+
+def counts_of(dispatcher: Dispatcher, circumstances: Circumstances) -> GatewayCounts:
+    """Return what a source of demand counts."""
+    in_flight, queue = dispatcher.in_flight, circumstances.queue
+    waiting = in_flight if queue is not None and queue.counts_unfinished else len(dispatcher.gate)
+    return GatewayCounts(waiting, in_flight, dispatcher.arrived, len(dispatcher.gate))
 
 
 class SimulatedScaler:

@@ -31,8 +31,7 @@ def html_page(report: Report) -> str:
     """Return the page."""
     body = [
         f"<h1>{html.escape(report.title)}</h1>",
-        f"<p>In time: the first token within {report.objective.first_token_seconds:g} s, and each further one within "
-        f"{1000 * report.objective.token_seconds:g} ms on average. The goal is {report.goal:g} % of the requests.</p>",
+        f"<p>{html.escape(report.objective.describe())}. The goal is {report.goal:g} % of the requests.</p>",
         _table(report),
     ]
     if report.best is not None:
@@ -92,6 +91,15 @@ def _timelines(outcome: RunOutcome, report: Report) -> Iterable[str]:
 def _latencies(outcome: RunOutcome, report: Report) -> str:
     objective, bins = report.objective, outcome.latencies
     ends = [bins[0].at_seconds / 60, bins[-1].at_seconds / 60] if bins else [0.0, 1.0]
+    if objective.is_for_items:
+        return timeline(
+            "time until an item is done, p95 of a minute in seconds, logarithmic",
+            [
+                Line("done", [(one.at_seconds / 60, _finite(one.first_token)) for one in bins]),
+                Line("its objective", [(end, objective.first_token_seconds) for end in ends], is_dashed=True),
+            ],
+            is_logarithmic=True,
+        )
     return timeline(
         "p95 of a minute in seconds, logarithmic",
         [

@@ -39,11 +39,9 @@ class Report:
 
 def table(report: Report) -> str:
     """Return the table with its notes, as lines."""
-    objective = report.objective
     lines = [
         report.title,
-        f"in time: the first token within {objective.first_token_seconds:g} s, and each further one within "
-        f"{1000 * objective.token_seconds:g} ms on average",
+        report.objective.describe(),
         "",
         *_columns([heads(report), *rows(report)]),
         "",
@@ -65,8 +63,9 @@ def table(report: Report) -> str:
 def heads(report: Report) -> list[str]:
     """Return the heads of the table."""
     cost = [] if report.price is None else ["COST"]
-    first = ["", "IN TIME", "TTFT p50", "p95", "p99", "TOKEN p50", "p99", "GPU-HOURS"]
-    return [*first, *cost, "MOVES", "TURNS", "AT MAX", "QUEUE", "MOST"]
+    is_for_items = report.objective.is_for_items
+    done = ["DONE p50", "p95", "p99"] if is_for_items else ["TTFT p50", "p95", "p99", "TOKEN p50", "p99"]
+    return ["", "IN TIME", *done, "GPU-HOURS", *cost, "MOVES", "TURNS", "AT MAX", "QUEUE", "MOST"]
 
 
 def rows(report: Report) -> list[list[str]]:
@@ -85,7 +84,7 @@ def _row(outcome: RunOutcome, report: Report) -> list[str]:
         title,
         f"{summary.within_percent:.1f} %",
         *(_seconds(value) for value in (summary.first_token_p50, summary.first_token_p95, summary.first_token_p99)),
-        *(_milliseconds(value) for value in (summary.token_p50, summary.token_p99)),
+        *(() if report.objective.is_for_items else map(_milliseconds, (summary.token_p50, summary.token_p99))),
         f"{summary.gpu_hours:.2f}",
         *cost,
         str(summary.moves),
