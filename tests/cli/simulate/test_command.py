@@ -210,7 +210,7 @@ def test_a_scaledjob_and_workers_of_a_scaledobject_stand_side_by_side(tmp_path: 
         pytest.param({}, (), "--service-time: Required value", id="no time of an item"),
         pytest.param(
             {"scalingStrategy": {"strategy": "custom", "customScalingRunningJobPercentage": "0.5"}},
-            ("--service-time", "60"), "customScalingQueueLengthDeduction: Required value", id="a strategy without its number",
+            ("--service-time", "60"), "customScalingQueueLengthDeduction: Required value", id="a number is missing",
         ),
         pytest.param({"jobTargetRef": {"parallelism": 0}}, ("--service-time", "60"), "start no pod", id="no pods"),
         pytest.param(

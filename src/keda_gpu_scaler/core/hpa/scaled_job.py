@@ -115,10 +115,11 @@ def new_jobs_of_triggers(rules: JobRules, counts: JobCounts, metrics: Sequence[J
         asked = math.fsum([min(metric.jobs, rules.limit) for metric in active]) / share
         total = math.fsum([metric.value_milli for metric in active]) / share
         return _started(rules, counts, math.ceil(min(asked, rules.limit)), math.ceil(total / 1000))
-    if rules.calculation == "min":  # KEDA takes a value of 0 for one that it does not have yet
-        active = [metric for metric in active if metric.value_milli] or active
-    choose = min if rules.calculation == "min" else max
-    chosen = choose(active, key=lambda metric: metric.value_milli)  # the first of equals
+    chosen = active[0]
+    for metric in active[1:]:
+        is_less = not chosen.value_milli or metric.value_milli < chosen.value_milli  # to KEDA a value of 0 is none yet
+        if is_less if rules.calculation == "min" else metric.value_milli > chosen.value_milli:
+            chosen = metric
     if not chosen.target_milli:  # a trigger of the type Value asks for no Job
         return _started(rules, counts, 0, math.ceil(chosen.value_milli / 1000))
     return new_jobs(rules, counts, chosen.value_milli, chosen.target_milli)
