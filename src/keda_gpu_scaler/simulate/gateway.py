@@ -7,7 +7,7 @@ Law: events happen in the order of their times, whatever the caller's steps are.
 from collections import deque
 from collections.abc import Callable, Sequence
 from enum import StrEnum
-from heapq import heappop, heappush
+from heapq import heappop, heappush, heapreplace
 from random import Random
 from typing import Protocol
 
@@ -180,17 +180,19 @@ class Gateway:
                 ends_at, _, server = events[0]
                 if ends_at > until:
                     return
-                heappop(events)
                 if server.ends_at != ends_at:
-                    continue  # the replica was given a request meanwhile, and its next event came earlier
+                    heappop(events)  # the replica was given a request meanwhile, and its next event came earlier
+                    continue
                 server.finish()
+                if server.ends_at != NEVER:
+                    self._event_number += 1
+                    heapreplace(events, (server.ends_at, self._event_number, server))
+                else:
+                    heappop(events)
                 if server.slot >= 0:
                     loads[server.slot] = server.load
                 elif not server.load and (drained := self._drained.pop(id(server), None)) is not None:
                     drained[1](ends_at)
-                if server.ends_at != NEVER:
-                    self._event_number += 1
-                    heappush(events, (server.ends_at, self._event_number, server))
             elif arrival <= until:
                 request = self._next
                 self._next = request + 1
