@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The time that a simulation takes: seconds of CPU for an hour with about fifty replicas, and for a day.
 
-Run it with ``python -m benchmarks.bench_simulate [--traces FOLDER] [--row NAME]``. The goal is 20 s for an hour with fifty
-replicas and 300 s for a day, on one core. FOLDER holds ``azure-llm-2023/AzureLLMInferenceTrace_conv.csv`` (Azure's LLM
-inference trace of 2023, github.com/Azure/AzurePublicDataset); without it the row of the trace is left out.
+Run it with ``python -m benchmarks.bench_simulate [--traces FOLDER] [--row NAME]``. The goal is 20 s for an hour with
+fifty replicas and 300 s for a day, on one core. FOLDER holds two published traces: the hours of
+``azure-llm-2023/AzureLLMInferenceTrace_conv.csv`` (github.com/Azure/AzurePublicDataset) and
+``mooncake/conversation_trace.jsonl`` (github.com/kvcache-ai/Mooncake). Without them their rows are left out.
 
 The seconds are of CPU. Other work on the machine makes them more: caches are shared, and so are the two threads of a
 core. So each row also has the time of a loop of ten million steps, which takes a quarter of a second on a core of a
@@ -29,25 +30,29 @@ from keda_gpu_scaler.simulate.traffic.request_log import read_request_log
 from keda_gpu_scaler.simulate.traffic.shapes import traffic_of_shape
 
 MODEL = "llama-3.1-70b-h100-tp4"
-TRACE = Path("azure-llm-2023") / "AzureLLMInferenceTrace_conv.csv"
+AZURE = Path("azure-llm-2023") / "AzureLLMInferenceTrace_conv.csv"
+MOONCAKE = Path("mooncake") / "conversation_trace.jsonl"
 _LOOP_STEPS = 10_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One measured simulation. ``goal_seconds`` is how much CPU it may take."""
+    """One measured simulation. ``goal_seconds`` is how much CPU it may take; ``trace`` is a file in the folder."""
 
     name: str
     goal_seconds: float
     traffic: Callable[[Path], RequestTraffic]
-    needs_trace: bool = False
+    trace: Path | None = None
+
+
+def _log(folder: Path, trace: Path, factor: float) -> RequestTraffic:
+    return scaled(read_request_log(folder / trace, Lengths()), factor)
 
 
 ROWS = (
-    Row("hour, steady", 20.0, lambda folder: traffic_of_shape("steady", 130.0, Lengths())),
-    Row(
-        "hour, Azure's trace x 36", 20.0, lambda folder: scaled(read_request_log(folder / TRACE, Lengths()), 36.0), True
-    ),
+    Row("hour, steady", 20.0, lambda folder: traffic_of_shape("steady", 110.0, Lengths(2048, 512))),
+    Row("hour, Mooncake", 20.0, lambda folder: _log(folder, MOONCAKE, 10.0), MOONCAKE),
+    Row("hour, Azure", 20.0, lambda folder: _log(folder, AZURE, 24.0), AZURE),
     Row("day, diurnal", 300.0, lambda folder: traffic_of_shape("diurnal", 52.0, Lengths())),
 )
 
@@ -68,8 +73,8 @@ def measured(row: Row, folder: Path) -> tuple[str, bool]:
     return (
         f"{row.name}: {len(traffic)} requests in {traffic.seconds / 3600:.2f} h on {replicas:.0f} replicas (at most "
         f"{summary.most_replicas}) of {MODEL}: {seconds:.1f} s of CPU (goal {row.goal_seconds:g}), "
-        f"{1e6 * seconds / len(traffic):.1f} us a request; {summary.within_percent:.1f} % in time; a loop of ten million "
-        f"steps took {loop:.2f} s"
+        f"{1e6 * seconds / len(traffic):.1f} us a request; {summary.within_percent:.1f} % in time; a loop of ten "
+        f"million steps took {loop:.2f} s"
     ), seconds <= row.goal_seconds
 
 
@@ -90,8 +95,8 @@ def main() -> int:
     for row in ROWS:
         if arguments.names and row.name not in arguments.names:
             continue
-        if row.needs_trace and not (arguments.traces / TRACE).is_file():
-            print(f"{row.name}: left out: there is no {arguments.traces / TRACE}")
+        if row.trace is not None and not (arguments.traces / row.trace).is_file():
+            print(f"{row.name}: left out: there is no {arguments.traces / row.trace}")
             continue
         sentence, reached = measured(row, arguments.traces)
         print(sentence, flush=True)

@@ -173,7 +173,7 @@ class Gateway:
     def run(self, until: float) -> None:
         """Let everything happen up to a time."""
         arrivals, count = self._log.traffic.arrivals, len(self._log.traffic)
-        events, loads = self._events, self._loads
+        events, loads, give = self._events, self._loads, self._give
         arrival = arrivals[self._next] if self._next < count else NEVER
         while True:
             if events and events[0][0] <= arrival:
@@ -197,7 +197,7 @@ class Gateway:
                 request = self._next
                 self._next = request + 1
                 if loads and not self.gate:
-                    self._give(request, arrival)
+                    give(request, arrival)
                 else:
                     self.gate.append(request)
                 arrival = arrivals[request + 1] if request + 1 < count else NEVER

@@ -329,9 +329,10 @@ class Replica:
             completed = int((math.sqrt(half * half + 2 * growth * passed) - half) / growth)
         else:
             completed = int(passed / first)
-        while self._seconds_of(completed) > passed:
+        # Rounding may be off by one. The sums are those of ``_seconds_of``.
+        while completed * first + growth * (completed * (completed - 1) / 2) > passed:
             completed -= 1
-        while self._seconds_of(completed + 1) <= passed:
+        while (completed + 1) * first + growth * ((completed + 1) * completed / 2) <= passed:
             completed += 1
         return completed
 
