@@ -88,7 +88,9 @@ def test_the_page_is_complete_and_loads_nothing(tmp_path: Path) -> None:
     result = run("-f", path, *SHORT, "--out", str(page))
     assert result.exit_code == 0, result.output
     text = page.read_text()
-    assert text.count("<svg") == 5
+    assert text.count('<svg class="wide"') == text.count('<svg class="narrow"') == 5
+    assert 'name="viewport"' in text
+    assert "prefers-color-scheme: dark" in text
     assert "default-src 'none'" in text
     assert title not in text
     for forbidden in ("<script", "<img", "<link", "http:", "https:", "@import", "url("):
