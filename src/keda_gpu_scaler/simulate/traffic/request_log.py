@@ -133,6 +133,8 @@ def _rates(path: Path, rows: list[Mapping[str, Any]], lengths: Lengths) -> Reque
 
 
 def _number(value: object, path: Path, number: int, key: str) -> float:
+    if value is None or value == "":
+        raise SimulationError(f"--traffic: {path}, request {number}: {key}: Required value: the row has none")
     try:
         found = float(str(value).strip())
     except ValueError:
