@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The time that a simulation takes: seconds of CPU for an hour with about fifty replicas, and for a day.
+"""The CPU time of a simulation: an hour with about fifty replicas, and a day.
 
 Run it with ``python -m benchmarks.bench_simulate [--traces FOLDER] [--row NAME]``. The goal is 20 s for an hour with
 fifty replicas and 300 s for a day, on one core. FOLDER holds two published traces: the hours of

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fits the replica of ``simulate`` to a published load test of vLLM, and compares predicted and measured latencies.
+"""Fits a simulated replica to a published load test of vLLM, and compares the latencies.
 
 Run it with ``python -m benchmarks.fit_against_sweep --sweep FOLDER [--run NAME ...]``.
 

@@ -37,6 +37,13 @@ def test_help_of_a_command_is_what_its_flag_prints(name: str) -> None:
     assert shown.output == run(name, "--help").output
 
 
+@pytest.mark.parametrize("words", [(), *((name,) for name in names()), ("simulate", "fit")], ids=" ".join)
+def test_the_help_fits_a_terminal_of_80_columns(words: tuple[str, ...]) -> None:
+    shown = CliRunner(env={"COLUMNS": "80"}).invoke(main, [*words, "--help"], prog_name=PROGRAM)
+    assert shown.exit_code == 0
+    assert [line for line in shown.output.splitlines() if len(line) > 80] == []
+
+
 @pytest.mark.parametrize(
     ("words", "hint"),
     [

@@ -3,13 +3,17 @@
 
 import copy
 import importlib
+import os
 import re
 import sys
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
 from keda_gpu_scaler.core.trigger.engines import load_engines_with
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 
 class _CommandEntry(NamedTuple):
@@ -71,6 +75,9 @@ class _Commands(click.Group):
         entry = _COMMANDS.get(cmd_name)
         if entry is None:
             return None
+        # gRPC's core library prints lines of its own where a connection is refused, and reads this at its import. The
+        # commands say the same in sentences.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         if cmd_name == "serve":
             _import_asyncio_without_openssl()
         command: click.Command = getattr(importlib.import_module(f"{__name__}.{entry.module}"), cmd_name)
@@ -78,6 +85,14 @@ class _Commands(click.Group):
             command = copy.copy(command)
             command.help = _as_plugin(command.help or "")
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list["CompletionItem"]:
+        """Complete the name of a command. No command is imported for it."""
+        from click.shell_completion import CompletionItem  # with a completion only
+
+        names = [name for name in self.list_commands(ctx) if name.startswith(incomplete)]
+        commands = [CompletionItem(name, help=_COMMANDS[name].summary) for name in names]
+        return [*commands, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

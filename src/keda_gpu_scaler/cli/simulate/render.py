@@ -17,6 +17,7 @@ NOT_MODELLED = (
     "disaggregated prefill and decode, and several models or LoRA adapters in one engine",
     "clients that give up, retry or slow down, and requests that end early",
     "lost scrapes, restarts of this scaler or of KEDA, and preempted nodes",
+    "Jobs that fail, and their deadlines and retries",
     "nodes that start, unless --node-start gives the time that one takes",
 )
 """What a simulation leaves out."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the ScaledObjects and ScaledJobs of a simulation, and makes the variants that ``--set`` asks for.
+"""Reads the ScaledObjects and ScaledJobs of a simulation, and makes the variants of ``--set``.
 
 Law: a field that is not given has KEDA's default, as in ``explain``.
 """
@@ -15,7 +15,7 @@ import yaml
 
 from keda_gpu_scaler.cli.explain.scaledobject import KINDS, ScaledObject, scaled_object_of
 from keda_gpu_scaler.core.quoting import quoted
-from keda_gpu_scaler.core.trigger.parser import PARAMETERS
+from keda_gpu_scaler.core.trigger.own_trigger import recognized_triggers
 from keda_gpu_scaler.kube.parse import mappings, part
 from keda_gpu_scaler.simulate.engine_model import SimulationError
 from keda_gpu_scaler.simulate.queue_triggers import QUEUE_SCALERS, is_queue_trigger, queue_trigger
@@ -29,7 +29,6 @@ from keda_gpu_scaler.simulate.scenario import (
 )
 
 _PUSH = "external-push"
-_OUR_KEYS = frozenset(parameter.key for parameter in PARAMETERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +69,7 @@ class QueueFlags:
 
 
 def read_specs(
-    paths: Sequence[str], settings: Sequence[FieldSetting], flags: QueueFlags
+    paths: Sequence[str], settings: Sequence[FieldSetting], flags: QueueFlags = QueueFlags()
 ) -> tuple[list[ScalingSpec], list[str]]:
     """Return each ScaledObject and ScaledJob of some files with each combination of the settings, and sentences.
 
@@ -137,14 +136,14 @@ def _set(item: dict[str, Any], path: str, value: str) -> None:
     root, _, rest = path.partition(".")
     if root == "trigger":
         triggers = mappings(part(item, "spec").get("triggers"))
-        ours = [trigger for trigger in triggers if str(trigger.get("type", "")).startswith("external")]
-        ours = ours or [trigger for trigger in triggers if trigger.get("type") in QUEUE_SCALERS]
-        for trigger in ours:
-            metadata = trigger.get("metadata")
+        own = [*recognized_triggers(triggers)]
+        own = own or [number for number, one in enumerate(triggers) if one.get("type") in QUEUE_SCALERS]
+        for number in own:
+            trigger = triggers[number]
             if isinstance(trigger, dict):
-                trigger["metadata"] = {**(metadata if isinstance(metadata, Mapping) else {}), rest: value}
-        if not ours:
-            raise SimulationError(f"--set: {path}: the ScaledObject has no external trigger")
+                trigger["metadata"] = {**part(trigger, "metadata"), rest: value}
+        if not own:
+            raise SimulationError(f"--set: {path}: the ScaledObject has no trigger of this scaler")
         return
     place: Any = item
     *folders, last = path.split(".")
@@ -159,8 +158,8 @@ def _set(item: dict[str, Any], path: str, value: str) -> None:
 
 
 def _spec(title: str, item: Mapping[str, Any], scaled_object: ScaledObject, flags: QueueFlags) -> ScalingSpec:
-    own = scaled_object.triggers if any(map(_is_ours, scaled_object.triggers)) else ()
     raw = mappings(part(item, "spec").get("triggers"))
+    own = scaled_object.triggers if recognized_triggers(raw) else ()
     queue_triggers, others = _queue_triggers(raw, {one.number for one in scaled_object.triggers}, flags)
     if not own and not queue_triggers:
         raise SimulationError(
@@ -233,11 +232,6 @@ def _queue_hint(others: Sequence[str], flags: QueueFlags) -> str:
 
 def _text(value: object) -> str:
     return value if isinstance(value, str) else str(value).lower()
-
-
-def _is_ours(trigger: Any) -> bool:
-    metadata = trigger.metadata
-    return "keda-gpu-scaler" in metadata.get("scalerAddress", "") or bool(_OUR_KEYS & metadata.keys())
 
 
 def _seconds(item: Mapping[str, Any], key: str, default: float) -> float:
