@@ -11,6 +11,7 @@ from keda_gpu_scaler.core.types import EngineSample, Histogram
 from keda_gpu_scaler.simulate.sample_history import SampleHistory
 
 HISTOGRAM = Histogram((1.0,), (1.0,))
+NOTHING: tuple[EngineSample, ...] = ()
 
 
 @settings(max_examples=300)
@@ -23,7 +24,7 @@ HISTOGRAM = Histogram((1.0,), (1.0,))
 def test_the_samples_are_those_that_the_scraper_keeps(
     steps: list[float], window: float, history: float, with_histograms: bool
 ) -> None:
-    own, kept = SampleHistory(window, history), ()
+    own, kept = SampleHistory(window, history), NOTHING
     for at in accumulate(steps):
         sample = EngineSample(at, "vllm", running=1.0, token_time=HISTOGRAM if with_histograms else None)
         kept = retained(kept, sample, window_seconds=window, history_seconds=history)
@@ -31,7 +32,7 @@ def test_the_samples_are_those_that_the_scraper_keeps(
 
 
 def test_there_are_never_more_than_the_scraper_keeps() -> None:
-    own, kept = SampleHistory(4000.0, 300.0), ()
+    own, kept = SampleHistory(4000.0, 300.0), NOTHING
     for number in range(MAX_SAMPLES + 50):
         sample = EngineSample(float(number), "vllm")
         kept = retained(kept, sample, window_seconds=4000.0, history_seconds=300.0)

@@ -81,7 +81,8 @@ def test_items_of_a_worker_that_is_killed_are_first_again() -> None:
 
 def test_a_worker_that_drains_takes_nothing_more() -> None:
     queue, log = queue_of([0, 1, 2])
-    server, idle = make_server(ServiceModel("worker", 10.0), log), []
+    server = make_server(ServiceModel("worker", 10.0), log)
+    idle: list[float] = []
     queue.add(server, 0.0)
     queue.run(3.0)
     queue.drain(server, idle.append)

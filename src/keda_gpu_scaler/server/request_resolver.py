@@ -23,7 +23,7 @@ _Name = tuple[tuple[tuple[str, str], ...], str, str, str]  # metadata, namespace
 _Key = tuple[tuple[tuple[str, str], ...], str, str, str, "Standing"]
 
 
-@cached_while_used(MAX_TRIGGERS)
+@cached_while_used(MAX_TRIGGERS // 2)
 def _parse(metadata: tuple[tuple[str, str], ...]) -> Trigger:
     return parse_trigger(dict(metadata))
 

@@ -20,6 +20,7 @@ from keda_gpu_scaler.cli.options import config_of, flags
 from keda_gpu_scaler.cli.output import say
 from keda_gpu_scaler.config import Config, ConfigError
 from keda_gpu_scaler.core.interfaces import KubeError
+from keda_gpu_scaler.server.status_assets import DOCUMENTS
 
 _CLUSTER_FLAGS = ("path", "kube_context", "namespace", "service", "cluster_domain", "workloads_in")
 
@@ -113,6 +114,8 @@ def doctor(ctx: click.Context, /, **given: Any) -> None:
     progress.clear()
     if style == "text":
         say(", ".join(f"{outcomes[outcome]} {outcome}" for outcome in Outcome if outcomes[outcome]), err=True)
+        if outcomes[Outcome.PROBLEM] or outcomes[Outcome.WARNING]:
+            say(f"docs is {DOCUMENTS}", err=True)
     ctx.exit(int(bool(outcomes[Outcome.PROBLEM] or (is_strict and outcomes[Outcome.WARNING]))))
 
 

@@ -29,7 +29,8 @@ keda-gpu-scaler record --out - --duration 0
     print one snapshot
 keda-gpu-scaler record --engines ai/llama --out llama.jsonl.gz --duration 600
     record the engines of a ScaledObject, from your machine or from a pod
-keda-gpu-scaler record --engines ai/llama --mask-labels --out llama.jsonl.gz
+keda-gpu-scaler record --engines ai/llama --mask-labels \\
+        --out llama.jsonl.gz --duration 600
     the same, with names of models and other labels replaced
 keda-gpu-scaler serve --backend replay:llama.jsonl.gz
     replay the recording

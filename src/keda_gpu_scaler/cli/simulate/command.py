@@ -33,11 +33,13 @@ keda-gpu-scaler simulate -f so.yaml --traffic requests.csv
     on a log of requests: arrival, prompt tokens, answer tokens
 keda-gpu-scaler simulate -f so.yaml --traffic bursts --rate 20
     on a synthetic shape, with 20 requests per second on average
-keda-gpu-scaler simulate -f so.yaml --sweep --set trigger.headroom=1,1.3
+keda-gpu-scaler simulate -f so.yaml --traffic requests.csv \\
+        --sweep --set trigger.headroom=1,1.15,1.3
     one row for each value
-keda-gpu-scaler simulate -f scaledjob.yaml --service-time 90
+keda-gpu-scaler simulate -f job.yaml --traffic items.csv --service-time 90
     Jobs that take items from a queue
-keda-gpu-scaler simulate -f a.yaml -f b.yaml --out report.html
+keda-gpu-scaler simulate -f a.yaml -f b.yaml --traffic requests.csv \\
+        --out report.html
     two ScaledObjects side by side, with their timelines on one page
 
 The triggers are evaluated as serve evaluates them, KEDA and the HPA decide as they do in a cluster, and the engines

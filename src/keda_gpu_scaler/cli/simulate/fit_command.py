@@ -17,7 +17,8 @@ HELP = """Fit the model of a replica to recordings of `record --engines`.
 
 \b
 keda-gpu-scaler simulate fit llama.jsonl.gz --out llama-model.json
-keda-gpu-scaler simulate -f so.yaml --engine-model llama-model.json
+keda-gpu-scaler simulate -f so.yaml --traffic llama.jsonl.gz \\
+        --engine-model llama-model.json
 keda-gpu-scaler simulate fit 16.jsonl.gz 64.jsonl.gz 256.jsonl.gz
     several loads of one load test
 
