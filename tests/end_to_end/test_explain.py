@@ -302,10 +302,8 @@ def test_probe_calls_an_instance_of_the_cluster_through_a_port_forward(fleet: Fl
     build(fleet)
     install(fleet, "a")
     words = ("--namespace", "ai", "--name", "llama", "-m", f"scalerAddress={ADDRESS}", "-m", "profile=triton-inference")
-    outcome = subprocess.run(
-        (*COMMAND, "probe", "--kubeconfig", str(fleet.kubeconfig), "--replicas", "2", "--timeout", "20", *words),
-        capture_output=True, text=True, check=False, timeout=WAIT_SECONDS,
-    )  # fmt: skip
+    command = ("probe", "--kubeconfig", str(fleet.kubeconfig), "--replicas", "2", "--timeout", "20", *words)
+    outcome = forked.run(command, timeout=WAIT_SECONDS)
     assert outcome.returncode == 0, outcome.stdout + outcome.stderr
     assert outcome.stderr == "calling pod keda/scaler-a\n"
     assert "total of 2 pods: 132" in outcome.stdout
