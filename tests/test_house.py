@@ -28,6 +28,7 @@ CORE_MAY_IMPORT = frozenset(
         "json",
         "math",
         "operator",
+        "weakref",
     }
     | {"ipaddress", "re", "types", "typing", "urllib"}  # of urllib the part that takes URLs apart
 )
