@@ -101,11 +101,11 @@ class FakeCluster(FakeApiServer):
         spec, status = {**before["spec"], "minReplicaCount": 1}, {**before["status"], "conditions": conditions}
         self.put("scaledobjects", name, "ai", spec=spec, status=status)
 
-    def agents(self, addresses: Mapping[str, int]) -> None:
+    def agents(self, addresses: Mapping[str, int], namespace: str = "gpu") -> None:
         """Add the agents of these nodes at these ports of 127.0.0.1, each in its own EndpointSlice."""
         for node, port in addresses.items():
             self.put(
-                "endpointslices", node, "gpu",
+                "endpointslices", node, namespace,
                 metadata={"labels": {"kubernetes.io/service-name": "keda-gpu-scaler-agents"}},
                 ports=[{"name": "grpc", "port": port, "protocol": "TCP"}],
                 endpoints=[{"addresses": ["127.0.0.1"], "nodeName": node, "targetRef": {"uid": node}}],
