@@ -12,15 +12,16 @@ from typing import Any, TypeVar
 
 from keda_gpu_scaler.core.types import EngineSample, Histogram
 from keda_gpu_scaler.engines.exposition import is_known
+from keda_gpu_scaler.engines.series_text import series_labels
 from keda_gpu_scaler.engines.steps import Steps
 
 LARGEST_RATIO = 1.5
 """A share of the KV cache above this number is in per cent. A full cache may be a little above 1."""
-_SERIES_PER_STEP = 500
+_SERIES_PER_STEP = 200
 Made = TypeVar("Made")
 
-NumberedSeries = tuple[int, Mapping[str, str]]
-"""The position of a series on its page, and its labels."""
+NumberedSeries = tuple[int, bytes]
+"""The position of a series on its page, and its ``SeriesText.identity``."""
 SeriesByName = Mapping[str, Sequence[NumberedSeries]]
 """The series of a page by their name."""
 
@@ -131,9 +132,10 @@ def bind_histogram(name: str, series: SeriesByName) -> Steps[BoundHistogram | No
     owners: set[frozenset[tuple[str, str]]] = set()
     previous: dict[str, str] = {}
     buckets = series.get(name, ())
-    for number, (position, labels) in enumerate(buckets):
+    for number, (position, identity) in enumerate(buckets):
         if number % _SERIES_PER_STEP == _SERIES_PER_STEP - 1:
             yield
+        labels = series_labels(identity)
         bound = _bound(labels.get("le", ""))
         if bound is None:
             return None

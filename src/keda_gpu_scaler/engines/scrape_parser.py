@@ -16,7 +16,7 @@ from keda_gpu_scaler.core.trigger.engines import ENGINES
 from keda_gpu_scaler.core.types import EngineSample, Series
 from keda_gpu_scaler.engines import JSON_READERS, METRIC_MAPS
 from keda_gpu_scaler.engines.bound_readings import BoundMetricMap, NumberedSeries, SeriesByName
-from keda_gpu_scaler.engines.exposition import Exposition, SeriesSample
+from keda_gpu_scaler.engines.exposition import Exposition, name_of
 from keda_gpu_scaler.engines.interceptor import pending_requests
 from keda_gpu_scaler.engines.models import bind_models
 from keda_gpu_scaler.engines.page_layout import PageLayout
@@ -200,8 +200,7 @@ class PageParser:
             if not is_followed:
                 yield from self._bind(page)
         if self._selectors:
-            samples = page.by_name()
-            yield
+            samples = yield from page.by_name({selector.name for selector in self._selectors})
             self._selected = yield from select_series(self._selectors, page, samples)
 
     def _end_text(self) -> bool:
@@ -218,19 +217,19 @@ class PageParser:
 
     def _finish_text(self) -> Exposition:
         try:
-            return self._text.finish() if self._text is not None else Exposition(())
+            return self._text.finish() if self._text is not None else Exposition({})
         except ExpositionError as error:
             raise _unreadable(error) from None
 
     def _bind(self, page: Exposition) -> Steps[None]:
         """Find the readings of a page that was read in the ordinary way, and keep what the next page may have too."""
         series: dict[str, list[NumberedSeries]] = {}
-        for position, sample in enumerate(page.samples):
-            series.setdefault(sample.name, []).append((position, sample.labels))
+        for position, identity in enumerate(page.values):
+            series.setdefault(name_of(identity), []).append((position, identity))
         yield
         if engine := _engine_of(series, page):
             self._readings = yield from bind_models(METRIC_MAPS[engine], ENGINES[engine], series, self._models)
-        self._values = [sample.value for sample in page.samples]
+        self._values = list(page.values.values())
         if self._is_cached and self._text is not None:
             self._cache.record(self._text.recorded, self._readings, self._models)
 
@@ -280,13 +279,9 @@ def _parse_json(body: bytes) -> tuple[Exposition, str]:
     if isinstance(page, Mapping):
         for engine, read_json in JSON_READERS.items():
             if (samples := read_json(page)) is not None:
-                return _gauges(samples), engine
+                return Exposition.of_gauges(samples), engine
         if (samples := pending_requests(page)) is not None:
-            return _gauges(samples), ""
+            return Exposition.of_gauges(samples), ""
     known = [f"{ENGINES[engine].title}'s {ENGINES[engine].path}" for engine in JSON_READERS]
     known.append("the HTTP add-on's /queue")
     raise UnknownPageError(f"it is JSON of an unknown kind: neither {' nor '.join(known)}")
-
-
-def _gauges(samples: tuple[SeriesSample, ...]) -> Exposition:
-    return Exposition(samples, {sample.name: "gauge" for sample in samples}, omits_zeros=False)
