@@ -48,6 +48,19 @@ class CostlyReader(Collector):
         self._clock.advance(self._seconds)
 
 
+class ReaderByTheByte(Collector):
+    """A reader for which each byte takes a time, 2 ms for a piece of the usual size."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        super().__init__()
+        self._clock = clock
+        self.seconds_per_byte = 0.002 / PIECE_BYTES
+
+    def feed(self, piece: bytes) -> None:
+        super().feed(piece)
+        self._clock.advance(len(piece) * self.seconds_per_byte)
+
+
 @given(st.lists(st.integers(0, 3 * PIECE_BYTES), max_size=8))
 def test_a_page_is_read_in_bounded_pieces_and_as_a_whole(sizes: list[int]) -> None:
     async def feed() -> None:
@@ -259,7 +272,8 @@ def test_a_costly_page_pauses_between_its_turns_and_does_not_delay_other_pages()
     async def feed() -> None:
         clock = ManualClock()
         turns = ReadingTurns(clock)
-        costly = PageFeed(CostlyReader(clock, 0.002), turns, PageWork(is_costly=True))
+        work = PageWork(is_costly=True)
+        costly = PageFeed(ReaderByTheByte(clock), turns, work)
         began = asyncio.get_running_loop().time()
         reading = asyncio.create_task(costly.feed(b"x" * 10 * PIECE_BYTES))
         await asyncio.sleep(0)
@@ -267,7 +281,54 @@ def test_a_costly_page_pauses_between_its_turns_and_does_not_delay_other_pages()
         await usual.feed(b"x" * 4 * PIECE_BYTES)
         assert asyncio.get_running_loop().time() == began  # the loop waited for nothing
         await reading
-        assert asyncio.get_running_loop().time() - began == pytest.approx(10 * 0.002)  # as long as the work again
+        assert work.seconds == pytest.approx(10 * 0.002)
+        paused = asyncio.get_running_loop().time() - began
+        assert paused == pytest.approx(3 * work.seconds, abs=0.003)  # a quarter of the time is work
+
+    run_in_virtual_time(feed())
+
+
+def test_a_costly_page_is_read_in_pieces_of_about_a_turn() -> None:
+    async def feed() -> None:
+        clock = ManualClock()
+        reader = ReaderByTheByte(clock)
+        fed = PageFeed(reader, ReadingTurns(clock), PageWork(is_costly=True))
+        await fed.feed(b"x" * 10 * PIECE_BYTES)
+        assert max(map(len, reader.pieces[1:])) == PIECE_BYTES // 2  # which take 1 ms, as a turn does
+        reader.seconds_per_byte /= 100
+        await fed.feed(b"x" * 10 * PIECE_BYTES)
+        assert len(reader.pieces[-1]) == PIECE_BYTES
+
+    run_in_virtual_time(feed())
+
+
+@pytest.mark.parametrize(
+    ("is_costly", "most"),
+    [
+        pytest.param(True, 1, id="costly pages, of which one at a time is at its end"),
+        pytest.param(False, 20, id="usual pages, which do not wait for one another"),
+    ],
+)
+def test_the_ends_of_costly_pages_follow_one_another(is_costly: bool, most: int) -> None:
+    ending: set[object] = set()
+    counts: list[int] = []
+
+    class EndingReader(Collector):
+        def end(self) -> Iterator[None]:
+            ending.add(self)
+            for _ in range(5):
+                counts.append(len(ending))
+                clock.advance(2 * TURN_SECONDS)
+                yield
+            ending.remove(self)
+
+    clock = ManualClock()
+
+    async def feed() -> None:
+        turns = ReadingTurns(clock)
+        pages = [PageFeed(EndingReader(), turns, PageWork(is_costly=is_costly)) for _ in range(20)]
+        await asyncio.gather(*(page.finish() for page in pages))
+        assert max(counts) == most
 
     run_in_virtual_time(feed())
 

@@ -17,6 +17,8 @@ from keda_gpu_scaler.engines.steps import Steps
 
 LARGEST_RATIO = 1.5
 """A share of the KV cache above this number is in per cent. A full cache may be a little above 1."""
+MAX_BUCKETS = 128
+"""A histogram with more is not read, because each sample of a history has all of its counts. vLLM's have 20."""
 _SERIES_PER_STEP = 200
 Made = TypeVar("Made")
 
@@ -127,7 +129,7 @@ class BoundHistogram:
 
 
 def bind_histogram(name: str, series: SeriesByName) -> Steps[BoundHistogram | None]:
-    """Find the buckets of a histogram; None where there is none, or where the bounds of its series differ."""
+    """Find the buckets of a histogram; None where there is none, or too many, or the bounds of its series differ."""
     by_bound: dict[float, list[int]] = {}
     owners: set[frozenset[tuple[str, str]]] = set()
     previous: dict[str, str] = {}
@@ -137,7 +139,7 @@ def bind_histogram(name: str, series: SeriesByName) -> Steps[BoundHistogram | No
             yield
         labels = series_labels(identity)
         bound = _bound(labels.get("le", ""))
-        if bound is None:
+        if bound is None or (len(by_bound) == MAX_BUCKETS and bound not in by_bound):
             return None
         owner = {**labels, "le": ""}
         if owner != previous:  # the buckets of a series usually follow one another

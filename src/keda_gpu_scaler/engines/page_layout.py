@@ -9,7 +9,6 @@ Law: a page that follows a layout is read as it is read without one. At the firs
 ordinary reading goes on.
 """
 
-import functools
 import re
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
@@ -22,6 +21,7 @@ MAX_LAYOUT_SERIES = 2_048
 MAX_LAYOUT_BYTES = 1 << 18
 """The text of a layout, without the beginnings that several of its lines share."""
 _NAME_AND_END = re.compile(rb"([a-zA-Z_:][a-zA-Z0-9_:]*+)[^a-zA-Z0-9_:]")
+_TEXT_BYTES, _LINE_BYTES = 33, 8  # what an object of bytes takes in addition to its text; a place in a tuple
 _PLAIN_NUMBER = b"0123456789.+-e"
 
 
@@ -34,7 +34,8 @@ class PageLayout:
     from 0, and ``series`` their ``SeriesText.identity``.
     ``comments`` are the numbers of the comments that must be equal as a whole, and
     ``declared`` the types that lines declare. ``wanted`` and ``searched`` are the names and the beginnings of names
-    that were searched for, and ``prefixes`` the beginnings that the page has.
+    that were searched for, and ``prefixes`` the beginnings that the page has. ``size_bytes`` is about the memory that
+    it takes.
     """
 
     heads: tuple[bytes, ...]
@@ -45,6 +46,7 @@ class PageLayout:
     wanted: frozenset[str]
     searched: frozenset[str]
     prefixes: frozenset[str]
+    size_bytes: int
 
     def kinds(self, line_count: int) -> dict[str, str]:
         """Return the types that the first lines declare."""
@@ -131,8 +133,12 @@ class LayoutRecorder:
         """Return the layout of the page, which ended; ``prefixes`` are the searched beginnings that it has."""
         if self._is_refused or len(set(self._series)) < len(self._series):
             return None
+        texts = len(self._known) + len(self._series)
+        size_bytes = (
+            self._size_bytes + sum(map(len, self._series)) + _TEXT_BYTES * texts + _LINE_BYTES * len(self._heads)
+        )
         return PageLayout(
-            _shared_heads(tuple(self._heads)),
+            tuple(self._heads),
             tuple(self._numbers),
             tuple(self._series),
             tuple(self._comments),
@@ -140,6 +146,7 @@ class LayoutRecorder:
             self._wanted,
             self._searched,
             prefixes,
+            size_bytes,
         )
 
     def _append(self, head: bytes) -> None:
@@ -176,8 +183,3 @@ class LayoutRecorder:
         if declared is not None:
             self._declared.append((number, *declared))
         return line
-
-
-@functools.lru_cache(maxsize=64)  # pages of equal engines have equal lines
-def _shared_heads(heads: tuple[bytes, ...]) -> tuple[bytes, ...]:
-    return heads

@@ -37,6 +37,8 @@ _KINDS = frozenset(
 )
 MAX_SAMPLES = 10_000
 """The number of wanted samples that are kept of a page. The name with the most samples is left out above it."""
+MAX_SERIES_BYTES = 1 << 22
+"""The text of the wanted series that are kept of a page. The name with the most text is left out above it."""
 MAX_LINES = 4 * MAX_SAMPLES
 """The number of wanted lines that are read of a page, apart for the engine's own names and for those of selectors."""
 _LINES_PER_CHECK = 1_000
@@ -298,6 +300,7 @@ class _LineReader:
         self._read_series = openmetrics_series if is_openmetrics else text_series
         self._values: dict[bytes, float] = {}
         self._kinds: dict[str, str] = {}
+        self._size_bytes = 0
         self._dropped = 0  # lines whose value is not kept, because they are duplicates or are left out
         self._most_lines = MAX_LINES
         self.left_out: dict[str, str] = {}
@@ -341,7 +344,7 @@ class _LineReader:
         self._wanted = (self._wanted or frozenset()) - {name}
         kept = {it: value for it, value in self._values.items() if name_of(it) != name}
         self._dropped += len(self._values) - len(kept)
-        self._values = kept
+        self._values, self._size_bytes = kept, sum(map(len, kept))
 
     def _read(self, line: bytes) -> None:
         if line[:1].isalpha():  # most lines
@@ -383,6 +386,7 @@ class _LineReader:
         number = float(value)
         known = self._values.setdefault(series.identity, number)
         if known is number:
+            self._size_bytes += len(series.identity)
             return
         self._dropped += 1
         if known != number and not (math.isnan(known) and math.isnan(number)):
@@ -392,6 +396,12 @@ class _LineReader:
         while len(self._values) > MAX_SAMPLES:
             name, count = Counter(map(name_of, self._values)).most_common(1)[0]
             self._leave_out(name, f"{quoted(name)} has more than {count - 1} series, too many to be read")
+        while self._size_bytes > MAX_SERIES_BYTES:
+            sizes_bytes: Counter[str] = Counter()
+            for identity in self._values:
+                sizes_bytes[name_of(identity)] += len(identity)
+            name = sizes_bytes.most_common(1)[0][0]
+            self._leave_out(name, f"the labels of {quoted(name)} are too long to be read")
         lines = len(self._values) + self._dropped
         if lines > self._most_lines:
             if self._extra <= self.left_out.keys():

@@ -65,7 +65,8 @@ class SeriesText(NamedTuple):
         """Read the name and the labels of a line that matches; raises ExpositionError."""
         name, inside = match["name"], match["labels"]
         labels = _label_texts(inside) if inside else None
-        return cls(sys.intern(name.decode()), _identity(name, labels) if labels else name)
+        identity = _identity(name, labels) if labels else name
+        return cls(sys.intern(name.decode()), match.string if identity == match.string else identity)
 
     @classmethod
     def of(cls, name: str, labels: Mapping[str, str]) -> "SeriesText":
