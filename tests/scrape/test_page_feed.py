@@ -36,25 +36,12 @@ VLLM = replace(POD, engine="vllm")
 
 
 class CostlyReader(Collector):
-    """A reader that takes a time for each piece."""
+    """A reader that takes a time for each byte; ``seconds`` is that for a piece of the usual size."""
 
     def __init__(self, clock: ManualClock, seconds: float) -> None:
         super().__init__()
         self._clock = clock
-        self._seconds = seconds
-
-    def feed(self, piece: bytes) -> None:
-        super().feed(piece)
-        self._clock.advance(self._seconds)
-
-
-class ReaderByTheByte(Collector):
-    """A reader for which each byte takes a time, 2 ms for a piece of the usual size."""
-
-    def __init__(self, clock: ManualClock) -> None:
-        super().__init__()
-        self._clock = clock
-        self.seconds_per_byte = 0.002 / PIECE_BYTES
+        self.seconds_per_byte = seconds / PIECE_BYTES
 
     def feed(self, piece: bytes) -> None:
         super().feed(piece)
@@ -109,19 +96,19 @@ async def turns_of_others(work: Coroutine[Any, Any, None]) -> int:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "turns"),
+    ("seconds", "pieces", "turns"),
     [
-        pytest.param(0.0001, 0, id="a cheap page is read in one turn"),
-        pytest.param(0.003, 5, id="after two pieces of 3 ms"),
-        pytest.param(0.008, 10, id="after each piece of 8 ms"),
+        pytest.param(0.0001, 10, 0, id="a cheap page is read in one turn"),
+        pytest.param(0.0019, 10, 3, id="after 5 ms of small pieces"),
+        pytest.param(0.008, 2, 2, id="after a piece of 8 ms, and after 5 ms of the pieces into which the rest is cut"),
     ],
 )
-def test_other_tasks_run_after_each_5_ms_of_reading(seconds: float, turns: int) -> None:
+def test_other_tasks_run_after_each_5_ms_of_reading(seconds: float, pieces: int, turns: int) -> None:
     async def feed() -> None:
         clock = ManualClock()
         fed = PageFeed(CostlyReader(clock, seconds), ReadingTurns(clock))
-        assert await turns_of_others(fed.feed(b"x" * 10 * PIECE_BYTES)) == turns
-        assert fed.work_seconds == pytest.approx(10 * seconds)
+        assert await turns_of_others(fed.feed(b"x" * pieces * PIECE_BYTES)) == turns
+        assert fed.work_seconds == pytest.approx(pieces * seconds)
 
     run_in_virtual_time(feed())
 
@@ -140,9 +127,9 @@ def test_other_tasks_run_after_each_5_ms_however_many_pages_are_read() -> None:
 
         waiting = asyncio.create_task(other_task())
         pages = [PageFeed(CostlyReader(clock, 0.003), turns) for _ in range(20)]
-        await asyncio.gather(*(one.feed(b"x" * 10 * PIECE_BYTES) for one in pages))
+        await asyncio.gather(*(one.feed(b"x" * 6 * PIECE_BYTES) for one in pages))
         assert max(pauses) <= TURN_SECONDS + 0.003
-        assert sum(one.work_seconds for one in pages) == pytest.approx(20 * 10 * 0.003)
+        assert sum(one.work_seconds for one in pages) == pytest.approx(20 * 6 * 0.003)
         waiting.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await waiting
@@ -273,7 +260,7 @@ def test_a_costly_page_pauses_between_its_turns_and_does_not_delay_other_pages()
         clock = ManualClock()
         turns = ReadingTurns(clock)
         work = PageWork(is_costly=True)
-        costly = PageFeed(ReaderByTheByte(clock), turns, work)
+        costly = PageFeed(CostlyReader(clock, 0.002), turns, work)
         began = asyncio.get_running_loop().time()
         reading = asyncio.create_task(costly.feed(b"x" * 10 * PIECE_BYTES))
         await asyncio.sleep(0)
@@ -291,7 +278,7 @@ def test_a_costly_page_pauses_between_its_turns_and_does_not_delay_other_pages()
 def test_a_costly_page_is_read_in_pieces_of_about_a_turn() -> None:
     async def feed() -> None:
         clock = ManualClock()
-        reader = ReaderByTheByte(clock)
+        reader = CostlyReader(clock, 0.002)
         fed = PageFeed(reader, ReadingTurns(clock), PageWork(is_costly=True))
         await fed.feed(b"x" * 10 * PIECE_BYTES)
         assert max(map(len, reader.pieces[1:])) == PIECE_BYTES // 2  # which take 1 ms, as a turn does
@@ -337,10 +324,10 @@ def test_a_page_becomes_costly_while_it_is_read() -> None:
     async def feed() -> None:
         clock = ManualClock()
         work = PageWork()
-        fed = PageFeed(CostlyReader(clock, COSTLY_SECONDS / 4), ReadingTurns(clock), work)
+        fed = PageFeed(CostlyReader(clock, COSTLY_SECONDS / 5), ReadingTurns(clock), work)
         await fed.feed(b"x" * 4 * PIECE_BYTES)
         assert not work.is_costly
-        await fed.feed(b"x" * PIECE_BYTES)
+        await fed.feed(b"x" * 2 * PIECE_BYTES)
         assert work.is_costly
 
     run_in_virtual_time(feed())
@@ -350,14 +337,14 @@ def test_the_steps_at_the_end_of_a_page_have_turns_too() -> None:
     class SteppingReader(Collector):
         def end(self) -> Iterator[None]:
             for _ in range(10):
-                clock.advance(0.003)
+                clock.advance(0.0019)
                 yield
 
     clock = ManualClock()
 
     async def feed() -> None:
         fed = PageFeed(SteppingReader(), ReadingTurns(clock))
-        assert await turns_of_others(fed.finish()) == 5
-        assert fed.work_seconds == pytest.approx(0.03)
+        assert await turns_of_others(fed.finish()) == 3
+        assert fed.work_seconds == pytest.approx(0.019)
 
     run_in_virtual_time(feed())

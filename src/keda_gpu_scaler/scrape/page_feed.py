@@ -19,11 +19,11 @@ PIECE_BYTES = 1 << 13
 """A page of which each line is wanted takes 0.4 s per MiB to read, which is 3 ms for a piece."""
 FOLLOWED_BYTES = 1 << 16
 """A page that is as its reader expects it takes 3 ms per MiB to read."""
-COSTLY_SECONDS = 0.1
+COSTLY_SECONDS = 0.02
 """A page that takes longer to read is costly from then on."""
 COSTLY_TURN_SECONDS = 0.001
 MIN_PIECE_BYTES = 1 << 10
-"""A costly page is read in pieces from this size on: a piece that takes longer than a turn is halved."""
+"""The smallest pieces in which a page is read. After a piece that takes longer than a costly turn they are halved."""
 _MAX_PAUSE_SECONDS = 0.02  # the machine itself may have paused during a turn
 _PAUSE_RATIO = 3.0  # of the turns of costly pages; an answer to KEDA takes several turns of the event loop
 _SHORT = 0.25  # of a turn: pieces that take less are doubled
@@ -165,8 +165,7 @@ class PageFeed:
             piece, before_seconds = part[at : at + self._piece_bytes], self._work.seconds
             at += len(piece)
             await self._turns.run(functools.partial(self._reader.feed, piece), self._work)
-            if self._work.is_costly:
-                self._adapt(self._work.seconds - before_seconds)
+            self._adapt(self._work.seconds - before_seconds)
 
     def _adapt(self, piece_seconds: float) -> None:
         if piece_seconds > COSTLY_TURN_SECONDS:
