@@ -58,6 +58,7 @@ class Span:
     is_idle: bool = False
     prefilling: float | None = None
     sums: Sums = NO_POINTS
+    cache_sums: Sums = NO_POINTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +68,9 @@ class EngineWork:
     ``current`` is None before the second sample. ``waiting`` is the newest number of waiting requests, and
     ``waiting_growth`` its mean growth per second over the window. ``most_prompt_tokens`` is the largest number of
     prompt tokens per second of one span. ``lowest_bucket`` has the bounds, in seconds, of the lowest bucket of the
-    times between tokens that is populated since the engine started. ``sums`` are those of the spans' points, and
-    ``least_token_seconds`` is the least of their times per token, infinite where there is none. Over all spans,
-    ``prompt_tokens`` counts tokens of prompts, and ``prefill_seconds`` adds up the time of running requests that
+    times between tokens that is populated since the engine started. ``sums`` and ``cache_sums`` are those of the spans'
+    points, and ``least_token_seconds`` is the least of their times per token, infinite where there is none. Over all
+    spans, ``prompt_tokens`` counts tokens of prompts, and ``prefill_seconds`` adds up the time of running requests that
     generate no token yet. It is None where no request was seen to run.
     """
 
@@ -82,6 +83,7 @@ class EngineWork:
     most_prompt_tokens: float = 0.0
     lowest_bucket: tuple[float, float] | None = None
     sums: Sums = NO_POINTS
+    cache_sums: Sums = NO_POINTS
     least_token_seconds: float = math.inf
     prefill_seconds: float | None = None
     prompt_tokens: float = 0.0
@@ -177,6 +179,7 @@ def _measure(page: TargetHistory, window_seconds: float) -> EngineWork | None:
         most_prompt_tokens=max([(span.prompt_tokens or 0.0) / span.seconds for span in known], default=0.0),
         lowest_bucket=_lowest_bucket(newest.token_time),
         sums=add_sums([span.sums for span in points]),
+        cache_sums=add_sums([span.cache_sums for span in points]),
         least_token_seconds=min([span.token_seconds or math.inf for span in points], default=math.inf),
         prefill_seconds=_prefill_seconds(spans),
         prompt_tokens=math.fsum([span.prompt_tokens or 0.0 for span in spans]),
@@ -237,6 +240,7 @@ def _span(samples: Sequence[EngineSample], rung: LoadRung, steps: CounterSteps) 
     running = _mean([sample.running for sample in samples])
     token_seconds, decoding = _token_time(counted, seconds, running, rung)
     has_requests = any(sample.running or sample.waiting for sample in samples)
+    cache, prompt_rate = _mean([sample.kv_cache_ratio for sample in samples]), counted.prompts / seconds
     return Span(
         end_seconds=newest.at_seconds,
         seconds=seconds,
@@ -244,7 +248,7 @@ def _span(samples: Sequence[EngineSample], rung: LoadRung, steps: CounterSteps) 
         decoding=decoding,
         tokens_per_step=_tokens_per_step(counted, newest),
         running=running,
-        kv_cache_ratio=_mean([sample.kv_cache_ratio for sample in samples]),
+        kv_cache_ratio=cache,
         ended=None if newest.requests_total is None else counted.ended,
         prompt_tokens=None if newest.prompt_tokens_total is None else counted.prompts,
         busy=_busy(counted, seconds, newest) if rung is LoadRung.SERVICE_TIME else None,
@@ -252,7 +256,8 @@ def _span(samples: Sequence[EngineSample], rung: LoadRung, steps: CounterSteps) 
         and not has_requests
         and not (counted.times or counted.tokens or counted.services or counted.prompts),
         prefilling=_prefilling(running, decoding if token_seconds is not None else 0.0),
-        sums=_sums(token_seconds, decoding, counted.prompts / seconds),
+        sums=_sums(token_seconds, decoding, prompt_rate),
+        cache_sums=_sums(token_seconds, cache if decoding else None, prompt_rate),
     )
 
 
@@ -266,10 +271,10 @@ def _prefilling(running: float | None, decoding: float | None) -> float | None:
     return None if running is None else running - (decoding or 0.0)
 
 
-def _sums(token_seconds: float | None, decoding: float | None, prompt_rate: float) -> Sums:
-    if token_seconds is None or not decoding:
+def _sums(token_seconds: float | None, used: float | None, prompt_rate: float) -> Sums:
+    if token_seconds is None or not used:
         return NO_POINTS
-    return point(decoding, token_seconds, prompt_rate * token_seconds)
+    return point(used, token_seconds, prompt_rate * token_seconds)
 
 
 def _token_time(
