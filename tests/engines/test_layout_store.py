@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests that the layouts of all targets take a bounded amount of memory, and equal ones are kept once."""
+"""Tests that the layouts of all targets take bounded memory, and that equal ones are kept once."""
 
 import pytest
 
