@@ -4,6 +4,7 @@
 Law: a failure is stored next to the samples and never replaces them.
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -192,15 +193,16 @@ def retained(
     if samples and samples[-1].engine != sample.engine:
         return (sample,)  # another engine answers now, and its counters are not comparable
     samples, sample = _in_one_unit(samples, sample)
-    begin = sample.at_seconds - window_seconds
-    first = next((number for number, it in enumerate(samples) if it.at_seconds > begin), len(samples))
+    times = [it.at_seconds for it in samples]
+    begin = max(bisect_right(times, sample.at_seconds - window_seconds) - 1, 0)
     older: list[EngineSample] = []
-    for it in samples[: max(first - 1, 0)]:
-        is_old = sample.at_seconds - it.at_seconds > history_seconds
-        if is_old or (older and _step(older[-1]) == _step(it)):
-            continue
-        older.append(it if it.token_time is None and it.first_token is None else _without_histograms(it))
-    kept = (*older, *samples[max(first - 1, 0) :], sample)
+    last_step: float | None = None
+    for number in range(bisect_left(times, sample.at_seconds - history_seconds, 0, begin), begin):
+        step = times[number] // HISTORY_STEP_SECONDS
+        if step != last_step:
+            older.append(_without_histograms(samples[number]))
+            last_step = step
+    kept = (*older, *samples[begin:], sample)
     return kept[-MAX_SAMPLES:]
 
 
@@ -223,9 +225,7 @@ def _from_percent(sample: EngineSample) -> EngineSample:
     return replace(sample, kv_cache_ratio=None if ratio is None else ratio / 100, is_kv_percent=True)
 
 
-def _step(sample: EngineSample) -> int:
-    return int(sample.at_seconds // HISTORY_STEP_SECONDS)
-
-
 def _without_histograms(sample: EngineSample) -> EngineSample:
+    if sample.token_time is None and sample.first_token is None:
+        return sample
     return replace(sample, token_time=None, first_token=None)
