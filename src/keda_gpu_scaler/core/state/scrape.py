@@ -54,6 +54,16 @@ class Endpoint:
     models: tuple[str, ...] = ()
     namespace: str | None = None
     credentials_namespace: str | None = None
+    _hash: int = field(default=0, init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        # An endpoint is looked up several times in each scrape and in each evaluation. So its hash is computed once, of
+        # the parts in which endpoints usually differ.
+        parts = (self.pod, self.address, self.engine, self.ports, self.url, self.models, self.credentials_namespace)
+        object.__setattr__(self, "_hash", hash(parts))
+
+    def __hash__(self) -> int:
+        return self._hash
 
     def __str__(self) -> str:
         return f"pod {self.pod.namespace}/{self.pod.name}" if self.pod else self.url
