@@ -27,6 +27,11 @@ FUZZ_JOBS    ?= 2
 FUZZ_TARGETS ?=
 FUZZ_VENV    ?= .tools/fuzz
 JUDGE_STAMP := $(JUDGE_VENV)/.installed
+# The checks start hundreds of processes. Python keeps their bytecode, also where the caller's shell says otherwise:
+# without it each process compiles every module that it imports, and the tests take almost twice the time.
+unexport PYTHONDONTWRITEBYTECODE
+# The tests of the chart fail where they have no tools, instead of being skipped.
+CHART_TESTS := KEDA_GPU_SCALER_TEST_TOOLS=required
 # What `make deploy` installs, and where: a Helm release, its namespace, and more of helm's flags.
 RELEASE   ?= keda-gpu-scaler
 NAMESPACE ?= keda
@@ -41,7 +46,7 @@ define REACH
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run check test test-core test-optimized lint types fmt proto lock docs bench judge fuzz audit sbom build krew image image-test docker-release chart manifests deploy undeploy clean
+.PHONY: help setup run check test test-core test-optimized lint types tools fmt proto lock docs bench judge fuzz audit sbom build krew image image-test docker-release chart manifests deploy undeploy clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,7 +58,7 @@ $(STAMP): pyproject.toml requirements/dev.txt
 		echo "keda-gpu-scaler needs Python 3.11 or later, but $(PYTHON) is $$($(PYTHON) -V); name another: make PYTHON=python3.12 setup" >&2; exit 1; }
 	@echo "setting up $(VENV) (once, about half a minute)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --require-hashes -r requirements/dev.txt
+	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile --require-hashes -r requirements/dev.txt
 	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
@@ -61,7 +66,9 @@ run: setup ## Show on this machine how a workload follows its load; DEMO=--devic
 	@$(BIN)/keda-gpu-scaler demo --address $(ADDRESS) $(DEMO) $(addprefix --metadata ,$(METADATA)) \
 		$(if $(REPLICAS),--replicas $(REPLICAS)) $(if $(VALUE_TYPE),--value-type $(VALUE_TYPE))
 
-check: lint types test chart ## Run everything that CI runs
+check: setup ## Run everything that CI runs
+	@$(MAKE) --no-print-directory --jobs 2 lint types tools
+	@$(CHART_TESTS) $(BIN)/python -m pytest -q -n $(WORKERS)
 
 test: setup ## Run the tests, the rules of the repository among them
 	@$(BIN)/python -m pytest -q -n $(WORKERS)
@@ -78,6 +85,9 @@ lint: setup
 
 types: setup
 	@$(BIN)/mypy
+
+tools: setup
+	@$(BIN)/python scripts/tools.py
 
 fmt: setup ## Format the code, and repair what ruff can repair
 	@$(BIN)/ruff format .
@@ -144,12 +154,10 @@ image-test: setup ## Run the image's content on its base's Debian packages, with
 docker-release: ## Build and push the image for amd64 and arm64: VERSION=v0.1.0, on a clean, tagged commit
 	@$(PYTHON) scripts/image_docker.py release "$(VERSION)" $(if $(IMAGE),--image $(IMAGE))
 
-chart: setup ## Check the Helm chart; Go is needed, to build helm and kubeconform into .tools (once)
-	@$(BIN)/python scripts/tools.py
-	@KEDA_GPU_SCALER_TEST_TOOLS=required $(BIN)/python -m pytest -q -n $(WORKERS) tests/deploy
+chart: tools ## Check the Helm chart; Go is needed, to build helm and kubeconform into .tools (once)
+	@$(CHART_TESTS) $(BIN)/python -m pytest -q -n $(WORKERS) tests/deploy
 
-manifests: setup ## Render deploy/manifests.yaml and the chart's golden files
-	@$(BIN)/python scripts/tools.py
+manifests: tools ## Render deploy/manifests.yaml and the chart's golden files
 	@$(BIN)/python scripts/chart.py
 
 deploy: ## Install or upgrade in a cluster; RELEASE, NAMESPACE and HELM_ARGS say what and where

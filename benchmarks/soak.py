@@ -34,7 +34,7 @@ from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 TITLE = "A front end while workloads, pods, nodes and engines are replaced"
 _CALLS_A_MINUTE = 18
 _SAMPLE_SECONDS, _PAGE_SECONDS, _STREAM_SECONDS, _INVENTED_SECONDS = 60.0, 15.0, 30.0, 2.0  # virtual
-_IDLE_SECONDS = 15 * 60.0  # virtual: longer than anything is kept
+_IDLE_SECONDS = 65 * 60.0  # virtual: longer than anything is kept, which is an hour for the histories of workloads
 _SERVICE = "/externalscaler.ExternalScaler/"
 _START_SECONDS = 60.0
 

@@ -101,6 +101,8 @@ class Meter:
         }
 
     def _cache_sizes(self) -> dict[str, int]:
+        from keda_gpu_scaler.core.idle_cache import CacheInfo
+
         sizes: Counter[str] = Counter()
         for title, reference in self._caches:
             if (cache := reference()) is not None:
@@ -110,7 +112,8 @@ class Meter:
                 for key, value in list(vars(module).items()):
                     if hasattr(value, "cache_info") and value.__module__ == name and value.cache_info().currsize > 1:
                         info, short = value.cache_info(), name.removeprefix("keda_gpu_scaler.")
-                        sizes[f"of {info.maxsize} entries of {short}.{key}"] = info.currsize
+                        kind = "expiring entries" if isinstance(info, CacheInfo) else f"of {info.maxsize} entries"
+                        sizes[f"{kind} of {short}.{key}"] = info.currsize
         return dict(sizes)
 
 

@@ -4,9 +4,14 @@
 Law: only the youngest generation is collected often. Python starts a collection when the number of objects grows. In
 a large fleet as many snapshots expire as arrive, so the number hardly grows while a hundred thousand objects are
 created, and one collection then scans all of them (100 ms with 1,000 nodes). By the clock it scans a few hundred.
+
+The caches of pure functions release what is not used at each full collection: an entry stays for one to two times
+``FULL_COLLECTION_SECONDS`` after its last use.
 """
 
 import gc
+
+from keda_gpu_scaler.core.idle_cache import release_unused
 
 FULL_COLLECTION_SECONDS = 600.0
 """The time between two full collections. With 1,000 nodes one takes 0.25 s and frees a few thousand objects."""
@@ -36,4 +41,5 @@ class GcPolicy:
         is_due = now - self._last_full_at >= FULL_COLLECTION_SECONDS
         if is_due:
             self._last_full_at = now
+            release_unused()
         gc.collect(2 if is_due else 0)

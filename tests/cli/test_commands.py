@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the command line as a whole: version, help, misspelt names, and the plugin of kubectl."""
+"""Tests the command line as a whole: version, help, misspelt names, its output, and the plugin of kubectl."""
 
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -37,6 +41,13 @@ def test_help_of_a_command_is_what_its_flag_prints(name: str) -> None:
     assert shown.output == run(name, "--help").output
 
 
+@pytest.mark.parametrize("words", [(), *((name,) for name in names()), ("simulate", "fit")], ids=" ".join)
+def test_the_help_fits_a_terminal_of_80_columns(words: tuple[str, ...]) -> None:
+    shown = CliRunner(env={"COLUMNS": "80"}).invoke(main, [*words, "--help"], prog_name=PROGRAM)
+    assert shown.exit_code == 0
+    assert [line for line in shown.output.splitlines() if len(line) > 80] == []
+
+
 @pytest.mark.parametrize(
     ("words", "hint"),
     [
@@ -50,6 +61,31 @@ def test_a_misspelt_name_gets_the_right_one_and_status_2(words: tuple[str, ...],
     shown = run(*words)
     assert shown.exit_code == 2
     assert " ".join(re.sub(r"[()]", "", shown.output).split()).endswith(hint)
+
+
+MAIN = [sys.executable, "-c", "from keda_gpu_scaler.cli import main; main(prog_name='keda-gpu-scaler')"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize("words", [("version",), ("--help",), ("explain", "--help"), ("validate", "-")], ids=" ".join)
+def test_a_full_disk_behind_the_output_is_one_sentence(words: tuple[str, ...]) -> None:
+    text = "kind: ScaledObject\nspec: {triggers: [{type: external, metadata: {profile: llm}}]}\n"
+    with Path("/dev/full").open("w") as full:
+        outcome = subprocess.run(
+            [*MAIN, *words], input=text, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert outcome.returncode == 1
+    assert outcome.stderr == "keda-gpu-scaler: cannot write the output: no space left on device\n"
+
+
+def test_a_reader_that_ends_early_is_no_problem() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    outcome = subprocess.run(
+        [*MAIN, "explain", "--help"], stdout=writer, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(writer)
+    assert outcome.stderr == ""
 
 
 def test_a_name_that_is_like_none_gets_no_hint() -> None:

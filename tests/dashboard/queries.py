@@ -94,7 +94,7 @@ class Query:
         self.selection.operators.add(str(expression.op))
         modifier = expression.modifier
         _require(modifier is None or modifier.matching is None, "on() and ignoring() are not supported")
-        vectors = [labels for side, labels in sides if type(side).__name__ != "NumberLiteral"]
+        vectors = [labels for side, labels in sides if not _is_number(side)]
         _require(len(set(vectors)) == 1, f"series with different labels never match: {vectors}")
         return vectors[0]
 
@@ -102,12 +102,19 @@ class Query:
         name = expression.func.name
         self.selection.functions.add(name)
         arguments = list(expression.args)
+        if name == "time":
+            return frozenset()
         if name == "histogram_quantile":
             inner = self._walk(arguments[-1], rated=False)
             _require("le" in inner, "the label le is missing")
             return inner - {"le"}
         _require(name in _PASSING, f"{name}() is not supported")
         return self._walk(arguments[0], rated=name in _OF_COUNTERS)
+
+
+def _is_number(side: Any) -> bool:
+    kind = type(side).__name__
+    return kind == "NumberLiteral" or (kind == "Call" and side.func.name == "time")
 
 
 def _require(condition: bool, message: str) -> None:

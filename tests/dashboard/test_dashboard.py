@@ -227,6 +227,20 @@ def test_a_description_says_what_the_panel_shows_and_what_to_do(panel: dict[str,
         assert "red line" in panel["description"]
 
 
+EXPLAIN = "`keda-gpu-scaler explain NAMESPACE/NAME"
+
+
+def is_about_one_workload(panel: dict[str, Any]) -> bool:
+    return any('name=~"$workload"' in target["expr"] for target in panel["targets"])
+
+
+@each_panel
+def test_the_advice_about_a_workload_names_the_command_that_explains_it(panel: dict[str, Any]) -> None:
+    remedy = panel["description"].partition("What to do ")[2]
+    assert not is_about_one_workload(panel) or EXPLAIN in panel["description"]
+    assert "probe" not in remedy.lower().split()
+
+
 def nested_items(item: Any) -> Iterator[tuple[str, Any]]:
     """Yield every key with its value, at any depth."""
     if isinstance(item, dict):

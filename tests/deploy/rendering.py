@@ -2,7 +2,11 @@
 """Renders the chart with some values, and checks how its objects fit together."""
 
 import functools
+import hashlib
+import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -71,9 +75,31 @@ def matches(selector: Mapping[str, str], pod: Mapping[str, Any]) -> bool:
     return bool(selector.items() <= pod["metadata"]["labels"].items())
 
 
+class Renderings:
+    """What helm renders, in a folder that the processes of the tests share: helm renders each shape once."""
+
+    def __init__(self) -> None:
+        self.folder: Path | None = None
+
+    def text(self, flags: Sequence[str], namespace: str, release: str) -> str:
+        if self.folder is None:
+            return chart.template(*flags, namespace=namespace, release=release)
+        key = hashlib.sha256(json.dumps([flags, namespace, release]).encode()).hexdigest()
+        path = self.folder / f"{key}.yaml"
+        if not path.exists():
+            self.folder.mkdir(exist_ok=True)
+            own = path.with_suffix(f".{os.getpid()}")
+            own.write_text(chart.template(*flags, namespace=namespace, release=release))
+            own.replace(path)
+        return path.read_text()
+
+
+RENDERINGS = Renderings()
+
+
 @functools.cache
 def render(*flags: str, namespace: str = "keda", release: str = "keda-gpu-scaler") -> Rendered:
-    return Rendered(chart.template(*flags, namespace=namespace, release=release))
+    return Rendered(RENDERINGS.text(flags, namespace, release))
 
 
 def container(pod: Mapping[str, Any]) -> dict[str, Any]:

@@ -87,23 +87,6 @@ def conform(folder: Path, version: str) -> list[str]:
     return [f"{one['filename']}: {one['kind']}: {one['msg']}" for one in resources if one["status"] != "statusValid"]
 
 
-@pytest.mark.parametrize("version", tools.KUBERNETES_VERSIONS)
-def test_every_object_of_every_shape_is_one_that_kubernetes_takes(version: str, tmp_path: Path) -> None:
-    for at, flags in enumerate(MATRIX.values()):
-        (tmp_path / f"{at}.yaml").write_text(render(*flags).text)
-    (tmp_path / "manifests.yaml").write_text(chart.MANIFESTS.read_text())
-    (tmp_path / "overridden.yaml").write_text(render(*chart.OVERRIDDEN).text)
-    assert conform(tmp_path, version) == []
-
-
-@pytest.mark.parametrize("mistake", ["hostPath", "honorLabels", "dnsNames", "podSelector", "maxUnavailable"])
-def test_a_field_that_kubernetes_does_not_know_is_found_out(mistake: str, tmp_path: Path) -> None:
-    text = (chart.GOLDEN / "mutual-tls-and-monitoring.yaml").read_text()
-    assert f"{mistake}:" in text
-    (tmp_path / "one.yaml").write_text(text.replace(f"{mistake}:", f"{mistake}s:", 1))
-    assert len(conform(tmp_path, chart.KUBERNETES)) == 1
-
-
 @EVERY_SHAPE
 def test_no_object_is_there_twice(flags: Sequence[str]) -> None:
     names = [(one["kind"], one["metadata"].get("namespace"), one["metadata"]["name"]) for one in render(*flags).objects]
@@ -869,6 +852,12 @@ def test_labels_annotations_and_extras_arrive_where_they_belong() -> None:
         assert pod["spec"]["imagePullSecrets"] == [{"name": "registry"}]
 
 
+def test_the_secrets_of_a_parent_chart_are_added_to_those_of_the_chart() -> None:
+    flags = sets("global.imagePullSecrets[0].name=parent", "imagePullSecrets[0].name=own")
+    for pod in render(*flags).pods().values():
+        assert pod["spec"]["imagePullSecrets"] == [{"name": "own"}, {"name": "parent"}]
+
+
 @pytest.mark.parametrize(
     ("flags", "image"),
     [
@@ -882,3 +871,40 @@ def test_every_pod_runs_the_one_image(flags: Sequence[str], image: str) -> None:
     pods = render(*flags).pods()
     assert pods.keys() == {"agent", "frontend", "test"}
     assert {container(pod)["image"] for pod in pods.values()} == {image}
+
+
+# ---- every shape, last: the tests above rendered them ----
+
+
+def distinct(renderings: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield each object once, with the name of the first rendering that has it: most are the same in many shapes."""
+    known: set[str] = set()
+    for name, text in renderings.items():
+        for document in re.split(r"^---\n", text, flags=re.MULTILINE):
+            if document.strip() and document not in known:
+                known.add(document)
+                yield name, document
+
+
+def misspelt(*fields: str) -> dict[str, str]:
+    """Return renderings with one misspelt field each, by this field."""
+    text = (chart.GOLDEN / "mutual-tls-and-monitoring.yaml").read_text()
+    assert all(f"{field}:" in text for field in fields)
+    return {field: text.replace(f"{field}:", f"{field}s:", 1) for field in fields}
+
+
+@pytest.mark.parametrize("version", tools.KUBERNETES_VERSIONS)
+def test_every_object_of_every_shape_is_one_that_kubernetes_takes_and_a_misspelt_field_is_found(
+    version: str, tmp_path: Path
+) -> None:
+    shapes = {name: render(*flags).text for name, flags in MATRIX.items()}
+    shapes |= {"manifests": chart.MANIFESTS.read_text(), "overridden": render(*chart.OVERRIDDEN).text}
+    wrong = misspelt("hostPath", "honorLabels", "dnsNames", "podSelector", "maxUnavailable")
+    for name, document in distinct(shapes | wrong):  # one start for all: it spends its time on reading the schemas
+        with (tmp_path / f"{name}.yaml").open("a") as file:
+            file.write(f"---\n{document}")
+    problems = conform(tmp_path, version)
+    assert [one for one in problems if Path(one.partition(": ")[0]).stem not in wrong] == []
+    assert len(problems) == len(wrong)
+    for field in wrong:
+        assert any(f"/{field}.yaml: " in one and f"{field}s" in one for one in problems), field

@@ -156,6 +156,8 @@ def test_probe_asks_over_tls_and_says_what_to_try_where_it_is_refused(secured: S
             refused = subprocess.run((*asked, *flags), capture_output=True, text=True, check=False)
             assert refused.returncode == 1
             assert hint in refused.stderr
+            # gRPC's core library prints no line of its own before it.
+            assert refused.stderr.startswith("keda-gpu-scaler: "), refused.stderr
 
 
 def _flags(pair: Pair) -> tuple[str, ...]:

@@ -132,6 +132,15 @@ def test_a_gauge_that_is_not_a_number_makes_the_sum_unknown() -> None:
             300,
             id="a pool that decodes",
         ),
+        pytest.param(
+            {"num_queue_reqs": 1, "num_prefill_prealloc_queue_reqs": 20}, 21, None, id="an older pool that prefills"
+        ),
+        pytest.param(
+            {"num_queue_reqs": 1, "num_prefill_bootstrap_queue_reqs": 20, "num_prefill_prealloc_queue_reqs": 20},
+            21,
+            None,
+            id="both names of the bootstrap queue",
+        ),
         pytest.param({"num_queue_reqs": 4}, 4, None, id="a pool that does both"),
         pytest.param({"num_queue_reqs": 4, "num_decode_prealloc_queue_reqs": "NaN"}, None, None, id="an unknown queue"),
     ],
@@ -245,6 +254,11 @@ def test_a_page_with_the_series_of_another_engine_is_not_recognised_by_a_family(
             engine_pages.DYNAMO,
             {"engine": "dynamo", "waiting": None, "running": 12.0, "kv_cache_ratio": 0.75, "requests_total": 300.0},
             id="a worker of Dynamo",
+        ),
+        pytest.param(
+            engine_pages.DYNAMO.replace(b"kvstats_gpu", b"gpu"),
+            {"engine": "dynamo", "running": 12.0, "kv_cache_ratio": 0.75},
+            id="a worker of Dynamo, newer name of the cache",
         ),
         pytest.param(
             engine_pages.DYNAMO + engine_pages.VLLM,

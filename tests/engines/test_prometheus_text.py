@@ -333,6 +333,23 @@ def test_a_wanted_line_that_is_indented_is_found(text: str) -> None:
     assert comparable(parse_exposition(text.encode(), wanted=frozenset({"wanted"})).samples) == [("wanted", {}, "1.0")]
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param("wanted`2", id="a character after the name that no name has"),
+        pytest.param("#  TYPE wanted counter", id="a type with two blanks"),
+        pytest.param("# TYPE wanted counter", id="a type"),
+        pytest.param("wanted 2", id="a wanted line"),
+    ],
+)
+@pytest.mark.parametrize("indented", [" other 1", "\tother", "  # a comment"])
+def test_a_line_that_is_indented_changes_the_reading_of_no_other_line(line: str, indented: str) -> None:
+    alone, beside = (
+        parse_exposition(text.encode(), wanted=frozenset({"wanted"})) for text in (f"{line}\n", f"{line}\n{indented}\n")
+    )
+    assert (beside.samples, beside.kinds) == (alone.samples, alone.kinds)
+
+
 @pytest.mark.parametrize("text", ["wanted.5\nother 1\n", "wanted+.5\n", "wanted-.5\nwant_others 1\n"])
 def test_a_wanted_value_without_a_blank_before_it_is_read_as_on_the_whole_page(text: str) -> None:
     page = parse_exposition(text.encode())

@@ -3,7 +3,6 @@
 
 import hashlib
 import os
-import re
 import subprocess
 import tarfile
 import tomllib
@@ -17,6 +16,8 @@ from scripts import krew
 from keda_gpu_scaler.cli import PLUGIN
 
 HOME = Path(__file__).resolve().parent.parent.parent
+COMPLETION = krew.LAUNCHER.replace("kubectl-", "kubectl_complete-")
+"""The executable by which kubectl completes the plugin's words (kubectl: pkg/cmd/plugin/plugin_completion.go)."""
 
 
 @pytest.fixture
@@ -25,15 +26,15 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def installed(folder: Path) -> Path:
-    """Unpack the archive as krew does; return the link that kubectl runs."""
+def installed(folder: Path, name: str = krew.LAUNCHER) -> Path:
+    """Unpack the archive as krew does; return the link that kubectl runs, with this name."""
     plugin, _ = krew.write(folder)
     store, binaries = folder / "store" / "gpu-scaler" / "v1.2.3", folder / "bin"
     with tarfile.open(plugin) as tar:
         tar.extractall(store, filter="data")
     binaries.mkdir()
-    (binaries / krew.LAUNCHER).symlink_to(Path("..") / store.relative_to(folder) / krew.LAUNCHER)
-    return binaries / krew.LAUNCHER
+    (binaries / name).symlink_to(Path("..") / store.relative_to(folder) / krew.LAUNCHER)
+    return binaries / name
 
 
 def run(link: Path, *tools: str) -> subprocess.CompletedProcess[str]:
@@ -87,7 +88,7 @@ def test_kubectl_finds_the_plugin_and_pip_installs_it_under_the_same_name() -> N
     assert f"kubectl-{manifest['metadata']['name'].replace('-', '_')}" == krew.LAUNCHER
     declared = tomllib.loads((HOME / "pyproject.toml").read_text())["project"]["scripts"]
     assert declared[krew.LAUNCHER] == "keda_gpu_scaler.cli:kubectl_plugin"
-    assert re.search(rf"(?m)^set -- {krew.LAUNCHER} ", (krew.FOLDER / krew.LAUNCHER).read_text())
+    assert declared[COMPLETION] == "keda_gpu_scaler.cli.completion:kubectl_completion"
 
 
 @pytest.mark.parametrize(
@@ -105,6 +106,12 @@ def test_the_launcher_runs_the_wheel_beside_it(folder: Path, tools: tuple[str, .
     assert Path(wheel).name == "keda_gpu_scaler-1.2.3-py3-none-any.whl"
     assert Path(wheel).exists()
     assert (program, first, second, third) == (krew.LAUNCHER, "explain", "ai/llama", "two words")
+
+
+def test_a_link_of_another_name_completes_the_words(folder: Path) -> None:
+    shown = run(installed(folder, COMPLETION), "uvx")
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.splitlines()[-4:] == [COMPLETION, "explain", "ai/llama", "two words"]
 
 
 def test_without_uv_and_pipx_the_launcher_names_both(folder: Path) -> None:

@@ -312,6 +312,16 @@ def test_the_number_of_remembered_triggers_is_bounded(server: FakeApiServer, mon
     record(server, talk)
 
 
+def test_a_trigger_that_is_not_answered_any_more_is_released(server: FakeApiServer) -> None:
+    async def talk(recording: Recording) -> None:
+        await recording.receive(*(replace(MISSING, name=f"gone-{number}") for number in range(5)), apart=1.0)
+        recording.clock.advance(REPEAT_SECONDS)
+        await recording.receive(MISSING)
+        assert [subject.name for subject in recording.events._last_events] == ["llama"]
+
+    record(server, talk)
+
+
 @given(st.lists(st.tuples(st.booleans(), st.floats(0, 120)), max_size=60))
 def test_events_alternate_and_are_never_closer_than_a_minute(answers: list[tuple[bool, float]]) -> None:
     written: list[tuple[str, float]] = []

@@ -20,6 +20,8 @@ from tests.scrape.web import REFUSED, Answer
 
 EVERY = [pytest.param(source, id=name) for name, source in SOURCES.items()]
 HOUR = 3600.0
+QUARTER = 900.0
+"""A quarter of an hour: longer than any time after which the program forgets or releases something."""
 STEP = 5.0
 REQUESTS_A_SECOND = 2
 
@@ -118,7 +120,7 @@ def test_a_source_that_is_restarted_without_requests_shows_no_demand(source: Dem
         down = await observed.pass_time(60)
         assert down[-1].is_active is None, "a source that does not answer says nothing"
         observed.serve(source.fresh.encode())
-        observations = await observed.pass_time(HOUR)
+        observations = await observed.pass_time(QUARTER)
         expected = {None} if source.is_unknown_fresh else {False}
         assert states(observations[2:]) == expected, observations[-1].sentence
         observed.serve_requests()

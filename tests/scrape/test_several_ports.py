@@ -11,7 +11,7 @@ from keda_gpu_scaler.core.state.scrape import MAX_ATTEMPTS, Endpoint, ScrapeResu
 from keda_gpu_scaler.scrape.port_search import LOST_AFTER_SECONDS
 from tests.scrape.scene import OTHER_PAGE, PAGE, POD, Scene, scenario
 from tests.scrape.virtual_time import run_in_virtual_time
-from tests.scrape.web import ABSENT, CLOSES, NO_ANSWER, REFUSED, WANTS_HTTPS, Answer, sglang, vllm
+from tests.scrape.web import ABSENT, CLOSES, NO_ANSWER, REFUSED, UNTRUSTED, WANTS_HTTPS, Answer, sglang, vllm
 
 VLLM = replace(POD, engine="vllm")
 RANKS = replace(VLLM, ports=(8000, 8001))
@@ -242,6 +242,13 @@ async def test_the_further_paths_of_a_port_with_https_are_asked_by_https() -> No
             "port 8000/metrics: the server closes the connection without an answer",
             False,
             id="the reason of http remains where https says nothing",
+        ),
+        pytest.param(
+            VLLM,
+            {PAGE: CLOSES, f"https://{PAGE}": UNTRUSTED},
+            "port 8000/metrics by https: the certificate is not trusted",
+            False,
+            id="a server with https whose certificate is not trusted",
         ),
         pytest.param(
             VLLM,

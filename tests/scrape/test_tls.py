@@ -146,7 +146,7 @@ def test_an_invalid_certificate_is_refused(
     context = server_context(authority.issue("server", host=host, days=days))
     error, server = fetch_over_tls(tmp_path / "mounts" if mounted else None, context, responds(page()), by_host)
     assert isinstance(error, FetchError)
-    assert error.kind is FailureKind.UNREADABLE
+    assert error.kind is FailureKind.UNTRUSTED
     assert str(error).startswith("the certificate is not trusted: ")
     assert reason in str(error)
     assert str(error).endswith(MOUNT_ITS_CA)

@@ -13,6 +13,7 @@ ABSENT = FetchError("the server has no such page (HTTP 404)", FailureKind.ABSENT
 DENIED = FetchError("10.1.2.3 is refused", FailureKind.DENIED)
 WANTS_HTTPS = FetchError("the server expects https, and it is asked by http", FailureKind.TLS, status=400)
 CLOSES = FetchError("the server closes the connection without an answer", FailureKind.CLOSED)
+UNTRUSTED = FetchError("the certificate is not trusted", FailureKind.UNTRUSTED)
 NO_ANSWER = FetchError("no answer within 2 s", FailureKind.UNREADABLE)
 
 Answer = bytes | Exception | Callable[[], "bytes | Exception"]

@@ -26,13 +26,14 @@ def last_hour(now: float) -> WorkloadHistories:
 def point(elapsed: float) -> WorkloadPoint:
     """Return the answer this many seconds after the first one."""
     if elapsed < 600:
-        return WorkloadPoint(None, 80.0, 0, 0, 0, 6, active=False)
+        return WorkloadPoint(None, 80.0, 0, 0, 0, 6, active=False, ready=0)
     if 2400 <= elapsed < 2700:
-        return WorkloadPoint(None, 80.0, 3, None, 0, 6, active=True)
+        return WorkloadPoint(None, 80.0, 3, None, 0, 6, active=True, ready=3)
     load = 70 + 35 * math.sin(elapsed / 400)
     wanted = min(6, max(1, math.ceil(elapsed / 700)))
     replicas = min(wanted, max(1, math.ceil((elapsed - 120) / 700)))
-    return WorkloadPoint(load, 80.0, replicas, wanted, 0, 6, active=True)
+    ready = min(replicas, max(0, math.ceil((elapsed - 300) / 700)))
+    return WorkloadPoint(load, 80.0, replicas, wanted, 0, 6, active=True, ready=ready)
 
 
 def last_evaluation(answer: RecentAnswer) -> Evaluation | None:

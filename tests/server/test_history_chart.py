@@ -29,7 +29,7 @@ from keda_gpu_scaler.server.workload_history import MAX_POINTS, WorkloadPoint
 
 def points(*values: tuple[int, float | None]) -> Points:
     """Return a history of measured values with the target 80, each with how many steps ago it was."""
-    return [(ago, WorkloadPoint(value, 80.0, 2, 3, 1, 6, active=True)) for ago, value in values]
+    return [(ago, WorkloadPoint(value, 80.0, 2, 3, 1, 6, active=True, ready=1)) for ago, value in values]
 
 
 def path(chart: str, kind: str) -> str:
@@ -169,7 +169,8 @@ def test_a_chart_has_a_name_and_a_description() -> None:
     assert "<title id=v-title>a &lt;b&gt; &amp; c</title>" in chart
     assert "<desc id=v-desc>Measured: 50 %; last: unknown. Target: 80 %. 1 of 2 answers have no value.</desc>" in chart
     assert (
-        "<desc id=r-desc>Replicas: 2; last: 2. Wanted: 3; last: 3. Limits: 1 to 6. Inactive in 0 of 2 answers.</desc>"
+        "<desc id=r-desc>Replicas: 2; last: 2. Ready: 1; last: 1. Wanted: 3; last: 3. Limits: 1 to 6. Inactive in 0 "
+        "of 2 answers.</desc>"
     ) in size(points((1, 50.0), (0, None)))
 
 
@@ -178,9 +179,17 @@ def test_the_table_has_a_row_for_each_five_minutes() -> None:
     rows = re.findall(r"<tr><th scope=row>.*?</tr>", "".join(history_table(history, "t", "%")))
     texts = [" ".join(re.sub(r"<[^>]+>", " ", row).split()) for row in rows]
     assert len(texts) == 12
-    assert texts[0] == "0 to 5 90 % 80 % 1 of 2 answers 2 3 1 to 6 active"
-    assert texts[1] == "5 to 10 10 to 20 % 80 % 0 of 2 answers 2 3 1 to 6 active"
-    assert texts[2] == "10 to 15 no answer — — — — — —"
+    assert texts[0] == "0 to 5 90 % 80 % 1 of 2 answers 2 1 3 1 to 6 active"
+    assert texts[1] == "5 to 10 10 to 20 % 80 % 0 of 2 answers 2 1 3 1 to 6 active"
+    assert texts[2] == "10 to 15 no answer — — — — — — —"
+
+
+def test_the_ready_replicas_have_a_line_of_their_own() -> None:
+    chart = size([(2, WorkloadPoint(50.0, 80.0, 2, 3, 1, 4, active=True, ready=1)),
+                  (0, WorkloadPoint(50.0, 80.0, 2, 3, 1, 4, active=True, ready=2))])  # fmt: skip
+    assert path(chart, "ready") == "M357.5 73.5H359.5V50"
+    assert path(size(points((1, 50.0), (0, None))), "replicas") == "M358.5 65.7H359.5"
+    assert path(size([(0, WorkloadPoint(50.0, 80.0, 2, 3, 1, 4, active=True))]), "ready") == ""
 
 
 def test_a_sparkline_shows_the_last_value_of_each_minute_and_the_target() -> None:

@@ -408,7 +408,7 @@ def test_a_refused_trigger_is_the_first_row_with_its_sentence() -> None:
     text = document(view(refused=REFUSED))
     first = text[text.index("<tbody") : text.index("</tbody>") + len("</tbody>")]
     assert first.startswith("<tbody class=refused>")
-    assert Outline(first).text == f"ai/typo refused for 75 s: KEDA gets no value and no target {TYPO}"
+    assert Outline(first).text == f"ai/typo refused for 75 s KEDA gets no value and no target: {TYPO}"
     assert "class=refused" not in document(view())
 
 

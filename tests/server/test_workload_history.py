@@ -19,7 +19,7 @@ from keda_gpu_scaler.server.workload_history import (
 )
 from keda_gpu_scaler.server.workload_list import workload_list
 
-FULL = WorkloadPoint(98.5, 75.0, 3, 4, 1, 6, active=True)
+FULL = WorkloadPoint(98.5, 75.0, 3, 4, 1, 6, active=True, ready=2)
 UNKNOWN = WorkloadPoint(None, 75.0, None, None, None, None)
 
 
@@ -76,7 +76,7 @@ def test_reading_a_history_does_not_keep_it() -> None:
     assert histories.of(("ai", "llama", "m", "gpu_utilization")) is None
 
 
-NUMBERS = Comparison(98.0, 294.0, 294.0, "total", "", 3, 4, ReplicaLimit.NONE, "98 is above 5")
+NUMBERS = Comparison(98.0, 294.0, 294.0, "total", "", 3, 4, ReplicaLimit.NONE, "98 is above 5", 2)
 ANSWER = RecentAnswer(
     "ai", "llama", "m", "gpu_utilization", 75.0, 294.0, True, 3, 3, at_seconds=1000.0, comparison=NUMBERS,
     limits=ReplicaLimits(1, 6),
@@ -84,7 +84,7 @@ ANSWER = RecentAnswer(
 
 
 def test_an_answer_without_a_value_is_a_point_without_one() -> None:
-    assert point_of(ANSWER) == WorkloadPoint(98.0, 75.0, 3, 4, 1, 6, active=True)
+    assert point_of(ANSWER) == WorkloadPoint(98.0, 75.0, 3, 4, 1, 6, active=True, ready=2)
     without = RecentAnswer("ai", "llama", "m", "gpu_utilization", 75.0, None, True, 0, 3, comparison=NUMBERS)
     assert point_of(without).measured is None
 

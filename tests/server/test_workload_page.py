@@ -44,7 +44,8 @@ def page(query: str = QUERY, shown: StatusView | None = None) -> str:
         pytest.param("active: 92 is above activationThreshold 10", id="why it is active"),
         pytest.param("ai/llama: measured per replica and target, the last hour", id="the name of the chart"),
         pytest.param("Limits: 0 to 6. Inactive in 40 of 216 answers.", id="the description of the chart of replicas"),
-        pytest.param("0 to 5 90.1 to 104 % 80 % 0 of 19 answers 5 5 to 6 0 to 6 active", id="a row of the table"),
+        pytest.param("0 to 5 90.1 to 104 % 80 % 0 of 19 answers 5 5 5 to 6 0 to 6 active", id="a row of the table"),
+        pytest.param("keda-gpu-scaler explain ai/llama", id="the command that shows what the HPA decides"),
         pytest.param("llama-0 gpu-1 90 % with value H100 0", id="a pod with a value"),
         pytest.param(
             "llama-3 gpu-7 unknown no value node gpu-7 last answered 41 s ago (limit 10 s)", id="a pod without one"
@@ -126,7 +127,7 @@ def test_two_triggers_with_the_same_metric_name_have_histories_of_their_own() ->
 
 def test_a_refused_trigger_has_a_page_with_its_sentence() -> None:
     text = page("namespace=ai&name=typo", hour(refused=REFUSED))
-    assert f"refused for 75 s: KEDA gets no value and no target {TYPO}" in Outline(text).text
+    assert f"refused for 75 s KEDA gets no value and no target: {TYPO}" in Outline(text).text
     assert f'<a href="{DOCUMENTS}/operating.md#a-trigger-is-refused">' in text
 
 

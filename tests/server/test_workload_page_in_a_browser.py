@@ -15,7 +15,7 @@ from tests.server.test_workload_page import QUERY, hour
 
 ADDRESS = f"workload?{QUERY}"
 VALUES = "ai/llama: measured per replica and target, the last hour"
-SIZES = "ai/llama: replicas now and wanted, the last hour"
+SIZES = "ai/llama: replicas now, ready and wanted, the last hour"
 
 
 @pytest.fixture
@@ -56,6 +56,14 @@ def test_the_charts_fit_the_page(
     browser.screenshot(tmp_path / "page.png")
     assert len(set(pixels(tmp_path / "page.png"))) > 10, "the picture is blank"
     assert browser.errors == []
+
+
+def test_the_sentence_of_a_refused_trigger_is_complete_on_a_narrow_screen(browser: Browser, site: Site) -> None:
+    browser.call("Emulation.setDeviceMetricsOverride", width=400, height=900, deviceScaleFactor=1, mobile=False)
+    browser.open(site.url)
+    boxes = "[...document.querySelectorAll('.refused li, .steps p')].map(it => it.getBoundingClientRect())"
+    assert browser.run(f"{boxes}.length") >= 3
+    assert browser.run(f"{boxes}.every(box => box.left >= 0 && box.right <= innerWidth)") is True
 
 
 def test_a_screen_reader_finds_the_charts_the_table_and_the_pods(browser: Browser, site: Site) -> None:

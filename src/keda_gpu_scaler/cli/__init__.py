@@ -2,14 +2,19 @@
 """The program's command line: each command is a module that is imported only when it runs."""
 
 import copy
+import errno
 import importlib
+import os
 import re
 import sys
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from keda_gpu_scaler.core.trigger.engines import load_engines_with
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 
 class _CommandEntry(NamedTuple):
@@ -23,6 +28,8 @@ PROGRAM = "keda-gpu-scaler"
 PLUGIN = "kubectl gpu-scaler"
 """How people type the program where it is a plugin of kubectl, which finds ``kubectl-gpu_scaler`` on the PATH."""
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""What the system says of an output that takes no more. A closed pipe is click's own case."""
 _COMMANDS = {
     "demo": _CommandEntry("demo.command", "show on this machine how a workload follows its load; needs no cluster"),
     "doctor": _CommandEntry("doctor.command", "check a node or a cluster for problems"),
@@ -64,6 +71,17 @@ load_engines_with(_load_engines)  # with the first trigger that is parsed: most 
 class _Commands(click.Group):
     """Imports a command's module when the command is called, so that ``serve`` does not load the others."""
 
+    def main(self, *args: Any, **given: Any) -> Any:
+        """Run the command. A full disk behind the output is a sentence and the exit status 1."""
+        try:
+            return super().main(*args, **given)
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - Python writes what is left of the old one at its end
+            click.echo(f"{PROGRAM}: cannot write the output: {os.strerror(error.errno).lower()}", err=True)
+            sys.exit(1)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(_COMMANDS)
 
@@ -71,6 +89,9 @@ class _Commands(click.Group):
         entry = _COMMANDS.get(cmd_name)
         if entry is None:
             return None
+        # gRPC's core library prints lines of its own where a connection is refused, and reads this at its import. The
+        # commands say the same in sentences.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         if cmd_name == "serve":
             _import_asyncio_without_openssl()
         command: click.Command = getattr(importlib.import_module(f"{__name__}.{entry.module}"), cmd_name)
@@ -78,6 +99,14 @@ class _Commands(click.Group):
             command = copy.copy(command)
             command.help = _as_plugin(command.help or "")
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list["CompletionItem"]:
+        """Complete the name of a command. No command is imported for it."""
+        from click.shell_completion import CompletionItem  # with a completion only
+
+        names = [name for name in self.list_commands(ctx) if name.startswith(incomplete)]
+        commands = [CompletionItem(name, help=_COMMANDS[name].summary) for name in names]
+        return [*commands, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

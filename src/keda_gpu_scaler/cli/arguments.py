@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from keda_gpu_scaler.cli.completion import FILE
 from keda_gpu_scaler.core.hpa.replica_calculator import ValueType
 from keda_gpu_scaler.core.quoting import quoted
 from keda_gpu_scaler.wire.tls import ClientTls, Pem, own_pair
@@ -80,17 +81,19 @@ def tls_options(default_name: str = "the host of --address") -> Decorator:
         click.option(
             "--tls-ca",
             metavar="PATH",
+            type=FILE,
             help="The CA certificate (PEM) that signed the server's certificate. This flag turns TLS on. It is caCert "
             "in a TriggerAuthentication.",
         ),
         click.option(
             "--tls-cert",
             metavar="PATH",
+            type=FILE,
             help="The certificate (PEM) of this client, if the server requires one: tlsClientCert in a "
             "TriggerAuthentication.",
         ),
         click.option(
-            "--tls-key", metavar="PATH", help="The private key (PEM) of --tls-cert: tlsClientKey in a "
+            "--tls-key", metavar="PATH", type=FILE, help="The private key (PEM) of --tls-cert: tlsClientKey in a "
             "TriggerAuthentication.",
         ),
         click.option(
@@ -101,11 +104,11 @@ def tls_options(default_name: str = "the host of --address") -> Decorator:
     )  # fmt: skip
 
 
-def timeout_option(limits: str = "Time limit of each call.") -> Decorator:
+def timeout_option(limits: str = "Time limit of each call.", *, default_seconds: float = 5.0) -> Decorator:
     """Return the decorator that gives a command ``--timeout``, in seconds."""
     return click.option(
-        "--timeout", type=click.FloatRange(min=0, min_open=True), default=5.0, show_default=True, metavar="SECONDS",
-        help=limits,
+        "--timeout", type=click.FloatRange(min=0, min_open=True), default=default_seconds, show_default=True,
+        metavar="SECONDS", help=limits,
     )  # fmt: skip
 
 

@@ -3,6 +3,9 @@
 
 import click
 
+from keda_gpu_scaler.cli import main
+from keda_gpu_scaler.cli.completion import SuggestedName
+
 HELP = """Show the help of a command; without a name, that of the program.
 
 \b
@@ -10,8 +13,12 @@ keda-gpu-scaler help explain
 """
 
 
+def _commands() -> list[str]:
+    return main.list_commands(click.Context(main)) if isinstance(main, click.Group) else []
+
+
 @click.command(help=HELP)
-@click.argument("command", required=False)
+@click.argument("command", required=False, type=SuggestedName(_commands))
 @click.pass_context
 def help(ctx: click.Context, command: str | None) -> None:  # noqa: A001 - the name of the command
     """Print what ``COMMAND --help`` prints."""

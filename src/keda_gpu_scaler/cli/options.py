@@ -2,12 +2,13 @@
 """Declares the flags of ``Config``'s settings, each with its environment variable."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields
 from typing import Any
 
 import click
 
+from keda_gpu_scaler.cli.completion import FILE, FOLDER, SuggestedName
 from keda_gpu_scaler.config import HELP, Config
 
 PREFIX = "KEDA_GPU_SCALER_"
@@ -35,6 +36,12 @@ class _Flag(click.Option):
         """
         value = super().value_from_envvar(ctx)
         return None if isinstance(value, str) and _SERVICE_LINK.match(value) else value
+
+
+def _backend_names() -> Sequence[str]:
+    from keda_gpu_scaler.devices.registry import AUTO, vendors  # with a completion only: every vendor's module
+
+    return AUTO, *(f"{vendor.name}:" if vendor.argument else vendor.name for vendor in vendors())
 
 
 _PLACEHOLDERS = {
@@ -67,6 +74,9 @@ _PLACEHOLDERS = {
     "log_format": "FORMAT",
 }
 _TYPES: dict[str, click.ParamType[Any]] = {
+    **dict.fromkeys((name for name, placeholder in _PLACEHOLDERS.items() if placeholder == "PATH"), FILE),
+    "backend": SuggestedName(_backend_names),
+    "endpoint_credentials": FOLDER,
     "port": _Port(),
     "metrics_port": _Port(),
     "probe_port": _Port(),

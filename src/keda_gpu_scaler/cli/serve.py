@@ -3,7 +3,6 @@
 
 import asyncio
 import logging
-import os
 import signal
 import sys
 import time
@@ -48,8 +47,6 @@ def serve(**settings: Any) -> None:
     except ConfigError as error:
         raise click.UsageError(str(error)) from error
     stop, reload = _StopSignals(), _ReloadSignal()
-    # gRPC's core library prints its own lines when a port is in use. The error of this command is clearer.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from keda_gpu_scaler.agent import Agent, StartError, open_backend
     from keda_gpu_scaler.core.state.reading_interest import ReadingInterest
 

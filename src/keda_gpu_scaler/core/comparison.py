@@ -64,10 +64,10 @@ class Comparison:
     ``measured`` is the mean of the replicas with a value (or the aggregate of the devices), in the metric's unit: it is
     compared with the target. ``plain`` is the total or the average of what was measured, and ``reported`` the number
     that the HPA is given. Where they differ, ``adjustment`` says why. ``report`` is "total" or "average", empty where
-    it is not known. ``current_replicas`` is the size of the scale target, and ``desired_replicas`` the size that the
-    HPA computes, within the ScaledObject's limits; ``limit`` is the limit that applies. The HPA's own behaviour, which
-    depends on the past, is not part of it. ``activity`` says why the workload is active or not. A number that is not
-    known is None.
+    it is not known. ``current_replicas`` is the size of the scale target, ``ready_replicas`` how many of it are ready,
+    and ``desired_replicas`` the size that the HPA computes, within the ScaledObject's limits; ``limit`` is the limit
+    that applies. The HPA's own behaviour, which depends on the past, is not part of it. ``activity`` says why the
+    workload is active or not. A number that is not known is None.
     """
 
     measured: float | None = None
@@ -79,6 +79,7 @@ class Comparison:
     desired_replicas: int | None = None
     limit: ReplicaLimit = ReplicaLimit.NONE
     activity: str = ""
+    ready_replicas: int | None = None
 
     @property
     def is_adjusted(self) -> bool:

@@ -5,8 +5,9 @@ Law: what the worker does not export is unknown. A page with the series of the e
 
 Facts are from Dynamo's documentation ("Metrics"): a worker exports ``dynamo_component_*`` on ``DYN_SYSTEM_PORT``, which
 the operator sets to 9090, and passes the series of vLLM, SGLang or TensorRT-LLM through. Requests of the endpoint
-``generate`` are inference requests; others are requests for its state. ``kvstats_gpu_cache_usage_percent`` is a ratio
-in spite of its name. The queue is not exported.
+``generate`` are inference requests; others are requests for its state. ``gpu_cache_usage_percent`` is a ratio in spite
+of its name, and older versions name it ``kvstats_gpu_cache_usage_percent`` (lib/runtime/src/metrics). The queue is not
+exported.
 """
 
 from keda_gpu_scaler.core.trigger.engines import Engine, LoadRung
@@ -30,7 +31,8 @@ GUIDE = EngineGuide(
         "A worker usually passes the series of its engine through. Such a page is read as a page of vLLM, SGLang "
         "or TensorRT-LLM.",
         "Its own series have no queue. The frontend has one: set `demand` to `dynamo`.",
-        "`kvstats_gpu_cache_usage_percent` is a ratio in spite of its name.",
+        "`gpu_cache_usage_percent` is a ratio in spite of its name. Older versions name it "
+        "`kvstats_gpu_cache_usage_percent`; both are read.",
         "Only requests of the endpoint `generate` count.",
     ),
 )
@@ -38,6 +40,9 @@ GUIDE = EngineGuide(
 METRIC_MAP = MetricMap(
     identifying_series=("dynamo_component_inflight_requests",),
     running=(source('dynamo_component_inflight_requests{dynamo_endpoint="generate"}'),),
-    kv_cache_ratio=(share("dynamo_component_kvstats_gpu_cache_usage_percent"),),
+    kv_cache_ratio=(
+        share("dynamo_component_gpu_cache_usage_percent"),
+        share("dynamo_component_kvstats_gpu_cache_usage_percent"),
+    ),
     requests_total=(source('dynamo_component_requests_total{dynamo_endpoint="generate"}'),),
 )

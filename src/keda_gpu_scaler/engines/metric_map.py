@@ -36,7 +36,7 @@ class SeriesSource:
     ``copied_by`` are labels by which series differ that all report the same quantity. Of such copies, only the
     largest counts. ``stale_by`` are labels by which series differ of which only one is current, and it is not known
     which one; if their values differ, the reading is unknown. ``plus`` are further parts of the sum; each part is added
-    where the page has it. The source is not read where the page has the series ``unless``. With ``is_limit``
+    where the page has it. A source or part is not read where the page has the series ``unless``. With ``is_limit``
     a value that is not above 0 says that there is no limit. With ``of`` the reading is divided by that limit.
     """
 
@@ -61,7 +61,7 @@ class SeriesSource:
             return (yield from self._bind_own(series))
         parts: list[BoundSource | None] = []
         for part in (self, *self.plus):
-            if part.selector.name in series:
+            if part.selector.name in series and part.unless not in series:
                 parts += ((yield from part._bind_own(series)),)
         known = tuple(part for part in parts if part is not None)
         return BoundSource((), parts=known) if known and len(known) == len(parts) else None

@@ -208,14 +208,12 @@ class ExpositionParser:
         lines = block.split(b"\n")
         if self._is_openmetrics:
             self._last = next((line for line in reversed(lines) if line), self._last)
+        numbers = self._heads.select(lines)
         if block[:1] in (b" ", b"\t") or _INDENTED.search(block):
-            numbers: Sequence[int] = range(len(lines))  # an indented line does not begin with its name
-            if self._is_openmetrics:
-                numbers = [number for number in numbers if lines[number]]
+            # An indented line does not begin with its name. The others are selected as in a block without such a line.
+            numbers = sorted({*numbers, *(it for it, line in enumerate(lines) if line[:1] in (b" ", b"\t"))})
             if self._recorder is not None:
                 self._recorder.refuse()
-        else:
-            numbers = self._heads.select(lines)
         self._reader.read_all(lines, numbers, self._line)
         self._line += len(lines) - 1
         if self._recorder is not None:

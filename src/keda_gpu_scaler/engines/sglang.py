@@ -6,7 +6,8 @@ request (tensor-parallel and pipeline-parallel ranks) may each export it; these 
 
 A pool that only prefills or only decodes has queues of its own. Requests that wait for their admission (bootstrap,
 preallocation of the KV cache) wait for capacity; requests whose KV cache is on its way to the other pool (inflight,
-transfer) do not. Before the first request the gauges are declared without series.
+transfer) do not. Older versions name the bootstrap queue ``num_prefill_prealloc_queue_reqs``. Before the first request
+the gauges are declared without series.
 
 Facts are from SGLang's documentation ("Production Metrics") and its source (srt/observability/metrics_collector.py and
 scheduler_components/, earlier srt/metrics/collector.py). ``token_usage`` is a ratio of the KV cache's tokens. With
@@ -45,7 +46,8 @@ GUIDE = EngineGuide(
         "The gauges have no series before the first request. Until then the pod has no value, and the reason "
         "names this.",
         "A pool that only prefills or only decodes has queues of its own. Requests that wait for their admission "
-        "count; requests whose KV cache is being transferred do not.",
+        "count; requests whose KV cache is being transferred do not. Older versions name the bootstrap queue "
+        "`num_prefill_prealloc_queue_reqs`, which is read where the newer name is not exported.",
         "Tensor-parallel and pipeline-parallel ranks may each export the same requests. The copies are counted "
         "once. Data-parallel ranks are added up.",
         "The older `time_per_output_token_seconds` is not read: it contained the wait in the queue of some requests.",
@@ -54,8 +56,11 @@ GUIDE = EngineGuide(
 )
 
 
-def _queue(name: str) -> SeriesSource:
-    return source(f'sglang:{name}{{priority=""}}', copied_by=_RANKS_THAT_SHARE)
+def _queue(name: str, unless: str = "") -> SeriesSource:
+    return source(f'sglang:{name}{{priority=""}}', copied_by=_RANKS_THAT_SHARE, unless=unless)
+
+
+_BOOTSTRAP = "num_prefill_bootstrap_queue_reqs"
 
 
 METRIC_MAP = MetricMap(
@@ -65,7 +70,11 @@ METRIC_MAP = MetricMap(
         source(
             'sglang:num_queue_reqs{priority=""}',
             copied_by=_RANKS_THAT_SHARE,
-            plus=(_queue("num_prefill_bootstrap_queue_reqs"), _queue("num_decode_prealloc_queue_reqs")),
+            plus=(
+                _queue(_BOOTSTRAP),
+                _queue("num_prefill_prealloc_queue_reqs", unless=f"sglang:{_BOOTSTRAP}"),
+                _queue("num_decode_prealloc_queue_reqs"),
+            ),
         ),
     ),
     deferred=(

@@ -60,6 +60,7 @@ class _Subject:
 class _LastEvent:
     """The last event of a subject, and since when the subject differs from it.
 
+    ``noted_at_seconds`` is when the subject was compared with it for the last time.
     ``message`` is kept where the text counts as well: another problem of refused metadata is a change.
     """
 
@@ -67,6 +68,7 @@ class _LastEvent:
     message: str = ""
     at_seconds: float = 0.0
     differs_since_seconds: float | None = None
+    noted_at_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +135,9 @@ class EventRecorder:
         if last is None:
             if condition.is_healthy:
                 return False
-            last = self._last_events[subject] = _LastEvent(at_seconds=now - MIN_INTERVAL_SECONDS)
-            if len(self._last_events) > MAX_SUBJECTS:
-                self._last_events.popitem(last=False)
+            last = self._last_events[subject] = _LastEvent(at_seconds=now - MIN_INTERVAL_SECONDS, noted_at_seconds=now)
+            self._release(now)
+        last.noted_at_seconds = now
         self._last_events.move_to_end(subject)
         if condition.is_healthy == last.is_healthy and _compared_text(condition) == last.message:
             last.differs_since_seconds = None
@@ -145,6 +147,14 @@ class EventRecorder:
             last.differs_since_seconds = now
         has_lasted = now - last.differs_since_seconds >= MIN_DURATION_SECONDS
         return has_lasted and now - last.at_seconds >= MIN_INTERVAL_SECONDS
+
+    def _release(self, now: float) -> None:
+        """Remove the subjects that were not noted while Kubernetes keeps an event, and the oldest of too many."""
+        while self._last_events:
+            oldest = next(iter(self._last_events.values()))
+            if len(self._last_events) <= MAX_SUBJECTS and now - oldest.noted_at_seconds < REPEAT_SECONDS:
+                return
+            self._last_events.popitem(last=False)
 
     def _may_write(self) -> bool:
         """Take a token of the rate limit. An event without a token is due again with the next answer."""

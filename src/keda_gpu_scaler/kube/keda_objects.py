@@ -22,6 +22,7 @@ from keda_gpu_scaler.core.scaling_rules import (
     JobStrategy,
     Tolerances,
 )
+from keda_gpu_scaler.core.trigger.own_trigger import TRIGGER_TYPES
 from keda_gpu_scaler.core.types import DeclaredTrigger
 from keda_gpu_scaler.kube.parse import ScaleTarget, count, mappings, part, text
 
@@ -29,7 +30,6 @@ KEDA_GROUP = "keda.sh"
 DEFAULT_METRIC_TYPE = "AverageValue"
 MAX_SPEC_LENGTH = 64 << 10
 """The length of a spec that a command sends."""
-_EXTERNAL_TRIGGERS = ("external", "external-push")
 _MAX_FORMULA_LENGTH = 4096
 _QUANTITY = re.compile(r"([0-9]{1,9}(?:\.[0-9]{0,9})?|\.[0-9]{1,9})([munkMG]|e-?[0-9]{1,2})?", re.ASCII)
 _SUFFIXES = {"": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9, "k": 1e3, "M": 1e6, "G": 1e9}
@@ -114,7 +114,7 @@ def _external_triggers(spec: Mapping[str, Any]) -> tuple[DeclaredTrigger, ...]:
             text(trigger.get("metricType")) or DEFAULT_METRIC_TYPE,
         )
         for trigger in mappings(spec.get("triggers"))
-        if trigger.get("type") in _EXTERNAL_TRIGGERS
+        if trigger.get("type") in TRIGGER_TYPES
     )
 
 

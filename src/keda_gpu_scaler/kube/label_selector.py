@@ -5,7 +5,6 @@ The grammar is that of k8s.io/apimachinery/pkg/labels (Parse), without the compa
 and ``notin`` hold where the label does not exist.
 """
 
-import functools
 import re
 from collections.abc import Callable, Mapping
 
@@ -19,10 +18,8 @@ _REQUIREMENT = re.compile(
     r"|(?P<set>in|notin)\s*\((?P<values>[A-Za-z0-9_., -]*)\))?)\s*(?:,|\Z)",
     re.ASCII,
 )
-_MAX_KEPT = 4096
 
 
-@functools.lru_cache(maxsize=_MAX_KEPT)
 def parse_selector(text: str) -> Matches | None:
     """Return the predicate of a selector, None where the text has a form that is not supported here."""
     requirements: list[Matches] = []

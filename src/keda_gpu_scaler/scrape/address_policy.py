@@ -11,24 +11,32 @@ other addresses are allowed.
 
 Facts are from the documentation of the clouds. AWS, GCP, Azure, Oracle and OpenStack serve metadata at 169.254.169.254
 (link-local). AWS serves it over IPv6 at fd00:ec2::254 and the credentials of EKS's pods at fd00:ec2::23, GCP at
-fd20:ce::254, Scaleway at fd00:42::42, Alibaba at 100.100.100.200, the Azure host at 168.63.129.16 and Oracle at
-192.0.0.192. The ports of the node's and the control plane's components are from Kubernetes' "Ports and Protocols" and
-the components' flags; 10254, which ingress-nginx uses, is not among them.
+fd20:ce::254, Scaleway at fd00:42::42, Alibaba at 100.100.100.200 and fd00:100::100:200, Volcano Engine at 100.96.0.96,
+Akamai at fd00:a9fe:a9fe::1, the Azure host at 168.63.129.16 and Oracle at 192.0.0.192 and fd00:c1::a9fe:a9fe.
+
+The ports of the node's and the control plane's components are from Kubernetes' "Ports and Protocols" and the
+components' flags; 10254, which ingress-nginx uses, is not among them.
 """
 
-import functools
 import ipaddress
 import re
 from collections.abc import Collection
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
+from keda_gpu_scaler.core.idle_cache import cached_while_used
 from keda_gpu_scaler.core.quoting import quoted
 from keda_gpu_scaler.core.selectors import matches_glob
 
 FLAG = "--allow-endpoints"
 _Address = IPv4Address | IPv6Address
 _METADATA = frozenset(
-    map(ipaddress.ip_address, ("100.100.100.200", "168.63.129.16", "192.0.0.192", "fd20:ce::254", "fd00:42::42"))
+    map(
+        ipaddress.ip_address,
+        (
+            *("100.96.0.96", "100.100.100.200", "168.63.129.16", "192.0.0.192"),
+            *("fd20:ce::254", "fd00:42::42", "fd00:c1::a9fe:a9fe", "fd00:100::100:200", "fd00:a9fe:a9fe::1"),
+        ),
+    )
 )
 _METADATA_NETWORKS = (IPv6Network("fd00:ec2::/32"),)  # of AWS: metadata, credentials of pods, time, DNS
 _COMPONENT_PORTS = frozenset({2379, 2380, 2381, 6443, *range(10248, 10253), *range(10255, 10260)})
@@ -88,7 +96,7 @@ class AddressPolicy:
         entries = [entry.strip() for entry in (allowed or "").split(",")] if allowed is not None else []
         for entry in entries:
             self._allow(entry, len(entries))
-        self._check_rules = functools.lru_cache(maxsize=_MAX_CHECKED)(self._check_rules_now)
+        self._check_rules = cached_while_used(_MAX_CHECKED)(self._check_rules_now)
 
     def check_pod(self, address: str, port: int) -> None:
         """Check the address of a pod, which comes from the API server; the list does not apply.

@@ -228,7 +228,7 @@ class HttpClient:
         except CredentialsError as error:
             raise FetchError(str(error)) from None
         except OSError as error:
-            raise FetchError(_tls_failure(error)) from None
+            raise _tls_failure(error) from None
         return stream
 
     async def _exchange(self, key: object, connection: Connection, request: "_Request") -> str:
@@ -264,9 +264,10 @@ def _check_peer(stream: TcpStream, address: str) -> None:
         raise FetchError(f"connected to {quoted(str(peer), 80)} instead of {address}", FailureKind.DENIED)
 
 
-def _tls_failure(error: OSError) -> str:
+def _tls_failure(error: OSError) -> FetchError:
     verification = getattr(error, "verify_message", None)
     if verification:
-        return f"the certificate is not trusted: {str(verification).lower()}; mount its CA with --endpoint-credentials"
+        why = f"the certificate is not trusted: {str(verification).lower()}; mount its CA with --endpoint-credentials"
+        return FetchError(why, FailureKind.UNTRUSTED)
     reason = str(getattr(error, "reason", None) or error).lower().replace("_", " ")
-    return f"the TLS handshake does not succeed: {reason}"
+    return FetchError(f"the TLS handshake does not succeed: {reason}")

@@ -16,6 +16,7 @@ LOST_AFTER_SECONDS = 30.0
 """An engine that refuses connections for this time is searched for again."""
 NO_ENGINE_KINDS = frozenset({FailureKind.REFUSED, FailureKind.ABSENT})
 _HTTPS_KINDS = frozenset({FailureKind.TLS, FailureKind.CLOSED})
+_SPEAKING_HTTPS = frozenset({FailureKind.TLS, FailureKind.UNTRUSTED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +109,10 @@ class PortSearch:
         is_https_try = target.url.scheme == "https" and self.candidates.scheme == "http"
         key = (target.address, target.url.path)
         before = self._rejections.get(key)
+        self._speaks_https |= kind in _SPEAKING_HTTPS or (is_https_try and is_answer)
         if not (is_https_try and not is_answer and before is not None and not self._speaks_https):
             self._rejections[key] = Rejection(target, attempt, is_answer)
         self._has_answered |= kind is None or kind is FailureKind.ABSENT
-        self._speaks_https |= kind is FailureKind.TLS or (is_https_try and is_answer)
         if kind in _HTTPS_KINDS and target.url.scheme == "http" and not self._is_scheme_fixed:
             self.target = self._candidate("https")
         elif kind is not FailureKind.REFUSED and self._path_index + 1 < len(self.candidates.paths):

@@ -46,7 +46,7 @@ class ScrapePace:
             self.pause_seconds = answer_seconds * SLOW_PAUSE_SHARE
             why = f"asked less often: it answers after {answer_seconds:.1f} s, and its interval is {interval} s"
             if not is_answer:
-                why = f"asked less often: no answer in {answer_seconds:.1f} s, and its interval is {interval} s"
+                why = f"asked less often: no page in {answer_seconds:.1f} s, and its interval is {interval} s"
             self._note("slow", why, is_logged=is_answer)
         else:
             self._remarks.pop("slow", None)

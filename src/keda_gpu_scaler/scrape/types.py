@@ -22,6 +22,8 @@ class FailureKind(enum.Enum):
     """The server was asked by http and expects https."""
     CLOSED = "closed"
     """The server closes the connection without an answer, as many servers do that expect https."""
+    UNTRUSTED = "untrusted"
+    """The server speaks https, and its certificate is not trusted."""
     UNREADABLE = "unreadable"
     """There is no answer, or the answer is not usable. This may be temporary."""
 

@@ -56,9 +56,10 @@ def value_chart(points: Points, name: str, title: str, unit: str) -> str:
 
 
 def replica_chart(points: Points, name: str, title: str) -> str:
-    """Return the replicas and the wanted ones, within the limits. The arguments are those of ``value_chart``.
+    """Return the replicas, the ready and the wanted ones, within the limits.
 
-    An inactive time covers the limits: KEDA sets the size then, and not the HPA.
+    The arguments are those of ``value_chart``. An inactive time covers the limits: KEDA sets the size then, and not
+    the HPA.
     """
     top = float(replica_scale(points))
     idle = _runs(points, lambda point: None if point.active else True)
@@ -67,6 +68,7 @@ def replica_chart(points: Points, name: str, title: str) -> str:
         *(f'<rect class=inactive x="{x}" y="0" width="{wide}" height="{HEIGHT}"/>' for x, wide, _ in idle),
         *(f'<rect class=inactive-bar x="{x}" y="{HEIGHT - _BAR}" width="{wide}" height="{_BAR}"/>'
           for x, wide, _ in idle),
+        _path("ready", _steps_line(((ago, point.ready) for ago, point in points), top)),
         _path("wanted", _steps_line(((ago, point.wanted) for ago, point in points), top)),
         _path("replicas", _steps_line(((ago, point.replicas) for ago, point in points), top)),
     )  # fmt: skip
@@ -97,7 +99,8 @@ def value_scale(points: Points) -> float:
 
 def replica_scale(points: Points) -> int:
     """Return the size at the top of the chart of replicas. A maximum far above every size is outside of it."""
-    sizes = [size or 0 for _, point in points for size in (point.replicas, point.wanted, point.min_replicas)]
+    shown_sizes = ((point.replicas, point.wanted, point.ready, point.min_replicas) for _, point in points)
+    sizes = [size or 0 for shown in shown_sizes for size in shown]
     peak = max((*sizes, 1))
     limits = [point.max_replicas for _, point in points if point.max_replicas is not None]
     shown = [limit for limit in limits if limit <= 2 * peak + 2]
@@ -106,7 +109,7 @@ def replica_scale(points: Points) -> int:
 
 def history_table(points: Points, name: str, unit: str) -> Iterator[str]:
     """Yield the table behind the charts: a row for each five minutes, the newest first. ``name`` begins its id."""
-    heads = ("Minutes ago", "Measured", "Target", "Without a value", "Replicas", "Wanted", "Limits", "Active")
+    heads = ("Minutes ago", "Measured", "Target", "Without a value", "Replicas", "Ready", "Wanted", "Limits", "Active")
     yield from table_start(name, "The last hour, in steps of five minutes, the newest first", heads)
     yield "<tbody>"
     minutes = int(ROW_STEPS * STEP_SECONDS // 60)
@@ -140,6 +143,7 @@ def _row(row: Sequence[WorkloadPoint], unit: str) -> tuple[str, ...]:
         safe_text(f"{significant(newest.target)} {unit}".rstrip()),
         f"{without} of {len(row)} answers",
         span_text(point.replicas for point in row) or UNKNOWN,
+        span_text(point.ready for point in row) or UNKNOWN,
         span_text(point.wanted for point in row) or UNKNOWN,
         UNKNOWN if limits is None else f"{limits[0]} to {limits[1]}",
         "active" if active == len(row) else "in part" if active else "inactive",
@@ -165,6 +169,8 @@ def _replica_summary(points: Points) -> str:
     parts = [
         f"Replicas: {span_text(point.replicas for _, point in points) or 'unknown'}; "
         f"last: {'unknown' if newest.replicas is None else newest.replicas}.",
+        f"Ready: {span_text(point.ready for _, point in points) or 'unknown'}; "
+        f"last: {'unknown' if newest.ready is None else newest.ready}.",
         f"Wanted: {span_text(point.wanted for _, point in points) or 'unknown'}; "
         f"last: {'unknown' if newest.wanted is None else newest.wanted}.",
     ]

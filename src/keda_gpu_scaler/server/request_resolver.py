@@ -5,10 +5,10 @@ Law: the result depends on the request alone. It is therefore valid for as long 
 """
 
 import enum
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from keda_gpu_scaler.core.idle_cache import cached_while_used
 from keda_gpu_scaler.core.trigger.namespace import in_namespace, with_credentials
 from keda_gpu_scaler.core.trigger.parser import Trigger, parse_trigger
 from keda_gpu_scaler.server.split_cache import SplitCache
@@ -23,7 +23,7 @@ _Name = tuple[tuple[tuple[str, str], ...], str, str, str]  # metadata, namespace
 _Key = tuple[tuple[tuple[str, str], ...], str, str, str, "Standing"]
 
 
-@functools.lru_cache(maxsize=MAX_TRIGGERS)
+@cached_while_used(MAX_TRIGGERS // 2)
 def _parse(metadata: tuple[tuple[str, str], ...]) -> Trigger:
     return parse_trigger(dict(metadata))
 

@@ -26,9 +26,11 @@ button { font: inherit; color: inherit; background: none; border: 1px solid var(
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 caption { text-align: left; color: var(--faint); padding-bottom: .3rem; }
 th, td { text-align: left; vertical-align: top; padding: .3rem .8rem .3rem 0; border-top: 1px solid var(--line); }
-thead th { border-top: 0; white-space: nowrap; } tbody th { font-weight: 600; }
+thead th { border-top: 0; vertical-align: bottom; } tbody th { font-weight: 600; }
 th .faint, th .faint .bad, p.bad { font-weight: 400; }
 .steps td { border-top: 0; padding-top: 0; }
+.steps td > * { position: sticky; left: 0; max-width: min(86rem, calc(100vw - 2rem)); overflow-wrap: anywhere; }
+code { font: .9375em ui-monospace, monospace; overflow-wrap: anywhere; }
 meter { width: 5rem; vertical-align: middle; }
 .good { color: var(--good); font-weight: 600; } .bad { color: var(--bad); font-weight: 600; }
 ol { margin: .3rem 0; } li, dd { overflow-wrap: anywhere; }
@@ -47,6 +49,7 @@ svg.spark { width: 7rem; height: 1.8rem; border-width: 0 0 1px; }
 .chart .measured { stroke: var(--link); } .chart .replicas { stroke: var(--ink); }
 .chart .target { stroke: var(--bad); stroke-width: 1.5px; stroke-dasharray: 6 5; stroke-linecap: butt; }
 .chart .wanted { stroke: var(--link); stroke-dasharray: 2 5; }
+.chart .ready { stroke: var(--good); stroke-dasharray: 9 4; stroke-linecap: butt; }
 .chart .no-value { fill: var(--bad); } .chart .inactive { fill: var(--idle); }
 .chart .inactive-bar { fill: var(--faint); }
 .chart .limits { fill: var(--band); }
@@ -55,6 +58,7 @@ svg.spark { width: 7rem; height: 1.8rem; border-width: 0 0 1px; }
 .key::before { content: ""; display: inline-block; width: 1.6rem; margin-right: .4rem; vertical-align: middle;
   border-top: 2px solid; }
 .key.measured::before { border-color: var(--link); } .key.target::before { border-top: 2px dashed var(--bad); }
+.key.ready::before { border-top: 2px dashed var(--good); }
 .key.wanted::before { border-top: 3px dotted var(--link); } .key.no-value::before { border-top: 5px solid var(--bad); }
 .key.limits::before, .key.inactive::before { height: .9rem; border: 1px solid var(--faint); background: var(--band); }
 .key.inactive::before { background: var(--idle); border-bottom-width: 5px; }
@@ -111,7 +115,7 @@ async function refresh() {
 setInterval(refresh, 2000);
 """
 # Constants, because computing the hashes would load OpenSSL on every node. A test compares them with the texts.
-STYLE_HASH = "sha256-eBSOwByphSnwuQl/z+RWFDQ2nJZmUnAHIr5c1Af0SzE="
+STYLE_HASH = "sha256-ViKCAG9QGOUPC5vBv56TouR9Q56er1QA0aq+1w7nmYU="
 SCRIPT_HASH = "sha256-B85rGLowAklMV0SZhet/sspdQteqEHnMKt+9IHimZ8o="
 POLICY = (
     f"default-src 'none'; style-src '{STYLE_HASH}'; script-src '{SCRIPT_HASH}'; connect-src 'self'; "

@@ -70,8 +70,8 @@ def refusal(trigger: RefusedTrigger, now: float) -> tuple[str, str]:
     problems = "".join(f"<li>{safe_text(problem)}</li>" for problem in trigger.problems)
     since = duration(now - trigger.since_seconds)
     return (
-        f"<span class=bad>refused</span> for {since}: KEDA gets no value and no target",
-        f"<ul class=bad>{problems}</ul>",
+        f"<span class=bad>refused</span> for {since}",
+        f"<p>KEDA gets no value and no target:</p><ul class=bad>{problems}</ul>",
     )
 
 
@@ -155,13 +155,15 @@ def _reported(answer: RecentAnswer, unit: str) -> str:
 
 
 def _replicas(comparison: Comparison) -> str:
-    """Return the size of now and the desired one, and the limit that it comes from."""
+    """Return the size of now and the desired one, how many are ready where others are not, and the limit."""
     now, desired = comparison.current_replicas, comparison.desired_replicas
     if now is None and desired is None:
         return UNKNOWN
+    ready, limit = comparison.ready_replicas, comparison.limit
+    notes = [f"{ready} ready"] if ready not in (None, now) else []
+    notes += [f"limit: {limit.value}"] if limit is not ReplicaLimit.NONE else []
     text = f"{'?' if now is None else now} → {'?' if desired is None else desired}"
-    limit = comparison.limit
-    return text if limit is ReplicaLimit.NONE else f"{text}<br><span class=faint>limit: {limit.value}</span>"
+    return "".join((text, *(f"<br><span class=faint>{note}</span>" for note in notes)))
 
 
 def _demand(answer: RecentAnswer) -> str:

@@ -5,7 +5,7 @@ Law: the history records what an answer to KEDA already computed, and adds no ev
 so that two reads return the same. A step without an answer is a gap, and an answer without a value is a point without
 one: no gap is bridged.
 
-The memory is bounded: ``MAX_HISTORIES`` triggers, ``MAX_POINTS`` points of 29 bytes each: about 10 KB for one trigger.
+The memory is bounded: ``MAX_HISTORIES`` triggers, ``MAX_POINTS`` points of 33 bytes each: about 12 KB for one trigger.
 """
 
 import math
@@ -26,6 +26,7 @@ MAX_HISTORIES = 256
 HistoryKey = tuple[str, str, str, str]
 """The namespace and the name of a ScaledObject, and the metric name and the metric of one of its triggers."""
 
+_COUNTS = 5
 _UNKNOWN_COUNT = -1
 _LARGEST_COUNT = 2**31 - 1
 
@@ -35,8 +36,9 @@ class WorkloadPoint:
     """One answer to KEDA.
 
     ``measured`` is the mean of the replicas in the metric's unit, None where it is not known. ``replicas`` is the size,
-    and ``wanted`` the size that the value leads to within ``min_replicas`` and ``max_replicas``. Each of the four is
-    None where it is not known. A history keeps seven digits of a measured value and of a target.
+    ``ready`` how many of them are ready, and ``wanted`` the size that the value leads to within ``min_replicas`` and
+    ``max_replicas``. Each of the five is None where it is not known. A history keeps seven digits of a measured
+    value and of a target.
     """
 
     measured: float | None
@@ -46,6 +48,7 @@ class WorkloadPoint:
     min_replicas: int | None = None
     max_replicas: int | None = None
     active: bool = False
+    ready: int | None = None
 
 
 def history_key(answer: RecentAnswer) -> HistoryKey:
@@ -64,6 +67,7 @@ def point_of(answer: RecentAnswer) -> WorkloadPoint:
         limits.min_replicas if limits is not None else None,
         limits.max_replicas if limits is not None else None,
         answer.active,
+        numbers.ready_replicas,
     )
 
 
@@ -73,7 +77,7 @@ class WorkloadHistory:
     def __init__(self) -> None:
         self._steps = array("i")
         self._values = array("f")  # measured and target, in turn
-        self._counts = array("i")  # replicas, wanted, minimum and maximum, in turn
+        self._counts = array("i")  # replicas, wanted, minimum, maximum and ready, in turn
         self._active = array("b")
 
     def __len__(self) -> int:
@@ -91,7 +95,7 @@ class WorkloadHistory:
             self._drop(len(self) - 1, len(self))
         self._steps.append(step)
         self._values.extend((_float(point.measured), point.target))
-        sizes = (point.replicas, point.wanted, point.min_replicas, point.max_replicas)
+        sizes = (point.replicas, point.wanted, point.min_replicas, point.max_replicas, point.ready)
         self._counts.extend(_count(size) for size in sizes)
         self._active.append(point.active)
         old = 0
@@ -120,15 +124,15 @@ class WorkloadHistory:
 
     def _point(self, number: int) -> WorkloadPoint:
         measured, target = self._values[2 * number : 2 * number + 2]
-        counts = self._counts[4 * number : 4 * number + 4]
-        replicas, wanted, lowest, highest = [None if size == _UNKNOWN_COUNT else size for size in counts]
+        counts = self._counts[_COUNTS * number : _COUNTS * (number + 1)]
+        replicas, wanted, lowest, highest, ready = [None if size == _UNKNOWN_COUNT else size for size in counts]
         known = None if math.isnan(measured) else measured
-        return WorkloadPoint(known, target, replicas, wanted, lowest, highest, bool(self._active[number]))
+        return WorkloadPoint(known, target, replicas, wanted, lowest, highest, bool(self._active[number]), ready)
 
     def _drop(self, begin: int, end: int) -> None:
         if begin < end:
             del self._steps[begin:end], self._active[begin:end]
-            del self._values[2 * begin : 2 * end], self._counts[4 * begin : 4 * end]
+            del self._values[2 * begin : 2 * end], self._counts[_COUNTS * begin : _COUNTS * end]
 
 
 class WorkloadHistories:

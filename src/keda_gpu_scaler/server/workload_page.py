@@ -45,7 +45,8 @@ _STATES = {
 }
 _VALUE_LEGEND = (("measured", "measured"), ("target", "target"), ("no-value", "answers without a value"))
 _REPLICA_LEGEND = (
-    ("replicas", "now"), ("wanted", "wanted"), ("limits", "from the minimum to the maximum"), ("inactive", "inactive"),
+    ("replicas", "now"), ("ready", "ready"), ("wanted", "wanted"), ("limits", "from the minimum to the maximum"),
+    ("inactive", "inactive"),
 )  # fmt: skip
 
 Observation = PodObservation | DeviceObservation
@@ -108,6 +109,8 @@ def _trigger(view: StatusView, answer: RecentAnswer, name: str) -> Iterator[str]
     facts = "".join(f"<div><dt>{head}</dt><dd>{cell}</dd></div>" for head, cell in answer_facts(answer, view.now))
     yield f"<dl class=facts>{facts}</dl>"
     yield answer_notes(answer)
+    command = safe_text(f"keda-gpu-scaler explain {answer.namespace}/{answer.name}")
+    yield f"<p>What the HPA decides from it: <code>{command}</code></p>"
     history = view.history(answer)
     yield from _history(list(history.points(view.now)) if history is not None else [], answer, name)
     yield from _observations(view, answer, name)
@@ -128,8 +131,8 @@ def _history(points: Points, answer: RecentAnswer, name: str) -> Iterator[str]:
     chart = value_chart(points, f"{name}-value", f"{title}: measured per replica and target, the last hour", unit)
     top = safe_text(f"{significant(value_scale(points))} {unit}".rstrip())
     yield _figure("Measured per replica, and the target", chart, top, _VALUE_LEGEND)
-    chart = replica_chart(points, f"{name}-size", f"{title}: replicas now and wanted, the last hour")
-    yield _figure("Replicas, now and wanted, and the limits", chart, str(replica_scale(points)), _REPLICA_LEGEND)
+    chart = replica_chart(points, f"{name}-size", f"{title}: replicas now, ready and wanted, the last hour")
+    yield _figure("Replicas: now, ready and wanted, and the limits", chart, str(replica_scale(points)), _REPLICA_LEGEND)
     key = safe_text("/".join(("hour", answer.namespace, answer.name, answer.metric_name, answer.metric)))
     yield f'<details data-key="{key}"><summary>The last hour as a table</summary>'
     yield from history_table(points, f"{name}-hour", unit)

@@ -101,6 +101,15 @@ class FakeCluster(FakeApiServer):
         spec, status = {**before["spec"], "minReplicaCount": 1}, {**before["status"], "conditions": conditions}
         self.put("scaledobjects", name, "ai", spec=spec, status=status)
 
+    def own_scaled_job(self, name: str, *, ready: str = "True", **metadata: str) -> None:
+        trigger = {"type": "external", "metadata": {**VALID_METADATA, "report": "total", **metadata}}
+        conditions = [{"type": "Ready", "status": ready}, {"type": "Active", "status": "True"}]
+        job = {"template": {"spec": {"containers": [{"name": "job", "image": "job"}]}}}
+        self.put(
+            "scaledjobs", name, "ai",
+            spec={"jobTargetRef": job, "minReplicaCount": 1, "triggers": [trigger]}, status={"conditions": conditions},
+        )  # fmt: skip
+
     def agents(self, addresses: Mapping[str, int]) -> None:
         """Add the agents of these nodes at these ports of 127.0.0.1, each in its own EndpointSlice."""
         for node, port in addresses.items():

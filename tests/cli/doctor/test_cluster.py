@@ -10,7 +10,7 @@ import pytest
 
 from keda_gpu_scaler.kube.access_review import AccessReviewer
 from keda_gpu_scaler.kube.resource_query import ResourceQuery
-from tests.cli.doctor.fake_cluster import IN_CLUSTER, FakeCluster, findings_in
+from tests.cli.doctor.fake_cluster import IN_CLUSTER, INSTALLATION, FakeCluster, findings_in
 
 
 def test_the_api_server_reports_its_version_and_its_time(cluster: FakeCluster) -> None:
@@ -98,7 +98,37 @@ def test_scaled_objects_without_a_problem_are_counted(cluster: FakeCluster) -> N
 
 
 def test_no_scaled_object_names_the_scaler(cluster: FakeCluster) -> None:
-    assert findings_in(cluster, "workloads") == ["skipped: no ScaledObject names keda-gpu-scaler.gpu.svc.cluster.local"]
+    text = "skipped: no ScaledObject and no ScaledJob names keda-gpu-scaler.gpu.svc.cluster.local"
+    assert findings_in(cluster, "workloads") == [text]
+
+
+def test_scaled_jobs_are_checked_as_scaled_objects_are(cluster: FakeCluster) -> None:
+    cluster.own_scaled_object("llama")
+    cluster.own_scaled_job("embed")
+    cluster.own_scaled_job("train", ready="False", targetValue="eighty")
+    findings = findings_in(cluster, "workloads")
+    assert findings[0].startswith('problem: ai/train: metadata.targetValue: Invalid value: "eighty"')
+    assert findings[1:] == [
+        "problem: ai/train: KEDA reports it as not ready",
+        "ok: 1 of 1 ScaledObjects that name this scaler are ready, 1 active",
+        "ok: 1 of 2 ScaledJobs that name this scaler are ready, 2 active",
+    ]
+
+
+def test_scaled_jobs_that_may_not_be_listed_leave_the_scaled_objects(cluster: FakeCluster) -> None:
+    cluster.own_scaled_object("llama")
+    cluster.forbid("list", "scaledjobs")
+    assert findings_in(cluster, "workloads") == [
+        "skipped: you may not list ScaledJobs here",
+        "ok: 1 of 1 ScaledObjects that name this scaler are ready, 1 active",
+    ]
+
+
+def test_the_triggers_are_checked_whatever_the_name_of_the_service(cluster: FakeCluster) -> None:
+    cluster.own_scaled_object("llama", scalerAddress="gpu-scaler.gpu.svc:6000", targetValue="eighty")
+    installation = replace(INSTALLATION, service="gpu-scaler")
+    first = findings_in(cluster, "workloads", installation=installation)[0]
+    assert first.startswith('problem: ai/llama: metadata.targetValue: Invalid value: "eighty"')
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ def test_a_problem_exits_with_1(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert result.stdout.startswith("problem  driver ")
     assert "1 problem" in result.stderr
+    assert result.stderr.endswith("docs is https://github.com/keda-gpu-scaler/keda-gpu-scaler/blob/main/docs\n")
 
 
 def test_a_warning_exits_with_1_with_strict() -> None:

@@ -143,7 +143,11 @@ def test_an_engine_that_answers_404_is_named_with_its_url() -> None:
 
 @pytest.mark.parametrize(
     ("metadata", "sentence"),
-    [("profile=tritn-inference", "metadata.profile: "), ("targetValue=eighty", "metadata.targetValue: Invalid value")],
+    [
+        ("targetValu=60", 'metadata.targetValu: Forbidden: it is not a key of this scaler, but almost "targetValue"'),
+        ("profile=tritn-inference", "metadata.profile: "),
+        ("targetValue=eighty", "metadata.targetValue: Invalid value"),
+    ],
 )
 def test_a_typo_in_the_trigger_is_named_with_its_key(metadata: str, sentence: str) -> None:
     with served(lambda: scaler(FakePeers(THERE))) as address:
@@ -167,6 +171,13 @@ def test_an_expired_certificate_is_named_with_its_date(tmp_path: Path) -> None:
         lines = page(address, "--tls-ca", str(authority.certificate), "--tls-server-name", NAME)
     assert re.search(r"its certificate expired at \d{4}-\d\d-\d\d \d\d:\d\d UTC: renew it", first_five(lines))
     assert "kubectl get certificates,secrets" in "\n".join(lines)
+
+
+def test_an_expired_certificate_of_an_agent_is_named_with_its_node() -> None:
+    reason = "its certificate, or that of its CA, has expired: renew it, then check why it was not"
+    with served(lambda: scaler(FakePeers(unavailable={"gpu-8": reason}))) as address:
+        lines = page(address)
+    assert f"node gpu-8 has no snapshot: {reason}" in first_five(lines)
 
 
 def test_a_certificate_of_another_name_or_authority_and_a_server_without_tls_are_named(tmp_path: Path) -> None:

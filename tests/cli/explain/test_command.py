@@ -732,6 +732,19 @@ def test_a_scaled_object_is_read_completely() -> None:
     assert (found.tolerances.up, found.tolerances.down) == (0.05, 0.2)
 
 
+def test_a_trigger_of_another_scaler_with_a_key_of_this_one_is_not_explained() -> None:
+    own = {"type": "external", "metadata": {"scalerAddress": "keda-gpu-scaler.keda:6000"}}
+    other = {"type": "external", "metadata": {"scalerAddress": "other-scaler.tools:9090", "targetValue": "5"}}
+    found = scaled_object_of({"spec": {"triggers": [other, own]}})
+    assert ([trigger.number for trigger in found.triggers], found.others) == ([2], ("external",))
+
+
+def test_without_a_recognized_trigger_every_external_one_is_explained() -> None:
+    unknown = {"type": "external", "metadata": {"scalerAddress": "gpu.tools:9090"}}
+    found = scaled_object_of({"spec": {"triggers": [{"type": "cpu"}, unknown, unknown]}})
+    assert ([trigger.number for trigger in found.triggers], found.others) == ([2, 3], ("cpu",))
+
+
 @pytest.mark.parametrize(
     "spec",
     [
@@ -788,7 +801,7 @@ def test_an_invalid_status_of_an_hpa_is_no_error(item: dict[str, Any] | None) ->
     ("arguments", "sentence"),
     [
         ((), "name a ScaledObject (ai/llama), a file (-f), or metadata"),
-        (("ai/llama",), "--address: Required value: there is no kubeconfig"),
+        (("ai/llama",), "there is no kubeconfig to find an instance with: name one with --kubeconfig or KUBECONFIG"),
         (("ai/llama", "--address", "127.0.0.1:1"), "there is no kubeconfig to read ai/llama with"),
         (("-f", "nowhere.yaml", "--address", "127.0.0.1:1"), "nowhere.yaml: no such file"),
         (("-m", "a=b", "--address", "here"), "must be HOST:PORT"),

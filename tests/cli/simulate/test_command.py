@@ -12,6 +12,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 from keda_gpu_scaler.cli.simulate.command import simulate
+from keda_gpu_scaler.cli.simulate.scaledobjects import read_settings, read_specs
 
 SHORT = ("--traffic", "steady", "--minutes", "4", "--rate", "3", "--jobs", "1", "--no-bounds")
 
@@ -101,6 +102,15 @@ def test_a_foreign_trigger_is_said_to_be_constant(tmp_path: Path) -> None:
     own = {"type": "external", "metadata": {"scalerAddress": "keda-gpu-scaler.keda:6000", "profile": "llm"}}
     result = run("-f", scaled_object(tmp_path, triggers=[own, {"type": "prometheus", "metadata": {}}]), *SHORT)
     assert "the triggers of other scalers (prometheus) are taken as constant" in result.output
+
+
+def test_a_setting_changes_the_triggers_of_this_scaler_alone(tmp_path: Path) -> None:
+    own = {"type": "external", "metadata": {"scalerAddress": "keda-gpu-scaler.keda:6000", "profile": "llm"}}
+    other = {"type": "external", "metadata": {"scalerAddress": "other-scaler.tools:9090", "targetValue": "5"}}
+    path = scaled_object(tmp_path, triggers=[other, own])
+    [spec], remarks = read_specs([path], read_settings(["trigger.targetValue=80"], is_sweep=False))
+    assert [trigger.metadata["targetValue"] for trigger in spec.triggers] == ["80"]
+    assert "the triggers of other scalers (external) are taken as constant" in " ".join(remarks)
 
 
 def test_a_server_of_whole_requests(tmp_path: Path) -> None:

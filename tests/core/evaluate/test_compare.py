@@ -56,7 +56,28 @@ def test_the_mean_is_measured_and_the_total_is_reported() -> None:
         desired_replicas=4,
         limit=ReplicaLimit.NONE,
         activity="98 is above activationThreshold 0",
+        ready_replicas=3,
     )
+
+
+def test_replicas_that_are_not_ready_do_not_count_as_ready() -> None:
+    starting = [*pods(2), pod("llama-2", ready=False)]
+    assert compared(0.9, 0.9, known=workload(*starting, limits=LIMITS)).ready_replicas == 2
+    assert compared(known=workload(replicas=3, limits=LIMITS)).ready_replicas == 0
+
+
+@pytest.mark.parametrize(
+    ("counts_pods", "ready"),
+    [
+        pytest.param(True, 2, id="a size that counts pods"),
+        pytest.param(False, 1, id="a size that counts groups"),
+    ],
+)
+def test_a_replica_of_several_pods_is_ready_with_all_of_them(counts_pods: bool, ready: int) -> None:
+    both = [replace(pod(f"llama-{index}"), group="a") for index in range(2)]
+    half = [replace(pod(f"llama-{index + 2}", ready=index == 0), group="b") for index in range(2)]
+    known = replace(workload(*both, *half, limits=LIMITS), counts_pods=counts_pods)
+    assert compared(0.9, 0.9, 0.9, 0.9, known=known).ready_replicas == ready
 
 
 def test_with_the_type_value_the_average_is_measured_and_reported() -> None:

@@ -43,6 +43,11 @@
 {{- end -}}
 {{- end -}}
 
+{{- /* The names of Secrets with the registry's login, for each pod. */ -}}
+{{- define "kgs.pullSecrets" -}}
+{{- concat .Values.imagePullSecrets ((.Values.global | default dict).imagePullSecrets | default list) | toYaml -}}
+{{- end -}}
+
 {{- /* The account of the instances that KEDA calls, and that of agents behind a front end. */ -}}
 {{- define "kgs.account" -}}
 {{- .Values.serviceAccount.name | default (ternary (include "kgs.fullname" .) "default" .Values.serviceAccount.create) -}}

@@ -30,9 +30,9 @@ HELP = """Show on this machine how a workload follows its load. It needs no clus
 
 \b
 keda-gpu-scaler demo
-    in a terminal: a synthetic load of two minutes climbs, settles, sleeps and wakes
+    in a terminal: a load of two minutes climbs, settles, sleeps and wakes
 keda-gpu-scaler demo --devices
-    what KEDA receives for the GPUs of this machine, or else for a synthetic recording
+    what KEDA receives for the GPUs of this machine, or for a recording
 keda-gpu-scaler demo --devices --watch -m targetValue=60
 
 It starts `serve` on the loopback interface, calls it over gRPC as KEDA does, and stops it. In the closed loop, the load

@@ -51,5 +51,6 @@ def ending() -> str:
     """Return the line after the last tick."""
     return (
         "End of the demonstration: the load was synthetic. What KEDA receives for GPUs:\n"
-        "keda-gpu-scaler demo --devices. To install it: docs/guides/install.md"
+        "keda-gpu-scaler demo --devices. To install it:\n"
+        "https://github.com/keda-gpu-scaler/keda-gpu-scaler#install"
     )

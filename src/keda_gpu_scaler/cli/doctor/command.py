@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from keda_gpu_scaler.cli.completion import FILE
 from keda_gpu_scaler.cli.doctor.findings import Finding, Outcome
 from keda_gpu_scaler.cli.doctor.render import Progress, formatted, terminal_width
 from keda_gpu_scaler.cli.kube_session import access_of, is_own_pod
@@ -19,6 +20,7 @@ from keda_gpu_scaler.cli.options import config_of, flags
 from keda_gpu_scaler.cli.output import say
 from keda_gpu_scaler.config import Config, ConfigError
 from keda_gpu_scaler.core.interfaces import KubeError
+from keda_gpu_scaler.server.status_assets import DOCUMENTS
 
 _CLUSTER_FLAGS = ("path", "kube_context", "namespace", "service", "cluster_domain", "workloads_in")
 
@@ -38,7 +40,7 @@ keda-gpu-scaler doctor --backend replay:gpus.csv --pod-resources off
 keda-gpu-scaler doctor --cluster --workloads-in ai
     the cluster that kubectl reaches
 kubectl -n keda exec svc/keda-gpu-scaler -- keda-gpu-scaler doctor --cluster
-    the cluster from a pod, which also reaches names and pods, and checks its own permissions
+    the cluster from a pod, which also reaches names, pods and its own rights
 keda-gpu-scaler doctor --format json | jq 'select(.outcome != "ok")'
     for programs: check, outcome, text, remedy and link
 
@@ -55,7 +57,7 @@ Exit status:
 @click.command(help=HELP)
 @click.option("--cluster", is_flag=True, help="Check the cluster instead of this machine.")
 @click.option(
-    "--kubeconfig", "path", metavar="PATH",
+    "--kubeconfig", "path", metavar="PATH", type=FILE,
     help="The kubeconfig of the cluster; implies --cluster.  [default: the pod's service account, or the file that "
     "kubectl uses]",
 )  # fmt: skip
@@ -95,8 +97,6 @@ def doctor(ctx: click.Context, /, **given: Any) -> None:
         config = config_of(given)
     except ConfigError as error:
         raise click.UsageError(str(error), ctx) from error
-    # gRPC's core library logs refused connections to the terminal; a finding reports them.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     progress = Progress()
     outcomes: Counter[Outcome] = Counter()
     try:
@@ -114,6 +114,8 @@ def doctor(ctx: click.Context, /, **given: Any) -> None:
     progress.clear()
     if style == "text":
         say(", ".join(f"{outcomes[outcome]} {outcome}" for outcome in Outcome if outcomes[outcome]), err=True)
+        if outcomes[Outcome.PROBLEM] or outcomes[Outcome.WARNING]:
+            say(f"docs is {DOCUMENTS}", err=True)
     ctx.exit(int(bool(outcomes[Outcome.PROBLEM] or (is_strict and outcomes[Outcome.WARNING]))))
 
 

@@ -2,7 +2,6 @@
 """Runs the command ``explain``: its flags, its rounds and its exit status."""
 
 import contextlib
-import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from keda_gpu_scaler.cli.arguments import (
     value_type_option,
     watch_options,
 )
+from keda_gpu_scaler.cli.completion import FILE
 from keda_gpu_scaler.cli.explain.json_output import as_json
 from keda_gpu_scaler.cli.explain.render import explanation_page
 from keda_gpu_scaler.cli.explain.result import ExplainResult
@@ -49,13 +49,13 @@ limit that applies.
 
 \b
 keda-gpu-scaler explain ai/llama
-    read the ScaledObject from the cluster that kubectl uses, and forward a port to an instance
+    find an instance in the cluster that kubectl uses, and forward a port
 keda-gpu-scaler explain ai/llama --watch
     repeat every two seconds
 keda-gpu-scaler explain ai/llama -m targetValue=60 -m windowSeconds=60
     evaluate the trigger with these changes; the ScaledObject stays unchanged
 keda-gpu-scaler explain -f scaledobject.yaml
-    evaluate a ScaledObject before it is applied; its workload must exist to have a value
+    evaluate a ScaledObject before it is applied; its workload exists
 keda-gpu-scaler explain -m scope=fleet --address 127.0.0.1:6000 --replicas 3
     without a cluster
 keda-gpu-scaler explain ai/llama --json | jq .observations
@@ -80,7 +80,7 @@ _CLEAR_SCREEN = "\x1b[H\x1b[2J"
 @click.command(help=HELP)
 @click.argument("scaled_object", required=False, metavar="[[NAMESPACE/]SCALEDOBJECT]")
 @click.option(
-    "-f", "--filename", metavar="FILE",
+    "-f", "--filename", metavar="FILE", type=FILE,
     help="Read the ScaledObject from a YAML file (- for standard input) instead of the cluster.",
 )  # fmt: skip
 @metadata_option("One key of the trigger's metadata; can be repeated. It replaces the ScaledObject's for this call.")
@@ -93,7 +93,7 @@ _CLEAR_SCREEN = "\x1b[H\x1b[2J"
     help="The instance to call.  [default: an instance that KEDA calls, through the API server]",
 )  # fmt: skip
 @click.option(
-    "--kubeconfig", metavar="PATH",
+    "--kubeconfig", metavar="PATH", type=FILE,
     help="The access to the cluster.  [default: the pod's service account, or the file that kubectl uses]",
 )  # fmt: skip
 @context_option()
@@ -102,7 +102,7 @@ _CLEAR_SCREEN = "\x1b[H\x1b[2J"
     help="The namespace to look for an instance in.  [default: that of the trigger's scalerAddress, or every one]",
 )  # fmt: skip
 @click.option(
-    "--token-file", metavar="PATH",
+    "--token-file", metavar="PATH", type=FILE,
     help="A file with the Kubernetes token for the explain port.  [default: the token of the kubeconfig]",
 )  # fmt: skip
 @tls_options("the host of scalerAddress, or of --address")
@@ -111,7 +111,7 @@ _CLEAR_SCREEN = "\x1b[H\x1b[2J"
     "--replicas", type=click.IntRange(min=0), metavar="N",
     help="The workload's size, where the scaler does not know it.",
 )  # fmt: skip
-@timeout_option()
+@timeout_option(default_seconds=4.0)  # an instance that hangs is named within five seconds
 @watch_options
 @click.option(
     "-o", "--output", type=click.Choice(["text", "wide", "json"]), default="text", show_default=True,
@@ -123,8 +123,6 @@ def explain(ctx: click.Context, /, **given: Any) -> None:
     """Find out what to explain, connect, and play the rounds."""
     if not (given["scaled_object"] or given["filename"] or given["metadata"]):
         raise click.UsageError("name a ScaledObject (ai/llama), a file (-f), or metadata (-m KEY=VALUE)", ctx)
-    # gRPC's core library prints its own lines when a connection is refused. The error of this command is clearer.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     timing = ctx.find_object(Timing) or Timing()
     pace = Pace.of(given)
     style = "json" if given["is_json"] else given["output"]
@@ -165,7 +163,11 @@ def _session(
         except KubeError as error:
             raise click.UsageError(str(error), ctx) from error
     if cluster is None and not given["address"]:
-        raise click.UsageError("--address: Required value: there is no kubeconfig to find an instance with", ctx)
+        raise click.UsageError(
+            "there is no kubeconfig to find an instance with: name one with --kubeconfig or KUBECONFIG, or an instance "
+            "with --address",
+            ctx,
+        )
     with waiting_notice("reading the ScaledObject"):
         scaled_object = _scaled_object(ctx, given, cluster)
     request = ExplainRequest(

@@ -13,10 +13,10 @@ from keda_gpu_scaler.cli.explain.answer import WINDOW, size_change
 from keda_gpu_scaler.cli.explain.causes import Cause, NextStep, next_step
 from keda_gpu_scaler.cli.explain.failures import failure_of
 from keda_gpu_scaler.cli.explain.result import ExplainResult
-from keda_gpu_scaler.cli.explain.scaledobject import FROM_ENVIRONMENT
 from keda_gpu_scaler.cli.output import number, three_digits
 from keda_gpu_scaler.cli.probe.simulation import decision_sentence
 from keda_gpu_scaler.core.hpa.controller import Limit
+from keda_gpu_scaler.core.trigger.near_keys import FROM_ENVIRONMENT
 from keda_gpu_scaler.wire import evaluation_pb2 as evaluation_pb
 
 _MAX_STEPS = 3

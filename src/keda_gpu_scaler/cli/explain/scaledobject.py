@@ -29,19 +29,13 @@ from keda_gpu_scaler.core.hpa.controller import (
 from keda_gpu_scaler.core.quoting import quoted
 from keda_gpu_scaler.core.scaling_rules import Formula, JobRules, Tolerances
 from keda_gpu_scaler.core.trigger.metric_type import ASSUMED
-from keda_gpu_scaler.core.trigger.parser import PARAMETERS
+from keda_gpu_scaler.core.trigger.own_trigger import TRIGGER_TYPES, recognized_triggers
 from keda_gpu_scaler.kube.keda_objects import formula, job_rules, tolerance, tolerances
 from keda_gpu_scaler.kube.parse import mappings, part
 from keda_gpu_scaler.kube.yaml_loader import PlainLoader
 
 DEFAULT_COOLDOWN_SECONDS = 300.0
 KINDS = ("ScaledObject", "ScaledJob")
-FROM_ENVIRONMENT = "FromEnv"
-"""The suffix of a key whose value KEDA reads from the workload's environment."""
-
-_EXTERNAL_TYPES = ("external", "external-push")
-_NAME = "keda-gpu-scaler"
-_OUR_KEYS = frozenset(parameter.key for parameter in PARAMETERS)
 _PAUSED = "autoscaling.keda.sh/paused"
 _PAUSED_REPLICAS = "autoscaling.keda.sh/paused-replicas"
 _PAUSED_SCALE_IN = "autoscaling.keda.sh/paused-scale-in"
@@ -226,27 +220,19 @@ def _triggers(items: object) -> tuple[tuple[ScaledObjectTrigger, ...], tuple[str
     Where no trigger can be recognized, every external one is returned: the Service may have any name.
     """
     triggers = [item if isinstance(item, Mapping) else {} for item in (items if isinstance(items, list) else ())]
-    external = [
-        ScaledObjectTrigger(
-            number,
-            {str(key): _text(value) for key, value in part(trigger, "metadata").items()},
-            str(trigger.get("metricType") or ASSUMED),
-            _text(trigger.get("name") or ""),
-        )
-        for number, trigger in enumerate(triggers, start=1)
-        if trigger.get("type") in _EXTERNAL_TYPES
-    ]
-    ours = [one for one in external if _is_ours(one.metadata)] or external
-    numbers = {one.number for one in ours}
-    others = [str(one.get("type", "?")) for number, one in enumerate(triggers, start=1) if number not in numbers]
-    return tuple(ours), tuple(others)
+    external = [number for number, trigger in enumerate(triggers) if trigger.get("type") in TRIGGER_TYPES]
+    own = recognized_triggers(triggers) or external
+    others = [str(trigger.get("type", "?")) for number, trigger in enumerate(triggers) if number not in own]
+    return tuple(_trigger(number + 1, triggers[number]) for number in own), tuple(others)
 
 
-def _is_ours(metadata: Mapping[str, str]) -> bool:
-    """Whether a trigger selects this scaler: by its address, or else by a key that this scaler reads."""
-    if _NAME in metadata.get("scalerAddress", ""):
-        return True
-    return any(key.removesuffix(FROM_ENVIRONMENT) in _OUR_KEYS for key in metadata)
+def _trigger(number: int, trigger: Mapping[str, Any]) -> ScaledObjectTrigger:
+    return ScaledObjectTrigger(
+        number,
+        {str(key): _text(value) for key, value in part(trigger, "metadata").items()},
+        str(trigger.get("metricType") or ASSUMED),
+        _text(trigger.get("name") or ""),
+    )
 
 
 def _paused(annotations: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from keda_gpu_scaler.cli.arguments import context_option, metadata_option
+from keda_gpu_scaler.cli.completion import FILE
 from keda_gpu_scaler.cli.logs import set_up
 from keda_gpu_scaler.cli.options import BACKEND_FLAGS, config_of, flags
 from keda_gpu_scaler.cli.output import say_error
@@ -27,8 +28,9 @@ keda-gpu-scaler record --out gpus.jsonl.gz --duration 600
 keda-gpu-scaler record --out - --duration 0
     print one snapshot
 keda-gpu-scaler record --engines ai/llama --out llama.jsonl.gz --duration 600
-    record the engines of a ScaledObject, from a machine with the access of kubectl or from a pod
-keda-gpu-scaler record --engines ai/llama --mask-labels --out llama.jsonl.gz --duration 600
+    record the engines of a ScaledObject, from your machine or from a pod
+keda-gpu-scaler record --engines ai/llama --mask-labels \\
+        --out llama.jsonl.gz --duration 600
     the same, with names of models and other labels replaced
 keda-gpu-scaler serve --backend replay:llama.jsonl.gz
     replay the recording
@@ -46,6 +48,7 @@ usage.
     "--out",
     required=True,
     metavar="FILE",
+    type=FILE,
     help="The file to write, with gzip where its name ends in .gz; - for standard output.",
 )
 @click.option(
@@ -65,7 +68,7 @@ usage.
     help="Replace the values of labels in the pages of engines, such as names of models: equal values by equal ones.",
 )  # fmt: skip
 @click.option(
-    "--kubeconfig", metavar="PATH",
+    "--kubeconfig", metavar="PATH", type=FILE,
     help="The access to the cluster, with --engines.  [default: the pod's service account, or the file that kubectl "
     "uses]",
 )  # fmt: skip

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from keda_gpu_scaler.cli.completion import FILE, SuggestedName
 from keda_gpu_scaler.cli.output import say, say_error
 from keda_gpu_scaler.cli.simulate.fit_command import fit
 from keda_gpu_scaler.cli.simulate.prepare import prepare
@@ -28,13 +29,15 @@ MOST_REQUESTS_WITH_BOUNDS = 400_000
 HELP = """Simulate what a ScaledObject would have done: the requests served in time, and the GPU-hours.
 
 \b
-keda-gpu-scaler simulate -f scaledobject.yaml --traffic requests.csv
+keda-gpu-scaler simulate -f so.yaml --traffic requests.csv
     on a log of requests: arrival, prompt tokens, answer tokens
-keda-gpu-scaler simulate -f scaledobject.yaml --traffic bursts --rate 20 --gpu-hour-price 2.5
+keda-gpu-scaler simulate -f so.yaml --traffic bursts --rate 20
     on a synthetic shape, with 20 requests per second on average
-keda-gpu-scaler simulate -f scaledobject.yaml --traffic requests.csv --set trigger.headroom=1,1.15,1.3 --sweep
+keda-gpu-scaler simulate -f so.yaml --traffic requests.csv \\
+        --sweep --set trigger.headroom=1,1.15,1.3
     one row for each value
-keda-gpu-scaler simulate -f a.yaml -f b.yaml --traffic requests.csv --out report.html
+keda-gpu-scaler simulate -f a.yaml -f b.yaml --traffic requests.csv \\
+        --out report.html
     two ScaledObjects side by side, with their timelines on one page
 
 The triggers are evaluated as serve evaluates them, KEDA and the HPA decide as they do in a cluster, and the engines
@@ -46,11 +49,11 @@ Exit status: 0 simulated, 1 not possible (one sentence says why), 2 wrong usage.
 
 @click.group(help=HELP, invoke_without_command=True)
 @click.option(
-    "-f", "--file", "files", multiple=True, metavar="FILE",
+    "-f", "--file", "files", multiple=True, metavar="FILE", type=FILE,
     help="A YAML file with ScaledObjects; can be repeated. Each is a row.",
 )  # fmt: skip
 @click.option(
-    "--traffic", metavar="FILE|SHAPE",
+    "--traffic", metavar="FILE|SHAPE", type=SuggestedName(lambda: SHAPES, or_file=True),
     help="A log of requests (CSV or JSON lines, also Azure's and Mooncake's traces), requests a minute (CSV), a "
     f"recording of `record --engines`, or a shape: {', '.join(SHAPES)}.",
 )  # fmt: skip
@@ -85,7 +88,8 @@ Exit status: 0 simulated, 1 not possible (one sentence says why), 2 wrong usage.
     help="How far these tokens are spread: the standard deviation of their logarithm.",
 )  # fmt: skip
 @click.option(
-    "--engine-model", default=DEFAULT_PRESET, show_default=True, metavar="NAME|FILE",
+    "--engine-model", type=SuggestedName(lambda: PRESETS, or_file=True),
+    default=DEFAULT_PRESET, show_default=True, metavar="NAME|FILE",
     help=f"The replica: {', '.join(PRESETS)}, or a JSON file that `simulate fit` wrote.",
 )  # fmt: skip
 @click.option(
@@ -143,7 +147,7 @@ Exit status: 0 simulated, 1 not possible (one sentence says why), 2 wrong usage.
     f"[default: up to {MOST_REQUESTS_WITH_BOUNDS} requests]",
 )  # fmt: skip
 @click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="Processes.  [default: one for each core]")
-@click.option("--out", metavar="FILE", help="Write one self-contained HTML page with the timelines.")
+@click.option("--out", metavar="FILE", type=FILE, help="Write one self-contained HTML page with the timelines.")
 @click.option("--format", "form", type=click.Choice(["table", "json", "csv"]), default="table", show_default=True)
 @click.pass_context
 def simulate(ctx: click.Context, /, **given: Any) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from keda_gpu_scaler.cli.completion import FILE
 from keda_gpu_scaler.cli.output import printable, say, say_error
 from keda_gpu_scaler.simulate.engine_model import SimulationError
 from keda_gpu_scaler.simulate.fit import Fit, fit_engine_model
@@ -16,7 +17,8 @@ HELP = """Fit the model of a replica to a recording of `record --engines`.
 
 \b
 keda-gpu-scaler simulate fit llama.jsonl.gz --out llama-model.json
-keda-gpu-scaler simulate -f scaledobject.yaml --traffic llama.jsonl.gz --engine-model llama-model.json
+keda-gpu-scaler simulate -f so.yaml --traffic llama.jsonl.gz \\
+        --engine-model llama-model.json
 
 The recording must show changing load of one model on one kind of GPU. The command prints how well the model explains
 it, or says why it cannot be fitted.
@@ -27,7 +29,9 @@ Exit status: 0 fitted, 1 not possible (one sentence says why), 2 wrong usage.
 
 @click.command(help=HELP)
 @click.argument("recording", type=click.Path(path_type=Path))
-@click.option("--out", metavar="FILE", help="The JSON file to write, for --engine-model.  [default: standard output]")
+@click.option(
+    "--out", metavar="FILE", type=FILE, help="The JSON file to write, for --engine-model.  [default: standard output]"
+)
 @click.option("--kv-tokens", type=click.IntRange(min=1), metavar="N", help="The size of the KV cache in tokens, which "
               "vLLM prints when it starts.  [default: found by its usage]")  # fmt: skip
 @click.option("--max-seqs", type=click.IntRange(min=1), metavar="N", help="Requests that an engine runs at once.")

@@ -15,13 +15,12 @@ import yaml
 
 from keda_gpu_scaler.cli.explain.scaledobject import ScaledObject, scaled_object_of
 from keda_gpu_scaler.core.quoting import quoted
-from keda_gpu_scaler.core.trigger.parser import PARAMETERS
+from keda_gpu_scaler.core.trigger.own_trigger import recognized_triggers
 from keda_gpu_scaler.kube.parse import mappings, part
 from keda_gpu_scaler.simulate.engine_model import SimulationError
 from keda_gpu_scaler.simulate.scenario import POLLING_SECONDS, FallbackSpec, ScalingSpec, TriggerSpec
 
 _PUSH = "external-push"
-_OUR_KEYS = frozenset(parameter.key for parameter in PARAMETERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,13 +116,13 @@ def _set(item: dict[str, Any], path: str, value: str) -> None:
     root, _, rest = path.partition(".")
     if root == "trigger":
         triggers = mappings(part(item, "spec").get("triggers"))
-        ours = [trigger for trigger in triggers if str(trigger.get("type", "")).startswith("external")]
-        for trigger in ours:
-            metadata = trigger.get("metadata")
+        own = recognized_triggers(triggers)
+        for number in own:
+            trigger = triggers[number]
             if isinstance(trigger, dict):
-                trigger["metadata"] = {**(metadata if isinstance(metadata, Mapping) else {}), rest: value}
-        if not ours:
-            raise SimulationError(f"--set: {path}: the ScaledObject has no external trigger")
+                trigger["metadata"] = {**part(trigger, "metadata"), rest: value}
+        if not own:
+            raise SimulationError(f"--set: {path}: the ScaledObject has no trigger of this scaler")
         return
     place: Any = item
     *folders, last = path.split(".")
@@ -138,12 +137,12 @@ def _set(item: dict[str, Any], path: str, value: str) -> None:
 
 
 def _spec(title: str, item: Mapping[str, Any], scaled_object: ScaledObject) -> ScalingSpec:
-    if not scaled_object.triggers or not any(map(_is_ours, scaled_object.triggers)):
+    raw = mappings(part(item, "spec").get("triggers"))
+    if not recognized_triggers(raw):
         raise SimulationError(
             f"{title}: no trigger of this scaler: it needs one of type external-push or external with metadata such as "
             "profile: llm"
         )
-    raw = mappings(part(item, "spec").get("triggers"))
     fallback = scaled_object.fallback
     return ScalingSpec(
         title=title,
@@ -163,11 +162,6 @@ def _spec(title: str, item: Mapping[str, Any], scaled_object: ScaledObject) -> S
         formula=scaled_object.formula,
         initial_cooldown_seconds=_seconds(item, "initialCooldownPeriod", 0.0),
     )
-
-
-def _is_ours(trigger: Any) -> bool:
-    metadata = trigger.metadata
-    return "keda-gpu-scaler" in metadata.get("scalerAddress", "") or bool(_OUR_KEYS & metadata.keys())
 
 
 def _seconds(item: Mapping[str, Any], key: str, default: float) -> float:

@@ -21,6 +21,7 @@ from keda_gpu_scaler.cli.arguments import (
     timeout_option,
     tls_options,
 )
+from keda_gpu_scaler.cli.completion import FILE
 from keda_gpu_scaler.cli.job_environment import JobEnvironment, job_environment_of
 from keda_gpu_scaler.cli.options import BACKEND_FLAGS, config_of, flags
 from keda_gpu_scaler.cli.output import output_width, printable, say, say_error, waiting_notice
@@ -71,23 +72,26 @@ keda-gpu-scaler top
 keda-gpu-scaler top --address gpu-7:6000,gpu-8:6000 --by node
     these two instances
 keda-gpu-scaler top --local
-    this machine; for the devices of a job: srun --jobid=4711 --overlap keda-gpu-scaler top --local
+    this machine
+srun --jobid=4711 --overlap keda-gpu-scaler top --local
+    the devices of a job
 keda-gpu-scaler top --once --by workload
     one table of the workloads
 keda-gpu-scaler top --once --by pod --sort util --filter llama
     one table of the pods of llama
-keda-gpu-scaler top --once --format json | jq -r '.rows[] | select(.gpu_utilization_percent == 0) | .uuid'
-    the idle devices (an unknown utilisation is null, not 0)
+keda-gpu-scaler top --once --format json | jq '.rows[] | .uuid'
+    for programs (an unknown reading is null, not 0)
 
 \b
-Keys: q quit, h help, b or Tab workload/device/node/pod, s or arrows sort, r reverse, / filter, ! unavailable instances
+Keys: q quit, h help, b or Tab workload/device/node/pod, s or arrows sort,
+      r reverse, / filter, ! unavailable instances
 
 \b
 Exit status:
-  0  every instance answered and every device (or workload) has readings (with --once); or quit
-  1  an instance is unavailable, or a device (or workload) has no reading (with --once)
+  0  with --once: every instance, device and workload has readings; or quit
+  1  with --once: an instance is unavailable, or a reading is missing
   2  wrong usage, for example no terminal and no --once
-  3  no readings (with --once); or no driver, or no access to the cluster
+  3  with --once: no readings; or no driver, or no access to the cluster
 """
 
 
@@ -102,7 +106,7 @@ Exit status:
     "addresses of the Service's pods must be reachable from here.",
 )  # fmt: skip
 @click.option(
-    "--kubeconfig", metavar="PATH",
+    "--kubeconfig", metavar="PATH", type=FILE,
     help="The cluster whose agents are followed, through port-forwards.  [default: in a pod its own cluster, "
     "otherwise the file that kubectl uses]",
 )  # fmt: skip
@@ -138,8 +142,6 @@ Exit status:
 def top(ctx: click.Context, /, **given: Any) -> None:
     """Run the command."""
     _check_usage(ctx, given)
-    # gRPC's core library logs refused connections to the terminal; the table shows them with their reason.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     default_kind = RowKind.DEVICE if given["once"] or given["is_local"] else RowKind.WORKLOAD
     state = ViewState(RowKind(given["by"] or default_kind), SortKey(given["sort"]), given["reverse"], given["words"])
     timing = ctx.find_object(Timing) or Timing()

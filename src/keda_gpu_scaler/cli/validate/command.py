@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from keda_gpu_scaler.cli.completion import FILE
 from keda_gpu_scaler.cli.output import json_line, printable, say
 from keda_gpu_scaler.cli.validate.files import MAX_BYTES, ManifestFile, files_below, template_finding
 from keda_gpu_scaler.cli.validate.findings import Severity, ValidationFinding, ValidationReport
@@ -36,14 +37,14 @@ keda-gpu-scaler validate --format github deploy/
 
 \b
 Exit status:
-  0  no error; with --strict also no warning, and at least one trigger of this scaler
+  0  no error; with --strict also no warning, and a trigger of this scaler
   1  an error
   2  wrong usage, or a file that cannot be read
 """
 
 
 @click.command(help=HELP)
-@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.argument("files", nargs=-1, required=True, metavar="FILE...", type=FILE)
 @click.option(
     "--format", "style", type=click.Choice(["text", "github", "json"]), default="text", show_default=True,
     metavar="[text|github|json]", help="Text, annotations of GitHub, or one JSON object on each line.",

@@ -11,7 +11,6 @@ from keda_gpu_scaler.cli.validate.engine_images import ManifestWorkload, engine_
 from keda_gpu_scaler.cli.validate.engine_rules import check_engine_triggers
 from keda_gpu_scaler.cli.validate.findings import Severity, ValidationFinding
 from keda_gpu_scaler.cli.validate.object_rules import check_object
-from keda_gpu_scaler.cli.validate.ownership import host_of, is_own_trigger, is_taken_for_own
 from keda_gpu_scaler.cli.validate.problem import Problem
 from keda_gpu_scaler.cli.validate.trigger_rules import check_trigger
 from keda_gpu_scaler.cli.validate.trigger_set_rules import check_trigger_set
@@ -20,6 +19,7 @@ from keda_gpu_scaler.core.hpa.replica_calculator import ValueType
 from keda_gpu_scaler.core.quoting import quoted
 from keda_gpu_scaler.core.scaling_rules import Formula
 from keda_gpu_scaler.core.trigger.near_keys import FROM_ENVIRONMENT
+from keda_gpu_scaler.core.trigger.own_trigger import host_of, is_own_trigger, is_taken_for_own
 from keda_gpu_scaler.core.trigger.parser import Scope
 from keda_gpu_scaler.kube.keda_objects import formula, job_rules
 

@@ -8,7 +8,6 @@ from typing import Any
 from keda_gpu_scaler.cli.validate.documents import YamlPath, as_text, json_value, mapping
 from keda_gpu_scaler.cli.validate.findings import Severity
 from keda_gpu_scaler.cli.validate.foreign_keys import check_environment_keys, check_foreign_keys, foreign_key_hint
-from keda_gpu_scaler.cli.validate.ownership import SCALER_NAME, TRIGGER_TYPES, host_of, scheme_of
 from keda_gpu_scaler.cli.validate.problem import Problem
 from keda_gpu_scaler.cli.validate.target_rules import check_targets
 from keda_gpu_scaler.core.hpa.reported_value import REPORT_OF_TYPE
@@ -16,6 +15,7 @@ from keda_gpu_scaler.core.quoting import quoted
 from keda_gpu_scaler.core.trigger.metadata import nearest
 from keda_gpu_scaler.core.trigger.metric_type import ASSUMED
 from keda_gpu_scaler.core.trigger.near_keys import FROM_ENVIRONMENT
+from keda_gpu_scaler.core.trigger.own_trigger import SCALER_NAME, TRIGGER_TYPES, host_of, scheme_of
 from keda_gpu_scaler.core.trigger.parser import Scope, Trigger, TriggerError, parse_trigger
 
 _KEY = re.compile(r'metadata(?:\.([^:]+)|: "([^"]+)")')

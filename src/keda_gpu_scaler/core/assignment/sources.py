@@ -6,11 +6,11 @@ its ids or annotations need code, one file beside this one.
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 from keda_gpu_scaler.core.assignment import device_plugins, gpushare, kai, resource_claims, vgpu
 from keda_gpu_scaler.core.assignment.device_index import DeviceIndex
 from keda_gpu_scaler.core.assignment.source import AssignmentSource, NodeView
+from keda_gpu_scaler.core.idle_cache import cached_while_used
 from keda_gpu_scaler.core.types import Allocation
 
 SOURCES: tuple[AssignmentSource, ...] = (
@@ -51,7 +51,7 @@ def _owner(allocation: Allocation, view: NodeView) -> int:
     return next(position for position, source in enumerate(SOURCES) if source.owns(allocation, view))
 
 
-@lru_cache(maxsize=8192)
+@cached_while_used(max_entries=8192)
 def _owner_without_marks(allocation: Allocation) -> int:
     return _owner(allocation, _NO_MARKS)
 

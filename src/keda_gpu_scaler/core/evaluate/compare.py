@@ -42,6 +42,7 @@ def compare(
         desired_replicas=desired,
         limit=limit,
         activity=activity.why,
+        ready_replicas=view.ready_replicas if view is not None else None,
     )
 
 

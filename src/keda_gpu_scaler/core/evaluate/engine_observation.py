@@ -19,7 +19,7 @@ from keda_gpu_scaler.core.evaluate.observation import (
     PodObservation,
     is_ready,
 )
-from keda_gpu_scaler.core.evaluate.ranks import combine_ranks, ranks_of
+from keda_gpu_scaler.core.evaluate.ranks import are_named, combine_ranks, ranks_of
 from keda_gpu_scaler.core.state.data_run import DataRun
 from keda_gpu_scaler.core.state.fleet import Fleet
 from keda_gpu_scaler.core.state.scrape import NO_ATTEMPTS, ScrapeResult
@@ -59,7 +59,7 @@ def observe_engines(
     observations = []
     for pod in pods:
         of_pod = by_ref.get(pod.ref)
-        load_of_pod = combine_ranks(metric, of_pod) if of_pod else None
+        load_of_pod = combine_ranks(metric, of_pod, are_named=are_named(query)) if of_pod else None
         scraped_pod = results.get(pod.ref)
         pages = _pages(scraped_pod, fleet, now)
         observations.append(_engine_observation(pod, load_of_pod, scraped_pod, trigger.target, pages))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Combines the engines at several ports of one pod, which are the ranks of one replica.
 
-Law: only ports that the trigger names are added up. A port that a pod merely declares may show the same engine again,
-through a proxy.
+Law: each port with an engine counts. A port that a pod merely declares may show the same engine again, through a
+proxy, and counts only where it certainly is another engine.
 """
 
 import math
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from keda_gpu_scaler.core.aggregation import AGGREGATIONS
 from keda_gpu_scaler.core.evaluate.engine_load import EngineLoad
+from keda_gpu_scaler.core.evaluate.same_engine import by_engine
 from keda_gpu_scaler.core.state.scrape import ScrapeResult
 from keda_gpu_scaler.core.trigger.engine_params import EngineQuery
 from keda_gpu_scaler.core.trigger.metrics import EngineMetric
@@ -18,18 +19,36 @@ _MAX_LISTED = 2
 
 
 def ranks_of(query: EngineQuery, scraped: ScrapeResult | None) -> list[ScrapeResult | None]:
-    """Return the result of each engine of a pod: one, unless the trigger names several ports."""
-    if len(query.ports) < 2 or scraped is None or len(scraped.targets) < 2:
+    """Return the result of each engine of a pod: of each port that the trigger names, or of each that is certain."""
+    if scraped is None or len(scraped.targets) < 2:
         return [scraped]
-    return [ScrapeResult((target,)) for target in scraped.targets]
+    if are_named(query):
+        return [ScrapeResult((target,)) for target in scraped.targets]
+    if query.selector is not None:
+        return [scraped]  # another engine need not have the selected series
+    groups = by_engine(scraped.targets)
+    return [ScrapeResult(group) for group in groups] if len(groups) > 1 else [scraped]
 
 
-def combine_ranks(metric: EngineMetric, loads: Sequence[EngineLoad]) -> EngineLoad:
+def are_named(query: EngineQuery) -> bool:
+    """Whether the trigger names several ports, so that each of them is expected to have an engine."""
+    return len(query.ports) > 1
+
+
+def combine_ranks(metric: EngineMetric, loads: Sequence[EngineLoad], *, are_named: bool = True) -> EngineLoad:
     """Return the load of a pod by its ranks. If one has no value, the others are a lower bound.
 
     A replica is full when all of its ranks are, so their shares of work are averaged. Queues and rates add up. Of
     shares of memory, the largest counts.
+
+    Args:
+        metric: the metric of the loads.
+        loads: the load of each rank.
+        are_named: whether the trigger names the ports. If it does not, an engine that exports no queue may be the
+            supervisor of another one, and is left out where another one has a value.
     """
+    if not are_named and any(load.value is not None for load in loads):
+        loads = [load for load in loads if load.value is not None or not load.is_no_engine]
     if len(loads) == 1:
         return loads[0]
     aggregate = AGGREGATIONS[metric.rank_aggregation]

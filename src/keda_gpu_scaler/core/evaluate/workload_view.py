@@ -119,6 +119,14 @@ class WorkloadView:
         return any(not unready_reason(pods) for pods in pods_by_replica(self.pods).values())
 
     @cached_property
+    def ready_replicas(self) -> int:
+        """The ready replicas, in the unit of the workload's size. A replica of several pods needs all of them."""
+        if not self.is_grouped and self.job_rules is None:
+            return sum(map(is_ready, self.pods))
+        ready = sum(not unready_reason(pods) for pods in pods_by_replica(self.pods).values())
+        return ready * self.pods_per_replica
+
+    @cached_property
     def starting(self) -> Sequence[Pod]:
         """The pods that are not ready, or whose replica has further pods to come, within their startup grace."""
         starting = [pod for pod in self.pods if not is_ready(pod)]

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keda_gpu_scaler.core.evaluate.load.floor import MIN_POINTS, Floor, find_floor
+from keda_gpu_scaler.core.evaluate.load.line import add_sums, fit_line
 from keda_gpu_scaler.core.evaluate.load.span import EngineWork, Span
 from tests.core.evaluate.load.works import span, work
 
@@ -104,6 +105,69 @@ def test_a_stated_floor_counts_unless_a_token_was_faster() -> None:
     assert found(stated=0.009).seconds == 0.009
 
 
+CACHE = (0.03, 0.05, 0.06, 0.08, 0.1, 0.11, 0.13, 0.15)
+BY_CACHE = "by a line through the KV cache usage of 8 spans of 10 s"
+
+
+def constant(requests: float, each: float = 0.0, *, caches: tuple[float, ...] = CACHE) -> list[Span]:
+    """Return spans with always as many requests, whose contexts have different lengths."""
+    return [span(requests, 0.012 * (1 + each * requests) + 0.05 * cache, cache=cache) for cache in caches]
+
+
+@pytest.mark.parametrize(
+    ("requests", "each", "expected"),
+    [
+        pytest.param(4.0, 0.0, 0.012, id="few requests, which add nothing but their contexts"),
+        pytest.param(4.0, 1 / 39, 0.012 * (1 + 4 / 39), id="few requests, each of which adds a 39th of the floor"),
+        pytest.param(16.0, 0.0, 0.012 * 1.3 / (1 + 16 / 39), id="sixteen requests"),
+        pytest.param(16.0, 1 / 39, 0.012 * 1.3, id="sixteen requests at most, a third too high"),
+        pytest.param(64.0, 1 / 39, 0.012 * 1.3, id="many requests at most"),
+    ],
+)
+def test_always_as_many_requests_show_the_floor_by_their_kv_cache(
+    requests: float, each: float, expected: float
+) -> None:
+    floor = found(work(*constant(requests, each)))
+    assert floor.seconds == pytest.approx(expected)
+    assert floor.sentence == BY_CACHE
+
+
+def test_the_kv_cache_raises_the_floor_and_does_not_lower_it() -> None:
+    """Many requests, of which nobody knows how much they add, lead to less than the base."""
+    assert found(work(*constant(128.0))).seconds == 0.1 * TARGET
+    bucket = found(work(*constant(16.0), lowest_bucket=(0.0115, 0.025)), target=0.1)
+    assert bucket.sentence.startswith("the lower bound")
+
+
+def test_a_kv_cache_that_does_not_vary_or_is_not_exported_shows_no_floor() -> None:
+    assert "assumed" in found(work(*constant(16.0, caches=(0.1,) * 8))).sentence
+    assert "assumed" in found(work(*[span(16.0, 0.012 + 0.05 * cache) for cache in CACHE])).sentence
+    assert "assumed" in found(work(*constant(16.0, caches=CACHE[1:]))).sentence, "a line needs enough spans"
+
+
+def test_noise_lowers_the_floor_by_the_kv_cache() -> None:
+    noisy = [
+        span(8.0, 0.012 + 0.05 * cache + (0.001 if number % 2 else -0.001), cache=cache)
+        for number, cache in enumerate(CACHE * 4)
+    ]
+    assert 0.005 < found(work(*noisy)).seconds < 0.0118
+
+
+def test_the_kv_cache_leads_never_above_what_was_observed_nor_above_a_certain_line_of_the_requests() -> None:
+    faster = [*constant(4.0), span(4.0, 0.0115, cache=0.0)]
+    assert found(work(*faster)).seconds == pytest.approx(0.0115)
+    # The requests vary and explain the time: the line through them leads to 4 to 7 ms.
+    both = [
+        span(n, 0.006 + 0.001 * n + (0.0011 if number % 2 else -0.0011), cache=0.02 + 0.01 * (n - 3))
+        for number, n in enumerate((4.0, 8.0, 12.0, 16.0, 6.0, 10.0, 14.0, 18.0) * 2)
+    ]
+    sums = add_sums([one.sums for one in both])
+    fit = fit_line(sums)
+    assert fit is not None
+    assert fit.low < 0.1 * TARGET < fit.high
+    assert found(work(*both)).seconds <= fit.high
+
+
 def test_an_hour_without_traffic_keeps_the_floor() -> None:
     """The histogram counts since the engine started, so the bound stays when no span of the history has a token."""
     idle = [span(None, None, is_idle=True)] * 30
@@ -115,12 +179,26 @@ def test_no_engine_has_an_assumed_floor() -> None:
 
 
 @given(
-    st.lists(st.tuples(st.floats(0.01, 1e6), st.floats(1e-5, 1e3)), max_size=30),
+    st.lists(st.tuples(st.floats(0.01, 1e6), st.floats(1e-5, 1e3), st.none() | st.floats(0, 1)), max_size=30),
     st.none() | st.tuples(st.floats(0, 1), st.floats(1, 10)),
     st.floats(0.001, 60),
 )
 def test_a_floor_is_above_0_and_never_above_what_was_observed(
-    points: list[tuple[float, float]], bucket: tuple[float, float] | None, target: float
+    points: list[tuple[float, float, float | None]], bucket: tuple[float, float] | None, target: float
 ) -> None:
-    floor = found(work(*[span(n, t) for n, t in points], lowest_bucket=bucket), target=target)
-    assert 0 < floor.seconds <= min([t for _, t in points], default=1e3)
+    floor = found(work(*[span(n, t, cache=kv) for n, t, kv in points], lowest_bucket=bucket), target=target)
+    assert 0 < floor.seconds <= min([t for _, t, _ in points], default=1e3)
+
+
+@given(
+    st.floats(1, 300),
+    st.floats(0, 1 / 39),
+    st.floats(0.001, 0.2),
+    st.lists(st.floats(0.001, 1), min_size=MIN_POINTS, max_size=20, unique=True),
+)
+def test_a_constant_number_of_requests_never_raises_the_floor_above_a_third_too_much(
+    requests: float, each: float, cache_seconds: float, caches: list[float]
+) -> None:
+    seconds = 0.012
+    spans_ = [span(requests, seconds * (1 + each * requests) + cache_seconds * kv, cache=kv) for kv in caches]
+    assert found(work(*spans_)).seconds <= 1.3 * seconds * (1 + 1e-6)

@@ -2,7 +2,8 @@
 """Asks for replicas by the recordings of a vLLM under rising load.
 
 The recordings have no histogram, so the load is computed from running requests and generated tokens. A replica that
-always serves as many clients does not show its floor, so the trigger states it, or the history has more than one load.
+always serves as many clients shows its floor by its KV cache alone. So the trigger states it, or the history has more
+than one load, or the floor is too low.
 """
 
 from dataclasses import replace
@@ -11,6 +12,8 @@ from itertools import pairwise
 
 import pytest
 
+from keda_gpu_scaler.core.evaluate.load.floor import find_floor
+from keda_gpu_scaler.core.evaluate.load.span import engine_work
 from keda_gpu_scaler.core.state.scrape import TargetHistory, retained
 from keda_gpu_scaler.core.types import EngineSample
 from tests.core.evaluate.load.replicas import NOW, asked_replicas, evaluated, history
@@ -21,6 +24,8 @@ pytestmark = pytest.mark.skipif(not SWEEP.is_dir(), reason=f"there are no record
 WINDOW_SECONDS, HISTORY_SECONDS = 10.0, 300.0
 MEASURED_FLOOR = {"itlFloorMs": "12.3"}
 """The constant of a line through the times per token of the public sweep from which the recordings are."""
+MEASURED_SECONDS = {"tp1": 0.0123, "tp2": 0.0096, "tp4": 0.0076}
+"""The same by the number of GPUs of a replica: up to 128 clients, without runs that were waiting for something else."""
 
 
 @cache
@@ -70,11 +75,15 @@ def joined(first: list[EngineSample], then: list[EngineSample]) -> list[EngineSa
     return taken
 
 
-def fleet(run: str, count: int, begin: float, *, waiting: float | None = None) -> list[TargetHistory]:
+def fleet(
+    run: str, count: int, begin: float, *, waiting: float | None = None, has_cache: bool = True
+) -> list[TargetHistory]:
     """Engines that all do what one of the recording did, at different seconds of it."""
     engines = []
     for number in range(count):
         taken = part(run, begin + 20 * number, begin + 20 * number + 320)
+        if not has_cache:
+            taken = [replace(one, kv_cache_ratio=None) for one in taken]
         engines.append(kept([replace(one, waiting=waiting) if waiting is not None else one for one in taken]))
     return engines
 
@@ -107,9 +116,28 @@ def test_the_floor_is_found_when_the_load_fell(begin: float) -> None:
     assert 7 <= asked_replicas(evaluation, 20) <= 11
 
 
+@pytest.mark.parametrize("begin", [60.0, 660.0, 860.0, 1260.0, 2060.0, 2860.0])
+def test_the_kv_cache_shows_a_floor_that_is_lower_than_the_measured_one(begin: float) -> None:
+    """Twenty pods with the assumed floor ask for 18 to 20, and with the measured one for 8 or 9."""
+    evaluation = evaluated(fleet("tp1_bs16", 20, begin))
+    assert any("by a line through the KV cache usage" in step for step in evaluation.steps)
+    assert 8 <= asked_replicas(evaluation, 20) <= 15
+
+
+@pytest.mark.parametrize("run", ["tp1_bs16", "tp1_bs64", "tp1_bs128", "tp1_bs256", "tp2_bs128", "tp4_bs64"])
+@pytest.mark.parametrize("count", [1, 4])
+def test_no_recording_leads_to_a_floor_that_is_a_third_too_high(run: str, count: int) -> None:
+    limit = 1.3 * MEASURED_SECONDS[run[:3]]
+    last = int(recording(run)[-1].at_seconds) - 120 - 20 * count
+    for begin in range(0, last, max(40, last // 12)):
+        works = [engine_work(engine, 30.0) for engine in fleet(run, count, float(begin))]
+        floor = find_floor([it for it in works if it is not None], target_seconds=0.05, stated_seconds=None)
+        assert floor.seconds <= limit, (begin, floor)
+
+
 @pytest.mark.parametrize("begin", [300.0, 1500.0])
 def test_an_unknown_floor_costs_replicas_and_takes_none_away(begin: float) -> None:
-    evaluation = evaluated(fleet("tp1_bs16", 20, begin))
+    evaluation = evaluated(fleet("tp1_bs16", 20, begin, has_cache=False))
     assert any("(assumed: 10 % of itlTargetMs)" in step for step in evaluation.steps)
     assert 8 <= asked_replicas(evaluation, 20) <= 20
 

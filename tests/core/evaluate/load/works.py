@@ -14,6 +14,7 @@ def span(
     requests: float | None = None,
     token_seconds: float | None = None,
     *,
+    cache: float | None = None,
     prompt_rate: float = 0.0,
     seconds: float = 10.0,
     end_seconds: float = 1000.0,
@@ -29,6 +30,9 @@ def span(
     )
     if requests and token_seconds is not None:
         base = replace(base, sums=point(requests, token_seconds, prompt_rate * token_seconds))
+        if cache is not None:
+            cache_sums = point(cache, token_seconds, prompt_rate * token_seconds)
+            base = replace(base, kv_cache_ratio=cache, cache_sums=cache_sums)
     return replace(base, **changes)  # type: ignore[arg-type]
 
 
@@ -43,6 +47,7 @@ def work(
         current=spans[-1] if spans else None,
         spans=spans,
         sums=add_sums([one.sums for one in points]),
+        cache_sums=add_sums([one.cache_sums for one in points]),
         least_token_seconds=min([one.token_seconds or math.inf for one in points], default=math.inf),
     )
     return replace(base, **changes)  # type: ignore[arg-type]

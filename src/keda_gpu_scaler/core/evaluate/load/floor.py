@@ -20,6 +20,14 @@ _UNKNOWN_RATIO = 0.1
 """Without any histogram, the floor is this share of the target."""
 _MAX_BOUND_RATIO = 0.2
 """A histogram alone does not raise the floor above this share of the target: it may know only hours under load."""
+_HIDDEN_REQUESTS = 39
+"""At least so many requests are computed in the time in which the weights are read.
+
+It is the number of an A100 with weights of 4 bits and arithmetic of 16 bits (312 teraflops and 2 TB/s, NVIDIA's data
+sheet). Other GPUs and weights have larger numbers.
+"""
+_TOLERATED = 1.3
+"""A floor that is too high by this factor costs little."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +66,31 @@ def find_floor(works: Sequence[EngineWork], *, target_seconds: float, stated_sec
         return Floor(fit.low, by_line)
     if upper < bound:
         return Floor(upper, f"the least that was observed in {count} spans of 10 s")
+    by_cache, points = _by_cache(works, requests=sums[1] / count if count else 0.0)
+    if fit is not None and fit.explained >= _EXPLAINED:
+        upper = min(upper, fit.high)
+    if bound < min(by_cache, upper):
+        return Floor(min(by_cache, upper), f"by a line through the KV cache usage of {points} spans of 10 s")
     return Floor(bound, source)
+
+
+def _by_cache(works: Sequence[EngineWork], *, requests: float) -> tuple[float, int]:
+    """Return the floor by the KV cache usage, and the number of spans; 0 where the line is not certain.
+
+    Where each engine always has as many requests, the time per token still varies with the length of their contexts.
+    The line leads to the time without a KV cache. It contains what the requests add otherwise, which is at most
+    ``requests / _HIDDEN_REQUESTS`` of the floor.
+
+    Args:
+        works: the work of the engines.
+        requests: the mean number of requests that decode.
+    """
+    sums = add_sums([work.cache_sums for work in works])
+    count = int(sums[0])
+    fit = fit_line(sums) if count >= MIN_POINTS else None
+    if fit is None:
+        return 0.0, count
+    return fit.low * min(1.0, _TOLERATED / (1 + requests / _HIDDEN_REQUESTS)), count
 
 
 def _stated(stated_seconds: float, least: float) -> Floor:

@@ -59,6 +59,7 @@ class Span:
     is_idle: bool = False
     prefilling: float | None = None
     sums: Sums = NO_POINTS
+    cache_sums: Sums = NO_POINTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +69,9 @@ class EngineWork:
     ``current`` is None before the second sample. ``waiting`` is the newest number of waiting requests, and
     ``waiting_growth`` its mean growth per second over the window. ``most_prompt_tokens`` is the largest number of
     prompt tokens per second of one span. ``lowest_bucket`` has the bounds, in seconds, of the lowest bucket of the
-    times between tokens that is populated since the engine started. ``sums`` are those of the spans' points, and
-    ``least_token_seconds`` is the least of their times per token, infinite where there is none. Over all spans,
-    ``prompt_tokens`` counts tokens of prompts, and ``prefill_seconds`` adds up the time of running requests that
+    times between tokens that is populated since the engine started. ``sums`` and ``cache_sums`` are those of the spans'
+    points, and ``least_token_seconds`` is the least of their times per token, infinite where there is none. Over all
+    spans, ``prompt_tokens`` counts tokens of prompts, and ``prefill_seconds`` adds up the time of running requests that
     generate no token yet. It is None where no request was seen to run.
     """
 
@@ -83,6 +84,7 @@ class EngineWork:
     most_prompt_tokens: float = 0.0
     lowest_bucket: tuple[float, float] | None = None
     sums: Sums = NO_POINTS
+    cache_sums: Sums = NO_POINTS
     least_token_seconds: float = math.inf
     prefill_seconds: float | None = None
     prompt_tokens: float = 0.0
@@ -172,6 +174,7 @@ def _measure(page: TargetHistory, window_seconds: float) -> EngineWork | None:
         most_prompt_tokens=max(total.most_prompt_tokens, now),
         lowest_bucket=_lowest_bucket(newest.token_time),
         sums=total.sums,
+        cache_sums=total.cache_sums,
         least_token_seconds=total.least_token_seconds,
         prefill_seconds=total.prefill_seconds if total.has_run else None,
         prompt_tokens=total.prompt_tokens,
@@ -244,6 +247,7 @@ def _span(samples: Sequence[EngineSample], rung: LoadRung, steps: CounterSteps) 
     running = _mean([sample.running for sample in samples])
     token_seconds, decoding = _token_time(counted, seconds, running, rung)
     has_requests = any(sample.running or sample.waiting for sample in samples)
+    cache, prompt_rate = _mean([sample.kv_cache_ratio for sample in samples]), counted.prompts / seconds
     return Span(
         end_seconds=newest.at_seconds,
         seconds=seconds,
@@ -251,7 +255,7 @@ def _span(samples: Sequence[EngineSample], rung: LoadRung, steps: CounterSteps) 
         decoding=decoding,
         tokens_per_step=_tokens_per_step(counted, newest),
         running=running,
-        kv_cache_ratio=_mean([sample.kv_cache_ratio for sample in samples]),
+        kv_cache_ratio=cache,
         ended=None if newest.requests_total is None else counted.ended,
         prompt_tokens=None if newest.prompt_tokens_total is None else counted.prompts,
         busy=_busy(counted, seconds, newest) if rung is LoadRung.SERVICE_TIME else None,
@@ -259,7 +263,8 @@ def _span(samples: Sequence[EngineSample], rung: LoadRung, steps: CounterSteps) 
         and not has_requests
         and not (counted.times or counted.tokens or counted.services or counted.prompts),
         prefilling=_prefilling(running, decoding if token_seconds is not None else 0.0),
-        sums=_sums(token_seconds, decoding, counted.prompts / seconds),
+        sums=_sums(token_seconds, decoding, prompt_rate),
+        cache_sums=_sums(token_seconds, cache if decoding else None, prompt_rate),
     )
 
 
@@ -267,6 +272,7 @@ class _Total(NamedTuple):
     """What spans have together. The names are those of ``EngineWork``; ``has_run`` says that a request was running."""
 
     sums: Sums
+    cache_sums: Sums
     least_token_seconds: float
     most_prompt_tokens: float
     prompt_tokens: float
@@ -283,6 +289,7 @@ def _total_of(page: TargetHistory, spans: tuple[Span, ...]) -> _Total:
     one, other = known[1], _total(new)
     return _Total(
         add_sums([one.sums, other.sums]),
+        add_sums([one.cache_sums, other.cache_sums]),
         min(one.least_token_seconds, other.least_token_seconds),
         max(one.most_prompt_tokens, other.most_prompt_tokens),
         one.prompt_tokens + other.prompt_tokens,
@@ -295,6 +302,7 @@ def _total(spans: Sequence[Span]) -> _Total:
     points = [span for span in spans if span.sums is not NO_POINTS]
     return _Total(
         add_sums([span.sums for span in points]),
+        add_sums([span.cache_sums for span in points]),
         min([span.token_seconds or math.inf for span in points], default=math.inf),
         max([_prompt_rate(span) for span in spans], default=0.0),
         math.fsum([span.prompt_tokens or 0.0 for span in spans]),
@@ -311,10 +319,10 @@ def _prefilling(running: float | None, decoding: float | None) -> float | None:
     return None if running is None else running - (decoding or 0.0)
 
 
-def _sums(token_seconds: float | None, decoding: float | None, prompt_rate: float) -> Sums:
-    if token_seconds is None or not decoding:
+def _sums(token_seconds: float | None, used: float | None, prompt_rate: float) -> Sums:
+    if token_seconds is None or not used:
         return NO_POINTS
-    return point(decoding, token_seconds, prompt_rate * token_seconds)
+    return point(used, token_seconds, prompt_rate * token_seconds)
 
 
 def _token_time(

@@ -2,18 +2,19 @@
 """Decides which triggers are this scaler's: by the address, or by a key where there is none.
 
 Law: the address decides. A key of this scaler beside the address of another Service is the key of that scaler.
+Every command uses these functions, so that they agree.
 """
 
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from keda_gpu_scaler.cli.validate.documents import mapping
 from keda_gpu_scaler.core.trigger.near_keys import FROM_ENVIRONMENT
 from keda_gpu_scaler.core.trigger.value_forms import own_keys
 
 SCALER_NAME = "keda-gpu-scaler"
 TRIGGER_TYPES = ("external", "external-push")
+"""The types with which KEDA calls an external scaler."""
 
 _OWN_KEYS = frozenset(own_keys())
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/+")
@@ -37,10 +38,10 @@ def is_own_trigger(trigger: Mapping[str, Any], hosts: Sequence[str] = ()) -> boo
     A trigger with the address of this scaler is, whatever its type: only external scalers have this key.
 
     Args:
-        trigger: the trigger.
+        trigger: the trigger, as in a ScaledObject.
         hosts: more hosts of this scaler, for example "gpu-scaler.keda".
     """
-    metadata = mapping(trigger.get("metadata"))
+    metadata = _metadata(trigger)
     if "scalerAddress" in metadata:
         return _is_own_address(str(metadata["scalerAddress"]), hosts)
     return trigger.get("type") in TRIGGER_TYPES and _has_own_key(metadata)
@@ -48,13 +49,28 @@ def is_own_trigger(trigger: Mapping[str, Any], hosts: Sequence[str] = ()) -> boo
 
 def is_taken_for_own(trigger: Mapping[str, Any], hosts: Sequence[str] = ()) -> bool:
     """Whether an external trigger has keys of this scaler, and the address of another Service."""
-    metadata = mapping(trigger.get("metadata"))
+    metadata = _metadata(trigger)
     return (
         trigger.get("type") in TRIGGER_TYPES
         and "scalerAddress" in metadata
         and _has_own_key(metadata)
         and not is_own_trigger(trigger, hosts)
     )
+
+
+def recognized_triggers(triggers: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Return the indexes of the triggers with which KEDA calls this scaler.
+
+    The names of its Services are not known here. Where no address has the name of this scaler, its keys decide.
+    """
+    called = [number for number, trigger in enumerate(triggers) if trigger.get("type") in TRIGGER_TYPES]
+    own = [number for number in called if is_own_trigger(triggers[number])]
+    return own or [number for number in called if is_taken_for_own(triggers[number])]
+
+
+def _metadata(trigger: Mapping[str, Any]) -> Mapping[Any, Any]:
+    metadata = trigger.get("metadata")
+    return metadata if isinstance(metadata, Mapping) else {}
 
 
 def _is_own_address(address: str, hosts: Sequence[str]) -> bool:
