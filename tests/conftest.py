@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The fixtures of all tests, the profile of Hypothesis, and the summary of skipped tests."""
 
+import gc
 from collections import Counter
+from collections.abc import Generator
 
 import pytest
 from hypothesis import settings
@@ -17,6 +19,17 @@ pytest_plugins = ["tests.fake_nvml.fixtures"]
 # A property is about values, not about how fast a busy machine makes them.
 settings.register_profile("house", deadline=None)
 settings.load_profile("house")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collect no cycles meanwhile, and exempt the collected tests: there are thousands, and they stay until the end."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

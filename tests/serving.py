@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -21,6 +21,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
 from keda_gpu_scaler.wire.tls import ClientTls
+from tests import forked
 from tests.limits import WAIT_SECONDS
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -44,20 +45,32 @@ def ref(**metadata: str) -> pb.ScaledObjectRef:
 class Serving:
     """Starts ``serve`` with these arguments and waits until it listens; ends it with SIGTERM.
 
-    ``log`` holds the log's lines so far, each an object. ``tls`` is how its client knows it and is known.
+    ``log`` holds the log's lines so far, each an object. ``tls`` is how its client knows it and is known. ``launcher``
+    is a program that starts it, in front of its command.
     """
 
+    process: "forked.Forked | subprocess.Popen[str]"
+
     def __init__(
-        self, *arguments: str, environment: Mapping[str, str] | None = None, tls: ClientTls | None = None
+        self,
+        *arguments: str,
+        environment: Mapping[str, str] | None = None,
+        tls: ClientTls | None = None,
+        launcher: Sequence[str] = (),
     ) -> None:
         ports = ("--port", "0", "--metrics-port", "0", "--probe-port", "0")
-        self._command = (*COMMAND, "serve", "--host", "127.0.0.1", *ports, "--sample-interval", "0.1", *arguments)
+        self._arguments = ("serve", "--host", "127.0.0.1", *ports, "--sample-interval", "0.1", *arguments)
+        self._launcher = launcher
         self._environment = {**os.environ, **(environment or {})}
         self._tls = tls
         self.log: list[dict[str, Any]] = []
 
     def __enter__(self) -> Self:
-        self.process = subprocess.Popen(self._command, env=self._environment, stderr=subprocess.PIPE, text=True)
+        if self._launcher:
+            command = (*self._launcher, *COMMAND, *self._arguments)
+            self.process = subprocess.Popen(command, env=self._environment, stderr=subprocess.PIPE, text=True)
+        else:
+            self.process = forked.Forked(self._arguments, self._environment)
         self._watchdog = threading.Timer(2 * WAIT_SECONDS, self.process.kill)
         self._watchdog.start()
         self.port = int(self.wait_for_log(_SERVES).group(1))
@@ -78,6 +91,8 @@ class Serving:
         assert self.process.stderr is not None
         with self.process.stderr:
             self.process.stderr.read()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
         self.process.wait(WAIT_SECONDS)
         self._watchdog.cancel()
 
@@ -136,14 +151,8 @@ class Serving:
 def refused_to_start(*arguments: str, environment: Mapping[str, str] | None = None) -> tuple[int, str]:
     """Run ``serve`` that cannot start; return its exit status and what it said last on standard error."""
     ports = ("--metrics-port", "0", "--probe-port", "0")
-    outcome = subprocess.run(
-        (*COMMAND, "serve", "--host", "127.0.0.1", *ports, *arguments),
-        env={**os.environ, **(environment or {})},
-        capture_output=True,
-        text=True,
-        timeout=WAIT_SECONDS,
-        check=False,
-    )
+    command = ("serve", "--host", "127.0.0.1", *ports, *arguments)
+    outcome = forked.run(command, environment={**os.environ, **(environment or {})}, timeout=WAIT_SECONDS)
     return outcome.returncode, outcome.stderr.rstrip("\n").rpartition("\n")[2]
 
 

@@ -134,9 +134,8 @@ def connections(port: int, count: int) -> Iterator[None]:
 
 def test_keda_and_probes_are_answered_while_clients_open_more_connections_than_there_are_descriptors() -> None:
     probe = free_port()
-    serving = Serving("--backend", "synthetic", "--probe-port", str(probe))
-    serving._command = ("sh", "-c", 'ulimit -n 128; exec "$0" "$@"', *serving._command)
-    with serving:
+    limited = ("sh", "-c", 'ulimit -n 128; exec "$0" "$@"')
+    with Serving("--backend", "synthetic", "--probe-port", str(probe), launcher=limited) as serving:
         serving.wait_for_health(SERVING)
         with connections(serving.port, 400), connections(probe, 400):
             for _ in range(20):

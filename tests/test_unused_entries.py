@@ -11,12 +11,13 @@ from keda_gpu_scaler.core.assignment.device_index import DeviceIndex
 from keda_gpu_scaler.core.assignment.source import NodeView
 from keda_gpu_scaler.core.assignment.sources import by_source
 from keda_gpu_scaler.core.trigger.parser import Trigger
-from keda_gpu_scaler.core.types import Allocation
+from keda_gpu_scaler.core.types import Allocation, OwnerReference
 from keda_gpu_scaler.gc_policy import FULL_COLLECTION_SECONDS, GcPolicy
+from keda_gpu_scaler.kube import parse
 from keda_gpu_scaler.scrape.address_policy import AddressPolicy
 from keda_gpu_scaler.server.request_resolver import RequestResolver
 
-ROUNDS, AT_ONCE = 50, 10
+ROUNDS, AT_ONCE = 5, 10
 POLICY = AddressPolicy()
 
 
@@ -29,6 +30,11 @@ def check_address(number: int) -> None:
     POLICY.check_pod(f"10.20.{number // 250}.{number % 250}", 8000)
 
 
+def own_pod(number: int) -> None:
+    owner = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": f"llama-{number}", "controller": True}
+    parse.owner({"metadata": {"ownerReferences": [owner]}})
+
+
 def ask(number: int) -> None:
     RequestResolver(has_cluster=False).resolve({"targetValue": str(number + 1)}, "ai", "llama", 0.0)
 
@@ -38,6 +44,7 @@ def ask(number: int) -> None:
     [
         pytest.param(assign_devices, Allocation, id="pods that hold devices"),
         pytest.param(check_address, ipaddress.IPv4Address, id="addresses of pods"),
+        pytest.param(own_pod, OwnerReference, id="owners of pods"),
         pytest.param(ask, Trigger, id="triggers that are asked for"),
     ],
 )

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests the rendering that the commands share, and that the help texts do not need docstrings."""
 
+import functools
 import json
 import re
 import subprocess
@@ -123,9 +124,19 @@ def test_numbers_have_one_format() -> None:
     ],
 )
 def test_help_does_not_need_docstrings(arguments: tuple[str, ...], sentence: str) -> None:
-    command = (sys.executable, "-OO", "-m", "keda_gpu_scaler", *arguments, "--help")
-    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert sentence in re.sub(r"\s+", " ", shown)
+    assert sentence in help_texts_without_docstrings()[arguments]
+
+
+@functools.cache
+def help_texts_without_docstrings() -> dict[tuple[str, ...], str]:
+    """Return the help of every command and of the program, without line breaks, as one process under -OO prints it."""
+    script = (
+        "import json; from click.testing import CliRunner; from keda_gpu_scaler.cli import _COMMANDS, main;"
+        "shown = {name: CliRunner().invoke(main, [*([name] if name else []), '--help']).output"
+        " for name in ('', *_COMMANDS)}; print(json.dumps(shown))"
+    )
+    shown = subprocess.run((sys.executable, "-OO", "-c", script), capture_output=True, text=True, check=True).stdout
+    return {(name,) if name else (): re.sub(r"\s+", " ", text) for name, text in json.loads(shown).items()}
 
 
 def test_serve_does_not_load_rich() -> None:

@@ -26,7 +26,9 @@ NOW = {"windowSeconds": "0"}
 
 
 def with_driver(fake: FakeNvml, *arguments: str) -> Serving:
-    return Serving("--backend", "nvml", "--nvml-library", fake.library, *arguments, environment=fake.environment)
+    """An instance that starts from nothing: how a process ends with threads that hang is its interpreter's part too."""
+    driver = ("--backend", "nvml", "--nvml-library", fake.library)
+    return Serving(*driver, *arguments, environment=fake.environment, launcher=("env",))
 
 
 def test_a_node_with_a_driver_is_served_with_every_metric(fake_nvml: FakeNvml) -> None:

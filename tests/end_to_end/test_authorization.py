@@ -18,10 +18,11 @@ from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import fleet_pb2 as fleet_pb
 from keda_gpu_scaler.wire import fleet_pb2_grpc as fleet_pb_grpc
 from keda_gpu_scaler.wire.tls import ClientTls, Pem
+from tests import forked
 from tests.apiserver import TOKEN, FakeApiServer
 from tests.certificates import NAME, Authority, Pair
 from tests.limits import WAIT_SECONDS
-from tests.serving import COMMAND, SERVING, Serving, free_port, refused_to_start
+from tests.serving import SERVING, Serving, free_port, refused_to_start
 
 POD, NAMESPACE = "front", "keda"
 _PATIENT = ("--timeout", "60")  # on a machine with other work
@@ -82,11 +83,8 @@ class Installation:
             yield channel
 
     def explain(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            (*COMMAND, "explain", "--kubeconfig", str(self.kubeconfig), "ai/llama", "--json", *_PATIENT, *arguments),
-            capture_output=True, text=True, check=False, timeout=WAIT_SECONDS,
-            env={**os.environ, "GRPC_VERBOSITY": "debug"},
-        )  # fmt: skip
+        command = ("explain", "--kubeconfig", str(self.kubeconfig), "ai/llama", "--json", *_PATIENT, *arguments)
+        return forked.run(command, environment={**os.environ, "GRPC_VERBOSITY": "debug"}, timeout=WAIT_SECONDS)
 
     def explained(self, *arguments: str) -> Any:
         """Explain until the first connection of the instance to the API server is ready."""
@@ -250,10 +248,7 @@ def test_a_token_that_must_not_be_sent_is_refused_and_not_shown(
     files["$FILE"].write_text("a-secret-token\n")
     files["$TWO"].write_text("a-secret-token\na-secret-token\n")
     given = [str(files.get(argument, argument)) for argument in arguments]
-    outcome = subprocess.run(
-        (*COMMAND, "explain", "-m", "scope=fleet", *given), capture_output=True, text=True, check=False,
-        timeout=WAIT_SECONDS,
-    )  # fmt: skip
+    outcome = forked.run(("explain", "-m", "scope=fleet", *given), timeout=WAIT_SECONDS)
     assert outcome.returncode == 2
     assert sentence in outcome.stderr
     assert "a-secret-token" not in outcome.stdout + outcome.stderr

@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 
+from tests import forked
 from tests.apiserver import FakeApiServer
 from tests.certificates import NAME, Authority
 from tests.end_to_end.test_fleet import FleetOfNodes, with_value
 from tests.limits import WAIT_SECONDS
-from tests.serving import COMMAND, Serving
+from tests.serving import Serving
 
 ADDRESS = f"{NAME}:6000"
 
@@ -54,11 +55,9 @@ def install(fleet: FleetOfNodes, *nodes: str) -> None:
 
 
 def explain(fleet: FleetOfNodes, *arguments: str, columns: int = 100) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        (*COMMAND, "explain", "--kubeconfig", str(fleet.kubeconfig), *arguments),
-        capture_output=True, text=True, check=False, timeout=WAIT_SECONDS,
-        env={**os.environ, "COLUMNS": str(columns)},
-    )  # fmt: skip
+    environment = {**os.environ, "COLUMNS": str(columns)}
+    command = ("explain", "--kubeconfig", str(fleet.kubeconfig), *arguments)
+    return forked.run(command, environment=environment, timeout=WAIT_SECONDS)
 
 
 def parsed(outcome: subprocess.CompletedProcess[str]) -> Any:
@@ -239,11 +238,10 @@ def test_a_watch_repeats_the_explanation(fleet: FleetOfNodes) -> None:
 
 def test_a_watch_continues_with_another_instance(fleet: FleetOfNodes) -> None:
     build(fleet)
-    command = (*COMMAND, "explain", "--kubeconfig", str(fleet.kubeconfig), "ai/llama", "--json", "--watch")
-    with subprocess.Popen((*command, "--interval", "0.05"), stdout=subprocess.PIPE, text=True) as watching:
+    command = ("explain", "--kubeconfig", str(fleet.kubeconfig), "ai/llama", "--json", "--watch", "--interval", "0.05")
+    with forked.Forked(command) as watching:
         watchdog = threading.Timer(2 * WAIT_SECONDS, watching.kill)
         watchdog.start()
-        assert watching.stdout is not None
         rounds = (json.loads(line) for line in watching.stdout)
         assert next(rounds)["instance"] == "pod keda/scaler-a"
         fleet.nodes["a"].kill()
@@ -298,3 +296,16 @@ def test_another_context_of_the_kubeconfig_is_used(fleet: FleetOfNodes) -> None:
     outcome = explain(fleet, "ai/llama", "--context", "elsewhere")
     assert outcome.returncode == 2
     assert 'contexts: Not found: "elsewhere"' in re.sub(r"\s+", " ", outcome.stderr)
+
+
+def test_probe_calls_an_instance_of_the_cluster_through_a_port_forward(fleet: FleetOfNodes) -> None:
+    build(fleet)
+    install(fleet, "a")
+    words = ("--namespace", "ai", "--name", "llama", "-m", f"scalerAddress={ADDRESS}", "-m", "profile=triton-inference")
+    outcome = subprocess.run(
+        (*COMMAND, "probe", "--kubeconfig", str(fleet.kubeconfig), "--replicas", "2", "--timeout", "20", *words),
+        capture_output=True, text=True, check=False, timeout=WAIT_SECONDS,
+    )  # fmt: skip
+    assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+    assert outcome.stderr == "calling pod keda/scaler-a\n"
+    assert "total of 2 pods: 132" in outcome.stdout

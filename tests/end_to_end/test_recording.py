@@ -3,7 +3,6 @@
 
 import contextlib
 import itertools
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,12 @@ import pytest
 
 from keda_gpu_scaler.wire import evaluation_pb2_grpc as evaluation_pb_grpc
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
+from tests import forked
 from tests.apiserver import FakeApiServer
 from tests.end_to_end.test_engines import Cluster, Pages
 from tests.engines.vllm_pages import vllm_page
 from tests.limits import WAIT_SECONDS
-from tests.serving import COMMAND, Serving, refused_to_start
+from tests.serving import Serving, refused_to_start
 
 PORT = 8000
 
@@ -43,17 +43,14 @@ class RecordedCluster:
 
     def record(self, *arguments: str, duration: float = 2.0) -> str:
         """Record, and return what the command writes on standard error."""
-        outcome = subprocess.run(
-            (*self.command, *arguments, "--duration", str(duration)),
-            capture_output=True, text=True, check=False, timeout=WAIT_SECONDS,
-        )  # fmt: skip
+        outcome = forked.run((*self.command, *arguments, "--duration", str(duration)), timeout=WAIT_SECONDS)
         assert outcome.returncode == 0, outcome.stderr
         return outcome.stderr
 
     @property
     def command(self) -> tuple[str, ...]:
         kubeconfig = ("--kubeconfig", str(self.kubeconfig))
-        return (*COMMAND, "record", "--engines", "ai/llama", *kubeconfig, "--out", str(self.file), *FAST)
+        return ("record", "--engines", "ai/llama", *kubeconfig, "--out", str(self.file), *FAST)
 
 
 FAST = ("--scrape-interval", "0.2")

@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 
 from keda_gpu_scaler.wire.tls import ClientTls, Pem
+from tests import forked
 from tests.apiserver import FakeApiServer
 from tests.certificates import NAME, Authority
 from tests.cli.top.test_command import OnTerminal
 from tests.end_to_end.test_fleet import FleetOfNodes
 from tests.limits import WAIT_SECONDS
-from tests.serving import COMMAND, SERVING, Serving, free_port, recorded
+from tests.serving import SERVING, Serving, free_port, recorded
 
 AGENT = {"app.kubernetes.io/part-of": "keda-gpu-scaler", "app.kubernetes.io/component": "agent"}
 
@@ -29,11 +30,9 @@ def fleet(tmp_path: Path) -> Iterator[FleetOfNodes]:
 
 
 def top(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        (*COMMAND, "top", "--once", "--timeout", "20", *arguments),
-        env={**os.environ, "HOME": "/nowhere", "COLUMNS": "100"},
-        capture_output=True, text=True, check=False, timeout=WAIT_SECONDS,
-    )  # fmt: skip
+    environment = {**os.environ, "HOME": "/nowhere", "COLUMNS": "100"}
+    command = ("top", "--once", "--timeout", "20", *arguments)
+    return forked.run(command, environment=environment, timeout=WAIT_SECONDS)
 
 
 def document(outcome: subprocess.CompletedProcess[str]) -> Any:

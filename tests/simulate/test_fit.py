@@ -2,6 +2,7 @@
 """A fit finds the model whose engines were recorded, and a recording that does not show it is refused."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from keda_gpu_scaler.core.types import Workload
 from keda_gpu_scaler.simulate.engine_model import EngineModel, SimulationError
 from keda_gpu_scaler.simulate.fit import fit_engine_model
+from keda_gpu_scaler.simulate.fit_spans import FitSpan, check_spans
 from keda_gpu_scaler.simulate.gateway import Gateway
 from keda_gpu_scaler.simulate.presets import PRESETS, engine_model, model_json
 from keda_gpu_scaler.simulate.replica import Replica
@@ -29,8 +31,11 @@ def traffic(*rates: float, minutes: int = 2) -> RequestTraffic:
     return traffic_of_rates("load", rows, Lengths(300, 80, 0.5))
 
 
-def recorded(path: Path, requests: RequestTraffic) -> Path:
-    """Record two engines every two seconds."""
+def recorded(path: Path, requests: RequestTraffic, left_out: str = "nothing", cached: float = 0.0) -> Path:
+    """Record two engines every two seconds.
+
+    ``left_out`` is in the names of series that the pages lack, ``cached`` the share of prompt tokens in the cache.
+    """
     log = RequestLog(requests)
     fleet = Gateway(log)
     replicas = [Replica(MODEL, log) for _ in range(2)]
@@ -43,7 +48,10 @@ def recorded(path: Path, requests: RequestTraffic) -> Path:
             fleet.run(float(second))
             for number, replica in enumerate(replicas):
                 replica.settle(float(second))
-                page = "\n".join(vllm_page(replica)) + "\n"
+                lines = [line for line in vllm_page(replica) if left_out not in line]
+                if cached:
+                    lines.append(f"vllm:prefix_cache_hits_total {cached * replica.counters.prompt_tokens}")
+                page = "\n".join(lines) + "\n"
                 place = Place("ai", f"llama-{number}", "http", 8000, "/metrics")
                 writer.write_record(RecordedPage(float(second), place, 0.01, 200, "text/plain", page))
     return path
@@ -51,7 +59,7 @@ def recorded(path: Path, requests: RequestTraffic) -> Path:
 
 def test_the_fit_finds_the_model_of_the_recorded_engines(tmp_path: Path) -> None:
     path = recorded(tmp_path / "load.jsonl.gz", traffic(2, 8, 16, 4, 20))
-    fit = fit_engine_model("found", read_engine_history(path), kv_tokens=MODEL.kv_tokens, max_seqs=128)
+    fit = fit_engine_model("found", [read_engine_history(path)], kv_tokens=MODEL.kv_tokens, max_seqs=128)
     found = fit.model
     assert found.iteration_seconds == pytest.approx(MODEL.iteration_seconds, rel=0.1)
     assert found.request_seconds == pytest.approx(MODEL.request_seconds, rel=0.35)
@@ -61,6 +69,40 @@ def test_the_fit_finds_the_model_of_the_recorded_engines(tmp_path: Path) -> None
         near = 1.0 if "first token" in check.name else 0.1
         assert check.predicted == pytest.approx(check.measured, rel=near), check.name
     assert [check.name for check in fit.checks if "first token" in check.name]
+
+
+def test_without_a_time_between_tokens_the_fit_takes_the_tokens_per_second(tmp_path: Path) -> None:
+    path = recorded(tmp_path / "load.jsonl.gz", traffic(2, 8, 16, 4, 20), left_out="inter_token_latency")
+    fit = fit_engine_model("found", [read_engine_history(path)], kv_tokens=MODEL.kv_tokens)
+    assert fit.model.iteration_seconds == pytest.approx(MODEL.iteration_seconds, rel=0.25)
+    assert any("no time between tokens" in sentence for sentence in fit.sentences)
+
+
+def test_the_recordings_of_several_even_loads_show_what_none_of_them_shows(tmp_path: Path) -> None:
+    paths = [
+        recorded(tmp_path / f"{number}.jsonl", traffic(rate, rate, rate)) for number, rate in enumerate((3, 12, 20))
+    ]
+    histories = [read_engine_history(path) for path in paths]
+    for history in histories:
+        with pytest.raises(SimulationError, match=r"times the least|explain"):
+            fit_engine_model("found", [history], kv_tokens=MODEL.kv_tokens)
+    fit = fit_engine_model("found", histories, kv_tokens=MODEL.kv_tokens)
+    assert fit.model.iteration_seconds == pytest.approx(MODEL.iteration_seconds, rel=0.15)
+    assert [check.name for check in fit.checks if "first token" in check.name]
+
+
+def test_prompt_tokens_in_the_prefix_cache_are_named(tmp_path: Path) -> None:
+    path = recorded(tmp_path / "load.jsonl", traffic(2, 8, 16, 4, 20), cached=0.8)
+    fit = fit_engine_model("found", [read_engine_history(path)], kv_tokens=MODEL.kv_tokens)
+    assert any("80 % of the prompt tokens were in the prefix cache" in sentence for sentence in fit.sentences)
+
+
+def test_a_load_test_that_begins_slowly_is_no_changing_load() -> None:
+    span = FitSpan(0.02, 16.0, 100.0, 0.1, 1000.0, 16.0)
+    ramp = [replace(span, decoding=float(number)) for number in (1, 4, 8)]
+    with pytest.raises(SimulationError, match="times the least"):
+        check_spans("sweep", [*ramp, *[span] * 100])
+    check_spans("sweep", [replace(span, decoding=float(number)) for number in range(1, 40)])
 
 
 @pytest.mark.parametrize(
@@ -73,7 +115,7 @@ def test_the_fit_finds_the_model_of_the_recorded_engines(tmp_path: Path) -> None
 def test_a_recording_that_shows_no_model_is_refused(tmp_path: Path, rates: Sequence[float], words: str) -> None:
     path = recorded(tmp_path / "load.jsonl", traffic(*rates))
     with pytest.raises(SimulationError, match=words):
-        fit_engine_model("found", read_engine_history(path), kv_tokens=MODEL.kv_tokens)
+        fit_engine_model("found", [read_engine_history(path)], kv_tokens=MODEL.kv_tokens)
 
 
 def test_a_recording_is_a_traffic_with_its_rates_and_mean_lengths(tmp_path: Path) -> None:

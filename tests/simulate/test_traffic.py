@@ -77,6 +77,7 @@ def test_a_compressed_log_is_read(tmp_path: Path) -> None:
         pytest.param("arrival\nsoon\n", 'request 1: arrival: Invalid value: "soon"', id="a time that is none"),
         pytest.param("arrival,prompt_tokens\n0,-3\n", 'request 1: prompt_tokens: Invalid value: "-3"', id="below 0"),
         pytest.param("arrival,prompt_tokens\n0,nan\n", "Invalid value", id="not a number"),
+        pytest.param("arrival,prompt_tokens\n0,1\n2,\n", "request 2: prompt_tokens: Required value", id="no value"),
         pytest.param("{nonsense\n", "line 1: not JSON", id="a line that is not JSON"),
         pytest.param("[1]\n[2]\n", "no column of arrivals", id="a list"),
         pytest.param("minute,requests\n0,1000000\n", "1000000 requests a minute: at most", id="a million a minute"),
@@ -106,7 +107,7 @@ def test_a_log_that_cannot_be_used_is_one_sentence(tmp_path: Path, text: str, wo
             id="no answer",
         ),
         pytest.param(
-            "arrival,prompt_tokens,answer_tokens\n0,1,1\n3000,1,1\n", "1 times no request arrives for", id="a gap"
+            "arrival,prompt_tokens,answer_tokens\n0,1,1\n3000,1,1\n", "once no request arrives for", id="a gap"
         ),
     ],
 )
@@ -129,6 +130,12 @@ def test_rates_become_requests_within_their_minutes(tmp_path: Path) -> None:
     minutes = [int(arrival // 60) for arrival in traffic.arrivals]
     assert (minutes.count(0), minutes.count(1), minutes.count(2)) == (30, 0, 60)
     assert traffic.seconds == 180
+
+
+def test_minutes_that_are_not_listed_have_no_request_and_are_said(tmp_path: Path) -> None:
+    traffic = read(tmp_path, "minute,requests\n0,30\n3,30\n")
+    assert "2 minutes are not listed: they have no request" in traffic.assumptions
+    assert not any("not listed" in said for said in read(tmp_path, "minute,requests\n0,30\n1,30\n").assumptions)
 
 
 @pytest.mark.parametrize("name", sorted(SHAPES))

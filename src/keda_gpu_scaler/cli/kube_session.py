@@ -35,10 +35,10 @@ def access_of(path: str | None, scratch: Path, context: str | None = None) -> Cl
     """
     if is_own_pod(path, context):
         return service_account()
-    file = Path(path) if path is not None else default_kubeconfig()
-    if file is None:
+    files = (Path(path),) if path is not None else default_kubeconfigs()
+    if not files:
         raise KubeError("--kubeconfig: Required value: HOME is not set, so there is no default; or set KUBECONFIG")
-    return kubeconfig(file, scratch, runs_plugins=True, context=context or "")
+    return kubeconfig(files[0], scratch, runs_plugins=True, context=context or "", others=files[1:])
 
 
 def is_own_pod(path: str | None, context: str | None = None) -> bool:
@@ -46,22 +46,25 @@ def is_own_pod(path: str | None, context: str | None = None) -> bool:
     return path is None and context is None and in_cluster()
 
 
-def default_kubeconfig() -> Path | None:
-    """Return the kubeconfig that kubectl uses; None where neither a variable nor the user's entry names a home."""
-    if given := os.environ.get("KUBECONFIG", "").split(os.pathsep)[0]:
-        return Path(given)
+def default_kubeconfigs() -> tuple[Path, ...]:
+    """Return the files that kubectl uses; none where neither a variable nor the user's entry names a home.
+
+    The variable KUBECONFIG may list several. Those that do not exist are left out, unless none exists.
+    """
+    named = tuple(Path(name) for name in os.environ.get("KUBECONFIG", "").split(os.pathsep) if name)
+    if named:
+        return tuple(path for path in dict.fromkeys(named) if path.exists()) or named[:1]
     try:
-        return Path.home() / ".kube" / "config"
+        return (Path.home() / ".kube" / "config",)
     except RuntimeError:  # HOME is not set, and the user has no entry in the system's list of users
-        return None
+        return ()
 
 
 def is_configured(path: str | None, context: str | None = None) -> bool:
     """Whether there is an access to a cluster, valid or not."""
     if path is not None or context is not None or in_cluster():
         return True
-    file = default_kubeconfig()
-    return file is not None and file.exists()
+    return any(file.exists() for file in default_kubeconfigs())
 
 
 class KubeSession:

@@ -7,6 +7,7 @@ it.
 
 import base64
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Never
@@ -76,7 +77,9 @@ def service_account() -> ClientConfig:
     )
 
 
-def kubeconfig(path: Path, scratch: Path, *, runs_plugins: bool = False, context: str = "") -> ClientConfig:
+def kubeconfig(
+    path: Path, scratch: Path, *, runs_plugins: bool = False, context: str = "", others: Sequence[Path] = ()
+) -> ClientConfig:
     """Read a context of a kubeconfig.
 
     Args:
@@ -84,10 +87,17 @@ def kubeconfig(path: Path, scratch: Path, *, runs_plugins: bool = False, context
         scratch: a private folder for a client certificate that the kubeconfig itself contains: TLS needs files.
         runs_plugins: whether an exec credential plugin is run. Only commands at a shell run one.
         context: the name of the context; empty for the current one.
+        others: the next files of the variable KUBECONFIG. An entry is that of the first file that has one of its name
+            (client-go: tools/clientcmd/loader.go).
 
     Raises:
-        KubeError: the file cannot be read, is incomplete, or needs a plugin that must not be run.
+        KubeError: a file cannot be read, is incomplete, or needs a plugin that must not be run.
     """
+    files = {one: _read_yaml(one) for one in (path, *others)}
+    return _Kubeconfig(files, scratch, runs_plugins=runs_plugins).client_config(context)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
     import yaml
 
     from keda_gpu_scaler.kube.yaml_loader import PlainLoader
@@ -98,25 +108,34 @@ def kubeconfig(path: Path, scratch: Path, *, runs_plugins: bool = False, context
         raise KubeError(f"--kubeconfig: {path} is not YAML: {str(error)[:200]}") from error
     except RecursionError as error:
         raise KubeError(f"--kubeconfig: {path} is nested too deeply: must be a kubeconfig") from error
-    file = _Kubeconfig(path, config if isinstance(config, dict) else {}, scratch, runs_plugins=runs_plugins)
-    return file.client_config(context)
+    return config if isinstance(config, dict) else {}
+
+
+@dataclass(frozen=True, slots=True)
+class _KubeconfigEntry:
+    """An entry of a list, for example a cluster, and the folder to which its file names are relative."""
+
+    fields: dict[str, Any]
+    folder: Path
 
 
 class _Kubeconfig:
-    """One kubeconfig; its errors name the file and the field."""
+    """The files of a kubeconfig; its errors name the files and the field."""
 
-    def __init__(self, path: Path, config: dict[str, Any], scratch: Path, *, runs_plugins: bool) -> None:
-        self._path = path
-        self._config = config
+    def __init__(self, files: Mapping[Path, dict[str, Any]], scratch: Path, *, runs_plugins: bool) -> None:
+        self._files = files
         self._scratch = scratch
         self._runs_plugins = runs_plugins
 
     def client_config(self, name: str) -> ClientConfig:
-        context = self._entry("contexts", "context", name or _scalar(self._config.get("current-context")))
-        cluster = self._entry("clusters", "cluster", _scalar(context.get("cluster")))
-        user = self._entry("users", "user", _scalar(context["user"])) if context.get("user") else {}
-        if self._runs_plugins and isinstance(user.get("exec"), dict):
-            user = self._run_plugin(user["exec"])
+        context = self._entry("contexts", "context", name or self._current_context()).fields
+        of_cluster = self._entry("clusters", "cluster", _scalar(context.get("cluster")))
+        of_user = _KubeconfigEntry({}, of_cluster.folder)
+        if context.get("user"):
+            of_user = self._entry("users", "user", _scalar(context["user"]))
+        if self._runs_plugins and isinstance(of_user.fields.get("exec"), dict):
+            of_user = self._run_plugin(of_user)
+        cluster, user = of_cluster.fields, of_user.fields
         for plugin in ("exec", "auth-provider"):
             if plugin in user:
                 self._refuse(f"users.{plugin}: Forbidden: plugins are not run: use a token or a client certificate")
@@ -126,28 +145,33 @@ class _Kubeconfig:
         return ClientConfig(
             server=server.rstrip("/"),
             namespace=_scalar(context.get("namespace")) or "default",
-            ca_data=self._text(cluster, "certificate-authority"),
+            ca_data=self._text(of_cluster, "certificate-authority"),
             is_verified=not cluster.get("insecure-skip-tls-verify", False),
             token=_scalar(user.get("token")),
-            token_file=self._relative(user["tokenFile"]) if user.get("tokenFile") else None,
-            client_certificate=self._file(user, "client-certificate"),
-            client_key=self._file(user, "client-key"),
+            token_file=of_user.folder / _scalar(user["tokenFile"]) if user.get("tokenFile") else None,
+            client_certificate=self._file(of_user, "client-certificate"),
+            client_key=self._file(of_user, "client-key"),
         )
 
-    def _run_plugin(self, config: dict[str, Any]) -> dict[str, Any]:
+    def _current_context(self) -> str:
+        named = (_scalar(config.get("current-context")) for config in self._files.values())
+        return next(filter(None, named), "")
+
+    def _run_plugin(self, user: _KubeconfigEntry) -> _KubeconfigEntry:
         """Return a plugin's credential in the form of a kubeconfig's user."""
         from keda_gpu_scaler.kube.exec_auth import log_in
 
-        credential = log_in(config, self._path.parent)
+        credential = log_in(user.fields["exec"], user.folder)
         files = {"client-certificate": credential.certificate, "client-key": credential.key}
         encoded = {f"{key}-data": base64.b64encode(text.encode()).decode() for key, text in files.items() if text}
-        return {"token": credential.token, **encoded}
+        return _KubeconfigEntry({"token": credential.token, **encoded}, user.folder)
 
-    def _entry(self, field: str, key: str, name: str) -> dict[str, Any]:
+    def _entry(self, field: str, key: str, name: str) -> _KubeconfigEntry:
         """Return the entry of a name in a list, for example a cluster in ``clusters``."""
-        entries = self._config.get(field)
-        found: list[dict[str, Any]] = [
-            entry[key]
+        lists = [(path.parent, config.get(field)) for path, config in self._files.items()]
+        found = [
+            _KubeconfigEntry(entry[key], folder)
+            for folder, entries in lists
             for entry in (entries if isinstance(entries, list) else ())
             if isinstance(entry, dict) and entry.get("name") == name and isinstance(entry.get(key), dict)
         ]
@@ -155,30 +179,27 @@ class _Kubeconfig:
             self._refuse(f"{field}: Not found: {quoted(name)}")
         return found[0]
 
-    def _text(self, entry: dict[str, Any], key: str) -> str:
-        if f"{key}-data" in entry:
+    def _text(self, entry: _KubeconfigEntry, key: str) -> str:
+        if f"{key}-data" in entry.fields:
             return self._decoded(entry, key).decode("ascii", "replace")
-        return _read(self._relative(entry[key])) if entry.get(key) else ""
+        return _read(entry.folder / _scalar(entry.fields[key])) if entry.fields.get(key) else ""
 
-    def _file(self, entry: dict[str, Any], key: str) -> Path | None:
-        if f"{key}-data" not in entry:
-            return self._relative(entry[key]) if entry.get(key) else None
+    def _file(self, entry: _KubeconfigEntry, key: str) -> Path | None:
+        if f"{key}-data" not in entry.fields:
+            return entry.folder / _scalar(entry.fields[key]) if entry.fields.get(key) else None
         path = self._scratch / f"{key}.pem"
         path.touch(mode=0o600)
         path.write_bytes(self._decoded(entry, key))
         return path
 
-    def _decoded(self, entry: dict[str, Any], key: str) -> bytes:
+    def _decoded(self, entry: _KubeconfigEntry, key: str) -> bytes:
         try:
-            return base64.b64decode(_scalar(entry[f"{key}-data"]), validate=True)
+            return base64.b64decode(_scalar(entry.fields[f"{key}-data"]), validate=True)
         except ValueError:  # also for letters that are not ASCII
             self._refuse(f"{key}-data: Invalid value: must be base64")
 
-    def _relative(self, name: object) -> Path:
-        return self._path.parent / _scalar(name)
-
     def _refuse(self, problem: str) -> Never:
-        raise KubeError(f"--kubeconfig: {self._path}: {problem}")
+        raise KubeError(f"--kubeconfig: {os.pathsep.join(map(str, self._files))}: {problem}")
 
 
 def _scalar(value: object) -> str:

@@ -4,7 +4,6 @@
 Law: no object makes a reader raise. Users write these objects, and a field of an unexpected type counts as absent.
 """
 
-import functools
 import ipaddress
 import re
 from collections.abc import Iterator, Mapping
@@ -13,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, TypedDict, TypeGuard
 
 from keda_gpu_scaler.core.assignment.sources import is_detail, is_mark
+from keda_gpu_scaler.core.idle_cache import cached_while_used
 from keda_gpu_scaler.core.types import AssignedPod, OwnerReference, Pod, PodRef
 from keda_gpu_scaler.core.urls import MAX_PORT, is_path
 from keda_gpu_scaler.kube.replica_labels import SCALED_JOB_NAME, replica_fields
@@ -155,7 +155,7 @@ def owner(item: Mapping[str, Any]) -> OwnerReference | None:
     return None
 
 
-@functools.lru_cache(maxsize=_MAX_SHARED)
+@cached_while_used(_MAX_SHARED)
 def _owner_reference(*parts: str) -> OwnerReference:
     return OwnerReference(*parts)
 
@@ -264,7 +264,7 @@ def _kept_labels(found: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     return tuple([_label(text(key), text(value)) for key, value in sorted(found.items())[:_MAX_LABELS]])
 
 
-@functools.lru_cache(maxsize=_MAX_SHARED)
+@cached_while_used(_MAX_SHARED)
 def _label(key: str, value: str) -> tuple[str, str]:
     return key, value
 

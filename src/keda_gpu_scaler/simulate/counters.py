@@ -24,7 +24,6 @@ class EngineCounters:
     computation of each.
     """
 
-    tokens: int = 0
     prompt_tokens: int = 0
     ended: int = 0
     first_tokens: int = 0
@@ -39,3 +38,8 @@ class EngineCounters:
     executions: int = 0
     token_histogram: list[int] = field(default_factory=lambda: [0] * len(TOKEN_TIME_BOUNDS))
     first_token_histogram: list[int] = field(default_factory=lambda: [0] * len(FIRST_TOKEN_BOUNDS))
+
+    @property
+    def tokens(self) -> int:
+        """The tokens of answers: each is the first of its request, or comes after another one."""
+        return self.first_tokens + self.token_times

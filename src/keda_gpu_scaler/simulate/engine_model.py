@@ -109,10 +109,11 @@ class ServiceModel:
 
     def describe(self) -> str:
         """Describe the model in one sentence without a full stop."""
-        return (
-            f"a batch of up to {self.batch} requests takes {1000 * self.service_seconds:g} ms, and {self.instances} "
-            f"batches are computed at the same time; {self.gpus} GPU{'' if self.gpus == 1 else 's'} a replica"
-        )
+        seconds = self.service_seconds
+        shown = f"{seconds:g} s" if seconds >= 1 else f"{1000 * seconds:g} ms"
+        what = f"a batch of up to {self.batch} requests" if self.batch > 1 else "a request"
+        together = f", and {self.instances} are computed at the same time" if self.instances > 1 else ""
+        return f"{what} takes {shown}{together}; {self.gpus} GPU{'' if self.gpus == 1 else 's'} a replica"
 
     def work_seconds(self, prompt: float, answer: float) -> float:
         """Return the time that a well-filled replica spends on a request, whatever its length is."""

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fits the model of a replica to a recording of real engines, and says how well it explains them.
+"""Fits the model of a replica to recordings of real engines, and says how well it explains them.
 
-Law: a recording that does not determine the coefficients is refused. No coefficient is guessed.
+Law: recordings that do not determine the coefficients are refused. No coefficient is guessed.
 
-Over a span, the mean time per token of a request is the mean time of an iteration. By Little's law the sum of all
-times between tokens says how many requests decoded. So each span is a point of a plane: the time of an iteration by
-the requests, the prompt tokens of an iteration, and the tokens in the KV cache. The plane is fitted by least squares
-with no coefficient below 0. The size of the KV cache is the tokens of the requests that run, divided by its usage.
+Each span of a recording is a point of a plane: the time of an iteration by the requests that decode, the prompt tokens
+of an iteration, and the tokens in the KV cache. The plane is fitted by least squares with no coefficient below 0. The
+size of the KV cache is the tokens of the requests that run, divided by its usage.
 """
 
 import math
@@ -16,9 +15,9 @@ from itertools import combinations
 from statistics import median
 
 from keda_gpu_scaler.core.evaluate.engine_load import quantile
-from keda_gpu_scaler.core.types import EngineSample, Histogram
-from keda_gpu_scaler.simulate.counters import FIRST_TOKEN_BOUNDS
+from keda_gpu_scaler.core.types import Histogram
 from keda_gpu_scaler.simulate.engine_model import EngineModel, SimulationError
+from keda_gpu_scaler.simulate.fit_spans import FitSpan, check_spans, spans_of
 from keda_gpu_scaler.simulate.requests import RequestTraffic
 from keda_gpu_scaler.simulate.scenario import Circumstances
 from keda_gpu_scaler.simulate.simulation import WorkloadSimulation
@@ -27,25 +26,10 @@ from keda_gpu_scaler.simulate.traffic.engine_history import EngineHistory
 from keda_gpu_scaler.simulate.traffic.lengths import Lengths
 from keda_gpu_scaler.simulate.traffic.recording import mean_lengths, traffic_of_history
 
-SPAN_SECONDS = 10.0
-MIN_SPANS = 20
-MIN_RATIO = 2.0
-"""The most requests of a span must be this many times the least, or the line through them has no slope."""
 MIN_EXPLAINED = 0.5
-_MIN_TOKENS = 50
+_MIN_REQUESTS = 50
 _DEFAULT_SEQS = 256
-
-
-@dataclass(frozen=True, slots=True)
-class FitSpan:
-    """One span of one engine: means over it, with ``weight`` times between tokens."""
-
-    token_seconds: float
-    decoding: float
-    prompt_tokens: float
-    kv_ratio: float
-    weight: float
-    running: float
+_MUCH_CACHED = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,24 +53,28 @@ class Fit:
 
 
 def fit_engine_model(
-    name: str, history: EngineHistory, *, kv_tokens: int | None = None, max_seqs: int | None = None, gpus: int = 1
+    name: str,
+    histories: Sequence[EngineHistory],
+    *,
+    kv_tokens: int | None = None,
+    max_seqs: int | None = None,
+    gpus: int = 1,
 ) -> Fit:
     """Fit a model.
 
     Args:
         name: of the model.
-        history: the recorded engines, all of one model on one kind of GPU.
+        histories: the recorded engines, all of one model on one kind of GPU; one for each recording.
         kv_tokens: the size of the KV cache, None to find it by its usage.
         max_seqs: the number of requests that run at once, None for vLLM's default.
         gpus: the GPUs of a replica.
 
     Raises:
-        SimulationError: the recording does not determine the coefficients.
+        SimulationError: the recordings do not determine the coefficients.
     """
-    spans = spans_of(history)
-    _check(name, spans)
-    lengths, source = mean_lengths(history, Lengths())
-    capacity = kv_tokens or _kv_tokens(spans, lengths)
+    spans = spans_of(histories)
+    check_spans(name, spans)
+    capacity = kv_tokens or _kv_tokens(spans, mean_lengths(histories[0], Lengths())[0])
     intercept, slopes, explained = _plane(spans, capacity)
     if explained < MIN_EXPLAINED or intercept <= 0:
         raise SimulationError(
@@ -94,6 +82,7 @@ def fit_engine_model(
             f"iteration, and {100 * MIN_EXPLAINED:.0f} % are needed: record one model on one kind of GPU, over "
             "changing load"
         )
+    minutes = sum([history.seconds for history in histories]) / 60
     model = EngineModel(
         name=name,
         iteration_seconds=intercept,
@@ -103,64 +92,10 @@ def fit_engine_model(
         kv_tokens=capacity,
         max_seqs=max_seqs or _DEFAULT_SEQS,
         gpus=gpus,
-        source=f"fitted to {len(spans)} spans of a recording of {history.seconds / 60:.0f} minutes",
+        source=f"fitted to {len(spans)} spans of recordings of {minutes:.0f} minutes",
     )
-    sentences = (source, *_sentences(slopes, is_size_found=kv_tokens is None))
-    return Fit(model, len(spans), explained, checks_of(model, spans, history), sentences)
-
-
-def spans_of(history: EngineHistory) -> list[FitSpan]:
-    """Return the spans of every engine in which tokens were generated."""
-    spans = []
-    for samples in history.samples.values():
-        first = 0
-        for number, sample in enumerate(samples):
-            if sample.at_seconds - samples[first].at_seconds >= SPAN_SECONDS:
-                if (span := _span(samples[first : number + 1])) is not None:
-                    spans.append(span)
-                first = number
-    return spans
-
-
-def _span(samples: Sequence[EngineSample]) -> FitSpan | None:
-    begin, end = samples[0], samples[-1]
-    seconds = end.at_seconds - begin.at_seconds
-    waits = _growth(begin.token_time_seconds_total, end.token_time_seconds_total)
-    times = _growth(begin.token_times_total, end.token_times_total)
-    if waits is None or times is None or waits <= 0 or times < _MIN_TOKENS:
-        return None
-    prompts = _growth(begin.prompt_tokens_total, end.prompt_tokens_total) or 0.0
-    if prompts < 0:
-        return None
-    kv_ratios = [sample.kv_cache_ratio for sample in samples if sample.kv_cache_ratio is not None]
-    running = [sample.running for sample in samples if sample.running is not None]
-    token_seconds = waits / times
-    return FitSpan(
-        token_seconds,
-        waits / seconds,
-        prompts / seconds * token_seconds,
-        sum(kv_ratios) / len(kv_ratios) if kv_ratios else 0.0,
-        times,
-        sum(running) / len(running) if running else waits / seconds,
-    )
-
-
-def _growth(before: float | None, after: float | None) -> float | None:
-    return None if before is None or after is None else after - before
-
-
-def _check(name: str, spans: Sequence[FitSpan]) -> None:
-    if len(spans) < MIN_SPANS:
-        raise SimulationError(
-            f"{name}: only {len(spans)} spans of {SPAN_SECONDS:g} s have enough generated tokens, and {MIN_SPANS} are "
-            "needed: record under load, and for longer; engines without a time between tokens cannot be fitted"
-        )
-    least, most = min(span.decoding for span in spans), max(span.decoding for span in spans)
-    if most < MIN_RATIO * least or most < MIN_RATIO:
-        raise SimulationError(
-            f"{name}: the engines had {least:.1f} to {most:.1f} requests at the same time: the time of a request is "
-            f"only found where the most are {MIN_RATIO:g} times the least: record while the load changes"
-        )
+    sentences = (model.source, *_sentences(spans, slopes, is_size_found=kv_tokens is None))
+    return Fit(model, len(spans), explained, checks_of(model, spans, histories), sentences)
 
 
 def _kv_tokens(spans: Sequence[FitSpan], lengths: Lengths) -> int:
@@ -225,7 +160,19 @@ def _solve(points: Sequence[Sequence[float]], spans: Sequence[FitSpan], columns:
     return [rows[i][size] / rows[i][i] / scales[i] for i in range(size)]
 
 
-def _sentences(slopes: Sequence[float], *, is_size_found: bool) -> Iterator[str]:
+def _sentences(spans: Sequence[FitSpan], slopes: Sequence[float], *, is_size_found: bool) -> Iterator[str]:
+    if any(span.is_by_rate for span in spans):
+        yield (
+            "the engines export no time between tokens: the time of an iteration is the number of running requests "
+            "divided by the tokens per second"
+        )
+    total = math.fsum([span.weight * span.prompt_tokens for span in spans])
+    cached = math.fsum([span.weight * span.prompt_tokens * span.cached_ratio for span in spans])
+    if total and cached / total > _MUCH_CACHED:
+        yield (
+            f"{100 * cached / total:.0f} % of the prompt tokens were in the prefix cache: the time of a prompt token "
+            "is the mean of all of them, and holds for traffic with the same share"
+        )
     if is_size_found:
         yield "the size of the KV cache is found by the requests that ran and its usage: --kv-tokens states it"
     names = ("the number of requests", "the number of prompt tokens", "the KV cache")
@@ -237,8 +184,8 @@ def _sentences(slopes: Sequence[float], *, is_size_found: bool) -> Iterator[str]
 # ---- how good it is ----
 
 
-def checks_of(model: EngineModel, spans: Sequence[FitSpan], history: EngineHistory) -> tuple[FitCheck, ...]:
-    """Compare percentiles of the recording with those of the model under the same traffic."""
+def checks_of(model: EngineModel, spans: Sequence[FitSpan], histories: Sequence[EngineHistory]) -> tuple[FitCheck, ...]:
+    """Compare percentiles of the recordings with those of the model under the same traffic."""
     measured = sorted([span.token_seconds for span in spans])
     predicted = sorted(
         [
@@ -253,27 +200,37 @@ def checks_of(model: EngineModel, spans: Sequence[FitSpan], history: EngineHisto
         FitCheck(f"time per token of a span, p{percent}", percentile(measured, percent), percentile(predicted, percent))
         for percent in (50, 95)
     ]
-    return (*checks, *_first_token_checks(model, history))
+    return (*checks, *_first_token_checks(model, histories))
 
 
-def _first_token_checks(model: EngineModel, history: EngineHistory) -> list[FitCheck]:
+def _first_token_checks(model: EngineModel, histories: Sequence[EngineHistory]) -> list[FitCheck]:
     """Simulate the recorded traffic on as many replicas, and compare the times to the first token."""
-    observed = _first_token_histogram(history)
-    if observed is None or observed.counts[-1] < _MIN_TOKENS:
+    known = [
+        (history, histogram) for history in histories if (histogram := _first_token_histogram(history)) is not None
+    ]
+    bounds = known[0][1].bounds_seconds if known else ()
+    known = [(history, histogram) for history, histogram in known if histogram.bounds_seconds == bounds]
+    if sum([histogram.counts[-1] for _, histogram in known]) < _MIN_REQUESTS:
         return []
-    traffic: RequestTraffic = traffic_of_history("recording", history, Lengths())
-    size = len(history.samples)
-    run = WorkloadSimulation(traffic, model, Circumstances(), size).sized_by(lambda now: size)
-    first, _ = latencies(run.log)
-    inside = sorted([seconds - over for seconds, over in zip(first, run.log.overheads, strict=True)])
-    counts = [float(sum(one <= bound for one in inside)) for bound in FIRST_TOKEN_BOUNDS]
-    simulated = Histogram(FIRST_TOKEN_BOUNDS, tuple(counts))
+    inside: list[float] = []
+    for history, _ in known:
+        inside += _simulated_first_tokens(model, history)
+    observed = Histogram(bounds, tuple([sum(counts) for counts in zip(*[one.counts for _, one in known], strict=True)]))
+    simulated = Histogram(bounds, tuple([float(sum(one <= bound for one in inside)) for bound in bounds]))
     return [
         FitCheck(
             f"time to the first token, p{percent}", *[quantile(one, percent / 100) for one in (observed, simulated)]
         )
         for percent in (50, 95)
     ]
+
+
+def _simulated_first_tokens(model: EngineModel, history: EngineHistory) -> list[float]:
+    traffic: RequestTraffic = traffic_of_history("recording", history, Lengths())
+    size = len(history.samples)
+    run = WorkloadSimulation(traffic, model, Circumstances(), size).sized_by(lambda now: size)
+    first, _ = latencies(run.log)
+    return [seconds - over for seconds, over in zip(first, run.log.overheads, strict=True)]
 
 
 def _first_token_histogram(history: EngineHistory) -> Histogram | None:

@@ -5,9 +5,9 @@ Law: events happen in the order of their times, whatever the caller's steps are.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
-from heapq import heappop, heappush
+from heapq import heappop, heappush, heapreplace
 from random import Random
 from typing import Protocol
 
@@ -48,6 +48,10 @@ class Server(Protocol):
         """The number of requests that may run at once."""
 
     @property
+    def room(self) -> int:
+        """The number of further requests that it would begin to serve at once."""
+
+    @property
     def memory_ratio(self) -> float:
         """The share of the GPU's memory in use."""
 
@@ -57,6 +61,9 @@ class Server(Protocol):
     def give(self, request: int, now: float) -> None:
         """Take a request."""
 
+    def give_all(self, requests: Sequence[int], now: float) -> None:
+        """Take some requests together."""
+
     def finish(self) -> None:
         """Do what is due at ``ends_at``."""
 
@@ -65,6 +72,40 @@ class Server(Protocol):
 
     def take_away(self, now: float) -> list[int]:
         """Stop, and return the requests that did not end."""
+
+
+class Dispatcher(Protocol):
+    """What brings requests to replicas: a gateway, or a queue from which they take them."""
+
+    gate: deque[int]
+
+    @property
+    def arrived(self) -> int:
+        """The number of requests that arrived."""
+
+    @property
+    def in_flight(self) -> int:
+        """The number of requests that arrived and did not end."""
+
+    @property
+    def waiting(self) -> int:
+        """The number of requests that wait."""
+
+    @property
+    def running(self) -> int:
+        """The number of requests that run."""
+
+    def add(self, server: Server, now: float) -> None:
+        """Let a replica serve from now on."""
+
+    def drain(self, server: Server, on_idle: Callable[[float], None]) -> None:
+        """Let a replica end; call ``on_idle`` with the time when it has no request left."""
+
+    def kill(self, server: Server, now: float) -> None:
+        """End a replica that drains; its requests are served again from the start."""
+
+    def run(self, until: float) -> None:
+        """Let everything happen up to a time."""
 
 
 class Gateway:
@@ -132,29 +173,31 @@ class Gateway:
     def run(self, until: float) -> None:
         """Let everything happen up to a time."""
         arrivals, count = self._log.traffic.arrivals, len(self._log.traffic)
-        events, loads = self._events, self._loads
+        events, loads, give = self._events, self._loads, self._give
         arrival = arrivals[self._next] if self._next < count else NEVER
         while True:
             if events and events[0][0] <= arrival:
                 ends_at, _, server = events[0]
                 if ends_at > until:
                     return
-                heappop(events)
                 if server.ends_at != ends_at:
-                    continue  # the replica was given a request meanwhile, and its next event came earlier
+                    heappop(events)  # the replica was given a request meanwhile, and its next event came earlier
+                    continue
                 server.finish()
+                if server.ends_at != NEVER:
+                    self._event_number += 1
+                    heapreplace(events, (server.ends_at, self._event_number, server))
+                else:
+                    heappop(events)
                 if server.slot >= 0:
                     loads[server.slot] = server.load
                 elif not server.load and (drained := self._drained.pop(id(server), None)) is not None:
                     drained[1](ends_at)
-                if server.ends_at != NEVER:
-                    self._event_number += 1
-                    heappush(events, (server.ends_at, self._event_number, server))
             elif arrival <= until:
                 request = self._next
                 self._next = request + 1
                 if loads and not self.gate:
-                    self._give(request, arrival)
+                    give(request, arrival)
                 else:
                     self.gate.append(request)
                 arrival = arrivals[request + 1] if request + 1 < count else NEVER

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from keda_gpu_scaler.simulate.engine_model import ReplicaModel
+from keda_gpu_scaler.simulate.job_simulation import JobSimulation
 from keda_gpu_scaler.simulate.requests import NEVER, RequestTraffic
-from keda_gpu_scaler.simulate.scenario import Circumstances, FormulaResult, ScalingSpec
+from keda_gpu_scaler.simulate.scenario import Circumstances, FormulaResult, Objective, ScalingSpec
 from keda_gpu_scaler.simulate.simulation import Progress, Run, WorkloadMoment, WorkloadSimulation
 from keda_gpu_scaler.simulate.summary import Summary, latencies, percentile, summarize
 
@@ -65,19 +66,49 @@ def simulate_spec(
         TriggerError: the metadata of a trigger cannot be used.
         SimulationError: a trigger needs data that a simulation does not have.
     """
+    if spec.jobs is not None:
+        return _simulate_jobs(spec, traffic, model, circumstances, progress)
     first = min(spec.hpa_max, max(initial, spec.min_replicas))
     run = WorkloadSimulation(traffic, model, circumstances, first).scaled_by(spec, formula, progress)
     summary = summarize(spec.title, run, circumstances.objective, model.gpus)
-    return outcome_of(spec.title, summary, run, notes=_notes(run, summary))
+    return outcome_of(spec.title, summary, run, circumstances.objective, notes=_notes(run, summary, "syncs of the HPA"))
+
+
+def _simulate_jobs(
+    spec: ScalingSpec,
+    traffic: RequestTraffic,
+    model: ReplicaModel,
+    circumstances: Circumstances,
+    progress: Progress | None,
+) -> RunOutcome:
+    simulation = JobSimulation(traffic, model, circumstances, spec)
+    run = simulation.run(progress)
+    summary = summarize(spec.title, run, circumstances.objective, model.gpus)
+    totals = simulation.totals
+    notes = [f"{totals.created} Jobs were started, and {totals.finished} of them were complete at the end"]
+    if totals.found_empty:
+        notes.append(
+            f"{totals.found_empty} pods found the queue empty when they began: KEDA counted the same items twice, or "
+            "the queue was short"
+        )
+    return outcome_of(
+        spec.title, summary, run, circumstances.objective, notes=[*notes, *_notes(run, summary, "polls of KEDA")]
+    )
 
 
 def outcome_of(
-    title: str, summary: Summary | None, run: Run | None, *, notes: Sequence[str] = (), is_bound: bool = False
+    title: str,
+    summary: Summary | None,
+    run: Run | None,
+    objective: Objective,
+    *,
+    notes: Sequence[str] = (),
+    is_bound: bool = False,
 ) -> RunOutcome:
     """Return the outcome of a run."""
     if run is None:
         return RunOutcome(title, summary, notes=tuple(notes), is_bound=is_bound)
-    return RunOutcome(title, summary, tuple(run.moments), _latency_bins(run), tuple(notes), is_bound)
+    return RunOutcome(title, summary, tuple(run.moments), _latency_bins(run, objective), tuple(notes), is_bound)
 
 
 def best_of(outcomes: Sequence[RunOutcome], goal: float) -> Best | None:
@@ -98,20 +129,20 @@ def best_of(outcomes: Sequence[RunOutcome], goal: float) -> Best | None:
     return Best(number, f"{summary.title}: no row serves {goal:g} % in time, and {nearest}")
 
 
-def _notes(run: Run, summary: Summary) -> list[str]:
+def _notes(run: Run, summary: Summary, steps: str) -> list[str]:
     notes = []
     if summary.unfinished:
         notes.append(f"{summary.unfinished} requests had not ended when the simulation did")
     if run.without_value:
         reason = max(run.reasons, key=lambda one: run.reasons[one])
-        notes.append(f"{run.without_value} of {run.syncs} syncs of the HPA had no value, most often because {reason}")
+        notes.append(f"{run.without_value} of {run.syncs} {steps} had no value, most often because {reason}")
     if run.max_seconds:
-        notes.append(f"the HPA wanted more than maxReplicaCount for {run.max_seconds / 60:.0f} minutes")
+        notes.append(f"more than maxReplicaCount was wanted for {run.max_seconds / 60:.0f} minutes")
     return notes
 
 
-def _latency_bins(run: Run) -> tuple[LatencyBin, ...]:
-    first, token = latencies(run.log)
+def _latency_bins(run: Run, objective: Objective) -> tuple[LatencyBin, ...]:
+    first, token = latencies(run.log, until_end=objective.is_for_items)
     arrivals = run.log.traffic.arrivals
     by_bin: dict[int, tuple[list[float], list[float]]] = {}
     for arrival, one, other in zip(arrivals, first, token, strict=True):

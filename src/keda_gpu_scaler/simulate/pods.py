@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from random import Random
 
 from keda_gpu_scaler.core.types import Pod, PodRef
-from keda_gpu_scaler.simulate.gateway import Gateway, Server
+from keda_gpu_scaler.simulate.gateway import Dispatcher, Server
 from keda_gpu_scaler.simulate.requests import NEVER
 from keda_gpu_scaler.simulate.scenario import Circumstances
 
@@ -24,7 +24,10 @@ _CREATED_AFTER_SECONDS = 0.5
 
 @dataclass(slots=True, eq=False)
 class SimulatedPod:
-    """One pod. Times are infinite while they are not known; ``ends_at`` is when the grace period is over."""
+    """One pod. Times are infinite while they are not known; ``ends_at`` is when the grace period is over.
+
+    ``job`` is the name of its Job, empty where it is a pod of a ReplicaSet. A pod of a Job that is gone has succeeded.
+    """
 
     number: int
     created_at: float
@@ -35,6 +38,7 @@ class SimulatedPod:
     ends_at: float = NEVER
     gone_at: float = NEVER
     shown: Pod | None = None
+    job: str = ""
 
     @property
     def name(self) -> str:
@@ -49,12 +53,15 @@ class SimulatedPod:
     def as_pod(self, now: float) -> Pod:
         """Return the pod as the API server describes it; the same object while nothing changes."""
         age = now - self.created_at
-        stage = (self.is_ready or age > _RUNNING_AFTER_SECONDS, self.is_ready or age > _SCHEDULED_AFTER_SECONDS)
-        is_running, is_scheduled = stage
+        is_running = self.is_ready or age > _RUNNING_AFTER_SECONDS
+        is_scheduled = self.is_ready or age > _SCHEDULED_AFTER_SECONDS
+        phase = "Running" if is_running else "Pending"
+        if self.job and self.gone_at != NEVER:
+            phase = "Succeeded"
         shown = self.shown
         if (
             shown is not None
-            and (shown.phase == "Running") == is_running
+            and shown.phase == phase
             and (shown.node is not None) == is_scheduled
             and shown.is_ready == self.is_ready
             and shown.is_deleting is not self.is_active
@@ -63,14 +70,21 @@ class SimulatedPod:
         self.shown = Pod(
             ref=PodRef(NAMESPACE, self.name),
             node=f"node-{self.number:05d}" if is_scheduled else None,
-            phase="Running" if is_running else "Pending",
+            phase=phase,
             is_ready=self.is_ready,
             is_deleting=not self.is_active,
             created_at_seconds=self.created_at,
             ready_at_seconds=self.ready_at if self.is_ready else None,
             address=f"10.{self.number >> 16 & 255}.{self.number >> 8 & 255}.{self.number & 255}" if is_running else "",
+            group=self.job,
+            conditions=self._conditions(is_scheduled=is_scheduled) if self.job else (),
         )
         return self.shown
+
+    def _conditions(self, *, is_scheduled: bool) -> tuple[str, ...]:
+        """Return the types of the true conditions of a pod of a Job."""
+        scheduled = ("PodScheduled", "Initialized") if is_scheduled else ()
+        return (*scheduled, "ContainersReady", "Ready") if self.is_ready else scheduled
 
 
 class Pods:
@@ -82,7 +96,7 @@ class Pods:
         circumstances: how long a start takes.
     """
 
-    def __init__(self, gateway: Gateway, make_server: Callable[[], Server], circumstances: Circumstances) -> None:
+    def __init__(self, gateway: Dispatcher, make_server: Callable[[], Server], circumstances: Circumstances) -> None:
         self._gateway = gateway
         self._make_server = make_server
         self._circumstances = circumstances

@@ -12,6 +12,7 @@ youngest running request is preempted and computed again.
 import math
 from bisect import bisect_left
 from collections import deque
+from collections.abc import Sequence
 from heapq import heappop, heappush
 
 from keda_gpu_scaler.simulate.counters import FIRST_TOKEN_BOUNDS, TOKEN_TIME_BOUNDS, EngineCounters
@@ -30,13 +31,16 @@ class Replica:
     """
 
     __slots__ = (
-        "_chunks", "_decoding", "_first_step_seconds", "_growth", "_iterations", "_log", "_model", "_step", "_youngest",
+        "_answers", "_chunks", "_decoding", "_done", "_first_at", "_first_step_seconds", "_given_at", "_growth",
+        "_iterations", "_log", "_model", "_prompts", "_step", "_youngest",
         "counters", "ends_at", "kv", "load", "slot", "started_at", "waiting",
     )  # fmt: skip
 
     def __init__(self, model: EngineModel, log: RequestLog) -> None:
         self._model = model
         self._log = log
+        self._prompts, self._answers = log.traffic.prompts, log.traffic.answers
+        self._done, self._first_at, self._given_at = log.done, log.first_at, log.given_at
         self.counters = EngineCounters()
         self.waiting: deque[int] = deque()
         self.slot = -1
@@ -74,6 +78,11 @@ class Replica:
         return self._model.max_seqs
 
     @property
+    def room(self) -> int:
+        """The number of further requests that may run."""
+        return max(0, self._model.max_seqs - self.load)
+
+    @property
     def memory_ratio(self) -> float:
         """The share of the GPU's memory in use: an engine takes it when it starts, and keeps it."""
         return PREALLOCATED_RATIO
@@ -84,14 +93,19 @@ class Replica:
 
     def give(self, request: int, now: float) -> None:
         """Take a request from the gateway."""
-        self._log.given_at[request] = now
+        self._given_at[request] = now
         self.load += 1
-        was_empty = not self.waiting
-        self.waiting.append(request)
+        waiting = self.waiting
+        waiting.append(request)
         if self.ends_at == NEVER:
             self._begin(now)
-        elif was_empty and self._iterations > 1 and self.running < self._model.max_seqs:
-            self._end_after_this_iteration(now)
+        elif self._iterations > 1 and len(waiting) == 1 and len(self._decoding) < self._model.max_seqs:
+            self._end_after_this_iteration(now)  # in a decode run there is no chunk
+
+    def give_all(self, requests: Sequence[int], now: float) -> None:
+        """Take some requests together."""
+        for request in requests:
+            self.give(request, now)
 
     def settle(self, now: float) -> None:
         """Count the iterations that ended until now; no request ends in them."""
@@ -106,28 +120,32 @@ class Replica:
 
     def finish(self) -> None:
         """Do what is due at ``ends_at``, and begin what follows."""
-        now = self.ends_at
-        if self._iterations:
-            self._count_steps(self._iterations)
-            self.kv += (self._iterations - 1) * len(self._decoding)
+        now, iterations, decoding = self.ends_at, self._iterations, self._decoding
+        if iterations:
+            self._count_steps(iterations)
+            self.kv += (iterations - 1) * len(decoding)
         else:
             self._finish_prompts(now)
-        decoding, step = self._decoding, self._step
-        if decoding and decoding[0][0] <= step:
-            log, answers, prompts = self._log, self._log.traffic.answers, self._log.traffic.prompts
-            counters = self.counters
-            while decoding and decoding[0][0] <= step:
-                request = heappop(decoding)[1]
-                log.ended_at[request] = now
-                log.done[request] = answers[request]
-                self.kv -= prompts[request] + answers[request] - 1
-                self.load -= 1
-                counters.ended += 1
-                counters.wait_seconds += log.queue_waits[request]
-                if (after_first := answers[request] - 1) > 0:
-                    counters.request_means += 1
-                    counters.request_mean_seconds += (now - log.first_at[request]) / after_first
+        if decoding and decoding[0][0] <= self._step:
+            self._end_requests(now)
         self._begin(now)
+
+    def _end_requests(self, now: float) -> None:
+        """End every request whose last token is that of this step."""
+        decoding, step, log, counters = self._decoding, self._step, self._log, self.counters
+        answers, prompts, first_at = self._answers, self._prompts, self._first_at
+        while decoding and decoding[0][0] <= step:
+            request = heappop(decoding)[1]
+            answer = answers[request]
+            log.ended_at[request] = now
+            self._done[request] = answer
+            self.kv -= prompts[request] + answer - 1
+            self.load -= 1
+            counters.ended += 1
+            counters.wait_seconds += log.queue_waits[request]
+            if answer > 1:
+                counters.request_means += 1
+                counters.request_mean_seconds += (now - first_at[request]) / (answer - 1)
 
     def take_away(self, now: float) -> list[int]:
         """Stop, and return the requests that did not end, the running ones first."""
@@ -174,12 +192,15 @@ class Replica:
             self.ends_at = now + seconds
             return
         iterations = decoding[0][0] - self._step
-        if count > 1:
-            iterations = min(iterations, (capacity - before) // count)
+        if count > 1 and iterations > (room := (capacity - before) // count):
+            iterations = room
         # In the iteration after a preemption there may be room for the request that was preempted.
-        self._iterations = 1 if was_preempted else max(1, iterations)
-        self._first_step_seconds, self._growth = seconds, model.kv_token_seconds * count
-        self.ends_at = now + self._seconds_of(self._iterations)
+        if was_preempted or iterations < 1:
+            iterations = 1
+        self._iterations = iterations
+        self._first_step_seconds = seconds
+        self._growth = growth = model.kv_token_seconds * count
+        self.ends_at = now + iterations * seconds + growth * (iterations * (iterations - 1) / 2)
 
     def _continue_chunks(self, budget: int, count: int, now: float) -> tuple[int, bool]:
         """Give each running prompt its next chunk; return the tokens, and whether a request was preempted."""
@@ -199,23 +220,28 @@ class Replica:
 
     def _admit(self, budget: int, count: int, now: float) -> int:
         """Admit waiting requests while seats, budget and cache last; return their prompt tokens of this iteration."""
-        model, log, waiting = self._model, self._log, self.waiting
-        if len(self._youngest) > _PRUNED_AFTER:
+        model, waiting, chunks, youngest = self._model, self.waiting, self._chunks, self._youngest
+        if len(youngest) > _PRUNED_AFTER:
             self._prune_youngest()
-        seats = model.max_seqs - self.running
-        room = model.kv_tokens - self.kv - count - sum([chunk[2] for chunk in self._chunks])
+            youngest = self._youngest
+        seats = model.max_seqs - count - len(chunks)
+        room = model.kv_tokens - self.kv - count
+        if chunks:
+            room -= sum([chunk[2] for chunk in chunks])
         tokens = 0
         while waiting and seats > 0 and tokens < budget:
             request = waiting[0]
-            left = log.traffic.prompts[request] + log.done[request]
-            take = min(left, budget - tokens)
-            if tokens + take > room and (self._decoding or self._chunks):
+            done = self._done[request]
+            take = left = self._prompts[request] + done
+            if take > budget - tokens:
+                take = budget - tokens
+            if tokens + take > room and (count or chunks):
                 break
             waiting.popleft()
-            if not log.done[request]:
-                log.queue_waits[request] = now - log.given_at[request]
-            self._chunks.append([request, left, take])
-            self._youngest.append(request)
+            if not done:
+                self._log.queue_waits[request] = now - self._given_at[request]
+            chunks.append([request, left, take])
+            youngest.append(request)
             tokens += take
             seats -= 1
         return tokens
@@ -226,7 +252,6 @@ class Replica:
         self._step += 1
         counters.busy_seconds += seconds
         if count := len(self._decoding):
-            counters.tokens += count
             counters.token_times += count
             counters.token_seconds += count * seconds
             counters.token_histogram[bisect_left(TOKEN_TIME_BOUNDS, seconds)] += count
@@ -241,23 +266,22 @@ class Replica:
         self._chunks = unfinished
 
     def _first_token(self, request: int, now: float) -> None:
-        log, counters = self._log, self.counters
-        done = log.done[request] + 1
-        log.done[request] = done
-        counters.tokens += 1
-        if log.first_at[request] == NEVER:
-            log.first_at[request] = now
-            log.overheads[request] = self._model.overhead_seconds + self._model.overhead_request_seconds * self.running
-            waited = now - log.given_at[request]
-            counters.prompt_tokens += log.traffic.prompts[request]  # as in vLLM, when the first token comes
+        counters, given_at = self.counters, self._given_at[request]
+        done = self._done[request] + 1
+        self._done[request] = done
+        waited = now - given_at  # for a preempted request since the preemption, right after the token before
+        if self._first_at[request] == NEVER:
+            model, log = self._model, self._log
+            self._first_at[request] = now
+            log.overheads[request] = model.overhead_seconds + model.overhead_request_seconds * self.running
+            counters.prompt_tokens += self._prompts[request]  # as in vLLM, when the first token comes
             counters.first_tokens += 1
             counters.first_token_histogram[bisect_left(FIRST_TOKEN_BOUNDS, waited)] += 1
         else:
-            waited = now - log.given_at[request]  # since the preemption, right after the token before
             counters.token_times += 1
             counters.token_seconds += waited
             counters.token_histogram[bisect_left(TOKEN_TIME_BOUNDS, waited)] += 1
-        heappush(self._decoding, (self._step + log.traffic.answers[request] - done, request))
+        heappush(self._decoding, (self._step + self._answers[request] - done, request))
 
     # ---- preemption ----
 
@@ -305,9 +329,10 @@ class Replica:
             completed = int((math.sqrt(half * half + 2 * growth * passed) - half) / growth)
         else:
             completed = int(passed / first)
-        while self._seconds_of(completed) > passed:
+        # Rounding may be off by one. The sums are those of ``_seconds_of``.
+        while completed * first + growth * (completed * (completed - 1) / 2) > passed:
             completed -= 1
-        while self._seconds_of(completed + 1) <= passed:
+        while (completed + 1) * first + growth * ((completed + 1) * completed / 2) <= passed:
             completed += 1
         return completed
 
@@ -321,15 +346,18 @@ class Replica:
         """Count the tokens of the first iterations of the run."""
         count, first, growth = len(self._decoding), self._first_step_seconds, self._growth
         self._step += iterations
-        seconds = self._seconds_of(iterations)
+        seconds = iterations * first + growth * (iterations * (iterations - 1) / 2)
         counters, tokens = self.counters, count * iterations
         counters.busy_seconds += seconds
-        counters.tokens += tokens
         counters.token_times += tokens
         counters.token_seconds += count * seconds
         histogram = counters.token_histogram
         bucket = bisect_left(TOKEN_TIME_BOUNDS, first)
-        last = bisect_left(TOKEN_TIME_BOUNDS, first + growth * (iterations - 1))
+        longest = first + growth * (iterations - 1)
+        if longest <= TOKEN_TIME_BOUNDS[bucket]:
+            histogram[bucket] += tokens
+            return
+        last = bisect_left(TOKEN_TIME_BOUNDS, longest)
         counted = 0
         while bucket < last:
             below = min(iterations, int((TOKEN_TIME_BOUNDS[bucket] - first) / growth) + 1)

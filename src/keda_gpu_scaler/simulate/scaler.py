@@ -20,8 +20,10 @@ from keda_gpu_scaler.core.types import EngineSample, Pod, PodRef, Series, Worklo
 from keda_gpu_scaler.simulate.device_snapshots import DeviceSnapshots, check_device_trigger
 from keda_gpu_scaler.simulate.engine_model import SimulationError
 from keda_gpu_scaler.simulate.engine_samples import sample_maker, simulated_engine
+from keda_gpu_scaler.simulate.gateway import Dispatcher
 from keda_gpu_scaler.simulate.pods import NAMESPACE, SimulatedPod
-from keda_gpu_scaler.simulate.scenario import TriggerSpec
+from keda_gpu_scaler.simulate.sample_history import SampleHistory
+from keda_gpu_scaler.simulate.scenario import Circumstances, TriggerSpec
 
 _ANY_POD = Pod(PodRef(NAMESPACE, "any"), "node", "Running", True, False, 0.0, address="10.0.0.1")
 _COUNTERS_OF_REQUESTS = ("vllm:num_incoming_requests", "istio_", "nginx_", "traefik_")
@@ -30,11 +32,22 @@ _IN_FLIGHT = ("http_add_on_", "kn_", "activator_", "litellm_", "dynamo_frontend_
 
 @dataclass(frozen=True, slots=True)
 class GatewayCounts:
-    """What a source of demand counts: requests that wait for a ready replica, that did not end, and that arrived."""
+    """What is counted before the replicas: requests that did not end, and requests that arrived.
+
+    ``waiting`` are those that a source of demand counts as waiting, ``not_taken`` those that no replica has.
+    """
 
     waiting: int
     in_flight: int
     arrived: int
+    not_taken: int
+
+
+def counts_of(dispatcher: Dispatcher, circumstances: Circumstances) -> GatewayCounts:
+    """Return what a source of demand counts."""
+    in_flight, queue = dispatcher.in_flight, circumstances.queue
+    waiting = in_flight if queue is not None and queue.counts_unfinished else len(dispatcher.gate)
+    return GatewayCounts(waiting, in_flight, dispatcher.arrived, len(dispatcher.gate))
 
 
 class SimulatedScaler:
@@ -63,7 +76,7 @@ class SimulatedScaler:
         self._of_pods = next((request for request in requests if not request.is_demand), None)
         self._of_demand = next((request for request in requests if request.is_demand), None)
         self._scraped: set[str] = set()
-        self._histories: dict[str, TargetHistory] = {}
+        self._histories: dict[str, tuple[TargetHistory, SampleHistory]] = {}
         self._demand: TargetHistory | None = None
 
     @property
@@ -82,8 +95,14 @@ class SimulatedScaler:
         for pod in pods:
             if pod.name in self._scraped or self.spec.is_push:
                 pod.server.settle(now)
-                history = self._histories.get(pod.name) or TargetHistory(f"http://{pod.name}/metrics")
-                self._histories[pod.name] = _recorded(history, maker.sample(pod.server, now), request)
+                name = pod.name
+                found = self._histories.get(name)
+                if found is None:
+                    kept = SampleHistory(request.window_seconds, request.history_seconds)
+                    found = (TargetHistory(f"http://{name}/metrics"), kept)
+                history, kept = found
+                samples = kept.add(maker.sample(pod.server, now))
+                self._histories[name] = history.followed_by(samples, None), kept
 
     def note_demand(self, counts: GatewayCounts, now: float) -> None:
         """Read the source of demand."""
@@ -115,7 +134,8 @@ class SimulatedScaler:
         results = {}
         for request in scrape_requests(self.trigger, ready):
             pod = request.endpoint.pod
-            history = self._histories.get(pod.name) if pod is not None else self._demand
+            found = self._histories.get(pod.name) if pod is not None else None
+            history = self._demand if pod is None else found[0] if found is not None else None
             if history is not None:
                 results[request.endpoint] = ScrapeResult((history,))
         return results

@@ -6,7 +6,13 @@ from dataclasses import dataclass, field
 
 from keda_gpu_scaler.core.comparison import DEFAULT_MAX_REPLICAS
 from keda_gpu_scaler.core.hpa.controller import Behavior
-from keda_gpu_scaler.core.scaling_rules import DEFAULT_COOLDOWN_SECONDS, DEFAULT_TOLERANCES, Formula, Tolerances
+from keda_gpu_scaler.core.scaling_rules import (
+    DEFAULT_COOLDOWN_SECONDS,
+    DEFAULT_TOLERANCES,
+    Formula,
+    JobRules,
+    Tolerances,
+)
 from keda_gpu_scaler.simulate.gateway import Router
 
 POLLING_SECONDS = 30.0
@@ -36,10 +42,35 @@ class FallbackSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class ScalingSpec:
-    """How a ScaledObject scales: its triggers, its sizes, and the settings of KEDA and of the HPA.
+class QueueTrigger:
+    """A trigger of another scaler, whose value is the length of the queue.
 
-    ``others`` are the types of the triggers of other scalers. ``idle_replicas`` is None where it is not given.
+    It is active above ``activation`` items. ``counts_unfinished`` says that the items count until they are done, and
+    not only while no one has taken them.
+    """
+
+    type: str
+    target: float
+    activation: float = 0.0
+    metric_type: str = "AverageValue"
+    name: str = ""
+    counts_unfinished: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """The Jobs of a ScaledJob. ``completions`` is how many pods of a Job must succeed, None for ``parallelism``."""
+
+    rules: JobRules
+    completions: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ScalingSpec:
+    """How a ScaledObject or a ScaledJob scales: its triggers, its sizes, and the settings of KEDA and of the HPA.
+
+    ``others`` are the types of the triggers of other scalers that are not simulated, ``queue_triggers`` those that are.
+    ``idle_replicas`` is None where it is not given. ``jobs`` is None for a ScaledObject.
     """
 
     title: str
@@ -55,6 +86,8 @@ class ScalingSpec:
     fallback: FallbackSpec | None = None
     formula: Formula | None = None
     initial_cooldown_seconds: float = 0.0
+    queue_triggers: tuple[QueueTrigger, ...] = ()
+    jobs: JobSpec | None = None
 
     @property
     def hpa_min(self) -> int:
@@ -76,10 +109,35 @@ class ScalingSpec:
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """What users accept: the time to the first token and the time per token, in seconds."""
+    """What users accept: the time to the first token and the time per token, in seconds.
+
+    ``is_for_items`` says that ``first_token_seconds`` is the time until an item of a queue is done.
+    """
 
     first_token_seconds: float = 2.0
     token_seconds: float = 0.1
+    is_for_items: bool = False
+
+    def describe(self) -> str:
+        """Say what is in time."""
+        if self.is_for_items:
+            return f"in time: an item of the queue is done within {self.first_token_seconds:g} s of its arrival"
+        return (
+            f"in time: the first token within {self.first_token_seconds:g} s, and each further one within "
+            f"{1000 * self.token_seconds:g} ms on average"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class QueueRules:
+    """The queue from which pods take items. ``items_per_pod`` is how many a pod of a Job takes before it ends.
+
+    A pod of a Job also ends where it finds the queue empty; ``items_per_pod`` is None where it ends only then.
+    ``counts_unfinished`` says whether the source of demand of this scaler's triggers counts items until they are done.
+    """
+
+    items_per_pod: int | None = 1
+    counts_unfinished: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,3 +165,4 @@ class Circumstances:
     hpa_phase_seconds: float = 7.0
     keda_phase_seconds: float = 11.0
     tail_seconds: float = 900.0
+    queue: QueueRules | None = None

@@ -6,6 +6,7 @@ the same time however full it is. The answer is complete when its batch ends: it
 """
 
 from collections import deque
+from collections.abc import Sequence
 from heapq import heappop, heappush
 
 from keda_gpu_scaler.simulate.counters import EngineCounters
@@ -57,6 +58,11 @@ class ServiceReplica:
         return self._model.max_seqs
 
     @property
+    def room(self) -> int:
+        """The number of further requests that it would begin to compute at once."""
+        return (self._model.instances - len(self._batches)) * self._model.batch - len(self._waiting)
+
+    @property
     def memory_ratio(self) -> float:
         """The share of the GPU's memory in use; the model is loaded, whatever the load is."""
         return MEMORY_RATIO
@@ -70,9 +76,14 @@ class ServiceReplica:
 
     def give(self, request: int, now: float) -> None:
         """Take a request from the gateway."""
-        self._log.given_at[request] = now
-        self.load += 1
-        self._waiting.append(request)
+        self.give_all((request,), now)
+
+    def give_all(self, requests: Sequence[int], now: float) -> None:
+        """Take some requests together, so that they may be one batch."""
+        for request in requests:
+            self._log.given_at[request] = now
+        self.load += len(requests)
+        self._waiting.extend(requests)
         self._begin(now)
 
     def finish(self) -> None:

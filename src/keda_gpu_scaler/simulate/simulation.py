@@ -13,12 +13,14 @@ from keda_gpu_scaler.core.state.removals import Removals
 from keda_gpu_scaler.core.types import DeclaredTrigger, Workload
 from keda_gpu_scaler.simulate.autoscaler import Autoscaler, Sizes, TriggerAnswer
 from keda_gpu_scaler.simulate.engine_model import ReplicaModel, ServiceModel
-from keda_gpu_scaler.simulate.gateway import Gateway
+from keda_gpu_scaler.simulate.gateway import Dispatcher, Gateway
 from keda_gpu_scaler.simulate.pods import NAMESPACE, Pods, SimulatedPod
+from keda_gpu_scaler.simulate.queue_triggers import queue_answers
 from keda_gpu_scaler.simulate.requests import RequestLog, RequestTraffic
-from keda_gpu_scaler.simulate.scaler import GatewayCounts, SimulatedScaler
+from keda_gpu_scaler.simulate.scaler import GatewayCounts, SimulatedScaler, counts_of
 from keda_gpu_scaler.simulate.scenario import Circumstances, FormulaResult, ScalingSpec
 from keda_gpu_scaler.simulate.servers import make_server
+from keda_gpu_scaler.simulate.work_queue import WorkQueue
 
 MOMENT_SECONDS = 15
 Progress = Callable[[float], None]
@@ -99,7 +101,9 @@ class WorkloadSimulation:
         log = self.run_log.log
         self._traffic = traffic
         self._circumstances = circumstances
-        self._gateway = Gateway(log, circumstances.router, circumstances.seed)
+        self._gateway: Dispatcher = (
+            Gateway(log, circumstances.router, circumstances.seed) if circumstances.queue is None else WorkQueue(log)
+        )
         self._is_service = isinstance(model, ServiceModel)
         self._pods = Pods(self._gateway, lambda: make_server(model, log), circumstances)
         self._pods.start(initial)
@@ -182,7 +186,7 @@ class WorkloadSimulation:
 
     def gateway_counts(self) -> GatewayCounts:
         """Return what the gateway counts."""
-        return GatewayCounts(len(self._gateway.gate), self._gateway.in_flight, self._gateway.arrived)
+        return counts_of(self._gateway, self._circumstances)
 
     def sizes(self) -> Sizes:
         """Return the sizes of the workload."""
@@ -258,7 +262,7 @@ class _Control:
         """Whether no answer could make KEDA change the size; a polled trigger is asked nevertheless, to be scraped."""
         spec = self._spec
         is_left_to_the_hpa = spec.inactive_replicas is None and spec.fallback is None
-        are_pushed = all(trigger.is_push for trigger in spec.triggers)
+        are_pushed = all(trigger.is_push for trigger in spec.triggers)  # the triggers on the queue are only read
         return is_left_to_the_hpa and are_pushed and self._simulation.wanted >= spec.hpa_min
 
     def _is_due(self, now: float, phase: float, period: float) -> bool:
@@ -280,10 +284,13 @@ class _Control:
 
     def _answers(self, now: float) -> list[TriggerAnswer]:
         workload = self._simulation.workload(self._spec, now)
-        return [
+        answers = [
             TriggerAnswer(scaler.spec, scaler.trigger.target, scaler.evaluate(workload, now))
             for scaler in self._scalers
         ]
+        if not self._spec.queue_triggers:
+            return answers
+        return [*answers, *queue_answers(self._spec.queue_triggers, self._simulation.gateway_counts())]
 
 
 def initial_replicas(traffic: RequestTraffic, model: ReplicaModel, seconds: float = 120.0, rho: float = 0.7) -> int:

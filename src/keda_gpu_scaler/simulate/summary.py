@@ -49,7 +49,7 @@ def summarize(title: str, run: Run, objective: Objective, gpus: int) -> Summary:
         objective: what users accept.
         gpus: the GPUs of a replica.
     """
-    first, token = latencies(run.log)
+    first, token = latencies(run.log, until_end=objective.is_for_items)
     within = 0
     for one, other in zip(first, token, strict=True):
         within += one <= objective.first_token_seconds and other <= objective.token_seconds
@@ -74,14 +74,21 @@ def summarize(title: str, run: Run, objective: Objective, gpus: int) -> Summary:
     )
 
 
-def latencies(log: RequestLog) -> tuple[list[float], list[float]]:
-    """Return the time to the first token and the time per further token of each request, in seconds."""
+def latencies(log: RequestLog, *, until_end: bool = False) -> tuple[list[float], list[float]]:
+    """Return the time to the first token and the time per further token of each request, in seconds.
+
+    With ``until_end`` the first is the time until the request is done, and the second is 0.
+    """
     first, token = [], []
     columns = (log.traffic.arrivals, log.traffic.answers, log.first_at, log.ended_at, log.overheads)
     for arrival, answer, first_at, ended_at, overhead in zip(*columns, strict=True):
         if ended_at == NEVER:
             first.append(NEVER)
             token.append(NEVER)
+            continue
+        if until_end:
+            first.append(ended_at - arrival + overhead)
+            token.append(0.0)
             continue
         first.append(first_at - arrival + overhead)
         token.append((ended_at - first_at) / (answer - 1) if answer > 1 else 0.0)

@@ -89,7 +89,9 @@ def test_the_page_is_complete_and_loads_nothing(tmp_path: Path) -> None:
     result = run("-f", path, *SHORT, "--out", str(page))
     assert result.exit_code == 0, result.output
     text = page.read_text()
-    assert text.count("<svg") == 5
+    assert text.count('<svg class="wide"') == text.count('<svg class="narrow"') == 5
+    assert 'name="viewport"' in text
+    assert "prefers-color-scheme: dark" in text
     assert "default-src 'none'" in text
     assert title not in text
     for forbidden in ("<script", "<img", "<link", "http:", "https:", "@import", "url("):
@@ -150,7 +152,11 @@ def test_what_cannot_be_simulated_is_one_sentence(tmp_path: Path, arguments: tup
     ("text", "words"),
     [
         pytest.param("kind: Deployment\n", "has no ScaledObject", id="no ScaledObject"),
-        pytest.param("kind: ScaledJob\n", "a ScaledJob is not simulated", id="a ScaledJob"),
+        pytest.param("kind: ScaledJob\n", "scaledjob: no trigger of this scaler", id="a ScaledJob without a trigger"),
+        pytest.param(
+            "kind: ScaledObject\nspec: {triggers: [{type: redis, metadata: {}}]}\n",
+            "--queue simulates the length of a queue (redis)", id="a queue without --queue",
+        ),
         pytest.param("a: [", "not valid YAML", id="no YAML"),
         pytest.param(
             "kind: ScaledObject\nspec: {triggers: [{type: prometheus, metadata: {}}]}\n", "no trigger of this scaler",
@@ -162,6 +168,73 @@ def test_a_file_without_a_usable_scaledobject_is_one_sentence(tmp_path: Path, te
     path = tmp_path / "object.yaml"
     path.write_text(text)
     result = run("-f", str(path), *SHORT)
+    assert result.exit_code == 1
+    assert words in result.stderr
+
+
+def scaled_job(folder: Path, **spec: object) -> str:
+    queue = {"type": "rabbitmq", "metadata": {"value": "1"}}
+    item = {
+        "kind": "ScaledJob",
+        "metadata": {"name": "render", "namespace": "ai"},
+        "spec": {"maxReplicaCount": 10, "jobTargetRef": {}, "triggers": [queue], **spec},
+    }
+    path = folder / "job.yaml"
+    path.write_text(yaml.safe_dump(item))
+    return str(path)
+
+
+SLOW = ("--traffic", "steady", "--minutes", "10", "--rate", "0.05", "--jobs", "1", "--no-bounds")
+
+
+def test_a_scaledjob_takes_items_from_a_queue(tmp_path: Path) -> None:
+    strategy = ("--set", "spec.scalingStrategy.strategy=default,accurate", "--sweep")
+    result = run("-f", scaled_job(tmp_path), *SLOW, "--service-time", "60", *strategy)
+    assert result.exit_code == 0, result.output
+    for words in (
+        "an item of the queue is done within 600 s",
+        "DONE p50",
+        "ai/render strategy=accurate",
+        "Jobs were started",
+        "the trigger rabbitmq counts an item of the queue until it is taken",
+        "takes at most 1 item (--items-per-pod)",
+    ):
+        assert words in result.output
+    assert "TOKEN p50" not in result.output
+    assert "prompts have" not in result.output
+
+
+def test_a_scaledjob_and_workers_of_a_scaledobject_stand_side_by_side(tmp_path: Path) -> None:
+    workers = scaled_object(tmp_path, "workers", triggers=[{"type": "redis", "metadata": {"listLength": "2"}}])
+    page = tmp_path / "report.html"
+    arguments = ("-f", scaled_job(tmp_path), "-f", workers, *SLOW, "--service-time", "60", "--out", str(page))
+    result = run(*arguments, "--format", "json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.output)
+    assert [row["title"] for row in found["rows"]] == ["ai/render", "ai/workers"]
+    assert [row["unfinished"] for row in found["rows"]] == [0, 0]
+    assert "time until an item is done" in page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("spec", "arguments", "words"),
+    [
+        pytest.param({}, (), "--service-time: Required value", id="no time of an item"),
+        pytest.param(
+            {"scalingStrategy": {"strategy": "custom", "customScalingRunningJobPercentage": "0.5"}},
+            ("--service-time", "60"), "customScalingQueueLengthDeduction: Required value", id="a number is missing",
+        ),
+        pytest.param({"jobTargetRef": {"parallelism": 0}}, ("--service-time", "60"), "start no pod", id="no pods"),
+        pytest.param(
+            {"triggers": [{"type": "rabbitmq", "metadata": {"value": "1", "mode": "MessageRate"}}]},
+            ("--service-time", "60"), "no trigger of this scaler", id="a rate in place of a length",
+        ),
+    ],
+)  # fmt: skip
+def test_what_a_scaledjob_needs_is_one_sentence(
+    tmp_path: Path, spec: dict[str, object], arguments: tuple[str, ...], words: str
+) -> None:
+    result = run("-f", scaled_job(tmp_path, **spec), *SLOW, *arguments)
     assert result.exit_code == 1
     assert words in result.stderr
 

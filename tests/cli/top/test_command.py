@@ -31,6 +31,7 @@ from keda_gpu_scaler.cli.pace import Timing
 from keda_gpu_scaler.cli.top.sources import FollowedFleet, InstanceList
 from keda_gpu_scaler.peers.client import FleetClient
 from keda_gpu_scaler.peers.discovery import StaticDiscovery
+from tests import forked
 from tests.devices.sysfs_tree import BATTLEMAGE, INSTINCT, INTEL, SysfsTree
 from tests.fake_nvml import Card, FakeNvml
 from tests.kubelet import FakeKubelet
@@ -50,11 +51,13 @@ def clean_environment() -> dict[str, str]:
 
 
 def once(*arguments: object, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        (*COMMAND, "top", "--once", *map(str, arguments)),
-        env={**clean_environment(), "COLUMNS": "100", **(environment or {})},
-        capture_output=True, text=True, check=False, timeout=WAIT_SECONDS,
-    )  # fmt: skip
+    given = {**clean_environment(), "COLUMNS": "100", **(environment or {})}
+    command = ("top", "--once", *map(str, arguments))
+    if "PYTHONIOENCODING" in given:  # the interpreter reads it when it starts
+        return subprocess.run(
+            (*COMMAND, *command), env=given, capture_output=True, text=True, check=False, timeout=WAIT_SECONDS
+        )
+    return forked.run(command, environment=given, timeout=WAIT_SECONDS)
 
 
 def document(outcome: subprocess.CompletedProcess[str]) -> Any:

@@ -7,6 +7,7 @@ apis/keda/v1alpha1/scaledjob_types.go (MaxReplicaCount without the minimum).
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +41,31 @@ class KedaJobs:
         queue_length = math.ceil(value)
         max_value = math.ceil(min(value / target, float(self.max_replica_count))) if value > 0 and is_active else 0
         created = self._decide(queue_length, max_value) if is_active or self.min_replica_count > 0 else 0
+        self.running += created
+        self.starting += created
+        return created
+
+    def poll_several(self, metrics: Sequence[tuple[float, float, bool]]) -> int:
+        """Read several metrics once: (value, target, is_active) of each. Create Jobs, and return how many.
+
+        As IsScaledJobActive combines them: it begins with a length of 0, and takes a value of 0 for none yet.
+        """
+        calculation = self.spec.get("scalingStrategy", {}).get("multipleScalersCalculation", "max")
+        limit, length, most, is_active, count = float(self.max_replica_count), 0.0, 0.0, False, 0
+        for value, target, active in metrics:
+            if not active:
+                continue
+            asked = min(value / target, limit)
+            if calculation in ("sum", "avg"):
+                length, most, is_active, count = length + value, most + asked, True, count + 1
+            elif (calculation == "min" and (length == 0 or value < length)) or (
+                calculation == "max" and value > length
+            ):
+                length, most, is_active = value, asked, True
+        if calculation == "avg" and count:
+            length, most = length / count, most / count
+        is_active = is_active or self.min_replica_count > 0
+        created = self._decide(math.ceil(length), math.ceil(min(most, limit))) if is_active else 0
         self.running += created
         self.starting += created
         return created

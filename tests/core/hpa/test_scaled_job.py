@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from keda_gpu_scaler.core.hpa.reported_value import ReportedValue
-from keda_gpu_scaler.core.hpa.scaled_job import JobCounts, for_jobs, wanted_jobs
+from keda_gpu_scaler.core.hpa.scaled_job import JobCounts, JobMetric, for_jobs, new_jobs_of_triggers, wanted_jobs
 from keda_gpu_scaler.core.trigger.metadata import MAX_NUMBER
 from keda_gpu_scaler.core.trigger.parser import MIN_TARGET
 from keda_gpu_scaler.kube.keda_objects import job_rules
@@ -204,3 +204,34 @@ def test_jobs_are_never_more_than_the_size_and_rarely_one_fewer(target: float, j
 )
 def test_what_has_no_inverse_is_refused_with_the_remedy(spec: dict[str, Any], problem: str) -> None:
     assert job_rules(spec).problem() == problem
+
+
+@pytest.mark.parametrize("calculation", ["max", "min", "avg", "sum"])
+@pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)
+@settings(max_examples=40)
+@given(
+    metrics=st.lists(st.tuples(st.integers(0, 400), st.sampled_from([1, 2, 5, 80]), st.booleans()), max_size=3),
+    running=st.integers(0, 30),
+    pending=st.integers(0, 30),
+    least=st.integers(0, 5),
+    most=st.one_of(st.none(), st.integers(1, 40)),
+)
+def test_several_triggers_start_as_many_jobs_as_keda_does(
+    strategy: dict[str, Any],
+    calculation: str,
+    metrics: list[tuple[int, int, bool]],
+    running: int,
+    pending: int,
+    least: int,
+    most: int | None,
+) -> None:
+    spec: dict[str, Any] = {"scalingStrategy": {**strategy, "multipleScalersCalculation": calculation}}
+    spec |= {"minReplicaCount": least} | ({} if most is None else {"maxReplicaCount": most})
+    keda = KedaJobs(spec, running, min(pending, running))
+    given_metrics = [JobMetric(1000 * value, 1000 * target, is_active) for value, target, is_active in metrics]
+    started = new_jobs_of_triggers(job_rules(spec), JobCounts(running, min(pending, running)), given_metrics)
+    assert started == keda.poll_several([(float(value), float(target), active) for value, target, active in metrics])
+
+
+def test_a_trigger_of_the_type_value_asks_for_no_job() -> None:
+    assert new_jobs_of_triggers(job_rules({}), JobCounts(0), [JobMetric(50_000, 0)]) == 0

@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the command ``probe``: its flags, its rounds and its exit status."""
 
+import contextlib
+from dataclasses import replace
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from keda_gpu_scaler.cli.arguments import (
     client_tls,
+    context_option,
     host_and_port,
     metadata_option,
     timeout_option,
@@ -14,15 +18,18 @@ from keda_gpu_scaler.cli.arguments import (
     value_type_option,
     watch_options,
 )
-from keda_gpu_scaler.cli.output import say, say_error
+from keda_gpu_scaler.cli.completion import FILE
+from keda_gpu_scaler.cli.kube_session import KubeSession
+from keda_gpu_scaler.cli.output import printable, say, say_error
 from keda_gpu_scaler.cli.pace import Pace, Timing, repeat
 from keda_gpu_scaler.cli.probe.client import ProbeRequest, ScalerClient
 from keda_gpu_scaler.cli.probe.json_output import as_json
 from keda_gpu_scaler.cli.probe.render import error_text, header, notes, round_page, row
-from keda_gpu_scaler.cli.probe.simulation import Round, Scenario, Simulation
+from keda_gpu_scaler.cli.probe.simulation import CANNOT_CONNECT, Round, Scenario, Simulation
 from keda_gpu_scaler.core.comparison import DEFAULT_MAX_REPLICAS
 from keda_gpu_scaler.core.hpa.controller import DEFAULT_MIN_REPLICAS, ControllerState
 from keda_gpu_scaler.core.hpa.replica_calculator import ValueType
+from keda_gpu_scaler.core.interfaces import KubeError
 from keda_gpu_scaler.wire.tls import TlsError
 
 HEADER_EVERY_ROUNDS = 20
@@ -37,11 +44,13 @@ keda-gpu-scaler it also gets the evaluation: the scope, the coverage, and the re
 keda-gpu-scaler probe -m profile=triton-inference -m report=average
 keda-gpu-scaler probe --namespace ai --name llama --replicas 3
 keda-gpu-scaler probe --address scaler.gpu.svc:6000 --value-type Value
+keda-gpu-scaler probe --context staging --namespace ai --name llama
 keda-gpu-scaler probe --tls-ca ca.crt --tls-server-name scaler.gpu.svc
 keda-gpu-scaler probe --watch --follow --replicas 2 --max-replicas 12
 keda-gpu-scaler probe --json --count 60 > rounds.jsonl
 
-The metadata is sent unchanged. Add -m scalerAddress=... if the scaler reads it.
+The metadata is sent unchanged. Add -m scalerAddress=... if the scaler reads it. With --kubeconfig or --context a port
+is forwarded to a keda-gpu-scaler of that cluster, to one behind scalerAddress where it is given.
 
 A single round shows the HPA's recommendation and the size after one step. With --watch, the simulated HPA starts
 without a history: like a real HPA, it does not scale down in the first 300 s. It is the HPA that KEDA creates for a
@@ -61,7 +70,13 @@ Exit status (with --count, the highest of all rounds):
     "--address", default="127.0.0.1:6000", show_default=True, metavar="HOST:PORT", callback=host_and_port,
     help="The external scaler. The connection uses TLS only with --tls-ca.",
 )  # fmt: skip
-@tls_options()
+@click.option(
+    "--kubeconfig", metavar="PATH", type=FILE,
+    help="The cluster in which an instance is called, through a port-forward.  [default: no cluster; with --context, "
+    "the file that kubectl uses]",
+)  # fmt: skip
+@context_option()
+@tls_options("the host of --address, or of scalerAddress")
 @metadata_option("One key of the trigger's metadata; can be repeated. It is sent unchanged.")
 @click.option("--name", default="probe", show_default=True, help="The ScaledObject's name.")
 @click.option("--namespace", default="default", show_default=True, help="The ScaledObject's namespace.")
@@ -106,16 +121,42 @@ def probe(ctx: click.Context, /, **given: Any) -> None:
         given["follow"],
     )
     timing = ctx.find_object(Timing) or Timing()
-    try:
-        client = ScalerClient(request, timing)
-    except TlsError as error:
-        raise click.UsageError(str(error), ctx) from error
-    try:
+    with contextlib.ExitStack() as stack:
+        if given["kubeconfig"] is not None or given["kube_context"] is not None:
+            try:
+                request = _forwarded(ctx, request, given, stack)
+            except KubeError as error:
+                say_error(str(error))
+                ctx.exit(CANNOT_CONNECT)
+        try:
+            client = stack.enter_context(contextlib.closing(ScalerClient(request, timing)))
+        except TlsError as error:
+            raise click.UsageError(str(error), ctx) from error
         rounds = _Rounds(client, timing, request, scenario, is_json=given["is_json"], is_watching=pace.is_watching)
         status = repeat(rounds.play, pace, timing)
-    finally:
-        client.close()
     ctx.exit(status)
+
+
+def _forwarded(
+    ctx: click.Context, request: ProbeRequest, given: dict[str, Any], stack: contextlib.ExitStack
+) -> ProbeRequest:
+    """Return the request to an instance of the cluster. Its port is forwarded until the stack is closed.
+
+    Raises:
+        click.UsageError: the kubeconfig cannot be used.
+        KubeError: the cluster cannot be reached, or has no instance.
+    """
+    try:
+        cluster = stack.enter_context(KubeSession(given["kubeconfig"], given["kube_context"]))
+    except KubeError as error:
+        raise click.UsageError(str(error), ctx) from error
+    scaler_address = request.metadata.get("scalerAddress", "")
+    instance = cluster.instance(scaler_address, "")
+    say(f"calling {printable(str(instance))}", err=True)
+    tls = request.tls
+    if tls is not None and tls.server_name is None:  # the certificate names the host that KEDA calls
+        tls = replace(tls, server_name=scaler_address.rpartition(":")[0] or None)
+    return replace(request, address=cluster.forward(instance), tls=tls)
 
 
 def _check_usage(ctx: click.Context, given: dict[str, Any], pace: Pace) -> None:
@@ -129,6 +170,9 @@ def _check_usage(ctx: click.Context, given: dict[str, Any], pace: Pace) -> None:
             f"{given['min_replicas']}: must not exceed --max-replicas ({given['max_replicas']})",
             param_hint="--min-replicas",
         )
+    is_addressed = ctx.get_parameter_source("address") is not ParameterSource.DEFAULT
+    if is_addressed and (given["kubeconfig"] is not None or given["kube_context"] is not None):
+        raise click.UsageError("--address: Forbidden: with --kubeconfig or --context the instance is found there", ctx)
     if given["follow"] and not pace.is_watching:
         raise click.UsageError("--follow: needs --watch or --count", ctx)
     if given["follow"] and given["ready"] is not None:

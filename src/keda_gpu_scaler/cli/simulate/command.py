@@ -10,9 +10,9 @@ import click
 from keda_gpu_scaler.cli.completion import FILE, SuggestedName
 from keda_gpu_scaler.cli.output import say, say_error
 from keda_gpu_scaler.cli.simulate.fit_command import fit
-from keda_gpu_scaler.cli.simulate.prepare import prepare
+from keda_gpu_scaler.cli.simulate.prepare import UNFINISHED, prepare
 from keda_gpu_scaler.cli.simulate.render import Report, csv_text, json_text, table
-from keda_gpu_scaler.cli.simulate.scaledobjects import read_settings, read_specs
+from keda_gpu_scaler.cli.simulate.scaledobjects import QueueFlags, read_settings, read_specs
 from keda_gpu_scaler.cli.simulate.workers import simulate_rows
 from keda_gpu_scaler.core.trigger.parser import TriggerError
 from keda_gpu_scaler.simulate.bounds import GOAL_PERCENT
@@ -36,6 +36,8 @@ keda-gpu-scaler simulate -f so.yaml --traffic bursts --rate 20
 keda-gpu-scaler simulate -f so.yaml --traffic requests.csv \\
         --sweep --set trigger.headroom=1,1.15,1.3
     one row for each value
+keda-gpu-scaler simulate -f job.yaml --traffic items.csv --service-time 90
+    Jobs that take items from a queue
 keda-gpu-scaler simulate -f a.yaml -f b.yaml --traffic requests.csv \\
         --out report.html
     two ScaledObjects side by side, with their timelines on one page
@@ -50,7 +52,7 @@ Exit status: 0 simulated, 1 not possible (one sentence says why), 2 wrong usage.
 @click.group(help=HELP, invoke_without_command=True)
 @click.option(
     "-f", "--file", "files", multiple=True, metavar="FILE", type=FILE,
-    help="A YAML file with ScaledObjects; can be repeated. Each is a row.",
+    help="A YAML file with ScaledObjects or ScaledJobs; can be repeated. Each is a row.",
 )  # fmt: skip
 @click.option(
     "--traffic", metavar="FILE|SHAPE", type=SuggestedName(lambda: SHAPES, or_file=True),
@@ -88,13 +90,12 @@ Exit status: 0 simulated, 1 not possible (one sentence says why), 2 wrong usage.
     help="How far these tokens are spread: the standard deviation of their logarithm.",
 )  # fmt: skip
 @click.option(
-    "--engine-model", type=SuggestedName(lambda: PRESETS, or_file=True),
-    default=DEFAULT_PRESET, show_default=True, metavar="NAME|FILE",
-    help=f"The replica: {', '.join(PRESETS)}, or a JSON file that `simulate fit` wrote.",
+    "--engine-model", type=SuggestedName(lambda: PRESETS, or_file=True), metavar="NAME|FILE",
+    help=f"The replica: {', '.join(PRESETS)}, or a JSON file that `simulate fit` wrote.  [default: {DEFAULT_PRESET}]",
 )  # fmt: skip
 @click.option(
     "--service-time", type=float, metavar="SECONDS",
-    help="Replicas that serve whole requests, as Triton does: the time of computation of one batch.",
+    help="Replicas that serve whole requests, as Triton does, or items of a queue: the time of one batch.",
 )  # fmt: skip
 @click.option(
     "--batch", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
@@ -103,6 +104,23 @@ Exit status: 0 simulated, 1 not possible (one sentence says why), 2 wrong usage.
 @click.option(
     "--instances", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
     help="Batches that a replica computes at the same time, with --service-time.",
+)  # fmt: skip
+@click.option(
+    "--queue", is_flag=True,
+    help="Requests are items of one queue, from which pods take them when they have room; always with a ScaledJob.",
+)  # fmt: skip
+@click.option(
+    "--queue-length", type=click.Choice(["waiting", UNFINISHED]),
+    help="Whether a trigger on the queue counts an item until it is taken, or until it is done.  "
+    "[default: as the trigger's scaler does; waiting for demandMetric]",
+)  # fmt: skip
+@click.option(
+    "--items-per-pod", type=click.IntRange(min=0), default=1, show_default=True, metavar="N",
+    help="Items that a pod of a Job takes before it ends; 0: until it finds the queue empty.",
+)  # fmt: skip
+@click.option(
+    "--slo-item", type=click.FloatRange(min=0, min_open=True), default=600.0, show_default=True, metavar="SECONDS",
+    help="The time until an item of the queue is done that is accepted.",
 )  # fmt: skip
 @click.option("--max-seqs", type=click.IntRange(min=1), metavar="N", help="Requests that a replica runs at once.")
 @click.option("--gpus", type=click.IntRange(min=1), metavar="N", help="GPUs of a replica.  [default: the model's]")
@@ -173,7 +191,8 @@ simulate.add_command(fit)
 
 def _simulated(given: dict[str, Any]) -> Report:
     settings = read_settings(given["settings"], is_sweep=given["sweep"])
-    specs, remarks = read_specs(given["files"], settings)
+    counts_unfinished = None if given["queue_length"] is None else given["queue_length"] == UNFINISHED
+    specs, remarks = read_specs(given["files"], settings, QueueFlags(given["queue"], counts_unfinished))
     prepared = prepare(given, specs)
     setup = prepared.setup
     with_bounds = given["bounds"]

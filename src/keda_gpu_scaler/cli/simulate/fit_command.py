@@ -13,14 +13,16 @@ from keda_gpu_scaler.simulate.fit import Fit, fit_engine_model
 from keda_gpu_scaler.simulate.presets import model_json
 from keda_gpu_scaler.simulate.traffic.engine_history import read_engine_history
 
-HELP = """Fit the model of a replica to a recording of `record --engines`.
+HELP = """Fit the model of a replica to recordings of `record --engines`.
 
 \b
 keda-gpu-scaler simulate fit llama.jsonl.gz --out llama-model.json
 keda-gpu-scaler simulate -f so.yaml --traffic llama.jsonl.gz \\
         --engine-model llama-model.json
+keda-gpu-scaler simulate fit 16.jsonl.gz 64.jsonl.gz 256.jsonl.gz
+    several loads of one load test
 
-The recording must show changing load of one model on one kind of GPU. The command prints how well the model explains
+The recordings must show changing load of one model on one kind of GPU. The command prints how well the model explains
 it, or says why it cannot be fitted.
 
 Exit status: 0 fitted, 1 not possible (one sentence says why), 2 wrong usage.
@@ -28,7 +30,7 @@ Exit status: 0 fitted, 1 not possible (one sentence says why), 2 wrong usage.
 
 
 @click.command(help=HELP)
-@click.argument("recording", type=click.Path(path_type=Path))
+@click.argument("recordings", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="RECORDING...")
 @click.option(
     "--out", metavar="FILE", type=FILE, help="The JSON file to write, for --engine-model.  [default: standard output]"
 )
@@ -38,12 +40,12 @@ Exit status: 0 fitted, 1 not possible (one sentence says why), 2 wrong usage.
 @click.option(
     "--gpus", type=click.IntRange(min=1), default=1, show_default=True, metavar="N", help="GPUs of a replica."
 )
-def fit(recording: Path, out: str | None, kv_tokens: int | None, max_seqs: int | None, gpus: int) -> None:
+def fit(recordings: tuple[Path, ...], out: str | None, kv_tokens: int | None, max_seqs: int | None, gpus: int) -> None:
     """Fit the model of a replica."""
     try:
-        history = read_engine_history(recording)
-        name = recording.name.split(".")[0]
-        found = fit_engine_model(name, history, kv_tokens=kv_tokens, max_seqs=max_seqs, gpus=gpus)
+        histories = [read_engine_history(recording) for recording in recordings]
+        name = recordings[0].name.split(".")[0]
+        found = fit_engine_model(name, histories, kv_tokens=kv_tokens, max_seqs=max_seqs, gpus=gpus)
         if out:
             Path(out).write_text(model_json(found.model), encoding="utf-8")
     except (SimulationError, OSError) as error:

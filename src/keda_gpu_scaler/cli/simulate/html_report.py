@@ -15,15 +15,30 @@ from keda_gpu_scaler.simulate.outcome import RunOutcome
 from keda_gpu_scaler.simulate.simulation import WorkloadMoment
 
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 62em; padding: 0 1em; color: #1f2328; }
+:root { color-scheme: light dark; --ink: #1f2328; --paper: #ffffff; --faint: #57606a; --line: #d0d7de; --best: #dafbe1;
+  --c0: #1f6feb; --c1: #d1242f; --c2: #1a7f37; --c3: #9a6700; --c4: #8250df; --c5: #57606a; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --paper: #0d1117; --faint: #9198a1; --line: #3d444d;
+  --best: #12361f; --c0: #6cb0ff; --c1: #ff8f88; --c2: #56d364; --c3: #e3b341; --c4: #d2a8ff; --c5: #9198a1; } }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 62em; padding: 0 1em; color: var(--ink);
+  background: var(--paper); overflow-wrap: anywhere; }
+.scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; margin: 1em 0; font-variant-numeric: tabular-nums; }
-th, td { padding: 0.25em 0.6em; text-align: right; border-bottom: 1px solid #d0d7de; }
+th, td { padding: 0.25em 0.6em; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
-tr.best { background: #dafbe1; }
+tr.best { background: var(--best); }
 svg { width: 100%; height: auto; display: block; margin: 0.3em 0; }
-svg text { font: 11px system-ui, sans-serif; fill: #57606a; }
-svg text.title { font-weight: 600; fill: #1f2328; }
-svg .grid { stroke: #eaeef2; }
+svg text { font: 11px system-ui, sans-serif; fill: var(--faint); }
+svg text.title { font-weight: 600; fill: var(--ink); }
+svg path { fill: none; stroke-width: 1.4; }
+svg .grid { stroke: var(--line); }
+svg path.c0 { stroke: var(--c0); } svg text.c0 { fill: var(--c0); }
+svg path.c1 { stroke: var(--c1); } svg text.c1 { fill: var(--c1); }
+svg path.c2 { stroke: var(--c2); } svg text.c2 { fill: var(--c2); }
+svg path.c3 { stroke: var(--c3); } svg text.c3 { fill: var(--c3); }
+svg path.c4 { stroke: var(--c4); } svg text.c4 { fill: var(--c4); }
+svg path.c5 { stroke: var(--c5); } svg text.c5 { fill: var(--c5); }
+svg.narrow { display: none; }
+@media (max-width: 40em) { body { margin: 1em auto; } svg.wide { display: none; } svg.narrow { display: block; } }
 """
 
 
@@ -31,8 +46,7 @@ def html_page(report: Report) -> str:
     """Return the page."""
     body = [
         f"<h1>{html.escape(report.title)}</h1>",
-        f"<p>In time: the first token within {report.objective.first_token_seconds:g} s, and each further one within "
-        f"{1000 * report.objective.token_seconds:g} ms on average. The goal is {report.goal:g} % of the requests.</p>",
+        f"<p>{html.escape(report.objective.describe())}. The goal is {report.goal:g} % of the requests.</p>",
         _table(report),
     ]
     if report.best is not None:
@@ -45,7 +59,8 @@ def html_page(report: Report) -> str:
     body += _list("Not modelled", NOT_MODELLED)
     policy = "default-src 'none'; style-src 'unsafe-inline'"
     head = (
-        f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}">'
+        '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         f"<title>{html.escape(report.title)}</title><style>{_STYLE}</style>"
     )
     content = "\n".join(body)
@@ -53,12 +68,16 @@ def html_page(report: Report) -> str:
 
 
 def _table(report: Report) -> str:
-    lines = ["<table><thead><tr>", *(f"<th>{html.escape(head)}</th>" for head in heads(report)), "</tr></thead><tbody>"]
+    lines = [
+        '<div class="scroll"><table><thead><tr>',
+        *(f"<th>{html.escape(head)}</th>" for head in heads(report)),
+        "</tr></thead><tbody>",
+    ]
     for number, row in enumerate(rows(report)):
         is_best = report.best is not None and report.best.number == number
         cells = "".join(f"<td>{html.escape(cell.strip())}</td>" for cell in row)
         lines.append(f"<tr{' class=best' if is_best else ''}>{cells}</tr>")
-    return "\n".join([*lines, "</tbody></table>"])
+    return "\n".join([*lines, "</tbody></table></div>"])
 
 
 def _timelines(outcome: RunOutcome, report: Report) -> Iterable[str]:
@@ -92,6 +111,15 @@ def _timelines(outcome: RunOutcome, report: Report) -> Iterable[str]:
 def _latencies(outcome: RunOutcome, report: Report) -> str:
     objective, bins = report.objective, outcome.latencies
     ends = [bins[0].at_seconds / 60, bins[-1].at_seconds / 60] if bins else [0.0, 1.0]
+    if objective.is_for_items:
+        return timeline(
+            "time until an item is done, p95 of a minute in seconds, logarithmic",
+            [
+                Line("done", [(one.at_seconds / 60, _finite(one.first_token)) for one in bins]),
+                Line("its objective", [(end, objective.first_token_seconds) for end in ends], is_dashed=True),
+            ],
+            is_logarithmic=True,
+        )
     return timeline(
         "p95 of a minute in seconds, logarithmic",
         [

@@ -17,6 +17,7 @@ NOT_MODELLED = (
     "disaggregated prefill and decode, and several models or LoRA adapters in one engine",
     "clients that give up, retry or slow down, and requests that end early",
     "lost scrapes, restarts of this scaler or of KEDA, and preempted nodes",
+    "Jobs that fail, and their deadlines and retries",
     "nodes that start, unless --node-start gives the time that one takes",
 )
 """What a simulation leaves out."""
@@ -39,11 +40,9 @@ class Report:
 
 def table(report: Report) -> str:
     """Return the table with its notes, as lines."""
-    objective = report.objective
     lines = [
         report.title,
-        f"in time: the first token within {objective.first_token_seconds:g} s, and each further one within "
-        f"{1000 * objective.token_seconds:g} ms on average",
+        report.objective.describe(),
         "",
         *_columns([heads(report), *rows(report)]),
         "",
@@ -65,8 +64,9 @@ def table(report: Report) -> str:
 def heads(report: Report) -> list[str]:
     """Return the heads of the table."""
     cost = [] if report.price is None else ["COST"]
-    first = ["", "IN TIME", "TTFT p50", "p95", "p99", "TOKEN p50", "p99", "GPU-HOURS"]
-    return [*first, *cost, "MOVES", "TURNS", "AT MAX", "QUEUE", "MOST"]
+    is_for_items = report.objective.is_for_items
+    done = ["DONE p50", "p95", "p99"] if is_for_items else ["TTFT p50", "p95", "p99", "TOKEN p50", "p99"]
+    return ["", "IN TIME", *done, "GPU-HOURS", *cost, "MOVES", "TURNS", "AT MAX", "QUEUE", "MOST"]
 
 
 def rows(report: Report) -> list[list[str]]:
@@ -85,7 +85,7 @@ def _row(outcome: RunOutcome, report: Report) -> list[str]:
         title,
         f"{summary.within_percent:.1f} %",
         *(_seconds(value) for value in (summary.first_token_p50, summary.first_token_p95, summary.first_token_p99)),
-        *(_milliseconds(value) for value in (summary.token_p50, summary.token_p99)),
+        *(() if report.objective.is_for_items else map(_milliseconds, (summary.token_p50, summary.token_p99))),
         f"{summary.gpu_hours:.2f}",
         *cost,
         str(summary.moves),

@@ -87,7 +87,8 @@ def _bound_row(number: int, name: str) -> RunOutcome:
     search = static_peak if name == "static" else clairvoyant
     bound: Bound = search(setup.traffic, setup.model, setup.circumstances, setup.goal)
     _note(number, 1.0)
-    return outcome_of(bound.title, bound.summary, bound.run, notes=(bound.sentence,), is_bound=True)
+    objective = setup.circumstances.objective
+    return outcome_of(bound.title, bound.summary, bound.run, objective, notes=(bound.sentence,), is_bound=True)
 
 
 def _of_process() -> Setup:

@@ -31,6 +31,23 @@ class JobCounts:
     pending: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class JobMetric:
+    """What one trigger of a ScaledJob reports: its value and its target in thousandths, and whether it is active.
+
+    The target is 0 for a trigger of the type Value, which asks for no Job.
+    """
+
+    value_milli: int
+    target_milli: int
+    is_active: bool = True
+
+    @property
+    def jobs(self) -> float:
+        """How many Jobs it asks for, before it is rounded up."""
+        return self.value_milli / self.target_milli if self.target_milli else 0.0
+
+
 def wanted_jobs(values: Sequence[float], *, missing: int, unready: int, running: int, target: float) -> ReportedValue:
     """Return the number of Jobs that the resource-metric rules want, with their plain total as the value.
 
@@ -80,11 +97,40 @@ def new_jobs(rules: JobRules, counts: JobCounts, value_milli: int, target_milli:
         value_milli: the reported value, in thousandths.
         target_milli: the target, in thousandths, above 0.
     """
+    return _started(rules, counts, _jobs_in(value_milli, target_milli), math.ceil(value_milli / 1000))
+
+
+def new_jobs_of_triggers(rules: JobRules, counts: JobCounts, metrics: Sequence[JobMetric]) -> int:
+    """Return how many Jobs KEDA starts at one poll, by the triggers that answered without an error.
+
+    ``multipleScalersCalculation`` says how KEDA combines them: the trigger with the largest value ("max"), the one with
+    the smallest ("min"), the mean ("avg") or the total ("sum"), each of the active triggers alone. A ScaledJob with a
+    ``minReplicaCount`` is always active.
+    """
+    active = [metric for metric in metrics if metric.is_active]
+    if not active:
+        return _started(rules, counts, 0, 0) if rules.min_jobs else 0
+    if rules.calculation in ("sum", "avg"):
+        share = len(active) if rules.calculation == "avg" else 1
+        asked = math.fsum([min(metric.jobs, rules.limit) for metric in active]) / share
+        total = math.fsum([metric.value_milli for metric in active]) / share
+        return _started(rules, counts, math.ceil(min(asked, rules.limit)), math.ceil(total / 1000))
+    chosen = active[0]
+    for metric in active[1:]:
+        is_less = not chosen.value_milli or metric.value_milli < chosen.value_milli  # to KEDA a value of 0 is none yet
+        if is_less if rules.calculation == "min" else metric.value_milli > chosen.value_milli:
+            chosen = metric
+    if not chosen.target_milli:  # a trigger of the type Value asks for no Job
+        return _started(rules, counts, 0, math.ceil(chosen.value_milli / 1000))
+    return new_jobs(rules, counts, chosen.value_milli, chosen.target_milli)
+
+
+def _started(rules: JobRules, counts: JobCounts, asked: int, at_most: int) -> int:
+    """Return how many Jobs KEDA starts where the triggers ask for some, and their value allows so many at once."""
     if counts.running < rules.least:
         return rules.least - counts.running
     above = counts.running - rules.least
-    asked = min(_jobs_in(value_milli, target_milli), rules.limit)
-    at_most = math.ceil(value_milli / 1000)
+    asked = min(asked, rules.limit)
     match rules.strategy:
         case JobStrategy.CUSTOM:
             effective = min(asked - _deducted(rules, above), rules.limit)

@@ -93,10 +93,11 @@ def _gap_remarks(arrivals: Sequence[float]) -> Iterable[str]:
     gaps = [(later - earlier, earlier) for earlier, later in pairwise(arrivals) if later - earlier > _LONG_GAP_SECONDS]
     if gaps:
         longest, begin = max(gaps)
+        often = "once" if len(gaps) == 1 else f"{len(gaps)} times"
         yield (
-            f"{len(gaps)} times no request arrives for more than {_LONG_GAP_SECONDS / 60:.0f} minutes, the longest "
-            f"time is {longest / 60:.0f} minutes from minute {begin / 60:.0f} on: it is simulated as no traffic; if "
-            "only the log has the gap, cut it out"
+            f"{often} no request arrives for more than {_LONG_GAP_SECONDS / 60:.0f} minutes, the longest time is "
+            f"{longest / 60:.0f} minutes from minute {begin / 60:.0f} on: it is simulated as no traffic; if only the "
+            "log has the gap, cut it out"
         )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from keda_gpu_scaler.core.selectors import SeriesSelector
 from keda_gpu_scaler.core.types import EngineSample
 from keda_gpu_scaler.engines.scrape_parser import ScrapeParseError, parse_page
 from keda_gpu_scaler.simulate.engine_model import SimulationError
@@ -15,6 +16,9 @@ from keda_gpu_scaler.wire.json_fields import CodecError
 from keda_gpu_scaler.wire.recording import looks_like_header
 
 _GZIP = b"\x1f\x8b"
+_CACHED_PROMPT_TOKENS = SeriesSelector("vllm:prefix_cache_hits_total")
+"""What vLLM counts of the prompt tokens that its prefix cache held (vllm/v1/metrics/loggers.py)."""
+_SELECTED = (_CACHED_PROMPT_TOKENS,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,9 @@ def read_engine_history(path: Path) -> EngineHistory:
     try:
         for number, page in _pages(path):
             try:
-                sample = parse_page(page.text.encode(), page.content_type, at_seconds=page.at_seconds, selectors=())
+                sample = parse_page(
+                    page.text.encode(), page.content_type, at_seconds=page.at_seconds, selectors=_SELECTED
+                )
             except ScrapeParseError as error:
                 raise SimulationError(f"{path}, line {number}: {error}") from error
             place = f"{page.place.namespace}/{page.place.pod}:{page.place.port}{page.place.path}"
@@ -90,3 +96,9 @@ def _was_restarted(earlier: EngineSample, later: EngineSample) -> bool:
     counters = ("requests_total", "tokens_total", "prompt_tokens_total", "token_times_total")
     pairs = [(getattr(earlier, name), getattr(later, name)) for name in counters]
     return any(before is not None and after is not None and after < before for before, after in pairs)
+
+
+def cached_prompt_tokens(sample: EngineSample) -> float | None:
+    """Return how many prompt tokens the prefix cache held since the engine started; None where it is not known."""
+    series = sample.selected.get(_CACHED_PROMPT_TOKENS.text)
+    return None if series is None or series.is_absent else series.value

@@ -21,12 +21,16 @@ _MOST_MEANS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """Mean tokens of prompts and answers, and how far they are spread; 0 gives every request the mean."""
+    """Mean tokens of prompts and answers, and how far they are spread; 0 gives every request the mean.
+
+    ``matter`` says whether the replicas generate tokens. Where they do not, no length is an assumption.
+    """
 
     prompt_tokens: float = DEFAULT_PROMPT_TOKENS
     answer_tokens: float = DEFAULT_ANSWER_TOKENS
     spread: float = DEFAULT_SPREAD
     seed: int = 1
+    matter: bool = True
 
     def __post_init__(self) -> None:
         """Refuse lengths of nothing.
@@ -51,6 +55,8 @@ class Lengths:
 
     def describe(self) -> str:
         """Say what is assumed of both."""
+        if not self.matter:
+            return "the lengths of requests do not matter to replicas that serve whole requests"
         return f"{self.describe_prompts()}; {self.describe_answers()}"
 
     def describe_prompts(self) -> str:

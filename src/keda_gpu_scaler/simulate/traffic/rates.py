@@ -47,6 +47,9 @@ def traffic_of_rates(
     seconds = 60 * (max((minute for minute, _ in rates), default=0.0) - begin + 1)
     rows.sort(key=lambda row: row[0])
     sentences = ["requests arrive at random times within their minute"]
+    listed = {int(minute - begin) for minute, _ in rates}
+    if listed and (missing := max(listed) + 1 - len(listed)) > 0:
+        sentences.append(f"{missing} minute{' is' if missing == 1 else 's are'} not listed: they have no request")
     if draw is None:
         sentences.append(lengths.describe())
     return assemble(title, rows, assumptions=(*assumptions, *sentences), seconds=seconds)

@@ -98,9 +98,9 @@ def _requests(path: Path, rows: list[Mapping[str, Any]], lengths: Lengths) -> Re
     unit = 0.001 if "input_length" in first and "output_length" in first else 1.0
     assumptions = [] if unit == 1.0 else ["timestamps are in milliseconds, as in Mooncake's traces"]
     draw = lengths.drawing()
-    if prompt is None:
+    if prompt is None and lengths.matter:
         assumptions.append(f"the file has no tokens of prompts: {lengths.describe_prompts()}")
-    if answer is None:
+    if answer is None and lengths.matter:
         assumptions.append(f"the file has no tokens of answers: {lengths.describe_answers()}")
     read: list[RequestRow] = []
     for number, row in enumerate(rows, start=1):
@@ -133,6 +133,8 @@ def _rates(path: Path, rows: list[Mapping[str, Any]], lengths: Lengths) -> Reque
 
 
 def _number(value: object, path: Path, number: int, key: str) -> float:
+    if value is None or value == "":
+        raise SimulationError(f"--traffic: {path}, request {number}: {key}: Required value: the row has none")
     try:
         found = float(str(value).strip())
     except ValueError:

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Commands of the program in processes that are forked from one that has imported it.
+
+Each is a process of its own, with its own arguments, environment and descriptors, but it starts in a tenth of the
+processor time: the import of the program takes longer than most tests. What a start from nothing loads and prints is
+for the tests that run ``python -m keda_gpu_scaler``.
+"""
+
+import atexit
+import io
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from multiprocessing.connection import Connection
+from threading import Thread
+from typing import Self
+
+from keda_gpu_scaler.cli import main
+
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(
+    [
+        "keda_gpu_scaler.agent",
+        *(f"keda_gpu_scaler.{name}" for name in ("engines", "kube.workloads", "kube.agent_port_forwards", "cli.serve")),
+        *(f"keda_gpu_scaler.cli.{name}.command" for name in ("explain", "probe", "top", "record", "doctor")),
+        *("httpx", "yaml", "rich.table", "tests.forked"),
+    ]
+)
+
+
+class Forked:
+    """A process with a command of the program: the part of ``subprocess.Popen`` that the tests use.
+
+    ``stdout`` and ``stderr`` are what it writes, as text.
+    """
+
+    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+        pipes = [_FORKS.Pipe(duplex=False) for _ in range(2)]
+        self._process = _FORKS.Process(
+            target=_run,
+            args=(list(arguments), dict(os.environ if environment is None else environment), os.getcwd()),
+            kwargs={"writers": [writer for _, writer in pipes]},
+            daemon=True,  # its end is the end of the tests, if it has not ended before
+        )
+        self._process.start()
+        for _, writer in pipes:
+            writer.close()
+        self.stdout, self.stderr = (_text_of(reader) for reader, _ in pipes)
+
+    @property
+    def pid(self) -> int:
+        pid = self._process.pid
+        assert pid is not None
+        return pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired(self._process.name, timeout or 0.0)
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stdout.close()
+        self.stderr.close()
+        self.wait()
+
+
+def run(
+    arguments: Sequence[str], *, environment: Mapping[str, str] | None = None, timeout: float
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, as ``subprocess.run`` does with its output captured."""
+    with Forked(arguments, environment) as process:
+        errors: list[str] = []
+        reading = Thread(target=lambda: errors.append(process.stderr.read()))
+        reading.start()
+        output = process.stdout.read()
+        reading.join()
+        status = process.wait(timeout)
+    return subprocess.CompletedProcess(list(arguments), status, output, errors[0])
+
+
+def _text_of(reader: "Connection") -> io.TextIOWrapper:
+    descriptor = os.dup(reader.fileno())
+    reader.close()
+    return open(descriptor, encoding="utf-8")  # its user closes it
+
+
+def _run(arguments: list[str], environment: dict[str, str], folder: str, *, writers: "list[Connection]") -> None:
+    for descriptor, writer in zip((1, 2), writers, strict=True):
+        os.dup2(writer.fileno(), descriptor)
+        writer.close()
+    sys.stdout, sys.stderr = (open(one, "w", encoding="utf-8", closefd=False) for one in (1, 2))  # noqa: SIM115
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    sys.argv = ["keda-gpu-scaler", *arguments]
+    try:
+        main(prog_name="python -m keda_gpu_scaler")
+    finally:
+        atexit._run_exitfuncs()
