@@ -206,7 +206,10 @@ class BoundMetricMap:
 
 
 def _first(sources: Iterable[BoundSource], values: Sequence[float]) -> float | None:
-    return next((value for source in sources if (value := source.read(values)) is not None), None)
+    for source in sources:
+        if (value := source.read(values)) is not None:
+            return value
+    return None
 
 
 def positions_of(name: str, series: SeriesByName) -> tuple[int, ...]:
