@@ -263,7 +263,7 @@ def _certificate_of_the_agent_has_expired(fleet: BrokenFleet) -> tuple[str, ...]
 
 
 _HEALTHY = "2 of 2 ready pods"
-_GONE = r"node gpu-8 last answered \d+ s ago \(limit 10 s\): "
+_GONE = r"node gpu-8 (last answered \d+ s ago \(limit 10 s\)|has no snapshot): "
 _TYPO = r'metadata\.targetValu: Forbidden: it is not a key of this scaler, but almost "targetValue"'
 SITUATIONS = (
     Situation("agent gone: its process has ended", _agent_has_ended, f"{_GONE}nothing listens there"),

@@ -49,6 +49,10 @@ KINDS = {
     "endpointslices": ("discovery.k8s.io", "v1", "EndpointSlice"),
     "events": ("", "v1", "Event"),
     "horizontalpodautoscalers": ("autoscaling", "v2", "HorizontalPodAutoscaler"),
+    "services": ("", "v1", "Service"),
+    "serviceaccounts": ("", "v1", "ServiceAccount"),
+    "daemonsets": ("apps", "v1", "DaemonSet"),
+    "runtimeclasses": ("node.k8s.io", "v1", "RuntimeClass"),
     "resourceclaims": ("resource.k8s.io", "v1", "ResourceClaim"),
     "resourceslices": ("resource.k8s.io", "v1", "ResourceSlice"),
     **REVIEWS,
@@ -486,7 +490,7 @@ class FakeApiServer:
             {
                 "name": plural,
                 "kind": kind,
-                "namespaced": plural not in ("nodes", "resourceslices"),
+                "namespaced": plural not in ("nodes", "resourceslices", "runtimeclasses"),
                 "verbs": ["get", "list", "watch"],
             }
             for plural, (its_group, its_version, kind) in KINDS.items()

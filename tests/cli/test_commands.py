@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the command line as a whole: version, help, misspelt names, its output, and the plugin of kubectl."""
+"""Tests the command line as a whole: version, help, misspelt names, output, and kubectl's plugin."""
 
 import os
 import re

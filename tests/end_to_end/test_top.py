@@ -107,6 +107,9 @@ def test_an_instance_that_hangs_is_waited_for_until_the_timeout(fleet: FleetOfNo
 def test_a_front_end_forwards_no_snapshots_and_a_note_says_so(fleet: FleetOfNodes) -> None:
     with Serving("--backend", "none", "--peers", "none") as front:
         outcome = top("--address", f"127.0.0.1:{front.port}")
+        workloads = top("--address", f"127.0.0.1:{front.port}", "--by", "workload")
+    assert (workloads.returncode, workloads.stdout) == (3, "")
+    assert "no instance has answered for a workload in the last minutes" in workloads.stderr
     assert (outcome.returncode, outcome.stdout) == (3, "")
     assert (
         "the instance has no device by design, and does not forward the snapshots of others: name the agents with"

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests that a page is read by the layout of the last page exactly as it is read without one."""
 
+import gc
+import tracemalloc
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -299,3 +301,34 @@ def test_a_series_that_is_missing_at_zero_is_still_known_from_its_siblings_when_
         if not parser.follow(page):
             parser.feed(page)
         assert parser.finish(at_seconds=AT).selected[selector.text] == Series(0.0, is_counter=False, is_absent=True)
+
+
+def wanted_page(first: int, lines: int = 5_000) -> bytes:
+    return b"".join(b'vllm:num_requests_waiting{engine="%d"} 1\n' % number for number in range(first, first + lines))
+
+
+def test_a_page_that_is_being_read_leaves_few_objects_for_the_cycle_collection() -> None:
+    PageParser(TEXT).feed(wanted_page(0))  # the caches of series are full now
+    parser, page = PageParser(TEXT), wanted_page(1_000_000, 9_000)
+    before = len(gc.get_objects())
+    parser.feed(page)
+    assert len(gc.get_objects()) - before < 4_500  # a key of the cache of series is one, and it has 4,096
+    assert parser.finish(at_seconds=AT).waiting == 9_000.0
+
+
+def test_a_page_that_is_being_read_keeps_little_more_than_the_text_of_its_series() -> None:
+    PageParser(TEXT).feed(wanted_page(0))
+    parser, page = PageParser(TEXT), wanted_page(1_000_000)
+    tracemalloc.start()
+    try:
+        parser.feed(page)
+        assert tracemalloc.get_traced_memory()[0] < 5_000 * 300
+    finally:
+        tracemalloc.stop()
+    assert parser.finish(at_seconds=AT).waiting == 5_000.0
+
+
+def test_a_page_without_a_layout_has_no_readings_for_the_next_page() -> None:
+    cache = ScrapeCache()
+    read(wanted_page(0), cache, 1 << 16, selectors=False)  # more series than a layout may have
+    assert cache.known is None

@@ -223,7 +223,7 @@ def test_a_long_line_is_shortened_in_the_error() -> None:
     ],
 )
 def test_a_page_without_samples(text: str) -> None:
-    assert parse_exposition(text.encode()) == Exposition((), {})
+    assert parse_exposition(text.encode()) == Exposition({}, {})
 
 
 @pytest.mark.parametrize(

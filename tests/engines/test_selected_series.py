@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from keda_gpu_scaler.core.selectors import SeriesSelector, parse_series
 from keda_gpu_scaler.core.trigger.demand_presets import DEMANDS
 from keda_gpu_scaler.core.types import Series
+from keda_gpu_scaler.engines.bound_readings import MAX_BUCKETS
 from keda_gpu_scaler.engines.interceptor import PENDING
-from keda_gpu_scaler.engines.prometheus_text import MAX_LINE_BYTES, MAX_LINES, MAX_SAMPLES
+from keda_gpu_scaler.engines.prometheus_text import MAX_LINE_BYTES, MAX_LINES, MAX_SAMPLES, MAX_SERIES_BYTES
 from keda_gpu_scaler.engines.scrape_parser import (
     MAX_JSON_BYTES,
     PageParser,
@@ -364,3 +365,29 @@ def test_a_requested_line_without_end_costs_its_own_trigger_alone() -> None:
     sample = parser.finish(at_seconds=AT)
     assert (sample.waiting, sample.selected) == (4.0, {"a": None, "b": Series(7, is_counter=False)})
     assert sample.unread["a"] == f'line 2: the line of "a" is longer than {MAX_LINE_BYTES} bytes'
+
+
+def test_a_name_with_very_long_labels_is_left_out_alone() -> None:
+    filler = "x" * 60_000
+    long = "".join(
+        f'long{{x="{number}{filler}"}} 1\n' for number in range(MAX_SERIES_BYTES // len(filler) + 1)
+    ).encode()
+    sample = parse_page(long + b"vllm:num_requests_waiting 4\n", "", at_seconds=1.0, selectors=[parse_series("long")])
+    assert sample.waiting == 4.0
+    assert sample.selected["long"] is None
+    assert sample.unread["long"] == 'the labels of "long" are too long to be read'
+
+
+@pytest.mark.parametrize(
+    ("buckets", "is_known"),
+    [
+        pytest.param(MAX_BUCKETS, True, id="as many buckets as are read"),
+        pytest.param(MAX_BUCKETS + 1, False, id="one bucket more"),
+    ],
+)
+def test_a_histogram_with_very_many_buckets_is_unknown(buckets: int, is_known: bool) -> None:
+    bounds = [*map(str, range(buckets - 1)), "+Inf"]
+    lines = [f'vllm:time_to_first_token_seconds_bucket{{le="{bound}"}} 7\n' for bound in bounds]
+    sample = parse_page(f"vllm:num_requests_waiting 4\n{''.join(lines)}".encode(), "", at_seconds=1.0)
+    assert sample.waiting == 4.0
+    assert (sample.first_token is not None) is is_known

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from keda_gpu_scaler.core.urls import Url, parse_url
+from keda_gpu_scaler.scrape import tcp_stream
 from keda_gpu_scaler.scrape.credentials import Credentials
 from keda_gpu_scaler.scrape.dns_resolver import LookupAnswer
 from keda_gpu_scaler.scrape.http_client import CREDENTIALS_REFRESH_SECONDS
@@ -172,7 +173,7 @@ def test_a_refused_address_is_not_connected_to(
     async def fail_on_connect(*_: object, **__: object) -> None:
         raise AssertionError("the client connects")
 
-    monkeypatch.setattr(asyncio, "open_connection", fail_on_connect)
+    monkeypatch.setattr(tcp_stream, "connect", fail_on_connect)
 
     async def test() -> None:
         error = await error_of(http_client(allowed=allowed).collect(refused_target))
@@ -186,7 +187,7 @@ def test_the_list_of_endpoints_does_not_apply_to_pods(monkeypatch: pytest.Monkey
     async def refuse(*_: object, **__: object) -> None:
         raise ConnectionRefusedError
 
-    monkeypatch.setattr(asyncio, "open_connection", refuse)
+    monkeypatch.setattr(tcp_stream, "connect", refuse)
 
     async def test() -> None:
         url = parse_url("http://10.1.2.3:8000/metrics")
@@ -221,12 +222,12 @@ def test_a_changed_dns_answer_does_not_redirect_a_fetch() -> None:
 
 
 def test_no_request_is_sent_to_an_address_that_was_not_checked(monkeypatch: pytest.MonkeyPatch) -> None:
-    connect = asyncio.open_connection
+    connect = tcp_stream.connect
 
-    async def connect_elsewhere(host: str, port: int, **more: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        return await connect("127.0.0.2", port, **more)
+    async def connect_elsewhere(address: str, port: int) -> tcp_stream.TcpStream:
+        return await connect("127.0.0.2", port)
 
-    monkeypatch.setattr(asyncio, "open_connection", connect_elsewhere)
+    monkeypatch.setattr(tcp_stream, "connect", connect_elsewhere)
 
     async def test() -> None:
         async with Server(responds(page()), host="127.0.0.2") as server:

@@ -9,6 +9,7 @@ import pytest
 
 from keda_gpu_scaler.core.state.scrape import Endpoint
 from keda_gpu_scaler.core.urls import parse_url
+from keda_gpu_scaler.scrape import tcp_stream
 from keda_gpu_scaler.scrape.dns_resolver import LookupAnswer
 from keda_gpu_scaler.scrape.ownership import Ownership, cluster_domain
 from keda_gpu_scaler.scrape.targets import RESOLVE_INTERVAL_SECONDS, UrlTargets
@@ -166,7 +167,7 @@ def test_the_list_does_not_apply_to_a_fetch_from_the_own_namespace(monkeypatch: 
     async def refuse(*_: object, **__: object) -> None:
         raise ConnectionRefusedError
 
-    monkeypatch.setattr(asyncio, "open_connection", refuse)
+    monkeypatch.setattr(tcp_stream, "connect", refuse)
     client, url = http_client(allowed="*.web.svc"), parse_url("http://llama.ai.svc:8000/metrics")
     for target, kind in (
         (Target(url, ADDRESS, is_own=True), FailureKind.REFUSED),

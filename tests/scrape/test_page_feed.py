@@ -36,16 +36,16 @@ VLLM = replace(POD, engine="vllm")
 
 
 class CostlyReader(Collector):
-    """A reader that takes a time for each piece."""
+    """A reader that takes a time for each byte; ``seconds`` is that for a piece of the usual size."""
 
     def __init__(self, clock: ManualClock, seconds: float) -> None:
         super().__init__()
         self._clock = clock
-        self._seconds = seconds
+        self.seconds_per_byte = seconds / PIECE_BYTES
 
     def feed(self, piece: bytes) -> None:
         super().feed(piece)
-        self._clock.advance(self._seconds)
+        self._clock.advance(len(piece) * self.seconds_per_byte)
 
 
 @given(st.lists(st.integers(0, 3 * PIECE_BYTES), max_size=8))
@@ -96,19 +96,19 @@ async def turns_of_others(work: Coroutine[Any, Any, None]) -> int:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "turns"),
+    ("seconds", "pieces", "turns"),
     [
-        pytest.param(0.0001, 0, id="a cheap page is read in one turn"),
-        pytest.param(0.003, 5, id="after two pieces of 3 ms"),
-        pytest.param(0.008, 10, id="after each piece of 8 ms"),
+        pytest.param(0.0001, 10, 0, id="a cheap page is read in one turn"),
+        pytest.param(0.0019, 10, 3, id="after 5 ms of small pieces"),
+        pytest.param(0.008, 2, 2, id="after a piece of 8 ms, and after 5 ms of the pieces into which the rest is cut"),
     ],
 )
-def test_other_tasks_run_after_each_5_ms_of_reading(seconds: float, turns: int) -> None:
+def test_other_tasks_run_after_each_5_ms_of_reading(seconds: float, pieces: int, turns: int) -> None:
     async def feed() -> None:
         clock = ManualClock()
         fed = PageFeed(CostlyReader(clock, seconds), ReadingTurns(clock))
-        assert await turns_of_others(fed.feed(b"x" * 10 * PIECE_BYTES)) == turns
-        assert fed.work_seconds == pytest.approx(10 * seconds)
+        assert await turns_of_others(fed.feed(b"x" * pieces * PIECE_BYTES)) == turns
+        assert fed.work_seconds == pytest.approx(pieces * seconds)
 
     run_in_virtual_time(feed())
 
@@ -127,9 +127,9 @@ def test_other_tasks_run_after_each_5_ms_however_many_pages_are_read() -> None:
 
         waiting = asyncio.create_task(other_task())
         pages = [PageFeed(CostlyReader(clock, 0.003), turns) for _ in range(20)]
-        await asyncio.gather(*(one.feed(b"x" * 10 * PIECE_BYTES) for one in pages))
+        await asyncio.gather(*(one.feed(b"x" * 6 * PIECE_BYTES) for one in pages))
         assert max(pauses) <= TURN_SECONDS + 0.003
-        assert sum(one.work_seconds for one in pages) == pytest.approx(20 * 10 * 0.003)
+        assert sum(one.work_seconds for one in pages) == pytest.approx(20 * 6 * 0.003)
         waiting.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await waiting
@@ -259,7 +259,8 @@ def test_a_costly_page_pauses_between_its_turns_and_does_not_delay_other_pages()
     async def feed() -> None:
         clock = ManualClock()
         turns = ReadingTurns(clock)
-        costly = PageFeed(CostlyReader(clock, 0.002), turns, PageWork(is_costly=True))
+        work = PageWork(is_costly=True)
+        costly = PageFeed(CostlyReader(clock, 0.002), turns, work)
         began = asyncio.get_running_loop().time()
         reading = asyncio.create_task(costly.feed(b"x" * 10 * PIECE_BYTES))
         await asyncio.sleep(0)
@@ -267,7 +268,54 @@ def test_a_costly_page_pauses_between_its_turns_and_does_not_delay_other_pages()
         await usual.feed(b"x" * 4 * PIECE_BYTES)
         assert asyncio.get_running_loop().time() == began  # the loop waited for nothing
         await reading
-        assert asyncio.get_running_loop().time() - began == pytest.approx(10 * 0.002)  # as long as the work again
+        assert work.seconds == pytest.approx(10 * 0.002)
+        paused = asyncio.get_running_loop().time() - began
+        assert paused == pytest.approx(3 * work.seconds, abs=0.003)  # a quarter of the time is work
+
+    run_in_virtual_time(feed())
+
+
+def test_a_costly_page_is_read_in_pieces_of_about_a_turn() -> None:
+    async def feed() -> None:
+        clock = ManualClock()
+        reader = CostlyReader(clock, 0.002)
+        fed = PageFeed(reader, ReadingTurns(clock), PageWork(is_costly=True))
+        await fed.feed(b"x" * 10 * PIECE_BYTES)
+        assert max(map(len, reader.pieces[1:])) == PIECE_BYTES // 2  # which take 1 ms, as a turn does
+        reader.seconds_per_byte /= 100
+        await fed.feed(b"x" * 10 * PIECE_BYTES)
+        assert len(reader.pieces[-1]) == PIECE_BYTES
+
+    run_in_virtual_time(feed())
+
+
+@pytest.mark.parametrize(
+    ("is_costly", "most"),
+    [
+        pytest.param(True, 1, id="costly pages, of which one at a time is at its end"),
+        pytest.param(False, 20, id="usual pages, which do not wait for one another"),
+    ],
+)
+def test_the_ends_of_costly_pages_follow_one_another(is_costly: bool, most: int) -> None:
+    ending: set[object] = set()
+    counts: list[int] = []
+
+    class EndingReader(Collector):
+        def end(self) -> Iterator[None]:
+            ending.add(self)
+            for _ in range(5):
+                counts.append(len(ending))
+                clock.advance(2 * TURN_SECONDS)
+                yield
+            ending.remove(self)
+
+    clock = ManualClock()
+
+    async def feed() -> None:
+        turns = ReadingTurns(clock)
+        pages = [PageFeed(EndingReader(), turns, PageWork(is_costly=is_costly)) for _ in range(20)]
+        await asyncio.gather(*(page.finish() for page in pages))
+        assert max(counts) == most
 
     run_in_virtual_time(feed())
 
@@ -276,10 +324,10 @@ def test_a_page_becomes_costly_while_it_is_read() -> None:
     async def feed() -> None:
         clock = ManualClock()
         work = PageWork()
-        fed = PageFeed(CostlyReader(clock, COSTLY_SECONDS / 4), ReadingTurns(clock), work)
+        fed = PageFeed(CostlyReader(clock, COSTLY_SECONDS / 5), ReadingTurns(clock), work)
         await fed.feed(b"x" * 4 * PIECE_BYTES)
         assert not work.is_costly
-        await fed.feed(b"x" * PIECE_BYTES)
+        await fed.feed(b"x" * 2 * PIECE_BYTES)
         assert work.is_costly
 
     run_in_virtual_time(feed())
@@ -289,14 +337,14 @@ def test_the_steps_at_the_end_of_a_page_have_turns_too() -> None:
     class SteppingReader(Collector):
         def end(self) -> Iterator[None]:
             for _ in range(10):
-                clock.advance(0.003)
+                clock.advance(0.0019)
                 yield
 
     clock = ManualClock()
 
     async def feed() -> None:
         fed = PageFeed(SteppingReader(), ReadingTurns(clock))
-        assert await turns_of_others(fed.finish()) == 5
-        assert fed.work_seconds == pytest.approx(0.03)
+        assert await turns_of_others(fed.finish()) == 3
+        assert fed.work_seconds == pytest.approx(0.019)
 
     run_in_virtual_time(feed())

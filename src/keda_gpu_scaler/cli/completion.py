@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Completes the last word of a command line: files and names, and all words for ``kubectl gpu-scaler``.
+"""Completes the last word of a command line, in a shell and for ``kubectl gpu-scaler``.
 
 kubectl 1.26 and later calls ``kubectl_complete-gpu_scaler`` with the words after the plugin's name, the last one
 incomplete. The answer is a word a line, each with its description after a tab, and a number for the shell in the last

@@ -29,6 +29,7 @@ _SHARED_MODULES = frozenset(
         "exposition",
         "guide",
         "interceptor",
+        "layout_store",
         "metric_map",
         "models",
         "page_layout",

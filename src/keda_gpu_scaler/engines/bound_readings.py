@@ -12,15 +12,18 @@ from typing import Any, TypeVar
 
 from keda_gpu_scaler.core.types import EngineSample, Histogram
 from keda_gpu_scaler.engines.exposition import is_known
+from keda_gpu_scaler.engines.series_text import series_labels
 from keda_gpu_scaler.engines.steps import Steps
 
 LARGEST_RATIO = 1.5
 """A share of the KV cache above this number is in per cent. A full cache may be a little above 1."""
-_SERIES_PER_STEP = 500
+MAX_BUCKETS = 128
+"""A histogram with more is not read, because each sample of a history has all of its counts. vLLM's have 20."""
+_SERIES_PER_STEP = 200
 Made = TypeVar("Made")
 
-NumberedSeries = tuple[int, Mapping[str, str]]
-"""The position of a series on its page, and its labels."""
+NumberedSeries = tuple[int, bytes]
+"""The position of a series on its page, and its ``SeriesText.identity``."""
 SeriesByName = Mapping[str, Sequence[NumberedSeries]]
 """The series of a page by their name."""
 
@@ -126,16 +129,17 @@ class BoundHistogram:
 
 
 def bind_histogram(name: str, series: SeriesByName) -> Steps[BoundHistogram | None]:
-    """Find the buckets of a histogram; None where there is none, or where the bounds of its series differ."""
+    """Find the buckets of a histogram; None where there is none, or too many, or the bounds of its series differ."""
     by_bound: dict[float, list[int]] = {}
     owners: set[frozenset[tuple[str, str]]] = set()
     previous: dict[str, str] = {}
     buckets = series.get(name, ())
-    for number, (position, labels) in enumerate(buckets):
+    for number, (position, identity) in enumerate(buckets):
         if number % _SERIES_PER_STEP == _SERIES_PER_STEP - 1:
             yield
+        labels = series_labels(identity)
         bound = _bound(labels.get("le", ""))
-        if bound is None:
+        if bound is None or (len(by_bound) == MAX_BUCKETS and bound not in by_bound):
             return None
         owner = {**labels, "le": ""}
         if owner != previous:  # the buckets of a series usually follow one another
@@ -202,7 +206,10 @@ class BoundMetricMap:
 
 
 def _first(sources: Iterable[BoundSource], values: Sequence[float]) -> float | None:
-    return next((value for source in sources if (value := source.read(values)) is not None), None)
+    for source in sources:
+        if (value := source.read(values)) is not None:
+            return value
+    return None
 
 
 def positions_of(name: str, series: SeriesByName) -> tuple[int, ...]:

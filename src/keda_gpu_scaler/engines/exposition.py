@@ -2,16 +2,21 @@
 """A scraped page as data: its series, and the types of its metric families."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from keda_gpu_scaler.engines.series_text import SeriesText, series_labels
+from keda_gpu_scaler.engines.steps import Steps
+
+_SERIES_PER_STEP = 2_000
+_LABELS_COST = 9  # the labels of a series take so many times longer to read than its name
 _COUNTING_SUFFIXES = frozenset({"_total", "_bucket", "_sum", "_count"})
 SUFFIXES = ("_total", "_bucket", "_sum", "_count", "_created", "_gsum", "_gcount", "_info")
 """What the name of a series may have in addition to the name of its family."""
 
 
-class SeriesSample(NamedTuple):  # of which a page makes thousands: a dataclass takes twice the time to make
+class SeriesSample(NamedTuple):  # of which a selector needs thousands: a dataclass takes twice the time to make
     """One series and its value, which may be NaN or infinite."""
 
     name: str
@@ -27,23 +32,44 @@ SamplesByName = Mapping[str, Sequence[SeriesSample]]
 class Exposition:
     """A page that was read.
 
-    ``samples`` are the requested samples in the order of the page. ``kinds`` are the types of the metric families
+    ``values`` has the values of the requested series in the order of the page, by their ``SeriesText.identity``: a page
+    may have ten thousand of them, of which few are looked at. ``kinds`` are the types of the metric families
     ("counter") by the family's name. ``left_out`` are requested names that were not read, with the reason.
     ``prefixes`` are the requested beginnings of names that the page has. ``omits_zeros`` says that a series may be
     missing because its value is 0, as with the client libraries of Prometheus.
     """
 
-    samples: tuple[SeriesSample, ...]
+    values: Mapping[bytes, float]
     kinds: Mapping[str, str] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
     prefixes: frozenset[str] = frozenset()
     omits_zeros: bool = True
 
-    def by_name(self) -> SamplesByName:
-        """Return the samples by name. A page is read from some thirty names, so that one pass over it pays."""
+    @classmethod
+    def of_gauges(cls, samples: Iterable[SeriesSample]) -> "Exposition":
+        """Return a page that is not text and has these gauges; a series that is missing on it is unknown."""
+        samples = tuple(samples)
+        values = {SeriesText.of(sample.name, sample.labels).identity: sample.value for sample in samples}
+        return cls(values, {sample.name: "gauge" for sample in samples}, omits_zeros=False)
+
+    @property
+    def samples(self) -> tuple[SeriesSample, ...]:
+        """All samples in the order of the page, with their labels."""
+        return tuple(SeriesSample(name_of(it), series_labels(it), value) for it, value in self.values.items())
+
+    def by_name(self, names: Collection[str]) -> Steps[SamplesByName]:
+        """Return the samples of these names with their labels, in steps of bounded time."""
+        wanted = {name.encode(): name for name in names}
         found: dict[str, list[SeriesSample]] = {}
-        for sample in self.samples:
-            found.setdefault(sample.name, []).append(sample)
+        done = 0
+        for identity, value in self.values.items():
+            done += 1
+            if (name := wanted.get(identity.partition(b"{")[0])) is not None:
+                found.setdefault(name, []).append(SeriesSample(name, series_labels(identity), value))
+                done += _LABELS_COST
+            if done >= _SERIES_PER_STEP:
+                done = 0
+                yield
         return found
 
     def is_counter(self, name: str) -> bool:
@@ -64,6 +90,11 @@ class Exposition:
     def declares_counter(self, name: str) -> bool:
         """Whether the page declares this counter, even if the counter has no series yet."""
         return self.kinds.get(name) == "counter" or self.kinds.get(name.removesuffix("_total")) == "counter"
+
+
+def name_of(identity: bytes) -> str:
+    """Return the name of a series."""
+    return identity.partition(b"{")[0].decode()
 
 
 def is_known(value: float) -> bool:

@@ -18,6 +18,7 @@ from keda_gpu_scaler.engines.bound_readings import (
     in_steps,
     positions_of,
 )
+from keda_gpu_scaler.engines.series_text import series_labels
 from keda_gpu_scaler.engines.steps import Steps
 
 
@@ -75,7 +76,7 @@ class SeriesSource:
         if labels and len(selected) > 1:
             numbers: dict[Hashable, int] = {}
             originals = yield from in_steps(
-                selected, lambda it: numbers.setdefault(_without(it[1], labels), len(numbers))
+                selected, lambda it: numbers.setdefault(_without(series_labels(it[1]), labels), len(numbers))
             )
         positions = tuple(position for position, _ in selected)
         is_largest = self.combine is Combine.FULLEST
@@ -84,7 +85,7 @@ class SeriesSource:
         return BoundSource(positions, self.factor, tuple(originals), is_largest=is_largest, is_limit=self.is_limit)
 
     def _matches(self, series: NumberedSeries) -> bool:
-        return self.selector.matches(self.selector.name, series[1])
+        return self.selector.matches(self.selector.name, series_labels(series[1]))
 
 
 def _without(labels: Mapping[str, str], names: frozenset[str]) -> Hashable:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from keda_gpu_scaler.core.trigger.engines import Engine
 from keda_gpu_scaler.engines.bound_readings import BoundMetricMap, NumberedSeries, SeriesByName, in_steps
 from keda_gpu_scaler.engines.metric_map import MetricMap
+from keda_gpu_scaler.engines.series_text import series_labels
 from keda_gpu_scaler.engines.steps import Steps
 
 
@@ -35,7 +36,9 @@ def _of_models(series: SeriesByName, labels: Sequence[str], models: Collection[s
     """Return the series of these models. Names without a series of them are left out."""
     own: dict[str, list[NumberedSeries]] = {}
     for name, of_name in series.items():
-        if found := (yield from in_steps(of_name, lambda it: it if _model_of(it[1], labels) in models else None)):
+        if found := (
+            yield from in_steps(of_name, lambda it: it if _model_of(series_labels(it[1]), labels) in models else None)
+        ):
             own[name] = found
     return own
 
@@ -44,7 +47,9 @@ def _served(metric_map: MetricMap, engine: Engine, series: SeriesByName) -> Step
     """Return the series that count the requests of a model, of an engine whose models may count requests of others."""
     served: list[tuple[int, str]] = []
     for name in {source.selector.name for source in metric_map.requests_total}:
-        served += yield from in_steps(series.get(name, ()), lambda it: (it[0], _model_of(it[1], engine.model_labels)))
+        served += yield from in_steps(
+            series.get(name, ()), lambda it: (it[0], _model_of(series_labels(it[1]), engine.model_labels))
+        )
     return tuple(served)
 
 

@@ -9,19 +9,19 @@ Law: a page that follows a layout is read as it is read without one. At the firs
 ordinary reading goes on.
 """
 
-import functools
 import re
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from keda_gpu_scaler.engines.series_text import CACHED_LENGTH, NUMBER, SeriesText, declared_type, text_series
+from keda_gpu_scaler.engines.series_text import CACHED_LENGTH, NUMBER, declared_type, text_series
 
 MAX_LAYOUT_LINES = 8_192
 MAX_LAYOUT_SERIES = 2_048
 MAX_LAYOUT_BYTES = 1 << 18
 """The text of a layout, without the beginnings that several of its lines share."""
 _NAME_AND_END = re.compile(rb"([a-zA-Z_:][a-zA-Z0-9_:]*+)[^a-zA-Z0-9_:]")
+_TEXT_BYTES, _LINE_BYTES = 33, 8  # what an object of bytes takes in addition to its text; a place in a tuple
 _PLAIN_NUMBER = b"0123456789.+-e"
 
 
@@ -31,19 +31,22 @@ class PageLayout:
 
     ``heads`` has the beginning of each line: the series of a wanted line with the blank after it, the name of another
     line with the byte after it, and the whole of a comment. ``numbers`` are the numbers of the wanted lines, counted
-    from 0, and ``series`` their series. ``comments`` are the numbers of the comments that must be equal as a whole, and
+    from 0, and ``series`` their ``SeriesText.identity``.
+    ``comments`` are the numbers of the comments that must be equal as a whole, and
     ``declared`` the types that lines declare. ``wanted`` and ``searched`` are the names and the beginnings of names
-    that were searched for, and ``prefixes`` the beginnings that the page has.
+    that were searched for, and ``prefixes`` the beginnings that the page has. ``size_bytes`` is about the memory that
+    it takes.
     """
 
     heads: tuple[bytes, ...]
     numbers: tuple[int, ...]
-    series: tuple[SeriesText, ...]
+    series: tuple[bytes, ...]
     comments: tuple[int, ...]
     declared: tuple[tuple[int, str, str], ...]
     wanted: frozenset[str]
     searched: frozenset[str]
     prefixes: frozenset[str]
+    size_bytes: int
 
     def kinds(self, line_count: int) -> dict[str, str]:
         """Return the types that the first lines declare."""
@@ -84,7 +87,7 @@ class LayoutFollower:
         self.line_count = end
         return True
 
-    def read_series(self) -> Iterator[tuple[SeriesText, float]]:
+    def read_series(self) -> Iterator[tuple[bytes, float]]:
         """Yield the wanted series of the lines so far, with their values."""
         return zip(self.layout.series, self.values, strict=False)
 
@@ -103,7 +106,7 @@ class LayoutRecorder:
         self._known: dict[bytes, bytes] = {}
         self._size_bytes = 0
         self._numbers: list[int] = []
-        self._series: list[SeriesText] = []
+        self._series: list[bytes] = []
         self._comments: list[int] = []
         self._declared: list[tuple[int, str, str]] = []
         self._is_refused = False
@@ -111,7 +114,8 @@ class LayoutRecorder:
     def refuse(self) -> None:
         """Record no layout of this page."""
         self._is_refused = True
-        self._heads.clear()
+        for recorded in (self._heads, self._known, self._numbers, self._series, self._comments, self._declared):
+            recorded.clear()
 
     def add(self, lines: Sequence[bytes], selected: Sequence[int]) -> None:
         """Record the next lines; ``selected`` are the numbers of those that may be wanted, counted in ``lines``."""
@@ -120,18 +124,21 @@ class LayoutRecorder:
             if self._is_refused:
                 return
             head = self._head(line, may_be_wanted=number in may_be_wanted)
-            if head is None or len(self._heads) >= MAX_LAYOUT_LINES:
+            if head is None or len(self._heads) >= MAX_LAYOUT_LINES or len(self._series) > MAX_LAYOUT_SERIES:
                 self.refuse()
                 return
             self._append(head)
 
     def layout(self, prefixes: frozenset[str]) -> PageLayout | None:
         """Return the layout of the page, which ended; ``prefixes`` are the searched beginnings that it has."""
-        is_twice = len({series.identity for series in self._series}) < len(self._series)
-        if self._is_refused or is_twice or len(self._series) > MAX_LAYOUT_SERIES:
+        if self._is_refused or len(set(self._series)) < len(self._series):
             return None
+        texts = len(self._known) + len(self._series)
+        size_bytes = (
+            self._size_bytes + sum(map(len, self._series)) + _TEXT_BYTES * texts + _LINE_BYTES * len(self._heads)
+        )
         return PageLayout(
-            _shared_heads(tuple(self._heads)),
+            tuple(self._heads),
             tuple(self._numbers),
             tuple(self._series),
             tuple(self._comments),
@@ -139,6 +146,7 @@ class LayoutRecorder:
             self._wanted,
             self._searched,
             prefixes,
+            size_bytes,
         )
 
     def _append(self, head: bytes) -> None:
@@ -164,7 +172,7 @@ class LayoutRecorder:
         if series is None or NUMBER.fullmatch(value) is None:
             return None
         self._numbers.append(len(self._heads))
-        self._series.append(series)
+        self._series.append(series.identity)
         return text + b" "
 
     def _comment(self, line: bytes, *, may_be_wanted: bool) -> bytes:
@@ -175,8 +183,3 @@ class LayoutRecorder:
         if declared is not None:
             self._declared.append((number, *declared))
         return line
-
-
-@functools.lru_cache(maxsize=64)  # pages of equal engines have equal lines
-def _shared_heads(heads: tuple[bytes, ...]) -> tuple[bytes, ...]:
-    return heads

@@ -19,13 +19,13 @@ from keda_gpu_scaler.engines.exposition import SUFFIXES, Exposition, SeriesSampl
 from keda_gpu_scaler.engines.metric_map import MetricMap, SeriesSource
 from keda_gpu_scaler.engines.prometheus_text import ExpositionParser
 from keda_gpu_scaler.engines.scrape_parser import MAX_JSON_BYTES, ScrapeParseError, UnknownPageError
+from keda_gpu_scaler.engines.series_text import ESCAPES
 
 TEXT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 JSON_TYPE = "application/json"
 MAX_MASKED_VALUES = 100_000
 """Further values of labels share one pseudonym."""
 _ALWAYS_KEPT = frozenset({"le", "quantile"})
-_ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n"})
 _REST = "masked"
 
 
@@ -142,7 +142,7 @@ class PageWriter:
 
     def _line(self, sample: SeriesSample) -> str:
         labels = sample.labels if self._mask is None else self._mask.labels(sample)
-        inside = ",".join(f'{key}="{value.translate(_ESCAPES)}"' for key, value in labels.items())
+        inside = ",".join(f'{key}="{value.translate(ESCAPES)}"' for key, value in labels.items())
         return f"{sample.name}{f'{{{inside}}}' if inside else ''} {_number(sample.value)}\n"
 
     def _json_text(self) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from keda_gpu_scaler.core.quoting import quoted
-from keda_gpu_scaler.engines.exposition import SUFFIXES, Exposition, SeriesSample
+from keda_gpu_scaler.engines.exposition import SUFFIXES, Exposition, name_of
 from keda_gpu_scaler.engines.page_layout import LayoutFollower, LayoutRecorder, PageLayout
 from keda_gpu_scaler.engines.series_text import (
     CACHED_LENGTH,
@@ -37,6 +37,8 @@ _KINDS = frozenset(
 )
 MAX_SAMPLES = 10_000
 """The number of wanted samples that are kept of a page. The name with the most samples is left out above it."""
+MAX_SERIES_BYTES = 1 << 22
+"""The text of the wanted series that are kept of a page. The name with the most text is left out above it."""
 MAX_LINES = 4 * MAX_SAMPLES
 """The number of wanted lines that are read of a page, apart for the engine's own names and for those of selectors."""
 _LINES_PER_CHECK = 1_000
@@ -294,10 +296,10 @@ class _LineReader:
         self._is_openmetrics = is_openmetrics
         self._pattern = OPENMETRICS_LINE if is_openmetrics else TEXT_LINE
         self._read_series = openmetrics_series if is_openmetrics else text_series
-        self._values: dict[tuple[str, frozenset[tuple[str, str]]], float] = {}
-        self._samples: list[SeriesSample] = []
+        self._values: dict[bytes, float] = {}
         self._kinds: dict[str, str] = {}
-        self._duplicates = 0
+        self._size_bytes = 0
+        self._dropped = 0  # lines whose value is not kept, because they are duplicates or are left out
         self._most_lines = MAX_LINES
         self.left_out: dict[str, str] = {}
         self.prefixes: set[str] = set()
@@ -308,7 +310,7 @@ class _LineReader:
 
     def exposition(self) -> Exposition:
         """Return what was read."""
-        return Exposition(tuple(self._samples), self._kinds, self.left_out, frozenset(self.prefixes))
+        return Exposition(self._values, self._kinds, self.left_out, frozenset(self.prefixes))
 
     def read_all(self, lines: Sequence[bytes], numbers: Sequence[int], first: int) -> None:
         """Read the lines with these numbers; ``first`` is the number of the first line on its page.
@@ -331,16 +333,16 @@ class _LineReader:
     def continue_after(self, follower: LayoutFollower) -> None:
         """Take what a follower read as if it had been read here. Nothing was read here before."""
         self._kinds = follower.layout.kinds(follower.line_count)
-        for series, value in follower.read_series():
-            self._values[series.identity] = value
-            self._samples.append(SeriesSample(series.name, series.labels, value))
+        self._values.update(follower.read_series())
         if follower.is_complete:
             self.prefixes |= follower.layout.prefixes
 
     def _leave_out(self, name: str, reason: str) -> None:
         self.left_out[name] = reason
         self._wanted = (self._wanted or frozenset()) - {name}
-        self._samples = [sample for sample in self._samples if sample.name != name]
+        kept = {it: value for it, value in self._values.items() if name_of(it) != name}
+        self._dropped += len(self._values) - len(kept)
+        self._values, self._size_bytes = kept, sum(map(len, kept))
 
     def _read(self, line: bytes) -> None:
         if line[:1].isalpha():  # most lines
@@ -382,17 +384,23 @@ class _LineReader:
         number = float(value)
         known = self._values.setdefault(series.identity, number)
         if known is number:
-            self._samples.append(SeriesSample(series.name, series.labels, number))
+            self._size_bytes += len(series.identity)
             return
-        self._duplicates += 1
+        self._dropped += 1
         if known != number and not (math.isnan(known) and math.isnan(number)):
             raise ExpositionError(f"a series of {quoted(series.name)} occurs twice, with two values")
 
     def _check_bounds(self) -> None:
-        while len(self._samples) > MAX_SAMPLES:
-            name, count = Counter(sample.name for sample in self._samples).most_common(1)[0]
+        while len(self._values) > MAX_SAMPLES:
+            name, count = Counter(map(name_of, self._values)).most_common(1)[0]
             self._leave_out(name, f"{quoted(name)} has more than {count - 1} series, too many to be read")
-        lines = len(self._values) + self._duplicates
+        while self._size_bytes > MAX_SERIES_BYTES:
+            sizes_bytes: Counter[str] = Counter()
+            for identity in self._values:
+                sizes_bytes[name_of(identity)] += len(identity)
+            name = sizes_bytes.most_common(1)[0][0]
+            self._leave_out(name, f"the labels of {quoted(name)} are too long to be read")
+        lines = len(self._values) + self._dropped
         if lines > self._most_lines:
             if self._extra <= self.left_out.keys():
                 raise ExpositionError(f"the page has more than {MAX_LINES} lines of its engine")

@@ -16,8 +16,9 @@ from keda_gpu_scaler.core.trigger.engines import ENGINES
 from keda_gpu_scaler.core.types import EngineSample, Series
 from keda_gpu_scaler.engines import JSON_READERS, METRIC_MAPS
 from keda_gpu_scaler.engines.bound_readings import BoundMetricMap, NumberedSeries, SeriesByName
-from keda_gpu_scaler.engines.exposition import Exposition, SeriesSample
+from keda_gpu_scaler.engines.exposition import Exposition, name_of
 from keda_gpu_scaler.engines.interceptor import pending_requests
+from keda_gpu_scaler.engines.layout_store import KnownPage, LayoutStore
 from keda_gpu_scaler.engines.models import bind_models
 from keda_gpu_scaler.engines.page_layout import PageLayout
 from keda_gpu_scaler.engines.prometheus_text import ExpositionParser
@@ -69,19 +70,27 @@ class ScrapeCache:
     """What is known of a target's next page from its last one: the layout, and the series of each reading.
 
     A page that does not follow the layout is read in the ordinary way. Its own layout is recorded, but the more rarely
-    the more often the pages change, because a record takes as long as the reading.
+    the more often the pages change, because a record takes as long as the reading. A layout for which the store has no
+    room is tried again as rarely.
+
+    Args:
+        store: keeps the layouts of all targets.
     """
 
-    def __init__(self) -> None:
-        self.layout: PageLayout | None = None
-        self.readings: BoundMetricMap | None = None
-        self.models: frozenset[str] = frozenset()
+    def __init__(self, store: LayoutStore | None = None) -> None:
+        self._store = store if store is not None else LayoutStore()
+        self.known: KnownPage | None = None
         self._changes = self._unrecorded = 0
+
+    @property
+    def layout(self) -> PageLayout | None:
+        """The layout that the next page may follow."""
+        return self.known.layout if self.known is not None else None
 
     @property
     def is_recording(self) -> bool:
         """Whether the layout of the next page is to be recorded."""
-        return self.layout is None and not self._unrecorded
+        return self.known is None and not self._unrecorded
 
     def record_followed(self) -> None:
         """Note that a page followed the layout."""
@@ -89,12 +98,13 @@ class ScrapeCache:
 
     def record(self, layout: PageLayout | None, readings: BoundMetricMap, models: frozenset[str]) -> None:
         """Replace the layout after a page that was read in the ordinary way, None if it has none."""
-        if self.layout is not None or (self.is_recording and layout is None):
+        known = self._store.keep(KnownPage(layout, models, readings)) if layout is not None else None
+        if self.known is not None or (self.is_recording and known is None):
             self._changes = min(self._changes + 1, _MAX_CHANGES)
             self._unrecorded = (1 << self._changes) - 2
         elif self._unrecorded:
             self._unrecorded -= 1
-        self.layout, self.readings, self.models = layout, readings, models
+        self.known = known
 
 
 class PageParser:
@@ -123,9 +133,8 @@ class PageParser:
         self._selectors = selectors
         self._cache = cache or ScrapeCache()
         self._is_cached = cache is not None
-        is_same = self._cache.models == self._models
-        self._layout = self._cache.layout if is_same else None
-        self._known_readings = self._cache.readings if is_same else None
+        known = self._cache.known
+        self._known = known if known is not None and known.models == self._models else None
         self._readings = BoundMetricMap("", {}, {}, {})
         self._values: Sequence[float] = ()
         self._selected: tuple[dict[str, Series | None], dict[str, str]] | None = None
@@ -137,7 +146,7 @@ class PageParser:
     def follow(self, piece: bytes) -> bool:
         """Read a piece at once if it is as expected from the last page, which is cheap; return whether it was read."""
         if self._text is None:
-            if self._layout is None or self._is_json or self._begin or piece[:1] in _NO_LINES:
+            if self._known is None or self._is_json or self._begin or piece[:1] in _NO_LINES:
                 return False
             self._text = self._exposition_parser()
         return self._text.follow(piece)
@@ -200,8 +209,7 @@ class PageParser:
             if not is_followed:
                 yield from self._bind(page)
         if self._selectors:
-            samples = page.by_name()
-            yield
+            samples = yield from page.by_name({selector.name for selector in self._selectors})
             self._selected = yield from select_series(self._selectors, page, samples)
 
     def _end_text(self) -> bool:
@@ -210,27 +218,27 @@ class PageParser:
             self._text = self._exposition_parser()
             self.feed(bytes(self._begin))
         follower = self._text.end_following()
-        if follower is None or self._known_readings is None:
+        if follower is None or self._known is None:
             return False
-        self._readings, self._values = self._known_readings, follower.values
+        self._readings, self._values = self._known.readings, follower.values
         self._cache.record_followed()
         return True
 
     def _finish_text(self) -> Exposition:
         try:
-            return self._text.finish() if self._text is not None else Exposition(())
+            return self._text.finish() if self._text is not None else Exposition({})
         except ExpositionError as error:
             raise _unreadable(error) from None
 
     def _bind(self, page: Exposition) -> Steps[None]:
         """Find the readings of a page that was read in the ordinary way, and keep what the next page may have too."""
         series: dict[str, list[NumberedSeries]] = {}
-        for position, sample in enumerate(page.samples):
-            series.setdefault(sample.name, []).append((position, sample.labels))
+        for position, identity in enumerate(page.values):
+            series.setdefault(name_of(identity), []).append((position, identity))
         yield
         if engine := _engine_of(series, page):
             self._readings = yield from bind_models(METRIC_MAPS[engine], ENGINES[engine], series, self._models)
-        self._values = [sample.value for sample in page.samples]
+        self._values = list(page.values.values())
         if self._is_cached and self._text is not None:
             self._cache.record(self._text.recorded, self._readings, self._models)
 
@@ -241,7 +249,7 @@ class PageParser:
             extra=names,
             prefixes=_prefixes(names),
             is_openmetrics="application/openmetrics-text" in self._content_type,
-            layout=self._layout,
+            layout=self._known.layout if self._known is not None else None,
             is_recorded=self._is_cached and self._cache.is_recording,
         )
 
@@ -280,13 +288,9 @@ def _parse_json(body: bytes) -> tuple[Exposition, str]:
     if isinstance(page, Mapping):
         for engine, read_json in JSON_READERS.items():
             if (samples := read_json(page)) is not None:
-                return _gauges(samples), engine
+                return Exposition.of_gauges(samples), engine
         if (samples := pending_requests(page)) is not None:
-            return _gauges(samples), ""
+            return Exposition.of_gauges(samples), ""
     known = [f"{ENGINES[engine].title}'s {ENGINES[engine].path}" for engine in JSON_READERS]
     known.append("the HTTP add-on's /queue")
     raise UnknownPageError(f"it is JSON of an unknown kind: neither {' nor '.join(known)}")
-
-
-def _gauges(samples: tuple[SeriesSample, ...]) -> Exposition:
-    return Exposition(samples, {sample.name: "gauge" for sample in samples}, omits_zeros=False)

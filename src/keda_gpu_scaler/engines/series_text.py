@@ -6,13 +6,16 @@ Law: the time for a line is proportional to its length, also for untrusted text.
 
 import functools
 import re
-from dataclasses import dataclass
+import sys
+from collections.abc import Mapping
+from typing import NamedTuple
 
 CACHED_LENGTH = 512
 """The length up to which the text of a series is read once and remembered."""
-# A series takes 1.3 KB. Pods that are replaced leave theirs here, so the number decides how far an instance grows; a
-# target's layout has its own series, and most pages need none of these.
+# Pods that are replaced leave their series here, so the number decides how far an instance grows. A target's layout has
+# its own series, and most pages need none of these.
 _MAX_CACHED = 4_096
+_MAX_CACHED_LABELS = 16
 
 # Every quantifier is possessive, so that no text is searched twice.
 _LABELS = rb'\{(?P<labels>[^"}]*+(?:"[^"\\]*+(?:\\.[^"\\]*+)*+"[^"}]*+)*+)\}'
@@ -36,6 +39,8 @@ _LABEL = re.compile(
 )
 _ESCAPE = re.compile(rb"\\(.)", re.DOTALL)
 _ESCAPED = {b"\\": b"\\", b'"': b'"', b"n": b"\n"}
+ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n"})
+"""How the value of a label is written."""
 NUMBER = re.compile(rb"[+-]?(?:(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?|inf(?:inity)?|nan)", re.IGNORECASE)
 _TYPE = re.compile(rb"#[ \t]++TYPE[ \t]++(?P<name>[a-zA-Z_:][a-zA-Z0-9_:]*+)[ \t]++(?P<kind>[a-z]++)[ \t\r]*+")
 
@@ -44,19 +49,35 @@ class ExpositionError(ValueError):
     """Text that is not an exposition; the message names the line, the problem and a length, and quotes nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class SeriesText:
-    """What stands before the value of a line. ``identity`` is the same for labels in another order."""
+class SeriesText(NamedTuple):
+    """What stands before the value of a line.
+
+    ``identity`` is its text with the labels in order and without blanks, so that equal series have equal texts. It is
+    all that is kept of a series while a page is read: no object of Python stands for a label, and the cycle collection
+    has nothing to visit.
+    """
 
     name: str
-    labels: dict[str, str]
-    identity: tuple[str, frozenset[tuple[str, str]]]
+    identity: bytes
 
     @classmethod
     def read(cls, match: re.Match[bytes]) -> "SeriesText":
         """Read the name and the labels of a line that matches; raises ExpositionError."""
-        name, labels = match["name"].decode(), _read_labels(match["labels"] or b"")
-        return cls(name, labels, (name, frozenset(labels.items())))
+        name, inside = match["name"], match["labels"]
+        labels = _label_texts(inside) if inside else None
+        identity = _identity(name, labels) if labels else name
+        return cls(sys.intern(name.decode()), match.string if identity == match.string else identity)
+
+    @classmethod
+    def of(cls, name: str, labels: Mapping[str, str]) -> "SeriesText":
+        """Return the text of a series that is not read from text. A character that UTF-8 does not have is escaped."""
+        values = {key: value.encode(errors="backslashreplace").decode() for key, value in labels.items()}
+        texts = {key.encode(): value.translate(ESCAPES).encode() for key, value in values.items()}
+        return cls(name, _identity(name.encode(), texts) if texts else name.encode())
+
+
+def _identity(name: bytes, labels: Mapping[bytes, bytes]) -> bytes:
+    return b'%b{%b"}' % (name, b'",'.join(sorted([b'%b="%b' % label for label in labels.items()])))
 
 
 @functools.lru_cache(maxsize=_MAX_CACHED)  # families repeat too
@@ -86,24 +107,44 @@ def _series_or_none(match: re.Match[bytes] | None) -> SeriesText | None:
         return None  # the caller reads the whole line and raises the error, unless the line is to be skipped
 
 
-def _read_labels(text: bytes) -> dict[str, str]:
-    labels: dict[str, str] = {}
+def series_labels(identity: bytes) -> Mapping[str, str]:
+    """Return the labels of a series, read from its ``SeriesText.identity``."""
+    if len(identity) > CACHED_LENGTH or identity.count(b'="') > _MAX_CACHED_LABELS:
+        return _read_labels(identity)
+    return _cached_labels(identity)
+
+
+def _read_labels(identity: bytes) -> Mapping[str, str]:
+    texts = _label_texts(identity.partition(b"{")[2][:-1])
+    return {sys.intern(name.decode()): _unescape(value).decode() for name, value in texts.items()}
+
+
+_cached_labels = functools.lru_cache(maxsize=_MAX_CACHED)(_read_labels)
+
+
+def _label_texts(text: bytes) -> dict[bytes, bytes]:
+    """Return the texts of the names and values of labels, each of which can be read; raises ExpositionError."""
+    labels: dict[bytes, bytes] = {}
     at = 0
     text = text.rstrip(b" \t")
     while at < len(text):
         match = _LABEL.match(text, at)
         if match is None:
             raise ExpositionError(f"its label {len(labels) + 1} is not a label ({len(text) - at} bytes)")
-        name = match["name"].decode()
+        name, value = match.groups()
         if name in labels:
             raise ExpositionError(f"its label {len(labels) + 1} has the name of one before")
-        value = match["value"]
         try:
-            labels[name] = (_ESCAPE.sub(_unescaped, value) if b"\\" in value else value).decode()
+            _unescape(value).decode()
         except UnicodeDecodeError:
             raise ExpositionError(f"its label {len(labels) + 1} is not UTF-8") from None
+        labels[name] = value
         at = match.end()
     return labels
+
+
+def _unescape(value: bytes) -> bytes:
+    return _ESCAPE.sub(_unescaped, value) if b"\\" in value else value
 
 
 def _unescaped(escape: re.Match[bytes]) -> bytes:

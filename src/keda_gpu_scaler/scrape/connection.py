@@ -24,7 +24,7 @@ from keda_gpu_scaler.scrape.plain_response import (
     PlainHead,
     parse_plain_head,
 )
-from keda_gpu_scaler.scrape.types import FailureKind, FetchedPage, FetchError, OpenReader, RedirectError
+from keda_gpu_scaler.scrape.types import FailureKind, FetchError, OpenReader, RedirectError
 
 MAX_BODY_BYTES = 64 << 20
 """A vLLM with many LoRA adapters serves 22 MB."""
@@ -61,19 +61,6 @@ class Stream(Protocol):
         """Close the connection immediately."""
 
 
-class PlainStream:
-    """A TCP connection without TLS."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._writer = writer
-        self.read = reader.read
-        self.write = writer.write
-
-    def abort(self) -> None:
-        """Close the connection immediately."""
-        self._writer.transport.abort()
-
-
 class Connection:
     """One HTTP/1.1 connection, with one request at a time."""
 
@@ -89,10 +76,8 @@ class Connection:
         """Close the connection immediately and drop unread data."""
         self._stream.abort()
 
-    async def get(
-        self, path: str, headers: list[tuple[str, str]], open_reader: OpenReader, work: PageWork
-    ) -> FetchedPage:
-        """Send a GET request and give the page to its reader.
+    async def get(self, path: str, headers: list[tuple[str, str]], open_reader: OpenReader, work: PageWork) -> str:
+        """Send a GET request and give the page to its reader; return the content type of the page.
 
         Raises:
             FetchError: the server returns no page.
@@ -116,7 +101,7 @@ class Connection:
             is_ended = self._http.our_state is self._http.their_state is h11.DONE
             self.is_reusable = is_ended and not self._http.trailing_data[0]
         await page.finish()
-        return FetchedPage(content_type, work_seconds=page.work_seconds)
+        return content_type
 
     async def _read_plain(self, head: PlainHead, received: bytes, open_reader: OpenReader, work: PageWork) -> PageFeed:
         _check_size(head.content_length or 0, 1, MAX_BODY_BYTES)

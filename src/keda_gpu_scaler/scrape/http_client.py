@@ -16,21 +16,21 @@ from keda_gpu_scaler import __version__
 from keda_gpu_scaler.core.quoting import quoted
 from keda_gpu_scaler.core.urls import Url, parse_url
 from keda_gpu_scaler.file_descriptors import shortage
+from keda_gpu_scaler.scrape import tcp_stream
 from keda_gpu_scaler.scrape.address_policy import AddressPolicy, AddressPolicyError
 from keda_gpu_scaler.scrape.connection import (
     CREDENTIALS_STATUSES,
     Connection,
     ConnectionClosedError,
     ConnectionPool,
-    PlainStream,
     Stream,
 )
 from keda_gpu_scaler.scrape.credentials import Credentials, CredentialsError, Secret
 from keda_gpu_scaler.scrape.dns_resolver import HostResolver, Lookup, system_lookup
 from keda_gpu_scaler.scrape.ownership import Ownership
 from keda_gpu_scaler.scrape.page_feed import PageWork, ReadingTurns
-from keda_gpu_scaler.scrape.plain_response import CHUNK_BYTES
 from keda_gpu_scaler.scrape.slots import FetchSlots
+from keda_gpu_scaler.scrape.tcp_stream import TcpStream
 from keda_gpu_scaler.scrape.types import (
     FailureKind,
     FetchedPage,
@@ -108,7 +108,7 @@ class HttpClient:
             began_at_seconds = self._clock()
             try:
                 async with asyncio.timeout(self._timeout_seconds):
-                    page = await self._follow(target, open_reader, work)
+                    content_type = await self._follow(target, open_reader, work)
             except TimeoutError:
                 raise FetchError(
                     f"no answer within {self._timeout_seconds:g} s", answer_seconds=self._timeout_seconds
@@ -116,7 +116,8 @@ class HttpClient:
             except FetchError as error:
                 error.answer_seconds = self._clock() - began_at_seconds
                 raise
-            return replace(page, answer_seconds=self._clock() - began_at_seconds - page.work_seconds)
+            answer_seconds = self._clock() - began_at_seconds - work.seconds
+            return FetchedPage(content_type, answer_seconds, work.seconds)
 
     def expire_idle(self) -> None:
         """Close connections that were not used recently. The caller calls this regularly."""
@@ -139,8 +140,8 @@ class HttpClient:
         except AddressPolicyError as error:
             raise FetchError(str(error), FailureKind.DENIED) from None
 
-    async def _follow(self, target: Target, open_reader: OpenReader, work: PageWork) -> FetchedPage:
-        """Get a page, and follow one redirect that stays on the same scheme, host and port, with the same credentials.
+    async def _follow(self, target: Target, open_reader: OpenReader, work: PageWork) -> str:
+        """Get a page and return its content type; follow one redirect to the same scheme, host, port and credentials.
 
         Such a redirect needs no new check of the address. A redirect to a path for which other credentials or none are
         mounted is not followed.
@@ -158,7 +159,7 @@ class HttpClient:
                 raise
             return await self._get(moved, open_reader, work)
 
-    async def _get(self, target: Target, open_reader: OpenReader, work: PageWork) -> FetchedPage:
+    async def _get(self, target: Target, open_reader: OpenReader, work: PageWork) -> str:
         secret = self._secret(target)
         try:
             return await self._get_with(secret, target, open_reader, work)
@@ -172,9 +173,7 @@ class HttpClient:
                 status=error.status,
             ) from None
 
-    async def _get_with(
-        self, secret: Secret | None, target: Target, open_reader: OpenReader, work: PageWork
-    ) -> FetchedPage:
+    async def _get_with(self, secret: Secret | None, target: Target, open_reader: OpenReader, work: PageWork) -> str:
         url = target.url
         # A connection that was opened with other credentials is not reused.
         credentials_key = secret and (secret.name, secret.fingerprint)
@@ -205,28 +204,26 @@ class HttpClient:
         if reason := shortage():
             raise FetchError(reason)
         try:
-            reader, writer = await asyncio.open_connection(target.address, target.port, limit=CHUNK_BYTES)
+            tcp = await tcp_stream.connect(target.address, target.port)
         except ConnectionRefusedError:
             raise FetchError("the connection is refused", FailureKind.REFUSED) from None
         except OSError as error:
             raise FetchError(f"cannot connect: {(error.strerror or str(error)).lower()}") from None
         try:
-            _check_peer(writer, target.address)
+            _check_peer(tcp, target.address)
             if target.url.scheme == "http":
-                return Connection(PlainStream(reader, writer), self._turns)
-            return Connection(await self._start_tls(reader, writer, target, secret), self._turns)
+                return Connection(tcp, self._turns)
+            return Connection(await self._start_tls(tcp, target, secret), self._turns)
         except BaseException:
-            writer.transport.abort()
+            tcp.abort()
             raise
 
-    async def _start_tls(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, target: Target, secret: Secret | None
-    ) -> Stream:
+    async def _start_tls(self, tcp: TcpStream, target: Target, secret: Secret | None) -> Stream:
         from keda_gpu_scaler.scrape.tls import TlsStream
 
         server_name = (secret and secret.server_name) or target.url.host.rstrip(".")
         try:
-            stream = TlsStream(reader, writer, self._credentials.context(secret), server_name)
+            stream = TlsStream(tcp, self._credentials.context(secret), server_name)
             await stream.handshake()
         except CredentialsError as error:
             raise FetchError(str(error)) from None
@@ -234,7 +231,7 @@ class HttpClient:
             raise _tls_failure(error) from None
         return stream
 
-    async def _exchange(self, key: object, connection: Connection, request: "_Request") -> FetchedPage:
+    async def _exchange(self, key: object, connection: Connection, request: "_Request") -> str:
         try:
             return await connection.get(request.path, request.headers, request.open_reader, request.work)
         finally:
@@ -256,13 +253,13 @@ def _headers(url: Url, secret: Secret | None) -> list[tuple[str, str]]:
     return headers
 
 
-def _check_peer(writer: asyncio.StreamWriter, address: str) -> None:
+def _check_peer(stream: TcpStream, address: str) -> None:
     """Check that the connected address is the address that the policy allowed.
 
     Raises:
         FetchError: it is another address.
     """
-    peer = writer.get_extra_info("peername")
+    peer = stream.peer
     if not peer or ipaddress.ip_address(peer[0]) != ipaddress.ip_address(address):
         raise FetchError(f"connected to {quoted(str(peer), 80)} instead of {address}", FailureKind.DENIED)
 

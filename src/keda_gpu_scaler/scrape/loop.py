@@ -15,6 +15,7 @@ from keda_gpu_scaler.core.selectors import SeriesSelector
 from keda_gpu_scaler.core.state.scrape import ScrapeAttempt, TargetHistory, retained
 from keda_gpu_scaler.core.types import EngineSample
 from keda_gpu_scaler.engines import scrape_parser
+from keda_gpu_scaler.engines.layout_store import LayoutStore
 from keda_gpu_scaler.scrape.pacing import Pacer
 from keda_gpu_scaler.scrape.scrape_pace import ScrapePace
 from keda_gpu_scaler.scrape.types import FailureKind, FetchedPage, FetchError, OpenReader, Target
@@ -75,6 +76,7 @@ class ScrapeLoop:
         count: called after each scrape with the engine and whether it failed.
         on_unused: called when the last consumer is removed.
         logged_defects: unexpected errors that are logged already; shared by all loops.
+        layouts: keeps the layouts of the pages of all loops.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class ScrapeLoop:
         count: Callable[[str, bool], None],
         on_unused: Callable[["ScrapeLoop"], None],
         logged_defects: set[str],
+        layouts: LayoutStore,
     ) -> None:
         self.target = target
         self._client = client
@@ -106,7 +109,7 @@ class ScrapeLoop:
         self.history = TargetHistory(str(target.url) if is_numeric else f"{target.url} at {target.address}")
         self.failure_kind: FailureKind | None = None
         self._pace = ScrapePace(self.history.url)
-        self._cache = scrape_parser.ScrapeCache()
+        self._cache = scrape_parser.ScrapeCache(layouts)
 
     def __repr__(self) -> str:
         return f"ScrapeLoop({self.history.url}, {len(self._consumers)} consumers, {self.history.failure or 'answers'})"

@@ -15,6 +15,7 @@ from keda_gpu_scaler.core.instance_status import ScrapeCounts
 from keda_gpu_scaler.core.selectors import SeriesSelector
 from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult
 from keda_gpu_scaler.core.urls import Url
+from keda_gpu_scaler.engines.layout_store import LayoutStore
 from keda_gpu_scaler.scrape.endpoint_scrape import EndpointScrape, ScrapeInterest
 from keda_gpu_scaler.scrape.loop import ScrapeLoop
 from keda_gpu_scaler.scrape.pacing import Pacer
@@ -74,6 +75,7 @@ class ScrapeManager:
         self._scrapes: Counter[str] = Counter()
         self._failures: Counter[str] = Counter()
         self._logged_defects: set[str] = set()
+        self._layouts = LayoutStore()
         self._is_news_due = False
         self._expired_at_seconds = clock()
 
@@ -158,6 +160,7 @@ class ScrapeManager:
                 count=self._count,
                 on_unused=self._remove_loop,
                 logged_defects=self._logged_defects,
+                layouts=self._layouts,
             )
         return self._loops[target]
 

@@ -2,13 +2,15 @@
 """Gives a page to its reader in small pieces, and lets other tasks run in between.
 
 Law: the reading of all pages together holds the event loop for about ``TURN_SECONDS`` at most, and then every other
-task runs once, whatever the pages contain and however many of them are read. Costly pages together take at most
-half of the time of the event loop, in shorter turns.
+task runs once, whatever the pages contain and however many of them are read. Costly pages together take at most a
+quarter of the time of the event loop, in shorter turns, and one of them at a time is at its end, where its labels are
+read.
 """
 
 import asyncio
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 from keda_gpu_scaler.scrape.types import PageReader
 
@@ -17,11 +19,14 @@ PIECE_BYTES = 1 << 13
 """A page of which each line is wanted takes 0.4 s per MiB to read, which is 3 ms for a piece."""
 FOLLOWED_BYTES = 1 << 16
 """A page that is as its reader expects it takes 3 ms per MiB to read."""
-COSTLY_SECONDS = 0.1
+COSTLY_SECONDS = 0.02
 """A page that takes longer to read is costly from then on."""
 COSTLY_TURN_SECONDS = 0.001
+MIN_PIECE_BYTES = 1 << 10
+"""The smallest pieces in which a page is read. After a piece that takes longer than a costly turn they are halved."""
 _MAX_PAUSE_SECONDS = 0.02  # the machine itself may have paused during a turn
-_PAUSE_RATIO = 1.0  # of the turns of costly pages; an answer to KEDA takes several turns of the event loop
+_PAUSE_RATIO = 3.0  # of the turns of costly pages; an answer to KEDA takes several turns of the event loop
+_SHORT = 0.25  # of a turn: pieces that take less are doubled
 
 
 class PageWork:
@@ -48,7 +53,7 @@ class ReadingTurns:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.clock = clock
-        self._lock, self._costly_lock = asyncio.Lock(), asyncio.Lock()
+        self._lock, self._costly_lock, self._end_lock = asyncio.Lock(), asyncio.Lock(), asyncio.Lock()
         self._turn_seconds = self._costly_turn_seconds = 0.0
 
     async def run(self, work: Callable[[], None], page: PageWork) -> None:
@@ -61,6 +66,15 @@ class ReadingTurns:
             if self._turn_seconds >= TURN_SECONDS:
                 self._turn_seconds = 0.0
                 await asyncio.sleep(0)  # with the lock, so that no other page is read in this time
+
+    @contextlib.asynccontextmanager
+    async def end(self, page: PageWork) -> AsyncIterator[None]:
+        """Wait until no other costly page is at its end, where thousands of series take the most memory."""
+        if not page.is_costly:
+            yield
+            return
+        async with self._end_lock:
+            yield
 
     async def _run_costly(self, work: Callable[[], None], page: PageWork) -> None:
         async with self._costly_lock:
@@ -94,6 +108,7 @@ class PageFeed:
         self._turns = turns
         self._work = work if work is not None else PageWork()
         self._small = bytearray()
+        self._piece_bytes = PIECE_BYTES
         self._is_followed = True
 
     @property
@@ -129,8 +144,9 @@ class PageFeed:
             nonlocal is_ended
             is_ended = next(steps, _ENDED) is _ENDED
 
-        while not is_ended:
-            await self._turns.run(step, self._work)
+        async with self._turns.end(self._work):
+            while not is_ended:
+                await self._turns.run(step, self._work)
 
     async def _read(self, content: bytes) -> None:
         for start in range(0, len(content), FOLLOWED_BYTES):
@@ -144,9 +160,18 @@ class PageFeed:
         self._is_followed = self._reader.follow(part)
 
     async def _read_pieces(self, part: bytes) -> None:
-        for start in range(0, len(part), PIECE_BYTES):
-            piece = part[start : start + PIECE_BYTES]
+        at = 0
+        while at < len(part):
+            piece, before_seconds = part[at : at + self._piece_bytes], self._work.seconds
+            at += len(piece)
             await self._turns.run(functools.partial(self._reader.feed, piece), self._work)
+            self._adapt(self._work.seconds - before_seconds)
+
+    def _adapt(self, piece_seconds: float) -> None:
+        if piece_seconds > COSTLY_TURN_SECONDS:
+            self._piece_bytes = max(self._piece_bytes // 2, MIN_PIECE_BYTES)
+        elif piece_seconds < COSTLY_TURN_SECONDS * _SHORT:
+            self._piece_bytes = min(self._piece_bytes * 2, PIECE_BYTES)
 
 
 _ENDED = object()

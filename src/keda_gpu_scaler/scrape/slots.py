@@ -5,8 +5,7 @@ Law: a slow or costly target delays no other target, except for the slots of its
 """
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
+from types import TracebackType
 
 from keda_gpu_scaler.scrape.page_feed import PageWork
 from keda_gpu_scaler.scrape.types import Target
@@ -35,34 +34,57 @@ class FetchSlots:
         self._slow: dict[Target, float] = {}
         self._costly: dict[Target, float] = {}
         self._address_slots: dict[object, _AddressSlots] = {}
+        self._timer = _SlowTimer()
 
-    @contextlib.asynccontextmanager
-    async def of(self, target: Target, now: float) -> AsyncIterator[PageWork]:
+    def of(self, target: Target, now: float) -> "_HeldSlot":
         """Wait for a slot and hold it: of the target's address and port, and then of all, slow or costly targets.
 
-        The caller counts the work for the page in what is returned.
+        The caller counts the work for the page in what the ``async with`` block is given.
 
         URLs of triggers and pods of one namespace have separate slots at the same address, so that a slow URL does not
         delay the scrape of a pod.
         """
+        return _HeldSlot(self, target, now)
+
+    async def take(self, target: Target) -> "_Slot":
+        """Wait for a slot of a target; ``give_back`` must follow."""
         key = (target.address, target.url.port, target.namespace)
-        slots = self._address_slots.setdefault(key, _AddressSlots())
-        slots.users += 1
+        address = self._address_slots.get(key)
+        if address is None:
+            address = self._address_slots[key] = _AddressSlots(key)
+        address.users += 1
         try:
-            async with slots.semaphore:
-                work = PageWork(is_costly=target in self._costly)
-                slot = _Slot(self._costly_slots if work.is_costly else self._slots, self._slow_slots)
-                await slot.take(is_slow=target in self._slow and not work.is_costly)
-                try:
-                    yield work
-                finally:
-                    slot.give_back()
-                    _note(self._slow, target, now, is_noted=slot.is_slow)
-                    _note(self._costly, target, now, is_noted=work.seconds > COSTLY_PAGE_SECONDS)
-        finally:
-            slots.users -= 1
-            if not slots.users:
-                del self._address_slots[key]
+            await address.semaphore.acquire()
+        except BaseException:
+            self._leave(address)
+            raise
+        slot = _Slot(address, self._slots, self._slow_slots, PageWork(is_costly=target in self._costly))
+        try:
+            if slot.work.is_costly:
+                slot.held = self._costly_slots
+            elif target in self._slow:
+                slot.held = self._slow_slots
+            await slot.held.acquire()
+        except BaseException:
+            address.semaphore.release()
+            self._leave(address)
+            raise
+        self._timer.add(slot)
+        return slot
+
+    def give_back(self, slot: "_Slot", target: Target, now: float) -> None:
+        """Give a slot back, and note whether its target is slow or costly."""
+        self._timer.remove(slot)
+        slot.end()
+        _note(self._slow, target, now, is_noted=slot.is_slow)
+        _note(self._costly, target, now, is_noted=slot.work.seconds > COSTLY_PAGE_SECONDS)
+        slot.address.semaphore.release()
+        self._leave(slot.address)
+
+    def _leave(self, address: "_AddressSlots") -> None:
+        address.users -= 1
+        if not address.users:
+            del self._address_slots[address.key]
 
     def forget(self, now: float) -> None:
         """Forget the slow and the costly targets that were not fetched recently."""
@@ -80,41 +102,93 @@ def _note(targets: dict[Target, float], target: Target, now: float, *, is_noted:
 class _AddressSlots:
     """The fetch slots of one address and port; ``users`` counts running and waiting fetches."""
 
-    def __init__(self) -> None:
+    def __init__(self, key: object) -> None:
+        self.key = key
         self.semaphore = asyncio.Semaphore(_FETCHES_PER_ADDRESS)
         self.users = 0
 
 
 class _Slot:
-    """One taken slot. After ``SLOW_AFTER_SECONDS`` it is exchanged for a slow slot, as soon as one is free."""
+    """One taken slot. A fetch that takes long exchanges it for a slow slot, as soon as one is free.
 
-    def __init__(self, slots: asyncio.Semaphore, slow_slots: asyncio.Semaphore) -> None:
-        self._held = slots
-        self._slow_slots = slow_slots
-        self._timer: asyncio.TimerHandle | None = None
-        self._exchange_task: asyncio.Task[None] | None = None
+    ``is_slow`` says that the fetch takes long.
+    """
+
+    def __init__(
+        self, address: _AddressSlots, held: asyncio.Semaphore, slow_slots: asyncio.Semaphore, work: PageWork
+    ) -> None:
+        self.address = address
+        self.held = held
+        self.work = work
         self.is_slow = False
-        """Whether the fetch takes long."""
+        self._slow_slots = slow_slots
+        self._exchange_task: asyncio.Task[None] | None = None
 
-    async def take(self, *, is_slow: bool) -> None:
-        if is_slow:
-            self._held = self._slow_slots
-        await self._held.acquire()
-        self._timer = asyncio.get_running_loop().call_later(SLOW_AFTER_SECONDS, self._become_slow)
+    def become_slow(self) -> None:
+        """Note that the fetch takes long."""
+        self.is_slow = True
+        if self.held is not self._slow_slots:
+            self._exchange_task = asyncio.create_task(self._exchange())
 
-    def give_back(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+    def end(self) -> None:
+        """Release what is held."""
         if self._exchange_task is not None:
             self._exchange_task.cancel()
-        self._held.release()
-
-    def _become_slow(self) -> None:
-        self.is_slow = True
-        if self._held is not self._slow_slots:
-            self._exchange_task = asyncio.create_task(self._exchange())
+        self.held.release()
 
     async def _exchange(self) -> None:
         await self._slow_slots.acquire()
-        self._held.release()
-        self._held = self._slow_slots
+        self.held.release()
+        self.held = self._slow_slots
+
+
+class _HeldSlot:
+    """The slot of one fetch, inside an ``async with`` block.
+
+    It is a class because a generator takes several times as long, and there are hundreds of fetches a second.
+    """
+
+    def __init__(self, slots: FetchSlots, target: Target, now: float) -> None:
+        self._slots = slots
+        self._target = target
+        self._now = now
+
+    async def __aenter__(self) -> PageWork:
+        self._slot = await self._slots.take(self._target)
+        return self._slot.work
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._slots.give_back(self._slot, self._target, self._now)
+
+
+class _SlowTimer:
+    """One timer of the event loop for all fetches: each of them is slow ``SLOW_AFTER_SECONDS`` after its begin."""
+
+    def __init__(self) -> None:
+        self._slow_at_seconds: dict[_Slot, float] = {}  # in the order of their begin
+        self._handle: asyncio.TimerHandle | None = None
+
+    def add(self, slot: _Slot) -> None:
+        """Begin with a fetch."""
+        self._slow_at_seconds[slot] = asyncio.get_running_loop().time() + SLOW_AFTER_SECONDS
+        if self._handle is None:
+            self._set()
+
+    def remove(self, slot: _Slot) -> None:
+        """End with a fetch. The timer stays: the next fetches use it."""
+        self._slow_at_seconds.pop(slot, None)
+
+    def _set(self) -> None:
+        first = next(iter(self._slow_at_seconds.values()))
+        self._handle = asyncio.get_running_loop().call_at(first, self._ring)
+
+    def _ring(self) -> None:
+        self._handle = None
+        now = asyncio.get_running_loop().time()
+        for slot in [slot for slot, at_seconds in self._slow_at_seconds.items() if at_seconds <= now]:
+            del self._slow_at_seconds[slot]
+            slot.become_slow()
+        if self._slow_at_seconds:
+            self._set()

@@ -7,8 +7,9 @@ Law: no request is sent before the identity of the server is verified.
 OpenSSL takes 4 MiB of memory and most instances scrape no https.
 """
 
-import asyncio
 import ssl
+
+from keda_gpu_scaler.scrape.tcp_stream import TcpStream
 
 _RECORD_BYTES = 1 << 14
 _RECEIVED_BYTES = 1 << 16
@@ -18,17 +19,13 @@ class TlsStream:
     """A TLS session over a TCP connection.
 
     Args:
-        reader: receives from the server.
-        writer: sends to the server.
+        tcp: the connection.
         context: trusted CAs and the client certificate.
         server_name: the name that the certificate of the server must have.
     """
 
-    def __init__(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, context: ssl.SSLContext, server_name: str
-    ) -> None:
-        self._reader = reader
-        self._writer = writer
+    def __init__(self, tcp: TcpStream, context: ssl.SSLContext, server_name: str) -> None:
+        self._tcp = tcp
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_name)
 
@@ -78,16 +75,16 @@ class TlsStream:
 
     def abort(self) -> None:
         """Close the connection immediately."""
-        self._writer.transport.abort()
+        self._tcp.abort()
 
     def _flush(self) -> None:
         if pending := self._outgoing.read():
-            self._writer.write(pending)
+            self._tcp.write(pending)
 
     async def _flush_and_receive(self) -> None:
         """Send pending records, then wait for received ones."""
         self._flush()
-        received = await self._reader.read(_RECEIVED_BYTES)
+        received = await self._tcp.read(_RECEIVED_BYTES)
         if not received:
             raise ConnectionResetError("the connection is closed")
         self._incoming.write(received)

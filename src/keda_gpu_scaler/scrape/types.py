@@ -3,7 +3,7 @@
 
 import enum
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from keda_gpu_scaler.core.urls import Url
@@ -81,6 +81,16 @@ class Target:
     is_own: bool = False
     trigger_namespace: str | None = None
     forwarded_port: int | None = None
+    _hash: int = field(default=0, init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        # A target is looked up several times in each scrape. So its hash is computed once, of the parts in which
+        # targets usually differ.
+        parts = (self.url, self.address, self.namespace, self.pod, self.models, self.trigger_namespace)
+        object.__setattr__(self, "_hash", hash(parts))
+
+    def __hash__(self) -> int:
+        return self._hash
 
     @property
     def port(self) -> int:

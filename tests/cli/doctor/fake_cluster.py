@@ -110,11 +110,11 @@ class FakeCluster(FakeApiServer):
             spec={"jobTargetRef": job, "minReplicaCount": 1, "triggers": [trigger]}, status={"conditions": conditions},
         )  # fmt: skip
 
-    def agents(self, addresses: Mapping[str, int]) -> None:
+    def agents(self, addresses: Mapping[str, int], namespace: str = "gpu") -> None:
         """Add the agents of these nodes at these ports of 127.0.0.1, each in its own EndpointSlice."""
         for node, port in addresses.items():
             self.put(
-                "endpointslices", node, "gpu",
+                "endpointslices", node, namespace,
                 metadata={"labels": {"kubernetes.io/service-name": "keda-gpu-scaler-agents"}},
                 ports=[{"name": "grpc", "port": port, "protocol": "TCP"}],
                 endpoints=[{"addresses": ["127.0.0.1"], "nodeName": node, "targetRef": {"uid": node}}],

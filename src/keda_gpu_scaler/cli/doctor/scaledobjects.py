@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks the ScaledObjects and ScaledJobs that name this installation: their triggers, and KEDA's conditions.
+"""Checks the ScaledObjects and ScaledJobs that name this installation, and KEDA's conditions.
 
 Source: KEDA 2.20, for the conditions of its objects.
 """

@@ -34,6 +34,7 @@ from keda_gpu_scaler.cli.top.local_source import local_devices
 from keda_gpu_scaler.cli.top.rows import FleetReadings, TopRow
 from keda_gpu_scaler.cli.top.sources import FleetSelection, FleetSource, followed_fleet
 from keda_gpu_scaler.cli.top.table import table_lines
+from keda_gpu_scaler.cli.top.view import NO_WORKLOAD
 from keda_gpu_scaler.cli.top.view_state import ViewState
 from keda_gpu_scaler.cli.top.workload_rows import WorkloadRow
 from keda_gpu_scaler.cli.top.workload_table import workload_lines
@@ -242,6 +243,8 @@ def _print_workloads(readings: FleetReadings, state: ViewState, style: str) -> i
     rows = arrange_workloads(readings.workloads, state.sort, state.words, is_reversed=state.is_reversed)
     _print(readings, state.kind, rows, style)
     if not readings.workloads:
+        if style == "table":
+            say_error(NO_WORKLOAD)
         return NO_READINGS
     return INCOMPLETE if readings.unavailable or any(row.reported is None for row in readings.workloads) else OK
 

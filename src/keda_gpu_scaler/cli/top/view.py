@@ -21,7 +21,7 @@ MAX_UNAVAILABLE_LINES = 4
 """The most lines below the table that name unavailable instances; ``!`` shows all."""
 
 _NO_MATCH = "no row contains these words"
-_NO_WORKLOAD = "no instance has answered for a workload in the last minutes; d shows the devices"
+NO_WORKLOAD = "no instance has answered for a workload in the last minutes"
 _REMARKS = (
     f"{UNKNOWN} means unknown: the value is not available, or too old. 3/4 devices: three of four have readings, and "
     "the other numbers are of these three.",
@@ -92,7 +92,7 @@ def _table(
     words = state.words if state.typing is None else state.typing
     if state.kind is RowKind.WORKLOAD:
         workloads = arrange_workloads(readings.workloads, state.sort, words, is_reversed=state.is_reversed)
-        nothing = _NO_MATCH if readings.workloads else _NO_WORKLOAD
+        nothing = _NO_MATCH if readings.workloads else f"{NO_WORKLOAD}; d shows the devices"
         return workload_lines(workloads, width, glyphs), nothing
     rows = arrange(readings.rows, state.kind, state.sort, words, is_reversed=state.is_reversed)
     return table_lines(rows, state.kind, width, glyphs, draw_sparkline), _NO_MATCH if readings.rows else "no device yet"

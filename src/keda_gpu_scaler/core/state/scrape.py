@@ -4,6 +4,7 @@
 Law: a failure is stored next to the samples and never replaces them.
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -53,6 +54,16 @@ class Endpoint:
     models: tuple[str, ...] = ()
     namespace: str | None = None
     credentials_namespace: str | None = None
+    _hash: int = field(default=0, init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        # An endpoint is looked up several times in each scrape and in each evaluation. So its hash is computed once, of
+        # the parts in which endpoints usually differ.
+        parts = (self.pod, self.address, self.engine, self.ports, self.url, self.models, self.credentials_namespace)
+        object.__setattr__(self, "_hash", hash(parts))
+
+    def __hash__(self) -> int:
+        return self._hash
 
     def __str__(self) -> str:
         return f"pod {self.pod.namespace}/{self.pod.name}" if self.pod else self.url
@@ -192,15 +203,16 @@ def retained(
     if samples and samples[-1].engine != sample.engine:
         return (sample,)  # another engine answers now, and its counters are not comparable
     samples, sample = _in_one_unit(samples, sample)
-    begin = sample.at_seconds - window_seconds
-    first = next((number for number, it in enumerate(samples) if it.at_seconds > begin), len(samples))
+    times = [it.at_seconds for it in samples]
+    begin = max(bisect_right(times, sample.at_seconds - window_seconds) - 1, 0)
     older: list[EngineSample] = []
-    for it in samples[: max(first - 1, 0)]:
-        is_old = sample.at_seconds - it.at_seconds > history_seconds
-        if is_old or (older and _step(older[-1]) == _step(it)):
-            continue
-        older.append(it if it.token_time is None and it.first_token is None else _without_histograms(it))
-    kept = (*older, *samples[max(first - 1, 0) :], sample)
+    last_step: float | None = None
+    for number in range(bisect_left(times, sample.at_seconds - history_seconds, 0, begin), begin):
+        step = times[number] // HISTORY_STEP_SECONDS
+        if step != last_step:
+            older.append(_without_histograms(samples[number]))
+            last_step = step
+    kept = (*older, *samples[begin:], sample)
     return kept[-MAX_SAMPLES:]
 
 
@@ -223,9 +235,7 @@ def _from_percent(sample: EngineSample) -> EngineSample:
     return replace(sample, kv_cache_ratio=None if ratio is None else ratio / 100, is_kv_percent=True)
 
 
-def _step(sample: EngineSample) -> int:
-    return int(sample.at_seconds // HISTORY_STEP_SECONDS)
-
-
 def _without_histograms(sample: EngineSample) -> EngineSample:
+    if sample.token_time is None and sample.first_token is None:
+        return sample
     return replace(sample, token_time=None, first_token=None)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from keda_gpu_scaler.core.evaluate.load import span as span_module
 from keda_gpu_scaler.core.evaluate.load.span import (
@@ -16,7 +18,7 @@ from keda_gpu_scaler.core.evaluate.load.span import (
     measure_ahead,
     rung_of,
 )
-from keda_gpu_scaler.core.state.scrape import TargetHistory
+from keda_gpu_scaler.core.state.scrape import TargetHistory, retained
 from keda_gpu_scaler.core.trigger.engines import Engine, LoadRung
 from keda_gpu_scaler.core.types import EngineSample, Histogram
 from tests.core.evaluate.load.replicas import NOW, ReplicaModel, history, samples, steady
@@ -310,3 +312,24 @@ def test_a_kept_span_is_measured_again_when_the_engine_exports_less() -> None:
     poorer = replace(page.samples[-1], token_time_seconds_total=None, token_times_total=None, at_seconds=NOW + 2)
     followed = page.followed_by((*page.samples, poorer), None)
     assert engine_work(followed, 10.0) == engine_work(history(followed.samples), 10.0)
+
+
+@given(st.lists(st.sampled_from([0.5, 2.0, 2.1, 4.0, 11.0]), min_size=2, max_size=60), st.sampled_from([4.0, 30.0]))
+def test_a_history_that_was_measured_page_by_page_has_the_work_of_one_that_was_not(
+    gaps: list[float], window: float
+) -> None:
+    page, at = TargetHistory("http://10.0.0.1:8000/metrics"), NOW
+    for number, gap in enumerate(gaps):
+        at += gap
+        sample = EngineSample(
+            at,
+            "vllm",
+            running=number % 7,
+            token_time=buckets(0, number, number, number),
+            token_time_seconds_total=0.3 * at,
+            token_times_total=10.0 * at,
+            prompt_tokens_total=3.0 * at,
+        )
+        kept = retained(page.samples, sample, window_seconds=window, history_seconds=120.0)
+        page = page.followed_by(kept, None)
+        assert engine_work(page, window) == engine_work(TargetHistory(page.url, kept), window)

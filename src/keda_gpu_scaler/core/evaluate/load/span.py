@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import is_
+from typing import NamedTuple
 
 from keda_gpu_scaler.core.aggregation import mean
 from keda_gpu_scaler.core.evaluate.load.counter_steps import CounterGrowth, CounterSteps, counter_steps
@@ -94,33 +95,27 @@ class EngineWork:
         return self.sample.running_limit
 
 
-_PARTS, _ASKED = "parts", "asked"
+_PARTS, _OLD, _ASKED = "parts", "old", "asked"
+_NEW_SPANS = 6
+"""So many spans may still change: the samples of the window are thinned when they leave it."""
 AHEAD_SECONDS = 60.0
 """For so long after an evaluation the work is measured with each sample. KEDA and the HPA ask more often."""
 
 
-@dataclass(frozen=True, slots=True)
-class _KnownParts:
-    """The parts of a history: the number of the last sample of each, and its span."""
+class _Part(NamedTuple):
+    """A part of a history: its first and its last sample, the number of intervals between them, and its span."""
 
-    samples: tuple[EngineSample, ...]
+    first: EngineSample
+    last: EngineSample
+    intervals: int
+    span: Span | None
+
+
+class _KnownParts(NamedTuple):
+    """The parts of a history on one rung, by the identity of their first sample, which the part keeps."""
+
     rung: LoadRung
-    parts: list[tuple[int, Span | None]]
-
-    def common_with(self, samples: tuple[EngineSample, ...]) -> list[tuple[int, Span | None]]:
-        """Return the first parts of a later history that have the same samples as here.
-
-        A part may begin later there than here, because the oldest samples were dropped.
-        """
-        dropped, parts = 0, self.parts
-        if samples and self.samples and samples[0] is not self.samples[0]:
-            begins = (number for number, (last, _) in enumerate(parts) if self.samples[last] is samples[0])
-            if (begin := next(begins, None)) is None:
-                return []
-            dropped, parts = parts[begin][0], parts[begin + 1 :]
-        are_same = [*map(is_, samples, self.samples[dropped:])]
-        same = are_same.index(False) if False in are_same else len(are_same)
-        return [(last - dropped, span) for last, span in parts if last - dropped < same]
+    parts: dict[int, _Part]
 
 
 def engine_work(page: TargetHistory, window_seconds: float) -> EngineWork | None:
@@ -167,8 +162,8 @@ def _measure(page: TargetHistory, window_seconds: float) -> EngineWork | None:
     window = [*page.samples[-len(inside) - 1 : -len(inside)], *inside]
     steps = counter_steps(page)
     current, spans = _span(window, rung, steps), _spans(page, rung, steps)
-    known = spans if current is None else (*spans, current)
-    points = [span for span in spans if span.sums is not NO_POINTS]
+    total = _total_of(page, spans)
+    now = _prompt_rate(current) if current is not None else 0.0
     return EngineWork(
         sample=newest,
         rung=rung,
@@ -176,29 +171,41 @@ def _measure(page: TargetHistory, window_seconds: float) -> EngineWork | None:
         spans=spans,
         waiting=newest.waiting or 0.0,
         waiting_growth=_waiting_growth(window),
-        most_prompt_tokens=max([(span.prompt_tokens or 0.0) / span.seconds for span in known], default=0.0),
+        most_prompt_tokens=max(total.most_prompt_tokens, now),
         lowest_bucket=_lowest_bucket(newest.token_time),
-        sums=add_sums([span.sums for span in points]),
-        cache_sums=add_sums([span.cache_sums for span in points]),
-        least_token_seconds=min([span.token_seconds or math.inf for span in points], default=math.inf),
-        prefill_seconds=_prefill_seconds(spans),
-        prompt_tokens=math.fsum([span.prompt_tokens or 0.0 for span in spans]),
+        sums=total.sums,
+        cache_sums=total.cache_sums,
+        least_token_seconds=total.least_token_seconds,
+        prefill_seconds=total.prefill_seconds if total.has_run else None,
+        prompt_tokens=total.prompt_tokens,
     )
 
 
 def _spans(page: TargetHistory, rung: LoadRung, steps: CounterSteps) -> tuple[Span, ...]:
     """Return the span of each part of the history; a span of the same samples is computed once.
 
-    The parts are kept with the samples themselves, so that they belong to no other sample with the same number.
+    The parts are kept with the samples themselves, so that they belong to no other sample with the same identity.
     """
     known: _KnownParts | None = page.between_samples.get(_PARTS)
-    kept = known.common_with(page.samples) if known is not None and known.rung is rung else []
-    first = kept[-1][0] if kept else 0
-    while (last := _end_of_part(page.samples, first)) is not None:
-        kept.append((last, _span(page.samples[first : last + 1], rung, steps)))
+    known_parts = known.parts if known is not None and known.rung is rung else {}
+    samples, count = page.samples, len(page.samples)
+    parts: dict[int, _Part] = {}
+    first = 0
+    while first < count:
+        begin = samples[first]
+        part = known_parts.get(id(begin))
+        # Samples are dropped between others and not added, so a part with the same ends and distance is the same.
+        last = first + part.intervals if part is not None else count
+        if part is None or part.first is not begin or last >= count or part.last is not samples[last]:
+            end = _end_of_part(samples, first)
+            if end is None:
+                break
+            last = end
+            part = _Part(begin, samples[last], last - first, _span(samples[first : last + 1], rung, steps))
+        parts[id(begin)] = part
         first = last
-    page.between_samples[_PARTS] = _KnownParts(page.samples, rung, kept)
-    return tuple([span for _, span in kept if span is not None])
+    page.between_samples[_PARTS] = _KnownParts(rung, parts)
+    return tuple([part.span for part in parts.values() if part.span is not None])
 
 
 def _end_of_part(samples: Sequence[EngineSample], first: int) -> int | None:
@@ -206,7 +213,7 @@ def _end_of_part(samples: Sequence[EngineSample], first: int) -> int | None:
 
     It is the first sample of the next part, too.
     """
-    begin = samples[first].at_seconds if samples else 0.0
+    begin = samples[first].at_seconds
     for number in range(first + 1, len(samples)):
         if samples[number].at_seconds - begin >= _MIN_SPAN_SECONDS:
             return number
@@ -261,10 +268,51 @@ def _span(samples: Sequence[EngineSample], rung: LoadRung, steps: CounterSteps) 
     )
 
 
-def _prefill_seconds(spans: Sequence[Span]) -> float | None:
-    if not any(span.running for span in spans):
-        return None
-    return math.fsum([span.prefilling * span.seconds for span in spans if span.prefilling is not None])
+class _Total(NamedTuple):
+    """What spans have together. The names are those of ``EngineWork``; ``has_run`` says that a request was running."""
+
+    sums: Sums
+    cache_sums: Sums
+    least_token_seconds: float
+    most_prompt_tokens: float
+    prompt_tokens: float
+    prefill_seconds: float
+    has_run: bool
+
+
+def _total_of(page: TargetHistory, spans: tuple[Span, ...]) -> _Total:
+    """Return the total of all spans. That of the old spans is kept: they change once in ten seconds."""
+    old, new = spans[:-_NEW_SPANS], spans[-_NEW_SPANS:]
+    known: tuple[tuple[Span, ...], _Total] | None = page.between_samples.get(_OLD)
+    if known is None or len(known[0]) != len(old) or not all(map(is_, known[0], old)):
+        known = page.between_samples[_OLD] = old, _total(old)
+    one, other = known[1], _total(new)
+    return _Total(
+        add_sums([one.sums, other.sums]),
+        add_sums([one.cache_sums, other.cache_sums]),
+        min(one.least_token_seconds, other.least_token_seconds),
+        max(one.most_prompt_tokens, other.most_prompt_tokens),
+        one.prompt_tokens + other.prompt_tokens,
+        one.prefill_seconds + other.prefill_seconds,
+        one.has_run or other.has_run,
+    )
+
+
+def _total(spans: Sequence[Span]) -> _Total:
+    points = [span for span in spans if span.sums is not NO_POINTS]
+    return _Total(
+        add_sums([span.sums for span in points]),
+        add_sums([span.cache_sums for span in points]),
+        min([span.token_seconds or math.inf for span in points], default=math.inf),
+        max([_prompt_rate(span) for span in spans], default=0.0),
+        math.fsum([span.prompt_tokens or 0.0 for span in spans]),
+        math.fsum([span.prefilling * span.seconds for span in spans if span.prefilling is not None]),
+        any(span.running for span in spans),
+    )
+
+
+def _prompt_rate(span: Span) -> float:
+    return (span.prompt_tokens or 0.0) / span.seconds
 
 
 def _prefilling(running: float | None, decoding: float | None) -> float | None:
