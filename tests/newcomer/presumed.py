@@ -69,7 +69,7 @@ EXPLAIN_PORT = ("docs/guides/explaining.md",)
 """Pages whose cluster has an explain port."""
 
 SHOWN: Mapping[str, tuple[str, ...]] = {
-    "README.md": (r"^value +\d", r"^hpa +metricType Value, 3 replicas", r"^decision +\d+ replicas"),
+    "README.md": (r"/keda-gpu-scaler demo --address ",),
     "docs/contributing/debugging.md": (
         r"^80\.0 ",
         r"^decision ",
