@@ -67,7 +67,7 @@ def test_a_real_scaler_closes_the_loop_and_nothing_warns(capfd: pytest.CaptureFi
     lines = shown.output.splitlines()
     assert lines[1].startswith("DEMONSTRATION: the requests and the replicas are synthetic")
     assert ["0 → 1" in lines[-5], "1 → 5" in lines[-4]] == [True, True]
-    assert "the load was synthetic" in lines[-2]
+    assert "the load was synthetic" in lines[-3]
     assert capfd.readouterr() == ("", "")
 
 
