@@ -66,8 +66,8 @@ def test_a_real_scaler_closes_the_loop_and_nothing_warns(capfd: pytest.CaptureFi
     assert shown.exit_code == 0, shown.output
     lines = shown.output.splitlines()
     assert lines[1].startswith("DEMONSTRATION: the requests and the replicas are synthetic")
-    assert ["0 → 1" in lines[-4], "1 → 5" in lines[-3]] == [True, True]
-    assert "the load was synthetic" in lines[-2]
+    assert ["0 → 1" in lines[-5], "1 → 5" in lines[-4]] == [True, True]
+    assert "the load was synthetic" in lines[-3]
     assert capfd.readouterr() == ("", "")
 
 
