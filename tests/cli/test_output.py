@@ -32,6 +32,7 @@ def test_a_control_character_is_replaced(character: str) -> None:
 
 PRINTS_ITSELF = {
     "__init__.py",
+    "completion.py",
     "help.py",
     "output.py",
     "serve.py",
