@@ -99,11 +99,11 @@ async def turns_of_others(work: Coroutine[Any, Any, None]) -> int:
     ("seconds", "pieces", "turns"),
     [
         pytest.param(0.0001, 10, 0, id="a cheap page is read in one turn"),
-        pytest.param(0.0019, 10, 3, id="after 5 ms of small pieces"),
-        pytest.param(0.008, 2, 2, id="after a piece of 8 ms, and after 5 ms of the pieces into which the rest is cut"),
+        pytest.param(0.0007, 10, 3, id="after 2 ms of small pieces"),
+        pytest.param(0.004, 2, 2, id="after a piece of 4 ms, and after 2 ms of the pieces into which the rest is cut"),
     ],
 )
-def test_other_tasks_run_after_each_5_ms_of_reading(seconds: float, pieces: int, turns: int) -> None:
+def test_other_tasks_run_after_each_2_ms_of_reading(seconds: float, pieces: int, turns: int) -> None:
     async def feed() -> None:
         clock = ManualClock()
         fed = PageFeed(CostlyReader(clock, seconds), ReadingTurns(clock))
@@ -113,7 +113,7 @@ def test_other_tasks_run_after_each_5_ms_of_reading(seconds: float, pieces: int,
     run_in_virtual_time(feed())
 
 
-def test_other_tasks_run_after_each_5_ms_however_many_pages_are_read() -> None:
+def test_other_tasks_run_after_each_2_ms_however_many_pages_are_read() -> None:
     async def feed() -> None:
         clock = ManualClock()
         turns = ReadingTurns(clock)
@@ -126,10 +126,10 @@ def test_other_tasks_run_after_each_5_ms_however_many_pages_are_read() -> None:
                 pauses.append(clock() - began)
 
         waiting = asyncio.create_task(other_task())
-        pages = [PageFeed(CostlyReader(clock, 0.003), turns) for _ in range(20)]
+        pages = [PageFeed(CostlyReader(clock, 0.0015), turns) for _ in range(20)]
         await asyncio.gather(*(one.feed(b"x" * 6 * PIECE_BYTES) for one in pages))
-        assert max(pauses) <= TURN_SECONDS + 0.003
-        assert sum(one.work_seconds for one in pages) == pytest.approx(20 * 6 * 0.003)
+        assert max(pauses) <= TURN_SECONDS + 0.0015
+        assert sum(one.work_seconds for one in pages) == pytest.approx(20 * 6 * 0.0015)
         waiting.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await waiting
@@ -337,7 +337,7 @@ def test_the_steps_at_the_end_of_a_page_have_turns_too() -> None:
     class SteppingReader(Collector):
         def end(self) -> Iterator[None]:
             for _ in range(10):
-                clock.advance(0.0019)
+                clock.advance(0.0007)
                 yield
 
     clock = ManualClock()
@@ -345,6 +345,6 @@ def test_the_steps_at_the_end_of_a_page_have_turns_too() -> None:
     async def feed() -> None:
         fed = PageFeed(SteppingReader(), ReadingTurns(clock))
         assert await turns_of_others(fed.finish()) == 3
-        assert fed.work_seconds == pytest.approx(0.019)
+        assert fed.work_seconds == pytest.approx(0.007)
 
     run_in_virtual_time(feed())

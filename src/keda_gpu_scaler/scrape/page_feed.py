@@ -14,12 +14,12 @@ from collections.abc import AsyncIterator, Callable
 
 from keda_gpu_scaler.scrape.types import PageReader
 
-TURN_SECONDS = 0.005
+TURN_SECONDS = 0.002
 PIECE_BYTES = 1 << 13
 """A page of which each line is wanted takes 0.4 s per MiB to read, which is 3 ms for a piece."""
 FOLLOWED_BYTES = 1 << 16
 """A page that is as its reader expects it takes 3 ms per MiB to read."""
-COSTLY_SECONDS = 0.02
+COSTLY_SECONDS = 0.01
 """A page that takes longer to read is costly from then on."""
 COSTLY_TURN_SECONDS = 0.001
 MIN_PIECE_BYTES = 1 << 10

@@ -12,7 +12,7 @@ from keda_gpu_scaler.scrape.types import Target
 
 SLOW_AFTER_SECONDS = 1.0
 """A fetch that takes longer uses a slow slot, and the next fetch of its target begins in one."""
-COSTLY_PAGE_SECONDS = 0.02
+COSTLY_PAGE_SECONDS = 0.01
 """A page that takes longer to read makes its target costly. The next fetch of it waits for a costly slot."""
 COSTLY_CONCURRENCY = 4
 _FETCHES_PER_ADDRESS = 2
