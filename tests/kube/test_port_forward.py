@@ -2,9 +2,12 @@
 """Tests of forwarded ports: bytes in both directions, and the reason where there is no connection."""
 
 import asyncio
+import contextlib
+import unittest.mock
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 
+import httpcore
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +17,7 @@ from wsproto.events import BytesMessage
 from keda_gpu_scaler.core.interfaces import KubeError
 from keda_gpu_scaler.kube.auth import ClientConfig
 from keda_gpu_scaler.kube.client import ApiError
-from keda_gpu_scaler.kube.port_forward import MAX_MESSAGE_BYTES, MessageReader, PortForwarder
+from keda_gpu_scaler.kube.port_forward import MAX_MESSAGE_BYTES, MessageReader, PortForwarder, _PodConnection
 from tests.apiserver import FakeApiServer
 from tests.limits import WAIT_SECONDS
 
@@ -179,6 +182,38 @@ def test_a_broken_connection_is_reported(server: FakeApiServer) -> None:
 
 
 # ---- what a server sends ----
+
+
+class BrokenWhileWriting:
+    """A stream whose server sent a reason and closed: a write fails before the reason is read."""
+
+    def __init__(self, sent: bytes) -> None:
+        self._sent = [sent, b""]
+        self._has_failed = asyncio.Event()
+
+    async def write(self, content: bytes, timeout: float) -> None:
+        self._has_failed.set()
+        raise httpcore.WriteError
+
+    async def read(self, limit_bytes: int, timeout: float | None = None) -> bytes:
+        await self._has_failed.wait()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        return self._sent.pop(0)
+
+
+def test_the_reason_is_read_although_the_connection_breaks_while_it_is_written_to() -> None:
+    reason = b"connection refused"
+    messages = (b"\x00\x70\x17", b"\x01\x70\x17", b"\x01" + reason)
+    stream = BrokenWhileWriting(b"".join(frame(message) for message in messages))
+
+    async def talk() -> str:
+        client = asyncio.StreamReader()
+        client.feed_data(b"PRI")
+        connection = _PodConnection(stream, contextlib.AsyncExitStack())
+        return await connection.carry(client, unittest.mock.Mock())
+
+    assert reason.decode() in asyncio.run(talk())
 
 
 def frame(payload: bytes, opcode: int = 2, *, last: bool = True) -> bytes:

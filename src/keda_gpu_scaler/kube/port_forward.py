@@ -171,6 +171,10 @@ class PortForwarder(ApiClient):
         return error
 
 
+def _has_failed(task: "asyncio.Task[None]") -> bool:
+    return task.done() and not task.cancelled() and task.exception() is not None
+
+
 class _PodConnection:
     """One connection to a pod's port."""
 
@@ -203,8 +207,9 @@ class _PodConnection:
         from_pod = asyncio.create_task(self._copy_from_pod(writer))
         try:
             await asyncio.wait({to_pod, from_pod}, return_when=asyncio.FIRST_COMPLETED)
-            if self._websocket.state is not ConnectionState.OPEN:
-                await asyncio.wait({from_pod})  # what the server sent before its close must still be copied
+            if self._websocket.state is not ConnectionState.OPEN or _has_failed(to_pod):
+                # What the server sent before its close must still be copied: it may be the reason.
+                await asyncio.wait({from_pod}, timeout=REQUEST_TIMEOUT_SECONDS)
         finally:
             for task in (to_pod, from_pod):
                 task.cancel()
