@@ -111,7 +111,7 @@ _CLEAR_SCREEN = "\x1b[H\x1b[2J"
     "--replicas", type=click.IntRange(min=0), metavar="N",
     help="The workload's size, where the scaler does not know it.",
 )  # fmt: skip
-@timeout_option(default_seconds=4.0)  # an instance that hangs is named within five seconds
+@timeout_option(default_seconds=3.0)  # an instance that hangs is named within five seconds
 @watch_options
 @click.option(
     "-o", "--output", type=click.Choice(["text", "wide", "json"]), default="text", show_default=True,
