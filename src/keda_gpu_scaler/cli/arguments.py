@@ -131,6 +131,11 @@ def watch_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+def kubeconfig_option(meaning: str, name: str = "kubeconfig") -> Decorator:
+    """Return the decorator that gives a command ``--kubeconfig``, as its parameter of this name."""
+    return click.option("--kubeconfig", name, metavar="PATH", type=FILE, help=meaning)
+
+
 def context_option() -> Decorator:
     """Return the decorator that gives a command ``--context``, the context of the kubeconfig."""
     return click.option(

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from keda_gpu_scaler.cli.completion import FILE
+from keda_gpu_scaler.cli.arguments import kubeconfig_option
 from keda_gpu_scaler.cli.doctor.findings import Finding, Outcome
 from keda_gpu_scaler.cli.doctor.render import Progress, formatted, terminal_width
 from keda_gpu_scaler.cli.kube_session import access_of, is_own_pod
@@ -56,11 +56,11 @@ Exit status:
 
 @click.command(help=HELP)
 @click.option("--cluster", is_flag=True, help="Check the cluster instead of this machine.")
-@click.option(
-    "--kubeconfig", "path", metavar="PATH", type=FILE,
-    help="The kubeconfig of the cluster; implies --cluster.  [default: the pod's service account, or the file that "
+@kubeconfig_option(
+    "The kubeconfig of the cluster; implies --cluster.  [default: the pod's service account, or the file that "
     "kubectl uses]",
-)  # fmt: skip
+    "path",
+)
 @click.option(
     "--context", "kube_context", metavar="NAME",
     help="The context of the kubeconfig; implies --cluster.  [default: its current one]",

@@ -100,9 +100,7 @@ def _check_object(context: ClusterContext, kind: str, scaled: Mapping[str, Any])
             report = problem if condition_type == "Ready" else warning
             message = str(condition(scaled, condition_type).get("message") or "")[:_MAX_MESSAGE_LENGTH]
             suffix = f": {message}" if message else ""
-            yield report(
-                _CHECK, f"{name}: {text}{suffix}", remedy.format(kind=kind.lower(), name=name), Heading.SCALEDOBJECT
-            )
+            yield report(_CHECK, f"{name}: {text}{suffix}", remedy.format(kind=kind.lower()), Heading.SCALEDOBJECT)
 
 
 def _validate(context: ClusterContext, kind: str, scaled: Mapping[str, Any]) -> Iterator[Finding]:

@@ -13,6 +13,7 @@ from keda_gpu_scaler.cli.arguments import (
     client_tls,
     context_option,
     host_and_port,
+    kubeconfig_option,
     metadata_option,
     timeout_option,
     tls_options,
@@ -92,10 +93,7 @@ _CLEAR_SCREEN = "\x1b[H\x1b[2J"
     "--address", metavar="HOST:PORT", callback=host_and_port,
     help="The instance to call.  [default: an instance that KEDA calls, through the API server]",
 )  # fmt: skip
-@click.option(
-    "--kubeconfig", metavar="PATH", type=FILE,
-    help="The access to the cluster.  [default: the pod's service account, or the file that kubectl uses]",
-)  # fmt: skip
+@kubeconfig_option("The access to the cluster.  [default: the pod's service account, or the file that kubectl uses]")
 @context_option()
 @click.option(
     "--namespace-of-scaler", default="", metavar="NAME",

@@ -12,13 +12,13 @@ from keda_gpu_scaler.cli.arguments import (
     client_tls,
     context_option,
     host_and_port,
+    kubeconfig_option,
     metadata_option,
     timeout_option,
     tls_options,
     value_type_option,
     watch_options,
 )
-from keda_gpu_scaler.cli.completion import FILE
 from keda_gpu_scaler.cli.kube_session import KubeSession
 from keda_gpu_scaler.cli.output import printable, say, say_error
 from keda_gpu_scaler.cli.pace import Pace, Timing, repeat
@@ -70,11 +70,10 @@ Exit status (with --count, the highest of all rounds):
     "--address", default="127.0.0.1:6000", show_default=True, metavar="HOST:PORT", callback=host_and_port,
     help="The external scaler. The connection uses TLS only with --tls-ca.",
 )  # fmt: skip
-@click.option(
-    "--kubeconfig", metavar="PATH", type=FILE,
-    help="The cluster in which an instance is called, through a port-forward.  [default: no cluster; with --context, "
-    "the file that kubectl uses]",
-)  # fmt: skip
+@kubeconfig_option(
+    "The cluster in which an instance is called, through a port-forward.  [default: no cluster; with --context, "
+    "the file that kubectl uses]"
+)
 @context_option()
 @tls_options("the host of --address, or of scalerAddress")
 @metadata_option("One key of the trigger's metadata; can be repeated. It is sent unchanged.")

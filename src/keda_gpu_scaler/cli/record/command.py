@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from keda_gpu_scaler.cli.arguments import context_option, metadata_option
+from keda_gpu_scaler.cli.arguments import context_option, kubeconfig_option, metadata_option
 from keda_gpu_scaler.cli.completion import FILE
 from keda_gpu_scaler.cli.logs import set_up
 from keda_gpu_scaler.cli.options import BACKEND_FLAGS, config_of, flags
@@ -67,11 +67,9 @@ usage.
     "--mask-labels", is_flag=True,
     help="Replace the values of labels in the pages of engines, such as names of models: equal values by equal ones.",
 )  # fmt: skip
-@click.option(
-    "--kubeconfig", metavar="PATH", type=FILE,
-    help="The access to the cluster, with --engines.  [default: the pod's service account, or the file that kubectl "
-    "uses]",
-)  # fmt: skip
+@kubeconfig_option(
+    "The access to the cluster, with --engines.  [default: the pod's service account, or the file that kubectl uses]"
+)
 @context_option()
 @metadata_option("One key of the trigger's metadata, with --engines; can be repeated. It replaces the ScaledObject's.")
 @flags(*BACKEND_FLAGS, "sample_interval", "scrape_interval", "scrape_timeout", "endpoint_credentials", "log_level")

@@ -18,10 +18,10 @@ from keda_gpu_scaler.cli.arguments import (
     context_option,
     host_and_port,
     interval_option,
+    kubeconfig_option,
     timeout_option,
     tls_options,
 )
-from keda_gpu_scaler.cli.completion import FILE
 from keda_gpu_scaler.cli.job_environment import JobEnvironment, job_environment_of
 from keda_gpu_scaler.cli.options import BACKEND_FLAGS, config_of, flags
 from keda_gpu_scaler.cli.output import output_width, printable, say, say_error, waiting_notice
@@ -106,11 +106,10 @@ Exit status:
     help="How to find the instances, as for serve: dns:NAME:PORT, static:HOST:PORT,… or kubernetes:SERVICE. The "
     "addresses of the Service's pods must be reachable from here.",
 )  # fmt: skip
-@click.option(
-    "--kubeconfig", metavar="PATH", type=FILE,
-    help="The cluster whose agents are followed, through port-forwards.  [default: in a pod its own cluster, "
-    "otherwise the file that kubectl uses]",
-)  # fmt: skip
+@kubeconfig_option(
+    "The cluster whose agents are followed, through port-forwards.  [default: in a pod its own cluster, "
+    "otherwise the file that kubectl uses]"
+)
 @context_option()
 @click.option(
     "--namespace", default="", metavar="NAME",
