@@ -164,9 +164,8 @@ class Gateway:
     def kill(self, server: Server, now: float) -> None:
         """End a replica that drains; its requests are sent again from the start."""
         self._drained.pop(id(server), None)
-        log = self._log
         for request in server.take_away(now):
-            log.first_at[request], log.done[request] = NEVER, 0
+            self._log.begin_anew(request)
             self.gate.append(request)
         self._flush_gate(now)
 

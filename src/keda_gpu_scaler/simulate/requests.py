@@ -53,3 +53,7 @@ class RequestLog:
         self.first_at, self.ended_at = [NEVER] * count, [NEVER] * count
         self.overheads, self.given_at, self.queue_waits = [0.0] * count, [0.0] * count, [0.0] * count
         self.done = [0] * count
+
+    def begin_anew(self, request: int) -> None:
+        """Forget what was done of a request whose replica was killed."""
+        self.first_at[request], self.done[request] = NEVER, 0

@@ -7,9 +7,8 @@ a sample that leaves the window is looked at.
 """
 
 from collections import deque
-from dataclasses import replace
 
-from keda_gpu_scaler.core.state.scrape import HISTORY_STEP_SECONDS, MAX_SAMPLES
+from keda_gpu_scaler.core.state.scrape import HISTORY_STEP_SECONDS, MAX_SAMPLES, without_histograms
 from keda_gpu_scaler.core.types import EngineSample
 
 
@@ -49,5 +48,4 @@ class SampleHistory:
             return
         if older and older[-1].at_seconds // HISTORY_STEP_SECONDS == sample.at_seconds // HISTORY_STEP_SECONDS:
             return
-        has_histograms = sample.token_time is not None or sample.first_token is not None
-        older.append(replace(sample, token_time=None, first_token=None) if has_histograms else sample)
+        older.append(without_histograms(sample))

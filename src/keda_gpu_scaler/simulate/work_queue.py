@@ -83,9 +83,8 @@ class WorkQueue:
     def kill(self, server: Server, now: float) -> None:
         """End a worker; its items are the first in the queue again, and begin anew."""
         self._workers.pop(id(server), None)
-        log, left = self._log, server.take_away(now)
-        for request in reversed(left):
-            log.first_at[request], log.done[request] = NEVER, 0
+        for request in reversed(server.take_away(now)):
+            self._log.begin_anew(request)
             self.gate.appendleft(request)
         self._offer(now)
 

@@ -223,10 +223,11 @@ def _triggers(items: object) -> tuple[tuple[ScaledObjectTrigger, ...], tuple[str
     external = [number for number, trigger in enumerate(triggers) if trigger.get("type") in TRIGGER_TYPES]
     own = recognized_triggers(triggers) or external
     others = [str(trigger.get("type", "?")) for number, trigger in enumerate(triggers) if number not in own]
-    return tuple(_trigger(number + 1, triggers[number]) for number in own), tuple(others)
+    return tuple(trigger_of(number + 1, triggers[number]) for number in own), tuple(others)
 
 
-def _trigger(number: int, trigger: Mapping[str, Any]) -> ScaledObjectTrigger:
+def trigger_of(number: int, trigger: Mapping[str, Any]) -> ScaledObjectTrigger:
+    """Read a trigger of any scaler, which has this number in its ScaledObject, from 1."""
     return ScaledObjectTrigger(
         number,
         {str(key): _text(value) for key, value in part(trigger, "metadata").items()},

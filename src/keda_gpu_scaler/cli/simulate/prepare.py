@@ -30,8 +30,6 @@ from keda_gpu_scaler.simulate.traffic.shapes import SHAPES, traffic_of_shape
 MOST_SECONDS = 8 * 86400.0
 MIN_TAIL_SECONDS = 900.0
 """After the last arrival the simulation goes on for so long at least."""
-
-
 UNFINISHED = "unfinished"
 """The value of --queue-length with which items count until they are done."""
 

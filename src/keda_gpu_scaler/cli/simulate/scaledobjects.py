@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from keda_gpu_scaler.cli.explain.scaledobject import KINDS, ScaledObject, scaled_object_of
+from keda_gpu_scaler.cli.explain.scaledobject import KINDS, ScaledObject, scaled_object_of, trigger_of
 from keda_gpu_scaler.core.quoting import quoted
 from keda_gpu_scaler.core.trigger.own_trigger import recognized_triggers
 from keda_gpu_scaler.kube.parse import mappings, part
@@ -195,18 +195,18 @@ def _queue_triggers(
     found, others = [], []
     for number, trigger in enumerate(raw, start=1):
         kind = str(trigger.get("type", "?"))
-        metadata = {str(key): _text(value) for key, value in part(trigger, "metadata").items()}
         if number in own:
             continue
-        if not flags.is_queue or not is_queue_trigger(kind, metadata):
+        one = trigger_of(number, trigger)
+        if not flags.is_queue or not is_queue_trigger(kind, one.metadata):
             others.append(kind)
             continue
         found.append(
             queue_trigger(
                 kind,
-                metadata,
-                metric_type=str(trigger.get("metricType") or "AverageValue"),
-                name=str(trigger.get("name") or ""),
+                one.metadata,
+                metric_type=one.value_type,
+                name=one.name,
                 counts_unfinished=flags.counts_unfinished,
             )
         )
@@ -228,10 +228,6 @@ def _jobs(title: str, item: Mapping[str, Any], scaled_object: ScaledObject, *, h
 def _queue_hint(others: Sequence[str], flags: QueueFlags) -> str:
     kinds = [kind for kind in others if kind in QUEUE_SCALERS]
     return f"; --queue simulates the length of a queue ({', '.join(kinds)})" if kinds and not flags.is_queue else ""
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else str(value).lower()
 
 
 def _seconds(item: Mapping[str, Any], key: str, default: float) -> float:

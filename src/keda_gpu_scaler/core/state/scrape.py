@@ -210,7 +210,7 @@ def retained(
     for number in range(bisect_left(times, sample.at_seconds - history_seconds, 0, begin), begin):
         step = times[number] // HISTORY_STEP_SECONDS
         if step != last_step:
-            older.append(_without_histograms(samples[number]))
+            older.append(without_histograms(samples[number]))
             last_step = step
     kept = (*older, *samples[begin:], sample)
     return kept[-MAX_SAMPLES:]
@@ -235,7 +235,8 @@ def _from_percent(sample: EngineSample) -> EngineSample:
     return replace(sample, kv_cache_ratio=None if ratio is None else ratio / 100, is_kv_percent=True)
 
 
-def _without_histograms(sample: EngineSample) -> EngineSample:
+def without_histograms(sample: EngineSample) -> EngineSample:
+    """Return a sample as the thinned history keeps it; the same one where it has no histogram."""
     if sample.token_time is None and sample.first_token is None:
         return sample
     return replace(sample, token_time=None, first_token=None)
