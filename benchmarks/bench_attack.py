@@ -22,9 +22,10 @@ from typing import IO, Any, cast
 import grpc
 
 from benchmarks.attack_scene import HONEST, NAME, NAMESPACE, ROUTER, VALUE, router_metadata
-from benchmarks.lab import START_SECONDS, Figure, Serve, free_port, in_milliseconds, percentiles, run_alone, until_value
+from benchmarks.lab import START_SECONDS, Figure, Serve, in_milliseconds, percentiles, run_alone, until_value
 from benchmarks.machine import HOME
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
+from tests.free_ports import free_port
 
 TITLE = "Answers to honest triggers during an attack: 20 hostile triggers, 2,000 names, 600 slow connections, a forger"
 HOSTILE = 20

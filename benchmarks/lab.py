@@ -28,6 +28,7 @@ from keda_gpu_scaler.core.aggregation import nearest_rank
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
 from tests.fake_nvml import CALLS, GIB, Card, FakeNvml, Memory, compile_library
+from tests.free_ports import free_port
 
 PYTHON = (sys.executable,)
 DEVICES = 8
@@ -351,13 +352,6 @@ def resident(pid: str) -> Resident:
 
 def _row(what: str, cells: Iterable[str]) -> str:
     return f"{what:<66}" + "".join(f"  {cell:>26}" for cell in cells)
-
-
-def free_port() -> int:
-    """Return a port that was free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def _cpu_ticks() -> list[int]:

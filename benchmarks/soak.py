@@ -27,9 +27,10 @@ from typing import IO, Any, cast
 
 import grpc
 
-from benchmarks.lab import compiled_environment, free_port
+from benchmarks.lab import compiled_environment
 from benchmarks.machine import HOME, heading
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
+from tests.free_ports import free_port
 
 TITLE = "A front end while workloads, pods, nodes and engines are replaced"
 _CALLS_A_MINUTE = 18

@@ -25,8 +25,9 @@ from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
 from keda_gpu_scaler.wire import fleet_pb2 as fleet_pb
 from keda_gpu_scaler.wire import fleet_pb2_grpc as fleet_pb_grpc
 from tests.fakes import FakeBackend, ManualClock, sample, sample_without_readings
+from tests.free_ports import free_port
 from tests.limits import WAIT_SECONDS
-from tests.serving import free_port, ref
+from tests.serving import ref
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING

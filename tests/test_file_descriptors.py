@@ -26,8 +26,9 @@ from keda_gpu_scaler.scrape.types import FetchError
 from keda_gpu_scaler.server import http as http_module
 from keda_gpu_scaler.server.http import HttpServer, probe_pages
 from tests.apiserver import FakeApiServer
+from tests.free_ports import free_port
 from tests.limits import WAIT_SECONDS
-from tests.serving import SERVING, Serving, free_port
+from tests.serving import SERVING, Serving
 
 _REASON = "three quarters of the limit of 4 open files are in use"
 

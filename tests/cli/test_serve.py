@@ -18,8 +18,9 @@ from keda_gpu_scaler.cli.options import config_of
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
 from tests.fake_nvml import GIB, LIB_RM_VERSION_MISMATCH, FakeNvml, Memory
+from tests.free_ports import free_port
 from tests.limits import WAIT_SECONDS
-from tests.serving import COMMAND, NOT_SERVING, SERVING, Serving, free_port, recorded, ref, refused_to_start
+from tests.serving import COMMAND, NOT_SERVING, SERVING, Serving, recorded, ref, refused_to_start
 
 HEADER = "timestamp, index, name, utilization.gpu [%], memory.used [MiB], memory.total [MiB]"
 NOW = {"windowSeconds": "0"}

@@ -21,9 +21,10 @@ from keda_gpu_scaler.wire.tls import ClientTls, Pem
 from tests.apiserver import FakeApiServer
 from tests.certificates import NAME, Authority
 from tests.dashboard.queries import MACROS, Query, variables
+from tests.free_ports import free_port
 from tests.kubelet import FakeKubelet
 from tests.limits import WAIT_SECONDS
-from tests.serving import Serving, free_port, recorded
+from tests.serving import Serving, recorded
 
 HOME = Path(__file__).resolve().parents[2]
 DASHBOARD: dict[str, Any] = json.loads(

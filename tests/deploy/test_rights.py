@@ -17,8 +17,9 @@ from keda_gpu_scaler.wire import evaluation_pb2_grpc as evaluation_pb_grpc
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from tests.apiserver import Asked, FakeApiServer
 from tests.deploy.rendering import Grant, Rendered, container, render
+from tests.free_ports import free_port
 from tests.limits import WAIT_SECONDS
-from tests.serving import Serving, free_port
+from tests.serving import Serving
 
 pytestmark = pytest.mark.usefixtures("chart_tools")
 

@@ -21,8 +21,9 @@ from keda_gpu_scaler.wire.tls import ClientTls, Pem
 from tests import forked
 from tests.apiserver import TOKEN, FakeApiServer
 from tests.certificates import NAME, Authority, Pair
+from tests.free_ports import free_port
 from tests.limits import WAIT_SECONDS
-from tests.serving import SERVING, Serving, free_port, refused_to_start
+from tests.serving import SERVING, Serving, refused_to_start
 
 POD, NAMESPACE = "front", "keda"
 _PATIENT = ("--timeout", "60")  # on a machine with other work

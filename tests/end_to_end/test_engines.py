@@ -17,8 +17,9 @@ from keda_gpu_scaler.wire import evaluation_pb2_grpc as evaluation_pb_grpc
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from tests.apiserver import FakeApiServer
 from tests.engines.vllm_pages import vllm_page
+from tests.free_ports import free_port
 from tests.limits import WAIT_SECONDS
-from tests.serving import Serving, free_port
+from tests.serving import Serving
 
 QUEUE = "inference_extension_flow_control_queue_size"
 

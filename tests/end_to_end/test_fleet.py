@@ -17,9 +17,10 @@ from keda_gpu_scaler.wire import evaluation_pb2_grpc as evaluation_pb_grpc
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from tests.apiserver import FakeApiServer
 from tests.fake_nvml import FakeNvml
+from tests.free_ports import free_port
 from tests.kubelet import FakeKubelet
 from tests.limits import WAIT_SECONDS
-from tests.serving import COMMAND, SERVING, Serving, free_port
+from tests.serving import COMMAND, SERVING, Serving
 
 TARGET = 80.0
 

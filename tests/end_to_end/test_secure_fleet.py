@@ -19,8 +19,9 @@ from keda_gpu_scaler.wire import fleet_pb2 as fleet_pb
 from keda_gpu_scaler.wire import fleet_pb2_grpc as fleet_pb_grpc
 from keda_gpu_scaler.wire.tls import ClientTls, Pem
 from tests.certificates import NAME, Authority, Pair
+from tests.free_ports import free_port
 from tests.limits import WAIT_SECONDS
-from tests.serving import COMMAND, SERVING, Serving, free_port, recorded, refused_to_start
+from tests.serving import COMMAND, SERVING, Serving, recorded, refused_to_start
 
 COUNT = {"scope": "fleet", "aggregation": "sum"}
 

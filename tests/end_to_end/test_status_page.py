@@ -14,9 +14,10 @@ import pytest
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from tests.apiserver import FakeApiServer
 from tests.browser import Browser
+from tests.free_ports import free_port
 from tests.kubelet import FakeKubelet
 from tests.limits import WAIT_SECONDS
-from tests.serving import SERVING, Serving, free_port, recorded
+from tests.serving import SERVING, Serving, recorded
 
 RECORDING = (
     "timestamp, index, uuid, name, utilization.gpu [%]",

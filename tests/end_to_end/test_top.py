@@ -17,8 +17,9 @@ from tests.apiserver import FakeApiServer
 from tests.certificates import NAME, Authority
 from tests.cli.top.test_command import OnTerminal
 from tests.end_to_end.test_fleet import FleetOfNodes
+from tests.free_ports import free_port
 from tests.limits import WAIT_SECONDS
-from tests.serving import SERVING, Serving, free_port, recorded
+from tests.serving import SERVING, Serving, recorded
 
 AGENT = {"app.kubernetes.io/part-of": "keda-gpu-scaler", "app.kubernetes.io/component": "agent"}
 

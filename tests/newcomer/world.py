@@ -29,11 +29,12 @@ from tests.certificates import NAME
 from tests.cli.doctor.fake_cluster import FakeCluster
 from tests.end_to_end.test_engines import Pages
 from tests.examples.pages import ENGINES
+from tests.free_ports import free_port
 from tests.kubelet import FakeKubelet
 from tests.limits import WAIT_SECONDS
 from tests.newcomer.launcher import Launcher
 from tests.newcomer.programs import PORTS, STAND_INS, STATE
-from tests.serving import Serving, free_port
+from tests.serving import Serving
 
 HOME = Path(__file__).resolve().parents[2]
 TOOLS = (

@@ -20,8 +20,8 @@ from keda_gpu_scaler.wire import evaluation_pb2_grpc as evaluation_pb_grpc
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
 from tests.fakes import FakeCluster, FakeEngines, ManualClock, node_history, pod, sample, workload
+from tests.free_ports import free_port
 from tests.limits import WAIT_SECONDS
-from tests.serving import free_port
 
 DECLARED = {"targetValue": "80", "windowSeconds": "30"}
 LLAMA = workload(pod("llama-0"), triggers=(DeclaredTrigger(DECLARED, "AverageValue"),))

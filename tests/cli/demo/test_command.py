@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from keda_gpu_scaler.cli import main
 from keda_gpu_scaler.cli.pace import Timing
 from tests.fake_nvml import NOT_SUPPORTED, FakeNvml
-from tests.serving import free_port
+from tests.free_ports import free_port
 
 
 @pytest.fixture(autouse=True)

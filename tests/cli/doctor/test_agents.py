@@ -13,7 +13,8 @@ from keda_gpu_scaler.wire.tls import ClientTls, Pem, own_pair
 from tests.certificates import Authority
 from tests.cli.doctor.fake_agent import NOW, fake_agent, update
 from tests.cli.doctor.fake_cluster import IN_CLUSTER, INSTALLATION, OUTSIDE, FakeCluster, findings_in, loopback
-from tests.serving import Serving, free_port
+from tests.free_ports import free_port
+from tests.serving import Serving
 
 
 def test_the_name_of_the_service_cannot_be_resolved(cluster: FakeCluster) -> None:

@@ -16,8 +16,9 @@ from keda_gpu_scaler.cli.doctor.node import node_checks
 from tests.cli.doctor.support import HOST, PLAIN, findings_of
 from tests.devices.sysfs_tree import AMD, BATTLEMAGE, INSTINCT, INTEL, SysfsTree, write
 from tests.fake_nvml import NOT_SUPPORTED, Card, FakeNvml
+from tests.free_ports import free_port
 from tests.kubelet import FakeKubelet
-from tests.serving import Serving, free_port
+from tests.serving import Serving
 
 
 def test_a_driver_reports_its_version_and_its_devices(fake_nvml: FakeNvml) -> None:

@@ -38,7 +38,7 @@ from keda_gpu_scaler.core.trigger.parser import parse_trigger
 from keda_gpu_scaler.server.explain import explanation
 from keda_gpu_scaler.wire import evaluation_pb2 as pb
 from tests.fakes import device, node_history, pod, sample, workload
-from tests.serving import free_port
+from tests.free_ports import free_port
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "explain.txt"
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

@@ -34,9 +34,10 @@ from keda_gpu_scaler.peers.discovery import StaticDiscovery
 from tests import forked
 from tests.devices.sysfs_tree import BATTLEMAGE, INSTINCT, INTEL, SysfsTree
 from tests.fake_nvml import Card, FakeNvml
+from tests.free_ports import free_port
 from tests.kubelet import FakeKubelet
 from tests.limits import WAIT_SECONDS
-from tests.serving import COMMAND, free_port
+from tests.serving import COMMAND
 
 LOCAL = ("--local", "--backend", "synthetic", "--node-name", "here", "--pod-resources", "off")
 SCREEN_ON, SCREEN_OFF = b"\x1b[?1049h", b"\x1b[?1049l"
