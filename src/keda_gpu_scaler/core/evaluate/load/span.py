@@ -69,11 +69,11 @@ class EngineWork:
 
     ``current`` is None before the second sample. ``waiting`` is the newest number of waiting requests, and
     ``waiting_growth`` its mean growth per second over the window. ``most_prompt_tokens`` is the largest number of
-    prompt tokens per second of one span. ``lowest_bucket`` has the bounds, in seconds, of the lowest bucket of the
-    times between tokens that is populated since the engine started. ``sums`` and ``cache_sums`` are those of the spans'
-    points, and ``least_token_seconds`` is the least of their times per token, infinite where there is none. Over all
-    spans, ``prompt_tokens`` counts tokens of prompts, and ``prefill_seconds`` adds up the time of running requests that
-    generate no token yet. It is None where no request was seen to run.
+    prompt tokens per second of one span, and ``most_busy`` the largest ``busy``. ``lowest_bucket`` has the bounds, in
+    seconds, of the lowest bucket of the times between tokens that is populated since the engine started. ``sums`` and
+    ``cache_sums`` are those of the spans' points, and ``least_token_seconds`` is the least of their times per token,
+    infinite where there is none. Over all spans, ``prompt_tokens`` counts tokens of prompts, and ``prefill_seconds``
+    adds up the time of running requests that generate no token yet. It is None where no request was seen to run.
     """
 
     sample: EngineSample
@@ -89,6 +89,7 @@ class EngineWork:
     least_token_seconds: float = math.inf
     prefill_seconds: float | None = None
     prompt_tokens: float = 0.0
+    most_busy: float = 0.0
 
     @property
     def running_limit(self) -> float | None:
@@ -120,6 +121,7 @@ class _Total(NamedTuple):
     prompt_tokens: float
     prefill_seconds: float
     has_run: bool
+    most_busy: float
 
 
 class _KnownParts(NamedTuple):
@@ -195,6 +197,7 @@ def _measure(page: TargetHistory, window_seconds: float) -> EngineWork | None:
         least_token_seconds=total.least_token_seconds,
         prefill_seconds=total.prefill_seconds if total.has_run else None,
         prompt_tokens=total.prompt_tokens,
+        most_busy=max(total.most_busy, current.busy or 0.0 if current is not None else 0.0),
     )
 
 
@@ -321,6 +324,7 @@ def _total(spans: Sequence[Span]) -> _Total:
         math.fsum([span.prompt_tokens or 0.0 for span in spans]),
         math.fsum([span.prefilling * span.seconds for span in spans if span.prefilling is not None]),
         any(span.running for span in spans),
+        max([span.busy or 0.0 for span in spans], default=0.0),
     )
 
 
