@@ -530,6 +530,29 @@ dynamo_component_requests_total{dynamo_component="backend",dynamo_endpoint="load
 dynamo_component_kvstats_gpu_cache_usage_percent{dynamo_component="backend",dynamo_namespace="n"} 0.75
 """
 
+# A worker of Dynamo with TensorRT-LLM, without enable_iter_perf_stats (docs/observability/metrics_examples).
+DYNAMO_TRTLLM = (
+    DYNAMO
+    + b"""\
+# TYPE trtllm_request_success_total counter
+trtllm_request_success_total{engine_type="trtllm",finished_reason="length",model_name="m"} 290.0
+# TYPE trtllm_prompt_tokens_total counter
+trtllm_prompt_tokens_total{engine_type="trtllm",model_name="m"} 1500.0
+# TYPE trtllm_generation_tokens_total counter
+trtllm_generation_tokens_total{engine_type="trtllm",model_name="m"} 8800.0
+# TYPE trtllm_request_queue_time_seconds histogram
+trtllm_request_queue_time_seconds_sum{engine_type="trtllm",model_name="m"} 3.5
+trtllm_request_queue_time_seconds_count{engine_type="trtllm",model_name="m"} 291.0
+# TYPE trtllm_time_to_first_token_seconds histogram
+trtllm_time_to_first_token_seconds_bucket{engine_type="trtllm",le="+Inf",model_name="m"} 292.0
+trtllm_time_to_first_token_seconds_count{engine_type="trtllm",model_name="m"} 292.0
+# TYPE trtllm_time_per_output_token_seconds histogram
+trtllm_time_per_output_token_seconds_bucket{engine_type="trtllm",le="+Inf",model_name="m"} 289.0
+trtllm_time_per_output_token_seconds_count{engine_type="trtllm",model_name="m"} 289.0
+trtllm_time_per_output_token_seconds_sum{engine_type="trtllm",model_name="m"} 4.25
+"""
+)
+
 # SGLang's server of diffusion models, DiffusionMetricsCollector: requests of a warm-up and errors stand apart.
 SGLANG_DIFFUSION = b"""\
 # TYPE sglang:diffusion_num_queue_reqs gauge
@@ -647,4 +670,12 @@ bentoml_service_request_total{endpoint="/livez",http_response_code="200",runner_
 # TYPE bentoml_service_request_duration_seconds histogram
 bentoml_service_request_duration_seconds_sum{endpoint="/chat",http_response_code="200",runner_name="Gateway"} 90.5
 bentoml_service_request_duration_seconds_count{endpoint="/chat",http_response_code="200",runner_name="Gateway"} 60.0
+"""
+
+# A new pod of BentoML, to which only probes were sent.
+BENTOML_NEW = b"""\
+# TYPE bentoml_service_request_in_progress gauge
+bentoml_service_request_in_progress{endpoint="/readyz",runner_name="Model",service_name="b",service_version="1"} 1.0
+# TYPE bentoml_service_request_total counter
+bentoml_service_request_total{endpoint="/readyz",http_response_code="200",runner_name="Model"} 3.0
 """

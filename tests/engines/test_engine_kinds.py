@@ -261,6 +261,29 @@ def test_a_page_with_the_series_of_another_engine_is_not_recognised_by_a_family(
             id="a worker of Dynamo, newer name of the cache",
         ),
         pytest.param(
+            engine_pages.DYNAMO_TRTLLM,
+            {
+                "engine": "dynamo",
+                "waiting": None,
+                "running": 12.0,
+                "kv_cache_ratio": 0.75,
+                "requests_total": 300.0,
+                "tokens_total": 8800.0,
+                "prompt_tokens_total": 1500.0,
+                "queue_wait_seconds_total": 3.5,
+                "queue_waits_total": 291.0,
+                "first_tokens_total": 292.0,
+                "token_time_seconds_total": 4.25,
+                "token_times_total": 289.0,
+            },
+            id="a worker of Dynamo with the times of TensorRT-LLM",
+        ),
+        pytest.param(
+            engine_pages.DYNAMO + engine_pages.TRTLLM_SERVE,
+            {"engine": "trtllm-serve", "waiting": 2.0, "running": 14.0},
+            id="a worker of Dynamo that passes the queue of TensorRT-LLM through",
+        ),
+        pytest.param(
             engine_pages.DYNAMO + engine_pages.VLLM,
             {"engine": "vllm", "waiting": 6.0, "running": 23.0},
             id="a worker of Dynamo that passes the series of vLLM through",
@@ -327,6 +350,16 @@ def test_a_page_with_the_series_of_another_engine_is_not_recognised_by_a_family(
             engine_pages.BENTOML,
             {"engine": "bentoml", "waiting": None, "running": 9.0, "requests_total": 118.0, "kv_cache_ratio": None},
             id="BentoML, without the probes",
+        ),
+        pytest.param(
+            engine_pages.BENTOML_NEW,
+            {"engine": "bentoml", "waiting": None, "running": 0.0, "requests_total": 0.0},
+            id="BentoML before its first request",
+        ),
+        pytest.param(
+            engine_pages.BENTOML_NEW.replace(b"bentoml_service", b"bentoml_api_server"),
+            {"engine": "bentoml", "running": 0.0, "requests_total": 0.0},
+            id="BentoML before 1.2, before its first request",
         ),
     ],
 )
