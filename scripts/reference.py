@@ -101,9 +101,9 @@ def engines_section() -> Iterator[str]:
     yield "## Engines"
     yield ""
     yield (
-        "A pod's engine is scraped at this port and path, unless the trigger or the pod's annotations set others. Where "
-        "several are listed, they are tried in this order. The "
-        "engine is recognised by the series on its page; with `engine: NAME`, only that engine is looked for."
+        "A pod's engine is scraped at this port and path, unless the trigger or the pod's annotations set others. "
+        "Where several are listed, they are tried in this order. The engine is recognised by "
+        "the series on its page; with `engine: NAME`, only that engine is looked for."
     )
     yield ""
     yield from table(

@@ -7,9 +7,10 @@ Facts are from BentoML's source (bentoml/BentoML: src/bentoml/_internal/server/h
 src/_bentoml_impl/server/app.py, 1.4) and its documentation ("Observability, Metrics"): each request has the path of its
 ``endpoint``, also those of the probes, and the scrape itself is not counted. The gauge adds up the live workers. A
 series exists from the first request to its endpoint on, and stays. So a page that has other series of the name, such as
-those of the probes, and none of an endpoint says that no request is in progress. Each Service of a Bento counts the requests that it receives, so a request that passes
-through two Services counts twice; ``runner_name`` is the name of the Service. Versions before 1.2 name the series
-``bentoml_api_server``. Other names, which ``metrics.namespace`` sets, are read by ``engineMetric``.
+those of the probes, and none of an endpoint says that no request is in progress. Each Service of a Bento counts the
+requests that it receives, so a request that passes through two Services counts twice; ``runner_name`` is the name of
+the Service. Versions before 1.2 name the series ``bentoml_api_server``. Other names, which ``metrics.namespace`` sets,
+are read by ``engineMetric``.
 
 The time of a request contains its wait, so it is no time of computation. ``load`` is computed from the requests in
 progress and their limit, which ``maxSeqs`` states.

@@ -7,9 +7,9 @@ Facts are from TEI's source (huggingface/text-embeddings-inference: core/src/que
 Dockerfile; 1.8) and its issues 520 and 729: the gauge of the queue, counters without a suffix, and histograms in
 seconds. The router listens on port 3000, and the images set 80. The images for gRPC serve the metrics on
 ``--prometheus-port``, 9000, which has no effect on those for HTTP. An entry of the queue is one input, so a request
-with several inputs counts as several. The time of inference is observed for each request when it ends; the requests of a
-batch each count the whole time of the batch. The exporter has each series from its first use on, so that
-the page is empty before the first request.
+with several inputs counts as several. The time of inference is observed for each request when it ends; the requests of
+a batch each count the whole time of the batch. The exporter has each series from its first use on, so that the page is
+empty before the first request.
 
 ``load`` is computed from the time of computation.
 """
