@@ -52,6 +52,7 @@ FLAGS_OF_OTHER_PROGRAMS = {
     "--metrics-exporter-port": "Xinference",
     "--metrics-per-host": "ingress-nginx",
     "--root-dir": "the kubelet",
+    "--sleep-idle-seconds": "llama.cpp",
 }
 FILE_ENDINGS = (".crt", ".key", ".json", ".yaml")
 """The endings of file names that look like a value of the chart."""

@@ -600,6 +600,18 @@ lightllm_request_mean_time_per_token_duration_count 27.0
 lightllm_request_mean_time_per_token_duration_sum 0.75
 """
 
+# A newer LightLLM names its model, and has a gauge of running requests beside that of the batch.
+LIGHTLLM_NEW = b"""\
+# TYPE lightllm_queue_size gauge
+lightllm_queue_size{model_name="m"} 4.0
+# TYPE lightllm_batch_current_size gauge
+lightllm_batch_current_size{model_name="m"} 7.0
+# TYPE lightllm_num_running_reqs gauge
+lightllm_num_running_reqs{model_name="m"} 6.0
+# TYPE lightllm_request_success counter
+lightllm_request_success_total{model_name="m"} 20.0
+"""
+
 # TEI (core/src/queue.rs, router/src): counters without a suffix, times in seconds.
 TEI = b"""\
 # TYPE te_queue_size gauge

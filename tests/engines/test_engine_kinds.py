@@ -315,6 +315,11 @@ def test_a_page_with_the_series_of_another_engine_is_not_recognised_by_a_family(
             id="LightLLM",
         ),
         pytest.param(
+            engine_pages.LIGHTLLM_NEW,
+            {"engine": "lightllm", "waiting": 4.0, "running": 6.0, "kv_cache_ratio": None, "requests_total": 20.0},
+            id="LightLLM with the name of its model",
+        ),
+        pytest.param(
             engine_pages.TEI,
             {
                 "engine": "tei",
