@@ -108,6 +108,28 @@ def test_a_pod_with_another_engine_is_not_a_pod_without_an_engine(page: bytes) -
 
 
 @pytest.mark.parametrize(
+    ("engine", "pages"),
+    [
+        pytest.param("tgi", {"10.1.2.3:80/metrics": b"tgi_queue_size 7\n"}, id="the port of TGI's image"),
+        pytest.param("tei", {"10.1.2.3:9000/metrics": b"te_queue_size 7\n"}, id="the port of TEI's image for gRPC"),
+        pytest.param(
+            "nim",
+            {"10.1.2.3:8000/v1/metrics": ABSENT, "10.1.2.3:8000/metrics": b"num_requests_waiting 7\n"},
+            id="the path of a NIM for vision",
+        ),
+        pytest.param("nim", {"10.1.2.3:8000/v1/metrics": vllm(waiting=7)}, id="the page of vLLM in NIM 2.x"),
+    ],
+)
+def test_a_named_engine_is_found_at_the_port_or_path_of_its_variants(engine: str, pages: dict[str, Answer]) -> None:
+    async def scenario_of_case() -> None:
+        async with Scene(pages) as scene:
+            await scene.register_interest(replace(POD, engine=engine))
+            assert scene.newest(replace(POD, engine=engine)).waiting == 7
+
+    run_in_virtual_time(scenario_of_case())
+
+
+@pytest.mark.parametrize(
     ("engine", "failure"),
     [
         pytest.param("tei", "no series of tei; TEI exports its queue from its first request on", id="TEI"),

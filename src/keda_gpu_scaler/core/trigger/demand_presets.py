@@ -49,9 +49,10 @@ class DemandPreset:
     ``is_always_exported`` says that the series exist from the start, so that a page without them says nothing.
     ``labels`` are the labels of which one must select the workload, because the source serves several; empty where it
     serves one, or where its total is useful. ``lower_case_labels`` are labels whose values the source writes in lower
-    case, whatever their case elsewhere. ``counters`` are further series of the source that users may name. For users,
-    ``counts`` says what is counted, ``place`` where the page is, ``at_zero`` what the page says while nothing is
-    requested, and ``narrowing`` how one workload is selected.
+    case, whatever their case elsewhere. ``counters`` are further series of the source that users may name. With
+    ``is_silent_at_zero`` the source shows no request in ``series`` while no replica runs. For users, ``counts`` says
+    what is counted, ``place`` where the page is, ``at_zero`` what the page says while nothing is requested, and
+    ``narrowing`` how one workload is selected.
     """
 
     name: str
@@ -68,6 +69,7 @@ class DemandPreset:
     labels: tuple[str, ...] = ()
     lower_case_labels: tuple[str, ...] = ()
     counters: tuple[str, ...] = ()
+    is_silent_at_zero: bool = False
 
 
 DEMANDS: MappingProxyType[str, DemandPreset] = MappingProxyType(
@@ -121,6 +123,7 @@ DEMANDS: MappingProxyType[str, DemandPreset] = MappingProxyType(
                 siblings=("dynamo_frontend_",),
                 lower_case_labels=("model",),
                 counters=("dynamo_frontend_requests_total",),
+                is_silent_at_zero=True,
             ),
             DemandPreset(
                 "litellm",
