@@ -246,6 +246,13 @@ def test_a_page_with_the_series_of_another_engine_is_not_recognised_by_a_family(
             id="Ray Serve LLM, two workers",
         ),
         pytest.param(
+            b'ray_vllm_num_requests_running{WorkerId="w1"} 1\n'
+            b'ray_vllm_request_success_total{WorkerId="w1",finished_reason="abort"} 5\n'
+            b'ray_vllm_request_success_total{WorkerId="w2",finished_reason="abort"} 7\n',
+            {"engine": "ray-serve-llm", "requests_total": 12.0},
+            id="Ray Serve LLM, each end with the reason that was set last",
+        ),
+        pytest.param(
             engine_pages.RAY.replace(b"ray_vllm_", b"ray_vllm:"),
             {"engine": "ray-serve-llm", "waiting": 6.0, "running": 12.0, "kv_cache_ratio": 0.5, "tokens_total": 1800.0},
             id="Ray Serve LLM, older names",
