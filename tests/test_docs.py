@@ -47,6 +47,7 @@ FLAGS_OF_OTHER_PROGRAMS = {
     "--max-num-seqs": "vLLM",
     "--query-gpu": "nvidia-smi",
     "--metrics": "llama.cpp",
+    "--metrics-config": "Triton",
     "--metrics-endpoint-auth": "the endpoint picker",
     "--metrics-exporter-host": "Xinference",
     "--metrics-exporter-port": "Xinference",

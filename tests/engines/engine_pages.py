@@ -260,6 +260,22 @@ nv_inference_pending_request_count{model="embed",version="3"} 1
 nv_gpu_utilization{gpu_uuid="GPU-1"} 0.9
 """
 
+# Triton with --metrics-config counter_latencies=false and summary_latencies=true: times as summaries.
+TRITON_SUMMARIES = b"""\
+# TYPE nv_inference_request_success counter
+nv_inference_request_success{model="detect",version="1"} 50
+# TYPE nv_inference_pending_request_count gauge
+nv_inference_pending_request_count{model="detect",version="1"} 3
+# TYPE nv_inference_queue_summary_us summary
+nv_inference_queue_summary_us{model="detect",quantile="0.5",version="1"} 9
+nv_inference_queue_summary_us_count{model="detect",version="1"} 49
+nv_inference_queue_summary_us_sum{model="detect",version="1"} 1500000
+# TYPE nv_inference_compute_infer_summary_us summary
+nv_inference_compute_infer_summary_us{model="detect",quantile="0.5",version="1"} 70
+nv_inference_compute_infer_summary_us_count{model="detect",version="1"} 48
+nv_inference_compute_infer_summary_us_sum{model="detect",version="1"} 6250000
+"""
+
 # Triton with TensorRT-LLM, the backend's README "Triton Metrics" and its custom_metrics_reporter: one name for
 # requests, one for the cache's blocks, and tokens by histograms of their number per request.
 TRITON_TRTLLM = b"""\

@@ -258,6 +258,18 @@ def test_a_page_with_the_series_of_another_engine_is_not_recognised_by_a_family(
             id="Ray Serve LLM, older names",
         ),
         pytest.param(
+            engine_pages.TRITON_SUMMARIES,
+            {
+                "engine": "triton",
+                "waiting": 3.0,
+                "queue_wait_seconds_total": 1.5,
+                "queue_waits_total": 50.0,
+                "service_seconds_total": 6.25,
+                "services_total": 50.0,
+            },
+            id="Triton with summaries of its times",
+        ),
+        pytest.param(
             engine_pages.DYNAMO,
             {"engine": "dynamo", "waiting": None, "running": 12.0, "kv_cache_ratio": 0.75, "requests_total": 300.0},
             id="a worker of Dynamo",
