@@ -6,27 +6,35 @@ the requests of several workloads is read for one workload only.
 
 Facts are from the sources' own code and documentation:
 
-- epp: llm-d's router, formerly the Gateway API inference extension (pkg/epp/metrics and flowcontrol). The gauge of a
-  flow is deleted when the flow is idle. Newer versions set ``pool_saturation`` in each cycle of flow control.
+- epp: llm-d's router (llm-d/llm-d-router, 0.10), formerly the Gateway API inference extension (pkg/epp/metrics and
+  flowcontrol). The gauge of a flow is deleted when the flow is idle. Newer versions set ``pool_saturation`` in each
+  cycle of flow control, and export each series by both names. Without endpoints a request waits for
+  ``defaultRequestTTL`` (pull requests 1751 and 2284). The configuration is read once, when the picker starts.
 - vllm-router: the vLLM production stack (vllm_router/services/metrics_service).
 - http-add-on: ``engines/interceptor.py``.
 - dynamo: NVIDIA Dynamo (ai-dynamo/dynamo: docs/observability, lib/llm/src/http/service/metrics.rs and openai.rs,
   lib/llm/src/discovery; 1.2) and its issue 10753. The label ``model`` of requests is in lower case. While no worker
-  serves a model, its requests are refused with 404: newer versions count them under the model ``unknown_model``.
-  The gauges exist from the first request on.
-- litellm: LiteLLM (proxy/middleware, in_flight_requests and admission_control; integrations/prometheus.py) and its
-  documentation ("Pod health metrics"). The gauge of requests in flight is made by the first request, which may be a
-  scrape, and counts every request of HTTP. Admission control does not count probes and scrapes.
-- envoy: Envoy's documentation ("Cluster manager, Statistics"), ``prometheus_stats.cc`` and ``cluster_manager_impl.cc``:
-  a request for a cluster without a healthy host is refused and counted by ``upstream_cx_none_healthy``.
-- istio: Istio's documentation ("Istio Standard Metrics"). The response flag UH marks a request that had no endpoint.
-- nginx: ingress-nginx (internal/ingress/metric/collectors/socket.go) and its documentation ("Monitoring").
-- traefik: Traefik (pkg/metrics/prometheus.go), its documentation ("Metrics"), and its issue 9242 about Services without
-  endpoints.
-- knative: Knative Serving (pkg/activator/handler, cmd/activator, config/core/deployments/activator-service.yaml) and
-  its documentation ("Metrics"). The activator's gauge contains requests that wait and requests that are forwarded.
-- kserve: KServe (config/llmisvcconfig/config-llm-scheduler.yaml): the scheduler of an LLMInferenceService is llm-d's
-  endpoint picker.
+  serves a model, its requests are refused with 404: newer versions count them under the model ``unknown_model``. The
+  gauges exist from the first request on.
+- litellm: LiteLLM (BerriAI/litellm: proxy/middleware, in_flight_requests and admission_control;
+  integrations/prometheus.py) and its documentation ("Pod health metrics"). The gauges add up the workers. The gauge of
+  requests in flight is made by the first request, which may be a scrape, and counts every request of HTTP. Admission
+  control does not count probes and scrapes.
+- envoy: Envoy (envoyproxy/envoy: docs/root/configuration/upstream/cluster_manager/cluster_stats.rst,
+  source/common/upstream/cluster_manager_impl.cc and source/server/admin/prometheus_stats.cc, 2026). Requests that wait
+  for a connection are not among the active ones. A request for a cluster without a healthy host is refused and counted
+  by ``upstream_cx_none_healthy``.
+- istio: Istio's documentation (istio/istio.io: content/en/docs/reference/config/metrics). The response flag UH marks a
+  request that had no endpoint.
+- nginx: ingress-nginx (kubernetes/ingress-nginx: internal/ingress/metric/collectors/socket.go, 1.12) and its
+  documentation ("Monitoring"). The series of an Ingress are deleted with it.
+- traefik: Traefik (traefik/traefik: pkg/metrics/prometheus.go), its documentation ("Metrics"), and its issue 9242 about
+  Services without endpoints. A series is deleted after the scrape at which its service is no longer configured.
+- knative: Knative Serving (knative/serving: pkg/activator/handler, cmd/activator,
+  config/core/deployments/activator-service.yaml) and its documentation ("Metrics"). The activator's gauge contains
+  requests that wait and requests that are forwarded.
+- kserve: KServe (kserve/kserve: config/llmisvcconfig/config-llm-scheduler.yaml, 2026): the scheduler of an
+  LLMInferenceService is llm-d's endpoint picker.
 """
 
 from dataclasses import dataclass
