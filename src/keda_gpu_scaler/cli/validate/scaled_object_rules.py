@@ -116,7 +116,7 @@ def _problems(manifest: ScaledManifest) -> Iterator[Problem]:
         yield from check_trigger_set(manifest.spec, manifest.own_triggers, found)
     if manifest.can_be_at_zero:
         yield from _check_activation(manifest)
-        yield from _check_silent_demand(manifest)
+        yield from _check_demand_at_zero(manifest)
         yield from _check_push(manifest)
         yield from _check_cooldown(manifest)
     for number in manifest.own_triggers:
@@ -200,28 +200,27 @@ def _check_activation(manifest: ScaledManifest) -> Iterator[Problem]:
     )  # fmt: skip
 
 
-def _check_silent_demand(manifest: ScaledManifest) -> Iterator[Problem]:
+def _check_demand_at_zero(manifest: ScaledManifest) -> Iterator[Problem]:
     activating = [number for number in range(len(manifest.triggers)) if _can_activate(manifest, number)]
-    silent = {number: preset for number in activating if (preset := _silent_preset(manifest, number)) is not None}
-    if not silent or len(silent) < len(activating):
+    presets = [_preset_that_needs_a_replica(manifest, number) for number in activating]
+    if not presets or (preset := presets[0]) is None or None in presets:
         return
-    number, preset = next(iter(silent.items()))
     yield Problem(
-        Severity.WARNING, ("spec", "triggers", number, "metadata", "demand"),
+        Severity.WARNING, ("spec", "triggers", activating[0], "metadata", "demand"),
         f'metadata.demand: Invalid value: "{preset.name}": it shows no request while no replica runs, so the workload '
         f"stays at zero; set minReplicaCount: 1, or begin demandMetric with {' or '.join(preset.counters)} "
         "(docs/reference/trigger.md, sources of demand)",
     )  # fmt: skip
 
 
-def _silent_preset(manifest: ScaledManifest, number: int) -> DemandPreset | None:
+def _preset_that_needs_a_replica(manifest: ScaledManifest, number: int) -> DemandPreset | None:
     """Return the preset of a trigger whose series show no request at zero replicas, None where they show them."""
     if number not in manifest.own_triggers:
         return None
     metadata = manifest.trigger_metadata(number)
     preset = DEMANDS.get(str(metadata.get("demand", "")))
     name = str(metadata.get("demandMetric", "")).partition("{")[0].strip()
-    if preset is None or not preset.is_silent_at_zero or (name and name not in preset.series):
+    if preset is None or not preset.needs_replica or (name and name not in preset.series):
         return None
     return preset
 

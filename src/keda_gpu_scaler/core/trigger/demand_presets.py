@@ -20,10 +20,9 @@ Facts are from the sources' own code and documentation:
   integrations/prometheus.py) and its documentation ("Pod health metrics"). The gauges add up the workers. The gauge of
   requests in flight is made by the first request, which may be a scrape, and counts every request of HTTP. Admission
   control does not count probes and scrapes.
-- envoy: Envoy (envoyproxy/envoy: docs/root/configuration/upstream/cluster_manager/cluster_stats.rst,
-  source/common/upstream/cluster_manager_impl.cc and source/server/admin/prometheus_stats.cc, 2026). Requests that wait
-  for a connection are not among the active ones. A request for a cluster without a healthy host is refused and counted
-  by ``upstream_cx_none_healthy``.
+- envoy: Envoy (envoyproxy/envoy: cluster_stats.rst of its documentation, source/common/upstream/cluster_manager_impl.cc
+  and source/server/admin/prometheus_stats.cc, 2026). Requests that wait for a connection are not among the active ones.
+  A request for a cluster without a healthy host is refused and counted by ``upstream_cx_none_healthy``.
 - istio: Istio's documentation (istio/istio.io: content/en/docs/reference/config/metrics). The response flag UH marks a
   request that had no endpoint.
 - nginx: ingress-nginx (kubernetes/ingress-nginx: internal/ingress/metric/collectors/socket.go, 1.12) and its
@@ -58,8 +57,8 @@ class DemandPreset:
     ``labels`` are the labels of which one must select the workload, because the source serves several; empty where it
     serves one, or where its total is useful. ``lower_case_labels`` are labels whose values the source writes in lower
     case, whatever their case elsewhere. ``counters`` are further series of the source that users may name. With
-    ``is_silent_at_zero`` the source shows no request in ``series`` while no replica runs. For users, ``counts`` says
-    what is counted, ``place`` where the page is, ``at_zero`` what the page says while nothing is requested, and
+    ``needs_replica`` the source shows requests in ``series`` only while a replica runs. For users, ``counts`` says what
+    is counted, ``place`` where the page is, ``at_zero`` what the page says while nothing is requested, and
     ``narrowing`` how one workload is selected.
     """
 
@@ -77,7 +76,7 @@ class DemandPreset:
     labels: tuple[str, ...] = ()
     lower_case_labels: tuple[str, ...] = ()
     counters: tuple[str, ...] = ()
-    is_silent_at_zero: bool = False
+    needs_replica: bool = False
 
 
 DEMANDS: MappingProxyType[str, DemandPreset] = MappingProxyType(
@@ -131,7 +130,7 @@ DEMANDS: MappingProxyType[str, DemandPreset] = MappingProxyType(
                 siblings=("dynamo_frontend_",),
                 lower_case_labels=("model",),
                 counters=("dynamo_frontend_requests_total",),
-                is_silent_at_zero=True,
+                needs_replica=True,
             ),
             DemandPreset(
                 "litellm",
