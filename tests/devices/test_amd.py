@@ -2,7 +2,6 @@
 """Tests of the AMD backend on trees of sysfs, and on recorded ones."""
 
 import contextlib
-import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -19,7 +18,6 @@ from keda_gpu_scaler.devices.amd.backend import AmdBackend
 from keda_gpu_scaler.devices.amd.gpu_metrics import parse
 from keda_gpu_scaler.devices.registry import BackendSettings, find, open_backend
 from keda_gpu_scaler.devices.sysfs import UnreadableError
-from keda_gpu_scaler.devices.sysfs import backend as sysfs_backend
 from keda_gpu_scaler.devices.sysfs.backend import LISTING_SECONDS
 from tests.contract.backends import BackendContract
 from tests.devices.sysfs_tree import (
@@ -633,28 +631,3 @@ def test_a_device_of_a_recorded_resource_slice(tree: SysfsTree) -> None:
     devices = [sample.device for sample in backend_of(tree).read(0.0)]
     (found,) = resolve(Allocation("ai", "p", "c", "gpu.amd.com", f"gpu-{card}-{render}"), devices)
     assert (found.pci_address, found.uuid) == (address, f"amd-{unique_id}")
-
-
-def test_a_card_whose_files_do_not_answer_is_named_and_logged_once(
-    tree: SysfsTree, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO)
-    tree.card(0, ADDRESS, files=INSTINCT)
-    backend = backend_of(tree)
-    times = iter([0.0, 4.9, 5.0, 6.0, 7.0])
-    monkeypatch.setattr(sysfs_backend, "monotonic", lambda: next(times))
-    heard: list[str | None] = []
-
-    def read_card(card: object, drm: object) -> list[Sample]:
-        heard.extend([backend.overdue_call(), backend.overdue_call(), backend.overdue_call()])
-        return []
-
-    monkeypatch.setattr(backend, "_read_card", read_card)
-    backend.read(0.0)
-    named = f"GPU 0 at {ADDRESS}: its files in sysfs have not answered for"
-    assert heard == [None, f"{named} 5 s", f"{named} 6 s"]
-    assert backend.overdue_call() is None
-    assert caplog.messages == [
-        f"{named} 5 s; no device of AMD is read until they do",
-        f"GPU 0 at {ADDRESS}: its files in sysfs have answered, after 7 s",
-    ]

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads the backends of several vendors as one: a node with devices of different makers.
 
-Law: a vendor that cannot be read takes nothing from the others. Its devices stay listed with every reading unknown.
+Law: a vendor that cannot be read, or does not answer, takes nothing from the others. Its devices stay listed with every
+reading unknown.
 
 Every device keeps the index that its own driver gives it, so on such a node two devices may have the index 0. Their
 UUIDs differ.
@@ -9,26 +10,38 @@ UUIDs differ.
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 
 from keda_gpu_scaler.core.interfaces import Backend, BackendError
 from keda_gpu_scaler.core.types import Device, ReadingFailure, Sample
 from keda_gpu_scaler.devices.failure_log import MAX_REASON_LENGTH
+from keda_gpu_scaler.devices.job_group import JobGroup
+from keda_gpu_scaler.devices.reader_threads import ReaderJob, ReaderThreads
 from keda_gpu_scaler.devices.registry import COMBINED_BY
+
+OVERRUN_SECONDS = 3.0
+"""How long the other vendors wait for one: longer than NVML's backend waits for one GPU and then for the others."""
 
 _logger = logging.getLogger(__name__)
 
 
 class CombinedBackend:
-    """Reads each backend in turn.
+    """Reads each backend in turn, in a reader thread.
+
+    A backend whose read hangs, as while its driver opens, keeps one thread until the read returns. The others are read
+    in another one.
 
     Args:
         backends: at least two backends by their names, in the order in which they are read.
+        overrun_seconds: how long the other vendors wait for one.
     """
 
     deviceless = False
 
-    def __init__(self, backends: Mapping[str, Backend]) -> None:
+    def __init__(self, backends: Mapping[str, Backend], overrun_seconds: float = OVERRUN_SECONDS) -> None:
         self._backends = dict(backends)
+        self._jobs: JobGroup[str] = JobGroup(ReaderThreads(overrun_seconds, name="vendor-reader"))
         self._listed: dict[str, tuple[Device, ...]] = {}
         self._failures: dict[str, str] = {}
         self._failed_at: dict[str, float] = {}
@@ -49,31 +62,43 @@ class CombinedBackend:
         """
         samples: list[Sample] = []
         failures: dict[str, str] = {}
-        for name, backend in self._backends.items():
-            try:
-                found = backend.read(now)
-            except BackendError as error:
-                failures[name] = str(error)
-                since = self._failed_at.setdefault(name, now)
-                reasons = (ReadingFailure("", str(error)[:MAX_REASON_LENGTH], since),)
-                samples += [Sample(device, failures=reasons) for device in self._listed.get(name, ())]
-            else:
-                self._failed_at.pop(name, None)
-                self._listed[name] = tuple(sample.device for sample in found)
-                samples += found
+        jobs = self._jobs.run({name: partial(backend.read, now) for name, backend in self._backends.items()})
+        for name, job in jobs.items():
+            if job.is_done and not isinstance(job.error, BackendError):
+                samples += self._samples(name, job)
+                continue
+            failures[name] = str(job.error) if job.is_done else job.describe()
+            since = self._failed_at.setdefault(name, now)
+            reasons = (ReadingFailure("", failures[name][:MAX_REASON_LENGTH], since),)
+            samples += [Sample(device, failures=reasons) for device in self._listed.get(name, ())]
         self._log_changes(failures)
         if len(failures) == len(self._backends):
             raise BackendError("; ".join(failures.values()))
         return tuple(sorted(samples, key=lambda sample: (sample.device.index, sample.device.uuid)))
 
     def overdue_call(self) -> str | None:
-        """Return which call of a vendor's driver has kept ``read`` waiting for a while; None where none has."""
-        return next((call for backend in self._backends.values() if (call := backend.overdue_call())), None)
+        """Return None: no vendor keeps ``read`` waiting. The samples of its devices have the call that hangs."""
+        return None
 
     def close(self) -> None:
-        """Close every backend."""
-        for backend in self._backends.values():
-            backend.close()
+        """Close every backend, except one that is still read. Its process ends, or it is read again."""
+        for name, backend in self._backends.items():
+            if not self._jobs.is_busy(name):
+                backend.close()
+
+    def _samples(self, name: str, job: ReaderJob) -> list[Sample]:
+        """Return what a vendor's job read.
+
+        Raises:
+            Exception: a defect in the backend.
+        """
+        if job.error is not None:
+            raise job.error
+        self._failed_at.pop(name, None)
+        found: tuple[Sample, ...] = job.result
+        self._listed[name] = tuple(sample.device for sample in found)
+        lag = job.lag_seconds()
+        return [replace(sample, lag_seconds=sample.lag_seconds + lag) if lag else sample for sample in found]
 
     def _log_changes(self, failures: dict[str, str]) -> None:
         for name, sentence in failures.items():

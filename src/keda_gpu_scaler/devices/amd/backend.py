@@ -27,6 +27,7 @@ from keda_gpu_scaler.devices.amd.gpu_metrics import (
 from keda_gpu_scaler.devices.amd.performance import CardPerformance
 from keda_gpu_scaler.devices.amd.product_names import AMDGPU_IDS, product_name
 from keda_gpu_scaler.devices.amd.topology import Partition, Topology, read_topology
+from keda_gpu_scaler.devices.reader_threads import OVERRUN_SECONDS
 from keda_gpu_scaler.devices.sysfs import (
     ROOT,
     DrmCard,
@@ -43,7 +44,7 @@ from keda_gpu_scaler.devices.sysfs import (
     read_watts,
     read_whole,
 )
-from keda_gpu_scaler.devices.sysfs.backend import Card, SysfsBackend
+from keda_gpu_scaler.devices.sysfs.backend import Card, CardReading, SysfsBackend
 
 _WHOLE_MODE = "SPX"
 _PARTITION_MODES = ("DPX", "TPX", "QPX", "CPX")
@@ -80,6 +81,7 @@ class AmdBackend(SysfsBackend):
         names: the file of libdrm with the names of products.
         wants_performance: whether the readings that are expensive to take are wanted now.
         clock: monotonic seconds, the sampler's.
+        overrun_seconds: how long the other cards wait for one card.
     """
 
     source = "amd"
@@ -92,8 +94,9 @@ class AmdBackend(SysfsBackend):
         names: str = AMDGPU_IDS,
         wants_performance: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
+        overrun_seconds: float = OVERRUN_SECONDS,
     ) -> None:
-        super().__init__(root)
+        super().__init__(root, overrun_seconds)
         self._names = Path(names)
         self._wants_performance = wants_performance
         self._clock = clock
@@ -108,7 +111,7 @@ class AmdBackend(SysfsBackend):
 
     def _difference(self, card: AmdCard) -> str:
         """Return where the two sources of a card's utilisation differ; drivers with a wrong one are known."""
-        if card.drm is None or is_suspended(card.drm.path):
+        if card.drm is None or self._jobs.is_busy(card) or is_suspended(card.drm.path):
             return ""
         metrics = self._read_metrics(card, card.drm.path)
         try:
@@ -151,7 +154,7 @@ class AmdBackend(SysfsBackend):
         unique_id = _unique_id(drm.path)
         if card.identity is None or card.drm is None:
             uuid = f"amd-{unique_id or card.key}"
-            others = {each for one in self._cards.values() if one is not card for each in _uuids(one)}
+            others = {each for one in self.cards if one is not card for each in _uuids(one)}
             # Virtual functions of one card have its unique id.
             card.identity = f"amd-{card.key}" if uuid in others else uuid, product_name(drm, self._names)
         uuid, model = card.identity
@@ -181,19 +184,18 @@ class AmdBackend(SysfsBackend):
 
     # Reading
 
-    def _read_card(self, card: Card, drm: DrmCard) -> list[Sample]:
+    def _read_card(self, card: Card, drm: DrmCard) -> list[CardReading]:
         if not isinstance(card, AmdCard):
             return []
         if is_suspended(drm.path):
             card.source = "the state of the card: it sleeps"
             card.performance.stop()
-            return [_sample_of_suspended(device, drm.path) for device in card.devices]
+            return [CardReading(_sample_of_suspended(device, drm.path)) for device in card.devices]
         metrics = self._read_metrics(card, drm.path)
         is_whole = len(card.devices) == 1 and card.devices[0].parent is None
         if is_whole and card.layout_problem:
             # The readings of a whole card are not those of a partition.
-            self._note_missing(card.devices[0], {"": card.layout_problem})
-            return [Sample(card.devices[0])]
+            return [CardReading(Sample(card.devices[0]), {"": card.layout_problem})]
         if is_whole:
             return [self._read_whole(card, card.devices[0], drm.path, metrics)]
         card.performance.stop()
@@ -215,7 +217,7 @@ class AmdBackend(SysfsBackend):
             card.source = "sysfs"
             return str(error)
 
-    def _read_whole(self, card: AmdCard, device: Device, path: Path, metrics: GpuMetrics | str) -> Sample:
+    def _read_whole(self, card: AmdCard, device: Device, path: Path, metrics: GpuMetrics | str) -> CardReading:
         reasons = Reasons()
         of_table = partial(_of_table, metrics)
         hwmon = _Hwmon(path)
@@ -234,9 +236,7 @@ class AmdBackend(SysfsBackend):
             reasons.reading("power", of_table("watts"), hwmon.watts),
             performance=self._performance(card, metrics),
         )
-        if missing := {**card.performance.missing, **reasons.missing}:
-            self._note_missing(device, missing)
-        return sample
+        return CardReading(sample, {**card.performance.missing, **reasons.missing})
 
     def _performance(self, card: AmdCard, metrics: GpuMetrics | str) -> PerformanceReadings | None:
         if self._wants_performance():
@@ -244,7 +244,7 @@ class AmdBackend(SysfsBackend):
         card.performance.stop()
         return None
 
-    def _read_partition(self, device: Device, drm: DrmCard, metrics: GpuMetrics | str) -> Sample:
+    def _read_partition(self, device: Device, drm: DrmCard, metrics: GpuMetrics | str) -> CardReading:
         # Temperature and power belong to the whole board, and the files do not have the memory of a partition.
         reasons = Reasons()
         number = device.gpu_instance or 0
@@ -253,9 +253,7 @@ class AmdBackend(SysfsBackend):
             lambda: _of_partition(metrics, number),
             lambda: self._read_xcp_metrics(device, drm),
         )
-        if reasons.missing:
-            self._note_missing(device, reasons.missing)
-        return Sample(device, gpu_utilization_ratio=ratio)
+        return CardReading(Sample(device, gpu_utilization_ratio=ratio), reasons.missing)
 
     def _read_xcp_metrics(self, device: Device, drm: DrmCard) -> float:
         render = next((name for name in device.names if name.startswith("renderD")), None)

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from keda_gpu_scaler.devices.reader_threads import named_call
+
 ROOT = "/sys"
 IMPOSSIBLE_CELSIUS = 200
 IMPOSSIBLE_WATTS = 100_000
@@ -70,11 +72,12 @@ def read_bytes(path: Path, at_most: int) -> bytes:
         UnreadableError: it cannot be read.
     """
     try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            return os.read(file, at_most)
-        finally:
-            os.close(file)
+        with named_call(f"the read of {path.name}"):
+            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                return os.read(file, at_most)
+            finally:
+                os.close(file)
     except (OSError, ValueError) as error:
         reason = _reason(error)
     # Raised here and not in the handler: an error that is kept must not refer to the frames of a read.
