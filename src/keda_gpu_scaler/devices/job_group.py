@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs one job for each of several subjects at every read, so that one that hangs costs no other its result.
+"""Runs a job for each of several subjects, so that one that hangs costs no other its result.
 
 Law: a subject has one job at a time. A job that has overrun is not waited for again, and its result is used when it
 comes.

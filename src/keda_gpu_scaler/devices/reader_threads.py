@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The threads that make the drivers' calls, so that a call that hangs keeps one thread and one subject.
+"""The threads that make the drivers' calls, so that a call that hangs keeps one thread.
 
 Law: a job runs at most once, in one thread. A job that overruns keeps its thread until its call returns, and no other
 job waits for it. There are never more of these threads than subjects, because a subject has one job at a time.
@@ -12,9 +12,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any, Union
 
 OVERRUN_SECONDS = 1.0
@@ -25,38 +23,35 @@ OVERDUE_SECONDS = 5.0
 _logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
 class RunningCall:
-    """A call that has not returned: its name for people, and when it began, in monotonic seconds."""
+    """A call of a driver, while its thread is in this context: ``with RunningCall("nvmlDeviceGetPowerUsage"):``.
 
-    name: str
-    since_seconds: float
+    Each reading makes one, so this is no dataclass and no generator.
+
+    Args:
+        name: the call for people ("the read of gpu_metrics").
+    """
+
+    __slots__ = ("name", "since_seconds")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.since_seconds = time.monotonic()
+
+    def __enter__(self) -> None:
+        _waits_for[threading.get_ident()] = self
+
+    def __exit__(self, *_: object) -> None:
+        _waits_for.pop(threading.get_ident(), None)
 
 
-_running: dict[int, Union[RunningCall, "ReaderJob"]] = {}
+_waits_for: dict[int, Union[RunningCall, "ReaderJob"]] = {}
 """What each thread waits for: a call, or a job that another thread runs."""
-
-
-@contextmanager
-def named_call(name: str) -> Iterator[None]:
-    """Name a call of a driver while this thread makes it: "nvmlDeviceGetPowerUsage", "the read of gpu_metrics"."""
-    with _waits_for(RunningCall(name, time.monotonic())):
-        yield
-
-
-@contextmanager
-def _waits_for(call: "RunningCall | ReaderJob") -> Iterator[None]:
-    thread = threading.get_ident()
-    _running[thread] = call
-    try:
-        yield
-    finally:
-        _running.pop(thread, None)
 
 
 def running_call(thread: int | None) -> RunningCall | None:
     """Return the call that a thread makes now, by the thread's identifier. Any thread may call it."""
-    call = None if thread is None else _running.get(thread)
+    call = None if thread is None else _waits_for.get(thread)
     return call.running_call if isinstance(call, ReaderJob) else call
 
 
@@ -146,16 +141,17 @@ class ReaderThreads:
         Raises:
             Exception: what the job raised.
         """
-        self._awaited = job
+        thread = threading.get_ident()
+        self._awaited = _waits_for[thread] = job
         self._start([job])
         try:
-            with _waits_for(job):
-                if not self._wait([job], self._overdue_seconds):
-                    _logger.warning("%s: %s for %.0f s", job.subject, job.describe(), job.seconds())
-                    self._wait([job], None)
-                    _logger.info("%s: the call has returned", job.subject)
+            if not self._wait([job], self._overdue_seconds):
+                _logger.warning("%s: %s for %.0f s", job.subject, job.describe(), job.seconds())
+                self._wait([job], None)
+                _logger.info("%s: the call has returned", job.subject)
         finally:
             self._awaited = None
+            _waits_for.pop(thread, None)
         if job.error is not None:
             raise job.error
 
@@ -185,12 +181,11 @@ class ReaderThreads:
         return waiting
 
     def _work(self, waiting: "deque[ReaderJob]") -> None:
-        while True:
-            try:
-                job = waiting.popleft()
-            except IndexError:
-                return
-            job.run()
+        try:
+            while True:
+                waiting.popleft().run()
+        except IndexError:
+            # Once for all jobs of this thread: to wake the thread that waits for each of them costs more than a job.
             with self._progress:
                 self._progress.notify_all()
 

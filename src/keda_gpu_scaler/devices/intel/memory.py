@@ -16,7 +16,7 @@ import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from keda_gpu_scaler.devices.reader_threads import named_call
+from keda_gpu_scaler.devices.reader_threads import RunningCall
 from keda_gpu_scaler.devices.sysfs import IMPOSSIBLE_BYTES, DrmCard, UnreadableError, read_text
 
 MemoryReader = Callable[[DrmCard], tuple[int | None, int | None]]
@@ -60,7 +60,7 @@ def read_memory(card: DrmCard) -> tuple[int | None, int | None]:
     if not may_know_usage(Path("/proc/self")):
         raise UnreadableError("the process has no CAP_PERFMON")
     try:
-        with named_call(f"the query of renderD{card.render}"):
+        with RunningCall(f"the query of renderD{card.render}"):
             file = os.open(f"/dev/dri/renderD{card.render}", os.O_RDWR | os.O_CLOEXEC)
             try:
                 return memory_of(card.driver, file, fcntl.ioctl)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from keda_gpu_scaler.devices.failure_log import MAX_REASON_LENGTH
-from keda_gpu_scaler.devices.reader_threads import named_call
+from keda_gpu_scaler.devices.reader_threads import RunningCall
 
 # Return codes of nvml.h. They are compared by number, because the exception class that pynvml makes of a code has
 # changed between its versions.
@@ -77,7 +77,7 @@ def call(function: Callable[..., Any], *args: Any) -> Any:
         DriverLostError: the driver is lost.
     """
     try:
-        with named_call(getattr(function, "__name__", "a call")):
+        with RunningCall(getattr(function, "__name__", "a call")):
             return function(*args)
     except NvmlError:
         raise

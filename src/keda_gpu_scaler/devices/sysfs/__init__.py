@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from keda_gpu_scaler.devices.reader_threads import named_call
+from keda_gpu_scaler.devices.reader_threads import RunningCall
 
 ROOT = "/sys"
 IMPOSSIBLE_CELSIUS = 200
@@ -72,7 +72,7 @@ def read_bytes(path: Path, at_most: int) -> bytes:
         UnreadableError: it cannot be read.
     """
     try:
-        with named_call(f"the read of {path.name}"):
+        with RunningCall(f"the read of {path.name}"):
             file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 return os.read(file, at_most)
