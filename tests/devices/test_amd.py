@@ -2,6 +2,7 @@
 """Tests of the AMD backend on trees of sysfs, and on recorded ones."""
 
 import contextlib
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from keda_gpu_scaler.core.types import Allocation, Sample
 from keda_gpu_scaler.devices.amd.backend import AmdBackend
 from keda_gpu_scaler.devices.amd.gpu_metrics import parse
 from keda_gpu_scaler.devices.registry import BackendSettings, find, open_backend
-from keda_gpu_scaler.devices.sysfs import UnreadableError
+from keda_gpu_scaler.devices.sysfs import MOST_FAILURES, UnreadableError
 from keda_gpu_scaler.devices.sysfs.backend import LISTING_SECONDS
 from tests.contract.backends import BackendContract
 from tests.devices.sysfs_tree import (
@@ -631,3 +632,89 @@ def test_a_device_of_a_recorded_resource_slice(tree: SysfsTree) -> None:
     devices = [sample.device for sample in backend_of(tree).read(0.0)]
     (found,) = resolve(Allocation("ai", "p", "c", "gpu.amd.com", f"gpu-{card}-{render}"), devices)
     assert (found.pci_address, found.uuid) == (address, f"amd-{unique_id}")
+
+
+@pytest.mark.parametrize(
+    ("file", "reading", "why"),
+    [
+        ("hwmon/hwmon3/temp1_input", "temperature", "temp1_input: it is empty"),
+        ("gpu_busy_percent", "utilization", "gpu_busy_percent: it is empty"),
+        ("mem_info_vram_used", "memory", "mem_info_vram_used: it is empty"),
+    ],
+)
+def test_a_reading_that_was_known_fails_with_a_warning_and_its_onset_and_recovers(
+    tree: SysfsTree, caplog: pytest.LogCaptureFixture, file: str, reading: str, why: str
+) -> None:
+    caplog.set_level(logging.INFO)
+    card = tree.card(0, ADDRESS, device="0x73bf", files=RADEON)
+    backend = backend_of(tree)
+    backend.read(0.0)
+    caplog.clear()
+    write(card, {file: ""})
+    for now in (1.0, 41.0):
+        [sample] = backend.read(now)
+        assert [(each.reading, each.reason, each.since_seconds) for each in sample.failures] == [(reading, why, 1.0)]
+    write(card, {file: RADEON[file]})
+    assert backend.read(42.0)[0].failures == ()
+    name = f"GPU 0 (AMD GPU 0x73bf, amd-{ADDRESS})"
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("WARNING", f"{name} has no reading of {reading} ({why})"),
+        ("INFO", f"{name} has a reading of {reading} again, after 41 s"),
+    ]
+
+
+def test_what_a_card_never_had_is_no_fault_also_after_it_slept(
+    tree: SysfsTree, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    without = {key: value for key, value in RADEON.items() if "power1" not in key}
+    card = tree.card(0, ADDRESS, device="0x73bf", files={**without, "power/runtime_status": "suspended"})
+    backend = backend_of(tree)
+    backend.read(0.0)
+    write(card, {"power/runtime_status": "active"})
+    [sample] = backend.read(1.0)
+    assert [(each.reading, each.since_seconds) for each in sample.failures] == [("power", None)]
+    assert [record.levelname for record in caplog.records] == ["INFO"]
+
+
+@pytest.mark.parametrize(
+    ("file", "failing", "field", "value", "other"),
+    [
+        pytest.param("gpu_metrics", b"\x60", "gpu_utilization_ratio", 0.57, 0.42, id="a torn table"),
+        pytest.param("gpu_metrics", b"", "power_watts", 433.0, 123.5, id="an empty table"),
+        pytest.param("hwmon/hwmon3/temp1_input", "hot", "temperature_celsius", 51.0, 66.0, id="the edge of the die"),
+        pytest.param("hwmon/hwmon3/power1_average", "", "power_watts", 123.5, 140.0, id="the average power"),
+    ],
+)
+def test_law_1_a_source_that_fails_for_a_moment_is_not_replaced_by_another_quantity(
+    tree: SysfsTree, file: str, failing: str | bytes, field: str, value: float, other: float
+) -> None:
+    table = {"gpu_metrics": gpu_metrics((1, 3))} if file == "gpu_metrics" else {}
+    card = tree.card(0, ADDRESS, files={**RADEON, **table})
+    content = (card / file).read_bytes()
+    backend = backend_of(tree)
+
+    def read(now: int) -> float | None:
+        [sample] = backend.read(now)
+        value: float | None = getattr(sample, field)
+        return value
+
+    assert read(0) == value
+    write(card, {file: failing})
+    assert {read(now) for now in range(1, MOST_FAILURES)} == {None}
+    (card / file).write_bytes(content)
+    assert read(100) == value
+    # A source that fails for long does not come back.
+    write(card, {file: failing})
+    assert {read(101 + now) for now in range(MOST_FAILURES)} == {None}
+    assert {read(200), read(201)} == {other}
+
+
+def test_after_a_card_was_lost_its_sources_are_chosen_again(tree: SysfsTree) -> None:
+    card = tree.card(0, ADDRESS, files=RADEON)
+    backend = backend_of(tree)
+    assert backend.read(0.0)[0].gpu_utilization_ratio == 0.42
+    tree.remove(card)
+    assert not backend.read(LISTING_SECONDS)[0].has_reading
+    tree.card(0, ADDRESS, files={**RADEON, "gpu_metrics": gpu_metrics((1, 3))})
+    assert backend.read(2 * LISTING_SECONDS)[0].gpu_utilization_ratio == 0.57

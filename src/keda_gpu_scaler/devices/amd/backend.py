@@ -30,10 +30,10 @@ from keda_gpu_scaler.devices.amd.topology import Partition, Topology, read_topol
 from keda_gpu_scaler.devices.reader_threads import OVERRUN_SECONDS
 from keda_gpu_scaler.devices.sysfs import (
     ROOT,
+    ChosenSources,
     DrmCard,
     Reasons,
     UnreadableError,
-    first_known,
     hwmon_folders,
     is_suspended,
     labelled_temperatures,
@@ -44,14 +44,15 @@ from keda_gpu_scaler.devices.sysfs import (
     read_watts,
     read_whole,
 )
-from keda_gpu_scaler.devices.sysfs.backend import Card, CardReading, SysfsBackend
+from keda_gpu_scaler.devices.sysfs.backend import BASIC_READINGS, Card, CardReading, SysfsBackend
 
 _WHOLE_MODE = "SPX"
 _PARTITION_MODES = ("DPX", "TPX", "QPX", "CPX")
 _HWMON = "amdgpu"
 _NOTABLE_DIFFERENCE = 0.1
 # The edge of the die, as rocm-smi reports it; MI300 has the hottest spot of the die only. Memory is no substitute.
-_TEMPERATURES = ("edge", "junction")
+_TEMPERATURES = ("edge", "junction", "")
+_POWERS = ("power1_average", "power1_input")
 
 
 class AmdCard(Card):
@@ -71,6 +72,7 @@ class AmdCard(Card):
     def __init__(self, key: str, index: int, drm: DrmCard) -> None:
         super().__init__(key, index, drm)
         self.performance = CardPerformance()
+        self.sources = ChosenSources()
 
 
 class AmdBackend(SysfsBackend):
@@ -156,6 +158,7 @@ class AmdBackend(SysfsBackend):
             uuid = f"amd-{unique_id or card.key}"
             others = {each for one in self.cards if one is not card for each in _uuids(one)}
             # Virtual functions of one card have its unique id.
+            card.sources.forget()
             card.identity = f"amd-{card.key}" if uuid in others else uuid, product_name(drm, self._names)
         uuid, model = card.identity
         names = [f"GPU-{unique_id}"] if unique_id else []
@@ -190,7 +193,8 @@ class AmdBackend(SysfsBackend):
         if is_suspended(drm.path):
             card.source = "the state of the card: it sleeps"
             card.performance.stop()
-            return [CardReading(_sample_of_suspended(device, drm.path)) for device in card.devices]
+            samples = [_sample_of_suspended(device, drm.path) for device in card.devices]
+            return [CardReading(sample, undecided=BASIC_READINGS) for sample in samples]
         metrics = self._read_metrics(card, drm.path)
         is_whole = len(card.devices) == 1 and card.devices[0].parent is None
         if is_whole and card.layout_problem:
@@ -221,6 +225,10 @@ class AmdBackend(SysfsBackend):
         reasons = Reasons()
         of_table = partial(_of_table, metrics)
         hwmon = _Hwmon(path)
+
+        def known(name: str, part: str, *sources: Callable[[], float]) -> float | None:
+            return reasons.reading(name, lambda: card.sources.first(f"{name} {part}", *sources))
+
         used, total = None, None
         try:
             used, total = _memory(card, path)
@@ -228,12 +236,12 @@ class AmdBackend(SysfsBackend):
             reasons.missing["memory"] = str(error)
         sample = Sample(
             device,
-            reasons.reading("utilization", of_table("gfx_ratio"), lambda: read_percent(path / "gpu_busy_percent")),
-            reasons.reading("utilization", of_table("memory_ratio"), lambda: read_percent(path / "mem_busy_percent")),
+            known("utilization", "gfx", of_table("gfx_ratio"), lambda: read_percent(path / "gpu_busy_percent")),
+            known("utilization", "memory", of_table("memory_ratio"), lambda: read_percent(path / "mem_busy_percent")),
             used,
             total,
-            reasons.reading("temperature", of_table("celsius"), hwmon.celsius),
-            reasons.reading("power", of_table("watts"), hwmon.watts),
+            known("temperature", "", of_table("celsius"), *map(hwmon.celsius, _TEMPERATURES)),
+            known("power", "", of_table("watts"), *map(hwmon.watts, _POWERS)),
             performance=self._performance(card, metrics),
         )
         return CardReading(sample, {**card.performance.missing, **reasons.missing})
@@ -273,26 +281,28 @@ class _Hwmon:
             raise UnreadableError("there are no sensors (hwmon)")
         return folders[0]
 
-    def celsius(self) -> float:
-        """Return the temperature of the die, chosen by its label. Without labels there is only the die's."""
-        folder = self._folder()
-        labelled = dict(labelled_temperatures(folder))
-        chosen = [labelled[label] for label in _TEMPERATURES if label in labelled]
-        if not labelled:
-            chosen = [folder / "temp1_input"]
-        if not chosen:
-            raise UnreadableError(f"hwmon has no temperature {' or '.join(_TEMPERATURES)}")
-        return first_known(*(partial(read_celsius, path) for path in chosen))
+    def celsius(self, label: str) -> Callable[[], float]:
+        """Return how to read a temperature by its label. Without labels there is only the die's, of the label ""."""
 
-    def watts(self) -> float:
-        """Return the average power, else the current power."""
-        folder = self._folder()
-        watts = first_known(
-            lambda: read_watts(folder / "power1_average"), lambda: read_watts(folder / "power1_input")
-        )  # fmt: skip
-        if watts == 0:
-            raise UnreadableError("hwmon: a power of 0 W is impossible while the card is awake")
-        return watts
+        def read() -> float:
+            folder = self._folder()
+            labelled = dict(labelled_temperatures(folder)) or {"": folder / "temp1_input"}
+            if label not in labelled:
+                raise UnreadableError("hwmon has no temperature edge or junction")
+            return read_celsius(labelled[label])
+
+        return read
+
+    def watts(self, name: str) -> Callable[[], float]:
+        """Return how to read a power by the name of its file."""
+
+        def read() -> float:
+            watts = read_watts(self._folder() / name)
+            if watts == 0:
+                raise UnreadableError("hwmon: a power of 0 W is impossible while the card is awake")
+            return watts
+
+        return read
 
 
 def _of_table(metrics: GpuMetrics | str, field: str) -> Callable[[], float]:

@@ -37,7 +37,7 @@ from keda_gpu_scaler.devices.sysfs import (
     read_text,
     read_whole,
 )
-from keda_gpu_scaler.devices.sysfs.backend import Card, CardReading, SysfsBackend
+from keda_gpu_scaler.devices.sysfs.backend import BASIC_READINGS, Card, CardReading, SysfsBackend
 
 _XE = "xe"
 _TILE = re.compile(r"tile\d{1,3}", re.ASCII)
@@ -135,7 +135,8 @@ class IntelBackend(SysfsBackend):
             card.rates.clear()
             card.energy.stop()
             has_idle = any(True for _ in _idle_files(self._root, drm))
-            return [CardReading(Sample(device, gpu_utilization_ratio=0.0 if has_idle else None))]
+            sample = Sample(device, gpu_utilization_ratio=0.0 if has_idle else None)
+            return [CardReading(sample, undecided=BASIC_READINGS)]
         reasons = Reasons()
         used, total = None, None
         try:
@@ -152,7 +153,7 @@ class IntelBackend(SysfsBackend):
             performance=self._performance(card, drm, reasons),
         )
         lasting = {name: why for name, why in reasons.missing.items() if "one reading so far" not in why}
-        return [CardReading(sample, lasting)]
+        return [CardReading(sample, lasting, reasons.missing.keys() - lasting.keys())]
 
     def _performance(self, card: IntelCard, drm: DrmCard, reasons: Reasons) -> PerformanceReadings | None:
         if not self._wants_performance():

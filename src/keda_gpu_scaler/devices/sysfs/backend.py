@@ -9,7 +9,7 @@ reading.
 import logging
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,8 @@ from keda_gpu_scaler.devices.sysfs import DrmCard, UnreadableError, drm_cards, i
 
 LISTING_SECONDS = 10.0
 """How often the cards and their partitions are listed: an administrator changes them by hand."""
+
+BASIC_READINGS = frozenset({"utilization", "memory", "temperature", "power"})
 
 _logger = logging.getLogger(__name__)
 
@@ -50,10 +52,14 @@ class Card:
 
 @dataclass(frozen=True, slots=True)
 class CardReading:
-    """One device's sample, and why readings of it are unknown, by the reading; "" for all readings."""
+    """One device's sample, and why readings of it are unknown, by the reading; "" for all readings.
+
+    ``undecided`` are readings of which this read does not show whether the device has them.
+    """
 
     sample: Sample
     missing: Mapping[str, str] = field(default_factory=dict)
+    undecided: Collection[str] = ()
 
 
 class SysfsBackend(ABC):
@@ -80,6 +86,7 @@ class SysfsBackend(ABC):
         self._cards: dict[str, Card] = {}
         self._list_at = -math.inf
         self._failures = FailureLog()
+        self._offered: dict[str, set[str]] = {}  # the readings that were known once, by the device's UUID
         self._threads = ReaderThreads(overrun_seconds)
         self._jobs: JobGroup[Card] = JobGroup(self._threads)
         self._listing: ReaderJob | None = None  # the one that has overrun
@@ -215,7 +222,9 @@ class SysfsBackend(ABC):
         readings: list[CardReading] = job.result
         lag = job.lag_seconds()
         return [
-            self._with_failures(replace(each.sample, lag_seconds=lag) if lag else each.sample, _problems(each), now)
+            self._with_failures(
+                replace(each.sample, lag_seconds=lag) if lag else each.sample, self._problems(each), now
+            )
             for each in readings
         ]
 
@@ -228,9 +237,13 @@ class SysfsBackend(ABC):
         failures = self._failures.note(sample.device, problems, now)
         return replace(sample, failures=failures) if failures else sample
 
-
-def _problems(reading: CardReading) -> dict[str, ReadingProblem]:
-    return {
-        name: ReadingProblem(why, is_lasting=bool(name) and not is_passing(why))
-        for name, why in reading.missing.items()
-    }
+    def _problems(self, reading: CardReading) -> dict[str, ReadingProblem]:
+        """Return why readings are unknown. A reading that was known once is one that the device has."""
+        offered = self._offered.setdefault(reading.sample.device.uuid, set())
+        problems = {
+            name: ReadingProblem(why, is_lasting=bool(name) and name not in offered and not is_passing(why))
+            for name, why in reading.missing.items()
+        }
+        if "" not in problems:
+            offered |= BASIC_READINGS - problems.keys() - set(reading.undecided)
+        return problems
