@@ -163,6 +163,7 @@ def test_the_hottest_spot_replaces_a_missing_edge(tree: SysfsTree) -> None:
         pytest.param({"hwmon/hwmon3/temp1_label": "junction", "hwmon/hwmon3/temp2_label": "edge"}, 66.0, id="by label"),
         pytest.param({"hwmon/hwmon3/temp1_label": "mem"}, 66.0, id="no edge: the junction"),
         pytest.param({"hwmon/hwmon3/temp1_label": "mem", "hwmon/hwmon3/temp2_label": "mem"}, None, id="memory only"),
+        pytest.param({"hwmon/hwmon3/temp1_label": "", "hwmon/hwmon3/temp2_label": ""}, None, id="empty labels"),
         pytest.param({"hwmon/hwmon3/temp1_input": "hot"}, 66.0, id="an edge that is no number"),
         pytest.param({"hwmon/hwmon3/name": "nct6775"}, None, id="the sensors of another chip"),
     ],

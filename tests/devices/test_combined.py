@@ -41,11 +41,14 @@ class StubBackend:
         self.source = "stub"
         self.samples = samples
         self.failure = ""
+        self.defect: Exception | None = None
         self.closed = 0
 
     def read(self, now: float) -> tuple[Sample, ...]:
         if self.failure:
             raise BackendError(self.failure)
+        if self.defect:
+            raise self.defect
         return self.samples
 
     def overdue_call(self) -> str | None:
@@ -186,6 +189,23 @@ def test_law_1_a_vendor_that_cannot_be_read_keeps_its_devices_without_readings(
         "the devices of nvml cannot be read: the driver is lost",
         "the devices of nvml can be read again",
     ]
+
+
+def test_law_1_a_defect_of_a_vendor_takes_nothing_from_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    first = StubBackend(Sample(device(0, uuid="amd-0"), gpu_utilization_ratio=0.5))
+    second = StubBackend(Sample(device(0, uuid="GPU-0"), gpu_utilization_ratio=0.25))
+    both = CombinedBackend({"amd": first, "nvml": second})
+    both.read(0.0)
+    second.defect = ZeroDivisionError("by zero")
+    why = "unexpected ZeroDivisionError: by zero"
+    for now in (1.0, 2.0):
+        lost = Sample(device(0, uuid="GPU-0"), failures=(ReadingFailure("", why, 1.0),))
+        assert both.read(now) == (lost, first.samples[0])
+    assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
+    assert caplog.records[0].exc_info is not None
+    first.failure = "no AMD GPU here"
+    with pytest.raises(BackendError, match=rf"^no AMD GPU here; {why}$"):
+        both.read(3.0)
 
 
 def test_without_any_vendor_the_error_has_every_reason() -> None:

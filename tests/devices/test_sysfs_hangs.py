@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,11 +15,11 @@ from keda_gpu_scaler.core.interfaces import Backend, BackendError
 from keda_gpu_scaler.core.state.fleet import Fleet
 from keda_gpu_scaler.core.trigger.parser import parse_trigger
 from keda_gpu_scaler.core.types import Sample
-from keda_gpu_scaler.devices.amd.backend import AmdBackend
+from keda_gpu_scaler.devices.amd.backend import AmdBackend, AmdCard
 from keda_gpu_scaler.devices.combined import CombinedBackend
 from keda_gpu_scaler.devices.intel.backend import IntelBackend
 from keda_gpu_scaler.devices.nvml.backend import NvmlBackend
-from keda_gpu_scaler.devices.sysfs.backend import LISTING_SECONDS
+from keda_gpu_scaler.devices.sysfs.backend import LISTING_SECONDS, CardReading
 from keda_gpu_scaler.sampler import Sampler
 from tests.devices.sysfs_tree import APU, BATTLEMAGE, INSTINCT, INTEL, RADEON, HangingFile, SysfsTree, write
 from tests.fake_nvml import FakeNvml
@@ -223,17 +224,29 @@ def test_a_card_that_hangs_and_is_removed_and_comes_back_is_read(tree: SysfsTree
     assert known(backend.read(4 * LISTING_SECONDS + 1)) == [True, True, True]
 
 
-def test_a_defect_of_a_card_reaches_the_sampler(tree: SysfsTree, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_defect_of_a_card_costs_no_other_card(
+    tree: SysfsTree, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     three_amd_cards(tree)
     backend = amd(tree)
     backend.read(0.0)
+    caplog.clear()
+    read_whole = backend._read_whole
 
-    def defect(*_: object) -> None:
-        raise ZeroDivisionError("a defect")
+    def defect(card: AmdCard, *arguments: Any) -> CardReading:
+        if card.index == 1:
+            raise ZeroDivisionError("a defect\n")
+        return read_whole(card, *arguments)
 
-    monkeypatch.setattr(backend, "_read_card", defect)
-    with pytest.raises(ZeroDivisionError):
-        backend.read(1.0)
+    monkeypatch.setattr(backend, "_read_whole", defect)
+    for now in (1.0, 2.0):
+        samples = backend.read(now)
+        assert known(samples) == [True, False, True]
+        assert reasons(samples)[1] == ["unexpected ZeroDivisionError: a defect?"]
+    assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
+    assert caplog.records[0].exc_info is not None
+    monkeypatch.undo()
+    assert known(backend.read(3.0)) == [True, True, True]
 
 
 def test_doctor_describes_the_sources_while_a_card_hangs(tree: SysfsTree, hang: Hang) -> None:

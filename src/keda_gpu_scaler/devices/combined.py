@@ -15,7 +15,7 @@ from functools import partial
 
 from keda_gpu_scaler.core.interfaces import Backend, BackendError
 from keda_gpu_scaler.core.types import Device, ReadingFailure, Sample
-from keda_gpu_scaler.devices.failure_log import MAX_REASON_LENGTH
+from keda_gpu_scaler.devices.failure_log import MAX_REASON_LENGTH, reason_of_defect
 from keda_gpu_scaler.devices.job_group import JobGroup
 from keda_gpu_scaler.devices.reader_threads import ReaderJob, ReaderThreads
 from keda_gpu_scaler.devices.registry import COMBINED_BY
@@ -64,14 +64,14 @@ class CombinedBackend:
         failures: dict[str, str] = {}
         jobs = self._jobs.run({name: partial(backend.read, now) for name, backend in self._backends.items()})
         for name, job in jobs.items():
-            if job.is_done and not isinstance(job.error, BackendError):
+            if job.is_done and job.error is None:
                 samples += self._samples(name, job)
                 continue
-            failures[name] = str(job.error) if job.is_done else job.describe()
+            failures[name] = _failure(job)
             since = self._failed_at.setdefault(name, now)
             reasons = (ReadingFailure("", failures[name][:MAX_REASON_LENGTH], since),)
             samples += [Sample(device, failures=reasons) for device in self._listed.get(name, ())]
-        self._log_changes(failures)
+        self._log_changes(failures, jobs)
         if len(failures) == len(self._backends):
             raise BackendError("; ".join(failures.values()))
         return tuple(sorted(samples, key=lambda sample: (sample.device.index, sample.device.uuid)))
@@ -87,23 +87,27 @@ class CombinedBackend:
                 backend.close()
 
     def _samples(self, name: str, job: ReaderJob) -> list[Sample]:
-        """Return what a vendor's job read.
-
-        Raises:
-            Exception: a defect in the backend.
-        """
-        if job.error is not None:
-            raise job.error
+        """Return what a vendor's job read."""
         self._failed_at.pop(name, None)
         found: tuple[Sample, ...] = job.result
         self._listed[name] = tuple(sample.device for sample in found)
         lag = job.lag_seconds()
         return [replace(sample, lag_seconds=sample.lag_seconds + lag) if lag else sample for sample in found]
 
-    def _log_changes(self, failures: dict[str, str]) -> None:
+    def _log_changes(self, failures: dict[str, str], jobs: Mapping[str, ReaderJob]) -> None:
         for name, sentence in failures.items():
             if self._failures.get(name) != sentence:
+                error = jobs[name].error
+                if error is not None and not isinstance(error, BackendError):
+                    _logger.error("the %s backend broke its contract", name, exc_info=error)
                 _logger.warning("the devices of %s cannot be read: %s", name, sentence)
         for name in self._failures.keys() - failures.keys():
             _logger.info("the devices of %s can be read again", name)
         self._failures = failures
+
+
+def _failure(job: ReaderJob) -> str:
+    """Return why a vendor's devices cannot be read."""
+    if job.error is None:
+        return job.describe()
+    return str(job.error) if isinstance(job.error, BackendError) else reason_of_defect(job.error)

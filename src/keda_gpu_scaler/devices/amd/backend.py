@@ -286,7 +286,11 @@ class _Hwmon:
 
         def read() -> float:
             folder = self._folder()
-            labelled = dict(labelled_temperatures(folder)) or {"": folder / "temp1_input"}
+            labelled = dict(labelled_temperatures(folder))
+            if not labelled:
+                labelled = {"": folder / "temp1_input"}
+            elif "" in labelled:
+                del labelled[""]  # its label cannot be read, so it may be that of the memory
             if label not in labelled:
                 raise UnreadableError("hwmon has no temperature edge or junction")
             return read_celsius(labelled[label])

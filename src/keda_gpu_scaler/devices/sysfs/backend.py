@@ -16,7 +16,7 @@ from pathlib import Path
 
 from keda_gpu_scaler.core.interfaces import BackendError
 from keda_gpu_scaler.core.types import Device, Sample
-from keda_gpu_scaler.devices.failure_log import FailureLog, ReadingProblem
+from keda_gpu_scaler.devices.failure_log import FailureLog, ReadingProblem, reason_of_defect
 from keda_gpu_scaler.devices.job_group import JobGroup
 from keda_gpu_scaler.devices.reader_threads import OVERRUN_SECONDS, ReaderJob, ReaderThreads
 from keda_gpu_scaler.devices.sysfs import DrmCard, UnreadableError, drm_cards, is_passing
@@ -89,6 +89,7 @@ class SysfsBackend(ABC):
         self._offered: dict[str, set[str]] = {}  # the readings that were known once, by the device's UUID
         self._threads = ReaderThreads(overrun_seconds)
         self._jobs: JobGroup[Card] = JobGroup(self._threads)
+        self._defects: dict[Card, str] = {}  # those that the log has
         self._listing: ReaderJob | None = None  # the one that has overrun
 
     def __repr__(self) -> str:
@@ -208,17 +209,13 @@ class SysfsBackend(ABC):
         return [] if card.drm is None else self._read_card(card, card.drm)
 
     def _samples(self, card: Card, job: ReaderJob | None, now: float) -> list[Sample]:
-        """Return what the job of a card read, or its devices without readings.
-
-        Raises:
-            Exception: a defect in the job.
-        """
+        """Return what the job of a card read, or its devices without readings."""
         if job is None:
             return self._without_readings(card, ReadingProblem("it is lost: the kernel does not list it"), now)
         if not job.is_done:
             return self._without_readings(card, ReadingProblem(job.describe(), until="it returns"), now)
-        if job.error is not None:
-            raise job.error
+        if job.error is not None:  # a defect must not cost the other cards their readings
+            return self._without_readings(card, self._defect(card, job.error), now)
         readings: list[CardReading] = job.result
         lag = job.lag_seconds()
         return [
@@ -232,6 +229,13 @@ class SysfsBackend(ABC):
         # A card whose first read hangs is listed by its PCI address, and gets its name when the read returns.
         devices = card.devices or (replace(card.placeholder, uuid=f"{self.source}-{card.key}"),)
         return [self._with_failures(Sample(device), {"": problem}, now) for device in devices]
+
+    def _defect(self, card: Card, error: Exception) -> ReadingProblem:
+        problem = ReadingProblem(reason_of_defect(error), until="it is repaired")
+        if self._defects.get(card) != problem.reason:
+            self._defects[card] = problem.reason
+            _logger.error("%s: the %s backend broke its contract", card, self.source, exc_info=error)
+        return problem
 
     def _with_failures(self, sample: Sample, problems: Mapping[str, ReadingProblem], now: float) -> Sample:
         failures = self._failures.note(sample.device, problems, now)
