@@ -405,21 +405,30 @@ def test_a_vendor_that_hangs_is_not_closed_and_the_others_are(stuck: StuckBacken
     assert (stuck.closed, free.closed) == (0, 1)
 
 
+@pytest.fixture
+def driver(fake_nvml: FakeNvml) -> Iterator[FakeNvml]:
+    """A driver of NVIDIA whose calls return at the end of the test. Name it after the fixture ``hang``."""
+    yield fake_nvml
+    fake_nvml.release()
+
+
 @pytest.mark.parametrize(("call", "function"), [("init", "nvmlInit"), ("count", "nvmlDeviceGetCount")])
 def test_a_driver_of_nvidia_that_does_not_open_costs_no_amd_card_and_is_named(
-    tree: SysfsTree, fake_nvml: FakeNvml, caplog: pytest.LogCaptureFixture, call: str, function: str
+    tree: SysfsTree, driver: FakeNvml, caplog: pytest.LogCaptureFixture, call: str, function: str
 ) -> None:
     three_amd_cards(tree)
-    fake_nvml.hang(call)
-    nvml = NvmlBackend(fake_nvml.library, overrun_seconds=OVERRUN_SECONDS)
+    driver.hang(call)
+    nvml = NvmlBackend(driver.library, overrun_seconds=OVERRUN_SECONDS)
     both = CombinedBackend({"nvml": nvml, "amd": amd(tree)}, overrun_seconds=OVERRUN_SECONDS)
-    assert known(both.read(0.0)) == [True, True, True]
-    fake_nvml.wait_until_hanging()
+    assert len(both.read(0.0)) == 4
+    driver.wait_until_hanging()
     for now in (1.0, 2.0):
-        assert known(both.read(now)) == [True, True, True]
+        samples = both.read(now)
+        assert [sample.device.uuid for sample in samples if not sample.has_reading] == ["nvml-unlisted"]
+        assert reasons(samples) == [[], [f"{function} has not returned"], [], []]
     assert f"the devices of nvml cannot be read: {function} has not returned" in caplog.messages
     assert len(readers("vendor-reader")) == 1
-    fake_nvml.release()
+    driver.release()
     wait_for_readers()
     samples = both.read(3.0)
     wait_for_readers()
@@ -427,11 +436,33 @@ def test_a_driver_of_nvidia_that_does_not_open_costs_no_amd_card_and_is_named(
     both.close()
 
 
-def test_law_1_the_answer_of_a_node_with_two_vendors_has_the_file_that_hangs(
-    tree: SysfsTree, fake_nvml: FakeNvml, hang: Hang
+@pytest.mark.parametrize("vendor", ["nvml", "amd"])
+def test_law_1_a_maximum_is_not_given_while_a_driver_hangs_that_has_listed_no_device(
+    tree: SysfsTree, hang: Hang, driver: FakeNvml, vendor: str
 ) -> None:
     cards = three_amd_cards(tree)
-    nvml = NvmlBackend(fake_nvml.library)
+    if vendor == "nvml":
+        driver.hang("init")
+    else:
+        hang(cards[0] / "vendor")
+    nvml = NvmlBackend(driver.library, overrun_seconds=OVERRUN_SECONDS)
+    both = CombinedBackend({"amd": amd(tree), "nvml": nvml}, overrun_seconds=2 * OVERRUN_SECONDS)
+    clock = ManualClock()
+    sampler = Sampler(both, node="gpu-7", interval_seconds=1, clock=clock)
+    sampler.tick()
+    trigger = parse_trigger({"minCoverage": "1", "report": "average"})
+    said = evaluate(trigger, Fleet(sampler.history, 10.0), clock.now)
+    driver.release()
+    assert said.value is None
+    assert f"GPU 0 ({vendor}-unlisted) of node gpu-7 has no reading of gpu_utilization: " in said.reason
+    assert "has not returned" in said.reason
+
+
+def test_law_1_the_answer_of_a_node_with_two_vendors_has_the_file_that_hangs(
+    tree: SysfsTree, hang: Hang, driver: FakeNvml
+) -> None:
+    cards = three_amd_cards(tree)
+    nvml = NvmlBackend(driver.library)
     both = CombinedBackend({"amd": amd(tree), "nvml": nvml})
     clock = ManualClock()
     sampler = Sampler(both, node="gpu-7", interval_seconds=1, clock=clock)

@@ -2,7 +2,7 @@
 """Reads the backends of several vendors as one: a node with devices of different makers.
 
 Law: a vendor that cannot be read, or does not answer, takes nothing from the others. Its devices stay listed with every
-reading unknown.
+reading unknown. A driver that hangs before it has listed its devices is one unknown device.
 
 Every device keeps the index that its own driver gives it, so on such a node two devices may have the index 0. Their
 UUIDs differ.
@@ -17,7 +17,7 @@ from keda_gpu_scaler.core.interfaces import Backend, BackendError
 from keda_gpu_scaler.core.types import Device, ReadingFailure, Sample
 from keda_gpu_scaler.devices.failure_log import MAX_REASON_LENGTH, reason_of_defect
 from keda_gpu_scaler.devices.job_group import JobGroup
-from keda_gpu_scaler.devices.reader_threads import ReaderJob, ReaderThreads
+from keda_gpu_scaler.devices.reader_threads import DriverHangError, ReaderJob, ReaderThreads
 from keda_gpu_scaler.devices.registry import COMBINED_BY
 
 OVERRUN_SECONDS = 3.0
@@ -70,7 +70,9 @@ class CombinedBackend:
             failures[name] = _failure(job)
             since = self._failed_at.setdefault(name, now)
             reasons = (ReadingFailure("", failures[name][:MAX_REASON_LENGTH], since),)
-            samples += [Sample(device, failures=reasons) for device in self._listed.get(name, ())]
+            is_hanging = not job.is_done or isinstance(job.error, DriverHangError)
+            devices = self._listed.get(name) or ((_unlisted(name),) if is_hanging else ())
+            samples += [Sample(device, failures=reasons) for device in devices]
         self._log_changes(failures, jobs)
         if len(failures) == len(self._backends):
             raise BackendError("; ".join(failures.values()))
@@ -104,6 +106,14 @@ class CombinedBackend:
         for name in self._failures.keys() - failures.keys():
             _logger.info("the devices of %s can be read again", name)
         self._failures = failures
+
+
+def _unlisted(name: str) -> Device:
+    """Return what stands for the devices of a driver that hangs before it has listed any.
+
+    Without it, the largest value of the other vendors' devices would pass for that of the node.
+    """
+    return Device(f"{name}-unlisted", 0, "", names=(f"{name}-unlisted",))
 
 
 def _failure(job: ReaderJob) -> str:

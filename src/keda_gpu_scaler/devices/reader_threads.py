@@ -15,12 +15,18 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Union
 
+from keda_gpu_scaler.core.interfaces import BackendError
+
 OVERRUN_SECONDS = 1.0
 """How long the other GPUs wait for one GPU. A call takes microseconds to milliseconds, so this is no slow driver."""
 OVERDUE_SECONDS = 5.0
 """After this time the log names a call for which the read waits. Opening a driver may take longer than that."""
 
 _logger = logging.getLogger(__name__)
+
+
+class DriverHangError(BackendError):
+    """A call hangs before the devices were listed. So there is a driver, and its devices are not known."""
 
 
 class RunningCall:

@@ -18,7 +18,7 @@ from keda_gpu_scaler.core.interfaces import BackendError
 from keda_gpu_scaler.core.types import Device, Sample
 from keda_gpu_scaler.devices.failure_log import FailureLog, ReadingProblem, reason_of_defect
 from keda_gpu_scaler.devices.job_group import JobGroup
-from keda_gpu_scaler.devices.reader_threads import OVERRUN_SECONDS, ReaderJob, ReaderThreads
+from keda_gpu_scaler.devices.reader_threads import OVERRUN_SECONDS, DriverHangError, ReaderJob, ReaderThreads
 from keda_gpu_scaler.devices.sysfs import DrmCard, UnreadableError, drm_cards, is_passing
 
 LISTING_SECONDS = 10.0
@@ -163,12 +163,11 @@ class SysfsBackend(ABC):
             return [], str(error)
 
     def _report_hang(self, job: ReaderJob, *, is_new: bool) -> None:
+        sentence = f"{job.subject}: {job.describe()}"
         if not self._cards:
-            raise BackendError(f"{job.subject}: {job.describe()}; look for messages of the driver in the kernel's log")
+            raise DriverHangError(f"{sentence}; look for messages of the driver in the kernel's log")
         if is_new:
-            _logger.warning(
-                "%s: %s; new and removed cards are not noticed until it returns", job.subject, job.describe()
-            )
+            _logger.warning("%s; new and removed cards are not noticed until it returns", sentence)
 
     def _note_listed(self, listing: tuple[list[DrmCard], str], now: float) -> None:
         listed, reason = listing
