@@ -60,10 +60,13 @@ class ReadingTurns:
         if page.is_costly:
             await self._run_costly(work, page)
             return
-        async with self._lock:
-            self._turn_seconds += self._timed(work, page)
-            if self._turn_seconds >= TURN_SECONDS:
-                self._turn_seconds = 0.0
+        while self._lock.locked():
+            async with self._lock:
+                pass  # the turn of another page has ended, and every other task has run
+        self._turn_seconds += self._timed(work, page)
+        if self._turn_seconds >= TURN_SECONDS:
+            self._turn_seconds = 0.0
+            async with self._lock:
                 await asyncio.sleep(0)  # with the lock, so that no other page is read in this time
 
     async def run_to_end(self, steps: Iterator[None], page: PageWork) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import NamedTuple
 
-from keda_gpu_scaler.core.aggregation import mean
+from keda_gpu_scaler.core.aggregation import mean_of_known
 from keda_gpu_scaler.core.evaluate.load.counter_steps import CounterGrowth, CounterSteps, counter_steps
 from keda_gpu_scaler.core.evaluate.load.line import NO_POINTS, Sums, add_sums, point
 from keda_gpu_scaler.core.state.scrape import TargetHistory
@@ -69,11 +69,11 @@ class EngineWork:
 
     ``current`` is None before the second sample. ``waiting`` is the newest number of waiting requests, and
     ``waiting_growth`` its mean growth per second over the window. ``most_prompt_tokens`` is the largest number of
-    prompt tokens per second of one span. ``lowest_bucket`` has the bounds, in seconds, of the lowest bucket of the
-    times between tokens that is populated since the engine started. ``sums`` and ``cache_sums`` are those of the spans'
-    points, and ``least_token_seconds`` is the least of their times per token, infinite where there is none. Over all
-    spans, ``prompt_tokens`` counts tokens of prompts, and ``prefill_seconds`` adds up the time of running requests that
-    generate no token yet. It is None where no request was seen to run.
+    prompt tokens per second of one span, and ``most_busy`` the largest ``busy``. ``lowest_bucket`` has the bounds, in
+    seconds, of the lowest bucket of the times between tokens that is populated since the engine started. ``sums`` and
+    ``cache_sums`` are those of the spans' points, and ``least_token_seconds`` is the least of their times per token,
+    infinite where there is none. Over all spans, ``prompt_tokens`` counts tokens of prompts, and ``prefill_seconds``
+    adds up the time of running requests that generate no token yet. It is None where no request was seen to run.
     """
 
     sample: EngineSample
@@ -89,6 +89,7 @@ class EngineWork:
     least_token_seconds: float = math.inf
     prefill_seconds: float | None = None
     prompt_tokens: float = 0.0
+    most_busy: float = 0.0
 
     @property
     def running_limit(self) -> float | None:
@@ -120,6 +121,7 @@ class _Total(NamedTuple):
     prompt_tokens: float
     prefill_seconds: float
     has_run: bool
+    most_busy: float
 
 
 class _KnownParts(NamedTuple):
@@ -178,7 +180,8 @@ def _measure(page: TargetHistory, window_seconds: float) -> EngineWork | None:
     rung = rung_of(newest)
     window = page.window(window_seconds)
     steps = counter_steps(page)
-    current, known = _span(window, rung, steps), _known_parts(page, rung, steps)
+    current = _span(window, rung, steps, gauges=len(window))
+    known = _known_parts(page, rung, steps)
     total = known.total
     now = _prompt_rate(current) if current is not None else 0.0
     return EngineWork(
@@ -195,6 +198,7 @@ def _measure(page: TargetHistory, window_seconds: float) -> EngineWork | None:
         least_token_seconds=total.least_token_seconds,
         prefill_seconds=total.prefill_seconds if total.has_run else None,
         prompt_tokens=total.prompt_tokens,
+        most_busy=max(total.most_busy, current.busy or 0.0 if current is not None else 0.0),
     )
 
 
@@ -245,7 +249,9 @@ def _parts(
             if end is None:
                 break
             last = end
-            part = _Part(begin, samples[last], last - first, _span(samples[first : last + 1], rung, steps))
+            # A sample stands for the time until the next one: in the older history it has the means of that time.
+            span = _span(samples[first : last + 1], rung, steps, gauges=last - first)
+            part = _Part(begin, samples[last], last - first, span)
         parts[id(begin)] = part
         first = last
     return parts, first
@@ -282,13 +288,15 @@ def _has(sample: EngineSample, rung: LoadRung) -> bool:
     return rung is LoadRung.RUNNING and sample.running is not None
 
 
-def _span(samples: Sequence[EngineSample], rung: LoadRung, steps: CounterSteps) -> Span | None:
+def _span(samples: Sequence[EngineSample], rung: LoadRung, steps: CounterSteps, *, gauges: int) -> Span | None:
+    """Measure the span of these samples; the first so many of them show the mean gauges."""
     seconds, counted = steps.growth(samples)
     if seconds <= 0:
         return None
     newest = samples[-1]
     all_running, all_waiting, caches = zip(*map(_GAUGES, samples), strict=True)
-    running, cache, prompt_rate = _mean(all_running), _mean(caches), counted.prompts / seconds
+    running, cache = mean_of_known(all_running[:gauges]), mean_of_known(caches[:gauges])
+    prompt_rate = counted.prompts / seconds
     token_seconds, decoding = _token_time(counted, seconds, running, rung)
     has_requests = any(all_running) or any(all_waiting)
     return Span(
@@ -321,6 +329,7 @@ def _total(spans: Sequence[Span]) -> _Total:
         math.fsum([span.prompt_tokens or 0.0 for span in spans]),
         math.fsum([span.prefilling * span.seconds for span in spans if span.prefilling is not None]),
         any(span.running for span in spans),
+        max([span.busy or 0.0 for span in spans], default=0.0),
     )
 
 
@@ -377,11 +386,6 @@ def _busy(counted: CounterGrowth, seconds: float, newest: EngineSample) -> float
     if newest.executions_total is not None and counted.services:
         per_execution = min(1.0, counted.executions / counted.services)
     return counted.service * per_execution / seconds
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return mean(known) if known else None
 
 
 def _waiting_growth(window: Sequence[EngineSample]) -> float:
