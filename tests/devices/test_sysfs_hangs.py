@@ -21,6 +21,7 @@ from keda_gpu_scaler.devices.intel.backend import IntelBackend
 from keda_gpu_scaler.devices.nvml.backend import NvmlBackend
 from keda_gpu_scaler.devices.sysfs.backend import LISTING_SECONDS, CardReading
 from keda_gpu_scaler.sampler import Sampler
+from keda_gpu_scaler.wire.snapshot_codec import decode, encode
 from tests.devices.sysfs_tree import APU, BATTLEMAGE, INSTINCT, INTEL, RADEON, HangingFile, SysfsTree, write
 from tests.fake_nvml import FakeNvml
 from tests.fakes import ManualClock, device
@@ -450,6 +451,9 @@ def test_law_1_a_maximum_is_not_given_while_a_driver_hangs_that_has_listed_no_de
     clock = ManualClock()
     sampler = Sampler(both, node="gpu-7", interval_seconds=1, clock=clock)
     sampler.tick()
+    assert sampler.history is not None
+    newest = sampler.history.newest
+    assert decode(encode(newest)) == newest
     trigger = parse_trigger({"minCoverage": "1", "report": "average"})
     said = evaluate(trigger, Fleet(sampler.history, 10.0), clock.now)
     driver.release()
