@@ -17,6 +17,7 @@ from keda_gpu_scaler.cli.arguments import (
     metadata_option,
     timeout_option,
     tls_options,
+    token_option,
     value_type_option,
     watch_options,
 )
@@ -32,10 +33,10 @@ from keda_gpu_scaler.cli.explain.scaledobject import (
     scaled_object_of,
 )
 from keda_gpu_scaler.cli.explain.session import ExplainRequest, ExplainSession
-from keda_gpu_scaler.cli.explain.token import TokenError, check_address, read_token
 from keda_gpu_scaler.cli.kube_session import KubeSession, is_configured
 from keda_gpu_scaler.cli.output import output_width, say, say_error, waiting_notice
 from keda_gpu_scaler.cli.pace import OK, Pace, Timing, repeat
+from keda_gpu_scaler.cli.people_port import TokenError, given_token
 from keda_gpu_scaler.core.interfaces import KubeError
 from keda_gpu_scaler.wire.tls import TlsError
 
@@ -99,10 +100,7 @@ _CLEAR_SCREEN = "\x1b[H\x1b[2J"
     "--namespace-of-scaler", default="", metavar="NAME",
     help="The namespace to look for an instance in.  [default: that of the trigger's scalerAddress, or every one]",
 )  # fmt: skip
-@click.option(
-    "--token-file", metavar="PATH", type=FILE,
-    help="A file with the Kubernetes token for the explain port.  [default: the token of the kubeconfig]",
-)  # fmt: skip
+@token_option
 @tls_options("the host of scalerAddress, or of --address")
 @value_type_option("The trigger's metricType in KEDA, where no ScaledObject gives it.")
 @click.option(
@@ -151,7 +149,9 @@ def _session(
         KubeError: the cluster cannot be reached, or has no such ScaledObject.
         TokenError: the token cannot be used.
     """
-    tls, token = client_tls(ctx, given), _token(given)
+    tls = client_tls(ctx, given)
+    addresses = (given["address"],) if given["address"] else ()
+    token = given_token(given["token_file"], addresses, uses_tls=tls is not None)
     cluster = None
     needs_cluster = not given["address"] or (given["scaled_object"] and not given["filename"])
     if needs_cluster and is_configured(given["kubeconfig"], given["kube_context"]):
@@ -179,21 +179,6 @@ def _session(
         token=token,
     )
     return ExplainSession(request, cluster, timing)
-
-
-def _token(given: dict[str, Any]) -> str:
-    """Return the token of ``--token-file``, empty where it is not given.
-
-    Raises:
-        TokenError: it cannot be read, or the address is not one to which a token is sent.
-    """
-    if given["token_file"] is None:
-        return ""
-    if given["address"]:
-        check_address(given["address"])
-    if given["tls_ca"] is not None:
-        raise TokenError("--token-file: Forbidden: with --tls-ca the certificate decides; leave one of the two out")
-    return read_token(given["token_file"])
 
 
 def _scaled_object(ctx: click.Context, given: dict[str, Any], cluster: KubeSession | None) -> ScaledObject:
