@@ -21,7 +21,7 @@ from keda_gpu_scaler.cli.arguments import (
     value_type_option,
     watch_options,
 )
-from keda_gpu_scaler.cli.completion import FILE
+from keda_gpu_scaler.cli.completion import FILE, ScaledName
 from keda_gpu_scaler.cli.explain.json_output import as_json
 from keda_gpu_scaler.cli.explain.render import explanation_page
 from keda_gpu_scaler.cli.explain.result import ExplainResult
@@ -80,7 +80,7 @@ _CLEAR_SCREEN = "\x1b[H\x1b[2J"
 
 
 @click.command(help=HELP)
-@click.argument("scaled_object", required=False, metavar="[[NAMESPACE/]SCALEDOBJECT]")
+@click.argument("scaled_object", required=False, type=ScaledName(), metavar="[[NAMESPACE/]SCALEDOBJECT]")
 @click.option(
     "-f", "--filename", metavar="FILE", type=FILE,
     help="Read the ScaledObject from a YAML file (- for standard input) instead of the cluster.",
