@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the completion of the names of ScaledObjects, in a shell and for kubectl, with a cluster and without one."""
+"""Tests the completion of the names of ScaledObjects, with a cluster and without one."""
 
 import asyncio
 import json

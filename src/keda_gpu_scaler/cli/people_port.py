@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decides whether a person's token is sent to the port of an instance that is for people, and reads it.
+"""Decides whether a token is sent to the port of an instance that is for people, and reads it.
 
 Law: a token is sent to a pod in the namespace that the person names, or to an address of this machine that the person
 names, and nowhere else. The address in a ScaledObject is not enough: its author could name a pod of their own, which

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prints the names of ScaledObjects and ScaledJobs that complete a word, one a line; a program of its own.
+"""Prints the names of ScaledObjects and ScaledJobs that complete a word, one a line.
 
 Law: a completion has a limit of time, which counts for everything: a login plugin, the name of the API server, and the
 server itself. So they run in a process of their own, which is ended with its children. An error prints nothing.
