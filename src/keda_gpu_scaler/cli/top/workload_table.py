@@ -48,9 +48,16 @@ def workload_lines(rows: Sequence[WorkloadRow], width: int, glyphs: Glyphs = ALL
             sparkline(row, column.width, glyphs.bars) if column.cells is None else column.cells[number]
             for column in columns
         ]
+        text = _refusal(row, columns[0], width, gap, glyphs) if row.is_refused else joined(cells, columns, glyphs, gap)
         style = LineStyle.BAD if row.reported is None or row.active is None else LineStyle.PLAIN
-        lines.append(StyledLine(joined(cells, columns, glyphs, gap).rstrip(), style))
+        lines.append(StyledLine(text.rstrip(), style))
     return lines
+
+
+def _refusal(row: WorkloadRow, first: TableColumn, width: int, gap: int, glyphs: Glyphs) -> str:
+    """Return the line of a refused trigger: it has no number, so the sentence has the place of all columns."""
+    why = TableColumn("", None, max(0, width - first.width - gap), 0)
+    return joined([narrow(f"{row.namespace}/{row.name}"), narrow(row.why)], [first, why], glyphs, gap)
 
 
 def _fitted(rows: Sequence[WorkloadRow], width: int, glyphs: Glyphs) -> tuple[list[TableColumn], int]:
