@@ -153,7 +153,7 @@ def test_a_typo_in_the_trigger_is_named_with_its_key(metadata: str, sentence: st
     with served(lambda: scaler(FakePeers(THERE))) as address:
         lines = page(address, "-m", metadata)
     assert f"ai/llama: the scaler refuses the trigger: {sentence}" in first_five(lines)
-    assert "kubectl -n ai edit scaledjob llama" in "\n".join(lines)
+    assert "${EDITOR:-vi} llama.yaml" in "\n".join(lines)
 
 
 def test_a_wrong_clock_of_a_node_is_named() -> None:

@@ -415,6 +415,22 @@ def test_the_page_ends_with_the_next_command_for_each_cause(title: str, commands
     assert [step.command for step in next_steps(PAGES[title])] == commands
 
 
+@pytest.mark.parametrize(
+    ("file", "edit", "again"),
+    [
+        pytest.param("", "kubectl -n ai edit scaledobject llama", "ai/llama", id="an object of the cluster"),
+        pytest.param("new one.yaml", "${EDITOR:-vi} 'new one.yaml'", "-f 'new one.yaml'", id="a file"),
+        pytest.param("-", "${EDITOR:-vi} FILE", "-f -", id="standard input"),
+    ],
+)
+def test_the_next_command_for_an_object_in_a_file_is_about_the_file(file: str, edit: str, again: str) -> None:
+    scaled_object = replace(SCALED_OBJECT_OF_LLAMA, file=file)
+    refused = replace(PAGES["refused metadata"], scaled_object=scaled_object)
+    assert [step.command for step in next_steps(refused)] == [edit]
+    waiting = replace(PAGES["no engine, so GPU utilisation"], scaled_object=scaled_object)
+    assert [step.command for step in next_steps(waiting)] == [f"keda-gpu-scaler explain {again} --watch"]
+
+
 def test_a_clock_that_differs_is_a_reason_with_a_next_command() -> None:
     shown = explained(evaluation(clocks=[pb.ClockDifference(node="gpu-b", ahead_seconds=-3600.0)]))
     assert "the clock of node gpu-b is 60 min behind that of the instance" in plain(explanation_page(shown, 140))

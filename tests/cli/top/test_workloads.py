@@ -181,7 +181,7 @@ def test_a_refused_trigger_has_the_whole_line_for_its_sentence() -> None:
     why = 'refused: metadata.targetValu: Forbidden: it is not a key, but almost "targetValue"; rename it'
     refused = replace(refused_row(listed().refused[0], "front"), why=why)
     [_, line, *_] = workload_lines([refused, *rows()], 80)
-    assert line.text == 'ai/whisper  refused: metadata.targetValu: Forbidden: it is not a key, but almos…'
+    assert line.text == "ai/whisper  refused: metadata.targetValu: Forbidden: it is not a key, but almos…"
     assert line.style is LineStyle.BAD
 
 

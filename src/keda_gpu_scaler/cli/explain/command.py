@@ -26,6 +26,7 @@ from keda_gpu_scaler.cli.explain.json_output import as_json
 from keda_gpu_scaler.cli.explain.render import explanation_page
 from keda_gpu_scaler.cli.explain.result import ExplainResult
 from keda_gpu_scaler.cli.explain.scaledobject import (
+    STDIN,
     ScaledObject,
     ScaledObjectError,
     ScaledObjectTrigger,
@@ -75,7 +76,6 @@ Exit status (with --watch or --count, the highest of all rounds):
   3  no connection to an instance, or to the cluster
 """
 
-_STDIN = "-"
 _CLEAR_SCREEN = "\x1b[H\x1b[2J"
 
 
@@ -186,7 +186,7 @@ def _scaled_object(ctx: click.Context, given: dict[str, Any], cluster: KubeSessi
     namespace = namespace or (cluster.namespace if cluster is not None else "default")
     if given["filename"]:
         found = read_scaled_object(_file_text(ctx, given["filename"]), namespace, name)
-        return replace(found, namespace=found.namespace or namespace)
+        return replace(found, namespace=found.namespace or namespace, file=given["filename"])
     if name and cluster is not None:
         found = scaled_object_of(cluster.scaled(namespace, name))
         return replace(found, namespace=namespace, name=name)
@@ -200,7 +200,7 @@ def _scaled_object(ctx: click.Context, given: dict[str, Any], cluster: KubeSessi
 
 def _file_text(ctx: click.Context, name: str) -> str:
     try:
-        return sys.stdin.read() if name == _STDIN else Path(name).read_text()
+        return sys.stdin.read() if name == STDIN else Path(name).read_text()
     except OSError as error:
         raise click.UsageError(f"{name}: {(error.strerror or str(error)).lower()}", ctx) from error
     except UnicodeDecodeError as error:
