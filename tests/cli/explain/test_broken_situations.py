@@ -184,9 +184,7 @@ def test_an_expired_certificate_of_an_agent_is_named_where_its_node_is_not_known
     reason = "its certificate, or that of its CA, has expired: renew it, then check why it was not"
     with served(lambda: scaler(FakePeers(unavailable={"10.0.0.8:6000": reason}))) as address:
         lines = page(address)
-    assert f"node gpu-8 has no snapshot: the node of the instance 10.0.0.8:6000 is not known: {reason}" in (
-        first_five(lines)
-    )
+    assert f"node gpu-8 has no snapshot: 10.0.0.8:6000, whose node is not known: {reason}" in (first_five(lines))
 
 
 def test_a_certificate_of_another_name_or_authority_and_a_server_without_tls_are_named(tmp_path: Path) -> None:

@@ -82,17 +82,17 @@ REFUSED = "nothing listens there (connection refused): is it running, and is the
         pytest.param({"gpu-8": CERTIFICATE}, f": {CERTIFICATE}", id="the reason of the node"),
         pytest.param(
             {"10.0.0.8:6000": CERTIFICATE},
-            f": the node of the instance 10.0.0.8:6000 is not known: {CERTIFICATE}",
+            f": 10.0.0.8:6000, whose node is not known: {CERTIFICATE}",
             id="an address whose node is not known",
         ),
         pytest.param(
             {"10.0.0.7:6000": NOT_ANSWERED_YET, "10.0.0.9:6000": REFUSED, "10.0.0.8:6000": CERTIFICATE},
-            f": the node of the instance 10.0.0.8:6000 (and of 2 more) is not known: {CERTIFICATE}",
+            f": 10.0.0.8:6000 and 2 more, whose nodes are not known: {CERTIFICATE}",
             id="of several addresses the first that has answered with an error",
         ),
         pytest.param(
             {"gpu-7.example:6000": REFUSED, "gpu-8.example:6000": CERTIFICATE},
-            f": the node of the instance gpu-8.example:6000 is not known: {CERTIFICATE}",
+            f": gpu-8.example:6000, whose node is not known: {CERTIFICATE}",
             id="the address whose host is the name of the node",
         ),
         pytest.param(

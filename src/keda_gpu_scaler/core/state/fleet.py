@@ -154,9 +154,9 @@ class Fleet:
         if not unknown:
             return ""
         address = min(unknown, key=lambda one: (not _names_node(one, node), unknown[one] == NOT_ANSWERED_YET, one))
-        is_one = len(unknown) == 1 or _names_node(address, node)
-        named = address if is_one else f"{address} (and of {len(unknown) - 1} more)"
-        return f"the node of the instance {named} is not known: {unknown[address]}"
+        if len(unknown) == 1 or _names_node(address, node):
+            return f"{address}, whose node is not known: {unknown[address]}"
+        return f"{address} and {len(unknown) - 1} more, whose nodes are not known: {unknown[address]}"
 
     def _of_unknown_nodes(self) -> Mapping[str, str]:
         """Return the unavailable peers whose node is not known, by address. A node's name has no colon."""
