@@ -93,6 +93,18 @@ def test_a_shell_and_kubectl_complete_the_argument_of_explain(
         assert capsys.readouterr().out.splitlines() == lines
 
 
+@pytest.mark.parametrize("words", [("explain", "--kubeconfig"), ("record", "--kubeconfig")], ids=["explain", "record"])
+def test_a_folder_with_modules_of_the_same_names_changes_nothing(
+    words: tuple[str, ...], kubeconfig: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "keda_gpu_scaler.py").write_text("raise SystemExit('the wrong module')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("keda_gpu_scaler.cli.scaled_names.LIMIT_SECONDS", WAIT_SECONDS)
+    line = [*words, kubeconfig, *(["--engines"] if "record" in words else [])]
+    found = ShellComplete(main, {}, "keda-gpu-scaler", "").get_completions(line, "ai/t")
+    assert [item.value for item in found] == ["ai/triton"]
+
+
 def test_a_server_that_does_not_answer_ends_the_completion_with_nothing(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -45,7 +45,7 @@ def completed_names(incomplete: str, kubeconfig: str | None, context: str | None
         return []
     streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     with tempfile.TemporaryDirectory() as scratch:
-        command = [sys.executable, "-m", __name__, incomplete, kubeconfig or "", context or "", scratch]
+        command = [sys.executable, "-P", "-m", __name__, incomplete, kubeconfig or "", context or "", scratch]
         with subprocess.Popen(command, text=True, start_new_session=True, **streams) as process:  # noqa: S603 - this program
             try:
                 output, _ = process.communicate(timeout=limit_seconds)
