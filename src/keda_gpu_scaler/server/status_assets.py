@@ -68,11 +68,12 @@ svg.spark { width: 7rem; height: 1.8rem; border-width: 0 0 1px; }
 }
 @media (max-width: 44rem) {
   body { padding: .5rem; } .steps td > * { max-width: calc(100vw - 1rem); }
-  th, td { padding-right: .25rem; } table { font-size: .85rem; } thead th { font-size: .75rem; }
-  svg.spark { width: 2.9rem; } meter { width: 3rem; }
+  th, td { padding-right: .2rem; } table { font-size: .85rem; } thead th { font-size: .75rem; }
+  svg.spark { width: 2.4rem; } meter { width: 3rem; }
   #workloads-table tr > :nth-child(8), #fleet-table tr > :nth-child(5), #fleet-table tr > :nth-child(6) {
     display: none; }
-  #workloads-table tbody th, #fleet-table td, #fleet-table tbody th { overflow-wrap: anywhere; min-width: 3.2rem; }
+  #workloads-table tbody th { overflow-wrap: anywhere; min-width: 4.8rem; }
+  #fleet-table tbody th, #fleet-table td:last-child { overflow-wrap: anywhere; min-width: 3.2rem; }
 }
 """
 SCRIPT = """
@@ -126,7 +127,7 @@ async function refresh() {
 setInterval(refresh, 2000);
 """
 # Constants, because computing the hashes would load OpenSSL on every node. A test compares them with the texts.
-STYLE_HASH = "sha256-dzfQoNzPRNLxGIRDAXzKK8Ek5800xZ0aUGZ13iEJrhg="
+STYLE_HASH = "sha256-PgYF1lOpVOB1fSmFo4hW+NiWTADA294d5p+CoK7jRtE="
 SCRIPT_HASH = "sha256-B85rGLowAklMV0SZhet/sspdQteqEHnMKt+9IHimZ8o="
 POLICY = (
     f"default-src 'none'; style-src '{STYLE_HASH}'; script-src '{SCRIPT_HASH}'; connect-src 'self'; "
