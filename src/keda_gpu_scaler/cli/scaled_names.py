@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from keda_gpu_scaler.cli.kube_session import access_of, is_configured
+from keda_gpu_scaler.cli.output import say
 from keda_gpu_scaler.core.interfaces import KubeError
 from keda_gpu_scaler.kube.client import METADATA_LIST_ONLY, ApiClient, ApiError
 from keda_gpu_scaler.kube.parse import is_name, part
@@ -116,7 +117,7 @@ async def print_names(incomplete: str, kubeconfig: str, context: str, scratch: s
         await api.close()
     for name in sorted(names):
         if name.startswith(incomplete):
-            print(name)
+            say(name)
 
 
 if __name__ == "__main__":
