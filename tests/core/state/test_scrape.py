@@ -18,7 +18,16 @@ TIMES = Histogram((0.1, math.inf), (1.0, 2.0))
 
 def scraped(at: float, engine: str = "vllm") -> EngineSample:
     kv = 0.3 if at % 4 else None
-    return EngineSample(at, engine, waiting=at, kv_cache_ratio=kv, tokens_total=at, token_time=TIMES, first_token=TIMES)
+    return EngineSample(
+        at,
+        engine,
+        waiting=at,
+        running=at,
+        kv_cache_ratio=kv,
+        tokens_total=at,
+        token_time=TIMES,
+        first_token=TIMES,
+    )
 
 
 def after(times: Iterable[float], *, window: float = 30.0, history: float = 300.0) -> tuple[EngineSample, ...]:
@@ -61,11 +70,12 @@ def test_samples_that_leave_the_window_lose_their_histograms_and_keep_their_coun
     assert [sample.tokens_total for sample in older] == [sample.at_seconds for sample in older]
 
 
-def test_a_sample_of_the_older_history_has_the_mean_gauges_of_its_step() -> None:
+def test_a_sample_of_the_older_history_has_the_mean_requests_and_cache_of_its_step_and_the_queue_of_a_moment() -> None:
     samples = after(range(1000, 1101, 2))
     older = [sample for sample in samples if sample.at_seconds < 1070]
-    assert [sample.waiting for sample in older] == [sample.at_seconds + 4 for sample in older]
-    assert {(sample.running, sample.kv_cache_ratio) for sample in older} == {(None, 0.3)}
+    assert [sample.running for sample in older] == [sample.at_seconds + 4 for sample in older]
+    assert [sample.waiting for sample in older] == [sample.at_seconds for sample in older]
+    assert {sample.kv_cache_ratio for sample in older} == {0.3}
     assert retained(samples, scraped(1102), window_seconds=30.0, history_seconds=300.0)[: len(older)] == tuple(older)
     assert {sample.token_time for sample in samples[len(older) :]} == {TIMES}
 

@@ -257,9 +257,11 @@ def _from_percent(sample: EngineSample) -> EngineSample:
 
 
 def thinned(step: Sequence[EngineSample]) -> EngineSample:
-    """Return what the older history keeps of the samples of one step: the first, with the mean gauges of the step.
+    """Return what the older history keeps of the samples of one step.
 
-    It has no histograms. A step that was thinned before stays the same object.
+    It is the first one without its histograms. Its running requests and its KV cache usage are the means of the step,
+    because the time per token of the older history is computed from them. Its queue stays that of one moment: whether
+    requests always waited cannot be seen in a mean. A step that was thinned before stays the same object.
     """
     first = step[0]
     if len(step) == 1 and first.token_time is None and first.first_token is None:
@@ -267,7 +269,6 @@ def thinned(step: Sequence[EngineSample]) -> EngineSample:
     return replace(
         first,
         running=mean_of_known([it.running for it in step]),
-        waiting=mean_of_known([it.waiting for it in step]),
         kv_cache_ratio=mean_of_known([it.kv_cache_ratio for it in step]),
         token_time=None,
         first_token=None,
