@@ -79,7 +79,7 @@ def encode_record(record: RecordedPage | RecordedWorkload) -> str:
         CodecError: the line is too long.
     """
     if isinstance(record, RecordedWorkload):
-        plain = {"workload": {"at_seconds": round(record.at_seconds, 6), **encode_workload(record.workload)}}
+        plain = {"workload": {"at_seconds": _rounded(record.at_seconds), **encode_workload(record.workload)}}
     else:
         plain = {"page": _encode_page(record)}
     line = json.dumps(plain, separators=(",", ":"), allow_nan=False)
@@ -90,9 +90,9 @@ def encode_record(record: RecordedPage | RecordedWorkload) -> str:
 
 def _encode_page(page: RecordedPage) -> dict[str, object]:
     plain: dict[str, object] = {
-        "at_seconds": round(page.at_seconds, 6),
+        "at_seconds": _rounded(page.at_seconds),
         **page.place._asdict(),
-        "answer_seconds": round(page.answer_seconds, 6),
+        "answer_seconds": _rounded(page.answer_seconds),
     }
     if page.status is not None:
         plain["status"] = page.status
@@ -124,7 +124,7 @@ def decode_record(line: str) -> RecordedPage | RecordedWorkload:
 
 def _decode_page(fields: Fields) -> RecordedPage:
     at_seconds, place = _at_seconds(fields), _decode_place(fields)
-    answer_seconds = fields.number("answer_seconds", 0, _MAX_SECONDS)
+    answer_seconds = _rounded(fields.number("answer_seconds", 0, _MAX_SECONDS))
     status = fields.whole("status", 100, 999) if "status" in fields else None
     if "failure" not in fields:
         text = fields.block("text", MAX_RECORD_LENGTH)
@@ -145,7 +145,12 @@ def _decode_place(fields: Fields) -> Place:
 
 
 def _at_seconds(fields: Fields) -> float:
-    return fields.number("at_seconds", -MAX_NUMBER, MAX_NUMBER)
+    return _rounded(fields.number("at_seconds", -MAX_NUMBER, MAX_NUMBER))
+
+
+def _rounded(seconds: float) -> float:
+    """Round to microseconds, the precision of a recording. A file that was edited may have more."""
+    return round(seconds, 6)
 
 
 @dataclass(frozen=True, slots=True)
