@@ -2,11 +2,12 @@
 """Commands of the program in processes that are forked from one that has imported it.
 
 Each is a process of its own, with its own arguments, environment and descriptors, but it starts in a tenth of the
-processor time: the import of the program takes longer than most tests. What a start from nothing loads and prints is
-for the tests that run ``python -m keda_gpu_scaler``.
+processor time: the import of the program takes longer than most tests. What it has imported is in
+``tests/whole_program.py``.
 """
 
 import atexit
+import importlib
 import io
 import multiprocessing
 import os
@@ -21,14 +22,7 @@ from typing import Self
 from keda_gpu_scaler.cli import main
 
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(
-    [
-        "keda_gpu_scaler.agent",
-        *(f"keda_gpu_scaler.{name}" for name in ("engines", "kube.workloads", "kube.agent_port_forwards", "cli.serve")),
-        *(f"keda_gpu_scaler.cli.{name}.command" for name in ("explain", "probe", "top", "record", "doctor")),
-        *("httpx", "yaml", "rich.table", "tests.forked"),
-    ]
-)
+_FORKS.set_forkserver_preload(["tests.whole_program", "tests.forked"])
 
 
 class Forked:
@@ -113,6 +107,7 @@ def _run(arguments: list[str], environment: dict[str, str], folder: str, *, writ
         os.dup2(writer.fileno(), descriptor)
         writer.close()
     sys.stdout, sys.stderr = (open(one, "w", encoding="utf-8", closefd=False) for one in (1, 2))  # noqa: SIM115
+    importlib.import_module("tests.whole_program")  # it is imported, or its error is shown: a preload ignores errors
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)

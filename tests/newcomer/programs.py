@@ -54,16 +54,6 @@ _MAX_CALLS = 30
 _HEADINGS = re.compile(rb"WORKLOAD|NODE")
 
 
-def warm_up() -> None:
-    """Import what the commands import when they run."""
-    assert isinstance(main, click.Group)
-    context = click.Context(main)
-    for name in main.list_commands(context):
-        main.get_command(context, name)
-    import keda_gpu_scaler.agent
-    import keda_gpu_scaler.engines  # noqa: F401
-
-
 def run_command(words: list[str], done: Done) -> int:
     """Run a command, write it into the journal, and return its exit status."""
     path, name = words[0], Path(words[0]).name
