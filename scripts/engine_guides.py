@@ -95,7 +95,7 @@ def engine_page(engine: Engine) -> Iterator[str]:
     yield ""
     yield (
         f"`engine: {engine.name}`. The scaler scrapes each ready pod at port {engine.port}, `{engine.path}`, unless "
-        "the pod's annotations or declared ports, or `enginePort` and `enginePath`, say otherwise."
+        f"the pod's annotations or declared ports, or `enginePort` and `enginePath`, say otherwise.{_otherwise(engine)}"
     )
     if engine.remark:
         yield ""
@@ -175,3 +175,9 @@ def write() -> Iterator[Path]:
     for name, text in made.items():
         (FOLDER / name).write_text(text)
         yield FOLDER / name
+
+
+def _otherwise(engine: Engine) -> str:
+    """Say what is tried after the default port and path."""
+    others = [f"port {port}" for port in engine.other_ports] + [f"the path `{path}`" for path in engine.other_paths]
+    return f" Without an engine there, it tries {', then '.join(others)}." if others else ""

@@ -101,14 +101,22 @@ def engines_section() -> Iterator[str]:
     yield "## Engines"
     yield ""
     yield (
-        "A pod's engine is scraped at this port and path, unless the trigger or the pod's annotations set others. The "
-        "engine is recognised by the series on its page; with `engine: NAME`, only that engine is looked for."
+        "A pod's engine is scraped at this port and path, unless the trigger or the pod's annotations set others. "
+        "Where several are listed, they are tried in this order. The engine is recognised by "
+        "the series on its page; with `engine: NAME`, only that engine is looked for."
     )
     yield ""
     yield from table(
         ("`engine`", "product", "port", "path", "`load` is computed from", "remark"),
         (
-            (f"`{one.name}`", one.title, str(one.port), f"`{one.path}`", one.load_rung.value, one.remark or "—")
+            (
+                f"`{one.name}`",
+                one.title,
+                ", ".join(map(str, one.ports)),
+                ", ".join(f"`{path}`" for path in one.paths),
+                one.load_rung.value,
+                one.remark or "—",
+            )
             for one in ENGINES.values()
         ),
     )

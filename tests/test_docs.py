@@ -47,11 +47,13 @@ FLAGS_OF_OTHER_PROGRAMS = {
     "--max-num-seqs": "vLLM",
     "--query-gpu": "nvidia-smi",
     "--metrics": "llama.cpp",
+    "--metrics-config": "Triton",
     "--metrics-endpoint-auth": "the endpoint picker",
     "--metrics-exporter-host": "Xinference",
     "--metrics-exporter-port": "Xinference",
     "--metrics-per-host": "ingress-nginx",
     "--root-dir": "the kubelet",
+    "--sleep-idle-seconds": "llama.cpp",
 }
 FILE_ENDINGS = (".crt", ".key", ".json", ".yaml")
 """The endings of file names that look like a value of the chart."""

@@ -7,6 +7,7 @@ Law: an error at start ends the process with a sentence; a later error does not 
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import time
 from collections.abc import Callable
@@ -63,6 +64,8 @@ if TYPE_CHECKING:
 _HEALTH_INTERVAL_SECONDS = 1.0
 _STOP_GRACE_SECONDS = 2.0
 _MIN_NEWS_SECONDS = 0.05
+_RELEASE_SECONDS = 0.5
+"""The least time between two searches for what is idle. Objects that live for a shorter time are never scanned."""
 _STREAMS_SHARE = 0.2
 _log = logging.getLogger(__name__)
 
@@ -307,12 +310,12 @@ class Agent:
     async def _run_loop(self) -> None:
         """Wake streams on news, keep the health service up to date and release what is idle, until ``stop``."""
         serving: bool | None = None
+        released_at_seconds = -math.inf
         while not self._stopping:
             self._news.clear()
             began = self._clock()
             if self._scaler.opened is not None:
                 await self._scaler.opened.wake_streams()
-                self._scaler.opened.expire_idle()
                 self._remote.note_refusals(*self._scaler.opened.refusals())
             ready = self._fleet().not_ready_reason(self._clock()) is None
             if ready != serving:
@@ -320,9 +323,10 @@ class Agent:
                 status = health_pb2.HealthCheckResponse
                 for name in ("", EXTERNAL_SCALER):
                     await self._health.set(name, status.SERVING if ready else status.NOT_SERVING)
-            self._remote.expire_idle()
             self._certificates.check_regularly(self._clock())
-            self._gc_policy.sweep(self._clock())
+            if began - released_at_seconds >= _RELEASE_SECONDS:
+                released_at_seconds = began
+                self._release_idle()
             if not self._stopping and self._remote.has_frequent_news:
                 # Peers and engines report all the time. Evaluating the streams takes a fixed share of the loop at most.
                 pause = max(_MIN_NEWS_SECONDS, (self._clock() - began) / _STREAMS_SHARE)
@@ -331,6 +335,12 @@ class Agent:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_HEALTH_INTERVAL_SECONDS):
                     await self._news.wait()
+
+    def _release_idle(self) -> None:
+        if self._scaler.opened is not None:
+            self._scaler.opened.expire_idle()
+        self._remote.expire_idle()
+        self._gc_policy.sweep(self._clock())
 
     def _fleet(self) -> Fleet:
         return Fleet(

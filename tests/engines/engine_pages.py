@@ -260,6 +260,22 @@ nv_inference_pending_request_count{model="embed",version="3"} 1
 nv_gpu_utilization{gpu_uuid="GPU-1"} 0.9
 """
 
+# Triton with --metrics-config counter_latencies=false and summary_latencies=true: times as summaries.
+TRITON_SUMMARIES = b"""\
+# TYPE nv_inference_request_success counter
+nv_inference_request_success{model="detect",version="1"} 50
+# TYPE nv_inference_pending_request_count gauge
+nv_inference_pending_request_count{model="detect",version="1"} 3
+# TYPE nv_inference_queue_summary_us summary
+nv_inference_queue_summary_us{model="detect",quantile="0.5",version="1"} 9
+nv_inference_queue_summary_us_count{model="detect",version="1"} 49
+nv_inference_queue_summary_us_sum{model="detect",version="1"} 1500000
+# TYPE nv_inference_compute_infer_summary_us summary
+nv_inference_compute_infer_summary_us{model="detect",quantile="0.5",version="1"} 70
+nv_inference_compute_infer_summary_us_count{model="detect",version="1"} 48
+nv_inference_compute_infer_summary_us_sum{model="detect",version="1"} 6250000
+"""
+
 # Triton with TensorRT-LLM, the backend's README "Triton Metrics" and its custom_metrics_reporter: one name for
 # requests, one for the cache's blocks, and tokens by histograms of their number per request.
 TRITON_TRTLLM = b"""\
@@ -530,6 +546,29 @@ dynamo_component_requests_total{dynamo_component="backend",dynamo_endpoint="load
 dynamo_component_kvstats_gpu_cache_usage_percent{dynamo_component="backend",dynamo_namespace="n"} 0.75
 """
 
+# A worker of Dynamo with TensorRT-LLM, without enable_iter_perf_stats (docs/observability/metrics_examples).
+DYNAMO_TRTLLM = (
+    DYNAMO
+    + b"""\
+# TYPE trtllm_request_success_total counter
+trtllm_request_success_total{engine_type="trtllm",finished_reason="length",model_name="m"} 290.0
+# TYPE trtllm_prompt_tokens_total counter
+trtllm_prompt_tokens_total{engine_type="trtllm",model_name="m"} 1500.0
+# TYPE trtllm_generation_tokens_total counter
+trtllm_generation_tokens_total{engine_type="trtllm",model_name="m"} 8800.0
+# TYPE trtllm_request_queue_time_seconds histogram
+trtllm_request_queue_time_seconds_sum{engine_type="trtllm",model_name="m"} 3.5
+trtllm_request_queue_time_seconds_count{engine_type="trtllm",model_name="m"} 291.0
+# TYPE trtllm_time_to_first_token_seconds histogram
+trtllm_time_to_first_token_seconds_bucket{engine_type="trtllm",le="+Inf",model_name="m"} 292.0
+trtllm_time_to_first_token_seconds_count{engine_type="trtllm",model_name="m"} 292.0
+# TYPE trtllm_time_per_output_token_seconds histogram
+trtllm_time_per_output_token_seconds_bucket{engine_type="trtllm",le="+Inf",model_name="m"} 289.0
+trtllm_time_per_output_token_seconds_count{engine_type="trtllm",model_name="m"} 289.0
+trtllm_time_per_output_token_seconds_sum{engine_type="trtllm",model_name="m"} 4.25
+"""
+)
+
 # SGLang's server of diffusion models, DiffusionMetricsCollector: requests of a warm-up and errors stand apart.
 SGLANG_DIFFUSION = b"""\
 # TYPE sglang:diffusion_num_queue_reqs gauge
@@ -575,6 +614,18 @@ lightllm_request_first_token_duration_count 28.0
 lightllm_request_mean_time_per_token_duration_bucket{le="+Inf"} 27.0
 lightllm_request_mean_time_per_token_duration_count 27.0
 lightllm_request_mean_time_per_token_duration_sum 0.75
+"""
+
+# A newer LightLLM names its model, and has a gauge of running requests beside that of the batch.
+LIGHTLLM_NEW = b"""\
+# TYPE lightllm_queue_size gauge
+lightllm_queue_size{model_name="m"} 4.0
+# TYPE lightllm_batch_current_size gauge
+lightllm_batch_current_size{model_name="m"} 7.0
+# TYPE lightllm_num_running_reqs gauge
+lightllm_num_running_reqs{model_name="m"} 6.0
+# TYPE lightllm_request_success counter
+lightllm_request_success_total{model_name="m"} 20.0
 """
 
 # TEI (core/src/queue.rs, router/src): counters without a suffix, times in seconds.
@@ -647,4 +698,12 @@ bentoml_service_request_total{endpoint="/livez",http_response_code="200",runner_
 # TYPE bentoml_service_request_duration_seconds histogram
 bentoml_service_request_duration_seconds_sum{endpoint="/chat",http_response_code="200",runner_name="Gateway"} 90.5
 bentoml_service_request_duration_seconds_count{endpoint="/chat",http_response_code="200",runner_name="Gateway"} 60.0
+"""
+
+# A new pod of BentoML, to which only probes were sent.
+BENTOML_NEW = b"""\
+# TYPE bentoml_service_request_in_progress gauge
+bentoml_service_request_in_progress{endpoint="/readyz",runner_name="Model",service_name="b",service_version="1"} 1.0
+# TYPE bentoml_service_request_total counter
+bentoml_service_request_total{endpoint="/readyz",http_response_code="200",runner_name="Model"} 3.0
 """

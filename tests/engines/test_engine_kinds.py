@@ -246,9 +246,28 @@ def test_a_page_with_the_series_of_another_engine_is_not_recognised_by_a_family(
             id="Ray Serve LLM, two workers",
         ),
         pytest.param(
+            b'ray_vllm_num_requests_running{WorkerId="w1"} 1\n'
+            b'ray_vllm_request_success_total{WorkerId="w1",finished_reason="abort"} 5\n'
+            b'ray_vllm_request_success_total{WorkerId="w2",finished_reason="abort"} 7\n',
+            {"engine": "ray-serve-llm", "requests_total": 12.0},
+            id="Ray Serve LLM, each end with the reason that was set last",
+        ),
+        pytest.param(
             engine_pages.RAY.replace(b"ray_vllm_", b"ray_vllm:"),
             {"engine": "ray-serve-llm", "waiting": 6.0, "running": 12.0, "kv_cache_ratio": 0.5, "tokens_total": 1800.0},
             id="Ray Serve LLM, older names",
+        ),
+        pytest.param(
+            engine_pages.TRITON_SUMMARIES,
+            {
+                "engine": "triton",
+                "waiting": 3.0,
+                "queue_wait_seconds_total": 1.5,
+                "queue_waits_total": 50.0,
+                "service_seconds_total": 6.25,
+                "services_total": 50.0,
+            },
+            id="Triton with summaries of its times",
         ),
         pytest.param(
             engine_pages.DYNAMO,
@@ -259,6 +278,29 @@ def test_a_page_with_the_series_of_another_engine_is_not_recognised_by_a_family(
             engine_pages.DYNAMO.replace(b"kvstats_gpu", b"gpu"),
             {"engine": "dynamo", "running": 12.0, "kv_cache_ratio": 0.75},
             id="a worker of Dynamo, newer name of the cache",
+        ),
+        pytest.param(
+            engine_pages.DYNAMO_TRTLLM,
+            {
+                "engine": "dynamo",
+                "waiting": None,
+                "running": 12.0,
+                "kv_cache_ratio": 0.75,
+                "requests_total": 300.0,
+                "tokens_total": 8800.0,
+                "prompt_tokens_total": 1500.0,
+                "queue_wait_seconds_total": 3.5,
+                "queue_waits_total": 291.0,
+                "first_tokens_total": 292.0,
+                "token_time_seconds_total": 4.25,
+                "token_times_total": 289.0,
+            },
+            id="a worker of Dynamo with the times of TensorRT-LLM",
+        ),
+        pytest.param(
+            engine_pages.DYNAMO + engine_pages.TRTLLM_SERVE,
+            {"engine": "trtllm-serve", "waiting": 2.0, "running": 14.0},
+            id="a worker of Dynamo that passes the queue of TensorRT-LLM through",
         ),
         pytest.param(
             engine_pages.DYNAMO + engine_pages.VLLM,
@@ -290,6 +332,11 @@ def test_a_page_with_the_series_of_another_engine_is_not_recognised_by_a_family(
                 "token_time_seconds_total": 0.75,
             },
             id="LightLLM",
+        ),
+        pytest.param(
+            engine_pages.LIGHTLLM_NEW,
+            {"engine": "lightllm", "waiting": 4.0, "running": 6.0, "kv_cache_ratio": None, "requests_total": 20.0},
+            id="LightLLM with the name of its model",
         ),
         pytest.param(
             engine_pages.TEI,
@@ -327,6 +374,16 @@ def test_a_page_with_the_series_of_another_engine_is_not_recognised_by_a_family(
             engine_pages.BENTOML,
             {"engine": "bentoml", "waiting": None, "running": 9.0, "requests_total": 118.0, "kv_cache_ratio": None},
             id="BentoML, without the probes",
+        ),
+        pytest.param(
+            engine_pages.BENTOML_NEW,
+            {"engine": "bentoml", "waiting": None, "running": 0.0, "requests_total": 0.0},
+            id="BentoML before its first request",
+        ),
+        pytest.param(
+            engine_pages.BENTOML_NEW.replace(b"bentoml_service", b"bentoml_api_server"),
+            {"engine": "bentoml", "running": 0.0, "requests_total": 0.0},
+            id="BentoML before 1.2, before its first request",
         ),
     ],
 )

@@ -125,9 +125,11 @@ def _router(held: int) -> Page:
 
 
 def _dynamo(held: int) -> Page:
-    name = "dynamo_frontend_queued_requests"
-    models = {"meta-llama/Llama-3.1-70B-Instruct": held, "another": 100}
-    return lambda _: "".join(f'{name}{{model="{model}"}} {size}\n' for model, size in models.items())
+    name = "dynamo_frontend_requests_total"
+    return lambda seconds: (
+        f'# TYPE {name} counter\n{name}{{error_type="not_found",model="unknown_model"}} {held * seconds}\n'
+        f'{name}{{error_type="",model="another"}} {100 * seconds}\n'
+    )
 
 
 def _counted(name: str, one: str, another: str) -> Callable[[int], Page]:

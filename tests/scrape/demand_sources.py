@@ -69,11 +69,20 @@ def _interceptor(size: int) -> str:
 
 
 def _dynamo(size: int | None) -> str:
-    page = _family("dynamo_frontend_requests_total", "counter") + _family("dynamo_frontend_model_workers", "gauge")
+    page = _family("dynamo_frontend_disconnected_clients", "gauge", ("", 0))
     if size is None:
         return page
-    queued = [('{model="llama"}', size), ('{model="other"}', 4)]
+    page += _family("dynamo_frontend_model_context_length", "gauge", ('{model="Meta/Llama"}', 4096))
+    queued = [('{model="meta/llama"}', size), ('{model="other"}', 4)]
     return page + _family("dynamo_frontend_queued_requests", "gauge", *queued)
+
+
+def _dynamo_without_workers(refused: int | None) -> str:
+    labels = 'endpoint="chat_completions",request_type="unary"'
+    series = [(f'{{model="other",{labels},error_type="",status="success"}}', 100.0)]
+    if refused is not None:
+        series.append((f'{{model="unknown_model",{labels},error_type="not_found",status="error"}}', refused))
+    return _dynamo(None) + _family("dynamo_frontend_requests_total", "counter", *series)
 
 
 def _litellm(admitted: int | None, *, in_flight: int = 1, model: int | None = None) -> str:
@@ -164,7 +173,17 @@ SOURCES: Mapping[str, DemandSource] = {
     "an interceptor": DemandSource(
         "http-add-on", _interceptor, lambda _: _interceptor(0), _interceptor(0), '{host="ai/llama"}', path="/queue"
     ),
-    "a frontend of Dynamo": DemandSource("dynamo", _dynamo, lambda _: _dynamo(0), _dynamo(None), '{model="llama"}'),
+    "a frontend of Dynamo": DemandSource(
+        "dynamo", _dynamo, lambda _: _dynamo(0), _dynamo(None), '{model="Meta/Llama"}'
+    ),
+    "a frontend of Dynamo without workers": DemandSource(
+        "dynamo",
+        _dynamo_without_workers,
+        _dynamo_without_workers,
+        _dynamo(None),
+        'dynamo_frontend_requests_total{error_type="not_found"}',
+        is_counter=True,
+    ),
     "LiteLLM": DemandSource(
         "litellm", lambda size: _litellm(None, in_flight=1 + size), lambda _: _litellm(None), _litellm(None)
     ),

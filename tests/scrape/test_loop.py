@@ -9,7 +9,7 @@ import pytest
 
 from keda_gpu_scaler.core.evaluate.load.span import engine_work
 from keda_gpu_scaler.core.selectors import parse_series
-from keda_gpu_scaler.core.state.scrape import MAX_SAMPLES, Endpoint
+from keda_gpu_scaler.core.state.scrape import HISTORY_STEP_SECONDS, MAX_SAMPLES, Endpoint, step_begin
 from keda_gpu_scaler.core.types import PodRef
 from keda_gpu_scaler.scrape.endpoint_scrape import MAX_INTERESTS
 from tests.scrape.scene import (
@@ -274,10 +274,12 @@ async def test_before_the_window_a_thinned_history_goes_back_as_far_as_a_consume
         await scene.pass_time(200)
         samples = scene.history().samples
         newest = samples[-1].at_seconds
-        assert 90 < newest - samples[0].at_seconds <= 100
+        assert 90 < newest - samples[0].at_seconds < 100 + HISTORY_STEP_SECONDS
         inside = [it for it in samples if newest - it.at_seconds < 10]
         assert len(inside) == 5
-        assert len(samples) - len(inside) in (9, 10), "one sample in ten seconds, and one before the window"
+        older = [step_begin(it.at_seconds) for it in samples if it not in inside]
+        assert len(set(older)) == 10
+        assert len(older) - older.count(older[-1]) == 9, "one sample in each step before the last one"
 
 
 @scenario

@@ -2,6 +2,7 @@
 """Tests of the search for the engine of a pod."""
 
 import itertools
+import re
 from dataclasses import replace
 
 import pytest
@@ -43,7 +44,7 @@ OTHER_JSON = b'{"status": "ok"}'
             {},
             True,
             "no engine is found: port 8000/metrics: the connection is refused; "
-            "port 30000/metrics: the connection is refused; and 7 more",
+            "port 30000/metrics: the connection is refused; and 10 more",
             id="each port refuses the connection",
         ),
         pytest.param(
@@ -102,6 +103,46 @@ def test_a_pod_with_another_engine_is_not_a_pod_without_an_engine(page: bytes) -
             assert result.failure is not None
             assert "not of tgi: correct `engine`, or set the engine's port" in result.failure
             assert not result.is_no_engine
+
+    run_in_virtual_time(scenario_of_case())
+
+
+@pytest.mark.parametrize(
+    ("engine", "pages"),
+    [
+        pytest.param("tgi", {"10.1.2.3:80/metrics": b"tgi_queue_size 7\n"}, id="the port of TGI's image"),
+        pytest.param("tei", {"10.1.2.3:9000/metrics": b"te_queue_size 7\n"}, id="the port of TEI's image for gRPC"),
+        pytest.param(
+            "nim",
+            {"10.1.2.3:8000/v1/metrics": ABSENT, "10.1.2.3:8000/metrics": b"num_requests_waiting 7\n"},
+            id="the path of a NIM for vision",
+        ),
+        pytest.param("nim", {"10.1.2.3:8000/v1/metrics": vllm(waiting=7)}, id="the page of vLLM in NIM 2.x"),
+    ],
+)
+def test_a_named_engine_is_found_at_the_port_or_path_of_its_variants(engine: str, pages: dict[str, Answer]) -> None:
+    async def scenario_of_case() -> None:
+        async with Scene(pages) as scene:
+            await scene.register_interest(replace(POD, engine=engine))
+            assert scene.newest(replace(POD, engine=engine)).waiting == 7
+
+    run_in_virtual_time(scenario_of_case())
+
+
+@pytest.mark.parametrize(
+    ("engine", "failure"),
+    [
+        pytest.param("tei", "no series of tei; TEI exports its queue from its first request on", id="TEI"),
+        pytest.param("vllm", "no series of vllm", id="an engine that exports its queue from the start"),
+    ],
+)
+def test_an_empty_page_of_a_named_engine_says_that_it_may_need_a_request(engine: str, failure: str) -> None:
+    async def scenario_of_case() -> None:
+        port = ENGINES[engine].port
+        async with Scene({f"10.1.2.3:{port}/metrics": b""}) as scene:
+            result = await scene.register_interest(replace(POD, engine=engine))
+            assert result.failure is not None
+            assert re.search(re.escape(failure) + "(; port|$)", result.failure), result.failure
 
     run_in_virtual_time(scenario_of_case())
 

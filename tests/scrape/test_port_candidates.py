@@ -12,7 +12,9 @@ from tests.scrape.scene import POD
 
 VLLM = replace(POD, engine="vllm")
 EVERY_PATH = ("/metrics", "/prometheus/metrics", "/v1/metrics", "/api/ps")
-USUAL_PORTS = tuple(dict.fromkeys(engine.port for engine in ENGINES.values()))
+DEFAULT_PORTS = [engine.port for engine in ENGINES.values()]
+OTHER_PORTS = [port for engine in ENGINES.values() for port in engine.other_ports]
+USUAL_PORTS = tuple(dict.fromkeys([*DEFAULT_PORTS, *OTHER_PORTS]))
 
 
 def named(endpoint: Endpoint) -> list[str]:
@@ -26,11 +28,15 @@ def named(endpoint: Endpoint) -> list[str]:
         pytest.param(
             replace(VLLM, ports=(9000,), path="/m", scheme="https"), ["https:9000/m"], id="all parameters are set"
         ),
-        pytest.param(replace(POD, engine="nim"), ["http:8000/v1/metrics"], id="the default port and path of an engine"),
+        pytest.param(
+            replace(POD, engine="nim"),
+            ["http:8000/v1/metrics /metrics"],
+            id="the default port and the paths of an engine",
+        ),
         pytest.param(
             replace(POD, engine="nim", ports=(9000,)),
-            ["http:9000/v1/metrics"],
-            id="a port, and the default path of an engine",
+            ["http:9000/v1/metrics /metrics"],
+            id="a port, and the paths of an engine",
         ),
         pytest.param(
             replace(VLLM, declared_ports=(8080, 8000)),
@@ -93,9 +99,26 @@ def test_the_named_ports_of_a_pod(endpoint: Endpoint, expected: list[str]) -> No
 def test_without_parameters_each_port_of_an_engine_is_tried_in_the_order_of_the_table() -> None:
     assert [it.port for it in pod_ports(POD)] == list(USUAL_PORTS)
     assert {(it.port, path) for it in pod_ports(POD) for path in it.paths} == {
-        (engine.port, engine.path) for engine in ENGINES.values()
+        (port, path) for engine in ENGINES.values() for port in engine.ports for path in engine.paths
     }
     assert not any(it.is_named for it in pod_ports(POD))
+
+
+@pytest.mark.parametrize(
+    ("engine", "declared", "expected"),
+    [
+        pytest.param("tgi", (), [(3000, True), (80, False)], id="TGI, whose image listens on 80"),
+        pytest.param("tgi", (80,), [(3000, True), (80, True)], id="TGI, with the port of its image declared"),
+        pytest.param("tei", (), [(3000, True), (80, False), (9000, False)], id="TEI by HTTP and by gRPC"),
+        pytest.param("dynamo", (), [(9090, True), (8081, False)], id="a worker of Dynamo without the operator"),
+        pytest.param("vllm", (), [(8000, True)], id="an engine with one port"),
+    ],
+)
+def test_the_ports_of_an_images_variants_are_tried_after_the_default_port(
+    engine: str, declared: tuple[int, ...], expected: list[tuple[int, bool]]
+) -> None:
+    found = pod_ports(replace(POD, engine=engine, declared_ports=declared))
+    assert [(it.port, it.is_named) for it in found] == expected
 
 
 def test_declared_ports_come_first_and_their_number_is_limited() -> None:

@@ -3,11 +3,14 @@
 
 Law: BentoML exports no queue. Requests in progress contain those that wait inside a Service.
 
-Facts are from BentoML's source (_internal/server/http/instruments.py, _bentoml_impl/server/app.py) and its
-documentation ("Observability, Metrics"): each request has the path of its ``endpoint``, also those of the probes, and
-the scrape itself is not counted. Each Service of a Bento counts the requests that it receives, so a request that passes
-through two Services counts twice; ``runner_name`` is the name of the Service. Versions before 1.2 name the series
-``bentoml_api_server``. Other names, which ``metrics.namespace`` sets, are read by ``engineMetric``.
+Facts are from BentoML's source (bentoml/BentoML: src/bentoml/_internal/server/http/instruments.py and
+src/_bentoml_impl/server/app.py, 1.4) and its documentation ("Observability, Metrics"): each request has the path of its
+``endpoint``, also those of the probes, and the scrape itself is not counted. The gauge adds up the live workers. A
+series exists from the first request to its endpoint on, and stays. So a page that has other series of the name, such as
+those of the probes, and none of an endpoint says that no request is in progress. Each Service of a Bento counts the
+requests that it receives, so a request that passes through two Services counts twice; ``runner_name`` is the name of
+the Service. Versions before 1.2 name the series ``bentoml_api_server``. Other names, which ``metrics.namespace`` sets,
+are read by ``engineMetric``.
 
 The time of a request contains its wait, so it is no time of computation. ``load`` is computed from the requests in
 progress and their limit, which ``maxSeqs`` states.
@@ -22,7 +25,7 @@ _NAMESPACES = ("bentoml_service", "bentoml_api_server")
 
 
 def _sources(name: str, more: str = "") -> tuple[SeriesSource, ...]:
-    return tuple(source(f"{namespace}_{name}{{{_PROBES}{more}}}") for namespace in _NAMESPACES)
+    return tuple(source(f"{namespace}_{name}{{{_PROBES}{more}}}", appears_with_use=True) for namespace in _NAMESPACES)
 
 
 ENGINE = Engine(
@@ -49,6 +52,8 @@ GUIDE = EngineGuide(
         "A request that passes through two Services of a Bento counts in both. Select the one that owns the GPU "
         "with `engineModel`, by its class name.",
         "Probes count as requests under their own `endpoint`. They are left out.",
+        "A new pod has no series before its first request or probe. With a readiness probe, 0 requests are in progress "
+        "from the first probe on.",
         "With `metrics.namespace` the series have another prefix. Then use `engineMetric`.",
         "Versions before 1.2 name the series `bentoml_api_server`. Those before 1.0.6 put the name of the Bento "
         "into the name of the series: use `engineMetric`.",

@@ -45,7 +45,7 @@ class BoundSource:
     ``originals`` has for each series a number that its copies have too, where copies are possible. ``is_largest``
     says that the largest value counts, and not the sum. A sum of several sources has ``parts`` instead. With
     ``is_limit`` a value that is not above 0 says that there is no limit. With ``of`` the reading is divided by that
-    limit.
+    limit. Without positions and parts the reading is 0.
     """
 
     positions: tuple[int, ...]
@@ -70,6 +70,8 @@ class BoundSource:
         if self.parts:
             read = [part.read(values) for part in self.parts]
             return added_up([math.nan if part is None else part for part in read])
+        if not self.positions:
+            return 0.0
         if len(self.positions) == 1:
             value = values[self.positions[0]]
             if not is_known(value) or (self.is_limit and value <= 0):

@@ -3,11 +3,13 @@
 
 Law: what it does not export is unknown.
 
-Facts are from LightLLM's source (server/metrics/metrics.py and server/router/manager.py): gauges that the router sets
-while it has requests, and clears when it is idle. A name with ``_bucket`` at its end is the name of a histogram.
+Facts are from LightLLM's source (ModelTC/lightllm: lightllm/server/metrics/metrics.py, server/router/manager.py and
+server/httpserver/manager.py, 2026): gauges that the router sets in each step while it has requests, and clears after
+some hundred idle steps. A name with ``_bucket`` at its end is the name of a histogram. Requests of the health check are
+not observed. Newer versions have the label ``model_name``.
 
-``load`` is computed from the mean time per token of each request, which is observed when the request ends. The limit
-of running requests is not exported.
+``load`` is computed from the mean time per token of each request, which is observed when the request ends. The limit of
+running requests is not exported.
 """
 
 from keda_gpu_scaler.core.trigger.engines import ContainerNames, Engine, LoadRung
@@ -23,13 +25,17 @@ ENGINE = Engine(
     reports_kv_cache=False,
     preallocating_containers=ContainerNames("LightLLM", image_words=("lightllm",), commands=("lightllm",)),
     load_rung=LoadRung.REQUEST_TOKEN_TIME,
+    model_labels=("model_name",),
 )
 
 GUIDE = EngineGuide(
     switch_on="Nothing. The metrics are at the port of the API.",
     traps=(
         "Older versions export no KV cache.",
-        "The gauges are cleared while the server is idle.",
+        "The gauges are cleared some seconds after the last request.",
+        "Older versions name no model in their series: `engineModel` then selects nothing.",
+        "The master of a disaggregated deployment has the series of its nodes at `/pd/metrics`. They are not read: the "
+        "nodes are scraped.",
         "A series whose name ends with `duration_bucket` is a histogram of that name, which adds `_bucket` once more.",
     ),
 )

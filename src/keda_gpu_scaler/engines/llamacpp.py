@@ -3,8 +3,13 @@
 
 Law: it no longer exports its KV cache usage, so the KV cache is unknown.
 
-Facts are from llama.cpp's documentation (tools/server/README.md, "GET /metrics") and its source
-(tools/server/server-task.cpp and server-context.cpp).
+Facts are from llama.cpp's documentation (ggml-org/llama.cpp: tools/server/README.md, "GET /metrics", 2026-05), its
+source (tools/server/server-task.cpp and server-context.cpp), and its pull requests 13660, which removed the usage of
+the KV cache, and 22879. An older version exports ``kv_cache_usage_ratio``. It is not read: the cells of idle slots,
+whose prompts are kept for the next request, count as used, so that an idle server would look full.
+
+A server of several models (router mode) has a page for each model, ``/metrics?model=NAME``, and none without a name. A
+request for this page loads the model, and it counts as use of the model (issues 19346 and 20227).
 
 ``load`` is computed from the mean time per token of each request. When a request ends, its tokens and its time after
 the first token are added to two counters, so that longer requests count more; there is no histogram. Prompt tokens are
@@ -29,7 +34,10 @@ ENGINE = Engine(
 GUIDE = EngineGuide(
     switch_on="Start the server with `--metrics`.",
     traps=(
-        "The KV cache is no longer exported, so `kv_cache_usage` has no value.",
+        "The KV cache is no longer exported, so `kv_cache_usage` has no value. The ratio of older versions is not "
+        "read: it counts the kept prompts of idle slots, so an idle server looks full.",
+        "In router mode (several models) the page of a model is `/metrics?model=NAME`: set `enginePath`. Each scrape "
+        "loads the model and counts as its use, so `--sleep-idle-seconds` has no effect while the trigger is asked.",
         "The number of slots is not exported: set `maxSeqs` to it.",
         "There is no histogram: the floor of the time per token is a mean over requests. State `itlFloorMs` if "
         "`explain` shows one that is far too low.",

@@ -38,7 +38,9 @@ class SeriesSource:
     largest counts. ``stale_by`` are labels by which series differ of which only one is current, and it is not known
     which one; if their values differ, the reading is unknown. ``plus`` are further parts of the sum; each part is added
     where the page has it. A source or part is not read where the page has the series ``unless``. With ``is_limit``
-    a value that is not above 0 says that there is no limit. With ``of`` the reading is divided by that limit.
+    a value that is not above 0 says that there is no limit. With ``of`` the reading is divided by that limit. With
+    ``appears_with_use`` a series exists from its first request on: where the page has other series of the same name,
+    and none that is selected, the reading is 0.
     """
 
     selector: SeriesSelector
@@ -50,6 +52,7 @@ class SeriesSource:
     unless: str = ""
     is_limit: bool = False
     of: "SeriesSource | None" = None
+    appears_with_use: bool = False
 
     def bind(self, series: SeriesByName) -> Steps[BoundSource | None]:
         """Find the series of a page that the source is read from; None where the source is not read from this page."""
@@ -80,7 +83,7 @@ class SeriesSource:
             )
         positions = tuple(position for position, _ in selected)
         is_largest = self.combine is Combine.FULLEST
-        if not positions:
+        if not positions and not (self.appears_with_use and self.selector.name in series):
             return None
         return BoundSource(positions, self.factor, tuple(originals), is_largest=is_largest, is_limit=self.is_limit)
 
@@ -99,9 +102,12 @@ def source(
     copied_by: frozenset[str] = frozenset(),
     plus: tuple[SeriesSource, ...] = (),
     unless: str = "",
+    appears_with_use: bool = False,
 ) -> SeriesSource:
     """Describe a source by its selector. Its series are added up; of copies, one counts."""
-    return SeriesSource(parse_series(text), factor, copied_by=copied_by, plus=plus, unless=unless)
+    return SeriesSource(
+        parse_series(text), factor, copied_by=copied_by, plus=plus, unless=unless, appears_with_use=appears_with_use
+    )
 
 
 def limit(text: str) -> SeriesSource:

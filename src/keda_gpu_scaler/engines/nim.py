@@ -4,7 +4,10 @@
 Law: its series names have no prefix. It is tried after the engines that may run inside it, so a page with the names of
 such an engine counts as that engine's page.
 
-Facts are from NIM's documentation ("Observability"). NIM exports how many requests may run at once.
+Facts are from NVIDIA's documentation of NIM ("Observability" of 1.x; "Logging and Observability" and "Architecture" of
+2.1; "Observability" of NIM for vision language models 1.x). NIM 1.x exports how many requests may run at once, and
+success are the requests that end with stop or length. NIM 2.x passes the page of vLLM through at ``/v1/metrics`` and
+answers other paths with 404. NIM for vision language models 1.x has its page at ``/metrics``.
 
 ``load`` is computed from the mean time per token of each request. The documentation says that the time per output token
 is exported per request; it does not say when the time is observed, so the time between tokens is not assumed.
@@ -20,6 +23,7 @@ ENGINE = Engine(
     8000,
     detection_order=60,
     path="/v1/metrics",
+    other_paths=("/metrics",),
     behind=("vllm", "sglang", "trtllm-serve"),
     preallocating_containers=ContainerNames("NIM", image_parts=("nvcr.io/nim/",)),
     load_rung=LoadRung.REQUEST_TOKEN_TIME,
@@ -31,7 +35,10 @@ GUIDE = EngineGuide(
     traps=(
         "The series have no prefix, so a NIM is recognised after the engines that may run inside it. A page with "
         "the series of vLLM, SGLang or TensorRT-LLM is read as a page of that engine; `engine: nim` accepts it.",
-        "The path is `/v1/metrics`.",
+        "The path is `/v1/metrics`, or `/metrics` in older images for vision language models. Both are tried.",
+        "NIM 2.x passes the page of vLLM through, at `/v1/metrics` alone. Use `engine: nim` or `auto`: with "
+        "`engine: vllm` also set `enginePath` to `/v1/metrics`.",
+        "NIM 2.x does not export how many requests may run at once: set `maxSeqs`.",
         "The documentation does not say when the time per token is observed, so it counts as a mean of each request.",
     ),
 )

@@ -6,6 +6,10 @@ Law: workers are added up. They differ by the label ``WorkerId``, and Ray's agen
 Facts are from vLLM's source (vllm/v1/metrics/ray_wrappers.py): the names are those of vLLM with ``_`` instead of the
 colon, and Ray puts ``ray_`` in front. Older versions kept the colon. A counter does not exist before it counts. Ray
 also exports counters without the suffix ``_total``; those are not read. KubeRay exports metrics on port 8080.
+
+Before vLLM's pull request 40840 (2026-04) all series of a name have the labels that were set last. So each ended
+request is counted with one reason, which is abort or error in older versions, and of several engines of a worker only
+the last one is seen. Where no request ended well, every end counts.
 """
 
 from keda_gpu_scaler.core.trigger.engines import Engine, LoadRung
@@ -36,6 +40,8 @@ GUIDE = EngineGuide(
         "Ray's metrics agent exports every engine of its node or pod. Workers are added up.",
         "The names are those of vLLM after `ray_vllm_`; older versions kept the colon. Both are read.",
         "A counter has no series before it counts.",
+        "Before vLLM's fix of April 2026, each ended request is counted with one and the same reason. Where no reason "
+        "is a success, `request_rate` counts every end. Of several data-parallel engines of a worker only one is seen.",
         "The scale target is a group of Ray workers. Ray Serve has its own autoscaler: let only one of the two decide.",
     ),
 )
@@ -50,7 +56,7 @@ METRIC_MAP = MetricMap(
     kv_cache_ratio=tuple(
         share(f"{prefix}{name}") for name in ("kv_cache_usage_perc", "gpu_cache_usage_perc") for prefix in _PREFIXES
     ),
-    requests_total=_sources(_SUCCESS),
+    requests_total=(*_sources(_SUCCESS), *_sources("request_success_total")),
     tokens_total=_sources("generation_tokens_total"),
     queue_wait_seconds_total=_sources("request_queue_time_seconds_sum"),
     queue_waits_total=_sources("request_queue_time_seconds_count"),

@@ -51,6 +51,10 @@ GUIDE = EngineGuide(
         "Tensor-parallel and pipeline-parallel ranks may each export the same requests. The copies are counted "
         "once. Data-parallel ranks are added up.",
         "The older `time_per_output_token_seconds` is not read: it contained the wait in the queue of some requests.",
+        "With data-parallel attention, versions before the label `dp_rank` export only the rank that reported last, so "
+        "the queue is too small.",
+        "The gateway of SGLang repeats the series of its workers under names that begin with `sglang_`. They are not "
+        "read: the workers are scraped.",
         "The limit of running requests is not exported: set `maxSeqs`.",
     ),
 )

@@ -3,11 +3,14 @@
 
 Law: a version that exports no budget of tokens has no known KV cache.
 
-Facts are from TGI's documentation ("Metrics") and its source (router/src/server.rs and validation.rs). Its counters
-have no suffix. The number of generated tokens is the sum of its histogram of tokens per request. The server reserves
-cache for the tokens of the running requests, with those that they may still generate (``batch_current_max_tokens``), up
-to a budget that it measures when it starts (``batch_max_total_tokens``). A request waits where the budget does not
-suffice, so the reserved share of the budget is the usage of the cache.
+Facts are from TGI's documentation ("Metrics") and its source (huggingface/text-generation-inference:
+router/src/server.rs, backends/v3/src/queue.rs, backend.rs and lib.rs, Dockerfile; 3.x). Its counters have no suffix.
+The launcher listens on port 3000, and the image sets 80. The exporter has each series from its first use on, so that
+the page is empty before the first request. The number of generated tokens is the sum of its histogram of tokens per
+request. The server reserves cache for the tokens of the running requests, with those that they may still generate
+(``batch_current_max_tokens``), up to a budget that it measures when it starts (``batch_max_total_tokens``). A request
+waits where the budget does not suffice, so the reserved share of the budget is the usage of the cache. The router of
+3.x sets the budget before it installs the exporter, so a page may have no budget.
 
 ``load`` is computed from the mean time per token of each request, which is observed when the request ends: its time
 after the queue, divided by its generated tokens. So the time of its prompt is part of it. The length of a prompt is
@@ -23,6 +26,7 @@ ENGINE = Engine(
     "Hugging Face Text Generation Inference",
     3000,
     detection_order=30,
+    other_ports=(80,),
     remark="older versions export no budget of tokens, which shows the KV cache usage",
     no_queue_hint="TGI exports its queue from its first request on",
     reports_kv_cache=False,
@@ -35,9 +39,13 @@ ENGINE = Engine(
 GUIDE = EngineGuide(
     switch_on="Nothing. The metrics are at the port of the API.",
     traps=(
-        "Before the first request the page has no queue. Until then the pod has no value, and the reason names this.",
-        "The KV cache is the reserved share of the budget of tokens. Older versions do not export the budget, so their "
-        "`kv_cache_usage` has no value.",
+        "The launcher's default port is 3000, and the image sets it to 80. Both are tried; set `enginePort` where you "
+        "set `PORT` or `--port`.",
+        "Before the first request the page is empty or has no queue. Until then the pod has no value, and the reason "
+        "names this.",
+        "The KV cache is the reserved share of the budget of tokens. Older versions do not export the budget. Some "
+        "newer ones set it before their exporter is installed, and do not export it either. `kv_cache_usage` then "
+        "has no value.",
         "The time per token is a mean of each request, and it contains the time of the prompt. With long prompts "
         "`load` is too high.",
         "The limit of running requests is not exported: set `maxSeqs`.",

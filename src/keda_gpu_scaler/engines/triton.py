@@ -3,12 +3,14 @@
 
 Law: all models are added up, unless ``engineModel`` selects some of them.
 
-Facts are from Triton's documentation ("Metrics"): the time in the queue is in microseconds, over the requests that
-ended successfully, cached ones included. The other facts are from the TensorRT-LLM backend's documentation ("Triton
-Metrics") and its source (inflight_batcher_llm/src/model_instance_state.cc and custom_metrics_reporter). The backend's
-own queue counts where it exists, because Triton passes requests on to it at once. The same is true of the vLLM backend
-(src/utils/metrics.py), which exports series of vLLM. With its gauges, the page is read as a page of vLLM. Without
-them its queue is unknown, because Triton's own count of pending requests does not contain it.
+Facts are from Triton's documentation (triton-inference-server/server: docs/user_guide/metrics.md): the time in the
+queue is in microseconds, over the requests that ended successfully, cached ones included. With ``--metrics-config`` the
+counters of times can be replaced by summaries, whose sums have the same unit. The other facts are from the TensorRT-LLM
+backend's documentation ("Triton Metrics") and its source (inflight_batcher_llm/src/model_instance_state.cc and
+custom_metrics_reporter). The backend's own queue counts where it exists, because Triton passes requests on to it at
+once. The same is true of the vLLM backend (src/utils/metrics.py), which exports series of vLLM. With its gauges, the
+page is read as a page of vLLM. Without them its queue is unknown, because Triton's own count of pending requests does
+not contain it.
 
 With TensorRT-LLM, ``load`` is computed from running requests and generated tokens, which are counted when a request
 ends. The time between tokens is not exported. Without TensorRT-LLM, ``load`` is computed from the time of computation.
@@ -53,6 +55,8 @@ GUIDE = EngineGuide(
         "unknown, because Triton passes requests on to vLLM at once.",
         "Older versions do not export `nv_inference_pending_request_count`. Without traffic `queue_wait_ms` is "
         "then unknown.",
+        "`--metrics-config counter_latencies=false` switches the counters of times off. With `summary_latencies=true` "
+        "the sums of the summaries are read; without both, `queue_wait_ms` and the time of computation have no value.",
         "Requests that the response cache answers are counted without a time of computation, so the mean time is "
         "too low.",
         "The requests of a batch each count the whole time of the batch.",
@@ -71,10 +75,16 @@ METRIC_MAP = MetricMap(
     requests_total=(source("nv_inference_request_success"),),
     tokens_total=(source("nv_llm_output_token_len_sum"), source("vllm:generation_tokens_total")),
     first_token="vllm:time_to_first_token_seconds",  # noqa: S106 - a metric
-    queue_wait_seconds_total=(source("nv_inference_queue_duration_us", MICROSECOND),),
+    queue_wait_seconds_total=(
+        source("nv_inference_queue_duration_us", MICROSECOND),
+        source("nv_inference_queue_summary_us_sum", MICROSECOND),
+    ),
     queue_waits_total=(source("nv_inference_request_success"),),
     prompt_tokens_total=(source("nv_llm_input_token_len_sum"), source("vllm:prompt_tokens_total")),
-    service_seconds_total=(source("nv_inference_compute_infer_duration_us", MICROSECOND),),
+    service_seconds_total=(
+        source("nv_inference_compute_infer_duration_us", MICROSECOND),
+        source("nv_inference_compute_infer_summary_us_sum", MICROSECOND),
+    ),
     services_total=(source("nv_inference_request_success"),),
     executions_total=(source("nv_inference_exec_count"),),
 )

@@ -3,8 +3,9 @@
 
 Law: what it does not export is unknown.
 
-Facts are from TensorRT-LLM's source (tensorrt_llm/metrics/collector.py). The limit of active requests, running ones
-included, is from _torch/pyexecutor/py_executor.py.
+Facts are from TensorRT-LLM's source (NVIDIA/TensorRT-LLM: tensorrt_llm/metrics/collector.py, and its pull requests 5785
+and 12545, which added the page and the queue). The limit of active requests, running ones included, is from
+_torch/pyexecutor/py_executor.py.
 
 ``request_success_total`` counts requests by the reason of their end: stop and length, or timeout and cancelled, which
 are no success (tensorrt_llm/executor/result.py).
@@ -46,6 +47,8 @@ GUIDE = EngineGuide(
         "names the option.",
         "Without `return_perf_metrics` the page has no times, so `load` is computed from running requests alone.",
         "The path is `/prometheus/metrics`. `/metrics` of the same server is another page, of JSON.",
+        "The first versions with this page export times and ended requests alone, in series without the prefix "
+        "`trtllm_`. Such a page is not recognised: use a newer version.",
         "Cancelled requests and those that timed out are no success.",
         "Behind Triton the names are other ones: see [Triton](triton.md).",
     ),

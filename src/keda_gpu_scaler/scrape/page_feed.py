@@ -8,9 +8,8 @@ read.
 """
 
 import asyncio
-import contextlib
 import functools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable, Iterator
 
 from keda_gpu_scaler.scrape.types import PageReader
 
@@ -61,20 +60,35 @@ class ReadingTurns:
         if page.is_costly:
             await self._run_costly(work, page)
             return
-        async with self._lock:
-            self._turn_seconds += self._timed(work, page)
-            if self._turn_seconds >= TURN_SECONDS:
-                self._turn_seconds = 0.0
+        while self._lock.locked():
+            async with self._lock:
+                pass  # the turn of another page has ended, and every other task has run
+        self._turn_seconds += self._timed(work, page)
+        if self._turn_seconds >= TURN_SECONDS:
+            self._turn_seconds = 0.0
+            async with self._lock:
                 await asyncio.sleep(0)  # with the lock, so that no other page is read in this time
 
-    @contextlib.asynccontextmanager
-    async def end(self, page: PageWork) -> AsyncIterator[None]:
-        """Wait until no other costly page is at its end, where thousands of series take the most memory."""
+    async def run_to_end(self, steps: Iterator[None], page: PageWork) -> None:
+        """Do each step in its turn, after those of every other costly page if this one is costly.
+
+        At their ends thousands of series take the most memory.
+        """
         if not page.is_costly:
-            yield
+            await self._run_steps(steps, page)
             return
         async with self._end_lock:
-            yield
+            await self._run_steps(steps, page)
+
+    async def _run_steps(self, steps: Iterator[None], page: PageWork) -> None:
+        is_ended = False
+
+        def step() -> None:
+            nonlocal is_ended
+            is_ended = next(steps, _ENDED) is _ENDED
+
+        while not is_ended:
+            await self.run(step, page)
 
     async def _run_costly(self, work: Callable[[], None], page: PageWork) -> None:
         async with self._costly_lock:
@@ -137,16 +151,7 @@ class PageFeed:
         """
         if self._small:
             await self._read(bytes(self._small))
-        steps = iter(self._reader.end())
-        is_ended = False
-
-        def step() -> None:
-            nonlocal is_ended
-            is_ended = next(steps, _ENDED) is _ENDED
-
-        async with self._turns.end(self._work):
-            while not is_ended:
-                await self._turns.run(step, self._work)
+        await self._turns.run_to_end(iter(self._reader.end()), self._work)
 
     async def _read(self, content: bytes) -> None:
         for start in range(0, len(content), FOLLOWED_BYTES):

@@ -22,7 +22,8 @@ def mismatch_of(endpoint: Endpoint, history: TargetHistory, selectors: Selectors
         return None
     if newest.engine:
         return f"the page is of {newest.engine}, not of {endpoint.engine}: correct `engine`, or set the engine's port"
-    return f"the page has no series of {endpoint.engine}"
+    hint = ENGINES[endpoint.engine].no_queue_hint  # such a page may be of the engine before its first request
+    return f"the page has no series of {endpoint.engine}{f'; {hint}' if hint else ''}"
 
 
 def _has_requested_series(sample: EngineSample, endpoint: Endpoint, selectors: Selectors) -> bool:

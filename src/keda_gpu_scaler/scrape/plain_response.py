@@ -14,13 +14,14 @@ from dataclasses import dataclass
 
 MAX_HEAD_BYTES = 1 << 15
 _TEXT = rb"[\t\x20-\x7e\x80-\xff]*+"
-_HEAD = re.compile(rb"HTTP/1\.1 200 " + _TEXT + rb"\r\n((?:[!#$%&'*+.^_`|~0-9A-Za-z-]++:" + _TEXT + rb"\r\n)*+)\r\n")
-_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]++):[ \t]*+([^\r]*+)\r\n")
+_HEAD = re.compile(rb"HTTP/1\.1 200 " + _TEXT + rb"\r\n(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++:" + _TEXT + rb"\r\n)*+\r\n")
+_OUR_FIELD = re.compile(
+    rb"\r\n(content-length|transfer-encoding|connection|content-type):[ \t]*+([^\r]*+)", re.IGNORECASE
+)
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 _CHUNK = re.compile(rb"([0-9a-fA-F]{1,15})(?:;" + _TEXT + rb")?[ \t]*+")
 # RFC 9110, section 6.5.1: a trailer has no framing.
 _TRAILER = re.compile(rb"(?!content-length:|transfer-encoding:)[!#$%&'*+.^_`|~0-9A-Za-z-]++:" + _TEXT, re.IGNORECASE)
-_OUR_FIELDS = frozenset({b"content-length", b"transfer-encoding", b"connection", b"content-type"})
 CHUNK_BYTES = 1 << 16
 _CHUNKS_PER_PART = 256
 _MAX_CHUNK_LINE_BYTES = 1 << 12
@@ -45,8 +46,7 @@ def parse_plain_head(received: bytes) -> PlainHead | None:
     match = _HEAD.match(received, 0, MAX_HEAD_BYTES)
     if match is None:
         return None
-    found = [(name.lower(), value.rstrip(b" \t")) for name, value in _FIELD.findall(match[1])]
-    ours = [(name, value) for name, value in found if name in _OUR_FIELDS]
+    ours = [(name.lower(), value.rstrip(b" \t")) for name, value in _OUR_FIELD.findall(received, 0, match.end())]
     fields = dict(ours)
     length, encoding = fields.get(b"content-length"), fields.get(b"transfer-encoding")
     is_usual = (

@@ -34,15 +34,17 @@ def pod_ports(endpoint: Endpoint) -> tuple[PortCandidates, ...]:
     """Return the ports of a pod in the order in which their engines count.
 
     The trigger comes first, then the annotation, then the declared ports, those before that are the default of an
-    engine, and then the default ports of the engines. Path and scheme of the annotations belong to their port only.
+    engine, and then the default ports of the engines and their other ports. Path and scheme of the annotations belong
+    to their port only.
     """
     engines = list(ENGINES.values()) if endpoint.engine == AUTO else [ENGINES[endpoint.engine]]
     if endpoint.ports:
         return tuple(_candidates(endpoint, port, engines, is_named=True) for port in dict.fromkeys(endpoint.ports))
-    usual = list(dict.fromkeys(engine.port for engine in engines))
+    defaults = [engine.port for engine in engines]
+    usual = list(dict.fromkeys([*defaults, *(port for engine in engines for port in engine.other_ports)]))
     declared = endpoint.declared_ports[:MAX_DECLARED_PORTS]
     named = [endpoint.annotated_port] if endpoint.annotated_port is not None else []
-    named += [port for port in usual if port in declared or len(engines) == 1]
+    named += [port for port in usual if port in declared or defaults == [port]]
     named += declared
     found = [_candidates(endpoint, port, engines, is_named=True) for port in dict.fromkeys(named)]
     found += [_candidates(endpoint, port, engines, is_named=False) for port in usual if port not in named]
@@ -78,5 +80,5 @@ def _own_paths(endpoint: Endpoint, port: int, engines: Iterable[Engine]) -> list
     """Return the default paths of the engines: of each engine at a port that was named for metrics or scraping."""
     engines = list(engines)
     if port in endpoint.ports or port == endpoint.annotated_port:
-        return [engine.path for engine in engines]
-    return [engine.path for engine in engines if engine.port == port] or [engines[0].path]
+        return [path for engine in engines for path in engine.paths]
+    return [path for engine in engines if port in engine.ports for path in engine.paths] or [*engines[0].paths]

@@ -19,7 +19,7 @@ class TcpStream(asyncio.BufferedProtocol):
     """A TCP connection without TLS."""
 
     def __init__(self) -> None:
-        self._unread = bytearray()
+        self._unread: bytes | bytearray = b""
         self._is_paused = self._is_ended = False
         self._error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -39,12 +39,12 @@ class TcpStream(asyncio.BufferedProtocol):
                 self._waiter = None
         if self._error is not None:
             raise self._error
-        content = bytes(self._unread[:limit_bytes]) if len(self._unread) > limit_bytes else bytes(self._unread)
-        del self._unread[: len(content)]
+        content = self._unread if len(self._unread) <= limit_bytes else self._unread[:limit_bytes]
+        self._unread = self._unread[len(content) :]
         if self._is_paused and len(self._unread) <= RECEIVE_BYTES:
             self._is_paused = False
             self._transport.resume_reading()
-        return content
+        return bytes(content)
 
     def write(self, content: bytes) -> None:
         """Send bytes."""
@@ -64,7 +64,12 @@ class TcpStream(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Keep the received bytes until they are read."""
-        self._unread += _buffer[:nbytes]
+        if not self._unread:
+            self._unread = bytes(_buffer[:nbytes])  # the usual case, without a second copy
+        else:
+            if isinstance(self._unread, bytes):
+                self._unread = bytearray(self._unread)
+            self._unread += _buffer[:nbytes]
         if len(self._unread) > _MAX_UNREAD_BYTES and not self._is_paused:
             self._is_paused = True
             self._transport.pause_reading()

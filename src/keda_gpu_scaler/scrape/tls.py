@@ -8,11 +8,12 @@ OpenSSL takes 4 MiB of memory and most instances scrape no https.
 """
 
 import ssl
+from typing import cast
 
 from keda_gpu_scaler.scrape.tcp_stream import TcpStream
 
-_RECORD_BYTES = 1 << 14
 _RECEIVED_BYTES = 1 << 16
+_buffer = memoryview(bytearray(_RECEIVED_BYTES))  # of all sessions: what is read is copied out of it at once
 
 
 class TlsStream:
@@ -50,19 +51,26 @@ class TlsStream:
         Raises:
             OSError: the connection ends without a TLS close. An attacker on the network could have cut it.
         """
-        content = bytearray()
-        while len(content) < limit_bytes:
+        size = 0
+        limit_bytes = min(limit_bytes, len(_buffer))
+        while not size:
             try:
-                record = self._tls.read(min(limit_bytes - len(content), _RECORD_BYTES))
+                size = self._read_record(0, limit_bytes)
             except ssl.SSLWantReadError:
-                if content:
-                    break
                 await self._flush_and_receive()
                 continue
-            if not record:
+            if not size:
+                return b""
+        # Each read returns one record. Where a part of a record is left, the next call waits for the rest.
+        while size < limit_bytes and (self._tls.pending() or self._incoming.pending):
+            try:
+                record_bytes = self._read_record(size, limit_bytes)
+            except ssl.SSLWantReadError:
                 break
-            content += record
-        return bytes(content)
+            if not record_bytes:
+                break
+            size += record_bytes
+        return bytes(_buffer[:size])
 
     def write(self, content: bytes) -> None:
         """Send bytes.
@@ -76,6 +84,10 @@ class TlsStream:
     def abort(self) -> None:
         """Close the connection immediately."""
         self._tcp.abort()
+
+    def _read_record(self, at: int, end: int) -> int:
+        """Read one record into this part of the buffer and return its size; raises ``ssl.SSLWantReadError``."""
+        return cast("int", self._tls.read(end - at, cast("bytearray", _buffer[at:end])))
 
     def _flush(self) -> None:
         if pending := self._outgoing.read():

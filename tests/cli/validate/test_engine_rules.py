@@ -38,6 +38,14 @@ def scaled(*, spec: dict[str, Any] | None = None, behavior: dict[str, Any] | Non
     return json.dumps({"apiVersion": "keda.sh/v1alpha1", "kind": "ScaledObject", "metadata": names, "spec": fields})
 
 
+def from_zero_by_dynamo(*more: dict[str, Any], **metadata: str) -> str:
+    """Return a ScaledObject that the frontend of Dynamo activates, and further triggers."""
+    own = {"scalerAddress": "keda-gpu-scaler.keda.svc.cluster.local:6000", "profile": "llm", "demand": "dynamo"}
+    own |= {"demandEndpoint": "http://frontend:8000/metrics", **metadata}
+    triggers = [{"type": "external-push", "metadata": own}, *more]
+    return scaled(spec={"minReplicaCount": 0, "cooldownPeriod": 300, "triggers": triggers})
+
+
 def workload(*containers: dict[str, Any], kind: str = "Deployment") -> str:
     pods = {"template": {"spec": {"containers": list(containers)}}}
     return "\n---\n" + json.dumps({"kind": kind, "metadata": {"name": "llama", "namespace": "ai"}, "spec": pods})
@@ -95,6 +103,13 @@ def too_slow(start: int, reached: int, most: int) -> str:
             "spec.minReplicaCount: Invalid value: 0: no trigger here can activate it: a workload at zero holds no GPU; "
             "set minReplicaCount: 1, name a demandEndpoint, or add a trigger that reads the demand",
             id="zero replicas without demand",
+        ),
+        pytest.param(
+            from_zero_by_dynamo(demandMetric='{model="q"}'),
+            'metadata.demand: Invalid value: "dynamo": it shows no request while no replica runs, so the workload '
+            "stays at zero; set minReplicaCount: 1, or begin demandMetric with dynamo_frontend_requests_total "
+            "(docs/reference/trigger.md, sources of demand)",
+            id="zero replicas with a source that shows nothing at zero",
         ),
         pytest.param(scaled() + workload({"image": "vllm/vllm-openai"}), NO_PROBE, id="no readiness probe"),
         pytest.param(
@@ -166,6 +181,14 @@ def test_a_forecast_without_a_readiness_probe_is_a_second_finding_at_its_key() -
             id="a kind whose operator may add the probe",
         ),
         pytest.param(scaled() + workload({"image": "me/own-server"}), id="an unknown server without a probe"),
+        pytest.param(
+            from_zero_by_dynamo(demandMetric='dynamo_frontend_requests_total{error_type="not_found"}'),
+            id="zero replicas with the refused requests of a source that shows nothing else",
+        ),
+        pytest.param(
+            from_zero_by_dynamo({"type": "cron", "metadata": {"start": "0 8 * * *", "end": "0 20 * * *"}}),
+            id="zero replicas with another trigger that activates",
+        ),
         pytest.param(scaled(metricType="queue_depth", targetValue="5"), id="the queue by name"),
     ],
 )  # fmt: skip

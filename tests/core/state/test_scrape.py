@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keda_gpu_scaler.core.state.data_run import DataRun
-from keda_gpu_scaler.core.state.scrape import HISTORY_STEP_SECONDS, MAX_SAMPLES, TargetHistory, retained
+from keda_gpu_scaler.core.state.scrape import MAX_SAMPLES, TargetHistory, retained, step_begin
 from keda_gpu_scaler.core.types import EngineSample, Histogram
 
 TIMES = Histogram((0.1, math.inf), (1.0, 2.0))
@@ -93,7 +93,7 @@ def test_a_longer_window_never_keeps_more_than_the_limit() -> None:
 
 
 @given(
-    st.lists(st.floats(0.1, 40.0), min_size=1, max_size=60),
+    st.lists(st.one_of(st.floats(0.1, 4.0), st.floats(0.1, 40.0)), min_size=1, max_size=60),
     st.floats(0.0, 60.0),
     st.floats(0.0, 400.0),
 )
@@ -104,11 +104,26 @@ def test_what_is_kept_is_in_order_and_as_dense_as_promised(gaps: list[float], wi
     assert kept[-1] == times[-1]
     begin = times[-1] - window
     assert [at for at in kept if at > begin or at == times[-1]] == [at for at in times if at > begin or at == times[-1]]
-    before = [at for at in kept if at <= begin and at != times[-1]]
-    assert not before or before[-1] == max(at for at in times[:-1] if at <= begin)
-    steps = [at // HISTORY_STEP_SECONDS for at in before[:-1]]
-    assert len(set(steps)) == len(steps)
-    assert all(times[-1] - at <= history for at in before[:-1])
+    before = [at for at in times[:-1] if at <= begin]
+    if history <= window:
+        assert [at for at in kept[:-1] if at <= begin] == before[-1:]
+        return
+    # The step of the last sample before the window is complete, and earlier ones have their first sample alone.
+    oldest = step_begin(times[-1] - history)
+    firsts = {step_begin(at): at for at in reversed(before) if at >= oldest}
+    last_step = step_begin(before[-1]) if before else 0.0
+    whole = [at for at in before if step_begin(at) == last_step >= oldest] or before[-1:]
+    assert [at for at in kept[:-1] if at <= begin] == [
+        *sorted(at for step, at in firsts.items() if step < last_step),
+        *whole,
+    ]
+
+
+def test_most_scrapes_change_nothing_but_the_end_of_what_is_kept() -> None:
+    samples = after(range(1000, 2001, 2))
+    for at, is_whole in ((2002, True), (2004, True), (2006, True), (2008, True), (2010, False), (2012, True)):
+        older, samples = samples, retained(samples, scraped(at), window_seconds=30.0, history_seconds=300.0)
+        assert (samples[:-1] == older) is is_whole, at
 
 
 def test_a_target_knows_since_when_its_pages_come_without_a_long_gap() -> None:

@@ -261,6 +261,37 @@ def test_a_problem_names_the_key_the_value_and_the_remedy(metadata: dict[str, st
             id="a preset of several series that are added up",
         ),
         pytest.param(
+            {"demand": "dynamo", "demandMetric": '{model="Qwen/Q"}'},
+            DemandQuery(
+                EPP,
+                tuple(
+                    parse_series(f'dynamo_frontend_{name}_requests{{model="{model}"}}')
+                    for name in ("queued", "inflight")
+                    for model in ("Qwen/Q", "qwen/q")
+                ),
+            ),
+            id="a label that the source writes in lower case",
+        ),
+        pytest.param(
+            {"demand": "dynamo", "demandMetric": 'dynamo_frontend_inflight_requests{endpoint="A",model!="B"}'},
+            DemandQuery(
+                EPP,
+                (parse_series('dynamo_frontend_inflight_requests{endpoint="A",model!="b"}'),),
+            ),
+            id="an excluded name in lower case, and no other label",
+        ),
+        pytest.param(
+            {"demand": "dynamo", "demandMetric": '{model="q"}'},
+            DemandQuery(
+                EPP,
+                (
+                    parse_series('dynamo_frontend_queued_requests{model="q"}'),
+                    parse_series('dynamo_frontend_inflight_requests{model="q"}'),
+                ),
+            ),
+            id="a name in lower case has no alternative",
+        ),
+        pytest.param(
             {"demand": "envoy", "demandMetric": 'envoy_cluster_upstream_rq_active{envoy_cluster_name="a"}'},
             DemandQuery(EPP, (parse_series('envoy_cluster_upstream_rq_active{envoy_cluster_name="a"}'),)),
             id="a series of the trigger replaces the preset",

@@ -18,6 +18,7 @@ from keda_gpu_scaler.core.evaluate.report_type import JOBS_NEED_AVERAGE_VALUE
 from keda_gpu_scaler.core.hpa.replica_calculator import ValueType
 from keda_gpu_scaler.core.quoting import quoted
 from keda_gpu_scaler.core.scaling_rules import Formula
+from keda_gpu_scaler.core.trigger.demand_presets import DEMANDS, DemandPreset
 from keda_gpu_scaler.core.trigger.near_keys import FROM_ENVIRONMENT
 from keda_gpu_scaler.core.trigger.own_trigger import host_of, is_own_trigger, is_taken_for_own
 from keda_gpu_scaler.core.trigger.parser import Scope
@@ -115,6 +116,7 @@ def _problems(manifest: ScaledManifest) -> Iterator[Problem]:
         yield from check_trigger_set(manifest.spec, manifest.own_triggers, found)
     if manifest.can_be_at_zero:
         yield from _check_activation(manifest)
+        yield from _check_demand_at_zero(manifest)
         yield from _check_push(manifest)
         yield from _check_cooldown(manifest)
     for number in manifest.own_triggers:
@@ -196,6 +198,31 @@ def _check_activation(manifest: ScaledManifest) -> Iterator[Problem]:
         f"spec.{key}: Invalid value: 0: no trigger here can activate it: a workload at zero holds no GPU; set "
         "minReplicaCount: 1, name a demandEndpoint, or add a trigger that reads the demand",
     )  # fmt: skip
+
+
+def _check_demand_at_zero(manifest: ScaledManifest) -> Iterator[Problem]:
+    activating = [number for number in range(len(manifest.triggers)) if _can_activate(manifest, number)]
+    presets = [_preset_that_needs_a_replica(manifest, number) for number in activating]
+    if not presets or (preset := presets[0]) is None or None in presets:
+        return
+    yield Problem(
+        Severity.WARNING, ("spec", "triggers", activating[0], "metadata", "demand"),
+        f'metadata.demand: Invalid value: "{preset.name}": it shows no request while no replica runs, so the workload '
+        f"stays at zero; set minReplicaCount: 1, or begin demandMetric with {' or '.join(preset.counters)} "
+        "(docs/reference/trigger.md, sources of demand)",
+    )  # fmt: skip
+
+
+def _preset_that_needs_a_replica(manifest: ScaledManifest, number: int) -> DemandPreset | None:
+    """Return the preset of a trigger whose series show no request at zero replicas, None where they show them."""
+    if number not in manifest.own_triggers:
+        return None
+    metadata = manifest.trigger_metadata(number)
+    preset = DEMANDS.get(str(metadata.get("demand", "")))
+    name = str(metadata.get("demandMetric", "")).partition("{")[0].strip()
+    if preset is None or not preset.needs_replica or (name and name not in preset.series):
+        return None
+    return preset
 
 
 def _check_push(manifest: ScaledManifest) -> Iterator[Problem]:

@@ -7,6 +7,7 @@ Law: a failure is stored next to the samples and never replaces them.
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from typing import Any
 
 from keda_gpu_scaler.core.state.data_run import DataRun
@@ -18,6 +19,7 @@ HISTORY_STEP_SECONDS = 10.0
 """The history before the window has one sample for each step of this length."""
 MAX_SAMPLES = 1300
 """The number of samples that are kept for one target: ten minutes at the interval of demand."""
+_AT_SECONDS = attrgetter("at_seconds")
 MAX_ATTEMPTS = 16
 """The number of places without an engine that the result of a pod lists."""
 
@@ -142,6 +144,17 @@ class TargetHistory:
         """Whether the newest sample is at most ``stale_after_seconds`` old."""
         return bool(self.samples) and now - self.samples[-1].at_seconds <= stale_after_seconds
 
+    def window(self, window_seconds: float) -> tuple[EngineSample, ...]:
+        """Return the samples that ``within`` yields and the one before them, the oldest first."""
+        newest = self.newest
+        if newest is None:
+            return ()
+        now = newest.at_seconds
+        begin = bisect_right(
+            self.samples, -window_seconds, hi=len(self.samples) - 1, key=lambda it: it.at_seconds - now
+        )
+        return self.samples[max(0, begin - 1) :]
+
     def within(self, window_seconds: float) -> Iterator[EngineSample]:
         """Yield the newest sample, then each earlier one that is less than ``window_seconds`` older than the newest.
 
@@ -192,7 +205,9 @@ def retained(
     """Return the samples to keep when a new sample came, the oldest first.
 
     Every sample of the window is kept, and one before it, for the increase of counters at the beginning of the window.
-    Of the older history one sample is kept for each ``HISTORY_STEP_SECONDS``, without its histograms.
+    Of the older history one sample is kept for each step of ``HISTORY_STEP_SECONDS``, without its histograms. Steps are
+    thinned and dropped as a whole, and the ages of samples are counted from the begin of their step, so that most
+    scrapes only add a sample.
 
     Args:
         samples: the samples that were kept so far.
@@ -203,17 +218,26 @@ def retained(
     if samples and samples[-1].engine != sample.engine:
         return (sample,)  # another engine answers now, and its counters are not comparable
     samples, sample = _in_one_unit(samples, sample)
-    times = [it.at_seconds for it in samples]
-    begin = max(bisect_right(times, sample.at_seconds - window_seconds) - 1, 0)
+    now = sample.at_seconds
+    begin = max(bisect_right(samples, now - window_seconds, key=_AT_SECONDS) - 1, 0)
+    first = begin
+    if samples and history_seconds > window_seconds:
+        first = bisect_left(samples, step_begin(now - history_seconds), 0, begin, key=_AT_SECONDS)
+        begin = bisect_left(samples, step_begin(samples[begin].at_seconds), first, begin, key=_AT_SECONDS)
     older: list[EngineSample] = []
     last_step: float | None = None
-    for number in range(bisect_left(times, sample.at_seconds - history_seconds, 0, begin), begin):
-        step = times[number] // HISTORY_STEP_SECONDS
+    for it in samples[first:begin]:
+        step = step_begin(it.at_seconds)
         if step != last_step:
-            older.append(without_histograms(samples[number]))
+            older.append(without_histograms(it))
             last_step = step
     kept = (*older, *samples[begin:], sample)
     return kept[-MAX_SAMPLES:]
+
+
+def step_begin(at_seconds: float) -> float:
+    """Return the time at which the step of the history begins to which this time belongs."""
+    return at_seconds // HISTORY_STEP_SECONDS * HISTORY_STEP_SECONDS
 
 
 def _in_one_unit(samples: Sequence[EngineSample], sample: EngineSample) -> tuple[Sequence[EngineSample], EngineSample]:

@@ -4,7 +4,7 @@
 Law: a source that serves several workloads is asked for one of them, so that no workload is kept awake by another.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from keda_gpu_scaler.core.selectors import SeriesSelector
 from keda_gpu_scaler.core.state.scrape import Endpoint
@@ -86,10 +86,10 @@ def _selectors(
     read: MetadataReader, preset: DemandPreset | None, given: SeriesSelector | None
 ) -> tuple[SeriesSelector, ...]:
     if given is not None and given.name:
-        return (given,)
+        return _in_either_case((given,), preset)
     if preset is not None:
         _check_narrowing(read, preset, given)
-        return _narrowed(preset.series, given)
+        return _in_either_case(_narrowed(preset.series, given), preset)
     if given is not None:
         read.invalid(
             "demandMetric", "labels alone narrow a preset, and demand names no preset: begin with the series' name"
@@ -119,3 +119,22 @@ def _check_narrowing(read: MetadataReader, preset: DemandPreset, given: SeriesSe
 
 def _narrowed(names: tuple[str, ...], given: SeriesSelector | None) -> tuple[SeriesSelector, ...]:
     return tuple(SeriesSelector(name, given.requirements if given else ()) for name in names)
+
+
+def _in_either_case(selectors: tuple[SeriesSelector, ...], preset: DemandPreset | None) -> tuple[SeriesSelector, ...]:
+    """Add alternatives in lower case where the source writes the values of a label in lower case.
+
+    What is excluded is excluded in lower case alone: the other case would exclude nothing.
+    """
+    labels = preset.lower_case_labels if preset else ()
+    given = [_lowered(it, labels, negated=True) for it in selectors]
+    return tuple(dict.fromkeys(one for it in given for one in (it, _lowered(it, labels))))
+
+
+def _lowered(selector: SeriesSelector, labels: tuple[str, ...], *, negated: bool = False) -> SeriesSelector:
+    """Return the selector with the values that are required, or excluded, of these labels in lower case."""
+    requirements = (
+        replace(it, value=it.value.lower()) if it.key in labels and it.value and it.negated is negated else it
+        for it in selector.requirements
+    )
+    return replace(selector, requirements=tuple(requirements))

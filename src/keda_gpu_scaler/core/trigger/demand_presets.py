@@ -6,24 +6,34 @@ the requests of several workloads is read for one workload only.
 
 Facts are from the sources' own code and documentation:
 
-- epp: llm-d's router, formerly the Gateway API inference extension (pkg/epp/metrics and flowcontrol). The gauge of a
-  flow is deleted when the flow is idle. Newer versions set ``pool_saturation`` in each cycle of flow control.
+- epp: llm-d's router (llm-d/llm-d-router, 0.10), formerly the Gateway API inference extension (pkg/epp/metrics and
+  flowcontrol). The gauge of a flow is deleted when the flow is idle. Newer versions set ``pool_saturation`` in each
+  cycle of flow control, and export each series by both names. Without endpoints a request waits for
+  ``defaultRequestTTL`` (pull requests 1751 and 2284). The configuration is read once, when the picker starts.
 - vllm-router: the vLLM production stack (vllm_router/services/metrics_service).
 - http-add-on: ``engines/interceptor.py``.
-- dynamo: NVIDIA Dynamo's documentation ("Metrics").
-- litellm: LiteLLM (proxy/middleware, in_flight_requests and admission_control; integrations/prometheus.py) and its
-  documentation ("Pod health metrics"). The gauge of requests in flight is made by the first request, which may be a
-  scrape, and counts every request of HTTP. Admission control does not count probes and scrapes.
-- envoy: Envoy's documentation ("Cluster manager, Statistics"), ``prometheus_stats.cc`` and ``cluster_manager_impl.cc``:
-  a request for a cluster without a healthy host is refused and counted by ``upstream_cx_none_healthy``.
-- istio: Istio's documentation ("Istio Standard Metrics"). The response flag UH marks a request that had no endpoint.
-- nginx: ingress-nginx (internal/ingress/metric/collectors/socket.go) and its documentation ("Monitoring").
-- traefik: Traefik (pkg/metrics/prometheus.go), its documentation ("Metrics"), and its issue 9242 about Services without
-  endpoints.
-- knative: Knative Serving (pkg/activator/handler, cmd/activator, config/core/deployments/activator-service.yaml) and
-  its documentation ("Metrics"). The activator's gauge contains requests that wait and requests that are forwarded.
-- kserve: KServe (config/llmisvcconfig/config-llm-scheduler.yaml): the scheduler of an LLMInferenceService is llm-d's
-  endpoint picker.
+- dynamo: NVIDIA Dynamo (ai-dynamo/dynamo: docs/observability, lib/llm/src/http/service/metrics.rs and openai.rs,
+  lib/llm/src/discovery; 1.2) and its issue 10753. The label ``model`` of requests is in lower case. While no worker
+  serves a model, its requests are refused with 404: newer versions count them under the model ``unknown_model``. The
+  gauges exist from the first request on.
+- litellm: LiteLLM (BerriAI/litellm: proxy/middleware, in_flight_requests and admission_control;
+  integrations/prometheus.py) and its documentation ("Pod health metrics"). The gauges add up the workers. The gauge of
+  requests in flight is made by the first request, which may be a scrape, and counts every request of HTTP. Admission
+  control does not count probes and scrapes.
+- envoy: Envoy (envoyproxy/envoy: cluster_stats.rst of its documentation, source/common/upstream/cluster_manager_impl.cc
+  and source/server/admin/prometheus_stats.cc, 2026). Requests that wait for a connection are not among the active ones.
+  A request for a cluster without a healthy host is refused and counted by ``upstream_cx_none_healthy``.
+- istio: Istio's documentation (istio/istio.io: content/en/docs/reference/config/metrics). The response flag UH marks a
+  request that had no endpoint.
+- nginx: ingress-nginx (kubernetes/ingress-nginx: internal/ingress/metric/collectors/socket.go, 1.12) and its
+  documentation ("Monitoring"). The series of an Ingress are deleted with it.
+- traefik: Traefik (traefik/traefik: pkg/metrics/prometheus.go), its documentation ("Metrics"), and its issue 9242 about
+  Services without endpoints. A series is deleted after the scrape at which its service is no longer configured.
+- knative: Knative Serving (knative/serving: pkg/activator/handler, cmd/activator,
+  config/core/deployments/activator-service.yaml) and its documentation ("Metrics"). The activator's gauge contains
+  requests that wait and requests that are forwarded.
+- kserve: KServe (kserve/kserve: config/llmisvcconfig/config-llm-scheduler.yaml, 2026): the scheduler of an
+  LLMInferenceService is llm-d's endpoint picker.
 """
 
 from dataclasses import dataclass
@@ -44,9 +54,12 @@ class DemandPreset:
     are further series that are added to the first of ``series``. ``siblings`` are beginnings of names that the source
     exports also while it has no such series. A page with one of them and without the series says that no request waits.
     ``is_always_exported`` says that the series exist from the start, so that a page without them says nothing.
-    ``labels`` are the labels of which one must select the workload, because the source serves several; empty where
-    it serves one, or where its total is useful. For users, ``counts`` says what is counted, ``place`` where the page
-    is, ``at_zero`` what the page says while nothing is requested, and ``narrowing`` how one workload is selected.
+    ``labels`` are the labels of which one must select the workload, because the source serves several; empty where it
+    serves one, or where its total is useful. ``lower_case_labels`` are labels whose values the source writes in lower
+    case, whatever their case elsewhere. ``counters`` are further series of the source that users may name. With
+    ``needs_replica`` the source shows requests in ``series`` only while a replica runs. For users, ``counts`` says what
+    is counted, ``place`` where the page is, ``at_zero`` what the page says while nothing is requested, and
+    ``narrowing`` how one workload is selected.
     """
 
     name: str
@@ -61,6 +74,9 @@ class DemandPreset:
     plus: tuple[str, ...] = ()
     is_always_exported: bool = False
     labels: tuple[str, ...] = ()
+    lower_case_labels: tuple[str, ...] = ()
+    counters: tuple[str, ...] = ()
+    needs_replica: bool = False
 
 
 DEMANDS: MappingProxyType[str, DemandPreset] = MappingProxyType(
@@ -76,7 +92,8 @@ DEMANDS: MappingProxyType[str, DemandPreset] = MappingProxyType(
                 at_zero="the series of an idle flow is deleted, and others of flow control stay: no demand. An older "
                 "picker that was restarted has none of them before its first request: unknown",
                 narrowing='one pool: `{inference_pool="NAME"}`',
-                remark="flow control must be switched on: without it no request waits",
+                remark="flow control must be switched on, and the picker restarted: without it no request waits. A "
+                "request waits for `defaultRequestTTL` (60 s) at most, so make it longer than the slowest start",
                 siblings=_FLOW_CONTROL_SIBLINGS,
             ),
             DemandPreset(
@@ -105,8 +122,15 @@ DEMANDS: MappingProxyType[str, DemandPreset] = MappingProxyType(
                 counts="requests that have no first token yet",
                 place="the frontend's Service, port 8000, `/metrics`",
                 at_zero="the gauge is 0. After a restart other series of the frontend are there: no demand",
-                narrowing='one model: `{model="NAME"}`',
+                narrowing='one model: `{model="NAME"}`, in any case: the frontend writes it in lower case',
+                remark="while no worker serves the model, its requests are refused (404) and not in the gauges: keep "
+                "one replica, or name the counter of refused ones, "
+                '`dynamo_frontend_requests_total{error_type="not_found"}`. It counts the requests for every unknown '
+                "model, and clients must retry",
                 siblings=("dynamo_frontend_",),
+                lower_case_labels=("model",),
+                counters=("dynamo_frontend_requests_total",),
+                needs_replica=True,
             ),
             DemandPreset(
                 "litellm",
@@ -207,7 +231,7 @@ DEMANDS: MappingProxyType[str, DemandPreset] = MappingProxyType(
                 place="the Service `NAME-epp-service`, port 9090, `/metrics`",
                 at_zero="as `epp`",
                 narrowing="not needed: it serves one LLMInferenceService",
-                remark="flow control must be switched on. An InferenceService in Knative mode is read by `knative`; in "
+                remark="as `epp`. An InferenceService in Knative mode is read by `knative`; in "
                 "Standard mode KServe has no source of demand",
                 siblings=_FLOW_CONTROL_SIBLINGS,
             ),
@@ -228,5 +252,5 @@ def counts_its_scrape(series: str) -> bool:
 
 
 _SIBLINGS = MappingProxyType(
-    {name: preset.siblings for preset in DEMANDS.values() for name in (*preset.series, *preset.plus)}
+    {name: preset.siblings for preset in DEMANDS.values() for name in (*preset.series, *preset.plus, *preset.counters)}
 )

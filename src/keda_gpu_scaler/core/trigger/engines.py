@@ -53,16 +53,17 @@ class ContainerNames:
 class Engine:
     """One inference engine, and where it serves its metrics by default.
 
-    ``name`` is its name in trigger metadata. ``detection_order`` orders the engines: where several could match, the
-    lowest number is tried first. ``remark`` says what must be configured, or what the engine does not report.
-    ``no_queue_hint`` says why a page of the engine may be without its queue. ``behind`` names the engines that may do
-    its work, and whose series its page may then contain. ``reports_queue`` and ``reports_kv_cache`` are false where the
-    engine never, or not always, reports its queue or a KV cache.
-    ``preallocating_containers`` is given for an engine that takes its memory when it starts and keeps it.
-    ``load_rung`` is the best rung that the engine reaches for the metric ``load``. ``observes_outputs`` says that its
-    times between tokens are times between outputs, each of which may have several tokens (speculative decoding).
-    ``model_labels`` are the labels of its series that may name the model, the first that a series has; empty where it
-    names no model. ``has_ensembles`` says that one model may count the requests of others once more.
+    ``name`` is its name in trigger metadata. ``port`` and ``path`` are its defaults. ``other_ports`` and
+    ``other_paths`` are those of its images and variants; they are tried after the defaults. ``detection_order`` orders
+    the engines: where several could match, the lowest number is tried first. ``remark`` says what must be configured,
+    or what the engine does not report. ``no_queue_hint`` says why a page of the engine may be without its queue.
+    ``behind`` names the engines that may do its work, and whose series its page may then contain. ``reports_queue`` and
+    ``reports_kv_cache`` are false where the engine never, or not always, reports its queue or a KV cache.
+    ``preallocating_containers`` is given for an engine that takes its memory when it starts and keeps it. ``load_rung``
+    is the best rung that the engine reaches for the metric ``load``. ``observes_outputs`` says that its times between
+    tokens are times between outputs, each of which may have several tokens (speculative decoding). ``model_labels`` are
+    the labels of its series that may name the model, the first that a series has; empty where it names no model.
+    ``has_ensembles`` says that one model may count the requests of others once more.
     """
 
     name: str
@@ -70,6 +71,8 @@ class Engine:
     port: int
     detection_order: int
     path: str = "/metrics"
+    other_ports: tuple[int, ...] = ()
+    other_paths: tuple[str, ...] = ()
     remark: str = ""
     no_queue_hint: str = ""
     behind: tuple[str, ...] = ()
@@ -80,6 +83,16 @@ class Engine:
     observes_outputs: bool = False
     model_labels: tuple[str, ...] = ()
     has_ensembles: bool = False
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """The ports to try, the default first."""
+        return (self.port, *self.other_ports)
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The paths to try, the default first."""
+        return (self.path, *self.other_paths)
 
 
 class EngineRegistrationError(Exception):

@@ -159,6 +159,15 @@ def test_requests_of_one_batch_share_its_time(engines: None) -> None:
     assert current(measured(before, after, engine="triton")).busy == pytest.approx(4.0)
 
 
+@pytest.mark.parametrize("last", [pytest.param(30.0, id="in an earlier span"), pytest.param(90.0, id="just now")])
+def test_the_most_executions_at_once_are_those_of_any_span(last: float, engines: None) -> None:
+    seconds = (0.0, 10.0, 30.0, last)  # one execution at once, then two, and then none or six
+    work = measured(
+        *[{"service_seconds_total": it, "services_total": it} for it in seconds], every=10.0, engine="triton"
+    )
+    assert work.most_busy == pytest.approx(2.0 if last == 30.0 else 6.0)
+
+
 @pytest.mark.parametrize(
     ("engine", "readings", "expected"),
     [

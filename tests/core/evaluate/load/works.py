@@ -49,5 +49,6 @@ def work(
         sums=add_sums([one.sums for one in points]),
         cache_sums=add_sums([one.cache_sums for one in points]),
         least_token_seconds=min([one.token_seconds or math.inf for one in points], default=math.inf),
+        most_busy=max([one.busy or 0.0 for one in spans], default=0.0),
     )
     return replace(base, **changes)  # type: ignore[arg-type]

@@ -65,11 +65,10 @@ class Calibration:
 
 def calibrate(works: Sequence[EngineWork], query: EngineQuery) -> Calibration:
     """Calibrate by the work of equal engines at one moment."""
-    busy = [span.busy for work in works for span in (*work.spans, work.current) if span is not None and span.busy]
     reference = Reference(
         find_floor(works, target_seconds=query.itl_target_seconds, stated_seconds=query.itl_floor_seconds),
         most_prompt_tokens=max([work.most_prompt_tokens for work in works], default=0.0),
-        most_busy=max(busy, default=0.0),
+        most_busy=max([work.most_busy for work in works], default=0.0),
         prompt_token_seconds=_prompt_token_seconds(works),
     )
     rate, is_assumed = _requests_per_second(works, reference, query)

@@ -2,7 +2,7 @@
 """Measures the growth of an engine's counters over its samples, pair by pair.
 
 Law: an interval in which a counter fell is not counted. A pair of neighbours is compared once, however many windows and
-spans contain it.
+spans contain it. Neighbours that belong to one run without a fall need no further look.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -48,7 +48,8 @@ class _Step(NamedTuple):
 
     ``before`` and ``after`` are the counters, with 0 for a missing one. ``fell`` has those that fell. ``missing`` has
     those that are missing in one of both, ``absent`` those that are missing in both, and ``missing_after`` those that
-    are missing in the later sample.
+    are missing in the later sample. ``first`` is the sample with which the run began to which the later one belongs: in
+    a run no counter fell, came or went.
     """
 
     earlier: EngineSample
@@ -59,10 +60,11 @@ class _Step(NamedTuple):
     missing: int
     absent: int
     missing_after: int
+    first: EngineSample
 
 
 class CounterSteps:
-    """The compared pairs of neighbouring samples of one engine."""
+    """The compared pairs of neighbouring samples of one history, to whose end samples are added. Any may be dropped."""
 
     def __init__(self) -> None:
         self._steps: dict[int, _Step] = {}  # by the identity of the later sample, which the step keeps
@@ -77,6 +79,13 @@ class CounterSteps:
 
         A counter that is missing in one of the samples has no growth.
         """
+        last = self._step(samples[max(0, len(samples) - 2)], samples[-1])
+        if last.first is samples[0] or last.first.at_seconds < samples[0].at_seconds:
+            grown: Iterable[float] = map(sub, last.after, self._counters(samples[0])[0])
+            return samples[-1].at_seconds - samples[0].at_seconds, CounterGrowth(*grown)
+        return self._growth_of_pairs(samples)
+
+    def _growth_of_pairs(self, samples: Sequence[EngineSample]) -> tuple[float, CounterGrowth]:
         first = last = self._step(samples[0], samples[min(1, len(samples) - 1)])
         fell, missing, absent = first.fell, first.missing, first.absent
         earlier = first.later
@@ -102,18 +111,25 @@ class CounterSteps:
         return step
 
     def _compare(self, earlier: EngineSample, later: EngineSample) -> _Step:
-        known = self._steps.get(id(earlier))
-        if known is not None and known.later is earlier:
-            before, missing_before = known.after, known.missing_after
-        else:
-            before, missing_before = _counters(earlier)
+        before, missing_before = self._counters(earlier)
         after, missing_after = _counters(later)
         fell = 0
         if not all(map(le, before, after)):
             pairs = enumerate(zip(before, after, strict=True))
             fell = sum([1 << number for number, (one, other) in pairs if not one <= other])
         missing, absent = missing_before | missing_after, missing_before & missing_after
-        return _Step(earlier, later, before, after, fell, missing, absent, missing_after)
+        first = later if fell or missing != absent else self._first(earlier)
+        return _Step(earlier, later, before, after, fell, missing, absent, missing_after, first)
+
+    def _counters(self, sample: EngineSample) -> tuple[tuple[float, ...], int]:
+        known = self._steps.get(id(sample))
+        if known is not None and known.later is sample:
+            return known.after, known.missing_after
+        return _counters(sample)
+
+    def _first(self, sample: EngineSample) -> EngineSample:
+        known = self._steps.get(id(sample))
+        return known.first if known is not None and known.later is sample else sample
 
     def forget_others(self, samples: Sequence[EngineSample]) -> None:
         """Release the pairs of samples that are no longer kept, where there are many of them."""

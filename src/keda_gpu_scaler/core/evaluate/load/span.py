@@ -8,7 +8,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import is_
+from operator import attrgetter
 from typing import NamedTuple
 
 from keda_gpu_scaler.core.aggregation import mean
@@ -29,6 +29,7 @@ _MIN_BUCKET_COUNT = 10
 _MIN_BUCKET_SHARE = 1e-3
 _MULTI_TOKEN_FACTOR = 1.2  # fewer tokens per observation are an error of measurement, not speculative decoding
 
+_GAUGES = attrgetter("running", "waiting", "kv_cache_ratio")
 _TOKEN_TIME_RUNGS = (LoadRung.TOKEN_TIME, LoadRung.REQUEST_TOKEN_TIME)
 _RUNGS_FROM = {rung: tuple(LoadRung)[number:] for number, rung in enumerate(LoadRung)}
 """Each rung with those after it."""
@@ -68,11 +69,11 @@ class EngineWork:
 
     ``current`` is None before the second sample. ``waiting`` is the newest number of waiting requests, and
     ``waiting_growth`` its mean growth per second over the window. ``most_prompt_tokens`` is the largest number of
-    prompt tokens per second of one span. ``lowest_bucket`` has the bounds, in seconds, of the lowest bucket of the
-    times between tokens that is populated since the engine started. ``sums`` and ``cache_sums`` are those of the spans'
-    points, and ``least_token_seconds`` is the least of their times per token, infinite where there is none. Over all
-    spans, ``prompt_tokens`` counts tokens of prompts, and ``prefill_seconds`` adds up the time of running requests that
-    generate no token yet. It is None where no request was seen to run.
+    prompt tokens per second of one span, and ``most_busy`` the largest ``busy``. ``lowest_bucket`` has the bounds, in
+    seconds, of the lowest bucket of the times between tokens that is populated since the engine started. ``sums`` and
+    ``cache_sums`` are those of the spans' points, and ``least_token_seconds`` is the least of their times per token,
+    infinite where there is none. Over all spans, ``prompt_tokens`` counts tokens of prompts, and ``prefill_seconds``
+    adds up the time of running requests that generate no token yet. It is None where no request was seen to run.
     """
 
     sample: EngineSample
@@ -88,6 +89,7 @@ class EngineWork:
     least_token_seconds: float = math.inf
     prefill_seconds: float | None = None
     prompt_tokens: float = 0.0
+    most_busy: float = 0.0
 
     @property
     def running_limit(self) -> float | None:
@@ -95,9 +97,7 @@ class EngineWork:
         return self.sample.running_limit
 
 
-_PARTS, _OLD, _ASKED = "parts", "old", "asked"
-_NEW_SPANS = 6
-"""So many spans may still change: the samples of the window are thinned when they leave it."""
+_PARTS, _ASKED = "parts", "asked"
 AHEAD_SECONDS = 60.0
 """For so long after an evaluation the work is measured with each sample. KEDA and the HPA ask more often."""
 
@@ -111,11 +111,31 @@ class _Part(NamedTuple):
     span: Span | None
 
 
+class _Total(NamedTuple):
+    """What spans have together. The names are those of ``EngineWork``; ``has_run`` says that a request was running."""
+
+    sums: Sums
+    cache_sums: Sums
+    least_token_seconds: float
+    most_prompt_tokens: float
+    prompt_tokens: float
+    prefill_seconds: float
+    has_run: bool
+    most_busy: float
+
+
 class _KnownParts(NamedTuple):
-    """The parts of a history on one rung, by the identity of their first sample, which the part keeps."""
+    """The parts of these samples on one rung, by the identity of their first sample, which the part keeps.
+
+    ``unfinished`` is the number of the first sample of the part that has not ended yet.
+    """
 
     rung: LoadRung
+    samples: tuple[EngineSample, ...]
+    unfinished: int
     parts: dict[int, _Part]
+    spans: tuple[Span, ...]
+    total: _Total
 
 
 def engine_work(page: TargetHistory, window_seconds: float) -> EngineWork | None:
@@ -158,17 +178,16 @@ def _measure(page: TargetHistory, window_seconds: float) -> EngineWork | None:
     if newest is None:
         return None
     rung = rung_of(newest)
-    inside = [*page.within(window_seconds)][::-1]
-    window = [*page.samples[-len(inside) - 1 : -len(inside)], *inside]
+    window = page.window(window_seconds)
     steps = counter_steps(page)
-    current, spans = _span(window, rung, steps), _spans(page, rung, steps)
-    total = _total_of(page, spans)
+    current, known = _span(window, rung, steps), _known_parts(page, rung, steps)
+    total = known.total
     now = _prompt_rate(current) if current is not None else 0.0
     return EngineWork(
         sample=newest,
         rung=rung,
         current=current,
-        spans=spans,
+        spans=known.spans,
         waiting=newest.waiting or 0.0,
         waiting_growth=_waiting_growth(window),
         most_prompt_tokens=max(total.most_prompt_tokens, now),
@@ -178,22 +197,50 @@ def _measure(page: TargetHistory, window_seconds: float) -> EngineWork | None:
         least_token_seconds=total.least_token_seconds,
         prefill_seconds=total.prefill_seconds if total.has_run else None,
         prompt_tokens=total.prompt_tokens,
+        most_busy=max(total.most_busy, current.busy or 0.0 if current is not None else 0.0),
     )
 
 
-def _spans(page: TargetHistory, rung: LoadRung, steps: CounterSteps) -> tuple[Span, ...]:
-    """Return the span of each part of the history; a span of the same samples is computed once.
+def _known_parts(page: TargetHistory, rung: LoadRung, steps: CounterSteps) -> _KnownParts:
+    """Return the parts of the history and their spans; a span of the same samples is computed once.
 
-    The parts are kept with the samples themselves, so that they belong to no other sample with the same identity.
+    The parts are kept with the samples themselves, so that they belong to no other sample with the same identity. Most
+    scrapes add a sample to the part that has not ended, and change no other part.
     """
     known: _KnownParts | None = page.between_samples.get(_PARTS)
-    known_parts = known.parts if known is not None and known.rung is rung else {}
-    samples, count = page.samples, len(page.samples)
+    samples = page.samples
+    if known is None or known.rung is not rung:
+        return _remember(page, rung, {}, *_parts(samples, rung, steps, {}, 0))
+    if samples[: len(known.samples)] != known.samples:
+        return _remember(page, rung, {}, *_parts(samples, rung, steps, known.parts, 0))
+    added, unfinished = _parts(samples, rung, steps, {}, known.unfinished)
+    if added:
+        return _remember(page, rung, known.parts, added, unfinished)
+    known = page.between_samples[_PARTS] = known._replace(samples=samples)
+    return known
+
+
+def _remember(
+    page: TargetHistory, rung: LoadRung, earlier: dict[int, _Part], added: dict[int, _Part], unfinished: int
+) -> _KnownParts:
+    parts = {**earlier, **added}
+    spans = tuple([part.span for part in parts.values() if part.span is not None])
+    known = page.between_samples[_PARTS] = _KnownParts(rung, page.samples, unfinished, parts, spans, _total(spans))
+    return known
+
+
+def _parts(
+    samples: Sequence[EngineSample], rung: LoadRung, steps: CounterSteps, known: dict[int, _Part], first: int
+) -> tuple[dict[int, _Part], int]:
+    """Divide the samples from this one on into parts; return them and the first sample of the part that has not ended.
+
+    A part that is known and has the same samples still is not measured again.
+    """
+    count = len(samples)
     parts: dict[int, _Part] = {}
-    first = 0
     while first < count:
         begin = samples[first]
-        part = known_parts.get(id(begin))
+        part = known.get(id(begin))
         # Samples are dropped between others and not added, so a part with the same ends and distance is the same.
         last = first + part.intervals if part is not None else count
         if part is None or part.first is not begin or last >= count or part.last is not samples[last]:
@@ -204,8 +251,7 @@ def _spans(page: TargetHistory, rung: LoadRung, steps: CounterSteps) -> tuple[Sp
             part = _Part(begin, samples[last], last - first, _span(samples[first : last + 1], rung, steps))
         parts[id(begin)] = part
         first = last
-    page.between_samples[_PARTS] = _KnownParts(rung, parts)
-    return tuple([part.span for part in parts.values() if part.span is not None])
+    return parts, first
 
 
 def _end_of_part(samples: Sequence[EngineSample], first: int) -> int | None:
@@ -244,10 +290,10 @@ def _span(samples: Sequence[EngineSample], rung: LoadRung, steps: CounterSteps) 
     if seconds <= 0:
         return None
     newest = samples[-1]
-    running = _mean([sample.running for sample in samples])
+    all_running, all_waiting, caches = zip(*map(_GAUGES, samples), strict=True)
+    running, cache, prompt_rate = _mean(all_running), _mean(caches), counted.prompts / seconds
     token_seconds, decoding = _token_time(counted, seconds, running, rung)
-    has_requests = any(sample.running or sample.waiting for sample in samples)
-    cache, prompt_rate = _mean([sample.kv_cache_ratio for sample in samples]), counted.prompts / seconds
+    has_requests = any(all_running) or any(all_waiting)
     return Span(
         end_seconds=newest.at_seconds,
         seconds=seconds,
@@ -268,36 +314,6 @@ def _span(samples: Sequence[EngineSample], rung: LoadRung, steps: CounterSteps) 
     )
 
 
-class _Total(NamedTuple):
-    """What spans have together. The names are those of ``EngineWork``; ``has_run`` says that a request was running."""
-
-    sums: Sums
-    cache_sums: Sums
-    least_token_seconds: float
-    most_prompt_tokens: float
-    prompt_tokens: float
-    prefill_seconds: float
-    has_run: bool
-
-
-def _total_of(page: TargetHistory, spans: tuple[Span, ...]) -> _Total:
-    """Return the total of all spans. That of the old spans is kept: they change once in ten seconds."""
-    old, new = spans[:-_NEW_SPANS], spans[-_NEW_SPANS:]
-    known: tuple[tuple[Span, ...], _Total] | None = page.between_samples.get(_OLD)
-    if known is None or len(known[0]) != len(old) or not all(map(is_, known[0], old)):
-        known = page.between_samples[_OLD] = old, _total(old)
-    one, other = known[1], _total(new)
-    return _Total(
-        add_sums([one.sums, other.sums]),
-        add_sums([one.cache_sums, other.cache_sums]),
-        min(one.least_token_seconds, other.least_token_seconds),
-        max(one.most_prompt_tokens, other.most_prompt_tokens),
-        one.prompt_tokens + other.prompt_tokens,
-        one.prefill_seconds + other.prefill_seconds,
-        one.has_run or other.has_run,
-    )
-
-
 def _total(spans: Sequence[Span]) -> _Total:
     points = [span for span in spans if span.sums is not NO_POINTS]
     return _Total(
@@ -308,6 +324,7 @@ def _total(spans: Sequence[Span]) -> _Total:
         math.fsum([span.prompt_tokens or 0.0 for span in spans]),
         math.fsum([span.prefilling * span.seconds for span in spans if span.prefilling is not None]),
         any(span.running for span in spans),
+        max([span.busy or 0.0 for span in spans], default=0.0),
     )
 
 
@@ -372,11 +389,10 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _waiting_growth(window: Sequence[EngineSample]) -> float:
-    known = [sample for sample in window if sample.waiting is not None]
-    seconds = known[-1].at_seconds - known[0].at_seconds if known else 0.0
-    if seconds <= 0:
-        return 0.0
-    return ((known[-1].waiting or 0.0) - (known[0].waiting or 0.0)) / seconds
+    first = next((sample for sample in window if sample.waiting is not None), window[-1])
+    last = next((sample for sample in reversed(window) if sample.waiting is not None), window[-1])
+    seconds = last.at_seconds - first.at_seconds
+    return ((last.waiting or 0.0) - (first.waiting or 0.0)) / seconds if seconds > 0 else 0.0
 
 
 @functools.lru_cache(maxsize=4096)  # the same histogram is read again until the engine generates another token
