@@ -24,6 +24,7 @@ from keda_gpu_scaler.wire.engine_recording import Place, RecordedPage, RecordedW
 from tests.apiserver import FakeApiServer
 from tests.end_to_end.test_engines import Pages
 from tests.limits import WAIT_SECONDS
+from tests.polling import pause
 from tests.serving import COMMAND
 
 VLLM = (
@@ -211,6 +212,7 @@ def test_a_stop_ends_a_recording_whose_reader_does_not_read(cluster: Cluster) ->
         assert recording.stdout is not None
         while _waiting_bytes(recording.stdout.fileno()) < PIPE_BYTES:
             assert recording.poll() is None  # the page does not fit into the pipe
+            pause()
         recording.send_signal(signal.SIGTERM)
         assert recording.wait(WAIT_SECONDS) == 1
         assert recording.stderr is not None

@@ -20,6 +20,7 @@ from tests.fake_nvml import FakeNvml
 from tests.free_ports import free_port
 from tests.kubelet import FakeKubelet
 from tests.limits import WAIT_SECONDS
+from tests.polling import pause
 from tests.serving import COMMAND, SERVING, Serving
 
 TARGET = 80.0
@@ -140,6 +141,7 @@ class FleetOfNodes:
             agent = self.nodes[node].agent
             assert agent is not None
             assert agent.process.poll() is None, evaluation
+            pause()
         return evaluation
 
 
@@ -211,6 +213,7 @@ def test_before_a_shrink_the_idlest_pods_get_the_lowest_deletion_cost(fleet: Fle
     fleet.until("a", with_value(3))
     while fleet.server.requests["patch pods"] < 3:
         assert size(fleet.value("a"), 3) == 2
+        pause()
     costs = [fleet.server.annotations("pods", f"llama-{number}") for number in range(3)]
     assert [int(one["controller.kubernetes.io/pod-deletion-cost"]) for one in costs] == [0, 8, 4]
 
@@ -323,6 +326,7 @@ def test_a_front_end_without_a_device_answers_for_the_fleet(fleet: FleetOfNodes)
                 if answer.metricValues[0].metricValueFloat == 60.0:
                     break
             assert front.process.poll() is None
+            pause()
 
 
 def test_the_whole_fleet_is_a_scope_of_its_own(fleet: FleetOfNodes) -> None:

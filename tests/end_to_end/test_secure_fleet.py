@@ -21,6 +21,7 @@ from keda_gpu_scaler.wire.tls import ClientTls, Pem
 from tests.certificates import NAME, Authority, Pair
 from tests.free_ports import free_port
 from tests.limits import WAIT_SECONDS
+from tests.polling import pause
 from tests.serving import COMMAND, SERVING, Serving, recorded, refused_to_start
 
 COUNT = {"scope": "fleet", "aggregation": "sum"}
@@ -79,6 +80,7 @@ def test_peers_know_each_other_by_their_certificates_and_keda_is_answered_for_bo
     with two(secured) as (_, b):
         while b.value_in_the_end(**COUNT) != 70.0:
             assert b.process.poll() is None
+            pause()
 
 
 def test_a_peer_whose_certificate_bears_another_name_is_not_believed(secured: Secured) -> None:
@@ -128,11 +130,13 @@ def test_a_certificate_that_is_renewed_needs_no_restart(secured: Secured) -> Non
     with two(secured) as (a, b):
         while b.value_in_the_end(**COUNT) != 70.0:
             assert b.process.poll() is None
+            pause()
         secured.pair.replace(secured.ca.issue("renewed"))
         # Those that speak go on, and whoever comes now is shown the new one.
         with secured.instance("c", 50, [a.port, b.port]) as c:
             while c.value_in_the_end(**COUNT) != 120.0:
                 assert c.process.poll() is None
+                pause()
         assert b.value(**COUNT) == 70.0
 
 
