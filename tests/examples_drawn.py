@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many examples a property test draws: a quarter in an ordinary run, and all of them in a long one.
+"""Says how many examples a property draws: a quarter in an ordinary run, all in a long one.
 
 Outside CI, where Hypothesis draws the same ones each time, the examples of each run are others: many ordinary runs
 draw more than one long run. ``make test-long`` draws all, and so does CI.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pause of a test that asks another process again and again until its state is as expected.
+"""The pause between the calls of a test that waits for a state of another process.
 
 A test waits for an event where there is one. Where there is none it asks again, and without a pause it takes the
 processor from the process that it waits for. No test depends on the length of the pause.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Imports every module of the program, and what it imports late, into a process from which others are forked.
+"""Imports every module of the program into a process from which others are forked.
 
 A command imports what it needs when it needs it, and a forked one finds it here. What a command imports when it starts
 from nothing is for the tests that run ``python -m keda_gpu_scaler``.
