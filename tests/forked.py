@@ -14,7 +14,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from threading import Thread
 from typing import Self
@@ -28,15 +28,20 @@ _FORKS.set_forkserver_preload(["tests.whole_program", "tests.forked"])
 class Forked:
     """A process with a command of the program: the part of ``subprocess.Popen`` that the tests use.
 
-    ``stdout`` and ``stderr`` are what it writes, as text.
+    ``stdout`` and ``stderr`` are what it writes, as text. ``entry`` is the program's entry, a function of a module.
     """
 
-    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        environment: Mapping[str, str] | None = None,
+        entry: Callable[[], object] | None = None,
+    ) -> None:
         pipes = [_FORKS.Pipe(duplex=False) for _ in range(2)]
         self._process = _FORKS.Process(
             target=_run,
             args=(list(arguments), dict(os.environ if environment is None else environment), os.getcwd()),
-            kwargs={"writers": [writer for _, writer in pipes]},
+            kwargs={"writers": [writer for _, writer in pipes], "entry": entry or as_module},
             daemon=True,  # its end is the end of the tests, if it has not ended before
         )
         self._process.start()
@@ -82,11 +87,25 @@ class Forked:
         self.wait()
 
 
+def as_module() -> None:
+    """Run the program as ``python -m keda_gpu_scaler`` does."""
+    main(prog_name="python -m keda_gpu_scaler")
+
+
+def as_command() -> None:
+    """Run the program as the installed command does."""
+    main(prog_name="keda-gpu-scaler")
+
+
 def run(
-    arguments: Sequence[str], *, environment: Mapping[str, str] | None = None, timeout: float
+    arguments: Sequence[str],
+    *,
+    environment: Mapping[str, str] | None = None,
+    entry: Callable[[], object] | None = None,
+    timeout: float,
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end, as ``subprocess.run`` does with its output captured."""
-    with Forked(arguments, environment) as process:
+    with Forked(arguments, environment, entry) as process:
         errors: list[str] = []
         reading = Thread(target=lambda: errors.append(process.stderr.read()))
         reading.start()
@@ -102,7 +121,14 @@ def _text_of(reader: "Connection") -> io.TextIOWrapper:
     return open(descriptor, encoding="utf-8")  # its user closes it
 
 
-def _run(arguments: list[str], environment: dict[str, str], folder: str, *, writers: "list[Connection]") -> None:
+def _run(
+    arguments: list[str],
+    environment: dict[str, str],
+    folder: str,
+    *,
+    writers: "list[Connection]",
+    entry: Callable[[], object],
+) -> None:
     for descriptor, writer in zip((1, 2), writers, strict=True):
         os.dup2(writer.fileno(), descriptor)
         writer.close()
@@ -113,6 +139,6 @@ def _run(arguments: list[str], environment: dict[str, str], folder: str, *, writ
     os.chdir(folder)
     sys.argv = ["keda-gpu-scaler", *arguments]
     try:
-        main(prog_name="python -m keda_gpu_scaler")
+        entry()
     finally:
         atexit._run_exitfuncs()
