@@ -51,6 +51,8 @@ _COLD = re.compile(
     rb"not read from the API server yet|has one sample so far|not scraped yet|does not answer in time|DEADLINE_EXCEEDED"
 )
 _MAX_CALLS = 30
+_PAUSE_SECONDS = 0.1
+"""Between two calls of an instance that has no data yet: its devices and engines are read a few times a second."""
 _HEADINGS = re.compile(rb"WORKLOAD|NODE")
 
 
@@ -130,6 +132,7 @@ def _until_warm(words: list[str]) -> int:
             shown = output.read()
         if not _COLD.search(b" ".join(shown.split())):
             break
+        time.sleep(_PAUSE_SECONDS)
     sys.stdout.buffer.write(shown)
     return status
 
