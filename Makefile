@@ -160,7 +160,8 @@ image-test: setup ## Run the image's content on its base's Debian packages, with
 docker-release: ## Build and push the image for amd64 and arm64: VERSION=v0.1.0, on a clean, tagged commit
 	@$(PYTHON) scripts/image_docker.py release "$(VERSION)" $(if $(IMAGE),--image $(IMAGE))
 
-chart: tools ## Check the Helm chart; Go is needed, to build helm and kubeconform into .tools (once)
+chart: tools ## Check the Helm chart and its alerts; Go builds helm, kubeconform and promtool into .tools (once)
+	@$(BIN)/python scripts/tools.py --promtool
 	@$(CHART_TESTS) $(BIN)/python -m pytest -q -n $(WORKERS) tests/deploy
 
 manifests: tools ## Render deploy/manifests.yaml and the chart's golden files

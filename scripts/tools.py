@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Puts helm, kubeconform and the schemas of Kubernetes into .tools: ``python scripts/tools.py``.
 
+With ``--promtool`` it also builds promtool, which tests the alerts. That takes minutes, so only `make chart` does it.
+
 The law of this script: everything is pinned here and comes through a registry's ordinary client, and what is there
 already at these versions is not fetched again. Go checks its modules against its checksum database; the schemas'
 archive is checked against the hash below.
@@ -28,6 +30,7 @@ GO_TOOLS = {
     "helm": "helm.sh/helm/v3/cmd/helm@v3.19.0",
     "kubeconform": "github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0",
 }
+PROMTOOL = "github.com/prometheus/prometheus/cmd/promtool@v0.305.0"  # of Prometheus 3.5
 KUBERNETES_SCHEMAS = (
     "kubernetes-validate",
     "1.37.0",
@@ -47,6 +50,7 @@ DEFINITIONS = {
 _LINKED = " ".join(f"-X helm.sh/helm/v3/pkg/chartutil.k8sVersion{part}" for part in ("Major=1", "Minor=34"))
 _PINS = json.dumps([GO_TOOLS, KUBERNETES_SCHEMAS, KUBERNETES_VERSIONS, DEFINITIONS, _LINKED])
 _STAMP = TOOLS / "installed.json"
+_PROMTOOL_STAMP = TOOLS / "promtool.txt"
 
 
 SHORT_RUN = {"GOGC": "off", "GOMEMLIMIT": "1GiB"}
@@ -82,6 +86,22 @@ def install() -> None:
         for path in paths:
             _definition(yaml.safe_load((folder / path).read_text()))
     _STAMP.write_text(_PINS)
+
+
+def install_promtool() -> None:
+    """Build promtool where it is missing. Its module has replacements, so `go install` refuses it.
+
+    Raises:
+        SystemExit: a sentence says what went wrong.
+    """
+    if (BIN / "promtool").is_file() and _PROMTOOL_STAMP.is_file() and _PROMTOOL_STAMP.read_text() == PROMTOOL:
+        return
+    print("building promtool into .tools (once, some minutes)", flush=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        _run(["go", "mod", "init", "promtool"], folder=Path(scratch))
+        _run(["go", "get", PROMTOOL], folder=Path(scratch))
+        _run(["go", "build", "-o", str(BIN / "promtool"), PROMTOOL.partition("@")[0]], folder=Path(scratch))
+    _PROMTOOL_STAMP.write_text(PROMTOOL)
 
 
 def strict(node: Any) -> Any:
@@ -129,8 +149,8 @@ def _definition(crd: dict[str, Any]) -> None:
         (SCHEMAS / f"{kind}-{group.partition('.')[0]}-{version['name']}.json").write_text(json.dumps(schema))
 
 
-def _run(command: list[str], env: dict[str, str] | None = None) -> str:
-    done = subprocess.run(command, cwd=HOME, env=env, stdout=subprocess.PIPE, text=True, check=False)
+def _run(command: list[str], env: dict[str, str] | None = None, folder: Path = HOME) -> str:
+    done = subprocess.run(command, cwd=folder, env=env, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode != 0:
         raise SystemExit(f"`{' '.join(command)}` failed: see above; is the registry reachable?")
     return done.stdout
@@ -139,3 +159,5 @@ def _run(command: list[str], env: dict[str, str] | None = None) -> str:
 if __name__ == "__main__":
     if not is_installed():
         install()
+    if "--promtool" in sys.argv[1:]:
+        install_promtool()

@@ -34,6 +34,7 @@ _PARTIAL_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v
 KINDS = {
     "pods": ("", "v1", "Pod"),
     "nodes": ("", "v1", "Node"),
+    "namespaces": ("", "v1", "Namespace"),
     "deployments": ("apps", "v1", "Deployment"),
     "statefulsets": ("apps", "v1", "StatefulSet"),
     "replicasets": ("apps", "v1", "ReplicaSet"),

@@ -20,7 +20,9 @@ pytestmark = pytest.mark.usefixtures("chart_tools")
 
 OPERATING = tools.HOME / "docs" / "operating.md"
 METRICS = tools.HOME / "docs" / "reference" / "metrics.md"
-PROMTOOL = os.environ.get("KEDA_GPU_SCALER_TEST_PROMTOOL") or shutil.which("promtool")
+PROMTOOL = os.environ.get("KEDA_GPU_SCALER_TEST_PROMTOOL") or shutil.which(
+    "promtool", path=os.pathsep.join((str(tools.BIN), os.environ.get("PATH", "")))
+)
 WORKLOAD = 'namespace="ai",name="llama",metric_name="gpu"'
 
 CASES: Mapping[str, tuple[str, Mapping[str, str], str, bool]] = {
@@ -146,7 +148,7 @@ def test_labels_time_and_the_place_of_the_entries_are_values() -> None:
     assert first["annotations"]["runbook_url"].startswith("https://wiki.example/gpu#")
 
 
-@pytest.mark.skipif(PROMTOOL is None, reason="there is no promtool on the PATH, nor at KEDA_GPU_SCALER_TEST_PROMTOOL")
+@pytest.mark.skipif(PROMTOOL is None, reason="there is no promtool: `make chart` builds one")
 def test_each_alert_fires_when_it_should(tmp_path: Path) -> None:
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": groups()}))
     known = alerts()

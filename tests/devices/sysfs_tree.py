@@ -99,6 +99,30 @@ class SysfsTree:
         link.symlink_to(os.path.relpath(folder, link.parent))
 
 
+class HangingFile:
+    """A file whose read hangs until it is released: a pipe to which nobody writes.
+
+    Args:
+        path: the file. It has its content again after the release.
+        aside: a name on the same file system, at which the pipe is then.
+    """
+
+    def __init__(self, path: Path, aside: Path) -> None:
+        self._path, self._aside = path, aside
+        self._content = path.read_bytes()
+        path.unlink()
+        os.mkfifo(path)
+
+    def release(self) -> None:
+        """Let the read that hangs return the file's content; later reads return it too."""
+        if self._path.is_fifo():
+            self._path.rename(self._aside)
+            self._path.write_bytes(self._content)
+            pipe = os.open(self._aside, os.O_RDWR)
+            os.write(pipe, self._content)
+            os.close(pipe)
+
+
 # Where a version of the table has the energy, the lanes of a link, and what each link read and wrote.
 LINKS = {
     (1, 4): (24, 52, 104, 168),

@@ -18,8 +18,7 @@ from keda_gpu_scaler.core.types import Allocation, Sample
 from keda_gpu_scaler.devices.amd.backend import AmdBackend
 from keda_gpu_scaler.devices.amd.gpu_metrics import parse
 from keda_gpu_scaler.devices.registry import BackendSettings, find, open_backend
-from keda_gpu_scaler.devices.sysfs import UnreadableError
-from keda_gpu_scaler.devices.sysfs import backend as sysfs_backend
+from keda_gpu_scaler.devices.sysfs import MOST_FAILURES, UnreadableError
 from keda_gpu_scaler.devices.sysfs.backend import LISTING_SECONDS
 from tests.contract.backends import BackendContract
 from tests.devices.sysfs_tree import (
@@ -164,6 +163,7 @@ def test_the_hottest_spot_replaces_a_missing_edge(tree: SysfsTree) -> None:
         pytest.param({"hwmon/hwmon3/temp1_label": "junction", "hwmon/hwmon3/temp2_label": "edge"}, 66.0, id="by label"),
         pytest.param({"hwmon/hwmon3/temp1_label": "mem"}, 66.0, id="no edge: the junction"),
         pytest.param({"hwmon/hwmon3/temp1_label": "mem", "hwmon/hwmon3/temp2_label": "mem"}, None, id="memory only"),
+        pytest.param({"hwmon/hwmon3/temp1_label": "", "hwmon/hwmon3/temp2_label": ""}, None, id="empty labels"),
         pytest.param({"hwmon/hwmon3/temp1_input": "hot"}, 66.0, id="an edge that is no number"),
         pytest.param({"hwmon/hwmon3/name": "nct6775"}, None, id="the sensors of another chip"),
     ],
@@ -635,26 +635,87 @@ def test_a_device_of_a_recorded_resource_slice(tree: SysfsTree) -> None:
     assert (found.pci_address, found.uuid) == (address, f"amd-{unique_id}")
 
 
-def test_a_card_whose_files_do_not_answer_is_named_and_logged_once(
-    tree: SysfsTree, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("file", "reading", "why"),
+    [
+        ("hwmon/hwmon3/temp1_input", "temperature", "temp1_input: it is empty"),
+        ("gpu_busy_percent", "utilization", "gpu_busy_percent: it is empty"),
+        ("mem_info_vram_used", "memory", "mem_info_vram_used: it is empty"),
+    ],
+)
+def test_a_reading_that_was_known_fails_with_a_warning_and_its_onset_and_recovers(
+    tree: SysfsTree, caplog: pytest.LogCaptureFixture, file: str, reading: str, why: str
 ) -> None:
     caplog.set_level(logging.INFO)
-    tree.card(0, ADDRESS, files=INSTINCT)
+    card = tree.card(0, ADDRESS, device="0x73bf", files=RADEON)
     backend = backend_of(tree)
-    times = iter([0.0, 4.9, 5.0, 6.0, 7.0])
-    monkeypatch.setattr(sysfs_backend, "monotonic", lambda: next(times))
-    heard: list[str | None] = []
-
-    def read_card(card: object, drm: object) -> list[Sample]:
-        heard.extend([backend.overdue_call(), backend.overdue_call(), backend.overdue_call()])
-        return []
-
-    monkeypatch.setattr(backend, "_read_card", read_card)
     backend.read(0.0)
-    named = f"GPU 0 at {ADDRESS}: its files in sysfs have not answered for"
-    assert heard == [None, f"{named} 5 s", f"{named} 6 s"]
-    assert backend.overdue_call() is None
-    assert caplog.messages == [
-        f"{named} 5 s; no device of AMD is read until they do",
-        f"GPU 0 at {ADDRESS}: its files in sysfs have answered, after 7 s",
+    caplog.clear()
+    write(card, {file: ""})
+    for now in (1.0, 41.0):
+        [sample] = backend.read(now)
+        assert [(each.reading, each.reason, each.since_seconds) for each in sample.failures] == [(reading, why, 1.0)]
+    write(card, {file: RADEON[file]})
+    assert backend.read(42.0)[0].failures == ()
+    name = f"GPU 0 (AMD GPU 0x73bf, amd-{ADDRESS})"
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("WARNING", f"{name} has no reading of {reading} ({why})"),
+        ("INFO", f"{name} has a reading of {reading} again, after 41 s"),
     ]
+
+
+def test_what_a_card_never_had_is_no_fault_also_after_it_slept(
+    tree: SysfsTree, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    without = {key: value for key, value in RADEON.items() if "power1" not in key}
+    card = tree.card(0, ADDRESS, device="0x73bf", files={**without, "power/runtime_status": "suspended"})
+    backend = backend_of(tree)
+    backend.read(0.0)
+    write(card, {"power/runtime_status": "active"})
+    [sample] = backend.read(1.0)
+    assert [(each.reading, each.since_seconds) for each in sample.failures] == [("power", None)]
+    assert [record.levelname for record in caplog.records] == ["INFO"]
+
+
+@pytest.mark.parametrize(
+    ("file", "failing", "field", "value", "other"),
+    [
+        pytest.param("gpu_metrics", b"\x60", "gpu_utilization_ratio", 0.57, 0.42, id="a torn table"),
+        pytest.param("gpu_metrics", b"", "power_watts", 433.0, 123.5, id="an empty table"),
+        pytest.param("hwmon/hwmon3/temp1_input", "hot", "temperature_celsius", 51.0, 66.0, id="the edge of the die"),
+        pytest.param("hwmon/hwmon3/power1_average", "", "power_watts", 123.5, 140.0, id="the average power"),
+    ],
+)
+def test_law_1_a_source_that_fails_for_a_moment_is_not_replaced_by_another_quantity(
+    tree: SysfsTree, file: str, failing: str | bytes, field: str, value: float, other: float
+) -> None:
+    table = {"gpu_metrics": gpu_metrics((1, 3))} if file == "gpu_metrics" else {}
+    card = tree.card(0, ADDRESS, files={**RADEON, **table})
+    content = (card / file).read_bytes()
+    backend = backend_of(tree)
+
+    def read(now: int) -> float | None:
+        [sample] = backend.read(now)
+        value: float | None = getattr(sample, field)
+        return value
+
+    assert read(0) == value
+    write(card, {file: failing})
+    assert {read(now) for now in range(1, MOST_FAILURES)} == {None}
+    (card / file).write_bytes(content)
+    assert read(100) == value
+    # A source that fails for long does not come back.
+    write(card, {file: failing})
+    assert {read(101 + now) for now in range(MOST_FAILURES)} == {None}
+    assert {read(200), read(201)} == {other}
+
+
+def test_after_a_card_was_lost_its_sources_are_chosen_again(tree: SysfsTree) -> None:
+    card = tree.card(0, ADDRESS, files=RADEON)
+    backend = backend_of(tree)
+    assert backend.read(0.0)[0].gpu_utilization_ratio == 0.42
+    tree.remove(card)
+    assert not backend.read(LISTING_SECONDS)[0].has_reading
+    tree.card(0, ADDRESS, files={**RADEON, "gpu_metrics": gpu_metrics((1, 3))})
+    assert backend.read(2 * LISTING_SECONDS)[0].gpu_utilization_ratio == 0.57

@@ -41,16 +41,18 @@ class StubBackend:
         self.source = "stub"
         self.samples = samples
         self.failure = ""
+        self.defect: Exception | None = None
         self.closed = 0
-        self.overdue: str | None = None
 
     def read(self, now: float) -> tuple[Sample, ...]:
         if self.failure:
             raise BackendError(self.failure)
+        if self.defect:
+            raise self.defect
         return self.samples
 
     def overdue_call(self) -> str | None:
-        return self.overdue
+        return None
 
     def close(self) -> None:
         self.closed += 1
@@ -189,6 +191,23 @@ def test_law_1_a_vendor_that_cannot_be_read_keeps_its_devices_without_readings(
     ]
 
 
+def test_law_1_a_defect_of_a_vendor_takes_nothing_from_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    first = StubBackend(Sample(device(0, uuid="amd-0"), gpu_utilization_ratio=0.5))
+    second = StubBackend(Sample(device(0, uuid="GPU-0"), gpu_utilization_ratio=0.25))
+    both = CombinedBackend({"amd": first, "nvml": second})
+    both.read(0.0)
+    second.defect = ZeroDivisionError("by zero")
+    why = "unexpected ZeroDivisionError: by zero"
+    for now in (1.0, 2.0):
+        lost = Sample(device(0, uuid="GPU-0"), failures=(ReadingFailure("", why, 1.0),))
+        assert both.read(now) == (lost, first.samples[0])
+    assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
+    assert caplog.records[0].exc_info is not None
+    first.failure = "no AMD GPU here"
+    with pytest.raises(BackendError, match=rf"^no AMD GPU here; {why}$"):
+        both.read(3.0)
+
+
 def test_without_any_vendor_the_error_has_every_reason() -> None:
     first, second = StubBackend(), StubBackend()
     first.failure, second.failure = "no AMD GPU here", "the driver is lost"
@@ -256,11 +275,3 @@ def test_variables_of_two_vendors_select_the_devices_of_the_one_that_is_there() 
     assert assigned is not None
     for uuid in ("GPU-b", "amd-b"):
         assert assigned.choose([device(0, uuid=uuid[:-1] + "a"), device(1, uuid=uuid)]) == (frozenset({uuid}), ())
-
-
-def test_a_call_that_hangs_is_that_of_any_vendor() -> None:
-    first, second = StubBackend(), StubBackend()
-    both = CombinedBackend({"amd": first, "nvml": second})
-    assert both.overdue_call() is None
-    second.overdue = "nvmlInit has not returned for 6 s"
-    assert both.overdue_call() == "nvmlInit has not returned for 6 s"

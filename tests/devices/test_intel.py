@@ -429,3 +429,20 @@ def test_names_of_a_recorded_resource_slice(tree: SysfsTree, clock: Clock) -> No
     for name, device in zip(named, devices, strict=True):
         assert f'string: "{device.pci_address}"' in text
         assert resolve(Allocation("ai", "p", "c", "gpu.intel.com", name), devices) == (device,)
+
+
+def test_a_counter_that_stops_after_it_had_a_rate_is_a_fault_and_one_that_never_had_is_none(
+    tree: SysfsTree, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = battlemage(tree)
+    backend = backend_of(tree, clock)
+    energy = 5_000_000
+    levels: list[str | None] = []
+    for growth in (0, 0, 40_000_000, 0):
+        write(folder, {ENERGY: (energy := energy + growth)})
+        [sample] = backend.read(clock.now)
+        failure = sample.failure_of("power")
+        levels.append(None if failure is None else "lasting" if failure.since_seconds is None else "passing")
+        clock.now += 1
+    assert levels == [None, "lasting", None, "passing"]
+    assert [record.levelname for record in caplog.records] == ["WARNING"]

@@ -13,7 +13,7 @@ import pytest
 from keda_gpu_scaler.core.interfaces import BackendError
 from keda_gpu_scaler.core.types import Sample
 from keda_gpu_scaler.devices.nvml.backend import NvmlBackend
-from keda_gpu_scaler.devices.nvml.reader_threads import ReaderJob, ReaderThreads
+from keda_gpu_scaler.devices.reader_threads import ReaderJob, ReaderThreads
 from keda_gpu_scaler.sampler import Sampler
 from tests.devices.test_nvml import CARDS, FIELDS, A, B, C, layout, unknown
 from tests.fake_nvml import FakeNvml
@@ -48,7 +48,7 @@ def backend(fake_nvml: FakeNvml) -> Iterator[NvmlBackend]:
 
 
 def readers() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "nvml-reader"]
+    return [thread for thread in threading.enumerate() if thread.name == "device-reader"]
 
 
 def wait_for_readers() -> None:
@@ -191,7 +191,7 @@ def test_a_driver_that_does_not_open_is_named_while_the_read_waits(
 ) -> None:
     said: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
     watch = logging.handlers.QueueHandler(said)
-    logger = logging.getLogger("keda_gpu_scaler.devices.nvml.reader_threads")
+    logger = logging.getLogger("keda_gpu_scaler.devices.reader_threads")
     caplog.set_level(logging.INFO, logger.name)
     logger.addHandler(watch)
     fake_nvml.hang(call)

@@ -195,7 +195,7 @@ def test_a_node_of_nvidia_imports_no_other_vendor() -> None:
         "print(*sorted({name.split('.')[2] for name in sys.modules if name.startswith('keda_gpu_scaler.devices.')}))"
     )
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
-    assert loaded == ["failure_log", "nvml", "rates", "registry"]
+    assert loaded == ["failure_log", "nvml", "rates", "reader_threads", "registry"]
 
 
 def test_detection_loads_no_binding_of_a_driver() -> None:

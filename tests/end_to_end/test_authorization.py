@@ -210,6 +210,47 @@ def test_a_kubeconfig_with_a_client_certificate_is_told_what_to_do(installed: In
     assert "kubectl create token SERVICEACCOUNT --audience keda-gpu-scaler" in outcome.stderr
 
 
+def workloads(installed: Installation, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """List the workloads after KEDA has asked once."""
+    with installed.channel(installed.keda) as channel:
+        metrics = channel.unary_unary("/externalscaler.ExternalScaler/GetMetrics")
+        ref = pb.ScaledObjectRef(
+            name="llama", namespace="ai", scalerMetadata={"scalerAddress": f"{NAME}:6000", **TRIGGER}
+        )
+        request = pb.GetMetricsRequest(scaledObjectRef=ref).SerializeToString()
+        while code_of(lambda: metrics(request, timeout=WAIT_SECONDS)) != "OK":
+            assert installed.serving.process.poll() is None
+    command = ("top", "--once", "--by", "workload", "--format", "json", "--kubeconfig", str(installed.kubeconfig))
+    outcome = forked.run((*command, *_PATIENT, *arguments), environment={**os.environ}, timeout=WAIT_SECONDS)
+    assert TOKEN not in outcome.stdout + outcome.stderr
+    return outcome
+
+
+def test_top_lists_the_workloads_for_a_person_who_may_list_them(installed: Installation, tmp_path: Path) -> None:
+    reviews = installed.server.caller_reviews
+    reviews.person(TOKEN, "alice", "gpu-users")
+    reviews.grant("gpu-users", "list", "scaledobjects", "", "")
+    listed = workloads(installed, "--namespace", NAMESPACE)
+    assert [row["name"] for row in json.loads(listed.stdout)["rows"]] == ["llama"], listed
+
+    reviews.person("of-bob", "bob", audience="keda-gpu-scaler")
+    (tmp_path / "token").write_text("of-bob\n")
+    refused = workloads(installed, "--namespace", NAMESPACE, "--token-file", str(tmp_path / "token"))
+    assert refused.returncode == 3
+    assert (
+        'user "bob" may not list scaledobjects.keda.sh in all namespaces; grant it: '
+        in json.loads(refused.stdout)["notes"][0]
+    )
+
+
+def test_top_sends_no_token_where_the_namespace_of_the_pod_is_not_named(installed: Installation) -> None:
+    installed.server.caller_reviews.person(TOKEN, "alice")
+    outcome = workloads(installed)
+    assert outcome.returncode == 3
+    assert f"if you name its namespace, because the pods there can read it: --namespace {NAMESPACE}" in outcome.stdout
+    assert installed.server.caller_reviews.asked == []
+
+
 def test_a_certificate_that_may_explain_needs_no_token(installed: Installation) -> None:
     with Serving(
         *("--backend", "none", "--peers", "none", "--kubeconfig", "off"),
@@ -223,6 +264,7 @@ def test_a_certificate_that_may_explain_needs_no_token(installed: Installation) 
         assert json.loads(outcome.stdout)["error"] is None
 
 
+@pytest.mark.parametrize("command", [("explain", "-m", "scope=fleet"), ("top", "--once")], ids=["explain", "top"])
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -245,13 +287,13 @@ def test_a_certificate_that_may_explain_needs_no_token(installed: Installation) 
     ],
 )  # fmt: skip
 def test_a_token_that_must_not_be_sent_is_refused_and_not_shown(
-    arguments: tuple[str, ...], sentence: str, tmp_path: Path
+    command: tuple[str, ...], arguments: tuple[str, ...], sentence: str, tmp_path: Path
 ) -> None:
     files = {"$FILE": tmp_path / "one", "$TWO": tmp_path / "two"}
     files["$FILE"].write_text("a-secret-token\n")
     files["$TWO"].write_text("a-secret-token\na-secret-token\n")
     given = [str(files.get(argument, argument)) for argument in arguments]
-    outcome = forked.run(("explain", "-m", "scope=fleet", *given), timeout=WAIT_SECONDS)
+    outcome = forked.run((*command, *given), timeout=WAIT_SECONDS)
     assert outcome.returncode == 2
     assert sentence in outcome.stderr
     assert "a-secret-token" not in outcome.stdout + outcome.stderr

@@ -14,6 +14,7 @@ from keda_gpu_scaler.kube.scaler_discovery import (
     ScalerService,
     find_scaler,
     hpa,
+    pod_for_people,
     scaled,
     scaler_pod,
     scaler_service,
@@ -173,3 +174,26 @@ def test_a_scaler_address_names_a_service_or_none(address: str, service: ScalerS
 def test_a_pod_of_the_scaler_is_read_where_it_runs(item: dict[str, Any], expected: ScalerPod | None) -> None:
     base = {"metadata": {"name": "scaler-a", "namespace": "gpu"}, "status": {"phase": "Running"}}
     assert scaler_pod({**base, **item}) == expected
+
+
+@pytest.mark.parametrize(
+    ("component", "ports", "expected"),
+    [
+        pytest.param("frontend", {"grpc": 6000, "explain": 6001}, (6001, True), id="a front end with an explain port"),
+        pytest.param("frontend", {"grpc": 6000}, (6000, False), id="a front end without one is called as KEDA does"),
+        pytest.param("agent", {"grpc": 6000, "explain": 6001}, (6001, True), id="an agent that KEDA calls"),
+        pytest.param("agent", {"grpc": 6000}, None, id="an agent behind a front end"),
+    ],
+)
+def test_people_call_the_explain_port(component: str, ports: dict[str, int], expected: tuple[int, bool] | None) -> None:
+    containers = [{"ports": [{"name": name, "containerPort": port} for name, port in ports.items()]}]
+    found = pod_for_people(
+        {
+            "metadata": {
+                "name": "one", "namespace": "keda", "labels": {"app.kubernetes.io/component": component}
+            },
+            "spec": {"containers": containers},
+            "status": {"phase": "Running"},
+        }
+    )  # fmt: skip
+    assert (found and (found.port, found.is_for_people)) == expected

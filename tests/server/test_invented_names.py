@@ -301,6 +301,25 @@ def test_a_stream_whose_scaled_object_appears_leaves_the_places_of_the_others() 
     run(test())
 
 
+def test_at_the_limit_a_refused_stream_compares_the_others_once_a_second() -> None:
+    async def test() -> None:
+        cluster = OneWorkload(ABSENT)
+        asked = Asked(cluster)
+        async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(asked.streaming(REAL))
+            for number in range(MAX_UNDECLARED_STREAMS - 1):
+                await stack.enter_async_context(asked.streaming(REAL, name=f"invented-{number}"))
+            with pytest.raises(RefusedError, match="64 streams of triggers"):
+                await stack.enter_async_context(asked.streaming(REAL, name="one-more"))
+            cluster.report(declaring(REAL))
+            with pytest.raises(RefusedError, match="64 streams of triggers"):
+                await stack.enter_async_context(asked.streaming(REAL, name="one-more"))
+            asked.clock.advance(1.0)
+            await stack.enter_async_context(asked.streaming(REAL, name="one-more"))
+
+    run(test())
+
+
 # ---- scrapes ----
 
 

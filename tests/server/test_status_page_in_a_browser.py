@@ -135,9 +135,9 @@ def test_an_update_keeps_the_scroll_position_and_the_focus_of_a_table(browser: B
         "Emulation.setDeviceMetricsOverride", width=360, height=640, deviceScaleFactor=1, mobile=False
     )  # the size of a telephone
     browser.open(site.url)
-    browser.run("const table = document.getElementById('fleet-table'); table.focus(); table.scrollLeft = 40")
+    browser.run("const table = document.getElementById('engines-table'); table.focus(); table.scrollLeft = 40")
     browser.run("refresh()")
-    assert browser.run("document.activeElement.id + document.activeElement.scrollLeft") == "fleet-table40"
+    assert browser.run("document.activeElement.id + document.activeElement.scrollLeft") == "engines-table40"
     assert browser.run("document.documentElement.scrollWidth <= innerWidth") is True
 
 

@@ -58,6 +58,16 @@ def test_the_charts_fit_the_page(
     assert browser.errors == []
 
 
+@pytest.mark.parametrize("width", [400, 720, 1280])
+def test_the_numbers_of_a_workload_are_seen_without_scrolling(browser: Browser, site: Site, width: int) -> None:
+    browser.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
+    browser.open(site.url)
+    for head in ("Workload", "Last hour", "Measured per replica", "Target", "Reported to the HPA", "Replicas"):
+        cell = f"[...document.querySelectorAll('#workloads-table thead th')].find(it => it.textContent === '{head}')"
+        right = browser.run(f"{cell}.getBoundingClientRect().right")
+        assert 0 < right <= browser.run("document.documentElement.clientWidth"), head
+
+
 def test_the_sentence_of_a_refused_trigger_is_complete_on_a_narrow_screen(browser: Browser, site: Site) -> None:
     browser.call("Emulation.setDeviceMetricsOverride", width=400, height=900, deviceScaleFactor=1, mobile=False)
     browser.open(site.url)

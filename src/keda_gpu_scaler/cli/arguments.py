@@ -144,6 +144,14 @@ def context_option() -> Decorator:
     )  # fmt: skip
 
 
+def token_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command ``--token-file``, for the port of an instance that is for people."""
+    return click.option(
+        "--token-file", metavar="PATH", type=FILE,
+        help="A file with the Kubernetes token for the explain port.  [default: the token of the kubeconfig]",
+    )(command)  # fmt: skip
+
+
 def metadata_option(meaning: str) -> Decorator:
     """Return the decorator that gives a command ``--metadata``, which can be repeated."""
     return click.option(

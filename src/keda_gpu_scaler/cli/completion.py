@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
 _FILES = 0
+_NO_SPACE = 2
 _NO_FILES = 4
 _FOLDERS = 16
 
@@ -55,6 +56,17 @@ class SuggestedName(_Text):
         return found or ([_item(incomplete, "file")] if self._or_file else [])
 
 
+class ScaledName(_Text):
+    """The name of a ScaledObject or ScaledJob, with its namespace or without; completed with those in the cluster."""
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list["CompletionItem"]:
+        """Return the names that begin so; none where the cluster does not answer at once."""
+        from keda_gpu_scaler.cli.scaled_names import LIMIT_SECONDS, completed_names
+
+        kubeconfig, context = (ctx.params.get(name) for name in ("kubeconfig", "kube_context"))
+        return [_item(name) for name in completed_names(incomplete, kubeconfig, context, LIMIT_SECONDS)]
+
+
 def _item(word: str, kind: str = "plain") -> "CompletionItem":
     from click.shell_completion import CompletionItem  # with a completion only: serve has these types too
 
@@ -76,4 +88,7 @@ def kubectl_completion() -> None:
         if item.type == "plain":
             meaning = (item.help or "").partition(". ")[0]
             click.echo(f"{item.value}\t{meaning}" if meaning else item.value)
-    click.echo(f":{_FILES if 'file' in kinds else _FOLDERS if 'dir' in kinds else _NO_FILES}")
+    directive = _FILES if "file" in kinds else _FOLDERS if "dir" in kinds else _NO_FILES
+    if any(item.value.endswith("/") for item in found if item.type == "plain"):
+        directive |= _NO_SPACE  # a name follows
+    click.echo(f":{directive}")

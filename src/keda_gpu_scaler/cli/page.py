@@ -47,6 +47,16 @@ class Page:
         """The page, with escape sequences for its styles; ``output.say`` removes them where none are wanted."""
         return rendered(Group(*self._parts), self.width)
 
+    def beginning(self, text: str, lines: int) -> str:
+        """Return as much of a paragraph as has this number of lines beside a label; none for 0."""
+        columns = self.width - _LABEL - _GAP
+        if not lines or len(text) <= lines * columns // 2:
+            return text if lines else ""
+        folded = textwrap.wrap(
+            text, columns, max_lines=lines, placeholder="…", break_long_words=False, break_on_hyphens=False
+        )
+        return " ".join(folded)
+
     def title(self, text: str) -> None:
         """Add a paragraph in bold over the whole width."""
         self._parts.append(literal(text, "bold"))

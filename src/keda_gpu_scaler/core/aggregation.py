@@ -22,6 +22,12 @@ def mean(values: Sequence[float]) -> float:
     return min(max(math.fsum(values) / len(values), min(values)), max(values))
 
 
+def mean_of_known(values: Sequence[float | None]) -> float | None:
+    """Return the mean of the values that are known, None where none is."""
+    known = [value for value in values if value is not None]
+    return mean(known) if known else None
+
+
 def nearest_rank(values: Sequence[float], percent: int) -> float:
     """Return the smallest value that at least ``percent`` per cent of the values do not exceed.
 

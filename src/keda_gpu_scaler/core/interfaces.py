@@ -25,7 +25,7 @@ class KubeError(Exception):
 
 
 class Backend(Protocol):
-    """Reads every device of one node. Only one thread calls it, and a call may block that thread."""
+    """Reads every device of one node. One thread at a time calls it, and a call may block that thread."""
 
     @property
     def source(self) -> str:

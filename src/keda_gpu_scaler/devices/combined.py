@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads the backends of several vendors as one: a node with devices of different makers.
 
-Law: a vendor that cannot be read takes nothing from the others. Its devices stay listed with every reading unknown.
+Law: a vendor that cannot be read, or does not answer, takes nothing from the others. Its devices stay listed with every
+reading unknown. A driver that hangs before it has listed its devices is one unknown device.
 
 Every device keeps the index that its own driver gives it, so on such a node two devices may have the index 0. Their
 UUIDs differ.
@@ -9,26 +10,38 @@ UUIDs differ.
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 
 from keda_gpu_scaler.core.interfaces import Backend, BackendError
 from keda_gpu_scaler.core.types import Device, ReadingFailure, Sample
-from keda_gpu_scaler.devices.failure_log import MAX_REASON_LENGTH
+from keda_gpu_scaler.devices.failure_log import MAX_REASON_LENGTH, reason_of_defect
+from keda_gpu_scaler.devices.job_group import JobGroup
+from keda_gpu_scaler.devices.reader_threads import DriverHangError, ReaderJob, ReaderThreads
 from keda_gpu_scaler.devices.registry import COMBINED_BY
+
+OVERRUN_SECONDS = 3.0
+"""How long the other vendors wait for one: longer than NVML's backend waits for one GPU and then for the others."""
 
 _logger = logging.getLogger(__name__)
 
 
 class CombinedBackend:
-    """Reads each backend in turn.
+    """Reads each backend in turn, in a reader thread.
+
+    A backend whose read hangs, as while its driver opens, keeps one thread until the read returns. The others are read
+    in another one.
 
     Args:
         backends: at least two backends by their names, in the order in which they are read.
+        overrun_seconds: how long the other vendors wait for one.
     """
 
     deviceless = False
 
-    def __init__(self, backends: Mapping[str, Backend]) -> None:
+    def __init__(self, backends: Mapping[str, Backend], overrun_seconds: float = OVERRUN_SECONDS) -> None:
         self._backends = dict(backends)
+        self._jobs: JobGroup[str] = JobGroup(ReaderThreads(overrun_seconds, name="vendor-reader"))
         self._listed: dict[str, tuple[Device, ...]] = {}
         self._failures: dict[str, str] = {}
         self._failed_at: dict[str, float] = {}
@@ -49,36 +62,62 @@ class CombinedBackend:
         """
         samples: list[Sample] = []
         failures: dict[str, str] = {}
-        for name, backend in self._backends.items():
-            try:
-                found = backend.read(now)
-            except BackendError as error:
-                failures[name] = str(error)
-                since = self._failed_at.setdefault(name, now)
-                reasons = (ReadingFailure("", str(error)[:MAX_REASON_LENGTH], since),)
-                samples += [Sample(device, failures=reasons) for device in self._listed.get(name, ())]
-            else:
-                self._failed_at.pop(name, None)
-                self._listed[name] = tuple(sample.device for sample in found)
-                samples += found
-        self._log_changes(failures)
+        jobs = self._jobs.run({name: partial(backend.read, now) for name, backend in self._backends.items()})
+        for name, job in jobs.items():
+            if job.is_done and job.error is None:
+                samples += self._samples(name, job)
+                continue
+            failures[name] = _failure(job)
+            since = self._failed_at.setdefault(name, now)
+            reasons = (ReadingFailure("", failures[name][:MAX_REASON_LENGTH], since),)
+            is_hanging = not job.is_done or isinstance(job.error, DriverHangError)
+            devices = self._listed.get(name) or ((_unlisted(name),) if is_hanging else ())
+            samples += [Sample(device, failures=reasons) for device in devices]
+        self._log_changes(failures, jobs)
         if len(failures) == len(self._backends):
             raise BackendError("; ".join(failures.values()))
         return tuple(sorted(samples, key=lambda sample: (sample.device.index, sample.device.uuid)))
 
     def overdue_call(self) -> str | None:
-        """Return which call of a vendor's driver has kept ``read`` waiting for a while; None where none has."""
-        return next((call for backend in self._backends.values() if (call := backend.overdue_call())), None)
+        """Return None: no vendor keeps ``read`` waiting. The samples of its devices have the call that hangs."""
+        return None
 
     def close(self) -> None:
-        """Close every backend."""
-        for backend in self._backends.values():
-            backend.close()
+        """Close every backend, except one that is still read. Its process ends, or it is read again."""
+        for name, backend in self._backends.items():
+            if not self._jobs.is_busy(name):
+                backend.close()
 
-    def _log_changes(self, failures: dict[str, str]) -> None:
+    def _samples(self, name: str, job: ReaderJob) -> list[Sample]:
+        """Return what a vendor's job read."""
+        self._failed_at.pop(name, None)
+        found: tuple[Sample, ...] = job.result
+        self._listed[name] = tuple(sample.device for sample in found)
+        lag = job.lag_seconds()
+        return [replace(sample, lag_seconds=sample.lag_seconds + lag) if lag else sample for sample in found]
+
+    def _log_changes(self, failures: dict[str, str], jobs: Mapping[str, ReaderJob]) -> None:
         for name, sentence in failures.items():
             if self._failures.get(name) != sentence:
+                error = jobs[name].error
+                if error is not None and not isinstance(error, BackendError):
+                    _logger.error("the %s backend broke its contract", name, exc_info=error)
                 _logger.warning("the devices of %s cannot be read: %s", name, sentence)
         for name in self._failures.keys() - failures.keys():
             _logger.info("the devices of %s can be read again", name)
         self._failures = failures
+
+
+def _unlisted(name: str) -> Device:
+    """Return what stands for the devices of a driver that hangs before it has listed any.
+
+    Without it, the largest value of the other vendors' devices would pass for that of the node.
+    """
+    return Device(f"{name}-unlisted", 0, "", names=(f"{name}-unlisted",))
+
+
+def _failure(job: ReaderJob) -> str:
+    """Return why a vendor's devices cannot be read."""
+    if job.error is None:
+        return job.describe()
+    return str(job.error) if isinstance(job.error, BackendError) else reason_of_defect(job.error)

@@ -30,6 +30,12 @@ def describe(device: Device) -> str:
     return f"GPU {device.index} ({device.model or 'no name'}, {device.uuid})"
 
 
+def reason_of_defect(error: Exception) -> str:
+    """Return a printable reason of bounded length for an exception that no code expected."""
+    text = f"unexpected {type(error).__name__}: {error}"
+    return "".join(letter if letter.isprintable() else "?" for letter in text)[:MAX_REASON_LENGTH]
+
+
 class FailureLog:
     """The failures of every device that is listed, by the device's UUID."""
 

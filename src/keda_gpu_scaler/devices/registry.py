@@ -7,7 +7,8 @@ Names with a share or a replica in them are the exception: ``core.evaluate.attri
 
 A vendor is one module or one package of ``keda_gpu_scaler.devices``. It bears the name of its backend, and calls
 ``register`` when it is imported. It imports its driver's binding only when ``Vendor.open`` is called, because
-detection imports every vendor on every node. ``sysfs`` and ``combined`` serve several vendors and register none.
+detection imports every vendor on every node. ``sysfs``, ``combined``, ``reader_threads`` and ``job_group`` serve
+several vendors and register none.
 """
 
 import functools

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
 
 from keda_gpu_scaler.core.interfaces import KubeError
 from keda_gpu_scaler.kube.client import ApiError
@@ -17,10 +18,19 @@ from keda_gpu_scaler.kube.item_store import ItemStore
 from keda_gpu_scaler.kube.port_forward import PortForwarder
 from keda_gpu_scaler.kube.reflector import Reflector
 from keda_gpu_scaler.kube.resource_query import ResourceQuery
-from keda_gpu_scaler.kube.scaler_discovery import AGENT, COMPONENT_LABEL, FRONT_END, LABEL, ScalerPod, scaler_pod
+from keda_gpu_scaler.kube.scaler_discovery import (
+    AGENT,
+    COMPONENT_LABEL,
+    COMPONENTS,
+    FRONT_END,
+    LABEL,
+    ScalerPod,
+    scaler_pod,
+)
 
 AGENTS = f"{LABEL},{COMPONENT_LABEL}={AGENT}"
 FRONT_ENDS = f"{LABEL},{COMPONENT_LABEL}={FRONT_END}"
+ANSWERING = f"{LABEL},{COMPONENT_LABEL} in ({','.join(COMPONENTS)})"
 MAX_CONCURRENT_REQUESTS = 20
 """How many connections are opened at the same time."""
 RETRY_SECONDS = 10.0
@@ -39,6 +49,7 @@ class AgentPortForwards:
         namespace: the agents' namespace; empty for every namespace.
         clock: monotonic seconds.
         labels: the selector of the pods.
+        read: returns the pod and port of an object; None where it has none.
     """
 
     def __init__(
@@ -47,13 +58,19 @@ class AgentPortForwards:
         namespace: str = "",
         clock: Callable[[], float] = time.monotonic,
         labels: str = AGENTS,
+        read: Callable[[Mapping[str, Any]], ScalerPod | None] = scaler_pod,
     ) -> None:
         self._api = api
         self._query = ResourceQuery("pods", namespace=namespace, labels=labels)
         self._clock = clock
+        self._read = read
         self._open: dict[ScalerPod, tuple[int, contextlib.AsyncExitStack]] = {}
         self._requests = asyncio.Semaphore(MAX_CONCURRENT_REQUESTS)
         self.refused: dict[str, str] = {}
+
+    def pods(self) -> Mapping[str, ScalerPod]:
+        """Return the pod behind each local address."""
+        return {_local(port): pod for pod, (port, _) in self._open.items()}
 
     async def addresses(self) -> AsyncIterator[Mapping[str, str]]:
         """Yield every agent's local address with its node's name, first at once and then on every change.
@@ -62,7 +79,7 @@ class AgentPortForwards:
             KubeError: the pods cannot be listed, or no agent can be reached.
         """
         changed = asyncio.Event()
-        store = ItemStore(self._query, scaler_pod)
+        store = ItemStore(self._query, self._read)
         reflector = Reflector(self._api, self._query, store, self._clock, changed.set)
         task = asyncio.create_task(reflector.run(), name=f"watch {self._query}")
         try:
@@ -75,7 +92,7 @@ class AgentPortForwards:
                 if unavailable := reflector.unavailable(self._clock()):
                     raise KubeError(f"{unavailable.reason}; or name instances: --address HOST:PORT")
                 await self._update(_running(store))
-                yield {f"127.0.0.1:{port}": pod.node for pod, (port, _) in self._open.items()}
+                yield {address: pod.node for address, pod in self.pods().items()}
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
@@ -112,6 +129,10 @@ class AgentPortForwards:
     async def _close(self, pod: ScalerPod) -> None:
         _, stack = self._open.pop(pod)
         await stack.aclose()
+
+
+def _local(port: int) -> str:
+    return f"127.0.0.1:{port}"
 
 
 def _running(store: ItemStore[ScalerPod | None]) -> frozenset[ScalerPod]:

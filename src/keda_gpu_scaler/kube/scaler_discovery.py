@@ -7,7 +7,7 @@ a ready pod of that Service. Where it names no Service, the command takes a pod 
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from keda_gpu_scaler.core.interfaces import KubeError
@@ -45,6 +45,7 @@ class ScalerService:
 class ScalerPod:
     """A pod of the scaler that runs, and the port on which it answers; ``node`` is empty where it is not known.
 
+    ``is_for_people`` says that the port is the one on which people get explanations with their token.
     Two that differ in ``is_ready`` alone are equal, because readiness does not change where a pod is reached.
     """
 
@@ -53,6 +54,7 @@ class ScalerPod:
     port: int
     node: str = ""
     is_ready: bool = field(default=True, compare=False)
+    is_for_people: bool = False
 
     def __str__(self) -> str:
         return f"pod {self.namespace}/{self.pod}"
@@ -71,6 +73,14 @@ def scaler_pod(item: Mapping[str, Any]) -> ScalerPod | None:
         return None
     port = parse.grpc_port(item) or DEFAULT_PORT
     return ScalerPod(pod.ref.namespace, pod.ref.name, port, pod.node or "", pod.is_ready)
+
+
+def pod_for_people(item: Mapping[str, Any]) -> ScalerPod | None:
+    """Read a pod that answers people: on its explain port, or a front end without one on the port that KEDA calls."""
+    pod, port = scaler_pod(item), parse.container_port(item, EXPLAIN_PORT_NAME)
+    if pod is None or port is None:
+        return pod if parse.labels(item).get(COMPONENT_LABEL) == FRONT_END else None
+    return replace(pod, port=port, is_for_people=True)
 
 
 async def find_scaler(api: ApiClient, scaler_address: str, namespace: str = "") -> ScalerPod:

@@ -63,6 +63,18 @@ svg.spark { width: 7rem; height: 1.8rem; border-width: 0 0 1px; }
 .key.limits::before, .key.inactive::before { height: .9rem; border: 1px solid var(--faint); background: var(--band); }
 .key.inactive::before { background: var(--idle); border-bottom-width: 5px; }
 #live { color: var(--bad); min-height: 1.45rem; } .stale { opacity: .6; }
+@media (max-width: 68rem) {
+  #workloads-table tr > :nth-child(3), #workloads-table tr > :nth-child(n+9) { display: none; }
+}
+@media (max-width: 44rem) {
+  body { padding: .5rem; } .steps td > * { max-width: calc(100vw - 1rem); }
+  th, td { padding-right: .2rem; } table { font-size: .85rem; } thead th { font-size: .75rem; }
+  svg.spark { width: 2.4rem; } meter { width: 3rem; }
+  #workloads-table tr > :nth-child(8), #fleet-table tr > :nth-child(5), #fleet-table tr > :nth-child(6) {
+    display: none; }
+  #workloads-table tbody th { overflow-wrap: anywhere; min-width: 4.8rem; }
+  #fleet-table tbody th, #fleet-table td:last-child { overflow-wrap: anywhere; min-width: 3.2rem; }
+}
 """
 SCRIPT = """
 'use strict';
@@ -115,7 +127,7 @@ async function refresh() {
 setInterval(refresh, 2000);
 """
 # Constants, because computing the hashes would load OpenSSL on every node. A test compares them with the texts.
-STYLE_HASH = "sha256-ViKCAG9QGOUPC5vBv56TouR9Q56er1QA0aq+1w7nmYU="
+STYLE_HASH = "sha256-PgYF1lOpVOB1fSmFo4hW+NiWTADA294d5p+CoK7jRtE="
 SCRIPT_HASH = "sha256-B85rGLowAklMV0SZhet/sspdQteqEHnMKt+9IHimZ8o="
 POLICY = (
     f"default-src 'none'; style-src '{STYLE_HASH}'; script-src '{SCRIPT_HASH}'; connect-src 'self'; "

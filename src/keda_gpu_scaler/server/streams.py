@@ -7,6 +7,7 @@ trigger that its ScaledObject declares always gets a stream, however many others
 
 import asyncio
 import contextlib
+import math
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator
 
@@ -21,6 +22,7 @@ MAX_UNDECLARED_STREAMS = 64
 MAX_STREAMS_PER_TRIGGER = 8
 """The number of streams of one trigger that one client may have open; KEDA has one, and another after a restart."""
 _TURN_SECONDS = 0.005
+_COMPARE_SECONDS = 1.0
 
 
 class ActivityStream:
@@ -55,6 +57,7 @@ class ActivityStreams:
         self._settle = settle
         self._streams: dict[ResolvedTrigger, set[ActivityStream]] = {}
         self._is_stopping = False
+        self._compared_at = -math.inf
 
     def __len__(self) -> int:
         return sum(map(len, self._streams.values()))
@@ -121,7 +124,7 @@ class ActivityStreams:
     def _check_limits(self, resolved: ResolvedTrigger, client: str) -> None:
         declared = sum(len(streams) for it, streams in self._streams.items() if it.standing.counts)
         if not resolved.standing.counts:
-            if len(self) - declared >= MAX_UNDECLARED_STREAMS and self._undeclared() >= MAX_UNDECLARED_STREAMS:
+            if len(self) - declared >= MAX_UNDECLARED_STREAMS and not self._has_freed_undeclared():
                 raise TooManyStreamsError(
                     f"{MAX_UNDECLARED_STREAMS} streams of triggers that no ScaledObject declares are open, which is "
                     "the limit; apply the ScaledObject, or try later"
@@ -139,16 +142,23 @@ class ActivityStreams:
                 f"{MAX_STREAMS} streams are open, which is the limit; does a client leak streams?"
             )
 
-    def _undeclared(self) -> int:
-        """Return the number of streams of undeclared triggers, some of which may be declared by now."""
+    def _has_freed_undeclared(self) -> bool:
+        """Compare the streams of undeclared triggers again; return whether there is room for another one.
+
+        At the limit each refused stream would compare all of them, so this is done once a second.
+        """
         now = self._clock()
+        if now - self._compared_at < _COMPARE_SECONDS:
+            return False
+        self._compared_at = now
         for resolved in [it for it in self._streams if not it.standing.counts]:
             settled = self._settle(resolved, now)
             for stream in list(self._streams[resolved]) if settled is not resolved else ():
                 self._remove(stream)
                 stream.resolved = settled
                 self._add(stream)
-        return sum(len(streams) for it, streams in self._streams.items() if not it.standing.counts)
+        undeclared = sum(len(streams) for it, streams in self._streams.items() if not it.standing.counts)
+        return undeclared < MAX_UNDECLARED_STREAMS
 
     def _add(self, stream: ActivityStream) -> None:
         self._streams.setdefault(stream.resolved, set()).add(stream)

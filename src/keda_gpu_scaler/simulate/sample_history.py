@@ -9,7 +9,7 @@ a sample that leaves the window is looked at.
 from collections import deque
 from itertools import chain
 
-from keda_gpu_scaler.core.state.scrape import MAX_SAMPLES, step_begin, without_histograms
+from keda_gpu_scaler.core.state.scrape import MAX_SAMPLES, step_begin, thinned
 from keda_gpu_scaler.core.types import EngineSample
 
 
@@ -60,7 +60,7 @@ class SampleHistory:
             step = steps.popleft()
             self._count -= len(step)
             if step[0].at_seconds >= history_begin:
-                older.append(without_histograms(step[0]))
+                older.append(thinned(step))
         if steps[0][0].at_seconds < history_begin:
             self._drop(begin)
 

@@ -153,7 +153,7 @@ def test_a_typo_in_the_trigger_is_named_with_its_key(metadata: str, sentence: st
     with served(lambda: scaler(FakePeers(THERE))) as address:
         lines = page(address, "-m", metadata)
     assert f"ai/llama: the scaler refuses the trigger: {sentence}" in first_five(lines)
-    assert "kubectl -n ai edit scaledjob llama" in "\n".join(lines)
+    assert "${EDITOR:-vi} llama.yaml" in "\n".join(lines)
 
 
 def test_a_wrong_clock_of_a_node_is_named() -> None:
@@ -178,6 +178,13 @@ def test_an_expired_certificate_of_an_agent_is_named_with_its_node() -> None:
     with served(lambda: scaler(FakePeers(unavailable={"gpu-8": reason}))) as address:
         lines = page(address)
     assert f"node gpu-8 has no snapshot: {reason}" in first_five(lines)
+
+
+def test_an_expired_certificate_of_an_agent_is_named_where_its_node_is_not_known() -> None:
+    reason = "its certificate, or that of its CA, has expired: renew it, then check why it was not"
+    with served(lambda: scaler(FakePeers(unavailable={"10.0.0.8:6000": reason}))) as address:
+        lines = page(address)
+    assert f"node gpu-8 has no snapshot: 10.0.0.8:6000, whose node is not known: {reason}" in (first_five(lines))
 
 
 def test_a_certificate_of_another_name_or_authority_and_a_server_without_tls_are_named(tmp_path: Path) -> None:

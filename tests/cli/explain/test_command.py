@@ -27,6 +27,7 @@ from keda_gpu_scaler.cli.explain.scaledobject import (
     read_scaled_object,
     scaled_object_of,
 )
+from keda_gpu_scaler.cli.page import Page
 from keda_gpu_scaler.cli.probe.client import Call
 from keda_gpu_scaler.cli.probe.simulation import decision_sentence
 from keda_gpu_scaler.core.comparison import ReplicaLimits
@@ -339,6 +340,48 @@ def test_three_pods_fit_one_screen_of_80_columns_and_24_lines(title: str) -> Non
     assert len(plain(explanation_page(PAGES[title], 80)).splitlines()) <= 24
 
 
+def crowded() -> ExplainResult:
+    """Three pods with long reasons of their own, clocks that differ, hints, a bad HPA and an adjusted number."""
+    why = "its certificate, or that of its CA, has expired: renew it, then check why it was not"
+    missing = [
+        pb.Observation(
+            pod=f"llama-7c9f6d5b8-{name * 5}", node=f"gpu-{name}", ready=True, state="missing", cause=cause,
+            sentence=f"node gpu-{name} has no snapshot: 10.0.0.1:6000 and 2 more, whose nodes are not known: {why}",
+        )
+        for name, cause in (("a", "node"), ("b", "engine"), ("c", "holders"))
+    ]  # fmt: skip
+    reason = "; ".join(one.sentence for one in missing)
+    shown = explained(
+        evaluation(
+            None, observations=missing, with_value=0, measured=None, no_value_reason="unavailable", reason=reason,
+            clocks=[pb.ClockDifference(node=f"gpu-{name}", ahead_seconds=-3600.0) for name in "abc"],
+            hints=["metadata.windowSeconds: 3600 is above the longest window, so that 300 is used instead of it"] * 3,
+            fallback="no pod has a known engine (llama-0: no engine is found): load is computed from GPU utilisation",
+        )
+    )  # fmt: skip
+    condition = "ScalingActive False: the HPA was unable to get the external metric (FailedGetExternalMetric)"
+    return replace(shown, hpa_status=HpaStatus(3, 4, (condition,), ("the HPA has another target: 60 instead of 75",)))
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_three_pods_fit_one_screen_also_with_many_long_reasons(width: int) -> None:
+    shown = crowded()
+    lines = plain(explanation_page(shown, width)).splitlines()
+    assert len(lines) <= 24
+    assert "its certificate, or that of its CA, has expired" in " ".join(" ".join(lines[:5]).split())
+    assert "more; -o wide shows them" in " ".join(lines)
+    wide = " ".join(plain(explanation_page(shown, width, is_wide=True)).split())
+    assert wide.count("has expired: renew it, then check why it was not") >= 3
+    assert "more; -o wide shows them" not in wide
+
+
+def test_the_beginning_of_a_paragraph_has_so_many_lines_and_no_word_is_cut() -> None:
+    page, url = Page(80), f"http://{'a' * 90}.example/metrics"
+    assert page.beginning(f"no answer of {url}", 1000) == f"no answer of {url}"
+    assert page.beginning("word " * 40, 1) == " ".join(["word"] * 13) + "…"
+    assert page.beginning("word", 0) == ""
+
+
 ANSWERS = {
     "one pod without a value and one not ready": "138 % per replica against 75 → 4 → 4 replicas (limit: tolerance)",
     "no value": "? per replica against 75 → 4 → 4 replicas (limit: no metric)",
@@ -413,6 +456,22 @@ def test_every_cause_has_a_command() -> None:
 )  # fmt: skip
 def test_the_page_ends_with_the_next_command_for_each_cause(title: str, commands: list[str]) -> None:
     assert [step.command for step in next_steps(PAGES[title])] == commands
+
+
+@pytest.mark.parametrize(
+    ("file", "edit", "again"),
+    [
+        pytest.param("", "kubectl -n ai edit scaledobject llama", "ai/llama", id="an object of the cluster"),
+        pytest.param("new one.yaml", "${EDITOR:-vi} 'new one.yaml'", "-f 'new one.yaml'", id="a file"),
+        pytest.param("-", "${EDITOR:-vi} FILE", "-f -", id="standard input"),
+    ],
+)
+def test_the_next_command_for_an_object_in_a_file_is_about_the_file(file: str, edit: str, again: str) -> None:
+    scaled_object = replace(SCALED_OBJECT_OF_LLAMA, file=file)
+    refused = replace(PAGES["refused metadata"], scaled_object=scaled_object)
+    assert [step.command for step in next_steps(refused)] == [edit]
+    waiting = replace(PAGES["no engine, so GPU utilisation"], scaled_object=scaled_object)
+    assert [step.command for step in next_steps(waiting)] == [f"keda-gpu-scaler explain {again} --watch"]
 
 
 def test_a_clock_that_differs_is_a_reason_with_a_next_command() -> None:

@@ -87,6 +87,15 @@ def test_the_table_is_as_in_the_golden_file(width: int) -> None:
     assert shown == path.read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("width", [80, 100, 140])
+def test_measured_and_reported_are_two_columns_and_the_limit_is_named(width: int) -> None:
+    limited = replace(rows()[0], limit=ReplicaLimit.MAX.value, why="8 requests are running")
+    head, line = (line.text for line in workload_lines([limited], width))
+    assert {"VALUE", "TARGET", "RECENT", "REPORTED", "REPLICAS", "ACTIVE", "WHY"} <= set(head.split())
+    assert ALL_GLYPHS.full in line
+    assert ReplicaLimit.MAX.value in line
+
+
 def test_a_trigger_without_a_value_comes_first_and_is_marked() -> None:
     first, *_ = arrange_workloads(rows(), SortKey.NODE)
     assert first.name == "embed"
@@ -166,6 +175,14 @@ def test_a_refused_trigger_has_a_row_with_its_problem() -> None:
     shown = workload_lines([row], 140)[1]
     assert "refused: metadata.profile: Unsupported value" in shown.text
     assert shown.style is LineStyle.BAD
+
+
+def test_a_refused_trigger_has_the_whole_line_for_its_sentence() -> None:
+    why = 'refused: metadata.targetValu: Forbidden: it is not a key, but almost "targetValue"; rename it'
+    refused = replace(refused_row(listed().refused[0], "front"), why=why)
+    [_, line, *_] = workload_lines([refused, *rows()], 80)
+    assert line.text == "ai/whisper  refused: metadata.targetValu: Forbidden: it is not a key, but almos…"
+    assert line.style is LineStyle.BAD
 
 
 # ---- the client ----

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from keda_gpu_scaler.core.state.data_run import DataRun
-from keda_gpu_scaler.core.state.fleet import Fleet, History, next_history
-from tests.fakes import fleet_of, sample, sample_without_readings, snapshots
+from keda_gpu_scaler.core.state.fleet import NOT_ANSWERED_YET, PEERS_UNKNOWN, Fleet, History, next_history
+from tests.fakes import fleet_of, node_history, sample, sample_without_readings, snapshots
 
 
 @pytest.mark.parametrize(
@@ -69,3 +69,59 @@ def test_a_history_knows_since_when_data_comes_without_a_long_gap_and_when_alloc
     assert (second.run, second.allocated_at_seconds) == (DataRun(100.0), 110.0)
     third = next_history(second, (known, unknown), 150.0)
     assert (third.run, third.allocated_at_seconds) == (DataRun(150.0, 110.0), 110.0)
+
+
+NOW = 1000.0
+CERTIFICATE = "its certificate is not signed by the expected CA: use the CA that signed it"
+REFUSED = "nothing listens there (connection refused): is it running, and is the port right?"
+
+
+@pytest.mark.parametrize(
+    ("unavailable", "sentence"),
+    [
+        pytest.param({"gpu-8": CERTIFICATE}, f": {CERTIFICATE}", id="the reason of the node"),
+        pytest.param(
+            {"10.0.0.8:6000": CERTIFICATE},
+            f": 10.0.0.8:6000, whose node is not known: {CERTIFICATE}",
+            id="an address whose node is not known",
+        ),
+        pytest.param(
+            {"10.0.0.7:6000": NOT_ANSWERED_YET, "10.0.0.9:6000": REFUSED, "10.0.0.8:6000": CERTIFICATE},
+            f": 10.0.0.8:6000 and 2 more, whose nodes are not known: {CERTIFICATE}",
+            id="of several addresses the first that has answered with an error",
+        ),
+        pytest.param(
+            {"gpu-7.example:6000": REFUSED, "gpu-8.example:6000": CERTIFICATE},
+            f": gpu-8.example:6000, whose node is not known: {CERTIFICATE}",
+            id="the address whose host is the name of the node",
+        ),
+        pytest.param(
+            {"gpu-9": REFUSED, PEERS_UNKNOWN: "they are being looked up"},
+            ": is an instance running there, and does discovery find it?",
+            id="the reason of another node is not that of this one",
+        ),
+    ],
+)
+def test_a_node_that_was_never_read_has_the_reason_of_its_instance(unavailable: dict[str, str], sentence: str) -> None:
+    fleet = Fleet(None, 10.0, deviceless=True, unavailable=unavailable)
+    assert fleet.missing_reason("gpu-8", NOW) == f"node gpu-8 has no snapshot{sentence}"
+
+
+@pytest.mark.parametrize(
+    ("unavailable", "is_first"),
+    [
+        pytest.param({"gpu-8": NOT_ANSWERED_YET}, True, id="the node itself"),
+        pytest.param({"10.0.0.8:6000": NOT_ANSWERED_YET}, True, id="an address that may be of the node"),
+        pytest.param({"gpu-8": REFUSED, "10.0.0.9:6000": NOT_ANSWERED_YET}, False, id="another address"),
+        pytest.param({"gpu-9": NOT_ANSWERED_YET}, False, id="another node"),
+        pytest.param({}, False, id="no instance"),
+    ],
+)
+def test_a_first_call_may_be_to_an_address_whose_node_is_not_known(unavailable: dict[str, str], is_first: bool) -> None:
+    assert Fleet(None, 10.0, deviceless=True, unavailable=unavailable).is_first_call("gpu-8") is is_first
+
+
+def test_a_node_that_was_read_before_has_no_reason_of_an_address() -> None:
+    history = node_history("gpu-8", sample(0, 0.5))
+    fleet = Fleet(None, 10.0, deviceless=True, peers={"gpu-8": history}, unavailable={"10.0.0.9:6000": CERTIFICATE})
+    assert CERTIFICATE not in fleet.missing_reason("gpu-8", NOW + 60)

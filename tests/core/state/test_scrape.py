@@ -17,7 +17,17 @@ TIMES = Histogram((0.1, math.inf), (1.0, 2.0))
 
 
 def scraped(at: float, engine: str = "vllm") -> EngineSample:
-    return EngineSample(at, engine, waiting=at, token_time=TIMES, first_token=TIMES)
+    kv = 0.3 if at % 4 else None
+    return EngineSample(
+        at,
+        engine,
+        waiting=at,
+        running=at,
+        kv_cache_ratio=kv,
+        tokens_total=at,
+        token_time=TIMES,
+        first_token=TIMES,
+    )
 
 
 def after(times: Iterable[float], *, window: float = 30.0, history: float = 300.0) -> tuple[EngineSample, ...]:
@@ -57,7 +67,16 @@ def test_samples_that_leave_the_window_lose_their_histograms_and_keep_their_coun
     older = [sample for sample in samples if sample.at_seconds < 1070]
     assert len(older) == 7
     assert {(sample.token_time, sample.first_token) for sample in older} == {(None, None)}
+    assert [sample.tokens_total for sample in older] == [sample.at_seconds for sample in older]
+
+
+def test_a_sample_of_the_older_history_has_the_mean_requests_and_cache_of_its_step_and_the_queue_of_a_moment() -> None:
+    samples = after(range(1000, 1101, 2))
+    older = [sample for sample in samples if sample.at_seconds < 1070]
+    assert [sample.running for sample in older] == [sample.at_seconds + 4 for sample in older]
     assert [sample.waiting for sample in older] == [sample.at_seconds for sample in older]
+    assert {sample.kv_cache_ratio for sample in older} == {0.3}
+    assert retained(samples, scraped(1102), window_seconds=30.0, history_seconds=300.0)[: len(older)] == tuple(older)
     assert {sample.token_time for sample in samples[len(older) :]} == {TIMES}
 
 

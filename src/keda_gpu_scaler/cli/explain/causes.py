@@ -47,13 +47,13 @@ class NextStep:
 
 COMMANDS: Mapping[Cause, str] = MappingProxyType(
     {
-        Cause.REFUSED: "kubectl -n {namespace} edit {resource} {name}",
+        Cause.REFUSED: "{edit}",
         Cause.UNREACHABLE: "kubectl get pods -A -o wide -l app.kubernetes.io/part-of=keda-gpu-scaler",
         Cause.CERTIFICATE: "kubectl get certificates,secrets -n {scaler_namespace}",
         Cause.OTHER_SERVER: "kubectl get pods -A -o wide -l app.kubernetes.io/part-of=keda-gpu-scaler",
         Cause.SCALER_ERROR: "kubectl logs -n {scaler_namespace} {scaler_pod}",
         Cause.WORKLOAD: "kubectl -n {namespace} describe {resource} {name}",
-        Cause.MISCONFIGURED: "kubectl -n {namespace} edit {resource} {name}",
+        Cause.MISCONFIGURED: "{edit}",
         Cause.AGENT: "kubectl get pods -n {scaler_namespace} -o wide --field-selector spec.nodeName={node}",
         Cause.HOLDERS: "kubectl get pods -n {scaler_namespace} -o wide --field-selector spec.nodeName={node}",
         Cause.READING: "keda-gpu-scaler top --by device --filter {node}",
@@ -63,7 +63,7 @@ COMMANDS: Mapping[Cause, str] = MappingProxyType(
         Cause.CLOCK: "keda-gpu-scaler doctor --cluster",
         Cause.PAUSED: "kubectl -n {namespace} get {resource} {name} -o jsonpath={{.metadata.annotations}}",
         Cause.SIZE_UNKNOWN: "keda-gpu-scaler explain … --replicas N",
-        Cause.MAXIMUM: "kubectl -n {namespace} edit {resource} {name}",
+        Cause.MAXIMUM: "{edit}",
         Cause.RATE: "keda-gpu-scaler explain {title} --watch",
         Cause.HPA: "kubectl -n {namespace} describe hpa {hpa}",
         Cause.DEMAND: "keda-gpu-scaler explain {title} -o wide",

@@ -17,14 +17,16 @@ from keda_gpu_scaler.cli.arguments import (
     metadata_option,
     timeout_option,
     tls_options,
+    token_option,
     value_type_option,
     watch_options,
 )
-from keda_gpu_scaler.cli.completion import FILE
+from keda_gpu_scaler.cli.completion import FILE, ScaledName
 from keda_gpu_scaler.cli.explain.json_output import as_json
 from keda_gpu_scaler.cli.explain.render import explanation_page
 from keda_gpu_scaler.cli.explain.result import ExplainResult
 from keda_gpu_scaler.cli.explain.scaledobject import (
+    STDIN,
     ScaledObject,
     ScaledObjectError,
     ScaledObjectTrigger,
@@ -32,10 +34,10 @@ from keda_gpu_scaler.cli.explain.scaledobject import (
     scaled_object_of,
 )
 from keda_gpu_scaler.cli.explain.session import ExplainRequest, ExplainSession
-from keda_gpu_scaler.cli.explain.token import TokenError, check_address, read_token
 from keda_gpu_scaler.cli.kube_session import KubeSession, is_configured
 from keda_gpu_scaler.cli.output import output_width, say, say_error, waiting_notice
 from keda_gpu_scaler.cli.pace import OK, Pace, Timing, repeat
+from keda_gpu_scaler.cli.people_port import TokenError, given_token
 from keda_gpu_scaler.core.interfaces import KubeError
 from keda_gpu_scaler.wire.tls import TlsError
 
@@ -74,12 +76,11 @@ Exit status (with --watch or --count, the highest of all rounds):
   3  no connection to an instance, or to the cluster
 """
 
-_STDIN = "-"
 _CLEAR_SCREEN = "\x1b[H\x1b[2J"
 
 
 @click.command(help=HELP)
-@click.argument("scaled_object", required=False, metavar="[[NAMESPACE/]SCALEDOBJECT]")
+@click.argument("scaled_object", required=False, type=ScaledName(), metavar="[[NAMESPACE/]SCALEDOBJECT]")
 @click.option(
     "-f", "--filename", metavar="FILE", type=FILE,
     help="Read the ScaledObject from a YAML file (- for standard input) instead of the cluster.",
@@ -99,10 +100,7 @@ _CLEAR_SCREEN = "\x1b[H\x1b[2J"
     "--namespace-of-scaler", default="", metavar="NAME",
     help="The namespace to look for an instance in.  [default: that of the trigger's scalerAddress, or every one]",
 )  # fmt: skip
-@click.option(
-    "--token-file", metavar="PATH", type=FILE,
-    help="A file with the Kubernetes token for the explain port.  [default: the token of the kubeconfig]",
-)  # fmt: skip
+@token_option
 @tls_options("the host of scalerAddress, or of --address")
 @value_type_option("The trigger's metricType in KEDA, where no ScaledObject gives it.")
 @click.option(
@@ -151,7 +149,9 @@ def _session(
         KubeError: the cluster cannot be reached, or has no such ScaledObject.
         TokenError: the token cannot be used.
     """
-    tls, token = client_tls(ctx, given), _token(given)
+    tls = client_tls(ctx, given)
+    addresses = (given["address"],) if given["address"] else ()
+    token = given_token(given["token_file"], addresses, uses_tls=tls is not None)
     cluster = None
     needs_cluster = not given["address"] or (given["scaled_object"] and not given["filename"])
     if needs_cluster and is_configured(given["kubeconfig"], given["kube_context"]):
@@ -181,27 +181,12 @@ def _session(
     return ExplainSession(request, cluster, timing)
 
 
-def _token(given: dict[str, Any]) -> str:
-    """Return the token of ``--token-file``, empty where it is not given.
-
-    Raises:
-        TokenError: it cannot be read, or the address is not one to which a token is sent.
-    """
-    if given["token_file"] is None:
-        return ""
-    if given["address"]:
-        check_address(given["address"])
-    if given["tls_ca"] is not None:
-        raise TokenError("--token-file: Forbidden: with --tls-ca the certificate decides; leave one of the two out")
-    return read_token(given["token_file"])
-
-
 def _scaled_object(ctx: click.Context, given: dict[str, Any], cluster: KubeSession | None) -> ScaledObject:
     namespace, _, name = (given["scaled_object"] or "").rpartition("/")
     namespace = namespace or (cluster.namespace if cluster is not None else "default")
     if given["filename"]:
         found = read_scaled_object(_file_text(ctx, given["filename"]), namespace, name)
-        return replace(found, namespace=found.namespace or namespace)
+        return replace(found, namespace=found.namespace or namespace, file=given["filename"])
     if name and cluster is not None:
         found = scaled_object_of(cluster.scaled(namespace, name))
         return replace(found, namespace=namespace, name=name)
@@ -215,7 +200,7 @@ def _scaled_object(ctx: click.Context, given: dict[str, Any], cluster: KubeSessi
 
 def _file_text(ctx: click.Context, name: str) -> str:
     try:
-        return sys.stdin.read() if name == _STDIN else Path(name).read_text()
+        return sys.stdin.read() if name == STDIN else Path(name).read_text()
     except OSError as error:
         raise click.UsageError(f"{name}: {(error.strerror or str(error)).lower()}", ctx) from error
     except UnicodeDecodeError as error:

@@ -5,6 +5,7 @@ Law: the cause of a problem stands in the first reason. A reason repeats what th
 concludes nothing of its own.
 """
 
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -13,6 +14,7 @@ from keda_gpu_scaler.cli.explain.answer import WINDOW, size_change
 from keda_gpu_scaler.cli.explain.causes import Cause, NextStep, next_step
 from keda_gpu_scaler.cli.explain.failures import failure_of
 from keda_gpu_scaler.cli.explain.result import ExplainResult
+from keda_gpu_scaler.cli.explain.scaledobject import STDIN, ScaledObject
 from keda_gpu_scaler.cli.output import number, three_digits
 from keda_gpu_scaler.cli.probe.simulation import decision_sentence
 from keda_gpu_scaler.core.hpa.controller import Limit
@@ -194,7 +196,8 @@ def _names(shown: ExplainResult, cause: Cause) -> Mapping[str, str]:
     names = {
         "namespace": scaled_object.namespace or "default",
         "name": scaled_object.name,
-        "title": f"{scaled_object.namespace or 'default'}/{scaled_object.name}" if scaled_object.name else "…",
+        "title": _title(scaled_object),
+        "edit": _edit(scaled_object),
         "resource": scaled_object.kind.lower(),
         "hpa": scaled_object.hpa_name,
     }
@@ -209,6 +212,21 @@ def _names(shown: ExplainResult, cause: Cause) -> Mapping[str, str]:
     if found is not None:
         names |= {"node": found.node, "pod": found.pod, "engine_path": _engine_path(scaled_object.namespace, found)}
     return {key: value for key, value in names.items() if value}
+
+
+def _title(scaled_object: ScaledObject) -> str:
+    """Return the arguments by which ``explain`` finds the object again."""
+    if scaled_object.file:
+        return f"-f {shlex.quote(scaled_object.file)}"
+    return f"{scaled_object.namespace or 'default'}/{scaled_object.name}" if scaled_object.name else "…"
+
+
+def _edit(scaled_object: ScaledObject) -> str:
+    """Return the command that opens the object, or the file where it may not be applied yet, in an editor."""
+    if scaled_object.file:
+        return f"${{EDITOR:-vi}} {'FILE' if scaled_object.file == STDIN else shlex.quote(scaled_object.file)}"
+    name = scaled_object.name or "NAME"
+    return f"kubectl -n {scaled_object.namespace or 'default'} edit {scaled_object.kind.lower()} {name}"
 
 
 def _engine_path(namespace: str, observation: evaluation_pb.Observation) -> str:

@@ -5,6 +5,8 @@ Law: no line is wider than the page. A number that is not known is shown as "?",
 the number for the HPA stand in two columns.
 """
 
+from dataclasses import dataclass
+
 from keda_gpu_scaler.cli.explain.answer import answer_line, measured_text
 from keda_gpu_scaler.cli.explain.causes import Cause
 from keda_gpu_scaler.cli.explain.details import add_details
@@ -16,35 +18,77 @@ from keda_gpu_scaler.wire import evaluation_pb2 as evaluation_pb
 
 MAX_ROWS = 10
 """A page shows at most this many pods or devices, those without a value first; ``-o wide`` has all of them."""
+SCREEN_LINES = 24
+"""The lines of a page with three pods, at any width from 80 columns."""
 ROOM_FOR_DEVICES = 100
 """Columns of a page from which the devices of a pod with a value are shown."""
 
+_ALL = 1000
+_PODS_OF_A_SCREEN = 3
+_LINES_OF_THE_CAUSE = 4  # of the first reason, which names the cause
 _SIMULATE = "keda-gpu-scaler simulate -f FILE --traffic FILE --set trigger.{}=A,B --sweep"
 _STATES_WITHOUT_NUMBER = ("out_of_scope", "no_device", "not_ready", "worker")
 _COUNTED = {"workload": "ready pods", "endpoint": "endpoints"}
 
 
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """How much a page shows: reasons, lines of a reason after the first one, lines of a pod's sentence, commands."""
+
+    reasons: int = _ALL
+    reason_lines: int = _ALL
+    sentence_lines: int = _ALL
+    commands: int = _ALL
+
+
+_ROOMS = (
+    _Room(),
+    _Room(sentence_lines=1),
+    _Room(reason_lines=1, sentence_lines=1),
+    _Room(5, 1, 0, 2),
+    _Room(4, 1, 0, 1),
+)
+"""From everything to what fits a screen in any case. ``-o wide`` shows everything."""
+
+
 def explanation_page(shown: ExplainResult, width: int, *, is_wide: bool = False) -> str:
-    """Return one explanation.
+    """Return one explanation: three pods have at most ``SCREEN_LINES`` lines, and each further one has one more.
 
     Args:
         shown: the explanation.
         width: columns.
         is_wide: show every setting, pod, device id, URL and step.
     """
+    if is_wide:
+        return _page(shown, width, _Room(), is_wide=True)
+    pods = len(shown.evaluation.observations) if shown.evaluation is not None else 0
+    most_lines = SCREEN_LINES + max(0, min(pods, MAX_ROWS) - _PODS_OF_A_SCREEN)
+    pages = (_page(shown, width, room, is_wide=False) for room in _ROOMS)
+    text = ""
+    for text in pages:
+        if len(text.splitlines()) <= most_lines:
+            break
+    return text
+
+
+def _page(shown: ExplainResult, width: int, room: _Room, *, is_wide: bool) -> str:
     page = Page(width)
     evaluation = shown.evaluation
     page.title(answer_line(shown))
     why = reasons(shown)
-    for number, reason in enumerate(why):
-        page.entry("" if number else "why", reason.text, reason.style)
+    for number, reason in enumerate(why[: room.reasons]):
+        lines = room.reason_lines if number else max(room.reason_lines, _LINES_OF_THE_CAUSE)
+        page.entry("" if number else "why", page.beginning(reason.text, lines), reason.style)
+    if len(why) > room.reasons:
+        page.entry("", f"and {len(why) - room.reasons} more; -o wide shows them")
     if evaluation is not None:
-        _add_observations(page, evaluation, is_wide, "" if is_wide else "\n".join(one.text for one in why))
-        _add_value(page, shown, evaluation)
+        said = "" if is_wide else "\n".join(one.text for one in why)
+        _add_observations(page, evaluation, is_wide, said, room.sentence_lines)
+        _add_value(page, shown, evaluation, room.sentence_lines)
         if is_wide:
             add_details(page, shown, evaluation)
     steps = [step for step in next_steps(shown) if not (is_wide and step.cause is Cause.NONE)]
-    for number, step in enumerate(steps):
+    for number, step in enumerate(steps[: room.commands]):
         page.command("" if number else "next", step.command, step.cause.value)
     if is_wide and evaluation is not None and evaluation.HasField("value"):
         key = "headroom" if evaluation.metric == "load" else "targetValue"
@@ -63,15 +107,17 @@ def _add_source(page: Page, shown: ExplainResult, is_wide: bool) -> None:
 # ---- the pods ----
 
 
-def _add_observations(page: Page, evaluation: evaluation_pb.Evaluation, is_wide: bool, said: str) -> None:
-    """Add the table; a sentence that was said above is left out."""
+def _add_observations(
+    page: Page, evaluation: evaluation_pb.Evaluation, is_wide: bool, said: str, sentence_lines: int
+) -> None:
+    """Add the table; a sentence that was said above is left out, and others have at most so many lines."""
     observations = list(evaluation.observations)
     if not is_wide:
         observations.sort(key=lambda one: one.state != "missing")  # stable: the others keep their order
         observations = observations[:MAX_ROWS]
     has_room = is_wide or page.width >= ROOM_FOR_DEVICES
     rows = [_row(one, evaluation.unit, has_room=has_room, is_wide=is_wide) for one in observations]
-    rows = [(*row[:-1], "" if row[-1] in said else row[-1]) for row in rows]
+    rows = [(*row[:-1], "" if row[-1] in said else page.beginning(row[-1], sentence_lines)) for row in rows]
     heads: tuple[str, ...] = ("pod", "node", "ready", "measured", "age", "devices")
     if not any(one.pod for one in evaluation.observations):
         heads, rows = ("node", "measured", "age", "device"), [(row[1], *row[3:]) for row in rows]
@@ -123,11 +169,12 @@ def _device(device: evaluation_pb.ObservedDevice, unit: str, is_wide: bool) -> s
 # ---- the value ----
 
 
-def _add_value(page: Page, shown: ExplainResult, evaluation: evaluation_pb.Evaluation) -> None:
+def _add_value(page: Page, shown: ExplainResult, evaluation: evaluation_pb.Evaluation, sentence_lines: int) -> None:
     value_type = (shown.forecast.value_type if shown.forecast else evaluation.value_type) or "metricType unknown"
     reported = three_digits(evaluation.value if evaluation.HasField("value") else None)
     row = (measured_text(evaluation), three_digits(evaluation.target, evaluation.unit), reported)
-    page.table("value", ("measured", "target", "reported", "to the hpa"), [(*row, _reported(evaluation, value_type))])
+    reported_as = page.beginning(_reported(evaluation, value_type), max(1, sentence_lines))
+    page.table("value", ("measured", "target", "reported", "to the hpa"), [(*row, reported_as)])
 
 
 def _reported(evaluation: evaluation_pb.Evaluation, value_type: str) -> str:

@@ -42,6 +42,9 @@ _PAUSED_SCALE_IN = "autoscaling.keda.sh/paused-scale-in"
 _PAUSED_SCALE_OUT = "autoscaling.keda.sh/paused-scale-out"
 _FALSE = ("0", "f", "false")
 
+STDIN = "-"
+"""The name of a file that stands for standard input."""
+
 
 class ScaledObjectError(Exception):
     """A file has no ScaledObject that can be explained; the text is a sentence."""
@@ -92,7 +95,8 @@ class ScaledObject:
     that pauses KEDA, empty where none does; ``is_scale_in_paused`` and ``is_scale_out_paused`` say that one direction
     is paused. ``formula`` is None without scalingModifiers. ``jobs`` has the rules of a ScaledJob. ``remarks`` are
     sentences on fields that cannot be read. ``is_assumed`` says that no object was read, so that the sizes are KEDA's
-    defaults. ``proposed_spec`` is the spec of an object in a file as JSON, empty for one that the API server returned.
+    defaults. ``proposed_spec`` is the spec of an object in a file as JSON, and ``file`` the name of the file; both are
+    empty for an object that the API server returned.
     """
 
     namespace: str
@@ -116,6 +120,7 @@ class ScaledObject:
     remarks: tuple[str, ...] = ()
     is_assumed: bool = False
     proposed_spec: str = ""
+    file: str = ""
 
     @property
     def hpa_min(self) -> int:

@@ -14,10 +14,10 @@ from keda_gpu_scaler.cli.explain.formula_forecast import with_formula
 from keda_gpu_scaler.cli.explain.live_hpa import hpa_differences
 from keda_gpu_scaler.cli.explain.result import ExplainResult, hpa_status
 from keda_gpu_scaler.cli.explain.scaledobject import ScaledObject, ScaledObjectTrigger
-from keda_gpu_scaler.cli.explain.token import token_for
 from keda_gpu_scaler.cli.kube_session import KubeSession
 from keda_gpu_scaler.cli.output import waiting_notice
 from keda_gpu_scaler.cli.pace import Timing
+from keda_gpu_scaler.cli.people_port import PersonalToken, token_for
 from keda_gpu_scaler.cli.probe.client import Call, ProbeAnswer, ProbeRequest, ScalerClient
 from keda_gpu_scaler.core.hpa.replica_calculator import ValueType
 from keda_gpu_scaler.core.interfaces import KubeError
@@ -163,7 +163,10 @@ class ExplainSession:
             port = cluster.explain_port(instance) if self._request.tls is None else None
             self._token = ""
             if port is not None:
-                self._token = token_for(cluster, instance, self._request.scaler_namespace, self._request.token)
+                named, given = self._request.scaler_namespace, self._request.token
+                self._token = token_for(
+                    instance, PersonalToken(named, "--namespace-of-scaler", given, cluster.bearer_token)
+                )
             self._address = cluster.forward(instance if port is None else replace(instance, port=port))
         self._instance = str(instance)
 

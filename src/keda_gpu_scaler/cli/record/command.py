@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from keda_gpu_scaler.cli.arguments import context_option, kubeconfig_option, metadata_option
-from keda_gpu_scaler.cli.completion import FILE
+from keda_gpu_scaler.cli.completion import FILE, ScaledName
 from keda_gpu_scaler.cli.logs import set_up
 from keda_gpu_scaler.cli.options import BACKEND_FLAGS, config_of, flags
 from keda_gpu_scaler.cli.output import say_error
@@ -59,7 +59,7 @@ usage.
 )
 @click.option("--overwrite", is_flag=True, help="Replace the file if it exists.")
 @click.option(
-    "--engines", metavar="[NAMESPACE/]NAME",
+    "--engines", metavar="[NAMESPACE/]NAME", type=ScaledName(),
     help="Record the engines of the pods of this ScaledObject or ScaledJob: the series that engines and its trigger "
     "need, and the state of the workload.",
 )  # fmt: skip

@@ -12,7 +12,9 @@ from enum import StrEnum
 
 from keda_gpu_scaler.cli.top.sparklines import ASCII_BARS, BARS
 
-_GAP = 2
+GAP_WIDTH = 2
+"""The blanks between two columns."""
+
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -67,12 +69,12 @@ class TableColumn:
     is_right: bool = False
 
 
-def fitted_columns(columns: Sequence[TableColumn], width: int) -> list[TableColumn]:
-    """Return the columns that fit. Texts get the spare width first, then the sparkline."""
+def fitted_columns(columns: Sequence[TableColumn], width: int, gap: int = GAP_WIDTH) -> list[TableColumn]:
+    """Return the columns that fit with a gap between them. Texts get the spare width first, then the sparkline."""
     kept = list(columns)
-    while _least_width(kept) > width and any(column.rank is not None for column in kept):
+    while _least_width(kept, gap) > width and any(column.rank is not None for column in kept):
         kept.remove(min((column for column in kept if column.rank is not None), key=lambda column: column.rank or 0))
-    spare = max(0, width - _least_width(kept))
+    spare = max(0, width - _least_width(kept, gap))
     widths = {id(column): column.least for column in kept}
     for column in sorted(kept, key=lambda column: column.cells is None):
         more = min(spare, column.width - column.least)
@@ -81,17 +83,17 @@ def fitted_columns(columns: Sequence[TableColumn], width: int) -> list[TableColu
     return [replace(column, width=widths[id(column)]) for column in kept]
 
 
-def _least_width(columns: Sequence[TableColumn]) -> int:
-    return sum(column.least for column in columns) + _GAP * (len(columns) - 1)
+def _least_width(columns: Sequence[TableColumn], gap: int) -> int:
+    return sum(column.least for column in columns) + gap * (len(columns) - 1)
 
 
-def joined(cells: Sequence[str], columns: Sequence[TableColumn], glyphs: Glyphs) -> str:
+def joined(cells: Sequence[str], columns: Sequence[TableColumn], glyphs: Glyphs, gap: int = GAP_WIDTH) -> str:
     """Return one line of a table."""
     parts = []
     for cell, column in zip(cells, columns, strict=True):
         text = cut_end(cell, column.width, glyphs)
         parts.append(text.rjust(column.width) if column.is_right else text.ljust(column.width))
-    return (" " * _GAP).join(parts)
+    return (" " * gap).join(parts)
 
 
 def narrow(text: str) -> str:

@@ -21,11 +21,13 @@ from keda_gpu_scaler.cli.arguments import (
     kubeconfig_option,
     timeout_option,
     tls_options,
+    token_option,
 )
 from keda_gpu_scaler.cli.job_environment import JobEnvironment, job_environment_of
 from keda_gpu_scaler.cli.options import BACKEND_FLAGS, config_of, flags
 from keda_gpu_scaler.cli.output import output_width, printable, say, say_error, waiting_notice
 from keda_gpu_scaler.cli.pace import Timing
+from keda_gpu_scaler.cli.people_port import TokenError, given_token
 from keda_gpu_scaler.cli.top.arrangement import RowKind, SortKey, arrange, arrange_workloads
 from keda_gpu_scaler.cli.top.columns import ALL_GLYPHS, ASCII_GLYPHS, Glyphs, LineStyle, StyledLine
 from keda_gpu_scaler.cli.top.export import as_csv, as_json
@@ -63,6 +65,9 @@ HELP = """Show every workload with its value, target and replicas, and every dev
 Without flags, the command follows the agents of the cluster that kubectl reaches: through port-forwards, or in a pod
 directly. Where no cluster is configured, it follows an instance on this machine. It changes nothing, and calls the
 agents as they call each other.
+
+Where the instances have an explain port, your Kubernetes token is sent to the instance for the workloads, if you name
+its namespace: --namespace. The token's user needs the right to list the ScaledObjects of all namespaces.
 
 With --local it reads this machine's driver, and calls no instance. In a SLURM or Flux job or in a container it shows
 the assigned devices only. SLURM_STEP_GPUS, SLURM_JOB_GPUS, CUDA_VISIBLE_DEVICES and NVIDIA_VISIBLE_DEVICES name them.
@@ -115,6 +120,7 @@ Exit status:
     "--namespace", default="", metavar="NAME",
     help="The namespace of the agents.  [default: every namespace, or in a pod its own]",
 )  # fmt: skip
+@token_option
 @tls_options("the host of the instance's address")
 @click.option("--local", "is_local", is_flag=True, help="Read this machine's devices, and call no instance.")
 @flags(*BACKEND_FLAGS, "pod_resources", "stale_after")
@@ -152,7 +158,7 @@ def top(ctx: click.Context, /, **given: Any) -> None:
                 ctx.exit(asyncio.run(_print_once(source, state, given["style"] or "table", given["timeout"])))
             with whole_terminal(ctx) as terminal:
                 asyncio.run(run_live_view(source, state, terminal, given["interval"], timing, _glyphs()))
-    except (ConfigError, DiscoveryError, TlsError) as error:
+    except (ConfigError, DiscoveryError, TlsError, TokenError) as error:
         raise click.UsageError(str(error), ctx) from error
     except (BackendError, KubeError) as error:
         say_error(str(error))
@@ -179,15 +185,17 @@ def _check_usage(ctx: click.Context, given: dict[str, Any]) -> None:
 
 
 def _selection(ctx: click.Context, given: dict[str, Any]) -> FleetSelection:
+    tls = client_tls(ctx, given)
     return FleetSelection(
         given["addresses"],
         given["peers"],
         given["kubeconfig"],
         given["kube_context"],
         given["namespace"],
-        client_tls(ctx, given),
+        tls,
         given["interval"],
         max(given["stale_after"], 2 * given["interval"]),
+        given_token(given["token_file"], given["addresses"], uses_tls=tls is not None),
     )
 
 

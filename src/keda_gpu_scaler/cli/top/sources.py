@@ -8,12 +8,13 @@ import os
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from keda_gpu_scaler.cli.kube_session import access_of, is_configured, is_own_pod
 from keda_gpu_scaler.cli.pace import Timing
+from keda_gpu_scaler.cli.people_port import PersonalToken, token_for
 from keda_gpu_scaler.cli.top.rows import FleetReadings, device_rows, unavailable_instances, unmeasured_sources
 from keda_gpu_scaler.cli.top.workload_client import ListedAddresses, WorkloadClient, asked_workloads
 from keda_gpu_scaler.cli.top.workload_rows import WorkloadRow
@@ -59,7 +60,7 @@ class FleetSelection:
 
     ``addresses`` lists them. Without it, ``peers`` finds them, with a value as for ``serve``. Without both, they are
     the agents of the configured cluster, in ``namespace`` or in every one; or an instance on this machine, where no
-    cluster is configured.
+    cluster is configured. ``token`` is that of ``--token-file``.
     """
 
     addresses: tuple[str, ...] = ()
@@ -70,6 +71,7 @@ class FleetSelection:
     tls: ClientTls | None = None
     interval_seconds: float = 1.0
     stale_after_seconds: float = 10.0
+    token: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +79,15 @@ class InstanceList:
     """A discovery, and the instances that it cannot list, with the reason.
 
     ``is_default`` says that no flag and no cluster named the instances. ``front_ends`` finds the instances that KEDA
-    calls where there are such; None where the instances are named.
+    calls where there are such; None where the instances are named. ``token`` returns the token of the person for an
+    address, empty for none; or raises KubeError.
     """
 
     discovery: Discovery
     refused: Callable[[], Mapping[str, str]] = dict
     is_default: bool = False
     front_ends: Discovery | None = None
+    token: Callable[[str], str] = lambda _: ""
 
 
 class FollowedFleet:
@@ -159,7 +163,7 @@ async def followed_fleet(selection: FleetSelection, timing: Timing) -> AsyncIter
         )
         front_ends = ListedAddresses(instances.front_ends) if instances.front_ends is not None else None
         try:
-            async with asked_workloads(agents, front_ends, selection.tls) as workloads:
+            async with asked_workloads(agents, front_ends, selection.tls, instances.token) as workloads:
                 yield FollowedFleet(client, instances, selection.stale_after_seconds, timing, workloads)
         finally:
             await client.close()
@@ -168,7 +172,7 @@ async def followed_fleet(selection: FleetSelection, timing: Timing) -> AsyncIter
 @asynccontextmanager
 async def _instances(selection: FleetSelection, timing: Timing) -> AsyncIterator[InstanceList]:
     if selection.addresses:
-        yield InstanceList(StaticDiscovery(selection.addresses))
+        yield InstanceList(StaticDiscovery(selection.addresses), token=lambda _: selection.token)
         return
     kind, _, service = (selection.peers or "").partition(":")
     if selection.peers is not None and kind != "kubernetes":
@@ -197,21 +201,30 @@ async def _cluster_agents(
             by their labels and to follow them through port-forwards.
         timing: the clocks.
     """
-    from keda_gpu_scaler.kube.agent_port_forwards import FRONT_ENDS, AgentPortForwards
+    from keda_gpu_scaler.kube.agent_port_forwards import ANSWERING, FRONT_ENDS, AgentPortForwards
     from keda_gpu_scaler.kube.endpointslices import EndpointSlices
     from keda_gpu_scaler.kube.port_forward import PortForwarder
+    from keda_gpu_scaler.kube.scaler_discovery import pod_for_people, scaler_pod
 
     api = PortForwarder(access)
     try:
         if service is None:
             agents = AgentPortForwards(api, selection.namespace, timing.monotonic)
-            front_ends = AgentPortForwards(api, selection.namespace, timing.monotonic, FRONT_ENDS)
-            yield InstanceList(agents, lambda: agents.refused, front_ends=front_ends)
+            # With certificates a person calls the port of the instances.
+            labels, read = (ANSWERING, pod_for_people) if selection.tls is None else (FRONT_ENDS, scaler_pod)
+            called = AgentPortForwards(api, selection.namespace, timing.monotonic, labels, read)
+            own = PersonalToken(selection.namespace, "--namespace", selection.token, access.bearer_token)
+
+            def token(address: str) -> str:
+                pod = called.pods().get(address)
+                return token_for(pod, own) if pod is not None and pod.is_for_people else ""
+
+            yield InstanceList(agents, lambda: agents.refused, front_ends=called, token=token)
         else:
             namespace = selection.namespace or access.namespace
             agents_service = service or DEFAULT_SERVICE
-            called = EndpointSlices(api, namespace, agents_service.removesuffix(_AGENTS_SUFFIX), timing.monotonic)
+            asked = EndpointSlices(api, namespace, agents_service.removesuffix(_AGENTS_SUFFIX), timing.monotonic)
             slices = EndpointSlices(api, namespace, agents_service, timing.monotonic)
-            yield InstanceList(slices, front_ends=called if agents_service.endswith(_AGENTS_SUFFIX) else None)
+            yield InstanceList(slices, front_ends=asked if agents_service.endswith(_AGENTS_SUFFIX) else None)
     finally:
         await api.close()

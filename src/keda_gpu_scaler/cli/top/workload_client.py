@@ -63,11 +63,18 @@ class WorkloadClient:
     Args:
         addresses: the addresses to ask, and how each is shown.
         tls: how to connect; None without TLS.
+        token: returns the token of the person for an address, empty for none; or raises KubeError.
     """
 
-    def __init__(self, addresses: Callable[[], Mapping[str, str]], tls: ClientTls | None) -> None:
+    def __init__(
+        self,
+        addresses: Callable[[], Mapping[str, str]],
+        tls: ClientTls | None,
+        token: Callable[[str], str] = lambda _: "",
+    ) -> None:
         self._addresses = addresses
         self._tls = tls
+        self._token = token
         self._rows: dict[str, Sequence[WorkloadRow]] = {}
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._places = asyncio.Semaphore(MAX_CONCURRENT_CALLS)
@@ -102,8 +109,14 @@ class WorkloadClient:
         call = self._channel(address).unary_unary(_METHOD)
         request = pb.ListWorkloadsRequest(max_points=_MAX_POINTS).SerializeToString()
         try:
+            token = self._token(address)
+            headers = (("authorization", f"Bearer {token}"),) if token else ()
             async with self._places:
-                response = pb.WorkloadList.FromString(await call(request, timeout=TIMEOUT_SECONDS))
+                answer = await call(request, timeout=TIMEOUT_SECONDS, metadata=headers)
+                response = pb.WorkloadList.FromString(answer)
+        except KubeError as error:
+            self.unavailable[address] = str(error)
+            return
         except grpc.aio.AioRpcError as error:
             self.unavailable[address] = f"{name}: {rpc_failure(error.code().name, error.details() or '')}"
             return
@@ -128,7 +141,10 @@ class WorkloadClient:
 
 @asynccontextmanager
 async def asked_workloads(
-    agents: ListedAddresses, front_ends: ListedAddresses | None, tls: ClientTls | None
+    agents: ListedAddresses,
+    front_ends: ListedAddresses | None,
+    tls: ClientTls | None,
+    token: Callable[[str], str] = lambda _: "",
 ) -> AsyncIterator[WorkloadClient]:
     """Ask the front ends, or the agents where there is no front end, for the time of the block.
 
@@ -136,6 +152,7 @@ async def asked_workloads(
         agents: the instances that the fleet is followed by; another task lists them.
         front_ends: the instances that KEDA calls instead; None where they cannot be found.
         tls: how to connect.
+        token: as for ``WorkloadClient``.
     """
 
     def addresses() -> Mapping[str, str]:
@@ -145,7 +162,7 @@ async def asked_workloads(
             return {}
         return front_ends.listing or agents.listing
 
-    client = WorkloadClient(addresses, tls)
+    client = WorkloadClient(addresses, tls, token)
     tasks = [asyncio.create_task(client.run(), name="workloads")]
     if front_ends is not None:
         tasks.append(asyncio.create_task(front_ends.keep_listing(), name="front ends"))

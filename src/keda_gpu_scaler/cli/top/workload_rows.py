@@ -9,6 +9,9 @@ from dataclasses import dataclass, fields
 
 from keda_gpu_scaler.wire import evaluation_pb2 as pb
 
+REFUSED = "refused"
+"""The metric of a row whose trigger is refused."""
+
 
 @dataclass(frozen=True, slots=True)
 class WorkloadRow:
@@ -37,6 +40,11 @@ class WorkloadRow:
     age_seconds: float
     instance: str
     history: tuple[tuple[float, float | None], ...] = ()
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the metadata of the trigger is refused, so that it has no number."""
+        return self.metric == REFUSED and not self.metric_name
 
     @property
     def ratio(self) -> float | None:
@@ -84,7 +92,7 @@ def refused_row(refused: pb.RefusedTrigger, instance: str) -> WorkloadRow:
         namespace=refused.namespace,
         name=refused.name,
         metric_name="",
-        metric="refused",
+        metric=REFUSED,
         unit="",
         measured=None,
         target=0.0,

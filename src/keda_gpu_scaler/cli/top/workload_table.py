@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from keda_gpu_scaler.cli.output import UNKNOWN, three_digits
 from keda_gpu_scaler.cli.top.columns import (
     ALL_GLYPHS,
+    GAP_WIDTH,
     Glyphs,
     LineStyle,
     StyledLine,
@@ -19,11 +20,13 @@ from keda_gpu_scaler.cli.top.columns import (
 )
 from keda_gpu_scaler.cli.top.sparklines import GAP
 from keda_gpu_scaler.cli.top.workload_rows import WorkloadRow
+from keda_gpu_scaler.core.comparison import ReplicaLimit
 
 SECONDS_PER_CHARACTER = 60.0
 """The time that one character of a sparkline stands for."""
 MAX_CHARACTERS = 36
 
+_LIMIT = "LIMIT"
 _MIN_CHARACTERS = 6
 _METER = 8
 _METER_AT_TARGET = 6  # characters; the meter ends at a third above the target
@@ -38,19 +41,42 @@ def workload_lines(rows: Sequence[WorkloadRow], width: int, glyphs: Glyphs = ALL
         width: the columns of the terminal.
         glyphs: the characters that it shows.
     """
-    columns = fitted_columns(_columns(rows, glyphs, width), width)
-    lines = [StyledLine(joined([column.head for column in columns], columns, glyphs), LineStyle.HEAD)]
+    columns, gap = _fitted(rows, width, glyphs)
+    lines = [StyledLine(joined([column.head for column in columns], columns, glyphs, gap), LineStyle.HEAD)]
     for number, row in enumerate(rows):
         cells = [
             sparkline(row, column.width, glyphs.bars) if column.cells is None else column.cells[number]
             for column in columns
         ]
+        text = _refusal(row, columns[0], width, gap, glyphs) if row.is_refused else joined(cells, columns, glyphs, gap)
         style = LineStyle.BAD if row.reported is None or row.active is None else LineStyle.PLAIN
-        lines.append(StyledLine(joined(cells, columns, glyphs).rstrip(), style))
+        lines.append(StyledLine(text.rstrip(), style))
     return lines
 
 
-def _columns(rows: Sequence[WorkloadRow], glyphs: Glyphs, width: int) -> list[TableColumn]:
+def _refusal(row: WorkloadRow, first: TableColumn, width: int, gap: int, glyphs: Glyphs) -> str:
+    """Return the line of a refused trigger: it has no number, so the sentence has the place of all columns."""
+    why = TableColumn("", None, max(0, width - first.width - gap), 0)
+    return joined([narrow(f"{row.namespace}/{row.name}"), narrow(row.why)], [first, why], glyphs, gap)
+
+
+def _fitted(rows: Sequence[WorkloadRow], width: int, glyphs: Glyphs) -> tuple[list[TableColumn], int]:
+    """Return the columns that fit, and the gap between them: the usual one, or one blank where that shows more.
+
+    The metric and the limit are left out before the gap becomes narrow. WHY then begins with the limit.
+    """
+    columns = _columns(rows, glyphs, width, limit_is_column=True)
+    fitted = fitted_columns(columns, width)
+    if any(column.head == _LIMIT for column in fitted):
+        return fitted, GAP_WIDTH
+    columns = _columns(rows, glyphs, width, limit_is_column=False)
+    fitted = fitted_columns(columns, width)
+    if len(fitted) >= len(columns) - 1:  # all but the metric
+        return fitted, GAP_WIDTH
+    return fitted_columns(_columns(rows, glyphs, 0, limit_is_column=False), width, 1), 1
+
+
+def _columns(rows: Sequence[WorkloadRow], glyphs: Glyphs, width: int, *, limit_is_column: bool) -> list[TableColumn]:
     def column(
         head: str, cell: Callable[[WorkloadRow], str], rank: int | None = None, least: int = 0, *, right: bool = True
     ) -> TableColumn:
@@ -63,15 +89,19 @@ def _columns(rows: Sequence[WorkloadRow], glyphs: Glyphs, width: int) -> list[Ta
         column("WORKLOAD", lambda row: narrow(f"{row.namespace}/{row.name}"), least=14, right=False),
         column("METRIC", lambda row: narrow(row.metric), 0, right=False),
         column("VALUE", lambda row: three_digits(row.measured, narrow(row.unit))),
-        column("", lambda row: meter(row.ratio, glyphs), 3, right=False),
+        column("", lambda row: meter(row.ratio, glyphs), 2, right=False),
         column("TARGET", lambda row: three_digits(row.target or None)),
         TableColumn("RECENT", None, MAX_CHARACTERS, recent, 4),
-        column("REPORTED", lambda row: three_digits(row.reported) + ("*" if row.adjustment else ""), 2),
+        column("REPORTED", lambda row: three_digits(row.reported) + ("*" if row.adjustment else ""), 3),
         column("REPLICAS", lambda row: replicas_text(row, glyphs)),
-        column("LIMIT", lambda row: narrow(row.limit), 1, right=False),
+        *([column(_LIMIT, lambda row: narrow(row.limit), 1, right=False)] if limit_is_column else []),
         column("ACTIVE", lambda row: UNKNOWN if row.active is None else "yes" if row.active else "no", 5, right=False),
-        column("WHY", lambda row: narrow(row.why), least=12, right=False),
+        column("WHY", lambda row: narrow(row.why if limit_is_column else _limited(row)), least=10, right=False),
     ]
+
+
+def _limited(row: WorkloadRow) -> str:
+    return row.why if row.limit == ReplicaLimit.NONE.value else f"{row.limit}: {row.why}"
 
 
 def replicas_text(row: WorkloadRow, glyphs: Glyphs) -> str:

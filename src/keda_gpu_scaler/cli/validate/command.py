@@ -77,7 +77,8 @@ def validate(
         say(_formatted(_shown(files[0]), _NOTHING_CHECKED, style))
         exit_status = 1
     if style == "text":
-        say(f"{trigger_count} triggers of keda-gpu-scaler checked", err=True)
+        noun = "trigger" if trigger_count == 1 else "triggers"
+        say(f"{trigger_count} {noun} of keda-gpu-scaler checked", err=True)
     ctx.exit(exit_status)
 
 

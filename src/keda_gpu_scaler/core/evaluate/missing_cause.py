@@ -9,7 +9,7 @@ import enum
 from keda_gpu_scaler.core.evaluate.engine_load import pod_endpoint, url_endpoint
 from keda_gpu_scaler.core.evaluate.evaluation import Evaluation
 from keda_gpu_scaler.core.evaluate.observation import DeviceObservation, ObservationState, PodObservation
-from keda_gpu_scaler.core.state.fleet import NOT_ANSWERED_YET, Fleet, History
+from keda_gpu_scaler.core.state.fleet import Fleet, History
 from keda_gpu_scaler.core.trigger.metrics import EngineMetric, Metric
 from keda_gpu_scaler.core.trigger.parser import Trigger
 
@@ -58,7 +58,7 @@ def missing_cause(
         return _engine_cause(observation, trigger, fleet)
     history = fleet.node(node)
     if history is None or not fleet.is_history_fresh(history, now):
-        is_first = history is None and fleet.unavailable.get(node) == NOT_ANSWERED_YET
+        is_first = history is None and fleet.is_first_call(node)
         return MissingCause.PENDING if is_first else MissingCause.NODE
     if is_pod and history.newest.allocations is None:
         return MissingCause.HOLDERS

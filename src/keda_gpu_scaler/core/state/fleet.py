@@ -128,7 +128,7 @@ class Fleet:
         """Say why a node has no fresh snapshot."""
         history = self.node(node)
         is_own = history is self.history if history is not None else self._is_own_without_history(node)
-        cause = self.failure if is_own else self.unavailable.get(node)
+        cause = self.failure if is_own else self._peer_failure(node)
         suffix = f": {cause}" if cause else ""
         if history is not None:
             age = f"last answered {history.age_seconds(now):.0f} s ago (limit {self.stale_after_seconds:g} s)"
@@ -136,6 +136,31 @@ class Fleet:
         if is_own:
             return f"node {node}, the node of this instance, has no sample yet{suffix}"
         return f"node {node} has no snapshot{suffix or ': is an instance running there, and does discovery find it?'}"
+
+    def is_first_call(self, node: str) -> bool:
+        """Whether the peer on a node without a history, or one whose node is not known yet, has not answered yet."""
+        if node in self.unavailable:
+            return self.unavailable[node] == NOT_ANSWERED_YET
+        return NOT_ANSWERED_YET in self._of_unknown_nodes().values()
+
+    def _peer_failure(self, node: str) -> str:
+        """Return why the peer on a node sends nothing; empty where no peer can be the one of the node.
+
+        A peer whose node is not known may be the one of any node without a history.
+        """
+        if node in self.unavailable:
+            return self.unavailable[node]
+        unknown = self._of_unknown_nodes() if self.node(node) is None else {}
+        if not unknown:
+            return ""
+        address = min(unknown, key=lambda one: (not _names_node(one, node), unknown[one] == NOT_ANSWERED_YET, one))
+        if len(unknown) == 1 or _names_node(address, node):
+            return f"{address}, whose node is not known: {unknown[address]}"
+        return f"{address} and {len(unknown) - 1} more, whose nodes are not known: {unknown[address]}"
+
+    def _of_unknown_nodes(self) -> Mapping[str, str]:
+        """Return the unavailable peers whose node is not known, by address. A node's name has no colon."""
+        return {name: reason for name, reason in self.unavailable.items() if ":" in name}
 
     def _is_own_without_history(self, node: str) -> bool:
         return node == self.own_node and self.history is None and not self.deviceless
@@ -176,3 +201,10 @@ class Fleet:
             why = f": GPU {failures[0][0]}: {failures[0][1].reason}" if failures else ""
             return f"node {self.history.newest.node}: no device has a reading{why}"
         return None
+
+
+def _names_node(address: str, node: str) -> bool:
+    """Whether the host of an address is the name of a node, with or without a domain."""
+    host = address.rpartition(":")[0]
+    is_ip_address = host.startswith("[") or host.replace(".", "").isdigit()
+    return host == node or (not is_ip_address and host.partition(".")[0] == node.partition(".")[0])

@@ -7,9 +7,11 @@ Law: a failure is stored next to the samples and never replaces them.
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from operator import attrgetter
 from typing import Any
 
+from keda_gpu_scaler.core.aggregation import mean_of_known
 from keda_gpu_scaler.core.state.data_run import DataRun
 from keda_gpu_scaler.core.types import EngineSample, PodRef
 
@@ -205,7 +207,7 @@ def retained(
     """Return the samples to keep when a new sample came, the oldest first.
 
     Every sample of the window is kept, and one before it, for the increase of counters at the beginning of the window.
-    Of the older history one sample is kept for each step of ``HISTORY_STEP_SECONDS``, without its histograms. Steps are
+    Of the older history one sample stands for each step of ``HISTORY_STEP_SECONDS``: see ``thinned``. Steps are
     thinned and dropped as a whole, and the ages of samples are counted from the begin of their step, so that most
     scrapes only add a sample.
 
@@ -224,13 +226,8 @@ def retained(
     if samples and history_seconds > window_seconds:
         first = bisect_left(samples, step_begin(now - history_seconds), 0, begin, key=_AT_SECONDS)
         begin = bisect_left(samples, step_begin(samples[begin].at_seconds), first, begin, key=_AT_SECONDS)
-    older: list[EngineSample] = []
-    last_step: float | None = None
-    for it in samples[first:begin]:
-        step = step_begin(it.at_seconds)
-        if step != last_step:
-            older.append(without_histograms(it))
-            last_step = step
+    steps = groupby(samples[first:begin], key=lambda it: it.at_seconds // HISTORY_STEP_SECONDS)
+    older = [thinned(tuple(step)) for _, step in steps]
     kept = (*older, *samples[begin:], sample)
     return kept[-MAX_SAMPLES:]
 
@@ -259,8 +256,20 @@ def _from_percent(sample: EngineSample) -> EngineSample:
     return replace(sample, kv_cache_ratio=None if ratio is None else ratio / 100, is_kv_percent=True)
 
 
-def without_histograms(sample: EngineSample) -> EngineSample:
-    """Return a sample as the thinned history keeps it; the same one where it has no histogram."""
-    if sample.token_time is None and sample.first_token is None:
-        return sample
-    return replace(sample, token_time=None, first_token=None)
+def thinned(step: Sequence[EngineSample]) -> EngineSample:
+    """Return what the older history keeps of the samples of one step.
+
+    It is the first one without its histograms. Its running requests and its KV cache usage are the means of the step,
+    because the time per token of the older history is computed from them. Its queue stays that of one moment: whether
+    requests always waited cannot be seen in a mean. A step that was thinned before stays the same object.
+    """
+    first = step[0]
+    if len(step) == 1 and first.token_time is None and first.first_token is None:
+        return first
+    return replace(
+        first,
+        running=mean_of_known([it.running for it in step]),
+        kv_cache_ratio=mean_of_known([it.kv_cache_ratio for it in step]),
+        token_time=None,
+        first_token=None,
+    )

@@ -27,12 +27,13 @@ from keda_gpu_scaler.devices.amd.gpu_metrics import (
 from keda_gpu_scaler.devices.amd.performance import CardPerformance
 from keda_gpu_scaler.devices.amd.product_names import AMDGPU_IDS, product_name
 from keda_gpu_scaler.devices.amd.topology import Partition, Topology, read_topology
+from keda_gpu_scaler.devices.reader_threads import OVERRUN_SECONDS
 from keda_gpu_scaler.devices.sysfs import (
     ROOT,
+    ChosenSources,
     DrmCard,
     Reasons,
     UnreadableError,
-    first_known,
     hwmon_folders,
     is_suspended,
     labelled_temperatures,
@@ -43,14 +44,15 @@ from keda_gpu_scaler.devices.sysfs import (
     read_watts,
     read_whole,
 )
-from keda_gpu_scaler.devices.sysfs.backend import Card, SysfsBackend
+from keda_gpu_scaler.devices.sysfs.backend import BASIC_READINGS, Card, CardReading, SysfsBackend
 
 _WHOLE_MODE = "SPX"
 _PARTITION_MODES = ("DPX", "TPX", "QPX", "CPX")
 _HWMON = "amdgpu"
 _NOTABLE_DIFFERENCE = 0.1
 # The edge of the die, as rocm-smi reports it; MI300 has the hottest spot of the die only. Memory is no substitute.
-_TEMPERATURES = ("edge", "junction")
+_TEMPERATURES = ("edge", "junction", "")
+_POWERS = ("power1_average", "power1_input")
 
 
 class AmdCard(Card):
@@ -70,6 +72,7 @@ class AmdCard(Card):
     def __init__(self, key: str, index: int, drm: DrmCard) -> None:
         super().__init__(key, index, drm)
         self.performance = CardPerformance()
+        self.sources = ChosenSources()
 
 
 class AmdBackend(SysfsBackend):
@@ -80,6 +83,7 @@ class AmdBackend(SysfsBackend):
         names: the file of libdrm with the names of products.
         wants_performance: whether the readings that are expensive to take are wanted now.
         clock: monotonic seconds, the sampler's.
+        overrun_seconds: how long the other cards wait for one card.
     """
 
     source = "amd"
@@ -92,8 +96,9 @@ class AmdBackend(SysfsBackend):
         names: str = AMDGPU_IDS,
         wants_performance: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
+        overrun_seconds: float = OVERRUN_SECONDS,
     ) -> None:
-        super().__init__(root)
+        super().__init__(root, overrun_seconds)
         self._names = Path(names)
         self._wants_performance = wants_performance
         self._clock = clock
@@ -108,7 +113,7 @@ class AmdBackend(SysfsBackend):
 
     def _difference(self, card: AmdCard) -> str:
         """Return where the two sources of a card's utilisation differ; drivers with a wrong one are known."""
-        if card.drm is None or is_suspended(card.drm.path):
+        if card.drm is None or self._jobs.is_busy(card) or is_suspended(card.drm.path):
             return ""
         metrics = self._read_metrics(card, card.drm.path)
         try:
@@ -151,8 +156,9 @@ class AmdBackend(SysfsBackend):
         unique_id = _unique_id(drm.path)
         if card.identity is None or card.drm is None:
             uuid = f"amd-{unique_id or card.key}"
-            others = {each for one in self._cards.values() if one is not card for each in _uuids(one)}
+            others = {each for one in self.cards if one is not card for each in _uuids(one)}
             # Virtual functions of one card have its unique id.
+            card.sources.forget()
             card.identity = f"amd-{card.key}" if uuid in others else uuid, product_name(drm, self._names)
         uuid, model = card.identity
         names = [f"GPU-{unique_id}"] if unique_id else []
@@ -181,19 +187,19 @@ class AmdBackend(SysfsBackend):
 
     # Reading
 
-    def _read_card(self, card: Card, drm: DrmCard) -> list[Sample]:
+    def _read_card(self, card: Card, drm: DrmCard) -> list[CardReading]:
         if not isinstance(card, AmdCard):
             return []
         if is_suspended(drm.path):
             card.source = "the state of the card: it sleeps"
             card.performance.stop()
-            return [_sample_of_suspended(device, drm.path) for device in card.devices]
+            samples = [_sample_of_suspended(device, drm.path) for device in card.devices]
+            return [CardReading(sample, undecided=BASIC_READINGS) for sample in samples]
         metrics = self._read_metrics(card, drm.path)
         is_whole = len(card.devices) == 1 and card.devices[0].parent is None
         if is_whole and card.layout_problem:
             # The readings of a whole card are not those of a partition.
-            self._note_missing(card.devices[0], {"": card.layout_problem})
-            return [Sample(card.devices[0])]
+            return [CardReading(Sample(card.devices[0]), {"": card.layout_problem})]
         if is_whole:
             return [self._read_whole(card, card.devices[0], drm.path, metrics)]
         card.performance.stop()
@@ -215,10 +221,14 @@ class AmdBackend(SysfsBackend):
             card.source = "sysfs"
             return str(error)
 
-    def _read_whole(self, card: AmdCard, device: Device, path: Path, metrics: GpuMetrics | str) -> Sample:
+    def _read_whole(self, card: AmdCard, device: Device, path: Path, metrics: GpuMetrics | str) -> CardReading:
         reasons = Reasons()
         of_table = partial(_of_table, metrics)
         hwmon = _Hwmon(path)
+
+        def known(name: str, part: str, *sources: Callable[[], float]) -> float | None:
+            return reasons.reading(name, lambda: card.sources.first(f"{name} {part}", *sources))
+
         used, total = None, None
         try:
             used, total = _memory(card, path)
@@ -226,17 +236,15 @@ class AmdBackend(SysfsBackend):
             reasons.missing["memory"] = str(error)
         sample = Sample(
             device,
-            reasons.reading("utilization", of_table("gfx_ratio"), lambda: read_percent(path / "gpu_busy_percent")),
-            reasons.reading("utilization", of_table("memory_ratio"), lambda: read_percent(path / "mem_busy_percent")),
+            known("utilization", "gfx", of_table("gfx_ratio"), lambda: read_percent(path / "gpu_busy_percent")),
+            known("utilization", "memory", of_table("memory_ratio"), lambda: read_percent(path / "mem_busy_percent")),
             used,
             total,
-            reasons.reading("temperature", of_table("celsius"), hwmon.celsius),
-            reasons.reading("power", of_table("watts"), hwmon.watts),
+            known("temperature", "", of_table("celsius"), *map(hwmon.celsius, _TEMPERATURES)),
+            known("power", "", of_table("watts"), *map(hwmon.watts, _POWERS)),
             performance=self._performance(card, metrics),
         )
-        if missing := {**card.performance.missing, **reasons.missing}:
-            self._note_missing(device, missing)
-        return sample
+        return CardReading(sample, {**card.performance.missing, **reasons.missing})
 
     def _performance(self, card: AmdCard, metrics: GpuMetrics | str) -> PerformanceReadings | None:
         if self._wants_performance():
@@ -244,7 +252,7 @@ class AmdBackend(SysfsBackend):
         card.performance.stop()
         return None
 
-    def _read_partition(self, device: Device, drm: DrmCard, metrics: GpuMetrics | str) -> Sample:
+    def _read_partition(self, device: Device, drm: DrmCard, metrics: GpuMetrics | str) -> CardReading:
         # Temperature and power belong to the whole board, and the files do not have the memory of a partition.
         reasons = Reasons()
         number = device.gpu_instance or 0
@@ -253,9 +261,7 @@ class AmdBackend(SysfsBackend):
             lambda: _of_partition(metrics, number),
             lambda: self._read_xcp_metrics(device, drm),
         )
-        if reasons.missing:
-            self._note_missing(device, reasons.missing)
-        return Sample(device, gpu_utilization_ratio=ratio)
+        return CardReading(Sample(device, gpu_utilization_ratio=ratio), reasons.missing)
 
     def _read_xcp_metrics(self, device: Device, drm: DrmCard) -> float:
         render = next((name for name in device.names if name.startswith("renderD")), None)
@@ -275,26 +281,32 @@ class _Hwmon:
             raise UnreadableError("there are no sensors (hwmon)")
         return folders[0]
 
-    def celsius(self) -> float:
-        """Return the temperature of the die, chosen by its label. Without labels there is only the die's."""
-        folder = self._folder()
-        labelled = dict(labelled_temperatures(folder))
-        chosen = [labelled[label] for label in _TEMPERATURES if label in labelled]
-        if not labelled:
-            chosen = [folder / "temp1_input"]
-        if not chosen:
-            raise UnreadableError(f"hwmon has no temperature {' or '.join(_TEMPERATURES)}")
-        return first_known(*(partial(read_celsius, path) for path in chosen))
+    def celsius(self, label: str) -> Callable[[], float]:
+        """Return how to read a temperature by its label. Without labels there is only the die's, of the label ""."""
 
-    def watts(self) -> float:
-        """Return the average power, else the current power."""
-        folder = self._folder()
-        watts = first_known(
-            lambda: read_watts(folder / "power1_average"), lambda: read_watts(folder / "power1_input")
-        )  # fmt: skip
-        if watts == 0:
-            raise UnreadableError("hwmon: a power of 0 W is impossible while the card is awake")
-        return watts
+        def read() -> float:
+            folder = self._folder()
+            labelled = dict(labelled_temperatures(folder))
+            if not labelled:
+                labelled = {"": folder / "temp1_input"}
+            elif "" in labelled:
+                del labelled[""]  # its label cannot be read, so it may be that of the memory
+            if label not in labelled:
+                raise UnreadableError("hwmon has no temperature edge or junction")
+            return read_celsius(labelled[label])
+
+        return read
+
+    def watts(self, name: str) -> Callable[[], float]:
+        """Return how to read a power by the name of its file."""
+
+        def read() -> float:
+            watts = read_watts(self._folder() / name)
+            if watts == 0:
+                raise UnreadableError("hwmon: a power of 0 W is impossible while the card is awake")
+            return watts
+
+        return read
 
 
 def _of_table(metrics: GpuMetrics | str, field: str) -> Callable[[], float]:

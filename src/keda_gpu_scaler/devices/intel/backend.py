@@ -21,6 +21,7 @@ from keda_gpu_scaler.devices.intel import DRIVERS, PCI_VENDOR
 from keda_gpu_scaler.devices.intel.counters import CounterRate
 from keda_gpu_scaler.devices.intel.memory import MemoryReader, read_memory
 from keda_gpu_scaler.devices.intel.performance import MISSING, CardEnergy
+from keda_gpu_scaler.devices.reader_threads import OVERRUN_SECONDS
 from keda_gpu_scaler.devices.sysfs import (
     IMPOSSIBLE_WATTS,
     ROOT,
@@ -36,7 +37,7 @@ from keda_gpu_scaler.devices.sysfs import (
     read_text,
     read_whole,
 )
-from keda_gpu_scaler.devices.sysfs.backend import Card, SysfsBackend
+from keda_gpu_scaler.devices.sysfs.backend import BASIC_READINGS, Card, CardReading, SysfsBackend
 
 _XE = "xe"
 _TILE = re.compile(r"tile\d{1,3}", re.ASCII)
@@ -87,6 +88,7 @@ class IntelBackend(SysfsBackend):
         clock: monotonic seconds, read with every counter.
         memory: reads the used and the total memory of a card.
         wants_performance: whether the readings that are expensive to take are wanted now.
+        overrun_seconds: how long the other cards wait for one card.
     """
 
     source = "intel"
@@ -99,8 +101,9 @@ class IntelBackend(SysfsBackend):
         clock: Callable[[], float] = time.monotonic,
         memory: MemoryReader = read_memory,
         wants_performance: Callable[[], bool] = lambda: False,
+        overrun_seconds: float = OVERRUN_SECONDS,
     ) -> None:
-        super().__init__(root)
+        super().__init__(root, overrun_seconds)
         self._clock = clock
         self._memory = memory
         self._wants_performance = wants_performance
@@ -123,7 +126,7 @@ class IntelBackend(SysfsBackend):
             names.append(f"{drm.pci_address.replace(':', '-').replace('.', '-')}-{drm.device_id}")
         card.devices = (Device(f"intel-{card.key}", card.index, model, drm.pci_address, names=tuple(names)),)
 
-    def _read_card(self, card: Card, drm: DrmCard) -> list[Sample]:
+    def _read_card(self, card: Card, drm: DrmCard) -> list[CardReading]:
         if not isinstance(card, IntelCard):
             return []
         device = card.devices[0]
@@ -132,7 +135,8 @@ class IntelBackend(SysfsBackend):
             card.rates.clear()
             card.energy.stop()
             has_idle = any(True for _ in _idle_files(self._root, drm))
-            return [Sample(device, gpu_utilization_ratio=0.0 if has_idle else None)]
+            sample = Sample(device, gpu_utilization_ratio=0.0 if has_idle else None)
+            return [CardReading(sample, undecided=BASIC_READINGS)]
         reasons = Reasons()
         used, total = None, None
         try:
@@ -149,9 +153,7 @@ class IntelBackend(SysfsBackend):
             performance=self._performance(card, drm, reasons),
         )
         lasting = {name: why for name, why in reasons.missing.items() if "one reading so far" not in why}
-        if lasting:
-            self._note_missing(device, lasting)
-        return [sample]
+        return [CardReading(sample, lasting, reasons.missing.keys() - lasting.keys())]
 
     def _performance(self, card: IntelCard, drm: DrmCard, reasons: Reasons) -> PerformanceReadings | None:
         if not self._wants_performance():

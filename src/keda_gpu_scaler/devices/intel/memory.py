@@ -16,6 +16,7 @@ import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from keda_gpu_scaler.devices.reader_threads import RunningCall
 from keda_gpu_scaler.devices.sysfs import IMPOSSIBLE_BYTES, DrmCard, UnreadableError, read_text
 
 MemoryReader = Callable[[DrmCard], tuple[int | None, int | None]]
@@ -59,11 +60,12 @@ def read_memory(card: DrmCard) -> tuple[int | None, int | None]:
     if not may_know_usage(Path("/proc/self")):
         raise UnreadableError("the process has no CAP_PERFMON")
     try:
-        file = os.open(f"/dev/dri/renderD{card.render}", os.O_RDWR | os.O_CLOEXEC)
-        try:
-            return memory_of(card.driver, file, fcntl.ioctl)
-        finally:
-            os.close(file)
+        with RunningCall(f"the query of renderD{card.render}"):
+            file = os.open(f"/dev/dri/renderD{card.render}", os.O_RDWR | os.O_CLOEXEC)
+            try:
+                return memory_of(card.driver, file, fcntl.ioctl)
+            finally:
+                os.close(file)
     except OSError as error:
         reason = f"/dev/dri/renderD{card.render}: {error.strerror}"
     raise UnreadableError(reason)

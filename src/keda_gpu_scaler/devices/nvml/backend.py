@@ -32,7 +32,7 @@ from keda_gpu_scaler.devices.nvml.gpu import DeviceReading, Gpu, ListedGpu
 from keda_gpu_scaler.devices.nvml.gpu_list import GpuList
 from keda_gpu_scaler.devices.nvml.gpu_reader import GpuReader
 from keda_gpu_scaler.devices.nvml.process_shares import PROC, ProcessShares
-from keda_gpu_scaler.devices.nvml.reader_threads import OVERDUE_SECONDS, OVERRUN_SECONDS, ReaderJob, ReaderThreads
+from keda_gpu_scaler.devices.reader_threads import OVERDUE_SECONDS, OVERRUN_SECONDS, ReaderJob, ReaderThreads
 
 FIRST_WAIT_SECONDS = 1.0
 LONGEST_WAIT_SECONDS = 30.0
@@ -290,12 +290,11 @@ class NvmlBackend:
             raise job.error
         if not isinstance(job.result, list):
             return None  # a look-up that hung: it is made again
-        # The driver's own averages are about a second long, so a fraction of a second is no lag.
-        lag = math.floor(time.monotonic() - (job.started_at or 0.0))
+        lag = job.lag_seconds()
         readings: list[DeviceReading] = job.result
         if lag <= 0:
             return readings
-        return [replace(each, sample=replace(each.sample, lag_seconds=float(lag))) for each in readings]
+        return [replace(each, sample=replace(each.sample, lag_seconds=lag)) for each in readings]
 
     def _samples(self, gpu: Gpu, readings: list[DeviceReading] | None, now: float) -> list[Sample]:
         if readings is None:

@@ -5,13 +5,11 @@ Law: every call to the binding goes through ``call``, which sorts each error by 
 available, one GPU is lost, or the driver is lost.
 """
 
-import threading
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from keda_gpu_scaler.devices.failure_log import MAX_REASON_LENGTH
+from keda_gpu_scaler.devices.reader_threads import RunningCall
 
 # Return codes of nvml.h. They are compared by number, because the exception class that pynvml makes of a code has
 # changed between its versions.
@@ -70,22 +68,6 @@ class DriverUnusableError(Exception):
     """The driver cannot be used, for a reason without an NVML return code. The text is a sentence for people."""
 
 
-@dataclass(frozen=True, slots=True)
-class RunningCall:
-    """A call that has not returned: the name of NVML's function, and when it began, in monotonic seconds."""
-
-    name: str
-    since_seconds: float
-
-
-_running: dict[int, RunningCall] = {}
-
-
-def running_call(thread: int | None) -> RunningCall | None:
-    """Return the call that a thread makes now, by the thread's identifier. Any thread may call it."""
-    return None if thread is None else _running.get(thread)
-
-
 def call(function: Callable[..., Any], *args: Any) -> Any:
     """Call the binding, and sort each error by what it means for the read.
 
@@ -94,10 +76,9 @@ def call(function: Callable[..., Any], *args: Any) -> Any:
         GpuLostError: the GPU is lost, or its handle is not valid any more.
         DriverLostError: the driver is lost.
     """
-    thread = threading.get_ident()
-    _running[thread] = RunningCall(getattr(function, "__name__", "a call"), time.monotonic())
     try:
-        return function(*args)
+        with RunningCall(getattr(function, "__name__", "a call")):
+            return function(*args)
     except NvmlError:
         raise
     except Exception as error:  # the errors of pynvml, ctypes and the decoder have no base class in common
@@ -107,8 +88,6 @@ def call(function: Callable[..., Any], *args: Any) -> Any:
         if code in _GPU_LOST:
             raise GpuLostError(code, error) from error
         raise ReadingError(code, error) from error
-    finally:
-        _running.pop(thread, None)
 
 
 def call_twice(function: Callable[..., Any], *args: Any) -> Any:

@@ -10,8 +10,8 @@ from keda_gpu_scaler.core.types import Device, Sample
 from keda_gpu_scaler.devices.failure_log import ReadingProblem, describe
 from keda_gpu_scaler.devices.nvml.errors import CALL_NOT_AVAILABLE, NvmlError, ReadingError, call, reason_of
 from keda_gpu_scaler.devices.nvml.performance import PerformanceReader
-from keda_gpu_scaler.devices.nvml.reader_threads import ReaderJob
 from keda_gpu_scaler.devices.nvml.slice_meters import SliceMeters
+from keda_gpu_scaler.devices.reader_threads import ReaderJob
 
 # NVML's value for "not available" has all bits set, and some drivers return it as a reading. Others return 0 for a
 # sensor that does not answer: a die that works is warmer than 0 °C, and a board that works draws power. A GPU shuts

@@ -14,11 +14,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from keda_gpu_scaler.devices.reader_threads import RunningCall
+
 ROOT = "/sys"
 IMPOSSIBLE_CELSIUS = 200
 IMPOSSIBLE_WATTS = 100_000
 IMPOSSIBLE_BYTES = 1 << 53
 """No die survives this temperature, no board draws this power, and memory must be an exact number in JSON."""
+
+MOST_FAILURES = 60
+"""A source that fails for so many reads in a row does not come back, so another one is chosen."""
 
 _LONGEST_TEXT = 4096  # the kernel writes at most one page into a file of sysfs
 _CARD = re.compile(r"card(\d{1,4})", re.ASCII)
@@ -70,11 +75,12 @@ def read_bytes(path: Path, at_most: int) -> bytes:
         UnreadableError: it cannot be read.
     """
     try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            return os.read(file, at_most)
-        finally:
-            os.close(file)
+        with RunningCall(f"the read of {path.name}"):
+            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                return os.read(file, at_most)
+            finally:
+                os.close(file)
     except (OSError, ValueError) as error:
         reason = _reason(error)
     # Raised here and not in the handler: an error that is kept must not refer to the frames of a read.
@@ -129,6 +135,54 @@ def first_known(*sources: Callable[[], float]) -> float:
         except UnreadableError as error:
             reasons.append(str(error))
     raise UnreadableError("; ".join(reasons))
+
+
+class ChosenSources:
+    """Remembers which of several sources gave each reading of a card.
+
+    Two sources of one reading measure not quite the same: the edge and the hottest spot of a die, two averages of the
+    driver. So a source that gave a value is not replaced when it fails for a moment. The reading is unknown then.
+    """
+
+    def __init__(self) -> None:
+        self._chosen: dict[str, int] = {}
+        self._failures: dict[str, int] = {}
+
+    def forget(self) -> None:
+        """Choose again: the card was lost and may have another driver."""
+        self._chosen.clear()
+        self._failures.clear()
+
+    def first(self, key: str, *sources: Callable[[], float]) -> float:
+        """Return the value of the chosen source, or of the first one that has a value, which is then chosen.
+
+        Args:
+            key: the reading.
+            sources: the same ones at each call for this key.
+
+        Raises:
+            UnreadableError: the chosen source has no value, or none has one.
+        """
+        chosen = self._chosen.get(key)
+        if chosen is not None and self._failures.get(key, 0) < MOST_FAILURES:
+            try:
+                value = sources[chosen]()
+            except UnreadableError:
+                self._failures[key] = self._failures.get(key, 0) + 1
+                raise
+        else:
+            value, self._chosen[key] = self._choose(sources)
+        self._failures.pop(key, None)
+        return value
+
+    def _choose(self, sources: tuple[Callable[[], float], ...]) -> tuple[float, int]:
+        reasons = []
+        for number, source in enumerate(sources):
+            try:
+                return source(), number
+            except UnreadableError as error:
+                reasons.append(str(error))
+        raise UnreadableError("; ".join(dict.fromkeys(reasons)))
 
 
 class Reasons:

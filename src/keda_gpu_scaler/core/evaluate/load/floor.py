@@ -9,13 +9,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from keda_gpu_scaler.core.evaluate.load.line import add_sums, fit_line
+from keda_gpu_scaler.core.evaluate.load.line import add_sums, fit_line, fit_seconds
 from keda_gpu_scaler.core.evaluate.load.span import EngineWork
 
 MIN_POINTS = 8
 """A line through fewer spans is not drawn."""
 _EXPLAINED = 0.5
-"""A line that explains a smaller share of the variance may be far too low."""
+"""A line that explains a smaller share of the variance may be far too low, and one by the KV cache too high."""
 _UNKNOWN_RATIO = 0.1
 """Without any histogram, the floor is this share of the target."""
 _MAX_BOUND_RATIO = 0.2
@@ -67,7 +67,7 @@ def find_floor(works: Sequence[EngineWork], *, target_seconds: float, stated_sec
     if upper < bound:
         return Floor(upper, f"the least that was observed in {count} spans of 10 s")
     by_cache, points = _by_cache(works, requests=sums[1] / count if count else 0.0)
-    if fit is not None and fit.explained >= _EXPLAINED:
+    if fit is not None and fit.low > 0 and fit.explained >= _EXPLAINED:
         upper = min(upper, fit.high)
     if bound < min(by_cache, upper):
         return Floor(min(by_cache, upper), f"by a line through the KV cache usage of {points} spans of 10 s")
@@ -78,7 +78,8 @@ def _by_cache(works: Sequence[EngineWork], *, requests: float) -> tuple[float, i
     """Return the floor by the KV cache usage, and the number of spans; 0 where the line is not certain.
 
     Where each engine always has as many requests, the time per token still varies with the length of their contexts.
-    The line leads to the time without a KV cache. It contains what the requests add otherwise, which is at most
+    The line leads to the time without a KV cache. The usage is a state that the engine knows exactly, so the noise is
+    in the time alone. The result contains what the requests add otherwise, which is at most
     ``requests / _HIDDEN_REQUESTS`` of the floor.
 
     Args:
@@ -87,8 +88,8 @@ def _by_cache(works: Sequence[EngineWork], *, requests: float) -> tuple[float, i
     """
     sums = add_sums([work.cache_sums for work in works])
     count = int(sums[0])
-    fit = fit_line(sums) if count >= MIN_POINTS else None
-    if fit is None:
+    fit = fit_seconds(sums) if count >= MIN_POINTS else None
+    if fit is None or fit.explained < _EXPLAINED:
         return 0.0, count
     return fit.low * min(1.0, _TOLERATED / (1 + requests / _HIDDEN_REQUESTS)), count
 

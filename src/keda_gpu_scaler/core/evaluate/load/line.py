@@ -7,6 +7,7 @@ Law: sums of points can be added up, so each engine's sums are computed once and
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 _SINGULAR = 1e-6
 """A smaller determinant, as a share of its first term, means that prompt tokens are in proportion to requests."""
@@ -54,13 +55,49 @@ class LineFit:
         return self.at_zero + 2 * self.error
 
 
+class _Moments(NamedTuple):
+    """Of points: their number, and of the requests and the seconds without prompts the means and the variances.
+
+    ``together`` is their covariance, which is above 0.
+    """
+
+    points: float
+    requests: float
+    seconds: float
+    spread: float
+    variance: float
+    together: float
+
+
 def fit_line(sums: Sums) -> LineFit | None:
-    """Fit the line through points by their sums.
+    """Fit the line through points by their sums, where both the requests and the seconds are measured with noise.
 
     What prompts take is subtracted first. The line is the regression of the requests on the seconds: noise makes its
     slope in seconds per request too large, never too small, so the crossing is too low. Returns None where the time
     does not grow with the requests, or where the points are too few or too equal.
     """
+    moments = _moments(sums)
+    return _line(moments, moments.variance / moments.together) if moments is not None else None
+
+
+def fit_seconds(sums: Sums) -> LineFit | None:
+    """Fit the line as ``fit_line`` does, where the first number of a point is exact and only the seconds have noise.
+
+    The line is the regression of the seconds. Noise in the first number would make the crossing too high.
+    """
+    moments = _moments(sums)
+    return _line(moments, moments.together / moments.spread) if moments is not None else None
+
+
+def _line(moments: _Moments, slope: float) -> LineFit | None:
+    count, n, seconds, spread, variance, together = moments
+    residual = max(0.0, variance - together * together / spread) * count / (count - 2)
+    error = math.sqrt(residual * (1 + n * n / spread) / count)
+    fit = LineFit(seconds - n * slope, error, min(1.0, together * together / (spread * variance)))
+    return fit if math.isfinite(fit.at_zero) and math.isfinite(error) else None
+
+
+def _moments(sums: Sums) -> _Moments | None:
     count = sums[0]
     if count < 3:
         return None
@@ -78,10 +115,7 @@ def fit_line(sums: Sums) -> LineFit | None:
     together -= prompt * (np - n * p)
     if together <= 0 or variance <= _ROUNDING * seconds * seconds:
         return None
-    residual = max(0.0, variance - together * together / spread) * count / (count - 2)
-    error = math.sqrt(residual * (1 + n * n / spread) / count)
-    fit = LineFit(seconds - n * variance / together, error, min(1.0, together * together / (spread * variance)))
-    return fit if math.isfinite(fit.at_zero) and math.isfinite(error) else None
+    return _Moments(count, n, seconds, spread, variance, together)
 
 
 def _seconds_per_prompt_token(

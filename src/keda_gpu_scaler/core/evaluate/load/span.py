@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import NamedTuple
 
-from keda_gpu_scaler.core.aggregation import mean
+from keda_gpu_scaler.core.aggregation import mean_of_known
 from keda_gpu_scaler.core.evaluate.load.counter_steps import CounterGrowth, CounterSteps, counter_steps
 from keda_gpu_scaler.core.evaluate.load.line import NO_POINTS, Sums, add_sums, point
 from keda_gpu_scaler.core.state.scrape import TargetHistory
@@ -180,7 +180,8 @@ def _measure(page: TargetHistory, window_seconds: float) -> EngineWork | None:
     rung = rung_of(newest)
     window = page.window(window_seconds)
     steps = counter_steps(page)
-    current, known = _span(window, rung, steps), _known_parts(page, rung, steps)
+    current = _span(window, rung, steps, gauges=len(window))
+    known = _known_parts(page, rung, steps)
     total = known.total
     now = _prompt_rate(current) if current is not None else 0.0
     return EngineWork(
@@ -248,7 +249,9 @@ def _parts(
             if end is None:
                 break
             last = end
-            part = _Part(begin, samples[last], last - first, _span(samples[first : last + 1], rung, steps))
+            # A sample stands for the time until the next one: in the older history it has the means of that time.
+            span = _span(samples[first : last + 1], rung, steps, gauges=last - first)
+            part = _Part(begin, samples[last], last - first, span)
         parts[id(begin)] = part
         first = last
     return parts, first
@@ -285,13 +288,15 @@ def _has(sample: EngineSample, rung: LoadRung) -> bool:
     return rung is LoadRung.RUNNING and sample.running is not None
 
 
-def _span(samples: Sequence[EngineSample], rung: LoadRung, steps: CounterSteps) -> Span | None:
+def _span(samples: Sequence[EngineSample], rung: LoadRung, steps: CounterSteps, *, gauges: int) -> Span | None:
+    """Measure the span of these samples; the first so many of them show the mean gauges."""
     seconds, counted = steps.growth(samples)
     if seconds <= 0:
         return None
     newest = samples[-1]
     all_running, all_waiting, caches = zip(*map(_GAUGES, samples), strict=True)
-    running, cache, prompt_rate = _mean(all_running), _mean(caches), counted.prompts / seconds
+    running, cache = mean_of_known(all_running[:gauges]), mean_of_known(caches[:gauges])
+    prompt_rate = counted.prompts / seconds
     token_seconds, decoding = _token_time(counted, seconds, running, rung)
     has_requests = any(all_running) or any(all_waiting)
     return Span(
@@ -381,11 +386,6 @@ def _busy(counted: CounterGrowth, seconds: float, newest: EngineSample) -> float
     if newest.executions_total is not None and counted.services:
         per_execution = min(1.0, counted.executions / counted.services)
     return counted.service * per_execution / seconds
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return mean(known) if known else None
 
 
 def _waiting_growth(window: Sequence[EngineSample]) -> float:

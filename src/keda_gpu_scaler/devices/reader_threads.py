@@ -1,18 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The threads that make the driver's calls, so that a call that hangs keeps one thread and one GPU.
+"""The threads that make the drivers' calls, so that a call that hangs keeps one thread.
 
 Law: a job runs at most once, in one thread. A job that overruns keeps its thread until its call returns, and no other
-job waits for it. There are never more of these threads than GPUs, because a GPU has one job at a time.
+job waits for it. There are never more of these threads than subjects, because a subject has one job at a time.
+
+A subject is a GPU, a driver, or a vendor.
 """
 
 import logging
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Union
 
-from keda_gpu_scaler.devices.nvml.errors import RunningCall, running_call
+from keda_gpu_scaler.core.interfaces import BackendError
 
 OVERRUN_SECONDS = 1.0
 """How long the other GPUs wait for one GPU. A call takes microseconds to milliseconds, so this is no slow driver."""
@@ -22,8 +25,44 @@ OVERDUE_SECONDS = 5.0
 _logger = logging.getLogger(__name__)
 
 
+class DriverHangError(BackendError):
+    """A call hangs before the devices were listed. So there is a driver, and its devices are not known."""
+
+
+class RunningCall:
+    """A call of a driver, while its thread is in this context: ``with RunningCall("nvmlDeviceGetPowerUsage"):``.
+
+    Each reading makes one, so this is no dataclass and no generator.
+
+    Args:
+        name: the call for people ("the read of gpu_metrics").
+    """
+
+    __slots__ = ("name", "since_seconds")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.since_seconds = time.monotonic()
+
+    def __enter__(self) -> None:
+        _waits_for[threading.get_ident()] = self
+
+    def __exit__(self, *_: object) -> None:
+        _waits_for.pop(threading.get_ident(), None)
+
+
+_waits_for: dict[int, Union[RunningCall, "ReaderJob"]] = {}
+"""What each thread waits for: a call, or a job that another thread runs."""
+
+
+def running_call(thread: int | None) -> RunningCall | None:
+    """Return the call that a thread makes now, by the thread's identifier. Any thread may call it."""
+    call = None if thread is None else _waits_for.get(thread)
+    return call.running_call if isinstance(call, ReaderJob) else call
+
+
 class ReaderJob:
-    """One function for one GPU, or for the driver. ``result`` and ``error`` are valid once ``is_done``.
+    """One function for one subject. ``result`` and ``error`` are valid once ``is_done``.
 
     ``started_at`` is in monotonic seconds.
     """
@@ -66,16 +105,31 @@ class ReaderJob:
         began = running.since_seconds if running else self.started_at
         return 0.0 if began is None else time.monotonic() - began
 
+    def lag_seconds(self) -> float:
+        """Return how old the readings of a job are that has ended, in whole seconds.
+
+        A driver's own averages are about a second long, so a fraction of a second is no lag.
+        """
+        return 0.0 if self.started_at is None else float(max(0, math.floor(time.monotonic() - self.started_at)))
+
 
 class ReaderThreads:
     """Runs jobs one after the other, and leaves a job that overruns behind.
 
     Args:
         overrun_seconds: how long the other jobs wait for one.
+        overdue_seconds: when ``finish`` names the call for which it waits.
+        name: the name of the threads.
     """
 
-    def __init__(self, overrun_seconds: float = OVERRUN_SECONDS, overdue_seconds: float = OVERDUE_SECONDS) -> None:
-        self._overrun_seconds = overrun_seconds
+    def __init__(
+        self,
+        overrun_seconds: float = OVERRUN_SECONDS,
+        overdue_seconds: float = OVERDUE_SECONDS,
+        name: str = "device-reader",
+    ) -> None:
+        self._name = name
+        self.overrun_seconds = overrun_seconds
         self._overdue_seconds = overdue_seconds
         self._progress = threading.Condition()
         self._awaited: ReaderJob | None = None
@@ -93,7 +147,8 @@ class ReaderThreads:
         Raises:
             Exception: what the job raised.
         """
-        self._awaited = job
+        thread = threading.get_ident()
+        self._awaited = _waits_for[thread] = job
         self._start([job])
         try:
             if not self._wait([job], self._overdue_seconds):
@@ -102,6 +157,7 @@ class ReaderThreads:
                 _logger.info("%s: the call has returned", job.subject)
         finally:
             self._awaited = None
+            _waits_for.pop(thread, None)
         if job.error is not None:
             raise job.error
 
@@ -112,12 +168,12 @@ class ReaderThreads:
         """
         waiting = self._start(jobs)
         for position, job in enumerate(jobs):
-            if self._wait([job], self._overrun_seconds):
+            if self._wait([job], self.overrun_seconds):
                 continue
             rest = _drain(waiting)
             for other in rest:
                 self._start([other])
-            self._wait(jobs[position + 1 :], self._overrun_seconds)
+            self._wait(jobs[position + 1 :], self.overrun_seconds)
             return
 
     def start(self, job: ReaderJob) -> None:
@@ -127,16 +183,15 @@ class ReaderThreads:
     def _start(self, jobs: Sequence[ReaderJob]) -> "deque[ReaderJob]":
         waiting = deque(jobs)
         if waiting:
-            threading.Thread(target=self._work, args=(waiting,), name="nvml-reader", daemon=True).start()
+            threading.Thread(target=self._work, args=(waiting,), name=self._name, daemon=True).start()
         return waiting
 
     def _work(self, waiting: "deque[ReaderJob]") -> None:
-        while True:
-            try:
-                job = waiting.popleft()
-            except IndexError:
-                return
-            job.run()
+        try:
+            while True:
+                waiting.popleft().run()
+        except IndexError:
+            # Once for all jobs of this thread: to wake the thread that waits for each of them costs more than a job.
             with self._progress:
                 self._progress.notify_all()
 
