@@ -46,7 +46,7 @@ define REACH
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run check test test-core test-optimized lint types tools fmt proto lock docs bench judge fuzz audit sbom build krew image image-test docker-release chart manifests deploy undeploy clean
+.PHONY: help setup run check test test-core test-long test-with-chart test-optimized lint types tools fmt proto lock docs bench judge fuzz audit sbom build krew image image-test docker-release chart manifests deploy undeploy clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,14 +67,20 @@ run: setup ## Show on this machine how a workload follows its load; DEMO=--devic
 		$(if $(REPLICAS),--replicas $(REPLICAS)) $(if $(VALUE_TYPE),--value-type $(VALUE_TYPE))
 
 check: setup ## Run everything that CI runs
-	@$(MAKE) --no-print-directory --jobs 2 lint types tools
-	@$(CHART_TESTS) $(BIN)/python -m pytest -q -n $(WORKERS)
+	@$(MAKE) --no-print-directory --jobs 2 lint types test-with-chart
+
+# The tests begin while mypy works, which has work for one core only.
+test-with-chart: tools
+	@$(CHART_TESTS) MAKEFLAGS= $(BIN)/python -m pytest -q -n $(WORKERS)
 
 test: setup ## Run the tests, the rules of the repository among them
 	@$(BIN)/python -m pytest -q -n $(WORKERS)
 
 test-core: setup ## Run the tests of the pure part only: a few seconds
 	@$(BIN)/python -m pytest -q -n $(WORKERS) tests/core
+
+test-long: setup ## Run the tests with every example of each property, where `make test` draws a quarter
+	@KEDA_GPU_SCALER_TEST_EXAMPLES=all $(BIN)/python -m pytest -q -n $(WORKERS)
 
 test-optimized: setup ## Run the tests under python -OO, as the image runs
 	@PYTHONOPTIMIZE=2 $(BIN)/python -m pytest -q -n $(WORKERS)

@@ -4,6 +4,7 @@
 The law of this script: what is committed is what helm makes of the chart, and the tests say when it is stale.
 """
 
+import os
 import re
 import subprocess
 import sys
@@ -100,7 +101,8 @@ _HELMS_OWN = re.compile(r"^ +(?:helm\.sh/chart|app\.kubernetes\.io/managed-by): 
 
 def helm(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the pinned helm."""
-    return subprocess.run([str(tools.BIN / "helm"), *arguments], cwd=HOME, capture_output=True, text=True, check=False)
+    command, environment = [str(tools.BIN / "helm"), *arguments], {**os.environ, **tools.SHORT_RUN}
+    return subprocess.run(command, cwd=HOME, env=environment, capture_output=True, text=True, check=False)
 
 
 def template(*flags: str, namespace: str = "keda", release: str = "keda-gpu-scaler") -> str:

@@ -53,6 +53,10 @@ _STAMP = TOOLS / "installed.json"
 _PROMTOOL_STAMP = TOOLS / "promtool.txt"
 
 
+SHORT_RUN = {"GOGC": "off", "GOMEMLIMIT": "1GiB"}
+"""Environment variables of helm and kubeconform: without Go's garbage collector they take a third less time."""
+
+
 def is_installed() -> bool:
     """Whether everything is there, at these versions."""
     return _STAMP.is_file() and _STAMP.read_text() == _PINS and all((BIN / name).is_file() for name in GO_TOOLS)

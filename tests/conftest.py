@@ -9,6 +9,7 @@ import pytest
 from hypothesis import settings
 
 import keda_gpu_scaler.cli  # noqa: F401 - the program's entry says how the engines are loaded
+from tests.examples_drawn import DEFAULT, examples
 
 pytest.register_assert_rewrite("tests.contract.allocations", "tests.contract.backends", "tests.contract.engines")
 pytest.register_assert_rewrite(
@@ -17,7 +18,7 @@ pytest.register_assert_rewrite(
 pytest_plugins = ["tests.fake_nvml.fixtures"]
 
 # A property is about values, not about how fast a busy machine makes them.
-settings.register_profile("house", deadline=None)
+settings.register_profile("house", deadline=None, max_examples=examples(DEFAULT))
 settings.load_profile("house")
 
 

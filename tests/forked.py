@@ -2,18 +2,19 @@
 """Commands of the program in processes that are forked from one that has imported it.
 
 Each is a process of its own, with its own arguments, environment and descriptors, but it starts in a tenth of the
-processor time: the import of the program takes longer than most tests. What a start from nothing loads and prints is
-for the tests that run ``python -m keda_gpu_scaler``.
+processor time: the import of the program takes longer than most tests. What it has imported is in
+``tests/whole_program.py``.
 """
 
 import atexit
+import importlib
 import io
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from threading import Thread
 from typing import Self
@@ -21,28 +22,26 @@ from typing import Self
 from keda_gpu_scaler.cli import main
 
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(
-    [
-        "keda_gpu_scaler.agent",
-        *(f"keda_gpu_scaler.{name}" for name in ("engines", "kube.workloads", "kube.agent_port_forwards", "cli.serve")),
-        *(f"keda_gpu_scaler.cli.{name}.command" for name in ("explain", "probe", "top", "record", "doctor")),
-        *("httpx", "yaml", "rich.table", "tests.forked"),
-    ]
-)
+_FORKS.set_forkserver_preload(["tests.whole_program", "tests.forked"])
 
 
 class Forked:
     """A process with a command of the program: the part of ``subprocess.Popen`` that the tests use.
 
-    ``stdout`` and ``stderr`` are what it writes, as text.
+    ``stdout`` and ``stderr`` are what it writes, as text. ``entry`` is the program's entry, a function of a module.
     """
 
-    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        environment: Mapping[str, str] | None = None,
+        entry: Callable[[], object] | None = None,
+    ) -> None:
         pipes = [_FORKS.Pipe(duplex=False) for _ in range(2)]
         self._process = _FORKS.Process(
             target=_run,
             args=(list(arguments), dict(os.environ if environment is None else environment), os.getcwd()),
-            kwargs={"writers": [writer for _, writer in pipes]},
+            kwargs={"writers": [writer for _, writer in pipes], "entry": entry or as_module},
             daemon=True,  # its end is the end of the tests, if it has not ended before
         )
         self._process.start()
@@ -88,11 +87,25 @@ class Forked:
         self.wait()
 
 
+def as_module() -> None:
+    """Run the program as ``python -m keda_gpu_scaler`` does."""
+    main(prog_name="python -m keda_gpu_scaler")
+
+
+def as_command() -> None:
+    """Run the program as the installed command does."""
+    main(prog_name="keda-gpu-scaler")
+
+
 def run(
-    arguments: Sequence[str], *, environment: Mapping[str, str] | None = None, timeout: float
+    arguments: Sequence[str],
+    *,
+    environment: Mapping[str, str] | None = None,
+    entry: Callable[[], object] | None = None,
+    timeout: float,
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end, as ``subprocess.run`` does with its output captured."""
-    with Forked(arguments, environment) as process:
+    with Forked(arguments, environment, entry) as process:
         errors: list[str] = []
         reading = Thread(target=lambda: errors.append(process.stderr.read()))
         reading.start()
@@ -108,16 +121,24 @@ def _text_of(reader: "Connection") -> io.TextIOWrapper:
     return open(descriptor, encoding="utf-8")  # its user closes it
 
 
-def _run(arguments: list[str], environment: dict[str, str], folder: str, *, writers: "list[Connection]") -> None:
+def _run(
+    arguments: list[str],
+    environment: dict[str, str],
+    folder: str,
+    *,
+    writers: "list[Connection]",
+    entry: Callable[[], object],
+) -> None:
     for descriptor, writer in zip((1, 2), writers, strict=True):
         os.dup2(writer.fileno(), descriptor)
         writer.close()
     sys.stdout, sys.stderr = (open(one, "w", encoding="utf-8", closefd=False) for one in (1, 2))  # noqa: SIM115
+    importlib.import_module("tests.whole_program")  # it is imported, or its error is shown: a preload ignores errors
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
     sys.argv = ["keda-gpu-scaler", *arguments]
     try:
-        main(prog_name="python -m keda_gpu_scaler")
+        entry()
     finally:
         atexit._run_exitfuncs()

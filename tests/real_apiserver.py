@@ -18,6 +18,7 @@ import httpx
 
 from keda_gpu_scaler.kube.auth import ClientConfig, kubeconfig
 from tests.apiserver import KINDS, SCALE_PATHS, owner_references, scale_status
+from tests.polling import pause
 
 VARIABLE = "KEDA_GPU_SCALER_TEST_KUBECONFIG"
 _CONTAINER = {"name": "server", "image": "example.com/server"}
@@ -210,4 +211,4 @@ class RealApiServer:
             definition = {"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition"}
             self._send("POST", root, {**definition, "metadata": metadata, "spec": spec})
         while self._http.get(self._path(plural)).status_code == 404:
-            pass  # the API server needs a moment after the definition is created
+            pause()  # the API server needs a moment after the definition is created

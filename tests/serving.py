@@ -22,6 +22,7 @@ from keda_gpu_scaler.wire import externalscaler_pb2_grpc as pb_grpc
 from keda_gpu_scaler.wire.tls import ClientTls
 from tests import forked
 from tests.limits import WAIT_SECONDS
+from tests.polling import pause
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -127,6 +128,7 @@ class Serving:
                 if saying in error.details():
                     return error.code()
             assert self.process.poll() is None, "the server has ended"
+            pause()
 
     def value_in_the_end(self, **metadata: str) -> float:
         """Ask until there is a value; a server that never gives one is ended by the watchdog."""
@@ -134,6 +136,7 @@ class Serving:
             with contextlib.suppress(grpc.RpcError):
                 return self.value(**metadata)
             assert self.process.poll() is None, "the server has ended"
+            pause()
 
     def is_active(self, **metadata: str) -> bool:
         active: bool = self.stub.IsActive(ref(**metadata), timeout=WAIT_SECONDS).result

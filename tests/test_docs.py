@@ -337,7 +337,8 @@ def texts() -> frozenset[str]:
     found: set[str] = set()
     for path in (HOME / "src").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            found.add(_LOGGED.sub(_GAP, template(node)))
+            if isinstance(node, ast.Constant | ast.JoinedStr | ast.BinOp):  # any other node is a gap
+                found.add(_LOGGED.sub(_GAP, template(node)))
     return frozenset(text for text in found if text.strip(_GAP))
 
 

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import resource
+import signal
 import socket
 import subprocess
 import sys
@@ -121,22 +122,33 @@ def test_a_new_scrape_connection_is_refused_with_the_reason() -> None:
 # ---- the servers at the limit ----
 
 
+OTHERS = "127.0.0.2"
+"""The address of the clients that open many connections. Of an address with many the server drops the oldest ones, and
+a probe from the same address may be among them."""
+
+
 @contextlib.contextmanager
 def connections(port: int, count: int) -> Iterator[None]:
-    """Clients that connect and send nothing."""
+    """Clients that connect from an address of their own and send nothing."""
     with contextlib.ExitStack() as stack:
         for _ in range(count):
             client = stack.enter_context(socket.socket())
+            client.bind((OTHERS, 0))
             client.setblocking(False)
             with contextlib.suppress(BlockingIOError):
                 client.connect(("127.0.0.1", port))
         yield
 
 
+def limited_serving(probe: int) -> Serving:
+    """An instance with 128 descriptors."""
+    limited = ("sh", "-c", 'ulimit -n 128; exec "$0" "$@"')
+    return Serving("--backend", "synthetic", "--probe-port", str(probe), launcher=limited)
+
+
 def test_keda_and_probes_are_answered_while_clients_open_more_connections_than_there_are_descriptors() -> None:
     probe = free_port()
-    limited = ("sh", "-c", 'ulimit -n 128; exec "$0" "$@"')
-    with Serving("--backend", "synthetic", "--probe-port", str(probe), launcher=limited) as serving:
+    with limited_serving(probe) as serving:
         serving.wait_for_health(SERVING)
         with connections(serving.port, 400), connections(probe, 400):
             for _ in range(20):
@@ -151,6 +163,19 @@ def test_keda_and_probes_are_answered_while_clients_open_more_connections_than_t
         rest = serving.process.stderr.read()
     lines = [entry["message"] for entry in serving.log] + rest.splitlines()
     assert len([line for line in lines if re.search("out of system resource|Too many open files", line)]) <= 1
+
+
+def test_a_probe_is_answered_that_waits_between_the_connections_of_another_address() -> None:
+    probe = free_port()
+    with limited_serving(probe) as serving:
+        serving.wait_for_health(SERVING)
+        serving.process.send_signal(signal.SIGSTOP)  # as on a busy node: it accepts all of them at the same time
+        with connections(probe, 60), socket.create_connection(("127.0.0.1", probe), WAIT_SECONDS) as kubelet:
+            kubelet.sendall(b"GET /livez HTTP/1.1\r\nHost: node\r\n\r\n")
+            with connections(probe, 60):
+                serving.process.send_signal(signal.SIGCONT)
+                with kubelet.makefile("rb") as answer:
+                    assert answer.readline() == b"HTTP/1.1 200 \r\n"
 
 
 @pytest.mark.parametrize("ends", [False, True], ids=["answers", "ends before asyncio listens again"])

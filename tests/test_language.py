@@ -4,7 +4,6 @@
 import ast
 import re
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -61,39 +60,35 @@ def first_line_problem(text: str) -> str | None:
     return None
 
 
-def classes(path: Path) -> Iterator[str]:
-    """Yield the names of the classes that a module defines."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ClassDef):
-            yield node.name
+# One test for all files, and not one for each: there are hundreds, and each test costs more than the check of a file.
 
 
-def test_a_class_name_occurs_once_in_the_package() -> None:
-    modules = defaultdict(list)
+def test_a_class_name_occurs_once_in_the_package_and_no_behaviour_is_in_an_assert() -> None:
+    modules, asserts = defaultdict(list), []
     for path in python_files("src"):
-        for name in classes(path):
-            modules[name].append(titles(path))
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                modules[node.name].append(titles(path))
+            elif isinstance(node, ast.Assert):
+                asserts.append(f"{titles(path)}:{node.lineno}")
     assert {name: found for name, found in modules.items() if len(found) > 1} == {}
-
-
-@pytest.mark.parametrize("path", python_files("src", "tests", "scripts", "benchmarks"), ids=titles)
-def test_the_first_line_of_a_module_is_a_plain_sentence(path: Path) -> None:
-    if path.stat().st_size:
-        assert first_line_problem(path.read_text()) is None
-
-
-@pytest.mark.parametrize("path", [*python_files("src"), *pages()], ids=titles)
-def test_no_word_of_the_old_vocabulary_is_left(path: Path) -> None:
-    text = path.read_text()
-    if titles(path) in LISTS_OLD_NAMES:
-        text = re.sub(r"`[^`\n]+`", "", text)
-    assert old_words(text) == []
-
-
-@pytest.mark.parametrize("path", python_files("src"), ids=titles)
-def test_no_behaviour_is_in_an_assert(path: Path) -> None:
-    asserts = [node.lineno for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Assert)]
     assert asserts == []
+
+
+def test_the_first_line_of_every_module_is_a_plain_sentence() -> None:
+    texts = {path: path.read_text() for path in python_files("src", "tests", "scripts", "benchmarks")}
+    problems = {titles(path): first_line_problem(text) for path, text in texts.items() if text}
+    assert {title: problem for title, problem in problems.items() if problem} == {}
+
+
+def test_no_word_of_the_old_vocabulary_is_left() -> None:
+    found = {}
+    for path in [*python_files("src"), *pages()]:
+        text = path.read_text()
+        if titles(path) in LISTS_OLD_NAMES:
+            text = re.sub(r"`[^`\n]+`", "", text)
+        found[titles(path)] = old_words(text)
+    assert {title: lines for title, lines in found.items() if lines} == {}
 
 
 @pytest.mark.parametrize(

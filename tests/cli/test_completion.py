@@ -7,12 +7,17 @@ import sys
 
 import pytest
 
+from keda_gpu_scaler.cli.completion import kubectl_completion
+from tests import forked
+from tests.limits import WAIT_SECONDS
+
 KUBECTL = "from keda_gpu_scaler.cli.completion import kubectl_completion; kubectl_completion()"
 
 
 def completed_by_kubectl(*words: str) -> list[str]:
     """Complete the last word as kubectl does: it runs an executable with the words after the plugin's name."""
-    outcome = subprocess.run([sys.executable, "-c", KUBECTL, *words], capture_output=True, text=True, check=True)
+    outcome = forked.run(words, entry=kubectl_completion, timeout=WAIT_SECONDS)
+    assert outcome.returncode == 0, outcome.stderr
     return outcome.stdout.splitlines()
 
 
@@ -25,8 +30,8 @@ def completed(line: str) -> list[str]:
         "COMP_CWORD": str(len(words) - 1),
         "_KEDA_GPU_SCALER_COMPLETE": "bash_complete",
     }
-    command = [sys.executable, "-c", "from keda_gpu_scaler.cli import main; main(prog_name='keda-gpu-scaler')"]
-    outcome = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    outcome = forked.run((), environment=environment, entry=forked.as_command, timeout=WAIT_SECONDS)
+    assert outcome.returncode == 0, outcome.stderr
     return [answer.removeprefix("plain,") for answer in outcome.stdout.splitlines()]
 
 

@@ -21,9 +21,11 @@ from keda_gpu_scaler.cli.record import engines as record_engines
 from keda_gpu_scaler.devices.replay.backend import ReplayBackend
 from keda_gpu_scaler.scrape.address_policy import AddressPolicy
 from keda_gpu_scaler.wire.engine_recording import Place, RecordedPage, RecordedWorkload, decode_record, is_record
+from tests import forked
 from tests.apiserver import FakeApiServer
 from tests.end_to_end.test_engines import Pages
 from tests.limits import WAIT_SECONDS
+from tests.polling import pause
 from tests.serving import COMMAND
 
 VLLM = (
@@ -211,6 +213,7 @@ def test_a_stop_ends_a_recording_whose_reader_does_not_read(cluster: Cluster) ->
         assert recording.stdout is not None
         while _waiting_bytes(recording.stdout.fileno()) < PIPE_BYTES:
             assert recording.poll() is None  # the page does not fit into the pipe
+            pause()
         recording.send_signal(signal.SIGTERM)
         assert recording.wait(WAIT_SECONDS) == 1
         assert recording.stderr is not None
@@ -221,9 +224,8 @@ def test_a_stop_ends_a_recording_whose_reader_does_not_read(cluster: Cluster) ->
 def test_a_stop_while_the_api_server_hangs_is_an_error_and_no_file(cluster: Cluster, stop: signal.Signals) -> None:
     cluster.server.hang()
     access = ("--kubeconfig", cluster.kubeconfig, "--out", str(cluster.file))
-    command = (*COMMAND, "record", "--engines", "ai/llama", "--log-level", "info", *access)
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as recording:
-        assert recording.stderr is not None
+    command = ("record", "--engines", "ai/llama", "--log-level", "info", *access)
+    with forked.Forked(command) as recording:
         assert "reading ai/llama" in recording.stderr.readline()
         recording.send_signal(stop)
         assert recording.wait(WAIT_SECONDS) == 1

@@ -26,10 +26,14 @@ HEADER = "timestamp, index, name, utilization.gpu [%], memory.used [MiB], memory
 NOW = {"windowSeconds": "0"}
 
 
-def with_driver(fake: FakeNvml, *arguments: str) -> Serving:
-    """An instance that starts from nothing: how a process ends with threads that hang is its interpreter's part too."""
+def with_driver(fake: FakeNvml, *arguments: str, is_interpreter_part: bool = False) -> Serving:
+    """An instance that reads the fake driver.
+
+    Where its interpreter has a part in how it ends, as with threads that hang, it starts from nothing.
+    """
     driver = ("--backend", "nvml", "--nvml-library", fake.library)
-    return Serving(*driver, *arguments, environment=fake.environment, launcher=("env",))
+    launcher = ("env",) if is_interpreter_part else ()
+    return Serving(*driver, *arguments, environment=fake.environment, launcher=launcher)
 
 
 def test_a_node_with_a_driver_is_served_with_every_metric(fake_nvml: FakeNvml) -> None:
@@ -119,7 +123,7 @@ def test_a_lost_card_is_unknown_until_it_is_back(fake_nvml: FakeNvml) -> None:
 
 
 def test_a_call_that_hangs_delays_no_answer_and_no_stop(fake_nvml: FakeNvml) -> None:
-    with with_driver(fake_nvml, "--stale-after", "0.3") as node:
+    with with_driver(fake_nvml, "--stale-after", "0.3", is_interpreter_part=True) as node:
         node.wait_for_health(SERVING)
         fake_nvml.hang()
         fake_nvml.wait_until_hanging()
@@ -131,7 +135,7 @@ def test_a_call_that_hangs_delays_no_answer_and_no_stop(fake_nvml: FakeNvml) -> 
 
 
 def test_a_driver_that_hangs_while_it_closes_does_not_delay_the_stop(fake_nvml: FakeNvml) -> None:
-    with with_driver(fake_nvml) as node:
+    with with_driver(fake_nvml, is_interpreter_part=True) as node:
         node.wait_for_health(SERVING)
         fake_nvml.hang("shutdown")
         node.process.send_signal(signal.SIGTERM)
@@ -143,7 +147,7 @@ def test_a_stop_during_a_stream_ends_it_with_ok_and_the_process_with_zero(
     fake_nvml: FakeNvml, number: signal.Signals
 ) -> None:
     fake_nvml.device(0).utilisation = (50, 0)
-    with with_driver(fake_nvml) as node:
+    with with_driver(fake_nvml, is_interpreter_part=True) as node:
         node.wait_for_health(SERVING)
         stream = node.stub.StreamIsActive(ref(), timeout=WAIT_SECONDS)
         assert next(stream).result is True
@@ -224,7 +228,7 @@ def test_a_stop_during_the_start_is_exit_status_0(number: signal.Signals) -> Non
 
 
 def test_unread_log_lines_delay_no_answer(fake_nvml: FakeNvml) -> None:
-    with with_driver(fake_nvml) as node:
+    with with_driver(fake_nvml, is_interpreter_part=True) as node:
         node.wait_for_health(SERVING)
         for number in range(600):  # a pipe takes about three hundred lines
             assert node.refusal(targetValue=f"x{number}{'y' * 100}")[0] is grpc.StatusCode.INVALID_ARGUMENT

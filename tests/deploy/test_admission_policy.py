@@ -21,6 +21,7 @@ from keda_gpu_scaler.core.trigger.profiles import PROFILES
 from tests.cli.validate.mistakes import ADDRESS, CORRECT, MISTAKES, Mistake
 from tests.deploy.rendering import Rendered, render, sets
 from tests.deploy.test_chart import conform
+from tests.polling import pause
 from tests.real_apiserver import VARIABLE, RealApiServer
 
 pytestmark = pytest.mark.usefixtures("chart_tools")
@@ -97,7 +98,7 @@ class PolicyServer:
             [item] = rendered.all(kind)
             self._http.post(f"{ROOT}/{plural}", json=item).raise_for_status()
         while not self.refusal({"type": "external", "metadata": {"scalerAddress": ADDRESS, "profile": "?"}}):
-            pass  # the API server needs a moment after the policy is created
+            pause()  # the API server needs a moment after the policy is created
         return str(policy(rendered)["metadata"]["name"])
 
     def refusal(self, *triggers: dict[str, Any]) -> str:

@@ -19,6 +19,7 @@ from tests.apiserver import Asked, FakeApiServer
 from tests.deploy.rendering import Grant, Rendered, container, render
 from tests.free_ports import free_port
 from tests.limits import WAIT_SECONDS
+from tests.polling import pause
 from tests.serving import Serving
 
 pytestmark = pytest.mark.usefixtures("chart_tools")
@@ -107,6 +108,7 @@ def scenario(
                 and server.requests["create events"]
             ):
                 ask(serving)
+                pause()
         grants, asked = set(rendered.grants(account)), set(server.asked)
         # With rights in one namespace the pods of the others are tried, and the program goes on without them.
         tried = {Asked(verb, "", "pods", "") for verb in ("list", "watch")} & asked

@@ -22,6 +22,7 @@ from keda_gpu_scaler.devices.nvml.backend import NvmlBackend
 from keda_gpu_scaler.devices.nvml.gpu_reader import MIG_LAYOUT_SECONDS
 from tests import fake_nvml as codes
 from tests.contract.backends import BackendContract
+from tests.examples_drawn import examples
 from tests.fake_nvml import GIB, Card, FakeNvml, Memory, Slice
 
 A, B, C = "GPU-aaaa", "GPU-bbbb", "GPU-cccc"
@@ -1115,4 +1116,6 @@ def test_whatever_mig_refuses_no_slice_is_forgotten_and_no_value_is_anothers(
         fake = fake_nvml
 
     caplog.set_level(logging.CRITICAL)
-    run_state_machine_as_test(OnThisDriver, settings=settings(derandomize=True, max_examples=100, deadline=None))
+    run_state_machine_as_test(
+        OnThisDriver, settings=settings(derandomize=True, max_examples=examples(100), deadline=None)
+    )

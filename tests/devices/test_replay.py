@@ -20,6 +20,7 @@ from keda_gpu_scaler.devices.synthetic import SyntheticBackend
 from keda_gpu_scaler.wire.recording import RecordingWriter
 from keda_gpu_scaler.wire.snapshot_codec import MAX_LENGTH
 from tests.contract.backends import BackendContract
+from tests.examples_drawn import examples
 
 DEMONSTRATION = Path(__file__).parents[2] / "recordings" / "demo-synthetic.jsonl.gz"
 TELEMETRY = Path(__file__).parents[3] / "shared" / "telemetry"
@@ -676,7 +677,7 @@ _CELLS = (
 _lines = st.lists(st.sampled_from(_CELLS), max_size=4).map(", ".join)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples(300))
 @given(
     st.binary(max_size=300)
     | st.lists(_lines, max_size=8).map(lambda lines: "\n".join(lines).encode())

@@ -19,6 +19,7 @@ from keda_gpu_scaler.devices.replay.log_format import LogFormat, formats, regist
 from keda_gpu_scaler.devices.replay.log_times import seconds_or_none
 from tests.contract.backends import BackendContract
 from tests.devices.replay_logs import EXAMPLES, MIB, ExampleLog
+from tests.examples_drawn import examples
 
 every_format = pytest.mark.parametrize("example", EXAMPLES, ids=[example.format for example in EXAMPLES])
 
@@ -285,7 +286,7 @@ _damage = st.one_of(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=400)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=examples(400))
 @given(
     example=st.sampled_from(EXAMPLES),
     places=st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 60), _damage), min_size=1, max_size=4),
@@ -312,7 +313,7 @@ def test_a_damaged_log_raises_nothing_else_and_gives_no_impossible_value(
     assert complaint is None or path.name in complaint
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples(150))
 @given(
     example=st.sampled_from(EXAMPLES), line=st.integers(0, 200), damage=st.sampled_from(["", "\0\0\0", "\ufffd", "x"])
 )

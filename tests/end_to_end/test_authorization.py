@@ -23,6 +23,7 @@ from tests.apiserver import TOKEN, FakeApiServer
 from tests.certificates import NAME, Authority, Pair
 from tests.free_ports import free_port
 from tests.limits import WAIT_SECONDS
+from tests.polling import pause
 from tests.serving import SERVING, Serving, refused_to_start
 
 POD, NAMESPACE = "front", "keda"
@@ -97,6 +98,7 @@ class Installation:
             if "unavailable" not in (shown["no_value_reason"], str((shown["error"] or {}).get("status")).lower()):
                 return shown
             assert self.serving.process.poll() is None
+            pause()
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from tests.apiserver import FakeApiServer
 from tests.engines.vllm_pages import vllm_page
 from tests.free_ports import free_port
 from tests.limits import WAIT_SECONDS
+from tests.polling import pause
 from tests.serving import Serving
 
 QUEUE = "inference_extension_flow_control_queue_size"
@@ -131,6 +132,7 @@ class Cluster:
         ends_at = time.monotonic() + WAIT_SECONDS
         while not is_expected(answer := call()):
             assert time.monotonic() < ends_at, answer
+            pause()
         return answer
 
     def active(self, **metadata: str) -> bool:
@@ -221,7 +223,7 @@ def test_a_picker_that_breaks_down_neither_wakes_nor_puts_to_sleep(cluster: Clus
     assert cluster.active(**cluster.demand) is False
     cluster.run(vllm_page())
     while not cluster.active(enginePort=str(cluster.port), **cluster.demand):
-        pass
+        pause()
     cluster.wait_for_last_step(
         "active: it is not known whether the workload is idle: demand at http://localhost:",
         enginePort=str(cluster.port),

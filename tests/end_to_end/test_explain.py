@@ -18,6 +18,7 @@ from tests.apiserver import FakeApiServer
 from tests.certificates import NAME, Authority
 from tests.end_to_end.test_fleet import FleetOfNodes, with_value
 from tests.limits import WAIT_SECONDS
+from tests.polling import pause
 from tests.serving import Serving
 
 ADDRESS = f"{NAME}:6000"
@@ -270,6 +271,7 @@ def test_a_certificate_must_name_the_host_that_keda_calls(fleet: FleetOfNodes, t
         arguments = ("ai/llama", "--json", "--namespace-of-scaler", "keda", "--tls-ca", str(authority.certificate))
         while parsed(outcome := explain(fleet, *arguments))["no_value_reason"] == "unavailable":
             assert instance.process.poll() is None  # its first connection to the API server is not ready yet
+            pause()
         assert (outcome.returncode, parsed(outcome)["value"]) == (0, 0.0)
         refused = explain(fleet, *arguments, "--tls-server-name", "another")
         assert refused.returncode == 3

@@ -4,7 +4,6 @@
 import contextlib
 import json
 import signal
-import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,14 @@ import pytest
 from keda_gpu_scaler.core.hpa.replica_calculator import ValueType, desired_replicas, milli
 from keda_gpu_scaler.wire import evaluation_pb2_grpc as evaluation_pb_grpc
 from keda_gpu_scaler.wire import externalscaler_pb2 as pb
+from tests import forked
 from tests.apiserver import FakeApiServer
 from tests.fake_nvml import FakeNvml
 from tests.free_ports import free_port
 from tests.kubelet import FakeKubelet
 from tests.limits import WAIT_SECONDS
-from tests.serving import COMMAND, SERVING, Serving
+from tests.polling import pause
+from tests.serving import SERVING, Serving
 
 TARGET = 80.0
 
@@ -140,6 +141,7 @@ class FleetOfNodes:
             agent = self.nodes[node].agent
             assert agent is not None
             assert agent.process.poll() is None, evaluation
+            pause()
         return evaluation
 
 
@@ -211,6 +213,7 @@ def test_before_a_shrink_the_idlest_pods_get_the_lowest_deletion_cost(fleet: Fle
     fleet.until("a", with_value(3))
     while fleet.server.requests["patch pods"] < 3:
         assert size(fleet.value("a"), 3) == 2
+        pause()
     costs = [fleet.server.annotations("pods", f"llama-{number}") for number in range(3)]
     assert [int(one["controller.kubernetes.io/pod-deletion-cost"]) for one in costs] == [0, 8, 4]
 
@@ -323,6 +326,7 @@ def test_a_front_end_without_a_device_answers_for_the_fleet(fleet: FleetOfNodes)
                 if answer.metricValues[0].metricValueFloat == 60.0:
                     break
             assert front.process.poll() is None
+            pause()
 
 
 def test_the_whole_fleet_is_a_scope_of_its_own(fleet: FleetOfNodes) -> None:
@@ -364,12 +368,13 @@ def test_probe_shows_how_the_answer_came_about(fleet: FleetOfNodes) -> None:
     fleet.build(a=[92], b=[40])
     fleet.workload("llama", {"llama-0": ("a", 0), "llama-1": ("b", 0)})
     fleet.until("a", with_value(2))
-    asked = (*COMMAND, "probe", "--address", f"127.0.0.1:{fleet.nodes['a'].port}", "--namespace", "ai")
-    shown = subprocess.run((*asked, "--name", "llama", "--replicas", "2"), capture_output=True, text=True, check=True)
+    asked = ("probe", "--address", f"127.0.0.1:{fleet.nodes['a'].port}", "--namespace", "ai")
+    shown = forked.run((*asked, "--name", "llama", "--replicas", "2"), timeout=WAIT_SECONDS)
+    assert shown.returncode == 0, shown.stderr
     assert "value       132" in shown.stdout
     assert "coverage    2 of 2 ready pods with a value, scope workload" in shown.stdout
     assert "pod llama-1: 40 % on node b: GPU 0 NVIDIA H100 40 %" in shown.stdout
-    told = subprocess.run((*asked, "--name", "nobody", "--json"), capture_output=True, text=True, check=False)
+    told = forked.run((*asked, "--name", "nobody", "--json"), timeout=WAIT_SECONDS)
     evaluation = json.loads(told.stdout)["evaluation"]
     assert evaluation["value"] is None
     assert evaluation["reason"] == "ai/nobody: there is no ScaledObject and no ScaledJob of this name"

@@ -17,6 +17,7 @@ from tests.apiserver import FakeApiServer
 from tests.end_to_end.test_engines import Cluster, Pages
 from tests.engines.vllm_pages import vllm_page
 from tests.limits import WAIT_SECONDS
+from tests.polling import pause
 from tests.serving import Serving, refused_to_start
 
 PORT = 8000
@@ -75,6 +76,7 @@ class Replayed:
             stub: Any = evaluation_pb_grpc.EvaluationsStub(channel)  # type: ignore[no-untyped-call]
             while not is_expected(evaluation := stub.Explain(request, timeout=WAIT_SECONDS)):
                 assert self.serving.process.poll() is None, evaluation
+                pause()
         return evaluation
 
 

@@ -15,6 +15,7 @@ from keda_gpu_scaler.wire import externalscaler_pb2 as pb
 from tests.apiserver import FakeApiServer
 from tests.end_to_end.test_status_page import Pair
 from tests.limits import WAIT_SECONDS
+from tests.polling import pause
 
 ADDRESS = "keda-gpu-scaler.keda.svc.cluster.local:6000"
 RIGHT = {"scalerAddress": ADDRESS, "profile": "triton-inference"}
@@ -54,6 +55,7 @@ def until(condition: Callable[[], Any], what: str) -> Any:
     deadline = time.monotonic() + WAIT_SECONDS
     while not (found := condition()):
         assert time.monotonic() < deadline, what
+        pause()
     return found
 
 

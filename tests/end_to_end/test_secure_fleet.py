@@ -18,9 +18,11 @@ import pytest
 from keda_gpu_scaler.wire import fleet_pb2 as fleet_pb
 from keda_gpu_scaler.wire import fleet_pb2_grpc as fleet_pb_grpc
 from keda_gpu_scaler.wire.tls import ClientTls, Pem
+from tests import forked
 from tests.certificates import NAME, Authority, Pair
 from tests.free_ports import free_port
 from tests.limits import WAIT_SECONDS
+from tests.polling import pause
 from tests.serving import COMMAND, SERVING, Serving, recorded, refused_to_start
 
 COUNT = {"scope": "fleet", "aggregation": "sum"}
@@ -79,24 +81,27 @@ def test_peers_know_each_other_by_their_certificates_and_keda_is_answered_for_bo
     with two(secured) as (_, b):
         while b.value_in_the_end(**COUNT) != 70.0:
             assert b.process.poll() is None
+            pause()
 
 
 def test_a_peer_whose_certificate_bears_another_name_is_not_believed(secured: Secured) -> None:
     with two(secured, (*secured.flags(name="other.example"), "--tls-explain-names", "keda")) as (a, b):
         # What is not seen counts as exactly at the target, 80; once the connection was refused, it is said why.
-        asked = (*COMMAND, "probe", "--address", f"127.0.0.1:{b.port}", "-m", "report=average", *secured.probing())
+        asked = ("probe", "--address", f"127.0.0.1:{b.port}", "-m", "report=average", *secured.probing())
         while (told := _probed(*asked, "-m", "scope=fleet", "-m", "aggregation=sum", "--json"))["value"] == 80.0:
             if any(
                 f"127.0.0.1:{a.port}: its certificate contains another name" in step
                 for step in told["evaluation"]["steps"]
             ):
                 break
+            pause()
         assert b.value(**COUNT) == 80.0
         assert b.value(scope="node") == 40.0
 
 
 def _probed(*command: str) -> dict[str, Any]:
-    outcome = subprocess.run(command, capture_output=True, text=True, check=True)
+    outcome = forked.run(command, timeout=WAIT_SECONDS)
+    assert outcome.returncode == 0, outcome.stderr
     told: dict[str, Any] = json.loads(outcome.stdout)
     return told
 
@@ -128,11 +133,13 @@ def test_a_certificate_that_is_renewed_needs_no_restart(secured: Secured) -> Non
     with two(secured) as (a, b):
         while b.value_in_the_end(**COUNT) != 70.0:
             assert b.process.poll() is None
+            pause()
         secured.pair.replace(secured.ca.issue("renewed"))
         # Those that speak go on, and whoever comes now is shown the new one.
         with secured.instance("c", 50, [a.port, b.port]) as c:
             while c.value_in_the_end(**COUNT) != 120.0:
                 assert c.process.poll() is None
+                pause()
         assert b.value(**COUNT) == 70.0
 
 
@@ -214,7 +221,7 @@ def test_probe_names_the_flag_that_is_missing_or_wrong() -> None:
         (("--tls-server-name", "x"), "--tls-ca: Required value: without it there is no TLS"),
         (("--tls-ca", "nowhere.crt"), "--tls-ca: cannot read nowhere.crt: no such file or directory"),
     ):
-        outcome = subprocess.run((*COMMAND, "probe", *flags), capture_output=True, text=True, check=False)
+        outcome = forked.run(("probe", *flags), timeout=WAIT_SECONDS)
         assert outcome.returncode == 2
         assert said in outcome.stderr
 

@@ -17,6 +17,7 @@ from tests.browser import Browser
 from tests.free_ports import free_port
 from tests.kubelet import FakeKubelet
 from tests.limits import WAIT_SECONDS
+from tests.polling import pause
 from tests.serving import SERVING, Serving, recorded
 
 RECORDING = (
@@ -82,9 +83,9 @@ def pair(tmp_path: Path) -> Iterator[Pair]:
 def test_the_page_and_the_metrics_tell_of_peers_watches_and_what_keda_was_told(pair: Pair) -> None:
     assert "This instance got no request from KEDA" in pair.get("/")
     while pair.ask() != 92.0:
-        pass
+        pause()
     while "92 %</td><td>80 %" not in (page := pair.get("/")):
-        pass
+        pause()
     assert re.search(r"<th scope=rowgroup colspan=7>gpu-2 ", page)
     assert "<td>ai/llama-0</td>" in page
     assert "This instance follows 2 instances" in page
@@ -99,11 +100,11 @@ def test_the_page_and_the_metrics_tell_of_peers_watches_and_what_keda_was_told(p
 
 def test_the_page_of_a_workload_shows_the_last_hour_and_the_pods(pair: Pair) -> None:
     while pair.ask() != 92.0:
-        pass
+        pause()
     while "llama-0</th><td>gpu-2</td><td>92 %</td><td>with value</td>" not in (
         page := pair.get("/workload?namespace=ai&name=llama")
     ):
-        pass
+        pause()
     assert "<title>ai/llama</title>" in page
     assert re.search(r"<path class=measured d=\"M3[0-9.]+ [0-9.]+", page)
     assert "<li>scope workload: " in page
@@ -115,11 +116,12 @@ def test_the_page_of_a_workload_shows_the_last_hour_and_the_pods(pair: Pair) -> 
 
 def test_a_trigger_that_stops_being_answerable_is_an_event_of_its_scaled_object(pair: Pair) -> None:
     while pair.ask() != 92.0:
-        pass
+        pause()
     assert pair.server.events() == []
     pair.other.process.kill()
     while not pair.server.events():
         pair.ask()
+        pause()
     [event] = pair.server.events()
     assert (event["type"], event["reason"]) == ("Warning", "GPUTriggerUnanswered")
     assert (event["involvedObject"]["kind"], event["involvedObject"]["name"]) == ("ScaledObject", "llama")
@@ -127,15 +129,16 @@ def test_a_trigger_that_stops_being_answerable_is_an_event_of_its_scaled_object(
     assert "keda_gpu_metric has no value: " in event["message"]
     assert "node gpu-2 last answered" in event["message"]
     while "<span class=bad>no value</span>" not in pair.get("/"):
-        pass
+        pause()
 
 
 def test_a_browser_shows_a_running_instance_and_objects_to_nothing(pair: Pair) -> None:
     with Browser() as browser:
         while pair.ask() != 92.0:
-            pass
+            pause()
         browser.open(f"http://127.0.0.1:{pair.metrics_port}/")
         while ("rowheader", "ai/llama") not in (tree := browser.tree()):
+            pause()
             browser.run("refresh()")
         assert ("heading", "keda-gpu-scaler on front") in tree
         assert browser.errors == []

@@ -15,6 +15,7 @@ from keda_gpu_scaler.engines import page_layout
 from keda_gpu_scaler.engines.scrape_parser import PageParser, ScrapeCache, ScrapeParseError, parse_page
 from tests.engines import engine_pages
 from tests.engines.vllm_pages import vllm_page
+from tests.examples_drawn import examples
 
 TEXT = "text/plain; version=0.0.4"
 AT = 5.0
@@ -138,7 +139,7 @@ def plain(page: bytes, selectors: bool, models: tuple[str, ...] = ()) -> EngineS
         return str(error)
 
 
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 @given(scrapes(), st.sampled_from((7, 64, 500, 1 << 16)), st.booleans(), st.sampled_from(MODELS))
 def test_each_page_is_read_as_without_the_pages_before_it(
     pages: list[bytes], size: int, selectors: bool, models: tuple[str, ...]

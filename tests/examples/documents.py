@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads the YAML documents of the examples."""
 
+import copy
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +25,14 @@ class _Strict(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def load(text: str) -> list[dict[str, Any]]:
-    """Read every document."""
+@functools.cache
+def _read(text: str) -> list[dict[str, Any]]:
     return list(yaml.load_all(text, _Strict))
+
+
+def load(text: str) -> list[dict[str, Any]]:
+    """Read every document. A text is parsed once, and each caller has documents of its own."""
+    return copy.deepcopy(_read(text))
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from tests.examples import pages
 from tests.examples.documents import EXAMPLES, Example, every_trigger
 from tests.kubelet import FakeKubelet
 from tests.limits import WAIT_SECONDS
+from tests.polling import pause
 from tests.serving import SERVING, Serving, recorded
 
 NODE = "gpu-1"
@@ -157,6 +158,7 @@ class Cluster:
                     return evaluation
                 assert evaluation.no_value_reason in ("", "unavailable"), evaluation.reason
                 assert self._serving.process.poll() is None, evaluation.reason
+                pause()
 
     def ask(self, example: Example, trigger: Mapping[str, Any], namespace: str = AWAKE) -> tuple[float, float, bool]:
         """Return the value, the target, and whether it is active."""
@@ -235,7 +237,7 @@ def test_a_workload_whose_devices_have_no_such_reading_keeps_its_size_and_the_re
     [(example, trigger)] = [(example, trigger) for example, _, trigger in every_trigger() if is_unread(trigger)]
     ref = cluster.ref(example, trigger, AWAKE)
     while "has no reading of nvlink_tx_mib_s" not in cluster.refusal(ref):
-        pass  # the workload is not read yet
+        pause()  # the workload is not read yet
     assert cluster.is_active(ref)
 
 

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.examples_drawn import examples
 from tests.fuzz.mutations import mutations
 from tests.fuzz.target import CORPUS, FuzzTarget
 from tests.fuzz.targets import TARGETS
 
-MUTATIONS = 300
+MUTATIONS = examples(300)
 _NAME = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*(?:\.(?:pem|der))?")
 
 

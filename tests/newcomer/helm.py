@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A stand-in of helm without a cluster; the real helm renders what an installation would create."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -66,13 +67,17 @@ def _without_namespace(words: list[str]) -> tuple[bool, list[str]]:
 def _real(*words: str, is_shown: bool = False) -> int:
     """Run helm itself; its output is shown where the page has it."""
     stdout = None if is_shown else subprocess.DEVNULL
-    return subprocess.run((str(tools.BIN / "helm"), *words), stdout=stdout, check=False).returncode
+    return subprocess.run(
+        (str(tools.BIN / "helm"), *words), env={**os.environ, **tools.SHORT_RUN}, stdout=stdout, check=False
+    ).returncode
 
 
 def _test() -> list[str]:
     """Return the arguments of the pod of the chart's test."""
     command = (str(tools.BIN / "helm"), "template", RELEASE, str(CHART), "--namespace", NAMESPACE)
     only = ("--show-only", "templates/tests/probe.yaml")
-    shown = subprocess.run((*command, *only), capture_output=True, text=True, check=True).stdout
+    shown = subprocess.run(
+        (*command, *only), env={**os.environ, **tools.SHORT_RUN}, capture_output=True, text=True, check=True
+    ).stdout
     [container] = yaml.safe_load(shown)["spec"]["containers"]
     return list(container["args"])

@@ -6,6 +6,7 @@ folder, the environment and the open files of its caller, and its exit status go
 """
 
 import contextlib
+import importlib
 import json
 import os
 import selectors
@@ -135,7 +136,7 @@ def _become(link: socket.socket) -> Any:
 
 
 if __name__ == "__main__":
-    from tests.newcomer.programs import run_command, warm_up
+    from tests.newcomer.programs import run_command
 
-    warm_up()
+    importlib.import_module("tests.whole_program")  # what the commands import when they run
     serve(sys.argv[1], cast("Callable[[list[str], Done], int]", run_command))

@@ -51,17 +51,9 @@ _COLD = re.compile(
     rb"not read from the API server yet|has one sample so far|not scraped yet|does not answer in time|DEADLINE_EXCEEDED"
 )
 _MAX_CALLS = 30
+_PAUSE_SECONDS = 0.1
+"""Between two calls of an instance that has no data yet: its devices and engines are read a few times a second."""
 _HEADINGS = re.compile(rb"WORKLOAD|NODE")
-
-
-def warm_up() -> None:
-    """Import what the commands import when they run."""
-    assert isinstance(main, click.Group)
-    context = click.Context(main)
-    for name in main.list_commands(context):
-        main.get_command(context, name)
-    import keda_gpu_scaler.agent
-    import keda_gpu_scaler.engines  # noqa: F401
 
 
 def run_command(words: list[str], done: Done) -> int:
@@ -140,6 +132,7 @@ def _until_warm(words: list[str]) -> int:
             shown = output.read()
         if not _COLD.search(b" ".join(shown.split())):
             break
+        time.sleep(_PAUSE_SECONDS)
     sys.stdout.buffer.write(shown)
     return status
 

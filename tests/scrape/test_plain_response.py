@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keda_gpu_scaler.scrape.plain_response import parse_plain_head
+from tests.examples_drawn import examples
 from tests.scrape.clients import http_client, run, target
 from tests.scrape.responses import in_pieces, read_by_h11, read_plainly
 from tests.scrape.servers import Server, responds_and_closes, until_closed
@@ -85,7 +86,7 @@ def bodies(draw: st.DrawFn) -> tuple[bytes, bytes]:
     return OK + b"Transfer-Encoding: chunked\r\n\r\n", sent + end
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(bodies(), st.lists(st.integers(0, 200), max_size=6))
 def test_a_usual_response_is_read_as_h11_reads_it(made: tuple[bytes, bytes], cuts: list[int]) -> None:
     head, sent = made

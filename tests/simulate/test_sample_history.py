@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 from keda_gpu_scaler.core.state.scrape import MAX_SAMPLES, retained
 from keda_gpu_scaler.core.types import EngineSample, Histogram
 from keda_gpu_scaler.simulate.sample_history import SampleHistory
+from tests.examples_drawn import examples
 
 HISTOGRAM = Histogram((1.0,), (1.0,))
 NOTHING: tuple[EngineSample, ...] = ()
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(
     steps=st.lists(st.sampled_from([0.5, 1.0, 2.0, 2.0, 2.0, 7.0, 31.0, 400.0]), min_size=1, max_size=200),
     window=st.sampled_from([1.0, 2.0, 30.0, 60.0, 299.0, 600.0]),

@@ -19,6 +19,7 @@ from keda_gpu_scaler.core.state.fleet import Fleet, History
 from keda_gpu_scaler.core.trigger.parser import parse_trigger
 from keda_gpu_scaler.core.types import Pod, Workload
 from tests.core.hpa.oracle import UNREADY, external_average_value, external_value, resource_metric
+from tests.examples_drawn import examples
 from tests.fakes import device, node_history, pod, sample, workload
 
 NOW = 1000.0
@@ -321,7 +322,7 @@ GROUPS = st.lists(st.lists(VALUES, min_size=1, max_size=4), min_size=1, max_size
 AGGREGATION = st.sampled_from(["max", "sum", "avg", "min", "p95"])
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(GROUPS, AGGREGATION, st.sampled_from([LWS, RAY, CUSTOM, STATEFUL_SET]))
 def test_the_groups_partition_the_pods(groups: Groups, aggregation: str, kind: Kind) -> None:
     known, fleet = scene(kind, groups, 4)
@@ -341,7 +342,7 @@ def as_replica(members: Group, size: int) -> int | str | None:
     return int(max(known) * 1000)
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(st.lists(st.lists(VALUES, min_size=2, max_size=2), min_size=1, max_size=10), st.booleans())
 def test_the_hpa_reaches_the_size_of_the_resource_rules_over_groups(groups: Groups, is_average_value: bool) -> None:
     metric_type = "AverageValue" if is_average_value else "Value"
@@ -358,7 +359,7 @@ def test_the_hpa_reaches_the_size_of_the_resource_rules_over_groups(groups: Grou
         assert reached == wanted
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(
     st.lists(st.lists(st.integers(0, 200), min_size=2, max_size=2), min_size=1, max_size=8),
     st.integers(0, 7),

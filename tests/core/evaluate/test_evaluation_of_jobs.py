@@ -16,6 +16,7 @@ from keda_gpu_scaler.core.types import DeclaredTrigger, Pod, Workload
 from keda_gpu_scaler.kube.keda_objects import job_rules
 from tests.core.hpa.keda_jobs import KedaJobs
 from tests.core.hpa.oracle import UNREADY, resource_metric
+from tests.examples_drawn import examples
 from tests.fakes import device, node_history, pod, sample, workload
 
 NOW = 1000.0
@@ -186,7 +187,7 @@ def as_replica(members: list[float | str | None]) -> int | str | None:
     return int(max(known) * 1000)
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(
     JOBS,
     st.sampled_from(["default", "accurate", "eager", "custom"]),

@@ -26,6 +26,7 @@ from keda_gpu_scaler.core.hpa.reported_value import (
 )
 from keda_gpu_scaler.core.scaling_rules import DEFAULT_TOLERANCES, Tolerances
 from tests.core.hpa.oracle import UNREADY, external_average_value, external_value, resource_metric, within
+from tests.examples_drawn import examples
 
 TARGETS = st.sampled_from([0.5, 1.0, 10.0, 50.0, 70.0, 75.0, 80.0, 90.0, 300.0, 40960.0]) | st.floats(0.01, 1e5).map(
     lambda value: round(value, 3)
@@ -92,7 +93,7 @@ def oracle(values: list[float], missing: int, unready: int, target: float, wante
 # ---- the laws ----
 
 
-@settings(max_examples=500)
+@settings(max_examples=examples(500))
 @given(st.sampled_from(ReportType), clusters())
 @example(ReportType.TOTAL, ([80.0] * 3, 0, 1, 80.0, WorkloadSize(4, 4, 3)))
 @example(ReportType.TOTAL, ([80.0] * 4, 0, 1, 80.0, WorkloadSize(4, 5, 4)))
@@ -134,7 +135,7 @@ def numbers_near(
     return [number for bound in (*bounds, *spread) for number in range(max(0, bound - 2), bound + 3)]
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(clusters(at_rest=True))
 def test_at_rest_only_a_change_within_a_tenth_is_lost_and_then_the_size_stays(
     cluster: tuple[list[float], int, int, float, WorkloadSize],
@@ -148,7 +149,7 @@ def test_at_rest_only_a_change_within_a_tenth_is_lost_and_then_the_size_stays(
         assert by_report == size.spec_replicas
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(st.sampled_from(ReportType), clusters(at_rest=True), st.data())
 def test_law_1_pods_that_become_missing_never_add_replicas_and_are_never_removed(
     report: ReportType, cluster: tuple[list[float], int, int, float, WorkloadSize], data: st.DataObject
@@ -644,7 +645,7 @@ def test_the_tolerances_of_the_hpa_decide(report: ReportType, tolerances: Tolera
 TOLERANCES = st.builds(Tolerances, *[st.sampled_from([0.0, 0.01, 0.05, 0.1, 0.2, 0.5, 1.0]) | st.floats(0, 1)] * 2)
 
 
-@settings(max_examples=500)
+@settings(max_examples=examples(500))
 @given(st.sampled_from(ReportType), clusters(), TOLERANCES)
 def test_with_any_tolerances_the_value_leads_to_the_size_of_the_resource_rules(
     report: ReportType, cluster: tuple[list[float], int, int, float, WorkloadSize], tolerances: Tolerances

@@ -15,6 +15,7 @@ from keda_gpu_scaler.core.trigger.metadata import MAX_NUMBER
 from keda_gpu_scaler.core.trigger.parser import MIN_TARGET
 from keda_gpu_scaler.kube.keda_objects import job_rules
 from tests.core.hpa.keda_jobs import KedaJobs
+from tests.examples_drawn import examples
 
 CUSTOM = {"strategy": "custom", "customScalingQueueLengthDeduction": 2, "customScalingRunningJobPercentage": "0.5"}
 NO_DEDUCTION = {**CUSTOM, "customScalingQueueLengthDeduction": 0, "customScalingRunningJobPercentage": "0"}
@@ -114,7 +115,7 @@ SPECS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=500)
+@settings(max_examples=examples(500))
 @given(
     SPECS,
     st.integers(0, 40),

@@ -12,6 +12,7 @@ from keda_gpu_scaler.core.evaluate.evaluation import Evaluation
 from keda_gpu_scaler.core.state.scrape import TargetHistory
 from keda_gpu_scaler.core.types import EngineSample, Histogram
 from tests.core.evaluate.load.replicas import NOW, ReplicaModel, evaluated, history, steady
+from tests.examples_drawn import examples
 
 SLOW = ReplicaModel()
 FAST = ReplicaModel(base=0.007, each=0.0001)
@@ -103,7 +104,7 @@ def page(taken: list[tuple[float, EngineSample]], engine: str) -> TargetHistory:
     return history(samples[::-1])
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=examples(300), suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(
     st.lists(st.lists(st.tuples(gaps, readings), min_size=1, max_size=12), min_size=1, max_size=3),
     st.sampled_from(["vllm", "sglang", "tgi", "triton", ""]),
