@@ -108,7 +108,7 @@ def test_the_history_is_as_long_as_the_trigger_needs() -> None:
     judged = judge({**SATURATION, "windowSeconds": "30"}, "AverageValue", None)
     for now in range(0, 100, 2):
         judged.scraped(float(now), ONE.name, page(1))
-    assert [it.at_seconds for it in judged.histories[ONE.name].samples] == [*range(0, 70, 10), *range(68, 100, 2)]
+    assert [it.at_seconds for it in judged.histories[ONE.name].samples] == [*range(0, 60, 10), *range(60, 100, 2)]
 
 
 def test_the_history_of_a_pod_ends_with_the_pod() -> None:

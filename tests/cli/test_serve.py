@@ -29,10 +29,11 @@ NOW = {"windowSeconds": "0"}
 def with_driver(fake: FakeNvml, *arguments: str, is_interpreter_part: bool = False) -> Serving:
     """An instance that reads the fake driver.
 
-    Where its interpreter has a part in how it ends, as with threads that hang, it starts from nothing.
+    Where its interpreter has a part in how it ends, as with threads that hang, it starts from nothing, and with the
+    usual buffers.
     """
     driver = ("--backend", "nvml", "--nvml-library", fake.library)
-    launcher = ("env",) if is_interpreter_part else ()
+    launcher = ("env", "-u", "PYTHONUNBUFFERED") if is_interpreter_part else ()
     return Serving(*driver, *arguments, environment=fake.environment, launcher=launcher)
 
 

@@ -6,12 +6,16 @@ slow.
 """
 
 import atexit
+import contextlib
 import json
 import logging
+import os
 import queue
 import sys
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import TextIO
 
 MAX_QUEUED_LINES = 1000
@@ -47,7 +51,7 @@ class ThreadedHandler(logging.Handler):
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__()
-        self._stream = stream
+        self._write_text = _writer(stream)
         self._lines: queue.Queue[str] = queue.Queue(MAX_QUEUED_LINES)
         self._dropped = 0
         self._written = threading.Condition()
@@ -83,14 +87,35 @@ class ThreadedHandler(logging.Handler):
     def _write(self) -> None:
         while True:
             line = self._lines.get()
-            try:
-                self._stream.write(line + "\n")
-                self._stream.flush()
-            except (OSError, ValueError):
-                pass  # the reader has closed the stream, and there is no other place to report it
+            # The reader may have closed the stream, and there is no other place to report it.
+            with contextlib.suppress(OSError, ValueError):
+                self._write_text(line + "\n")
             with self._written:
                 self._waiting -= 1
                 self._written.notify_all()
+
+
+def _writer(stream: TextIO) -> Callable[[str], None]:
+    """Return a function that writes to a stream and, where it has a file descriptor, takes no lock of its buffer.
+
+    Python flushes standard error when a process ends. It would wait for the lock, and so for the reader of the log.
+    """
+    try:
+        descriptor = stream.fileno()
+    except (OSError, ValueError):
+        return partial(_write_through, stream)
+    return partial(_write_to, descriptor)
+
+
+def _write_through(stream: TextIO, text: str) -> None:
+    stream.write(text)
+    stream.flush()
+
+
+def _write_to(descriptor: int, text: str) -> None:
+    left = text.encode(errors="backslashreplace")
+    while left:
+        left = left[os.write(descriptor, left) :]
 
 
 def is_own_record(record: logging.LogRecord) -> bool:
