@@ -65,7 +65,7 @@ _HEALTH_INTERVAL_SECONDS = 1.0
 _STOP_GRACE_SECONDS = 2.0
 _MIN_NEWS_SECONDS = 0.05
 _RELEASE_SECONDS = 0.5
-"""The least time between two searches for what is idle. Objects that live for a shorter time are never scanned."""
+"""The least time between two searches for what is idle."""
 _STREAMS_SHARE = 0.2
 _log = logging.getLogger(__name__)
 
@@ -324,6 +324,7 @@ class Agent:
                 for name in ("", EXTERNAL_SCALER):
                     await self._health.set(name, status.SERVING if ready else status.NOT_SERVING)
             self._certificates.check_regularly(self._clock())
+            self._gc_policy.sweep(self._clock())
             if began - released_at_seconds >= _RELEASE_SECONDS:
                 released_at_seconds = began
                 self._release_idle()
@@ -340,7 +341,6 @@ class Agent:
         if self._scaler.opened is not None:
             self._scaler.opened.expire_idle()
         self._remote.expire_idle()
-        self._gc_policy.sweep(self._clock())
 
     def _fleet(self) -> Fleet:
         return Fleet(

@@ -37,7 +37,7 @@ class GcPolicy:
         gc.set_threshold(*_THRESHOLDS)
 
     def sweep(self, now: float) -> None:
-        """Collect once. The agent calls this twice a second at most."""
+        """Collect once. A busy instance calls this several times a second."""
         is_due = now - self._last_full_at >= FULL_COLLECTION_SECONDS
         if is_due:
             self._last_full_at = now
