@@ -12,8 +12,8 @@ DEMO       ?=
 METADATA   ?=
 VALUE_TYPE ?=
 REPLICAS   ?=
-# How many processes run the tests at the same time. Many tests wait for another process, so there are more than cores.
-WORKERS    ?= $(shell $(PYTHON) -c "import os; print((os.cpu_count() or 1) + 2)")
+# How many processes run the tests at the same time. Many tests wait for another process, so there is one more than cores.
+WORKERS    ?= $(shell $(PYTHON) -c "import os; print((os.cpu_count() or 1) + 1)")
 # Where `make judge` finds the simulator of a fleet, how many of its runs go on at the same time, and which
 # variations of its standard machine are measured (a regular expression over the names in benchmarks/scaling.py).
 JUDGE       ?= ../shared/judge
