@@ -287,14 +287,19 @@ def test_one_client_cannot_take_the_streams_of_a_trigger_from_another(monkeypatc
     run(test())
 
 
+async def open_the_most_undeclared(asked: Asked, stack: contextlib.AsyncExitStack) -> None:
+    """Open as many streams of undeclared triggers as there may be, one of them under the real name."""
+    await stack.enter_async_context(asked.streaming(REAL))
+    for number in range(MAX_UNDECLARED_STREAMS - 1):
+        await stack.enter_async_context(asked.streaming(REAL, name=f"invented-{number}"))
+
+
 def test_a_stream_whose_scaled_object_appears_leaves_the_places_of_the_others() -> None:
     async def test() -> None:
         cluster = OneWorkload(ABSENT)
         asked = Asked(cluster)
         async with contextlib.AsyncExitStack() as stack:
-            await stack.enter_async_context(asked.streaming(REAL))
-            for number in range(MAX_UNDECLARED_STREAMS - 1):
-                await stack.enter_async_context(asked.streaming(REAL, name=f"invented-{number}"))
+            await open_the_most_undeclared(asked, stack)
             cluster.report(declaring(REAL))
             await stack.enter_async_context(asked.streaming(REAL, name="one-more"))
 
@@ -306,9 +311,7 @@ def test_at_the_limit_a_refused_stream_compares_the_others_once_a_second() -> No
         cluster = OneWorkload(ABSENT)
         asked = Asked(cluster)
         async with contextlib.AsyncExitStack() as stack:
-            await stack.enter_async_context(asked.streaming(REAL))
-            for number in range(MAX_UNDECLARED_STREAMS - 1):
-                await stack.enter_async_context(asked.streaming(REAL, name=f"invented-{number}"))
+            await open_the_most_undeclared(asked, stack)
             with pytest.raises(RefusedError, match="64 streams of triggers"):
                 await stack.enter_async_context(asked.streaming(REAL, name="one-more"))
             cluster.report(declaring(REAL))

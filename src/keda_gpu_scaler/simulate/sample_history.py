@@ -27,9 +27,8 @@ class SampleHistory:
         self._window_seconds = window_seconds
         self._history_seconds = history_seconds
         self._older: deque[EngineSample] = deque()
-        self._steps: deque[deque[EngineSample]] = (
-            deque()
-        )  # the samples that are not thinned, by the step of the history
+        # The samples that are not thinned, by the step of the history.
+        self._steps: deque[deque[EngineSample]] = deque()
         self._count = 0
 
     def add(self, sample: EngineSample) -> tuple[EngineSample, ...]:

@@ -39,7 +39,7 @@ class SampleWindow:
         self.newest = newest
         self._inside = list(page.within(window_seconds))
         # The reading before the window is compared too, so that everything counted within the window has a start.
-        self._compared = [*self._inside, *page.samples[-len(self._inside) - 1 : -len(self._inside)]]
+        self._compared = page.window(window_seconds)[::-1]
 
     def gauge(self, read: Callable[[EngineSample], float | None], name: str) -> float:
         """Average a gauge that the newest page still exports."""

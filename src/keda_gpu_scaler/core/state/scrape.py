@@ -226,7 +226,7 @@ def retained(
     if samples and history_seconds > window_seconds:
         first = bisect_left(samples, step_begin(now - history_seconds), 0, begin, key=_AT_SECONDS)
         begin = bisect_left(samples, step_begin(samples[begin].at_seconds), first, begin, key=_AT_SECONDS)
-    steps = groupby(samples[first:begin], key=lambda it: it.at_seconds // HISTORY_STEP_SECONDS)
+    steps = groupby(samples[first:begin], key=lambda it: step_begin(it.at_seconds))
     older = [thinned(tuple(step)) for _, step in steps]
     kept = (*older, *samples[begin:], sample)
     return kept[-MAX_SAMPLES:]

@@ -122,14 +122,17 @@ class CounterSteps:
         return _Step(earlier, later, before, after, fell, missing, absent, missing_after, first)
 
     def _counters(self, sample: EngineSample) -> tuple[tuple[float, ...], int]:
-        known = self._steps.get(id(sample))
-        if known is not None and known.later is sample:
-            return known.after, known.missing_after
-        return _counters(sample)
+        known = self._known(sample)
+        return (known.after, known.missing_after) if known is not None else _counters(sample)
 
     def _first(self, sample: EngineSample) -> EngineSample:
+        known = self._known(sample)
+        return known.first if known is not None else sample
+
+    def _known(self, sample: EngineSample) -> _Step | None:
+        """Return the compared pair of which a sample is the later one."""
         known = self._steps.get(id(sample))
-        return known.first if known is not None and known.later is sample else sample
+        return known if known is not None and known.later is sample else None
 
     def forget_others(self, samples: Sequence[EngineSample]) -> None:
         """Release the pairs of samples that are no longer kept, where there are many of them."""
