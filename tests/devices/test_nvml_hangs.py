@@ -2,6 +2,7 @@
 """Tests of calls of the NVML driver that do not return, and of the threads that make them."""
 
 import logging.handlers
+import math
 import queue
 import threading
 import time
@@ -13,7 +14,7 @@ import pytest
 from keda_gpu_scaler.core.interfaces import BackendError
 from keda_gpu_scaler.core.types import Sample
 from keda_gpu_scaler.devices.nvml.backend import NvmlBackend
-from keda_gpu_scaler.devices.reader_threads import ReaderJob, ReaderThreads
+from keda_gpu_scaler.devices.reader_threads import ReaderJob, ReaderThreads, RunningCall
 from keda_gpu_scaler.sampler import Sampler
 from tests.devices.test_nvml import CARDS, FIELDS, A, B, C, layout, unknown
 from tests.fake_nvml import FakeNvml
@@ -260,6 +261,38 @@ def test_a_job_that_raises_raises_where_it_is_awaited() -> None:
 
     with pytest.raises(BackendError, match="a defect"):
         ReaderThreads().finish(ReaderJob("a test", fail))
+
+
+def test_a_job_is_overdue_by_its_own_time_and_not_by_that_of_its_running_call(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    threads = ReaderThreads(overdue_seconds=0.0)
+    logger = logging.getLogger("keda_gpu_scaler.devices.reader_threads")
+    said: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
+    watch = logging.handlers.QueueHandler(said)
+    release, makes_its_second_call = threading.Event(), threading.Event()
+
+    def make_two_calls() -> None:
+        with RunningCall("the first call"):
+            pass
+        with RunningCall("the second call") as call:
+            call.since_seconds = math.inf  # so it has not begun to take time
+            makes_its_second_call.set()
+            release.wait(WAIT_SECONDS)
+
+    caplog.set_level(logging.WARNING, logger.name)
+    logger.addHandler(watch)
+    waits = threading.Thread(target=threads.finish, args=(ReaderJob("a test", make_two_calls),), daemon=True)
+    waits.start()
+    said.get(timeout=WAIT_SECONDS)
+    assert makes_its_second_call.wait(WAIT_SECONDS)
+    overdue = threads.overdue_call()
+    release.set()
+    waits.join(WAIT_SECONDS)
+    logger.removeHandler(watch)
+    assert overdue is not None
+    assert overdue.startswith("a test: the second call has not returned for ")
+    assert threads.overdue_call() is None
 
 
 def test_jobs_run_in_order_in_one_thread() -> None:

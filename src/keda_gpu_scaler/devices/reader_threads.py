@@ -44,8 +44,9 @@ class RunningCall:
         self.name = name
         self.since_seconds = time.monotonic()
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> "RunningCall":
         _waits_for[threading.get_ident()] = self
+        return self
 
     def __exit__(self, *_: object) -> None:
         _waits_for.pop(threading.get_ident(), None)
@@ -132,14 +133,12 @@ class ReaderThreads:
         self.overrun_seconds = overrun_seconds
         self._overdue_seconds = overdue_seconds
         self._progress = threading.Condition()
-        self._awaited: ReaderJob | None = None
+        self._overdue: ReaderJob | None = None
 
     def overdue_call(self) -> str | None:
         """Return the call for which ``finish`` waits longer than usual, as a sentence; None where there is none."""
-        job = self._awaited
-        if job is None or (seconds := job.seconds()) < self._overdue_seconds:
-            return None
-        return f"{job.subject}: {job.describe()} for {seconds:.0f} s"
+        job = self._overdue
+        return None if job is None else f"{job.subject}: {job.describe()} for {job.seconds():.0f} s"
 
     def finish(self, job: ReaderJob) -> None:
         """Run a job and wait for its end, however long it takes. The log names a call that takes long.
@@ -148,15 +147,18 @@ class ReaderThreads:
             Exception: what the job raised.
         """
         thread = threading.get_ident()
-        self._awaited = _waits_for[thread] = job
+        _waits_for[thread] = job
         self._start([job])
         try:
             if not self._wait([job], self._overdue_seconds):
-                _logger.warning("%s: %s for %.0f s", job.subject, job.describe(), job.seconds())
+                # Before the log line, so that who reads the line finds the same state. It is the time of the job that
+                # counts, not of its running call: a job makes several.
+                self._overdue = job
+                _logger.warning("%s", self.overdue_call())
                 self._wait([job], None)
                 _logger.info("%s: the call has returned", job.subject)
         finally:
-            self._awaited = None
+            self._overdue = None
             _waits_for.pop(thread, None)
         if job.error is not None:
             raise job.error
