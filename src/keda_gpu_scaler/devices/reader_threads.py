@@ -167,6 +167,7 @@ class ReaderThreads:
                 self._overdue = job
                 _logger.warning("%s", self.overdue_call())
                 self.wait([job], None)
+                self._overdue = None
                 _logger.info("%s: the call has returned", job.subject)
         finally:
             self._overdue = None
