@@ -96,10 +96,21 @@ def test_twenty_pods_with_sixteen_requests_each_ask_for_seven_to_ten(begin: floa
     assert 7 <= asked_replicas(evaluation, 20) <= 10
 
 
-@pytest.mark.parametrize("begin", [60.0, 200.0, 400.0, 600.0])
-def test_twenty_pods_with_64_requests_each_ask_for_twelve_to_21(begin: float) -> None:
-    evaluation = evaluated(fleet("tp1_bs64", 20, begin), metadata=MEASURED_FLOOR)
+@pytest.mark.parametrize(
+    "metadata", [pytest.param({}, id="found by itself"), pytest.param(MEASURED_FLOOR, id="with a stated floor")]
+)
+@pytest.mark.parametrize("begin", [200.0, 400.0, 600.0])
+def test_twenty_pods_with_64_requests_each_ask_for_twelve_to_21(begin: float, metadata: dict[str, str]) -> None:
+    evaluation = evaluated(fleet("tp1_bs64", 20, begin), metadata=metadata)
     assert 12 <= asked_replicas(evaluation, 20) <= 21
+
+
+@pytest.mark.parametrize("begin", [960.0, 1200.0, 1400.0])
+def test_pods_whose_tokens_take_longer_than_the_target_ask_for_more_with_any_floor(begin: float) -> None:
+    """The same 64 requests take 34 to 47 ms per token at first and 41 to 58 ms in the last third of the recording."""
+    for floor in ("5", "12.3", "16"):
+        evaluation = evaluated(fleet("tp1_bs64", 20, begin), metadata={"itlFloorMs": floor})
+        assert 23 <= asked_replicas(evaluation, 20) <= 25
 
 
 @pytest.mark.parametrize("begin", [100.0, 300.0, 500.0])

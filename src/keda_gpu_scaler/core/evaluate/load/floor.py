@@ -15,7 +15,9 @@ from keda_gpu_scaler.core.evaluate.load.span import EngineWork
 MIN_POINTS = 8
 """A line through fewer spans is not drawn."""
 _EXPLAINED = 0.5
-"""A line that explains a smaller share of the variance may be far too low, and one by the KV cache too high."""
+"""A line through the requests that explains a smaller share of the variance may be far too low."""
+_EXPLAINED_BY_CACHE = 0.2
+"""A line by the KV cache usage that explains a smaller share of the variance may be too high."""
 _UNKNOWN_RATIO = 0.1
 """Without any histogram, the floor is this share of the target."""
 _MAX_BOUND_RATIO = 0.2
@@ -89,7 +91,7 @@ def _by_cache(works: Sequence[EngineWork], *, requests: float) -> tuple[float, i
     sums = add_sums([work.cache_sums for work in works])
     count = int(sums[0])
     fit = fit_seconds(sums) if count >= MIN_POINTS else None
-    if fit is None or fit.explained < _EXPLAINED:
+    if fit is None or fit.explained < _EXPLAINED_BY_CACHE:
         return 0.0, count
     return fit.low * min(1.0, _TOLERATED / (1 + requests / _HIDDEN_REQUESTS)), count
 
