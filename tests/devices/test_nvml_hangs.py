@@ -15,7 +15,7 @@ from keda_gpu_scaler.core.types import Sample
 from keda_gpu_scaler.devices.nvml.backend import NvmlBackend
 from keda_gpu_scaler.devices.reader_threads import ReaderJob, ReaderThreads, RunningCall
 from keda_gpu_scaler.sampler import Sampler
-from tests.contract.hangs import HangContract, HangingNode, readers, reasons, wait_for_readers
+from tests.contract.hangs import HangContract, HangingNode, readers_left, reasons, wait_for_readers
 from tests.devices.test_nvml import CARDS, FIELDS, A, B, C, layout, unknown
 from tests.fake_nvml import FakeNvml
 from tests.limits import WAIT_SECONDS
@@ -99,7 +99,7 @@ def test_a_card_that_hangs_in_the_first_read_costs_no_other_card(
         assert layout(samples) == [(0, A), (1, uuid), (2, C)]
         assert [unknown(sample) for sample in samples] == [set(), FIELDS, set()]
         assert reasons(samples)[1] == [f"{function} has not returned"]
-    assert (fake_nvml.hanging, len(readers())) == (1, 1)
+    assert (fake_nvml.hanging, readers_left(1)) == (1, 1)
     fake_nvml.release()
     wait_for_readers()
     for now in (21.0, 22.0):

@@ -21,7 +21,7 @@ from keda_gpu_scaler.devices.nvml.backend import NvmlBackend
 from keda_gpu_scaler.devices.sysfs.backend import LISTING_SECONDS, CardReading
 from keda_gpu_scaler.sampler import Sampler
 from keda_gpu_scaler.wire.snapshot_codec import decode, encode
-from tests.contract.hangs import HangContract, HangingNode, known, readers, reasons, wait_for_readers
+from tests.contract.hangs import HangContract, HangingNode, known, readers_left, reasons, wait_for_readers
 from tests.devices.sysfs_tree import APU, BATTLEMAGE, INSTINCT, INTEL, RADEON, HangingFiles, SysfsTree, write
 from tests.fake_nvml import FakeNvml
 from tests.fakes import ManualClock, device
@@ -248,7 +248,7 @@ def test_a_first_list_that_hangs_is_an_error_with_its_file(tree: SysfsTree, hang
     for now in (0.0, 1.0):
         with pytest.raises(BackendError, match=r"^the list of AMD's cards: the read of uevent has not returned; "):
             backend.read(now)
-    assert len(readers()) == 1
+    assert readers_left(1) == 1
     file.release()
     wait_for_readers()
     assert known(backend.read(2.0)) == [True, True, True]
@@ -312,7 +312,7 @@ def test_law_1_a_vendor_that_hangs_keeps_its_devices_without_readings_and_costs_
             ("", "a call of the driver has not returned", 1.0)
         ]
         assert both.overdue_call() is None
-    assert (stuck.reads, free.reads, len(readers("vendor-reader"))) == (2, 4, 1)
+    assert (stuck.reads, free.reads, readers_left(1, "vendor-reader")) == (2, 4, 1)
     stuck.hold.release()
     wait_for_readers()
     for now in (61.0, 62.0):
@@ -346,7 +346,7 @@ def test_where_every_vendor_hangs_the_error_has_every_reason(stuck: StuckBackend
     other.hold = stuck.hold
     with pytest.raises(BackendError, match=r"^(a call of the driver has not returned(; )?){2}$"):
         combined(stuck, other).read(0.0)
-    assert len(readers("vendor-reader")) == 2
+    assert readers_left(2, "vendor-reader") == 2
 
 
 def test_a_vendor_that_hangs_is_not_closed_and_the_others_are(stuck: StuckBackend, free: StuckBackend) -> None:
@@ -378,7 +378,7 @@ def test_a_driver_of_nvidia_that_does_not_open_costs_no_amd_card_and_is_named(
         assert [sample.device.uuid for sample in samples if not sample.has_reading] == ["nvml-unlisted"]
         assert reasons(samples) == [[], [f"{function} has not returned"], [], []]
     assert f"the devices of nvml cannot be read: {function} has not returned" in caplog.messages
-    assert len(readers("vendor-reader")) == 1
+    assert readers_left(1, "vendor-reader") == 1
     driver.release()
     wait_for_readers()
     samples = both.read(3.0)
