@@ -11,11 +11,13 @@ from hypothesis import settings
 import keda_gpu_scaler.cli  # noqa: F401 - the program's entry says how the engines are loaded
 from tests.examples_drawn import DEFAULT, examples
 
-pytest.register_assert_rewrite("tests.contract.allocations", "tests.contract.backends", "tests.contract.engines")
+pytest.register_assert_rewrite(
+    *(f"tests.contract.{name}" for name in ("allocations", "backends", "engines", "hangs")),
+)
 pytest.register_assert_rewrite(
     *(f"tests.fuzz.{name}" for name in ("target", "pages", "recordings", "messages", "kubernetes", "settings"))
 )
-pytest_plugins = ["tests.fake_nvml.fixtures"]
+pytest_plugins = ["tests.reader_time", "tests.fake_nvml.fixtures"]
 
 # A property is about values, not about how fast a busy machine makes them.
 settings.register_profile("house", deadline=None, max_examples=examples(DEFAULT))

@@ -6,6 +6,9 @@ import shutil
 import struct
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from tests.reader_time import Hold
 
 AMD, INTEL, ASPEED = "0x1002", "0x8086", "0x1a03"
 GIB = 1 << 30
@@ -99,28 +102,35 @@ class SysfsTree:
         link.symlink_to(os.path.relpath(folder, link.parent))
 
 
-class HangingFile:
-    """A file whose read hangs until it is released: a pipe to which nobody writes.
+class HangingFiles:
+    """Files whose read hangs until they are released. Let ``open`` take the place of ``os.open``."""
 
-    Args:
-        path: the file. It has its content again after the release.
-        aside: a name on the same file system, at which the pipe is then.
-    """
+    def __init__(self) -> None:
+        self._holds: dict[str, Hold] = {}
+        self._open = os.open
 
-    def __init__(self, path: Path, aside: Path) -> None:
-        self._path, self._aside = path, aside
-        self._content = path.read_bytes()
-        path.unlink()
-        os.mkfifo(path)
+    @property
+    def held_threads(self) -> set[int]:
+        """The threads whose reads hang now."""
+        return {thread for hold in self._holds.values() for thread in hold.held_threads}
+
+    def hang(self, path: Path) -> Hold:
+        """From now on the reads of this file hang."""
+        hold = self._holds[os.path.realpath(path)] = Hold()
+        hold.hold()
+        return hold
 
     def release(self) -> None:
-        """Let the read that hangs return the file's content; later reads return it too."""
-        if self._path.is_fifo():
-            self._path.rename(self._aside)
-            self._path.write_bytes(self._content)
-            pipe = os.open(self._aside, os.O_RDWR)
-            os.write(pipe, self._content)
-            os.close(pipe)
+        """Let every read return the file's content."""
+        for hold in self._holds.values():
+            hold.release()
+
+    def open(self, path: Path, flags: int, *arguments: Any, **named: Any) -> int:
+        """Open a file as ``os.open`` does, after its release."""
+        hold = self._holds.get(os.path.realpath(path))
+        if hold is not None:
+            hold.stay()
+        return self._open(path, flags, *arguments, **named)
 
 
 # Where a version of the table has the energy, the lanes of a link, and what each link read and wrote.

@@ -362,9 +362,6 @@ def test_a_driver_that_is_opened_again_needs_two_samples_again(node: Node) -> No
 
 def test_a_call_of_gpm_that_hangs_costs_no_other_card_and_no_memory(fake_nvml: FakeNvml) -> None:
     node = Node(fake_nvml)
-    node.backend = NvmlBackend(
-        fake_nvml.library, overrun_seconds=0.05, wants_performance=lambda: True, clock=lambda: node.now
-    )
     fake_nvml.devices = [HOPPER, replace(HOPPER, uuid=B, pci_bus_id=PCI_B)]
     node.read()
     fake_nvml.device(0).hang("gpm sample")

@@ -283,7 +283,7 @@ def test_a_gpu_that_is_lost_during_the_call_is_lost(fake_nvml: FakeNvml, read: R
 
 
 def test_a_call_that_hangs_keeps_its_own_gpu_alone(fake_nvml: FakeNvml, host: Host) -> None:
-    backend = NvmlBackend(fake_nvml.library, measure_shares=True, proc=host.proc, overrun_seconds=0.05)
+    backend = NvmlBackend(fake_nvml.library, measure_shares=True, proc=host.proc)
     backend.read(0.0)
     fake_nvml.device(0).hang("process utilisation")
     hung, other = backend.read(1.0)

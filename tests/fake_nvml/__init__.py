@@ -94,6 +94,7 @@ _FIELDS = 10
 UNSIGNED_INT, UNSIGNED_LONG, UNSIGNED_LONG_LONG = 1, 2, 3
 """Types of a field value; the first has 32 bits and the others 64."""
 _PROCESSES = 8
+_THREADS = 32
 _MIG_UNSUPPORTED, _MIG_DISABLED, _MIG_ENABLED = range(3)
 _SOURCE = Path(__file__).with_name("nvml.c")
 
@@ -235,7 +236,7 @@ class _CardState(ctypes.Structure):
 class _State(ctypes.Structure):
     _fields_ = (
         ("hang", ctypes.c_uint32),
-        ("hanging", ctypes.c_uint32),
+        ("held_threads", ctypes.c_uint64 * _THREADS),
         ("driver", ctypes.c_int32),
         ("errors", ctypes.c_int32 * len(CALLS)),
         ("delays_us", ctypes.c_uint32 * len(CALLS)),
@@ -417,7 +418,12 @@ class FakeNvml:
     @property
     def hanging(self) -> int:
         """How many calls hang now."""
-        return int(self._state.hanging)
+        return sum(map(bool, self._state.held_threads))
+
+    @property
+    def held_threads(self) -> set[int]:
+        """The threads whose calls hang now, by the identifiers that they have in their own process."""
+        return set(self._state.held_threads) - {0}
 
     # What was asked
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.fake_nvml import Card, FakeNvml, compile_library, compiler, forget_library
+from tests.reader_time import ReaderTime
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +28,7 @@ def compiled_nvml(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pat
 
 @pytest.fixture
 def make_fake_nvml(
-    compiled_nvml: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    compiled_nvml: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reader_time: ReaderTime
 ) -> Iterator[Callable[..., FakeNvml]]:
     """Makes the test's fake driver, without the symbols named; one a test."""
     made: list[FakeNvml] = []
@@ -39,6 +40,7 @@ def make_fake_nvml(
         directory.mkdir()
         fake = FakeNvml(directory, compiled_nvml(*without))
         made.append(fake)
+        reader_time.holders.append(fake)
         for name, value in fake.environment.items():
             monkeypatch.setenv(name, value)
         fake.devices = [

@@ -9,13 +9,14 @@
 // -DWITHOUT_FIELDS leave symbols out, as older drivers do.
 
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { CARDS = 16, SLICES = 8, FLAP_CODES = 8, GPM_METRICS = 8, FIELDS = 10, LINKS = 18, PROCESSES = 8 };
+enum { CARDS = 16, SLICES = 8, FLAP_CODES = 8, GPM_METRICS = 8, FIELDS = 10, LINKS = 18, PROCESSES = 8, THREADS = 32 };
 
 // Every call with its own error, delay and counter; the order is that of CALLS in __init__.py.
 enum call {
@@ -82,7 +83,7 @@ struct card {
 
 struct state {
     uint32_t hang;      // a bit for each call that blocks while it is set
-    uint32_t hanging;   // how many block now
+    uint64_t held_threads[THREADS];  // those whose call blocks now; 0 where there is none
     int32_t driver;     // the code every call answers with, once the driver is gone
     int32_t errors[CALLS];
     uint32_t delays_us[CALLS];
@@ -135,9 +136,21 @@ static uint32_t load32(uint32_t *word) { return __atomic_load_n(word, __ATOMIC_S
 
 static int hangs(uint32_t *mask, enum call call) { return load32(mask) >> call & 1; }
 
+// Notes that the calling thread is held, until 0 is written at the place that is returned.
+static uint64_t *hold_thread(void)
+{
+    for (uint32_t number = 0; number < THREADS; number++) {
+        uint64_t nobody = 0;
+        if (__atomic_compare_exchange_n(&state->held_threads[number], &nobody, (uint64_t)(uintptr_t)pthread_self(), 0,
+                                        __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+            return &state->held_threads[number];
+    }
+    abort();
+}
+
 static void hang(uint32_t *mask, enum call call)
 {
-    __atomic_add_fetch(&state->hanging, 1, __ATOMIC_SEQ_CST);
+    uint64_t *place = hold_thread();
     int fifo = open(hanging_path, O_WRONLY | O_NONBLOCK | O_CLOEXEC);
     if (fifo >= 0) {
         if (write(fifo, "h", 1) != 1)
@@ -146,7 +159,7 @@ static void hang(uint32_t *mask, enum call call)
     }
     while (hangs(mask, call))
         usleep(1000);
-    __atomic_sub_fetch(&state->hanging, 1, __ATOMIC_SEQ_CST);
+    __atomic_store_n(place, 0, __ATOMIC_SEQ_CST);
 }
 
 static void arrive(enum call call)

@@ -34,14 +34,13 @@ class CombinedBackend:
 
     Args:
         backends: at least two backends by their names, in the order in which they are read.
-        overrun_seconds: how long the other vendors wait for one.
     """
 
     deviceless = False
 
-    def __init__(self, backends: Mapping[str, Backend], overrun_seconds: float = OVERRUN_SECONDS) -> None:
+    def __init__(self, backends: Mapping[str, Backend]) -> None:
         self._backends = dict(backends)
-        self._jobs: JobGroup[str] = JobGroup(ReaderThreads(overrun_seconds, name="vendor-reader"))
+        self._jobs: JobGroup[str] = JobGroup(ReaderThreads(OVERRUN_SECONDS, name="vendor-reader"))
         self._listed: dict[str, tuple[Device, ...]] = {}
         self._failures: dict[str, str] = {}
         self._failed_at: dict[str, float] = {}

@@ -59,8 +59,8 @@ class JobGroup(Generic[_Key]):
             self._slow.add(key)
             return None
         del self._jobs[key]
-        if job.duration_seconds <= self._threads.overrun_seconds:
-            self._slow.discard(key)
-        else:
+        if self._threads.has_overrun(job):
             self._slow.add(key)
+        else:
+            self._slow.discard(key)
         return job

@@ -62,6 +62,12 @@ def running_call(thread: int | None) -> RunningCall | None:
     return call.running_call if isinstance(call, ReaderJob) else call
 
 
+def _calling_thread(thread: int | None) -> int | None:
+    """Return the thread that makes a thread's call: itself, or the one that runs the job for which it waits."""
+    call = None if thread is None else _waits_for.get(thread)
+    return call.calling_thread if isinstance(call, ReaderJob) else thread
+
+
 class ReaderJob:
     """One function for one subject. ``result`` and ``error`` are valid once ``is_done``.
 
@@ -89,6 +95,11 @@ class ReaderJob:
         self._thread = None
         self.duration_seconds = time.monotonic() - self.started_at
         self.is_done = True
+
+    @property
+    def calling_thread(self) -> int | None:
+        """The thread that makes the call that has not returned, by its identifier; None while none runs the job."""
+        return _calling_thread(self._thread)
 
     @property
     def running_call(self) -> RunningCall | None:
@@ -150,12 +161,13 @@ class ReaderThreads:
         _waits_for[thread] = job
         self._start([job])
         try:
-            if not self._wait([job], self._overdue_seconds):
+            if not self.wait([job], self._overdue_seconds):
                 # Before the log line, so that who reads the line finds the same state. It is the time of the job that
                 # counts, not of its running call: a job makes several.
                 self._overdue = job
                 _logger.warning("%s", self.overdue_call())
-                self._wait([job], None)
+                self.wait([job], None)
+                self._overdue = None
                 _logger.info("%s: the call has returned", job.subject)
         finally:
             self._overdue = None
@@ -170,17 +182,29 @@ class ReaderThreads:
         """
         waiting = self._start(jobs)
         for position, job in enumerate(jobs):
-            if self._wait([job], self.overrun_seconds):
+            if self.wait([job], self.overrun_seconds):
                 continue
             rest = _drain(waiting)
             for other in rest:
                 self._start([other])
-            self._wait(jobs[position + 1 :], self.overrun_seconds)
+            self.wait(jobs[position + 1 :], self.overrun_seconds)
             return
 
     def start(self, job: ReaderJob) -> None:
         """Run a job in a thread of its own, without waiting for it."""
         self._start([job])
+
+    def wait(self, jobs: Sequence[ReaderJob], seconds: float | None) -> bool:
+        """Wait until jobs are done, but not longer than a limit; return whether they are done.
+
+        Every wait of this class is made here, so that a test can end one without the clock.
+        """
+        with self._progress:
+            return self._progress.wait_for(lambda: all(job.is_done for job in jobs), seconds)
+
+    def has_overrun(self, job: ReaderJob) -> bool:
+        """Return whether a job that has ended took longer than the others wait for it."""
+        return job.duration_seconds > self.overrun_seconds
 
     def _start(self, jobs: Sequence[ReaderJob]) -> "deque[ReaderJob]":
         waiting = deque(jobs)
@@ -196,10 +220,6 @@ class ReaderThreads:
             # Once for all jobs of this thread: to wake the thread that waits for each of them costs more than a job.
             with self._progress:
                 self._progress.notify_all()
-
-    def _wait(self, jobs: Sequence[ReaderJob], seconds: float | None) -> bool:
-        with self._progress:
-            return self._progress.wait_for(lambda: all(job.is_done for job in jobs), seconds)
 
 
 def _drain(waiting: "deque[ReaderJob]") -> list[ReaderJob]:

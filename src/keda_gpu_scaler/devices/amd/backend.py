@@ -27,7 +27,6 @@ from keda_gpu_scaler.devices.amd.gpu_metrics import (
 from keda_gpu_scaler.devices.amd.performance import CardPerformance
 from keda_gpu_scaler.devices.amd.product_names import AMDGPU_IDS, product_name
 from keda_gpu_scaler.devices.amd.topology import Partition, Topology, read_topology
-from keda_gpu_scaler.devices.reader_threads import OVERRUN_SECONDS
 from keda_gpu_scaler.devices.sysfs import (
     ROOT,
     ChosenSources,
@@ -83,7 +82,6 @@ class AmdBackend(SysfsBackend):
         names: the file of libdrm with the names of products.
         wants_performance: whether the readings that are expensive to take are wanted now.
         clock: monotonic seconds, the sampler's.
-        overrun_seconds: how long the other cards wait for one card.
     """
 
     source = "amd"
@@ -96,9 +94,8 @@ class AmdBackend(SysfsBackend):
         names: str = AMDGPU_IDS,
         wants_performance: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
-        overrun_seconds: float = OVERRUN_SECONDS,
     ) -> None:
-        super().__init__(root, overrun_seconds)
+        super().__init__(root)
         self._names = Path(names)
         self._wants_performance = wants_performance
         self._clock = clock

@@ -21,7 +21,6 @@ from keda_gpu_scaler.devices.intel import DRIVERS, PCI_VENDOR
 from keda_gpu_scaler.devices.intel.counters import CounterRate
 from keda_gpu_scaler.devices.intel.memory import MemoryReader, read_memory
 from keda_gpu_scaler.devices.intel.performance import MISSING, CardEnergy
-from keda_gpu_scaler.devices.reader_threads import OVERRUN_SECONDS
 from keda_gpu_scaler.devices.sysfs import (
     IMPOSSIBLE_WATTS,
     ROOT,
@@ -88,7 +87,6 @@ class IntelBackend(SysfsBackend):
         clock: monotonic seconds, read with every counter.
         memory: reads the used and the total memory of a card.
         wants_performance: whether the readings that are expensive to take are wanted now.
-        overrun_seconds: how long the other cards wait for one card.
     """
 
     source = "intel"
@@ -101,9 +99,8 @@ class IntelBackend(SysfsBackend):
         clock: Callable[[], float] = time.monotonic,
         memory: MemoryReader = read_memory,
         wants_performance: Callable[[], bool] = lambda: False,
-        overrun_seconds: float = OVERRUN_SECONDS,
     ) -> None:
-        super().__init__(root, overrun_seconds)
+        super().__init__(root)
         self._clock = clock
         self._memory = memory
         self._wants_performance = wants_performance

@@ -32,7 +32,7 @@ from keda_gpu_scaler.devices.nvml.gpu import DeviceReading, Gpu, ListedGpu
 from keda_gpu_scaler.devices.nvml.gpu_list import GpuList
 from keda_gpu_scaler.devices.nvml.gpu_reader import GpuReader
 from keda_gpu_scaler.devices.nvml.process_shares import PROC, ProcessShares
-from keda_gpu_scaler.devices.reader_threads import OVERDUE_SECONDS, OVERRUN_SECONDS, ReaderJob, ReaderThreads
+from keda_gpu_scaler.devices.reader_threads import ReaderJob, ReaderThreads
 
 FIRST_WAIT_SECONDS = 1.0
 LONGEST_WAIT_SECONDS = 30.0
@@ -61,8 +61,6 @@ class NvmlBackend:
 
     Args:
         library: the path of NVML's library; by default the dynamic loader looks for ``LIBRARY``.
-        overrun_seconds: how long the other GPUs wait for one GPU.
-        overdue_seconds: when a call that opens or closes the driver is named in the log.
         wants_performance: whether the readings that are expensive to take are wanted now.
         clock: monotonic seconds, the sampler's.
         measure_shares: whether to read what the processes of each pod use of a GPU.
@@ -76,8 +74,6 @@ class NvmlBackend:
         self,
         library: str | None = None,
         *,
-        overrun_seconds: float = OVERRUN_SECONDS,
-        overdue_seconds: float = OVERDUE_SECONDS,
         wants_performance: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
         measure_shares: bool = False,
@@ -86,7 +82,7 @@ class NvmlBackend:
         self._driver = NvmlDriver(library or LIBRARY)
         shares = ProcessShares(self._driver, proc) if measure_shares else None
         self._reader = GpuReader(self._driver, wants_performance, clock, shares)
-        self._threads = ReaderThreads(overrun_seconds, overdue_seconds)
+        self._threads = ReaderThreads()
         self._gpus = GpuList()
         self._failures = FailureLog()
         self._failure = ""
@@ -96,7 +92,6 @@ class NvmlBackend:
         self._opened_at = -math.inf
         self._reopen_at = math.inf
         self._counting: ReaderJob | None = None
-        self._overrun_seconds = overrun_seconds
         self._driver_error: DriverLostError | None = None
 
     def __repr__(self) -> str:
@@ -276,7 +271,7 @@ class NvmlBackend:
             gpu.is_slow = True
             return None
         gpu.job = None
-        gpu.is_slow = job.duration_seconds > self._overrun_seconds
+        gpu.is_slow = self._threads.has_overrun(job)
         if gpu.is_void:
             gpu.is_void = False
             gpu.reset(self._driver.versioned_calls())

@@ -18,7 +18,7 @@ from keda_gpu_scaler.core.interfaces import BackendError
 from keda_gpu_scaler.core.types import Device, Sample
 from keda_gpu_scaler.devices.failure_log import FailureLog, ReadingProblem, reason_of_defect
 from keda_gpu_scaler.devices.job_group import JobGroup
-from keda_gpu_scaler.devices.reader_threads import OVERRUN_SECONDS, DriverHangError, ReaderJob, ReaderThreads
+from keda_gpu_scaler.devices.reader_threads import DriverHangError, ReaderJob, ReaderThreads
 from keda_gpu_scaler.devices.sysfs import DrmCard, UnreadableError, drm_cards, is_passing
 
 LISTING_SECONDS = 10.0
@@ -73,7 +73,6 @@ class SysfsBackend(ABC):
 
     Args:
         root: the folder at which sysfs is mounted.
-        overrun_seconds: how long the other cards wait for one card.
     """
 
     maker = ""
@@ -81,13 +80,13 @@ class SysfsBackend(ABC):
     deviceless = False
     source = ""
 
-    def __init__(self, root: str, overrun_seconds: float = OVERRUN_SECONDS) -> None:
+    def __init__(self, root: str) -> None:
         self._root = Path(root)
         self._cards: dict[str, Card] = {}
         self._list_at = -math.inf
         self._failures = FailureLog()
         self._offered: dict[str, set[str]] = {}  # the readings that were known once, by the device's UUID
-        self._threads = ReaderThreads(overrun_seconds)
+        self._threads = ReaderThreads()
         self._jobs: JobGroup[Card] = JobGroup(self._threads)
         self._defects: dict[Card, str] = {}  # those that the log has
         self._listing: ReaderJob | None = None  # the one that has overrun
