@@ -55,7 +55,7 @@ def test_a_device_without_a_reading_is_a_problem(fake_nvml: FakeNvml) -> None:
 
 def test_a_driver_that_hangs_is_abandoned(fake_nvml: FakeNvml) -> None:
     config = replace(PLAIN, backend="nvml", nvml_library=str(fake_nvml.library))
-    fake_nvml.hang("utilisation")
+    fake_nvml.hang("init")
     try:
         assert findings_of(node_checks(config, replace(HOST, driver_timeout_seconds=0.2)), "driver", "devices") == [
             "problem: it did not answer within 0.2 s",
