@@ -79,7 +79,7 @@ class EnginesContract:
         async def scenario(engines: Engines) -> None:
             await scraped(engines, ENGINE, NO_ENGINE)
             for endpoints in ([ENGINE], [NO_ENGINE, ENGINE], []):
-                async with asyncio.timeout(0.001):
+                async with asyncio.timeout(0):  # so it does not even let another task run
                     await engines.wait_for_sync(endpoints)
 
         self.run(scenario)
