@@ -144,8 +144,9 @@ class HangContract:
         assert (node.reading(second), second.lag_seconds, reasons((second,))) == (66, 0, [[]])
         assert caplog.messages[-1] == f"{named(second)} is back, after 1 s"
 
+    @pytest.mark.parametrize("then", [pytest.param(2.0, id="soon"), pytest.param(10.0, id="when the cards are listed")])
     def test_a_late_reading_is_dated_when_it_was_begun(
-        self, node: HangingNode, any_call: str, reader_time: ReaderTime
+        self, node: HangingNode, any_call: str, reader_time: ReaderTime, then: float
     ) -> None:
         node.backend.read(0.0)
         node.hang(1, any_call)
@@ -156,7 +157,7 @@ class HangContract:
         node.hang(1, any_call)  # so that the new reading is not the one that is used
         reader_time.advance(LATER_SECONDS)
         age = float(int(reader_time.now - began))
-        assert [sample.lag_seconds for sample in node.backend.read(2.0)] == [0, age, 0]
+        assert [sample.lag_seconds for sample in node.backend.read(then)] == [0, age, 0]
 
     def test_every_card_may_hang_and_each_keeps_one_thread(
         self, node: HangingNode, any_call: str, reader_time: ReaderTime

@@ -8,7 +8,7 @@ read, or where that takes too little time to be noticed.
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -108,13 +108,15 @@ class NvmlBackend:
             BackendError: the driver cannot be opened, or was lost during the read.
         """
         self._driver_error = None
+        # Before the GPUs are looked up again, because the look-up is their next job.
+        late = self._collect_all(now)
         was_opened = self._prepare(now)
-        samples = self._read_gpus(now)
+        samples = self._read_gpus(now, {} if was_opened else late)
         if self._is_lost(samples) and not was_opened and self._retry_at is None:
             # The first attempt to open a driver that was lost needs no wait: no GPU can be read meanwhile.
             self._driver_error = None
             self._open(now)
-            samples = self._read_gpus(now)
+            samples = self._read_gpus(now, {})
         if self._is_lost(samples) and self._driver_error is not None:
             self._fail(now, explain(self._driver_error, self._driver.library_name))
         self._plan_retry(now, samples)
@@ -243,8 +245,8 @@ class NvmlBackend:
 
     # Reading
 
-    def _read_gpus(self, now: float) -> list[Sample]:
-        late = {gpu: self._collect(gpu, now) for gpu in self._gpus}
+    def _read_gpus(self, now: float, late: Mapping[Gpu, list[DeviceReading]]) -> list[Sample]:
+        late = {**late, **self._collect_all(now)}
         jobs: list[ReaderJob] = []
         for gpu in self._gpus:
             if gpu.job is None and gpu.handle is not None:
@@ -261,6 +263,11 @@ class NvmlBackend:
             samples += self._samples(gpu, readings, now)
         self._failures.keep([sample.device.uuid for sample in samples])
         return samples
+
+    def _collect_all(self, now: float) -> dict[Gpu, list[DeviceReading]]:
+        """Take the results of the jobs that have ended since the last read."""
+        collected = {gpu: self._collect(gpu, now) for gpu in self._gpus}
+        return {gpu: readings for gpu, readings in collected.items() if readings is not None}
 
     def _collect(self, gpu: Gpu, now: float) -> list[DeviceReading] | None:
         """Take the result of a GPU's job; return None while there is none."""
