@@ -17,7 +17,7 @@ pytest.register_assert_rewrite(
 pytest.register_assert_rewrite(
     *(f"tests.fuzz.{name}" for name in ("target", "pages", "recordings", "messages", "kubernetes", "settings"))
 )
-pytest_plugins = ["tests.reader_time", "tests.fake_nvml.fixtures"]
+pytest_plugins = ["tests.process_state", "tests.reader_time", "tests.fake_nvml.fixtures"]
 
 # A property is about values, not about how fast a busy machine makes them.
 settings.register_profile("house", deadline=None, max_examples=examples(DEFAULT))
