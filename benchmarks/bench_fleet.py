@@ -32,7 +32,7 @@ from benchmarks.lab import (
     until_value,
     workload_request,
 )
-from benchmarks.load import load
+from benchmarks.load import failed_calls, load
 from benchmarks.machine import HOME
 
 TITLE = "A front end that follows many nodes of 8 devices, each changing every second; 16 pods a workload"
@@ -136,6 +136,7 @@ def _measure_front_end(
         f"{size}: GetMetrics" + (f" at {rate}/s" if kind == "workloads" else f" in {rate} calls/s"),
         {
             **{key: in_milliseconds(each[key] for each in rounds) for key in rounds[0]},
+            "failed calls": failed_calls(loads),
             "CPU": f"{share:.0%} of a core",
             "CPU without calls": f"{idle_share:.0%} of a core",
             "snapshots sent": f"{(sent_after[1] - sent[1]) / passed:.0f}/s",

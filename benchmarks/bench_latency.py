@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 
 from benchmarks.lab import Figure, Serve, in_milliseconds, node, percentiles, run_alone, stolen_since_now
-from benchmarks.load import CALLERS, load
+from benchmarks.load import CALLERS, failed_calls, load
 
 TITLE = f"GetMetrics over one connection, 8 devices; medians of the rounds (lowest to highest), {CALLERS} callers"
 ROUNDS = 3
@@ -45,6 +45,7 @@ def figures() -> Iterator[Figure]:
                     {
                         **{key: in_milliseconds(each[key] for each in rounds) for key in rounds[0]},
                         "answered": f"{answered:.0f}/s",
+                        "failed calls": failed_calls(loads),
                         "stolen by the host": stolen(),
                         "client": loads[0].client,
                     },
