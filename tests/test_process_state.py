@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A test that changes the log or the garbage collector of its process changes nothing for the next one."""
+"""A test that changes the log or the collector of its process changes nothing for the next one."""
 
 import gc
 import logging
