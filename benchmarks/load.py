@@ -130,7 +130,7 @@ async def _with_grpcio(address: str, calls: int, triggers: int, calls_per_second
                 for number in range(calls):
                     await asyncio.sleep(started + number / calls_per_second - time.monotonic())
                     group.create_task(call(number))
-        return Load("grpcio (Python)", latencies, calls / (time.monotonic() - started), failed)
+        return Load("grpcio (Python)", latencies, calls / (time.monotonic() - started), dict(failed))
 
 
 def _scaled_object(request: bytes) -> bytes:
