@@ -25,7 +25,7 @@ from tests import forked
 from tests.apiserver import FakeApiServer
 from tests.end_to_end.test_engines import Pages
 from tests.limits import WAIT_SECONDS
-from tests.polling import pause
+from tests.polling import interrupted_when, pause
 from tests.serving import COMMAND
 
 VLLM = (
@@ -61,8 +61,13 @@ class Cluster:
         access = ("--kubeconfig", self.kubeconfig, "--out", str(self.file), "--duration", str(duration))
         return CliRunner().invoke(main, ["record", "--engines", name, *access, *map(str, arguments)])
 
+    def written(self) -> bytes:
+        """Return what is in the file so far, up to the last complete line."""
+        text = self.file.read_bytes() if self.file.exists() else b""
+        return text[: text.rfind(b"\n") + 1]
+
     def records(self) -> list[RecordedPage | RecordedWorkload]:
-        return [decode_record(line) for line in self.file.read_text().splitlines() if is_record(line)]
+        return [decode_record(line) for line in self.written().decode().splitlines() if is_record(line)]
 
     def pages(self) -> list[RecordedPage]:
         return [it for it in self.records() if isinstance(it, RecordedPage)]
@@ -165,9 +170,9 @@ def test_metadata_of_the_command_line_replaces_the_trigger_s(cluster: Cluster) -
 
 def test_devices_are_recorded_too_if_a_backend_is_given(cluster: Cluster) -> None:
     cluster.run(VLLM, profile="llm", engine="vllm")
-    outcome = cluster.record(
-        "--backend", "synthetic", "--sample-interval", "0.1", "--scrape-interval", "0.1", duration=1
-    )
+    paces = ("--sample-interval", "0.1", "--scrape-interval", "0.1")
+    with interrupted_when(lambda: b'"samples"' in cluster.written() and cluster.pages()):
+        outcome = cluster.record("--backend", "synthetic", *paces, duration=WAIT_SECONDS)
     assert outcome.exit_code == 0, outcome.output
     assert re.search(r"and \d+ snapshot\(s\) of devices", outcome.stderr)
     replayed = ReplayBackend(cluster.file)
@@ -185,7 +190,10 @@ def test_a_pod_that_appears_later_is_recorded_with_the_new_state(cluster: Cluste
         return VLLM
 
     cluster.run(page, profile="llm", engine="vllm")
-    assert cluster.record("--scrape-interval", "0.1", duration=3).exit_code == 0
+    with interrupted_when(
+        lambda: b"llama-1" in cluster.written() and len({it.place.pod for it in cluster.pages()}) == 2
+    ):
+        assert cluster.record("--scrape-interval", "0.1", duration=WAIT_SECONDS).exit_code == 0
     states = [len(it.workload.pods) for it in cluster.records() if isinstance(it, RecordedWorkload)]
     assert (states[0], states[-1]) == (1, 2)
     assert {it.place.pod for it in cluster.pages() if it.text} == {"llama-0", "llama-1"}

@@ -24,6 +24,7 @@ from keda_gpu_scaler.wire.recording import RecordingWriter
 from keda_gpu_scaler.wire.snapshot_codec import decode
 from tests.fake_nvml import Card, FakeNvml
 from tests.fakes import ManualClock, sample
+from tests.polling import interrupted_when
 
 MIB = 1 << 20
 STARTED_AT = 500.0
@@ -200,12 +201,19 @@ def test_the_profile_for_distributed_training_is_played_from_a_recording(tmp_pat
 def test_the_performance_readings_of_a_driver_are_recorded(tmp_path: Path, fake_nvml: FakeNvml) -> None:
     fake_nvml.devices = [Card("GPU-a", "NVIDIA A100-SXM4-80GB", fields=True)]
     file = tmp_path / "gpus.jsonl"
-    arguments = ["--nvml-library", fake_nvml.library, "--out", str(file), "--duration", "2", "--sample-interval", "0.5"]
-    result = CliRunner().invoke(main, ["record", "--backend", "nvml", *arguments])
+    arguments = ["--nvml-library", fake_nvml.library, "--out", str(file), "--sample-interval", "0.5"]
+
+    def snapshots() -> list[Snapshot]:
+        text = file.read_text() if file.exists() else ""
+        return [decode(line) for line in text[: text.rfind("\n") + 1].splitlines()[1:]]
+
+    def performance() -> list[PerformanceReadings]:
+        return [one.samples[0].performance for one in snapshots() if one.samples[0].performance is not None]
+
+    with interrupted_when(performance):
+        result = CliRunner().invoke(main, ["record", "--backend", "nvml", *arguments])
     assert result.exit_code == 0, result.stderr
-    snapshots = [decode(line) for line in file.read_text().splitlines()[1:]]
-    found = [one.samples[0].performance for one in snapshots if one.samples[0].performance is not None]
-    assert found
+    found = performance()
     assert found[-1].nvlink_tx_bytes_per_second == 0.0
     (last,) = ReplayBackend(file).read(0.0)
-    assert last.failures == snapshots[0].samples[0].failures
+    assert last.failures == snapshots()[0].samples[0].failures
