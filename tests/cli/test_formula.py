@@ -117,6 +117,8 @@ def test_a_formula_may_be_nil() -> None:
         pytest.param("0x_", "is not computed here: not understood at character 2", id="a number without digits"),
         pytest.param("2 ** 9999999", "the exponent 1e+07 is too large", id="a huge exponent"),
         pytest.param("10 ** 999", "the result is too large", id="a huge result"),
+        pytest.param("9.1e15", "is 9.1e+15, and KEDA keeps at most 9e+15", id="more than an integer has"),
+        pytest.param("0 - 1e308", "is -1e+308, and KEDA keeps at most 9e+15", id="less than an integer has"),
         pytest.param("(" * 3000 + "1" + ")" * 3000, "more than 4096 characters", id="too long"),
     ],
 )

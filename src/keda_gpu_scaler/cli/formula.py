@@ -74,6 +74,8 @@ _LISTS: Mapping[str, Callable[[Sequence[float]], float]] = {
     "mean": lambda values: sum(values) / len(values) if values else 0.0,
     "median": lambda values: _median(values) if values else 0.0,
 }
+_LARGEST = 9e15
+"""KEDA keeps a result as thousandths in an integer of 64 bits (resource.NewMilliQuantity)."""
 _PREDICATES = ("all", "any", "count", "filter", "map", "none", "one", "sum")
 
 
@@ -104,6 +106,8 @@ def formula_result(text: str, values: Mapping[str, float]) -> float | None:
     number = _number(result)
     if not math.isfinite(number):
         raise FormulaError(f"the result is {number:g}, and the HPA needs a finite number")
+    if abs(number) > _LARGEST:
+        raise FormulaError(f"the result is {number:g}, and KEDA keeps at most {_LARGEST:g} of it")
     return math.trunc(number * 1000) / 1000
 
 
