@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keda_gpu_scaler.core.quoting import quoted
+from keda_gpu_scaler.core.quoting import quoted, titled
 
 
 @pytest.mark.parametrize(
@@ -53,3 +53,16 @@ def test_a_short_value_can_be_read_back(value: object) -> None:
 @given(st.text(min_size=41))
 def test_the_beginning_of_long_text_can_be_read_back(value: str) -> None:
     assert json.loads(quoted(value)) == value[:39] + "…"
+
+
+@pytest.mark.parametrize(
+    ("sentence", "shown"),
+    [
+        pytest.param("the node is gone", "ai/llama: the node is gone", id="a sentence gets the name of its object"),
+        pytest.param("ai/llama: it is gone", "ai/llama: it is gone", id="a sentence that has the name stays"),
+        pytest.param("ai/llama-2: it is gone", "ai/llama: ai/llama-2: it is gone", id="another name is another object"),
+        pytest.param("", "ai/llama: ", id="an empty sentence gets the name"),
+    ],
+)
+def test_a_sentence_names_its_object_once(sentence: str, shown: str) -> None:
+    assert titled("ai/llama", sentence) == shown

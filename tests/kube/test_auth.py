@@ -89,8 +89,13 @@ def test_a_field_without_a_value_counts_as_absent(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("parts", "sentence"),
     [
-        ({"current-context": "there"}, 'contexts: Not found: "there"'),
-        ({"clusters": []}, 'clusters: Not found: "c"'),
+        ({"current-context": "there"}, 'contexts: Not found: "there": it must be one of "here"'),
+        (
+            {"current-context": "there", "contexts": [{"name": f"context-{number}"} for number in range(10)]},
+            '"context-6", "context-7" and 2 more',
+        ),
+        ({"contexts": [{"name": ["here"]}, "here"]}, 'contexts: Not found: "here": there is no entry'),
+        ({"clusters": []}, 'clusters: Not found: "c": there is no entry'),
         ({"users": None}, 'users: Not found: "u"'),
         ({"cluster": {"server": "api:6443"}}, 'clusters.server: Invalid value: "api:6443": must be a URL'),
         ({"user": {"exec": {"command": "aws"}}}, "users.exec: Forbidden: plugins are not run"),

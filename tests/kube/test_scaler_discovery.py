@@ -116,7 +116,8 @@ def test_without_the_right_to_list_everywhere_the_remedy_is_a_namespace(server: 
 
 
 def test_a_scaled_object_is_found_before_a_job_of_the_same_name(server: FakeApiServer) -> None:
-    with pytest.raises(KubeError, match="ai/llama: Not found: there is no ScaledObject and no ScaledJob"):
+    missing = "ai/llama: Not found: there is no ScaledObject and no ScaledJob of this name; list them: kubectl get "
+    with pytest.raises(KubeError, match=missing):
         called(server, lambda api: scaled(api, "ai", "llama"))
     server.put("scaledjobs", "llama", spec={})
     assert called(server, lambda api: scaled(api, "ai", "llama"))["kind"] == "ScaledJob"

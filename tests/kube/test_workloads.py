@@ -588,12 +588,24 @@ def test_an_idle_cluster_receives_no_request(server: FakeApiServer) -> None:
 
 def test_an_invalid_name_is_not_sent_to_the_api_server(server: FakeApiServer) -> None:
     async def talk(client: Client) -> None:
-        for namespace, name in (("../../x", "llama"), ("ai", "a/b"), ("ai", ""), ("AI", "llama"), ("ai", "x" * 300)):
+        for namespace, name in (("../../x", "llama"), ("ai", "a/b"), ("AI", "llama"), ("ai", "x" * 300)):
             known = client.workloads.workload(namespace, name)
             assert isinstance(known, Unavailable)
             assert known.is_permanent
             assert "is not a valid name of a Kubernetes object" in known.reason
             await client.workloads.wait_for_sync(namespace, name)
+        assert server.requests.total() == 0
+
+    run(server, talk)
+
+
+def test_a_call_without_a_name_says_what_to_name(server: FakeApiServer) -> None:
+    async def talk(client: Client) -> None:
+        known = client.workloads.workload("ai", "")
+        assert isinstance(known, Unavailable)
+        assert known.is_permanent
+        assert known.reason.startswith("the call names no ScaledObject: name one (NAMESPACE/NAME), or set scope: ")
+        await client.workloads.wait_for_sync("ai", "")
         assert server.requests.total() == 0
 
     run(server, talk)

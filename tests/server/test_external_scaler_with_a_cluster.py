@@ -195,3 +195,15 @@ def test_a_trigger_registers_interest_in_the_expensive_readings_if_it_needs_them
         assert bench.peers.is_performance_wanted is (is_wanted and "scope" not in metadata)
 
     on(bench, talk)
+
+
+def test_an_error_names_its_object_once() -> None:
+    reason = "ai/llama: its scale target Deployment llama does not exist"
+    bench = Bench(FakeCluster(llama=Unavailable(reason, is_permanent=True)), FakePeers())
+
+    async def talk(bench: Bench) -> None:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await bench.metrics()
+        assert caught.value.details() == reason
+
+    on(bench, talk)

@@ -22,3 +22,8 @@ def quoted(value: object, limit: int = 40) -> str:
         return json.dumps(value if len(value) <= limit else value[: limit - 1] + "…")
     text = json.dumps(value)
     return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def titled(title: str, sentence: str) -> str:
+    """Put the name of an object before a sentence about it; a sentence that begins with it stays as it is."""
+    return sentence if sentence.startswith(f"{title}: ") else f"{title}: {sentence}"

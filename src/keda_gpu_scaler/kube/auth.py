@@ -7,7 +7,7 @@ it.
 
 import base64
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Never
@@ -15,6 +15,7 @@ from typing import Any, Never
 from keda_gpu_scaler.core.interfaces import KubeError
 from keda_gpu_scaler.core.quoting import quoted
 
+_MAX_NAMES = 8
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 
@@ -176,7 +177,7 @@ class _Kubeconfig:
             if isinstance(entry, dict) and entry.get("name") == name and isinstance(entry.get(key), dict)
         ]
         if not found:
-            self._refuse(f"{field}: Not found: {quoted(name)}")
+            self._refuse(f"{field}: Not found: {quoted(name)}: {_names_in(entries for _, entries in lists)}")
         return found[0]
 
     def _text(self, entry: _KubeconfigEntry, key: str) -> str:
@@ -200,6 +201,16 @@ class _Kubeconfig:
 
     def _refuse(self, problem: str) -> Never:
         raise KubeError(f"--kubeconfig: {os.pathsep.join(map(str, self._files))}: {problem}")
+
+
+def _names_in(lists: Iterable[object]) -> str:
+    """Say which names the entries of some lists have; of very many only the first."""
+    entries = [entry for entries in lists if isinstance(entries, list) for entry in entries if isinstance(entry, dict)]
+    names = list(dict.fromkeys(filter(None, (_scalar(entry.get("name")) for entry in entries))))
+    if not names:
+        return "there is no entry"
+    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+    return f"it must be one of {', '.join(quoted(name) for name in names[:_MAX_NAMES])}{more}"
 
 
 def _scalar(value: object) -> str:

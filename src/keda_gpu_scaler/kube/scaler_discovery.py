@@ -139,7 +139,10 @@ async def scaled(api: ApiClient, namespace: str, name: str) -> dict[str, Any]:
         except ApiError as error:
             if error.status != _NOT_FOUND:
                 raise
-    raise KubeError(f"{namespace}/{name}: Not found: there is no ScaledObject and no ScaledJob of this name")
+    raise KubeError(
+        f"{namespace}/{name}: Not found: there is no ScaledObject and no ScaledJob of this name; list them: "
+        "kubectl get scaledobjects,scaledjobs -A"
+    )
 
 
 async def hpa(api: ApiClient, namespace: str, name: str) -> dict[str, Any] | None:

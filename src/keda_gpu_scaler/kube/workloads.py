@@ -32,6 +32,7 @@ MAX_ABSENT = 128
 """The number of names without an object that stay watched: any client can invent names, and each costs memory."""
 _MAX_CLOCK_DRIFT_SECONDS = 1.0
 _NOT_FOUND = 404
+_NO_NAME = "the call names no ScaledObject: name one (NAMESPACE/NAME), or set scope: fleet or node"
 _NODES = ResourceQuery("nodes", metadata_only=True)
 
 
@@ -69,6 +70,8 @@ class Workloads:
         """Return the last state of a workload; the first request begins to watch it."""
         workload = self._workloads.get((namespace, name, proposed_spec))
         if workload is None:
+            if not name:
+                return Unavailable(_NO_NAME, is_permanent=True, triggers=())
             if not parse.is_name(namespace) or not parse.is_name(name):
                 title = quoted(f"{namespace}/{name}")
                 return Unavailable(

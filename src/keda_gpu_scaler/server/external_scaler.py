@@ -24,7 +24,7 @@ from keda_gpu_scaler.core.evaluate.deletion_order import shrink_costs
 from keda_gpu_scaler.core.evaluate.evaluation import Evaluation, NoValue
 from keda_gpu_scaler.core.instance_status import RecentAnswer, RefusedTrigger, RequestCounts
 from keda_gpu_scaler.core.interfaces import Cluster, Engines, Peers
-from keda_gpu_scaler.core.quoting import quoted
+from keda_gpu_scaler.core.quoting import quoted, titled
 from keda_gpu_scaler.core.state.fleet import Fleet
 from keda_gpu_scaler.core.state.reading_interest import ReadingInterest
 from keda_gpu_scaler.core.trigger.parser import TriggerError
@@ -273,7 +273,7 @@ class ExternalScaler:
         if self._on_costs is not None and standing.counts and isinstance(prepared.workload, Workload):
             self._on_costs(prepared.workload, trigger.metric_name, shrink_costs(prepared.workload, trigger, evaluation))
         if evaluation.value is None:
-            sentence = f"{scaled_object.title}: {evaluation.reason}"
+            sentence = titled(scaled_object.title, evaluation.reason)
             await self._refuse("GetMetrics", context, _CODES[evaluation.no_value_reason], sentence)
         if not evaluated.response:
             evaluated.response = _metrics_response(trigger.metric_name, evaluation.value)

@@ -128,6 +128,14 @@ def test_an_agent_that_is_gone_is_named_with_its_node() -> None:
     assert "kubectl get pods -n SCALER_NAMESPACE -o wide --field-selector spec.nodeName=gpu-8" in commands(lines)
 
 
+def test_a_workload_without_a_device_leads_to_its_pod_and_not_to_its_trigger() -> None:
+    with served(lambda: scaler(FakePeers(), workload(pod("llama-7")))) as address:
+        lines = page(address)
+    assert "none of its 1 pods holds a device" in first_five(lines)
+    assert "kubectl -n ai describe pod llama-7  # no device" in "\n".join(lines)
+    assert "EDITOR" not in "\n".join(lines)
+
+
 def test_an_engine_that_answers_404_is_named_with_its_url() -> None:
     url = "http://10.0.0.1:8000/metrics"
     failure = f"HTTP 404 at {url}: does the engine export metrics there?"

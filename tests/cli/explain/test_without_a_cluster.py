@@ -8,9 +8,10 @@ from click.testing import CliRunner
 
 from keda_gpu_scaler.cli import main
 from keda_gpu_scaler.core.state.fleet import Fleet
+from keda_gpu_scaler.core.types import Unavailable
 from keda_gpu_scaler.server.external_scaler import ExternalScaler
 from tests.cli.explain.test_broken_situations import served
-from tests.fakes import ManualClock, node_history, sample
+from tests.fakes import FakeCluster, ManualClock, node_history, sample
 
 FLEET = Fleet(node_history("gpu-7", sample(0, 0.98), sample(1, 0.4), held={}), 10.0, own_node="gpu-7")
 
@@ -50,3 +51,13 @@ def test_without_a_size_the_page_names_the_flag() -> None:
     shown = json.loads("\n".join(lines("-m", "report=average", "--json")))
     assert shown["hpa"] is None
     assert [one["cause"] for one in shown["next"]] == ["size not known"]
+
+
+def test_a_call_without_a_scaledobject_leads_to_the_list_of_them() -> None:
+    cluster = FakeCluster()
+    cluster.workloads["default", ""] = Unavailable("the call names no ScaledObject", is_permanent=True)
+    with served(lambda: ExternalScaler(lambda: FLEET, ManualClock(), cluster)) as address:
+        command = ["explain", "-m", "targetValue=75", "--address", address, "--replicas", "3"]
+        outcome = CliRunner().invoke(main, command, env={"COLUMNS": "80", "KUBECONFIG": "/nowhere"})
+    assert "kubectl get scaledobjects,scaledjobs -A  # configuration" in outcome.output
+    assert "edit" not in outcome.output

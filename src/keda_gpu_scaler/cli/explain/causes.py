@@ -20,6 +20,7 @@ class Cause(enum.Enum):
     SCALER_ERROR = "error of the scaler"
     WORKLOAD = "workload not read"
     MISCONFIGURED = "configuration"
+    NO_DEVICE = "no device"
     AGENT = "agent unavailable"
     HOLDERS = "holders unknown"
     READING = "no reading"
@@ -54,6 +55,7 @@ COMMANDS: Mapping[Cause, str] = MappingProxyType(
         Cause.SCALER_ERROR: "kubectl logs -n {scaler_namespace} {scaler_pod}",
         Cause.WORKLOAD: "kubectl -n {namespace} describe {resource} {name}",
         Cause.MISCONFIGURED: "{edit}",
+        Cause.NO_DEVICE: "kubectl -n {namespace} describe pod {pod}",
         Cause.AGENT: "kubectl get pods -n {scaler_namespace} -o wide --field-selector spec.nodeName={node}",
         Cause.HOLDERS: "kubectl get pods -n {scaler_namespace} -o wide --field-selector spec.nodeName={node}",
         Cause.READING: "keda-gpu-scaler top --by device --filter {node}",

@@ -31,6 +31,7 @@ _OF_OBSERVATION = {
     "reading": Cause.READING,
     "engine": Cause.ENGINE,
 }
+_NO_DEVICE = "no_device"
 _BAD_CONDITIONS = ("AbleToScale False", "ScalingActive False")
 
 
@@ -161,7 +162,7 @@ def _all_causes(shown: ExplainResult) -> Iterator[Cause]:
         if shown.error is not None:
             yield failure_of(shown.error, shown.instance).cause
         return
-    missing = [_OF_OBSERVATION[one.cause] for one in evaluation.observations if one.cause in _OF_OBSERVATION]
+    missing = [cause for one in evaluation.observations if (cause := _cause_of(one, evaluation)) is not None]
     yield from missing
     if not evaluation.HasField("value") and not missing:
         is_misconfigured = evaluation.no_value_reason == "misconfigured"
@@ -173,6 +174,13 @@ def _all_causes(shown: ExplainResult) -> Iterator[Cause]:
     ):
         yield Cause.HPA
     yield from _size_causes(shown, evaluation)
+
+
+def _cause_of(observation: evaluation_pb.Observation, evaluation: evaluation_pb.Evaluation) -> Cause | None:
+    """Return why a pod or device has no value. A pod without a device is a cause where no pod has a value."""
+    if observation.state == _NO_DEVICE and not evaluation.HasField("value"):
+        return Cause.NO_DEVICE
+    return _OF_OBSERVATION.get(observation.cause)
 
 
 def _size_causes(shown: ExplainResult, evaluation: evaluation_pb.Evaluation) -> Iterator[Cause]:
@@ -205,7 +213,7 @@ def _names(shown: ExplainResult, cause: Cause) -> Mapping[str, str]:
     if kind == "pod":
         names["scaler_namespace"], _, names["scaler_pod"] = pod.partition("/")
     found = (
-        next((one for one in evaluation.observations if _OF_OBSERVATION.get(one.cause) is cause), None)
+        next((one for one in evaluation.observations if _cause_of(one, evaluation) is cause), None)
         if (evaluation is not None)
         else None
     )
@@ -225,8 +233,9 @@ def _edit(scaled_object: ScaledObject) -> str:
     """Return the command that opens the object, or the file where it may not be applied yet, in an editor."""
     if scaled_object.file:
         return f"${{EDITOR:-vi}} {'FILE' if scaled_object.file == STDIN else shlex.quote(scaled_object.file)}"
-    name = scaled_object.name or "NAME"
-    return f"kubectl -n {scaled_object.namespace or 'default'} edit {scaled_object.kind.lower()} {name}"
+    if not scaled_object.name:
+        return "kubectl get scaledobjects,scaledjobs -A"
+    return f"kubectl -n {scaled_object.namespace or 'default'} edit {scaled_object.kind.lower()} {scaled_object.name}"
 
 
 def _engine_path(namespace: str, observation: evaluation_pb.Observation) -> str:
