@@ -369,11 +369,20 @@ def test_probe_shows_how_the_answer_came_about(fleet: FleetOfNodes) -> None:
     fleet.workload("llama", {"llama-0": ("a", 0), "llama-1": ("b", 0)})
     fleet.until("a", with_value(2))
     asked = ("probe", "--address", f"127.0.0.1:{fleet.nodes['a'].port}", "--namespace", "ai")
-    shown = forked.run((*asked, "--name", "llama", "--replicas", "2"), timeout=WAIT_SECONDS)
+    shown = forked.run((*asked, "--name", "llama"), timeout=WAIT_SECONDS)
     assert shown.returncode == 0, shown.stderr
-    assert "value       132" in shown.stdout
+    assert "measured    66 % per replica\nvalue       132\n" in shown.stdout
+    assert "metricType AverageValue, 2 replicas" in shown.stdout
     assert "coverage    2 of 2 ready pods with a value, scope workload" in shown.stdout
     assert "pod llama-1: 40 % on node b: GPU 0 NVIDIA H100 40 %" in shown.stdout
+    watched = forked.run(
+        (*asked, "--name", "llama", "--json", "--count", "2", "--interval", "0.1"), timeout=WAIT_SECONDS
+    )
+    assert [json.loads(line)["replicas"] for line in watched.stdout.splitlines()] == [2, 2]
+    given = forked.run((*asked, "--name", "llama", "--json", "--replicas", "5"), timeout=WAIT_SECONDS)
+    assert (json.loads(given.stdout)["replicas"], json.loads(given.stdout)["evaluation"]["measured"]) == (5, 66)
+    unnamed = forked.run(asked, timeout=WAIT_SECONDS)
+    assert "name the ScaledObject with --namespace NAMESPACE --name NAME" in unnamed.stderr
     told = forked.run((*asked, "--name", "nobody", "--json"), timeout=WAIT_SECONDS)
     evaluation = json.loads(told.stdout)["evaluation"]
     assert evaluation["value"] is None

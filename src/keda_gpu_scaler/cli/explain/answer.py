@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from keda_gpu_scaler.cli.explain.failures import failure_of
 from keda_gpu_scaler.cli.explain.forecast import Forecast
 from keda_gpu_scaler.cli.explain.result import ExplainResult
+from keda_gpu_scaler.cli.measured import measured_text
 from keda_gpu_scaler.cli.output import UNKNOWN, number, three_digits
 from keda_gpu_scaler.core.hpa.controller import Limit
 from keda_gpu_scaler.wire import evaluation_pb2 as evaluation_pb
 
 SIZE_UNKNOWN = "size unknown"
 WINDOW = "window"
-_PER = {"workload": "per replica", "endpoint": "at the endpoint"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,20 +56,6 @@ def title(shown: ExplainResult) -> str:
     name = "/".join(filter(None, (scaled_object.namespace, scaled_object.name)))
     name = name if scaled_object.name else "no ScaledObject"
     return f"{name} (trigger {shown.trigger.number} of {shown.total_triggers})" if shown.total_triggers > 1 else name
-
-
-def measured_of(evaluation: evaluation_pb.Evaluation) -> float | None:
-    """Return the measured value; from an older instance, the mean of the ready pods with a value."""
-    if evaluation.comparison.HasField("measured"):
-        return evaluation.comparison.measured
-    values = [one.value for one in evaluation.observations if one.HasField("value") and one.ready]
-    return sum(values) / len(values) if values and evaluation.scope == "workload" else None
-
-
-def measured_text(evaluation: evaluation_pb.Evaluation, per: str = "") -> str:
-    """Return the measured value and what it is of ("98 % per replica")."""
-    measured = three_digits(measured_of(evaluation), evaluation.unit)
-    return f"{measured} {per or _PER.get(evaluation.scope, 'of the devices')}"
 
 
 def size_change(shown: ExplainResult) -> SizeChange:

@@ -39,10 +39,11 @@ another source) and ``steps``   the evaluation
 from collections.abc import Iterator
 from typing import Any
 
-from keda_gpu_scaler.cli.explain.answer import answer_line, measured_of
+from keda_gpu_scaler.cli.explain.answer import answer_line
 from keda_gpu_scaler.cli.explain.failures import failure_of
 from keda_gpu_scaler.cli.explain.reasons import next_steps
 from keda_gpu_scaler.cli.explain.result import ExplainResult
+from keda_gpu_scaler.cli.measured import measured_of
 from keda_gpu_scaler.cli.output import json_line
 from keda_gpu_scaler.cli.probe.json_output import decision_entry
 from keda_gpu_scaler.wire import evaluation_pb2 as evaluation_pb

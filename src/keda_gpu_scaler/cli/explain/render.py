@@ -7,11 +7,12 @@ the number for the HPA stand in two columns.
 
 from dataclasses import dataclass
 
-from keda_gpu_scaler.cli.explain.answer import answer_line, measured_text
+from keda_gpu_scaler.cli.explain.answer import answer_line
 from keda_gpu_scaler.cli.explain.causes import Cause
 from keda_gpu_scaler.cli.explain.details import add_details
 from keda_gpu_scaler.cli.explain.reasons import next_steps, reasons
 from keda_gpu_scaler.cli.explain.result import ExplainResult
+from keda_gpu_scaler.cli.measured import measured_text
 from keda_gpu_scaler.cli.output import age, three_digits
 from keda_gpu_scaler.cli.page import Page
 from keda_gpu_scaler.wire import evaluation_pb2 as evaluation_pb

@@ -30,9 +30,12 @@ from keda_gpu_scaler.core.comparison import DEFAULT_MAX_REPLICAS
 from keda_gpu_scaler.core.hpa.controller import DEFAULT_MIN_REPLICAS, ControllerState
 from keda_gpu_scaler.core.hpa.replica_calculator import ValueType
 from keda_gpu_scaler.core.interfaces import KubeError
+from keda_gpu_scaler.wire import evaluation_pb2 as evaluation_pb
 from keda_gpu_scaler.wire.tls import TlsError
 
 HEADER_EVERY_ROUNDS = 20
+_ASSUMED_REPLICAS = 1
+_DEFAULT_NAME = "probe"
 
 HELP = """Call an external scaler as KEDA does, and show what the HPA would decide.
 
@@ -77,11 +80,11 @@ Exit status (with --count, the highest of all rounds):
 @context_option()
 @tls_options("the host of --address, or of scalerAddress")
 @metadata_option("One key of the trigger's metadata; can be repeated. It is sent unchanged.")
-@click.option("--name", default="probe", show_default=True, help="The ScaledObject's name.")
+@click.option("--name", default=_DEFAULT_NAME, show_default=True, help="The ScaledObject's name.")
 @click.option("--namespace", default="default", show_default=True, help="The ScaledObject's namespace.")
 @click.option(
-    "--replicas", type=click.IntRange(min=0), default=1, show_default=True, metavar="N",
-    help="The workload's size, from which the HPA starts.",
+    "--replicas", type=click.IntRange(min=0), metavar="N",
+    help="The workload's size, from which the HPA starts.  [default: the size that the scaler knows, or else 1]",
 )  # fmt: skip
 @click.option(
     "--ready", type=click.IntRange(min=0), metavar="N",
@@ -113,7 +116,7 @@ def probe(ctx: click.Context, /, **given: Any) -> None:
     )
     scenario = Scenario(
         ValueType(given["value_type"]),
-        given["replicas"],
+        _ASSUMED_REPLICAS if given["replicas"] is None else given["replicas"],
         given["ready"],
         given["min_replicas"],
         given["max_replicas"],
@@ -131,7 +134,10 @@ def probe(ctx: click.Context, /, **given: Any) -> None:
             client = stack.enter_context(contextlib.closing(ScalerClient(request, timing)))
         except TlsError as error:
             raise click.UsageError(str(error), ctx) from error
-        rounds = _Rounds(client, timing, request, scenario, is_json=given["is_json"], is_watching=pace.is_watching)
+        rounds = _Rounds(
+            client, timing, request, scenario, is_json=given["is_json"], is_watching=pace.is_watching,
+            is_size_given=given["replicas"] is not None,
+        )  # fmt: skip
         status = repeat(rounds.play, pace, timing)
     ctx.exit(status)
 
@@ -190,12 +196,14 @@ class _Rounds:
         *,
         is_json: bool,
         is_watching: bool,
+        is_size_given: bool,
     ) -> None:
         self._client = client
         self._timing = timing
         self._request = request
         self._is_json = is_json
         self._is_watching = is_watching
+        self._needs_size = not is_size_given
         # A single round assumes an HPA that remembers no larger recommendation, so that the page shows this one.
         self._simulation = Simulation(scenario, ControllerState(started=not is_watching))
         self._last_notes = ""
@@ -203,12 +211,13 @@ class _Rounds:
     def play(self, number: int) -> int:
         """Call the scaler, print the round, and return its exit status."""
         answer = self._client.query()
+        evaluation = None
+        if answer.specs and (self._needs_size or not self._is_watching):
+            _, evaluation = self._client.explain()
+            self._take_size(evaluation)
         shown = self._simulation.evaluate(
             self._timing.utc(), self._timing.monotonic(), self._request.address, answer
         )  # fmt: skip
-        evaluation = None
-        if answer.specs and not self._is_watching:
-            _, evaluation = self._client.explain()
         if self._is_json:
             say(as_json(shown, evaluation))
         elif self._is_watching:
@@ -218,7 +227,21 @@ class _Rounds:
                 say(round_page(shown, self._request, evaluation))
             if answer.error is not None:
                 say_error(error_text(shown))
+                if self._is_name_missing(evaluation):
+                    say("name the ScaledObject with --namespace NAMESPACE --name NAME", err=True)
         return shown.exit_code
+
+    def _is_name_missing(self, evaluation: evaluation_pb.Evaluation | None) -> bool:
+        """Whether the scaler looked for the workload of a name that the command line does not give."""
+        is_unknown = evaluation is not None and evaluation.scope == "workload" and not evaluation.HasField("workload")
+        return is_unknown and self._request.name == _DEFAULT_NAME
+
+    def _take_size(self, evaluation: evaluation_pb.Evaluation | None) -> None:
+        """Let the HPA start from the size that the scaler knows, where the command line gives none."""
+        if self._needs_size and evaluation is not None and evaluation.workload.kind == "ScaledObject":
+            simulation = self._simulation
+            simulation.scenario = replace(simulation.scenario, replicas=evaluation.workload.wanted)
+        self._needs_size = False
 
     def _print_row(self, shown: Round, number: int) -> None:
         if number % HEADER_EVERY_ROUNDS == 0:

@@ -15,14 +15,16 @@ The keys, which stay the same:
 ``hpa``         null where KEDA cannot use the answer, or ``value_type``, ``recommended`` (null without a metric),
                 ``replicas`` (the size that the HPA decides on), ``limit``, ``arithmetic`` and ``sentence``
 ``evaluation``  null where the scaler returns none (and with --watch), or ``scope``, ``with_value`` and ``expected``
-                (ready pods, or devices), ``value`` (null without one), ``active``, ``no_value_reason`` and ``reason``
-                (both empty with a value), and ``steps``, a list of sentences
+                (ready pods, or devices), ``measured`` (of one replica; null without one), ``value`` (for the HPA; null
+                without one), ``active``, ``no_value_reason`` and ``reason`` (both empty with a value), and ``steps``, a
+                list of sentences
 
 A number that JSON cannot write is a string: "nan", "inf", "-inf".
 """
 
 from typing import Any
 
+from keda_gpu_scaler.cli.measured import measured_of
 from keda_gpu_scaler.cli.output import json_line
 from keda_gpu_scaler.cli.probe.client import MetricReading
 from keda_gpu_scaler.cli.probe.simulation import Round
@@ -82,6 +84,7 @@ def _evaluation(evaluation: evaluation_pb.Evaluation) -> dict[str, Any]:
         "scope": evaluation.scope,
         "with_value": evaluation.with_value,
         "expected": evaluation.expected,
+        "measured": measured_of(evaluation),
         "value": evaluation.value if evaluation.HasField("value") else None,
         "active": evaluation.active,
         "no_value_reason": evaluation.no_value_reason,

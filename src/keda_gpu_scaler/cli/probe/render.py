@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import click
 
+from keda_gpu_scaler.cli.measured import measured_text
 from keda_gpu_scaler.cli.output import DEFAULT_WIDTH, number
 from keda_gpu_scaler.cli.page import Page
 from keda_gpu_scaler.cli.probe.client import Call, ProbeRequest
@@ -46,6 +47,8 @@ def round_page(shown: Round, request: ProbeRequest, evaluation: evaluation_pb.Ev
     if answer.specs:
         spec = answer.specs[0]
         page.entry("spec", f"{spec.name}, target {_as_sent(spec.as_keda_reads_it)}")
+    if evaluation is not None:
+        page.entry("measured", measured_text(evaluation))
     if answer.values:
         parts = " + ".join(_as_sent(value.as_keda_reads_it) for value in answer.values)
         page.entry("value", parts if len(answer.values) == 1 else f"{parts} = {_as_sent(answer.value)}")
@@ -53,7 +56,8 @@ def round_page(shown: Round, request: ProbeRequest, evaluation: evaluation_pb.Ev
         page.entry("active", _yes_or_no(answer.active))
     page.entry("calls", ", ".join(f"{call.method} {_milliseconds(call)} ms" for call in answer.calls))
     limits = f"limits {scenario.min_replicas} to {scenario.max_replicas}"
-    page.entry("hpa", f"metricType {scenario.value_type}, {scenario.replicas} replicas, {limits}")
+    noun = "replica" if scenario.replicas == 1 else "replicas"
+    page.entry("hpa", f"metricType {scenario.value_type}, {scenario.replicas} {noun}, {limits}")
     if shown.recommendation is not None:
         page.entry("", shown.recommendation.sentence)
     _add_decision(page, shown)
