@@ -10,6 +10,7 @@ import grpc
 import pytest
 
 from keda_gpu_scaler.core.evaluate.evaluation import evaluate
+from keda_gpu_scaler.core.evaluate.observation import ObservationState, PodObservation
 from keda_gpu_scaler.core.state.fleet import Fleet
 from keda_gpu_scaler.core.state.reading_interest import ReadingInterest
 from keda_gpu_scaler.core.types import Unavailable
@@ -205,5 +206,28 @@ def test_an_error_names_its_object_once() -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await bench.metrics()
         assert caught.value.details() == reason
+
+    on(bench, talk)
+
+
+@pytest.mark.parametrize(
+    ("name", "node", "state"),
+    [
+        pytest.param("llama-7", "gpu-7", ObservationState.NO_DEVICE, id="no pod holds a device"),
+        pytest.param("llama-8", "gpu-8", ObservationState.MISSING, id="no pod has a value"),
+    ],
+)
+def test_the_pods_of_an_error_are_kept_for_the_status_page(name: str, node: str, state: ObservationState) -> None:
+    bench = Bench(FakeCluster(llama=workload(pod(name, node))), FakePeers())
+
+    async def talk(bench: Bench) -> None:
+        with pytest.raises(grpc.aio.AioRpcError):
+            await bench.metrics()
+        [answer] = bench.scaler.answers()
+        evaluation = bench.scaler.last_evaluation(answer)
+        assert evaluation is not None
+        [observation] = evaluation.observations
+        assert isinstance(observation, PodObservation)
+        assert observation.state is state
 
     on(bench, talk)

@@ -151,20 +151,18 @@ class Evaluator:
         cached = self._evaluations.get(resolved, now)
         if cached is not None:
             cached_basis, evaluated = cached
-            is_unchanged = cached_basis.is_unchanged(basis, fleet.scrape_results, now)
-            if is_unchanged and now <= evaluated.evaluation.expires_at_seconds:
+            is_current = now <= evaluated.evaluation.expires_at_seconds
+            if is_current and cached_basis.is_unchanged(basis, fleet.scrape_results, now):
                 return evaluated
         fleet = replace(fleet, scrape_results=basis.results)
         if prepared.node_labels is not None:
             fleet = replace(fleet, node_labels=prepared.node_labels)
         evaluation = evaluate(resolved.trigger, fleet, now, prepared.workload, dict(resolved.metadata))
         evaluated = Evaluated(evaluation)
-        if now <= evaluation.expires_at_seconds:
-            hold = min(_HOLD_FACTOR * (self._clock() - now), _MAX_HOLD_SECONDS)
-            cached = (replace(basis, held_until_seconds=now + hold), evaluated)
-            self._evaluations.put(resolved, cached, now, is_declared=resolved.standing.counts)
-        else:
-            self._evaluations.discard(resolved)
+        hold = min(_HOLD_FACTOR * (self._clock() - now), _MAX_HOLD_SECONDS)
+        # One that holds for no time, such as one without any value, is kept too: the status page shows its pods.
+        cached = (replace(basis, held_until_seconds=now + hold), evaluated)
+        self._evaluations.put(resolved, cached, now, is_declared=resolved.standing.counts)
         return evaluated
 
     def last_evaluation(self, resolved: ResolvedTrigger) -> Evaluation | None:

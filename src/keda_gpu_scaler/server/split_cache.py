@@ -47,11 +47,6 @@ class SplitCache(Generic[_Key, _Value]):
         here.put(key, value, now)
         there.discard(key)
 
-    def discard(self, key: _Key) -> None:
-        """Remove an entry, if it is there."""
-        self._declared.discard(key)
-        self._others.discard(key)
-
     def expire(self, now: float) -> None:
         """Remove the entries that were not used for ``idle_seconds``."""
         self._declared.expire(now)
