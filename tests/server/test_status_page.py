@@ -412,6 +412,12 @@ def test_a_refused_trigger_is_the_first_row_with_its_sentence() -> None:
     assert "class=refused" not in document(view())
 
 
+def test_workloads_with_unknown_data_come_before_the_others() -> None:
+    answers = (answer("a"), answer("z", None), answer("y", demand=None, is_demand_known=False), answer("b"))
+    names = re.findall(r"<th scope=rowgroup><a [^>]*>ai/(\w+)</a>", document(view(answers=answers)))
+    assert names == ["y", "z", "a", "b"]
+
+
 def test_refused_triggers_are_shown_without_an_answer_and_their_text_is_no_markup() -> None:
     refused = tuple(RefusedTrigger("ai", f"t{number}", ("<b>&",)) for number in range(MAX_REFUSED + 3))
     text = document(view(answers=(), refused=refused))

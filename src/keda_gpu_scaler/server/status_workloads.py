@@ -40,9 +40,8 @@ def workloads(view: StatusView) -> Iterator[str]:
     if not answers and not refused:
         yield "<p>This instance got no request from KEDA in the last ten minutes. KEDA may call another instance.</p>"
     else:
-        # Answers with unknown data come first, so that the limit does not hide them. The shown order is stable.
-        shown = sorted(answers, key=lambda answer: answer.value is not None and answer.is_demand_known is not False)
-        shown = sorted(shown[:MAX_WORKLOADS], key=_key)
+        # Answers with unknown data come first, also where the limit leaves out others. The order is else that of names.
+        shown = sorted(answers, key=lambda answer: (_is_complete(answer), _key(answer)))[:MAX_WORKLOADS]
         caption = "Last answer to KEDA for each trigger: what was measured, what is reported, and its steps"
         yield from table_start("workloads", caption, _HEADS)
         for trigger in refused[:MAX_REFUSED]:
@@ -53,6 +52,10 @@ def workloads(view: StatusView) -> Iterator[str]:
         left_out = max(0, len(refused) - MAX_REFUSED) + len(answers) - len(shown)
         yield left_out_note(left_out, "triggers")
     yield "</section>"
+
+
+def _is_complete(answer: RecentAnswer) -> bool:
+    return answer.value is not None and answer.is_demand_known is not False
 
 
 def _refused_rows(trigger: RefusedTrigger, now: float) -> Iterator[str]:
