@@ -211,6 +211,27 @@ def test_a_missing_right_is_named(fleet: FleetOfNodes, verb: str, resource: str,
     outcome = explain(fleet, "ai/llama")
     assert (outcome.returncode, outcome.stdout) == (3, "")
     assert sentence in outcome.stderr
+    assert "kubectl auth can-i --list --namespace NAMESPACE" in outcome.stderr
+
+
+def test_credentials_that_are_not_accepted_have_a_remedy(fleet: FleetOfNodes) -> None:
+    fleet.server.tokens.clear()
+    outcome = explain(fleet, "ai/llama")
+    assert outcome.returncode == 3
+    assert "the API server answers 401" in outcome.stderr
+    assert "have expired or are not valid: log in again, then check with: kubectl auth whoami" in outcome.stderr
+
+
+@pytest.mark.parametrize("command", ["explain", "probe"])
+def test_an_api_server_that_does_not_answer_has_the_reason_of_the_system_and_a_next_command(
+    fleet: FleetOfNodes, command: str
+) -> None:
+    fleet.server.stop()
+    words = ("ai/llama",) if command == "explain" else ()
+    outcome = forked.run((command, "--kubeconfig", str(fleet.kubeconfig), *words), timeout=WAIT_SECONDS)
+    assert outcome.returncode == 3
+    assert "does not answer: connection refused\n" in outcome.stderr
+    assert "kubectl cluster-info" in outcome.stderr
 
 
 def test_a_port_without_a_listener_is_reported(fleet: FleetOfNodes) -> None:

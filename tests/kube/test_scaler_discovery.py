@@ -97,7 +97,11 @@ def test_a_given_namespace_takes_precedence_over_the_address(server: FakeApiServ
     [
         ("gpu.keda:6000", "", "no instance is found by the Service gpu in namespace keda"),
         ("", "", "no instance is found by a pod labelled app.kubernetes.io/part-of=keda-gpu-scaler in any namespace"),
-        ("", "gpu", "keda-gpu-scaler in namespace gpu: is it installed there"),
+        (
+            "",
+            "gpu",
+            "keda-gpu-scaler in namespace gpu: is it installed there? List its pods: kubectl get pods -A -l ",
+        ),
         ("", "../x", "not a valid name of a Kubernetes object"),
     ],
 )

@@ -8,8 +8,11 @@ calls needs neither. ``preload`` imports them ahead of time.
 """
 
 import asyncio
+import errno
 import json
 import logging
+import os
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -36,6 +39,8 @@ MAX_LINE_BYTES = 8 << 20
 _OK, _CREATED = 200, 201
 _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND = 401, 403, 404
 _MAX_MESSAGE_LENGTH = 300
+_MAX_CAUSES = 8
+_NO_ROUTE = (errno.ENETUNREACH, errno.EHOSTUNREACH)
 _MAX_RETRY_AFTER_SECONDS = 60.0
 
 
@@ -229,8 +234,22 @@ class ApiClient:
         return {"Accept": accept or "application/json", **authorization}
 
     def _unreachable(self, error: Exception | str) -> ApiError:
-        cause = shortage() or str(error) or type(error).__name__
+        cause = shortage() or _network_reason(error) or str(error) or type(error).__name__
         return ApiError(f"the API server {self._config.server} does not answer: {cause}")
+
+
+def _network_reason(error: Exception | str) -> str:
+    """Return the system's reason behind an error of the HTTP client; empty where there is none."""
+    cause: object = error  # httpcore chains some errors by their context only
+    for _ in range(_MAX_CAUSES):
+        if isinstance(cause, ExceptionGroup):  # one error for each address of a host
+            cause = cause.exceptions[0]
+        if isinstance(cause, socket.gaierror):
+            return str(cause.strerror or cause).lower()
+        if isinstance(cause, ConnectionError) or getattr(cause, "errno", None) in _NO_ROUTE:
+            return os.strerror(number).lower() if (number := getattr(cause, "errno", None)) else ""
+        cause = getattr(cause, "__cause__", None) or getattr(cause, "__context__", None)
+    return ""
 
 
 def refusal(status: int, body: bytes, headers: Mapping[str, str] | None = None) -> ApiError:

@@ -164,7 +164,10 @@ def _best(pods: Iterable[ScalerPod], criterion: str) -> ScalerPod:
     """Choose the first ready pod, or else the first pod: it may report why it is not ready."""
     found = sorted(pods, key=lambda pod: not pod.is_ready)
     if not found:
-        raise KubeError(f"no instance is found by {criterion}: is it installed there? Or use --address HOST:PORT")
+        raise KubeError(
+            f"no instance is found by {criterion}: is it installed there? List its pods: kubectl get pods -A -l "
+            f"{LABEL}. Or use --address HOST:PORT"
+        )
     return found[0]
 
 

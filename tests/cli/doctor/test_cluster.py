@@ -8,7 +8,10 @@ from datetime import UTC, datetime
 
 import pytest
 
+from keda_gpu_scaler.cli.doctor.findings import Heading
+from keda_gpu_scaler.cli.doctor.installation import list_error
 from keda_gpu_scaler.kube.access_review import AccessReviewer
+from keda_gpu_scaler.kube.client import ApiError
 from keda_gpu_scaler.kube.resource_query import ResourceQuery
 from tests.cli.doctor.fake_cluster import IN_CLUSTER, INSTALLATION, FakeCluster, findings_in
 
@@ -198,3 +201,11 @@ def test_every_page_of_a_list_is_read(cluster: FakeCluster) -> None:
             await api.close()
 
     assert asyncio.run(listed()) == [f"pod-{number}" for number in range(5)]
+
+
+def test_credentials_that_are_not_accepted_have_a_remedy() -> None:
+    finding = list_error("keda", "Deployments", ApiError("the API server answers 401: Unauthorized", 401))
+    assert finding.remedy == (
+        "the credentials have expired or are not valid: log in again, then check with: kubectl auth whoami"
+    )
+    assert finding.heading is Heading.FORBIDDEN

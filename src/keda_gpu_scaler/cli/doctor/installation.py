@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from keda_gpu_scaler.cli.cluster_error import NOT_ACCEPTED
 from keda_gpu_scaler.cli.doctor.findings import Finding, Heading, problem, skipped
 from keda_gpu_scaler.kube.access_review import AccessReviewer
 from keda_gpu_scaler.kube.client import ApiError
@@ -17,7 +18,7 @@ from keda_gpu_scaler.wire.tls import ClientTls
 
 MAX_CLOCK_DIFFERENCE_SECONDS = 5.0
 """A larger difference of two clocks is a warning: the ages of pods depend on it, in tens of seconds."""
-FORBIDDEN, NOT_FOUND = 403, 404
+UNAUTHORIZED, FORBIDDEN, NOT_FOUND = 401, 403, 404
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +95,8 @@ class ClusterContext:
 
 def list_error(check: str, objects: str, error: ApiError) -> Finding:
     """Return the finding about objects that cannot be listed."""
+    if error.status == UNAUTHORIZED:
+        return problem(check, str(error), NOT_ACCEPTED, Heading.FORBIDDEN)
     if error.status != FORBIDDEN:
         return problem(check, str(error), "see the API server's log", Heading.UNAVAILABLE)
     remedy = "use an account that may read them: --kubeconfig PATH"

@@ -21,6 +21,7 @@ from keda_gpu_scaler.cli.arguments import (
     value_type_option,
     watch_options,
 )
+from keda_gpu_scaler.cli.cluster_error import say_cluster_error
 from keda_gpu_scaler.cli.completion import FILE, ScaledName
 from keda_gpu_scaler.cli.explain.json_output import as_json
 from keda_gpu_scaler.cli.explain.render import explanation_page
@@ -35,7 +36,7 @@ from keda_gpu_scaler.cli.explain.scaledobject import (
 )
 from keda_gpu_scaler.cli.explain.session import ExplainRequest, ExplainSession
 from keda_gpu_scaler.cli.kube_session import KubeSession, is_configured
-from keda_gpu_scaler.cli.output import output_width, say, say_error, waiting_notice
+from keda_gpu_scaler.cli.output import output_width, say, waiting_notice
 from keda_gpu_scaler.cli.pace import OK, Pace, Timing, repeat
 from keda_gpu_scaler.cli.people_port import TokenError, given_token
 from keda_gpu_scaler.core.interfaces import KubeError
@@ -131,7 +132,7 @@ def explain(ctx: click.Context, /, **given: Any) -> None:
     except (TlsError, TokenError) as error:
         raise click.UsageError(str(error), ctx) from error
     except KubeError as error:
-        say_error(str(error))
+        say_cluster_error(error)
         status = CANNOT_CONNECT
     ctx.exit(status)
 

@@ -19,6 +19,7 @@ from keda_gpu_scaler.cli.arguments import (
     value_type_option,
     watch_options,
 )
+from keda_gpu_scaler.cli.cluster_error import say_cluster_error
 from keda_gpu_scaler.cli.kube_session import KubeSession
 from keda_gpu_scaler.cli.output import printable, say, say_error
 from keda_gpu_scaler.cli.pace import Pace, Timing, repeat
@@ -128,7 +129,7 @@ def probe(ctx: click.Context, /, **given: Any) -> None:
             try:
                 request = _forwarded(ctx, request, given, stack)
             except KubeError as error:
-                say_error(str(error))
+                say_cluster_error(error)
                 ctx.exit(CANNOT_CONNECT)
         try:
             client = stack.enter_context(contextlib.closing(ScalerClient(request, timing)))
