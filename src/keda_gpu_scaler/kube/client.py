@@ -18,6 +18,7 @@ from keda_gpu_scaler.core.interfaces import KubeError
 from keda_gpu_scaler.file_descriptors import shortage
 from keda_gpu_scaler.kube.auth import ClientConfig
 from keda_gpu_scaler.kube.list_reader import ListError, ListReader
+from keda_gpu_scaler.wire.ssl_context import client_context
 
 METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1, application/json"
 METADATA_LIST_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1, application/json"
@@ -285,7 +286,7 @@ def _tls_context(config: ClientConfig) -> Any:
     if config.server.startswith("http://"):
         return False
     try:
-        context = ssl.create_default_context(cadata=config.ca_data or None)
+        context = client_context(ca_data=config.ca_data)
         if not config.is_verified:
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         if config.client_certificate is not None:
