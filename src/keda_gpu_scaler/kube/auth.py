@@ -14,6 +14,7 @@ from typing import Any, Never
 
 from keda_gpu_scaler.core.interfaces import KubeError
 from keda_gpu_scaler.core.quoting import quoted
+from keda_gpu_scaler.kube.proxy import ProxyError, checked_proxy, proxy_of_environment
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
@@ -24,7 +25,8 @@ class ClientConfig:
 
     ``server`` is a URL, ``namespace`` the identity's own. ``ca_data`` holds certificates in PEM; where it is empty, the
     system's are used. ``client_certificate`` and ``client_key`` name files in PEM. ``token_file`` names a file with a
-    bearer token, where ``token`` is empty.
+    bearer token, where ``token`` is empty. ``server_name`` is the name in the server's certificate, where it is not the
+    host of the URL. ``proxy`` is the URL of the proxy that leads to the server, empty where none does.
     """
 
     server: str
@@ -35,6 +37,8 @@ class ClientConfig:
     token_file: Path | None = None
     client_certificate: Path | None = None
     client_key: Path | None = None
+    server_name: str = ""
+    proxy: str = field(default="", repr=False)
 
     def authorization(self) -> dict[str, str]:
         """Return the headers that authenticate a request; the token's file is read every time.
@@ -142,6 +146,9 @@ class _Kubeconfig:
         server = _scalar(cluster.get("server"))
         if not server.startswith(("https://", "http://")):
             self._refuse(f"clusters.server: Invalid value: {quoted(server)}: must be a URL")
+        proxy, server_name = self._proxy(cluster, server), _scalar(cluster.get("tls-server-name"))
+        if server_name and proxy.startswith("http"):
+            self._refuse("clusters.tls-server-name: Forbidden: it cannot be used together with an HTTP proxy")
         return ClientConfig(
             server=server.rstrip("/"),
             namespace=_scalar(context.get("namespace")) or "default",
@@ -151,7 +158,18 @@ class _Kubeconfig:
             token_file=of_user.folder / _scalar(user["tokenFile"]) if user.get("tokenFile") else None,
             client_certificate=self._file(of_user, "client-certificate"),
             client_key=self._file(of_user, "client-key"),
+            server_name=server_name,
+            proxy=proxy,
         )
+
+    def _proxy(self, cluster: Mapping[str, Any], server: str) -> str:
+        field, url = "clusters.proxy-url", _scalar(cluster.get("proxy-url"))
+        if not url:
+            field, url = proxy_of_environment(server, os.environ)
+        try:
+            return checked_proxy(url) if url else ""
+        except ProxyError as error:
+            self._refuse(f"{field}: Invalid value: {error}")
 
     def _current_context(self) -> str:
         named = (_scalar(config.get("current-context")) for config in self._files.values())

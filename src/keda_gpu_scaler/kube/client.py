@@ -18,6 +18,7 @@ from keda_gpu_scaler.core.interfaces import KubeError
 from keda_gpu_scaler.file_descriptors import shortage
 from keda_gpu_scaler.kube.auth import ClientConfig
 from keda_gpu_scaler.kube.list_reader import ListError, ListReader
+from keda_gpu_scaler.kube.proxy import without_credentials
 from keda_gpu_scaler.wire.ssl_context import client_context
 
 METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1, application/json"
@@ -83,7 +84,9 @@ class ApiClient:
         self._http = httpx.AsyncClient(
             base_url=config.server,
             verify=_tls_context(config),
-            trust_env=False,  # the API server is never behind a web proxy of the environment
+            trust_env=False,  # the proxy is that of the kubeconfig (``kube.proxy``)
+            proxy=config.proxy or None,
+            event_hooks={"request": [_named(config.server_name)] if config.server_name else []},
             timeout=httpx.Timeout(REQUEST_TIMEOUT_SECONDS),
             # A watch keeps a connection for as long as it lasts; ``_slots`` limits the others.
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=MAX_CONCURRENT_REQUESTS),
@@ -231,6 +234,8 @@ class ApiClient:
 
     def _unreachable(self, error: Exception | str) -> ApiError:
         cause = shortage() or str(error) or type(error).__name__
+        if self._config.proxy:
+            cause += f", through the proxy {without_credentials(self._config.proxy)}"
         return ApiError(f"the API server {self._config.server} does not answer: {cause}")
 
 
@@ -278,6 +283,15 @@ def _event(line: bytes) -> dict[str, Any]:
     if not isinstance(event, dict) or not isinstance(event.get("object"), dict):
         raise ApiError("the API server sends an event without an object")
     return event
+
+
+def _named(server_name: str) -> Callable[[Any], Awaitable[None]]:
+    """Return a hook that has a request's connection ask for, and verify, this name instead of the URL's host."""
+
+    async def name(request: Any) -> None:
+        request.extensions["sni_hostname"] = server_name
+
+    return name
 
 
 def _tls_context(config: ClientConfig) -> Any:
