@@ -129,6 +129,9 @@ def test_a_field_without_a_value_counts_as_absent(tmp_path: Path) -> None:
         ({"cluster": {"certificate-authority-data": "%"}}, "certificate-authority-data: Invalid value: must be base64"),
         ({"cluster": {"certificate-authority-data": "é"}}, "certificate-authority-data: Invalid value: must be base64"),
         ({"cluster": {"certificate-authority": "a\0b"}}, "it is not a path"),
+        ({"user": {"as-groups": ["dev"]}}, "users.as: Required value: other fields of impersonation need it"),
+        ({"user": {"as": "a\nb"}}, 'users.as: Invalid value: "a\\nb": must be printable ASCII'),
+        ({"user": {"as": "a", "as-groups": [""]}}, 'users.as-groups: Invalid value: "": must be printable ASCII'),
         ({"cluster": {"proxy-url": "ftp://proxy"}}, "clusters.proxy-url: Invalid value: must be a URL with a host and"),
         (
             {"cluster": {"proxy-url": "http://proxy", "tls-server-name": "api"}},

@@ -7,10 +7,11 @@ it.
 
 import base64
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Never
+from urllib.parse import quote
 
 from keda_gpu_scaler.core.interfaces import KubeError
 from keda_gpu_scaler.core.quoting import quoted
@@ -27,6 +28,7 @@ class ClientConfig:
     system's are used. ``client_certificate`` and ``client_key`` name files in PEM. ``token_file`` names a file with a
     bearer token, where ``token`` is empty. ``server_name`` is the name in the server's certificate, where it is not the
     host of the URL. ``proxy`` is the URL of the proxy that leads to the server, empty where none does.
+    ``impersonation`` has the headers that ask the server to act for another user.
     """
 
     server: str
@@ -39,6 +41,7 @@ class ClientConfig:
     client_key: Path | None = None
     server_name: str = ""
     proxy: str = field(default="", repr=False)
+    impersonation: tuple[tuple[str, str], ...] = ()
 
     def authorization(self) -> dict[str, str]:
         """Return the headers that authenticate a request; the token's file is read every time.
@@ -137,6 +140,7 @@ class _Kubeconfig:
         of_user = _KubeconfigEntry({}, of_cluster.folder)
         if context.get("user"):
             of_user = self._entry("users", "user", _scalar(context["user"]))
+        impersonation = tuple(self._impersonation(of_user.fields))
         if self._runs_plugins and isinstance(of_user.fields.get("exec"), dict):
             of_user = self._run_plugin(of_user)
         cluster, user = of_cluster.fields, of_user.fields
@@ -160,7 +164,29 @@ class _Kubeconfig:
             client_key=self._file(of_user, "client-key"),
             server_name=server_name,
             proxy=proxy,
+            impersonation=impersonation,
         )
+
+    def _impersonation(self, user: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """Yield the headers for the fields with ``as`` (client-go, transport/round_trippers.go)."""
+        named = {key: user[key] for key in ("as", "as-uid", "as-groups", "as-user-extra") if user.get(key)}
+        if named and not _scalar(named.get("as")):
+            self._refuse("users.as: Required value: other fields of impersonation need it")
+        groups, extra = named.get("as-groups"), named.get("as-user-extra")
+        for header, key in (("Impersonate-User", "as"), ("Impersonate-Uid", "as-uid")):
+            if value := _scalar(named.get(key)):
+                yield header, self._header(key, value)
+        for group in groups if isinstance(groups, list) else ():
+            yield "Impersonate-Group", self._header("as-groups", _scalar(group))
+        for name, values in extra.items() if isinstance(extra, dict) else ():
+            header = f"Impersonate-Extra-{quote(_scalar(name), safe='')}"
+            for value in values if isinstance(values, list) else ():
+                yield header, self._header("as-user-extra", _scalar(value))
+
+    def _header(self, key: str, value: str) -> str:
+        if not (value.isascii() and value.isprintable() and value):
+            self._refuse(f"users.{key}: Invalid value: {quoted(value)}: must be printable ASCII")
+        return value
 
     def _proxy(self, cluster: Mapping[str, Any], server: str) -> str:
         field, url = "clusters.proxy-url", _scalar(cluster.get("proxy-url"))

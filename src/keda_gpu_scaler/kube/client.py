@@ -86,6 +86,7 @@ class ApiClient:
             verify=_tls_context(config),
             trust_env=False,  # the proxy is that of the kubeconfig (``kube.proxy``)
             proxy=config.proxy or None,
+            headers=list(config.impersonation),
             event_hooks={"request": [_named(config.server_name)] if config.server_name else []},
             timeout=httpx.Timeout(REQUEST_TIMEOUT_SECONDS),
             # A watch keeps a connection for as long as it lasts; ``_slots`` limits the others.
