@@ -28,25 +28,33 @@ class Pair:
 
 
 class Authority:
-    """A CA of the test's own, whose files are in ``folder``."""
+    """A CA of the test's own, whose files are in ``folder``; ``issued_by`` another one, or by itself."""
 
-    def __init__(self, folder: Path, name: str = "ca") -> None:
+    def __init__(self, folder: Path, name: str = "ca", issued_by: "Authority | None" = None) -> None:
         if shutil.which("openssl") is None:
             pytest.skip("no openssl command to make certificates with")
         self._folder = folder / name
         self._folder.mkdir()
         self.certificate, self._key = self._folder / "ca.crt", self._folder / "ca.key"
+        if issued_by is not None:
+            issued_by.sign(name, self.certificate, self._key, "basicConstraints=critical,CA:TRUE\n")
+            return
         made = ("-keyout", self._key, "-out", self.certificate, "-days", "2", "-subj", f"/CN={name}")
         self._openssl("req", "-x509", *_KEY, *made)
 
     def issue(self, name: str, *, days: int = 2, usage: str = "serverAuth,clientAuth", host: str = NAME) -> Pair:
         """Sign a certificate; one of less than no days has expired."""
-        files = {suffix: self._folder / f"{name}.{suffix}" for suffix in ("crt", "key", "csr", "ext")}
-        files["ext"].write_text(f"subjectAltName=DNS:{host}\nextendedKeyUsage={usage}\n")
-        self._openssl("req", *_KEY, "-keyout", files["key"], "-out", files["csr"], "-subj", f"/CN={name}")
+        certificate, key = self._folder / f"{name}.crt", self._folder / f"{name}.key"
+        self.sign(name, certificate, key, f"subjectAltName=DNS:{host}\nextendedKeyUsage={usage}\n", days=days)
+        return Pair(certificate, key)
+
+    def sign(self, name: str, certificate: Path, key: Path, extensions: str, *, days: int = 2) -> None:
+        """Sign a certificate with these extensions, and write it and its key to these files."""
+        request, listed = self._folder / f"{name}.csr", self._folder / f"{name}.ext"
+        listed.write_text(extensions)
+        self._openssl("req", *_KEY, "-keyout", key, "-out", request, "-subj", f"/CN={name}")
         signed = ("-CA", self.certificate, "-CAkey", self._key, "-CAcreateserial", "-days", str(days))
-        self._openssl("x509", "-req", "-in", files["csr"], "-out", files["crt"], "-extfile", files["ext"], *signed)
-        return Pair(files["crt"], files["key"])
+        self._openssl("x509", "-req", "-in", request, "-out", certificate, "-extfile", listed, *signed)
 
     @staticmethod
     def _openssl(*arguments: object) -> None:

@@ -47,6 +47,38 @@ def test_the_current_context_is_read(tmp_path: Path) -> None:
     assert read(path, tmp_path) == ClientConfig("https://api:6443", "default", ca_data="CA", token="secret")  # noqa: S106
 
 
+@pytest.fixture(autouse=True)
+def no_proxy_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+
+
+def test_the_proxy_and_the_name_in_the_certificate_are_read(tmp_path: Path) -> None:
+    cluster = {"proxy-url": "socks5://localhost:1080", "tls-server-name": "api.corp.example"}
+    found = read(written(tmp_path, cluster=cluster), tmp_path)
+    assert (found.proxy, found.server_name) == ("socks5://localhost:1080", "api.corp.example")
+
+
+def test_the_proxy_of_the_kubeconfig_comes_before_that_of_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://environment:3128")
+    assert read(written(tmp_path), tmp_path).proxy == "http://environment:3128"
+    assert read(written(tmp_path, cluster={"proxy-url": "http://own:1"}), tmp_path).proxy == "http://own:1"
+    monkeypatch.setenv("NO_PROXY", "api")
+    assert read(written(tmp_path), tmp_path).proxy == ""
+
+
+def test_an_unusable_proxy_of_the_environment_names_its_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("https_proxy", "ftp://me:secret@proxy")
+    with pytest.raises(KubeError, match="https_proxy: Invalid value: must be a URL") as refused:
+        read(written(tmp_path), tmp_path)
+    assert "secret" not in str(refused.value)
+
+
 def test_files_are_named_relative_to_the_kubeconfig(tmp_path: Path) -> None:
     (tmp_path / "ca.crt").write_text("CA")
     path = written(
@@ -102,6 +134,14 @@ def test_a_field_without_a_value_counts_as_absent(tmp_path: Path) -> None:
         ({"cluster": {"certificate-authority-data": "%"}}, "certificate-authority-data: Invalid value: must be base64"),
         ({"cluster": {"certificate-authority-data": "é"}}, "certificate-authority-data: Invalid value: must be base64"),
         ({"cluster": {"certificate-authority": "a\0b"}}, "it is not a path"),
+        ({"user": {"as-groups": ["dev"]}}, "users.as: Required value: other fields of impersonation need it"),
+        ({"user": {"as": "a\nb"}}, 'users.as: Invalid value: "a\\nb": must be printable ASCII'),
+        ({"user": {"as": "a", "as-groups": [""]}}, 'users.as-groups: Invalid value: "": must be printable ASCII'),
+        ({"cluster": {"proxy-url": "ftp://proxy"}}, "clusters.proxy-url: Invalid value: must be a URL with a host and"),
+        (
+            {"cluster": {"proxy-url": "http://proxy", "tls-server-name": "api"}},
+            "clusters.tls-server-name: Forbidden: it cannot be used together with an HTTP proxy",
+        ),
         ({"cluster": {"certificate-authority": "nowhere.crt"}}, "nowhere.crt: No such file or directory"),
     ],
 )
@@ -133,6 +173,7 @@ def test_a_pod_uses_its_service_account(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(auth, "SERVICE_ACCOUNT", tmp_path)
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "fd00::1")
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy:3128")
     assert not in_cluster()
     for name, text in (("token", "secret"), ("ca.crt", "CA"), ("namespace", "gpu\n")):
         (tmp_path / name).write_text(text)

@@ -52,7 +52,8 @@ class Launcher:
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(command, cwd=_HOME, env=environment, stdin=pipe, stdout=pipe, text=True)
         assert self._process.stdout is not None
-        assert self._process.stdout.readline() == "ready\n"
+        if self._process.stdout.readline() != "ready\n":  # python -OO removes an assert, and would not wait
+            raise RuntimeError("the warm process did not start")
         return self
 
     def __exit__(

@@ -7,13 +7,15 @@ it.
 
 import base64
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Never
+from urllib.parse import quote
 
 from keda_gpu_scaler.core.interfaces import KubeError
 from keda_gpu_scaler.core.quoting import quoted
+from keda_gpu_scaler.kube.proxy import ProxyError, checked_proxy, proxy_of_environment
 
 _MAX_NAMES = 8
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -25,7 +27,9 @@ class ClientConfig:
 
     ``server`` is a URL, ``namespace`` the identity's own. ``ca_data`` holds certificates in PEM; where it is empty, the
     system's are used. ``client_certificate`` and ``client_key`` name files in PEM. ``token_file`` names a file with a
-    bearer token, where ``token`` is empty.
+    bearer token, where ``token`` is empty. ``server_name`` is the name in the server's certificate, where it is not the
+    host of the URL. ``proxy`` is the URL of the proxy that leads to the server, empty where none does.
+    ``impersonation`` has the headers that ask the server to act for another user.
     """
 
     server: str
@@ -36,6 +40,9 @@ class ClientConfig:
     token_file: Path | None = None
     client_certificate: Path | None = None
     client_key: Path | None = None
+    server_name: str = ""
+    proxy: str = field(default="", repr=False)
+    impersonation: tuple[tuple[str, str], ...] = ()
 
     def authorization(self) -> dict[str, str]:
         """Return the headers that authenticate a request; the token's file is read every time.
@@ -134,6 +141,7 @@ class _Kubeconfig:
         of_user = _KubeconfigEntry({}, of_cluster.folder)
         if context.get("user"):
             of_user = self._entry("users", "user", _scalar(context["user"]))
+        impersonation = tuple(self._impersonation(of_user.fields))
         if self._runs_plugins and isinstance(of_user.fields.get("exec"), dict):
             of_user = self._run_plugin(of_user)
         cluster, user = of_cluster.fields, of_user.fields
@@ -143,6 +151,9 @@ class _Kubeconfig:
         server = _scalar(cluster.get("server"))
         if not server.startswith(("https://", "http://")):
             self._refuse(f"clusters.server: Invalid value: {quoted(server)}: must be a URL")
+        proxy, server_name = self._proxy(cluster, server), _scalar(cluster.get("tls-server-name"))
+        if server_name and proxy.startswith("http"):
+            self._refuse("clusters.tls-server-name: Forbidden: it cannot be used together with an HTTP proxy")
         return ClientConfig(
             server=server.rstrip("/"),
             namespace=_scalar(context.get("namespace")) or "default",
@@ -152,7 +163,40 @@ class _Kubeconfig:
             token_file=of_user.folder / _scalar(user["tokenFile"]) if user.get("tokenFile") else None,
             client_certificate=self._file(of_user, "client-certificate"),
             client_key=self._file(of_user, "client-key"),
+            server_name=server_name,
+            proxy=proxy,
+            impersonation=impersonation,
         )
+
+    def _impersonation(self, user: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """Yield the headers for the fields with ``as`` (client-go, transport/round_trippers.go)."""
+        named = {key: user[key] for key in ("as", "as-uid", "as-groups", "as-user-extra") if user.get(key)}
+        if named and not _scalar(named.get("as")):
+            self._refuse("users.as: Required value: other fields of impersonation need it")
+        groups, extra = named.get("as-groups"), named.get("as-user-extra")
+        for header, key in (("Impersonate-User", "as"), ("Impersonate-Uid", "as-uid")):
+            if value := _scalar(named.get(key)):
+                yield header, self._header(key, value)
+        for group in groups if isinstance(groups, list) else ():
+            yield "Impersonate-Group", self._header("as-groups", _scalar(group))
+        for name, values in extra.items() if isinstance(extra, dict) else ():
+            header = f"Impersonate-Extra-{quote(_scalar(name), safe='')}"
+            for value in values if isinstance(values, list) else ():
+                yield header, self._header("as-user-extra", _scalar(value))
+
+    def _header(self, key: str, value: str) -> str:
+        if not (value.isascii() and value.isprintable() and value):
+            self._refuse(f"users.{key}: Invalid value: {quoted(value)}: must be printable ASCII")
+        return value
+
+    def _proxy(self, cluster: Mapping[str, Any], server: str) -> str:
+        field, url = "clusters.proxy-url", _scalar(cluster.get("proxy-url"))
+        if not url:
+            field, url = proxy_of_environment(server, os.environ)
+        try:
+            return checked_proxy(url) if url else ""
+        except ProxyError as error:
+            self._refuse(f"{field}: Invalid value: {error}")
 
     def _current_context(self) -> str:
         named = (_scalar(config.get("current-context")) for config in self._files.values())

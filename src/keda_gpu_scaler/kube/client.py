@@ -21,6 +21,8 @@ from keda_gpu_scaler.core.interfaces import KubeError
 from keda_gpu_scaler.file_descriptors import shortage
 from keda_gpu_scaler.kube.auth import ClientConfig
 from keda_gpu_scaler.kube.list_reader import ListError, ListReader
+from keda_gpu_scaler.kube.proxy import without_credentials
+from keda_gpu_scaler.wire.ssl_context import client_context
 
 METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1, application/json"
 METADATA_LIST_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1, application/json"
@@ -87,7 +89,10 @@ class ApiClient:
         self._http = httpx.AsyncClient(
             base_url=config.server,
             verify=_tls_context(config),
-            trust_env=False,  # the API server is never behind a web proxy of the environment
+            trust_env=False,  # the proxy is that of the kubeconfig (``kube.proxy``)
+            proxy=config.proxy or None,
+            headers=list(config.impersonation),
+            event_hooks={"request": [_named(config.server_name)] if config.server_name else []},
             timeout=httpx.Timeout(REQUEST_TIMEOUT_SECONDS),
             # A watch keeps a connection for as long as it lasts; ``_slots`` limits the others.
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=MAX_CONCURRENT_REQUESTS),
@@ -235,6 +240,8 @@ class ApiClient:
 
     def _unreachable(self, error: Exception | str) -> ApiError:
         cause = shortage() or _network_reason(error) or str(error) or type(error).__name__
+        if self._config.proxy:
+            cause += f", through the proxy {without_credentials(self._config.proxy)}"
         return ApiError(f"the API server {self._config.server} does not answer: {cause}")
 
 
@@ -298,13 +305,22 @@ def _event(line: bytes) -> dict[str, Any]:
     return event
 
 
+def _named(server_name: str) -> Callable[[Any], Awaitable[None]]:
+    """Return a hook that has a request's connection ask for, and verify, this name instead of the URL's host."""
+
+    async def name(request: Any) -> None:
+        request.extensions["sni_hostname"] = server_name
+
+    return name
+
+
 def _tls_context(config: ClientConfig) -> Any:
     import ssl
 
     if config.server.startswith("http://"):
         return False
     try:
-        context = ssl.create_default_context(cadata=config.ca_data or None)
+        context = client_context(ca_data=config.ca_data)
         if not config.is_verified:
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         if config.client_certificate is not None:

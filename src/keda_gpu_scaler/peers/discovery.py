@@ -56,8 +56,10 @@ class DnsDiscovery:
         while True:
             try:
                 records = await loop.getaddrinfo(self._name, self._port, type=socket.SOCK_STREAM)
-            except (OSError, UnicodeError) as error:  # UnicodeError: an invalid label
+            except (OSError, UnicodeError) as error:
                 reason = getattr(error, "strerror", None) or error
+                if isinstance(error, UnicodeError):  # its text depends on the version of Python
+                    reason = "it is no host name: a part between dots is empty, or longer than 63 characters"
                 raise KubeError(
                     f"--peers: {self._name} cannot be resolved: {reason}; is it a headless Service, and does "
                     "it publish addresses that are not ready?"

@@ -24,6 +24,7 @@ from keda_gpu_scaler.scrape.credential_binding import (
     read_binding,
 )
 from keda_gpu_scaler.scrape.types import Target
+from keda_gpu_scaler.wire.ssl_context import client_context
 
 if TYPE_CHECKING:
     import ssl
@@ -126,12 +127,10 @@ class Credentials:
         Raises:
             CredentialsError: a certificate or key cannot be used.
         """
-        import ssl  # imported late: OpenSSL takes 4 MiB of memory, which instances without https save
-
         name, fingerprint = (secret.name, secret.fingerprint) if secret else (None, ())
         if name in self._contexts and self._contexts[name][0] == fingerprint:
             return self._contexts[name][1]
-        context = ssl.create_default_context() if secret is None else _client_context(secret.folder)
+        context = client_context() if secret is None else _client_context(secret.folder)
         self._contexts[name] = (fingerprint, context)
         return context
 
@@ -190,7 +189,7 @@ def _client_context(folder: Path) -> "ssl.SSLContext":
     path = ca
     try:
         # A mounted CA replaces the CAs of the system.
-        context = ssl.create_default_context(cafile=ca if ca.exists() else None)
+        context = client_context(ca_file=ca if ca.exists() else None)
         path = certificate
         if certificate.exists():
             # Without a password argument OpenSSL would prompt on the terminal.

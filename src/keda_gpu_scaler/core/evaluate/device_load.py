@@ -29,6 +29,7 @@ from keda_gpu_scaler.core.types import (
 # The columns of a device are collected for the next longer of these spans, once for all shorter windows.
 _SPANS_SECONDS = (10.0, 30.0, 60.0, 120.0, MAX_WINDOW_SECONDS)
 _T = TypeVar("_T")
+_MAX_ASSIGNMENTS = 16  # of one node: a few workloads, and states of the cluster that are no longer asked for
 _MAX_CACHE_ENTRIES = 256  # of one history: a caller may request very many windows before the next snapshot comes
 
 
@@ -81,11 +82,12 @@ def device_loads_by_holder(
 
 def devices_by_pod(history: History, cluster: ClusterAssignments = KUBELET_ONLY) -> Mapping[PodRef, PodDevices] | None:
     """Return the devices of every pod in the newest snapshot, or None while the allocations are not known."""
-    # The entry keeps the assignments too. So no other object can have the id while the entry exists.
-    key = ("devices by pod", id(cluster))
-    if key not in history.cache:
-        return remember(history, key, (attribute(history.newest, cluster), cluster))[0]
-    found: tuple[Mapping[PodRef, PodDevices] | None, ClusterAssignments] = history.cache[key]
+    found: tuple[Mapping[PodRef, PodDevices] | None, ClusterAssignments] | None = history.holders.get(id(cluster))
+    if found is None:
+        if len(history.holders) >= _MAX_ASSIGNMENTS:
+            history.holders.clear()
+        # The entry keeps the assignments too. So no other object can have the id while the entry exists.
+        found = history.holders[id(cluster)] = (attribute(history.newest, cluster), cluster)
     return found[0]
 
 

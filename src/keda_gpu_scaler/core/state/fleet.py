@@ -28,7 +28,8 @@ class History:
     delayed is dated by the clock of its peer and not by its arrival. ``run`` is the time without a long gap to which
     the newest snapshot belongs. ``allocated_at_seconds`` is when the newest snapshot with known allocations was taken,
     None where none is known.
-    ``cache`` holds results that were computed from these snapshots. It is dropped with them.
+    ``cache`` holds results that were computed from these snapshots. It is dropped with them. ``holders`` has results of
+    the newest snapshot's devices and allocations alone. The next history keeps it while both are the same.
     """
 
     snapshots: tuple[Snapshot, ...]
@@ -36,6 +37,7 @@ class History:
     run: DataRun | None = None
     allocated_at_seconds: float | None = None
     cache: dict[object, Any] = field(default_factory=dict, repr=False)
+    holders: dict[object, Any] = field(default_factory=dict, repr=False)
 
     @property
     def newest(self) -> Snapshot:
@@ -67,14 +69,29 @@ def next_history(previous: History | None, snapshots: tuple[Snapshot, ...], rece
         snapshots: the snapshots that are kept, the new one last.
         received_at_seconds: when it was taken, on the monotonic clock of this instance.
     """
-    run, allocated_at = DataRun(received_at_seconds), None
+    run, allocated_at, holders = DataRun(received_at_seconds), None, None
     if previous is not None:
         allocated_at = previous.allocated_at_seconds
+        if _is_held_alike(previous.newest, snapshots[-1]):
+            holders = previous.holders
         if previous.run is not None:
             run = previous.run.continued(previous.received_at_seconds, received_at_seconds)
     if snapshots[-1].allocations is not None:
         allocated_at = received_at_seconds
-    return History(snapshots, received_at_seconds, run, allocated_at)
+    return History(snapshots, received_at_seconds, run, allocated_at, holders={} if holders is None else holders)
+
+
+def _is_held_alike(before: Snapshot, after: Snapshot) -> bool:
+    """Whether two snapshots of a node are equal in what says who holds which device: devices, memory, allocations.
+
+    Snapshots share these objects while they are the same, so they are not compared by their content.
+    """
+    if after.allocations is not before.allocations or len(after.samples) != len(before.samples):
+        return False
+    for one, other in zip(before.samples, after.samples, strict=True):
+        if one.device is not other.device or one.memory_total_bytes != other.memory_total_bytes:
+            return False
+    return True
 
 
 @dataclass(frozen=True, slots=True)
