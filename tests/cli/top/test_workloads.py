@@ -169,6 +169,20 @@ def test_of_two_instances_the_last_answer_counts() -> None:
     assert newest_rows({"a": [older], "b": [newer]}) == (newer,)
 
 
+def test_each_refused_trigger_of_an_object_has_a_row_and_two_instances_share_it() -> None:
+    problems = ("metadata.profile: Unsupported value", "metadata.targetvalue: Forbidden")
+    refused = [RefusedTrigger("ai", "whisper", (problem,), NOW - 60) for problem in problems]
+    listed_refused = workload_list([], refused, "front", NOW).refused
+    by_instance = {name: [refused_row(one, name) for one in listed_refused] for name in ("a", "b")}
+    assert [row.why for row in newest_rows(by_instance)] == [f"refused: {problem}" for problem in problems]
+
+
+def test_a_reason_does_not_repeat_the_name_of_the_row() -> None:
+    answer = replace(EMBED, reason="batch/embed: none of its pods holds a device")
+    [message] = workload_list([answer], [], "front", NOW).answers
+    assert workload_row(message, "front").why == "none of its pods holds a device"
+
+
 def test_a_refused_trigger_has_a_row_with_its_problem() -> None:
     row = refused_row(listed().refused[0], "front")
     assert (row.name, row.reported, row.active, row.limit) == ("whisper", None, None, "none")

@@ -74,7 +74,8 @@ def workload_row(answer: pb.WorkloadAnswer, instance: str) -> WorkloadRow:
         wanted=numbers.desired_replicas if numbers.HasField("desired_replicas") else None,
         limit=numbers.limit,
         active=answer.active,
-        why=answer.reason or numbers.adjustment or numbers.activity,
+        # The name is in the row's first cell, and a narrow terminal has little room.
+        why=answer.reason.removeprefix(f"{answer.namespace}/{answer.name}: ") or numbers.adjustment or numbers.activity,
         with_value=answer.with_value,
         expected=answer.expected,
         age_seconds=answer.age_seconds,
@@ -111,11 +112,14 @@ def refused_row(refused: pb.RefusedTrigger, instance: str) -> WorkloadRow:
 
 
 def newest_rows(by_instance: Mapping[str, Sequence[WorkloadRow]]) -> tuple[WorkloadRow, ...]:
-    """Return one row for each trigger: of the instance that answered it last."""
-    newest: dict[tuple[str, str, str], WorkloadRow] = {}
+    """Return one row for each trigger: of the instance that answered it last.
+
+    A refused trigger has no metric, so those of one object are distinguished by their problems.
+    """
+    newest: dict[tuple[str, str, str, str], WorkloadRow] = {}
     for rows in by_instance.values():
         for row in rows:
-            key = (row.namespace, row.name, row.metric_name)
+            key = (row.namespace, row.name, row.metric_name, row.why if row.metric == REFUSED else "")
             if key not in newest or row.age_seconds < newest[key].age_seconds:
                 newest[key] = row
     return tuple(row for _, row in sorted(newest.items()))
