@@ -329,6 +329,12 @@ def test_a_slow_engine_is_named_on_the_short_page() -> None:
     assert "asked less often: it answers after 3.1 s" in plain(explanation_page(PAGES["the engines of three pods"], 80))
 
 
+def test_a_remark_on_every_url_of_a_pod_is_shown_once() -> None:
+    silent = [asked(port, "no answer within 5 s", remark=SLOW) for port in (8000, 8001, 8002)]
+    page = explanation_page(explained(evaluation(None, observations=[engine_pod("aaaaa", None, *silent)])), 140)
+    assert plain(page).count("asked less often") == 1
+
+
 def test_a_fallback_is_in_the_first_lines_and_only_there() -> None:
     lines = explanation_page(PAGES["no engine, so GPU utilisation"], 140).splitlines()
     assert "no pod has a known engine" in lines[1]

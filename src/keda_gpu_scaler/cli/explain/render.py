@@ -145,7 +145,7 @@ def _row(observation: evaluation_pb.Observation, unit: str, *, has_room: bool, i
 
 def _details(observation: evaluation_pb.Observation, unit: str, *, has_room: bool, is_wide: bool) -> str:
     """Return why there is no value, and where there is room the devices or the engine behind one."""
-    remarks = [remark for attempt in observation.attempts for remark in attempt.remarks]
+    remarks = dict.fromkeys(remark for attempt in observation.attempts for remark in attempt.remarks)
     if not observation.HasField("value"):
         return "; ".join([observation.sentence, *remarks])
     if not has_room:
