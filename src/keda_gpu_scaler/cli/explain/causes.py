@@ -64,7 +64,7 @@ COMMANDS: Mapping[Cause, str] = MappingProxyType(
         Cause.PENDING: "keda-gpu-scaler explain {title} --watch",
         Cause.CLOCK: "keda-gpu-scaler doctor --cluster",
         Cause.PAUSED: "kubectl -n {namespace} get {resource} {name} -o jsonpath={{.metadata.annotations}}",
-        Cause.SIZE_UNKNOWN: "keda-gpu-scaler explain … --replicas N",
+        Cause.SIZE_UNKNOWN: "keda-gpu-scaler explain {title} --replicas N",
         Cause.MAXIMUM: "{edit}",
         Cause.RATE: "keda-gpu-scaler explain {title} --watch",
         Cause.HPA: "kubectl -n {namespace} describe hpa {hpa}",
