@@ -101,8 +101,9 @@ def test_an_instance_that_hangs_is_waited_for_until_the_timeout(fleet: FleetOfNo
     fleet.build(a=[92], b=[40])
     with fleet.nodes["b"].cut_off():
         outcome = top("--address", addresses(fleet, "a", "b"), "--timeout", "1", "--format", "json")
-    assert outcome.returncode == 1
-    assert list(document(outcome)["unavailable"].values()) == ["it has not answered yet"]
+    found = document(outcome)
+    assert found["unavailable"][addresses(fleet, "b")] == "it has not answered yet"
+    assert outcome.returncode == (1 if found["rows"] else 3)  # a busy machine may have no answer of a within a second
 
 
 def test_a_front_end_forwards_no_snapshots_and_a_note_says_so(fleet: FleetOfNodes) -> None:

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from keda_gpu_scaler.core.instance_status import WatchState
@@ -475,39 +476,57 @@ def test_a_token_that_cannot_be_read_is_logged_once(
 @asynccontextmanager
 async def serving(send: Callable[[asyncio.StreamWriter], Awaitable[None]]) -> AsyncIterator[ApiClient]:
     """A client of a server that sends these bytes, and keeps the connection open until the client closes it."""
-    ended = asyncio.Event()
+    connections: set[asyncio.Task[None]] = set()
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.add(asyncio.create_task(serve(reader, writer)))
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        with contextlib.suppress(ConnectionError):
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")  # a client whose limit is over may send none
             await send(writer)
             await reader.read()
         writer.close()
         with contextlib.suppress(ConnectionError):
             await writer.wait_closed()
-        ended.set()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
     api = ApiClient(ClientConfig(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", "ai"))
     async with asyncio.timeout(WAIT_SECONDS):
         try:
             yield api
         finally:
             await api.close()
-            await ended.wait()
             server.close()
+            await asyncio.gather(*connections)
 
 
-def test_a_watch_that_receives_nothing_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "WATCH_GRACE_SECONDS", 0.1)
+class SilentStream(httpx.AsyncByteStream):
+    """A response whose body does not come within the client's limit."""
 
-    async def send_head(writer: asyncio.StreamWriter) -> None:
-        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield b'{"type": "ADDED", "object": {}}\n'
+        raise httpx.ReadTimeout("")
+
+
+def test_a_watch_that_receives_nothing_is_closed() -> None:
+    limits: list[float] = []
+
+    def respond(request: httpx.Request) -> httpx.Response:
+        limits.append(request.extensions["timeout"]["read"])
+        return httpx.Response(200, stream=SilentStream())
 
     async def run() -> None:
-        async with serving(send_head) as api, api.watch("/watch", {}, seconds=0) as events:
-            with pytest.raises(WatchTimeoutError, match=r"^the API server sent nothing for 0\.1 s$"):
+        api = ApiClient(ClientConfig("http://api", "ai"))
+        await api.close()
+        api._http = httpx.AsyncClient(base_url="http://api", transport=httpx.MockTransport(respond))
+        async with api.watch("/watch", {}, seconds=290) as events:
+            assert await anext(events) == {"type": "ADDED", "object": {}}
+            limit = 290 + client_module.WATCH_GRACE_SECONDS
+            with pytest.raises(WatchTimeoutError, match=rf"^the API server sent nothing for {limit:g} s$"):
                 await anext(events)
+        assert limits == [limit]
+        await api.close()
 
     asyncio.run(run())
 
