@@ -150,6 +150,22 @@ def test_the_thread_samples_at_once_and_closes_the_backend_at_the_end() -> None:
     assert backend.is_closed
 
 
+def test_a_line_of_the_log_comes_after_the_new_state_was_published(caplog: pytest.LogCaptureFixture) -> None:
+    """A program that waits for "first sample" and then stops the recording expects the sample in it."""
+    caplog.set_level(logging.INFO)
+    logged: list[list[str]] = []
+    backend = FakeBackend(sample())
+    sampler = Sampler(backend, node="gpu-7", interval_seconds=1, on_publish=lambda: logged.append(caplog.messages[:]))
+    sampler.tick()
+    backend.failure = "the driver is gone"
+    sampler.tick()
+    backend.failure = None
+    sampler.tick()
+    lines = ["first sample: 1 device(s)", "the driver is gone", "devices can be read again"]
+    assert logged == [lines[:number] for number in range(3)]
+    assert caplog.messages == lines
+
+
 def test_the_thread_keeps_sampling() -> None:
     backend = FakeBackend(sample())
     third = threading.Semaphore(0)

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import NamedTuple
 
 from keda_gpu_scaler.core.instance_status import COLLECTION_BUCKETS_SECONDS, CollectionCounts
 from keda_gpu_scaler.core.interfaces import Backend, BackendError
@@ -18,6 +19,13 @@ from keda_gpu_scaler.core.state.fleet import MAX_WINDOW_SECONDS, History, next_h
 from keda_gpu_scaler.core.types import Allocation, Snapshot
 
 _log = logging.getLogger(__name__)
+
+
+class _Change(NamedTuple):
+    """What a line of the log says about a reading that differs from the one before."""
+
+    level: int
+    sentence: str
 
 
 class Sampler:
@@ -64,33 +72,37 @@ class Sampler:
     def tick(self) -> None:
         """Read every device once, and publish the snapshot or the failure. Never raises."""
         started = self._clock()
+        change, at_end = self._read(started)
+        self._count(at_end - started)
+        self._on_publish()
+        # Logged last, so that a request after the log line gets the new state.
+        if change is not None:
+            _log.log(change.level, "%s", change.sentence, extra={"source": self._backend.source})
+
+    def _read(self, started: float) -> tuple[_Change | None, float]:
+        """Read every device once; return what changed, and when the read ended."""
         try:
             samples = self._backend.read(started)
         except BackendError as error:
-            self._publish_failure(str(error))
+            return self._fail(str(error)), self._clock()
         except Exception as error:  # a defect of a backend must not end sampling for good
             _log.exception("the %s backend broke its contract", self._backend.source)
-            self._publish_failure(f"unexpected {type(error).__name__} in the {self._backend.source} backend: {error}")
-        else:
-            self._sequence += 1
-            # Dated after the read: a driver that took long to open was read at the end of that time.
-            read_at = self._clock()
-            self._publish(
-                Snapshot(
-                    node=self._node,
-                    sequence=self._sequence,
-                    at_seconds=read_at,
-                    unix_seconds=self._wall_clock(),
-                    source=self._backend.source,
-                    samples=samples,
-                    allocations=self._allocations(read_at),
-                )
+            sentence = f"unexpected {type(error).__name__} in the {self._backend.source} backend: {error}"
+            return self._fail(sentence), self._clock()
+        self._sequence += 1
+        # Dated after the read: a driver that took long to open was read at the end of that time.
+        read_at = self._clock()
+        return self._add(
+            Snapshot(
+                node=self._node,
+                sequence=self._sequence,
+                at_seconds=read_at,
+                unix_seconds=self._wall_clock(),
+                source=self._backend.source,
+                samples=samples,
+                allocations=self._allocations(read_at),
             )
-            self._count(read_at - started)
-            self._on_publish()
-            return
-        self._count(self._clock() - started)
-        self._on_publish()
+        ), read_at
 
     @property
     def failure(self) -> str | None:
@@ -122,23 +134,22 @@ class Sampler:
             due += self._interval * max(1, -((due - now) // self._interval))
             self._stopping.wait(max(0.0, due - now))
 
-    def _publish(self, snapshot: Snapshot) -> None:
+    def _add(self, snapshot: Snapshot) -> _Change | None:
         was_failing, is_first = self._failure is not None, self.history is None
         self._snapshots.append(snapshot)
         while snapshot.at_seconds - self._snapshots[0].at_seconds > MAX_WINDOW_SECONDS:
             self._snapshots.popleft()
         self.history = next_history(self.history, tuple(self._snapshots), snapshot.at_seconds)
         self._failure = None
-        # Publish before logging, so that a request after the log line gets the new state.
         if was_failing:
-            _log.info("devices can be read again", extra={"source": snapshot.source})
-        elif is_first and not self._backend.deviceless:
-            _log.info("first sample: %d device(s)", len(snapshot.samples), extra={"source": snapshot.source})
+            return _Change(logging.INFO, "devices can be read again")
+        if is_first and not self._backend.deviceless:
+            return _Change(logging.INFO, f"first sample: {len(snapshot.samples)} device(s)")
+        return None
 
-    def _publish_failure(self, sentence: str) -> None:
+    def _fail(self, sentence: str) -> _Change | None:
         is_new, self._failure = sentence != self._failure, sentence
-        if is_new:
-            _log.warning("%s", sentence)
+        return _Change(logging.WARNING, sentence) if is_new else None
 
     def _count(self, duration: float) -> None:
         bucket = bisect.bisect_left(COLLECTION_BUCKETS_SECONDS, duration)
