@@ -417,16 +417,20 @@ class Series:
 
     ``above_zero`` is the same sum with each negative gauge counted as 0, None where no gauge is negative. With
     ``is_absent`` the selector selects no series, ``value`` is 0, and the page has the family of the series or another
-    one of its source. A source of demand then has no demand. An engine's value is not known.
+    one of its source. A source of demand then has no demand. An engine's value is not known. With ``is_partial`` the
+    value of a selected series is not a number, and the sum is not known. ``value`` is then the sum of the known values
+    above 0.
     """
 
     value: float
     is_counter: bool
     above_zero: float | None = None
     is_absent: bool = False
+    is_partial: bool = False
 
 
 _NOTHING_UNREAD: Mapping[str, str] = MappingProxyType({})
+_NO_PARTS: Mapping[str, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -442,7 +446,9 @@ class EngineSample:
     requests in addition, by the selector's text; None where the selector selects no series of the page. ``unread`` has
     the reasons why selectors were not applied, by the same text. ``summed_models`` is the number of models that are
     added up, where one of them may count the requests of others once more; else 0. ``has_model`` is false where the
-    trigger selects models and the page has no series of them.
+    trigger selects models and the page has no series of them. ``known_parts`` has the names of readings that the engine
+    exports and that are unknown, because the value of a series is not a number or differs from its copy. Its number is
+    what the other series say: a reading of requests or of the KV cache is at least this.
 
     The fields that end in ``_total`` count since the engine started: requests that ended well, generated tokens, tokens
     of prompts, seconds of requests in the queue, and requests that left the queue. ``token_times_total`` counts
@@ -477,3 +483,4 @@ class EngineSample:
     unread: Mapping[str, str] = field(default_factory=lambda: _NOTHING_UNREAD)
     summed_models: int = 0
     has_model: bool = True
+    known_parts: Mapping[str, float] = field(default_factory=lambda: _NO_PARTS)

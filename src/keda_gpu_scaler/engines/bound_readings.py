@@ -59,7 +59,8 @@ class BoundSource:
     def read(self, values: Sequence[float]) -> float | None:
         """Return the reading; None where the value of a series is unknown.
 
-        Counts are never negative. A gauge below 0 is the result of a race in its exporter, and counts as 0.
+        Counts and shares are never negative. A gauge below 0 is the result of a race in its exporter, or says that
+        there is nothing, and counts as 0.
         """
         if self.of is not None:
             used, limit = self._read_own(values), self.of.read(values)
@@ -76,7 +77,7 @@ class BoundSource:
             value = values[self.positions[0]]
             if not is_known(value) or (self.is_limit and value <= 0):
                 return None
-            return self.factor * (value if self.is_largest else max(0.0, value))
+            return self.factor * max(0.0, value)
         return self._read_several([values[position] for position in self.positions])
 
     def _read_several(self, values: list[float]) -> float | None:
@@ -86,7 +87,7 @@ class BoundSource:
             is_ambiguous = bool(self.originals) and len(set(zip(self.originals, values, strict=True))) > len(
                 set(self.originals)
             )
-            return None if is_ambiguous else self.factor * max(values)
+            return None if is_ambiguous else self.factor * max(0.0, *values)
         if self.originals:
             largest: dict[int, float] = {}
             for original, value in zip(self.originals, values, strict=True):
@@ -96,6 +97,28 @@ class BoundSource:
         if total is not None and min(values) < 0:
             total = added_up([max(0.0, value) for value in values])
         return None if total is None else self.factor * total
+
+    def known_part(self, values: Sequence[float]) -> float | None:
+        """Return what the reading is at least, by the series whose values are known.
+
+        An unknown value counts as 0. Of copies of which only one is current, the least counts. Without its limit, a
+        share has no known part.
+        """
+        if self.of is None:
+            return self._known_part(values)
+        limit = self.of.read(values)
+        return (_share(self._known_part(values), limit) or 0.0) if limit is not None else None
+
+    def _known_part(self, values: Sequence[float]) -> float:
+        if self.parts:  # shares are no parts of a sum
+            return added_up([part._known_part(values) for part in self.parts]) or 0.0
+        known = [max(0.0, it) if is_known(it := values[position]) else 0.0 for position in self.positions]
+        if self.originals:
+            copies: dict[int, list[float]] = {}
+            for original, value in zip(self.originals, known, strict=True):
+                copies.setdefault(original, []).append(value)
+            known = [min(group) if self.is_largest else max(group) for group in copies.values()]
+        return self.factor * ((max(known, default=0.0) if self.is_largest else added_up(known)) or 0.0)
 
 
 def _share(used: float, limit: float) -> float | None:
@@ -197,14 +220,34 @@ class BoundMetricMap:
             readings[name] = added_up([values[position] for position in positions])
         for name, histogram in self.histograms.items():
             readings[name] = histogram.read(values) if histogram is not None else None
-        kv_cache_ratio = readings.get("kv_cache_ratio")
-        if kv_cache_ratio is not None and kv_cache_ratio > LARGEST_RATIO:
-            readings["kv_cache_ratio"] = kv_cache_ratio / 100
-            readings["is_kv_percent"] = True
+        known_parts = self._known_parts(readings, values)
+        for kv_cache in (readings, known_parts):
+            if (kv_cache.get("kv_cache_ratio") or 0.0) > LARGEST_RATIO:
+                kv_cache["kv_cache_ratio"] /= 100
+                readings["is_kv_percent"] = True
+        if known_parts:
+            readings["known_parts"] = known_parts
         if self.served:
             models = {model for position, model in self.served if values[position] > 0}
             readings["summed_models"] = len(models) if len(models) > 1 else 0
         return EngineSample(at_seconds, self.engine, **readings, has_model=self.has_model)
+
+    def _known_parts(self, readings: Mapping[str, Any], values: Sequence[float]) -> dict[str, float]:
+        """Return the unknown readings that the page has, with the sum of what is known of each.
+
+        A limit that is not known is no limit, and has no known part.
+        """
+        parts: dict[str, float] = {}
+        for name, value in readings.items():
+            if value is not None:
+                continue
+            source = next(iter(self.sources.get(name, ())), None)
+            if source is None:
+                known = self.totals.get(name) or self.histograms.get(name)
+                parts |= {name: 0.0} if known else {}
+            elif not source.is_limit and (part := source.known_part(values)) is not None:
+                parts[name] = part
+        return parts
 
 
 def _first(sources: Iterable[BoundSource], values: Sequence[float]) -> float | None:

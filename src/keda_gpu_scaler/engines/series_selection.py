@@ -11,7 +11,7 @@ from keda_gpu_scaler.core.selectors import Requirement, SeriesSelector
 from keda_gpu_scaler.core.trigger.demand_presets import siblings_of
 from keda_gpu_scaler.core.types import Series
 from keda_gpu_scaler.engines.bound_readings import added_up
-from keda_gpu_scaler.engines.exposition import Exposition, SamplesByName, SeriesSample
+from keda_gpu_scaler.engines.exposition import Exposition, SamplesByName, SeriesSample, is_known
 from keda_gpu_scaler.engines.steps import Steps
 
 MAX_COMPARISONS = 100_000
@@ -120,7 +120,8 @@ def _select(selector: SeriesSelector, page: Exposition, index: _SeriesIndex, val
     if values:
         total = added_up(values)
         if total is None:
-            return None
+            known = added_up([max(0.0, value) for value in values if is_known(value)])
+            return _series(known or 0.0, is_counter=is_counter, is_partial=True)
         above_zero = added_up([max(0.0, value) for value in values]) if min(values) < 0 and not is_counter else None
         return _series(total, is_counter=is_counter, above_zero=above_zero)
     if not index.named(name) and page.declares_counter(name):
@@ -132,5 +133,12 @@ def _select(selector: SeriesSelector, page: Exposition, index: _SeriesIndex, val
 
 
 @functools.lru_cache(maxsize=4096)  # a value that is the same on many pages is kept once
-def _series(value: float, *, is_counter: bool, above_zero: float | None = None, is_absent: bool = False) -> Series:
-    return Series(value, is_counter, above_zero, is_absent)
+def _series(
+    value: float,
+    *,
+    is_counter: bool,
+    above_zero: float | None = None,
+    is_absent: bool = False,
+    is_partial: bool = False,
+) -> Series:
+    return Series(value, is_counter, above_zero, is_absent, is_partial)

@@ -34,6 +34,10 @@ def queue(*sizes: float | Series | None, last_at: float = NOW, every: float = 0.
     )
 
 
+def partial(value: float) -> Series:
+    return Series(value, is_counter=False, is_partial=True)
+
+
 def requests(*totals: float | Series | None, every: float = 0.5) -> TargetHistory:
     return page(
         *({"selected": {"queue_size": counter(it) if isinstance(it, int | float) else it}} for it in totals),
@@ -50,6 +54,11 @@ def requests(*totals: float | Series | None, every: float = 0.5) -> TargetHistor
         pytest.param([queue(3, 0, every=61)], 0.0, False, id="demand a minute ago is no longer held"),
         pytest.param([queue(None)], None, None, id="a series that is not exported is unknown, not 0"),
         pytest.param([queue(2, None)], None, True, id="a series that is no longer exported is held"),
+        pytest.param([queue(partial(3))], 3.0, True, id="a part of the demand activates"),
+        pytest.param([queue(partial(0))], None, None, id="no known demand of a part is not enough to scale to zero"),
+        pytest.param([queue(partial(3), 0)], 0.0, True, id="a part of the demand half a second ago is held"),
+        pytest.param([queue(0), queue(partial(0))], None, None, id="a part that is unknown at one address"),
+        pytest.param([requests(100, Series(101, is_counter=True, is_partial=True))], None, None, id="a partial count"),
         pytest.param([queue(0), queue(4)], 4.0, True, id="the demand of all addresses is added up"),
         pytest.param(
             [queue(4), queue(0, last_at=900)], 4.0, True, id="the demand of one address is enough to activate"
@@ -164,6 +173,9 @@ def test_the_sentence_says_why_demand_is_unknown() -> None:
         "demand at http://epp:9090/metrics is unknown: epp does not resolve"
     )
     assert "exports no series queue_size" in observed(queue(None)).sentence
+    not_a_number = "http://10.0.0.1:8000/metrics: series queue_size is not known: a value of it is not a number"
+    assert not_a_number in observed(queue(partial(0))).sentence
+    assert observed(queue(partial(3))).sentence == f"demand at least 3 ({not_a_number}) is above demandThreshold 0"
 
 
 WAITING, REFUSED = SeriesSelector("waiting"), SeriesSelector("refused_total")
@@ -192,6 +204,8 @@ def gateway(*readings: tuple[float | Series | None, float | Series | None]) -> T
         pytest.param(gateway((3, 7), (3, 7)), 3.0, "", id="waiting requests alone"),
         pytest.param(gateway((3, 7), (3, 8)), 5.0, "", id="both"),
         pytest.param(gateway((0, 7)), None, "its counter has one reading so far", id="no rate yet"),
+        pytest.param(gateway((3, 7)), 3.0, "demand at least 3 (", id="waiting requests, and no rate yet"),
+        pytest.param(gateway((partial(3), 7), (partial(3), 8)), 5.0, "demand at least 5 (", id="a part of one part"),
         pytest.param(gateway((0, 7), (0, None)), None, "exports no series", id="a part that is not known"),
         pytest.param(
             gateway((ABSENT, ABSENT_COUNT)), None, "exports no series waiting", id="series that the source always has"

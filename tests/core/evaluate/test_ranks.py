@@ -49,6 +49,15 @@ def test_a_rank_without_a_value_leaves_a_lower_bound() -> None:
     assert combine_ranks(ENGINE_METRICS["load"], [of(None), of(None)]).lower_bound is None
 
 
+def test_a_part_that_is_known_of_a_rank_is_a_part_of_the_lower_bound() -> None:
+    partial = EngineLoad(None, "at least 60", lower_bound=60.0, unknown_requests="its number is not known")
+    for metric, others, bound in (("queue_depth", 40.0, 100.0), ("load", 40.0, 50.0), ("saturation", 40.0, 60.0)):
+        combined = combine_ranks(ENGINE_METRICS[metric], [partial, of(others)])
+        assert (combined.value, combined.lower_bound) == (None, bound)
+        assert combined.unknown_requests == "its number is not known"
+    assert combine_ranks(ENGINE_METRICS["load"], [partial, of(None)]).lower_bound == 30.0
+
+
 def test_one_engine_is_its_pod() -> None:
     alone = of(7.0)
     assert combine_ranks(ENGINE_METRICS["load"], [alone]) is alone

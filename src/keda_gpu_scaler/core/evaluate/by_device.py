@@ -75,12 +75,14 @@ def measure_observations(
     *,
     requests: float = 0.0,
     has_threshold: bool = True,
+    unknown_requests: str = "",
 ) -> Measurement | NoMeasurement:
     """Aggregate observations of devices (or of one URL), at least one of which has a value.
 
     Without the workload's size there is no total while a device is missing: the total of the others would be too low,
     and the HPA would take it for the load of the whole workload. ``requests`` is the number of requests of the engine,
-    and without ``has_threshold`` it alone says whether the workload has work.
+    and without ``has_threshold`` it alone says whether the workload has work. ``unknown_requests`` says which number
+    of requests is not known, and is empty where there is none.
     """
     if isinstance(report, Unavailable):
         return NoMeasurement(report, steps, observations=tuple(observations))
@@ -95,7 +97,7 @@ def measure_observations(
         requests=requests,
         starting=tuple(view.starting) if view else (),
         # A workload without a replica has no work on a missing device.
-        missing_reasons=() if view and view.is_scaled_to_zero else tuple(missing),
+        missing_reasons=() if view and view.is_scaled_to_zero else (*missing, *filter(None, [unknown_requests])),
         expires_at_seconds=expiries(observations),
         hold=activity_hold(view.workload, _sources(observations), trigger.min_coverage, view.now) if view else None,
     )

@@ -46,5 +46,12 @@ def measure_endpoint(
         return NoMeasurement(unavailable(reason), steps, expected=1, observations=(observation,))
     by_requests = decides_by_requests(trigger, load.are_requests_known)
     return measure_observations(
-        trigger, [observation], report, view, steps, requests=load.requests, has_threshold=not by_requests
+        trigger,
+        [observation],
+        report,
+        view,
+        steps,
+        requests=load.requests,
+        has_threshold=not by_requests,
+        unknown_requests=load.unknown_requests,
     )

@@ -201,7 +201,7 @@ def _evidence(
         busiest=_busiest(view, unnarrowed),
         requests=math.fsum([one.requests for one in view.observations]),
         starting=(*view.starting, *loading),
-        missing_reasons=(*view.missing_reasons, *_not_scraped(view, demand)),
+        missing_reasons=(*view.missing_reasons, *_unknown_requests(view), *_not_scraped(view, demand)),
         expires_at_seconds=(*expiries(observed), *([hold.until_seconds] if hold is not None else [])),
         hold=activity_hold(view.workload, _sources(view), view.trigger.min_coverage, view.now),
     )
@@ -222,6 +222,15 @@ def _busiest(view: WorkloadView, observations: Sequence[PodObservation]) -> floa
         return None
     groups = [group.value or 0.0 for group in view.groups] if view.is_grouped else []
     return max([*[one.value or 0.0 for one in observed], *groups], default=0.0)
+
+
+def _unknown_requests(view: WorkloadView) -> list[str]:
+    """Return the pods that have a value, and whose number of requests is not known although it is exported."""
+    return [
+        f"{one.pod.ref.name}: {one.unknown_requests}"
+        for one in view.unnarrowed_observations
+        if one.state is ObservationState.OBSERVED and one.unknown_requests
+    ]
 
 
 def _not_scraped(view: WorkloadView, demand: DemandObservation | None) -> list[str]:

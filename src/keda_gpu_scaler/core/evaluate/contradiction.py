@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from keda_gpu_scaler.core.evaluate.engine_load import fresh_history, pod_endpoint
 from keda_gpu_scaler.core.evaluate.ranks import ranks_of
+from keda_gpu_scaler.core.evaluate.sample_window import WAITING
 from keda_gpu_scaler.core.evaluate.workload_view import HISTORY_SECONDS, WorkloadView
 from keda_gpu_scaler.core.hpa.reported_value import ReportedValue
 from keda_gpu_scaler.core.state.scrape import TargetHistory
@@ -50,11 +51,11 @@ def _histories(view: WorkloadView) -> Iterator[TargetHistory]:
 def _waiting(history: TargetHistory) -> tuple[float, float]:
     """Return for how long every sample had waiting requests, in seconds, and how many there are now."""
     newest = history.newest
-    if newest is None or not newest.waiting:
+    if newest is None or not WAITING.known_part(newest):
         return 0.0, 0.0
     since = newest.at_seconds
     for sample in reversed(history.samples):
-        if not sample.waiting:
+        if not WAITING.known_part(sample):
             break
         since = sample.at_seconds
-    return newest.at_seconds - since, newest.waiting
+    return newest.at_seconds - since, WAITING.known_part(newest)

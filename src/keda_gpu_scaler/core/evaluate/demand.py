@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Observes the demand of a workload, which exists also without a pod.
 
-Law: demand that is not known neither activates a workload nor lets it scale to zero. A counter with one reading has no
-rate. A page of the source without the series says that there is no demand, because many sources delete the series of
-what is idle. A page without any family of the source says nothing.
+Law: demand that is not known neither activates a workload nor lets it scale to zero. The known part of a demand may
+activate a workload, and does not let it scale to zero. A counter with one reading has no rate. A page of the source
+without the series says that there is no demand, because many sources delete the series of what is idle. A page without
+any family of the source says nothing.
 """
 
 import math
@@ -11,6 +12,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 from keda_gpu_scaler.core.evaluate.engine_load import missing_scrape_reason
 from keda_gpu_scaler.core.evaluate.sample_window import SHORTEST_SECONDS
@@ -48,8 +50,8 @@ def observe_demand(
 ) -> DemandObservation:
     """Add up the demand of every address of a source.
 
-    The demand of some addresses may be enough to activate the workload. The demand of all addresses is needed to let it
-    scale to zero.
+    The demand of some addresses, or a part of it, may be enough to activate the workload. The whole demand of all
+    addresses is needed to let it scale to zero.
 
     Args:
         demand: the source of demand.
@@ -70,11 +72,11 @@ def observe_demand(
             unknown.append(f"{page.url}: {missing_scrape_reason(ScrapeResult((page,)), now)}")
             continue
         expires = min(expires, page.newest.at_seconds + stale_after_seconds)
-        value = timeline[-1][1]
-        if value is None:
+        read = timeline[-1]
+        if not read.is_complete:
             unknown.append(f"{page.url}: {_no_value_reason(page, demand)}")
-        else:
-            values.append(value)
+        if read.value is not None:
+            values.append(read.value)
     last_above_at = _last_above(timelines, demand.threshold, stale_after_seconds)
     return _decide(demand, values, unknown, last_above_at, expires, now)
 
@@ -88,9 +90,7 @@ def _decide(
     now: float,
 ) -> DemandObservation:
     total = math.fsum(values)
-    described = f"demand {total:.6g}"
-    if unknown:
-        described += f" at {len(values)} of {len(values) + len(unknown)} addresses"
+    described = f"demand at least {total:.6g} ({unknown[0]})" if unknown else f"demand {total:.6g}"
     if total > demand.threshold:
         return DemandObservation(total, True, f"{described} is above demandThreshold {demand.threshold:g}", expires)
     age = max(0.0, now - last_above_at)
@@ -107,16 +107,25 @@ def _decide(
 def _no_value_reason(page: TargetHistory, demand: DemandQuery) -> str:
     newest = page.newest
     if newest is not None:
-        series = [newest.selected.get(selector.text) for selector in demand.every_selector]
-        if any(it is not None and it.is_counter and not it.is_absent for it in series):
+        series = {selector.text: newest.selected.get(selector.text) for selector in demand.every_selector}
+        if partial := [text for text, it in series.items() if it is not None and it.is_partial]:
+            return f"series {partial[0]} is not known: a value of it is not a number"
+        if any(it is not None and it.is_counter and not it.is_absent for it in series.values()):
             return "its counter has one reading so far, and a rate needs two"
         if unread := [it for one in demand.selectors if (it := newest.unread.get(one.text))]:
             return unread[0]
     return "exports no series " + " or ".join(selector.text for selector in demand.selectors)
 
 
-_Timeline = list[tuple[float, float | None]]
-"""The time of each reading of a page, and the demand at that time; None where the demand is not known."""
+class _ReadDemand(NamedTuple):
+    """The demand that one page showed: what is known of it, None where nothing is, and whether this is the whole."""
+
+    at_seconds: float
+    value: float | None
+    is_complete: bool
+
+
+_Timeline = list[_ReadDemand]
 
 
 def _timeline(page: TargetHistory, demand: DemandQuery, window_seconds: float) -> _Timeline:
@@ -129,15 +138,11 @@ def _timeline(page: TargetHistory, demand: DemandQuery, window_seconds: float) -
     timeline: _Timeline = []
     for reading in page.samples:
         values = [one.add(reading) for one in (main, *plus)]
-        total = _sum(values) if main.is_first else values[0]
-        timeline.append((reading.at_seconds, total))
+        parts = [main, *plus] if main.is_first else [main]
+        known = [value for value in values[: len(parts)] if value is not None]
+        is_complete = len(known) == len(parts) and all(part.is_complete for part in parts)
+        timeline.append(_ReadDemand(reading.at_seconds, math.fsum(known) if known else None, is_complete))
     return timeline
-
-
-def _sum(values: Sequence[float | None]) -> float | None:
-    """Return the sum; None where a value is not known."""
-    known = [value for value in values if value is not None]
-    return math.fsum(known) if len(known) == len(values) else None
 
 
 class _SelectedDemand:
@@ -145,7 +150,8 @@ class _SelectedDemand:
 
     A gauge is not averaged over the window, so that the first request activates the workload.
 
-    ``is_first`` says that the first alternative counted in the last reading.
+    ``is_first`` says that the first alternative counted in the last reading, ``is_complete`` that the demand that was
+    returned for it is the whole demand.
     """
 
     def __init__(self, selectors: Sequence[SeriesSelector], window_seconds: float, *, is_always_exported: bool) -> None:
@@ -153,13 +159,14 @@ class _SelectedDemand:
         self._texts = [*self._names]
         self._counter = _CounterRate(window_seconds)
         self._is_always_exported = is_always_exported
-        self.is_first = False
+        self.is_first, self.is_complete = False, True
 
     def add(self, reading: EngineSample) -> float | None:
         """Return the demand in the next reading of the page, None where it is not known."""
         selected, counter = reading.selected, self._counter
         text, series = _first_series(selected, self._texts)
         self.is_first = text == self._texts[0]
+        self.is_complete = series is None or not series.is_partial
         if series is not None and series.is_absent and self._is_always_exported:
             return None
         if series is not None and not series.is_counter:
@@ -168,7 +175,8 @@ class _SelectedDemand:
         if series is not None and series.is_absent:
             return counter.add(reading.at_seconds, text, counter.last(text))
         if not selected.keys().isdisjoint(self._texts):
-            return counter.add(reading.at_seconds, text, series.value if series else None)
+            count = series.value if series is not None and self.is_complete else None
+            return counter.add(reading.at_seconds, text, count)
         return None  # this scrape did not select the series: it does not say that the series was missing
 
 
@@ -223,7 +231,7 @@ def _last_above(timelines: Sequence[_Timeline], threshold: float, stale_after_se
     changes: list[tuple[float, int, int]] = []
     for number, timeline in enumerate(timelines):
         before = 0
-        for (at_seconds, value), (next_at, _) in pairwise([*timeline, (math.inf, None)]):
+        for (at_seconds, value, _), (next_at, _, _) in pairwise([*timeline, _ReadDemand(math.inf, None, False)]):
             grains = round(value / _DEMAND_GRAIN) if value else 0
             if grains or before:
                 changes.append((at_seconds, number, grains))

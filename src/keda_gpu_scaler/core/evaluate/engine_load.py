@@ -11,7 +11,18 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from keda_gpu_scaler.core.evaluate.model_remarks import ensemble_remark, missing_model_remark
-from keda_gpu_scaler.core.evaluate.sample_window import SampleWindow, UnknownReadingError
+from keda_gpu_scaler.core.evaluate.sample_window import (
+    DEFERRED,
+    KV_CACHE,
+    REQUESTS,
+    RUNNING,
+    WAITING,
+    EngineReading,
+    PartialReadingError,
+    SampleWindow,
+    SelectedReading,
+    UnknownReadingError,
+)
 from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult, TargetHistory
 from keda_gpu_scaler.core.trigger.engine_params import EngineQuery
 from keda_gpu_scaler.core.trigger.engines import ENGINES
@@ -22,12 +33,10 @@ RUNNING_TARGET_RATIO = 0.8
 """The share of the requests that may run at once that a replica should have at most."""
 
 
-class PartialReadingError(UnknownReadingError):
-    """A part of a value is not known. ``lower_bound`` is the value of the known parts, in the metric's unit."""
-
-    def __init__(self, message: str, lower_bound: float) -> None:
-        super().__init__(message)
-        self.lower_bound = lower_bound
+_TOKENS = EngineReading("tokens_total", "count of tokens")
+_QUEUE_WAITS = EngineReading("queue_waits_total", "count of requests that left the queue")
+_QUEUE_WAIT = EngineReading("queue_wait_seconds_total", "time in the queue")
+_FIRST_TOKEN = EngineReading("first_token", "time to first token")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +45,8 @@ class EngineLoad:
 
     ``requests`` is the number of requests that run or wait now. If none runs or waits, it is the number of requests
     that succeeded during the window. For a rate metric it is then 0, because the activation threshold covers the rate.
-    ``are_requests_known`` says that the engine exports the number of requests that run or wait.
+    ``are_requests_known`` says that the engine exports the number of requests that run or wait. ``unknown_requests``
+    says which of these numbers the newest page has and which is not known, and is empty where there is none.
     ``expires_at_seconds`` is when the newest reading becomes stale. ``is_no_engine`` says that the target never
     exported the page of a known engine, or that the engine exports no queue. ``lower_bound`` is given where
     a part of the value is not known: the value is at least this number. A lower bound above the target may let the
@@ -50,6 +60,7 @@ class EngineLoad:
     is_no_engine: bool = False
     are_requests_known: bool = False
     lower_bound: float | None = None
+    unknown_requests: str = ""
 
 
 def pod_endpoint(query: EngineQuery, pod: Pod) -> Endpoint:
@@ -122,12 +133,22 @@ def engine_load(
         requests,
         expires,
         are_requests_known=newest.running is not None,
+        unknown_requests=unknown_requests(newest),
     )
 
 
 def requests_now(sample: EngineSample) -> float:
-    """Return the number of requests that the engine has: those that run, and those that wait for whatever reason."""
-    return (sample.running or 0.0) + (sample.waiting or 0.0) + (sample.deferred or 0.0)
+    """Return the number of requests that the engine has: those that run, and those that wait for whatever reason.
+
+    A number of which a part is known counts with that part.
+    """
+    return math.fsum([reading.known_part(sample) for reading in _REQUESTS_NOW])
+
+
+def unknown_requests(sample: EngineSample) -> str:
+    """Say which number of requests the page has and which is not known; empty where there is none."""
+    unknown = [reading for reading in _REQUESTS_NOW if reading.name in sample.known_parts]
+    return unknown[0].unknown(sample) if unknown else ""
 
 
 def unknown_load(
@@ -144,11 +165,20 @@ def unknown_load(
         lower_bound: as in ``EngineLoad``.
     """
     engine = ENGINES.get(sample.engine)
+    known = sample.known_parts
     sentence = f"{sample.engine or 'page'} at {url}: {why}{missing_model_remark(sample)}"
-    if engine is not None and engine.no_queue_hint and sample.waiting is None:
+    if engine is not None and engine.no_queue_hint and sample.waiting is None and WAITING.name not in known:
         sentence += f"; {engine.no_queue_hint}"
     is_no_engine = engine is not None and not engine.reports_queue and sample.has_model
-    return EngineLoad(None, sentence, requests, expires, is_no_engine=is_no_engine, lower_bound=lower_bound)
+    return EngineLoad(
+        None,
+        sentence,
+        requests,
+        expires,
+        is_no_engine=is_no_engine,
+        lower_bound=lower_bound,
+        unknown_requests=unknown_requests(sample),
+    )
 
 
 def unscraped_load(scraped: ScrapeResult | None, now: float) -> EngineLoad:
@@ -173,37 +203,37 @@ def missing_scrape_reason(scraped: ScrapeResult, now: float) -> str:
 
 
 def _queue_depth(window: SampleWindow, query: EngineQuery) -> tuple[float, str]:
-    return window.gauge(lambda it: it.waiting, "number of waiting requests"), ""
+    return window.gauge(WAITING), ""
 
 
 def _running(window: SampleWindow, query: EngineQuery) -> tuple[float, str]:
-    return window.gauge(lambda it: it.running, "number of running requests"), ""
+    return window.gauge(RUNNING), ""
 
 
 def _kv_cache(window: SampleWindow, query: EngineQuery) -> tuple[float, str]:
-    ratio, how = _kv_ratio(window)
+    try:
+        ratio, how = _kv_ratio(window)
+    except PartialReadingError as partial:
+        raise PartialReadingError(str(partial), round(100 * partial.lower_bound, 6)) from None
     return round(100 * ratio, 6), f" ({how})" if how else ""
 
 
 def _kv_ratio(window: SampleWindow) -> tuple[float, str]:
     """Return the mean KV cache usage, a ratio, and a remark."""
     remark = "the engine reports its KV cache usage in per cent" if window.newest.is_kv_percent else ""
-    return window.gauge(lambda it: it.kv_cache_ratio, "KV cache usage"), remark
+    return window.gauge(KV_CACHE), remark
 
 
 def _request_rate(window: SampleWindow, query: EngineQuery) -> tuple[float, str]:
-    return window.growth((lambda it: it.requests_total, "count of requests")).rate, ""
+    return window.growth(REQUESTS).rate, ""
 
 
 def _token_rate(window: SampleWindow, query: EngineQuery) -> tuple[float, str]:
-    return window.growth((lambda it: it.tokens_total, "count of tokens")).rate, ""
+    return window.growth(_TOKENS).rate, ""
 
 
 def _queue_wait(window: SampleWindow, query: EngineQuery) -> tuple[float, str]:
-    waits, seconds = window.growth(
-        (lambda it: it.queue_waits_total, "count of requests that left the queue"),
-        (lambda it: it.queue_wait_seconds_total, "time in the queue"),
-    ).counts
+    waits, seconds = window.growth(_QUEUE_WAITS, _QUEUE_WAIT).counts
     if waits > 0:
         return 1000 * seconds / waits, f" ({waits:.0f} requests)"
     if window.is_without_waiting:
@@ -212,7 +242,7 @@ def _queue_wait(window: SampleWindow, query: EngineQuery) -> tuple[float, str]:
 
 
 def _first_token(window: SampleWindow, query: EngineQuery) -> tuple[float, str]:
-    observed = window.histogram(lambda it: it.first_token, "time to first token")
+    observed = window.histogram(_FIRST_TOKEN)
     total = observed.counts[-1]
     if total > 0:
         return 1000 * quantile(observed, query.quantile), f" ({query.quantile:g} quantile of {total:.0f} requests)"
@@ -225,22 +255,12 @@ def _selected(window: SampleWindow, query: EngineQuery) -> tuple[float, str]:
     selector = query.selector
     if selector is None:
         raise ValueError("metricType engine needs the selector of a series")
-
-    def read(reading: EngineSample) -> float | None:
-        series = reading.selected.get(selector.text)
-        return series.value if series is not None and not series.is_absent else None
-
-    newest = window.newest.selected.get(selector.text)
-    name = f"series {selector.text}"
-    if (reason := window.newest.unread.get(selector.text)) is not None:
-        raise UnknownReadingError(f"{name} is not read: {reason}")
-    if newest is None or newest.is_absent:
-        raise UnknownReadingError(f"exports no {name}")
-    if newest.is_counter:
-        return window.growth((read, name)).rate, " (a counter's rate per second)"
-    value = window.gauge(read, name)
+    reading, newest = SelectedReading(selector), window.newest.selected.get(selector.text)
+    if newest is not None and newest.is_counter:
+        return window.growth(reading).rate, " (a counter's rate per second)"
+    value = window.gauge(reading)
     if value < 0:
-        raise UnknownReadingError(f"{name} is {value:g}, and the HPA accepts no value below 0")
+        raise UnknownReadingError(f"{reading.title} is {value:g}, and the HPA accepts no value below 0")
     return value, ""
 
 
@@ -248,56 +268,60 @@ def _saturation(window: SampleWindow, query: EngineQuery) -> tuple[float, str]:
     """Return the fullest of queue, KV cache and running requests, in per cent of what a replica should have at most.
 
     Every part that this engine is known to export must have a value, because a missing part may be the fullest. The
-    known parts are then a lower bound. A part that the engine never exports is left out.
+    known parts are then a lower bound, and so is what is known of a part. A part that the engine never exports is left
+    out.
 
     Raises:
-        PartialReadingError: a part has no value, and another one has.
-        UnknownReadingError: no part has a value.
+        PartialReadingError: a part has no value, and something is known of it or of another one.
+        UnknownReadingError: nothing is known of any part.
     """
     parts: dict[str, float] = {}
+    at_least: dict[str, float] = {}
     missing: list[UnknownReadingError] = []
     remarks: list[str] = []
-    for name, read in _saturation_parts(window, query).items():
+    for name, (read, full) in _saturation_parts(window, query).items():
         try:
-            parts[name], remark = read()
+            ratio, remark = read()
         except UnknownReadingError as unknown:
             missing.append(unknown)
+            if isinstance(unknown, PartialReadingError) and unknown.lower_bound > 0:
+                at_least[name] = unknown.lower_bound / full
         else:
+            parts[name] = ratio / full
             remarks += [remark] if remark else []
-    if not parts:
+    if not parts and not at_least:
         raise missing[0]
-    value = round(100 * max(parts.values()), 6)
-    listed = ", ".join([*(f"{part} {100 * ratio:.0f} %" for part, ratio in parts.items()), *remarks])
+    value = round(100 * max([*parts.values(), *at_least.values()]), 6)
+    listed = ", ".join(
+        [
+            *(f"{part} {100 * ratio:.0f} %" for part, ratio in parts.items()),
+            *(f"{part} at least {100 * ratio:.0f} %" for part, ratio in at_least.items()),
+            *remarks,
+        ]
+    )
     if missing:
         raise PartialReadingError(f"{missing[0]}; the saturation is at least {value:.6g} % ({listed})", value)
     return value, f" ({listed})"
 
 
-def _saturation_parts(window: SampleWindow, query: EngineQuery) -> dict[str, Callable[[], tuple[float, str]]]:
-    """Return how each part of the saturation is read: a ratio of its target, and a remark."""
-
-    def queue() -> tuple[float, str]:
-        return window.gauge(lambda it: it.waiting, "number of waiting requests") / query.queue_target, ""
-
-    def kv_cache() -> tuple[float, str]:
-        ratio, remark = _kv_ratio(window)
-        return ratio / query.kv_target, remark
-
+def _saturation_parts(
+    window: SampleWindow, query: EngineQuery
+) -> dict[str, tuple[Callable[[], tuple[float, str]], float]]:
+    """Return how each part of the saturation is read, with a remark, and the number at which it is full."""
     newest = window.newest
     engine = ENGINES.get(newest.engine)
-    parts: dict[str, Callable[[], tuple[float, str]]] = {"queue": queue}
-    if newest.kv_cache_ratio is not None or engine is None or engine.reports_kv_cache:
-        parts["KV cache"] = kv_cache
+    parts: dict[str, tuple[Callable[[], tuple[float, str]], float]] = {
+        "queue": (lambda: (window.gauge(WAITING), ""), query.queue_target)
+    }
+    is_exported = newest.kv_cache_ratio is not None or KV_CACHE.name in newest.known_parts
+    if is_exported or engine is None or engine.reports_kv_cache:
+        parts["KV cache"] = (lambda: _kv_ratio(window), query.kv_target)
     if limit := query.max_seqs or newest.running_limit:
-
-        def running() -> tuple[float, str]:
-            count = window.gauge(lambda it: it.running, "number of running requests")
-            return count / (limit * RUNNING_TARGET_RATIO), ""
-
-        parts["running"] = running
+        parts["running"] = (lambda: (window.gauge(RUNNING), ""), limit * RUNNING_TARGET_RATIO)
     return parts
 
 
+_REQUESTS_NOW = (RUNNING, WAITING, DEFERRED)
 _RATES = frozenset({"request_rate", "token_rate"})
 _COUNTED_TWICE = frozenset({"request_rate", "queue_wait_ms", "running_requests"})
 """The readings in which an ensemble counts once more what its steps count. An ensemble itself has no queue."""

@@ -78,7 +78,8 @@ def observe_endpoint(trigger: Trigger, fleet: Fleet, now: float) -> tuple[Device
         load = _load(trigger, trigger.metric, query, scraped, fleet, now)
     attempts = scraped.shown_attempts if scraped is not None else NO_ATTEMPTS
     run = _pages(scraped, fleet, now).run
-    return DeviceObservation(query.url, None, load.value, load.sentence, load.expires_at_seconds, run, attempts), load
+    value, sentence = _known_value(load, trigger.target)
+    return DeviceObservation(query.url, None, value, sentence, load.expires_at_seconds, run, attempts), load
 
 
 def _engine_query(trigger: Trigger) -> EngineQuery:
@@ -117,10 +118,7 @@ def _engine_observation(
         return PodObservation(pod, ObservationState.WORKER, None, "the leader of its replica answers for it")
     if load is None:
         return PodObservation(pod, ObservationState.MISSING, None, "has no address yet")
-    value, sentence = load.value, load.sentence
-    if value is None and load.lower_bound is not None and load.lower_bound > target:
-        # At least this much is known. It is more than a missing pod counts, so it can only prevent a smaller size.
-        value, sentence = load.lower_bound, f"at least {load.lower_bound:.6g}: {sentence}"
+    value, sentence = _known_value(load, target)
     return PodObservation(
         pod,
         ObservationState.MISSING if value is None else ObservationState.OBSERVED,
@@ -133,7 +131,18 @@ def _engine_observation(
         run=pages.run,
         known_until_seconds=pages.until_seconds if value is None else None,
         attempts=scraped.shown_attempts if scraped is not None else NO_ATTEMPTS,
+        unknown_requests=load.unknown_requests,
     )
+
+
+def _known_value(load: EngineLoad, target: float) -> tuple[float | None, str]:
+    """Return the value that counts, and its sentence.
+
+    A lower bound above the target counts. It is more than a missing pod counts, so it can only prevent a smaller size.
+    """
+    if load.value is not None or load.lower_bound is None or load.lower_bound <= target:
+        return load.value, load.sentence
+    return load.lower_bound, f"at least {load.lower_bound:.6g}: {load.sentence}"
 
 
 def _load(

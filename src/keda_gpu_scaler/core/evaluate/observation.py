@@ -59,7 +59,7 @@ class PodObservation:
     no page of a known engine. ``device_values`` are the devices behind the value. ``run`` is the time in which the data
     behind the value came without a long gap, None where that is not known. Without a value, ``known_until_seconds`` is
     when the pod's node or engine last sent data, None where it never did, or still does. ``attempts`` say which
-    URLs of the pod were asked for an engine, and what they answered.
+    URLs of the pod were asked for an engine, and what they answered. ``unknown_requests`` is as in ``EngineLoad``.
     """
 
     pod: Pod
@@ -74,6 +74,7 @@ class PodObservation:
     run: DataRun | None = None
     known_until_seconds: float | None = None
     attempts: ScrapeAttempts = NO_ATTEMPTS
+    unknown_requests: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,17 +54,20 @@ def combine_ranks(metric: EngineMetric, loads: Sequence[EngineLoad], *, are_name
     aggregate = AGGREGATIONS[metric.rank_aggregation]
     known = [load.value for load in loads if load.value is not None]
     is_complete = len(known) == len(loads)
-    # A rank without a value has at least 0, so an average over all ranks is a lower bound too.
-    value = aggregate([*known, *[0.0] * (len(loads) - len(known))]) if known else None
+    # A rank without a value has at least what is known of it, or 0. So an average over all ranks is a lower bound too.
+    bounds = [load.lower_bound if load.value is None else load.value for load in loads]
+    least = aggregate([bound or 0.0 for bound in bounds]) if any(it is not None for it in bounds) else None
+    value = aggregate(known) if is_complete else None
     listed = [load.sentence for load in loads[:_MAX_LISTED]]
     more = f"; and {len(loads) - _MAX_LISTED} more" if len(loads) > _MAX_LISTED else ""
-    shown = f"{value:.6g} {metric.unit}".rstrip() if is_complete and value is not None else "no value"
+    shown = f"{value:.6g} {metric.unit}".rstrip() if value is not None else "no value"
     return EngineLoad(
-        value if is_complete else None,
+        value,
         f"{shown} ({metric.rank_aggregation} of {len(loads)} engines): {'; '.join(listed)}{more}",
         math.fsum([load.requests for load in loads]),
         min(load.expires_at_seconds for load in loads),
         is_no_engine=all(load.is_no_engine for load in loads),
         are_requests_known=all(load.are_requests_known for load in loads),
-        lower_bound=None if is_complete else value,
+        lower_bound=None if is_complete else least,
+        unknown_requests=next((load.unknown_requests for load in loads if load.unknown_requests), ""),
     )

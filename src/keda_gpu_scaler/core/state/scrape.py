@@ -252,8 +252,10 @@ def _in_one_unit(samples: Sequence[EngineSample], sample: EngineSample) -> tuple
 def _from_percent(sample: EngineSample) -> EngineSample:
     if sample.is_kv_percent:
         return sample
-    ratio = sample.kv_cache_ratio
-    return replace(sample, kv_cache_ratio=None if ratio is None else ratio / 100, is_kv_percent=True)
+    ratio, known = sample.kv_cache_ratio, sample.known_parts
+    if part := known.get("kv_cache_ratio"):
+        known = {**known, "kv_cache_ratio": part / 100}
+    return replace(sample, kv_cache_ratio=None if ratio is None else ratio / 100, is_kv_percent=True, known_parts=known)
 
 
 def thinned(step: Sequence[EngineSample]) -> EngineSample:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from keda_gpu_scaler.core.aggregation import mean_of_known
 from keda_gpu_scaler.core.evaluate.load.counter_steps import CounterGrowth, CounterSteps, counter_steps
 from keda_gpu_scaler.core.evaluate.load.line import NO_POINTS, Sums, add_sums, point
+from keda_gpu_scaler.core.evaluate.sample_window import WAITING
 from keda_gpu_scaler.core.state.scrape import TargetHistory
 from keda_gpu_scaler.core.trigger.engines import ENGINES, LoadRung
 from keda_gpu_scaler.core.types import EngineSample, Histogram
@@ -67,13 +68,14 @@ class Span:
 class EngineWork:
     """The work of one engine: over the window, and over each span of its history, the oldest first.
 
-    ``current`` is None before the second sample. ``waiting`` is the newest number of waiting requests, and
-    ``waiting_growth`` its mean growth per second over the window. ``most_prompt_tokens`` is the largest number of
-    prompt tokens per second of one span, and ``most_busy`` the largest ``busy``. ``lowest_bucket`` has the bounds, in
-    seconds, of the lowest bucket of the times between tokens that is populated since the engine started. ``sums`` and
-    ``cache_sums`` are those of the spans' points, and ``least_token_seconds`` is the least of their times per token,
-    infinite where there is none. Over all spans, ``prompt_tokens`` counts tokens of prompts, and ``prefill_seconds``
-    adds up the time of running requests that generate no token yet. It is None where no request was seen to run.
+    ``current`` is None before the second sample. ``waiting`` is the newest number of waiting requests, or what is known
+    of it, and ``waiting_growth`` its mean growth per second over the window. ``most_prompt_tokens`` is the largest
+    number of prompt tokens per second of one span, and ``most_busy`` the largest ``busy``. ``lowest_bucket`` has the
+    bounds, in seconds, of the lowest bucket of the times between tokens that is populated since the engine started.
+    ``sums`` and ``cache_sums`` are those of the spans' points, and ``least_token_seconds`` is the least of their times
+    per token, infinite where there is none. Over all spans, ``prompt_tokens`` counts tokens of prompts, and
+    ``prefill_seconds`` adds up the time of running requests that generate no token yet. It is None where no request was
+    seen to run.
     """
 
     sample: EngineSample
@@ -189,7 +191,7 @@ def _measure(page: TargetHistory, window_seconds: float) -> EngineWork | None:
         rung=rung,
         current=current,
         spans=known.spans,
-        waiting=newest.waiting or 0.0,
+        waiting=WAITING.known_part(newest),
         waiting_growth=_waiting_growth(window),
         most_prompt_tokens=max(total.most_prompt_tokens, now),
         lowest_bucket=_lowest_bucket(newest.token_time),

@@ -12,6 +12,7 @@ from keda_gpu_scaler.core.evaluate.engine_load import (
     fresh_history,
     requests_now,
     unknown_load,
+    unknown_requests,
     unscraped_load,
 )
 from keda_gpu_scaler.core.evaluate.load.calibration import Calibration, calibrate
@@ -19,6 +20,7 @@ from keda_gpu_scaler.core.evaluate.load.span import EngineWork, engine_work
 from keda_gpu_scaler.core.evaluate.load.trend import Horizon, LoadForecast, TrackedWork, forecast_load
 from keda_gpu_scaler.core.evaluate.load.work_share import WorkShare, work_share
 from keda_gpu_scaler.core.evaluate.model_remarks import ensemble_remark
+from keda_gpu_scaler.core.evaluate.sample_window import KV_CACHE, RUNNING, WAITING
 from keda_gpu_scaler.core.state.scrape import ScrapeResult, TargetHistory
 from keda_gpu_scaler.core.trigger.engine_params import EngineQuery
 from keda_gpu_scaler.core.trigger.engines import LoadRung
@@ -125,10 +127,20 @@ def _load(
         backlog = max(0.0, 1 - replicas)  # it is not known how long they wait: the engine counts as at the target
     value = round(100 * (replicas + backlog), 6)
     how = _how(work, share, query, backlog)
+    if unknown := [it for it in (WAITING, RUNNING, KV_CACHE) if it.name in sample.known_parts]:
+        why = f"{unknown[0].unknown(sample)}; the load is at least {value:.3g} % ({how})"
+        return unknown_load(sample, history.url, why, requests, expires, value)
     sentence = f"{value:.3g} % by {title} at {history.url} ({how})"
     if work.rung in (LoadRung.SERVICE_TIME, LoadRung.RUNNING):
         sentence += ensemble_remark(sample)
-    return EngineLoad(value, sentence, requests, expires, are_requests_known=sample.running is not None)
+    return EngineLoad(
+        value,
+        sentence,
+        requests,
+        expires,
+        are_requests_known=sample.running is not None,
+        unknown_requests=unknown_requests(sample),
+    )
 
 
 def _unknown_reason(work: EngineWork) -> str:
