@@ -2,6 +2,7 @@
 """Tests of values of which a part is known, because one of several series is not a number."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -48,8 +49,8 @@ def read(text: str) -> EngineSample:
     return parse_page(VLLM.format(text).encode(), "text/plain; version=0.0.4", at_seconds=NOW)
 
 
-def sample(ago: float = 0.0, **readings: object) -> EngineSample:
-    return EngineSample(NOW - ago, "vllm", **readings)  # type: ignore[arg-type]
+def sample(ago: float = 0.0, **readings: Any) -> EngineSample:
+    return EngineSample(NOW - ago, "vllm", **readings)
 
 
 @pytest.mark.parametrize(
@@ -122,8 +123,14 @@ def test_a_selected_series_with_an_unknown_part_is_unknown() -> None:
 
 @pytest.mark.parametrize("metric", ["ttft_ms", "queue_wait_ms"])
 def test_a_queue_of_which_a_part_is_unknown_is_not_empty(metric: str) -> None:
-    counted = {"queue_wait_seconds_total": 1.0, "queue_waits_total": 5.0, "waiting": 0.0, "running": 0.0}
-    counted["first_token"] = replicas.steady(replicas.ReplicaModel(), 1.0).samples[-1].token_time  # type: ignore[assignment]
+    counted: dict[str, Any] = {
+        "queue_wait_seconds_total": 1.0,
+        "queue_waits_total": 5.0,
+        "waiting": 0.0,
+        "running": 0.0,
+    }
+    newest = replicas.steady(replicas.ReplicaModel(), 1.0).samples[-1]
+    counted["first_token"] = newest.token_time
     assert load(metric, sample(2.0, **counted), sample(**counted)).value == 0.0
     unknown = {**counted, "known_parts": {"deferred": 0.0}}
     assert load(metric, sample(2.0, **unknown), sample(**unknown)).value is None
@@ -150,7 +157,7 @@ def test_a_lower_bound_above_the_target_lets_the_workload_grow(at_url: bool) -> 
 @pytest.mark.parametrize("at_url", [False, True], ids=["of a pod", "at a URL"])
 @pytest.mark.parametrize("name", ["waiting", "running", "deferred"])
 def test_law_1_an_engine_whose_requests_are_not_a_number_is_not_idle(name: str, at_url: bool) -> None:
-    idle = {"running": 0.0, "waiting": 0.0, "kv_cache_ratio": 0.0}
+    idle: dict[str, Any] = {"running": 0.0, "waiting": 0.0, "kv_cache_ratio": 0.0}
     metadata = {"metricType": "kv_cache_usage"}
     assert evaluated(scraped(sample(**idle)), metadata, at_url=at_url).active is False
     unknown = sample(**{**idle, name: None}, known_parts={name: 0.0})
