@@ -50,7 +50,6 @@ def test_two_standard_errors_are_subtracted() -> None:
 @pytest.mark.parametrize(
     ("buckets", "expected", "sentence"),
     [
-        pytest.param([], 0.005, "assumed: 10 % of itlTargetMs", id="no histogram"),
         pytest.param([(0.0075, 0.01)], 0.0075, "the lower bound of the lowest", id="a bucket"),
         pytest.param([(0.0075, 0.01), (0.005, 0.0075)], 0.005, "the lower bound of the lowest", id="the lowest of all"),
         pytest.param([(0.025, 0.05)], 0.01, "assumed: 20 % of itlTargetMs", id="only hours under load"),
@@ -65,6 +64,31 @@ def test_without_a_line_the_floor_is_a_lower_bound(
     floor = found(*[work(*constant, lowest_bucket=bucket) for bucket in buckets] or [work(*constant)])
     assert floor.seconds == pytest.approx(expected)
     assert sentence in floor.sentence
+
+
+@pytest.mark.parametrize(
+    ("observed", "expected", "sentence"),
+    [
+        pytest.param(None, 0.005, "assumed: 10 % of itlTargetMs", id="nothing was observed"),
+        pytest.param(0.014, 0.005, "assumed: 10 % of itlTargetMs", id="little load"),
+        pytest.param(0.021, 0.007, "assumed: a third of the 21 ms that were observed at least", id="some load"),
+        pytest.param(0.04, 1 / 120, "assumed: a sixth of itlTargetMs, because at least 40 ms", id="much load"),
+        pytest.param(2.0, 1 / 120, "assumed: a sixth of itlTargetMs, because at least 2e+03 ms", id="an overload"),
+    ],
+)
+def test_without_a_histogram_the_floor_is_assumed(observed: float | None, expected: float, sentence: str) -> None:
+    floor = found(work(*[span(16.0, observed)] * 9) if observed is not None else work())
+    assert floor.seconds == pytest.approx(expected)
+    assert floor.sentence.startswith(sentence)
+
+
+@given(st.floats(min_value=0.015, max_value=TARGET), st.floats(min_value=0.08 * TARGET, max_value=0.02))
+def test_an_assumed_floor_hides_no_more_load_than_the_headroom(observed: float, true_floor: float) -> None:
+    """Of an engine with some load, whose time per token does not vary."""
+    if true_floor < observed:
+        floor = found(work(*[span(16.0, observed)] * 9)).seconds
+        found_share = (1 - floor / observed) / (1 - floor / TARGET)
+        assert (1 - true_floor / observed) / (1 - true_floor / TARGET) <= 1.15 * found_share
 
 
 def test_a_time_between_tokens_below_the_bound_is_the_floor() -> None:

@@ -20,6 +20,13 @@ _EXPLAINED_BY_CACHE = 0.2
 """A line by the KV cache usage that explains a smaller share of the variance may be too high."""
 _UNKNOWN_RATIO = 0.1
 """Without any histogram, the floor is this share of the target."""
+_OBSERVED_SHARE = 1 / 3
+_MAX_UNKNOWN_RATIO = 1 / 6
+"""Without any histogram, the floor is a third of the least time that was observed, where that is more.
+
+It is at most a sixth of the target. So where it is too high, the load of an engine whose true floor is 8 % of the
+target or more is at most 15 % above the one that is found. The default headroom covers this error.
+"""
 _MAX_BOUND_RATIO = 0.2
 """A histogram alone does not raise the floor above this share of the target: it may know only hours under load."""
 _HIDDEN_REQUESTS = 39
@@ -56,7 +63,7 @@ def find_floor(works: Sequence[EngineWork], *, target_seconds: float, stated_sec
     if stated_seconds is not None:
         return _stated(stated_seconds, least)
     buckets = [work.lowest_bucket for work in works if work.lowest_bucket is not None]
-    bound, source = _lower_bound(buckets, target_seconds)
+    bound, source = _lower_bound(buckets, least, target_seconds)
     sums = add_sums([work.sums for work in works])
     count = int(sums[0])
     fit = fit_line(sums) if count >= MIN_POINTS else None
@@ -103,13 +110,18 @@ def _stated(stated_seconds: float, least: float) -> Floor:
     return Floor(stated_seconds, "itlFloorMs")
 
 
-def _lower_bound(buckets: Sequence[tuple[float, float]], target_seconds: float) -> tuple[float, str]:
+def _lower_bound(buckets: Sequence[tuple[float, float]], least: float, target_seconds: float) -> tuple[float, str]:
     """Return the floor without a line, and where it comes from.
 
     No token was faster than the lower bound of a histogram. That proves nothing about an engine that was never alone.
+
+    Args:
+        buckets: the lowest populated bucket of each engine's histogram.
+        least: the least time per token that was observed over 10 s, infinite where there is none.
+        target_seconds: the time per token that is aimed at.
     """
     if not buckets:
-        return _UNKNOWN_RATIO * target_seconds, f"assumed: {100 * _UNKNOWN_RATIO:g} % of itlTargetMs"
+        return _without_histogram(least, target_seconds)
     lower, upper = min(buckets)
     if lower > _MAX_BOUND_RATIO * target_seconds:
         return _MAX_BOUND_RATIO * target_seconds, (
@@ -120,3 +132,13 @@ def _lower_bound(buckets: Sequence[tuple[float, float]], target_seconds: float) 
             "assumed: half of the upper bound of the lowest bucket of the engines' histograms"
         )
     return lower, "the lower bound of the lowest populated bucket of the engines' histograms"
+
+
+def _without_histogram(least: float, target_seconds: float) -> tuple[float, str]:
+    lowest, highest = _UNKNOWN_RATIO * target_seconds, _MAX_UNKNOWN_RATIO * target_seconds
+    observed = _OBSERVED_SHARE * least
+    if math.isinf(least) or observed <= lowest:
+        return lowest, f"assumed: {100 * _UNKNOWN_RATIO:g} % of itlTargetMs"
+    if observed < highest:
+        return observed, f"assumed: a third of the {1000 * least:.3g} ms that were observed at least"
+    return highest, f"assumed: a sixth of itlTargetMs, because at least {1000 * least:.3g} ms were observed"
