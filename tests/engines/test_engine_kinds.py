@@ -40,6 +40,11 @@ VLLM = 'vllm:num_requests_running{engine="0",model_name="m"} 3\n'
             None,
             id="a process that ended: it is not known which value is current",
         ),
+        pytest.param(
+            'vllm:kv_cache_usage_perc{engine="0",pid="271"} 0.95\nvllm:gpu_cache_usage_perc{engine="0"} 0.1\n',
+            0.1,
+            id="only a process that ended, and the older series",
+        ),
         pytest.param('vllm:kv_cache_usage_perc{engine="0",pid="271"} 0.4\n', 0.4, id="one process"),
         pytest.param(
             'vllm:kv_cache_usage_perc{engine="0",pid="271"} 0\nvllm:kv_cache_usage_perc{engine="0",pid="273"} 0\n',

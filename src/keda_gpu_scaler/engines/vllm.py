@@ -68,8 +68,10 @@ METRIC_MAP = MetricMap(
     deferred=(source('vllm:num_requests_waiting_by_reason{reason="deferred"}'),),
     running=(source("vllm:num_requests_running"),),
     kv_cache_ratio=(
-        share("vllm:kv_cache_usage_perc", stale_by=_PROCESS),
+        # With a process number, the series may be that of a process that ended.
+        share('vllm:kv_cache_usage_perc{pid=""}'),
         share("vllm:gpu_cache_usage_perc", stale_by=_PROCESS),
+        share("vllm:kv_cache_usage_perc", stale_by=_PROCESS),
     ),
     requests_total=(source('vllm:request_success_total{finished_reason!="abort",finished_reason!="error"}'),),
     tokens_total=(source("vllm:generation_tokens_total"),),
