@@ -68,6 +68,15 @@ def test_a_backlog_is_added_in_replicas_without_headroom() -> None:
     assert higher - lower == pytest.approx(without / 1.15)
 
 
+def test_a_burst_of_long_answers_asks_for_no_more_replicas_than_run_them_all_at_once() -> None:
+    """Four full replicas run 256 requests each, and of the burst hardly any has ended."""
+    page = steady(ReplicaModel(answer_tokens=4000.0), 10.0, waiting=240.0)
+    burst = history([replace(one, requests_total=min(1.0, float(it))) for it, one in enumerate(page.samples)])
+    evaluation = evaluated([burst] * 4)
+    assert 8 <= asked_replicas(evaluation, 4) <= 12
+    assert any("requests at once, and one more takes as many; 960 waiting" in step for step in evaluation.steps)
+
+
 def test_a_pod_that_restarts_keeps_the_floor_of_the_workload() -> None:
     pages = [steady(MODEL, HALF) for _ in range(3)]
     restarted = [*pages[0].samples[:20], *samples(MODEL, [HALF] * len(HISTORY[20:]), times=HISTORY[20:])]
