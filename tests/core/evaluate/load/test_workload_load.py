@@ -139,6 +139,18 @@ def test_an_engine_that_stops_exporting_tokens_is_read_by_its_cache_or_has_no_va
     assert evaluated([without], metadata={"maxSeqs": "256"}).value is not None
 
 
+@pytest.mark.parametrize("has_histogram", [True, False])
+@pytest.mark.parametrize("back", [3, 6, 20])
+def test_law_1_a_page_that_lacks_the_tokens_once_changes_no_value(has_histogram: bool, back: int) -> None:
+    page = history(samples(MODEL, [HALF] * len(HISTORY), has_histogram=has_histogram))
+    taken = [*page.samples]
+    lacking = {"token_time": None, "token_time_seconds_total": None, "token_times_total": None, "tokens_total": None}
+    taken[-back] = replace(taken[-back], **lacking)  # type: ignore[arg-type]
+    evaluation = evaluated([history(taken)])
+    assert value(evaluation) == pytest.approx(value(evaluated([page])), rel=0.05)
+    assert not any("estimated" in step for step in evaluation.steps)
+
+
 def test_speculative_decoding_has_an_aim_for_each_token() -> None:
     page = steady(MODEL, HALF)
     tripled = history([replace(one, tokens_total=3 * (one.tokens_total or 0.0)) for one in page.samples])

@@ -12,8 +12,9 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from keda_gpu_scaler.core.aggregation import mean_of_known
-from keda_gpu_scaler.core.evaluate.load.counter_steps import CounterGrowth, CounterSteps, counter_steps
+from keda_gpu_scaler.core.evaluate.load.counter_steps import CounterGrowth, CounterSteps, counter_bits, counter_steps
 from keda_gpu_scaler.core.evaluate.load.line import NO_POINTS, Sums, add_sums, point
+from keda_gpu_scaler.core.evaluate.load.rung import NEEDED_COUNTERS, TOKEN_TIME_RUNGS, grown_rung, newest_with
 from keda_gpu_scaler.core.state.scrape import TargetHistory
 from keda_gpu_scaler.core.trigger.engines import ENGINES, LoadRung
 from keda_gpu_scaler.core.types import EngineSample, Histogram
@@ -30,9 +31,7 @@ _MIN_BUCKET_SHARE = 1e-3
 _MULTI_TOKEN_FACTOR = 1.2  # fewer tokens per observation are an error of measurement, not speculative decoding
 
 _GAUGES = attrgetter("running", "waiting", "kv_cache_ratio")
-_TOKEN_TIME_RUNGS = (LoadRung.TOKEN_TIME, LoadRung.REQUEST_TOKEN_TIME)
-_RUNGS_FROM = {rung: tuple(LoadRung)[number:] for number, rung in enumerate(LoadRung)}
-"""Each rung with those after it."""
+_ENDED, _PROMPTS = counter_bits("ended"), counter_bits("prompts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,10 +176,13 @@ def _measure(page: TargetHistory, window_seconds: float) -> EngineWork | None:
     newest = page.newest
     if newest is None:
         return None
-    rung = rung_of(newest)
-    window = page.window(window_seconds)
+    rung = grown_rung(page.samples)
+    window: Sequence[EngineSample] = page.window(window_seconds)
     steps = counter_steps(page)
     current = _span(window, rung, steps, gauges=len(window))
+    if current is None:  # a page without the counters ends the time that is known, as a restart does
+        window = newest_with(window, rung)
+        current = _span(window, rung, steps, gauges=len(window))
     known = _known_parts(page, rung, steps)
     total = known.total
     now = _prompt_rate(current) if current is not None else 0.0
@@ -269,29 +271,13 @@ def _end_of_part(samples: Sequence[EngineSample], first: int) -> int | None:
     return None
 
 
-def rung_of(sample: EngineSample) -> LoadRung:
-    """Return the best rung that the engine of this sample reaches with what the page has."""
-    engine = ENGINES.get(sample.engine)
-    if engine is None:
-        return LoadRung.NONE
-    rungs = _RUNGS_FROM[engine.load_rung]
-    return next((rung for rung in rungs if _has(sample, rung)), LoadRung.NONE)
-
-
-def _has(sample: EngineSample, rung: LoadRung) -> bool:
-    if rung in _TOKEN_TIME_RUNGS:
-        return sample.token_time_seconds_total is not None and sample.token_times_total is not None
-    if rung is LoadRung.TOKEN_RATE:
-        return sample.tokens_total is not None and sample.running is not None
-    if rung is LoadRung.SERVICE_TIME:
-        return sample.service_seconds_total is not None and sample.services_total is not None
-    return rung is LoadRung.RUNNING and sample.running is not None
-
-
 def _span(samples: Sequence[EngineSample], rung: LoadRung, steps: CounterSteps, *, gauges: int) -> Span | None:
-    """Measure the span of these samples; the first so many of them show the mean gauges."""
-    seconds, counted = steps.growth(samples)
-    if seconds <= 0:
+    """Measure the span of these samples; the first so many of them show the mean gauges.
+
+    It is None where no time without a restart passed, or where a counter that the rung needs is missing in a sample.
+    """
+    seconds, counted, missing = steps.growth(samples)
+    if seconds <= 0 or missing & NEEDED_COUNTERS[rung]:
         return None
     newest = samples[-1]
     all_running, all_waiting, caches = zip(*map(_GAUGES, samples), strict=True)
@@ -307,8 +293,8 @@ def _span(samples: Sequence[EngineSample], rung: LoadRung, steps: CounterSteps, 
         tokens_per_step=_tokens_per_step(counted, newest),
         running=running,
         kv_cache_ratio=cache,
-        ended=None if newest.requests_total is None else counted.ended,
-        prompt_tokens=None if newest.prompt_tokens_total is None else counted.prompts,
+        ended=None if missing & _ENDED else counted.ended,
+        prompt_tokens=None if missing & _PROMPTS else counted.prompts,
         busy=_busy(counted, seconds, newest) if rung is LoadRung.SERVICE_TIME else None,
         is_idle=rung is not LoadRung.NONE
         and not has_requests
@@ -359,7 +345,7 @@ def _token_time(
         decoding: float | None = counted.waits / seconds
     else:
         decoding = running
-    if rung in _TOKEN_TIME_RUNGS:
+    if rung in TOKEN_TIME_RUNGS:
         least = MIN_OBSERVATIONS if rung is LoadRung.TOKEN_TIME else 1
         is_enough = counted.times >= least and counted.waits > 0  # no token takes no time
         return (counted.waits / counted.times if is_enough else None), decoding
