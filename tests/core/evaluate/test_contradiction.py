@@ -28,6 +28,11 @@ def started(number: int = 0, seconds: float | None = COLD_START, *, restarts: in
     return replace(one, ready_at_seconds=ready_at, restarts=restarts)
 
 
+def started_ago(seconds: float) -> Pod:
+    """A pod that became ready so many seconds ago."""
+    return replace(started(1), created_at_seconds=NOW - seconds - COLD_START, ready_at_seconds=NOW - seconds)
+
+
 def queueing(
     seconds: float, *, kv: float = 0.3, waiting: float = 10.0, gap: float = 0.0, age: float = 0.0
 ) -> ScrapeResult:
@@ -85,6 +90,40 @@ def test_a_queue_is_named_only_if_it_is_old_and_unanswered(engine: ScrapeResult,
     evaluation = evaluated(engine)
     assert bool(evaluation.contradiction) is is_named
     assert any("contradiction" in step for step in evaluation.steps) is is_named
+
+
+@pytest.mark.parametrize(
+    ("newest", "replicas", "is_named"),
+    [
+        pytest.param(started(1), 2, True, id="every replica has been ready for long"),
+        pytest.param(pod("llama-1", age=30.0, ready=False), 2, False, id="the replica that was asked for is starting"),
+        pytest.param(pod("llama-1", age=3600.0, ready=False), 2, False, id="the replica never became ready"),
+        pytest.param(pod("llama-1", age=30.0, ready=False), 1, True, id="a replacement starts, and nothing more"),
+        pytest.param(started_ago(59.0), 2, False, id="the new replica has been ready for less than a start"),
+        pytest.param(started_ago(60.0), 2, True, id="the new replica has been ready for as long as a start"),
+    ],
+)
+def test_a_replica_that_was_asked_for_is_an_answer(newest: Pod, replicas: int, is_named: bool) -> None:
+    engines = [queueing(200), *([queueing(0, waiting=0.0)] if newest.is_ready else [])]
+    known, known_pods = {**CACHE, "targetValue": "30"}, (started(), newest)
+    results = {Endpoint(one.ref, one.address): engine for one, engine in zip(known_pods, engines, strict=False)}
+    evaluation = evaluate(
+        parse_trigger(known),
+        Fleet(None, 10.0, True, scrape_results=results),
+        NOW,
+        workload(*known_pods, replicas=replicas),
+        known,
+    )
+    assert bool(evaluation.contradiction) is is_named, evaluation.steps
+
+
+def test_the_remedy_does_not_name_the_metric_that_is_used() -> None:
+    """The value contains the queue, but one pod has all of it and the others are idle."""
+    evaluation = evaluated(queueing(200), *[queueing(0, waiting=0.0)] * 3, metricType="load", maxSeqs="100")
+    assert evaluation.contradiction.endswith(
+        "replicas. load shows less than one more replica: check that the router gives no pod more than its part, or "
+        "raise headroom"
+    )
 
 
 @pytest.mark.parametrize(

@@ -55,8 +55,8 @@ class Calibration:
             if not is_aim_reachable(floor.seconds, query.itl_target_seconds):
                 parts.append("the target is so near the floor that no replica reaches it under load: raise itlTargetMs")
         if self.taken_at_once is not None:
-            runs = f"{self.taken_at_once:.3g} requests at once"
-            parts.append(f"one loaded replica runs {runs}, and one more takes as many")
+            runs = self.taken_at_once
+            parts.append(f"one loaded replica runs {runs:.3g} requests at once, and one more takes as many")
         elif self.requests_per_second is not None:
             parts.append(f"one loaded replica serves {self.requests_per_second:.3g} requests/s")
         if self.backlog:
