@@ -236,6 +236,10 @@ class OwnerReference:
         return f"{self.kind} {self.name}"
 
 
+MAX_COLD_START_SECONDS = 3600.0
+"""A pod that became ready later than this after its creation was probably ready before."""
+
+
 @dataclass(frozen=True, slots=True)
 class Pod:
     """One pod of a workload, as the API server returns it.
@@ -311,11 +315,14 @@ class Pod:
     def cold_start_seconds(self) -> float | None:
         """The time from the pod's creation until it was ready, None where it is not known.
 
-        A pod whose containers were restarted became ready again later, so its time says nothing.
+        The API server keeps only the last time at which a pod became ready. A pod whose containers were restarted
+        became ready again later, so its time says nothing. Neither does one above ``MAX_COLD_START_SECONDS``: an
+        overloaded pod is not ready for a while, and becomes ready again hours or days after its creation.
         """
         if self.ready_at_seconds is None or self.restarts:
             return None
-        return max(0.0, self.ready_at_seconds - self.created_at_seconds)
+        seconds = max(0.0, self.ready_at_seconds - self.created_at_seconds)
+        return seconds if seconds <= MAX_COLD_START_SECONDS else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from keda_gpu_scaler.core.evaluate.workload_view import HISTORY_SECONDS
 from keda_gpu_scaler.core.state.fleet import Fleet
 from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult, TargetHistory
 from keda_gpu_scaler.core.trigger.parser import parse_trigger
-from keda_gpu_scaler.core.types import EngineSample, Pod
+from keda_gpu_scaler.core.types import MAX_COLD_START_SECONDS, EngineSample, Pod
 from tests.fakes import pod, workload
 
 NOW = 1000.0
@@ -168,3 +168,11 @@ def test_the_cold_start_of_a_workload_is_the_median_of_its_pods() -> None:
     assert workload(started(0, 50.0), started(1, 90.0), started(2, 70.0)).cold_start_seconds == 70.0
     assert workload(started(0, None), started(1, 90.0, restarts=2)).cold_start_seconds is None
     assert started(0, -5.0).cold_start_seconds == 0.0
+
+
+def test_a_pod_that_became_ready_again_hours_later_does_not_show_its_cold_start() -> None:
+    """An overloaded pod fails its readiness probe; the API server keeps only the last time at which it became ready."""
+    again = [started(number, MAX_COLD_START_SECONDS + 1) for number in (0, 1)]
+    assert workload(*again).cold_start_seconds is None
+    assert workload(*again, started(2, 90.0)).cold_start_seconds == 90.0
+    assert started(0, MAX_COLD_START_SECONDS).cold_start_seconds == MAX_COLD_START_SECONDS
