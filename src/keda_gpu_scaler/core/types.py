@@ -340,8 +340,8 @@ class Workload:
     ``kind`` is "ScaledObject" or "ScaledJob". ``target`` is the scale target for display ("Deployment llama").
     ``spec_replicas`` is the size that the scale target should have, ``status_replicas`` the size that it has. ``pods``
     is sorted by reference and has every pod of the target, whatever its state. ``triggers`` are the external
-    triggers. ``removed_at_seconds`` is when a ready pod was last removed, on this instance's monotonic clock, and minus
-    infinity while none was seen to be removed. ``formula`` is None where the HPA compares each trigger. ``tolerances``
+    triggers. ``removed_at_seconds`` is when a ready pod last left (see ``Removals``), on this instance's monotonic
+    clock, and minus infinity while none was seen to leave. ``formula`` is None where the HPA compares each trigger. ``tolerances``
     are those of the HPA. ``assignments`` says who assigned devices besides the kubelet. ``cooldown_seconds`` is
     ``cooldownPeriod``, and ``idle_replicas`` the size of an inactive workload (``idleReplicaCount``). ``jobs`` has the
     rules of a ScaledJob; its sizes count Jobs. ``counts_pods`` says that the sizes count pods also where several pods

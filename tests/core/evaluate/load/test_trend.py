@@ -76,7 +76,7 @@ def test_a_load_that_fell_at_last_is_not_forecast_from_below_itself() -> None:
         pytest.param([tracked(GROWING)], Horizon(None), "no cold start of a pod was measured", id="no cold start"),
         pytest.param([tracked(GROWING[:5])], ANY, "it needs 60 s of history", id="too short"),
         pytest.param([], ANY, "it needs 60 s of history", id="no engine"),
-        pytest.param([tracked(GROWING)], Horizon(85.0, 940.0), "without a removed replica", id="a removed replica"),
+        pytest.param([tracked(GROWING)], Horizon(85.0, 940.0), "in which no replica left", id="a removed replica"),
         pytest.param([tracked([0.0] * 20)], ANY, "does not certainly grow", id="no load"),
     ],
 )

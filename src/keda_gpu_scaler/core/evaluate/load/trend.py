@@ -27,7 +27,8 @@ class Horizon:
     """How far the load is forecast, and from which history.
 
     ``cold_start_seconds`` is the time from the creation of a pod until it is ready, None while none was measured.
-    ``removed_at_seconds`` is when a replica was last removed: its load moved to the other replicas, which is no trend.
+    ``removed_at_seconds`` is when a replica was last removed, or was not ready any more: its load moved to the other
+    replicas, which is no trend.
     """
 
     cold_start_seconds: float | None
@@ -62,7 +63,7 @@ def forecast_load(tracked: Sequence[TrackedWork], query: EngineQuery, horizon: H
     points = _totals(tracked, query, horizon)
     if len(points) < _MIN_POINTS:
         needed = _MIN_POINTS * SPAN_SECONDS
-        return LoadForecast(1.0, f"no forecast: it needs {needed:.0f} s of history without a removed replica")
+        return LoadForecast(1.0, f"no forecast: it needs {needed:.0f} s of history in which no replica left")
     level, slope = _line(points)
     if slope <= 0 or level <= 0:
         return LoadForecast(1.0, "no forecast: the load does not certainly grow")
