@@ -341,14 +341,14 @@ class Workload:
     ``spec_replicas`` is the size that the scale target should have, ``status_replicas`` the size that it has. ``pods``
     is sorted by reference and has every pod of the target, whatever its state. ``triggers`` are the external
     triggers. ``removed_at_seconds`` is when a ready pod last left (see ``Removals``), on this instance's monotonic
-    clock, and minus infinity while none was seen to leave. ``formula`` is None where the HPA compares each trigger. ``tolerances``
-    are those of the HPA. ``assignments`` says who assigned devices besides the kubelet. ``cooldown_seconds`` is
-    ``cooldownPeriod``, and ``idle_replicas`` the size of an inactive workload (``idleReplicaCount``). ``jobs`` has the
-    rules of a ScaledJob; its sizes count Jobs. ``counts_pods`` says that the sizes count pods also where several pods
-    are one replica, as those of a StatefulSet do; the sizes of a LeaderWorkerSet count its groups.
-    ``selected_ready_pods`` is how many ready pods the target's selector selects, None where it selects exactly
-    ``pods``. ``remarks`` are sentences about whose the pods are. ``limits`` are those of the ScaledObject, None where
-    they are not known, and for a ScaledJob.
+    clock, and minus infinity while none was seen to leave. ``formula`` is None where the HPA compares each trigger.
+    ``tolerances`` are those of the HPA. ``assignments`` says who assigned devices besides the kubelet.
+    ``cooldown_seconds`` is ``cooldownPeriod``, and ``idle_replicas`` the size of an inactive workload
+    (``idleReplicaCount``). ``jobs`` has the rules of a ScaledJob; its sizes count Jobs. ``counts_pods`` says that the
+    sizes count pods also where several pods are one replica, as those of a StatefulSet do; the sizes of a
+    LeaderWorkerSet count its groups. ``selected_ready_pods`` is how many ready pods the target's selector selects, None
+    where it selects exactly ``pods``. ``remarks`` are sentences about whose the pods are. ``limits`` are those of the
+    ScaledObject, None where they are not known, and for a ScaledJob.
     """
 
     namespace: str

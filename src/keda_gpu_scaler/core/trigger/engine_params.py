@@ -243,6 +243,11 @@ def read_engine(read: MetadataReader, metric: Metric | EngineMetric, engine: str
         for key in ("enginePort", "enginePath", "engineScheme"):
             if key in read.given:
                 read.invalid(key, f"{endpoint_key} contains it already; keep one of the two")
+        if query.is_forecast:
+            read.hints.append(
+                f"metadata.forecast: is not used with {endpoint_key}, whose replicas are not known: remove it, or let "
+                f"the pods be scraped and remove {endpoint_key}"
+            )
     if isinstance(metric, EngineMetric):
         _hint_at_keys_of_other_readings(read, metric)
         return query

@@ -6,10 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from keda_gpu_scaler.core.evaluate.evaluation import Evaluation
+from keda_gpu_scaler.core.evaluate.evaluation import Evaluation, evaluate
 from keda_gpu_scaler.core.evaluate.load.workload_load import ScrapedEngine, WorkloadLoad, workload_load
-from keda_gpu_scaler.core.state.scrape import ScrapeResult, TargetHistory
+from keda_gpu_scaler.core.state.fleet import Fleet
+from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult, TargetHistory
 from keda_gpu_scaler.core.trigger.engine_params import EngineQuery
+from keda_gpu_scaler.core.trigger.parser import parse_trigger
 from keda_gpu_scaler.core.types import EngineSample, Histogram
 from tests.core.evaluate.load.replicas import (
     HISTORY,
@@ -21,6 +23,7 @@ from tests.core.evaluate.load.replicas import (
     samples,
     steady,
 )
+from tests.fakes import pod, workload
 
 MODEL = ReplicaModel()
 HALF = MODEL.most_requests / 2
@@ -218,6 +221,26 @@ def test_an_engine_whose_page_lacks_its_queue_says_what_to_switch_on() -> None:
     one = EngineSample(NOW, "trtllm-serve", requests_total=5.0)
     loads = measured(engine(history([replace(one, at_seconds=NOW - 2), one])))
     assert "enable_iter_perf_stats" in loads.loads[0].sentence
+
+
+def test_an_engine_on_no_rung_is_read_by_its_cache_and_explain_says_so() -> None:
+    one = EngineSample(NOW, "vllm", waiting=0.0, kv_cache_ratio=0.4)
+    evaluation = evaluated([history([replace(one, at_seconds=NOW - 2), one])])
+    assert value(evaluation) == pytest.approx(1.15 * 50)
+    assert evaluation.steps[1] == (
+        "load is computed from a KV cache at most: the page has neither times per token nor running requests"
+    )
+
+
+def test_at_a_url_explain_names_the_rung_and_the_floor_too() -> None:
+    metadata = {"profile": "llm", "engineEndpoint": "http://vllm-svc/metrics"}
+    page = steady(MODEL, HALF)
+    fleet = Fleet(
+        None, 10.0, deviceless=True, scrape_results={Endpoint(url=metadata["engineEndpoint"]): ScrapeResult((page,))}
+    )
+    evaluation = evaluate(parse_trigger(metadata), fleet, NOW, workload(pod("llama-0")), metadata)
+    assert value(evaluation) == pytest.approx(value(evaluated([page])))
+    assert evaluation.steps[1].startswith("load is computed from the time between tokens; the floor is 12 ms per token")
 
 
 def test_a_forecast_multiplies_the_work_and_not_the_backlog() -> None:

@@ -21,6 +21,7 @@ LOADED_SHARE = 0.3
 """An engine with a smaller share says little about how many requests a loaded one serves."""
 _MAX_SPANS = 1000
 """So many spans show the rate well. Of large workloads only the newest spans of each engine are used."""
+_NO_RUNG = "load is computed from a KV cache at most: the page has neither times per token nor running requests"
 _MAX_BACKLOG = 1e6
 """More replicas than this are an error of a page, and the value must be finite."""
 
@@ -47,7 +48,7 @@ class Calibration:
 
     def describe(self, query: EngineQuery, rung: LoadRung) -> str:
         """Describe the calibration in one sentence without a full stop."""
-        parts = [f"load is computed from the {rung.value}"]
+        parts = [_NO_RUNG if rung is LoadRung.NONE else f"load is computed from the {rung.value}"]
         if rung.has_token_time:
             floor = self.reference.floor
             parts.append(f"the floor is {1000 * floor.seconds:.3g} ms per token ({floor.sentence})")
