@@ -87,6 +87,11 @@ def test_requests_that_end_sooner_than_the_drain_time_are_counted_as_they_end() 
     assert calibration.requests_per_second == pytest.approx(2.0)
 
 
+def test_a_span_of_which_the_time_is_not_known_shows_no_rate() -> None:
+    unknown = span(100.0, None, ended=0.0, running=100.0, kv_cache_ratio=0.5, is_time_known=False)
+    assert calibrate([work(unknown, unknown, FULL)], QUERY).requests_per_second == pytest.approx(4.0)
+
+
 def test_in_the_first_seconds_the_rate_is_that_of_the_window() -> None:
     started = replace(work(FULL, waiting=60.0), spans=())
     calibration = calibrate([started, started], QUERY)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keda_gpu_scaler.core.evaluate.load import rung as rung_module
-from keda_gpu_scaler.core.evaluate.load import span as span_module
+from keda_gpu_scaler.core.evaluate.load import token_time as token_time_module
 from keda_gpu_scaler.core.evaluate.load.rung import rung_of
 from keda_gpu_scaler.core.evaluate.load.span import (
     AHEAD_SECONDS,
@@ -34,7 +34,7 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> None:
         "triton": LoadRung.SERVICE_TIME,
     }
     table = {name: Engine(name, name, 80, detection_order=1, load_rung=rung) for name, rung in rungs.items()}
-    for module in (rung_module, span_module):
+    for module in (rung_module, token_time_module):
         monkeypatch.setattr(module, "ENGINES", table)
 
 

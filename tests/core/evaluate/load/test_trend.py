@@ -2,6 +2,7 @@
 """Tests of the forecast over the cold start of a replica."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -84,6 +85,13 @@ def test_without_a_trend_nothing_is_added(engines: list[TrackedWork], horizon: H
     found = forecast(*engines, horizon=horizon)
     assert found.factor == 1.0
     assert sentence in found.sentence
+
+
+def test_a_span_of_which_the_time_is_not_known_ends_the_history() -> None:
+    one = tracked(GROWING)
+    unknown = [replace(it, is_time_known=number != 15) for number, it in enumerate(one.work.spans)]
+    found = forecast(replace(one, work=replace(one.work, spans=tuple(unknown))))
+    assert "it needs 60 s of history" in found.sentence
 
 
 def test_an_engine_that_was_not_ready_carried_nothing() -> None:

@@ -154,6 +154,64 @@ def test_law_1_a_page_that_lacks_the_tokens_once_changes_no_value(has_histogram:
     assert not any("estimated" in step for step in evaluation.steps)
 
 
+def long_answers(engine: str, *, ended_before: bool, prompts: float = 0.0, ended: float = 0.0) -> TargetHistory:
+    """Forty requests run in an engine that counts tokens and times when a request ends, and none of them does.
+
+    With ``ended_before`` some ended until a minute ago, with 40 ms per token. ``prompts`` are tokens per second.
+    """
+    taken = []
+    for at in HISTORY:
+        before = float(max(0, min(at, -60) + 300)) if ended_before else 0.0
+        one = EngineSample(
+            NOW + at,
+            engine,
+            waiting=0.0,
+            running=40.0,
+            requests_total=before + ended * (at + 300),
+            tokens_total=1000.0 * before,
+            prompt_tokens_total=prompts * (at + 300),
+        )
+        if engine in ("tgi", "nim", "llama.cpp", "trtllm-serve", "lightllm", "dynamo"):
+            one = replace(one, token_time_seconds_total=40.0 * before, token_times_total=1000.0 * before)
+        taken.append(one)
+    return history(taken)
+
+
+ENDED_ONLY = ["tgi", "nim", "llama.cpp", "trtllm-serve", "lightllm", "dynamo", "sglang", "triton", "xinference"]
+"""These engines count tokens, or the times between them, when a request ends."""
+
+
+@pytest.mark.parametrize("engine", ENDED_ONLY)
+def test_law_1_requests_of_which_none_ended_yet_are_not_an_idle_engine(engine: str) -> None:
+    evaluation = evaluated([long_answers(engine, ended_before=False, prompts=100.0)] * 3)
+    assert value(evaluation) == 300.0, "how much they work is not known, so the size stays"
+    assert any("requests run, and nothing shows their time per token" in step for step in evaluation.steps)
+
+
+@pytest.mark.parametrize("engine", ENDED_ONLY)
+def test_while_none_ends_the_time_of_the_requests_that_ended_before_counts(engine: str) -> None:
+    evaluation = evaluated([long_answers(engine, ended_before=True)])
+    assert value(evaluation) == pytest.approx(115 * (1 - 5 / 40) / 0.9, rel=0.01)
+    assert any("40 ms per token of requests that ended before" in step for step in evaluation.steps)
+
+
+def test_requests_that_end_without_a_token_time_are_those_of_a_prefill_pool() -> None:
+    evaluation = evaluated([long_answers("dynamo", ended_before=False, prompts=3000.0, ended=2.0)])
+    assert any("of it prompts" in step for step in evaluation.steps)
+    assert not any("nothing shows" in step for step in evaluation.steps)
+
+
+def test_law_1_an_engine_that_is_stuck_is_not_idle() -> None:
+    """Its requests run, and no token and no prompt is counted in the whole window."""
+    last = steady(MODEL, HALF).samples[-1]
+    stuck = history([replace(last, at_seconds=NOW + at, kv_cache_ratio=0.05) for at in HISTORY])
+    evaluation = evaluated([stuck, stuck])
+    assert value(evaluation) == 200.0
+    assert any("requests run, and nothing shows their time per token" in step for step in evaluation.steps)
+    in_prefill = [replace(one, running=0.0 if one.at_seconds < NOW - 6 else 1.0) for one in stuck.samples]
+    assert value(evaluated([history(in_prefill)])) < 20, "a prompt takes some seconds"
+
+
 def test_speculative_decoding_has_an_aim_for_each_token() -> None:
     page = steady(MODEL, HALF)
     tripled = history([replace(one, tokens_total=3 * (one.tokens_total or 0.0)) for one in page.samples])

@@ -112,7 +112,7 @@ def _requests_per_second(works: Sequence[EngineWork], reference: Reference, quer
     for work in works:
         for span in work.spans[-newest:]:
             share = work_share(work, span, reference, query)
-            if share is not None and share.total > LOADED_SHARE and span.ended is not None:
+            if share is not None and share.total > LOADED_SHARE and span.ended is not None and not share.is_least:
                 ended += span.ended
                 carried_seconds += share.total * span.seconds
     if ended >= 1 and carried_seconds:

@@ -42,6 +42,14 @@ def grown_rung(samples: Sequence[EngineSample]) -> LoadRung:
     return LoadRung.NONE
 
 
+def observes_ended_requests(rung: LoadRung, engine_name: str) -> bool:
+    """Whether the time per token is known only when a request ends."""
+    if rung is not LoadRung.TOKEN_RATE:
+        return rung is LoadRung.REQUEST_TOKEN_TIME
+    engine = ENGINES.get(engine_name)
+    return engine is not None and engine.counts_tokens_at_end
+
+
 def newest_with(window: Sequence[EngineSample], rung: LoadRung) -> Sequence[EngineSample]:
     """Return the samples after the last one without the readings of the rung, at least the newest."""
     for number in range(len(window) - 2, -1, -1):
