@@ -301,13 +301,44 @@ def test_at_a_url_explain_names_the_rung_and_the_floor_too() -> None:
     assert evaluation.steps[1].startswith("load is computed from the time between tokens; the floor is 12 ms per token")
 
 
+GROWING = [HALF * (0.5 + 0.5 * number / (len(HISTORY) - 1)) for number in range(len(HISTORY))]
+
+
+def factor_of(evaluation: Evaluation) -> float:
+    """Return the factor that the forecast's sentence names."""
+    (sentence,) = [step for step in evaluation.steps if step.startswith("forecast:")]
+    return float(sentence.partition("the load counts ")[2].partition(" times")[0])
+
+
 def test_a_forecast_multiplies_the_work_and_not_the_backlog() -> None:
-    rates = [HALF * (0.5 + 0.5 * number / (len(HISTORY) - 1)) for number in range(len(HISTORY))]
-    page = history(samples(MODEL, rates, waiting=20.0))
-    plain = evaluated([page])
-    ready = evaluated([page], metadata={"forecast": "trend"})
-    assert any("no forecast: no cold start of a pod was measured" in step for step in ready.steps)
-    assert value(ready) == value(plain)
+    calm, busy = (history(samples(MODEL, GROWING, waiting=waiting)) for waiting in (0.0, 20.0))
+    work, both = value(evaluated([calm], cold_start=85.0)), value(evaluated([busy], cold_start=85.0))
+    ready = evaluated([busy], cold_start=85.0, metadata={"forecast": "trend"})
+    assert any("a new replica is ready after 85 s" in step for step in ready.steps)
+    assert factor_of(ready) > 1.1
+    assert value(ready) == pytest.approx(work * factor_of(ready) + both - work, rel=0.01)
+
+
+def test_a_forecast_looks_as_far_ahead_as_the_measured_cold_start() -> None:
+    page = history(samples(MODEL, GROWING))
+    plain, trend = evaluated([page], cold_start=85.0), {"forecast": "trend"}
+    factors = [factor_of(evaluated([page], cold_start=seconds, metadata=trend)) for seconds in (30.0, 85.0, 200.0)]
+    assert factors == sorted(factors)
+    assert factors[0] < factors[1] < factors[2]
+    unknown = evaluated([page], metadata=trend)
+    assert any("no forecast: no cold start of a pod was measured" in step for step in unknown.steps)
+    left = evaluated([page], cold_start=85.0, metadata=trend, removed_at_seconds=NOW - 30)
+    assert any("in which no replica left" in step for step in left.steps)
+    assert value(unknown) == value(left) == value(plain)
+
+
+def test_a_pod_that_is_ready_since_a_minute_carried_nothing_before() -> None:
+    """It takes over half of the traffic, which is constant. That is no growth of the first, nor a new load."""
+    old = history(samples(MODEL, [HALF if at < -60 else HALF / 2 for at in HISTORY]))
+    times = [at for at in HISTORY if at >= -60]
+    new = history(samples(MODEL, [HALF / 2] * len(times), times=times))
+    evaluation = evaluated([old, new], cold_start=3600.0 - 65.0, metadata={"forecast": "trend"})
+    assert any("no forecast: the load does not certainly grow" in step for step in evaluation.steps)
 
 
 def test_requests_of_an_engine_are_those_that_run_or_wait_or_ended() -> None:
