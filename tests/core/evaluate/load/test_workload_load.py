@@ -311,7 +311,7 @@ def factor_of(evaluation: Evaluation) -> float:
 
 
 def test_a_forecast_multiplies_the_work_and_not_the_backlog() -> None:
-    calm, busy = (history(samples(MODEL, GROWING, waiting=waiting)) for waiting in (0.0, 20.0))
+    calm, busy = (history(samples(MODEL, GROWING, waiting=waiting)) for waiting in (0.0, 600.0))
     work, both = value(evaluated([calm], cold_start=85.0)), value(evaluated([busy], cold_start=85.0))
     ready = evaluated([busy], cold_start=85.0, metadata={"forecast": "trend"})
     assert any("a new replica is ready after 85 s" in step for step in ready.steps)
