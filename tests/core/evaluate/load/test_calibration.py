@@ -119,6 +119,20 @@ def test_engines_share_what_one_of_them_was_seen_to_do() -> None:
     assert (reference.most_prompt_tokens, reference.most_busy) == (900.0, 2.0)
 
 
+@pytest.mark.parametrize(
+    ("query", "sentence"),
+    [
+        (EngineQuery(), "a full pod has 3 executions at once (a guess, by the most that was seen: set maxSeqs)"),
+        (EngineQuery(max_seqs=4.0), "a full pod has 4 executions at once (maxSeqs)"),
+    ],
+    ids=["guessed", "stated"],
+)
+def test_what_a_time_of_computation_is_compared_with_is_named(query: EngineQuery, sentence: str) -> None:
+    calibration = calibrate([work(span(None, None, busy=2.2), rung=LoadRung.SERVICE_TIME)], query)
+    described = calibration.describe(query, LoadRung.SERVICE_TIME)
+    assert described == f"load is computed from the time of computation; {sentence}"
+
+
 def prefilling(seconds: float | None, tokens: float) -> EngineWork:
     return work(FULL, prefill_seconds=seconds, prompt_tokens=tokens)
 

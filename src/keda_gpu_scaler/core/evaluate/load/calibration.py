@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from keda_gpu_scaler.core.evaluate.load.floor import find_floor
 from keda_gpu_scaler.core.evaluate.load.span import EngineWork
-from keda_gpu_scaler.core.evaluate.load.work_share import Reference, is_aim_reachable, work_share
+from keda_gpu_scaler.core.evaluate.load.work_share import Reference, executions_at_once, is_aim_reachable, work_share
 from keda_gpu_scaler.core.trigger.engine_params import EngineQuery
 from keda_gpu_scaler.core.trigger.engines import LoadRung
 
@@ -55,6 +55,9 @@ class Calibration:
             parts.append(f"the target is {1000 * query.itl_target_seconds:g} ms")
             if not is_aim_reachable(floor.seconds, query.itl_target_seconds):
                 parts.append("the target is so near the floor that no replica reaches it under load: raise itlTargetMs")
+        if rung is LoadRung.SERVICE_TIME:
+            why = "maxSeqs" if query.max_seqs else "a guess, by the most that was seen: set maxSeqs"
+            parts.append(f"a full pod has {executions_at_once(self.reference, query):g} executions at once ({why})")
         if self.taken_at_once is not None:
             runs = self.taken_at_once
             parts.append(f"one loaded replica runs {runs:.3g} requests at once, and one more takes as many")

@@ -77,11 +77,18 @@ def is_aim_reachable(floor_seconds: float, target_seconds: float) -> bool:
     return 1 - floor_seconds / target_seconds >= _MIN_AIM
 
 
+def executions_at_once(reference: Reference, query: EngineQuery) -> float:
+    """Return how many executions at the same time are a full engine. Without ``maxSeqs`` it is the most that was seen.
+
+    That is a guess: it falls when replicas are added, so the sum of the shares may then grow.
+    """
+    return query.max_seqs or math.ceil(reference.most_busy) or 1
+
+
 def _by_time(rung: LoadRung, span: Span, reference: Reference, query: EngineQuery) -> tuple[float, float, float | None]:
     """Return the share of its time that the engine works, the part of it by prompts, and the share of a replica."""
     if rung is LoadRung.SERVICE_TIME:
-        limit = query.max_seqs or math.ceil(reference.most_busy) or 1
-        return 0.0, 0.0, (span.busy or 0.0) / (limit * RUNNING_TARGET_RATIO)
+        return 0.0, 0.0, (span.busy or 0.0) / (executions_at_once(reference, query) * RUNNING_TARGET_RATIO)
     if not rung.has_token_time:
         return 0.0, 0.0, None
     if not span.is_time_known:
