@@ -127,14 +127,14 @@ ENGINE_PARAMETERS: tuple[Parameter, ...] = (
         "drainSeconds",
         f"{DEFAULT_DRAIN_SECONDS:g}",
         "`load`: the time, in seconds, in which waiting requests should be served: 5 to 3600. A shorter time asks for "
-        "more replicas for the same queue, but never for more than run all of it at once. About the time that a replica "
-        "needs to start is right: an earlier end of the queue is not possible",
+        "more replicas for the same queue, but never for more than run all of it at once. About the time that a "
+        "replica needs to start is right: an earlier end of the queue is not possible",
     ),
     Parameter(
         "forecast",
         "none",
-        "`load`: `none` or `trend`. `trend` adds the growth that is certain over the workload's own measured cold start. "
-        "It helps where bursts are faster than a cold start, and costs replicas where the load is smooth",
+        "`load`: `none` or `trend`. `trend` adds the growth that is certain over the workload's own measured cold "
+        "start. It helps where bursts are faster than a cold start, and costs replicas where the load is smooth",
     ),
     Parameter(
         "demandEndpoint",
