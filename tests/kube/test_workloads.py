@@ -251,14 +251,20 @@ def test_the_removal_of_a_ready_pod_is_noted(server: FakeApiServer) -> None:
     run(server, talk)
 
 
-def test_a_pod_that_is_only_not_ready_is_not_removed(server: FakeApiServer) -> None:
+def test_a_pod_that_is_not_ready_any_more_left_as_a_removed_one(server: FakeApiServer) -> None:
+    """The others get its requests. That is no growth of the traffic."""
     populate(server)
 
     async def talk(client: Client) -> None:
         await client.wait_for_sync()
+        client.clock.now = 2000.0
         server.pod("llama-1", "gpu-1", ready=False)
         known = await client.until(lambda workload: not workload.pods[1].is_ready)
-        assert known.removed_at_seconds == -math.inf
+        assert known.removed_at_seconds == 2000.0
+        client.clock.now = 2010.0
+        server.pod("llama-1", "gpu-1")
+        known = await client.until(lambda workload: workload.pods[1].is_ready)
+        assert known.removed_at_seconds == 2000.0
 
     run(server, talk)
 

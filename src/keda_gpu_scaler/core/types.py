@@ -236,6 +236,10 @@ class OwnerReference:
         return f"{self.kind} {self.name}"
 
 
+MAX_COLD_START_SECONDS = 3600.0
+"""A pod that became ready later than this after its creation was probably ready before."""
+
+
 @dataclass(frozen=True, slots=True)
 class Pod:
     """One pod of a workload, as the API server returns it.
@@ -311,11 +315,14 @@ class Pod:
     def cold_start_seconds(self) -> float | None:
         """The time from the pod's creation until it was ready, None where it is not known.
 
-        A pod whose containers were restarted became ready again later, so its time says nothing.
+        The API server keeps only the last time at which a pod became ready. A pod whose containers were restarted
+        became ready again later, so its time says nothing. Neither does one above ``MAX_COLD_START_SECONDS``: an
+        overloaded pod is not ready for a while, and becomes ready again hours or days after its creation.
         """
         if self.ready_at_seconds is None or self.restarts:
             return None
-        return max(0.0, self.ready_at_seconds - self.created_at_seconds)
+        seconds = max(0.0, self.ready_at_seconds - self.created_at_seconds)
+        return seconds if seconds <= MAX_COLD_START_SECONDS else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,15 +340,15 @@ class Workload:
     ``kind`` is "ScaledObject" or "ScaledJob". ``target`` is the scale target for display ("Deployment llama").
     ``spec_replicas`` is the size that the scale target should have, ``status_replicas`` the size that it has. ``pods``
     is sorted by reference and has every pod of the target, whatever its state. ``triggers`` are the external
-    triggers. ``removed_at_seconds`` is when a ready pod was last removed, on this instance's monotonic clock, and minus
-    infinity while none was seen to be removed. ``formula`` is None where the HPA compares each trigger. ``tolerances``
-    are those of the HPA. ``assignments`` says who assigned devices besides the kubelet. ``cooldown_seconds`` is
-    ``cooldownPeriod``, and ``idle_replicas`` the size of an inactive workload (``idleReplicaCount``). ``jobs`` has the
-    rules of a ScaledJob; its sizes count Jobs. ``counts_pods`` says that the sizes count pods also where several pods
-    are one replica, as those of a StatefulSet do; the sizes of a LeaderWorkerSet count its groups.
-    ``selected_ready_pods`` is how many ready pods the target's selector selects, None where it selects exactly
-    ``pods``. ``remarks`` are sentences about whose the pods are. ``limits`` are those of the ScaledObject, None where
-    they are not known, and for a ScaledJob.
+    triggers. ``removed_at_seconds`` is when a ready pod last left (see ``Removals``), on this instance's monotonic
+    clock, and minus infinity while none was seen to leave. ``formula`` is None where the HPA compares each trigger.
+    ``tolerances`` are those of the HPA. ``assignments`` says who assigned devices besides the kubelet.
+    ``cooldown_seconds`` is ``cooldownPeriod``, and ``idle_replicas`` the size of an inactive workload
+    (``idleReplicaCount``). ``jobs`` has the rules of a ScaledJob; its sizes count Jobs. ``counts_pods`` says that the
+    sizes count pods also where several pods are one replica, as those of a StatefulSet do; the sizes of a
+    LeaderWorkerSet count its groups. ``selected_ready_pods`` is how many ready pods the target's selector selects, None
+    where it selects exactly ``pods``. ``remarks`` are sentences about whose the pods are. ``limits`` are those of the
+    ScaledObject, None where they are not known, and for a ScaledJob.
     """
 
     namespace: str

@@ -37,6 +37,7 @@ ENGINE = Engine(
     no_queue_hint="SGLang exports its queue from its first request on",
     preallocating_containers=ContainerNames("SGLang", image_words=("sglang",), commands=("sglang",)),
     load_rung=LoadRung.TOKEN_TIME,
+    counts_tokens_at_end=True,
     model_labels=("model_name",),
 )
 

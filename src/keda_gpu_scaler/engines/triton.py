@@ -38,6 +38,7 @@ ENGINE = Engine(
     remark="without TensorRT-LLM, `load` is computed from the time of computation",
     reports_kv_cache=False,
     load_rung=LoadRung.TOKEN_RATE,
+    counts_tokens_at_end=True,
     model_labels=("model",),
     has_ensembles=True,
 )
@@ -57,6 +58,8 @@ GUIDE = EngineGuide(
         "then unknown.",
         "`--metrics-config counter_latencies=false` switches the counters of times off. With `summary_latencies=true` "
         "the sums of the summaries are read; without both, `queue_wait_ms` and the time of computation have no value.",
+        "Without TensorRT-LLM a request is counted when it ends, and running ones are not exported: set "
+        "`windowSeconds` above the longest time of computation, or the server seems idle meanwhile.",
         "Requests that the response cache answers are counted without a time of computation, so the mean time is "
         "too low.",
         "The requests of a batch each count the whole time of the batch.",

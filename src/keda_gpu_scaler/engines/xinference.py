@@ -35,6 +35,7 @@ ENGINE = Engine(
         commands=("xinference", "xinference-local", "xinference-worker", "xinference-supervisor"),
     ),
     load_rung=LoadRung.TOKEN_RATE,
+    counts_tokens_at_end=True,
     model_labels=("model_uid", "model"),
 )
 

@@ -12,7 +12,7 @@ from keda_gpu_scaler.core.evaluate.workload_view import HISTORY_SECONDS
 from keda_gpu_scaler.core.state.fleet import Fleet
 from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult, TargetHistory
 from keda_gpu_scaler.core.trigger.parser import parse_trigger
-from keda_gpu_scaler.core.types import EngineSample, Pod
+from keda_gpu_scaler.core.types import MAX_COLD_START_SECONDS, EngineSample, Pod
 from tests.fakes import pod, workload
 
 NOW = 1000.0
@@ -26,6 +26,11 @@ def started(number: int = 0, seconds: float | None = COLD_START, *, restarts: in
     one = pod(f"llama-{number}", address=f"10.0.0.{number + 1}")
     ready_at = None if seconds is None else one.created_at_seconds + seconds
     return replace(one, ready_at_seconds=ready_at, restarts=restarts)
+
+
+def started_ago(seconds: float) -> Pod:
+    """A pod that became ready so many seconds ago."""
+    return replace(started(1), created_at_seconds=NOW - seconds - COLD_START, ready_at_seconds=NOW - seconds)
 
 
 def queueing(
@@ -88,6 +93,40 @@ def test_a_queue_is_named_only_if_it_is_old_and_unanswered(engine: ScrapeResult,
 
 
 @pytest.mark.parametrize(
+    ("newest", "replicas", "is_named"),
+    [
+        pytest.param(started(1), 2, True, id="every replica has been ready for long"),
+        pytest.param(pod("llama-1", age=30.0, ready=False), 2, False, id="the replica that was asked for is starting"),
+        pytest.param(pod("llama-1", age=3600.0, ready=False), 2, False, id="the replica never became ready"),
+        pytest.param(pod("llama-1", age=30.0, ready=False), 1, True, id="a replacement starts, and nothing more"),
+        pytest.param(started_ago(59.0), 2, False, id="the new replica has been ready for less than a start"),
+        pytest.param(started_ago(60.0), 2, True, id="the new replica has been ready for as long as a start"),
+    ],
+)
+def test_a_replica_that_was_asked_for_is_an_answer(newest: Pod, replicas: int, is_named: bool) -> None:
+    engines = [queueing(200), *([queueing(0, waiting=0.0)] if newest.is_ready else [])]
+    known, known_pods = {**CACHE, "targetValue": "30"}, (started(), newest)
+    results = {Endpoint(one.ref, one.address): engine for one, engine in zip(known_pods, engines, strict=False)}
+    evaluation = evaluate(
+        parse_trigger(known),
+        Fleet(None, 10.0, True, scrape_results=results),
+        NOW,
+        workload(*known_pods, replicas=replicas),
+        known,
+    )
+    assert bool(evaluation.contradiction) is is_named, evaluation.steps
+
+
+def test_the_remedy_does_not_name_the_metric_that_is_used() -> None:
+    """The value contains the queue, but one pod has all of it and the others are idle."""
+    evaluation = evaluated(queueing(200), *[queueing(0, waiting=0.0)] * 3, metricType="load", maxSeqs="100")
+    assert evaluation.contradiction.endswith(
+        "replicas. load shows less than one more replica: check that the router gives no pod more than its part, or "
+        "raise headroom"
+    )
+
+
+@pytest.mark.parametrize(
     ("seconds", "pods", "is_named"),
     [
         pytest.param(ASSUMED_COLD_START_SECONDS, (started(seconds=None),), True, id="assumed, where none was measured"),
@@ -129,3 +168,11 @@ def test_the_cold_start_of_a_workload_is_the_median_of_its_pods() -> None:
     assert workload(started(0, 50.0), started(1, 90.0), started(2, 70.0)).cold_start_seconds == 70.0
     assert workload(started(0, None), started(1, 90.0, restarts=2)).cold_start_seconds is None
     assert started(0, -5.0).cold_start_seconds == 0.0
+
+
+def test_a_pod_that_became_ready_again_hours_later_does_not_show_its_cold_start() -> None:
+    """An overloaded pod fails its readiness probe; the API server keeps only the last time at which it became ready."""
+    again = [started(number, MAX_COLD_START_SECONDS + 1) for number in (0, 1)]
+    assert workload(*again).cold_start_seconds is None
+    assert workload(*again, started(2, 90.0)).cold_start_seconds == 90.0
+    assert started(0, MAX_COLD_START_SECONDS).cold_start_seconds == MAX_COLD_START_SECONDS

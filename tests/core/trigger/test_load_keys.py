@@ -48,6 +48,17 @@ from keda_gpu_scaler.core.trigger.parser import TriggerError, parse_trigger
         ),
         pytest.param({"profile": "llm", "itlTargetMs": "5"}, [], id="the least plausible target"),
         pytest.param(
+            {"profile": "llm", "engineEndpoint": "http://vllm-svc/metrics", "forecast": "trend"},
+            [
+                "metadata.forecast: is not used with engineEndpoint, whose replicas are not known: remove it, or let "
+                "the pods be scraped and remove engineEndpoint"
+            ],
+            id="a forecast at a URL",
+        ),
+        pytest.param(
+            {"profile": "llm", "engineEndpoint": "http://vllm-svc/metrics", "forecast": "none"}, [], id="none at a URL"
+        ),
+        pytest.param(
             {
                 "profile": "llm",
                 "itlTargetMs": "40",

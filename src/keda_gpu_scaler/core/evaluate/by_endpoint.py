@@ -39,8 +39,10 @@ def measure_endpoint(
     """
     if view is not None and view.is_scaled_to_zero:  # no pod is left that could answer
         return scaled_to_zero(view, demand, metadata, ())
-    observation, load = observe_endpoint(trigger, fleet, now)
-    steps = (f"{trigger.metric.name} at {observation.node} ({describe_window(trigger)})", observation.sentence)
+    observed = observe_endpoint(trigger, fleet, now)
+    observation, load = observed.observation, observed.load
+    heading = f"{trigger.metric.name} at {observation.node} ({describe_window(trigger)})"
+    steps = (heading, *observed.sentences, observation.sentence)
     if observation.value is None:
         reason = f"no fresh reading of {observation.node}: {observation.sentence}"
         return NoMeasurement(unavailable(reason), steps, expected=1, observations=(observation,))

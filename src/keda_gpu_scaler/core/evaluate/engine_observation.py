@@ -66,20 +66,32 @@ def observe_engines(
     return ObservedPods(observations, sentences)
 
 
-def observe_endpoint(trigger: Trigger, fleet: Fleet, now: float) -> tuple[DeviceObservation, EngineLoad]:
-    """Observe the engine behind the trigger's URL; return the observation and the load behind it."""
+@dataclass(frozen=True, slots=True)
+class ObservedEndpoint:
+    """The engine behind a URL: its observation, the load behind it, and how the load was computed."""
+
+    observation: DeviceObservation
+    load: EngineLoad
+    sentences: tuple[str, ...] = ()
+
+
+def observe_endpoint(trigger: Trigger, fleet: Fleet, now: float) -> ObservedEndpoint:
+    """Observe the engine behind the trigger's URL."""
     if not isinstance(trigger.metric, EngineMetric):
         raise TypeError(f"{trigger.metric.name} is no metric of an engine")
     query = _engine_query(trigger)
     scraped = fleet.scrape_results.get(url_endpoint(query))
+    sentences: tuple[str, ...] = ()
     if trigger.metric.reading == "load":
-        load = _workload_load(trigger, query, [ScrapedEngine(scraped)], fleet, now, None).loads[0]
+        measured = _workload_load(trigger, query, [ScrapedEngine(scraped)], fleet, now, None)
+        load, sentences = measured.loads[0], measured.sentences
     else:
         load = _load(trigger, trigger.metric, query, scraped, fleet, now)
     attempts = scraped.shown_attempts if scraped is not None else NO_ATTEMPTS
     run = _pages(scraped, fleet, now).run
     value, sentence = _known_value(load, trigger.target)
-    return DeviceObservation(query.url, None, value, sentence, load.expires_at_seconds, run, attempts), load
+    observation = DeviceObservation(query.url, None, value, sentence, load.expires_at_seconds, run, attempts)
+    return ObservedEndpoint(observation, load, sentences)
 
 
 def _engine_query(trigger: Trigger) -> EngineQuery:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Notes when a pod that carried load was last removed from a workload."""
+"""Notes when a pod that carried load last left a workload."""
 
 import math
 from collections.abc import Iterable
@@ -15,14 +15,16 @@ class Removals:
         self._at_seconds = -math.inf
 
     def note(self, pods: Iterable[Pod], now: float) -> float:
-        """Return when a ready pod was last deleted or began to be deleted; minus infinity while none was.
+        """Return when a ready pod last left: it was deleted, began to be deleted, or is not ready any more.
+
+        It is minus infinity while none did. The load of a pod that left moves to the other pods.
 
         Args:
             pods: the pods of the workload, whatever their state.
             now: monotonic seconds.
         """
-        left = [pod for pod in pods if not pod.is_deleting]
-        if not self._serving <= {pod.ref for pod in left}:
+        serving = frozenset([pod.ref for pod in pods if pod.is_ready and not pod.is_deleting])
+        if not self._serving <= serving:
             self._at_seconds = now
-        self._serving = frozenset(pod.ref for pod in left if pod.is_ready)
+        self._serving = serving
         return self._at_seconds

@@ -114,8 +114,9 @@ ENGINE_PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "itlFloorMs",
         "found by itself",
-        "`load`: the time per token, in milliseconds, of an engine that serves one request alone: 0.1 to 60000. It is "
-        "found from the engines' own counters; state it if `explain` shows a floor that is far too low",
+        "`load`: the time per token, in milliseconds, of an engine that serves one request alone: 0.1 to 60000, and "
+        "below `itlTargetMs`. It is found from the engines' own counters; state it if `explain` shows a floor that is "
+        "far too low",
     ),
     Parameter(
         "headroom",
@@ -126,14 +127,14 @@ ENGINE_PARAMETERS: tuple[Parameter, ...] = (
         "drainSeconds",
         f"{DEFAULT_DRAIN_SECONDS:g}",
         "`load`: the time, in seconds, in which waiting requests should be served: 5 to 3600. A shorter time asks for "
-        "more replicas for the same queue. About the time that a replica needs to start is right: an earlier end of "
-        "the queue is not possible",
+        "more replicas for the same queue, but never for more than run all of it at once. About the time that a "
+        "replica needs to start is right: an earlier end of the queue is not possible",
     ),
     Parameter(
         "forecast",
         "none",
-        "`load`: `trend` adds the growth that is certain over the workload's own measured cold start. It helps where "
-        "bursts are faster than a cold start, and costs replicas where the load is smooth",
+        "`load`: `none` or `trend`. `trend` adds the growth that is certain over the workload's own measured cold "
+        "start. It helps where bursts are faster than a cold start, and costs replicas where the load is smooth",
     ),
     Parameter(
         "demandEndpoint",
@@ -243,6 +244,11 @@ def read_engine(read: MetadataReader, metric: Metric | EngineMetric, engine: str
         for key in ("enginePort", "enginePath", "engineScheme"):
             if key in read.given:
                 read.invalid(key, f"{endpoint_key} contains it already; keep one of the two")
+        if query.is_forecast:
+            read.hints.append(
+                f"metadata.forecast: is not used with {endpoint_key}, whose replicas are not known: remove it, or let "
+                f"the pods be scraped and remove {endpoint_key}"
+            )
     if isinstance(metric, EngineMetric):
         _hint_at_keys_of_other_readings(read, metric)
         return query

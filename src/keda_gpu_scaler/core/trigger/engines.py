@@ -61,7 +61,8 @@ class Engine:
     ``reports_kv_cache`` are false where the engine never, or not always, reports its queue or a KV cache.
     ``preallocating_containers`` is given for an engine that takes its memory when it starts and keeps it. ``load_rung``
     is the best rung that the engine reaches for the metric ``load``. ``observes_outputs`` says that its times between
-    tokens are times between outputs, each of which may have several tokens (speculative decoding). ``model_labels`` are
+    tokens are times between outputs, each of which may have several tokens (speculative decoding).
+    ``counts_tokens_at_end`` says that its tokens are counted when a request ends. ``model_labels`` are
     the labels of its series that may name the model, the first that a series has; empty where it names no model.
     ``has_ensembles`` says that one model may count the requests of others once more.
     """
@@ -81,6 +82,7 @@ class Engine:
     preallocating_containers: ContainerNames | None = None
     load_rung: LoadRung = LoadRung.RUNNING
     observes_outputs: bool = False
+    counts_tokens_at_end: bool = False
     model_labels: tuple[str, ...] = ()
     has_ensembles: bool = False
 

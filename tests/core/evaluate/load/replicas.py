@@ -123,15 +123,25 @@ def history(taken: Sequence[EngineSample]) -> TargetHistory:
 
 
 def evaluated(
-    engines: Sequence[TargetHistory], *, starting: int = 0, metadata: dict[str, str] | None = None, **changes: object
+    engines: Sequence[TargetHistory],
+    *,
+    starting: int = 0,
+    metadata: dict[str, str] | None = None,
+    cold_start: float | None = None,
+    **changes: object,
 ) -> Evaluation:
-    """Evaluate a trigger of ``profile: llm`` for a workload with a ready pod for each engine, and starting pods."""
+    """Evaluate a trigger of ``profile: llm`` for a workload with a ready pod for each engine, and starting pods.
+
+    ``cold_start`` is after how many seconds each ready pod was ready; it is not known where it is None.
+    """
     count = len(engines)
     addresses = [f"10.0.{number // 200}.{number % 200 + 1}" for number in range(count + starting)]
     pods = [
         pod(f"llama-{number:04}", ready=number < count, age=3600.0 if number < count else 30.0, address=address)
         for number, address in enumerate(addresses)
     ]
+    if cold_start is not None:
+        pods[:count] = [replace(one, ready_at_seconds=one.created_at_seconds + cold_start) for one in pods[:count]]
     results = {
         Endpoint(one.ref, one.address): ScrapeResult((engine,)) for one, engine in zip(pods, engines, strict=False)
     }

@@ -22,7 +22,7 @@ def test_the_rate_is_what_ended_over_the_shares_that_were_carried() -> None:
     idle = span(1.0, 0.0101, ended=900.0)
     calibration = calibrate([work(FULL, half, idle), work(FULL)], QUERY)
     assert calibration.requests_per_second == pytest.approx((40 + 18 + 40) / (10 * (1 + 0.5 + 1)), rel=1e-3)
-    assert calibration.is_assumed is False
+    assert calibration.taken_at_once is None
 
 
 def test_a_span_of_any_length_counts_by_its_length() -> None:
@@ -57,24 +57,49 @@ def test_without_a_queue_there_is_no_backlog() -> None:
     assert calibration.backlog_of(work(FULL)) == 0.0
 
 
-def test_an_engine_that_counts_no_requests_completes_its_running_ones_within_the_drain_time() -> None:
+def test_of_an_engine_that_counts_no_requests_one_more_takes_as_many_as_a_loaded_one_runs() -> None:
     uncounted = span(100.0, 0.05, running=100.0)
     calibration = calibrate([work(uncounted, waiting=50.0), work(uncounted)], QUERY)
-    assert calibration.requests_per_second == pytest.approx(200 / 2 / 60)
-    assert calibration.is_assumed
-    assert "assumed: a replica completes its running requests" in calibration.describe(QUERY, LoadRung.TOKEN_TIME)
+    assert calibration.requests_per_second == pytest.approx(100 / 60)
+    assert calibration.backlog == pytest.approx(0.5)
+    sentence = calibration.describe(QUERY, LoadRung.TOKEN_TIME)
+    assert "one loaded replica runs 100 requests at once, and one more takes as many" in sentence
+    assert "requests/s" not in sentence
     light = span(1.0, 0.0101, running=1.0)
     assert calibrate([work(light, waiting=50.0)], QUERY).requests_per_second is None
+
+
+@pytest.mark.parametrize("ended", [1.0, 4.0, 16.0])
+@pytest.mark.parametrize("drain", [5.0, 60.0])
+def test_a_queue_never_needs_more_replicas_than_run_all_of_it_at_once(ended: float, drain: float) -> None:
+    """Requests that are longer than drainSeconds hardly end, and while a burst begins none does."""
+    full = span(100.0, 0.05, running=100.0, ended=ended)
+    query = EngineQuery(itl_floor_seconds=0.01, drain_seconds=drain)
+    calibration = calibrate([work(full, full, full, waiting=900.0)] * 4, query)
+    assert calibration.backlog == pytest.approx(4 * 900 / 100)
+    assert calibration.taken_at_once == pytest.approx(100.0)
+
+
+def test_requests_that_end_sooner_than_the_drain_time_are_counted_as_they_end() -> None:
+    full = span(100.0, 0.05, running=100.0, ended=20.0)  # two requests a second, and each runs for 50 s
+    calibration = calibrate([work(full, waiting=900.0)], QUERY)
+    assert calibration.taken_at_once is None
+    assert calibration.requests_per_second == pytest.approx(2.0)
+
+
+def test_a_span_of_which_the_time_is_not_known_shows_no_rate() -> None:
+    unknown = span(100.0, None, ended=0.0, running=100.0, kv_cache_ratio=0.5, is_time_known=False)
+    assert calibrate([work(unknown, unknown, FULL)], QUERY).requests_per_second == pytest.approx(4.0)
 
 
 def test_in_the_first_seconds_the_rate_is_that_of_the_window() -> None:
     started = replace(work(FULL, waiting=60.0), spans=())
     calibration = calibrate([started, started], QUERY)
     assert calibration.requests_per_second == pytest.approx(4.0)
-    assert not calibration.is_assumed
+    assert calibration.taken_at_once is None
     none_ended = replace(started, current=replace(FULL, ended=0.0))
     assert calibrate([none_ended], QUERY).requests_per_second == pytest.approx(100 / 60)
-    assert calibrate([none_ended], QUERY).is_assumed
+    assert calibrate([none_ended], QUERY).taken_at_once == pytest.approx(100.0)
 
 
 def test_a_target_near_the_floor_is_named() -> None:
@@ -92,6 +117,20 @@ def test_engines_share_what_one_of_them_was_seen_to_do() -> None:
     works = [work(span(None, None, busy=2.0), most_prompt_tokens=500.0), work(FULL, most_prompt_tokens=900.0)]
     reference = calibrate(works, QUERY).reference
     assert (reference.most_prompt_tokens, reference.most_busy) == (900.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("query", "sentence"),
+    [
+        (EngineQuery(), "a full pod has 3 executions at once (a guess, by the most that was seen: set maxSeqs)"),
+        (EngineQuery(max_seqs=4.0), "a full pod has 4 executions at once (maxSeqs)"),
+    ],
+    ids=["guessed", "stated"],
+)
+def test_what_a_time_of_computation_is_compared_with_is_named(query: EngineQuery, sentence: str) -> None:
+    calibration = calibrate([work(span(None, None, busy=2.2), rung=LoadRung.SERVICE_TIME)], query)
+    described = calibration.describe(query, LoadRung.SERVICE_TIME)
+    assert described == f"load is computed from the time of computation; {sentence}"
 
 
 def prefilling(seconds: float | None, tokens: float) -> EngineWork:

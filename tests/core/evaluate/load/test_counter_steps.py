@@ -6,7 +6,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keda_gpu_scaler.core.evaluate.load.counter_steps import CounterGrowth, CounterSteps, counter_steps
+from keda_gpu_scaler.core.evaluate.load.counter_steps import CounterGrowth, CounterSteps, counter_bits, counter_steps
 from keda_gpu_scaler.core.state.scrape import TargetHistory
 from keda_gpu_scaler.core.types import EngineSample
 
@@ -37,7 +37,7 @@ _HISTORY = st.lists(st.fixed_dictionaries(dict.fromkeys(_FEW, _RARELY_MISSING)),
 )
 
 
-def _by_definition(samples: tuple[EngineSample, ...]) -> tuple[float, CounterGrowth]:
+def _by_definition(samples: tuple[EngineSample, ...]) -> tuple[float, CounterGrowth, int]:
     """Compare every sample with the next one, in each counter that no sample lacks."""
     known = [name for name, field in _FIELDS.items() if all(getattr(one, field) is not None for one in samples)]
     seconds, total = 0.0, dict.fromkeys(_FIELDS, 0.0)
@@ -47,7 +47,7 @@ def _by_definition(samples: tuple[EngineSample, ...]) -> tuple[float, CounterGro
             seconds += later.at_seconds - earlier.at_seconds
             for name, one in grown.items():
                 total[name] += one
-    return seconds, CounterGrowth(**total)
+    return seconds, CounterGrowth(**total), counter_bits(*[name for name in _FIELDS if name not in known])
 
 
 @given(_SAMPLES)

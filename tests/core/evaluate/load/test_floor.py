@@ -129,6 +129,14 @@ def test_a_stated_floor_counts_unless_a_token_was_faster() -> None:
     assert found(stated=0.009).seconds == 0.009
 
 
+def test_a_stated_floor_above_the_lowest_bucket_counts_and_the_faster_tokens_are_named() -> None:
+    """The pods are busy now, so nothing below the stated floor was observed in the last minutes."""
+    busy = work(*spans(120.0, 130.0), lowest_bucket=(0.0, 0.01))
+    floor = found(busy, work(*spans(120.0), lowest_bucket=(0.01, 0.025)), stated=0.03)
+    assert floor == Floor(0.03, "itlFloorMs, although some tokens took less than 10 ms")
+    assert found(busy, stated=0.01).sentence == "itlFloorMs"
+
+
 CACHE = (0.03, 0.05, 0.06, 0.08, 0.1, 0.11, 0.13, 0.15)
 BY_CACHE = "by a line through the KV cache usage of 8 spans of 10 s"
 

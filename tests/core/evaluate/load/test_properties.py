@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from keda_gpu_scaler.core.evaluate.evaluation import Evaluation
 from keda_gpu_scaler.core.state.scrape import TargetHistory
 from keda_gpu_scaler.core.types import EngineSample, Histogram
-from tests.core.evaluate.load.replicas import NOW, ReplicaModel, evaluated, history, steady
+from tests.core.evaluate.load.replicas import HISTORY, NOW, ReplicaModel, evaluated, history, samples, steady
 from tests.examples_drawn import examples
 
 SLOW = ReplicaModel()
@@ -53,6 +53,40 @@ def test_load_is_monotone_in_the_traffic_of_a_fleet(
 ) -> None:
     requests = share * replicas * model.most_requests
     assert total(model, requests * more, replicas) >= total(model, requests, replicas) * 0.99
+
+
+@settings(max_examples=60)
+@given(MODELS, st.integers(1, 8), st.floats(0.35, 0.9), st.floats(0.0, 2.0))
+def test_law_5_instances_that_scrape_at_other_moments_answer_the_same(
+    model: ReplicaModel, replicas: int, share: float, later: float
+) -> None:
+    """Each instance has scraped the same engines, at its own moments."""
+    answers = []
+    for phase in (0.0, later):
+        times = [at + phase for at in HISTORY[:-1]]
+        rates = [share * model.most_requests * (1 + 0.33 * math.sin(at / 20)) for at in times]
+        taken = samples(model, rates, times=times)
+        answers.append(evaluated([history(taken)] * replicas).value)
+    assert None not in answers
+    one, other = answers
+    assert one == pytest.approx(other, rel=0.1)
+
+
+@settings(max_examples=60)
+@given(st.sampled_from([SLOW, FAST, LONG_PROMPTS]), st.integers(1, 8), st.floats(0.35, 0.9), st.integers(2, 30))
+def test_law_5_an_instance_that_was_restarted_asks_for_no_less(
+    model: ReplicaModel, replicas: int, share: float, kept: int
+) -> None:
+    """It has only the newest samples. The histograms of engines that had little load once bound its floor."""
+    rate, metadata = share * model.most_requests, {"windowSeconds": "10"}
+    quiet, times = (-7200, -3600), HISTORY
+    rates = [rate * (1 + 0.33 * math.sin(at / 20)) for at in times[:-6]] + [rate] * 6
+    taken = samples(model, [0.01 * rate, 0.01 * rate, *rates], times=(*quiet, *times))[len(quiet) :]
+    before = evaluated([history(taken)] * replicas, metadata=metadata).value
+    after = evaluated([history(taken[-kept:])] * replicas, metadata=metadata).value
+    assert before is not None
+    assert after is not None
+    assert after >= before / TOLERANCE
 
 
 @pytest.mark.parametrize("replicas", [2, 4, 8, 16])

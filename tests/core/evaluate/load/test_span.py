@@ -2,21 +2,22 @@
 """Tests of the work of one engine over spans of its samples."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keda_gpu_scaler.core.evaluate.load import span as span_module
+from keda_gpu_scaler.core.evaluate.load import rung as rung_module
+from keda_gpu_scaler.core.evaluate.load import token_time as token_time_module
+from keda_gpu_scaler.core.evaluate.load.rung import rung_of
 from keda_gpu_scaler.core.evaluate.load.span import (
     AHEAD_SECONDS,
     EngineWork,
     Span,
     engine_work,
     measure_ahead,
-    rung_of,
 )
 from keda_gpu_scaler.core.state.scrape import TargetHistory, retained
 from keda_gpu_scaler.core.trigger.engines import Engine, LoadRung
@@ -33,7 +34,8 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> None:
         "triton": LoadRung.SERVICE_TIME,
     }
     table = {name: Engine(name, name, 80, detection_order=1, load_rung=rung) for name, rung in rungs.items()}
-    monkeypatch.setattr(span_module, "ENGINES", table)
+    for module in (rung_module, token_time_module):
+        monkeypatch.setattr(module, "ENGINES", table)
 
 
 def measured(*moments: Mapping[str, float | None], every: float = 2.0, engine: str = "vllm") -> EngineWork:
@@ -47,6 +49,14 @@ def measured(*moments: Mapping[str, float | None], every: float = 2.0, engine: s
     if work is None:
         raise ValueError("there is no sample")
     return work
+
+
+def work_samples(moments: Sequence[Mapping[str, float | None]], later: float = 0.0) -> list[EngineSample]:
+    """Return samples that are two seconds apart, the first so many seconds after ``NOW``."""
+    return [
+        EngineSample(NOW + later + 2.0 * number, "vllm", **moment)  # type: ignore[arg-type]
+        for number, moment in enumerate(moments)
+    ]
 
 
 def current(work: EngineWork) -> Span:
@@ -117,12 +127,38 @@ def test_samples_of_one_instant_have_no_rate() -> None:
     assert (work.current, work.waiting_growth, work.most_prompt_tokens) == (None, 0.0, 0.0)
 
 
-def test_a_counter_that_is_missing_once_does_not_count_from_0() -> None:
-    span = current(
-        measured({"running": 1.0, "requests_total": 1e6}, {"running": 1.0}, {"running": 1.0, "requests_total": 1e6 + 8})
-    )
-    assert span.ended == 0.0
-    assert current(measured({"running": 1.0}, {"running": 1.0})).ended is None
+@pytest.mark.parametrize(("counter", "field"), [("requests_total", "ended"), ("prompt_tokens_total", "prompt_tokens")])
+def test_law_1_the_growth_of_a_counter_that_is_missing_once_is_not_known(counter: str, field: str) -> None:
+    moments = [{"running": 1.0, counter: 1e6}, {"running": 1.0}, {"running": 1.0, counter: 1e6 + 8}]
+    assert getattr(current(measured(*moments)), field) is None
+    assert getattr(current(measured(*moments[:2])), field) is None
+    assert getattr(current(measured(moments[0], moments[2])), field) == 8.0
+
+
+def test_law_1_a_page_without_the_times_ends_the_window_and_is_no_part_of_a_span() -> None:
+    times = [token_times(16.0 * it, 800.0 * it) for it in range(8)]
+    without = {"running": 8.0}
+    work = measured(*times[:3], without, *times[4:], every=8.0)
+    assert [one.seconds for one in work.spans] == [8.0] * 5, "two spans have the page without the times"
+    assert all(one.token_seconds == pytest.approx(0.02) for one in work.spans)
+    window = engine_work(history([*work_samples(times[:3]), *work_samples([without, *times[4:]], 6.0)]), 60.0)
+    assert window is not None
+    assert current(window).seconds == 6.0
+    assert current(window).token_seconds == pytest.approx(0.02)
+
+
+def test_a_counter_that_appears_counts_from_its_second_sample_on() -> None:
+    """SGLang exports its times from the first token on."""
+    before = {"running": 8.0, "tokens_total": 1.0}
+    appeared = token_times(16.0, 800.0, tokens_total=800.0)
+    first = measured(before, before, appeared)
+    assert (first.rung, current(first).decoding) == (LoadRung.TOKEN_RATE, 8.0)
+    second = measured(before, before, appeared, token_times(32.0, 1600.0, tokens_total=1600.0))
+    assert second.rung is LoadRung.TOKEN_TIME
+    assert current(second).seconds == 2.0
+    assert current(second).token_seconds == pytest.approx(0.02)
+    gauges = measured({}, {"running": 3.0})
+    assert gauges.rung is LoadRung.RUNNING, "a gauge counts at once"
 
 
 def test_without_a_sample_there_is_no_work_and_with_one_no_span() -> None:

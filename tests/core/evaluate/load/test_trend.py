@@ -2,6 +2,7 @@
 """Tests of the forecast over the cold start of a replica."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -76,7 +77,7 @@ def test_a_load_that_fell_at_last_is_not_forecast_from_below_itself() -> None:
         pytest.param([tracked(GROWING)], Horizon(None), "no cold start of a pod was measured", id="no cold start"),
         pytest.param([tracked(GROWING[:5])], ANY, "it needs 60 s of history", id="too short"),
         pytest.param([], ANY, "it needs 60 s of history", id="no engine"),
-        pytest.param([tracked(GROWING)], Horizon(85.0, 940.0), "without a removed replica", id="a removed replica"),
+        pytest.param([tracked(GROWING)], Horizon(85.0, 940.0), "in which no replica left", id="a removed replica"),
         pytest.param([tracked([0.0] * 20)], ANY, "does not certainly grow", id="no load"),
     ],
 )
@@ -84,6 +85,13 @@ def test_without_a_trend_nothing_is_added(engines: list[TrackedWork], horizon: H
     found = forecast(*engines, horizon=horizon)
     assert found.factor == 1.0
     assert sentence in found.sentence
+
+
+def test_a_span_of_which_the_time_is_not_known_ends_the_history() -> None:
+    one = tracked(GROWING)
+    unknown = [replace(it, is_time_known=number != 15) for number, it in enumerate(one.work.spans)]
+    found = forecast(replace(one, work=replace(one.work, spans=tuple(unknown))))
+    assert "it needs 60 s of history" in found.sentence
 
 
 def test_an_engine_that_was_not_ready_carried_nothing() -> None:

@@ -6,10 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from keda_gpu_scaler.core.evaluate.evaluation import Evaluation
+from keda_gpu_scaler.core.evaluate.evaluation import Evaluation, evaluate
 from keda_gpu_scaler.core.evaluate.load.workload_load import ScrapedEngine, WorkloadLoad, workload_load
-from keda_gpu_scaler.core.state.scrape import ScrapeResult, TargetHistory
+from keda_gpu_scaler.core.state.fleet import Fleet
+from keda_gpu_scaler.core.state.scrape import Endpoint, ScrapeResult, TargetHistory
 from keda_gpu_scaler.core.trigger.engine_params import EngineQuery
+from keda_gpu_scaler.core.trigger.parser import parse_trigger
 from keda_gpu_scaler.core.types import EngineSample, Histogram
 from tests.core.evaluate.load.replicas import (
     HISTORY,
@@ -21,6 +23,7 @@ from tests.core.evaluate.load.replicas import (
     samples,
     steady,
 )
+from tests.fakes import pod, workload
 
 MODEL = ReplicaModel()
 HALF = MODEL.most_requests / 2
@@ -66,6 +69,15 @@ def test_a_backlog_is_added_in_replicas_without_headroom() -> None:
     assert higher is not None
     assert lower is not None
     assert higher - lower == pytest.approx(without / 1.15)
+
+
+def test_a_burst_of_long_answers_asks_for_no_more_replicas_than_run_them_all_at_once() -> None:
+    """Four full replicas run 256 requests each, and of the burst hardly any has ended."""
+    page = steady(ReplicaModel(answer_tokens=4000.0), 10.0, waiting=240.0)
+    burst = history([replace(one, requests_total=min(1.0, float(it))) for it, one in enumerate(page.samples)])
+    evaluation = evaluated([burst] * 4)
+    assert 8 <= asked_replicas(evaluation, 4) <= 12
+    assert any("requests at once, and one more takes as many; 960 waiting" in step for step in evaluation.steps)
 
 
 def test_a_pod_that_restarts_keeps_the_floor_of_the_workload() -> None:
@@ -128,6 +140,77 @@ def test_an_engine_that_stops_exporting_tokens_is_read_by_its_cache_or_has_no_va
     assert unknown.value is None
     assert "no limit of its running requests is known: set maxSeqs" in unknown.reason
     assert evaluated([without], metadata={"maxSeqs": "256"}).value is not None
+
+
+@pytest.mark.parametrize("has_histogram", [True, False])
+@pytest.mark.parametrize("back", [3, 6, 20])
+def test_law_1_a_page_that_lacks_the_tokens_once_changes_no_value(has_histogram: bool, back: int) -> None:
+    page = history(samples(MODEL, [HALF] * len(HISTORY), has_histogram=has_histogram))
+    taken = [*page.samples]
+    lacking = {"token_time": None, "token_time_seconds_total": None, "token_times_total": None, "tokens_total": None}
+    taken[-back] = replace(taken[-back], **lacking)  # type: ignore[arg-type]
+    evaluation = evaluated([history(taken)])
+    assert value(evaluation) == pytest.approx(value(evaluated([page])), rel=0.05)
+    assert not any("estimated" in step for step in evaluation.steps)
+
+
+def long_answers(engine: str, *, ended_before: bool, prompts: float = 0.0, ended: float = 0.0) -> TargetHistory:
+    """Forty requests run in an engine that counts tokens and times when a request ends, and none of them does.
+
+    With ``ended_before`` some ended until a minute ago, with 40 ms per token. ``prompts`` are tokens per second.
+    """
+    taken = []
+    for at in HISTORY:
+        before = float(max(0, min(at, -60) + 300)) if ended_before else 0.0
+        one = EngineSample(
+            NOW + at,
+            engine,
+            waiting=0.0,
+            running=40.0,
+            requests_total=before + ended * (at + 300),
+            tokens_total=1000.0 * before,
+            prompt_tokens_total=prompts * (at + 300),
+        )
+        if engine in ("tgi", "nim", "llama.cpp", "trtllm-serve", "lightllm", "dynamo"):
+            one = replace(one, token_time_seconds_total=40.0 * before, token_times_total=1000.0 * before)
+        taken.append(one)
+    return history(taken)
+
+
+ENDED_ONLY = ["tgi", "nim", "llama.cpp", "trtllm-serve", "lightllm", "dynamo", "sglang", "triton", "xinference"]
+"""These engines count tokens, or the times between them, when a request ends."""
+
+
+@pytest.mark.parametrize("engine", ENDED_ONLY)
+def test_law_1_requests_of_which_none_ended_yet_are_not_an_idle_engine(engine: str) -> None:
+    evaluation = evaluated([long_answers(engine, ended_before=False, prompts=100.0)] * 3)
+    assert value(evaluation) == 300.0, "how much they work is not known, so the size stays"
+    assert any("requests run, and nothing shows their time per token" in step for step in evaluation.steps)
+
+
+@pytest.mark.parametrize("engine", ENDED_ONLY)
+def test_while_none_ends_the_time_of_the_requests_that_ended_before_counts(engine: str) -> None:
+    evaluation = evaluated([long_answers(engine, ended_before=True)])
+    floor = 50 / 6  # assumed, because a token took 40 ms at least
+    assert value(evaluation) == pytest.approx(115 * (1 - floor / 40) / (1 - floor / 50), rel=0.001)
+    assert any("40 ms per token of requests that ended before" in step for step in evaluation.steps)
+
+
+def test_requests_that_end_without_a_token_time_are_those_of_a_prefill_pool() -> None:
+    evaluation = evaluated([long_answers("dynamo", ended_before=False, prompts=3000.0, ended=2.0)])
+    assert any("of it prompts" in step for step in evaluation.steps)
+    assert not any("nothing shows" in step for step in evaluation.steps)
+
+
+def test_law_1_an_engine_that_is_stuck_is_not_idle() -> None:
+    """Its requests run, and no token and no prompt is counted in the whole window."""
+    last = steady(MODEL, HALF).samples[-1]
+    stuck = history([replace(last, at_seconds=NOW + at, kv_cache_ratio=0.05) for at in HISTORY])
+    evaluation = evaluated([stuck, stuck])
+    assert value(evaluation) == 200.0
+    assert any("requests run, and nothing shows their time per token" in step for step in evaluation.steps)
+    in_prefill = [replace(one, running=0.0 if one.at_seconds < NOW - 6 else 1.0) for one in stuck.samples]
+    assert value(evaluated([history(in_prefill)])) < 20, "a prompt takes some seconds"
 
 
 def test_speculative_decoding_has_an_aim_for_each_token() -> None:
@@ -199,13 +282,64 @@ def test_an_engine_whose_page_lacks_its_queue_says_what_to_switch_on() -> None:
     assert "enable_iter_perf_stats" in loads.loads[0].sentence
 
 
+def test_an_engine_on_no_rung_is_read_by_its_cache_and_explain_says_so() -> None:
+    one = EngineSample(NOW, "vllm", waiting=0.0, kv_cache_ratio=0.4)
+    evaluation = evaluated([history([replace(one, at_seconds=NOW - 2), one])])
+    assert value(evaluation) == pytest.approx(1.15 * 50)
+    assert evaluation.steps[1] == (
+        "load is computed from a KV cache at most: the page has neither times per token nor running requests"
+    )
+
+
+def test_at_a_url_explain_names_the_rung_and_the_floor_too() -> None:
+    metadata = {"profile": "llm", "engineEndpoint": "http://vllm-svc/metrics"}
+    page = steady(MODEL, HALF)
+    fleet = Fleet(
+        None, 10.0, deviceless=True, scrape_results={Endpoint(url=metadata["engineEndpoint"]): ScrapeResult((page,))}
+    )
+    evaluation = evaluate(parse_trigger(metadata), fleet, NOW, workload(pod("llama-0")), metadata)
+    assert value(evaluation) == pytest.approx(value(evaluated([page])))
+    assert evaluation.steps[1].startswith("load is computed from the time between tokens; the floor is 12 ms per token")
+
+
+GROWING = [HALF * (0.5 + 0.5 * number / (len(HISTORY) - 1)) for number in range(len(HISTORY))]
+
+
+def factor_of(evaluation: Evaluation) -> float:
+    """Return the factor that the forecast's sentence names."""
+    (sentence,) = [step for step in evaluation.steps if step.startswith("forecast:")]
+    return float(sentence.partition("the load counts ")[2].partition(" times")[0])
+
+
 def test_a_forecast_multiplies_the_work_and_not_the_backlog() -> None:
-    rates = [HALF * (0.5 + 0.5 * number / (len(HISTORY) - 1)) for number in range(len(HISTORY))]
-    page = history(samples(MODEL, rates, waiting=20.0))
-    plain = evaluated([page])
-    ready = evaluated([page], metadata={"forecast": "trend"})
-    assert any("no forecast: no cold start of a pod was measured" in step for step in ready.steps)
-    assert value(ready) == value(plain)
+    calm, busy = (history(samples(MODEL, GROWING, waiting=waiting)) for waiting in (0.0, 600.0))
+    work, both = value(evaluated([calm], cold_start=85.0)), value(evaluated([busy], cold_start=85.0))
+    ready = evaluated([busy], cold_start=85.0, metadata={"forecast": "trend"})
+    assert any("a new replica is ready after 85 s" in step for step in ready.steps)
+    assert factor_of(ready) > 1.1
+    assert value(ready) == pytest.approx(work * factor_of(ready) + both - work, rel=0.01)
+
+
+def test_a_forecast_looks_as_far_ahead_as_the_measured_cold_start() -> None:
+    page = history(samples(MODEL, GROWING))
+    plain, trend = evaluated([page], cold_start=85.0), {"forecast": "trend"}
+    factors = [factor_of(evaluated([page], cold_start=seconds, metadata=trend)) for seconds in (30.0, 85.0, 200.0)]
+    assert factors == sorted(factors)
+    assert factors[0] < factors[1] < factors[2]
+    unknown = evaluated([page], metadata=trend)
+    assert any("no forecast: no cold start of a pod was measured" in step for step in unknown.steps)
+    left = evaluated([page], cold_start=85.0, metadata=trend, removed_at_seconds=NOW - 30)
+    assert any("in which no replica left" in step for step in left.steps)
+    assert value(unknown) == value(left) == value(plain)
+
+
+def test_a_pod_that_is_ready_since_a_minute_carried_nothing_before() -> None:
+    """It takes over half of the traffic, which is constant. That is no growth of the first, nor a new load."""
+    old = history(samples(MODEL, [HALF if at < -60 else HALF / 2 for at in HISTORY]))
+    times = [at for at in HISTORY if at >= -60]
+    new = history(samples(MODEL, [HALF / 2] * len(times), times=times))
+    evaluation = evaluated([old, new], cold_start=3600.0 - 65.0, metadata={"forecast": "trend"})
+    assert any("no forecast: the load does not certainly grow" in step for step in evaluation.steps)
 
 
 def test_requests_of_an_engine_are_those_that_run_or_wait_or_ended() -> None:

@@ -7,10 +7,11 @@ Law: equal engines share one calibration. It is computed from their recent sampl
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from keda_gpu_scaler.core.evaluate.load.floor import find_floor
 from keda_gpu_scaler.core.evaluate.load.span import EngineWork
-from keda_gpu_scaler.core.evaluate.load.work_share import Reference, is_aim_reachable, work_share
+from keda_gpu_scaler.core.evaluate.load.work_share import Reference, executions_at_once, is_aim_reachable, work_share
 from keda_gpu_scaler.core.trigger.engine_params import EngineQuery
 from keda_gpu_scaler.core.trigger.engines import LoadRung
 
@@ -20,6 +21,7 @@ LOADED_SHARE = 0.3
 """An engine with a smaller share says little about how many requests a loaded one serves."""
 _MAX_SPANS = 1000
 """So many spans show the rate well. Of large workloads only the newest spans of each engine are used."""
+_NO_RUNG = "load is computed from a KV cache at most: the page has neither times per token nor running requests"
 _MAX_BACKLOG = 1e6
 """More replicas than this are an error of a page, and the value must be finite."""
 
@@ -28,14 +30,15 @@ _MAX_BACKLOG = 1e6
 class Calibration:
     """What equal engines have in common.
 
-    ``requests_per_second`` is what one fully loaded replica serves, None where that is not known; ``is_assumed`` says
-    that it was not measured. ``waiting`` is the number of waiting requests of all engines. ``backlog`` is the number of
+    ``requests_per_second`` is what one more replica takes from the queues, None where that is not known.
+    ``taken_at_once`` is given where it follows from the number of requests that one loaded replica runs, and not from
+    those that ended. ``waiting`` is the number of waiting requests of all engines. ``backlog`` is the number of
     replicas with which the queues stop growing and are empty after ``drainSeconds``.
     """
 
     reference: Reference
     requests_per_second: float | None = None
-    is_assumed: bool = False
+    taken_at_once: float | None = None
     waiting: float = 0.0
     backlog: float = 0.0
 
@@ -45,16 +48,21 @@ class Calibration:
 
     def describe(self, query: EngineQuery, rung: LoadRung) -> str:
         """Describe the calibration in one sentence without a full stop."""
-        parts = [f"load is computed from the {rung.value}"]
+        parts = [_NO_RUNG if rung is LoadRung.NONE else f"load is computed from the {rung.value}"]
         if rung.has_token_time:
             floor = self.reference.floor
             parts.append(f"the floor is {1000 * floor.seconds:.3g} ms per token ({floor.sentence})")
             parts.append(f"the target is {1000 * query.itl_target_seconds:g} ms")
             if not is_aim_reachable(floor.seconds, query.itl_target_seconds):
                 parts.append("the target is so near the floor that no replica reaches it under load: raise itlTargetMs")
-        if self.requests_per_second is not None:
-            why = " (assumed: a replica completes its running requests within drainSeconds)" if self.is_assumed else ""
-            parts.append(f"one loaded replica serves {self.requests_per_second:.3g} requests/s{why}")
+        if rung is LoadRung.SERVICE_TIME:
+            why = "maxSeqs" if query.max_seqs else "a guess, by the most that was seen: set maxSeqs"
+            parts.append(f"a full pod has {executions_at_once(self.reference, query):g} executions at once ({why})")
+        if self.taken_at_once is not None:
+            runs = self.taken_at_once
+            parts.append(f"one loaded replica runs {runs:.3g} requests at once, and one more takes as many")
+        elif self.requests_per_second is not None:
+            parts.append(f"one loaded replica serves {self.requests_per_second:.3g} requests/s")
         if self.backlog:
             parts.append(
                 f"{self.waiting:.0f} waiting requests need {self.backlog:.3g} replicas to be served within "
@@ -71,14 +79,20 @@ def calibrate(works: Sequence[EngineWork], query: EngineQuery) -> Calibration:
         most_busy=max([work.most_busy for work in works], default=0.0),
         prompt_token_seconds=_prompt_token_seconds(works),
     )
-    rate, is_assumed = _requests_per_second(works, reference, query)
+    rate, at_once = _requests_per_second(works, reference, query), _requests_at_once(works, reference, query)
+    # Not every request ends within drainSeconds, and while a burst begins none has ended. But a new replica takes at
+    # once as many of the waiting ones as a loaded one runs, and more replicas than that have nothing to do.
+    if at_once is not None and at_once / query.drain_seconds > (rate or 0.0):
+        rate = at_once / query.drain_seconds
+    else:
+        at_once = None
     if rate is not None and rate < _MIN_RATE:
-        rate = None
+        rate = at_once = None
     waiting, backlog = math.fsum([work.waiting for work in works]), 0.0
     if rate is not None and waiting:
         growth = max(0.0, math.fsum([work.waiting_growth for work in works]))
         backlog = min(_MAX_BACKLOG, (growth + waiting / query.drain_seconds) / rate)
-    return Calibration(reference, rate, is_assumed, waiting, backlog)
+    return Calibration(reference, rate, at_once, waiting, backlog)
 
 
 def _prompt_token_seconds(works: Sequence[EngineWork]) -> float:
@@ -91,10 +105,8 @@ def _prompt_token_seconds(works: Sequence[EngineWork]) -> float:
     return max(0.0, math.fsum([work.prefill_seconds or 0.0 for work in known])) / tokens if tokens else math.inf
 
 
-def _requests_per_second(
-    works: Sequence[EngineWork], reference: Reference, query: EngineQuery
-) -> tuple[float | None, bool]:
-    """Return how many requests per second one fully loaded replica serves, and whether that is assumed.
+def _requests_per_second(works: Sequence[EngineWork], reference: Reference, query: EngineQuery) -> float | None:
+    """Return how many requests per second one fully loaded replica serves, None where none was seen to end.
 
     It is the number of requests that ended, divided by the shares of a replica that were carried meanwhile.
     """
@@ -103,30 +115,36 @@ def _requests_per_second(
     for work in works:
         for span in work.spans[-newest:]:
             share = work_share(work, span, reference, query)
-            if share is not None and share.total > LOADED_SHARE and span.ended is not None:
+            if share is not None and share.total > LOADED_SHARE and span.ended is not None and not share.is_least:
                 ended += span.ended
                 carried_seconds += share.total * span.seconds
     if ended >= 1 and carried_seconds:
-        return ended / carried_seconds, False
-    return _requests_per_second_now(works, reference, query)
+        return ended / carried_seconds
+    now = _Window.of(works, reference, query)  # in the first seconds there is no span yet
+    return now.ended / now.seconds / now.carried if now.ended >= 1 and now.carried > LOADED_SHARE else None
 
 
-def _requests_per_second_now(
-    works: Sequence[EngineWork], reference: Reference, query: EngineQuery
-) -> tuple[float | None, bool]:
-    """Return the rate by the window alone: in the first seconds there is no span yet.
+def _requests_at_once(works: Sequence[EngineWork], reference: Reference, query: EngineQuery) -> float | None:
+    """Return how many requests one fully loaded replica runs, None where no engine is loaded."""
+    now = _Window.of(works, reference, query)
+    return now.running / now.carried if now.running >= 1 and now.carried > LOADED_SHARE else None
 
-    Before the first request has ended, a replica is assumed to complete its running requests within the drain time.
-    """
-    ended, running, carried, seconds = 0.0, 0.0, 0.0, 0.0
-    for work in works:
-        if work.current is not None and (share := work_share(work, work.current, reference, query)) is not None:
-            ended += work.current.ended or 0.0
-            running += work.current.running or 0.0
-            carried += share.total
-            seconds = max(seconds, work.current.seconds)
-    if carried <= LOADED_SHARE:
-        return None, False
-    if ended >= 1:
-        return ended / seconds / carried, False
-    return (running / carried / query.drain_seconds, True) if running >= 1 else (None, False)
+
+class _Window(NamedTuple):
+    """What all engines do in the window: requests that ended and that run, and the shares that are carried."""
+
+    ended: float
+    running: float
+    carried: float
+    seconds: float
+
+    @classmethod
+    def of(cls, works: Sequence[EngineWork], reference: Reference, query: EngineQuery) -> "_Window":
+        ended, running, carried, seconds = 0.0, 0.0, 0.0, 0.0
+        for work in works:
+            if work.current is not None and (share := work_share(work, work.current, reference, query)) is not None:
+                ended += work.current.ended or 0.0
+                running += work.current.running or 0.0
+                carried += share.total
+                seconds = max(seconds, work.current.seconds)
+        return cls(ended, running, carried, seconds)

@@ -17,7 +17,7 @@ _SPARE_STEPS = 8
 
 
 class CounterGrowth(NamedTuple):
-    """The growth of every counter, in the order of ``_COUNTERS``; 0 where a counter is not known."""
+    """The growth of every counter, in the order of ``_COUNTERS``; 0 where a counter is missing in a sample."""
 
     waits: float
     times: float
@@ -41,6 +41,11 @@ _COUNTERS: Callable[[EngineSample], tuple[Any, ...]] = attrgetter(
     "services_total",
     "executions_total",
 )
+
+
+def counter_bits(*names: str) -> int:
+    """Return these fields of ``CounterGrowth`` as bits."""
+    return sum([1 << CounterGrowth._fields.index(name) for name in names])
 
 
 class _Step(NamedTuple):
@@ -74,18 +79,19 @@ class CounterSteps:
         """The number of compared pairs that are kept."""
         return len(self._steps)
 
-    def growth(self, samples: Sequence[EngineSample]) -> tuple[float, CounterGrowth]:
+    def growth(self, samples: Sequence[EngineSample]) -> tuple[float, CounterGrowth, int]:
         """Return the seconds of the intervals in which no counter fell, and the growth of every counter in them.
 
-        A counter that is missing in one of the samples has no growth.
+        A counter that is missing in one of the samples has no growth. The third number has these counters as bits
+        (``counter_bits``).
         """
         last = self._step(samples[max(0, len(samples) - 2)], samples[-1])
         if last.first is samples[0] or last.first.at_seconds < samples[0].at_seconds:
             grown: Iterable[float] = map(sub, last.after, self._counters(samples[0])[0])
-            return samples[-1].at_seconds - samples[0].at_seconds, CounterGrowth(*grown)
+            return samples[-1].at_seconds - samples[0].at_seconds, CounterGrowth(*grown), last.missing
         return self._growth_of_pairs(samples)
 
-    def _growth_of_pairs(self, samples: Sequence[EngineSample]) -> tuple[float, CounterGrowth]:
+    def _growth_of_pairs(self, samples: Sequence[EngineSample]) -> tuple[float, CounterGrowth, int]:
         first = last = self._step(samples[0], samples[min(1, len(samples) - 1)])
         fell, missing, absent = first.fell, first.missing, first.absent
         earlier = first.later
@@ -98,11 +104,11 @@ class CounterSteps:
             absent &= step.absent
             earlier, last = later, step
         if fell & ~missing:
-            return _growth_between_restarts(samples)
+            return *_growth_between_restarts(samples), missing
         grown: Iterable[float] = map(sub, last.after, first.before)
         if missing != absent:  # a counter came or went
             grown = [0.0 if missing >> number & 1 else one for number, one in enumerate(grown)]
-        return earlier.at_seconds - samples[0].at_seconds, CounterGrowth(*grown)
+        return earlier.at_seconds - samples[0].at_seconds, CounterGrowth(*grown), missing
 
     def _step(self, earlier: EngineSample, later: EngineSample) -> _Step:
         step = self._steps.get(id(later))

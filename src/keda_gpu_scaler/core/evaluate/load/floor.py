@@ -60,9 +60,9 @@ def find_floor(works: Sequence[EngineWork], *, target_seconds: float, stated_sec
         stated_seconds: the floor that the trigger states, None where it states none.
     """
     least = min([work.least_token_seconds for work in works], default=math.inf)
-    if stated_seconds is not None:
-        return _stated(stated_seconds, least)
     buckets = [work.lowest_bucket for work in works if work.lowest_bucket is not None]
+    if stated_seconds is not None:
+        return _stated(stated_seconds, least, fastest=min([upper for _, upper in buckets], default=math.inf))
     bound, source = _lower_bound(buckets, least, target_seconds)
     sums = add_sums([work.sums for work in works])
     count = int(sums[0])
@@ -103,10 +103,16 @@ def _by_cache(works: Sequence[EngineWork], *, requests: float) -> tuple[float, i
     return fit.low * min(1.0, _TOLERATED / (1 + requests / _HIDDEN_REQUESTS)), count
 
 
-def _stated(stated_seconds: float, least: float) -> Floor:
+def _stated(stated_seconds: float, least: float, fastest: float) -> Floor:
+    """Return the stated floor, or the least that was observed where it is below.
+
+    A few fast tokens in a histogram do not replace it: they may be why a floor is stated. But they are named.
+    """
     if least < stated_seconds:
         why = f"observed; itlFloorMs {1000 * stated_seconds:g} is above it and is not used"
         return Floor(least, why)
+    if fastest < stated_seconds:
+        return Floor(stated_seconds, f"itlFloorMs, although some tokens took less than {1000 * fastest:g} ms")
     return Floor(stated_seconds, "itlFloorMs")
 
 

@@ -7,33 +7,35 @@ Law: a span is measured by the growth of counters. An interval in which a counte
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import NamedTuple
 
 from keda_gpu_scaler.core.aggregation import mean_of_known
-from keda_gpu_scaler.core.evaluate.load.counter_steps import CounterGrowth, CounterSteps, counter_steps
+from keda_gpu_scaler.core.evaluate.load.counter_steps import CounterSteps, counter_bits, counter_steps
 from keda_gpu_scaler.core.evaluate.load.line import NO_POINTS, Sums, add_sums, point
+from keda_gpu_scaler.core.evaluate.load.rung import (
+    NEEDED_COUNTERS,
+    grown_rung,
+    newest_with,
+    observes_ended_requests,
+)
+from keda_gpu_scaler.core.evaluate.load.token_time import mean_busy, shows_time, token_time, tokens_per_step
 from keda_gpu_scaler.core.evaluate.sample_window import WAITING
 from keda_gpu_scaler.core.state.scrape import TargetHistory
-from keda_gpu_scaler.core.trigger.engines import ENGINES, LoadRung
+from keda_gpu_scaler.core.trigger.engines import LoadRung
 from keda_gpu_scaler.core.types import EngineSample, Histogram
 
 SPAN_SECONDS = 10.0
 """The length of the spans into which the history of an engine is divided."""
 _MIN_SPAN_SECONDS = 0.75 * SPAN_SECONDS
 """The thinned history has one sample in each step of a span's length, so that neighbours may be a little closer."""
-MIN_OBSERVATIONS = 20
-"""A mean of fewer times per token says little about the engine."""
 _MIN_BUCKET_TOTAL = 100
 _MIN_BUCKET_COUNT = 10
 _MIN_BUCKET_SHARE = 1e-3
-_MULTI_TOKEN_FACTOR = 1.2  # fewer tokens per observation are an error of measurement, not speculative decoding
 
 _GAUGES = attrgetter("running", "waiting", "kv_cache_ratio")
-_TOKEN_TIME_RUNGS = (LoadRung.TOKEN_TIME, LoadRung.REQUEST_TOKEN_TIME)
-_RUNGS_FROM = {rung: tuple(LoadRung)[number:] for number, rung in enumerate(LoadRung)}
-"""Each rung with those after it."""
+_ENDED, _PROMPTS = counter_bits("ended"), counter_bits("prompts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,8 @@ class Span:
     tokens of prompts, and ``busy`` is the mean number of executions at the same time. ``is_idle`` says that the engine
     had no request at any sample, and that no counter shows work. ``prefilling`` is the mean number of running requests
     that generate no token yet; of few samples it may be below 0. ``sums`` are those of the span as a point of the line.
+    ``is_time_known`` is false where requests run and nothing shows their time per token: none ended where the time is
+    observed at the end, or none generates a token. ``is_time_earlier`` says that the time is that of earlier requests.
     """
 
     end_seconds: float
@@ -62,6 +66,8 @@ class Span:
     prefilling: float | None = None
     sums: Sums = NO_POINTS
     cache_sums: Sums = NO_POINTS
+    is_time_known: bool = True
+    is_time_earlier: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,18 +185,23 @@ def _measure(page: TargetHistory, window_seconds: float) -> EngineWork | None:
     newest = page.newest
     if newest is None:
         return None
-    rung = rung_of(newest)
-    window = page.window(window_seconds)
+    rung = grown_rung(page.samples)
+    window: Sequence[EngineSample] = page.window(window_seconds)
     steps = counter_steps(page)
     current = _span(window, rung, steps, gauges=len(window))
+    if current is None:  # a page without the counters ends the time that is known, as a restart does
+        window = newest_with(window, rung)
+        current = _span(window, rung, steps, gauges=len(window))
     known = _known_parts(page, rung, steps)
-    total = known.total
+    total, spans = known.total, known.spans
+    if observes_ended_requests(rung, newest.engine):
+        spans, current = _with_earlier_times(spans, current)
     now = _prompt_rate(current) if current is not None else 0.0
     return EngineWork(
         sample=newest,
         rung=rung,
         current=current,
-        spans=known.spans,
+        spans=spans,
         waiting=WAITING.known_part(newest),
         waiting_growth=_waiting_growth(window),
         most_prompt_tokens=max(total.most_prompt_tokens, now),
@@ -202,6 +213,23 @@ def _measure(page: TargetHistory, window_seconds: float) -> EngineWork | None:
         prompt_tokens=total.prompt_tokens,
         most_busy=max(total.most_busy, current.busy or 0.0 if current is not None else 0.0),
     )
+
+
+def _with_earlier_times(spans: tuple[Span, ...], current: Span | None) -> tuple[tuple[Span, ...], Span | None]:
+    """Give each span whose time per token is not known that of the requests that ended before it.
+
+    The history is short, so the load of that time is a better guess than none.
+    """
+    earlier: float | None = None
+    filled: list[Span] = []
+    for span in spans if current is None else (*spans, current):
+        one = span
+        if span.token_seconds is not None:
+            earlier = span.token_seconds
+        elif not span.is_time_known and earlier is not None:
+            one = replace(span, token_seconds=earlier, is_time_known=True, is_time_earlier=True)
+        filled.append(one)
+    return (tuple(filled), None) if current is None else (tuple(filled[:-1]), filled[-1])
 
 
 def _known_parts(page: TargetHistory, rung: LoadRung, steps: CounterSteps) -> _KnownParts:
@@ -271,51 +299,38 @@ def _end_of_part(samples: Sequence[EngineSample], first: int) -> int | None:
     return None
 
 
-def rung_of(sample: EngineSample) -> LoadRung:
-    """Return the best rung that the engine of this sample reaches with what the page has."""
-    engine = ENGINES.get(sample.engine)
-    if engine is None:
-        return LoadRung.NONE
-    rungs = _RUNGS_FROM[engine.load_rung]
-    return next((rung for rung in rungs if _has(sample, rung)), LoadRung.NONE)
-
-
-def _has(sample: EngineSample, rung: LoadRung) -> bool:
-    if rung in _TOKEN_TIME_RUNGS:
-        return sample.token_time_seconds_total is not None and sample.token_times_total is not None
-    if rung is LoadRung.TOKEN_RATE:
-        return sample.tokens_total is not None and sample.running is not None
-    if rung is LoadRung.SERVICE_TIME:
-        return sample.service_seconds_total is not None and sample.services_total is not None
-    return rung is LoadRung.RUNNING and sample.running is not None
-
-
 def _span(samples: Sequence[EngineSample], rung: LoadRung, steps: CounterSteps, *, gauges: int) -> Span | None:
-    """Measure the span of these samples; the first so many of them show the mean gauges."""
-    seconds, counted = steps.growth(samples)
-    if seconds <= 0:
+    """Measure the span of these samples; the first so many of them show the mean gauges.
+
+    It is None where no time without a restart passed, or where a counter that the rung needs is missing in a sample.
+    """
+    seconds, counted, missing = steps.growth(samples)
+    if seconds <= 0 or missing & NEEDED_COUNTERS[rung]:
         return None
     newest = samples[-1]
     all_running, all_waiting, caches = zip(*map(_GAUGES, samples), strict=True)
     running, cache = mean_of_known(all_running[:gauges]), mean_of_known(caches[:gauges])
     prompt_rate = counted.prompts / seconds
-    token_seconds, decoding = _token_time(counted, seconds, running, rung)
+    token_seconds, decoding = token_time(counted, seconds, running, rung)
     has_requests = any(all_running) or any(all_waiting)
     return Span(
         end_seconds=newest.at_seconds,
         seconds=seconds,
         token_seconds=token_seconds,
         decoding=decoding,
-        tokens_per_step=_tokens_per_step(counted, newest),
+        tokens_per_step=tokens_per_step(counted, newest),
         running=running,
         kv_cache_ratio=cache,
-        ended=None if newest.requests_total is None else counted.ended,
-        prompt_tokens=None if newest.prompt_tokens_total is None else counted.prompts,
-        busy=_busy(counted, seconds, newest) if rung is LoadRung.SERVICE_TIME else None,
+        ended=None if missing & _ENDED else counted.ended,
+        prompt_tokens=None if missing & _PROMPTS else counted.prompts,
+        busy=mean_busy(counted, seconds, newest) if rung is LoadRung.SERVICE_TIME else None,
         is_idle=rung is not LoadRung.NONE
         and not has_requests
         and not (counted.times or counted.tokens or counted.services or counted.prompts),
         prefilling=_prefilling(running, decoding if token_seconds is not None else 0.0),
+        is_time_known=token_seconds is not None
+        or not any(all_running)
+        or shows_time(rung, newest, seconds, counted, always_runs=all(all_running)),
         sums=_sums(token_seconds, decoding, prompt_rate),
         cache_sums=_sums(token_seconds, cache if decoding else None, prompt_rate),
     )
@@ -347,47 +362,6 @@ def _sums(token_seconds: float | None, used: float | None, prompt_rate: float) -
     if token_seconds is None or not used:
         return NO_POINTS
     return point(used, token_seconds, prompt_rate * token_seconds)
-
-
-def _token_time(
-    counted: CounterGrowth, seconds: float, running: float | None, rung: LoadRung
-) -> tuple[float | None, float | None]:
-    """Return the mean time per token in seconds, and the mean number of requests that generate tokens.
-
-    Where each time between tokens is observed, their sum grows by one second per second and request, so it also says
-    how many requests generate tokens (Little's law). No sample of a gauge is needed.
-    """
-    if rung is LoadRung.TOKEN_TIME:
-        decoding: float | None = counted.waits / seconds
-    else:
-        decoding = running
-    if rung in _TOKEN_TIME_RUNGS:
-        least = MIN_OBSERVATIONS if rung is LoadRung.TOKEN_TIME else 1
-        is_enough = counted.times >= least and counted.waits > 0  # no token takes no time
-        return (counted.waits / counted.times if is_enough else None), decoding
-    if rung is LoadRung.TOKEN_RATE and running and counted.tokens >= MIN_OBSERVATIONS:
-        return running * seconds / counted.tokens or None, decoding
-    return None, decoding
-
-
-def _tokens_per_step(counted: CounterGrowth, newest: EngineSample) -> float:
-    """Return how many tokens one observed time between tokens covers: with speculative decoding, several."""
-    if newest.tokens_total is None or not counted.times:
-        return 1.0
-    engine = ENGINES.get(newest.engine)
-    if engine is None or not engine.observes_outputs:
-        return 1.0
-    first = counted.first_tokens if newest.first_tokens_total is not None else counted.ended
-    tokens = max(0.0, counted.tokens - first) / counted.times
-    return tokens if tokens > _MULTI_TOKEN_FACTOR else 1.0
-
-
-def _busy(counted: CounterGrowth, seconds: float, newest: EngineSample) -> float:
-    """Return the mean number of executions at the same time: requests of one batch share its time."""
-    per_execution = 1.0
-    if newest.executions_total is not None and counted.services:
-        per_execution = min(1.0, counted.executions / counted.services)
-    return counted.service * per_execution / seconds
 
 
 def _waiting_growth(window: Sequence[EngineSample]) -> float:

@@ -27,7 +27,8 @@ class Horizon:
     """How far the load is forecast, and from which history.
 
     ``cold_start_seconds`` is the time from the creation of a pod until it is ready, None while none was measured.
-    ``removed_at_seconds`` is when a replica was last removed: its load moved to the other replicas, which is no trend.
+    ``removed_at_seconds`` is when a replica was last removed, or was not ready any more: its load moved to the other
+    replicas, which is no trend.
     """
 
     cold_start_seconds: float | None
@@ -62,7 +63,7 @@ def forecast_load(tracked: Sequence[TrackedWork], query: EngineQuery, horizon: H
     points = _totals(tracked, query, horizon)
     if len(points) < _MIN_POINTS:
         needed = _MIN_POINTS * SPAN_SECONDS
-        return LoadForecast(1.0, f"no forecast: it needs {needed:.0f} s of history without a removed replica")
+        return LoadForecast(1.0, f"no forecast: it needs {needed:.0f} s of history in which no replica left")
     level, slope = _line(points)
     if slope <= 0 or level <= 0:
         return LoadForecast(1.0, "no forecast: the load does not certainly grow")
@@ -89,10 +90,14 @@ def _totals(tracked: Sequence[TrackedWork], query: EngineQuery, horizon: Horizon
         *[curve.known_since for curve in curves],
     )
     steps = int((end - begin) // SPAN_SECONDS)
-    return [
-        (-number * SPAN_SECONDS, math.fsum([curve.at(end - number * SPAN_SECONDS) for curve in curves]))
-        for number in range(steps, -1, -1)
-    ]
+    points: list[tuple[float, float]] = []
+    for number in range(steps + 1):
+        shares = [curve.at(end - number * SPAN_SECONDS) for curve in curves]
+        known = [share for share in shares if share is not None]
+        if len(known) < len(shares):
+            break
+        points.append((-number * SPAN_SECONDS, math.fsum(known)))
+    return points[::-1]
 
 
 class _Curve:
@@ -107,13 +112,14 @@ class _Curve:
         was_new = ready is not None and begin - ready <= 2 * SPAN_SECONDS
         self.known_since = -math.inf if was_new else self.ends[0]
 
-    def at(self, seconds: float) -> float:
+    def at(self, seconds: float) -> float | None:
+        """Return the share in this span, None where it is not known."""
         number = bisect.bisect_left(self.ends, seconds)
         if number == 0 and seconds < self.ends[0] - SPAN_SECONDS:
             return 0.0  # before the engine was ready
         work = self._tracked.work
         share = work_share(work, work.spans[min(number, len(self.ends) - 1)], self._tracked.reference, self._query)
-        return share.total if share is not None else 0.0
+        return None if share is None or share.is_least else share.total
 
 
 def _line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:

@@ -41,12 +41,14 @@ class WorkShare:
     """The shares of one engine; 1 is what one replica should carry.
 
     ``by_time`` is by the time per token or of computation, ``by_seats`` by running requests and KV cache. Each is None
-    where it is not known. ``prefill`` is the part of the work that was concluded from prompt tokens.
+    where it is not known. ``prefill`` is the part of the work that was concluded from prompt tokens. ``is_least`` says
+    that the time per token is not known, so that the shares may be larger.
     """
 
     by_time: float | None
     by_seats: float | None
     prefill: float = 0.0
+    is_least: bool = False
 
     @property
     def total(self) -> float:
@@ -60,14 +62,14 @@ def work_share(work: EngineWork, span: Span, reference: Reference, query: Engine
     if span.is_idle:
         return WorkShare(0.0, 0.0)
     working, prefill, by_time = _by_time(work.rung, span, reference, query)
-    fullness = _fullness(work, span, query)
+    fullness, is_least = _fullness(work, span, query), not span.is_time_known
     if fullness is None:
-        return None if by_time is None else WorkShare(by_time, None, prefill)
+        return None if by_time is None else WorkShare(by_time, None, prefill, is_least)
     if by_time is None:
         return WorkShare(None, fullness)
     # More than full seats would count less, the more the engine works. Then the share by time says more.
     fullness = fullness if fullness < 1.0 else 1.0
-    return WorkShare(by_time, working + fullness * (1 - working), prefill)
+    return WorkShare(by_time, working + fullness * (1 - working), prefill, is_least)
 
 
 def is_aim_reachable(floor_seconds: float, target_seconds: float) -> bool:
@@ -75,13 +77,22 @@ def is_aim_reachable(floor_seconds: float, target_seconds: float) -> bool:
     return 1 - floor_seconds / target_seconds >= _MIN_AIM
 
 
+def executions_at_once(reference: Reference, query: EngineQuery) -> float:
+    """Return how many executions at the same time are a full engine. Without ``maxSeqs`` it is the most that was seen.
+
+    That is a guess: it falls when replicas are added, so the sum of the shares may then grow.
+    """
+    return query.max_seqs or math.ceil(reference.most_busy) or 1
+
+
 def _by_time(rung: LoadRung, span: Span, reference: Reference, query: EngineQuery) -> tuple[float, float, float | None]:
     """Return the share of its time that the engine works, the part of it by prompts, and the share of a replica."""
     if rung is LoadRung.SERVICE_TIME:
-        limit = query.max_seqs or math.ceil(reference.most_busy) or 1
-        return 0.0, 0.0, (span.busy or 0.0) / (limit * RUNNING_TARGET_RATIO)
+        return 0.0, 0.0, (span.busy or 0.0) / (executions_at_once(reference, query) * RUNNING_TARGET_RATIO)
     if not rung.has_token_time:
         return 0.0, 0.0, None
+    if not span.is_time_known:
+        return 0.0, 0.0, 0.0  # not even a guess by the prompts: it supposes that the rest of the time is idle
     decoding, floor = 0.0, reference.floor.seconds
     rho = 0.0
     if span.token_seconds is not None:

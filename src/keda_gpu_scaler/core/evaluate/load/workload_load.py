@@ -16,7 +16,7 @@ from keda_gpu_scaler.core.evaluate.engine_load import (
     unscraped_load,
 )
 from keda_gpu_scaler.core.evaluate.load.calibration import Calibration, calibrate
-from keda_gpu_scaler.core.evaluate.load.span import EngineWork, engine_work
+from keda_gpu_scaler.core.evaluate.load.span import EngineWork, Span, engine_work
 from keda_gpu_scaler.core.evaluate.load.trend import Horizon, LoadForecast, TrackedWork, forecast_load
 from keda_gpu_scaler.core.evaluate.load.work_share import WorkShare, work_share
 from keda_gpu_scaler.core.evaluate.model_remarks import ensemble_remark
@@ -123,6 +123,8 @@ def _load(
     if share is None:
         return unknown_load(sample, history.url, _unknown_reason(work), requests, expires)
     replicas, backlog = query.headroom * share.total * forecast.factor, calibration.backlog_of(work)
+    if share.is_least:
+        replicas = max(replicas, 1.0)  # how much it works is not known: it counts as at the target
     if work.waiting and calibration.requests_per_second is None:
         backlog = max(0.0, 1 - replicas)  # it is not known how long they wait: the engine counts as at the target
     value = round(100 * (replicas + backlog), 6)
@@ -155,13 +157,21 @@ def _how(work: EngineWork, share: WorkShare, query: EngineQuery, backlog: float)
     parts = []
     span = work.current
     if share.by_time is not None:
-        time = f", {1000 * span.token_seconds:.3g} ms per token" if span is not None and span.token_seconds else ""
-        parts.append(f"time {100 * share.by_time:.0f} %{time}")
+        parts.append(f"time {100 * share.by_time:.0f} %{_token_time(span)}")
     if share.by_seats is not None:
         parts.append(f"seats and cache {100 * share.by_seats:.0f} %")
     if share.prefill >= _SHOWN_SHARE:
         parts.append(f"of it prompts {100 * share.prefill:.0f} %, estimated")
     parts.append(f"headroom {query.headroom:g}")
+    if share.is_least:
+        parts.append("at least as at the target: requests run, and nothing shows their time per token")
     if backlog:
         parts.append(f"{work.waiting:.0f} waiting {100 * backlog:.0f} %")
     return ", ".join(parts)
+
+
+def _token_time(span: Span | None) -> str:
+    if span is None or not span.token_seconds:
+        return ""
+    whose = " of requests that ended before" if span.is_time_earlier else ""
+    return f", {1000 * span.token_seconds:.3g} ms per token{whose}"
