@@ -196,6 +196,12 @@ def test_while_none_ends_the_time_of_the_requests_that_ended_before_counts(engin
     assert any("40 ms per token of requests that ended before" in step for step in evaluation.steps)
 
 
+def test_requests_that_were_aborted_leave_an_idle_engine() -> None:
+    page = long_answers("tgi", ended_before=False)
+    aborted = history([*page.samples[:-1], replace(page.samples[-1], running=0.0)])
+    assert value(evaluated([aborted])) == 0.0
+
+
 def test_requests_that_end_without_a_token_time_are_those_of_a_prefill_pool() -> None:
     evaluation = evaluated([long_answers("dynamo", ended_before=False, prompts=3000.0, ended=2.0)])
     assert any("of it prompts" in step for step in evaluation.steps)

@@ -329,7 +329,7 @@ def _span(samples: Sequence[EngineSample], rung: LoadRung, steps: CounterSteps, 
         and not (counted.times or counted.tokens or counted.services or counted.prompts),
         prefilling=_prefilling(running, decoding if token_seconds is not None else 0.0),
         is_time_known=token_seconds is not None
-        or not any(all_running)
+        or not newest.running
         or shows_time(rung, newest, seconds, counted, always_runs=all(all_running)),
         sums=_sums(token_seconds, decoding, prompt_rate),
         cache_sums=_sums(token_seconds, cache if decoding else None, prompt_rate),
