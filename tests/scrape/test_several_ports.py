@@ -326,8 +326,10 @@ async def test_a_repeated_search_with_the_same_answers_is_no_news() -> None:
         await scene.pass_time(30)
         result, news = scene.result(), len(scene.news)
         await scene.pass_time(300)
-        assert scene.result() is result
+        assert scene.result() == result
         assert len(scene.news) == news
+        [attempt] = scene.result().attempts[:1]
+        assert attempt.at_seconds > scene.loop.time() - 60, "it shows when it was asked last"
 
 
 @scenario
