@@ -49,6 +49,7 @@ SLOW_CONCURRENCY = 192
 IDLE_SECONDS = 30.0
 CREDENTIALS_REFRESH_SECONDS = 5.0
 """The interval between two checks for changed credentials."""
+_NO_TLS = "wrong version number"  # OpenSSL's word for an answer that is no TLS, such as that of an HTTP server
 _ACCEPT = "text/plain;version=0.0.4,application/openmetrics-text;version=1.0.0;q=0.5,application/json;q=0.4,*/*;q=0.1"
 
 
@@ -279,4 +280,6 @@ def _tls_failure(error: OSError) -> FetchError:
         why = f"the certificate is not trusted: {str(verification).lower()}; mount its CA with --endpoint-credentials"
         return FetchError(why, FailureKind.UNTRUSTED)
     reason = str(getattr(error, "reason", None) or error).lower().replace("_", " ")
+    if reason == _NO_TLS:
+        return FetchError("the server expects http, and it is asked by https", FailureKind.PLAIN)
     return FetchError(f"the TLS handshake does not succeed: {reason}")
