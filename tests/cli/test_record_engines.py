@@ -98,6 +98,20 @@ def test_the_page_of_each_pod_and_the_workload_are_recorded(cluster: Cluster) ->
     assert ReplayBackend(cluster.file).engine_recording is not None
 
 
+@pytest.mark.parametrize("key", ["engineEndpoint", "demandEndpoint"])
+def test_a_url_whose_page_is_not_recorded_is_named(cluster: Cluster, key: str) -> None:
+    metadata: dict[str, Any] = {"profile": "llm", key: "http://llama.ai/metrics"}
+    cluster.run(VLLM, **metadata)
+    outcome = cluster.record()
+    assert outcome.exit_code == 0, outcome.output
+    assert f"ai/llama: the page at {key} is not recorded, so a replay has no value of it" in outcome.stderr
+
+
+def test_a_workload_without_urls_is_recorded_without_a_remark(cluster: Cluster) -> None:
+    cluster.run(VLLM, profile="llm")
+    assert "is not recorded" not in cluster.record().stderr
+
+
 def test_only_requested_series_are_recorded(cluster: Cluster) -> None:
     cluster.run(VLLM + OTHER, metricType="engine", engineMetric='mine{queue="a"}', engine="vllm")
     assert cluster.record().exit_code == 0

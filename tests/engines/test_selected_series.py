@@ -273,7 +273,17 @@ def test_a_selector_that_selects_too_much_is_unknown_for_its_trigger_alone() -> 
     assert (sample.engine, sample.waiting) == ("vllm", parse_page(engine_pages.VLLM, TEXT, at_seconds=AT).waiting)
     assert sample.selected == {"many": None, 'many{x="1"}': None, "few": Series(3, is_counter=False)}
     assert set(sample.unread) == {"many", 'many{x="1"}'}
-    assert sample.unread["many"] == f'"many" has more than {MAX_SAMPLES} series, too many to be read'
+    assert sample.unread["many"] == f'"many" has too many series: at most {MAX_SAMPLES} of a page are read'
+
+
+@pytest.mark.parametrize("piece_bytes", [1 << 10, 1 << 13, 3000])
+def test_why_a_selector_selects_too_much_does_not_depend_on_the_pieces_of_the_page(piece_bytes: int) -> None:
+    body = "".join(f'many{{x="{number}"}} 1\n' for number in range(2 * MAX_SAMPLES)).encode() + engine_pages.VLLM
+    selectors = [parse_series("many")]
+    parser = PageParser(TEXT, selectors=selectors)
+    for start in range(0, len(body), piece_bytes):
+        parser.feed(body[start : start + piece_bytes])
+    assert parser.finish(at_seconds=AT) == parse_page(body, TEXT, at_seconds=AT, selectors=selectors)
 
 
 def test_the_largest_histogram_of_a_page_that_is_too_large_is_left_out_and_the_queue_is_read() -> None:

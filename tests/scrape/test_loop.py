@@ -328,7 +328,7 @@ async def test_law_3_registering_interest_does_not_change_the_result() -> None:
 
 
 @scenario
-async def test_an_unchanged_result_is_the_same_object() -> None:
+async def test_the_same_failure_again_is_no_news_and_shows_when_it_was_asked() -> None:
     async with Scene({PAGE: vllm()}) as scene:
         await scene.register_interest(POD)
         scene.web.pages[PAGE] = NO_ANSWER
@@ -336,8 +336,10 @@ async def test_an_unchanged_result_is_the_same_object() -> None:
         failed = scene.result()
         news_count = len(scene.news)
         await scene.pass_time(20)
-        assert scene.result() is failed
+        assert scene.result() == failed
         assert len(scene.news) == news_count
+        [asked] = scene.result().shown_attempts.engines
+        assert asked.at_seconds > scene.loop.time() - 3
 
 
 @scenario

@@ -348,3 +348,66 @@ def test_the_steps_at_the_end_of_a_page_have_turns_too() -> None:
         assert fed.work_seconds == pytest.approx(0.007)
 
     run_in_virtual_time(feed())
+
+
+class MeasuredReader(CostlyReader):
+    """A costly reader that keeps the time at which its page ended."""
+
+    ended_at_seconds = 0.0
+
+    def end(self) -> Iterator[None]:
+        self.ended_at_seconds = asyncio.get_running_loop().time()
+        return iter(())
+
+
+@pytest.mark.parametrize(
+    ("is_costly", "is_read"),
+    [
+        pytest.param(True, True, id="a page that is known to be costly"),
+        pytest.param(False, False, id="a page that becomes costly, of which there may be many at once"),
+    ],
+)
+def test_the_timeout_does_not_pass_while_a_page_waits_for_its_turns(is_costly: bool, is_read: bool) -> None:
+    async def feed() -> None:
+        clock = ManualClock()
+        turns = ReadingTurns(clock)
+
+        async def read() -> MeasuredReader:
+            work, reader = PageWork(is_costly=is_costly), MeasuredReader(clock, 0.02)
+            async with asyncio.timeout(1) as work.timeout:
+                page = PageFeed(reader, turns, work)
+                for _ in range(5):
+                    await page.feed(b"x" * 5 * PIECE_BYTES)
+                await page.finish()
+            assert work.own_seconds() == pytest.approx(reader.ended_at_seconds - began + work.seconds, abs=0.1)
+            return reader
+
+        began = asyncio.get_running_loop().time()
+        results = await asyncio.gather(*(read() for _ in range(4)), return_exceptions=True)
+        assert [isinstance(result, MeasuredReader) for result in results] == [is_read] * 4
+        assert is_read == any(isinstance(it, MeasuredReader) and it.ended_at_seconds > began + 2 for it in results)
+
+    run_in_virtual_time(feed())
+
+
+def test_the_timeout_passes_while_the_server_of_a_costly_page_sends_nothing() -> None:
+    waited_seconds = 0.0
+
+    async def read() -> None:
+        nonlocal waited_seconds
+        clock = ManualClock()
+        work = PageWork(is_costly=True)
+        page = PageFeed(CostlyReader(clock, 0.02), ReadingTurns(clock), work)
+        async with asyncio.timeout(5) as work.timeout:
+            await page.feed(b"x" * 5 * PIECE_BYTES)
+            waited_seconds = work.own_seconds() - work.seconds
+            await asyncio.sleep(60)
+
+    async def time_out() -> None:
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(TimeoutError):
+            await read()
+        assert waited_seconds > 0
+        assert asyncio.get_running_loop().time() == pytest.approx(began + waited_seconds + 5)
+
+    run_in_virtual_time(time_out())

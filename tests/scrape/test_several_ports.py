@@ -7,15 +7,27 @@ from dataclasses import replace
 
 import pytest
 
-from keda_gpu_scaler.core.state.scrape import MAX_ATTEMPTS, Endpoint, ScrapeResult
+from keda_gpu_scaler.core.state.scrape import AUTO, MAX_ATTEMPTS, Endpoint, ScrapeResult
 from keda_gpu_scaler.scrape.port_search import LOST_AFTER_SECONDS
 from tests.scrape.scene import OTHER_PAGE, PAGE, POD, Scene, scenario
 from tests.scrape.virtual_time import run_in_virtual_time
-from tests.scrape.web import ABSENT, CLOSES, NO_ANSWER, REFUSED, UNTRUSTED, WANTS_HTTPS, Answer, sglang, vllm
+from tests.scrape.web import (
+    ABSENT,
+    CLOSES,
+    NO_ANSWER,
+    REFUSED,
+    UNTRUSTED,
+    WANTS_HTTP,
+    WANTS_HTTPS,
+    Answer,
+    sglang,
+    vllm,
+)
 
 VLLM = replace(POD, engine="vllm")
 RANKS = replace(VLLM, ports=(8000, 8001))
 SECOND = "10.1.2.3:8001/metrics"
+ANNOTATED_HTTPS = replace(VLLM, annotated_port=8000, annotated_scheme="https")
 IPV6 = replace(VLLM, address="fd00::1", other_addresses=("10.1.2.3",))
 
 
@@ -210,6 +222,32 @@ def test_a_port_that_expects_https_is_asked_by_https(by_http: Answer) -> None:
 
 
 @scenario
+async def test_a_port_whose_annotation_wrongly_says_https_is_asked_by_http() -> None:
+    async with Scene({PAGE: vllm(waiting=6), f"https://{PAGE}": WANTS_HTTP}) as scene:
+        result = await scene.register_interest(ANNOTATED_HTTPS)
+        assert urls(result) == [f"http://{PAGE}"]
+        assert waiting(result) == [6]
+
+
+@scenario
+async def test_the_further_paths_of_a_port_without_https_are_asked_by_http() -> None:
+    nim = "10.1.2.3:8000/v1/metrics"
+    async with Scene({f"https://{PAGE}": WANTS_HTTP, PAGE: ABSENT, nim: vllm()}) as scene:
+        scene.web.pages["10.1.2.3:8000/prometheus/metrics"] = ABSENT
+        assert urls(await scene.register_interest(replace(ANNOTATED_HTTPS, engine=AUTO))) == [f"http://{nim}"]
+        assert f"https://{nim}" not in scene.web.urls
+
+
+@scenario
+async def test_a_port_with_neither_http_nor_https_is_tried_once_by_each() -> None:
+    async with Scene({f"https://{PAGE}": WANTS_HTTP, PAGE: CLOSES}) as scene:
+        scene.manager.register_interest(ANNOTATED_HTTPS, window_seconds=10.0)
+        await scene.pass_time(1.0)
+        assert scene.web.urls == [f"https://{PAGE}", PAGE]
+        assert not scene.result(ANNOTATED_HTTPS).is_no_engine
+
+
+@scenario
 async def test_the_further_paths_of_a_port_with_https_are_asked_by_https() -> None:
     nim = "10.1.2.3:8000/v1/metrics"
     endpoint = replace(POD, ports=(8000,))
@@ -228,6 +266,13 @@ async def test_the_further_paths_of_a_port_with_https_are_asked_by_https() -> No
             "port 8000/metrics: the server expects https, and it is asked by http",
             False,
             id="the trigger says http",
+        ),
+        pytest.param(
+            replace(VLLM, scheme="https"),
+            {PAGE: vllm(), f"https://{PAGE}": WANTS_HTTP},
+            "port 8000/metrics by https: the server expects http, and it is asked by https",
+            False,
+            id="the trigger says https",
         ),
         pytest.param(
             VLLM,
@@ -326,8 +371,10 @@ async def test_a_repeated_search_with_the_same_answers_is_no_news() -> None:
         await scene.pass_time(30)
         result, news = scene.result(), len(scene.news)
         await scene.pass_time(300)
-        assert scene.result() is result
+        assert scene.result() == result
         assert len(scene.news) == news
+        [attempt] = scene.result().attempts[:1]
+        assert attempt.at_seconds > scene.loop.time() - 60, "it shows when it was asked last"
 
 
 @scenario

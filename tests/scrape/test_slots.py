@@ -4,6 +4,7 @@
 import asyncio
 
 from keda_gpu_scaler.core.urls import Url
+from keda_gpu_scaler.scrape.scrape_pace import MAX_PAUSE_SECONDS
 from keda_gpu_scaler.scrape.slots import COSTLY_CONCURRENCY, COSTLY_PAGE_SECONDS, SLOW_AFTER_SECONDS, FetchSlots
 from keda_gpu_scaler.scrape.types import Target
 from tests.scrape.scene import scenario
@@ -85,9 +86,9 @@ async def test_a_target_that_is_not_fetched_any_more_is_forgotten() -> None:
     slots = FetchSlots(1, 1)
     await Fetches(slots).fetch(pod(1), TIMEOUT_SECONDS)
     now = asyncio.get_running_loop().time()
-    slots.forget(now + 50)
-    assert list(slots._slow) == [pod(1)]
-    slots.forget(now + 70)
+    slots.forget(now + MAX_PAUSE_SECONDS + 100)
+    assert list(slots._slow) == [pod(1)], "the longest pause and a wait for a slot are no reason to forget it"
+    slots.forget(now + 200)
     assert slots._slow == {}
 
 
@@ -130,3 +131,47 @@ async def test_a_target_whose_page_is_cheap_again_uses_the_common_slots() -> Non
         assert work.is_costly
     async with slots.of(pod(1), 0.0) as work:
         assert not work.is_costly
+
+
+async def known_as_costly(slots: FetchSlots, count: int) -> list[Target]:
+    """Return targets whose last pages were costly."""
+    targets = [pod(number) for number in range(count)]
+    for target in targets:
+        await Fetches(slots).fetch(target, QUICK_SECONDS, 2 * COSTLY_PAGE_SECONDS)
+    return targets
+
+
+@scenario
+async def test_a_page_that_waits_for_its_turns_keeps_its_costly_slot() -> None:
+    slots = FetchSlots(2, 8)
+    running = most = 0
+
+    async def fetch(target: Target) -> None:
+        nonlocal running, most
+        async with slots.of(target, 0.0) as work:
+            running += 1
+            most = max(most, running)
+            work.add(2 * COSTLY_PAGE_SECONDS)
+            for _ in range(6):
+                with work.waiting():
+                    await asyncio.sleep(0.5)
+            running -= 1
+
+    targets = await known_as_costly(slots, 2 * COSTLY_CONCURRENCY)
+    await asyncio.gather(*map(fetch, targets))
+    assert most == COSTLY_CONCURRENCY
+    assert not slots._slow, "the servers are not slow"
+
+
+@scenario
+async def test_a_costly_page_of_a_slow_server_leaves_its_costly_slot_to_others() -> None:
+    slots = FetchSlots(2, 8)
+    targets = await known_as_costly(slots, COSTLY_CONCURRENCY + 1)
+    fetches = Fetches(slots)
+    *slow, quick = targets
+    work_seconds = 2 * COSTLY_PAGE_SECONDS
+    waiting = [asyncio.create_task(fetches.fetch(target, TIMEOUT_SECONDS, work_seconds)) for target in slow]
+    await asyncio.sleep(0)
+    assert await fetches.fetch(quick, QUICK_SECONDS) == 2 * SLOW_AFTER_SECONDS, "they are checked each second"
+    await asyncio.gather(*waiting)
+    assert set(slots._slow) == set(slow)

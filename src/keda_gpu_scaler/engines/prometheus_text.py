@@ -392,8 +392,9 @@ class _LineReader:
 
     def _check_bounds(self) -> None:
         while len(self._values) > MAX_SAMPLES:
-            name, count = Counter(map(name_of, self._values)).most_common(1)[0]
-            self._leave_out(name, f"{quoted(name)} has more than {count - 1} series, too many to be read")
+            name = Counter(map(name_of, self._values)).most_common(1)[0][0]
+            # How many it has so far depends on the pieces in which the page came, so it is not said.
+            self._leave_out(name, f"{quoted(name)} has too many series: at most {MAX_SAMPLES} of a page are read")
         while self._size_bytes > MAX_SERIES_BYTES:
             sizes_bytes: Counter[str] = Counter()
             for identity in self._values:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fetches pages over HTTP/1.1 from addresses that the address policy allows.
 
-Law: a fetch takes a bounded time, and it connects only to the address that was checked.
+Law: a fetch takes a bounded time, and it connects only to the address that was checked. The time for which a costly
+page waits for its turns is not the server's: it is no reason to give the page up.
 """
 
 import asyncio
@@ -48,6 +49,7 @@ SLOW_CONCURRENCY = 192
 IDLE_SECONDS = 30.0
 CREDENTIALS_REFRESH_SECONDS = 5.0
 """The interval between two checks for changed credentials."""
+_NO_TLS = "wrong version number"  # OpenSSL's word for an answer that is no TLS, such as that of an HTTP server
 _ACCEPT = "text/plain;version=0.0.4,application/openmetrics-text;version=1.0.0;q=0.5,application/json;q=0.4,*/*;q=0.1"
 
 
@@ -58,7 +60,7 @@ class HttpClient:
         policy: the addresses that are allowed.
         credentials: the credentials for each host.
         ownership: what the namespace of a trigger owns.
-        timeout_seconds: limit for one fetch, including the connection.
+        timeout_seconds: limit for one fetch, including the connection, without the waits of a costly page.
         concurrency: limit of concurrent fetches. The timeout of a fetch starts when it gets its slot.
         slow_concurrency: limit of concurrent fetches of slow targets, in addition.
         lookup: resolves host names.
@@ -107,16 +109,14 @@ class HttpClient:
         async with self._slots.of(target, self._clock()) as work:
             began_at_seconds = self._clock()
             try:
-                async with asyncio.timeout(self._timeout_seconds):
+                async with asyncio.timeout(self._timeout_seconds) as work.timeout:
                     content_type = await self._follow(target, open_reader, work)
             except TimeoutError:
-                raise FetchError(
-                    f"no answer within {self._timeout_seconds:g} s", answer_seconds=self._timeout_seconds
-                ) from None
+                raise self._timeout_failure(work) from None
             except FetchError as error:
-                error.answer_seconds = self._clock() - began_at_seconds
+                error.answer_seconds = max(0.0, self._clock() - began_at_seconds - work.own_seconds())
                 raise
-            answer_seconds = self._clock() - began_at_seconds - work.seconds
+            answer_seconds = max(0.0, self._clock() - began_at_seconds - work.own_seconds())
             return FetchedPage(content_type, answer_seconds, work.seconds)
 
     def expire_idle(self) -> None:
@@ -128,6 +128,16 @@ class HttpClient:
     def close(self) -> None:
         """Close every idle connection."""
         self._pool.close()
+
+    def _timeout_failure(self, work: PageWork) -> FetchError:
+        limit_seconds = self._timeout_seconds
+        if work.own_seconds() > limit_seconds / 2:
+            return FetchError(
+                f"the page takes longer than {limit_seconds:g} s to read, beside other large pages; it gets more time "
+                "in the next scrape",
+                answer_seconds=max(0.0, limit_seconds - work.own_seconds()),
+            )
+        return FetchError(f"no answer within {limit_seconds:g} s", answer_seconds=limit_seconds)
 
     def _check_allowed(self, target: Target) -> None:
         try:
@@ -270,4 +280,6 @@ def _tls_failure(error: OSError) -> FetchError:
         why = f"the certificate is not trusted: {str(verification).lower()}; mount its CA with --endpoint-credentials"
         return FetchError(why, FailureKind.UNTRUSTED)
     reason = str(getattr(error, "reason", None) or error).lower().replace("_", " ")
+    if reason == _NO_TLS:
+        return FetchError("the server expects http, and it is asked by https", FailureKind.PLAIN)
     return FetchError(f"the TLS handshake does not succeed: {reason}")

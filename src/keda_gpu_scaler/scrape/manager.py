@@ -165,11 +165,11 @@ class ScrapeManager:
         return self._loops[target]
 
     def _publish(self, endpoint: Endpoint, result: ScrapeResult) -> None:
-        if self._results.get(endpoint) != result:
-            self._results[endpoint] = result
-            if not self._is_news_due:
-                self._is_news_due = True
-                asyncio.get_running_loop().call_soon(self._announce)
+        is_news = self._results.get(endpoint) != result
+        self._results[endpoint] = result
+        if is_news and not self._is_news_due:
+            self._is_news_due = True
+            asyncio.get_running_loop().call_soon(self._announce)
 
     def _announce(self) -> None:
         self._is_news_due = False

@@ -8,6 +8,7 @@ read.
 """
 
 import asyncio
+import contextlib
 import functools
 from collections.abc import Callable, Iterator
 
@@ -29,16 +30,46 @@ _SHORT = 0.25  # of a turn: pieces that take less are doubled
 
 
 class PageWork:
-    """The time that the reading of a page takes; ``is_costly`` says that it is known to take long."""
+    """The time that the reading of a page takes; ``is_costly`` says that it is known to take long.
+
+    ``is_known_costly`` says that this was known from the beginning. Such pages are few at once, see ``FetchSlots``, and
+    ``timeout`` does not pass while they wait for their turns.
+    """
 
     def __init__(self, *, is_costly: bool = False) -> None:
         self.seconds = 0.0
-        self.is_costly = is_costly
+        self.is_costly = self.is_known_costly = is_costly
+        self.timeout: asyncio.Timeout | None = None
+        self._waited_seconds = 0.0
+        self._waiting_since_seconds: float | None = None
 
     def add(self, seconds: float) -> None:
         """Count a piece of work."""
         self.seconds += seconds
         self.is_costly = self.is_costly or self.seconds > COSTLY_SECONDS
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Wait for a turn inside this block."""
+        timeout = self.timeout if self.is_known_costly else None
+        ends_at_seconds = timeout.when() if timeout is not None else None
+        if timeout is not None:
+            timeout.reschedule(None)
+        began_at_seconds = self._waiting_since_seconds = asyncio.get_running_loop().time()
+        try:
+            yield
+        finally:
+            waited_seconds = asyncio.get_running_loop().time() - began_at_seconds
+            self._waited_seconds += waited_seconds
+            self._waiting_since_seconds = None
+            if timeout is not None and ends_at_seconds is not None:
+                timeout.reschedule(ends_at_seconds + waited_seconds)
+
+    def own_seconds(self) -> float:
+        """Return the time so far in which the server had no part: that of the work and of the waits for a turn."""
+        since = self._waiting_since_seconds
+        waiting_seconds = asyncio.get_running_loop().time() - since if since is not None else 0.0
+        return self.seconds + self._waited_seconds + waiting_seconds
 
 
 class ReadingTurns:
@@ -77,8 +108,12 @@ class ReadingTurns:
         if not page.is_costly:
             await self._run_steps(steps, page)
             return
-        async with self._end_lock:
+        with page.waiting():
+            await self._end_lock.acquire()
+        try:
             await self._run_steps(steps, page)
+        finally:
+            self._end_lock.release()
 
     async def _run_steps(self, steps: Iterator[None], page: PageWork) -> None:
         is_ended = False
@@ -91,12 +126,17 @@ class ReadingTurns:
             await self.run(step, page)
 
     async def _run_costly(self, work: Callable[[], None], page: PageWork) -> None:
-        async with self._costly_lock:
+        with page.waiting():
+            await self._costly_lock.acquire()
+        try:
             self._costly_turn_seconds += self._timed(work, page)
             if self._costly_turn_seconds >= COSTLY_TURN_SECONDS:
                 pause_seconds = min(self._costly_turn_seconds * _PAUSE_RATIO, _MAX_PAUSE_SECONDS)
                 self._costly_turn_seconds = 0.0
-                await asyncio.sleep(pause_seconds)
+                with page.waiting():
+                    await asyncio.sleep(pause_seconds)
+        finally:
+            self._costly_lock.release()
 
     def _timed(self, work: Callable[[], None], page: PageWork) -> float:
         began_at_seconds = self.clock()

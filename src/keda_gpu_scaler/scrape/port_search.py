@@ -52,7 +52,7 @@ class PortSearch:
         self._trigger_namespace = endpoint.credentials_namespace
         self._rejections: dict[tuple[str, str], Rejection] = {}
         self._address_index = self._path_index = 0
-        self._speaks_https = False
+        self._speaks_https = self._speaks_http = False
         self._has_answered = False
         self._refused_since_seconds: float | None = None
 
@@ -68,7 +68,7 @@ class PortSearch:
 
     @property
     def is_second_try(self) -> bool:
-        """Whether the candidate that is tried now, by https, was tried by http before."""
+        """Whether the candidate that is tried now was tried by the other scheme before."""
         return self.target is not None and (self.target.address, self.target.url.path) in self._rejections
 
     def begin(self) -> None:
@@ -109,27 +109,40 @@ class PortSearch:
         is_https_try = target.url.scheme == "https" and self.candidates.scheme == "http"
         key = (target.address, target.url.path)
         before = self._rejections.get(key)
+        self._speaks_http |= kind is FailureKind.PLAIN
         self._speaks_https |= kind in _SPEAKING_HTTPS or (is_https_try and is_answer)
         if not (is_https_try and not is_answer and before is not None and not self._speaks_https):
             self._rejections[key] = Rejection(target, attempt, is_answer)
         self._has_answered |= kind is None or kind is FailureKind.ABSENT
-        if kind in _HTTPS_KINDS and target.url.scheme == "http" and not self._is_scheme_fixed:
-            self.target = self._candidate("https")
+        if (other := self._other_scheme(target, kind)) is not None:
+            self.target = self._candidate(other)
         elif kind is not FailureKind.REFUSED and self._path_index + 1 < len(self.candidates.paths):
             self._path_index += 1
-            self.target = self._candidate("https" if self._may_speak_https else self.candidates.scheme)
+            self.target = self._candidate(self._likely_scheme)
         elif not self._has_answered and self._address_index + 1 < len(self._addresses):
             self._begin_address(self._address_index + 1)
         else:
             self.target, self.is_ended = None, True
 
+    def _other_scheme(self, target: Target, kind: FailureKind | None) -> str | None:
+        """Return the scheme by which to try a candidate again, None if it is not tried again."""
+        scheme = target.url.scheme
+        if self._is_scheme_fixed or scheme != self.candidates.scheme:
+            return None
+        if scheme == "http":
+            return "https" if kind in _HTTPS_KINDS else None
+        return "http" if kind is FailureKind.PLAIN else None
+
     @property
-    def _may_speak_https(self) -> bool:
-        return self._speaks_https and not self._is_scheme_fixed
+    def _likely_scheme(self) -> str:
+        """The scheme by which to try the next path."""
+        if self._is_scheme_fixed or self._speaks_https == self._speaks_http:
+            return self.candidates.scheme
+        return "https" if self._speaks_https else "http"
 
     def _begin_address(self, index: int) -> None:
         self._address_index, self._path_index = index, 0
-        self._speaks_https = self._has_answered = False
+        self._speaks_https = self._speaks_http = self._has_answered = False
         self.target = self._candidate(self.candidates.scheme)
 
     def _candidate(self, scheme: str) -> Target:

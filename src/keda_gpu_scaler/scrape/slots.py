@@ -11,12 +11,12 @@ from keda_gpu_scaler.scrape.page_feed import PageWork
 from keda_gpu_scaler.scrape.types import Target
 
 SLOW_AFTER_SECONDS = 1.0
-"""A fetch that takes longer uses a slow slot, and the next fetch of its target begins in one."""
+"""A fetch whose server takes longer uses a slow slot, and the next fetch of its target begins in one."""
 COSTLY_PAGE_SECONDS = 0.01
 """A page that takes longer to read makes its target costly. The next fetch of it waits for a costly slot."""
 COSTLY_CONCURRENCY = 4
 _FETCHES_PER_ADDRESS = 2
-_FORGET_SECONDS = 60.0
+_FORGET_SECONDS = 180.0  # longer than the longest pause of a target and the wait for its slot
 
 
 class FetchSlots:
@@ -121,6 +121,7 @@ class _Slot:
         self.held = held
         self.work = work
         self.is_slow = False
+        self.began_at_seconds = 0.0
         self._slow_slots = slow_slots
         self._exchange_task: asyncio.Task[None] | None = None
 
@@ -164,7 +165,11 @@ class _HeldSlot:
 
 
 class _SlowTimer:
-    """One timer of the event loop for all fetches: each of them is slow ``SLOW_AFTER_SECONDS`` after its begin."""
+    """One timer of the event loop for all fetches: each of them is slow ``SLOW_AFTER_SECONDS`` after its begin.
+
+    In a costly slot, the work for the page and the waits for its turns do not count: a fetch that was not slow without
+    them is checked again.
+    """
 
     def __init__(self) -> None:
         self._slow_at_seconds: dict[_Slot, float] = {}  # in the order of their begin
@@ -172,7 +177,8 @@ class _SlowTimer:
 
     def add(self, slot: _Slot) -> None:
         """Begin with a fetch."""
-        self._slow_at_seconds[slot] = asyncio.get_running_loop().time() + SLOW_AFTER_SECONDS
+        slot.began_at_seconds = asyncio.get_running_loop().time()
+        self._slow_at_seconds[slot] = slot.began_at_seconds + SLOW_AFTER_SECONDS
         if self._handle is None:
             self._set()
 
@@ -189,6 +195,10 @@ class _SlowTimer:
         now = asyncio.get_running_loop().time()
         for slot in [slot for slot, at_seconds in self._slow_at_seconds.items() if at_seconds <= now]:
             del self._slow_at_seconds[slot]
-            slot.become_slow()
+            own_seconds = slot.work.own_seconds() if slot.work.is_known_costly else 0.0
+            if own_seconds and now - slot.began_at_seconds - own_seconds < SLOW_AFTER_SECONDS:
+                self._slow_at_seconds[slot] = now + SLOW_AFTER_SECONDS
+            else:
+                slot.become_slow()
         if self._slow_at_seconds:
             self._set()

@@ -20,6 +20,8 @@ class FailureKind(enum.Enum):
     """The address policy does not allow the address."""
     TLS = "tls"
     """The server was asked by http and expects https."""
+    PLAIN = "plain"
+    """The server was asked by https and expects http."""
     CLOSED = "closed"
     """The server closes the connection without an answer, as many servers do that expect https."""
     UNTRUSTED = "untrusted"

@@ -29,7 +29,7 @@ MAX_TEXT_BYTES = 64 << 20
 """The size of all pages together, compressed."""
 MIN_DURATION_SECONDS = 1.0
 """A shorter recording is played as one of this length."""
-FAILURE_KINDS = ("refused", "absent", "denied", "tls", "closed", "untrusted", "unreadable")
+FAILURE_KINDS = ("refused", "absent", "denied", "tls", "plain", "closed", "untrusted", "unreadable")
 _MAX_FAILURE_LENGTH = 400
 _MAX_SECONDS = 3600.0
 _SCHEMES = ("http", "https")

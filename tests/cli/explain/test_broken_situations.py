@@ -9,6 +9,7 @@ The evaluations are those of a real scaler in this process, over snapshots, page
 import asyncio
 import json
 import re
+import shlex
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
@@ -147,6 +148,42 @@ def test_an_engine_that_answers_404_is_named_with_its_url() -> None:
         lines = page(address, "-m", "metricType=queue_depth", "-m", "engine=vllm", "-m", "targetValue=10")
     assert "404" in first_five(lines)
     assert "kubectl get --raw /api/v1/namespaces/ai/pods/llama-0:8000/proxy/metrics" in commands(lines)
+
+
+@pytest.mark.parametrize(
+    ("urls", "page_of_pod"),
+    [
+        pytest.param(["https://10.0.0.1:8000/metrics"], "https:llama-0:8000/proxy/metrics", id="https"),
+        pytest.param(["http://10.0.0.1/metrics"], "llama-0:80/proxy/metrics", id="the port 80"),
+        pytest.param(["https://10.0.0.1/metrics"], "https:llama-0:443/proxy/metrics", id="the port 443"),
+        pytest.param(["http://[fd00::1]:8000/metrics"], "llama-0:8000/proxy/metrics", id="IPv6"),
+        pytest.param(
+            ["http://10.0.0.1:8000/metrics", "http://10.0.0.1:8001/metrics"],
+            "llama-0:8001/proxy/metrics",
+            id="the engine that does not answer, of two",
+        ),
+        pytest.param(["http://10.0.0.1:8000/m?a=1&b=2"], "llama-0:8000/proxy/m?a=1&b=2", id="a query"),
+    ],
+)
+def test_the_next_command_shows_the_page_that_cannot_be_read(urls: list[str], page_of_pod: str) -> None:
+    endpoint = Endpoint(pod=PodRef("ai", "llama-0"), address="10.0.0.1", engine="vllm")
+    *others, failed = urls
+    targets = [TargetHistory(it, attempt=ScrapeAttempt(it, 200)) for it in others]
+    targets.append(TargetHistory(failed, failure="no answer", attempt=ScrapeAttempt(failed, failure="no answer")))
+    engines = FakeEngines({endpoint: ScrapeResult(tuple(targets))})
+    with served(lambda: scaler(FakePeers(), workload(pod("llama-0", address="10.0.0.1")), engines)) as address:
+        lines = page(address, "-m", "metricType=queue_depth", "-m", "engine=vllm", "-m", "targetValue=10")
+    path = f"/api/v1/namespaces/ai/pods/{page_of_pod}"
+    assert f"kubectl get --raw {shlex.quote(path)} from" in commands(lines)
+
+
+def test_the_next_command_for_a_url_that_cannot_be_read_shows_what_was_asked() -> None:
+    url = "http://engine.ai:8000/metrics"
+    failed = TargetHistory(url, failure="no answer", attempt=ScrapeAttempt(url, failure="no answer"))
+    engines = FakeEngines({Endpoint(url=url, namespace="ai"): ScrapeResult((failed,))})
+    with served(lambda: scaler(FakePeers(), workload(pod("llama-0", address="10.0.0.1")), engines)) as address:
+        lines = page(address, "-m", "metricType=queue_depth", "-m", f"engineEndpoint={url}", "-m", "targetValue=10")
+    assert "keda-gpu-scaler explain -f llama.yaml -o wide # engine unavailable" in commands(lines)
 
 
 @pytest.mark.parametrize(

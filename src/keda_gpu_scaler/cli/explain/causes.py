@@ -59,7 +59,7 @@ COMMANDS: Mapping[Cause, str] = MappingProxyType(
         Cause.AGENT: "kubectl get pods -n {scaler_namespace} -o wide --field-selector spec.nodeName={node}",
         Cause.HOLDERS: "kubectl get pods -n {scaler_namespace} -o wide --field-selector spec.nodeName={node}",
         Cause.READING: "keda-gpu-scaler top --by device --filter {node}",
-        Cause.ENGINE: "kubectl get --raw {engine_path}",
+        Cause.ENGINE: "{engine_page}",
         Cause.NOT_SCHEDULED: "kubectl -n {namespace} describe pod {pod}",
         Cause.PENDING: "keda-gpu-scaler explain {title} --watch",
         Cause.CLOCK: "keda-gpu-scaler doctor --cluster",

@@ -218,7 +218,7 @@ def _names(shown: ExplainResult, cause: Cause) -> Mapping[str, str]:
         else None
     )
     if found is not None:
-        names |= {"node": found.node, "pod": found.pod, "engine_path": _engine_path(scaled_object.namespace, found)}
+        names |= {"node": found.node, "pod": found.pod, "engine_page": _engine_page(scaled_object, found)}
     return {key: value for key, value in names.items() if value}
 
 
@@ -238,10 +238,17 @@ def _edit(scaled_object: ScaledObject) -> str:
     return f"kubectl -n {scaled_object.namespace or 'default'} edit {scaled_object.kind.lower()} {scaled_object.name}"
 
 
-def _engine_path(namespace: str, observation: evaluation_pb.Observation) -> str:
-    """Return the path of an engine's page through the API server's proxy of pods."""
-    url = next((one.url for one in observation.attempts), "")
-    parts = urlsplit(url)
-    if not observation.pod or not parts.port:
-        return ""
-    return f"/api/v1/namespaces/{namespace or 'default'}/pods/{observation.pod}:{parts.port}/proxy{parts.path}"
+def _engine_page(scaled_object: ScaledObject, observation: evaluation_pb.Observation) -> str:
+    """Return the command that shows an engine's page, through the API server's proxy of pods.
+
+    A URL of a trigger has no such proxy. Its command shows what was asked.
+    """
+    failed = [one.url for one in observation.attempts if one.failure]
+    parts = urlsplit(next(iter(failed or [one.url for one in observation.attempts]), ""))
+    if not observation.pod or not parts.scheme:
+        return f"keda-gpu-scaler explain {_title(scaled_object)} -o wide"
+    is_https = parts.scheme == "https"  # the proxy asks by http unless the pod's name says https
+    pod = f"{'https:' if is_https else ''}{observation.pod}:{parts.port or (443 if is_https else 80)}"
+    query = f"?{parts.query}" if parts.query else ""
+    path = f"/api/v1/namespaces/{scaled_object.namespace or 'default'}/pods/{pod}/proxy{parts.path}{query}"
+    return f"kubectl get --raw {shlex.quote(path)}"

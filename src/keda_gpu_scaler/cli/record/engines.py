@@ -22,6 +22,7 @@ from keda_gpu_scaler.config import Config
 from keda_gpu_scaler.core.evaluate.workload_view import ScrapeRequest, ready_pods, scrape_requests
 from keda_gpu_scaler.core.interfaces import Backend, KubeError
 from keda_gpu_scaler.core.selectors import SeriesSelector
+from keda_gpu_scaler.core.trigger.engine_params import ENDPOINT_KEYS
 from keda_gpu_scaler.core.trigger.namespace import with_credentials
 from keda_gpu_scaler.core.trigger.parser import Trigger, TriggerError, parse_trigger
 from keda_gpu_scaler.core.types import Snapshot, Unavailable, Workload
@@ -128,6 +129,11 @@ class _EngineRecorder:
         workloads = Workloads(self._api, clock=clock)
         try:
             state = await self._first_state(workloads)
+            for key in _url_keys(state, self._request.metadata):
+                say(
+                    printable(f"{self._title}: the page at {key} is not recorded, so a replay has no value of it"),
+                    err=True,
+                )
             triggers = _engine_triggers(state, self._request.metadata)
             selectors = _selectors(triggers)
             mask = LabelMask(selectors, _models(triggers)) if self._request.masks_labels else None
@@ -319,6 +325,12 @@ def _engine_triggers(workload: Workload, metadata: Mapping[str, str]) -> list[Tr
         return [with_credentials(parse_trigger({**_DEFAULT_METADATA, **metadata}), workload.namespace)]
     except TriggerError as error:
         raise KubeError(str(error)) from error
+
+
+def _url_keys(workload: Workload, metadata: Mapping[str, str]) -> list[str]:
+    """Return the keys by which the triggers name URLs: a recording has pages of pods only."""
+    keys = {key for declared in workload.triggers for key in declared.metadata} | metadata.keys()
+    return [key for key in (*ENDPOINT_KEYS, "demandEndpoint") if key in keys]
 
 
 def _pod_requests(triggers: list[Trigger], workload: Workload) -> list[ScrapeRequest]:

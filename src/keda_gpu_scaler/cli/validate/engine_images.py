@@ -22,7 +22,8 @@ class ManifestWorkload:
     """A workload, and the engine that it runs; ``namespace`` is empty where the manifest has none.
 
     ``is_probed`` says that a container with the engine has a readiness probe, or a startup probe: before a startup
-    probe succeeds, the kubelet reports the container as not ready.
+    probe succeeds, the kubelet reports the container as not ready. ``products`` are the engines of all its containers,
+    ``ports`` the ports that they declare.
     """
 
     kind: str
@@ -30,6 +31,8 @@ class ManifestWorkload:
     name: str
     engine: str
     is_probed: bool = True
+    products: frozenset[str] = frozenset()
+    ports: frozenset[int] = frozenset()
 
     def matches(self, kind: str, namespace: str, name: str) -> bool:
         """Whether a scale target's reference may select this workload; an empty namespace matches every namespace."""
@@ -44,12 +47,26 @@ def serving(values: Iterable[Any]) -> Iterator[ManifestWorkload]:
             metadata = one.get("metadata") if isinstance(one, Mapping) else None
             if isinstance(metadata, Mapping) and (engine := engine_of(one)):
                 kind, name, namespace = one.get("kind"), metadata.get("name"), metadata.get("namespace") or ""
-                yield ManifestWorkload(str(kind), str(namespace), str(name), engine, _is_probed(one))
+                yield ManifestWorkload(
+                    str(kind), str(namespace), str(name), engine, _is_probed(one), _products(one), _ports(one)
+                )
 
 
 def engine_of(value: Any) -> str | None:
     """Return the product name of the engine that a container within an object runs; None where no engine is known."""
     return next((engine for one in _containers(value) if (engine := _engine_of_container(one))), None)
+
+
+def _products(value: Any) -> frozenset[str]:
+    return frozenset(engine for one in _containers(value) if (engine := _engine_of_container(one)))
+
+
+def _ports(value: Any) -> frozenset[int]:
+    """Return the ports that any container declares."""
+    declared = (one.get("ports") for one in _containers(value))
+    ports = (port for one in declared if isinstance(one, list) for port in one if isinstance(port, Mapping))
+    numbers = (port.get("containerPort") for port in ports)
+    return frozenset(number for number in numbers if isinstance(number, int))
 
 
 def _is_probed(value: Any) -> bool:

@@ -10,6 +10,7 @@ from keda_gpu_scaler.cli.validate.endpoint_rules import check_endpoints
 from keda_gpu_scaler.cli.validate.engine_images import ManifestWorkload, engine_of
 from keda_gpu_scaler.cli.validate.engine_rules import check_engine_triggers
 from keda_gpu_scaler.cli.validate.findings import Severity, ValidationFinding
+from keda_gpu_scaler.cli.validate.named_engine_rules import check_named_engines
 from keda_gpu_scaler.cli.validate.object_rules import check_object
 from keda_gpu_scaler.cli.validate.problem import Problem
 from keda_gpu_scaler.cli.validate.trigger_rules import check_trigger
@@ -124,6 +125,7 @@ def _problems(manifest: ScaledManifest) -> Iterator[Problem]:
         yield from check_trigger(("spec", "triggers", number), trigger, manifest.engine)
     triggers = {number: manifest.trigger_metadata(number) for number in manifest.own_triggers}
     yield from check_engine_triggers(value, triggers, manifest.scale_target)
+    yield from check_named_engines(triggers, manifest.scale_target)
     yield from check_endpoints(str(manifest.metadata.get("namespace") or ""), triggers)
 
 

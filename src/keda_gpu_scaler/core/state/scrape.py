@@ -80,8 +80,8 @@ class ScrapeAttempt:
     ``url`` is the scraped address. ``status`` is the status of the HTTP response, None where there was none.
     ``failure`` is a sentence that says why the scrape returned no sample that counts, None if it did. ``remarks`` say
     why the target is asked less often than its consumers need. ``at_seconds`` is when the scrape ended, on the
-    scraper's monotonic clock, and ``answer_seconds`` how long the answer took. Both are left out of comparisons: of
-    equal failures in a row the first one is published.
+    scraper's monotonic clock, and ``answer_seconds`` how long the answer took. Both are left out of comparisons: the
+    same failure again is published, and is no news.
     """
 
     url: str

@@ -63,7 +63,7 @@ ENGINE_PARAMETERS: tuple[Parameter, ...] = (
         "engineScheme",
         "http",
         "`http` or `https`. Without this key, the pod's annotation `prometheus.io/scheme` is used, and without the "
-        "annotation `http`, or `https` where a port of the pod accepts nothing else",
+        "annotation `http`. Where a port of the pod accepts only the other one, that is used",
     ),
     Parameter(
         "engineModel",
