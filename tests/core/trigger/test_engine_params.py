@@ -266,7 +266,7 @@ def test_a_problem_names_the_key_the_value_and_the_remedy(metadata: dict[str, st
                 EPP,
                 tuple(
                     parse_series(f'dynamo_frontend_{name}_requests{{model="{model}"}}')
-                    for name in ("queued", "inflight")
+                    for name in ("queued", "inflight", "active")
                     for model in ("Qwen/Q", "qwen/q")
                 ),
             ),
@@ -287,6 +287,7 @@ def test_a_problem_names_the_key_the_value_and_the_remedy(metadata: dict[str, st
                 (
                     parse_series('dynamo_frontend_queued_requests{model="q"}'),
                     parse_series('dynamo_frontend_inflight_requests{model="q"}'),
+                    parse_series('dynamo_frontend_active_requests{model="q"}'),
                 ),
             ),
             id="a name in lower case has no alternative",
