@@ -206,6 +206,14 @@ SOURCES: Mapping[str, DemandSource] = {
         '{requested_model="llama"}',
         is_counter=True,
     ),
+    "one model of LiteLLM with several workers, whose page declares nothing without a series": DemandSource(
+        "litellm",
+        lambda count: _litellm(None, model=count),
+        lambda count: _litellm(None, model=count),
+        _family("litellm_in_flight_requests", "gauge", ("", 1)),
+        '{requested_model="llama"}',
+        is_counter=True,
+    ),
     "Envoy, at zero replicas": DemandSource(
         "envoy", _envoy, _envoy, _envoy(0), '{envoy_cluster_name="llama"}', path="/stats/prometheus", is_counter=True
     ),

@@ -57,7 +57,8 @@ class DemandPreset:
     ``is_always_exported`` says that the series exist from the start, so that a page without them says nothing.
     ``labels`` are the labels of which one must select the workload, because the source serves several; empty where it
     serves one, or where its total is useful. ``lower_case_labels`` are labels whose values the source writes in lower
-    case, whatever their case elsewhere. ``counters`` are further series of the source that users may name. With
+    case, whatever their case elsewhere. ``unlabelled`` are series of the source that have no labels: they are not
+    read where a label must have a value. ``counters`` are further series of the source that users may name. With
     ``needs_replica`` the source shows requests in ``series`` only while a replica runs. For users, ``counts`` says what
     is counted, ``place`` where the page is, ``at_zero`` what the page says while nothing is requested, and
     ``narrowing`` how one workload is selected.
@@ -76,6 +77,7 @@ class DemandPreset:
     is_always_exported: bool = False
     labels: tuple[str, ...] = ()
     lower_case_labels: tuple[str, ...] = ()
+    unlabelled: tuple[str, ...] = ()
     counters: tuple[str, ...] = ()
     needs_replica: bool = False
 
@@ -154,6 +156,11 @@ DEMANDS: MappingProxyType[str, DemandPreset] = MappingProxyType(
                 "`max_in_flight_requests_per_worker`",
                 siblings=("litellm_",),
                 plus=("litellm_admission_admitted_requests",),
+                unlabelled=(
+                    "litellm_admission_queued_requests",
+                    "litellm_admission_admitted_requests",
+                    "litellm_in_flight_requests",
+                ),
             ),
             DemandPreset(
                 "envoy",
