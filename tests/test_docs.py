@@ -40,6 +40,7 @@ FLAGS_OF_OTHER_PROGRAMS = {
     "--disable-log-stats": "vLLM",
     "--disable-metrics": "LMDeploy",
     "--enable-metrics": "SGLang",
+    "--engine-request-limit": "Dynamo",
     "--gpu-driver": "az",
     "--gpu-instance-profile": "az",
     "--gpu-memory-utilization": "vLLM",

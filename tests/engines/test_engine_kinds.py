@@ -47,6 +47,11 @@ VLLM = 'vllm:num_requests_running{engine="0",model_name="m"} 3\n'
         ),
         pytest.param('vllm:kv_cache_usage_perc{engine="0",pid="271"} 0.4\n', 0.4, id="one process"),
         pytest.param(
+            'vllm:kv_cache_usage_perc{engine="0"} 0.1\nvllm:gpu_cache_usage_perc{engine="0",pid="271"} 0.95\n',
+            0.1,
+            id="the older series of a process that ended",
+        ),
+        pytest.param(
             'vllm:kv_cache_usage_perc{engine="0",pid="271"} 0\nvllm:kv_cache_usage_perc{engine="0",pid="273"} 0\n',
             0.0,
             id="processes that agree",

@@ -77,6 +77,11 @@ def _dynamo(size: int | None) -> str:
     return page + _family("dynamo_frontend_queued_requests", "gauge", *queued)
 
 
+def _dynamo_active(size: int | None) -> str:
+    series = [] if size is None else [('{model="meta/llama"}', size), ('{model="other"}', 4)]
+    return _dynamo(None) + (_family("dynamo_frontend_active_requests", "gauge", *series) if series else "")
+
+
 def _dynamo_without_workers(refused: int | None) -> str:
     labels = 'endpoint="chat_completions",request_type="unary"'
     series = [(f'{{model="other",{labels},error_type="",status="success"}}', 100.0)]
@@ -176,6 +181,9 @@ SOURCES: Mapping[str, DemandSource] = {
     "a frontend of Dynamo": DemandSource(
         "dynamo", _dynamo, lambda _: _dynamo(0), _dynamo(None), '{model="Meta/Llama"}'
     ),
+    "a frontend of Dynamo without the deprecated gauges": DemandSource(
+        "dynamo", _dynamo_active, lambda _: _dynamo_active(0), _dynamo_active(None), '{model="Meta/Llama"}'
+    ),
     "a frontend of Dynamo without workers": DemandSource(
         "dynamo",
         _dynamo_without_workers,
@@ -195,6 +203,14 @@ SOURCES: Mapping[str, DemandSource] = {
         lambda count: _litellm(1, in_flight=9, model=count),
         lambda count: _litellm(1, in_flight=9, model=count),
         _litellm(None),
+        '{requested_model="llama"}',
+        is_counter=True,
+    ),
+    "one model of LiteLLM with several workers, whose page declares nothing without a series": DemandSource(
+        "litellm",
+        lambda count: _litellm(None, model=count),
+        lambda count: _litellm(None, model=count),
+        _family("litellm_in_flight_requests", "gauge", ("", 1)),
         '{requested_model="llama"}',
         is_counter=True,
     ),

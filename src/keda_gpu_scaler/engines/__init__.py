@@ -26,6 +26,7 @@ JsonWriter = Callable[[tuple[SeriesSample, ...]], Mapping[str, object]]
 _SHARED_MODULES = frozenset(
     {
         "bound_readings",
+        "dynamo_queue",
         "exposition",
         "guide",
         "interceptor",

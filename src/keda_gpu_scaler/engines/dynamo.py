@@ -8,7 +8,8 @@ lib/runtime/src/metrics/prometheus_names.rs; 1.2): a worker exports ``dynamo_com
 the operator sets to 9090 and the documentation to 8081, and passes the series of vLLM, SGLang or TensorRT-LLM through.
 Requests of the endpoint ``generate`` are inference requests; others are requests for its state.
 ``gpu_cache_usage_percent`` is a ratio in spite of its name, and older versions name it
-``kvstats_gpu_cache_usage_percent``. The queue is not exported. Without ``enable_iter_perf_stats`` a worker of
+``kvstats_gpu_cache_usage_percent``. The queue inside the engine is not exported; the queue before it is read by
+``dynamo_queue.py``. Without ``enable_iter_perf_stats`` a worker of
 TensorRT-LLM passes times and ended requests through, and neither a queue nor running requests. Its page is read as a
 page of Dynamo, with these times.
 """
@@ -34,7 +35,10 @@ GUIDE = EngineGuide(
     traps=(
         "A worker usually passes the series of its engine through. Such a page is read as a page of vLLM, SGLang "
         "or TensorRT-LLM.",
-        "Its own series have no queue. The frontend has one: set `demand` to `dynamo`.",
+        "With `--engine-request-limit` requests above the limit wait in the worker, before the engine. This queue "
+        "(`dynamo_backend_admission_request_queue_count`, before 1.6 `dynamo_request_queue`) is added to the queue of "
+        "the engine, and without that one the queue is unknown. The frontend counts the requests that have no first "
+        "token yet: set `demand` to `dynamo`.",
         "`gpu_cache_usage_percent` is a ratio in spite of its name. Older versions name it "
         "`kvstats_gpu_cache_usage_percent`; both are read.",
         "Only requests of the endpoint `generate` count.",

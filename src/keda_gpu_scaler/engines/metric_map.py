@@ -37,10 +37,10 @@ class SeriesSource:
     ``copied_by`` are labels by which series differ that all report the same quantity. Of such copies, only the
     largest counts. ``stale_by`` are labels by which series differ of which only one is current, and it is not known
     which one; if their values differ, the reading is unknown. ``plus`` are further parts of the sum; each part is added
-    where the page has it. A source or part is not read where the page has the series ``unless``. With ``is_limit``
-    a value that is not above 0 says that there is no limit. With ``of`` the reading is divided by that limit. With
-    ``appears_with_use`` a series exists from its first request on: where the page has other series of the same name,
-    and none that is selected, the reading is 0.
+    where the page has it. A source or part is not read where the page has the series ``unless``. A part is read only
+    where the page has the series ``beside``, if it names one. With ``is_limit`` a value that is not above 0 says that
+    there is no limit. With ``of`` the reading is divided by that limit. With ``appears_with_use`` a series exists from
+    its first request on: where the page has other series of the same name, and none that is selected, the reading is 0.
     """
 
     selector: SeriesSelector
@@ -50,6 +50,7 @@ class SeriesSource:
     stale_by: frozenset[str] = frozenset()
     plus: tuple["SeriesSource", ...] = ()
     unless: str = ""
+    beside: str = ""
     is_limit: bool = False
     of: "SeriesSource | None" = None
     appears_with_use: bool = False
@@ -65,7 +66,7 @@ class SeriesSource:
             return (yield from self._bind_own(series))
         parts: list[BoundSource | None] = []
         for part in (self, *self.plus):
-            if part.selector.name in series and part.unless not in series:
+            if part._is_part_of(series):
                 parts += ((yield from part._bind_own(series)),)
         known = tuple(part for part in parts if part is not None)
         return BoundSource((), parts=known) if known and len(known) == len(parts) else None
@@ -87,6 +88,10 @@ class SeriesSource:
             return None
         return BoundSource(positions, self.factor, tuple(originals), is_largest=is_largest, is_limit=self.is_limit)
 
+    def _is_part_of(self, series: SeriesByName) -> bool:
+        has_other = not self.beside or self.beside in series
+        return has_other and self.selector.name in series and self.unless not in series
+
     def _matches(self, series: NumberedSeries) -> bool:
         return self.selector.matches(self.selector.name, series_labels(series[1]))
 
@@ -102,11 +107,18 @@ def source(
     copied_by: frozenset[str] = frozenset(),
     plus: tuple[SeriesSource, ...] = (),
     unless: str = "",
+    beside: str = "",
     appears_with_use: bool = False,
 ) -> SeriesSource:
     """Describe a source by its selector. Its series are added up; of copies, one counts."""
     return SeriesSource(
-        parse_series(text), factor, copied_by=copied_by, plus=plus, unless=unless, appears_with_use=appears_with_use
+        parse_series(text),
+        factor,
+        copied_by=copied_by,
+        plus=plus,
+        unless=unless,
+        beside=beside,
+        appears_with_use=appears_with_use,
     )
 
 

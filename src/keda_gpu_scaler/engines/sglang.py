@@ -23,6 +23,7 @@ and nothing sets it.
 """
 
 from keda_gpu_scaler.core.trigger.engines import ContainerNames, Engine, LoadRung
+from keda_gpu_scaler.engines.dynamo_queue import dynamo_queue
 from keda_gpu_scaler.engines.guide import EngineGuide
 from keda_gpu_scaler.engines.metric_map import MetricMap, SeriesSource, histogram, share, source
 
@@ -56,6 +57,8 @@ GUIDE = EngineGuide(
         "the queue is too small.",
         "The gateway of SGLang repeats the series of its workers under names that begin with `sglang_`. They are not "
         "read: the workers are scraped.",
+        "Inside a worker of Dynamo with `--engine-request-limit`, requests above the limit wait in the worker. They "
+        "are added. Their series names no model, so they are left out with `engineModel`.",
         "The limit of running requests is not exported: set `maxSeqs`.",
     ),
 )
@@ -79,6 +82,7 @@ METRIC_MAP = MetricMap(
                 _queue(_BOOTSTRAP),
                 _queue("num_prefill_prealloc_queue_reqs", unless=f"sglang:{_BOOTSTRAP}"),
                 _queue("num_decode_prealloc_queue_reqs"),
+                *dynamo_queue(beside="sglang:num_queue_reqs"),
             ),
         ),
     ),

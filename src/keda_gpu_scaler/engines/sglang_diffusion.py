@@ -5,7 +5,9 @@ Law: requests are counted as clients sent them. It has no KV cache and no tokens
 
 Facts are from SGLang's source (multimodal_gen/runtime, ``DiffusionMetricsCollector``): gauges of the scheduler's queue
 and of dispatched requests, with the labels ``role`` and ``replica`` in newer versions. ``status`` is success or
-error, and ``is_warmup`` marks requests of the server itself.
+error, and ``is_warmup`` marks requests of the server itself. The gauges contain these too. In disaggregated
+serving, the head counts the requests, with the role ``server``, and workers report their stages alone (SGLang's
+documentation of diffusion, "Production Metrics").
 """
 
 from keda_gpu_scaler.core.trigger.engines import Engine, LoadRung
@@ -26,7 +28,10 @@ GUIDE = EngineGuide(
     switch_on="Start the server with `--enable-metrics`.",
     traps=(
         "It has neither a KV cache nor tokens. GPU utilisation is a good second signal for images and videos.",
-        "Warm-up requests of the server and failed requests are not counted.",
+        "`request_rate` and `queue_wait_ms` do not count warm-up requests of the server. They wait and run like other "
+        "requests. `request_rate` does not count failed ones.",
+        'In disaggregated serving the head has the requests (`role="server"`). The pages of the roles have times of '
+        "their stages alone, so their pods have no value.",
     ),
 )
 

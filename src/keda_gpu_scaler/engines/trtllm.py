@@ -17,6 +17,7 @@ first token and its tokens: the time between its first and last token, divided b
 """
 
 from keda_gpu_scaler.core.trigger.engines import ContainerNames, Engine, LoadRung
+from keda_gpu_scaler.engines.dynamo_queue import dynamo_queue
 from keda_gpu_scaler.engines.guide import EngineGuide
 from keda_gpu_scaler.engines.metric_map import MetricMap, histogram, share, source
 
@@ -49,6 +50,8 @@ GUIDE = EngineGuide(
         "The path is `/prometheus/metrics`. `/metrics` of the same server is another page, of JSON.",
         "The first versions with this page export times and ended requests alone, in series without the prefix "
         "`trtllm_`. Such a page is not recognised: use a newer version.",
+        "Inside a worker of Dynamo with `--engine-request-limit`, requests above the limit wait in the worker. They "
+        "are added. Their series names no model, so they are left out with `engineModel`.",
         "Cancelled requests and those that timed out are no success.",
         "Behind Triton the names are other ones: see [Triton](triton.md).",
     ),
@@ -63,7 +66,7 @@ METRIC_MAP = MetricMap(
         "trtllm_kv_cache_hit_rate",
         "trtllm_model_config_info",
     ),
-    waiting=(source("trtllm_num_requests_waiting"),),
+    waiting=(source("trtllm_num_requests_waiting", plus=dynamo_queue(beside="trtllm_num_requests_waiting")),),
     running=(source("trtllm_num_requests_running"),),
     running_limit=(source("trtllm_max_num_active_requests"),),
     kv_cache_ratio=(share("trtllm_kv_cache_utilization"),),

@@ -20,6 +20,7 @@ has the settings of the cache alone.
 """
 
 from keda_gpu_scaler.core.trigger.engines import ContainerNames, Engine, LoadRung
+from keda_gpu_scaler.engines.dynamo_queue import dynamo_queue
 from keda_gpu_scaler.engines.guide import EngineGuide
 from keda_gpu_scaler.engines.metric_map import MetricMap, histogram, share, source
 
@@ -53,6 +54,8 @@ GUIDE = EngineGuide(
         "An overloaded server may answer `/metrics` only after seconds. A late answer counts, up to "
         "`--scrape-timeout`; a pod that times out while its last page was busy is not idle.",
         "The limit of running requests is not exported. Set `maxSeqs` to the value of `--max-num-seqs`.",
+        "Inside a worker of Dynamo with `--engine-request-limit`, requests above the limit wait in the worker. They "
+        "are added. Their series names no model, so they are left out with `engineModel`.",
         "With speculative decoding one output has several tokens. `load` takes this into account.",
     ),
 )
@@ -64,7 +67,13 @@ METRIC_MAP = MetricMap(
         "vllm:num_requests_waiting_by_reason",
     ),
     # The total, in which deferred requests count too, is read only where the reasons are not exported.
-    waiting=(source('vllm:num_requests_waiting_by_reason{reason="capacity"}'), source("vllm:num_requests_waiting")),
+    waiting=(
+        source(
+            'vllm:num_requests_waiting_by_reason{reason="capacity"}',
+            plus=dynamo_queue(beside="vllm:num_requests_waiting_by_reason"),
+        ),
+        source("vllm:num_requests_waiting", plus=dynamo_queue(beside="vllm:num_requests_waiting")),
+    ),
     deferred=(source('vllm:num_requests_waiting_by_reason{reason="deferred"}'),),
     running=(source("vllm:num_requests_running"),),
     kv_cache_ratio=(

@@ -266,7 +266,7 @@ def test_a_problem_names_the_key_the_value_and_the_remedy(metadata: dict[str, st
                 EPP,
                 tuple(
                     parse_series(f'dynamo_frontend_{name}_requests{{model="{model}"}}')
-                    for name in ("queued", "inflight")
+                    for name in ("queued", "inflight", "active")
                     for model in ("Qwen/Q", "qwen/q")
                 ),
             ),
@@ -287,9 +287,27 @@ def test_a_problem_names_the_key_the_value_and_the_remedy(metadata: dict[str, st
                 (
                     parse_series('dynamo_frontend_queued_requests{model="q"}'),
                     parse_series('dynamo_frontend_inflight_requests{model="q"}'),
+                    parse_series('dynamo_frontend_active_requests{model="q"}'),
                 ),
             ),
             id="a name in lower case has no alternative",
+        ),
+        pytest.param(
+            {"demand": "litellm", "demandMetric": '{requested_model="m"}'},
+            DemandQuery(EPP, (parse_series('litellm_proxy_total_requests_metric_total{requested_model="m"}'),)),
+            id="a label that the gauges of the source do not have",
+        ),
+        pytest.param(
+            {"demand": "litellm", "demandMetric": '{requested_model!="m"}'},
+            DemandQuery(
+                EPP,
+                tuple(
+                    parse_series(f'litellm_{name}{{requested_model!="m"}}')
+                    for name in ("admission_queued_requests", "in_flight_requests", "proxy_total_requests_metric_total")
+                ),
+                plus=(parse_series('litellm_admission_admitted_requests{requested_model!="m"}'),),
+            ),
+            id="an excluded label leaves the gauges in",
         ),
         pytest.param(
             {"demand": "envoy", "demandMetric": 'envoy_cluster_upstream_rq_active{envoy_cluster_name="a"}'},

@@ -77,7 +77,7 @@ def read_demand(read: MetadataReader) -> DemandQuery | None:
             "demandHoldSeconds", DEFAULT_DEMAND_HOLD_SECONDS, at_least=0, at_most=MAX_DEMAND_HOLD_SECONDS
         ),
         per_replica=per_replica,
-        plus=_narrowed(preset.plus, given) if preset and is_preset else (),
+        plus=_narrowed(preset.plus, given, preset) if preset and is_preset else (),
         is_always_exported=bool(preset and is_preset and preset.is_always_exported),
     )
 
@@ -89,7 +89,7 @@ def _selectors(
         return _in_either_case((given,), preset)
     if preset is not None:
         _check_narrowing(read, preset, given)
-        return _in_either_case(_narrowed(preset.series, given), preset)
+        return _in_either_case(_narrowed(preset.series, given, preset), preset)
     if given is not None:
         read.invalid(
             "demandMetric", "labels alone narrow a preset, and demand names no preset: begin with the series' name"
@@ -117,8 +117,12 @@ def _check_narrowing(read: MetadataReader, preset: DemandPreset, given: SeriesSe
         read.problems.append(f"metadata.demandMetric: Required value: demand {needed}")
 
 
-def _narrowed(names: tuple[str, ...], given: SeriesSelector | None) -> tuple[SeriesSelector, ...]:
-    return tuple(SeriesSelector(name, given.requirements if given else ()) for name in names)
+def _narrowed(names: tuple[str, ...], given: SeriesSelector | None, preset: DemandPreset) -> tuple[SeriesSelector, ...]:
+    if given is None:
+        return tuple(SeriesSelector(name, ()) for name in names)
+    requires_label = any(it.value and not it.negated for it in given.requirements)
+    able = [name for name in names if not requires_label or name not in preset.unlabelled]
+    return tuple(SeriesSelector(name, given.requirements) for name in able)
 
 
 def _in_either_case(selectors: tuple[SeriesSelector, ...], preset: DemandPreset | None) -> tuple[SeriesSelector, ...]:

@@ -15,7 +15,8 @@ Facts are from the sources' own code and documentation:
 - dynamo: NVIDIA Dynamo (ai-dynamo/dynamo: docs/observability, lib/llm/src/http/service/metrics.rs and openai.rs,
   lib/llm/src/discovery; 1.2) and its issue 10753. The label ``model`` of requests is in lower case. While no worker
   serves a model, its requests are refused with 404: newer versions count them under the model ``unknown_model``. The
-  gauges exist from the first request on.
+  gauges exist from the first request on. In 1.3 the first two are deprecated. ``active_requests`` counts what
+  ``inflight_requests`` does.
 - litellm: LiteLLM (BerriAI/litellm: proxy/middleware, in_flight_requests and admission_control;
   integrations/prometheus.py) and its documentation ("Pod health metrics"). The gauges add up the workers. The gauge of
   requests in flight is made by the first request, which may be a scrape, and counts every request of HTTP. Admission
@@ -56,7 +57,8 @@ class DemandPreset:
     ``is_always_exported`` says that the series exist from the start, so that a page without them says nothing.
     ``labels`` are the labels of which one must select the workload, because the source serves several; empty where it
     serves one, or where its total is useful. ``lower_case_labels`` are labels whose values the source writes in lower
-    case, whatever their case elsewhere. ``counters`` are further series of the source that users may name. With
+    case, whatever their case elsewhere. ``unlabelled`` are series of the source that have no labels: they are not
+    read where a label must have a value. ``counters`` are further series of the source that users may name. With
     ``needs_replica`` the source shows requests in ``series`` only while a replica runs. For users, ``counts`` says what
     is counted, ``place`` where the page is, ``at_zero`` what the page says while nothing is requested, and
     ``narrowing`` how one workload is selected.
@@ -75,6 +77,7 @@ class DemandPreset:
     is_always_exported: bool = False
     labels: tuple[str, ...] = ()
     lower_case_labels: tuple[str, ...] = ()
+    unlabelled: tuple[str, ...] = ()
     counters: tuple[str, ...] = ()
     needs_replica: bool = False
 
@@ -118,8 +121,12 @@ DEMANDS: MappingProxyType[str, DemandPreset] = MappingProxyType(
             DemandPreset(
                 "dynamo",
                 "frontend of NVIDIA Dynamo",
-                ("dynamo_frontend_queued_requests", "dynamo_frontend_inflight_requests"),
-                counts="requests that have no first token yet",
+                (
+                    "dynamo_frontend_queued_requests",
+                    "dynamo_frontend_inflight_requests",
+                    "dynamo_frontend_active_requests",
+                ),
+                counts="requests that have no first token yet; if their gauge is not exported, all requests in flight",
                 place="the frontend's Service, port 8000, `/metrics`",
                 at_zero="the gauge is 0. After a restart other series of the frontend are there: no demand",
                 narrowing='one model: `{model="NAME"}`, in any case: the frontend writes it in lower case',
@@ -149,6 +156,11 @@ DEMANDS: MappingProxyType[str, DemandPreset] = MappingProxyType(
                 "`max_in_flight_requests_per_worker`",
                 siblings=("litellm_",),
                 plus=("litellm_admission_admitted_requests",),
+                unlabelled=(
+                    "litellm_admission_queued_requests",
+                    "litellm_admission_admitted_requests",
+                    "litellm_in_flight_requests",
+                ),
             ),
             DemandPreset(
                 "envoy",
