@@ -92,6 +92,28 @@ def test_a_span_of_which_the_time_is_not_known_shows_no_rate() -> None:
     assert calibrate([work(unknown, unknown, FULL)], QUERY).requests_per_second == pytest.approx(4.0)
 
 
+@pytest.mark.parametrize("cache", [None, 0.1, 0.5])
+def test_new_replicas_of_which_no_request_ended_do_not_make_the_backlog_smaller(cache: float | None) -> None:
+    """Their requests run, and the share that they carry is not known yet, or may be larger."""
+    full = span(100.0, 0.05, running=100.0, ended=1.0)
+    new = span(100.0, None, ended=0.0, running=100.0, kv_cache_ratio=cache, is_time_known=False)
+    before, after = (
+        calibrate([work(full, waiting=900.0)], QUERY),
+        calibrate([work(full, waiting=900.0), work(new)], QUERY),
+    )
+    assert before.backlog == after.backlog == pytest.approx(9.0)
+    assert after.taken_at_once == pytest.approx(100.0)
+
+
+def test_full_seats_say_how_many_requests_a_replica_runs_while_no_time_is_known() -> None:
+    query = EngineQuery(itl_floor_seconds=0.01, max_seqs=100.0)
+    new = span(80.0, None, ended=0.0, running=80.0, is_time_known=False)
+    idle = span(None, None, is_idle=True, running=0.0)
+    assert calibrate([work(new, waiting=160.0), work(idle)], query).backlog == pytest.approx(2.0)
+    light = replace(new, running=20.0)
+    assert calibrate([work(light, waiting=160.0)] * 2, query).backlog == 0.0
+
+
 def test_in_the_first_seconds_the_rate_is_that_of_the_window() -> None:
     started = replace(work(FULL, waiting=60.0), spans=())
     calibration = calibrate([started, started], QUERY)

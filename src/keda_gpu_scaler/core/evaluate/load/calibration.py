@@ -140,11 +140,21 @@ class _Window(NamedTuple):
 
     @classmethod
     def of(cls, works: Sequence[EngineWork], reference: Reference, query: EngineQuery) -> "_Window":
-        ended, running, carried, seconds = 0.0, 0.0, 0.0, 0.0
-        for work in works:
-            if work.current is not None and (share := work_share(work, work.current, reference, query)) is not None:
-                ended += work.current.ended or 0.0
-                running += work.current.running or 0.0
-                carried += share.total
-                seconds = max(seconds, work.current.seconds)
-        return cls(ended, running, carried, seconds)
+        """Add up the engines whose shares are known. Where these carry little, full seats and caches count too.
+
+        A share that may be larger must not count beside the requests of its engine: one replica would seem to run more.
+        """
+        measured = [
+            (span, share)
+            for work in works
+            if (span := work.current) is not None and (share := work_share(work, span, reference, query)) is not None
+        ]
+        known = [(span, share) for span, share in measured if not share.is_least]
+        if math.fsum([share.total for _, share in known]) <= LOADED_SHARE:
+            known = [(span, share) for span, share in measured if not share.is_least or share.total > LOADED_SHARE]
+        return cls(
+            ended=math.fsum([span.ended or 0.0 for span, _ in known]),
+            running=math.fsum([span.running or 0.0 for span, _ in known]),
+            carried=math.fsum([share.total for _, share in known]),
+            seconds=max([span.seconds for span, _ in known], default=0.0),
+        )
