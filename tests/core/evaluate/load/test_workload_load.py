@@ -154,6 +154,24 @@ def test_law_1_a_page_that_lacks_the_tokens_once_changes_no_value(has_histogram:
     assert not any("estimated" in step for step in evaluation.steps)
 
 
+@pytest.mark.parametrize("numbers", [slice(None), slice(-1, None), slice(-2, -1), slice(None, None, 2)])
+def test_law_1_tokens_that_are_not_a_number_leave_a_lower_bound(numbers: slice) -> None:
+    """The KV cache alone shows less than the times between tokens do."""
+    page = steady(MODEL, 1.6 * HALF)
+    names = ("token_time", "token_time_seconds_total", "token_times_total", "tokens_total")
+    taken = [*page.samples]
+    lacking = {**dict.fromkeys(names), "known_parts": dict.fromkeys(names, 0.0)}
+    taken[numbers] = [replace(one, **lacking) for one in taken[numbers]]  # type: ignore[arg-type]
+    load = measured(engine(history(taken))).loads[0]
+    assert load.value is None
+    assert 0 < (load.lower_bound or 0.0) < (measured(engine(page)).loads[0].value or 0.0)
+    assert "its time per token is not known: a value of it is not a number" in load.sentence
+    by_rate = history(
+        [replace(one, tokens_total=before.tokens_total) for one, before in zip(taken, page.samples, strict=True)]
+    )
+    assert measured(engine(by_rate)).loads[0].value is not None, "the rate of tokens shows a time per token too"
+
+
 def long_answers(engine: str, *, ended_before: bool, prompts: float = 0.0, ended: float = 0.0) -> TargetHistory:
     """Forty requests run in an engine that counts tokens and times when a request ends, and none of them does.
 

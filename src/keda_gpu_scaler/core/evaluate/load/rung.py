@@ -4,9 +4,11 @@
 Law: a rung is used only where its readings are known. A counter grows from its second sample on.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from keda_gpu_scaler.core.evaluate.load.counter_steps import counter_bits
+from keda_gpu_scaler.core.evaluate.sample_window import RUNNING, EngineReading
 from keda_gpu_scaler.core.trigger.engines import ENGINES, LoadRung
 from keda_gpu_scaler.core.types import EngineSample
 
@@ -20,6 +22,24 @@ NEEDED_COUNTERS = {
     LoadRung.NONE: 0,
 }
 """The counters without which a span on this rung is not known, as bits."""
+_TIMES = (
+    EngineReading("token_time_seconds_total", "time per token"),
+    EngineReading("token_times_total", "count of times per token"),
+)
+_READINGS: Mapping[LoadRung, tuple[EngineReading, ...]] = MappingProxyType(
+    {
+        LoadRung.TOKEN_TIME: _TIMES,
+        LoadRung.REQUEST_TOKEN_TIME: _TIMES,
+        LoadRung.TOKEN_RATE: (EngineReading("tokens_total", "count of tokens"), RUNNING),
+        LoadRung.SERVICE_TIME: (
+            EngineReading("service_seconds_total", "time of computation"),
+            EngineReading("services_total", "count of computed requests"),
+        ),
+        LoadRung.RUNNING: (RUNNING,),
+        LoadRung.NONE: (),
+    }
+)
+"""The readings without which a rung is not reached."""
 _RUNGS_FROM = {rung: tuple(LoadRung)[number:] for number, rung in enumerate(LoadRung)}
 """Each rung with those after it."""
 
@@ -42,6 +62,24 @@ def grown_rung(samples: Sequence[EngineSample]) -> LoadRung:
     return LoadRung.NONE
 
 
+def hidden_rung(samples: Sequence[EngineSample], rung: LoadRung) -> str:
+    """Say which reading of a better rung the two newest pages have and which is not known; empty where there is none.
+
+    The load by this rung is then a lower bound, unless it is computed from a time per token too.
+    """
+    if rung.has_token_time:
+        return ""
+    engine = ENGINES.get(samples[-1].engine)
+    for better in _RUNGS_FROM[engine.load_rung] if engine is not None else ():
+        if better is rung:
+            break
+        for sample in samples[:-3:-1]:
+            unknown = [it for it in _READINGS[better] if it.of(sample) is None]
+            if unknown and all(it.name in sample.known_parts for it in unknown):
+                return unknown[0].unknown(sample)
+    return ""
+
+
 def observes_ended_requests(rung: LoadRung, engine_name: str) -> bool:
     """Whether the time per token is known only when a request ends."""
     if rung is not LoadRung.TOKEN_RATE:
@@ -59,10 +97,5 @@ def newest_with(window: Sequence[EngineSample], rung: LoadRung) -> Sequence[Engi
 
 
 def _has(sample: EngineSample, rung: LoadRung) -> bool:
-    if rung in TOKEN_TIME_RUNGS:
-        return sample.token_time_seconds_total is not None and sample.token_times_total is not None
-    if rung is LoadRung.TOKEN_RATE:
-        return sample.tokens_total is not None and sample.running is not None
-    if rung is LoadRung.SERVICE_TIME:
-        return sample.service_seconds_total is not None and sample.services_total is not None
-    return rung is LoadRung.RUNNING and sample.running is not None
+    readings = _READINGS[rung]
+    return bool(readings) and all(reading.of(sample) is not None for reading in readings)

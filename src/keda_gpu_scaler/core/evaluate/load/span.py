@@ -17,6 +17,7 @@ from keda_gpu_scaler.core.evaluate.load.line import NO_POINTS, Sums, add_sums, p
 from keda_gpu_scaler.core.evaluate.load.rung import (
     NEEDED_COUNTERS,
     grown_rung,
+    hidden_rung,
     newest_with,
     observes_ended_requests,
 )
@@ -81,7 +82,7 @@ class EngineWork:
     ``sums`` and ``cache_sums`` are those of the spans' points, and ``least_token_seconds`` is the least of their times
     per token, infinite where there is none. Over all spans, ``prompt_tokens`` counts tokens of prompts, and
     ``prefill_seconds`` adds up the time of running requests that generate no token yet. It is None where no request was
-    seen to run.
+    seen to run. ``unknown_reading`` is that of ``hidden_rung``.
     """
 
     sample: EngineSample
@@ -98,6 +99,7 @@ class EngineWork:
     prefill_seconds: float | None = None
     prompt_tokens: float = 0.0
     most_busy: float = 0.0
+    unknown_reading: str = ""
 
     @property
     def running_limit(self) -> float | None:
@@ -212,6 +214,7 @@ def _measure(page: TargetHistory, window_seconds: float) -> EngineWork | None:
         prefill_seconds=total.prefill_seconds if total.has_run else None,
         prompt_tokens=total.prompt_tokens,
         most_busy=max(total.most_busy, current.busy or 0.0 if current is not None else 0.0),
+        unknown_reading=hidden_rung(page.samples, rung),
     )
 
 

@@ -129,8 +129,11 @@ def _load(
         backlog = max(0.0, 1 - replicas)  # it is not known how long they wait: the engine counts as at the target
     value = round(100 * (replicas + backlog), 6)
     how = _how(work, share, query, backlog)
-    if unknown := [it for it in (WAITING, RUNNING, KV_CACHE) if it.name in sample.known_parts]:
-        why = f"{unknown[0].unknown(sample)}; the load is at least {value:.3g} % ({how})"
+    unknown = [it.unknown(sample) for it in (WAITING, RUNNING, KV_CACHE) if it.name in sample.known_parts]
+    if work.unknown_reading:
+        unknown.append(work.unknown_reading)
+    if unknown:
+        why = f"{unknown[0]}; the load is at least {value:.3g} % ({how})"
         return unknown_load(sample, history.url, why, requests, expires, value)
     sentence = f"{value:.3g} % by {title} at {history.url} ({how})"
     if work.rung in (LoadRung.SERVICE_TIME, LoadRung.RUNNING):
