@@ -3,6 +3,7 @@
 
 import asyncio
 import contextlib
+import socket
 import unittest.mock
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -100,6 +101,25 @@ def test_a_pod_that_ends_the_connection_ends_the_local_one(server: FakeApiServer
                 assert await reader.read() == b"goodbye"
                 writer.close()
         assert api.failure == ""
+
+    run(server, work)
+
+
+@pytest.mark.parametrize("turns", range(8))
+def test_a_connection_that_is_accepted_while_the_block_ends_is_closed(server: FakeApiServer, turns: int) -> None:
+    """The block ends after so many turns of the loop: with a connection that is accepted, begins or is open."""
+
+    async def work(api: PortForwarder) -> None:
+        async with listening(echo) as port:
+            server.forwards["keda", "scaler-0", 6000] = port
+            async with api.forward("keda", "scaler-0", 6000) as forwarded:
+                client = socket.create_connection(("127.0.0.1", forwarded))
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+            with client:
+                client.setblocking(False)
+                with contextlib.suppress(ConnectionResetError):
+                    assert await asyncio.get_running_loop().sock_recv(client, 1) == b""
 
     run(server, work)
 

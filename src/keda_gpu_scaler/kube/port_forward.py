@@ -31,6 +31,7 @@ _SWITCHING, _OK = 101, 200
 _DATA, _ERROR = 0, 1
 _CHUNK_BYTES = 64 << 10
 _PORT_BYTES = 2
+_ACCEPTING_TURNS = 3  # of the loop: for the transport of an accepted connection, and for its first callback
 _NORMAL_CLOSURES = (CloseReason.NORMAL_CLOSURE, CloseReason.GOING_AWAY, CloseReason.NO_STATUS_RCVD)
 
 
@@ -120,19 +121,19 @@ class PortForwarder(ApiClient):
                     on_failure(self.failure)
             except KubeError as error:
                 on_failure(str(error))
-            finally:
-                writer.close()
 
         def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             task = asyncio.create_task(carry(reader, writer), name=f"port-forward {namespace}/{pod}")
             tasks.add(task)
             task.add_done_callback(tasks.discard)
+            # A task that is cancelled before it began runs no ``finally``.
+            task.add_done_callback(lambda _: writer.close())
 
         server = await asyncio.start_server(accept, "127.0.0.1", 0)
         try:
             yield server.sockets[0].getsockname()[1]
         finally:
-            server.close()
+            await _end_accepting(server)
             pending = list(tasks)
             for task in pending:
                 task.cancel()
@@ -169,6 +170,19 @@ class PortForwarder(ApiClient):
     def _record(self, error: ApiError) -> ApiError:
         self.failure = str(error)
         return error
+
+
+async def _end_accepting(server: asyncio.Server) -> None:
+    """Close a server. Connections that were accepted before get their task.
+
+    Python 3.11 never closes a connection whose transport is made after its server was closed.
+    """
+    for listener in server.sockets:
+        with contextlib.suppress(NotImplementedError):  # on Windows
+            asyncio.get_running_loop().remove_reader(listener.fileno())
+    for _ in range(_ACCEPTING_TURNS):
+        await asyncio.sleep(0)
+    server.close()
 
 
 def _has_failed(task: "asyncio.Task[None]") -> bool:
