@@ -49,16 +49,15 @@ class Fetching:
         self._seconds_per_byte = work_seconds / len(BODY)
         self._client = http_client(timeout_seconds=TIMEOUT_SECONDS, clock=asyncio.get_running_loop().time)
 
-    async def fetch(self, number: int) -> FetchedPage:
-        return await self._client.fetch(target(8000, address=f"127.0.0.{number + 1}"), self._reader)
+    async def fetch(self, number: int, *, share: float = 1.0) -> FetchedPage:
+        """Fetch a page of which a share of the work is needed."""
 
-    def _reader(self, _: str) -> Collector:
-        return _TimedReader(self._work)
+        def work(size_bytes: int) -> None:
+            loop = asyncio.get_running_loop()
+            assert isinstance(loop, VirtualTimeLoop)
+            loop.now += share * size_bytes * self._seconds_per_byte
 
-    def _work(self, size_bytes: int) -> None:
-        loop = asyncio.get_running_loop()
-        assert isinstance(loop, VirtualTimeLoop)
-        loop.now += size_bytes * self._seconds_per_byte
+        return await self._client.fetch(target(8000, address=f"127.0.0.{number + 1}"), lambda _: _TimedReader(work))
 
 
 class _TimedReader(Collector):
@@ -83,6 +82,38 @@ def test_costly_pages_that_are_read_beside_one_another_are_all_read(monkeypatch:
         pages = await asyncio.gather(*(fetching.fetch(number) for number in range(8)))
         assert [page.work_seconds for page in pages] == [pytest.approx(0.5)] * 8
         assert [page.answer_seconds for page in pages] == [pytest.approx(ANSWER_SECONDS, abs=0.1)] * 8
+
+    test()
+
+
+def test_a_costly_page_waits_for_no_slot_of_the_pages_that_take_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    @scenario
+    async def test() -> None:
+        fetching, loop = Fetching(monkeypatch, work_seconds=0.5), asyncio.get_running_loop()
+        for number in range(9):
+            await fetching.fetch(number, share=0.04 if number == 8 else 1.0)
+        began_at_seconds = loop.time()
+        long = [asyncio.create_task(fetching.fetch(number)) for number in range(8)]
+        await asyncio.sleep(ANSWER_SECONDS)
+        page = await fetching.fetch(8, share=0.04)
+        assert page.work_seconds == pytest.approx(0.02)
+        assert loop.time() - began_at_seconds < 2.0
+        assert not any(one.done() for one in long)
+        await asyncio.gather(*long)
+
+    test()
+
+
+def test_a_page_that_takes_longer_than_before_waits_at_its_own_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    @scenario
+    async def test() -> None:
+        fetching = Fetching(monkeypatch, work_seconds=0.5)
+        for number in range(8):
+            await fetching.fetch(number, share=0.04)
+        again = await asyncio.gather(*(fetching.fetch(number) for number in range(8)), return_exceptions=True)
+        assert any(isinstance(it, FetchError) and "beside other large pages" in str(it) for it in again)
+        pages = await asyncio.gather(*(fetching.fetch(number) for number in range(8)))
+        assert [page.work_seconds for page in pages] == [pytest.approx(0.5)] * 8
 
     test()
 

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A scraped page as data: its series, and the types of its metric families."""
 
-import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -9,6 +8,8 @@ from typing import NamedTuple
 from keda_gpu_scaler.engines.series_text import SeriesText, series_labels
 from keda_gpu_scaler.engines.steps import Steps
 
+LARGEST_VALUE = 1e100
+"""No reading is larger. The sum of the values of all pages and samples, and a square, are in the range of a float."""
 _SERIES_PER_STEP = 2_000
 _LABELS_COST = 9  # the labels of a series take so many times longer to read than its name
 _COUNTING_SUFFIXES = frozenset({"_total", "_bucket", "_sum", "_count"})
@@ -98,5 +99,5 @@ def name_of(identity: bytes) -> str:
 
 
 def is_known(value: float) -> bool:
-    """Whether a sample's value is a finite number. NaN and the infinities count as unknown."""
-    return math.isfinite(value)
+    """Whether a sample's value is a number that can be computed with. NaN, the infinities and absurd numbers cannot."""
+    return -LARGEST_VALUE <= value <= LARGEST_VALUE

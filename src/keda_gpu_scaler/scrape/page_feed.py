@@ -10,6 +10,7 @@ read.
 import asyncio
 import contextlib
 import functools
+import math
 from collections.abc import Callable, Iterator
 
 from keda_gpu_scaler.scrape.types import PageReader
@@ -33,12 +34,13 @@ class PageWork:
     """The time that the reading of a page takes; ``is_costly`` says that it is known to take long.
 
     ``is_known_costly`` says that this was known from the beginning. Such pages are few at once, see ``FetchSlots``, and
-    ``timeout`` does not pass while they wait for their turns.
+    ``timeout`` does not pass while they wait for their turns, as long as the work takes no more than ``known_seconds``.
     """
 
-    def __init__(self, *, is_costly: bool = False) -> None:
+    def __init__(self, *, is_costly: bool = False, known_seconds: float = math.inf) -> None:
         self.seconds = 0.0
         self.is_costly = self.is_known_costly = is_costly
+        self._known_seconds = known_seconds
         self.timeout: asyncio.Timeout | None = None
         self._waited_seconds = 0.0
         self._waiting_since_seconds: float | None = None
@@ -47,6 +49,7 @@ class PageWork:
         """Count a piece of work."""
         self.seconds += seconds
         self.is_costly = self.is_costly or self.seconds > COSTLY_SECONDS
+        self.is_known_costly = self.is_known_costly and self.seconds <= self._known_seconds
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:

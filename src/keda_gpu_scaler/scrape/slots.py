@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Limits the fetches that run at once, with separate slots for slow and for costly targets.
 
-Law: a slow or costly target delays no other target, except for the slots of its own address and port.
+Law: a slow or costly target delays no other target, except for the slots of its own address and port, and of its own
+kind. A page that takes long is of another kind than one that is a little costly.
 """
 
 import asyncio
+import math
 from types import TracebackType
 
 from keda_gpu_scaler.scrape.page_feed import PageWork
@@ -15,6 +17,8 @@ SLOW_AFTER_SECONDS = 1.0
 COSTLY_PAGE_SECONDS = 0.01
 """A page that takes longer to read makes its target costly. The next fetch of it waits for a costly slot."""
 COSTLY_CONCURRENCY = 4
+LONG_PAGE_SECONDS = 0.1
+"""A page that takes longer to read has a slot of its own kind next time, so that it delays no other costly page."""
 _FETCHES_PER_ADDRESS = 2
 _FORGET_SECONDS = 180.0  # longer than the longest pause of a target and the wait for its slot
 
@@ -31,8 +35,10 @@ class FetchSlots:
         self._slots = asyncio.Semaphore(concurrency)
         self._slow_slots = asyncio.Semaphore(slow_concurrency)
         self._costly_slots = asyncio.Semaphore(COSTLY_CONCURRENCY)
+        self._long_slots = asyncio.Semaphore(COSTLY_CONCURRENCY)
         self._slow: dict[Target, float] = {}
         self._costly: dict[Target, float] = {}
+        self._long: dict[Target, float] = {}
         self._address_slots: dict[object, _AddressSlots] = {}
         self._timer = _SlowTimer()
 
@@ -58,9 +64,13 @@ class FetchSlots:
         except BaseException:
             self._leave(address)
             raise
-        slot = _Slot(address, self._slots, self._slow_slots, PageWork(is_costly=target in self._costly))
+        is_long = target in self._long
+        work = PageWork(is_costly=target in self._costly, known_seconds=math.inf if is_long else LONG_PAGE_SECONDS)
+        slot = _Slot(address, self._slots, self._slow_slots, work)
         try:
-            if slot.work.is_costly:
+            if is_long:
+                slot.held = self._long_slots
+            elif slot.work.is_costly:
                 slot.held = self._costly_slots
             elif target in self._slow:
                 slot.held = self._slow_slots
@@ -78,6 +88,7 @@ class FetchSlots:
         slot.end()
         _note(self._slow, target, now, is_noted=slot.is_slow)
         _note(self._costly, target, now, is_noted=slot.work.seconds > COSTLY_PAGE_SECONDS)
+        _note(self._long, target, now, is_noted=slot.work.seconds > LONG_PAGE_SECONDS)
         slot.address.semaphore.release()
         self._leave(slot.address)
 
@@ -90,6 +101,7 @@ class FetchSlots:
         """Forget the slow and the costly targets that were not fetched recently."""
         self._slow = {target: at for target, at in self._slow.items() if now - at <= _FORGET_SECONDS}
         self._costly = {target: at for target, at in self._costly.items() if now - at <= _FORGET_SECONDS}
+        self._long = {target: at for target, at in self._long.items() if now - at <= _FORGET_SECONDS}
 
 
 def _note(targets: dict[Target, float], target: Target, now: float, *, is_noted: bool) -> None:

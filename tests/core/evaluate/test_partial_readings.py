@@ -187,6 +187,24 @@ def test_law_1_the_load_of_an_engine_with_an_unknown_gauge_is_not_known(name: st
     assert 0 < partial.lower_bound <= whole.value
 
 
+@pytest.mark.parametrize("metric", ["queue_depth", "saturation", "load", "engine"])
+@pytest.mark.parametrize("number", ["1e308", "-1e308", "1e101"])
+def test_a_number_that_cannot_be_added_up_is_unknown(metric: str, number: str) -> None:
+    body = VLLM.format(f"vllm:num_requests_waiting {number}\nvllm:kv_cache_usage_perc 0.3\ndepth {number}\n").encode()
+    pages = [
+        parse_page(body, "text/plain; version=0.0.4", at_seconds=NOW - ago, selectors=[SELECTED]) for ago in (4, 2, 0)
+    ]
+    metadata = {"metricType": metric}
+    if metric in ("queue_depth", "engine"):
+        metadata["targetValue"] = "5"
+    if metric == "engine":
+        metadata["engineMetric"] = SELECTED.text
+    evaluation = evaluated(scraped(*pages), metadata)
+    assert evaluation.value is None
+    assert evaluation.active
+    assert "a value of it is not a number" in evaluation.reason
+
+
 def changed(page: TargetHistory, **readings: object) -> TargetHistory:
     return TargetHistory(page.url, tuple(replace(one, **readings) for one in page.samples))  # type: ignore[arg-type]
 
