@@ -127,7 +127,8 @@ ENGINE_PARAMETERS: tuple[Parameter, ...] = (
         "drainSeconds",
         f"{DEFAULT_DRAIN_SECONDS:g}",
         "`load`: the time, in seconds, in which waiting requests should be served: 5 to 3600. A shorter time asks for "
-        "more replicas for the same queue, but never for more than run all of it at once. About the time that a "
+        "more replicas for the same queue, but never for more than run all of it at once, with what comes within this "
+        "time while the queue grows. About the time that a "
         "replica needs to start is right: an earlier end of the queue is not possible",
     ),
     Parameter(
