@@ -28,6 +28,12 @@ def test_the_process_state_is_kept_around_every_test(pytestconfig: pytest.Config
     assert pytestconfig.pluginmanager.has_plugin("tests.process_state")
 
 
+def test_an_event_of_grpc_for_an_earlier_loop_is_not_in_the_log_of_a_test(caplog: pytest.LogCaptureFixture) -> None:
+    logging.getLogger("asyncio").error("Exception in callback PollerCompletionQueue._handle_events(<_UnixSelecto...>)")
+    logging.getLogger("asyncio").error("Exception in callback another()")
+    assert caplog.messages == ["Exception in callback another()"]
+
+
 def _state(own: logging.Logger) -> tuple[object, ...]:
     root = logging.getLogger()
     return (
