@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 from keda_gpu_scaler.scrape.types import PageReader
 
@@ -75,6 +75,17 @@ class PageWork:
         return self.seconds + self._waited_seconds + waiting_seconds
 
 
+@contextlib.asynccontextmanager
+async def _held(lock: asyncio.Lock, page: PageWork) -> AsyncIterator[None]:
+    """Hold a lock inside this block; the time until it is free is the page's wait for a turn."""
+    with page.waiting():
+        await lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 class ReadingTurns:
     """The turns of all pages that are read: one page at a time, each piece in its turn.
 
@@ -111,12 +122,8 @@ class ReadingTurns:
         if not page.is_costly:
             await self._run_steps(steps, page)
             return
-        with page.waiting():
-            await self._end_lock.acquire()
-        try:
+        async with _held(self._end_lock, page):
             await self._run_steps(steps, page)
-        finally:
-            self._end_lock.release()
 
     async def _run_steps(self, steps: Iterator[None], page: PageWork) -> None:
         is_ended = False
@@ -129,17 +136,13 @@ class ReadingTurns:
             await self.run(step, page)
 
     async def _run_costly(self, work: Callable[[], None], page: PageWork) -> None:
-        with page.waiting():
-            await self._costly_lock.acquire()
-        try:
+        async with _held(self._costly_lock, page):
             self._costly_turn_seconds += self._timed(work, page)
             if self._costly_turn_seconds >= COSTLY_TURN_SECONDS:
                 pause_seconds = min(self._costly_turn_seconds * _PAUSE_RATIO, _MAX_PAUSE_SECONDS)
                 self._costly_turn_seconds = 0.0
                 with page.waiting():
                     await asyncio.sleep(pause_seconds)
-        finally:
-            self._costly_lock.release()
 
     def _timed(self, work: Callable[[], None], page: PageWork) -> float:
         began_at_seconds = self.clock()

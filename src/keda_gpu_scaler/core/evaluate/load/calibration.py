@@ -79,7 +79,10 @@ def calibrate(works: Sequence[EngineWork], query: EngineQuery) -> Calibration:
         most_busy=max([work.most_busy for work in works], default=0.0),
         prompt_token_seconds=_prompt_token_seconds(works),
     )
-    rate, at_once = _requests_per_second(works, reference, query), _requests_at_once(works, reference, query)
+    now = _Window.of(works, reference, query)
+    rate, at_once = _requests_per_second(works, reference, query), now.requests_at_once
+    if rate is None:  # in the first seconds there is no span yet
+        rate = now.requests_per_second
     # Not every request ends within drainSeconds, and while a burst begins none has ended. But a new replica takes at
     # once as many of the waiting ones as a loaded one runs, and more replicas than that have nothing to do.
     if at_once is not None and at_once / query.drain_seconds > (rate or 0.0):
@@ -106,7 +109,7 @@ def _prompt_token_seconds(works: Sequence[EngineWork]) -> float:
 
 
 def _requests_per_second(works: Sequence[EngineWork], reference: Reference, query: EngineQuery) -> float | None:
-    """Return how many requests per second one fully loaded replica serves, None where none was seen to end.
+    """Return how many requests per second one fully loaded replica served in the spans, None where none ended.
 
     It is the number of requests that ended, divided by the shares of a replica that were carried meanwhile.
     """
@@ -118,16 +121,7 @@ def _requests_per_second(works: Sequence[EngineWork], reference: Reference, quer
             if share is not None and share.total > LOADED_SHARE and span.ended is not None and not share.is_least:
                 ended += span.ended
                 carried_seconds += share.total * span.seconds
-    if ended >= 1 and carried_seconds:
-        return ended / carried_seconds
-    now = _Window.of(works, reference, query)  # in the first seconds there is no span yet
-    return now.ended / now.seconds / now.carried if now.ended >= 1 and now.carried > LOADED_SHARE else None
-
-
-def _requests_at_once(works: Sequence[EngineWork], reference: Reference, query: EngineQuery) -> float | None:
-    """Return how many requests one fully loaded replica runs, None where no engine is loaded."""
-    now = _Window.of(works, reference, query)
-    return now.running / now.carried if now.running >= 1 and now.carried > LOADED_SHARE else None
+    return ended / carried_seconds if ended >= 1 and carried_seconds else None
 
 
 class _Window(NamedTuple):
@@ -158,3 +152,13 @@ class _Window(NamedTuple):
             carried=math.fsum([share.total for _, share in known]),
             seconds=max([span.seconds for span, _ in known], default=0.0),
         )
+
+    @property
+    def requests_per_second(self) -> float | None:
+        """How many requests per second one loaded replica serves, None where no engine is loaded or none ended."""
+        return self.ended / self.seconds / self.carried if self.ended >= 1 and self.carried > LOADED_SHARE else None
+
+    @property
+    def requests_at_once(self) -> float | None:
+        """How many requests one fully loaded replica runs, None where no engine is loaded."""
+        return self.running / self.carried if self.running >= 1 and self.carried > LOADED_SHARE else None
