@@ -15,7 +15,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from keda_gpu_scaler.core.evaluate.engine_load import missing_scrape_reason
-from keda_gpu_scaler.core.evaluate.sample_window import SHORTEST_SECONDS, SelectedReading
+from keda_gpu_scaler.core.evaluate.sample_window import SHORTEST_SECONDS
 from keda_gpu_scaler.core.selectors import SeriesSelector
 from keda_gpu_scaler.core.state.scrape import ScrapeResult, TargetHistory
 from keda_gpu_scaler.core.trigger.demand_params import DemandQuery
@@ -107,10 +107,10 @@ def _decide(
 def _no_value_reason(page: TargetHistory, demand: DemandQuery) -> str:
     newest = page.newest
     if newest is not None:
-        series = [(selector, newest.selected.get(selector.text)) for selector in demand.every_selector]
-        if partial := [selector for selector, it in series if it is not None and it.is_partial]:
-            return SelectedReading(partial[0]).unknown(newest)
-        if any(it is not None and it.is_counter and not it.is_absent for _, it in series):
+        series = {selector.text: newest.selected.get(selector.text) for selector in demand.every_selector}
+        if partial := [text for text, it in series.items() if it is not None and it.is_partial]:
+            return f"series {partial[0]} is not known: a value of it is not a number"
+        if any(it is not None and it.is_counter and not it.is_absent for it in series.values()):
             return "its counter has one reading so far, and a rate needs two"
         if unread := [it for one in demand.selectors if (it := newest.unread.get(one.text))]:
             return unread[0]
